@@ -1,0 +1,60 @@
+# Interest Clock. `make help` lists what there is.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3.11
+VENV := .venv
+RUN := PYTHONPATH=. $(VENV)/bin/python
+SOURCE ?= simulator
+DATA ?=
+FRESH ?=
+HOURS ?= 6
+export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
+export PYTHONUNBUFFERED := 1
+
+$(VENV)/.installed: requirements.txt
+	@test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing into $(VENV) (about 2 GB, under a minute with a warm cache)"
+	@test -x $(VENV)/bin/uv || $(VENV)/bin/pip install --quiet --disable-pip-version-check "uv>=0.9"
+	@$(VENV)/bin/uv pip sync --quiet --python $(VENV)/bin/python requirements.txt
+	@$(VENV)/bin/pip install --quiet --disable-pip-version-check "uv>=0.9"
+	@touch $@
+
+.PHONY: help setup demo up down test check format bench services lock clean
+
+help: ## this list
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+setup: $(VENV)/.installed ## install everything into .venv
+
+demo: setup ## the main job: raw log → features → hourly training → promotion → A/B report (SOURCE= DATA= HOURS= FRESH=1)
+	@$(RUN) -m platform_demo --source "$(SOURCE)" --hours $(HOURS) $(if $(DATA),--data "$(DATA)") $(if $(filter-out 0,$(FRESH)),--fresh)
+
+up: setup ## start the whole local platform and leave it running: Airflow, MLflow, reports (SOURCE=)
+	@$(RUN) -m local up --source "$(SOURCE)"
+
+down: ## stop what `make up` started
+	@$(RUN) -m local down
+
+test: setup ## all tests
+	@$(RUN) -m pytest tests
+
+check: setup ## lint, format and types
+	@$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check . && $(VENV)/bin/mypy
+
+format: setup ## put the code in its format
+	@$(VENV)/bin/ruff check --fix . && $(VENV)/bin/ruff format .
+
+bench: setup ## speed and memory, side by side with what a user would pick instead
+	@$(RUN) -m benchmarks
+
+services: ## install the servers that some tests start (Debian packages, needs root): PostgreSQL, Redis, Chromium
+	@docker/install_services.sh
+
+lock: setup ## resolve requirements.in into requirements.txt
+	@$(VENV)/bin/uv pip compile --quiet requirements.in --output-file requirements.txt --python-version 3.11 \
+	  --no-header --no-annotate --no-emit-index-url --no-emit-find-links
+	@sed -i -E 's/^(torch==[0-9.]+)\+cpu$$/\1/' requirements.txt
+
+clean: ## remove all run-time state (var/)
+	@rm -rf var

@@ -1,0 +1,1 @@
+"""What every folder shares: hours, errors, settings, atomic files, experiment assignment."""

@@ -1,0 +1,35 @@
+"""Assignment to an experiment's variants: a salted hash of (experiment, user), without state.
+
+Lives here because the simulated app, serving and the analysis must agree on it to the bit.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+
+def assign(experiment: str, salt: str, shares: Mapping[str, float], user_keys: Sequence[str]) -> np.ndarray:
+    """Variant of each user.
+
+    Args:
+        experiment: name of the experiment.
+        salt: changes the split; keep it for the life of the experiment.
+        shares: variant → share; shares are normalised to sum to 1.
+        user_keys: users as they appear in the source's log.
+
+    Returns:
+        Array of variant names, shape (users,).
+    """
+    prefix = hashlib.blake2b(f"{experiment}\x1f{salt}\x1f".encode(), digest_size=8)
+    points = np.empty(len(user_keys), dtype=np.uint64)
+    for position, key in enumerate(user_keys):
+        hasher = prefix.copy()
+        hasher.update(key.encode())
+        points[position] = int.from_bytes(hasher.digest(), "big")
+    names = np.array(list(shares))
+    bounds = np.cumsum([shares[name] for name in names])
+    uniform = points / np.float64(2**64)
+    return names[np.minimum(np.searchsorted(bounds / bounds[-1], uniform, side="right"), len(names) - 1)]

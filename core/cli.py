@@ -1,0 +1,39 @@
+"""What the command lines share: progress on standard error, errors without a traceback."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Callable
+from typing import NoReturn
+
+from core.errors import NotReadyError, PlatformError
+from core.settings import load_settings
+
+EXIT_ERROR = 2
+EXIT_RETRY = 75  # EX_TEMPFAIL of sysexits.h
+
+
+def setup_logging() -> None:
+    """Progress goes to standard error, so that standard output stays machine-readable."""
+    logging.basicConfig(
+        level=load_settings().log_level,
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+        stream=sys.stderr,
+    )
+
+
+def run(parser: argparse.ArgumentParser, main: Callable[[argparse.Namespace], None]) -> NoReturn:
+    """Parse, run, and turn a ``PlatformError`` into one clear line and an exit status."""
+    arguments = parser.parse_args()
+    try:
+        setup_logging()
+        main(arguments)
+    except PlatformError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(EXIT_RETRY if isinstance(error, NotReadyError) else EXIT_ERROR)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(0)

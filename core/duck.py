@@ -1,0 +1,56 @@
+"""DuckDB connections: bounded memory, spilling to disk, UTC."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import duckdb
+
+from core.settings import Settings
+
+
+@contextmanager
+def connection(settings: Settings, *, spill_to_file: bool = False) -> Iterator[duckdb.DuckDBPyConnection]:
+    """A private DuckDB database, gone at the end of the ``with`` block.
+
+    Args:
+        settings: gives the memory limit, the threads and the workspace that takes the spill files.
+        spill_to_file: back tables with a file, for inputs larger than memory.
+    """
+    scratch = settings.workspace / "scratch"
+    scratch.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=scratch, prefix="duckdb-") as folder:
+        database = f"{folder}/scratch.duckdb" if spill_to_file else ":memory:"
+        con = duckdb.connect(
+            database,
+            config={
+                "memory_limit": settings.duckdb_memory,
+                "threads": settings.duckdb_threads,
+                "temp_directory": f"{folder}/spill",
+            },
+        )
+        try:
+            con.execute("SET TimeZone = 'UTC'")
+            con.execute("SET enable_progress_bar = false")
+            yield con
+        finally:
+            con.close()
+
+
+def scalar(con: duckdb.DuckDBPyConnection, sql: str, parameters: list[Any] | None = None) -> Any:
+    """First column of the first row."""
+    rows = con.execute(sql, parameters or []).fetchall()
+    return rows[0][0] if rows else None
+
+
+def quoted(text: str) -> str:
+    """A SQL string literal."""
+    return "'" + str(text).replace("'", "''") + "'"
+
+
+def identifier(name: str) -> str:
+    """A SQL identifier, quoted."""
+    return '"' + name.replace('"', '""') + '"'

@@ -1,0 +1,21 @@
+"""The platform's own errors: each says what is wrong, where, and what to do about it."""
+
+
+class PlatformError(Exception):
+    """Base of every error a user can act on. The command line prints it without a traceback."""
+
+
+class ConfigError(PlatformError):
+    """A setting, mapping, policy or experiment file is wrong. Retrying does not help."""
+
+
+class DataError(PlatformError):
+    """Input data cannot be read or breaks a contract. Retrying does not help."""
+
+
+class NotReadyError(PlatformError):
+    """Something this step stands on is not there yet (an earlier hour, a store). Retry later."""
+
+
+class CorruptStateError(PlatformError):
+    """A file of the platform's own does not match its digest."""

@@ -1,0 +1,123 @@
+"""Files that are either whole or not there: atomic writes, digests, locks."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from core.errors import CorruptStateError
+
+
+def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
+    """Let ``write`` fill a temporary neighbour of ``path``, then rename it into place."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".tmp")
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        write(temporary)
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    write_atomically(path, lambda target: target.write_text(text, encoding="utf-8") and None)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON with sorted keys, so that equal values give equal bytes."""
+    write_text(path, json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False, default=str) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file of the platform's own; ``CorruptStateError`` when it cannot be parsed."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise CorruptStateError(
+            f"{path} is damaged ({error}); delete it and run the step that writes it again"
+        ) from error
+
+
+def write_parquet(path: Path, table: pa.Table) -> None:
+    """Write a table deterministically: the same rows in the same order give the same bytes."""
+    write_atomically(path, lambda target: pq.write_table(table, target, compression="zstd"))
+
+
+@contextmanager
+def replaced_directory(path: Path) -> Iterator[Path]:
+    """Fill a temporary directory in the ``with`` block; on success it takes the place of ``path``.
+
+    The old directory is renamed aside before the new one is renamed in. A crash between the two
+    leaves it aside, whole: ``recover_directories`` puts it back.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    retired = _retired(path)
+    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=".", suffix=".tmp"))
+    try:
+        yield temporary
+        temporary.chmod(0o755)
+        if path.exists():
+            shutil.rmtree(retired, ignore_errors=True)
+            path.replace(retired)
+        temporary.replace(path)
+        shutil.rmtree(retired, ignore_errors=True)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def recover_directories(root: Path) -> None:
+    """Undo what a crash left of ``replaced_directory`` below ``root``. Call it under the writer's lock."""
+    for retired in root.glob(".*.old"):
+        path = root / retired.name.removeprefix(".").removesuffix(".old")
+        if path.exists():
+            shutil.rmtree(retired)
+        else:
+            retired.replace(path)
+    for temporary in root.glob(".*.tmp"):
+        shutil.rmtree(temporary) if temporary.is_dir() else temporary.unlink()
+
+
+def _retired(path: Path) -> Path:
+    return path.with_name(f".{path.name}.old")
+
+
+@contextmanager
+def exclusive_lock(path: Path) -> Iterator[None]:
+    """Hold an advisory lock on ``path``: two writers of one store take turns; a crash releases it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+
+
+def digest_text(*parts: str) -> str:
+    """SHA-256 of the parts, unambiguous about where each ends."""
+    return hashlib.sha256("\x1f".join(parts).encode()).hexdigest()
+
+
+def digest_json(value: Any) -> str:
+    return digest_text(json.dumps(value, sort_keys=True, default=str))
+
+
+def digest_file(path: Path) -> str:
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def directory_size(path: Path) -> int:
+    """Bytes of all files below ``path``."""
+    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())

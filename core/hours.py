@@ -1,0 +1,80 @@
+"""The hour: the key of every partition, a UTC hour such as ``2026-11-23T10``."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+
+from core.errors import ConfigError
+
+HOUR = timedelta(hours=1)
+_KEY = re.compile(r"\d{4}-\d{2}-\d{2}T\d{2}")
+
+
+@dataclass(frozen=True, order=True)
+class Hour:
+    """One UTC hour, ordered; ``number`` counts hours since 1970-01-01T00 UTC."""
+
+    number: int
+
+    @classmethod
+    def parse(cls, key: str) -> Hour:
+        """Read a key such as ``2026-11-23T10``; raises ``ConfigError`` for anything else."""
+        try:
+            if not _KEY.fullmatch(key):
+                raise ValueError
+            return cls.of(datetime.strptime(key, "%Y-%m-%dT%H").replace(tzinfo=UTC))
+        except ValueError:
+            raise ConfigError(
+                f"'{key}' is not an hour; write a UTC hour as YYYY-MM-DDTHH, for example 2026-11-23T10"
+            ) from None
+
+    @classmethod
+    def of(cls, moment: datetime) -> Hour:
+        """The hour that contains ``moment`` (a naive moment counts as UTC)."""
+        aware = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+        return cls(int(aware.timestamp() // 3600))
+
+    @property
+    def start(self) -> datetime:
+        """First instant of the hour, UTC."""
+        return datetime.fromtimestamp(self.number * 3600, tz=UTC)
+
+    @property
+    def key(self) -> str:
+        return self.start.strftime("%Y-%m-%dT%H")
+
+    @property
+    def day(self) -> date:
+        """The UTC day that contains the hour."""
+        return self.start.date()
+
+    def __add__(self, hours: int) -> Hour:
+        return Hour(self.number + hours)
+
+    def __sub__(self, hours: int) -> Hour:
+        return Hour(self.number - hours)
+
+    def __str__(self) -> str:
+        return self.key
+
+
+def hour_range(start: Hour, end: Hour) -> Iterator[Hour]:
+    """Hours in [start, end), in order."""
+    return (Hour(number) for number in range(start.number, end.number))
+
+
+def day_hours(day: date) -> list[Hour]:
+    """The 24 UTC hours of a day."""
+    first = Hour.of(datetime(day.year, day.month, day.day, tzinfo=UTC))
+    return list(hour_range(first, first + 24))
+
+
+def parse_day(key: str) -> date:
+    """Read a day such as ``2026-11-23``; raises ``ConfigError`` for anything else."""
+    try:
+        return date.fromisoformat(key)
+    except ValueError:
+        raise ConfigError(f"'{key}' is not a day; write YYYY-MM-DD, for example 2026-11-23") from None

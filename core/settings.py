@@ -1,0 +1,99 @@
+"""The one typed settings object. Environment variables carry the ``CLOCK_`` prefix."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+
+from pydantic import Field, ValidationError, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from core.errors import ConfigError
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+class Settings(BaseSettings):
+    """Where state lives and how the platform behaves.
+
+    Every source of events has a workspace of its own, ``<var>/<source>``, so that the simulated
+    app and a real log never mix.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="CLOCK_", extra="ignore", frozen=True)
+
+    var: Path = Field(ROOT / "var", description="Folder of all run-time state.")
+    source: str = Field("simulator", pattern=r"^[a-z][a-z0-9_-]{0,40}$", description="Name of the event source.")
+
+    window_days: int = Field(30, ge=1, le=365, description="Length of the clock's sliding window, days.")
+    top_k: int = Field(3, ge=1, le=10, description="Values kept per slot and facet.")
+    score_weights: dict[str, float] = Field(
+        default={"finish": 1, "like": 1, "skip": -1, "dislike": -1, "share": 1},
+        description="Weight of each behaviour in a facet value's score.",
+    )
+
+    variants: tuple[str, ...] = Field(
+        ("none", "hour_embedding", "naive_clock", "adaptive_clock", "gaussian_clock"),
+        description="Time-perception variants the hourly trainer keeps in step.",
+    )
+    candidate_variant: str = Field("gaussian_clock", description="Variant offered for promotion.")
+    baseline_variant: str = Field("hour_embedding", description="Variant of the first champion.")
+    seed: int = 2024
+    log_level: str = Field("INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$")
+
+    offline_store: str = Field("duckdb", description="Feast offline store.")
+    online_store: str = Field("sqlite", description="Feast online store: sqlite or redis.")
+    redis_url: str = Field("127.0.0.1:6379", description="Redis of the Feast online store, host:port.")
+    registry_url: str = Field("", description="SQL registry of Feast; empty: a file in the workspace.")
+    mlflow_uri: str = Field("", description="MLflow tracking server or database; empty: SQLite in the workspace.")
+
+    airflow_port: int = 8080
+    mlflow_port: int = 5000
+    reports_port: int = 8090
+    duckdb_memory: str = Field("2GB", description="Memory limit of each DuckDB query; beyond it, it spills.")
+    duckdb_threads: int = Field(2, ge=1)
+
+    @field_validator("score_weights")
+    @classmethod
+    def _known_behaviours(cls, weights: dict[str, float]) -> dict[str, float]:
+        known = {"finish", "like", "skip", "dislike", "share"}
+        if unknown := set(weights) - known:
+            raise ValueError(f"unknown behaviours {sorted(unknown)}; choose from {sorted(known)}")
+        return weights
+
+    @cached_property
+    def workspace(self) -> Path:
+        return self.var.absolute() / self.source
+
+    @cached_property
+    def events_dir(self) -> Path:
+        return self.workspace / "events"
+
+    @cached_property
+    def features_dir(self) -> Path:
+        return self.workspace / "features"
+
+    @cached_property
+    def training_dir(self) -> Path:
+        return self.workspace / "training"
+
+    @cached_property
+    def reports_dir(self) -> Path:
+        return self.workspace / "reports"
+
+    @cached_property
+    def window_hours(self) -> int:
+        return self.window_days * 24
+
+    @cached_property
+    def tracking_uri(self) -> str:
+        return self.mlflow_uri or f"sqlite:///{self.workspace / 'mlflow' / 'mlflow.db'}"
+
+
+def load_settings(**overrides: object) -> Settings:
+    """Settings from the environment, with ``overrides`` on top; ``ConfigError`` says what is wrong."""
+    try:
+        return Settings(**overrides)  # type: ignore[arg-type]
+    except ValidationError as error:
+        lines = "; ".join(f"CLOCK_{'.'.join(map(str, e['loc'])).upper()}: {e['msg']}" for e in error.errors())
+        raise ConfigError(f"bad settings: {lines}") from None

@@ -1,0 +1,209 @@
+"""The mapping file: how the columns of somebody's log become events (bring your own log)."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Literal
+from zoneinfo import ZoneInfo, available_timezones
+
+import sqlglot
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from sqlglot import expressions as exp
+
+from core.errors import ConfigError
+from events.schema import BEHAVIOURS, RESERVED
+
+BUILTIN = Path(__file__).parent / "sources"
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class CsvOptions(_Strict):
+    """How a delimited text file is written."""
+
+    delimiter: str = ","
+    quote: str = '"'
+    header: bool = True
+    columns: tuple[str, ...] = Field((), description="Column names where the file has no header.")
+    encoding: Literal["utf-8", "latin-1"] = "utf-8"
+
+
+class Columns(_Strict):
+    """A column name, or an expression over columns, for each part of an event."""
+
+    user_id: str
+    item_id: str
+    event_id: str | None = Field(None, description="Absent: a digest of user, item and timestamp.")
+    played_seconds: str | None = None
+    duration_seconds: str | None = None
+
+
+class Timestamp(_Strict):
+    """Where the moment stands and how it is written."""
+
+    column: str
+    unit: Literal["iso", "s", "ms", "us"] = "iso"
+    format: str | None = Field(None, description="strptime format where it is not ISO 8601.")
+    zone: str = Field("UTC", description="Zone of times written without an offset.")
+
+    @field_validator("zone")
+    @classmethod
+    def _zone(cls, name: str) -> str:
+        return check_zone(name)
+
+
+class LocalTime(_Strict):
+    """The user's wall clock: one zone, a zone per row, or an offset in minutes per row."""
+
+    zone: str | None = None
+    zone_column: str | None = None
+    offset_minutes_column: str | None = None
+
+    @field_validator("zone")
+    @classmethod
+    def _zone(cls, name: str | None) -> str | None:
+        return check_zone(name) if name else name
+
+    @model_validator(mode="after")
+    def _one(self) -> LocalTime:
+        given = [v for v in (self.zone, self.zone_column, self.offset_minutes_column) if v]
+        if len(given) != 1:
+            raise ValueError("give exactly one of zone, zone_column, offset_minutes_column")
+        return self
+
+
+class Items(_Strict):
+    """A table of item attributes, joined on the item's id as it stands in the log."""
+
+    path: str
+    key: str
+    facets: dict[str, str] = Field(default_factory=dict)
+    duration_seconds: str | None = None
+
+
+class Negatives(_Strict):
+    """Negatives drawn for a log of positives only, at training time and never from the future."""
+
+    per_positive: int = Field(4, ge=1, le=100)
+    kind: Literal["popularity", "own"] = "popularity"
+    seed: int = 7
+
+
+class Exposures(_Strict):
+    """A log of who met which experiment variant, when. Paths are relative to the event log's folder."""
+
+    path: str
+    experiment: str = "experiment"
+    variant: str = "variant"
+    user_id: str
+    timestamp: Timestamp
+
+
+class Mapping(_Strict):
+    """A mapping file. See ``python -m events explain`` for a commented example."""
+
+    source: str = Field(pattern=r"^[a-z][a-z0-9_-]{0,40}$")
+    description: str = ""
+    format: Literal["auto", "csv", "parquet", "jsonl"] = "auto"
+    csv: CsvOptions = CsvOptions()
+    paths: tuple[str, ...] = Field((), description="Default paths; the command line's win.")
+    columns: Columns
+    timestamp: Timestamp
+    local_time: LocalTime
+    facets: dict[str, str] = Field(default_factory=dict)
+    items: Items | None = None
+    behaviours: dict[Literal["finish", "like", "skip", "dislike", "share"], str]
+    ids: dict[Literal["user", "item"], Literal["auto", "int", "string"]] = Field(default_factory=dict)
+    negatives: Negatives | None = None
+    exposures: Exposures | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Mapping:
+        if not self.behaviours:
+            raise ValueError("behaviours: name at least one, for example finish: 'true'")
+        if not self.facet_names:
+            raise ValueError("facets: name at least one item attribute for the clock to encode")
+        clash = set(self.facet_names) & {*RESERVED, *BEHAVIOURS}
+        if clash:
+            raise ValueError(f"facets: {sorted(clash)} are names of the event itself; choose others")
+        if bad := [n for n in self.facet_names if not n.isidentifier()]:
+            raise ValueError(f"facets: {bad} must be plain names (letters, digits, underscore)")
+        both = set(self.facets) & set(self.items.facets if self.items else {})
+        if both:
+            raise ValueError(f"facets: {sorted(both)} come from the log and from the items table; choose one")
+        return self
+
+    @property
+    def facet_names(self) -> tuple[str, ...]:
+        """Facets in the order of the file, those of the log first."""
+        return (*self.facets, *(self.items.facets if self.items else ()))
+
+
+def check_zone(name: str) -> str:
+    """Return ``name`` if it is a known time zone; ``ValueError`` with a near match otherwise."""
+    try:
+        ZoneInfo(name)
+    except (ValueError, OSError, KeyError):
+        raise ValueError(f"unknown time zone '{name}'{did_you_mean(name, available_timezones())}") from None
+    return name
+
+
+def did_you_mean(name: str, known: object) -> str:
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)  # type: ignore[call-overload]
+    return f"; did you mean '{close[0]}'?" if close else ""
+
+
+def load_mapping(name: str) -> tuple[Mapping, Path]:
+    """Read a mapping file, or a built-in one by its name.
+
+    Returns:
+        The mapping, and the folder its relative paths start from.
+
+    Raises:
+        ConfigError: the file is missing, is not YAML, or a key is wrong (the message names it).
+    """
+    path = Path(name)
+    builtin = BUILTIN / f"{name}.yaml"
+    if not path.exists() and builtin.exists():
+        path = builtin
+    if not path.is_file():
+        known = ", ".join(sorted(p.stem for p in BUILTIN.glob("*.yaml")))
+        raise ConfigError(f"no mapping file at '{name}'; give a YAML file, or one of the built-in: {known}")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not valid YAML: {error}") from None
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path} must hold a mapping of keys; see 'python -m events explain'")
+    try:
+        return Mapping.model_validate(content), path.parent
+    except ValidationError as error:
+        problems = "\n".join(
+            f"  {'.'.join(map(str, e['loc'])) or 'file'}: {e['msg'].removeprefix('Value error, ')}"
+            for e in error.errors()
+        )
+        raise ConfigError(
+            f"{path} has {error.error_count()} problem(s):\n{problems}\n"
+            "See 'python -m events explain' for a commented example."
+        ) from None
+
+
+def parse_expression(text: str, where: str) -> exp.Expression:
+    """Parse one scalar SQL expression over columns; subqueries, statements and aggregates are refused."""
+    try:
+        tree = sqlglot.parse_one(f"SELECT {text}", read="duckdb")
+    except sqlglot.errors.SqlglotError as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"{where}: cannot read the expression '{text}': {reason}") from None
+    simple = isinstance(tree, exp.Select) and len(tree.expressions) == 1 and set(_parts(tree)) == {"expressions"}
+    if not simple or tree.find(exp.Subquery, exp.AggFunc, exp.Window, exp.Star, exp.Table) is not None:
+        raise ConfigError(f"{where}: '{text}' must be one expression over the columns of a row")
+    return tree.expressions[0]
+
+
+def _parts(tree: exp.Expression) -> list[str]:
+    return [name for name, value in tree.args.items() if value]

@@ -1,0 +1,51 @@
+"""``python -m events.simulator``: write the simulated app's log, or print what is true in it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from core import cli
+from core.hours import Hour
+from core.settings import load_settings
+
+
+def main(arguments: argparse.Namespace) -> None:
+    from events.simulator.config import load_config
+    from events.simulator.log import AppLog
+    from events.simulator.truth import attainable_auc, experiment_truth
+
+    config = load_config(arguments.config)
+    if arguments.command == "write":
+        root = arguments.out or load_settings().workspace / "app"
+        start = Hour.parse(arguments.start) if arguments.start else config.first_hour
+        end = Hour.parse(arguments.end) if arguments.end else config.end_hour
+        files = AppLog(config, root).write_hours(start, end)
+        print(json.dumps({"root": str(root), "mapping": str(root / "mapping.yaml"), "hours": len(files)}))
+    else:
+        print(
+            json.dumps(
+                {
+                    "experiment": experiment_truth(config, config.end_hour),
+                    "attainable_auc": attainable_auc(config),
+                },
+                indent=1,
+            )
+        )
+
+
+def parser() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser(prog="python -m events.simulator", description=__doc__)
+    top.add_argument("--config", type=Path, help="YAML of SimulatorConfig; default: the built-in parameters")
+    commands = top.add_subparsers(dest="command", required=True)
+    write = commands.add_parser("write", help="write the raw log, hour by hour")
+    write.add_argument("--from", dest="start", metavar="HOUR")
+    write.add_argument("--to", dest="end", metavar="HOUR", help="the hour after the last one")
+    write.add_argument("--out", type=Path, metavar="DIR", help="default var/simulator/app")
+    commands.add_parser("truth", help="print the experiment's true effect and the attainable AUC")
+    return top
+
+
+if __name__ == "__main__":
+    cli.run(parser(), main)

@@ -1,0 +1,167 @@
+"""The app's raw log, hour by hour, in a format of its own: gzipped CSV, with what goes wrong in real logs.
+
+Layout below the log's root::
+
+    mapping.yaml          how this log becomes events, for the ingestion
+    items.csv             item attributes
+    log/2026-03-02T10.csv.gz         impressions that reached the log in that UTC hour
+    exposures/2026-03-02T10.csv.gz   experiment exposures of that hour
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import yaml
+
+from core.files import digest_json, read_json, write_atomically, write_json, write_text
+from core.hours import Hour, hour_range
+from events.simulator.app import FACETS, App, Impressions
+from events.simulator.config import SimulatorConfig
+from events.simulator.random import uniform
+
+DIRT = 100
+MAPPING = {
+    "source": "simulator",
+    "description": "The simulated music app.",
+    "format": "csv",
+    "paths": ["log"],
+    "columns": {
+        "user_id": "uid",
+        "item_id": "track",
+        "event_id": "event",
+        "played_seconds": "played",
+        "duration_seconds": "length",
+    },
+    "timestamp": {"column": "ts_ms", "unit": "ms"},
+    "local_time": {"zone_column": "tz"},
+    "items": {"path": "items.csv", "key": "track", "facets": {name: name for name in FACETS}},
+    "behaviours": {
+        "finish": "played_seconds / duration_seconds >= 0.9",
+        "like": "liked = 1",
+        "skip": "played_seconds < 5",
+        "dislike": "disliked = 1",
+        "share": "shared = 1",
+    },
+    "exposures": {
+        "path": "../exposures/{name}",
+        "user_id": "uid",
+        "timestamp": {"column": "ts_ms", "unit": "ms"},
+    },
+}
+
+
+class AppLog:
+    """Writes the log of an app; any hour by itself, always the same bytes."""
+
+    def __init__(self, config: SimulatorConfig, root: Path) -> None:
+        self.config, self.root, self.app = config, root, App(config)
+        self._days: dict[int, tuple[Impressions, np.ndarray]] = {}
+
+    def prepare(self) -> Path:
+        """Write the mapping and the items table; a log of another config is refused by its digest.
+
+        Returns:
+            The mapping file.
+        """
+        mark, digest = self.root / "config.json", digest_json(self.config.model_dump(mode="json"))
+        if not mark.exists() or read_json(mark)["digest"] != digest:
+            write_json(mark, {"digest": digest, "config": self.config.model_dump(mode="json")})
+            write_text(self.root / "mapping.yaml", yaml.safe_dump(MAPPING, sort_keys=False))
+            items = {"track": [App.item_key(i) for i in range(self.config.items)]}
+            values = self.app.item_values
+            items |= {name: [f"{name}-{v:02d}" for v in values[:, f]] for f, name in enumerate(FACETS)}
+            write_text(self.root / "items.csv", pd.DataFrame(items).to_csv(index=False))
+        return self.root / "mapping.yaml"
+
+    def log_file(self, hour: Hour) -> Path:
+        return self.root / "log" / f"{hour.key}.csv.gz"
+
+    def write_hours(self, start: Hour, end: Hour) -> list[Path]:
+        """Write the log files of hours in [start, end); files that are there already are kept."""
+        self.prepare()
+        written = []
+        for hour in hour_range(start, end):
+            path = self.log_file(hour)
+            if not path.exists():
+                self._write_exposures(hour)
+                _write_csv(path, self._rows(hour))
+            written.append(path)
+        return written
+
+    def _day(self, day: int) -> tuple[Impressions, np.ndarray]:
+        """Impressions of a local day, and the UTC hour in which each reaches the log."""
+        if day not in self._days:
+            shown = self.app.day(day)
+            hours = (shown.moment // 3600).astype(int)
+            late = uniform(self.config.seed, DIRT, 0, day, np.arange(len(hours))) < self.config.dirt.late
+            self._days = {d: v for d, v in self._days.items() if abs(d - day) <= 2} | {day: (shown, hours + late)}
+        return self._days[day]
+
+    def _parts(self, hour: Hour) -> list[tuple[int, Impressions, np.ndarray]]:
+        """Impressions of an hour: (local day, its impressions, positions among them)."""
+        day = (hour.number - self.config.first_hour.number) // 24
+        days = range(max(day - 2, 0), min(day + 2, self.config.days))
+        return [(d, self._day(d)[0], np.flatnonzero(self._day(d)[1] == hour.number)) for d in days]
+
+    def _rows(self, hour: Hour) -> pd.DataFrame:
+        frames = []
+        for day, shown, at in self._parts(hour):
+            user, item = shown.user[at], shown.item[at]
+            frame = pd.DataFrame(
+                {
+                    "event": [f"{day:03d}-{n:07d}" for n in at],
+                    "uid": [App.user_key(u) for u in user],
+                    "track": [App.item_key(i) for i in item],
+                    "ts_ms": (shown.moment[at] * 1000).astype(np.int64),
+                    "tz": np.array(self.app.zone_names)[self.app.zone[user]],
+                    "played": shown.played[at],
+                    "length": self.app.length[item],
+                    "liked": shown.like[at].astype(int),
+                    "disliked": shown.dislike[at].astype(int),
+                    "shared": shown.share[at].astype(int),
+                }
+            )
+            frames.append(self._dirty(day, at, frame))
+        return pd.concat(frames).sort_values(["ts_ms", "event"], kind="stable")
+
+    def _dirty(self, day: int, at: np.ndarray, frame: pd.DataFrame) -> pd.DataFrame:
+        """Repeat some rows and damage some others, as real collectors do."""
+        dirt, seed = self.config.dirt, self.config.seed
+        damage = uniform(seed, DIRT, 1, day, at) < dirt.damaged
+        if damage.any():
+            kind = uniform(seed, DIRT, 2, day, at)
+            frame.loc[damage & (kind < 0.5), "length"] *= -1
+            frame.loc[damage & (kind >= 0.5), "uid"] = ""
+        again = (uniform(seed, DIRT, 3, day, at) < dirt.duplicates) & ~damage
+        return pd.concat([frame, frame[again]])
+
+    def _write_exposures(self, hour: Hour) -> None:
+        rule = self.config.experiment
+        frames = []
+        for day, shown, at in self._parts(hour):
+            at = at[shown.position[at] == 0] if day >= rule.start_day else at[:0]
+            frames.append(
+                pd.DataFrame(
+                    {
+                        "experiment": rule.name,
+                        "variant": self.app.variant[shown.user[at]],
+                        "uid": [App.user_key(u) for u in shown.user[at]],
+                        "ts_ms": (shown.moment[at] * 1000).astype(np.int64),
+                    }
+                )
+            )
+        frame = pd.concat(frames)
+        if len(frame):
+            _write_csv(self.root / "exposures" / f"{hour.key}.csv.gz", frame.sort_values(["ts_ms", "uid"]))
+
+
+def _write_csv(path: Path, frame: pd.DataFrame) -> None:
+    buffer = io.BytesIO()
+    with gzip.GzipFile(fileobj=buffer, mode="wb", mtime=0, compresslevel=1) as stream:
+        stream.write(frame.to_csv(index=False).encode())
+    write_atomically(path, lambda target: target.write_bytes(buffer.getvalue()) and None)

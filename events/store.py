@@ -1,0 +1,188 @@
+"""Hour partitions on disk: written whole, with a manifest, never half.
+
+Layout below the store's root::
+
+    source.json                            facets, id kinds, negatives: fixed by the first ingestion
+    hour=2026-11-23T10/events.parquet      the hour's events, ordered by (timestamp, event_id)
+    hour=2026-11-23T10/exposures.parquet   first exposures of the hour (only where there are any)
+    hour=2026-11-23T10/manifest.json       rows, digest, rejected, duplicates, watermark
+    _ids/{user,item}.parquet               string ids → integers
+    _quarantine/<digest>.jsonl             rejected rows with their reason and original content
+    _receipts/<digest>.json                the account of each ingestion
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from core.errors import CorruptStateError, DataError, NotReadyError
+from core.files import digest_file, digest_text, read_json, replaced_directory, write_json, write_parquet
+from core.hours import Hour
+from events.schema import event_schema, exposure_schema
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What an hour partition holds.
+
+    ``watermark`` is the latest event time in the partition; ``digest`` covers events and exposures.
+    """
+
+    hour: str
+    rows: int
+    digest: str
+    exposures: int = 0
+    duplicates: int = 0
+    rejected: dict[str, int] = field(default_factory=dict)
+    watermark: str | None = None
+
+
+class EventStore:
+    """The event log of one source, by hour."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    @cached_property
+    def source(self) -> dict[str, Any]:
+        """The source's fixed properties; ``NotReadyError`` before the first ingestion."""
+        path = self.root / "source.json"
+        if not path.exists():
+            raise NotReadyError(f"no events in {self.root} yet; run 'python -m events ingest' first")
+        return read_json(path)
+
+    @property
+    def facets(self) -> list[str]:
+        return list(self.source["facets"])
+
+    @property
+    def behaviours(self) -> list[str]:
+        """Behaviours that the source can know, in the schema's order."""
+        return list(self.source["behaviours"])
+
+    def declare(self, properties: dict[str, Any]) -> None:
+        """Fix the source's properties, or check that they are the ones fixed before."""
+        path = self.root / "source.json"
+        if path.exists() and (known := read_json(path)) != properties:
+            changed = sorted(k for k in {*known, *properties} if known.get(k) != properties.get(k))
+            raise DataError(
+                f"{self.root} holds events of '{known.get('source')}' with other {', '.join(changed)}; "
+                "give another --out, or remove that folder to start the source anew"
+            )
+        if not path.exists():
+            write_json(path, properties)
+        self.__dict__.pop("source", None)
+
+    def partition(self, hour: Hour) -> Path:
+        return self.root / f"hour={hour.key}"
+
+    def events_glob(self) -> str:
+        return str(self.root / "hour=*" / "events.parquet")
+
+    def hours(self) -> list[Hour]:
+        """Every hour that was closed, in order, empty ones included."""
+        return sorted(Hour.parse(p.parent.name.removeprefix("hour=")) for p in self.root.glob("hour=*/manifest.json"))
+
+    def has(self, hour: Hour) -> bool:
+        return (self.partition(hour) / "manifest.json").exists()
+
+    def manifest(self, hour: Hour) -> Manifest:
+        """The hour's manifest; ``NotReadyError`` names the hour when it was never closed."""
+        path = self.partition(hour) / "manifest.json"
+        if not path.exists():
+            raise NotReadyError(
+                f"hour {hour} has not been ingested; run 'python -m events ingest' on its log, or "
+                f"'python -m events close {hour}' if nothing happened in it"
+            )
+        return Manifest(**read_json(path))
+
+    def manifests(self) -> list[Manifest]:
+        return [self.manifest(hour) for hour in self.hours()]
+
+    def read(self, hour: Hour, *, verify: bool = False) -> pa.Table:
+        """The hour's events; with ``verify`` the bytes are checked against the manifest."""
+        manifest = self.manifest(hour)
+        folder = self.partition(hour)
+        if verify and _partition_digest(folder) != manifest.digest:
+            raise CorruptStateError(
+                f"{folder} does not match its manifest; remove the folder and ingest the hour's log again"
+            )
+        return pq.ParquetFile(folder / "events.parquet").read()
+
+    def read_exposures(self, hour: Hour) -> pa.Table:
+        path = self.partition(hour) / "exposures.parquet"
+        return pq.ParquetFile(path).read() if path.exists() else exposure_schema().empty_table()
+
+    def merge(
+        self,
+        hour: Hour,
+        events: pa.Table | None = None,
+        exposures: pa.Table | None = None,
+        *,
+        duplicates: int = 0,
+        rejected: dict[str, int] | None = None,
+    ) -> Manifest:
+        """Add rows to an hour (its own rows win over equal ids) and write it whole.
+
+        The same rows a second time leave every byte as it was.
+        """
+        folder = self.partition(hour)
+        old = self.manifest(hour) if self.has(hour) else None
+        if old and not (events and events.num_rows) and not (exposures and exposures.num_rows):
+            return old
+        schema = event_schema(self.facets)
+        merged = (events if events is not None else schema.empty_table()).cast(schema)
+        seen = (exposures if exposures is not None else exposure_schema().empty_table()).cast(exposure_schema())
+        if old:
+            before = self.read(hour, verify=True)
+            fresh = pa.compute.invert(pa.compute.is_in(merged["event_id"], before["event_id"]))
+            merged = pa.concat_tables([before, merged.filter(fresh)])
+            seen = _first_exposures(pa.concat_tables([self.read_exposures(hour), seen]))
+        merged = merged.sort_by([("timestamp", "ascending"), ("event_id", "ascending")])
+        reasons = dict(old.rejected) if old else {}
+        for reason, count in (rejected or {}).items():
+            reasons[reason] = reasons.get(reason, 0) + count
+        latest = pa.compute.max(merged["timestamp"]).as_py() if merged.num_rows else None
+        with replaced_directory(folder) as target:
+            write_parquet(target / "events.parquet", merged)
+            if seen.num_rows:
+                write_parquet(target / "exposures.parquet", seen)
+            manifest = Manifest(
+                hour=hour.key,
+                rows=merged.num_rows,
+                digest=_partition_digest(target),
+                exposures=seen.num_rows,
+                duplicates=(old.duplicates if old else 0) + duplicates,
+                rejected=dict(sorted(reasons.items())),
+                watermark=latest.isoformat() if latest else None,
+            )
+            write_json(target / "manifest.json", asdict(manifest))
+        return manifest
+
+
+def _first_exposures(table: pa.Table) -> pa.Table:
+    keys = ["experiment", "variant", "user_id"]
+    first = table.group_by(keys).aggregate([("timestamp", "min")]).rename_columns([*keys, "timestamp"])
+    return first.sort_by([("timestamp", "ascending"), *((key, "ascending") for key in keys)]).cast(exposure_schema())
+
+
+def _partition_digest(folder: Path) -> str:
+    files = [folder / "events.parquet", folder / "exposures.parquet"]
+    missing = not files[0].exists()
+    return "" if missing else digest_text(*(digest_file(f) for f in files if f.exists()))
+
+
+def missing_hours(hours: Iterable[Hour]) -> list[Hour]:
+    """Hours between the first and the last that are not there."""
+    known = sorted(hours)
+    have = set(known)
+    if not known:
+        return []
+    return [Hour(n) for n in range(known[0].number, known[-1].number) if Hour(n) not in have]

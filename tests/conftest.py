@@ -1,0 +1,81 @@
+"""Shared fixtures: a state folder of its own for every test, small logs, a small simulated app."""
+
+from __future__ import annotations
+
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+from core.settings import Settings, load_settings
+from events.ingest import ingest
+from events.simulator.config import SimulatorConfig
+from events.simulator.log import AppLog
+from events.store import EventStore
+
+NOW = datetime(2026, 11, 1, tzinfo=UTC)
+FOURSQUARE = Path(__file__).resolve().parents[2] / "shared" / "data" / "foursquare-nyc" / "checkins.parquet"
+
+TINY = SimulatorConfig(days=4, users=60, items=80, experiment={"start_day": 2}, dirt={"damaged": 0.01})  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="session")
+def foursquare_file() -> Path:
+    if not FOURSQUARE.exists():
+        pytest.skip("the Foursquare check-ins (../shared/data/foursquare-nyc) are not on this machine")
+    return FOURSQUARE
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return load_settings(var=tmp_path / "var", source="test", mlflow_uri="")
+
+
+@pytest.fixture(scope="session")
+def app_settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    """A workspace with the ingested log of a tiny simulated app; tests must not change it."""
+    settings = load_settings(var=tmp_path_factory.mktemp("app") / "var", source="simulator")
+    log = AppLog(TINY, settings.workspace / "app")
+    log.write_hours(TINY.first_hour, TINY.end_hour)
+    ingest(str(log.prepare()), [str(log.root / "log")], settings, now=NOW)
+    return settings
+
+
+@pytest.fixture(scope="session")
+def app_events(app_settings: Settings) -> EventStore:
+    return EventStore(app_settings.events_dir)
+
+
+def write_mapping(folder: Path, extra: str = "", **replace: str) -> Path:
+    """A mapping for small CSV logs with columns uid, track, ts, played, length, genre."""
+    lines = {
+        "source": "source: test",
+        "columns": "columns: {user_id: uid, item_id: track, played_seconds: played, duration_seconds: length}",
+        "timestamp": "timestamp: {column: ts, unit: iso, zone: UTC}",
+        "local_time": "local_time: {zone: Europe/Berlin}",
+        "facets": "facets: {genre: genre}",
+        "behaviours": "behaviours: {finish: played_seconds / duration_seconds >= 0.9, skip: played_seconds < 5}",
+        **replace,
+    }
+    path = folder / "mapping.yaml"
+    path.write_text("\n".join(line for line in lines.values() if line) + "\n" + extra)
+    return path
+
+
+def small_log(rows: int = 6) -> pd.DataFrame:
+    """``rows`` plausible rows, half an hour apart from 2026-03-02T08:00 UTC on."""
+    start = pd.Timestamp("2026-03-02T08:00:00Z")
+    return pd.DataFrame(
+        {
+            "uid": [f"u{n % 3}" for n in range(rows)],
+            "track": [f"t{n % 4}" for n in range(rows)],
+            "ts": [(start + pd.Timedelta(minutes=30 * n)).isoformat() for n in range(rows)],
+            "played": [100 if n % 2 else 3 for n in range(rows)],
+            "length": [100] * rows,
+            "genre": [None if n == 5 else ["rock", "jazz"][n % 2] for n in range(rows)],
+        }
+    )
