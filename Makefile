@@ -28,13 +28,13 @@ help: ## this list
 setup: $(VENV)/.installed ## install everything into .venv
 
 demo: setup ## the main job: raw log → features → hourly training → promotion → A/B report (SOURCE= DATA= HOURS= FRESH=1)
-	@$(RUN) -m platform_demo --source "$(SOURCE)" --hours $(HOURS) $(if $(DATA),--data "$(DATA)") $(if $(filter-out 0,$(FRESH)),--fresh)
+	@$(RUN) -m pipeline --source "$(SOURCE)" demo --hours $(HOURS) $(if $(DATA),--data "$(DATA)") $(if $(filter-out 0,$(FRESH)),--fresh)
 
 up: setup ## start the whole local platform and leave it running: Airflow, MLflow, reports (SOURCE=)
-	@$(RUN) -m local up --source "$(SOURCE)"
+	@$(RUN) -m pipeline --source "$(SOURCE)" up
 
 down: ## stop what `make up` started
-	@$(RUN) -m local down
+	@$(RUN) -m pipeline --source "$(SOURCE)" down
 
 test: setup ## all tests
 	@$(RUN) -m pytest tests

@@ -46,6 +46,11 @@ def scalar(con: duckdb.DuckDBPyConnection, sql: str, parameters: list[Any] | Non
     return rows[0][0] if rows else None
 
 
+def hour_number(column: str) -> str:
+    """SQL of the hours since 1970 UTC of an instant (``//`` on DuckDB's doubles does not floor)."""
+    return f"(epoch_us({column}) // 3600000000)"
+
+
 def quoted(text: str) -> str:
     """A SQL string literal."""
     return "'" + str(text).replace("'", "''") + "'"

@@ -47,6 +47,7 @@ class Settings(BaseSettings):
     registry_url: str = Field("", description="SQL registry of Feast; empty: a file in the workspace.")
     mlflow_uri: str = Field("", description="MLflow tracking server or database; empty: SQLite in the workspace.")
 
+    live: bool = Field(False, description="Ingest each hour as the wall clock passes it; off: hours are triggered.")
     airflow_port: int = 8080
     mlflow_port: int = 5000
     reports_port: int = 8090
@@ -80,6 +81,10 @@ class Settings(BaseSettings):
     @cached_property
     def reports_dir(self) -> Path:
         return self.workspace / "reports"
+
+    @cached_property
+    def experiments_dir(self) -> Path:
+        return self.workspace / "experiments"
 
     @cached_property
     def window_hours(self) -> int:

@@ -16,7 +16,8 @@ EXAMPLE = """\
 source: my_app                        # required: name of the source, and of its workspace under var/
 format: auto                          # auto (by suffix), csv, parquet, jsonl; each also .gz
 csv: {delimiter: ",", quote: '"', header: true, encoding: utf-8}   # columns: [...] where there is no header
-paths: [log/*.csv.gz]                 # default paths, relative to this file; the command line's win
+paths: [log/{hour}.csv.gz]            # default paths, relative to this file; the command line's win;
+                                      # {hour} is the hour's key (2026-11-23T10), where the log has a file an hour
 columns:
   user_id: uid                        # required: a column, or a SQL expression over columns of the row
   item_id: track                      # required; string ids are mapped to integers once, and kept
@@ -54,7 +55,8 @@ def main(arguments: argparse.Namespace) -> None:
     if arguments.command == "ingest":
         if arguments.out is None:
             settings = load_settings(source=load_mapping(arguments.mapping)[0].source)
-        account = ingest(arguments.mapping, arguments.path, settings, out=arguments.out)
+        start, end = (Hour.parse(h) if h else None for h in (arguments.start, arguments.end))
+        account = ingest(arguments.mapping, arguments.path, settings, out=arguments.out, only=(start, end))
         print(json.dumps({**asdict(account), "changed_hours": len(account.changed_hours)}, ensure_ascii=False))
         return
     store = EventStore(arguments.out or settings.events_dir)
@@ -93,6 +95,8 @@ def parser() -> argparse.ArgumentParser:
     ingest.add_argument("mapping", metavar="MAPPING.yaml", help="mapping file, or foursquare, foursquare_tsmc")
     ingest.add_argument("path", nargs="*", metavar="PATH", help="files, folders or globs; default: the mapping's paths")
     ingest.add_argument("--out", type=Path, metavar="DIR", help="where the store is; default var/<source>/events")
+    ingest.add_argument("--from", dest="start", metavar="HOUR", help="take rows of this hour and later only")
+    ingest.add_argument("--to", dest="end", metavar="HOUR", help="take rows before this hour only")
     close = commands.add_parser("close", help="close hours in which nothing happened")
     close.add_argument("first", metavar="HOUR", help="for example 2026-11-23T10")
     close.add_argument("last", nargs="?", metavar="LAST", help="close every hour up to and including this one")

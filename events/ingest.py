@@ -17,7 +17,7 @@ import sqlglot
 from sqlglot import expressions as exp
 
 from core import duck
-from core.duck import identifier, quoted, scalar
+from core.duck import hour_number, identifier, quoted, scalar
 from core.errors import ConfigError, DataError
 from core.files import digest_file, digest_text, exclusive_lock, recover_directories, write_json, write_text
 from core.hours import Hour, hour_range
@@ -66,6 +66,7 @@ def ingest(
     out: Path | None = None,
     now: datetime | None = None,
     close: tuple[Hour, Hour] | None = None,
+    only: tuple[Hour | None, Hour | None] = (None, None),
 ) -> Account:
     """Ingest log files into the event store.
 
@@ -76,6 +77,8 @@ def ingest(
         out: root of the store; default ``<workspace>/events``.
         now: moment after which an event counts as from the future; default the clock's.
         close: hours [from, to) to close even where the input has no event in them.
+        only: take rows of hours [from, to) only, as if the rest were not in the input. Rows whose time
+            cannot be read belong to a range without a start.
 
     Returns:
         The account. Ingesting the same input again keeps nothing and changes no byte.
@@ -84,7 +87,7 @@ def ingest(
         ConfigError, DataError: nothing was written; the message says what to do.
     """
     mapping, folder = load_mapping(mapping_name)
-    files = find_files(paths or [_relative(folder, p) for p in mapping.paths])
+    files = find_files([p.replace("{hour}", "*") for p in paths] or log_paths(mapping, folder))
     store = EventStore(out or settings.events_dir)
     with (
         exclusive_lock(store.root.parent / f".{store.root.name}.lock"),
@@ -94,6 +97,7 @@ def ingest(
         log.info("reading %d file(s)", len(files))
         plan = _Plan(con, mapping, folder, files)
         plan.stage(now or datetime.now().astimezone())
+        plan.restrict(*only)
         store.declare(plan.properties())
         account = plan.account(store)
         _write_quarantine(con, store, files, account)
@@ -106,6 +110,22 @@ def ingest(
         account.rows_in, account.kept, account.duplicates, account.quarantined, len(account.changed_hours),
     )  # fmt: skip
     return account
+
+
+def last_moment(con: duckdb.DuckDBPyConnection, mapping_name: str, paths: list[str]) -> datetime | None:
+    """Time of the last readable event of a log that is not from the future, None where there is none."""
+    mapping, _ = load_mapping(mapping_name)
+    load_raw(con, mapping, find_files(paths))
+    con.execute(f"SET TimeZone = {quoted(mapping.timestamp.zone)}")
+    moment = timestamp_sql(f"r.{identifier(mapping.timestamp.column)}", mapping.timestamp)
+    latest: datetime | None = scalar(con, f"SELECT max(m) FROM (SELECT {moment} AS m FROM raw r) WHERE m <= now()")
+    con.execute("SET TimeZone = 'UTC'")
+    return latest
+
+
+def log_paths(mapping: Mapping, folder: Path, hour: Hour | None = None) -> list[str]:
+    """The mapping's own paths; ``{hour}`` becomes the hour's key, or any hour's."""
+    return [_relative(folder, p.replace("{hour}", hour.key if hour else "*")) for p in mapping.paths]
 
 
 def close_hours(store: EventStore, first: Hour, last: Hour) -> list[Hour]:
@@ -155,7 +175,7 @@ class _Plan:
             for name, column in (mapping.items.facets if mapping.items else {}).items()
         }
         own = {"played_seconds": "played_seconds", "duration_seconds": "duration_seconds"}
-        behaviours = {
+        behaviours: dict[str, str] = {
             name: f"TRY_CAST(({self._expression(text, f'behaviours.{name}', own)}) AS BOOLEAN)"
             for name, text in mapping.behaviours.items()
         }
@@ -174,8 +194,9 @@ class _Plan:
         local, zone_bad = self._local_time()
         digest = "md5(concat_ws(chr(31), p.user_key, p.item_key, CAST(epoch_us(p.ts) AS VARCHAR)))"
         reasons = self._reasons(now, zone_bad)
+        typed_behaviours: dict[str, str] = {**behaviours}
         typed = ", ".join(
-            f"{behaviours.get(name, 'CAST(NULL AS BOOLEAN)')} AS {identifier(name)}" for name in BEHAVIOURS
+            f"{typed_behaviours.get(name, 'CAST(NULL AS BOOLEAN)')} AS {identifier(name)}" for name in BEHAVIOURS
         )
         self.con.execute(
             f"""CREATE TABLE staged AS SELECT p.__row, coalesce(p.event_key, {digest}) AS event_id, p.user_key, p.item_key,
@@ -184,6 +205,16 @@ class _Plan:
             FROM parsed p JOIN raw r USING (__row)"""
         )
         self.con.execute("DROP TABLE parsed")
+
+    def restrict(self, first: Hour | None, end: Hour | None) -> None:
+        """Forget the rows outside hours [first, end)."""
+        outside = [f"ts < {_instant(first)} OR ts IS NULL"] if first else []
+        outside += [f"ts >= {_instant(end)}"] if end else []
+        if outside:
+            self.con.execute(f"DELETE FROM staged WHERE {' OR '.join(outside)}")
+            self.con.execute("DELETE FROM raw WHERE __row NOT IN (SELECT __row FROM staged)")
+        if first:
+            self.con.execute("DELETE FROM malformed")
 
     def account(self, store: EventStore) -> Account:
         """Mark duplicates, give ids, and count; leaves the table ``fresh`` of events to keep."""
@@ -248,7 +279,7 @@ class _Plan:
 
     def _add_ids(self) -> None:
         for kind in ("user", "item"):
-            chosen = self.mapping.ids.get(kind, "auto")  # type: ignore[call-overload]
+            chosen = self.mapping.ids.get(kind, "auto")
             if chosen == "auto":
                 share = scalar(
                     self.con,
@@ -340,7 +371,7 @@ class _Plan:
         """SQL of a mapping's expression: columns checked, text columns that hold numbers made numbers."""
         if text in self.raw.columns:
             return self._cell(text)
-        tree = parse_expression(text, where)
+        tree: exp.Expr = parse_expression(text, where)
         for column in list(tree.find_all(exp.Column)):
             name = column.name
             if own and name in own:
@@ -377,6 +408,10 @@ def timestamp_sql(column: str, rule: Timestamp) -> str:
     micros = {"s": 1_000_000, "ms": 1_000, "us": 1}[rule.unit]
     number = f"round(TRY_CAST({column} AS DOUBLE) * {micros})"
     return f"CASE WHEN abs({number}) < 2.5e17 THEN make_timestamptz(CAST({number} AS BIGINT)) END"
+
+
+def _instant(hour: Hour) -> str:
+    return f"TIMESTAMPTZ {quoted(hour.start.isoformat())}"
 
 
 def _is_zone(name: str) -> bool:
@@ -434,7 +469,7 @@ def _write_hours(
     close: tuple[Hour, Hour] | None,
 ) -> None:
     exposures = _exposures_by_hour(con, store, mapping, files, account)
-    by_hour = "CAST(epoch(ts) // 3600 AS BIGINT)"
+    by_hour = hour_number("ts")
     duplicates = dict(
         con.execute(
             f"SELECT {by_hour}, count(*) FROM staged JOIN marked USING (__row) WHERE duplicate GROUP BY ALL"
@@ -535,12 +570,13 @@ def _exposures_by_hour(
             )  # fmt: skip
         else:
             ids = "(SELECT DISTINCT user_key AS key, TRY_CAST(user_key AS BIGINT) AS id FROM exposure_load.parsed_exposures)"
-        table = con.execute(
+        found_rows = con.sql(
             f"""SELECT experiment, variant, id AS user_id, min(timestamp) AS timestamp
             FROM exposure_load.parsed_exposures JOIN {ids} ON key = user_key
             WHERE experiment IS NOT NULL AND variant IS NOT NULL AND id IS NOT NULL AND timestamp IS NOT NULL
-            GROUP BY experiment, variant, id, epoch(timestamp) // 3600"""
-        ).to_arrow_table()
+            GROUP BY experiment, variant, id, {hour_number("timestamp")}"""
+        )
+        table = found_rows.to_arrow_table()
     finally:
         con.execute("USE main")
     table = table.cast(exposure_schema())

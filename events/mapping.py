@@ -110,7 +110,9 @@ class Mapping(_Strict):
     description: str = ""
     format: Literal["auto", "csv", "parquet", "jsonl"] = "auto"
     csv: CsvOptions = CsvOptions()
-    paths: tuple[str, ...] = Field((), description="Default paths; the command line's win.")
+    paths: tuple[str, ...] = Field(
+        (), description="Default paths; the command line's win. {hour} stands for the hour's key, one file an hour."
+    )
     columns: Columns
     timestamp: Timestamp
     local_time: LocalTime

@@ -13,7 +13,7 @@ from pathlib import Path
 import duckdb
 import pyarrow as pa
 
-from core.duck import identifier, quoted
+from core.duck import hour_number, identifier, quoted
 from core.hours import Hour
 from events.schema import BEHAVIOURS
 
@@ -41,7 +41,7 @@ def tiles_sql(files: Sequence[Path], facets: Sequence[str], *, with_hour: bool =
         facets: facets of the source.
         with_hour: add ``hour`` (hours since 1970 UTC) to the key, for many hours at once.
     """
-    hour = "CAST(epoch(timestamp) // 3600 AS BIGINT) AS hour," if with_hour else ""
+    hour = f"{hour_number('timestamp')} AS hour," if with_hour else ""
     key = ["hour"] if with_hour else []
     sums = ", ".join(
         ["count(*) AS events"]

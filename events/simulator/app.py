@@ -94,7 +94,7 @@ class App:
         self.variant = (
             np.full(config.users, arm)
             if arm
-            else assign(rule.name, rule.salt, shares, [self.user_key(u) for u in users])
+            else assign(rule.name, rule.salt, shares, [self.user_key(int(u)) for u in users])
         )
 
     @staticmethod
@@ -192,6 +192,12 @@ class App:
         luck = uniform(seed, PICK, 9, day, user[:, None], number[:, None], position[:, None], np.arange(4)[None])
         return items[np.arange(len(user)), np.argmax(score - 0.7 * np.log(-np.log(luck)), axis=1)]
 
+    def first_instant(self, day: int) -> datetime:
+        """The moment at which local day ``day`` begins in the first of the users' zones, UTC."""
+        date = self.config.day(day)
+        begins = (datetime(date.year, date.month, date.day, tzinfo=ZoneInfo(name)) for name in self.zone_names)
+        return min(begins).astimezone(UTC)
+
     def _instants(self, day: int, user: np.ndarray, start: np.ndarray) -> np.ndarray:
         """Local hours of a local day as seconds since 1970, through each user's zone."""
         date = self.config.day(day)
@@ -208,8 +214,3 @@ class App:
 def _geometric(u: np.ndarray, mean: np.ndarray | float) -> np.ndarray:
     """Geometric on 1, 2, … with the given mean, by inversion (so that a longer mean never shortens)."""
     return np.maximum(np.ceil(np.log(1 - u) / np.log(1 - 1 / np.asarray(mean))), 1).astype(int)
-
-
-def first_instant(config: SimulatorConfig) -> float:
-    start = config.start
-    return datetime(start.year, start.month, start.day, tzinfo=UTC).timestamp()

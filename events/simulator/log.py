@@ -29,7 +29,7 @@ MAPPING = {
     "source": "simulator",
     "description": "The simulated music app.",
     "format": "csv",
-    "paths": ["log"],
+    "paths": ["log/{hour}.csv.gz"],
     "columns": {
         "user_id": "uid",
         "item_id": "track",
@@ -99,7 +99,7 @@ class AppLog:
             shown = self.app.day(day)
             hours = (shown.moment // 3600).astype(int)
             late = uniform(self.config.seed, DIRT, 0, day, np.arange(len(hours))) < self.config.dirt.late
-            self._days = {d: v for d, v in self._days.items() if abs(d - day) <= 2} | {day: (shown, hours + late)}
+            self._days = {d: v for d, v in self._days.items() if abs(d - day) <= 4} | {day: (shown, hours + late)}
         return self._days[day]
 
     def _parts(self, hour: Hour) -> list[tuple[int, Impressions, np.ndarray]]:
@@ -164,4 +164,4 @@ def _write_csv(path: Path, frame: pd.DataFrame) -> None:
     buffer = io.BytesIO()
     with gzip.GzipFile(fileobj=buffer, mode="wb", mtime=0, compresslevel=1) as stream:
         stream.write(frame.to_csv(index=False).encode())
-    write_atomically(path, lambda target: target.write_bytes(buffer.getvalue()) and None)
+    write_atomically(path, lambda target: target.write_bytes(buffer.getvalue()))

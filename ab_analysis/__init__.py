@@ -1,0 +1,1 @@
+"""Experiments: user metrics from exposures and events, variance-reduced tests, reports."""

@@ -1,0 +1,1 @@
+"""Airflow only: when, in which order, on which partition."""

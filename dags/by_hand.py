@@ -1,0 +1,110 @@
+"""What a person starts: roll the champion back, train again after corrected hours, build the history."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from airflow.sdk import DAG, Param, task
+
+from dags.common import DEFAULTS
+
+BY_HAND: dict[str, Any] = {
+    "schedule": None,
+    "catchup": False,
+    "max_active_runs": 1,
+    "default_args": {**DEFAULTS, "retries": 0},
+}
+
+with DAG(
+    "rollback_champion",
+    params={
+        "reason": Param("", type="string", minLength=5, title="Reason", description="Why; kept in the audit trail."),
+        "version": Param(
+            "",
+            type="string",
+            pattern=r"^\d*$",
+            title="Version",
+            description="Version to go back to. Empty: the champion's predecessor.",
+        ),
+    },
+    tags=["by hand", "promotion"],
+    doc_md="""
+### Roll the champion back
+Points the `champion` alias at its predecessor, or at the version you name, and records who it was and why.
+""",
+    **BY_HAND,
+):
+
+    @task
+    def rollback(params: dict[str, Any] | None = None) -> dict[str, Any]:
+        from dataclasses import asdict
+
+        from core.settings import load_settings
+        from pipeline.promotion import rollback as roll
+
+        assert params is not None
+        return asdict(roll(load_settings(), params["reason"], params["version"] or None))
+
+    rollback()
+
+with DAG(
+    "replay_training",
+    params={
+        "since": Param(
+            "2026-01-01T00",
+            type="string",
+            pattern=r"^\d{4}-\d{2}-\d{2}T\d{2}$",
+            title="Since (UTC hour)",
+            description="First hour to train again, for example the earliest corrected one.",
+        )
+    },
+    tags=["by hand"],
+    doc_md="""
+### Train again from an hour on
+After late events or a corrected log: drops every variant's states since that hour and trains the hours again, in
+order, from the last state before it. `python -m pipeline stale` lists the hours whose events changed.
+""",
+    **BY_HAND,
+):
+
+    @task
+    def train_again(params: dict[str, Any] | None = None) -> list[dict[str, Any]]:
+        from core.hours import Hour
+        from core.settings import load_settings
+        from pipeline.training import replay
+
+        assert params is not None
+        return replay(load_settings(), Hour.parse(params["since"]))
+
+    train_again()
+
+with DAG(
+    "build_history",
+    params={
+        "until": Param(
+            "2026-01-01T00",
+            type="string",
+            pattern=r"^\d{4}-\d{2}-\d{2}T\d{2}$",
+            title="Until (UTC hour)",
+            description="The first hour that is left to the hourly DAGs.",
+        )
+    },
+    tags=["by hand"],
+    doc_md="""
+### Build the history in bulk
+For a new source: ingests the log up to an hour, computes all clocks, trains every variant on it, and offers the
+first champion and candidate. Continues where it was interrupted.
+""",
+    **BY_HAND,
+):
+
+    @task
+    def build(params: dict[str, Any] | None = None) -> dict[str, Any]:
+        from core.hours import Hour
+        from core.settings import load_settings
+        from pipeline.history import build_history
+
+        assert params is not None
+        return build_history(load_settings(), Hour.parse(params["until"]))
+
+    build()

@@ -1,0 +1,81 @@
+"""The day: drift and experiment reports, rolled up from its 24 hours."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from airflow.sdk import (
+    DAG,
+    DayWindow,
+    Param,
+    PartitionedAssetTimetable,
+    RollupMapper,
+    StartOfDayMapper,
+    get_current_context,
+    task,
+)
+
+from dags.common import CHAMPION, DEFAULTS, HOUR_FORMAT
+
+with DAG(
+    "report_day",
+    schedule=PartitionedAssetTimetable(
+        assets=CHAMPION,
+        default_partition_mapper=RollupMapper(
+            upstream_mapper=StartOfDayMapper(input_format=HOUR_FORMAT), window=DayWindow()
+        ),
+    ),
+    catchup=False,
+    max_active_runs=1,
+    default_args=DEFAULTS,
+    params={
+        "day": Param(
+            "",
+            type="string",
+            pattern=r"^(\d{4}-\d{2}-\d{2})?$",
+            title="Day (UTC)",
+            description="Day to report. Form: 2026-11-23. Leave empty when the run has a partition.",
+        )
+    },
+    tags=["daily"],
+    doc_md="""
+### Reports of a day
+When the day's 24 hours are through: Evidently's drift report of the day against the week before, and a report of
+every experiment in the workspace's `experiments` folder. Trigger it with a day for an earlier or unfinished day.
+Running it again writes the same pages.
+""",
+):
+
+    def run_day() -> Any:
+        from core.errors import ConfigError
+        from core.hours import parse_day
+
+        context = get_current_context()
+        key = context["params"].get("day") or context["dag_run"].partition_key
+        if not key:
+            raise ConfigError("this run has no day: trigger it with a partition key or a day such as 2026-11-23")
+        return parse_day(key)
+
+    @task
+    def report_drift() -> dict[str, Any]:
+        from core.settings import load_settings
+        from pipeline.reports import report_drift as report
+
+        return report(load_settings(), run_day())
+
+    @task
+    def report_experiments() -> list[dict[str, Any]]:
+        from core.hours import day_hours
+        from core.settings import load_settings
+        from pipeline.reports import report_experiments as report
+
+        return report(load_settings(), day_hours(run_day())[-1] + 1)
+
+    @task(trigger_rule="all_done")
+    def link_reports() -> str:
+        from core.settings import load_settings
+        from pipeline.reports import write_index
+
+        return write_index(load_settings())
+
+    [report_drift(), report_experiments()] >> link_reports()

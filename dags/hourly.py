@@ -1,0 +1,119 @@
+"""The hour: ingest its log, bring the clocks up to date, train on it, let the gate decide."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from airflow.sdk import DAG, PartitionedAssetTimetable, task
+
+from dags.common import CHAMPION, CLOCKS, DEFAULTS, EVENTS, STATES, hour_param, ingest_schedule, settings_and_hour
+
+with DAG(
+    "ingest_hour",
+    schedule=ingest_schedule(),
+    catchup=False,
+    max_active_runs=1,
+    default_args=DEFAULTS,
+    params={"hour": hour_param("Hour whose log is ingested.")},
+    tags=["hourly"],
+    doc_md="""
+### Ingest an hour
+Reads the hour's log, checks every row, and writes the hour's partition (`events`). Bad rows are quarantined
+with a reason; rows seen before are dropped; late rows land in their true hour. Running an hour again changes
+nothing. **If it waits**: the hour's file has not arrived; the task's log names it.
+""",
+):
+
+    @task(outlets=[EVENTS], doc_md="One call of the ingestion; the account is the task's result.")
+    def ingest() -> dict[str, Any]:
+        from dataclasses import asdict
+
+        from pipeline.source import ingest_hour
+
+        account = asdict(ingest_hour(*settings_and_hour()))
+        return {**account, "changed_hours": len(account["changed_hours"])}
+
+    ingest()
+
+with DAG(
+    "materialize_clock",
+    schedule=PartitionedAssetTimetable(assets=EVENTS),
+    catchup=False,
+    max_active_runs=1,
+    default_args=DEFAULTS,
+    params={"hour": hour_param("Hour after which the clocks shall hold.")},
+    tags=["hourly"],
+    doc_md="""
+### Bring the clocks up to date
+Adds the hour that ended to every user's interest clock, takes off the hour that left the 30-day window,
+corrects what late events touched, and writes the changed slots to Feast's online store. An hour is never
+skipped: a gap is named in the log and filled first.
+""",
+):
+
+    @task(outlets=[CLOCKS])
+    def refresh_and_materialize() -> dict[str, Any]:
+        from feature_repo.retrieval import advance
+
+        settings, hour = settings_and_hour()
+        return advance(settings, hour + 1)
+
+    refresh_and_materialize()
+
+with DAG(
+    "train_ranker",
+    schedule=PartitionedAssetTimetable(assets=CLOCKS),
+    catchup=False,
+    max_active_runs=1,
+    default_args=DEFAULTS,
+    params={"hour": hour_param("Last hour to train on; hours before it that are missing are trained first.")},
+    tags=["hourly"],
+    doc_md="""
+### Train on an hour
+Every variant is tested on the hour first and then trained on it, once, from its last state. Metrics, lineage
+and models go to MLflow: an experiment a variant, a run a day, a step an hour. Running an hour again gives the
+same state.
+""",
+):
+
+    @task(outlets=[STATES], max_active_tis_per_dag=1)
+    def test_then_train() -> list[dict[str, Any]]:
+        from pipeline.training import train_hour
+
+        return train_hour(*settings_and_hour())
+
+    test_then_train()
+
+with DAG(
+    "promote_ranker",
+    schedule=PartitionedAssetTimetable(assets=STATES),
+    catchup=False,
+    max_active_runs=1,
+    default_args=DEFAULTS,
+    params={"hour": hour_param("Hour up to which candidate and champion are compared.")},
+    tags=["hourly", "promotion"],
+    doc_md="""
+### Gate and promotion
+Compares the candidate with the champion on hours that neither was trained on, by the policy in
+`evaluation/policy.yaml`, and moves the `champion` alias in MLflow only if the candidate is better. The
+decision with all its figures is a report page. **To undo a promotion** trigger `rollback_champion`.
+""",
+):
+
+    @task
+    def evaluate_candidate() -> dict[str, Any]:
+        from pipeline.promotion import evaluate_candidate as evaluate
+
+        return evaluate(*settings_and_hour()).as_json()
+
+    @task(outlets=[CHAMPION])
+    def apply_decision(decision: dict[str, Any]) -> list[dict[str, Any]]:
+        from dataclasses import asdict
+
+        from pipeline.promotion import apply_decision as apply
+        from pipeline.promotion import latest_version
+
+        settings, hour = settings_and_hour()
+        return [asdict(move) for move in apply(settings, hour, decision, latest_version(settings, hour))]
+
+    apply_decision(evaluate_candidate())  # type: ignore[arg-type]

@@ -1,0 +1,31 @@
+"""Links from the Airflow UI to MLflow and to the report pages."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from airflow.plugins_manager import AirflowPlugin
+
+from core.settings import load_settings
+
+_SETTINGS = load_settings()
+
+
+class PlatformLinks(AirflowPlugin):
+    """Two entries in the navigation."""
+
+    name = "interest_clock_links"
+    external_views: ClassVar = [
+        {
+            "name": "Reports",
+            "href": f"http://127.0.0.1:{_SETTINGS.reports_port}/",
+            "destination": "nav",
+            "url_route": "clock-reports",
+        },
+        {
+            "name": "MLflow",
+            "href": f"http://127.0.0.1:{_SETTINGS.mlflow_port}/",
+            "destination": "nav",
+            "url_route": "clock-mlflow",
+        },
+    ]

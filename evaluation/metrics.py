@@ -1,0 +1,228 @@
+"""Ranking and calibration metrics, exact with ties, each with the influence of every user on it.
+
+The influence function of a metric gives its variance under dependent rows of one user for free: the
+squared sum of the users' influences (Obuchowski 1997, doi:10.2307/2533958, for the AUC; the delta
+method for ratios). A paired difference of two models has the difference of the influences. So one
+pass per metric gives the estimate, its interval, and the interval of any difference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from statistics import NormalDist
+from typing import Any
+
+import numpy as np
+
+from core.errors import DataError
+
+Array = np.ndarray
+CONFIDENCE = 0.95
+PROBABILITY_FLOOR = 1e-7
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A metric's value with the influence of each user.
+
+    Attributes:
+        value: the metric; NaN where it is undefined (only one label, no user with both).
+        influence: shape (users,), users in ascending order of their id; sums to 0. The standard error
+            is the root of ``U / (U − 1) · Σ influence²``.
+    """
+
+    value: float
+    influence: Array
+
+    @property
+    def standard_error(self) -> float:
+        users = int(np.count_nonzero(self.influence)) or len(self.influence)
+        if users < 2 or np.isnan(self.value):
+            return float("nan")
+        return float(np.sqrt(users / (users - 1) * np.square(self.influence).sum()))
+
+    def interval(self, confidence: float = CONFIDENCE) -> tuple[float, float]:
+        """Normal interval of the value."""
+        half = NormalDist().inv_cdf(0.5 + confidence / 2) * self.standard_error
+        return self.value - half, self.value + half
+
+    def p_value(self) -> float:
+        """Two-sided p-value of "the value is 0", for differences."""
+        error = self.standard_error
+        if not error > 0:
+            return float("nan") if np.isnan(self.value) else float(self.value == 0)
+        return 2 * (1 - NormalDist().cdf(abs(self.value) / error))
+
+    def __sub__(self, other: Estimate) -> Estimate:
+        """Paired difference: both were taken on the same users."""
+        return Estimate(self.value - other.value, self.influence - other.influence)
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Scores of one model on labelled impressions, checked.
+
+    Attributes:
+        users: user of each row, as positions 0..U−1 in the sorted user ids, shape (rows,).
+        labels: 0 or 1, shape (rows,).
+        scores: any real number, higher is better; a probability for log-loss and calibration.
+        weights: weight of each row.
+        user_ids: the sorted user ids, shape (U,).
+    """
+
+    users: Array
+    labels: Array
+    scores: Array
+    weights: Array
+    user_ids: Array
+
+    @classmethod
+    def of(cls, users: Any, labels: Any, scores: Any, weights: Any = None) -> Predictions:
+        """Check and take columns; ``DataError`` names what is wrong."""
+        users, scores = np.asarray(users), np.asarray(scores, dtype=np.float64)
+        labels = np.asarray(labels, dtype=np.float64)
+        weights = np.ones(len(scores)) if weights is None else np.asarray(weights, dtype=np.float64)
+        lengths = {len(users), len(labels), len(scores), len(weights)}
+        if len(lengths) > 1:
+            raise DataError(f"user, label, score and weight have different lengths: {sorted(lengths)}")
+        for name, column in (("score", scores), ("label", labels), ("weight", weights)):
+            bad = int(np.count_nonzero(~np.isfinite(column)))
+            if bad:
+                raise DataError(
+                    f"{bad} of {len(column)} values of '{name}' are missing or infinite; remove or mend them"
+                )
+        if np.any((labels != 0) & (labels != 1)):
+            raise DataError("labels must be 0 or 1")
+        if np.any(weights < 0):
+            raise DataError("weights must not be negative")
+        user_ids, codes = np.unique(users, return_inverse=True)
+        return cls(codes, labels, scores, weights, user_ids)
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+
+def _below(groups: Array | None, scores: Array, weights: Array) -> tuple[Array, Array]:
+    """Weight of rows with a lower score in the row's group, and with an equal one, shape (rows,)."""
+    order = np.lexsort((scores, groups)) if groups is not None else np.argsort(scores, kind="stable")
+    ranked = scores[order]
+    starts = np.ones(len(order), dtype=bool)
+    starts[1:] = ranked[1:] != ranked[:-1]
+    new_group = np.zeros(len(order), dtype=bool)
+    if len(order):
+        new_group[0] = True
+    if groups is not None:
+        new_group[1:] = groups[order][1:] != groups[order][:-1]
+        starts |= new_group
+    run = np.cumsum(starts) - 1
+    first = np.flatnonzero(starts)
+    total = np.concatenate([[0.0], np.cumsum(weights[order])])
+    before = total[first]
+    at_group = total[np.flatnonzero(new_group)][np.cumsum(new_group)[first] - 1] if len(order) else before
+    equal = np.diff(np.append(before, total[-1]))
+    below, same = np.empty(len(order)), np.empty(len(order))
+    below[order], same[order] = (before - at_group)[run], equal[run]
+    return below, same
+
+
+def auc(data: Predictions) -> Estimate:
+    """Area under the ROC curve: the chance that a positive outscores a negative, ties count half."""
+    positive = data.weights * data.labels
+    negative = data.weights * (1 - data.labels)
+    p, n = positive.sum(), negative.sum()
+    users = len(data.user_ids)
+    if not (p > 0 and n > 0):
+        return Estimate(float("nan"), np.zeros(users))
+    below_n, same_n = _below(None, data.scores, negative)
+    below_p, same_p = _below(None, data.scores, positive)
+    wins = (below_n + same_n / 2) / n  # of a positive with this score
+    losses = (p - below_p - same_p / 2) / p  # of a negative: the share of positives above it
+    value = float(np.dot(positive, wins) / p)
+    rows = positive * (wins - value) / p + negative * (losses - value) / n
+    return Estimate(value, np.bincount(data.users, rows, users))
+
+
+def user_aucs(data: Predictions) -> tuple[Array, Array]:
+    """AUC of each user (NaN for a user with one label only) and the user's total weight, shape (users,)."""
+    users = len(data.user_ids)
+    positive, negative = data.weights * data.labels, data.weights * (1 - data.labels)
+    below, same = _below(data.users, data.scores, negative)
+    wins = np.bincount(data.users, positive * (below + same / 2), users)
+    pairs = np.bincount(data.users, positive, users) * np.bincount(data.users, negative, users)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(pairs > 0, wins / pairs, np.nan), np.bincount(data.users, data.weights, users)
+
+
+def uauc(data: Predictions) -> Estimate:
+    """Mean AUC over the users that have both labels."""
+    values, _ = user_aucs(data)
+    return _mean_over_users(values, np.ones(len(values)))
+
+
+def gauc(data: Predictions) -> Estimate:
+    """AUC over the users that have both labels, weighted by their impressions (Zhu et al. 2017)."""
+    return _mean_over_users(*user_aucs(data))
+
+
+def _mean_over_users(values: Array, weights: Array) -> Estimate:
+    weights = np.where(np.isnan(values), 0.0, weights)
+    total = weights.sum()
+    if not total > 0:
+        return Estimate(float("nan"), np.zeros(len(values)))
+    filled = np.nan_to_num(values)
+    mean = float(np.dot(weights, filled) / total)
+    return Estimate(mean, weights * (filled - mean) / total)
+
+
+def logloss(data: Predictions) -> Estimate:
+    """Mean negative log-likelihood of the labels, nats; scores are probabilities."""
+    chance = np.clip(data.scores, PROBABILITY_FLOOR, 1 - PROBABILITY_FLOOR)
+    loss = -(data.labels * np.log(chance) + (1 - data.labels) * np.log1p(-chance))
+    return _mean_over_rows(data, loss, data.weights)
+
+
+def calibration_ratio(data: Predictions) -> Estimate:
+    """Sum of predictions over sum of labels: 1 is calibrated, above 1 too sure."""
+    return _mean_over_rows(data, data.scores, data.weights, data.weights * data.labels)
+
+
+def _mean_over_rows(data: Predictions, values: Array, weights: Array, below: Array | None = None) -> Estimate:
+    """``Σ weights·values / Σ below``, with below = weights for a mean."""
+    below = weights if below is None else below
+    users, total = len(data.user_ids), below.sum()
+    if not total > 0:
+        return Estimate(float("nan"), np.zeros(users))
+    ratio = float(np.dot(weights, values) / total)
+    return Estimate(ratio, np.bincount(data.users, (weights * values - ratio * below) / total, users))
+
+
+def calibration_error(data: Predictions, bins: int = 20) -> float:
+    """Expected calibration error over equal-width bins of the prediction (Naeini et al. 2015)."""
+    if not len(data):
+        return float("nan")
+    bucket = np.clip((data.scores * bins).astype(np.int64), 0, bins - 1)
+    gap = np.bincount(bucket, data.weights * (data.scores - data.labels), bins)
+    return float(np.abs(gap).sum() / data.weights.sum())
+
+
+METRICS: dict[str, Callable[[Predictions], Estimate]] = {
+    "auc": auc,
+    "uauc": uauc,
+    "gauc": gauc,
+    "logloss": logloss,
+    "calibration": calibration_ratio,
+}
+"""Every metric that has an interval. Higher is better for auc, uauc, gauc; lower for logloss."""
+
+
+def summary(data: Predictions) -> dict[str, float]:
+    """Every metric's value, with ``ece``, ``samples`` and ``users``."""
+    values = {name: metric(data).value for name, metric in METRICS.items()}
+    return {**values, "ece": calibration_error(data), "samples": float(len(data)), "users": float(len(data.user_ids))}
+
+
+def with_intervals(data: Predictions, names: tuple[str, ...] = ("auc", "uauc", "gauc", "logloss")) -> dict[str, Any]:
+    """metric → value and 95 % interval, clustered by user."""
+    found = {name: METRICS[name](data) for name in names}
+    return {name: {"value": e.value, "ci95": list(e.interval())} for name, e in found.items()}

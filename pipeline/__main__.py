@@ -1,0 +1,81 @@
+"""``python -m pipeline``: the main job, the local platform, and single steps by hand."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+from dataclasses import asdict
+
+from core import cli
+from core.hours import Hour
+from core.settings import load_settings
+
+
+def main(arguments: argparse.Namespace) -> None:
+    for noisy in ("feast", "alembic", "mlflow", "httpx", "matplotlib", "fontTools"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    if arguments.command == "demo":
+        from pipeline.demo import describe, run_demo
+
+        summary = run_demo(arguments.source or "simulator", arguments.data, arguments.hours, fresh=arguments.fresh)
+        print(describe(summary, load_settings(source=summary["source"])))
+        return
+    settings = load_settings(source=arguments.source) if arguments.source else load_settings()
+    if arguments.command == "setup":
+        from pipeline.source import Source, save_source
+
+        save_source(settings, Source(arguments.mapping, tuple(arguments.path)))
+        print(f"{settings.workspace} takes its log from {arguments.mapping}; next: python -m pipeline history UNTIL")
+    elif arguments.command == "history":
+        from pipeline.history import build_history
+
+        print(json.dumps(build_history(settings, Hour.parse(arguments.until)), default=str))
+    elif arguments.command == "hour":
+        from pipeline.hour import run_hour
+
+        print(json.dumps(run_hour(settings, Hour.parse(arguments.hour)), default=str))
+    elif arguments.command == "stale":
+        from pipeline.training import stale_hours
+
+        print(json.dumps({"stale": [hour.key for hour in stale_hours(settings)]}))
+    elif arguments.command == "rollback":
+        from pipeline.promotion import rollback
+
+        print(json.dumps(asdict(rollback(settings, arguments.reason, arguments.version))))
+    elif arguments.command == "up":
+        from pipeline.local import up
+
+        up(settings)
+    else:
+        from pipeline.local import down
+
+        down(settings)
+
+
+def parser() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser(prog="python -m pipeline", description=__doc__)
+    top.add_argument("--source", help="workspace to work on; default CLOCK_SOURCE, else simulator")
+    commands = top.add_subparsers(dest="command", required=True)
+    demo = commands.add_parser("demo", help="the main job, from a raw log to a promoted model and an A/B report")
+    demo.add_argument("--data", help="the log of a real source, a file or folder")
+    demo.add_argument("--hours", type=int, default=6, help="hours to run through Airflow (default 6)")
+    demo.add_argument("--fresh", action="store_true", help="remove the source's workspace first")
+    setup = commands.add_parser("setup", help="say where a source's log comes from")
+    setup.add_argument("mapping", metavar="MAPPING.yaml")
+    setup.add_argument("path", nargs="*", metavar="PATH", help="its files; default: the mapping's own paths")
+    history = commands.add_parser("history", help="build everything before an hour in bulk")
+    history.add_argument("until", metavar="HOUR")
+    hour = commands.add_parser("hour", help="run one hour without Airflow: ingest, clocks, training, gate")
+    hour.add_argument("hour", metavar="HOUR")
+    commands.add_parser("stale", help="hours whose events changed after they were trained on")
+    rollback = commands.add_parser("rollback", help="take the champion back to its predecessor or a version")
+    rollback.add_argument("reason")
+    rollback.add_argument("--version")
+    commands.add_parser("up", help="start Airflow, MLflow and the report pages, and leave them running")
+    commands.add_parser("down", help="stop what 'up' started")
+    return top
+
+
+if __name__ == "__main__":
+    cli.run(parser(), main)

@@ -1,0 +1,68 @@
+"""The few calls to Airflow's REST API that the platform needs: trigger a partition, look at runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import httpx
+
+from core.errors import NotReadyError
+from core.settings import Settings
+
+
+class AirflowApi:
+    """Airflow of a workspace on loopback."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.base = f"http://127.0.0.1:{settings.airflow_port}"
+        self._client = httpx.Client(base_url=self.base, timeout=30)
+        token = self._call("GET", "/auth/token")["access_token"]
+        self._client.headers["Authorization"] = f"Bearer {token}"
+
+    def dag_ids(self) -> set[str]:
+        """DAGs that Airflow knows."""
+        return {d["dag_id"] for d in self._call("GET", "/api/v2/dags?limit=100")["dags"]}
+
+    def import_errors(self) -> list[dict[str, Any]]:
+        """Files that could not be parsed."""
+        return self._call("GET", "/api/v2/importErrors")["import_errors"]
+
+    def trigger(self, dag_id: str, *, partition: str | None = None, conf: dict[str, Any] | None = None) -> str:
+        """Start a run; returns its id."""
+        body = {"logical_date": None, "partition_key": partition, "conf": conf or {}}
+        return str(self._call("POST", f"/api/v2/dags/{dag_id}/dagRuns", json=body)["dag_run_id"])
+
+    def runs(self, dag_id: str) -> list[dict[str, Any]]:
+        """Runs of a DAG, newest first (at most 1,000)."""
+        found: list[dict[str, Any]] = []
+        while True:
+            page = self._call("GET", f"/api/v2/dags/{dag_id}/dagRuns?limit=100&offset={len(found)}&order_by=-run_after")
+            found += page["dag_runs"]
+            if len(found) >= min(page["total_entries"], 1000) or not page["dag_runs"]:
+                return found
+
+    def tasks(self, dag_id: str, run_id: str) -> list[dict[str, Any]]:
+        """Task instances of a run."""
+        return self._call("GET", f"/api/v2/dags/{dag_id}/dagRuns/{run_id}/taskInstances")["task_instances"]
+
+    def count_runs(self, dag_ids: Iterable[str]) -> dict[str, dict[str, int]]:
+        """DAG → how many runs succeeded, failed, or are under way."""
+        counts = {}
+        for dag_id in dag_ids:
+            states = [run["state"] for run in self.runs(dag_id)]
+            counts[dag_id] = {
+                "succeeded": states.count("success"),
+                "failed": states.count("failed"),
+                "running": len([s for s in states if s not in {"success", "failed"}]),
+            }
+        return counts
+
+    def _call(self, method: str, path: str, **arguments: Any) -> Any:
+        try:
+            answer = self._client.request(method, path, **arguments)
+        except httpx.HTTPError as error:
+            raise NotReadyError(f"Airflow at {self.base} does not answer ({error}); start it with 'make up'") from None
+        if answer.status_code >= 400:
+            raise NotReadyError(f"Airflow refused {method} {path}: {answer.status_code} {answer.text[:300]}")
+        return answer.json()

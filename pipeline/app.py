@@ -1,0 +1,45 @@
+"""The simulated app inside the platform: its log, its experiment file, and what is true in it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import yaml
+
+from core.files import write_text
+from core.hours import Hour
+from core.settings import Settings
+from events.simulator.app import App
+from events.simulator.config import SimulatorConfig, load_config
+from events.simulator.log import AppLog
+from events.simulator.truth import experiment_truth
+
+
+def app_config(settings: Settings) -> SimulatorConfig:
+    """The workspace's own config where it has one (``app.yaml``), else the built-in parameters."""
+    own = settings.workspace / "app.yaml"
+    return load_config(own if own.exists() else None)
+
+
+def app_log(settings: Settings) -> AppLog:
+    return AppLog(app_config(settings), settings.workspace / "app")
+
+
+def write_experiment(settings: Settings, until: Hour) -> Path:
+    """Describe the app's experiment for the analysis, its true effects up to ``until`` included."""
+    config = app_config(settings)
+    rule = config.experiment
+    truth = experiment_truth(config, until)
+    content = {
+        "name": rule.name,
+        "hypothesis": "Ranking by the interest clock brings people back and lets them stay longer.",
+        "owner": "simulated app",
+        "variants": {rule.control: 1 - rule.treatment_share, rule.treatment: rule.treatment_share},
+        "control": rule.control,
+        "start": App(config).first_instant(rule.start_day).isoformat(),
+        "pre_days": rule.start_day,
+        "truth": {metric: round(values["rel_effect"], 6) for metric, values in truth.items()},
+    }
+    path = settings.experiments_dir / f"{rule.name}.yaml"
+    write_text(path, yaml.safe_dump(content, sort_keys=False))
+    return path

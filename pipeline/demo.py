@@ -1,0 +1,294 @@
+"""The main job: a history in bulk, hours through real Airflow, the daily reports, and a summary."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import threading
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from core.errors import ConfigError, NotReadyError
+from core.files import read_json, write_json
+from core.hours import Hour, hour_range
+from core.settings import Settings, load_settings
+from events.store import EventStore
+from pipeline.airflow_api import AirflowApi
+from pipeline.history import build_history
+from pipeline.services import airflow_services, free_port, migrate_airflow, port_is_free, running, wait_for
+from pipeline.source import Source, load_source, save_source
+
+log = logging.getLogger("pipeline.demo")
+
+HOURLY = ("ingest_hour", "materialize_clock", "train_ranker", "promote_ranker")
+HOUR_TIMEOUT_SECONDS = 600
+COMPARISON_DAYS = {"simulator": 7}
+DEFAULT_COMPARISON_DAYS = 42
+
+
+def run_demo(source: str, data: str | None, hours: int, *, fresh: bool) -> dict[str, Any]:
+    """Run the main job on a source.
+
+    Args:
+        source: ``simulator``, or the name of a built-in or own mapping.
+        data: log of the source; the simulated app needs none.
+        hours: hours to run through Airflow.
+        fresh: remove the workspace first; otherwise what is there is continued.
+
+    Returns:
+        The summary, also written to ``<var>/demo/summary.json``.
+    """
+    begun = time.monotonic()
+    settings = _settings(source)
+    if hours < 1:
+        raise ConfigError(f"HOURS={hours}: at least one hour has to run through Airflow")
+    if fresh and settings.workspace.exists():
+        log.info("removing %s", settings.workspace)
+        shutil.rmtree(settings.workspace)
+    plan = _plan(settings, data, hours)
+    log.info("source %s: history before %s, then %d hours through Airflow", settings.source, plan["takeover"], hours)
+    takeover, end = Hour.parse(plan["takeover"]), Hour.parse(plan["end"])
+    migration = threading.Thread(target=migrate_airflow, args=(settings,), daemon=True)
+    migration.start()
+    if not plan.get("history"):
+        plan["history"] = build_history(settings, takeover)
+        write_json(_plan_file(settings), plan)
+    if load_source(settings).simulated:
+        from pipeline.app import write_experiment
+
+        write_experiment(settings, end)
+    migration.join()
+    with running(settings, airflow_services(settings)):
+        api = AirflowApi(settings)
+        wait_for(lambda: {*HOURLY, "report_day"} <= api.dag_ids(), "Airflow to read the DAGs")
+        if errors := api.import_errors():
+            raise NotReadyError(
+                f"Airflow cannot read {errors[0]['filename']}: {errors[0]['stack_trace'].splitlines()[-1]}"
+            )
+        run_hours(api, takeover, end)
+        report_days(api, {(end - 1).day.isoformat(), takeover.day.isoformat()})
+        counts = api.count_runs([*HOURLY, "report_day"])
+    summary = summarize(settings, plan, counts, time.monotonic() - begun)
+    write_json(settings.var / "demo" / "summary.json", summary)
+    return summary
+
+
+def _settings(source: str) -> Settings:
+    settings = load_settings(source=source)
+    ports = {
+        name: getattr(settings, name) if port_is_free(getattr(settings, name)) else free_port()
+        for name in ("airflow_port", "mlflow_port", "reports_port")
+    }
+    return load_settings(source=source, **ports)
+
+
+def _plan_file(settings: Settings) -> Path:
+    return settings.workspace / "demo.json"
+
+
+def _plan(settings: Settings, data: str | None, hours: int) -> dict[str, Any]:
+    """Which hours go where; kept, so that a second run continues the first."""
+    path = _plan_file(settings)
+    if path.exists():
+        plan = read_json(path)
+        done = Hour.parse(plan["takeover"])
+        plan["end"] = max(Hour.parse(plan["end"]), done + hours).key
+        return dict(plan)
+    if settings.source == "simulator":
+        from pipeline.app import app_log
+
+        simulated = app_log(settings)
+        save_source(settings, Source(str(simulated.prepare()), (), simulated=True))
+        end = Hour.of(simulated.app.first_instant(simulated.config.days))
+    else:
+        from events.mapping import load_mapping
+
+        load_mapping(settings.source)
+        if not data:
+            raise ConfigError(
+                f"the source '{settings.source}' needs its log: make demo SOURCE={settings.source} DATA=PATH"
+            )
+        save_source(settings, Source(settings.source, (data,)))
+        end = _last_hour(settings, data) + 1
+    plan = {"takeover": (end - hours).key, "end": end.key, "history": None}
+    write_json(path, plan)
+    return plan
+
+
+def _last_hour(settings: Settings, data: str) -> Hour:
+    """The hour of the log's last readable event."""
+    from core import duck
+    from core.errors import DataError
+    from events.ingest import last_moment
+
+    with duck.connection(settings) as con:
+        moment = last_moment(con, settings.source, [data])
+    if moment is None:
+        raise DataError(f"{data} holds no event with a readable time")
+    return Hour.of(moment)
+
+
+def run_hours(api: AirflowApi, first: Hour, end: Hour) -> None:
+    """Trigger the ingestion of hours [first, end) and wait until each went all the way.
+
+    Hours that Airflow finished before are not triggered again.
+    """
+    hours = list(hour_range(first, end))
+    triggered = {r["partition_key"] for r in api.runs("ingest_hour") if r["state"] != "failed"}
+    for hour in hours:
+        if hour.key not in triggered:
+            api.trigger("ingest_hour", partition=hour.key)
+    for number, hour in enumerate(hours, 1):
+        begun = time.monotonic()
+        wait_for(lambda h=hour: _through(api, h), f"hour {hour} to run through Airflow", HOUR_TIMEOUT_SECONDS)  # type: ignore[misc]
+        log.info("hour %s went through Airflow (%d of %d, %.0f s)", hour, number, len(hours), time.monotonic() - begun)
+
+
+def _through(api: AirflowApi, hour: Hour) -> bool:
+    """Whether the last DAG of the hour succeeded; a failed run on the way raises with what to do."""
+    for dag_id in HOURLY:
+        states = [r["state"] for r in api.runs(dag_id) if r["partition_key"] == hour.key]
+        if "failed" in states and "success" not in states:
+            raise NotReadyError(
+                f"{dag_id} failed for hour {hour}; look at its task's log in Airflow (make up), mend the cause, "
+                "clear the run, or run make demo again"
+            )
+    return "success" in states
+
+
+def report_days(api: AirflowApi, days: set[str]) -> None:
+    """Run the daily reports of days whose 24 hours did not all go through Airflow."""
+    for day in sorted(days):
+        run = api.trigger("report_day", conf={"day": day})
+        wait_for(lambda r=run: _ended(api, r), f"the reports of {day}", HOUR_TIMEOUT_SECONDS)  # type: ignore[misc]
+        log.info("reports of %s are written", day)
+
+
+def _ended(api: AirflowApi, run_id: str) -> bool:
+    state = next(r["state"] for r in api.runs("report_day") if r["dag_run_id"] == run_id)
+    if state == "failed":
+        raise NotReadyError(f"report_day failed ({run_id}); look at its tasks' logs in Airflow (make up)")
+    return state == "success"
+
+
+def summarize(settings: Settings, plan: dict[str, Any], counts: dict[str, Any], seconds: float) -> dict[str, Any]:
+    """What the demo did, every figure read back from the stores."""
+    from pipeline.promotion import registry
+    from pipeline.reports import variant_metrics
+    from training.tracking import experiment_name, open_mlflow
+
+    takeover, end = Hour.parse(plan["takeover"]), Hour.parse(plan["end"])
+    store = EventStore(settings.events_dir)
+    manifests = store.manifests()
+    rejected = sum(sum(m.rejected.values()) for m in manifests)
+    unplaced = sum(_unplaced(settings).values())
+    kept, duplicates = sum(m.rows for m in manifests), sum(m.duplicates for m in manifests)
+    client = open_mlflow(settings)
+    experiments = [client.get_experiment_by_name(experiment_name(settings, v)) for v in settings.variants]
+    runs = sum(len(client.search_runs([e.experiment_id], max_results=5000)) for e in experiments if e)
+    models = registry(settings)
+    champion = models.get("champion")
+    days = COMPARISON_DAYS.get(settings.source, DEFAULT_COMPARISON_DAYS)
+    return {
+        "source": settings.source,
+        "hours_bulk": len([h for h in store.hours() if h < takeover]),
+        "hours_airflow": counts["promote_ranker"]["succeeded"],
+        "dag_runs": counts,
+        "events": {
+            "in": kept + duplicates + rejected + unplaced,
+            "kept": kept,
+            "duplicates": duplicates,
+            "quarantined": rejected + unplaced,
+        },
+        "feast_online_rows": _online_rows(settings),
+        "mlflow_runs": runs,
+        "champion": {
+            "name": models.name,
+            "version": str(champion.version) if champion else None,
+            "variant": champion.tags["variant"] if champion else None,
+        },
+        "promotions": [asdict(m) for m in models.moves() if m.alias == "champion"],
+        "metrics_window": [(end - 24 * days).key, end.key],
+        "metrics": variant_metrics(settings, end - 24 * days, end),
+        "ab": _experiments(settings, (end - 1).day.isoformat()),
+        "reports": sorted(str(p) for p in settings.reports_dir.rglob("*.html")),
+        "seconds": round(seconds, 1),
+    }
+
+
+def _unplaced(settings: Settings) -> dict[str, int]:
+    """Quarantined rows whose hour is unknown: in no manifest, so counted from the receipts."""
+    totals: dict[str, int] = {}
+    placed: dict[str, int] = {}
+    for path in (settings.events_dir / "_receipts").glob("*.json"):
+        for reason, count in read_json(path)["reasons"].items():
+            totals[reason] = totals.get(reason, 0) + count
+    for manifest in EventStore(settings.events_dir).manifests():
+        for reason, count in manifest.rejected.items():
+            placed[reason] = placed.get(reason, 0) + count
+    return {reason: max(count - placed.get(reason, 0), 0) for reason, count in totals.items()}
+
+
+def _online_rows(settings: Settings) -> int:
+    """Entities in Feast's online store, all views together."""
+    if settings.online_store != "sqlite":
+        return -1
+    import sqlite3
+
+    with sqlite3.connect(f"file:{settings.workspace / 'feast' / 'online.db'}?mode=ro", uri=True) as db:
+        tables = [row[0] for row in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+        return sum(db.execute(f'SELECT count(DISTINCT entity_key) FROM "{t}"').fetchone()[0] for t in tables)
+
+
+def _experiments(settings: Settings, day: str) -> dict[str, Any]:
+    """metric → effect with CUPED, of the experiment's latest report; empty where the log has no experiment."""
+    from core.hours import day_hours, parse_day
+
+    until = (day_hours(parse_day(day))[-1] + 1).key
+    found: dict[str, Any] = {}
+    for path in sorted((settings.reports_dir / "ab").glob(f"*/{until}.json")):
+        for row in read_json(path)["results"]:
+            if row["method"] == "cuped" or row["metric"] not in found:
+                found[row["metric"]] = {
+                    "experiment": path.parent.name, "method": row["method"], "rel_effect": row["rel_effect"],
+                    "rel_effect_ci": row["rel_effect_ci"], "effect": row["effect"], "effect_ci": row["effect_ci"],
+                    "p_value": row["p_value"], "true_rel_effect": row["truth"],
+                }  # fmt: skip
+    return found or {"note": "the log has no experiment"}
+
+
+def describe(summary: dict[str, Any], settings: Settings) -> str:
+    """What a person reads at the end of the demo."""
+    lines = [
+        "",
+        f"Interest Clock on '{summary['source']}' in {summary['seconds']:.0f} s: "
+        f"{summary['hours_bulk']} hours in bulk, {summary['hours_airflow']} through Airflow.",
+        f"Events: {summary['events']['in']:,} in, {summary['events']['kept']:,} kept, "
+        f"{summary['events']['duplicates']:,} duplicates, {summary['events']['quarantined']:,} quarantined.",
+        f"Champion: {summary['champion']['variant']} (version {summary['champion']['version']} of {summary['champion']['name']}).",
+        "",
+        f"{'variant':<16} {'AUC':>7} {'95 % interval':>19} {'UAUC':>9} {'GAUC':>8} {'log-loss':>9}",
+    ]
+    for variant, m in summary["metrics"].items():
+        low, high = m["auc"]["ci95"]
+        lines.append(
+            f"{variant:<16} {m['auc']['value']:>7.4f} [{low:.4f}, {high:.4f}]{m['uauc']['value']:>10.4f} "
+            f"{m['gauc']['value']:>8.4f} {m['logloss']['value']:>9.4f}"
+        )
+    lines.append("")
+    if "note" in summary["ab"]:
+        lines.append(f"A/B: {summary['ab']['note']}.")
+    for metric, r in summary["ab"].items():
+        if metric != "note":
+            low, high = r["rel_effect_ci"]
+            true = f", true {r['true_rel_effect']:+.2%}" if r["true_rel_effect"] is not None else ""
+            lines.append(f"A/B {metric.replace('_', ' ')}: {r['rel_effect']:+.2%} [{low:+.2%}, {high:+.2%}]{true}")
+    lines += [
+        "",
+        f"Summary   {settings.var / 'demo' / 'summary.json'}",
+        f"Reports   {settings.reports_dir / 'index.html'}",
+        f"To look at Airflow, MLflow and the reports in a browser:  make up SOURCE={summary['source']}",
+    ]
+    return "\n".join(lines)

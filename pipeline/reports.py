@@ -1,0 +1,135 @@
+"""Reports of a day: drift, experiments, and the index page that links everything."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import asdict
+from datetime import date, timedelta
+from typing import Any
+
+import pandas as pd
+
+from core import duck
+from core.duck import identifier, quoted
+from core.errors import NotReadyError
+from core.files import read_json, write_json
+from core.hours import Hour, day_hours, hour_range
+from core.pages import write_page
+from core.settings import Settings
+from events.store import EventStore
+
+log = logging.getLogger("pipeline.reports")
+
+REFERENCE_DAYS = 7
+INDEX = """
+<p class="soft">Source <strong>{{ source }}</strong>. Everything here is written by the daily and hourly DAGs.</p>
+{% for title, rows in groups %}<section><h2>{{ title }}</h2>{% if rows %}<ul>
+{% for text, link, note in rows %}<li><a href="{{ link }}">{{ text }}</a> <span class="soft">{{ note }}</span></li>{% endfor %}</ul>
+{% else %}<p class="soft">Nothing yet.</p>{% endif %}</section>{% endfor %}
+"""
+
+
+def report_drift(settings: Settings, day: date) -> dict[str, Any]:
+    """Evidently's drift report of a day against the week before it.
+
+    Raises:
+        NotReadyError: too few events on either side.
+    """
+    from evaluation.drift import drift_report
+
+    store = EventStore(settings.events_dir)
+    current, before = (
+        _frame(settings, store, hours)
+        for hours in (
+            day_hours(day),
+            [h for d in range(1, REFERENCE_DAYS + 1) for h in day_hours(day - timedelta(days=d))],
+        )
+    )
+    folder = settings.reports_dir / "drift"
+    found = drift_report(
+        str(day), current, before, categorical=[*store.facets, "finish"], numerical=_numbers(current),
+        html=folder / f"{day}.html", seed=settings.seed,
+    )  # fmt: skip
+    write_json(folder / f"{day}.json", asdict(found))
+    log.info(
+        "drift of %s: %d of %d columns (%s)", day, len(found.drifted), found.columns, ", ".join(found.drifted) or "none"
+    )
+    return asdict(found)
+
+
+def _frame(settings: Settings, store: EventStore, hours: list[Hour]) -> pd.DataFrame:
+    files = [store.partition(h) / "events.parquet" for h in hours if store.has(h) and store.manifest(h).rows]
+    if not files:
+        raise NotReadyError(f"no events from {hours[0]} to {hours[-1]}")
+    columns = ", ".join(map(identifier, store.facets))
+    names = "[" + ", ".join(quoted(str(f)) for f in files) + "]"
+    with duck.connection(settings) as con:
+        return con.sql(
+            f"""SELECT {columns}, CAST(finish AS VARCHAR) AS finish, played_seconds, hour(local_time) AS local_hour
+            FROM read_parquet({names}) ORDER BY timestamp, event_id"""
+        ).df()
+
+
+def _numbers(frame: pd.DataFrame) -> list[str]:
+    return [c for c in ("played_seconds", "local_hour") if frame[c].notna().any()]
+
+
+def report_experiments(settings: Settings, until: Hour) -> list[dict[str, Any]]:
+    """Report every experiment of the workspace as of an hour; a log without experiments gets a page that says so."""
+    from ab_analysis.experiment import find_experiments
+    from ab_analysis.report import write_no_experiment, write_report
+
+    found = []
+    for experiment in find_experiments(settings.experiments_dir):
+        try:
+            analysis, path = write_report(settings, experiment, until)
+        except NotReadyError as error:
+            log.warning("%s: %s", experiment.name, error)
+            continue
+        found.append({"analysis": analysis.as_json(), "report": str(path)})
+        log.info("experiment %s: %s", experiment.name, path)
+    if not found:
+        log.info("no experiment in this log: %s", write_no_experiment(settings))
+    return found
+
+
+def write_index(settings: Settings) -> str:
+    """The page that links every report."""
+    root = settings.reports_dir
+    groups = []
+    for title, pattern in (("Experiments", "ab/*/*.html"), ("Experiments", "ab/*.html"), ("Promotion gate", "gate/*.html"),
+                           ("Data drift", "drift/*.html")):  # fmt: skip
+        rows = []
+        for path in sorted(root.glob(pattern), reverse=True)[:60]:
+            data = path.with_suffix(".json")
+            content = read_json(data) if data.exists() else {}
+            note = content.get("reason") or (
+                f"{len(content['drifted'])} columns drifted" if "drifted" in content else ""
+            )
+            name = path.stem if path.parent.parent == root else f"{path.parent.name} as of {path.stem}"
+            rows.append((name, str(path.relative_to(root)), note))
+        if rows or pattern != "ab/*.html":
+            groups.append((title, rows))
+    if any(title == "Experiments" and rows for title, rows in groups):
+        groups = [g for g in groups if g[0] != "Experiments" or g[1]]
+    write_page(root / "index.html", "Interest Clock reports", INDEX, source=settings.source, groups=groups)
+    return str(root / "index.html")
+
+
+def variant_metrics(settings: Settings, start: Hour, end: Hour) -> dict[str, Any]:
+    """variant → metrics with intervals on its progressive predictions of hours [start, end), each made before training."""
+    from evaluation.metrics import with_intervals
+    from training.trainer import as_predictions, read_predictions
+
+    found = {}
+    for variant in settings.variants:
+        table = read_predictions(settings, variant, start, end)
+        if table.num_rows:
+            found[variant] = with_intervals(as_predictions(table))
+    return found
+
+
+def closed_hours(settings: Settings, first: Hour, end: Hour) -> int:
+    """How many of the hours [first, end) are closed."""
+    store = EventStore(settings.events_dir)
+    return sum(store.has(h) for h in hour_range(first, end))

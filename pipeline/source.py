@@ -1,0 +1,90 @@
+"""Where a source's log comes from, hour by hour: an app's own log files, or a log replayed by its times."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from core.errors import NotReadyError
+from core.files import read_json, write_json
+from core.hours import Hour
+from core.settings import Settings
+from events.ingest import Account, ingest, log_paths
+from events.mapping import load_mapping
+
+
+@dataclass(frozen=True)
+class Source:
+    """How the hours of a source arrive.
+
+    Attributes:
+        mapping: mapping file or the name of a built-in one.
+        paths: files of the log; empty: the mapping's own.
+        simulated: the app is simulated, and writes an hour's log when the hour is asked for.
+    """
+
+    mapping: str
+    paths: tuple[str, ...] = ()
+    simulated: bool = False
+
+    @property
+    def hourly_files(self) -> bool:
+        """Whether the log has a file an hour (else each hour is taken out of the whole by its times)."""
+        own, _ = load_mapping(self.mapping)
+        return any("{hour}" in path for path in (self.paths or own.paths))
+
+    def files_of(self, hour: Hour | None = None) -> list[str]:
+        """Paths of an hour's log, or of the whole."""
+        mapping, folder = load_mapping(self.mapping)
+        if not self.paths:
+            return log_paths(mapping, folder, hour)
+        return [p.replace("{hour}", hour.key if hour else "*") for p in self.paths]
+
+
+def save_source(settings: Settings, source: Source) -> None:
+    """Remember how the workspace's log arrives."""
+    absolute = tuple(str(Path(p).absolute()) for p in source.paths)
+    mapping = str(Path(source.mapping).absolute()) if Path(source.mapping).exists() else source.mapping
+    write_json(settings.workspace / "source.json", asdict(Source(mapping, absolute, source.simulated)))
+
+
+def load_source(settings: Settings) -> Source:
+    """How the workspace's log arrives; ``NotReadyError`` before it was set up."""
+    path = settings.workspace / "source.json"
+    if not path.exists():
+        raise NotReadyError(
+            f"the workspace {settings.workspace} has no source yet; run 'make demo' or 'python -m pipeline setup'"
+        )
+    content: dict[str, Any] = read_json(path)
+    return Source(content["mapping"], tuple(content["paths"]), content["simulated"])
+
+
+def ingest_hour(settings: Settings, hour: Hour) -> Account:
+    """Ingest one hour's log and close the hour.
+
+    Late rows in the hour's file land in their true hours.
+
+    Raises:
+        NotReadyError: the hour's log file has not arrived.
+    """
+    source = load_source(settings)
+    if source.simulated:
+        from pipeline.app import app_log
+
+        app_log(settings).write_hours(hour, hour + 1)
+    files = source.files_of(hour)
+    if source.hourly_files:
+        if missing := [f for f in files if not Path(f).exists()]:
+            raise NotReadyError(
+                f"the log of {hour} has not arrived: no file {missing[0]}. If nothing happened in that hour, close it "
+                f"with 'python -m events close {hour}'"
+            )
+        return ingest(source.mapping, files, settings, close=(hour, hour + 1))
+    return ingest(source.mapping, files, settings, close=(hour, hour + 1), only=(hour, hour + 1))
+
+
+def ingest_history(settings: Settings, until: Hour | None) -> Account:
+    """Ingest everything before an hour in one go."""
+    source = load_source(settings)
+    return ingest(source.mapping, source.files_of(), settings, only=(None, until))

@@ -1,0 +1,118 @@
+"""Training steps: an hour for every variant, and the history in bulk."""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from typing import Any
+
+from core.hours import Hour, hour_range
+from core.settings import Settings, load_settings
+from events.store import EventStore
+
+log = logging.getLogger("pipeline.training")
+
+BULK_CHECKPOINT_HOURS = 24 * 7
+
+
+def build_samples(settings: Settings, first: Hour, until: Hour) -> int:
+    """Build the samples of hours [first, until]; returns the hours built."""
+    from training.samples import SampleStore
+
+    store = EventStore(settings.events_dir)
+    return SampleStore(settings, store).build(h for h in store.hours() if first <= h <= until)
+
+
+def train_variant(settings: Settings, variant: str, until: Hour, *, save_every: int = 1) -> dict[str, Any]:
+    """Train a variant up to an hour, log its hours to MLflow, and log the state as a model.
+
+    The state of the candidate's and the baseline's variant becomes a registered version.
+
+    Returns:
+        ``variant``, ``hour``, ``digest``, ``version`` (or None), and the last hour's ``metrics``.
+    """
+    import torch
+
+    from training.samples import SampleStore
+    from training.tracking import Tracker
+    from training.trainer import HourResult, Trainer
+
+    torch.set_num_threads(1)
+    tracker = Tracker(settings, variant)
+    trainer = Trainer(settings, variant, SampleStore(settings, EventStore(settings.events_dir)))
+    seen: list[HourResult] = []
+
+    def report(results: Any, info: Any) -> None:
+        tracker.log_hours(results, info)
+        seen.extend(results[-1:])
+        log.info("%s: trained to %s, %d samples so far", variant, info.hour, info.samples_seen)
+
+    info = trainer.train(until, save_every=save_every, report=report)
+    registered = variant in {settings.candidate_variant, settings.baseline_variant}
+    version = tracker.log_model(trainer.states, Hour.parse(info.hour), register=registered)
+    metrics = seen[-1].metrics if seen else {}
+    return {"variant": variant, "hour": info.hour, "digest": info.digest, "version": version, "metrics": metrics}
+
+
+def train_hour(settings: Settings, hour: Hour) -> list[dict[str, Any]]:
+    """Test, then train, every variant on an hour."""
+    build_samples(settings, hour, hour)
+    return [train_variant(settings, variant, hour) for variant in settings.variants]
+
+
+def train_history(settings: Settings, until: Hour, *, processes: int = 2) -> list[dict[str, Any]]:
+    """Train every variant on all hours up to ``until``, variants side by side in processes."""
+    from training.tracking import open_mlflow
+
+    first = EventStore(settings.events_dir).hours()[0]
+    log.info("building the samples of %s to %s", first, until)
+    build_samples(settings, first, until)
+    open_mlflow(settings)
+    overrides = {k: v for k, v in settings.model_dump().items() if k in settings.model_fields_set}
+    done = []
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(processes, mp_context=context) as pool:
+        jobs = [pool.submit(_train_history_of, overrides, variant, until) for variant in settings.variants]
+        for job in as_completed(jobs):
+            done.append(job.result())
+            log.info("%s is trained up to %s (%d of %d variants)", done[-1]["variant"], until, len(done), len(jobs))
+    return sorted(done, key=lambda d: settings.variants.index(d["variant"]))
+
+
+def _train_history_of(overrides: dict[str, Any], variant: str, until: Hour) -> dict[str, Any]:
+    settings = load_settings(**overrides)
+    logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    return train_variant(settings, variant, until, save_every=BULK_CHECKPOINT_HOURS)
+
+
+def replay(settings: Settings, since: Hour) -> list[dict[str, Any]]:
+    """Train again from the last states before ``since``, after its hours were corrected.
+
+    Clocks must have been brought up to date first. Returns what each variant was trained to.
+    """
+    from training.samples import SampleStore
+    from training.state import StateStore
+
+    store = EventStore(settings.events_dir)
+    results = []
+    heads = {v: StateStore(settings.training_dir / "states", v).head() for v in settings.variants}
+    until = max((h for h in heads.values() if h is not None), default=None)
+    if until is None or until < since:
+        return []
+    SampleStore(settings, store).build(hour_range(since, until + 1), force=True)
+    for variant in settings.variants:
+        states = StateStore(settings.training_dir / "states", variant)
+        dropped = states.drop_after(since - 1)
+        log.info("%s: %d states after %s dropped, training again to %s", variant, len(dropped), since - 1, until)
+        results.append(train_variant(settings, variant, until, save_every=24))
+    return results
+
+
+def stale_hours(settings: Settings) -> list[Hour]:
+    """Trained hours whose events changed since their samples were built (late events)."""
+    from training.samples import SampleStore
+
+    store = EventStore(settings.events_dir)
+    samples = SampleStore(settings, store)
+    return [h for h in store.hours() if (samples.folder(h) / "meta.json").exists() and not samples.is_current(h)]

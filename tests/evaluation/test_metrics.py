@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from sklearn.metrics import log_loss, roc_auc_score
+
+from core.errors import DataError
+from evaluation import metrics
+from evaluation.metrics import Predictions
+
+rows = st.lists(
+    st.tuples(st.integers(0, 6), st.booleans(), st.integers(0, 5), st.sampled_from([0.5, 1.0, 2.5])),
+    min_size=2,
+    max_size=60,
+)
+
+
+def columns(data: list[tuple[int, bool, int, float]]) -> tuple[np.ndarray, ...]:
+    users, labels, scores, weights = map(np.array, zip(*data, strict=True))
+    return users, labels.astype(float), scores / 6, weights
+
+
+@given(rows)
+@hypothesis_settings(deadline=None)
+def test_auc_agrees_with_scikit_learn_with_ties_and_weights(data: list[tuple[int, bool, int, float]]) -> None:
+    users, labels, scores, weights = columns(data)
+    found = metrics.auc(Predictions.of(users, labels, scores, weights)).value
+    if len(set(labels)) < 2:
+        assert np.isnan(found)
+    else:
+        assert found == pytest.approx(roc_auc_score(labels, scores, sample_weight=weights), abs=1e-12)
+
+
+@given(rows)
+@hypothesis_settings(deadline=None)
+def test_uauc_and_gauc_agree_with_a_loop_over_users(data: list[tuple[int, bool, int, float]]) -> None:
+    users, labels, scores, weights = columns(data)
+    predictions = Predictions.of(users, labels, scores, weights)
+    each = [
+        (
+            roc_auc_score(labels[users == u], scores[users == u], sample_weight=weights[users == u]),
+            weights[users == u].sum(),
+        )
+        for u in np.unique(users)
+        if len(set(labels[users == u])) == 2
+    ]
+    if not each:
+        assert np.isnan(metrics.uauc(predictions).value)
+        return
+    assert metrics.uauc(predictions).value == pytest.approx(np.mean([a for a, _ in each]), abs=1e-12)
+    expected = np.average([a for a, _ in each], weights=[w for _, w in each])
+    assert metrics.gauc(predictions).value == pytest.approx(expected, abs=1e-12)
+
+
+def test_logloss_agrees_with_scikit_learn() -> None:
+    rng = np.random.default_rng(3)
+    labels, scores = rng.integers(0, 2, 500), rng.uniform(0.01, 0.99, 500)
+    found = metrics.logloss(Predictions.of(rng.integers(0, 9, 500), labels, scores)).value
+    assert found == pytest.approx(log_loss(labels, scores), abs=1e-12)
+
+
+@pytest.mark.parametrize("name", ["auc", "uauc", "gauc", "logloss", "calibration"])
+def test_intervals_cover_the_truth_with_users_of_unequal_activity(name: str) -> None:
+    """Coverage over 400 data sets of 80 users; 93 to 97 % allows four standard errors of noise below."""
+    rng = np.random.default_rng(11)
+
+    def draw(users: int) -> Predictions:
+        size = rng.geometric(0.05, users) + 4
+        user = np.repeat(np.arange(users), size)
+        lean = np.repeat(rng.normal(0, 0.7, users), size)
+        signal = rng.normal(0, 1, len(user))
+        labels = rng.uniform(size=len(user)) < 1 / (1 + np.exp(-(0.8 * signal + lean)))
+        return Predictions.of(user, labels, 1 / (1 + np.exp(-(signal + rng.normal(0, 0.5, len(user))))))
+
+    truth = metrics.METRICS[name](draw(40_000)).value
+    hits = 0
+    for _ in range(400):
+        low, high = metrics.METRICS[name](draw(80)).interval()
+        hits += low <= truth <= high
+    assert 0.91 <= hits / 400 <= 0.985
+
+
+def test_the_paired_difference_of_a_model_with_itself_is_nothing() -> None:
+    rng = np.random.default_rng(5)
+    data = Predictions.of(rng.integers(0, 20, 300), rng.integers(0, 2, 300), rng.uniform(size=300))
+    gap = metrics.auc(data) - metrics.auc(data)
+    assert gap.value == 0
+    assert gap.p_value() == 1
+
+
+@pytest.mark.parametrize(
+    ("labels", "scores", "message"),
+    [
+        ([0, 2], [0.1, 0.2], "labels must be"),
+        ([0, 1], [0.1, float("nan")], "'score'"),
+        ([0], [0.1, 0.2], "different lengths"),
+    ],
+)
+def test_bad_predictions_are_refused_with_a_reason(labels: list[float], scores: list[float], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        Predictions.of([1, 2], labels, scores)

@@ -1,0 +1,209 @@
+from __future__ import annotations
+
+from collections import defaultdict
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+from core.errors import NotReadyError
+from core.hours import Hour
+from core.settings import Settings, load_settings
+from events.ingest import ingest
+from events.store import EventStore
+from feature_repo.clock import ClockState
+from tests.conftest import NOW, write_mapping
+
+START = Hour.parse("2026-03-27T00")  # daylight saving begins in Berlin two days later
+WINDOW_DAYS = 2
+
+event = st.tuples(
+    st.integers(0, 95),  # hour since START
+    st.integers(0, 59),  # minute
+    st.integers(0, 2),  # user
+    st.sampled_from(["rock", "jazz", "folk", "soul", None]),
+    st.sampled_from([100, 50, 3]),  # finish, nothing, skip
+)
+
+
+def write_log(path: Path, rows: list[tuple[int, int, int, str | None, int]], first: int = 0) -> None:
+    pd.DataFrame(
+        [
+            {
+                "uid": user + 1,
+                "track": (user * 7 + minute) % 5 + 1,
+                "ts": (START.start + timedelta(hours=hour, minutes=minute, seconds=n)).isoformat(),
+                "played": played,
+                "length": 100,
+                "genre": genre,
+                "id": first + n,
+            }
+            for n, (hour, minute, user, genre, played) in enumerate(rows)
+        ],
+        columns=["uid", "track", "ts", "played", "length", "genre", "id"],
+    ).to_csv(path, index=False)
+
+
+def ingest_rows(folder: Path, settings: Settings, rows: list[Any], first: int, close: tuple[Hour, Hour]) -> None:
+    write_log(folder / "log.csv", rows, first)
+    mapping = write_mapping(
+        folder,
+        columns="columns: {user_id: uid, item_id: track, event_id: id, played_seconds: played, duration_seconds: length}",
+    )
+    ingest(str(mapping), [str(folder / "log.csv")], settings, now=NOW, close=close)
+
+
+def state_of(settings: Settings) -> ClockState:
+    return ClockState(settings, EventStore(settings.events_dir))
+
+
+def sums_of(settings: Settings) -> list[dict[str, Any]]:
+    state = state_of(settings).read()
+    assert state is not None
+    tables = [pq.ParquetFile(settings.features_dir / "sums" / name).read() for name in state["sums"].values()]
+    return pa.concat_tables(tables).to_pylist()
+
+
+def as_of(settings: Settings, hour: Hour) -> dict[tuple[int, int], dict[str, Any]]:
+    """What the offline sources say at an hour, by brute force; empty slots left out."""
+    found: dict[tuple[int, int], dict[str, Any]] = {}
+    for view in ("clock_slots", "user_profile"):
+        for file in sorted((settings.features_dir / view).glob("*.parquet")):
+            for row in pq.ParquetFile(file).read().to_pylist():
+                key = (row["user_id"], row["slot"])
+                if row["as_of"] <= hour.number and row["as_of"] >= found.get(key, row)["as_of"]:
+                    found[key] = row
+    return {
+        k: {c: v for c, v in row.items() if c not in {"as_of", "event_timestamp"}}
+        for k, row in found.items()
+        if row["events"]
+    }
+
+
+def brute_force(rows: list[Any], hour: Hour) -> dict[tuple[int, int], tuple[list[str], list[float], int]]:
+    """The clock's definition, written as a loop: (user, slot) → values, scores, events."""
+    berlin = ZoneInfo("Europe/Berlin")
+    counts: dict[tuple[int, int], dict[str, list[float]]] = defaultdict(lambda: defaultdict(lambda: [0.0, 0]))
+    totals: dict[tuple[int, int], int] = defaultdict(int)
+    for n, (h, minute, user, genre, played) in enumerate(rows):
+        moment = START.start + timedelta(hours=h, minutes=minute, seconds=n)
+        if not hour.start - timedelta(days=WINDOW_DAYS) <= moment < hour.start:
+            continue
+        for slot in (moment.astimezone(berlin).hour, 24):
+            totals[user + 1, slot] += 1
+            if genre:
+                cell = counts[user + 1, slot][genre]
+                cell[0] += (played == 100) - (played == 3)
+                cell[1] += 1
+    out = {}
+    for key, events in totals.items():
+        best = sorted((-s, -c, v) for v, (s, c) in counts[key].items() if s > 0)[:3]
+        out[key] = ([v for *_, v in best], [-s for s, *_ in best], events)
+    return out
+
+
+def check(settings: Settings, rows: list[Any], hour: Hour) -> None:
+    found = {k: (r["genre_values"], r["genre_scores"], r["events"]) for k, r in as_of(settings, hour).items()}
+    assert found == brute_force(rows, hour)
+
+
+@given(history=st.lists(event, max_size=40), late=st.lists(event, max_size=8), cut=st.integers(10, 80))
+@hypothesis_settings(
+    max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
+def test_refreshes_with_late_events_equal_a_full_rebuild(
+    tmp_path_factory: pytest.TempPathFactory, history: list[Any], late: list[Any], cut: int
+) -> None:
+    folder = tmp_path_factory.mktemp("clock")
+    live = load_settings(var=folder / "live", source="test", window_days=WINDOW_DAYS)
+    # Every user has an event in the first hour, so that the log begins there.
+    first = [(0, 0, u, "rock", 100) for u in range(3)]
+    history = first + sorted(history, key=lambda e: e[0])
+    before = [e for e in history if e[0] < cut]
+    ingest_rows(folder, live, before, 0, (START, START + cut))
+    state_of(live).rebuild(START + cut)
+    last = min(cut + 6, 95)
+    known = len(before)
+    for hour in range(cut, last):
+        new = [e for e in history if e[0] == hour]
+        arrived = [e for e in late if e[0] < hour] if hour == cut + 2 else []
+        if hour == cut + 2:
+            late_now = arrived
+        ingest_rows(folder, live, new + arrived, known, (START + hour, START + hour + 1))
+        known += len(new) + len(arrived)
+        state_of(live).refresh(START + hour + 1)
+        state_of(live).refresh(START + hour + 1)
+    all_rows = before + [
+        e
+        for hour in range(cut, last)
+        for e in [x for x in history if x[0] == hour] + (late_now if hour == cut + 2 else [])
+    ]
+    whole = load_settings(var=folder / "whole", source="test", window_days=WINDOW_DAYS)
+    ingest_rows(folder, whole, all_rows, 0, (START, START + last))
+    state_of(whole).rebuild(START + last)
+    assert sums_of(live) == sums_of(whole)
+    window_start = START + last - WINDOW_DAYS * 24
+    for hour in {START + cut, START + cut + 1, START + cut + 3, START + last}:
+        if hour > window_start:
+            assert as_of(live, hour) == as_of(whole, hour)
+    assert {
+        k: (r["genre_values"], r["genre_scores"], r["events"]) for k, r in as_of(whole, START + last).items()
+    } == brute_force(all_rows, START + last)
+
+
+def test_every_hour_of_a_rebuilt_history_equals_the_definition(tmp_path: Path) -> None:
+    settings = load_settings(var=tmp_path / "var", source="test", window_days=WINDOW_DAYS)
+    rows = [
+        ((n * 7) % 90, (n * 13) % 60, n % 3, ["rock", "jazz", None, "folk"][n % 4], [100, 3, 100, 50][n % 4])
+        for n in range(120)
+    ]
+    rows.sort(key=lambda e: (e[0], e[1]))
+    ingest_rows(tmp_path, settings, rows, 0, (START, START + 90))
+    state_of(settings).rebuild(START + 90)
+    for offset in range(1, 91, 7):
+        check(settings, rows, START + offset)
+
+
+def test_a_negative_total_drops_a_value_out_and_ties_break_by_count_then_value(tmp_path: Path) -> None:
+    settings = load_settings(var=tmp_path / "var", source="test", window_days=WINDOW_DAYS)
+    rows = [
+        (0, 0, 0, "soul", 100), (0, 1, 0, "soul", 50), (0, 2, 0, "jazz", 100), (0, 3, 0, "folk", 100), (0, 4, 0, "rock", 3),
+        (0, 5, 0, "blue", 100),
+    ]  # fmt: skip
+    ingest_rows(tmp_path, settings, rows, 0, (START, START + 1))
+    state_of(settings).rebuild(START + 1)
+    row = as_of(settings, START + 1)[1, 1]
+    assert row["genre_values"] == ["soul", "blue", "folk"]
+    assert row["genre_scores"] == [1.0, 1.0, 1.0]
+
+
+def test_a_missing_hour_is_named_and_not_skipped(tmp_path: Path) -> None:
+    settings = load_settings(var=tmp_path / "var", source="test", window_days=WINDOW_DAYS)
+    ingest_rows(tmp_path, settings, [(0, 0, 0, "rock", 100)], 0, (START, START + 1))
+    state_of(settings).rebuild(START + 1)
+    with pytest.raises(NotReadyError, match="2026-03-27T01 has not been ingested"):
+        state_of(settings).refresh(START + 2)
+    with pytest.raises(NotReadyError, match="refresh 2026-03-27T02 before"):
+        state_of(settings).refresh(START + 5)
+
+
+def test_changing_the_window_asks_for_a_rebuild(tmp_path: Path) -> None:
+    settings = load_settings(var=tmp_path / "var", source="test", window_days=WINDOW_DAYS)
+    ingest_rows(tmp_path, settings, [(0, 0, 0, "rock", 100)], 0, (START, START + 2))
+    state_of(settings).rebuild(START + 1)
+    other = load_settings(var=tmp_path / "var", source="test", window_days=3)
+    with pytest.raises(Exception, match="settings changed"):
+        state_of(other).refresh(START + 2)
+
+
+def test_hours_are_utc_and_ordered() -> None:
+    assert Hour.of(datetime(2026, 3, 27, 0, 59, tzinfo=UTC)) == START
+    assert START + 1 > START

@@ -1,0 +1,1 @@
+"""Samples, the time-aware ranker, and the hourly trainer."""

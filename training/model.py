@@ -1,0 +1,149 @@
+"""A trained state as an MLflow model: no pickle, weights in safetensors, loaded by this module.
+
+``mlflow.pyfunc.load_model`` of a logged version predicts on a data frame, one row an impression:
+``user_id``, ``item_id``, ``local_time``, the item's facets, the user's ``events`` and ``finish`` counts,
+and for clock variants ``<facet>_values`` and ``<facet>_scores``: 24 lists, one a slot.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+from safetensors.torch import load_file
+
+from core.errors import CorruptStateError, DataError
+from core.files import digest_file, read_json
+from training.config import RankerConfig
+from training.ranker import Ranker
+from training.state import StateInfo, load_ranker
+from training.tensors import hour_keys
+from training.time_perception import SLOTS
+
+if TYPE_CHECKING:
+    from mlflow.models import ModelSignature
+
+
+class RankerModel:
+    """A ranker with what it was trained for."""
+
+    def __init__(self, info: StateInfo, ranker: Ranker) -> None:
+        self.info, self.ranker = info, ranker
+
+    def predict(self, frame: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
+        """Probability of each behaviour for each row, one column a behaviour."""
+        del params
+        from training.trainer import predict
+
+        missing = [name for name in self.columns if name not in frame.columns]
+        if missing:
+            raise DataError(f"the model input lacks {missing}; it needs {self.columns}")
+        keys = hour_keys(
+            self._samples(frame),
+            self._slots(frame),
+            self._profiles(frame),
+            self.info.facets,
+            self.info.heads,
+            self.info.top_k,
+        )
+        return pd.DataFrame(predict(self.ranker, keys), columns=list(self.info.heads), index=frame.index)
+
+    @property
+    def columns(self) -> list[str]:
+        """Input columns."""
+        base = ["user_id", "item_id", "local_time", *self.info.facets, "events", "finish"]
+        return base + (_clock_columns(self.info) if self.ranker.time.needs_clock else [])
+
+    def _samples(self, frame: pd.DataFrame) -> pa.Table:
+        columns: dict[str, pa.Array] = {
+            "user_id": pa.array(frame["user_id"].to_numpy(dtype=np.int64)),
+            "item_id": pa.array(frame["item_id"].to_numpy(dtype=np.int64)),
+            "local_time": pa.array(pd.to_datetime(frame["local_time"]).to_numpy(dtype="datetime64[us]")),
+        }
+        columns |= {f: pa.array(frame[f].tolist(), pa.string(), from_pandas=True) for f in self.info.facets}
+        columns |= {head: pa.nulls(len(frame), pa.bool_()) for head in self.info.heads}
+        return pa.table(columns)
+
+    def _profiles(self, frame: pd.DataFrame) -> pa.Table:
+        users = frame.drop_duplicates("user_id")
+        users = users[users["events"].fillna(0) > 0]
+        return pa.table(
+            {name: pa.array(users[name].to_numpy(dtype=np.int64)) for name in ("user_id", "events", "finish")}
+        )
+
+    def _slots(self, frame: pd.DataFrame) -> pa.Table:
+        if not self.ranker.time.needs_clock:
+            return pa.table({})
+        users = frame.drop_duplicates("user_id")
+        columns: dict[str, Any] = {
+            "user_id": pa.array(np.repeat(users["user_id"].to_numpy(dtype=np.int64), SLOTS)),
+            "slot": pa.array(np.tile(np.arange(SLOTS), len(users))),
+        }
+        for name in _clock_columns(self.info):
+            kind = pa.string() if name.endswith("_values") else pa.float64()
+            lists = [list(slot) for clock in users[name] for slot in _padded(clock)]
+            columns[name] = pa.chunked_array([pa.array(lists, pa.list_(kind))])
+        return pa.table(columns)
+
+
+def _clock_columns(info: StateInfo) -> list[str]:
+    return [f"{facet}_{part}" for facet in info.facets for part in ("values", "scores")]
+
+
+def _padded(clock: Any) -> list[Any]:
+    slots = list(clock) if clock is not None else []
+    if len(slots) not in {0, SLOTS}:
+        raise DataError(f"a clock has {SLOTS} slots, this one {len(slots)}")
+    return slots or [[]] * SLOTS
+
+
+def load_model(folder: Path) -> RankerModel:
+    """Load a state folder; ``CorruptStateError`` when its weights do not match their digest."""
+    content = read_json(folder / "state.json")
+    content.pop("digest")
+    content |= {name: tuple(content[name]) for name in ("facets", "heads")}
+    info = StateInfo(**content)
+    weights = folder / "weights.safetensors"
+    if not weights.exists() or digest_file(weights) != info.weights:
+        raise CorruptStateError(f"{weights} is damaged or cut short; this model version cannot be used")
+    return RankerModel(info, load_ranker(load_file(weights), RankerConfig(**info.config), info.facets, info.heads))
+
+
+def _load_pyfunc(path: str) -> RankerModel:
+    """Entry point of MLflow's loader."""
+    return load_model(Path(path))
+
+
+def signature(info: StateInfo, *, needs_clock: bool) -> ModelSignature:
+    """Input and output schema of a logged version."""
+    from mlflow.models import ModelSignature
+    from mlflow.types.schema import Array, ColSpec, DataType, Schema, TensorSpec
+
+    inputs: list[ColSpec | TensorSpec] = [
+        ColSpec(DataType.long, "user_id"),
+        ColSpec(DataType.long, "item_id"),
+        ColSpec(DataType.datetime, "local_time"),
+        *(ColSpec(DataType.string, facet, required=False) for facet in info.facets),
+        ColSpec(DataType.long, "events"),
+        ColSpec(DataType.long, "finish"),
+    ]
+    if needs_clock:
+        kinds = {"values": DataType.string, "scores": DataType.double}
+        inputs += [
+            ColSpec(Array(Array(kind)), f"{facet}_{part}") for facet in info.facets for part, kind in kinds.items()
+        ]
+    return ModelSignature(Schema(inputs), Schema([ColSpec(DataType.float, head) for head in info.heads]))
+
+
+def input_example(info: StateInfo, *, needs_clock: bool) -> pd.DataFrame:
+    """One impression in the form that the model takes."""
+    row: dict[str, Any] = {"user_id": 1, "item_id": 1, "local_time": pd.Timestamp("2026-03-02T08:30:00")}
+    row |= dict.fromkeys(info.facets, "value") | {"events": 10, "finish": 4}
+    if needs_clock:
+        for facet in info.facets:
+            row[f"{facet}_values"] = [["value"] if slot == 8 else [""] for slot in range(SLOTS)]
+            row[f"{facet}_scores"] = [[2.0] if slot == 8 else [0.0] for slot in range(SLOTS)]
+    return pd.DataFrame([row])

@@ -1,0 +1,242 @@
+"""Samples of an hour: its events, negatives where the log has none, and features as of the hour's start.
+
+Layout below the workspace's ``training/samples``::
+
+    hour=2026-11-23T10/samples.parquet    one row a sample, in time order
+    hour=2026-11-23T10/slots.parquet      clock slots of the hour's users (empty ones left out)
+    hour=2026-11-23T10/profiles.parquet   all-day activity of the hour's users
+    hour=2026-11-23T10/meta.json          digests of what they were built from, and of themselves
+
+All variants train on the same files.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from core import duck
+from core.duck import hour_number, identifier, quoted
+from core.files import digest_file, digest_json, digest_text, read_json, replaced_directory, write_json, write_parquet
+from core.hours import Hour
+from core.settings import Settings
+from events.schema import BEHAVIOURS
+from events.store import EventStore
+from feature_repo.retrieval import ClockFeatures
+
+log = logging.getLogger("training.samples")
+
+KEYS_AT_ONCE = 20_000
+"""Distinct (user, hour) of one point-in-time join: bounds memory."""
+TRIES = 4
+"""A negative equal to its positive is drawn anew this often, then left out."""
+
+
+@dataclass(frozen=True)
+class HourSamples:
+    """The samples of one hour with their features, and the digest that identifies them."""
+
+    hour: Hour
+    samples: pa.Table
+    slots: pa.Table
+    profiles: pa.Table
+    digest: str
+
+
+class SampleStore:
+    """Builds and reads the samples of a source."""
+
+    def __init__(self, settings: Settings, events: EventStore) -> None:
+        self.settings, self.events = settings, events
+        self.root = settings.training_dir / "samples"
+        self.facets = events.facets
+        self.heads = events.behaviours
+        self._features: ClockFeatures | None = None
+
+    @property
+    def features(self) -> ClockFeatures:
+        """The feature store, opened on first use."""
+        if self._features is None:
+            self._features = ClockFeatures(self.settings, self.events)
+        return self._features
+
+    def folder(self, hour: Hour) -> Path:
+        return self.root / f"hour={hour.key}"
+
+    def is_current(self, hour: Hour) -> bool:
+        """Whether the hour's samples exist and stand on the hour's events as they are now."""
+        path = self.folder(hour) / "meta.json"
+        return path.exists() and read_json(path)["inputs"] == self._inputs(hour)
+
+    def read(self, hour: Hour) -> HourSamples:
+        """Samples of an hour, built when they are not there."""
+        if not (self.folder(hour) / "meta.json").exists():
+            self.build([hour])
+        folder = self.folder(hour)
+        tables = {n: pq.ParquetFile(folder / f"{n}.parquet").read() for n in ("samples", "slots", "profiles")}
+        return HourSamples(hour, **tables, digest=read_json(folder / "meta.json")["digest"])
+
+    def build(self, hours: Iterable[Hour], *, force: bool = False) -> int:
+        """Build the samples of hours that have none for their events yet, in few joins.
+
+        Returns:
+            Hours built.
+        """
+        wanted = [hour for hour in sorted(hours) if force or not self.is_current(hour)]
+        done = 0
+        chunk: list[tuple[Hour, pa.Table, int]] = []
+        for hour, table in self._with_negatives(wanted):
+            chunk.append((hour, table, len(pc.unique(table["user_id"]))))
+            if sum(keys for *_, keys in chunk) >= KEYS_AT_ONCE:
+                done += self._write([(h, t) for h, t, _ in chunk])
+                log.info("samples: %d of %d hours", done, len(wanted))
+                chunk = []
+        return done + self._write([(h, t) for h, t, _ in chunk])
+
+    def _inputs(self, hour: Hour) -> dict[str, Any]:
+        return {
+            "events": self.events.manifest(hour).digest,
+            "negatives": self.events.source["negatives"],
+            "window_hours": self.settings.window_hours,
+            "top_k": self.settings.top_k,
+            "weights": digest_json(self.settings.score_weights),
+        }
+
+    def _columns(self) -> list[str]:
+        return ["event_id", "user_id", "item_id", "timestamp", "local_time", *self.facets, *BEHAVIOURS]
+
+    def _with_negatives(self, hours: Sequence[Hour]) -> Iterable[tuple[Hour, pa.Table]]:
+        rule = self.events.source["negatives"]
+        pool = _Pool(self.settings, self.events, self.facets) if rule else None
+        for hour in hours:
+            events = self.events.read(hour).select(self._columns())
+            if pool is not None and events.num_rows:
+                events = pool.with_negatives(hour, events, **rule)
+            yield hour, events
+
+    def _write(self, parts: list[tuple[Hour, pa.Table]]) -> int:
+        if not parts:
+            return 0
+        keys = pa.concat_tables(
+            pa.table({"user_id": users, "hour": pa.array([hour.number] * len(users), pa.int64())})
+            for hour, table in parts
+            if len(users := pc.unique(table["user_id"]))
+        ) if any(t.num_rows for _, t in parts) else None  # fmt: skip
+        found = self.features.historical(keys) if keys is not None else None
+        for hour, table in parts:
+            with replaced_directory(self.folder(hour)) as target:
+                write_parquet(target / "samples.parquet", table)
+                for name in ("slots", "profiles"):
+                    rows = getattr(found, name) if found is not None else None
+                    mine = (
+                        self._rows_of(rows, hour)
+                        if rows is not None
+                        else pa.table({"user_id": pa.array([], pa.int64())})
+                    )
+                    write_parquet(target / f"{name}.parquet", mine)
+                digest = digest_text(*(digest_file(target / f"{n}.parquet") for n in ("samples", "slots", "profiles")))
+                write_json(
+                    target / "meta.json", {"inputs": self._inputs(hour), "rows": table.num_rows, "digest": digest}
+                )
+        return len(parts)
+
+    @staticmethod
+    def _rows_of(rows: pa.Table, hour: Hour) -> pa.Table:
+        return rows.filter(pc.equal(rows["hour"], hour.number)).drop_columns(["hour"]).combine_chunks()
+
+
+class _Pool:
+    """Past events to draw negatives from: a uniform draw from them is a draw by popularity.
+
+    Only events before the start of the positive's hour and inside the clock's window take part, so no
+    negative and no facet of one comes from the future.
+    """
+
+    def __init__(self, settings: Settings, events: EventStore, facets: Sequence[str]) -> None:
+        self.window, self.facets = settings.window_hours, list(facets)
+        files = [str(events.partition(h) / "events.parquet") for h in events.hours() if events.manifest(h).rows]
+        names = "[" + ", ".join(map(quoted, files)) + "]"
+        columns = ", ".join(map(identifier, ["user_id", "item_id", *self.facets]))
+        with duck.connection(settings) as con:
+            table = con.sql(
+                f"""SELECT {hour_number("timestamp")} AS hour, {columns}
+                FROM read_parquet({names}) ORDER BY timestamp, event_id"""
+            ).to_arrow_table()
+        self.hours = table["hour"].to_numpy()
+        self.users, self.items = table["user_id"].to_numpy(), table["item_id"].to_numpy()
+        self.table = table
+
+    def with_negatives(self, hour: Hour, events: pa.Table, *, per_positive: int, kind: str, seed: int) -> pa.Table:
+        """The hour's positives, each followed by its negatives.
+
+        Args:
+            hour: the hour of ``events``.
+            events: positives, in time order.
+            per_positive: negatives for each positive.
+            kind: ``popularity`` draws by popularity in the window before the hour; ``own`` draws from
+                the user's own earlier events (which of my places now?), evenly over the items.
+            seed: of the draws; they also depend on the hour, so an hour can be built by itself.
+        """
+        first, last = np.searchsorted(self.hours, [hour.number - self.window, hour.number])
+        positives = np.repeat(np.arange(events.num_rows), per_positive)
+        draw = np.random.default_rng([seed, hour.number])
+        item = events["item_id"].to_numpy()
+        if kind == "own":
+            picks = self._own(events["user_id"].to_numpy()[positives], item[positives], first, last, draw)
+        else:
+            picks = np.full(len(positives), -1)
+            for _ in range(TRIES if last > first else 0):
+                bad = (picks < 0) | (self.items[picks] == item[positives])
+                picks[bad] = draw.integers(first, last, int(bad.sum()))
+            if last > first:
+                picks[self.items[picks] == item[positives]] = -1
+        keep = picks >= 0
+        positives, picks = positives[keep], picks[keep]
+        number = np.arange(len(positives)) - np.searchsorted(positives, positives)
+        copied = events.take(positives)
+        ids = pc.binary_join_element_wise(copied["event_id"], pa.array([f"n{n}" for n in number], pa.string()), "/")
+        drawn = self.table.take(picks)
+        columns = {
+            name: ids
+            if name == "event_id"
+            else drawn[name].cast(events.schema.field(name).type)
+            if name in {"item_id", *self.facets}
+            else _negated(copied[name])
+            if name in BEHAVIOURS
+            else copied[name]
+            for name in events.column_names
+        }
+        negatives = pa.table(columns, schema=events.schema)
+        order = np.argsort(np.concatenate([np.arange(events.num_rows), positives]), kind="stable")
+        return pa.concat_tables([events, negatives]).take(order).combine_chunks()
+
+    def _own(
+        self, users: np.ndarray, items: np.ndarray, first: int, last: int, draw: np.random.Generator
+    ) -> np.ndarray:
+        """A random earlier event of each user with another item; −1 where there is none."""
+        own_users, own_items = self.users[first:last], self.items[first:last]
+        pair = np.unique(np.stack([own_users, own_items], axis=1), axis=0, return_index=True) if last > first else None
+        if pair is None:
+            return np.full(len(users), -1)
+        pairs, where = pair
+        begin, end = np.searchsorted(pairs[:, 0], users, "left"), np.searchsorted(pairs[:, 0], users, "right")
+        picks = np.full(len(users), -1)
+        for _ in range(TRIES):
+            open_ = (picks < 0) & (end > begin)
+            at = begin + (draw.uniform(size=len(users)) * (end - begin)).astype(np.int64)
+            fits = open_ & (pairs[np.minimum(at, len(pairs) - 1), 1] != items)
+            picks[fits] = where[at[fits]] + first
+        return picks
+
+
+def _negated(values: pa.ChunkedArray) -> pa.ChunkedArray:
+    """False where the positive knows the behaviour, null where it does not."""
+    return pc.if_else(pc.is_valid(values), pa.scalar(False), pa.scalar(None, pa.bool_()))

@@ -1,0 +1,203 @@
+"""Trained states: the chain ``state(H) = train(state(H − 1), samples(H))`` on disk.
+
+Layout below the workspace's ``training/states/<variant>``::
+
+    hour=2026-11-23T10/weights.safetensors   every tensor of the ranker and its optimisers
+    hour=2026-11-23T10/state.json            hour, lineage (parent, data, config, code), file digest
+"""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from core.errors import CorruptStateError, DataError
+from core.files import digest_file, digest_text, read_json, recover_directories, replaced_directory, write_json
+from core.hours import Hour
+from training.config import RankerConfig, code_version
+from training.ranker import Ranker
+
+RECENT_HOURS = 48
+"""States of this many last hours are kept, and the last one of every day."""
+
+
+@dataclass(frozen=True)
+class StateInfo:
+    """What a state is and what it came from.
+
+    Attributes:
+        hour: last hour trained on.
+        parent: digest of the state before, empty for the first.
+        data: digest of the samples trained on since the state before.
+        digest: identifies the state: of parent, data, config and code.
+    """
+
+    variant: str
+    hour: str
+    parent: str
+    data: str
+    config: dict[str, Any]
+    code: str
+    samples_seen: int
+    facets: tuple[str, ...]
+    heads: tuple[str, ...]
+    top_k: int
+    weights: str = ""
+    tables: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def digest(self) -> str:
+        return lineage_digest(self.parent, self.data, RankerConfig(**self.config).digest, self.code)
+
+
+def lineage_digest(parent: str, data: str, config: str, code: str) -> str:
+    """Digest that identifies a state by where it comes from."""
+    return digest_text(parent, data, config, code)
+
+
+class Optimiser:
+    """Adam on the dense parameters; row-wise Adagrad on the tables."""
+
+    def __init__(self, ranker: Ranker) -> None:
+        self.ranker = ranker
+        self.dense = torch.optim.Adam(ranker.dense_parameters(), lr=ranker.config.dense_rate)
+
+    def step(self) -> None:
+        """Apply the gradients of the last backward pass and clear them."""
+        self.dense.step()
+        self.dense.zero_grad(set_to_none=True)
+        for table in self.ranker.tables.values():
+            table.step(self.ranker.config.embedding_rate)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Adam's moments by the position of their parameter."""
+        state = self.dense.state_dict()["state"]
+        return {f"adam.{at}.{name}": value for at, values in state.items() for name, value in values.items()}
+
+    def load(self, tensors: dict[str, Tensor]) -> None:
+        """Take a checkpoint's moments."""
+        content = self.dense.state_dict()
+        moments: dict[int, dict[str, Tensor]] = {}
+        for key, value in tensors.items():
+            if key.startswith("adam."):
+                _, at, name = key.split(".")
+                moments.setdefault(int(at), {})[name] = value
+        self.dense.load_state_dict({**content, "state": moments})
+
+
+def ranker_tensors(ranker: Ranker) -> dict[str, Tensor]:
+    """Every tensor of the ranker: its dense parameters and the used rows of its tables."""
+    tables = {
+        f"tables.{name}.{part}": tensor
+        for name, table in ranker.tables.items()
+        for part, tensor in table.state().items()
+    }
+    dense = {
+        f"dense.{name}": p.data.clone()
+        for name, p in ranker.named_parameters()
+        if name not in {f"{t}.weight" for t in ranker.tables}
+    }
+    return {**dense, **tables}
+
+
+def load_ranker(
+    tensors: dict[str, Tensor], config: RankerConfig, facets: Sequence[str], heads: Sequence[str]
+) -> Ranker:
+    """A ranker with the given tensors."""
+    ranker = Ranker(config, facets, heads)
+    for name, table in ranker.tables.items():
+        table.load({part: tensors[f"tables.{name}.{part}"] for part in ("keys", "weight", "accumulator")})
+    with torch.no_grad():
+        for name, p in ranker.named_parameters():
+            if f"dense.{name}" in tensors:
+                p.copy_(tensors[f"dense.{name}"])
+    return ranker
+
+
+class StateStore:
+    """The states of one variant."""
+
+    def __init__(self, root: Path, variant: str) -> None:
+        self.root, self.variant = root / variant, variant
+
+    def folder(self, hour: Hour) -> Path:
+        return self.root / f"hour={hour.key}"
+
+    def hours(self) -> list[Hour]:
+        """Hours that have a state, in order."""
+        if self.root.exists():
+            recover_directories(self.root)
+        return sorted(Hour.parse(p.parent.name.removeprefix("hour=")) for p in self.root.glob("hour=*/state.json"))
+
+    def head(self) -> Hour | None:
+        """Latest hour trained, None before the first."""
+        hours = self.hours()
+        return hours[-1] if hours else None
+
+    def info(self, hour: Hour) -> StateInfo:
+        """The state's description."""
+        path = self.folder(hour) / "state.json"
+        if not path.exists():
+            raise DataError(f"no state of '{self.variant}' at {hour}; there are {[h.key for h in self.hours()][-5:]}")
+        content = read_json(path)
+        content.pop("digest")
+        content |= {name: tuple(content[name]) for name in ("facets", "heads")}
+        return StateInfo(**content)
+
+    def load(self, hour: Hour) -> tuple[StateInfo, Ranker, Optimiser]:
+        """A state ready to train on; ``CorruptStateError`` when its file does not match its digest."""
+        info = self.info(hour)
+        path = self.folder(hour) / "weights.safetensors"
+        if not path.exists() or digest_file(path) != info.weights:
+            raise CorruptStateError(
+                f"{path} is damaged or cut short; remove {path.parent} and train again: "
+                "it continues from the state before"
+            )
+        tensors = load_file(path)
+        ranker = load_ranker(tensors, RankerConfig(**info.config), info.facets, info.heads)
+        optimiser = Optimiser(ranker)
+        optimiser.load(tensors)
+        return info, ranker, optimiser
+
+    def save(self, info: StateInfo, ranker: Ranker, optimiser: Optimiser) -> StateInfo:
+        """Write a state whole, by rename, and forget states that are no longer needed."""
+        hour = Hour.parse(info.hour)
+        with replaced_directory(self.folder(hour)) as target:
+            tensors = {name: t.contiguous() for name, t in {**ranker_tensors(ranker), **optimiser.tensors()}.items()}
+            save_file(tensors, target / "weights.safetensors")
+            sizes = {name: table.size for name, table in ranker.tables.items()}
+            info = StateInfo(
+                **{**asdict(info), "weights": digest_file(target / "weights.safetensors"), "tables": sizes}
+            )
+            write_json(target / "state.json", {**asdict(info), "digest": info.digest})
+        self._forget(hour)
+        return info
+
+    def drop_after(self, hour: Hour) -> list[Hour]:
+        """Remove states later than ``hour``, for a replay; returns the hours removed."""
+        later = [h for h in self.hours() if h > hour]
+        for h in reversed(later):
+            shutil.rmtree(self.folder(h))
+        return later
+
+    def _forget(self, head: Hour) -> None:
+        hours = self.hours()
+        for hour, following in itertools.pairwise(hours):
+            if hour < head - RECENT_HOURS and hour.day == following.day:
+                shutil.rmtree(self.folder(hour))
+
+
+def new_info(config: RankerConfig, facets: Sequence[str], heads: Sequence[str], top_k: int) -> StateInfo:
+    """Description of the state before any training."""
+    return StateInfo(
+        variant=config.variant, hour="", parent="", data="", config=config.model_dump(mode="json"),
+        code=code_version(), samples_seen=0, facets=tuple(facets), heads=tuple(heads), top_k=top_k,
+    )  # fmt: skip

@@ -1,0 +1,200 @@
+"""MLflow: an experiment a variant, a run a training day with its hours as steps, model versions.
+
+Logging an hour twice leaves one point: metric rows carry the hour's start as their time and MLflow
+keeps equal rows once.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+from datetime import date
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from core.errors import NotReadyError
+from core.files import exclusive_lock
+from core.hours import Hour
+from core.settings import ROOT, Settings
+from training.state import StateInfo, StateStore
+from training.trainer import HourResult, lineage_tags
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Metric
+
+log = logging.getLogger("training.tracking")
+
+METRICS_AT_ONCE = 900
+LOGGED = ("auc", "uauc", "gauc", "logloss", "calibration", "ece", "samples", "users")
+
+
+def model_name(settings: Settings) -> str:
+    """Name of the registered model of a source."""
+    return f"{settings.source}-ranker"
+
+
+def experiment_name(settings: Settings, variant: str) -> str:
+    return f"{settings.source}/{variant}"
+
+
+def open_mlflow(settings: Settings) -> MlflowClient:
+    """A client on the settings' tracking store, which is created here, once, if it is a new file.
+
+    Raises:
+        NotReadyError: the tracking server does not answer.
+    """
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    import mlflow
+    from mlflow.exceptions import MlflowException
+
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    logging.getLogger("mlflow.store").setLevel(logging.WARNING)
+    (settings.workspace / "mlflow").mkdir(parents=True, exist_ok=True)
+    mlflow.set_tracking_uri(settings.tracking_uri)
+    client = mlflow.MlflowClient(settings.tracking_uri)
+    try:
+        with exclusive_lock(settings.workspace / "mlflow" / ".lock"):
+            client.search_experiments(max_results=1)
+    except MlflowException as error:
+        raise NotReadyError(
+            f"MLflow at {settings.tracking_uri} does not answer ({error}); start it, then retry"
+        ) from None
+    return client
+
+
+class Tracker:
+    """Logs the training of one variant."""
+
+    def __init__(self, settings: Settings, variant: str) -> None:
+        self.settings, self.variant = settings, variant
+        self.client = open_mlflow(settings)
+        self.experiment = self._experiment()
+
+    def _experiment(self) -> str:
+        name = experiment_name(self.settings, self.variant)
+        with exclusive_lock(self.settings.workspace / "mlflow" / ".lock"):
+            found = self.client.get_experiment_by_name(name)
+            if found is not None:
+                return found.experiment_id
+            folder = None
+            if not self.settings.mlflow_uri:
+                folder = (self.settings.workspace / "mlflow" / "artifacts" / self.variant).as_uri()
+            return self.client.create_experiment(name, artifact_location=folder)
+
+    def run_of(self, day: date, info: StateInfo) -> str:
+        """Id of the day's run, which is made if it is not there."""
+        found = self.client.search_runs([self.experiment], f"tags.day = '{day}'", max_results=1)
+        if found:
+            return found[0].info.run_id
+        run = self.client.create_run(
+            self.experiment,
+            tags={"day": str(day), "variant": self.variant, "source": self.settings.source},
+            run_name=f"{self.variant} {day}",
+        )
+        for key, value in info.config.items():
+            self.client.log_param(run.info.run_id, key, value)
+        return run.info.run_id
+
+    def log_hours(self, results: Sequence[HourResult], info: StateInfo) -> None:
+        """Log hours to their days' runs; the state's lineage as tags of the last one."""
+        from mlflow.entities import Metric, RunTag
+
+        days: dict[date, list[Metric]] = {}
+        for result in results:
+            stamp = int(result.hour.start.timestamp() * 1000)
+            values = {**{k: result.metrics[k] for k in LOGGED if k in result.metrics}, "seconds": result.seconds}
+            points = days.setdefault(result.hour.day, [])
+            if any(m.step == result.hour.number for m in points):
+                continue
+            points += [Metric(k, v, stamp, result.hour.number) for k, v in values.items() if v == v]  # noqa: PLR0124
+        for day, points in days.items():
+            run = self.run_of(day, info)
+            done = {m.step for m in self.client.get_metric_history(run, "seconds")}
+            points = [p for p in points if p.step not in done]
+            for start in range(0, len(points), METRICS_AT_ONCE):
+                self.client.log_batch(run, metrics=points[start : start + METRICS_AT_ONCE])
+            if day == results[-1].hour.day:
+                tags = [RunTag(k, str(v)) for k, v in lineage_tags(info).items()]
+                self.client.log_batch(run, tags=tags)
+            self.client.set_terminated(run, "FINISHED")
+
+    def log_model(self, states: StateStore, hour: Hour, *, register: bool) -> str | None:
+        """Log the state at ``hour`` as a model of the day's run; register it as a version if asked.
+
+        A state that was registered before is not registered again.
+
+        Returns:
+            The version's number, None when it was not to be registered.
+        """
+        import mlflow
+
+        from training.config import RankerConfig
+        from training.model import input_example, signature
+        from training.time_perception import build_time_perception
+
+        info = states.info(hour)
+        name = model_name(self.settings)
+        if register:
+            for version in self.client.search_model_versions(
+                f"name = '{name}' and tags.state_digest = '{info.digest}'"
+            ):
+                return str(version.version)
+        needs_clock = build_time_perception(RankerConfig(**info.config), len(info.facets)).needs_clock
+        with mlflow.start_run(run_id=self.run_of(hour.day, info), log_system_metrics=False):
+            logged = mlflow.pyfunc.log_model(
+                name=f"ranker-{hour.key.replace('T', '-')}",
+                loader_module="training.model",
+                data_path=str(states.folder(hour)),
+                code_paths=[str(ROOT / name) for name in ("core", "training")],
+                signature=signature(info, needs_clock=needs_clock),
+                input_example=input_example(info, needs_clock=needs_clock),
+                pip_requirements=_requirements(),
+                step=hour.number,
+                tags={k: str(v) for k, v in lineage_tags(info).items()},
+            )
+        if not register:
+            return None
+        with exclusive_lock(self.settings.workspace / "mlflow" / ".lock"):
+            if not self.client.search_registered_models(f"name = '{name}'"):
+                self.client.create_registered_model(name, description=f"Time-aware ranker of {self.settings.source}.")
+        version = mlflow.register_model(logged.model_uri, name, tags={k: str(v) for k, v in lineage_tags(info).items()})
+        return str(version.version)
+
+
+def _requirements() -> list[str]:
+    """What a logged model needs, at the versions it was trained with."""
+    from importlib.metadata import version
+
+    names = ("torch", "safetensors", "numpy", "pandas", "pyarrow", "pydantic", "pydantic-settings", "pyyaml")
+    return [f"{name}=={version(name).split('+')[0]}" for name in names]
+
+
+def download_version(settings: Settings, version: str) -> Path:
+    """The state folder of a registered version, downloaded once.
+
+    Raises:
+        NotReadyError: the version or its artifacts are not there.
+    """
+    from mlflow.artifacts import download_artifacts
+    from mlflow.exceptions import MlflowException
+
+    open_mlflow(settings)
+    target = settings.training_dir / "versions" / version
+    uri = f"models:/{model_name(settings)}/{version}"
+    if not target.exists():
+        from core.files import replaced_directory
+
+        try:
+            with replaced_directory(target) as folder:
+                download_artifacts(uri, dst_path=str(folder))
+        except (MlflowException, OSError) as error:
+            raise NotReadyError(
+                f"version {version} of {model_name(settings)} has no usable artifacts: {error}"
+            ) from None
+    found = list(target.rglob("state.json"))
+    if not found:
+        raise NotReadyError(f"version {version} of {model_name(settings)} holds no trained state; register another")
+    return found[0].parent

@@ -1,0 +1,225 @@
+"""The hourly trainer: test first, then train, one pass in time order, exactly once."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import nn
+
+from core.errors import NotReadyError
+from core.files import digest_text, exclusive_lock, write_parquet
+from core.hours import Hour, hour_range
+from core.settings import Settings
+from evaluation.metrics import Predictions, summary
+from events.store import EventStore
+from training.config import code_version, load_ranker_config
+from training.ranker import Ranker
+from training.samples import HourSamples, SampleStore
+from training.state import Optimiser, StateInfo, StateStore, new_info
+from training.tensors import HourKeys, hour_keys, to_batch
+
+log = logging.getLogger("training.trainer")
+
+LABEL = "finish"
+"""The behaviour that metrics and promotion look at; the source's first one where it has no finish."""
+
+
+@dataclass(frozen=True)
+class HourResult:
+    """What one hour of test-then-train gave. ``metrics`` is empty for an hour without samples."""
+
+    variant: str
+    hour: Hour
+    metrics: dict[str, float]
+    seconds: float
+    data: str
+
+
+def prediction_file(settings: Settings, variant: str, hour: Hour) -> Path:
+    """Progressive predictions of a variant on an hour, made before it trained on it."""
+    return settings.training_dir / "predictions" / f"variant={variant}" / f"{hour.key}.parquet"
+
+
+class Trainer:
+    """Trains one variant of a source, hour by hour."""
+
+    def __init__(self, settings: Settings, variant: str, samples: SampleStore | None = None) -> None:
+        self.settings = settings
+        self.config = load_ranker_config(settings, variant)
+        self.samples = samples or SampleStore(settings, EventStore(settings.events_dir))
+        self.states = StateStore(settings.training_dir / "states", variant)
+        self.label = LABEL if LABEL in self.samples.heads else self.samples.heads[0]
+
+    def train(
+        self,
+        until: Hour,
+        *,
+        start: Hour | None = None,
+        save_every: int = 1,
+        report: Callable[[Sequence[HourResult], StateInfo], None] | None = None,
+    ) -> StateInfo:
+        """Train every hour after the last state up to and including ``until``.
+
+        Args:
+            until: last hour to train; an hour trained before is left as it is.
+            start: first hour where there is no state yet; default the first hour with events.
+            save_every: hours between checkpoints; a crash repeats at most that many, with equal results.
+            report: called before each checkpoint with the results since the last one.
+
+        Returns:
+            Description of the state at ``until`` (or later, if it was there).
+
+        Raises:
+            NotReadyError: an hour in between has no events or clocks yet.
+        """
+        with exclusive_lock(self.states.root.parent / f".{self.config.variant}.lock"):
+            head = self.states.head()
+            if head is not None and head >= until:
+                return self.states.info(head)
+            first = head + 1 if head is not None else start or self._first_hour()
+            info, ranker, optimiser = self.states.load(head) if head is not None else self._fresh()
+            if info.config != self.config.model_dump(mode="json"):
+                raise NotReadyError(
+                    f"the ranker's settings of '{self.config.variant}' changed since {head}; a chain keeps its config: "
+                    f"set them back, or run 'python -m training restart {self.config.variant}' to train it anew"
+                )
+            results: list[HourResult] = []
+            for hour in hour_range(first, until + 1):
+                results.append(self._hour(hour, ranker, optimiser))
+                if len(results) >= save_every or hour == until:
+                    info = self._checkpoint(info, results, ranker, optimiser, report)
+                    results = []
+            return info
+
+    def _first_hour(self) -> Hour:
+        hours = self.samples.events.hours()
+        if not hours:
+            raise NotReadyError("no events to train on; ingest a log first")
+        return hours[0]
+
+    def _fresh(self) -> tuple[StateInfo, Ranker, Optimiser]:
+        ranker = Ranker(self.config, self.samples.facets, self.samples.heads)
+        info = new_info(self.config, self.samples.facets, self.samples.heads, self.settings.top_k)
+        return info, ranker, Optimiser(ranker)
+
+    def _checkpoint(
+        self,
+        info: StateInfo,
+        results: Sequence[HourResult],
+        ranker: Ranker,
+        optimiser: Optimiser,
+        report: Callable[[Sequence[HourResult], StateInfo], None] | None,
+    ) -> StateInfo:
+        """One link of the chain, whatever the number of hours: each hour's digest enters in turn."""
+        parent, seen = info.digest if info.hour else "", info.samples_seen
+        data, config, code = "", self.config.digest, code_version()
+        for result in results:
+            parent, data = (digest_text(parent, data, config, code) if data else parent), result.data
+            seen += int(result.metrics.get("samples", 0))
+        following = StateInfo(
+            variant=info.variant, hour=results[-1].hour.key, parent=parent, data=data, config=info.config, code=code,
+            samples_seen=seen, facets=info.facets, heads=info.heads, top_k=info.top_k,
+        )  # fmt: skip
+        if report:
+            report(results, following)
+        return self.states.save(following, ranker, optimiser)
+
+    def _hour(self, hour: Hour, ranker: Ranker, optimiser: Optimiser) -> HourResult:
+        begun = time.perf_counter()
+        drawn = self.samples.read(hour)
+        metrics: dict[str, float] = {}
+        if drawn.samples.num_rows:
+            keys = hour_keys(
+                drawn.samples, drawn.slots, drawn.profiles, self.samples.facets, self.samples.heads, self.settings.top_k
+            )
+            scores = predict(ranker, keys)
+            metrics = self._test(drawn, keys, scores)
+            fit(ranker, optimiser, keys)
+        return HourResult(self.config.variant, hour, metrics, time.perf_counter() - begun, drawn.digest)
+
+    def _test(self, drawn: HourSamples, keys: HourKeys, scores: np.ndarray) -> dict[str, float]:
+        at = self.samples.heads.index(self.label)
+        known = keys.known[:, at]
+        table = prediction_table(drawn, keys, scores[:, at], at)
+        write_parquet(prediction_file(self.settings, self.config.variant, drawn.hour), table)
+        return summary(Predictions.of(keys.users[known], keys.labels[known, at], scores[known, at]))
+
+
+def prediction_table(drawn: HourSamples, keys: HourKeys, scores: np.ndarray, head: int) -> pa.Table:
+    """Predictions of one head with what evaluation slices by; rows with an unknown label are left out."""
+    table = pa.table(
+        {
+            "event_id": drawn.samples["event_id"],
+            "user_id": drawn.samples["user_id"],
+            "item_id": drawn.samples["item_id"],
+            "local_hour": pa.array(keys.hours.astype(np.int32)),
+            "weekday": pa.array(keys.weekday.astype(np.int32)),
+            "label": pa.array(keys.labels[:, head].astype(np.int8)),
+            "score": pa.array(scores.astype(np.float32)),
+        }
+    )
+    return table.filter(pa.array(keys.known[:, head]))
+
+
+@torch.no_grad()
+def predict(ranker: Ranker, keys: HourKeys, batch_size: int = 4096) -> np.ndarray:
+    """Probability of each behaviour, shape (samples, heads)."""
+    ranker.eval()
+    whole = to_batch(keys, ranker)
+    return torch.cat([torch.sigmoid(ranker(batch)) for batch in whole.batches(batch_size)]).numpy()
+
+
+def fit(ranker: Ranker, optimiser: Optimiser, keys: HourKeys) -> float:
+    """One pass over the samples in order; returns the mean loss.
+
+    The loss is the mean binary cross-entropy over known labels, summed over the heads.
+    """
+    ranker.train()
+    ranker.users.grow(keys.users)
+    ranker.items.grow(keys.items)
+    ranker.values.grow(np.setdiff1d(np.concatenate([keys.facets.ravel(), keys.clock_values.ravel()]), [0]))
+    total = 0.0
+    for batch in to_batch(keys, ranker).batches(ranker.config.batch_size):
+        losses = nn.functional.binary_cross_entropy_with_logits(ranker(batch), batch.labels, reduction="none")
+        loss = (losses * batch.known).sum() / len(batch)
+        loss.backward()
+        optimiser.step()
+        total += float(loss.detach()) * len(batch)
+    return total / max(len(keys), 1)
+
+
+def read_predictions(settings: Settings, variant: str, start: Hour, end: Hour) -> pa.Table:
+    """Progressive predictions of the hours in [start, end)."""
+    import pyarrow.parquet as pq
+
+    files = [prediction_file(settings, variant, hour) for hour in hour_range(start, end)]
+    tables = [pq.ParquetFile(f).read() for f in files if f.exists()]
+    return pa.concat_tables(tables) if tables else pa.table({})
+
+
+def as_predictions(table: pa.Table) -> Predictions:
+    """Columns of a prediction table, checked."""
+    if not table.num_rows:
+        return Predictions.of(np.empty(0, np.int64), np.empty(0), np.empty(0))
+    return Predictions.of(table["user_id"].to_numpy(), table["label"].to_numpy(), table["score"].to_numpy())
+
+
+def lineage_tags(info: StateInfo) -> dict[str, Any]:
+    """Tags that say where a state comes from."""
+    return {
+        "variant": info.variant,
+        "hour": info.hour,
+        "state_digest": info.digest,
+        "parent_digest": info.parent,
+        "data_digest": info.data,
+        "code_version": info.code,
+        "samples_seen": info.samples_seen,
+    }
