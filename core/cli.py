@@ -6,6 +6,7 @@ import argparse
 import logging
 import os
 import sys
+import warnings
 from collections.abc import Callable
 from typing import NoReturn
 
@@ -18,6 +19,9 @@ EXIT_RETRY = 75  # EX_TEMPFAIL of sysexits.h
 
 def setup_logging() -> None:
     """Progress goes to standard error, so that standard output stays machine-readable."""
+    warnings.filterwarnings("ignore", module="ibis|mlflow|feast|evidently|sqlalchemy")
+    for noisy in ("feast", "alembic", "mlflow", "httpx", "matplotlib", "fontTools"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
     logging.basicConfig(
         level=load_settings().log_level,
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
@@ -33,7 +37,15 @@ def run(parser: argparse.ArgumentParser, main: Callable[[argparse.Namespace], No
         main(arguments)
     except PlatformError as error:
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(EXIT_RETRY if isinstance(error, NotReadyError) else EXIT_ERROR)
+        _end(EXIT_RETRY if isinstance(error, NotReadyError) else EXIT_ERROR)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    sys.exit(0)
+    _end(0)
+
+
+def _end(status: int) -> NoReturn:
+    """Leave without tearing modules down: DuckDB's bindings would report each object that ibis still holds."""
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)

@@ -19,7 +19,7 @@ from sqlglot import expressions as exp
 from core import duck
 from core.duck import hour_number, identifier, quoted, scalar
 from core.errors import ConfigError, DataError
-from core.files import digest_file, digest_text, exclusive_lock, recover_directories, write_json, write_text
+from core.files import digest_file, digest_text, exclusive_lock, read_json, recover_directories, write_json, write_text
 from core.hours import Hour, hour_range
 from core.settings import Settings
 from events.ids import extend_ids
@@ -271,11 +271,13 @@ class _Plan:
         return extend_ids(self.con, store.root / "_ids" / f"{kind}.parquet", query)
 
     def _id_kind(self, store: EventStore, kind: str) -> str:
-        """``int`` or ``string``; decided on the first ingestion by the majority of ids, then kept."""
-        path = store.root / "_ids" / f"{kind}.parquet"
-        if store.hours():
-            return "string" if path.exists() else "int"
-        return self.ids[kind]
+        """``int`` or ``string``: chosen by the first input that has events, then kept."""
+        path = store.root / "_ids" / "kinds.json"
+        known = read_json(path) if path.exists() else {}
+        if kind not in known and scalar(self.con, "SELECT count(*) FROM staged WHERE reason IS NULL"):
+            known[kind] = self.ids[kind]
+            write_json(path, known)
+        return str(known.get(kind, "string"))
 
     def _add_ids(self) -> None:
         for kind in ("user", "item"):

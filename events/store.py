@@ -144,7 +144,8 @@ class EventStore:
             before = self.read(hour, verify=True)
             fresh = pa.compute.invert(pa.compute.is_in(merged["event_id"], before["event_id"]))
             merged = pa.concat_tables([before, merged.filter(fresh)])
-            seen = _first_exposures(pa.concat_tables([self.read_exposures(hour), seen]))
+            seen = pa.concat_tables([self.read_exposures(hour), seen])
+        seen = _first_exposures(seen)
         merged = merged.sort_by([("timestamp", "ascending"), ("event_id", "ascending")])
         reasons = dict(old.rejected) if old else {}
         for reason, count in (rejected or {}).items():

@@ -337,8 +337,9 @@ def _replace_rows(table: pa.Table, rows: pa.Table) -> pa.Table:
     """``table`` with ``rows`` in the place of its rows of equal (user, slot, moment)."""
     keys = ["user_id", "slot", "as_of"]
     mark = rows.select(keys).append_column("fresh", pa.array([True] * rows.num_rows, pa.bool_()))
-    kept = table.append_column("position", pa.array(range(table.num_rows))).join(mark, keys, join_type="left anti")
-    table = table.take(kept["position"].combine_chunks().sort())
+    numbered = table.select(keys).append_column("position", pa.array(range(table.num_rows), pa.int64()))
+    kept = numbered.join(mark, keys, join_type="left anti")["position"]
+    table = table.take(kept.combine_chunks().sort())
     return pa.concat_tables([table, rows]).sort_by([(key, "ascending") for key in keys])
 
 

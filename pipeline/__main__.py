@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
 from dataclasses import asdict
 
 from core import cli
@@ -13,8 +12,6 @@ from core.settings import load_settings
 
 
 def main(arguments: argparse.Namespace) -> None:
-    for noisy in ("feast", "alembic", "mlflow", "httpx", "matplotlib", "fontTools"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
     if arguments.command == "demo":
         from pipeline.demo import describe, run_demo
 

@@ -20,6 +20,8 @@ from events.store import EventStore
 
 log = logging.getLogger("pipeline.promotion")
 
+FIRST_CHAMPION_HOURS = 24 * 7
+
 TEMPLATE = """
 <section class="banner {{ 'calm' if decision.verdict == 'promote' else '' }}"><p class="lead"><strong>{{ decision.verdict }}</strong>:
 {{ decision.reason }}</p></section>
@@ -80,7 +82,7 @@ def evaluate_candidate(settings: Settings, hour: Hour, policy_file: Path | None 
     Raises:
         NotReadyError: there is no candidate.
     """
-    policy = load_policy(policy_file)
+    policy = load_policy(policy_file or _own_policy(settings))
     models = registry(settings)
     candidate, champion = contender(models, CANDIDATE), contender(models, CHAMPION)
     if candidate is None:
@@ -98,6 +100,12 @@ def evaluate_candidate(settings: Settings, hour: Hour, policy_file: Path | None 
     write_decision(settings, hour, decision)
     log.info("%s: %s: %s", hour, decision.verdict, decision.reason)
     return decision
+
+
+def _own_policy(settings: Settings) -> Path | None:
+    """The workspace's own ``policy.yaml``, where it has one."""
+    path = settings.workspace / "policy.yaml"
+    return path if path.exists() else None
 
 
 def write_decision(settings: Settings, hour: Hour, decision: Decision) -> Path:
@@ -151,17 +159,17 @@ def offer_first(settings: Settings, trained: list[dict[str, Any]]) -> None:
 
 
 def _first_champion(settings: Settings, trained: dict[str, Any]) -> Decision:
-    """Judge the first champion on its progressive predictions of the last day: each was made before training on it."""
+    """Judge the first champion on its progressive predictions of the last week: each was made before training on it."""
     from training.trainer import read_predictions
 
     end = Hour.parse(trained["hour"])
-    policy = load_policy()
+    policy = load_policy(_own_policy(settings)).model_copy(update={"max_hours": FIRST_CHAMPION_HOURS})
     hours = {
         h: (table, None)
-        for h in hour_range(end - 23, end + 1)
+        for h in hour_range(end - FIRST_CHAMPION_HOURS + 1, end + 1)
         if (table := read_predictions(settings, trained["variant"], h, h + 1)).num_rows
     }
-    tested = Contender(trained["version"], trained["variant"], (end - 24).key)
+    tested = Contender(trained["version"], trained["variant"], (end - FIRST_CHAMPION_HOURS).key)
     return judge(policy, tested, None, dict(hours))
 
 

@@ -7,6 +7,7 @@ import multiprocessing
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from typing import Any
 
+from core.cli import setup_logging
 from core.hours import Hour, hour_range
 from core.settings import Settings, load_settings
 from events.store import EventStore
@@ -24,7 +25,9 @@ def build_samples(settings: Settings, first: Hour, until: Hour) -> int:
     return SampleStore(settings, store).build(h for h in store.hours() if first <= h <= until)
 
 
-def train_variant(settings: Settings, variant: str, until: Hour, *, save_every: int = 1) -> dict[str, Any]:
+def train_variant(
+    settings: Settings, variant: str, until: Hour, *, save_every: int = 1, log_model: bool = True
+) -> dict[str, Any]:
     """Train a variant up to an hour, log its hours to MLflow, and log the state as a model.
 
     The state of the candidate's and the baseline's variant becomes a registered version.
@@ -50,7 +53,7 @@ def train_variant(settings: Settings, variant: str, until: Hour, *, save_every: 
 
     info = trainer.train(until, save_every=save_every, report=report)
     registered = variant in {settings.candidate_variant, settings.baseline_variant}
-    version = tracker.log_model(trainer.states, Hour.parse(info.hour), register=registered)
+    version = tracker.log_model(trainer.states, Hour.parse(info.hour), register=registered) if log_model else None
     metrics = seen[-1].metrics if seen else {}
     return {"variant": variant, "hour": info.hour, "digest": info.digest, "version": version, "metrics": metrics}
 
@@ -70,20 +73,21 @@ def train_history(settings: Settings, until: Hour, *, processes: int = 2) -> lis
     build_samples(settings, first, until)
     open_mlflow(settings)
     overrides = {k: v for k, v in settings.model_dump().items() if k in settings.model_fields_set}
-    done = []
+    done = 0
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(processes, mp_context=context) as pool:
         jobs = [pool.submit(_train_history_of, overrides, variant, until) for variant in settings.variants]
         for job in as_completed(jobs):
-            done.append(job.result())
-            log.info("%s is trained up to %s (%d of %d variants)", done[-1]["variant"], until, len(done), len(jobs))
-    return sorted(done, key=lambda d: settings.variants.index(d["variant"]))
+            done += 1
+            log.info("%s is trained up to %s (%d of %d variants)", job.result()["variant"], until, done, len(jobs))
+    # Models are logged one by one, so that version numbers do not depend on which process was faster.
+    return [train_variant(settings, variant, until) for variant in settings.variants]
 
 
 def _train_history_of(overrides: dict[str, Any], variant: str, until: Hour) -> dict[str, Any]:
     settings = load_settings(**overrides)
-    logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    return train_variant(settings, variant, until, save_every=BULK_CHECKPOINT_HOURS)
+    setup_logging()
+    return train_variant(settings, variant, until, save_every=BULK_CHECKPOINT_HOURS, log_model=False)
 
 
 def replay(settings: Settings, since: Hour) -> list[dict[str, Any]]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 from airflow.plugins_manager import AirflowPlugin
 
 from core.settings import load_settings
@@ -15,7 +13,7 @@ class PlatformLinks(AirflowPlugin):
     """Two entries in the navigation."""
 
     name = "interest_clock_links"
-    external_views: ClassVar = [
+    external_views = [  # noqa: RUF012 (Airflow's own attribute)
         {
             "name": "Reports",
             "href": f"http://127.0.0.1:{_SETTINGS.reports_port}/",

@@ -185,6 +185,19 @@ def test_a_negative_total_drops_a_value_out_and_ties_break_by_count_then_value(t
     assert row["genre_scores"] == [1.0, 1.0, 1.0]
 
 
+def test_late_events_without_a_new_hour_are_corrected_in_place(tmp_path: Path) -> None:
+    settings = load_settings(var=tmp_path / "var", source="test", window_days=WINDOW_DAYS)
+    rows: list[Any] = [(h, 5, h % 3, "rock", 100) for h in range(6)]
+    ingest_rows(tmp_path, settings, rows, 0, (START, START + 6))
+    state_of(settings).rebuild(START + 5)
+    state_of(settings).refresh(START + 6)
+    late: list[Any] = [(2, 40, 2, "jazz", 100), (2, 41, 2, "jazz", 100), (5, 59, 0, "folk", 100)]
+    ingest_rows(tmp_path, settings, late, len(rows), (START, START + 6))
+    assert state_of(settings).refresh(START + 6).hours_corrected == 2
+    for hour in range(1, 7):
+        check(settings, rows + late, START + hour)
+
+
 def test_a_missing_hour_is_named_and_not_skipped(tmp_path: Path) -> None:
     settings = load_settings(var=tmp_path / "var", source="test", window_days=WINDOW_DAYS)
     ingest_rows(tmp_path, settings, [(0, 0, 0, "rock", 100)], 0, (START, START + 1))

@@ -1,0 +1,29 @@
+#!/usr/bin/env bash
+# Installs the servers that some tests start, from Debian's packages: PostgreSQL, Redis, Chromium.
+# Needs root; what is there already is left as it is.
+set -euo pipefail
+
+wanted=()
+ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1 || wanted+=(postgresql)
+command -v redis-server >/dev/null || wanted+=(redis-server)
+command -v chromium >/dev/null || wanted+=(chromium)
+if [ ${#wanted[@]} -eq 0 ]; then
+  echo "services: PostgreSQL, Redis and Chromium are there"
+  exit 0
+fi
+if [ "$(id -u)" -ne 0 ]; then
+  echo "services: ${wanted[*]} are missing, and installing them needs root: sudo make services" >&2
+  exit 1
+fi
+echo "services: installing ${wanted[*]}"
+export DEBIAN_FRONTEND=noninteractive
+# A package's start script must not start a server here: the tests start their own, on loopback.
+policy=/usr/sbin/policy-rc.d
+if [ ! -e "$policy" ]; then
+  printf '#!/bin/sh\nexit 101\n' > "$policy"
+  chmod +x "$policy"
+  trap 'rm -f "$policy"' EXIT
+fi
+apt-get update -qq
+apt-get install -y -qq --no-install-recommends "${wanted[@]}" >/dev/null
+echo "services: done"

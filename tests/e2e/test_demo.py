@@ -1,0 +1,160 @@
+"""The main job for real: the command line, Airflow's scheduler and executor, Feast, MLflow, the pages in a browser."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from core.hours import Hour
+from core.settings import ROOT, Settings, load_settings
+from evaluation.metrics import with_intervals
+from events.simulator.config import SimulatorConfig
+from events.store import EventStore
+from pipeline.promotion import registry
+from pipeline.services import free_port
+from training.trainer import as_predictions, read_predictions
+
+pytestmark = pytest.mark.e2e
+
+VARIANTS = ("hour_embedding", "gaussian_clock")
+APP = SimulatorConfig(days=4, users=150, items=80, experiment={"start_day": 2}, dirt={"damaged": 0.01})  # type: ignore[arg-type]
+POLICY = {"min_hours": 1, "max_hours": 6, "min_samples": 50, "min_users": 5}
+CHROMIUM = shutil.which("chromium")
+
+
+class Platform:
+    """A workspace and the command line on it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.ports = {name: free_port() for name in ("AIRFLOW_PORT", "MLFLOW_PORT", "REPORTS_PORT")}
+        self.settings: Settings = load_settings(var=folder / "var", source="simulator", variants=VARIANTS)
+        self.settings.workspace.mkdir(parents=True)
+        (self.settings.workspace / "app.yaml").write_text(yaml.safe_dump(APP.model_dump(mode="json")))
+        (self.settings.workspace / "policy.yaml").write_text(yaml.safe_dump(POLICY))
+
+    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        environment = {
+            **os.environ,
+            **{f"CLOCK_{k}": str(v) for k, v in self.ports.items()},
+            "CLOCK_VAR": str(self.settings.var),
+            "CLOCK_VARIANTS": json.dumps(VARIANTS),
+            "PYTHONPATH": str(ROOT),
+        }
+        done = subprocess.run(
+            [sys.executable, "-m", "pipeline", "--source", "simulator", *arguments],
+            cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=900,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr[-4000:]
+        return done
+
+    def summary(self) -> dict[str, Any]:
+        return dict(json.loads((self.settings.var / "demo" / "summary.json").read_text()))
+
+
+@pytest.fixture(scope="module")
+def platform(tmp_path_factory: pytest.TempPathFactory) -> Platform:
+    """The demo, run once: 2 hours through Airflow."""
+    made = Platform(tmp_path_factory.mktemp("demo"))
+    made.run("demo", "--hours", "2")
+    return made
+
+
+def test_every_dag_succeeded_for_every_hour(platform: Platform) -> None:
+    summary = platform.summary()
+    assert summary["hours_airflow"] == 2
+    for dag_id in ("ingest_hour", "materialize_clock", "train_ranker", "promote_ranker"):
+        assert summary["dag_runs"][dag_id] == {"succeeded": 2, "failed": 0, "running": 0}
+    assert summary["dag_runs"]["report_day"]["succeeded"] >= 1
+
+
+def test_the_summary_is_what_the_stores_hold(platform: Platform) -> None:
+    summary, settings = platform.summary(), platform.settings
+    store = EventStore(settings.events_dir)
+    assert summary["events"]["kept"] == sum(store.read(h, verify=True).num_rows for h in store.hours())
+    events = summary["events"]
+    assert events["in"] == events["kept"] + events["duplicates"] + events["quarantined"]
+    start, end = map(Hour.parse, summary["metrics_window"])
+    for variant in VARIANTS:
+        again = with_intervals(as_predictions(read_predictions(settings, variant, start, end)))
+        assert summary["metrics"][variant]["auc"]["value"] == pytest.approx(again["auc"]["value"], abs=1e-12)
+    champion = registry(settings).get("champion")
+    assert champion is not None
+    assert summary["champion"] == {
+        "name": "simulator-ranker", "version": str(champion.version), "variant": champion.tags["variant"],
+    }  # fmt: skip
+    assert summary["feast_online_rows"] > 50
+    assert summary["ab"]["duration_hours"]["true_rel_effect"] > 0
+    assert all(Path(page).exists() for page in summary["reports"])
+    assert {Path(page).parent.name for page in summary["reports"]} >= {"clock_ranker", "gate", "drift"}
+
+
+def test_a_second_run_continues_and_counts_nothing_twice(platform: Platform) -> None:
+    first = platform.summary()
+    platform.run("demo", "--hours", "3")
+    second = platform.summary()
+    assert second["hours_airflow"] == 3
+    assert second["hours_bulk"] == first["hours_bulk"]
+    store = EventStore(platform.settings.events_dir)
+    ids = [i for h in store.hours() for i in store.read(h)["event_id"].to_pylist()]
+    assert len(ids) == len(set(ids)) == second["events"]["kept"]
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed (make services)")
+def test_the_pages_open_in_a_browser_and_a_rollback_runs_from_the_api(platform: Platform, tmp_path: Path) -> None:
+    from playwright.sync_api import sync_playwright
+
+    from pipeline.airflow_api import AirflowApi
+    from pipeline.services import wait_for
+
+    settings = load_settings(
+        var=platform.settings.var,
+        source="simulator",
+        variants=VARIANTS,
+        **{k.lower(): v for k, v in platform.ports.items()},
+    )
+    platform.run("up")
+    try:
+        with sync_playwright() as playwright:
+            browser = playwright.chromium.launch(
+                executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+            )
+            page = browser.new_page(viewport={"width": 1400, "height": 900})
+            for port, path, words in (
+                (settings.airflow_port, "/dags", ["ingest_hour", "promote_ranker"]),
+                (settings.mlflow_port, "/#/models/simulator-ranker", ["simulator-ranker", "gaussian_clock"]),
+                (settings.reports_port, "/", ["Experiments", "Promotion gate", "Data drift"]),
+                (settings.reports_port, "/ab/clock_ranker/", ["html"]),
+            ):
+                page.goto(f"http://127.0.0.1:{port}{path}")
+                for word in words:
+                    page.get_by_text(word).first.wait_for(timeout=60_000)
+            browser.close()
+        api = AirflowApi(settings)
+        models = registry(settings)
+        version = next(v.version for v in models.client.search_model_versions(f"name = '{models.name}'"))
+        champion = models.get("champion")
+        assert champion is not None
+        if str(version) == str(champion.version):
+            version = next(
+                v.version
+                for v in models.client.search_model_versions(f"name = '{models.name}'")
+                if str(v.version) != str(champion.version)
+            )
+        run = api.trigger("rollback_champion", conf={"reason": "end-to-end test", "version": str(version)})
+        wait_for(
+            lambda: next(r["state"] for r in api.runs("rollback_champion") if r["dag_run_id"] == run) == "success",
+            "the rollback",
+        )
+        after = registry(settings).get("champion")
+        assert after is not None
+        assert str(after.version) == str(version)
+    finally:
+        assert "stopped" in platform.run("down").stdout

@@ -1,0 +1,247 @@
+"""Whole hours on the tiny app, without Airflow: repeated, killed, late, replayed; the state stays the same."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from core.errors import DataError, NotReadyError
+from core.hours import Hour
+from core.settings import ROOT, Settings, load_settings
+from events.simulator.config import SimulatorConfig
+from events.store import EventStore
+from pipeline.app import app_log
+from pipeline.history import build_history
+from pipeline.hour import run_hour
+from pipeline.promotion import registry, rollback
+from pipeline.services import Service, free_port, port_is_free, start, stop
+from pipeline.source import Source, ingest_hour, load_source, save_source
+from pipeline.training import replay, stale_hours
+from training.state import StateStore
+from training.tracking import experiment_name, open_mlflow
+
+VARIANTS = ("hour_embedding", "gaussian_clock")
+APP = SimulatorConfig(days=4, users=150, items=80, experiment={"start_day": 2}, dirt={"damaged": 0.01, "late": 0.02})  # type: ignore[arg-type]
+DELAYS_SECONDS = ((3.0, 7.0), (9.0,), (5.0,))
+TAKEOVER = APP.first_hour + 60
+
+
+def platform(folder: Path) -> Settings:
+    """A workspace with the tiny app's history built; the hours from ``TAKEOVER`` on are left to do."""
+    settings = load_settings(var=folder / "var", source="simulator", variants=VARIANTS)
+    settings.workspace.mkdir(parents=True)
+    (settings.workspace / "app.yaml").write_text(yaml.safe_dump(APP.model_dump(mode="json")))
+    (settings.workspace / "policy.yaml").write_text("{min_hours: 2, max_hours: 6, min_samples: 100, min_users: 10}")
+    save_source(settings, Source(str(app_log(settings).prepare()), (), simulated=True))
+    build_history(settings, TAKEOVER)
+    return settings
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    settings = platform(tmp_path_factory.mktemp("undisturbed"))
+    for n in range(3):
+        run_hour(settings, TAKEOVER + n)
+    return settings
+
+
+@pytest.fixture(scope="module")
+def disturbed(tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    return platform(tmp_path_factory.mktemp("disturbed"))
+
+
+def fingerprint(settings: Settings) -> dict[str, str]:
+    """Digest of every file that holds state: events, clocks, samples, trained states, predictions."""
+    found = {}
+    roots = [settings.events_dir, settings.features_dir, settings.training_dir]
+    for root in roots:
+        for path in sorted(root.rglob("*")):
+            name = str(path.relative_to(settings.workspace))
+            skip = "_receipts" in name or path.name in {".lock"} or ".lock" in path.name or "/versions/" in name
+            if path.is_file() and not skip:
+                content = path.read_bytes()
+                if name == "features/state.json":
+                    content = json.dumps(
+                        {k: v for k, v in json.loads(content).items() if k in {"as_of", "tiles"}}
+                    ).encode()
+                if name.startswith("features/sums/"):
+                    name = name.rsplit("-", 1)[0]
+                found[name] = hashlib.sha256(content).hexdigest()
+    return found
+
+
+def command(settings: Settings, *arguments: str) -> list[str]:
+    return [sys.executable, "-m", "pipeline", "--source", settings.source, *arguments]
+
+
+def environment(settings: Settings) -> dict[str, str]:
+    return {
+        **os.environ,
+        "CLOCK_VAR": str(settings.var),
+        "CLOCK_VARIANTS": json.dumps(VARIANTS),
+        "PYTHONPATH": str(ROOT),
+    }
+
+
+def test_killed_at_any_moment_and_started_again_the_state_equals_an_undisturbed_run(
+    undisturbed: Settings, disturbed: Settings
+) -> None:
+    """SIGKILL after growing delays walks through ingestion, clocks, samples, training, gate."""
+    for n in range(3):
+        hour = (TAKEOVER + n).key
+        for delay in DELAYS_SECONDS[n]:
+            process = subprocess.Popen(
+                command(disturbed, "hour", hour), env=environment(disturbed), cwd=ROOT, start_new_session=True,
+                stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            )  # fmt: skip
+            time.sleep(delay)
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        done = subprocess.run(
+            command(disturbed, "hour", hour),
+            env=environment(disturbed),
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+    expected, found = fingerprint(undisturbed), fingerprint(disturbed)
+    assert sorted(found) == sorted(expected)
+    assert [name for name in expected if found[name] != expected[name]] == []
+
+
+def test_running_an_hour_again_changes_nothing(undisturbed: Settings) -> None:
+    before = fingerprint(undisturbed)
+    models = registry(undisturbed)
+    versions = len(models.client.search_model_versions(f"name = '{models.name}'"))
+    again = run_hour(undisturbed, TAKEOVER + 2)
+    assert again["kept"] == 0
+    assert again["moves"] == []
+    assert fingerprint(undisturbed) == before
+    assert len(models.client.search_model_versions(f"name = '{models.name}'")) == versions
+
+
+def test_every_hour_is_one_point_in_mlflow(undisturbed: Settings) -> None:
+    client = open_mlflow(undisturbed)
+    trained = [h for h in EventStore(undisturbed.events_dir).hours() if h < TAKEOVER + 3]
+    for variant in VARIANTS:
+        experiment = client.get_experiment_by_name(experiment_name(undisturbed, variant))
+        assert experiment is not None
+        runs = client.search_runs([experiment.experiment_id])
+        assert len(runs) == len({h.day for h in trained})
+        steps = [m.step for run in runs for m in client.get_metric_history(run.info.run_id, "seconds")]
+        assert sorted(steps) == [h.number for h in trained]
+        last = max(runs, key=lambda r: r.data.tags["day"])
+        head = StateStore(undisturbed.training_dir / "states", variant).info(TAKEOVER + 2)
+        assert last.data.tags["state_digest"] == head.digest
+        assert last.data.tags["parent_digest"] == head.parent
+
+
+def test_a_registered_version_loads_from_mlflow_and_predicts(undisturbed: Settings) -> None:
+    import mlflow
+
+    models = registry(undisturbed)
+    version = models.get("candidate")
+    assert version is not None
+    loaded = mlflow.pyfunc.load_model(f"models:/{models.name}/{version.version}")
+    scores = loaded.predict(loaded.input_example)
+    assert set(scores.columns) == {"finish", "like", "skip", "dislike", "share"}
+    assert scores.to_numpy().min() > 0
+    assert scores.to_numpy().max() < 1
+
+
+def test_an_hour_that_was_skipped_is_named(undisturbed: Settings) -> None:
+    from feature_repo.retrieval import advance
+
+    with pytest.raises(NotReadyError, match=f"hour {TAKEOVER + 3} has not been ingested"):
+        advance(undisturbed, TAKEOVER + 5)
+
+
+def test_late_events_mark_hours_stale_and_a_replay_brings_them_in(disturbed: Settings) -> None:
+    store = EventStore(disturbed.events_dir)
+    victim = next(h for h in reversed([h for h in store.hours() if h < TAKEOVER]) if store.manifest(h).rows > 3)
+    log = app_log(disturbed).log_file(victim)
+    import gzip
+
+    lines = gzip.decompress(log.read_bytes()).decode().splitlines()
+    late = [lines[0], *(",".join(["late-" + line.split(",", 1)[0], line.split(",", 1)[1]]) for line in lines[1:4])]
+    (disturbed.workspace / "late.csv").write_text("\n".join(late) + "\n")
+    from events.ingest import ingest
+    from feature_repo.retrieval import advance
+
+    rows = sum(m.rows for m in store.manifests())
+    account = ingest(load_source(disturbed).mapping, [str(disturbed.workspace / "late.csv")], disturbed)
+    assert account.kept == 3
+    assert sum(m.rows for m in store.manifests()) == rows + 3
+    stale = stale_hours(disturbed)
+    assert victim in stale
+    head = StateStore(disturbed.training_dir / "states", VARIANTS[1]).head()
+    assert head is not None
+    before = StateStore(disturbed.training_dir / "states", VARIANTS[1]).info(head).digest
+    advance(disturbed, head + 1)
+    results = replay(disturbed, min(stale))
+    assert {r["hour"] for r in results} == {head.key}
+    assert stale_hours(disturbed) == []
+    assert StateStore(disturbed.training_dir / "states", VARIANTS[1]).info(head).digest != before
+
+
+def test_a_log_with_a_file_an_hour_waits_for_a_missing_file(tmp_path: Path) -> None:
+    from tests.conftest import small_log, write_mapping
+
+    settings = load_settings(var=tmp_path / "var", source="test")
+    mapping = write_mapping(tmp_path, "paths: ['log/{hour}.csv']\n")
+    (tmp_path / "log").mkdir()
+    small_log(2).to_csv(tmp_path / "log" / "2026-03-02T08.csv", index=False)
+    save_source(settings, Source(str(mapping)))
+    assert ingest_hour(settings, Hour.parse("2026-03-02T08")).kept == 2
+    with pytest.raises(NotReadyError, match="has not arrived"):
+        ingest_hour(settings, Hour.parse("2026-03-02T09"))
+
+
+def test_a_log_in_one_file_is_replayed_hour_by_hour(tmp_path: Path) -> None:
+    from tests.conftest import small_log, write_mapping
+
+    settings = load_settings(var=tmp_path / "var", source="test")
+    small_log(6).to_csv(tmp_path / "log.csv", index=False)
+    save_source(settings, Source(str(write_mapping(tmp_path)), (str(tmp_path / "log.csv"),)))
+    kept = [ingest_hour(settings, Hour.parse(f"2026-03-02T{h:02d}")).kept for h in range(7, 12)]
+    assert kept == [0, 2, 2, 2, 0]
+    assert len(EventStore(settings.events_dir).hours()) == 5
+
+
+def test_services_are_refused_a_taken_port_and_stopped_by_their_id(settings: Settings) -> None:
+    port = free_port()
+    serve = (sys.executable, "-m", "http.server", str(port), "--bind", "127.0.0.1")
+    start(settings, [Service("pages", serve, f"http://127.0.0.1:{port}/")])
+    try:
+        assert not port_is_free(port)
+        with pytest.raises(NotReadyError, match="running already"):
+            start(settings, [Service("pages", serve, f"http://127.0.0.1:{port}/")])
+        with pytest.raises(NotReadyError, match=f"port {port} of other is taken"):
+            start(settings, [Service("other", serve, f"http://127.0.0.1:{port}/")])
+    finally:
+        assert stop(settings) == ["pages"]
+    assert port_is_free(port)
+    with pytest.raises(NotReadyError, match="ended at once"):
+        start(settings, [Service("broken", (sys.executable, "-c", "raise SystemExit(3)"), f"http://127.0.0.1:{port}/")])
+
+
+def test_the_champion_goes_back_by_hand(undisturbed: Settings) -> None:
+    models = registry(undisturbed)
+    first, candidate = models.get("champion"), models.get("candidate")
+    assert first is not None
+    assert candidate is not None
+    models.move("champion", str(candidate.version), "for the test")
+    assert rollback(undisturbed, "a test").version == str(first.version)
+    with pytest.raises((NotReadyError, DataError)):
+        rollback(undisturbed, "once more", to=str(first.version))

@@ -1,0 +1,74 @@
+"""Negatives of a log of positives only: never from the future, seeded, one for one."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from core.hours import Hour
+from core.settings import Settings, load_settings
+from events.ingest import ingest
+from events.store import EventStore
+from feature_repo.retrieval import advance
+from tests.conftest import NOW, write_mapping
+from training.samples import SampleStore
+
+START = Hour.parse("2026-03-02T00")
+
+
+@pytest.fixture(params=["popularity", "own"])
+def positives(request: pytest.FixtureRequest, tmp_path: Path) -> Settings:
+    settings = load_settings(var=tmp_path / "var", source="test")
+    rows = [
+        {
+            "uid": n % 4 + 1,
+            "track": (n * n) % 7 + 100 + (50 if n > 60 else 0),  # new items appear later
+            "ts": (START.start + timedelta(minutes=17 * n)).isoformat(),
+            "genre": f"g{(n * n) % 3}",
+        }
+        for n in range(120)
+    ]
+    pd.DataFrame(rows).to_csv(tmp_path / "log.csv", index=False)
+    mapping = write_mapping(
+        tmp_path,
+        columns="columns: {user_id: uid, item_id: track}",
+        behaviours="behaviours: {finish: 'true'}",
+        extra=f"negatives: {{per_positive: 3, kind: {request.param}, seed: 5}}\n",
+    )
+    ingest(str(mapping), [str(tmp_path / "log.csv")], settings, now=NOW)
+    advance(settings, EventStore(settings.events_dir).hours()[-1] + 1)
+    return settings
+
+
+def test_negatives_come_from_the_past_and_are_the_same_every_time(positives: Settings) -> None:
+    store = EventStore(positives.events_dir)
+    samples = SampleStore(positives, store)
+    hours = store.hours()
+    samples.build(hours)
+    digests = {h: samples.read(h).digest for h in hours}
+    seen: set[int] = set()
+    own: dict[int, set[int]] = {}
+    kind = store.source["negatives"]["kind"]
+    drawn = 0
+    for hour in hours:
+        rows = samples.read(hour).samples.to_pylist()
+        positive = [r for r in rows if r["finish"]]
+        negative = [r for r in rows if not r["finish"]]
+        assert len(positive) == store.manifest(hour).rows
+        assert len(negative) <= 3 * len(positive)
+        for row in negative:
+            assert row["item_id"] in (own.get(row["user_id"], set()) if kind == "own" else seen)
+            source = next(p for p in positive if row["event_id"].startswith(p["event_id"] + "/"))
+            assert row["item_id"] != source["item_id"]
+            assert row["local_time"] == source["local_time"]
+        drawn += len(negative)
+        for row in positive:
+            seen.add(row["item_id"])
+            own.setdefault(row["user_id"], set()).add(row["item_id"])
+    assert drawn > 100
+    assert samples.build(hours) == 0
+    samples.build([hours[7]], force=True)
+    assert samples.read(hours[7]).digest == digests[hours[7]]

@@ -1,0 +1,162 @@
+"""The hourly trainer on the tiny simulated app: one definition of a state, however it was reached."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+import pytest
+from safetensors.torch import load_file
+
+from core.errors import CorruptStateError, NotReadyError
+from core.hours import Hour, hour_range
+from core.settings import Settings, load_settings
+from events.store import EventStore
+from feature_repo.clock import ClockState
+from feature_repo.retrieval import ClockFeatures, advance
+from tests.conftest import TINY
+from training.model import RankerModel
+from training.samples import SampleStore
+from training.state import StateStore
+from training.tensors import hour_keys
+from training.trainer import Trainer, fit, predict
+
+FIRST, LAST = TINY.first_hour, TINY.first_hour + 60
+
+
+@pytest.fixture(scope="module")
+def ready(app_settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    """A workspace with events, clocks up to hour 60, and nothing trained."""
+    var = tmp_path_factory.mktemp("training") / "var"
+    settings = load_settings(var=var, source="simulator")
+    shutil.copytree(app_settings.events_dir, settings.events_dir)
+    advance(settings, LAST + 1)
+    SampleStore(settings, EventStore(settings.events_dir)).build(hour_range(FIRST, LAST + 1))
+    return settings
+
+
+def fresh(ready: Settings, folder: Path) -> Settings:
+    """The ready workspace with a state folder of its own."""
+    settings = load_settings(var=folder / "var", source="simulator")
+    settings.workspace.mkdir(parents=True)
+    for name in ("events", "features", "feast"):
+        (settings.workspace / name).symlink_to(ready.workspace / name)
+    settings.training_dir.mkdir()
+    (settings.training_dir / "samples").symlink_to(ready.training_dir / "samples")
+    return settings
+
+
+def weights(settings: Settings, variant: str, hour: Hour) -> Path:
+    return StateStore(settings.training_dir / "states", variant).folder(hour) / "weights.safetensors"
+
+
+@pytest.mark.parametrize("variant", ["gaussian_clock", "hour_embedding", "adaptive_clock"])
+def test_in_bulk_or_hour_by_hour_the_state_is_the_same_to_the_bit(
+    ready: Settings, tmp_path: Path, variant: str
+) -> None:
+    until = FIRST + 30
+    bulk, hourly = fresh(ready, tmp_path / "bulk"), fresh(ready, tmp_path / "hourly")
+    info = Trainer(bulk, variant).train(until, start=FIRST, save_every=100)
+    for hour in hour_range(FIRST, until + 1):
+        step = Trainer(hourly, variant).train(hour, start=FIRST)
+    assert info.digest == step.digest
+    assert weights(bulk, variant, until).read_bytes() == weights(hourly, variant, until).read_bytes()
+
+
+def test_an_hour_is_trained_once_and_never_skipped(ready: Settings, tmp_path: Path) -> None:
+    settings = fresh(ready, tmp_path)
+    trainer = Trainer(settings, "none")
+    first = trainer.train(FIRST + 5, start=FIRST)
+    again = trainer.train(FIRST + 3, start=FIRST)
+    assert again == first
+    assert trainer.train(FIRST + 8, save_every=100).samples_seen > first.samples_seen
+    with pytest.raises(NotReadyError, match="has not been ingested"):
+        trainer.train(TINY.end_hour + 48)
+
+
+def test_a_damaged_checkpoint_is_refused_and_the_one_before_still_works(ready: Settings, tmp_path: Path) -> None:
+    settings = fresh(ready, tmp_path)
+    trainer = Trainer(settings, "none")
+    whole = trainer.train(FIRST + 6, start=FIRST)
+    path = weights(settings, "none", FIRST + 6)
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(CorruptStateError, match="remove"):
+        Trainer(settings, "none").train(FIRST + 7)
+    shutil.rmtree(path.parent)
+    assert Trainer(settings, "none").train(FIRST + 6).digest == whole.digest
+
+
+def test_a_changed_config_does_not_continue_a_chain(ready: Settings, tmp_path: Path) -> None:
+    settings = fresh(ready, tmp_path)
+    Trainer(settings, "none").train(FIRST + 2, start=FIRST)
+    with pytest.raises(NotReadyError, match="settings of 'none' changed"):
+        Trainer(load_settings(var=settings.var, source="simulator", seed=7), "none").train(FIRST + 3)
+
+
+def test_samples_see_features_as_of_the_start_of_their_hour(ready: Settings) -> None:
+    """Against a brute-force count over the event log: nothing from the hour itself or later."""
+    store = EventStore(ready.events_dir)
+    samples = SampleStore(ready, store)
+    hour = LAST
+    drawn = samples.read(hour)
+    assert drawn.profiles.num_rows > 3
+    past = pa.concat_tables(store.read(h) for h in store.hours() if h < hour)
+    for row in drawn.profiles.to_pylist():
+        own = past.filter(pc.equal(past["user_id"], row["user_id"]))
+        assert row["events"] == own.num_rows
+        assert row["finish"] == (pc.sum(own["finish"]).as_py() or 0)
+        assert row["as_of"] <= hour.number
+
+
+def test_offline_and_online_features_are_equal(ready: Settings) -> None:
+    store = EventStore(ready.events_dir)
+    features = ClockFeatures(ready, store)
+    at = ClockState(ready, store).as_of
+    assert at is not None
+    users = np.unique(np.concatenate([store.read(h)["user_id"].to_numpy() for h in store.hours()[:40]]))
+    keys = pa.table({"user_id": users, "hour": np.full(len(users), at.number)})
+    offline, online = features.historical(keys), features.online(users.tolist(), at)
+    for view in ("slots", "profiles"):
+        a, b = getattr(offline, view), getattr(online, view)
+        names = sorted(a.column_names)
+        assert a.num_rows > 10
+        assert a.select(names).to_pylist() == b.select(names).to_pylist()
+
+
+def test_the_model_learns_and_the_logged_form_predicts_the_same(ready: Settings, tmp_path: Path) -> None:
+    settings = fresh(ready, tmp_path)
+    trainer = Trainer(settings, "gaussian_clock")
+    trainer.train(LAST - 1, start=FIRST, save_every=1000)
+    info, ranker, optimiser = trainer.states.load(LAST - 1)
+    drawn = trainer.samples.read(LAST)
+    keys = hour_keys(drawn.samples, drawn.slots, drawn.profiles, info.facets, info.heads, info.top_k)
+    straight = predict(ranker, keys)
+    frame = drawn.samples.select(["user_id", "item_id", "local_time", *info.facets]).to_pandas()
+    profiles = drawn.profiles.to_pandas().set_index("user_id")
+    for name in ("events", "finish"):
+        frame[name] = frame["user_id"].map(profiles[name]).fillna(0).astype(int)
+    slots = {(r["user_id"], r["slot"]): r for r in drawn.slots.to_pylist()}
+    for facet in info.facets:
+        for part in ("values", "scores"):
+            name = f"{facet}_{part}"
+            frame[name] = [[(slots.get((u, s)) or {name: []})[name] for s in range(24)] for u in frame["user_id"]]
+    served = RankerModel(info, ranker).predict(frame)
+    assert np.abs(served.to_numpy() - straight).max() < 1e-6
+    first = fit(ranker, optimiser, keys)
+    for _ in range(20):
+        last = fit(ranker, optimiser, keys)
+    assert last < first
+
+
+def test_checkpoints_hold_every_id_seen(ready: Settings, tmp_path: Path) -> None:
+    settings = fresh(ready, tmp_path)
+    info = Trainer(settings, "none").train(FIRST + 20, start=FIRST, save_every=100)
+    store = EventStore(settings.events_dir)
+    users = pd.unique(np.concatenate([store.read(h)["user_id"].to_numpy() for h in hour_range(FIRST, FIRST + 21)]))
+    tensors = load_file(weights(settings, "none", FIRST + 20))
+    assert sorted(tensors["tables.users.keys"].tolist()) == sorted(users.tolist())
+    assert info.tables["users"] == len(users) + 1
