@@ -74,8 +74,11 @@ Running it again writes the same pages.
     @task(trigger_rule="all_done")
     def link_reports() -> str:
         from core.settings import load_settings
+        from pipeline.pages import write_model_page
         from pipeline.reports import write_index
 
-        return write_index(load_settings())
+        settings = load_settings()
+        write_model_page(settings)
+        return write_index(settings)
 
     [report_drift(), report_experiments()] >> link_reports()

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 
+from airflow.providers.standard.operators.hitl import ApprovalOperator
 from airflow.sdk import DAG, PartitionedAssetTimetable, task
 
 from dags.common import CHAMPION, CLOCKS, DEFAULTS, EVENTS, STATES, hour_param, ingest_schedule, settings_and_hour
+
+APPROVAL_DEADLINE = timedelta(hours=12)
 
 with DAG(
     "ingest_hour",
@@ -96,7 +100,9 @@ with DAG(
 ### Gate and promotion
 Compares the candidate with the champion on hours that neither was trained on, by the policy in
 `evaluation/policy.yaml`, and moves the `champion` alias in MLflow only if the candidate is better. The
-decision with all its figures is a report page. **To undo a promotion** trigger `rollback_champion`.
+decision with all its figures is a report page. Where the policy wants a person (`require_approval`, or too much
+drift), the task `approve` waits under Required Actions; without an answer in 12 hours nothing is promoted.
+`watch_champion` rolls a champion back that falls behind its predecessor. **To undo a promotion** trigger `rollback_champion`.
 """,
 ):
 
@@ -106,14 +112,37 @@ decision with all its figures is a report page. **To undo a promotion** trigger 
 
         return evaluate(*settings_and_hour()).as_json()
 
-    @task(outlets=[CHAMPION])
+    @task.branch
+    def route(decision: dict[str, Any]) -> str:
+        return "approve" if decision["verdict"] == "needs_person" else "apply_decision"
+
+    @task(trigger_rule="none_failed_min_one_success")
     def apply_decision(decision: dict[str, Any]) -> list[dict[str, Any]]:
         from dataclasses import asdict
 
         from pipeline.promotion import apply_decision as apply
-        from pipeline.promotion import latest_version
 
-        settings, hour = settings_and_hour()
-        return [asdict(move) for move in apply(settings, hour, decision, latest_version(settings, hour))]
+        approved = decision["verdict"] == "needs_person"  # only an approval leads here then
+        return [asdict(move) for move in apply(*settings_and_hour(), decision, approved=approved)]
 
-    apply_decision(evaluate_candidate())  # type: ignore[arg-type]
+    @task(outlets=[CHAMPION], trigger_rule="none_failed")
+    def watch_champion() -> dict[str, Any] | None:
+        from dataclasses import asdict
+
+        from pipeline.promotion import watch_champion as watch
+
+        move = watch(*settings_and_hour())
+        return asdict(move) if move else None
+
+    decision = evaluate_candidate()
+    approve = ApprovalOperator(
+        task_id="approve",
+        subject="Promote {{ ti.xcom_pull('evaluate_candidate')['candidate']['variant'] }}?",
+        body="{{ ti.xcom_pull('evaluate_candidate')['reason'] }}",
+        defaults=ApprovalOperator.REJECT,
+        response_timeout=APPROVAL_DEADLINE,
+        doc_md="A person decides. Without an answer in time nothing is promoted.",
+    )
+    applied = apply_decision(decision)  # type: ignore[arg-type]
+    route(decision) >> [approve, applied]  # type: ignore[arg-type]
+    approve >> applied >> watch_champion()

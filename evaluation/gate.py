@@ -2,20 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from statistics import NormalDist
 from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from core.errors import ConfigError, DataError
 from core.hours import Hour
-from evaluation.metrics import Predictions, auc, calibration_error, logloss, uauc, user_aucs
+from evaluation.compare import check_paired
+from evaluation.metrics import (
+    METRICS,
+    Estimate,
+    Predictions,
+    auc,
+    calibration_error,
+    calibration_ratio,
+    logloss,
+    uauc,
+    user_aucs,
+)
+from evaluation.sequential import limit_at
 
-Verdict = Literal["promote", "keep", "wait", "refuse"]
+Verdict = Literal["promote", "keep", "wait", "needs_person", "refuse"]
+SLICES = ("local_hour", "weekday", "user_kind", "item_kind")
 
 
 class _Strict(BaseModel):
@@ -29,8 +44,24 @@ class Margins(_Strict):
     uauc_margin: float
 
 
+class Guardrail(_Strict):
+    """No slice may be worse by more than ``max_drop``; slices below ``min_samples`` are not judged."""
+
+    by: Literal["local_hour", "weekday", "user_kind", "item_kind"]
+    metric: Literal["auc", "uauc", "gauc"] = "auc"
+    max_drop: float = Field(gt=0, le=1)
+    min_samples: int = Field(300, ge=1)
+
+
+class Calibration(_Strict):
+    """Limits on the candidate's own calibration."""
+
+    max_error: float = Field(0.2, gt=0, le=1)
+    ratio: tuple[float, float] = (0.7, 1.4)
+
+
 class Policy(_Strict):
-    """When a candidate becomes champion; see ``evaluation/policy.yaml``."""
+    """When a candidate becomes champion; see ``evaluation/policy.yaml`` for what each key means."""
 
     min_hours: int = Field(4, ge=1)
     max_hours: int = Field(24, ge=1)
@@ -39,7 +70,18 @@ class Policy(_Strict):
     confidence: float = Field(0.95, gt=0.5, lt=1)
     another_variant: Margins = Margins(auc_margin=0.0, uauc_margin=-0.01)
     same_variant: Margins = Margins(auc_margin=-0.005, uauc_margin=-0.02)
-    max_calibration_error: float = Field(0.2, gt=0, le=1)
+    guardrails: tuple[Guardrail, ...] = ()
+    calibration: Calibration = Calibration()
+    max_age_hours: int = Field(72, ge=1)
+    max_drift_share: float = Field(0.7, gt=0, le=1)
+    require_approval: bool = False
+    rollback_hours: int = Field(6, ge=1)
+
+    @model_validator(mode="after")
+    def _hours(self) -> Policy:
+        if self.max_hours < self.min_hours:
+            raise ValueError(f"max_hours {self.max_hours} is below min_hours {self.min_hours}")
+        return self
 
 
 def load_policy(path: Path | None = None) -> Policy:
@@ -51,7 +93,7 @@ def load_policy(path: Path | None = None) -> Policy:
         raise ConfigError(f"no policy file at {path}") from None
     except (ValidationError, yaml.YAMLError, TypeError) as error:
         lines = (
-            "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+            "; ".join(f"{'.'.join(map(str, e['loc'])) or 'file'}: {e['msg']}" for e in error.errors())
             if isinstance(error, ValidationError)
             else str(error)
         )
@@ -68,8 +110,19 @@ class Contender:
 
 
 @dataclass(frozen=True)
+class Scored:
+    """Predictions of one hour: columns event_id, user_id, label, score, and those to slice by.
+
+    ``rival`` is the champion's, or the popularity baseline's where there is no champion.
+    """
+
+    candidate: pa.Table
+    rival: pa.Table | None
+
+
+@dataclass(frozen=True)
 class Check:
-    """One figure against its limit."""
+    """One figure against its limit. ``interval`` is corrected for the number of looks (and of slices)."""
 
     name: str
     passed: bool
@@ -83,10 +136,11 @@ class Decision:
     """What the gate decided, and on what.
 
     Attributes:
-        verdict: ``promote``, ``keep`` (the champion), ``wait`` (too little to see yet), ``refuse``
-            (the evaluation itself is broken).
+        verdict: ``promote``, ``keep`` (the champion), ``wait`` (not decided yet), ``needs_person``,
+            ``refuse`` (the evaluation itself is broken).
         reason: one sentence.
         hours: hours compared; none was in the training of either version.
+        hourly: hour → AUC of candidate and rival, for the plot.
     """
 
     verdict: Verdict
@@ -96,6 +150,7 @@ class Decision:
     hours: tuple[str, ...]
     checks: tuple[Check, ...] = ()
     figures: dict[str, Any] = field(default_factory=dict)
+    hourly: dict[str, tuple[float, float]] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -105,15 +160,19 @@ def judge(
     policy: Policy,
     candidate: Contender,
     champion: Contender | None,
-    predictions: dict[Hour, tuple[pa.Table, pa.Table | None]],
+    predictions: Mapping[Hour, Scored],
+    *,
+    drift_share: float | None = None,
+    now: Hour | None = None,
 ) -> Decision:
     """Decide about a candidate.
 
     Args:
         policy: limits.
-        candidate, champion: the versions; no champion means the candidate may become the first.
-        predictions: hour → the candidate's and the champion's predictions of it (columns event_id,
-            user_id, label, score).
+        candidate, champion: the versions; no champion means that the rival is the popularity baseline.
+        predictions: hour → predictions of both on it.
+        drift_share: share of drifted columns on the last reported day.
+        now: hour of the decision, for the candidate's age; default the last hour of ``predictions``.
 
     Returns:
         The decision; a broken evaluation gives ``refuse``, never an exception and never a promotion.
@@ -122,78 +181,142 @@ def judge(
     hours = tuple(sorted(h for h in predictions if h > last))[: policy.max_hours]
     keys = tuple(h.key for h in hours)
     if len(hours) < policy.min_hours:
-        return Decision(
-            "wait", f"{len(hours)} of {policy.min_hours} hours after {last} have been seen.", candidate, champion, keys
-        )
+        text = f"{len(hours)} of {policy.min_hours} hours after {last} have been seen."
+        return Decision("wait", text, candidate, champion, keys)
+    age = (now or hours[-1]).number - Hour.parse(candidate.trained_until).number
+    if age > policy.max_age_hours:
+        text = f"The candidate was trained {age} hours ago, the limit is {policy.max_age_hours}: a newer one takes its place."
+        return Decision("keep", text, candidate, champion, keys)
     try:
-        ours, theirs = _aligned([predictions[h] for h in hours], with_champion=champion is not None)
-        checks, figures = _checks(policy, candidate, champion, ours, theirs)
+        ours, theirs, slices = _aligned([predictions[h] for h in hours])
+        z = limit_at(len(hours), policy.max_hours, policy.min_hours, 1 - policy.confidence)
+        checks, figures, hopeless = _checks(policy, _same_variant(candidate, champion), ours, theirs, slices, z)
+        hourly = _hourly(hours, predictions)
     except DataError as error:
         return Decision("refuse", f"The evaluation is broken: {error}.", candidate, champion, keys)
-    short = [c for c in checks if c.name in {"samples", "users"} and not c.passed]
-    if short:
-        reason = f"Only {short[0].value:.0f} {short[0].name} of the {short[0].limit:.0f} that the policy wants."
-        return Decision(
-            "wait" if len(hours) < policy.max_hours else "keep", reason, candidate, champion, keys, checks, figures
-        )
-    failed = [c for c in checks if not c.passed]
-    verdict: Verdict = "keep" if failed else "promote"
-    return Decision(verdict, _sentence(candidate, champion, checks, failed), candidate, champion, keys, checks, figures)
+    verdict, reason = _verdict(policy, candidate, champion, checks, len(hours), hopeless, drift_share)
+    return Decision(verdict, reason, candidate, champion, keys, checks, figures, hourly)
 
 
-def _aligned(
-    pairs: list[tuple[pa.Table, pa.Table | None]], *, with_champion: bool
-) -> tuple[Predictions, Predictions | None]:
-    ours = pa.concat_tables([mine for mine, _ in pairs])
-    if not with_champion:
-        return _predictions(ours), None
-    if any(other is None for _, other in pairs):
+def falls_behind(policy: Policy, hourly: Mapping[Hour, Scored]) -> str | None:
+    """Why the champion has to go back to its predecessor, or None.
+
+    Args:
+        policy: ``rollback_hours`` and the confidence.
+        hourly: the last hours, the champion's predictions as ``candidate``, its predecessor's as ``rival``.
+
+    Returns:
+        A sentence when the champion's AUC is below its predecessor's in every one of the last
+        ``rollback_hours`` hours and the difference over all of them is below 0 beyond doubt.
+    """
+    hours = sorted(hourly)[-policy.rollback_hours :]
+    if len(hours) < policy.rollback_hours:
+        return None
+    try:
+        ours, theirs, _ = _aligned([hourly[h] for h in hours])
+        below = [a < b for a, b in _hourly(tuple(hours), hourly).values()]
+    except DataError:
+        return None
+    gap = auc(ours) - auc(theirs)
+    low, high = gap.interval(policy.confidence)
+    if len(below) == len(hours) and all(below) and high < 0:
+        return f"below its predecessor in each of the last {len(hours)} hours: AUC {gap.value:+.4f} [{low:+.4f}, {high:+.4f}]"
+    return None
+
+
+def _same_variant(candidate: Contender, champion: Contender | None) -> bool:
+    return champion is not None and candidate.variant == champion.variant
+
+
+def _aligned(scored: list[Scored]) -> tuple[Predictions, Predictions, pa.Table]:
+    if any(s.rival is None for s in scored):
         raise DataError("an hour has no predictions of the champion")
-    theirs = pa.concat_tables([other for _, other in pairs if other is not None])
+    ours = pa.concat_tables([s.candidate for s in scored])
+    theirs = pa.concat_tables([s.rival for s in scored if s.rival is not None])
+    if ours.num_rows != theirs.num_rows:
+        raise DataError("candidate and champion were not scored on the same impressions")
     if ours["event_id"].combine_chunks() != theirs["event_id"].combine_chunks():
-        joined = ours.select(["event_id"]).join(theirs, "event_id", join_type="inner")
-        if joined.num_rows != ours.num_rows or ours.num_rows != theirs.num_rows:
-            raise DataError("candidate and champion were not scored on the same impressions")
         ours, theirs = ours.sort_by("event_id"), theirs.sort_by("event_id")
-    return _predictions(ours), _predictions(theirs)
+        if ours["event_id"].combine_chunks() != theirs["event_id"].combine_chunks():
+            raise DataError("candidate and champion were not scored on the same impressions")
+    pair = _predictions(ours), _predictions(theirs)
+    if len(pair[0]) and len(np.unique(pair[0].labels)) < 2:
+        raise DataError("every label of the window is the same, so no ranking can be judged")
+    check_paired(*pair)
+    return (*pair, ours.select([c for c in SLICES if c in ours.column_names]))
 
 
 def _predictions(table: pa.Table) -> Predictions:
-    found = Predictions.of(table["user_id"].to_numpy(), table["label"].to_numpy(), table["score"].to_numpy())
-    if len(found) and len(np.unique(found.labels)) < 2:
-        raise DataError("every label of the window is the same, so no ranking can be judged")
+    return Predictions.of(table["user_id"].to_numpy(), table["label"].to_numpy(), table["score"].to_numpy())
+
+
+def _hourly(hours: tuple[Hour, ...], predictions: Mapping[Hour, Scored]) -> dict[str, tuple[float, float]]:
+    found = {}
+    for hour in hours:
+        scored = predictions[hour]
+        if scored.rival is not None and scored.candidate.num_rows:
+            pair = auc(_predictions(scored.candidate)).value, auc(_predictions(scored.rival)).value
+            if not np.isnan(pair[0]):
+                found[hour.key] = pair
     return found
 
 
 def _checks(
-    policy: Policy, candidate: Contender, champion: Contender | None, ours: Predictions, theirs: Predictions | None
-) -> tuple[tuple[Check, ...], dict[str, Any]]:
+    policy: Policy, same_variant: bool, ours: Predictions, theirs: Predictions, slices: pa.Table, z: float
+) -> tuple[tuple[Check, ...], dict[str, Any], bool]:
     users = int(np.count_nonzero(~np.isnan(user_aucs(ours)[0])))
+    error, ratio = calibration_error(ours), calibration_ratio(ours).value
+    low_ratio, high_ratio = policy.calibration.ratio
     checks = [
         Check("samples", len(ours) >= policy.min_samples, len(ours), policy.min_samples),
         Check("users", users >= policy.min_users, users, policy.min_users),
+        Check("calibration_error", error <= policy.calibration.max_error, error, policy.calibration.max_error),
         Check(
-            "calibration_error",
-            (e := calibration_error(ours)) <= policy.max_calibration_error,
-            e,
-            policy.max_calibration_error,
+            "predicted_over_observed", low_ratio <= ratio <= high_ratio, ratio, high_ratio if ratio > 1 else low_ratio
         ),
     ]
-    figures: dict[str, Any] = {"candidate": _figures(ours)}
-    if theirs is None:
-        value = auc(ours)
-        low, high = value.interval(policy.confidence)
-        checks.append(Check("auc_above_chance", low > 0.5, value.value, 0.5, (low, high)))
-        return tuple(checks), figures
-    figures["champion"] = _figures(theirs)
-    same = champion is not None and candidate.variant == champion.variant
-    margins = policy.same_variant if same else policy.another_variant
+    figures: dict[str, Any] = {"candidate": _figures(ours), "rival": _figures(theirs), "z_limit": z}
+    margins = policy.same_variant if same_variant else policy.another_variant
+    hopeless = False
     for name, metric, margin in (("auc", auc, margins.auc_margin), ("uauc", uauc, margins.uauc_margin)):
         gap = metric(ours) - metric(theirs)
-        low, high = gap.interval(policy.confidence)
-        figures[f"{name}_difference"] = {"value": gap.value, "interval": [low, high], "p_value": gap.p_value()}
+        low, high = gap.value - z * gap.standard_error, gap.value + z * gap.standard_error
+        hopeless |= high < margin
+        figures[f"{name}_difference"] = {"value": gap.value, "interval": [low, high], "p_value_one_look": gap.p_value()}
         checks.append(Check(f"{name}_difference", bool(low > margin), gap.value, margin, (low, high)))
-    return tuple(checks), figures
+    for rule in policy.guardrails:
+        if rule.by in slices.column_names:
+            checks += _guard(rule, ours, theirs, slices[rule.by].to_numpy(zero_copy_only=False), policy.confidence)
+    return tuple(checks), figures, hopeless
+
+
+def _guard(
+    rule: Guardrail, ours: Predictions, theirs: Predictions, values: np.ndarray, confidence: float
+) -> list[Check]:
+    """Each large enough slice; a slice fails when its difference lies below −max_drop beyond doubt."""
+    names = [v for v in np.unique(values) if int((values == v).sum()) >= rule.min_samples]
+    z = NormalDist().inv_cdf(1 - (1 - confidence) / 2 / max(len(names), 1))
+    checks = []
+    for name in names:
+        gap = _slice_gap(rule, ours, theirs, values == name)
+        if not np.isnan(gap.value):
+            low, high = gap.value - z * gap.standard_error, gap.value + z * gap.standard_error
+            checks.append(
+                Check(
+                    f"{rule.metric} where {rule.by} = {name}",
+                    bool(high >= -rule.max_drop),
+                    gap.value,
+                    -rule.max_drop,
+                    (low, high),
+                )
+            )
+    return checks
+
+
+def _slice_gap(rule: Guardrail, ours: Predictions, theirs: Predictions, mask: np.ndarray) -> Estimate:
+    metric = METRICS[rule.metric]
+    parts = [Predictions.of(p.users[mask], p.labels[mask], p.scores[mask], p.weights[mask]) for p in (ours, theirs)]
+    return metric(parts[0]) - metric(parts[1])
 
 
 def _figures(data: Predictions) -> dict[str, float]:
@@ -205,22 +328,48 @@ def _figures(data: Predictions) -> dict[str, float]:
     }
 
 
+def _verdict(
+    policy: Policy,
+    candidate: Contender,
+    champion: Contender | None,
+    checks: tuple[Check, ...],
+    hours: int,
+    hopeless: bool,
+    drift_share: float | None,
+) -> tuple[Verdict, str]:
+    failed = [c for c in checks if not c.passed]
+    sentence = _sentence(candidate, champion, checks, failed)
+    over = hours >= policy.max_hours
+    if failed:
+        small = [c for c in failed if c.name in {"samples", "users"}]
+        if small:
+            text = f"Only {small[0].value:.0f} {small[0].name} of the {small[0].limit:.0f} that the policy wants."
+            return ("keep" if over else "wait"), text
+        undecided = all(c.name in {"auc_difference", "uauc_difference"} for c in failed) and not hopeless
+        return ("wait" if undecided and not over else "keep"), sentence
+    if drift_share is not None and drift_share > policy.max_drift_share:
+        return (
+            "needs_person",
+            f"{sentence} But {drift_share:.0%} of the columns drifted (limit {policy.max_drift_share:.0%}).",
+        )
+    if policy.require_approval:
+        return "needs_person", f"{sentence} The policy wants a person's approval."
+    return "promote", sentence
+
+
 def _sentence(candidate: Contender, champion: Contender | None, checks: tuple[Check, ...], failed: list[Check]) -> str:
     who = f"{candidate.variant} (version {candidate.version})"
-    if champion is None:
-        if failed:
-            return f"{who} does not become the first champion: {failed[0].name} is {failed[0].value:.4f}, limit {failed[0].limit:g}."
-        return f"{who} becomes the first champion: its AUC is {checks[-1].value:.4f}."
+    rival = f"{champion.variant} (version {champion.version})" if champion else "the popularity baseline"
     gaps = ", ".join(
         f"{c.name.split('_')[0].upper()} {c.value:+.4f} [{c.interval[0]:+.4f}, {c.interval[1]:+.4f}]"
         for c in checks
-        if c.interval is not None
+        if c.interval is not None and c.name.endswith("_difference")
     )
-    rival = f"{champion.variant} (version {champion.version})"
     if not failed:
-        return f"{who} replaces {rival}: {gaps}."
+        return f"{who} {'replaces' if champion else 'becomes the first champion, against'} {rival}: {gaps}."
     worst = failed[0]
-    end = f"the lower end {worst.interval[0]:+.4f} is" if worst.interval else f"{worst.value:.4f} is"
-    return (
-        f"{rival} stays: against it {who} has {gaps}, and for {worst.name} {end} not beyond the limit {worst.limit:g}."
-    )
+    if worst.interval and worst.name.endswith("_difference"):
+        why = f"for {worst.name.replace('_', ' ')} the lower end {worst.interval[0]:+.4f} is not above the limit {worst.limit:g}"
+    else:
+        why = f"{worst.name.replace('_', ' ')} is {worst.value:.4f}, limit {worst.limit:g}"
+    return f"{who} does not pass against {rival}: {gaps}; {why}."

@@ -14,6 +14,7 @@ from statistics import NormalDist
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from core.errors import DataError
 
@@ -96,51 +97,73 @@ class Predictions:
             raise DataError("labels must be 0 or 1")
         if np.any(weights < 0):
             raise DataError("weights must not be negative")
-        user_ids, codes = np.unique(users, return_inverse=True)
-        return cls(codes, labels, scores, weights, user_ids)
+        codes, user_ids = pd.factorize(users, sort=True)
+        return cls(codes.astype(np.int64, copy=False), labels, scores, weights, np.asarray(user_ids))
 
     def __len__(self) -> int:
         return len(self.scores)
 
 
-def _below(groups: Array | None, scores: Array, weights: Array) -> tuple[Array, Array]:
-    """Weight of rows with a lower score in the row's group, and with an equal one, shape (rows,)."""
-    order = np.lexsort((scores, groups)) if groups is not None else np.argsort(scores, kind="stable")
+def _ranks(scores: Array) -> tuple[Array, int]:
+    """Dense rank of each score, equal scores alike, and the number of distinct ones."""
+    order = np.argsort(scores)
     ranked = scores[order]
-    starts = np.ones(len(order), dtype=bool)
-    starts[1:] = ranked[1:] != ranked[:-1]
-    new_group = np.zeros(len(order), dtype=bool)
-    if len(order):
-        new_group[0] = True
-    if groups is not None:
-        new_group[1:] = groups[order][1:] != groups[order][:-1]
-        starts |= new_group
-    run = np.cumsum(starts) - 1
+    starts = np.empty(len(order), dtype=bool)
+    starts[:1] = True
+    np.not_equal(ranked[1:], ranked[:-1], out=starts[1:])
+    dense = np.cumsum(starts) - 1
+    ranks = np.empty(len(order), dtype=np.int64)
+    ranks[order] = dense
+    return ranks, int(dense[-1]) + 1 if len(dense) else 0
+
+
+def _below(groups: Array, scores: Array, weights: Array) -> tuple[Array, Array]:
+    """Weight of rows with a lower score in the row's group, and with an equal one, shape (rows,)."""
+    ranks, distinct = _ranks(scores)
+    keys = groups * distinct + ranks
+    order = np.argsort(keys)
+    ordered = keys[order]
+    starts = np.empty(len(order), dtype=bool)
+    starts[:1] = True
+    np.not_equal(ordered[1:], ordered[:-1], out=starts[1:])
     first = np.flatnonzero(starts)
+    run = np.cumsum(starts) - 1
     total = np.concatenate([[0.0], np.cumsum(weights[order])])
-    before = total[first]
-    at_group = total[np.flatnonzero(new_group)][np.cumsum(new_group)[first] - 1] if len(order) else before
-    equal = np.diff(np.append(before, total[-1]))
+    before, equal = total[first], np.diff(np.append(total[first], total[-1]))
+    group_of_run = groups[order[first]]
+    new_group = np.empty(len(first), dtype=bool)
+    new_group[:1] = True
+    np.not_equal(group_of_run[1:], group_of_run[:-1], out=new_group[1:])
+    at_group = before[np.flatnonzero(new_group)][np.cumsum(new_group) - 1] if len(first) else before
     below, same = np.empty(len(order)), np.empty(len(order))
     below[order], same[order] = (before - at_group)[run], equal[run]
     return below, same
 
 
-def auc(data: Predictions) -> Estimate:
-    """Area under the ROC curve: the chance that a positive outscores a negative, ties count half."""
+def _auc_rows(data: Predictions) -> tuple[float, Array]:
+    """AUC and the influence of every row on it; NaN and zeros with one label only."""
     positive = data.weights * data.labels
     negative = data.weights * (1 - data.labels)
     p, n = positive.sum(), negative.sum()
-    users = len(data.user_ids)
     if not (p > 0 and n > 0):
-        return Estimate(float("nan"), np.zeros(users))
-    below_n, same_n = _below(None, data.scores, negative)
-    below_p, same_p = _below(None, data.scores, positive)
-    wins = (below_n + same_n / 2) / n  # of a positive with this score
-    losses = (p - below_p - same_p / 2) / p  # of a negative: the share of positives above it
-    value = float(np.dot(positive, wins) / p)
-    rows = positive * (wins - value) / p + negative * (losses - value) / n
-    return Estimate(value, np.bincount(data.users, rows, users))
+        return float("nan"), np.zeros(len(data))
+    ranks, distinct = _ranks(data.scores)
+    per_p, per_n = np.bincount(ranks, positive, distinct), np.bincount(ranks, negative, distinct)
+    wins = (np.cumsum(per_n) - per_n / 2) / n  # of a positive with this score
+    losses = (p - np.cumsum(per_p) + per_p / 2) / p  # of a negative: the share of positives above it
+    value = float(np.dot(per_p, wins) / p)
+    return value, positive * (wins - value)[ranks] / p + negative * (losses - value)[ranks] / n
+
+
+def auc(data: Predictions) -> Estimate:
+    """Area under the ROC curve: the chance that a positive outscores a negative, ties count half."""
+    value, rows = _auc_rows(data)
+    return Estimate(value, np.bincount(data.users, rows, len(data.user_ids)))
+
+
+def delong_influence(data: Predictions) -> Array:
+    """Influence of every row on the AUC, shape (rows,), for intervals that take rows as independent."""
+    return _auc_rows(data)[1]
 
 
 def user_aucs(data: Predictions) -> tuple[Array, Array]:
@@ -157,15 +180,16 @@ def user_aucs(data: Predictions) -> tuple[Array, Array]:
 def uauc(data: Predictions) -> Estimate:
     """Mean AUC over the users that have both labels."""
     values, _ = user_aucs(data)
-    return _mean_over_users(values, np.ones(len(values)))
+    return mean_over_users(values, np.ones(len(values)))
 
 
 def gauc(data: Predictions) -> Estimate:
     """AUC over the users that have both labels, weighted by their impressions (Zhu et al. 2017)."""
-    return _mean_over_users(*user_aucs(data))
+    return mean_over_users(*user_aucs(data))
 
 
-def _mean_over_users(values: Array, weights: Array) -> Estimate:
+def mean_over_users(values: Array, weights: Array) -> Estimate:
+    """Weighted mean of a value per user; users with NaN are left out."""
     weights = np.where(np.isnan(values), 0.0, weights)
     total = weights.sum()
     if not total > 0:
@@ -197,6 +221,50 @@ def _mean_over_rows(data: Predictions, values: Array, weights: Array, below: Arr
     return Estimate(ratio, np.bincount(data.users, (weights * values - ratio * below) / total, users))
 
 
+def normalised_entropy(data: Predictions) -> Estimate:
+    """Log-loss over the entropy of the base rate: below 1 beats predicting the average (He et al. 2014)."""
+    return over_entropy(logloss(data), _mean_over_rows(data, data.labels, data.weights))
+
+
+def over_entropy(loss: Estimate, rate: Estimate) -> Estimate:
+    """A log-loss over the entropy of the base rate, by the delta method."""
+    if not 0 < rate.value < 1:
+        return Estimate(float("nan"), np.zeros(len(loss.influence)))
+    entropy = -(rate.value * np.log(rate.value) + (1 - rate.value) * np.log1p(-rate.value))
+    ratio = float(loss.value / entropy)
+    slope = -np.log(rate.value / (1 - rate.value))  # derivative of the entropy by the rate
+    return Estimate(ratio, (loss.influence - ratio * slope * rate.influence) / entropy)
+
+
+def ndcg(data: Predictions, k: int = 10) -> Estimate:
+    """Mean over users of the normalised discounted cumulative gain of their k best-scored rows.
+
+    Gains are the labels; users without a positive are left out. Rows of equal score share their places'
+    mean discount, so the order of the input does not matter (McSherry & Najork 2008).
+    """
+    return mean_over_users(ndcg_of_users(data, k), np.ones(len(data.user_ids)))
+
+
+def ndcg_of_users(data: Predictions, k: int = 10) -> Array:
+    """NDCG of each user, NaN for a user without a positive, shape (users,)."""
+    users = len(data.user_ids)
+    order = np.lexsort((-data.scores, data.users))
+    user, score, label = data.users[order], data.scores[order], data.labels[order]
+    counts = np.bincount(user, minlength=users)
+    place = np.arange(len(user)) - np.repeat(np.cumsum(counts) - counts, counts)
+    discount = np.where(place < k, 1 / np.log2(place + 2), 0.0)
+    tie = np.empty(len(user), dtype=bool)
+    tie[:1] = True
+    tie[1:] = (user[1:] != user[:-1]) | (score[1:] != score[:-1])
+    run = np.cumsum(tie) - 1
+    mean_discount = (np.bincount(run, discount) / np.bincount(run))[run] if len(run) else discount
+    gain = np.bincount(user, label * mean_discount, users)
+    positives = np.bincount(user, label, users).astype(np.int64)
+    ideal = np.concatenate([[0.0], np.cumsum(1 / np.log2(np.arange(k) + 2))])[np.minimum(positives, k)]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(positives > 0, gain / ideal, np.nan)
+
+
 def calibration_error(data: Predictions, bins: int = 20) -> float:
     """Expected calibration error over equal-width bins of the prediction (Naeini et al. 2015)."""
     if not len(data):
@@ -212,13 +280,19 @@ METRICS: dict[str, Callable[[Predictions], Estimate]] = {
     "gauc": gauc,
     "logloss": logloss,
     "calibration": calibration_ratio,
+    "normalised_entropy": normalised_entropy,
+    "ndcg@10": ndcg,
 }
 """Every metric that has an interval. Higher is better for auc, uauc, gauc; lower for logloss."""
 
 
+TRACKED = ("auc", "uauc", "gauc", "logloss", "calibration")
+"""What is logged for every hour."""
+
+
 def summary(data: Predictions) -> dict[str, float]:
-    """Every metric's value, with ``ece``, ``samples`` and ``users``."""
-    values = {name: metric(data).value for name, metric in METRICS.items()}
+    """Values of the tracked metrics, with ``ece``, ``samples`` and ``users``."""
+    values = {name: METRICS[name](data).value for name in TRACKED}
     return {**values, "ece": calibration_error(data), "samples": float(len(data)), "users": float(len(data.user_ids))}
 
 

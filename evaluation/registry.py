@@ -17,7 +17,11 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities.model_registry import ModelVersion
 
-CHAMPION, CANDIDATE = "champion", "candidate"
+CHAMPION = "champion"
+CHALLENGER = "challenger"
+"""The version that the gate compares with the champion, until it decides."""
+CANDIDATE = "candidate"
+"""The newest version of the candidate's variant; the next challenger."""
 PREDECESSOR = "predecessor"
 
 

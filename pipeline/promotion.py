@@ -9,32 +9,19 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from core.errors import NotReadyError
-from core.files import write_json, write_parquet
+from core import duck
+from core.duck import quoted
+from core.errors import DataError, NotReadyError
+from core.files import read_json, write_json, write_parquet
 from core.hours import Hour, hour_range
-from core.pages import write_page
 from core.settings import Settings
-from evaluation.gate import Contender, Decision, judge, load_policy
-from evaluation.registry import CANDIDATE, CHAMPION, Move, Registry
+from evaluation.gate import Contender, Decision, Scored, falls_behind, judge, load_policy
+from evaluation.registry import CANDIDATE, CHALLENGER, CHAMPION, PREDECESSOR, Move, Registry
 from events.store import EventStore
 
 log = logging.getLogger("pipeline.promotion")
 
 FIRST_CHAMPION_HOURS = 24 * 7
-
-TEMPLATE = """
-<section class="banner {{ 'calm' if decision.verdict == 'promote' else '' }}"><p class="lead"><strong>{{ decision.verdict }}</strong>:
-{{ decision.reason }}</p></section>
-<section><h2>Checks</h2>{% if decision.checks %}<div class="scroll"><table><thead><tr><th>check</th><th>value</th><th>interval</th>
-<th>limit</th><th></th></tr></thead><tbody>{% for c in decision.checks %}<tr><td>{{ c.name|words }}</td><td>{{ c.value|number }}</td>
-<td>{% if c.interval %}{{ c.interval[0]|number }} to {{ c.interval[1]|number }}{% endif %}</td><td>{{ c.limit|number }}</td>
-<td class="{{ 'good' if c.passed else 'bad' }}">{{ "passed" if c.passed else "failed" }}</td></tr>{% endfor %}</tbody></table></div>
-{% else %}<p>No check was made yet.</p>{% endif %}</section>
-<section><h2>Versions</h2><p>Candidate: {{ decision.candidate.variant }}, version {{ decision.candidate.version }}, trained until
-{{ decision.candidate.trained_until }}.<br>Champion: {% if decision.champion %}{{ decision.champion.variant }}, version
-{{ decision.champion.version }}, trained until {{ decision.champion.trained_until }}{% else %}none yet{% endif %}.</p>
-<p class="soft">Hours compared: {{ decision.hours|join(", ") or "none" }}. Intervals are clustered by user.</p></section>
-"""
 
 
 def registry(settings: Settings) -> Registry:
@@ -69,37 +56,68 @@ def score_version(settings: Settings, version: str, hour: Hour) -> pa.Table:
     keys = hour_keys(drawn.samples, drawn.slots, drawn.profiles, info.facets, info.heads, info.top_k)
     at = info.heads.index(LABEL) if LABEL in info.heads else 0
     scores = predict(model.ranker, keys)[:, at] if len(keys) else keys.hours
-    table = prediction_table(drawn, keys, scores, at)
+    table = prediction_table(drawn, keys, scores, at, model.ranker)
     write_parquet(path, table)
     return table
 
 
-def evaluate_candidate(settings: Settings, hour: Hour, policy_file: Path | None = None) -> Decision:
-    """Compare the candidate with the champion on the hours since both were trained, up to ``hour``.
+def popularity_scores(settings: Settings, since: Hour, predictions: pa.Table) -> pa.Table:
+    """The popularity baseline on the rows of a prediction table: an item's finish rate in the window before ``since``."""
+    store = EventStore(settings.events_dir)
+    hours = [h for h in store.hours() if since - settings.window_hours <= h < since and store.manifest(h).rows]
+    names = ", ".join(quoted(str(store.partition(h) / "events.parquet")) for h in hours)
+    with duck.connection(settings) as con:
+        con.register("predictions", predictions)
+        events = f"read_parquet([{names}])" if hours else "(SELECT 0 AS item_id, false AS finish WHERE false)"
+        con.execute(
+            f"""CREATE TABLE popular AS SELECT item_id, count(*) AS shown, count(*) FILTER (WHERE finish) AS finished
+            FROM {events} GROUP BY item_id"""
+        )
+        per_item = "finished / shown" if not store.source["negatives"] else "shown / (SELECT sum(shown) FROM popular)"
+        scores = con.sql(
+            f"""SELECT p.event_id, CAST(coalesce({per_item}, 0) AS FLOAT) AS score
+            FROM predictions p LEFT JOIN popular USING (item_id)"""
+        ).to_arrow_table()
+    ordered = predictions.select(["event_id"]).append_column("at", pa.array(range(predictions.num_rows), pa.int64()))
+    joined = ordered.join(scores, "event_id").sort_by("at")
+    return predictions.set_column(predictions.column_names.index("score"), "score", joined["score"].combine_chunks())
 
-    The decision is written as JSON and as a page. Nothing is moved.
+
+def evaluate_candidate(settings: Settings, hour: Hour, policy_file: Path | None = None) -> Decision:
+    """Compare the challenger with the champion on the hours since both were trained, up to ``hour``.
+
+    The decision is written as JSON and as a page, and logged to the challenger's MLflow run. Nothing is moved.
 
     Raises:
-        NotReadyError: there is no candidate.
+        NotReadyError: there is no challenger, or its artifacts cannot be read.
     """
     policy = load_policy(policy_file or _own_policy(settings))
     models = registry(settings)
-    candidate, champion = contender(models, CANDIDATE), contender(models, CHAMPION)
-    if candidate is None:
+    challenger, champion = contender(models, CHALLENGER) or contender(models, CANDIDATE), contender(models, CHAMPION)
+    if challenger is None:
         raise NotReadyError(f"{models.name} has no candidate; train the hour before (DAG train_ranker)")
-    first = max(Hour.parse(c.trained_until) for c in (candidate, champion) if c) + 1
-    last = min(hour, first + (policy.max_hours - 1))
-    predictions = {
-        h: (
-            score_version(settings, candidate.version, h),
-            score_version(settings, champion.version, h) if champion else None,
-        )
-        for h in hour_range(first, last + 1)
-    }
-    decision = judge(policy, candidate, champion, predictions)
-    write_decision(settings, hour, decision)
+    first = max(Hour.parse(c.trained_until) for c in (challenger, champion) if c) + 1
+    predictions = {}
+    for h in hour_range(first, min(hour, first + (policy.max_hours - 1)) + 1):
+        ours = score_version(settings, challenger.version, h)
+        rival = score_version(settings, champion.version, h) if champion else popularity_scores(settings, first, ours)
+        predictions[h] = Scored(ours, rival)
+    decision = judge(policy, challenger, champion, predictions, drift_share=last_drift(settings, hour), now=hour)
+    page = write_decision(settings, hour, decision)
+    version = models.client.get_model_version(models.name, challenger.version)
+    if version.run_id:
+        for path in (page, page.with_suffix(".json")):
+            models.client.log_artifact(version.run_id, str(path), "gate")
+    for key, value in (("gate_verdict", decision.verdict), ("gate_reason", decision.reason), ("gate_hour", hour.key)):
+        models.client.set_model_version_tag(models.name, challenger.version, key, value[:4900])
     log.info("%s: %s: %s", hour, decision.verdict, decision.reason)
     return decision
+
+
+def last_drift(settings: Settings, hour: Hour) -> float | None:
+    """Share of drifted columns on the last day reported up to ``hour``, None where there is none."""
+    reports = [p for p in sorted((settings.reports_dir / "drift").glob("*.json")) if p.stem <= str(hour.day)]
+    return float(read_json(reports[-1])["share"]) if reports else None
 
 
 def _own_policy(settings: Settings) -> Path | None:
@@ -108,76 +126,60 @@ def _own_policy(settings: Settings) -> Path | None:
     return path if path.exists() else None
 
 
-def write_decision(settings: Settings, hour: Hour, decision: Decision) -> Path:
-    """Write a decision as JSON and page; returns the page."""
-    folder = settings.reports_dir / "gate"
-    write_json(folder / f"{hour.key}.json", decision.as_json())
-    page = folder / f"{hour.key}.html"
-    write_page(page, f"Gate at {hour} UTC", TEMPLATE, home="../index.html", decision=decision)
-    return page
+def probe(settings: Settings, version: str) -> None:
+    """Load a version as MLflow's users do and score its input example; a version that cannot is never promoted.
+
+    Raises:
+        DataError: its artifacts are missing, damaged, or give no probabilities.
+    """
+    import mlflow
+    import numpy as np
+
+    models = registry(settings)
+    try:
+        model = mlflow.pyfunc.load_model(f"models:/{models.name}/{version}")
+        scores = model.predict(model.input_example).to_numpy()
+    except Exception as error:  # whatever it is, this version must not serve
+        raise DataError(
+            f"version {version} of {models.name} cannot be promoted, it does not load and score: {error}"
+        ) from error
+    if not np.isfinite(scores).all() or scores.min() < 0 or scores.max() > 1:
+        raise DataError(f"version {version} of {models.name} cannot be promoted: its probe scores are no probabilities")
 
 
-def apply_decision(settings: Settings, hour: Hour, decision: dict[str, Any], latest: str | None) -> list[Move]:
-    """Move the aliases as the gate decided, and put the next candidate up.
+def apply_decision(settings: Settings, hour: Hour, decision: dict[str, Any], *, approved: bool = False) -> list[Move]:
+    """Move the aliases as the gate decided, and put the next challenger up.
 
     Args:
         settings: of the workspace.
         hour: hour of the decision.
         decision: JSON form of the decision.
-        latest: version of the candidate's variant trained on ``hour``, the next candidate.
+        approved: a person approved a promotion that needs one.
 
     Returns:
         The moves made. Applying the same decision again makes none.
+
+    Raises:
+        DataError: the winner does not load and score, or somebody moved the champion in between.
     """
     models = registry(settings)
     moves: list[Move] = []
-    candidate, champion = decision["candidate"]["version"], decision["champion"]
+    challenger, champion = decision["candidate"]["version"], decision["champion"]
     now = models.get(CHAMPION)
-    if decision["verdict"] == "promote" and (now is None or str(now.version) != candidate):
+    promoted = decision["verdict"] == "promote" or (decision["verdict"] == "needs_person" and approved)
+    if promoted and (now is None or str(now.version) != challenger):
+        probe(settings, challenger)
         seen = champion["version"] if champion else None
-        moves.append(models.move(CHAMPION, candidate, f"gate at {hour}: {decision['reason']}", expected=seen))
-    if latest and decision["verdict"] != "wait" and int(latest) > int(candidate):
-        moves.append(models.move(CANDIDATE, latest, f"next candidate after {hour}"))
+        moves.append(models.move(CHAMPION, challenger, f"gate at {hour}: {decision['reason']}", expected=seen))
+    latest = latest_version(settings, hour)
+    if latest:
+        moves.append(models.move(CANDIDATE, latest, f"newest at {hour}"))
+        if decision["verdict"] != "wait" and int(latest) > int(challenger):
+            moves.append(models.move(CHALLENGER, latest, f"next challenger after {hour}"))
+    moves = [m for m in moves if m.previous != m.version]
     for move in moves:
         log.info("%s of %s is version %s (was %s)", move.alias, models.name, move.version, move.previous)
     return moves
-
-
-def offer_first(settings: Settings, trained: list[dict[str, Any]]) -> None:
-    """After the history: the baseline becomes champion if it beats chance, the candidate stands up."""
-    models = registry(settings)
-    by_variant = {t["variant"]: t for t in trained}
-    if models.get(CHAMPION) is None:
-        first = by_variant[settings.baseline_variant]
-        decision = _first_champion(settings, first)
-        write_decision(settings, Hour.parse(first["hour"]), decision)
-        if decision.verdict == "promote":
-            models.move(CHAMPION, first["version"], decision.reason, expected=None)
-        log.info("%s", decision.reason)
-    if models.get(CANDIDATE) is None:
-        models.move(CANDIDATE, by_variant[settings.candidate_variant]["version"], "trained on the history")
-
-
-def _first_champion(settings: Settings, trained: dict[str, Any]) -> Decision:
-    """Judge the first champion on its progressive predictions of the last week: each was made before training on it."""
-    from training.trainer import read_predictions
-
-    end = Hour.parse(trained["hour"])
-    policy = load_policy(_own_policy(settings)).model_copy(update={"max_hours": FIRST_CHAMPION_HOURS})
-    hours = {
-        h: (table, None)
-        for h in hour_range(end - FIRST_CHAMPION_HOURS + 1, end + 1)
-        if (table := read_predictions(settings, trained["variant"], h, h + 1)).num_rows
-    }
-    tested = Contender(trained["version"], trained["variant"], (end - FIRST_CHAMPION_HOURS).key)
-    return judge(policy, tested, None, dict(hours))
-
-
-def rollback(settings: Settings, reason: str, to: str | None = None) -> Move:
-    """Take the champion back to its predecessor or a named version."""
-    move = registry(settings).rollback(reason, to)
-    log.info("champion rolled back from version %s to %s: %s", move.previous, move.version, reason)
-    return move
 
 
 def latest_version(settings: Settings, hour: Hour) -> str | None:
@@ -188,3 +190,72 @@ def latest_version(settings: Settings, hour: Hour) -> str | None:
     )
     fitting = [v for v in found if v.tags["hour"] <= hour.key]
     return str(max(fitting, key=lambda v: (v.tags["hour"], int(v.version))).version) if fitting else None
+
+
+def watch_champion(settings: Settings, hour: Hour) -> Move | None:
+    """Roll a champion back that falls behind its predecessor, by the policy; returns the move, or None."""
+    policy = load_policy(_own_policy(settings))
+    models = registry(settings)
+    current = models.get(CHAMPION)
+    previous = current.tags.get(PREDECESSOR) if current else None
+    if current is None or not previous:
+        return None
+    first = max(Hour.parse(current.tags["hour"]), hour - policy.rollback_hours) + 1
+    version = str(current.version)
+    scored = {
+        h: Scored(score_version(settings, version, h), score_version(settings, previous, h))
+        for h in hour_range(first, hour + 1)
+    }
+    why = falls_behind(policy, scored)
+    if why is None:
+        return None
+    log.warning("version %s goes back to %s: %s", version, previous, why)
+    return models.rollback(f"automatic at {hour}: {why}")
+
+
+def offer_first(settings: Settings, trained: list[dict[str, Any]]) -> None:
+    """After the history: the baseline becomes champion if it beats popularity, the candidate stands up."""
+    models = registry(settings)
+    by_variant = {t["variant"]: t for t in trained}
+    if models.get(CHAMPION) is None:
+        first = by_variant[settings.baseline_variant]
+        decision = _first_champion(settings, first)
+        write_decision(settings, Hour.parse(first["hour"]), decision)
+        if decision.verdict == "promote":
+            probe(settings, first["version"])
+            models.move(CHAMPION, first["version"], decision.reason, expected=None)
+        log.info("%s", decision.reason)
+    for alias in (CANDIDATE, CHALLENGER):
+        if models.get(alias) is None:
+            models.move(alias, by_variant[settings.candidate_variant]["version"], "trained on the history")
+
+
+def _first_champion(settings: Settings, trained: dict[str, Any]) -> Decision:
+    """Judge the first champion on its progressive predictions of the last week: each was made before training on it."""
+    from training.trainer import read_predictions
+
+    end = Hour.parse(trained["hour"])
+    history = end.number - EventStore(settings.events_dir).hours()[0].number
+    since = end - min(FIRST_CHAMPION_HOURS, history // 2)
+    policy = load_policy(_own_policy(settings))
+    everything = read_predictions(settings, trained["variant"], since + 1, end + 1)
+    rival = popularity_scores(settings, since + 1, everything) if everything.num_rows else everything
+    whole = {end: Scored(everything, rival)}
+    tested = Contender(trained["version"], trained["variant"], since.key)
+    return judge(policy.model_copy(update={"min_hours": 1, "max_hours": 1}), tested, None, whole, now=since + 1)
+
+
+def write_decision(settings: Settings, hour: Hour, decision: Decision) -> Path:
+    """Write a decision as JSON and page; returns the page."""
+    from pipeline.pages import write_gate_page
+
+    folder = settings.reports_dir / "gate"
+    write_json(folder / f"{hour.key}.json", decision.as_json())
+    return write_gate_page(folder / f"{hour.key}.html", hour, decision)
+
+
+def rollback(settings: Settings, reason: str, to: str | None = None) -> Move:
+    """Take the champion back to its predecessor or a named version."""
+    move = registry(settings).rollback(reason, to)
+    log.info("champion rolled back from version %s to %s: %s", move.previous, move.version, reason)
+    return move

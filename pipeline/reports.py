@@ -97,6 +97,8 @@ def write_index(settings: Settings) -> str:
     """The page that links every report."""
     root = settings.reports_dir
     groups = []
+    if (root / "model.html").exists():
+        groups.append(("Model", [("champion, variants, moves, drift", "model.html", "")]))
     for title, pattern in (("Experiments", "ab/*/*.html"), ("Experiments", "ab/*.html"), ("Promotion gate", "gate/*.html"),
                            ("Data drift", "drift/*.html")):  # fmt: skip
         rows = []

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from training.ranker import Ranker
 
 
+LOG_EVENTS_SCALE = 5.0
+"""Divides the log of a user's events, to bring it near 1."""
+
+
 @dataclass(frozen=True)
 class Batch:
     """Model input of B samples of U users; ids are rows of the ranker's tables.
@@ -199,7 +203,9 @@ def _dense(unique: np.ndarray, profiles: pa.Table) -> np.ndarray:
     if profiles.num_rows:
         row, inside = _positions(unique, profiles["user_id"].to_numpy())
         events, finish = (pc.fill_null(profiles[c], 0).to_numpy().astype(np.float32) for c in ("events", "finish"))
-        features = np.stack([np.log1p(events) / 5, finish / np.maximum(events, 1), np.ones_like(events)], axis=1)
+        features = np.stack(
+            [np.log1p(events) / LOG_EVENTS_SCALE, finish / np.maximum(events, 1), np.ones_like(events)], axis=1
+        )
         dense[row[inside]] = features[inside]
     return dense
 

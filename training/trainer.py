@@ -24,10 +24,12 @@ from training.config import code_version, load_ranker_config
 from training.ranker import Ranker
 from training.samples import HourSamples, SampleStore
 from training.state import Optimiser, StateInfo, StateStore, new_info
-from training.tensors import HourKeys, hour_keys, to_batch
+from training.tensors import LOG_EVENTS_SCALE, HourKeys, hour_keys, to_batch
 
 log = logging.getLogger("training.trainer")
 
+HEAVY_EVENTS = 100
+"""Events in the clock's window from which a user counts as heavy."""
 LABEL = "finish"
 """The behaviour that metrics and promotion look at; the source's first one where it has no finish."""
 
@@ -141,20 +143,27 @@ class Trainer:
                 drawn.samples, drawn.slots, drawn.profiles, self.samples.facets, self.samples.heads, self.settings.top_k
             )
             scores = predict(ranker, keys)
-            metrics = self._test(drawn, keys, scores)
+            metrics = self._test(drawn, keys, scores, ranker)
             fit(ranker, optimiser, keys)
         return HourResult(self.config.variant, hour, metrics, time.perf_counter() - begun, drawn.digest)
 
-    def _test(self, drawn: HourSamples, keys: HourKeys, scores: np.ndarray) -> dict[str, float]:
+    def _test(self, drawn: HourSamples, keys: HourKeys, scores: np.ndarray, ranker: Ranker) -> dict[str, float]:
         at = self.samples.heads.index(self.label)
         known = keys.known[:, at]
-        table = prediction_table(drawn, keys, scores[:, at], at)
+        table = prediction_table(drawn, keys, scores[:, at], at, ranker)
         write_parquet(prediction_file(self.settings, self.config.variant, drawn.hour), table)
         return summary(Predictions.of(keys.users[known], keys.labels[known, at], scores[known, at]))
 
 
-def prediction_table(drawn: HourSamples, keys: HourKeys, scores: np.ndarray, head: int) -> pa.Table:
-    """Predictions of one head with what evaluation slices by; rows with an unknown label are left out."""
+def prediction_table(drawn: HourSamples, keys: HourKeys, scores: np.ndarray, head: int, ranker: Ranker) -> pa.Table:
+    """Predictions of one head with what evaluation slices by; rows with an unknown label are left out.
+
+    ``user_kind`` is new (no event in the clock's window), regular, or heavy (from ``HEAVY_EVENTS`` on);
+    ``item_kind`` is new where the ranker has not been trained on the item.
+    """
+    events = np.expm1(keys.dense[:, 0] * LOG_EVENTS_SCALE)
+    kinds = np.array(["new", "regular", "heavy"])
+    known = ranker.items.rows(keys.items).numpy() > 0
     table = pa.table(
         {
             "event_id": drawn.samples["event_id"],
@@ -162,6 +171,8 @@ def prediction_table(drawn: HourSamples, keys: HourKeys, scores: np.ndarray, hea
             "item_id": drawn.samples["item_id"],
             "local_hour": pa.array(keys.hours.astype(np.int32)),
             "weekday": pa.array(keys.weekday.astype(np.int32)),
+            "user_kind": pa.array(kinds[(events > 0.5).astype(int) + (events >= HEAVY_EVENTS - 0.5)]),
+            "item_kind": pa.array(np.where(known, "known", "new")),
             "label": pa.array(keys.labels[:, head].astype(np.int8)),
             "score": pa.array(scores.astype(np.float32)),
         }

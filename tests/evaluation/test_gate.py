@@ -8,7 +8,7 @@ import pytest
 
 from core.errors import ConfigError
 from core.hours import Hour
-from evaluation.gate import Contender, Policy, judge, load_policy
+from evaluation.gate import Contender, Guardrail, Policy, Scored, falls_behind, judge, load_policy
 
 START = Hour.parse("2026-03-02T10")
 POLICY = Policy(min_hours=3, max_hours=6, min_samples=500, min_users=20)
@@ -32,23 +32,34 @@ def predictions(hour: Hour, skill: float, seed: int = 0, rows: int = 600) -> pa.
     )
 
 
-def window(hours: int, ours: float, theirs: float) -> dict[Hour, tuple[pa.Table, pa.Table | None]]:
+def window(hours: int, ours: float, theirs: float) -> dict[Hour, Scored]:
     return {
-        START + n: (predictions(START + n, ours, 1), predictions(START + n, theirs, 2)) for n in range(1, hours + 1)
+        START + n: Scored(predictions(START + n, ours, 1), predictions(START + n, theirs, 2))
+        for n in range(1, hours + 1)
     }
 
 
 def test_a_better_candidate_is_promoted_with_a_sentence_that_says_why() -> None:
-    decision = judge(POLICY, CANDIDATE, CHAMPION, window(4, 0.9, 0.4))
-    assert decision.verdict == "promote"
+    decision = judge(POLICY, CANDIDATE, CHAMPION, window(4, 0.95, 0.3))
+    assert decision.verdict == "promote", decision.reason
     assert "replaces hour_embedding (version 1): AUC +0." in decision.reason
+    assert len(decision.hourly) == 4
 
 
-def test_a_worse_or_equal_candidate_is_kept_out() -> None:
-    for skill in (0.2, 0.5):
-        decision = judge(POLICY, CANDIDATE, CHAMPION, window(4, skill, 0.5))
-        assert decision.verdict == "keep"
-        assert "stays" in decision.reason
+def test_a_hopeless_candidate_is_turned_down_early_and_an_undecided_one_at_the_end() -> None:
+    assert judge(POLICY, CANDIDATE, CHAMPION, window(4, 0.1, 0.9)).verdict == "keep"
+    assert judge(POLICY, CANDIDATE, CHAMPION, window(4, 0.5, 0.5)).verdict == "wait"
+    last = judge(POLICY, CANDIDATE, CHAMPION, window(6, 0.5, 0.5))
+    assert last.verdict == "keep"
+    assert "does not pass" in last.reason
+
+
+def test_a_fresher_state_of_the_same_variant_need_only_not_be_worse() -> None:
+    fresher = Contender("3", "hour_embedding", START.key)
+    policy = POLICY.model_copy(
+        update={"same_variant": POLICY.another_variant.model_copy(update={"auc_margin": -0.2, "uauc_margin": -0.2})}
+    )
+    assert judge(policy, fresher, CHAMPION, window(6, 0.6, 0.6)).verdict == "promote"
 
 
 def test_hours_that_a_version_was_trained_on_do_not_count() -> None:
@@ -59,59 +70,127 @@ def test_hours_that_a_version_was_trained_on_do_not_count() -> None:
 
 
 def test_too_few_samples_wait_and_in_the_end_keep_the_champion() -> None:
-    small = {h: (a.slice(0, 50), b.slice(0, 50)) for h, (a, b) in window(6, 0.9, 0.4).items() if b is not None}
+    small = {
+        h: Scored(s.candidate.slice(0, 50), s.rival.slice(0, 50))
+        for h, s in window(6, 0.9, 0.4).items()
+        if s.rival is not None
+    }
     assert judge(POLICY, CANDIDATE, CHAMPION, dict(list(small.items())[:4])).verdict == "wait"
-    assert judge(POLICY, CANDIDATE, CHAMPION, dict(small)).verdict == "keep"
+    assert judge(POLICY, CANDIDATE, CHAMPION, small).verdict == "keep"
 
 
-@pytest.mark.parametrize("damage", ["nan", "one label", "other rows", "no champion rows"])
+@pytest.mark.parametrize("damage", ["nan", "one label", "other rows", "no champion rows", "other users"])
 def test_a_broken_evaluation_never_promotes(damage: str) -> None:
     hours = window(4, 0.9, 0.4)
     first = START + 1
-    ours, theirs = hours[first]
+    ours, theirs = hours[first].candidate, hours[first].rival
+    assert theirs is not None
     if damage == "nan":
-        hours[first] = (ours.set_column(3, "score", pa.array([float("nan")] * len(ours), pa.float32())), theirs)
+        hours[first] = Scored(ours.set_column(3, "score", pa.array([float("nan")] * len(ours), pa.float32())), theirs)
     elif damage == "one label":
         zero = pa.array([0] * len(ours), pa.int8())
         hours = {
-            h: (a.set_column(2, "label", zero), b.set_column(2, "label", zero))
-            for h, (a, b) in hours.items()
-            if b is not None
+            h: Scored(s.candidate.set_column(2, "label", zero), s.rival.set_column(2, "label", zero))
+            for h, s in hours.items()
+            if s.rival is not None
         }
     elif damage == "other rows":
-        hours[first] = (ours, predictions(START + 99, 0.4, 2))
+        hours[first] = Scored(ours, predictions(START + 99, 0.4, 2))
+    elif damage == "other users":
+        hours[first] = Scored(ours, theirs.set_column(1, "user_id", pa.array(range(len(theirs)))))
     else:
-        hours[first] = (ours, None)
+        hours[first] = Scored(ours, None)
     decision = judge(POLICY, CANDIDATE, CHAMPION, hours)
     assert decision.verdict == "refuse"
     assert decision.reason.startswith("The evaluation is broken")
 
 
-def test_the_first_champion_has_to_beat_chance() -> None:
-    good = {h: (a, None) for h, (a, _) in window(4, 0.9, 0.4).items()}
-    chance = {h: (predictions(h, 0.0, 1), None) for h in good}
-    assert judge(POLICY, CANDIDATE, None, dict(good)).verdict == "promote"
-    assert judge(POLICY, CANDIDATE, None, dict(chance)).verdict == "keep"
+def test_the_first_champion_has_to_beat_popularity() -> None:
+    good = judge(POLICY, CANDIDATE, None, window(4, 0.95, 0.2))
+    assert good.verdict == "promote"
+    assert "against the popularity baseline" in good.reason
+    assert judge(POLICY, CANDIDATE, None, window(6, 0.5, 0.5)).verdict == "keep"
 
 
-def test_equal_models_are_hardly_ever_promoted() -> None:
-    """Under no difference a promotion needs the AUC interval above 0: 2.5 % of looks; here 400 looks."""
+def test_a_slice_that_gets_much_worse_stops_a_promotion() -> None:
+    """A candidate better in two thirds of the rows and no better than chance in the others."""
+    policy = POLICY.model_copy(update={"guardrails": (Guardrail(by="local_hour", max_drop=0.01, min_samples=100),)})
+    hours = {}
+    for n in range(1, 5):
+        good, chance, theirs = (predictions(START + n, skill, 1, 3000) for skill in (0.95, 0.0, 0.3))
+        bad = np.arange(3000) % 3 == 0
+        score = np.where(bad, chance["score"].to_numpy(), good["score"].to_numpy())
+        hour = pa.array(np.where(bad, 8, 9))
+        ours = good.set_column(3, "score", pa.array(score)).append_column("local_hour", hour)
+        hours[START + n] = Scored(ours, theirs)
+    assert judge(POLICY, CANDIDATE, CHAMPION, hours).verdict == "promote"
+    decision = judge(policy, CANDIDATE, CHAMPION, hours)
+    assert decision.verdict == "keep"
+    assert "local hour = 8" in decision.reason
+
+
+def test_drift_and_the_policy_can_ask_for_a_person() -> None:
+    hours = window(4, 0.95, 0.3)
+    assert judge(POLICY, CANDIDATE, CHAMPION, hours, drift_share=0.9).verdict == "needs_person"
+    assert judge(POLICY, CANDIDATE, CHAMPION, hours, drift_share=0.1).verdict == "promote"
+    asks = POLICY.model_copy(update={"require_approval": True})
+    assert judge(asks, CANDIDATE, CHAMPION, hours).verdict == "needs_person"
+
+
+def test_a_candidate_that_is_too_old_is_not_promoted() -> None:
+    decision = judge(POLICY, CANDIDATE, CHAMPION, window(4, 0.95, 0.3), now=START + 100)
+    assert decision.verdict == "keep"
+    assert "100 hours ago" in decision.reason
+
+
+def test_a_badly_calibrated_candidate_is_not_promoted() -> None:
+    hours = {
+        h: Scored(
+            s.candidate.set_column(3, "score", pa.array((s.candidate["score"].to_numpy() * 0.2).astype(np.float32))),
+            s.rival,
+        )
+        for h, s in window(4, 0.95, 0.3).items()
+    }
+    decision = judge(POLICY, CANDIDATE, CHAMPION, hours)
+    assert decision.verdict == "keep"
+    assert "calibration error" in decision.reason
+
+
+def test_looking_every_hour_does_not_inflate_the_error() -> None:
+    """Equal models, looked at in every hour from the 3rd to the 6th, 600 comparisons: at most 2.5 % promoted
+    in truth; 4.5 % leaves more than three standard errors of room."""
     small = Policy(min_hours=3, max_hours=6, min_samples=100, min_users=20)
     promoted = 0
-    for trial in range(400):
+    for trial in range(600):
+        at = START + 1000 * trial
+        contenders = Contender("2", "a", at.key), Contender("1", "b", at.key)
         hours = {
-            START + n: (
-                predictions(START + 1000 * trial + n, 0.5, 1, 150),
-                predictions(START + 1000 * trial + n, 0.5, 2, 150),
-            )
-            for n in (1, 2, 3)
+            at + n: Scored(predictions(at + n, 0.5, 1, 120), predictions(at + n, 0.5, 2, 120)) for n in range(1, 7)
         }
-        promoted += judge(small, CANDIDATE, CHAMPION, dict(hours)).verdict == "promote"
-    assert promoted / 400 <= 0.05
+        for seen in range(3, 7):
+            decision = judge(small, *contenders, {h: hours[h] for h in list(hours)[:seen]})
+            promoted += decision.verdict == "promote"
+            if decision.verdict != "wait":
+                break
+    assert promoted / 600 <= 0.045
 
 
-def test_a_typo_in_the_policy_is_named(tmp_path: Path) -> None:
+def test_a_champion_that_falls_behind_is_taken_back_only_beyond_doubt() -> None:
+    policy = Policy(min_hours=1, max_hours=6, rollback_hours=4)
+    assert falls_behind(policy, window(3, 0.1, 0.9)) is None
+    assert "below its predecessor" in str(falls_behind(policy, window(6, 0.1, 0.9)))
+    assert falls_behind(policy, window(6, 0.9, 0.1)) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "message"), [("min_huors: 3\n", "min_huors"), ("{min_hours: 9, max_hours: 3}", "below min_hours")]
+)
+def test_a_typo_in_the_policy_is_named(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "policy.yaml"
-    path.write_text("min_huors: 3\n")
-    with pytest.raises(ConfigError, match="min_huors"):
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=message):
         load_policy(path)
+
+
+def test_the_built_in_policy_is_valid() -> None:
+    assert load_policy().guardrails

@@ -22,7 +22,7 @@ from events.store import EventStore
 from pipeline.app import app_log
 from pipeline.history import build_history
 from pipeline.hour import run_hour
-from pipeline.promotion import registry, rollback
+from pipeline.promotion import apply_decision, registry, rollback
 from pipeline.services import Service, free_port, port_is_free, start, stop
 from pipeline.source import Source, ingest_hour, load_source, save_source
 from pipeline.training import replay, stale_hours
@@ -238,10 +238,24 @@ def test_services_are_refused_a_taken_port_and_stopped_by_their_id(settings: Set
 
 def test_the_champion_goes_back_by_hand(undisturbed: Settings) -> None:
     models = registry(undisturbed)
-    first, candidate = models.get("champion"), models.get("candidate")
-    assert first is not None
-    assert candidate is not None
-    models.move("champion", str(candidate.version), "for the test")
-    assert rollback(undisturbed, "a test").version == str(first.version)
+    for version in ("1", "2"):
+        models.move("champion", version, "for the test")
+    assert rollback(undisturbed, "a test").version == "1"
     with pytest.raises((NotReadyError, DataError)):
-        rollback(undisturbed, "once more", to=str(first.version))
+        rollback(undisturbed, "once more", to="1")
+
+
+def test_a_version_that_does_not_load_is_never_promoted(undisturbed: Settings) -> None:
+    models = registry(undisturbed)
+    source = str(undisturbed.workspace / "nowhere")
+    broken = models.client.create_model_version(
+        models.name, source=source, tags={"variant": "none", "hour": TAKEOVER.key}
+    )
+    before = models.get("champion")
+    decision = {"verdict": "promote", "reason": "test", "candidate": {"version": str(broken.version)},
+                "champion": {"version": str(before.version)} if before else None}  # fmt: skip
+    with pytest.raises(DataError, match="does not load and score"):
+        apply_decision(undisturbed, TAKEOVER + 2, decision)
+    after = models.get("champion")
+    assert (after and after.version) == (before and before.version)
+    models.client.delete_model_version(models.name, str(broken.version))

@@ -1,0 +1,116 @@
+"""Paired comparison of two models on the same impressions: intervals of the difference, and its power."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from statistics import NormalDist
+from typing import Any
+
+import numpy as np
+
+from core.errors import DataError
+from evaluation.metrics import METRICS, Estimate, Predictions, auc, delong_influence
+
+POWER = 0.8
+COMPARED = ("auc", "uauc", "gauc", "logloss")
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Difference of a metric, B minus A.
+
+    Attributes:
+        method: ``clustered`` (influences summed by user), ``delong`` (rows taken as independent;
+            DeLong et al. 1988, doi:10.2307/2531595), ``bootstrap`` (users drawn with replacement).
+        detectable: smallest true difference found with a power of 80 %.
+    """
+
+    metric: str
+    method: str
+    a: float
+    b: float
+    difference: float
+    interval: tuple[float, float]
+    p_value: float
+    detectable: float
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def check_paired(a: Predictions, b: Predictions) -> None:
+    """``DataError`` unless both hold the same impressions in the same order."""
+    same = len(a) == len(b) and np.array_equal(a.user_ids, b.user_ids) and np.array_equal(a.users, b.users)
+    if not same or not np.array_equal(a.labels, b.labels):
+        raise DataError("the two models were not scored on the same impressions (users and labels differ)")
+
+
+def compare(
+    a: Predictions,
+    b: Predictions,
+    confidence: float = 0.95,
+    names: tuple[str, ...] = ("auc", "uauc", "gauc", "logloss"),
+) -> list[Comparison]:
+    """Every metric's difference with an interval clustered by user, and DeLong's for the AUC.
+
+    Raises:
+        DataError: the two were not scored on the same impressions.
+    """
+    check_paired(a, b)
+    rows = []
+    for name in names:
+        first, second = METRICS[name](a), METRICS[name](b)
+        rows.append(_row(name, "clustered", first.value, second.value, second - first, confidence))
+    first, second = auc(a), auc(b)
+    gap = Estimate(second.value - first.value, delong_influence(b) - delong_influence(a))
+    rows.insert(1, _row("auc", "delong", first.value, second.value, gap, confidence))
+    return rows
+
+
+def bootstrap(
+    a: Predictions,
+    b: Predictions,
+    name: str = "auc",
+    *,
+    replications: int = 200,
+    seed: int = 0,
+    confidence: float = 0.95,
+) -> Comparison:
+    """The difference's percentile interval from users drawn with replacement."""
+    check_paired(a, b)
+    rng = np.random.default_rng(seed)
+    users = len(a.user_ids)
+    metric = METRICS[name]
+    gaps = []
+    for _ in range(replications):
+        times = np.bincount(rng.integers(0, users, users), minlength=users).astype(np.float64)
+        weights = times[a.users]
+        drawn = [Predictions(p.users, p.labels, p.scores, p.weights * weights, p.user_ids) for p in (a, b)]
+        gaps.append(metric(drawn[1]).value - metric(drawn[0]).value)
+    values = np.array([g for g in gaps if not np.isnan(g)])
+    if not len(values):
+        raise DataError(f"{name} is undefined in every replication")
+    low, high = np.quantile(values, [(1 - confidence) / 2, (1 + confidence) / 2])
+    first, second = metric(a).value, metric(b).value
+    p_value = min(1.0, 2 * float(min((values <= 0).mean(), (values >= 0).mean())))
+    spread = detectable(float(values.std(ddof=1)), confidence)
+    return Comparison(name, "bootstrap", first, second, second - first, (float(low), float(high)), p_value, spread)
+
+
+def detectable(standard_error: float, confidence: float = 0.95) -> float:
+    """Smallest true difference that a two-sided test finds with a power of 80 %."""
+    normal = NormalDist()
+    return (normal.inv_cdf(0.5 + confidence / 2) + normal.inv_cdf(POWER)) * standard_error
+
+
+def _row(name: str, method: str, first: float, second: float, gap: Estimate, confidence: float) -> Comparison:
+    return Comparison(
+        name,
+        method,
+        first,
+        second,
+        gap.value,
+        gap.interval(confidence),
+        gap.p_value(),
+        detectable(gap.standard_error, confidence),
+    )

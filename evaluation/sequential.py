@@ -1,0 +1,96 @@
+"""Looking at one comparison many times without inflating its error: group-sequential boundaries.
+
+The gate looks at a candidate every hour. With the limits below, the chance of a false "better" over all
+looks together stays at the stated level. Spending function of O'Brien-Fleming's shape (Lan & DeMets 1983,
+doi:10.1093/biomet/70.3.659), boundaries by recursive integration (Armitage, McPherson & Rowe 1969).
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from statistics import NormalDist
+
+import numpy as np
+
+from core.errors import ConfigError
+
+GRID = 2001
+NORMAL = NormalDist()
+
+
+def spent(fraction: float, alpha: float) -> float:
+    """Two-sided error spent once a share ``fraction`` of the information is in."""
+    if fraction <= 0:
+        return 0.0
+    return 4 * (1 - NORMAL.cdf(NORMAL.inv_cdf(1 - alpha / 4) / float(np.sqrt(min(fraction, 1.0)))))
+
+
+@lru_cache(maxsize=256)
+def boundaries(fractions: tuple[float, ...], alpha: float) -> tuple[float, ...]:
+    """Limits for |z| at looks that come at growing shares of the information.
+
+    Args:
+        fractions: share of the planned information at each look, in (0, 1], growing.
+        alpha: two-sided error over all looks.
+
+    Returns:
+        A limit for each look.
+
+    Raises:
+        ConfigError: the fractions do not grow within (0, 1].
+    """
+    if (
+        not fractions
+        or any(b <= a for a, b in zip((0.0, *fractions), fractions, strict=False))
+        or fractions[-1] > 1 + 1e-9
+    ):
+        raise ConfigError(f"looks must come at growing shares of the information in (0, 1], not {fractions}")
+    limits: list[float] = []
+    density: np.ndarray | None = None  # of the score process z·√t inside the limits so far
+    grid = np.zeros(0)
+    before, used = 0.0, 0.0
+    for fraction in fractions:
+        target = spent(fraction, alpha)
+        step = fraction - before
+        # Rows of a grid wide enough for any value that matters.
+        width = 8 * np.sqrt(fraction)
+        new_grid = np.linspace(-width, width, GRID)
+        if density is None:
+            new_density = np.exp(-0.5 * new_grid**2 / fraction) / np.sqrt(2 * np.pi * fraction)
+        else:
+            kernel = np.exp(-0.5 * (new_grid[:, None] - grid[None, :]) ** 2 / step) / np.sqrt(2 * np.pi * step)
+            new_density = kernel @ (density * (grid[1] - grid[0]))
+        tail = _tail(new_grid, new_density)
+        limit = _solve(new_grid, tail, max(target - used, 0.0))
+        limits.append(limit / np.sqrt(fraction))
+        inside = np.abs(new_grid) < limit
+        used = target
+        density, grid, before = np.where(inside, new_density, 0.0), new_grid, fraction
+    return tuple(float(z) for z in limits)
+
+
+def _tail(grid: np.ndarray, density: np.ndarray) -> np.ndarray:
+    """P(|X| > grid value) for the upper half of a symmetric grid."""
+    half = grid >= 0
+    mass = density[half] * (grid[1] - grid[0])
+    return 2 * (mass[::-1].cumsum()[::-1] - mass / 2)
+
+
+def _solve(grid: np.ndarray, tail: np.ndarray, error: float) -> float:
+    positive = grid[grid >= 0]
+    if error <= tail[-1]:
+        return float(positive[-1])
+    return float(np.interp(-error, -tail, positive))
+
+
+def limit_at(look: int, looks: int, first: int, alpha: float) -> float:
+    """Limit for |z| at a look of a comparison that is looked at every hour.
+
+    Args:
+        look: hours seen now, from ``first`` on.
+        looks: hours after which nothing is looked at any more.
+        first: hours seen at the first look.
+        alpha: two-sided error over all looks.
+    """
+    planned = tuple(n / looks for n in range(first, looks + 1))
+    return boundaries(planned, alpha)[min(max(look, first), looks) - first]

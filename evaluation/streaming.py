@@ -1,0 +1,237 @@
+"""Metrics of predictions in Parquet larger than memory: the same figures, from two sorted passes.
+
+DuckDB sorts by score, then by user, spilling to disk; the passes hold a batch and one number a user.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+
+from core import duck
+from core.duck import identifier, quoted, scalar
+from core.errors import DataError
+from core.settings import Settings
+from evaluation.metrics import (
+    METRICS,
+    PROBABILITY_FLOOR,
+    Estimate,
+    Predictions,
+    calibration_error,
+    mean_over_users,
+    ndcg_of_users,
+    over_entropy,
+    user_aucs,
+)
+
+ROWS_AT_ONCE = 1_000_000
+IN_MEMORY_ROWS = 6_000_000
+"""Up to this many rows the plain functions are used."""
+BINS = 20
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Names of the columns of a prediction file."""
+
+    user: str = "user_id"
+    label: str = "label"
+    score: str = "score"
+    weight: str | None = None
+
+
+@dataclass
+class _Totals:
+    rows: int
+    positive: float
+    negative: float
+    users: np.ndarray
+
+
+def file_metrics(
+    settings: Settings, files: Sequence[Path], columns: Columns, *, by: str | None = None
+) -> dict[str, dict[str, object]]:
+    """Metrics of prediction files, overall (``all``) and by the values of a column.
+
+    Returns:
+        slice → metric → value, for metrics with an interval also ``<metric>_ci95``.
+
+    Raises:
+        DataError: a file or a column is missing, or a value is not usable.
+    """
+    with duck.connection(settings, spill_to_file=True) as con:
+        source = _source(con, files, columns, by)
+        found = {"all": _metrics(con, source)}
+        if by:
+            for value in [r[0] for r in con.sql(f"SELECT DISTINCT slice FROM {source} ORDER BY slice").fetchall()]:
+                test = "slice IS NULL" if value is None else f"slice = {quoted(str(value))}"
+                found[str(value)] = _metrics(con, f"(SELECT * FROM {source} WHERE {test})")
+    return found
+
+
+def read_predictions(
+    settings: Settings, files: Sequence[Path], columns: Columns, order: str | None = None
+) -> Predictions:
+    """Prediction files as columns in memory, ordered by a column where one is given (to pair two models)."""
+    with duck.connection(settings) as con:
+        source = _source(con, files, columns, order)
+        table = con.sql(f"SELECT * FROM {source} {'ORDER BY slice' if order else ''}").to_arrow_table()
+    return _predictions(table)
+
+
+def _source(con: duckdb.DuckDBPyConnection, files: Sequence[Path], columns: Columns, extra: str | None) -> str:
+    """A view ``predictions`` of (user, label, score, weight[, slice]) over the files, checked."""
+    for file in files:
+        if not file.exists():
+            raise DataError(f"no such file: '{file}'")
+    names = "[" + ", ".join(quoted(str(f)) for f in files) + "]"
+    try:
+        known = [row[0] for row in con.sql(f"DESCRIBE SELECT * FROM read_parquet({names})").fetchall()]
+    except duckdb.Error as error:
+        raise DataError(f"cannot read {files[0]} as Parquet: {str(error).splitlines()[0]}") from None
+    wanted = [
+        columns.user,
+        columns.label,
+        columns.score,
+        *([columns.weight] if columns.weight else []),
+        *([extra] if extra else []),
+    ]
+    if missing := [c for c in wanted if c not in known]:
+        raise DataError(
+            f"no column {missing} in {files[0]}; it has {known}. Name them with --user, --label, --score, --weight, --by"
+        )
+    weight = f"CAST({identifier(columns.weight)} AS DOUBLE)" if columns.weight else "1.0::DOUBLE"
+    slice_ = f", CAST({identifier(extra)} AS VARCHAR) AS slice" if extra else ""
+    con.execute(
+        f"""CREATE OR REPLACE VIEW predictions AS SELECT {identifier(columns.user)} AS "user",
+        CAST({identifier(columns.label)} AS DOUBLE) AS label, CAST({identifier(columns.score)} AS DOUBLE) AS score,
+        {weight} AS weight {slice_} FROM read_parquet({names})"""
+    )
+    return "predictions"
+
+
+def _predictions(table: pa.Table) -> Predictions:
+    users = table["user"].to_numpy(zero_copy_only=False)
+    return Predictions.of(users, *(table[c].to_numpy() for c in ("label", "score", "weight")))
+
+
+def _metrics(con: duckdb.DuckDBPyConnection, source: str) -> dict[str, object]:
+    rows = int(scalar(con, f"SELECT count(*) FROM {source}"))
+    if rows <= IN_MEMORY_ROWS:
+        data = _predictions(con.sql(f"SELECT * FROM {source}").to_arrow_table())
+        estimates = {name: metric(data) for name, metric in METRICS.items()}
+        return _row(estimates, calibration_error(data), rows, len(data.user_ids))
+    return _streamed(con, source, rows)
+
+
+def _row(estimates: dict[str, Estimate], ece: float, rows: int, users: int) -> dict[str, object]:
+    found: dict[str, object] = {}
+    for name, estimate in estimates.items():
+        found[name] = None if np.isnan(estimate.value) else estimate.value
+        found[f"{name}_ci95"] = None if np.isnan(estimate.standard_error) else list(estimate.interval())
+    return {**found, "ece": ece, "samples": rows, "users": users}
+
+
+def _streamed(con: duckdb.DuckDBPyConnection, source: str, rows: int) -> dict[str, object]:
+    bad = scalar(con, f"""SELECT count(*) FROM {source} WHERE NOT isfinite(score) OR score IS NULL OR label NOT IN (0, 1)
+        OR label IS NULL OR NOT isfinite(weight) OR weight < 0 OR "user" IS NULL""")  # fmt: skip
+    if bad:
+        raise DataError(
+            f"{bad} of {rows} rows have a missing or infinite score or weight, a label that is not 0 or 1, or no user"
+        )
+    con.execute(
+        f"""CREATE OR REPLACE TABLE user_ids AS SELECT "user", row_number() OVER (ORDER BY "user") - 1 AS code
+        FROM (SELECT DISTINCT "user" FROM {source})"""
+    )
+    users = int(scalar(con, "SELECT count(*) FROM user_ids"))
+    con.execute(
+        f"""CREATE OR REPLACE TABLE coded AS SELECT CAST(code AS INTEGER) AS code, label, score, weight
+        FROM {source} JOIN user_ids USING ("user")"""
+    )
+    p, n = con.sql("SELECT sum(weight * label), sum(weight * (1 - label)) FROM coded").fetchall()[0]
+    estimates = {"auc": _streamed_auc(con, users, p, n)}
+    estimates |= _by_user(con, users, p, n)
+    ece = estimates.pop("ece").value
+    con.execute("DROP TABLE coded")
+    return _row(estimates, ece, rows, users)
+
+
+def _batches(con: duckdb.DuckDBPyConnection, order: str) -> Iterator[dict[str, np.ndarray]]:
+    reader = con.sql(f"SELECT code, label, score, weight FROM coded ORDER BY {order}").to_arrow_reader(ROWS_AT_ONCE)
+    for batch in reader:
+        yield {name: batch.column(name).to_numpy(zero_copy_only=False) for name in ("code", "label", "score", "weight")}
+
+
+def _whole_groups(batches: Iterator[dict[str, np.ndarray]], key: str) -> Iterator[dict[str, np.ndarray]]:
+    """Re-cut sorted batches so that no group of equal keys is torn."""
+    held: dict[str, np.ndarray] | None = None
+    for batch in batches:
+        joined = batch if held is None else {k: np.concatenate([held[k], batch[k]]) for k in batch}
+        cut = int(np.searchsorted(joined[key], joined[key][-1], "left"))
+        if cut:
+            yield {k: v[:cut] for k, v in joined.items()}
+        held = {k: v[cut:] for k, v in joined.items()}
+    if held is not None and len(held[key]):
+        yield held
+
+
+def _streamed_auc(con: duckdb.DuckDBPyConnection, users: int, p: float, n: float) -> Estimate:
+    if not (p > 0 and n > 0):
+        return Estimate(float("nan"), np.zeros(users))
+    influence, wins = np.zeros(users), 0.0
+    positives, negatives = np.zeros(users), np.zeros(users)
+    below_p = below_n = 0.0
+    for part in _whole_groups(_batches(con, "score"), "score"):
+        positive, negative = part["weight"] * part["label"], part["weight"] * (1 - part["label"])
+        starts = np.flatnonzero(np.append(True, part["score"][1:] != part["score"][:-1]))
+        run = np.repeat(np.arange(len(starts)), np.diff(np.append(starts, len(part["score"]))))
+        per_p, per_n = np.add.reduceat(positive, starts), np.add.reduceat(negative, starts)
+        win = (below_n + np.cumsum(per_n) - per_n / 2) / n
+        loss = (p - (below_p + np.cumsum(per_p) - per_p / 2)) / p
+        wins += float(np.dot(per_p, win))
+        influence += np.bincount(part["code"], positive * win[run] / p + negative * loss[run] / n, users)
+        positives += np.bincount(part["code"], positive, users)
+        negatives += np.bincount(part["code"], negative, users)
+        below_p, below_n = below_p + per_p.sum(), below_n + per_n.sum()
+    value = wins / p
+    return Estimate(value, influence - value * (positives / p + negatives / n))
+
+
+def _by_user(con: duckdb.DuckDBPyConnection, users: int, p: float, n: float) -> dict[str, Estimate]:
+    """Every other metric in one pass in the order of users."""
+    aucs, gains = np.full(users, np.nan), np.full(users, np.nan)
+    weights, losses, scores, labels = (np.zeros(users) for _ in range(4))
+    gaps, total = np.zeros(BINS), p + n
+    for part in _whole_groups(_batches(con, "code"), "code"):
+        ids, local = np.unique(part["code"], return_inverse=True)
+        data = Predictions(local, part["label"], part["score"], part["weight"], ids)
+        aucs[ids], weights[ids] = user_aucs(data)
+        gains[ids] = ndcg_of_users(data)
+        chance = np.clip(part["score"], PROBABILITY_FLOOR, 1 - PROBABILITY_FLOOR)
+        loss = -(part["label"] * np.log(chance) + (1 - part["label"]) * np.log1p(-chance))
+        for store, values in ((losses, loss), (scores, part["score"]), (labels, part["label"])):
+            store += np.bincount(part["code"], part["weight"] * values, users)
+        bucket = np.clip((part["score"] * BINS).astype(np.int64), 0, BINS - 1)
+        gaps += np.bincount(bucket, part["weight"] * (part["score"] - part["label"]), BINS)
+    return {
+        "uauc": mean_over_users(aucs, np.ones(users)),
+        "gauc": mean_over_users(aucs, weights),
+        "logloss": _ratio(losses, weights),
+        "calibration": _ratio(scores, labels),
+        "normalised_entropy": over_entropy(_ratio(losses, weights), _ratio(labels, weights)),
+        "ndcg@10": mean_over_users(gains, np.ones(users)),
+        "ece": Estimate(float(np.abs(gaps).sum() / total), np.zeros(1)),
+    }
+
+
+def _ratio(above: np.ndarray, below: np.ndarray) -> Estimate:
+    total = below.sum()
+    if not total > 0:
+        return Estimate(float("nan"), np.zeros(len(above)))
+    value = float(above.sum() / total)
+    return Estimate(value, (above - value * below) / total)

@@ -1,0 +1,117 @@
+"""The command line on prediction files, in memory and streamed."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from core.settings import ROOT, Settings
+from evaluation import streaming
+from evaluation.streaming import Columns, file_metrics
+
+
+def predictions(folder: Path, name: str = "a", noise: float = 0.5, rows: int = 4000) -> Path:
+    rng = np.random.default_rng(1)
+    signal, users = rng.normal(size=rows), [f"u{n}" for n in rng.integers(0, 80, rows)]
+    labels = (rng.uniform(size=rows) < 1 / (1 + np.exp(-signal))).astype(int)
+    other = np.random.default_rng(len(name) + int(noise * 100)).normal(size=rows)
+    score = np.round(1 / (1 + np.exp(-(signal + noise * other))), 2)
+    frame = pd.DataFrame(
+        {
+            "id": np.arange(rows),
+            "who": users,
+            "y": labels,
+            "p": score,
+            "w": rng.choice([1.0, 2.0], rows),
+            "local_hour": rng.integers(0, 3, rows),
+        }
+    )
+    frame["local_hour"] = rng.integers(0, 3, rows)
+    path = folder / f"{name}.parquet"
+    frame.to_parquet(path)
+    return path
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "evaluation", *arguments], cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+
+COLUMNS = ("--user", "who", "--label", "y", "--score", "p")
+
+
+def test_metrics_ends_with_one_json_object(tmp_path: Path) -> None:
+    done = run("metrics", str(predictions(tmp_path)), *COLUMNS, "--weight", "w", "--by", "local_hour")
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    assert found["samples"] == 4000
+    assert found["users"] == 80
+    assert found["auc_ci95"][0] < found["auc"] < found["auc_ci95"][1]
+    assert set(found["by"]["local_hour"]) == {"0", "1", "2"}
+
+
+@pytest.mark.parametrize("weight", [None, "w"])
+def test_streamed_figures_are_the_plain_ones(
+    tmp_path: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch, weight: str | None
+) -> None:
+    path, columns = predictions(tmp_path), Columns("who", "y", "p", weight)
+    plain = file_metrics(settings, [path], columns, by="local_hour")
+    monkeypatch.setattr(streaming, "IN_MEMORY_ROWS", 0)
+    monkeypatch.setattr(streaming, "ROWS_AT_ONCE", 700)
+    streamed = file_metrics(settings, [path], columns, by="local_hour")
+    assert streamed.keys() == plain.keys()
+    for name in plain:
+        for key, value in plain[name].items():
+            assert streamed[name][key] == pytest.approx(value, abs=1e-12), (name, key)
+
+
+def test_compare_pairs_by_key_whatever_the_order(tmp_path: Path) -> None:
+    first, second = predictions(tmp_path, "a", 0.9), predictions(tmp_path, "b", 0.3)
+    pd.read_parquet(second).sample(frac=1, random_state=1).to_parquet(second)
+    refused = run("compare", str(first), str(second), *COLUMNS)
+    assert refused.returncode == 2
+    assert "same impressions" in refused.stderr
+    done = run("compare", str(first), str(second), *COLUMNS, "--key", "id", "--bootstrap", "50")
+    rows = json.loads(done.stdout.splitlines()[-1])["results"][0]["comparisons"]
+    assert [(r["metric"], r["method"]) for r in rows] == [
+        ("auc", "clustered"), ("auc", "delong"), ("uauc", "clustered"), ("gauc", "clustered"), ("logloss", "clustered"),
+        ("auc", "bootstrap"),
+    ]  # fmt: skip
+    assert rows[0]["interval"][0] > 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("metrics", "nowhere.parquet"), "no such file"),
+        (("metrics", "{file}"), "no column ['user_id', 'label', 'score']"),
+        (("metrics", "{text}", *COLUMNS), "as Parquet"),
+        (("compare", "{file}", *COLUMNS), "at least two files"),
+    ],
+)
+def test_wrong_input_is_named(tmp_path: Path, arguments: tuple[str, ...], message: str) -> None:
+    (tmp_path / "text.parquet").write_text("no parquet")
+    file = predictions(tmp_path)
+    done = run(*(a.format(file=file, text=tmp_path / "text.parquet") for a in arguments))
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_nan_scores_are_counted_and_refused(tmp_path: Path) -> None:
+    path = predictions(tmp_path)
+    frame = pd.read_parquet(path)
+    frame.loc[3, "p"] = float("nan")
+    frame.to_parquet(path)
+    done = run("metrics", str(path), *COLUMNS)
+    assert done.returncode == 2
+    assert "1 of 4000 values of 'score'" in done.stderr
