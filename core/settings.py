@@ -47,6 +47,9 @@ class Settings(BaseSettings):
     registry_url: str = Field("", description="SQL registry of Feast; empty: a file in the workspace.")
     mlflow_uri: str = Field("", description="MLflow tracking server or database; empty: SQLite in the workspace.")
 
+    alert_webhook: str = Field(
+        "", pattern=r"^(https?://.+)?$", description="URL that alerts are posted to; empty: none."
+    )
     live: bool = Field(False, description="Ingest each hour as the wall clock passes it; off: hours are triggered.")
     airflow_port: int = 8080
     mlflow_port: int = 5000

@@ -108,3 +108,46 @@ first champion and candidate. Continues where it was interrupted.
         return build_history(load_settings(), Hour.parse(params["until"]))
 
     build()
+
+with DAG(
+    "backfill_hours",
+    params={
+        name: Param(
+            "2026-01-01T00",
+            type="string",
+            pattern=r"^\d{4}-\d{2}-\d{2}T\d{2}$",
+            title=title,
+            description="Form: 2026-11-23T10.",
+        )
+        for name, title in (("first", "First hour (UTC)"), ("last", "Last hour (UTC)"))
+    },
+    tags=["by hand"],
+    doc_md="""
+### Run a range of hours
+Ingestion, clocks, training and gate for every hour from the first to the last, one after the other, a mapped task
+an hour. Hours that are done already stay as they are. Where hours run by the clock (`CLOCK_LIVE=true`), Airflow's own
+backfill form on `ingest_hour` does the same with a run for each hour.
+""",
+    **BY_HAND,
+):
+
+    @task
+    def list_hours(params: dict[str, Any] | None = None) -> list[str]:
+        from core.errors import ConfigError
+        from core.hours import Hour, hour_range
+
+        assert params is not None
+        first, last = Hour.parse(params["first"]), Hour.parse(params["last"])
+        if last < first:
+            raise ConfigError(f"the last hour {last} lies before the first, {first}")
+        return [hour.key for hour in hour_range(first, last + 1)]
+
+    @task(max_active_tis_per_dagrun=1)
+    def run_hour(hour: str) -> dict[str, Any]:
+        from core.hours import Hour
+        from core.settings import load_settings
+        from pipeline.hour import run_hour as run
+
+        return run(load_settings(), Hour.parse(hour))
+
+    run_hour.expand(hour=list_hours())

@@ -16,6 +16,8 @@ from airflow.sdk import (
     RetryRule,
     get_current_context,
 )
+from airflow.sdk.definitions.callback import SyncCallback
+from airflow.sdk.definitions.deadline import DeadlineAlert, DeadlineReference
 
 from core.settings import load_settings
 
@@ -35,7 +37,47 @@ RETRY = ExceptionRetryPolicy(
                   action=RetryAction.FAIL, reason="retrying does not help: see the message"),
     ]
 )  # fmt: skip
-DEFAULTS: dict[str, Any] = {"retries": 3, "retry_delay": timedelta(seconds=20), "retry_policy": RETRY}
+HOUR_DEADLINE = timedelta(minutes=45)
+"""An hourly DAG that is not through this long after it was queued raises an alert."""
+
+
+def notify_failure(context: Any) -> None:
+    """Alert: a task failed for good. Called by Airflow with the task's context."""
+    from core.alerts import send_alert
+
+    ti, run = context["ti"], context["dag_run"]
+    send_alert(
+        load_settings(),
+        f"{ti.dag_id}.{ti.task_id} failed",
+        run=run.run_id,
+        hour=run.partition_key,
+        error=str(context.get("exception", ""))[:500],
+    )
+
+
+def notify_deadline(dag: str, context: Any = None) -> None:
+    """Alert: a run is late. Called by Airflow when the deadline passes."""
+    from core.alerts import send_alert
+
+    del context
+    send_alert(load_settings(), f"{dag} is not through after {HOUR_DEADLINE}")
+
+
+def deadline(dag: str) -> DeadlineAlert:
+    """The alert of an hourly DAG that takes too long."""
+    return DeadlineAlert(
+        reference=DeadlineReference.DAGRUN_QUEUED_AT,
+        interval=HOUR_DEADLINE,
+        callback=SyncCallback("dags.common.notify_deadline", kwargs={"dag": dag}),
+    )
+
+
+DEFAULTS: dict[str, Any] = {
+    "retries": 3,
+    "retry_delay": timedelta(seconds=20),
+    "retry_policy": RETRY,
+    "on_failure_callback": notify_failure,
+}
 
 
 def ingest_schedule() -> Any:

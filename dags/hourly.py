@@ -8,7 +8,17 @@ from typing import Any
 from airflow.providers.standard.operators.hitl import ApprovalOperator
 from airflow.sdk import DAG, PartitionedAssetTimetable, task
 
-from dags.common import CHAMPION, CLOCKS, DEFAULTS, EVENTS, STATES, hour_param, ingest_schedule, settings_and_hour
+from dags.common import (
+    CHAMPION,
+    CLOCKS,
+    DEFAULTS,
+    EVENTS,
+    STATES,
+    deadline,
+    hour_param,
+    ingest_schedule,
+    settings_and_hour,
+)
 
 APPROVAL_DEADLINE = timedelta(hours=12)
 
@@ -18,6 +28,7 @@ with DAG(
     catchup=False,
     max_active_runs=1,
     default_args=DEFAULTS,
+    deadline=deadline("ingest_hour"),
     params={"hour": hour_param("Hour whose log is ingested.")},
     tags=["hourly"],
     doc_md="""
@@ -45,6 +56,7 @@ with DAG(
     catchup=False,
     max_active_runs=1,
     default_args=DEFAULTS,
+    deadline=deadline("materialize_clock"),
     params={"hour": hour_param("Hour after which the clocks shall hold.")},
     tags=["hourly"],
     doc_md="""
@@ -70,6 +82,7 @@ with DAG(
     catchup=False,
     max_active_runs=1,
     default_args=DEFAULTS,
+    deadline=deadline("train_ranker"),
     params={"hour": hour_param("Last hour to train on; hours before it that are missing are trained first.")},
     tags=["hourly"],
     doc_md="""
@@ -94,6 +107,7 @@ with DAG(
     catchup=False,
     max_active_runs=1,
     default_args=DEFAULTS,
+    deadline=deadline("promote_ranker"),
     params={"hour": hour_param("Hour up to which candidate and champion are compared.")},
     tags=["hourly", "promotion"],
     doc_md="""

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -240,7 +241,7 @@ def _aligned(scored: list[Scored]) -> tuple[Predictions, Predictions, pa.Table]:
         if ours["event_id"].combine_chunks() != theirs["event_id"].combine_chunks():
             raise DataError("candidate and champion were not scored on the same impressions")
     pair = _predictions(ours), _predictions(theirs)
-    if len(pair[0]) and len(np.unique(pair[0].labels)) < 2:
+    if len(pair[0]) and pair[0].labels.min() == pair[0].labels.max():
         raise DataError("every label of the window is the same, so no ranking can be judged")
     check_paired(*pair)
     return (*pair, ours.select([c for c in SLICES if c in ours.column_names]))
@@ -275,30 +276,40 @@ def _checks(
             "predicted_over_observed", low_ratio <= ratio <= high_ratio, ratio, high_ratio if ratio > 1 else low_ratio
         ),
     ]
-    figures: dict[str, Any] = {"candidate": _figures(ours), "rival": _figures(theirs), "z_limit": z}
+    pairs = {
+        name: (metric(ours), metric(theirs)) for name, metric in (("auc", auc), ("uauc", uauc), ("logloss", logloss))
+    }
+    figures: dict[str, Any] = {
+        side: {**{name: pair[at].value for name, pair in pairs.items()}, "samples": len(ours)}
+        for at, side in enumerate(("candidate", "rival"))
+    }
+    figures["z_limit"] = z
     margins = policy.same_variant if same_variant else policy.another_variant
     hopeless = False
-    for name, metric, margin in (("auc", auc, margins.auc_margin), ("uauc", uauc, margins.uauc_margin)):
-        gap = metric(ours) - metric(theirs)
+    for name, margin in (("auc", margins.auc_margin), ("uauc", margins.uauc_margin)):
+        gap = pairs[name][0] - pairs[name][1]
         low, high = gap.value - z * gap.standard_error, gap.value + z * gap.standard_error
         hopeless |= high < margin
         figures[f"{name}_difference"] = {"value": gap.value, "interval": [low, high], "p_value_one_look": gap.p_value()}
         checks.append(Check(f"{name}_difference", bool(low > margin), gap.value, margin, (low, high)))
     for rule in policy.guardrails:
         if rule.by in slices.column_names:
-            checks += _guard(rule, ours, theirs, slices[rule.by].to_numpy(zero_copy_only=False), policy.confidence)
+            checks += _guard(rule, ours, theirs, slices[rule.by], policy.confidence)
     return tuple(checks), figures, hopeless
 
 
 def _guard(
-    rule: Guardrail, ours: Predictions, theirs: Predictions, values: np.ndarray, confidence: float
+    rule: Guardrail, ours: Predictions, theirs: Predictions, values: pa.ChunkedArray, confidence: float
 ) -> list[Check]:
-    """Each large enough slice; a slice fails when its difference lies below −max_drop beyond doubt."""
-    names = [v for v in np.unique(values) if int((values == v).sum()) >= rule.min_samples]
+    """Each large enough slice of ``values`` (an Arrow column); a slice fails when its difference lies below −max_drop beyond doubt."""
+    encoded: Any = pc.dictionary_encode(values.combine_chunks())
+    codes, labels = encoded.indices.to_numpy(), encoded.dictionary.to_pylist()
+    sizes = np.bincount(codes, minlength=len(labels))
+    names = sorted((label, code) for code, label in enumerate(labels) if sizes[code] >= rule.min_samples)
     z = NormalDist().inv_cdf(1 - (1 - confidence) / 2 / max(len(names), 1))
     checks = []
-    for name in names:
-        gap = _slice_gap(rule, ours, theirs, values == name)
+    for name, code in names:
+        gap = _slice_gap(rule, ours, theirs, codes == code)
         if not np.isnan(gap.value):
             low, high = gap.value - z * gap.standard_error, gap.value + z * gap.standard_error
             checks.append(
@@ -317,15 +328,6 @@ def _slice_gap(rule: Guardrail, ours: Predictions, theirs: Predictions, mask: np
     metric = METRICS[rule.metric]
     parts = [Predictions.of(p.users[mask], p.labels[mask], p.scores[mask], p.weights[mask]) for p in (ours, theirs)]
     return metric(parts[0]) - metric(parts[1])
-
-
-def _figures(data: Predictions) -> dict[str, float]:
-    return {
-        "auc": auc(data).value,
-        "uauc": uauc(data).value,
-        "logloss": logloss(data).value,
-        "samples": float(len(data)),
-    }
 
 
 def _verdict(

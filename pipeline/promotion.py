@@ -91,7 +91,7 @@ def evaluate_candidate(settings: Settings, hour: Hour, policy_file: Path | None 
     Raises:
         NotReadyError: there is no challenger, or its artifacts cannot be read.
     """
-    policy = load_policy(policy_file or _own_policy(settings))
+    policy = load_policy(policy_file or own_policy(settings))
     models = registry(settings)
     challenger, champion = contender(models, CHALLENGER) or contender(models, CANDIDATE), contender(models, CHAMPION)
     if challenger is None:
@@ -120,7 +120,7 @@ def last_drift(settings: Settings, hour: Hour) -> float | None:
     return float(read_json(reports[-1])["share"]) if reports else None
 
 
-def _own_policy(settings: Settings) -> Path | None:
+def own_policy(settings: Settings) -> Path | None:
     """The workspace's own ``policy.yaml``, where it has one."""
     path = settings.workspace / "policy.yaml"
     return path if path.exists() else None
@@ -194,7 +194,7 @@ def latest_version(settings: Settings, hour: Hour) -> str | None:
 
 def watch_champion(settings: Settings, hour: Hour) -> Move | None:
     """Roll a champion back that falls behind its predecessor, by the policy; returns the move, or None."""
-    policy = load_policy(_own_policy(settings))
+    policy = load_policy(own_policy(settings))
     models = registry(settings)
     current = models.get(CHAMPION)
     previous = current.tags.get(PREDECESSOR) if current else None
@@ -237,7 +237,7 @@ def _first_champion(settings: Settings, trained: dict[str, Any]) -> Decision:
     end = Hour.parse(trained["hour"])
     history = end.number - EventStore(settings.events_dir).hours()[0].number
     since = end - min(FIRST_CHAMPION_HOURS, history // 2)
-    policy = load_policy(_own_policy(settings))
+    policy = load_policy(own_policy(settings))
     everything = read_predictions(settings, trained["variant"], since + 1, end + 1)
     rival = popularity_scores(settings, since + 1, everything) if everything.num_rows else everything
     whole = {end: Scored(everything, rival)}

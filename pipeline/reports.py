@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 from dataclasses import asdict
-from datetime import date, timedelta
+from datetime import date
 from typing import Any
 
 import pandas as pd
 
 from core import duck
+from core.alerts import send_alert
 from core.duck import identifier, quoted
 from core.errors import NotReadyError
 from core.files import read_json, write_json
@@ -30,48 +31,63 @@ INDEX = """
 
 
 def report_drift(settings: Settings, day: date) -> dict[str, Any]:
-    """Evidently's drift report of a day against the week before it.
+    """Evidently's drift report of a day: features, labels and the champion's predictions.
+
+    The reference is the last week that the champion was trained on, or, without a champion, the week before
+    the day. More drift than the policy allows raises an alert, and the gate asks a person.
 
     Raises:
         NotReadyError: too few events on either side.
     """
     from evaluation.drift import drift_report
+    from evaluation.gate import load_policy
+    from pipeline.promotion import own_policy, registry
 
     store = EventStore(settings.events_dir)
-    current, before = (
-        _frame(settings, store, hours)
-        for hours in (
-            day_hours(day),
-            [h for d in range(1, REFERENCE_DAYS + 1) for h in day_hours(day - timedelta(days=d))],
-        )
-    )
+    champion = registry(settings).get("champion")
+    variant = champion.tags["variant"] if champion else settings.baseline_variant
+    end = day_hours(day)[0]
+    if champion:
+        end = min(end, Hour.parse(champion.tags["hour"]) + 1)
+    current = _frame(settings, store, day_hours(day), variant)
+    before = _frame(settings, store, list(hour_range(end - 24 * REFERENCE_DAYS, end)), variant)
     folder = settings.reports_dir / "drift"
     found = drift_report(
-        str(day), current, before, categorical=[*store.facets, "finish"], numerical=_numbers(current),
+        str(day), current, before, categorical=[*store.facets, "finish"], numerical=_numbers(current, before),
         html=folder / f"{day}.html", seed=settings.seed,
     )  # fmt: skip
     write_json(folder / f"{day}.json", asdict(found))
     log.info(
         "drift of %s: %d of %d columns (%s)", day, len(found.drifted), found.columns, ", ".join(found.drifted) or "none"
     )
+    limit = load_policy(own_policy(settings)).max_drift_share
+    if found.share > limit:
+        send_alert(settings, f"{found.share:.0%} of the columns drifted on {day}", columns=found.drifted, limit=limit)
     return asdict(found)
 
 
-def _frame(settings: Settings, store: EventStore, hours: list[Hour]) -> pd.DataFrame:
+def _frame(settings: Settings, store: EventStore, hours: list[Hour], variant: str) -> pd.DataFrame:
+    """Events of hours with the prediction that the variant made of them before it trained on them."""
+    from training.trainer import prediction_file
+
     files = [store.partition(h) / "events.parquet" for h in hours if store.has(h) and store.manifest(h).rows]
     if not files:
         raise NotReadyError(f"no events from {hours[0]} to {hours[-1]}")
-    columns = ", ".join(map(identifier, store.facets))
-    names = "[" + ", ".join(quoted(str(f)) for f in files) + "]"
+    scored = [p for h in hours if (p := prediction_file(settings, variant, h)).exists()]
+    columns = ", ".join(f"e.{identifier(f)}" for f in store.facets)
+    names, predictions = ("[" + ", ".join(quoted(str(f)) for f in group) + "]" for group in (files, scored))
+    source = f"read_parquet({predictions})" if scored else "(SELECT '' AS event_id, 0.0 AS score WHERE false)"
     with duck.connection(settings) as con:
         return con.sql(
-            f"""SELECT {columns}, CAST(finish AS VARCHAR) AS finish, played_seconds, hour(local_time) AS local_hour
-            FROM read_parquet({names}) ORDER BY timestamp, event_id"""
+            f"""SELECT {columns}, CAST(e.finish AS VARCHAR) AS finish, e.played_seconds, hour(e.local_time) AS local_hour,
+            p.score AS prediction FROM read_parquet({names}) e LEFT JOIN {source} p USING (event_id)
+            ORDER BY e.timestamp, e.event_id"""
         ).df()
 
 
-def _numbers(frame: pd.DataFrame) -> list[str]:
-    return [c for c in ("played_seconds", "local_hour") if frame[c].notna().any()]
+def _numbers(*sides: pd.DataFrame) -> list[str]:
+    columns = ("played_seconds", "local_hour", "prediction")
+    return [c for c in columns if all(side[c].notna().any() for side in sides)]
 
 
 def report_experiments(settings: Settings, until: Hour) -> list[dict[str, Any]]:

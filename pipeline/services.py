@@ -79,7 +79,9 @@ def airflow_environment(settings: Settings) -> dict[str, str]:
     }
 
 
-_PLAIN = frozenset({"var", "source", "airflow_port", "mlflow_port", "reports_port", "log_level", "mlflow_uri", "live"})
+_PLAIN = frozenset(
+    {"var", "source", "airflow_port", "mlflow_port", "reports_port", "log_level", "mlflow_uri", "live", "alert_webhook"}
+)
 
 
 def _secrets(home: Path) -> dict[str, str]:

@@ -1,0 +1,35 @@
+"""Alerts to whoever is on call: one JSON message to a webhook, if the settings name one."""
+
+from __future__ import annotations
+
+import json
+import logging
+import urllib.request
+from typing import Any
+
+from core.settings import Settings
+
+log = logging.getLogger("core.alerts")
+
+TIMEOUT_SECONDS = 10
+
+
+def send_alert(settings: Settings, title: str, **details: Any) -> bool:
+    """Post an alert; never raises, so that a broken webhook breaks nothing else.
+
+    Returns:
+        Whether the webhook took it; False where the settings name none.
+    """
+    log.warning("alert: %s %s", title, details)
+    if not settings.alert_webhook:
+        return False
+    body = json.dumps({"title": title, "source": settings.source, "details": details}, default=str).encode()
+    request = urllib.request.Request(  # noqa: S310 (the operator's own setting)
+        settings.alert_webhook, body, {"Content-Type": "application/json"}
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as answer:  # noqa: S310
+            return bool(answer.status < 300)
+    except (OSError, ValueError) as error:
+        log.warning("the alert could not be delivered: %s", error)
+        return False

@@ -1,0 +1,122 @@
+"""The DAG files: they parse fast without heavy libraries, say what they are, and raise alerts."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from core.settings import ROOT
+
+BAG = """
+import json, sys
+from airflow.dag_processing.dagbag import DagBag
+bag = DagBag(sys.argv[1])
+heavy = sorted({m.split('.')[0] for m in sys.modules} & {'torch', 'mlflow', 'feast', 'evidently', 'ibis', 'duckdb'})
+print(json.dumps({
+    'errors': bag.import_errors,
+    'heavy': heavy,
+    'seconds': {stat.file: stat.duration.total_seconds() for stat in bag.dagbag_stats},
+    'dags': {d.dag_id: {'doc': bool(d.doc_md), 'tasks': sorted(d.task_ids), 'retries': [t.retries for t in d.tasks],
+                        'serial': d.max_active_runs} for d in bag.dags.values()},
+}))
+"""
+
+
+@pytest.fixture(scope="module")
+def bag(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    home = tmp_path_factory.mktemp("airflow")
+    environment = {
+        **os.environ, "AIRFLOW_HOME": str(home), "PYTHONPATH": str(ROOT), "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home / 'airflow.db'}", "PYTHONWARNINGS": "ignore",
+    }  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-c", BAG, str(ROOT / "dags")],
+        env=environment,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return dict(json.loads(done.stdout.splitlines()[-1]))
+
+
+def test_every_file_parses_without_heavy_libraries(bag: dict[str, Any]) -> None:
+    assert bag["errors"] == {}
+    assert bag["heavy"] == []
+    assert set(bag["dags"]) == {
+        "ingest_hour", "materialize_clock", "train_ranker", "promote_ranker", "report_day",
+        "rollback_champion", "replay_training", "build_history", "backfill_hours",
+    }  # fmt: skip
+
+
+def test_every_dag_explains_itself_and_runs_one_at_a_time(bag: dict[str, Any]) -> None:
+    for dag_id, dag in bag["dags"].items():
+        assert dag["doc"], dag_id
+        assert dag["serial"] == 1, dag_id
+
+
+def test_a_person_can_stand_between_the_gate_and_the_promotion(bag: dict[str, Any]) -> None:
+    assert bag["dags"]["promote_ranker"]["tasks"] == [
+        "apply_decision",
+        "approve",
+        "evaluate_candidate",
+        "route",
+        "watch_champion",
+    ]
+
+
+@pytest.fixture
+def webhook(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[list[dict[str, Any]]]:
+    taken: list[dict[str, Any]] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            taken.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *arguments: object) -> None:
+            """Quiet."""
+
+    server = HTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setenv("CLOCK_ALERT_WEBHOOK", f"http://127.0.0.1:{server.server_port}/")
+    monkeypatch.setenv("CLOCK_VAR", str(tmp_path))
+    yield taken
+    server.shutdown()
+
+
+def test_a_failed_task_and_a_missed_deadline_reach_the_webhook(webhook: list[dict[str, Any]]) -> None:
+    from dags.common import notify_deadline, notify_failure
+
+    context = {
+        "ti": SimpleNamespace(dag_id="train_ranker", task_id="test_then_train"),
+        "dag_run": SimpleNamespace(run_id="manual__1", partition_key="2026-03-02T10"),
+        "exception": ValueError("no samples"),
+    }
+    notify_failure(context)
+    notify_deadline("train_ranker")
+    assert [m["title"] for m in webhook] == [
+        "train_ranker.test_then_train failed",
+        "train_ranker is not through after 0:45:00",
+    ]
+    assert webhook[0]["details"] == {"run": "manual__1", "hour": "2026-03-02T10", "error": "no samples"}
+
+
+def test_a_webhook_that_is_down_breaks_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from core.alerts import send_alert
+    from core.settings import load_settings
+
+    down = load_settings(var=tmp_path, alert_webhook="http://127.0.0.1:9/")
+    assert send_alert(down, "nobody listens") is False
