@@ -46,6 +46,16 @@ class AirflowApi:
         """Task instances of a run."""
         return self._call("GET", f"/api/v2/dags/{dag_id}/dagRuns/{run_id}/taskInstances")["task_instances"]
 
+    def waiting(self, dag_id: str) -> list[tuple[str, str]]:
+        """Tasks of a DAG that wait for a person: (run id, subject)."""
+        found = self._call("GET", f"/api/v2/dags/{dag_id}/dagRuns/~/hitlDetails?response_received=false&limit=100")
+        return [(d["task_instance"]["dag_run_id"], d["subject"]) for d in found["hitl_details"]]
+
+    def answer(self, dag_id: str, run_id: str, task_id: str, option: str) -> None:
+        """Answer a task that waits for a person."""
+        path = f"/api/v2/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}/-1/hitlDetails"
+        self._call("PATCH", path, json={"chosen_options": [option], "params_input": {}})
+
     def count_runs(self, dag_ids: Iterable[str]) -> dict[str, dict[str, int]]:
         """DAG → how many runs succeeded, failed, or are under way."""
         counts = {}

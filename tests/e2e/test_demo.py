@@ -26,7 +26,12 @@ pytestmark = pytest.mark.e2e
 
 VARIANTS = ("hour_embedding", "gaussian_clock")
 APP = SimulatorConfig(days=4, users=150, items=80, experiment={"start_day": 2}, dirt={"damaged": 0.01})  # type: ignore[arg-type]
-POLICY = {"min_hours": 1, "max_hours": 6, "min_samples": 50, "min_users": 5}
+ANYTHING = {"auc_margin": -1.0, "uauc_margin": -1.0}
+# A policy that lets every candidate through at its first look: the way of a promotion is what is tested here.
+POLICY: dict[str, Any] = {
+    "min_hours": 1, "max_hours": 6, "min_samples": 20, "min_users": 2, "another_variant": ANYTHING, "same_variant": ANYTHING,
+    "calibration": {"max_error": 1.0, "ratio": [0.0, 100.0]}, "max_drift_share": 1.0,
+}  # fmt: skip
 CHROMIUM = shutil.which("chromium")
 
 
@@ -90,6 +95,8 @@ def test_the_summary_is_what_the_stores_hold(platform: Platform) -> None:
     assert summary["champion"] == {
         "name": "simulator-ranker", "version": str(champion.version), "variant": champion.tags["variant"],
     }  # fmt: skip
+    assert summary["champion"]["variant"] == "gaussian_clock"
+    assert [m["previous"] for m in summary["promotions"]][:2] == [None, "1"]
     assert summary["feast_online_rows"] > 50
     assert summary["ab"]["duration_hours"]["true_rel_effect"] > 0
     assert all(Path(page).exists() for page in summary["reports"])
@@ -108,7 +115,7 @@ def test_a_second_run_continues_and_counts_nothing_twice(platform: Platform) -> 
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed (make services)")
-def test_the_pages_open_in_a_browser_and_a_rollback_runs_from_the_api(platform: Platform, tmp_path: Path) -> None:
+def test_pages_open_in_a_browser_a_person_approves_and_rolls_back(platform: Platform) -> None:
     from playwright.sync_api import sync_playwright
 
     from pipeline.airflow_api import AirflowApi
@@ -139,6 +146,25 @@ def test_the_pages_open_in_a_browser_and_a_rollback_runs_from_the_api(platform: 
             browser.close()
         api = AirflowApi(settings)
         models = registry(settings)
+        asks = {**POLICY, "require_approval": True}
+        (settings.workspace / "policy.yaml").write_text(yaml.safe_dump(asks))
+        before = models.get("champion")
+        assert before is not None
+        hour = max(r["partition_key"] for r in api.runs("ingest_hour"))
+        following = (Hour.parse(hour) + 1).key
+        api.trigger("ingest_hour", partition=following)
+        wait_for(lambda: bool(api.waiting("promote_ranker")), "the approval to be asked for")
+        assert str(registry(settings).get("champion").version) == str(before.version)  # type: ignore[union-attr]
+        run, subject = api.waiting("promote_ranker")[0]
+        assert "gaussian_clock" in subject
+        api.answer("promote_ranker", run, "approve", "Approve")
+        wait_for(
+            lambda: next(r["state"] for r in api.runs("promote_ranker") if r["dag_run_id"] == run) == "success",
+            "the promotion",
+        )
+        promoted = registry(settings).get("champion")
+        assert promoted is not None
+        assert int(promoted.version) > int(before.version)
         version = next(v.version for v in models.client.search_model_versions(f"name = '{models.name}'"))
         champion = models.get("champion")
         assert champion is not None

@@ -11,10 +11,13 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
 import pytest
 import yaml
 
 from core.errors import DataError, NotReadyError
+from core.files import write_parquet
 from core.hours import Hour
 from core.settings import ROOT, Settings, load_settings
 from events.simulator.config import SimulatorConfig
@@ -22,7 +25,7 @@ from events.store import EventStore
 from pipeline.app import app_log
 from pipeline.history import build_history
 from pipeline.hour import run_hour
-from pipeline.promotion import apply_decision, registry, rollback
+from pipeline.promotion import apply_decision, registry, rollback, score_version, watch_champion
 from pipeline.services import Service, free_port, port_is_free, start, stop
 from pipeline.source import Source, ingest_hour, load_source, save_source
 from pipeline.training import replay, stale_hours
@@ -259,3 +262,23 @@ def test_a_version_that_does_not_load_is_never_promoted(undisturbed: Settings) -
     after = models.get("champion")
     assert (after and after.version) == (before and before.version)
     models.client.delete_model_version(models.name, str(broken.version))
+
+
+def test_a_champion_that_falls_behind_its_predecessor_goes_back_by_itself(disturbed: Settings) -> None:
+    models = registry(disturbed)
+    policy = disturbed.workspace / "policy.yaml"
+    policy.write_text("{min_hours: 2, max_hours: 6, min_samples: 100, min_users: 10, rollback_hours: 3}")
+    for version in ("1", "2"):
+        models.move("champion", version, "for the test")
+    for hour in (TAKEOVER, TAKEOVER + 1, TAKEOVER + 2):
+        table = score_version(disturbed, "1", hour)
+        labels = table["label"].to_numpy().astype(np.float32)
+        at = table.column_names.index("score")
+        for version, score in (("1", 0.2 + 0.6 * labels), ("2", 0.8 - 0.6 * labels)):
+            path = disturbed.training_dir / "predictions" / f"version={version}" / f"{hour.key}.parquet"
+            write_parquet(path, table.set_column(at, "score", pa.array(score)))
+    move = watch_champion(disturbed, TAKEOVER + 2)
+    assert move is not None
+    assert (move.previous, move.version) == ("2", "1")
+    assert "automatic" in move.reason
+    assert watch_champion(disturbed, TAKEOVER + 2) is None
