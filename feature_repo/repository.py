@@ -161,12 +161,27 @@ def open_store(settings: Settings, facets: list[str]) -> FeatureStore:
     mark = folder / "applied.json"
     os.environ.setdefault("FEAST_USAGE", "False")
     with exclusive_lock(folder / ".lock"):
-        if not mark.exists() or read_json(mark)["digest"] != digest:
+        if not mark.exists() or read_json(mark)["digest"] != digest or not _readable(folder):
             write_text(folder / "feature_store.yaml", config)
+            if not settings.registry_url:  # a torn registry file is made anew; it holds definitions only
+                (folder / "registry.db").unlink(missing_ok=True)
             FeatureStore(repo_path=str(folder)).apply(feature_objects(settings, facets))
             write_json(mark, {"digest": digest})
             log.info("applied the feature repository of %s", settings.source)
     return FeatureStore(repo_path=str(folder))
+
+
+def _readable(folder: Path) -> bool:
+    """Whether the registry can be read and has the definitions; a crash may have cut its file short."""
+    from feast import FeatureStore
+    from feast.errors import FeastError
+    from google.protobuf.message import DecodeError
+
+    try:
+        FeatureStore(repo_path=str(folder)).get_feature_service(TRAINING_SERVICE)
+    except (FeastError, DecodeError, OSError):
+        return False
+    return True
 
 
 def _code_digest() -> str:

@@ -76,6 +76,7 @@ def airflow_environment(settings: Settings) -> dict[str, str]:
         "PYTHONPATH": str(ROOT),
         "PYTHONWARNINGS": "ignore",
         "OMP_NUM_THREADS": "1",
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # its job workers are for other uses of MLflow
     }
 
 
@@ -101,16 +102,19 @@ def migrate_airflow(settings: Settings) -> None:
     """Create or upgrade Airflow's database."""
     home = settings.workspace / "airflow"
     home.mkdir(parents=True, exist_ok=True)
+    environment, database, half = airflow_environment(settings), home / "airflow.db", home / "airflow.db.new"
+    fresh = not database.exists()
+    if fresh:  # a new database is made under another name: a crash leaves no half-migrated one
+        half.unlink(missing_ok=True)
+        environment["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"] = f"sqlite:///{half}"
     done = subprocess.run(
-        [_program("airflow"), "db", "migrate"],
-        env=airflow_environment(settings),
-        capture_output=True,
-        text=True,
-        check=False,
+        [_program("airflow"), "db", "migrate"], env=environment, capture_output=True, text=True, check=False
     )
     if done.returncode:
         write_text(home / "migrate.log", done.stdout + done.stderr)
         raise NotReadyError(f"Airflow's database could not be made ready; see {home / 'migrate.log'}")
+    if fresh:
+        half.replace(database)
 
 
 def airflow_services(settings: Settings) -> list[Service]:

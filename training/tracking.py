@@ -53,16 +53,31 @@ def open_mlflow(settings: Settings) -> MlflowClient:
     logging.getLogger("alembic").setLevel(logging.WARNING)
     logging.getLogger("mlflow.store").setLevel(logging.WARNING)
     (settings.workspace / "mlflow").mkdir(parents=True, exist_ok=True)
-    mlflow.set_tracking_uri(settings.tracking_uri)
     client = mlflow.MlflowClient(settings.tracking_uri)
     try:
         with exclusive_lock(settings.workspace / "mlflow" / ".lock"):
+            _create_store(settings)
+            mlflow.set_tracking_uri(settings.tracking_uri)
             client.search_experiments(max_results=1)
     except MlflowException as error:
         raise NotReadyError(
             f"MLflow at {settings.tracking_uri} does not answer ({error}); start it, then retry"
         ) from None
     return client
+
+
+def _create_store(settings: Settings) -> None:
+    """Make a new SQLite store under another name, then rename it: a crash leaves no half-migrated one."""
+    prefix = "sqlite:///"
+    path = Path(settings.tracking_uri.removeprefix(prefix))
+    if not settings.tracking_uri.startswith(prefix) or path.exists():
+        return
+    import mlflow
+
+    half = path.with_suffix(".new")
+    half.unlink(missing_ok=True)
+    mlflow.MlflowClient(f"{prefix}{half}").search_experiments(max_results=1)
+    half.replace(path)
 
 
 class Tracker:

@@ -34,24 +34,25 @@ from training.tracking import experiment_name, open_mlflow
 
 VARIANTS = ("hour_embedding", "gaussian_clock")
 APP = SimulatorConfig(days=4, users=150, items=80, experiment={"start_day": 2}, dirt={"damaged": 0.01, "late": 0.02})  # type: ignore[arg-type]
+HISTORY_DELAYS_SECONDS = (4.0, 9.0, 13.0, 17.0)
 DELAYS_SECONDS = ((3.0, 7.0), (9.0,), (5.0,))
 TAKEOVER = APP.first_hour + 60
 
 
-def platform(folder: Path) -> Settings:
-    """A workspace with the tiny app's history built; the hours from ``TAKEOVER`` on are left to do."""
+def workspace(folder: Path) -> Settings:
+    """A workspace for the tiny app, nothing done yet."""
     settings = load_settings(var=folder / "var", source="simulator", variants=VARIANTS)
     settings.workspace.mkdir(parents=True)
     (settings.workspace / "app.yaml").write_text(yaml.safe_dump(APP.model_dump(mode="json")))
     (settings.workspace / "policy.yaml").write_text("{min_hours: 2, max_hours: 6, min_samples: 100, min_users: 10}")
     save_source(settings, Source(str(app_log(settings).prepare()), (), simulated=True))
-    build_history(settings, TAKEOVER)
     return settings
 
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Settings:
-    settings = platform(tmp_path_factory.mktemp("undisturbed"))
+    settings = workspace(tmp_path_factory.mktemp("undisturbed"))
+    build_history(settings, TAKEOVER)
     for n in range(3):
         run_hour(settings, TAKEOVER + n)
     return settings
@@ -59,7 +60,12 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Settings:
 
 @pytest.fixture(scope="module")
 def disturbed(tmp_path_factory: pytest.TempPathFactory) -> Settings:
-    return platform(tmp_path_factory.mktemp("disturbed"))
+    """The history is built too, by processes that are killed on the way."""
+    settings = workspace(tmp_path_factory.mktemp("disturbed"))
+    for delay in HISTORY_DELAYS_SECONDS:
+        kill_after(settings, delay, "history", TAKEOVER.key)
+    finish(settings, "history", TAKEOVER.key)
+    return settings
 
 
 def fingerprint(settings: Settings) -> dict[str, str]:
@@ -82,10 +88,6 @@ def fingerprint(settings: Settings) -> dict[str, str]:
     return found
 
 
-def command(settings: Settings, *arguments: str) -> list[str]:
-    return [sys.executable, "-m", "pipeline", "--source", settings.source, *arguments]
-
-
 def environment(settings: Settings) -> dict[str, str]:
     return {
         **os.environ,
@@ -95,29 +97,35 @@ def environment(settings: Settings) -> dict[str, str]:
     }
 
 
+def kill_after(settings: Settings, delay: float, *arguments: str) -> None:
+    """Start the command line and end it, and all it started, with SIGKILL."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pipeline", "--source", settings.source, *arguments],
+        env=environment(settings), cwd=ROOT, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    time.sleep(delay)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def finish(settings: Settings, *arguments: str) -> None:
+    """Run the command line to its end."""
+    done = subprocess.run(
+        [sys.executable, "-m", "pipeline", "--source", settings.source, *arguments],
+        env=environment(settings), cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+
+
 def test_killed_at_any_moment_and_started_again_the_state_equals_an_undisturbed_run(
     undisturbed: Settings, disturbed: Settings
 ) -> None:
-    """SIGKILL after growing delays walks through ingestion, clocks, samples, training, gate."""
+    """SIGKILL after growing delays walks through ingestion, clocks, samples, training, gate, in bulk and by the hour."""
     for n in range(3):
         hour = (TAKEOVER + n).key
         for delay in DELAYS_SECONDS[n]:
-            process = subprocess.Popen(
-                command(disturbed, "hour", hour), env=environment(disturbed), cwd=ROOT, start_new_session=True,
-                stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-            )  # fmt: skip
-            time.sleep(delay)
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-        done = subprocess.run(
-            command(disturbed, "hour", hour),
-            env=environment(disturbed),
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr
+            kill_after(disturbed, delay, "hour", hour)
+        finish(disturbed, "hour", hour)
     expected, found = fingerprint(undisturbed), fingerprint(disturbed)
     assert sorted(found) == sorted(expected)
     assert [name for name in expected if found[name] != expected[name]] == []
