@@ -16,8 +16,7 @@ $(VENV)/.installed: requirements.txt
 	@test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
 	@echo "installing into $(VENV) (about 2 GB, under a minute with a warm cache)"
 	@test -x $(VENV)/bin/uv || $(VENV)/bin/pip install --quiet --disable-pip-version-check "uv>=0.9"
-	@$(VENV)/bin/uv pip sync --quiet --python $(VENV)/bin/python requirements.txt
-	@$(VENV)/bin/pip install --quiet --disable-pip-version-check "uv>=0.9"
+	@$(VENV)/bin/uv pip install --quiet --python $(VENV)/bin/python -r requirements.txt
 	@touch $@
 
 .PHONY: help setup demo up down test check format bench services lock clean
@@ -52,6 +51,7 @@ services: ## install the servers that some tests start (Debian packages, needs r
 	@docker/install_services.sh
 
 lock: setup ## resolve requirements.in into requirements.txt
+	@sed -i '/^torch==/d' requirements.txt  # so that the CPU build of UV_FIND_LINKS is taken where there is one
 	@$(VENV)/bin/uv pip compile --quiet requirements.in --output-file requirements.txt --python-version 3.11 \
 	  --no-header --no-annotate --no-emit-index-url --no-emit-find-links
 	@sed -i -E 's/^(torch==[0-9.]+)\+cpu$$/\1/' requirements.txt
