@@ -10,7 +10,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import HealthCheck, given
+from hypothesis import HealthCheck, example, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
@@ -116,6 +116,7 @@ def check(settings: Settings, rows: list[Any], hour: Hour) -> None:
 
 
 @given(history=st.lists(event, max_size=40), late=st.lists(event, max_size=8), cut=st.integers(10, 80))
+@example(history=[], late=[(25, 0, 0, "rock", 100), (30, 0, 1, "jazz", 100)], cut=72)
 @hypothesis_settings(
     max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
@@ -132,9 +133,10 @@ def test_refreshes_with_late_events_equal_a_full_rebuild(
     state_of(live).rebuild(START + cut)
     last = min(cut + 6, 95)
     known = len(before)
+    inside = cut + 3 - WINDOW_DAYS * 24  # an event that comes later than the window is long waits for a rebuild
     for hour in range(cut, last):
         new = [e for e in history if e[0] == hour]
-        arrived = [e for e in late if e[0] < hour] if hour == cut + 2 else []
+        arrived = [e for e in late if inside <= e[0] < hour] if hour == cut + 2 else []
         if hour == cut + 2:
             late_now = arrived
         ingest_rows(folder, live, new + arrived, known, (START + hour, START + hour + 1))
