@@ -7,6 +7,7 @@ import os
 from datetime import UTC, datetime
 from pathlib import Path
 
+import hypothesis
 import pandas as pd
 import pytest
 
@@ -17,6 +18,10 @@ from events.simulator.log import AppLog
 from events.store import EventStore
 
 os.environ.setdefault("MPLBACKEND", "Agg")
+# In CI the examples are the same every time; at a desk hypothesis keeps looking for new ones.
+hypothesis.settings.register_profile("ci", derandomize=True)
+if os.environ.get("CI"):
+    hypothesis.settings.load_profile("ci")
 # At exit DuckDB's bindings list every object that ibis still holds; that is no finding of a test.
 atexit.register(lambda: os.dup2(os.open(os.devnull, os.O_WRONLY), 2))
 
