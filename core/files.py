@@ -116,8 +116,3 @@ def digest_json(value: Any) -> str:
 def digest_file(path: Path) -> str:
     with path.open("rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
-
-
-def directory_size(path: Path) -> int:
-    """Bytes of all files below ``path``."""
-    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())

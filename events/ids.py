@@ -38,11 +38,3 @@ def extend_ids(con: duckdb.DuckDBPyConnection, path: Path, query: str) -> str:
     if not path.exists():
         return "(SELECT CAST(NULL AS VARCHAR) AS key, CAST(NULL AS BIGINT) AS id WHERE false)"
     return f"read_parquet({quoted(str(path))})"
-
-
-def read_keys(path: Path) -> dict[int, str]:
-    """id → key, empty where the source's ids are integers already."""
-    if not path.exists():
-        return {}
-    table = pq.read_table(path)
-    return dict(zip(table["id"].to_pylist(), table["key"].to_pylist(), strict=True))

@@ -176,16 +176,18 @@ def advance(settings: Settings, until: Hour) -> dict[str, Any]:
         ``as_of``, ``refreshed`` (hours), ``rebuilt`` (bool), ``online_rows`` written.
     """
     state = ClockState(settings, EventStore(settings.events_dir))
-    at = state.as_of
-    if at is None or (current := state.read()) is None or current["config"] != state.config or until < at:
-        if at is not None and until < at and current and current["config"] == state.config:
-            return {"as_of": at.key, "refreshed": 0, "rebuilt": False, "online_rows": 0}
+    current = state.read()
+    if current is None or current["config"] != state.config:
         state.rebuild(until)
         rows = ClockFeatures(settings, state.store).materialize_all(until)
         return {"as_of": until.key, "refreshed": 0, "rebuilt": True, "online_rows": rows}
+    at = Hour.parse(current["as_of"])
+    if until < at:
+        return {"as_of": at.key, "refreshed": 0, "rebuilt": False, "online_rows": 0}
     rows = 0
     hours = list(hour_range(at + 1, until + 1)) or [until]
+    features = ClockFeatures(settings, state.store)
     for hour in hours:
         state.refresh(hour)
-        rows += ClockFeatures(settings, state.store).materialize(hour)
+        rows += features.materialize(hour)
     return {"as_of": until.key, "refreshed": len(hours), "rebuilt": False, "online_rows": rows}

@@ -145,9 +145,3 @@ def variant_metrics(settings: Settings, start: Hour, end: Hour) -> dict[str, Any
         if table.num_rows:
             found[variant] = with_intervals(as_predictions(table))
     return found
-
-
-def closed_hours(settings: Settings, first: Hour, end: Hour) -> int:
-    """How many of the hours [first, end) are closed."""
-    store = EventStore(settings.events_dir)
-    return sum(store.has(h) for h in hour_range(first, end))

@@ -35,13 +35,10 @@ def train_variant(
     Returns:
         ``variant``, ``hour``, ``digest``, ``version`` (or None), and the last hour's ``metrics``.
     """
-    import torch
-
     from training.samples import SampleStore
     from training.tracking import Tracker
     from training.trainer import HourResult, Trainer
 
-    torch.set_num_threads(1)
     tracker = Tracker(settings, variant)
     trainer = Trainer(settings, variant, SampleStore(settings, EventStore(settings.events_dir)))
     seen: list[HourResult] = []

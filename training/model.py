@@ -16,10 +16,10 @@ import pyarrow as pa
 from safetensors.torch import load_file
 
 from core.errors import CorruptStateError, DataError
-from core.files import digest_file, read_json
+from core.files import digest_file
 from training.config import RankerConfig
 from training.ranker import Ranker
-from training.state import StateInfo, load_ranker
+from training.state import StateInfo, load_ranker, read_info
 from training.tensors import hour_keys
 from training.time_perception import SLOTS
 
@@ -102,10 +102,7 @@ def _padded(clock: Any) -> list[Any]:
 
 def load_model(folder: Path) -> RankerModel:
     """Load a state folder; ``CorruptStateError`` when its weights do not match their digest."""
-    content = read_json(folder / "state.json")
-    content.pop("digest")
-    content |= {name: tuple(content[name]) for name in ("facets", "heads")}
-    info = StateInfo(**content)
+    info = read_info(folder)
     weights = folder / "weights.safetensors"
     if not weights.exists() or digest_file(weights) != info.weights:
         raise CorruptStateError(f"{weights} is damaged or cut short; this model version cannot be used")

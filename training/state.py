@@ -58,6 +58,13 @@ class StateInfo:
         return lineage_digest(self.parent, self.data, RankerConfig(**self.config).digest, self.code)
 
 
+def read_info(folder: Path) -> StateInfo:
+    """The description in a state's folder, wherever that folder lies."""
+    content = read_json(folder / "state.json")
+    content.pop("digest")
+    return StateInfo(**{**content, **{name: tuple(content[name]) for name in ("facets", "heads")}})
+
+
 def lineage_digest(parent: str, data: str, config: str, code: str) -> str:
     """Digest that identifies a state by where it comes from."""
     return digest_text(parent, data, config, code)
@@ -147,10 +154,7 @@ class StateStore:
         path = self.folder(hour) / "state.json"
         if not path.exists():
             raise DataError(f"no state of '{self.variant}' at {hour}; there are {[h.key for h in self.hours()][-5:]}")
-        content = read_json(path)
-        content.pop("digest")
-        content |= {name: tuple(content[name]) for name in ("facets", "heads")}
-        return StateInfo(**content)
+        return read_info(path.parent)
 
     def load(self, hour: Hour) -> tuple[StateInfo, Ranker, Optimiser]:
         """A state ready to train on; ``CorruptStateError`` when its file does not match its digest."""

@@ -54,6 +54,7 @@ class Trainer:
     """Trains one variant of a source, hour by hour."""
 
     def __init__(self, settings: Settings, variant: str, samples: SampleStore | None = None) -> None:
+        torch.set_num_threads(1)  # sums in another order would end in other bits
         self.settings = settings
         self.config = load_ranker_config(settings, variant)
         self.samples = samples or SampleStore(settings, EventStore(settings.events_dir))
