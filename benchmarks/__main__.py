@@ -100,6 +100,8 @@ def bench_gate(scale: float) -> Result:
         "local_hour": rng.integers(0, 24, rows),
         "user_kind": rng.choice(["new", "regular", "heavy"], rows),
         "item_kind": rng.choice(["new", "known"], rows),
+        "facet_genre": rng.choice([f"g{n}" for n in range(50)], rows),
+        "facet_mood": rng.choice([f"m{n}" for n in range(12)], rows),
     }
     models = [pa.table({**columns, "score": s.astype(np.float32)}) for s in (a, b)]
     step = rows // 24
@@ -108,7 +110,7 @@ def bench_gate(scale: float) -> Result:
     ours = timed(lambda: judge(load_policy(), *contenders, hours), 1)
 
     def with_sklearn() -> None:
-        for by in ("local_hour", "user_kind", "item_kind"):
+        for by in ("local_hour", "user_kind", "item_kind", "facet_genre", "facet_mood"):
             for value in np.unique(columns[by]):
                 mask = columns[by] == value
                 for score in (a, b):

@@ -50,6 +50,7 @@ class Settings(BaseSettings):
     alert_webhook: str = Field(
         "", pattern=r"^(https?://.+)?$", description="URL that alerts are posted to; empty: none."
     )
+    hour_deadline_minutes: float = Field(45, gt=0, description="An hourly DAG that takes longer raises an alert.")
     live: bool = Field(False, description="Ingest each hour as the wall clock passes it; off: hours are triggered.")
     airflow_port: int = 8080
     mlflow_port: int = 5000

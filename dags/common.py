@@ -37,8 +37,6 @@ RETRY = ExceptionRetryPolicy(
                   action=RetryAction.FAIL, reason="retrying does not help: see the message"),
     ]
 )  # fmt: skip
-HOUR_DEADLINE = timedelta(minutes=45)
-"""An hourly DAG that is not through this long after it was queued raises an alert."""
 
 
 def notify_failure(context: Any) -> None:
@@ -60,14 +58,15 @@ def notify_deadline(dag: str, context: Any = None) -> None:
     from core.alerts import send_alert
 
     del context
-    send_alert(load_settings(), f"{dag} is not through after {HOUR_DEADLINE}")
+    settings = load_settings()
+    send_alert(settings, f"{dag} is not through after {settings.hour_deadline_minutes:g} minutes")
 
 
 def deadline(dag: str) -> DeadlineAlert:
-    """The alert of an hourly DAG that takes too long."""
+    """The alert of an hourly DAG that takes longer than the settings allow, counted from when it was queued."""
     return DeadlineAlert(
         reference=DeadlineReference.DAGRUN_QUEUED_AT,
-        interval=HOUR_DEADLINE,
+        interval=timedelta(minutes=load_settings().hour_deadline_minutes),
         callback=SyncCallback("dags.common.notify_deadline", kwargs={"dag": dag}),
     )
 

@@ -5,14 +5,17 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from core.errors import NotReadyError
 from core.files import write_atomically
+
+if TYPE_CHECKING:
+    from evidently.core.report import Snapshot
 
 log = logging.getLogger("evaluation.drift")
 
@@ -23,7 +26,10 @@ MIN_ROWS = 50
 
 @dataclass(frozen=True)
 class Drift:
-    """Which columns drifted. ``share`` is the share of the columns."""
+    """Which columns drifted. ``share`` is the share of the columns.
+
+    ``hours``: for every local hour of day with enough rows on both sides, the columns that drifted within it.
+    """
 
     day: str
     columns: int
@@ -32,6 +38,7 @@ class Drift:
     rows: int
     reference_rows: int
     html: str
+    hours: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 def drift_report(
@@ -42,6 +49,7 @@ def drift_report(
     categorical: Sequence[str],
     numerical: Sequence[str],
     html: Path,
+    hour: str | None = None,
     seed: int = 0,
 ) -> Drift:
     """Compare two samples of rows column by column and write Evidently's report.
@@ -51,6 +59,7 @@ def drift_report(
         current, reference: rows with the columns named.
         categorical, numerical: columns to compare.
         html: where the page goes.
+        hour: column of the local hour of day, to compare each hour with the same hour of the reference too.
         seed: of the sampling.
 
     Raises:
@@ -62,19 +71,45 @@ def drift_report(
         )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        from evidently import DataDefinition, Dataset, Report
-        from evidently.presets import DataDriftPreset
-
-        columns = [*categorical, *numerical]
-        definition = DataDefinition(categorical_columns=list(categorical), numerical_columns=list(numerical))
-        sides = [
-            Dataset.from_pandas(_sample(frame[columns], categorical, seed), data_definition=definition)
-            for frame in (current, reference)
-        ]
-        result = Report([DataDriftPreset()]).run(*sides)
+        result = _compare(current, reference, categorical, numerical, seed)
         write_atomically(html, lambda target: result.save_html(str(target)))
         drifted = _drifted_columns(result.dict())
-    return Drift(day, len(columns), drifted, len(drifted) / len(columns), len(current), len(reference), str(html))
+        hours = _by_hour(current, reference, hour, categorical, numerical, seed) if hour else {}
+    columns = len(categorical) + len(numerical)
+    return Drift(day, columns, drifted, len(drifted) / columns, len(current), len(reference), str(html), hours)
+
+
+def _compare(
+    current: pd.DataFrame, reference: pd.DataFrame, categorical: Sequence[str], numerical: Sequence[str], seed: int
+) -> Snapshot:
+    from evidently import DataDefinition, Dataset, Report
+    from evidently.presets import DataDriftPreset
+
+    definition = DataDefinition(categorical_columns=list(categorical), numerical_columns=list(numerical))
+    sides = [
+        Dataset.from_pandas(_sample(frame[[*categorical, *numerical]], categorical, seed), data_definition=definition)
+        for frame in (current, reference)
+    ]
+    return Report([DataDriftPreset()]).run(*sides)
+
+
+def _by_hour(
+    current: pd.DataFrame,
+    reference: pd.DataFrame,
+    hour: str,
+    categorical: Sequence[str],
+    numerical: Sequence[str],
+    seed: int,
+) -> dict[str, tuple[str, ...]]:
+    found = {}
+    before = dict(list(reference.groupby(hour)))
+    for value, rows in current.groupby(hour):
+        if value in before and min(len(rows), len(before[value])) >= MIN_ROWS:
+            numbers = [c for c in numerical if c != hour and rows[c].notna().any() and before[value][c].notna().any()]
+            found[str(value).zfill(2)] = _drifted_columns(
+                _compare(rows, before[value], categorical, numbers, seed).dict()
+            )
+    return found
 
 
 def _sample(frame: pd.DataFrame, categorical: Sequence[str], seed: int) -> pd.DataFrame:

@@ -18,6 +18,7 @@ from core.errors import ConfigError, DataError
 from core.hours import Hour
 from evaluation.compare import check_paired
 from evaluation.metrics import (
+    FACET,
     METRICS,
     Estimate,
     Predictions,
@@ -32,6 +33,7 @@ from evaluation.sequential import limit_at
 
 Verdict = Literal["promote", "keep", "wait", "needs_person", "refuse"]
 SLICES = ("local_hour", "weekday", "user_kind", "item_kind")
+EVERY_FACET = "facet"
 
 
 class _Strict(BaseModel):
@@ -46,9 +48,12 @@ class Margins(_Strict):
 
 
 class Guardrail(_Strict):
-    """No slice may be worse by more than ``max_drop``; slices below ``min_samples`` are not judged."""
+    """No slice may be worse by more than ``max_drop``; slices below ``min_samples`` are not judged.
 
-    by: Literal["local_hour", "weekday", "user_kind", "item_kind"]
+    ``by`` is one of ``SLICES``, ``facet_<name>`` for the values of one item facet, or ``facet`` for those of every one.
+    """
+
+    by: str = Field(pattern=rf"^({'|'.join(SLICES)}|{EVERY_FACET}|{FACET}.+)$")
     metric: Literal["auc", "uauc", "gauc"] = "auc"
     max_drop: float = Field(gt=0, le=1)
     min_samples: int = Field(300, ge=1)
@@ -244,7 +249,7 @@ def _aligned(scored: list[Scored]) -> tuple[Predictions, Predictions, pa.Table]:
     if len(pair[0]) and pair[0].labels.min() == pair[0].labels.max():
         raise DataError("every label of the window is the same, so no ranking can be judged")
     check_paired(*pair)
-    return (*pair, ours.select([c for c in SLICES if c in ours.column_names]))
+    return (*pair, ours.select([c for c in ours.column_names if c in SLICES or c.startswith(FACET)]))
 
 
 def _predictions(table: pa.Table) -> Predictions:
@@ -293,40 +298,45 @@ def _checks(
         figures[f"{name}_difference"] = {"value": gap.value, "interval": [low, high], "p_value_one_look": gap.p_value()}
         checks.append(Check(f"{name}_difference", bool(low > margin), gap.value, margin, (low, high)))
     for rule in policy.guardrails:
-        if rule.by in slices.column_names:
-            checks += _guard(rule, ours, theirs, slices[rule.by], policy.confidence)
+        for column in _sliced_by(rule, slices.column_names):
+            checks += _guard(rule, column, ours, theirs, slices[column], policy.confidence)
     return tuple(checks), figures, hopeless
 
 
+def _sliced_by(rule: Guardrail, columns: list[str]) -> list[str]:
+    """The columns that a guardrail looks at; one that the predictions lack breaks the evaluation."""
+    if rule.by == EVERY_FACET:
+        return [c for c in columns if c.startswith(FACET)]
+    if rule.by not in columns:
+        raise DataError(
+            f"a guardrail slices by {rule.by}, the predictions have {', '.join(columns) or 'nothing to slice by'}"
+        )
+    return [rule.by]
+
+
 def _guard(
-    rule: Guardrail, ours: Predictions, theirs: Predictions, values: pa.ChunkedArray, confidence: float
+    rule: Guardrail, by: str, ours: Predictions, theirs: Predictions, values: pa.ChunkedArray, confidence: float
 ) -> list[Check]:
-    """Each large enough slice of ``values`` (an Arrow column); a slice fails when its difference lies below −max_drop beyond doubt."""
+    """Each large enough slice of the column ``by``; one fails when its difference lies below −max_drop beyond doubt."""
     encoded: Any = pc.dictionary_encode(values.combine_chunks())
-    codes, labels = encoded.indices.to_numpy(), encoded.dictionary.to_pylist()
-    sizes = np.bincount(codes, minlength=len(labels))
-    names = sorted((label, code) for code, label in enumerate(labels) if sizes[code] >= rule.min_samples)
-    z = NormalDist().inv_cdf(1 - (1 - confidence) / 2 / max(len(names), 1))
+    codes, labels = encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False), encoded.dictionary.to_pylist()
+    order = np.argsort(codes, kind="stable")
+    bounds = np.searchsorted(codes[order], np.arange(len(labels) + 1))
+    large = sorted((label, code) for code, label in enumerate(labels) if np.diff(bounds)[code] >= rule.min_samples)
+    z = NormalDist().inv_cdf(1 - (1 - confidence) / 2 / max(len(large), 1))
     checks = []
-    for name, code in names:
-        gap = _slice_gap(rule, ours, theirs, codes == code)
+    for label, code in large:
+        gap = _slice_gap(rule, ours, theirs, np.sort(order[bounds[code] : bounds[code + 1]]))
         if not np.isnan(gap.value):
             low, high = gap.value - z * gap.standard_error, gap.value + z * gap.standard_error
-            checks.append(
-                Check(
-                    f"{rule.metric} where {rule.by} = {name}",
-                    bool(high >= -rule.max_drop),
-                    gap.value,
-                    -rule.max_drop,
-                    (low, high),
-                )
-            )
+            name = f"{rule.metric} where {by.removeprefix(FACET)} = {label}"
+            checks.append(Check(name, bool(high >= -rule.max_drop), gap.value, -rule.max_drop, (low, high)))
     return checks
 
 
-def _slice_gap(rule: Guardrail, ours: Predictions, theirs: Predictions, mask: np.ndarray) -> Estimate:
+def _slice_gap(rule: Guardrail, ours: Predictions, theirs: Predictions, rows: np.ndarray) -> Estimate:
     metric = METRICS[rule.metric]
-    parts = [Predictions.of(p.users[mask], p.labels[mask], p.scores[mask], p.weights[mask]) for p in (ours, theirs)]
+    parts = [Predictions.of(p.users[rows], p.labels[rows], p.scores[rows], p.weights[rows]) for p in (ours, theirs)]
     return metric(parts[0]) - metric(parts[1])
 
 

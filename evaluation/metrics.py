@@ -21,6 +21,8 @@ from core.errors import DataError
 
 Array = np.ndarray
 CONFIDENCE = 0.95
+FACET = "facet_"
+"""Prefix of a prediction table's columns of item facets."""
 PROBABILITY_FLOOR = 1e-7
 
 

@@ -23,6 +23,8 @@ CHALLENGER = "challenger"
 CANDIDATE = "candidate"
 """The newest version of the candidate's variant; the next challenger."""
 PREDECESSOR = "predecessor"
+NO_SUCH_THING = frozenset({"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"})
+"""MLflow's codes for an alias, version or model that is not there."""
 
 
 class Anything:
@@ -56,13 +58,19 @@ class Registry:
         self.client, self.name, self.trail = client, name, trail
 
     def get(self, alias: str) -> ModelVersion | None:
-        """Version behind an alias, None where there is none (or somebody deleted it)."""
+        """Version behind an alias, None where there is none (or somebody deleted it).
+
+        Raises:
+            NotReadyError: MLflow does not answer, which must never be taken for "there is none".
+        """
         from mlflow.exceptions import MlflowException
 
         try:
             return self.client.get_model_version_by_alias(self.name, alias)
-        except MlflowException:
-            return None
+        except MlflowException as error:
+            if error.error_code in NO_SUCH_THING:
+                return None
+            raise NotReadyError(f"MLflow does not say who '{alias}' of {self.name} is ({error}); retry") from error
 
     def move(self, alias: str, version: str, reason: str, *, expected: str | Anything | None = ANYTHING) -> Move:
         """Point an alias at a version.
@@ -118,7 +126,9 @@ class Registry:
             )
         try:
             self.client.get_model_version(self.name, version)
-        except MlflowException:
+        except MlflowException as error:
+            if error.error_code not in NO_SUCH_THING:
+                raise NotReadyError(f"MLflow does not answer ({error}); retry") from error
             raise DataError(f"{self.name} has no version {version}") from None
         move = Move(alias, version, seen, reason, datetime.now(UTC).isoformat(timespec="seconds"))
         if alias == CHAMPION and seen and record_predecessor and seen != version:

@@ -42,10 +42,12 @@ MODEL = """
 <td>{{ m.version }}</td><td style="text-align:left; white-space:normal">{{ m.reason }}</td></tr>{% endfor %}</tbody></table></div></section>
 {% if slices %}<section><h2>Slices of the last decision with figures</h2>{{ slices }}</section>{% endif %}
 <section><h2>Drift</h2>{% if drift %}<div class="scroll"><table><thead><tr><th>day</th><th>columns</th><th>drifted</th>
-<th style="text-align:left">which</th></tr></thead><tbody>
+<th style="text-align:left">which</th><th style="text-align:left">within hours of day</th></tr></thead><tbody>
 {% for d in drift %}<tr><td><a href="drift/{{ d.day }}.html">{{ d.day }}</a></td>
 <td>{{ d.columns }}</td><td>{{ d.drifted|length }}</td>
-<td style="text-align:left">{{ d.drifted|join(", ") }}</td></tr>{% endfor %}</tbody></table></div>
+<td style="text-align:left">{{ d.drifted|join(", ") }}</td><td style="text-align:left; white-space:normal">
+{% for hour, columns in d.hours|dictsort if columns %}{{ hour }} h: {{ columns|join(", ") }}; {% endfor %}</td></tr>
+{% endfor %}</tbody></table></div>
 {% else %}<p class="soft">No day was reported yet.</p>{% endif %}</section>
 """
 

@@ -54,7 +54,7 @@ def report_drift(settings: Settings, day: date) -> dict[str, Any]:
     folder = settings.reports_dir / "drift"
     found = drift_report(
         str(day), current, before, categorical=[*store.facets, "finish"], numerical=_numbers(current, before),
-        html=folder / f"{day}.html", seed=settings.seed,
+        html=folder / f"{day}.html", hour="local_hour", seed=settings.seed,
     )  # fmt: skip
     write_json(folder / f"{day}.json", asdict(found))
     log.info(

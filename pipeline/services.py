@@ -81,8 +81,11 @@ def airflow_environment(settings: Settings) -> dict[str, str]:
 
 
 _PLAIN = frozenset(
-    {"var", "source", "airflow_port", "mlflow_port", "reports_port", "log_level", "mlflow_uri", "live", "alert_webhook"}
-)
+    {
+        "var", "source", "airflow_port", "mlflow_port", "reports_port", "log_level", "mlflow_uri", "live",
+        "alert_webhook", "hour_deadline_minutes",
+    }
+)  # fmt: skip
 
 
 def _secrets(home: Path) -> dict[str, str]:

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("training.tracking")
 
 METRICS_AT_ONCE = 900
+HTTP = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3", "MLFLOW_HTTP_REQUEST_TIMEOUT": "30"}
+"""Seconds of patience with a tracking server, not MLflow's minutes: the task that asks is retried as a whole."""
 LOGGED = ("auc", "uauc", "gauc", "logloss", "calibration", "ece", "samples", "users")
 
 
@@ -47,6 +49,8 @@ def open_mlflow(settings: Settings) -> MlflowClient:
     """
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    for name, value in HTTP.items():
+        os.environ.setdefault(name, value)
     import mlflow
     from mlflow.exceptions import MlflowException
 

@@ -18,7 +18,7 @@ from core.errors import NotReadyError
 from core.files import digest_text, exclusive_lock, write_parquet
 from core.hours import Hour, hour_range
 from core.settings import Settings
-from evaluation.metrics import Predictions, summary
+from evaluation.metrics import FACET, Predictions, summary
 from events.store import EventStore
 from training.config import code_version, load_ranker_config
 from training.ranker import Ranker
@@ -160,7 +160,7 @@ def prediction_table(drawn: HourSamples, keys: HourKeys, scores: np.ndarray, hea
     """Predictions of one head with what evaluation slices by; rows with an unknown label are left out.
 
     ``user_kind`` is new (no event in the clock's window), regular, or heavy (from ``HEAVY_EVENTS`` on);
-    ``item_kind`` is new where the ranker has not been trained on the item.
+    ``item_kind`` is new where the ranker has not been trained on the item; ``facet_<name>`` is the item's value.
     """
     events = np.expm1(keys.dense[:, 0] * LOG_EVENTS_SCALE)
     kinds = np.array(["new", "regular", "heavy"])
@@ -174,6 +174,7 @@ def prediction_table(drawn: HourSamples, keys: HourKeys, scores: np.ndarray, hea
             "weekday": pa.array(keys.weekday.astype(np.int32)),
             "user_kind": pa.array(kinds[(events > 0.5).astype(int) + (events >= HEAVY_EVENTS - 0.5)]),
             "item_kind": pa.array(np.where(known, "known", "new")),
+            **{f"{FACET}{f}": drawn.samples[f] for f in ranker.facets},
             "label": pa.array(keys.labels[:, head].astype(np.int8)),
             "score": pa.array(scores.astype(np.float32)),
         }

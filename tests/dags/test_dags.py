@@ -6,9 +6,6 @@ import json
 import os
 import subprocess
 import sys
-import threading
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,6 +13,7 @@ from typing import Any
 import pytest
 
 from core.settings import ROOT
+from tests.conftest import webhook
 
 BAG = """
 import json, sys
@@ -76,28 +74,7 @@ def test_a_person_can_stand_between_the_gate_and_the_promotion(bag: dict[str, An
     ]
 
 
-@pytest.fixture
-def webhook(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[list[dict[str, Any]]]:
-    taken: list[dict[str, Any]] = []
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            taken.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-            self.send_response(200)
-            self.end_headers()
-
-        def log_message(self, *arguments: object) -> None:
-            """Quiet."""
-
-    server = HTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    monkeypatch.setenv("CLOCK_ALERT_WEBHOOK", f"http://127.0.0.1:{server.server_port}/")
-    monkeypatch.setenv("CLOCK_VAR", str(tmp_path))
-    yield taken
-    server.shutdown()
-
-
-def test_a_failed_task_and_a_missed_deadline_reach_the_webhook(webhook: list[dict[str, Any]]) -> None:
+def test_a_failed_task_and_a_missed_deadline_reach_the_webhook(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     from dags.common import notify_deadline, notify_failure
 
     context = {
@@ -105,13 +82,16 @@ def test_a_failed_task_and_a_missed_deadline_reach_the_webhook(webhook: list[dic
         "dag_run": SimpleNamespace(run_id="manual__1", partition_key="2026-03-02T10"),
         "exception": ValueError("no samples"),
     }
-    notify_failure(context)
-    notify_deadline("train_ranker")
-    assert [m["title"] for m in webhook] == [
+    monkeypatch.setenv("CLOCK_VAR", str(tmp_path))
+    with webhook() as (url, taken):
+        monkeypatch.setenv("CLOCK_ALERT_WEBHOOK", url)
+        notify_failure(context)
+        notify_deadline("train_ranker")
+    assert [m["title"] for m in taken] == [
         "train_ranker.test_then_train failed",
-        "train_ranker is not through after 0:45:00",
+        "train_ranker is not through after 45 minutes",
     ]
-    assert webhook[0]["details"] == {"run": "manual__1", "hour": "2026-03-02T10", "error": "no samples"}
+    assert taken[0]["details"] == {"run": "manual__1", "hour": "2026-03-02T10", "error": "no samples"}
 
 
 def test_a_webhook_that_is_down_breaks_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

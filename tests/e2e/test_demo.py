@@ -21,6 +21,7 @@ from events.simulator.config import SimulatorConfig
 from events.store import EventStore
 from pipeline.promotion import registry
 from pipeline.services import free_port
+from tests.conftest import webhook
 from training.trainer import as_predictions, read_predictions
 
 pytestmark = pytest.mark.e2e
@@ -46,9 +47,10 @@ class Platform:
         (self.settings.workspace / "app.yaml").write_text(yaml.safe_dump(APP.model_dump(mode="json")))
         (self.settings.workspace / "policy.yaml").write_text(yaml.safe_dump(POLICY))
 
-    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+    def run(self, *arguments: str, **extra: str) -> subprocess.CompletedProcess[str]:
         environment = {
             **os.environ,
+            **extra,
             **{f"CLOCK_{k}": str(v) for k, v in self.ports.items()},
             "CLOCK_VAR": str(self.settings.var),
             "CLOCK_VARIANTS": json.dumps(VARIANTS),
@@ -116,7 +118,16 @@ def test_a_second_run_continues_and_counts_nothing_twice(platform: Platform) -> 
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed (make services)")
-def test_pages_open_in_a_browser_a_person_approves_and_rolls_back(platform: Platform) -> None:
+def test_pages_open_in_a_browser_a_person_approves_and_rolls_back_and_alerts_arrive(platform: Platform) -> None:
+    with webhook() as (url, alerts):
+        platform.run("up", CLOCK_ALERT_WEBHOOK=url, CLOCK_HOUR_DEADLINE_MINUTES="0.1")
+        try:
+            approve_and_roll_back(platform, alerts)
+        finally:
+            assert "stopped" in platform.run("down").stdout
+
+
+def approve_and_roll_back(platform: Platform, alerts: list[dict[str, Any]]) -> None:
     from playwright.sync_api import sync_playwright
 
     from pipeline.airflow_api import AirflowApi
@@ -128,64 +139,69 @@ def test_pages_open_in_a_browser_a_person_approves_and_rolls_back(platform: Plat
         variants=VARIANTS,
         **{k.lower(): v for k, v in platform.ports.items()},
     )
-    platform.run("up")
-    try:
-        with sync_playwright() as playwright:
-            browser = playwright.chromium.launch(
-                executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-            )
-            page = browser.new_page(viewport={"width": 1400, "height": 900})
-            for port, path, words in (
-                (settings.airflow_port, "/dags", ["ingest_hour", "promote_ranker"]),
-                (settings.mlflow_port, "/#/models/simulator-ranker", ["simulator-ranker", "gaussian_clock"]),
-                (settings.reports_port, "/", ["Experiments", "Promotion gate", "Data drift"]),
-                (settings.reports_port, "/ab/clock_ranker/", ["html"]),
-            ):
-                page.goto(f"http://127.0.0.1:{port}{path}")
-                for word in words:
-                    page.get_by_text(word).first.wait_for(timeout=60_000)
-            browser.close()
-        api = AirflowApi(settings)
-        models = registry(settings)
-        asks = {**POLICY, "require_approval": True}
-        (settings.workspace / "policy.yaml").write_text(yaml.safe_dump(asks))
-        before = models.get("champion")
-        assert before is not None
-        hour = max(r["partition_key"] for r in api.runs("ingest_hour"))
-        following = (Hour.parse(hour) + 1).key
-        api.trigger("ingest_hour", partition=following)
-        wait_for(lambda: bool(api.waiting("promote_ranker")), "the approval to be asked for")
-        assert str(registry(settings).get("champion").version) == str(before.version)  # type: ignore[union-attr]
-        run, subject = api.waiting("promote_ranker")[0]
-        assert "gaussian_clock" in subject
-
-        def through() -> bool:
-            # An answer within a second of the question can make Airflow ask again: a person would answer again.
-            if api.waiting("promote_ranker"):
-                time.sleep(3)
-                api.answer("promote_ranker", run, "approve", "Approve")
-            return next(r["state"] for r in api.runs("promote_ranker") if r["dag_run_id"] == run) == "success"
-
-        wait_for(through, "the promotion", 300)
-        promoted = registry(settings).get("champion")
-        assert promoted is not None
-        assert int(promoted.version) > int(before.version)
-        version = next(v.version for v in models.client.search_model_versions(f"name = '{models.name}'"))
-        champion = models.get("champion")
-        assert champion is not None
-        if str(version) == str(champion.version):
-            version = next(
-                v.version
-                for v in models.client.search_model_versions(f"name = '{models.name}'")
-                if str(v.version) != str(champion.version)
-            )
-        run = api.trigger("rollback_champion", conf={"reason": "end-to-end test", "version": str(version)})
-        wait_for(
-            lambda: next(r["state"] for r in api.runs("rollback_champion") if r["dag_run_id"] == run) == "success",
-            "the rollback",
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
         )
-        after = registry(settings).get("champion")
-        assert after is not None
-        assert str(after.version) == str(version)
-    finally:
-        assert "stopped" in platform.run("down").stdout
+        page = browser.new_page(viewport={"width": 1400, "height": 900})
+        for port, path, words in (
+            (settings.airflow_port, "/dags", ["ingest_hour", "promote_ranker"]),
+            (settings.mlflow_port, "/#/models/simulator-ranker", ["simulator-ranker", "gaussian_clock"]),
+            (settings.reports_port, "/", ["Experiments", "Promotion gate", "Data drift"]),
+            (settings.reports_port, "/ab/clock_ranker/", ["html"]),
+        ):
+            page.goto(f"http://127.0.0.1:{port}{path}")
+            for word in words:
+                page.get_by_text(word).first.wait_for(timeout=60_000)
+        browser.close()
+    api = AirflowApi(settings)
+    models = registry(settings)
+    asks = {**POLICY, "require_approval": True}
+    (settings.workspace / "policy.yaml").write_text(yaml.safe_dump(asks))
+    before = models.get("champion")
+    assert before is not None
+    hour = max(r["partition_key"] for r in api.runs("ingest_hour"))
+    following = (Hour.parse(hour) + 1).key
+    api.trigger("ingest_hour", partition=following)
+    wait_for(lambda: bool(api.waiting("promote_ranker")), "the approval to be asked for")
+    assert str(registry(settings).get("champion").version) == str(before.version)  # type: ignore[union-attr]
+    run, subject = api.waiting("promote_ranker")[0]
+    assert "gaussian_clock" in subject
+
+    def through() -> bool:
+        # An answer within a second of the question can make Airflow ask again: a person would answer again.
+        if api.waiting("promote_ranker"):
+            time.sleep(3)
+            api.answer("promote_ranker", run, "approve", "Approve")
+        return next(r["state"] for r in api.runs("promote_ranker") if r["dag_run_id"] == run) == "success"
+
+    wait_for(through, "the promotion", 300)
+    promoted = registry(settings).get("champion")
+    assert promoted is not None
+    assert int(promoted.version) > int(before.version)
+    version = next(v.version for v in models.client.search_model_versions(f"name = '{models.name}'"))
+    champion = models.get("champion")
+    assert champion is not None
+    if str(version) == str(champion.version):
+        version = next(
+            v.version
+            for v in models.client.search_model_versions(f"name = '{models.name}'")
+            if str(v.version) != str(champion.version)
+        )
+    run = api.trigger("rollback_champion", conf={"reason": "end-to-end test", "version": str(version)})
+    wait_for(
+        lambda: next(r["state"] for r in api.runs("rollback_champion") if r["dag_run_id"] == run) == "success",
+        "the rollback",
+    )
+    after = registry(settings).get("champion")
+    assert after is not None
+    assert str(after.version) == str(version)
+    titles = {alert["title"] for alert in alerts}
+    assert "promote_ranker is not through after 0.1 minutes" in titles
+    run = api.trigger("rollback_champion", conf={"reason": "to a version that is not there", "version": "9999"})
+    wait_for(
+        lambda: next(r["state"] for r in api.runs("rollback_champion") if r["dag_run_id"] == run) == "failed",
+        "the impossible rollback to fail",
+    )
+    wait_for(lambda: alerts[-1]["title"] == "rollback_champion.rollback failed", "the alert of the failed task")
+    assert "no version 9999" in alerts[-1]["details"]["error"]

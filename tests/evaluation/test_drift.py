@@ -31,6 +31,18 @@ def test_a_column_that_moved_is_found_and_the_page_is_written(tmp_path: Path) ->
     assert "<html" in (tmp_path / "moved.html").read_text()[:2000]
 
 
+def test_a_change_within_one_hour_of_day_is_found_in_that_hour(tmp_path: Path) -> None:
+    def hours(share: float, seed: int) -> pd.DataFrame:
+        parts = [frame(share if h == 9 else 0.5, 0, seed + h).assign(hour=h) for h in (8, 9)]
+        return pd.concat([*parts, frame(0.5, 0, seed, 20).assign(hour=10)])
+
+    found = drift_report(
+        "2026-03-02", hours(0.9, 100), hours(0.5, 200), categorical=["genre", "mood"], numerical=["played"],
+        html=tmp_path / "x.html", hour="hour",
+    )  # fmt: skip
+    assert found.hours == {"08": (), "09": ("genre",)}
+
+
 def test_too_few_rows_are_no_drift_report(tmp_path: Path) -> None:
     with pytest.raises(NotReadyError, match="50 on both sides"):
         drift_report(

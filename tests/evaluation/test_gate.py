@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -112,21 +113,36 @@ def test_the_first_champion_has_to_beat_popularity() -> None:
     assert judge(POLICY, CANDIDATE, None, window(6, 0.5, 0.5)).verdict == "keep"
 
 
-def test_a_slice_that_gets_much_worse_stops_a_promotion() -> None:
+@pytest.mark.parametrize(
+    ("by", "column", "bad", "good", "named"),
+    [
+        ("local_hour", "local_hour", 8, 9, "local hour = 8"),
+        ("facet", "facet_genre", "jazz", "rock", "genre = jazz"),
+        ("facet_genre", "facet_genre", "jazz", None, "genre = jazz"),
+    ],
+)
+def test_a_slice_that_gets_much_worse_stops_a_promotion(by: str, column: str, bad: Any, good: Any, named: str) -> None:
     """A candidate better in two thirds of the rows and no better than chance in the others."""
-    policy = POLICY.model_copy(update={"guardrails": (Guardrail(by="local_hour", max_drop=0.01, min_samples=100),)})
+    policy = POLICY.model_copy(update={"guardrails": (Guardrail(by=by, max_drop=0.01, min_samples=100),)})
     hours = {}
     for n in range(1, 5):
-        good, chance, theirs = (predictions(START + n, skill, 1, 3000) for skill in (0.95, 0.0, 0.3))
-        bad = np.arange(3000) % 3 == 0
-        score = np.where(bad, chance["score"].to_numpy(), good["score"].to_numpy())
-        hour = pa.array(np.where(bad, 8, 9))
-        ours = good.set_column(3, "score", pa.array(score)).append_column("local_hour", hour)
+        skilled, chance, theirs = (predictions(START + n, skill, 1, 3000) for skill in (0.95, 0.0, 0.3))
+        worse = np.arange(3000) % 3 == 0
+        score = np.where(worse, chance["score"].to_numpy(), skilled["score"].to_numpy())
+        sliced = pa.array([bad if w else good for w in worse])
+        ours = skilled.set_column(3, "score", pa.array(score)).append_column(column, sliced)
         hours[START + n] = Scored(ours, theirs)
     assert judge(POLICY, CANDIDATE, CHAMPION, hours).verdict == "promote"
     decision = judge(policy, CANDIDATE, CHAMPION, hours)
     assert decision.verdict == "keep"
-    assert "local hour = 8" in decision.reason
+    assert named in decision.reason
+
+
+def test_a_guardrail_on_a_column_that_is_not_there_promotes_nothing() -> None:
+    policy = POLICY.model_copy(update={"guardrails": (Guardrail(by="facet_mood", max_drop=0.01),)})
+    decision = judge(policy, CANDIDATE, CHAMPION, window(4, 0.95, 0.3))
+    assert decision.verdict == "refuse"
+    assert "slices by facet_mood" in decision.reason
 
 
 def test_drift_and_the_policy_can_ask_for_a_person() -> None:

@@ -6,9 +6,11 @@ import hashlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -20,15 +22,16 @@ from core.errors import DataError, NotReadyError
 from core.files import write_parquet
 from core.hours import Hour
 from core.settings import ROOT, Settings, load_settings
+from evaluation.registry import Registry
 from events.simulator.config import SimulatorConfig
 from events.store import EventStore
 from pipeline.app import app_log
 from pipeline.history import build_history
 from pipeline.hour import run_hour
-from pipeline.promotion import apply_decision, registry, rollback, score_version, watch_champion
+from pipeline.promotion import apply_decision, evaluate_candidate, registry, rollback, score_version, watch_champion
 from pipeline.services import Service, free_port, port_is_free, start, stop
 from pipeline.source import Source, ingest_hour, load_source, save_source
-from pipeline.training import replay, stale_hours
+from pipeline.training import replay, stale_hours, train_hour
 from training.state import StateStore
 from training.tracking import experiment_name, open_mlflow
 
@@ -204,6 +207,46 @@ def test_late_events_mark_hours_stale_and_a_replay_brings_them_in(disturbed: Set
     assert {r["hour"] for r in results} == {head.key}
     assert stale_hours(disturbed) == []
     assert StateStore(disturbed.training_dir / "states", VARIANTS[1]).info(head).digest != before
+
+
+@pytest.mark.parametrize("step", ["train", "evaluate", "apply", "watch", "rollback"])
+def test_without_mlflow_every_step_says_so_and_promotes_nothing(
+    undisturbed: Settings, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    hour = TAKEOVER + 2
+    champion = registry(undisturbed).get("champion")
+    moves = registry(undisturbed).moves()
+    decision = {"verdict": "promote", "reason": "", "candidate": {"version": "1"}, "champion": None}
+    with socket.socket() as taken:  # bound, not listening: nobody answers there
+        taken.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{taken.getsockname()[1]}"
+        cut_off = load_settings(var=undisturbed.var, source="simulator", variants=VARIANTS, mlflow_uri=url)
+        steps: dict[str, Callable[[], object]] = {
+            "train": lambda: train_hour(cut_off, hour),
+            "evaluate": lambda: evaluate_candidate(cut_off, hour),
+            "apply": lambda: apply_decision(cut_off, hour, decision),
+            "watch": lambda: watch_champion(cut_off, hour),
+            "rollback": lambda: rollback(cut_off, "no server"),
+        }
+        with pytest.raises(NotReadyError, match="does not answer"):
+            steps[step]()
+    after = registry(undisturbed).get("champion")
+    assert registry(undisturbed).moves() == moves
+    assert (after and after.version) == (champion and champion.version)
+
+
+def test_a_server_that_fails_is_never_taken_for_no_champion(
+    undisturbed: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between two calls of one decision the server may go; "no champion" would let anything win."""
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    from mlflow import MlflowClient
+
+    models = registry(undisturbed)
+    gone = MlflowClient("http://127.0.0.1:9")
+    with pytest.raises(NotReadyError, match="who 'champion' of simulator-ranker is"):
+        Registry(gone, models.name, models.trail).get("champion")
 
 
 def test_a_log_with_a_file_an_hour_waits_for_a_missing_file(tmp_path: Path) -> None:
