@@ -79,6 +79,17 @@ def replaced_directory(path: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+@contextmanager
+def scratch_directory(path: Path) -> Iterator[Path]:
+    """An empty folder for the length of the ``with`` block, whatever a crash left there before."""
+    shutil.rmtree(path, ignore_errors=True)
+    path.mkdir(parents=True)
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+
+
 def recover_directories(root: Path) -> None:
     """Undo what a crash left of ``replaced_directory`` below ``root``. Call it under the writer's lock."""
     for retired in root.glob(".*.old"):

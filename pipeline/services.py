@@ -20,7 +20,7 @@ from pathlib import Path
 import psutil
 
 from core.errors import NotReadyError
-from core.files import read_json, write_json, write_text
+from core.files import read_json, scratch_directory, write_json, write_text
 from core.settings import ROOT, Settings
 
 log = logging.getLogger("pipeline.services")
@@ -104,20 +104,19 @@ def _secrets(home: Path) -> dict[str, str]:
 def migrate_airflow(settings: Settings) -> None:
     """Create or upgrade Airflow's database."""
     home = settings.workspace / "airflow"
-    home.mkdir(parents=True, exist_ok=True)
-    environment, database, half = airflow_environment(settings), home / "airflow.db", home / "airflow.db.new"
-    fresh = not database.exists()
-    if fresh:  # a new database is made under another name: a crash leaves no half-migrated one
-        half.unlink(missing_ok=True)
-        environment["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"] = f"sqlite:///{half}"
-    done = subprocess.run(
-        [_program("airflow"), "db", "migrate"], env=environment, capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        write_text(home / "migrate.log", done.stdout + done.stderr)
-        raise NotReadyError(f"Airflow's database could not be made ready; see {home / 'migrate.log'}")
-    if fresh:
-        half.replace(database)
+    environment, database = airflow_environment(settings), home / "airflow.db"
+    with scratch_directory(home / "new") as folder:
+        fresh = not database.exists()
+        if fresh:  # a new database is made in a folder of its own: a crash leaves no half-migrated one
+            environment["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"] = f"sqlite:///{folder / database.name}"
+        done = subprocess.run(
+            [_program("airflow"), "db", "migrate"], env=environment, capture_output=True, text=True, check=False
+        )
+        if done.returncode:
+            write_text(home / "migrate.log", done.stdout + done.stderr)
+            raise NotReadyError(f"Airflow's database could not be made ready; see {home / 'migrate.log'}")
+        if fresh:
+            (folder / database.name).replace(database)
 
 
 def airflow_services(settings: Settings) -> list[Service]:

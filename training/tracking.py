@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from core.errors import NotReadyError
-from core.files import exclusive_lock
+from core.files import exclusive_lock, scratch_directory
 from core.hours import Hour
 from core.settings import ROOT, Settings
 from training.state import StateInfo, StateStore
@@ -57,10 +57,10 @@ def open_mlflow(settings: Settings) -> MlflowClient:
     logging.getLogger("alembic").setLevel(logging.WARNING)
     logging.getLogger("mlflow.store").setLevel(logging.WARNING)
     (settings.workspace / "mlflow").mkdir(parents=True, exist_ok=True)
-    client = mlflow.MlflowClient(settings.tracking_uri)
     try:
         with exclusive_lock(settings.workspace / "mlflow" / ".lock"):
-            _create_store(settings)
+            _create_store(settings)  # before there is a client: its constructor would make the store in place
+            client = mlflow.MlflowClient(settings.tracking_uri)
             mlflow.set_tracking_uri(settings.tracking_uri)
             client.search_experiments(max_results=1)
     except MlflowException as error:
@@ -71,17 +71,20 @@ def open_mlflow(settings: Settings) -> MlflowClient:
 
 
 def _create_store(settings: Settings) -> None:
-    """Make a new SQLite store under another name, then rename it: a crash leaves no half-migrated one."""
+    """Make a new SQLite store in a folder of its own, then move it: a crash leaves no half-migrated one.
+
+    The folder is emptied first: a journal that a killed process left would be played into the new file.
+    """
     prefix = "sqlite:///"
     path = Path(settings.tracking_uri.removeprefix(prefix))
     if not settings.tracking_uri.startswith(prefix) or path.exists():
         return
     import mlflow
 
-    half = path.with_suffix(".new")
-    half.unlink(missing_ok=True)
-    mlflow.MlflowClient(f"{prefix}{half}").search_experiments(max_results=1)
-    half.replace(path)
+    with scratch_directory(path.parent / "new") as folder:
+        half = folder / path.name
+        mlflow.MlflowClient(f"{prefix}{half}").search_experiments(max_results=1)
+        half.replace(path)
 
 
 class Tracker:
