@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import cached_property
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -40,6 +41,14 @@ class Settings(BaseSettings):
     baseline_variant: str = Field("hour_embedding", description="Variant of the first champion.")
     seed: int = 2024
     log_level: str = Field("INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$")
+
+    slot_minutes: Literal[15, 30, 60, 120] = Field(60, description="Width of a clock's slot.")
+    shrinkage: bool = Field(False, description="Thin slots borrow from the user's day and from everybody's clock.")
+    split_weekend: bool = Field(False, description="A clock of its own for Saturday and Sunday.")
+
+    engine: str = Field("duckdb", pattern="^(duckdb|spark)$", description="What computes clocks: duckdb or spark.")
+    spark_master: str = Field("local[2]", description="Spark's master: local[n], or spark://host:port of a cluster.")
+    spark_partitions: int = Field(8, ge=1, description="Partitions of Spark's shuffles.")
 
     offline_store: str = Field("duckdb", description="Feast offline store.")
     online_store: str = Field("sqlite", description="Feast online store: sqlite or redis.")
@@ -93,6 +102,15 @@ class Settings(BaseSettings):
     @cached_property
     def window_hours(self) -> int:
         return self.window_days * 24
+
+    @cached_property
+    def slots_per_day(self) -> int:
+        return 24 * 60 // self.slot_minutes
+
+    @cached_property
+    def slots(self) -> int:
+        """Slots of a clock; with ``split_weekend`` those of the weekend follow those of working days."""
+        return self.slots_per_day * (2 if self.split_weekend else 1)
 
     @cached_property
     def tracking_uri(self) -> str:

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from core.engine import SPARK_OPTIONS
 from core.errors import NotReadyError
 from core.files import digest_json, digest_text, exclusive_lock, read_json, write_json, write_text
 from core.settings import Settings
-from feature_repo.tiles import COUNTS
+from feature_repo.sql import COUNTS
 
 if TYPE_CHECKING:
     from feast import FeatureStore
@@ -22,7 +23,14 @@ log = logging.getLogger("feature_repo")
 
 CLOCK_VARIANTS = frozenset({"naive_clock", "adaptive_clock", "gaussian_clock"})
 TRAINING_SERVICE = "training_set"
+COLD_START_SERVICE = "cold_start"
+CLOCK_PUSH = "clock_push"
 OWNER = "interest-clock"
+
+
+def slot_feature(slot: int) -> str:
+    """Name of the online feature of a slot."""
+    return f"slot_{slot:03d}"
 
 
 def service_name(variant: str) -> str:
@@ -34,7 +42,11 @@ def repo_config(settings: Settings) -> dict[str, Any]:
     """The content of ``feature_store.yaml``: which stores Feast uses."""
     folder = settings.workspace / "feast"
     online = (
-        {"type": "redis", "connection_string": settings.redis_url}
+        {
+            "type": "redis",
+            "connection_string": settings.redis_url,
+            "skip_dedup": True,  # a corrected row of the same hour must win; hours are written in order
+        }
         if settings.online_store == "redis"
         else {"type": "sqlite", "path": str(folder / "online.db")}
     )
@@ -47,90 +59,115 @@ def repo_config(settings: Settings) -> dict[str, Any]:
         "project": settings.source.replace("-", "_"),
         "provider": "local",
         "registry": registry,
-        "offline_store": {"type": settings.offline_store},
+        "offline_store": _offline_store(settings),
         "online_store": online,
         "entity_key_serialization_version": 3,
         "auth": {"type": "no_auth"},
     }
 
 
+def _offline_store(settings: Settings) -> dict[str, Any]:
+    if settings.offline_store != "spark":
+        return {"type": settings.offline_store}
+    return {"type": "spark", "spark_conf": {"spark.master": settings.spark_master, **SPARK_OPTIONS}}
+
+
 def feature_objects(settings: Settings, facets: list[str]) -> list[Any]:
     """Everything that is applied to the registry for a source with these facets."""
-    from feast import Entity, FeatureService, FeatureView, Field, FileSource, ValueType
-    from feast.data_format import ParquetFormat
+    from feast import Entity, FeatureService, FeatureView, Field, ValueType
     from feast.types import Array, Float64, Int64, String
 
     user = Entity(name="user", join_keys=["user_id"], value_type=ValueType.INT64, description="A person of the source.")
+    item = Entity(name="item", join_keys=["item_id"], value_type=ValueType.INT64, description="What is consumed.")
     slot = Entity(
         name="slot",
         join_keys=["slot"],
         value_type=ValueType.INT64,
-        description="Local hour of day of a clock, 0 to 23.",
+        description=f"Slot of a clock, {settings.slot_minutes} minutes wide, numbered from local midnight.",
     )
-    common: dict[str, Any] = {
-        "ttl": timedelta(days=settings.window_days + 1),
-        "owner": OWNER,
-        "tags": {"window_days": str(settings.window_days), "top_k": str(settings.top_k)},
-    }
+    window = f"{settings.window_days} days"
 
-    def source(view: str, description: str) -> FileSource:
-        return FileSource(
-            name=f"{view}_changes",
-            path=str(settings.features_dir / view / "*.parquet"),
-            file_format=ParquetFormat(),
-            timestamp_field="event_timestamp",
+    def view(name: str, entities: list[Any], fields: list[Any], description: str, **options: Any) -> FeatureView:
+        keys = [Field(name=key, dtype=Int64) for entity in entities for key in [entity.join_key]]
+        return FeatureView(
+            name=name,
+            entities=entities,
+            schema=[*keys, *fields],
+            source=options.pop("source", None) or _changes(settings, name),
             description=description,
+            ttl=options.pop("ttl", timedelta(days=settings.window_days + 1)),
             owner=OWNER,
+            tags={"window_days": str(settings.window_days), "top_k": str(settings.top_k)},
+            **options,
         )
 
-    per_facet = [
-        field
+    tops = [
+        Field(name=f"{facet}_{name}", dtype=Array(dtype), description=f"{text} of {facet}.")
         for facet in facets
-        for field in (
-            Field(name=f"{facet}_values", dtype=Array(String), description=f"Top values of {facet}, best first."),
-            Field(name=f"{facet}_scores", dtype=Array(Float64), description=f"Scores of the top values of {facet}."),
+        for name, dtype, text in (
+            ("values", String, "Top values, best first,"),
+            ("scores", Float64, "Scores of the top values"),
+            ("counts", Int64, "Events of the top values"),
         )
     ]
     as_of = Field(name="as_of", dtype=Int64, description="Hour since 1970 UTC from whose start the row holds.")
-    clock_slots = FeatureView(
-        name="clock_slots",
-        entities=[user, slot],
-        schema=[
-            Field(name="user_id", dtype=Int64),
-            Field(name="slot", dtype=Int64),
-            *per_facet,
-            Field(name="events", dtype=Int64, description="Events in the slot's window."),
+    events = Field(name="events", dtype=Int64, description="Events in the window.")
+    behaviours = [Field(name=c, dtype=Int64, description=f"Number of {c} in the window.") for c in COUNTS[1:]]
+    clock_slots = view(
+        "clock_slots", [user, slot], [*tops, events, as_of],
+        f"Interest clock: top {settings.top_k} values a facet, user and slot over {window}. For training.", online=False,
+    )  # fmt: skip
+    clock = view(
+        "clock",
+        [user],
+        [
+            Field(name=slot_feature(n), dtype=String, description=f"Slot {n} as JSON; see feature_repo.online.")
+            for n in range(settings.slots)
+        ],
+        "Interest clock of a user, one feature a slot, so that an hour writes only the slots that changed. For serving.",
+        source=_push_source(settings),
+    )
+    activity = view("user_activity", [user], [events, *behaviours, as_of], f"What a user did in {window}.")
+    profile = view(
+        "user_profile", [user], [*tops, events, *behaviours, as_of],
+        f"All-day top values of a user over {window}, as of the last UTC midnight.",
+        ttl=timedelta(days=settings.window_days + 2),
+    )  # fmt: skip
+    population = view(
+        "population_clock", [slot], [*tops, events, *behaviours, as_of],
+        f"Everybody's top values a slot over {window}: what a new user's clock falls back to.",
+    )  # fmt: skip
+    items = view(
+        "item_stats",
+        [item],
+        [
+            Field(name="first_hour", dtype=Int64, description="Hour since 1970 UTC of the item's first event."),
+            Field(name="day_events", dtype=Int64, description="Events in the last 24 hours."),
+            Field(name="day_finish", dtype=Int64, description="Finishes in the last 24 hours."),
+            events, *behaviours,
+            Field(name="finish_rate", dtype=Float64, description="Finishes over events in the window, 0 without any."),
             as_of,
         ],
-        source=source("clock_slots", "Clock rows, one a (user, slot) and hour of change."),
-        description=f"Interest clock: top {settings.top_k} values a facet, user and local hour over {settings.window_days} days.",
-        **common,
-    )
-    user_profile = FeatureView(
-        name="user_profile",
-        entities=[user],
-        schema=[
-            Field(name="user_id", dtype=Int64),
-            *per_facet,
-            *(Field(name=c, dtype=Int64, description=f"Number of {c} in the window.") for c in COUNTS),
-            as_of,
-        ],
-        source=source("user_profile", "All-day rows, one a user and hour of change."),
-        description=f"All-day interests and activity of a user over {settings.window_days} days.",
-        **common,
-    )
-    activity = user_profile[["events", "finish", "as_of"]]
+        f"Popularity, age and quality of an item over {window} and the last day.",
+    )  # fmt: skip
+    active = activity[["events", "finish", "as_of"]]
     services = [
         FeatureService(
             name=TRAINING_SERVICE,
-            features=[activity, clock_slots],
+            features=[active, clock_slots],
             description="Everything that any variant of the ranker trains on.",
+            owner=OWNER,
+        ),
+        FeatureService(
+            name=COLD_START_SERVICE,
+            features=[profile, population],
+            description="What thin slots are shrunk towards: the user's whole day, and everybody's clock.",
             owner=OWNER,
         ),
         *(
             FeatureService(
                 name=service_name(variant),
-                features=[activity, clock_slots] if variant in CLOCK_VARIANTS else [activity],
+                features=[active, clock] if variant in CLOCK_VARIANTS else [active],
                 description=f"What the ranker variant {variant} reads at serving.",
                 tags={"variant": variant},
                 owner=OWNER,
@@ -138,7 +175,38 @@ def feature_objects(settings: Settings, facets: list[str]) -> list[Any]:
             for variant in settings.variants
         ),
     ]
-    return [user, slot, clock_slots, user_profile, *services]
+    return [user, item, slot, clock_slots, clock, activity, profile, population, items, *services]
+
+
+def _changes(settings: Settings, view: str) -> Any:
+    """The change log of a view as the offline store reads it."""
+    folder = settings.features_dir / view
+    common: dict[str, Any] = {
+        "name": f"{view}_changes",
+        "timestamp_field": "event_timestamp",
+        "description": f"Rows of {view}, one an entity and hour of change.",
+        "owner": OWNER,
+    }
+    if settings.offline_store == "spark":
+        from feast.infra.offline_stores.contrib.spark_offline_store.spark_source import SparkSource
+
+        return SparkSource(path=str(folder / "*"), file_format="parquet", **common)
+    from feast import FileSource
+    from feast.data_format import ParquetFormat
+
+    return FileSource(path=str(folder / "*" / "*.parquet"), file_format=ParquetFormat(), **common)
+
+
+def _push_source(settings: Settings) -> Any:
+    """One user's clock can be pushed at once; in bulk it is written hour by hour from ``clock_slots``."""
+    from feast import PushSource
+
+    return PushSource(
+        name=CLOCK_PUSH,
+        batch_source=_changes(settings, "clock_slots"),
+        description="A user's clock with what happened since the last full hour.",
+        owner=OWNER,
+    )
 
 
 def open_store(settings: Settings, facets: list[str]) -> FeatureStore:
@@ -152,23 +220,32 @@ def open_store(settings: Settings, facets: list[str]) -> FeatureStore:
     from feast import FeatureStore
 
     folder = settings.workspace / "feast"
-    if not any((settings.features_dir / "clock_slots").glob("*.parquet")):
+    if not any((settings.features_dir / "clock_slots").glob("*/*.parquet")):
         raise NotReadyError(f"no clocks in {settings.features_dir}; run 'python -m feature_repo rebuild' first")
     config = yaml.safe_dump(repo_config(settings), sort_keys=False)
     digest = digest_text(
-        config, digest_json([facets, settings.window_days, settings.top_k, settings.variants]), _code_digest()
+        config,
+        digest_json([facets, settings.window_days, settings.top_k, settings.variants, settings.slots]),
+        _code_digest(),
     )
     mark = folder / "applied.json"
     os.environ.setdefault("FEAST_USAGE", "False")
-    with exclusive_lock(folder / ".lock"):
-        if not mark.exists() or read_json(mark)["digest"] != digest or not _readable(folder):
-            write_text(folder / "feature_store.yaml", config)
-            if not settings.registry_url:  # a torn registry file is made anew; it holds definitions only
-                (folder / "registry.db").unlink(missing_ok=True)
-            FeatureStore(repo_path=str(folder)).apply(feature_objects(settings, facets))
-            write_json(mark, {"digest": digest})
-            log.info("applied the feature repository of %s", settings.source)
-    return FeatureStore(repo_path=str(folder))
+    from sqlalchemy.exc import OperationalError
+
+    try:
+        with exclusive_lock(folder / ".lock"):
+            if not mark.exists() or read_json(mark)["digest"] != digest or not _readable(folder):
+                write_text(folder / "feature_store.yaml", config)
+                if not settings.registry_url:  # a torn registry file is made anew; it holds definitions only
+                    (folder / "registry.db").unlink(missing_ok=True)
+                FeatureStore(repo_path=str(folder)).apply(feature_objects(settings, facets))
+                write_json(mark, {"digest": digest})
+                log.info("applied the feature repository of %s", settings.source)
+        return FeatureStore(repo_path=str(folder))
+    except OperationalError as error:
+        raise NotReadyError(
+            f"Feast's registry does not answer ({error.orig}); start its database, then retry"
+        ) from None
 
 
 def _readable(folder: Path) -> bool:

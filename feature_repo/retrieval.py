@@ -1,36 +1,44 @@
-"""Reading and filling the feature store: point-in-time rows, the online store, one user's clock."""
+"""Reading and filling the feature store: point-in-time rows, the online store, users' clocks."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 
+from core import duck
+from core.errors import NotReadyError
 from core.hours import Hour, hour_range
 from core.settings import Settings
 from events.store import EventStore
-from feature_repo.clock import VIEWS, ClockState
-from feature_repo.repository import TRAINING_SERVICE, open_store
-from feature_repo.tiles import DAY
+from feature_repo.clock import ClockState
+from feature_repo.online import decode_cells, encode_cells, write_cells
+from feature_repo.repository import COLD_START_SERVICE, TRAINING_SERVICE, open_store, slot_feature
+from feature_repo.shrinkage import Shrinkage, shrink
 
 if TYPE_CHECKING:
     from feast import FeatureStore
 
 log = logging.getLogger("feature_repo.retrieval")
 
+PLAIN_VIEWS = ("user_activity", "user_profile", "population_clock", "item_stats")
+"""Views whose rows go online as they are; those of ``clock_slots`` become cells of ``clock``."""
+FILLED_AT_ONCE = 400_000
+"""Rows put online at a time when everything is."""
+
 
 @dataclass(frozen=True)
 class Features:
     """Features of users at hours.
 
-    ``slots`` has one row per non-empty (user_id, hour, slot) and ``profiles`` one per (user_id,
-    hour) that has one; ``hour`` counts hours since 1970 UTC.
+    ``slots`` has one row per non-empty (user_id, hour, slot) and ``profiles`` (activity in the window) one per
+    (user_id, hour) that has one; ``hour`` counts hours since 1970 UTC.
     """
 
     slots: pa.Table
@@ -43,6 +51,7 @@ class ClockFeatures:
     def __init__(self, settings: Settings, events: EventStore) -> None:
         self.settings, self.events = settings, events
         self.facets = events.facets
+        self.clock = ClockState(settings, events)
         self.store: FeatureStore = open_store(settings, self.facets)
 
     def historical(self, keys: pa.Table, service: str = TRAINING_SERVICE) -> Features:
@@ -50,32 +59,57 @@ class ClockFeatures:
 
         Args:
             keys: distinct (user_id int64, hour int64).
-            service: FeatureService whose views are read.
+            service: FeatureService whose views are read; a serving service reads what serving would see.
         """
         views = self._views(service)
-        frame = keys.select(["user_id", "hour"]).to_pandas()
-        frame["event_timestamp"] = pd.to_datetime(frame["hour"] * 3600, unit="s", utc=True)
-        profiles = self._join(frame, views["user_profile"])
-        slots = None
-        if "clock_slots" in views:
-            wide = frame.loc[frame.index.repeat(DAY)].reset_index(drop=True)
-            wide["slot"] = np.tile(np.arange(DAY), len(frame))
-            slots = self._join(wide, views["clock_slots"])
-        return Features(slots=slots if slots is not None else pa.table({}), profiles=profiles)
+        frame = keys.select(["user_id", "hour"])
+        profiles = self._join(frame, "user_activity", views["user_activity"])
+        slots = pa.table({})
+        if "clock_slots" in views or "clock" in views:
+            names = self._views(TRAINING_SERVICE)["clock_slots"]
+            slots = self._join(_with_slots(frame, self.settings.slots), "clock_slots", names)
+            if self.settings.shrinkage:
+                slots = self._shrunk_offline(frame, slots)
+        return Features(slots=slots, profiles=profiles)
 
     def online(self, user_ids: Sequence[int], at: Hour, service: str = TRAINING_SERVICE) -> Features:
-        """The same features from the online store, for serving within hour ``at``.
-
-        The rows carry ``as_of``: the hour from whose start they hold.
-        """
+        """The same features from the online store, for serving within hour ``at``."""
+        users = list(dict.fromkeys(map(int, user_ids)))
         views = self._views(service)
-        users = list(map(int, user_ids))
-        profiles = self._read(views["user_profile"], {"user_id": users}, at)
-        slots = pa.table({})
-        if "clock_slots" in views:
-            keys = {"user_id": [u for u in users for _ in range(DAY)], "slot": list(range(DAY)) * len(users)}
-            slots = self._read(views["clock_slots"], keys, at)
+        profiles = self._read("user_activity", {"user_id": users}, views["user_activity"], at)
+        slots = self.get_clock(users, at) if {"clock", "clock_slots"} & set(views) else pa.table({})
         return Features(slots=slots, profiles=profiles)
+
+    def get_clock(self, user_ids: Sequence[int], at: Hour) -> pa.Table:
+        """Clocks of users from the online store.
+
+        Args:
+            user_ids: any number of users; one that is unknown has no rows.
+            at: the running hour.
+
+        Returns:
+            One row per non-empty (user_id, slot): the top values of each facet with scores and counts, ``events``,
+            and ``as_of``, the hour since 1970 UTC from whose start the row holds.
+        """
+        users = list(dict.fromkeys(map(int, user_ids)))
+        names = [slot_feature(n) for n in range(self.settings.slots)]
+        response = self.store.get_online_features(
+            features=[f"clock:{name}" for name in names], entity_rows=[{"user_id": user} for user in users]
+        )
+        found = {
+            name: [value.string_val for value in vector.values]  # noqa: PD011 (a protobuf)
+            for name, vector in zip(response.proto.metadata.feature_names.val, response.proto.results, strict=True)
+        }
+        rows = decode_cells(users, [found[name] for name in names], self.facets, at, self.settings.window_hours)
+        rows = _present(rows)
+        if self.settings.shrinkage and users:
+            references = self._views(COLD_START_SERVICE)
+            profile = self._read("user_profile", {"user_id": users}, references["user_profile"], at)
+            slots = list(range(self.settings.slots))
+            everyone = self._read("population_clock", {"slot": slots}, references["population_clock"], at)
+            keys = pa.table({"user_id": pa.array(users, pa.int64()), "hour": pa.array([at.number] * len(users))})
+            rows = shrink(self._shrinkage(), keys, rows, profile, everyone)
+        return rows
 
     def materialize(self, hour: Hour) -> int:
         """Write the rows that changed at the start of ``hour`` to the online store.
@@ -85,9 +119,9 @@ class ClockFeatures:
         Returns:
             Rows written.
         """
-        rows = 0
-        for view in VIEWS:
-            changed = _changed_rows(self.settings, view, hour)
+        rows = self._write_clock(self._changed("clock_slots", hour), hour)
+        for view in PLAIN_VIEWS:
+            changed = self._changed(view, hour).num_rows
             if changed:
                 self.store.materialize(
                     start_date=hour.start - timedelta(seconds=1), end_date=hour.start, feature_views=[view]
@@ -97,18 +131,57 @@ class ClockFeatures:
         return rows
 
     def materialize_all(self, until: Hour) -> int:
-        """Fill the online store with every clock as of ``until``, one slot a time.
+        """Fill the online store with every row as of ``until``, a part at a time.
 
         Returns:
             Rows written.
         """
         rows = 0
-        for view in VIEWS:
-            for table in _latest_rows(self.settings, view, until):
+        empty = {slot_feature(n): "" for n in range(self.settings.slots)}
+        for table in self._latest("clock_slots", until):
+            cells = ((user, {**empty, **found}) for user, found in encode_cells(table, self.facets))
+            write_cells(self.store, cells, until)
+            rows += table.num_rows
+            log.info("online store: %d slots written", rows)
+        for view in PLAIN_VIEWS:
+            for table in self._latest(view, until):
                 self.store.write_to_online_store(view, table.to_pandas())
                 rows += table.num_rows
         log.info("online store filled as of %s: %d rows", until, rows)
         return rows
+
+    def _write_clock(self, changed: pa.Table, hour: Hour) -> int:
+        return write_cells(self.store, encode_cells(changed, self.facets), hour) if changed.num_rows else 0
+
+    def _changed(self, view: str, hour: Hour) -> pa.Table:
+        """Rows of a view that hold from ``hour`` on."""
+        changes = self.clock.logs[view]
+        parts = changes.parts(hour)
+        if not parts:
+            return changes.schema.empty_table()
+        with duck.connection(self.settings) as con:
+            names = ", ".join(map(duck.quoted, map(str, parts)))
+            rows = con.sql(f"SELECT * FROM read_parquet([{names}]) WHERE as_of = {hour.number}").to_arrow_table()
+        return rows.select(changes.schema.names).cast(changes.schema)
+
+    def _latest(self, view: str, until: Hour) -> Iterator[pa.Table]:
+        """The rows that hold at ``until``, split by the first key."""
+        changes = self.clock.logs[view]
+        names = ", ".join(map(duck.quoted, map(str, changes.parts())))
+        if not names:
+            return
+        keys = ", ".join(changes.keys)
+        with duck.connection(self.settings) as con:
+            source = f"read_parquet([{names}])"
+            entities = duck.scalar(con, f"SELECT count(DISTINCT ({keys})) FROM {source}")
+            pieces = max(1, -(-int(entities) // FILLED_AT_ONCE))
+            for piece in range(pieces):
+                rows = con.sql(
+                    f"""SELECT * FROM {source} WHERE {changes.keys[0]} % {pieces} = {piece} AND as_of <= {until.number}
+                    QUALIFY row_number() OVER (PARTITION BY {keys} ORDER BY as_of DESC) = 1 ORDER BY {keys}"""
+                ).to_arrow_table()
+                if rows.num_rows:
+                    yield rows.select(changes.schema.names).cast(changes.schema)
 
     def _views(self, service: str) -> dict[str, list[str]]:
         """Feature references of a service by view."""
@@ -118,53 +191,46 @@ class ClockFeatures:
             for p in found.feature_view_projections
         }
 
-    def _join(self, frame: pd.DataFrame, references: list[str]) -> pa.Table:
+    def _join(self, keys: pa.Table, view: str, references: list[str]) -> pa.Table:
+        """Point-in-time join of distinct keys (with hour) with a view."""
+        frame = keys.to_pandas()
+        frame["event_timestamp"] = pd.to_datetime(frame["hour"] * 3600, unit="s", utc=True)
         job = self.store.get_historical_features(entity_df=frame, features=references)
-        return _present(job.to_arrow().drop_columns(["event_timestamp"]))
+        table = job.to_arrow().drop_columns(["event_timestamp"])
+        kinds = {f.name: f.type for f in self.clock.logs[view].schema}
+        return _present(pa.table({c: table[c].cast(kinds.get(c, pa.int64())) for c in table.column_names}))
 
-    def _read(self, references: list[str], keys: dict[str, list[Any]], at: Hour) -> pa.Table:
-        response = self.store.get_online_features(features=references, entity_rows=_rows(keys))
-        columns = response.to_dict()
-        columns["hour"] = [at.number] * len(columns["user_id"])
-        return _present(pa.table({name: pa.array(values) for name, values in columns.items()}))
+    def _read(self, view: str, keys: dict[str, list[Any]], references: list[str], at: Hour) -> pa.Table:
+        rows = [dict(zip(keys, values, strict=True)) for values in zip(*keys.values(), strict=True)]
+        columns = self.store.get_online_features(features=references, entity_rows=rows).to_dict()
+        kinds = {f.name: f.type for f in self.clock.logs[view].schema}
+        columns["hour"] = [at.number] * len(rows)
+        return _present(pa.table({name: pa.array(v, kinds.get(name, pa.int64())) for name, v in columns.items()}))
+
+    def _shrinkage(self) -> Shrinkage:
+        return Shrinkage.load(self.settings, self.facets)
+
+    def _shrunk_offline(self, keys: pa.Table, slots: pa.Table) -> pa.Table:
+        views = self._views(COLD_START_SERVICE)
+        profile = self._join(keys, "user_profile", views["user_profile"])
+        hours = keys.select(["hour"]).group_by(["hour"]).aggregate([])
+        everyone = self._join(_with_slots(hours, self.settings.slots), "population_clock", views["population_clock"])
+        return shrink(self._shrinkage(), keys, slots, profile, everyone)
 
 
-def _rows(keys: dict[str, list[Any]]) -> list[dict[str, Any]]:
-    return [dict(zip(keys, values, strict=True)) for values in zip(*keys.values(), strict=True)]
+def _with_slots(keys: pa.Table, slots: int) -> pa.Table:
+    """Every key with every slot."""
+    import numpy as np
+
+    wide = keys.take(np.repeat(np.arange(keys.num_rows), slots))
+    return wide.append_column("slot", pa.array(np.tile(np.arange(slots), keys.num_rows)))
 
 
 def _present(table: pa.Table) -> pa.Table:
     """Rows that have events, in the order of their key; an empty slot is the same as none."""
-    import pyarrow.compute as pc
-
     table = table.filter(pc.greater(pc.fill_null(table["events"], 0), 0))
     keys = [name for name in ("user_id", "hour", "slot") if name in table.column_names]
     return table.sort_by([(key, "ascending") for key in keys])
-
-
-def _changed_rows(settings: Settings, view: str, hour: Hour) -> int:
-    from core import duck
-
-    with duck.connection(settings) as con:
-        files = duck.quoted(str(settings.features_dir / view / "*.parquet"))
-        return int(duck.scalar(con, f"SELECT count(*) FROM read_parquet({files}) WHERE as_of = {hour.number}"))
-
-
-def _latest_rows(settings: Settings, view: str, until: Hour) -> list[pa.Table]:
-    """The rows that hold at ``until``, by slot."""
-    from core import duck
-
-    files = duck.quoted(str(settings.features_dir / view / "*.parquet"))
-    parts = []
-    with duck.connection(settings) as con:
-        for slot in range(DAY) if view == "clock_slots" else [DAY]:
-            rows = con.sql(
-                f"""SELECT * FROM read_parquet({files}) WHERE slot = {slot} AND as_of <= {until.number}
-                QUALIFY row_number() OVER (PARTITION BY user_id ORDER BY as_of DESC) = 1 ORDER BY user_id"""
-            ).to_arrow_table()
-            if rows.num_rows:
-                parts.append(rows if view == "clock_slots" else rows.drop_columns(["slot"]))
-    return parts
 
 
 def advance(settings: Settings, until: Hour) -> dict[str, Any]:
@@ -191,3 +257,11 @@ def advance(settings: Settings, until: Hour) -> dict[str, Any]:
         state.refresh(hour)
         rows += features.materialize(hour)
     return {"as_of": until.key, "refreshed": len(hours), "rebuilt": False, "online_rows": rows}
+
+
+def require_clocks(settings: Settings, events: EventStore) -> Hour:
+    """The hour that the clocks hold for; ``NotReadyError`` where there are none."""
+    at = ClockState(settings, events).as_of
+    if at is None:
+        raise NotReadyError("no clocks yet; run 'python -m feature_repo rebuild' first")
+    return at

@@ -53,7 +53,7 @@ def score_version(settings: Settings, version: str, hour: Hour) -> pa.Table:
     model = load_model(download_version(settings, version))
     drawn = SampleStore(settings, EventStore(settings.events_dir)).read(hour)
     info = model.info
-    keys = hour_keys(drawn.samples, drawn.slots, drawn.profiles, info.facets, info.heads, info.top_k)
+    keys = hour_keys(drawn.samples, drawn.slots, drawn.profiles, info.facets, info.heads, info.top_k, model.slots)
     at = info.heads.index(LABEL) if LABEL in info.heads else 0
     scores = predict(model.ranker, keys)[:, at] if len(keys) else keys.hours
     table = prediction_table(drawn, keys, scores, at, model.ranker)

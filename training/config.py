@@ -19,7 +19,8 @@ class RankerConfig(BaseModel):
     """The ranker and how it learns.
 
     ``sigma_hours`` is the Gaussian's standard deviation; the paper takes 1 h. A slot is taken at
-    ``slot_centre`` hours after its start; the paper leaves that open.
+    ``slot_centre`` of its width after its start; the paper leaves that open. The slots are those of the clocks:
+    24 of an hour in the paper, here as many as the settings say.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -30,10 +31,21 @@ class RankerConfig(BaseModel):
     cross_layers: int = Field(1, ge=0, le=4, description="Cross layers (DCN-v2) beside the MLP.")
     sigma_hours: float = Field(1.0, gt=0)
     slot_centre: float = Field(0.5, ge=0, lt=1)
+    slot_minutes: int = Field(60, ge=1, le=24 * 60)
+    split_weekend: bool = False
     batch_size: int = Field(256, ge=1)
     embedding_rate: float = Field(0.05, gt=0, description="Learning rate of the embeddings (row-wise Adagrad).")
     dense_rate: float = Field(0.002, gt=0, description="Learning rate of everything else (Adam).")
     seed: int = 2024
+
+    @property
+    def slots_per_day(self) -> int:
+        return 24 * 60 // self.slot_minutes
+
+    @property
+    def slots(self) -> int:
+        """Slots of a clock; with ``split_weekend`` those of Saturday and Sunday follow the others."""
+        return self.slots_per_day * (2 if self.split_weekend else 1)
 
     @property
     def digest(self) -> str:
@@ -50,7 +62,8 @@ def load_ranker_config(settings: Settings, variant: str) -> RankerConfig:
     content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     own = (content.pop("variants", None) or {}).get(variant) or {}
     try:
-        return RankerConfig(**{"seed": settings.seed, **content, **own, "variant": variant})
+        slots = {"slot_minutes": settings.slot_minutes, "split_weekend": settings.split_weekend}
+        return RankerConfig(**{"seed": settings.seed, **slots, **content, **own, "variant": variant})
     except (ValidationError, TypeError) as error:
         lines = (
             "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())

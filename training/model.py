@@ -2,7 +2,7 @@
 
 ``mlflow.pyfunc.load_model`` of a logged version predicts on a data frame, one row an impression:
 ``user_id``, ``item_id``, ``local_time``, the item's facets, the user's ``events`` and ``finish`` counts,
-and for clock variants ``<facet>_values`` and ``<facet>_scores``: 24 lists, one a slot.
+and for clock variants ``<facet>_values`` and ``<facet>_scores``: a list for each slot of the clock.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from training.config import RankerConfig
 from training.ranker import Ranker
 from training.state import StateInfo, load_ranker, read_info
 from training.tensors import hour_keys
-from training.time_perception import SLOTS
 
 if TYPE_CHECKING:
     from mlflow.models import ModelSignature
@@ -48,8 +47,14 @@ class RankerModel:
             self.info.facets,
             self.info.heads,
             self.info.top_k,
+            self.slots,
         )
         return pd.DataFrame(predict(self.ranker, keys), columns=list(self.info.heads), index=frame.index)
+
+    @property
+    def slots(self) -> int:
+        """Slots of the clocks that it was trained on."""
+        return self.ranker.config.slots
 
     @property
     def columns(self) -> list[str]:
@@ -79,12 +84,12 @@ class RankerModel:
             return pa.table({})
         users = frame.drop_duplicates("user_id")
         columns: dict[str, Any] = {
-            "user_id": pa.array(np.repeat(users["user_id"].to_numpy(dtype=np.int64), SLOTS)),
-            "slot": pa.array(np.tile(np.arange(SLOTS), len(users))),
+            "user_id": pa.array(np.repeat(users["user_id"].to_numpy(dtype=np.int64), self.slots)),
+            "slot": pa.array(np.tile(np.arange(self.slots), len(users))),
         }
         for name in _clock_columns(self.info):
             kind = pa.string() if name.endswith("_values") else pa.float64()
-            lists = [list(slot) for clock in users[name] for slot in _padded(clock)]
+            lists = [list(slot) for clock in users[name] for slot in _padded(clock, self.slots)]
             columns[name] = pa.chunked_array([pa.array(lists, pa.list_(kind))])
         return pa.table(columns)
 
@@ -93,11 +98,11 @@ def _clock_columns(info: StateInfo) -> list[str]:
     return [f"{facet}_{part}" for facet in info.facets for part in ("values", "scores")]
 
 
-def _padded(clock: Any) -> list[Any]:
+def _padded(clock: Any, count: int) -> list[Any]:
     slots = list(clock) if clock is not None else []
-    if len(slots) not in {0, SLOTS}:
-        raise DataError(f"a clock has {SLOTS} slots, this one {len(slots)}")
-    return slots or [[]] * SLOTS
+    if len(slots) not in {0, count}:
+        raise DataError(f"a clock has {count} slots, this one {len(slots)}")
+    return slots or [[]] * count
 
 
 def load_model(folder: Path) -> RankerModel:
@@ -140,7 +145,8 @@ def input_example(info: StateInfo, *, needs_clock: bool) -> pd.DataFrame:
     row: dict[str, Any] = {"user_id": 1, "item_id": 1, "local_time": pd.Timestamp("2026-03-02T08:30:00")}
     row |= dict.fromkeys(info.facets, "value") | {"events": 10, "finish": 4}
     if needs_clock:
+        filled = [slot == 8 for slot in range(RankerConfig(**info.config).slots)]
         for facet in info.facets:
-            row[f"{facet}_values"] = [["value"] if slot == 8 else [""] for slot in range(SLOTS)]
-            row[f"{facet}_scores"] = [[2.0] if slot == 8 else [0.0] for slot in range(SLOTS)]
+            row[f"{facet}_values"] = [["value" if full else ""] for full in filled]
+            row[f"{facet}_scores"] = [[2.0 if full else 0.0] for full in filled]
     return pd.DataFrame([row])

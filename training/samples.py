@@ -108,7 +108,15 @@ class SampleStore:
             "window_hours": self.settings.window_hours,
             "top_k": self.settings.top_k,
             "weights": digest_json(self.settings.score_weights),
+            "slots": [self.settings.slot_minutes, self.settings.split_weekend],
+            "shrinkage": self._priors(),
         }
+
+    def _priors(self) -> str:
+        """Digest of the priors that thin slots are shrunk with, empty where they are not."""
+        from feature_repo.shrinkage import Shrinkage
+
+        return digest_file(Shrinkage.path(self.settings)) if self.settings.shrinkage else ""
 
     def _columns(self) -> list[str]:
         return ["event_id", "user_id", "item_id", "timestamp", "local_time", *self.facets, *BEHAVIOURS]

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
-from training.time_perception import SLOTS, Moment
+from training.time_perception import Moment
 
 if TYPE_CHECKING:
     from training.ranker import Ranker
@@ -33,7 +33,7 @@ class Batch:
         dense: log of the user's events in the window, finish rate, and whether there is a profile,
             shape (B, 3).
         user_position: position of the sample's user among the U users, shape (B,).
-        clock_values: top values of each slot, shape (U, 24, F, K); 0 where there is none.
+        clock_values: top values of each slot, shape (U, S, F, K), S slots; 0 where there is none.
         clock_weights: their scores, normalised to sum to 1 within a slot's facet, same shape.
         labels: 0 or 1 for each head, shape (B, heads); 0 where unknown.
         known: whether a label is known, shape (B, heads).
@@ -117,7 +117,13 @@ class HourKeys:
 
 
 def hour_keys(
-    samples: pa.Table, slots: pa.Table, profiles: pa.Table, facets: Sequence[str], heads: Sequence[str], top_k: int
+    samples: pa.Table,
+    slots: pa.Table,
+    profiles: pa.Table,
+    facets: Sequence[str],
+    heads: Sequence[str],
+    top_k: int,
+    slot_count: int = 24,
 ) -> HourKeys:
     """Turn the tables of one hour into arrays.
 
@@ -126,12 +132,13 @@ def hour_keys(
         slots, profiles: the users' features as of the hour's start, keyed by user_id.
         facets, heads: names, in the ranker's order.
         top_k: values per slot and facet.
+        slot_count: slots of a clock.
     """
     users = samples["user_id"].to_numpy()
     unique, position = np.unique(users, return_inverse=True)
     local = samples["local_time"].cast(pa.timestamp("us")).cast(pa.int64()).to_numpy()
     minutes = local // 60_000_000
-    values = np.zeros((len(unique), SLOTS, len(facets), top_k), dtype=np.int64)
+    values = np.zeros((len(unique), slot_count, len(facets), top_k), dtype=np.int64)
     weights = np.zeros(values.shape, dtype=np.float32)
     if slots.num_rows:
         row, inside = _positions(unique, slots["user_id"].to_numpy())

@@ -141,7 +141,13 @@ class Trainer:
         metrics: dict[str, float] = {}
         if drawn.samples.num_rows:
             keys = hour_keys(
-                drawn.samples, drawn.slots, drawn.profiles, self.samples.facets, self.samples.heads, self.settings.top_k
+                drawn.samples,
+                drawn.slots,
+                drawn.profiles,
+                self.samples.facets,
+                self.samples.heads,
+                self.settings.top_k,
+                self.config.slots,
             )
             scores = predict(ranker, keys)
             metrics = self._test(drawn, keys, scores, ranker)

@@ -65,8 +65,27 @@ def test_gaussian_clock_is_the_weighted_sum_of_the_slots() -> None:
 
 def test_naive_clock_takes_the_slot_of_the_hour() -> None:
     some = clocks([8])
-    assert torch.equal(NaiveClock(8)(moment(8.99), some)[0], some.slots[0, 8])
-    assert not NaiveClock(8)(moment(9.0), some).any()
+    assert torch.equal(NaiveClock(config(), 8)(moment(8.99), some)[0], some.slots[0, 8])
+    assert not NaiveClock(config(), 8)(moment(9.0), some).any()
+
+
+@pytest.mark.parametrize("minutes", [15, 30, 120])
+def test_a_finer_clock_blends_the_same_hours_at_the_same_scale(minutes: int) -> None:
+    module = GaussianClock(config().model_copy(update={"slot_minutes": minutes}), 8)
+    weights = module.weights(moment(8.5))[0]
+    assert len(weights) == 24 * 60 // minutes
+    assert float(weights.sum()) == pytest.approx(1, abs=1e-2)
+    assert float(weights @ module.centres) == pytest.approx(8.5, abs=0.05 if minutes < 120 else 0.6)
+
+
+def test_the_weekend_has_a_clock_of_its_own() -> None:
+    split = config().model_copy(update={"split_weekend": True})
+    friday, saturday = (Moment(torch.tensor([8.5]), torch.tensor([day])) for day in (4, 5))
+    weights = GaussianClock(split, 8).weights(friday)[0], GaussianClock(split, 8).weights(saturday)[0]
+    assert not weights[0][24:].any()
+    assert not weights[1][:24].any()
+    assert torch.equal(weights[0][:24], weights[1][24:])
+    assert (int(friday.slot(split)), int(saturday.slot(split))) == (8, 32)
 
 
 def test_adaptive_clock_gives_empty_slots_no_weight_and_an_empty_clock_nothing() -> None:

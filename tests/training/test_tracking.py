@@ -11,7 +11,9 @@ from pathlib import Path
 from core.settings import ROOT, load_settings
 from training.tracking import open_mlflow
 
-OPEN = "from core.settings import load_settings; from training.tracking import open_mlflow; open_mlflow(load_settings())"
+OPEN = (
+    "from core.settings import load_settings; from training.tracking import open_mlflow; open_mlflow(load_settings())"
+)
 
 
 def tables_in(folder: Path) -> int:

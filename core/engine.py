@@ -1,0 +1,243 @@
+"""Two engines for one SQL: DuckDB in this process, or Spark on a cluster.
+
+Queries are plain SQL that both run alike; the few functions that differ are methods of the engine.
+Tables are named; files are Parquet folders with any number of parts.
+"""
+
+from __future__ import annotations
+
+import shutil
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from core.duck import connection, quoted
+from core.errors import ConfigError, NotReadyError
+from core.files import replaced_directory
+from core.settings import Settings
+
+if TYPE_CHECKING:
+    import duckdb
+    from pyspark.sql import SparkSession
+
+NAMES = ("duckdb", "spark")
+SPARK_OPTIONS = {
+    "spark.sql.session.timeZone": "UTC",
+    "spark.sql.ansi.enabled": "true",
+    "spark.sql.ansi.doubleQuotedIdentifiers": "true",
+    "spark.sql.execution.arrow.pyspark.enabled": "true",
+    "spark.sql.parquet.outputTimestampType": "TIMESTAMP_MICROS",
+    "spark.ui.enabled": "false",
+    "spark.ui.showConsoleProgress": "false",
+}
+"""ANSI SQL, UTC, double quotes around identifiers: as the queries are written."""
+
+
+def parquet_parts(folder: Path) -> list[Path]:
+    """The part files of a Parquet folder, in order; a single file is its own part."""
+    return [folder] if folder.is_file() else sorted(folder.glob("*.parquet"))
+
+
+class Engine(ABC):
+    """Runs SQL over named tables and Parquet files."""
+
+    name: str
+
+    @abstractmethod
+    def table(self, name: str, sql: str) -> None:
+        """Compute a query now and keep the result under a name."""
+
+    @abstractmethod
+    def view(self, name: str, sql: str) -> None:
+        """Name a query; it is computed where it is used."""
+
+    @abstractmethod
+    def register(self, name: str, table: pa.Table) -> None:
+        """Give an Arrow table a name."""
+
+    @abstractmethod
+    def files(self, paths: Sequence[Path]) -> str:
+        """What to select from to read Parquet files."""
+
+    @abstractmethod
+    def arrow(self, sql: str) -> pa.Table:
+        """Result of a query."""
+
+    @abstractmethod
+    def write(self, sql: str, folder: Path) -> None:
+        """Write a query's result, in its order, to a Parquet folder that replaces what was there."""
+
+    def rows(self, sql: str) -> list[tuple[Any, ...]]:
+        """Result of a small query as tuples."""
+        return [tuple(row.values()) for row in self.arrow(sql).to_pylist()]
+
+    def scalar(self, sql: str) -> Any:
+        """First column of the first row, None where there is none."""
+        rows = self.rows(sql)
+        return rows[0][0] if rows else None
+
+    # What the two spell differently.
+
+    @abstractmethod
+    def hour_number(self, instant: str) -> str:
+        """Hours since 1970 UTC of an instant."""
+
+    @abstractmethod
+    def hour_start(self, number: str) -> str:
+        """The instant at which an hour number starts."""
+
+    @abstractmethod
+    def weekday(self, moment: str) -> str:
+        """Day of the week, 1 Monday to 7 Sunday."""
+
+    @abstractmethod
+    def array(self, items: Sequence[str], kind: str) -> str:
+        """A list of values; ``kind`` is ``VARCHAR``, ``DOUBLE`` or ``BIGINT``."""
+
+
+class DuckEngine(Engine):
+    """DuckDB in this process, memory bounded by the settings, spilling to disk."""
+
+    name = "duckdb"
+
+    def __init__(self, con: duckdb.DuckDBPyConnection) -> None:
+        self.con = con
+        self.con.execute("SET preserve_insertion_order = false")  # halves the memory; results are ordered by queries
+
+    def table(self, name: str, sql: str) -> None:
+        self.con.execute(f"CREATE OR REPLACE TEMP TABLE {name} AS {sql}")
+
+    def view(self, name: str, sql: str) -> None:
+        self.con.execute(f"CREATE OR REPLACE TEMP VIEW {name} AS {sql}")
+
+    def register(self, name: str, table: pa.Table) -> None:
+        self.con.register("arriving", table)
+        self.table(name, "SELECT * FROM arriving")
+        self.con.unregister("arriving")
+
+    def files(self, paths: Sequence[Path]) -> str:
+        return "read_parquet([" + ", ".join(quoted(str(p)) for p in paths) + "])"
+
+    def arrow(self, sql: str) -> pa.Table:
+        return self.con.sql(sql).to_arrow_table()
+
+    def write(self, sql: str, folder: Path) -> None:
+        with replaced_directory(folder) as target:
+            part = quoted(str(target / "part-00000.parquet"))
+            self.con.execute(f"COPY ({sql}) TO {part} (FORMAT parquet, COMPRESSION zstd, COMPRESSION_LEVEL 1)")
+
+    def hour_number(self, instant: str) -> str:
+        return f"(epoch_us({instant}) // 3600000000)"
+
+    def hour_start(self, number: str) -> str:
+        return f"make_timestamptz(CAST({number} AS BIGINT) * 3600000000)"
+
+    def weekday(self, moment: str) -> str:
+        return f"CAST(isodow({moment}) AS INTEGER)"
+
+    def array(self, items: Sequence[str], kind: str) -> str:
+        return f"CAST([{', '.join(items)}] AS {kind}[])"
+
+
+class SparkEngine(Engine):
+    """Spark: the session of ``settings.spark_master``, a local one or a cluster's."""
+
+    name = "spark"
+
+    def __init__(self, session: SparkSession) -> None:
+        self.session = session
+        self._held: dict[str, Any] = {}
+        self._read = 0
+
+    def table(self, name: str, sql: str) -> None:
+        frame = self.session.sql(sql).persist()
+        frame.count()
+        frame.createOrReplaceTempView(name)
+        if old := self._held.pop(name, None):
+            old.unpersist()
+        self._held[name] = frame
+
+    def view(self, name: str, sql: str) -> None:
+        self.session.sql(sql).createOrReplaceTempView(name)
+
+    def register(self, name: str, table: pa.Table) -> None:
+        self.session.createDataFrame(table).createOrReplaceTempView(name)
+
+    def files(self, paths: Sequence[Path]) -> str:
+        self._read += 1
+        name = f"parquet_{self._read}"
+        self.session.read.parquet(*map(str, paths)).createOrReplaceTempView(name)
+        return name
+
+    def arrow(self, sql: str) -> pa.Table:
+        return self.session.sql(sql).toArrow()
+
+    def write(self, sql: str, folder: Path) -> None:
+        with replaced_directory(folder) as target:
+            self.session.sql(sql).write.mode("overwrite").option("compression", "zstd").parquet(str(target))
+            for leftover in [*target.glob("_*"), *target.glob(".*")]:  # success marks and checksums of Hadoop
+                leftover.unlink()
+
+    def hour_number(self, instant: str) -> str:
+        return f"CAST(unix_micros({instant}) div 3600000000 AS BIGINT)"
+
+    def hour_start(self, number: str) -> str:
+        return f"timestamp_micros(CAST({number} AS BIGINT) * 3600000000)"
+
+    def weekday(self, moment: str) -> str:
+        return f"(weekday({moment}) + 1)"
+
+    def array(self, items: Sequence[str], kind: str) -> str:
+        types = {"VARCHAR": "STRING", "DOUBLE": "DOUBLE", "BIGINT": "BIGINT"}
+        return f"CAST(array({', '.join(items)}) AS ARRAY<{types[kind]}>)"
+
+    def close(self) -> None:
+        """Free what tables hold; the session lives on."""
+        for frame in self._held.values():
+            frame.unpersist()
+        self._held.clear()
+
+
+def spark_session(settings: Settings) -> SparkSession:
+    """The process's Spark session, made on first use. ANSI SQL, UTC, double quotes around identifiers.
+
+    Raises:
+        NotReadyError: Spark or Java is missing, or the master does not answer.
+    """
+    if shutil.which("java") is None:
+        raise NotReadyError("Spark needs Java 17; install it ('make services' does), or set CLOCK_ENGINE=duckdb")
+    from pyspark.errors import PySparkException
+    from pyspark.sql import SparkSession
+
+    builder = SparkSession.builder.master(settings.spark_master).appName("interest-clock")
+    options = {**SPARK_OPTIONS, "spark.sql.shuffle.partitions": str(settings.spark_partitions)}
+    if settings.spark_master.startswith("local") or "127.0.0.1" in settings.spark_master:
+        options |= {"spark.driver.bindAddress": "127.0.0.1", "spark.driver.host": "127.0.0.1"}
+    for key, value in options.items():
+        builder = builder.config(key, value)
+    try:
+        session = builder.getOrCreate()
+    except (PySparkException, OSError, RuntimeError) as error:
+        raise NotReadyError(f"Spark at {settings.spark_master} does not answer: {error}") from error
+    session.sparkContext.setLogLevel("ERROR")
+    return session
+
+
+@contextmanager
+def engine(settings: Settings) -> Iterator[Engine]:
+    """The engine that the settings name, for the length of a ``with`` block."""
+    if settings.engine == "duckdb":
+        with connection(settings) as con:
+            yield DuckEngine(con)
+    elif settings.engine == "spark":
+        running = SparkEngine(spark_session(settings))
+        try:
+            yield running
+        finally:
+            running.close()
+    else:
+        raise ConfigError(f"CLOCK_ENGINE is '{settings.engine}'; choose from {', '.join(NAMES)}")

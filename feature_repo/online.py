@@ -1,0 +1,110 @@
+"""A user's clock in the online store: one row a user, one feature a slot.
+
+A cell is JSON: ``{"as_of": 492000, "events": 4, "facets": [[["rock", "jazz"], [3.0, 1.0], [3, 2]], …]}``, the
+facets in the source's order, each with its top values, scores and counts. An hour writes only the cells of
+slots that changed; the others keep theirs. A cell says from which hour it holds, so that a
+reader sees its age and drops one that left the window.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import UTC, datetime
+from itertools import groupby
+from operator import itemgetter
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from core.hours import Hour
+from feature_repo.repository import slot_feature
+from feature_repo.sql import clock_schema
+
+if TYPE_CHECKING:
+    from feast import FeatureStore
+
+WRITTEN_AT_ONCE = 5_000
+LISTS = ("values", "scores", "counts")
+
+
+def encode_cells(rows: pa.Table, facets: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
+    """Cells of clock rows, by user: (user, feature → JSON). An empty slot gives an empty text."""
+    columns = rows.sort_by([("user_id", "ascending"), ("slot", "ascending")]).to_pydict()
+    lists = [[columns[f"{facet}_{name}"] for name in LISTS] for facet in facets]
+    numbered = zip(columns["user_id"], range(rows.num_rows), strict=True)
+    for user, group in groupby(numbered, key=itemgetter(0)):
+        cells = {}
+        for _, n in group:
+            content = {
+                "as_of": columns["as_of"][n],
+                "events": columns["events"][n],
+                "facets": [[part[n] for part in facet] for facet in lists],
+            }
+            text = json.dumps(content, separators=(",", ":"), ensure_ascii=False) if content["events"] else ""
+            cells[slot_feature(columns["slot"][n])] = text
+        yield user, cells
+
+
+def write_cells(store: FeatureStore, cells: Iterable[tuple[int, dict[str, str]]], hour: Hour) -> int:
+    """Write cells through Feast's online store; returns their number.
+
+    Each batch is one transaction (SQLite) or one command a user (Redis), so a reader never sees half a row.
+    """
+    from feast.protos.feast.types.EntityKey_pb2 import EntityKey
+    from feast.protos.feast.types.Value_pb2 import Value
+
+    view, provider, now = store.get_feature_view("clock"), store._get_provider(), datetime.now(UTC)
+    batch: list[Any] = []
+    written = 0
+    for user, found in cells:
+        key = EntityKey(join_keys=["user_id"], entity_values=[Value(int64_val=user)])
+        batch.append((key, {name: Value(string_val=text) for name, text in found.items()}, hour.start, now))
+        written += len(found)
+        if len(batch) == WRITTEN_AT_ONCE:
+            provider.online_write_batch(store.config, view, batch, progress=None)
+            batch = []
+    if batch:
+        provider.online_write_batch(store.config, view, batch, progress=None)
+    return written
+
+
+def decode_cells(
+    user_ids: Sequence[int], cells: Sequence[Sequence[str]], facets: Sequence[str], at: Hour, window_hours: int
+) -> pa.Table:
+    """Clock rows of cells, as the offline store gives them; ``hour`` is ``at``.
+
+    Args:
+        user_ids: U users.
+        cells: for each slot the JSON of the U users, shape (slots, U); empty where there is none.
+        facets: in the source's order.
+        at: hour of the reading; a cell older than the window has expired.
+        window_hours: of the clock.
+    """
+    users: list[int] = []
+    slots: list[int] = []
+    events: list[int] = []
+    moments: list[int] = []
+    lists: list[list[list[list[Any]]]] = [[[], [], []] for _ in facets]
+    for n, user in enumerate(user_ids):
+        for slot, column in enumerate(cells):
+            if not column[n]:
+                continue
+            content = json.loads(column[n])
+            if at.number - content["as_of"] > window_hours:
+                continue
+            users.append(user)
+            slots.append(slot)
+            events.append(content["events"])
+            moments.append(content["as_of"])
+            for found, facet in zip(content["facets"], lists, strict=True):
+                for part, target in zip(found, facet, strict=True):
+                    target.append(part)
+    schema = clock_schema(facets)
+    columns: dict[str, Any] = {"user_id": users, "hour": [at.number] * len(users), "slot": slots}
+    for name, parts in zip(facets, lists, strict=True):
+        for part, found in zip(LISTS, parts, strict=True):
+            columns[f"{name}_{part}"] = pa.array(found, schema.field(f"{name}_{part}").type)
+    columns |= {"events": events, "as_of": moments}
+    kinds = {name: pa.int64() for name in ("user_id", "hour", "slot", "events", "as_of")}
+    return pa.table({name: pa.array(v, kinds[name]) if name in kinds else v for name, v in columns.items()})

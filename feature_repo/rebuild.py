@@ -1,0 +1,141 @@
+"""A full rebuild: every clock from the events, and what every row was at each hour before."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from core.engine import Engine
+from core.errors import NotReadyError
+from core.hours import Hour
+from feature_repo.history import (
+    DAY_HOURS,
+    ITEM_COUNTS,
+    Period,
+    activity_history,
+    by_day,
+    clock_history,
+    item_history,
+    item_rows,
+    of_everyone,
+)
+from feature_repo.sql import COUNTS, columns, counted
+from feature_repo.work import Refreshed, Work
+
+if TYPE_CHECKING:
+    from feature_repo.clock import ClockState
+
+log = logging.getLogger("feature_repo.rebuild")
+
+PASS_EVENTS = 7_000_000
+"""Events of the slots that a rebuild computes at a time: bounds its memory."""
+
+
+class Rebuild(Work):
+    """Everything from the events, slot by slot in a few passes over them."""
+
+    def __init__(self, clock: ClockState, running: Engine, as_of: Hour, hours: list[Hour], *, history: bool) -> None:
+        super().__init__(clock, running, as_of)
+        self.hours, self.history = hours, history
+
+    def run(self) -> Refreshed:
+        everything = self.clock.events(self.hours)
+        if not everything:
+            raise NotReadyError(f"no events before {self.as_of}; every closed hour is empty")
+        inside = self.clock.events([h for h in self.hours if h >= self.first])
+        self.clock.forget()
+        for changes in self.clock.logs.values():
+            changes.clear()
+        self.recipe.read("raw", inside)
+        self.recipe.read("raw_all", everything)
+        self.recipe.dictionaries("raw_all")
+        sums = self._slots()
+        users = f"SELECT user_id, {counted()} FROM raw GROUP BY user_id"
+        sums["users"] = self.write_sums(
+            f"users-{self.as_of.key}-0", {"all": f"SELECT * FROM ({users}) u ORDER BY user_id"}
+        )
+        self.engine.table("first_hours", "SELECT item_id, min(hour) AS first_hour FROM raw_all GROUP BY item_id")
+        sums["items"] = self.write_sums(f"items-{self.as_of.key}-0", {"all": self._items()})
+        if self.history:
+            self._histories()
+            since = self.hours[0] + 1
+        else:
+            self._snapshots(sums)
+            since = self.as_of
+        hours = {h.key: self.clock.store.manifest(h).digest for h in self.hours}
+        self.clock.commit(self.state(hours, sums, 0, since))
+        return Refreshed(self.as_of.key, self.slots, self._count(sums["users"]), 0, full=True)
+
+    def _count(self, entry: dict[str, str]) -> int:
+        return int(self.engine.scalar(f"SELECT count(*) FROM {self.engine.files(self.stored(entry, 'all'))} s"))
+
+    def _slots(self) -> dict[str, dict[str, str]]:
+        """Sums of every slot, and without history their clock rows too."""
+        loads = dict(self.engine.rows("SELECT slot, count(*) FROM raw GROUP BY slot"))
+        sums: dict[str, dict[str, str]] = {}
+        self.slots = 0
+        for number, group in enumerate(_groups(range(self.clock.settings.slots), loads)):
+            self.recipe.encode("part", "raw", f"WHERE r.slot IN ({', '.join(map(str, group))})")
+            self.recipe.sums("sum", "part", ("user_id", "slot"))
+            self.slots += int(self.engine.scalar("SELECT count(*) FROM sum_all"))
+            for slot in group:
+                sums[str(slot)] = self.write_sums(f"{slot:03d}-{self.as_of.key}-0", self.slot_sums("sum", slot))
+            if not self.history:
+                rows = self.recipe.clock("sum", "sum_all", ("user_id", "slot"), str(self.as_of.number))
+                self.write_rows("clock_slots", self.as_of, number, f"{rows} ORDER BY k.user_id, k.slot")
+                self.write_rows("population_clock", self.as_of, number, f"{self.population('sum')} ORDER BY k.slot")
+            log.info("slots %d to %d of %d", group[0], group[-1], self.clock.settings.slots)
+        return sums
+
+    def _items(self) -> str:
+        day = self.as_of.number - DAY_HOURS
+        counts = f"""SELECT item_id, count(CASE WHEN hour >= {day} THEN 1 END) AS day_events,
+            count(CASE WHEN hour >= {day} AND finish THEN 1 END) AS day_finish, {counted()} FROM raw GROUP BY item_id"""
+        filled = ", ".join(f'coalesce(c."{c}", 0) AS "{c}"' for c in ITEM_COUNTS)
+        return f"""SELECT f.item_id, f.first_hour, {filled} FROM first_hours f
+            LEFT JOIN ({counts}) c ON c.item_id = f.item_id ORDER BY f.item_id"""
+
+    def _histories(self) -> None:
+        first = self.hours[0]
+        period = Period(first, self.as_of, self.clock.window)
+        self.engine.view("raw_days", by_day(self.recipe, "raw_all"))
+        self.engine.view("raw_everyone", of_everyone(self.recipe, "raw_all"))
+        for view, source in (
+            ("clock_slots", "raw_all"),
+            ("user_profile", "raw_days"),
+            ("population_clock", "raw_everyone"),
+        ):
+            log.info("history of %s", view)
+            for number, sql in enumerate(clock_history(self.recipe, source, period, self.clock.logs[view].keys)):
+                self.write_rows(view, first + 1, number, sql)
+        self.write_rows("user_activity", first + 1, 0, activity_history(self.recipe, "raw_all", period))
+        self.write_rows("item_stats", first + 1, 0, item_history(self.recipe, "raw_all", period, "first_hours"))
+
+    def _snapshots(self, sums: dict[str, dict[str, str]]) -> None:
+        start, at = self.engine.hour_start(str(self.as_of.number)), self.as_of.number
+        users = self.engine.files(self.stored(sums["users"], "all"))
+        self.write_rows(
+            "user_activity", self.as_of, 0,
+            f"SELECT user_id, {start} AS event_timestamp, {columns(COUNTS)}, CAST({at} AS BIGINT) AS as_of FROM {users} u ORDER BY user_id",
+        )  # fmt: skip
+        items = self.engine.files(self.stored(sums["items"], "all"))
+        source = f"SELECT *, CAST({at} AS BIGINT) AS as_of FROM {items} i"
+        self.write_rows("item_stats", self.as_of, 0, item_rows(self.recipe, source))
+        midnight = Hour(at - at % DAY_HOURS)
+        profiles = self.profiles(sums, midnight, None)
+        self.engine.write(f"{profiles} ORDER BY k.user_id", self.clock.logs["user_profile"].span(midnight, self.as_of))
+
+
+def _groups(slots: range, loads: dict[int, int]) -> list[list[int]]:
+    """Neighbouring slots together while they have at most ``PASS_EVENTS`` events."""
+    groups: list[list[int]] = []
+    load = 0
+    for slot in slots:
+        events = loads.get(slot, 0)
+        if groups and load + events <= PASS_EVENTS:
+            groups[-1].append(slot)
+            load += events
+        else:
+            groups.append([slot])
+            load = events
+    return groups

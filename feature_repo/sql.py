@@ -1,0 +1,212 @@
+"""The one definition of counts, scores and top-k lists, in SQL that every engine runs alike.
+
+A *tile* holds the additive behaviour counts of one hour, one row per (user, slot, facet value). Slots are
+numbered from local midnight, ``slot_minutes`` wide; with ``split_weekend`` those of Saturday and Sunday follow
+those of working days. Inside a query a facet value is a number that sorts like its text, so that
+ties break alike and hashing stays cheap; files hold the text.
+
+Tables: ``values_<i>`` (value, id) is the dictionary of facet number i; an *encoded* table has the columns
+user_id, slot (and hour), ``v<i>`` for each facet, and the behaviours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pyarrow as pa
+
+from core.duck import identifier
+from core.engine import Engine
+from core.settings import Settings
+from events.schema import BEHAVIOURS
+
+COUNTS = ("events", *BEHAVIOURS)
+WHOLE_DAY = -1
+"""Slot of the sums over the whole day."""
+
+
+def clock_schema(facets: Sequence[str], keys: Sequence[str] = ("user_id", "slot")) -> pa.Schema:
+    """Arrow schema of clock rows: one per key and moment of change.
+
+    For every facet the top values, best first, with their scores and counts; ``events`` and the
+    behaviours count everything in the slot's window. ``event_timestamp`` is the hour's start from
+    which the row holds, ``as_of`` the same as hours since 1970 UTC.
+    """
+    lists = [
+        pa.field(f"{facet}_{name}", pa.list_(kind))
+        for facet in facets
+        for name, kind in (("values", pa.string()), ("scores", pa.float64()), ("counts", pa.int64()))
+    ]
+    return pa.schema(
+        [
+            *(pa.field(key, pa.int64()) for key in keys),
+            pa.field("event_timestamp", pa.timestamp("us", tz="UTC")),
+            *lists,
+            *(pa.field(name, pa.int64()) for name in COUNTS),
+            pa.field("as_of", pa.int64()),
+        ]
+    )
+
+
+def score_sql(weights: Mapping[str, float]) -> str:
+    """``score = Σ_b weight_b · count_b`` (the paper: likes and finishes less skips and dislikes)."""
+    terms = [f"CAST({float(w)!r} AS DOUBLE) * {identifier(b)}" for b, w in sorted(weights.items()) if w]
+    return " + ".join(terms) or "CAST(0 AS DOUBLE)"
+
+
+def counted(counts: Sequence[str] = COUNTS) -> str:
+    """Counts of events: how many, and how many with each behaviour."""
+    marks = [f"count(CASE WHEN {identifier(b)} THEN 1 END) AS {identifier(b)}" for b in counts if b != "events"]
+    return ", ".join(["count(*) AS events", *marks])
+
+
+def summed(counts: Sequence[str] = COUNTS, prefix: str = "") -> str:
+    """Sums of counts that were counted before."""
+    return ", ".join(f"CAST(sum({prefix}{identifier(c)}) AS BIGINT) AS {identifier(c)}" for c in counts)
+
+
+def negative(counts: Sequence[str] = COUNTS) -> str:
+    """The counts with their sign turned."""
+    return ", ".join(f"-{identifier(c)} AS {identifier(c)}" for c in counts)
+
+
+def columns(names: Sequence[str], prefix: str = "") -> str:
+    return ", ".join(f"{prefix}{identifier(name)}" for name in names)
+
+
+class Recipe:
+    """Builds the tables of clocks in an engine.
+
+    Args:
+        engine: where they are computed.
+        settings: slots, weights, top k.
+        facets: of the source, in their order.
+    """
+
+    def __init__(self, engine: Engine, settings: Settings, facets: Sequence[str]) -> None:
+        self.engine, self.settings, self.facets = engine, settings, list(facets)
+        self.scored = ("events", *(b for b in BEHAVIOURS if settings.score_weights.get(b)))
+
+    def parts(self) -> list[tuple[str, tuple[str, ...]]]:
+        """Tables of sums: each facet's number with the counts that its score needs, and ``all`` with every count."""
+        return [*((str(i), self.scored) for i in range(len(self.facets))), ("all", COUNTS)]
+
+    def slot(self) -> str:
+        """SQL of an event's slot from its local time."""
+        minutes = "(hour(local_time) * 60 + minute(local_time))"
+        number = f"CAST(floor({minutes} / {self.settings.slot_minutes}) AS INTEGER)"
+        if not self.settings.split_weekend:
+            return number
+        weekend = f"CASE WHEN {self.engine.weekday('local_time')} >= 6 THEN {self.settings.slots_per_day} ELSE 0 END"
+        return f"{number} + {weekend}"
+
+    def read(self, name: str, files: Sequence[Path]) -> None:
+        """View ``name``: the events of files with their hour and slot; facet values still as text."""
+        wanted = columns(["user_id", "item_id", *self.facets, *BEHAVIOURS])
+        hour = self.engine.hour_number('"timestamp"')
+        source = self.engine.files(files) if files else f"({self._no_events()}) nothing"
+        self.engine.view(name, f"SELECT {hour} AS hour, {self.slot()} AS slot, {wanted} FROM {source}")
+
+    def _no_events(self) -> str:
+        kinds = {"user_id": "BIGINT", "item_id": "BIGINT", "timestamp": "TIMESTAMP", "local_time": "TIMESTAMP"}
+        kinds |= dict.fromkeys(self.facets, "VARCHAR(1)") | dict.fromkeys(BEHAVIOURS, "BOOLEAN")
+        return "SELECT " + ", ".join(f"CAST(NULL AS {k}) AS {identifier(n)}" for n, k in kinds.items()) + " WHERE 1 = 0"
+
+    def dictionaries(self, events: str, sums: Mapping[int, str] | None = None) -> None:
+        """Tables ``values_<i>`` of all values in events (and in sums with text values, by facet number)."""
+        for i, facet in enumerate(self.facets):
+            found = f"SELECT {identifier(facet)} AS value FROM {events}"
+            if sums and i in sums:
+                found += f" UNION ALL SELECT value FROM {sums[i]}"
+            self.engine.table(
+                f"values_{i}",
+                f"""SELECT value, CAST(row_number() OVER (ORDER BY value) AS INTEGER) AS id
+                FROM (SELECT DISTINCT value FROM ({found}) a WHERE value IS NOT NULL) b""",
+            )
+
+    def encode(self, name: str, events: str, join: str = "", keys: Sequence[str] = ("user_id", "slot")) -> None:
+        """Table ``name``: the events encoded, with the columns ``keys``. ``join`` restricts them (the events are ``r``)."""
+        ids = ", ".join(f"v{i}.id AS v{i}" for i in range(len(self.facets)))
+        joins = " ".join(
+            f"LEFT JOIN values_{i} v{i} ON r.{identifier(facet)} = v{i}.value" for i, facet in enumerate(self.facets)
+        )
+        marks = columns(BEHAVIOURS, "r.")
+        self.engine.table(name, f"SELECT {columns(keys, 'r.')}, {ids}, {marks} FROM {events} r {joins} {join}")
+
+    def sums(self, name: str, encoded: str, keys: Sequence[str]) -> None:
+        """Tables ``<name>_<i>`` (keys, value id, counts) of each facet and ``<name>_all`` (keys, counts)."""
+        by = columns(keys)
+        for i in range(len(self.facets)):
+            self.engine.table(
+                f"{name}_{i}",
+                f"SELECT {by}, v{i} AS value, {counted(self.scored)} FROM {encoded} WHERE v{i} IS NOT NULL GROUP BY {by}, v{i}",
+            )
+        self.engine.table(f"{name}_all", f"SELECT {by}, {counted()} FROM {encoded} GROUP BY {by}")
+
+    def windows(self, name: str, tiles: str, moments: str, window: int) -> None:
+        """Like ``sums``, at every moment (as_of, user_id, slot), over the tiles (with hour) of its window."""
+        matched = f"""FROM {moments} m JOIN {tiles}_%s t ON t.user_id = m.user_id AND t.slot = m.slot
+            AND t.hour >= m.as_of - {window} AND t.hour < m.as_of GROUP BY m.as_of, m.user_id, m.slot"""
+        keys = "m.as_of, m.user_id, m.slot"
+        for i in range(len(self.facets)):
+            self.engine.table(
+                f"{name}_{i}", f"SELECT {keys}, t.value, {summed(self.scored, 't.')} {matched % i}, t.value"
+            )
+        self.engine.table(f"{name}_all", f"SELECT {keys}, {summed(prefix='t.')} {matched % 'all'}")
+
+    def clock(self, sums: str, keyed: str, keys: Sequence[str], as_of: str) -> str:
+        """SELECT of the clock rows of a table of keys: a row for every key, empty where nothing is left.
+
+        A slot keeps the top k values with a positive score; ties break by count, then by value.
+
+        Args:
+            sums: name of the tables made by ``sums`` or ``windows``.
+            keyed: table of distinct keys.
+            keys: their columns.
+            as_of: SQL of the hour number from which the row holds.
+        """
+        top_k, using = self.settings.top_k, columns(keys)
+        joins, lists = [], []
+        for i, facet in enumerate(self.facets):
+            self.engine.table(f"top_{i}", self._top(f"{sums}_{i}", using, top_k))
+            joins.append(f"LEFT JOIN top_{i} t{i} ON {self._equal(f't{i}', keys)}")
+            joins += [
+                f"LEFT JOIN values_{i} d{i}_{rank} ON d{i}_{rank}.id = t{i}.value_{rank}"
+                for rank in range(1, top_k + 1)
+            ]
+            texts = [f"d{i}_{rank}.value" for rank in range(1, top_k + 1)]
+            lists.append(self._list(texts, texts, "VARCHAR", f"{facet}_values"))
+            for column, kind, plural in (("score", "DOUBLE", "scores"), ("events", "BIGINT", "counts")):
+                items = [f"t{i}.{column}_{rank}" for rank in range(1, top_k + 1)]
+                lists.append(self._list(items, texts, kind, f"{facet}_{plural}"))
+        totals = ", ".join(f"coalesce(a.{identifier(c)}, 0) AS {identifier(c)}" for c in COUNTS)
+        named = ", ".join(f"CAST(k.{key} AS BIGINT) AS {key}" for key in keys if key != "as_of")
+        return f"""SELECT {named}, {self.engine.hour_start(as_of)} AS event_timestamp,
+            {", ".join([*lists, totals])}, CAST({as_of} AS BIGINT) AS as_of
+            FROM {keyed} k {" ".join(joins)} LEFT JOIN {sums}_all a ON {self._equal("a", keys)}"""
+
+    @staticmethod
+    def _equal(table: str, keys: Sequence[str]) -> str:
+        return " AND ".join(f"k.{identifier(key)} = {table}.{identifier(key)}" for key in keys)
+
+    def _top(self, sums: str, keys: str, top_k: int) -> str:
+        """The best values of each key side by side: value_1, score_1, events_1, value_2, …"""
+        cells = ", ".join(
+            f"max(CASE WHEN place = {rank} THEN {column} END) AS {column}_{rank}"
+            for rank in range(1, top_k + 1)
+            for column in ("value", "score", "events")
+        )
+        return f"""SELECT {keys}, {cells} FROM (
+                SELECT {keys}, value, score, events, row_number() OVER (
+                    PARTITION BY {keys} ORDER BY score DESC, events DESC, value) AS place
+                FROM (SELECT {keys}, value, events, {score_sql(self.settings.score_weights)} AS score FROM {sums}) s
+                WHERE score > 0) r
+            WHERE place <= {int(top_k)} GROUP BY {keys}"""
+
+    def _list(self, items: Sequence[str], present: Sequence[str], kind: str, name: str) -> str:
+        """A list of as many items as are present; the ranks have no gaps."""
+        cases = " ".join(
+            f"WHEN {present[n]} IS NULL THEN {self.engine.array(items[:n], kind)}" for n in range(len(items))
+        )
+        return f"CASE {cases} ELSE {self.engine.array(items, kind)} END AS {identifier(name)}"

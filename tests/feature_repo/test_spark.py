@@ -1,0 +1,66 @@
+"""One definition, two engines: a standalone Spark cluster gives what DuckDB gives."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from core.settings import ROOT, Settings, load_settings
+from tests.feature_repo.test_clock import START, WINDOW_DAYS, as_of, ingest_rows, state_of, sums_of
+from tests.servers import spark_cluster
+
+CUT = 60
+SLOT_MINUTES = 120
+# A process of its own: its Spark session ends with it, and the cluster can be stopped.
+RUN = """
+import json, sys
+from core.hours import Hour
+from core.settings import load_settings
+from events.store import EventStore
+from feature_repo.clock import ClockState
+settings = load_settings(**json.loads(sys.argv[1]))
+clock = ClockState(settings, EventStore(settings.events_dir))
+getattr(clock, sys.argv[2])(Hour.parse(sys.argv[3]))
+"""
+
+
+def run(settings: Settings, what: str, hour: str, master: str = "") -> None:
+    options = {"var": str(settings.var), "source": "test", "window_days": WINDOW_DAYS, "slot_minutes": SLOT_MINUTES}
+    if master:
+        options |= {"engine": "spark", "spark_master": master, "spark_partitions": 2}
+    done = subprocess.run(
+        [sys.executable, "-c", RUN, json.dumps(options), what, hour],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+def test_spark_gives_what_duckdb_gives_in_bulk_and_by_the_hour_with_late_events(tmp_path: Path) -> None:
+    rows = [
+        ((n * 7) % 90, (n * 13) % 60, n % 3, ["rock", "jazz", None, "folk"][n % 4], [100, 3, 100, 50][n % 4])
+        for n in range(120)
+    ]
+    rows.sort(key=lambda e: (e[0], e[1]))
+    before = [r for r in rows if r[0] < CUT]
+    after = [r for r in rows if r[0] == CUT] + [(5, 5, 1, "jazz", 100), (40, 5, 2, "soul", 100)]
+    found = {}
+    with spark_cluster(tmp_path) as url:
+        for name, master in (("duckdb", ""), ("spark", url)):
+            settings = load_settings(
+                var=tmp_path / name, source="test", window_days=WINDOW_DAYS, slot_minutes=SLOT_MINUTES
+            )
+            (tmp_path / f"log-{name}").mkdir()
+            ingest_rows(tmp_path / f"log-{name}", settings, before, 0, (START, START + CUT))
+            run(settings, "rebuild", (START + CUT).key, master)
+            ingest_rows(tmp_path / f"log-{name}", settings, after, len(before), (START + CUT, START + CUT + 1))
+            run(settings, "refresh", (START + CUT + 1).key, master)
+            state = state_of(settings).read()
+            assert state is not None
+            found[name] = sums_of(settings), [as_of(settings, START + h) for h in (6, 30, CUT, CUT + 1)]
+    assert found["spark"] == found["duckdb"]
+    assert len(found["spark"][1][-1]) > 50

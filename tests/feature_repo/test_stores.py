@@ -1,0 +1,124 @@
+"""The feature store on real servers: Redis online, Feast's registry in PostgreSQL, Spark offline."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from core.errors import NotReadyError
+from core.hours import Hour
+from core.settings import Settings, load_settings
+from events.store import EventStore
+from feature_repo.clock import ClockState
+from feature_repo.retrieval import ClockFeatures, advance
+from tests.feature_repo.test_clock import START, WINDOW_DAYS, ingest_rows
+from tests.servers import postgres_server, redis_server
+
+ROWS: list[Any] = [
+    ((n * 5) % 80, (n * 13) % 60, n % 4, ["rock", "jazz", None, "folk"][n % 4], [100, 3, 100, 50][n % 3])
+    for n in range(200)
+]
+CUT = 60
+
+
+@pytest.fixture(scope="module")
+def stores(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
+    folder = tmp_path_factory.mktemp("stores")
+    with redis_server(folder) as (redis, _), postgres_server(tmp_path_factory.mktemp("postgres")) as postgres:
+        registry = postgres.replace("postgresql:", "postgresql+psycopg:")
+        yield {"online_store": "redis", "redis_url": redis, "registry_url": registry}
+
+
+def filled(folder: Path, **stores: Any) -> Settings:
+    """Clocks up to hour ``CUT`` in bulk, then three hours one by one, a late event among them."""
+    settings = load_settings(var=folder / "var", source="test", window_days=WINDOW_DAYS, **stores)
+    rows = sorted(ROWS, key=lambda e: (e[0], e[1]))
+    known = [r for r in rows if r[0] < CUT]
+    ingest_rows(folder, settings, known, 0, (START, START + CUT))
+    advance(settings, START + CUT)
+    seen = len(known)
+    for hour in range(CUT, CUT + 3):
+        fresh = [r for r in rows if r[0] == hour] + ([(CUT - 2, 30, 1, "soul", 100)] if hour == CUT + 1 else [])
+        ingest_rows(folder, settings, fresh, seen, (START + hour, START + hour + 1))
+        seen += len(fresh)
+        advance(settings, START + hour + 1)
+    return settings
+
+
+def features(settings: Settings) -> ClockFeatures:
+    return ClockFeatures(settings, EventStore(settings.events_dir))
+
+
+def both_sides(settings: Settings) -> tuple[pa.Table, pa.Table]:
+    """Clocks of every user as of the last hour, online and offline."""
+    at = START + CUT + 3
+    found = features(settings)
+    online = found.get_clock([1, 2, 3, 4, 99], at)
+    keys = pa.table({"user_id": pa.array([1, 2, 3, 4, 99], pa.int64()), "hour": pa.array([at.number] * 5, pa.int64())})
+    offline = found.historical(keys).slots
+    return online, offline.select(online.column_names)
+
+
+def test_redis_and_postgres_hold_what_sqlite_and_files_hold(stores: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    real = filled(tmp_path / "a", **stores)
+    plain = filled(tmp_path / "b")
+    online, offline = both_sides(real)
+    assert online.num_rows > 10
+    assert online.equals(offline)
+    assert online.equals(both_sides(plain)[0])
+
+
+def test_a_redis_that_is_gone_fails_the_hour_whole_and_it_can_be_repeated(tmp_path: Path) -> None:
+    import redis as client
+
+    with redis_server(tmp_path) as (url, process):
+        settings = filled(tmp_path, online_store="redis", redis_url=url)
+        hour = START + CUT + 3
+        ingest_rows(tmp_path, settings, [(CUT + 3, 5, 2, "soul", 100)], 900, (hour, hour + 1))
+        before, _ = both_sides(settings)
+        process.send_signal(signal.SIGSTOP)
+        host, port = url.split(":")
+        connection = client.Redis(host, int(port))
+        process.send_signal(signal.SIGCONT)
+        assert connection.ping()
+        ClockState(settings, EventStore(settings.events_dir)).refresh(hour + 1)  # killed before it was put online
+        assert both_sides(settings)[0].equals(before)
+        assert advance(settings, hour + 1)["online_rows"] > 0
+        keys = pa.table({"user_id": pa.array([3], pa.int64()), "hour": pa.array([hour.number + 1], pa.int64())})
+        found = features(settings)
+        online = found.get_clock([3], hour + 1)
+        assert online.equals(found.historical(keys).slots.select(online.column_names))
+    with pytest.raises(Exception, match=r"onnect|refused"):
+        features(settings).get_clock([3], hour + 1)
+
+
+def test_a_registry_that_does_not_answer_is_named(tmp_path: Path) -> None:
+    settings = filled(tmp_path)
+    gone = load_settings(
+        var=settings.var,
+        source="test",
+        window_days=WINDOW_DAYS,
+        registry_url="postgresql+psycopg://clock@127.0.0.1:9/clock",
+    )
+    with pytest.raises(NotReadyError, match="registry"):
+        features(gone)
+
+
+def test_cells_that_left_the_window_are_not_shown(tmp_path: Path) -> None:
+    settings = filled(tmp_path)
+    found = features(settings)
+    assert found.get_clock([1], START + CUT + 3).num_rows
+    assert not found.get_clock([1], START + CUT + 4 + 24 * WINDOW_DAYS).num_rows
+
+
+def test_hours_that_were_never_reached_have_no_clock(tmp_path: Path) -> None:
+    settings = filled(tmp_path)
+    keys = pa.table({"user_id": pa.array([1], pa.int64()), "hour": pa.array([Hour(5).number], pa.int64())})
+    assert not features(settings).historical(keys).slots.num_rows

@@ -1,0 +1,131 @@
+"""Real servers for tests, on loopback, stopped by their process id: PostgreSQL, Redis, a Spark cluster."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from pipeline.services import free_port
+
+TIMEOUT_SECONDS = 60
+
+
+@contextmanager
+def process(
+    command: list[str], log: Path, ready: Callable[[], bool], **options: object
+) -> Iterator[subprocess.Popen[bytes]]:
+    """A program for the length of a ``with`` block, once it is ready."""
+    with log.open("ab") as sink:
+        started = subprocess.Popen(command, stdout=sink, stderr=subprocess.STDOUT, **options)  # type: ignore[call-overload]
+    try:
+        end = time.monotonic() + TIMEOUT_SECONDS
+        while not ready():
+            assert started.poll() is None, log.read_text()[-2000:]
+            assert time.monotonic() < end, log.read_text()[-2000:]
+            time.sleep(0.1)
+        yield started
+    finally:
+        started.send_signal(signal.SIGINT)  # PostgreSQL: do not wait for clients
+        started.wait(30)
+
+
+@contextmanager
+def redis_server(folder: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    """An empty Redis: its host:port and its process."""
+    import redis
+
+    program = shutil.which("redis-server")
+    if program is None:
+        pytest.skip("Redis is not installed (make services)")
+    port = free_port()
+
+    def ready() -> bool:
+        try:
+            return bool(redis.Redis(port=port).ping())
+        except redis.ConnectionError:
+            return False
+
+    command = [program, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(folder)]
+    with process(command, folder / "redis.log", ready) as started:
+        yield f"127.0.0.1:{port}", started
+
+
+@contextmanager
+def postgres_server(folder: Path) -> Iterator[str]:
+    """A new PostgreSQL cluster: the URL of its database ``clock``."""
+    import psycopg
+
+    programs = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
+    if not programs:
+        pytest.skip("PostgreSQL is not installed (make services)")
+    binaries, data, port = programs[-1], folder / "data", free_port()
+    options: dict[str, object] = {}
+    if os.getuid() == 0:  # the server refuses to run as root
+        user = pwd.getpwnam("nobody")
+        options = {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
+        for parent in (folder, *folder.parents):
+            if parent.owner() == "root" and parent.stat().st_mode & 0o005 != 0o005 and parent != Path("/"):
+                parent.chmod(parent.stat().st_mode | 0o005)
+        shutil.chown(folder, user.pw_uid, user.pw_gid)
+    subprocess.run(
+        [binaries / "initdb", "-D", data, "-U", "clock", "--auth=trust", "-E", "UTF8", "--no-sync"],
+        check=True, capture_output=True, cwd=folder, **options,  # type: ignore[call-overload]
+    )  # fmt: skip
+    url = f"postgresql://clock@127.0.0.1:{port}"
+
+    def ready() -> bool:
+        try:
+            with psycopg.connect(f"{url}/postgres", autocommit=True) as connection:
+                connection.execute("CREATE DATABASE clock")
+        except psycopg.OperationalError:
+            return False
+        return True
+
+    command = [str(binaries / "postgres"), "-D", str(data), "-p", str(port), "-c", "listen_addresses=127.0.0.1",
+               "-c", f"unix_socket_directories={folder}"]  # fmt: skip
+    with process(command, folder.parent / "postgres.log", ready, cwd=folder, **options):
+        yield f"{url}/clock"
+
+
+@contextmanager
+def spark_cluster(folder: Path) -> Iterator[str]:
+    """A standalone cluster of a master and two workers of one core: the master's URL."""
+    if shutil.which("java") is None:
+        pytest.skip("Java is not installed (make services)")
+    import pyspark
+
+    launcher = Path(pyspark.__file__).parent / "bin" / "spark-class"
+    ports = [free_port() for _ in range(6)]
+    environment = {
+        **os.environ, "SPARK_LOCAL_IP": "127.0.0.1", "SPARK_MASTER_HOST": "127.0.0.1", "PYSPARK_PYTHON": sys.executable,
+        "SPARK_WORKER_DIR": str(folder / "work"), "SPARK_LOG_DIR": str(folder), "SPARK_DAEMON_MEMORY": "512m",
+    }  # fmt: skip
+    url = f"spark://127.0.0.1:{ports[0]}"
+    logs = [folder / f"{name}.log" for name in ("master", "worker1", "worker2")]
+
+    def says(log: Path, words: str) -> Callable[[], bool]:
+        return lambda: words in log.read_text()
+
+    master = [str(launcher), "org.apache.spark.deploy.master.Master", "--host", "127.0.0.1", "--port", str(ports[0]),
+              "--webui-port", str(ports[1])]  # fmt: skip
+
+    def worker(n: int) -> list[str]:
+        return [str(launcher), "org.apache.spark.deploy.worker.Worker", "--cores", "1", "--memory", "1g", "--host", "127.0.0.1",
+                "--port", str(ports[2 * n]), "--webui-port", str(ports[2 * n + 1]), url]  # fmt: skip
+
+    with (
+        process(master, logs[0], says(logs[0], "I have been elected leader"), env=environment),
+        process(worker(1), logs[1], says(logs[1], "Successfully registered"), env=environment),
+        process(worker(2), logs[2], says(logs[2], "Successfully registered"), env=environment),
+    ):
+        yield url
