@@ -31,6 +31,7 @@ SPARK_OPTIONS = {
     "spark.sql.ansi.doubleQuotedIdentifiers": "true",
     "spark.sql.execution.arrow.pyspark.enabled": "true",
     "spark.sql.parquet.outputTimestampType": "TIMESTAMP_MICROS",
+    "spark.sql.files.openCostInBytes": "65536",  # hours are many small files: read them together
     "spark.ui.enabled": "false",
     "spark.ui.showConsoleProgress": "false",
 }
@@ -154,11 +155,9 @@ class SparkEngine(Engine):
         self._read = 0
 
     def table(self, name: str, sql: str) -> None:
-        frame = self.session.sql(sql).persist()
-        frame.count()
+        # A checkpoint cuts the plan: without it each table's plan would hold those of all before it.
+        frame = self.session.sql(sql).localCheckpoint(eager=True)
         frame.createOrReplaceTempView(name)
-        if old := self._held.pop(name, None):
-            old.unpersist()
         self._held[name] = frame
 
     def view(self, name: str, sql: str) -> None:
@@ -196,9 +195,9 @@ class SparkEngine(Engine):
         return f"CAST(array({', '.join(items)}) AS ARRAY<{types[kind]}>)"
 
     def close(self) -> None:
-        """Free what tables hold; the session lives on."""
-        for frame in self._held.values():
-            frame.unpersist()
+        """Let go of the tables; Spark frees what nobody holds. The session lives on."""
+        for name in self._held:
+            self.session.catalog.dropTempView(name)
         self._held.clear()
 
 

@@ -75,10 +75,11 @@ Running it again writes the same pages.
     def link_reports() -> str:
         from core.settings import load_settings
         from pipeline.pages import write_model_page
-        from pipeline.reports import write_index
+        from pipeline.reports import report_clocks, write_index
 
         settings = load_settings()
         write_model_page(settings)
+        report_clocks(settings)
         return write_index(settings)
 
     [report_drift(), report_experiments()] >> link_reports()

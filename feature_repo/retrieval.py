@@ -105,11 +105,43 @@ class ClockFeatures:
         if self.settings.shrinkage and users:
             references = self._views(COLD_START_SERVICE)
             profile = self._read("user_profile", {"user_id": users}, references["user_profile"], at)
-            slots = list(range(self.settings.slots))
-            everyone = self._read("population_clock", {"slot": slots}, references["population_clock"], at)
+            everyone = self.population(at)
             keys = pa.table({"user_id": pa.array(users, pa.int64()), "hour": pa.array([at.number] * len(users))})
             rows = shrink(self._shrinkage(), keys, rows, profile, everyone)
         return rows
+
+    def population(self, at: Hour) -> pa.Table:
+        """Everybody's clock from the online store, one row per slot, in the columns of ``get_clock``."""
+        references = self._views(COLD_START_SERVICE)["population_clock"]
+        return self._read("population_clock", {"slot": list(range(self.settings.slots))}, references, at)
+
+    def most_active(self, count: int) -> list[int]:
+        """The users with the most events in the window, the lower id first among equals."""
+        state = self.clock.read()
+        if state is None:
+            return []
+        folder = self.clock.sums_folder(state["sums"]["users"]["folder"]) / "all"
+        with duck.connection(self.settings) as con:
+            source = duck.quoted(str(folder / "*.parquet"))
+            rows = con.execute(
+                f"SELECT user_id FROM read_parquet({source}) ORDER BY events DESC, user_id LIMIT {int(count)}"
+            ).fetchall()
+        return [int(user) for (user,) in rows]
+
+    def status(self) -> dict[str, Any]:
+        """Freshness and rows: the clocks' hour, and for every view its last change and number of rows offline."""
+        at = self.clock.as_of
+        views: dict[str, Any] = {}
+        with duck.connection(self.settings) as con:
+            for view, changes in self.clock.logs.items():
+                names = ", ".join(map(duck.quoted, map(str, changes.parts())))
+                keys = ", ".join(changes.keys)
+                found = con.execute(
+                    f"SELECT max(as_of), count(*), count(DISTINCT ({keys})) FROM read_parquet([{names}])"
+                ).fetchall()
+                last, rows, entities = found[0]
+                views[view] = {"last_change": Hour(last).key if last else None, "rows": rows, "entities": entities}
+        return {"as_of": at.key if at else None, "engine": self.settings.engine, "views": views}
 
     def materialize(self, hour: Hour) -> int:
         """Write the rows that changed at the start of ``hour`` to the online store.

@@ -101,11 +101,11 @@ class Recipe:
         weekend = f"CASE WHEN {self.engine.weekday('local_time')} >= 6 THEN {self.settings.slots_per_day} ELSE 0 END"
         return f"{number} + {weekend}"
 
-    def read(self, name: str, files: Sequence[Path]) -> None:
-        """View ``name``: the events of files with their hour and slot; facet values still as text."""
+    def read(self, name: str, files: Sequence[Path], table: str = "") -> None:
+        """View ``name``: the events of files (or of a table) with their hour and slot; facet values still as text."""
         wanted = columns(["user_id", "item_id", *self.facets, *BEHAVIOURS])
         hour = self.engine.hour_number('"timestamp"')
-        source = self.engine.files(files) if files else f"({self._no_events()}) nothing"
+        source = table or (self.engine.files(files) if files else f"({self._no_events()}) nothing")
         self.engine.view(name, f"SELECT {hour} AS hour, {self.slot()} AS slot, {wanted} FROM {source}")
 
     def _no_events(self) -> str:

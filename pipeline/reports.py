@@ -22,6 +22,7 @@ from events.store import EventStore
 log = logging.getLogger("pipeline.reports")
 
 REFERENCE_DAYS = 7
+EXAMPLE_CLOCKS = 2
 INDEX = """
 <p class="soft">Source <strong>{{ source }}</strong>. Everything here is written by the daily and hourly DAGs.</p>
 {% for title, rows in groups %}<section><h2>{{ title }}</h2>{% if rows %}<ul>
@@ -109,6 +110,15 @@ def report_experiments(settings: Settings, until: Hour) -> list[dict[str, Any]]:
     return found
 
 
+def report_clocks(settings: Settings) -> list[str]:
+    """Draw the clocks of everybody and of the most active users; ``python -m feature_repo page`` draws any other."""
+    from feature_repo.page import write_clock_page
+    from feature_repo.retrieval import ClockFeatures
+
+    features = ClockFeatures(settings, EventStore(settings.events_dir))
+    return [str(write_clock_page(features, user)) for user in (None, *features.most_active(EXAMPLE_CLOCKS))]
+
+
 def write_index(settings: Settings) -> str:
     """The page that links every report."""
     root = settings.reports_dir
@@ -116,7 +126,7 @@ def write_index(settings: Settings) -> str:
     if (root / "model.html").exists():
         groups.append(("Model", [("champion, variants, moves, drift", "model.html", "")]))
     for title, pattern in (("Experiments", "ab/*/*.html"), ("Experiments", "ab/*.html"), ("Promotion gate", "gate/*.html"),
-                           ("Data drift", "drift/*.html")):  # fmt: skip
+                           ("Data drift", "drift/*.html"), ("Interest clocks", "clocks/*.html")):  # fmt: skip
         rows = []
         for path in sorted(root.glob(pattern), reverse=True)[:60]:
             data = path.with_suffix(".json")

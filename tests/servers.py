@@ -98,8 +98,8 @@ def postgres_server(folder: Path) -> Iterator[str]:
 
 
 @contextmanager
-def spark_cluster(folder: Path) -> Iterator[str]:
-    """A standalone cluster of a master and two workers of one core: the master's URL."""
+def spark_cluster(folder: Path) -> Iterator[tuple[str, Path]]:
+    """A standalone cluster of a master and two workers of one core: the master's URL, and Spark's folder of settings."""
     if shutil.which("java") is None:
         pytest.skip("Java is not installed (make services)")
     import pyspark
@@ -110,6 +110,11 @@ def spark_cluster(folder: Path) -> Iterator[str]:
         **os.environ, "SPARK_LOCAL_IP": "127.0.0.1", "SPARK_MASTER_HOST": "127.0.0.1", "PYSPARK_PYTHON": sys.executable,
         "SPARK_WORKER_DIR": str(folder / "work"), "SPARK_LOG_DIR": str(folder), "SPARK_DAEMON_MEMORY": "512m",
     }  # fmt: skip
+    (folder / "conf").mkdir()
+    # Three users do not repay compiled queries.
+    (folder / "conf" / "spark-defaults.conf").write_text(
+        "spark.sql.codegen.wholeStage false\nspark.sql.codegen.factoryMode NO_CODEGEN\n"
+    )
     url = f"spark://127.0.0.1:{ports[0]}"
     logs = [folder / f"{name}.log" for name in ("master", "worker1", "worker2")]
 
@@ -128,4 +133,4 @@ def spark_cluster(folder: Path) -> Iterator[str]:
         process(worker(1), logs[1], says(logs[1], "Successfully registered"), env=environment),
         process(worker(2), logs[2], says(logs[2], "Successfully registered"), env=environment),
     ):
-        yield url
+        yield url, folder / "conf"

@@ -92,7 +92,7 @@ class Trainer:
             if info.config != self.config.model_dump(mode="json"):
                 raise NotReadyError(
                     f"the ranker's settings of '{self.config.variant}' changed since {head}; a chain keeps its config: "
-                    f"set them back, or run 'python -m training restart {self.config.variant}' to train it anew"
+                    f"set them back, or move {self.states.root} away to train it anew"
                 )
             results: list[HourResult] = []
             for hour in hour_range(first, until + 1):

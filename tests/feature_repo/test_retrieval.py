@@ -1,0 +1,265 @@
+"""Retrieval on the simulated app: no future, both sides equal, pushes, shrinkage, finer clocks, pages, the command line."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pytest
+
+from core.errors import CorruptStateError, DataError, NotReadyError
+from core.hours import Hour
+from core.settings import ROOT, Settings, load_settings
+from events.store import EventStore
+from feature_repo.clock import ClockState
+from feature_repo.page import write_clock_page
+from feature_repo.push import push_events
+from feature_repo.retrieval import ClockFeatures, advance
+from feature_repo.shrinkage import Prior, Shrinkage, fit, shrink
+from tests.conftest import TINY
+
+UNTIL = TINY.first_hour + 60
+
+
+def workspace(app_settings: Settings, folder: Path, **options: object) -> Settings:
+    settings = load_settings(var=folder / "var", source="simulator", **options)
+    shutil.copytree(app_settings.events_dir, settings.events_dir)
+    return settings
+
+
+@pytest.fixture(scope="module")
+def ready(app_settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    settings = workspace(app_settings, tmp_path_factory.mktemp("clocks"))
+    advance(settings, UNTIL)
+    return settings
+
+
+def features(settings: Settings) -> ClockFeatures:
+    return ClockFeatures(settings, EventStore(settings.events_dir))
+
+
+def users_of(settings: Settings) -> list[int]:
+    store = EventStore(settings.events_dir)
+    tables = [store.read(h)["user_id"] for h in store.hours() if h < UNTIL and store.manifest(h).rows]
+    return sorted(pc.unique(pa.chunked_array([c for t in tables for c in t.chunks])).to_pylist())
+
+
+def keys(users: list[int], hour: Hour) -> pa.Table:
+    return pa.table({"user_id": pa.array(users, pa.int64()), "hour": pa.array([hour.number] * len(users), pa.int64())})
+
+
+def both_sides_are_equal(settings: Settings) -> pa.Table:
+    found, users = features(settings), users_of(settings)
+    online = found.get_clock(users, UNTIL)
+    offline = found.historical(keys(users, UNTIL)).slots.select(online.column_names)
+    assert online.equals(offline)
+    return online
+
+
+def test_offline_and_online_are_equal_for_every_user(ready: Settings) -> None:
+    clocks = both_sides_are_equal(ready)
+    assert clocks.num_rows > 100
+    found = features(ready)
+    users = users_of(ready)
+    assert found.online(users, UNTIL).profiles.equals(
+        found.historical(keys(users, UNTIL)).profiles.select(found.online(users, UNTIL).profiles.column_names)
+    )
+
+
+def test_no_value_comes_from_after_the_start_of_the_sample_s_hour(ready: Settings, tmp_path: Path) -> None:
+    """The features of an hour are the same when everything from that hour on never happened."""
+    hour = TINY.first_hour + 40
+    settings = load_settings(var=tmp_path / "var", source="simulator")
+    shutil.copytree(ready.events_dir, settings.events_dir)
+    for later in EventStore(settings.events_dir).hours():
+        if later >= hour:
+            shutil.rmtree(EventStore(settings.events_dir).partition(later))
+    advance(settings, hour)
+    users = users_of(ready)
+    then, now = features(settings).historical(keys(users, hour)), features(ready).historical(keys(users, hour))
+    assert then.slots.num_rows > 100
+    assert then.slots.equals(now.slots)
+    assert then.profiles.equals(now.profiles)
+
+
+@pytest.mark.parametrize("options", [{"slot_minutes": 15}, {"slot_minutes": 120, "split_weekend": True}])
+def test_finer_clocks_and_weekend_clocks_are_equal_on_both_sides(
+    app_settings: Settings, tmp_path: Path, options: dict[str, object]
+) -> None:
+    settings = workspace(app_settings, tmp_path, **options)
+    advance(settings, UNTIL - 2)
+    for n in (1, 0):
+        advance(settings, UNTIL - n)  # refreshed, not rebuilt
+    clocks = both_sides_are_equal(settings)
+    slots = set(clocks["slot"].to_pylist())
+    assert max(slots) < settings.slots
+    assert len(slots) > (24 if "split_weekend" not in options else 6)
+    fresh = workspace(app_settings, tmp_path / "again", **options)
+    advance(fresh, UNTIL)
+    assert both_sides_are_equal(fresh).drop_columns("as_of").equals(clocks.drop_columns("as_of"))
+
+
+def test_a_snapshot_without_history_says_the_same_and_is_refreshed_alike(ready: Settings, tmp_path: Path) -> None:
+    settings = load_settings(var=tmp_path / "var", source="simulator")
+    shutil.copytree(ready.events_dir, settings.events_dir)
+    clock = ClockState(settings, EventStore(settings.events_dir))
+    clock.rebuild(UNTIL - 20, history=False)
+    features(settings).materialize_all(UNTIL - 20)
+    advance(settings, UNTIL)
+    whole, found = features(ready), features(settings)
+    users = users_of(ready)
+    for view in ("clock_slots", "user_activity", "user_profile", "population_clock", "item_stats"):
+        rows = [
+            {tuple(r[k] for k in f.clock.logs[view].keys): r for t in f._latest(view, UNTIL) for r in t.to_pylist()}
+            for f in (whole, found)
+        ]
+        for r in rows:
+            for row in r.values():
+                row.pop("as_of"), row.pop("event_timestamp")
+        alive = [{k: v for k, v in r.items() if v["events"]} for r in rows]
+        assert alive[0] == alive[1], view
+    assert (
+        whole.get_clock(users, UNTIL).drop_columns("as_of").equals(found.get_clock(users, UNTIL).drop_columns("as_of"))
+    )
+
+
+def test_pushed_events_show_at_once_and_the_hour_s_refresh_writes_the_same(ready: Settings, tmp_path: Path) -> None:
+    settings = load_settings(var=tmp_path / "var", source="simulator")
+    shutil.copytree(ready.workspace, settings.workspace)
+    found = features(settings)
+    hour = next(h for h in EventStore(settings.events_dir).hours() if h >= UNTIL and found.events.manifest(h).rows)
+    advance(settings, hour)
+    events = found.events.read(hour)
+    changed = push_events(found, events)
+    assert changed > 0
+    assert push_events(found, events) == changed
+    users = pc.unique(events["user_id"]).to_pylist()
+    pushed = found.get_clock(users, hour)
+    advance(settings, hour + 1)
+    refreshed = found.get_clock(users, hour + 1)
+    plain = ["user_id", "slot", "genre_values", "genre_scores", "events"]
+    assert pushed.select(plain).equals(refreshed.select(plain))
+    with pytest.raises(DataError, match="lie before"):
+        push_events(found, events)
+
+
+def test_damaged_sums_are_found_and_a_rebuild_mends_them(ready: Settings, tmp_path: Path) -> None:
+    settings = load_settings(var=tmp_path / "var", source="simulator")
+    shutil.copytree(ready.workspace, settings.workspace)
+    clock = ClockState(settings, EventStore(settings.events_dir))
+    state = clock.read()
+    assert state is not None
+    for entry in state["sums"].values():
+        for file in clock.sums_folder(entry["folder"]).rglob("*.parquet"):
+            file.write_bytes(file.read_bytes()[:-7] + b"damaged")
+    with pytest.raises(CorruptStateError, match="feature_repo rebuild"):
+        advance(settings, UNTIL + 1)
+    clock.rebuild(UNTIL)
+    assert advance(settings, UNTIL + 1)["refreshed"] == 1
+
+
+def test_the_priors_are_fitted_and_give_a_new_user_everybody_s_clock(app_settings: Settings, tmp_path: Path) -> None:
+    settings = workspace(app_settings, tmp_path, shrinkage=True)
+    plain = load_settings(var=settings.var, source="simulator")
+    advance(plain, UNTIL)
+    with pytest.raises(NotReadyError, match="feature_repo fit"):
+        features(settings).get_clock([1], UNTIL)
+    fitted = fit(settings)
+    assert all(prior.gain >= 0 and prior.events > 50 for prior in fitted.priors.values())
+    assert fitted.priors["genre"].gain > 0.1
+    nobody = 10**9
+    clock = features(settings).get_clock([nobody], UNTIL)
+    everyone = features(settings).population(UNTIL)
+    shown = [any(row[f"{f}_values"] for f in features(settings).facets) for row in everyone.to_pylist()]
+    everyone = everyone.filter(pa.array(shown))  # slots where somebody liked something
+    assert clock["slot"].to_pylist() == everyone["slot"].to_pylist()
+    assert clock["genre_values"].to_pylist() == _by_rate(everyone)
+    assert clock["events"].to_pylist() == [0] * clock.num_rows
+    users = users_of(settings)
+    shrunk, bare = features(settings).get_clock(users, UNTIL), features(plain).get_clock(users, UNTIL)
+    assert shrunk.num_rows > bare.num_rows
+    offline = features(settings).historical(keys([*users, nobody], UNTIL)).slots
+    online = features(settings).get_clock([*users, nobody], UNTIL)
+    assert offline.select(online.column_names).equals(online)
+
+
+def _by_rate(everyone: pa.Table) -> list[list[str]]:
+    return [
+        [v for _, v in sorted(zip((-s for s in row["genre_scores"]), row["genre_values"], strict=True))]
+        for row in everyone.to_pylist()
+    ]
+
+
+def test_a_thin_slot_borrows_and_a_full_one_does_not() -> None:
+    def row(values: list[str], scores: list[float], events: int) -> dict[str, list[object]]:
+        return {
+            "genre_values": [values],
+            "genre_scores": [scores],
+            "genre_counts": [[1] * len(values)],
+            "events": [events],
+        }
+
+    at = {"user_id": [1], "hour": [5]}
+    day = pa.table({**at, **row(["rock"], [80.0], 100)})
+    everyone = pa.table({"hour": [5], "slot": [8], **row(["soul"], [900.0], 1000)})
+    fitted = Shrinkage("", 3, {"genre": Prior(day=5, population=5, gain=0, events=0)})
+    for events, first in ((1, "rock"), (1000, "jazz")):
+        slots = pa.table({**at, "slot": [8], **row(["jazz"], [0.9 * events], events), "as_of": [4]})
+        found = shrink(fitted, pa.table(at), slots, day, everyone).to_pylist()[0]
+        assert found["genre_values"][0] == first
+        expected = {"jazz": 0.9 * events, "rock": 5 * 80 / 105, "soul": 5 * 5 * 0.9 / 105}
+        assert dict(zip(found["genre_values"], found["genre_scores"], strict=True)) == pytest.approx(expected)
+
+
+def test_pages_draw_a_user_and_everybody(ready: Settings) -> None:
+    found = features(ready)
+    user = found.most_active(1)[0]
+    for who in (user, None):
+        text = write_clock_page(found, who, "21:15").read_text()
+        assert "<svg" in text
+        assert "At 21:15 local time the ranker sees" in text
+    with pytest.raises(NotReadyError, match="has no event"):
+        write_clock_page(found, 10**9)
+
+
+def command(settings: Settings, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "feature_repo", "--source", "simulator", *arguments],
+        cwd=ROOT, env={**os.environ, "CLOCK_VAR": str(settings.var)}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+
+def test_the_command_line_shows_clocks_and_names_wrong_input(ready: Settings) -> None:
+    user = features(ready).most_active(1)[0]
+    clock = json.loads(command(ready, "clock", str(user)).stdout)
+    assert clock[0]["user_id"] == user
+    status = json.loads(command(ready, "status").stdout)
+    assert status["as_of"] == UNTIL.key
+    assert status["views"]["clock_slots"]["last_change"] <= UNTIL.key
+    assert Path(command(ready, "page", "everyone").stdout.strip()).exists()
+    for arguments, message in (
+        (("page", "../x"), "is no user id"),
+        (("page", "1", "--time", "25:00"), "is not a local time"),
+        (("clock", "1", "--at", "yesterday"), "is not an hour"),
+        (("rebuild", "2031-01-01T00"), "has not been ingested"),
+    ):
+        done = command(ready, *arguments)
+        assert done.returncode in {2, 75}
+        assert message in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+def test_ties_and_many_values_stay_within_the_top_k(ready: Settings) -> None:
+    clocks = features(ready).get_clock(users_of(ready), UNTIL)
+    for facet in features(ready).facets:
+        scores = clocks[f"{facet}_scores"].to_pylist()
+        assert max(map(len, scores)) <= ready.top_k
+        assert all(np.all(np.diff(s) <= 0) for s in scores)
+        assert all(s > 0 for row in scores for s in row)
