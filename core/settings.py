@@ -50,8 +50,10 @@ class Settings(BaseSettings):
     spark_master: str = Field("local[2]", description="Spark's master: local[n], or spark://host:port of a cluster.")
     spark_partitions: int = Field(8, ge=1, description="Partitions of Spark's shuffles.")
 
-    offline_store: str = Field("duckdb", description="Feast offline store.")
-    online_store: str = Field("sqlite", description="Feast online store: sqlite or redis.")
+    offline_store: str = Field(
+        "duckdb", pattern="^(duckdb|spark)$", description="Feast offline store: duckdb or spark."
+    )
+    online_store: str = Field("sqlite", pattern="^(sqlite|redis)$", description="Feast online store: sqlite or redis.")
     redis_url: str = Field("127.0.0.1:6379", description="Redis of the Feast online store, host:port.")
     registry_url: str = Field("", description="SQL registry of Feast; empty: a file in the workspace.")
     mlflow_uri: str = Field("", description="MLflow tracking server or database; empty: SQLite in the workspace.")

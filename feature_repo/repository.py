@@ -67,8 +67,12 @@ def repo_config(settings: Settings) -> dict[str, Any]:
 
 
 def _offline_store(settings: Settings) -> dict[str, Any]:
-    if settings.offline_store != "spark":
-        return {"type": settings.offline_store}
+    if settings.offline_store == "duckdb":
+        return {
+            "type": "feature_repo.offline.ClockOfflineStore",
+            "memory_limit": settings.duckdb_memory,
+            "threads": settings.duckdb_threads,
+        }
     return {"type": "spark", "spark_conf": {"spark.master": settings.spark_master, **SPARK_OPTIONS}}
 
 

@@ -1,0 +1,212 @@
+"""Speed and memory of the clocks: 20 M events of 200 k users over 30 days, three facets of 50, 12 and 8 values."""
+
+from __future__ import annotations
+
+import multiprocessing
+import resource
+import tempfile
+import time
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from benchmarks.result import Result, timed
+from core.files import digest_file, digest_text, write_json
+from core.hours import Hour
+from core.settings import Settings, load_settings
+from events.schema import event_schema
+from events.store import EventStore
+from feature_repo.clock import ClockState
+from feature_repo.online import encode_cells, write_cells
+from feature_repo.retrieval import ClockFeatures
+
+START = Hour.parse("2026-03-02T00")
+FACETS = {"genre": 50, "mood": 12, "language": 8}
+EVENTS, EVENTS_A_USER, DAYS = 20_000_000, 100, 30
+READ_USERS = 2_000
+PEER_EVENTS = 5_000_000
+"""pandas runs on this many events, and its time is scaled."""
+
+
+def write_log(settings: Settings, events: int, users: int, hours: int) -> EventStore:
+    """An event store of made-up events, the same number in every hour, values by Zipf's law."""
+    store, rng, per_hour = EventStore(settings.events_dir), np.random.default_rng(1), events // hours
+    store.declare({"source": "bench", "facets": [*FACETS], "behaviours": ["finish", "like", "skip"], "negatives": None})
+    names = {facet: pa.array([f"{facet}-{n:02d}" for n in range(count)]) for facet, count in FACETS.items()}
+    schema, none = event_schema([*FACETS]), np.zeros(per_hour, bool)
+    for n in range(hours):
+        moments = ((START + n).number * 3600 + np.sort(rng.integers(0, 3600, per_hour))) * 1_000_000
+        finish = rng.uniform(size=per_hour) < 0.5
+        columns: dict[str, Any] = {
+            "event_id": pa.array(np.arange(per_hour) + n * per_hour).cast(pa.string()),
+            "user_id": rng.integers(0, users, per_hour),
+            "item_id": rng.integers(0, 50_000, per_hour),
+            "timestamp": pa.array(moments, pa.timestamp("us", "UTC")),
+            "local_time": pa.array(moments, pa.timestamp("us")),
+            "played_seconds": pa.nulls(per_hour, pa.float64()),
+            "duration_seconds": pa.nulls(per_hour, pa.float64()),
+            "finish": finish,
+            "like": rng.uniform(size=per_hour) < 0.05,
+            "skip": ~finish & (rng.uniform(size=per_hour) < 0.5),
+            "dislike": none,
+            "share": none,
+        }
+        for facet, values in names.items():
+            columns[facet] = values.take(pa.array(rng.zipf(1.6, per_hour) % len(values)))
+        folder = store.partition(START + n)
+        folder.mkdir(parents=True)
+        pq.write_table(
+            pa.table({c: columns[c] for c in schema.names}).cast(schema), folder / "events.parquet", compression="zstd"
+        )
+        digest = digest_text(digest_file(folder / "events.parquet"))
+        write_json(folder / "manifest.json", {"hour": (START + n).key, "rows": per_hour, "digest": digest})
+    return store
+
+
+def _rebuild(var: Path, until: Hour, days: int) -> tuple[float, float]:
+    """Seconds and peak memory (GB) of a rebuild, in a process of its own."""
+    settings = load_settings(var=var, source="bench", window_days=days)
+    begun = time.perf_counter()
+    ClockState(settings, EventStore(settings.events_dir)).rebuild(until, history=False)
+    return time.perf_counter() - begun, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+
+
+def rebuild(var: Path, until: Hour, days: int = DAYS) -> tuple[float, float]:
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(_rebuild, (var, until, days))
+
+
+def with_pandas(store: EventStore, events: int) -> float:
+    """Seconds of the same top-3 lists in pandas, the way one writes it, on ``PEER_EVENTS`` of the events; scaled."""
+    share = min(1.0, PEER_EVENTS / events)
+    hours = store.hours()
+    tables = [store.read(h) for h in hours]
+    frame = pa.concat_tables(tables).to_pandas()
+    users = frame["user_id"].max() + 1
+    frame = frame[frame["user_id"] < users * share]
+
+    def work() -> None:
+        part = frame.assign(slot=frame["local_time"].dt.hour)
+        part["score"] = part["finish"].astype(int) + part["like"].astype(int) - part["skip"].astype(int)
+        for facet in FACETS:
+            grouped = (
+                part.groupby(["user_id", "slot", facet], observed=True)["score"].agg(["sum", "count"]).reset_index()
+            )
+            grouped = grouped[grouped["sum"] > 0].sort_values(
+                ["user_id", "slot", "sum", "count", facet], ascending=[True, True, False, False, True]
+            )
+            grouped.groupby(["user_id", "slot"]).head(3)
+
+    return timed(work, 1) / share
+
+
+def bench_clocks(scale: float) -> list[Result]:
+    """Rebuild, refresh of the next hour, its changed slots into SQLite, and reads."""
+    events = int(EVENTS * scale)
+    with tempfile.TemporaryDirectory() as folder:
+        settings = load_settings(var=Path(folder), source="bench", window_days=DAYS)
+        store = write_log(settings, events + events // (DAYS * 24), events // EVENTS_A_USER, DAYS * 24 + 1)
+        until = START + DAYS * 24
+        seconds, memory = rebuild(settings.var, until)
+        pandas = with_pandas(store, events)
+        clock = ClockState(settings, store)
+        refresh = timed(lambda: clock.refresh(until + 1), 1)
+        features = ClockFeatures(settings, store)
+        return [
+            Result(
+                "clock_rebuild",
+                seconds,
+                "s",
+                "pandas, top-3 lists only, scaled from 5 M events",
+                pandas,
+                pandas / seconds,
+            ),
+            Result("clock_rebuild_memory", memory, "GB", "the bar", 2.5, 2.5 / memory),
+            Result("clock_refresh", refresh, "s", "the rebuild", seconds, seconds / refresh),
+            bench_materialize(features, until + 1),
+            *bench_reads(features, until + 1),
+        ]
+
+
+def bench_materialize(features: ClockFeatures, hour: Hour) -> Result:
+    """The changed slots of an hour into SQLite through Feast; the peer writes the whole clocks of those users."""
+    changed = features._changed("clock_slots", hour)
+    ours = timed(lambda: features._write_clock(changed, hour), 1)
+    users = changed["user_id"].unique()
+    whole = pa.concat_tables(
+        t.filter(pa.compute.is_in(t["user_id"], users)) for t in features._latest("clock_slots", hour)
+    )
+    peer = timed(lambda: features._write_clock(whole, hour), 1)
+    return Result("feast_materialize", ours, "s", f"all slots of the {len(users)} users", peer, peer / ours)
+
+
+def bench_reads(features: ClockFeatures, hour: Hour) -> list[Result]:
+    """One user's clock and 100 users'; the peer is a Feast view with a row a (user, slot) and a feature a list."""
+    users = sorted(features._changed("clock_slots", hour)["user_id"].unique().to_pylist())[:READ_USERS]
+    rows = pa.concat_tables(
+        t.filter(pa.compute.is_in(t["user_id"], pa.array(users))) for t in features._latest("clock_slots", hour)
+    )
+    write_cells(features.store, encode_cells(rows, features.facets), hour)
+    by_slot = _by_slot(features, rows)
+    rng = np.random.default_rng(2)
+    results = []
+    for count, repeats in ((1, 400), (100, 60)):
+        chosen = [rng.choice(users, count, replace=False).tolist() for _ in range(repeats)]
+        ours, peer = (_latencies(read, chosen) for read in (lambda u: features.get_clock(u, hour), by_slot))
+        for name, at in (("p50", 50), ("p99", 99)):
+            a, b = (float(np.percentile(times, at)) * 1000 for times in (ours, peer))
+            results.append(Result(f"feast_online_read_{count}_{name}", a, "ms", "a row a (user, slot)", b, b / a))
+    return results
+
+
+def _latencies(read: Any, chosen: list[list[int]]) -> list[float]:
+    read(chosen[0])
+    found = []
+    for users in chosen:
+        begun = time.perf_counter()
+        read(users)
+        found.append(time.perf_counter() - begun)
+    return found
+
+
+def _by_slot(features: ClockFeatures, rows: pa.Table) -> Any:
+    """Write rows into a plain Feast view keyed by (user, slot); returns its reader."""
+    from feast import FeatureView
+
+    store, settings = features.store, features.settings
+    plain = store.get_feature_view("clock_slots")
+    view = FeatureView(
+        name="by_slot", entities=[store.get_entity("user"), store.get_entity("slot")], schema=plain.schema,
+        source=plain.batch_source, ttl=timedelta(days=60),
+    )  # fmt: skip
+    store.apply([view])
+    store.write_to_online_store("by_slot", rows.to_pandas())
+    names = [f"by_slot:{f.name}" for f in view.features]
+    slots = range(settings.slots)
+
+    def read(users: list[int]) -> Any:
+        keys = [{"user_id": user, "slot": slot} for user in users for slot in slots]
+        return store.get_online_features(features=names, entity_rows=keys).to_dict()
+
+    return read
+
+
+def bench_window(scale: float) -> Result:
+    """The refresh with a window of 90 days beside 30, a quarter of the users, the same traffic an hour."""
+    seconds = {}
+    for days in (30, 90):
+        events = int(EVENTS / 4 * scale) * days // 30
+        with tempfile.TemporaryDirectory() as folder:
+            settings = load_settings(var=Path(folder), source="bench", window_days=days)
+            per_hour = events // (days * 24)
+            store = write_log(settings, events + 3 * per_hour, int(EVENTS / 4 / EVENTS_A_USER * scale), days * 24 + 3)
+            until = START + days * 24
+            rebuild(settings.var, until, days)
+            clock = ClockState(settings, store)
+            hours = iter([until + 1, until + 2, until + 3])
+            seconds[days] = timed(lambda: clock.refresh(next(hours)))  # noqa: B023 (used at once)
+    return Result("clock_refresh_90_days", seconds[90], "s", "30 days", seconds[30], seconds[30] / seconds[90])
