@@ -22,7 +22,7 @@ EVERYONE = "everyone"
 SHOWN_VALUES = 12
 SIGMA_HOURS = 1.0
 PAGE = """
-<section class="banner calm"><p class="lead">{{ who }}: {{ events|int }} events in the window, clock as of {{ as_of }} UTC.
+<section class="banner calm"><p class="lead">{{ who }}: {{ events|number(0) }} events in the window, clock as of {{ as_of }} UTC.
 At {{ moment }} local time the ranker sees: {% for facet, values in now.items() %}<strong>{{ facet|words }}</strong>
 {{ values|join(", ") or "nothing" }}{% if not loop.last %}; {% endif %}{% endfor %}.</p></section>
 {% for facet, drawing in drawings.items() %}<section><h2>{{ facet|words }}</h2>{{ drawing }}</section>{% endfor %}

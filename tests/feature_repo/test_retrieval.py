@@ -10,9 +10,11 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
+import yaml
 
 from core.errors import CorruptStateError, DataError, NotReadyError
 from core.hours import Hour
@@ -254,6 +256,36 @@ def test_the_command_line_shows_clocks_and_names_wrong_input(ready: Settings) ->
         assert done.returncode in {2, 75}
         assert message in done.stderr
         assert "Traceback" not in done.stderr
+
+
+def test_the_asof_join_gives_what_feast_s_own_join_gives(ready: Settings, tmp_path: Path) -> None:
+    """Hours before the log, inside it, and so late that every row outlived its TTL."""
+    from feast import FeatureStore
+
+    found, users = features(ready), users_of(ready)
+    config = yaml.safe_load((ready.workspace / "feast" / "feature_store.yaml").read_text())
+    (tmp_path / "feature_store.yaml").write_text(yaml.safe_dump({**config, "offline_store": {"type": "duckdb"}}))
+    late = UNTIL.number + 24 * (ready.window_days + 3)
+    frame = pd.DataFrame(
+        [
+            {"user_id": user, "slot": slot, "hour": hour}
+            for user in [*users[:20], 10**9]
+            for slot in (0, 9, 21)
+            for hour in (TINY.first_hour.number - 5, TINY.first_hour.number + 30, UNTIL.number, late)
+        ]
+    )
+    frame["event_timestamp"] = pd.to_datetime(frame["hour"] * 3600, unit="s", utc=True)
+    names = [r for view in found._views("training_set").values() for r in view if not r.endswith(":as_of")]
+    names = [n for n in names if n != "user_activity:events"]  # of the same name in both views
+    shown = ["user_id", "slot", "hour", *(name.split(":")[1] for name in names)]
+    sides = [
+        store.get_historical_features(entity_df=frame, features=names).to_arrow().select(shown)
+        for store in (found.store, FeatureStore(repo_path=str(tmp_path)))
+    ]
+    rows = [sorted(side.to_pylist(), key=lambda r: (r["user_id"], r["slot"], r["hour"])) for side in sides]
+    assert rows[0] == rows[1]
+    assert sum(row["genre_values"] is not None for row in rows[0]) > 10
+    assert all(row["genre_values"] is None for row in rows[0] if row["hour"] in {late, TINY.first_hour.number - 5})
 
 
 def test_ties_and_many_values_stay_within_the_top_k(ready: Settings) -> None:
