@@ -11,7 +11,7 @@ from benchmarks.evaluation import bench_auc, bench_gate, bench_uauc
 from benchmarks.result import Result
 from core import cli
 from core.errors import ConfigError
-from core.files import write_json
+from core.files import read_json, write_json
 from core.settings import load_settings
 
 BENCHES: dict[str, Callable[[float], list[Result]]] = {
@@ -36,7 +36,9 @@ def main(arguments: argparse.Namespace) -> None:
                 flush=True,
             )
     path = load_settings().var / "bench" / "results.json"
-    write_json(path, [asdict(r) for r in results])
+    measured = {r.name for r in results}
+    kept = [r for r in read_json(path) if r["name"] not in measured] if path.exists() else []
+    write_json(path, [*kept, *(asdict(r) for r in results)])
     print(f"results in {path}")
 
 

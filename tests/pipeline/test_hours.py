@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -83,10 +84,10 @@ def fingerprint(settings: Settings) -> dict[str, str]:
                 content = path.read_bytes()
                 if name == "features/state.json":
                     content = json.dumps(
-                        {k: v for k, v in json.loads(content).items() if k in {"as_of", "tiles"}}
+                        {k: v for k, v in json.loads(content).items() if k in {"as_of", "hours"}}
                     ).encode()
                 if name.startswith("features/sums/"):
-                    name = name.rsplit("-", 1)[0]
+                    name = re.sub(r"-\d+/", "/", name)  # how many refreshes it took is not part of the state
                 found[name] = hashlib.sha256(content).hexdigest()
     return found
 
