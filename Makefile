@@ -47,7 +47,7 @@ format: setup ## put the code in its format
 bench: setup ## speed and memory, side by side with what a user would pick instead
 	@$(RUN) -m benchmarks
 
-services: ## install the servers that some tests start (Debian packages, needs root): PostgreSQL, Redis, Chromium
+services: ## install the servers that some tests start (Debian packages, needs root): PostgreSQL, Redis, Chromium, Java
 	@docker/install_services.sh
 
 lock: setup ## resolve requirements.in into requirements.txt

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs the servers that some tests start, from Debian's packages: PostgreSQL, Redis, Chromium.
+# Installs the servers that some tests start, from Debian's packages: PostgreSQL, Redis, Chromium, Java for Spark.
 # Needs root; what is there already is left as it is.
 set -euo pipefail
 
@@ -7,8 +7,9 @@ wanted=()
 ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1 || wanted+=(postgresql)
 command -v redis-server >/dev/null || wanted+=(redis-server)
 command -v chromium >/dev/null || wanted+=(chromium)
+command -v java >/dev/null || wanted+=(openjdk-17-jre-headless)
 if [ ${#wanted[@]} -eq 0 ]; then
-  echo "services: PostgreSQL, Redis and Chromium are there"
+  echo "services: PostgreSQL, Redis, Chromium and Java are there"
   exit 0
 fi
 if [ "$(id -u)" -ne 0 ]; then
