@@ -60,11 +60,12 @@ def _status(settings: Settings, arguments: argparse.Namespace) -> None:
 def _clock(settings: Settings, arguments: argparse.Namespace) -> None:
     from events.store import EventStore
     from feature_repo.page import clock_json
-    from feature_repo.retrieval import ClockFeatures, require_clocks
+    from feature_repo.retrieval import ClockFeatures
 
     store = EventStore(settings.events_dir)
-    at = Hour.parse(arguments.at) if arguments.at else require_clocks(settings, store)
-    print(json.dumps(clock_json(ClockFeatures(settings, store).get_clock(arguments.user, at)), ensure_ascii=False))
+    features = ClockFeatures(settings, store)
+    at = Hour.parse(arguments.at or features.clock.needed()["as_of"])
+    print(json.dumps(clock_json(features.get_clock(arguments.user, at)), ensure_ascii=False))
 
 
 def _page(settings: Settings, arguments: argparse.Namespace) -> None:

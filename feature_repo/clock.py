@@ -95,6 +95,13 @@ class ClockState:
         """The state's description, or None before the first rebuild."""
         return read_json(self._path) if self._path.exists() else None
 
+    def needed(self) -> dict[str, Any]:
+        """The state's description; ``NotReadyError`` before the first rebuild."""
+        state = self.read()
+        if state is None:
+            raise NotReadyError("no clocks yet; run 'python -m feature_repo rebuild' first")
+        return state
+
     @property
     def as_of(self) -> Hour | None:
         state = self.read()
@@ -134,9 +141,7 @@ class ClockState:
             NotReadyError: the state is not at ``as_of − 1``, or the hour that ended is not closed.
         """
         with exclusive_lock(self.root / ".lock"):
-            state = self.read()
-            if state is None:
-                raise NotReadyError(f"no clocks yet; run 'python -m feature_repo rebuild {as_of - 1}' first")
+            state = self.needed()
             if state["config"] != self.config:
                 raise DataError(
                     f"the clock's settings changed; run 'python -m feature_repo rebuild {as_of}' to apply them"

@@ -7,12 +7,15 @@ the top lists join each moment with the tiles of its window, batch by batch of u
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from core.hours import Hour
 from events.schema import BEHAVIOURS
-from feature_repo.sql import COUNTS, WHOLE_DAY, Recipe, clock_schema, columns, counted, negative
+from feature_repo.sql import COUNTS, WHOLE_DAY, Recipe, clock_schema, columns, counted, negative, summed, zeros
+
+log = logging.getLogger("feature_repo.history")
 
 BATCH_ROWS = 20_000_000
 """Pairs of moment and tile that a batch may join, about: bounds the memory."""
@@ -44,6 +47,39 @@ class Period:
             WHERE as_of > {self.since.number} AND as_of <= {self.as_of.number} {opening if self.opening else ""}"""
 
 
+@dataclass(frozen=True)
+class Sources:
+    """The events that each view's rows stand on: views made by ``Recipe.read``, or with the same columns."""
+
+    pairs: str
+    users: str
+    everyone: str
+    items: str
+
+
+def histories(recipe: Recipe, sources: Sources, period: Period, first_hours: str) -> Iterator[tuple[str, str]]:
+    """(view, SELECT of its rows) for every view, the top lists in batches; each holds until the next is asked for.
+
+    Args:
+        recipe: its dictionaries cover the events.
+        sources: the events.
+        period: the moments.
+        first_hours: table (item_id, first_hour).
+    """
+    recipe.engine.view("history_days", by_day(recipe, sources.users))
+    recipe.engine.view("history_everyone", of_everyone(recipe, sources.everyone))
+    for view, events, keys in (
+        ("clock_slots", sources.pairs, ("user_id", "slot")),
+        ("user_profile", "history_days", ("user_id",)),
+        ("population_clock", "history_everyone", ("slot",)),
+    ):
+        log.info("history of %s", view)
+        for sql in clock_history(recipe, events, period, keys):
+            yield view, sql
+    yield "user_activity", activity_history(recipe, sources.users, period)
+    yield "item_stats", item_history(recipe, sources.items, period, first_hours)
+
+
 def clock_history(recipe: Recipe, events: str, period: Period, keys: tuple[str, ...]) -> Iterator[str]:
     """SELECTs of clock rows, one a batch of users; each holds until the next is asked for.
 
@@ -72,7 +108,7 @@ def clock_history(recipe: Recipe, events: str, period: Period, keys: tuple[str, 
         engine.table("moments", period.moments("user_id, slot", "tile_all"))
         recipe.windows("past", "tile", "moments", period.window)
         rows = recipe.clock("past", "moments", ("as_of", "user_id", "slot"), "k.as_of")
-        kept = columns([name for name in _clock_columns(recipe) if name not in {"user_id", "slot"} or name in keys])
+        kept = columns(clock_schema(recipe.facets, keys).names)
         yield f"SELECT {kept} FROM ({rows}) h ORDER BY {columns([*keys, 'as_of'])}"
 
 
@@ -107,12 +143,10 @@ def item_history(recipe: Recipe, events: str, period: Period, first_hours: str) 
         first_hours: table (item_id, first_hour).
     """
     recipe.engine.table("item_tiles", f"SELECT item_id, hour, {counted()} FROM {events} GROUP BY item_id, hour")
-    nothing = ", ".join(f"CAST(0 AS BIGINT) AS {c}" for c in ITEM_COUNTS[:2])
-    everything = ", ".join(f'CAST(0 AS BIGINT) AS "{c}"' for c in COUNTS)
     signed = [
         f"SELECT item_id, hour + 1 AS as_of, events AS day_events, finish AS day_finish, {columns(COUNTS)} FROM item_tiles",
-        f"SELECT item_id, hour + {1 + DAY_HOURS} AS as_of, -events AS day_events, -finish AS day_finish, {everything} FROM item_tiles",
-        f"SELECT item_id, hour + {1 + period.window} AS as_of, {nothing}, {negative()} FROM item_tiles",
+        f"SELECT item_id, hour + {1 + DAY_HOURS} AS as_of, -events AS day_events, -finish AS day_finish, {zeros()} FROM item_tiles",
+        f"SELECT item_id, hour + {1 + period.window} AS as_of, {zeros(ITEM_COUNTS[:2])}, {negative()} FROM item_tiles",
     ]
     rows = _running(recipe, period, "item_id", "item_tiles", signed, ITEM_COUNTS, (DAY_HOURS, period.window))
     return item_rows(recipe, f"SELECT r.*, f.first_hour FROM ({rows}) r JOIN {first_hours} f ON f.item_id = r.item_id")
@@ -134,18 +168,14 @@ def _running(
     counts: tuple[str, ...],
     stays: tuple[int, ...],
 ) -> str:
-    zeros = ", ".join(f'CAST(0 AS BIGINT) AS "{c}"' for c in counts)
     wanted = period.moments(key, seen, stays)
-    totals = ", ".join(f'CAST(sum("{c}") AS BIGINT) AS "{c}"' for c in counts)
     over = f"(PARTITION BY {key} ORDER BY as_of ROWS BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW)"
     running = ", ".join(f'CAST(sum("{c}") OVER {over} AS BIGINT) AS "{c}"' for c in counts)
-    deltas = " UNION ALL ".join([*signed, f"SELECT {key}, as_of, {zeros} FROM ({wanted}) w"])
-    recipe.engine.table(f"{key}_deltas", f"SELECT {key}, as_of, {totals} FROM ({deltas}) d GROUP BY {key}, as_of")
+    deltas = " UNION ALL ".join([*signed, f"SELECT {key}, as_of, {zeros(counts)} FROM ({wanted}) w"])
+    recipe.engine.table(
+        f"{key}_deltas", f"SELECT {key}, as_of, {summed(counts)} FROM ({deltas}) d GROUP BY {key}, as_of"
+    )
     low = period.since.number + (0 if period.opening else 1)
     return f"""SELECT {key}, {recipe.engine.hour_start("as_of")} AS event_timestamp, {columns(counts)}, as_of FROM (
             SELECT {key}, as_of, {running} FROM {key}_deltas) s
         WHERE as_of >= {low} AND as_of <= {period.as_of.number} ORDER BY {key}, as_of"""
-
-
-def _clock_columns(recipe: Recipe) -> list[str]:
-    return list(clock_schema(recipe.facets).names)

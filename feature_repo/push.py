@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import pyarrow as pa
 
-from core.engine import engine, parquet_parts
-from core.errors import DataError, NotReadyError
+from core.engine import engine
+from core.errors import DataError
+from core.hours import Hour
 from feature_repo.online import encode_cells
 from feature_repo.repository import CLOCK_PUSH, slot_feature
 from feature_repo.retrieval import ClockFeatures
-from feature_repo.sql import Recipe, columns, summed
+from feature_repo.sql import columns, summed
+from feature_repo.work import Work
 
 
 def push_events(features: ClockFeatures, events: pa.Table) -> int:
@@ -32,48 +32,35 @@ def push_events(features: ClockFeatures, events: pa.Table) -> int:
         NotReadyError: there are no clocks yet.
     """
     clock = features.clock
-    state, at = clock.read(), clock.as_of
-    if state is None or at is None:
-        raise NotReadyError("no clocks yet; run 'python -m feature_repo rebuild' first")
+    state = clock.needed()
+    at = Hour.parse(state["as_of"])
     if not events.num_rows:
         return 0
     with engine(clock.settings) as running:
-        recipe = Recipe(running, clock.settings, clock.facets)
+        work = Work(clock, running, at)
         running.register("arrived", events)
-        recipe.read("came", [], "arrived")
+        work.recipe.read("came", [], "arrived")
         early = int(running.scalar(f"SELECT count(*) FROM came WHERE hour < {at.number}"))
         if early:
             raise DataError(f"{early} events lie before {at}, the hour that the clocks hold for; ingest them instead")
         running.table("pairs", "SELECT DISTINCT user_id, slot FROM came")
         touched = [slot for (slot,) in running.rows("SELECT DISTINCT slot FROM pairs ORDER BY slot")]
-        entries = state["sums"]
-
-        def stored(part: str, counts: Sequence[str]) -> str:
-            value = "" if part == "all" else "f.value, "
-            selects = [
-                f"""SELECT f.user_id, CAST({slot} AS INTEGER) AS slot, {value}{columns(counts, "f.")}
-                FROM {running.files(parquet_parts(clock.sums_folder(entries[str(slot)]["folder"]) / part))} f
-                JOIN pairs p ON p.user_id = f.user_id AND p.slot = {slot}"""
-                for slot in touched
-            ]
-            return " UNION ALL ".join(selects)
-
-        parts = recipe.parts()
-        recipe.dictionaries("came", {int(i): f"({stored(i, counts)}) t" for i, counts in parts[:-1]})
-        recipe.encode("arrived_ids", "came")
-        recipe.sums("fresh", "arrived_ids", ("user_id", "slot"))
-        for i, counts in parts:
-            keys, old = "user_id, slot", stored(i, counts)
-            if i != "all":
-                keys = "user_id, slot, value"
-                old = f"""SELECT t.user_id, t.slot, d.id AS value, {columns(counts, "t.")} FROM ({old}) t
-                    JOIN values_{i} d ON d.value = t.value"""
+        own = "EXISTS (SELECT 1 FROM pairs p WHERE p.user_id = s.user_id AND p.slot = s.slot)"
+        before = {
+            i: f"SELECT * FROM ({work.stored_slots(state['sums'], touched, i, counts)}) s WHERE {own}"
+            for i, counts in work.recipe.parts()
+        }
+        work.recipe.dictionaries("came", {int(i): f"({sql}) t" for i, sql in before.items() if i != "all"})
+        work.recipe.encode("arrived_ids", "came")
+        work.recipe.sums("fresh", "arrived_ids", ("user_id", "slot"))
+        for i, counts in work.recipe.parts():
+            keys = "user_id, slot" if i == "all" else "user_id, slot, value"
             running.table(
                 f"now_{i}",
-                f"""SELECT {keys}, {summed(counts)} FROM (
-                    {old} UNION ALL SELECT {keys}, {columns(counts)} FROM fresh_{i}) u GROUP BY {keys}""",
+                f"""SELECT {keys}, {summed(counts)} FROM ({work.with_ids(before[i], i, counts)}
+                    UNION ALL SELECT {keys}, {columns(counts)} FROM fresh_{i}) u GROUP BY {keys}""",
             )
-        rows = running.arrow(recipe.clock("now", "pairs", ("user_id", "slot"), str(at.number)))
+        rows = running.arrow(work.recipe.clock("now", "pairs", ("user_id", "slot"), str(at.number)))
     cells = dict(encode_cells(rows, clock.facets))
     users = sorted(cells)
     names = [slot_feature(n) for n in range(clock.settings.slots)]

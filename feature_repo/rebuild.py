@@ -8,17 +8,7 @@ from typing import TYPE_CHECKING
 from core.engine import Engine
 from core.errors import NotReadyError
 from core.hours import Hour
-from feature_repo.history import (
-    DAY_HOURS,
-    ITEM_COUNTS,
-    Period,
-    activity_history,
-    by_day,
-    clock_history,
-    item_history,
-    item_rows,
-    of_everyone,
-)
+from feature_repo.history import DAY_HOURS, ITEM_COUNTS, Period, Sources, histories, item_rows
 from feature_repo.sql import COUNTS, columns, counted
 from feature_repo.work import Refreshed, Work
 
@@ -98,18 +88,9 @@ class Rebuild(Work):
     def _histories(self) -> None:
         first = self.hours[0]
         period = Period(first, self.as_of, self.clock.window)
-        self.engine.view("raw_days", by_day(self.recipe, "raw_all"))
-        self.engine.view("raw_everyone", of_everyone(self.recipe, "raw_all"))
-        for view, source in (
-            ("clock_slots", "raw_all"),
-            ("user_profile", "raw_days"),
-            ("population_clock", "raw_everyone"),
-        ):
-            log.info("history of %s", view)
-            for number, sql in enumerate(clock_history(self.recipe, source, period, self.clock.logs[view].keys)):
-                self.write_rows(view, first + 1, number, sql)
-        self.write_rows("user_activity", first + 1, 0, activity_history(self.recipe, "raw_all", period))
-        self.write_rows("item_stats", first + 1, 0, item_history(self.recipe, "raw_all", period, "first_hours"))
+        sources = Sources(pairs="raw_all", users="raw_all", everyone="raw_all", items="raw_all")
+        for number, (view, sql) in enumerate(histories(self.recipe, sources, period, "first_hours")):
+            self.write_rows(view, first + 1, number, sql)
 
     def _snapshots(self, sums: dict[str, dict[str, str]]) -> None:
         start, at = self.engine.hour_start(str(self.as_of.number)), self.as_of.number

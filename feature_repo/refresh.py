@@ -10,23 +10,11 @@ from core.engine import Engine
 from core.errors import CorruptStateError
 from core.hours import Hour, hour_range
 from events.schema import BEHAVIOURS
-from feature_repo.history import (
-    DAY_HOURS,
-    ITEM_COUNTS,
-    Period,
-    activity_history,
-    by_day,
-    clock_history,
-    item_history,
-    item_rows,
-    of_everyone,
-)
-from feature_repo.sql import COUNTS, columns, counted, negative, summed
+from feature_repo.history import DAY_HOURS, ITEM_COUNTS, Period, Sources, histories, item_rows
+from feature_repo.sql import COUNTS, columns, counted, negative, summed, zeros
 from feature_repo.work import Refreshed, Work, folder_digest
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from feature_repo.clock import ClockState
 
 
@@ -92,7 +80,7 @@ class Refresh(Work):
 
     def _slots(self, touched: list[int]) -> dict[str, pa.Table]:
         """Write the new sums of the touched slots; returns the rows of the touched pairs and of the population."""
-        before = {i: self._before(touched, i, counts) for i, counts in self.recipe.parts()}
+        before = {i: self.stored_slots(self.sums, touched, i, counts) for i, counts in self.recipe.parts()}
         moved = "(SELECT * FROM came UNION ALL SELECT * FROM went UNION ALL SELECT * FROM inside) m"
         self.recipe.dictionaries(moved, {int(i): f"({sql}) t" for i, sql in before.items() if i != "all"})
         own = "JOIN late_pairs k ON k.user_id = r.user_id AND k.slot = r.slot"
@@ -101,13 +89,8 @@ class Refresh(Work):
             self.recipe.sums(f"s_{name}", f"e_{name}", ("user_id", "slot"))
         among = "EXISTS (SELECT 1 FROM %s p WHERE p.user_id = s.user_id AND p.slot = s.slot)"
         for i, counts in self.recipe.parts():
-            if i == "all":
-                keys, old = "user_id, slot", before[i]
-            else:
-                keys = "user_id, slot, value"
-                old = f"""SELECT t.user_id, t.slot, d.id AS value, {columns(counts, "t.")} FROM ({before[i]}) t
-                    JOIN values_{i} d ON d.value = t.value"""
-            self.engine.table(f"old_{i}", old)
+            keys = "user_id, slot" if i == "all" else "user_id, slot, value"
+            self.engine.table(f"old_{i}", self.with_ids(before[i], i, counts))
             self.engine.table(f"still_{i}", f"SELECT * FROM old_{i} s WHERE NOT {among % 'pairs'}")
             rest, same = f"WHERE NOT {among % 'late_pairs'}", columns(counts)
             self.engine.table(
@@ -125,19 +108,6 @@ class Refresh(Work):
         everyone = self.engine.arrow(self.population("still", "moved", "(SELECT DISTINCT slot FROM pairs)"))
         rows = self.recipe.clock("moved", "pairs", ("user_id", "slot"), str(self.as_of.number))
         return {"clock_slots": self.engine.arrow(rows), "population_clock": everyone}
-
-    def _before(self, touched: list[int], part: str, counts: Sequence[str]) -> str:
-        """SELECT of the stored sums of the touched slots, values as text."""
-        value = "" if part == "all" else "value, "
-        selects = [
-            f"""SELECT user_id, CAST({slot} AS INTEGER) AS slot, {value}{columns(counts)}
-            FROM {self.engine.files(self.stored(self.sums[str(slot)], part))} f{slot}"""
-            for slot in touched
-        ]
-        text = "" if part == "all" else "CAST(NULL AS VARCHAR(1)) AS value, "
-        zeros = ", ".join(f"CAST(0 AS BIGINT) AS {columns([c])}" for c in counts)
-        nothing = f"SELECT CAST(0 AS BIGINT) AS user_id, CAST(0 AS INTEGER) AS slot, {text}{zeros} WHERE 1 = 0"
-        return " UNION ALL ".join(selects or [nothing])
 
     def _users(self) -> pa.Table:
         """Write the users' sums; returns the touched users' rows."""
@@ -173,9 +143,7 @@ class Refresh(Work):
                 f"{name}_items", f"SELECT * FROM {name} s WHERE {'' if name == 'inside' else 'NOT '}{among}"
             )
         never = f"CAST({self.as_of.number} AS BIGINT) AS first_hour"  # later than any hour: only another one counts
-        no_day, nothing = (
-            ", ".join(f"CAST(0 AS BIGINT) AS {columns([c])}" for c in counts) for counts in (ITEM_COUNTS[:2], COUNTS)
-        )
+        no_day, nothing = zeros(ITEM_COUNTS[:2]), zeros()
         day = "count(CASE WHEN {0} THEN 1 END) AS day_events, count(CASE WHEN {0} AND finish THEN 1 END) AS day_finish"
         recent = day.format(f"hour >= {self.as_of.number - DAY_HOURS}")
         parts = [
@@ -189,10 +157,9 @@ class Refresh(Work):
             f"""SELECT item_id, {never}, {no_day}, {negative()} FROM (
                 SELECT item_id, {counted()} FROM went_items GROUP BY item_id) w""",
         ]
-        totals = ", ".join(f"CAST(sum({columns([c])}) AS BIGINT) AS {columns([c])}" for c in ITEM_COUNTS)
         self.engine.table(
             "items_now",
-            f"SELECT item_id, min(first_hour) AS first_hour, {totals} FROM ({' UNION ALL '.join(parts)}) i GROUP BY item_id",
+            f"SELECT item_id, min(first_hour) AS first_hour, {summed(ITEM_COUNTS)} FROM ({' UNION ALL '.join(parts)}) i GROUP BY item_id",
         )
         name = f"items-{self.as_of.key}-{self.number}"
         self.sums["items"] = self.write_sums(
@@ -222,9 +189,11 @@ class Refresh(Work):
         )
         self.recipe.read("past_events", files)
         names = columns(["hour", "slot", "user_id", "item_id", *self.clock.facets, *BEHAVIOURS])
+        self.engine.table("late_slots", "SELECT DISTINCT slot FROM raw_late")
         for name, key in (
             ("late_pairs", ("user_id", "slot")),
             ("late_users", ("user_id",)),
+            ("late_slots", ("slot",)),
             ("late_items", ("item_id",)),
         ):
             same = " AND ".join(f"k.{k} = r.{k}" for k in key)
@@ -233,32 +202,20 @@ class Refresh(Work):
                 f"SELECT {names} FROM past_events r WHERE EXISTS (SELECT 1 FROM {name} k WHERE {same})",
             )
         self.recipe.dictionaries("past_events")
-        self.engine.view("past_days", by_day(self.recipe, "past_of_late_users"))
-        self.engine.table("late_slots", "SELECT DISTINCT slot FROM raw_late")
-        self.engine.view(
-            "past_of_late_slots",
-            f"SELECT {names} FROM past_events r WHERE EXISTS (SELECT 1 FROM late_slots k WHERE k.slot = r.slot)",
-        )
-        self.engine.view("past_everyone", of_everyone(self.recipe, "past_of_late_slots"))
-        for view, source, keys in (
-            ("clock_slots", "past_of_late_pairs", "late_pairs"),
-            ("user_profile", "past_days", "late_users"),
-            ("population_clock", "past_everyone", "late_slots"),
-        ):
-            pieces = [
-                self.engine.arrow(sql).cast(self.clock.logs[view].schema)
-                for sql in clock_history(self.recipe, source, period, self.clock.logs[view].keys)
-            ]
-            self._replace(
-                view, keys, pa.concat_tables(pieces) if pieces else self.clock.logs[view].schema.empty_table(), since
-            )
-        activity = self.engine.arrow(activity_history(self.recipe, "past_of_late_users", period))
-        self._replace("user_activity", "late_users", activity, since)
         firsts = "SELECT n.item_id, n.first_hour FROM items_now n JOIN late_items k ON k.item_id = n.item_id"
         self.engine.table("first_hours", firsts)
-        items = self.engine.arrow(item_history(self.recipe, "past_of_late_items", period, "first_hours"))
-        self._replace("item_stats", "late_items", items, since)
-
-    def _replace(self, view: str, keys: str, rows: pa.Table, since: Hour) -> None:
-        self.engine.register("corrected", rows.cast(self.clock.logs[view].schema))
-        self.clock.logs[view].replace(self.engine, keys, "corrected", since)
+        sources = Sources(*(f"past_of_{name}" for name in ("late_pairs", "late_users", "late_slots", "late_items")))
+        logs = self.clock.logs
+        found: dict[str, list[pa.Table]] = {view: [changes.schema.empty_table()] for view, changes in logs.items()}
+        for view, sql in histories(self.recipe, sources, period, "first_hours"):
+            found[view].append(self.engine.arrow(sql).cast(logs[view].schema))
+        keys = {
+            "clock_slots": "late_pairs",
+            "user_profile": "late_users",
+            "population_clock": "late_slots",
+            "user_activity": "late_users",
+            "item_stats": "late_items",
+        }
+        for view, pieces in found.items():
+            self.engine.register("corrected", pa.concat_tables(pieces))
+            logs[view].replace(self.engine, keys[view], "corrected", since)

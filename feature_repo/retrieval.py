@@ -13,7 +13,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from core import duck
-from core.errors import NotReadyError
 from core.hours import Hour, hour_range
 from core.settings import Settings
 from events.store import EventStore
@@ -117,10 +116,7 @@ class ClockFeatures:
 
     def most_active(self, count: int) -> list[int]:
         """The users with the most events in the window, the lower id first among equals."""
-        state = self.clock.read()
-        if state is None:
-            return []
-        folder = self.clock.sums_folder(state["sums"]["users"]["folder"]) / "all"
+        folder = self.clock.sums_folder(self.clock.needed()["sums"]["users"]["folder"]) / "all"
         with duck.connection(self.settings) as con:
             source = duck.quoted(str(folder / "*.parquet"))
             rows = con.execute(
@@ -289,11 +285,3 @@ def advance(settings: Settings, until: Hour) -> dict[str, Any]:
         state.refresh(hour)
         rows += features.materialize(hour)
     return {"as_of": until.key, "refreshed": len(hours), "rebuilt": False, "online_rows": rows}
-
-
-def require_clocks(settings: Settings, events: EventStore) -> Hour:
-    """The hour that the clocks hold for; ``NotReadyError`` where there are none."""
-    at = ClockState(settings, events).as_of
-    if at is None:
-        raise NotReadyError("no clocks yet; run 'python -m feature_repo rebuild' first")
-    return at

@@ -184,9 +184,7 @@ def fit(settings: Settings, as_of: Hour | None = None) -> Shrinkage:
     """
     store = EventStore(settings.events_dir)
     clock = ClockState(settings, store)
-    at = as_of or clock.as_of
-    if at is None:
-        raise NotReadyError("no clocks yet; run 'python -m feature_repo rebuild' first")
+    at = as_of or Hour.parse(clock.needed()["as_of"])
     cut = at - HELD_OUT_HOURS
     before = clock.events(list(hour_range(cut - settings.window_hours, cut)))
     day = clock.events(list(hour_range(cut, at)))

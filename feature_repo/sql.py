@@ -71,6 +71,11 @@ def negative(counts: Sequence[str] = COUNTS) -> str:
     return ", ".join(f"-{identifier(c)} AS {identifier(c)}" for c in counts)
 
 
+def zeros(counts: Sequence[str] = COUNTS) -> str:
+    """The counts, all 0."""
+    return ", ".join(f"CAST(0 AS BIGINT) AS {identifier(c)}" for c in counts)
+
+
 def columns(names: Sequence[str], prefix: str = "") -> str:
     return ", ".join(f"{prefix}{identifier(name)}" for name in names)
 

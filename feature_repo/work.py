@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from core.engine import Engine, parquet_parts
 from core.files import digest_file, digest_text
 from core.hours import Hour, hour_range
-from feature_repo.sql import COUNTS, Recipe, columns, negative, summed
+from feature_repo.sql import COUNTS, Recipe, columns, negative, summed, zeros
 
 if TYPE_CHECKING:
     from feature_repo.clock import ClockState
@@ -45,6 +46,35 @@ class Work:
 
     def stored(self, entry: dict[str, str], part: str) -> list[Path]:
         return parquet_parts(self.clock.sums_folder(entry["folder"]) / part)
+
+    def stored_slots(
+        self, entries: dict[str, dict[str, str]], slots: Sequence[int], part: str, counts: Sequence[str]
+    ) -> str:
+        """SELECT of the stored sums of slots (user_id, slot, value as text, counts).
+
+        Args:
+            entries: the state's sums.
+            slots: their numbers; none gives no rows.
+            part: facet number, or ``all`` (without values).
+            counts: columns of the part.
+        """
+        value = "" if part == "all" else "value, "
+        selects = [
+            f"""SELECT user_id, CAST({slot} AS INTEGER) AS slot, {value}{columns(counts)}
+            FROM {self.engine.files(self.stored(entries[str(slot)], part))} f{slot}"""
+            for slot in slots
+        ]
+        text = "" if part == "all" else "CAST(NULL AS VARCHAR(1)) AS value, "
+        nothing = f"SELECT CAST(0 AS BIGINT) AS user_id, CAST(0 AS INTEGER) AS slot, {text}{zeros(counts)} WHERE 1 = 0"
+        return " UNION ALL ".join(selects or [nothing])
+
+    @staticmethod
+    def with_ids(sums: str, part: str, counts: Sequence[str]) -> str:
+        """SELECT of stored sums with the ids of their values instead of the text."""
+        if part == "all":
+            return sums
+        return f"""SELECT t.user_id, t.slot, d.id AS value, {columns(counts, "t.")} FROM ({sums}) t
+            JOIN values_{part} d ON d.value = t.value"""
 
     def slot_sums(self, tables: str, slot: int, more: str = "") -> dict[str, str]:
         """Queries of a slot's sums, values as text, in the order of their key.
