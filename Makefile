@@ -14,7 +14,7 @@ export PYTHONUNBUFFERED := 1
 
 $(VENV)/.installed: requirements.txt
 	@test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
-	@echo "installing into $(VENV) (about 2 GB, under a minute with a warm cache)"
+	@echo "installing into $(VENV) (about 3 GB, under a minute with a warm cache)"
 	@test -x $(VENV)/bin/uv || $(VENV)/bin/pip install --quiet --disable-pip-version-check "uv>=0.9"
 	@$(VENV)/bin/uv pip install --quiet --python $(VENV)/bin/python -r requirements.txt
 	@touch $@
