@@ -19,7 +19,7 @@ $(VENV)/.installed: requirements.txt
 	@$(VENV)/bin/uv pip install --quiet --python $(VENV)/bin/python -r requirements.txt
 	@touch $@
 
-.PHONY: help setup demo up down test check format bench services lock clean
+.PHONY: help setup demo up down test check format bench study services lock clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -46,6 +46,9 @@ format: setup ## put the code in its format
 
 bench: setup ## speed and memory, side by side with what a user would pick instead
 	@$(RUN) -m benchmarks
+
+study: setup ## a study with its conclusion (NAME=ab_calibration FRESH=1)
+	@$(RUN) -m studies $(if $(NAME),"$(NAME)",--help) $(if $(filter-out 0,$(FRESH)),--fresh)
 
 services: ## install the servers that some tests start (Debian packages, needs root): PostgreSQL, Redis, Chromium, Java
 	@docker/install_services.sh

@@ -1,38 +1,61 @@
-"""Tests on a user table: Welch and CUPED for every metric, and the sample-ratio check. By tea-tasting."""
+"""An experiment's result: checks, every metric of every variant against the control, segments, and the decision."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass
+from datetime import date
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.compute as pc
-import tea_tasting as tt
-
-from ab_analysis.experiment import Experiment
-from ab_analysis.user_table import UserTable
+from ab_analysis import checks as check
+from ab_analysis.checks import Check
+from ab_analysis.decision import Decision, decide
+from ab_analysis.experiment import Experiment, Plan
+from ab_analysis.inference import UNKNOWN, Effect, Tested, adjust, compare, post_stratified, shrink
+from ab_analysis.model_covariate import add_model_covariates
+from ab_analysis.moments import Cells, Moments, read_moments
+from ab_analysis.quantiles import compare_quantiles
+from ab_analysis.series import Point, daily_points, drift, make_post_days
+from ab_analysis.stopping import interval_multiplier
+from ab_analysis.user_table import Counts, segment_labels
+from core.engine import Engine
 from core.errors import NotReadyError
 
-SAMPLE_RATIO_ALARM = 0.001
-"""A sample-ratio p-value below this says that assignment or logging is broken (Fabijan et al. 2019)."""
+BINS = 30
+MIN_SEGMENT_USERS = 30
+"""A segment with fewer users on a side is not tested: its interval would promise too much."""
+CORRECTIONS = {"primary": "holm", "secondary": "fdr_bh", "guardrail": "holm"}
+"""How the p-values of a role are adjusted for how many there are."""
+SIGNIFICANT_DIGITS = 12
+"""Of figures in files."""
 
 
 @dataclass(frozen=True)
 class MetricResult:
-    """One metric of one variant against the control.
+    """One metric of one variant against the control, by one method.
 
     Attributes:
-        method: ``welch`` or ``cuped`` (covariate: the same metric before the experiment;
-            Deng et al. 2013, doi:10.1145/2433396.2433413).
-        effect: difference of the means, in the metric's unit; ``rel_effect`` relative to the control's.
-        variance_reduction: 1 − (width of CUPED's interval / width of Welch's)²; 0 for ``welch``.
+        role: ``primary``, ``secondary`` or ``guardrail``.
+        method: ``welch``, ``cuped``, ``cupac`` (CUPED with a model's prediction), ``post_stratified``, ``quantile``.
+        headline: whether decisions use this row; one method a metric.
+        effect: treatment − control, in the metric's unit; ``rel_effect`` relative to the control's.
+        effect_ci: interval of one look, one comparison; ``rel_effect_ci`` likewise.
+        adjusted_ci: relative interval for all planned looks and, among primary metrics, all comparisons together; None
+            before the first look that the stopping rule allows.
+        p_value: two-sided, of one look and comparison; ``p_adjusted`` by Holm (primary) or Benjamini-Hochberg
+            (secondary) over the headline rows of the role, NaN for others.
+        variance_reduction: 1 − (standard error / Welch's)².
+        detectable: smallest true relative effect that such a test finds with the experiment's power; ``power``: chance
+            to find ``minimum_effect``.
         truth: known relative effect, where the experiment is simulated.
     """
 
     metric: str
     variant: str
+    role: str
     method: str
+    headline: bool
     n_control: int
     n_treatment: int
     control: float
@@ -41,9 +64,49 @@ class MetricResult:
     effect_ci: tuple[float, float]
     rel_effect: float
     rel_effect_ci: tuple[float, float]
+    adjusted_ci: tuple[float, float] | None
     p_value: float
-    variance_reduction: float = 0.0
+    p_adjusted: float
+    variance_reduction: float
+    detectable: float
+    power: float
     truth: float | None = None
+
+
+@dataclass(frozen=True)
+class SegmentResult:
+    """A metric's effect in one segment.
+
+    Attributes:
+        p_fdr: Benjamini-Hochberg over all segments, metrics and variants.
+        shrunk: effect drawn towards that of all segments (empirical Bayes), with interval.
+        p_same: of "all segments have the same effect" (Cochran's Q).
+    """
+
+    segment: str
+    value: str
+    metric: str
+    variant: str
+    n_control: int
+    n_treatment: int
+    rel_effect: float
+    rel_effect_ci: tuple[float, float]
+    p_value: float
+    p_fdr: float
+    shrunk: float
+    shrunk_ci: tuple[float, float]
+    p_same: float
+
+
+@dataclass(frozen=True)
+class Novelty:
+    """How the daily effect changed from the first half to the second: positive grows, negative fades."""
+
+    metric: str
+    variant: str
+    change: float
+    change_ci: tuple[float, float]
+    p_value: float
 
 
 @dataclass(frozen=True)
@@ -52,116 +115,275 @@ class Analysis:
 
     experiment: str
     until: str
+    elapsed_days: float
+    planned_days: float
     users: dict[str, int]
-    sample_ratio_p_value: float
-    crossed_users: int
-    unknown_exposures: int
-    new_users: int
+    decision: Decision
+    checks: tuple[Check, ...]
     results: tuple[MetricResult, ...]
-    warnings: tuple[str, ...]
+    segments: tuple[SegmentResult, ...]
+    novelty: tuple[Novelty, ...]
+    points: tuple[Point, ...]
+    histograms: dict[str, dict[str, Any]]
+    new_users: int
 
     def as_json(self) -> dict[str, Any]:
-        return asdict(self)
+        """Plain values, figures to 12 digits; what is not known is null."""
+        cleaned: dict[str, Any] = plain(self)
+        return cleaned
 
-    def of(self, metric: str, method: str = "cuped") -> list[MetricResult]:
-        """Results of a metric, one a treatment variant."""
-        return [r for r in self.results if r.metric == metric and r.method == method]
+    def of(self, metric: str, method: str | None = None) -> list[MetricResult]:
+        """Results of a metric, one a treatment; by default those that decide."""
+        rows = [r for r in self.results if r.metric == metric]
+        return [r for r in rows if (r.headline if method is None else r.method == method)]
+
+    @property
+    def warnings(self) -> list[Check]:
+        """Checks that were not passed, the worst first."""
+        return sorted((c for c in self.checks if c.level != "ok"), key=lambda c: c.level)
 
 
-def analyze(experiment: Experiment, table: UserTable) -> Analysis:
-    """Test every metric of every variant against the control.
+def plain(value: Any) -> Any:
+    """A value as JSON takes it: figures to 12 significant digits, NaN and infinity as None."""
+    if isinstance(value, float):
+        return float(f"{value:.{SIGNIFICANT_DIGITS - 1}e}") if math.isfinite(value) else None
+    if is_dataclass(value) and not isinstance(value, type):
+        return {f.name: plain(getattr(value, f.name)) for f in fields(value)}
+    if isinstance(value, Mapping):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(v) for v in value]
+    return value.isoformat() if isinstance(value, date) else value
+
+
+def tested_metrics(plan: Plan, *, some_new: bool) -> dict[str, Tested]:
+    """How each metric of the experiment is tested, with its covariates; quantiles are not among them."""
+    own = ("new_user",) if some_new else ()
+    found = {}
+    for name in plan.experiment.named:
+        metric = plan.metrics[name]
+        if metric.kind == "quantile":
+            continue
+        if name in plan.experiment.covariates:
+            covariates = tuple(f"{c}_pre" for c in plan.experiment.covariates[name])
+        elif metric.ratio:
+            covariates = tuple(f"{c}_pre" for c in metric.ratio)
+        else:
+            covariates = () if metric.kind == "retained" else (f"{name}_pre",)
+        columns = metric.ratio or ((name, f"{name}_eligible") if metric.kind == "retained" else (name, None))
+        found[name] = Tested(name, columns[0], columns[1], (*covariates, *own) if covariates else ())
+    return found
+
+
+def analyze(
+    db: Engine, plan: Plan, counts: Counts, *, registered: dict[str, Any] | None = None, seed: int = 0
+) -> Analysis:
+    """Analyse an experiment whose tables stand in the engine (``user_table``).
+
+    Args:
+        db: holds ``users`` and ``user_day``.
+        plan: the experiment and its metrics.
+        counts: from ``build_user_table``.
+        registered: digest and content of the experiment file when it was first reported.
+        seed: of the models behind ``model_covariates``.
 
     Raises:
         NotReadyError: a variant has fewer than two users.
     """
-    counts = {str(v["values"]): int(v["counts"]) for v in pc.value_counts(table.users["variant"]).to_pylist()}
-    few = [name for name in experiment.variants if counts.get(name, 0) < 2]
-    if few:
-        raise NotReadyError(f"variant {few} of '{experiment.name}' has fewer than two users before {table.until}")
-    has_pre = {m: bool(pc.max(table.users[f"{m}_pre"]).as_py() or 0) for m in experiment.metrics}
-    metrics: dict[str, Any] = {}
-    for metric in experiment.metrics:
-        metrics[f"{metric}/welch"] = tt.Mean(metric, confidence_level=experiment.confidence)
-        if has_pre[metric]:
-            metrics[f"{metric}/cuped"] = tt.Mean(metric, f"{metric}_pre", confidence_level=experiment.confidence)
-    treatments = [v for v in experiment.variants if v != experiment.control]
-    results: list[MetricResult] = []
-    for variant in treatments:
-        pair = table.users.filter(pc.is_in(table.users["variant"], pa.array([experiment.control, variant])))
-        found = tt.Experiment(metrics).analyze(pair, control=experiment.control)
-        results += _rows(experiment, variant, found, counts)
-    ratio = tt.SampleRatio(dict(experiment.variants)) if len(treatments) == 1 else None
-    p_value = (
-        float(tt.Experiment({"srm": ratio}).analyze(table.users, control=experiment.control)["srm"].pvalue)
-        if ratio
-        else _chi_square(experiment, counts)
-    )
+    experiment = plan.experiment
+    if few := [v for v, n in counts.analysed.items() if n < 2]:
+        raise NotReadyError(f"variant {few} of '{experiment.name}' has fewer than two users before {counts.until}")
+    tested = tested_metrics(plan, some_new=0 < counts.new_users < sum(counts.analysed.values()))
+    table, models = "users", {}
+    if experiment.model_covariates:
+        features = [*(f"{m}_pre" for m in plan.additive), "new_user"]
+        modelled = [m for m in experiment.model_covariates if m in tested and tested[m].denominator is None]
+        if columns := add_model_covariates(db, modelled, features, seed):
+            table = "users_with_models"
+            models = {
+                m: Tested(m, m, covariates=(*tested[m].covariates, c)) for m, c in zip(modelled, columns, strict=True)
+            }
+    before = {n: Tested(n, f"{n}_pre") for n in tested if plan.metrics[n].additive}
+    blocks = [t.block for t in (*tested.values(), *models.values(), *before.values())]
+    cells = read_moments(db, table, ("variant", *experiment.segments), blocks)
+    everybody = cells.of()
+    has_pre = {n: any(everybody.variance(c) > 0 for c in t.covariates if c != "new_user") for n, t in tested.items()}
+    has_pre = {n: there for n, there in has_pre.items() if tested[n].covariates}
+    results = _results(plan, _effects(db, plan, cells, tested, models, has_pre), counts)
+    look = interval_multiplier(experiment, experiment.elapsed_days(counts.until), 1)
+    series = [m for m in experiment.primary if plan.metrics[m].additive]
+    points: list[Point] = []
+    novelty: list[Novelty] = []
+    if series:
+        make_post_days(db, tuple(series), counts.until)
+        for metric in series:
+            points += daily_points(db, experiment, metric, counts.until)
+            novelty += [
+                Novelty(metric, v, e.effect, e.effect_ci, e.p_value)
+                for v, e in drift(db, experiment, metric, counts.until).items()
+                if e.known
+            ]
+    found = [
+        check.sample_ratio(experiment.variants, counts.assigned),
+        check.pre_period(experiment, cells, (t for n, t in before.items() if has_pre.get(n))),
+        check.exposure_days(db, experiment),
+        *check.counted(experiment, counts),
+        check.looks(experiment, counts, allowed=look is not None),
+        *check.edited(registered, experiment),
+        *check.nothing_to_adjust(plan, has_pre),
+        *_constant(results),
+        *_fading(experiment, novelty),
+    ]
     return Analysis(
-        experiment=experiment.name, until=table.until.key, users=counts, sample_ratio_p_value=p_value,
-        crossed_users=table.crossed, unknown_exposures=table.unknown, new_users=int(pc.sum(table.users["is_new"]).as_py() or 0),
-        results=tuple(results), warnings=tuple(_warnings(table, p_value, has_pre)),
+        experiment=experiment.name, until=counts.until.key,
+        elapsed_days=experiment.elapsed_days(counts.until), planned_days=experiment.planned_days,
+        users=counts.analysed, decision=decide(plan, results, found, counts.until), checks=tuple(found),
+        results=tuple(results), segments=tuple(_segments(experiment, cells, tested, has_pre)), novelty=tuple(novelty),
+        points=tuple(points),
+        histograms={m: _histogram(db, m, whole=plan.metrics[m].sum is None) for m in series},
+        new_users=counts.new_users,
     )  # fmt: skip
 
 
-def _rows(experiment: Experiment, variant: str, found: Any, counts: dict[str, int]) -> list[MetricResult]:
-    rows = []
-    widths: dict[str, float] = {}
-    for key, result in found.items():
-        metric, method = key.split("/")
-        effect_ci = (result.effect_size_ci_lower, result.effect_size_ci_upper)
-        width = effect_ci[1] - effect_ci[0]
-        widths.setdefault(metric, width)
-        rows.append(
-            MetricResult(
-                metric=metric, variant=variant, method=method, n_control=counts[experiment.control],
-                n_treatment=counts[variant], control=result.control, treatment=result.treatment, effect=result.effect_size,
-                effect_ci=effect_ci, rel_effect=result.rel_effect_size,
-                rel_effect_ci=(result.rel_effect_size_ci_lower, result.rel_effect_size_ci_upper), p_value=result.pvalue,
-                variance_reduction=1 - (width / widths[metric]) ** 2 if widths[metric] > 0 else 0.0,
-                truth=experiment.truth.get(metric),
-            )
-        )  # fmt: skip
-    return rows
-
-
-def _chi_square(experiment: Experiment, counts: dict[str, int]) -> float:
-    from scipy.stats import chisquare
-
-    total, shares = sum(counts.values()), sum(experiment.variants.values())
-    expected = [total * share / shares for share in experiment.variants.values()]
-    return float(chisquare([counts[v] for v in experiment.variants], expected).pvalue)
-
-
-def _warnings(table: UserTable, p_value: float, has_pre: dict[str, bool]) -> list[str]:
+def _effects(
+    db: Engine,
+    plan: Plan,
+    cells: Cells,
+    tested: Mapping[str, Tested],
+    models: Mapping[str, Tested],
+    has_pre: Mapping[str, bool],
+) -> list[tuple[str, str, str, Effect]]:
+    """(metric, variant, method, effect); the last method of a metric and variant is the headline."""
+    experiment = plan.experiment
+    confidence, control = experiment.confidence, cells.of(variant=experiment.control)
     found = []
-    if p_value < SAMPLE_RATIO_ALARM:
-        found.append(
-            f"Sample-ratio mismatch (p = {p_value:.2g}): the variants do not have the shares they should. "
-            "Do not read the effects; look for lost or doubled exposures first."
-        )
-    if table.crossed:
-        found.append(f"{table.crossed} users were seen in more than one variant and are left out.")
-    if table.unknown:
-        found.append(
-            f"{table.unknown} exposures name a variant that the experiment file does not have; they are left out."
-        )
-    if missing := [m for m, there in has_pre.items() if not there]:
-        found.append(f"No pre-period for {', '.join(missing)}: shown without CUPED.")
+    for name, variant in ((n, v) for n in experiment.named for v in experiment.treatments):
+        if plan.metrics[name].kind == "quantile":
+            effect = compare_quantiles(db, plan.metrics[name], experiment.control, variant, confidence)
+            found.append((name, variant, "quantile", effect))
+            continue
+        treatment, t = cells.of(variant=variant), tested[name]
+        if experiment.strata and t.denominator is None:
+            effect = post_stratified(t, cells, experiment.strata, experiment.control, variant, confidence)
+            found.append((name, variant, "post_stratified", effect))
+        found.append((name, variant, "welch", compare(t, control, treatment, confidence, adjusted=False)))
+        if has_pre.get(name):
+            found.append((name, variant, "cuped", compare(t, control, treatment, confidence, adjusted=True)))
+        if name in models:
+            found.append((name, variant, "cupac", compare(models[name], control, treatment, confidence, adjusted=True)))
     return found
 
 
-def verdict(experiment: Experiment, analysis: Analysis) -> str:
-    """One sentence about the primary metrics."""
-    if analysis.sample_ratio_p_value < SAMPLE_RATIO_ALARM:
-        return "No conclusion: the sample ratio is broken."
-    parts = []
-    for metric in experiment.primary:
-        for result in analysis.of(metric) or analysis.of(metric, "welch"):
-            low, high = result.rel_effect_ci
-            word = "up" if low > 0 else "down" if high < 0 else "not shown to change"
-            interval = f"{experiment.confidence:.0%} interval {low:+.2%} to {high:+.2%}"
-            text = f"{metric.replace('_', ' ')} {word} ({result.rel_effect:+.2%}, {interval})"
-            parts.append(f"{result.variant}: {text}" if len(experiment.variants) > 2 else text)
-    return (
-        "; ".join(parts) + "." if parts and not any(math.isnan(r.effect) for r in analysis.results) else "No data yet."
+def _results(plan: Plan, effects: Sequence[tuple[str, str, str, Effect]], counts: Counts) -> list[MetricResult]:
+    experiment = plan.experiment
+    headline = {(name, variant): method for name, variant, method, _ in effects}
+    p_adjusted: dict[str, float] = {}
+    for role, method in CORRECTIONS.items():
+        p_adjusted |= adjust(
+            {f"{n}/{v}": e.p_value for n, v, m, e in effects if experiment.role(n) == role and headline[n, v] == m},
+            method,
+        )
+    elapsed = experiment.elapsed_days(counts.until)
+    comparisons = {"primary": len(experiment.primary) * len(experiment.treatments)}
+    welch = {(n, v): e for n, v, m, e in effects if m == "welch"}
+    results = []
+    for name, variant, method, e in effects:
+        role, base = experiment.role(name), welch.get((name, variant), UNKNOWN)
+        multiplier = interval_multiplier(experiment, elapsed, comparisons.get(role, 1))
+        chosen = headline[name, variant] == method
+        results.append(
+            MetricResult(
+                metric=name, variant=variant, role=role, method=method, headline=chosen,
+                n_control=counts.analysed[experiment.control], n_treatment=counts.analysed[variant],
+                control=e.control, treatment=e.treatment, effect=e.effect, effect_ci=e.effect_ci,
+                rel_effect=e.rel_effect, rel_effect_ci=e.rel_effect_ci,
+                adjusted_ci=e.widened(multiplier)[1] if multiplier and e.known else None,
+                p_value=e.p_value, p_adjusted=p_adjusted[f"{name}/{variant}"] if chosen else math.nan,
+                variance_reduction=1 - (e.se / base.se) ** 2 if e.known and base.known else 0.0,
+                detectable=e.detectable(experiment.power) / abs(e.control) if e.known and e.control else math.nan,
+                power=e.power(experiment.minimum_effect * e.control) if e.known else math.nan,
+                truth=experiment.truth.get(name),
+            )
+        )  # fmt: skip
+    return results
+
+
+def _segments(
+    experiment: Experiment, cells: Cells, tested: Mapping[str, Tested], has_pre: Mapping[str, bool]
+) -> list[SegmentResult]:
+    rows: list[tuple[str, str, str, str, Moments, Moments, Effect]] = []
+    for segment in experiment.segments:
+        for name in (m for m in experiment.primary if m in tested):
+            for variant in experiment.treatments:
+                for value in _in_order(experiment, segment, cells):
+                    sides = [cells.of(variant=v, **{segment: value}) for v in (experiment.control, variant)]
+                    if min(m.count for m in sides) < MIN_SEGMENT_USERS:
+                        continue
+                    effect = compare(
+                        tested[name], sides[0], sides[1], experiment.confidence, adjusted=has_pre.get(name, False)
+                    )
+                    if effect.known and all(map(math.isfinite, effect.rel_effect_ci)):
+                        rows.append((segment, value, name, variant, sides[0], sides[1], effect))
+    fdr = adjust({str(n): row[-1].p_value for n, row in enumerate(rows)}, "fdr_bh")
+    results = []
+    for family in dict.fromkeys((r[0], r[2], r[3]) for r in rows):
+        own = [(n, r) for n, r in enumerate(rows) if (r[0], r[2], r[3]) == family]
+        effects = [r[-1] for _, r in own]
+        shrunk, p_same = shrink([e.rel_effect for e in effects], [_relative_se(e) for e in effects])
+        for (n, (segment, value, name, variant, control, treatment, e)), s in zip(own, shrunk, strict=True):
+            half = (e.rel_effect_ci[1] - e.rel_effect_ci[0]) / 2 / _relative_se(e) * s.se
+            results.append(
+                SegmentResult(
+                    segment, value, name, variant, control.count, treatment.count, e.rel_effect, e.rel_effect_ci,
+                    e.p_value, fdr[str(n)], s.effect, (s.effect - half, s.effect + half), p_same,
+                )
+            )  # fmt: skip
+    return results
+
+
+def _in_order(experiment: Experiment, segment: str, cells: Cells) -> list[str]:
+    rule, there = experiment.segments[segment], cells.values(segment)
+    return [label for label in segment_labels(rule) if label in there] if rule.of else there
+
+
+def _relative_se(effect: Effect) -> float:
+    from statistics import NormalDist
+
+    low, high = effect.rel_effect_ci
+    return (high - low) / 2 / NormalDist().inv_cdf(0.5 + effect.confidence / 2)
+
+
+def _histogram(db: Engine, metric: str, *, whole: bool) -> dict[str, Any]:
+    """Users by classes of a metric; the last class takes everything above the 99 % quantile.
+
+    Classes of a metric that counts (``whole``) are whole numbers wide.
+    """
+    top = float(db.scalar(f"SELECT percentile_cont(0.99) WITHIN GROUP (ORDER BY {metric}) FROM users") or 0) or 1.0
+    width = float(math.ceil(top / (BINS - 1))) if whole else top / (BINS - 1)
+    rows = db.rows(
+        f"""SELECT variant, CAST(greatest(least(floor({metric} / {width!r}), {BINS - 1}), 0) AS INTEGER) AS bin,
+        count(*) AS n FROM users GROUP BY 1, 2"""
     )
+    shares = {v: [0] * BINS for v in sorted({r[0] for r in rows})}
+    for variant, at, n in rows:
+        shares[variant][int(at)] = int(n)
+    return {"width": width, "users": shares}
+
+
+def _constant(results: Sequence[MetricResult]) -> list[Check]:
+    same = sorted({r.metric for r in results if r.headline and not math.isfinite(r.effect)})
+    if not same:
+        return []
+    text = f"{', '.join(same)} cannot be tested: the same value for (almost) every user, or nothing in the denominator."
+    return [Check("metric without variation", "warn", text)]
+
+
+def _fading(experiment: Experiment, novelty: Sequence[Novelty]) -> list[Check]:
+    found = adjust({f"{n.metric} ({n.variant})": n.p_value for n in novelty}, "holm")
+    moving = [k for k, p in found.items() if p < 1 - experiment.confidence]
+    if not moving:
+        return []
+    text = (
+        f"The daily effect on {', '.join(moving)} changed between the first half and the second: novelty or learning."
+    )
+    return [Check("novelty", "warn", text)]

@@ -1,42 +1,126 @@
-"""The experiment file: what is tested, on whom, by which metrics."""
+"""The experiment file: what is tested, on whom, by which metrics, and how the result will be read."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from datetime import UTC, date, datetime
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from ab_analysis.metrics import EVENT_COLUMNS, Metric, check_expression, closure, columns_of, load_catalogue
+from core.documents import did_you_mean, load_document
 from core.errors import ConfigError
+from core.files import digest_json
+from core.hours import Hour, day_hours
+from core.settings import Settings
 
-METRICS = ("active_days", "duration_hours", "finishes", "likes", "skips")
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,60}")
+VARIANT = re.compile(r"[A-Za-z0-9][A-Za-z0-9 _.-]{0,60}")
+UNPLANNED_DAYS = 14
+"""Length that the stopping rules take where an experiment has no end."""
+MOST_EDGES = 10
 
 
-class Experiment(BaseModel):
-    """An experiment, as an analyst writes it down.
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
-    ``variants`` maps each variant to its share of the users. ``start`` is the moment (UTC) the
-    experiment begins, a day means its midnight; ``end`` its last day. The pre-period that covariates come
-    from is the ``pre_days`` days before the start.
+
+class Layer(_Strict):
+    """A share of all users that experiments of one layer divide among them, so that nobody is in two of them.
+
+    A user's place in the layer is a hash in [0, 1); the experiment takes the users in [``start``, ``end``).
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    name: str = Field(pattern=NAME.pattern)
+    start: float = Field(0.0, ge=0, lt=1)
+    end: float = Field(1.0, gt=0, le=1)
+
+    @model_validator(mode="after")
+    def _grows(self) -> Layer:
+        if self.end <= self.start:
+            raise ValueError(f"end {self.end} must lie above start {self.start}")
+        return self
+
+
+class Segment(_Strict):
+    """Groups of users by what was known before the experiment: a metric's classes, or the commonest facet value."""
+
+    of: str | None = Field(None, description="Metric whose value before the start is divided into classes.")
+    edges: tuple[float, ...] = Field((), description="Lower ends of the classes after the first.")
+    top: str | None = Field(None, description="Facet whose commonest value before the start is the user's segment.")
+
+    @model_validator(mode="after")
+    def _one(self) -> Segment:
+        if (self.of is None) == (self.top is None):
+            raise ValueError("give either 'of' (a metric, with edges) or 'top' (a facet)")
+        if self.of is not None and not 1 <= len(self.edges) <= MOST_EDGES:
+            raise ValueError(f"edges: give 1 to {MOST_EDGES} numbers")
+        if list(self.edges) != sorted(set(self.edges)):
+            raise ValueError("edges must grow")
+        return self
+
+
+class Guardrail(_Strict):
+    """A metric that may get worse by no more than ``max_worse``, as a share of the control's value."""
+
+    max_worse: float = Field(0.0, ge=0, lt=1)
+
+
+class Stopping(_Strict):
+    """How looks before the end are read.
+
+    ``fixed``: one look, at the end. ``always_valid``: any day, for ever (confidence sequence). ``group_sequential``:
+    any day up to the end, which must be fixed (O'Brien-Fleming spending).
+    """
+
+    rule: Literal["fixed", "always_valid", "group_sequential"] = "always_valid"
+    first_look_days: int = Field(1, ge=1, le=90)
+
+
+class Experiment(_Strict):
+    """An experiment, as an analyst writes it down.
+
+    ``variants`` maps each variant to its share of the users. ``start`` is the moment (UTC) the experiment begins, a
+    day means its midnight; ``end`` its last day. The pre-period that covariates and segments come from is the
+    ``pre_days`` days before the start: nothing in it can have been changed by the experiment.
+    """
 
     name: str
     hypothesis: str = ""
     owner: str = ""
     variants: dict[str, float]
     control: str
+    salt: str = ""
+    layer: Layer | None = None
     start: datetime
     end: date | None = None
     pre_days: int = Field(14, ge=0, le=365)
+    population: str | None = Field(
+        None, description="SQL condition over metrics before the start (active_days_pre), is_new and segments."
+    )
+    trigger: str | None = Field(
+        None, description="SQL condition over an event: a user counts from the first such event after exposure."
+    )
     primary: tuple[str, ...] = ("active_days", "duration_hours")
     secondary: tuple[str, ...] = ("finishes", "likes", "skips")
+    guardrails: dict[str, Guardrail] = Field(default_factory=dict)
+    segments: dict[str, Segment] = Field(default_factory=dict)
+    strata: tuple[str, ...] = Field((), description="Segments to post-stratify by.")
+    covariates: dict[str, tuple[str, ...]] = Field(
+        default_factory=dict, description="Metric → metrics whose values before the start adjust it; default: itself."
+    )
+    model_covariates: tuple[str, ...] = Field(
+        (), description="Metrics that a cross-fitted model's prediction from all pre-period metrics adjusts (CUPAC)."
+    )
+    minimum_effect: float = Field(0.01, gt=0, lt=10, description="Smallest relative effect worth finding.")
+    power: float = Field(0.8, gt=0.5, lt=1)
     confidence: float = Field(0.95, gt=0.5, lt=1)
+    stopping: Stopping = Stopping()
+    metrics: dict[str, Metric] = Field(default_factory=dict, description="The experiment's own metrics.")
     truth: dict[str, float] = Field(
         default_factory=dict, description="Known relative effects, for simulated experiments."
     )
@@ -48,50 +132,166 @@ class Experiment(BaseModel):
             raise ValueError("use lower-case letters, digits, - and _ only (the name becomes a folder)")
         return name
 
+    @field_validator("variants")
+    @classmethod
+    def _shares(cls, variants: dict[str, float]) -> dict[str, float]:
+        if len(variants) < 2:
+            raise ValueError("name at least two, with their shares")
+        if bad := [name for name in variants if not VARIANT.fullmatch(name)]:
+            raise ValueError(f"{bad}: a variant's name has letters, digits, space, _ . and - only")
+        if min(variants.values()) <= 0:
+            raise ValueError("every share must be above 0")
+        return variants
+
+    @field_validator("population", "trigger")
+    @classmethod
+    def _condition(cls, text: str | None) -> str | None:
+        if text is not None:
+            check_expression(text, "condition")
+        return text
+
+    @field_validator("metrics")
+    @classmethod
+    def _named(cls, metrics: dict[str, Metric]) -> dict[str, Metric]:
+        if bad := [n for n in metrics if not re.fullmatch(r"[a-z][a-z0-9_]{0,50}", n) or n.endswith("_pre")]:
+            raise ValueError(
+                f"{bad}: a metric's name has lower-case letters, digits and _ only, and no _pre at its end"
+            )
+        return metrics
+
     @model_validator(mode="after")
     def _consistent(self) -> Experiment:
-        if len(self.variants) < 2:
-            raise ValueError("variants: name at least two, with their shares")
         if self.control not in self.variants:
-            raise ValueError(f"control: '{self.control}' is none of the variants {sorted(self.variants)}")
-        if min(self.variants.values()) <= 0:
-            raise ValueError("variants: every share must be above 0")
-        if self.end is not None and self.end < self.start.date():
-            raise ValueError(f"end: {self.end} lies before start {self.start}")
-        if unknown := [m for m in self.metrics if m not in METRICS]:
-            raise ValueError(f"unknown metrics {unknown}; choose from {list(METRICS)}")
+            hint = did_you_mean(self.control, self.variants)
+            raise ValueError(f"control: '{self.control}' is none of the variants {sorted(self.variants)}{hint}")
+        if self.end is not None and self.end < self.start_time.date():
+            raise ValueError(f"end: {self.end} lies before start {self.start_time}")
+        if not self.primary:
+            raise ValueError("primary: name at least one metric")
+        if twice := sorted({m for m in self.named if self.named.count(m) > 1}):
+            raise ValueError(f"{twice} is named twice among primary, secondary and guardrails")
+        if self.stopping.rule == "group_sequential" and self.end is None:
+            raise ValueError(
+                "stopping: group_sequential plans its looks up to the end; give 'end', or use always_valid"
+            )
+        if unknown := sorted(set(self.strata) - set(self.segments)):
+            raise ValueError(f"strata: {unknown} are no segments of this file")
+        if unknown := sorted({*self.covariates, *self.model_covariates} - set(self.named)):
+            raise ValueError(f"covariates: {unknown} are no metrics of this experiment")
         return self
 
     @property
-    def metrics(self) -> tuple[str, ...]:
-        """Primary metrics first."""
-        return (*self.primary, *self.secondary)
+    def named(self) -> tuple[str, ...]:
+        """Metrics that are tested: primary, secondary, guardrails."""
+        return (*self.primary, *self.secondary, *self.guardrails)
+
+    def role(self, metric: str) -> str:
+        return "primary" if metric in self.primary else "guardrail" if metric in self.guardrails else "secondary"
+
+    @property
+    def treatments(self) -> tuple[str, ...]:
+        return tuple(v for v in self.variants if v != self.control)
 
     @property
     def start_time(self) -> datetime:
         return self.start.astimezone(UTC) if self.start.tzinfo else self.start.replace(tzinfo=UTC)
 
+    @property
+    def end_hour(self) -> Hour | None:
+        """The hour after the last one."""
+        return day_hours(self.end)[-1] + 1 if self.end else None
+
+    @property
+    def planned_days(self) -> float:
+        """Planned length, days."""
+        last = self.end_hour
+        return (last.start - self.start_time).total_seconds() / 86400 if last else float(UNPLANNED_DAYS)
+
+    def elapsed_days(self, until: Hour) -> float:
+        return (until.start - self.start_time).total_seconds() / 86400
+
+    @cached_property
+    def digest(self) -> str:
+        """Of everything that decides the result (not of hypothesis, owner and truth)."""
+        return digest_json(self.model_dump(mode="json", exclude={"hypothesis", "owner", "truth"}))
+
+
+class Plan:
+    """An experiment with the metrics that it needs, checked against the catalogue and the source's facets.
+
+    Attributes:
+        experiment: the file.
+        metrics: every metric needed, parts first.
+        facets: of the source.
+    """
+
+    def __init__(self, experiment: Experiment, catalogue: Mapping[str, Metric], facets: tuple[str, ...] = ()) -> None:
+        self.experiment, self.facets = experiment, facets
+        wanted = [
+            *experiment.named,
+            *(c for group in experiment.covariates.values() for c in group),
+            *(s.of for s in experiment.segments.values() if s.of),
+            "active_days",
+        ]
+        self.metrics = closure(dict.fromkeys(wanted), {**catalogue, **experiment.metrics})
+        self._check_columns({*EVENT_COLUMNS, *facets})
+        self._check_parts(facets)
+
+    def _check_columns(self, known: set[str]) -> None:
+        experiment = self.experiment
+        texts = [t for m in self.metrics.values() if (t := m.sum or m.count or m.days)]
+        for text in (*texts, *([experiment.trigger] if experiment.trigger else [])):
+            for column in sorted(columns_of(text) - known):
+                raise ValueError(f"'{text}': events have no column '{column}'{did_you_mean(column, known)}")
+        able = {"is_new", *experiment.segments, *(f"{m}_pre" for m in self.additive)}
+        for column in sorted(columns_of(experiment.population or "true") - able):
+            raise ValueError(
+                f"population: '{column}' is not known before the start{did_you_mean(column, able)} "
+                f"(there are {', '.join(sorted(able))})"
+            )
+
+    def _check_parts(self, facets: tuple[str, ...]) -> None:
+        parts = {f"segment {n}": s.of for n, s in self.experiment.segments.items() if s.of}
+        parts |= {f"covariate of {m}": c for m, group in self.experiment.covariates.items() for c in group}
+        for where, name in parts.items():
+            if not self.metrics[name].additive:
+                raise ValueError(f"{where}: '{name}' is not a sum, a count or days")
+        for name, segment in self.experiment.segments.items():
+            if segment.top and segment.top not in facets:
+                raise ValueError(
+                    f"segment {name}: the source has no facet '{segment.top}' (it has {', '.join(facets)})"
+                )
+
+    @property
+    def additive(self) -> dict[str, Metric]:
+        return {name: m for name, m in self.metrics.items() if m.additive}
+
 
 def load_experiment(path: Path) -> Experiment:
-    """Read an experiment file; ``ConfigError`` names every wrong key."""
-    try:
-        content: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ConfigError(f"no experiment file at {path}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not valid YAML: {error}") from None
-    if not isinstance(content, dict):
-        raise ConfigError(f"{path} must hold a mapping of keys: name, variants, control, start, ...")
-    try:
-        return Experiment(**content)
-    except ValidationError as error:
-        lines = "\n".join(
-            f"  {'.'.join(map(str, e['loc'])) or 'file'}: {e['msg'].removeprefix('Value error, ')}"
-            for e in error.errors()
-        )
-        raise ConfigError(f"{path} has {error.error_count()} problem(s):\n{lines}") from None
+    """Read an experiment file; ``ConfigError`` names every wrong key with its line."""
+    return load_document(
+        path, Experiment, what="experiment file",
+        see="'python -m ab_analysis init' prints a commented file, 'schema' its JSON schema for an editor.",
+    )  # fmt: skip
 
 
-def find_experiments(folder: Path) -> list[Experiment]:
-    """Every experiment of a workspace, by name."""
-    return [load_experiment(path) for path in sorted(folder.glob("*.yaml"))]
+def make_plan(settings: Settings, experiment: Experiment, facets: tuple[str, ...]) -> Plan:
+    """An experiment with its metrics from the catalogue and the workspace's ``metrics.yaml``.
+
+    Raises:
+        ConfigError: a metric, a column or a segment that is not there.
+    """
+    try:
+        return Plan(experiment, load_catalogue(settings.workspace / "metrics.yaml"), facets)
+    except ValueError as error:
+        raise ConfigError(f"experiment '{experiment.name}': {error}") from None
+
+
+def find_experiments(folder: Path) -> dict[str, Path]:
+    """Experiment files of a workspace: the file's stem → its path."""
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+
+
+def changed_keys(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """Keys of two experiment files that differ."""
+    return sorted(k for k in {*before, *now} if before.get(k) != now.get(k))

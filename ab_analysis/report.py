@@ -1,122 +1,133 @@
-"""The report of an experiment: one self-contained page and its JSON."""
+"""The report of an experiment: one self-contained page, its JSON and its CSV."""
 
 from __future__ import annotations
 
+import csv
+import io
+import re
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
-import pyarrow as pa
-import pyarrow.compute as pc
+import yaml
 
-from ab_analysis.analysis import Analysis, analyze, verdict
-from ab_analysis.experiment import Experiment
-from ab_analysis.user_table import AGGREGATES, UserTable, user_table
-from core.files import write_json
+from ab_analysis import plots
+from ab_analysis.analysis import Analysis, MetricResult, analyze, plain
+from ab_analysis.decision import guardrail_state, side
+from ab_analysis.experiment import Experiment, Plan, make_plan
+from ab_analysis.user_table import build_user_table
+from core.engine import engine
+from core.files import read_json, write_json, write_text
 from core.hours import Hour
-from core.pages import svg, write_page
+from core.pages import write_page
 from core.settings import Settings
 from events.store import EventStore
 
-if TYPE_CHECKING:
-    from markupsafe import Markup
-
-TEMPLATE = """
-<p class="soft">{{ experiment.hypothesis }} Users and events before {{ analysis.until }} UTC.
-Owner: {{ experiment.owner or "nobody named" }}.</p>
-<section class="banner {{ '' if analysis.warnings else 'calm' }}"><p class="lead"><strong>{{ verdict }}</strong></p>
-{% for warning in analysis.warnings %}<p class="bad">{{ warning }}</p>{% endfor %}
-{% if not analysis.warnings %}<p class="good">Sample ratio as planned (p = {{ "%.2f"|format(analysis.sample_ratio_p_value) }});
-no user in two variants.</p>{% endif %}
-<p class="soft">The intervals hold for one look at the end. Read daily, they make a false alarm more likely.</p></section>
-<section><h2>Effects relative to {{ experiment.control }}</h2>{{ forest }}</section>
-<section><h2>Figures</h2><div class="scroll"><table><thead><tr><th>metric</th><th>variant</th><th>method</th>
-<th>{{ experiment.control }}</th><th>variant</th><th>effect</th><th>interval</th><th>p</th><th>variance saved</th>
-{% if experiment.truth %}<th>true effect</th>{% endif %}</tr></thead><tbody>
-{% for r in analysis.results %}<tr title="{{ definitions[r.metric] }}"><td>{{ r.metric|words }}</td>
-<td>{{ r.variant }}</td><td>{{ r.method }}</td>
-<td>{{ r.control|number(3) }}</td><td>{{ r.treatment|number(3) }}</td><td>{{ r.rel_effect|percent }}</td>
-<td>{{ r.rel_effect_ci[0]|percent }} to {{ r.rel_effect_ci[1]|percent }}</td><td>{{ "%.3g"|format(r.p_value) }}</td>
-<td>{{ "%.0f%%"|format(100 * r.variance_reduction) }}</td>
-{% if experiment.truth %}<td>{{ r.truth|percent if r.truth is not none else "" }}</td>{% endif %}</tr>{% endfor %}
-</tbody></table></div></section>
-<section><h2>Day by day</h2>{{ daily }}</section>
-<section><h2>Users</h2><p>{% for name, count in analysis.users.items() %}{{ name }}: {{ "{:,}".format(count) }} &nbsp; {% endfor %}
-(of them {{ "{:,}".format(analysis.new_users) }} without events before the start).</p></section>
-<section><h2>How it was computed</h2><p>The unit is the user. A metric sums a user's events from the
-first exposure on; its covariate is the same sum over the {{ experiment.pre_days }} days before {{ experiment.start_time }}. <em>welch</em>
-compares plain means,
-<em>cuped</em> takes off what the covariate predicts (Deng et al. 2013). Relative intervals by the delta method (tea-tasting).</p>
-<pre>{% for name, sql in definitions.items() %}{{ name }} = {{ sql }}
-{% endfor %}</pre></section>
-"""
-EMPTY = """<section class="banner"><p class="lead">{{ reason }}</p>
-<p>To analyse an experiment, log who met which variant (see <em>exposures</em> in the mapping file) and describe it in
-<code>{{ folder }}</code>.</p></section>"""
+TEMPLATE = Path(__file__).with_name("report.html")
+RULES = {
+    "fixed": "one look, at the end",
+    "always_valid": "any number of looks, for ever (confidence sequence: Robbins 1970, Waudby-Smith et al. 2024)",
+    "group_sequential": "daily looks up to the planned end (O'Brien-Fleming spending: Lan & DeMets 1983)",
+}
+LONG_LIST = re.compile(r"read_parquet\(\[('[^']*'), .*?, ('[^']*')\]\)")
 
 
-def write_report(settings: Settings, experiment: Experiment, until: Hour) -> tuple[Analysis, Path]:
-    """Analyse an experiment as of an hour and write its page and JSON, the same bytes for the same data.
+@dataclass(frozen=True)
+class Report:
+    """A written report."""
+
+    analysis: Analysis
+    page: Path
+
+
+def write_report(settings: Settings, experiment: Experiment, until: Hour) -> Report:
+    """Analyse an experiment as of an hour and write page, JSON and CSV: the same bytes for the same data, on any later day.
+
+    After the experiment's end the page is ``final.html`` too.
 
     Raises:
-        NotReadyError: nobody was exposed yet.
+        ConfigError: the file names a metric, column or segment that is not there.
+        NotReadyError: nobody was exposed yet, or too few users.
+        DataError: a metric is not a number for some users.
     """
-    table = user_table(settings, EventStore(settings.events_dir), experiment, until)
-    analysis = analyze(experiment, table)
+    store = EventStore(settings.events_dir)
+    plan = make_plan(settings, experiment, tuple(store.facets))
+    ended = experiment.end_hour is not None and until >= experiment.end_hour
+    if experiment.end_hour is not None:
+        until = min(until, experiment.end_hour)
     folder = settings.reports_dir / "ab" / experiment.name
-    path = folder / f"{until.key}.html"
-    write_json(folder / f"{until.key}.json", analysis.as_json())
+    with engine(settings) as db:
+        counts = build_user_table(db, store, plan, until)
+        registered = _register(folder, experiment)
+        analysis = analyze(db, plan, counts, registered=registered, seed=settings.seed)
+        queries = list(db.queries)
+    page = folder / f"{until.key}.html"
+    for stem in [until.key, *(["final"] if ended else [])]:
+        write_json(folder / f"{stem}.json", {**analysis.as_json(), **_about(experiment)})
+        write_text(folder / f"{stem}.csv", as_csv(analysis))
+        write_page_of(folder / f"{stem}.html", plan, analysis, queries)
+    return Report(analysis, page)
+
+
+def _about(experiment: Experiment) -> dict[str, Any]:
+    """What the overview shows of an experiment without its file."""
+    return {"about": {**experiment.model_dump(mode="json", include={"hypothesis", "owner", "start", "end", "primary"})}}
+
+
+def _register(folder: Path, experiment: Experiment) -> dict[str, Any]:
+    """The experiment as it was at its first report; later edits are held against it."""
+    path = folder / "registered.json"
+    if not path.exists():
+        write_json(path, {"digest": experiment.digest, "content": experiment.model_dump(mode="json")})
+    content: dict[str, Any] = read_json(path)
+    return content
+
+
+def write_page_of(path: Path, plan: Plan, analysis: Analysis, queries: list[str]) -> None:
+    """Render the page of an analysis."""
+    experiment = plan.experiment
+    titles = {name: m.title or name.replace("_", " ") for name, m in plan.metrics.items()}
+    roles = {"primary": "Primary", "guardrail": "Guardrails", "secondary": "Secondary"}
+    by_role = [(roles[k], rows) for k in roles if (rows := [r for r in analysis.results if r.role == k])]
+
+    def toward(result: MetricResult) -> int:
+        return side(plan, result)
+
+    guardrails = [
+        (r, guardrail_state(plan, r), experiment.guardrails[r.metric].max_worse)
+        for r in analysis.results
+        if r.headline and r.role == "guardrail"
+    ]
+    has_points = any(p.so_far.known for p in analysis.points)
     write_page(
-        path, f"Experiment {experiment.name}", TEMPLATE, home="../../index.html", experiment=experiment,
-        analysis=analysis, verdict=verdict(experiment, analysis), forest=_forest(experiment, analysis),
-        daily=_daily(experiment, table), definitions=AGGREGATES,
+        path, f"Experiment {experiment.name}", TEMPLATE.read_text(encoding="utf-8"), home="../index.html",
+        experiment=experiment, analysis=analysis, decision=analysis.decision, warnings=analysis.warnings,
+        forest=plots.forest(experiment, analysis, titles, toward), by_role=by_role, titles=titles, side=toward,
+        tones={1: "good", -1: "bad", 0: ""}, definitions={n: m.definition for n, m in plan.metrics.items()},
+        level=f"{experiment.confidence:.0%}", power=f"{experiment.power:.0%}", minimum=f"{experiment.minimum_effect:.2%}",
+        guardrails=guardrails, segments=analysis.segments,
+        so_far=plots.so_far(experiment, analysis, titles) if has_points else None,
+        daily=plots.daily(experiment, analysis, titles) if has_points else None,
+        segment_plot=plots.segments(analysis.segments, titles) if analysis.segments else None,
+        distributions=plots.distributions(analysis, titles) if analysis.histograms else None,
+        rule=RULES[experiment.stopping.rule], stem=path.stem, queries=[LONG_LIST.sub(r"read_parquet([\1, …, \2])", q) for q in queries],
+        content=yaml.safe_dump(experiment.model_dump(mode="json", exclude_unset=True), sort_keys=False),
     )  # fmt: skip
-    return analysis, path
 
 
-def write_no_experiment(settings: Settings) -> Path:
-    """The page of a source whose log has no experiment."""
-    path = settings.reports_dir / "ab" / "none.html"
-    write_page(
-        path, "No experiment", EMPTY, home="../index.html", folder=str(settings.experiments_dir),
-        reason=f"The log of '{settings.source}' holds no experiment: no exposures were logged.",
-    )  # fmt: skip
-    return path
+def as_csv(analysis: Analysis) -> str:
+    """The results as a table, a row a metric, variant and method."""
+    rows = [plain(r) for r in analysis.results]
+    buffer = io.StringIO()
+    table = csv.writer(buffer, lineterminator="\n")
+    flat = [{k: v for key, value in row.items() for k, v in _flat(key, value)} for row in rows]
+    table.writerow(flat[0])
+    table.writerows(["" if v is None else v for v in row.values()] for row in flat)
+    return buffer.getvalue()
 
 
-def _forest(experiment: Experiment, analysis: Analysis) -> Markup:
-    import matplotlib.pyplot as plt
-
-    shown = [r for r in analysis.results if r.rel_effect == r.rel_effect]
-    figure, axes = plt.subplots(figsize=(8, 0.42 * len(shown) + 1))
-    for at, r in enumerate(reversed(shown)):
-        low, high = r.rel_effect_ci
-        colour = "#14703c" if low > 0 else "#a4262c" if high < 0 else "#5a6675"
-        width = 2.6 if r.method == "cuped" else 1.2
-        axes.plot([100 * low, 100 * high], [at, at], color=colour, lw=width)
-        axes.plot(100 * r.rel_effect, at, "o", color=colour, ms=5 if r.method == "cuped" else 3)
-        if r.truth is not None:
-            axes.plot(100 * r.truth, at, "D", mfc="none", mec="#1f5fa8", ms=7)
-    axes.axvline(0, color="#1c2430", lw=0.8)
-    several = len(experiment.variants) > 2
-    names = [f"{r.metric.replace('_', ' ')}{f' ({r.variant})' if several else ''}, {r.method}" for r in reversed(shown)]
-    axes.set_yticks(range(len(shown)), names)
-    axes.set_xlabel("relative effect, %" + ("   (diamond: true effect)" if experiment.truth else ""))
-    axes.spines[["top", "right", "left"]].set_visible(False)
-    text = "; ".join(f"{n}: {r.rel_effect:+.2%}" for n, r in zip(names, reversed(shown), strict=True))
-    return svg(figure, f"Relative effects with intervals. {text}", f"Lines are {experiment.confidence:.0%} intervals.")
-
-
-def _daily(experiment: Experiment, table: UserTable) -> Markup:
-    import matplotlib.pyplot as plt
-
-    figure, panels = plt.subplots(1, len(experiment.primary), figsize=(8, 2.8), squeeze=False)
-    for axes, metric in zip(panels[0], experiment.primary, strict=True):
-        for variant in experiment.variants:
-            rows = table.daily.filter(pc.equal(table.daily["variant"], pa.scalar(variant)))
-            per_user = pc.divide(rows[metric], pc.cast(rows["users"], "double"))
-            axes.plot(rows["day"].to_pylist(), per_user.to_pylist(), marker="o", ms=3, label=variant)
-        axes.set_title(f"{metric.replace('_', ' ')} per exposed user and day", fontsize=9)
-        axes.tick_params(axis="x", rotation=45, labelsize=7)
-        axes.spines[["top", "right"]].set_visible(False)
-    panels[0][0].legend(frameon=False, fontsize=8)
-    return svg(figure, "Primary metrics per exposed user and day, by variant", "The last day may be incomplete.")
+def _flat(key: str, value: Any) -> list[tuple[str, Any]]:
+    if key.endswith("_ci"):
+        low, high = value or (None, None)
+        return [(f"{key}_low", low), (f"{key}_high", high)]
+    return [(key, value)]

@@ -1,120 +1,296 @@
-"""The user table of an experiment: one row a user, metrics from exposure on, covariates from before."""
+"""The users of an experiment, from exposures and events: metrics from exposure on, covariates from before the start.
+
+Tables it leaves in the engine, all of which one SQL makes on DuckDB and on Spark:
+
+=============  ======================================================================================
+``seen``       user, variant, ``exposure`` (moment from which events count)
+``user_day``   user, local day, ``phase`` (1 from exposure on, 0 before the start), every additive metric
+``users``      a row a user: variant, ``exposure_day``, metrics, ``<metric>_pre``, ``is_new``, segments
+=============  ======================================================================================
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from datetime import timedelta
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
+from pathlib import Path
 
-import duckdb
-import pyarrow as pa
-
-from ab_analysis.experiment import METRICS, Experiment
-from core import duck
-from core.duck import quoted, scalar
+from ab_analysis.experiment import Experiment, Plan, Segment
+from ab_analysis.metrics import to_sql
+from ab_analysis.moments import check_known
+from core.duck import identifier, quoted
+from core.engine import Engine
 from core.errors import NotReadyError
-from core.hours import Hour, day_hours
-from core.settings import Settings
+from core.hours import Hour, hour_range
 from events.store import EventStore
 
-AGGREGATES = {
-    "active_days": "count(DISTINCT CAST(local_time AS DATE))",
-    "duration_hours": "coalesce(sum(played_seconds), 0) / 3600",
-    "finishes": "count(*) FILTER (WHERE finish)",
-    "likes": 'count(*) FILTER (WHERE "like")',
-    "skips": "count(*) FILTER (WHERE skip)",
-}
-"""Definition of every metric over a user's events. Shown in the report."""
+MOST_TOP_VALUES = 15
+FURTHEST_WEST = timedelta(hours=12)
+"""A local day is over everywhere this long after its midnight UTC."""
 
 
 @dataclass(frozen=True)
-class UserTable:
-    """The users of an experiment up to a moment.
+class Counts:
+    """Who was left out, and what is missing.
 
     Attributes:
-        users: variant, exposure, a column per metric, and ``<metric>_pre`` per covariate.
+        until: hour up to which exposures and events count.
+        assigned: variant → users in exactly one variant, before trigger and population.
+        analysed: variant → users in the table.
         crossed: users seen in two variants, left out.
-        unknown: exposures to variants that the file does not name, left out.
-        daily: cumulative sums a day: day, variant, users, a column per metric.
-        until: hour up to which events count.
+        unknown: users seen in variants that the file does not name, left out.
+        early: users who met the experiment before its start, left out.
+        missing_hours: hours of the experiment and its pre-period that were not ingested.
+        others: other experiment → p-value of "its variants are spread evenly over ours", where users are in both.
     """
 
-    users: pa.Table
+    until: Hour
+    assigned: dict[str, int]
+    analysed: dict[str, int]
     crossed: int
     unknown: int
-    daily: pa.Table
-    until: Hour
+    early: int
+    new_users: int
+    missing_hours: tuple[str, ...] = ()
+    others: dict[str, float] = field(default_factory=dict)
 
 
-def user_table(settings: Settings, store: EventStore, experiment: Experiment, until: Hour) -> UserTable:
-    """Compute the user table of an experiment from exposures and events before ``until``.
+def build_user_table(db: Engine, store: EventStore, plan: Plan, until: Hour) -> Counts:
+    """Make the tables from a source's partitions.
 
     Raises:
         NotReadyError: nobody was exposed to the experiment yet.
     """
-    if experiment.end is not None:
-        until = min(until, day_hours(experiment.end)[-1] + 1)
+    experiment = plan.experiment
     first = Hour.of(experiment.start_time - timedelta(days=experiment.pre_days))
-    hours = [h for h in store.hours() if first <= h < until]
-    exposures = [store.partition(h) / "exposures.parquet" for h in hours if store.manifest(h).exposures]
-    with duck.connection(settings, spill_to_file=True) as con:
-        if exposures:
-            names = ", ".join(quoted(str(f)) for f in exposures)
-            con.execute(
-                f"""CREATE TABLE seen AS SELECT user_id, variant, min(timestamp) AS exposure
-                FROM read_parquet([{names}]) WHERE experiment = {quoted(experiment.name)}
-                AND timestamp >= {_instant(experiment)} GROUP BY ALL"""
-            )
-        if not exposures or not scalar(con, "SELECT count(*) FROM seen"):
-            raise NotReadyError(
-                f"nobody was exposed to '{experiment.name}' before {until}: the log has no such experiment"
-            )
-        variants = ", ".join(map(quoted, experiment.variants))
-        unknown = scalar(con, f"SELECT count(*) FROM seen WHERE variant NOT IN ({variants})")
-        con.execute(f"DELETE FROM seen WHERE variant NOT IN ({variants})")
-        con.execute("CREATE TABLE crossed AS SELECT user_id FROM seen GROUP BY user_id HAVING count(*) > 1")
-        crossed = scalar(con, "SELECT count(*) FROM crossed")
-        con.execute("DELETE FROM seen WHERE user_id IN (SELECT user_id FROM crossed)")
-        files = [store.partition(h) / "events.parquet" for h in hours if store.manifest(h).rows]
-        names = ", ".join(quoted(str(f)) for f in files)
-        con.execute(
-            f"""CREATE TABLE log AS SELECT e.user_id, e.timestamp, e.local_time, e.played_seconds, e.finish, e."like", e.skip,
-            s.variant, s.exposure FROM read_parquet([{names}]) e JOIN seen s USING (user_id)"""
-        )
-        users = _users(con, experiment)
-        daily = _daily(con)
-    return UserTable(users, crossed, unknown, daily, until)
+    ingested = store.hours()
+    hours = [h for h in ingested if first <= h < until]
+    with_exposures = [h for h in hours if store.manifest(h).exposures]
+    if not with_exposures:
+        raise _nobody(experiment, until)
+    has_rows = [h for h in hours if store.manifest(h).rows] or hours[:1]
+    expected = hour_range(max(first, min(ingested)), until)
+    counts = make_tables(
+        db, plan, until,
+        events=[store.partition(h) / "events.parquet" for h in has_rows],
+        exposures=[store.partition(h) / "exposures.parquet" for h in with_exposures],
+    )  # fmt: skip
+    there = set(hours)
+    return Counts(**{**vars(counts), "missing_hours": tuple(h.key for h in expected if h not in there)})
 
 
-def _instant(experiment: Experiment) -> str:
-    return f"TIMESTAMPTZ {quoted(experiment.start_time.isoformat())}"
+def make_tables(
+    db: Engine, plan: Plan, until: Hour, *, events: Sequence[Path], exposures: Sequence[Path] | str
+) -> Counts:
+    """Make the tables from Parquet files of events and exposures (columns as in ``events.schema``).
 
-
-def _users(con: duckdb.DuckDBPyConnection, experiment: Experiment) -> pa.Table:
-    after = ", ".join(f"{sql} AS {name}" for name, sql in AGGREGATES.items())
-    before = ", ".join(f"{sql} AS {name}_pre" for name, sql in AGGREGATES.items())
-    filled = ", ".join(
-        f"CAST(coalesce({side}.{name}, 0) AS DOUBLE) AS {name}"
-        for side, suffix in (("a", ""), ("b", "_pre"))
-        for name in (f"{metric}{suffix}" for metric in METRICS)
+    ``exposures`` may also be SQL of a table in the engine.
+    """
+    experiment = plan.experiment
+    source = exposures if isinstance(exposures, str) else db.files(exposures)
+    db.view("exposure_log", f"SELECT * FROM {source}")
+    db.view(
+        "events",
+        f"SELECT *, hour(local_time) AS local_hour, {db.day_number('local_time')} AS local_day FROM {db.files(events)} "
+        f"WHERE timestamp < {db.instant(until.start)}",
     )
-    return con.sql(
-        f"""
-        WITH a AS (SELECT user_id, {after} FROM log WHERE timestamp >= exposure GROUP BY user_id),
-        b AS (SELECT user_id, {before} FROM log WHERE timestamp < {_instant(experiment)} GROUP BY user_id)
-        SELECT s.user_id, s.variant, s.exposure, {filled}, b.user_id IS NULL AS is_new
-        FROM seen s LEFT JOIN a USING (user_id) LEFT JOIN b USING (user_id) ORDER BY s.user_id"""
-    ).to_arrow_table()
+    crossed, unknown, early = _assigned(db, experiment, until)
+    assigned = _by_variant(db, "assigned", experiment)
+    if not sum(assigned.values()):
+        raise _nobody(experiment, until)
+    _seen(db, experiment)
+    _user_day(db, plan)
+    _base(db, plan, until)
+    _users(db, plan)
+    analysed = _by_variant(db, "users", experiment)
+    new = int(db.scalar("SELECT count(*) FROM users WHERE is_new"))
+    return Counts(until, assigned, analysed, crossed, unknown, early, new, others=_others(db, experiment))
 
 
-def _daily(con: duckdb.DuckDBPyConnection) -> pa.Table:
-    """Per day and variant: users exposed so far and sums of that day."""
-    sums = ", ".join(f"CAST({sql} AS DOUBLE) AS {name}" for name, sql in AGGREGATES.items() if name != "active_days")
-    return con.sql(
-        f"""
-        WITH days AS (SELECT DISTINCT CAST(timestamp AS DATE) AS day FROM log WHERE timestamp >= exposure),
-        grown AS (SELECT day, variant, count(*) AS users FROM days JOIN seen ON CAST(exposure AS DATE) <= day GROUP BY ALL),
-        each AS (SELECT CAST(timestamp AS DATE) AS day, variant,
-            CAST(count(DISTINCT (user_id, CAST(local_time AS DATE))) AS DOUBLE) AS active_days, {sums}
-            FROM log WHERE timestamp >= exposure GROUP BY ALL)
-        SELECT * FROM grown JOIN each USING (day, variant) ORDER BY day, variant"""
-    ).to_arrow_table()
+def _nobody(experiment: Experiment, until: Hour) -> NotReadyError:
+    return NotReadyError(f"nobody was exposed to '{experiment.name}' before {until}: the log has no such experiment")
+
+
+def _by_variant(db: Engine, table: str, experiment: Experiment) -> dict[str, int]:
+    found = dict(db.rows(f"SELECT variant, count(*) AS n FROM {table} GROUP BY variant"))
+    return {variant: int(found.get(variant, 0)) for variant in experiment.variants}
+
+
+def _assigned(db: Engine, experiment: Experiment, until: Hour) -> tuple[int, int, int]:
+    """Make ``assigned``: users of exactly one variant; returns how many are crossed, unknown, early."""
+    start = db.instant(experiment.start_time)
+    variants = ", ".join(map(quoted, experiment.variants))
+    db.table(
+        "met",
+        f"""SELECT user_id, variant, min(timestamp) AS exposure FROM exposure_log
+        WHERE experiment = {quoted(experiment.name)} AND timestamp < {db.instant(until.start)} GROUP BY user_id, variant""",
+    )
+    db.table(
+        "met_users",
+        f"""SELECT user_id, min(exposure) AS exposure, count(*) FILTER (WHERE variant IN ({variants})) AS known,
+        count(*) AS met, min(variant) FILTER (WHERE variant IN ({variants})) AS variant FROM met GROUP BY user_id""",
+    )
+    crossed, unknown, early = db.rows(
+        f"""SELECT count(*) FILTER (WHERE known > 1), count(*) FILTER (WHERE met > known),
+        count(*) FILTER (WHERE known = 1 AND exposure < {start}) FROM met_users"""
+    )[0]
+    # A user who also met a variant that the file does not name counts with the one that it names.
+    db.table(
+        "assigned",
+        f"""SELECT u.user_id, u.variant, m.exposure FROM met_users u JOIN met m ON m.user_id = u.user_id
+        AND m.variant = u.variant WHERE u.known = 1 AND u.exposure >= {start}""",
+    )
+    return int(crossed), int(unknown), int(early)
+
+
+def _seen(db: Engine, experiment: Experiment) -> None:
+    if experiment.trigger is None:
+        db.view("seen", "SELECT * FROM assigned")
+        return
+    db.table(
+        "seen",
+        f"""SELECT a.user_id, a.variant, min(e.timestamp) AS exposure FROM events e JOIN assigned a ON a.user_id = e.user_id
+        WHERE e.timestamp >= a.exposure AND {to_sql(experiment.trigger, db.dialect)} GROUP BY a.user_id, a.variant""",
+    )
+
+
+def _user_day(db: Engine, plan: Plan) -> None:
+    start = db.instant(plan.experiment.start_time)
+    metrics = ", ".join(f"{m.per_day(db.dialect)} AS {n}" for n, m in plan.additive.items())
+    db.view(
+        "counted",
+        f"""SELECT e.*, CASE WHEN e.timestamp >= s.exposure THEN 1 ELSE 0 END AS phase
+        FROM events e JOIN seen s ON s.user_id = e.user_id WHERE e.timestamp >= s.exposure OR e.timestamp < {start}""",
+    )
+    db.table("user_day", f"SELECT user_id, local_day, phase, {metrics} FROM counted GROUP BY user_id, local_day, phase")
+    check_known(db, "user_day", [n for n, m in plan.additive.items() if m.sum is not None])
+
+
+def _base(db: Engine, plan: Plan, until: Hour) -> None:
+    over = (until.start - FURTHEST_WEST - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(days=1) - 1
+    retained = {name: m.retained for name, m in plan.metrics.items() if m.kind == "retained"}
+    sums = [
+        f"coalesce(sum(d.{name}) FILTER (WHERE d.phase = {phase}), 0) AS {name}{suffix}"
+        for phase, suffix in ((1, ""), (0, "_pre"))
+        for name in plan.additive
+    ]
+    back = [
+        f"max(CASE WHEN d.phase = 1 AND d.local_day = f.first_day + {n} THEN 1 ELSE 0 END) AS {name}_raw"
+        for name, n in retained.items()
+    ]
+    db.table("first_days", "SELECT user_id, min(local_day) AS first_day FROM user_day WHERE phase = 1 GROUP BY user_id")
+    db.table(
+        "per_user",
+        f"""SELECT d.user_id, count(*) FILTER (WHERE d.phase = 0) AS days_before, {", ".join([*sums, *back])}
+        FROM user_day d LEFT JOIN first_days f ON f.user_id = d.user_id GROUP BY d.user_id""",
+    )
+    columns = [f"CAST(coalesce(p.{n}{s}, 0) AS DOUBLE) AS {n}{s}" for s in ("", "_pre") for n in plan.additive]
+    day = "coalesce(f.first_day, s.exposure_day)"
+    for name, n in retained.items():
+        eligible = f"CASE WHEN {day} + {n} <= {over} THEN 1.0 ELSE 0.0 END"
+        columns += [f"{eligible} AS {name}_eligible", f"coalesce(p.{name}_raw, 0) * {eligible} AS {name}"]
+    db.table(
+        "base",
+        f"""SELECT s.user_id, s.variant, s.exposure_day, coalesce(p.days_before, 0) = 0 AS is_new,
+        CASE WHEN coalesce(p.days_before, 0) = 0 THEN 1.0 ELSE 0.0 END AS new_user, {", ".join(columns)}
+        FROM (SELECT *, {db.day_number("exposure")} AS exposure_day FROM seen) s
+        LEFT JOIN per_user p ON p.user_id = s.user_id LEFT JOIN first_days f ON f.user_id = s.user_id""",
+    )
+
+
+def _users(db: Engine, plan: Plan) -> None:
+    """Make ``users``: base with capped metrics and segments, without those outside the population."""
+    experiment = plan.experiment
+    columns = [c for name in plan.metrics for c in _derived(db, plan, name)]
+    joins = ""
+    for name, segment in experiment.segments.items():
+        if segment.of is not None:
+            columns.append(f"{_classes(segment)} AS {identifier(name)}")
+        else:
+            assert segment.top is not None
+            _top(db, name, segment.top)
+            joins += f" LEFT JOIN {identifier('top_' + name)} ON {identifier('top_' + name)}.user_id = b.user_id"
+            columns.append(f"coalesce({identifier('top_' + name)}.top_value, 'none') AS {identifier(name)}")
+    chosen = ", ".join(["b.*", *columns])
+    db.view("everybody", f"SELECT {chosen} FROM base b{joins}")
+    where = f" WHERE {to_sql(experiment.population, db.dialect)}" if experiment.population else ""
+    db.view("users", f"SELECT * FROM everybody{where}")
+
+
+def _derived(db: Engine, plan: Plan, name: str) -> list[str]:
+    metric = plan.metrics[name]
+    if metric.kind == "at_least":
+        return [
+            f"CASE WHEN b.{metric.of}{s} >= {metric.at_least!r} THEN 1.0 ELSE 0.0 END AS {name}{s}"
+            for s in ("", "_pre")
+        ]
+    if metric.kind == "cap":
+        return [f"least(b.{metric.of}{s}, {metric.cap!r}) AS {name}{s}" for s in ("", "_pre")]
+    if metric.kind == "winsorise":
+        caps = db.rows(
+            "SELECT "
+            + ", ".join(
+                f"percentile_cont({metric.winsorise!r}) WITHIN GROUP (ORDER BY {metric.of}{s}) AS q{s}"
+                for s in ("", "_pre")
+            )
+            + " FROM base"
+        )[0]
+        return [f"least(b.{metric.of}{s}, {float(c)!r}) AS {name}{s}" for s, c in zip(("", "_pre"), caps, strict=True)]
+    return []
+
+
+def segment_labels(segment: Segment) -> list[str]:
+    """Names of a segment's classes, in order."""
+    edges = [f"{e:g}" for e in segment.edges]
+    return [
+        f"under {edges[0]}",
+        *(f"{a} to under {b}" for a, b in pairwise(edges)),
+        f"{edges[-1]} or more",
+    ]
+
+
+def _classes(segment: Segment) -> str:
+    labels = segment_labels(segment)
+    cases = " ".join(
+        f"WHEN b.{segment.of}_pre < {edge!r} THEN {quoted(label)}"
+        for edge, label in zip(segment.edges, labels, strict=False)
+    )
+    return f"CASE {cases} ELSE {quoted(labels[-1])} END"
+
+
+def _top(db: Engine, name: str, facet: str) -> None:
+    """Make ``top_<name>``: every user's commonest value before the start; rare ones are ``other``."""
+    value = identifier(facet)
+    db.table(
+        f"all_{name}",
+        f"""SELECT user_id, top_value FROM (SELECT user_id, {value} AS top_value,
+        row_number() OVER (PARTITION BY user_id ORDER BY count(*) DESC, {value}) AS place
+        FROM counted WHERE phase = 0 AND {value} IS NOT NULL GROUP BY user_id, {value}) ranked WHERE place = 1""",
+    )
+    db.table(
+        f"top_{name}",
+        f"""SELECT a.user_id, CASE WHEN c.top_value IS NULL THEN 'other' ELSE a.top_value END AS top_value FROM all_{name} a
+        LEFT JOIN (SELECT top_value FROM all_{name} GROUP BY top_value ORDER BY count(*) DESC, top_value
+        LIMIT {MOST_TOP_VALUES}) c ON c.top_value = a.top_value""",
+    )
+
+
+def _others(db: Engine, experiment: Experiment) -> dict[str, float]:
+    """Other experiments with users in common: is each of their variants spread over ours as it should be?"""
+    from scipy.stats import chi2_contingency
+
+    rows = db.rows(
+        f"""SELECT o.experiment, o.variant AS theirs, s.variant AS ours, count(*) AS n FROM
+        (SELECT DISTINCT experiment, variant, user_id FROM exposure_log WHERE experiment <> {quoted(experiment.name)}) o
+        JOIN assigned s ON s.user_id = o.user_id GROUP BY 1, 2, 3"""
+    )
+    found = {}
+    for other in sorted({r[0] for r in rows}):
+        own = [r for r in rows if r[0] == other]
+        theirs, ours = sorted({r[1] for r in own}), sorted({r[2] for r in own})
+        if len(theirs) > 1 and len(ours) > 1:
+            table = [[sum(r[3] for r in own if r[1:3] == (t, o)) for o in ours] for t in theirs]
+            found[other] = float(chi2_contingency(table).pvalue)
+    return found

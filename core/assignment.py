@@ -11,6 +11,25 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 
+def places(salt: str, user_keys: Sequence[str]) -> np.ndarray:
+    """A uniform number in [0, 1) for each user, independent between salts.
+
+    Args:
+        salt: any text.
+        user_keys: users as they appear in the source's log.
+
+    Returns:
+        Shape (users,).
+    """
+    prefix = hashlib.blake2b(f"{salt}\x1f".encode(), digest_size=8)
+    points = np.empty(len(user_keys), dtype=np.uint64)
+    for position, key in enumerate(user_keys):
+        hasher = prefix.copy()
+        hasher.update(key.encode())
+        points[position] = int.from_bytes(hasher.digest(), "big")
+    return points / np.float64(2**64)
+
+
 def assign(experiment: str, salt: str, shares: Mapping[str, float], user_keys: Sequence[str]) -> np.ndarray:
     """Variant of each user.
 
@@ -23,13 +42,7 @@ def assign(experiment: str, salt: str, shares: Mapping[str, float], user_keys: S
     Returns:
         Array of variant names, shape (users,).
     """
-    prefix = hashlib.blake2b(f"{experiment}\x1f{salt}\x1f".encode(), digest_size=8)
-    points = np.empty(len(user_keys), dtype=np.uint64)
-    for position, key in enumerate(user_keys):
-        hasher = prefix.copy()
-        hasher.update(key.encode())
-        points[position] = int.from_bytes(hasher.digest(), "big")
     names = np.array(list(shares))
     bounds = np.cumsum([shares[name] for name in names])
-    uniform = points / np.float64(2**64)
+    uniform = places(f"{experiment}\x1f{salt}", user_keys)
     return names[np.minimum(np.searchsorted(bounds / bounds[-1], uniform, side="right"), len(names) - 1)]

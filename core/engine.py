@@ -10,6 +10,7 @@ import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,8 +43,24 @@ def parquet_parts(folder: Path) -> list[Path]:
     return [folder] if folder.is_file() else sorted(folder.glob("*.parquet"))
 
 
+def microseconds(moment: datetime) -> int:
+    """Microseconds since 1970 UTC, exactly."""
+    return (moment - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
+
+
 class Engine(ABC):
     """Runs SQL over named tables and Parquet files."""
+
+    dialect: str
+    """The engine's SQL, by sqlglot's name."""
+
+    def __init__(self) -> None:
+        self.queries: list[str] = []
+        """Every query as it ran, for reports that show how a figure came about."""
+
+    def _noted(self, sql: str) -> str:
+        self.queries.append(sql)
+        return sql
 
     @abstractmethod
     def table(self, name: str, sql: str) -> None:
@@ -89,6 +106,22 @@ class Engine(ABC):
         """The instant at which an hour number starts."""
 
     @abstractmethod
+    def instant(self, moment: datetime) -> str:
+        """A moment as a literal."""
+
+    @abstractmethod
+    def whole(self, number: str) -> str:
+        """A number rounded to a whole one of up to 38 digits, whose sums and products are exact."""
+
+    def double(self, value: float) -> str:
+        """A double as a literal."""
+        return f"CAST('{value!r}' AS DOUBLE)"
+
+    @abstractmethod
+    def day_number(self, moment: str) -> str:
+        """Days since 1970 of a timestamp's date."""
+
+    @abstractmethod
     def weekday(self, moment: str) -> str:
         """Day of the week, 1 Monday to 7 Sunday."""
 
@@ -100,15 +133,18 @@ class Engine(ABC):
 class DuckEngine(Engine):
     """DuckDB in this process, memory bounded by the settings, spilling to disk."""
 
+    dialect = "duckdb"
+
     def __init__(self, con: duckdb.DuckDBPyConnection) -> None:
+        super().__init__()
         self.con = con
         self.con.execute("SET preserve_insertion_order = false")  # queries say where order matters
 
     def table(self, name: str, sql: str) -> None:
-        self.con.execute(f"CREATE OR REPLACE TEMP TABLE {name} AS {sql}")
+        self.con.execute(self._noted(f"CREATE OR REPLACE TEMP TABLE {name} AS {sql}"))
 
     def view(self, name: str, sql: str) -> None:
-        self.con.execute(f"CREATE OR REPLACE TEMP VIEW {name} AS {sql}")
+        self.con.execute(self._noted(f"CREATE OR REPLACE TEMP VIEW {name} AS {sql}"))
 
     def register(self, name: str, table: pa.Table) -> None:
         self.con.register("arriving", table)
@@ -119,7 +155,7 @@ class DuckEngine(Engine):
         return "read_parquet([" + ", ".join(quoted(str(p)) for p in paths) + "])"
 
     def arrow(self, sql: str) -> pa.Table:
-        return self.con.sql(sql).to_arrow_table()
+        return self.con.sql(self._noted(sql)).to_arrow_table()
 
     def write(self, sql: str, folder: Path) -> None:
         with replaced_directory(folder) as target:
@@ -132,6 +168,15 @@ class DuckEngine(Engine):
     def hour_start(self, number: str) -> str:
         return f"make_timestamptz(CAST({number} AS BIGINT) * 3600000000)"
 
+    def instant(self, moment: datetime) -> str:
+        return f"make_timestamptz({microseconds(moment)})"
+
+    def whole(self, number: str) -> str:
+        return f"CAST(round({number}) AS HUGEINT)"
+
+    def day_number(self, moment: str) -> str:
+        return f"(epoch_us({moment}) // 86400000000)"
+
     def weekday(self, moment: str) -> str:
         return f"CAST(isodow({moment}) AS INTEGER)"
 
@@ -142,18 +187,23 @@ class DuckEngine(Engine):
 class SparkEngine(Engine):
     """Spark: the session of ``settings.spark_master``, a local one or a cluster's."""
 
+    dialect = "spark"
+
     def __init__(self, session: SparkSession) -> None:
+        super().__init__()
         self.session = session
         self._held: dict[str, Any] = {}
         self._read = 0
 
     def table(self, name: str, sql: str) -> None:
         # A checkpoint cuts the plan: without it each table's plan would hold those of all before it.
+        self._noted(f"CREATE TABLE {name} AS {sql}")
         frame = self.session.sql(sql).localCheckpoint(eager=True)
         frame.createOrReplaceTempView(name)
         self._held[name] = frame
 
     def view(self, name: str, sql: str) -> None:
+        self._noted(f"CREATE VIEW {name} AS {sql}")
         self.session.sql(sql).createOrReplaceTempView(name)
 
     def register(self, name: str, table: pa.Table) -> None:
@@ -166,7 +216,7 @@ class SparkEngine(Engine):
         return name
 
     def arrow(self, sql: str) -> pa.Table:
-        return self.session.sql(sql).toArrow()
+        return self.session.sql(self._noted(sql)).toArrow()
 
     def write(self, sql: str, folder: Path) -> None:
         with replaced_directory(folder) as target:
@@ -179,6 +229,15 @@ class SparkEngine(Engine):
 
     def hour_start(self, number: str) -> str:
         return f"timestamp_micros(CAST({number} AS BIGINT) * 3600000000)"
+
+    def instant(self, moment: datetime) -> str:
+        return f"timestamp_micros({microseconds(moment)})"
+
+    def whole(self, number: str) -> str:
+        return f"CAST(round({number}) AS DECIMAL(38, 0))"
+
+    def day_number(self, moment: str) -> str:
+        return f"CAST(unix_date(CAST({moment} AS DATE)) AS BIGINT)"
 
     def weekday(self, moment: str) -> str:
         return f"(weekday({moment}) + 1)"

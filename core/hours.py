@@ -37,6 +37,11 @@ class Hour:
         aware = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
         return cls(int(aware.timestamp() // 3600))
 
+    @classmethod
+    def of_day(cls, day: date) -> Hour:
+        """The first hour of a UTC day."""
+        return cls.of(datetime(day.year, day.month, day.day, tzinfo=UTC))
+
     @property
     def start(self) -> datetime:
         """First instant of the hour, UTC."""
@@ -68,7 +73,7 @@ def hour_range(start: Hour, end: Hour) -> Iterator[Hour]:
 
 def day_hours(day: date) -> list[Hour]:
     """The 24 UTC hours of a day."""
-    first = Hour.of(datetime(day.year, day.month, day.day, tzinfo=UTC))
+    first = Hour.of_day(day)
     return list(hour_range(first, first + 24))
 
 

@@ -151,3 +151,63 @@ backfill form on `ingest_hour` does the same with a run for each hour.
         return run(load_settings(), Hour.parse(hour))
 
     run_hour.expand(hour=list_hours())
+
+with DAG(
+    "report_experiments",
+    params={
+        "experiment": Param(
+            "",
+            type="string",
+            pattern=r"^[a-z0-9_-]*$",
+            title="Experiment",
+            description="Name of one experiment. Empty: all that ran on those days.",
+        ),
+        **{
+            name: Param(
+                "2026-01-01",
+                type="string",
+                pattern=r"^\d{4}-\d{2}-\d{2}$",
+                title=title,
+                description="Form: 2026-11-23.",
+            )
+            for name, title in (("first", "First day (UTC)"), ("last", "Last day (UTC)"))
+        },
+    },
+    tags=["by hand", "daily"],
+    doc_md="""
+### Report experiments as of past days
+Writes the reports as they would have been at the end of each day, from the events and exposures up to then; a day that
+was reported before gets the same page again. A mapped task for each experiment and day.
+""",
+    **BY_HAND,
+):
+
+    @task
+    def list_reports(params: dict[str, Any] | None = None) -> list[dict[str, str]]:
+        from core.hours import parse_day
+        from core.settings import load_settings
+        from pipeline.reports import past_reports
+
+        assert params is not None
+        days = parse_day(params["first"]), parse_day(params["last"])
+        return past_reports(load_settings(), params["experiment"] or None, *days)
+
+    @task(max_active_tis_per_dagrun=1)
+    def report_as_of(which: dict[str, str]) -> dict[str, Any]:
+        from core.hours import Hour
+        from core.settings import load_settings
+        from pipeline.reports import report_experiment
+
+        return report_experiment(load_settings(), which["experiment"], Hour.parse(which["until"]))
+
+    @task(trigger_rule="all_done")
+    def link_experiments() -> str:
+        from ab_analysis.overview import write_overview
+        from core.settings import load_settings
+        from pipeline.reports import write_index
+
+        settings = load_settings()
+        write_overview(settings)
+        return write_index(settings)
+
+    report_as_of.expand(which=list_reports()) >> link_experiments()

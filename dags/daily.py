@@ -41,7 +41,8 @@ with DAG(
     doc_md="""
 ### Reports of a day
 When the day's 24 hours are through: Evidently's drift report of the day against the week before, and a report of
-every experiment in the workspace's `experiments` folder. Trigger it with a day for an earlier or unfinished day.
+every running experiment in the workspace's `experiments` folder, a mapped task each; a new file there needs no code.
+The day after an experiment's end its final report is written. Trigger it with a day for an earlier or unfinished day.
 Running it again writes the same pages.
 """,
 ):
@@ -64,22 +65,33 @@ Running it again writes the same pages.
         return report(load_settings(), run_day())
 
     @task
-    def report_experiments() -> list[dict[str, Any]]:
+    def find_experiments() -> list[str]:
         from core.hours import day_hours
         from core.settings import load_settings
-        from pipeline.reports import report_experiments as report
+        from pipeline.reports import due_experiments
 
-        return report(load_settings(), day_hours(run_day())[-1] + 1)
+        return due_experiments(load_settings(), day_hours(run_day())[-1] + 1)
+
+    @task(map_index_template="{{ name }}")
+    def report_experiment(name: str) -> dict[str, Any]:
+        from core.hours import day_hours
+        from core.settings import load_settings
+        from pipeline.reports import report_experiment as report
+
+        get_current_context()["name"] = name  # type: ignore[typeddict-unknown-key]
+        return report(load_settings(), name, day_hours(run_day())[-1] + 1)
 
     @task(trigger_rule="all_done")
     def link_reports() -> str:
+        from ab_analysis.overview import write_overview
         from core.settings import load_settings
         from pipeline.pages import write_model_page
         from pipeline.reports import report_clocks, write_index
 
         settings = load_settings()
+        write_overview(settings)
         write_model_page(settings)
         report_clocks(settings)
         return write_index(settings)
 
-    [report_drift(), report_experiments()] >> link_reports()
+    [report_drift(), report_experiment.expand(name=find_experiments())] >> link_reports()

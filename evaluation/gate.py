@@ -11,11 +11,12 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from core.errors import ConfigError, DataError
+from core.documents import load_document
+from core.errors import DataError
 from core.hours import Hour
+from core.sequential import limit_at
 from evaluation.compare import check_paired
 from evaluation.metrics import (
     FACET,
@@ -29,7 +30,6 @@ from evaluation.metrics import (
     uauc,
     user_aucs,
 )
-from evaluation.sequential import limit_at
 
 Verdict = Literal["promote", "keep", "wait", "needs_person", "refuse"]
 SLICES = ("local_hour", "weekday", "user_kind", "item_kind")
@@ -92,18 +92,7 @@ class Policy(_Strict):
 
 def load_policy(path: Path | None = None) -> Policy:
     """Read a policy file; ``ConfigError`` names the wrong key."""
-    path = path or Path(__file__).with_name("policy.yaml")
-    try:
-        return Policy(**(yaml.safe_load(path.read_text(encoding="utf-8")) or {}))
-    except FileNotFoundError:
-        raise ConfigError(f"no policy file at {path}") from None
-    except (ValidationError, yaml.YAMLError, TypeError) as error:
-        lines = (
-            "; ".join(f"{'.'.join(map(str, e['loc'])) or 'file'}: {e['msg']}" for e in error.errors())
-            if isinstance(error, ValidationError)
-            else str(error)
-        )
-        raise ConfigError(f"{path}: {lines}") from None
+    return load_document(path or Path(__file__).with_name("policy.yaml"), Policy, what="policy file")
 
 
 @dataclass(frozen=True)

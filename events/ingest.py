@@ -17,13 +17,14 @@ import sqlglot
 from sqlglot import expressions as exp
 
 from core import duck
+from core.documents import did_you_mean
 from core.duck import hour_number, identifier, quoted, scalar
 from core.errors import ConfigError, DataError
 from core.files import digest_file, digest_text, exclusive_lock, read_json, recover_directories, write_json, write_text
 from core.hours import Hour, hour_range
 from core.settings import Settings
 from events.ids import extend_ids
-from events.mapping import CsvOptions, Mapping, Timestamp, did_you_mean, load_mapping, parse_expression
+from events.mapping import CsvOptions, Mapping, Timestamp, load_mapping, parse_expression
 from events.readers import find_files, load_raw, raw_rows
 from events.schema import BEHAVIOURS, event_schema, exposure_schema
 from events.store import EventStore

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import difflib
 from pathlib import Path
 from typing import Literal
 from zoneinfo import ZoneInfo, available_timezones
 
 import sqlglot
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from sqlglot import expressions as exp
 
+from core.documents import did_you_mean, load_document
 from core.errors import ConfigError
 from events.schema import BEHAVIOURS, RESERVED
 
@@ -154,11 +153,6 @@ def check_zone(name: str) -> str:
     return name
 
 
-def did_you_mean(name: str, known: object) -> str:
-    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)  # type: ignore[call-overload]
-    return f"; did you mean '{close[0]}'?" if close else ""
-
-
 def load_mapping(name: str) -> tuple[Mapping, Path]:
     """Read a mapping file, or a built-in one by its name.
 
@@ -175,23 +169,8 @@ def load_mapping(name: str) -> tuple[Mapping, Path]:
     if not path.is_file():
         known = ", ".join(sorted(p.stem for p in BUILTIN.glob("*.yaml")))
         raise ConfigError(f"no mapping file at '{name}'; give a YAML file, or one of the built-in: {known}")
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not valid YAML: {error}") from None
-    if not isinstance(content, dict):
-        raise ConfigError(f"{path} must hold a mapping of keys; see 'python -m events explain'")
-    try:
-        return Mapping.model_validate(content), path.parent
-    except ValidationError as error:
-        problems = "\n".join(
-            f"  {'.'.join(map(str, e['loc'])) or 'file'}: {e['msg'].removeprefix('Value error, ')}"
-            for e in error.errors()
-        )
-        raise ConfigError(
-            f"{path} has {error.error_count()} problem(s):\n{problems}\n"
-            "See 'python -m events explain' for a commented example."
-        ) from None
+    see = "See 'python -m events explain' for a commented example."
+    return load_document(path, Mapping, what="mapping file", see=see), path.parent
 
 
 def parse_expression(text: str, where: str) -> exp.Expression:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from pathlib import Path
 
 import yaml
@@ -37,7 +38,13 @@ def write_experiment(settings: Settings, until: Hour) -> Path:
         "variants": {rule.control: 1 - rule.treatment_share, rule.treatment: rule.treatment_share},
         "control": rule.control,
         "start": App(config).first_instant(rule.start_day).isoformat(),
+        "end": (App(config).first_instant(config.days) - timedelta(seconds=1)).date().isoformat(),
         "pre_days": rule.start_day,
+        "guardrails": {"skip_rate": {"max_worse": 0.05}},
+        "secondary": ["finishes", "likes", "skips", "retained_day_1", "duration_per_active_day", "duration_p90"],
+        "segments": {"activity": {"of": "active_days", "edges": [1, 4]}},
+        "minimum_effect": 0.03,
+        "stopping": {"rule": "fixed"},
         "truth": {metric: round(values["rel_effect"], 6) for metric, values in truth.items()},
     }
     path = settings.experiments_dir / f"{rule.name}.yaml"

@@ -254,7 +254,7 @@ def _experiments(settings: Settings, day: str) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for path in sorted((settings.reports_dir / "ab").glob(f"*/{until}.json")):
         for row in read_json(path)["results"]:
-            if row["method"] == "cuped" or row["metric"] not in found:
+            if row["headline"]:
                 found[row["metric"]] = {
                     "experiment": path.parent.name, "method": row["method"], "rel_effect": row["rel_effect"],
                     "rel_effect_ci": row["rel_effect_ci"], "effect": row["effect"], "effect_ci": row["effect_ci"],

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import logging
 from dataclasses import asdict
-from datetime import date
-from typing import Any
+from datetime import date, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from core import duck
 from core.alerts import send_alert
 from core.duck import identifier, quoted
-from core.errors import NotReadyError
+from core.errors import ConfigError, NotReadyError
 from core.files import read_json, write_json
 from core.hours import Hour, day_hours, hour_range
 from core.pages import write_page
 from core.settings import Settings
 from events.store import EventStore
+
+if TYPE_CHECKING:
+    from ab_analysis.experiment import Experiment
 
 log = logging.getLogger("pipeline.reports")
 
@@ -91,23 +95,87 @@ def _numbers(*sides: pd.DataFrame) -> list[str]:
     return [c for c in columns if all(side[c].notna().any() for side in sides)]
 
 
-def report_experiments(settings: Settings, until: Hour) -> list[dict[str, Any]]:
-    """Report every experiment of the workspace as of an hour; a log without experiments gets a page that says so."""
-    from ab_analysis.experiment import find_experiments
-    from ab_analysis.report import write_no_experiment, write_report
+def due_experiments(settings: Settings, until: Hour) -> list[str]:
+    """Experiments to report as of an hour: those that run, and those that ended and have no final report yet.
 
-    found = []
-    for experiment in find_experiments(settings.experiments_dir):
-        try:
-            analysis, path = write_report(settings, experiment, until)
-        except NotReadyError as error:
-            log.warning("%s: %s", experiment.name, error)
-            continue
-        found.append({"analysis": analysis.as_json(), "report": str(path)})
-        log.info("experiment %s: %s", experiment.name, path)
-    if not found:
-        log.info("no experiment in this log: %s", write_no_experiment(settings))
-    return found
+    Raises:
+        ConfigError: a file is wrong, its name is not its experiment's, or two claim the same users of a layer.
+    """
+    from ab_analysis.assignment import check_layers
+
+    experiments = {stem: _load(settings, stem) for stem in _experiment_files(settings)}
+    check_layers(list(experiments.values()))
+    return [name for name, e in experiments.items() if e.start_time < until.start and not _is_final(settings, e, until)]
+
+
+def _is_final(settings: Settings, experiment: Experiment, until: Hour) -> bool:
+    """Whether the experiment's final report stands, and is what a report as of ``until`` would write again."""
+    final = settings.reports_dir / "ab" / experiment.name / "final.json"
+    ended = experiment.end_hour is not None and until > experiment.end_hour
+    return ended and final.exists() and read_json(final)["until"] == (experiment.end_hour or until).key
+
+
+def _experiment_files(settings: Settings) -> dict[str, Path]:
+    from ab_analysis.experiment import find_experiments
+
+    return find_experiments(settings.experiments_dir)
+
+
+def _load(settings: Settings, name: str) -> Experiment:
+    from ab_analysis.experiment import load_experiment
+
+    files = _experiment_files(settings)
+    if name not in files:
+        raise ConfigError(
+            f"no experiment '{name}' in {settings.experiments_dir} (there is {', '.join(files) or 'none'})"
+        )
+    experiment = load_experiment(files[name])
+    if experiment.name != name:
+        raise ConfigError(
+            f"{files[name]}: the experiment is named '{experiment.name}'; name the file {experiment.name}.yaml"
+        )
+    return experiment
+
+
+def report_experiment(settings: Settings, name: str, until: Hour) -> dict[str, Any]:
+    """Report one experiment of the workspace as of an hour.
+
+    Returns:
+        Name, verdict, sentence, path of the page; before anybody was exposed the sentence says so and there is no page.
+    """
+    from ab_analysis.report import write_report
+
+    experiment = _load(settings, name)
+    try:
+        written = write_report(settings, experiment, until)
+    except NotReadyError as error:
+        log.warning("%s: %s", name, error)
+        return {"experiment": name, "verdict": None, "sentence": str(error), "report": None}
+    decision = written.analysis.decision
+    log.info("experiment %s: %s", name, decision.sentence)
+    if decision.verdict in {"stop", "no_conclusion"}:
+        send_alert(
+            settings, f"experiment {name}: {decision.verdict}", sentence=decision.sentence, report=str(written.page)
+        )
+    return {"experiment": name, "verdict": decision.verdict, "sentence": decision.sentence, "report": str(written.page)}
+
+
+def past_reports(settings: Settings, name: str | None, first: date, last: date) -> list[dict[str, str]]:
+    """Experiment and hour of every report that is due at the end of days from ``first`` to ``last``.
+
+    Raises:
+        ConfigError: the days are the wrong way round, or there is no such experiment.
+    """
+    if last < first:
+        raise ConfigError(f"the last day {last} lies before the first, {first}")
+    experiments = [_load(settings, stem) for stem in ([name] if name else _experiment_files(settings))]
+    found: dict[tuple[str, str], None] = {}
+    for offset in range((last - first).days + 1):
+        until = day_hours(first + timedelta(days=offset))[-1] + 1
+        for e in experiments:
+            if e.start_time < until.start:
+                found[e.name, min(until, e.end_hour or until).key] = None
+    return [{"experiment": experiment, "until": until} for experiment, until in found]
 
 
 def report_clocks(settings: Settings) -> list[str]:
@@ -125,8 +193,13 @@ def write_index(settings: Settings) -> str:
     groups = []
     if (root / "model.html").exists():
         groups.append(("Model", [("champion, variants, moves, drift", "model.html", "")]))
-    for title, pattern in (("Experiments", "ab/*/*.html"), ("Experiments", "ab/*.html"), ("Promotion gate", "gate/*.html"),
-                           ("Data drift", "drift/*.html"), ("Interest clocks", "clocks/*.html")):  # fmt: skip
+    if (root / "ab" / "index.html").exists():
+        groups.append(("Experiments", _experiment_rows(root)))
+    for title, pattern in (
+        ("Promotion gate", "gate/*.html"),
+        ("Data drift", "drift/*.html"),
+        ("Interest clocks", "clocks/*.html"),
+    ):
         rows = []
         for path in sorted(root.glob(pattern), reverse=True)[:60]:
             data = path.with_suffix(".json")
@@ -134,14 +207,20 @@ def write_index(settings: Settings) -> str:
             note = content.get("reason") or (
                 f"{len(content['drifted'])} columns drifted" if "drifted" in content else ""
             )
-            name = path.stem if path.parent.parent == root else f"{path.parent.name} as of {path.stem}"
-            rows.append((name, str(path.relative_to(root)), note))
-        if rows or pattern != "ab/*.html":
-            groups.append((title, rows))
-    if any(title == "Experiments" and rows for title, rows in groups):
-        groups = [g for g in groups if g[0] != "Experiments" or g[1]]
+            rows.append((path.stem, str(path.relative_to(root)), note))
+        groups.append((title, rows))
     write_page(root / "index.html", "Interest Clock reports", INDEX, source=settings.source, groups=groups)
     return str(root / "index.html")
+
+
+def _experiment_rows(root: Path) -> list[tuple[str, str, str]]:
+    """The overview, then the latest pages of each experiment with their decisions."""
+    rows = [("all experiments", "ab/index.html", "")]
+    for folder in sorted((root / "ab").glob("*/")):
+        for path in sorted(folder.glob("20*.html"), reverse=True)[:14]:
+            sentence = read_json(path.with_suffix(".json"))["decision"]["sentence"]
+            rows.append((f"{folder.name} as of {path.stem}", str(path.relative_to(root)), sentence))
+    return rows
 
 
 def variant_metrics(settings: Settings, start: Hour, end: Hour) -> dict[str, Any]:

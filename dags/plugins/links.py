@@ -1,4 +1,4 @@
-"""Links from the Airflow UI to MLflow and to the report pages."""
+"""Links from the Airflow UI to MLflow, the experiments and all report pages."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _SETTINGS = load_settings()
 
 
 class PlatformLinks(AirflowPlugin):
-    """Two entries in the navigation."""
+    """Three entries in the navigation."""
 
     name = "interest_clock_links"
     external_views = [  # noqa: RUF012 (Airflow's own attribute)
@@ -19,6 +19,12 @@ class PlatformLinks(AirflowPlugin):
             "href": f"http://127.0.0.1:{_SETTINGS.reports_port}/",
             "destination": "nav",
             "url_route": "clock-reports",
+        },
+        {
+            "name": "Experiments",
+            "href": f"http://127.0.0.1:{_SETTINGS.reports_port}/ab/index.html",
+            "destination": "nav",
+            "url_route": "clock-experiments",
         },
         {
             "name": "MLflow",

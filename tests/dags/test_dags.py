@@ -54,7 +54,7 @@ def test_every_file_parses_without_heavy_libraries(bag: dict[str, Any]) -> None:
     assert bag["heavy"] == []
     assert set(bag["dags"]) == {
         "ingest_hour", "materialize_clock", "train_ranker", "promote_ranker", "report_day",
-        "rollback_champion", "replay_training", "build_history", "backfill_hours",
+        "rollback_champion", "replay_training", "build_history", "backfill_hours", "report_experiments",
     }  # fmt: skip
 
 

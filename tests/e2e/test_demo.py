@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
-from core.hours import Hour
+from core.hours import Hour, day_hours
 from core.settings import ROOT, Settings, load_settings
 from evaluation.metrics import with_intervals
 from events.simulator.config import SimulatorConfig
@@ -127,6 +127,30 @@ def test_pages_open_in_a_browser_a_person_approves_and_rolls_back_and_alerts_arr
             assert "stopped" in platform.run("down").stdout
 
 
+def report_as_of_a_past_day(settings: Settings) -> str:
+    """Write the experiment's report as of its first day again, through Airflow: the same bytes as at the day."""
+    from pipeline.airflow_api import AirflowApi
+    from pipeline.reports import report_experiment
+    from pipeline.services import wait_for
+
+    day = APP.day(APP.experiment.start_day)
+    until = day_hours(day)[-1] + 1
+    page = Path(report_experiment(settings, "clock_ranker", until)["report"])
+    before = page.read_bytes()
+    page.unlink()
+    api = AirflowApi(settings)
+    run = api.trigger("report_experiments", conf={"experiment": "", "first": str(day), "last": str(day)})
+
+    def ended() -> bool:
+        state = next(r["state"] for r in api.runs("report_experiments") if r["dag_run_id"] == run)
+        assert state != "failed"
+        return bool(state == "success")
+
+    wait_for(ended, "the report of a past day", 300)
+    assert page.read_bytes() == before
+    return until.key
+
+
 def approve_and_roll_back(platform: Platform, alerts: list[dict[str, Any]]) -> None:
     from playwright.sync_api import sync_playwright
 
@@ -148,7 +172,12 @@ def approve_and_roll_back(platform: Platform, alerts: list[dict[str, Any]]) -> N
             (settings.airflow_port, "/dags", ["ingest_hour", "promote_ranker"]),
             (settings.mlflow_port, "/#/models/simulator-ranker", ["simulator-ranker", "gaussian_clock"]),
             (settings.reports_port, "/", ["Experiments", "Promotion gate", "Data drift"]),
-            (settings.reports_port, "/ab/clock_ranker/", ["html"]),
+            (settings.reports_port, "/ab/index.html", ["clock_ranker", "Together"]),
+            (
+                settings.reports_port,
+                f"/ab/clock_ranker/{report_as_of_a_past_day(settings)}.html",
+                ["Effects relative to control"],
+            ),
         ):
             page.goto(f"http://127.0.0.1:{port}{path}")
             for word in words:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from core.errors import ConfigError
-from evaluation.sequential import boundaries, limit_at
+from core.sequential import boundaries, limit_at
 
 
 def test_a_single_look_has_the_usual_limit() -> None:

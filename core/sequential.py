@@ -94,3 +94,30 @@ def limit_at(look: int, looks: int, first: int, alpha: float) -> float:
     """
     planned = tuple(n / looks for n in range(first, looks + 1))
     return boundaries(planned, alpha)[min(max(look, first), looks) - first]
+
+
+@lru_cache(maxsize=64)
+def _mixture_ratio(alpha: float) -> float:
+    """Variance of the estimate over that of the mixture at which the limit is lowest."""
+    from scipy.optimize import minimize_scalar
+
+    return float(minimize_scalar(lambda r: _mixture(r, alpha), bounds=(1e-6, 10), method="bounded").x)
+
+
+def _mixture(ratio: float, alpha: float) -> float:
+    return float(np.sqrt((1 + ratio) * np.log((1 + ratio) / (ratio * alpha**2))))
+
+
+def mixture_limit(fraction: float, alpha: float) -> float:
+    """Limit for |z| that holds at any time, for ever: no end has to be planned.
+
+    Normal mixture (Robbins 1970, doi:10.1214/aoms/1177696786), asymptotic for means by Waudby-Smith et al. 2024
+    (doi:10.1214/24-AOS2408); the mixture is the one whose limit is lowest at ``fraction`` = 1.
+
+    Args:
+        fraction: information so far, as a share of what is planned; above 1 is allowed.
+        alpha: two-sided error over all time.
+    """
+    if fraction <= 0:
+        raise ConfigError(f"a look needs some information, not {fraction}")
+    return _mixture(_mixture_ratio(alpha) / fraction, alpha)

@@ -1,0 +1,96 @@
+"""Who is in an experiment, in which variant; and the log of who met it."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import threading
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+
+from ab_analysis.experiment import Experiment
+from core.assignment import assign, places
+from core.errors import ConfigError
+from core.hours import Hour
+
+COLUMNS = ("experiment", "variant", "user", "timestamp")
+
+
+def assign_users(experiment: Experiment, user_keys: Sequence[str]) -> np.ndarray:
+    """Variant of each user, None for users whom the experiment's layer does not give it.
+
+    The same user always gets the same variant; experiments with other names or salts split independently; experiments
+    with disjoint shares of one layer have no user in common.
+
+    Args:
+        experiment: gives variants, shares, salt and layer.
+        user_keys: users as they appear in the source's log, shape (users,).
+
+    Returns:
+        Array of objects, shape (users,).
+    """
+    found = assign(experiment.name, experiment.salt, experiment.variants, user_keys).astype(object)
+    if experiment.layer is not None:
+        place = places(f"layer\x1f{experiment.layer.name}", user_keys)
+        found[(place < experiment.layer.start) | (place >= experiment.layer.end)] = None
+    return found
+
+
+def check_layers(experiments: Sequence[Experiment]) -> None:
+    """``ConfigError`` if two experiments that run at the same time claim the same users of a layer."""
+    for n, a in enumerate(experiments):
+        for b in experiments[n + 1 :]:
+            if a.layer is None or b.layer is None or a.layer.name != b.layer.name:
+                continue
+            apart = a.layer.end <= b.layer.start or b.layer.end <= a.layer.start
+            if not apart and _overlap(a, b):
+                raise ConfigError(
+                    f"layer '{a.layer.name}': '{a.name}' takes users {a.layer.start:g} to {a.layer.end:g} and '{b.name}' "
+                    f"{b.layer.start:g} to {b.layer.end:g} at the same time; give them shares that do not overlap"
+                )
+
+
+def _overlap(a: Experiment, b: Experiment) -> bool:
+    ends = [e.end_hour.start if e.end_hour else datetime.max.replace(tzinfo=UTC) for e in (a, b)]
+    return a.start_time < ends[1] and b.start_time < ends[0]
+
+
+class ExposureLog:
+    """Appends first exposures to hourly CSV files, ``<root>/<hour>.csv``, which a mapping's ``exposures`` reads.
+
+    A line is written by one system call, so that several processes may write; a process logs a user once an hour, and the
+    analysis takes the first of all.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._lock = threading.Lock()
+        self._hour: Hour | None = None
+        self._seen: set[tuple[str, str]] = set()
+
+    def expose(self, experiment: str, variant: str, user_key: str, at: datetime) -> bool:
+        """Log that a user met a variant; False where it is in the log of that hour already."""
+        hour = Hour.of(at)
+        with self._lock:
+            if self._hour != hour:
+                self._hour, self._seen = hour, set()
+            if (experiment, user_key) in self._seen:
+                return False
+            self._append(hour, (experiment, variant, user_key, at.astimezone(UTC).isoformat()))
+            self._seen.add((experiment, user_key))
+        return True
+
+    def _append(self, hour: Hour, row: tuple[str, ...]) -> None:
+        self.root.mkdir(parents=True, exist_ok=True)
+        handle = os.open(self.root / f"{hour.key}.csv", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        try:
+            rows = [row] if os.fstat(handle).st_size else [COLUMNS, row]
+            text = io.StringIO()
+            csv.writer(text, lineterminator="\n").writerows(rows)
+            os.write(handle, text.getvalue().encode())
+        finally:
+            os.close(handle)

@@ -1,0 +1,190 @@
+"""Whether an experiment's data can be trusted, before anybody looks at an effect."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from ab_analysis.experiment import Experiment, Plan, changed_keys
+from ab_analysis.inference import Tested, adjust, compare
+from ab_analysis.moments import Cells
+from ab_analysis.user_table import Counts
+from core.engine import Engine
+
+ALARM = 0.001
+"""A check of randomisation with a p-value below this says that assignment or logging is broken (Fabijan et al. 2019,
+doi:10.1145/3292500.3330722)."""
+MOST_CROSSED = 0.01
+"""More users in two variants than this share, and what is left is no random sample."""
+SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Check:
+    """One check.
+
+    Attributes:
+        level: ``fail``: effects must not be read; ``warn``: read them with this in mind; ``ok``.
+        text: what was found, and what to do.
+    """
+
+    name: str
+    level: Literal["ok", "warn", "fail"]
+    text: str
+    p_value: float | None = None
+
+
+def sample_ratio(shares: Mapping[str, float], counts: Mapping[str, int]) -> Check:
+    """Do the variants have the shares they should? Pearson's χ²."""
+    from scipy.stats import chisquare
+
+    total = sum(counts.values())
+    expected = [total * share / sum(shares.values()) for share in shares.values()]
+    p = float(chisquare([counts[v] for v in shares], expected).pvalue)
+    found = ", ".join(f"{v} {counts[v]:,} of {e:,.0f}" for v, e in zip(shares, expected, strict=True))
+    if p < ALARM:
+        text = (
+            f"Sample-ratio mismatch (p = {p:.2g}): {found} expected. Do not read the effects; look for lost or "
+            "doubled exposures first."
+        )
+        return Check("sample ratio", "fail", text, p)
+    return Check("sample ratio", "ok", f"Sample ratio as planned (p = {p:.2g}): {found} expected.", p)
+
+
+def pre_period(experiment: Experiment, cells: Cells, tested: Iterable[Tested]) -> Check:
+    """A/A on the pre-period: before the start the variants must not differ. Holm over metrics and variants."""
+    p_values = {}
+    control = cells.of(variant=experiment.control)
+    for t in tested:
+        for variant in experiment.treatments:
+            found = compare(t, control, cells.of(variant=variant), experiment.confidence, adjusted=False)
+            if found.known:
+                p_values[f"{t.metric} ({variant})"] = found.p_value
+    if not p_values:
+        return Check("pre-period", "warn", "No pre-period: nothing is known of the users from before the start.")
+    adjusted = adjust(p_values, "holm")
+    worst = min(adjusted, key=lambda k: adjusted[k])
+    p = adjusted[worst]
+    if p < ALARM:
+        text = (
+            f"A/A check failed (p = {p:.2g}, {worst}): the variants differed before the experiment began. The split is "
+            "not random, or an earlier experiment still works on it. Do not read the effects."
+        )
+        return Check("pre-period", "fail", text, p)
+    return Check(
+        "pre-period", "ok", f"The variants did not differ before the start (smallest p = {p:.2g}, {worst}).", p
+    )
+
+
+def exposure_days(db: Engine, experiment: Experiment) -> Check:
+    """Do users of all variants arrive on the same days?"""
+    from scipy.stats import chi2_contingency
+
+    rows = db.rows("SELECT exposure_day, variant, count(*) FROM users GROUP BY exposure_day, variant")
+    days = sorted({r[0] for r in rows})
+    counts = {(r[0], r[1]): int(r[2]) for r in rows}
+    table = np.array([[counts.get((d, v), 0) for v in experiment.variants] for d in days])
+    table = table[table.sum(axis=1) >= 5 * len(experiment.variants)]
+    if len(table) < 2 or not table.sum(axis=0).all():
+        return Check("exposure", "ok", "Too few days of arrival to compare.")
+    p = float(chi2_contingency(table).pvalue)
+    if p < ALARM:
+        text = (
+            f"Exposure imbalance (p = {p:.2g}): users of the variants arrive on different days. The variants were not "
+            "started together, or one of them logs its exposures late."
+        )
+        return Check("exposure", "fail", text, p)
+    return Check("exposure", "ok", f"Users of all variants arrive on the same days (p = {p:.2g}).", p)
+
+
+def counted(experiment: Experiment, counts: Counts) -> list[Check]:
+    """Checks on who was left out, what is missing, and other experiments."""
+    from scipy.stats import chi2_contingency
+
+    checks = []
+    total = sum(counts.assigned.values())
+    if counts.crossed:
+        level: Literal["warn", "fail"] = "fail" if counts.crossed > MOST_CROSSED * total else "warn"
+        text = f"{counts.crossed:,} users were seen in more than one variant and are left out."
+        checks.append(Check("users in two variants", level, text))
+    else:
+        checks.append(Check("users in two variants", "ok", "Nobody was seen in two variants."))
+    if counts.unknown:
+        text = f"{counts.unknown:,} users met a variant that the experiment file does not have; those exposures are left out."
+        checks.append(Check("unknown variants", "warn", text))
+    if counts.early:
+        text = (
+            f"{counts.early:,} users were exposed before the start and are left out: what was measured before the start "
+            "is no longer untouched for them. Is 'start' right?"
+        )
+        checks.append(Check("exposed before start", "warn", text))
+    if counts.missing_hours:
+        shown = ", ".join(counts.missing_hours[:SHOWN]) + (", …" if len(counts.missing_hours) > SHOWN else "")
+        text = f"{len(counts.missing_hours)} hours are missing from the log: {shown}. Ingest or close them."
+        checks.append(Check("missing hours", "warn", text))
+    analysed = sum(counts.analysed.values())
+    if experiment.trigger or experiment.population:
+        table = np.array([[counts.analysed[v], counts.assigned[v] - counts.analysed[v]] for v in experiment.variants])
+        share = analysed / total if total else 0.0
+        p = float(chi2_contingency(table).pvalue) if table.sum(axis=0).all() else 1.0
+        if p < ALARM:
+            text = (
+                f"The share of users in the analysis differs between the variants (p = {p:.2g}): the treatment changes who "
+                "is triggered, and the compared users are not alike."
+            )
+            checks.append(Check("trigger", "fail", text, p))
+        else:
+            text = (
+                f"{share:.1%} of the assigned users are in the analysis (trigger, population). Over all assigned users an "
+                f"effect is diluted to about {share:.1%} of what is shown."
+            )
+            checks.append(Check("trigger", "warn" if share < 1 else "ok", text, p))
+    for other, p in counts.others.items():
+        if p < ALARM:
+            text = (
+                f"Carry-over: the variants of '{other}' are spread unevenly over this experiment's (p = {p:.2g}). Put both "
+                "into one layer, or give this one a new salt."
+            )
+            checks.append(Check("other experiments", "warn", text, p))
+    return checks
+
+
+def looks(experiment: Experiment, counts: Counts, *, allowed: bool) -> Check:
+    """Is this a look that the stopping rule allows?"""
+    if allowed:
+        return Check("looks", "ok", f"The adjusted intervals hold however often this is read ({_rule(experiment)}).")
+    if experiment.stopping.rule == "fixed":
+        end = f"the end ({experiment.end})" if experiment.end else "the end, which the file does not give"
+        text = f"An early look. With one look planned, the result may be read at {end} only; until then a difference is noise."
+        return Check("looks", "warn", text)
+    days = experiment.stopping.first_look_days
+    return Check(
+        "looks", "warn", f"An early look: the first one is planned {days} days after the start. ({counts.until})"
+    )
+
+
+def _rule(experiment: Experiment) -> str:
+    return {
+        "fixed": "one look at the end",
+        "always_valid": "always-valid confidence sequence",
+        "group_sequential": "group-sequential plan, O'Brien-Fleming spending",
+    }[experiment.stopping.rule]
+
+
+def edited(before: dict[str, Any] | None, experiment: Experiment) -> list[Check]:
+    """Was the file changed after the first report?"""
+    if before is None or before["digest"] == experiment.digest:
+        return []
+    changed = changed_keys(before["content"], experiment.model_dump(mode="json"))
+    text = f"The experiment file was edited after the start: {', '.join(changed)} changed. What was planned is not what is shown."
+    return [Check("edited after start", "warn", text)]
+
+
+def nothing_to_adjust(plan: Plan, has_pre: Mapping[str, bool]) -> list[Check]:
+    missing = [m for m in plan.experiment.named if has_pre.get(m) is False]
+    if not missing:
+        return []
+    return [Check("covariates", "warn", f"No pre-period for {', '.join(missing)}: shown without CUPED.")]

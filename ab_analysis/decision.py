@@ -1,0 +1,158 @@
+"""The decision in one sentence, from checks, primary metrics and guardrails."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from ab_analysis.experiment import Plan
+from core.hours import Hour
+
+if TYPE_CHECKING:
+    from ab_analysis.analysis import MetricResult
+    from ab_analysis.checks import Check
+
+Verdict = Literal["ship", "stop", "keep_running", "no_effect", "person", "no_conclusion"]
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What to do.
+
+    Attributes:
+        verdict: ``ship`` (a primary metric is better, none is worse, guardrails hold), ``stop`` (a primary metric is
+            worse or a guardrail is broken), ``keep_running``, ``no_effect`` (the end is reached and nothing was found),
+            ``person`` (better, but a guardrail is undecided at the end), ``no_conclusion`` (a check failed).
+        variant: the treatment that is meant, where one is.
+        sentence: why.
+    """
+
+    verdict: Verdict
+    sentence: str
+    variant: str | None = None
+
+
+def decide(plan: Plan, results: Sequence[MetricResult], checks: Sequence[Check], until: Hour) -> Decision:
+    """Read the headline rows under the stopping rule."""
+    if failed := [c for c in checks if c.level == "fail"]:
+        return Decision("no_conclusion", f"No conclusion: {failed[0].text}")
+    experiment = plan.experiment
+    rows = [r for r in results if r.headline]
+    ended = experiment.end_hour is not None and until >= experiment.end_hour
+    found = [_of_variant(plan, v, [r for r in rows if r.variant == v], ended=ended) for v in experiment.treatments]
+    order: list[Verdict] = ["ship", "person", "keep_running", "stop", "no_effect"]
+    best = min(found, key=lambda d: (order.index(d.verdict), -_lift(plan, d, rows)))
+    if len(found) == 1:
+        return best
+    others = "; ".join(f"{d.variant}: {d.verdict.replace('_', ' ')}" for d in found if d is not best)
+    return Decision(best.verdict, f"{best.variant}: {best.sentence} Others: {others}.", best.variant)
+
+
+def _lift(plan: Plan, decision: Decision, rows: Sequence[MetricResult]) -> float:
+    first = plan.experiment.primary[0]
+    return next((_gain(plan, r) for r in rows if r.variant == decision.variant and r.metric == first), 0.0)
+
+
+def _gain(plan: Plan, result: MetricResult) -> float:
+    """Relative effect, positive where it is for the better."""
+    sign = 1 if plan.metrics[result.metric].better == "up" else -1
+    return sign * result.rel_effect if math.isfinite(result.rel_effect) else 0.0
+
+
+def side(plan: Plan, result: MetricResult) -> int:
+    """1: shown to be better, −1: shown to be worse, 0: neither, under the stopping rule and for all comparisons."""
+    if result.adjusted_ci is None or not all(map(math.isfinite, result.adjusted_ci)):
+        return 0
+    low, high = result.adjusted_ci
+    up = 1 if low > 0 else -1 if high < 0 else 0
+    if plan.experiment.stopping.rule == "fixed" and result.role == "primary":
+        # Holm is more powerful than the simultaneous interval, and holds the same error.
+        up = int(math.copysign(1, result.effect)) if result.p_adjusted < 1 - plan.experiment.confidence else 0
+    return up if plan.metrics[result.metric].better == "up" else -up
+
+
+def guardrail_state(plan: Plan, result: MetricResult) -> Literal["holds", "broken", "undecided"]:
+    """Where the interval of a guardrail's harm lies against its margin."""
+    if result.adjusted_ci is None or not all(map(math.isfinite, result.adjusted_ci)):
+        return "undecided"
+    low, high = result.adjusted_ci
+    least, most = (-high, -low) if plan.metrics[result.metric].better == "up" else (low, high)
+    margin = plan.experiment.guardrails[result.metric].max_worse
+    return "broken" if least > margin else "holds" if most <= margin else "undecided"
+
+
+def _of_variant(plan: Plan, variant: str, rows: Sequence[MetricResult], *, ended: bool) -> Decision:
+    primary = [r for r in rows if r.role == "primary"]
+    states = {r.metric: guardrail_state(plan, r) for r in rows if r.role == "guardrail"}
+    broken = [m for m, s in states.items() if s == "broken"]
+    undecided = [m for m, s in states.items() if s == "undecided"]
+    worse = [r for r in primary if side(plan, r) < 0]
+    better = [r for r in primary if side(plan, r) > 0]
+    if broken or worse:
+        why = f"guardrail {_list(broken)} is worse by more than its margin" if broken else _said(plan, worse)
+        return Decision("stop", f"Stop: {why}.", variant)
+    if better and not undecided:
+        return Decision("ship", f"Ship: {_said(plan, better)}{_and(plan, primary, better)}.", variant)
+    if better:
+        open_ = f"guardrail {_list(undecided)} is not shown to hold"
+        if ended:
+            return Decision("person", f"A person decides: {_said(plan, better)}, but {open_}.", variant)
+        return Decision("keep_running", f"Keep running: {_said(plan, better)}, but {open_} yet.", variant)
+    if ended:
+        return Decision("no_effect", f"No effect was shown: {_found_out(plan, primary)}.", variant)
+    return Decision("keep_running", f"Keep running: {_neither(primary)}.", variant)
+
+
+def _found_out(plan: Plan, primary: Sequence[MetricResult]) -> str:
+    parts = [
+        f"{_words(r.metric)} {_percent(r.rel_effect)}, where an effect of {r.detectable:.2%} had a chance of "
+        f"{plan.experiment.power:.0%} to be found"
+        for r in primary
+        if math.isfinite(r.detectable)
+    ]
+    return "; ".join(parts) or "nothing could be tested"
+
+
+def _list(metrics: Sequence[str]) -> str:
+    return ", ".join(map(_words, metrics))
+
+
+def _said(plan: Plan, rows: Sequence[MetricResult]) -> str:
+    parts = []
+    for r in rows:
+        one_look = plan.experiment.stopping.rule == "fixed"
+        low, high = r.rel_effect_ci if one_look else r.adjusted_ci or r.rel_effect_ci
+        word = "up" if r.effect > 0 else "down"
+        extra = f", p = {r.p_adjusted:.2g} for all primary metrics" if one_look else ""
+        parts.append(f"{_words(r.metric)} {word} {_percent(r.rel_effect)} ({_percent(low)} to {_percent(high)}{extra})")
+    return ", ".join(parts)
+
+
+def _and(plan: Plan, primary: Sequence[MetricResult], better: Sequence[MetricResult]) -> str:
+    rest = [r for r in primary if r not in better]
+    guarded = "; every guardrail holds" if plan.experiment.guardrails else ""
+    return (f"; {', '.join(_words(r.metric) for r in rest)} not shown to change" if rest else "") + guarded
+
+
+def _neither(primary: Sequence[MetricResult]) -> str:
+    known = [r for r in primary if math.isfinite(r.rel_effect)]
+    if not known:
+        return "nothing can be tested yet"
+    parts = []
+    for r in known:
+        interval = r.adjusted_ci or r.rel_effect_ci
+        open_ = "" if r.adjusted_ci else ", one look"
+        parts.append(
+            f"{_words(r.metric)} {_percent(r.rel_effect)} ({_percent(interval[0])} to {_percent(interval[1])}{open_})"
+        )
+    return f"not shown to change so far: {', '.join(parts)}"
+
+
+def _percent(value: float) -> str:
+    return f"{value:+.2%}" if math.isfinite(value) else "?"
+
+
+def _words(metric: str) -> str:
+    return metric.replace("_", " ")

@@ -1,0 +1,169 @@
+"""Metrics, declared: what a user's number is, as SQL over one event or as a rule over other metrics.
+
+Every metric rests on *additive* parts, a number per user and local day that days add up: ``sum`` of an
+expression, ``count`` of a condition, ``days`` on which a condition held. The other kinds are made of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, RootModel, model_validator
+from sqlglot import expressions as exp
+
+from core.documents import did_you_mean, load_document
+from core.errors import ConfigError
+from events.mapping import parse_expression
+from events.schema import BEHAVIOURS
+
+CATALOGUE = Path(__file__).with_name("metrics.yaml")
+EVENT_COLUMNS = ("event_id", "item_id", "played_seconds", "duration_seconds", "local_hour", *BEHAVIOURS)
+LARGEST = "1e15"
+"""Of one event's value; sums are exact to ten decimals."""
+KINDS = ("sum", "count", "days", "retained", "ratio", "quantile", "winsorise", "cap", "at_least")
+
+
+class Metric(BaseModel):
+    """One metric. Exactly one of the kinds is given.
+
+    Attributes:
+        sum: SQL of a number, summed over a user's events.
+        count: SQL condition; events that meet it.
+        days: SQL condition; local days with an event that meets it.
+        retained: N; share of users active on local day N after their first, among those whose day N is over.
+        ratio: two metrics; sum of the first over sum of the second over all users (delta method).
+        quantile: of the users' values of ``of``.
+        winsorise: values of ``of`` above this quantile of all users count as that quantile.
+        cap: values of ``of`` above this number count as the number.
+        at_least: share of users whose ``of`` reaches this number.
+        better: the direction that is good.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    title: str = ""
+    description: str = ""
+    unit: str = ""
+    better: Literal["up", "down"] = "up"
+    sum: str | None = None
+    count: str | None = None
+    days: str | None = None
+    retained: int | None = Field(None, ge=1, le=90)
+    ratio: tuple[str, str] | None = None
+    of: str | None = None
+    quantile: float | None = Field(None, gt=0, lt=1)
+    winsorise: float | None = Field(None, gt=0.5, lt=1)
+    cap: float | None = None
+    at_least: float | None = None
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Metric:
+        given = [k for k in KINDS if getattr(self, k) is not None]
+        if len(given) != 1:
+            raise ValueError(f"give exactly one of {', '.join(KINDS)}; there is {' and '.join(given) or 'none'}")
+        derived = given[0] in {"quantile", "winsorise", "cap", "at_least"}
+        if derived != (self.of is not None):
+            raise ValueError(f"{given[0]} {'needs' if derived else 'takes no'} 'of', the metric it is made of")
+        if text := self.sum or self.count or self.days:
+            check_expression(text, given[0])
+        return self
+
+    @cached_property
+    def kind(self) -> str:
+        return next(k for k in KINDS if getattr(self, k) is not None)
+
+    @property
+    def additive(self) -> bool:
+        return self.kind in {"sum", "count", "days"}
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """Metrics that this one is made of."""
+        return (*(self.ratio or ()), *((self.of,) if self.of else ()))
+
+    def per_day(self, dialect: str) -> str:
+        """SQL of an additive metric over one user's events of one local day, exact: the order of the events does not show.
+
+        A sum is null where an event's value is NaN, infinite or beyond ``LARGEST``.
+        """
+        if self.sum is not None:
+            value = f"CAST({to_sql(self.sum, dialect)} AS DOUBLE)"
+            exact = f"sum(CASE WHEN abs({value}) <= {LARGEST} THEN CAST({value} AS DECIMAL(28, 10)) END)"
+            return f"CASE WHEN count(*) FILTER (WHERE abs({value}) > {LARGEST}) = 0 THEN coalesce({exact}, 0) END"
+        if self.count is not None:
+            return f"count(*) FILTER (WHERE {to_sql(self.count, dialect)})"
+        assert self.days is not None
+        return f"max(CASE WHEN {to_sql(self.days, dialect)} THEN 1 ELSE 0 END)"
+
+    @property
+    def definition(self) -> str:
+        """In words, for the report."""
+        text = {
+            "sum": f"sum of {self.sum} over the user's events",
+            "count": f"events where {self.count}",
+            "days": f"local days with an event where {self.days}",
+            "retained": f"active on local day {self.retained} after the first, among users whose day {self.retained} is over",
+            "ratio": f"sum of {' / sum of '.join(self.ratio or ())} over all users",
+            "quantile": f"{self.quantile} quantile of the users' {self.of}",
+            "winsorise": f"{self.of}, values above the {self.winsorise} quantile of all users set to it",
+            "cap": f"{self.of}, values above {self.cap} set to it",
+            "at_least": f"share of users with {self.of} of at least {self.at_least}",
+        }[self.kind]
+        return f"{self.description} {text}.".strip() if self.description else f"{text}."
+
+
+class Catalogue(RootModel[dict[str, Metric]]):
+    """Named metrics."""
+
+
+def load_catalogue(*paths: Path) -> dict[str, Metric]:
+    """The built-in metrics, with those of ``paths`` (files that exist) on top."""
+    found: dict[str, Metric] = {}
+    for path in (CATALOGUE, *(p for p in paths if p.exists())):
+        found |= load_document(path, Catalogue, what="metrics file").root
+    return found
+
+
+def closure(names: Iterable[str], catalogue: Mapping[str, Metric]) -> dict[str, Metric]:
+    """The named metrics and all that they are made of, parts first.
+
+    Raises:
+        ValueError: a metric or a part is not in the catalogue, or is made of what cannot be its part.
+    """
+    found: dict[str, Metric] = {}
+    for name in names:
+        if name not in catalogue:
+            raise ValueError(
+                f"unknown metric '{name}'{did_you_mean(name, catalogue)} (there are {', '.join(sorted(catalogue))})"
+            )
+        metric = catalogue[name]
+        for part in metric.parts:
+            if part in catalogue and not catalogue[part].additive:
+                raise ValueError(f"metric '{name}' is made of '{part}', which is not a sum, a count or days")
+        found |= closure(metric.parts, catalogue)
+        found[name] = metric
+    return found
+
+
+def check_expression(text: str, where: str) -> exp.Expression:
+    """Parse SQL over one event; functions that are not SQL's own are refused. ``ValueError`` says what is wrong."""
+    try:
+        tree = parse_expression(text, where)
+    except ConfigError as error:
+        raise ValueError(str(error)) from None
+    if strange := tree.find(exp.Anonymous):
+        raise ValueError(f"{where}: '{text}' calls {strange.name}(), which is not one of SQL's own functions")
+    return tree
+
+
+def columns_of(text: str) -> set[str]:
+    """Names of the columns that an expression reads."""
+    return {column.name for column in parse_expression(text, "expression").find_all(exp.Column)}
+
+
+def to_sql(text: str, dialect: str) -> str:
+    """An expression in the words of an engine, in brackets."""
+    return f"({parse_expression(text, 'expression').sql(dialect=dialect, identify=True)})"

@@ -1,0 +1,116 @@
+"""Files that people write: YAML checked against a model, every error with its line and a hint."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from core.errors import ConfigError
+
+M = TypeVar("M", bound=BaseModel)
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """``; did you mean 'x'?`` where a known name is close, else nothing."""
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f"; did you mean '{close[0]}'?" if close else ""
+
+
+def load_document(path: Path, model: type[M], *, what: str, see: str = "", **defaults: Any) -> M:
+    """Read a YAML file into a model.
+
+    Args:
+        path: the file.
+        model: pydantic model of its content.
+        what: what the file is, for messages: ``experiment file``.
+        see: where help is, the last line of a message.
+        defaults: values of keys that the file does not have.
+
+    Raises:
+        ConfigError: the file is missing, is not YAML, repeats a key, or a key is wrong; every problem is
+            named with its line.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        content = {} if root is None else yaml.safe_load(text)
+    except (FileNotFoundError, IsADirectoryError):
+        raise ConfigError(f"no {what} at '{path}'") from None
+    except yaml.MarkedYAMLError as error:
+        line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise ConfigError(f"{path}{line} is not valid YAML: {error.problem}") from None
+    except (yaml.YAMLError, UnicodeDecodeError, ValueError) as error:
+        raise ConfigError(f"{path} is not valid YAML: {error}") from None
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path} must hold a mapping of keys" + (f". {see}" if see else ""))
+    problems = [
+        f"  line {mark.line + 1}: '{key}' is there twice (first in line {first.line + 1})"
+        for key, first, mark in _repeated(root)
+    ]
+    try:
+        if not problems:
+            return model.model_validate({**defaults, **content})
+    except ValidationError as error:
+        known = _names(model.model_json_schema())
+        problems = [_problem(e, root, known) for e in error.errors()]
+    listed = "\n".join(problems)
+    raise ConfigError(f"{path} has {len(problems)} problem(s):\n{listed}" + (f"\n{see}" if see else "")) from None
+
+
+def _problem(error: Any, root: yaml.Node | None, known: set[str]) -> str:
+    location = tuple(error["loc"])
+    name = ".".join(map(str, location)) or "file"
+    if error["type"] == "extra_forbidden":
+        text = f"unknown key{did_you_mean(str(location[-1]), known)}"
+    else:
+        text = error["msg"].removeprefix("Value error, ")
+    return f"  line {_line(root, location)}: {name}: {text}"
+
+
+def _line(node: yaml.Node | None, location: Sequence[Any]) -> int:
+    """Line of the deepest part of a location that the file has, counted from 1."""
+    line = node.start_mark.line + 1 if node else 1
+    for part in location:
+        if isinstance(node, yaml.MappingNode):
+            pairs = {key.value: (key, value) for key, value in node.value}
+            if str(part) not in pairs:
+                continue  # pydantic names the kind of a union between the keys
+            key, node = pairs[str(part)]
+            line = key.start_mark.line + 1
+        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
+            node = node.value[part]
+            line = node.start_mark.line + 1
+    return line
+
+
+def _repeated(node: yaml.Node | None) -> list[tuple[str, Any, Any]]:
+    found: list[tuple[str, Any, Any]] = []
+    if isinstance(node, yaml.MappingNode):
+        seen: dict[str, Any] = {}
+        for key, value in node.value:
+            if key.value in seen:
+                found.append((key.value, seen[key.value], key.start_mark))
+            seen.setdefault(key.value, key.start_mark)
+            found += _repeated(value)
+    elif isinstance(node, yaml.SequenceNode):
+        for value in node.value:
+            found += _repeated(value)
+    return found
+
+
+def _names(schema: Any) -> set[str]:
+    """Every property name of a JSON schema."""
+    names: set[str] = set()
+    if isinstance(schema, dict):
+        names |= set(schema.get("properties", {}))
+        for value in schema.values():
+            names |= _names(value)
+    elif isinstance(schema, list):
+        for value in schema:
+            names |= _names(value)
+    return names

@@ -1,0 +1,354 @@
+"""Do the A/B statistics keep their word? Errors, coverage, power and looking every day, by simulation.
+
+Users have a heavy-tailed habit (gamma) that shows before and in the experiment; half of them were not there before. The same
+functions as in reports are fed with the same sufficient statistics.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ab_analysis.experiment import Experiment, Stopping
+from ab_analysis.inference import Effect, Tested, compare, post_stratified
+from ab_analysis.moments import Cells, Moments
+from ab_analysis.stopping import interval_multiplier
+from core.pages import svg
+from core.settings import Settings
+from studies.study import Section, Study
+
+if TYPE_CHECKING:
+    from markupsafe import Markup
+
+ALPHA = 0.05
+COLUMNS = ("y", "x", "new", "events", "events_x", "kept")
+BLOCKS = ("y", "x", "new", "events", "events_x", "kept")
+METHODS: dict[str, tuple[Tested, bool]] = {
+    "mean, welch": (Tested("y", "y"), False),
+    "mean, cuped": (Tested("y", "y", covariates=("x", "new")), True),
+    "ratio, delta method": (Tested("r", "y", "events"), False),
+    "ratio, cuped": (Tested("r", "y", "events", ("x", "events_x", "new")), True),
+    "proportion, welch": (Tested("kept", "kept"), False),
+}
+STRATA = 4
+DAYS = 14
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """Size and effect of the simulated experiments."""
+
+    replications: int = 2000
+    users: int = 2000
+    lift: float = 0.06
+    seed: int = 20260324
+
+
+def run(settings: Settings, *, replications: int = 2000) -> tuple[str, str]:
+    """Run the study.
+
+    Returns:
+        Its conclusion and the path of its page.
+    """
+    study = Study(settings, "ab_calibration")
+    p = Parameters(replications=replications)
+    plain = study.part("one_look", asdict(p), lambda: one_look(p))
+    looks = {
+        name: study.part(f"looks_{name}", {**asdict(p), "habit": habit}, partial(daily_looks, p, habit))
+        for name, habit in (("habits", 1.0), ("no_habits", 0.0))
+    }
+    app_runs = max(replications // 5, 5)
+    app = study.part("app", {"runs": app_runs, "seed": p.seed}, lambda: on_the_app(app_runs, p.seed))
+    conclusion = conclude(plain, looks, app)
+    page = study.write(
+        conclusion, sections(p, plain, looks, app), {"one_look": plain, "daily_looks": looks, "app": app, "parameters": asdict(p)},
+        "make study NAME=ab_calibration",
+    )  # fmt: skip
+    return conclusion, str(page)
+
+
+def draw(rng: np.random.Generator, p: Parameters, lift: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Users of one experiment: columns (users, 6), treated (users,), stratum (users,)."""
+    habit = rng.gamma(1.5, 1.0, p.users)
+    treated = rng.uniform(size=p.users) < 0.5
+    new = rng.uniform(size=p.users) < 0.5
+    events_x = np.where(new, 0, rng.poisson(4 * habit))
+    events = 1 + rng.poisson(4 * habit * (1 + lift * treated))
+    y = rng.gamma(2.0, 0.5, p.users) * events
+    x = rng.gamma(2.0, 0.5, p.users) * events_x
+    kept = (
+        rng.uniform(size=p.users) < np.minimum((0.3 + 0.1 * np.minimum(habit, 3)) * (1 + lift * treated), 1)
+    ).astype(float)
+    stratum = np.where(new, 0, 1 + np.minimum(events_x // 4, STRATA - 2))
+    return np.column_stack([y, x, new.astype(float), events, events_x, kept]).astype(float), treated, stratum
+
+
+def moments(values: np.ndarray, columns: tuple[str, ...] = COLUMNS) -> Moments:
+    """Sufficient statistics of a sample, shape (users, columns)."""
+    centred = values - values.mean(axis=0)
+    return Moments(columns, len(values), values.mean(axis=0), centred.T @ centred)
+
+
+def _tests(values: np.ndarray, treated: np.ndarray, stratum: np.ndarray) -> dict[str, Effect]:
+    control, treatment = moments(values[~treated]), moments(values[treated])
+    found = {
+        name: compare(t, control, treatment, 1 - ALPHA, adjusted=adjusted) for name, (t, adjusted) in METHODS.items()
+    }
+    cells: dict[tuple[str, ...], Moments] = {
+        (side, str(s)): moments(values[(treated == flag) & (stratum == s)])
+        for side, flag in (("a", False), ("b", True))
+        for s in range(STRATA)
+        if ((treated == flag) & (stratum == s)).any()
+    }
+    t = Tested("y", "y")
+    found["mean, post-stratified"] = post_stratified(t, Cells(("variant", "s"), cells), ("s",), "a", "b", 1 - ALPHA)
+    return found
+
+
+def one_look(p: Parameters) -> dict[str, Any]:
+    """Type-I error, coverage of the relative interval, power against the power promised, by method."""
+    rng = np.random.default_rng(p.seed)
+    # The relative effects of a ratio and of a mean differ: events are 1 + Poisson. Take them from a large sample.
+    big = Parameters(users=4_000_000)
+    truth = _truth(np.random.default_rng(p.seed + 1), big, p.lift)
+    names = [*METHODS, "mean, post-stratified"]
+    counts = {n: {"false": 0, "covered": 0, "found": 0, "promised": 0.0, "se": 0.0} for n in names}
+    saved, expected = [], []
+    for _ in range(p.replications):
+        for n, e in _tests(*draw(rng, p, 0.0)).items():
+            counts[n]["false"] += e.p_value < ALPHA
+        values, treated, stratum = draw(rng, p, p.lift)
+        effects = _tests(values, treated, stratum)
+        for n, e in effects.items():
+            true = truth[n]
+            counts[n]["covered"] += e.rel_effect_ci[0] <= true <= e.rel_effect_ci[1]
+            counts[n]["found"] += e.p_value < ALPHA
+            counts[n]["promised"] += e.power(true * e.control)
+            counts[n]["se"] += e.se
+        saved.append(1 - (effects["mean, cuped"].se / effects["mean, welch"].se) ** 2)
+        expected.append(_explained(values[:, 0], values[:, 1:3]))
+    r = p.replications
+    return {
+        "methods": {
+            n: {"type_1": c["false"] / r, "coverage": c["covered"] / r, "power": c["found"] / r, "promised": c["promised"] / r,
+                "se": c["se"] / r, "truth": truth[n]}
+            for n, c in counts.items()
+        },
+        "saved": float(np.mean(saved)), "saved_by_theory": float(np.mean(expected)), "replications": r,
+    }  # fmt: skip
+
+
+def _explained(y: np.ndarray, x: np.ndarray) -> float:
+    """R² of a regression, what theory says that CUPED takes off."""
+    design = np.column_stack([np.ones(len(y)), x])
+    residual = y - design @ np.linalg.lstsq(design, y, rcond=None)[0]
+    return float(1 - residual.var() / y.var())
+
+
+def _truth(rng: np.random.Generator, p: Parameters, lift: float) -> dict[str, float]:
+    """Relative effects by every user's expectation in both arms (habits drawn once)."""
+    habit = rng.gamma(1.5, 1.0, p.users)
+    events = [1 + 4 * habit * (1 + lift * t) for t in (0, 1)]
+    kept = [np.minimum((0.3 + 0.1 * np.minimum(habit, 3)) * (1 + lift * t), 1) for t in (0, 1)]
+    mean = float(events[1].mean() / events[0].mean() - 1)
+    return {
+        **dict.fromkeys(("mean, welch", "mean, cuped", "mean, post-stratified"), mean),
+        **dict.fromkeys(("ratio, delta method", "ratio, cuped"), 0.0),
+        "proportion, welch": float(kept[1].mean() / kept[0].mean() - 1),
+    }
+
+
+RULES = ("fixed", "always_valid", "group_sequential")
+
+
+def daily_looks(p: Parameters, habit: float) -> dict[str, Any]:
+    """False alarms when somebody looks on each of 14 days and stops at the first difference; no effect is there.
+
+    Args:
+        p: sizes.
+        habit: 1: users differ lastingly, as people do; 0: every day is independent, where looks hurt most.
+    """
+    rng = np.random.default_rng(p.seed + 7)
+    start = datetime(2026, 3, 2, tzinfo=UTC)
+    base: dict[str, Any] = {
+        "name": "looks", "variants": {"a": 1, "b": 1}, "control": "a", "start": start, "confidence": 1 - ALPHA,
+        "end": (start + timedelta(days=DAYS - 1)).date(),
+    }  # fmt: skip
+    limits: dict[str, list[float]] = {}
+    for rule in RULES:
+        e = Experiment(**base, stopping=Stopping(rule=rule))
+        limits[rule] = [interval_multiplier(e, d, 1) or math.inf for d in range(1, DAYS + 1)]
+    limits["naive"] = [limits["fixed"][-1]] * DAYS
+    t = Tested("y", "y", covariates=("x",))
+    alarms = {rule: {"welch": 0, "cuped": 0} for rule in limits}
+    for _ in range(p.replications):
+        level = 1 + habit * (rng.gamma(1.5, 1 / 1.5, p.users) - 1)
+        treated = rng.uniform(size=p.users) < 0.5
+        days = rng.poisson(level[:, None], (p.users, DAYS)).cumsum(axis=1)
+        before = rng.poisson(level * DAYS)
+        z: dict[str, list[float]] = {"welch": [], "cuped": []}
+        for d in range(DAYS):
+            values = np.column_stack([days[:, d], before]).astype(float)
+            sides = [moments(values[flag], ("y", "x")) for flag in (~treated, treated)]
+            for method, adjusted in (("welch", False), ("cuped", True)):
+                z[method].append(abs(compare(t, sides[0], sides[1], 1 - ALPHA, adjusted=adjusted).z))
+        for rule, limit in limits.items():
+            for method, found in z.items():
+                alarms[rule][method] += any(v > bound for v, bound in zip(found, limit, strict=True))
+    return {
+        "limits": {k: [None if math.isinf(v) else v for v in values] for k, values in limits.items()},
+        "false_alarms": {rule: {m: n / p.replications for m, n in c.items()} for rule, c in alarms.items()},
+        "replications": p.replications,
+    }
+
+
+APP_METRICS = ("active_days", "duration_hours", "finishes")
+
+
+def on_the_app(runs: int, seed: int) -> dict[str, Any]:
+    """The simulated app, anew with each seed: does the interval cover the effect that a run of all users in both arms shows?"""
+    from events.simulator.config import SimulatorConfig
+
+    covered = {m: {"welch": 0, "cuped": 0} for m in APP_METRICS}
+    saved: dict[str, list[float]] = {m: [] for m in APP_METRICS}
+    theory: dict[str, list[float]] = {m: [] for m in APP_METRICS}
+    for n in range(runs):
+        config = SimulatorConfig(seed=seed + n, days=14, users=800, items=300, experiment={"start_day": 7})
+        users, truth = _app_users(config)
+        for m in APP_METRICS:
+            values = np.column_stack([users[m], users[f"{m}_pre"], users["new"]])
+            sides = [moments(values[users["treated"] == flag], ("y", "x", "new")) for flag in (False, True)]
+            t = Tested(m, "y", covariates=("x", "new"))
+            effects = {
+                k: compare(t, sides[0], sides[1], 1 - ALPHA, adjusted=a) for k, a in (("welch", False), ("cuped", True))
+            }
+            for method, e in effects.items():
+                covered[m][method] += e.rel_effect_ci[0] <= truth[m] <= e.rel_effect_ci[1]
+            saved[m].append(1 - (effects["cuped"].se / effects["welch"].se) ** 2)
+            theory[m].append(_explained(values[:, 0], values[:, 1:]))
+    return {
+        "runs": runs,
+        "metrics": {
+            m: {"coverage": {k: c / runs for k, c in covered[m].items()}, "saved": float(np.mean(saved[m])),
+                "saved_by_theory": float(np.mean(theory[m]))}
+            for m in APP_METRICS
+        },
+    }  # fmt: skip
+
+
+def _app_users(config: Any) -> tuple[dict[str, np.ndarray], dict[str, float]]:
+    """Exposed users' metrics before and in the experiment, and the true relative effects."""
+    from events.simulator.app import App
+    from events.simulator.truth import experiment_truth, user_totals
+
+    app = App(config)
+    after = user_totals(app, config.end_hour)
+    before = {m: np.zeros(config.users) for m in APP_METRICS}
+    for day in range(config.experiment.start_day):
+        shown = app.day(day)
+        np.add.at(before["duration_hours"], shown.user, shown.played / 3600)
+        np.add.at(before["finishes"], shown.user, shown.finish)
+        before["active_days"][np.unique(shown.user)] += 1
+    there = after["exposed"]
+    found = {m: after[m][there] for m in APP_METRICS} | {f"{m}_pre": before[m][there] for m in APP_METRICS}
+    found["new"] = (before["active_days"][there] == 0).astype(float)
+    found["treated"] = (app.variant == config.experiment.treatment)[there]
+    truth = experiment_truth(config, config.end_hour)
+    return found, {m: truth[m]["rel_effect"] for m in APP_METRICS}
+
+
+def _margin(replications: int, rate: float = ALPHA) -> float:
+    """Half width of what chance does to a rate over the replications (99 %)."""
+    return 2.576 * math.sqrt(rate * (1 - rate) / replications)
+
+
+def conclude(plain: dict[str, Any], looks: dict[str, Any], app: dict[str, Any]) -> str:
+    """One sentence, also when something is not as it should be."""
+    margin = _margin(plain["replications"])
+    wrong = [n for n, m in plain["methods"].items() if abs(m["type_1"] - ALPHA) > margin]
+    uncovered = [n for n, m in plain["methods"].items() if abs(m["coverage"] - 1 + ALPHA) > margin]
+    peeked = [
+        f"{rule}, {method} ({name})"
+        for name, found in looks.items()
+        for rule in ("always_valid", "group_sequential")
+        for method, rate in found["false_alarms"][rule].items()
+        if rate > ALPHA + margin
+    ]
+    naive = max(found["false_alarms"]["naive"]["cuped"] for found in looks.values())
+    fine = (
+        "errors and coverage are as stated for every method"
+        if not wrong + uncovered
+        else f"not as stated: type-I error of {', '.join(wrong) or 'none'}; coverage of {', '.join(uncovered) or 'none'}"
+    )
+    looked = (
+        "daily looks under both rules keep the error"
+        if not peeked
+        else f"daily looks raise the error under {', '.join(peeked)}"
+    )
+    low = min(m["coverage"]["cuped"] for m in app["metrics"].values())
+    return (
+        f"Over {plain['replications']:,} replications {fine}; {looked}, where reading one-look intervals every day gives up to "
+        f"{naive:.0%} false alarms; on the simulated app the intervals cover the truth in at least {low:.0%} of {app['runs']} runs."
+    )
+
+
+def sections(p: Parameters, plain: dict[str, Any], looks: dict[str, Any], app: dict[str, Any]) -> list[Section]:
+    """The page."""
+    r = plain["replications"]
+    percent: Callable[[float], str] = lambda v: f"{v:.1%}"  # noqa: E731
+    return [
+        Section(
+            "One look",
+            f"{r:,} experiments of {p.users:,} users without an effect (type-I error, should be 5 % ± {_margin(r):.1%} by chance) "
+            "and as many "
+            f"with one (coverage, should be 95 % ± {_margin(r):.1%}; power beside what the analysis promises). CUPED took off "
+            f"{plain['saved']:.1%} of the variance, theory (R² of the pre-period) says {plain['saved_by_theory']:.1%}.",
+            ("method", "type-I error", "coverage", "power", "power promised", "true lift"),
+            tuple(
+                (n, percent(m["type_1"]), percent(m["coverage"]), percent(m["power"]), percent(m["promised"]), f"{m['truth']:.2%}")
+                for n, m in plain["methods"].items()
+            ),
+        ),
+        Section(
+            "Looking every day",
+            f"Share of {p.replications:,} experiments without an effect in which at least one of {DAYS} daily looks shows a difference. "
+            "Habits: users differ lastingly, so that days are alike; no habits: every day is independent, where looks hurt most.",
+            ("rule", "users", "welch", "cuped"),
+            tuple(
+                (rule.replace("_", " "), name.replace("_", " "), percent(c["welch"]), percent(c["cuped"]))
+                for name, found in looks.items()
+                for rule, c in found["false_alarms"].items()
+            ),
+            _limits_plot(next(iter(looks.values()))["limits"]),
+        ),
+        Section(
+            "On the simulated app",
+            f"{app['runs']} apps of 800 users, 7 days before and 7 in the experiment; the truth is a run of all users in both arms.",
+            ("metric", "coverage, welch", "coverage, cuped", "variance saved", "by theory"),
+            tuple(
+                (m.replace("_", " "), percent(c["coverage"]["welch"]), percent(c["coverage"]["cuped"]), percent(c["saved"]),
+                 percent(c["saved_by_theory"]))
+                for m, c in app["metrics"].items()
+            ),
+        ),
+    ]  # fmt: skip
+
+
+def _limits_plot(limits: dict[str, list[float | None]]) -> Markup:
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(7, 2.8))
+    for rule, values in limits.items():
+        known = [(d, v) for d, v in enumerate(values, 1) if v is not None]
+        axes.plot([d for d, _ in known], [v for _, v in known], marker="o", ms=3, label=rule.replace("_", " "))
+    axes.set_xlabel("day of the look")
+    axes.set_ylabel("limit for |z|")
+    axes.legend(frameon=False, fontsize=8)
+    axes.spines[["top", "right"]].set_visible(False)
+    return svg(figure, "Limits for the standardised difference by day and stopping rule")

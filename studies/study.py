@@ -1,0 +1,67 @@
+"""What every study does: parts that are kept when they are done, results as JSON, a page with the conclusion."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from core.files import digest_json, read_json, write_json
+from core.pages import write_page
+from core.settings import Settings
+
+if TYPE_CHECKING:
+    from markupsafe import Markup
+
+log = logging.getLogger("studies")
+
+PAGE = """
+<section class="banner open"><p class="lead"><strong>{{ conclusion }}</strong></p></section>
+{% for s in sections %}<section><h2>{{ s.title }}</h2><p>{{ s.text }}</p>{% if s.plot %}{{ s.plot }}{% endif %}
+{% if s.rows %}<div class="scroll"><table><thead><tr>{% for c in s.columns %}<th>{{ c }}</th>{% endfor %}</tr></thead><tbody>
+{% for row in s.rows %}<tr>{% for cell in row %}<td>{{ cell }}</td>{% endfor %}</tr>{% endfor %}</tbody></table></div>{% endif %}</section>
+{% endfor %}
+<section><h2>How to repeat it</h2><pre>{{ command }}</pre><p class="soft">Figures: <a href="results.json">results.json</a></p></section>
+"""
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of a study's page: what was asked and found, a table, a plot."""
+
+    title: str
+    text: str
+    columns: tuple[str, ...] = ()
+    rows: tuple[tuple[str, ...], ...] = ()
+    plot: Markup | None = None
+
+
+class Study:
+    """The folder of a study, ``var/studies/<name>``."""
+
+    def __init__(self, settings: Settings, name: str) -> None:
+        self.name, self.folder = name, settings.var / "studies" / name
+
+    def part(self, name: str, parameters: Mapping[str, Any], work: Callable[[], Any]) -> Any:
+        """Result of a part: from the folder where it was done with these parameters, else computed now and kept."""
+        path = self.folder / "parts" / f"{name}.json"
+        digest = digest_json(dict(parameters))
+        if path.exists() and (kept := read_json(path))["digest"] == digest:
+            log.info("%s: %s is done already", self.name, name)
+            return kept["result"]
+        log.info("%s: %s …", self.name, name)
+        begun = time.monotonic()
+        result = work()
+        write_json(path, {"digest": digest, "parameters": dict(parameters), "result": result})
+        log.info("%s: %s took %.0f s", self.name, name, time.monotonic() - begun)
+        return read_json(path)["result"]
+
+    def write(self, conclusion: str, sections: list[Section], results: Mapping[str, Any], command: str) -> Path:
+        """Write ``results.json`` and ``report.html``."""
+        write_json(self.folder / "results.json", {"conclusion": conclusion, **results})
+        page = self.folder / "report.html"
+        write_page(page, f"Study {self.name}", PAGE, conclusion=conclusion, sections=sections, command=command)
+        return page

@@ -1,0 +1,121 @@
+"""The experiment file: every mistake is named with its line and what to do."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import jsonschema
+import pytest
+import yaml
+
+from ab_analysis.experiment import Experiment, load_experiment, make_plan
+from ab_analysis.metrics import Metric, load_catalogue
+from core.errors import ConfigError
+from core.settings import Settings, load_settings
+
+EXAMPLE = Path(__file__).resolve().parents[2] / "ab_analysis" / "example.yaml"
+TEXT = """name: test
+variants: {a: 0.5, b: 0.5}
+control: a
+start: 2026-03-02
+end: 2026-03-10
+primary: [active_days]
+secondary: [likes]
+"""
+
+
+def problem(tmp_path: Path, text: str) -> str:
+    path = tmp_path / "test.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        make_plan(load_settings(var=tmp_path), load_experiment(path), ("genre",))
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("name: test", "name: ../../etc", "line 1: name: use lower-case letters"),
+        ("name: test", "name: <script>", "line 1: name: use lower-case letters"),
+        ("variants: {a: 0.5, b: 0.5}", "variants: {a: 0.5, '<b>': 0.5}", "line 2: variants: "),
+        ("variants: {a: 0.5, b: 0.5}", "variants: {a: 0.5, b: 0}", "line 2: variants: every share"),
+        ("variants: {a: 0.5, b: 0.5}", "variants: {a: 1}", "line 2: variants: name at least two"),
+        ("control: a", "control: c", "control: 'c' is none of the variants"),
+        ("control: a", "contrl: a", "line 3: contrl: unknown key; did you mean 'control'?"),
+        ("start: 2026-03-02", "start: yesterday", "line 4: start: "),
+        ("end: 2026-03-10", "end: 2026-03-01", "lies before start"),
+        ("[active_days]", "[]", "primary: name at least one"),
+        ("[active_days]", "[active_day]", "unknown metric 'active_day'; did you mean 'active_days'?"),
+        ("[likes]", "[likes, active_days]", "named twice"),
+        ("[likes]", "[likes]\nsecondary: [skips]", "line 8: 'secondary' is there twice (first in line 7)"),
+        ("[likes]", "[likes]\nstopping: {rule: sometimes}", "line 8: stopping.rule"),
+        ("end: 2026-03-10", "stopping: {rule: group_sequential}", "group_sequential plans its looks up to the end"),
+        (
+            "[likes]",
+            "[likes]\nguardrails: {skips: {max_wrse: 0.1}}",
+            "line 8: guardrails.skips.max_wrse: unknown key; did you mean",
+        ),
+        ("[likes]", "[likes]\nsegments: {s: {of: active_days}}", "line 8: segments.s: edges"),
+        ("[likes]", "[likes]\nsegments: {s: {top: colour}}", "the source has no facet 'colour' (it has genre)"),
+        ("[likes]", "[likes]\nstrata: [s]", "no segments of this file"),
+        ("[likes]", "[likes]\ncovariates: {likes: [skip_rate]}", "'skip_rate' is not a sum"),
+        (
+            "[likes]",
+            "[likes]\npopulation: active_days > 3",
+            "'active_days' is not known before the start; did you mean",
+        ),
+        ("[likes]", "[likes]\ntrigger: local_hr = 3", "events have no column 'local_hr'; did you mean 'local_hour'?"),
+        ("[likes]", "[likes]\ntrigger: SELECT 1", "line 8: trigger: "),
+        ("[likes]", "[m]\nmetrics: {m: {sum: played_secs}}", "events have no column 'played_secs'; did you mean"),
+        ("[likes]", "[m]\nmetrics: {m: {sum: played_seconds, count: skip}}", "line 8: metrics.m: give exactly one of"),
+        ("[likes]", "[m]\nmetrics: {m: {sum: sum(played_seconds)}}", "must be one expression"),
+        ("[likes]", "[m]\nmetrics: {m: {sum: readfile('x')}}", "is not one of SQL's own functions"),
+        ("[likes]", "[m]\nmetrics: {m: {ratio: [skip_rate, plays]}}", "is made of 'skip_rate', which is not"),
+        ("[likes]", "[m]\nmetrics: {m: {quantile: 0.5}}", "quantile needs 'of'"),
+        ("[likes]", "[likes", "line 8 is not valid YAML"),
+        (TEXT, "- one\n- two\n", "must hold a mapping of keys"),
+        (TEXT, "", "name: Field required"),
+    ],
+)
+def test_a_wrong_file_names_line_and_remedy(tmp_path: Path, old: str, new: str, message: str) -> None:
+    assert message in problem(tmp_path, TEXT.replace(old, new))
+
+
+def test_all_mistakes_are_named_at_once(tmp_path: Path) -> None:
+    text = problem(tmp_path, TEXT.replace("name: test", "name: A B").replace("end:", "ende:"))
+    assert "has 2 problem(s)" in text
+    assert "line 1" in text
+    assert "line 5: ende: unknown key; did you mean 'end'?" in text
+
+
+def test_a_missing_file_says_so(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no experiment file at"):
+        load_experiment(tmp_path / "none.yaml")
+
+
+def test_the_example_is_valid_and_the_schema_agrees_with_the_model(tmp_path: Path) -> None:
+    plan = make_plan(load_settings(var=tmp_path), load_experiment(EXAMPLE), ("genre",))
+    assert {"duration_p90", "skip_rate", "plays"} <= set(plan.metrics)
+    schema = json.loads(json.dumps(Experiment.model_json_schema()))
+    validator = jsonschema.Draft202012Validator(schema)
+    good = yaml.load(TEXT, Loader=yaml.BaseLoader) | {"variants": {"a": 0.5, "b": 0.5}}
+    assert validator.is_valid(good)
+    assert not validator.is_valid({**good, "contrl": "a"})
+    assert not validator.is_valid({**good, "stopping": {"rule": "sometimes"}})
+    assert not validator.is_valid({k: v for k, v in good.items() if k != "control"})
+
+
+def test_a_workspace_adds_its_own_metrics(settings: Settings) -> None:
+    settings.workspace.mkdir(parents=True)
+    (settings.workspace / "metrics.yaml").write_text("shares: {count: share, title: shared}\n")
+    catalogue = load_catalogue(settings.workspace / "metrics.yaml")
+    assert catalogue["shares"] == Metric(count="share", title="shared")
+    assert "active_days" in catalogue
+
+
+def test_only_what_decides_the_result_is_an_edit() -> None:
+    base = {"name": "test", "variants": {"a": 1, "b": 1}, "control": "a", "start": "2026-03-02"}
+    first = Experiment(**base)
+    assert Experiment(**base, owner="somebody", hypothesis="a better one").digest == first.digest
+    assert Experiment(**base, primary=("likes",), secondary=()).digest != first.digest

@@ -1,0 +1,351 @@
+"""An experiment of the simulated app, from its log to the page: figures, checks, decision, the same bytes again."""
+
+from __future__ import annotations
+
+import csv
+import json
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from ab_analysis import checks
+from ab_analysis.analysis import Analysis, analyze
+from ab_analysis.decision import decide
+from ab_analysis.experiment import Experiment, load_experiment, make_plan
+from ab_analysis.model_covariate import add_model_covariates
+from ab_analysis.overview import write_overview
+from ab_analysis.report import write_report
+from ab_analysis.user_table import build_user_table
+from core.engine import engine
+from core.errors import NotReadyError
+from core.hours import Hour
+from core.settings import Settings, load_settings
+from events.ingest import ingest
+from events.simulator.config import SimulatorConfig
+from events.simulator.log import AppLog
+from events.store import EventStore
+from pipeline.app import write_experiment
+from tests.conftest import NOW
+
+APP = SimulatorConfig(
+    days=8,
+    users=700,
+    items=120,
+    experiment={"start_day": 4, "activity_lift": 0.5, "session_lift": 0.4},
+    dirt={"damaged": 0.001},
+)  # type: ignore[arg-type]
+END = APP.end_hour
+
+
+@pytest.fixture(scope="module")
+def app(tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    """An app with an effect that cannot be overlooked."""
+    settings = load_settings(var=tmp_path_factory.mktemp("ab") / "var", source="simulator")
+    log = AppLog(APP, settings.workspace / "app")
+    log.write_hours(APP.first_hour, END)
+    ingest(str(log.prepare()), [str(log.root / "log")], settings, now=NOW)
+    (settings.workspace / "app.yaml").write_text(yaml.safe_dump(APP.model_dump(mode="json")))
+    path = write_experiment(settings, END)
+    path.write_text(path.read_text().replace("max_worse: 0.05", "max_worse: 0.3"))  # few users: a wide margin
+    return settings
+
+
+@pytest.fixture
+def workspace(app: Settings, tmp_path: Path) -> Settings:
+    """The app's events with reports of its own."""
+    settings = load_settings(var=tmp_path / "var", source="simulator")
+    settings.workspace.mkdir(parents=True)
+    (settings.workspace / "events").symlink_to(app.events_dir)
+    (settings.workspace / "experiments").mkdir()
+    (settings.experiments_dir / "clock_ranker.yaml").write_text((app.experiments_dir / "clock_ranker.yaml").read_text())
+    return settings
+
+
+def experiment_of(app: Settings, **changes: Any) -> Experiment:
+    content = yaml.safe_load((app.experiments_dir / "clock_ranker.yaml").read_text())
+    return Experiment(**{**content, **changes})
+
+
+def analysis_of(app: Settings, until: Hour = END, **changes: Any) -> Analysis:
+    store = EventStore(app.events_dir)
+    plan = make_plan(app, experiment_of(app, **changes), tuple(store.facets))
+    with engine(app) as db:
+        return analyze(db, plan, build_user_table(db, store, plan, until), seed=1)
+
+
+def test_the_true_effects_lie_in_the_intervals_and_the_decision_is_to_ship(app: Settings) -> None:
+    found = analysis_of(app)
+    assert found.decision.verdict == "ship"
+    assert found.decision.sentence.startswith("Ship: active days up +")
+    for r in found.results:
+        if r.headline and r.truth is not None:
+            assert r.rel_effect_ci[0] < r.truth < r.rel_effect_ci[1], r.metric
+    by_method = {r.method: r for r in found.results if r.metric == "active_days"}
+    assert by_method["cuped"].headline
+    assert by_method["cuped"].variance_reduction > 0.05
+    assert {r.method for r in found.results if r.metric == "duration_p90"} == {"quantile"}
+    assert not [c for c in found.checks if c.level == "fail"]
+
+
+def test_every_method_finds_the_same_effect_with_its_own_width(app: Settings) -> None:
+    found = analysis_of(
+        app,
+        model_covariates=("duration_hours",),
+        strata=("activity",),
+        covariates={"duration_hours": ("duration_hours", "finishes")},
+    )
+    rows = {r.method: r for r in found.results if r.metric == "duration_hours"}
+    assert set(rows) == {"welch", "cuped", "cupac", "post_stratified"}
+    assert [m for m, r in rows.items() if r.headline] == ["cupac"]
+    half = (rows["welch"].effect_ci[1] - rows["welch"].effect_ci[0]) / 2
+    assert all(abs(r.effect - rows["welch"].effect) < half for r in rows.values())
+    assert all(0 < rows[m].variance_reduction < 1 for m in ("cuped", "cupac", "post_stratified"))
+
+
+def test_the_models_prediction_of_a_user_does_not_know_the_user(app: Settings) -> None:
+    """Cross-fitting: with a covariate that says nothing, the prediction says nothing either."""
+    import numpy as np
+    import pyarrow as pa
+
+    rng = np.random.default_rng(1)
+    n = 3000
+    users = pa.table(
+        {
+            "user_id": np.arange(n) * 17 + 3,
+            "y": rng.normal(size=n),
+            "noise": rng.normal(size=n),
+            "habit": rng.normal(size=n),
+        }
+    )
+    users = users.append_column("z", pa.array(users["habit"].to_numpy() ** 2 + rng.normal(0, 0.5, n)))
+    with engine(app) as db:
+        db.register("users", users)
+        assert add_model_covariates(db, ["y", "z"], ["noise", "habit"], 0) == ["y_model", "z_model"]
+        out = db.arrow("SELECT * FROM users_with_models ORDER BY user_id").to_pandas()
+        again = db.arrow("SELECT * FROM users_with_models ORDER BY user_id").to_pandas()
+    assert abs(np.corrcoef(out.y, out.y_model)[0, 1]) < 0.06
+    assert np.corrcoef(out.z, out.z_model)[0, 1] > 0.8
+    assert out.equals(again)
+
+
+def test_before_the_end_of_one_planned_look_nothing_is_concluded(app: Settings) -> None:
+    found = analysis_of(app, END - 24)
+    assert found.decision.verdict == "keep_running"
+    assert "An early look" in " ".join(c.text for c in found.warnings)
+    assert all(r.adjusted_ci is None for r in found.results)
+
+
+def test_daily_looks_under_a_sequential_rule_may_conclude(app: Settings) -> None:
+    for rule in ("always_valid", "group_sequential"):
+        found = analysis_of(app, END - 24, stopping={"rule": rule})
+        assert found.decision.verdict == "ship"
+        for r in found.results:
+            if r.headline:
+                assert r.adjusted_ci is not None
+                assert r.adjusted_ci[0] < r.rel_effect_ci[0]
+                assert r.adjusted_ci[1] > r.rel_effect_ci[1]
+        days = [p.day for p in found.points if p.metric == "active_days"]
+        assert days == sorted(days)
+        assert len(days) >= 3
+
+
+def test_a_guardrail_that_breaks_stops_and_one_that_is_open_keeps_running(app: Settings) -> None:
+    skips = {
+        "guardrails": {"skips": {"max_worse": 0.02}},
+        "secondary": ("likes",),
+        "stopping": {"rule": "always_valid"},
+    }
+    assert analysis_of(app, **skips).decision.sentence.startswith("Stop: guardrail skips is worse by more than")
+    narrow = {**skips, "guardrails": {"skip_rate": {"max_worse": 0.0001}}}
+    assert analysis_of(app, END - 24, **narrow).decision.verdict == "keep_running"
+    assert analysis_of(app, **narrow).decision.verdict == "person"
+
+
+def test_a_metric_that_should_go_down_and_goes_up_is_worse(app: Settings) -> None:
+    found = analysis_of(app, primary=("skips",), secondary=("likes",), guardrails={})
+    assert found.decision.verdict == "stop"
+    assert "skips up" in found.decision.sentence
+
+
+def test_a_failed_check_forbids_a_conclusion(app: Settings) -> None:
+    found = analysis_of(app, variants={"control": 0.7, "treatment": 0.3})
+    assert found.decision.verdict == "no_conclusion"
+    assert "Sample-ratio mismatch" in found.decision.sentence
+    assert found.warnings[0].level == "fail"
+
+
+def test_three_variants_are_compared_with_the_control_and_corrected_for_it(app: Settings) -> None:
+    with pytest.raises(NotReadyError, match=r"variant \['third'\] of 'clock_ranker' has fewer than two users"):
+        analysis_of(app, variants={"control": 1, "treatment": 1, "third": 1})
+    store = EventStore(app.events_dir)
+    experiment = experiment_of(
+        app, variants={"control": 0.33, "treatment": 0.33, "third": 0.33}, stopping={"rule": "always_valid"}
+    )
+    plan = make_plan(app, experiment, tuple(store.facets))
+    with engine(app) as db:
+        counts = build_user_table(db, store, plan, END)
+        db.table(
+            "base", "SELECT * REPLACE (CASE WHEN user_id % 3 = 0 THEN 'third' ELSE variant END AS variant) FROM base"
+        )
+        counts = type(counts)(
+            **{
+                **vars(counts),
+                "analysed": (n := dict(db.rows("SELECT variant, count(*) FROM users GROUP BY 1"))),
+                "assigned": n,
+            }
+        )
+        found = analyze(db, plan, counts)
+    assert {r.variant for r in found.results} == {"treatment", "third"}
+    assert "treatment: " in found.decision.sentence
+    two = analysis_of(app, stopping={"rule": "always_valid"})
+    width = {len(a.users): (r := a.of("active_days")[0]).adjusted_ci[1] - r.rel_effect for a in (found, two)}  # type: ignore[index]
+    assert width[3] > width[2]
+
+
+def test_segments_are_shrunk_and_corrected_and_small_ones_left_out(app: Settings) -> None:
+    found = analysis_of(
+        app, segments={"activity": {"of": "active_days", "edges": [1, 3, 4]}, "genre": {"top": "genre"}}
+    )
+    assert {s.segment for s in found.segments} == {"activity", "genre"}
+    assert min(min(s.n_control, s.n_treatment) for s in found.segments) >= 30
+    assert all(s.p_fdr >= s.p_value for s in found.segments)
+    for metric in ("active_days", "duration_hours"):
+        own = [s for s in found.segments if s.metric == metric and s.segment == "activity"]
+        assert [s.value for s in own] == [
+            v for v in ("under 1", "1 to under 3", "3 to under 4", "4 or more") if v in {s.value for s in own}
+        ]
+        raw, shrunk = ([getattr(s, k) for s in own] for k in ("rel_effect", "shrunk"))
+        assert max(shrunk) - min(shrunk) <= max(raw) - min(raw)
+
+
+def test_the_page_is_the_same_every_time_also_for_a_past_day_and_needs_no_network(workspace: Settings) -> None:
+    experiment = load_experiment(workspace.experiments_dir / "clock_ranker.yaml")
+    early = write_report(workspace, experiment, END - 24).page
+    first = {p: p.read_bytes() for p in early.parent.iterdir() if p.stem == early.stem}
+    assert {p.suffix for p in first} == {".html", ".json", ".csv"}
+    final = write_report(workspace, experiment, END + 48)
+    assert final.page.stem == END.key
+    assert (final.page.parent / "final.html").exists()
+    write_report(workspace, experiment, END - 24)
+    for path, before in first.items():
+        changed = [(a, b) for a, b in zip(before.splitlines(), path.read_bytes().splitlines(), strict=True) if a != b]
+        assert not changed, path
+    text = final.page.read_text()
+    assert text.count("<svg role=") == 5
+    assert "src=" not in text
+    assert 'href="http' not in text.replace('xlink:href="http', "")
+    content = json.loads(final.page.with_suffix(".json").read_text())
+    assert content["decision"]["verdict"] == "ship"
+    table = list(csv.DictReader(final.page.with_suffix(".csv").open()))
+    assert len(table) == len(content["results"])
+    assert float(table[0]["effect"]) == content["results"][0]["effect"]
+    assert "NaN" not in final.page.with_suffix(".json").read_text()
+
+
+def test_an_edit_after_the_first_report_is_flagged_and_a_new_owner_is_none(workspace: Settings) -> None:
+    path = workspace.experiments_dir / "clock_ranker.yaml"
+    write_report(workspace, load_experiment(path), END)
+    content = yaml.safe_load(path.read_text())
+    path.write_text(yaml.safe_dump({**content, "owner": "somebody else"}))
+    assert not [
+        c for c in write_report(workspace, load_experiment(path), END).analysis.checks if c.name.startswith("edited")
+    ]
+    path.write_text(yaml.safe_dump({**content, "primary": ["likes"], "secondary": []}))
+    page = write_report(workspace, load_experiment(path), END).page
+    assert "The experiment file was edited after the start: primary, secondary changed" in page.read_text()
+
+
+def test_what_a_person_wrote_is_escaped(workspace: Settings) -> None:
+    path = workspace.experiments_dir / "clock_ranker.yaml"
+    evil = "<script>alert(1)</script>"
+    metrics = {"m": {"count": "finish", "title": evil, "description": '"><img onerror=x>'}}
+    content = {
+        **yaml.safe_load(path.read_text()),
+        "owner": evil,
+        "hypothesis": evil,
+        "secondary": ["m"],
+        "metrics": metrics,
+    }
+    path.write_text(yaml.safe_dump(content))
+    text = write_report(workspace, load_experiment(path), END).page.read_text()
+    assert "<script" not in text
+    assert "<img" not in text
+    assert "&lt;script&gt;" in text
+    assert "<script" not in write_overview(workspace).read_text()
+
+
+def test_the_overview_links_every_experiment_and_says_what_they_amount_to(workspace: Settings) -> None:
+    assert "holds no experiment" in write_overview(workspace).read_text()
+    path = workspace.experiments_dir / "clock_ranker.yaml"
+    write_report(workspace, load_experiment(path), END)
+    text = write_overview(workspace).read_text()
+    assert 'href="clock_ranker/final.html"' in text
+    assert "1 of 1 experiments have ended; 1 to ship" in text
+    assert "effects whose truth is known" in text
+
+
+def test_no_pre_period_is_said_and_welch_decides(app: Settings) -> None:
+    found = analysis_of(app, pre_days=0, segments={}, start=f"{APP.day(4)}T00:00:00Z")
+    assert {r.method for r in found.results} == {"welch", "quantile"}
+    assert "shown without CUPED" in " ".join(c.text for c in found.warnings)
+
+
+def test_a_metric_that_is_the_same_for_everybody_is_said_and_the_rest_is_tested(app: Settings) -> None:
+    metrics = {"never": {"count": "played_seconds < -1"}}
+    found = analysis_of(app, metrics=metrics, secondary=("never", "likes"))
+    assert "never cannot be tested" in " ".join(c.text for c in found.warnings)
+    assert found.of("likes")[0].p_value < 1
+    row = next(r for r in found.as_json()["results"] if r["metric"] == "never")
+    assert row["effect"] is None
+
+
+def test_a_log_without_the_experiment_says_so(app: Settings) -> None:
+    with pytest.raises(NotReadyError, match="no such experiment"):
+        analysis_of(app, name="other")
+
+
+def test_variants_that_differed_before_fail_the_check(app: Settings) -> None:
+    """Treated by what they did before the start: an A/A failure."""
+    store = EventStore(app.events_dir)
+    plan = make_plan(app, experiment_of(app), tuple(store.facets))
+    with engine(app) as db:
+        counts = build_user_table(db, store, plan, END)
+        db.table(
+            "base",
+            "SELECT * REPLACE (CASE WHEN plays_pre > 30 THEN 'treatment' ELSE 'control' END AS variant) FROM base",
+        )
+        found = analyze(db, plan, counts)
+    failed = [c for c in found.checks if c.name == "pre-period"]
+    assert failed[0].level == "fail"
+    assert "A/A check failed" in failed[0].text
+
+
+def test_variants_that_start_on_different_days_fail_the_check(app: Settings) -> None:
+    store = EventStore(app.events_dir)
+    plan = make_plan(app, experiment_of(app), tuple(store.facets))
+    with engine(app) as db:
+        build_user_table(db, store, plan, END)
+        db.table(
+            "base", "SELECT * REPLACE (exposure_day + CAST(variant = 'treatment' AS INTEGER) AS exposure_day) FROM base"
+        )
+        assert checks.exposure_days(db, plan.experiment).level == "fail"
+
+
+def test_missing_hours_are_named(workspace: Settings, app: Settings) -> None:
+    folder = workspace.workspace / "events"
+    folder.unlink()
+    folder.mkdir()
+    for path in app.events_dir.iterdir():
+        if path.name != f"hour={(END - 30).key}":
+            (folder / path.name).symlink_to(path)
+    found = write_report(workspace, load_experiment(workspace.experiments_dir / "clock_ranker.yaml"), END).analysis
+    assert f"1 hours are missing from the log: {(END - 30).key}" in " ".join(c.text for c in found.warnings)
+
+
+def test_a_decision_without_any_figure_keeps_running(app: Settings) -> None:
+    store = EventStore(app.events_dir)
+    plan = make_plan(app, experiment_of(app, end=date(2027, 1, 1)), tuple(store.facets))
+    assert decide(plan, [], [], END).sentence == "Keep running: nothing can be tested yet."

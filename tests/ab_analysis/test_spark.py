@@ -1,0 +1,84 @@
+"""One definition, two engines: a Spark cluster gives the analysis that DuckDB gives, to the last digit."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from core.settings import ROOT
+from tests.ab_analysis.test_user_table import write_log
+from tests.servers import spark_cluster
+
+# A process of its own: its Spark session ends with it, and the cluster can be stopped.
+RUN = """
+import json, sys
+from pathlib import Path
+from ab_analysis.analysis import analyze
+from ab_analysis.metrics import load_catalogue
+from ab_analysis.table import TableSpec, analyze_table
+from ab_analysis.user_table import make_tables
+from core.engine import engine
+from core.settings import load_settings
+from tests.ab_analysis.test_user_table import BASE, UNTIL, plan_of
+folder = Path(sys.argv[2])
+plan = plan_of(
+    primary=("active_days", "duration_hours"), strata=("habit",), trigger="local_hour BETWEEN 1 AND 22",
+    population="NOT is_new", model_covariates=("duration_hours",),
+    secondary=("likes", "skip_rate", "retained_day_1", "heavy", "capped", "winsorised", "duration_p90"),
+)
+with engine(load_settings(**json.loads(sys.argv[1]))) as db:
+    counts = make_tables(db, plan, UNTIL, events=[folder / "events.parquet"], exposures=[folder / "exposures.parquet"])
+    found = analyze(db, plan, counts, seed=1).as_json()
+    spec = TableSpec("variant", "a", ("duration_hours",), covariates={"duration_hours": ("duration_hours_pre",)}, segments=("habit",))
+    if not (folder / "users.parquet").exists():
+        import pyarrow.parquet as pq
+        pq.write_table(db.arrow("SELECT * FROM users"), folder / "users.parquet")
+    rows, _ = analyze_table(db, folder / "users.parquet", spec)
+print(json.dumps({"analysis": found, "table": [repr(r) for r in rows]}))
+"""
+
+
+def test_a_spark_cluster_gives_what_duckdb_gives(tmp_path: Path) -> None:
+    rng = np.random.default_rng(5)
+    rows, met = [], []
+    for u in range(900):
+        met.append((u, "ab"[u % 2], int(rng.integers(0, 3000))))
+        minutes = rng.integers(0, 14_000, rng.poisson(8))
+        rows += [
+            (
+                u,
+                int(m),
+                int(rng.integers(1, 900)),
+                bool(rng.random() < 0.2),
+                bool(rng.random() < 0.3),
+                ["rock", "jazz", None][m % 3],
+            )
+            for m in minutes
+        ]
+    write_log(tmp_path, rows, met)
+    found = {}
+    with spark_cluster(tmp_path) as (url, conf):
+        for name, options in {
+            "duckdb": {},
+            "spark": {"engine": "spark", "spark_master": url, "spark_partitions": 2},
+        }.items():
+            settings = {"var": str(tmp_path / name), "source": "test", **options}
+            done = subprocess.run(
+                [sys.executable, "-c", RUN, json.dumps(settings), str(tmp_path)],
+                cwd=ROOT,
+                env={**os.environ, "SPARK_CONF_DIR": str(conf), "PYTHONPATH": "."},
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            assert done.returncode == 0, done.stderr[-4000:]
+            found[name] = json.loads(done.stdout.splitlines()[-1])
+    assert found["spark"]["table"] == found["duckdb"]["table"]
+    ours, theirs = found["duckdb"]["analysis"], found["spark"]["analysis"]
+    assert {r["method"] for r in ours["results"]} == {"welch", "cuped", "cupac", "post_stratified", "quantile"}
+    assert theirs == ours

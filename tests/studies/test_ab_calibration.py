@@ -1,0 +1,71 @@
+"""The calibration study: small, whole, resumable; its own oracle where there is one."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from core.errors import ConfigError
+from core.settings import Settings
+from studies import ab_calibration
+from studies.__main__ import main, parser
+from studies.study import Study
+
+REPLICATIONS = 30
+
+
+def test_the_study_writes_figures_and_a_conclusion_and_goes_on_where_it_was(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    conclusion, page = ab_calibration.run(settings, replications=REPLICATIONS)
+    assert conclusion.startswith("Over 30 replications")
+    found = json.loads((Path(page).parent / "results.json").read_text())
+    assert found["one_look"]["saved"] == pytest.approx(found["one_look"]["saved_by_theory"], abs=0.02)
+    assert set(found["daily_looks"]["habits"]["false_alarms"]) == {"fixed", "always_valid", "group_sequential", "naive"}
+    assert "<svg role=" in Path(page).read_text()
+    first = Path(page).read_bytes()
+    for name in ("one_look", "daily_looks", "on_the_app"):
+        monkeypatch.setattr(ab_calibration, name, lambda *_: pytest.fail("computed again"))
+    ab_calibration.run(settings, replications=REPLICATIONS)
+    assert Path(page).read_bytes() == first
+
+
+def test_the_truth_of_the_made_up_users_is_what_many_of_them_show() -> None:
+    p = ab_calibration.Parameters(users=400_000)
+    rng = np.random.default_rng(1)
+    truth = ab_calibration._truth(np.random.default_rng(2), p, p.lift)
+    values, treated, _ = ab_calibration.draw(rng, p, p.lift)
+    a, b = values[~treated], values[treated]
+    assert b[:, 0].mean() / a[:, 0].mean() - 1 == pytest.approx(truth["mean, welch"], abs=0.01)
+    assert b[:, 5].mean() / a[:, 5].mean() - 1 == pytest.approx(truth["proportion, welch"], abs=0.01)
+    assert (b[:, 0].sum() / b[:, 3].sum()) / (a[:, 0].sum() / a[:, 3].sum()) - 1 == pytest.approx(0, abs=0.01)
+
+
+def test_a_method_that_does_not_keep_its_word_is_in_the_conclusion() -> None:
+    good = {"type_1": 0.05, "coverage": 0.95}
+    plain = {"replications": 2000, "methods": {"fine": good, "bad": {"type_1": 0.09, "coverage": 0.9}}}
+    rates = {"fixed": 0.05, "always_valid": 0.01, "group_sequential": 0.2, "naive": 0.2}
+    looks = {"habits": {"false_alarms": {r: {"welch": v, "cuped": v} for r, v in rates.items()}}}
+    app = {"runs": 100, "metrics": {"m": {"coverage": {"welch": 0.9, "cuped": 0.9}}}}
+    text = ab_calibration.conclude(plain, looks, app)
+    assert "not as stated: type-I error of bad; coverage of bad" in text
+    assert "daily looks raise the error under group_sequential" in text
+
+
+def test_a_part_with_other_parameters_is_computed_again(settings: Settings) -> None:
+    study, calls = Study(settings, "some"), []
+    for parameters in ({"n": 1}, {"n": 1}, {"n": 2}):
+        study.part("one", parameters, lambda: calls.append(1))
+    assert len(calls) == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [(["ab_calibratoin"], "did you mean"), (["ab_calibration", "--replications", "3"], "at least 20")],
+)
+def test_a_wrong_call_says_what_there_is(arguments: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        main(parser().parse_args(arguments))
