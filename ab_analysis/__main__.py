@@ -56,6 +56,13 @@ def plan(settings: Settings, arguments: argparse.Namespace) -> None:
             f"{r.metric[:25]:<26}{r.method:<8}{r.days:>5}{r.users:>12,}{r.mean:>11.4g}{r.sd:>11.4g}{r.variance_reduction:>7.0%}"
             f"{r.detectable:>12.2%}{r.users_needed:>13,}{r.power:>7.0%}"
         )
+    print()
+    for metric in experiment.primary:
+        own = [r for r in rows if r.metric == metric]
+        for method in dict.fromkeys(r.method for r in own):
+            enough = [r.days for r in own if r.method == method and r.users >= r.users_needed]
+            found = f"{min(enough)} days are enough" if enough else f"{max(r.days for r in own)} days are not enough"
+            print(f"{metric}, {method}: {found}")
     if arguments.json:
         _write_rows(arguments.json, [asdict(r) for r in rows])
 

@@ -14,8 +14,9 @@ from core.settings import Settings
 
 PAGE = """
 <p class="soft">Every experiment of '{{ source }}', by its latest report.</p>
-<section><h2>Experiments</h2>{% if rows %}<div class="scroll"><table><thead><tr><th>experiment</th><th>owner</th><th>from</th><th>to</th>
-<th>users</th><th>as of</th><th>verdict</th><th>metric</th><th>lift</th><th>interval</th></tr></thead><tbody>
+<section><h2>Experiments</h2>{% if rows %}<div class="scroll"><table><thead><tr>
+<th>experiment</th><th>owner</th><th>from</th><th>to</th>
+<th>users</th><th>as of</th><th>verdict</th><th>metric</th><th>lift</th><th title="One look, one comparison">interval</th></tr></thead><tbody>
 {% for r in rows %}<tr><td><a href="{{ r.link }}" title="{{ r.hypothesis }}">{{ r.name }}</a></td><td>{{ r.owner }}</td>
 <td>{{ r.start }}</td>
 <td>{{ r.end or "open" }}</td><td>{{ "{:,}".format(r.users) }}</td><td>{{ r.until }}</td>
@@ -28,9 +29,9 @@ PAGE = """
 <section><h2>Together</h2><ul>
 <li>{{ meta.ended }} of {{ meta.experiments }} experiments have ended; {{ meta.ship }} to ship, {{ meta.stop }} to stop,
 {{ meta.no_effect }} without an effect, {{ meta.no_conclusion }} without a conclusion.</li>
-{% if meta.mean_lift is not none %}<li>Mean lift of the first primary metric {{ meta.mean_lift|percent }} as measured. What is shipped
-was picked for its lift, which overstates it: drawn towards the mean of all, the shipped ones have {{ meta.shipped_shrunk|percent }}
-instead of {{ meta.shipped|percent }}.</li>{% endif %}
+{% if meta.mean_lift is not none %}<li>Mean lift of the first primary metric {{ meta.mean_lift|percent }} as measured.
+{% if meta.experiments > 2 and meta.ship %}What is shipped was picked for its lift, which overstates it: drawn towards the mean of all, the shipped ones have {{ meta.shipped_shrunk|percent }}
+instead of {{ meta.shipped|percent }}.{% endif %}</li>{% endif %}
 {% if meta.covered_of %}<li>Calibration: of {{ meta.covered_of }} effects whose truth is known, {{ meta.covered }} lie in their interval
 (expected {{ meta.level|share }}).</li>{% endif %}
 {% if meta.aa_of %}<li>A/A: {{ meta.aa_failed }} of {{ meta.aa_of }} experiments differed before they began.</li>{% endif %}</ul></section>
@@ -69,7 +70,7 @@ def _latest(folder: Path) -> dict[str, Any] | None:
 def _row(content: dict[str, Any]) -> dict[str, Any]:
     about, decision = content["about"], content["decision"]
     result = _deciding(content)
-    low, high = (result["adjusted_ci"] or result["rel_effect_ci"]) if result else (None, None)
+    low, high = result["rel_effect_ci"] if result else (None, None)
     return {
         "name": content["experiment"], "link": content["link"], "hypothesis": about["hypothesis"], "owner": about["owner"],
         "start": about["start"][:10], "end": about["end"], "until": content["until"], "users": sum(content["users"].values()),

@@ -8,6 +8,7 @@ from dataclasses import asdict
 
 from benchmarks.clocks import bench_clocks, bench_window
 from benchmarks.evaluation import bench_auc, bench_gate, bench_uauc
+from benchmarks.experiments import bench_ab_analysis, bench_user_table
 from benchmarks.result import Result
 from core import cli
 from core.errors import ConfigError
@@ -20,6 +21,8 @@ BENCHES: dict[str, Callable[[float], list[Result]]] = {
     "gate": lambda scale: [bench_gate(scale)],
     "clocks": bench_clocks,
     "window": lambda scale: [bench_window(scale)],
+    "ab_analysis": bench_ab_analysis,
+    "ab_user_table": bench_user_table,
 }
 
 

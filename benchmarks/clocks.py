@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import resource
 import tempfile
 import time
 from datetime import timedelta
@@ -14,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from benchmarks.result import Result, timed
+from benchmarks.result import Result, in_own_process, timed
 from core.files import digest_file, digest_text, write_json
 from core.hours import Hour
 from core.settings import Settings, load_settings
@@ -67,17 +65,14 @@ def write_log(settings: Settings, events: int, users: int, hours: int) -> EventS
     return store
 
 
-def _rebuild(var: Path, until: Hour, days: int) -> tuple[float, float]:
-    """Seconds and peak memory (GB) of a rebuild, in a process of its own."""
+def _rebuild(var: Path, until: Hour, days: int) -> None:
     settings = load_settings(var=var, source="bench", window_days=days)
-    begun = time.perf_counter()
     ClockState(settings, EventStore(settings.events_dir)).rebuild(until, history=False)
-    return time.perf_counter() - begun, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
 
 
 def rebuild(var: Path, until: Hour, days: int = DAYS) -> tuple[float, float]:
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(_rebuild, (var, until, days))
+    """Seconds and peak memory (GB) of a rebuild."""
+    return in_own_process(_rebuild, var, until, days)
 
 
 def with_pandas(store: EventStore, events: int) -> float:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import resource
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -29,3 +31,15 @@ def timed(work: Callable[[], object], repeats: int = 3) -> float:
         work()
         took.append(time.perf_counter() - begun)
     return float(np.median(took))
+
+
+def in_own_process(work: Callable[..., object], *arguments: object) -> tuple[float, float]:
+    """Seconds of a function and peak memory (GB) of the process of its own that runs it; imports are not timed."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(_measured, (work, arguments))
+
+
+def _measured(work: Callable[..., object], arguments: tuple[object, ...]) -> tuple[float, float]:
+    begun = time.perf_counter()
+    work(*arguments)
+    return time.perf_counter() - begun, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6

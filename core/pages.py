@@ -31,6 +31,7 @@ th, td { text-align: right; padding: .35rem .45rem; border-bottom: 1px solid var
 th:first-child, td:first-child { text-align: left } th { color: var(--soft); font-weight: 600 }
 svg { max-width: 100%; height: auto } figure { margin: 0 } figcaption { color: var(--soft) } a { color: var(--accent) }
 code, pre { font: .85rem/1.4 ui-monospace, monospace; white-space: pre-wrap; overflow-wrap: anywhere }
+@media (max-width: 40rem) { figure { overflow-x: auto } figure svg { max-width: none; width: 40rem } }
 @media print { body { background: none } section { break-inside: avoid } }
 """
 UNKNOWN = "–"

@@ -247,14 +247,14 @@ def _online_rows(settings: Settings) -> int:
 
 
 def _experiments(settings: Settings, day: str) -> dict[str, Any]:
-    """metric → effect with CUPED, of the experiment's latest report; empty where the log has no experiment."""
+    """metric → effect by the method that decides, of the experiment's latest report; metrics without an effect are left out."""
     from core.hours import day_hours, parse_day
 
     until = (day_hours(parse_day(day))[-1] + 1).key
     found: dict[str, Any] = {}
     for path in sorted((settings.reports_dir / "ab").glob(f"*/{until}.json")):
         for row in read_json(path)["results"]:
-            if row["headline"]:
+            if row["headline"] and row["rel_effect_ci"][0] is not None:
                 found[row["metric"]] = {
                     "experiment": path.parent.name, "method": row["method"], "rel_effect": row["rel_effect"],
                     "rel_effect_ci": row["rel_effect_ci"], "effect": row["effect"], "effect_ci": row["effect_ci"],

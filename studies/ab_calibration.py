@@ -1,24 +1,29 @@
 """Do the A/B statistics keep their word? Errors, coverage, power and looking every day, by simulation.
 
-Users have a heavy-tailed habit (gamma) that shows before and in the experiment; half of them were not there before. The same
-functions as in reports are fed with the same sufficient statistics.
+Users have a heavy-tailed habit (gamma) that shows before and in the experiment; a fifth of them were not there before. The
+same functions as in reports are fed with the same sufficient statistics.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow as pa
 
 from ab_analysis.experiment import Experiment, Stopping
 from ab_analysis.inference import Effect, Tested, compare, post_stratified
+from ab_analysis.metrics import Metric
+from ab_analysis.model_covariate import add_model_covariates
 from ab_analysis.moments import Cells, Moments
+from ab_analysis.quantiles import compare_quantiles
 from ab_analysis.stopping import interval_multiplier
+from core.engine import Engine, engine
 from core.pages import svg
 from core.settings import Settings
 from studies.study import Section, Study
@@ -28,7 +33,6 @@ if TYPE_CHECKING:
 
 ALPHA = 0.05
 COLUMNS = ("y", "x", "new", "events", "events_x", "kept")
-BLOCKS = ("y", "x", "new", "events", "events_x", "kept")
 METHODS: dict[str, tuple[Tested, bool]] = {
     "mean, welch": (Tested("y", "y"), False),
     "mean, cuped": (Tested("y", "y", covariates=("x", "new")), True),
@@ -46,7 +50,7 @@ class Parameters:
 
     replications: int = 2000
     users: int = 2000
-    lift: float = 0.06
+    lift: float = 0.12
     seed: int = 20260324
 
 
@@ -58,18 +62,22 @@ def run(settings: Settings, *, replications: int = 2000) -> tuple[str, str]:
     """
     study = Study(settings, "ab_calibration")
     p = Parameters(replications=replications)
-    plain = study.part("one_look", asdict(p), lambda: one_look(p))
+    plain = study.part("one_look", asdict(p), lambda: one_look(settings, p))
+    few = replace(p, replications=max(replications // 5, 5))
+    model = study.part("model", asdict(few), lambda: with_a_model(settings, few))
     looks = {
         name: study.part(f"looks_{name}", {**asdict(p), "habit": habit}, partial(daily_looks, p, habit))
         for name, habit in (("habits", 1.0), ("no_habits", 0.0))
     }
     app_runs = max(replications // 5, 5)
     app = study.part("app", {"runs": app_runs, "seed": p.seed}, lambda: on_the_app(app_runs, p.seed))
-    conclusion = conclude(plain, looks, app)
+    conclusion = conclude(plain, model, looks, app)
     page = study.write(
-        conclusion, sections(p, plain, looks, app), {"one_look": plain, "daily_looks": looks, "app": app, "parameters": asdict(p)},
+        conclusion,
+        sections(p, plain, model, looks, app),
+        {"one_look": plain, "model": model, "daily_looks": looks, "app": app, "parameters": asdict(p)},
         "make study NAME=ab_calibration",
-    )  # fmt: skip
+    )
     return conclusion, str(page)
 
 
@@ -77,10 +85,10 @@ def draw(rng: np.random.Generator, p: Parameters, lift: float) -> tuple[np.ndarr
     """Users of one experiment: columns (users, 6), treated (users,), stratum (users,)."""
     habit = rng.gamma(1.5, 1.0, p.users)
     treated = rng.uniform(size=p.users) < 0.5
-    new = rng.uniform(size=p.users) < 0.5
+    new = rng.uniform(size=p.users) < 0.2
     events_x = np.where(new, 0, rng.poisson(4 * habit))
     events = 1 + rng.poisson(4 * habit * (1 + lift * treated))
-    y = rng.gamma(2.0, 0.5, p.users) * events
+    y = rng.gamma(2.0, 0.5, p.users) * (1 + lift / 2 * treated) * events
     x = rng.gamma(2.0, 0.5, p.users) * events_x
     kept = (
         rng.uniform(size=p.users) < np.minimum((0.3 + 0.1 * np.minimum(habit, 3)) * (1 + lift * treated), 1)
@@ -111,28 +119,30 @@ def _tests(values: np.ndarray, treated: np.ndarray, stratum: np.ndarray) -> dict
     return found
 
 
-def one_look(p: Parameters) -> dict[str, Any]:
+QUANTILE = Metric(of="y", quantile=0.9)
+
+
+def one_look(settings: Settings, p: Parameters) -> dict[str, Any]:
     """Type-I error, coverage of the relative interval, power against the power promised, by method."""
     rng = np.random.default_rng(p.seed)
-    # The relative effects of a ratio and of a mean differ: events are 1 + Poisson. Take them from a large sample.
-    big = Parameters(users=4_000_000)
-    truth = _truth(np.random.default_rng(p.seed + 1), big, p.lift)
-    names = [*METHODS, "mean, post-stratified"]
-    counts = {n: {"false": 0, "covered": 0, "found": 0, "promised": 0.0, "se": 0.0} for n in names}
+    truth = _truth(np.random.default_rng(p.seed + 1), Parameters(users=4_000_000), p.lift)
+    counts = {n: {"false": 0, "covered": 0, "found": 0, "promised": 0.0, "se": 0.0} for n in truth}
     saved, expected = [], []
-    for _ in range(p.replications):
-        for n, e in _tests(*draw(rng, p, 0.0)).items():
-            counts[n]["false"] += e.p_value < ALPHA
-        values, treated, stratum = draw(rng, p, p.lift)
-        effects = _tests(values, treated, stratum)
-        for n, e in effects.items():
-            true = truth[n]
-            counts[n]["covered"] += e.rel_effect_ci[0] <= true <= e.rel_effect_ci[1]
-            counts[n]["found"] += e.p_value < ALPHA
-            counts[n]["promised"] += e.power(true * e.control)
-            counts[n]["se"] += e.se
-        saved.append(1 - (effects["mean, cuped"].se / effects["mean, welch"].se) ** 2)
-        expected.append(_explained(values[:, 0], values[:, 1:3]))
+    with engine(settings) as db:
+        for _ in range(p.replications):
+            nothing = draw(rng, p, 0.0)
+            for n, e in {**_tests(*nothing), "quantile 0.9": _quantile(db, *nothing[:2])}.items():
+                counts[n]["false"] += e.p_value < ALPHA
+            values, treated, stratum = draw(rng, p, p.lift)
+            effects = {**_tests(values, treated, stratum), "quantile 0.9": _quantile(db, values, treated)}
+            for n, e in effects.items():
+                counts[n]["covered"] += e.rel_effect_ci[0] <= truth[n] <= e.rel_effect_ci[1]
+                counts[n]["found"] += e.p_value < ALPHA
+                counts[n]["promised"] += e.power(truth[n] * e.control)
+                counts[n]["se"] += e.se
+            saved.append(1 - (effects["mean, cuped"].se / effects["mean, welch"].se) ** 2)
+            expected.append(_explained(values[:, 0], values[:, 1:3]))
+            db.queries.clear()
     r = p.replications
     return {
         "methods": {
@@ -144,6 +154,60 @@ def one_look(p: Parameters) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def _register(db: Engine, values: np.ndarray, treated: np.ndarray) -> None:
+    columns = {name: values[:, n] for n, name in enumerate(COLUMNS)}
+    db.register(
+        "users", pa.table({"user_id": np.arange(len(values)), "variant": np.where(treated, "b", "a"), **columns})
+    )
+
+
+def _quantile(db: Engine, values: np.ndarray, treated: np.ndarray) -> Effect:
+    _register(db, values, treated)
+    return compare_quantiles(db, QUANTILE, "a", "b", 1 - ALPHA)
+
+
+def with_a_model(settings: Settings, p: Parameters) -> dict[str, Any]:
+    """CUPAC: type-I error and coverage of the mean, and what the cross-fitted model saves beyond CUPED."""
+    rng = np.random.default_rng(p.seed + 3)
+    truth = _truth(np.random.default_rng(p.seed + 1), Parameters(users=4_000_000), p.lift)["mean, welch"]
+    false = covered = 0
+    saved = {"cuped": 0.0, "cupac": 0.0}
+    columns = (*COLUMNS, "y_model")
+    with engine(settings) as db:
+        for _ in range(p.replications):
+            for lift in (0.0, p.lift):
+                values, treated, _ = draw(rng, p, lift)
+                _register(db, values, treated)
+                add_model_covariates(db, ["y"], ["x", "events_x", "new"], p.seed)
+                predicted = db.arrow("SELECT y_model FROM users_with_models ORDER BY user_id")["y_model"].to_numpy()
+                sides = [moments(np.column_stack([values, predicted])[treated == f], columns) for f in (False, True)]
+                found = {
+                    "welch": compare(Tested("y", "y"), sides[0], sides[1], 1 - ALPHA, adjusted=False),
+                    "cuped": compare(METHODS["mean, cuped"][0], sides[0], sides[1], 1 - ALPHA, adjusted=True),
+                    "cupac": compare(
+                        Tested("y", "y", covariates=("x", "new", "y_model")),
+                        sides[0],
+                        sides[1],
+                        1 - ALPHA,
+                        adjusted=True,
+                    ),
+                }
+                if lift:
+                    covered += found["cupac"].rel_effect_ci[0] <= truth <= found["cupac"].rel_effect_ci[1]
+                    for m in saved:
+                        saved[m] += 1 - (found[m].se / found["welch"].se) ** 2
+                else:
+                    false += found["cupac"].p_value < ALPHA
+            db.queries.clear()
+    r = p.replications
+    return {
+        "type_1": false / r,
+        "coverage": covered / r,
+        "saved": {m: v / r for m, v in saved.items()},
+        "replications": r,
+    }
+
+
 def _explained(y: np.ndarray, x: np.ndarray) -> float:
     """R² of a regression, what theory says that CUPED takes off."""
     design = np.column_stack([np.ones(len(y)), x])
@@ -152,15 +216,19 @@ def _explained(y: np.ndarray, x: np.ndarray) -> float:
 
 
 def _truth(rng: np.random.Generator, p: Parameters, lift: float) -> dict[str, float]:
-    """Relative effects by every user's expectation in both arms (habits drawn once)."""
+    """True relative effects: expectations of many users in both arms; the quantile's by drawing them."""
     habit = rng.gamma(1.5, 1.0, p.users)
     events = [1 + 4 * habit * (1 + lift * t) for t in (0, 1)]
     kept = [np.minimum((0.3 + 0.1 * np.minimum(habit, 3)) * (1 + lift * t), 1) for t in (0, 1)]
-    mean = float(events[1].mean() / events[0].mean() - 1)
+    one = rng.gamma(2.0, 0.5, p.users)
+    drawn = [one * (1 + lift / 2 * t) * (1 + rng.poisson(4 * habit * (1 + lift * t))) for t in (0, 1)]
+    tops = [float(np.quantile(y, 0.9)) for y in drawn]
+    mean = float((1 + lift / 2) * events[1].mean() / events[0].mean() - 1)
     return {
         **dict.fromkeys(("mean, welch", "mean, cuped", "mean, post-stratified"), mean),
-        **dict.fromkeys(("ratio, delta method", "ratio, cuped"), 0.0),
+        **dict.fromkeys(("ratio, delta method", "ratio, cuped"), lift / 2),
         "proportion, welch": float(kept[1].mean() / kept[0].mean() - 1),
+        "quantile 0.9": tops[1] / tops[0] - 1,
     }
 
 
@@ -268,11 +336,14 @@ def _margin(replications: int, rate: float = ALPHA) -> float:
     return 2.576 * math.sqrt(rate * (1 - rate) / replications)
 
 
-def conclude(plain: dict[str, Any], looks: dict[str, Any], app: dict[str, Any]) -> str:
+def conclude(plain: dict[str, Any], model: dict[str, Any], looks: dict[str, Any], app: dict[str, Any]) -> str:
     """One sentence, also when something is not as it should be."""
     margin = _margin(plain["replications"])
     wrong = [n for n, m in plain["methods"].items() if abs(m["type_1"] - ALPHA) > margin]
     uncovered = [n for n, m in plain["methods"].items() if abs(m["coverage"] - 1 + ALPHA) > margin]
+    few = _margin(model["replications"])
+    wrong += ["cupac"] if abs(model["type_1"] - ALPHA) > few else []
+    uncovered += ["cupac"] if abs(model["coverage"] - 1 + ALPHA) > few else []
     peeked = [
         f"{rule}, {method} ({name})"
         for name, found in looks.items()
@@ -298,7 +369,9 @@ def conclude(plain: dict[str, Any], looks: dict[str, Any], app: dict[str, Any]) 
     )
 
 
-def sections(p: Parameters, plain: dict[str, Any], looks: dict[str, Any], app: dict[str, Any]) -> list[Section]:
+def sections(
+    p: Parameters, plain: dict[str, Any], model: dict[str, Any], looks: dict[str, Any], app: dict[str, Any]
+) -> list[Section]:
     """The page."""
     r = plain["replications"]
     percent: Callable[[float], str] = lambda v: f"{v:.1%}"  # noqa: E731
@@ -314,6 +387,13 @@ def sections(p: Parameters, plain: dict[str, Any], looks: dict[str, Any], app: d
                 (n, percent(m["type_1"]), percent(m["coverage"]), percent(m["power"]), percent(m["promised"]), f"{m['truth']:.2%}")
                 for n, m in plain["methods"].items()
             ),
+        ),
+        Section(
+            "A model as covariate (CUPAC)",
+            f"{model['replications']:,} experiments of each kind. Here the pre-period's value says nearly all that a model can "
+            f"find: the model saves {model['saved']['cupac']:.1%} of the variance, CUPED alone {model['saved']['cuped']:.1%}.",
+            ("type-I error", "coverage"),
+            ((percent(model["type_1"]), percent(model["coverage"])),),
         ),
         Section(
             "Looking every day",
