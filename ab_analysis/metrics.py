@@ -94,7 +94,7 @@ class Metric(BaseModel):
             exact = f"sum(CASE WHEN abs({value}) <= {LARGEST} THEN CAST({value} AS DECIMAL(28, 10)) END)"
             return f"CASE WHEN count(*) FILTER (WHERE abs({value}) > {LARGEST}) = 0 THEN coalesce({exact}, 0) END"
         if self.count is not None:
-            return f"count(*) FILTER (WHERE {to_sql(self.count, dialect)})"
+            return f"CAST(count(*) FILTER (WHERE {to_sql(self.count, dialect)}) AS INTEGER)"
         assert self.days is not None
         return f"max(CASE WHEN {to_sql(self.days, dialect)} THEN 1 ELSE 0 END)"
 

@@ -16,7 +16,8 @@ PAGE = """
 <p class="soft">Every experiment of '{{ source }}', by its latest report.</p>
 <section><h2>Experiments</h2>{% if rows %}<div class="scroll"><table><thead><tr>
 <th>experiment</th><th>owner</th><th>from</th><th>to</th>
-<th>users</th><th>as of</th><th>verdict</th><th>metric</th><th>lift</th><th title="One look, one comparison">interval</th></tr></thead><tbody>
+<th>users</th><th>as of</th><th>verdict</th><th>metric</th><th>lift</th>
+<th title="One look, one comparison">interval</th></tr></thead><tbody>
 {% for r in rows %}<tr><td><a href="{{ r.link }}" title="{{ r.hypothesis }}">{{ r.name }}</a></td><td>{{ r.owner }}</td>
 <td>{{ r.start }}</td>
 <td>{{ r.end or "open" }}</td><td>{{ "{:,}".format(r.users) }}</td><td>{{ r.until }}</td>
@@ -30,7 +31,8 @@ PAGE = """
 <li>{{ meta.ended }} of {{ meta.experiments }} experiments have ended; {{ meta.ship }} to ship, {{ meta.stop }} to stop,
 {{ meta.no_effect }} without an effect, {{ meta.no_conclusion }} without a conclusion.</li>
 {% if meta.mean_lift is not none %}<li>Mean lift of the first primary metric {{ meta.mean_lift|percent }} as measured.
-{% if meta.experiments > 2 and meta.ship %}What is shipped was picked for its lift, which overstates it: drawn towards the mean of all, the shipped ones have {{ meta.shipped_shrunk|percent }}
+{% if meta.experiments > 2 and meta.ship %}What is shipped was picked for its lift, which overstates it: drawn towards the mean of all,
+the shipped ones have {{ meta.shipped_shrunk|percent }}
 instead of {{ meta.shipped|percent }}.{% endif %}</li>{% endif %}
 {% if meta.covered_of %}<li>Calibration: of {{ meta.covered_of }} effects whose truth is known, {{ meta.covered }} lie in their interval
 (expected {{ meta.level|share }}).</li>{% endif %}

@@ -93,7 +93,7 @@ def make_tables(
     db.view("exposure_log", f"SELECT * FROM {source}")
     db.view(
         "events",
-        f"SELECT *, hour(local_time) AS local_hour, {db.day_number('local_time')} AS local_day FROM {db.files(events)} "
+        f"SELECT *, hour(local_time) AS local_hour, CAST({db.day_number('local_time')} AS INTEGER) AS local_day FROM {db.files(events)} "
         f"WHERE timestamp < {db.instant(until.start)}",
     )
     crossed, unknown, early = _assigned(db, experiment, until)
@@ -181,10 +181,11 @@ def _base(db: Engine, plan: Plan, until: Hour) -> None:
         for name, n in retained.items()
     ]
     db.table("first_days", "SELECT user_id, min(local_day) AS first_day FROM user_day WHERE phase = 1 GROUP BY user_id")
+    with_first = " LEFT JOIN first_days f ON f.user_id = d.user_id" if retained else ""
     db.table(
         "per_user",
         f"""SELECT d.user_id, count(*) FILTER (WHERE d.phase = 0) AS days_before, {", ".join([*sums, *back])}
-        FROM user_day d LEFT JOIN first_days f ON f.user_id = d.user_id GROUP BY d.user_id""",
+        FROM user_day d{with_first} GROUP BY d.user_id""",
     )
     columns = [f"CAST(coalesce(p.{n}{s}, 0) AS DOUBLE) AS {n}{s}" for s in ("", "_pre") for n in plan.additive]
     day = "coalesce(f.first_day, s.exposure_day)"
