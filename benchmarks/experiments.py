@@ -154,7 +154,9 @@ def bench_user_table(scale: float) -> list[Result]:
             listed, few = f"read_parquet([{', '.join(quoted(str(p)) for p in events)}])", folder / "few.parquet"
             total = int(scalar(con, f"SELECT count(*) FROM {listed}"))
             # Users are not equally active: those who together have the peer's share of the events.
-            cut = scalar(con, f"SELECT CAST(approx_quantile(user_id, {min(1.0, PEER_EVENTS / total)}) AS BIGINT) FROM {listed}")
+            cut = scalar(
+                con, f"SELECT CAST(approx_quantile(user_id, {min(1.0, PEER_EVENTS / total)}) AS BIGINT) FROM {listed}"
+            )
             con.execute(f"COPY (SELECT * FROM {listed} WHERE user_id <= {cut}) TO {quoted(str(few))} (FORMAT parquet)")
             taken = int(scalar(con, f"SELECT count(*) FROM read_parquet({quoted(str(few))})"))
         peer = timed(lambda: user_table_with_pandas(few, folder / "exposures.parquet"), 1) * total / taken
