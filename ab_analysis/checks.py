@@ -155,7 +155,7 @@ def counted(experiment: Experiment, counts: Counts) -> list[Check]:
 def looks(experiment: Experiment, counts: Counts, *, allowed: bool) -> Check:
     """Is this a look that the stopping rule allows?"""
     if allowed:
-        return Check("looks", "ok", f"The adjusted intervals hold however often this is read ({_rule(experiment)}).")
+        return Check("looks", "ok", f"A look that was planned: {_rule(experiment)}.")
     if experiment.stopping.rule == "fixed":
         end = f"the end ({experiment.end})" if experiment.end else "the end, which the file does not give"
         text = f"An early look. With one look planned, the result may be read at {end} only; until then a difference is noise."

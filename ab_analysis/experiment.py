@@ -23,6 +23,20 @@ VARIANT = re.compile(r"[A-Za-z0-9][A-Za-z0-9 _.-]{0,60}")
 UNPLANNED_DAYS = 14
 """Length that the stopping rules take where an experiment has no end."""
 MOST_EDGES = 10
+COLUMN = re.compile(r"[a-z][a-z0-9_]{0,50}")
+TAKEN = {
+    "user_id",
+    "variant",
+    "exposure",
+    "exposure_day",
+    "local_day",
+    "day",
+    "phase",
+    "is_new",
+    "new_user",
+    "days_before",
+}
+"""Columns of the user tables that a metric or a segment cannot be called."""
 
 
 class _Strict(BaseModel):
@@ -150,14 +164,17 @@ class Experiment(_Strict):
             check_expression(text, "condition")
         return text
 
-    @field_validator("metrics")
+    @field_validator("metrics", "segments")
     @classmethod
-    def _named(cls, metrics: dict[str, Metric]) -> dict[str, Metric]:
-        if bad := [n for n in metrics if not re.fullmatch(r"[a-z][a-z0-9_]{0,50}", n) or n.endswith("_pre")]:
-            raise ValueError(
-                f"{bad}: a metric's name has lower-case letters, digits and _ only, and no _pre at its end"
-            )
-        return metrics
+    def _named(cls, found: dict[str, Any]) -> dict[str, Any]:
+        for name in found:
+            if not COLUMN.fullmatch(name) or name.endswith(("_pre", "_model", "_raw", "_eligible")):
+                raise ValueError(
+                    f"'{name}': use lower-case letters, digits and _ only, and no _pre, _model, _raw or _eligible at the end"
+                )
+            if name in TAKEN:
+                raise ValueError(f"'{name}' is the name of a column that every user has; choose another")
+        return found
 
     @model_validator(mode="after")
     def _consistent(self) -> Experiment:
@@ -174,6 +191,8 @@ class Experiment(_Strict):
             raise ValueError(
                 "stopping: group_sequential plans its looks up to the end; give 'end', or use always_valid"
             )
+        if both := sorted(set(self.segments) & {*self.named, *self.metrics}):
+            raise ValueError(f"segments: {both} is also the name of a metric; choose another")
         if unknown := sorted(set(self.strata) - set(self.segments)):
             raise ValueError(f"strata: {unknown} are no segments of this file")
         if unknown := sorted({*self.covariates, *self.model_covariates} - set(self.named)):

@@ -76,6 +76,9 @@ def analyze_table(db: Engine, path: Path, spec: TableSpec) -> tuple[list[TableRe
     """
     columns = _open(db, path)
     tested = _tested(spec, columns)
+    used = {*spec.segments, *spec.strata, *(c for t in tested for c in t.block)}
+    if "variant" in used:
+        raise ConfigError("a column named 'variant' cannot be a metric, covariate or segment; rename it")
     for wanted in (spec.variant, *spec.segments, *spec.strata, *([spec.user] if spec.user else [])):
         _check_column(wanted, columns, path)
     _users(db, spec, tested, path)

@@ -135,6 +135,7 @@ def test_segments_strata_and_three_variants(
         ({}, ("--metric", "duration", "--covariate", "duration"), "write NAME=VALUE"),
         ({}, ("--ratio", "r=duration"), "write NAME=NUMERATOR/DENOMINATOR"),
         ({}, (), "nothing to analyse"),
+        ({}, ("--metric", "duration", "--segment", "variant"), "a column named 'variant' cannot be"),
         ({}, ("--metric", "group"), "'group' holds"),
         ({}, ("--metric", "duration", "--segment", "user"), "has 400 values"),
         ({}, ("--metric", "duration", "--shares", "a=0.5,b=0.3,c=0.2"), "a variant without users"),

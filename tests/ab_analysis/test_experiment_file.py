@@ -58,6 +58,13 @@ def problem(tmp_path: Path, text: str) -> str:
         ),
         ("[likes]", "[likes]\nsegments: {s: {of: active_days}}", "line 8: segments.s: edges"),
         ("[likes]", "[likes]\nsegments: {s: {top: colour}}", "the source has no facet 'colour' (it has genre)"),
+        (
+            "[likes]",
+            "[likes]\nsegments: {variant: {top: genre}}",
+            "line 8: segments: 'variant' is the name of a column",
+        ),
+        ("[likes]", "[likes]\nsegments: {likes: {top: genre}}", "is also the name of a metric"),
+        ("[likes]", "[x_pre]\nmetrics: {x_pre: {count: skip}}", "line 8: metrics: 'x_pre': use lower-case"),
         ("[likes]", "[likes]\nstrata: [s]", "no segments of this file"),
         ("[likes]", "[likes]\ncovariates: {likes: [skip_rate]}", "'skip_rate' is not a sum"),
         (
