@@ -42,7 +42,7 @@ class MetricResult:
         effect: treatment − control, in the metric's unit; ``rel_effect`` relative to the control's.
         effect_ci: interval of one look, one comparison; ``rel_effect_ci`` likewise.
         adjusted_ci: relative interval for all planned looks and, among primary metrics, all comparisons together; None
-            before the first look that the stopping rule allows.
+            before the first look that the stopping rule allows. ``adjusted_effect_ci``: the same in the metric's unit.
         p_value: two-sided, of one look and comparison; ``p_adjusted`` by Holm (primary) or Benjamini-Hochberg
             (secondary) over the headline rows of the role, NaN for others.
         variance_reduction: 1 − (standard error / Welch's)².
@@ -65,6 +65,7 @@ class MetricResult:
     rel_effect: float
     rel_effect_ci: tuple[float, float]
     adjusted_ci: tuple[float, float] | None
+    adjusted_effect_ci: tuple[float, float] | None
     p_value: float
     p_adjusted: float
     variance_reduction: float
@@ -291,13 +292,14 @@ def _results(plan: Plan, effects: Sequence[tuple[str, str, str, Effect]], counts
         role, base = experiment.role(name), welch.get((name, variant), UNKNOWN)
         multiplier = interval_multiplier(experiment, elapsed, comparisons.get(role, 1))
         chosen = headline[name, variant] == method
+        absolute, relative = e.widened(multiplier) if multiplier and e.known else (None, None)
         results.append(
             MetricResult(
                 metric=name, variant=variant, role=role, method=method, headline=chosen,
                 n_control=counts.analysed[experiment.control], n_treatment=counts.analysed[variant],
                 control=e.control, treatment=e.treatment, effect=e.effect, effect_ci=e.effect_ci,
                 rel_effect=e.rel_effect, rel_effect_ci=e.rel_effect_ci,
-                adjusted_ci=e.widened(multiplier)[1] if multiplier and e.known else None,
+                adjusted_ci=relative, adjusted_effect_ci=absolute,
                 p_value=e.p_value, p_adjusted=p_adjusted[f"{name}/{variant}"] if chosen else math.nan,
                 variance_reduction=1 - (e.se / base.se) ** 2 if e.known and base.known else 0.0,
                 detectable=e.detectable(experiment.power) / abs(e.control) if e.known and e.control else math.nan,

@@ -63,9 +63,9 @@ def _gain(plan: Plan, result: MetricResult) -> float:
 
 def side(plan: Plan, result: MetricResult) -> int:
     """1: shown to be better, −1: shown to be worse, 0: neither, under the stopping rule and for all comparisons."""
-    if result.adjusted_ci is None or not all(map(math.isfinite, result.adjusted_ci)):
+    if result.adjusted_effect_ci is None:
         return 0
-    low, high = result.adjusted_ci
+    low, high = result.adjusted_effect_ci
     up = 1 if low > 0 else -1 if high < 0 else 0
     if plan.experiment.stopping.rule == "fixed" and result.role == "primary":
         # Holm is more powerful than the simultaneous interval, and holds the same error.

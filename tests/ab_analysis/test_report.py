@@ -170,6 +170,13 @@ def test_a_metric_that_should_go_down_and_goes_up_is_worse(app: Settings) -> Non
     assert "skips up" in found.decision.sentence
 
 
+def test_a_metric_below_zero_is_decided_by_its_own_unit(app: Settings) -> None:
+    metrics = {"cost": {"sum": "0 - played_seconds", "better": "down"}}
+    found = analysis_of(app, metrics=metrics, primary=("cost",), secondary=("likes",))
+    assert found.of("cost")[0].effect_ci[1] < 0
+    assert found.decision.verdict == "ship"
+
+
 def test_a_failed_check_forbids_a_conclusion(app: Settings) -> None:
     found = analysis_of(app, variants={"control": 0.7, "treatment": 0.3})
     assert found.decision.verdict == "no_conclusion"
