@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -63,8 +63,7 @@ def run(settings: Settings, *, replications: int = 2000) -> tuple[str, str]:
     study = Study(settings, "ab_calibration")
     p = Parameters(replications=replications)
     plain = study.part("one_look", asdict(p), lambda: one_look(settings, p))
-    few = replace(p, replications=max(replications // 5, 5))
-    model = study.part("model", asdict(few), lambda: with_a_model(settings, few))
+    model = study.part("model", asdict(p), lambda: with_a_model(settings, p))
     looks = {
         name: study.part(f"looks_{name}", {**asdict(p), "habit": habit}, partial(daily_looks, p, habit))
         for name, habit in (("habits", 1.0), ("no_habits", 0.0))
@@ -341,9 +340,8 @@ def conclude(plain: dict[str, Any], model: dict[str, Any], looks: dict[str, Any]
     margin = _margin(plain["replications"])
     wrong = [n for n, m in plain["methods"].items() if abs(m["type_1"] - ALPHA) > margin]
     uncovered = [n for n, m in plain["methods"].items() if abs(m["coverage"] - 1 + ALPHA) > margin]
-    few = _margin(model["replications"])
-    wrong += ["cupac"] if abs(model["type_1"] - ALPHA) > few else []
-    uncovered += ["cupac"] if abs(model["coverage"] - 1 + ALPHA) > few else []
+    wrong += ["cupac"] if abs(model["type_1"] - ALPHA) > margin else []
+    uncovered += ["cupac"] if abs(model["coverage"] - 1 + ALPHA) > margin else []
     peeked = [
         f"{rule}, {method} ({name})"
         for name, found in looks.items()
