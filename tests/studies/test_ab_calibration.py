@@ -52,9 +52,9 @@ def test_a_method_that_does_not_keep_its_word_is_in_the_conclusion() -> None:
     rates = {"fixed": 0.05, "always_valid": 0.01, "group_sequential": 0.2, "naive": 0.2}
     looks = {"habits": {"false_alarms": {r: {"welch": v, "cuped": v} for r, v in rates.items()}}}
     app = {"runs": 100, "metrics": {"m": {"coverage": {"welch": 0.9, "cuped": 0.9}}}}
-    model = {"replications": 400, "type_1": 0.05, "coverage": 0.8}
+    model = {"methods": {"cupac": {"type_1": 0.05, "coverage": 0.8}}}
     text = ab_calibration.conclude(plain, model, looks, app)
-    assert "not as stated: type-I error of bad; coverage of bad, cupac" in text
+    assert "type-I error is not as stated for bad; coverage is not as stated for bad, cupac" in text
     assert "daily looks raise the error under group_sequential" in text
 
 
