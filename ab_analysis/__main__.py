@@ -5,9 +5,7 @@ from __future__ import annotations
 import argparse
 import csv
 import json
-import math
 import sys
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +34,7 @@ def main(arguments: argparse.Namespace) -> None:
 
 
 def plan(settings: Settings, arguments: argparse.Namespace) -> None:
+    from ab_analysis.analysis import plain
     from ab_analysis.planning import plan_from_history
     from events.store import EventStore
 
@@ -64,7 +63,7 @@ def plan(settings: Settings, arguments: argparse.Namespace) -> None:
             found = f"{min(enough)} days are enough" if enough else f"{max(r.days for r in own)} days are not enough"
             print(f"{metric}, {method}: {found}")
     if arguments.json:
-        _write_rows(arguments.json, [asdict(r) for r in rows])
+        _write_rows(arguments.json, [plain(r) for r in rows])
 
 
 def assign(arguments: argparse.Namespace) -> None:
@@ -90,7 +89,7 @@ def assign(arguments: argparse.Namespace) -> None:
 
 def _user_keys(path: str, column: str | None) -> list[str]:
     """Users of a text file (one a line), a CSV or a Parquet file."""
-    from core.documents import did_you_mean
+    from ab_analysis.table import check_column
 
     if path == "-":
         return [line.strip() for line in sys.stdin if line.strip()]
@@ -102,15 +101,13 @@ def _user_keys(path: str, column: str | None) -> list[str]:
 
         table = pq.read_table(file)
         name = column or table.column_names[0]
-        if name not in table.column_names:
-            raise ConfigError(f"{path} has no column '{name}'{did_you_mean(name, table.column_names)}")
+        check_column(name, table.column_names, file)
         return [str(v) for v in table[name].to_pylist()]
     with file.open(encoding="utf-8", newline="") as handle:
         rows = list(csv.reader(handle))
     if column is None:
         return [row[0] for row in rows if row]
-    if not rows or column not in rows[0]:
-        raise ConfigError(f"{path} has no column '{column}'{did_you_mean(column, rows[0] if rows else [])}")
+    check_column(column, rows[0] if rows else [], file)
     at = rows[0].index(column)
     return [row[at] for row in rows[1:] if row]
 
@@ -171,13 +168,9 @@ def _print_rows(rows: list[dict[str, Any]], confidence: float) -> None:
 
 def _write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
     """A JSON list, an object a line."""
-    lines = ",\n".join(json.dumps({k: _known(v) for k, v in row.items()}, ensure_ascii=False) for row in rows)
+    lines = ",\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
     write_text(path, f"[\n{lines}\n]\n")
     print(f"written to {path}", file=sys.stderr)
-
-
-def _known(value: Any) -> Any:
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _pairs(option: str, texts: list[str]) -> list[tuple[str, str]]:
@@ -218,24 +211,21 @@ def _shares(text: str | None) -> dict[str, float] | None:
 
 
 def report(settings: Settings, arguments: argparse.Namespace) -> None:
-    from ab_analysis.experiment import find_experiments
+    from ab_analysis.experiment import find_experiments, load_named
     from ab_analysis.overview import write_overview
     from ab_analysis.report import write_report
     from events.store import EventStore
 
-    found = find_experiments(settings.experiments_dir)
-    names = arguments.experiment or list(found)
-    if unknown := [n for n in names if n not in found]:
-        known = ", ".join(found) or "none"
-        raise ConfigError(f"no experiment '{unknown[0]}' in {settings.experiments_dir} (there is {known})")
+    folder = settings.experiments_dir
+    experiments = [load_named(folder, name) for name in arguments.experiment or find_experiments(folder)]
     hours = EventStore(settings.events_dir).hours()
     if not hours:
         raise DataError(f"no events in {settings.events_dir} yet")
     until = day_hours(parse_day(arguments.day))[-1] + 1 if arguments.day else hours[-1] + 1
     until = Hour.parse(arguments.until) if arguments.until else until
-    for name in names:
-        written = write_report(settings, load_experiment(found[name]), until)
-        print(f"{name}: {written.analysis.decision.sentence}\n  {written.page}")
+    for experiment in experiments:
+        written = write_report(settings, experiment, until)
+        print(f"{experiment.name}: {written.analysis.decision.sentence}\n  {written.page}")
     print(write_overview(settings))
 
 

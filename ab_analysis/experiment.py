@@ -311,6 +311,23 @@ def find_experiments(folder: Path) -> dict[str, Path]:
     return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
 
 
+def load_named(folder: Path, name: str) -> Experiment:
+    """An experiment of a workspace by its name.
+
+    Raises:
+        ConfigError: there is none, its file is wrong, or the file is not named as the experiment is.
+    """
+    files = find_experiments(folder)
+    if name not in files:
+        raise ConfigError(f"no experiment '{name}' in {folder} (there is {', '.join(files) or 'none'})")
+    experiment = load_experiment(files[name])
+    if experiment.name != name:
+        raise ConfigError(
+            f"{files[name]}: the experiment is named '{experiment.name}'; name the file {experiment.name}.yaml"
+        )
+    return experiment
+
+
 def changed_keys(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     """Keys of two experiment files that differ."""
     return sorted(k for k in {*before, *now} if before.get(k) != now.get(k))

@@ -61,12 +61,12 @@ def write_report(settings: Settings, experiment: Experiment, until: Hour) -> Rep
         registered = _register(folder, experiment)
         analysis = analyze(db, plan, counts, registered=registered, seed=settings.seed)
         queries = list(db.queries)
-    page = folder / f"{until.key}.html"
-    for stem in [until.key, *(["final"] if ended else [])]:
+    stems = [until.key, *(["final"] if ended else [])]
+    for stem in stems:
         write_json(folder / f"{stem}.json", {**analysis.as_json(), **_about(experiment)})
         write_text(folder / f"{stem}.csv", as_csv(analysis))
-        write_page_of(folder / f"{stem}.html", plan, analysis, queries)
-    return Report(analysis, page)
+    write_pages(folder, stems, plan, analysis, queries)
+    return Report(analysis, folder / f"{until.key}.html")
 
 
 def _about(experiment: Experiment) -> dict[str, Any]:
@@ -83,8 +83,8 @@ def _register(folder: Path, experiment: Experiment) -> dict[str, Any]:
     return content
 
 
-def write_page_of(path: Path, plan: Plan, analysis: Analysis, queries: list[str]) -> None:
-    """Render the page of an analysis."""
+def write_pages(folder: Path, stems: list[str], plan: Plan, analysis: Analysis, queries: list[str]) -> None:
+    """Write the page of an analysis under each name; its plots are drawn once."""
     experiment = plan.experiment
     titles = {name: m.title or name.replace("_", " ") for name, m in plan.metrics.items()}
     roles = {"primary": "Primary", "guardrail": "Guardrails", "secondary": "Secondary"}
@@ -99,20 +99,23 @@ def write_page_of(path: Path, plan: Plan, analysis: Analysis, queries: list[str]
         if r.headline and r.role == "guardrail"
     ]
     has_points = any(p.so_far.known for p in analysis.points)
-    write_page(
-        path, f"Experiment {experiment.name}", TEMPLATE.read_text(encoding="utf-8"), home="../index.html",
-        experiment=experiment, analysis=analysis, decision=analysis.decision, warnings=analysis.warnings,
-        forest=plots.forest(experiment, analysis, titles, toward), by_role=by_role, titles=titles, side=toward,
-        tones={1: "good", -1: "bad", 0: ""}, definitions={n: m.definition for n, m in plan.metrics.items()},
-        level=f"{experiment.confidence:.0%}", power=f"{experiment.power:.0%}", minimum=f"{experiment.minimum_effect:.2%}",
-        guardrails=guardrails, segments=analysis.segments,
-        so_far=plots.so_far(experiment, analysis, titles) if has_points else None,
-        daily=plots.daily(experiment, analysis, titles) if has_points else None,
-        segment_plot=plots.segments(analysis.segments, titles) if analysis.segments else None,
-        distributions=plots.distributions(analysis, titles) if analysis.histograms else None,
-        rule=RULES[experiment.stopping.rule], stem=path.stem, queries=[LONG_LIST.sub(r"read_parquet([\1, …, \2])", q) for q in queries],
-        content=yaml.safe_dump(experiment.model_dump(mode="json", exclude_unset=True), sort_keys=False),
-    )  # fmt: skip
+    context: dict[str, Any] = {
+        "experiment": experiment, "analysis": analysis, "decision": analysis.decision, "warnings": analysis.warnings,
+        "forest": plots.forest(experiment, analysis, titles, toward), "by_role": by_role, "titles": titles, "side": toward,
+        "tones": {1: "good", -1: "bad", 0: ""}, "definitions": {n: m.definition for n, m in plan.metrics.items()},
+        "level": f"{experiment.confidence:.0%}", "power": f"{experiment.power:.0%}", "minimum": f"{experiment.minimum_effect:.2%}",
+        "guardrails": guardrails, "segments": analysis.segments,
+        "so_far": plots.so_far(experiment, analysis, titles) if has_points else None,
+        "daily": plots.daily(experiment, analysis, titles) if has_points else None,
+        "segment_plot": plots.segments(analysis.segments, titles) if analysis.segments else None,
+        "distributions": plots.distributions(analysis, titles) if analysis.histograms else None,
+        "rule": RULES[experiment.stopping.rule], "queries": [LONG_LIST.sub(r"read_parquet([\1, …, \2])", q) for q in queries],
+        "content": yaml.safe_dump(experiment.model_dump(mode="json", exclude_unset=True), sort_keys=False),
+    }  # fmt: skip
+    template = TEMPLATE.read_text(encoding="utf-8")
+    for stem in stems:
+        path = folder / f"{stem}.html"
+        write_page(path, f"Experiment {experiment.name}", template, home="../index.html", stem=stem, **context)
 
 
 def as_csv(analysis: Analysis) -> str:

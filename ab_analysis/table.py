@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ab_analysis.analysis import MIN_SEGMENT_USERS
@@ -80,11 +80,11 @@ def analyze_table(db: Engine, path: Path, spec: TableSpec) -> tuple[list[TableRe
     if "variant" in used:
         raise ConfigError("a column named 'variant' cannot be a metric, covariate or segment; rename it")
     for wanted in (spec.variant, *spec.segments, *spec.strata, *([spec.user] if spec.user else [])):
-        _check_column(wanted, columns, path)
+        check_column(wanted, columns, path)
     _users(db, spec, tested, path)
     by = ("variant", *dict.fromkeys((*spec.segments, *spec.strata)))
     _check_segments(db, by[1:])
-    tested = [_with_missing(db, t) for t in tested]
+    tested = _with_missing(db, tested)
     cells = read_moments(db, "table_users", by, [t.block for t in tested])
     variants = cells.values("variant")
     if spec.control not in variants:
@@ -158,7 +158,8 @@ def _open(db: Engine, path: Path) -> list[str]:
     return list(db.arrow("SELECT * FROM raw LIMIT 0").column_names)
 
 
-def _check_column(name: str, columns: Sequence[str], path: Path) -> None:
+def check_column(name: str, columns: Sequence[str], path: Path) -> None:
+    """``ConfigError`` says which columns there are, and which was meant."""
     if name not in columns:
         raise ConfigError(
             f"{path.name} has no column '{name}'{did_you_mean(name, columns)} (columns: {', '.join(columns)})"
@@ -185,7 +186,7 @@ def _tested(spec: TableSpec, columns: Sequence[str]) -> list[Tested]:
                 f"covariate '{late[0]}' of '{t.metric}' is itself an outcome: a covariate must be measured before exposure"
             )
         for name in t.block:
-            _check_column(name, columns, Path("the table"))
+            check_column(name, columns, Path("the table"))
     return found
 
 
@@ -215,27 +216,28 @@ def _users(db: Engine, spec: TableSpec, tested: Sequence[Tested], path: Path) ->
     for s in dict.fromkeys((*spec.segments, *spec.strata)):
         chosen.append(f"coalesce(CAST({identifier(s)} AS STRING), 'unknown') AS {identifier(s)}")
     db.view("table_users", f"SELECT {', '.join(chosen)} FROM raw")
+    kinds = db.arrow("SELECT * FROM raw LIMIT 0").schema
     for c in (*outcomes, *covariates):
-        kind = str(db.arrow(f"SELECT {identifier(c)} FROM raw LIMIT 0").schema.types[0])
+        kind = str(kinds.field(c).type)
         if not re.match(r"u?int|float|double|half|decimal|bool", kind):
             raise DataError(f"{path.name}: column '{c}' holds {kind}, not numbers")
 
 
-def _with_missing(db: Engine, t: Tested) -> Tested:
-    """Users without a pre-period get an indicator of their own."""
-    if not t.covariates:
-        return t
-    flags = [c + MISSING for c in t.covariates]
-    sums = ", ".join(f"sum({identifier(f)}) AS f{n}" for n, f in enumerate(flags))
-    known = db.rows(f"SELECT {sums} FROM table_users")[0]
-    return Tested(
-        t.metric, t.numerator, t.denominator, (*t.covariates, *(f for f, n in zip(flags, known, strict=True) if n))
-    )
+def _with_missing(db: Engine, tested: Sequence[Tested]) -> list[Tested]:
+    """Users without a pre-period get an indicator of their own, a covariate beside the empty one."""
+    covariates = list(dict.fromkeys(c for t in tested for c in t.covariates))
+    if not covariates:
+        return list(tested)
+    sums = ", ".join(f"sum({identifier(c + MISSING)}) AS f{n}" for n, c in enumerate(covariates))
+    empty = {c for c, n in zip(covariates, db.rows(f"SELECT {sums} FROM table_users")[0], strict=True) if n}
+    return [replace(t, covariates=(*t.covariates, *(c + MISSING for c in t.covariates if c in empty))) for t in tested]
 
 
 def _check_segments(db: Engine, names: Sequence[str]) -> None:
-    for name in names:
-        values = int(db.scalar(f"SELECT count(DISTINCT {identifier(name)}) FROM table_users"))
+    if not names:
+        return
+    distinct = ", ".join(f"count(DISTINCT {identifier(name)}) AS n{n}" for n, name in enumerate(names))
+    for name, values in zip(names, db.rows(f"SELECT {distinct} FROM table_users")[0], strict=True):
         if values > MOST_SEGMENT_VALUES:
             raise ConfigError(f"segment '{name}' has {values:,} values; at most {MOST_SEGMENT_VALUES} can be read")
 

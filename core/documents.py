@@ -21,7 +21,7 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     return f"; did you mean '{close[0]}'?" if close else ""
 
 
-def load_document(path: Path, model: type[M], *, what: str, see: str = "", **defaults: Any) -> M:
+def load_document(path: Path, model: type[M], *, what: str, see: str = "") -> M:
     """Read a YAML file into a model.
 
     Args:
@@ -29,7 +29,6 @@ def load_document(path: Path, model: type[M], *, what: str, see: str = "", **def
         model: pydantic model of its content.
         what: what the file is, for messages: ``experiment file``.
         see: where help is, the last line of a message.
-        defaults: values of keys that the file does not have.
 
     Raises:
         ConfigError: the file is missing, is not YAML, repeats a key, or a key is wrong; every problem is
@@ -54,7 +53,7 @@ def load_document(path: Path, model: type[M], *, what: str, see: str = "", **def
     ]
     try:
         if not problems:
-            return model.model_validate({**defaults, **content})
+            return model.model_validate(content)
     except ValidationError as error:
         known = _names(model.model_json_schema())
         problems = [_problem(e, root, known) for e in error.errors()]

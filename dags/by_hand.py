@@ -15,6 +15,21 @@ BY_HAND: dict[str, Any] = {
     "default_args": {**DEFAULTS, "retries": 0},
 }
 
+
+def range_params(unit: str, default: str, pattern: str, example: str) -> dict[str, Param]:
+    """Two fields of a trigger form, ``first`` and ``last``, for a range of hours or days."""
+    return {
+        name: Param(
+            default,
+            type="string",
+            pattern=pattern,
+            title=f"{name.capitalize()} {unit} (UTC)",
+            description=f"Form: {example}.",
+        )
+        for name in ("first", "last")
+    }
+
+
 with DAG(
     "rollback_champion",
     params={
@@ -111,16 +126,7 @@ first champion and candidate. Continues where it was interrupted.
 
 with DAG(
     "backfill_hours",
-    params={
-        name: Param(
-            "2026-01-01T00",
-            type="string",
-            pattern=r"^\d{4}-\d{2}-\d{2}T\d{2}$",
-            title=title,
-            description="Form: 2026-11-23T10.",
-        )
-        for name, title in (("first", "First hour (UTC)"), ("last", "Last hour (UTC)"))
-    },
+    params=range_params("hour", "2026-01-01T00", r"^\d{4}-\d{2}-\d{2}T\d{2}$", "2026-11-23T10"),
     tags=["by hand"],
     doc_md="""
 ### Run a range of hours
@@ -162,16 +168,7 @@ with DAG(
             title="Experiment",
             description="Name of one experiment. Empty: all that ran on those days.",
         ),
-        **{
-            name: Param(
-                "2026-01-01",
-                type="string",
-                pattern=r"^\d{4}-\d{2}-\d{2}$",
-                title=title,
-                description="Form: 2026-11-23.",
-            )
-            for name, title in (("first", "First day (UTC)"), ("last", "Last day (UTC)"))
-        },
+        **range_params("day", "2026-01-01", r"^\d{4}-\d{2}-\d{2}$", "2026-11-23"),
     },
     tags=["by hand", "daily"],
     doc_md="""

@@ -102,8 +102,10 @@ def due_experiments(settings: Settings, until: Hour) -> list[str]:
         ConfigError: a file is wrong, its name is not its experiment's, or two claim the same users of a layer.
     """
     from ab_analysis.assignment import check_layers
+    from ab_analysis.experiment import find_experiments, load_named
 
-    experiments = {stem: _load(settings, stem) for stem in _experiment_files(settings)}
+    folder = settings.experiments_dir
+    experiments = {name: load_named(folder, name) for name in find_experiments(folder)}
     check_layers(list(experiments.values()))
     return [name for name, e in experiments.items() if e.start_time < until.start and not _is_final(settings, e, until)]
 
@@ -115,37 +117,16 @@ def _is_final(settings: Settings, experiment: Experiment, until: Hour) -> bool:
     return ended and final.exists() and read_json(final)["until"] == (experiment.end_hour or until).key
 
 
-def _experiment_files(settings: Settings) -> dict[str, Path]:
-    from ab_analysis.experiment import find_experiments
-
-    return find_experiments(settings.experiments_dir)
-
-
-def _load(settings: Settings, name: str) -> Experiment:
-    from ab_analysis.experiment import load_experiment
-
-    files = _experiment_files(settings)
-    if name not in files:
-        raise ConfigError(
-            f"no experiment '{name}' in {settings.experiments_dir} (there is {', '.join(files) or 'none'})"
-        )
-    experiment = load_experiment(files[name])
-    if experiment.name != name:
-        raise ConfigError(
-            f"{files[name]}: the experiment is named '{experiment.name}'; name the file {experiment.name}.yaml"
-        )
-    return experiment
-
-
 def report_experiment(settings: Settings, name: str, until: Hour) -> dict[str, Any]:
     """Report one experiment of the workspace as of an hour.
 
     Returns:
         Name, verdict, sentence, path of the page; before anybody was exposed the sentence says so and there is no page.
     """
+    from ab_analysis.experiment import load_named
     from ab_analysis.report import write_report
 
-    experiment = _load(settings, name)
+    experiment = load_named(settings.experiments_dir, name)
     try:
         written = write_report(settings, experiment, until)
     except NotReadyError as error:
@@ -166,9 +147,12 @@ def past_reports(settings: Settings, name: str | None, first: date, last: date) 
     Raises:
         ConfigError: the days are the wrong way round, or there is no such experiment.
     """
+    from ab_analysis.experiment import find_experiments, load_named
+
     if last < first:
         raise ConfigError(f"the last day {last} lies before the first, {first}")
-    experiments = [_load(settings, stem) for stem in ([name] if name else _experiment_files(settings))]
+    folder = settings.experiments_dir
+    experiments = [load_named(folder, n) for n in ([name] if name else find_experiments(folder))]
     found: dict[tuple[str, str], None] = {}
     for offset in range((last - first).days + 1):
         until = day_hours(first + timedelta(days=offset))[-1] + 1
