@@ -27,6 +27,10 @@ class Settings(BaseSettings):
     source: str = Field("simulator", pattern=r"^[a-z][a-z0-9_-]{0,40}$", description="Name of the event source.")
 
     window_days: int = Field(30, ge=1, le=365, description="Length of the clock's sliding window, days.")
+    history_length: int = Field(
+        100, ge=0, le=1000, description="Recent behaviours kept a user, for variants that read them; 0: none."
+    )
+    history_days: int = Field(180, ge=1, le=1000, description="How far back the recent behaviours reach, days.")
     top_k: int = Field(3, ge=1, le=10, description="Values kept per slot and facet.")
     score_weights: dict[str, float] = Field(
         default={"finish": 1, "like": 1, "skip": -1, "dislike": -1, "share": 1},

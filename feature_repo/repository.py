@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("feature_repo")
 
-CLOCK_VARIANTS = frozenset({"naive_clock", "adaptive_clock", "gaussian_clock"})
+CLOCK_VARIANTS = frozenset({"naive_clock", "adaptive_clock", "gaussian_clock", "matched_clock"})
 TRAINING_SERVICE = "training_set"
 COLD_START_SERVICE = "cold_start"
 CLOCK_PUSH = "clock_push"

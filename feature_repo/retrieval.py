@@ -18,6 +18,7 @@ from core.settings import Settings
 from events.store import EventStore
 from feature_repo.clock import ClockState
 from feature_repo.online import decode_cells, encode_cells, write_cells
+from feature_repo.recent import recent_behaviours
 from feature_repo.repository import COLD_START_SERVICE, TRAINING_SERVICE, open_store, slot_feature
 from feature_repo.shrinkage import Shrinkage, shrink
 
@@ -36,12 +37,13 @@ FILLED_AT_ONCE = 400_000
 class Features:
     """Features of users at hours.
 
-    ``slots`` has one row per non-empty (user_id, hour, slot) and ``profiles`` (activity in the window) one per
-    (user_id, hour) that has one; ``hour`` counts hours since 1970 UTC.
+    ``slots`` has one row per non-empty (user_id, hour, slot), ``profiles`` (activity in the window) and ``history``
+    (recent behaviours) one per (user_id, hour) that has one; ``hour`` counts hours since 1970 UTC.
     """
 
     slots: pa.Table
     profiles: pa.Table
+    history: pa.Table
 
 
 class ClockFeatures:
@@ -69,7 +71,7 @@ class ClockFeatures:
             slots = self._join(_with_slots(frame, self.settings.slots), "clock_slots", names)
             if self.settings.shrinkage:
                 slots = self._shrunk_offline(frame, slots)
-        return Features(slots=slots, profiles=profiles)
+        return Features(slots=slots, profiles=profiles, history=recent_behaviours(self.clock, keys))
 
     def online(self, user_ids: Sequence[int], at: Hour, service: str = TRAINING_SERVICE) -> Features:
         """The same features from the online store, for serving within hour ``at``."""
@@ -77,7 +79,10 @@ class ClockFeatures:
         views = self._views(service)
         profiles = self._read("user_activity", {"user_id": users}, views["user_activity"], at)
         slots = self.get_clock(users, at) if {"clock", "clock_slots"} & set(views) else pa.table({})
-        return Features(slots=slots, profiles=profiles)
+        keys = pa.table(
+            {"user_id": pa.array(users, pa.int64()), "hour": pa.array([at.number] * len(users), pa.int64())}
+        )
+        return Features(slots=slots, profiles=profiles, history=recent_behaviours(self.clock, keys))
 
     def get_clock(self, user_ids: Sequence[int], at: Hour) -> pa.Table:
         """Clocks of users from the online store.

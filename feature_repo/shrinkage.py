@@ -27,7 +27,7 @@ from core.hours import Hour, hour_range
 from core.settings import Settings
 from events.store import EventStore
 from feature_repo.clock import ClockState
-from feature_repo.sql import Recipe, score_sql
+from feature_repo.sql import Recipe, event_score_sql
 
 if TYPE_CHECKING:
     import polars as pl
@@ -212,14 +212,11 @@ def _fit_facet(recipe: Recipe, facet: str) -> Prior:
     from scipy.optimize import minimize
 
     running = recipe.engine
-    # An event's own score, from its behaviours as 0 or 1.
-    marks = {b: f'CASE WHEN "{b}" THEN 1 ELSE 0 END AS "{b}"' for b in recipe.scored if b != "events"}
     for name in ("before", "held_out"):
-        chosen = ", ".join([f'user_id, slot, "{facet}" AS value', *marks.values()])
         running.view(
             f"good_{name}",
-            f"""SELECT user_id, slot, value FROM (SELECT {chosen} FROM {name}) e
-            WHERE value IS NOT NULL AND {score_sql(recipe.settings.score_weights)} > 0""",
+            f"""SELECT user_id, slot, "{facet}" AS value FROM {name}
+            WHERE "{facet}" IS NOT NULL AND {event_score_sql(recipe.settings.score_weights)} > 0""",
         )
     for name, keys in (("cs", "user_id, slot, value"), ("ns", "user_id, slot"), ("cd", "user_id, value"),
                        ("nd", "user_id"), ("cp", "slot, value"), ("np", "slot")):  # fmt: skip

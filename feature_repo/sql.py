@@ -55,6 +55,14 @@ def score_sql(weights: Mapping[str, float]) -> str:
     return " + ".join(terms) or "CAST(0 AS DOUBLE)"
 
 
+def event_score_sql(weights: Mapping[str, float], prefix: str = "") -> str:
+    """The score of a single event, from its behaviours."""
+    marks = [
+        f"{float(w)!r} * CASE WHEN {prefix}{identifier(b)} THEN 1 ELSE 0 END" for b, w in sorted(weights.items()) if w
+    ]
+    return f"({' + '.join(marks) or '0'})"
+
+
 def counted(counts: Sequence[str] = COUNTS) -> str:
     """Counts of events: how many, and how many with each behaviour."""
     marks = [f"count(CASE WHEN {identifier(b)} THEN 1 END) AS {identifier(b)}" for b in counts if b != "events"]

@@ -6,6 +6,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -44,18 +45,19 @@ def score_version(settings: Settings, version: str, hour: Hour) -> pa.Table:
     path = settings.training_dir / "predictions" / f"version={version}" / f"{hour.key}.parquet"
     if path.exists():
         return pq.ParquetFile(path).read()
+    from training.config import label_of
     from training.model import load_model
     from training.samples import SampleStore
     from training.tensors import hour_keys
     from training.tracking import download_version
-    from training.trainer import LABEL, predict, prediction_table
+    from training.trainer import predict, prediction_table
 
     model = load_model(download_version(settings, version))
     drawn = SampleStore(settings, EventStore(settings.events_dir)).read(hour)
     info = model.info
-    keys = hour_keys(drawn.samples, drawn.slots, drawn.profiles, info.facets, info.heads, info.top_k, model.slots)
-    at = info.heads.index(LABEL) if LABEL in info.heads else 0
-    scores = predict(model.ranker, keys)[:, at] if len(keys) else keys.hours
+    keys = hour_keys(drawn.tables, model.ranker)
+    at = info.heads.index(label_of(info.heads))
+    scores = predict(model.ranker, keys)[:, at] if len(keys) else np.empty(0)
     table = prediction_table(drawn, keys, scores, at, model.ranker)
     write_parquet(path, table)
     return table

@@ -2,17 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from core.errors import ConfigError
 from core.files import digest_json, digest_text
 from core.settings import Settings
 
-Variant = Literal["none", "hour_embedding", "naive_clock", "adaptive_clock", "gaussian_clock"]
+Variant = Literal[
+    "none",
+    "hour_embedding",
+    "cyclic",
+    "naive_clock",
+    "adaptive_clock",
+    "gaussian_clock",
+    "long_term_clock",
+    "matched_clock",
+]
+OF_SETTINGS = ("seed", "slot_minutes", "split_weekend", "top_k", "history_length")
+"""What a ranker takes from the settings, where its own file is silent."""
+LABEL = "finish"
+"""The behaviour that metrics and promotion look at; the source's first one where it has no finish."""
 
 
 class RankerConfig(BaseModel):
@@ -29,10 +43,17 @@ class RankerConfig(BaseModel):
     dim: int = Field(16, ge=2, le=256, description="Width of every embedding.")
     hidden: tuple[int, ...] = Field((64, 32), description="Widths of the MLP's hidden layers.")
     cross_layers: int = Field(1, ge=0, le=4, description="Cross layers (DCN-v2) beside the MLP.")
-    sigma_hours: float = Field(1.0, gt=0)
+    sigma_hours: float = Field(1.0, gt=0, le=24)
+    learn_sigma: bool = Field(False, description="gaussian_clock: train a σ for each facet, from sigma_hours on.")
     slot_centre: float = Field(0.5, ge=0, lt=1)
     slot_minutes: int = Field(60, ge=1, le=24 * 60)
     split_weekend: bool = False
+    top_k: int = Field(3, ge=1, le=10)
+    history_length: int = Field(100, ge=0, le=1000, description="Recent behaviours of a user that are read.")
+    sequence: Literal["none", "din"] = Field("none", description="din: attention over the recent behaviours.")
+    attention_heads: int = Field(2, ge=1, le=16, description="long_term_clock: heads.")
+    picked: int = Field(20, ge=1, description="long_term_clock: behaviours that are attended to.")
+    expire_days: int = Field(180, ge=1, description="Ids unseen for longer give their rows back.")
     batch_size: int = Field(256, ge=1)
     embedding_rate: float = Field(0.05, gt=0, description="Learning rate of the embeddings (row-wise Adagrad).")
     dense_rate: float = Field(0.002, gt=0, description="Learning rate of everything else (Adam).")
@@ -51,6 +72,19 @@ class RankerConfig(BaseModel):
     def digest(self) -> str:
         return digest_json(self.model_dump(mode="json"))
 
+    @model_validator(mode="after")
+    def _whole(self) -> RankerConfig:
+        if self.dim % self.attention_heads:
+            raise ValueError(f"dim {self.dim} is not a multiple of attention_heads {self.attention_heads}")
+        if not self.history_length and (self.sequence != "none" or self.variant == "long_term_clock"):
+            raise ValueError(f"{self.variant} reads the recent behaviours, and history_length is 0")
+        return self
+
+
+def label_of(heads: Sequence[str]) -> str:
+    """The head that metrics, promotion and the rhythm look at."""
+    return LABEL if LABEL in heads else heads[0]
+
 
 def load_ranker_config(settings: Settings, variant: str) -> RankerConfig:
     """The config of a variant: ``training/ranker.yaml`` with the variant's own section on top.
@@ -62,8 +96,8 @@ def load_ranker_config(settings: Settings, variant: str) -> RankerConfig:
     content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     own = (content.pop("variants", None) or {}).get(variant) or {}
     try:
-        slots = {"slot_minutes": settings.slot_minutes, "split_weekend": settings.split_weekend}
-        return RankerConfig(**{"seed": settings.seed, **slots, **content, **own, "variant": variant})
+        clocks = {name: getattr(settings, name) for name in OF_SETTINGS}
+        return RankerConfig(**{**clocks, **content, **own, "variant": variant})
     except (ValidationError, TypeError) as error:
         lines = (
             "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
@@ -73,8 +107,11 @@ def load_ranker_config(settings: Settings, variant: str) -> RankerConfig:
         raise ConfigError(f"ranker '{variant}' ({path.name}): {lines}") from None
 
 
+NOT_TRAINING = frozenset({"tracking.py", "model.py", "__init__.py"})
+
+
 def code_version() -> str:
     """Digest of the code that decides what a state becomes: a state names the code that made it."""
-    names = ("config.py", "embedding.py", "ranker.py", "samples.py", "tensors.py", "time_perception.py", "trainer.py")
     folder = Path(__file__).parent
-    return digest_text(*((folder / name).read_text(encoding="utf-8") for name in names))[:16]
+    files = sorted(p for p in folder.rglob("*.py") if p.name not in NOT_TRAINING)
+    return digest_text(*(path.read_text(encoding="utf-8") for path in files))[:16]

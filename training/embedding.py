@@ -1,7 +1,8 @@
-"""Embedding tables without collisions that grow with new ids, and their sparse optimiser.
+"""Embedding tables without collisions that grow with new ids, forget old ones, and learn sparsely.
 
 The idea is Monolith's (Liu et al. 2022, arXiv 2209.07663): every id has a row of its own, made when
-the id is first trained on. Row 0 stands for ids never seen.
+the id is first trained on and given back when the id has not been seen for long. Row 0 stands for ids that have
+no row.
 """
 
 from __future__ import annotations
@@ -16,22 +17,30 @@ INITIAL_SCALE = 0.05
 
 
 class GrowingEmbedding(nn.Module):
-    """Embeddings of int64 keys.
+    """Embeddings of int64 keys, with what else is kept about each of them.
 
     Attributes:
         weight: shape (capacity, dim); rows beyond ``size`` are unused.
         accumulator: sum of squared gradients of each row, shape (capacity,), for row-wise Adagrad.
+        seen: hour since 1970 UTC in which each row was last trained on, shape (capacity,).
+        statistics: counts of each row, shape (capacity, width); see ``training.rhythm``.
     """
 
+    weight: Tensor
     accumulator: Tensor
+    seen: Tensor
+    statistics: Tensor
 
-    def __init__(self, dim: int, seed: int, accumulator_start: float = 0.0) -> None:
+    def __init__(self, dim: int, seed: int, width: int = 0) -> None:
         super().__init__()
-        self.dim, self.seed, self.start = dim, seed, accumulator_start
-        self.weight = nn.Parameter(torch.zeros(FIRST_CAPACITY, dim))
-        self.register_buffer("accumulator", torch.full((FIRST_CAPACITY,), accumulator_start))
+        self.dim, self.seed, self.width = dim, seed, width
         self.keys = np.empty(0, dtype=np.int64)
-        self._order = np.empty(0, dtype=np.int64)
+        self._sorted, self._rows = self.keys, self.keys
+        self._used: list[tuple[Tensor, Tensor]] = []
+        self.register_buffer("weight", torch.zeros(FIRST_CAPACITY, dim))
+        self.register_buffer("accumulator", torch.zeros(FIRST_CAPACITY))
+        self.register_buffer("seen", torch.zeros(FIRST_CAPACITY, dtype=torch.int32))
+        self.register_buffer("statistics", torch.zeros(FIRST_CAPACITY, width))
 
     @property
     def size(self) -> int:
@@ -42,59 +51,101 @@ class GrowingEmbedding(nn.Module):
         """Row of each key, 0 where the key is unknown; any shape in, the same shape out."""
         if not len(self.keys):
             return torch.zeros(keys.shape, dtype=torch.int64)
-        ranked = self.keys[self._order]
-        at = np.searchsorted(ranked, keys).clip(max=len(ranked) - 1)
-        return torch.from_numpy(np.where(ranked[at] == keys, self._order[at] + 1, UNKNOWN))
+        at = np.searchsorted(self._sorted, keys).clip(max=len(self._sorted) - 1)
+        return torch.from_numpy(np.where(self._sorted[at] == keys, self._rows[at], UNKNOWN))
 
-    def grow(self, keys: np.ndarray) -> int:
-        """Give new keys a row each, in ascending order; returns how many were new."""
-        new = np.setdiff1d(keys, self.keys)
+    def grow(self, keys: np.ndarray, hour: int = 0) -> int:
+        """Give new keys a row each, in ascending order, and note that all of them were seen in ``hour``.
+
+        Returns:
+            How many were new.
+        """
+        keys = np.unique(keys)
+        at = np.searchsorted(self._sorted, keys)
+        known = np.zeros(len(keys), dtype=bool)
+        inside = at < len(self._sorted)
+        known[inside] = self._sorted[at[inside]] == keys[inside]
+        new, before = keys[~known], self.size
         if len(new):
-            self._set_keys(np.concatenate([self.keys, new]))
+            self._sorted = np.insert(self._sorted, at[~known], new)
+            self._rows = np.insert(self._rows, at[~known], np.arange(before, before + len(new)))
+            self.keys = np.concatenate([self.keys, new])
+            self._reserve(before)
+            draws = torch.Generator().manual_seed(self.seed * 1_000_003 + before)
+            self.weight[before : self.size] = INITIAL_SCALE * torch.randn(len(new), self.dim, generator=draws)
+        self.seen[self.rows(keys)] = hour
         return len(new)
 
-    def _set_keys(self, keys: np.ndarray) -> None:
-        before = self.size
-        self.keys = keys
-        self._order = np.argsort(keys, kind="stable")
-        if self.size > len(self.weight):
-            capacity = 1 << (self.size - 1).bit_length()
-            weight, sums = torch.zeros(capacity, self.dim), torch.full((capacity,), self.start)
-            weight[:before] = self.weight.data[:before]
-            sums[:before] = self.accumulator[:before]
-            self.weight = nn.Parameter(weight)
-            self.accumulator = sums
-        draws = torch.Generator().manual_seed(self.seed * 1_000_003 + before)
-        self.weight.data[before : self.size] = INITIAL_SCALE * torch.randn(
-            self.size - before, self.dim, generator=draws
-        )
+    def expire(self, before: int) -> int:
+        """Forget the keys that were last seen before an hour; the rows that stay close up, in order.
+
+        Returns:
+            How many were forgotten.
+        """
+        stay = (self.seen[1 : self.size] >= before).numpy()
+        gone = len(stay) - int(stay.sum())
+        if gone:
+            at = torch.from_numpy(np.flatnonzero(np.concatenate([[True], stay])))
+            kept = {name: getattr(self, name)[at] for name in ("weight", "accumulator", "seen", "statistics")}
+            self.load({"keys": torch.from_numpy(self.keys[stay]), **kept})
+        return gone
 
     def forward(self, rows: Tensor) -> Tensor:
-        """Embeddings of rows: any shape in, that shape + (dim,) out. The gradient is sparse."""
-        return nn.functional.embedding(rows, self.weight, sparse=True)
+        """Embeddings of rows: any shape in, that shape + (dim,) out."""
+        local, at = self._gather(rows)
+        return nn.functional.embedding(at, local)
+
+    def bag(self, rows: Tensor, weights: Tensor) -> Tensor:
+        """Weighted sums of embeddings: rows and weights (N, M) in, (N, dim) out."""
+        local, at = self._gather(rows)
+        return nn.functional.embedding_bag(at, local, mode="sum", per_sample_weights=weights)
+
+    def _gather(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """The rows that a batch uses, once each, as a leaf of its own: no gradient is larger than the batch."""
+        used, at = torch.unique(rows, return_inverse=True)
+        local = self.weight[used]
+        if torch.is_grad_enabled():
+            local.requires_grad_()
+            self._used.append((used, local))
+        return local, at
 
     def state(self) -> dict[str, Tensor]:
         """Tensors of the used rows, for a checkpoint."""
-        return {
-            "keys": torch.from_numpy(self.keys.copy()),
-            "weight": self.weight.data[: self.size].clone(),
-            "accumulator": self.accumulator[: self.size].clone(),
-        }
+        parts = {name: getattr(self, name)[: self.size] for name in ("weight", "accumulator", "seen")}
+        if self.width:
+            parts["statistics"] = self.statistics[: self.size]
+        return {"keys": torch.from_numpy(self.keys), **parts}
 
     def load(self, state: dict[str, Tensor]) -> None:
         """Take a checkpoint's tensors."""
-        self._set_keys(state["keys"].numpy().copy())
-        self.weight.data[: self.size] = state["weight"]
-        self.accumulator[: self.size] = state["accumulator"]
+        self.keys = state["keys"].numpy().copy()
+        order = np.argsort(self.keys, kind="stable")
+        self._sorted, self._rows = self.keys[order], order + 1
+        self._reserve(0)
+        for name in ("weight", "accumulator", "seen", *(["statistics"] if self.width else [])):
+            getattr(self, name)[: self.size] = state[name]
+
+    def _reserve(self, used: int) -> None:
+        """Make room for every key, keeping the first ``used`` rows."""
+        if self.size <= len(self.weight):
+            return
+        capacity = 1 << (self.size - 1).bit_length()
+        for name in ("weight", "accumulator", "seen", "statistics"):
+            old = getattr(self, name)
+            wide = torch.zeros(capacity, *old.shape[1:], dtype=old.dtype)
+            wide[:used] = old[:used]
+            setattr(self, name, wide)
 
     @torch.no_grad()
     def step(self, rate: float) -> None:
-        """Row-wise Adagrad on the rows that the last backward pass touched."""
-        gradient = self.weight.grad
-        if gradient is None:
+        """Row-wise Adagrad on the rows that the batch used since the last step."""
+        used = [(rows, local.grad) for rows, local in self._used if local.grad is not None]
+        self._used = []
+        if not used:
             return
-        gradient = gradient.coalesce()
-        at, values = gradient.indices()[0], gradient.values()
-        self.accumulator[at] += values.square().mean(dim=1)
-        self.weight.data[at] -= rate * values / (self.accumulator[at].sqrt() + 1e-8)[:, None]
-        self.weight.grad = None
+        at, inverse = torch.unique(torch.cat([rows for rows, _ in used]), return_inverse=True)
+        gradients = torch.cat([gradient for _, gradient in used if gradient is not None])
+        gradient = torch.zeros(len(at), self.dim).index_add_(0, inverse, gradients)
+        sums = self.accumulator[at] + gradient.square().mean(dim=1)
+        self.accumulator[at] = sums
+        self.weight[at] -= rate * gradient / (sums.sqrt() + 1e-8)[:, None]

@@ -20,10 +20,13 @@ from core.files import digest_file
 from training.config import RankerConfig
 from training.ranker import Ranker
 from training.state import StateInfo, load_ranker, read_info
-from training.tensors import hour_keys
+from training.tensors import SampleTables, hour_keys
 
 if TYPE_CHECKING:
     from mlflow.models import ModelSignature
+
+
+HISTORY = ["history_items", "history_minutes"]
 
 
 class RankerModel:
@@ -40,15 +43,8 @@ class RankerModel:
         missing = [name for name in self.columns if name not in frame.columns]
         if missing:
             raise DataError(f"the model input lacks {missing}; it needs {self.columns}")
-        keys = hour_keys(
-            self._samples(frame),
-            self._slots(frame),
-            self._profiles(frame),
-            self.info.facets,
-            self.info.heads,
-            self.info.top_k,
-            self.slots,
-        )
+        tables = SampleTables(self._samples(frame), self._slots(frame), self._profiles(frame), self._history(frame))
+        keys = hour_keys(tables, self.ranker)
         return pd.DataFrame(predict(self.ranker, keys), columns=list(self.info.heads), index=frame.index)
 
     @property
@@ -60,7 +56,8 @@ class RankerModel:
     def columns(self) -> list[str]:
         """Input columns."""
         base = ["user_id", "item_id", "local_time", *self.info.facets, "events", "finish"]
-        return base + (_clock_columns(self.info) if self.ranker.time.needs_clock else [])
+        clock = [*_clock_columns(self.info), "slot_events"] if self.ranker.time.needs_clock else []
+        return [*base, *clock, *(HISTORY if self.ranker.needs_history else [])]
 
     def _samples(self, frame: pd.DataFrame) -> pa.Table:
         columns: dict[str, pa.Array] = {
@@ -91,7 +88,23 @@ class RankerModel:
             kind = pa.string() if name.endswith("_values") else pa.float64()
             lists = [list(slot) for clock in users[name] for slot in _padded(clock, self.slots)]
             columns[name] = pa.chunked_array([pa.array(lists, pa.list_(kind))])
-        return pa.table(columns)
+        counts = [
+            n
+            for found in users["slot_events"]
+            for n in (found if found is not None and len(found) else [0] * self.slots)
+        ]
+        return pa.table({**columns, "events": pa.array(counts, pa.int64())})
+
+    def _history(self, frame: pd.DataFrame) -> pa.Table:
+        if not self.ranker.needs_history:
+            return pa.table({})
+        users = frame.drop_duplicates("user_id")
+        columns = {
+            n: [list(v) if v is not None else [] for v in users[c]]
+            for n, c in zip(("items", "minutes"), HISTORY, strict=True)
+        }
+        lists = {n: pa.chunked_array([pa.array(v, pa.list_(pa.int64()))]) for n, v in columns.items()}
+        return pa.table({"user_id": pa.array(users["user_id"].to_numpy(dtype=np.int64)), **lists})
 
 
 def _clock_columns(info: StateInfo) -> list[str]:
@@ -114,12 +127,16 @@ def load_model(folder: Path) -> RankerModel:
     return RankerModel(info, load_ranker(load_file(weights), RankerConfig(**info.config), info.facets, info.heads))
 
 
+def _untrained(info: StateInfo) -> Ranker:
+    return Ranker(RankerConfig(**info.config), info.facets, info.heads)
+
+
 def _load_pyfunc(path: str) -> RankerModel:
     """Entry point of MLflow's loader."""
     return load_model(Path(path))
 
 
-def signature(info: StateInfo, *, needs_clock: bool) -> ModelSignature:
+def signature(info: StateInfo) -> ModelSignature:
     """Input and output schema of a logged version."""
     from mlflow.models import ModelSignature
     from mlflow.types.schema import Array, ColSpec, DataType, Schema, TensorSpec
@@ -132,21 +149,29 @@ def signature(info: StateInfo, *, needs_clock: bool) -> ModelSignature:
         ColSpec(DataType.long, "events"),
         ColSpec(DataType.long, "finish"),
     ]
-    if needs_clock:
+    ranker = _untrained(info)
+    if ranker.time.needs_clock:
         kinds = {"values": DataType.string, "scores": DataType.double}
         inputs += [
             ColSpec(Array(Array(kind)), f"{facet}_{part}") for facet in info.facets for part, kind in kinds.items()
         ]
+        inputs.append(ColSpec(Array(DataType.long), "slot_events"))
+    if ranker.needs_history:
+        inputs += [ColSpec(Array(DataType.long), name) for name in HISTORY]
     return ModelSignature(Schema(inputs), Schema([ColSpec(DataType.float, head) for head in info.heads]))
 
 
-def input_example(info: StateInfo, *, needs_clock: bool) -> pd.DataFrame:
+def input_example(info: StateInfo) -> pd.DataFrame:
     """One impression in the form that the model takes."""
     row: dict[str, Any] = {"user_id": 1, "item_id": 1, "local_time": pd.Timestamp("2026-03-02T08:30:00")}
     row |= dict.fromkeys(info.facets, "value") | {"events": 10, "finish": 4}
-    if needs_clock:
+    ranker = _untrained(info)
+    if ranker.needs_history:
+        row |= dict(zip(HISTORY, ([1, 2], [29_540_000, 29_541_000]), strict=True))
+    if ranker.time.needs_clock:
         filled = [slot == 8 for slot in range(RankerConfig(**info.config).slots)]
         for facet in info.facets:
             row[f"{facet}_values"] = [["value" if full else ""] for full in filled]
             row[f"{facet}_scores"] = [[2.0 if full else 0.0] for full in filled]
+        row["slot_events"] = [3 if full else 0 for full in filled]
     return pd.DataFrame([row])

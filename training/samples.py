@@ -5,6 +5,7 @@ Layout below the workspace's ``training/samples``::
     hour=2026-11-23T10/samples.parquet    one row a sample, in time order
     hour=2026-11-23T10/slots.parquet      clock slots of the hour's users (empty ones left out)
     hour=2026-11-23T10/profiles.parquet   all-day activity of the hour's users
+    hour=2026-11-23T10/history.parquet    their recent behaviours
     hour=2026-11-23T10/meta.json          digests of what they were built from, and of themselves
 
 All variants train on the same files.
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -31,6 +33,7 @@ from core.settings import Settings
 from events.schema import BEHAVIOURS
 from events.store import EventStore
 from feature_repo.retrieval import ClockFeatures
+from training.tensors import SampleTables
 
 log = logging.getLogger("training.samples")
 
@@ -45,9 +48,7 @@ class HourSamples:
     """The samples of one hour with their features, and the digest that identifies them."""
 
     hour: Hour
-    samples: pa.Table
-    slots: pa.Table
-    profiles: pa.Table
+    tables: SampleTables
     digest: str
 
 
@@ -81,8 +82,8 @@ class SampleStore:
         if not (self.folder(hour) / "meta.json").exists():
             self.build([hour])
         folder = self.folder(hour)
-        tables = {n: pq.ParquetFile(folder / f"{n}.parquet").read() for n in ("samples", "slots", "profiles")}
-        return HourSamples(hour, **tables, digest=read_json(folder / "meta.json")["digest"])
+        tables = SampleTables(*(pq.ParquetFile(folder / f"{n}.parquet").read() for n in SampleTables._fields))
+        return HourSamples(hour, tables, read_json(folder / "meta.json")["digest"])
 
     def build(self, hours: Iterable[Hour], *, force: bool = False) -> int:
         """Build the samples of hours that have none for their events yet, in few joins.
@@ -108,6 +109,7 @@ class SampleStore:
             "window_hours": self.settings.window_hours,
             "top_k": self.settings.top_k,
             "weights": digest_json(self.settings.score_weights),
+            "history": [self.settings.history_length, self.settings.history_days],
             "slots": [self.settings.slot_minutes, self.settings.split_weekend],
             "shrinkage": self._priors(),
         }
@@ -142,7 +144,7 @@ class SampleStore:
         for hour, table in parts:
             with replaced_directory(self.folder(hour)) as target:
                 write_parquet(target / "samples.parquet", table)
-                for name in ("slots", "profiles"):
+                for name in SampleTables._fields[1:]:
                     rows = getattr(found, name) if found is not None else None
                     mine = (
                         self._rows_of(rows, hour)
@@ -150,7 +152,7 @@ class SampleStore:
                         else pa.table({"user_id": pa.array([], pa.int64())})
                     )
                     write_parquet(target / f"{name}.parquet", mine)
-                digest = digest_text(*(digest_file(target / f"{n}.parquet") for n in ("samples", "slots", "profiles")))
+                digest = digest_text(*(digest_file(target / f"{n}.parquet") for n in SampleTables._fields))
                 write_json(
                     target / "meta.json", {"inputs": self._inputs(hour), "rows": table.num_rows, "digest": digest}
                 )
@@ -190,12 +192,15 @@ class _Pool:
             events: positives, in time order.
             per_positive: negatives for each positive.
             kind: ``popularity`` draws by popularity in the window before the hour; ``own`` draws from
-                the user's own earlier events (which of my places now?), evenly over the items.
+                the user's own earlier events (which of my places now?), evenly over the items; positives on items that
+                are new to the user, or the only one so far, are left out, for they would be told by that alone.
             seed: of the draws; they also depend on the hour, so an hour can be built by itself.
         """
         first, last = np.searchsorted(self.hours, [hour.number - self.window, hour.number])
-        positives = np.repeat(np.arange(events.num_rows), per_positive)
         draw = np.random.default_rng([seed, hour.number])
+        if kind == "own":
+            events = events.filter(pa.array(self._revisits(events, first, last)))
+        positives = np.repeat(np.arange(events.num_rows), per_positive)
         item = events["item_id"].to_numpy()
         if kind == "own":
             picks = self._own(events["user_id"].to_numpy()[positives], item[positives], first, last, draw)
@@ -226,22 +231,36 @@ class _Pool:
         order = np.argsort(np.concatenate([np.arange(events.num_rows), positives]), kind="stable")
         return pa.concat_tables([events, negatives]).take(order).combine_chunks()
 
+    def _revisits(self, events: pa.Table, first: int, last: int) -> np.ndarray:
+        """Which events are of an item that the user had before, while there is another such item."""
+        pairs, _ = self._pairs(first, last)
+        users, items = (events[name].to_numpy().astype(np.int64) for name in ("user_id", "item_id"))
+        begin, end = np.searchsorted(pairs[:, 0], users, "left"), np.searchsorted(pairs[:, 0], users, "right")
+        had = pd.MultiIndex.from_arrays([users, items]).isin(pd.MultiIndex.from_arrays(pairs.T))
+        return had & (end - begin > 1)
+
+    def _pairs(self, first: int, last: int) -> tuple[np.ndarray, np.ndarray]:
+        """Distinct (user, item) of the pool's events [first, last), and where each of them is first found."""
+        both = np.stack([self.users[first:last], self.items[first:last]], axis=1).astype(np.int64)
+        if not len(both):
+            return both, np.empty(0, np.int64)
+        pairs, where = np.unique(both, axis=0, return_index=True)
+        return pairs, where + first
+
     def _own(
         self, users: np.ndarray, items: np.ndarray, first: int, last: int, draw: np.random.Generator
     ) -> np.ndarray:
         """A random earlier event of each user with another item; −1 where there is none."""
-        own_users, own_items = self.users[first:last], self.items[first:last]
-        pair = np.unique(np.stack([own_users, own_items], axis=1), axis=0, return_index=True) if last > first else None
-        if pair is None:
-            return np.full(len(users), -1)
-        pairs, where = pair
+        pairs, where = self._pairs(first, last)
         begin, end = np.searchsorted(pairs[:, 0], users, "left"), np.searchsorted(pairs[:, 0], users, "right")
         picks = np.full(len(users), -1)
         for _ in range(TRIES):
             open_ = (picks < 0) & (end > begin)
             at = begin + (draw.uniform(size=len(users)) * (end - begin)).astype(np.int64)
-            fits = open_ & (pairs[np.minimum(at, len(pairs) - 1), 1] != items)
-            picks[fits] = where[at[fits]] + first
+            at = np.minimum(at, max(len(pairs) - 1, 0))
+            fits = np.zeros(len(users), dtype=bool)
+            fits[open_] = pairs[at[open_], 1] != items[open_]
+            picks[fits] = where[at[fits]]
         return picks
 
 

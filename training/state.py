@@ -49,7 +49,6 @@ class StateInfo:
     samples_seen: int
     facets: tuple[str, ...]
     heads: tuple[str, ...]
-    top_k: int
     weights: str = ""
     tables: dict[str, int] = field(default_factory=dict)
 
@@ -101,18 +100,14 @@ class Optimiser:
 
 
 def ranker_tensors(ranker: Ranker) -> dict[str, Tensor]:
-    """Every tensor of the ranker: its dense parameters and the used rows of its tables."""
+    """Every tensor of the ranker, without copies: its dense parameters and the used rows of its tables."""
     tables = {
         f"tables.{name}.{part}": tensor
         for name, table in ranker.tables.items()
         for part, tensor in table.state().items()
     }
-    dense = {
-        f"dense.{name}": p.data.clone()
-        for name, p in ranker.named_parameters()
-        if name not in {f"{t}.weight" for t in ranker.tables}
-    }
-    return {**dense, **tables}
+    dense = {f"dense.{name}": p.data for name, p in ranker.named_parameters()}
+    return {**dense, **tables, "rhythm": ranker.rhythm.span}
 
 
 def load_ranker(
@@ -121,11 +116,12 @@ def load_ranker(
     """A ranker with the given tensors."""
     ranker = Ranker(config, facets, heads)
     for name, table in ranker.tables.items():
-        table.load({part: tensors[f"tables.{name}.{part}"] for part in ("keys", "weight", "accumulator")})
+        prefix = f"tables.{name}."
+        table.load({key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)})
+    ranker.rhythm.span.copy_(tensors["rhythm"])
     with torch.no_grad():
         for name, p in ranker.named_parameters():
-            if f"dense.{name}" in tensors:
-                p.copy_(tensors[f"dense.{name}"])
+            p.copy_(tensors[f"dense.{name}"])
     return ranker
 
 
@@ -199,9 +195,9 @@ class StateStore:
                 shutil.rmtree(self.folder(hour))
 
 
-def new_info(config: RankerConfig, facets: Sequence[str], heads: Sequence[str], top_k: int) -> StateInfo:
+def new_info(config: RankerConfig, facets: Sequence[str], heads: Sequence[str]) -> StateInfo:
     """Description of the state before any training."""
     return StateInfo(
         variant=config.variant, hour="", parent="", data="", config=config.model_dump(mode="json"),
-        code=code_version(), samples_seen=0, facets=tuple(facets), heads=tuple(heads), top_k=top_k,
+        code=code_version(), samples_seen=0, facets=tuple(facets), heads=tuple(heads),
     )  # fmt: skip

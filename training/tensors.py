@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -12,14 +12,57 @@ import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
-from training.time_perception import Moment
-
 if TYPE_CHECKING:
     from training.ranker import Ranker
 
-
 LOG_EVENTS_SCALE = 5.0
 """Divides the log of a user's events, to bring it near 1."""
+DAY_MINUTES = 1440
+SATURDAY = 5
+BY_USER = ("clock_values", "clock_scores", "slot_events", "history_items", "history_minutes")
+"""Parts that have a row a user; everything else has a row a sample."""
+
+
+class SampleTables(NamedTuple):
+    """Samples with their features.
+
+    Attributes:
+        samples: user_id, item_id, local_time, the facets and the heads (bool, null unknown).
+        slots: clock slots of the users as of the hour's start.
+        profiles: activity of the users as of the hour's start.
+        history: the users' recent behaviours before the hour's start: ``items`` and local ``minutes`` since 1970.
+    """
+
+    samples: pa.Table
+    slots: pa.Table
+    profiles: pa.Table
+    history: pa.Table
+
+
+@dataclass(frozen=True)
+class Moment:
+    """When the samples happen, on the user's wall clock.
+
+    Attributes:
+        minutes: local minutes since 1970, shape (B,).
+    """
+
+    minutes: Tensor
+
+    @property
+    def hours(self) -> Tensor:
+        """Local time of day in hours to the minute, in [0, 24), shape (B,)."""
+        return (self.minutes % DAY_MINUTES).float() / 60
+
+    @property
+    def weekday(self) -> Tensor:
+        """0 Monday to 6 Sunday, shape (B,)."""
+        return (self.minutes // DAY_MINUTES + 3) % 7
+
+    @property
+    def weekend(self) -> Tensor:
+        """Whether it is Saturday or Sunday, shape (B,)."""
+        return self.weekday >= SATURDAY
 
 
 @dataclass(frozen=True)
@@ -29,12 +72,16 @@ class Batch:
     Attributes:
         users, items: shape (B,).
         facets: item facets, shape (B, F).
-        moment: local time of day and weekday.
+        minutes: local minutes since 1970, shape (B,).
         dense: log of the user's events in the window, finish rate, and whether there is a profile,
             shape (B, 3).
         user_position: position of the sample's user among the U users, shape (B,).
-        clock_values: top values of each slot, shape (U, S, F, K), S slots; 0 where there is none.
-        clock_weights: their scores, normalised to sum to 1 within a slot's facet, same shape.
+        clock_values: top values of each slot, shape (U, S, F, K), S slots; 0 where there is none. S is 0
+            where the ranker needs no clock.
+        clock_scores: their scores, same shape.
+        slot_events: events of each slot, shape (U, S).
+        history_items: recent behaviours, oldest first, shape (U, L); L is 0 where the ranker needs no history.
+        history_minutes: their local minutes since 1970, −1 where there is none, shape (U, L).
         labels: 0 or 1 for each head, shape (B, heads); 0 where unknown.
         known: whether a label is known, shape (B, heads).
     """
@@ -42,33 +89,36 @@ class Batch:
     users: Tensor
     items: Tensor
     facets: Tensor
-    moment: Moment
+    minutes: Tensor
     dense: Tensor
     user_position: Tensor
     clock_values: Tensor
-    clock_weights: Tensor
+    clock_scores: Tensor
+    slot_events: Tensor
+    history_items: Tensor
+    history_minutes: Tensor
     labels: Tensor
     known: Tensor
 
     def __len__(self) -> int:
         return len(self.users)
 
+    @property
+    def moment(self) -> Moment:
+        return Moment(self.minutes)
+
+    @property
+    def clock_weights(self) -> Tensor:
+        """Scores normalised to sum to 1 within a slot's facet, shape (U, S, F, K)."""
+        total = self.clock_scores.sum(dim=3, keepdim=True)
+        return torch.where(total > 0, self.clock_scores / total.clamp(min=1e-9), 0.0)
+
     def slice(self, start: int, stop: int) -> Batch:
-        """Samples [start, stop), with the clocks of their users only."""
+        """Samples [start, stop), with the features of their users only."""
         part = slice(start, stop)
         users, position = torch.unique(self.user_position[part], return_inverse=True)
-        return Batch(
-            self.users[part],
-            self.items[part],
-            self.facets[part],
-            Moment(self.moment.hours[part], self.moment.weekday[part]),
-            self.dense[part],
-            position,
-            self.clock_values[users],
-            self.clock_weights[users],
-            self.labels[part],
-            self.known[part],
-        )
+        found = {f.name: getattr(self, f.name)[users if f.name in BY_USER else part] for f in fields(self)}
+        return Batch(**{**found, "user_position": position})
 
     def batches(self, size: int) -> Iterator[Batch]:
         """The samples in order, ``size`` at a time."""
@@ -103,79 +153,63 @@ class HourKeys:
     users: np.ndarray
     items: np.ndarray
     facets: np.ndarray
-    hours: np.ndarray
-    weekday: np.ndarray
+    minutes: np.ndarray
     dense: np.ndarray
     user_position: np.ndarray
     clock_values: np.ndarray
-    clock_weights: np.ndarray
+    clock_scores: np.ndarray
+    slot_events: np.ndarray
+    history_items: np.ndarray
+    history_minutes: np.ndarray
     labels: np.ndarray
     known: np.ndarray
 
     def __len__(self) -> int:
         return len(self.users)
 
+    @property
+    def moment(self) -> Moment:
+        return Moment(torch.from_numpy(self.minutes))
 
-def hour_keys(
-    samples: pa.Table,
-    slots: pa.Table,
-    profiles: pa.Table,
-    facets: Sequence[str],
-    heads: Sequence[str],
-    top_k: int,
-    slot_count: int = 24,
-) -> HourKeys:
-    """Turn the tables of one hour into arrays.
 
-    Args:
-        samples: columns user_id, item_id, local_time, the facets and the heads (bool, null unknown).
-        slots, profiles: the users' features as of the hour's start, keyed by user_id.
-        facets, heads: names, in the ranker's order.
-        top_k: values per slot and facet.
-        slot_count: slots of a clock.
-    """
+def hour_keys(tables: SampleTables, ranker: Ranker) -> HourKeys:
+    """Turn the tables of one hour into the arrays that a ranker needs."""
+    samples, config = tables.samples, ranker.config
     users = samples["user_id"].to_numpy()
     unique, position = np.unique(users, return_inverse=True)
     local = samples["local_time"].cast(pa.timestamp("us")).cast(pa.int64()).to_numpy()
-    minutes = local // 60_000_000
-    values = np.zeros((len(unique), slot_count, len(facets), top_k), dtype=np.int64)
-    weights = np.zeros(values.shape, dtype=np.float32)
-    if slots.num_rows:
-        row, inside = _positions(unique, slots["user_id"].to_numpy())
-        slot = slots["slot"].to_numpy()
-        for f, facet in enumerate(facets):
-            _fill(values, weights, slots, facet, row, slot, inside, f)
-    total = weights.sum(axis=3, keepdims=True)
-    weights = np.divide(weights, total, out=np.zeros_like(weights), where=total > 0)
+    values, scores, events = _clocks(
+        unique, tables.slots, ranker.facets, ranker.time.needs_clock * config.slots, config.top_k
+    )
+    items, minutes = _history(unique, tables.history, ranker.needs_history * config.history_length)
     return HourKeys(
         users=users,
         items=samples["item_id"].to_numpy(),
-        facets=np.stack([facet_keys(f, samples[f]) for f in facets], axis=1),
-        hours=((minutes % 1440) / 60).astype(np.float32),
-        weekday=((minutes // 1440 + 3) % 7).astype(np.int64),
-        dense=_dense(unique, profiles)[position],
+        facets=np.stack([facet_keys(f, samples[f]) for f in ranker.facets], axis=1),
+        minutes=local // 60_000_000,
+        dense=_dense(unique, tables.profiles)[position],
         user_position=position,
         clock_values=values,
-        clock_weights=weights,
-        labels=np.stack([_column(samples, h) for h in heads], axis=1),
-        known=np.stack([samples[h].is_valid().to_numpy(zero_copy_only=False) for h in heads], axis=1),
+        clock_scores=scores,
+        slot_events=events,
+        history_items=items,
+        history_minutes=minutes,
+        labels=np.stack([_column(samples, h) for h in ranker.heads], axis=1),
+        known=np.stack([samples[h].is_valid().to_numpy(zero_copy_only=False) for h in ranker.heads], axis=1),
     )
 
 
 def to_batch(keys: HourKeys, ranker: Ranker) -> Batch:
     """Look the keys up in the ranker's tables."""
-    return Batch(
-        users=ranker.users.rows(keys.users),
-        items=ranker.items.rows(keys.items),
-        facets=ranker.values.rows(keys.facets),
-        moment=Moment(torch.from_numpy(keys.hours), torch.from_numpy(keys.weekday)),
-        dense=torch.from_numpy(keys.dense),
-        user_position=torch.from_numpy(keys.user_position),
-        clock_values=ranker.values.rows(keys.clock_values),
-        clock_weights=torch.from_numpy(keys.clock_weights),
-        labels=torch.from_numpy(keys.labels),
-        known=torch.from_numpy(keys.known),
-    )
+    looked_up = {
+        "users": ranker.users,
+        "items": ranker.items,
+        "facets": ranker.values,
+        "clock_values": ranker.values,
+        "history_items": ranker.items,
+    }
+    arrays = {f.name: getattr(keys, f.name) for f in fields(keys)}
+    return Batch(**{n: looked_up[n].rows(a) if n in looked_up else torch.from_numpy(a) for n, a in arrays.items()})
 
 
 def _positions(unique: np.ndarray, users: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -184,25 +218,48 @@ def _positions(unique: np.ndarray, users: np.ndarray) -> tuple[np.ndarray, np.nd
     return at, unique[at] == users
 
 
-def _fill(
-    values: np.ndarray,
-    weights: np.ndarray,
-    slots: pa.Table,
-    facet: str,
-    row: np.ndarray,
-    slot: np.ndarray,
-    inside: np.ndarray,
-    at_facet: int,
-) -> None:
-    lists = slots[f"{facet}_values"].combine_chunks()
+def _clocks(
+    unique: np.ndarray, slots: pa.Table, facets: Sequence[str], count: int, top_k: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Values, scores and events of the users' slots."""
+    values = np.zeros((len(unique), count, len(facets), top_k), dtype=np.int64)
+    scores = np.zeros(values.shape, dtype=np.float32)
+    events = np.zeros((len(unique), count), dtype=np.float32)
+    if count and slots.num_rows:
+        row, inside = _positions(unique, slots["user_id"].to_numpy())
+        slot = slots["slot"].to_numpy()
+        events[row[inside], slot[inside]] = slots["events"].to_numpy()[inside]
+        for f, facet in enumerate(facets):
+            lists = slots[f"{facet}_values"].combine_chunks()
+            parent, rank = _ranks(lists)
+            keep = inside[parent] & (rank < top_k)
+            at = (row[parent[keep]], slot[parent[keep]], f, rank[keep])
+            values[at] = facet_keys(facet, lists.flatten())[keep]
+            flat = slots[f"{facet}_scores"].combine_chunks().flatten()
+            scores[at] = flat.to_numpy(zero_copy_only=False)[keep]
+    return values, scores, events
+
+
+def _history(unique: np.ndarray, history: pa.Table, length: int) -> tuple[np.ndarray, np.ndarray]:
+    """The last behaviours of the users, right-aligned."""
+    items = np.zeros((len(unique), length), dtype=np.int64)
+    minutes = np.full((len(unique), length), -1, dtype=np.int64)
+    if length and history.num_rows:
+        row, inside = _positions(unique, history["user_id"].to_numpy())
+        lists = history["items"].combine_chunks()
+        parent, rank = _ranks(lists)
+        column = length - lists.value_lengths().to_numpy()[parent] + rank
+        keep = inside[parent] & (column >= 0)
+        at = (row[parent[keep]], column[keep])
+        items[at] = lists.flatten().to_numpy()[keep]
+        minutes[at] = history["minutes"].combine_chunks().flatten().to_numpy()[keep]
+    return items, minutes
+
+
+def _ranks(lists: pa.ListArray) -> tuple[np.ndarray, np.ndarray]:
+    """Of every element of a list column: the row of its list, and its place there."""
     parent = pc.list_parent_indices(lists).to_numpy()
-    if not len(parent):
-        return
-    rank = np.arange(len(parent)) - np.searchsorted(parent, parent)
-    keep = inside[parent] & (rank < values.shape[3])
-    at = (row[parent[keep]], slot[parent[keep]], at_facet, rank[keep])
-    values[at] = facet_keys(facet, lists.flatten())[keep]
-    weights[at] = slots[f"{facet}_scores"].combine_chunks().flatten().to_numpy(zero_copy_only=False)[keep]
+    return parent, np.arange(len(parent)) - np.searchsorted(parent, parent)
 
 
 def _dense(unique: np.ndarray, profiles: pa.Table) -> np.ndarray:

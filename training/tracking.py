@@ -153,9 +153,7 @@ class Tracker:
         """
         import mlflow
 
-        from training.config import RankerConfig
         from training.model import input_example, signature
-        from training.time_perception import build_time_perception
 
         info = states.info(hour)
         name = model_name(self.settings)
@@ -164,15 +162,14 @@ class Tracker:
                 f"name = '{name}' and tags.state_digest = '{info.digest}'"
             ):
                 return str(version.version)
-        needs_clock = build_time_perception(RankerConfig(**info.config), len(info.facets)).needs_clock
         with mlflow.start_run(run_id=self.run_of(hour.day, info), log_system_metrics=False):
             logged = mlflow.pyfunc.log_model(
                 name=f"ranker-{hour.key.replace('T', '-')}",
                 loader_module="training.model",
                 data_path=str(states.folder(hour)),
                 code_paths=[str(ROOT / name) for name in ("core", "training")],
-                signature=signature(info, needs_clock=needs_clock),
-                input_example=input_example(info, needs_clock=needs_clock),
+                signature=signature(info),
+                input_example=input_example(info),
                 pip_requirements=_requirements(),
                 step=hour.number,
                 tags={k: str(v) for k, v in lineage_tags(info).items()},

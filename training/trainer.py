@@ -20,18 +20,16 @@ from core.hours import Hour, hour_range
 from core.settings import Settings
 from evaluation.metrics import FACET, Predictions, summary
 from events.store import EventStore
-from training.config import code_version, load_ranker_config
+from training.config import code_version, label_of, load_ranker_config
 from training.ranker import Ranker
 from training.samples import HourSamples, SampleStore
 from training.state import Optimiser, StateInfo, StateStore, new_info
-from training.tensors import LOG_EVENTS_SCALE, HourKeys, hour_keys, to_batch
+from training.tensors import LOG_EVENTS_SCALE, Batch, HourKeys, hour_keys, to_batch
 
 log = logging.getLogger("training.trainer")
 
 HEAVY_EVENTS = 100
 """Events in the clock's window from which a user counts as heavy."""
-LABEL = "finish"
-"""The behaviour that metrics and promotion look at; the source's first one where it has no finish."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +57,7 @@ class Trainer:
         self.config = load_ranker_config(settings, variant)
         self.samples = samples or SampleStore(settings, EventStore(settings.events_dir))
         self.states = StateStore(settings.training_dir / "states", variant)
-        self.label = LABEL if LABEL in self.samples.heads else self.samples.heads[0]
+        self.label = label_of(self.samples.heads)
 
     def train(
         self,
@@ -110,7 +108,7 @@ class Trainer:
 
     def _fresh(self) -> tuple[StateInfo, Ranker, Optimiser]:
         ranker = Ranker(self.config, self.samples.facets, self.samples.heads)
-        info = new_info(self.config, self.samples.facets, self.samples.heads, self.settings.top_k)
+        info = new_info(self.config, self.samples.facets, self.samples.heads)
         return info, ranker, Optimiser(ranker)
 
     def _checkpoint(
@@ -129,7 +127,7 @@ class Trainer:
             seen += int(result.metrics.get("samples", 0))
         following = StateInfo(
             variant=info.variant, hour=results[-1].hour.key, parent=parent, data=data, config=info.config, code=code,
-            samples_seen=seen, facets=info.facets, heads=info.heads, top_k=info.top_k,
+            samples_seen=seen, facets=info.facets, heads=info.heads,
         )  # fmt: skip
         if report:
             report(results, following)
@@ -139,19 +137,11 @@ class Trainer:
         begun = time.perf_counter()
         drawn = self.samples.read(hour)
         metrics: dict[str, float] = {}
-        if drawn.samples.num_rows:
-            keys = hour_keys(
-                drawn.samples,
-                drawn.slots,
-                drawn.profiles,
-                self.samples.facets,
-                self.samples.heads,
-                self.settings.top_k,
-                self.config.slots,
-            )
+        if drawn.tables.samples.num_rows:
+            keys = hour_keys(drawn.tables, ranker)
             scores = predict(ranker, keys)
             metrics = self._test(drawn, keys, scores, ranker)
-            fit(ranker, optimiser, keys)
+            fit(ranker, optimiser, keys, hour)
         return HourResult(self.config.variant, hour, metrics, time.perf_counter() - begun, drawn.digest)
 
     def _test(self, drawn: HourSamples, keys: HourKeys, scores: np.ndarray, ranker: Ranker) -> dict[str, float]:
@@ -173,14 +163,14 @@ def prediction_table(drawn: HourSamples, keys: HourKeys, scores: np.ndarray, hea
     known = ranker.items.rows(keys.items).numpy() > 0
     table = pa.table(
         {
-            "event_id": drawn.samples["event_id"],
-            "user_id": drawn.samples["user_id"],
-            "item_id": drawn.samples["item_id"],
-            "local_hour": pa.array(keys.hours.astype(np.int32)),
-            "weekday": pa.array(keys.weekday.astype(np.int32)),
+            "event_id": drawn.tables.samples["event_id"],
+            "user_id": drawn.tables.samples["user_id"],
+            "item_id": drawn.tables.samples["item_id"],
+            "local_hour": pa.array(keys.moment.hours.numpy().astype(np.int32)),
+            "weekday": pa.array(keys.moment.weekday.numpy().astype(np.int32)),
             "user_kind": pa.array(kinds[(events > 0.5).astype(int) + (events >= HEAVY_EVENTS - 0.5)]),
             "item_kind": pa.array(np.where(known, "known", "new")),
-            **{f"{FACET}{f}": drawn.samples[f] for f in ranker.facets},
+            **{f"{FACET}{f}": drawn.tables.samples[f] for f in ranker.facets},
             "label": pa.array(keys.labels[:, head].astype(np.int8)),
             "score": pa.array(scores.astype(np.float32)),
         }
@@ -196,23 +186,41 @@ def predict(ranker: Ranker, keys: HourKeys, batch_size: int = 4096) -> np.ndarra
     return torch.cat([torch.sigmoid(ranker(batch)) for batch in whole.batches(batch_size)]).numpy()
 
 
-def fit(ranker: Ranker, optimiser: Optimiser, keys: HourKeys) -> float:
-    """One pass over the samples in order; returns the mean loss.
+def fit(ranker: Ranker, optimiser: Optimiser, keys: HourKeys, hour: Hour) -> float:
+    """One pass over an hour's samples in order; returns the mean loss.
 
-    The loss is the mean binary cross-entropy over known labels, summed over the heads.
+    The loss is the mean binary cross-entropy over known labels, summed over the heads. At the first hour of a UTC
+    day ids unseen for long give their rows back.
     """
     ranker.train()
-    ranker.users.grow(keys.users)
-    ranker.items.grow(keys.items)
-    ranker.values.grow(np.setdiff1d(np.concatenate([keys.facets.ravel(), keys.clock_values.ravel()]), [0]))
-    total = 0.0
-    for batch in to_batch(keys, ranker).batches(ranker.config.batch_size):
+    if hour.number % 24 == 0:
+        for table in ranker.tables.values():
+            table.expire(hour.number - 24 * ranker.config.expire_days)
+    ranker.users.grow(keys.users, hour.number)
+    ranker.items.grow(keys.items, hour.number)
+    values = np.concatenate([keys.facets.ravel(), keys.clock_values.ravel()])
+    ranker.values.grow(values[values != 0], hour.number)
+    whole, total = to_batch(keys, ranker), 0.0
+    for batch in whole.batches(ranker.config.batch_size):
         losses = nn.functional.binary_cross_entropy_with_logits(ranker(batch), batch.labels, reduction="none")
         loss = (losses * batch.known).sum() / len(batch)
         loss.backward()
         optimiser.step()
         total += float(loss.detach()) * len(batch)
+    if ranker.time.needs_rhythm:
+        _count(ranker, keys, whole, hour)
     return total / max(len(keys), 1)
+
+
+def _count(ranker: Ranker, keys: HourKeys, whole: Batch, hour: Hour) -> None:
+    """Add the hour's samples to what everybody does at this time of day."""
+    rhythm, at = ranker.rhythm, ranker.heads.index(label_of(ranker.heads))
+    rhythm.begin(hour.number, [ranker.items, ranker.values])
+    known, hours = whole.known[:, at], keys.moment.hours
+    labels = whole.labels[known, at]
+    rhythm.add(ranker.items, whole.items[known], hours[known], labels)
+    for f in range(len(ranker.facets)):
+        rhythm.add(ranker.values, whole.facets[known, f], hours[known], labels)
 
 
 def read_predictions(settings: Settings, variant: str, start: Hour, end: Hour) -> pa.Table:

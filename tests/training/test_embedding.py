@@ -39,3 +39,36 @@ def test_a_loaded_table_is_the_saved_one() -> None:
     other.load(table.state())
     keys = np.array([0, 599, 1234])
     assert torch.equal(other(other.rows(keys)), table(table.rows(keys)))
+
+
+def test_ids_unseen_for_long_give_their_rows_back_and_the_others_keep_what_they_learned() -> None:
+    table = GrowingEmbedding(4, seed=1, width=2)
+    table.grow(np.arange(600), hour=10)
+    table.grow(np.array([5, 7, 1000]), hour=20)
+    table.statistics[table.rows(np.array([7]))] = 3.0
+    before = table.weight[table.rows(np.array([5, 7, 1000]))].clone()
+    assert table.expire(20) == 598
+    assert table.size == 4
+    assert torch.equal(table.weight[table.rows(np.array([5, 7, 1000]))], before)
+    assert table.statistics[table.rows(np.array([5, 7]))].tolist() == [[0, 0], [3, 3]]
+    assert table.rows(np.array([6])).tolist() == [0]
+    assert table.grow(np.array([6]), hour=30) == 1
+    assert table.expire(0) == 0
+
+
+def test_a_step_is_row_wise_adagrad_on_the_sum_of_every_use() -> None:
+    table = GrowingEmbedding(4, seed=1)
+    table.grow(np.arange(5))
+    start = table.weight.clone()
+    for _ in range(2):
+        rows, weights = torch.tensor([[1, 2], [2, 3]]), torch.tensor([[0.5, 1.0], [2.0, 0.0]])
+        (table.bag(rows, weights).square().sum() + table(torch.tensor([1, 1])).sum()).backward()
+        table.step(0.1)
+    plain, sums = start.clone().requires_grad_(), torch.zeros(len(start))
+    for _ in range(2):
+        bags = [0.5 * plain[1] + plain[2], 2.0 * plain[2]]
+        loss = sum(b.square().sum() for b in bags) + 2 * plain[1].sum()
+        (gradient,) = torch.autograd.grad(loss, plain)
+        sums = sums + gradient.square().mean(dim=1)
+        plain = (plain - 0.1 * gradient / (sums.sqrt() + 1e-8)[:, None]).detach().requires_grad_()
+    assert torch.allclose(table.weight, plain, atol=1e-6)

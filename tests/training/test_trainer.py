@@ -54,7 +54,7 @@ def weights(settings: Settings, variant: str, hour: Hour) -> Path:
     return StateStore(settings.training_dir / "states", variant).folder(hour) / "weights.safetensors"
 
 
-@pytest.mark.parametrize("variant", ["gaussian_clock", "hour_embedding", "adaptive_clock"])
+@pytest.mark.parametrize("variant", ["hour_embedding", "adaptive_clock", "long_term_clock", "matched_clock"])
 def test_in_bulk_or_hour_by_hour_the_state_is_the_same_to_the_bit(
     ready: Settings, tmp_path: Path, variant: str
 ) -> None:
@@ -103,9 +103,9 @@ def test_samples_see_features_as_of_the_start_of_their_hour(ready: Settings) -> 
     samples = SampleStore(ready, store)
     hour = LAST
     drawn = samples.read(hour)
-    assert drawn.profiles.num_rows > 3
+    assert drawn.tables.profiles.num_rows > 3
     past = pa.concat_tables(store.read(h) for h in store.hours() if h < hour)
-    for row in drawn.profiles.to_pylist():
+    for row in drawn.tables.profiles.to_pylist():
         own = past.filter(pc.equal(past["user_id"], row["user_id"]))
         assert row["events"] == own.num_rows
         assert row["finish"] == (pc.sum(own["finish"]).as_py() or 0)
@@ -120,35 +120,43 @@ def test_offline_and_online_features_are_equal(ready: Settings) -> None:
     users = np.unique(np.concatenate([store.read(h)["user_id"].to_numpy() for h in store.hours()[:40]]))
     keys = pa.table({"user_id": users, "hour": np.full(len(users), at.number)})
     offline, online = features.historical(keys), features.online(users.tolist(), at)
-    for view in ("slots", "profiles"):
+    for view in ("slots", "profiles", "history"):
         a, b = getattr(offline, view), getattr(online, view)
         names = sorted(a.column_names)
         assert a.num_rows > 10
         assert a.select(names).to_pylist() == b.select(names).to_pylist()
 
 
-def test_the_model_learns_and_the_logged_form_predicts_the_same(ready: Settings, tmp_path: Path) -> None:
+@pytest.mark.parametrize("variant", ["gaussian_clock", "long_term_clock", "matched_clock"])
+def test_the_model_learns_and_the_logged_form_predicts_the_same(ready: Settings, tmp_path: Path, variant: str) -> None:
     settings = fresh(ready, tmp_path)
-    trainer = Trainer(settings, "gaussian_clock")
+    trainer = Trainer(settings, variant)
     trainer.train(LAST - 1, start=FIRST, save_every=1000)
     info, ranker, optimiser = trainer.states.load(LAST - 1)
     drawn = trainer.samples.read(LAST)
-    keys = hour_keys(drawn.samples, drawn.slots, drawn.profiles, info.facets, info.heads, info.top_k)
+    keys = hour_keys(drawn.tables, ranker)
     straight = predict(ranker, keys)
-    frame = drawn.samples.select(["user_id", "item_id", "local_time", *info.facets]).to_pandas()
-    profiles = drawn.profiles.to_pandas().set_index("user_id")
+    frame = drawn.tables.samples.select(["user_id", "item_id", "local_time", *info.facets]).to_pandas()
+    profiles = drawn.tables.profiles.to_pandas().set_index("user_id")
     for name in ("events", "finish"):
         frame[name] = frame["user_id"].map(profiles[name]).fillna(0).astype(int)
-    slots = {(r["user_id"], r["slot"]): r for r in drawn.slots.to_pylist()}
+    slots = {(r["user_id"], r["slot"]): r for r in drawn.tables.slots.to_pylist()}
     for facet in info.facets:
         for part in ("values", "scores"):
             name = f"{facet}_{part}"
             frame[name] = [[(slots.get((u, s)) or {name: []})[name] for s in range(24)] for u in frame["user_id"]]
+    empty: dict[str, list[int]] = {"items": [], "minutes": []}
+    histories = {r["user_id"]: r for r in drawn.tables.history.to_pylist()}
+    frame["slot_events"] = [
+        [(slots.get((u, s)) or {"events": 0})["events"] for s in range(24)] for u in frame["user_id"]
+    ]
+    for name in empty:
+        frame[f"history_{name}"] = [histories.get(u, empty)[name] for u in frame["user_id"]]
     served = RankerModel(info, ranker).predict(frame)
     assert np.abs(served.to_numpy() - straight).max() < 1e-6
-    first = fit(ranker, optimiser, keys)
+    first = fit(ranker, optimiser, keys, LAST)
     for _ in range(20):
-        last = fit(ranker, optimiser, keys)
+        last = fit(ranker, optimiser, keys, LAST)
     assert last < first
 
 

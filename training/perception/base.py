@@ -1,0 +1,93 @@
+"""What every time-perception module has, and distances on the clock."""
+
+from __future__ import annotations
+
+import math
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from training.config import RankerConfig
+from training.embedding import GrowingEmbedding
+from training.rhythm import Rhythm
+from training.tensors import Batch, Moment
+
+DAY_HOURS = 24
+
+
+class Tables(Protocol):
+    """The ranker's tables, as a module sees them. Item facets and clock values share one table."""
+
+    users: GrowingEmbedding
+    items: GrowingEmbedding
+    values: GrowingEmbedding
+    rhythm: Rhythm
+
+
+class TimePerception(nn.Module):
+    """Base: maps a batch to a time vector of shape (B, width).
+
+    Attributes:
+        width: of the vector.
+        needs_clock, needs_history, needs_rhythm: which parts of a batch and of the tables the module reads.
+    """
+
+    needs_clock = False
+    needs_history = False
+    needs_rhythm = False
+
+    def __init__(self, config: RankerConfig, width: int) -> None:
+        super().__init__()
+        self.config, self.width = config, width
+
+    def forward(self, batch: Batch, tables: Tables) -> Tensor:
+        """Time vector, shape (B, width)."""
+        raise NotImplementedError
+
+
+def slot_of(moment: Moment, config: RankerConfig) -> Tensor:
+    """Number of the slot that each moment falls into, shape (B,)."""
+    number = (moment.hours * (60 / config.slot_minutes)).long()
+    return number + moment.weekend * config.slots_per_day if config.split_weekend else number
+
+
+def slot_centres(config: RankerConfig) -> Tensor:
+    """Local time of each slot's centre in hours, shape (S,)."""
+    number = torch.arange(config.slots, dtype=torch.float32) % config.slots_per_day
+    return (number + config.slot_centre) * (config.slot_minutes / 60)
+
+
+def circular_distance(a: Tensor, b: Tensor) -> Tensor:
+    """Shortest way round the 24 h circle, hours in [0, 12]."""
+    gap = torch.remainder(a - b, DAY_HOURS)
+    return torch.minimum(gap, DAY_HOURS - gap)
+
+
+def normal_density(distance: Tensor, sigma: Tensor | float) -> Tensor:
+    """Density of N(0, σ²) at a distance, both in hours."""
+    return torch.exp(-0.5 * (distance / sigma) ** 2) / (sigma * math.sqrt(2 * math.pi))
+
+
+def slot_weights(moment: Moment, config: RankerConfig, sigma: Tensor | float) -> Tensor:
+    """Gaussian weight of every slot at each moment, times the slot's width in hours.
+
+    Where the weekend has slots of its own, those of the other kind of day weigh nothing.
+
+    Args:
+        moment: B times.
+        config: for the slots.
+        sigma: standard deviation in hours: a number, or one for each of G groups, shape (G,).
+
+    Returns:
+        Shape (B, S), or (B, G, S) with groups. With a σ well below a day they sum to 1 over the slots.
+    """
+    distance = circular_distance(moment.hours[:, None], slot_centres(config)[None, :])
+    if isinstance(sigma, Tensor):
+        distance, sigma = distance[:, None, :], sigma[None, :, None]
+    weights = normal_density(distance, sigma) * (config.slot_minutes / 60)
+    if config.split_weekend:
+        weekend = torch.arange(config.slots) >= config.slots_per_day
+        same = weekend[None, :] == moment.weekend[:, None]
+        weights = weights * (same[:, None, :] if isinstance(sigma, Tensor) else same)
+    return weights

@@ -1,0 +1,60 @@
+"""The Long-term Interest Clock (WWW 2025, arXiv 2501.15817): the time of day inside attention over a long history."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from training.config import RankerConfig
+from training.perception.base import Tables, TimePerception, circular_distance
+from training.tensors import DAY_MINUTES, Batch
+
+GAP_WIDTH = 8
+
+
+class LongTermClock(TimePerception):
+    """``long_term_clock``: Clock-GSU picks the K most relevant behaviours, Clock-ESU attends to them.
+
+    Relevance of behaviour b to the candidate q is ``α = (W_b b)·(W_q q)/√d + s(Δt)``, ``Δt`` the gap of their
+    times of day and ``s`` a two-layer network. Clock-ESU is multi-head attention with the same α a head; the K
+    are those with the largest mean α over the heads, so that picking and attending agree and both are trained
+    (as in TWIN, arXiv 2302.02352; the paper trains its GSU apart).
+    """
+
+    needs_history = True
+
+    def __init__(self, config: RankerConfig, facets: int) -> None:
+        del facets
+        super().__init__(config, config.dim)
+        self.heads = config.attention_heads
+        self.behaviour = nn.Linear(config.dim, config.dim, bias=False)
+        self.query = nn.Linear(config.dim, config.dim, bias=False)
+        self.value = nn.Linear(config.dim, config.dim, bias=False)
+        self.out = nn.Linear(config.dim, config.dim, bias=False)
+        self.gap = nn.Sequential(nn.Linear(2, GAP_WIDTH), nn.ReLU(), nn.Linear(GAP_WIDTH, self.heads))
+
+    def relevance(self, batch: Batch, candidates: Tensor, history: Tensor) -> Tensor:
+        """α of every behaviour, −1e9 where there is none; shape (B, L, heads)."""
+        size, at = self.width // self.heads, batch.user_position
+        keys = self.behaviour(history).unflatten(2, (self.heads, size))[at]  # (B, L, heads, size)
+        queries = self.query(candidates).unflatten(1, (self.heads, size))
+        minutes = batch.history_minutes[at]
+        then = (minutes % DAY_MINUTES).float() / 60
+        gaps = circular_distance(batch.moment.hours[:, None], then)
+        alpha = torch.einsum("bhd,blhd->blh", queries, keys) / math.sqrt(size)
+        alpha = alpha + self.gap(torch.stack([gaps / 12, torch.exp(-gaps)], dim=2))
+        return alpha.masked_fill((minutes < 0)[..., None], -1e9)
+
+    def forward(self, batch: Batch, tables: Tables) -> Tensor:
+        """Shape (B, D); 0 for a user without history."""
+        candidates, history = tables.items(batch.items), tables.items(batch.history_items)
+        alpha = self.relevance(batch, candidates, history)
+        count = min(self.config.picked, alpha.shape[1])
+        picked = alpha.mean(dim=2).topk(count, dim=1).indices  # (B, K)
+        weights = torch.softmax(alpha.gather(1, picked[..., None].expand(-1, -1, self.heads)), dim=1)
+        chosen = self.value(history)[batch.user_position[:, None], picked]  # (B, K, D)
+        mixed = torch.einsum("bkh,bkhd->bhd", weights, chosen.unflatten(2, (self.heads, -1))).flatten(1)
+        some = (batch.history_minutes >= 0).any(dim=1)[batch.user_position]
+        return self.out(mixed) * some[:, None]

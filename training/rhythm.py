@@ -1,0 +1,74 @@
+"""What everybody does at what time of day: decayed counts of each item and facet value by local hour.
+
+The counts are part of the ranker's state and are brought up to date after an hour was trained on, so a prediction
+stands on earlier hours only. Unlike an hour embedding they are not fitted to the present: the counts of
+a time of day stay as they are until it comes round again.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from training.embedding import UNKNOWN, GrowingEmbedding
+
+DAY_HOURS = 24
+WIDTH = 2 * DAY_HOURS
+"""Width of the statistics: positives by local hour, then negatives."""
+MEMORY_HOURS = 720.0
+"""A count weighs 1/e after this many hours."""
+LARGEST_EXPONENT = 40.0
+
+
+class Rhythm(nn.Module):
+    """Reads and updates the ``statistics`` of tables, whose row 0 holds the sum over everything.
+
+    A count of hour h is stored as ``e^((h − epoch)/memory)``, so that no hour has to touch the counts before it.
+    """
+
+    span: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("span", torch.zeros(2, dtype=torch.int64))
+
+    def begin(self, hour: int, tables: list[GrowingEmbedding]) -> None:
+        """Let ``hour`` (since 1970 UTC) be the present; the epoch moves on before counts could overflow."""
+        if not int(self.span[0]):
+            self.span[0] = hour
+        if (hour - int(self.span[0])) / MEMORY_HOURS > LARGEST_EXPONENT:
+            for table in tables:
+                table.statistics *= self._growth(int(self.span[0]) - (hour - int(self.span[0])))
+            self.span[0] = hour
+        self.span[1] = hour
+
+    def _growth(self, hour: int) -> float:
+        return math.exp((hour - int(self.span[0])) / MEMORY_HOURS)
+
+    def add(self, table: GrowingEmbedding, rows: Tensor, hours: Tensor, labels: Tensor) -> None:
+        """Count samples of the present hour.
+
+        Args:
+            table: whose statistics are updated.
+            rows: rows of the table, shape (B,).
+            hours: local time of day in hours, shape (B,).
+            labels: 0 or 1, shape (B,).
+        """
+        column = hours.long() + (labels < 0.5).long() * DAY_HOURS
+        weight = torch.full((len(rows),), self._growth(int(self.span[1])))
+        flat = table.statistics.view(-1)
+        inside = rows != UNKNOWN
+        flat.index_add_(0, rows[inside] * WIDTH + column[inside], weight[inside])
+        flat.index_add_(0, column, weight)
+
+    def read(self, table: GrowingEmbedding, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Positives and negatives by local hour as of the present, each (…, 24); zeros for row 0."""
+        counts = table.statistics[rows] * ((rows != UNKNOWN) / self._growth(int(self.span[1])))[..., None]
+        return counts[..., :DAY_HOURS], counts[..., DAY_HOURS:]
+
+    def totals(self, table: GrowingEmbedding) -> tuple[Tensor, Tensor]:
+        """The same of all samples together, each (24,)."""
+        counts = table.statistics[UNKNOWN] / self._growth(int(self.span[1]))
+        return counts[:DAY_HOURS], counts[DAY_HOURS:]

@@ -1,0 +1,31 @@
+"""Attention over a user's recent behaviours, without the time of day."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from training.tensors import Batch
+
+HIDDEN = 16
+
+
+class TargetAttention(nn.Module):
+    """DIN (Zhou et al. 2018, arXiv 1706.06978): ``v = Σ_j a(b_j, q) b_j``, q the candidate.
+
+    ``a`` is a two-layer network of ``[b, q, b − q, b ∘ q]``; the weights are not normalised, as in the paper, but
+    divided by the length of the history, so that a long one does not drown the rest of the input.
+    """
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.score = nn.Sequential(nn.Linear(4 * dim, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, 1))
+
+    def forward(self, candidates: Tensor, history: Tensor, batch: Batch) -> Tensor:
+        """Candidates (B, D) and histories (U, L, D) in, (B, D) out."""
+        found = history[batch.user_position]  # (B, L, D)
+        query = candidates[:, None, :].expand_as(found)
+        weights = self.score(torch.cat([found, query, found - query, found * query], dim=2))[..., 0]
+        some = (batch.history_minutes >= 0).float()[batch.user_position]
+        weights = weights * some / some.sum(dim=1, keepdim=True).clamp(min=1)
+        return torch.einsum("bl,bld->bd", weights, found)
