@@ -10,6 +10,7 @@ from benchmarks.clocks import bench_clocks, bench_window
 from benchmarks.evaluation import bench_auc, bench_gate, bench_uauc
 from benchmarks.experiments import bench_ab_analysis, bench_user_table
 from benchmarks.result import Result
+from benchmarks.training import bench_training
 from core import cli
 from core.errors import ConfigError
 from core.files import read_json, write_json
@@ -21,6 +22,7 @@ BENCHES: dict[str, Callable[[float], list[Result]]] = {
     "gate": lambda scale: [bench_gate(scale)],
     "clocks": bench_clocks,
     "window": lambda scale: [bench_window(scale)],
+    "training": bench_training,
     "ab_analysis": bench_ab_analysis,
     "ab_user_table": bench_user_table,
 }

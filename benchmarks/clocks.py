@@ -30,8 +30,16 @@ PEER_EVENTS = 5_000_000
 """pandas runs on this many events, and its time is scaled."""
 
 
-def write_log(settings: Settings, events: int, users: int, hours: int) -> EventStore:
-    """An event store of made-up events, the same number in every hour, values by Zipf's law."""
+def write_log(settings: Settings, events: int, users: int, hours: int, *, session: int = 1) -> EventStore:
+    """An event store of made-up events, the same number in every hour, values by Zipf's law.
+
+    Args:
+        settings: where it is written.
+        events: in all.
+        users: that they are drawn from.
+        hours: from ``START`` on.
+        session: mean events of a user in an hour in which it has any.
+    """
     store, rng, per_hour = EventStore(settings.events_dir), np.random.default_rng(1), events // hours
     store.declare({"source": "bench", "facets": [*FACETS], "behaviours": ["finish", "like", "skip"], "negatives": None})
     names = {facet: pa.array([f"{facet}-{n:02d}" for n in range(count)]) for facet, count in FACETS.items()}
@@ -41,7 +49,7 @@ def write_log(settings: Settings, events: int, users: int, hours: int) -> EventS
         finish = rng.uniform(size=per_hour) < 0.5
         columns: dict[str, Any] = {
             "event_id": pa.array(np.arange(per_hour) + n * per_hour).cast(pa.string()),
-            "user_id": rng.integers(0, users, per_hour),
+            "user_id": rng.choice(rng.integers(0, users, max(per_hour // session, 1)), per_hour),
             "item_id": rng.integers(0, 50_000, per_hour),
             "timestamp": pa.array(moments, pa.timestamp("us", "UTC")),
             "local_time": pa.array(moments, pa.timestamp("us")),

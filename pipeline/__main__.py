@@ -32,6 +32,11 @@ def main(arguments: argparse.Namespace) -> None:
         from pipeline.hour import run_hour
 
         print(json.dumps(run_hour(settings, Hour.parse(arguments.hour)), default=str))
+    elif arguments.command == "train":
+        from pipeline.training import train_variant
+
+        found = train_variant(settings, arguments.variant, Hour.parse(arguments.until), save_every=arguments.save_every)
+        print(json.dumps(found, default=str))
     elif arguments.command == "stale":
         from pipeline.training import stale_hours
 
@@ -65,6 +70,14 @@ def parser() -> argparse.ArgumentParser:
     history.add_argument("until", metavar="HOUR")
     hour = commands.add_parser("hour", help="run one hour without Airflow: ingest, clocks, training, gate")
     hour.add_argument("hour", metavar="HOUR")
+    train = commands.add_parser(
+        "train", help="train one variant up to an hour; torchrun -m pipeline train ... for several processes"
+    )
+    train.add_argument("variant", metavar="VARIANT")
+    train.add_argument("--until", required=True, metavar="HOUR")
+    train.add_argument(
+        "--save-every", type=int, default=24, metavar="HOURS", help="hours between checkpoints (default 24)"
+    )
     commands.add_parser("stale", help="hours whose events changed after they were trained on")
     rollback = commands.add_parser("rollback", help="take the champion back to its predecessor or a version")
     rollback.add_argument("reason")

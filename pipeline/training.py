@@ -26,31 +26,43 @@ def build_samples(settings: Settings, first: Hour, until: Hour) -> int:
 
 
 def train_variant(
-    settings: Settings, variant: str, until: Hour, *, save_every: int = 1, log_model: bool = True
+    settings: Settings,
+    variant: str,
+    until: Hour,
+    *,
+    save_every: int = 1,
+    log_model: bool = True,
 ) -> dict[str, Any]:
     """Train a variant up to an hour, log its hours to MLflow, and log the state as a model.
 
-    The state of the candidate's and the baseline's variant becomes a registered version.
+    The state of the candidate's and the baseline's variant becomes a registered version. Started by ``torchrun``, the
+    processes train together, and the first of them logs.
 
     Returns:
         ``variant``, ``hour``, ``digest``, ``version`` (or None), and the last hour's ``metrics``.
     """
+    from training.group import start_group
     from training.samples import SampleStore
     from training.tracking import Tracker
     from training.trainer import HourResult, Trainer
 
-    tracker = Tracker(settings, variant)
-    trainer = Trainer(settings, variant, SampleStore(settings, EventStore(settings.events_dir)))
+    group = start_group()
+    tracker = Tracker(settings, variant) if group.first else None
+    trainer = Trainer(settings, variant, SampleStore(settings, EventStore(settings.events_dir)), group=group)
     seen: list[HourResult] = []
 
     def report(results: Any, info: Any) -> None:
-        tracker.log_hours(results, info)
+        if tracker:
+            tracker.log_hours(results, info)
         seen.extend(results[-1:])
         log.info("%s: trained to %s, %d samples so far", variant, info.hour, info.samples_seen)
 
     info = trainer.train(until, save_every=save_every, report=report)
     registered = variant in {settings.candidate_variant, settings.baseline_variant}
-    version = tracker.log_model(trainer.states, Hour.parse(info.hour), register=registered) if log_model else None
+    version = None
+    if tracker and log_model:
+        version = tracker.log_model(trainer.states, Hour.parse(info.hour), register=registered)
+    group.wait()
     metrics = seen[-1].metrics if seen else {}
     return {"variant": variant, "hour": info.hour, "digest": info.digest, "version": version, "metrics": metrics}
 

@@ -57,6 +57,9 @@ class RankerConfig(BaseModel):
     batch_size: int = Field(256, ge=1)
     embedding_rate: float = Field(0.05, gt=0, description="Learning rate of the embeddings (row-wise Adagrad).")
     dense_rate: float = Field(0.002, gt=0, description="Learning rate of everything else (Adam).")
+    threads: int = Field(
+        1, ge=1, le=64, description="Threads of a training process. Sums in another order end in other bits."
+    )
     seed: int = 2024
 
     @property

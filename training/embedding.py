@@ -11,9 +11,22 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from training.group import Group, merged
+
 UNKNOWN = 0
 FIRST_CAPACITY = 256
 INITIAL_SCALE = 0.05
+NO_WEIGHT = 1e-7
+ALONE = Group()
+
+
+def distinct(rows: Tensor, capacity: int) -> tuple[Tensor, Tensor]:
+    """The distinct rows in ascending order, and the place of each row among them; rows are below ``capacity``."""
+    if capacity > 4 * rows.numel():
+        return torch.unique(rows, return_inverse=True)
+    mark = torch.zeros(capacity, dtype=torch.bool)
+    mark[rows.reshape(-1)] = True
+    return mark.nonzero().ravel(), (mark.cumsum(0) - 1)[rows]
 
 
 class GrowingEmbedding(nn.Module):
@@ -96,13 +109,16 @@ class GrowingEmbedding(nn.Module):
         return nn.functional.embedding(at, local)
 
     def bag(self, rows: Tensor, weights: Tensor) -> Tensor:
-        """Weighted sums of embeddings: rows and weights (N, M) in, (N, dim) out."""
-        local, at = self._gather(rows)
-        return nn.functional.embedding_bag(at, local, mode="sum", per_sample_weights=weights)
+        """Weighted sums of embeddings: rows and weights (N, M) in, (N, dim) out. Weights below 1e-7 count as 0."""
+        inside = weights > NO_WEIGHT
+        ends = inside.sum(dim=1).cumsum(0)
+        local, at = self._gather(rows[inside])
+        offsets = torch.cat([ends.new_zeros(1), ends[:-1]])
+        return nn.functional.embedding_bag(at, local, offsets, mode="sum", per_sample_weights=weights[inside])
 
     def _gather(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """The rows that a batch uses, once each, as a leaf of its own: no gradient is larger than the batch."""
-        used, at = torch.unique(rows, return_inverse=True)
+        used, at = distinct(rows, len(self.weight))
         local = self.weight[used]
         if torch.is_grad_enabled():
             local.requires_grad_()
@@ -137,15 +153,13 @@ class GrowingEmbedding(nn.Module):
             setattr(self, name, wide)
 
     @torch.no_grad()
-    def step(self, rate: float) -> None:
-        """Row-wise Adagrad on the rows that the batch used since the last step."""
+    def step(self, rate: float, group: Group = ALONE) -> None:
+        """Row-wise Adagrad on the rows that the batch used since the last step, in all processes of a group."""
         used = [(rows, local.grad) for rows, local in self._used if local.grad is not None]
         self._used = []
-        if not used:
-            return
-        at, inverse = torch.unique(torch.cat([rows for rows, _ in used]), return_inverse=True)
-        gradients = torch.cat([gradient for _, gradient in used if gradient is not None])
-        gradient = torch.zeros(len(at), self.dim).index_add_(0, inverse, gradients)
+        mine = merged(used, self.dim) if used else (torch.zeros(0, dtype=torch.int64), torch.zeros(0, self.dim))
+        every = group.collect(mine)
+        at, gradient = mine if len(every) == 1 else merged(every, self.dim)
         sums = self.accumulator[at] + gradient.square().mean(dim=1)
         self.accumulator[at] = sums
         self.weight[at] -= rate * gradient / (sums.sqrt() + 1e-8)[:, None]

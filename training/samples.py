@@ -60,6 +60,7 @@ class SampleStore:
         self.root = settings.training_dir / "samples"
         self.facets = events.facets
         self.heads = events.behaviours
+        self.negatives: dict[str, Any] | None = events.source["negatives"]
         self._features: ClockFeatures | None = None
 
     @property
@@ -77,13 +78,21 @@ class SampleStore:
         path = self.folder(hour) / "meta.json"
         return path.exists() and read_json(path)["inputs"] == self._inputs(hour)
 
-    def read(self, hour: Hour) -> HourSamples:
-        """Samples of an hour, built when they are not there."""
+    def ensure(self, hour: Hour) -> None:
+        """Build the samples of an hour when they are not there."""
         if not (self.folder(hour) / "meta.json").exists():
             self.build([hour])
+
+    def read(self, hour: Hour) -> HourSamples:
+        """Samples of an hour, built when they are not there."""
+        self.ensure(hour)
         folder = self.folder(hour)
         tables = SampleTables(*(pq.ParquetFile(folder / f"{n}.parquet").read() for n in SampleTables._fields))
-        return HourSamples(hour, tables, read_json(folder / "meta.json")["digest"])
+        return HourSamples(hour, tables, self.digest(hour))
+
+    def digest(self, hour: Hour) -> str:
+        """Digest of an hour's samples, which are there."""
+        return str(read_json(self.folder(hour) / "meta.json")["digest"])
 
     def build(self, hours: Iterable[Hour], *, force: bool = False) -> int:
         """Build the samples of hours that have none for their events yet, in few joins.
@@ -105,7 +114,7 @@ class SampleStore:
     def _inputs(self, hour: Hour) -> dict[str, Any]:
         return {
             "events": self.events.manifest(hour).digest,
-            "negatives": self.events.source["negatives"],
+            "negatives": self.negatives,
             "window_hours": self.settings.window_hours,
             "top_k": self.settings.top_k,
             "weights": digest_json(self.settings.score_weights),
@@ -124,11 +133,11 @@ class SampleStore:
         return ["event_id", "user_id", "item_id", "timestamp", "local_time", *self.facets, *BEHAVIOURS]
 
     def _with_negatives(self, hours: Sequence[Hour]) -> Iterable[tuple[Hour, pa.Table]]:
-        rule = self.events.source["negatives"]
+        rule = self.negatives
         pool = _Pool(self.settings, self.events, self.facets) if rule else None
         for hour in hours:
             events = self.events.read(hour).select(self._columns())
-            if pool is not None and events.num_rows:
+            if pool is not None and rule and events.num_rows:
                 events = pool.with_negatives(hour, events, **rule)
             yield hour, events
 

@@ -23,6 +23,8 @@ from core.errors import CorruptStateError, DataError
 from core.files import digest_file, digest_text, read_json, recover_directories, replaced_directory, write_json
 from core.hours import Hour
 from training.config import RankerConfig, code_version
+from training.embedding import ALONE
+from training.group import Group
 from training.ranker import Ranker
 
 RECENT_HOURS = 48
@@ -72,16 +74,17 @@ def lineage_digest(parent: str, data: str, config: str, code: str) -> str:
 class Optimiser:
     """Adam on the dense parameters; row-wise Adagrad on the tables."""
 
-    def __init__(self, ranker: Ranker) -> None:
-        self.ranker = ranker
+    def __init__(self, ranker: Ranker, group: Group = ALONE) -> None:
+        self.ranker, self.group = ranker, group
         self.dense = torch.optim.Adam(ranker.dense_parameters(), lr=ranker.config.dense_rate)
 
     def step(self) -> None:
         """Apply the gradients of the last backward pass and clear them."""
+        self.group.add(self.ranker.dense_parameters())
         self.dense.step()
         self.dense.zero_grad(set_to_none=True)
         for table in self.ranker.tables.values():
-            table.step(self.ranker.config.embedding_rate)
+            table.step(self.ranker.config.embedding_rate, self.group)
 
     def tensors(self) -> dict[str, Tensor]:
         """Adam's moments by the position of their parameter."""
@@ -152,7 +155,7 @@ class StateStore:
             raise DataError(f"no state of '{self.variant}' at {hour}; there are {[h.key for h in self.hours()][-5:]}")
         return read_info(path.parent)
 
-    def load(self, hour: Hour) -> tuple[StateInfo, Ranker, Optimiser]:
+    def load(self, hour: Hour, group: Group = ALONE) -> tuple[StateInfo, Ranker, Optimiser]:
         """A state ready to train on; ``CorruptStateError`` when its file does not match its digest."""
         info = self.info(hour)
         path = self.folder(hour) / "weights.safetensors"
@@ -163,7 +166,7 @@ class StateStore:
             )
         tensors = load_file(path)
         ranker = load_ranker(tensors, RankerConfig(**info.config), info.facets, info.heads)
-        optimiser = Optimiser(ranker)
+        optimiser = Optimiser(ranker, group)
         optimiser.load(tensors)
         return info, ranker, optimiser
 

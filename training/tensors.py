@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -12,6 +12,9 @@ import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
+from core.errors import DataError
+from training.embedding import distinct
+
 if TYPE_CHECKING:
     from training.ranker import Ranker
 
@@ -19,7 +22,9 @@ LOG_EVENTS_SCALE = 5.0
 """Divides the log of a user's events, to bring it near 1."""
 DAY_MINUTES = 1440
 SATURDAY = 5
-BY_USER = ("clock_values", "clock_scores", "slot_events", "history_items", "history_minutes")
+CLOCK_PARTS = ("clock_values", "clock_scores", "slot_events")
+HISTORY_PARTS = ("history_items", "history_minutes")
+BY_USER = (*CLOCK_PARTS, *HISTORY_PARTS)
 """Parts that have a row a user; everything else has a row a sample."""
 
 
@@ -116,7 +121,7 @@ class Batch:
     def slice(self, start: int, stop: int) -> Batch:
         """Samples [start, stop), with the features of their users only."""
         part = slice(start, stop)
-        users, position = torch.unique(self.user_position[part], return_inverse=True)
+        users, position = distinct(self.user_position[part], len(self.history_minutes))
         found = {f.name: getattr(self, f.name)[users if f.name in BY_USER else part] for f in fields(self)}
         return Batch(**{**found, "user_position": position})
 
@@ -171,6 +176,23 @@ class HourKeys:
     def moment(self) -> Moment:
         return Moment(torch.from_numpy(self.minutes))
 
+    def only(self, *, clock: bool, history: bool) -> HourKeys:
+        """The same samples without the parts that a ranker does not read."""
+        parts = [*(() if clock else CLOCK_PARTS), *(() if history else HISTORY_PARTS)]
+        return replace(self, **{name: getattr(self, name)[:, :0] for name in parts})
+
+    def take(self, order: np.ndarray) -> HourKeys:
+        """The samples in another order."""
+        return replace(self, **{f.name: getattr(self, f.name)[order] for f in fields(self) if f.name not in BY_USER})
+
+    @classmethod
+    def joined(cls, parts: Sequence[HourKeys]) -> HourKeys:
+        """Several hours as one; a user of two hours keeps the features of each."""
+        starts = np.cumsum([0, *(len(part.history_minutes) for part in parts)])
+        found = {f.name: np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(cls)}
+        moved = [part.user_position + start for part, start in zip(parts, starts, strict=False)]
+        return cls(**{**found, "user_position": np.concatenate(moved)})
+
 
 def hour_keys(tables: SampleTables, ranker: Ranker) -> HourKeys:
     """Turn the tables of one hour into the arrays that a ranker needs."""
@@ -205,11 +227,17 @@ def to_batch(keys: HourKeys, ranker: Ranker) -> Batch:
         "users": ranker.users,
         "items": ranker.items,
         "facets": ranker.values,
-        "clock_values": ranker.values,
         "history_items": ranker.items,
     }
-    arrays = {f.name: getattr(keys, f.name) for f in fields(keys)}
-    return Batch(**{n: looked_up[n].rows(a) if n in looked_up else torch.from_numpy(a) for n, a in arrays.items()})
+    arrays = {f.name: getattr(keys, f.name) for f in fields(keys) if f.name != "clock_values"}
+    found = {n: looked_up[n].rows(a) if n in looked_up else torch.from_numpy(a) for n, a in arrays.items()}
+    for name in ("dense", "clock_scores", "slot_events"):
+        if not np.isfinite(getattr(keys, name)).all():
+            raise DataError(f"features of the samples hold NaN or infinity ({name}); mend the source of the features")
+    filled = keys.clock_values != 0  # most slots are empty
+    values = np.zeros(filled.shape, dtype=np.int64)
+    values[filled] = ranker.values.rows(keys.clock_values[filled]).numpy()
+    return Batch(**found, clock_values=torch.from_numpy(values))
 
 
 def _positions(unique: np.ndarray, users: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

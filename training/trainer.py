@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,9 @@ from core.hours import Hour, hour_range
 from core.settings import Settings
 from evaluation.metrics import FACET, Predictions, summary
 from events.store import EventStore
-from training.config import code_version, label_of, load_ranker_config
+from training.config import RankerConfig, code_version, label_of, load_ranker_config
+from training.embedding import ALONE
+from training.group import Group
 from training.ranker import Ranker
 from training.samples import HourSamples, SampleStore
 from training.state import Optimiser, StateInfo, StateStore, new_info
@@ -51,10 +54,17 @@ def prediction_file(settings: Settings, variant: str, hour: Hour) -> Path:
 class Trainer:
     """Trains one variant of a source, hour by hour."""
 
-    def __init__(self, settings: Settings, variant: str, samples: SampleStore | None = None) -> None:
-        torch.set_num_threads(1)  # sums in another order would end in other bits
-        self.settings = settings
-        self.config = load_ranker_config(settings, variant)
+    def __init__(
+        self,
+        settings: Settings,
+        variant: str,
+        samples: SampleStore | None = None,
+        config: RankerConfig | None = None,
+        group: Group = ALONE,
+    ) -> None:
+        self.settings, self.group = settings, group
+        self.config = config or load_ranker_config(settings, variant)
+        torch.set_num_threads(self.config.threads)
         self.samples = samples or SampleStore(settings, EventStore(settings.events_dir))
         self.states = StateStore(settings.training_dir / "states", variant)
         self.label = label_of(self.samples.heads)
@@ -81,12 +91,13 @@ class Trainer:
         Raises:
             NotReadyError: an hour in between has no events or clocks yet.
         """
-        with exclusive_lock(self.states.root.parent / f".{self.config.variant}.lock"):
+        lock = exclusive_lock(self.states.root.parent / f".{self.config.variant}.lock")
+        with lock if self.group.first else nullcontext():
             head = self.states.head()
             if head is not None and head >= until:
                 return self.states.info(head)
             first = head + 1 if head is not None else start or self._first_hour()
-            info, ranker, optimiser = self.states.load(head) if head is not None else self._fresh()
+            info, ranker, optimiser = self.states.load(head, self.group) if head is not None else self._fresh()
             if info.config != self.config.model_dump(mode="json"):
                 raise NotReadyError(
                     f"the ranker's settings of '{self.config.variant}' changed since {head}; a chain keeps its config: "
@@ -109,7 +120,7 @@ class Trainer:
     def _fresh(self) -> tuple[StateInfo, Ranker, Optimiser]:
         ranker = Ranker(self.config, self.samples.facets, self.samples.heads)
         info = new_info(self.config, self.samples.facets, self.samples.heads)
-        return info, ranker, Optimiser(ranker)
+        return info, ranker, Optimiser(ranker, self.group)
 
     def _checkpoint(
         self,
@@ -129,17 +140,23 @@ class Trainer:
             variant=info.variant, hour=results[-1].hour.key, parent=parent, data=data, config=info.config, code=code,
             samples_seen=seen, facets=info.facets, heads=info.heads,
         )  # fmt: skip
-        if report:
-            report(results, following)
-        return self.states.save(following, ranker, optimiser)
+        if self.group.first:
+            if report:
+                report(results, following)
+            following = self.states.save(following, ranker, optimiser)
+        self.group.wait()
+        return following
 
     def _hour(self, hour: Hour, ranker: Ranker, optimiser: Optimiser) -> HourResult:
         begun = time.perf_counter()
+        if self.group.first:
+            self.samples.ensure(hour)
+        self.group.wait()
         drawn = self.samples.read(hour)
         metrics: dict[str, float] = {}
         if drawn.tables.samples.num_rows:
             keys = hour_keys(drawn.tables, ranker)
-            scores = predict(ranker, keys)
+            scores = predict(ranker, keys, group=self.group)
             metrics = self._test(drawn, keys, scores, ranker)
             fit(ranker, optimiser, keys, hour)
         return HourResult(self.config.variant, hour, metrics, time.perf_counter() - begun, drawn.digest)
@@ -148,7 +165,8 @@ class Trainer:
         at = self.samples.heads.index(self.label)
         known = keys.known[:, at]
         table = prediction_table(drawn, keys, scores[:, at], at, ranker)
-        write_parquet(prediction_file(self.settings, self.config.variant, drawn.hour), table)
+        if self.group.first:
+            write_parquet(prediction_file(self.settings, self.config.variant, drawn.hour), table)
         return summary(Predictions.of(keys.users[known], keys.labels[known, at], scores[known, at]))
 
 
@@ -179,15 +197,18 @@ def prediction_table(drawn: HourSamples, keys: HourKeys, scores: np.ndarray, hea
 
 
 @torch.no_grad()
-def predict(ranker: Ranker, keys: HourKeys, batch_size: int = 4096) -> np.ndarray:
-    """Probability of each behaviour, shape (samples, heads)."""
+def predict(ranker: Ranker, keys: HourKeys, batch_size: int = 4096, group: Group = ALONE) -> np.ndarray:
+    """Probability of each behaviour, shape (samples, heads); the processes of a group share the work."""
     ranker.eval()
-    whole = to_batch(keys, ranker)
-    return torch.cat([torch.sigmoid(ranker(batch)) for batch in whole.batches(batch_size)]).numpy()
+    mine = group.part(to_batch(keys, ranker))
+    found = [torch.sigmoid(ranker(batch)) for batch in mine.batches(batch_size)]
+    return np.concatenate(
+        group.collect(torch.cat(found).numpy() if found else np.empty((0, len(ranker.heads)), np.float32))
+    )
 
 
 def fit(ranker: Ranker, optimiser: Optimiser, keys: HourKeys, hour: Hour) -> float:
-    """One pass over an hour's samples in order; returns the mean loss.
+    """One pass over an hour's samples in order; returns the mean loss (of this process's part).
 
     The loss is the mean binary cross-entropy over known labels, summed over the heads. At the first hour of a UTC
     day ids unseen for long give their rows back.
@@ -202,11 +223,13 @@ def fit(ranker: Ranker, optimiser: Optimiser, keys: HourKeys, hour: Hour) -> flo
     ranker.values.grow(values[values != 0], hour.number)
     whole, total = to_batch(keys, ranker), 0.0
     for batch in whole.batches(ranker.config.batch_size):
-        losses = nn.functional.binary_cross_entropy_with_logits(ranker(batch), batch.labels, reduction="none")
-        loss = (losses * batch.known).sum() / len(batch)
-        loss.backward()
+        mine = optimiser.group.part(batch)
+        if len(mine):
+            losses = nn.functional.binary_cross_entropy_with_logits(ranker(mine), mine.labels, reduction="none")
+            loss = (losses * mine.known).sum() / len(batch)
+            loss.backward()
+            total += float(loss.detach()) * len(batch)
         optimiser.step()
-        total += float(loss.detach()) * len(batch)
     if ranker.time.needs_rhythm:
         _count(ranker, keys, whole, hour)
     return total / max(len(keys), 1)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import subprocess
+import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,20 +14,22 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
+import torch
 from safetensors.torch import load_file
 
-from core.errors import CorruptStateError, NotReadyError
+from core.errors import CorruptStateError, DataError, NotReadyError
 from core.hours import Hour, hour_range
-from core.settings import Settings, load_settings
+from core.settings import ROOT, Settings, load_settings
+from evaluation.metrics import auc
 from events.store import EventStore
 from feature_repo.clock import ClockState
 from feature_repo.retrieval import ClockFeatures, advance
 from tests.conftest import TINY
 from training.model import RankerModel
 from training.samples import SampleStore
-from training.state import StateStore
+from training.state import StateStore, ranker_tensors
 from training.tensors import hour_keys
-from training.trainer import Trainer, fit, predict
+from training.trainer import Trainer, as_predictions, fit, predict, read_predictions
 
 FIRST, LAST = TINY.first_hour, TINY.first_hour + 60
 
@@ -168,3 +174,43 @@ def test_checkpoints_hold_every_id_seen(ready: Settings, tmp_path: Path) -> None
     tensors = load_file(weights(settings, "none", FIRST + 20))
     assert sorted(tensors["tables.users.keys"].tolist()) == sorted(users.tolist())
     assert info.tables["users"] == len(users) + 1
+
+
+@pytest.mark.parametrize("variant", ["gaussian_clock", "matched_clock"])
+def test_two_processes_train_what_one_trains(ready: Settings, tmp_path: Path, variant: str) -> None:
+    """Real ``torchrun``: the same metrics within rounding, the same ids, one chain of states."""
+    alone, together = fresh(ready, tmp_path / "alone"), fresh(ready, tmp_path / "together")
+    until = FIRST + 30
+    Trainer(alone, variant).train(until, start=FIRST, save_every=100)
+    command = [
+        sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone", "-m", "pipeline",
+        "train", variant, "--until", until.key, "--save-every", "100",
+    ]  # fmt: skip
+    environment = {**os.environ, "CLOCK_VAR": str(together.var), "CLOCK_SOURCE": "simulator", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=300, cwd=ROOT, env=environment)
+    assert done.returncode == 0, done.stderr[-2000:]
+    a, b = (StateStore(s.training_dir / "states", variant).info(until) for s in (alone, together))
+    assert (a.digest, a.tables, a.samples_seen) == (b.digest, b.tables, b.samples_seen)
+    found = [as_predictions(read_predictions(s, variant, FIRST, until + 1)) for s in (alone, together)]
+    assert len(found[0]) == len(found[1]) > 100
+    assert np.abs(found[0].scores - found[1].scores).max() < 1e-3
+    assert auc(found[0]).value == pytest.approx(auc(found[1]).value, abs=1e-4)
+
+
+def test_features_that_are_no_numbers_and_hours_without_samples(ready: Settings, tmp_path: Path) -> None:
+    settings = fresh(ready, tmp_path)
+    trainer = Trainer(settings, "matched_clock")
+    trainer.train(FIRST + 30, start=FIRST, save_every=100)
+    info, ranker, optimiser = trainer.states.load(FIRST + 30)
+    keys = hour_keys(trainer.samples.read(LAST).tables, ranker)
+    broken = replace(keys, dense=np.full_like(keys.dense, np.nan))
+    before = {name: t.clone() for name, t in ranker_tensors(ranker).items()}
+    with pytest.raises(DataError, match="NaN or infinity"):
+        fit(ranker, optimiser, broken, LAST)
+    one_class = replace(keys, labels=np.zeros_like(keys.labels))
+    assert np.isfinite(fit(ranker, optimiser, one_class, LAST))
+    nothing = keys.take(np.empty(0, dtype=np.int64))
+    assert predict(ranker, nothing).shape == (0, len(info.heads))
+    assert fit(ranker, optimiser, nothing, LAST) == 0
+    assert all(torch.isfinite(t.float()).all() for t in ranker_tensors(ranker).values())
+    assert before.keys() == ranker_tensors(ranker).keys()

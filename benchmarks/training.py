@@ -1,0 +1,186 @@
+"""Speed of the hourly trainer on a model of a million ids: read, join, test, train, checkpoint; and of resuming."""
+
+from __future__ import annotations
+
+import multiprocessing
+import resource
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import nn
+
+from benchmarks.clocks import START, write_log
+from benchmarks.result import Result, in_own_process, timed
+from core.hours import Hour
+from core.settings import Settings, load_settings
+from events.store import EventStore
+from feature_repo.clock import ClockState
+from training.config import RankerConfig, load_ranker_config
+from training.ranker import Ranker
+from training.samples import SampleStore
+from training.state import Optimiser, StateStore, new_info
+from training.trainer import Trainer
+
+USERS, ITEMS = 950_000, 50_000
+PER_HOUR, HISTORY_HOURS, HOURS = 250_000, 24, 2
+BATCH, SESSION, THREADS = 4096, 8, 2
+PEER_BATCHES = 12
+UNTIL = START + HISTORY_HOURS
+
+
+def _settings(var: Path) -> Settings:
+    return load_settings(var=var, source="bench", history_days=1)
+
+
+def config_of(settings: Settings, variant: str) -> RankerConfig:
+    return load_ranker_config(settings, variant).model_copy(update={"batch_size": BATCH, "threads": THREADS})
+
+
+def _prepare(var: Path, variants: list[str], scale: float) -> None:
+    """Events and clocks, and a state of each variant that knows every id."""
+    settings = _settings(var)
+    users, hours = int(USERS * scale), HISTORY_HOURS + HOURS
+    store = write_log(settings, int(PER_HOUR * scale) * hours, users, hours, session=SESSION)
+    clock = ClockState(settings, store)
+    clock.rebuild(UNTIL, history=False)
+    for n in range(1, HOURS):
+        clock.refresh(UNTIL + n)
+    for variant in variants:
+        config = config_of(settings, variant)
+        ranker = Ranker(config, store.facets, store.behaviours)
+        ranker.users.grow(np.arange(users), UNTIL.number)
+        ranker.items.grow(np.arange(ITEMS), UNTIL.number)
+        info = replace(new_info(config, store.facets, store.behaviours), hour=(UNTIL - 1).key)
+        StateStore(settings.training_dir / "states", variant).save(info, ranker, Optimiser(ranker))
+
+
+def _measure(var: Path, variant: str) -> tuple[float, float, float]:
+    """Seconds to resume, seconds of the hours, peak memory (GB); Feast's imports are not timed."""
+    settings = _settings(var)
+    samples = SampleStore(settings, EventStore(settings.events_dir))
+    assert samples.features.store is not None
+    trainer = Trainer(settings, variant, samples, config_of(settings, variant))
+    resume = timed(lambda: trainer.states.load(UNTIL - 1))
+    begun = time.perf_counter()
+    samples.build([UNTIL + n for n in range(HOURS)], force=True)
+    trainer.train(UNTIL + HOURS - 1)
+    return resume, time.perf_counter() - begun, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+
+
+def bench_training(scale: float) -> list[Result]:
+    """Samples a second over the whole hourly path; seconds to resume."""
+    variants = ["gaussian_clock", "matched_clock"]
+    with tempfile.TemporaryDirectory() as folder:
+        var = Path(folder)
+        in_own_process(_prepare, var, variants, scale)
+        settings = _settings(var)
+        rows = int(PER_HOUR * scale) * HOURS
+        results = []
+        for variant in variants:
+            with multiprocessing.get_context("spawn").Pool(1) as pool:
+                resume, seconds, memory = pool.apply(_measure, (var, variant))
+            if variant == variants[0]:
+                plain = with_pandas(settings, UNTIL, int(USERS * scale))
+            name = "train_throughput" if variant == variants[0] else f"train_throughput_{variant}"
+            speed = rows / seconds
+            results += [
+                Result(name, speed, "/s", f"{variants[0]}, dense Adam, pandas loader", plain, speed / plain),
+                Result(f"{name}_memory", memory, "GB", "the platform's budget", 6.0, 6.0 / memory),
+            ]
+            if variant == variants[0]:
+                results.append(Result("train_resume", resume, "s", "the bar", 5.0, 5.0 / resume))
+        return results
+
+
+class Plain(nn.Module):
+    """The same ranker the plain way: fixed tables, dense gradients; the clock summed slot by slot."""
+
+    def __init__(self, users: int, values: int, heads: int, facets: int, dim: int) -> None:
+        super().__init__()
+        self.users, self.items = nn.Embedding(users, dim), nn.Embedding(ITEMS, dim)
+        self.values = nn.Embedding(values + 1, dim)
+        width = dim * (3 + 2 * facets) + 3
+        self.cross = nn.Linear(width, width)
+        self.mlp = nn.Sequential(nn.Linear(width, 64), nn.ReLU(), nn.Linear(64, 32), nn.ReLU())
+        self.head = nn.Linear(32 + width, heads)
+
+    def forward(self, part: dict[str, torch.Tensor]) -> torch.Tensor:
+        user, item = self.users(part["user"]), self.items(part["item"])
+        slots = (self.values(part["clock"]) * part["weight"][..., None]).sum(dim=3)  # (B, S, F, D)
+        clock = (slots * part["near"][:, :, None, None]).sum(dim=1).flatten(1)
+        x = torch.cat([user, item, self.values(part["facets"]).flatten(1), clock, user * item, part["dense"]], dim=1)
+        return self.head(torch.cat([self.mlp(x), x * self.cross(x) + x], dim=1))
+
+
+def with_pandas(settings: Settings, hour: Hour, users: int) -> float:
+    """Samples a second of ``Plain`` with Adam and a loader of pandas merges, over a few batches."""
+    drawn = SampleStore(settings, EventStore(settings.events_dir)).read(hour).tables
+    heads = EventStore(settings.events_dir).behaviours
+    facets = EventStore(settings.events_dir).facets
+    slots, profiles = drawn.slots.to_pandas(), drawn.profiles.to_pandas()
+    names = sorted({value for facet in facets for value in drawn.samples[facet].unique().to_pylist()})
+    codes = {value: n + 1 for n, value in enumerate(names)}
+    frame = drawn.samples.slice(0, BATCH * PEER_BATCHES).to_pandas()
+    model = Plain(users, len(names), len(heads), len(facets), 16)
+    adam = torch.optim.Adam(model.parameters())
+    torch.set_num_threads(2)
+    begun = time.perf_counter()
+    for start in range(0, len(frame), BATCH):
+        part = _batch(frame.iloc[start : start + BATCH], slots, profiles, facets, heads, codes)
+        with torch.no_grad():
+            model(part)
+        loss = nn.functional.binary_cross_entropy_with_logits(model(part), part["labels"])
+        adam.zero_grad()
+        loss.backward()
+        adam.step()
+    return len(frame) / (time.perf_counter() - begun)
+
+
+def _batch(
+    frame: pd.DataFrame,
+    slots: pd.DataFrame,
+    profiles: pd.DataFrame,
+    facets: list[str],
+    heads: list[str],
+    codes: dict[str, int],
+) -> dict[str, torch.Tensor]:
+    rows = (
+        frame.reset_index(drop=True)
+        .merge(
+            profiles[["user_id", "events", "finish"]].rename(columns={"finish": "finished"}), on="user_id", how="left"
+        )
+        .fillna({"events": 0, "finished": 0})
+    )
+    clocks = slots.merge(rows[["user_id"]].assign(row=rows.index), on="user_id")
+    values = np.zeros((len(rows), 24, len(facets), 3), dtype=np.int64)
+    weights = np.zeros(values.shape, dtype=np.float32)
+    for f, facet in enumerate(facets):
+        for row, slot, found, scores in zip(
+            clocks["row"], clocks["slot"], clocks[f"{facet}_values"], clocks[f"{facet}_scores"], strict=True
+        ):
+            total = sum(scores)
+            for k, (value, score) in enumerate(zip(found, scores, strict=True)):
+                values[row, slot, f, k], weights[row, slot, f, k] = codes.get(value, 0), score / total
+    local = rows["local_time"].dt.hour + rows["local_time"].dt.minute / 60
+    gap = (local.to_numpy()[:, None] - (np.arange(24) + 0.5)) % 24
+    near = np.exp(-0.5 * np.minimum(gap, 24 - gap) ** 2) / np.sqrt(2 * np.pi)
+    dense = np.stack(
+        [np.log1p(rows["events"]) / 5, rows["finished"] / rows["events"].clip(lower=1), rows["events"] > 0], axis=1
+    )
+    arrays: dict[str, Any] = {
+        "user": rows["user_id"].to_numpy(),
+        "item": rows["item_id"].to_numpy(),
+        "facets": np.stack([rows[f].map(codes).fillna(0).astype(int) for f in facets], axis=1),
+        "clock": values,
+        "weight": weights,
+        "near": near.astype(np.float32),
+        "dense": dense.astype(np.float32),
+        "labels": rows[heads].fillna(False).to_numpy(dtype=np.float32),
+    }
+    return {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}

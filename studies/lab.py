@@ -1,0 +1,342 @@
+"""Where studies of rankers run: a log prepared once, runs of rankers over it that are kept, on all cores.
+
+A run is what the hourly trainer does, without Airflow, states and MLflow: test on an hour, then train on it, with
+the same functions. Its scores are a file named by everything that they depend on, so studies share runs and an
+interrupted study goes on where it was.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import logging
+import multiprocessing
+import shutil
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from core.cli import setup_logging
+from core.errors import ConfigError
+from core.files import digest_json, digest_text, write_atomically, write_parquet
+from core.hours import Hour
+from core.settings import Settings, load_settings
+from events.ingest import close_hours
+from events.store import EventStore
+from feature_repo.clock import ClockState
+from pipeline.app import app_log
+from pipeline.source import Source, ingest_history, load_source, save_source
+from training.config import RankerConfig, code_version, label_of, load_ranker_config
+from training.ranker import Ranker
+from training.samples import SampleStore
+from training.state import Optimiser
+from training.tensors import HourKeys, hour_keys
+from training.trainer import fit, predict
+
+log = logging.getLogger("studies")
+
+NEGATIVES = ("popularity", "own")
+PER_POSITIVE, NEGATIVES_SEED = 4, 7
+PROCESSES = 2
+Mode = Literal["streaming", "daily", "ages"]
+AGES = (1, 6, 12, 18, 24)
+"""``ages``: how many hours before the scored hour the ranker saw its last sample."""
+
+
+@dataclass(frozen=True)
+class Log:
+    """A log with its clocks, as studies read it.
+
+    Attributes:
+        var: folder of the workspace.
+        source: name of the source.
+        negatives: how negatives are drawn; empty: the log has its own.
+        changes: settings that differ from the defaults, such as ``window_days``.
+    """
+
+    var: Path
+    source: str
+    negatives: str = ""
+    changes: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def settings(self) -> Settings:
+        own = self.var / digest_json(dict(self.changes))[:8] if self.changes else self.var
+        return load_settings(**{**self.changes, "var": own, "source": self.source})
+
+    @property
+    def samples(self) -> SampleStore:
+        settings = self.settings
+        store = SampleStore(settings, EventStore(settings.events_dir))
+        if self.negatives:
+            store.root = settings.training_dir / f"samples-{self.negatives}"
+            store.negatives = {"per_positive": PER_POSITIVE, "kind": self.negatives, "seed": NEGATIVES_SEED}
+        return store
+
+    @property
+    def title(self) -> str:
+        return f"{self.source}, {self.negatives} negatives" if self.negatives else self.source
+
+
+@dataclass(frozen=True)
+class Run:
+    """A ranker over a log.
+
+    Attributes:
+        variant: time-perception module.
+        seed: of the ranker's first weights.
+        changes: of the ranker's config.
+        mode: ``streaming`` (test on an hour, then train on it), ``daily`` (test on a day, then train on it
+            shuffled), ``ages`` (streaming; every hour scored by the rankers of ``AGES`` hours before).
+    """
+
+    variant: str
+    seed: int
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    mode: Mode = "streaming"
+
+    def config(self, settings: Settings) -> RankerConfig:
+        own = load_ranker_config(settings, self.variant).model_dump()
+        return RankerConfig(**{**own, **self.changes, "seed": self.seed})
+
+
+class Lab:
+    """Prepares logs and keeps runs, below ``var/studies``."""
+
+    def __init__(self, settings: Settings, data: str = "", seeds: int = 5) -> None:
+        self.settings, self.data, self.seeds = settings, data, seeds
+        self.root = settings.var / "studies"
+        self._digests: dict[str, str] = {}
+
+    @property
+    def source(self) -> str:
+        return self.settings.source
+
+    def logs(self, changes: Mapping[str, Any] | None = None) -> list[Log]:
+        """The source's log, prepared; with both kinds of negatives where it has none of its own."""
+        base = Log(self.root / "data", self.source)
+        self._ingest(base.settings)
+        given = Log(base.var, self.source, "", changes or {})
+        self._clocks(base.settings, given.settings)
+        own = bool(EventStore(base.settings.events_dir).source["negatives"])
+        found = [Log(base.var, self.source, kind, changes or {}) for kind in (NEGATIVES if own else ("",))]
+        for one in found:
+            store = one.samples
+            log.info("%s: samples of %d hours", one.title, len(store.events.hours()))
+            store.build(store.events.hours())
+        return found
+
+    def _ingest(self, settings: Settings) -> None:
+        """Ingest the whole log, once."""
+        mark = settings.workspace / "whole"
+        if mark.exists():
+            if self.data and str(Path(self.data).absolute()) not in load_source(settings).paths:
+                raise ConfigError(f"{settings.workspace} holds another log than {self.data}; start over with FRESH=1")
+            return
+        if self.source == "simulator":
+            app = app_log(settings)
+            save_source(settings, Source(str(app.prepare()), (), simulated=True))
+            app.write_hours(app.config.first_hour, Hour.of(app.app.first_instant(app.config.days)))
+        else:
+            if not self.data:
+                raise ConfigError(f"the source '{self.source}' needs its log: SOURCE={self.source} DATA=PATH")
+            save_source(settings, Source(self.source, (self.data,)))
+        ingest_history(settings, None)
+        store = EventStore(settings.events_dir)
+        close_hours(store, store.hours()[0], store.hours()[-1])
+        mark.touch()
+
+    @staticmethod
+    def _clocks(base: Settings, settings: Settings) -> None:
+        """Compute the clocks of other settings than the defaults on the same events."""
+        settings.workspace.mkdir(parents=True, exist_ok=True)
+        if not settings.events_dir.exists():
+            settings.events_dir.symlink_to(base.events_dir)
+        state = ClockState(settings, EventStore(settings.events_dir))
+        at = state.read()
+        if at is None or at["config"] != state.config:
+            state.rebuild(state.store.hours()[-1] + 1)
+        if settings.shrinkage:
+            from feature_repo.shrinkage import Shrinkage, fit
+
+            if not Shrinkage.path(settings).exists():
+                fit(settings, state.store.hours()[0] + FIT_HOURS)
+
+    def scores(self, given: Log, run: Run) -> Path:
+        """Where the scores of a run are: a column of shape (samples,), or (samples, ages)."""
+        settings = given.settings
+        depends = [given.source, given.negatives, dict(given.changes), run.config(settings).digest, run.mode]
+        digest = digest_json([*depends, code_version(), self._digest(given)])
+        return self.root / "runs" / f"{digest[:24]}.npy"
+
+    def _digest(self, given: Log) -> str:
+        """Digest of the samples of a log."""
+        key = key_of(given)
+        if key not in self._digests:
+            store = given.samples
+            self._digests[key] = digest_text(*(store.digest(hour) for hour in store.events.hours()))
+        return self._digests[key]
+
+    def run(self, wanted: Iterable[tuple[Log, Run]]) -> None:
+        """Do all runs that are not there yet."""
+        open_ = [(g, r) for g, r in wanted if not self.scores(g, r).exists()]
+        if not open_:
+            return
+        for given in {key_of(g): g for g, _ in open_}.values():
+            write_frame(given)
+        log.info("%d runs to do, %d at a time", len(open_), PROCESSES)
+        begun, done = time.monotonic(), 0
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(PROCESSES, mp_context=context) as pool:
+            jobs = {pool.submit(_work, g, r, self.scores(g, r)): (g, r) for g, r in open_}
+            for job in as_completed(jobs):
+                job.result()
+                done += 1
+                given, run = jobs[job]
+                left = (time.monotonic() - begun) / done * (len(open_) - done) / 60
+                log.info(
+                    "%s, %s, seed %d: %d of %d runs, about %.0f min left",
+                    given.title,
+                    run.variant,
+                    run.seed,
+                    done,
+                    len(open_),
+                    left,
+                )
+
+    def read(self, given: Log, run: Run) -> np.ndarray:
+        """Scores of a run that was done."""
+        found: np.ndarray = np.load(self.scores(given, run))
+        return found
+
+    def forget(self) -> None:
+        """Remove what was prepared and run."""
+        for name in ("data", "runs"):
+            shutil.rmtree(self.root / name, ignore_errors=True)
+
+    @cached_property
+    def seed_numbers(self) -> list[int]:
+        return [self.settings.seed + n for n in range(self.seeds)]
+
+
+FIT_HOURS = 24 * 29
+"""Where thin slots borrow, the strength is fitted on the first 29 days: never on what is evaluated."""
+_kept: dict[str, list[tuple[Hour, HourKeys]]] = {}
+
+
+def hours_of(given: Log) -> list[tuple[Hour, HourKeys]]:
+    """The hours that have samples, as keys with everything that any ranker reads; the last log's are kept."""
+    key = key_of(given)
+    if key not in _kept:
+        _kept.clear()
+        store = given.samples
+        everything = Ranker(load_ranker_config(given.settings, "matched_clock"), store.facets, store.heads)
+        drawn = ((hour, store.read(hour).tables) for hour in store.events.hours())
+        _kept[key] = [(hour, hour_keys(tables, everything)) for hour, tables in drawn if tables.samples.num_rows]
+    return _kept[key]
+
+
+def key_of(given: Log) -> str:
+    return digest_json([str(given.var), given.source, given.negatives, dict(given.changes)])
+
+
+def frame_path(given: Log) -> Path:
+    return given.samples.root / "frame.parquet"
+
+
+def write_frame(given: Log) -> None:
+    """What comparisons slice by, a row a sample: user, label, hour, local hour and weekday, activity, item's age."""
+    path = frame_path(given)
+    if path.exists():
+        return
+    store = given.samples
+    seen: dict[int, int] = {}
+    tables = []
+    for hour, keys in hours_of(given):
+        at = store.heads.index(label_of(store.heads))
+        first = np.array([seen.setdefault(int(i), hour.number) for i in keys.items])
+        moment = keys.moment
+        tables.append(
+            pa.table(
+                {
+                    "hour": np.full(len(keys), hour.number),
+                    "user": keys.users,
+                    "label": keys.labels[:, at].astype(np.int8),
+                    "known": keys.known[:, at],
+                    "day": keys.minutes // 1440,
+                    "local_hour": moment.hours.numpy().astype(np.int8),
+                    "weekday": moment.weekday.numpy().astype(np.int8),
+                    "events": np.rint(np.expm1(keys.dense[:, 0].astype(np.float64) * 5)).astype(np.int32),
+                    "item_age": (hour.number - first).astype(np.int32),
+                }
+            )
+        )
+    write_parquet(path, pa.concat_tables(tables))
+
+
+def read_frame(given: Log) -> dict[str, np.ndarray]:
+    """Columns of ``write_frame``."""
+    write_frame(given)
+    table = pq.read_table(frame_path(given))
+    return {name: table[name].to_numpy() for name in table.column_names}
+
+
+def _work(given: Log, run: Run, path: Path) -> None:
+    setup_logging()
+    found = replay(hours_of(given), given, run)
+    write_atomically(path, lambda target: _save(target, found))
+
+
+def _save(path: Path, scores: np.ndarray) -> None:
+    with path.open("wb") as file:
+        np.save(file, scores)
+
+
+def replay(hours: Sequence[tuple[Hour, HourKeys]], given: Log, run: Run) -> np.ndarray:
+    """Scores of the label for every sample, made before the ranker trained on it.
+
+    Returns:
+        Shape (samples,); with mode ``ages`` (samples, ages).
+    """
+    store, config = given.samples, run.config(given.settings)
+    torch.set_num_threads(config.threads)
+    ranker = Ranker(config, store.facets, store.heads)
+    optimiser, at = Optimiser(ranker), store.heads.index(label_of(store.heads))
+    found: list[np.ndarray] = []
+    past: dict[int, Ranker] = {}
+    for first, part in _parts(hours, daily=run.mode == "daily"):
+        keys = part.only(clock=ranker.time.needs_clock, history=ranker.needs_history)
+        if run.mode == "ages":
+            olds = [_as_of(past, first.number - age) or ranker for age in AGES]
+            found.append(np.stack([predict(old, keys)[:, at] for old in olds], axis=1))
+        else:
+            found.append(predict(ranker, keys)[:, at])
+        if run.mode == "daily":
+            keys = keys.take(np.random.default_rng([run.seed, first.number]).permutation(len(keys)))
+        fit(ranker, optimiser, keys, first)
+        if run.mode == "ages":
+            past[first.number] = copy.deepcopy(ranker)
+            past = {n: r for n, r in past.items() if n >= first.number - 2 * max(AGES)}
+    return np.concatenate(found)
+
+
+def _parts(hours: Sequence[tuple[Hour, HourKeys]], *, daily: bool) -> Iterable[tuple[Hour, HourKeys]]:
+    """The hours, or the UTC days that they make."""
+    if not daily:
+        return hours
+    days = itertools.groupby(hours, key=lambda pair: pair[0].day)
+    return ((pairs[0][0], HourKeys.joined([keys for _, keys in pairs])) for pairs in (list(group) for _, group in days))
+
+
+def _as_of(past: Mapping[int, Ranker], hour: int) -> Ranker | None:
+    """The latest ranker that saw nothing after an hour."""
+    return past[max(known)] if (known := [n for n in past if n <= hour]) else None

@@ -1,0 +1,97 @@
+"""Training by several processes: each takes a part of every batch, all end with the same ranker.
+
+``torchrun`` starts the processes; without it there is one, and nothing here does anything. Tables and weights are
+whole in every process. What a batch does to them is the sum over the parts, so the figures are those of one process
+up to the rounding of sums.
+"""
+
+from __future__ import annotations
+
+import os
+from datetime import timedelta
+from typing import Any, Protocol, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+PATIENCE = timedelta(minutes=30)
+
+
+class _Sliceable(Protocol):
+    def __len__(self) -> int: ...
+
+    def slice(self, start: int, stop: int) -> Any: ...
+
+
+T = TypeVar("T", bound=_Sliceable)
+
+
+class Group:
+    """The processes that train together: ``size`` of them, this one is number ``rank``."""
+
+    rank, size = 0, 1
+
+    @property
+    def first(self) -> bool:
+        """Whether this process is the one that writes."""
+        return self.rank == 0
+
+    def part(self, batch: T) -> T:
+        """This process's share of a batch, possibly empty."""
+        count = len(batch)
+        if self.size == 1:
+            return batch
+        found: T = batch.slice(count * self.rank // self.size, count * (self.rank + 1) // self.size)
+        return found
+
+    def wait(self) -> None:
+        """Until all processes are here."""
+
+    def add(self, parameters: list[nn.Parameter]) -> None:
+        """Sum the gradients of the processes."""
+
+    def collect(self, found: Any) -> list[Any]:
+        """What every process found, by rank."""
+        return [found]
+
+
+class Together(Group):
+    """A group of ``torchrun``, by gloo."""
+
+    def __init__(self) -> None:
+        if not dist.is_initialized():
+            dist.init_process_group("gloo", timeout=PATIENCE)
+        self.rank, self.size = dist.get_rank(), dist.get_world_size()
+
+    def wait(self) -> None:
+        dist.barrier()
+
+    def add(self, parameters: list[nn.Parameter]) -> None:
+        gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
+        flat = torch.cat([g.reshape(-1) for g in gradients])
+        dist.all_reduce(flat)
+        for p, part in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
+            p.grad = part.view_as(p)
+
+    def collect(self, found: Any) -> list[Any]:
+        every: list[Any] = [None] * self.size
+        dist.all_gather_object(every, found)
+        return every
+
+
+def start_group() -> Group:
+    """The group that ``torchrun`` started this process in, else a group of one."""
+    return Together() if int(os.environ.get("WORLD_SIZE", "1")) > 1 else Group()
+
+
+def merged(parts: list[tuple[Tensor, Tensor]], dim: int) -> tuple[Tensor, Tensor]:
+    """Distinct rows and the sum of their gradients, from (rows, gradients) of several uses.
+
+    Args:
+        parts: rows (N,) with gradients (N, dim).
+        dim: width of a gradient.
+    """
+    at, inverse = torch.unique(torch.cat([rows for rows, _ in parts]), return_inverse=True)
+    gradients = torch.cat([gradient for _, gradient in parts])
+    return at, torch.zeros(len(at), dim).index_add_(0, inverse, gradients)
