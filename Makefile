@@ -8,6 +8,7 @@ RUN := PYTHONPATH=. $(VENV)/bin/python
 SOURCE ?= simulator
 DATA ?=
 FRESH ?=
+SEEDS ?=
 HOURS ?= 6
 export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 export PYTHONUNBUFFERED := 1
@@ -47,8 +48,9 @@ format: setup ## put the code in its format
 bench: setup ## speed and memory, side by side with what a user would pick instead
 	@$(RUN) -m benchmarks
 
-study: setup ## a study with its conclusion (NAME=ab_calibration FRESH=1)
-	@$(RUN) -m studies $(if $(NAME),"$(NAME)",--help) $(if $(filter-out 0,$(FRESH)),--fresh)
+study: setup ## a study with its conclusion (NAME= SOURCE= DATA= SEEDS= FRESH=1; without NAME their list)
+	@$(RUN) -m studies $(if $(NAME),"$(NAME)" --source "$(SOURCE)",--help) $(if $(DATA),--data "$(DATA)") \
+	  $(if $(SEEDS),--seeds "$(SEEDS)") $(if $(filter-out 0,$(FRESH)),--fresh)
 
 services: ## install the servers that some tests start (Debian packages, needs root): PostgreSQL, Redis, Chromium, Java
 	@docker/install_services.sh

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import shutil
 
 from core import cli
@@ -10,21 +11,34 @@ from core.documents import did_you_mean
 from core.errors import ConfigError
 from core.settings import load_settings
 
-STUDIES = {"ab_calibration": "do the A/B statistics keep their word: errors, coverage, power, daily looks"}
+CALIBRATION = "ab_calibration"
+STUDIES = {
+    CALIBRATION: "do the A/B statistics keep their word: errors, coverage, power, daily looks",
+    "variants": "every time-perception module, streaming: does the clock beat the hour, and ours the clock",
+}
 
 
 def main(arguments: argparse.Namespace) -> None:
-    if arguments.name not in STUDIES:
-        known = ", ".join(STUDIES)
-        raise ConfigError(f"no study '{arguments.name}'{did_you_mean(arguments.name, STUDIES)} (there is {known})")
+    name = arguments.name
+    if name not in STUDIES:
+        raise ConfigError(f"no study '{name}'{did_you_mean(name, STUDIES)} (there is {', '.join(STUDIES)})")
     if arguments.replications < 20:
         raise ConfigError(f"--replications {arguments.replications}: at least 20, or nothing can be said")
-    from studies.ab_calibration import run
-
-    settings = load_settings()
+    if not 1 <= arguments.seeds <= 100:
+        raise ConfigError(f"--seeds {arguments.seeds}: from 1 to 100")
+    settings = load_settings(source=arguments.source) if arguments.source else load_settings()
     if arguments.fresh:
-        shutil.rmtree(settings.var / "studies" / arguments.name, ignore_errors=True)
-    conclusion, page = run(settings, replications=arguments.replications)
+        shutil.rmtree(settings.var / "studies" / name, ignore_errors=True)
+    study = importlib.import_module(f"studies.{name}")
+    if name == CALIBRATION:
+        conclusion, page = study.run(settings, replications=arguments.replications)
+    else:
+        from studies.lab import Lab
+
+        lab = Lab(settings, arguments.data or "", arguments.seeds)
+        if arguments.fresh:
+            lab.forget()
+        conclusion, page = study.run(lab)
     print(f"{conclusion}\n{page}")
 
 
@@ -32,7 +46,12 @@ def parser() -> argparse.ArgumentParser:
     listed = "; ".join(f"{name}: {text}" for name, text in STUDIES.items())
     top = argparse.ArgumentParser(prog="python -m studies", description=__doc__, epilog=listed)
     top.add_argument("name", metavar="NAME")
-    top.add_argument("--replications", type=int, default=2000, help="simulated experiments (default 2000)")
+    top.add_argument("--source", help="log to study rankers on: simulator (default) or the name of a mapping")
+    top.add_argument("--data", metavar="PATH", help="files of that log")
+    top.add_argument("--seeds", type=int, default=5, help="first weights to average over (default 5)")
+    top.add_argument(
+        "--replications", type=int, default=2000, help="ab_calibration: simulated experiments (default 2000)"
+    )
     top.add_argument("--fresh", action="store_true", help="forget what was computed before")
     return top
 

@@ -218,6 +218,11 @@ class Lab:
         found: np.ndarray = np.load(self.scores(given, run))
         return found
 
+    def command(self, name: str) -> str:
+        """How to run a study again."""
+        data = f" DATA={self.data}" if self.data else ""
+        return f"make study NAME={name} SOURCE={self.source}{data} SEEDS={self.seeds}"
+
     def forget(self) -> None:
         """Remove what was prepared and run."""
         for name in ("data", "runs"):

@@ -40,10 +40,11 @@ class Section:
 
 
 class Study:
-    """The folder of a study, ``var/studies/<name>``."""
+    """The folder of a study, ``var/studies/<name>``, and below it one for each source it is run on."""
 
-    def __init__(self, settings: Settings, name: str) -> None:
-        self.name, self.folder = name, settings.var / "studies" / name
+    def __init__(self, settings: Settings, name: str, source: str = "") -> None:
+        self.name = f"{name} ({source})" if source else name
+        self.folder = settings.var / "studies" / name / source
 
     def part(self, name: str, parameters: Mapping[str, Any], work: Callable[[], Any]) -> Any:
         """Result of a part: from the folder where it was done with these parameters, else computed now and kept."""

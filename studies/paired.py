@@ -1,0 +1,96 @@
+"""Two rankers on the same samples: differences over seeds, with intervals clustered by user."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from statistics import NormalDist
+from typing import Any
+
+import numpy as np
+
+from evaluation.metrics import METRICS, Estimate, Predictions
+from studies.lab import Lab, Log, Run, read_frame
+
+COMPARED = ("auc", "uauc")
+CONFIDENCE = 0.95
+EVALUATED_DAYS = {"simulator": 7}
+DEFAULT_EVALUATED_DAYS = 42
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A metric, or a difference of two, over several seeds.
+
+    Attributes:
+        value: mean over the seeds.
+        interval: 95 %, users as the unit; seeds add what they differ by.
+        seeds: standard deviation over the seeds, 0 with one.
+    """
+
+    value: float
+    interval: tuple[float, float]
+    seeds: float
+
+    @property
+    def above(self) -> bool:
+        """Whether the interval lies above 0."""
+        return self.interval[0] > 0
+
+    @property
+    def text(self) -> str:
+        return f"{self.value:.4f} ({self.interval[0]:.4f} – {self.interval[1]:.4f})"
+
+    @property
+    def signed(self) -> str:
+        return f"{self.value:+.4f} ({self.interval[0]:+.4f} – {self.interval[1]:+.4f})"
+
+
+def over_seeds(estimates: Sequence[Estimate]) -> Figure:
+    """Mean over seeds. Its variance is that over users, which more seeds do not lower, plus that of the mean over seeds."""
+    values = np.array([e.value for e in estimates])
+    count, users = len(values), float(np.mean([e.standard_error**2 for e in estimates]))
+    spread = float(values.std(ddof=1)) if count > 1 else 0.0
+    half = NormalDist().inv_cdf(0.5 + CONFIDENCE / 2) * math.sqrt(users + spread**2 / count)
+    mean = float(values.mean())
+    return Figure(mean, (mean - half, mean + half), spread)
+
+
+class Panel:
+    """A log's samples in the evaluated time, and the scores of runs on them."""
+
+    def __init__(self, lab: Lab, given: Log) -> None:
+        self.lab, self.given = lab, given
+        self.frame = read_frame(given)
+        days = EVALUATED_DAYS.get(given.source, DEFAULT_EVALUATED_DAYS)
+        self.first = int(self.frame["hour"].max()) + 1 - 24 * days
+        self.evaluated = (self.frame["hour"] >= self.first) & self.frame["known"]
+
+    def predictions(self, run: Run, among: np.ndarray | None = None, age: int | None = None) -> Predictions:
+        """Scores of a run on the evaluated samples (of those with ``among``)."""
+        rows = self.evaluated if among is None else self.evaluated & among
+        scores = self.lab.read(self.given, run)
+        if age is not None:
+            scores = scores[:, age]
+        return Predictions.of(self.frame["user"][rows], self.frame["label"][rows], scores[rows])
+
+    def value(
+        self, runs: Sequence[Run], metric: str, among: np.ndarray | None = None, age: int | None = None
+    ) -> Figure:
+        """A metric of a ranker, a run a seed."""
+        return over_seeds([METRICS[metric](self.predictions(run, among, age)) for run in runs])
+
+    def gap(self, base: Sequence[Run], runs: Sequence[Run], metric: str, among: np.ndarray | None = None) -> Figure:
+        """A metric of ``runs`` less that of ``base``, seed by seed on the same samples."""
+        pairs = zip(base, runs, strict=True)
+        measure = METRICS[metric]
+        return over_seeds([measure(self.predictions(b, among)) - measure(self.predictions(a, among)) for a, b in pairs])
+
+
+def as_json(figures: Mapping[str, Any]) -> dict[str, Any]:
+    """Figures as plain values."""
+    return {
+        k: asdict(v) if isinstance(v, Figure) else as_json(v) if isinstance(v, Mapping) else v
+        for k, v in figures.items()
+    }
