@@ -28,9 +28,9 @@ timestamp: {column: ts, unit: ms, zone: UTC}   # required; unit: iso, s, ms, us;
 local_time: {zone: Europe/Berlin}     # required; or zone_column: tz, or offset_minutes_column: tz_offset
 facets: {genre: genre}                # attributes in the log itself
 items:                                # attributes in a table of items
-  path: items.csv
+  path: items.csv                     # beside this file or beside the log; may be a pattern; csv: {...} as above
   key: track_id                       # matches item_id as it stands in the log
-  facets: {mood: mood, language: lang}
+  facets: {mood: mood, language: lang}   # columns of the table, or expressions over them
 behaviours:                           # required: at least one; leave out what the source cannot know
   finish: played_seconds / duration_seconds >= 0.9
   skip: played_seconds < 5

@@ -24,7 +24,7 @@ from core.files import digest_file, digest_text, exclusive_lock, read_json, reco
 from core.hours import Hour, hour_range
 from core.settings import Settings
 from events.ids import extend_ids
-from events.mapping import CsvOptions, Mapping, Timestamp, load_mapping, parse_expression
+from events.mapping import Mapping, Timestamp, load_mapping, parse_expression
 from events.readers import find_files, load_raw, raw_rows
 from events.schema import BEHAVIOURS, event_schema, exposure_schema
 from events.store import EventStore
@@ -37,6 +37,7 @@ LONGEST_GAP_HOURS = 31 * 24
 """Hours without events are closed as empty between two events, unless the gap is longer than this."""
 NOTED_GAP_HOURS = 24
 FUTURE_TOLERANCE = timedelta(minutes=5)
+ITEM_LENGTH = "item duration"
 MAJORITY = 0.5
 """A text column counts as numbers (or an id as an integer) when more than this share of its cells is."""
 
@@ -168,12 +169,12 @@ class _Plan:
         played = self._number(columns.played_seconds, "columns.played_seconds")
         length = self._number(columns.duration_seconds, "columns.duration_seconds")
         if columns.duration_seconds is None and mapping.items and mapping.items.duration_seconds:
-            length = f"TRY_CAST(i.{identifier(mapping.items.duration_seconds)} AS DOUBLE)"
+            length = f"TRY_CAST(i.{identifier(ITEM_LENGTH)} AS DOUBLE)"
         event_id = self._text(columns.event_id, "columns.event_id") if columns.event_id else "NULL"
         facets = {name: self._text(text, f"facets.{name}") for name, text in mapping.facets.items()}
         facets |= {
-            name: f"nullif(trim(CAST(i.{identifier(column)} AS VARCHAR)), '')"
-            for name, column in (mapping.items.facets if mapping.items else {}).items()
+            name: f"nullif(trim(CAST(i.{identifier(name)} AS VARCHAR)), '')"
+            for name in (mapping.items.facets if mapping.items else {})
         }
         own = {"played_seconds": "played_seconds", "duration_seconds": "duration_seconds"}
         behaviours: dict[str, str] = {
@@ -335,19 +336,22 @@ class _Plan:
     def _load_items(self, folder: Path) -> tuple[str, ...]:
         items = self.mapping.items
         assert items is not None
-        candidates = [Path(_relative(folder, items.path)), self.files[0].parent / items.path]
-        path = next((p for p in candidates if p.is_file()), None)
+        found = [
+            sorted(p.parent.glob(p.name))
+            for p in (Path(_relative(folder, items.path)), self.files[0].parent / items.path)
+        ]
+        path = next((paths[0] for paths in found if paths), None)
         if path is None:
             raise DataError(f"no items table at '{items.path}' (items.path, relative to the mapping or to the log)")
-        side = self.mapping.model_copy(update={"format": "auto", "csv": CsvOptions()})
+        side = self.mapping.model_copy(update={"format": items.format, "csv": items.csv})
         other = self.con.cursor()
         other.execute("CREATE SCHEMA items_load")
         other.execute("USE items_load")
         raw = load_raw(other, side, find_files([str(path)]))
-        wanted = {items.key, *items.facets.values(), *([items.duration_seconds] if items.duration_seconds else [])}
-        for name in wanted:
-            _check_known(name, raw.columns, f"items ({path})")
-        cells = ", ".join(f"arg_min({identifier(n)}, __row) AS {identifier(n)}" for n in sorted(wanted - {items.key}))
+        _check_known(items.key, raw.columns, f"items.key ({path})")
+        wanted = {**items.facets, **({ITEM_LENGTH: items.duration_seconds} if items.duration_seconds else {})}
+        values = {name: _item_value(text, f"items.{name} ({path})", raw.columns) for name, text in wanted.items()}
+        cells = ", ".join(f"arg_min({sql}, __row) AS {identifier(name)}" for name, sql in values.items())
         other.execute(
             f"""CREATE TABLE memory_items AS SELECT trim(CAST({identifier(items.key)} AS VARCHAR)) AS key
             {"," + cells if cells else ""} FROM raw GROUP BY ALL"""
@@ -409,7 +413,7 @@ def timestamp_sql(column: str, rule: Timestamp) -> str:
     if rule.unit == "iso":
         return f"TRY_CAST({column} AS TIMESTAMPTZ)"
     micros = {"s": 1_000_000, "ms": 1_000, "us": 1}[rule.unit]
-    number = f"round(TRY_CAST({column} AS DOUBLE) * {micros})"
+    number = f"(round(TRY_CAST({column} AS DOUBLE) * {micros}) + {rule.origin_us})"
     return f"CASE WHEN abs({number}) < 2.5e17 THEN make_timestamptz(CAST({number} AS BIGINT)) END"
 
 
@@ -423,6 +427,16 @@ def _is_zone(name: str) -> bool:
     except (ValueError, OSError, KeyError):
         return False
     return True
+
+
+def _item_value(text: str, where: str, columns: tuple[str, ...]) -> str:
+    """SQL of a column of the items table, or of an expression over its columns."""
+    if text in columns:
+        return identifier(text)
+    tree = parse_expression(text, where)
+    for column in tree.find_all(exp.Column):
+        _check_known(column.name, columns, where)
+    return tree.sql(dialect="duckdb")
 
 
 def _check_known(name: str, columns: tuple[str, ...], where: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 from zoneinfo import ZoneInfo, available_timezones
@@ -46,13 +47,29 @@ class Timestamp(_Strict):
 
     column: str
     unit: Literal["iso", "s", "ms", "us"] = "iso"
+    origin: datetime | None = Field(
+        None, description="Moment that numbers count from, UTC; absent: 1970. For logs that hide their real start."
+    )
     format: str | None = Field(None, description="strptime format where it is not ISO 8601.")
     zone: str = Field("UTC", description="Zone of times written without an offset.")
+
+    @property
+    def origin_us(self) -> int:
+        """Microseconds from 1970 to the origin."""
+        start = self.origin or datetime(1970, 1, 1, tzinfo=UTC)
+        aware = start if start.tzinfo else start.replace(tzinfo=UTC)
+        return round(aware.timestamp() * 1_000_000)
 
     @field_validator("zone")
     @classmethod
     def _zone(cls, name: str) -> str:
         return check_zone(name)
+
+    @model_validator(mode="after")
+    def _counted(self) -> Timestamp:
+        if self.origin and (self.unit == "iso" or self.format):
+            raise ValueError("origin is for numbers: give unit s, ms or us")
+        return self
 
 
 class LocalTime(_Strict):
@@ -76,9 +93,14 @@ class LocalTime(_Strict):
 
 
 class Items(_Strict):
-    """A table of item attributes, joined on the item's id as it stands in the log."""
+    """A table of item attributes, joined on the item's id as it stands in the log.
+
+    ``path`` may be a pattern; each facet is a column of the table, or an expression over its columns.
+    """
 
     path: str
+    format: Literal["auto", "csv", "parquet", "jsonl"] = "auto"
+    csv: CsvOptions = CsvOptions()
     key: str
     facets: dict[str, str] = Field(default_factory=dict)
     duration_seconds: str | None = None
