@@ -15,6 +15,12 @@ CALIBRATION = "ab_calibration"
 STUDIES = {
     CALIBRATION: "do the A/B statistics keep their word: errors, coverage, power, daily looks",
     "variants": "every time-perception module, streaming: does the clock beat the hour, and ours the clock",
+    "sigma": "how wide the Gaussian should be, also by kind of user",
+    "streaming_vs_daily": "does hour-by-hour training bend the hour embedding, and not the clock",
+    "granularity": "slots of 15 minutes to 2 hours, a weekend clock",
+    "cold_start": "users and items with little history, thin slots that borrow",
+    "seasonal": "weekends, holidays, the change of the clocks",
+    "sensitivity": "length of the window, values kept, weights of the behaviours",
 }
 
 

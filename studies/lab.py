@@ -46,6 +46,8 @@ log = logging.getLogger("studies")
 
 NEGATIVES = ("popularity", "own")
 PER_POSITIVE, NEGATIVES_SEED = 4, 7
+NEGATIVE_HOURS = 24 * 30
+"""Negatives are drawn from the same time whatever the clock's window, so that settings are compared on the same samples."""
 PROCESSES = 2
 Mode = Literal["streaming", "daily", "ages"]
 AGES = (1, 6, 12, 18, 24)
@@ -79,6 +81,7 @@ class Log:
         store = SampleStore(settings, EventStore(settings.events_dir))
         if self.negatives:
             store.root = settings.training_dir / f"samples-{self.negatives}"
+            store.negative_hours = NEGATIVE_HOURS
             store.negatives = {"per_positive": PER_POSITIVE, "kind": self.negatives, "seed": NEGATIVES_SEED}
         return store
 
@@ -116,6 +119,7 @@ class Lab:
         self.settings, self.data, self.seeds = settings, data, seeds
         self.root = settings.var / "studies"
         self._digests: dict[str, str] = {}
+        self._code = code_version()
 
     @property
     def source(self) -> str:
@@ -175,7 +179,7 @@ class Lab:
         """Where the scores of a run are: a column of shape (samples,), or (samples, ages)."""
         settings = given.settings
         depends = [given.source, given.negatives, dict(given.changes), run.config(settings).digest, run.mode]
-        digest = digest_json([*depends, code_version(), self._digest(given)])
+        digest = digest_json([*depends, self._code, self._digest(given)])
         return self.root / "runs" / f"{digest[:24]}.npy"
 
     def _digest(self, given: Log) -> str:
@@ -217,6 +221,12 @@ class Lab:
         """Scores of a run that was done."""
         found: np.ndarray = np.load(self.scores(given, run))
         return found
+
+    def behaviours(self) -> list[str]:
+        """Behaviours that the source knows."""
+        base = Log(self.root / "data", self.source).settings
+        self._ingest(base)
+        return EventStore(base.events_dir).behaviours
 
     def command(self, name: str) -> str:
         """How to run a study again."""

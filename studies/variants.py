@@ -8,6 +8,7 @@ from core.pages import svg
 from studies.lab import Lab, Run
 from studies.paired import COMPARED, Figure, Panel, as_json
 from studies.study import Section, Study
+from studies.tables import listed
 from training.perception import MODULES
 
 if TYPE_CHECKING:
@@ -46,26 +47,21 @@ def conclude(found: dict[str, dict[str, Any]]) -> str:
         gaps, ours = figures[f"{PAPER} less"], figures[f"{OURS} less"]
         won = [v for v in BEATEN_BY_PAPER if all(gaps[v][m].above for m in COMPARED)]
         lost = [v for v in BEATEN_BY_PAPER if v not in won]
-        claim = _list(won) if won else "nothing"
+        claim = listed(won) if won else "nothing"
         sentence = f"{title}: the paper's clock beats {claim} in AUC and UAUC" + (
-            f", but not {_list(lost)}" if lost else ""
+            f", but not {listed(lost)}" if lost else ""
         )
         more = [m for m, gain in PAPER_GAINS.items() if gaps["none"][m].interval[0] > gain]
         if more:
-            sentence += f"; over none it gains more than in the paper ({_list(more)})"
+            sentence += f"; over none it gains more than in the paper ({listed(more)})"
         beaten = [v for v in ours if all(ours[v][m].above for m in COMPARED)]
         open_ = [v for v in ours if v not in beaten]
-        sentence += f". Ours beats {'every other module' if not open_ else _list(beaten) or 'nothing'}"
-        sentence += f" but not {_list(open_)}" if open_ and beaten else ""
+        sentence += f". Ours beats {'every other module' if not open_ else listed(beaten) or 'nothing'}"
+        sentence += f" but not {listed(open_)}" if open_ and beaten else ""
         gain = ours[PAPER]
         sentence += f"; over the paper's clock AUC {gain['auc'].signed}, UAUC {gain['uauc'].signed}."
         parts.append(sentence)
     return " ".join(parts)
-
-
-def _list(names: list[str]) -> str:
-    plain = [n.replace("_", " ") for n in names]
-    return plain[0] if len(plain) == 1 else f"{', '.join(plain[:-1])} and {plain[-1]}" if plain else ""
 
 
 def _section(title: str, figures: dict[str, Any]) -> Section:

@@ -61,6 +61,7 @@ class SampleStore:
         self.facets = events.facets
         self.heads = events.behaviours
         self.negatives: dict[str, Any] | None = events.source["negatives"]
+        self.negative_hours = settings.window_hours
         self._features: ClockFeatures | None = None
 
     @property
@@ -115,6 +116,7 @@ class SampleStore:
         return {
             "events": self.events.manifest(hour).digest,
             "negatives": self.negatives,
+            "negative_hours": self.negative_hours,
             "window_hours": self.settings.window_hours,
             "top_k": self.settings.top_k,
             "weights": digest_json(self.settings.score_weights),
@@ -134,7 +136,7 @@ class SampleStore:
 
     def _with_negatives(self, hours: Sequence[Hour]) -> Iterable[tuple[Hour, pa.Table]]:
         rule = self.negatives
-        pool = _Pool(self.settings, self.events, self.facets) if rule else None
+        pool = _Pool(self.settings, self.events, self.facets, self.negative_hours) if rule else None
         for hour in hours:
             events = self.events.read(hour).select(self._columns())
             if pool is not None and rule and events.num_rows:
@@ -175,12 +177,12 @@ class SampleStore:
 class _Pool:
     """Past events to draw negatives from: a uniform draw from them is a draw by popularity.
 
-    Only events before the start of the positive's hour and inside the clock's window take part, so no
+    Only events before the start of the positive's hour, and so many hours before it at most, take part, so no
     negative and no facet of one comes from the future.
     """
 
-    def __init__(self, settings: Settings, events: EventStore, facets: Sequence[str]) -> None:
-        self.window, self.facets = settings.window_hours, list(facets)
+    def __init__(self, settings: Settings, events: EventStore, facets: Sequence[str], hours: int) -> None:
+        self.window, self.facets = hours, list(facets)
         files = [str(events.partition(h) / "events.parquet") for h in events.hours() if events.manifest(h).rows]
         names = "[" + ", ".join(map(quoted, files)) + "]"
         columns = ", ".join(map(identifier, ["user_id", "item_id", *self.facets]))

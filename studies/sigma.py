@@ -1,0 +1,86 @@
+"""How wide should the Gaussian be? The paper takes 1 h and leaves the choice open; also by kind of user."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from studies.lab import Lab, Run
+from studies.paired import COMPARED, Figure, Panel, as_json
+from studies.study import Section, Study
+from studies.tables import against_base, curves, verdict
+
+SIGMAS = (0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 6.0)
+PAPER, LEARNED = "σ = 1 h", "learned σ"
+
+
+def run(lab: Lab) -> tuple[str, str]:
+    """Run the study; returns the conclusion and the page."""
+    changes: dict[str, dict[str, Any]] = {f"σ = {s:g} h": {"sigma_hours": s} for s in SIGMAS}
+    changes[LEARNED] = {"sigma_hours": 1.0, "learn_sigma": True}
+    runs = {
+        name: [Run("gaussian_clock", seed, change) for seed in lab.seed_numbers] for name, change in changes.items()
+    }
+    logs = lab.logs()
+    lab.run((given, one) for given in logs for many in runs.values() for one in many)
+    found, sections, sentences = {}, [], []
+    for given in logs:
+        panel = Panel(lab, given)
+        values = {n: {m: panel.value(many, m) for m in COMPARED} for n, many in runs.items()}
+        gaps = {n: {m: panel.gap(runs[PAPER], many, m) for m in COMPARED} for n, many in runs.items() if n != PAPER}
+        parts = segments(panel)
+        kinds = {
+            kind: {n: panel.gap(runs[PAPER], many, "auc", among) for n, many in runs.items() if n != PAPER}
+            for kind, among in parts.items()
+        }
+        found[given.title] = {"values": values, "gaps": gaps, "segments": kinds}
+        sentences.append(f"{given.title}: {verdict(gaps, PAPER)}.{_by_kind(kinds)}")
+        lines = {
+            k: [(s, g[f"σ = {s:g} h"]) if s != 1 else (s, Figure(0, (0, 0), 0)) for s in SIGMAS]
+            for k, g in kinds.items()
+        }
+        plot = curves(
+            lines, "σ, hours", "AUC less that of σ = 1 h", f"{given.title}: AUC by σ and kind of user", log=True
+        )
+        sections.append(against_base(given.title, "The paper's clock, streaming; only σ differs.", values, gaps, PAPER))
+        rows = tuple((n, *(kinds[k][n].signed for k in kinds)) for n in runs if n != PAPER)
+        text = (
+            "AUC less that of σ = 1 h. Users are split by what they did before the evaluated time: how many samples they \
+have, and how regular their hours are (entropy of the local hour), each at the terciles."
+        )
+        sections.append(Section(f"{given.title}, by kind of user", text, ("", *kinds), rows, plot))
+    study = Study(lab.settings, "sigma", lab.source)
+    conclusion = " ".join(sentences)
+    page = study.write(conclusion, sections, {"logs": {t: as_json(f) for t, f in found.items()}}, lab.command("sigma"))
+    return conclusion, str(page)
+
+
+def _by_kind(kinds: dict[str, dict[str, Figure]]) -> str:
+    better = [f"{n} for {kind}" for kind, gaps in kinds.items() for n, gap in gaps.items() if gap.above]
+    return (
+        f" By kind of user, better than σ = 1 h: {', '.join(better)}."
+        if better
+        else " For no kind of user is another σ better."
+    )
+
+
+def segments(panel: Panel) -> dict[str, np.ndarray]:
+    """Users by activity and regularity before the evaluated time; a mask over the samples each."""
+    frame = panel.frame
+    before = (frame["hour"] < panel.first) & (frame["label"] > 0)
+    users, at = np.unique(frame["user"], return_inverse=True)
+    hours = np.zeros((len(users), 24))
+    np.add.at(hours, (at[before], frame["local_hour"][before].astype(np.int64)), 1)
+    count = hours.sum(axis=1)
+    share = hours / np.maximum(count, 1)[:, None]
+    entropy = -(share * np.log(np.where(share > 0, share, 1))).sum(axis=1)
+    seen = count >= 5
+    activity, spread = np.quantile(count[seen], [1 / 3, 2 / 3]), np.quantile(entropy[seen], [1 / 3, 2 / 3])
+    masks = {
+        "rare users": seen & (count <= activity[0]),
+        "frequent users": seen & (count > activity[1]),
+        "regular users": seen & (entropy <= spread[0]),
+        "irregular users": seen & (entropy > spread[1]),
+    }
+    return {name: mask[at] for name, mask in masks.items()}

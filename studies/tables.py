@@ -1,0 +1,84 @@
+"""Tables and curves that the studies of rankers share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from core.pages import svg
+from studies.paired import COMPARED, Figure
+from studies.study import Section
+
+if TYPE_CHECKING:
+    from markupsafe import Markup
+
+COLOURS = ("#1f5fa8", "#b35a00", "#14703c", "#7a3e9d", "#a4262c", "#5a6675", "#1c2430", "#008b8b")
+BASE = "the base"
+
+
+def words(name: str) -> str:
+    return name.replace("_", " ")
+
+
+def listed(names: Sequence[str]) -> str:
+    """``a, b and c``."""
+    plain = [words(n) for n in names]
+    return plain[0] if len(plain) == 1 else f"{', '.join(plain[:-1])} and {plain[-1]}" if plain else ""
+
+
+def against_base(
+    title: str,
+    text: str,
+    values: Mapping[str, Mapping[str, Figure]],
+    gaps: Mapping[str, Mapping[str, Figure]],
+    base: str,
+    plot: Markup | None = None,
+) -> Section:
+    """A row a setting: its metrics, and their differences from those of a base setting."""
+    rows = tuple(
+        (
+            words(name),
+            *(found[m].text for m in COMPARED),
+            *(gaps[name][m].signed if name in gaps else BASE for m in COMPARED),
+        )
+        for name, found in values.items()
+    )
+    columns = ("", "AUC (95 %)", "UAUC (95 %)", f"AUC less that of {words(base)}", f"UAUC less that of {words(base)}")
+    return Section(title, text, columns, rows, plot)
+
+
+def curves(
+    lines: Mapping[str, Sequence[tuple[float, Figure]]], x: str, y: str, alt: str, *, log: bool = False
+) -> Markup:
+    """A line a name with its intervals."""
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(8, 3.4))
+    for (name, points), colour in zip(lines.items(), COLOURS * 3, strict=False):
+        at = [p for p, _ in points]
+        axes.plot(at, [f.value for _, f in points], marker="o", ms=3, color=colour, label=words(name))
+        axes.fill_between(
+            at, [f.interval[0] for _, f in points], [f.interval[1] for _, f in points], color=colour, alpha=0.12, lw=0
+        )
+    if log:
+        axes.set_xscale("log")
+        ticks = sorted({p for points in lines.values() for p, _ in points})
+        axes.set_xticks(ticks, [f"{t:g}" for t in ticks])
+        axes.minorticks_off()
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
+    axes.legend(frameon=False, fontsize=8, ncols=2)
+    axes.spines[["top", "right"]].set_visible(False)
+    return svg(figure, alt)
+
+
+def verdict(gaps: Mapping[str, Mapping[str, Figure]], base: str) -> str:
+    """Which settings are better or worse than the base in AUC, the interval on one side of 0."""
+    better = [name for name, found in gaps.items() if found["auc"].above]
+    worse = [name for name, found in gaps.items() if found["auc"].interval[1] < 0]
+    parts = []
+    if better:
+        parts.append(f"{listed(better)} {'is' if len(better) == 1 else 'are'} better than {words(base)} in AUC")
+    if worse:
+        parts.append(f"{listed(worse)} {'is' if len(worse) == 1 else 'are'} worse")
+    return ", ".join(parts) or f"no difference from {words(base)} is established in AUC"
