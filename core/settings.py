@@ -62,6 +62,9 @@ class Settings(BaseSettings):
     registry_url: str = Field("", description="SQL registry of Feast; empty: a file in the workspace.")
     mlflow_uri: str = Field("", description="MLflow tracking server or database; empty: SQLite in the workspace.")
 
+    keep_models: int = Field(
+        72, ge=2, description="Newest model versions, and logged models a variant, that are kept whatever names them."
+    )
     alert_webhook: str = Field(
         "", pattern=r"^(https?://.+)?$", description="URL that alerts are posted to; empty: none."
     )

@@ -94,4 +94,11 @@ Running it again writes the same pages.
         report_clocks(settings)
         return write_index(settings)
 
-    [report_drift(), report_experiment.expand(name=find_experiments())] >> link_reports()
+    @task(trigger_rule="all_done")
+    def retire_models() -> dict[str, int]:
+        from core.settings import load_settings
+        from pipeline.retention import retire_models as retire
+
+        return retire(load_settings())
+
+    [report_drift(), report_experiment.expand(name=find_experiments())] >> link_reports() >> retire_models()

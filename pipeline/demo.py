@@ -92,7 +92,7 @@ def _plan(settings: Settings, data: str | None, hours: int) -> dict[str, Any]:
     """Which hours go where; kept, so that a second run continues the first."""
     path = _plan_file(settings)
     if path.exists():
-        if data and str(Path(data).absolute()) not in load_source(settings).paths:
+        if data and Path(data).resolve() not in {Path(p).resolve() for p in load_source(settings).paths}:
             raise ConfigError(
                 f"{settings.workspace} holds another log than {data}; start over with FRESH=1, or set CLOCK_VAR"
             )

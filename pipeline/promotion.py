@@ -48,9 +48,10 @@ def score_version(settings: Settings, version: str, hour: Hour) -> pa.Table:
     from training.config import label_of
     from training.model import load_model
     from training.samples import SampleStore
+    from training.scoring import predict
     from training.tensors import hour_keys
     from training.tracking import download_version
-    from training.trainer import predict, prediction_table
+    from training.trainer import prediction_table
 
     model = load_model(download_version(settings, version))
     drawn = SampleStore(settings, EventStore(settings.events_dir)).read(hour)

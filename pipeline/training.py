@@ -14,7 +14,8 @@ from events.store import EventStore
 
 log = logging.getLogger("pipeline.training")
 
-BULK_CHECKPOINT_HOURS = 24 * 7
+DAY_HOURS = 24
+BULK_CHECKPOINT_HOURS = DAY_HOURS * 7
 
 
 def build_samples(settings: Settings, first: Hour, until: Hour) -> int:
@@ -61,6 +62,8 @@ def train_variant(
     registered = variant in {settings.candidate_variant, settings.baseline_variant}
     version = None
     if tracker and log_model:
+        if Hour.parse(info.hour).number % DAY_HOURS == DAY_HOURS - 1 or save_every > 1:
+            tracker.log_plots(trainer.states, Hour.parse(info.hour))
         version = tracker.log_model(trainer.states, Hour.parse(info.hour), register=registered)
     group.wait()
     metrics = seen[-1].metrics if seen else {}
@@ -90,7 +93,7 @@ def train_history(settings: Settings, until: Hour, *, processes: int = 2) -> lis
             done += 1
             log.info("%s is trained up to %s (%d of %d variants)", job.result()["variant"], until, done, len(jobs))
     # Models are logged one by one, so that version numbers do not depend on which process was faster.
-    return [train_variant(settings, variant, until) for variant in settings.variants]
+    return [train_variant(settings, variant, until, save_every=DAY_HOURS) for variant in settings.variants]
 
 
 def _train_history_of(overrides: dict[str, Any], variant: str, until: Hour) -> dict[str, Any]:

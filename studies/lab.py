@@ -38,9 +38,10 @@ from pipeline.source import Source, ingest_history, load_source, save_source
 from training.config import RankerConfig, code_version, label_of, load_ranker_config
 from training.ranker import Ranker
 from training.samples import SampleStore
+from training.scoring import predict
 from training.state import Optimiser
 from training.tensors import HourKeys, hour_keys
-from training.trainer import fit, predict
+from training.trainer import fit
 
 log = logging.getLogger("studies")
 
@@ -143,7 +144,8 @@ class Lab:
         """Ingest the whole log, once."""
         mark = settings.workspace / "whole"
         if mark.exists():
-            if self.data and str(Path(self.data).absolute()) not in load_source(settings).paths:
+            known = {Path(p).resolve() for p in load_source(settings).paths}
+            if self.data and Path(self.data).resolve() not in known:
                 raise ConfigError(f"{settings.workspace} holds another log than {self.data}; start over with FRESH=1")
             return
         if self.source == "simulator":

@@ -19,6 +19,7 @@ from core.errors import CorruptStateError, DataError
 from core.files import digest_file
 from training.config import RankerConfig
 from training.ranker import Ranker
+from training.scoring import predict
 from training.state import StateInfo, load_ranker, read_info
 from training.tensors import SampleTables, hour_keys
 
@@ -38,8 +39,6 @@ class RankerModel:
     def predict(self, frame: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
         """Probability of each behaviour for each row, one column a behaviour."""
         del params
-        from training.trainer import predict
-
         missing = [name for name in self.columns if name not in frame.columns]
         if missing:
             raise DataError(f"the model input lacks {missing}; it needs {self.columns}")

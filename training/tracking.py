@@ -6,15 +6,17 @@ keeps equal rows once.
 
 from __future__ import annotations
 
+import json
 import logging
 import os
+import resource
 from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from core.errors import NotReadyError
-from core.files import exclusive_lock, scratch_directory
+from core.files import digest_text, exclusive_lock, scratch_directory
 from core.hours import Hour
 from core.settings import ROOT, Settings
 from training.state import StateInfo, StateStore
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("training.tracking")
 
 METRICS_AT_ONCE = 900
+DIGEST_LENGTH = 36
+"""Longest digest of a dataset that MLflow takes."""
 HTTP = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3", "MLFLOW_HTTP_REQUEST_TIMEOUT": "30"}
 """Seconds of patience with a tracking server, not MLflow's minutes: the task that asks is retried as a whole."""
 LOGGED = ("auc", "uauc", "gauc", "logloss", "calibration", "ece", "samples", "users")
@@ -138,10 +142,41 @@ class Tracker:
             points = [p for p in points if p.step not in done]
             for start in range(0, len(points), METRICS_AT_ONCE):
                 self.client.log_batch(run, metrics=points[start : start + METRICS_AT_ONCE])
+            if points:
+                mine = [r for r in results if r.hour.day == day]
+                self._log_inputs(run, day, mine)
+                self.client.log_batch(run, metrics=_usage(mine[-1]))
             if day == results[-1].hour.day:
                 tags = [RunTag(k, str(v)) for k, v in lineage_tags(info).items()]
                 self.client.log_batch(run, tags=tags)
             self.client.set_terminated(run, "FINISHED")
+
+    def _log_inputs(self, run: str, day: date, results: Sequence[HourResult]) -> None:
+        """The samples that the day's run was trained on, as MLflow's dataset inputs."""
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        digest = digest_text(*(r.data for r in results))[:DIGEST_LENGTH]
+        source = json.dumps(
+            {"path": str(self.settings.training_dir / "samples"), "hours": [r.hour.key for r in results]}
+        )
+        profile = json.dumps({"hours": len(results), "samples": int(sum(r.metrics.get("samples", 0) for r in results))})
+        samples = Dataset(f"{self.settings.source} {day}", digest, "local", source, profile=profile)
+        self.client.log_inputs(run, [DatasetInput(samples, [InputTag("mlflow.data.context", "training")])])
+
+    def log_plots(self, states: StateStore, hour: Hour) -> None:
+        """Drawings of the day up to ``hour`` to the day's run; drawn again they replace each other."""
+        import matplotlib.pyplot as plt
+
+        from training.plots import drawings
+        from training.trainer import read_predictions
+
+        info, ranker, _ = states.load(hour)
+        run = self.run_of(hour.day, info)
+        for name, figure in drawings(
+            read_predictions(self.settings, self.variant, Hour.of_day(hour.day), hour + 1), ranker
+        ):
+            self.client.log_figure(run, figure, f"plots/{name}")
+            plt.close(figure)
 
     def log_model(self, states: StateStore, hour: Hour, *, register: bool) -> str | None:
         """Log the state at ``hour`` as a model of the day's run; register it as a version if asked.
@@ -181,6 +216,16 @@ class Tracker:
                 self.client.create_registered_model(name, description=f"Time-aware ranker of {self.settings.source}.")
         version = mlflow.register_model(logged.model_uri, name, tags={k: str(v) for k, v in lineage_tags(info).items()})
         return str(version.version)
+
+
+def _usage(result: HourResult) -> list[Metric]:
+    """What the training process has used so far, at an hour's step, under MLflow's names for system metrics."""
+    from mlflow.entities import Metric
+
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    values = {"peak_memory_megabytes": used.ru_maxrss / 1000, "cpu_seconds": used.ru_utime + used.ru_stime}
+    stamp = int(result.hour.start.timestamp() * 1000)
+    return [Metric(f"system/process_{name}", value, stamp, result.hour.number) for name, value in values.items()]
 
 
 def _requirements() -> list[str]:

@@ -26,6 +26,7 @@ from training.embedding import ALONE
 from training.group import Group
 from training.ranker import Ranker
 from training.samples import HourSamples, SampleStore
+from training.scoring import predict
 from training.state import Optimiser, StateInfo, StateStore, new_info
 from training.tensors import LOG_EVENTS_SCALE, Batch, HourKeys, hour_keys, to_batch
 
@@ -194,17 +195,6 @@ def prediction_table(drawn: HourSamples, keys: HourKeys, scores: np.ndarray, hea
         }
     )
     return table.filter(pa.array(keys.known[:, head]))
-
-
-@torch.no_grad()
-def predict(ranker: Ranker, keys: HourKeys, batch_size: int = 4096, group: Group = ALONE) -> np.ndarray:
-    """Probability of each behaviour, shape (samples, heads); the processes of a group share the work."""
-    ranker.eval()
-    mine = group.part(to_batch(keys, ranker))
-    found = [torch.sigmoid(ranker(batch)) for batch in mine.batches(batch_size)]
-    return np.concatenate(
-        group.collect(torch.cat(found).numpy() if found else np.empty((0, len(ranker.heads)), np.float32))
-    )
 
 
 def fit(ranker: Ranker, optimiser: Optimiser, keys: HourKeys, hour: Hour) -> float:

@@ -27,9 +27,10 @@ from feature_repo.retrieval import ClockFeatures, advance
 from tests.conftest import TINY
 from training.model import RankerModel
 from training.samples import SampleStore
+from training.scoring import predict
 from training.state import StateStore, ranker_tensors
 from training.tensors import hour_keys
-from training.trainer import Trainer, as_predictions, fit, predict, read_predictions
+from training.trainer import Trainer, as_predictions, fit, read_predictions
 
 FIRST, LAST = TINY.first_hour, TINY.first_hour + 60
 

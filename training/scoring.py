@@ -1,0 +1,21 @@
+"""Scoring with a ranker: all that a logged model needs besides the ranker itself."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from training.embedding import ALONE
+from training.group import Group
+from training.ranker import Ranker
+from training.tensors import HourKeys, to_batch
+
+
+@torch.no_grad()
+def predict(ranker: Ranker, keys: HourKeys, batch_size: int = 4096, group: Group = ALONE) -> np.ndarray:
+    """Probability of each behaviour, shape (samples, heads); the processes of a group share the work."""
+    ranker.eval()
+    mine = group.part(to_batch(keys, ranker))
+    found = [torch.sigmoid(ranker(batch)).numpy() for batch in mine.batches(batch_size)]
+    part = np.concatenate(found) if found else np.empty((0, len(ranker.heads)), np.float32)
+    return np.concatenate(group.collect(part))
