@@ -12,6 +12,8 @@ from studies.study import Section, Study
 from studies.tables import against_base, curves, verdict
 
 SIGMAS = (0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 6.0)
+FEWEST = 5
+"""Events that a user needs to be called regular or not."""
 PAPER, LEARNED = "σ = 1 h", "learned σ"
 
 
@@ -36,6 +38,9 @@ def run(lab: Lab) -> tuple[str, str]:
         }
         found[given.title] = {"values": values, "gaps": gaps, "segments": kinds}
         sentences.append(f"{given.title}: {verdict(gaps, PAPER)}.{_by_kind(kinds)}")
+        sections.append(against_base(given.title, "The paper's clock, streaming; only σ differs.", values, gaps, PAPER))
+        if not kinds:
+            continue
         lines = {
             k: [(s, g[f"σ = {s:g} h"]) if s != 1 else (s, Figure(0, (0, 0), 0)) for s in SIGMAS]
             for k, g in kinds.items()
@@ -43,12 +48,9 @@ def run(lab: Lab) -> tuple[str, str]:
         plot = curves(
             lines, "σ, hours", "AUC less that of σ = 1 h", f"{given.title}: AUC by σ and kind of user", log=True
         )
-        sections.append(against_base(given.title, "The paper's clock, streaming; only σ differs.", values, gaps, PAPER))
         rows = tuple((n, *(kinds[k][n].signed for k in kinds)) for n in runs if n != PAPER)
-        text = (
-            "AUC less that of σ = 1 h. Users are split by what they did before the evaluated time: how many samples they \
-have, and how regular their hours are (entropy of the local hour), each at the terciles."
-        )
+        text = "AUC less that of σ = 1 h. Users are split by what they did before the evaluated time: how many samples they \
+have, and how regular their hours are (entropy of the local hour), each at the terciles. Intervals are of one comparison each."
         sections.append(Section(f"{given.title}, by kind of user", text, ("", *kinds), rows, plot))
     study = Study(lab.settings, "sigma", lab.source)
     conclusion = " ".join(sentences)
@@ -75,7 +77,9 @@ def segments(panel: Panel) -> dict[str, np.ndarray]:
     count = hours.sum(axis=1)
     share = hours / np.maximum(count, 1)[:, None]
     entropy = -(share * np.log(np.where(share > 0, share, 1))).sum(axis=1)
-    seen = count >= 5
+    seen = count >= FEWEST
+    if not seen.any():
+        return {}
     activity, spread = np.quantile(count[seen], [1 / 3, 2 / 3]), np.quantile(entropy[seen], [1 / 3, 2 / 3])
     masks = {
         "rare users": seen & (count <= activity[0]),

@@ -26,7 +26,7 @@ from training.trainer import as_predictions, read_predictions
 
 pytestmark = pytest.mark.e2e
 
-VARIANTS = ("hour_embedding", "gaussian_clock")
+VARIANTS = ("hour_embedding", "matched_clock")
 APP = SimulatorConfig(days=4, users=150, items=80, experiment={"start_day": 2}, dirt={"damaged": 0.01})  # type: ignore[arg-type]
 ANYTHING = {"auc_margin": -1.0, "uauc_margin": -1.0}
 # A policy that lets every candidate through at its first look: the way of a promotion is what is tested here.
@@ -98,7 +98,7 @@ def test_the_summary_is_what_the_stores_hold(platform: Platform) -> None:
     assert summary["champion"] == {
         "name": "simulator-ranker", "version": str(champion.version), "variant": champion.tags["variant"],
     }  # fmt: skip
-    assert summary["champion"]["variant"] == "gaussian_clock"
+    assert summary["champion"]["variant"] == "matched_clock"
     assert [m["previous"] for m in summary["promotions"]][:2] == [None, "1"]
     assert summary["feast_online_rows"] > 50
     assert summary["ab"]["duration_hours"]["true_rel_effect"] > 0
@@ -170,7 +170,7 @@ def approve_and_roll_back(platform: Platform, alerts: list[dict[str, Any]]) -> N
         page = browser.new_page(viewport={"width": 1400, "height": 900})
         for port, path, words in (
             (settings.airflow_port, "/dags", ["ingest_hour", "promote_ranker"]),
-            (settings.mlflow_port, "/#/models/simulator-ranker", ["simulator-ranker", "gaussian_clock"]),
+            (settings.mlflow_port, "/#/models/simulator-ranker", ["simulator-ranker", "matched_clock"]),
             (settings.reports_port, "/", ["Experiments", "Promotion gate", "Data drift"]),
             (settings.reports_port, "/ab/index.html", ["clock_ranker", "Together"]),
             (
@@ -195,7 +195,7 @@ def approve_and_roll_back(platform: Platform, alerts: list[dict[str, Any]]) -> N
     wait_for(lambda: bool(api.waiting("promote_ranker")), "the approval to be asked for")
     assert str(registry(settings).get("champion").version) == str(before.version)  # type: ignore[union-attr]
     run, subject = api.waiting("promote_ranker")[0]
-    assert "gaussian_clock" in subject
+    assert "matched_clock" in subject
 
     def through() -> bool:
         # An answer within a second of the question can make Airflow ask again: a person would answer again.

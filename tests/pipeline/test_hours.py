@@ -36,7 +36,7 @@ from pipeline.training import replay, stale_hours, train_hour
 from training.state import StateStore
 from training.tracking import experiment_name, open_mlflow
 
-VARIANTS = ("hour_embedding", "gaussian_clock")
+VARIANTS = ("hour_embedding", "matched_clock")
 APP = SimulatorConfig(days=4, users=150, items=80, experiment={"start_day": 2}, dirt={"damaged": 0.01, "late": 0.02})  # type: ignore[arg-type]
 HISTORY_DELAYS_SECONDS = (4.0, 9.0, 13.0, 17.0)
 DELAYS_SECONDS = ((3.0, 7.0), (9.0,), (5.0,))

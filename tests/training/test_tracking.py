@@ -135,4 +135,4 @@ def test_old_versions_go_and_named_ones_and_the_way_back_stay(trained: Settings)
     experiment = models.client.get_experiment_by_name(experiment_name(trained, variant))
     assert experiment is not None
     folder = Path(experiment.artifact_location.removeprefix("file://")) / "models"
-    assert len(list(folder.iterdir())) == len(models.client.search_logged_models([experiment.experiment_id]))
+    assert len(list(folder.rglob("state.json"))) == len(models.client.search_logged_models([experiment.experiment_id]))

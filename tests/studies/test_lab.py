@@ -1,0 +1,126 @@
+"""The lab of the ranker studies on a tiny app: its runs are the trainer's, kept, and compared fairly."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from core.errors import ConfigError
+from core.settings import Settings, load_settings
+from evaluation.metrics import Estimate
+from events.store import EventStore
+from studies import granularity, lab, seasonal, sigma, streaming_vs_daily, variants
+from studies.__main__ import main, parser
+from studies.lab import AGES, Lab, Log, Run
+from studies.paired import Panel, over_seeds
+from studies.settings_study import compare_settings
+from studies.tables import verdict
+from tests.conftest import TINY
+from training.samples import SampleStore
+from training.trainer import Trainer, read_predictions
+
+pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Lab:
+    """A lab of one seed on the tiny app."""
+    settings = load_settings(var=tmp_path_factory.mktemp("lab") / "var", source="simulator")
+    found = Lab(settings, seeds=1)
+    own = Log(found.root / "data", "simulator").settings.workspace
+    own.mkdir(parents=True)
+    (own / "app.yaml").write_text(yaml.safe_dump(TINY.model_dump(mode="json")))
+    return found
+
+
+def test_a_streaming_run_scores_as_the_hourly_trainer_does(small: Lab) -> None:
+    (given,) = small.logs()
+    run = Run("matched_clock", small.settings.seed)
+    small.run([(given, run)])
+    panel = Panel(small, given)
+    scores = small.read(given, run)
+    settings = given.settings
+    hours = EventStore(settings.events_dir).hours()
+    Trainer(settings, "matched_clock", SampleStore(settings, EventStore(settings.events_dir))).train(
+        hours[-1], start=hours[0], save_every=1000
+    )
+    table = read_predictions(settings, "matched_clock", hours[0], hours[-1] + 1)
+    assert np.array_equal(table["score"].to_numpy(), scores[panel.frame["known"]].astype(np.float32))
+    assert np.array_equal(table["label"].to_numpy(), panel.frame["label"][panel.frame["known"]])
+    assert np.array_equal(table["user_id"].to_numpy(), panel.frame["user"][panel.frame["known"]])
+
+
+def test_ages_begin_with_the_streaming_scores_and_days_are_tested_before_they_are_trained_on(small: Lab) -> None:
+    (given,) = small.logs()
+    runs = {mode: Run("hour_embedding", 1, mode=mode) for mode in ("streaming", "ages", "daily")}  # type: ignore[arg-type]
+    small.run((given, run) for run in runs.values())
+    streaming, ages, daily = (small.read(given, run) for run in runs.values())
+    assert ages.shape == (len(streaming), len(AGES))
+    hour = Panel(small, given).frame["hour"]
+    late = hour >= hour.min() + max(AGES) + 1
+    assert np.array_equal(ages[:, 0], streaming)
+    assert not np.array_equal(ages[late, 1], streaming[late])
+    first_day = hour // 24 == hour.min() // 24
+    untrained = np.abs(daily[first_day] - 0.5).max()
+    assert untrained < np.abs(daily[~first_day] - 0.5).max()
+
+
+def test_the_study_of_variants_is_whole_and_goes_on_where_it_was(small: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    conclusion, page = variants.run(small)
+    assert conclusion.startswith("simulator: the paper's clock beats")
+    found = json.loads((Path(page).parent / "results.json").read_text())
+    assert set(found["logs"]["simulator"]["values"]) == set(variants.MODULES)
+    text = Path(page).read_text()
+    assert "<svg role=" in text
+    assert "make study NAME=variants SOURCE=simulator SEEDS=1" in text
+    monkeypatch.setattr(lab, "ProcessPoolExecutor", lambda *_, **__: pytest.fail("a run was done again"))
+    assert variants.run(small) == (conclusion, page)
+    assert seasonal.run(small)[0].startswith("simulator: paper's clock less none")
+
+
+@pytest.mark.parametrize("study", [sigma, streaming_vs_daily])
+def test_other_studies_on_fewer_runs(small: Lab, study: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sigma, "SIGMAS", (1.0, 3.0))
+    monkeypatch.setattr(streaming_vs_daily, "VARIANTS", ("none", "hour_embedding", "gaussian_clock"))
+    conclusion, page = study.run(small)  # type: ignore[attr-defined]
+    assert conclusion.startswith("simulator: ")
+    assert Path(page).exists()
+
+
+def test_settings_are_compared_on_the_same_samples(small: Lab) -> None:
+    changes = {name: granularity.CHANGES[name] for name in ("60 minutes", "120 minutes")}
+    conclusion, page = compare_settings(small, "granularity", changes, "60 minutes", ("gaussian_clock",))
+    found = json.loads((Path(page).parent / "results.json").read_text())["logs"]["simulator, gaussian clock"]
+    for metric, gap in found["gaps"]["120 minutes"].items():
+        a, b = (found["values"][name][metric]["value"] for name in changes)
+        assert gap["value"] == pytest.approx(b - a, abs=1e-12)
+        assert a != b
+    assert "simulator, gaussian clock" in conclusion
+    frames = [Panel(small, small.logs(change)[0]).frame for change in changes.values()]
+    assert all(np.array_equal(frames[0][name], frames[1][name]) for name in ("user", "label", "hour"))
+
+
+def test_intervals_over_seeds_hold_users_and_seeds() -> None:
+    same = [Estimate(0.1, np.array([0.01, -0.01]))] * 4
+    figure = over_seeds(same)
+    error = same[0].standard_error
+    assert figure.interval == pytest.approx((0.1 - 1.959964 * error, 0.1 + 1.959964 * error), abs=1e-6)
+    spread = over_seeds([Estimate(v, np.array([0.0, 0.0])) for v in (0.1, 0.2, 0.3, 0.4)])
+    half = 1.959964 * np.std([0.1, 0.2, 0.3, 0.4], ddof=1) / 2
+    assert spread.interval == pytest.approx((0.25 - half, 0.25 + half), abs=1e-6)
+    assert verdict({"wide": {"auc": spread}}, "narrow").startswith("wide is better than narrow")
+
+
+def test_a_wrong_call_says_what_to_do(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CLOCK_VAR", str(settings.var))
+    for arguments, message in (
+        (["variant"], "no study 'variant'; did you mean 'variants'"),
+        (["variants", "--seeds", "0"], "--seeds 0"),
+        (["sigma", "--source", "foursquare"], "needs its log: SOURCE=foursquare DATA=PATH"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            main(parser().parse_args(arguments))
