@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from core.documents import did_you_mean, load_document
 from core.errors import ConfigError
 from core.files import digest_json, digest_text
 from core.settings import Settings
@@ -29,8 +29,8 @@ LABEL = "finish"
 """The behaviour that metrics and promotion look at; the source's first one where it has no finish."""
 
 
-class RankerConfig(BaseModel):
-    """The ranker and how it learns.
+class RankerOptions(BaseModel):
+    """What a ranker file may say: the ranker and how it learns.
 
     ``sigma_hours`` is the Gaussian's standard deviation; the paper takes 1 h. A slot is taken at
     ``slot_centre`` of its width after its start; the paper leaves that open. The slots are those of the clocks:
@@ -39,7 +39,6 @@ class RankerConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    variant: Variant
     dim: int = Field(16, ge=2, le=256, description="Width of every embedding.")
     hidden: tuple[int, ...] = Field((64, 32), description="Widths of the MLP's hidden layers.")
     cross_layers: int = Field(1, ge=0, le=4, description="Cross layers (DCN-v2) beside the MLP.")
@@ -61,6 +60,18 @@ class RankerConfig(BaseModel):
         1, ge=1, le=64, description="Threads of a training process. Sums in another order end in other bits."
     )
     seed: int = 2024
+
+
+class RankerFile(RankerOptions):
+    """``ranker.yaml``: options for every variant, and under ``variants`` for single ones."""
+
+    variants: dict[Variant, RankerOptions] = Field(default_factory=dict)
+
+
+class RankerConfig(RankerOptions):
+    """A variant with its options."""
+
+    variant: Variant
 
     @property
     def slots_per_day(self) -> int:
@@ -90,24 +101,28 @@ def label_of(heads: Sequence[str]) -> str:
 
 
 def load_ranker_config(settings: Settings, variant: str) -> RankerConfig:
-    """The config of a variant: ``training/ranker.yaml`` with the variant's own section on top.
+    """The config of a variant: the ranker file with the variant's own section on top.
+
+    The file is the workspace's ``ranker.yaml`` where there is one, else that of this package.
 
     Raises:
-        ConfigError: an unknown variant or a wrong value; the message names it.
+        ConfigError: an unknown variant or a wrong value; the message names it, with its line where it has one.
     """
-    path = Path(__file__).with_name("ranker.yaml")
-    content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    own = (content.pop("variants", None) or {}).get(variant) or {}
-    try:
-        clocks = {name: getattr(settings, name) for name in OF_SETTINGS}
-        return RankerConfig(**{**clocks, **content, **own, "variant": variant})
-    except (ValidationError, TypeError) as error:
-        lines = (
-            "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-            if isinstance(error, ValidationError)
-            else str(error)
+    if variant not in get_args(Variant):
+        raise ConfigError(
+            f"no variant '{variant}'{did_you_mean(variant, get_args(Variant))} (there is {', '.join(get_args(Variant))})"
         )
-        raise ConfigError(f"ranker '{variant}' ({path.name}): {lines}") from None
+    own = settings.workspace / "ranker.yaml"
+    path = own if own.exists() else Path(__file__).with_name("ranker.yaml")
+    file = load_document(path, RankerFile, what="ranker file")
+    given = file.model_dump(exclude_unset=True, exclude={"variants"})
+    if variant in file.variants:
+        given |= file.variants[variant].model_dump(exclude_unset=True)
+    try:
+        return RankerConfig(**{**{name: getattr(settings, name) for name in OF_SETTINGS}, **given, "variant": variant})
+    except ValidationError as error:
+        lines = "; ".join(e["msg"].removeprefix("Value error, ") for e in error.errors())
+        raise ConfigError(f"ranker '{variant}' ({path}): {lines}") from None
 
 
 NOT_TRAINING = frozenset({"tracking.py", "model.py", "__init__.py"})

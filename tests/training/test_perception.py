@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from core.errors import ConfigError
-from core.settings import load_settings
+from core.settings import Settings, load_settings
 from training.config import RankerConfig, load_ranker_config
 from training.perception import MODULES, build_time_perception
 from training.perception.base import circular_distance, slot_centres, slot_of, slot_weights
@@ -260,9 +260,20 @@ def test_every_module_gives_the_width_it_states_and_every_weight_a_gradient(vari
         assert weight.grad is not None, name
 
 
-def test_a_wrong_config_is_named() -> None:
-    with pytest.raises(ConfigError, match="variant"):
-        load_ranker_config(load_settings(), "sundial")
+def test_a_wrong_config_is_named(settings: Settings) -> None:
+    with pytest.raises(ConfigError, match="no variant 'naive_clok'; did you mean 'naive_clock'"):
+        load_ranker_config(settings, "naive_clok")
+    own = settings.workspace / "ranker.yaml"
+    own.parent.mkdir(parents=True)
+    own.write_text("dim: 8\nvariants:\n  gaussian_clock: {sigma_hour: 2}\n")
+    with pytest.raises(
+        ConfigError, match=r"line 3: variants.gaussian_clock.sigma_hour: unknown key; did you mean 'sigma_hours'"
+    ):
+        load_ranker_config(settings, "gaussian_clock")
+    own.write_text("dim: 8\nseed: 5\nvariants:\n  gaussian_clock: {sigma_hours: 2}\n")
+    found = load_ranker_config(settings, "gaussian_clock")
+    assert (found.dim, found.seed, found.sigma_hours, found.top_k) == (8, 5, 2, settings.top_k)
+    assert load_ranker_config(settings, "none").sigma_hours == 1
     with pytest.raises(ConfigError, match="history_length is 0"):
         load_ranker_config(load_settings(history_length=0), "long_term_clock")
     with pytest.raises(ValueError, match="attention_heads"):
