@@ -153,7 +153,7 @@ def bench_reads(features: ClockFeatures, hour: Hour) -> list[Result]:
     rows = pa.concat_tables(
         t.filter(pa.compute.is_in(t["user_id"], pa.array(users))) for t in features._latest("clock_slots", hour)
     )
-    write_cells(features.store, encode_cells(rows, features.facets), hour)
+    write_cells(features.store, "clock", encode_cells(rows, features.facets), hour)
     by_slot = _by_slot(features, rows)
     rng = np.random.default_rng(2)
     results = []

@@ -9,7 +9,7 @@ reader sees its age and drops one that left the window.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from itertools import groupby
 from operator import itemgetter
@@ -46,20 +46,22 @@ def encode_cells(rows: pa.Table, facets: Sequence[str]) -> Iterator[tuple[int, d
         yield user, cells
 
 
-def write_cells(store: FeatureStore, cells: Iterable[tuple[int, dict[str, str]]], hour: Hour) -> int:
-    """Write cells through Feast's online store; returns their number.
+def write_cells(
+    store: FeatureStore, view_name: str, cells: Iterable[tuple[int, Mapping[str, str | bytes]]], hour: Hour
+) -> int:
+    """Write cells of a user's view through Feast's online store; returns their number.
 
     Each batch is one transaction (SQLite) or one command a user (Redis), so a reader never sees half a row.
     """
     from feast.protos.feast.types.EntityKey_pb2 import EntityKey
     from feast.protos.feast.types.Value_pb2 import Value
 
-    view, provider, now = store.get_feature_view("clock"), store._get_provider(), datetime.now(UTC)
+    view, provider, now = store.get_feature_view(view_name), store._get_provider(), datetime.now(UTC)
     batch: list[Any] = []
     written = 0
     for user, found in cells:
         key = EntityKey(join_keys=["user_id"], entity_values=[Value(int64_val=user)])
-        batch.append((key, {name: Value(string_val=text) for name, text in found.items()}, hour.start, now))
+        batch.append((key, {name: _value(content) for name, content in found.items()}, hour.start, now))
         written += len(found)
         if len(batch) == WRITTEN_AT_ONCE:
             provider.online_write_batch(store.config, view, batch, progress=None)
@@ -67,6 +69,12 @@ def write_cells(store: FeatureStore, cells: Iterable[tuple[int, dict[str, str]]]
     if batch:
         provider.online_write_batch(store.config, view, batch, progress=None)
     return written
+
+
+def _value(content: str | bytes) -> Any:
+    from feast.protos.feast.types.Value_pb2 import Value
+
+    return Value(string_val=content) if isinstance(content, str) else Value(bytes_val=content)
 
 
 def decode_cells(

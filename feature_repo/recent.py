@@ -1,11 +1,16 @@
 """A user's recent behaviours: the last items that it liked or finished, with the user's local time of each.
 
-A behaviour is an event whose own score is positive. Histories are read from the log itself, offline and
-online alike, so both sides give the same: those before an hour's start, of the last ``history_days``, at most
-``history_length`` of them. An hour costs one scan of those days' ids; nothing is kept between hours.
+A behaviour is an event whose own score is positive. A history holds those before an hour's start, of the last
+``history_days``, at most ``history_length`` of them. It is read from the log itself, for samples and for the online store alike,
+so both give the same. An hour costs one scan of those days' ids; nothing is kept between hours.
+
+Online it is one feature, the bytes of a matrix of int64 with the rows items, minutes and hours.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -13,7 +18,13 @@ import pyarrow as pa
 from core.engine import engine
 from core.hours import Hour, hour_range
 from feature_repo.clock import ClockState
+from feature_repo.online import write_cells
+from feature_repo.repository import HISTORY_FEATURE as FEATURE
+from feature_repo.repository import HISTORY_VIEW as VIEW
 from feature_repo.sql import event_score_sql
+
+if TYPE_CHECKING:
+    from feast import FeatureStore
 
 SCHEMA = pa.schema(
     [
@@ -21,8 +32,11 @@ SCHEMA = pa.schema(
         pa.field("hour", pa.int64()),
         pa.field("items", pa.list_(pa.int64())),
         pa.field("minutes", pa.list_(pa.int64())),
+        pa.field("hours", pa.list_(pa.int64())),
     ]
 )
+LISTS = ("items", "minutes", "hours")
+USERS_AT_ONCE = 100_000
 MINUTE_US = 60_000_000
 
 
@@ -34,8 +48,8 @@ def recent_behaviours(clock: ClockState, keys: pa.Table) -> pa.Table:
         keys: distinct (user_id int64, hour int64 since 1970 UTC).
 
     Returns:
-        ``SCHEMA``, one row for each key that has any behaviour, by user and hour: item ids and local minutes since
-        1970, oldest first.
+        ``SCHEMA``, one row for each key that has any behaviour, by user and hour: item ids, local minutes since
+        1970 and hours since 1970 UTC, oldest first.
     """
     length, reach = clock.settings.history_length, 24 * clock.settings.history_days
     if not keys.num_rows or not length:
@@ -45,7 +59,7 @@ def recent_behaviours(clock: ClockState, keys: pa.Table) -> pa.Table:
     log = _behaviours(clock, np.unique(wanted[:, 0]), int(wanted[:, 1].min()) - reach, int(wanted[:, 1].max()))
     users, place = np.unique(log["user_id"].to_numpy(), return_inverse=True)
     # One sortable number for (user, hour): the log is in its order.
-    stamps = (place.astype(np.int64) << 32) | log["hour"].to_numpy().astype(np.int64)
+    stamps = (place.astype(np.int64) << 32) | log["hours"].to_numpy().astype(np.int64)
     at = np.searchsorted(users, wanted[:, 0])
     known = at < len(users)
     known[known] = users[at[known]] == wanted[known, 0]
@@ -59,25 +73,77 @@ def recent_behaviours(clock: ClockState, keys: pa.Table) -> pa.Table:
     picked = np.repeat(begin - offsets[:-1], size) + np.arange(offsets[-1])
     lists = {
         name: pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), log[name].combine_chunks().take(pa.array(picked)))
-        for name in ("items", "minutes")
+        for name in LISTS
     }
     return pa.table({"user_id": wanted[:, 0], "hour": wanted[:, 1], **lists}, schema=SCHEMA)
 
 
 def _behaviours(clock: ClockState, users: np.ndarray, first: int, end: int) -> pa.Table:
-    """Behaviours of users in the hours [first, end), by user and time: user_id, hour, items, minutes."""
+    """Behaviours of users in the hours [first, end), by user and time: user_id, items, minutes, hours."""
     hours = list(hour_range(Hour(max(first, 0)), Hour(end)))
     files = clock.events(hours)
     if not files:
-        return pa.table({name: pa.array([], pa.int64()) for name in ("user_id", "hour", "items", "minutes")})
+        return pa.table({name: pa.array([], pa.int64()) for name in ("user_id", *LISTS)})
     with engine(clock.settings) as running:
         running.register("wanted_users", pa.table({"user_id": users}))
         hour = running.hour_number('e."timestamp"')
         found = running.arrow(
-            f"""SELECT e.user_id, {hour} AS hour, e.item_id AS items, e.local_time FROM {running.files(files)} e
+            f"""SELECT e.user_id, {hour} AS hours, e.item_id AS items, e.local_time FROM {running.files(files)} e
             JOIN wanted_users k ON k.user_id = e.user_id WHERE {event_score_sql(clock.settings.score_weights, "e.")} > 0
             ORDER BY e.user_id, e."timestamp", e.item_id, e.local_time"""
         )
     local = found["local_time"].cast(pa.timestamp("us")).cast(pa.int64()).to_numpy()
-    columns = {name: found[name].cast(pa.int64()) for name in ("user_id", "hour", "items")}
+    columns = {name: found[name].cast(pa.int64()) for name in ("user_id", "hours", "items")}
     return pa.table({**columns, "minutes": pa.array(local // MINUTE_US)})
+
+
+def users_with_behaviours(clock: ClockState, at: Hour) -> np.ndarray:
+    """Everybody in the log of the days that histories reach back to, as of ``at``, in ascending order."""
+    files = clock.events(list(hour_range(at - 24 * clock.settings.history_days, at)))
+    if not files:
+        return np.empty(0, dtype=np.int64)
+    with engine(clock.settings) as running:
+        found = running.arrow(f"SELECT DISTINCT user_id FROM {running.files(files)} e ORDER BY user_id")
+    users: np.ndarray = found["user_id"].to_numpy()
+    return users
+
+
+def write_histories(store: FeatureStore, clock: ClockState, users: np.ndarray, at: Hour) -> int:
+    """Write the histories of users as of ``at`` to the online store; returns the users written."""
+    for start in range(0, len(users), USERS_AT_ONCE):
+        part = users[start : start + USERS_AT_ONCE]
+        keys = pa.table({"user_id": part, "hour": np.full(len(part), at.number)})
+        found = recent_behaviours(clock, keys)
+        held = set(found["user_id"].to_pylist())
+        cells = [(user, {FEATURE: b""}) for user in part.tolist() if user not in held]
+        cells += [(user, {FEATURE: blob}) for user, blob in _encoded(found)]
+        write_cells(store, VIEW, cells, at)
+    return len(users)
+
+
+def _encoded(found: pa.Table) -> Iterator[tuple[int, bytes]]:
+    """User and bytes of every row."""
+    ends = np.cumsum(found["items"].combine_chunks().value_lengths().to_numpy())
+    matrix = np.stack([found[name].combine_chunks().flatten().to_numpy() for name in LISTS])
+    for user, begin, end in zip(found["user_id"].to_pylist(), np.concatenate([[0], ends[:-1]]), ends, strict=True):
+        yield user, matrix[:, begin:end].tobytes()
+
+
+def read_histories(store: FeatureStore, clock: ClockState, users: Sequence[int], at: Hour) -> pa.Table:
+    """Histories of users from the online store, as ``recent_behaviours`` gives them."""
+    if not users or not clock.settings.history_length:
+        return SCHEMA.empty_table()
+    response = store.get_online_features(
+        features=[f"{VIEW}:{FEATURE}"], entity_rows=[{"user_id": user} for user in users]
+    )
+    values = response.to_dict()[FEATURE]
+    rows: dict[str, list[Any]] = {name: [] for name in SCHEMA.names}
+    for user, blob in sorted(zip(users, values, strict=True)):
+        matrix = np.frombuffer(blob or b"", dtype=np.int64).reshape(len(LISTS), -1)
+        matrix = matrix[:, matrix[2] >= at.number - 24 * clock.settings.history_days]
+        if matrix.shape[1]:
+            rows["user_id"].append(user)
+            rows["hour"].append(at.number)
+            for name, values_of in zip(LISTS, matrix, strict=True):
+                rows[name].append(values_of)
+    return pa.table(rows, schema=SCHEMA)

@@ -24,7 +24,9 @@ log = logging.getLogger("feature_repo")
 CLOCK_VARIANTS = frozenset({"naive_clock", "adaptive_clock", "gaussian_clock", "matched_clock"})
 TRAINING_SERVICE = "training_set"
 COLD_START_SERVICE = "cold_start"
-CLOCK_PUSH = "clock_push"
+CLOCK_PUSH, HISTORY_PUSH = "clock_push", "history_push"
+HISTORY_VIEW, HISTORY_FEATURE = "user_history", "history"
+HISTORY_VARIANTS = frozenset({"long_term_clock", "matched_clock"})
 OWNER = "interest-clock"
 
 
@@ -79,7 +81,7 @@ def _offline_store(settings: Settings) -> dict[str, Any]:
 def feature_objects(settings: Settings, facets: list[str]) -> list[Any]:
     """Everything that is applied to the registry for a source with these facets."""
     from feast import Entity, FeatureService, FeatureView, Field, ValueType
-    from feast.types import Array, Float64, Int64, String
+    from feast.types import Array, Bytes, Float64, Int64, String
 
     user = Entity(name="user", join_keys=["user_id"], value_type=ValueType.INT64, description="A person of the source.")
     item = Entity(name="item", join_keys=["item_id"], value_type=ValueType.INT64, description="What is consumed.")
@@ -129,7 +131,7 @@ def feature_objects(settings: Settings, facets: list[str]) -> list[Any]:
             for n in range(settings.slots)
         ],
         "Interest clock of a user, one feature a slot, so that an hour writes only the slots that changed. For serving.",
-        source=_push_source(settings),
+        source=_push_source(settings, CLOCK_PUSH, "clock_slots"),
     )
     activity = view("user_activity", [user], [events, *behaviours, as_of], f"What a user did in {window}.")
     profile = view(
@@ -137,6 +139,14 @@ def feature_objects(settings: Settings, facets: list[str]) -> list[Any]:
         f"All-day top values of a user over {window}, as of the last UTC midnight.",
         ttl=timedelta(days=settings.window_days + 2),
     )  # fmt: skip
+    history = view(
+        HISTORY_VIEW,
+        [user],
+        [Field(name=HISTORY_FEATURE, dtype=Bytes, description="Items, local minutes, hours; see feature_repo.recent.")],
+        f"The last {settings.history_length} items that a user liked or finished in {settings.history_days} days. For serving.",
+        source=_push_source(settings, HISTORY_PUSH, "user_activity"),
+        ttl=timedelta(days=settings.history_days + 1),
+    )
     population = view(
         "population_clock", [slot], [*tops, events, *behaviours, as_of],
         f"Everybody's top values a slot over {window}: what a new user's clock falls back to.",
@@ -171,7 +181,11 @@ def feature_objects(settings: Settings, facets: list[str]) -> list[Any]:
         *(
             FeatureService(
                 name=service_name(variant),
-                features=[active, clock] if variant in CLOCK_VARIANTS else [active],
+                features=[
+                    active,
+                    *([clock] if variant in CLOCK_VARIANTS else []),
+                    *([history] if variant in HISTORY_VARIANTS else []),
+                ],
                 description=f"What the ranker variant {variant} reads at serving.",
                 tags={"variant": variant},
                 owner=OWNER,
@@ -179,7 +193,7 @@ def feature_objects(settings: Settings, facets: list[str]) -> list[Any]:
             for variant in settings.variants
         ),
     ]
-    return [user, item, slot, clock_slots, clock, activity, profile, population, items, *services]
+    return [user, item, slot, clock_slots, clock, activity, profile, history, population, items, *services]
 
 
 def _changes(settings: Settings, view: str) -> Any:
@@ -201,14 +215,14 @@ def _changes(settings: Settings, view: str) -> Any:
     return FileSource(path=str(folder / "*" / "*.parquet"), file_format=ParquetFormat(), **common)
 
 
-def _push_source(settings: Settings) -> Any:
-    """One user's clock can be pushed at once; in bulk it is written hour by hour from ``clock_slots``."""
+def _push_source(settings: Settings, name: str, changes: str) -> Any:
+    """One user's row can be pushed at once; in bulk rows are written hour by hour from what changed."""
     from feast import PushSource
 
     return PushSource(
-        name=CLOCK_PUSH,
-        batch_source=_changes(settings, "clock_slots"),
-        description="A user's clock with what happened since the last full hour.",
+        name=name,
+        batch_source=_changes(settings, changes),
+        description="What a user did since the last full hour.",
         owner=OWNER,
     )
 
@@ -229,7 +243,17 @@ def open_store(settings: Settings, facets: list[str]) -> FeatureStore:
     config = yaml.safe_dump(repo_config(settings), sort_keys=False)
     digest = digest_text(
         config,
-        digest_json([facets, settings.window_days, settings.top_k, settings.variants, settings.slots]),
+        digest_json(
+            [
+                facets,
+                settings.window_days,
+                settings.top_k,
+                settings.variants,
+                settings.slots,
+                settings.history_length,
+                settings.history_days,
+            ]
+        ),
         _code_digest(),
     )
     mark = folder / "applied.json"

@@ -18,8 +18,8 @@ from core.settings import Settings
 from events.store import EventStore
 from feature_repo.clock import ClockState
 from feature_repo.online import decode_cells, encode_cells, write_cells
-from feature_repo.recent import recent_behaviours
-from feature_repo.repository import COLD_START_SERVICE, TRAINING_SERVICE, open_store, slot_feature
+from feature_repo.recent import read_histories, recent_behaviours, users_with_behaviours, write_histories
+from feature_repo.repository import COLD_START_SERVICE, HISTORY_VARIANTS, TRAINING_SERVICE, open_store, slot_feature
 from feature_repo.shrinkage import Shrinkage, shrink
 
 if TYPE_CHECKING:
@@ -79,10 +79,7 @@ class ClockFeatures:
         views = self._views(service)
         profiles = self._read("user_activity", {"user_id": users}, views["user_activity"], at)
         slots = self.get_clock(users, at) if {"clock", "clock_slots"} & set(views) else pa.table({})
-        keys = pa.table(
-            {"user_id": pa.array(users, pa.int64()), "hour": pa.array([at.number] * len(users), pa.int64())}
-        )
-        return Features(slots=slots, profiles=profiles, history=recent_behaviours(self.clock, keys))
+        return Features(slots=slots, profiles=profiles, history=read_histories(self.store, self.clock, users, at))
 
     def get_clock(self, user_ids: Sequence[int], at: Hour) -> pa.Table:
         """Clocks of users from the online store.
@@ -160,6 +157,10 @@ class ClockFeatures:
                     start_date=hour.start - timedelta(seconds=1), end_date=hour.start, feature_views=[view]
                 )
             rows += changed
+        if self._keeps_histories:
+            rows += write_histories(
+                self.store, self.clock, self._changed("user_activity", hour)["user_id"].to_numpy(), hour
+            )
         log.info("materialised %s: %d rows", hour, rows)
         return rows
 
@@ -173,18 +174,25 @@ class ClockFeatures:
         empty = {slot_feature(n): "" for n in range(self.settings.slots)}
         for table in self._latest("clock_slots", until):
             cells = ((user, {**empty, **found}) for user, found in encode_cells(table, self.facets))
-            write_cells(self.store, cells, until)
+            write_cells(self.store, "clock", cells, until)
             rows += table.num_rows
             log.info("online store: %d slots written", rows)
         for view in PLAIN_VIEWS:
             for table in self._latest(view, until):
                 self.store.write_to_online_store(view, table.to_pandas())
                 rows += table.num_rows
+        if self._keeps_histories:
+            rows += write_histories(self.store, self.clock, users_with_behaviours(self.clock, until), until)
         log.info("online store filled as of %s: %d rows", until, rows)
         return rows
 
+    @property
+    def _keeps_histories(self) -> bool:
+        """Whether a variant reads the recent behaviours at serving."""
+        return bool(self.settings.history_length and HISTORY_VARIANTS & set(self.settings.variants))
+
     def _write_clock(self, changed: pa.Table, hour: Hour) -> int:
-        return write_cells(self.store, encode_cells(changed, self.facets), hour) if changed.num_rows else 0
+        return write_cells(self.store, "clock", encode_cells(changed, self.facets), hour) if changed.num_rows else 0
 
     def _changed(self, view: str, hour: Hour) -> pa.Table:
         """Rows of a view that hold from ``hour`` on."""
