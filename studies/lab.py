@@ -32,6 +32,7 @@ from core.hours import Hour
 from core.settings import Settings, load_settings
 from events.ingest import close_hours
 from events.store import EventStore
+from feature_repo import shrinkage
 from feature_repo.clock import ClockState
 from pipeline.app import app_log
 from pipeline.source import Source, ingest_history, load_source, save_source
@@ -40,7 +41,7 @@ from training.ranker import Ranker
 from training.samples import SampleStore
 from training.scoring import predict
 from training.state import Optimiser
-from training.tensors import HourKeys, hour_keys
+from training.tensors import LOG_EVENTS_SCALE, HourKeys, hour_keys
 from training.trainer import fit
 
 log = logging.getLogger("studies")
@@ -51,6 +52,8 @@ NEGATIVE_HOURS = 24 * 30
 """Negatives are drawn from the same time whatever the clock's window, so that settings are compared on the same samples."""
 PROCESSES = 2
 Mode = Literal["streaming", "daily", "ages"]
+FIT_DAYS = 29
+"""Where thin slots borrow, the strength is fitted on these first days, or half of a shorter log: before what is evaluated."""
 AGES = (1, 6, 12, 18, 24)
 """``ages``: how many hours before the scored hour the ranker saw its last sample."""
 
@@ -172,10 +175,9 @@ class Lab:
         if at is None or at["config"] != state.config:
             state.rebuild(state.store.hours()[-1] + 1)
         if settings.shrinkage:
-            from feature_repo.shrinkage import Shrinkage, fit
-
-            if not Shrinkage.path(settings).exists():
-                fit(settings, state.store.hours()[0] + FIT_HOURS)
+            hours = state.store.hours()
+            if not shrinkage.Shrinkage.path(settings).exists():
+                shrinkage.fit(settings, hours[0] + min(24 * FIT_DAYS, len(hours) // 2))
 
     def scores(self, given: Log, run: Run) -> Path:
         """Where the scores of a run are: a column of shape (samples,), or (samples, ages)."""
@@ -245,8 +247,6 @@ class Lab:
         return [self.settings.seed + n for n in range(self.seeds)]
 
 
-FIT_HOURS = 24 * 29
-"""Where thin slots borrow, the strength is fitted on the first 29 days: never on what is evaluated."""
 _kept: dict[str, list[tuple[Hour, HourKeys]]] = {}
 
 
@@ -292,7 +292,9 @@ def write_frame(given: Log) -> None:
                     "day": keys.minutes // 1440,
                     "local_hour": moment.hours.numpy().astype(np.int8),
                     "weekday": moment.weekday.numpy().astype(np.int8),
-                    "events": np.rint(np.expm1(keys.dense[:, 0].astype(np.float64) * 5)).astype(np.int32),
+                    "events": np.rint(np.expm1(keys.dense[:, 0].astype(np.float64) * LOG_EVENTS_SCALE)).astype(
+                        np.int32
+                    ),
                     "item_age": (hour.number - first).astype(np.int32),
                 }
             )

@@ -34,7 +34,7 @@ def by_hour(table: pa.Table) -> Figure:
     """AUC and UAUC of each local hour; hours with one label only are left out."""
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(figsize=(7, 3))
+    figure, axes = plt.subplots(figsize=(7, 3), layout="constrained")
     hours = table["local_hour"].to_numpy()
     data = as_predictions(table)
     for name in ("auc", "uauc"):
@@ -54,7 +54,7 @@ def calibration(data: Predictions) -> Figure:
     """Share of positives beside the mean prediction, in tenths of the samples by prediction."""
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(figsize=(4, 4))
+    figure, axes = plt.subplots(figsize=(4, 4), layout="constrained")
     groups = np.array_split(np.argsort(data.scores, kind="stable"), min(BINS, len(data)))
     points = np.array([(data.scores[g].mean(), data.labels[g].mean()) for g in groups])
     limit = float(points.max()) * 1.05
@@ -82,7 +82,7 @@ def kernel(sigmas: dict[str, float]) -> Figure:
     """The Gaussian windows, and the paper's of 1 h for comparison."""
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(figsize=(7, 3))
+    figure, axes = plt.subplots(figsize=(7, 3), layout="constrained")
     gap = torch.linspace(-6, 6, 241)
     axes.plot(gap, normal_density(gap, 1.0), color="#b8c0ca", lw=3, label="the paper's, σ 1 h")
     for name, sigma in sigmas.items():

@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +62,8 @@ class StateInfo:
 def read_info(folder: Path) -> StateInfo:
     """The description in a state's folder, wherever that folder lies."""
     content = read_json(folder / "state.json")
-    content.pop("digest")
+    known = {f.name for f in fields(StateInfo)}
+    content = {name: value for name, value in content.items() if name in known}  # older states said more
     return StateInfo(**{**content, **{name: tuple(content[name]) for name in ("facets", "heads")}})
 
 

@@ -10,10 +10,11 @@ import pytest
 import yaml
 
 from core.errors import ConfigError
+from core.hours import Hour
 from core.settings import Settings, load_settings
 from evaluation.metrics import Estimate
 from events.store import EventStore
-from studies import granularity, lab, seasonal, sigma, streaming_vs_daily, variants
+from studies import cold_start, granularity, lab, seasonal, sigma, streaming_vs_daily, variants
 from studies.__main__ import main, parser
 from studies.lab import AGES, Lab, Log, Run
 from studies.paired import Panel, over_seeds
@@ -80,6 +81,14 @@ def test_the_study_of_variants_is_whole_and_goes_on_where_it_was(small: Lab, mon
     monkeypatch.setattr(lab, "ProcessPoolExecutor", lambda *_, **__: pytest.fail("a run was done again"))
     assert variants.run(small) == (conclusion, page)
     assert seasonal.run(small)[0].startswith("simulator: paper's clock less none")
+
+
+def test_thin_slots_borrow_with_a_strength_from_before_what_is_evaluated(small: Lab) -> None:
+    assert cold_start.run(small)[0].startswith("simulator: paper's clock less none")
+    given = small.logs({"shrinkage": True})[0].settings
+    fitted = json.loads((given.features_dir / "shrinkage.json").read_text())
+    hours = EventStore(given.events_dir).hours()
+    assert Hour.parse(fitted["as_of"]) == hours[0] + len(hours) // 2
 
 
 @pytest.mark.parametrize("study", [sigma, streaming_vs_daily])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -102,6 +103,20 @@ def test_a_changed_config_does_not_continue_a_chain(ready: Settings, tmp_path: P
     Trainer(settings, "none").train(FIRST + 2, start=FIRST)
     with pytest.raises(NotReadyError, match="settings of 'none' changed"):
         Trainer(load_settings(var=settings.var, source="simulator", seed=7), "none").train(FIRST + 3)
+
+
+def test_a_state_of_an_older_platform_is_named_and_left_alone(ready: Settings, tmp_path: Path) -> None:
+    """Its description says other things than today's; the chain is not continued by accident."""
+    settings = fresh(ready, tmp_path)
+    Trainer(settings, "none").train(FIRST + 2, start=FIRST)
+    path = weights(settings, "none", FIRST + 2).parent / "state.json"
+    content = json.loads(path.read_text())
+    config = {k: v for k, v in content["config"].items() if k not in {"threads", "history_length"}}
+    path.write_text(json.dumps({**content, "config": config, "top_k": 3}))
+    before = path.read_bytes()
+    with pytest.raises(NotReadyError, match="train it anew"):
+        Trainer(settings, "none").train(FIRST + 3)
+    assert path.read_bytes() == before
 
 
 def test_samples_see_features_as_of_the_start_of_their_hour(ready: Settings) -> None:
