@@ -337,7 +337,7 @@ class _Plan:
         items = self.mapping.items
         assert items is not None
         found = [
-            sorted(p.parent.glob(p.name))
+            [p] if p.is_file() else sorted(p.parent.glob(p.name))
             for p in (Path(_relative(folder, items.path)), self.files[0].parent / items.path)
         ]
         path = next((paths[0] for paths in found if paths), None)
