@@ -325,7 +325,7 @@ def _guard(
 
 def _slice_gap(rule: Guardrail, ours: Predictions, theirs: Predictions, rows: np.ndarray) -> Estimate:
     metric = METRICS[rule.metric]
-    parts = [Predictions.of(p.users[rows], p.labels[rows], p.scores[rows], p.weights[rows]) for p in (ours, theirs)]
+    parts = [p.some(rows) for p in (ours, theirs)]
     return metric(parts[0]) - metric(parts[1])
 
 

@@ -103,6 +103,10 @@ class Predictions:
         codes, user_ids = pd.factorize(users, sort=True)
         return cls(codes.astype(np.int64, copy=False), labels, scores, weights, np.asarray(user_ids))
 
+    def some(self, rows: Array) -> Predictions:
+        """The given rows only (a mask, or positions)."""
+        return Predictions.of(self.users[rows], self.labels[rows], self.scores[rows], self.weights[rows])
+
     def __len__(self) -> int:
         return len(self.scores)
 

@@ -9,8 +9,11 @@ from studies.paired import Panel
 from studies.slices import compare_slices
 
 DAY_HOURS = 24
-TEXT = "Users by their events in the 30 days before the hour, items by the time since their first sample. The last module is \
-the paper's clock whose thin slots borrow from the user's day and from everybody (strength fitted on the first 29 days)."
+TEXT = (
+    "Users by their events in the 30 days before the hour, items by the time since their first sample. The last module is \
+the paper's clock whose thin slots borrow from the user's day and from everybody (strength fitted on the first 29 days, or \
+half of a shorter log)."
+)
 
 
 def run(lab: Lab) -> tuple[str, str]:

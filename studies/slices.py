@@ -45,10 +45,9 @@ def compare_slices(
             n: m for n, m in masks(panel).items() if int(panel.frame["label"][m & panel.evaluated].sum()) >= FEWEST
         }
         values = {v: {n: panel.value(many, "auc", m) for n, m in found.items()} for v, many in runs.items()}
-        values |= {
-            title: {n: Panel(lab, logs_of[at]).value(runs[PAPER], "auc", m) for n, m in found.items()}
-            for title, logs_of in others.items()
-        }
+        for title, logs_of in others.items():
+            other = Panel(lab, logs_of[at])
+            values[title] = {n: other.value(runs[PAPER], "auc", m) for n, m in found.items()}
         gains = {
             "paper's clock less none": {n: panel.gap(runs["none"], runs[PAPER], "auc", m) for n, m in found.items()},
             "paper's clock less hour embedding": {

@@ -38,16 +38,12 @@ def by_hour(table: pa.Table) -> Figure:
     hours = table["local_hour"].to_numpy()
     data = as_predictions(table)
     for name in ("auc", "uauc"):
-        found = [(h, METRICS[name](_some(data, hours == h)).value) for h in range(24) if (hours == h).any()]
+        found = [(h, METRICS[name](data.some(hours == h)).value) for h in range(24) if (hours == h).any()]
         known = [(h, v) for h, v in found if np.isfinite(v)]
         axes.plot([h for h, _ in known], [v for _, v in known], marker="o", ms=3, label=name.upper())
     axes.set(xlabel="local hour", ylabel="tested before trained on", xlim=(-0.5, 23.5))
     axes.legend(frameon=False)
     return figure
-
-
-def _some(data: Predictions, among: np.ndarray) -> Predictions:
-    return Predictions.of(data.users[among], data.labels[among], data.scores[among])
 
 
 def calibration(data: Predictions) -> Figure:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from typing import Protocol
 
 import torch
@@ -10,10 +11,8 @@ from torch import Tensor, nn
 
 from training.config import RankerConfig
 from training.embedding import GrowingEmbedding
-from training.rhythm import Rhythm
+from training.rhythm import DAY_HOURS, Rhythm
 from training.tensors import Batch, Moment
-
-DAY_HOURS = 24
 
 
 class Tables(Protocol):
@@ -25,7 +24,7 @@ class Tables(Protocol):
     rhythm: Rhythm
 
 
-class TimePerception(nn.Module):
+class TimePerception(nn.Module, ABC):
     """Base: maps a batch to a time vector of shape (B, width).
 
     Attributes:
@@ -41,9 +40,9 @@ class TimePerception(nn.Module):
         super().__init__()
         self.config, self.width = config, width
 
+    @abstractmethod
     def forward(self, batch: Batch, tables: Tables) -> Tensor:
         """Time vector, shape (B, width)."""
-        raise NotImplementedError
 
 
 def slot_of(moment: Moment, config: RankerConfig) -> Tensor:

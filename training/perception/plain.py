@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from training.config import RankerConfig
-from training.perception.base import DAY_HOURS, Tables, TimePerception
+from training.perception.base import Tables, TimePerception
+from training.rhythm import DAY_HOURS
 from training.tensors import Batch
 
 WEEK_DAYS = 7
