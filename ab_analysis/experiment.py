@@ -135,6 +135,13 @@ class Experiment(_Strict):
     confidence: float = Field(0.95, gt=0.5, lt=1)
     stopping: Stopping = Stopping()
     metrics: dict[str, Metric] = Field(default_factory=dict, description="The experiment's own metrics.")
+    models: dict[str, str] = Field(
+        default_factory=dict,
+        description="Variant → who ranks for it when serving: champion, challenger, candidate, or a ranker's variant.",
+    )
+    automatic_stop: bool = Field(
+        False, description="Hourly looks: when the verdict is stop, serving goes back to the champion for everybody."
+    )
     truth: dict[str, float] = Field(
         default_factory=dict, description="Known relative effects, for simulated experiments."
     )
@@ -199,6 +206,16 @@ class Experiment(_Strict):
             raise ValueError(f"covariates: {unknown} are no metrics of this experiment")
         return self
 
+    @model_validator(mode="after")
+    def _servable(self) -> Experiment:
+        if self.models and set(self.models) != set(self.variants):
+            raise ValueError(f"models: name one for each of the variants {sorted(self.variants)}, or none")
+        if self.automatic_stop and not self.models:
+            raise ValueError("automatic_stop: give 'models', so that there is something to stop")
+        if self.automatic_stop and self.stopping.rule == "fixed":
+            raise ValueError("automatic_stop looks every hour, which the rule 'fixed' does not allow; use always_valid")
+        return self
+
     @property
     def named(self) -> tuple[str, ...]:
         """Metrics that are tested: primary, secondary, guardrails."""
@@ -232,7 +249,9 @@ class Experiment(_Strict):
     @cached_property
     def digest(self) -> str:
         """Of everything that decides the result (not of hypothesis, owner and truth)."""
-        return digest_json(self.model_dump(mode="json", exclude={"hypothesis", "owner", "truth"}))
+        return digest_json(
+            self.model_dump(mode="json", exclude={"hypothesis", "owner", "models", "automatic_stop", "truth"})
+        )
 
 
 class Plan:

@@ -141,7 +141,7 @@ def bench_materialize(features: ClockFeatures, hour: Hour) -> Result:
     ours = timed(lambda: features._write_clock(changed, hour), 1)
     users = changed["user_id"].unique()
     whole = pa.concat_tables(
-        t.filter(pa.compute.is_in(t["user_id"], users)) for t in features._latest("clock_slots", hour)
+        t.filter(pa.compute.is_in(t["user_id"], users)) for t in features.latest("clock_slots", hour)
     )
     peer = timed(lambda: features._write_clock(whole, hour), 1)
     return Result("feast_materialize", ours, "s", f"all slots of the {len(users)} users", peer, peer / ours)
@@ -151,7 +151,7 @@ def bench_reads(features: ClockFeatures, hour: Hour) -> list[Result]:
     """One user's clock and 100 users'; the peer is a Feast view with a row a (user, slot) and a feature a list."""
     users = sorted(features._changed("clock_slots", hour)["user_id"].unique().to_pylist())[:READ_USERS]
     rows = pa.concat_tables(
-        t.filter(pa.compute.is_in(t["user_id"], pa.array(users))) for t in features._latest("clock_slots", hour)
+        t.filter(pa.compute.is_in(t["user_id"], pa.array(users))) for t in features.latest("clock_slots", hour)
     )
     write_cells(features.store, "clock", encode_cells(rows, features.facets), hour)
     by_slot = _by_slot(features, rows)

@@ -6,7 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from core.errors import ConfigError
@@ -73,6 +73,24 @@ class Settings(BaseSettings):
     airflow_port: int = 8080
     mlflow_port: int = 5000
     reports_port: int = 8090
+    serving_port: int = 8070
+    serving_key: SecretStr = Field(SecretStr(""), description="API key that ranking requests must bring; empty: none.")
+    serving_threads: int = Field(2, ge=1, le=64, description="Requests ranked at the same time.")
+    serving_queue: int = Field(64, ge=1, description="Requests that may wait; more are refused with 503.")
+    serving_timeout_ms: int = Field(1000, ge=10, description="A request that is not answered by then is given up.")
+    serving_feature_ms: int = Field(
+        200, ge=1, description="Feature reads that take longer count as failed: popularity ranks instead."
+    )
+    serving_candidates: int = Field(1000, ge=1, description="Most candidates of a request.")
+    serving_refresh_seconds: float = Field(5.0, gt=0, description="How often serving looks for models and features.")
+    serving_shadow: str = Field(
+        "",
+        description="Model whose scores are logged beside those shown: challenger, a variant, version:N; empty: none.",
+    )
+    features_as_served: bool = Field(
+        False,
+        description="Train on the features that serving saw, where it logged them, instead of joining them again.",
+    )
     duckdb_memory: str = Field("2GB", description="Memory limit of each DuckDB query; beyond it, it spills.")
     duckdb_threads: int = Field(2, ge=1)
 

@@ -563,7 +563,10 @@ def _exposures_by_hour(
     rule = mapping.exposures
     if rule is None:
         return {}
-    paths = [file.parent / rule.path.replace("{name}", file.name) for file in files]
+    paths = [
+        file.parent / rule.path.replace("{name}", file.name).replace("{stem}", file.name.split(".")[0])
+        for file in files
+    ]
     found = sorted({str(path) for path in paths if path.exists()})
     if not found:
         return {}

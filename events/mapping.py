@@ -115,7 +115,11 @@ class Negatives(_Strict):
 
 
 class Exposures(_Strict):
-    """A log of who met which experiment variant, when. Paths are relative to the event log's folder."""
+    """A log of who met which experiment variant, when.
+
+    ``path`` is relative to the event log's folder; {name} stands for the event log's file name, {stem} for that name
+    up to its first dot.
+    """
 
     path: str
     experiment: str = "experiment"

@@ -54,6 +54,7 @@ class ClockFeatures:
         self.facets = events.facets
         self.clock = ClockState(settings, events)
         self.store: FeatureStore = open_store(settings, self.facets)
+        self._references: dict[str, dict[str, list[str]]] = {}
 
     def historical(self, keys: pa.Table, service: str = TRAINING_SERVICE) -> Features:
         """Features as of the start of each hour, by Feast's point-in-time join.
@@ -172,13 +173,13 @@ class ClockFeatures:
         """
         rows = 0
         empty = {slot_feature(n): "" for n in range(self.settings.slots)}
-        for table in self._latest("clock_slots", until):
+        for table in self.latest("clock_slots", until):
             cells = ((user, {**empty, **found}) for user, found in encode_cells(table, self.facets))
             write_cells(self.store, "clock", cells, until)
             rows += table.num_rows
             log.info("online store: %d slots written", rows)
         for view in PLAIN_VIEWS:
-            for table in self._latest(view, until):
+            for table in self.latest(view, until):
                 self.store.write_to_online_store(view, table.to_pandas())
                 rows += table.num_rows
         if self._keeps_histories:
@@ -205,7 +206,7 @@ class ClockFeatures:
             rows = con.sql(f"SELECT * FROM read_parquet([{names}]) WHERE as_of = {hour.number}").to_arrow_table()
         return rows.select(changes.schema.names).cast(changes.schema)
 
-    def _latest(self, view: str, until: Hour) -> Iterator[pa.Table]:
+    def latest(self, view: str, until: Hour) -> Iterator[pa.Table]:
         """The rows that hold at ``until``, split by the first key."""
         changes = self.clock.logs[view]
         names = ", ".join(map(duck.quoted, map(str, changes.parts())))
@@ -226,11 +227,13 @@ class ClockFeatures:
 
     def _views(self, service: str) -> dict[str, list[str]]:
         """Feature references of a service by view."""
-        found = self.store.get_feature_service(service)
-        return {
-            p.name_to_use(): [f"{p.name_to_use()}:{feature.name}" for feature in p.features]
-            for p in found.feature_view_projections
-        }
+        if service not in self._references:
+            found = self.store.get_feature_service(service)
+            self._references[service] = {
+                p.name_to_use(): [f"{p.name_to_use()}:{feature.name}" for feature in p.features]
+                for p in found.feature_view_projections
+            }
+        return self._references[service]
 
     def _join(self, keys: pa.Table, view: str, references: list[str]) -> pa.Table:
         """Point-in-time join of distinct keys (with hour) with a view."""

@@ -18,6 +18,16 @@ def main(arguments: argparse.Namespace) -> None:
         summary = run_demo(arguments.source or "simulator", arguments.data, arguments.hours, fresh=arguments.fresh)
         print(describe(summary, load_settings(source=summary["source"])))
         return
+    if arguments.command == "loop":
+        from pipeline.loop import SOURCE, Plan, run_loop
+        from pipeline.loop import describe as describe_loop
+
+        plan = Plan(
+            arms=tuple(arguments.arms.split(",")), days=arguments.days, http=not arguments.in_process,
+            airflow_hours=arguments.airflow_hours, truth=not arguments.no_truth,
+        )  # fmt: skip
+        print(describe_loop(run_loop(plan, fresh=arguments.fresh, source=arguments.source or SOURCE)))
+        return
     settings = load_settings(source=arguments.source) if arguments.source else load_settings()
     if arguments.command == "setup":
         from pipeline.source import Source, save_source
@@ -63,6 +73,19 @@ def parser() -> argparse.ArgumentParser:
     demo.add_argument("--data", help="the log of a real source, a file or folder")
     demo.add_argument("--hours", type=int, default=6, help="hours to run through Airflow (default 6)")
     demo.add_argument("--fresh", action="store_true", help="remove the source's workspace first")
+    loop = commands.add_parser(
+        "loop", help="the closed loop: users, serving, log, hourly steps, A/B report, and the true effect"
+    )
+    loop.add_argument(
+        "--arms",
+        default="hour_embedding,matched_clock",
+        help="rankers' variants, the control first (default %(default)s)",
+    )
+    loop.add_argument("--days", type=int, default=14, help="days of the experiment (default %(default)s)")
+    loop.add_argument("--airflow-hours", type=int, default=0, help="last hours whose steps run as Airflow's DAGs")
+    loop.add_argument("--in-process", action="store_true", help="rank in this process instead of over HTTP")
+    loop.add_argument("--no-truth", action="store_true", help="leave out the worlds in which users are in other arms")
+    loop.add_argument("--fresh", action="store_true", help="start over")
     setup = commands.add_parser("setup", help="say where a source's log comes from")
     setup.add_argument("mapping", metavar="MAPPING.yaml")
     setup.add_argument("path", nargs="*", metavar="PATH", help="its files; default: the mapping's own paths")

@@ -6,6 +6,7 @@ import logging
 import shutil
 import threading
 import time
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -60,13 +61,8 @@ def run_demo(source: str, data: str | None, hours: int, *, fresh: bool) -> dict[
 
         write_experiment(settings, end)
     migration.join()
-    with running(settings, airflow_services(settings)):
-        api = AirflowApi(settings)
-        wait_for(lambda: {*HOURLY, "report_day"} <= api.dag_ids(), "Airflow to read the DAGs")
-        if errors := api.import_errors():
-            raise NotReadyError(
-                f"Airflow cannot read {errors[0]['filename']}: {errors[0]['stack_trace'].splitlines()[-1]}"
-            )
+    with ExitStack() as stack:
+        api = start_airflow(settings, stack)
         run_hours(api, takeover, end)
         report_days(api, {(end - 1).day.isoformat(), takeover.day.isoformat()})
         counts = api.count_runs([*HOURLY, "report_day"])
@@ -75,11 +71,22 @@ def run_demo(source: str, data: str | None, hours: int, *, fresh: bool) -> dict[
     return summary
 
 
+def start_airflow(settings: Settings, stack: ExitStack) -> AirflowApi:
+    """Airflow with every DAG read, running until the stack closes."""
+    migrate_airflow(settings)
+    stack.enter_context(running(settings, airflow_services(settings)))
+    api = AirflowApi(settings)
+    wait_for(lambda: {*HOURLY, "report_day"} <= api.dag_ids(), "Airflow to read the DAGs")
+    if errors := api.import_errors():
+        raise NotReadyError(f"Airflow cannot read {errors[0]['filename']}: {errors[0]['stack_trace'].splitlines()[-1]}")
+    return api
+
+
 def _settings(source: str) -> Settings:
     settings = load_settings(source=source)
     ports = {
         name: getattr(settings, name) if port_is_free(getattr(settings, name)) else free_port()
-        for name in ("airflow_port", "mlflow_port", "reports_port")
+        for name in ("airflow_port", "mlflow_port", "reports_port", "serving_port")
     }
     return load_settings(source=source, **ports)
 

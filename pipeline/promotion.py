@@ -174,7 +174,7 @@ def apply_decision(settings: Settings, hour: Hour, decision: dict[str, Any], *, 
         probe(settings, challenger)
         seen = champion["version"] if champion else None
         moves.append(models.move(CHAMPION, challenger, f"gate at {hour}: {decision['reason']}", expected=seen))
-    latest = latest_version(settings, hour)
+    latest = latest_version(settings, settings.candidate_variant, hour)
     if latest:
         moves.append(models.move(CANDIDATE, latest, f"newest at {hour}"))
         if decision["verdict"] != "wait" and int(latest) > int(challenger):
@@ -185,12 +185,10 @@ def apply_decision(settings: Settings, hour: Hour, decision: dict[str, Any], *, 
     return moves
 
 
-def latest_version(settings: Settings, hour: Hour) -> str | None:
-    """Newest registered version of the candidate's variant trained up to ``hour``."""
+def latest_version(settings: Settings, variant: str, hour: Hour) -> str | None:
+    """Newest registered version of a variant trained up to ``hour``."""
     models = registry(settings)
-    found = models.client.search_model_versions(
-        f"name = '{models.name}' and tags.variant = '{settings.candidate_variant}'"
-    )
+    found = models.client.search_model_versions(f"name = '{models.name}' and tags.variant = '{variant}'")
     fitting = [v for v in found if v.tags["hour"] <= hour.key]
     return str(max(fitting, key=lambda v: (v.tags["hour"], int(v.version))).version) if fitting else None
 

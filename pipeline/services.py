@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import secrets
@@ -67,7 +68,11 @@ def airflow_environment(settings: Settings) -> dict[str, str]:
         "LOGGING__LOGGING_LEVEL": "INFO",
         "USAGE_DATA_COLLECTION__ENABLED": "False",
     }
-    own = {f"CLOCK_{k.upper()}": str(v) for k, v in settings.model_dump(mode="json").items() if k in _PLAIN}
+    own = {
+        f"CLOCK_{k.upper()}": v if isinstance(v, str) else json.dumps(v)
+        for k, v in settings.model_dump(mode="json").items()
+        if k in _PLAIN
+    }
     return {
         **os.environ,
         **own,
@@ -83,7 +88,8 @@ def airflow_environment(settings: Settings) -> dict[str, str]:
 _PLAIN = frozenset(
     {
         "var", "source", "airflow_port", "mlflow_port", "reports_port", "log_level", "mlflow_uri", "live",
-        "alert_webhook", "hour_deadline_minutes",
+        "alert_webhook", "hour_deadline_minutes", "serving_port", "serving_refresh_seconds", "variants",
+        "candidate_variant", "baseline_variant",
     }
 )  # fmt: skip
 
@@ -147,6 +153,12 @@ def page_services(settings: Settings) -> list[Service]:
     ]
 
 
+def serving_service(settings: Settings) -> Service:
+    """The ranking service."""
+    url = f"http://127.0.0.1:{settings.serving_port}"
+    return Service("serving", (sys.executable, "-m", "serving", "run"), f"{url}/health")
+
+
 def start(settings: Settings, services: list[Service]) -> None:
     """Start services and wait until those with a page answer.
 
@@ -162,7 +174,8 @@ def start(settings: Settings, services: list[Service]) -> None:
             )
         if service.url and not port_is_free(port := int(service.url.split(":")[2].split("/")[0])):
             raise NotReadyError(
-                f"port {port} of {service.name} is taken; set CLOCK_AIRFLOW_PORT, CLOCK_MLFLOW_PORT or CLOCK_REPORTS_PORT"
+                f"port {port} of {service.name} is taken; set CLOCK_AIRFLOW_PORT, CLOCK_MLFLOW_PORT, "
+                "CLOCK_REPORTS_PORT or CLOCK_SERVING_PORT"
             )
     logs = settings.workspace / "logs"
     logs.mkdir(parents=True, exist_ok=True)

@@ -11,6 +11,7 @@ from core.cli import setup_logging
 from core.hours import Hour, hour_range
 from core.settings import Settings, load_settings
 from events.store import EventStore
+from serving.routing import load_routes
 
 log = logging.getLogger("pipeline.training")
 
@@ -36,8 +37,8 @@ def train_variant(
 ) -> dict[str, Any]:
     """Train a variant up to an hour, log its hours to MLflow, and log the state as a model.
 
-    The state of the candidate's and the baseline's variant becomes a registered version. Started by ``torchrun``, the
-    processes train together, and the first of them logs.
+    The state of the candidate's and the baseline's variant, and of variants that an experiment serves, becomes a registered
+    version. Started by ``torchrun``, the processes train together, and the first of them logs.
 
     Returns:
         ``variant``, ``hour``, ``digest``, ``version`` (or None), and the last hour's ``metrics``.
@@ -59,7 +60,7 @@ def train_variant(
         log.info("%s: trained to %s, %d samples so far", variant, info.hour, info.samples_seen)
 
     info = trainer.train(until, save_every=save_every, report=report)
-    registered = variant in {settings.candidate_variant, settings.baseline_variant}
+    registered = variant in {settings.candidate_variant, settings.baseline_variant, *load_routes(settings)[0].models}
     version = None
     if tracker and log_model:
         if Hour.parse(info.hour).number % DAY_HOURS == DAY_HOURS - 1 or save_every > 1:

@@ -311,8 +311,8 @@ def _app_users(config: Any) -> tuple[dict[str, np.ndarray], dict[str, float]]:
         np.add.at(before["duration_hours"], shown.user, shown.played / 3600)
         np.add.at(before["finishes"], shown.user, shown.finish)
         before["active_days"][np.unique(shown.user)] += 1
-    there = after["exposed"]
-    found = {m: after[m][there] for m in APP_METRICS} | {f"{m}_pre": before[m][there] for m in APP_METRICS}
+    there, values = after.exposed, after.values
+    found = {m: values[m][there] for m in APP_METRICS} | {f"{m}_pre": before[m][there] for m in APP_METRICS}
     found["new"] = (before["active_days"][there] == 0).astype(float)
     found["treated"] = (app.variant == config.experiment.treatment)[there]
     truth = experiment_truth(config, config.end_hour)

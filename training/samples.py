@@ -33,6 +33,7 @@ from core.settings import Settings
 from events.schema import BEHAVIOURS
 from events.store import EventStore
 from feature_repo.retrieval import ClockFeatures
+from feature_repo.served import prefer_served
 from training.tensors import SampleTables
 
 log = logging.getLogger("training.samples")
@@ -123,6 +124,7 @@ class SampleStore:
             "history": [self.settings.history_length, self.settings.history_days],
             "slots": [self.settings.slot_minutes, self.settings.split_weekend],
             "shrinkage": self._priors(),
+            **({"features": "as served"} if self.settings.features_as_served else {}),
         }
 
     def _priors(self) -> str:
@@ -152,6 +154,8 @@ class SampleStore:
             if len(users := pc.unique(table["user_id"]))
         ) if any(t.num_rows for _, t in parts) else None  # fmt: skip
         found = self.features.historical(keys) if keys is not None else None
+        if found is not None and self.settings.features_as_served:
+            found = prefer_served(self.settings, found, [hour for hour, _ in parts])
         for hour, table in parts:
             with replaced_directory(self.folder(hour)) as target:
                 write_parquet(target / "samples.parquet", table)

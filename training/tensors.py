@@ -196,14 +196,10 @@ class HourKeys:
 
 def hour_keys(tables: SampleTables, ranker: Ranker) -> HourKeys:
     """Turn the tables of one hour into the arrays that a ranker needs."""
-    samples, config = tables.samples, ranker.config
+    samples = tables.samples
     users = samples["user_id"].to_numpy()
     unique, position = np.unique(users, return_inverse=True)
     local = samples["local_time"].cast(pa.timestamp("us")).cast(pa.int64()).to_numpy()
-    values, scores, events = _clocks(
-        unique, tables.slots, ranker.facets, ranker.time.needs_clock * config.slots, config.top_k
-    )
-    items, minutes = _history(unique, tables.history, ranker.needs_history * config.history_length)
     return HourKeys(
         users=users,
         items=samples["item_id"].to_numpy(),
@@ -211,14 +207,47 @@ def hour_keys(tables: SampleTables, ranker: Ranker) -> HourKeys:
         minutes=local // 60_000_000,
         dense=_dense(unique, tables.profiles)[position],
         user_position=position,
-        clock_values=values,
-        clock_scores=scores,
-        slot_events=events,
-        history_items=items,
-        history_minutes=minutes,
+        **_user_parts(unique, tables.slots, tables.history, ranker),
         labels=np.stack([_column(samples, h) for h in ranker.heads], axis=1),
         known=np.stack([samples[h].is_valid().to_numpy(zero_copy_only=False) for h in ranker.heads], axis=1),
     )
+
+
+def candidate_keys(
+    users: np.ndarray,
+    minutes: np.ndarray,
+    items: np.ndarray,
+    facets: np.ndarray,
+    features: tuple[pa.Table, pa.Table, pa.Table],
+    ranker: Ranker,
+) -> HourKeys:
+    """Candidates to score, with nothing known of their outcome; equal to ``hour_keys`` of the same impressions.
+
+    Args:
+        users, minutes, items: user, local minutes since 1970, and item of each candidate, shape (N,).
+        facets: keys of the items' facets (``facet_keys``), shape (N, F).
+        features: slots, profiles and histories of the users, as in ``SampleTables``.
+        ranker: that will score them.
+    """
+    slots, profiles, history = features
+    unique, position = np.unique(users, return_inverse=True)
+    nothing = np.zeros((len(users), len(ranker.heads)), dtype=np.float32)
+    return HourKeys(
+        users=users, items=items, facets=facets, minutes=minutes, dense=_dense(unique, profiles)[position],
+        user_position=position, **_user_parts(unique, slots, history, ranker), labels=nothing,
+        known=nothing.astype(bool),
+    )  # fmt: skip
+
+
+def _user_parts(unique: np.ndarray, slots: pa.Table, history: pa.Table, ranker: Ranker) -> dict[str, np.ndarray]:
+    """The parts of ``HourKeys`` that have a row a user, of the users ``unique``."""
+    config = ranker.config
+    values, scores, events = _clocks(unique, slots, ranker.facets, ranker.time.needs_clock * config.slots, config.top_k)
+    items, minutes = _history(unique, history, ranker.needs_history * config.history_length)
+    return {
+        "clock_values": values, "clock_scores": scores, "slot_events": events, "history_items": items,
+        "history_minutes": minutes,
+    }  # fmt: skip
 
 
 def to_batch(keys: HourKeys, ranker: Ranker) -> Batch:

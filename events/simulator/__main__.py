@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from pathlib import Path
 
 from core import cli
@@ -14,7 +15,7 @@ from core.settings import load_settings
 def main(arguments: argparse.Namespace) -> None:
     from events.simulator.config import load_config
     from events.simulator.log import AppLog
-    from events.simulator.truth import attainable_auc, experiment_truth
+    from events.simulator.truth import attainable_auc, experiment_truth, perfect_truth, taste_entropy
 
     config = load_config(arguments.config)
     if arguments.command == "write":
@@ -29,6 +30,8 @@ def main(arguments: argparse.Namespace) -> None:
                 {
                     "experiment": experiment_truth(config, config.end_hour),
                     "attainable_auc": attainable_auc(config),
+                    "taste_entropy_bits": taste_entropy(config),
+                    "rankers": perfect_truth(config, lambda text: print(text, file=sys.stderr)),
                 },
                 indent=1,
             )
@@ -43,7 +46,7 @@ def parser() -> argparse.ArgumentParser:
     write.add_argument("--from", dest="start", metavar="HOUR")
     write.add_argument("--to", dest="end", metavar="HOUR", help="the hour after the last one")
     write.add_argument("--out", type=Path, metavar="DIR", help="default var/simulator/app")
-    commands.add_parser("truth", help="print the experiment's true effect and the attainable AUC")
+    commands.add_parser("truth", help="print the true effects, the attainable AUC, tastes by hour")
     return top
 
 

@@ -1,5 +1,8 @@
 """The app: who comes when, what is shown, how it is received.
 
+Two ways to use it: ``App.day`` is an app whose log does not depend on a ranker (its experiment's effect is planted);
+``visits`` lets people react to what a ranker shows them.
+
 A user's taste for an item at local time t is, summed over the facets f,
 
     base[u, f, v(i)] + strength * sum_j K(t - centre[u, j]) * 1[favourite[u, j, f] = v(i)]
@@ -27,7 +30,7 @@ MAX_SESSIONS = 6
 MAX_IMPRESSIONS = 60
 # One stream number a purpose keeps draws for different purposes independent.
 (ARRIVAL, ZONE, ACTIVITY, HABIT, CENTRE, FAVOURITE, WEEKEND, BASE, ITEM, QUALITY, LENGTH, RELEASE, OPEN, COUNT,
- WHEN, SIZE, PICK, RECEIVE, PLAY, REACT) = range(20)  # fmt: skip
+ WHEN, SIZE, PICK, RECEIVE, PLAY, REACT, DRIFT, LOOK, LEAVE, RECALL) = range(24)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,19 @@ class Impressions:
     dislike: np.ndarray
     share: np.ndarray
     chance: np.ndarray
+
+
+@dataclass(frozen=True)
+class Reception:
+    """How impressions are received; every array has their shape. ``chance`` is the true probability of a finish."""
+
+    chance: np.ndarray
+    played: np.ndarray
+    finish: np.ndarray
+    skip: np.ndarray
+    like: np.ndarray
+    dislike: np.ndarray
+    share: np.ndarray
 
 
 class App:
@@ -74,6 +90,7 @@ class App:
         changed = uniform(seed, WEEKEND, users[:, None, None], parts, kinds)
         other = np.floor(changed / 0.3 * self.sizes).astype(int)
         self.favourite_weekend = np.where(changed < 0.3, other, self.favourite)
+        self._favourites_of: dict[tuple[int, bool], np.ndarray] = {}
         self.base = [
             config.base_strength * normal(seed, BASE, f, users[:, None], np.arange(size)[None])
             for f, size in enumerate(self.sizes)
@@ -97,13 +114,13 @@ class App:
             else assign(rule.name, rule.salt, shares, [self.user_key(int(u)) for u in users])
         )
 
-    @staticmethod
-    def user_key(user: int) -> str:
-        return f"u{user:06d}"
+    def user_key(self, user: int) -> str:
+        """The user's id in the log."""
+        return f"u{user:06d}" if self.config.ids == "text" else str(user + 1)
 
-    @staticmethod
-    def item_key(item: int) -> str:
-        return f"t{item:06d}"
+    def item_key(self, item: int) -> str:
+        """The item's id in the log."""
+        return f"t{item:06d}" if self.config.ids == "text" else str(item + 1)
 
     @cached_property
     def active(self) -> np.ndarray:
@@ -114,7 +131,7 @@ class App:
         exposed = np.zeros(config.users, dtype=bool)
         treated = self.variant == rule.treatment
         for day in range(config.days):
-            weekend = 1.1 if config.day(day).weekday() >= 5 else 1.0
+            weekend = 1.1 if config.is_weekend(day) else 1.0
             lift = np.where(exposed & treated, 1 + rule.activity_lift, 1.0)
             chance = np.minimum(self.activity * weekend * lift, 1) * (self.arrival_day <= day)
             active[:, day] = uniform(config.seed, OPEN, day, users) < chance
@@ -125,62 +142,99 @@ class App:
     def sessions(self, day: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """Sessions that begin on a local day: user, number, start (local hours), impressions."""
         config, seed, rule = self.config, self.config.seed, self.config.experiment
-        user = np.flatnonzero(self.active[:, day])
-        extra = np.minimum(_geometric(uniform(seed, COUNT, day, user), config.sessions), MAX_SESSIONS)
-        user = np.repeat(user, extra)
-        number = np.arange(len(user)) - np.repeat(np.cumsum(extra) - extra, extra)
-        part = (uniform(seed, WHEN, 0, day, user, number)[:, None] > self.habit[user]).sum(axis=1).clip(max=3)
-        weekend = 1.2 if config.day(day).weekday() >= 5 else 0.0
-        start = self.centre[user, part] + weekend + 1.3 * normal(seed, WHEN, 1, day, user, number)
+        user, number, start = self.openings(day, np.flatnonzero(self.active[:, day]))
         treated = (self.variant[user] == rule.treatment) & (day >= rule.start_day)
         mean = config.impressions * np.where(treated, 1 + rule.session_lift, 1.0)
         size = np.minimum(_geometric(uniform(seed, SIZE, day, user, number), mean), MAX_IMPRESSIONS)
-        return user, number, np.mod(start, 24), size
+        return user, number, start, size
+
+    def openings(self, day: int, active: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Sessions that the active users begin on a local day: user, number of the session, start (local hours)."""
+        config, seed = self.config, self.config.seed
+        count = np.minimum(_geometric(uniform(seed, COUNT, day, active), config.sessions), MAX_SESSIONS)
+        user = np.repeat(active, count)
+        number = np.arange(len(user)) - np.repeat(np.cumsum(count) - count, count)
+        part = (uniform(seed, WHEN, 0, day, user, number)[:, None] > self.habit[user]).sum(axis=1).clip(max=3)
+        start = self.centre[user, part] + self._weekend_shift(day) + 1.3 * normal(seed, WHEN, 1, day, user, number)
+        return user, number, np.mod(start, 24)
 
     def day(self, day: int) -> Impressions:
         """All impressions of the sessions that begin on local day ``day`` (counted from the start)."""
-        seed = self.config.seed
         user, number, start, size = self.sessions(day)
-        moment = self._instants(day, user, start)
+        moment = self.instants(day, user, start)
         session = np.repeat(np.arange(len(user)), size)
         position = np.arange(len(session)) - np.repeat(np.cumsum(size) - size, size)
         owner, order = user[session], number[session]
         item = self._shown(day, owner, order, position)
-        hour = start[session]
-        affinity = self.taste(owner, item, hour, weekend=self.config.day(day).weekday() >= 5)
-        chance = 1 / (1 + np.exp(-(affinity - 1.0)))
-        received = uniform(seed, RECEIVE, day, owner, order, position)
+        got = self.reception(day, owner, order, position, item, start[session])
+        begun = np.cumsum(got.played) - got.played
+        offset = begun - np.repeat(begun[np.cumsum(size) - size], size) if len(size) else begun
+        return Impressions(
+            user=owner, item=item, moment=moment[session] + offset, session=session, position=position,
+            played=np.round(got.played, 1), finish=got.finish, like=got.like, dislike=got.dislike, share=got.share,
+            chance=got.chance,
+        )  # fmt: skip
+
+    def reception(
+        self, day: int, user: np.ndarray, number: np.ndarray, position: np.ndarray, item: np.ndarray, hour: np.ndarray
+    ) -> Reception:
+        """How users receive the items at each position of a session (its number that day) at a local hour."""
+        seed = self.config.seed
+        chance = 1 / (1 + np.exp(-(self.taste(user, item, hour, day=day) - 1.0)))
+        received, play, react = (uniform(seed, what, day, user, number, position) for what in (RECEIVE, PLAY, REACT))
         finish = received < chance
-        play = uniform(seed, PLAY, day, owner, order, position)
         length = self.length[item]
         skip = ~finish & (received > chance + 0.45 * (1 - chance))
         played = np.where(
             finish, length * (0.9 + 0.1 * play), np.where(skip, 0.5 + 4.4 * play, 5 + play * (0.85 * length - 5))
         )
-        react = uniform(seed, REACT, day, owner, order, position)
-        begun = np.cumsum(played) - played
-        offset = begun - np.repeat(begun[np.cumsum(size) - size], size) if len(size) else begun
-        return Impressions(
-            user=owner, item=item, moment=moment[session] + offset, session=session, position=position,
-            played=np.round(played, 1), finish=finish, like=finish & (react < 0.25 * chance), dislike=skip & (react > 0.97),
-            share=finish & (react > 0.99), chance=chance,
+        return Reception(
+            chance, played, finish, skip, like=finish & (react < 0.25 * chance), dislike=skip & (react > 0.97),
+            share=finish & (react > 0.99),
         )  # fmt: skip
 
-    def taste(self, user: np.ndarray, item: np.ndarray, hour: np.ndarray, *, weekend: bool) -> np.ndarray:
-        """True affinity in logits at a local hour of day, shape (pairs,)."""
-        config = self.config
-        centre = self.centre[user] + (1.2 if weekend else 0.0)
-        gap = np.abs(hour[:, None] - centre) % 24
-        gap = np.minimum(gap, 24 - gap)
-        kernel = np.exp(-0.5 * (gap / config.daypart_width) ** 2)
-        favourite = (self.favourite_weekend if weekend else self.favourite)[user]
+    def taste(self, user: np.ndarray, item: np.ndarray, hour: np.ndarray, *, day: int) -> np.ndarray:
+        """True affinity in logits at a local hour of a local day, shape (pairs,)."""
+        kernel, favourite = self._kernel(user, hour, day), self._favourites(day)[user]
         total = self.quality[item].copy()
         for f in range(len(self.sizes)):
             value = self.item_values[item, f]
-            total += self.base[f][user, value]
             match = favourite[:, :, f] == value[:, None]
-            total += config.daypart_strength * np.minimum((kernel * match).sum(axis=1), 1.0)
+            total += self.base[f][user, value]
+            total += self.config.daypart_strength * np.minimum((kernel * match).sum(axis=1), 1.0)
         return total
+
+    def facet_taste(self, user: np.ndarray, hour: float, facet: int, *, day: int) -> np.ndarray:
+        """What the values of one facet add to the affinity at a local hour, shape (users, values)."""
+        kernel, favourite = self._kernel(user, np.full(len(user), hour), day), self._favourites(day)[user]
+        match = favourite[:, :, facet, None] == np.arange(self.sizes[facet])
+        pull = np.minimum((kernel[:, :, None] * match).sum(axis=1), 1.0)
+        taste: np.ndarray = self.base[facet][user] + self.config.daypart_strength * pull
+        return taste
+
+    def _kernel(self, user: np.ndarray, hour: np.ndarray, day: int) -> np.ndarray:
+        """How close an hour is to each of the users' dayparts, shape (pairs, dayparts)."""
+        gap = np.abs(hour[:, None] - self.centre[user] - self._weekend_shift(day)) % 24
+        gap = np.minimum(gap, 24 - gap)
+        kernel: np.ndarray = np.exp(-0.5 * (gap / self.config.daypart_width) ** 2)
+        return kernel
+
+    def _weekend_shift(self, day: int) -> float:
+        """Hours by which the dayparts of a local day come later."""
+        return 1.2 if self.config.is_weekend(day) else 0.0
+
+    def _favourites(self, day: int) -> np.ndarray:
+        """Favourite values of the users' dayparts on a local day, shape (users, dayparts, facets)."""
+        week, weekend = (day // 7 if self.config.drift else 0), self.config.is_weekend(day)
+        if (week, weekend) not in self._favourites_of:
+            users, parts, kinds = np.ogrid[: self.config.users, :4, :3]
+            found = self.favourite_weekend if weekend else self.favourite
+            for past in range(1, week + 1):
+                drawn = uniform(self.config.seed, DRIFT, past, users, parts, kinds)
+                other = np.floor(drawn / max(self.config.drift, 1e-12) * self.sizes).astype(int)
+                found = np.where(drawn < self.config.drift, other, found)
+            self._favourites_of[week, weekend] = found
+        return self._favourites_of[week, weekend]
 
     def _shown(self, day: int, user: np.ndarray, number: np.ndarray, position: np.ndarray) -> np.ndarray:
         """The logging policy: the best of four popular items by all-day taste and chance."""
@@ -198,7 +252,7 @@ class App:
         begins = (datetime(date.year, date.month, date.day, tzinfo=ZoneInfo(name)) for name in self.zone_names)
         return min(begins).astimezone(UTC)
 
-    def _instants(self, day: int, user: np.ndarray, start: np.ndarray) -> np.ndarray:
+    def instants(self, day: int, user: np.ndarray, start: np.ndarray) -> np.ndarray:
         """Local hours of a local day as seconds since 1970, through each user's zone."""
         date = self.config.day(day)
         moments = np.empty(len(user))

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from datetime import date, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from core.errors import ConfigError
+from core.documents import load_document
 from core.hours import Hour
 from events.mapping import check_zone
 
@@ -43,6 +42,28 @@ class DirtConfig(_Strict):
     late: float = Field(0.0, ge=0, lt=1, description="Rows that reach the log one hour late.")
 
 
+class ReactionConfig(_Strict):
+    """How people react to what a ranker shows them (``visits``).
+
+    A session asks for slates until the user leaves. The user looks at position p with chance ``attention ** p``, and
+    leaves after a song with a chance that depends on how it went. A session's satisfaction, finishes less skips a song,
+    moves the user's loyalty (logits added to the chance of opening the app on a day), which fades by the day.
+    """
+
+    slate: int = Field(10, ge=1, le=100, description="Items of a slate.")
+    slates: int = Field(6, ge=1, le=20, description="Most slates of a session.")
+    candidates: int = Field(30, ge=2, le=1000, description="Candidates of a slate, drawn by popularity.")
+    attention: float = Field(0.95, gt=0, le=1)
+    leave_finished: float = Field(0.04, ge=0, le=1)
+    leave_played: float = Field(0.09, ge=0, le=1)
+    leave_skipped: float = Field(0.14, ge=0, le=1)
+    expected: float = Field(0.4, ge=-1, le=1, description="Satisfaction that leaves loyalty as it is.")
+    loyalty_step: float = Field(0.3, ge=0, description="Loyalty gained by a session of satisfaction 1 above expected.")
+    loyalty_kept: float = Field(0.9, ge=0, le=1, description="Share of loyalty left a day later.")
+    holidays: tuple[int, ...] = Field((), description="Local days, counted from the start, that are quieter.")
+    holiday_activity: float = Field(0.7, gt=0, description="Factor of the chance to open the app on a holiday.")
+
+
 class SimulatorConfig(_Strict):
     """The simulated app. Every draw is a function of the seed and of what it is drawn for."""
 
@@ -54,6 +75,7 @@ class SimulatorConfig(_Strict):
     genres: int = Field(12, ge=2)
     moods: int = Field(6, ge=2)
     languages: int = Field(4, ge=2)
+    ids: Literal["text", "number"] = Field("text", description="Kind of the user and item ids in the log.")
     zones: dict[str, float] = Field(
         default={"Asia/Shanghai": 0.85, "Asia/Tokyo": 0.1, "America/New_York": 0.05},
         description="Time zone → share of the users.",
@@ -64,11 +86,13 @@ class SimulatorConfig(_Strict):
     )
     daypart_width: float = Field(1.6, gt=0, description="Standard deviation of a daypart, hours.")
     base_strength: float = Field(0.5, ge=0, description="Standard deviation of a user's all-day taste, logits.")
+    drift: float = Field(0.0, ge=0, lt=1, description="Share of the dayparts' favourites that change a week.")
     daily_activity: float = Field(0.5, gt=0, lt=1, description="Mean chance that a user opens the app on a day.")
     sessions: float = Field(1.9, ge=1, description="Mean sessions of an active day.")
     impressions: float = Field(11.0, ge=2, description="Mean impressions of a session.")
     experiment: ExperimentConfig = ExperimentConfig()
     dirt: DirtConfig = DirtConfig()
+    reaction: ReactionConfig = ReactionConfig()
 
     @field_validator("zones")
     @classmethod
@@ -97,16 +121,10 @@ class SimulatorConfig(_Strict):
     def day(self, index: int) -> date:
         return self.start + timedelta(days=index)
 
+    def is_weekend(self, index: int) -> bool:
+        return self.day(index).weekday() >= 5
 
-def load_config(path: Path | None, **overrides: Any) -> SimulatorConfig:
+
+def load_config(path: Path | None) -> SimulatorConfig:
     """Read a YAML config (absent keys keep their defaults); ``ConfigError`` names what is wrong."""
-    try:
-        content = (yaml.safe_load(path.read_text(encoding="utf-8")) or {}) if path else {}
-        return SimulatorConfig.model_validate({**content, **overrides})
-    except FileNotFoundError:
-        raise ConfigError(f"no simulator config at '{path}'") from None
-    except (yaml.YAMLError, TypeError) as error:
-        raise ConfigError(f"{path} is not a YAML mapping: {error}") from None
-    except ValidationError as error:
-        lines = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-        raise ConfigError(f"simulator config: {lines}") from None
+    return load_document(path, SimulatorConfig, what="simulator config") if path else SimulatorConfig()

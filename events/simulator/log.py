@@ -54,12 +54,22 @@ MAPPING = {
     },
 }
 
+SERVED_EXPOSURES = {
+    "path": "../../serving/exposures/{stem}.csv",
+    "user_id": "user",
+    "timestamp": {"column": "timestamp", "unit": "iso"},
+}
+"""The log of ``ab_analysis.assignment.ExposureLog``, as serving keeps it in the workspace."""
+
 
 class AppLog:
-    """Writes the log of an app; any hour by itself, always the same bytes."""
+    """Writes the log of an app; any hour by itself, always the same bytes.
 
-    def __init__(self, config: SimulatorConfig, root: Path) -> None:
-        self.config, self.root, self.app = config, root, App(config)
+    With ``served`` a ranking service logs who met which variant; else the app itself does.
+    """
+
+    def __init__(self, config: SimulatorConfig, root: Path, *, served: bool = False) -> None:
+        self.config, self.root, self.app, self.served = config, root, App(config), served
         self._days: dict[int, tuple[Impressions, np.ndarray]] = {}
 
     def prepare(self) -> Path:
@@ -71,8 +81,9 @@ class AppLog:
         mark, digest = self.root / "config.json", digest_json(self.config.model_dump(mode="json"))
         if not mark.exists() or read_json(mark)["digest"] != digest:
             write_json(mark, {"digest": digest, "config": self.config.model_dump(mode="json")})
-            write_text(self.root / "mapping.yaml", yaml.safe_dump(MAPPING, sort_keys=False))
-            items = {"track": [App.item_key(i) for i in range(self.config.items)]}
+            mapping = {**MAPPING, "exposures": SERVED_EXPOSURES} if self.served else MAPPING
+            write_text(self.root / "mapping.yaml", yaml.safe_dump(mapping, sort_keys=False))
+            items = {"track": [self.app.item_key(i) for i in range(self.config.items)]}
             values = self.app.item_values
             items |= {name: [f"{name}-{v:02d}" for v in values[:, f]] for f, name in enumerate(FACETS)}
             write_text(self.root / "items.csv", pd.DataFrame(items).to_csv(index=False))
@@ -108,36 +119,55 @@ class AppLog:
         days = range(max(day - 2, 0), min(day + 2, self.config.days))
         return [(d, self._day(d)[0], np.flatnonzero(self._day(d)[1] == hour.number)) for d in days]
 
+    def write_visits(self, hour: Hour, shown: Impressions) -> Path:
+        """Write the log of an hour that was lived with a ranker (``visits``); written again it is replaced.
+
+        Who met which variant is logged by whoever ranks, in ``exposures``.
+        """
+        self.prepare()
+        spot = np.char.mod("%03d", shown.position)
+        events = np.char.add(np.char.add(np.char.mod("v%d", shown.session), "-"), spot)
+        rows = self._raw(shown, np.arange(len(events)), events)
+        path = self.log_file(hour)
+        _write_csv(
+            path, self._dirty(rows, shown.session, shown.position).sort_values(["ts_ms", "event"], kind="stable")
+        )
+        return path
+
     def _rows(self, hour: Hour) -> pd.DataFrame:
-        frames = []
-        for day, shown, at in self._parts(hour):
-            user, item = shown.user[at], shown.item[at]
-            frame = pd.DataFrame(
-                {
-                    "event": [f"{day:03d}-{n:07d}" for n in at],
-                    "uid": [App.user_key(u) for u in user],
-                    "track": [App.item_key(i) for i in item],
-                    "ts_ms": (shown.moment[at] * 1000).astype(np.int64),
-                    "tz": np.array(self.app.zone_names)[self.app.zone[user]],
-                    "played": shown.played[at],
-                    "length": self.app.length[item],
-                    "liked": shown.like[at].astype(int),
-                    "disliked": shown.dislike[at].astype(int),
-                    "shared": shown.share[at].astype(int),
-                }
-            )
-            frames.append(self._dirty(day, at, frame))
+        frames = [
+            self._dirty(self._raw(shown, at, np.array([f"{day:03d}-{n:07d}" for n in at])), day, at)
+            for day, shown, at in self._parts(hour)
+        ]
         return pd.concat(frames).sort_values(["ts_ms", "event"], kind="stable")
 
-    def _dirty(self, day: int, at: np.ndarray, frame: pd.DataFrame) -> pd.DataFrame:
-        """Repeat some rows and damage some others, as real collectors do."""
+    def _raw(self, shown: Impressions, at: np.ndarray, events: np.ndarray) -> pd.DataFrame:
+        """Rows of the log for the impressions ``at``."""
+        user, item = shown.user[at], shown.item[at]
+        return pd.DataFrame(
+            {
+                "event": events,
+                "uid": [self.app.user_key(int(u)) for u in user],
+                "track": [self.app.item_key(int(i)) for i in item],
+                "ts_ms": (shown.moment[at] * 1000).astype(np.int64),
+                "tz": np.array(self.app.zone_names)[self.app.zone[user]],
+                "played": shown.played[at],
+                "length": self.app.length[item],
+                "liked": shown.like[at].astype(int),
+                "disliked": shown.dislike[at].astype(int),
+                "shared": shown.share[at].astype(int),
+            }
+        )
+
+    def _dirty(self, frame: pd.DataFrame, *keys: np.ndarray | int) -> pd.DataFrame:
+        """Repeat some rows and damage some others, as real collectors do; the draws belong to ``keys``."""
         dirt, seed = self.config.dirt, self.config.seed
-        damage = uniform(seed, DIRT, 1, day, at) < dirt.damaged
+        damage = uniform(seed, DIRT, 1, *keys) < dirt.damaged
         if damage.any():
-            kind = uniform(seed, DIRT, 2, day, at)
+            kind = uniform(seed, DIRT, 2, *keys)
             frame.loc[damage & (kind < 0.5), "length"] *= -1
             frame.loc[damage & (kind >= 0.5), "uid"] = ""
-        again = (uniform(seed, DIRT, 3, day, at) < dirt.duplicates) & ~damage
+        again = (uniform(seed, DIRT, 3, *keys) < dirt.duplicates) & ~damage
         return pd.concat([frame, frame[again]])
 
     def _write_exposures(self, hour: Hour) -> None:
@@ -150,7 +180,7 @@ class AppLog:
                     {
                         "experiment": rule.name,
                         "variant": self.app.variant[shown.user[at]],
-                        "uid": [App.user_key(u) for u in shown.user[at]],
+                        "uid": [self.app.user_key(int(u)) for u in shown.user[at]],
                         "ts_ms": (shown.moment[at] * 1000).astype(np.int64),
                     }
                 )

@@ -1,0 +1,162 @@
+"""The simulated app's users before a ranker: over HTTP as real clients are, or in this process."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import Counter
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta, timezone
+from typing import Any
+
+import httpx
+import numpy as np
+
+from core.errors import NotReadyError
+from core.hours import Hour
+from core.settings import Settings
+from events.simulator.app import App
+from events.simulator.visits import Slates
+from feature_repo.retrieval import ClockFeatures
+from serving.engine import Engine, Request, pair_scores
+
+log = logging.getLogger("pipeline.traffic")
+
+CLIENTS = 4
+PATIENCE_SECONDS = 60.0
+QUARTER_SECONDS = 900
+"""Offsets of time zones are whole quarters of an hour."""
+
+
+class HttpRanker:
+    """Sends each slate's request to a running service, a few at a time.
+
+    ``answers`` counts what came back: ``ok``, ``degraded``, and refusals by status (each was tried again).
+    """
+
+    def __init__(self, app: App, settings: Settings) -> None:
+        self.app, self.url = app, f"http://127.0.0.1:{settings.serving_port}"
+        key = settings.serving_key.get_secret_value()
+        self.client = httpx.Client(base_url=self.url, timeout=30, headers={"X-API-Key": key} if key else {})
+        self.pool = ThreadPoolExecutor(CLIENTS, thread_name_prefix="client")
+        self.answers: Counter[str] = Counter()
+        self.versions: Counter[str] = Counter()
+
+    def __call__(self, slates: Slates) -> np.ndarray:
+        """Scores of the candidates, shape (R, C)."""
+        rows = list(self.pool.map(lambda n: self._ask(slates, n), range(len(slates.user))))
+        return np.stack(rows) if rows else np.empty(slates.candidates.shape)
+
+    def wait(self, at: Hour, models: Mapping[str, str]) -> None:
+        """Wait until the service has the features as of ``at`` and these versions (name → version)."""
+        end = time.monotonic() + PATIENCE_SECONDS
+        while True:
+            found = self.client.get("/model").json()
+            has = {name: m["version"] for name, m in found["models"].items()}
+            if found["features_as_of"] == at.key and all(has.get(n) == v for n, v in models.items()):
+                return
+            if time.monotonic() > end:
+                raise NotReadyError(f"the service did not take over {at} and {dict(models)} in time: {found}")
+            time.sleep(0.1)
+
+    def close(self) -> None:
+        self.client.close()
+        self.pool.shutdown()
+
+    def _ask(self, slates: Slates, n: int) -> np.ndarray:
+        there = np.flatnonzero(slates.candidates[n] >= 0)
+        scores = np.full(slates.candidates.shape[1], -np.inf)
+        if not len(there):
+            return scores
+        keys = [self.app.item_key(int(item)) for item in slates.candidates[n, there]]
+        request = request_of(self.app, slates, n, keys)
+        body = {
+            "user": request.user, "candidates": keys, "time": request.at.isoformat(), "request_id": request.request_id,
+        }  # fmt: skip
+        answer = self._post(body)
+        given = {row["item"]: row["score"] for row in answer["items"]}
+        scores[there] = [given[key] for key in keys]
+        self.answers["degraded" if answer["degraded"] else "ok"] += 1
+        self.versions[answer["model"]["version"]] += 1
+        return scores
+
+    def _post(self, body: dict[str, Any]) -> dict[str, Any]:
+        """An answer; a service that is busy or starting is asked again."""
+        end = time.monotonic() + PATIENCE_SECONDS
+        while True:
+            try:
+                answer = self.client.post("/rank", json=body)
+                if answer.status_code == 200:
+                    return dict(answer.json())
+                reason = f"{answer.status_code} {answer.json().get('error')}"
+                self.answers[str(answer.status_code)] += 1
+            except httpx.TransportError as error:
+                reason = f"{type(error).__name__}: {error}"
+                self.answers["no connection"] += 1
+            if (not reason.startswith(("503", "504")) and reason[0].isdigit()) or time.monotonic() > end:
+                raise NotReadyError(f"{self.url}/rank: {reason}")
+            time.sleep(0.2)
+
+
+class EngineRanker:
+    """The same requests to an engine in this process, all of a slate together."""
+
+    def __init__(self, app: App, engine: Engine) -> None:
+        self.app, self.engine = app, engine
+        self.answers: Counter[str] = Counter()
+        self.versions: Counter[str] = Counter()
+
+    def __call__(self, slates: Slates) -> np.ndarray:
+        scores = np.full(slates.candidates.shape, -np.inf)
+        there = [np.flatnonzero(row >= 0) for row in slates.candidates]
+        keys = [[self.app.item_key(int(i)) for i in row[at]] for row, at in zip(slates.candidates, there, strict=True)]
+        asked = [n for n, at in enumerate(there) if len(at)]
+        requests = [request_of(self.app, slates, n, keys[n]) for n in asked]
+        for n, answer in zip(
+            asked, self.engine.rank_many(requests, PATIENCE_SECONDS * 1000) if asked else [], strict=True
+        ):
+            given = dict(zip(answer.items, answer.scores, strict=True))
+            scores[n, there[n]] = [given[key] for key in keys[n]]
+            self.answers["degraded" if answer.degraded else "ok"] += 1
+            self.versions[answer.version] += 1
+        return scores
+
+
+class ForcedRanker:
+    """Ranks for every user by the model that a table says, on the features of a world of its own.
+
+    For worlds that nobody trains on: what would have happened to a user in another arm. Ids in the log are numbers, so
+    that users and items are the same in all worlds.
+    """
+
+    def __init__(self, engine: Engine, features: ClockFeatures, model_of: np.ndarray) -> None:
+        self.engine, self.features, self.model_of = engine, features, model_of
+
+    def __call__(self, slates: Slates) -> np.ndarray:
+        now = self.engine.snapshot
+        assert now.catalogue is not None
+        assert now.at is not None
+        scores = np.full(slates.candidates.shape, -np.inf)
+        found = self.features.online((np.unique(slates.user) + 1).tolist(), now.at)
+        row, item = slates.pairs()
+        column = np.nonzero(slates.candidates >= 0)[1]
+        for name in np.unique(self.model_of[slates.user]):
+            mine = np.flatnonzero(self.model_of[slates.user[row]] == name)
+            scores[row[mine], column[mine]] = pair_scores(
+                now.models[name], now.catalogue, found, users=slates.user[row[mine]] + 1,
+                minutes=slates.local_minutes[row[mine]], items=item[mine] + 1,
+            )  # fmt: skip
+        return scores
+
+
+def request_of(app: App, slates: Slates, n: int, keys: list[str]) -> Request:
+    """The request of one slate, with the user's own offset from UTC."""
+    offset = -(-(slates.local_minutes[n] * 60 - slates.moment[n]) // QUARTER_SECONDS) * QUARTER_SECONDS
+    zone = timezone(timedelta(seconds=float(offset)))
+    at = datetime.fromtimestamp(float(slates.moment[n]), zone)
+    number = f"{slates.day[n]}-{slates.user[n]}-{slates.number[n]}-{slates.slate}"
+    return Request(
+        request_id=number, user=app.user_key(int(slates.user[n])), at=at,
+        local_minutes=int(at.replace(tzinfo=UTC).timestamp() // 60), candidates=tuple(keys), count=len(keys),
+    )  # fmt: skip

@@ -1,0 +1,181 @@
+"""The HTTP service: ``POST /rank``, ``GET /health``, ``/ready``, ``/model``, ``/metrics``."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import logging
+import time
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi import Request as HttpRequest
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, Response
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+from starlette.exceptions import HTTPException
+
+from core.settings import Settings, load_settings
+from serving.body import RankBody, problem_of
+from serving.engine import Ranked
+from serving.service import RefusedError, Service
+
+log = logging.getLogger("serving.api")
+
+BODY_LIMIT = 1_000_000
+"""Bytes of a request's body."""
+
+
+def make_app(settings: Settings | None = None) -> FastAPI:
+    """The service of a workspace, as an ASGI application."""
+    service = Service(settings or load_settings())
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        del app
+        await asyncio.to_thread(service.start)
+        yield
+        await asyncio.to_thread(service.stop)
+
+    app = FastAPI(title="Interest Clock ranking", lifespan=lifespan, description=__doc__ or "")
+    app.state.service = service
+    app.add_middleware(_BodyLimit)
+    _add_errors(app, service)
+    _add_ranking(app, service)
+    _add_pages(app, service)
+    return app
+
+
+def _add_errors(app: FastAPI, service: Service) -> None:
+    """Every error is ``{"error": reason}`` with a fitting status, never a trace."""
+
+    @app.exception_handler(RefusedError)
+    async def refused(request: HttpRequest, error: RefusedError) -> JSONResponse:
+        del request
+        service.metrics.answers.labels(str(error.status), "").inc()
+        return JSONResponse(error.body, error.status, error.headers)
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(request: HttpRequest, error: RequestValidationError) -> JSONResponse:
+        del request
+        status = 400 if any(e["type"] == "json_invalid" for e in error.errors()) else 422
+        service.metrics.answers.labels(str(status), "").inc()
+        problems = [problem_of(e) for e in error.errors()]
+        return _answer(status, problems[0], problems=problems[:20])
+
+    @app.exception_handler(HTTPException)
+    async def other(request: HttpRequest, error: HTTPException) -> JSONResponse:
+        del request
+        return _answer(error.status_code, str(error.detail))
+
+    @app.exception_handler(Exception)
+    async def broken(request: HttpRequest, error: Exception) -> JSONResponse:
+        del request
+        number = uuid.uuid4().hex[:12]
+        log.error("error %s", number, exc_info=error)
+        service.metrics.answers.labels("500", "").inc()
+        return _answer(500, f"an internal error, number {number} in the service's log")
+
+
+def _add_ranking(app: FastAPI, service: Service) -> None:
+    key = service.settings.serving_key.get_secret_value()
+
+    @app.post("/rank")
+    async def rank(body: RankBody, request: HttpRequest) -> JSONResponse:
+        """Rank candidates for a user at a time."""
+        begun = time.perf_counter()
+        given = request.headers.get("x-api-key", "")
+        if key and not hmac.compare_digest(given.encode(), key.encode()):
+            raise RefusedError(401, "the header X-API-Key is missing or wrong")
+        found = await service.rank(service.request_of(body))
+        service.metrics.seconds.observe(time.perf_counter() - begun)
+        service.metrics.answers.labels("200", found.route.variant or found.model_variant).inc()
+        if found.degraded:
+            service.metrics.degraded.labels(found.degraded.split(":")[0]).inc()
+        return JSONResponse(_json(found), headers={"X-Request-ID": found.request_id})
+
+
+def _add_pages(app: FastAPI, service: Service) -> None:
+    """What others look at: probes, the state of models and features, metrics."""
+
+    @app.get("/health")
+    async def health() -> dict[str, str]:
+        """Whether the process lives."""
+        return {"status": "ok"}
+
+    @app.get("/ready")
+    async def ready() -> JSONResponse:
+        """Whether requests can be answered."""
+        reason = service.engine.not_ready()
+        return _answer(503, reason) if reason else JSONResponse({"status": "ready"})
+
+    @app.get("/model")
+    async def model() -> dict[str, Any]:
+        """Who ranks, on which features, in which experiments, and what could not be refreshed."""
+        engine = service.engine
+        now = engine.snapshot
+        return {
+            "source": service.settings.source,
+            "models": {
+                name: {"version": m.version, "variant": m.variant, "trained_until": m.hour}
+                for name, m in sorted(now.models.items())
+            },
+            "shadow": service.settings.serving_shadow or None,
+            "features_as_of": now.at.key if now.at else None,
+            "items": len(now.catalogue or ()),
+            "experiments": {e.name: e.models for e in now.routes.experiments},
+            "problems": engine.problems,
+        }
+
+    @app.get("/metrics")
+    async def metrics() -> Response:
+        """For Prometheus."""
+        return Response(service.metrics.text(), media_type=CONTENT_TYPE_LATEST)
+
+
+def _json(found: Ranked) -> dict[str, Any]:
+    return {
+        "request_id": found.request_id,
+        "items": [{"item": i, "score": s} for i, s in zip(found.items, found.scores, strict=True)],
+        "model": {"version": found.version, "variant": found.model_variant},
+        "experiment": found.route.experiment or None,
+        "variant": found.route.variant or None,
+        "degraded": found.degraded or None,
+        "features_as_of": found.features_as_of.key,
+        "user_known": found.user_known,
+        "unknown_items": found.unknown_items,
+    }
+
+
+class _BodyLimit:
+    """Refuses a body that is too large before it is read whole."""
+
+    def __init__(self, app: Callable[..., Awaitable[None]]) -> None:
+        self.app = app
+
+    async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        length = dict(scope["headers"]).get(b"content-length", b"0")
+        if length.isdigit() and int(length) > BODY_LIMIT:
+            await _answer(413, f"the body has {int(length)} bytes; at most {BODY_LIMIT}")(scope, receive, send)
+            return
+        taken = 0
+
+        async def counted() -> Any:
+            nonlocal taken
+            message = await receive()
+            taken += len(message.get("body", b""))
+            if taken > BODY_LIMIT:
+                raise HTTPException(413, f"the body has more than {BODY_LIMIT} bytes")
+            return message
+
+        await self.app(scope, counted, send)
+
+
+def _answer(status: int, reason: str, headers: dict[str, str] | None = None, **more: Any) -> JSONResponse:
+    return JSONResponse({"error": reason, **more}, status, headers)

@@ -1,0 +1,59 @@
+"""What a ranking request may say."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from events.mapping import check_zone
+
+Key = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f]+$")]
+
+
+class RankBody(BaseModel):
+    """What to rank, for whom, when."""
+
+    model_config = ConfigDict(extra="forbid", coerce_numbers_to_str=True)
+
+    user: Key = Field(description="The user as in the source's log.")
+    candidates: list[Key] | Literal["retrieve"] = Field(
+        "retrieve", description="Items to rank, none twice; 'retrieve': the service finds some."
+    )
+    time: AwareDatetime | None = Field(
+        None, description="Time of the request with the user's offset from UTC; default: the platform's now."
+    )
+    zone: str | None = Field(None, description="The user's time zone, where the offset of time is not the user's.")
+    count: int | None = Field(None, ge=1, description="Items wanted; default: all candidates.")
+    exclude: list[Key] = Field(default_factory=list, description="Items that must not be retrieved.")
+    context: dict[str, str | int | float | bool | None] = Field(
+        default_factory=dict, max_length=20, description="Anything else that is known; for the caller's own use."
+    )
+    request_id: str | None = Field(
+        None, pattern=r"^[A-Za-z0-9._:-]{1,100}$", description="Given back; default: made up."
+    )
+
+    @field_validator("zone")
+    @classmethod
+    def _zone(cls, name: str | None) -> str | None:
+        return check_zone(name) if name else None
+
+    @model_validator(mode="after")
+    def _distinct(self) -> RankBody:
+        if isinstance(self.candidates, list):
+            if not self.candidates:
+                raise ValueError("candidates: the list is empty; give items, or 'retrieve'")
+            if len(set(self.candidates)) < len(self.candidates):
+                seen: set[str] = set()
+                twice = next(c for c in self.candidates if c in seen or seen.add(c))  # type: ignore[func-returns-value]
+                raise ValueError(f"candidates: '{twice}' is there twice")
+        return self
+
+
+def problem_of(error: Any) -> str:
+    """One of pydantic's errors in words."""
+    place = ".".join(str(part) for part in error["loc"] if part not in {"body", "list[constrained-str]"})
+    text = error["msg"].removeprefix("Value error, ")
+    if error["type"] == "json_invalid":
+        return f"the body is not JSON: {error.get('ctx', {}).get('error', text)} at character {error['loc'][-1]}"
+    return text if not place or text.startswith(place) else f"{place}: {text}"

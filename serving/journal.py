@@ -1,0 +1,138 @@
+"""What was asked, shown and read: written beside the requests, never in their way.
+
+``requests`` has a row a request: its candidates in the order of their scores, the model that ranked, and why. Features are
+written once a user and hour (``feature_repo.served``). ``shadow`` holds another model's scores of the same candidates.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from core.hours import Hour
+from core.settings import Settings
+from feature_repo.retrieval import Features
+from feature_repo.served import KINDS, read_parts, write_part
+
+log = logging.getLogger("serving.journal")
+
+REQUESTS = pa.schema(
+    [
+        pa.field("request_id", pa.string()),
+        pa.field("at", pa.timestamp("us", tz="UTC")),
+        pa.field("user", pa.string()),
+        pa.field("user_id", pa.int64()),
+        pa.field("local_minutes", pa.int64()),
+        pa.field("features_as_of", pa.int64()),
+        pa.field("version", pa.string()),
+        pa.field("experiment", pa.string()),
+        pa.field("variant", pa.string()),
+        pa.field("degraded", pa.string()),
+        pa.field("items", pa.list_(pa.int64())),
+        pa.field("scores", pa.list_(pa.float32())),
+        pa.field("shown", pa.int64()),
+    ]
+)
+SHADOW = pa.schema(
+    [
+        pa.field("request_id", pa.string()),
+        pa.field("version", pa.string()),
+        pa.field("items", pa.list_(pa.int64())),
+        pa.field("scores", pa.list_(pa.float32())),
+    ]
+)
+READERS = pa.schema([pa.field("user_id", pa.int64())])
+PENDING_LIMIT = 20_000
+FLUSH_SECONDS = 2.0
+
+
+class Journal:
+    """Collects rows and writes them by a thread of its own; over the limit rows are dropped, and counted."""
+
+    def __init__(self, settings: Settings, *, flush_seconds: float = FLUSH_SECONDS) -> None:
+        self.settings, self.flush_seconds = settings, flush_seconds
+        self.dropped = 0
+        self._lock, self._writing = threading.Lock(), threading.Lock()
+        self._rows: dict[tuple[Hour, str], list[dict[str, Any]]] = defaultdict(list)
+        self._features: dict[Hour, list[tuple[list[int], Features]]] = defaultdict(list)
+        self._pending = 0
+        self._number = 0
+        self._read: dict[Hour, set[int]] = {}
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="journal", daemon=True)
+        self._thread.start()
+
+    def add(self, hour: Hour, kind: str, rows: Sequence[dict[str, Any]]) -> None:
+        """Rows of ``requests`` or ``shadow``."""
+        with self._lock:
+            if self._pending + len(rows) > PENDING_LIMIT:
+                self.dropped += len(rows)
+                return
+            self._rows[hour, kind] += rows
+            self._pending += len(rows)
+
+    def add_features(self, hour: Hour, users: Sequence[int], features: Features) -> None:
+        """Features read as of an hour; users whose features are in the log already are left out."""
+        with self._lock:
+            if hour not in self._read:
+                self._read = {h: seen for h, seen in self._read.items() if h > hour - 3} | {hour: set()}
+            fresh = [user for user in users if user not in self._read[hour]]
+            if not fresh or self._pending + len(fresh) > PENDING_LIMIT:
+                return
+            self._read[hour].update(fresh)
+            self._features[hour].append((fresh, features))
+            self._pending += len(fresh)
+
+    def flush(self) -> None:
+        """Write what is there now."""
+        with self._writing:
+            with self._lock:
+                rows, features = self._rows, self._features
+                self._rows, self._features, self._pending = defaultdict(list), defaultdict(list), 0
+            for (hour, kind), found in rows.items():
+                schema = REQUESTS if kind == "requests" else SHADOW
+                self._write(hour, kind, pa.Table.from_pylist(found, schema=schema))
+            for hour, parts in features.items():
+                users = [user for fresh, _ in parts for user in fresh]
+                self._write(hour, "readers", pa.table({"user_id": users}, schema=READERS))
+                for kind in KINDS:
+                    own = [_of(getattr(found, kind), fresh) for fresh, found in parts if getattr(found, kind).num_rows]
+                    if own:
+                        self._write(hour, kind, pa.concat_tables(own))
+
+    def close(self) -> None:
+        """Write what is left and stop."""
+        self._stop.set()
+        self._thread.join(30)
+        self.flush()
+
+    def _write(self, hour: Hour, kind: str, rows: pa.Table) -> None:
+        self._number += 1
+        write_part(self.settings, hour, kind, rows, self._number)
+
+    def _run(self) -> None:
+        while not self._stop.wait(self.flush_seconds):
+            try:
+                self.flush()
+            except OSError as error:  # a full disk costs the log, not the ranking
+                log.warning("the request log could not be written: %s", error)
+
+
+def read_requests(settings: Settings, hour: Hour) -> pa.Table:
+    """The requests of an hour, in the order of time; one that was sent again counts once."""
+    rows = read_parts(settings, hour, "requests")
+    if not rows.num_rows:
+        return REQUESTS.empty_table()
+    numbered = rows.append_column("row", pa.array(range(rows.num_rows)))
+    last = numbered.group_by("request_id").aggregate([("row", "max")])["row_max"]
+    return rows.take(last.combine_chunks()).sort_by([("at", "ascending"), ("request_id", "ascending")])
+
+
+def _of(rows: pa.Table, users: list[int]) -> pa.Table:
+    return rows.filter(pc.is_in(rows["user_id"], pa.array(users, pa.int64())))

@@ -1,0 +1,86 @@
+"""A past hour's requests ranked again: by another model, on the very features that were served."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from scipy.stats import rankdata
+
+from core.errors import NotReadyError
+from core.hours import Hour
+from core.settings import Settings
+from feature_repo.served import served_features
+from serving.catalogue import load_catalogue
+from serving.engine import pair_scores
+from serving.features import open_features
+from serving.journal import read_requests
+from serving.models import Models
+
+TOP = 10
+
+
+def replay_hour(settings: Settings, hour: Hour, model: str) -> dict[str, Any]:
+    """Rank the requests of an hour again by a model and compare with what was answered then.
+
+    Degraded answers, and those whose features are not in the log, are left out.
+
+    Returns:
+        ``requests`` compared and ``left_out``; ``score_difference`` (mean and largest, absolute),
+        ``same_first`` (share of requests whose best item is the same), ``overlap`` of the first ten,
+        ``rank_correlation`` (Spearman's, mean), and the versions that had ranked.
+
+    Raises:
+        NotReadyError: no requests in that hour, or the model cannot be loaded.
+    """
+    requests = read_requests(settings, hour)
+    if not requests.num_rows:
+        raise NotReadyError(f"no requests are logged for {hour}; the service logs what it ranks")
+    models = Models(settings)
+    models.refresh({model})
+    loaded = models.get(model)
+    if loaded is None:
+        raise NotReadyError(f"{model} cannot be loaded: {models.problems.get(model) or models.problems.get('mlflow')}")
+    rows = requests.to_pylist()
+    hours = {row["features_as_of"] for row in rows}
+    store = open_features(settings)
+    at = store.clock.as_of
+    assert at is not None
+    catalogue = load_catalogue(settings, store, at)
+    found: list[dict[str, float]] = []
+    for as_of in sorted(hours):
+        features, users = served_features(settings, Hour(as_of))
+        held = {*users, -1}
+        mine = [r for r in rows if r["features_as_of"] == as_of and not r["degraded"] and r["user_id"] in held]
+        for row in mine:
+            items = np.array(row["items"], dtype=np.int64)
+            scores = pair_scores(
+                loaded, catalogue, features, users=np.full(len(items), row["user_id"]),
+                minutes=np.full(len(items), row["local_minutes"]), items=items,
+            )  # fmt: skip
+            found.append(_compared(np.array(row["scores"]), scores))
+    if not found:
+        raise NotReadyError(f"of {len(rows)} requests of {hour} none can be ranked again")
+    values = {name: np.array([f[name] for f in found]) for name in found[0]}
+    return {
+        "hour": hour.key, "model": model, "version": loaded.version, "variant": loaded.variant,
+        "requests": len(found), "left_out": len(rows) - len(found),
+        "ranked_by": sorted({row["version"] for row in rows if row["version"]}, key=int),
+        "score_difference": {"mean": float(values["mean"].mean()), "largest": float(values["largest"].max())},
+        "same_first": float(values["same_first"].mean()), "overlap": float(values["overlap"].mean()),
+        "rank_correlation": float(np.nanmean(values["correlation"])) if np.isfinite(values["correlation"]).any() else None,
+    }  # fmt: skip
+
+
+def _compared(before: np.ndarray, now: np.ndarray) -> dict[str, float]:
+    """Two models' scores of the same candidates, which are in the first one's order."""
+    order = np.argsort(-now, kind="stable")
+    top = min(TOP, len(now))
+    gap = np.abs(before - now)
+    ranks = rankdata(before), rankdata(now)
+    able = len(now) > 1 and all(np.ptp(r) > 0 for r in ranks)
+    return {
+        "mean": float(gap.mean()), "largest": float(gap.max()), "same_first": float(order[0] == 0),
+        "overlap": len(set(order[:top]) & set(range(top))) / top,
+        "correlation": float(np.corrcoef(*ranks)[0, 1]) if able else float("nan"),
+    }  # fmt: skip

@@ -1,0 +1,153 @@
+"""An engine behind a bounded queue, kept fresh by a thread, and what Prometheus reads of it.
+
+A request waits in the queue for one of a few threads; what does not fit is refused at once, and what takes too long is
+given up, so a burst slows nobody who is being answered.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import threading
+import uuid
+from concurrent.futures import Future, ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from zoneinfo import ZoneInfo
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from core.settings import Settings
+from serving.body import RankBody
+from serving.engine import Engine, NoChampionError, Ranked, Request
+
+log = logging.getLogger("serving.service")
+
+DEFAULT_COUNT = 50
+PAST, FUTURE = timedelta(hours=1), timedelta(hours=48)
+"""How far a request's time may lie from the platform's."""
+LATENCY_BUCKETS = (0.002, 0.005, 0.01, 0.02, 0.04, 0.08, 0.15, 0.3, 0.6, 1.0, 2.0)
+
+
+class RefusedError(Exception):
+    """An answer other than a ranking."""
+
+    def __init__(self, status: int, reason: str, headers: dict[str, str] | None = None, **more: Any) -> None:
+        super().__init__(reason)
+        self.status, self.body, self.headers = status, {"error": reason, **more}, headers
+
+
+class Metrics:
+    """What Prometheus reads."""
+
+    def __init__(self, service: Service) -> None:
+        self.registry = CollectorRegistry()
+        own = {"registry": self.registry}
+        self.answers = Counter("clock_rank_answers", "Answers by status and variant.", ["status", "variant"], **own)  # type: ignore[arg-type]
+        self.degraded = Counter("clock_rank_degraded", "Answers that something was missing for.", ["kind"], **own)  # type: ignore[arg-type]
+        self.seconds = Histogram("clock_rank_seconds", "Time to an answer.", buckets=LATENCY_BUCKETS, **own)  # type: ignore[arg-type]
+        engine = service.engine
+        for name, text, read in (
+            ("clock_rank_pending", "Requests being ranked or waiting.", lambda: service.pending),
+            ("clock_features_as_of_seconds", "Hour from whose start the features hold, seconds since 1970.",
+             lambda: engine.snapshot.at.start.timestamp() if engine.snapshot.at else 0),
+            ("clock_catalogue_items", "Items that can be ranked.", lambda: len(engine.snapshot.catalogue or ())),
+            ("clock_problems", "Things that could not be refreshed; /model names them.", lambda: len(engine.problems)),
+            ("clock_journal_dropped", "Rows of the request log that were dropped.",
+             lambda: engine.journal.dropped if engine.journal else 0),
+            ("clock_exposures_unlogged", "Exposures that could not be written.", lambda: engine.unlogged),
+        ):  # fmt: skip
+            Gauge(name, text, **own).set_function(read)  # type: ignore[arg-type]
+
+    def text(self) -> bytes:
+        return generate_latest(self.registry)
+
+
+class Service:
+    """An engine, the queue before it, and the thread that keeps it fresh."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings, self.engine = settings, Engine(settings)
+        self.pool = ThreadPoolExecutor(settings.serving_threads, thread_name_prefix="rank")
+        self.pending = 0
+        self._lock = threading.Lock()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._keep_fresh, name="refresh", daemon=True)
+        self.metrics = Metrics(self)
+
+    def start(self) -> None:
+        import torch
+
+        torch.set_num_threads(1)  # requests share the cores
+        self.engine.refresh()
+        gc.collect()
+        gc.freeze()  # what was loaded is not walked again by every collection
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stop.set()
+        self._thread.join(30)
+        self.pool.shutdown(wait=True)
+        self.engine.close()
+
+    def _keep_fresh(self) -> None:
+        while not self._stop.wait(self.settings.serving_refresh_seconds):
+            try:
+                self.engine.refresh()
+            except Exception:  # the server goes on with what it has
+                log.exception("refreshing failed")
+
+    async def rank(self, request: Request) -> Ranked:
+        """Rank within the queue's bounds and the time limit."""
+        limit = self.settings.serving_threads + self.settings.serving_queue
+        with self._lock:
+            if self.pending >= limit:
+                raise RefusedError(
+                    503, f"{limit} requests are waiting already; try again in a second", {"Retry-After": "1"}
+                )
+            self.pending += 1
+        job = self.pool.submit(self.engine.rank, request)
+        job.add_done_callback(self._done)
+        try:
+            return await asyncio.wait_for(asyncio.wrap_future(job), self.settings.serving_timeout_ms / 1000)
+        except TimeoutError:
+            raise RefusedError(504, f"not ranked within {self.settings.serving_timeout_ms} ms") from None
+        except NoChampionError as error:
+            raise RefusedError(503, str(error), {"Retry-After": "10"}) from None
+
+    def _done(self, job: Future[Ranked]) -> None:
+        del job
+        with self._lock:
+            self.pending -= 1
+
+    def request_of(self, body: RankBody) -> Request:
+        """A checked request; refuses what a limit or the clock forbids."""
+        most = self.settings.serving_candidates
+        given = body.candidates if isinstance(body.candidates, list) else None
+        for name, found in (("candidates", given or ()), ("exclude", body.exclude)):
+            if len(found) > most:
+                raise RefusedError(422, f"{name}: {len(found)} items; at most {most}")
+        if body.count is not None and body.count > most:
+            raise RefusedError(422, f"count: {body.count}; at most {most}")
+        at = self._time(body.time)
+        local = at.astimezone(ZoneInfo(body.zone)) if body.zone else at
+        minutes = int(local.replace(tzinfo=UTC).timestamp() // 60)
+        return Request(
+            request_id=body.request_id or uuid.uuid4().hex, user=body.user, at=at, local_minutes=minutes,
+            candidates=tuple(given) if given is not None else None,
+            count=body.count or (len(given) if given is not None else DEFAULT_COUNT), exclude=tuple(body.exclude),
+        )  # fmt: skip
+
+    def _time(self, time: datetime | None) -> datetime:
+        """The request's time, close enough to the platform's: the wall clock's, or the log's where a log is replayed."""
+        hour = self.engine.snapshot.at
+        now = datetime.now(UTC) if self.settings.live or hour is None else hour.start
+        if time is None:
+            return now
+        if not now - PAST <= time <= now + FUTURE:
+            raise RefusedError(
+                422, f"time: {time.isoformat()} is not between {PAST.total_seconds() / 3600:.0f} h before and "
+                f"{FUTURE.total_seconds() / 3600:.0f} h after the platform's now, {now.isoformat(timespec='seconds')}"
+            )  # fmt: skip
+        return time

@@ -1,0 +1,46 @@
+"""A small workspace with clocks, two trained variants and a champion, made once; each test that changes it copies it."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+
+from core.settings import Settings, load_settings
+from evaluation.registry import CHALLENGER, CHAMPION
+from events.simulator.config import SimulatorConfig
+from pipeline.app import app_log
+from pipeline.history import build_history
+from pipeline.promotion import latest_version, registry
+from pipeline.source import Source, save_source
+
+VARIANTS = ("hour_embedding", "matched_clock")
+APP = SimulatorConfig(days=4, users=120, items=80, experiment={"start_day": 2})  # type: ignore[arg-type]
+UNTIL = APP.first_hour + 60
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    """Trained up to ``UNTIL``; the champion is ours, the challenger the hour embedding. Tests must not change it."""
+    settings = load_settings(var=tmp_path_factory.mktemp("serving") / "var", source="simulator", variants=VARIANTS)
+    settings.workspace.mkdir(parents=True)
+    (settings.workspace / "app.yaml").write_text(yaml.safe_dump(APP.model_dump(mode="json")))
+    save_source(settings, Source(str(app_log(settings).prepare()), (), simulated=True))
+    build_history(settings, UNTIL)
+    models = registry(settings)
+    for alias, variant in ((CHAMPION, "matched_clock"), (CHALLENGER, "hour_embedding")):
+        version = latest_version(settings, variant, UNTIL)
+        assert version is not None
+        models.move(alias, version, "for the tests of serving")
+    return settings
+
+
+@pytest.fixture
+def served(trained: Settings, tmp_path: Path) -> Settings:
+    """A copy of the trained workspace that a test may change."""
+    shutil.copytree(trained.var, tmp_path / "var")
+    settings = load_settings(**{**trained.model_dump(exclude_unset=True), "var": tmp_path / "var"})
+    save_source(settings, Source(str(app_log(settings).prepare()), (), simulated=True))
+    return settings

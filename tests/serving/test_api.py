@@ -1,0 +1,284 @@
+"""The HTTP service: every wrong input, limits, and a new champion or a lost store under load."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from fastapi.testclient import TestClient
+from pydantic import SecretStr
+
+from core.settings import Settings, load_settings
+from evaluation.registry import CHALLENGER, CHAMPION
+from events.store import EventStore
+from feature_repo.retrieval import ClockFeatures
+from pipeline.promotion import registry
+from pipeline.services import free_port, running, serving_service
+from serving.api import BODY_LIMIT, make_app
+from tests.servers import redis_server
+from tests.serving.conftest import UNTIL
+
+ITEMS = [f"t{n:06d}" for n in range(60)]
+NOW = (UNTIL.start + timedelta(minutes=20)).isoformat()
+
+
+@pytest.fixture(scope="module")
+def client(trained: Settings) -> Iterator[TestClient]:
+    with TestClient(make_app(trained), raise_server_exceptions=False) as found:
+        yield found
+
+
+WRONG: list[tuple[Any, int, str]] = [
+    ({"candidates": ITEMS}, 422, "user: Field required"),
+    ({"user": "", "candidates": ITEMS}, 422, "user"),
+    ({"user": "u\x00", "candidates": ITEMS}, 422, "user"),
+    ({"user": "u" * 300, "candidates": ITEMS}, 422, "user"),
+    ({"user": ["u"], "candidates": ITEMS}, 422, "user"),
+    ({"user": "u000001", "candidates": []}, 422, "the list is empty"),
+    ({"user": "u000001", "candidates": ["a", "b", "a"]}, 422, "'a' is there twice"),
+    ({"user": "u000001", "candidates": ["a", None]}, 422, "candidates"),
+    ({"user": "u000001", "candidates": "everything"}, 422, "candidates"),
+    ({"user": "u000001", "candidates": [f"x{n}" for n in range(1001)]}, 422, "1001 items; at most 1000"),
+    ({"user": "u000001", "exclude": [f"x{n}" for n in range(1001)]}, 422, "exclude: 1001 items"),
+    ({"user": "u000001", "count": 0}, 422, "count"),
+    ({"user": "u000001", "count": 5000}, 422, "at most 1000"),
+    ({"user": "u000001", "time": "yesterday"}, 422, "time"),
+    ({"user": "u000001", "time": "2026-03-04T12:00:00"}, 422, "timezone"),
+    ({"user": "u000001", "time": "2020-01-01T00:00:00Z"}, 422, "is not between"),
+    ({"user": "u000001", "time": "2030-01-01T00:00:00Z"}, 422, "is not between"),
+    ({"user": "u000001", "zone": "Asia/Shanghi"}, 422, "did you mean 'Asia/Shanghai'"),
+    ({"user": "u000001", "request_id": "../../etc"}, 422, "request_id"),
+    ({"user": "u000001", "context": {"a": {"b": 1}}}, 422, "context"),
+    ({"user": "u000001", "candidats": ITEMS}, 422, "candidats"),
+    ([1, 2], 422, "dictionary"),
+    ("text", 422, "dictionary"),
+]
+
+
+@pytest.mark.parametrize(("body", "status", "words"), WRONG)
+def test_a_wrong_request_is_told_what_is_wrong(client: TestClient, body: Any, status: int, words: str) -> None:
+    answer = client.post("/rank", json=body)
+    assert answer.status_code == status
+    assert words in answer.json()["error"]
+    assert "Traceback" not in answer.text
+
+
+def test_bodies_that_are_no_json_or_too_large(client: TestClient) -> None:
+    head = {"content-type": "application/json"}
+    broken = client.post("/rank", content=b'{"user": "u', headers=head)
+    assert broken.status_code == 400
+    assert "not JSON" in broken.json()["error"]
+    assert client.post("/rank", content=b"\xff\xfe\x00", headers=head).status_code == 400
+    many = client.post("/rank", json={"user": "u", "candidates": [f"t{n:06d}" for n in range(100_000)]})
+    assert many.status_code == 413
+    chunks = (b" " * 100_000 for _ in range(BODY_LIMIT // 100_000 + 2))
+    assert client.post("/rank", content=chunks, headers=head).status_code == 413
+    assert client.get("/rank").status_code == 405
+    assert client.get("/nowhere").json() == {"error": "Not Found"}
+
+
+def test_an_answer_and_the_pages_beside_it(client: TestClient) -> None:
+    answer = client.post("/rank", json={"user": "u000005", "candidates": ITEMS, "time": NOW, "request_id": "abc"})
+    assert answer.status_code == 200
+    found = answer.json()
+    assert found["request_id"] == answer.headers["x-request-id"] == "abc"
+    assert len(found["items"]) == 60
+    assert found["model"]["variant"] == "matched_clock"
+    assert found["degraded"] is None
+    retrieved = client.post("/rank", json={"user": 7, "count": 5}).json()
+    assert len(retrieved["items"]) == 5
+    assert not retrieved["user_known"]
+    # the same moment on another wall clock is another hour of the user's day
+    elsewhere = client.post(
+        "/rank", json={"user": "u000005", "candidates": ITEMS, "time": NOW, "zone": "Asia/Tokyo"}
+    ).json()
+    assert elsewhere["items"] != found["items"]
+    assert client.get("/health").json() == {"status": "ok"}
+    assert client.get("/ready").json() == {"status": "ready"}
+    model = client.get("/model").json()
+    assert model["models"][CHAMPION]["variant"] == "matched_clock"
+    assert model["problems"] == {}
+    text = client.get("/metrics").text
+    assert 'clock_rank_answers_total{status="200",variant="matched_clock"}' in text
+    assert 'clock_rank_answers_total{status="422"' in text
+    assert "clock_rank_seconds_bucket" in text
+
+
+def test_an_api_key_is_asked_for_where_one_is_set(trained: Settings) -> None:
+    settings = load_settings(**{**trained.model_dump(exclude_unset=True), "serving_key": SecretStr("s3cret")})
+    with TestClient(make_app(settings)) as client:
+        body = {"user": "u000001", "candidates": ITEMS}
+        assert client.post("/rank", json=body).status_code == 401
+        assert client.post("/rank", json=body, headers={"x-api-key": "guess"}).status_code == 401
+        assert client.post("/rank", json=body, headers={"x-api-key": "s3cret"}).status_code == 200
+        assert client.get("/health").status_code == 200
+        assert "s3cret" not in client.get("/model").text + client.get("/metrics").text
+
+
+def test_no_champion_is_a_503_with_a_reason(served: Settings) -> None:
+    registry(served).client.delete_registered_model_alias("simulator-ranker", CHAMPION)
+    with TestClient(make_app(served)) as client:
+        assert client.get("/ready").status_code == 503
+        answer = client.post("/rank", json={"user": "u000001", "candidates": ITEMS})
+        assert answer.status_code == 503
+        assert "no champion yet" in answer.json()["error"]
+        assert client.get("/health").status_code == 200
+
+
+def test_too_many_at_once_are_refused_and_slow_ones_given_up(
+    trained: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = load_settings(
+        **{
+            **trained.model_dump(exclude_unset=True), "serving_threads": 1, "serving_queue": 2,
+            "serving_timeout_ms": 300,
+        }
+    )  # fmt: skip
+    app = make_app(settings)
+    with TestClient(app) as client:
+        release = threading.Event()
+        rank = app.state.service.engine.rank
+
+        def slow(request: Any) -> Any:
+            release.wait(10)
+            return rank(request)
+
+        app.state.service.engine.rank = slow
+        statuses: Counter[int] = Counter()
+
+        def ask() -> None:
+            statuses[client.post("/rank", json={"user": "u000001", "candidates": ITEMS}).status_code] += 1
+
+        threads = [threading.Thread(target=ask) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert statuses == {504: 3, 503: 5}
+        release.set()
+        end = time.monotonic() + 10
+        while app.state.service.pending and time.monotonic() < end:
+            time.sleep(0.05)
+        ask()
+        assert statuses[200] == 1
+
+
+@contextmanager
+def load(url: str, clients: int = 3) -> Iterator[list[tuple[int, str | None, str]]]:
+    """Requests one after the other from a few clients: what each got (status, degraded, version), for the block's length."""
+    seen: list[tuple[int, str | None, str]] = []
+    stop = threading.Event()
+
+    def run(number: int) -> None:
+        with httpx.Client(base_url=url, timeout=20) as client:
+            n = 0
+            while not stop.is_set():
+                body = {"user": f"u{(number * 37 + n) % 120:06d}", "candidates": ITEMS, "time": NOW}
+                answer = client.post("/rank", json=body)
+                found = answer.json()
+                seen.append((answer.status_code, found.get("degraded"), found.get("model", {}).get("version", "")))
+                n += 1
+                time.sleep(0.01)
+
+    threads = [threading.Thread(target=run, args=(n,)) for n in range(clients)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield seen
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+
+
+def until(check: Callable[[], bool], seconds: float = 40) -> None:
+    end = time.monotonic() + seconds
+    while not check():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.1)
+
+
+def test_a_new_champion_takes_over_under_load_without_a_failed_request(served: Settings) -> None:
+    settings = load_settings(
+        **{**served.model_dump(exclude_unset=True), "serving_port": free_port(), "serving_refresh_seconds": 0.5}
+    )
+    models = registry(settings)
+    old, new = str(models.get(CHAMPION).version), str(models.get(CHALLENGER).version)  # type: ignore[union-attr]
+    with running(settings, [serving_service(settings)]):
+        url = f"http://127.0.0.1:{settings.serving_port}"
+        with load(url) as seen:
+            until(lambda: len(seen) > 30)
+            models.move(CHAMPION, new, "a swap under load")
+            until(lambda: bool(seen) and seen[-1][2] == new)
+            after = len(seen)
+            until(lambda: len(seen) > after + 30)
+    assert {status for status, *_ in seen} == {200}
+    assert {degraded for _, degraded, _ in seen} == {None}
+    assert {version for *_, version in seen} == {old, new}
+
+
+def test_redis_stopped_and_started_under_load(served: Settings, tmp_path: Path) -> None:
+    folder = tmp_path / "redis"
+    folder.mkdir()
+    with redis_server(folder) as (address, process):
+        settings = load_settings(
+            **{
+                **served.model_dump(exclude_unset=True), "online_store": "redis", "redis_url": address,
+                "serving_port": free_port(), "serving_refresh_seconds": 0.5,
+            }
+        )  # fmt: skip
+        ClockFeatures(settings, EventStore(settings.events_dir)).materialize_all(UNTIL)
+        environment = {"CLOCK_ONLINE_STORE": "redis", "CLOCK_REDIS_URL": address}
+        with pytest.MonkeyPatch.context() as patch:
+            for name, value in environment.items():
+                patch.setenv(name, value)
+            with (
+                running(settings, [serving_service(settings)]),
+                load(f"http://127.0.0.1:{settings.serving_port}") as seen,
+            ):
+                until(lambda: len(seen) > 30)
+                assert {degraded for _, degraded, _ in seen} == {None}
+                process.terminate()
+                until(lambda: bool(seen[-1][1]))
+                away = len(seen)
+                until(lambda: len(seen) > away + 50)
+                port = address.split(":")[1]
+                with restarted_redis(folder, port):
+                    again = ClockFeatures(settings, EventStore(settings.events_dir))
+                    again.materialize_all(UNTIL)
+                    until(lambda: not seen[-1][1])
+                    back = len(seen)
+                    until(lambda: len(seen) > back + 30)
+    assert {status for status, *_ in seen} == {200}
+    assert all(
+        (degraded or "").startswith("popularity: the feature store") for _, degraded, _ in seen[away + 3 : away + 50]
+    )
+    assert {degraded for _, degraded, _ in seen[back:]} == {None}
+
+
+@contextmanager
+def restarted_redis(folder: Path, port: str) -> Iterator[None]:
+    import shutil
+
+    import redis
+
+    from tests.servers import process
+
+    def ready() -> bool:
+        try:
+            return bool(redis.Redis(port=int(port)).ping())
+        except redis.ConnectionError:
+            return False
+
+    program = shutil.which("redis-server") or ""
+    command = [program, "--port", port, "--bind", "127.0.0.1", "--save", "", "--dir", str(folder)]
+    with process(command, folder / "redis2.log", ready):
+        yield
