@@ -10,6 +10,10 @@ DATA ?=
 FRESH ?=
 SEEDS ?=
 HOURS ?= 6
+ARMS ?= hour_embedding,matched_clock
+DAYS ?= 14
+AIRFLOW_HOURS ?= 0
+REPLICATIONS ?=
 export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 export PYTHONUNBUFFERED := 1
 
@@ -20,7 +24,7 @@ $(VENV)/.installed: requirements.txt
 	@$(VENV)/bin/uv pip install --quiet --python $(VENV)/bin/python -r requirements.txt
 	@touch $@
 
-.PHONY: help setup demo up down test check format bench study services lock clean
+.PHONY: help setup demo loop serve up down test check format bench study services lock clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -30,7 +34,13 @@ setup: $(VENV)/.installed ## install everything into .venv
 demo: setup ## the main job: raw log → features → hourly training → promotion → A/B report (SOURCE= DATA= HOURS= FRESH=1)
 	@$(RUN) -m pipeline --source "$(SOURCE)" demo --hours $(HOURS) $(if $(DATA),--data "$(DATA)") $(if $(filter-out 0,$(FRESH)),--fresh)
 
-up: setup ## start the whole local platform and leave it running: Airflow, MLflow, reports (SOURCE=)
+loop: setup ## the closed loop: simulated people, serving, hourly steps, A/B report, true effect (ARMS= DAYS= AIRFLOW_HOURS= FRESH=1)
+	@$(RUN) -m pipeline loop --arms "$(ARMS)" --days $(DAYS) --airflow-hours $(AIRFLOW_HOURS) $(if $(filter-out 0,$(FRESH)),--fresh)
+
+serve: setup ## the ranking service of a workspace on 127.0.0.1 (SOURCE=)
+	@$(RUN) -m serving --source "$(SOURCE)" run
+
+up: setup ## start the whole local platform and leave it running: Airflow, MLflow, reports, ranking (SOURCE=)
 	@$(RUN) -m pipeline --source "$(SOURCE)" up
 
 down: ## stop what `make up` started
@@ -48,9 +58,9 @@ format: setup ## put the code in its format
 bench: setup ## speed and memory, side by side with what a user would pick instead
 	@$(RUN) -m benchmarks
 
-study: setup ## a study with its conclusion (NAME= SOURCE= DATA= SEEDS= FRESH=1; without NAME their list)
+study: setup ## a study with its conclusion (NAME= SOURCE= DATA= SEEDS= REPLICATIONS= FRESH=1; without NAME their list)
 	@$(RUN) -m studies $(if $(NAME),"$(NAME)" --source "$(SOURCE)",--help) $(if $(DATA),--data "$(DATA)") \
-	  $(if $(SEEDS),--seeds "$(SEEDS)") $(if $(filter-out 0,$(FRESH)),--fresh)
+	  $(if $(SEEDS),--seeds "$(SEEDS)") $(if $(REPLICATIONS),--replications "$(REPLICATIONS)") $(if $(filter-out 0,$(FRESH)),--fresh)
 
 services: ## install the servers that some tests start (Debian packages, needs root): PostgreSQL, Redis, Chromium, Java
 	@docker/install_services.sh

@@ -62,26 +62,27 @@ def _overlap(a: Experiment, b: Experiment) -> bool:
 class ExposureLog:
     """Appends first exposures to hourly CSV files, ``<root>/<hour>.csv``, which a mapping's ``exposures`` reads.
 
-    A line is written by one system call, so that several processes may write; a process logs a user once an hour, and the
-    analysis takes the first of all.
+    A line is written by one system call, so that several processes may write; a process logs a user once an hour (again if
+    an earlier time arrives later), and the analysis takes the first of all.
     """
 
     def __init__(self, root: Path) -> None:
         self.root = root
         self._lock = threading.Lock()
         self._hour: Hour | None = None
-        self._seen: set[tuple[str, str]] = set()
+        self._seen: dict[tuple[str, str], datetime] = {}
 
     def expose(self, experiment: str, variant: str, user_key: str, at: datetime) -> bool:
-        """Log that a user met a variant; False where it is in the log of that hour already."""
+        """Log that a user met a variant; False where the log of that hour has it already, at that time or before."""
         hour = Hour.of(at)
         with self._lock:
             if self._hour != hour:
-                self._hour, self._seen = hour, set()
-            if (experiment, user_key) in self._seen:
+                self._hour, self._seen = hour, {}
+            before = self._seen.get((experiment, user_key))
+            if before is not None and before <= at:
                 return False
             self._append(hour, (experiment, variant, user_key, at.astimezone(UTC).isoformat()))
-            self._seen.add((experiment, user_key))
+            self._seen[experiment, user_key] = at
         return True
 
     def _append(self, hour: Hour, row: tuple[str, ...]) -> None:

@@ -212,8 +212,10 @@ class Experiment(_Strict):
             raise ValueError(f"models: name one for each of the variants {sorted(self.variants)}, or none")
         if self.automatic_stop and not self.models:
             raise ValueError("automatic_stop: give 'models', so that there is something to stop")
-        if self.automatic_stop and self.stopping.rule == "fixed":
-            raise ValueError("automatic_stop looks every hour, which the rule 'fixed' does not allow; use always_valid")
+        if self.automatic_stop and self.stopping.rule != "always_valid":
+            raise ValueError(
+                f"automatic_stop looks every hour, which the rule '{self.stopping.rule}' does not allow; use always_valid"
+            )
         return self
 
     @property

@@ -40,6 +40,21 @@ class Report:
     page: Path
 
 
+def analyse_experiment(settings: Settings, experiment: Experiment, until: Hour) -> tuple[Plan, Analysis, list[str]]:
+    """Analyse an experiment as of an hour, without a report: its plan, the analysis, and the queries that were run.
+
+    Raises:
+        As ``write_report``.
+    """
+    store = EventStore(settings.events_dir)
+    plan = make_plan(settings, experiment, tuple(store.facets))
+    with engine(settings) as db:
+        counts = build_user_table(db, store, plan, until)
+        registered = _register(settings.reports_dir / "ab" / experiment.name, experiment)
+        analysis = analyze(db, plan, counts, registered=registered, seed=settings.seed)
+        return plan, analysis, list(db.queries)
+
+
 def write_report(settings: Settings, experiment: Experiment, until: Hour) -> Report:
     """Analyse an experiment as of an hour and write page, JSON and CSV: the same bytes for the same data, on any later day.
 
@@ -50,17 +65,11 @@ def write_report(settings: Settings, experiment: Experiment, until: Hour) -> Rep
         NotReadyError: nobody was exposed yet, or too few users.
         DataError: a metric is not a number for some users.
     """
-    store = EventStore(settings.events_dir)
-    plan = make_plan(settings, experiment, tuple(store.facets))
     ended = experiment.end_hour is not None and until >= experiment.end_hour
     if experiment.end_hour is not None:
         until = min(until, experiment.end_hour)
     folder = settings.reports_dir / "ab" / experiment.name
-    with engine(settings) as db:
-        counts = build_user_table(db, store, plan, until)
-        registered = _register(folder, experiment)
-        analysis = analyze(db, plan, counts, registered=registered, seed=settings.seed)
-        queries = list(db.queries)
+    plan, analysis, queries = analyse_experiment(settings, experiment, until)
     stems = [until.key, *(["final"] if ended else [])]
     for stem in stems:
         write_json(folder / f"{stem}.json", {**analysis.as_json(), **_about(experiment)})

@@ -10,6 +10,7 @@ from benchmarks.clocks import bench_clocks, bench_window
 from benchmarks.evaluation import bench_auc, bench_gate, bench_uauc
 from benchmarks.experiments import bench_ab_analysis, bench_user_table
 from benchmarks.result import Result
+from benchmarks.serving import bench_serving
 from benchmarks.training import bench_training
 from core import cli
 from core.errors import ConfigError
@@ -23,6 +24,7 @@ BENCHES: dict[str, Callable[[float], list[Result]]] = {
     "clocks": bench_clocks,
     "window": lambda scale: [bench_window(scale)],
     "training": bench_training,
+    "serving": bench_serving,
     "ab_analysis": bench_ab_analysis,
     "ab_user_table": bench_user_table,
 }

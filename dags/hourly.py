@@ -116,7 +116,8 @@ Compares the candidate with the champion on hours that neither was trained on, b
 `evaluation/policy.yaml`, and moves the `champion` alias in MLflow only if the candidate is better. The
 decision with all its figures is a report page. Where the policy wants a person (`require_approval`, or too much
 drift), the task `approve` waits under Required Actions; without an answer in 12 hours nothing is promoted.
-`watch_champion` rolls a champion back that falls behind its predecessor. **To undo a promotion** trigger `rollback_champion`.
+`watch_champion` rolls a champion back that falls behind its predecessor; `watch_experiments` stops an experiment that
+serves and does harm (`automatic_stop`). **To undo a promotion** trigger `rollback_champion`.
 """,
 ):
 
@@ -148,6 +149,12 @@ drift), the task `approve` waits under Required Actions; without an answer in 12
         move = watch(*settings_and_hour())
         return asdict(move) if move else None
 
+    @task(trigger_rule="none_failed")
+    def watch_experiments() -> list[dict[str, Any]]:
+        from pipeline.experiments import watch_experiments as watch
+
+        return watch(*settings_and_hour())
+
     decision = evaluate_candidate()
     approve = ApprovalOperator(
         task_id="approve",
@@ -160,3 +167,4 @@ drift), the task `approve` waits under Required Actions; without an answer in 12
     applied = apply_decision(decision)  # type: ignore[arg-type]
     route(decision) >> [approve, applied]  # type: ignore[arg-type]
     approve >> applied >> watch_champion()
+    watch_experiments()

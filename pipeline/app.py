@@ -23,11 +23,17 @@ def app_config(settings: Settings) -> SimulatorConfig:
 
 
 def app_log(settings: Settings) -> AppLog:
-    return AppLog(app_config(settings), settings.workspace / "app")
+    return AppLog(app_config(settings), settings.workspace / "app", served=True)
+
+
+def planted_end(settings: Settings, takeover: Hour) -> Hour:
+    """The planted experiment ends with the last whole UTC day before real rankers take over."""
+    start = Hour.of(App(app_config(settings)).first_instant(app_config(settings).experiment.start_day))
+    return max(Hour.of_day(takeover.day), start + 24)
 
 
 def write_experiment(settings: Settings, until: Hour) -> Path:
-    """Describe the app's experiment for the analysis, its true effects up to ``until`` included."""
+    """Describe the app's planted experiment for the analysis, its true effects up to ``until``, its end, included."""
     config = app_config(settings)
     rule = config.experiment
     truth = experiment_truth(config, until)
@@ -38,7 +44,7 @@ def write_experiment(settings: Settings, until: Hour) -> Path:
         "variants": {rule.control: 1 - rule.treatment_share, rule.treatment: rule.treatment_share},
         "control": rule.control,
         "start": App(config).first_instant(rule.start_day).isoformat(),
-        "end": (App(config).first_instant(config.days) - timedelta(seconds=1)).date().isoformat(),
+        "end": (until.start - timedelta(seconds=1)).date().isoformat(),
         "pre_days": rule.start_day,
         "guardrails": {"skip_rate": {"max_worse": 0.05}},
         "secondary": ["finishes", "likes", "skips", "retained_day_1", "duration_per_active_day", "duration_p90"],
@@ -49,4 +55,23 @@ def write_experiment(settings: Settings, until: Hour) -> Path:
     }
     path = settings.experiments_dir / f"{rule.name}.yaml"
     write_text(path, yaml.safe_dump(content, sort_keys=False))
+    return path
+
+
+def write_served_experiment(settings: Settings, start: Hour) -> Path:
+    """An experiment between the champion and the challenger, split by the ranking service from ``start`` on."""
+    content = {
+        "name": "served",
+        "hypothesis": "The challenger keeps people longer than the champion.",
+        "owner": "ranking service",
+        "variants": {"champion": 0.5, "challenger": 0.5},
+        "control": "champion",
+        "models": {"champion": "champion", "challenger": "challenger"},
+        "start": start.start.isoformat(),
+        "guardrails": {"skip_rate": {"max_worse": 0.05}},
+        "automatic_stop": True,
+    }
+    path = settings.experiments_dir / "served.yaml"
+    if not path.exists():  # its start stays
+        write_text(path, yaml.safe_dump(content, sort_keys=False))
     return path

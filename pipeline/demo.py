@@ -15,15 +15,25 @@ from core.errors import ConfigError, NotReadyError
 from core.files import read_json, write_json
 from core.hours import Hour, hour_range
 from core.settings import Settings, load_settings
+from evaluation.registry import CHAMPION
 from events.store import EventStore
 from pipeline.airflow_api import AirflowApi
 from pipeline.history import build_history
-from pipeline.services import airflow_services, free_port, migrate_airflow, port_is_free, running, wait_for
+from pipeline.services import (
+    airflow_services,
+    free_port,
+    migrate_airflow,
+    port_is_free,
+    running,
+    serving_service,
+    wait_for,
+)
 from pipeline.source import Source, load_source, save_source
 
 log = logging.getLogger("pipeline.demo")
 
 HOURLY = ("ingest_hour", "materialize_clock", "train_ranker", "promote_ranker")
+DAY_HOURS = 24
 HOUR_TIMEOUT_SECONDS = 600
 COMPARISON_DAYS = {"simulator": 7}
 DEFAULT_COMPARISON_DAYS = 42
@@ -57,14 +67,18 @@ def run_demo(source: str, data: str | None, hours: int, *, fresh: bool) -> dict[
         plan["history"] = build_history(settings, takeover)
         write_json(_plan_file(settings), plan)
     if load_source(settings).simulated:
-        from pipeline.app import write_experiment
+        from pipeline.app import planted_end, write_experiment, write_served_experiment
 
-        write_experiment(settings, end)
+        write_experiment(settings, planted_end(settings, takeover))
+        write_served_experiment(settings, takeover)
     migration.join()
     with ExitStack() as stack:
         api = start_airflow(settings, stack)
-        run_hours(api, takeover, end)
-        report_days(api, {(end - 1).day.isoformat(), takeover.day.isoformat()})
+        if load_source(settings).simulated:
+            live_hours(settings, api, takeover, end, stack)
+        else:
+            run_hours(api, takeover, end)
+        report_days(api, {(takeover - DAY_HOURS).day.isoformat(), takeover.day.isoformat(), (end - 1).day.isoformat()})
         counts = api.count_runs([*HOURLY, "report_day"])
     summary = summarize(settings, plan, counts, time.monotonic() - begun)
     write_json(settings.var / "demo" / "summary.json", summary)
@@ -157,6 +171,40 @@ def run_hours(api: AirflowApi, first: Hour, end: Hour) -> None:
         log.info("hour %s went through Airflow (%d of %d, %.0f s)", hour, number, len(hours), time.monotonic() - begun)
 
 
+def live_hours(settings: Settings, api: AirflowApi, first: Hour, end: Hour, stack: ExitStack) -> None:
+    """The closed loop for hours [first, end): people meet the ranking service, and Airflow takes their log in.
+
+    Each hour is ranked by the models and on the features that the hour before led to. An hour whose log is
+    there already is not lived again.
+    """
+    from pipeline.app import app_log
+    from pipeline.promotion import registry
+    from pipeline.traffic import HttpRanker, World
+
+    models = registry(settings)
+    written = app_log(settings)
+    client: HttpRanker | None = None
+    for hour in hour_range(first, end):
+        champion = models.get(CHAMPION)
+        if champion is None:
+            log.warning("nobody is champion: the app ranks the hour %s by its own policy", hour)
+        elif not written.log_file(hour).exists():
+            if client is None:
+                stack.enter_context(running(settings, [serving_service(settings)]))
+                client = HttpRanker(written.app, settings)
+                stack.callback(client.close)
+            world = World(written, settings.workspace / "visits.npz", hour)
+            if world.next != hour:
+                world.state.unlink()
+                world = World(written, world.state, hour)
+            client.wait(hour, {CHAMPION: str(champion.version)})
+            client.answers.clear()
+            world.live(client)
+            log.info("hour %s: people asked for %d slates over HTTP (%s)", hour, sum(client.answers.values()),
+                     ", ".join(f"{count} {what}" for what, count in sorted(client.answers.items())))  # fmt: skip
+        run_hours(api, hour, hour + 1)
+
+
 def _through(api: AirflowApi, hour: Hour) -> bool:
     """Whether the last DAG of the hour succeeded; a failed run on the way raises with what to do."""
     for dag_id in HOURLY:
@@ -223,7 +271,7 @@ def summarize(settings: Settings, plan: dict[str, Any], counts: dict[str, Any], 
         "promotions": [asdict(m) for m in models.moves() if m.alias == "champion"],
         "metrics_window": [(end - 24 * days).key, end.key],
         "metrics": variant_metrics(settings, end - 24 * days, end),
-        "ab": _experiments(settings, (end - 1).day.isoformat()),
+        "ab": _experiments(settings),
         "reports": sorted(str(p) for p in settings.reports_dir.rglob("*.html")),
         "seconds": round(seconds, 1),
     }
@@ -253,21 +301,19 @@ def _online_rows(settings: Settings) -> int:
         return sum(db.execute(f'SELECT count(DISTINCT entity_key) FROM "{t}"').fetchone()[0] for t in tables)
 
 
-def _experiments(settings: Settings, day: str) -> dict[str, Any]:
-    """metric → effect by the method that decides, of the experiment's latest report; metrics without an effect are left out."""
-    from core.hours import day_hours, parse_day
-
-    until = (day_hours(parse_day(day))[-1] + 1).key
+def _experiments(settings: Settings) -> dict[str, Any]:
+    """experiment → metric → effect by the method that decides, of its latest report; metrics without an effect are left out."""
     found: dict[str, Any] = {}
-    for path in sorted((settings.reports_dir / "ab").glob(f"*/{until}.json")):
-        for row in read_json(path)["results"]:
+    for folder in sorted((settings.reports_dir / "ab").glob("*/")):
+        latest = max(folder.glob("20*.json"), default=None)
+        for row in read_json(latest)["results"] if latest else []:
             if row["headline"] and row["rel_effect_ci"][0] is not None:
-                found[row["metric"]] = {
-                    "experiment": path.parent.name, "method": row["method"], "rel_effect": row["rel_effect"],
-                    "rel_effect_ci": row["rel_effect_ci"], "effect": row["effect"], "effect_ci": row["effect_ci"],
-                    "p_value": row["p_value"], "true_rel_effect": row["truth"],
+                found.setdefault(folder.name, {})[row["metric"]] = {
+                    "method": row["method"], "rel_effect": row["rel_effect"], "rel_effect_ci": row["rel_effect_ci"],
+                    "effect": row["effect"], "effect_ci": row["effect_ci"], "p_value": row["p_value"],
+                    "true_rel_effect": row["truth"], "until": latest.stem if latest else None,
                 }  # fmt: skip
-    return found or {"note": "the log has no experiment"}
+    return found
 
 
 def describe(summary: dict[str, Any], settings: Settings) -> str:
@@ -289,13 +335,15 @@ def describe(summary: dict[str, Any], settings: Settings) -> str:
             f"{m['gauc']['value']:>8.4f} {m['logloss']['value']:>9.4f}"
         )
     lines.append("")
-    if "note" in summary["ab"]:
-        lines.append(f"A/B: {summary['ab']['note']}.")
-    for metric, r in summary["ab"].items():
-        if metric != "note":
+    if not summary["ab"]:
+        lines.append("A/B: the log has no experiment.")
+    for experiment, metrics in summary["ab"].items():
+        for metric, r in metrics.items():
             low, high = r["rel_effect_ci"]
             true = f", true {r['true_rel_effect']:+.2%}" if r["true_rel_effect"] is not None else ""
-            lines.append(f"A/B {metric.replace('_', ' ')}: {r['rel_effect']:+.2%} [{low:+.2%}, {high:+.2%}]{true}")
+            lines.append(
+                f"A/B {experiment}, {metric.replace('_', ' ')}: {r['rel_effect']:+.2%} [{low:+.2%}, {high:+.2%}]{true}"
+            )
     lines += [
         "",
         f"Summary   {settings.var / 'demo' / 'summary.json'}",

@@ -6,6 +6,7 @@ from typing import Any
 
 from core.hours import Hour
 from core.settings import Settings
+from pipeline.experiments import watch_experiments
 from pipeline.promotion import apply_decision, evaluate_candidate, watch_champion
 from pipeline.source import ingest_hour
 from pipeline.training import train_hour
@@ -21,11 +22,13 @@ def run_hour(settings: Settings, hour: Hour) -> dict[str, Any]:
     decision = evaluate_candidate(settings, hour)
     moves = apply_decision(settings, hour, decision.as_json())
     back = watch_champion(settings, hour)
+    looks = watch_experiments(settings, hour)
     return {
         "kept": account.kept,
         "clocks": clocks,
         "trained": {t["variant"]: t["digest"] for t in trained},
         "verdict": decision.verdict,
         "reason": decision.reason,
+        "experiments": looks,
         "moves": [f"{m.alias} → version {m.version}" for m in [*moves, *([back] if back else [])]],
     }

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from core.settings import Settings
 from pipeline.reports import write_index
-from pipeline.services import airflow_services, migrate_airflow, page_services, start, stop
+from pipeline.services import airflow_services, migrate_airflow, page_services, serving_service, start, stop
 
 
 def up(settings: Settings) -> None:
     """Start Airflow, MLflow's UI and the report pages of a workspace, and say where they are."""
     migrate_airflow(settings)
     write_index(settings)
-    start(settings, [*page_services(settings), *airflow_services(settings)])
+    start(settings, [*page_services(settings), *airflow_services(settings), serving_service(settings)])
     print(
         f"Airflow   http://127.0.0.1:{settings.airflow_port}\n"
         f"MLflow    http://127.0.0.1:{settings.mlflow_port}\n"
         f"Reports   http://127.0.0.1:{settings.reports_port}\n"
+        f"Ranking   http://127.0.0.1:{settings.serving_port}/docs\n"
         f"Logs in {settings.workspace / 'logs'}; 'make down SOURCE={settings.source}' stops everything."
     )
 

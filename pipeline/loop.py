@@ -32,14 +32,14 @@ from ab_analysis.experiment import Experiment, load_experiment
 from core import duck
 from core.duck import quoted
 from core.errors import ConfigError, NotReadyError
-from core.files import read_json, write_atomically, write_json, write_text
+from core.files import read_json, write_json, write_text
 from core.hours import Hour, hour_range
 from core.settings import Settings, load_settings
 from evaluation.registry import CHAMPION
 from events.simulator.app import App
 from events.simulator.config import SimulatorConfig, load_config
 from events.simulator.log import AppLog
-from events.simulator.visits import Rank, Visits, first_policy
+from events.simulator.visits import Rank, first_policy
 from events.store import EventStore
 from feature_repo.retrieval import ClockFeatures, advance
 from pipeline.airflow_api import AirflowApi
@@ -48,7 +48,7 @@ from pipeline.hour import run_hour
 from pipeline.promotion import latest_version, registry
 from pipeline.services import free_port, port_is_free, running, serving_service
 from pipeline.source import Source, ingest_history, ingest_hour, save_source
-from pipeline.traffic import EngineRanker, ForcedRanker, HttpRanker
+from pipeline.traffic import EngineRanker, ForcedRanker, HttpRanker, World
 from serving.engine import Engine
 
 log = logging.getLogger("pipeline.loop")
@@ -114,16 +114,16 @@ def run_loop(plan: Plan, *, fresh: bool = False, source: str = SOURCE) -> dict[s
 class Loop:
     """A loop in its workspace; every step can be run again."""
 
-    def __init__(self, plan: Plan, source: str = SOURCE, *, fresh: bool = False) -> None:
+    def __init__(self, plan: Plan, source: str = SOURCE, *, fresh: bool = False, **settings: Any) -> None:
         self.plan = plan
-        self.settings = _settings(source, plan)
+        self.settings = _settings(source, plan, settings)
         self.folder = self.settings.workspace / "loop"
         worlds = len(plan.arms) if plan.truth else 1
-        self.worlds = [self.settings] + [
-            load_settings(**{**_overrides(plan), "source": f"{source}-{n}"}) for n in range(1, worlds)
+        self.workspaces = [self.settings] + [
+            load_settings(**{**settings, **_overrides(plan), "source": f"{source}-{n}"}) for n in range(1, worlds)
         ]
         if fresh:
-            for world in self.worlds:
+            for world in self.workspaces:
                 shutil.rmtree(world.workspace, ignore_errors=True)
         self.config = self._config()
         self.app = App(self.config)
@@ -166,31 +166,31 @@ class Loop:
             return
         begun = time.monotonic()
         log.info("%d users live %d days under the app's first policy", self.config.users, self.plan.history_days)
-        visits = Visits(self.app, self.config.first_hour)
-        logs = [AppLog(self.config, world.workspace / "app", served=True) for world in self.worlds]
-        for world, written in zip(self.worlds, logs, strict=True):
-            save_source(world, Source(str(written.prepare())))
+        worlds = [self._world(n, self.config.first_hour) for n in range(len(self.workspaces))]
+        for settings, world in zip(self.workspaces, worlds, strict=True):
+            save_source(settings, Source(str(world.log.prepare())))
         rank = first_policy(self.app)
+        visits = worlds[0].visits
         while visits.next < self.start:
             hour, shown = visits.next, visits.hour(rank)
-            for written in logs:
-                written.write_visits(hour, shown)
-        for n in range(len(self.worlds)):
-            self._save(n, visits)
+            for world in worlds:
+                world.log.write_visits(hour, shown)
+        for world in worlds:
+            world.visits = visits
+            world.save()
         self._write_experiment({})
         build_history(self.settings, self.start)
         self._champion()
-        for world in self.worlds[1:]:
-            ingest_history(world, self.start)
-            self._close(world)
-            advance(world, self.start)
+        for other in self.workspaces[1:]:
+            ingest_history(other, self.start)
+            self._close(other)
+            advance(other, self.start)
         write_json(self.folder / "prepared.json", {"seconds": round(time.monotonic() - begun, 1)})
 
     def live(self, report: Callable[[Hour], None] | None = None) -> None:
         """Every hour of the experiment: people, log, ingest, clocks, training, gate."""
-        log_of = [AppLog(self.config, world.workspace / "app", served=True) for world in self.worlds]
-        visits = [self._load(n) for n in range(len(self.worlds))]
-        done = min(v.next for v in visits)
+        worlds = [self._world(n, self.start) for n in range(len(self.workspaces))]
+        done = min(world.next for world in worlds)
         engine = Engine(self.settings, journal=not self.plan.http)
         begun, first = time.monotonic(), done
         with ExitStack() as stack:
@@ -202,10 +202,9 @@ class Loop:
             ranks: list[Rank] = [main, *self._others(engine)]
             for hour in hour_range(done, self.end):
                 wait(hour)
-                for n, rank in enumerate(ranks):
-                    if visits[n].next == hour:
-                        log_of[n].write_visits(hour, visits[n].hour(rank))
-                        self._save(n, visits[n])
+                for world, rank in zip(worlds, ranks, strict=True):
+                    if world.next == hour:
+                        world.live(rank)
                 self._keep(hour, main)
                 self._through(hour, stack)
                 engine.refresh()
@@ -249,7 +248,7 @@ class Loop:
         exposures = first_exposures(self.settings)
         keys = [str(user) for user in exposures["user_id"]]
         arm = np.array([self.plan.arms.index(v) for v in assign_users(self.experiment, keys)])
-        values = [world_totals(world, exposures, self.end) for world in self.worlds]
+        values = [world_totals(world, exposures, self.end) for world in self.workspaces]
         found: dict[str, dict[str, dict[str, float]]] = {}
         by_arm = [
             {m: np.choose((n - arm) % len(self.plan.arms), [v[m].to_numpy() for v in values]) for m in TRUTH_METRICS}
@@ -283,7 +282,7 @@ class Loop:
         names = np.array(self.plan.arms)
         return [
             ForcedRanker(engine, ClockFeatures(world, EventStore(world.events_dir)), names[(arm + n) % len(names)])
-            for n, world in enumerate(self.worlds)
+            for n, world in enumerate(self.workspaces)
             if n
         ]
 
@@ -296,7 +295,7 @@ class Loop:
             run_hours(self._airflow, hour, hour + 1)
         else:
             run_hour(self.settings, hour)
-        for world in self.worlds[1:]:
+        for world in self.workspaces[1:]:
             ingest_hour(world, hour)
             advance(world, hour + 1)
 
@@ -315,21 +314,9 @@ class Loop:
         store = EventStore(world.events_dir)
         close_hours(store, store.hours()[0], self.start - 1)
 
-    def _state(self, world: int) -> Path:
-        return self.folder / f"world-{world}.npz"
-
-    def _save(self, world: int, visits: Visits) -> None:
-        def write(target: Path) -> None:
-            with target.open("wb") as sink:
-                np.savez(sink, **visits.state())  # type: ignore[arg-type]
-
-        write_atomically(self._state(world), write)
-
-    def _load(self, world: int) -> Visits:
-        visits = Visits(self.app, self.start)
-        with np.load(self._state(world)) as content:
-            visits.restore(dict(content))
-        return visits
+    def _world(self, number: int, start: Hour) -> World:
+        log = AppLog(self.config, self.workspaces[number].workspace / "app", served=True)
+        return World(log, self.folder / f"world-{number}.npz", start)
 
     def _keep(self, hour: Hour, ranker: Any) -> None:
         """Remember the hour's answers; an hour lived again replaces them."""
@@ -404,13 +391,13 @@ def _overrides(plan: Plan) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _settings(source: str, plan: Plan) -> Settings:
-    settings = load_settings(source=source)
+def _settings(source: str, plan: Plan, given: dict[str, Any]) -> Settings:
+    settings = load_settings(**{**given, "source": source})
     ports = {
         name: getattr(settings, name) if port_is_free(getattr(settings, name)) else free_port()
         for name in ("airflow_port", "mlflow_port", "reports_port", "serving_port")
     }
-    return load_settings(**{**_overrides(plan), **ports, "source": source})
+    return load_settings(**{**given, **_overrides(plan), **ports, "source": source})
 
 
 def _check(engine: Engine, hour: Hour) -> None:

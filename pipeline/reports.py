@@ -177,6 +177,8 @@ def write_index(settings: Settings) -> str:
     groups = []
     if (root / "model.html").exists():
         groups.append(("Model", [("champion, variants, moves, drift", "model.html", "")]))
+    if (root / "loop.html").exists():
+        groups.append(("Closed loop", [("offline gain, online gain, truth", "loop.html", "")]))
     if (root / "ab" / "index.html").exists():
         groups.append(("Experiments", _experiment_rows(root)))
     for title, pattern in (

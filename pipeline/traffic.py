@@ -8,16 +8,19 @@ from collections import Counter
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
 from typing import Any
 
 import httpx
 import numpy as np
 
 from core.errors import NotReadyError
+from core.files import write_atomically
 from core.hours import Hour
 from core.settings import Settings
 from events.simulator.app import App
-from events.simulator.visits import Slates
+from events.simulator.log import AppLog
+from events.simulator.visits import Rank, Slates, Visits
 from feature_repo.retrieval import ClockFeatures
 from serving.engine import Engine, Request, pair_scores
 
@@ -27,6 +30,35 @@ CLIENTS = 4
 PATIENCE_SECONDS = 60.0
 QUARTER_SECONDS = 900
 """Offsets of time zones are whole quarters of an hour."""
+
+
+class World:
+    """People who live hour by hour, their log, and where they are between the hours."""
+
+    def __init__(self, log: AppLog, state: Path, start: Hour) -> None:
+        self.log, self.app, self.state = log, log.app, state
+        self.visits = Visits(log.app, start)
+        if state.exists():
+            with np.load(state) as content:
+                self.visits.restore(dict(content))
+
+    @property
+    def next(self) -> Hour:
+        """The hour that is lived next."""
+        return self.visits.next
+
+    def live(self, rank: Rank) -> None:
+        """Live the next hour and write its log; an interrupted hour is lived again, the same way."""
+        hour = self.next
+        self.log.write_visits(hour, self.visits.hour(rank))
+        self.save()
+
+    def save(self) -> None:
+        def write(target: Path) -> None:
+            with target.open("wb") as sink:
+                np.savez(sink, **self.visits.state())  # type: ignore[arg-type]
+
+        write_atomically(self.state, write)
 
 
 class HttpRanker:

@@ -21,8 +21,8 @@ READERS = 4
 WARM_SECONDS = 60
 NOBODY = -1
 """A user that no log has."""
-REST_SECONDS = 1.0
-"""After a failure the store is left alone for so long: requests do not wait for it in vain."""
+FAILURES_TO_REST, REST_SECONDS = 3, 1.0
+"""After so many failures in a row the store is left alone for so long: requests do not wait for it in vain."""
 
 
 class FeaturesAwayError(Exception):
@@ -38,6 +38,7 @@ class OnlineFeatures:
         self._opening = threading.Lock()
         self._opened: ClockFeatures | None = None
         self._resting_until = 0.0
+        self._failures = 0
 
     @property
     def store(self) -> ClockFeatures:
@@ -61,13 +62,18 @@ class OnlineFeatures:
             raise FeaturesAwayError("the feature store was away a moment ago")
         job = self._pool.submit(self._read, list(users), at)
         try:
-            return job.result((deadline_ms or self.settings.serving_feature_ms) / 1000)
+            found = job.result((deadline_ms or self.settings.serving_feature_ms) / 1000)
+            self._failures = 0
+            return found
         except Late:
+            job.cancel()  # one that did not begin must not keep the readers busy
             reason = f"the feature store took longer than {self.settings.serving_feature_ms} ms"
         except Exception as error:  # whatever it is, ranking goes on without features
             reason = f"the feature store failed: {type(error).__name__}"
             log.warning("reading features: %s", error)
-        self._resting_until = time.monotonic() + REST_SECONDS
+        self._failures += 1
+        if self._failures >= FAILURES_TO_REST:
+            self._resting_until = time.monotonic() + REST_SECONDS
         raise FeaturesAwayError(reason)
 
     def warm(self, at: Hour) -> None:

@@ -12,6 +12,8 @@ from core.errors import ConfigError
 from core.settings import load_settings
 
 CALIBRATION = "ab_calibration"
+LIVED = ("closed_loop", "offline_online")
+"""Studies on the simulated app's people who react; they take no other log."""
 STUDIES = {
     CALIBRATION: "do the A/B statistics keep their word: errors, coverage, power, daily looks",
     "variants": "every time-perception module, streaming: does the clock beat the hour, and ours the clock",
@@ -20,6 +22,8 @@ STUDIES = {
     "granularity": "slots of 15 minutes to 2 hours, a weekend clock",
     "cold_start": "users and items with little history, thin slots that borrow",
     "seasonal": "weekends, holidays, the change of the clocks",
+    "closed_loop": "do A/B intervals hold the truth where people react to rankers",
+    "offline_online": "does the offline order of rankers predict the order of active days and duration",
     "sensitivity": "length of the window, values kept, weights of the behaviours",
 }
 
@@ -28,7 +32,7 @@ def main(arguments: argparse.Namespace) -> None:
     name = arguments.name
     if name not in STUDIES:
         raise ConfigError(f"no study '{name}'{did_you_mean(name, STUDIES)} (there is {', '.join(STUDIES)})")
-    if arguments.replications < 20:
+    if arguments.replications is not None and arguments.replications < 20:
         raise ConfigError(f"--replications {arguments.replications}: at least 20, or nothing can be said")
     if not 1 <= arguments.seeds <= 100:
         raise ConfigError(f"--seeds {arguments.seeds}: from 1 to 100")
@@ -37,7 +41,12 @@ def main(arguments: argparse.Namespace) -> None:
         shutil.rmtree(settings.var / "studies" / name, ignore_errors=True)
     study = importlib.import_module(f"studies.{name}")
     if name == CALIBRATION:
-        conclusion, page = study.run(settings, replications=arguments.replications)
+        conclusion, page = study.run(settings, replications=arguments.replications or 2000)
+    elif name in LIVED:
+        if arguments.fresh:
+            shutil.rmtree(settings.var / "studies" / "worlds", ignore_errors=True)
+        more = {"replications": arguments.replications or 100} if name == "closed_loop" else {}
+        conclusion, page = study.run(settings, worlds=arguments.seeds, **more)
     else:
         from studies.lab import Lab
 
@@ -54,9 +63,11 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("name", metavar="NAME")
     top.add_argument("--source", help="log to study rankers on: simulator (default) or the name of a mapping")
     top.add_argument("--data", metavar="PATH", help="files of that log")
-    top.add_argument("--seeds", type=int, default=5, help="first weights to average over (default 5)")
+    top.add_argument("--seeds", type=int, default=5, help="first weights, or worlds, to average over (default 5)")
     top.add_argument(
-        "--replications", type=int, default=2000, help="ab_calibration: simulated experiments (default 2000)"
+        "--replications",
+        type=int,
+        help="simulated experiments of ab_calibration (default 2000) and closed_loop (default 100)",
     )
     top.add_argument("--fresh", action="store_true", help="forget what was computed before")
     return top

@@ -26,6 +26,8 @@ from events.simulator.random import normal, uniform
 
 FACETS = ("genre", "mood", "language")
 DAYPARTS = np.array([8.0, 12.5, 18.5, 22.5])
+LUCK = 1_000_003
+"""Between the seeds of what happens with one luck and the next."""
 MAX_SESSIONS = 6
 MAX_IMPRESSIONS = 60
 # One stream number a purpose keeps draws for different purposes independent.
@@ -71,6 +73,7 @@ class App:
 
     def __init__(self, config: SimulatorConfig, arm: str | None = None) -> None:
         self.config, seed = config, config.seed
+        self.draws = config.seed + LUCK * config.luck
         users, items = np.arange(config.users), np.arange(config.items)
         late = uniform(seed, ARRIVAL, users)
         self.arrival_day = np.where(
@@ -134,14 +137,14 @@ class App:
             weekend = 1.1 if config.is_weekend(day) else 1.0
             lift = np.where(exposed & treated, 1 + rule.activity_lift, 1.0)
             chance = np.minimum(self.activity * weekend * lift, 1) * (self.arrival_day <= day)
-            active[:, day] = uniform(config.seed, OPEN, day, users) < chance
+            active[:, day] = uniform(self.draws, OPEN, day, users) < chance
             if day >= rule.start_day:
                 exposed |= active[:, day]
         return active
 
     def sessions(self, day: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """Sessions that begin on a local day: user, number, start (local hours), impressions."""
-        config, seed, rule = self.config, self.config.seed, self.config.experiment
+        config, seed, rule = self.config, self.draws, self.config.experiment
         user, number, start = self.openings(day, np.flatnonzero(self.active[:, day]))
         treated = (self.variant[user] == rule.treatment) & (day >= rule.start_day)
         mean = config.impressions * np.where(treated, 1 + rule.session_lift, 1.0)
@@ -150,7 +153,7 @@ class App:
 
     def openings(self, day: int, active: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Sessions that the active users begin on a local day: user, number of the session, start (local hours)."""
-        config, seed = self.config, self.config.seed
+        config, seed = self.config, self.draws
         count = np.minimum(_geometric(uniform(seed, COUNT, day, active), config.sessions), MAX_SESSIONS)
         user = np.repeat(active, count)
         number = np.arange(len(user)) - np.repeat(np.cumsum(count) - count, count)
@@ -179,7 +182,7 @@ class App:
         self, day: int, user: np.ndarray, number: np.ndarray, position: np.ndarray, item: np.ndarray, hour: np.ndarray
     ) -> Reception:
         """How users receive the items at each position of a session (its number that day) at a local hour."""
-        seed = self.config.seed
+        seed = self.draws
         chance = 1 / (1 + np.exp(-(self.taste(user, item, hour, day=day) - 1.0)))
         received, play, react = (uniform(seed, what, day, user, number, position) for what in (RECEIVE, PLAY, REACT))
         finish = received < chance
@@ -238,7 +241,7 @@ class App:
 
     def _shown(self, day: int, user: np.ndarray, number: np.ndarray, position: np.ndarray) -> np.ndarray:
         """The logging policy: the best of four popular items by all-day taste and chance."""
-        seed = self.config.seed
+        seed = self.draws
         weight = np.cumsum(self.popularity * (self.release_day <= day))
         draws = uniform(seed, PICK, day, user[:, None], number[:, None], position[:, None], np.arange(4)[None])
         items = np.searchsorted(weight / weight[-1], draws, side="right").clip(max=len(weight) - 1)

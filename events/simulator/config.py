@@ -68,6 +68,7 @@ class SimulatorConfig(_Strict):
     """The simulated app. Every draw is a function of the seed and of what it is drawn for."""
 
     seed: int = 20260302
+    luck: int = Field(0, ge=0, description="Another number: the same people and items, other moods and coincidences.")
     start: date = date(2026, 3, 2)
     days: int = Field(16, ge=2, le=400)
     users: int = Field(3000, ge=10)

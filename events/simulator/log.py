@@ -5,7 +5,7 @@ Layout below the log's root::
     mapping.yaml          how this log becomes events, for the ingestion
     items.csv             item attributes
     log/2026-03-02T10.csv.gz         impressions that reached the log in that UTC hour
-    exposures/2026-03-02T10.csv.gz   experiment exposures of that hour
+    exposures/2026-03-02T10.csv      experiment exposures of that hour
 """
 
 from __future__ import annotations
@@ -25,6 +25,11 @@ from events.simulator.config import SimulatorConfig
 from events.simulator.random import uniform
 
 DIRT = 100
+EXPOSURES = {
+    "path": "../exposures/{stem}.csv",
+    "user_id": "user",
+    "timestamp": {"column": "timestamp", "unit": "iso"},
+}
 MAPPING = {
     "source": "simulator",
     "description": "The simulated music app.",
@@ -47,29 +52,22 @@ MAPPING = {
         "dislike": "disliked = 1",
         "share": "shared = 1",
     },
-    "exposures": {
-        "path": "../exposures/{name}",
-        "user_id": "uid",
-        "timestamp": {"column": "ts_ms", "unit": "ms"},
-    },
+    "exposures": EXPOSURES,
 }
 
-SERVED_EXPOSURES = {
-    "path": "../../serving/exposures/{stem}.csv",
-    "user_id": "user",
-    "timestamp": {"column": "timestamp", "unit": "iso"},
-}
-"""The log of ``ab_analysis.assignment.ExposureLog``, as serving keeps it in the workspace."""
+SERVED_EXPOSURES = "../../serving/exposures"
+"""Where a workspace's ranking service logs exposures, seen from the event log's folder."""
 
 
 class AppLog:
     """Writes the log of an app; any hour by itself, always the same bytes.
 
-    With ``served`` a ranking service logs who met which variant; else the app itself does.
+    With ``served`` the exposures lie where a workspace's ranking service logs its own, which then adds to them.
     """
 
     def __init__(self, config: SimulatorConfig, root: Path, *, served: bool = False) -> None:
         self.config, self.root, self.app, self.served = config, root, App(config), served
+        self.exposures = (root / "log" / SERVED_EXPOSURES).resolve() if served else root / "exposures"
         self._days: dict[int, tuple[Impressions, np.ndarray]] = {}
 
     def prepare(self) -> Path:
@@ -81,7 +79,11 @@ class AppLog:
         mark, digest = self.root / "config.json", digest_json(self.config.model_dump(mode="json"))
         if not mark.exists() or read_json(mark)["digest"] != digest:
             write_json(mark, {"digest": digest, "config": self.config.model_dump(mode="json")})
-            mapping = {**MAPPING, "exposures": SERVED_EXPOSURES} if self.served else MAPPING
+            mapping = (
+                {**MAPPING, "exposures": {**EXPOSURES, "path": f"{SERVED_EXPOSURES}/{{stem}}.csv"}}
+                if self.served
+                else MAPPING
+            )
             write_text(self.root / "mapping.yaml", yaml.safe_dump(mapping, sort_keys=False))
             items = {"track": [self.app.item_key(i) for i in range(self.config.items)]}
             values = self.app.item_values
@@ -175,19 +177,21 @@ class AppLog:
         frames = []
         for day, shown, at in self._parts(hour):
             at = at[shown.position[at] == 0] if day >= rule.start_day else at[:0]
+            moments = pd.to_datetime((shown.moment[at] * 1000).astype(np.int64), unit="ms", utc=True)
             frames.append(
                 pd.DataFrame(
                     {
                         "experiment": rule.name,
                         "variant": self.app.variant[shown.user[at]],
-                        "uid": [self.app.user_key(int(u)) for u in shown.user[at]],
-                        "ts_ms": (shown.moment[at] * 1000).astype(np.int64),
+                        "user": [self.app.user_key(int(u)) for u in shown.user[at]],
+                        "timestamp": moments.strftime("%Y-%m-%dT%H:%M:%S.%f+00:00"),
                     }
                 )
             )
         frame = pd.concat(frames)
         if len(frame):
-            _write_csv(self.root / "exposures" / f"{hour.key}.csv.gz", frame.sort_values(["ts_ms", "uid"]))
+            text = frame.sort_values(["timestamp", "user"]).to_csv(index=False)
+            write_text(self.exposures / f"{hour.key}.csv", text)
 
 
 def _write_csv(path: Path, frame: pd.DataFrame) -> None:

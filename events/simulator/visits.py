@@ -121,7 +121,11 @@ class Visits:
         A session that begins in the hour is lived to its end; what it does after the hour's end is kept for
         the hours that follow.
         """
-        end = (self.next + 1).start.timestamp()
+        return self.until(self.next + 1, rank)
+
+    def until(self, following: Hour, rank: Rank) -> Impressions:
+        """Live the hours before ``following`` in one go: who comes is decided by what was before the first of them."""
+        end = following.start.timestamp()
         self._plan(end)
         begin = self.sessions.moment < end
         now, self.sessions = self.sessions.take(begin), self.sessions.take(~begin)
@@ -129,7 +133,7 @@ class Visits:
         happened = _joined(self.later, self._live(now, rank))
         inside = happened.moment < end
         self.later = _some(happened, ~inside)
-        self.next = self.next + 1
+        self.next = following
         order = np.flatnonzero(inside)
         return _some(happened, order[np.lexsort((happened.session[order], happened.moment[order]))])
 
@@ -149,7 +153,7 @@ class Visits:
                 logit = np.log(app.activity[mine] / (1 - app.activity[mine])) + self.loyalty[mine]
                 chance = 1 / (1 + np.exp(-logit)) * (1.1 if config.is_weekend(day) else 1.0)
                 chance *= rule.holiday_activity if day in rule.holidays else 1.0
-                user, number, start = app.openings(day, mine[uniform(config.seed, OPEN, day, mine) < chance])
+                user, number, start = app.openings(day, mine[uniform(self.app.draws, OPEN, day, mine) < chance])
                 moment = app.instants(day, user, start)
                 local = self._local_midnight(day) + start * 3600
                 planned = Sessions(user, number, np.full(len(user), day), moment, local - moment)
@@ -200,7 +204,7 @@ class Visits:
             at = np.flatnonzero(asked.day == day)
             weight = np.cumsum(self.app.popularity * (self.app.release_day <= day))
             luck = uniform(
-                config.seed, RECALL, int(day), asked.user[at][:, None], asked.number[at][:, None], slate,
+                self.app.draws, RECALL, int(day), asked.user[at][:, None], asked.number[at][:, None], slate,
                 np.arange(drawn.shape[1])[None],
             )  # fmt: skip
             drawn[at] = np.searchsorted(weight / weight[-1], luck, side="right").clip(max=len(weight) - 1)
@@ -214,7 +218,7 @@ class Visits:
         self, slates: Slates, shown: np.ndarray, position: np.ndarray
     ) -> tuple[Impressions, np.ndarray, np.ndarray]:
         """What happens on slates: impressions (``session`` is the slate's row), who leaves, and the seconds it took."""
-        config, rule = self.app.config, self.app.config.reaction
+        rule = self.app.config.reaction
         row, place = np.nonzero(shown >= 0)
         user, number, day = slates.user[row], slates.number[row], slates.day[row]
         spot = position[row] + place
@@ -230,9 +234,9 @@ class Visits:
             np.concatenate([getattr(g, name) for g in got])[back] if got else np.empty(0)
             for name in ("finish", "skip", "played", "like", "dislike", "share", "chance")
         )
-        looked = uniform(config.seed, LOOK, day, user, number, spot) < rule.attention**place
+        looked = uniform(self.app.draws, LOOK, day, user, number, spot) < rule.attention**place
         bored = np.where(finish, rule.leave_finished, np.where(skip, rule.leave_skipped, rule.leave_played))
-        leaves = looked & (uniform(config.seed, LEAVE, day, user, number, spot) < bored)
+        leaves = looked & (uniform(self.app.draws, LEAVE, day, user, number, spot) < bored)
         leaves |= looked & (spot >= MAX_IMPRESSIONS - 1)
         last = np.full(len(shown), shown.shape[1])
         np.minimum.at(last, row[leaves], place[leaves])
@@ -282,7 +286,7 @@ def first_policy(app: App) -> Rank:
         def score(row: np.ndarray, item: np.ndarray) -> np.ndarray:
             user = slates.user[row]
             taste = sum(app.base[f][user, app.item_values[item, f]] for f in range(len(app.sizes)))
-            luck = uniform(app.config.seed, PICK, 9, slates.day[row], user, slates.number[row], slates.slate, item)
+            luck = uniform(app.draws, PICK, 9, slates.day[row], user, slates.number[row], slates.slate, item)
             return taste - 0.7 * np.log(-np.log(luck))
 
         return by_pairs(slates, score)

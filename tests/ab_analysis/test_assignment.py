@@ -73,7 +73,9 @@ def test_the_exposure_log_is_what_ingestion_reads(tmp_path: Path) -> None:
     at = datetime(2026, 3, 2, 8, 5, tzinfo=UTC)
     assert log.expose("test", "a", "u0", at)
     assert not log.expose("test", "a", "u0", at + timedelta(minutes=1))
-    assert log.expose("test", "b", "u,1", at)
+    assert log.expose("test", "b", "u,1", at + timedelta(minutes=2))
+    assert log.expose("test", "b", "u,1", at)  # an earlier time that arrives later counts
+    assert not log.expose("test", "b", "u,1", at)
     assert log.expose("test", "a", "u0", at + timedelta(hours=1))
     extra = "exposures: {path: '../exposures/{name}', user_id: user, timestamp: {column: timestamp}}\n"
     settings = load_settings(var=tmp_path / "var", source="test")

@@ -71,6 +71,7 @@ def test_a_person_can_stand_between_the_gate_and_the_promotion(bag: dict[str, An
         "evaluate_candidate",
         "route",
         "watch_champion",
+        "watch_experiments",
     ]
 
 

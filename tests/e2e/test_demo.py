@@ -21,6 +21,7 @@ from events.simulator.config import SimulatorConfig
 from events.store import EventStore
 from pipeline.promotion import registry
 from pipeline.services import free_port
+from serving.journal import read_requests
 from tests.conftest import webhook
 from training.trainer import as_predictions, read_predictions
 
@@ -41,7 +42,7 @@ class Platform:
     """A workspace and the command line on it."""
 
     def __init__(self, folder: Path) -> None:
-        self.ports = {name: free_port() for name in ("AIRFLOW_PORT", "MLFLOW_PORT", "REPORTS_PORT")}
+        self.ports = {name: free_port() for name in ("AIRFLOW_PORT", "MLFLOW_PORT", "REPORTS_PORT", "SERVING_PORT")}
         self.settings: Settings = load_settings(var=folder / "var", source="simulator", variants=VARIANTS)
         self.settings.workspace.mkdir(parents=True)
         (self.settings.workspace / "app.yaml").write_text(yaml.safe_dump(APP.model_dump(mode="json")))
@@ -101,9 +102,26 @@ def test_the_summary_is_what_the_stores_hold(platform: Platform) -> None:
     assert summary["champion"]["variant"] == "matched_clock"
     assert [m["previous"] for m in summary["promotions"]][:2] == [None, "1"]
     assert summary["feast_online_rows"] > 50
-    assert summary["ab"]["duration_hours"]["true_rel_effect"] > 0
+    assert summary["ab"]["clock_ranker"]["duration_hours"]["true_rel_effect"] > 0
     assert all(Path(page).exists() for page in summary["reports"])
     assert {Path(page).parent.name for page in summary["reports"]} >= {"clock_ranker", "gate", "drift"}
+
+
+def test_people_met_the_ranking_service_and_both_variants(platform: Platform) -> None:
+    settings = platform.settings
+    store = EventStore(settings.events_dir)
+    live = store.hours()[-2:]
+    asked = [read_requests(settings, hour) for hour in live]
+    assert all(rows.num_rows > 10 for rows in asked)
+    assert all(degraded is None for rows in asked for degraded in rows["degraded"].to_pylist())
+    assert [set(rows["features_as_of"].to_pylist()) for rows in asked] == [{hour.number} for hour in live]
+    # the second hour is ranked by what the first one led to
+    assert set(asked[1]["version"].to_pylist()) - set(asked[0]["version"].to_pylist())
+    shown = {(r["user_id"], i) for rows in asked for r in rows.to_pylist() for i in r["items"]}
+    events = [e for hour in live for e in store.read(hour).to_pylist()]
+    assert {(e["user_id"], e["item_id"]) for e in events} <= shown
+    exposed = [r for hour in live for r in store.read_exposures(hour).to_pylist() if r["experiment"] == "served"]
+    assert {r["variant"] for r in exposed} == {"champion", "challenger"}
 
 
 def test_a_second_run_continues_and_counts_nothing_twice(platform: Platform) -> None:

@@ -184,7 +184,8 @@ def load(url: str, clients: int = 3) -> Iterator[list[tuple[int, str | None, str
                 body = {"user": f"u{(number * 37 + n) % 120:06d}", "candidates": ITEMS, "time": NOW}
                 answer = client.post("/rank", json=body)
                 found = answer.json()
-                seen.append((answer.status_code, found.get("degraded"), found.get("model", {}).get("version", "")))
+                if answer.status_code != 200 or found["user_known"]:  # a stranger has no features to miss
+                    seen.append((answer.status_code, found.get("degraded"), found.get("model", {}).get("version", "")))
                 n += 1
                 time.sleep(0.01)
 
@@ -206,7 +207,14 @@ def until(check: Callable[[], bool], seconds: float = 40) -> None:
         time.sleep(0.1)
 
 
-def test_a_new_champion_takes_over_under_load_without_a_failed_request(served: Settings) -> None:
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A service that a busy machine does not make late: what is tested is not speed."""
+    monkeypatch.setenv("CLOCK_SERVING_FEATURE_MS", "3000")
+    monkeypatch.setenv("CLOCK_SERVING_TIMEOUT_MS", "15000")
+
+
+def test_a_new_champion_takes_over_under_load_without_a_failed_request(served: Settings, patient: None) -> None:
     settings = load_settings(
         **{**served.model_dump(exclude_unset=True), "serving_port": free_port(), "serving_refresh_seconds": 0.5}
     )
@@ -225,7 +233,7 @@ def test_a_new_champion_takes_over_under_load_without_a_failed_request(served: S
     assert {version for *_, version in seen} == {old, new}
 
 
-def test_redis_stopped_and_started_under_load(served: Settings, tmp_path: Path) -> None:
+def test_redis_stopped_and_started_under_load(served: Settings, tmp_path: Path, patient: None) -> None:
     folder = tmp_path / "redis"
     folder.mkdir()
     with redis_server(folder) as (address, process):
@@ -247,9 +255,8 @@ def test_redis_stopped_and_started_under_load(served: Settings, tmp_path: Path) 
                 until(lambda: len(seen) > 30)
                 assert {degraded for _, degraded, _ in seen} == {None}
                 process.terminate()
-                until(lambda: bool(seen[-1][1]))
-                away = len(seen)
-                until(lambda: len(seen) > away + 50)
+                until(lambda: len(seen) > 60 and all(degraded for _, degraded, _ in seen[-40:]))
+                away = len(seen) - 40
                 port = address.split(":")[1]
                 with restarted_redis(folder, port):
                     again = ClockFeatures(settings, EventStore(settings.events_dir))
@@ -258,9 +265,8 @@ def test_redis_stopped_and_started_under_load(served: Settings, tmp_path: Path) 
                     back = len(seen)
                     until(lambda: len(seen) > back + 30)
     assert {status for status, *_ in seen} == {200}
-    assert all(
-        (degraded or "").startswith("popularity: the feature store") for _, degraded, _ in seen[away + 3 : away + 50]
-    )
+    reasons = {degraded for _, degraded, _ in seen[away : away + 40]}
+    assert all(str(reason).startswith("popularity: the feature store") for reason in reasons)
     assert {degraded for _, degraded, _ in seen[back:]} == {None}
 
 

@@ -1,0 +1,183 @@
+"""Speed of the ranking service: a real server process and a load generator on loopback, both on these cores."""
+
+from __future__ import annotations
+
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pandas as pd
+import yaml
+
+from benchmarks.result import Result
+from core.hours import Hour
+from core.settings import Settings, load_settings
+
+CANDIDATES, RATE, CLIENTS = 200, 50, 8
+VARIANTS = ("gaussian_clock", "matched_clock")
+
+
+def bench_serving(scale: float) -> list[Result]:
+    """Latency at 50 requests a second of 200 candidates, for each variant; failed requests while champions are swapped.
+
+    The peer is what a user would write: Feast's online features into a data frame into MLflow's pyfunc, without HTTP.
+    """
+    from evaluation.registry import CHAMPION
+    from pipeline.promotion import latest_version, registry
+    from pipeline.services import running, serving_service
+
+    results = []
+    with tempfile.TemporaryDirectory() as folder:
+        settings, until = _workspace(Path(folder), scale)
+        models = registry(settings)
+        versions = {v: latest_version(settings, v, until) or "" for v in VARIANTS}
+        seconds = max(60 * scale, 5)
+        with running(settings, [serving_service(settings)]):
+            url = f"http://127.0.0.1:{settings.serving_port}"
+            for variant in VARIANTS:
+                models.move(CHAMPION, versions[variant], "bench")
+                _until_served(url, versions[variant])
+                _load(settings, url, until, 5)
+                took, failed, degraded = _load(settings, url, until, seconds)
+                peer = _naive(settings, models.name, versions[variant], until)
+                name = variant.removesuffix("_clock")
+                label = "Feast and MLflow's pyfunc by hand, no HTTP"
+                for part, q in (("p50", 50), ("p99", 99)):
+                    ours, theirs = (float(np.percentile(v, q)) * 1000 for v in (took, peer))
+                    results.append(Result(f"serve_{part}_{name}", ours, "ms", label, theirs, theirs / ours))
+                bad = Result(
+                    f"serve_errors_{name}", failed, "", f"degraded, of {len(took)} requests", degraded, float("nan")
+                )
+                results.append(bad)
+            with _swapping(lambda n: models.move(CHAMPION, versions[VARIANTS[n % 2]], "bench")) as swaps:
+                took, failed, _ = _load(settings, url, until, max(30 * scale, 10))
+            results.append(
+                Result("serve_swap_errors", failed, "", f"swaps, {len(took)} requests", swaps[0], float("nan"))
+            )
+    return results
+
+
+def _workspace(folder: Path, scale: float) -> tuple[Settings, Hour]:
+    """A trained workspace of the simulated app."""
+    from events.simulator.config import SimulatorConfig
+    from pipeline.app import app_log
+    from pipeline.history import build_history
+    from pipeline.services import free_port
+    from pipeline.source import Source, save_source
+
+    settings = load_settings(
+        var=folder, source="simulator", variants=VARIANTS, candidate_variant=VARIANTS[1], baseline_variant=VARIANTS[0],
+        serving_port=free_port(), serving_refresh_seconds=1.0,
+    )  # fmt: skip
+    app = SimulatorConfig(days=8, users=max(int(3000 * scale), 200), items=max(int(1500 * scale), 300))
+    settings.workspace.mkdir(parents=True)
+    (settings.workspace / "app.yaml").write_text(yaml.safe_dump(app.model_dump(mode="json")))
+    save_source(settings, Source(str(app_log(settings).prepare()), (), simulated=True))
+    until = app.first_hour + 24 * 6 + 12  # the middle of the day in most of the app's zones
+    build_history(settings, until)
+    return settings, until
+
+
+def _bodies(settings: Settings, until: Hour, count: int) -> list[dict[str, object]]:
+    from pipeline.app import app_log
+
+    app, rng = app_log(settings).app, np.random.default_rng(0)
+    at = (until.start + timedelta(minutes=20)).isoformat()
+    keys = np.array([app.item_key(n) for n in range(app.config.items)])
+    return [
+        {
+            "user": app.user_key(int(rng.integers(app.config.users))), "time": at, "zone": "Asia/Shanghai", "count": 50,
+            "candidates": rng.choice(keys, min(CANDIDATES, len(keys)), replace=False).tolist(),
+        }
+        for _ in range(count)
+    ]  # fmt: skip
+
+
+def _load(settings: Settings, url: str, until: Hour, seconds: float) -> tuple[np.ndarray, int, int]:
+    """Requests at a fixed rate, whatever the answers take: seconds from when each was due, failures, degraded answers."""
+    bodies = _bodies(settings, until, int(RATE * seconds))
+    took, statuses, degraded = np.zeros(len(bodies)), np.zeros(len(bodies), int), np.zeros(len(bodies), bool)
+    with httpx.Client(base_url=url, timeout=30) as client, ThreadPoolExecutor(CLIENTS) as pool:
+        begun = time.perf_counter() + 0.1
+
+        def ask(n: int) -> None:
+            due = begun + n / RATE
+            time.sleep(max(due - time.perf_counter(), 0))
+            answer = client.post("/rank", json=bodies[n])
+            took[n], statuses[n] = time.perf_counter() - due, answer.status_code
+            degraded[n] = answer.status_code != 200 or answer.json()["degraded"] is not None
+
+        list(pool.map(ask, range(len(bodies))))
+    return took, int((statuses != 200).sum()), int(degraded.sum())
+
+
+def _until_served(url: str, version: str) -> None:
+    end = time.monotonic() + 60
+    while httpx.get(f"{url}/model").json()["models"].get("champion", {}).get("version") != version:
+        if time.monotonic() > end:
+            raise RuntimeError(f"version {version} was not taken over")
+        time.sleep(0.2)
+
+
+@contextmanager
+def _swapping(move: Callable[[int], object]) -> Iterator[list[int]]:
+    """Another champion every few seconds."""
+    stop, swaps = threading.Event(), [0]
+
+    def run() -> None:
+        while not stop.wait(3):
+            move(swaps[0])
+            swaps[0] += 1
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        yield swaps
+    finally:
+        stop.set()
+        thread.join()
+
+
+def _naive(settings: Settings, name: str, version: str, until: Hour, requests: int = 100) -> np.ndarray:
+    """Seconds of each request by hand."""
+    import mlflow
+
+    from events.store import EventStore
+    from feature_repo.retrieval import ClockFeatures
+
+    model = mlflow.pyfunc.load_model(f"models:/{name}/{version}")
+    features = ClockFeatures(settings, EventStore(settings.events_dir))
+    facets, slots = features.facets, settings.slots
+    rng, took = np.random.default_rng(1), []
+    needed = set(model.metadata.get_input_schema().input_names())
+    for user in rng.integers(1, 150, requests):
+        begun = time.perf_counter()
+        found = features.online([int(user)], until)
+        clock = {row["slot"]: row for row in found.slots.to_pylist()}
+        profile = found.profiles.to_pylist()[:1] or [{"events": 0, "finish": 0}]
+        history = found.history.to_pylist()[:1] or [{"items": [], "minutes": []}]
+        cells: dict[str, object] = {
+            "history_items": history[0]["items"], "history_minutes": history[0]["minutes"],
+            "slot_events": [clock[s]["events"] if s in clock else 0 for s in range(slots)],
+        }  # fmt: skip
+        for facet in facets:
+            for part in ("values", "scores"):
+                cells[f"{facet}_{part}"] = [clock[s][f"{facet}_{part}"] if s in clock else [] for s in range(slots)]
+        rows: dict[str, object] = {
+            "user_id": np.full(CANDIDATES, user), "item_id": np.arange(1, CANDIDATES + 1),
+            "local_time": pd.Timestamp("2026-03-08T20:20:00"), "events": profile[0]["events"],
+            "finish": profile[0]["finish"], **dict.fromkeys(facets, "value"),
+        }  # fmt: skip
+        frame = pd.DataFrame(rows)
+        for column in needed & set(cells):
+            frame[column] = [cells[column]] * CANDIDATES
+        model.predict(frame)
+        took.append(time.perf_counter() - begun)
+    return np.array(took[5:])

@@ -1,0 +1,102 @@
+"""Does the offline order of rankers predict the order of what they do to people?
+
+Every world's rankers are compared offline by their progressive AUC and UAUC on the last days of the history, and online by living all
+users under each of them, on the same draws (``studies.worlds``). Within a world the two orders are compared by Kendall's τ.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from scipy.stats import kendalltau
+
+from core.pages import svg
+from core.settings import Settings
+from studies.study import Section, Study
+from studies.tables import words
+from studies.worlds import StillWorld
+
+if TYPE_CHECKING:
+    from markupsafe import Markup
+
+VARIANTS = ("none", "hour_embedding", "naive_clock", "adaptive_clock", "gaussian_clock", "matched_clock")
+OFFLINE, ONLINE = ("auc", "uauc"), ("active_days", "duration_hours")
+LUCKS = 3
+CODE = 1
+"""Counts changes of what a part means; a new number computes all of them anew."""
+
+
+def run(settings: Settings, worlds: int) -> tuple[str, str]:
+    """Run the study; returns the conclusion and the page."""
+    study = Study(settings, "offline_online")
+    found = []
+    for number in range(worlds):
+        parameters = {"world": number, "variants": VARIANTS, "lucks": LUCKS, "code": CODE}
+        found.append(study.part(f"world-{number}", parameters, partial(_world, settings, number)))
+    return _report(study, found)
+
+
+def _world(settings: Settings, number: int) -> dict[str, Any]:
+    """Variant → offline metrics, and online effects on ``none`` (mean over lucks)."""
+    world = StillWorld(settings, number, VARIANTS)
+    means: dict[str, dict[str, list[float]]] = {v: {m: [] for m in ONLINE} for v in VARIANTS}
+    for luck in range(1, LUCKS + 1):
+        runs = {v: world.run(v, luck) for v in VARIANTS}
+        there = np.logical_and.reduce([r.exposed for r in runs.values()])
+        for v, r in runs.items():
+            for m in ONLINE:
+                means[v][m].append(float(r.values[m][there].mean()))
+    base = {m: np.mean(means["none"][m]) for m in ONLINE}
+    return {v: {**world.offline[v], **{m: float(np.mean(means[v][m]) / base[m] - 1) for m in ONLINE}} for v in VARIANTS}
+
+
+def _report(study: Study, found: list[dict[str, Any]]) -> tuple[str, str]:
+    taus = {
+        (a, b): [float(kendalltau([w[v][a] for v in VARIANTS], [w[v][b] for v in VARIANTS]).statistic) for w in found]
+        for a in OFFLINE
+        for b in ONLINE
+    }
+    mean = {v: {m: float(np.mean([w[v][m] for w in found])) for m in (*OFFLINE, *ONLINE)} for v in VARIANTS}
+    rows = tuple(
+        (words(v), f"{mean[v]['auc']:.4f}", f"{mean[v]['uauc']:.4f}", f"{mean[v]['active_days']:+.2%}",
+         f"{mean[v]['duration_hours']:+.2%}")
+        for v in VARIANTS
+    )  # fmt: skip
+    orders = tuple(
+        (a.upper(), b.replace("_", " "), f"{np.mean(t):+.2f}", ", ".join(f"{x:+.2f}" for x in t))
+        for (a, b), t in taus.items()
+    )
+    best = {m: max(VARIANTS, key=lambda v: mean[v][m]) for m in (*OFFLINE, *ONLINE)}
+    tau = float(np.mean(taus["auc", "duration_hours"]))
+    said = "predicts" if tau > 0.6 else "predicts only in part" if tau > 0.2 else "does not predict"
+    conclusion = (
+        f"In the simulated app the offline order {said} the online one: Kendall's τ of AUC with duration {tau:+.2f}, with active days "
+        f"{np.mean(taus['auc', 'active_days']):+.2f}, over {len(found)} worlds. Best offline: {words(best['auc'])}; best for duration: "
+        f"{words(best['duration_hours'])}."
+    )
+    sections = [
+        Section("Rankers", "Means over the worlds; online effects are against none, all users under each ranker.",
+                ("ranker", "AUC", "UAUC", "active days", "duration"), rows, _plot(found)),
+        Section("Orders", "Kendall's τ of the offline with the online order: mean, and each world.",
+                ("offline", "online", "mean", "worlds"), orders),
+    ]  # fmt: skip
+    results = {"means": mean, "tau": {f"{a} with {b}": t for (a, b), t in taus.items()}, "worlds": found}
+    page = study.write(conclusion, sections, results, f"make study NAME=offline_online SEEDS={len(found)}")
+    return conclusion, str(page)
+
+
+def _plot(found: list[dict[str, Any]]) -> Markup:
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(7, 4))
+    for v in VARIANTS:
+        axes.plot([w[v]["auc"] for w in found], [w[v]["duration_hours"] * 100 for w in found], "o", label=words(v))
+    axes.set_xlabel("progressive AUC")
+    axes.set_ylabel("effect on duration against none, %")
+    axes.legend(frameon=False, fontsize="small")
+    axes.spines[["top", "right"]].set_visible(False)
+    return svg(
+        figure, "Offline AUC and online duration of each ranker in each world", "One dot is a ranker in a world."
+    )
