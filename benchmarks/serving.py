@@ -76,7 +76,7 @@ def _workspace(folder: Path, scale: float) -> tuple[Settings, Hour]:
         var=folder, source="simulator", variants=VARIANTS, candidate_variant=VARIANTS[1], baseline_variant=VARIANTS[0],
         serving_port=free_port(), serving_refresh_seconds=1.0,
     )  # fmt: skip
-    app = SimulatorConfig(days=8, users=max(int(3000 * scale), 200), items=max(int(1500 * scale), 300))
+    app = SimulatorConfig(days=9, users=max(int(3000 * scale), 200), items=max(int(1500 * scale), 300))
     settings.workspace.mkdir(parents=True)
     (settings.workspace / "app.yaml").write_text(yaml.safe_dump(app.model_dump(mode="json")))
     save_source(settings, Source(str(app_log(settings).prepare()), (), simulated=True))

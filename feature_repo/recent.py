@@ -10,6 +10,7 @@ Online it is one feature, the bytes of a matrix of int64 with the rows items, mi
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,6 +18,7 @@ import pyarrow as pa
 
 from core.engine import engine
 from core.hours import Hour, hour_range
+from core.settings import Settings
 from feature_repo.clock import ClockState
 from feature_repo.online import write_cells
 from feature_repo.repository import HISTORY_FEATURE as FEATURE
@@ -129,18 +131,12 @@ def _encoded(found: pa.Table) -> Iterator[tuple[int, bytes]]:
         yield user, matrix[:, begin:end].tobytes()
 
 
-def read_histories(store: FeatureStore, clock: ClockState, users: Sequence[int], at: Hour) -> pa.Table:
-    """Histories of users from the online store, as ``recent_behaviours`` gives them."""
-    if not users or not clock.settings.history_length:
-        return SCHEMA.empty_table()
-    response = store.get_online_features(
-        features=[f"{VIEW}:{FEATURE}"], entity_rows=[{"user_id": user} for user in users]
-    )
-    values = response.to_dict()[FEATURE]
+def decode_histories(settings: Settings, users: Sequence[int], values: Sequence[bytes | None], at: Hour) -> pa.Table:
+    """Histories from the online store's values (none: nothing was read), as ``recent_behaviours`` gives them."""
     rows: dict[str, list[Any]] = {name: [] for name in SCHEMA.names}
-    for user, blob in sorted(zip(users, values, strict=True)):
+    for user, blob in sorted(zip(users, values, strict=True), key=itemgetter(0)) if values else ():
         matrix = np.frombuffer(blob or b"", dtype=np.int64).reshape(len(LISTS), -1)
-        matrix = matrix[:, matrix[2] >= at.number - 24 * clock.settings.history_days]
+        matrix = matrix[:, matrix[2] >= at.number - 24 * settings.history_days]
         if matrix.shape[1]:
             rows["user_id"].append(user)
             rows["hour"].append(at.number)

@@ -18,8 +18,16 @@ from core.settings import Settings
 from events.store import EventStore
 from feature_repo.clock import ClockState
 from feature_repo.online import decode_cells, encode_cells, write_cells
-from feature_repo.recent import read_histories, recent_behaviours, users_with_behaviours, write_histories
-from feature_repo.repository import COLD_START_SERVICE, HISTORY_VARIANTS, TRAINING_SERVICE, open_store, slot_feature
+from feature_repo.recent import decode_histories, recent_behaviours, users_with_behaviours, write_histories
+from feature_repo.repository import (
+    COLD_START_SERVICE,
+    HISTORY_FEATURE,
+    HISTORY_VARIANTS,
+    HISTORY_VIEW,
+    TRAINING_SERVICE,
+    open_store,
+    slot_feature,
+)
 from feature_repo.shrinkage import Shrinkage, shrink
 
 if TYPE_CHECKING:
@@ -29,6 +37,7 @@ log = logging.getLogger("feature_repo.retrieval")
 
 PLAIN_VIEWS = ("user_activity", "user_profile", "population_clock", "item_stats")
 """Views whose rows go online as they are; those of ``clock_slots`` become cells of ``clock``."""
+HISTORY_REFERENCE = f"{HISTORY_VIEW}:{HISTORY_FEATURE}"
 FILLED_AT_ONCE = 400_000
 """Rows put online at a time when everything is."""
 
@@ -78,9 +87,13 @@ class ClockFeatures:
         """The same features from the online store, for serving within hour ``at``."""
         users = list(dict.fromkeys(map(int, user_ids)))
         views = self._views(service)
-        profiles = self._read("user_activity", {"user_id": users}, views["user_activity"], at)
-        slots = self.get_clock(users, at) if {"clock", "clock_slots"} & set(views) else pa.table({})
-        return Features(slots=slots, profiles=profiles, history=read_histories(self.store, self.clock, users, at))
+        with_clock = bool({"clock", "clock_slots"} & set(views))
+        wanted = [*views["user_activity"], *(self._clock_references() if with_clock else ())]
+        wanted += [HISTORY_REFERENCE] if self.settings.history_length else []
+        found = self._values(wanted, users)  # one request for all of them
+        profiles = self._table("user_activity", {"user_id": users}, views["user_activity"], at, found)
+        history = decode_histories(self.settings, users, found.get(HISTORY_FEATURE, ()), at)
+        return Features(self._clock(users, at, found) if with_clock else pa.table({}), profiles, history)
 
     def get_clock(self, user_ids: Sequence[int], at: Hour) -> pa.Table:
         """Clocks of users from the online store.
@@ -94,16 +107,25 @@ class ClockFeatures:
             and ``as_of``, the hour since 1970 UTC from whose start the row holds.
         """
         users = list(dict.fromkeys(map(int, user_ids)))
-        names = [slot_feature(n) for n in range(self.settings.slots)]
+        return self._clock(users, at, self._values(self._clock_references(), users))
+
+    def _clock_references(self) -> list[str]:
+        return [f"clock:{slot_feature(n)}" for n in range(self.settings.slots)]
+
+    def _values(self, references: list[str], users: Sequence[int]) -> dict[str, list[Any]]:
+        """Feature → the users' values, None where there is none."""
         response = self.store.get_online_features(
-            features=[f"clock:{name}" for name in names], entity_rows=[{"user_id": user} for user in users]
+            features=references, entity_rows=[{"user_id": user} for user in users]
         )
-        found = {
-            name: [value.string_val for value in vector.values]  # noqa: PD011 (a protobuf)
+        return {
+            name: [getattr(value, kind) if (kind := value.WhichOneof("val")) else None for value in vector.values]  # noqa: PD011 (a protobuf)
             for name, vector in zip(response.proto.metadata.feature_names.val, response.proto.results, strict=True)
         }
-        rows = decode_cells(users, [found[name] for name in names], self.facets, at, self.settings.window_hours)
-        rows = _present(rows)
+
+    def _clock(self, users: list[int], at: Hour, found: dict[str, list[Any]]) -> pa.Table:
+        """Clocks from the values of their cells."""
+        cells = [found[slot_feature(n)] for n in range(self.settings.slots)]
+        rows = _present(decode_cells(users, cells, self.facets, at, self.settings.window_hours))
         if self.settings.shrinkage and users:
             references = self._views(COLD_START_SERVICE)
             profile = self._read("user_profile", {"user_id": users}, references["user_profile"], at)
@@ -246,9 +268,16 @@ class ClockFeatures:
 
     def _read(self, view: str, keys: dict[str, list[Any]], references: list[str], at: Hour) -> pa.Table:
         rows = [dict(zip(keys, values, strict=True)) for values in zip(*keys.values(), strict=True)]
-        columns = self.store.get_online_features(features=references, entity_rows=rows).to_dict()
+        found = self.store.get_online_features(features=references, entity_rows=rows).to_dict()
+        return self._table(view, keys, references, at, found)
+
+    def _table(
+        self, view: str, keys: dict[str, list[Any]], references: list[str], at: Hour, found: dict[str, list[Any]]
+    ) -> pa.Table:
+        """Rows of a view from values that were read, without those that are not there."""
+        columns = {**keys, **{name: found[name] for name in (r.split(":")[1] for r in references)}}
+        columns["hour"] = [at.number] * len(next(iter(keys.values())))
         kinds = {f.name: f.type for f in self.clock.logs[view].schema}
-        columns["hour"] = [at.number] * len(rows)
         return _present(pa.table({name: pa.array(v, kinds.get(name, pa.int64())) for name, v in columns.items()}))
 
     def _shrinkage(self) -> Shrinkage:

@@ -51,7 +51,7 @@ CODE = 1
 def _one(world: StillWorld, luck: int) -> dict[str, Any]:
     """One loop: truth, and each method's interval."""
     arms = [world.run(v, luck) for v in ARMS]
-    before = world.before()
+    before = world.before
     there = arms[0].exposed & arms[1].exposed
     keys = [str(user) for user in range(world.config.users)]
     treated = assign("closed_loop", str(luck), {"a": 0.5, "b": 0.5}, keys) == "b"

@@ -75,6 +75,7 @@ class StillWorld:
     def app(self, luck: int) -> App:
         return App(self.config.model_copy(update={"luck": luck}))
 
+    @cached_property
     def before(self) -> Outcome:
         """The history's metrics: what covariates are made of."""
         return self._live(self.app(0), None, self.config.first_hour, self.start)

@@ -119,7 +119,7 @@ def test_a_snapshot_without_history_says_the_same_and_is_refreshed_alike(ready: 
     users = users_of(ready)
     for view in ("clock_slots", "user_activity", "user_profile", "population_clock", "item_stats"):
         rows = [
-            {tuple(r[k] for k in f.clock.logs[view].keys): r for t in f._latest(view, UNTIL) for r in t.to_pylist()}
+            {tuple(r[k] for k in f.clock.logs[view].keys): r for t in f.latest(view, UNTIL) for r in t.to_pylist()}
             for f in (whole, found)
         ]
         for r in rows:
