@@ -386,9 +386,13 @@ def world_totals(settings: Settings, exposures: pd.DataFrame, end: Hour) -> pd.D
 
 def _overrides(plan: Plan) -> dict[str, Any]:
     return {
-        "variants": plan.arms, "baseline_variant": plan.arms[0], "candidate_variant": plan.arms[-1],
+        "variants": plan.arms,
+        "baseline_variant": plan.arms[0],
+        "candidate_variant": plan.arms[-1],
         "serving_refresh_seconds": 0.3,
-    }  # fmt: skip
+        "serving_feature_ms": 2000,
+        "serving_timeout_ms": 10_000,
+    }  # fmt: skip  (a busy machine must not change what people are shown)
 
 
 def _settings(source: str, plan: Plan, given: dict[str, Any]) -> Settings:

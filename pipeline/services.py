@@ -88,7 +88,8 @@ def airflow_environment(settings: Settings) -> dict[str, str]:
 _PLAIN = frozenset(
     {
         "var", "source", "airflow_port", "mlflow_port", "reports_port", "log_level", "mlflow_uri", "live",
-        "alert_webhook", "hour_deadline_minutes", "serving_port", "serving_refresh_seconds", "variants",
+        "alert_webhook", "hour_deadline_minutes", "serving_port", "serving_refresh_seconds", "serving_feature_ms",
+        "serving_timeout_ms", "variants",
         "candidate_variant", "baseline_variant",
     }
 )  # fmt: skip

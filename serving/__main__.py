@@ -6,13 +6,15 @@ import argparse
 import json
 
 from core import cli
-from core.errors import NotReadyError
+from core.errors import ConfigError, NotReadyError
 from core.settings import load_settings
 
 
 def main(arguments: argparse.Namespace) -> None:
     settings = load_settings(source=arguments.source) if arguments.source else load_settings()
     if arguments.command == "run":
+        if arguments.workers < 1:
+            raise ConfigError(f"--workers {arguments.workers}: at least 1")
         import os
 
         import uvicorn
@@ -30,8 +32,10 @@ def main(arguments: argparse.Namespace) -> None:
 
         print(json.dumps(replay_hour(settings, Hour.parse(arguments.hour), arguments.model), indent=1))
     elif arguments.command == "stop":
+        from ab_analysis.experiment import load_named
         from serving.routing import stop_experiment
 
+        load_named(settings.experiments_dir, arguments.experiment)
         fresh = stop_experiment(settings, arguments.experiment, arguments.reason)
         print(f"{arguments.experiment} is stopped" if fresh else f"{arguments.experiment} was stopped already")
     else:

@@ -203,11 +203,12 @@ class Engine:
 
     def not_ready(self) -> str:
         """Why requests cannot be answered, empty where they can."""
-        if not self.snapshot.models:
+        return self._lacks(self.snapshot)
+
+    def _lacks(self, now: Snapshot) -> str:
+        if not now.models:
             return self._no_champion()
-        if self.snapshot.catalogue is None:
-            return self.problems.get("features", "no features yet")
-        return ""
+        return "" if now.catalogue is not None else self.problems.get("features", "no features yet")
 
     def _no_champion(self) -> str:
         reason = self.problems.get(CHAMPION) or self.problems.get("mlflow") or "no model is loaded"
@@ -224,7 +225,7 @@ class Engine:
             NoChampionError: there is no model yet.
         """
         now = self.snapshot
-        if reason := self.not_ready():
+        if reason := self._lacks(now):
             raise NoChampionError(reason)
         assert now.at is not None
         assert now.catalogue is not None

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ab_analysis.assignment import assign_users, check_layers
-from ab_analysis.experiment import Experiment, find_experiments, load_experiment
+from ab_analysis.experiment import NAME, Experiment, find_experiments, load_experiment
 from core.errors import ConfigError
 from core.files import read_json, write_json
 from core.settings import Settings
@@ -89,4 +89,6 @@ def stopped(settings: Settings, name: str) -> str | None:
 
 
 def _mark(settings: Settings, name: str) -> Path:
+    if not NAME.fullmatch(name):
+        raise ConfigError(f"'{name}' is no experiment's name: lower-case letters, digits, - and _ only")
     return settings.workspace / "serving" / "stopped" / f"{name}.json"

@@ -240,6 +240,17 @@ def test_wrong_experiments_are_left_out_and_named(served: Settings) -> None:
     assert "looks every hour" in load_routes(served)[1]["experiment canary"]
 
 
+@pytest.mark.parametrize("name", ["../elsewhere", "", "A B", "x/y"])
+def test_a_name_that_is_none_stops_nothing(served: Settings, name: str) -> None:
+    from core.errors import ConfigError
+
+    before = sorted(served.var.rglob("*"))
+    for act in (lambda: stop_experiment(served, name, "x"), lambda: resume_experiment(served, name)):
+        with pytest.raises(ConfigError, match="no experiment's name"):
+            act()
+    assert sorted(served.var.rglob("*")) == before
+
+
 def test_features_and_requests_are_logged_as_served_and_can_be_trained_on_and_replayed(served: Settings) -> None:
     settings = load_settings(**{**served.model_dump(exclude_unset=True), "serving_shadow": "challenger"})
     engine = Engine(settings)

@@ -1,0 +1,44 @@
+"""``python -m serving``: what a person may get wrong."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from core.settings import ROOT
+
+
+def run(var: Path, *arguments: str, **extra: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "CLOCK_VAR": str(var), "PYTHONPATH": str(ROOT), **extra}
+    return subprocess.run(
+        [sys.executable, "-m", "serving", *arguments], cwd=ROOT, env=environment, capture_output=True, text=True,
+        check=False, timeout=120,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("run", "--workers", "0"), "at least 1"),
+        (("replay", "yesterday"), "is not an hour"),
+        (("replay", "2026-03-18T10"), "no requests are logged"),
+        (("stop", "../x"), "no experiment '../x'"),
+        (("resume", "arms"), "arms is not stopped"),
+    ],
+)
+def test_a_wrong_command_says_what_is_wrong(tmp_path: Path, arguments: tuple[str, ...], words: str) -> None:
+    done = run(tmp_path, *arguments)
+    assert done.returncode != 0
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_help_and_wrong_settings(tmp_path: Path) -> None:
+    assert "replay" in run(tmp_path, "--help").stdout
+    done = run(tmp_path, "run", CLOCK_SERVING_QUEUE="0")
+    assert "CLOCK_SERVING_QUEUE" in done.stderr
+    assert "Traceback" not in done.stderr
