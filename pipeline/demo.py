@@ -74,11 +74,13 @@ def run_demo(source: str, data: str | None, hours: int, *, fresh: bool) -> dict[
     migration.join()
     with ExitStack() as stack:
         api = start_airflow(settings, stack)
+        days = {takeover.day.isoformat(), (end - 1).day.isoformat()}
         if load_source(settings).simulated:
             live_hours(settings, api, takeover, end, stack)
+            days.add((takeover - DAY_HOURS).day.isoformat())  # on which the planted experiment ends
         else:
             run_hours(api, takeover, end)
-        report_days(api, {(takeover - DAY_HOURS).day.isoformat(), takeover.day.isoformat(), (end - 1).day.isoformat()})
+        report_days(api, days)
         counts = api.count_runs([*HOURLY, "report_day"])
     summary = summarize(settings, plan, counts, time.monotonic() - begun)
     write_json(settings.var / "demo" / "summary.json", summary)
