@@ -127,7 +127,7 @@ class Batch:
 
     def batches(self, size: int) -> Iterator[Batch]:
         """The samples in order, ``size`` at a time."""
-        if len(self) <= size:
+        if 0 < len(self) <= size:
             yield self
             return
         for start in range(0, len(self), size):
