@@ -15,13 +15,13 @@ from core.engine import engine
 from core.errors import ConfigError, DataError
 from core.files import write_text
 from core.hours import Hour, day_hours, parse_day
-from core.settings import Settings, load_settings
+from core.settings import Settings
 
 EXAMPLE = Path(__file__).with_name("example.yaml")
 
 
 def main(arguments: argparse.Namespace) -> None:
-    settings = load_settings(source=arguments.source) if arguments.source else load_settings()
+    settings = cli.settings_of(arguments.source)
     commands = {
         "init": lambda: print(EXAMPLE.read_text(encoding="utf-8"), end=""),
         "schema": lambda: print(json.dumps(Experiment.model_json_schema(), indent=1)),

@@ -11,10 +11,15 @@ from collections.abc import Callable
 from typing import NoReturn
 
 from core.errors import NotReadyError, PlatformError
-from core.settings import load_settings
+from core.settings import Settings, load_settings
 
 EXIT_ERROR = 2
 EXIT_RETRY = 75  # EX_TEMPFAIL of sysexits.h
+
+
+def settings_of(source: str | None) -> Settings:
+    """Settings of the workspace that ``--source`` names, else of the environment's."""
+    return load_settings(source=source) if source else load_settings()
 
 
 def setup_logging() -> None:

@@ -72,6 +72,12 @@ class Registry:
                 return None
             raise NotReadyError(f"MLflow does not say who '{alias}' of {self.name} is ({error}); retry") from error
 
+    def newest(self, variant: str, until: str | None = None) -> str | None:
+        """Newest version of a variant, trained up to the hour ``until`` where one is given; None where there is none."""
+        found = self.client.search_model_versions(f"name = '{self.name}' and tags.variant = '{variant}'")
+        fitting = [v for v in found if until is None or v.tags["hour"] <= until]
+        return str(max(fitting, key=lambda v: (v.tags["hour"], int(v.version))).version) if fitting else None
+
     def move(self, alias: str, version: str, reason: str, *, expected: str | Anything | None = ANYTHING) -> Move:
         """Point an alias at a version.
 

@@ -10,11 +10,11 @@ from dataclasses import asdict
 from core import cli
 from core.errors import ConfigError
 from core.hours import Hour
-from core.settings import Settings, load_settings
+from core.settings import Settings
 
 
 def main(arguments: argparse.Namespace) -> None:
-    settings = load_settings(source=arguments.source) if arguments.source else load_settings()
+    settings = cli.settings_of(arguments.source)
     commands = {
         "rebuild": _rebuild,
         "advance": _advance,

@@ -2,15 +2,14 @@
 
 Layout below the workspace's ``serving/log``::
 
-    hour=2026-11-23T10/<kind>-<process>-<number>.parquet
+    hour=2026-11-23T10/<kind>-<writer>-<number>.parquet
 
 ``kind`` is ``slots``, ``profiles`` or ``history`` (features that held from that hour's start), ``readers`` (the users whose
-features were read, once a process), or one of serving's own (``requests``, ``shadow``).
+features were read, once a writer), or one of serving's own (``requests``, ``shadow``).
 """
 
 from __future__ import annotations
 
-import os
 from dataclasses import fields
 from pathlib import Path
 
@@ -30,9 +29,9 @@ def served_folder(settings: Settings, hour: Hour) -> Path:
     return settings.workspace / "serving" / "log" / f"hour={hour.key}"
 
 
-def write_part(settings: Settings, hour: Hour, kind: str, rows: pa.Table, number: int) -> None:
-    """Add rows to an hour's log, as a file of its own, by rename."""
-    write_parquet(served_folder(settings, hour) / f"{kind}-{os.getpid()}-{number:06d}.parquet", rows)
+def write_part(settings: Settings, hour: Hour, kind: str, rows: pa.Table, part: str) -> None:
+    """Add rows to an hour's log, as a file of its own, by rename; ``part`` is a name that no other writer gives."""
+    write_parquet(served_folder(settings, hour) / f"{kind}-{part}.parquet", rows)
 
 
 def read_parts(settings: Settings, hour: Hour, kind: str) -> pa.Table:

@@ -28,7 +28,7 @@ def main(arguments: argparse.Namespace) -> None:
         )  # fmt: skip
         print(describe_loop(run_loop(plan, fresh=arguments.fresh, source=arguments.source or SOURCE)))
         return
-    settings = load_settings(source=arguments.source) if arguments.source else load_settings()
+    settings = cli.settings_of(arguments.source)
     if arguments.command == "setup":
         from pipeline.source import Source, save_source
 

@@ -21,12 +21,11 @@ from pipeline.airflow_api import AirflowApi
 from pipeline.history import build_history
 from pipeline.services import (
     airflow_services,
-    free_port,
     migrate_airflow,
-    port_is_free,
     running,
     serving_service,
     wait_for,
+    with_free_ports,
 )
 from pipeline.source import Source, load_source, save_source
 
@@ -52,7 +51,8 @@ def run_demo(source: str, data: str | None, hours: int, *, fresh: bool) -> dict[
         The summary, also written to ``<var>/demo/summary.json``.
     """
     begun = time.monotonic()
-    settings = _settings(source)
+    settings = load_settings(source=source)
+    settings = load_settings(source=source, **with_free_ports(settings))
     if hours < 1:
         raise ConfigError(f"HOURS={hours}: at least one hour has to run through Airflow")
     if fresh and settings.workspace.exists():
@@ -88,23 +88,13 @@ def run_demo(source: str, data: str | None, hours: int, *, fresh: bool) -> dict[
 
 
 def start_airflow(settings: Settings, stack: ExitStack) -> AirflowApi:
-    """Airflow with every DAG read, running until the stack closes."""
-    migrate_airflow(settings)
+    """Airflow, whose database is ready, with every DAG read, running until the stack closes."""
     stack.enter_context(running(settings, airflow_services(settings)))
     api = AirflowApi(settings)
     wait_for(lambda: {*HOURLY, "report_day"} <= api.dag_ids(), "Airflow to read the DAGs")
     if errors := api.import_errors():
         raise NotReadyError(f"Airflow cannot read {errors[0]['filename']}: {errors[0]['stack_trace'].splitlines()[-1]}")
     return api
-
-
-def _settings(source: str) -> Settings:
-    settings = load_settings(source=source)
-    ports = {
-        name: getattr(settings, name) if port_is_free(getattr(settings, name)) else free_port()
-        for name in ("airflow_port", "mlflow_port", "reports_port", "serving_port")
-    }
-    return load_settings(source=source, **ports)
 
 
 def _plan_file(settings: Settings) -> Path:
@@ -305,16 +295,20 @@ def _online_rows(settings: Settings) -> int:
 
 def _experiments(settings: Settings) -> dict[str, Any]:
     """experiment → metric → effect by the method that decides, of its latest report; metrics without an effect are left out."""
+    from pipeline.reports import headline_effects
+
     found: dict[str, Any] = {}
     for folder in sorted((settings.reports_dir / "ab").glob("*/")):
         latest = max(folder.glob("20*.json"), default=None)
-        for row in read_json(latest)["results"] if latest else []:
-            if row["headline"] and row["rel_effect_ci"][0] is not None:
-                found.setdefault(folder.name, {})[row["metric"]] = {
-                    "method": row["method"], "rel_effect": row["rel_effect"], "rel_effect_ci": row["rel_effect_ci"],
-                    "effect": row["effect"], "effect_ci": row["effect_ci"], "p_value": row["p_value"],
-                    "true_rel_effect": row["truth"], "until": latest.stem if latest else None,
-                }  # fmt: skip
+        if latest:
+            rows = [row for metrics in headline_effects(read_json(latest)).values() for row in metrics.values()]
+            found[folder.name] = {
+                row["metric"]: {
+                    **{name: row[name] for name in ("method", "rel_effect", "rel_effect_ci", "effect", "effect_ci", "p_value")},
+                    "true_rel_effect": row["truth"], "until": latest.stem,
+                }
+                for row in rows
+            }  # fmt: skip
     return found
 
 

@@ -8,12 +8,25 @@ from typing import Any
 
 from core.hours import Hour
 from core.settings import Settings
+from events.ingest import Account, close_hours
 from events.store import EventStore
 from pipeline.promotion import offer_first
 from pipeline.source import ingest_history, load_source
 from pipeline.training import train_history
 
 log = logging.getLogger("pipeline.history")
+
+
+def ingest_and_clock(settings: Settings, until: Hour) -> tuple[Account, dict[str, Any]]:
+    """Ingest the log before an hour, close its hours, and bring clocks and online store to ``until``."""
+    from feature_repo.retrieval import advance
+
+    log.info("1/4 ingesting the log before %s", until)
+    account = ingest_history(settings, until)
+    store = EventStore(settings.events_dir)
+    close_hours(store, store.hours()[0], until - 1)
+    log.info("2/4 computing the interest clocks as of %s", until)
+    return account, advance(settings, until)
 
 
 def build_history(settings: Settings, until: Hour) -> dict[str, Any]:
@@ -24,26 +37,18 @@ def build_history(settings: Settings, until: Hour) -> dict[str, Any]:
     Returns:
         ``hours`` in the history and the ``ingest`` account.
     """
-    from events.ingest import close_hours
-    from feature_repo.retrieval import advance
-
     if load_source(settings).simulated:
         from pipeline.app import app_log
 
         app = app_log(settings)
         log.info("the simulated app writes its log of %s to %s", app.config.first_hour, until - 1)
         app.write_hours(app.config.first_hour, until)
-    log.info("1/4 ingesting the log before %s", until)
-    account = ingest_history(settings, until)
-    store = EventStore(settings.events_dir)
-    close_hours(store, store.hours()[0], until - 1)
-    log.info("2/4 computing the interest clocks as of %s", until)
-    clocks = advance(settings, until)
+    account, clocks = ingest_and_clock(settings, until)
     log.info("3/4 training %d variants on the history", len(settings.variants))
     trained = train_history(settings, until - 1)
     log.info("4/4 offering the first champion and candidate")
     offer_first(settings, trained)
-    hours = [h for h in store.hours() if h < until]
+    hours = [h for h in EventStore(settings.events_dir).hours() if h < until]
     return {
         "hours": len(hours),
         "ingest": {**asdict(account), "changed_hours": len(account.changed_hours)},

@@ -16,7 +16,6 @@ import logging
 import shutil
 import time
 from collections import Counter
-from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import timedelta
@@ -43,11 +42,11 @@ from events.simulator.visits import Rank, first_policy
 from events.store import EventStore
 from feature_repo.retrieval import ClockFeatures, advance
 from pipeline.airflow_api import AirflowApi
-from pipeline.history import build_history
+from pipeline.history import build_history, ingest_and_clock
 from pipeline.hour import run_hour
-from pipeline.promotion import latest_version, registry
-from pipeline.services import free_port, port_is_free, running, serving_service
-from pipeline.source import Source, ingest_history, ingest_hour, save_source
+from pipeline.promotion import registry
+from pipeline.services import migrate_airflow, running, serving_service, with_free_ports
+from pipeline.source import Source, ingest_hour, save_source
 from pipeline.traffic import EngineRanker, ForcedRanker, HttpRanker, World
 from serving.engine import Engine
 
@@ -56,6 +55,8 @@ log = logging.getLogger("pipeline.loop")
 SOURCE = "loop"
 EXPERIMENT = "arms"
 HISTORY_DAYS = 8
+SUMMED_UP = ("method", "rel_effect", "rel_effect_ci", "p_value")
+"""What the summary keeps of an estimate."""
 APP: dict[str, Any] = {"ids": "number", "users": 2000, "drift": 0.05}
 TRUTH_METRICS = {
     "active_days": "count(DISTINCT CAST(e.local_time AS DATE))",
@@ -88,14 +89,16 @@ class Plan:
 
     def checked(self) -> Plan:
         """``ConfigError`` says what is wrong."""
-        from training.config import RankerConfig
+        from training.config import load_ranker_config
 
         if len(set(self.arms)) < 2 or len(set(self.arms)) < len(self.arms):
             raise ConfigError(f"ARMS={','.join(self.arms)}: give two or more different variants, the control first")
         for arm in self.arms:
-            RankerConfig(variant=arm)
+            load_ranker_config(load_settings(), arm)
         if self.days < 1 or self.history_days < 2:
             raise ConfigError("DAYS: at least 1, after at least 2 days of history")
+        if self.airflow_hours < 0:
+            raise ConfigError(f"AIRFLOW_HOURS={self.airflow_hours}: 0 or more")
         return self
 
 
@@ -116,11 +119,12 @@ class Loop:
 
     def __init__(self, plan: Plan, source: str = SOURCE, *, fresh: bool = False, **settings: Any) -> None:
         self.plan = plan
-        self.settings = _settings(source, plan, settings)
+        given = {**settings, **_overrides(plan)}
+        self.settings = load_settings(**{**given, **with_free_ports(load_settings(**settings)), "source": source})
         self.folder = self.settings.workspace / "loop"
         worlds = len(plan.arms) if plan.truth else 1
         self.workspaces = [self.settings] + [
-            load_settings(**{**settings, **_overrides(plan), "source": f"{source}-{n}"}) for n in range(1, worlds)
+            load_settings(**{**given, "source": f"{source}-{n}"}) for n in range(1, worlds)
         ]
         if fresh:
             for world in self.workspaces:
@@ -182,12 +186,10 @@ class Loop:
         build_history(self.settings, self.start)
         self._champion()
         for other in self.workspaces[1:]:
-            ingest_history(other, self.start)
-            self._close(other)
-            advance(other, self.start)
+            ingest_and_clock(other, self.start)
         write_json(self.folder / "prepared.json", {"seconds": round(time.monotonic() - begun, 1)})
 
-    def live(self, report: Callable[[Hour], None] | None = None) -> None:
+    def live(self) -> None:
         """Every hour of the experiment: people, log, ingest, clocks, training, gate."""
         worlds = [self._world(n, self.start) for n in range(len(self.workspaces))]
         done = min(world.next for world in worlds)
@@ -198,18 +200,18 @@ class Loop:
             if done > self.start:  # an interruption may have come before the last hour was through
                 self._through(done - 1, stack)
             engine.refresh()
-            main, wait = self._ranker(engine, stack)
+            main = self._ranker(engine, stack)
             ranks: list[Rank] = [main, *self._others(engine)]
             for hour in hour_range(done, self.end):
-                wait(hour)
+                _check(engine, hour)
+                if isinstance(main, HttpRanker):
+                    main.wait(hour, engine.models.names)
                 for world, rank in zip(worlds, ranks, strict=True):
                     if world.next == hour:
                         world.live(rank)
                 self._keep(hour, main)
                 self._through(hour, stack)
                 engine.refresh()
-                if report:
-                    report(hour)
                 if (hour + 1).number % 24 == 0:
                     left = (
                         (time.monotonic() - begun)
@@ -223,18 +225,22 @@ class Loop:
         """Compare offline gain, A/B estimate and truth; write the summary and the page."""
         from pipeline.loop_page import write_loop_page
         from pipeline.pages import write_model_page
-        from pipeline.reports import report_experiment, variant_metrics, write_index
+        from pipeline.reports import headline_effects, report_experiment, variant_metrics, write_index
 
         truth = self.truth() if self.plan.truth else {}
         if len(self.plan.arms) == 2 and truth:
             found = truth[self.plan.arms[1]]
             self._write_experiment({metric: values["rel_effect"] for metric, values in found.items()})
         report = report_experiment(self.settings, EXPERIMENT, self.end)
-        online = read_json(Path(report["report"]).with_suffix(".json")) if report["report"] else None
+        online = headline_effects(read_json(Path(report["report"]).with_suffix(".json"))) if report["report"] else {}
         summary = {
             "arms": list(self.plan.arms), "hours": [self.start.key, self.end.key], "users": self.config.users,
             "traffic": self._traffic(), "offline": variant_metrics(self.settings, self.start, self.end),
-            "ab": _online(online), "sentence": report["sentence"], "truth": truth, "report": report["report"],
+            "ab": {
+                arm: {metric: {name: row[name] for name in SUMMED_UP} for metric, row in metrics.items()}
+                for arm, metrics in online.items()
+            },
+            "sentence": report["sentence"], "truth": truth, "report": report["report"],
         }  # fmt: skip
         summary["covered"] = _covered(summary)
         write_json(self.folder / "summary.json", summary)
@@ -266,14 +272,14 @@ class Loop:
                 found[name][metric] = {"mean": mean, "rel_effect": ratio - 1, "rel_se": spread}
         return found
 
-    def _ranker(self, engine: Engine, stack: ExitStack) -> tuple[Any, Callable[[Hour], None]]:
-        """The real world's ranker, and what to wait for before an hour."""
+    def _ranker(self, engine: Engine, stack: ExitStack) -> HttpRanker | EngineRanker:
+        """The real world's ranker."""
         if not self.plan.http:
-            return EngineRanker(self.app, engine), lambda hour: _check(engine, hour)
+            return EngineRanker(self.app, engine)
         stack.enter_context(running(self.settings, [serving_service(self.settings)]))
         client = HttpRanker(self.app, self.settings)
         stack.callback(client.close)
-        return client, lambda hour: (_check(engine, hour), client.wait(hour, engine.models.names))[1]  # type: ignore[func-returns-value]
+        return client
 
     def _others(self, engine: Engine) -> list[Rank]:
         """Rankers of the other worlds: every user in an arm further round."""
@@ -291,7 +297,9 @@ class Loop:
         if hour >= self.end - self.plan.airflow_hours:
             from pipeline.demo import run_hours, start_airflow
 
-            self._airflow = self._airflow or start_airflow(self.settings, stack)
+            if self._airflow is None:
+                migrate_airflow(self.settings)
+                self._airflow = start_airflow(self.settings, stack)
             run_hours(self._airflow, hour, hour + 1)
         else:
             run_hour(self.settings, hour)
@@ -303,22 +311,16 @@ class Loop:
         """Somebody ranks for requests outside the experiment, also where the gate let nobody through."""
         models = registry(self.settings)
         if models.get(CHAMPION) is None:
-            control = latest_version(self.settings, self.plan.arms[0], self.start)
+            control = models.newest(self.plan.arms[0])
             if control is None:
                 raise NotReadyError(f"{self.plan.arms[0]} was not trained on the history; start over with FRESH=1")
             models.move(CHAMPION, control, "control of the closed loop; it was not shown to beat popularity")
-
-    def _close(self, world: Settings) -> None:
-        from events.ingest import close_hours
-
-        store = EventStore(world.events_dir)
-        close_hours(store, store.hours()[0], self.start - 1)
 
     def _world(self, number: int, start: Hour) -> World:
         log = AppLog(self.config, self.workspaces[number].workspace / "app", served=True)
         return World(log, self.folder / f"world-{number}.npz", start)
 
-    def _keep(self, hour: Hour, ranker: Any) -> None:
+    def _keep(self, hour: Hour, ranker: HttpRanker | EngineRanker) -> None:
         """Remember the hour's answers; an hour lived again replaces them."""
         path = self.folder / "traffic" / f"{hour.key}.json"
         if ranker.answers or not path.exists():
@@ -395,31 +397,11 @@ def _overrides(plan: Plan) -> dict[str, Any]:
     }  # fmt: skip  (a busy machine must not change what people are shown)
 
 
-def _settings(source: str, plan: Plan, given: dict[str, Any]) -> Settings:
-    settings = load_settings(**{**given, "source": source})
-    ports = {
-        name: getattr(settings, name) if port_is_free(getattr(settings, name)) else free_port()
-        for name in ("airflow_port", "mlflow_port", "reports_port", "serving_port")
-    }
-    return load_settings(**{**given, **_overrides(plan), **ports, "source": source})
-
-
 def _check(engine: Engine, hour: Hour) -> None:
     if reason := engine.not_ready():
         raise NotReadyError(reason)
     if engine.snapshot.at != hour:
         raise NotReadyError(f"the clocks hold for {engine.snapshot.at}, not for {hour}: {engine.problems}")
-
-
-def _online(report: dict[str, Any] | None) -> dict[str, dict[str, Any]]:
-    """Arm → metric → the A/B report's estimate by the method that decides."""
-    found: dict[str, dict[str, Any]] = {}
-    for row in report["results"] if report else []:
-        if row["headline"] and row["rel_effect_ci"][0] is not None:
-            found.setdefault(row["variant"], {})[row["metric"]] = {
-                name: row[name] for name in ("method", "rel_effect", "rel_effect_ci", "p_value")
-            }
-    return found
 
 
 def _covered(summary: dict[str, Any]) -> dict[str, dict[str, bool]]:

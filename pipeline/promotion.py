@@ -27,9 +27,9 @@ FIRST_CHAMPION_HOURS = 24 * 7
 
 def registry(settings: Settings) -> Registry:
     """The registered model of the source."""
-    from training.tracking import model_name, open_mlflow
+    from training.tracking import open_registry
 
-    return Registry(open_mlflow(settings), model_name(settings), settings.workspace / "registry" / "moves.jsonl")
+    return open_registry(settings)
 
 
 def contender(models: Registry, alias: str) -> Contender | None:
@@ -174,7 +174,7 @@ def apply_decision(settings: Settings, hour: Hour, decision: dict[str, Any], *, 
         probe(settings, challenger)
         seen = champion["version"] if champion else None
         moves.append(models.move(CHAMPION, challenger, f"gate at {hour}: {decision['reason']}", expected=seen))
-    latest = latest_version(settings, settings.candidate_variant, hour)
+    latest = models.newest(settings.candidate_variant, hour.key)
     if latest:
         moves.append(models.move(CANDIDATE, latest, f"newest at {hour}"))
         if decision["verdict"] != "wait" and int(latest) > int(challenger):
@@ -183,14 +183,6 @@ def apply_decision(settings: Settings, hour: Hour, decision: dict[str, Any], *, 
     for move in moves:
         log.info("%s of %s is version %s (was %s)", move.alias, models.name, move.version, move.previous)
     return moves
-
-
-def latest_version(settings: Settings, variant: str, hour: Hour) -> str | None:
-    """Newest registered version of a variant trained up to ``hour``."""
-    models = registry(settings)
-    found = models.client.search_model_versions(f"name = '{models.name}' and tags.variant = '{variant}'")
-    fitting = [v for v in found if v.tags["hour"] <= hour.key]
-    return str(max(fitting, key=lambda v: (v.tags["hour"], int(v.version))).version) if fitting else None
 
 
 def watch_champion(settings: Settings, hour: Hour) -> Move | None:

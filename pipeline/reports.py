@@ -141,6 +141,15 @@ def report_experiment(settings: Settings, name: str, until: Hour) -> dict[str, A
     return {"experiment": name, "verdict": decision.verdict, "sentence": decision.sentence, "report": str(written.page)}
 
 
+def headline_effects(report: dict[str, Any]) -> dict[str, dict[str, dict[str, Any]]]:
+    """Variant → metric → the row of a report's JSON by the method that decides; metrics without an effect are left out."""
+    found: dict[str, dict[str, dict[str, Any]]] = {}
+    for row in report["results"]:
+        if row["headline"] and row["rel_effect_ci"][0] is not None:
+            found.setdefault(row["variant"], {})[row["metric"]] = row
+    return found
+
+
 def past_reports(settings: Settings, name: str | None, first: date, last: date) -> list[dict[str, str]]:
     """Experiment and hour of every report that is due at the end of days from ``first`` to ``last``.
 

@@ -239,6 +239,13 @@ def wait_for(check: Callable[[], bool], what: str, timeout_seconds: float = STAR
         time.sleep(0.5)
 
 
+def with_free_ports(settings: Settings) -> dict[str, int]:
+    """A port for every service: the setting's, or another where that one is taken."""
+    names = ("airflow_port", "mlflow_port", "reports_port", "serving_port")
+    wanted = {name: int(getattr(settings, name)) for name in names}
+    return {name: port if port_is_free(port) else free_port() for name, port in wanted.items()}
+
+
 def port_is_free(port: int) -> bool:
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

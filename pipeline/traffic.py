@@ -61,19 +61,29 @@ class World:
         write_atomically(self.state, write)
 
 
-class HttpRanker:
-    """Sends each slate's request to a running service, a few at a time.
+class Answers:
+    """Counts what came back: ``answers`` by kind (``ok``, ``degraded``, refusals by status), ``versions`` by who ranked."""
 
-    ``answers`` counts what came back: ``ok``, ``degraded``, and refusals by status (each was tried again).
-    """
+    def __init__(self) -> None:
+        self.answers: Counter[str] = Counter()
+        self.versions: Counter[str] = Counter()
+
+    def take(self, keys: list[str], given: dict[str, float], degraded: str | None, version: str) -> list[float]:
+        """Scores of an answer in the order of its request's items."""
+        self.answers["degraded" if degraded else "ok"] += 1
+        self.versions[version] += 1
+        return [given[key] for key in keys]
+
+
+class HttpRanker(Answers):
+    """Sends each slate's request to a running service, a few at a time; one that is refused is sent again."""
 
     def __init__(self, app: App, settings: Settings) -> None:
+        super().__init__()
         self.app, self.url = app, f"http://127.0.0.1:{settings.serving_port}"
         key = settings.serving_key.get_secret_value()
         self.client = httpx.Client(base_url=self.url, timeout=30, headers={"X-API-Key": key} if key else {})
         self.pool = ThreadPoolExecutor(CLIENTS, thread_name_prefix="client")
-        self.answers: Counter[str] = Counter()
-        self.versions: Counter[str] = Counter()
 
     def __call__(self, slates: Slates) -> np.ndarray:
         """Scores of the candidates, shape (R, C)."""
@@ -108,9 +118,7 @@ class HttpRanker:
         }  # fmt: skip
         answer = self._post(body)
         given = {row["item"]: row["score"] for row in answer["items"]}
-        scores[there] = [given[key] for key in keys]
-        self.answers["degraded" if answer["degraded"] else "ok"] += 1
-        self.versions[answer["model"]["version"]] += 1
+        scores[there] = self.take(keys, given, answer["degraded"], answer["model"]["version"])
         return scores
 
     def _post(self, body: dict[str, Any]) -> dict[str, Any]:
@@ -131,13 +139,12 @@ class HttpRanker:
             time.sleep(0.2)
 
 
-class EngineRanker:
+class EngineRanker(Answers):
     """The same requests to an engine in this process, all of a slate together."""
 
     def __init__(self, app: App, engine: Engine) -> None:
+        super().__init__()
         self.app, self.engine = app, engine
-        self.answers: Counter[str] = Counter()
-        self.versions: Counter[str] = Counter()
 
     def __call__(self, slates: Slates) -> np.ndarray:
         scores = np.full(slates.candidates.shape, -np.inf)
@@ -145,13 +152,10 @@ class EngineRanker:
         keys = [[self.app.item_key(int(i)) for i in row[at]] for row, at in zip(slates.candidates, there, strict=True)]
         asked = [n for n, at in enumerate(there) if len(at)]
         requests = [request_of(self.app, slates, n, keys[n]) for n in asked]
-        for n, answer in zip(
-            asked, self.engine.rank_many(requests, PATIENCE_SECONDS * 1000) if asked else [], strict=True
-        ):
+        found = self.engine.rank_many(requests, PATIENCE_SECONDS * 1000) if asked else []
+        for n, answer in zip(asked, found, strict=True):
             given = dict(zip(answer.items, answer.scores, strict=True))
-            scores[n, there[n]] = [given[key] for key in keys[n]]
-            self.answers["degraded" if answer.degraded else "ok"] += 1
-            self.versions[answer.version] += 1
+            scores[n, there[n]] = self.take(keys[n], given, answer.degraded, answer.version)
         return scores
 
 

@@ -7,11 +7,10 @@ import json
 
 from core import cli
 from core.errors import ConfigError, NotReadyError
-from core.settings import load_settings
 
 
 def main(arguments: argparse.Namespace) -> None:
-    settings = load_settings(source=arguments.source) if arguments.source else load_settings()
+    settings = cli.settings_of(arguments.source)
     if arguments.command == "run":
         if arguments.workers < 1:
             raise ConfigError(f"--workers {arguments.workers}: at least 1")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import uuid
 from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
@@ -62,7 +63,8 @@ class Journal:
         self._rows: dict[tuple[Hour, str], list[dict[str, Any]]] = defaultdict(list)
         self._features: dict[Hour, list[tuple[list[int], Features]]] = defaultdict(list)
         self._pending = 0
-        self._number = 0
+        # Process ids come again, in containers at once: a part's name must not, or it would replace another's rows.
+        self._writer, self._number = uuid.uuid4().hex[:16], 0
         self._read: dict[Hour, set[int]] = {}
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="journal", daemon=True)
@@ -114,7 +116,7 @@ class Journal:
 
     def _write(self, hour: Hour, kind: str, rows: pa.Table) -> None:
         self._number += 1
-        write_part(self.settings, hour, kind, rows, self._number)
+        write_part(self.settings, hour, kind, rows, f"{self._writer}-{self._number:06d}")
 
     def _run(self) -> None:
         while not self._stop.wait(self.flush_seconds):

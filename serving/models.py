@@ -5,18 +5,14 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from core.errors import NotReadyError, PlatformError
 from core.files import read_json, write_json
 from core.settings import Settings
-from evaluation.registry import CANDIDATE, CHALLENGER, CHAMPION
+from evaluation.registry import CANDIDATE, CHALLENGER, CHAMPION, Registry
 from training.config import label_of
 from training.model import RankerModel, input_example, load_model
-from training.tracking import download_version, model_name, open_mlflow
-
-if TYPE_CHECKING:
-    from mlflow import MlflowClient
+from training.tracking import download_version, open_registry
 
 log = logging.getLogger("serving.models")
 
@@ -66,14 +62,14 @@ class Models:
         problems: dict[str, str] = {}
         now, loaded = dict(self._names), dict(self._loaded)
         try:
-            client = open_mlflow(self.settings)
+            registry = open_registry(self.settings)
         except Exception as error:  # MLflow away: what is loaded keeps ranking
             problems["mlflow"] = _reason(error)
-            client = None
+            registry = None
         for name in sorted(names):
             try:
-                version = self._resolve(client, name) if client else None
-                if version is None and client:
+                version = self._resolve(registry, name) if registry else None
+                if version is None and registry:
                     problems[name] = f"no version is {name} yet"
                     if name == CHAMPION:
                         now.pop(name, None)
@@ -98,23 +94,13 @@ class Models:
             log.info("serving %s", ", ".join(f"{n} version {now[n]}" for n in changed))
         return changed
 
-    def _resolve(self, client: MlflowClient, name: str) -> str | None:
-        from mlflow.exceptions import MlflowException
-        from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE, RESOURCE_DOES_NOT_EXIST, ErrorCode
-
-        model = model_name(self.settings)
+    def _resolve(self, registry: Registry, name: str) -> str | None:
         if name.startswith(VERSION):
             return name.removeprefix(VERSION)
         if name not in ALIASES:
-            found = client.search_model_versions(f"name = '{model}' and tags.variant = '{name}'")
-            return max((str(v.version) for v in found), key=int, default=None)
-        try:
-            return str(client.get_model_version_by_alias(model, name).version)
-        except MlflowException as error:
-            absent = {ErrorCode.Name(code) for code in (RESOURCE_DOES_NOT_EXIST, INVALID_PARAMETER_VALUE)}
-            if error.error_code in absent:
-                return None
-            raise
+            return registry.newest(name)
+        found = registry.get(name)
+        return str(found.version) if found else None
 
     def _load(self, version: str, folder: Path | None = None) -> Loaded:
         """Load and try a version; it scores its own input example before it scores anybody."""

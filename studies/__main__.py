@@ -9,7 +9,6 @@ import shutil
 from core import cli
 from core.documents import did_you_mean
 from core.errors import ConfigError
-from core.settings import load_settings
 
 CALIBRATION = "ab_calibration"
 LIVED = ("closed_loop", "offline_online")
@@ -36,7 +35,7 @@ def main(arguments: argparse.Namespace) -> None:
         raise ConfigError(f"--replications {arguments.replications}: at least 20, or nothing can be said")
     if not 1 <= arguments.seeds <= 100:
         raise ConfigError(f"--seeds {arguments.seeds}: from 1 to 100")
-    settings = load_settings(source=arguments.source) if arguments.source else load_settings()
+    settings = cli.settings_of(arguments.source)
     if arguments.fresh:
         shutil.rmtree(settings.var / "studies" / name, ignore_errors=True)
     study = importlib.import_module(f"studies.{name}")

@@ -267,6 +267,22 @@ def daily_looks(p: Parameters, habit: float) -> dict[str, Any]:
 APP_METRICS = ("active_days", "duration_hours", "finishes")
 
 
+def both_methods(metric: str, values: np.ndarray, treated: np.ndarray) -> dict[str, Effect]:
+    """Effects by Welch and by CUPED.
+
+    Args:
+        metric: its name.
+        values: of each user the metric, the same before, and whether the user is new, shape (users, 3).
+        treated: shape (users,).
+    """
+    sides = [moments(values[treated == flag], ("y", "x", "new")) for flag in (False, True)]
+    tested = Tested(metric, "y", covariates=("x", "new"))
+    return {
+        method: compare(tested, sides[0], sides[1], 1 - ALPHA, adjusted=adjusted)
+        for method, adjusted in (("welch", False), ("cuped", True))
+    }
+
+
 def on_the_app(runs: int, seed: int) -> dict[str, Any]:
     """The simulated app, anew with each seed: does the interval cover the effect that a run of all users in both arms shows?"""
     from events.simulator.config import SimulatorConfig
@@ -279,11 +295,7 @@ def on_the_app(runs: int, seed: int) -> dict[str, Any]:
         users, truth = _app_users(config)
         for m in APP_METRICS:
             values = np.column_stack([users[m], users[f"{m}_pre"], users["new"]])
-            sides = [moments(values[users["treated"] == flag], ("y", "x", "new")) for flag in (False, True)]
-            t = Tested(m, "y", covariates=("x", "new"))
-            effects = {
-                k: compare(t, sides[0], sides[1], 1 - ALPHA, adjusted=a) for k, a in (("welch", False), ("cuped", True))
-            }
+            effects = both_methods(m, values, users["treated"])
             for method, e in effects.items():
                 covered[m][method] += e.rel_effect_ci[0] <= truth[m] <= e.rel_effect_ci[1]
             saved[m].append(1 - (effects["cuped"].se / effects["welch"].se) ** 2)

@@ -12,16 +12,14 @@ from typing import Any
 
 import numpy as np
 
-from ab_analysis.inference import Tested, compare
 from core.assignment import assign
 from core.settings import Settings
-from studies.ab_calibration import moments
+from studies.ab_calibration import both_methods
 from studies.study import Section, Study
 from studies.worlds import StillWorld
 
 ARMS = ("hour_embedding", "matched_clock")
 METRICS = ("active_days", "duration_hours")
-CONFIDENCE = 0.95
 
 
 def run(settings: Settings, replications: int, worlds: int) -> tuple[str, str]:
@@ -61,11 +59,9 @@ def _one(world: StillWorld, luck: int) -> dict[str, Any]:
         control, other = arms[0].values[m], arms[1].values[m]
         truth = float(other[there].mean() / control[there].mean() - 1)
         values = np.column_stack([np.where(treated, other, control), before.values[m], new])
-        sides = [moments(values[there & (treated == flag)], ("y", "x", "new")) for flag in (False, True)]
-        tested = Tested(m, "y", covariates=("x", "new"))
         result[m] = {"truth": truth}
-        for method, adjusted in (("welch", False), ("cuped", True)):
-            low, high = compare(tested, sides[0], sides[1], CONFIDENCE, adjusted=adjusted).rel_effect_ci
+        for method, effect in both_methods(m, values[there], treated[there]).items():
+            low, high = effect.rel_effect_ci
             result[m][method] = {"low": low, "high": high, "covers": bool(low <= truth <= high)}
     return result
 

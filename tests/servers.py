@@ -40,14 +40,14 @@ def process(
 
 
 @contextmanager
-def redis_server(folder: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
-    """An empty Redis: its host:port and its process."""
+def redis_server(folder: Path, port: int | None = None) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    """An empty Redis, on a port of its own or a given one: its host:port and its process."""
     import redis
 
     program = shutil.which("redis-server")
     if program is None:
         pytest.skip("Redis is not installed (make services)")
-    port = free_port()
+    port = port or free_port()
 
     def ready() -> bool:
         try:

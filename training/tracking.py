@@ -19,6 +19,7 @@ from core.errors import NotReadyError
 from core.files import digest_text, exclusive_lock, scratch_directory
 from core.hours import Hour
 from core.settings import ROOT, Settings
+from evaluation.registry import Registry
 from training.state import StateInfo, StateStore
 from training.trainer import HourResult, lineage_tags
 
@@ -89,6 +90,11 @@ def _create_store(settings: Settings) -> None:
         half = folder / path.name
         mlflow.MlflowClient(f"{prefix}{half}").search_experiments(max_results=1)
         half.replace(path)
+
+
+def open_registry(settings: Settings) -> Registry:
+    """The registered model of the source."""
+    return Registry(open_mlflow(settings), model_name(settings), settings.workspace / "registry" / "moves.jsonl")
 
 
 class Tracker:

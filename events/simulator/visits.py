@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from zoneinfo import ZoneInfo
 
 import numpy as np
@@ -327,20 +327,6 @@ def timeless_policy(app: App) -> Rank:
         return by_pairs(slates, score)
 
     return rank
-
-
-def live(app: App, start: Hour, end: Hour, rank: Rank) -> list[Impressions]:
-    """All hours in [start, end) under one policy."""
-    visits = Visits(app, start)
-    return [visits.hour(rank) for _ in range(end.number - start.number)]
-
-
-def end_of_day(app: App, day: int) -> Hour:
-    """The first UTC hour that belongs to no local day up to ``day``, in any zone."""
-    names = (ZoneInfo(name) for name in app.zone_names)
-    date = app.config.day(day) + timedelta(days=1)
-    last = max(datetime(date.year, date.month, date.day, tzinfo=zone).timestamp() for zone in names)
-    return Hour(int(-(-last // 3600)))
 
 
 def _nothing() -> Impressions:

@@ -13,7 +13,7 @@ from evaluation.registry import CHALLENGER, CHAMPION
 from events.simulator.config import SimulatorConfig
 from pipeline.app import app_log
 from pipeline.history import build_history
-from pipeline.promotion import latest_version, registry
+from pipeline.promotion import registry
 from pipeline.source import Source, save_source
 
 VARIANTS = ("hour_embedding", "matched_clock")
@@ -31,16 +31,21 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Settings:
     build_history(settings, UNTIL)
     models = registry(settings)
     for alias, variant in ((CHAMPION, "matched_clock"), (CHALLENGER, "hour_embedding")):
-        version = latest_version(settings, variant, UNTIL)
+        version = models.newest(variant, UNTIL.key)
         assert version is not None
         models.move(alias, version, "for the tests of serving")
+    return settings
+
+
+def copy_of(trained: Settings, folder: Path) -> Settings:
+    """A copy of the trained workspace below a folder."""
+    shutil.copytree(trained.var, folder / "var")
+    settings = load_settings(**{**trained.model_dump(exclude_unset=True), "var": folder / "var"})
+    save_source(settings, Source(str(app_log(settings).prepare()), (), simulated=True))
     return settings
 
 
 @pytest.fixture
 def served(trained: Settings, tmp_path: Path) -> Settings:
     """A copy of the trained workspace that a test may change."""
-    shutil.copytree(trained.var, tmp_path / "var")
-    settings = load_settings(**{**trained.model_dump(exclude_unset=True), "var": tmp_path / "var"})
-    save_source(settings, Source(str(app_log(settings).prepare()), (), simulated=True))
-    return settings
+    return copy_of(trained, tmp_path)

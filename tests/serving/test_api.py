@@ -24,15 +24,16 @@ from pipeline.promotion import registry
 from pipeline.services import free_port, running, serving_service
 from serving.api import BODY_LIMIT, make_app
 from tests.servers import redis_server
-from tests.serving.conftest import UNTIL
+from tests.serving.conftest import UNTIL, copy_of
 
 ITEMS = [f"t{n:06d}" for n in range(60)]
 NOW = (UNTIL.start + timedelta(minutes=20)).isoformat()
 
 
 @pytest.fixture(scope="module")
-def client(trained: Settings) -> Iterator[TestClient]:
-    with TestClient(make_app(trained), raise_server_exceptions=False) as found:
+def client(trained: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
+    settings = copy_of(trained, tmp_path_factory.mktemp("client"))
+    with TestClient(make_app(settings), raise_server_exceptions=False) as found:
         yield found
 
 
@@ -112,8 +113,8 @@ def test_an_answer_and_the_pages_beside_it(client: TestClient) -> None:
     assert "clock_rank_seconds_bucket" in text
 
 
-def test_an_api_key_is_asked_for_where_one_is_set(trained: Settings) -> None:
-    settings = load_settings(**{**trained.model_dump(exclude_unset=True), "serving_key": SecretStr("s3cret")})
+def test_an_api_key_is_asked_for_where_one_is_set(served: Settings) -> None:
+    settings = load_settings(**{**served.model_dump(exclude_unset=True), "serving_key": SecretStr("s3cret")})
     with TestClient(make_app(settings)) as client:
         body = {"user": "u000001", "candidates": ITEMS}
         assert client.post("/rank", json=body).status_code == 401
@@ -133,12 +134,10 @@ def test_no_champion_is_a_503_with_a_reason(served: Settings) -> None:
         assert client.get("/health").status_code == 200
 
 
-def test_too_many_at_once_are_refused_and_slow_ones_given_up(
-    trained: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_too_many_at_once_are_refused_and_slow_ones_given_up(served: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = load_settings(
         **{
-            **trained.model_dump(exclude_unset=True), "serving_threads": 1, "serving_queue": 2,
+            **served.model_dump(exclude_unset=True), "serving_threads": 1, "serving_queue": 2,
             "serving_timeout_ms": 300,
         }
     )  # fmt: skip
@@ -257,8 +256,7 @@ def test_redis_stopped_and_started_under_load(served: Settings, tmp_path: Path, 
                 process.terminate()
                 until(lambda: len(seen) > 60 and all(degraded for _, degraded, _ in seen[-40:]))
                 away = len(seen) - 40
-                port = address.split(":")[1]
-                with restarted_redis(folder, port):
+                with redis_server(folder, int(address.split(":")[1])):
                     again = ClockFeatures(settings, EventStore(settings.events_dir))
                     again.materialize_all(UNTIL)
                     recovered = len(seen) + 30
@@ -266,23 +264,3 @@ def test_redis_stopped_and_started_under_load(served: Settings, tmp_path: Path, 
     assert {status for status, *_ in seen} == {200}
     reasons = {degraded for _, degraded, _ in seen[away : away + 40]}
     assert all(str(reason).startswith("popularity: the feature store") for reason in reasons)
-
-
-@contextmanager
-def restarted_redis(folder: Path, port: str) -> Iterator[None]:
-    import shutil
-
-    import redis
-
-    from tests.servers import process
-
-    def ready() -> bool:
-        try:
-            return bool(redis.Redis(port=int(port)).ping())
-        except redis.ConnectionError:
-            return False
-
-    program = shutil.which("redis-server") or ""
-    command = [program, "--port", port, "--bind", "127.0.0.1", "--save", "", "--dir", str(folder)]
-    with process(command, folder / "redis2.log", ready):
-        yield

@@ -17,7 +17,7 @@ from core.settings import Settings, load_settings
 from evaluation.registry import CHALLENGER, CHAMPION
 from events.store import EventStore
 from feature_repo.served import served_features
-from pipeline.promotion import latest_version, registry
+from pipeline.promotion import registry
 from pipeline.source import ingest_hour
 from serving.engine import FAILURES_TO_STOP, Engine, NoChampionError, Ranked, Request
 from serving.journal import read_requests
@@ -135,7 +135,7 @@ def test_a_store_that_is_away_gives_popularity_and_says_so(served: Settings, eng
 def test_a_broken_or_missing_version_never_replaces_one_that_ranks(served: Settings, engine: Engine) -> None:
     first = engine.models.names[CHAMPION]
     models = registry(served)
-    version = latest_version(served, "hour_embedding", UNTIL)
+    version = models.newest("hour_embedding", UNTIL.key)
     assert version is not None
     models.move(CHAMPION, version, "to be broken")
     weights = next((served.training_dir / "versions").glob(f"{version}/**/weights.safetensors"), None)
@@ -339,3 +339,12 @@ def test_a_workspace_without_anything_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(NoChampionError):
         engine.rank(request("u", ["a"]))
     assert "make demo" in engine.problems["features"]
+
+
+def test_two_writers_of_one_process_keep_each_others_rows(served: Settings) -> None:
+    for number in ("first", "second"):
+        engine = Engine(served)
+        engine.refresh()
+        engine.rank(request("u000003", ["t000001", "t000002"], number=number))
+        engine.close()
+    assert read_requests(served, UNTIL)["request_id"].to_pylist() == ["first", "second"]
