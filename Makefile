@@ -3,6 +3,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 
 PYTHON ?= python3.11
+PACKAGES := core events feature_repo training evaluation ab_analysis serving studies pipeline operations dags
 VENV := .venv
 RUN := PYTHONPATH=. $(VENV)/bin/python
 SOURCE ?= simulator
@@ -14,6 +15,9 @@ ARMS ?= hour_embedding,matched_clock
 DAYS ?= 14
 AIRFLOW_HOURS ?= 0
 REPLICATIONS ?=
+HOST ?=
+INJECTIONS ?= 200
+SEED ?= 2024
 export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 export PYTHONUNBUFFERED := 1
 
@@ -24,7 +28,7 @@ $(VENV)/.installed: requirements.txt
 	@$(VENV)/bin/uv pip install --quiet --python $(VENV)/bin/python -r requirements.txt
 	@touch $@
 
-.PHONY: help setup demo loop serve up down test check format bench study services lock clean
+.PHONY: help setup demo loop serve up down secrets doctor test check audit chaos format bench study services lock clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -46,14 +50,28 @@ up: setup ## start the whole local platform and leave it running: Airflow, MLflo
 down: ## stop what `make up` started
 	@$(RUN) -m pipeline --source "$(SOURCE)" down
 
+secrets: setup ## what docker/compose.yaml needs: secrets, certificate, .env; nothing is overwritten (HOST=)
+	@$(RUN) -m operations prepare docker $(if $(HOST),--host "$(HOST)")
+
+doctor: setup ## check everything the platform stands on, and say what to fix (SOURCE=)
+	@$(RUN) -m operations --source "$(SOURCE)" doctor
+
 test: setup ## all tests
 	@$(RUN) -m pytest tests
 
-check: setup ## lint, format and types
+check: setup ## lint, format, types, bandit
 	@$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check . && $(VENV)/bin/mypy
+	@$(VENV)/bin/bandit --quiet --recursive -ll -c pyproject.toml $(PACKAGES) 2> /dev/null
+
+audit: setup ## known holes in the pinned dependencies (needs the network), and the list of parts as CycloneDX
+	@$(VENV)/bin/cyclonedx-py requirements requirements.txt --output-file var/sbom.json && echo "parts: var/sbom.json"
+	@$(VENV)/bin/pip-audit --requirement requirements.txt --no-deps --disable-pip --progress-spinner off
 
 format: setup ## put the code in its format
 	@$(VENV)/bin/ruff check --fix . && $(VENV)/bin/ruff format .
+
+chaos: setup ## kill processes of the whole stack at random, compare the state with an undisturbed run (INJECTIONS= SEED=)
+	@CHAOS_INJECTIONS=$(INJECTIONS) CHAOS_SEED=$(SEED) CHAOS_REPORT=$(CURDIR)/var/chaos.json $(RUN) -m pytest -s -q tests/operations/test_chaos.py
 
 bench: setup ## speed and memory, side by side with what a user would pick instead
 	@$(RUN) -m benchmarks
@@ -62,7 +80,7 @@ study: setup ## a study with its conclusion (NAME= SOURCE= DATA= SEEDS= REPLICAT
 	@$(RUN) -m studies $(if $(NAME),"$(NAME)" --source "$(SOURCE)",--help) $(if $(DATA),--data "$(DATA)") \
 	  $(if $(SEEDS),--seeds "$(SEEDS)") $(if $(REPLICATIONS),--replications "$(REPLICATIONS)") $(if $(filter-out 0,$(FRESH)),--fresh)
 
-services: ## install the servers that some tests start (Debian packages, needs root): PostgreSQL, Redis, Chromium, Java
+services: ## install the servers that some tests start (Debian packages, needs root): PostgreSQL, Redis, Chromium, Java, nginx, Prometheus
 	@docker/install_services.sh
 
 lock: setup ## resolve requirements.in into requirements.txt

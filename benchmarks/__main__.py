@@ -9,6 +9,7 @@ from dataclasses import asdict
 from benchmarks.clocks import bench_clocks, bench_window
 from benchmarks.evaluation import bench_auc, bench_gate, bench_uauc
 from benchmarks.experiments import bench_ab_analysis, bench_user_table
+from benchmarks.hour_cycle import bench_hour_cycle
 from benchmarks.result import Result
 from benchmarks.serving import bench_serving
 from benchmarks.training import bench_training
@@ -25,6 +26,7 @@ BENCHES: dict[str, Callable[[float], list[Result]]] = {
     "window": lambda scale: [bench_window(scale)],
     "training": bench_training,
     "serving": bench_serving,
+    "hour_cycle": bench_hour_cycle,
     "ab_analysis": bench_ab_analysis,
     "ab_user_table": bench_user_table,
 }

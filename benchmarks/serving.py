@@ -31,8 +31,9 @@ def bench_serving(scale: float) -> list[Result]:
     The peer is what a user would write: Feast's online features into a data frame into MLflow's pyfunc, without HTTP.
     """
     from evaluation.registry import CHAMPION
+    from pipeline.processes import running
     from pipeline.promotion import registry
-    from pipeline.services import running, serving_service
+    from pipeline.services import serving_service
 
     results = []
     with tempfile.TemporaryDirectory() as folder:
@@ -72,7 +73,7 @@ def _workspace(folder: Path, scale: float) -> tuple[Settings, Hour]:
     from events.simulator.config import SimulatorConfig
     from pipeline.app import app_log
     from pipeline.history import build_history
-    from pipeline.services import free_port
+    from pipeline.processes import free_port
     from pipeline.source import Source, save_source
 
     settings = load_settings(

@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import subprocess
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NoReturn
 
-from core.errors import NotReadyError, PlatformError
+from core.errors import ConfigError, NotReadyError, PlatformError
 from core.settings import Settings, load_settings
 
 EXIT_ERROR = 2
@@ -46,6 +47,38 @@ def run(parser: argparse.ArgumentParser, main: Callable[[argparse.Namespace], No
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     _end(0)
+
+
+def run_child(module: str, *arguments: str, environment: Mapping[str, str]) -> str:
+    """Run a command line of the platform in a process of its own; its progress goes on to ours.
+
+    Unlike ``multiprocessing`` this works in a Celery worker, whose processes may have no such children.
+
+    Returns:
+        Its standard output.
+
+    Raises:
+        PlatformError: of the child, with its message.
+    """
+    command = [sys.executable, "-m", module, *arguments]
+    last = ""
+    with subprocess.Popen(
+        command, env={**os.environ, **environment}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as child:
+        assert child.stderr is not None
+        assert child.stdout is not None
+        for line in child.stderr:
+            sys.stderr.write(line)
+            last = line.strip() or last
+        found = child.stdout.read()
+    if child.returncode == 0:
+        return found
+    message = last.removeprefix("error: ") or f"{module} ended with status {child.returncode}"
+    if child.returncode == EXIT_ERROR:
+        raise ConfigError(message)
+    raise NotReadyError(
+        message if child.returncode == EXIT_RETRY else f"{module} ended with status {child.returncode}: {message}"
+    )
 
 
 def _end(status: int) -> NoReturn:

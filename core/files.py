@@ -19,15 +19,15 @@ import pyarrow.parquet as pq
 from core.errors import CorruptStateError
 
 
-def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Let ``write`` fill a temporary neighbour of ``path``, then rename it into place."""
+def write_atomically(path: Path, write: Callable[[Path], object], *, mode: int = 0o644) -> None:
+    """Let ``write`` fill a temporary neighbour of ``path``, then rename it into place with the file mode ``mode``."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".tmp")
     os.close(handle)
     temporary = Path(name)
     try:
         write(temporary)
-        temporary.chmod(0o644)
+        temporary.chmod(mode)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

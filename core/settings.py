@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from core.errors import ConfigError
+from core.secret_files import make_secrets, read_secret
 
 ROOT = Path(__file__).resolve().parent.parent
+
+PRODUCTION: dict[str, Any] = {"online_store": "redis"}
+"""Defaults that differ in the profile ``production``; a variable of the environment still wins."""
 
 
 class Settings(BaseSettings):
@@ -24,6 +28,9 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="CLOCK_", extra="ignore", frozen=True)
 
     var: Path = Field(ROOT / "var", description="Folder of all run-time state.")
+    profile: Literal["embedded", "production"] = Field(
+        "embedded", description="embedded: everything in files of the workspace; production: servers, logins, Celery."
+    )
     source: str = Field("simulator", pattern=r"^[a-z][a-z0-9_-]{0,40}$", description="Name of the event source.")
 
     window_days: int = Field(30, ge=1, le=365, description="Length of the clock's sliding window, days.")
@@ -62,6 +69,16 @@ class Settings(BaseSettings):
     registry_url: str = Field("", description="SQL registry of Feast; empty: a file in the workspace.")
     mlflow_uri: str = Field("", description="MLflow tracking server or database; empty: SQLite in the workspace.")
 
+    secrets_dir: Path | None = Field(
+        None, description="Folder with a file for every secret (make secrets); empty: the workspace makes its own."
+    )
+    bind: str = Field("127.0.0.1", description="Address that the platform's servers listen on.")
+    public_url: str = Field("", description="What people type: the address of the reverse proxy, https://…")
+    airflow_url: str = Field("", description="Airflow's API server as other processes reach it; empty: on loopback.")
+    postgres: str = Field("", description="PostgreSQL of Airflow, MLflow and Feast's registry, host:port.")
+    object_store: str = Field("", description="URL of an S3-compatible store for MLflow's artifacts.")
+    object_bucket: str = Field("interest-clock", description="Bucket in the object store.")
+
     keep_models: int = Field(
         72, ge=2, description="Newest model versions, and logged models a variant, that are kept whatever names them."
     )
@@ -74,6 +91,7 @@ class Settings(BaseSettings):
     mlflow_port: int = 5000
     reports_port: int = 8090
     serving_port: int = 8070
+    metrics_port: int = 8060
     serving_key: SecretStr = Field(SecretStr(""), description="API key that ranking requests must bring; empty: none.")
     serving_threads: int = Field(2, ge=1, le=64, description="Requests ranked at the same time.")
     serving_queue: int = Field(64, ge=1, description="Requests that may wait; more are refused with 503.")
@@ -101,6 +119,47 @@ class Settings(BaseSettings):
         if unknown := set(weights) - known:
             raise ValueError(f"unknown behaviours {sorted(unknown)}; choose from {sorted(known)}")
         return weights
+
+    @model_validator(mode="before")
+    @classmethod
+    def _defaults_of_profile(cls, values: dict[str, Any]) -> dict[str, Any]:
+        return {**PRODUCTION, **values} if values.get("profile") == "production" else values
+
+    @model_validator(mode="after")
+    def _complete(self) -> Settings:
+        if self.profile == "production":
+            needed = ("secrets_dir", "public_url", "airflow_url", "postgres", "mlflow_uri", "object_store")
+            if missing := [f"CLOCK_{name.upper()}" for name in needed if not getattr(self, name)]:
+                raise ValueError(f"CLOCK_PROFILE=production needs {', '.join(missing)} as well; see docker/README.md")
+            if not self.mlflow_uri.startswith("http"):
+                raise ValueError(
+                    "CLOCK_MLFLOW_URI has to be a tracking server (http://…) with CLOCK_PROFILE=production"
+                )
+        return self
+
+    @property
+    def in_production(self) -> bool:
+        return self.profile == "production"
+
+    def secret(self, name: str) -> str:
+        """A secret by its name in ``core.secret_files.SECRETS``.
+
+        Raises:
+            ConfigError: production, and its file is missing, unreadable or empty.
+        """
+        folder = self.secrets_dir or self.workspace / "secrets"
+        if not self.in_production and self.secrets_dir is None:
+            make_secrets(folder, (name,))
+        return read_secret(folder, name)
+
+    @property
+    def ranking_key(self) -> str:
+        """Key that ranking requests must bring; in production there is always one."""
+        return self.serving_key.get_secret_value() or (self.secret("serving_key") if self.in_production else "")
+
+    def postgres_url(self, database: str, driver: str = "postgresql+psycopg") -> str:
+        """URL of one of the platform's databases, as the role of the same name."""
+        return f"{driver}://{database}:{self.secret(f'{database}_db')}@{self.postgres}/{database}"
 
     @cached_property
     def workspace(self) -> Path:
@@ -138,6 +197,11 @@ class Settings(BaseSettings):
     def slots(self) -> int:
         """Slots of a clock; with ``split_weekend`` those of the weekend follow those of working days."""
         return self.slots_per_day * (2 if self.split_weekend else 1)
+
+    @cached_property
+    def airflow_base(self) -> str:
+        """Airflow's API server as the platform's own processes reach it."""
+        return (self.airflow_url or f"http://127.0.0.1:{self.airflow_port}").rstrip("/")
 
     @cached_property
     def tracking_uri(self) -> str:

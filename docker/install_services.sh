@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Installs the servers that some tests start, from Debian's packages: PostgreSQL, Redis, Chromium, Java for Spark.
+# Installs the servers that some tests start, from Debian's packages: PostgreSQL, Redis, Chromium, Java for Spark,
+# nginx, Prometheus, faketime.
 # Needs root; what is there already is left as it is.
 set -euo pipefail
 
@@ -8,8 +9,11 @@ ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1 || wanted+=(postgresql)
 command -v redis-server >/dev/null || wanted+=(redis-server)
 command -v chromium >/dev/null || wanted+=(chromium)
 command -v java >/dev/null || wanted+=(openjdk-17-jre-headless)
+command -v nginx >/dev/null || wanted+=(nginx-light)
+command -v prometheus >/dev/null || wanted+=(prometheus)
+command -v faketime >/dev/null || wanted+=(faketime)
 if [ ${#wanted[@]} -eq 0 ]; then
-  echo "services: PostgreSQL, Redis, Chromium and Java are there"
+  echo "services: PostgreSQL, Redis, Chromium, Java, nginx, Prometheus and faketime are there"
   exit 0
 fi
 if [ "$(id -u)" -ne 0 ]; then

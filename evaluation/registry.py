@@ -23,6 +23,7 @@ CHALLENGER = "challenger"
 CANDIDATE = "candidate"
 """The newest version of the candidate's variant; the next challenger."""
 PREDECESSOR = "predecessor"
+FORBIDDEN = "PERMISSION_DENIED"
 NO_SUCH_THING = frozenset({"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"})
 """MLflow's codes for an alias, version or model that is not there."""
 
@@ -68,9 +69,13 @@ class Registry:
         try:
             return self.client.get_model_version_by_alias(self.name, alias)
         except MlflowException as error:
-            if error.error_code in NO_SUCH_THING:
+            if error.error_code in NO_SUCH_THING or self._is_unknown(error.error_code):
                 return None
             raise NotReadyError(f"MLflow does not say who '{alias}' of {self.name} is ({error}); retry") from error
+
+    def _is_unknown(self, code: str) -> bool:
+        """Whether nobody made the model yet: a server with logins refuses to speak of what does not exist."""
+        return code == FORBIDDEN and not self.client.search_registered_models(f"name = '{self.name}'")
 
     def newest(self, variant: str, until: str | None = None) -> str | None:
         """Newest version of a variant, trained up to the hour ``until`` where one is given; None where there is none."""

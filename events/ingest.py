@@ -23,6 +23,7 @@ from core.errors import ConfigError, DataError
 from core.files import digest_file, digest_text, exclusive_lock, read_json, recover_directories, write_json, write_text
 from core.hours import Hour, hour_range
 from core.settings import Settings
+from core.state_version import check_state_version
 from events.ids import extend_ids
 from events.mapping import Mapping, Timestamp, load_mapping, parse_expression
 from events.readers import find_files, load_raw, raw_rows
@@ -91,6 +92,8 @@ def ingest(
     mapping, folder = load_mapping(mapping_name)
     files = find_files([p.replace("{hour}", "*") for p in paths] or log_paths(mapping, folder))
     store = EventStore(out or settings.events_dir)
+    if out is None:
+        check_state_version(settings)
     with (
         exclusive_lock(store.root.parent / f".{store.root.name}.lock"),
         duck.connection(settings, spill_to_file=True) as con,

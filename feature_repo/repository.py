@@ -28,6 +28,8 @@ CLOCK_PUSH, HISTORY_PUSH = "clock_push", "history_push"
 HISTORY_VIEW, HISTORY_FEATURE = "user_history", "history"
 HISTORY_VARIANTS = frozenset({"long_term_clock", "matched_clock"})
 OWNER = "interest-clock"
+REGISTRY_PASSWORD, REDIS_PASSWORD = "CLOCK_SECRET_FEAST_DB", "CLOCK_SECRET_REDIS"
+"""Variables that Feast puts into ``feature_store.yaml`` when it reads it, so that no password is written to a file."""
 
 
 def slot_feature(slot: int) -> str:
@@ -40,21 +42,29 @@ def service_name(variant: str) -> str:
     return f"ranker_{variant}"
 
 
+def registry_is_file(settings: Settings) -> bool:
+    return not settings.registry_url and not settings.in_production
+
+
 def repo_config(settings: Settings) -> dict[str, Any]:
-    """The content of ``feature_store.yaml``: which stores Feast uses."""
+    """The content of ``feature_store.yaml``: which stores Feast uses. Passwords are names of environment variables."""
     folder = settings.workspace / "feast"
     online = (
         {
             "type": "redis",
-            "connection_string": settings.redis_url,
+            "connection_string": settings.redis_url
+            + (f",password=${REDIS_PASSWORD}" if settings.in_production else ""),
             "skip_dedup": True,  # a corrected row of the same hour must win; hours are written in order
         }
         if settings.online_store == "redis"
         else {"type": "sqlite", "path": str(folder / "online.db")}
     )
+    database = settings.registry_url
+    if settings.in_production and not database:
+        database = f"postgresql+psycopg://feast:${REGISTRY_PASSWORD}@{settings.postgres}/feast"
     registry = (
-        {"registry_type": "sql", "path": settings.registry_url, "cache_ttl_seconds": 60}
-        if settings.registry_url
+        {"registry_type": "sql", "path": database, "cache_ttl_seconds": 60}
+        if database
         else {"registry_type": "file", "path": str(folder / "registry.db"), "cache_ttl_seconds": 60}
     )
     return {
@@ -238,6 +248,11 @@ def open_store(settings: Settings, facets: list[str]) -> FeatureStore:
     from feast import FeatureStore
 
     folder = settings.workspace / "feast"
+    if settings.in_production:
+        os.environ[REGISTRY_PASSWORD], os.environ[REDIS_PASSWORD] = (
+            settings.secret("feast_db"),
+            settings.secret("redis"),
+        )
     if not any((settings.features_dir / "clock_slots").glob("*/*.parquet")):
         raise NotReadyError(f"no clocks in {settings.features_dir}; run 'python -m feature_repo rebuild' first")
     config = yaml.safe_dump(repo_config(settings), sort_keys=False)
@@ -264,7 +279,7 @@ def open_store(settings: Settings, facets: list[str]) -> FeatureStore:
         with exclusive_lock(folder / ".lock"):
             if not mark.exists() or read_json(mark)["digest"] != digest or not _readable(folder):
                 write_text(folder / "feature_store.yaml", config)
-                if not settings.registry_url:  # a torn registry file is made anew; it holds definitions only
+                if registry_is_file(settings):  # a torn registry file is made anew; it holds definitions only
                     (folder / "registry.db").unlink(missing_ok=True)
                 FeatureStore(repo_path=str(folder)).apply(feature_objects(settings, facets))
                 write_json(mark, {"digest": digest})

@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 from core import duck
 from core.hours import Hour, hour_range
 from core.settings import Settings
+from core.state_version import check_state_version
 from events.store import EventStore
 from feature_repo.clock import ClockState
 from feature_repo.online import decode_cells, encode_cells, write_cells
@@ -314,6 +315,7 @@ def advance(settings: Settings, until: Hour) -> dict[str, Any]:
     Returns:
         ``as_of``, ``refreshed`` (hours), ``rebuilt`` (bool), ``online_rows`` written.
     """
+    check_state_version(settings)
     state = ClockState(settings, EventStore(settings.events_dir))
     current = state.read()
     if current is None or current["config"] != state.config:

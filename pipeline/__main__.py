@@ -8,7 +8,7 @@ from dataclasses import asdict
 
 from core import cli
 from core.hours import Hour
-from core.settings import load_settings
+from core.settings import Settings, load_settings
 
 
 def main(arguments: argparse.Namespace) -> None:
@@ -30,10 +30,7 @@ def main(arguments: argparse.Namespace) -> None:
         return
     settings = cli.settings_of(arguments.source)
     if arguments.command == "setup":
-        from pipeline.source import Source, save_source
-
-        save_source(settings, Source(arguments.mapping, tuple(arguments.path)))
-        print(f"{settings.workspace} takes its log from {arguments.mapping}; next: python -m pipeline history UNTIL")
+        _setup(settings, arguments)
     elif arguments.command == "history":
         from pipeline.history import build_history
 
@@ -45,7 +42,10 @@ def main(arguments: argparse.Namespace) -> None:
     elif arguments.command == "train":
         from pipeline.training import train_variant
 
-        found = train_variant(settings, arguments.variant, Hour.parse(arguments.until), save_every=arguments.save_every)
+        found = train_variant(
+            settings, arguments.variant, Hour.parse(arguments.until), save_every=arguments.save_every,
+            log_model=not arguments.no_model,
+        )  # fmt: skip
         print(json.dumps(found, default=str))
     elif arguments.command == "stale":
         from pipeline.training import stale_hours
@@ -63,6 +63,17 @@ def main(arguments: argparse.Namespace) -> None:
         from pipeline.local import down
 
         down(settings)
+
+
+def _setup(settings: Settings, arguments: argparse.Namespace) -> None:
+    from pipeline.app import save_app_source
+    from pipeline.source import Source, save_source
+
+    if arguments.mapping == "simulated":
+        save_app_source(settings)
+    else:
+        save_source(settings, Source(arguments.mapping, tuple(arguments.path)))
+    print(f"{settings.workspace} takes its log from {arguments.mapping}; next: python -m pipeline history UNTIL")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -87,7 +98,7 @@ def parser() -> argparse.ArgumentParser:
     loop.add_argument("--no-truth", action="store_true", help="leave out the worlds in which users are in other arms")
     loop.add_argument("--fresh", action="store_true", help="start over")
     setup = commands.add_parser("setup", help="say where a source's log comes from")
-    setup.add_argument("mapping", metavar="MAPPING.yaml")
+    setup.add_argument("mapping", metavar="MAPPING.yaml", help="or 'simulated': the simulated app")
     setup.add_argument("path", nargs="*", metavar="PATH", help="its files; default: the mapping's own paths")
     history = commands.add_parser("history", help="build everything before an hour in bulk")
     history.add_argument("until", metavar="HOUR")
@@ -101,6 +112,7 @@ def parser() -> argparse.ArgumentParser:
     train.add_argument(
         "--save-every", type=int, default=24, metavar="HOURS", help="hours between checkpoints (default 24)"
     )
+    train.add_argument("--no-model", action="store_true", help="log no model to MLflow")
     commands.add_parser("stale", help="hours whose events changed after they were trained on")
     rollback = commands.add_parser("rollback", help="take the champion back to its predecessor or a version")
     rollback.add_argument("reason")

@@ -10,14 +10,20 @@ import httpx
 from core.errors import NotReadyError
 from core.settings import Settings
 
+ADMIN = "admin"
+
 
 class AirflowApi:
-    """Airflow of a workspace on loopback."""
+    """Airflow of a workspace, as its administrator."""
 
     def __init__(self, settings: Settings) -> None:
-        self.base = f"http://127.0.0.1:{settings.airflow_port}"
+        self.base = settings.airflow_base
         self._client = httpx.Client(base_url=self.base, timeout=30)
-        token = self._call("GET", "/auth/token")["access_token"]
+        if settings.in_production:
+            login = {"username": ADMIN, "password": settings.secret("airflow_admin")}
+            token = self._call("POST", "/auth/token", json=login)["access_token"]
+        else:
+            token = self._call("GET", "/auth/token")["access_token"]
         self._client.headers["Authorization"] = f"Bearer {token}"
 
     def dag_ids(self) -> set[str]:

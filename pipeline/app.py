@@ -14,6 +14,7 @@ from events.simulator.app import App
 from events.simulator.config import SimulatorConfig, load_config
 from events.simulator.log import AppLog
 from events.simulator.truth import experiment_truth
+from pipeline.source import Source, save_source
 
 
 def app_config(settings: Settings) -> SimulatorConfig:
@@ -24,6 +25,13 @@ def app_config(settings: Settings) -> SimulatorConfig:
 
 def app_log(settings: Settings) -> AppLog:
     return AppLog(app_config(settings), settings.workspace / "app", served=True)
+
+
+def save_app_source(settings: Settings) -> AppLog:
+    """Let the workspace's log come from the simulated app, which writes an hour when it is asked for."""
+    simulated = app_log(settings)
+    save_source(settings, Source(str(simulated.prepare()), (), simulated=True))
+    return simulated
 
 
 def planted_end(settings: Settings, takeover: Hour) -> Hour:

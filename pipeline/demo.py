@@ -19,14 +19,8 @@ from evaluation.registry import CHAMPION
 from events.store import EventStore
 from pipeline.airflow_api import AirflowApi
 from pipeline.history import build_history
-from pipeline.services import (
-    airflow_services,
-    migrate_airflow,
-    running,
-    serving_service,
-    wait_for,
-    with_free_ports,
-)
+from pipeline.processes import running, wait_for, with_free_ports
+from pipeline.services import airflow_services, migrate_airflow, serving_service
 from pipeline.source import Source, load_source, save_source
 
 log = logging.getLogger("pipeline.demo")
@@ -114,10 +108,9 @@ def _plan(settings: Settings, data: str | None, hours: int) -> dict[str, Any]:
         plan["end"] = max(Hour.parse(plan["end"]), done + hours).key
         return dict(plan)
     if settings.source == "simulator":
-        from pipeline.app import app_log
+        from pipeline.app import save_app_source
 
-        simulated = app_log(settings)
-        save_source(settings, Source(str(simulated.prepare()), (), simulated=True))
+        simulated = save_app_source(settings)
         end = Hour.of(simulated.app.first_instant(simulated.config.days))
     else:
         from events.mapping import load_mapping

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from core.settings import Settings
+from pipeline.processes import start, stop
 from pipeline.reports import write_index
-from pipeline.services import airflow_services, migrate_airflow, page_services, serving_service, start, stop
+from pipeline.services import airflow_services, migrate_airflow, page_services, serving_service
 
 
 def up(settings: Settings) -> None:

@@ -44,8 +44,9 @@ from feature_repo.retrieval import ClockFeatures, advance
 from pipeline.airflow_api import AirflowApi
 from pipeline.history import build_history, ingest_and_clock
 from pipeline.hour import run_hour
+from pipeline.processes import running, with_free_ports
 from pipeline.promotion import registry
-from pipeline.services import migrate_airflow, running, serving_service, with_free_ports
+from pipeline.services import migrate_airflow, serving_service
 from pipeline.source import Source, ingest_hour, save_source
 from pipeline.traffic import EngineRanker, ForcedRanker, HttpRanker, World
 from serving.engine import Engine

@@ -1,83 +1,101 @@
-"""The local platform's processes: started on loopback, remembered by process id, stopped by it."""
+"""The platform's services: for each its command and environment, in either profile.
+
+Embedded: everything on loopback, on SQLite, without a login. Production: PostgreSQL, Redis, object storage, a Celery
+executor, logins. ``docker/compose.yaml`` names these services, ``python -m operations service NAME`` becomes one.
+"""
 
 from __future__ import annotations
 
 import json
-import logging
 import os
-import secrets
-import signal
-import socket
 import subprocess
 import sys
-import time
-import urllib.error
-import urllib.request
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
-
-from core.errors import NotReadyError
-from core.files import read_json, scratch_directory, write_json, write_text
+from core.errors import ConfigError, NotReadyError
+from core.files import scratch_directory, write_atomically, write_text
+from core.secret_files import PRIVATE
 from core.settings import ROOT, Settings
+from pipeline.processes import Service
 
-log = logging.getLogger("pipeline.services")
-
-START_TIMEOUT_SECONDS = 180
-STOP_TIMEOUT_SECONDS = 20
-
-
-@dataclass(frozen=True)
-class Service:
-    """A process of the platform; ``url`` is its page where it has one."""
-
-    name: str
-    command: tuple[str, ...]
-    url: str | None = None
+FAB = "airflow.providers.fab.auth_manager.fab_auth_manager.FabAuthManager"
+CELERY_DATABASE = 1
+"""Redis database of the broker; the online store has 0."""
+LOGIN_CACHE_SECONDS = 30
+"""MLflow checks a password's slow hash at every request unless it may remember for so long; a changed login lasts so long."""
+MLFLOW_PREFIX = "/mlflow"
+"""Where MLflow is behind the proxy."""
 
 
 def airflow_environment(settings: Settings) -> dict[str, str]:
-    """Environment of every Airflow process of a workspace, on top of this process's own."""
-    home = settings.workspace / "airflow"
-    keys = _secrets(home)
-    url = f"http://127.0.0.1:{settings.airflow_port}"
+    """What every Airflow process of a workspace has in its environment besides this process's own."""
+    home, base = airflow_home(settings), settings.airflow_base
     config = {
         "CORE__DAGS_FOLDER": str(ROOT / "dags"),
         "CORE__PLUGINS_FOLDER": str(ROOT / "dags" / "plugins"),
         "CORE__LOAD_EXAMPLES": "False",
-        "CORE__EXECUTOR": "LocalExecutor",
-        "CORE__PARALLELISM": "3",
         "CORE__DAGS_ARE_PAUSED_AT_CREATION": "False",
-        "CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "True",
-        "CORE__EXECUTION_API_SERVER_URL": f"{url}/execution/",
-        "CORE__FERNET_KEY": keys["fernet"],
-        "DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home / 'airflow.db'}",
-        "API__HOST": "127.0.0.1",
+        "CORE__EXECUTION_API_SERVER_URL": f"{base}/execution/",
+        "CORE__FERNET_KEY": settings.secret("airflow_fernet"),
+        "API__HOST": settings.bind,
         "API__PORT": str(settings.airflow_port),
-        "API__BASE_URL": url,
+        "API__BASE_URL": settings.public_url or base,
         "API__WORKERS": "1",
-        "API__SECRET_KEY": keys["api"],
+        "API__SECRET_KEY": settings.secret("airflow_api"),
         "API__EXPOSE_CONFIG": "False",
-        "API_AUTH__JWT_SECRET": keys["jwt"],
+        "API_AUTH__JWT_SECRET": settings.secret("airflow_jwt"),
         "SCHEDULER__SCHEDULER_HEARTBEAT_SEC": "1",
         "SCHEDULER__ENABLE_HEALTH_CHECK": "False",
         "DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "60",
         "LOGGING__LOGGING_LEVEL": "INFO",
         "USAGE_DATA_COLLECTION__ENABLED": "False",
-    }
-    own = {
-        f"CLOCK_{k.upper()}": v if isinstance(v, str) else json.dumps(v)
-        for k, v in settings.model_dump(mode="json").items()
-        if k in _PLAIN
+        **(_production(settings) if settings.in_production else _embedded(home)),
     }
     return {
-        **os.environ,
-        **own,
+        **platform_environment(settings),
         **{f"AIRFLOW__{k}": v for k, v in config.items()},
         "AIRFLOW_HOME": str(home),
+    }
+
+
+def airflow_home(settings: Settings) -> Path:
+    return settings.workspace / "airflow"
+
+
+def _embedded(home: Path) -> dict[str, str]:
+    return {
+        "CORE__EXECUTOR": "LocalExecutor",
+        "CORE__PARALLELISM": "3",
+        "CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "True",
+        "DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home / 'airflow.db'}",
+    }
+
+
+def _production(settings: Settings) -> dict[str, str]:
+    return {
+        "CORE__EXECUTOR": "CeleryExecutor",
+        "CORE__AUTH_MANAGER": FAB,
+        "CORE__HIDE_SENSITIVE_VAR_CONN_FIELDS": "True",
+        "DATABASE__SQL_ALCHEMY_CONN": settings.postgres_url("airflow"),
+        "DATABASE__SQL_ALCHEMY_CONN_ASYNC": settings.postgres_url("airflow"),
+        "CELERY__BROKER_URL": f"redis://:{settings.secret('redis')}@{settings.redis_url}/{CELERY_DATABASE}",
+        "CELERY__RESULT_BACKEND": "db+" + settings.postgres_url("airflow"),
+        "CELERY__WORKER_CONCURRENCY": "2",
+        "FAB__COOKIE_SECURE": str(settings.public_url.startswith("https")),
+        "FAB__ENABLE_PROXY_FIX": "True",
+        "WORKERS__EXECUTION_API_RETRIES": "10",
+    }
+
+
+def platform_environment(settings: Settings) -> dict[str, str]:
+    """What any process of the platform has in its environment: the settings, no secret."""
+    own = {
+        f"CLOCK_{k.upper()}": v if isinstance(v, str) else json.dumps(v)
+        for k, v in settings.model_dump(mode="json", exclude_none=True, exclude={"serving_key"}).items()
+        if k in settings.model_fields_set
+    }
+    return {
+        **own,
         "PYTHONPATH": str(ROOT),
         "PYTHONWARNINGS": "ignore",
         "OMP_NUM_THREADS": "1",
@@ -85,39 +103,17 @@ def airflow_environment(settings: Settings) -> dict[str, str]:
     }
 
 
-_PLAIN = frozenset(
-    {
-        "var", "source", "airflow_port", "mlflow_port", "reports_port", "log_level", "mlflow_uri", "live",
-        "alert_webhook", "hour_deadline_minutes", "serving_port", "serving_refresh_seconds", "serving_feature_ms",
-        "serving_timeout_ms", "variants",
-        "candidate_variant", "baseline_variant",
-    }
-)  # fmt: skip
-
-
-def _secrets(home: Path) -> dict[str, str]:
-    """The workspace's own keys, made once; readable by the owner only."""
-    path = home / "secrets.json"
-    if not path.exists():
-        from cryptography.fernet import Fernet
-
-        write_json(
-            path, {"fernet": Fernet.generate_key().decode(), "api": secrets.token_hex(32), "jwt": secrets.token_hex(32)}
-        )
-        path.chmod(0o600)
-    return dict(read_json(path))
-
-
 def migrate_airflow(settings: Settings) -> None:
     """Create or upgrade Airflow's database."""
-    home = settings.workspace / "airflow"
-    environment, database = airflow_environment(settings), home / "airflow.db"
+    home = airflow_home(settings)
+    home.mkdir(parents=True, exist_ok=True)
+    environment, database = {**os.environ, **airflow_environment(settings)}, home / "airflow.db"
     with scratch_directory(home / "new") as folder:
-        fresh = not database.exists()
+        fresh = not settings.in_production and not database.exists()
         if fresh:  # a new database is made in a folder of its own: a crash leaves no half-migrated one
             environment["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"] = f"sqlite:///{folder / database.name}"
         done = subprocess.run(
-            [_program("airflow"), "db", "migrate"], env=environment, capture_output=True, text=True, check=False
+            [program("airflow"), "db", "migrate"], env=environment, capture_output=True, text=True, check=False
         )
         if done.returncode:
             write_text(home / "migrate.log", done.stdout + done.stderr)
@@ -127,173 +123,124 @@ def migrate_airflow(settings: Settings) -> None:
 
 
 def airflow_services(settings: Settings) -> list[Service]:
-    """The four processes of Airflow."""
-    airflow, url = _program("airflow"), f"http://127.0.0.1:{settings.airflow_port}"
-    return [
-        Service("airflow-api-server", (airflow, "api-server"), f"{url}/api/v2/monitor/health"),
-        Service("airflow-scheduler", (airflow, "scheduler")),
-        Service("airflow-dag-processor", (airflow, "dag-processor")),
-        Service("airflow-triggerer", (airflow, "triggerer")),
+    """The processes of Airflow: four, and in production a Celery worker."""
+    airflow, environment = program("airflow"), airflow_environment(settings)
+    health = f"{_local(settings, settings.airflow_port)}/api/v2/monitor/health"
+    server = (airflow, "api-server", *(("--proxy-headers",) if settings.in_production else ()))
+    services = [
+        Service("airflow-api-server", server, health, environment),
+        Service("airflow-scheduler", (airflow, "scheduler"), None, environment),
+        Service("airflow-dag-processor", (airflow, "dag-processor"), None, environment),
+        Service("airflow-triggerer", (airflow, "triggerer"), None, environment),
     ]
+    if settings.in_production:
+        services.append(Service("airflow-worker", (airflow, "celery", "worker"), None, environment))
+    return services
+
+
+def mlflow_service(settings: Settings) -> Service:
+    """MLflow's server: in production with logins, on PostgreSQL, its artifacts in the object store."""
+    environment = platform_environment(settings)
+    command = [program("mlflow"), "server", "--host", settings.bind, "--port", str(settings.mlflow_port),
+               "--workers", "1"]  # fmt: skip
+    if settings.in_production:
+        command += ["--app-name", "basic-auth", "--artifacts-destination", f"s3://{settings.object_bucket}/mlflow",
+                    "--static-prefix", MLFLOW_PREFIX, "--allowed-hosts", "*"]  # fmt: skip
+        environment |= {
+            "MLFLOW_BACKEND_STORE_URI": settings.postgres_url("mlflow"),
+            "MLFLOW_AUTH_CONFIG_PATH": str(_mlflow_logins(settings)),
+            "MLFLOW_AUTH_ADMIN_PASSWORD": settings.secret("mlflow_admin"),
+            "MLFLOW_FLASK_SERVER_SECRET_KEY": settings.secret("mlflow_flask"),
+            "MLFLOW_S3_ENDPOINT_URL": settings.object_store,
+            "AWS_ACCESS_KEY_ID": settings.secret("object_store_key"),
+            "AWS_SECRET_ACCESS_KEY": settings.secret("object_store_secret"),
+            "AWS_DEFAULT_REGION": "us-east-1",
+        }
+    else:
+        from training.tracking import open_mlflow
+
+        open_mlflow(settings)
+        artifacts = (settings.workspace / "mlflow" / "artifacts").as_uri()
+        command += ["--backend-store-uri", settings.tracking_uri, "--default-artifact-root", artifacts]
+    return Service("mlflow", tuple(command), mlflow_health(settings), environment)
+
+
+def mlflow_health(settings: Settings) -> str:
+    """Where MLflow's server on this machine says that it is well."""
+    prefix = MLFLOW_PREFIX if settings.in_production else ""
+    return f"{_local(settings, settings.mlflow_port)}{prefix}/health"
+
+
+def _mlflow_logins(settings: Settings) -> Path:
+    """MLflow's own file about logins, which has to hold its database's password: readable by the owner only."""
+    path = settings.workspace / "mlflow" / "logins.ini"
+    text = (
+        "[mlflow]\ndefault_permission = READ\nadmin_username = admin\n"
+        f"database_uri = {settings.postgres_url('mlflow_auth')}\nauth_cache_ttl_seconds = {LOGIN_CACHE_SECONDS}\n"
+    )
+    write_atomically(path, lambda target: target.write_text(text), mode=PRIVATE)
+    return path
 
 
 def page_services(settings: Settings) -> list[Service]:
-    """MLflow's UI and the report pages."""
-    from training.tracking import open_mlflow
-
-    open_mlflow(settings)
+    """MLflow's UI and, in the embedded profile, the report pages (in production Airflow serves those, behind its login)."""
     settings.reports_dir.mkdir(parents=True, exist_ok=True)
-    mlflow = (_program("mlflow"), "server", "--backend-store-uri", settings.tracking_uri, "--host", "127.0.0.1",
-              "--port", str(settings.mlflow_port), "--workers", "1",
-              "--default-artifact-root", (settings.workspace / "mlflow" / "artifacts").as_uri())  # fmt: skip
-    reports = (sys.executable, "-m", "http.server", str(settings.reports_port), "--bind", "127.0.0.1",
+    reports = (sys.executable, "-m", "http.server", str(settings.reports_port), "--bind", settings.bind,
                "--directory", str(settings.reports_dir))  # fmt: skip
-    return [
-        Service("mlflow", mlflow, f"http://127.0.0.1:{settings.mlflow_port}/health"),
-        Service("reports", reports, f"http://127.0.0.1:{settings.reports_port}/"),
-    ]
+    pages = [mlflow_service(settings)]
+    if not settings.in_production:
+        pages.append(Service("reports", reports, f"{_local(settings, settings.reports_port)}/"))
+    return pages
 
 
 def serving_service(settings: Settings) -> Service:
     """The ranking service."""
-    url = f"http://127.0.0.1:{settings.serving_port}"
-    return Service("serving", (sys.executable, "-m", "serving", "run"), f"{url}/health")
+    command = (sys.executable, "-m", "serving", "run", "--host", settings.bind)
+    return Service(
+        "serving", command, f"{_local(settings, settings.serving_port)}/health", platform_environment(settings)
+    )
 
 
-def start(settings: Settings, services: list[Service]) -> None:
-    """Start services and wait until those with a page answer.
-
-    Raises:
-        NotReadyError: a port is taken, a service ended at once, or it did not answer in time.
-    """
-    environment = airflow_environment(settings)
-    known = _known(settings)
-    for service in services:
-        if service.name in known:
-            raise NotReadyError(
-                f"{service.name} is running already (process {known[service.name]['pid']}); 'make down' stops it"
-            )
-        if service.url and not port_is_free(port := int(service.url.split(":")[2].split("/")[0])):
-            raise NotReadyError(
-                f"port {port} of {service.name} is taken; set CLOCK_AIRFLOW_PORT, CLOCK_MLFLOW_PORT, "
-                "CLOCK_REPORTS_PORT or CLOCK_SERVING_PORT"
-            )
-    logs = settings.workspace / "logs"
-    logs.mkdir(parents=True, exist_ok=True)
-    started: dict[str, subprocess.Popen[bytes]] = {}
-    for service in services:
-        with (logs / f"{service.name}.log").open("ab") as sink:
-            process = subprocess.Popen(
-                service.command, env=environment, stdout=sink, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
-                start_new_session=True, cwd=ROOT,
-            )  # fmt: skip
-        started[service.name] = process
-        known[service.name] = {"pid": process.pid, "born": psutil.Process(process.pid).create_time()}
-        write_json(_record(settings), known)
-    try:
-        for service in services:
-            wait_for(
-                lambda s=service: _answers(s, started[s.name], logs),  # type: ignore[misc]
-                f"{service.name} to answer (log: {logs / service.name}.log)",
-            )
-    except NotReadyError:
-        stop(settings)
-        raise
+def metrics_service(settings: Settings) -> Service:
+    """What Prometheus asks about the platform's state."""
+    command = (sys.executable, "-m", "operations", "metrics")
+    return Service(
+        "metrics", command, f"{_local(settings, settings.metrics_port)}/metrics", platform_environment(settings)
+    )
 
 
-def stop(settings: Settings) -> list[str]:
-    """Stop every process that ``start`` remembers; returns their names."""
-    known = _known(settings)
-    processes: list[psutil.Process] = []
-    for entry in known.values():
-        leader = psutil.Process(entry["pid"])
-        processes += [leader, *leader.children(recursive=True)]
-        leader.send_signal(signal.SIGTERM)
-    _, alive = psutil.wait_procs(processes, timeout=STOP_TIMEOUT_SECONDS)
-    for process in alive:
-        try:
-            process.kill()
-        except psutil.NoSuchProcess:
-            continue
-    psutil.wait_procs(alive, timeout=5)
-    _record(settings).unlink(missing_ok=True)
-    return sorted(known)
+def all_services(settings: Settings) -> list[Service]:
+    """Every service of the profile, in the order in which they may start."""
+    return [
+        *page_services(settings),
+        *airflow_services(settings),
+        serving_service(settings),
+        metrics_service(settings),
+    ]
 
 
-@contextmanager
-def running(settings: Settings, services: list[Service]) -> Iterator[None]:
-    """Services for the length of a ``with`` block."""
-    start(settings, services)
-    try:
-        yield
-    finally:
-        stop(settings)
+def service(settings: Settings, name: str) -> Service:
+    """One service by its name; makes only that one's environment, so that it needs only its own secrets."""
+    groups = {
+        "airflow-": airflow_services,
+        "mlflow": lambda s: [mlflow_service(s)],
+        "reports": page_services,
+        "serving": lambda s: [serving_service(s)],
+        "metrics": lambda s: [metrics_service(s)],
+    }
+    for prefix, make in groups.items():
+        if name.startswith(prefix):
+            found = {s.name: s for s in make(settings)}
+            if name in found:
+                return found[name]
+    raise ConfigError(f"there is no service '{name}' in the profile {settings.profile}")
 
 
-def wait_for(check: Callable[[], bool], what: str, timeout_seconds: float = START_TIMEOUT_SECONDS) -> None:
-    """Wait until ``check`` holds; ``NotReadyError`` names ``what`` when it does not in time."""
-    end = time.monotonic() + timeout_seconds
-    while not check():
-        if time.monotonic() > end:
-            raise NotReadyError(f"waited {timeout_seconds:.0f} s for {what}")
-        time.sleep(0.5)
-
-
-def with_free_ports(settings: Settings) -> dict[str, int]:
-    """A port for every service: the setting's, or another where that one is taken."""
-    names = ("airflow_port", "mlflow_port", "reports_port", "serving_port")
-    wanted = {name: int(getattr(settings, name)) for name in names}
-    return {name: port if port_is_free(port) else free_port() for name, port in wanted.items()}
-
-
-def port_is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-        return True
-
-
-def free_port() -> int:
-    """A port nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def _answers(service: Service, process: subprocess.Popen[bytes], logs: Path) -> bool:
-    if process.poll() is not None:
-        raise NotReadyError(
-            f"{service.name} ended at once with status {process.returncode}; see {logs / service.name}.log"
-        )
-    if service.url is None:
-        return True
-    try:
-        with urllib.request.urlopen(service.url, timeout=5) as answer:  # noqa: S310
-            return answer.status < 500
-    except (urllib.error.URLError, OSError):
-        return False
-
-
-def _record(settings: Settings) -> Path:
-    return settings.workspace / "services.json"
-
-
-def _known(settings: Settings) -> dict[str, dict[str, float]]:
-    """Remembered services that still run; a process id that was given to another program does not count."""
-    if not _record(settings).exists():
-        return {}
-    found = {}
-    for name, entry in read_json(_record(settings)).items():
-        try:
-            if abs(psutil.Process(entry["pid"]).create_time() - entry["born"]) < 1:
-                found[name] = entry
-        except psutil.NoSuchProcess:
-            continue
-    return found
-
-
-def _program(name: str) -> str:
+def program(name: str) -> str:
+    """A program of this environment."""
     return str(Path(sys.executable).with_name(name))
+
+
+def _local(settings: Settings, port: int) -> str:
+    host = "127.0.0.1" if settings.bind in {"0.0.0.0", "::"} else settings.bind  # noqa: S104 # nosec B104
+    return f"http://{host}:{port}"

@@ -81,7 +81,7 @@ class HttpRanker(Answers):
     def __init__(self, app: App, settings: Settings) -> None:
         super().__init__()
         self.app, self.url = app, f"http://127.0.0.1:{settings.serving_port}"
-        key = settings.serving_key.get_secret_value()
+        key = settings.ranking_key
         self.client = httpx.Client(base_url=self.url, timeout=30, headers={"X-API-Key": key} if key else {})
         self.pool = ThreadPoolExecutor(CLIENTS, thread_name_prefix="client")
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import logging
-import multiprocessing
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any
 
-from core.cli import setup_logging
+from core.cli import run_child
 from core.hours import Hour, hour_range
-from core.settings import Settings, load_settings
+from core.settings import Settings
+from core.state_version import check_state_version
 from events.store import EventStore
+from pipeline.services import platform_environment
 from serving.routing import load_routes
 
 log = logging.getLogger("pipeline.training")
@@ -48,6 +50,7 @@ def train_variant(
     from training.tracking import Tracker
     from training.trainer import HourResult, Trainer
 
+    check_state_version(settings)
     group = start_group()
     tracker = Tracker(settings, variant) if group.first else None
     trainer = Trainer(settings, variant, SampleStore(settings, EventStore(settings.events_dir)), group=group)
@@ -85,11 +88,9 @@ def train_history(settings: Settings, until: Hour, *, processes: int = 2) -> lis
     log.info("building the samples of %s to %s", first, until)
     build_samples(settings, first, until)
     open_mlflow(settings)
-    overrides = {k: v for k, v in settings.model_dump().items() if k in settings.model_fields_set}
     done = 0
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(processes, mp_context=context) as pool:
-        jobs = [pool.submit(_train_history_of, overrides, variant, until) for variant in settings.variants]
+    with ThreadPoolExecutor(processes) as pool:
+        jobs = [pool.submit(_train_history_of, settings, variant, until) for variant in settings.variants]
         for job in as_completed(jobs):
             done += 1
             log.info("%s is trained up to %s (%d of %d variants)", job.result()["variant"], until, done, len(jobs))
@@ -97,10 +98,11 @@ def train_history(settings: Settings, until: Hour, *, processes: int = 2) -> lis
     return [train_variant(settings, variant, until, save_every=DAY_HOURS) for variant in settings.variants]
 
 
-def _train_history_of(overrides: dict[str, Any], variant: str, until: Hour) -> dict[str, Any]:
-    settings = load_settings(**overrides)
-    setup_logging()
-    return train_variant(settings, variant, until, save_every=BULK_CHECKPOINT_HOURS, log_model=False)
+def _train_history_of(settings: Settings, variant: str, until: Hour) -> dict[str, Any]:
+    environment = platform_environment(settings)
+    found = run_child("pipeline", "train", variant, "--until", until.key, "--save-every", str(BULK_CHECKPOINT_HOURS),
+                      "--no-model", environment=environment)  # fmt: skip
+    return dict(json.loads(found.splitlines()[-1]))
 
 
 def replay(settings: Settings, since: Hour) -> list[dict[str, Any]]:

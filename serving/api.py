@@ -81,7 +81,7 @@ def _add_errors(app: FastAPI, service: Service) -> None:
 
 
 def _add_ranking(app: FastAPI, service: Service) -> None:
-    key = service.settings.serving_key.get_secret_value()
+    key = service.settings.ranking_key
 
     @app.post("/rank")
     async def rank(body: RankBody, request: HttpRequest) -> JSONResponse:

@@ -11,36 +11,58 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from pipeline.services import free_port
+from pipeline.processes import free_port
 
 TIMEOUT_SECONDS = 60
 
 
 @contextmanager
 def process(
-    command: list[str], log: Path, ready: Callable[[], bool], **options: object
+    command: list[str],
+    log: Path,
+    ready: Callable[[], bool],
+    timeout_seconds: float = TIMEOUT_SECONDS,
+    stop: signal.Signals = signal.SIGINT,  # PostgreSQL: do not wait for clients
+    **options: object,
 ) -> Iterator[subprocess.Popen[bytes]]:
     """A program for the length of a ``with`` block, once it is ready."""
     with log.open("ab") as sink:
         started = subprocess.Popen(command, stdout=sink, stderr=subprocess.STDOUT, **options)  # type: ignore[call-overload]
     try:
-        end = time.monotonic() + TIMEOUT_SECONDS
+        end = time.monotonic() + timeout_seconds
         while not ready():
             assert started.poll() is None, log.read_text()[-2000:]
             assert time.monotonic() < end, log.read_text()[-2000:]
             time.sleep(0.1)
         yield started
     finally:
-        started.send_signal(signal.SIGINT)  # PostgreSQL: do not wait for clients
-        started.wait(30)
+        started.send_signal(stop)
+        try:
+            started.wait(30)
+        except subprocess.TimeoutExpired:
+            started.kill()
+            started.wait(10)
+
+
+def redis_command(program: str, folder: Path, port: int, password: str = "") -> list[str]:
+    command = [program, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(folder)]
+    return (
+        [*command, "--requirepass", password, "--appendonly", "yes", "--maxmemory-policy", "noeviction"]
+        if password
+        else command
+    )
 
 
 @contextmanager
-def redis_server(folder: Path, port: int | None = None) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+def redis_server(
+    folder: Path, port: int | None = None, password: str = ""
+) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
     """An empty Redis, on a port of its own or a given one: its host:port and its process."""
     import redis
 
@@ -51,50 +73,70 @@ def redis_server(folder: Path, port: int | None = None) -> Iterator[tuple[str, s
 
     def ready() -> bool:
         try:
-            return bool(redis.Redis(port=port).ping())
+            return bool(redis.Redis(port=port, password=password or None).ping())
         except redis.ConnectionError:
             return False
 
-    command = [program, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(folder)]
-    with process(command, folder / "redis.log", ready) as started:
+    with process(redis_command(program, folder, port, password), folder / "redis.log", ready) as started:
         yield f"127.0.0.1:{port}", started
 
 
-@contextmanager
-def postgres_server(folder: Path) -> Iterator[str]:
-    """A new PostgreSQL cluster: the URL of its database ``clock``."""
-    import psycopg
+@dataclass(frozen=True)
+class Cluster:
+    """A PostgreSQL cluster on the disk: what starts it, and the URL of its server."""
 
-    programs = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
-    if not programs:
-        pytest.skip("PostgreSQL is not installed (make services)")
-    binaries, data, port = programs[-1], folder / "data", free_port()
-    options: dict[str, object] = {}
-    if os.getuid() == 0:  # the server refuses to run as root
-        user = pwd.getpwnam("nobody")
-        options = {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
-        for parent in (folder, *folder.parents):
-            if parent.owner() == "root" and parent.stat().st_mode & 0o005 != 0o005 and parent != Path("/"):
-                parent.chmod(parent.stat().st_mode | 0o005)
-        shutil.chown(folder, user.pw_uid, user.pw_gid)
-    subprocess.run(
-        [binaries / "initdb", "-D", data, "-U", "clock", "--auth=trust", "-E", "UTF8", "--no-sync"],
-        check=True, capture_output=True, cwd=folder, **options,  # type: ignore[call-overload]
-    )  # fmt: skip
-    url = f"postgresql://clock@127.0.0.1:{port}"
+    command: list[str]
+    options: dict[str, Any]
+    url: str
 
-    def ready() -> bool:
+    def answers(self) -> bool:
+        import psycopg
+
         try:
-            with psycopg.connect(f"{url}/postgres", autocommit=True) as connection:
-                connection.execute("CREATE DATABASE clock")
+            psycopg.connect(f"{self.url}/postgres").close()
         except psycopg.OperationalError:
             return False
         return True
 
+
+def new_cluster(folder: Path, password: str = "") -> Cluster:
+    """A new cluster, not started. Its only role is ``clock``, or with a password ``postgres``, who needs it."""
+    programs = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
+    if not programs:
+        pytest.skip("PostgreSQL is not installed (make services)")
+    binaries, data, port = programs[-1], folder / "data", free_port()
+    options: dict[str, Any] = {"cwd": folder}
+    if os.getuid() == 0:  # the server refuses to run as root
+        user = pwd.getpwnam("nobody")
+        options |= {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
+        for parent in (folder, *folder.parents):
+            if parent.owner() == "root" and parent.stat().st_mode & 0o005 != 0o005 and parent != Path("/"):
+                parent.chmod(parent.stat().st_mode | 0o005)
+        shutil.chown(folder, user.pw_uid, user.pw_gid)
+    role, login = "clock", ["--auth=trust"]
+    if password:
+        role, login = "postgres", ["--auth=scram-sha-256", f"--pwfile={folder / 'password'}"]
+        (folder / "password").write_text(password)
+        (folder / "password").chmod(0o644)
+    subprocess.run(
+        [binaries / "initdb", "-D", data, "-U", role, *login, "-E", "UTF8", "--no-sync"],
+        check=True, capture_output=True, **options,
+    )  # fmt: skip
     command = [str(binaries / "postgres"), "-D", str(data), "-p", str(port), "-c", "listen_addresses=127.0.0.1",
                "-c", f"unix_socket_directories={folder}"]  # fmt: skip
-    with process(command, folder.parent / "postgres.log", ready, cwd=folder, **options):
-        yield f"{url}/clock"
+    return Cluster(command, options, f"postgresql://{role}{':' + password if password else ''}@127.0.0.1:{port}")
+
+
+@contextmanager
+def postgres_server(folder: Path) -> Iterator[str]:
+    """A new PostgreSQL server: the URL of its database ``clock``."""
+    import psycopg
+
+    cluster = new_cluster(folder)
+    with process(cluster.command, folder.parent / "postgres.log", cluster.answers, **cluster.options):
+        with psycopg.connect(f"{cluster.url}/postgres", autocommit=True) as connection:
+            connection.execute("CREATE DATABASE clock")
+        yield f"{cluster.url}/clock"
 
 
 @contextmanager

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("training.tracking")
 
 METRICS_AT_ONCE = 900
+SERVICE_USER = "interest-clock"
+"""The platform's own login at a tracking server that wants one."""
 DIGEST_LENGTH = 36
 """Longest digest of a dataset that MLflow takes."""
 HTTP = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3", "MLFLOW_HTTP_REQUEST_TIMEOUT": "30"}
@@ -56,6 +58,9 @@ def open_mlflow(settings: Settings) -> MlflowClient:
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     for name, value in HTTP.items():
         os.environ.setdefault(name, value)
+    if settings.in_production:
+        os.environ["MLFLOW_TRACKING_USERNAME"] = SERVICE_USER
+        os.environ["MLFLOW_TRACKING_PASSWORD"] = settings.secret("mlflow_service")
     import mlflow
     from mlflow.exceptions import MlflowException
 

@@ -1,12 +1,31 @@
-"""Links from the Airflow UI to MLflow, the experiments and all report pages."""
+"""Links from the Airflow UI to MLflow, the experiments and all report pages; in production also the pages themselves."""
 
 from __future__ import annotations
+
+from typing import Any
 
 from airflow.plugins_manager import AirflowPlugin
 
 from core.settings import load_settings
 
 _SETTINGS = load_settings()
+REPORTS_PREFIX = "/clock-reports"
+
+
+def _pages() -> dict[str, str]:
+    if _SETTINGS.in_production:
+        reports, mlflow = f"{_SETTINGS.public_url}{REPORTS_PREFIX}", f"{_SETTINGS.public_url}/mlflow"
+    else:
+        reports, mlflow = (f"http://127.0.0.1:{port}" for port in (_SETTINGS.reports_port, _SETTINGS.mlflow_port))
+    return {"Reports": f"{reports}/index.html", "Experiments": f"{reports}/ab/index.html", "MLflow": f"{mlflow}/"}
+
+
+def _reports() -> list[dict[str, Any]]:
+    if not _SETTINGS.in_production:
+        return []  # a file server on loopback has them
+    from pipeline.report_server import make_app
+
+    return [{"app": make_app(_SETTINGS.reports_dir), "url_prefix": REPORTS_PREFIX, "name": "Interest Clock reports"}]
 
 
 class PlatformLinks(AirflowPlugin):
@@ -14,22 +33,7 @@ class PlatformLinks(AirflowPlugin):
 
     name = "interest_clock_links"
     external_views = [  # noqa: RUF012 (Airflow's own attribute)
-        {
-            "name": "Reports",
-            "href": f"http://127.0.0.1:{_SETTINGS.reports_port}/",
-            "destination": "nav",
-            "url_route": "clock-reports",
-        },
-        {
-            "name": "Experiments",
-            "href": f"http://127.0.0.1:{_SETTINGS.reports_port}/ab/index.html",
-            "destination": "nav",
-            "url_route": "clock-experiments",
-        },
-        {
-            "name": "MLflow",
-            "href": f"http://127.0.0.1:{_SETTINGS.mlflow_port}/",
-            "destination": "nav",
-            "url_route": "clock-mlflow",
-        },
+        {"name": name, "href": href, "destination": "nav", "url_route": f"clock-{name.lower()}"}
+        for name, href in _pages().items()
     ]
+    fastapi_apps = _reports()

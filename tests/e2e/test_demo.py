@@ -19,8 +19,8 @@ from core.settings import ROOT, Settings, load_settings
 from evaluation.metrics import with_intervals
 from events.simulator.config import SimulatorConfig
 from events.store import EventStore
+from pipeline.processes import free_port
 from pipeline.promotion import registry
-from pipeline.services import free_port
 from serving.journal import read_requests
 from tests.conftest import webhook
 from training.trainer import as_predictions, read_predictions
@@ -155,8 +155,8 @@ def test_pages_open_in_a_browser_a_person_approves_and_rolls_back_and_alerts_arr
 def report_as_of_a_past_day(settings: Settings) -> str:
     """Write the experiment's report as of its first day again, through Airflow: the same bytes as at the day."""
     from pipeline.airflow_api import AirflowApi
+    from pipeline.processes import wait_for
     from pipeline.reports import report_experiment
-    from pipeline.services import wait_for
 
     day = APP.day(APP.experiment.start_day)
     until = day_hours(day)[-1] + 1
@@ -180,7 +180,7 @@ def approve_and_roll_back(platform: Platform, alerts: list[dict[str, Any]]) -> N
     from playwright.sync_api import sync_playwright
 
     from pipeline.airflow_api import AirflowApi
-    from pipeline.services import wait_for
+    from pipeline.processes import wait_for
 
     settings = load_settings(
         var=platform.settings.var,

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-import re
 import signal
 import socket
 import subprocess
@@ -26,11 +24,12 @@ from core.settings import ROOT, Settings, load_settings
 from evaluation.registry import Registry
 from events.simulator.config import SimulatorConfig
 from events.store import EventStore
-from pipeline.app import app_log
+from operations.fingerprint import fingerprint
+from pipeline.app import app_log, save_app_source
 from pipeline.history import build_history
 from pipeline.hour import run_hour
+from pipeline.processes import Service, free_port, port_is_free, start, stop
 from pipeline.promotion import apply_decision, evaluate_candidate, registry, rollback, score_version, watch_champion
-from pipeline.services import Service, free_port, port_is_free, start, stop
 from pipeline.source import Source, ingest_hour, load_source, save_source
 from pipeline.training import replay, stale_hours, train_hour
 from training.state import StateStore
@@ -49,7 +48,7 @@ def workspace(folder: Path) -> Settings:
     settings.workspace.mkdir(parents=True)
     (settings.workspace / "app.yaml").write_text(yaml.safe_dump(APP.model_dump(mode="json")))
     (settings.workspace / "policy.yaml").write_text("{min_hours: 2, max_hours: 6, min_samples: 100, min_users: 10}")
-    save_source(settings, Source(str(app_log(settings).prepare()), (), simulated=True))
+    save_app_source(settings)
     return settings
 
 
@@ -70,26 +69,6 @@ def disturbed(tmp_path_factory: pytest.TempPathFactory) -> Settings:
         kill_after(settings, delay, "history", TAKEOVER.key)
     finish(settings, "history", TAKEOVER.key)
     return settings
-
-
-def fingerprint(settings: Settings) -> dict[str, str]:
-    """Digest of every file that holds state: events, clocks, samples, trained states, predictions."""
-    found = {}
-    roots = [settings.events_dir, settings.features_dir, settings.training_dir]
-    for root in roots:
-        for path in sorted(root.rglob("*")):
-            name = str(path.relative_to(settings.workspace))
-            skip = "_receipts" in name or path.name in {".lock"} or ".lock" in path.name or "/versions/" in name
-            if path.is_file() and not skip:
-                content = path.read_bytes()
-                if name == "features/state.json":
-                    content = json.dumps(
-                        {k: v for k, v in json.loads(content).items() if k in {"as_of", "hours"}}
-                    ).encode()
-                if name.startswith("features/sums/"):
-                    name = re.sub(r"-\d+/", "/", name)  # how many refreshes it took is not part of the state
-                found[name] = hashlib.sha256(content).hexdigest()
-    return found
 
 
 def environment(settings: Settings) -> dict[str, str]:

@@ -11,10 +11,9 @@ import yaml
 from core.settings import Settings, load_settings
 from evaluation.registry import CHALLENGER, CHAMPION
 from events.simulator.config import SimulatorConfig
-from pipeline.app import app_log
+from pipeline.app import save_app_source
 from pipeline.history import build_history
 from pipeline.promotion import registry
-from pipeline.source import Source, save_source
 
 VARIANTS = ("hour_embedding", "matched_clock")
 APP = SimulatorConfig(days=4, users=120, items=80, experiment={"start_day": 2})  # type: ignore[arg-type]
@@ -27,7 +26,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Settings:
     settings = load_settings(var=tmp_path_factory.mktemp("serving") / "var", source="simulator", variants=VARIANTS)
     settings.workspace.mkdir(parents=True)
     (settings.workspace / "app.yaml").write_text(yaml.safe_dump(APP.model_dump(mode="json")))
-    save_source(settings, Source(str(app_log(settings).prepare()), (), simulated=True))
+    save_app_source(settings)
     build_history(settings, UNTIL)
     models = registry(settings)
     for alias, variant in ((CHAMPION, "matched_clock"), (CHALLENGER, "hour_embedding")):
@@ -41,7 +40,7 @@ def copy_of(trained: Settings, folder: Path) -> Settings:
     """A copy of the trained workspace below a folder."""
     shutil.copytree(trained.var, folder / "var")
     settings = load_settings(**{**trained.model_dump(exclude_unset=True), "var": folder / "var"})
-    save_source(settings, Source(str(app_log(settings).prepare()), (), simulated=True))
+    save_app_source(settings)
     return settings
 
 

@@ -20,8 +20,9 @@ from core.settings import Settings, load_settings
 from evaluation.registry import CHALLENGER, CHAMPION
 from events.store import EventStore
 from feature_repo.retrieval import ClockFeatures
+from pipeline.processes import free_port, running
 from pipeline.promotion import registry
-from pipeline.services import free_port, running, serving_service
+from pipeline.services import serving_service
 from serving.api import BODY_LIMIT, make_app
 from tests.servers import redis_server
 from tests.serving.conftest import UNTIL, copy_of

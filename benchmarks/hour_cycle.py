@@ -1,0 +1,149 @@
+"""An hour of a million events as DAG runs: ingest, clocks, online store, training, gate; and what Airflow itself costs."""
+
+from __future__ import annotations
+
+import logging
+import os
+import tempfile
+import threading
+import time
+from contextlib import ExitStack
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from benchmarks.result import Result
+from core.hours import Hour
+from core.settings import Settings, load_settings
+
+log = logging.getLogger("benchmarks.hour_cycle")
+
+START = Hour.parse("2026-03-02T00")
+HISTORY_HOURS = 12
+HISTORY_EVENTS, EVENTS, USERS, ITEMS = 50_000, 1_000_000, 200_000, 20_000
+FACETS = {"genre": 50, "mood": 12, "language": 8}
+VARIANTS = ("hour_embedding", "matched_clock")
+HOURLY = ("ingest_hour", "materialize_clock", "train_ranker", "promote_ranker")
+TIMEOUT_SECONDS = 1800
+MAPPING = """
+source: bench
+paths: [log/{hour}.parquet]
+columns: {event_id: event_id, user_id: uid, item_id: track, played_seconds: played, duration_seconds: length}
+timestamp: {column: ts, unit: s, zone: UTC}
+local_time: {zone: Europe/Berlin}
+facets: {genre: genre, mood: mood, language: language}
+behaviours: {finish: played_seconds / duration_seconds >= 0.9, like: liked, skip: played_seconds < 5}
+"""
+
+
+def write_hour(folder: Path, hour: Hour, events: int, users: int) -> None:
+    """A raw hour: active users drawn unevenly, items by popularity, an event a row; seeded by the hour."""
+    rng = np.random.default_rng(hour.number)
+    item = np.minimum(rng.zipf(1.3, events), ITEMS) - 1
+    user = (users * rng.random(events) ** 2).astype(np.int64)
+    length = 120 + item % 180
+    played = np.where(rng.random(events) < 0.35 + 0.2 * ((item + user) % 7 == 0), length, rng.random(events) * length)
+    values: dict[str, Any] = {
+        "event_id": [f"{hour.number}-{n}" for n in range(events)],
+        "uid": [f"u{n}" for n in user], "track": [f"t{n}" for n in item],
+        "ts": int(hour.start.timestamp()) + np.sort(rng.integers(0, 3600, events)),
+        "played": played.round(1), "length": length, "liked": rng.random(events) < 0.05,
+        **{name: [f"{name}{n}" for n in (item * 7919 + k) % size] for k, (name, size) in enumerate(FACETS.items())},
+    }  # fmt: skip
+    (folder / "log").mkdir(exist_ok=True)
+    pq.write_table(pa.table(values), folder / "log" / f"{hour.key}.parquet")
+
+
+class Memory(threading.Thread):
+    """Most memory that this process's children held together, bytes; proportional set size, so shared pages count once."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.peak, self.ended = 0, threading.Event()
+
+    def run(self) -> None:
+        while not self.ended.wait(1):
+            total = 0
+            for process in psutil.Process(os.getpid()).children(recursive=True):
+                try:
+                    total += process.memory_full_info().pss
+                except (psutil.NoSuchProcess, psutil.AccessDenied):
+                    continue
+            self.peak = max(self.peak, total)
+
+
+def bench_hour_cycle(scale: float) -> list[Result]:
+    """Seconds of the cycle, its memory, and the share of its time in which no task ran."""
+    with tempfile.TemporaryDirectory() as folder:
+        settings = _prepare(Path(folder), scale)
+        return _cycle(settings)
+
+
+def _prepare(folder: Path, scale: float) -> Settings:
+    from pipeline.history import build_history
+    from pipeline.processes import with_free_ports
+    from pipeline.services import migrate_airflow
+    from pipeline.source import Source, save_source
+
+    settings = load_settings(var=folder / "var", source="bench", variants=VARIANTS)
+    settings = load_settings(**{**settings.model_dump(include=settings.model_fields_set), **with_free_ports(settings)})
+    settings.workspace.mkdir(parents=True)
+    (folder / "bench.yaml").write_text(MAPPING)
+    users = int(USERS * scale)
+    for n in range(HISTORY_HOURS):
+        write_hour(folder, START + n, int(HISTORY_EVENTS * scale), users)
+    write_hour(folder, START + HISTORY_HOURS, int(EVENTS * scale), users)
+    save_source(settings, Source(str(folder / "bench.yaml"), (str(folder / "log" / "{hour}.parquet"),)))
+    build_history(settings, START + HISTORY_HOURS)
+    migrate_airflow(settings)
+    return settings
+
+
+def _cycle(settings: Settings) -> list[Result]:
+    from pipeline.demo import start_airflow
+    from pipeline.processes import wait_for
+
+    hour = START + HISTORY_HOURS
+    with ExitStack() as stack:
+        api = start_airflow(settings, stack)
+        memory = Memory()
+        memory.start()
+        begun = time.monotonic()
+        api.trigger("ingest_hour", partition=hour.key)
+
+        def through() -> bool:
+            runs = [r for dag in HOURLY for r in api.runs(dag)]
+            if any(r["state"] == "failed" for r in runs):
+                raise RuntimeError(f"a DAG run failed: {[(r['dag_id'], r['state']) for r in runs]}")
+            return {r["dag_id"] for r in runs if r["state"] == "success"} == set(HOURLY)
+
+        wait_for(through, f"hour {hour} to run through Airflow", TIMEOUT_SECONDS)
+        wall = time.monotonic() - begun
+        memory.ended.set()
+        tasks = [t for dag in HOURLY for r in api.runs(dag) for t in api.tasks(dag, r["dag_run_id"])]
+    spent = {f"{t['dag_id']}.{t['task_id']}": float(t["duration"] or 0) for t in tasks}
+    for name, seconds in spent.items():
+        log.info("%-40s %6.1f s", name, seconds)
+    busy = _covered([t for t in tasks if t["start_date"] and t["end_date"]])
+    return [
+        Result("hour_cycle", wall, "s", "bar", 240.0, 240.0 / wall),
+        Result("hour_cycle_memory", memory.peak / 1e9, "GB", "bar", 6.0, 6e9 / memory.peak),
+        Result("hour_cycle_overhead", 100 * (1 - busy / wall), "%", "bar", 25.0, 25 / (100 * (1 - busy / wall))),
+    ]
+
+
+def _covered(tasks: list[dict[str, Any]]) -> float:
+    """Seconds in which at least one task ran."""
+    from datetime import datetime
+
+    spans = sorted((datetime.fromisoformat(t["start_date"]), datetime.fromisoformat(t["end_date"])) for t in tasks)
+    total, until = timedelta(), spans[0][0]
+    for start, end in spans:
+        total += max(timedelta(), end - max(start, until))
+        until = max(until, end)
+    return total.total_seconds()

@@ -1,0 +1,1 @@
+"""Running the platform: its services, first start, users, health, metrics, backups."""

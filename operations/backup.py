@@ -1,0 +1,179 @@
+"""Backups of all state: the workspace's files and, in production, PostgreSQL's databases.
+
+Redis is not among them: the online store is filled again from the clocks. MLflow's artifacts in an object store are left
+to the store's own versioning and replication; in the embedded profile they are files of the workspace.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import sqlite3
+import subprocess
+import tarfile
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from core.errors import ConfigError, CorruptStateError, NotReadyError
+from core.files import digest_file, exclusive_lock, read_json, replaced_directory, write_json
+from core.settings import Settings
+from core.state_version import check_state_version, state_version
+
+log = logging.getLogger("operations.backup")
+
+DATABASES = ("airflow", "mlflow", "mlflow_auth", "feast")
+NOT_STATE = frozenset({"logs", "secrets", "services.json"})
+"""Entries of a workspace that no backup holds: secrets are kept elsewhere, logs tell of the past."""
+INNER = frozenset({"feast", "mlflow", "registry"})
+"""Folders whose locks are taken by writers that hold another one already."""
+SQLITE = (b"SQLite format 3\x00", ".db")
+
+
+def back_up(settings: Settings, folder: Path) -> dict[str, Any]:
+    """Write a backup into a new folder below ``folder``, whole or not at all.
+
+    Writers of the workspace wait meanwhile (their locks are held); SQLite files are copied by SQLite's own backup, so
+    that Airflow and MLflow may run.
+
+    Returns:
+        ``backup``, its folder, and ``bytes``.
+
+    Raises:
+        ConfigError: there is no state yet.
+        NotReadyError: PostgreSQL does not answer.
+    """
+    if state_version(settings) is None:
+        raise ConfigError(f"there is nothing to back up in {settings.workspace}")
+    target = folder / f"{settings.source}-{datetime.now(UTC):%Y%m%dT%H%M%S}"
+    with replaced_directory(target) as half:
+        with _writers_waiting(settings):
+            _pack(settings.workspace, half)
+            dumps = _dump_databases(settings, half) if settings.in_production else []
+        files = {p.name: digest_file(p) for p in sorted(half.iterdir())}
+        write_json(half / "manifest.json", {
+            "source": settings.source, "profile": settings.profile, "state": state_version(settings), "files": files,
+            "databases": dumps,
+        })  # fmt: skip
+    size = sum(p.stat().st_size for p in target.iterdir())
+    log.info("backup %s: %.1f MB", target, size / 1e6)
+    return {"backup": str(target), "bytes": size}
+
+
+def restore(settings: Settings, backup: Path) -> dict[str, Any]:
+    """Put a backup back: the workspace must be empty, and so must PostgreSQL's databases (``operations init``).
+
+    Everything is unpacked beside the workspace first; a damaged backup changes nothing.
+
+    Returns:
+        ``restored`` files and ``databases``.
+
+    Raises:
+        ConfigError: there is state already, or the backup is another source's.
+        CorruptStateError: a file of the backup does not match its digest.
+    """
+    if not (backup / "manifest.json").exists():
+        raise ConfigError(f"{backup} is no backup: it has no manifest.json")
+    manifest = read_json(backup / "manifest.json")
+    if manifest["source"] != settings.source:
+        raise ConfigError(f"{backup} is of the source {manifest['source']}, not {settings.source} (--source)")
+    kept = [p.name for p in settings.workspace.glob("*")] if settings.workspace.exists() else []
+    if state := sorted(set(kept) - NOT_STATE - {"airflow", "mlflow"}):
+        raise ConfigError(f"{settings.workspace} is not empty ({', '.join(state[:4])}); move it away first")
+    for name, digest in manifest["files"].items():
+        if not (backup / name).exists() or digest_file(backup / name) != digest:
+            raise CorruptStateError(f"{backup / name} is damaged; take another backup")
+    settings.workspace.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(backup / "workspace.tar.gz") as archive:
+        archive.extractall(settings.workspace, filter="data")
+        count = len(archive.getmembers())
+    if settings.in_production:
+        for name in manifest["databases"]:
+            _postgres_tool(settings, name, ["pg_restore", "--clean", "--if-exists", "--no-owner", "--exit-on-error",
+                                            "--dbname", name, str(backup / f"{name}.dump")])  # fmt: skip
+    check_state_version(settings)
+    _fill_online_store(settings)
+    return {"restored": count, "databases": manifest["databases"]}
+
+
+@contextmanager
+def _writers_waiting(settings: Settings) -> Iterator[None]:
+    """Hold every lock that a writer of the workspace takes, in the order in which writers nest them."""
+    found = [p for p in settings.workspace.rglob("*.lock") if "airflow" not in p.parts]
+    with ExitStack() as locks:
+        for path in sorted(found, key=lambda p: (p.parent.name in INNER, p)):
+            locks.enter_context(exclusive_lock(path))
+        yield
+
+
+def _pack(workspace: Path, half: Path) -> None:
+    copies = half / "sqlite"
+    copies.mkdir()
+
+    def wanted(info: tarfile.TarInfo) -> tarfile.TarInfo | None:
+        name = info.name.rsplit("/", 1)[-1]
+        skip = name.endswith((".lock", ".tmp", "-wal", "-shm", "-journal", ".pid"))
+        return None if skip or (info.issym() and info.name.endswith("latest")) else info
+
+    with tarfile.open(half / "workspace.tar.gz", "w:gz", compresslevel=1) as archive:
+        for top in sorted(workspace.iterdir()):
+            if top.name in NOT_STATE or top.name.startswith("."):
+                continue
+            for path in sorted([top, *top.rglob("*")]) if top.is_dir() else [top]:
+                if path.is_dir() or "airflow/logs" in str(path.relative_to(workspace)):
+                    continue
+                name = str(path.relative_to(workspace))
+                source = _sqlite_copy(path, copies) if _is_sqlite(path) else path
+                archive.add(source, name, filter=wanted)
+    shutil.rmtree(copies)
+
+
+def _is_sqlite(path: Path) -> bool:
+    if path.suffix != SQLITE[1] or not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return file.read(len(SQLITE[0])) == SQLITE[0]
+
+
+def _sqlite_copy(path: Path, folder: Path) -> Path:
+    copy = folder / "copy.db"
+    copy.unlink(missing_ok=True)
+    with closing(sqlite3.connect(path, timeout=60)) as source, closing(sqlite3.connect(copy)) as target:
+        source.backup(target)
+    return copy
+
+
+def _dump_databases(settings: Settings, half: Path) -> list[str]:
+    for name in DATABASES:
+        _postgres_tool(
+            settings, name, ["pg_dump", "--format=custom", "--no-owner", "--file", str(half / f"{name}.dump"), name]
+        )
+    return list(DATABASES)
+
+
+def _postgres_tool(settings: Settings, database: str, command: list[str]) -> None:
+    """One of PostgreSQL's own programs, its login in the environment, as nobody else may read a process's."""
+    program = shutil.which(command[0])
+    if program is None:
+        raise NotReadyError(f"{command[0]} is not installed (Debian: postgresql-client)")
+    host, port = settings.postgres.rsplit(":", 1)
+    login = {"PGHOST": host, "PGPORT": port, "PGUSER": database, "PGPASSWORD": settings.secret(f"{database}_db")}
+    done = subprocess.run(
+        [program, *command[1:]], env={**os.environ, **login}, capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise NotReadyError(f"{command[0]} of {database} failed: {done.stderr.strip()[-300:]}")
+
+
+def _fill_online_store(settings: Settings) -> None:
+    """Redis starts empty after a restore; what SQLite had came with the files."""
+    from events.store import EventStore
+    from feature_repo.retrieval import ClockFeatures
+
+    if settings.online_store == "redis":
+        features = ClockFeatures(settings, EventStore(settings.events_dir))
+        if features.clock.as_of:
+            features.materialize_all(features.clock.as_of)

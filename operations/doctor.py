@@ -1,0 +1,323 @@
+"""``make doctor``: checks everything the platform stands on, and says what to do about what it finds."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import socket
+import stat
+import sys
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal
+
+from core.errors import PlatformError
+from core.files import exclusive_lock, scratch_directory, write_text
+from core.secret_files import SECRETS
+from core.settings import ROOT, Settings
+from core.state_version import STATE_VERSION, state_version
+
+Status = Literal["ok", "warning", "failed"]
+FREE_BYTES, FREE_SHARE = 2 * 2**30, 0.1
+CLOCK_SKEW_SECONDS = 2.0
+TIMEOUT_SECONDS = 5
+OLDEST_POSTGRES, OLDEST_REDIS = 14, 6
+WATCHED = ("apache-airflow", "mlflow", "feast", "torch", "duckdb", "evidently", "pandas", "pyarrow", "pyspark")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one check found; ``advice`` says what to do where it is not ok."""
+
+    check: str
+    status: Status
+    detail: str
+    advice: str = ""
+
+    def as_json(self) -> dict[str, str]:
+        return asdict(self)
+
+
+def examine(settings: Settings) -> list[Finding]:
+    """Run every check of the settings' profile; a check that breaks is a failed one."""
+    checks: list[Callable[[Settings], Iterable[Finding]]] = [
+        _python,
+        _versions,
+        _workspace,
+        _disk,
+        _state,
+        _ports,
+        _engine,
+    ]
+    if settings.in_production:
+        checks = [
+            _python,
+            _versions,
+            _secrets,
+            _workspace,
+            _disk,
+            _state,
+            _postgres,
+            _redis,
+            _objects,
+            _mlflow,
+            _airflow,
+            _engine,
+        ]
+    findings: list[Finding] = []
+    for check in checks:
+        try:
+            findings += check(settings)
+        except (PlatformError, OSError) as error:
+            findings.append(Finding(check.__name__.strip("_"), "failed", str(error), "see the message"))
+    return findings
+
+
+def failed(findings: list[Finding]) -> int:
+    return sum(f.status == "failed" for f in findings)
+
+
+def table(findings: list[Finding]) -> str:
+    """Findings as lines for a terminal."""
+    sign = {"ok": "ok     ", "warning": "warning", "failed": "FAILED "}
+    lines = []
+    for f in findings:
+        lines.append(f"{sign[f.status]}  {f.check:<22} {f.detail}")
+        if f.advice:
+            lines.append(f"{'':33}→ {f.advice}")
+    return "\n".join(lines)
+
+
+def _verdict(check: str, good: bool, detail: str, advice: str, *, bad: Status = "failed") -> Finding:
+    return Finding(check, "ok", detail) if good else Finding(check, bad, detail, advice)
+
+
+def _python(settings: Settings) -> list[Finding]:
+    del settings
+    version = ".".join(map(str, sys.version_info[:3]))
+    return [_verdict("python", sys.version_info[:2] == (3, 11), version, "the pins were resolved for Python 3.11")]
+
+
+def _versions(settings: Settings) -> list[Finding]:
+    del settings
+    pins = dict(re.findall(r"^([a-z0-9._-]+)==([^\s;]+)", (ROOT / "requirements.txt").read_text(), re.MULTILINE))
+    wrong = []
+    for name in WATCHED:
+        try:
+            found = metadata.version(name).split("+")[0]
+        except metadata.PackageNotFoundError:
+            found = "missing"
+        if found != pins.get(name):
+            wrong.append(f"{name} {found} instead of {pins.get(name)}")
+    return [_verdict("packages", not wrong, "; ".join(wrong) or "as pinned", "install requirements.txt (make setup)")]
+
+
+def _secrets(settings: Settings) -> list[Finding]:
+    folder = settings.secrets_dir
+    assert folder is not None
+    there = [name for name in SECRETS if (folder / name).exists()]
+    open_ones = [n for n in there if stat.S_IMODE((folder / n).stat().st_mode) & 0o077]
+    short = [n for n in there if len((folder / n).read_text().strip()) < 16]
+    return [
+        _verdict("secrets", bool(there), f"{len(there)} in {folder}", "make secrets"),
+        _verdict("secrets' modes", not open_ones, ", ".join(open_ones) or "for the owner only",
+                 f"others can read them: chmod 600 in {folder}", bad="warning"),
+        _verdict("secrets' lengths", not short, ", ".join(short) or "16 characters and more", "remove them and run make secrets"),
+    ]  # fmt: skip
+
+
+def _workspace(settings: Settings) -> list[Finding]:
+    folder = settings.workspace
+    try:
+        with scratch_directory(folder / ".doctor") as scratch:
+            write_text(scratch / "a", "1")
+            with exclusive_lock(scratch / "lock"):
+                pass
+    except OSError as error:
+        return [Finding("workspace", "failed", f"{folder}: {error.strerror}",
+                        "the folder has to be writable, with rename and flock (NFS 4, not 3)")]  # fmt: skip
+    return [Finding("workspace", "ok", str(folder))]
+
+
+def _disk(settings: Settings) -> list[Finding]:
+    usage = shutil.disk_usage(settings.workspace if settings.workspace.exists() else settings.var.parent)
+    good = usage.free >= FREE_BYTES and usage.free >= FREE_SHARE * usage.total
+    detail = f"{usage.free / 2**30:.1f} GiB of {usage.total / 2**30:.0f} free"
+    advice = "free some space: lower CLOCK_KEEP_MODELS, remove old backups and logs"
+    return [_verdict("disk", good, detail, advice, bad="failed" if usage.free < FREE_BYTES else "warning")]
+
+
+def _state(settings: Settings) -> list[Finding]:
+    found = state_version(settings)
+    if found is None:
+        return [Finding("state", "ok", "nothing yet")]
+    return [_verdict("state", found == STATE_VERSION, f"version {found}", "python -m operations migrate")]
+
+
+def _ports(settings: Settings) -> list[Finding]:
+    from core.files import read_json
+    from pipeline.processes import port_is_free
+
+    if (settings.workspace / "services.json").exists() and read_json(settings.workspace / "services.json"):
+        return [Finding("ports", "ok", "the platform is running")]
+    names = ("airflow_port", "mlflow_port", "reports_port", "serving_port", "metrics_port")
+    taken = [f"{getattr(settings, n)} (CLOCK_{n.upper()})" for n in names if not port_is_free(getattr(settings, n))]
+    return [
+        _verdict("ports", not taken, ", ".join(taken) or "free", "another program has them: set others", bad="warning")
+    ]
+
+
+def _engine(settings: Settings) -> list[Finding]:
+    if settings.engine != "spark" and settings.offline_store != "spark":
+        return [Finding("engine", "ok", f"DuckDB, {settings.duckdb_memory}, {settings.duckdb_threads} threads")]
+    java = shutil.which("java")
+    findings = [_verdict("java", java is not None, java or "missing", "Spark needs Java 17 or newer (make services)")]
+    if match := re.fullmatch(r"spark://([^:/]+):(\d+)", settings.spark_master):
+        findings.append(_reachable("spark master", match[1], int(match[2])))
+    return findings
+
+
+def _reachable(check: str, host: str, port: int) -> Finding:
+    try:
+        socket.create_connection((host, port), TIMEOUT_SECONDS).close()
+    except OSError as error:
+        return Finding(
+            check, "failed", f"{host}:{port}: {error}", "is it running, and does the network let us through?"
+        )
+    return Finding(check, "ok", f"{host}:{port}")
+
+
+def _skew(check: str, seconds: float) -> Finding:
+    return _verdict(f"clock of {check}", abs(seconds) <= CLOCK_SKEW_SECONDS, f"{seconds:+.1f} s from ours",
+                    "hours close by the wall clock: run NTP on every machine")  # fmt: skip
+
+
+def _postgres(settings: Settings) -> list[Finding]:
+    import psycopg
+
+    findings: list[Finding] = []
+    for name in ("airflow", "mlflow", "mlflow_auth", "feast"):
+        if not (settings.secrets_dir or Path()).joinpath(f"{name}_db").exists():
+            continue  # this service has no business there
+        try:
+            with psycopg.connect(
+                settings.postgres_url(name, "postgresql"), connect_timeout=TIMEOUT_SECONDS
+            ) as connection:
+                version, now = connection.execute(
+                    "SELECT current_setting('server_version_num')::int, now()"
+                ).fetchone() or (0, None)
+        except psycopg.OperationalError as error:
+            reason = str(error).strip().splitlines()[-1]
+            findings.append(
+                Finding(f"database {name}", "failed", reason, "is PostgreSQL running, and was 'operations init' run?")
+            )
+            continue
+        major = version // 10000
+        findings.append(_verdict(f"database {name}", major >= OLDEST_POSTGRES, f"PostgreSQL {major}",
+                                 f"PostgreSQL {OLDEST_POSTGRES} or newer"))  # fmt: skip
+        if now is not None and not any(f.check == "clock of PostgreSQL" for f in findings):
+            findings.append(_skew("PostgreSQL", now.timestamp() - time.time()))
+    return findings
+
+
+def _redis(settings: Settings) -> list[Finding]:
+    import redis
+
+    host, port = settings.redis_url.rsplit(":", 1)
+    client = redis.Redis(host, int(port), password=settings.secret("redis"), socket_timeout=TIMEOUT_SECONDS)
+    try:
+        about: dict[str, Any] = client.info()  # type: ignore[assignment]
+        seconds, micros = client.time()  # type: ignore[misc]
+    except redis.RedisError as error:
+        return [
+            Finding(
+                "redis",
+                "failed",
+                str(error),
+                f"is Redis at {settings.redis_url} running, with the password of the secret redis?",
+            )
+        ]
+    version = str(about["redis_version"])
+    policy = str(about.get("maxmemory_policy", ""))
+    return [
+        _verdict("redis", int(version.split(".", maxsplit=1)[0]) >= OLDEST_REDIS, f"Redis {version}", f"Redis {OLDEST_REDIS} or newer"),
+        _verdict("redis' memory", policy == "noeviction", policy,
+                 "set maxmemory-policy noeviction: features and queued tasks must not be dropped to make room"),
+        _skew("Redis", seconds + micros / 1e6 - time.time()),
+    ]  # fmt: skip
+
+
+def _objects(settings: Settings) -> list[Finding]:
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    from operations.init import object_store
+
+    if not (settings.secrets_dir or Path()).joinpath("object_store_key").exists():
+        return []
+    client: Any = object_store(settings)
+    key = f"doctor-{os.getpid()}"
+    try:
+        put = client.put_object(Bucket=settings.object_bucket, Key=key, Body=b"1")
+        whole = client.get_object(Bucket=settings.object_bucket, Key=key)["Body"].read() == b"1"
+        client.delete_object(Bucket=settings.object_bucket, Key=key)
+    except (BotoCoreError, ClientError) as error:
+        return [
+            Finding(
+                "object store",
+                "failed",
+                str(error)[:200],
+                f"is {settings.object_store} running, and was 'operations init' run?",
+            )
+        ]
+    date = put["ResponseMetadata"]["HTTPHeaders"].get("date")
+    findings = [
+        _verdict("object store", whole, f"bucket {settings.object_bucket}", "it gave back another content than was put")
+    ]
+    if date:
+        findings.append(_skew("the object store", (parsedate_to_datetime(date) - datetime.now(UTC)).total_seconds()))
+    return findings
+
+
+def _mlflow(settings: Settings) -> list[Finding]:
+    import httpx
+    import mlflow
+
+    try:
+        version = httpx.get(f"{settings.mlflow_uri}/version", timeout=TIMEOUT_SECONDS).text.strip()
+        anonymous = httpx.post(
+            f"{settings.mlflow_uri}/api/2.0/mlflow/experiments/search", json={"max_results": 1}, timeout=TIMEOUT_SECONDS
+        )
+    except httpx.HTTPError as error:
+        return [Finding("mlflow", "failed", f"{settings.mlflow_uri}: {error}", "is the service mlflow running?")]
+    findings = [
+        _verdict("mlflow", version == mlflow.__version__, f"server {version}, client {mlflow.__version__}",
+                 "run the same image for both", bad="warning"),
+        _verdict("mlflow's logins", anonymous.status_code == 401, f"anonymous requests get {anonymous.status_code}",
+                 "start it with --app-name basic-auth"),
+    ]  # fmt: skip
+    if (settings.secrets_dir or Path()).joinpath("mlflow_service").exists():
+        from training.tracking import open_mlflow
+
+        open_mlflow(settings)
+        findings.append(Finding("mlflow's own login", "ok", "accepted"))
+    return findings
+
+
+def _airflow(settings: Settings) -> list[Finding]:
+    from operations.health import AIRFLOW_PARTS, airflow_health
+
+    health = airflow_health(settings)
+    findings = [
+        _verdict(
+            name, health[part]["status"] == "healthy", str(health[part]["status"]), f"is the service {name} running?"
+        )
+        for name, part in AIRFLOW_PARTS.items()
+    ]
+    database = health["metadatabase"]["status"]
+    return [*findings, _verdict("airflow's database", database == "healthy", database, "see the database's checks")]

@@ -1,0 +1,38 @@
+"""The state of a workspace as digests, so that two can be compared: after a crash, a restore, a move to other machines."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+
+from core.settings import Settings
+
+LEFT_OUT = re.compile(r"_receipts|\.lock|/versions/|\.tmp")
+"""Who wrote what when, locks, downloaded models: none of it is state."""
+
+
+def fingerprint(settings: Settings) -> dict[str, str]:
+    """Digest of every file that holds state: events, clocks, samples, trained states, predictions, the gate's decisions.
+
+    Names and contents say nothing of how many tries it took: the number of refreshes is left out.
+    """
+    found = {}
+    for root in (settings.events_dir, settings.features_dir, settings.training_dir):
+        for path in sorted(p for p in root.rglob("*") if p.is_file()):
+            name = str(path.relative_to(settings.workspace))
+            if LEFT_OUT.search(name):
+                continue
+            content = path.read_bytes()
+            if name == "features/state.json":
+                state = json.loads(content)
+                content = json.dumps({k: state[k] for k in ("as_of", "hours") if k in state}).encode()
+            if name.startswith("features/sums/"):
+                name = re.sub(r"-\d+/", "/", name)
+            found[name] = hashlib.sha256(content).hexdigest()
+    return found
+
+
+def differences(one: dict[str, str], other: dict[str, str]) -> list[str]:
+    """Names that are in one only, or differ."""
+    return sorted(name for name in {*one, *other} if one.get(name) != other.get(name))

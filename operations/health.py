@@ -1,0 +1,55 @@
+"""Whether a service does its work, asked by container health checks: quick, without Airflow or MLflow imported."""
+
+from __future__ import annotations
+
+import json
+import urllib.error
+import urllib.request
+
+from core.errors import ConfigError, NotReadyError
+from core.settings import Settings
+from pipeline.services import mlflow_health
+
+TIMEOUT_SECONDS = 10
+AIRFLOW_PARTS = {
+    "airflow-scheduler": "scheduler",
+    "airflow-dag-processor": "dag_processor",
+    "airflow-triggerer": "triggerer",
+}
+
+
+def check(settings: Settings, name: str) -> None:
+    """Return if a service is well.
+
+    Raises:
+        NotReadyError: it does not answer, or Airflow has not seen its heartbeat.
+        ConfigError: there is no such service, or it has no health to ask for.
+    """
+    own = {
+        "mlflow": mlflow_health(settings),
+        "serving": f"http://127.0.0.1:{settings.serving_port}/health",
+        "metrics": f"http://127.0.0.1:{settings.metrics_port}/metrics",
+        "airflow-api-server": f"http://127.0.0.1:{settings.airflow_port}/api/v2/monitor/health",
+    }
+    if name in own:
+        fetch(own[name])
+    elif name in AIRFLOW_PARTS:
+        status = airflow_health(settings)[AIRFLOW_PARTS[name]]["status"]
+        if status != "healthy":
+            raise NotReadyError(f"Airflow says that {name} is {status}")
+    else:
+        raise ConfigError(f"no health check for '{name}'; there are {', '.join([*own, *AIRFLOW_PARTS])}")
+
+
+def airflow_health(settings: Settings) -> dict[str, dict[str, str]]:
+    """Airflow's account of its parts, with their last heartbeats."""
+    return dict(json.loads(fetch(f"{settings.airflow_base}/api/v2/monitor/health")))
+
+
+def fetch(url: str) -> bytes:
+    """Body of a page; ``NotReadyError`` when it does not answer with 2xx."""
+    try:
+        with urllib.request.urlopen(url, timeout=TIMEOUT_SECONDS) as answer:  # noqa: S310 # nosec B310
+            return bytes(answer.read())
+    except (urllib.error.URLError, OSError) as error:
+        raise NotReadyError(f"{url} does not answer: {error}") from None

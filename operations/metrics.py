@@ -1,0 +1,194 @@
+"""What Prometheus reads of a workspace: how fresh events, clocks and models are, and what was decided.
+
+Everything is read from the files and the registry when Prometheus asks: the numbers are true after a restart too, and
+whoever writes state need not know of them. Times are seconds since 1970.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from prometheus_client import CollectorRegistry, start_http_server
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from core.errors import NotReadyError, PlatformError
+from core.files import read_json
+from core.hours import Hour
+from core.settings import Settings
+from operations.health import AIRFLOW_PARTS, airflow_health
+
+log = logging.getLogger("operations.metrics")
+
+ROWS_OF_HOURS = 24
+"""Hours whose rows are counted."""
+
+
+def serve(settings: Settings) -> None:
+    """Answer on the settings' port until the process is stopped.
+
+    Raises:
+        NotReadyError: the port is taken.
+    """
+    try:
+        start_http_server(settings.metrics_port, addr=settings.bind, registry=make_registry(settings))
+    except OSError as error:
+        raise NotReadyError(f"port {settings.metrics_port}: {error.strerror}; set CLOCK_METRICS_PORT") from None
+    log.info("metrics of %s on %s:%d", settings.source, settings.bind, settings.metrics_port)
+    threading.Event().wait()
+
+
+def make_registry(settings: Settings) -> CollectorRegistry:
+    """A registry that reads the workspace at every scrape."""
+    registry = CollectorRegistry()
+    registry.register(WorkspaceCollector(settings))
+    return registry
+
+
+class WorkspaceCollector(Collector):
+    """One group of metrics after the other; a group that cannot be read is missing and counted, the others stand."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+
+    def describe(self) -> list[Metric]:
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        groups: list[Callable[[Settings], list[Metric]]] = [
+            _events, _clocks, _states, _champion, _gate, _drift, _experiments, _airflow, _disk,
+        ]  # fmt: skip
+        unread = GaugeMetricFamily("clock_unread", "Groups of metrics that could not be read.", labels=["group"])
+        for group in groups:
+            begun, name = time.perf_counter(), group.__name__.strip("_")
+            try:
+                yield from group(self.settings)
+                unread.add_metric([name], 0)
+            except Exception as error:
+                (log.warning if isinstance(error, PlatformError) else log.exception)("%s: %s", name, error)
+                unread.add_metric([name], 1)
+            log.debug("%s took %.0f ms", name, 1000 * (time.perf_counter() - begun))
+        yield unread
+
+
+def _gauge(name: str, text: str, value: float) -> Metric:
+    return GaugeMetricFamily(name, text, value=value)
+
+
+def _labelled(name: str, text: str, label: str, values: dict[str, float]) -> Metric:
+    family = GaugeMetricFamily(name, text, labels=[label])
+    for key, value in values.items():
+        family.add_metric([key], value)
+    return family
+
+
+def _end(hour: Hour | None) -> float:
+    """When an hour's data was complete."""
+    return (hour + 1).start.timestamp() if hour else 0.0
+
+
+def _events(settings: Settings) -> list[Metric]:
+    from events.store import EventStore, missing_hours
+
+    store = EventStore(settings.events_dir)
+    hours = store.hours()
+    recent = [store.manifest(hour) for hour in hours[-ROWS_OF_HOURS:]]
+    rejected: Counter[str] = Counter()
+    for manifest in recent:
+        rejected.update(manifest.rejected)
+    return [
+        _gauge("clock_events_until_seconds", "End of the newest hour of events.", _end(hours[-1] if hours else None)),
+        _gauge("clock_events_missing_hours", "Hours missing between the first and the newest.", len(missing_hours(hours))),
+        _gauge("clock_events_rows", "Events of the newest 24 hours.", sum(m.rows for m in recent)),
+        _gauge("clock_events_duplicates", "Duplicates dropped in them.", sum(m.duplicates for m in recent)),
+        _labelled("clock_events_quarantined", "Rows of them in quarantine, by reason.", "reason", dict(rejected)),
+    ]  # fmt: skip
+
+
+def _clocks(settings: Settings) -> list[Metric]:
+    from events.store import EventStore
+    from feature_repo.clock import ClockState
+
+    at = ClockState(settings, EventStore(settings.events_dir)).as_of
+    return [
+        _gauge(
+            "clock_features_until_seconds", "Hour as of which the clocks stand.", at.start.timestamp() if at else 0.0
+        )
+    ]
+
+
+def _states(settings: Settings) -> list[Metric]:
+    from training.state import StateStore
+
+    heads = {v: StateStore(settings.training_dir / "states", v).head() for v in settings.variants}
+    seen = {v: StateStore(settings.training_dir / "states", v).info(h).samples_seen for v, h in heads.items() if h}
+    return [
+        _labelled("clock_trained_until_seconds", "End of the last hour trained on.", "variant",
+                  {v: _end(h) for v, h in heads.items()}),
+        _labelled("clock_samples_seen", "Samples trained on so far.", "variant", {v: float(n) for v, n in seen.items()}),
+    ]  # fmt: skip
+
+
+def _champion(settings: Settings) -> list[Metric]:
+    from training.tracking import open_registry
+
+    champion = open_registry(settings).get("champion")
+    if champion is None:
+        return [_gauge("clock_champion_version", "Version of the champion; 0: none.", 0)]
+    until = _end(Hour.parse(champion.tags["hour"]))
+    return [
+        _gauge("clock_champion_version", "Version of the champion; 0: none.", float(champion.version)),
+        _gauge("clock_champion_trained_until_seconds", "End of the last hour it was trained on.", until),
+    ]
+
+
+def _gate(settings: Settings) -> list[Metric]:
+    folder = settings.reports_dir / "gate"
+    verdicts = Counter(str(read_json(p)["verdict"]) for p in sorted(folder.glob("*.json"))[-ROWS_OF_HOURS:])
+    return [_labelled("clock_gate_verdicts", "Verdicts of the last 24 decisions.", "verdict", dict(verdicts))]
+
+
+def _drift(settings: Settings) -> list[Metric]:
+    days = sorted((settings.reports_dir / "drift").glob("*.json"))
+    if not days:
+        return []
+    found = read_json(days[-1])
+    share = len(found["drifted"]) / max(1, int(found["columns"]))
+    return [_gauge("clock_drift_share", "Share of columns that drifted on the last day reported.", share)]
+
+
+def _experiments(settings: Settings) -> list[Metric]:
+    verdicts: Counter[str] = Counter()
+    for folder in sorted((settings.reports_dir / "ab").glob("*/")):
+        pages = [p for p in sorted(folder.glob("*.json")) if p.stem[:1].isdigit()]
+        newest = folder / "final.json" if (folder / "final.json").exists() else pages[-1] if pages else None
+        if newest:
+            verdicts[str(read_json(newest)["decision"]["verdict"])] += 1
+    return [
+        _labelled("clock_experiments", "Experiments by the verdict of their newest report.", "verdict", dict(verdicts))
+    ]
+
+
+def _airflow(settings: Settings) -> list[Metric]:
+    up: dict[str, float] = dict.fromkeys(AIRFLOW_PARTS, 0.0)
+    try:
+        health: dict[str, Any] = airflow_health(settings)
+    except NotReadyError as error:
+        log.warning("%s", error)
+    else:
+        up = {name: float(health[part]["status"] == "healthy") for name, part in AIRFLOW_PARTS.items()}
+    return [_labelled("clock_airflow_up", "Whether Airflow saw the part's heartbeat lately.", "part", up)]
+
+
+def _disk(settings: Settings) -> list[Metric]:
+    usage = shutil.disk_usage(settings.workspace if settings.workspace.exists() else settings.var.parent)
+    return [
+        _gauge("clock_disk_free_bytes", "Free space of the state's disk.", usage.free),
+        _gauge("clock_disk_bytes", "Size of the state's disk.", usage.total),
+    ]

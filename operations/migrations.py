@@ -1,0 +1,43 @@
+"""Steps from one version of a workspace's files to the next, each safe to be repeated after a crash."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+
+from core.errors import ConfigError
+from core.settings import Settings
+from core.state_version import STATE_VERSION, state_version, write_state_version
+
+log = logging.getLogger("operations.migrations")
+
+STEPS: Mapping[int, Callable[[Settings], None]] = {}
+"""From which version → what brings it to the next. There has been one version so far."""
+
+
+def migrate(
+    settings: Settings, steps: Mapping[int, Callable[[Settings], None]] = STEPS, target: int = STATE_VERSION
+) -> list[int]:
+    """Bring a workspace to the code's version, a step at a time; each is recorded when it is through.
+
+    Returns:
+        Versions reached.
+
+    Raises:
+        ConfigError: the workspace is newer than the code, or there is no step from its version.
+    """
+    found = state_version(settings)
+    if found is None:
+        raise ConfigError(f"there is no state in {settings.workspace}")
+    if found > target:
+        raise ConfigError(f"{settings.workspace} is of version {found}, newer than this platform's {target}")
+    reached = []
+    for version in range(found, target):
+        if version not in steps:
+            raise ConfigError(f"there is no way from version {version}; build {settings.source} anew from its log")
+        log.info("from version %d to %d", version, version + 1)
+        steps[version](settings)
+        write_state_version(settings, version + 1)
+        reached.append(version + 1)
+    write_state_version(settings, target)
+    return reached

@@ -1,0 +1,168 @@
+"""Processes on this machine: started on loopback, remembered by process id, stopped by it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+
+from core.errors import NotReadyError
+from core.files import read_json, write_json
+from core.settings import ROOT, Settings
+
+START_TIMEOUT_SECONDS = 180
+STOP_TIMEOUT_SECONDS = 20
+
+
+@dataclass(frozen=True)
+class Service:
+    """A process of the platform; ``url`` is its page where it has one, ``environment`` goes on top of this process's."""
+
+    name: str
+    command: tuple[str, ...]
+    url: str | None = None
+    environment: dict[str, str] = field(default_factory=dict, repr=False)
+
+
+def start(settings: Settings, services: list[Service]) -> None:
+    """Start services and wait until those with a page answer.
+
+    Raises:
+        NotReadyError: a port is taken, a service ended at once, or it did not answer in time.
+    """
+    known = _known(settings)
+    for service in services:
+        if service.name in known:
+            raise NotReadyError(
+                f"{service.name} is running already (process {known[service.name]['pid']}); 'make down' stops it"
+            )
+        if service.url and not port_is_free(port := int(service.url.split(":")[2].split("/")[0])):
+            raise NotReadyError(
+                f"port {port} of {service.name} is taken; set CLOCK_AIRFLOW_PORT, CLOCK_MLFLOW_PORT, "
+                "CLOCK_REPORTS_PORT or CLOCK_SERVING_PORT"
+            )
+    logs = settings.workspace / "logs"
+    logs.mkdir(parents=True, exist_ok=True)
+    started: dict[str, subprocess.Popen[bytes]] = {}
+    for service in services:
+        with (logs / f"{service.name}.log").open("ab") as sink:
+            process = subprocess.Popen(
+                service.command, env={**os.environ, **service.environment}, stdout=sink, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
+                start_new_session=True, cwd=ROOT,
+            )  # fmt: skip
+        started[service.name] = process
+        known[service.name] = {"pid": process.pid, "born": psutil.Process(process.pid).create_time()}
+        write_json(_record(settings), known)
+    try:
+        for service in services:
+            wait_for(
+                lambda s=service: _answers(s, started[s.name], logs),  # type: ignore[misc]
+                f"{service.name} to answer (log: {logs / service.name}.log)",
+            )
+    except NotReadyError:
+        stop(settings)
+        raise
+
+
+def stop(settings: Settings) -> list[str]:
+    """Stop every process that ``start`` remembers; returns their names."""
+    known = _known(settings)
+    processes: list[psutil.Process] = []
+    for entry in known.values():
+        leader = psutil.Process(entry["pid"])
+        processes += [leader, *leader.children(recursive=True)]
+        leader.send_signal(signal.SIGTERM)
+    _, alive = psutil.wait_procs(processes, timeout=STOP_TIMEOUT_SECONDS)
+    for process in alive:
+        try:
+            process.kill()
+        except psutil.NoSuchProcess:
+            continue
+    psutil.wait_procs(alive, timeout=5)
+    _record(settings).unlink(missing_ok=True)
+    return sorted(known)
+
+
+@contextmanager
+def running(settings: Settings, services: list[Service]) -> Iterator[None]:
+    """Services for the length of a ``with`` block."""
+    start(settings, services)
+    try:
+        yield
+    finally:
+        stop(settings)
+
+
+def wait_for(check: Callable[[], bool], what: str, timeout_seconds: float = START_TIMEOUT_SECONDS) -> None:
+    """Wait until ``check`` holds; ``NotReadyError`` names ``what`` when it does not in time."""
+    end = time.monotonic() + timeout_seconds
+    while not check():
+        if time.monotonic() > end:
+            raise NotReadyError(f"waited {timeout_seconds:.0f} s for {what}")
+        time.sleep(0.5)
+
+
+def with_free_ports(settings: Settings) -> dict[str, int]:
+    """A port for every service: the setting's, or another where that one is taken."""
+    names = ("airflow_port", "mlflow_port", "reports_port", "serving_port")
+    wanted = {name: int(getattr(settings, name)) for name in names}
+    return {name: port if port_is_free(port) else free_port() for name, port in wanted.items()}
+
+
+def port_is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+        return True
+
+
+def free_port() -> int:
+    """A port nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _answers(service: Service, process: subprocess.Popen[bytes], logs: Path) -> bool:
+    if process.poll() is not None:
+        raise NotReadyError(
+            f"{service.name} ended at once with status {process.returncode}; see {logs / service.name}.log"
+        )
+    if service.url is None:
+        return True
+    try:
+        with urllib.request.urlopen(service.url, timeout=5) as answer:  # noqa: S310 # nosec B310
+            return answer.status < 500
+    except (urllib.error.URLError, OSError):
+        return False
+
+
+def _record(settings: Settings) -> Path:
+    return settings.workspace / "services.json"
+
+
+def _known(settings: Settings) -> dict[str, dict[str, float]]:
+    """Remembered services that still run; a process id that was given to another program does not count."""
+    if not _record(settings).exists():
+        return {}
+    found = {}
+    for name, entry in read_json(_record(settings)).items():
+        try:
+            if abs(psutil.Process(entry["pid"]).create_time() - entry["born"]) < 1:
+                found[name] = entry
+        except psutil.NoSuchProcess:
+            continue
+    return found

@@ -1,0 +1,221 @@
+"""The services of ``docker/compose.yaml`` as processes of this machine: same commands, same environment, same secrets."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import yaml
+
+from core.settings import ROOT
+from operations.prepare import prepare
+from pipeline.processes import free_port
+from tests.servers import Cluster, new_cluster, process, redis_server
+
+COMPOSE = ROOT / "docker" / "compose.yaml"
+PORTS = {"airflow-api-server": 8080, "mlflow": 5000, "serving": 8070, "metrics": 8060, "objects": 8333}
+PORT_SETTINGS = {
+    "airflow-api-server": "CLOCK_AIRFLOW_PORT", "mlflow": "CLOCK_MLFLOW_PORT", "serving": "CLOCK_SERVING_PORT",
+    "metrics": "CLOCK_METRICS_PORT",
+}  # fmt: skip
+ORDER = ("mlflow", "airflow-api-server", "airflow-scheduler", "airflow-dag-processor", "airflow-triggerer",
+         "airflow-worker", "serving", "metrics")  # fmt: skip
+
+
+def compose() -> dict[str, Any]:
+    """The Compose file; its anchors and merge keys resolved."""
+    return dict(yaml.safe_load(COMPOSE.read_text()))
+
+
+def interpolate(text: str, values: dict[str, str]) -> str:
+    """``${NAME}``, ``${NAME:-default}`` and ``${NAME:?message}`` as Compose reads them; ``$$`` is a dollar."""
+
+    def one(match: re.Match[str]) -> str:
+        name, operator, rest = match.group(1), match.group(2), match.group(3) or ""
+        if values.get(name):
+            return values[name]
+        assert operator != ":?", f"{name} is not set: {rest}"
+        return rest
+
+    return re.sub(r"\$\{(\w+)(?:(:-|:\?)([^}]*))?\}", one, text).replace("$$", "$")
+
+
+@dataclass
+class Stack:
+    """A stack under a folder: the addresses that its containers would have are mapped to loopback.
+
+    ``more`` goes on top of every service's environment.
+    """
+
+    folder: Path
+    hosts: dict[str, str] = field(default_factory=dict)
+    ports: dict[str, int] = field(default_factory=dict)
+    processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+    cluster: Cluster | None = None
+    more: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def secrets(self) -> Path:
+        return self.folder / "secrets"
+
+    @property
+    def state(self) -> Path:
+        return self.folder / "state"
+
+    def secret(self, name: str) -> str:
+        return (self.secrets / name).read_text().strip()
+
+    def local(self, text: str) -> str:
+        """A text of the stack's files with this machine's addresses and folders."""
+        for host, address in self.hosts.items():
+            text = text.replace(host, address)
+        return text
+
+    def environment(self, name: str) -> dict[str, str]:
+        """Environment of a service; of the secrets it sees those that the file gives it."""
+        service = compose()["services"][name]
+        env_file = dict(line.split("=", 1) for line in (self.folder / ".env").read_text().splitlines())
+        own = {k: self.local(interpolate(str(v), env_file)) for k, v in service["environment"].items()}
+        mounted = self.folder / "mounted" / name
+        if not mounted.exists():
+            mounted.mkdir(parents=True)
+            for secret in service["secrets"]:
+                shutil.copy(self.secrets / secret, mounted / secret)
+        own["CLOCK_SECRETS_DIR"] = str(mounted)
+        own["CLOCK_BIND"] = "127.0.0.1"
+        own |= {PORT_SETTINGS[n]: str(self.ports[n]) for n in PORT_SETTINGS}
+        small = {
+            "AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL": "5",
+            "CLOCK_VARIANTS": '["hour_embedding","matched_clock"]',
+        }
+        kept = {k: v for k, v in os.environ.items() if not k.startswith(("CLOCK_", "AIRFLOW", "MLFLOW_", "AWS_"))}
+        return {**kept, **own, **small, **self.more, "PYTHONPATH": str(ROOT)}
+
+    def command(self, name: str) -> list[str]:
+        """The image's entry point with the service's command."""
+        return [sys.executable, "-m", "operations", *compose()["services"][name]["command"]]
+
+    def run(
+        self, name: str, *arguments: str, given: str = "", environment: dict[str, str] | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        """A command in a service's container, by its environment and secrets."""
+        return subprocess.run(
+            [sys.executable, *arguments], env=environment or self.environment(name), input=given, capture_output=True, text=True,
+            check=False, cwd=self.folder,
+        )  # fmt: skip
+
+    def logs(self, dag: str) -> str:
+        """The ends of a DAG's task logs."""
+        files = sorted((self.state / "simulator" / "airflow" / "logs").rglob(f"*dag_id={dag}*/**/*.log"))
+        return "\n".join(f"{p}:\n{p.read_text()[-1500:]}" for p in files)
+
+    def up(self, name: str, stack: ExitStack) -> None:
+        """Start a service and wait until it is well by its own health check."""
+        log = self.folder / "logs" / f"{name}.log"
+        log.parent.mkdir(exist_ok=True)
+        url = {
+            "mlflow": "/mlflow/health", "serving": "/health", "metrics": "/metrics",
+            "airflow-api-server": "/api/v2/monitor/health",
+        }.get(name)  # fmt: skip
+
+        def ready() -> bool:
+            if url is None:
+                return True
+            try:
+                return httpx.get(f"http://127.0.0.1:{self.ports[name]}{url}", timeout=20).status_code == 200
+            except httpx.HTTPError:
+                return False
+
+        started = process(
+            self.command(name), log, ready, timeout_seconds=180, env=self.environment(name), cwd=self.folder,
+            start_new_session=True, stop=signal.SIGTERM,
+        )  # fmt: skip
+        self.processes[name] = stack.enter_context(started)
+        stack.callback(kill_group, self.processes[name].pid)  # its children too, before it is waited for
+
+
+def kill_group(pid: int, what: signal.Signals = signal.SIGKILL) -> None:
+    """Signal a process that leads a group, and all it started."""
+    with suppress(ProcessLookupError):
+        os.killpg(pid, what)
+
+
+@contextmanager
+def base(folder: Path, *, servers: bool = True) -> Iterator[Stack]:
+    """Secrets, PostgreSQL, Redis and an object store; no service of the platform yet.
+
+    With ``servers`` false PostgreSQL and Redis are only prepared: the caller starts them.
+    """
+    made = prepare(folder, "127.0.0.1")
+    assert "tls_key" in made
+    stack = Stack(folder)
+    stack.ports = {name: free_port() for name in [*PORTS, "proxy"]}
+    (folder / "postgres").mkdir()
+    stack.cluster = new_cluster(folder / "postgres", stack.secret("postgres_admin"))
+    redis_port = free_port()
+    stack.hosts = {
+        "postgres:5432": stack.cluster.url.split("@")[1],
+        "redis:6379": f"127.0.0.1:{redis_port}",
+        "/state": str(stack.state),
+        **{f"{name}:{port}": f"127.0.0.1:{stack.ports[name]}" for name, port in PORTS.items()},
+    }
+    with ExitStack() as started:
+        if servers:
+            log = folder / "postgres.log"
+            started.enter_context(process(stack.cluster.command, log, stack.cluster.answers, **stack.cluster.options))
+            started.enter_context(redis_server(folder, redis_port, stack.secret("redis")))
+        started.enter_context(object_server(folder, stack.ports["objects"]))
+        lines = (folder / ".env").read_text().replace(":8443", f":{stack.ports['proxy']}")
+        (folder / ".env").write_text(lines)
+        yield stack
+
+
+@contextmanager
+def object_server(folder: Path, port: int) -> Iterator[None]:
+    """A server that speaks S3 (moto's)."""
+
+    def ready() -> bool:
+        try:
+            return httpx.get(f"http://127.0.0.1:{port}/moto-api/data.json", timeout=2).status_code == 200
+        except httpx.HTTPError:
+            return False
+
+    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    with process(command, folder / "objects.log", ready, cwd=folder):
+        yield
+
+
+@contextmanager
+def proxy(stack: Stack) -> Iterator[str]:
+    """nginx with the stack's own file: its URL."""
+    folder = stack.folder / "nginx"
+    folder.mkdir()
+    text = (ROOT / "docker" / "nginx" / "nginx.conf").read_text()
+    text = stack.local(text).replace("8443", str(stack.ports["proxy"])).replace("/tmp/", f"{folder}/")
+    text = text.replace("/run/secrets", str(stack.secrets)).replace(
+        "worker_processes auto", "user root;\nworker_processes 1"
+    )
+    text = text.replace("listen ", "listen 127.0.0.1:").replace("/dev/stdout", f"{folder}/access.log")
+    (folder / "nginx.conf").write_text(text)
+    url = f"https://127.0.0.1:{stack.ports['proxy']}"
+
+    def ready() -> bool:
+        try:
+            return httpx.get(f"{url}/proxy-health", verify=False, timeout=2).status_code == 200
+        except httpx.HTTPError:
+            return False
+
+    program = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin")
+    assert program is not None
+    with process([program, "-c", str(folder / "nginx.conf"), "-g", "daemon off;"], folder / "nginx.log", ready):
+        yield url

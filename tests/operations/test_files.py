@@ -1,0 +1,141 @@
+"""The stack's files: what Compose, Prometheus, Grafana and Kubernetes would refuse is found here."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from core.secret_files import SECRETS
+from core.settings import ROOT, Settings
+from operations.prepare import prepare
+from pipeline.services import all_services
+from tests.operations.stack import ORDER, compose, interpolate
+
+DOCKER = ROOT / "docker"
+PLATFORM = (*ORDER, "init")
+
+
+def test_every_service_of_the_production_profile_is_in_the_compose_file_and_runs_as_itself(tmp_path: Path) -> None:
+    from core.settings import load_settings
+
+    prepare(tmp_path, "localhost")
+    settings = load_settings(
+        var=tmp_path / "var", profile="production", secrets_dir=tmp_path / "secrets", public_url="https://localhost",
+        airflow_url="http://airflow-api-server:8080", mlflow_uri="http://mlflow:5000/mlflow", postgres="postgres:5432",
+        redis_url="redis:6379", object_store="http://objects:8333",
+    )  # fmt: skip
+    services = compose()["services"]
+    assert {s.name for s in all_services(settings)} == set(ORDER)
+    for name in ORDER:
+        assert services[name]["command"] == ["service", name]
+
+
+def test_containers_are_locked_down_and_have_only_their_own_secrets() -> None:
+    file = compose()
+    assert set(file["secrets"]) == {*SECRETS, "tls_certificate", "tls_key"}
+    for name in PLATFORM:
+        service = file["services"][name]
+        assert service["read_only"] is True, name
+        assert service["cap_drop"] == ["ALL"], name
+        assert service["networks"] == ["inside"], name
+        assert "ports" not in service, name
+    for name, service in file["services"].items():
+        assert set(service.get("secrets", ())) <= set(file["secrets"]), name
+        assert set(service.get("depends_on", ())) <= set(file["services"]), name
+        assert service["profiles"][0] in {"core", "spark", "monitoring"}, name
+        assert ":latest" not in service["image"] or "interest-clock" in service["image"], name
+    holders = {s for s in file["services"] if "postgres_admin" in file["services"][s].get("secrets", ())}
+    assert holders == {"postgres", "init"}
+    assert file["networks"]["inside"]["internal"] is True
+    assert [n for n, s in file["services"].items() if "ports" in s] == ["proxy"]
+
+
+def test_compose_wants_what_make_secrets_writes(tmp_path: Path) -> None:
+    made = prepare(tmp_path, "clock.example.com")
+    assert {*SECRETS, "tls_certificate", "tls_key", ".env"} == set(made)
+    assert prepare(tmp_path, "other.example.com") == [], "nothing is overwritten"
+    assert all((tmp_path / "secrets" / name).stat().st_mode & 0o077 == 0 for name in SECRETS)
+    values = dict(line.split("=", 1) for line in (tmp_path / ".env").read_text().splitlines())
+    assert "https://clock.example.com:8443" in interpolate((DOCKER / "compose.yaml").read_text(), values)
+    with pytest.raises(AssertionError, match="run make secrets"):
+        interpolate((DOCKER / "compose.yaml").read_text(), {})
+
+
+def test_the_image_copies_every_package_that_the_services_import() -> None:
+    text = (DOCKER / "Dockerfile").read_text()
+    copied = set(re.findall(r"^COPY (\w+) /app/\w+$", text, re.MULTILINE))
+    packages = {p.parent.name for p in ROOT.glob("*/__init__.py")} - {"tests", "benchmarks"}
+    assert copied == packages
+    ignored = (ROOT / ".dockerignore").read_text()
+    assert all(f"!{name}\n" in ignored for name in packages)
+    assert re.search(r"^USER 50000:50000$", text, re.MULTILINE)
+    assert not re.search(r":latest|ADD |sudo", text)
+    stages = re.findall(r"^FROM (\S+) AS (\w+)$", text, re.MULTILINE)
+    assert [s[1] for s in stages] == ["build", "platform"]
+
+
+def test_the_image_leaves_out_the_tools_of_the_tests() -> None:
+    script, pins = DOCKER / "image_requirements.py", ROOT / "requirements.txt"
+    kept = subprocess.run([sys.executable, script, pins], capture_output=True, text=True, check=True).stdout
+    names = {re.split(r"[=\[]", line)[0] for line in kept.splitlines()}
+    assert {"apache-airflow", "mlflow", "feast", "torch"} <= names
+    assert not names & {"pytest", "hypothesis", "playwright", "mypy", "ruff", "bandit"}
+
+
+def test_every_alert_has_its_section_in_the_runbook() -> None:
+    rules = yaml.safe_load((DOCKER / "prometheus" / "alerts.yml").read_text())
+    alerts = [r["alert"] for g in rules["groups"] for r in g["rules"]]
+    text = (DOCKER / "RUNBOOK.md").read_text()
+    assert re.findall(r"^## (\w+)$", text, re.MULTILINE) == alerts
+    sections = re.split(r"^## ", text.split("# Other work")[0], flags=re.MULTILINE)[1:]
+    assert all(s.count("**") == 6 and "**Meaning.**" in s and "**Do.**" in s for s in sections)
+
+
+def test_prometheus_takes_the_rules() -> None:
+    program = shutil.which("promtool")
+    if program is None:
+        pytest.skip("Prometheus is not installed (make services)")
+    done = subprocess.run(
+        [program, "check", "rules", DOCKER / "prometheus" / "alerts.yml"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_dashboards_are_whole() -> None:
+    for path in (DOCKER / "grafana" / "dashboards").glob("*.json"):
+        board: dict[str, Any] = json.loads(path.read_text())
+        assert board["uid"] == path.stem
+        ids = [p["id"] for p in board["panels"]]
+        assert len(ids) == len(set(ids))
+        assert all(p["title"] and p["targets"] for p in board["panels"])
+
+
+def test_kubernetes_manifests_use_the_same_services_and_settings() -> None:
+    documents = list(yaml.safe_load_all((DOCKER / "kubernetes" / "platform.yaml").read_text()))
+    settings = next(d["data"] for d in documents if d["kind"] == "ConfigMap")
+    values = yaml.safe_load((DOCKER / "kubernetes" / "values.yaml").read_text())
+    given = {e["name"]: e["value"] for e in values["env"]}
+    assert settings.items() <= given.items()
+    assert {name.removeprefix("CLOCK_").lower() for name in settings} <= set(Settings.model_fields)
+    commands = [
+        c["args"]
+        for d in documents
+        if d["kind"] in {"Deployment", "Job"}
+        for c in d["spec"]["template"]["spec"]["containers"]
+    ]
+    commands += [values[part]["args"] for part in ("apiServer", "scheduler", "dagProcessor", "triggerer")]
+    expected = [["init"], *(["service", name] for name in ORDER if name != "airflow-worker")]
+    assert sorted(commands) == sorted(expected)
+    mounted = {
+        i["key"] for d in documents if d["kind"] == "Deployment"
+        for v in d["spec"]["template"]["spec"]["volumes"] if "secret" in v for i in v["secret"]["items"]
+    }  # fmt: skip
+    assert mounted <= set(SECRETS)

@@ -1,0 +1,344 @@
+"""The production stack, natively: every service of docker/compose.yaml with its own command, environment and secrets."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psycopg
+import pytest
+import yaml
+
+from core.settings import ROOT
+from events.simulator.config import SimulatorConfig
+from operations.users import ROLES
+from tests.operations.stack import ORDER, Stack, base, proxy
+from tests.servers import process
+
+APP = SimulatorConfig(days=4, users=150, items=80, experiment={"start_day": 2}, dirt={"damaged": 0.01, "late": 0.02})  # type: ignore[arg-type]
+TAKEOVER = APP.first_hour + 60
+HOURLY = ("ingest_hour", "materialize_clock", "train_ranker", "promote_ranker")
+PASSWORD = "correct horse battery"
+DEADLINE_SECONDS = 420
+
+
+class Airflow:
+    """Airflow behind the proxy, as somebody."""
+
+    def __init__(self, url: str, name: str, password: str) -> None:
+        self.client = httpx.Client(base_url=url, verify=False, timeout=60)
+        answer = self.client.post("/auth/token", json={"username": name, "password": password})
+        assert answer.status_code in {200, 201}, answer.text
+        self.client.headers["Authorization"] = f"Bearer {answer.json()['access_token']}"
+
+    def trigger(self, dag: str, *, partition: str | None = None, conf: dict[str, Any] | None = None) -> int:
+        body = {"logical_date": None, "partition_key": partition, "conf": conf or {}}
+        return self.client.post(f"/api/v2/dags/{dag}/dagRuns", json=body).status_code
+
+    def finished(self, dag: str) -> str:
+        """State of the newest run, once it has ended."""
+        end = time.monotonic() + DEADLINE_SECONDS
+        while time.monotonic() < end:
+            runs = self.client.get(f"/api/v2/dags/{dag}/dagRuns?order_by=-run_after&limit=1").json()["dag_runs"]
+            if runs and runs[0]["state"] in {"success", "failed"}:
+                return str(runs[0]["state"])
+            time.sleep(1)
+        raise AssertionError(f"{dag} did not end")
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    if shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin") is None:
+        pytest.skip("nginx is not installed (make services)")
+    with base(tmp_path_factory.mktemp("stack")) as stack, ExitStack() as services:
+        done = stack.run("init", "-m", "operations", "init")
+        assert done.returncode == 0, done.stderr[-3000:]
+        workspace = stack.state / "simulator"
+        (workspace / "app.yaml").write_text(yaml.safe_dump(APP.model_dump(mode="json")))
+        (workspace / "policy.yaml").write_text("{min_hours: 2, max_hours: 6, min_samples: 100, min_users: 10}")
+        done = stack.run("airflow-worker", "-m", "pipeline", "setup", "simulated")
+        assert done.returncode == 0, done.stderr[-3000:]
+        for name in ORDER:
+            stack.up(name, services)
+        yield stack
+
+
+@pytest.fixture(scope="module")
+def url(stack: Stack) -> Iterator[str]:
+    with proxy(stack) as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def admin(stack: Stack, url: str) -> Airflow:
+    return Airflow(url, "admin", stack.secret("airflow_admin"))
+
+
+@pytest.fixture(scope="module")
+def lived(stack: Stack, url: str, admin: Airflow) -> Path:
+    """The history, one hour and a day's reports, by DAG runs on the Celery worker; a champion by hand: the workspace."""
+    assert admin.trigger("build_history", conf={"until": TAKEOVER.key}) == 200
+    assert admin.finished("build_history") == "success", stack.logs("build_history")
+    assert admin.trigger("ingest_hour", partition=TAKEOVER.key) == 200
+    for dag in HOURLY:
+        assert admin.finished(dag) == "success", stack.logs(dag)
+    champion = {"name": "simulator-ranker", "alias": "champion", "version": "2"}
+    login = ("admin", stack.secret("mlflow_admin"))
+    api = f"{url}/mlflow/api/2.0/mlflow/registered-models/alias"
+    assert httpx.post(api, json=champion, auth=login, verify=False).status_code == 200
+    assert admin.trigger("report_day", conf={"day": "2026-03-03"}) == 200
+    assert admin.finished("report_day") == "success", stack.logs("report_day")
+    return stack.state / "simulator"
+
+
+@pytest.fixture(scope="module")
+def people(stack: Stack) -> None:
+    for role in ROLES:
+        done = stack.run("init", "-m", "operations", "users", "set", role, "--role", role, given=PASSWORD + "\n")
+        assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_the_hourly_dags_complete_on_celery_postgresql_redis_and_the_object_store(stack: Stack, lived: Path) -> None:
+    assert json.loads((lived / "features" / "state.json").read_text())["as_of"] == (TAKEOVER + 1).key
+    assert not list(lived.rglob("mlflow.db")), "MLflow is in PostgreSQL"
+    assert not (lived / "feast" / "online.db").exists(), "online features are in Redis"
+    url = f"postgresql://postgres:{stack.secret('postgres_admin')}@{stack.hosts['postgres:5432']}"
+    with psycopg.connect(f"{url}/mlflow") as connection:
+        versions = connection.execute("SELECT count(*) FROM model_versions").fetchone()
+        stored = connection.execute(
+            "SELECT artifact_location FROM experiments WHERE name LIKE 'simulator/%'"
+        ).fetchall()
+    assert versions is not None
+    assert versions[0] >= 3
+    assert all(row[0].startswith("mlflow-artifacts:/") for row in stored)
+    with psycopg.connect(f"{url}/airflow") as connection:
+        executors = connection.execute("SELECT DISTINCT executor FROM task_instance WHERE state = 'success'").fetchall()
+        queues = connection.execute("SELECT count(*) FROM celery_taskmeta WHERE status = 'SUCCESS'").fetchone()
+    assert executors
+    assert queues is not None
+    assert queues[0] >= 8, "tasks ran as Celery tasks"
+
+
+def test_init_may_be_repeated(stack: Stack, lived: Path) -> None:
+    before = sorted(p.name for p in lived.iterdir())
+    done = stack.run("init", "-m", "operations", "init")
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert sorted(p.name for p in lived.iterdir()) == before
+
+
+@pytest.mark.usefixtures("lived")
+def test_ranking_needs_the_key_and_answers_with_the_champion(stack: Stack, url: str) -> None:
+    body = {"user": "u000001", "candidates": ["t000001", "t000002"], "time": (TAKEOVER + 1).start.isoformat()}
+    end = time.monotonic() + 60
+    while True:
+        assert httpx.post(f"{url}/rank", json=body, verify=False).status_code == 401
+        key = {"X-API-Key": stack.secret("serving_key")}
+        answer = httpx.post(f"{url}/rank", json=body, headers=key, verify=False, timeout=30)
+        if answer.status_code == 200 or time.monotonic() > end:
+            break
+        time.sleep(2)
+    assert answer.status_code == 200, answer.text
+    assert len(answer.json()["items"]) == 2
+    assert not answer.json().get("degraded"), answer.text
+
+
+@pytest.mark.usefixtures("lived", "people")
+def test_everybody_may_do_what_their_role_says_and_no_more(stack: Stack, url: str) -> None:
+    assert httpx.get(f"{url}/clock-reports/index.html", verify=False).status_code == 401
+    assert httpx.get(f"{url}/api/v2/dags", verify=False).status_code == 401
+    assert httpx.get(f"{url}/execution/health", verify=False).status_code == 404
+    may = {
+        "viewer": {"read"}, "analyst": {"read"}, "operator": {"read", "report", "run", "promote"},
+        "admin": {"read", "report", "run", "promote"},
+    }  # fmt: skip
+    for role in ROLES:
+        person = Airflow(url, role, PASSWORD)
+        page = person.client.get("/clock-reports/index.html")
+        assert page.status_code == 200
+        assert "sandbox" in page.headers["content-security-policy"]
+        for way_out in ("../source.json", "%2e%2e/source.json", "..%2fsource.json", "ab/..%2f..%2fsource.json"):
+            assert "simulated" not in person.client.get(f"/clock-reports/{way_out}").text, way_out
+        found = {"read"} if person.client.get("/api/v2/dags").status_code == 200 else set()
+        if person.trigger("report_experiments", conf={"first": "2026-03-03", "last": "2026-03-03"}) == 200:
+            found.add("report")
+        if person.trigger("rollback_champion", conf={"reason": "a test of roles", "version": "999999"}) == 200:
+            found.add("run")
+        alias = {"name": "simulator-ranker", "alias": f"seen-by-{role}", "version": "1"}
+        login = (role, PASSWORD)
+        api = f"{url}/mlflow/api/2.0/mlflow/registered-models"
+        got = httpx.get(f"{api}/get?name=simulator-ranker", auth=login, verify=False)
+        assert got.status_code == 200, got.text
+        if httpx.post(f"{api}/alias", json=alias, auth=login, verify=False).status_code == 200:
+            found.add("promote")
+        assert found == may[role], role
+    assert httpx.get(f"{api}/get?name=simulator-ranker", auth=("viewer", "wrong"), verify=False).status_code == 401
+    listed = stack.run("init", "-m", "operations", "users", "list").stdout
+    assert {line.split()[0]: line.split()[1] for line in listed.splitlines() if line} == {r: r for r in ROLES}
+
+
+@pytest.mark.usefixtures("people")
+def test_a_person_can_be_changed_and_removed(stack: Stack, url: str) -> None:
+    users = ("-m", "operations", "users")
+    assert stack.run("init", *users, "set", "temp", "--role", "viewer", given=PASSWORD + "\n").returncode == 0
+    assert stack.run("init", *users, "set", "temp", "--role", "analyst", given="another password\n").returncode == 0
+    refused = httpx.post(f"{url}/auth/token", json={"username": "temp", "password": PASSWORD}, verify=False)
+    assert refused.status_code == 401
+    Airflow(url, "temp", "another password")
+    assert stack.run("init", *users, "remove", "temp").returncode == 0
+    refused = httpx.post(f"{url}/auth/token", json={"username": "temp", "password": "another password"}, verify=False)
+    assert refused.status_code == 401
+    for arguments, given, word in (
+        (("set", "x", "--role", "viewer"), PASSWORD, "user name"),
+        (("set", "temp", "--role", "king"), PASSWORD, "choose from"),
+        (("set", "temp", "--role", "viewer"), "short", "at least 12"),
+        (("remove", "nobody"), "", "no user"),
+        (("remove", "interest-clock"), "", "own login"),
+    ):
+        done = stack.run("init", *users, *arguments, given=given + "\n")
+        assert done.returncode == 2, arguments
+        assert word in done.stderr, (arguments, done.stderr[-500:])
+
+
+def test_no_secret_is_written_anywhere_but_where_it_must(stack: Stack, lived: Path, people: None) -> None:
+    """Secrets are random, so each is its own canary: looked for in logs, state, reports and every database."""
+    del people
+    canaries = {p.name: p.read_text().strip().encode() for p in stack.secrets.iterdir() if p.name[:3] != "tls"}
+    canaries = {name: value for name, value in canaries.items() if value}
+    allowed = {("mlflow_auth_db", "logins.ini")}  # MLflow reads it from nowhere else; for the owner only
+    found = set()
+    for path in [
+        p for root in (stack.folder / "logs", lived, stack.folder / "nginx") for p in root.rglob("*") if p.is_file()
+    ]:
+        content = path.read_bytes()
+        found |= {(name, path.name) for name, value in canaries.items() if value in content}
+    assert found == allowed
+    assert (lived / "mlflow" / "logins.ini").stat().st_mode & 0o077 == 0
+    program = sorted(Path("/usr/lib/postgresql").glob("*/bin/pg_dumpall"))[-1]
+    host, port = stack.hosts["postgres:5432"].split(":")
+    login = {"PGPASSWORD": canaries["postgres_admin"].decode()}
+    dump = subprocess.run([program, "-h", host, "-p", port, "-U", "postgres"], env={**os.environ, **login},
+                          capture_output=True, check=True).stdout  # fmt: skip
+    assert len(dump) > 100_000
+    assert [name for name, value in canaries.items() if value in dump] == []
+
+
+@pytest.mark.usefixtures("lived")
+def test_prometheus_reads_the_stack_and_every_rule_and_panel_finds_its_metrics(stack: Stack) -> None:
+    program = shutil.which("prometheus")
+    if program is None:
+        pytest.skip("Prometheus is not installed (make services)")
+    folder = stack.folder / "prometheus"
+    shutil.copytree(ROOT / "docker" / "prometheus", folder)
+    config = stack.local((folder / "prometheus.yml").read_text()).replace("/etc/prometheus", str(folder))
+    config = config.replace("scrape_interval: 30s", "scrape_interval: 5s").replace(
+        "scrape_timeout: 25s", "scrape_timeout: 5s"
+    )
+    (folder / "prometheus.yml").write_text(config.replace("scrape_interval: 15s", "scrape_interval: 5s"))
+    from pipeline.processes import free_port
+
+    port = free_port()
+    api = f"http://127.0.0.1:{port}/api/v1"
+
+    def query(expression: str) -> list[dict[str, Any]]:
+        answer = httpx.get(f"{api}/query", params={"query": expression}).json()
+        assert answer["status"] == "success", (expression, answer)
+        return list(answer["data"]["result"])
+
+    def ready() -> bool:
+        try:
+            return len(query("up == 1")) == 2 and bool(query("clock_features_until_seconds"))
+        except (httpx.HTTPError, AssertionError):
+            return False
+
+    command = [program, f"--config.file={folder}/prometheus.yml", f"--storage.tsdb.path={folder}/data",
+               f"--web.listen-address=127.0.0.1:{port}"]  # fmt: skip
+    with process(command, folder / "log", ready):
+        rules = httpx.get(f"{api}/rules").json()["data"]["groups"]
+        assert sum(len(g["rules"]) for g in rules) >= 20
+        known = set(httpx.get(f"{api}/label/__name__/values").json()["data"])
+        import re
+
+        texts = [r["query"] for g in rules for r in g["rules"]]
+        for path in (ROOT / "docker" / "grafana" / "dashboards").glob("*.json"):
+            panels = json.loads(path.read_text())["panels"]
+            texts += [t["expr"] for panel in panels for t in panel.get("targets", [])]
+        assert len(texts) > 30
+        for text in texts:
+            query(text.replace("$__rate_interval", "1m"))
+            assert set(re.findall(r"clock_\w+", text)) <= known | LATER, text
+        assert query("clock_events_missing_hours")[0]["value"][1] == "0"
+        assert {r["metric"]["part"]: r["value"][1] for r in query("clock_airflow_up")} == {
+            "airflow-scheduler": "1", "airflow-dag-processor": "1", "airflow-triggerer": "1",
+        }  # fmt: skip
+        assert query("clock_unread > 0") == []
+
+
+LATER = {"clock_drift_share", "clock_events_quarantined", "clock_experiments", "clock_rank_degraded_total"}
+"""Metrics that have no value before the first drift report, bad row, experiment or degraded answer."""
+
+
+@pytest.mark.usefixtures("lived")
+def test_the_doctor_is_content_and_names_what_is_gone(stack: Stack) -> None:
+    done = stack.run("init", "-m", "operations", "doctor", "--json")
+    findings = {f["check"]: f for f in json.loads(done.stdout)}
+    assert [f for f in findings.values() if f["status"] == "failed"] == [], done.stdout
+    assert done.returncode == 0
+    assert {
+        "database airflow",
+        "database feast",
+        "redis",
+        "object store",
+        "mlflow's logins",
+        "airflow-scheduler",
+    } <= set(findings)
+    broken = stack.environment("init")
+    broken |= {
+        "CLOCK_REDIS_URL": "127.0.0.1:9",
+        "CLOCK_POSTGRES": "127.0.0.1:9",
+        "CLOCK_OBJECT_STORE": "http://127.0.0.1:9",
+    }
+    done = stack.run("init", "-m", "operations", "doctor", given="", environment=broken)
+    assert done.returncode == 2
+    for words in ("FAILED   redis", "FAILED   database airflow", "FAILED   object store", "is PostgreSQL running"):
+        assert words in done.stdout, done.stdout
+
+
+def test_a_backup_is_restored_to_the_same_state(stack: Stack, lived: Path) -> None:
+    """Onto the same servers: the databases go back to what they were, the workspace to the same bytes."""
+    from core.settings import load_settings
+    from operations.fingerprint import fingerprint
+
+    settings = load_settings(var=stack.state, source="simulator")
+    before = fingerprint(settings)
+    done = stack.run("init", "-m", "operations", "backup", str(stack.folder / "backups"))
+    assert done.returncode == 0, done.stderr[-2000:]
+    backup = Path(json.loads(done.stdout.splitlines()[-1])["backup"])
+    assert {p.name for p in backup.iterdir()} == {
+        "manifest.json", "workspace.tar.gz", "airflow.dump", "mlflow.dump", "mlflow_auth.dump", "feast.dump",
+    }  # fmt: skip
+    refused = stack.run("init", "-m", "operations", "restore", str(backup))
+    assert refused.returncode == 2
+    assert "is not empty" in refused.stderr
+    url = f"postgresql://postgres:{stack.secret('postgres_admin')}@{stack.hosts['postgres:5432']}/mlflow"
+    count = "SELECT count(*), max(version) FROM model_versions"
+    with psycopg.connect(url) as connection:
+        expected = connection.execute(count).fetchone()
+        connection.execute("DELETE FROM model_version_tags")
+        connection.execute("DELETE FROM registered_model_aliases")
+    lived.rename(lived.with_name("simulator.lost"))
+    done = stack.run("init", "-m", "operations", "restore", str(backup))
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert fingerprint(settings) == before
+    with psycopg.connect(url) as connection:
+        assert connection.execute(count).fetchone() == expected
+        aliases = connection.execute("SELECT count(*) FROM registered_model_aliases").fetchone()
+    assert aliases is not None
+    assert aliases[0] >= 2

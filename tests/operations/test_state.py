@@ -1,0 +1,191 @@
+"""What keeps a workspace: its version, migrations, backups, the doctor, writes that fail in the middle, a clock that jumps."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from core.errors import ConfigError, CorruptStateError
+from core.files import write_json
+from core.settings import ROOT, Settings, load_settings
+from core.state_version import STATE_VERSION, check_state_version, state_version
+from events.simulator.config import SimulatorConfig
+from operations.backup import back_up, restore
+from operations.doctor import examine, failed, table
+from operations.fingerprint import differences, fingerprint
+from operations.migrations import migrate
+from pipeline.app import save_app_source
+from pipeline.history import build_history
+from pipeline.hour import run_hour
+
+APP = SimulatorConfig(days=4, users=80, items=60, experiment={"start_day": 2}, dirt={"damaged": 0.01, "late": 0.02})  # type: ignore[arg-type]
+TAKEOVER = APP.first_hour + 60
+VARIANTS = ("hour_embedding", "matched_clock")
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    """A workspace with its history; tests must not change it."""
+    settings = load_settings(var=tmp_path_factory.mktemp("state") / "var", source="simulator", variants=VARIANTS)
+    settings.workspace.mkdir(parents=True)
+    (settings.workspace / "app.yaml").write_text(yaml.safe_dump(APP.model_dump(mode="json")))
+    (settings.workspace / "policy.yaml").write_text("{min_hours: 2, max_hours: 6, min_samples: 100, min_users: 10}")
+    save_app_source(settings)
+    build_history(settings, TAKEOVER)
+    return settings
+
+
+@pytest.fixture(scope="module")
+def next_hour(built: Settings, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The state after the next hour, undisturbed."""
+    settings = copy_of(built, tmp_path_factory.mktemp("next"))
+    run_hour(settings, TAKEOVER)
+    return fingerprint(settings)
+
+
+def copy_of(built: Settings, folder: Path) -> Settings:
+    shutil.copytree(built.var, folder / "var")
+    settings = load_settings(var=folder / "var", source="simulator", variants=VARIANTS)
+    save_app_source(settings)
+    return settings
+
+
+def run(
+    settings: Settings, *command: str, limit: int | None = None, prefix: tuple[str, ...] = ()
+) -> subprocess.CompletedProcess[str]:
+    """A command line in a process of its own, perhaps with a limit on the size of a file it may write."""
+
+    def before() -> None:
+        if limit is not None:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+
+    environment = {
+        **os.environ, "CLOCK_VAR": str(settings.var), "CLOCK_SOURCE": settings.source, "PYTHONPATH": str(ROOT),
+        "CLOCK_VARIANTS": json.dumps(VARIANTS),
+    }  # fmt: skip
+    return subprocess.run(
+        [*prefix, sys.executable, "-m", *command], env=environment, cwd=ROOT, capture_output=True, text=True, check=False, preexec_fn=before
+    )  # fmt: skip
+
+
+def test_a_new_workspace_is_marked_and_another_versions_is_refused(built: Settings, tmp_path: Path) -> None:
+    assert state_version(built) == STATE_VERSION
+    settings = load_settings(var=tmp_path, source="simulator")
+    assert state_version(settings) is None
+    for version, words in (
+        (0, "operations --source simulator migrate"),
+        (STATE_VERSION + 1, "newer than this platform's"),
+    ):
+        write_json(settings.workspace / "version.json", {"state": version})
+        with pytest.raises(ConfigError, match=words):
+            check_state_version(settings)
+    done = run(settings, "feature_repo", "advance", TAKEOVER.key)
+    assert done.returncode == 2
+    assert "newer than this platform's" in done.stderr
+
+
+def test_migrations_go_step_by_step_and_on_after_a_crash(tmp_path: Path) -> None:
+    settings = load_settings(var=tmp_path, source="simulator")
+    with pytest.raises(ConfigError, match="there is no state"):
+        migrate(settings)
+    write_json(settings.workspace / "version.json", {"state": 1})
+    done: list[int] = []
+
+    def breaks(s: Settings) -> None:
+        done.append(2)
+        if len(done) < 3:
+            raise OSError("no space")
+
+    steps = {1: lambda s: done.append(1), 2: breaks}
+    with pytest.raises(OSError, match="no space"):
+        migrate(settings, steps, 3)
+    assert state_version(settings) == 2
+    assert migrate(settings, steps, 3) == [3]
+    assert done == [1, 2, 2]
+    assert migrate(settings, steps, 3) == []
+    with pytest.raises(ConfigError, match="no way from version 3"):
+        migrate(settings, steps, 4)
+    with pytest.raises(ConfigError, match="newer than"):
+        migrate(settings, steps, 2)
+
+
+def test_a_backup_goes_back_whole_and_the_next_hour_is_the_same(
+    built: Settings, next_hour: dict[str, str], tmp_path: Path
+) -> None:
+    done = back_up(built, tmp_path / "backups")
+    backup = Path(done["backup"])
+    assert done["bytes"] > 10_000
+    with pytest.raises(ConfigError, match="is not empty"):
+        restore(built, backup)
+    other = load_settings(var=tmp_path / "var", source="other")
+    with pytest.raises(ConfigError, match="of the source simulator"):
+        restore(other, backup)
+    with pytest.raises(ConfigError, match="no backup"):
+        restore(other, tmp_path)
+    with pytest.raises(ConfigError, match="nothing to back up"):
+        back_up(other, tmp_path)
+    settings = load_settings(var=tmp_path / "var", source="simulator", variants=VARIANTS)
+    damaged = tmp_path / "damaged"
+    shutil.copytree(backup, damaged)
+    content = bytearray((damaged / "workspace.tar.gz").read_bytes())
+    content[len(content) // 2] ^= 1
+    (damaged / "workspace.tar.gz").write_bytes(content)
+    with pytest.raises(CorruptStateError, match="damaged"):
+        restore(settings, damaged)
+    assert not settings.workspace.exists()
+    restore(settings, backup)
+    assert differences(fingerprint(settings), fingerprint(built)) == []
+    save_app_source(settings)
+    assert run_hour(settings, TAKEOVER)["trained"]
+    assert differences(fingerprint(settings), next_hour) == []
+
+
+def test_a_disk_that_is_full_at_any_size_of_file_costs_nothing_but_the_attempt(
+    built: Settings, next_hour: dict[str, str], tmp_path: Path
+) -> None:
+    """Writes beyond a size fail as on a full disk; ever later steps are reached; then there is room again."""
+    settings = copy_of(built, tmp_path)
+    failures = 0
+    for limit in (100, 2_000, 20_000, 100_000, 500_000):
+        failures += run(settings, "pipeline", "hour", TAKEOVER.key, limit=limit).returncode != 0
+    assert failures >= 3
+    done = run(settings, "pipeline", "hour", TAKEOVER.key)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert differences(fingerprint(settings), next_hour) == []
+
+
+@pytest.mark.parametrize("jump", ["+400d", "-30d"])
+def test_a_clock_that_jumps_changes_no_state(
+    built: Settings, next_hour: dict[str, str], tmp_path: Path, jump: str
+) -> None:
+    program = shutil.which("faketime")
+    if program is None:
+        pytest.skip("faketime is not installed (make services)")
+    settings = copy_of(built, tmp_path)
+    done = run(settings, "pipeline", "hour", TAKEOVER.key, prefix=(program, "-f", jump))
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert differences(fingerprint(settings), next_hour) == []
+
+
+def test_the_doctor_finds_what_is_wrong_and_says_what_to_do(built: Settings, tmp_path: Path) -> None:
+    findings = examine(built)
+    assert failed(findings) == 0, table(findings)
+    assert {"python", "packages", "workspace", "disk", "state", "engine"} <= {f.check for f in findings}
+    write_json(tmp_path / "simulator" / "version.json", {"state": 99})
+    (tmp_path / "spark").mkdir()
+    sick = load_settings(var=tmp_path, source="simulator", engine="spark", spark_master="spark://127.0.0.1:9")
+    text = table(examine(sick))
+    assert "FAILED   state" in text
+    assert "FAILED   spark master" in text
+    assert "→ is it running" in text
+    done = run(load_settings(var=tmp_path, source="simulator"), "operations", "doctor")
+    assert done.returncode == 2
+    assert "error: 1 of" in done.stderr
