@@ -28,11 +28,10 @@ HISTORY_HOURS = 12
 HISTORY_EVENTS, EVENTS, USERS, ITEMS = 50_000, 1_000_000, 200_000, 20_000
 FACETS = {"genre": 50, "mood": 12, "language": 8}
 VARIANTS = ("hour_embedding", "matched_clock")
-HOURLY = ("ingest_hour", "materialize_clock", "train_ranker", "promote_ranker")
 TIMEOUT_SECONDS = 1800
 MAPPING = """
 source: bench
-paths: [log/{hour}.parquet]
+paths: ['log/{hour}.parquet']
 columns: {event_id: event_id, user_id: uid, item_id: track, played_seconds: played, duration_seconds: length}
 timestamp: {column: ts, unit: s, zone: UTC}
 local_time: {zone: Europe/Berlin}
@@ -105,7 +104,7 @@ def _prepare(folder: Path, scale: float) -> Settings:
 
 
 def _cycle(settings: Settings) -> list[Result]:
-    from pipeline.demo import start_airflow
+    from pipeline.demo import HOURLY, start_airflow
     from pipeline.processes import wait_for
 
     hour = START + HISTORY_HOURS

@@ -71,10 +71,9 @@ def bench_serving(scale: float) -> list[Result]:
 def _workspace(folder: Path, scale: float) -> tuple[Settings, Hour]:
     """A trained workspace of the simulated app."""
     from events.simulator.config import SimulatorConfig
-    from pipeline.app import app_log
+    from pipeline.app import save_app_source
     from pipeline.history import build_history
     from pipeline.processes import free_port
-    from pipeline.source import Source, save_source
 
     settings = load_settings(
         var=folder, source="simulator", variants=VARIANTS, candidate_variant=VARIANTS[1], baseline_variant=VARIANTS[0],
@@ -83,7 +82,7 @@ def _workspace(folder: Path, scale: float) -> tuple[Settings, Hour]:
     app = SimulatorConfig(days=9, users=max(int(3000 * scale), 200), items=max(int(1500 * scale), 300))
     settings.workspace.mkdir(parents=True)
     (settings.workspace / "app.yaml").write_text(yaml.safe_dump(app.model_dump(mode="json")))
-    save_source(settings, Source(str(app_log(settings).prepare()), (), simulated=True))
+    save_app_source(settings)
     until = app.first_hour + 24 * 6 + 12  # the middle of the day in most of the app's zones
     build_history(settings, until)
     return settings, until

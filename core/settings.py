@@ -14,6 +14,8 @@ from core.secret_files import make_secrets, read_secret
 
 ROOT = Path(__file__).resolve().parent.parent
 
+DATABASES = ("airflow", "mlflow", "mlflow_auth", "feast")
+"""PostgreSQL's databases in production, each of a role of the same name, with the secret ``<name>_db``."""
 PRODUCTION: dict[str, Any] = {"online_store": "redis"}
 """Defaults that differ in the profile ``production``; a variable of the environment still wins."""
 

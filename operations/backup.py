@@ -20,12 +20,11 @@ from typing import Any
 
 from core.errors import ConfigError, CorruptStateError, NotReadyError
 from core.files import digest_file, exclusive_lock, read_json, replaced_directory, write_json
-from core.settings import Settings
+from core.settings import DATABASES, Settings
 from core.state_version import check_state_version, state_version
 
 log = logging.getLogger("operations.backup")
 
-DATABASES = ("airflow", "mlflow", "mlflow_auth", "feast")
 NOT_STATE = frozenset({"logs", "secrets", "services.json"})
 """Entries of a workspace that no backup holds: secrets are kept elsewhere, logs tell of the past."""
 INNER = frozenset({"feast", "mlflow", "registry"})
@@ -66,7 +65,7 @@ def back_up(settings: Settings, folder: Path) -> dict[str, Any]:
 def restore(settings: Settings, backup: Path) -> dict[str, Any]:
     """Put a backup back: the workspace must be empty, and so must PostgreSQL's databases (``operations init``).
 
-    Everything is unpacked beside the workspace first; a damaged backup changes nothing.
+    A damaged backup changes nothing. After an interrupted restore move the workspace away and begin again.
 
     Returns:
         ``restored`` files and ``databases``.

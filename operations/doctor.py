@@ -14,14 +14,14 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from importlib import metadata
-from pathlib import Path
 from typing import Any, Literal
 
 from core.errors import PlatformError
 from core.files import exclusive_lock, scratch_directory, write_text
 from core.secret_files import SECRETS
-from core.settings import ROOT, Settings
+from core.settings import DATABASES, ROOT, Settings
 from core.state_version import STATE_VERSION, state_version
+from operations.health import disk_usage
 
 Status = Literal["ok", "warning", "failed"]
 FREE_BYTES, FREE_SHARE = 2 * 2**30, 0.1
@@ -132,6 +132,11 @@ def _secrets(settings: Settings) -> list[Finding]:
     ]  # fmt: skip
 
 
+def _has_secret(settings: Settings, name: str) -> bool:
+    assert settings.secrets_dir is not None
+    return (settings.secrets_dir / name).exists()
+
+
 def _workspace(settings: Settings) -> list[Finding]:
     folder = settings.workspace
     try:
@@ -146,7 +151,7 @@ def _workspace(settings: Settings) -> list[Finding]:
 
 
 def _disk(settings: Settings) -> list[Finding]:
-    usage = shutil.disk_usage(settings.workspace if settings.workspace.exists() else settings.var.parent)
+    usage = disk_usage(settings)
     good = usage.free >= FREE_BYTES and usage.free >= FREE_SHARE * usage.total
     detail = f"{usage.free / 2**30:.1f} GiB of {usage.total / 2**30:.0f} free"
     advice = "free some space: lower CLOCK_KEEP_MODELS, remove old backups and logs"
@@ -162,12 +167,11 @@ def _state(settings: Settings) -> list[Finding]:
 
 def _ports(settings: Settings) -> list[Finding]:
     from core.files import read_json
-    from pipeline.processes import port_is_free
+    from pipeline.processes import PORTS, port_is_free
 
     if (settings.workspace / "services.json").exists() and read_json(settings.workspace / "services.json"):
         return [Finding("ports", "ok", "the platform is running")]
-    names = ("airflow_port", "mlflow_port", "reports_port", "serving_port", "metrics_port")
-    taken = [f"{getattr(settings, n)} (CLOCK_{n.upper()})" for n in names if not port_is_free(getattr(settings, n))]
+    taken = [f"{getattr(settings, n)} (CLOCK_{n.upper()})" for n in PORTS if not port_is_free(getattr(settings, n))]
     return [
         _verdict("ports", not taken, ", ".join(taken) or "free", "another program has them: set others", bad="warning")
     ]
@@ -202,8 +206,8 @@ def _postgres(settings: Settings) -> list[Finding]:
     import psycopg
 
     findings: list[Finding] = []
-    for name in ("airflow", "mlflow", "mlflow_auth", "feast"):
-        if not (settings.secrets_dir or Path()).joinpath(f"{name}_db").exists():
+    for name in DATABASES:
+        if not _has_secret(settings, f"{name}_db"):
             continue  # this service has no business there
         try:
             with psycopg.connect(
@@ -258,7 +262,7 @@ def _objects(settings: Settings) -> list[Finding]:
 
     from operations.init import object_store
 
-    if not (settings.secrets_dir or Path()).joinpath("object_store_key").exists():
+    if not _has_secret(settings, "object_store_key"):
         return []
     client: Any = object_store(settings)
     key = f"doctor-{os.getpid()}"
@@ -301,7 +305,7 @@ def _mlflow(settings: Settings) -> list[Finding]:
         _verdict("mlflow's logins", anonymous.status_code == 401, f"anonymous requests get {anonymous.status_code}",
                  "start it with --app-name basic-auth"),
     ]  # fmt: skip
-    if (settings.secrets_dir or Path()).joinpath("mlflow_service").exists():
+    if _has_secret(settings, "mlflow_service"):
         from training.tracking import open_mlflow
 
         open_mlflow(settings)

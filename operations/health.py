@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 import urllib.error
 import urllib.request
+from typing import Any
 
 from core.errors import ConfigError, NotReadyError
 from core.settings import Settings
@@ -44,6 +46,11 @@ def check(settings: Settings, name: str) -> None:
 def airflow_health(settings: Settings) -> dict[str, dict[str, str]]:
     """Airflow's account of its parts, with their last heartbeats."""
     return dict(json.loads(fetch(f"{settings.airflow_base}/api/v2/monitor/health")))
+
+
+def disk_usage(settings: Settings) -> Any:
+    """Total, used and free bytes of the state's disk."""
+    return shutil.disk_usage(settings.workspace if settings.workspace.exists() else settings.var.parent)
 
 
 def fetch(url: str) -> bytes:

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable
 
 from core.errors import NotReadyError
-from core.settings import Settings
+from core.settings import DATABASES, Settings
 from operations.users import ensure_roles, ensure_service_user, ensure_user, mlflow_logins
 from pipeline.airflow_api import ADMIN
 from pipeline.processes import wait_for
@@ -14,7 +14,6 @@ from pipeline.services import migrate_airflow
 
 log = logging.getLogger("operations.init")
 
-DATABASES = ("airflow", "mlflow", "mlflow_auth", "feast")
 WAIT_SECONDS = 120
 
 

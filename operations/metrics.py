@@ -7,7 +7,6 @@ whoever writes state need not know of them. Times are seconds since 1970.
 from __future__ import annotations
 
 import logging
-import shutil
 import threading
 import time
 from collections import Counter
@@ -22,7 +21,7 @@ from core.errors import NotReadyError, PlatformError
 from core.files import read_json
 from core.hours import Hour
 from core.settings import Settings
-from operations.health import AIRFLOW_PARTS, airflow_health
+from operations.health import AIRFLOW_PARTS, airflow_health, disk_usage
 
 log = logging.getLogger("operations.metrics")
 
@@ -187,7 +186,7 @@ def _airflow(settings: Settings) -> list[Metric]:
 
 
 def _disk(settings: Settings) -> list[Metric]:
-    usage = shutil.disk_usage(settings.workspace if settings.workspace.exists() else settings.var.parent)
+    usage = disk_usage(settings)
     return [
         _gauge("clock_disk_free_bytes", "Free space of the state's disk.", usage.free),
         _gauge("clock_disk_bytes", "Size of the state's disk.", usage.total),

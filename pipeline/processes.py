@@ -22,6 +22,8 @@ from core.settings import ROOT, Settings
 
 START_TIMEOUT_SECONDS = 180
 STOP_TIMEOUT_SECONDS = 20
+PORTS = ("airflow_port", "mlflow_port", "reports_port", "serving_port", "metrics_port")
+"""Settings that name a port."""
 
 
 @dataclass(frozen=True)
@@ -44,12 +46,13 @@ def start(settings: Settings, services: list[Service]) -> None:
     for service in services:
         if service.name in known:
             raise NotReadyError(
-                f"{service.name} is running already (process {known[service.name]['pid']}); 'make down' stops it"
+                f"{service.name} is running already (process {known[service.name]['pid']}); "
+                f"'make down SOURCE={settings.source}' stops it"
             )
         if service.url and not port_is_free(port := int(service.url.split(":")[2].split("/")[0])):
             raise NotReadyError(
-                f"port {port} of {service.name} is taken; set CLOCK_AIRFLOW_PORT, CLOCK_MLFLOW_PORT, "
-                "CLOCK_REPORTS_PORT or CLOCK_SERVING_PORT"
+                f"port {port} of {service.name} is taken; set another: "
+                + ", ".join(f"CLOCK_{name.upper()}" for name in PORTS)
             )
     logs = settings.workspace / "logs"
     logs.mkdir(parents=True, exist_ok=True)
@@ -114,8 +117,7 @@ def wait_for(check: Callable[[], bool], what: str, timeout_seconds: float = STAR
 
 def with_free_ports(settings: Settings) -> dict[str, int]:
     """A port for every service: the setting's, or another where that one is taken."""
-    names = ("airflow_port", "mlflow_port", "reports_port", "serving_port")
-    wanted = {name: int(getattr(settings, name)) for name in names}
+    wanted = {name: int(getattr(settings, name)) for name in PORTS}
     return {name: port if port_is_free(port) else free_port() for name, port in wanted.items()}
 
 

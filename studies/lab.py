@@ -34,7 +34,7 @@ from events.ingest import close_hours
 from events.store import EventStore
 from feature_repo import shrinkage
 from feature_repo.clock import ClockState
-from pipeline.app import app_log
+from pipeline.app import save_app_source
 from pipeline.source import Source, ingest_history, load_source, save_source
 from training.config import RankerConfig, code_version, label_of, load_ranker_config
 from training.ranker import Ranker
@@ -152,8 +152,7 @@ class Lab:
                 raise ConfigError(f"{settings.workspace} holds another log than {self.data}; start over with FRESH=1")
             return
         if self.source == "simulator":
-            app = app_log(settings)
-            save_source(settings, Source(str(app.prepare()), (), simulated=True))
+            app = save_app_source(settings)
             app.write_hours(app.config.first_hour, Hour.of(app.app.first_instant(app.config.days)))
         else:
             if not self.data:

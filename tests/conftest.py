@@ -16,6 +16,7 @@ from typing import Any
 import hypothesis
 import pandas as pd
 import pytest
+import yaml
 
 from core.settings import Settings, load_settings
 from events.ingest import ingest
@@ -62,6 +63,17 @@ def app_settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
 @pytest.fixture(scope="session")
 def app_events(app_settings: Settings) -> EventStore:
     return EventStore(app_settings.events_dir)
+
+
+SMALL_POLICY = "{min_hours: 2, max_hours: 6, min_samples: 100, min_users: 10}"
+
+
+def write_app(workspace: Path, app: SimulatorConfig, policy: str = "") -> None:
+    """A workspace's own simulated app, and perhaps a policy of the gate for so few people."""
+    workspace.mkdir(parents=True, exist_ok=True)
+    (workspace / "app.yaml").write_text(yaml.safe_dump(app.model_dump(mode="json")))
+    if policy:
+        (workspace / "policy.yaml").write_text(policy)
 
 
 def write_mapping(folder: Path, extra: str = "", **replace: str) -> Path:

@@ -23,15 +23,16 @@ from typing import Any
 import httpx
 import psutil
 import pytest
-import yaml
 
 from core.hours import Hour
 from core.settings import Settings, load_settings
 from events.simulator.config import SimulatorConfig
 from operations.fingerprint import differences, fingerprint
 from pipeline.app import save_app_source
+from pipeline.demo import HOURLY
 from pipeline.history import build_history
 from pipeline.hour import run_hour
+from tests.conftest import SMALL_POLICY, write_app
 from tests.operations.stack import ORDER, Stack, base, kill_group
 from tests.servers import redis_command
 
@@ -40,7 +41,6 @@ SEED = int(os.environ.get("CHAOS_SEED", "2024"))
 APP = SimulatorConfig(days=6, users=80, items=60, experiment={"start_day": 2}, dirt={"damaged": 0.01, "late": 0.02})  # type: ignore[arg-type]
 TAKEOVER = APP.first_hour + 48
 VARIANTS = ("hour_embedding", "matched_clock")
-HOURLY = ("ingest_hour", "materialize_clock", "train_ranker", "promote_ranker")
 PAUSE_SECONDS = (2.0, 9.0)
 PATIENCE_SECONDS = 60
 """How long a DAG that the one before should have started may be missing before a person starts it."""
@@ -226,17 +226,11 @@ class Operator:
                 time.sleep(1.5)
 
 
-def app_workspace(workspace: Path) -> None:
-    workspace.mkdir(parents=True, exist_ok=True)
-    (workspace / "app.yaml").write_text(yaml.safe_dump(APP.model_dump(mode="json")))
-    (workspace / "policy.yaml").write_text("{min_hours: 2, max_hours: 6, min_samples: 100, min_users: 10}")
-
-
 @pytest.fixture
 def calm(tmp_path: Path) -> Settings:
     """A workspace that nothing disturbs, with its history."""
     settings = load_settings(var=tmp_path / "calm" / "var", source="simulator", variants=VARIANTS)
-    app_workspace(settings.workspace)
+    write_app(settings.workspace, APP, SMALL_POLICY)
     save_app_source(settings)
     build_history(settings, TAKEOVER)
     return settings
@@ -257,7 +251,7 @@ def stormy(tmp_path: Path) -> Iterator[tuple[Supervisor, Stack]]:
         supervisor.start_one("redis")
         done = stack.run("init", "-m", "operations", "init")
         assert done.returncode == 0, done.stderr[-3000:]
-        app_workspace(stack.state / "simulator")
+        write_app(stack.state / "simulator", APP, SMALL_POLICY)
         supervisor.start_one("mlflow")
         supervisor.start()
         for command in (("setup", "simulated"), ("history", TAKEOVER.key)):

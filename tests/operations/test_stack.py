@@ -15,17 +15,17 @@ from typing import Any
 import httpx
 import psycopg
 import pytest
-import yaml
 
 from core.settings import ROOT
 from events.simulator.config import SimulatorConfig
 from operations.users import ROLES
+from pipeline.demo import HOURLY
+from tests.conftest import SMALL_POLICY, write_app
 from tests.operations.stack import ORDER, Stack, base, proxy
 from tests.servers import process
 
 APP = SimulatorConfig(days=4, users=150, items=80, experiment={"start_day": 2}, dirt={"damaged": 0.01, "late": 0.02})  # type: ignore[arg-type]
 TAKEOVER = APP.first_hour + 60
-HOURLY = ("ingest_hour", "materialize_clock", "train_ranker", "promote_ranker")
 PASSWORD = "correct horse battery"
 DEADLINE_SECONDS = 420
 
@@ -61,9 +61,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     with base(tmp_path_factory.mktemp("stack")) as stack, ExitStack() as services:
         done = stack.run("init", "-m", "operations", "init")
         assert done.returncode == 0, done.stderr[-3000:]
-        workspace = stack.state / "simulator"
-        (workspace / "app.yaml").write_text(yaml.safe_dump(APP.model_dump(mode="json")))
-        (workspace / "policy.yaml").write_text("{min_hours: 2, max_hours: 6, min_samples: 100, min_users: 10}")
+        write_app(stack.state / "simulator", APP, SMALL_POLICY)
         done = stack.run("airflow-worker", "-m", "pipeline", "setup", "simulated")
         assert done.returncode == 0, done.stderr[-3000:]
         for name in ORDER:

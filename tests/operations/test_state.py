@@ -11,7 +11,6 @@ import sys
 from pathlib import Path
 
 import pytest
-import yaml
 
 from core.errors import ConfigError, CorruptStateError
 from core.files import write_json
@@ -25,6 +24,7 @@ from operations.migrations import migrate
 from pipeline.app import save_app_source
 from pipeline.history import build_history
 from pipeline.hour import run_hour
+from tests.conftest import SMALL_POLICY, write_app
 
 APP = SimulatorConfig(days=4, users=80, items=60, experiment={"start_day": 2}, dirt={"damaged": 0.01, "late": 0.02})  # type: ignore[arg-type]
 TAKEOVER = APP.first_hour + 60
@@ -35,9 +35,7 @@ VARIANTS = ("hour_embedding", "matched_clock")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Settings:
     """A workspace with its history; tests must not change it."""
     settings = load_settings(var=tmp_path_factory.mktemp("state") / "var", source="simulator", variants=VARIANTS)
-    settings.workspace.mkdir(parents=True)
-    (settings.workspace / "app.yaml").write_text(yaml.safe_dump(APP.model_dump(mode="json")))
-    (settings.workspace / "policy.yaml").write_text("{min_hours: 2, max_hours: 6, min_samples: 100, min_users: 10}")
+    write_app(settings.workspace, APP, SMALL_POLICY)
     save_app_source(settings)
     build_history(settings, TAKEOVER)
     return settings

@@ -15,7 +15,6 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-import yaml
 
 from core.errors import DataError, NotReadyError
 from core.files import write_parquet
@@ -32,6 +31,7 @@ from pipeline.processes import Service, free_port, port_is_free, start, stop
 from pipeline.promotion import apply_decision, evaluate_candidate, registry, rollback, score_version, watch_champion
 from pipeline.source import Source, ingest_hour, load_source, save_source
 from pipeline.training import replay, stale_hours, train_hour
+from tests.conftest import SMALL_POLICY, small_log, write_app, write_mapping
 from training.state import StateStore
 from training.tracking import experiment_name, open_mlflow
 
@@ -45,9 +45,7 @@ TAKEOVER = APP.first_hour + 60
 def workspace(folder: Path) -> Settings:
     """A workspace for the tiny app, nothing done yet."""
     settings = load_settings(var=folder / "var", source="simulator", variants=VARIANTS)
-    settings.workspace.mkdir(parents=True)
-    (settings.workspace / "app.yaml").write_text(yaml.safe_dump(APP.model_dump(mode="json")))
-    (settings.workspace / "policy.yaml").write_text("{min_hours: 2, max_hours: 6, min_samples: 100, min_users: 10}")
+    write_app(settings.workspace, APP, SMALL_POLICY)
     save_app_source(settings)
     return settings
 
@@ -230,8 +228,6 @@ def test_a_server_that_fails_is_never_taken_for_no_champion(
 
 
 def test_a_log_with_a_file_an_hour_waits_for_a_missing_file(tmp_path: Path) -> None:
-    from tests.conftest import small_log, write_mapping
-
     settings = load_settings(var=tmp_path / "var", source="test")
     mapping = write_mapping(tmp_path, "paths: ['log/{hour}.csv']\n")
     (tmp_path / "log").mkdir()
@@ -243,8 +239,6 @@ def test_a_log_with_a_file_an_hour_waits_for_a_missing_file(tmp_path: Path) -> N
 
 
 def test_a_log_in_one_file_is_replayed_hour_by_hour(tmp_path: Path) -> None:
-    from tests.conftest import small_log, write_mapping
-
     settings = load_settings(var=tmp_path / "var", source="test")
     small_log(6).to_csv(tmp_path / "log.csv", index=False)
     save_source(settings, Source(str(write_mapping(tmp_path)), (str(tmp_path / "log.csv"),)))

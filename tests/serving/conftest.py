@@ -6,7 +6,6 @@ import shutil
 from pathlib import Path
 
 import pytest
-import yaml
 
 from core.settings import Settings, load_settings
 from evaluation.registry import CHALLENGER, CHAMPION
@@ -14,6 +13,7 @@ from events.simulator.config import SimulatorConfig
 from pipeline.app import save_app_source
 from pipeline.history import build_history
 from pipeline.promotion import registry
+from tests.conftest import write_app
 
 VARIANTS = ("hour_embedding", "matched_clock")
 APP = SimulatorConfig(days=4, users=120, items=80, experiment={"start_day": 2})  # type: ignore[arg-type]
@@ -24,8 +24,7 @@ UNTIL = APP.first_hour + 60
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Settings:
     """Trained up to ``UNTIL``; the champion is ours, the challenger the hour embedding. Tests must not change it."""
     settings = load_settings(var=tmp_path_factory.mktemp("serving") / "var", source="simulator", variants=VARIANTS)
-    settings.workspace.mkdir(parents=True)
-    (settings.workspace / "app.yaml").write_text(yaml.safe_dump(APP.model_dump(mode="json")))
+    write_app(settings.workspace, APP)
     save_app_source(settings)
     build_history(settings, UNTIL)
     models = registry(settings)
