@@ -215,5 +215,10 @@ def load_settings(**overrides: object) -> Settings:
     try:
         return Settings(**overrides)  # type: ignore[arg-type]
     except ValidationError as error:
-        lines = "; ".join(f"CLOCK_{'.'.join(map(str, e['loc'])).upper()}: {e['msg']}" for e in error.errors())
-        raise ConfigError(f"bad settings: {lines}") from None
+        raise ConfigError(f"bad settings: {'; '.join(map(_mistake, error.errors()))}") from None
+
+
+def _mistake(error: Any) -> str:
+    """What is wrong with a setting, or with several together."""
+    text = str(error["msg"]).removeprefix("Value error, ")
+    return f"CLOCK_{'.'.join(map(str, error['loc'])).upper()}: {text}" if error["loc"] else text

@@ -233,7 +233,9 @@ def service(settings: Settings, name: str) -> Service:
             found = {s.name: s for s in make(settings)}
             if name in found:
                 return found[name]
-    raise ConfigError(f"there is no service '{name}' in the profile {settings.profile}")
+    raise ConfigError(
+        f"there is no service '{name}' in the profile {settings.profile}; docker/compose.yaml has the names of all"
+    )
 
 
 def program(name: str) -> str:
