@@ -6,12 +6,13 @@ import argparse
 from collections.abc import Callable
 from dataclasses import asdict
 
-from benchmarks.clocks import bench_clocks, bench_window
+from benchmarks.clocks import bench_clocks, bench_join, bench_window
 from benchmarks.evaluation import bench_auc, bench_gate, bench_uauc
 from benchmarks.experiments import bench_ab_analysis, bench_user_table
 from benchmarks.hour_cycle import bench_hour_cycle
 from benchmarks.result import Result
 from benchmarks.serving import bench_serving
+from benchmarks.spark import bench_spark
 from benchmarks.training import bench_training
 from core import cli
 from core.errors import ConfigError
@@ -24,6 +25,8 @@ BENCHES: dict[str, Callable[[float], list[Result]]] = {
     "gate": lambda scale: [bench_gate(scale)],
     "clocks": bench_clocks,
     "window": lambda scale: [bench_window(scale)],
+    "spark": lambda scale: [bench_spark(scale)],
+    "join": lambda scale: [bench_join(scale)],
     "training": bench_training,
     "serving": bench_serving,
     "hour_cycle": bench_hour_cycle,

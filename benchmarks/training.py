@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import resource
 import tempfile
 import time
 from dataclasses import replace
@@ -16,7 +15,7 @@ import torch
 from torch import nn
 
 from benchmarks.clocks import START, write_log
-from benchmarks.result import Result, in_own_process, timed
+from benchmarks.result import Result, in_own_process, peak_memory, timed
 from core.hours import Hour
 from core.settings import Settings, load_settings
 from events.store import EventStore
@@ -70,7 +69,7 @@ def _measure(var: Path, variant: str) -> tuple[float, float, float]:
     begun = time.perf_counter()
     samples.build([UNTIL + n for n in range(HOURS)], force=True)
     trainer.train(UNTIL + HOURS - 1)
-    return resume, time.perf_counter() - begun, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+    return resume, time.perf_counter() - begun, peak_memory()
 
 
 def bench_training(scale: float) -> list[Result]:

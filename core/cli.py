@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from typing import NoReturn
 
+from core import logs
 from core.errors import ConfigError, NotReadyError, PlatformError
 from core.settings import Settings, load_settings
 
@@ -28,11 +29,7 @@ def setup_logging() -> None:
     warnings.filterwarnings("ignore", module="ibis|mlflow|feast|evidently|sqlalchemy")
     for noisy in ("feast", "alembic", "mlflow", "httpx", "matplotlib", "fontTools"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
-    logging.basicConfig(
-        level=load_settings().log_level,
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-        stream=sys.stderr,
-    )
+    logs.setup_logging(load_settings())
 
 
 def run(parser: argparse.ArgumentParser, main: Callable[[argparse.Namespace], None]) -> NoReturn:

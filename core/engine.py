@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import shutil
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -36,6 +37,10 @@ SPARK_OPTIONS = {
     "spark.ui.showConsoleProgress": "false",
 }
 """ANSI SQL, UTC, double quotes around identifiers: as the queries are written."""
+
+
+WRITES_AT_ONCE = 8
+"""Results that Spark writes at the same time."""
 
 
 def parquet_parts(folder: Path) -> list[Path]:
@@ -85,6 +90,11 @@ class Engine(ABC):
     @abstractmethod
     def write(self, sql: str, folder: Path) -> None:
         """Write a query's result, in its order, to a Parquet folder that replaces what was there."""
+
+    def write_all(self, queries: Mapping[Path, str]) -> None:
+        """Write many results, each to its folder."""
+        for folder, sql in queries.items():
+            self.write(sql, folder)
 
     def rows(self, sql: str) -> list[tuple[Any, ...]]:
         """Result of a small query as tuples."""
@@ -223,6 +233,10 @@ class SparkEngine(Engine):
             self.session.sql(sql).write.mode("overwrite").option("compression", "zstd").parquet(str(target))
             for leftover in [*target.glob("_*"), *target.glob(".*")]:  # success marks and checksums of Hadoop
                 leftover.unlink()
+
+    def write_all(self, queries: Mapping[Path, str]) -> None:
+        with ThreadPoolExecutor(WRITES_AT_ONCE) as pool:  # small jobs: alone, each would leave most of a cluster idle
+            list(pool.map(self.write, queries.values(), queries))
 
     def hour_number(self, instant: str) -> str:
         return f"CAST(unix_micros({instant}) div 3600000000 AS BIGINT)"

@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 DATABASES = ("airflow", "mlflow", "mlflow_auth", "feast")
 """PostgreSQL's databases in production, each of a role of the same name, with the secret ``<name>_db``."""
-PRODUCTION: dict[str, Any] = {"online_store": "redis"}
+PRODUCTION: dict[str, Any] = {"online_store": "redis", "log_format": "json"}
 """Defaults that differ in the profile ``production``; a variable of the environment still wins."""
 
 
@@ -53,6 +53,7 @@ class Settings(BaseSettings):
     candidate_variant: str = Field("matched_clock", description="Variant offered for promotion.")
     baseline_variant: str = Field("hour_embedding", description="Variant of the first champion.")
     seed: int = 2024
+    log_format: str = Field("text", pattern="^(text|json)$", description="Log lines as text, or a JSON object each.")
     log_level: str = Field("INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$")
 
     slot_minutes: Literal[15, 30, 60, 120] = Field(60, description="Width of a clock's slot.")
@@ -84,9 +85,15 @@ class Settings(BaseSettings):
     keep_models: int = Field(
         72, ge=2, description="Newest model versions, and logged models a variant, that are kept whatever names them."
     )
+    keep_days: int = Field(
+        180, ge=0,
+        description="Days for which training can go back: older samples, states, predictions, changes of features, served "
+        "requests, logs and run records go every day. The events stay. 0: everything stays.",
+    )  # fmt: skip
     alert_webhook: str = Field(
         "", pattern=r"^(https?://.+)?$", description="URL that alerts are posted to; empty: none."
     )
+    retry_seconds: float = Field(20, gt=0, description="Until a failed task is tried again, the first time.")
     hour_deadline_minutes: float = Field(45, gt=0, description="An hourly DAG that takes longer raises an alert.")
     live: bool = Field(False, description="Ingest each hour as the wall clock passes it; off: hours are triggered.")
     airflow_port: int = 8080
@@ -126,6 +133,13 @@ class Settings(BaseSettings):
     @classmethod
     def _defaults_of_profile(cls, values: dict[str, Any]) -> dict[str, Any]:
         return {**PRODUCTION, **values} if values.get("profile") == "production" else values
+
+    @model_validator(mode="after")
+    def _kept_long_enough(self) -> Settings:
+        least = self.window_days + 2
+        if 0 < self.keep_days < least:
+            raise ValueError(f"keep_days: {self.keep_days} is less than the {least} days that the window needs")
+        return self
 
     @model_validator(mode="after")
     def _complete(self) -> Settings:

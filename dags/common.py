@@ -31,7 +31,7 @@ CHAMPION = Asset("champion", uri="clock://champion", group="hourly")
 
 RETRY = ExceptionRetryPolicy(
     rules=[
-        RetryRule("core.errors.NotReadyError", action=RetryAction.RETRY, retry_delay=timedelta(seconds=20),
+        RetryRule("core.errors.NotReadyError", action=RetryAction.RETRY,
                   reason="something this step stands on is not there yet"),
         RetryRule(["core.errors.ConfigError", "core.errors.DataError", "core.errors.CorruptStateError"],
                   action=RetryAction.FAIL, reason="retrying does not help: see the message"),
@@ -71,9 +71,20 @@ def deadline(dag: str) -> DeadlineAlert:
     )
 
 
+def _patience() -> dict[str, Any]:
+    """How often a step is tried again. On one person's machine what is not there after a minute needs the person; in
+    production a database may move to another machine: 25 minutes in all.
+    """
+    settings = load_settings()
+    first = timedelta(seconds=settings.retry_seconds)
+    if not settings.in_production:
+        return {"retries": 3, "retry_delay": first}
+    longest = timedelta(minutes=5)
+    return {"retries": 8, "retry_delay": first, "retry_exponential_backoff": 2.0, "max_retry_delay": longest}
+
+
 DEFAULTS: dict[str, Any] = {
-    "retries": 3,
-    "retry_delay": timedelta(seconds=20),
+    **_patience(),
     "retry_policy": RETRY,
     "on_failure_callback": notify_failure,
 }

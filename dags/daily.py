@@ -101,4 +101,19 @@ Running it again writes the same pages.
 
         return retire(load_settings())
 
-    [report_drift(), report_experiment.expand(name=find_experiments())] >> link_reports() >> retire_models()
+    @task(trigger_rule="all_done")
+    def retire_state() -> dict[str, int]:
+        from datetime import UTC, datetime
+
+        from core.settings import load_settings
+        from pipeline.retention import retire_records
+        from pipeline.retention import retire_state as retire
+
+        settings = load_settings()
+        return {**retire(settings), "logs": retire_records(settings, datetime.now(UTC))}
+
+    (
+        [report_drift(), report_experiment.expand(name=find_experiments())]
+        >> link_reports()
+        >> [retire_models(), retire_state()]
+    )

@@ -26,9 +26,10 @@ from core.engine import engine
 from core.errors import DataError, NotReadyError
 from core.files import digest_json, exclusive_lock, read_json, write_json
 from core.hours import Hour, hour_range
+from core.logs import log_context
 from core.settings import Settings
 from events.store import EventStore
-from feature_repo.changes import ChangeLog
+from feature_repo.changes import ChangeLog, bounds
 from feature_repo.history import (
     ITEM_COUNTS,
 )
@@ -107,6 +108,7 @@ class ClockState:
         state = self.read()
         return Hour.parse(state["as_of"]) if state else None
 
+    @log_context(hour="as_of")
     def rebuild(self, as_of: Hour, *, history: bool = True) -> Refreshed:
         """Compute the clocks from the events, and start over from them.
 
@@ -131,6 +133,7 @@ class ClockState:
         log.info("clocks as of %s: %d slots, %d users", as_of, result.slots_changed, result.users_changed)
         return result
 
+    @log_context(hour="as_of")
     def refresh(self, as_of: Hour) -> Refreshed:
         """Bring the state from ``as_of − 1`` to ``as_of``.
 
@@ -187,6 +190,24 @@ class ClockState:
         for folder in (self.root / "sums").glob("*"):
             if folder.name not in named:
                 shutil.rmtree(folder)
+
+    def retire(self, cutoff: Hour) -> int:
+        """Drop changes that no reading at or after ``cutoff`` can meet; returns the spans removed.
+
+        A row holds for a window and a day at most (the views' TTL), the whole-day rows a day longer. What is asked for
+        an hour before ``cutoff`` is refused from then on.
+        """
+        with exclusive_lock(self.root / ".lock"):
+            state = self.needed()
+            cutoff = min(cutoff, Hour.parse(state["as_of"]))
+            oldest = cutoff - self.window - 2 * 24
+            old = [s for log in self.logs.values() for s in log.spans() if bounds(s)[1] < oldest]
+            if old and Hour.parse(state["history_from"]) < cutoff:
+                content = {name: value for name, value in state.items() if name != "digest"}
+                self.commit({**content, "history_from": cutoff.key})
+            for span in old:
+                shutil.rmtree(span)
+        return len(old)
 
     def forget(self) -> None:
         """Drop the description: from here on a crash means to rebuild again."""

@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
+from core.duck import identifier
 from core.engine import Engine
 from core.errors import NotReadyError
 from core.hours import Hour
-from feature_repo.history import DAY_HOURS, ITEM_COUNTS, Period, Sources, histories, item_rows
-from feature_repo.sql import COUNTS, columns, counted
+from events.schema import BEHAVIOURS
+from feature_repo.history import DAY_HOURS, Period, Sources, histories, item_rows
+from feature_repo.sql import COUNTS, columns, summed
 from feature_repo.work import Refreshed, Work
 
 if TYPE_CHECKING:
@@ -40,12 +42,13 @@ class Rebuild(Work):
         self.recipe.read("raw_all", everything)
         self.recipe.dictionaries("raw_all")
         sums = self._slots()
-        users = f"SELECT user_id, {counted()} FROM raw GROUP BY user_id"
-        sums["users"] = self.write_sums(
-            f"users-{self.as_of.key}-0", {"all": f"SELECT * FROM ({users}) u ORDER BY user_id"}
-        )
-        self.engine.table("first_hours", "SELECT item_id, min(hour) AS first_hour FROM raw_all GROUP BY item_id")
-        sums["items"] = self.write_sums(f"items-{self.as_of.key}-0", {"all": self._items()})
+        every_slot = [part for entry in sums.values() for part in self.stored(entry, "all")]
+        users = f"SELECT user_id, {summed()} FROM {self.engine.files(every_slot)} s GROUP BY user_id"
+        users = f"SELECT * FROM ({users}) u ORDER BY user_id"
+        self.engine.table("item_sums", self._items())
+        self.engine.view("first_hours", "SELECT item_id, first_hour FROM item_sums")
+        items = "SELECT * FROM item_sums ORDER BY item_id"
+        sums |= self.write_sums({"users": {"all": users}, "items": {"all": items}})
         if self.history:
             self._histories()
             since = self.hours[0] + 1
@@ -68,8 +71,7 @@ class Rebuild(Work):
             self.recipe.encode("part", "raw", f"WHERE r.slot IN ({', '.join(map(str, group))})")
             self.recipe.sums("sum", "part", ("user_id", "slot"))
             self.slots += int(self.engine.scalar("SELECT count(*) FROM sum_all"))
-            for slot in group:
-                sums[str(slot)] = self.write_sums(f"{slot:03d}-{self.as_of.key}-0", self.slot_sums("sum", slot))
+            sums |= self.write_sums({str(slot): self.slot_sums("sum", slot) for slot in group})
             if not self.history:
                 rows = self.recipe.clock("sum", "sum_all", ("user_id", "slot"), str(self.as_of.number))
                 self.write_rows("clock_slots", self.as_of, number, f"{rows} ORDER BY k.user_id, k.slot")
@@ -78,12 +80,12 @@ class Rebuild(Work):
         return sums
 
     def _items(self) -> str:
-        day = self.as_of.number - DAY_HOURS
-        counts = f"""SELECT item_id, count(CASE WHEN hour >= {day} THEN 1 END) AS day_events,
-            count(CASE WHEN hour >= {day} AND finish THEN 1 END) AS day_finish, {counted()} FROM raw GROUP BY item_id"""
-        filled = ", ".join(f'coalesce(c."{c}", 0) AS "{c}"' for c in ITEM_COUNTS)
-        return f"""SELECT f.item_id, f.first_hour, {filled} FROM first_hours f
-            LEFT JOIN ({counts}) c ON c.item_id = f.item_id ORDER BY f.item_id"""
+        """SELECT of the items' sums: a first hour however long ago, counts of the window and of the last day."""
+        window, day = f"hour >= {self.first.number}", f"hour >= {self.as_of.number - DAY_HOURS}"
+        inside = "count(CASE WHEN {} THEN 1 END) AS {}".format
+        counts = [inside(day, "day_events"), inside(f"{day} AND finish", "day_finish"), inside(window, "events")]
+        counts += [inside(f"{window} AND {identifier(b)}", identifier(b)) for b in BEHAVIOURS]
+        return f"SELECT item_id, min(hour) AS first_hour, {', '.join(counts)} FROM raw_all GROUP BY item_id"
 
     def _histories(self) -> None:
         first = self.hours[0]

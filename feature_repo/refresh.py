@@ -102,9 +102,7 @@ class Refresh(Work):
                     UNION ALL SELECT {keys}, {same} FROM s_inside_{i} s) u
                 GROUP BY {keys} HAVING sum(events) <> 0""",
             )
-        for slot in touched:
-            name = f"{slot:03d}-{self.as_of.key}-{self.number}"
-            self.sums[str(slot)] = self.write_sums(name, self.slot_sums("still", slot, "moved"))
+        self.sums |= self.write_sums({str(slot): self.slot_sums("still", slot, "moved") for slot in touched})
         everyone = self.engine.arrow(self.population("still", "moved", "(SELECT DISTINCT slot FROM pairs)"))
         rows = self.recipe.clock("moved", "pairs", ("user_id", "slot"), str(self.as_of.number))
         return {"clock_slots": self.engine.arrow(rows), "population_clock": everyone}
@@ -125,8 +123,7 @@ class Refresh(Work):
             f"""SELECT user_id, {summed()} FROM ({" UNION ALL ".join(parts)}) u GROUP BY user_id
             HAVING sum(events) <> 0""",
         )
-        name = f"users-{self.as_of.key}-{self.number}"
-        self.sums["users"] = self.write_sums(name, {"all": "SELECT * FROM users_now ORDER BY user_id"})
+        self.sums |= self.write_sums({"users": {"all": "SELECT * FROM users_now ORDER BY user_id"}})
         filled = ", ".join(f"coalesce(n.{columns([c])}, 0) AS {columns([c])}" for c in COUNTS)
         return self.engine.arrow(
             f"""SELECT k.user_id, {self.engine.hour_start(str(self.as_of.number))} AS event_timestamp, {filled},
@@ -161,10 +158,8 @@ class Refresh(Work):
             "items_now",
             f"SELECT item_id, min(first_hour) AS first_hour, {summed(ITEM_COUNTS)} FROM ({' UNION ALL '.join(parts)}) i GROUP BY item_id",
         )
-        name = f"items-{self.as_of.key}-{self.number}"
-        self.sums["items"] = self.write_sums(
-            name, {"all": f"SELECT item_id, first_hour, {names} FROM items_now ORDER BY item_id"}
-        )
+        now = f"SELECT item_id, first_hour, {names} FROM items_now ORDER BY item_id"
+        self.sums |= self.write_sums({"items": {"all": now}})
         touched = f"""SELECT n.*, CAST({self.as_of.number} AS BIGINT) AS as_of FROM items_now n
             JOIN items k ON k.item_id = n.item_id"""
         return self.engine.arrow(item_rows(self.recipe, touched))

@@ -29,6 +29,11 @@ def served_folder(settings: Settings, hour: Hour) -> Path:
     return settings.workspace / "serving" / "log" / f"hour={hour.key}"
 
 
+def served_hours(settings: Settings) -> list[Path]:
+    """Folders of the hours that have a log."""
+    return sorted((settings.workspace / "serving" / "log").glob("hour=*"))
+
+
 def write_part(settings: Settings, hour: Hour, kind: str, rows: pa.Table, part: str) -> None:
     """Add rows to an hour's log, as a file of its own, by rename; ``part`` is a name that no other writer gives."""
     write_parquet(served_folder(settings, hour) / f"{kind}-{part}.parquet", rows)

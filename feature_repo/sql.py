@@ -193,11 +193,15 @@ class Recipe:
             for column, kind, plural in (("score", "DOUBLE", "scores"), ("events", "BIGINT", "counts")):
                 items = [f"t{i}.{column}_{rank}" for rank in range(1, top_k + 1)]
                 lists.append(self._list(items, texts, kind, f"{facet}_{plural}"))
-        totals = ", ".join(f"coalesce(a.{identifier(c)}, 0) AS {identifier(c)}" for c in COUNTS)
+        if keyed == f"{sums}_all":  # its rows have the totals
+            totals = columns(COUNTS, "k.")
+        else:
+            totals = ", ".join(f"coalesce(a.{identifier(c)}, 0) AS {identifier(c)}" for c in COUNTS)
+            joins.append(f"LEFT JOIN {sums}_all a ON {self._equal('a', keys)}")
         named = ", ".join(f"CAST(k.{key} AS BIGINT) AS {key}" for key in keys if key != "as_of")
         return f"""SELECT {named}, {self.engine.hour_start(as_of)} AS event_timestamp,
             {", ".join([*lists, totals])}, CAST({as_of} AS BIGINT) AS as_of
-            FROM {keyed} k {" ".join(joins)} LEFT JOIN {sums}_all a ON {self._equal("a", keys)}"""
+            FROM {keyed} k {" ".join(joins)}"""
 
     @staticmethod
     def _equal(table: str, keys: Sequence[str]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,18 +31,31 @@ class Refreshed:
 class Work:
     """What a rebuild and a refresh share: tables in an engine, sums on disk, rows in change logs."""
 
+    number = 0
+    """Refreshes since the rebuild: tells sums of one hour apart that late events corrected."""
+
     def __init__(self, clock: ClockState, running: Engine, as_of: Hour) -> None:
         self.clock, self.engine, self.as_of = clock, running, as_of
         self.recipe = Recipe(running, clock.settings, clock.facets)
         self.first = as_of - clock.window
 
-    def write_sums(self, name: str, sums: dict[str, str]) -> dict[str, str]:
-        """Write the sums of a slot (or of users or items), a query each; returns its entry in the state."""
-        folder = self.clock.sums_folder(name)
-        shutil.rmtree(folder, ignore_errors=True)
-        for part, sql in sums.items():
-            self.engine.write(sql, folder / part)
-        return {"folder": name, "digest": folder_digest(folder)}
+    def write_sums(self, wanted: Mapping[str, Mapping[str, str]]) -> dict[str, dict[str, str]]:
+        """Write sums of slots (or of users or items), a query a part; returns their entries in the state.
+
+        Args:
+            wanted: for each name in the state, the queries of its parts.
+        """
+        names = {key: f"{key.zfill(3)}-{self.as_of.key}-{self.number}" for key in wanted}
+        for name in names.values():
+            shutil.rmtree(self.clock.sums_folder(name), ignore_errors=True)
+        self.engine.write_all(
+            {
+                self.clock.sums_folder(names[key]) / part: sql
+                for key, queries in wanted.items()
+                for part, sql in queries.items()
+            }
+        )
+        return {key: {"folder": n, "digest": folder_digest(self.clock.sums_folder(n))} for key, n in names.items()}
 
     def stored(self, entry: dict[str, str], part: str) -> list[Path]:
         return parquet_parts(self.clock.sums_folder(entry["folder"]) / part)

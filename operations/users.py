@@ -3,7 +3,7 @@
 | role | Airflow and reports | MLflow |
 | --- | --- | --- |
 | viewer | reads | reads |
-| analyst | reads, as a viewer: a role of its own so that more can be given to it | reads |
+| analyst | reads, and starts (or pauses) the DAGs that write reports | reads |
 | operator | starts, clears, pauses everything; approves promotions | edits: aliases, tags, runs |
 | admin | everything | everything |
 """
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 Role = Literal["viewer", "analyst", "operator", "admin"]
 ROLES: tuple[Role, ...] = get_args(Role)
 AIRFLOW_ROLES: dict[Role, str] = {"viewer": "Viewer", "analyst": "Analyst", "operator": "Op", "admin": "Admin"}
+REPORT_DAGS = ("report_day", "report_experiments")
 MLFLOW_ROLE, MLFLOW_WORKSPACE = "operator", "default"
 EDITED = ("experiment", "registered_model", "run", "logged_model", "registered_model_version")
 NAME_PATTERN = r"^[a-z][a-z0-9._-]{1,39}$"
@@ -99,9 +100,22 @@ def list_users(settings: Settings) -> list[tuple[str, str]]:
 def ensure_roles(settings: Settings) -> None:
     """Airflow's roles of the provider, ours for analysts, and MLflow's for operators."""
     with airflow_logins(settings) as logins:
+        from airflow.providers.fab.www.security.permissions import (
+            ACTION_CAN_CREATE,
+            ACTION_CAN_EDIT,
+            RESOURCE_DAG,
+            RESOURCE_DAG_RUN,
+            resource_name,
+        )
+
         logins.sync_roles()
-        viewer = [(p.action.name, p.resource.name) for p in logins.find_role(AIRFLOW_ROLES["viewer"]).permissions]
-        logins.bulk_sync_roles([{"role": AIRFLOW_ROLES["analyst"], "perms": viewer}])
+        may = [(p.action.name, p.resource.name) for p in logins.find_role(AIRFLOW_ROLES["viewer"]).permissions]
+        for dag_id in REPORT_DAGS:  # to start a run takes the right to create it and to edit its DAG
+            may += [
+                (ACTION_CAN_CREATE, resource_name(dag_id, RESOURCE_DAG_RUN)),
+                (ACTION_CAN_EDIT, resource_name(dag_id, RESOURCE_DAG)),
+            ]
+        logins.bulk_sync_roles([{"role": AIRFLOW_ROLES["analyst"], "perms": may}])
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from core.duck import quoted
 from core.errors import DataError, NotReadyError
 from core.files import read_json, write_json, write_parquet
 from core.hours import Hour, hour_range
+from core.logs import log_context
 from core.settings import Settings
 from evaluation.gate import Contender, Decision, Scored, falls_behind, judge, load_policy
 from evaluation.registry import CANDIDATE, CHALLENGER, CHAMPION, PREDECESSOR, Move, Registry
@@ -86,6 +87,7 @@ def popularity_scores(settings: Settings, since: Hour, predictions: pa.Table) ->
     return predictions.set_column(predictions.column_names.index("score"), "score", joined["score"].combine_chunks())
 
 
+@log_context(hour="hour")
 def evaluate_candidate(settings: Settings, hour: Hour, policy_file: Path | None = None) -> Decision:
     """Compare the challenger with the champion on the hours since both were trained, up to ``hour``.
 
@@ -150,6 +152,7 @@ def probe(settings: Settings, version: str) -> None:
         raise DataError(f"version {version} of {models.name} cannot be promoted: its probe scores are no probabilities")
 
 
+@log_context(hour="hour")
 def apply_decision(settings: Settings, hour: Hour, decision: dict[str, Any], *, approved: bool = False) -> list[Move]:
     """Move the aliases as the gate decided, and put the next challenger up.
 
@@ -185,6 +188,7 @@ def apply_decision(settings: Settings, hour: Hour, decision: dict[str, Any], *, 
     return moves
 
 
+@log_context(hour="hour")
 def watch_champion(settings: Settings, hour: Hour) -> Move | None:
     """Roll a champion back that falls behind its predecessor, by the policy; returns the move, or None."""
     policy = load_policy(own_policy(settings))

@@ -16,6 +16,7 @@ from core.duck import identifier, quoted
 from core.errors import ConfigError, NotReadyError
 from core.files import read_json, write_json
 from core.hours import Hour, day_hours, hour_range
+from core.logs import log_context
 from core.pages import write_page
 from core.settings import Settings
 from events.store import EventStore
@@ -35,6 +36,7 @@ INDEX = """
 """
 
 
+@log_context(day="day")
 def report_drift(settings: Settings, day: date) -> dict[str, Any]:
     """Evidently's drift report of a day: features, labels and the champion's predictions.
 
@@ -117,6 +119,7 @@ def _is_final(settings: Settings, experiment: Experiment, until: Hour) -> bool:
     return ended and final.exists() and read_json(final)["until"] == (experiment.end_hour or until).key
 
 
+@log_context(experiment="name", hour="until")
 def report_experiment(settings: Settings, name: str, until: Hour) -> dict[str, Any]:
     """Report one experiment of the workspace as of an hour.
 

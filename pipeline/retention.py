@@ -1,4 +1,4 @@
-"""Old model versions go, those that an alias or a way back names stay."""
+"""What is old goes: model versions that nothing names, and state, logs and run records beyond ``keep_days``."""
 
 from __future__ import annotations
 
@@ -7,11 +7,26 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterable
+from datetime import datetime, timedelta
+from pathlib import Path
 
+from core.hours import Hour
 from core.settings import Settings
 from evaluation.registry import CHAMPION, PREDECESSOR
+from events.store import EventStore
+from feature_repo.clock import ClockState
+from feature_repo.served import served_hours
+from pipeline.services import airflow_environment, airflow_home
+from training.state import StateStore
 
 log = logging.getLogger("pipeline.retention")
+
+RUN_RECORDS = (
+    "dag_run", "task_instance", "task_instance_history", "task_reschedule", "xcom", "job", "trigger", "callback",
+    "asset_event", "deadline", "celery_taskmeta", "revoked_token",
+)  # fmt: skip
+"""Tables of Airflow that grow with every run."""
 
 
 def retire_models(settings: Settings) -> dict[str, int]:
@@ -56,6 +71,64 @@ def retire_models(settings: Settings) -> dict[str, int]:
         _collect(settings, unused)
     log.info("retired %d model versions and %d logged models", len(old), len(unused))
     return {"versions": len(old), "models": len(unused)}
+
+
+def retire_state(settings: Settings) -> dict[str, int]:
+    """Remove samples, predictions, states, changes of features and served requests older than ``keep_days``.
+
+    Days count back from the clocks' hour, not from the wall clock: a log of last year keeps as much as a live one. The
+    newest state of a variant and all events stay.
+
+    Returns:
+        Folders and files removed of each kind.
+    """
+    clock = ClockState(settings, EventStore(settings.events_dir))
+    if not settings.keep_days or clock.as_of is None:
+        return {}
+    cutoff = clock.as_of - 24 * settings.keep_days
+    kinds = {
+        "samples": settings.training_dir.glob("samples/hour=*"),
+        "predictions": settings.training_dir.glob("predictions/*/*.parquet"),
+        "served": served_hours(settings),
+    }
+    removed = {kind: _remove(paths, cutoff) for kind, paths in kinds.items()}
+    removed["states"] = 0
+    for variant in settings.variants:
+        states = StateStore(settings.training_dir / "states", variant)
+        removed["states"] += _remove([states.folder(hour) for hour in states.hours()[:-1]], cutoff)
+    removed["changes"] = clock.retire(cutoff)
+    log.info("older than %s: removed %s", cutoff, ", ".join(f"{n} {kind}" for kind, n in removed.items()))
+    return removed
+
+
+def _remove(paths: Iterable[Path], cutoff: Hour) -> int:
+    """Remove those of files and folders named by hour that are before ``cutoff``."""
+    old = [path for path in paths if Hour.parse(path.name.removeprefix("hour=").split(".")[0]) < cutoff]
+    for path in old:
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    return len(old)
+
+
+def retire_records(settings: Settings, now: datetime) -> int:
+    """Remove log files and Airflow's run records of more than ``keep_days`` ago; returns the log files removed.
+
+    Who did what (Airflow's audit log) stays.
+    """
+    if not settings.keep_days:
+        return 0
+    since = now - timedelta(days=settings.keep_days)
+    home = airflow_home(settings)
+    old = [p for p in (home / "logs").rglob("*") if p.is_file() and p.stat().st_mtime < since.timestamp()]
+    for path in old:
+        path.unlink()
+    done = subprocess.run(
+        [sys.executable, "-m", "airflow", "db", "clean", "--yes", "--skip-archive", "--error-on-cleanup-failure",
+         "--clean-before-timestamp", since.isoformat(), "--tables", ",".join(RUN_RECORDS)],
+        capture_output=True, text=True, check=False, env={**os.environ, **airflow_environment(settings)},
+    )  # fmt: skip
+    if done.returncode:
+        log.warning("airflow db clean failed; the next day tries again: %s", done.stderr.strip()[-500:])
+    return len(old)
 
 
 def _collect(settings: Settings, models: list[str]) -> None:

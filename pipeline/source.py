@@ -9,6 +9,7 @@ from typing import Any
 from core.errors import NotReadyError
 from core.files import read_json, write_json
 from core.hours import Hour
+from core.logs import log_context
 from core.settings import Settings
 from events.ingest import Account, ingest, log_paths
 from events.mapping import load_mapping
@@ -60,6 +61,7 @@ def load_source(settings: Settings) -> Source:
     return Source(content["mapping"], tuple(content["paths"]), content["simulated"])
 
 
+@log_context(hour="hour")
 def ingest_hour(settings: Settings, hour: Hour) -> Account:
     """Ingest one hour's log and close the hour.
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from core.cli import run_child
 from core.hours import Hour, hour_range
+from core.logs import log_context
 from core.settings import Settings
 from core.state_version import check_state_version
 from events.store import EventStore
@@ -29,6 +30,7 @@ def build_samples(settings: Settings, first: Hour, until: Hour) -> int:
     return SampleStore(settings, store).build(h for h in store.hours() if first <= h <= until)
 
 
+@log_context(variant="variant", hour="until")
 def train_variant(
     settings: Settings,
     variant: str,

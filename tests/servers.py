@@ -139,9 +139,19 @@ def postgres_server(folder: Path) -> Iterator[str]:
         yield f"{cluster.url}/clock"
 
 
+FEW_ROWS = "spark.sql.codegen.wholeStage false\nspark.sql.codegen.factoryMode NO_CODEGEN\n"
+"""Three users do not repay compiled queries."""
+
+
 @contextmanager
-def spark_cluster(folder: Path) -> Iterator[tuple[str, Path]]:
-    """A standalone cluster of a master and two workers of one core: the master's URL, and Spark's folder of settings."""
+def spark_cluster(folder: Path, memory: str = "1g", options: str = FEW_ROWS) -> Iterator[tuple[str, Path]]:
+    """A standalone cluster of a master and two workers of one core: the master's URL, and Spark's folder of settings.
+
+    Args:
+        folder: for logs, scratch and settings.
+        memory: of a worker.
+        options: lines of ``spark-defaults.conf``.
+    """
     if shutil.which("java") is None:
         pytest.skip("Java is not installed (make services)")
     import pyspark
@@ -153,10 +163,7 @@ def spark_cluster(folder: Path) -> Iterator[tuple[str, Path]]:
         "SPARK_WORKER_DIR": str(folder / "work"), "SPARK_LOG_DIR": str(folder), "SPARK_DAEMON_MEMORY": "512m",
     }  # fmt: skip
     (folder / "conf").mkdir()
-    # Three users do not repay compiled queries.
-    (folder / "conf" / "spark-defaults.conf").write_text(
-        "spark.sql.codegen.wholeStage false\nspark.sql.codegen.factoryMode NO_CODEGEN\n"
-    )
+    (folder / "conf" / "spark-defaults.conf").write_text(options)
     url = f"spark://127.0.0.1:{ports[0]}"
     logs = [folder / f"{name}.log" for name in ("master", "worker1", "worker2")]
 
@@ -167,7 +174,7 @@ def spark_cluster(folder: Path) -> Iterator[tuple[str, Path]]:
               "--webui-port", str(ports[1])]  # fmt: skip
 
     def worker(n: int) -> list[str]:
-        return [str(launcher), "org.apache.spark.deploy.worker.Worker", "--cores", "1", "--memory", "1g", "--host", "127.0.0.1",
+        return [str(launcher), "org.apache.spark.deploy.worker.Worker", "--cores", "1", "--memory", memory, "--host", "127.0.0.1",
                 "--port", str(ports[2 * n]), "--webui-port", str(ports[2 * n + 1]), url]  # fmt: skip
 
     with (

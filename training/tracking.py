@@ -15,6 +15,8 @@ from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from structlog.contextvars import bound_contextvars
+
 from core.errors import NotReadyError
 from core.files import digest_text, exclusive_lock, scratch_directory
 from core.hours import Hour
@@ -161,6 +163,8 @@ class Tracker:
                 tags = [RunTag(k, str(v)) for k, v in lineage_tags(info).items()]
                 self.client.log_batch(run, tags=tags)
             self.client.set_terminated(run, "FINISHED")
+            with bound_contextvars(run=run):
+                log.info("%s: %d figures of %s logged to MLflow", self.variant, len(points), day)
 
     def _log_inputs(self, run: str, day: date, results: Sequence[HourResult]) -> None:
         """The samples that the day's run was trained on, as MLflow's dataset inputs."""

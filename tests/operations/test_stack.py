@@ -154,7 +154,7 @@ def test_everybody_may_do_what_their_role_says_and_no_more(stack: Stack, url: st
     assert httpx.get(f"{url}/api/v2/dags", verify=False).status_code == 401
     assert httpx.get(f"{url}/execution/health", verify=False).status_code == 404
     may = {
-        "viewer": {"read"}, "analyst": {"read"}, "operator": {"read", "report", "run", "promote"},
+        "viewer": {"read"}, "analyst": {"read", "report"}, "operator": {"read", "report", "run", "promote"},
         "admin": {"read", "report", "run", "promote"},
     }  # fmt: skip
     for role in ROLES:
