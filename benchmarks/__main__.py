@@ -14,6 +14,7 @@ from benchmarks.result import Result
 from benchmarks.serving import bench_serving
 from benchmarks.spark import bench_spark
 from benchmarks.training import bench_training
+from benchmarks.units import bench_units
 from core import cli
 from core.errors import ConfigError
 from core.files import read_json, write_json
@@ -30,6 +31,7 @@ BENCHES: dict[str, Callable[[float], list[Result]]] = {
     "training": bench_training,
     "serving": bench_serving,
     "hour_cycle": bench_hour_cycle,
+    "units": bench_units,
     "ab_analysis": bench_ab_analysis,
     "ab_user_table": bench_user_table,
 }

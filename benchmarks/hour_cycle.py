@@ -79,11 +79,12 @@ class Memory(threading.Thread):
 def bench_hour_cycle(scale: float) -> list[Result]:
     """Seconds of the cycle, its memory, and the share of its time in which no task ran."""
     with tempfile.TemporaryDirectory() as folder:
-        settings = _prepare(Path(folder), scale)
+        settings = prepare(Path(folder), scale)
         return _cycle(settings)
 
 
-def _prepare(folder: Path, scale: float) -> Settings:
+def prepare(folder: Path, scale: float) -> Settings:
+    """A workspace with twelve small hours behind it, and the raw log of a million events before it."""
     from pipeline.history import build_history
     from pipeline.processes import with_free_ports
     from pipeline.services import migrate_airflow

@@ -15,6 +15,7 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pandas as pd
+import psutil
 import yaml
 
 from benchmarks.result import Result
@@ -49,13 +50,18 @@ def bench_serving(scale: float) -> list[Result]:
                 models.move(CHAMPION, versions[variant], "bench")
                 _until_served(url, versions[variant])
                 _load(settings, url, until, 5)
+                before = _cpu_seconds()
                 took, failed, degraded = _load(settings, url, until, seconds)
+                spent = (_cpu_seconds() - before) / len(took)
+                begun = time.process_time()
                 peer = _naive(settings, models.name, versions[variant], until)
                 name = variant.removesuffix("_clock")
                 label = "Feast and MLflow's pyfunc by hand, no HTTP"
                 for part, q in (("p50", 50), ("p99", 99)):
                     ours, theirs = (float(np.percentile(v, q)) * 1000 for v in (took, peer))
                     results.append(Result(f"serve_{part}_{name}", ours, "ms", label, theirs, theirs / ours))
+                by_hand = (time.process_time() - begun) / len(peer)
+                results.append(Result(f"serve_cpu_{name}", spent * 1000, "ms", label, by_hand * 1000, by_hand / spent))
                 bad = Result(
                     f"serve_errors_{name}", failed, "", f"degraded, of {len(took)} requests", degraded, float("nan")
                 )
@@ -119,6 +125,11 @@ def _load(settings: Settings, url: str, until: Hour, seconds: float) -> tuple[np
 
         list(pool.map(ask, range(len(bodies))))
     return took, int((statuses != 200).sum()), int(degraded.sum())
+
+
+def _cpu_seconds() -> float:
+    """CPU time of the processes that this one started: the server's."""
+    return sum(p.cpu_times().user + p.cpu_times().system for p in psutil.Process().children(recursive=True))
 
 
 def _until_served(url: str, version: str) -> None:

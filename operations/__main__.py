@@ -11,6 +11,7 @@ from pathlib import Path
 
 from core import cli
 from core.errors import ConfigError
+from core.files import write_text
 from core.settings import Settings
 
 
@@ -97,9 +98,24 @@ def _migrate(settings: Settings, arguments: argparse.Namespace) -> None:
     print(json.dumps({"steps": migrate(settings)}))
 
 
+def _capacity(settings: Settings, arguments: argparse.Namespace) -> None:
+    from dataclasses import fields
+
+    from operations.capacity import Load, page, read_units
+
+    units = read_units(arguments.results or settings.var / "bench" / "results.json")
+    assumed = {f.name: getattr(arguments, f.name) for f in fields(Load) if f.name != "users"}
+    text = page(units, [Load(users=users, **assumed) for users in arguments.users])
+    if arguments.output:
+        write_text(arguments.output, text)
+        print(f"written to {arguments.output}")
+    else:
+        print(text)
+
+
 _COMMANDS = {
     "init": _init, "service": _service, "healthy": _healthy, "users": _users, "metrics": _metrics, "doctor": _doctor, "backup": _backup,
-    "restore": _restore, "migrate": _migrate,
+    "restore": _restore, "migrate": _migrate, "capacity": _capacity,
 }  # fmt: skip
 
 
@@ -135,7 +151,25 @@ def parser() -> argparse.ArgumentParser:
     restore = commands.add_parser("restore", help="put a backup back into an empty workspace")
     restore.add_argument("folder", type=Path)
     commands.add_parser("migrate", help="bring the workspace's state to this version of the platform")
+    _capacity_parser(commands.add_parser("capacity", help="cores, memory and disk for a number of users, as Markdown"))
     return top
+
+
+def _capacity_parser(capacity: argparse.ArgumentParser) -> None:
+    from dataclasses import fields
+
+    from operations.capacity import Load
+
+    capacity.add_argument("--users", type=float, nargs="+", default=[1e6, 1e8, 1e9], help="default: 1e6 1e8 1e9")
+    for field in fields(Load)[1:]:
+        capacity.add_argument(
+            f"--{field.name.replace('_', '-')}",
+            type=type(field.default),
+            default=field.default,
+            help="default %(default)s",
+        )
+    capacity.add_argument("--results", type=Path, help="unit costs; default: var/bench/results.json")
+    capacity.add_argument("--output", type=Path, help="file to write; default: standard output")
 
 
 if __name__ == "__main__":

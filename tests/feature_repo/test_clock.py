@@ -14,13 +14,14 @@ from hypothesis import HealthCheck, example, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from core.engine import parquet_parts
+from core.engine import engine, parquet_parts
 from core.errors import NotReadyError
 from core.hours import Hour
 from core.settings import Settings, load_settings
 from events.ingest import ingest
 from events.store import EventStore
 from feature_repo.clock import ClockState
+from feature_repo.sql import Recipe
 from tests.conftest import NOW, write_mapping
 
 START = Hour.parse("2026-03-27T00")  # daylight saving begins in Berlin two days later
@@ -233,3 +234,52 @@ def test_changing_the_window_asks_for_a_rebuild(tmp_path: Path) -> None:
 def test_hours_are_utc_and_ordered() -> None:
     assert Hour.of(datetime(2026, 3, 27, 0, 59, tzinfo=UTC)) == START
     assert START + 1 > START
+
+
+def test_a_facet_with_very_many_values_and_a_user_with_everything(tmp_path: Path) -> None:
+    """One person, two hours, every event with a value of its own: nothing is cut, ties go by the value's name."""
+    count = 150_000
+    settings = load_settings(var=tmp_path / "var", source="test", window_days=WINDOW_DAYS)
+    for hour in (0, 1):
+        numbers = pd.Series(range(count))
+        frame = pd.DataFrame(
+            {
+                "uid": 1,
+                "track": numbers % 1000 + 1,
+                "ts": pd.Timestamp((START + hour).start) + pd.to_timedelta(numbers % 3600, unit="s"),
+                "played": (numbers % 2) * 100,
+                "length": 100,
+                "genre": "g" + (numbers + hour * count).astype(str).str.zfill(7),
+                "id": numbers + hour * count,
+            }
+        )
+        frame.to_csv(tmp_path / "log.csv", index=False)
+        mapping = write_mapping(
+            tmp_path,
+            columns="columns: {user_id: uid, item_id: track, event_id: id, played_seconds: played, duration_seconds: length}",
+        )
+        ingest(str(mapping), [str(tmp_path / "log.csv")], settings, now=NOW, close=(START + hour, START + hour + 1))
+        clock = state_of(settings)
+        (clock.rebuild if hour == 0 else clock.refresh)(START + hour + 1)
+    found = [clock for _, clock in sorted(clocks(settings, START + 2).items())]
+    assert found == [([f"g{hour * count + n:07d}" for n in (1, 3, 5)], [1.0] * 3, count) for hour in (0, 1)]
+
+
+def test_counts_beyond_32_bits_are_exact(tmp_path: Path) -> None:
+    settings = load_settings(var=tmp_path, source="test")
+    many = 3_000_000_000_000
+    with engine(settings) as running:
+        recipe = Recipe(running, settings, ["genre"])
+        running.table("values_0", "SELECT * FROM (VALUES ('jazz', 1), ('rock', 2)) v(value, id)")
+        counts = ", ".join(f"CAST({many} AS BIGINT) AS {name}" for name in ("events", "finish", '"like"', "skip"))
+        rest = "CAST(0 AS BIGINT) AS dislike, CAST(0 AS BIGINT) AS share"
+        key = "CAST(1 AS BIGINT) AS user_id, CAST(5 AS INTEGER) AS slot"
+        running.table(
+            "sum_0",
+            f"SELECT {key}, 1 AS value, {counts}, {rest} UNION ALL SELECT {key}, 2, {many} + 1, {many} + 1, {many}, {many}, 0, 0",
+        )
+        running.table("sum_all", f"SELECT {key}, {counts}, {rest}")
+        (row,) = running.arrow(recipe.clock("sum", "sum_all", ("user_id", "slot"), "500000")).to_pylist()
+    assert row["genre_values"] == ["rock", "jazz"]
+    assert row["genre_scores"] == [many + 1.0, float(many)]
+    assert row["events"] == many

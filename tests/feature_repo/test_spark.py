@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from core.settings import ROOT, Settings, load_settings
+from events.store import EventStore
+from feature_repo.clock import ClockState
 from tests.feature_repo.test_clock import START, WINDOW_DAYS, as_of, ingest_rows, state_of, sums_of
 from tests.servers import spark_cluster
 
@@ -66,3 +71,39 @@ def test_spark_gives_what_duckdb_gives_in_bulk_and_by_the_hour_with_late_events(
             found[name] = sums_of(settings), [as_of(settings, START + h) for h in (6, 30, CUT, CUT + 1)]
     assert found["spark"] == found["duckdb"]
     assert len(found["spark"][1][-1]) > 30
+
+
+JOIN = """
+import json, sys
+import pyarrow as pa
+from core.settings import load_settings
+from events.store import EventStore
+from feature_repo.retrieval import ClockFeatures
+settings = load_settings(**json.loads(sys.argv[1]))
+found = ClockFeatures(settings, EventStore(settings.events_dir)).historical(pa.table(json.loads(sys.argv[2])))
+print(json.dumps([found.slots.to_pylist(), found.profiles.to_pylist()]))
+"""
+
+
+def test_feasts_spark_offline_store_joins_what_duckdb_joins(tmp_path: Path) -> None:
+    if shutil.which("java") is None:
+        pytest.skip("Java is not installed (make services)")
+    settings = load_settings(var=tmp_path, source="test", window_days=WINDOW_DAYS, slot_minutes=SLOT_MINUTES)
+    rows = sorted(
+        ((n * 7) % 60, (n * 13) % 60, n % 3, ["rock", "jazz", None][n % 3], [100, 3][n % 2]) for n in range(90)
+    )
+    ingest_rows(tmp_path, settings, rows, 0, (START, START + CUT))
+    ClockState(settings, EventStore(settings.events_dir)).rebuild(START + CUT)
+    hours = [(START + h).number for h in (6, 30, CUT)]
+    keys = {"user_id": [1, 2, 3, 99] * 3, "hour": [hour for hour in hours for _ in range(4)]}
+    options = {"var": str(tmp_path), "source": "test", "window_days": WINDOW_DAYS, "slot_minutes": SLOT_MINUTES}
+    found = {}
+    for store in ("duckdb", "spark"):
+        given = json.dumps({**options, "offline_store": store, "spark_master": "local[1]", "spark_partitions": 1})
+        done = subprocess.run(
+            [sys.executable, "-c", JOIN, given, json.dumps(keys)], cwd=ROOT, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+        found[store] = json.loads(done.stdout.strip().splitlines()[-1])
+    assert len(found["duckdb"][0]) > 20
+    assert found["spark"] == found["duckdb"]

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import signal
+import socket
+import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +100,69 @@ def test_a_redis_that_is_gone_fails_the_hour_whole_and_it_can_be_repeated(tmp_pa
         assert online.equals(found.historical(keys).slots.select(online.column_names))
     with pytest.raises(Exception, match=r"onnect|refused"):
         features(settings).get_clock([3], hour + 1)
+
+
+class Cut:
+    """A TCP proxy on loopback that breaks every connection after so many bytes to the server; None: never."""
+
+    def __init__(self, target: str) -> None:
+        host, port = target.split(":")
+        self.target = (host, int(port))
+        self.left: int | None = None
+        self.server = socket.create_server(("127.0.0.1", 0))
+        self.address = f"127.0.0.1:{self.server.getsockname()[1]}"
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        while True:
+            client, _ = self.server.accept()
+            server = socket.create_connection(self.target)
+            threading.Thread(target=self._forward, args=(client, server, True), daemon=True).start()
+            threading.Thread(target=self._forward, args=(server, client, False), daemon=True).start()
+
+    def _forward(self, source: socket.socket, sink: socket.socket, counted: bool) -> None:
+        with suppress(OSError):
+            while data := source.recv(65536):
+                if counted and self.left is not None:
+                    data = data[: self.left]
+                    self.left -= len(data)
+                sink.sendall(data)
+                if counted and self.left == 0:
+                    break
+        for end in (source, sink):
+            with suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+
+def test_a_write_that_is_cut_leaves_every_user_old_or_new_and_the_repeat_mends_it(tmp_path: Path) -> None:
+    users, hour = [1, 2, 3], START + CUT + 3
+    with redis_server(tmp_path) as (url, _):
+        proxy = Cut(url)
+        settings = filled(tmp_path, online_store="redis", redis_url=proxy.address)
+        fresh = [(CUT + 3, 5 + u, u - 1, value, 100) for u in users for value in ("soul", "folk")]
+        ingest_rows(tmp_path, settings, fresh, 900, (hour, hour + 1))
+        found = features(settings)
+        found.clock.refresh(hour + 1)
+        keys = pa.table({"user_id": pa.array(users, pa.int64()), "hour": pa.array([hour.number + 1] * 3, pa.int64())})
+
+        def of_user(clock: pa.Table) -> list[list[dict[str, Any]]]:
+            return [[row for row in clock.to_pylist() if row["user_id"] == user] for user in users]
+
+        old = of_user(found.get_clock(users, hour + 1))
+        new = of_user(found.historical(keys).slots.select(found.get_clock(users, hour + 1).column_names))
+        assert all(a != b for a, b in zip(old, new, strict=True))
+        seen = set()
+        for bytes_left in (40, 700, 1100, 1500):
+            proxy.left = bytes_left
+            with pytest.raises(Exception, match=r"onnect|closed|reset|pipe"):
+                found.materialize(hour + 1)
+            proxy.left = None
+            now = of_user(found.get_clock(users, hour + 1))
+            assert all(n in (a, b) for n, a, b in zip(now, old, new, strict=True))
+            seen.add(sum(n == b for n, b in zip(now, new, strict=True)))
+        assert len(seen) > 1, seen  # some cuts fell between users
+        found.materialize(hour + 1)
+        assert of_user(found.get_clock(users, hour + 1)) == new
 
 
 def test_a_registry_that_does_not_answer_is_named(tmp_path: Path) -> None:

@@ -1,0 +1,109 @@
+"""What an hour costs by its parts: core-seconds a million events, bytes an event, a user, an id. ``operations capacity`` counts with it."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from pathlib import Path
+from typing import Any, cast
+
+from benchmarks.clocks import write_log
+from benchmarks.hour_cycle import EVENTS, HISTORY_HOURS, START, VARIANTS, prepare
+from benchmarks.result import Result
+from core.settings import Settings, load_settings
+from events.store import EventStore
+from feature_repo.clock import ClockState
+from training.state import read_info
+
+VARIANT = VARIANTS[-1]
+REGULARS, REGULAR_EVENTS = 4_000, 500
+NAN = float("nan")
+
+
+def bench_units(scale: float) -> list[Result]:
+    """The steps of an hour of a million events in this process, each in core-seconds, and what they leave on disk."""
+    from feature_repo.retrieval import advance
+    from pipeline.promotion import evaluate_candidate
+    from pipeline.source import ingest_hour
+    from pipeline.training import build_samples, train_variant
+
+    hour = START + HISTORY_HOURS
+    with tempfile.TemporaryDirectory() as folder:
+        settings = prepare(Path(folder), scale)
+        steps = {
+            "ingest": lambda: ingest_hour(settings, hour),
+            "clocks": lambda: advance(settings, hour + 1),
+            "samples": lambda: build_samples(settings, hour, hour),
+            "training": lambda: train_variant(settings, VARIANT, hour),
+            "gate": lambda: evaluate_candidate(settings, hour),
+        }
+        cores = {}
+        for name, step in steps.items():
+            begun = time.process_time()
+            step()
+            cores[name] = (time.process_time() - begun) / (EVENTS * scale) * 1e6
+        whole = sum(cores.values())
+        results = [Result(f"cpu_{n}", v, "core-s/M", "the hour", whole, whole / v) for n, v in cores.items()]
+
+        store, training = EventStore(settings.events_dir), settings.training_dir
+        rows = store.read(hour).num_rows
+        raw = _bytes(Path(folder) / "log" / f"{hour.key}.parquet") / rows
+        event = _bytes(store.partition(hour)) / rows
+        results.append(Result("bytes_event", event, "B", "the raw log's Parquet", raw, raw / event))
+        state = training / "states" / VARIANT / f"hour={hour.key}"
+        sizes = {
+            "bytes_samples_event": _bytes(training / "samples" / f"hour={hour.key}") / rows,
+            "bytes_model_id": _bytes(state) / sum(read_info(state).tables.values()),
+        }
+        sizes |= _of_regulars(Path(folder) / "regulars", scale)
+        return results + [Result(name, value, "B", "none", NAN, NAN) for name, value in sizes.items()]
+
+
+def _bytes(*roots: Path) -> int:
+    return sum(
+        p.stat().st_size for root in roots for p in ([root] if root.is_file() else root.rglob("*")) if p.is_file()
+    )
+
+
+def _of_regulars(var: Path, scale: float) -> dict[str, float]:
+    """Bytes of users with ``REGULAR_EVENTS`` in the window: clocks on disk and online, and changes an event."""
+    settings = load_settings(var=var, source="bench", variants=VARIANTS)
+    users, hours = int(REGULARS * scale), settings.window_hours
+    per_hour = users * REGULAR_EVENTS // hours
+    store = write_log(settings, per_hour * (hours + 1), users, hours + 1)
+    clock = ClockState(settings, store)
+    clock.rebuild(START + hours, history=False)
+    roots = [log.root for log in clock.logs.values()]
+    before = _bytes(*roots)
+    clock.refresh(START + hours + 1)
+    return {
+        "bytes_changes_event": (_bytes(*roots) - before) / per_hour,
+        "bytes_clock_user": _bytes(clock.root / "sums") / users,
+        "bytes_online_user": _online(settings, var) / users,
+    }
+
+
+def _online(settings: Settings, folder: Path) -> float:
+    """Bytes that Redis holds when every clock, profile and history is online."""
+    import redis
+
+    from feature_repo.retrieval import ClockFeatures
+    from tests.servers import redis_server
+
+    place = folder / "redis"
+    place.mkdir()
+    with redis_server(place) as (url, _):
+        host, port = url.split(":")
+        server = redis.Redis(host=host, port=int(port))
+
+        def used() -> float:
+            return float(cast("dict[str, Any]", server.info("memory"))["used_memory"])
+
+        before = used()
+        own = settings.model_dump(include=settings.model_fields_set)
+        online = load_settings(**{**own, "online_store": "redis", "redis_url": url})
+        features = ClockFeatures(online, EventStore(online.events_dir))
+        until = features.clock.as_of
+        assert until is not None
+        features.materialize_all(until)
+        return used() - before

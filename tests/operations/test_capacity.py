@@ -1,0 +1,69 @@
+"""Capacity is arithmetic on measured figures: checked by hand, refused without them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from core.errors import ConfigError, NotReadyError
+from core.settings import ROOT
+from operations.capacity import UNITS, Load, limits, needs, page, read_units
+
+
+def write_units(path: Path, **values: float) -> Path:
+    rows = [{"name": name, "value": values.get(name, 100.0), "peer_value": 10.0} for name in UNITS]
+    path.write_text(json.dumps(rows))
+    return path
+
+
+def test_an_hour_by_hand(tmp_path: Path) -> None:
+    units = read_units(write_units(tmp_path / "results.json", cpu_ingest=36.0, bytes_online_user=2000.0))
+    load = Load(1e6, active_share=0.24, events_a_day=100, peak=1.5, utilisation=0.5, requests_a_day=36)
+    assert load.peak_events == pytest.approx(1.5e6)
+    assert load.peak_requests == pytest.approx(150)
+    found = {need.part: need for need in needs(units, load)}
+    assert found["ingest and event store"].cores == pytest.approx(1.5 * 36 / 3600 / 0.5)
+    assert found["ingest and event store"].disk_gb == pytest.approx(0.24e6 * 100 * 180 * 100 / 1e9)
+    assert found["online store (Redis)"].memory_gb == pytest.approx(2.0)
+    assert found["ranking service"].cores == pytest.approx(150 * 0.1 / 0.5)
+
+
+def test_what_grows_with_users_grows_in_proportion_and_spark_takes_over(tmp_path: Path) -> None:
+    units = read_units(write_units(tmp_path / "results.json"))
+    small, big = needs(units, Load(1e6)), needs(units, Load(1e9))
+    assert big[0].cores == pytest.approx(1000 * small[0].cores)
+    assert (small[1].part, big[1].part) == ("clocks (DuckDB)", "clocks (Spark)")
+    assert big[1].cores == pytest.approx(1000 * small[1].cores * units["spark_factor"])
+    assert not limits(units, Load(1e6))
+    assert any("not built" in limit for limit in limits(units, Load(1e9)))
+
+
+def test_the_command_writes_the_page_and_says_what_is_missing(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "operations", "capacity", "--results", str(tmp_path / "results.json")]
+
+    def run(*more: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([*command, *more], cwd=ROOT, capture_output=True, text=True, check=False)
+
+    done = run()
+    assert done.returncode == 75
+    assert "python -m benchmarks ab_user_table serving spark units" in done.stderr
+    write_units(tmp_path / "results.json")
+    done = run("--users", "2e6", "--output", str(tmp_path / "page.md"))
+    assert done.returncode == 0, done.stderr
+    written = (tmp_path / "page.md").read_text()
+    assert "## 2,000,000 users" in written
+    assert written == page(read_units(tmp_path / "results.json"), [Load(2e6)])
+    done = run("--active-share", "0")
+    assert done.returncode == 2
+    assert "active_share" in done.stderr
+
+
+def test_impossible_loads_are_refused() -> None:
+    with pytest.raises(ConfigError, match="shares of 1"):
+        Load(1e6, utilisation=1.5)
+    with pytest.raises(NotReadyError, match="python -m benchmarks"):
+        read_units(Path("nowhere.json"))
