@@ -7,6 +7,8 @@ import time
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
+
 from benchmarks.clocks import write_log
 from benchmarks.hour_cycle import EVENTS, HISTORY_HOURS, START, VARIANTS, prepare
 from benchmarks.result import Result
@@ -79,12 +81,12 @@ def _of_regulars(var: Path, scale: float) -> dict[str, float]:
     return {
         "bytes_changes_event": (_bytes(*roots) - before) / per_hour,
         "bytes_clock_user": _bytes(clock.root / "sums") / users,
-        "bytes_online_user": _online(settings, var) / users,
+        "bytes_online_user": _online(settings, var),
     }
 
 
 def _online(settings: Settings, folder: Path) -> float:
-    """Bytes that Redis holds when every clock, profile and history is online."""
+    """Bytes that Redis holds for a user when clock, profile, activity and history are online."""
     import redis
 
     from feature_repo.retrieval import ClockFeatures
@@ -95,15 +97,11 @@ def _online(settings: Settings, folder: Path) -> float:
     with redis_server(place) as (url, _):
         host, port = url.split(":")
         server = redis.Redis(host=host, port=int(port))
-
-        def used() -> float:
-            return float(cast("dict[str, Any]", server.info("memory"))["used_memory"])
-
-        before = used()
         own = settings.model_dump(include=settings.model_fields_set)
         online = load_settings(**{**own, "online_store": "redis", "redis_url": url})
         features = ClockFeatures(online, EventStore(online.events_dir))
         until = features.clock.as_of
         assert until is not None
         features.materialize_all(until)
-        return used() - before
+        users = [key for key in cast("Any", server).scan_iter(count=1000) if b"user_id" in key]
+        return float(np.mean([cast("Any", server).memory_usage(key) for key in users]))
