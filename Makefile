@@ -59,9 +59,11 @@ doctor: setup ## check everything the platform stands on, and say what to fix (S
 test: setup ## all tests
 	@$(RUN) -m pytest tests
 
-check: setup ## lint, format, types, bandit
+check: setup ## lint, format, types, bandit; Dockerfile, Compose file and manifests against their schemas
 	@$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check . && $(VENV)/bin/mypy
 	@$(VENV)/bin/bandit --quiet --recursive -ll -c pyproject.toml $(PACKAGES) 2> /dev/null
+	@$(VENV)/bin/hadolint docker/Dockerfile && $(VENV)/bin/check-jsonschema --quiet --builtin-schema vendor.compose-spec docker/compose.yaml
+	@$(VENV)/bin/kubernetes-validate --strict --quiet docker/kubernetes/platform.yaml
 
 audit: setup ## known holes in the pinned dependencies (needs the network), and the list of parts as CycloneDX
 	@$(VENV)/bin/cyclonedx-py requirements requirements.txt --output-file var/sbom.json && echo "parts: var/sbom.json"

@@ -10,6 +10,7 @@ from benchmarks.clocks import bench_clocks, bench_join, bench_window
 from benchmarks.evaluation import bench_auc, bench_gate, bench_uauc
 from benchmarks.experiments import bench_ab_analysis, bench_user_table
 from benchmarks.hour_cycle import bench_hour_cycle
+from benchmarks.imports import bench_imports
 from benchmarks.result import Result
 from benchmarks.serving import bench_serving
 from benchmarks.spark import bench_spark
@@ -32,6 +33,7 @@ BENCHES: dict[str, Callable[[float], list[Result]]] = {
     "serving": bench_serving,
     "hour_cycle": bench_hour_cycle,
     "units": bench_units,
+    "imports": bench_imports,
     "ab_analysis": bench_ab_analysis,
     "ab_user_table": bench_user_table,
 }

@@ -11,9 +11,10 @@ command -v chromium >/dev/null || wanted+=(chromium)
 command -v java >/dev/null || wanted+=(openjdk-17-jre-headless)
 command -v nginx >/dev/null || wanted+=(nginx-light)
 command -v prometheus >/dev/null || wanted+=(prometheus)
+command -v prometheus-alertmanager >/dev/null || wanted+=(prometheus-alertmanager)
 command -v faketime >/dev/null || wanted+=(faketime)
 if [ ${#wanted[@]} -eq 0 ]; then
-  echo "services: PostgreSQL, Redis, Chromium, Java, nginx, Prometheus and faketime are there"
+  echo "services: PostgreSQL, Redis, Chromium, Java, nginx, Prometheus, Alertmanager and faketime are there"
   exit 0
 fi
 if [ "$(id -u)" -ne 0 ]; then

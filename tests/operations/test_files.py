@@ -82,6 +82,27 @@ def test_the_image_copies_every_package_that_the_services_import() -> None:
     assert [s[1] for s in stages] == ["build", "platform"]
 
 
+@pytest.mark.parametrize(
+    ("tool", "file", "right", "wrong"),
+    [
+        (("hadolint",), "Dockerfile", "USER 50000:50000", "USER root"),
+        (("check-jsonschema", "--builtin-schema", "vendor.compose-spec"), "compose.yaml", "restart:", "restarts:"),
+        (("kubernetes-validate", "--strict"), "kubernetes/platform.yaml", "containers:", "container:"),
+    ],
+)
+def test_files_keep_to_what_their_readers_take(
+    tool: tuple[str, ...], file: str, right: str, wrong: str, tmp_path: Path
+) -> None:
+    """By the tools that know the formats; each finds a mistake that is put in."""
+    command = [str(Path(sys.executable).parent / tool[0]), *tool[1:]]
+    done = subprocess.run([*command, DOCKER / file], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    text = (DOCKER / file).read_text()
+    assert right in text
+    (tmp_path / Path(file).name).write_text(text.replace(right, wrong))
+    assert subprocess.run([*command, tmp_path / Path(file).name], capture_output=True, check=False).returncode
+
+
 def test_the_image_leaves_out_the_tools_of_the_tests() -> None:
     script, pins = DOCKER / "image_requirements.py", ROOT / "requirements.txt"
     kept = subprocess.run([sys.executable, script, pins], capture_output=True, text=True, check=True).stdout

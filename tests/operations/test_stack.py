@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,8 @@ from core.settings import ROOT
 from events.simulator.config import SimulatorConfig
 from operations.users import ROLES
 from pipeline.demo import HOURLY
-from tests.conftest import SMALL_POLICY, write_app
+from pipeline.processes import free_port, wait_for
+from tests.conftest import SMALL_POLICY, webhook, write_app
 from tests.operations.stack import ORDER, Stack, base, proxy
 from tests.servers import process
 
@@ -229,6 +231,30 @@ def test_no_secret_is_written_anywhere_but_where_it_must(stack: Stack, lived: Pa
     assert [name for name, value in canaries.items() if value in dump] == []
 
 
+@contextmanager
+def alertmanager(folder: Path, address: str) -> Iterator[list[dict[str, Any]]]:
+    """Alertmanager with the stack's settings, at once: what it posts to a webhook. Debian's knows no ``url_file`` yet."""
+    program = shutil.which("prometheus-alertmanager")
+    if program is None:
+        pytest.skip("Alertmanager is not installed (make services)")
+    with webhook() as (url, posted):
+        text = (folder / "alertmanager.yml").read_text().replace("group_wait: 30s", "group_wait: 1s")
+        assert "url_file: /etc/alertmanager/webhook_url" in text
+        config = folder / "alertmanager-here.yml"
+        config.write_text(text.replace("url_file: /etc/alertmanager/webhook_url", f"url: {url}"))
+        command = [program, f"--config.file={config}", f"--storage.path={folder}/alertmanager",
+                   f"--web.listen-address={address}", "--cluster.listen-address="]  # fmt: skip
+
+        def ready() -> bool:
+            try:
+                return httpx.get(f"http://{address}/-/ready").status_code == 200
+            except httpx.HTTPError:
+                return False
+
+        with process(command, folder / "alertmanager.log", ready):
+            yield posted
+
+
 @pytest.mark.usefixtures("lived")
 def test_prometheus_reads_the_stack_and_every_rule_and_panel_finds_its_metrics(stack: Stack) -> None:
     program = shutil.which("prometheus")
@@ -236,13 +262,15 @@ def test_prometheus_reads_the_stack_and_every_rule_and_panel_finds_its_metrics(s
         pytest.skip("Prometheus is not installed (make services)")
     folder = stack.folder / "prometheus"
     shutil.copytree(ROOT / "docker" / "prometheus", folder)
+    alerts = f"127.0.0.1:{free_port()}"
+    rules_file = folder / "alerts.yml"
+    rules_file.write_text(re.sub(r"for: \d+[mh]", "for: 1s", rules_file.read_text()))
     config = stack.local((folder / "prometheus.yml").read_text()).replace("/etc/prometheus", str(folder))
+    config = config.replace("alertmanager:9093", alerts)
     config = config.replace("scrape_interval: 30s", "scrape_interval: 5s").replace(
         "scrape_timeout: 25s", "scrape_timeout: 5s"
     )
     (folder / "prometheus.yml").write_text(config.replace("scrape_interval: 15s", "scrape_interval: 5s"))
-    from pipeline.processes import free_port
-
     port = free_port()
     api = f"http://127.0.0.1:{port}/api/v1"
 
@@ -259,12 +287,10 @@ def test_prometheus_reads_the_stack_and_every_rule_and_panel_finds_its_metrics(s
 
     command = [program, f"--config.file={folder}/prometheus.yml", f"--storage.tsdb.path={folder}/data",
                f"--web.listen-address=127.0.0.1:{port}"]  # fmt: skip
-    with process(command, folder / "log", ready):
+    with alertmanager(folder, alerts) as posted, process(command, folder / "log", ready):
         rules = httpx.get(f"{api}/rules").json()["data"]["groups"]
         assert sum(len(g["rules"]) for g in rules) >= 20
         known = set(httpx.get(f"{api}/label/__name__/values").json()["data"])
-        import re
-
         texts = [r["query"] for g in rules for r in g["rules"]]
         for path in (ROOT / "docker" / "grafana" / "dashboards").glob("*.json"):
             panels = json.loads(path.read_text())["panels"]
@@ -278,6 +304,9 @@ def test_prometheus_reads_the_stack_and_every_rule_and_panel_finds_its_metrics(s
             "airflow-scheduler": "1", "airflow-dag-processor": "1", "airflow-triggerer": "1",
         }  # fmt: skip
         assert query("clock_unread > 0") == []
+        wait_for(lambda: bool(posted), "an alert to reach the webhook", 120)
+        names = {alert["labels"]["alertname"] for post in posted for alert in post["alerts"]}
+        assert names <= {r["name"] for g in rules for r in g["rules"]}
 
 
 LATER = {"clock_drift_share", "clock_events_quarantined", "clock_experiments", "clock_rank_degraded_total"}
