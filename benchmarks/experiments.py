@@ -119,7 +119,7 @@ def write_events(folder: Path, events: int, users: int) -> list[Path]:
     return paths
 
 
-def _user_table(folder: Path, events: list[Path]) -> None:
+def user_table(folder: Path, events: list[Path]) -> None:
     experiment = Experiment(
         name="bench", variants={"a": 1, "b": 1}, control="a", start=START, pre_days=PRE_DAYS,
         secondary=("finishes", "likes", "skips", "plays"),
@@ -149,7 +149,7 @@ def bench_user_table(scale: float) -> list[Result]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         events = write_events(folder, int(EVENTS * scale), int(EVENT_USERS * scale))
-        seconds, memory = in_own_process(_user_table, folder, events)
+        seconds, memory = in_own_process(user_table, folder, events)
         with connection(load_settings(var=folder)) as con:
             listed, few = f"read_parquet([{', '.join(quoted(str(p)) for p in events)}])", folder / "few.parquet"
             total = int(scalar(con, f"SELECT count(*) FROM {listed}"))

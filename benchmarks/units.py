@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 
 from benchmarks.clocks import write_log
+from benchmarks.experiments import user_table, write_events
 from benchmarks.hour_cycle import EVENTS, HISTORY_HOURS, START, VARIANTS, prepare
 from benchmarks.result import Result
 from core.settings import Settings, load_settings
@@ -19,6 +21,7 @@ from training.state import read_info
 
 VARIANT = VARIANTS[-1]
 REGULARS, REGULAR_EVENTS = 4_000, 500
+AB_EVENTS, AB_USERS = 5_000_000, 500_000
 NAN = float("nan")
 
 
@@ -41,9 +44,7 @@ def bench_units(scale: float) -> list[Result]:
         }
         cores = {}
         for name, step in steps.items():
-            begun = time.process_time()
-            step()
-            cores[name] = (time.process_time() - begun) / (EVENTS * scale) * 1e6
+            cores[name] = _cores(step) / (EVENTS * scale) * 1e6
         whole = sum(cores.values())
         results = [Result(f"cpu_{n}", v, "core-s/M", "the hour", whole, whole / v) for n, v in cores.items()]
 
@@ -57,8 +58,20 @@ def bench_units(scale: float) -> list[Result]:
             "bytes_samples_event": _bytes(training / "samples" / f"hour={hour.key}") / rows,
             "bytes_model_id": _bytes(state) / sum(read_info(state).tables.values()),
         }
+        table = Path(folder) / "ab"
+        table.mkdir()
+        events = write_events(table, int(AB_EVENTS * scale), int(AB_USERS * scale))
+        cost = _cores(lambda: user_table(table, events)) / (AB_EVENTS * scale) * 1e6
+        results.append(Result("cpu_ab", cost, "core-s/M", "the hour", whole, whole / cost))
         sizes |= _of_regulars(Path(folder) / "regulars", scale)
         return results + [Result(name, value, "B", "none", NAN, NAN) for name, value in sizes.items()]
+
+
+def _cores(step: Callable[[], object]) -> float:
+    """Core-seconds of this process's threads."""
+    begun = time.process_time()
+    step()
+    return time.process_time() - begun
 
 
 def _bytes(*roots: Path) -> int:

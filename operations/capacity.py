@@ -19,7 +19,7 @@ UNITS = {
     "cpu_training": ("core-seconds a million events and variant", "units"),
     "cpu_gate": ("core-seconds a million events", "units"),
     "serve_cpu_matched": ("core-milliseconds a request of 200 candidates", "serving"),
-    "ab_user_table": ("seconds of two cores for 100 million events", "ab_user_table"),
+    "cpu_ab": ("core-seconds a million events, once a day", "units"),
     "spark_rebuild": ("seconds on two cores", "spark"),
     "bytes_event": ("bytes an event", "units"),
     "bytes_changes_event": ("bytes an event", "units"),
@@ -102,7 +102,6 @@ def needs(units: dict[str, float], load: Load) -> list[Need]:
     model_gb = (load.users + load.items) * units["bytes_model_id"] / 1e9
     clocks = cores(units["cpu_clocks"])
     on_spark = clocks > load.machine_cores
-    table = units["ab_user_table"] * BENCH_CORES / 100  # core-seconds a million events, once a day over a day's events
     return [
         Need("ingest and event store", cores(units["cpu_ingest"]), 0, daily_gb * load.kept_days * units["bytes_event"]),
         Need(
@@ -114,7 +113,7 @@ def needs(units: dict[str, float], load: Load) -> list[Need]:
         Need(f"training, {load.variants} variants", cores(units["cpu_training"]) * load.variants, model_gb * load.variants),
         Need("gate", cores(units["cpu_gate"])),
         Need("ranking service", load.peak_requests * units["serve_cpu_matched"] / 1000 / load.utilisation, model_gb),
-        Need("A/B user tables, in an hour a day", daily_gb * 1e3 * table / 3600 / load.utilisation),
+        Need("A/B user tables, in an hour a day", daily_gb * 1e3 * units["cpu_ab"] / 3600 / load.utilisation),
     ]  # fmt: skip
 
 

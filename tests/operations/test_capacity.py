@@ -50,7 +50,7 @@ def test_the_command_writes_the_page_and_says_what_is_missing(tmp_path: Path) ->
 
     done = run()
     assert done.returncode == 75
-    assert "python -m benchmarks ab_user_table serving spark units" in done.stderr
+    assert "python -m benchmarks serving spark units" in done.stderr
     write_units(tmp_path / "results.json")
     done = run("--users", "2e6", "--output", str(tmp_path / "page.md"))
     assert done.returncode == 0, done.stderr

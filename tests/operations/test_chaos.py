@@ -41,7 +41,8 @@ SEED = int(os.environ.get("CHAOS_SEED", "2024"))
 APP = SimulatorConfig(days=6, users=80, items=60, experiment={"start_day": 2}, dirt={"damaged": 0.01, "late": 0.02})  # type: ignore[arg-type]
 TAKEOVER = APP.first_hour + 48
 VARIANTS = ("hour_embedding", "matched_clock")
-PAUSE_SECONDS = (2.0, 9.0)
+PAUSE_SECONDS, SQUALL, CALM_SECONDS = (1.0, 5.0), 12, 35.0
+"""Injections come in squalls with a calm after each: without one no step that takes longer than a pause would ever end."""
 PATIENCE_SECONDS = 60
 """How long a DAG that the one before should have started may be missing before a person starts it."""
 DEADLINE_SECONDS = 900
@@ -282,6 +283,8 @@ def test_the_state_after_random_kills_equals_an_undisturbed_run(
         for n in range(INJECTIONS):
             time.sleep(monkey.random.uniform(*PAUSE_SECONDS))
             print(f"injection {n + 1} of {INJECTIONS}: {monkey.inject()}", flush=True)
+            if (n + 1) % SQUALL == 0:
+                time.sleep(CALM_SECONDS)
         over.set()
 
     weather = threading.Thread(target=storm, daemon=True)
