@@ -27,7 +27,7 @@ BENCHES: dict[str, Callable[[float], list[Result]]] = {
     "gate": lambda scale: [bench_gate(scale)],
     "clocks": bench_clocks,
     "window": lambda scale: [bench_window(scale)],
-    "spark": lambda scale: [bench_spark(scale)],
+    "spark": bench_spark,
     "join": lambda scale: [bench_join(scale)],
     "training": bench_training,
     "serving": bench_serving,

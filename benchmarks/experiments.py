@@ -5,11 +5,13 @@ from __future__ import annotations
 import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 
+from ab_analysis.analysis import analyze
 from ab_analysis.experiment import Experiment, Plan
 from ab_analysis.metrics import load_catalogue
 from ab_analysis.table import TableSpec, analyze_table
@@ -18,7 +20,7 @@ from benchmarks.result import Result, in_own_process, timed
 from core.duck import connection, quoted, scalar
 from core.engine import engine
 from core.hours import Hour
-from core.settings import load_settings
+from core.settings import Settings, load_settings
 
 USERS, METRICS = 10_000_000, 6
 PEER_SHARE = 0.1
@@ -119,16 +121,17 @@ def write_events(folder: Path, events: int, users: int) -> list[Path]:
     return paths
 
 
-def user_table(folder: Path, events: list[Path]) -> None:
+def user_table(folder: Path, events: list[Path], settings: Settings | None = None) -> dict[str, Any]:
+    """The analysis of the experiment of ``write_events`` from its user table, as JSON."""
     experiment = Experiment(
         name="bench", variants={"a": 1, "b": 1}, control="a", start=START, pre_days=PRE_DAYS,
         secondary=("finishes", "likes", "skips", "plays"),
     )  # fmt: skip
     plan = Plan(experiment, load_catalogue())
     until = Hour.of(FIRST) + 24 * DAYS
-    with engine(load_settings(var=folder)) as db:
+    with engine(settings or load_settings(var=folder)) as db:
         counts = make_tables(db, plan, until, events=events, exposures=[folder / "exposures.parquet"])
-        assert sum(counts.analysed.values()) > 0
+        return analyze(db, plan, counts, seed=1).as_json() if settings else {"analysed": counts.analysed}
 
 
 def user_table_with_pandas(events: Path, exposures: Path) -> None:

@@ -10,54 +10,79 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
-from benchmarks.clocks import DAYS, EVENTS, EVENTS_A_USER, START, rebuild, write_log
+from benchmarks.clocks import DAYS, EVENTS, EVENTS_A_USER, START, write_log
+from benchmarks.experiments import user_table, write_events
 from benchmarks.result import Result
 from core import duck
 from core.errors import DataError
 from core.files import read_json
 from core.settings import ROOT, Settings, load_settings
+from events.store import EventStore
+from feature_repo.clock import ClockState
 from tests.servers import spark_cluster
 
 UNTIL = START + DAYS * 24
+AB_USERS = 2_000_000
 WORKER_MEMORY, PARTITIONS = "4g", 16
 RUN = """
 import json, sys
-from core.hours import Hour
+from benchmarks import spark
 from core.settings import load_settings
-from events.store import EventStore
-from feature_repo.clock import ClockState
-settings = load_settings(**json.loads(sys.argv[1]))
-ClockState(settings, EventStore(settings.events_dir)).rebuild(Hour.parse(sys.argv[2]), history=False)
+print(json.dumps(getattr(spark, sys.argv[1])(load_settings(**json.loads(sys.argv[2])))))
 """
 """In a process of its own: the session ends with it, and the cluster can be stopped."""
 OPTIONS = "spark.executor.memory 4g\nspark.driver.memory 2g\n"
 
 
-def bench_spark(scale: float) -> Result:
-    """The rebuild of every view; raises ``DataError`` where the two engines differ in a row."""
+def bench_spark(scale: float) -> list[Result]:
+    """The rebuild of every view, and an experiment's analysis; raises ``DataError`` where the engines differ in anything."""
     with tempfile.TemporaryDirectory() as folder:
         settings = load_settings(var=Path(folder), source="bench", window_days=DAYS)
         write_log(settings, int(EVENTS * scale), int(EVENTS / EVENTS_A_USER * scale), DAYS * 24)
-        with_duckdb, _ = rebuild(settings.var, UNTIL)
-        theirs = Path(folder) / "duckdb"
-        shutil.move(settings.features_dir, theirs)
-        (Path(folder) / "cluster").mkdir()
-        with spark_cluster(Path(folder) / "cluster", WORKER_MEMORY, OPTIONS) as (master, conf):
-            options = settings.model_dump(exclude_unset=True) | {
-                "engine": "spark", "spark_master": master, "spark_partitions": PARTITIONS,
-            }  # fmt: skip
-            begun = time.perf_counter()
-            subprocess.run(
-                [sys.executable, "-c", RUN, json.dumps(options, default=str), UNTIL.key],
-                cwd=ROOT, env={**os.environ, "SPARK_CONF_DIR": str(conf)}, check=True,
-            )  # fmt: skip
-            seconds = time.perf_counter() - begun
+        write_events(settings.var, int(EVENTS * scale), int(AB_USERS * scale))
+        (settings.var / "cluster").mkdir()
+        theirs = settings.var / "duckdb"
+        seconds: dict[str, dict[str, float]] = {"DuckDB": {}, "Spark": {}}
+        with spark_cluster(settings.var / "cluster", WORKER_MEMORY, OPTIONS) as (master, conf):
+            on_spark = {"engine": "spark", "spark_master": master, "spark_partitions": PARTITIONS}
+            analyses = {}
+            for name, options in (("DuckDB", {}), ("Spark", on_spark)):
+                seconds[name]["rebuild"], _ = _run("rebuild", settings, options, conf)
+                if name == "DuckDB":
+                    shutil.move(settings.features_dir, theirs)
+                seconds[name]["analysis"], analyses[name] = _run("analysis", settings, options, conf)
         if differing := _differing(settings, theirs):
             raise DataError(f"Spark and DuckDB differ in {', '.join(differing)}")
-    return Result(
-        "spark_rebuild", seconds, "s", "DuckDB in one process, equal rows", with_duckdb, with_duckdb / seconds
-    )
+        if analyses["Spark"] != analyses["DuckDB"]:
+            raise DataError("Spark and DuckDB differ in the analysis of the experiment")
+    return [
+        Result(f"spark_{what}", ours, "s", "DuckDB, equal results", peer, peer / ours)
+        for what in ("rebuild", "analysis")
+        for ours, peer in [(seconds["Spark"][what], seconds["DuckDB"][what])]
+    ]
+
+
+def rebuild(settings: Settings) -> None:
+    """Every view from the events."""
+    ClockState(settings, EventStore(settings.events_dir)).rebuild(UNTIL, history=False)
+
+
+def analysis(settings: Settings) -> dict[str, Any]:
+    """The experiment's analysis."""
+    return user_table(settings.var, sorted(settings.var.glob("events-*.parquet")), settings)
+
+
+def _run(what: str, settings: Settings, options: dict[str, Any], conf: Path) -> tuple[float, str]:
+    """Seconds and result of one of the functions above, in a process of its own."""
+    given = json.dumps(settings.model_dump(mode="json", include=settings.model_fields_set) | options)
+    begun = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, "-c", RUN, what, given], cwd=ROOT, env={**os.environ, "SPARK_CONF_DIR": str(conf)},
+        check=True, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    return time.perf_counter() - begun, done.stdout.splitlines()[-1]
 
 
 def _differing(settings: Settings, theirs: Path) -> list[str]:
