@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import socket
@@ -9,16 +10,19 @@ import subprocess
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import psutil
 
 from core.errors import NotReadyError
 from core.files import read_json, write_json
 from core.settings import ROOT, Settings
+
+log = logging.getLogger("pipeline.processes")
 
 START_TIMEOUT_SECONDS = 180
 STOP_TIMEOUT_SECONDS = 20
@@ -36,13 +40,22 @@ class Service:
     environment: dict[str, str] = field(default_factory=dict, repr=False)
 
 
-def start(settings: Settings, services: list[Service]) -> None:
-    """Start services and wait until those with a page answer.
+def start(settings: Settings, services: list[Service], *, owned: bool = False) -> None:
+    """Start services and wait until those with a page answer. What a killed owner left behind is stopped first.
+
+    Args:
+        settings: of the workspace.
+        services: that are started.
+        owned: they are to end with this process.
 
     Raises:
         NotReadyError: a port is taken, a service ended at once, or it did not answer in time.
     """
     known = _known(settings)
+    if orphans := [name for name, entry in known.items() if entry["owner"] and not _lives(entry["owner"])]:
+        log.info("stopping what a killed process left running: %s", ", ".join(orphans))
+        stop(settings, orphans)
+        known = _known(settings)
     for service in services:
         if service.name in known:
             raise NotReadyError(
@@ -64,7 +77,7 @@ def start(settings: Settings, services: list[Service]) -> None:
                 start_new_session=True, cwd=ROOT,
             )  # fmt: skip
         started[service.name] = process
-        known[service.name] = {"pid": process.pid, "born": psutil.Process(process.pid).create_time()}
+        known[service.name] = {**_identity(process.pid), "owner": _identity(os.getpid()) if owned else None}
         write_json(_record(settings), known)
     try:
         for service in services:
@@ -77,9 +90,10 @@ def start(settings: Settings, services: list[Service]) -> None:
         raise
 
 
-def stop(settings: Settings) -> list[str]:
-    """Stop every process that ``start`` remembers; returns their names."""
-    known = _known(settings)
+def stop(settings: Settings, only: Sequence[str] | None = None) -> list[str]:
+    """Stop the processes that ``start`` remembers, all or ``only`` some; returns their names."""
+    remembered = _known(settings)
+    known = {name: entry for name, entry in remembered.items() if only is None or name in only}
     processes: list[psutil.Process] = []
     for entry in known.values():
         leader = psutil.Process(entry["pid"])
@@ -92,14 +106,17 @@ def stop(settings: Settings) -> list[str]:
         except psutil.NoSuchProcess:
             continue
     psutil.wait_procs(alive, timeout=5)
-    _record(settings).unlink(missing_ok=True)
+    if rest := {name: entry for name, entry in remembered.items() if name not in known}:
+        write_json(_record(settings), rest)
+    else:
+        _record(settings).unlink(missing_ok=True)
     return sorted(known)
 
 
 @contextmanager
 def running(settings: Settings, services: list[Service]) -> Iterator[None]:
     """Services for the length of a ``with`` block."""
-    start(settings, services)
+    start(settings, services, owned=True)
     try:
         yield
     finally:
@@ -156,15 +173,21 @@ def _record(settings: Settings) -> Path:
     return settings.workspace / "services.json"
 
 
-def _known(settings: Settings) -> dict[str, dict[str, float]]:
-    """Remembered services that still run; a process id that was given to another program does not count."""
+def _known(settings: Settings) -> dict[str, dict[str, Any]]:
+    """Remembered services that still run."""
     if not _record(settings).exists():
         return {}
-    found = {}
-    for name, entry in read_json(_record(settings)).items():
-        try:
-            if abs(psutil.Process(entry["pid"]).create_time() - entry["born"]) < 1:
-                found[name] = entry
-        except psutil.NoSuchProcess:
-            continue
-    return found
+    return {name: {"owner": None, **e} for name, e in read_json(_record(settings)).items() if _lives(e)}
+
+
+def _identity(pid: int) -> dict[str, float]:
+    return {"pid": pid, "born": psutil.Process(pid).create_time()}
+
+
+def _lives(identity: dict[str, Any]) -> bool:
+    """Whether a process still runs; an id that was given to another program does not count."""
+    try:
+        process = psutil.Process(int(identity["pid"]))
+        return abs(process.create_time() - identity["born"]) < 1 and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False

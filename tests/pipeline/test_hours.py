@@ -264,6 +264,24 @@ def test_services_are_refused_a_taken_port_and_stopped_by_their_id(settings: Set
         start(settings, [Service("broken", (sys.executable, "-c", "raise SystemExit(3)"), f"http://127.0.0.1:{port}/")])
 
 
+def test_what_a_killed_owner_left_running_is_stopped_by_the_next_start(settings: Settings) -> None:
+    port = free_port()
+    serve = (sys.executable, "-m", "http.server", str(port), "--bind", "127.0.0.1")
+    code = f"""
+import os, signal
+from core.settings import load_settings
+from pipeline.processes import Service, running
+with running(load_settings(var={str(settings.var)!r}, source={settings.source!r}), [Service("pages", {serve!r}, "http://127.0.0.1:{port}/")]):
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    killed = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert not port_is_free(port)
+    start(settings, [Service("pages", serve, f"http://127.0.0.1:{port}/")])
+    assert stop(settings) == ["pages"]
+    assert port_is_free(port)
+
+
 def test_the_champion_goes_back_by_hand(undisturbed: Settings) -> None:
     models = registry(undisturbed)
     for version in ("1", "2"):
