@@ -41,8 +41,9 @@ SEED = int(os.environ.get("CHAOS_SEED", "2024"))
 APP = SimulatorConfig(days=6, users=80, items=60, experiment={"start_day": 2}, dirt={"damaged": 0.01, "late": 0.02})  # type: ignore[arg-type]
 TAKEOVER = APP.first_hour + 48
 VARIANTS = ("hour_embedding", "matched_clock")
-PAUSE_SECONDS, SQUALL, CALM_SECONDS = (1.0, 5.0), 12, 35.0
-"""Injections come in squalls with a calm after each: without one no step that takes longer than a pause would ever end."""
+PAUSE_SECONDS, SQUALL, CALM_SECONDS = (1.0, 4.0), 10, 120.0
+"""Injections come in squalls. Each is followed by a calm until a step has ended, or for so long: on two cores the stack takes
+longer to start again than a squall takes to kill it, and without a calm nothing would ever end."""
 PATIENCE_SECONDS = 60
 """How long a DAG that the one before should have started may be missing before a person starts it."""
 DEADLINE_SECONDS = 900
@@ -182,6 +183,7 @@ class Operator:
         self.stack = stack
         self.client = httpx.Client(base_url=f"http://127.0.0.1:{stack.ports['airflow-api-server']}", timeout=30)
         self.again: Counter[str] = Counter()
+        self.steps = 0
 
     def call(self, method: str, path: str, **arguments: Any) -> Any:
         end = time.monotonic() + DEADLINE_SECONDS
@@ -225,6 +227,7 @@ class Operator:
                     self.trigger(dag, hour)
                     missing_since = time.monotonic()
                 time.sleep(1.5)
+            self.steps += 1
 
 
 @pytest.fixture
@@ -284,7 +287,9 @@ def test_the_state_after_random_kills_equals_an_undisturbed_run(
             time.sleep(monkey.random.uniform(*PAUSE_SECONDS))
             print(f"injection {n + 1} of {INJECTIONS}: {monkey.inject()}", flush=True)
             if (n + 1) % SQUALL == 0:
-                time.sleep(CALM_SECONDS)
+                steps, end = operator.steps, time.monotonic() + CALM_SECONDS
+                while operator.steps == steps and time.monotonic() < end:
+                    time.sleep(0.5)
         over.set()
 
     weather = threading.Thread(target=storm, daemon=True)
