@@ -12,6 +12,7 @@ import shutil
 import sqlite3
 import subprocess
 import tarfile
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from datetime import UTC, datetime
@@ -29,6 +30,7 @@ NOT_STATE = frozenset({"logs", "secrets", "services.json"})
 """Entries of a workspace that no backup holds: secrets are kept elsewhere, logs tell of the past."""
 INNER = frozenset({"feast", "mlflow", "registry"})
 """Folders whose locks are taken by writers that hold another one already."""
+LOCK_TIMEOUT_SECONDS, RESTORE_TRIES, RESTORE_PAUSE_SECONDS = 30, 5, 2.0
 SQLITE = (b"SQLite format 3\x00", ".db")
 
 
@@ -91,8 +93,7 @@ def restore(settings: Settings, backup: Path) -> dict[str, Any]:
         count = len(archive.getmembers())
     if settings.in_production:
         for name in manifest["databases"]:
-            _postgres_tool(settings, name, ["pg_restore", "--clean", "--if-exists", "--no-owner", "--exit-on-error",
-                                            "--dbname", name, str(backup / f"{name}.dump")])  # fmt: skip
+            _restore_database(settings, name, backup / f"{name}.dump")
     check_state_version(settings)
     _fill_online_store(settings)
     return {"restored": count, "databases": manifest["databases"]}
@@ -153,13 +154,31 @@ def _dump_databases(settings: Settings, half: Path) -> list[str]:
     return list(DATABASES)
 
 
+def _restore_database(settings: Settings, name: str, dump: Path) -> None:
+    """In one transaction: whole or not at all. A service that still writes waits, or the restore does and tries again."""
+    for left in reversed(range(RESTORE_TRIES)):
+        try:
+            _postgres_tool(settings, name, ["pg_restore", "--clean", "--if-exists", "--no-owner", "--single-transaction",
+                                            "--dbname", name, str(dump)])  # fmt: skip
+        except NotReadyError as error:
+            if not left:
+                raise
+            log.warning("%s; trying again (are all services stopped?)", error)
+            time.sleep(RESTORE_PAUSE_SECONDS)
+        else:
+            return
+
+
 def _postgres_tool(settings: Settings, database: str, command: list[str]) -> None:
     """One of PostgreSQL's own programs, its login in the environment, as nobody else may read a process's."""
     program = shutil.which(command[0])
     if program is None:
         raise NotReadyError(f"{command[0]} is not installed (Debian: postgresql-client)")
     host, port = settings.postgres.rsplit(":", 1)
-    login = {"PGHOST": host, "PGPORT": port, "PGUSER": database, "PGPASSWORD": settings.secret(f"{database}_db")}
+    login = {
+        "PGHOST": host, "PGPORT": port, "PGUSER": database, "PGPASSWORD": settings.secret(f"{database}_db"),
+        "PGOPTIONS": f"-c lock_timeout={LOCK_TIMEOUT_SECONDS}s",
+    }  # fmt: skip
     done = subprocess.run(
         [program, *command[1:]], env={**os.environ, **login}, capture_output=True, text=True, check=False
     )
