@@ -43,6 +43,8 @@ def main(arguments: argparse.Namespace) -> None:
     chosen = arguments.only or list(BENCHES)
     if unknown := sorted(set(chosen) - set(BENCHES)):
         raise ConfigError(f"no bench {', '.join(unknown)}; there are {', '.join(BENCHES)}")
+    if not arguments.scale > 0:
+        raise ConfigError(f"--scale {arguments.scale:g}: more than 0; 1 is the full size")
     results: list[Result] = []
     for name in chosen:
         for r in BENCHES[name](arguments.scale):

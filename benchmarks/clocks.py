@@ -78,14 +78,14 @@ def write_log(settings: Settings, events: int, users: int, hours: int, *, sessio
     return store
 
 
-def _rebuild(var: Path, until: Hour, days: int) -> None:
-    settings = load_settings(var=var, source="bench", window_days=days)
+def rebuild_here(settings: Settings, until: Hour) -> None:
+    """Every view as of an hour, without the past."""
     ClockState(settings, EventStore(settings.events_dir)).rebuild(until, history=False)
 
 
 def rebuild(var: Path, until: Hour, days: int = DAYS) -> tuple[float, float]:
     """Seconds and peak memory (GB) of a rebuild."""
-    return in_own_process(_rebuild, var, until, days)
+    return in_own_process(rebuild_here, load_settings(var=var, source="bench", window_days=days), until)
 
 
 def with_pandas(settings: Settings, store: EventStore, events: int) -> float:

@@ -15,10 +15,10 @@ from ab_analysis.analysis import analyze
 from ab_analysis.experiment import Experiment, Plan
 from ab_analysis.metrics import load_catalogue
 from ab_analysis.table import TableSpec, analyze_table
-from ab_analysis.user_table import make_tables
+from ab_analysis.user_table import Counts, make_tables
 from benchmarks.result import Result, in_own_process, timed
 from core.duck import connection, quoted, scalar
-from core.engine import engine
+from core.engine import Engine, engine
 from core.hours import Hour
 from core.settings import Settings, load_settings
 
@@ -121,17 +121,29 @@ def write_events(folder: Path, events: int, users: int) -> list[Path]:
     return paths
 
 
-def user_table(folder: Path, events: list[Path], settings: Settings | None = None) -> dict[str, Any]:
-    """The analysis of the experiment of ``write_events`` from its user table, as JSON."""
+def user_table(folder: Path, events: list[Path]) -> None:
+    """The user table of the experiment of ``write_events``."""
+    with engine(load_settings(var=folder)) as db:
+        _make_tables(db, folder, events)
+
+
+def analysis(settings: Settings) -> dict[str, Any]:
+    """The analysis of that experiment, as JSON; its files lie in ``settings.var``."""
+    with engine(settings) as db:
+        plan, counts = _make_tables(db, settings.var, sorted(settings.var.glob("events-*.parquet")))
+        return analyze(db, plan, counts, seed=1).as_json()
+
+
+def _make_tables(db: Engine, folder: Path, events: list[Path]) -> tuple[Plan, Counts]:
     experiment = Experiment(
         name="bench", variants={"a": 1, "b": 1}, control="a", start=START, pre_days=PRE_DAYS,
         secondary=("finishes", "likes", "skips", "plays"),
     )  # fmt: skip
     plan = Plan(experiment, load_catalogue())
     until = Hour.of(FIRST) + 24 * DAYS
-    with engine(settings or load_settings(var=folder)) as db:
-        counts = make_tables(db, plan, until, events=events, exposures=[folder / "exposures.parquet"])
-        return analyze(db, plan, counts, seed=1).as_json() if settings else {"analysed": counts.analysed}
+    counts = make_tables(db, plan, until, events=events, exposures=[folder / "exposures.parquet"])
+    assert sum(counts.analysed.values()) > 0
+    return plan, counts
 
 
 def user_table_with_pandas(events: Path, exposures: Path) -> None:

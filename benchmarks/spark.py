@@ -13,14 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.clocks import DAYS, EVENTS, EVENTS_A_USER, START, write_log
-from benchmarks.experiments import user_table, write_events
+from benchmarks.experiments import write_events
 from benchmarks.result import Result
 from core import duck
 from core.errors import DataError
 from core.files import read_json
 from core.settings import ROOT, Settings, load_settings
-from events.store import EventStore
-from feature_repo.clock import ClockState
 from tests.servers import spark_cluster
 
 UNTIL = START + DAYS * 24
@@ -28,12 +26,15 @@ AB_USERS = 2_000_000
 WORKER_MEMORY, PARTITIONS = "4g", 16
 RUN = """
 import json, sys
-from benchmarks import spark
+from benchmarks.clocks import rebuild_here
+from benchmarks.experiments import analysis
+from benchmarks.spark import UNTIL
 from core.settings import load_settings
-print(json.dumps(getattr(spark, sys.argv[1])(load_settings(**json.loads(sys.argv[2])))))
+pieces = {"rebuild": lambda settings: rebuild_here(settings, UNTIL), "analysis": analysis}
+print(json.dumps(pieces[sys.argv[1]](load_settings(**json.loads(sys.argv[2])))))
 """
 """In a process of its own: the session ends with it, and the cluster can be stopped."""
-OPTIONS = "spark.executor.memory 4g\nspark.driver.memory 2g\n"
+OPTIONS = f"spark.executor.memory {WORKER_MEMORY}\nspark.driver.memory 2g\n"
 
 
 def bench_spark(scale: float) -> list[Result]:
@@ -64,18 +65,8 @@ def bench_spark(scale: float) -> list[Result]:
     ]
 
 
-def rebuild(settings: Settings) -> None:
-    """Every view from the events."""
-    ClockState(settings, EventStore(settings.events_dir)).rebuild(UNTIL, history=False)
-
-
-def analysis(settings: Settings) -> dict[str, Any]:
-    """The experiment's analysis."""
-    return user_table(settings.var, sorted(settings.var.glob("events-*.parquet")), settings)
-
-
 def _run(what: str, settings: Settings, options: dict[str, Any], conf: Path) -> tuple[float, str]:
-    """Seconds and result of one of the functions above, in a process of its own."""
+    """Seconds and result of a piece of ``RUN``, in a process of its own."""
     given = json.dumps(settings.model_dump(mode="json", include=settings.model_fields_set) | options)
     begun = time.perf_counter()
     done = subprocess.run(

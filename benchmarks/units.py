@@ -42,9 +42,7 @@ def bench_units(scale: float) -> list[Result]:
             "training": lambda: train_variant(settings, VARIANT, hour),
             "gate": lambda: evaluate_candidate(settings, hour),
         }
-        cores = {}
-        for name, step in steps.items():
-            cores[name] = _cores(step) / (EVENTS * scale) * 1e6
+        cores = {name: _cores(step) / (EVENTS * scale) * 1e6 for name, step in steps.items()}
         whole = sum(cores.values())
         results = [Result(f"cpu_{n}", v, "core-s/M", "the hour", whole, whole / v) for n, v in cores.items()]
 

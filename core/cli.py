@@ -7,12 +7,11 @@ import logging
 import os
 import subprocess
 import sys
-import warnings
 from collections.abc import Callable, Mapping
 from typing import NoReturn
 
-from core import logs
 from core.errors import ConfigError, NotReadyError, PlatformError
+from core.logs import setup_logging
 from core.settings import Settings, load_settings
 
 EXIT_ERROR = 2
@@ -24,19 +23,11 @@ def settings_of(source: str | None) -> Settings:
     return load_settings(source=source) if source else load_settings()
 
 
-def setup_logging() -> None:
-    """Progress goes to standard error, so that standard output stays machine-readable."""
-    warnings.filterwarnings("ignore", module="ibis|mlflow|feast|evidently|sqlalchemy")
-    for noisy in ("feast", "alembic", "mlflow", "httpx", "matplotlib", "fontTools"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
-    logs.setup_logging(load_settings())
-
-
 def run(parser: argparse.ArgumentParser, main: Callable[[argparse.Namespace], None]) -> NoReturn:
     """Parse, run, and turn a ``PlatformError`` into one clear line and an exit status."""
     arguments = parser.parse_args()
     try:
-        setup_logging()
+        setup_logging(load_settings())
         main(arguments)
     except PlatformError as error:
         print(f"error: {error}", file=sys.stderr)

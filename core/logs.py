@@ -10,6 +10,7 @@ import functools
 import inspect
 import logging
 import sys
+import warnings
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
@@ -24,6 +25,9 @@ R = TypeVar("R")
 
 def setup_logging(settings: Settings) -> None:
     """Progress goes to standard error, so that standard output stays machine-readable."""
+    warnings.filterwarnings("ignore", module="ibis|mlflow|feast|evidently|sqlalchemy")
+    for noisy in ("feast", "alembic", "mlflow", "httpx", "matplotlib", "fontTools"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
     renderer: structlog.typing.Processor = (
         structlog.processors.JSONRenderer(ensure_ascii=False)
         if settings.log_format == "json"

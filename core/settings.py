@@ -138,7 +138,10 @@ class Settings(BaseSettings):
     def _kept_long_enough(self) -> Settings:
         least = self.window_days + 2
         if 0 < self.keep_days < least:
-            raise ValueError(f"keep_days: {self.keep_days} is less than the {least} days that the window needs")
+            raise ValueError(
+                f"keep_days: {self.keep_days} is less than the {least} days that the window needs; "
+                f"set CLOCK_KEEP_DAYS={least} or more, or 0 to keep everything"
+            )
         return self
 
     @model_validator(mode="after")

@@ -25,10 +25,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from core.cli import setup_logging
 from core.errors import ConfigError
 from core.files import digest_json, digest_text, write_atomically, write_parquet
 from core.hours import Hour
+from core.logs import setup_logging
 from core.settings import Settings, load_settings
 from events.ingest import close_hours
 from events.store import EventStore
@@ -309,7 +309,7 @@ def read_frame(given: Log) -> dict[str, np.ndarray]:
 
 
 def _work(given: Log, run: Run, path: Path) -> None:
-    setup_logging()
+    setup_logging(load_settings())
     found = replay(hours_of(given), given, run)
     write_atomically(path, lambda target: _save(target, found))
 
