@@ -240,11 +240,17 @@ def _scale(low: float, high: float) -> _Scale:
 
 def check_known(db: Engine, table: str, columns: Sequence[str]) -> None:
     """``DataError`` names the columns that are null for some users."""
-    if columns:
-        nulls = ", ".join(
-            f"count(DISTINCT CASE WHEN {c} IS NULL THEN user_id END) AS b{n}" for n, c in enumerate(columns)
+    if not columns:
+        return
+
+    def counted(what: str, wanted: Sequence[str]) -> dict[str, int]:
+        sql = ", ".join(
+            what.format(f"CASE WHEN {c} IS NULL THEN user_id END") + f" AS b{n}" for n, c in enumerate(wanted)
         )
-        _raise_unknown(dict(zip(columns, db.rows(f"SELECT {nulls} FROM {table}")[0], strict=True)))
+        return dict(zip(wanted, db.rows(f"SELECT {sql} FROM {table}")[0], strict=True))
+
+    if bad := [c for c, n in counted("count({})", columns).items() if n]:
+        _raise_unknown(counted("count(DISTINCT {})", bad))  # users; dear on Spark, so only where it is needed
 
 
 def _raise_unknown(counts: Mapping[str, int]) -> None:
