@@ -26,7 +26,7 @@ BENCHES: dict[str, Callable[[float], list[Result]]] = {
     "auc": lambda scale: [bench_auc(scale)],
     "gate": lambda scale: [bench_gate(scale)],
     "clocks": bench_clocks,
-    "window": lambda scale: [bench_window(scale)],
+    "window": bench_window,
     "spark": bench_spark,
     "join": lambda scale: [bench_join(scale)],
     "training": bench_training,

@@ -79,7 +79,7 @@ def _run(what: str, settings: Settings, options: dict[str, Any], conf: Path) -> 
 def _differing(settings: Settings, theirs: Path) -> list[str]:
     """Views and sums of which the two folders do not hold the same rows."""
     views = [folder.name for folder in theirs.iterdir() if any(folder.glob("*--*/*.parquet"))]
-    sums = [entry["folder"] for entry in read_json(theirs / "state.json")["sums"].values()]
+    sums = [layer["folder"] for layer in read_json(theirs / "state.json")["sums"]["bases"].values()]
     names = [f"{view}/*" for view in views]
     names += [f"sums/{name}/{part.name}" for name in sums for part in (theirs / "sums" / name).iterdir()]
     found = []

@@ -3,7 +3,7 @@
 Layout below the workspace's ``features``::
 
     state.json                  as-of hour, settings it holds for, digest of every hour it stands on
-    sums/<slot>-<as of>-<n>/    window sums of one slot, a Parquet folder a facet; also of users and items
+    sums/                       window sums, see ``feature_repo.sums``
     <view>/                     change logs, see ``feature_repo.changes``
 
 ``state.json`` is renamed into place last, so a crash leaves the state of the hour before whole;
@@ -30,10 +30,9 @@ from core.logs import log_context
 from core.settings import Settings
 from events.store import EventStore
 from feature_repo.changes import ChangeLog, bounds
-from feature_repo.history import (
-    ITEM_COUNTS,
-)
+from feature_repo.history import ITEM_COUNTS
 from feature_repo.sql import COUNTS, clock_schema
+from feature_repo.sums import Sums
 from feature_repo.work import Refreshed
 
 log = logging.getLogger("feature_repo.clock")
@@ -180,14 +179,19 @@ class ClockState:
             if self.store.has(h) and self.store.manifest(h).rows
         ]
 
-    def sums_folder(self, name: str) -> Path:
-        return self.root / "sums" / name
+    @property
+    def sums_folder(self) -> Path:
+        return self.root / "sums"
+
+    def sums(self, state: dict[str, Any]) -> Sums:
+        """The window's sums of a state."""
+        return Sums.read(self.sums_folder, state["sums"])
 
     def commit(self, state: dict[str, Any]) -> None:
         """The commit: rename the description into place, then drop what it does not name."""
         write_json(self._path, {**state, "digest": digest_json(state)})
-        named = {entry["folder"] for entry in state["sums"].values()}
-        for folder in (self.root / "sums").glob("*"):
+        named = self.sums(state).folders
+        for folder in self.sums_folder.glob("*"):
             if folder.name not in named:
                 shutil.rmtree(folder)
 

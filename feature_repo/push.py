@@ -44,20 +44,17 @@ def push_events(features: ClockFeatures, events: pa.Table) -> int:
         if early:
             raise DataError(f"{early} events lie before {at}, the hour that the clocks hold for; ingest them instead")
         running.table("pairs", "SELECT DISTINCT user_id, slot FROM came")
-        touched = [slot for (slot,) in running.rows("SELECT DISTINCT slot FROM pairs ORDER BY slot")]
+        touched = [str(slot) for (slot,) in running.rows("SELECT DISTINCT slot FROM pairs ORDER BY slot")]
         own = "EXISTS (SELECT 1 FROM pairs p WHERE p.user_id = s.user_id AND p.slot = s.slot)"
-        before = {
-            i: f"SELECT * FROM ({work.stored_slots(state['sums'], touched, i, counts)}) s WHERE {own}"
-            for i, counts in work.recipe.parts()
-        }
-        work.recipe.dictionaries("came", {int(i): f"({sql}) t" for i, sql in before.items() if i != "all"})
+        before = {i: f"({work.merged(clock.sums(state), touched, i, own)})" for i, _ in work.recipe.parts()}
+        work.recipe.dictionaries("came", {int(i): f"{sql} t" for i, sql in before.items() if i != "all"})
         work.recipe.encode("arrived_ids", "came")
         work.recipe.sums("fresh", "arrived_ids", ("user_id", "slot"))
         for i, counts in work.recipe.parts():
             keys = "user_id, slot" if i == "all" else "user_id, slot, value"
             running.table(
                 f"now_{i}",
-                f"""SELECT {keys}, {summed(counts)} FROM ({work.with_ids(before[i], i, counts)}
+                f"""SELECT {keys}, {summed(counts)} FROM ({work.with_ids(before[i], i)}
                     UNION ALL SELECT {keys}, {columns(counts)} FROM fresh_{i}) u GROUP BY {keys}""",
             )
         rows = running.arrow(work.recipe.clock("now", "pairs", ("user_id", "slot"), str(at.number)))

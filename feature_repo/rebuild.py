@@ -12,6 +12,7 @@ from core.hours import Hour
 from events.schema import BEHAVIOURS
 from feature_repo.history import DAY_HOURS, Period, Sources, histories, item_rows
 from feature_repo.sql import COUNTS, columns, summed
+from feature_repo.sums import Layer, Sums
 from feature_repo.work import Refreshed, Work
 
 if TYPE_CHECKING:
@@ -41,14 +42,12 @@ class Rebuild(Work):
         self.recipe.read("raw", inside)
         self.recipe.read("raw_all", everything)
         self.recipe.dictionaries("raw_all")
-        sums = self._slots()
-        every_slot = [part for entry in sums.values() for part in self.stored(entry, "all")]
-        users = f"SELECT user_id, {summed()} FROM {self.engine.files(every_slot)} s GROUP BY user_id"
-        users = f"SELECT * FROM ({users}) u ORDER BY user_id"
+        bases = self._slots()
+        bases |= self.write_bases({"users": self._users(Sums(self.clock.sums_folder, bases))})
         self.engine.table("item_sums", self._items())
         self.engine.view("first_hours", "SELECT item_id, first_hour FROM item_sums")
-        items = "SELECT * FROM item_sums ORDER BY item_id"
-        sums |= self.write_sums({"users": {"all": users}, "items": {"all": items}})
+        bases |= self.write_bases({"items": {"items": "SELECT * FROM item_sums ORDER BY item_id"}})
+        sums = Sums(self.clock.sums_folder, bases)
         if self.history:
             self._histories()
             since = self.hours[0] + 1
@@ -57,27 +56,34 @@ class Rebuild(Work):
             since = self.as_of
         hours = {h.key: self.clock.store.manifest(h).digest for h in self.hours}
         self.clock.commit(self.state(hours, sums, 0, since))
-        return Refreshed(self.as_of.key, self.slots, self._count(sums["users"]), 0, full=True)
+        pairs = sum(self.keys(bases[slot].folder, "all") for slot in sums.slots)
+        return Refreshed(self.as_of.key, pairs, self.keys(bases["users"].folder, "all"), 0, full=True)
 
-    def _count(self, entry: dict[str, str]) -> int:
-        return int(self.engine.scalar(f"SELECT count(*) FROM {self.engine.files(self.stored(entry, 'all'))} s"))
+    def _users(self, slots: Sums) -> dict[str, str]:
+        """Queries of the users' sums, from those of the slots."""
+        queries = {}
+        for part, (keys, counts) in self.layout("users").items():
+            by, rows = columns(keys), slots.rows(self.engine, slots.slots, part, columns([*keys, *counts]))
+            queries[part] = f"SELECT {by}, {summed(counts)} FROM ({rows}) s GROUP BY {by} ORDER BY {by}"
+        return queries
 
-    def _slots(self) -> dict[str, dict[str, str]]:
+    def _slots(self) -> dict[str, Layer]:
         """Sums of every slot, and without history their clock rows too."""
         loads = dict(self.engine.rows("SELECT slot, count(*) FROM raw GROUP BY slot"))
-        sums: dict[str, dict[str, str]] = {}
-        self.slots = 0
+        bases: dict[str, Layer] = {}
         for number, group in enumerate(_groups(range(self.clock.settings.slots), loads)):
             self.recipe.encode("part", "raw", f"WHERE r.slot IN ({', '.join(map(str, group))})")
             self.recipe.sums("sum", "part", ("user_id", "slot"))
-            self.slots += int(self.engine.scalar("SELECT count(*) FROM sum_all"))
-            sums |= self.write_sums({str(slot): self.slot_sums("sum", slot) for slot in group})
+            self.everyone("sum")
+            bases |= self.write_bases({str(slot): self.parts_of("sum", slot) for slot in group})
             if not self.history:
-                rows = self.recipe.clock("sum", "sum_all", ("user_id", "slot"), str(self.as_of.number))
+                as_of = str(self.as_of.number)
+                rows = self.recipe.clock("sum", "sum_all", ("user_id", "slot"), as_of)
                 self.write_rows("clock_slots", self.as_of, number, f"{rows} ORDER BY k.user_id, k.slot")
-                self.write_rows("population_clock", self.as_of, number, f"{self.population('sum')} ORDER BY k.slot")
+                rows = self.recipe.clock("sum_everyone", "sum_everyone_all", ("slot",), as_of)
+                self.write_rows("population_clock", self.as_of, number, f"{rows} ORDER BY k.slot")
             log.info("slots %d to %d of %d", group[0], group[-1], self.clock.settings.slots)
-        return sums
+        return bases
 
     def _items(self) -> str:
         """SELECT of the items' sums: a first hour however long ago, counts of the window and of the last day."""
@@ -94,15 +100,12 @@ class Rebuild(Work):
         for number, (view, sql) in enumerate(histories(self.recipe, sources, period, "first_hours")):
             self.write_rows(view, first + 1, number, sql)
 
-    def _snapshots(self, sums: dict[str, dict[str, str]]) -> None:
+    def _snapshots(self, sums: Sums) -> None:
         start, at = self.engine.hour_start(str(self.as_of.number)), self.as_of.number
-        users = self.engine.files(self.stored(sums["users"], "all"))
-        self.write_rows(
-            "user_activity", self.as_of, 0,
-            f"SELECT user_id, {start} AS event_timestamp, {columns(COUNTS)}, CAST({at} AS BIGINT) AS as_of FROM {users} u ORDER BY user_id",
-        )  # fmt: skip
-        items = self.engine.files(self.stored(sums["items"], "all"))
-        source = f"SELECT *, CAST({at} AS BIGINT) AS as_of FROM {items} i"
+        users = self.merged(sums, ["users"], "all")
+        users = f"SELECT user_id, {start} AS event_timestamp, {columns(COUNTS)}, CAST({at} AS BIGINT) AS as_of FROM ({users}) u"
+        self.write_rows("user_activity", self.as_of, 0, f"{users} ORDER BY user_id")
+        source = f"SELECT *, CAST({at} AS BIGINT) AS as_of FROM item_sums i"
         self.write_rows("item_stats", self.as_of, 0, item_rows(self.recipe, source))
         midnight = Hour(at - at % DAY_HOURS)
         profiles = self.profiles(sums, midnight, None)

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from core.engine import Engine
-from core.errors import CorruptStateError
 from core.hours import Hour, hour_range
 from events.schema import BEHAVIOURS
 from feature_repo.history import DAY_HOURS, ITEM_COUNTS, Period, Sources, histories, item_rows
 from feature_repo.sql import COUNTS, columns, counted, negative, summed, zeros
-from feature_repo.work import Refreshed, Work, folder_digest
+from feature_repo.sums import Layer
+from feature_repo.work import EVERYONE, Refreshed, Work, table_of
 
 if TYPE_CHECKING:
     from feature_repo.clock import ClockState
@@ -29,15 +29,16 @@ class Refresh(Work):
         self.at = Hour.parse(state["as_of"])
         self.number = state["generation"] + 1
         self.history_from = Hour.parse(state["history_from"])
-        self.sums: dict[str, dict[str, str]] = dict(state["sums"])
+        self.sums = clock.sums(state)
         self.came = [as_of - 1] if self.at < as_of else []
         self.went = list(hour_range(self.at - clock.window, self.first)) if self.at < as_of else []
 
     def run(self) -> Refreshed:
         self._read()
-        touched = [slot for (slot,) in self.engine.rows("SELECT DISTINCT slot FROM pairs ORDER BY slot")]
-        self._check([*map(str, touched), "users", "items"])
+        touched = [str(slot) for (slot,) in self.engine.rows("SELECT DISTINCT slot FROM pairs ORDER BY slot")]
+        self.sums.check([*touched, "users", "items"])
         rows = {**self._slots(touched), "user_activity": self._users(), "item_stats": self._items()}
+        self.sums = self.fold(self.sums.with_delta(self._delta()))
         if self.at < self.as_of and self.as_of.number % DAY_HOURS == 0:
             rows["user_profile"] = self._profiles()
         if self.late:
@@ -68,62 +69,53 @@ class Refresh(Work):
         ):
             self.engine.table(name, " UNION ".join(f"SELECT {key} FROM {source}" for source in sources))
 
-    def _check(self, names: list[str]) -> None:
-        """The stored sums are those that were written; raises ``CorruptStateError`` where they are not."""
-        for name in names:
-            entry = self.sums.get(name)
-            if entry and folder_digest(self.clock.sums_folder(entry["folder"])) != entry["digest"]:
-                raise CorruptStateError(
-                    f"the sums in {self.clock.sums_folder(entry['folder'])} are damaged; "
-                    f"run 'python -m feature_repo rebuild {self.at}' to compute them again from the events"
-                )
-
-    def _slots(self, touched: list[int]) -> dict[str, pa.Table]:
-        """Write the new sums of the touched slots; returns the rows of the touched pairs and of the population."""
-        before = {i: self.stored_slots(self.sums, touched, i, counts) for i, counts in self.recipe.parts()}
+    def _slots(self, touched: list[str]) -> dict[str, pa.Table]:
+        """Tables ``delta_<i>`` of what changes; returns the rows of the touched pairs and of everybody in their slots."""
+        touching = _among("pairs", "user_id", "slot")
+        for part in self.layout("0"):
+            where = "" if part.startswith(EVERYONE) else touching
+            self.engine.table(table_of("stored", part), self.merged(self.sums, touched, part, where))
         moved = "(SELECT * FROM came UNION ALL SELECT * FROM went UNION ALL SELECT * FROM inside) m"
-        self.recipe.dictionaries(moved, {int(i): f"({sql}) t" for i, sql in before.items() if i != "all"})
+        texts = "(SELECT value FROM stored_{0} UNION ALL SELECT value FROM stored_everyone_{0}) t"
+        self.recipe.dictionaries(moved, {i: texts.format(i) for i in range(len(self.clock.facets))})
         own = "JOIN late_pairs k ON k.user_id = r.user_id AND k.slot = r.slot"
         for name, join in (("came", ""), ("went", ""), ("inside", own)):
             self.recipe.encode(f"e_{name}", name, join)
             self.recipe.sums(f"s_{name}", f"e_{name}", ("user_id", "slot"))
-        among = "EXISTS (SELECT 1 FROM %s p WHERE p.user_id = s.user_id AND p.slot = s.slot)"
-        for i, counts in self.recipe.parts():
-            keys = "user_id, slot" if i == "all" else "user_id, slot, value"
-            self.engine.table(f"old_{i}", self.with_ids(before[i], i, counts))
-            self.engine.table(f"still_{i}", f"SELECT * FROM old_{i} s WHERE NOT {among % 'pairs'}")
-            rest, same = f"WHERE NOT {among % 'late_pairs'}", columns(counts)
+        late = _among("late_pairs", "user_id", "slot")
+        for part, (keys, counts) in self.layout("0").items():
+            by, same, minus = columns(keys), columns([*keys, *counts]), f"{columns(keys)}, {negative(counts)}"
+            before, delta, now = (table_of(name, part) for name in ("before", "delta", "now"))
+            self.engine.table(before, self.with_ids(table_of("stored", part), part))
+            if part.startswith(EVERYONE):
+                changes = f"SELECT {same} FROM delta_{part.removeprefix(EVERYONE)} s"
+            else:  # a pair with late events is counted anew
+                changes = f"""SELECT {same} FROM s_came_{part} s WHERE NOT {late}
+                    UNION ALL SELECT {minus} FROM s_went_{part} s WHERE NOT {late}
+                    UNION ALL SELECT {same} FROM s_inside_{part} s
+                    UNION ALL SELECT {minus} FROM {before} s WHERE {late}"""
+            changed = " OR ".join(f"sum({c}) <> 0" for c in columns(counts).split(", "))
+            self.engine.table(delta, f"SELECT {by}, {summed(counts)} FROM ({changes}) u GROUP BY {by} HAVING {changed}")
             self.engine.table(
-                f"moved_{i}",
-                f"""SELECT {keys}, {summed(counts)} FROM (
-                    SELECT {keys}, {same} FROM old_{i} s {rest} AND {among % "pairs"}
-                    UNION ALL SELECT {keys}, {same} FROM s_came_{i} s {rest}
-                    UNION ALL SELECT {keys}, {negative(counts)} FROM s_went_{i} s {rest}
-                    UNION ALL SELECT {keys}, {same} FROM s_inside_{i} s) u
-                GROUP BY {keys} HAVING sum(events) <> 0""",
+                now,
+                f"""SELECT {by}, {summed(counts)} FROM (SELECT {same} FROM {before}
+                    UNION ALL SELECT {same} FROM {delta}) u GROUP BY {by} HAVING sum(events) <> 0""",
             )
-        self.sums |= self.write_sums({str(slot): self.slot_sums("still", slot, "moved") for slot in touched})
-        everyone = self.engine.arrow(self.population("still", "moved", "(SELECT DISTINCT slot FROM pairs)"))
-        rows = self.recipe.clock("moved", "pairs", ("user_id", "slot"), str(self.as_of.number))
-        return {"clock_slots": self.engine.arrow(rows), "population_clock": everyone}
+        as_of = str(self.as_of.number)
+        everyone = self.recipe.clock("now_everyone", "(SELECT DISTINCT slot FROM pairs)", ("slot",), as_of)
+        population = self.engine.arrow(everyone)
+        rows = self.recipe.clock("now", "pairs", ("user_id", "slot"), as_of)
+        return {"clock_slots": self.engine.arrow(rows), "population_clock": population}
 
     def _users(self) -> pa.Table:
-        """Write the users' sums; returns the touched users' rows."""
-        among = "EXISTS (SELECT 1 FROM %s p WHERE p.user_id = s.user_id)"
-        stored = self.engine.files(self.stored(self.sums["users"], "all"))
-        parts = [
-            f"SELECT user_id, {columns(COUNTS)} FROM {stored} s WHERE NOT {among % 'late_users'}",
-            f"SELECT user_id, {counted()} FROM came s WHERE NOT {among % 'late_users'} GROUP BY user_id",
-            f"""SELECT user_id, {negative()} FROM (
-            SELECT user_id, {counted()} FROM went s WHERE NOT {among % "late_users"} GROUP BY user_id) w""",
-            f"SELECT user_id, {counted()} FROM inside s WHERE {among % 'late_users'} GROUP BY user_id",
-        ]  # fmt: skip
+        """The touched users' rows."""
+        stored = self.merged(self.sums, ["users"], "all", _among("users", "user_id"))
+        counts = columns(["user_id", *COUNTS])
         self.engine.table(
             "users_now",
-            f"""SELECT user_id, {summed()} FROM ({" UNION ALL ".join(parts)}) u GROUP BY user_id
-            HAVING sum(events) <> 0""",
+            f"""SELECT user_id, {summed()} FROM (SELECT {counts} FROM ({stored}) s
+                UNION ALL SELECT {counts} FROM delta_all) u GROUP BY user_id""",
         )
-        self.sums |= self.write_sums({"users": {"all": "SELECT * FROM users_now ORDER BY user_id"}})
         filled = ", ".join(f"coalesce(n.{columns([c])}, 0) AS {columns([c])}" for c in COUNTS)
         return self.engine.arrow(
             f"""SELECT k.user_id, {self.engine.hour_start(str(self.as_of.number))} AS event_timestamp, {filled},
@@ -131,38 +123,47 @@ class Refresh(Work):
         )
 
     def _items(self) -> pa.Table:
-        """Write the items' sums; returns the touched items' rows."""
-        among = "EXISTS (SELECT 1 FROM late_items p WHERE p.item_id = s.item_id)"
-        stored = self.engine.files(self.stored(self.sums["items"], "all"))
-        both, names = columns(("first_hour", *ITEM_COUNTS)), columns(ITEM_COUNTS)
-        for name in ("came", "went", "yesterday", "inside"):
-            self.engine.view(
-                f"{name}_items", f"SELECT * FROM {name} s WHERE {'' if name == 'inside' else 'NOT '}{among}"
-            )
+        """Table ``delta_items`` of what changes, ``items_now`` of the touched items; returns their rows."""
+        late = _among("late_items", "item_id")
+        self.engine.table("stored_items", self.merged(self.sums, ["items"], "items", _among("items", "item_id")))
         never = f"CAST({self.as_of.number} AS BIGINT) AS first_hour"  # later than any hour: only another one counts
         no_day, nothing = zeros(ITEM_COUNTS[:2]), zeros()
         day = "count(CASE WHEN {0} THEN 1 END) AS day_events, count(CASE WHEN {0} AND finish THEN 1 END) AS day_finish"
         recent = day.format(f"hour >= {self.as_of.number - DAY_HOURS}")
-        parts = [
-            f"SELECT item_id, {both} FROM {stored} s WHERE NOT {among}",
-            f"SELECT item_id, first_hour, {no_day}, {nothing} FROM {stored} s WHERE {among}",
-            f"SELECT item_id, min(hour), {no_day}, {nothing} FROM raw_late GROUP BY item_id",
-            f"SELECT item_id, min(hour), {recent}, {counted()} FROM came_items GROUP BY item_id",
-            f"SELECT item_id, min(hour), {recent}, {counted()} FROM inside_items GROUP BY item_id",
+        changes = [
+            f"SELECT item_id, min(hour) AS first_hour, {no_day}, {nothing} FROM raw_late GROUP BY item_id",
+            f"SELECT item_id, min(hour), {recent}, {counted()} FROM came s WHERE NOT {late} GROUP BY item_id",
             f"""SELECT item_id, {never}, -day_events, -day_finish, {nothing} FROM (
-                SELECT item_id, {day.format("1 = 1")} FROM yesterday_items GROUP BY item_id) y""",
+                SELECT item_id, {day.format("1 = 1")} FROM yesterday s WHERE NOT {late} GROUP BY item_id) y""",
             f"""SELECT item_id, {never}, {no_day}, {negative()} FROM (
-                SELECT item_id, {counted()} FROM went_items GROUP BY item_id) w""",
-        ]
-        self.engine.table(
-            "items_now",
-            f"SELECT item_id, min(first_hour) AS first_hour, {summed(ITEM_COUNTS)} FROM ({' UNION ALL '.join(parts)}) i GROUP BY item_id",
-        )
-        now = f"SELECT item_id, first_hour, {names} FROM items_now ORDER BY item_id"
-        self.sums |= self.write_sums({"items": {"all": now}})
-        touched = f"""SELECT n.*, CAST({self.as_of.number} AS BIGINT) AS as_of FROM items_now n
-            JOIN items k ON k.item_id = n.item_id"""
+                SELECT item_id, {counted()} FROM went s WHERE NOT {late} GROUP BY item_id) w""",
+            # an item with late events is counted anew
+            f"SELECT item_id, min(hour), {recent}, {counted()} FROM inside s WHERE {late} GROUP BY item_id",
+            f"SELECT item_id, {never}, {negative(ITEM_COUNTS)} FROM stored_items s WHERE {late}",
+        ]  # fmt: skip
+        names = columns(["item_id", "first_hour", *ITEM_COUNTS])
+        for table, source in (
+            ("delta_items", " UNION ALL ".join(changes)),
+            ("items_now", f"SELECT {names} FROM stored_items UNION ALL SELECT {names} FROM delta_items"),
+        ):
+            self.engine.table(
+                table,
+                f"""SELECT item_id, min(first_hour) AS first_hour, {summed(ITEM_COUNTS)} FROM ({source}) i
+                GROUP BY item_id""",
+            )
+        touched = f"SELECT n.*, CAST({self.as_of.number} AS BIGINT) AS as_of FROM items_now n"
         return self.engine.arrow(item_rows(self.recipe, touched))
+
+    def _delta(self) -> Layer:
+        """Write what changes; ``users`` shares the slots' delta."""
+        each = " UNION ALL ".join(f"SELECT slot FROM delta_{i}" for i, _ in self.recipe.parts())
+        rows = {
+            str(slot): int(n) for slot, n in self.engine.rows(f"SELECT slot, count(*) FROM ({each}) d GROUP BY slot")
+        }
+        rows |= {"users": sum(rows.values()), "items": int(self.engine.scalar("SELECT count(*) FROM delta_items"))}
+        rows = {name: n for name, n in sorted(rows.items()) if n}
+        items = {"items": "SELECT * FROM delta_items ORDER BY item_id"}
+        return self.write_delta({**self.parts_of("delta"), **items}, rows)
 
     def _profiles(self) -> pa.Table:
         """Whole-day rows of users whose day came or went at this midnight."""
@@ -214,3 +215,8 @@ class Refresh(Work):
         for view, pieces in found.items():
             self.engine.register("corrected", pa.concat_tables(pieces))
             logs[view].replace(self.engine, keys[view], "corrected", since)
+
+
+def _among(table: str, *keys: str) -> str:
+    """Condition: the rows ``s`` have their keys in a table."""
+    return f"EXISTS (SELECT 1 FROM {table} p WHERE {' AND '.join(f'p.{key} = s.{key}' for key in keys)})"

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from core import duck
+from core.engine import DuckEngine
 from core.errors import DataError
 from core.hours import Hour, hour_range
 from core.logs import log_context
@@ -155,11 +156,11 @@ class ClockFeatures:
 
     def most_active(self, count: int) -> list[int]:
         """The users with the most events in the window, the lower id first among equals."""
-        folder = self.clock.sums_folder(self.clock.needed()["sums"]["users"]["folder"]) / "all"
+        sums = self.clock.sums(self.clock.needed())
         with duck.connection(self.settings) as con:
-            source = duck.quoted(str(folder / "*.parquet"))
+            users = sums.rows(DuckEngine(con), ["users"], "all", "user_id, events")
             rows = con.execute(
-                f"SELECT user_id FROM read_parquet({source}) ORDER BY events DESC, user_id LIMIT {int(count)}"
+                f"SELECT user_id FROM ({users}) u GROUP BY user_id ORDER BY sum(events) DESC, user_id LIMIT {int(count)}"
             ).fetchall()
         return [int(user) for (user,) in rows]
 

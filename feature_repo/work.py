@@ -5,16 +5,25 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pyarrow.parquet as pq
+
 from core.engine import Engine, parquet_parts
-from core.files import digest_file, digest_text
 from core.hours import Hour, hour_range
-from feature_repo.sql import COUNTS, Recipe, columns, negative, summed, zeros
+from feature_repo.history import ITEM_COUNTS
+from feature_repo.sql import Recipe, columns, negative, summed, zeros
+from feature_repo.sums import Layer, Sums, folder_digest
 
 if TYPE_CHECKING:
     from feature_repo.clock import ClockState
+
+EVERYONE = "everyone-"
+
+
+def table_of(name: str, part: str) -> str:
+    """The engine's table of a part of sums, as ``Recipe.clock`` finds it: ``<name>_<i>`` or ``<name>_everyone_<i>``."""
+    return f"{name}_{part.replace('-', '_')}"
 
 
 @dataclass(frozen=True)
@@ -32,100 +41,133 @@ class Work:
     """What a rebuild and a refresh share: tables in an engine, sums on disk, rows in change logs."""
 
     number = 0
-    """Refreshes since the rebuild: tells sums of one hour apart that late events corrected."""
+    """Refreshes since the rebuild: tells layers of sums apart."""
 
     def __init__(self, clock: ClockState, running: Engine, as_of: Hour) -> None:
         self.clock, self.engine, self.as_of = clock, running, as_of
         self.recipe = Recipe(running, clock.settings, clock.facets)
         self.first = as_of - clock.window
 
-    def write_sums(self, wanted: Mapping[str, Mapping[str, str]]) -> dict[str, dict[str, str]]:
-        """Write sums of slots (or of users or items), a query a part; returns their entries in the state.
+    def layout(self, name: str) -> dict[str, tuple[tuple[str, ...], tuple[str, ...]]]:
+        """Keys and counts of each part of a base: of ``users``, ``items`` or a slot."""
+        if name == "items":
+            return {"items": (("item_id",), ITEM_COUNTS)}
+        found = {}
+        for i, counts in self.recipe.parts():
+            value = () if i == "all" else ("value",)
+            if name == "users":
+                found[i] = ("user_id", *value), counts
+            else:
+                found[i] = ("user_id", "slot", *value), counts
+                found[EVERYONE + i] = ("slot", *value), counts
+        return found
+
+    def merged(self, sums: Sums, names: Sequence[str], part: str, where: str = "") -> str:
+        """SELECT of stored sums, their deltas added up, values as text: a row a key that still has events.
 
         Args:
-            wanted: for each name in the state, the queries of its parts.
+            sums: where they lie.
+            names: any number of slots, or ``users`` or ``items`` alone.
+            part: one of their ``layout``.
+            where: condition on the keys of the rows ``s``.
         """
-        names = {key: f"{key.zfill(3)}-{self.as_of.key}-{self.number}" for key in wanted}
-        for name in names.values():
-            shutil.rmtree(self.clock.sums_folder(name), ignore_errors=True)
-        self.engine.write_all(
-            {
-                self.clock.sums_folder(names[key]) / part: sql
-                for key, queries in wanted.items()
-                for part, sql in queries.items()
-            }
-        )
-        return {key: {"folder": n, "digest": folder_digest(self.clock.sums_folder(n))} for key, n in names.items()}
-
-    def stored(self, entry: dict[str, str], part: str) -> list[Path]:
-        return parquet_parts(self.clock.sums_folder(entry["folder"]) / part)
-
-    def stored_slots(
-        self, entries: dict[str, dict[str, str]], slots: Sequence[int], part: str, counts: Sequence[str]
-    ) -> str:
-        """SELECT of the stored sums of slots (user_id, slot, value as text, counts).
-
-        Args:
-            entries: the state's sums.
-            slots: their numbers; none gives no rows.
-            part: facet number, or ``all`` (without values).
-            counts: columns of the part.
-        """
-        value = "" if part == "all" else "value, "
-        selects = [
-            f"""SELECT user_id, CAST({slot} AS INTEGER) AS slot, {value}{columns(counts)}
-            FROM {self.engine.files(self.stored(entries[str(slot)], part))} f{slot}"""
-            for slot in slots
-        ]
-        text = "" if part == "all" else "CAST(NULL AS VARCHAR(1)) AS value, "
-        nothing = f"SELECT CAST(0 AS BIGINT) AS user_id, CAST(0 AS INTEGER) AS slot, {text}{zeros(counts)} WHERE 1 = 0"
-        return " UNION ALL ".join(selects or [nothing])
+        keys, counts = self.layout(names[0] if names else "0")[part]
+        by, items = columns(keys), part == "items"
+        wanted = columns([*keys, *(["first_hour"] if items else []), *counts])
+        rows = sums.rows(self.engine, names, part, wanted) if names else self._no_sums(keys, counts)
+        return f"""SELECT {by}, {"min(first_hour) AS first_hour, " if items else ""}{summed(counts)}
+            FROM ({rows}) s {f"WHERE {where}" if where else ""}
+            GROUP BY {by} {"" if items else "HAVING sum(events) <> 0"}"""
 
     @staticmethod
-    def with_ids(sums: str, part: str, counts: Sequence[str]) -> str:
-        """SELECT of stored sums with the ids of their values instead of the text."""
-        if part == "all":
-            return sums
-        return f"""SELECT t.user_id, t.slot, d.id AS value, {columns(counts, "t.")} FROM ({sums}) t
-            JOIN values_{part} d ON d.value = t.value"""
+    def _no_sums(keys: Sequence[str], counts: Sequence[str]) -> str:
+        kinds = {"user_id": "BIGINT", "slot": "INTEGER", "value": "VARCHAR(1)"}
+        return f"SELECT {', '.join(f'CAST(NULL AS {kinds[k]}) AS {k}' for k in keys)}, {zeros(counts)} WHERE 1 = 0"
 
-    def slot_sums(self, tables: str, slot: int, more: str = "") -> dict[str, str]:
-        """Queries of a slot's sums, values as text, in the order of their key.
+    def with_ids(self, sums: str, part: str) -> str:
+        """SELECT of sums with the ids of their values instead of the text."""
+        keys, counts = self.layout("0")[part]
+        if "value" not in keys:
+            return f"SELECT * FROM {sums} t"
+        kept = columns([k for k in keys if k != "value"], "t.")
+        dictionary = f"values_{part.removeprefix(EVERYONE)}"
+        return f"""SELECT {kept}, d.id AS value, {columns(counts, "t.")} FROM {sums} t
+            JOIN {dictionary} d ON d.value = t.value"""
+
+    def parts_of(self, tables: str, slot: int | None = None) -> dict[str, str]:
+        """Queries of every part of slots' sums, values as text, in the order of their keys.
 
         Args:
-            tables: name of the tables by facet, with value ids.
-            slot: the slot.
-            more: name of further such tables, their rows added.
+            tables: name of the tables, one a part as ``table_of`` names them, with value ids.
+            slot: only that one.
         """
-
-        def both(i: str) -> str:
-            return f"(SELECT * FROM {tables}_{i} UNION ALL SELECT * FROM {more}_{i})" if more else f"{tables}_{i}"
-
-        queries = {
-            i: f"""SELECT s.user_id, d.value, {columns(counts, "s.")} FROM {both(i)} s
-            JOIN values_{i} d ON d.id = s.value WHERE s.slot = {slot} ORDER BY s.user_id, s.value"""
-            for i, counts in self.recipe.parts()[:-1]
-        }
-        queries["all"] = f"SELECT user_id, {columns(COUNTS)} FROM {both('all')} s WHERE slot = {slot} ORDER BY user_id"
+        queries = {}
+        for part, (keys, counts) in self.layout("0").items():
+            i = part.removeprefix(EVERYONE)
+            text = f"JOIN values_{i} d ON d.id = s.value" if "value" in keys else ""
+            kept = ", ".join("d.value" if key == "value" else f"s.{key}" for key in keys)
+            where = "" if slot is None else f"WHERE s.slot = {slot}"
+            order = columns(sorted(keys, key=("slot", "user_id", "value").index), "s.")
+            source = f"{table_of(tables, part)} s {text} {where}"
+            queries[part] = f"SELECT {kept}, {columns(counts, 's.')} FROM {source} ORDER BY {order}"
         return queries
 
-    def population(self, tables: str, more: str = "", keyed: str = "everyone_all") -> str:
-        """SELECT of the population's clock rows from tables of sums (and ``more``), one for every slot in ``keyed``."""
+    def everyone(self, tables: str) -> None:
+        """Everybody's sums from the tables of slots."""
         for i, counts in self.recipe.parts():
-            source = f"(SELECT * FROM {tables}_{i} UNION ALL SELECT * FROM {more}_{i})" if more else f"{tables}_{i}"
-            value = "" if i == "all" else ", value"
-            self.engine.table(
-                f"everyone_{i}", f"SELECT slot{value}, {summed(counts)} FROM {source} s GROUP BY slot{value}"
-            )
-        return self.recipe.clock("everyone", keyed, ("slot",), str(self.as_of.number))
+            by = "slot" if i == "all" else "slot, value"
+            name = table_of(tables, EVERYONE + i)
+            self.engine.table(name, f"SELECT {by}, {summed(counts)} FROM {tables}_{i} s GROUP BY {by}")
 
-    def profiles(self, entries: dict[str, dict[str, str]], midnight: Hour, users: str | None) -> str:
-        """SELECT of the whole-day rows as of a midnight, from the sums of all slots.
+    def write_bases(self, wanted: Mapping[str, Mapping[str, str]]) -> dict[str, Layer]:
+        """Write the sums of slots, users or items anew: for each name the query of every part."""
+        folders = {name: f"{name.zfill(3)}-{self.as_of.key}-{self.number}" for name in wanted}
+        self._write({folders[name]: queries for name, queries in wanted.items()})
+        return {
+            name: self._layer(folder, {name: sum(self.keys(folder, p) for p in wanted[name] if EVERYONE not in p)})
+            for name, folder in folders.items()
+        }
+
+    def write_delta(self, queries: Mapping[str, str], rows: Mapping[str, int]) -> Layer:
+        """Write what this refresh changed: the query of every part, and how many rows of it are each name's."""
+        folder = f"{self.as_of.key}-{self.number}"
+        self._write({folder: queries})
+        return self._layer(folder, rows)
+
+    def fold(self, sums: Sums) -> Sums:
+        """Write the bases anew whose deltas have grown large."""
+        wanted = {}
+        for name in sums.due():
+            wanted[name] = {
+                part: f"SELECT * FROM ({self.merged(sums, [name], part)}) m ORDER BY {columns(keys)}"
+                for part, (keys, _) in self.layout(name).items()
+            }
+        return sums.with_bases(self.write_bases(wanted)) if wanted else sums
+
+    def _write(self, folders: Mapping[str, Mapping[str, str]]) -> None:
+        root = self.clock.sums_folder
+        for folder in folders:
+            shutil.rmtree(root / folder, ignore_errors=True)
+        self.engine.write_all(
+            {root / folder / part: sql for folder, queries in folders.items() for part, sql in queries.items()}
+        )
+
+    def _layer(self, folder: str, rows: Mapping[str, int]) -> Layer:
+        return Layer(folder, folder_digest(self.clock.sums_folder / folder), self.number, rows)
+
+    def keys(self, folder: str, part: str) -> int:
+        """Rows of a part of a layer."""
+        return sum(pq.read_metadata(file).num_rows for file in parquet_parts(self.clock.sums_folder / folder / part))
+
+    # Rows of views.
+
+    def profiles(self, sums: Sums, midnight: Hour, users: str | None) -> str:
+        """SELECT of the whole-day rows as of a midnight, from the users' sums.
 
         Sums as of a later hour are taken back to midnight by the events in between.
 
         Args:
-            entries: the state's sums by slot.
+            sums: as of ``as_of``.
             midnight: UTC midnight at or before ``as_of``.
             users: table of the users wanted; None for all.
         """
@@ -133,26 +175,22 @@ class Work:
         earlier = self.clock.events(list(hour_range(midnight - self.clock.window, self.as_of - self.clock.window)))
         self.recipe.read("raw_later", later)
         self.recipe.read("raw_earlier", earlier)
-        slots = [entry for slot, entry in entries.items() if slot.isdigit()]
         wanted = f" WHERE EXISTS (SELECT 1 FROM {users} w WHERE w.user_id = s.user_id)" if users else ""
-        text = {
-            i: f"""(SELECT user_id, value, {columns(counts)} FROM
-            {self.engine.files([p for entry in slots for p in self.stored(entry, i)])} s{wanted})"""
-            for i, counts in self.recipe.parts()[:-1]
-        }
+        stored = {}
+        for i, counts in self.recipe.parts():
+            names = columns(["user_id", *([] if i == "all" else ["value"]), *counts])
+            stored[i] = f"(SELECT {names} FROM ({sums.rows(self.engine, ['users'], i, names)}) s{wanted})"
         both = "(SELECT * FROM raw_later UNION ALL SELECT * FROM raw_earlier)"
-        self.recipe.dictionaries(f"{both} b", {int(i): f"{sql} t" for i, sql in text.items()})
+        self.recipe.dictionaries(f"{both} b", {int(i): f"{sql} t" for i, sql in stored.items() if i != "all"})
         self.recipe.encode("back", "raw_later")
         self.recipe.encode("forth", "raw_earlier")
         for name in ("back", "forth"):
             self.recipe.sums(f"day_{name}", name, ("user_id",))
         for i, counts in self.recipe.parts():
-            value = "" if i == "all" else ", value"
-            if i == "all":
-                files = self.engine.files([p for entry in slots for p in self.stored(entry, "all")])
-                base = f"SELECT user_id, {columns(COUNTS)} FROM {files} s{wanted}"
-            else:
-                base = f"""SELECT t.user_id, d.id AS value, {columns(counts, "t.")} FROM {text[i]} t
+            value, base = "", f"SELECT * FROM {stored[i]} s"
+            if i != "all":
+                value = ", value"
+                base = f"""SELECT t.user_id, d.id AS value, {columns(counts, "t.")} FROM {stored[i]} t
                     JOIN values_{i} d ON d.value = t.value"""
             minus = f"SELECT user_id{value}, {negative(counts)} FROM day_back_{i} s{wanted}"
             plus = f"SELECT user_id{value}, {columns(counts)} FROM day_forth_{i} s{wanted}"
@@ -167,19 +205,12 @@ class Work:
         """Write rows of the hours from first on as a piece of a change log."""
         self.engine.write(sql, self.clock.logs[view].span(first, self.as_of, number))
 
-    def state(
-        self, hours: dict[str, str], sums: dict[str, dict[str, str]], generation: int, history_from: Hour
-    ) -> dict[str, Any]:
+    def state(self, hours: dict[str, str], sums: Sums, generation: int, history_from: Hour) -> dict[str, Any]:
         return {
             "as_of": self.as_of.key,
             "generation": generation,
             "history_from": history_from.key,
             "config": self.clock.config,
             "hours": hours,
-            "sums": sums,
+            "sums": sums.described(),
         }
-
-
-def folder_digest(folder: Path) -> str:
-    """Digest of every file below a folder of sums."""
-    return digest_text(*(digest_file(path) for path in sorted(folder.rglob("*.parquet"))))

@@ -22,7 +22,8 @@ from typing import Any
 from core.errors import ConfigError, CorruptStateError, NotReadyError
 from core.files import digest_file, exclusive_lock, read_json, replaced_directory, write_json
 from core.settings import DATABASES, Settings
-from core.state_version import check_state_version, state_version
+from core.state_version import state_version
+from operations.migrations import migrate
 
 log = logging.getLogger("operations.backup")
 
@@ -94,7 +95,7 @@ def restore(settings: Settings, backup: Path) -> dict[str, Any]:
     if settings.in_production:
         for name in manifest["databases"]:
             _restore_database(settings, name, backup / f"{name}.dump")
-    check_state_version(settings)
+    migrate(settings)
     _fill_online_store(settings)
     return {"restored": count, "databases": manifest["databases"]}
 

@@ -6,13 +6,25 @@ import logging
 from collections.abc import Callable, Mapping
 
 from core.errors import ConfigError
+from core.hours import Hour
 from core.settings import Settings
 from core.state_version import STATE_VERSION, state_version, write_state_version
+from events.store import EventStore
+from feature_repo.clock import ClockState
 
 log = logging.getLogger("operations.migrations")
 
-STEPS: Mapping[int, Callable[[Settings], None]] = {}
-"""From which version → what brings it to the next. There has been one version so far."""
+
+def _sums_in_layers(settings: Settings) -> None:
+    """The clocks' sums became bases and deltas: they are computed again from the events, and so are the change logs."""
+    if settings.features_dir.exists():
+        clock = ClockState(settings, EventStore(settings.events_dir))
+        until = clock.as_of or Hour(clock.store.hours()[-1].number + 1)
+        clock.rebuild(until)
+
+
+STEPS: Mapping[int, Callable[[Settings], None]] = {1: _sums_in_layers}
+"""From which version → what brings it to the next."""
 
 
 def migrate(

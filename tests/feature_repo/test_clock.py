@@ -7,14 +7,13 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 import pandas as pd
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, example, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from core.engine import engine, parquet_parts
+from core.engine import engine
 from core.errors import NotReadyError
 from core.hours import Hour
 from core.settings import Settings, load_settings
@@ -22,6 +21,7 @@ from events.ingest import ingest
 from events.store import EventStore
 from feature_repo.clock import ClockState
 from feature_repo.sql import Recipe
+from feature_repo.work import Work
 from tests.conftest import NOW, write_mapping
 
 START = Hour.parse("2026-03-27T00")  # daylight saving begins in Berlin two days later
@@ -69,14 +69,16 @@ def state_of(settings: Settings) -> ClockState:
 
 def sums_of(settings: Settings) -> dict[str, list[dict[str, Any]]]:
     """Every stored sum, by the slot (or users, items) and facet."""
-    state = state_of(settings).read()
-    assert state is not None
+    clock = state_of(settings)
+    state = clock.needed()
     found = {}
-    for name, entry in state["sums"].items():
-        for part in sorted((settings.features_dir / "sums" / entry["folder"]).iterdir()):
-            rows = pa.concat_tables(pq.ParquetFile(f).read() for f in parquet_parts(part)).to_pylist()
-            if rows:
-                found[f"{name}/{part.name}"] = rows
+    with engine(settings) as running:
+        work, sums = Work(clock, running, START), clock.sums(state)
+        for name in sums.bases:
+            for part, (keys, _) in work.layout(name).items():
+                rows = running.arrow(f"{work.merged(sums, [name], part)} ORDER BY {', '.join(keys)}").to_pylist()
+                if rows:
+                    found[f"{name}/{part}"] = rows
     return found
 
 

@@ -10,13 +10,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from core.errors import ConfigError, CorruptStateError
-from core.files import write_json
+from core.files import read_json, write_json
 from core.settings import ROOT, Settings, load_settings
 from core.state_version import STATE_VERSION, check_state_version, state_version
 from events.simulator.config import SimulatorConfig
+from events.store import EventStore
+from feature_repo.retrieval import ClockFeatures
 from operations.backup import back_up, restore
 from operations.doctor import examine, failed, table
 from operations.fingerprint import differences, fingerprint
@@ -113,6 +116,28 @@ def test_migrations_go_step_by_step_and_on_after_a_crash(tmp_path: Path) -> None
         migrate(settings, steps, 4)
     with pytest.raises(ConfigError, match="newer than"):
         migrate(settings, steps, 2)
+
+
+def test_a_workspace_of_version_1_is_brought_to_the_layers_of_sums(built: Settings, tmp_path: Path) -> None:
+    settings = copy_of(built, tmp_path)
+    shutil.rmtree(settings.features_dir / "sums")
+    state = read_json(settings.features_dir / "state.json")
+    state["sums"] = {"5": {"folder": "005-2026-01-01T00-0", "digest": "0" * 64}}  # as that version described them
+    write_json(settings.features_dir / "state.json", state)
+    write_json(settings.workspace / "version.json", {"state": 1})
+    done = run(settings, "operations", "migrate")
+    assert done.returncode == 0, done.stderr
+    assert state_version(settings) == STATE_VERSION
+    one, other = (ClockFeatures(s, EventStore(s.events_dir)) for s in (built, settings))
+    users = one.most_active(5)
+    assert users == other.most_active(5)
+    keys = pa.table({"user_id": users * 3, "hour": [TAKEOVER.number - n for n in (0, 9, 30) for _ in users]})
+    before, after = one.historical(keys), other.historical(keys)
+    assert before.slots.num_rows > 50
+    assert after.slots.equals(before.slots)
+    assert after.profiles.equals(before.profiles)
+    run_hour(settings, TAKEOVER)
+    assert other.clock.as_of == TAKEOVER + 1
 
 
 def test_a_backup_goes_back_whole_and_the_next_hour_is_the_same(

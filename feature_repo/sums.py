@@ -1,0 +1,157 @@
+"""The window's sums on disk: a base for every slot, for the users and the items, and what each hour since then changed.
+
+Layout below the workspace's ``features``::
+
+    sums/<name>-<as of>-<n>/<part>/    base of a slot (its number), of ``users`` or of ``items``
+    sums/<as of>-<n>/<part>/           delta: what a refresh changed, in every slot
+
+Counts add up, so a sum is its base and the deltas since: positive where events came, negative where they
+expired. An hour writes a delta, as large as its traffic; bases whose deltas have grown as large as they are
+get folded, a few an hour. ``users``, the whole day of each, takes its deltas from those of the slots.
+
+Parts, with their keys: a facet's number (user_id, slot, value), ``all`` (user_id, slot), ``everyone-<facet>``
+(slot, value), ``everyone-all`` (slot), ``items`` (item_id); those of ``users`` are without slot.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from core.engine import Engine, parquet_parts
+from core.errors import CorruptStateError, DataError
+from core.files import digest_file, digest_text
+
+FOLD_LAYERS = 48
+"""A base with that many deltas is folded however small they are: reading opens each."""
+FOLD_HOURS = 24
+"""Hours in which every base could have its turn: bounds what one hour folds."""
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A folder of sums.
+
+    Attributes:
+        folder: its name.
+        digest: of its files.
+        number: the refresh that wrote it; 0 for a rebuild.
+        rows: how many each name has in it, of those that have any.
+    """
+
+    folder: str
+    digest: str
+    number: int
+    rows: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class Sums:
+    """Which folders make up the sums.
+
+    Attributes:
+        root: where they lie.
+        bases: by name: a slot's number, ``users``, ``items``.
+        deltas: those that some base does not hold yet, oldest first.
+    """
+
+    root: Path
+    bases: Mapping[str, Layer]
+    deltas: tuple[Layer, ...] = ()
+
+    @classmethod
+    def read(cls, root: Path, described: Mapping[str, Any]) -> Sums:
+        """From its description in the state.
+
+        Raises:
+            DataError: an older platform described it.
+        """
+        if "bases" not in described:
+            raise DataError("the sums are an older platform's; run 'python -m feature_repo rebuild'")
+        bases = {name: Layer(**layer) for name, layer in described["bases"].items()}
+        return cls(root, bases, tuple(Layer(**layer) for layer in described["deltas"]))
+
+    def described(self) -> dict[str, Any]:
+        """For the state."""
+        return {
+            "bases": {name: asdict(layer) for name, layer in self.bases.items()},
+            "deltas": [asdict(layer) for layer in self.deltas],
+        }
+
+    @property
+    def slots(self) -> list[str]:
+        return [name for name in self.bases if name.isdigit()]
+
+    @property
+    def folders(self) -> set[str]:
+        return {layer.folder for layer in (*self.bases.values(), *self.deltas)}
+
+    def since(self, name: str) -> list[Layer]:
+        """The deltas that a base does not hold."""
+        number = self.bases[name].number
+        return [layer for layer in self.deltas if layer.number > number and name in layer.rows]
+
+    def with_delta(self, delta: Layer) -> Sums:
+        return replace(self, deltas=(*self.deltas, delta))
+
+    def with_bases(self, bases: Mapping[str, Layer]) -> Sums:
+        """With new bases; deltas that no base needs any more are dropped."""
+        folded = replace(self, bases={**self.bases, **bases})
+        needed = {layer.folder for name in folded.bases for layer in folded.since(name)}
+        return replace(folded, deltas=tuple(layer for layer in self.deltas if layer.folder in needed))
+
+    def due(self) -> list[str]:
+        """Bases to fold now: those with the most in their deltas, a few at a time."""
+        weights = {}
+        for name, base in self.bases.items():
+            since = self.since(name)
+            changed = sum(layer.rows[name] for layer in since)
+            if changed and (changed >= base.rows.get(name, 0) or len(since) >= FOLD_LAYERS):
+                weights[name] = changed / max(base.rows.get(name, 0), 1)
+        few = math.ceil(len(self.bases) / FOLD_HOURS)
+        return sorted(weights, key=lambda name: (-weights[name], name))[:few]
+
+    def rows(self, engine: Engine, names: Sequence[str], part: str, columns: str) -> str:
+        """SELECT of the rows of some bases and their deltas; a key may come more than once, its counts add up.
+
+        Args:
+            engine: reads them.
+            names: one or more slots, or ``users`` or ``items`` alone.
+            part: which.
+            columns: what to select.
+        """
+        bases = [path for name in names for path in self._files([self.bases[name]], part)]
+        selects = [f"SELECT {columns} FROM {engine.files(bases)} b"]
+        sharing: dict[tuple[str, ...], list[Layer]] = {}
+        for delta in self.deltas:
+            if wanted := tuple(n for n in names if n in delta.rows and delta.number > self.bases[n].number):
+                sharing.setdefault(wanted, []).append(delta)
+        for slots, deltas in sharing.items():
+            only = f" WHERE slot IN ({', '.join(slots)})" if slots[0].isdigit() else ""
+            selects.append(f"SELECT {columns} FROM {engine.files(self._files(deltas, part))} d{only}")
+        return " UNION ALL ".join(selects)
+
+    def _files(self, layers: Iterable[Layer], part: str) -> list[Path]:
+        return [path for layer in layers for path in parquet_parts(self.root / layer.folder / part)]
+
+    def check(self, names: Iterable[str]) -> None:
+        """The folders of these names hold what was written.
+
+        Raises:
+            CorruptStateError: one does not.
+        """
+        layers = {layer.folder: layer for name in names for layer in (self.bases[name], *self.since(name))}
+        for layer in layers.values():
+            if folder_digest(self.root / layer.folder) != layer.digest:
+                raise CorruptStateError(
+                    f"the sums in {self.root / layer.folder} are damaged; "
+                    "run 'python -m feature_repo rebuild' to compute them again from the events"
+                )
+
+
+def folder_digest(folder: Path) -> str:
+    """Digest of every file below a folder of sums."""
+    return digest_text(*(digest_file(path) for path in sorted(folder.rglob("*.parquet"))))
