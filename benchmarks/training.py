@@ -33,8 +33,8 @@ PEER_BATCHES = 12
 UNTIL = START + HISTORY_HOURS
 
 
-def _settings(var: Path) -> Settings:
-    return load_settings(var=var, source="bench", history_days=1)
+def _settings(var: Path, device: str = "cpu") -> Settings:
+    return load_settings(var=var, source="bench", history_days=1, device=device)
 
 
 def config_of(settings: Settings, variant: str) -> RankerConfig:
@@ -59,13 +59,14 @@ def _prepare(var: Path, variants: list[str], scale: float) -> None:
         StateStore(settings.training_dir / "states", variant).save(info, ranker, Optimiser(ranker))
 
 
-def _measure(var: Path, variant: str) -> tuple[float, float, float]:
-    """Seconds to resume, seconds of the hours, peak memory (GB); Feast's imports are not timed."""
-    settings = _settings(var)
+def _measure(var: Path, variant: str, device: str) -> tuple[float, float, float]:
+    """Seconds to resume, seconds of the hours, peak memory (GB); Feast's imports and a GPU's start are not timed."""
+    settings = _settings(var, device)
     samples = SampleStore(settings, EventStore(settings.events_dir))
     assert samples.features.store is not None
     trainer = Trainer(settings, variant, samples, config_of(settings, variant))
-    resume = timed(lambda: trainer.states.load(UNTIL - 1))
+    torch.zeros(1, device=trainer.device)
+    resume = timed(lambda: trainer.states.load(UNTIL - 1, device=trainer.device))
     begun = time.perf_counter()
     samples.build([UNTIL + n for n in range(HOURS)], force=True)
     trainer.train(UNTIL + HOURS - 1)
@@ -82,8 +83,7 @@ def bench_training(scale: float) -> list[Result]:
         rows = int(PER_HOUR * scale) * HOURS
         results = []
         for variant in variants:
-            with multiprocessing.get_context("spawn").Pool(1) as pool:
-                resume, seconds, memory = pool.apply(_measure, (var, variant))
+            resume, seconds, memory = _measured(var, variant, "cpu")
             if variant == variants[0]:
                 plain = with_pandas(settings, UNTIL, int(USERS * scale))
             name = "train_throughput" if variant == variants[0] else f"train_throughput_{variant}"
@@ -94,7 +94,19 @@ def bench_training(scale: float) -> list[Result]:
             ]
             if variant == variants[0]:
                 results.append(Result("train_resume", resume, "s", "the bar", 5.0, 5.0 / resume))
+            if torch.cuda.is_available():
+                _, seconds, _ = _measured(var, variant, "cuda")
+                results.append(
+                    Result(f"{name}_gpu", rows / seconds, "/s", "this machine's CPU", speed, rows / seconds / speed)
+                )
         return results
+
+
+def _measured(var: Path, variant: str, device: str) -> tuple[float, float, float]:
+    """``_measure`` in a process of its own, from the state before the hours."""
+    StateStore(_settings(var).training_dir / "states", variant).drop_after(UNTIL - 1)
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(_measure, (var, variant, device))
 
 
 class Plain(nn.Module):

@@ -64,6 +64,12 @@ class Settings(BaseSettings):
     spark_master: str = Field("local[2]", description="Spark's master: local[n], or spark://host:port of a cluster.")
     spark_partitions: int = Field(8, ge=1, description="Partitions of Spark's shuffles.")
 
+    device: str = Field(
+        "auto",
+        pattern="^(auto|cpu|cuda)$",
+        description="Where rankers are trained: cpu, cuda, or auto: a GPU where there is one and batches are large.",
+    )
+
     offline_store: str = Field(
         "duckdb", pattern="^(duckdb|spark)$", description="Feast offline store: duckdb or spark."
     )

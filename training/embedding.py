@@ -24,7 +24,7 @@ def distinct(rows: Tensor, capacity: int) -> tuple[Tensor, Tensor]:
     """The distinct rows in ascending order, and the place of each row among them; rows are below ``capacity``."""
     if capacity > 4 * rows.numel():
         return torch.unique(rows, return_inverse=True)
-    mark = torch.zeros(capacity, dtype=torch.bool)
+    mark = torch.zeros(capacity, dtype=torch.bool, device=rows.device)
     mark[rows.reshape(-1)] = True
     return mark.nonzero().ravel(), (mark.cumsum(0) - 1)[rows]
 
@@ -61,7 +61,7 @@ class GrowingEmbedding(nn.Module):
         return len(self.keys) + 1
 
     def rows(self, keys: np.ndarray) -> Tensor:
-        """Row of each key, 0 where the key is unknown; any shape in, the same shape out."""
+        """Row of each key, 0 where the key is unknown; any shape in, the same shape out, in the CPU's memory."""
         if not len(self.keys):
             return torch.zeros(keys.shape, dtype=torch.int64)
         at = np.searchsorted(self._sorted, keys).clip(max=len(self._sorted) - 1)
@@ -95,7 +95,7 @@ class GrowingEmbedding(nn.Module):
         Returns:
             How many were forgotten.
         """
-        stay = (self.seen[1 : self.size] >= before).numpy()
+        stay = (self.seen[1 : self.size] >= before).cpu().numpy()
         gone = len(stay) - int(stay.sum())
         if gone:
             at = torch.from_numpy(np.flatnonzero(np.concatenate([[True], stay])))
@@ -127,10 +127,8 @@ class GrowingEmbedding(nn.Module):
 
     def state(self) -> dict[str, Tensor]:
         """Tensors of the used rows, for a checkpoint."""
-        parts = {name: getattr(self, name)[: self.size] for name in ("weight", "accumulator", "seen")}
-        if self.width:
-            parts["statistics"] = self.statistics[: self.size]
-        return {"keys": torch.from_numpy(self.keys), **parts}
+        names = ("weight", "accumulator", "seen", *(["statistics"] if self.width else []))
+        return {"keys": torch.from_numpy(self.keys), **{n: getattr(self, n)[: self.size].cpu() for n in names}}
 
     def load(self, state: dict[str, Tensor]) -> None:
         """Take a checkpoint's tensors."""
@@ -148,7 +146,7 @@ class GrowingEmbedding(nn.Module):
         capacity = 1 << (self.size - 1).bit_length()
         for name in ("weight", "accumulator", "seen", "statistics"):
             old = getattr(self, name)
-            wide = torch.zeros(capacity, *old.shape[1:], dtype=old.dtype)
+            wide = old.new_zeros(capacity, *old.shape[1:])
             wide[:used] = old[:used]
             setattr(self, name, wide)
 
@@ -157,9 +155,8 @@ class GrowingEmbedding(nn.Module):
         """Row-wise Adagrad on the rows that the batch used since the last step, in all processes of a group."""
         used = [(rows, local.grad) for rows, local in self._used if local.grad is not None]
         self._used = []
-        mine = merged(used, self.dim) if used else (torch.zeros(0, dtype=torch.int64), torch.zeros(0, self.dim))
-        every = group.collect(mine)
-        at, gradient = mine if len(every) == 1 else merged(every, self.dim)
+        none = self.seen.new_zeros(0, dtype=torch.int64), self.weight.new_zeros(0, self.dim)
+        at, gradient = group.merge(merged(used, self.dim) if used else none)
         sums = self.accumulator[at] + gradient.square().mean(dim=1)
         self.accumulator[at] = sums
         self.weight[at] -= rate * gradient / (sums.sqrt() + 1e-8)[:, None]

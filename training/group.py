@@ -55,6 +55,10 @@ class Group:
         """What every process found, by rank."""
         return [found]
 
+    def merge(self, part: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        """Rows and gradients of all processes from those of each; see ``merged``."""
+        return part
+
 
 class Together(Group):
     """A group of ``torchrun``, by gloo."""
@@ -69,15 +73,20 @@ class Together(Group):
 
     def add(self, parameters: list[nn.Parameter]) -> None:
         gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
-        flat = torch.cat([g.reshape(-1) for g in gradients])
+        flat = torch.cat([g.reshape(-1) for g in gradients]).cpu()  # gloo's memory is the CPU's
         dist.all_reduce(flat)
         for p, part in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
-            p.grad = part.view_as(p)
+            p.grad = part.view_as(p).to(p.device)
 
     def collect(self, found: Any) -> list[Any]:
         every: list[Any] = [None] * self.size
         dist.all_gather_object(every, found)
         return every
+
+    def merge(self, part: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        rows, gradients = part
+        at, sums = merged(self.collect((rows.cpu(), gradients.cpu())), gradients.shape[1])
+        return at.to(rows.device), sums.to(rows.device)
 
 
 def start_group() -> Group:
@@ -94,4 +103,4 @@ def merged(parts: list[tuple[Tensor, Tensor]], dim: int) -> tuple[Tensor, Tensor
     """
     at, inverse = torch.unique(torch.cat([rows for rows, _ in parts]), return_inverse=True)
     gradients = torch.cat([gradient for _, gradient in parts])
-    return at, torch.zeros(len(at), dim).index_add_(0, inverse, gradients)
+    return at, gradients.new_zeros(len(at), dim).index_add_(0, inverse, gradients)

@@ -54,6 +54,11 @@ class Ranker(nn.Module):
         return {"users": self.users, "items": self.items, "values": self.values}
 
     @property
+    def device(self) -> torch.device:
+        """Where its weights and tables lie."""
+        return self.head.weight.device
+
+    @property
     def needs_history(self) -> bool:
         """Whether it reads the users' recent behaviours."""
         return self.time.needs_history or self.attention is not None

@@ -28,11 +28,9 @@ class Rhythm(nn.Module):
     A count of hour h is stored as ``e^((h − epoch)/memory)``, so that no hour has to touch the counts before it.
     """
 
-    span: Tensor
-
     def __init__(self) -> None:
         super().__init__()
-        self.register_buffer("span", torch.zeros(2, dtype=torch.int64))
+        self.span = torch.zeros(2, dtype=torch.int64)  # no buffer: two numbers that Python reads stay with the CPU
 
     def begin(self, hour: int, tables: list[GrowingEmbedding]) -> None:
         """Let ``hour`` (since 1970 UTC) be the present; the epoch moves on before counts could overflow."""
@@ -57,7 +55,7 @@ class Rhythm(nn.Module):
             labels: 0 or 1, shape (B,).
         """
         column = hours.long() + (labels < 0.5).long() * DAY_HOURS
-        weight = torch.full((len(rows),), self._growth(int(self.span[1])))
+        weight = torch.full((len(rows),), self._growth(int(self.span[1])), device=rows.device)
         flat = table.statistics.view(-1)
         inside = rows != UNKNOWN
         flat.index_add_(0, rows[inside] * WIDTH + column[inside], weight[inside])

@@ -16,6 +16,6 @@ def predict(ranker: Ranker, keys: HourKeys, batch_size: int = 4096, group: Group
     """Probability of each behaviour, shape (samples, heads); the processes of a group share the work."""
     ranker.eval()
     mine = group.part(to_batch(keys, ranker))
-    found = [torch.sigmoid(ranker(batch)).numpy() for batch in mine.batches(batch_size)]
+    found = [torch.sigmoid(ranker(batch)).cpu().numpy() for batch in mine.batches(batch_size)]
     part = np.concatenate(found) if found else np.empty((0, len(ranker.heads)), np.float32)
     return np.concatenate(group.collect(part))

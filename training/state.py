@@ -23,6 +23,7 @@ from core.errors import CorruptStateError, DataError
 from core.files import digest_file, digest_text, read_json, recover_directories, replaced_directory, write_json
 from core.hours import Hour
 from training.config import RankerConfig, code_version
+from training.device import CPU
 from training.embedding import ALONE
 from training.group import Group
 from training.ranker import Ranker
@@ -90,7 +91,7 @@ class Optimiser:
     def tensors(self) -> dict[str, Tensor]:
         """Adam's moments by the position of their parameter."""
         state = self.dense.state_dict()["state"]
-        return {f"adam.{at}.{name}": value for at, values in state.items() for name, value in values.items()}
+        return {f"adam.{at}.{name}": value.cpu() for at, values in state.items() for name, value in values.items()}
 
     def load(self, tensors: dict[str, Tensor]) -> None:
         """Take a checkpoint's moments."""
@@ -104,13 +105,13 @@ class Optimiser:
 
 
 def ranker_tensors(ranker: Ranker) -> dict[str, Tensor]:
-    """Every tensor of the ranker, without copies: its dense parameters and the used rows of its tables."""
+    """Every tensor of the ranker, on the CPU: its dense parameters and the used rows of its tables, copied from a GPU only."""
     tables = {
         f"tables.{name}.{part}": tensor
         for name, table in ranker.tables.items()
         for part, tensor in table.state().items()
     }
-    dense = {f"dense.{name}": p.data for name, p in ranker.named_parameters()}
+    dense = {f"dense.{name}": p.data.cpu() for name, p in ranker.named_parameters()}
     return {**dense, **tables, "rhythm": ranker.rhythm.span}
 
 
@@ -156,8 +157,8 @@ class StateStore:
             raise DataError(f"no state of '{self.variant}' at {hour}; there are {[h.key for h in self.hours()][-5:]}")
         return read_info(path.parent)
 
-    def load(self, hour: Hour, group: Group = ALONE) -> tuple[StateInfo, Ranker, Optimiser]:
-        """A state ready to train on; ``CorruptStateError`` when its file does not match its digest."""
+    def load(self, hour: Hour, group: Group = ALONE, device: torch.device = CPU) -> tuple[StateInfo, Ranker, Optimiser]:
+        """A state ready to train on, in a device's memory; ``CorruptStateError`` when its file does not match its digest."""
         info = self.info(hour)
         path = self.folder(hour) / "weights.safetensors"
         if not path.exists() or digest_file(path) != info.weights:
@@ -166,7 +167,7 @@ class StateStore:
                 "it continues from the state before"
             )
         tensors = load_file(path)
-        ranker = load_ranker(tensors, RankerConfig(**info.config), info.facets, info.heads)
+        ranker = load_ranker(tensors, RankerConfig(**info.config), info.facets, info.heads).to(device)
         optimiser = Optimiser(ranker, group)
         optimiser.load(tensors)
         return info, ranker, optimiser

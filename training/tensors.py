@@ -118,6 +118,10 @@ class Batch:
         total = self.clock_scores.sum(dim=3, keepdim=True)
         return torch.where(total > 0, self.clock_scores / total.clamp(min=1e-9), 0.0)
 
+    def to(self, device: torch.device) -> Batch:
+        """The same in a device's memory."""
+        return Batch(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})
+
     def slice(self, start: int, stop: int) -> Batch:
         """Samples [start, stop), with the features of their users only."""
         part = slice(start, stop)
@@ -254,7 +258,7 @@ def _user_parts(unique: np.ndarray, slots: pa.Table, history: pa.Table, ranker: 
 
 
 def to_batch(keys: HourKeys, ranker: Ranker) -> Batch:
-    """Look the keys up in the ranker's tables."""
+    """Look the keys up in the ranker's tables; the batch lies where the ranker does."""
     looked_up = {
         "users": ranker.users,
         "items": ranker.items,
@@ -269,7 +273,7 @@ def to_batch(keys: HourKeys, ranker: Ranker) -> Batch:
     filled = keys.clock_values != 0  # most slots are empty
     values = np.zeros(filled.shape, dtype=np.int64)
     values[filled] = ranker.values.rows(keys.clock_values[filled]).numpy()
-    return Batch(**found, clock_values=torch.from_numpy(values))
+    return Batch(**found, clock_values=torch.from_numpy(values)).to(ranker.device)
 
 
 def _positions(unique: np.ndarray, users: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -22,6 +22,7 @@ from core.settings import Settings
 from evaluation.metrics import FACET, Predictions, summary
 from events.store import EventStore
 from training.config import RankerConfig, code_version, label_of, load_ranker_config
+from training.device import training_device
 from training.embedding import ALONE
 from training.group import Group
 from training.ranker import Ranker
@@ -66,6 +67,7 @@ class Trainer:
         self.settings, self.group = settings, group
         self.config = config or load_ranker_config(settings, variant)
         torch.set_num_threads(self.config.threads)
+        self.device = training_device(settings.device, self.config.batch_size)
         self.samples = samples or SampleStore(settings, EventStore(settings.events_dir))
         self.states = StateStore(settings.training_dir / "states", variant)
         self.label = label_of(self.samples.heads)
@@ -98,7 +100,9 @@ class Trainer:
             if head is not None and head >= until:
                 return self.states.info(head)
             first = head + 1 if head is not None else start or self._first_hour()
-            info, ranker, optimiser = self.states.load(head, self.group) if head is not None else self._fresh()
+            info, ranker, optimiser = (
+                self.states.load(head, self.group, self.device) if head is not None else self._fresh()
+            )
             if info.config != self.config.model_dump(mode="json"):
                 raise NotReadyError(
                     f"the ranker's settings of '{self.config.variant}' changed since {head}; a chain keeps its config: "
@@ -119,7 +123,7 @@ class Trainer:
         return hours[0]
 
     def _fresh(self) -> tuple[StateInfo, Ranker, Optimiser]:
-        ranker = Ranker(self.config, self.samples.facets, self.samples.heads)
+        ranker = Ranker(self.config, self.samples.facets, self.samples.heads).to(self.device)
         info = new_info(self.config, self.samples.facets, self.samples.heads)
         return info, ranker, Optimiser(ranker, self.group)
 
@@ -211,25 +215,25 @@ def fit(ranker: Ranker, optimiser: Optimiser, keys: HourKeys, hour: Hour) -> flo
     ranker.items.grow(keys.items, hour.number)
     values = np.concatenate([keys.facets.ravel(), keys.clock_values.ravel()])
     ranker.values.grow(values[values != 0], hour.number)
-    whole, total = to_batch(keys, ranker), 0.0
+    whole, losses = to_batch(keys, ranker), []
     for batch in whole.batches(ranker.config.batch_size):
         mine = optimiser.group.part(batch)
         if len(mine):
-            losses = nn.functional.binary_cross_entropy_with_logits(ranker(mine), mine.labels, reduction="none")
-            loss = (losses * mine.known).sum() / len(batch)
+            each = nn.functional.binary_cross_entropy_with_logits(ranker(mine), mine.labels, reduction="none")
+            loss = (each * mine.known).sum() / len(batch)
             loss.backward()
-            total += float(loss.detach()) * len(batch)
+            losses.append(loss.detach() * len(batch))  # read at the end: a GPU is not waited for
         optimiser.step()
     if ranker.time.needs_rhythm:
-        _count(ranker, keys, whole, hour)
-    return total / max(len(keys), 1)
+        _count(ranker, whole, hour)
+    return sum(float(loss) for loss in losses) / max(len(keys), 1)
 
 
-def _count(ranker: Ranker, keys: HourKeys, whole: Batch, hour: Hour) -> None:
+def _count(ranker: Ranker, whole: Batch, hour: Hour) -> None:
     """Add the hour's samples to what everybody does at this time of day."""
     rhythm, at = ranker.rhythm, ranker.heads.index(label_of(ranker.heads))
     rhythm.begin(hour.number, [ranker.items, ranker.values])
-    known, hours = whole.known[:, at], keys.moment.hours
+    known, hours = whole.known[:, at], whole.moment.hours
     labels = whole.labels[known, at]
     rhythm.add(ranker.items, whole.items[known], hours[known], labels)
     for f in range(len(ranker.facets)):

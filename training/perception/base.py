@@ -51,9 +51,9 @@ def slot_of(moment: Moment, config: RankerConfig) -> Tensor:
     return number + moment.weekend * config.slots_per_day if config.split_weekend else number
 
 
-def slot_centres(config: RankerConfig) -> Tensor:
+def slot_centres(config: RankerConfig, device: torch.device | None = None) -> Tensor:
     """Local time of each slot's centre in hours, shape (S,)."""
-    number = torch.arange(config.slots, dtype=torch.float32) % config.slots_per_day
+    number = torch.arange(config.slots, dtype=torch.float32, device=device) % config.slots_per_day
     return (number + config.slot_centre) * (config.slot_minutes / 60)
 
 
@@ -81,12 +81,12 @@ def slot_weights(moment: Moment, config: RankerConfig, sigma: Tensor | float) ->
     Returns:
         Shape (B, S), or (B, G, S) with groups. With a σ well below a day they sum to 1 over the slots.
     """
-    distance = circular_distance(moment.hours[:, None], slot_centres(config)[None, :])
+    distance = circular_distance(moment.hours[:, None], slot_centres(config, moment.minutes.device)[None, :])
     if isinstance(sigma, Tensor):
         distance, sigma = distance[:, None, :], sigma[None, :, None]
     weights = normal_density(distance, sigma) * (config.slot_minutes / 60)
     if config.split_weekend:
-        weekend = torch.arange(config.slots) >= config.slots_per_day
+        weekend = torch.arange(config.slots, device=moment.minutes.device) >= config.slots_per_day
         same = weekend[None, :] == moment.weekend[:, None]
         weights = weights * (same[:, None, :] if isinstance(sigma, Tensor) else same)
     return weights

@@ -82,7 +82,7 @@ class MatchedClock(TimePerception):
         all_good, all_bad = tables.rhythm.totals(tables.items)
         all_both = all_good + all_bad
         rate = (all_good.sum() + 1) / (all_both.sum() + 2)
-        centres = torch.arange(DAY_HOURS) + 0.5
+        centres = torch.arange(DAY_HOURS, device=sigma.device) + 0.5
         window = normal_density(circular_distance(batch.moment.hours[:, None], centres)[:, None], sigma[None, :, None])
         window = window * DAY_HOURS
         day = (good.sum(dim=2) + priors[0] * rate) / (both.sum(dim=2) + priors[0])
