@@ -54,10 +54,16 @@ class ChangeLog:
         """Folder of the rows of hours first to last; ``number`` tells pieces of one span apart."""
         return self.root / f"{first.key}--{last.key}.{number:05d}"
 
-    def put(self, as_of: Hour, rows: pa.Table) -> None:
-        """Rows of one hour: they take the place of that hour's rows of equal key."""
+    def put(self, engine: Engine, as_of: Hour, rows: pa.Table) -> None:
+        """Rows of one hour: they take the place of that hour's rows of equal key.
+
+        Args:
+            engine: merges a day that is over.
+            as_of: the hour.
+            rows: in the order of their keys.
+        """
         covering = [s for s in self.spans() if bounds(s)[0] <= as_of <= bounds(s)[1]]
-        rows = self._ordered(rows)
+        rows = rows.select(self.schema.names).cast(self.schema)
         if not covering:
             self._write(self.span(as_of, as_of), rows)
         for place, span in enumerate(covering):
@@ -65,7 +71,7 @@ class ChangeLog:
             same = pc.and_(pc.equal(old["as_of"], as_of.number), self._is_in(old, rows))
             kept = old.filter(pc.invert(same))
             self._write(span, self._ordered(pa.concat_tables([kept, rows])) if place == 0 else kept)
-        self._merge_days(as_of)
+        self._merge_days(engine, as_of)
 
     def replace(self, engine: Engine, keys: str, rows: str, since: Hour) -> None:
         """Write the rows again of the keys in table ``keys`` that hold from ``since`` on.
@@ -93,13 +99,16 @@ class ChangeLog:
             )
             self._write(span, merged.cast(self.schema))
 
-    def _merge_days(self, as_of: Hour) -> None:
-        """Merge the hours of finished days."""
-        hourly = [s for s in self.spans() if bounds(s)[0] == bounds(s)[1] and bounds(s)[1].day < as_of.day]
+    def _merge_days(self, engine: Engine, as_of: Hour) -> None:
+        """Merge the hours of finished days, but not what the log begins with: after a rebuild that is every row."""
+        begins = min(bounds(s)[0] for s in self.spans())
+        hourly = [s for s in self.spans() if begins < bounds(s)[0] == bounds(s)[1] and bounds(s)[1].day < as_of.day]
         if len(hourly) < 2:
             return
-        merged = self._ordered(pa.concat_tables([self._read(span) for span in hourly]))
-        self._write(self.span(min(bounds(s)[0] for s in hourly), max(bounds(s)[1] for s in hourly)), merged)
+        files = engine.files([part for span in hourly for part in parquet_parts(span)])
+        names, order = (", ".join(f'"{n}"' for n in columns) for columns in (self.schema.names, (*self.keys, "as_of")))
+        span = self.span(min(bounds(s)[0] for s in hourly), max(bounds(s)[1] for s in hourly))
+        engine.write(f"SELECT {names} FROM {files} f ORDER BY {order}", span)
         for span in hourly:
             shutil.rmtree(span)
 

@@ -44,7 +44,7 @@ class Refresh(Work):
         if self.late:
             self._correct()
         for view, table in rows.items():
-            self.clock.logs[view].put(self.as_of, table)
+            self.clock.logs[view].put(self.engine, self.as_of, table)
         known = self.old["hours"] | {h.key: self.clock.store.manifest(h).digest for h in (*self.came, *self.late)}
         self.clock.commit(self.state(known, self.sums, self.number, self.history_from))
         changed = rows["clock_slots"].num_rows, rows["user_activity"].num_rows
@@ -103,9 +103,10 @@ class Refresh(Work):
             )
         as_of = str(self.as_of.number)
         everyone = self.recipe.clock("now_everyone", "(SELECT DISTINCT slot FROM pairs)", ("slot",), as_of)
-        population = self.engine.arrow(everyone)
+        population = self.engine.arrow(f"{everyone} ORDER BY k.slot")
         rows = self.recipe.clock("now", "pairs", ("user_id", "slot"), as_of)
-        return {"clock_slots": self.engine.arrow(rows), "population_clock": population}
+        slots = self.engine.arrow(f"{rows} ORDER BY k.user_id, k.slot")
+        return {"clock_slots": slots, "population_clock": population}
 
     def _users(self) -> pa.Table:
         """The touched users' rows."""
@@ -119,7 +120,8 @@ class Refresh(Work):
         filled = ", ".join(f"coalesce(n.{columns([c])}, 0) AS {columns([c])}" for c in COUNTS)
         return self.engine.arrow(
             f"""SELECT k.user_id, {self.engine.hour_start(str(self.as_of.number))} AS event_timestamp, {filled},
-            CAST({self.as_of.number} AS BIGINT) AS as_of FROM users k LEFT JOIN users_now n ON n.user_id = k.user_id"""
+            CAST({self.as_of.number} AS BIGINT) AS as_of FROM users k LEFT JOIN users_now n ON n.user_id = k.user_id
+            ORDER BY k.user_id"""
         )
 
     def _items(self) -> pa.Table:
@@ -173,7 +175,8 @@ class Refresh(Work):
         ]
         self.recipe.read("days", self.clock.events(days))
         self.engine.table("day_users", "SELECT DISTINCT user_id FROM days")
-        return self.engine.arrow(self.profiles(self.sums, self.as_of, "day_users"))
+        rows = self.profiles(self.sums, self.as_of, "day_users")
+        return self.engine.arrow(f"{rows} ORDER BY k.user_id")
 
     def _correct(self) -> None:
         """Write the rows of past hours again that stand on late events."""
