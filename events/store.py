@@ -103,6 +103,12 @@ class EventStore:
             )
         return Manifest(**read_json(path))
 
+    def digests(self) -> dict[str, str]:
+        """Digest of every closed hour by the hour's key, in order."""
+        names = sorted(p.name for p in self.root.iterdir()) if self.root.exists() else []
+        paths = [self.root / name / "manifest.json" for name in names if name.startswith("hour=")]
+        return {p.parent.name.removeprefix("hour="): read_json(p)["digest"] for p in paths if p.exists()}
+
     def manifests(self) -> list[Manifest]:
         return [self.manifest(hour) for hour in self.hours()]
 

@@ -164,8 +164,8 @@ class ClockState:
 
     def _late(self, state: dict[str, Any], at: Hour) -> list[Hour]:
         """Hours before ``at`` whose events are not those that the state stands on."""
-        known = state["hours"]
-        return [h for h in self.store.hours() if h < at and self.store.manifest(h).digest != known.get(h.key, "")]
+        known, digests = state["hours"], self.store.digests()
+        return [Hour.parse(h) for h, digest in digests.items() if h < at.key and digest != known.get(h, "")]
 
     def _require_closed(self, first: Hour, end: Hour) -> None:
         for hour in hour_range(first, end):
