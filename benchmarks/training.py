@@ -5,9 +5,10 @@ from __future__ import annotations
 import multiprocessing
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -24,12 +25,16 @@ from training.config import RankerConfig, load_ranker_config
 from training.ranker import Ranker
 from training.samples import SampleStore
 from training.state import Optimiser, StateStore, new_info
-from training.trainer import Trainer
+from training.tensors import hour_keys
+from training.trainer import Trainer, fit
 
 USERS, ITEMS = 950_000, 50_000
 PER_HOUR, HISTORY_HOURS, HOURS = 250_000, 24, 2
 BATCH, SESSION, THREADS = 4096, 8, 2
 PEER_BATCHES = 12
+SIZES = (256, 1024, 4096, 16384)
+"""Batches with which a GPU is compared with the CPU."""
+T = TypeVar("T")
 UNTIL = START + HISTORY_HOURS
 
 
@@ -83,7 +88,7 @@ def bench_training(scale: float) -> list[Result]:
         rows = int(PER_HOUR * scale) * HOURS
         results = []
         for variant in variants:
-            resume, seconds, memory = _measured(var, variant, "cpu")
+            resume, seconds, memory = _alone(_measure, var, variant, "cpu")
             if variant == variants[0]:
                 plain = with_pandas(settings, UNTIL, int(USERS * scale))
             name = "train_throughput" if variant == variants[0] else f"train_throughput_{variant}"
@@ -95,18 +100,42 @@ def bench_training(scale: float) -> list[Result]:
             if variant == variants[0]:
                 results.append(Result("train_resume", resume, "s", "the bar", 5.0, 5.0 / resume))
             if torch.cuda.is_available():
-                _, seconds, _ = _measured(var, variant, "cuda")
+                _, seconds, _ = _alone(_measure, var, variant, "cuda")
                 results.append(
                     Result(f"{name}_gpu", rows / seconds, "/s", "this machine's CPU", speed, rows / seconds / speed)
                 )
+                results += _fits(var, variant)
         return results
 
 
-def _measured(var: Path, variant: str, device: str) -> tuple[float, float, float]:
-    """``_measure`` in a process of its own, from the state before the hours."""
+def _fits(var: Path, variant: str) -> list[Result]:
+    """Training alone, without reading, joining and testing, by size of a batch: a GPU beside the CPU."""
+    cpu, gpu = (_alone(_fit_speeds, var, variant, device) for device in ("cpu", "cuda"))
+    return [
+        Result(f"fit_{variant}_{size}_gpu", gpu[size], "/s", "this machine's CPU", cpu[size], gpu[size] / cpu[size])
+        for size in SIZES
+    ]
+
+
+def _fit_speeds(var: Path, variant: str, device: str) -> dict[int, float]:
+    """Samples a second by size of a batch, on the first hour's samples."""
+    settings = _settings(var, device)
+    trainer = Trainer(settings, variant, config=config_of(settings, variant))
+    _, ranker, optimiser = trainer.states.load(UNTIL - 1, device=trainer.device)
+    keys = hour_keys(trainer.samples.read(UNTIL).tables, ranker)
+    fit(ranker, optimiser, keys, UNTIL)
+    found = {}
+    for size in SIZES:
+        ranker.config = ranker.config.model_copy(update={"batch_size": size})
+        found[size] = len(keys) / timed(lambda: fit(ranker, optimiser, keys, UNTIL), 1)
+    return found
+
+
+def _alone(work: Callable[[Path, str, str], T], var: Path, variant: str, device: str) -> T:
+    """A measurement in a process of its own, from the state before the hours."""
     StateStore(_settings(var).training_dir / "states", variant).drop_after(UNTIL - 1)
     with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(_measure, (var, variant, device))
+        return pool.apply(work, (var, variant, device))
 
 
 class Plain(nn.Module):

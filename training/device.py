@@ -10,7 +10,7 @@ from core.errors import ConfigError
 
 CPU = torch.device("cpu")
 WORTH_A_GPU = 1024
-"""Batches from which a GPU gains. Below, it waits for its next small step (measured: half as fast with 256)."""
+"""Batches from which a GPU gains. Below, it waits for its next small step; see ``benchmarks.training``."""
 
 
 def training_device(name: str, batch_size: int = WORTH_A_GPU) -> torch.device:
