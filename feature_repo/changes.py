@@ -101,8 +101,12 @@ class ChangeLog:
 
     def _merge_days(self, engine: Engine, as_of: Hour) -> None:
         """Merge the hours of finished days, but not what the log begins with: after a rebuild that is every row."""
-        begins = min(bounds(s)[0] for s in self.spans())
-        hourly = [s for s in self.spans() if begins < bounds(s)[0] == bounds(s)[1] and bounds(s)[1].day < as_of.day]
+        spans = self.spans()
+        begins, wide = min(bounds(s)[0] for s in spans), [bounds(s) for s in spans if bounds(s)[0] < bounds(s)[1]]
+        hourly = [s for s in spans if begins < bounds(s)[0] == bounds(s)[1] and bounds(s)[1].day < as_of.day]
+        for span in [s for s in hourly if any(first <= bounds(s)[0] <= last for first, last in wide)]:
+            shutil.rmtree(span)  # merged before a crash
+            hourly.remove(span)
         if len(hourly) < 2:
             return
         files = engine.files([part for span in hourly for part in parquet_parts(span)])

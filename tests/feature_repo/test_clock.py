@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from collections import defaultdict
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -19,6 +20,7 @@ from core.hours import Hour
 from core.settings import Settings, load_settings
 from events.ingest import ingest
 from events.store import EventStore
+from feature_repo.changes import bounds
 from feature_repo.clock import ClockState
 from feature_repo.sql import Recipe
 from feature_repo.work import Work
@@ -212,6 +214,29 @@ def test_late_events_without_a_new_hour_are_corrected_in_place(tmp_path: Path) -
     assert state_of(settings).refresh(START + 6).hours_corrected == 2
     for hour in range(1, 7):
         check(settings, rows + late, START + hour)
+
+
+def test_a_crash_while_a_day_is_merged_leaves_no_row_twice(tmp_path: Path) -> None:
+    settings = load_settings(var=tmp_path / "var", source="test", window_days=WINDOW_DAYS)
+    rows: list[Any] = [(h, m, h % 3, "rock", 100) for h in range(25) for m in (5, 25)]
+    ingest_rows(tmp_path, settings, rows, 0, (START, START + 25))
+    state_of(settings).rebuild(START + 19)
+    for hour in range(20, 24):
+        state_of(settings).refresh(START + hour)
+    logs = state_of(settings).logs
+    hourly = {view: [s for s in log.spans() if bounds(s)[0] == bounds(s)[1]] for view, log in logs.items()}
+    shutil.copytree(settings.features_dir, tmp_path / "before")
+    state_of(settings).refresh(START + 24)
+    assert hourly["clock_slots"]
+    assert not any(span.exists() for spans in hourly.values() for span in spans)
+    for span in [span for spans in hourly.values() for span in spans[1:]]:  # the process died when it had removed one
+        shutil.copytree(tmp_path / "before" / span.relative_to(settings.features_dir), span)
+    state_of(settings).refresh(START + 25)
+    for log in state_of(settings).logs.values():
+        found = pd.concat(pd.read_parquet(part) for part in log.parts())
+        assert not found.duplicated([*log.keys, "as_of"]).any()
+    for hour in range(1, 26):
+        check(settings, rows, START + hour)
 
 
 def test_a_missing_hour_is_named_and_not_skipped(tmp_path: Path) -> None:
