@@ -8,8 +8,11 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -34,10 +37,15 @@ def timed(work: Callable[[], object], repeats: int = 3) -> float:
     return float(np.median(took))
 
 
+def alone(work: Callable[..., T], *arguments: object) -> T:
+    """What a function returns in a process of its own."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(work, arguments)
+
+
 def in_own_process(work: Callable[..., object], *arguments: object) -> tuple[float, float]:
     """Seconds of a function and peak memory (GB) of the process of its own that runs it; imports are not timed."""
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(_measured, (work, arguments))
+    return alone(_measured, work, arguments)
 
 
 def _measured(work: Callable[..., object], arguments: tuple[object, ...]) -> tuple[float, float]:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import tempfile
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,7 +14,7 @@ import torch
 from torch import nn
 
 from benchmarks.clocks import START, write_log
-from benchmarks.result import Result, in_own_process, peak_memory, timed
+from benchmarks.result import Result, alone, in_own_process, peak_memory, timed
 from core.hours import Hour
 from core.settings import Settings, load_settings
 from events.store import EventStore
@@ -34,7 +32,6 @@ BATCH, SESSION, THREADS = 4096, 8, 2
 PEER_BATCHES = 12
 SIZES = (256, 1024, 4096, 16384)
 """Batches with which a GPU is compared with the CPU."""
-T = TypeVar("T")
 UNTIL = START + HISTORY_HOURS
 
 
@@ -67,6 +64,7 @@ def _prepare(var: Path, variants: list[str], scale: float) -> None:
 def _measure(var: Path, variant: str, device: str) -> tuple[float, float, float]:
     """Seconds to resume, seconds of the hours, peak memory (GB); Feast's imports and a GPU's start are not timed."""
     settings = _settings(var, device)
+    StateStore(settings.training_dir / "states", variant).drop_after(UNTIL - 1)
     samples = SampleStore(settings, EventStore(settings.events_dir))
     assert samples.features.store is not None
     trainer = Trainer(settings, variant, samples, config_of(settings, variant))
@@ -88,7 +86,7 @@ def bench_training(scale: float) -> list[Result]:
         rows = int(PER_HOUR * scale) * HOURS
         results = []
         for variant in variants:
-            resume, seconds, memory = _alone(_measure, var, variant, "cpu")
+            resume, seconds, memory = alone(_measure, var, variant, "cpu")
             if variant == variants[0]:
                 plain = with_pandas(settings, UNTIL, int(USERS * scale))
             name = "train_throughput" if variant == variants[0] else f"train_throughput_{variant}"
@@ -100,7 +98,7 @@ def bench_training(scale: float) -> list[Result]:
             if variant == variants[0]:
                 results.append(Result("train_resume", resume, "s", "the bar", 5.0, 5.0 / resume))
             if torch.cuda.is_available():
-                _, seconds, _ = _alone(_measure, var, variant, "cuda")
+                _, seconds, _ = alone(_measure, var, variant, "cuda")
                 results.append(
                     Result(f"{name}_gpu", rows / seconds, "/s", "this machine's CPU", speed, rows / seconds / speed)
                 )
@@ -110,7 +108,7 @@ def bench_training(scale: float) -> list[Result]:
 
 def _fits(var: Path, variant: str) -> list[Result]:
     """Training alone, without reading, joining and testing, by size of a batch: a GPU beside the CPU."""
-    cpu, gpu = (_alone(_fit_speeds, var, variant, device) for device in ("cpu", "cuda"))
+    cpu, gpu = (alone(_fit_speeds, var, variant, device) for device in ("cpu", "cuda"))
     return [
         Result(f"fit_{variant}_{size}_gpu", gpu[size], "/s", "this machine's CPU", cpu[size], gpu[size] / cpu[size])
         for size in SIZES
@@ -129,13 +127,6 @@ def _fit_speeds(var: Path, variant: str, device: str) -> dict[int, float]:
         ranker.config = ranker.config.model_copy(update={"batch_size": size})
         found[size] = len(keys) / timed(lambda: fit(ranker, optimiser, keys, UNTIL), 1)
     return found
-
-
-def _alone(work: Callable[[Path, str, str], T], var: Path, variant: str, device: str) -> T:
-    """A measurement in a process of its own, from the state before the hours."""
-    StateStore(_settings(var).training_dir / "states", variant).drop_after(UNTIL - 1)
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(work, (var, variant, device))
 
 
 class Plain(nn.Module):

@@ -88,7 +88,11 @@ class EventStore:
 
     def hours(self) -> list[Hour]:
         """Every hour that was closed, in order, empty ones included."""
-        return sorted(Hour.parse(p.parent.name.removeprefix("hour=")) for p in self.root.glob("hour=*/manifest.json"))
+        return [Hour.parse(key) for key in self._closed()]
+
+    def _closed(self) -> dict[str, Path]:
+        """Manifest of every closed hour by the hour's key, in order."""
+        return {p.parent.name.removeprefix("hour="): p for p in sorted(self.root.glob("hour=*/manifest.json"))}
 
     def has(self, hour: Hour) -> bool:
         return (self.partition(hour) / "manifest.json").exists()
@@ -105,9 +109,7 @@ class EventStore:
 
     def digests(self) -> dict[str, str]:
         """Digest of every closed hour by the hour's key, in order."""
-        names = sorted(p.name for p in self.root.iterdir()) if self.root.exists() else []
-        paths = [self.root / name / "manifest.json" for name in names if name.startswith("hour=")]
-        return {p.parent.name.removeprefix("hour="): read_json(p)["digest"] for p in paths if p.exists()}
+        return {key: read_json(path)["digest"] for key, path in self._closed().items()}
 
     def manifests(self) -> list[Manifest]:
         return [self.manifest(hour) for hour in self.hours()]

@@ -11,7 +11,6 @@ day is over they are merged into one.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +21,7 @@ import pyarrow.parquet as pq
 from core.engine import Engine, parquet_parts
 from core.files import replaced_directory, write_parquet
 from core.hours import Hour
+from feature_repo.sql import columns
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,11 @@ class ChangeLog:
     root: Path
     keys: tuple[str, ...]
     schema: pa.Schema
+
+    @property
+    def _order(self) -> tuple[str, ...]:
+        """Columns by which rows are sorted."""
+        return (*self.keys, "as_of")
 
     def parts(self, hour: Hour | None = None) -> list[Path]:
         """Every part file; with ``hour`` those that may have rows of that hour."""
@@ -82,9 +87,8 @@ class ChangeLog:
             rows: table of their new rows, every one at or after ``since``.
             since: earlier rows stay as they are.
         """
-        names = ", ".join(f'"{name}"' for name in self.schema.names)
+        names, order = columns(self.schema.names), columns(self._order)
         same = " AND ".join(f'k."{key}" = f."{key}"' for key in self.keys)
-        order = ", ".join(f'"{name}"' for name in (*self.keys, "as_of"))
         placed: set[tuple[Hour, Hour]] = set()
         for span in self.spans():
             first, last = bounds(span)
@@ -110,9 +114,8 @@ class ChangeLog:
         if len(hourly) < 2:
             return
         files = engine.files([part for span in hourly for part in parquet_parts(span)])
-        names, order = (", ".join(f'"{n}"' for n in columns) for columns in (self.schema.names, (*self.keys, "as_of")))
         span = self.span(min(bounds(s)[0] for s in hourly), max(bounds(s)[1] for s in hourly))
-        engine.write(f"SELECT {names} FROM {files} f ORDER BY {order}", span)
+        engine.write(f"SELECT {columns(self.schema.names)} FROM {files} f ORDER BY {columns(self._order)}", span)
         for span in hourly:
             shutil.rmtree(span)
 
@@ -125,8 +128,7 @@ class ChangeLog:
         return pc.fill_null(joined["found"], False)
 
     def _ordered(self, rows: pa.Table) -> pa.Table:
-        order: Sequence[tuple[str, str]] = [(name, "ascending") for name in (*self.keys, "as_of")]
-        return rows.select(self.schema.names).cast(self.schema).sort_by(list(order))
+        return rows.select(self.schema.names).cast(self.schema).sort_by([(name, "ascending") for name in self._order])
 
     def _read(self, span: Path) -> pa.Table:
         parts = [pq.ParquetFile(part).read().select(self.schema.names) for part in parquet_parts(span)]

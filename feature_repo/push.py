@@ -11,7 +11,7 @@ from feature_repo.online import encode_cells
 from feature_repo.repository import CLOCK_PUSH, slot_feature
 from feature_repo.retrieval import ClockFeatures
 from feature_repo.sql import columns, summed
-from feature_repo.work import Work
+from feature_repo.work import Work, among
 
 
 def push_events(features: ClockFeatures, events: pa.Table) -> int:
@@ -45,7 +45,7 @@ def push_events(features: ClockFeatures, events: pa.Table) -> int:
             raise DataError(f"{early} events lie before {at}, the hour that the clocks hold for; ingest them instead")
         running.table("pairs", "SELECT DISTINCT user_id, slot FROM came")
         touched = [str(slot) for (slot,) in running.rows("SELECT DISTINCT slot FROM pairs ORDER BY slot")]
-        own = "EXISTS (SELECT 1 FROM pairs p WHERE p.user_id = s.user_id AND p.slot = s.slot)"
+        own = among("pairs", "user_id", "slot")
         before = {i: f"({work.merged(clock.sums(state), touched, i, own)})" for i, _ in work.recipe.parts()}
         work.recipe.dictionaries("came", {int(i): f"{sql} t" for i, sql in before.items() if i != "all"})
         work.recipe.encode("arrived_ids", "came")

@@ -12,7 +12,7 @@ from events.schema import BEHAVIOURS
 from feature_repo.history import DAY_HOURS, ITEM_COUNTS, Period, Sources, histories, item_rows
 from feature_repo.sql import COUNTS, columns, counted, negative, summed, zeros
 from feature_repo.sums import Layer
-from feature_repo.work import EVERYONE, Refreshed, Work, table_of
+from feature_repo.work import EVERYONE, Refreshed, Work, among, table_of
 
 if TYPE_CHECKING:
     from feature_repo.clock import ClockState
@@ -71,7 +71,7 @@ class Refresh(Work):
 
     def _slots(self, touched: list[str]) -> dict[str, pa.Table]:
         """Tables ``delta_<i>`` of what changes; returns the rows of the touched pairs and of everybody in their slots."""
-        touching = _among("pairs", "user_id", "slot")
+        touching = among("pairs", "user_id", "slot")
         for part in self.layout("0"):
             where = "" if part.startswith(EVERYONE) else touching
             self.engine.table(table_of("stored", part), self.merged(self.sums, touched, part, where))
@@ -82,7 +82,7 @@ class Refresh(Work):
         for name, join in (("came", ""), ("went", ""), ("inside", own)):
             self.recipe.encode(f"e_{name}", name, join)
             self.recipe.sums(f"s_{name}", f"e_{name}", ("user_id", "slot"))
-        late = _among("late_pairs", "user_id", "slot")
+        late = among("late_pairs", "user_id", "slot")
         for part, (keys, counts) in self.layout("0").items():
             by, same, minus = columns(keys), columns([*keys, *counts]), f"{columns(keys)}, {negative(counts)}"
             before, delta, now = (table_of(name, part) for name in ("before", "delta", "now"))
@@ -110,7 +110,7 @@ class Refresh(Work):
 
     def _users(self) -> pa.Table:
         """The touched users' rows."""
-        stored = self.merged(self.sums, ["users"], "all", _among("users", "user_id"))
+        stored = self.merged(self.sums, ["users"], "all", among("users", "user_id"))
         counts = columns(["user_id", *COUNTS])
         self.engine.table(
             "users_now",
@@ -126,8 +126,8 @@ class Refresh(Work):
 
     def _items(self) -> pa.Table:
         """Table ``delta_items`` of what changes, ``items_now`` of the touched items; returns their rows."""
-        late = _among("late_items", "item_id")
-        self.engine.table("stored_items", self.merged(self.sums, ["items"], "items", _among("items", "item_id")))
+        late = among("late_items", "item_id")
+        self.engine.table("stored_items", self.merged(self.sums, ["items"], "items", among("items", "item_id")))
         never = f"CAST({self.as_of.number} AS BIGINT) AS first_hour"  # later than any hour: only another one counts
         no_day, nothing = zeros(ITEM_COUNTS[:2]), zeros()
         day = "count(CASE WHEN {0} THEN 1 END) AS day_events, count(CASE WHEN {0} AND finish THEN 1 END) AS day_finish"
@@ -218,8 +218,3 @@ class Refresh(Work):
         for view, pieces in found.items():
             self.engine.register("corrected", pa.concat_tables(pieces))
             logs[view].replace(self.engine, keys[view], "corrected", since)
-
-
-def _among(table: str, *keys: str) -> str:
-    """Condition: the rows ``s`` have their keys in a table."""
-    return f"EXISTS (SELECT 1 FROM {table} p WHERE {' AND '.join(f'p.{key} = s.{key}' for key in keys)})"

@@ -91,8 +91,10 @@ class Sums:
 
     def since(self, name: str) -> list[Layer]:
         """The deltas that a base does not hold."""
-        number = self.bases[name].number
-        return [layer for layer in self.deltas if layer.number > number and name in layer.rows]
+        return [delta for delta in self.deltas if self._lacks(name, delta)]
+
+    def _lacks(self, name: str, delta: Layer) -> bool:
+        return name in delta.rows and delta.number > self.bases[name].number
 
     def with_delta(self, delta: Layer) -> Sums:
         return replace(self, deltas=(*self.deltas, delta))
@@ -127,7 +129,7 @@ class Sums:
         selects = [f"SELECT {columns} FROM {engine.files(bases)} b"]
         sharing: dict[tuple[str, ...], list[Layer]] = {}
         for delta in self.deltas:
-            if wanted := tuple(n for n in names if n in delta.rows and delta.number > self.bases[n].number):
+            if wanted := tuple(name for name in names if self._lacks(name, delta)):
                 sharing.setdefault(wanted, []).append(delta)
         for slots, deltas in sharing.items():
             only = f" WHERE slot IN ({', '.join(slots)})" if slots[0].isdigit() else ""

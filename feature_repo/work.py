@@ -26,6 +26,11 @@ def table_of(name: str, part: str) -> str:
     return f"{name}_{part.replace('-', '_')}"
 
 
+def among(table: str, *keys: str) -> str:
+    """Condition: the rows ``s`` have their keys in a table."""
+    return f"EXISTS (SELECT 1 FROM {table} p WHERE {' AND '.join(f'p.{key} = s.{key}' for key in keys)})"
+
+
 @dataclass(frozen=True)
 class Refreshed:
     """What a rebuild or refresh did."""
@@ -84,9 +89,9 @@ class Work:
         kinds = {"user_id": "BIGINT", "slot": "INTEGER", "value": "VARCHAR(1)"}
         return f"SELECT {', '.join(f'CAST(NULL AS {kinds[k]}) AS {k}' for k in keys)}, {zeros(counts)} WHERE 1 = 0"
 
-    def with_ids(self, sums: str, part: str) -> str:
-        """SELECT of sums with the ids of their values instead of the text."""
-        keys, counts = self.layout("0")[part]
+    def with_ids(self, sums: str, part: str, name: str = "0") -> str:
+        """SELECT of sums (of a slot; or of another ``name``) with the ids of their values instead of the text."""
+        keys, counts = self.layout(name)[part]
         if "value" not in keys:
             return f"SELECT * FROM {sums} t"
         kept = columns([k for k in keys if k != "value"], "t.")
@@ -175,10 +180,10 @@ class Work:
         earlier = self.clock.events(list(hour_range(midnight - self.clock.window, self.as_of - self.clock.window)))
         self.recipe.read("raw_later", later)
         self.recipe.read("raw_earlier", earlier)
-        wanted = f" WHERE EXISTS (SELECT 1 FROM {users} w WHERE w.user_id = s.user_id)" if users else ""
-        stored = {}
-        for i, counts in self.recipe.parts():
-            names = columns(["user_id", *([] if i == "all" else ["value"]), *counts])
+        wanted = f" WHERE {among(users, 'user_id')}" if users else ""
+        stored, layout = {}, self.layout("users")
+        for i, (keys, counts) in layout.items():
+            names = columns([*keys, *counts])
             stored[i] = f"(SELECT {names} FROM ({sums.rows(self.engine, ['users'], i, names)}) s{wanted})"
         both = "(SELECT * FROM raw_later UNION ALL SELECT * FROM raw_earlier)"
         self.recipe.dictionaries(f"{both} b", {int(i): f"{sql} t" for i, sql in stored.items() if i != "all"})
@@ -186,18 +191,14 @@ class Work:
         self.recipe.encode("forth", "raw_earlier")
         for name in ("back", "forth"):
             self.recipe.sums(f"day_{name}", name, ("user_id",))
-        for i, counts in self.recipe.parts():
-            value, base = "", f"SELECT * FROM {stored[i]} s"
-            if i != "all":
-                value = ", value"
-                base = f"""SELECT t.user_id, d.id AS value, {columns(counts, "t.")} FROM {stored[i]} t
-                    JOIN values_{i} d ON d.value = t.value"""
-            minus = f"SELECT user_id{value}, {negative(counts)} FROM day_back_{i} s{wanted}"
-            plus = f"SELECT user_id{value}, {columns(counts)} FROM day_forth_{i} s{wanted}"
+        for i, (keys, counts) in layout.items():
+            by, base = columns(keys), self.with_ids(stored[i], i, "users")
+            minus = f"SELECT {by}, {negative(counts)} FROM day_back_{i} s{wanted}"
+            plus = f"SELECT {by}, {columns(counts)} FROM day_forth_{i} s{wanted}"
             self.engine.table(
                 f"day_{i}",
-                f"""SELECT user_id{value}, {summed(counts)} FROM ({base} UNION ALL {minus} UNION ALL {plus}) s
-                GROUP BY user_id{value} HAVING sum(events) <> 0""",
+                f"""SELECT {by}, {summed(counts)} FROM ({base} UNION ALL {minus} UNION ALL {plus}) s
+                GROUP BY {by} HAVING sum(events) <> 0""",
             )
         return self.recipe.clock("day", users or "day_all", ("user_id",), str(midnight.number))
 

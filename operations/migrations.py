@@ -6,7 +6,6 @@ import logging
 from collections.abc import Callable, Mapping
 
 from core.errors import ConfigError
-from core.hours import Hour
 from core.settings import Settings
 from core.state_version import STATE_VERSION, state_version, write_state_version
 from events.store import EventStore
@@ -17,10 +16,10 @@ log = logging.getLogger("operations.migrations")
 
 def _sums_in_layers(settings: Settings) -> None:
     """The clocks' sums became bases and deltas: they are computed again from the events, and so are the change logs."""
-    if settings.features_dir.exists():
-        clock = ClockState(settings, EventStore(settings.events_dir))
-        until = clock.as_of or Hour(clock.store.hours()[-1].number + 1)
-        clock.rebuild(until)
+    store = EventStore(settings.events_dir)
+    if settings.features_dir.exists() and (hours := store.hours()):
+        clock = ClockState(settings, store)
+        clock.rebuild(clock.as_of or hours[-1] + 1)
 
 
 STEPS: Mapping[int, Callable[[Settings], None]] = {1: _sums_in_layers}
