@@ -136,8 +136,16 @@ class Engine(ABC):
         """Day of the week, 1 Monday to 7 Sunday."""
 
     @abstractmethod
-    def array(self, items: Sequence[str], kind: str) -> str:
-        """A list of values; ``kind`` is ``VARCHAR``, ``DOUBLE`` or ``BIGINT``."""
+    def largest(self, number: str, n: int) -> str:
+        """Aggregate: list of the n largest numbers, the largest first."""
+
+    @abstractmethod
+    def listed(self, value: str, place: str) -> str:
+        """Aggregate: list of the values in the order of their places, empty where there are none."""
+
+    @abstractmethod
+    def picked(self, values: str, places: str) -> str:
+        """The items of a list at a list of places, which count from 1; none where the places are null."""
 
 
 class DuckEngine(Engine):
@@ -190,8 +198,14 @@ class DuckEngine(Engine):
     def weekday(self, moment: str) -> str:
         return f"CAST(isodow({moment}) AS INTEGER)"
 
-    def array(self, items: Sequence[str], kind: str) -> str:
-        return f"CAST([{', '.join(items)}] AS {kind}[])"
+    def largest(self, number: str, n: int) -> str:
+        return f"max({number}, {int(n)})"
+
+    def listed(self, value: str, place: str) -> str:
+        return f"coalesce(list({value} ORDER BY {place}), [])"
+
+    def picked(self, values: str, places: str) -> str:
+        return f"list_select({values}, coalesce({places}, []))"
 
 
 class SparkEngine(Engine):
@@ -256,9 +270,14 @@ class SparkEngine(Engine):
     def weekday(self, moment: str) -> str:
         return f"(weekday({moment}) + 1)"
 
-    def array(self, items: Sequence[str], kind: str) -> str:
-        types = {"VARCHAR": "STRING", "DOUBLE": "DOUBLE", "BIGINT": "BIGINT"}
-        return f"CAST(array({', '.join(items)}) AS ARRAY<{types[kind]}>)"
+    def largest(self, number: str, n: int) -> str:
+        return f"slice(sort_array(collect_list({number}), false), 1, {int(n)})"
+
+    def listed(self, value: str, place: str) -> str:
+        return f"transform(sort_array(collect_list(struct({place} AS a, {value} AS b))), s -> s.b)"
+
+    def picked(self, values: str, places: str) -> str:
+        return f"transform(coalesce({places}, array()), n -> element_at({values}, n))"
 
     def close(self) -> None:
         """Let go of the tables; Spark frees what nobody holds. The session lives on."""

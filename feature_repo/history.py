@@ -107,9 +107,8 @@ def clock_history(recipe: Recipe, events: str, period: Period, keys: tuple[str, 
         recipe.sums("tile", "part", ("user_id", "slot", "hour"))
         engine.table("moments", period.moments("user_id, slot", "tile_all"))
         recipe.windows("past", "tile", "moments", period.window)
-        rows = recipe.clock("past", "moments", ("as_of", "user_id", "slot"), "k.as_of")
-        kept = columns(clock_schema(recipe.facets, keys).names)
-        yield f"SELECT {kept} FROM ({rows}) h ORDER BY {columns([*keys, 'as_of'])}"
+        rows = recipe.clock("past", "moments", ("user_id", "slot", "as_of"), "k.as_of")
+        yield f"SELECT {columns(clock_schema(recipe.facets, keys).names)} FROM ({rows}) h"
 
 
 def by_day(recipe: Recipe, events: str) -> str:

@@ -12,7 +12,9 @@ from typing import Any
 
 import duckdb
 import ibis
+import numpy as np
 import pandas as pd
+import pyarrow as pa
 from feast import FeatureView, FileSource
 from feast.infra.offline_stores.duckdb import DuckDBOfflineStore, DuckDBOfflineStoreConfig, _write_data_source
 from feast.infra.offline_stores.ibis import IbisRetrievalJob
@@ -24,6 +26,9 @@ from feast.repo_config import RepoConfig
 
 from core.duck import identifier, quoted
 
+ROW = "entity_row"
+"""Column that numbers the entity rows within a query."""
+
 
 class ClockOfflineStoreConfig(DuckDBOfflineStoreConfig):
     """Settings of the store."""
@@ -31,6 +36,17 @@ class ClockOfflineStoreConfig(DuckDBOfflineStoreConfig):
     type: str = "feature_repo.offline.ClockOfflineStore"
     memory_limit: str = "2GB"
     threads: int = 2
+
+
+class ComputedJob(IbisRetrievalJob):
+    """A retrieval whose rows are there already, as Arrow."""
+
+    def __init__(self, rows: pa.Table, *others: Any, **named: Any) -> None:
+        super().__init__(ibis.memtable(rows), *others, **named)
+        self._rows = rows
+
+    def _to_arrow_internal(self, timeout: int | None = None) -> pa.Table:  # noqa: ARG002 (Feast passes it)
+        return self._rows
 
 
 class ClockOfflineStore(DuckDBOfflineStore):
@@ -47,7 +63,7 @@ class ClockOfflineStore(DuckDBOfflineStore):
         full_feature_names: bool = False,
         filter_by_created_timestamp: bool = False,
     ) -> RetrievalJob:
-        """The latest feature row at or before each entity row's time, not older than the view's TTL.
+        """The latest feature row at or before each entity row's time, not older than the view's TTL; in the entities' order.
 
         Anything but plain Parquet sources and a data frame of entities goes Feast's own way.
         """
@@ -75,17 +91,18 @@ class ClockOfflineStore(DuckDBOfflineStore):
         limits = {"memory_limit": store.memory_limit, "threads": store.threads}
         with duckdb.connect(":memory:", config=limits) as con:
             con.execute("SET TimeZone = 'UTC'")
-            con.register("entities", entity_df)
+            con.register("entities", entity_df.assign(**{ROW: np.arange(len(entity_df))}))
             selected = [f"e.{identifier(c)}" for c in entity_df.columns]
             joins = []
             for n, view in enumerate(feature_views):
                 wanted = [r.split(":")[1] for r in feature_refs if r.split(":")[0] == view.projection.name_to_use()]
                 joins.append(_asof(view, f"f{n}", wanted, identifier(moment)))
                 selected += [_while_it_lives(view, f"f{n}", name, identifier(moment)) for name in wanted]
-            table = con.sql(f"SELECT {', '.join(selected)} FROM entities e {' '.join(joins)}").to_arrow_table()
+            joined = f"SELECT {', '.join(selected)} FROM entities e {' '.join(joins)} ORDER BY e.{ROW}"
+            table = con.sql(joined).to_arrow_table()
         times = entity_df[moment]
-        return IbisRetrievalJob(
-            ibis.memtable(table),
+        return ComputedJob(
+            table,
             [],
             full_feature_names,
             metadata=RetrievalMetadata(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from core.duck import identifier
@@ -32,17 +33,13 @@ class Rebuild(Work):
         self.hours, self.history = hours, history
 
     def run(self) -> Refreshed:
-        everything = self.clock.events(self.hours)
-        if not everything:
-            raise NotReadyError(f"no events before {self.as_of}; every closed hour is empty")
-        inside = self.clock.events([h for h in self.hours if h >= self.first])
+        self.read()
         self.clock.forget()
         for changes in self.clock.logs.values():
             changes.clear()
-        self.recipe.read("raw", inside)
-        self.recipe.read("raw_all", everything)
-        self.recipe.dictionaries("raw_all")
-        bases = self._slots()
+        bases: dict[str, Layer] = {}
+        for group in self.slots():
+            bases |= self.write_bases({str(slot): self.parts_of("sum", slot) for slot in group})
         bases |= self.write_bases({"users": self._users(Sums(self.clock.sums_folder, bases))})
         self.engine.table("item_sums", self._items())
         self.engine.view("first_hours", "SELECT item_id, first_hour FROM item_sums")
@@ -59,31 +56,42 @@ class Rebuild(Work):
         pairs = sum(self.keys(bases[slot].folder, "all") for slot in sums.slots)
         return Refreshed(self.as_of.key, pairs, self.keys(bases["users"].folder, "all"), 0, full=True)
 
+    def read(self) -> None:
+        """Views ``raw`` of the window's events and ``raw_all`` of all; the dictionaries."""
+        everything = self.clock.events(self.hours)
+        if not everything:
+            raise NotReadyError(f"no events before {self.as_of}; every closed hour is empty")
+        self.recipe.read("raw", self.clock.events([h for h in self.hours if h >= self.first]))
+        self.recipe.read("raw_all", everything)
+        self.recipe.dictionaries("raw_all")
+
     def _users(self, slots: Sums) -> dict[str, str]:
         """Queries of the users' sums, from those of the slots."""
         queries = {}
         for part, (keys, counts) in self.layout("users").items():
             by, rows = columns(keys), slots.rows(self.engine, slots.slots, part, columns([*keys, *counts]))
-            queries[part] = f"SELECT {by}, {summed(counts)} FROM ({rows}) s GROUP BY {by} ORDER BY {by}"
+            ids = self.with_ids(f"({rows})", part, "users")
+            merged = f"(SELECT {by}, {summed(counts)} FROM ({ids}) i GROUP BY {by})"
+            queries[part] = self.with_texts(merged, part, "users")
         return queries
 
-    def _slots(self) -> dict[str, Layer]:
-        """Sums of every slot, and without history their clock rows too."""
+    def slots(self) -> Iterator[list[int]]:
+        """Some slots at a time: tables ``sum`` hold their sums until the next are asked for; without history their clock
+        rows are written.
+        """
         loads = dict(self.engine.rows("SELECT slot, count(*) FROM raw GROUP BY slot"))
-        bases: dict[str, Layer] = {}
         for number, group in enumerate(_groups(range(self.clock.settings.slots), loads)):
             self.recipe.encode("part", "raw", f"WHERE r.slot IN ({', '.join(map(str, group))})")
             self.recipe.sums("sum", "part", ("user_id", "slot"))
             self.everyone("sum")
-            bases |= self.write_bases({str(slot): self.parts_of("sum", slot) for slot in group})
             if not self.history:
                 as_of = str(self.as_of.number)
                 rows = self.recipe.clock("sum", "sum_all", ("user_id", "slot"), as_of)
-                self.write_rows("clock_slots", self.as_of, number, f"{rows} ORDER BY k.user_id, k.slot")
+                self.write_rows("clock_slots", self.as_of, number, rows)
                 rows = self.recipe.clock("sum_everyone", "sum_everyone_all", ("slot",), as_of)
-                self.write_rows("population_clock", self.as_of, number, f"{rows} ORDER BY k.slot")
+                self.write_rows("population_clock", self.as_of, number, rows)
+            yield group
             log.info("slots %d to %d of %d", group[0], group[-1], self.clock.settings.slots)
-        return bases
 
     def _items(self) -> str:
         """SELECT of the items' sums: a first hour however long ago, counts of the window and of the last day."""
@@ -109,7 +117,7 @@ class Rebuild(Work):
         self.write_rows("item_stats", self.as_of, 0, item_rows(self.recipe, source))
         midnight = Hour(at - at % DAY_HOURS)
         profiles = self.profiles(sums, midnight, None)
-        self.engine.write(f"{profiles} ORDER BY k.user_id", self.clock.logs["user_profile"].span(midnight, self.as_of))
+        self.engine.write(profiles, self.clock.logs["user_profile"].span(midnight, self.as_of))
 
 
 def _groups(slots: range, loads: dict[int, int]) -> list[list[int]]:

@@ -103,9 +103,9 @@ class Refresh(Work):
             )
         as_of = str(self.as_of.number)
         everyone = self.recipe.clock("now_everyone", "(SELECT DISTINCT slot FROM pairs)", ("slot",), as_of)
-        population = self.engine.arrow(f"{everyone} ORDER BY k.slot")
+        population = self.engine.arrow(everyone)
         rows = self.recipe.clock("now", "pairs", ("user_id", "slot"), as_of)
-        slots = self.engine.arrow(f"{rows} ORDER BY k.user_id, k.slot")
+        slots = self.engine.arrow(rows)
         return {"clock_slots": slots, "population_clock": population}
 
     def _users(self) -> pa.Table:

@@ -169,7 +169,7 @@ class Recipe:
         self.engine.table(f"{name}_all", f"SELECT {keys}, {summed(prefix='t.')} {matched % 'all'}")
 
     def clock(self, sums: str, keyed: str, keys: Sequence[str], as_of: str) -> str:
-        """SELECT of the clock rows of a table of keys: a row for every key, empty where nothing is left.
+        """SELECT of the clock rows of a table of keys, in their order: a row for every key, empty where nothing is left.
 
         A slot keeps the top k values with a positive score; ties break by count, then by value.
 
@@ -177,53 +177,54 @@ class Recipe:
             sums: name of the tables made by ``sums`` or ``windows``.
             keyed: table of distinct keys.
             keys: their columns.
-            as_of: SQL of the hour number from which the row holds.
+            as_of: SQL of the hour number from which the row holds, from the columns of ``k``.
         """
-        top_k, using = self.settings.top_k, columns(keys)
-        joins, lists = [], []
+        kept, joins, found, lists = [columns(keys, "k.")], [], [], []
         for i, facet in enumerate(self.facets):
-            self.engine.table(f"top_{i}", self._top(f"{sums}_{i}", using, top_k))
+            self._top(i, f"{sums}_{i}", columns(keys))
+            kept.append(f"t{i}.best AS best_{i}")
             joins.append(f"LEFT JOIN top_{i} t{i} ON {self._equal(f't{i}', keys)}")
-            joins += [
-                f"LEFT JOIN values_{i} d{i}_{rank} ON d{i}_{rank}.id = t{i}.value_{rank}"
-                for rank in range(1, top_k + 1)
-            ]
-            texts = [f"d{i}_{rank}.value" for rank in range(1, top_k + 1)]
-            lists.append(self._list(texts, texts, "VARCHAR", f"{facet}_values"))
-            for column, kind, plural in (("score", "DOUBLE", "scores"), ("events", "BIGINT", "counts")):
-                items = [f"t{i}.{column}_{rank}" for rank in range(1, top_k + 1)]
-                lists.append(self._list(items, texts, kind, f"{facet}_{plural}"))
+            for name in ("values", "scores", "counts"):
+                found.append(f"(SELECT {identifier(name)} FROM listed_{i}) AS {name}_{i}")
+                picked = self.engine.picked(f"{name}_{i}", f"best_{i}")
+                lists.append(f"{picked} AS {identifier(f'{facet}_{name}')}")
         if keyed == f"{sums}_all":  # its rows have the totals
-            totals = columns(COUNTS, "k.")
+            kept.append(columns(COUNTS, "k."))
         else:
-            totals = ", ".join(f"coalesce(a.{identifier(c)}, 0) AS {identifier(c)}" for c in COUNTS)
+            kept += [f"coalesce(a.{identifier(c)}, 0) AS {identifier(c)}" for c in COUNTS]
             joins.append(f"LEFT JOIN {sums}_all a ON {self._equal('a', keys)}")
+        # Sorted while rows are narrow; a join afterwards would lose the order, on Spark even the sort itself.
+        rows = f"SELECT {', '.join(kept)} FROM {keyed} k {' '.join(joins)} ORDER BY {columns(keys, 'k.')}"
         named = ", ".join(f"CAST(k.{key} AS BIGINT) AS {key}" for key in keys if key != "as_of")
-        return f"""SELECT {named}, {self.engine.hour_start(as_of)} AS event_timestamp,
-            {", ".join([*lists, totals])}, CAST({as_of} AS BIGINT) AS as_of
-            FROM {keyed} k {" ".join(joins)}"""
+        return f"""SELECT {named}, {self.engine.hour_start(as_of)} AS event_timestamp, {", ".join(lists)},
+            {columns(COUNTS, "k.")}, CAST({as_of} AS BIGINT) AS as_of
+            FROM (SELECT k.*, {", ".join(found)} FROM ({rows}) k) k"""
 
     @staticmethod
     def _equal(table: str, keys: Sequence[str]) -> str:
         return " AND ".join(f"k.{identifier(key)} = {table}.{identifier(key)}" for key in keys)
 
-    def _top(self, sums: str, keys: str, top_k: int) -> str:
-        """The best values of each key side by side: value_1, score_1, events_1, value_2, …"""
-        cells = ", ".join(
-            f"max(CASE WHEN place = {rank} THEN {column} END) AS {column}_{rank}"
-            for rank in range(1, top_k + 1)
-            for column in ("value", "score", "events")
-        )
-        return f"""SELECT {keys}, {cells} FROM (
-                SELECT {keys}, value, score, events, row_number() OVER (
-                    PARTITION BY {keys} ORDER BY score DESC, events DESC, value) AS place
-                FROM (SELECT {keys}, value, events, {score_sql(self.settings.score_weights)} AS score FROM {sums}) s
-                WHERE score > 0) r
-            WHERE place <= {int(top_k)} GROUP BY {keys}"""
+    def _top(self, facet: int, sums: str, keys: str) -> None:
+        """Tables ``top_<i>`` of the places of each key's best values, and ``listed_<i>`` of what is at each place.
 
-    def _list(self, items: Sequence[str], present: Sequence[str], kind: str, name: str) -> str:
-        """A list of as many items as are present; the ranks have no gaps."""
-        cases = " ".join(
-            f"WHEN {present[n]} IS NULL THEN {self.engine.array(items[:n], kind)}" for n in range(len(items))
+        A place is that of a (score, events, value) among all there are: one number to compare.
+        """
+        score = score_sql(self.settings.score_weights)
+        self.engine.table(
+            f"ranks_{facet}",
+            f"""SELECT score, events, value, row_number() OVER (ORDER BY score, events, value DESC) AS place
+            FROM (SELECT DISTINCT {score} AS score, events, value FROM {sums}) s WHERE score > 0""",
         )
-        return f"CASE {cases} ELSE {self.engine.array(items, kind)} END AS {identifier(name)}"
+        self.engine.table(
+            f"top_{facet}",
+            f"""SELECT {keys}, {self.engine.largest("r.place", self.settings.top_k)} AS best
+            FROM (SELECT {keys}, {score} AS score, events, value FROM {sums}) s
+            JOIN ranks_{facet} r ON r.score = s.score AND r.events = s.events AND r.value = s.value GROUP BY {keys}""",
+        )
+        listed = ", ".join(
+            f"{self.engine.listed(of, 'r.place')} AS {name}"
+            for of, name in (("d.value", '"values"'), ("r.score", "scores"), ("r.events", "counts"))
+        )
+        self.engine.table(
+            f"listed_{facet}", f"SELECT {listed} FROM ranks_{facet} r JOIN values_{facet} d ON d.id = r.value"
+        )

@@ -106,16 +106,16 @@ class Work:
             tables: name of the tables, one a part as ``table_of`` names them, with value ids.
             slot: only that one.
         """
-        queries = {}
-        for part, (keys, counts) in self.layout("0").items():
-            i = part.removeprefix(EVERYONE)
-            text = f"JOIN values_{i} d ON d.id = s.value" if "value" in keys else ""
-            kept = ", ".join("d.value" if key == "value" else f"s.{key}" for key in keys)
-            where = "" if slot is None else f"WHERE s.slot = {slot}"
-            order = columns(sorted(keys, key=("slot", "user_id", "value").index), "s.")
-            source = f"{table_of(tables, part)} s {text} {where}"
-            queries[part] = f"SELECT {kept}, {columns(counts, 's.')} FROM {source} ORDER BY {order}"
-        return queries
+        where = "" if slot is None else f"WHERE s.slot = {slot}"
+        return {part: self.with_texts(table_of(tables, part), part, "0", where) for part in self.layout("0")}
+
+    def with_texts(self, sums: str, part: str, name: str, where: str = "") -> str:
+        """SELECT of sums with value ids, values as text, in the order of their keys: ids sort as their texts do."""
+        keys, counts = self.layout(name)[part]
+        text = f"JOIN values_{part.removeprefix(EVERYONE)} d ON d.id = s.value" if "value" in keys else ""
+        kept = ", ".join("d.value" if key == "value" else f"s.{key}" for key in keys)
+        order = columns(sorted(keys, key=("slot", "user_id", "value").index), "s.")
+        return f"SELECT {kept}, {columns(counts, 's.')} FROM {sums} s {text} {where} ORDER BY {order}"
 
     def everyone(self, tables: str) -> None:
         """Everybody's sums from the tables of slots."""
