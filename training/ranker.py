@@ -72,7 +72,8 @@ class Ranker(nn.Module):
         user, item = self.users(batch.users), self.items(batch.items)
         parts = [user, item, self.values(batch.facets).flatten(1), self.time(batch, self), user * item, batch.dense]
         if self.attention is not None:
-            parts.append(self.attention(item, self.items(batch.history_items), batch))
+            own = batch.compact()
+            parts.append(self.attention(item, self.items(own.history_items), own))
         x0 = torch.cat(parts, dim=1)
         crossed = x0
         for layer in self.cross:

@@ -112,22 +112,20 @@ class Batch:
     def moment(self) -> Moment:
         return Moment(self.minutes)
 
-    @property
-    def clock_weights(self) -> Tensor:
-        """Scores normalised to sum to 1 within a slot's facet, shape (U, S, F, K)."""
-        total = self.clock_scores.sum(dim=3, keepdim=True)
-        return torch.where(total > 0, self.clock_scores / total.clamp(min=1e-9), 0.0)
-
     def to(self, device: torch.device) -> Batch:
         """The same in a device's memory."""
         return Batch(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})
 
     def slice(self, start: int, stop: int) -> Batch:
-        """Samples [start, stop), with the features of their users only."""
-        part = slice(start, stop)
-        users, position = distinct(self.user_position[part], len(self.history_minutes))
-        found = {f.name: getattr(self, f.name)[users if f.name in BY_USER else part] for f in fields(self)}
-        return Batch(**{**found, "user_position": position})
+        """Samples [start, stop); the features of all users stay, see ``compact``."""
+        return replace(
+            self, **{f.name: getattr(self, f.name)[start:stop] for f in fields(self) if f.name not in BY_USER}
+        )
+
+    def compact(self) -> Batch:
+        """The same samples with the features of their users only, for what computes on every user of a batch."""
+        users, position = distinct(self.user_position, len(self.history_minutes))
+        return replace(self, **{name: getattr(self, name)[users] for name in BY_USER}, user_position=position)
 
     def batches(self, size: int) -> Iterator[Batch]:
         """The samples in order, ``size`` at a time."""
@@ -136,6 +134,11 @@ class Batch:
             return
         for start in range(0, len(self), size):
             yield self.slice(start, start + size)
+
+
+def shares(scores: Tensor) -> Tensor:
+    """Scores (…, K) of a slot's facet, normalised to sum to 1; all 0 where there are none."""
+    return scores / scores.sum(dim=-1, keepdim=True).clamp(min=1e-9)
 
 
 def facet_keys(facet: str, values: pa.Array) -> np.ndarray:

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from training.config import RankerConfig
+from training.embedding import NO_WEIGHT
 from training.perception.base import Tables, TimePerception, slot_of, slot_weights
-from training.tensors import Batch
+from training.tensors import Batch, shares
 
 
 class Clock(TimePerception):
@@ -23,8 +24,10 @@ class Clock(TimePerception):
 
     def mixed(self, batch: Batch, tables: Tables, weights: Tensor) -> Tensor:
         """``Σ_s w(s) e(s)`` for weights (B, F, S); shape (B, F·D)."""
-        inside = weights[..., None] * batch.clock_weights[batch.user_position].transpose(1, 2)  # (B, F, S, K)
-        values = batch.clock_values[batch.user_position].transpose(1, 2)
+        near = (weights > NO_WEIGHT).any(dim=1).any(dim=0).nonzero().ravel()  # the batch's hours are few in a stream
+        at = batch.user_position[:, None], near
+        inside = weights[..., near, None] * shares(batch.clock_scores[at]).transpose(1, 2)  # (B, F, near S, K)
+        values = batch.clock_values[at].transpose(1, 2)
         count = len(batch) * self.facets
         return tables.values.bag(values.reshape(count, -1), inside.reshape(count, -1)).view(len(batch), -1)
 
@@ -36,7 +39,7 @@ class NaiveClock(Clock):
         """Shape (B, F·D)."""
         slot = slot_of(batch.moment, self.config)
         values = tables.values(batch.clock_values[batch.user_position, slot])  # (B, F, K, D)
-        weights = batch.clock_weights[batch.user_position, slot]
+        weights = shares(batch.clock_scores[batch.user_position, slot])
         return (values * weights[..., None]).sum(dim=2).flatten(1)
 
 
@@ -55,8 +58,9 @@ class AdaptiveClock(Clock):
 
     def forward(self, batch: Batch, tables: Tables) -> Tensor:
         """Shape (B, F·D)."""
+        batch = batch.compact()
         vectors = tables.values(batch.clock_values)  # (U, S, F, K, D)
-        slots = (vectors * batch.clock_weights[..., None]).sum(dim=3).flatten(2)  # (U, S, F·D)
+        slots = (vectors * shares(batch.clock_scores)[..., None]).sum(dim=3).flatten(2)  # (U, S, F·D)
         places = self.hour.weight.expand(len(slots), -1, -1)
         keys = self.key(torch.cat([slots, places], dim=2))[batch.user_position]
         queries = self.query(self.hour(slot_of(batch.moment, self.config)))

@@ -49,6 +49,7 @@ class LongTermClock(TimePerception):
 
     def forward(self, batch: Batch, tables: Tables) -> Tensor:
         """Shape (B, D); 0 for a user without history."""
+        batch = batch.compact()
         candidates, history = tables.items(batch.items), tables.items(batch.history_items)
         alpha = self.relevance(batch, candidates, history)
         count = min(self.config.picked, alpha.shape[1])
