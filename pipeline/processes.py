@@ -7,14 +7,15 @@ import os
 import signal
 import socket
 import subprocess
+import threading
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import psutil
 
@@ -85,8 +86,8 @@ def start(settings: Settings, services: list[Service], *, owned: bool = False) -
                 lambda s=service: _answers(s, started[s.name], logs),  # type: ignore[misc]
                 f"{service.name} to answer (log: {logs / service.name}.log)",
             )
-    except NotReadyError:
-        stop(settings)
+    except BaseException:  # Ctrl-C too
+        stop(settings, list(started))
         raise
 
 
@@ -115,12 +116,17 @@ def stop(settings: Settings, only: Sequence[str] | None = None) -> list[str]:
 
 @contextmanager
 def running(settings: Settings, services: list[Service]) -> Iterator[None]:
-    """Services for the length of a ``with`` block."""
-    start(settings, services, owned=True)
-    try:
+    """Services for the length of a ``with`` block; a SIGTERM ends it as Ctrl-C does, and the services with it."""
+    with ExitStack() as stack:
+        if threading.current_thread() is threading.main_thread():
+            stack.callback(signal.signal, signal.SIGTERM, signal.signal(signal.SIGTERM, _terminated))
+        start(settings, services, owned=True)
+        stack.callback(stop, settings, [service.name for service in services])
         yield
-    finally:
-        stop(settings)
+
+
+def _terminated(number: int, _: Any) -> NoReturn:
+    raise SystemExit(128 + number)
 
 
 def wait_for(check: Callable[[], bool], what: str, timeout_seconds: float = START_TIMEOUT_SECONDS) -> None:

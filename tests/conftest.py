@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import json
 import os
+import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,6 +32,8 @@ if os.environ.get("CI"):
     hypothesis.settings.load_profile("ci")
 # At exit DuckDB's bindings list every object that ibis still holds; that is no finding of a test.
 atexit.register(lambda: os.dup2(os.open(os.devnull, os.O_WRONLY), 2))
+# Told to end, a run stops the servers that it started, as at Ctrl-C.
+signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 NOW = datetime(2026, 11, 1, tzinfo=UTC)
 FOURSQUARE = Path(__file__).resolve().parents[2] / "shared" / "data" / "foursquare-nyc" / "checkins.parquet"

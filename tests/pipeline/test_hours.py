@@ -264,7 +264,10 @@ def test_services_are_refused_a_taken_port_and_stopped_by_their_id(settings: Set
         start(settings, [Service("broken", (sys.executable, "-c", "raise SystemExit(3)"), f"http://127.0.0.1:{port}/")])
 
 
-def test_what_a_killed_owner_left_running_is_stopped_by_the_next_start(settings: Settings) -> None:
+@pytest.mark.parametrize("how", ["SIGKILL", "SIGTERM"])
+def test_services_end_with_an_owner_that_is_told_to_and_those_of_a_killed_one_at_the_next_start(
+    settings: Settings, how: str
+) -> None:
     port = free_port()
     serve = (sys.executable, "-m", "http.server", str(port), "--bind", "127.0.0.1")
     code = f"""
@@ -272,11 +275,11 @@ import os, signal
 from core.settings import load_settings
 from pipeline.processes import Service, running
 with running(load_settings(var={str(settings.var)!r}, source={settings.source!r}), [Service("pages", {serve!r}, "http://127.0.0.1:{port}/")]):
-    os.kill(os.getpid(), signal.SIGKILL)
+    os.kill(os.getpid(), signal.{how})
 """
-    killed = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False)
-    assert killed.returncode == -signal.SIGKILL
-    assert not port_is_free(port)
+    ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False)
+    assert ended.returncode == {"SIGKILL": -signal.SIGKILL, "SIGTERM": 128 + signal.SIGTERM}[how]
+    assert port_is_free(port) == (how == "SIGTERM")
     start(settings, [Service("pages", serve, f"http://127.0.0.1:{port}/")])
     assert stop(settings) == ["pages"]
     assert port_is_free(port)
