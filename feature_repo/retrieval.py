@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -281,7 +282,7 @@ class ClockFeatures:
             frame = con.sql(f"SELECT * FROM keys ORDER BY {order}").to_arrow_table().to_pandas()
         frame["event_timestamp"] = pd.to_datetime(frame["hour"] * 3600, unit="s", utc=True)
         table = self.store.get_historical_features(entity_df=frame, features=references).to_arrow()
-        in_order = all((table[key].to_numpy() == frame[key].to_numpy()).all() for key in keys.column_names)
+        in_order = all(np.array_equal(table[key].to_numpy(), frame[key].to_numpy()) for key in keys.column_names)
         kinds = {f.name: f.type for f in self.clock.logs[view].schema}
         table = table.drop_columns(["event_timestamp"])
         found = pa.table({c: table[c].cast(kinds.get(c, pa.int64())) for c in table.column_names})
@@ -329,8 +330,6 @@ class ClockFeatures:
 
 def _with_slots(keys: pa.Table, slots: int) -> pa.Table:
     """Every key with every slot."""
-    import numpy as np
-
     wide = keys.take(np.repeat(np.arange(keys.num_rows), slots))
     return wide.append_column("slot", pa.array(np.tile(np.arange(slots), keys.num_rows)))
 

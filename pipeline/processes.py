@@ -71,16 +71,16 @@ def start(settings: Settings, services: list[Service], *, owned: bool = False) -
     logs = settings.workspace / "logs"
     logs.mkdir(parents=True, exist_ok=True)
     started: dict[str, subprocess.Popen[bytes]] = {}
-    for service in services:
-        with (logs / f"{service.name}.log").open("ab") as sink:
-            process = subprocess.Popen(
-                service.command, env={**os.environ, **service.environment}, stdout=sink, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
-                start_new_session=True, cwd=ROOT,
-            )  # fmt: skip
-        started[service.name] = process
-        known[service.name] = {**_identity(process.pid), "owner": _identity(os.getpid()) if owned else None}
-        write_json(_record(settings), known)
     try:
+        for service in services:
+            with (logs / f"{service.name}.log").open("ab") as sink:
+                process = subprocess.Popen(
+                    service.command, env={**os.environ, **service.environment}, stdin=subprocess.DEVNULL,
+                    stdout=sink, stderr=subprocess.STDOUT, start_new_session=True, cwd=ROOT,
+                )  # fmt: skip
+            started[service.name] = process
+            known[service.name] = {**_identity(process.pid), "owner": _identity(os.getpid()) if owned else None}
+            write_json(_record(settings), known)
         for service in services:
             wait_for(
                 lambda s=service: _answers(s, started[s.name], logs),  # type: ignore[misc]
