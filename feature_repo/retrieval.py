@@ -277,19 +277,18 @@ class ClockFeatures:
     def _join(self, keys: pa.Table, view: str, references: list[str]) -> pa.Table:
         """Point-in-time join of distinct keys (with hour) with a view: rows that have events, in the order of their key."""
         order = ", ".join(key for key in KEYS if key in keys.column_names)
+        kinds = {f.name: f.type for f in self.clock.logs[view].schema}
         with duck.connection(self.settings) as con:
             con.register("keys", keys)
             frame = con.sql(f"SELECT * FROM keys ORDER BY {order}").to_arrow_table().to_pandas()
-        frame["event_timestamp"] = pd.to_datetime(frame["hour"] * 3600, unit="s", utc=True)
-        table = self.store.get_historical_features(entity_df=frame, features=references).to_arrow()
-        in_order = all(np.array_equal(table[key].to_numpy(), frame[key].to_numpy()) for key in keys.column_names)
-        kinds = {f.name: f.type for f in self.clock.logs[view].schema}
-        table = table.drop_columns(["event_timestamp"])
-        found = pa.table({c: table[c].cast(kinds.get(c, pa.int64())) for c in table.column_names})
-        if in_order and not pc.any(pc.less_equal(pc.fill_null(found["events"], 0), 0)).as_py():
-            return found
-        with duck.connection(self.settings) as con:  # as ``_present`` does, faster for millions of rows
-            sort = "" if in_order else f"ORDER BY {order}"
+            frame["event_timestamp"] = pd.to_datetime(frame["hour"] * 3600, unit="s", utc=True)
+            table = self.store.get_historical_features(entity_df=frame, features=references).to_arrow()
+            table = table.drop_columns(["event_timestamp"])
+            found = pa.table({c: table[c].cast(kinds.get(c, pa.int64())) for c in table.column_names})
+            in_order = all(np.array_equal(found[key].to_numpy(), frame[key].to_numpy()) for key in keys.column_names)
+            if in_order and pc.all(_has_events(found), min_count=0).as_py():
+                return found
+            sort = "" if in_order else f"ORDER BY {order}"  # as ``_present`` does, faster for millions of rows
             return con.sql(f"SELECT * FROM found WHERE events > 0 {sort}").to_arrow_table()
 
     def _with_own_slots(self, keys: pa.Table) -> pa.Table:
@@ -334,9 +333,13 @@ def _with_slots(keys: pa.Table, slots: int) -> pa.Table:
     return wide.append_column("slot", pa.array(np.tile(np.arange(slots), keys.num_rows)))
 
 
+def _has_events(table: pa.Table) -> pa.ChunkedArray:
+    return pc.greater(pc.fill_null(table["events"], 0), 0)
+
+
 def _present(table: pa.Table) -> pa.Table:
     """Rows that have events, in the order of their key; an empty slot is the same as none."""
-    table = table.filter(pc.greater(pc.fill_null(table["events"], 0), 0))
+    table = table.filter(_has_events(table))
     keys = [name for name in KEYS if name in table.column_names]
     return table.sort_by([(key, "ascending") for key in keys])
 

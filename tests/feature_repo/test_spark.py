@@ -80,6 +80,7 @@ def test_spark_gives_what_duckdb_gives_in_bulk_and_by_the_hour_with_late_events(
             run(settings, "rebuild", (START + CUT).key, master, conf)
             ingest_rows(tmp_path / f"log-{name}", settings, after, len(before), (START + CUT, START + CUT + 1))
             run(settings, "refresh", (START + CUT + 1).key, master, conf)
+            assert state_of(settings).read() is not None
             assert not out_of_order(settings)
             found[name] = sums_of(settings), [as_of(settings, START + h) for h in (6, 30, CUT, CUT + 1)]
     assert found["spark"] == found["duckdb"]
