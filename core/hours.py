@@ -25,7 +25,7 @@ class Hour:
         try:
             if not _KEY.fullmatch(key):
                 raise ValueError
-            return cls.of(datetime.strptime(key, "%Y-%m-%dT%H").replace(tzinfo=UTC))
+            return cls.of(datetime.fromisoformat(key))
         except ValueError:
             raise ConfigError(
                 f"'{key}' is not an hour; write a UTC hour as YYYY-MM-DDTHH, for example 2026-11-23T10"

@@ -133,6 +133,9 @@ class Settings(BaseSettings):
         known = {"finish", "like", "skip", "dislike", "share"}
         if unknown := set(weights) - known:
             raise ValueError(f"unknown behaviours {sorted(unknown)}; choose from {sorted(known)}")
+        for behaviour, weight in weights.items():
+            if not abs(weight) <= 1000 or round(weight, 6) != weight:
+                raise ValueError(f"{behaviour}: {weight} is not from -1000 to 1000 with at most six decimals")
         return weights
 
     @model_validator(mode="before")

@@ -9,11 +9,14 @@ Layout below the store's root::
     _ids/{user,item}.parquet               string ids → integers
     _quarantine/<digest>.jsonl             rejected rows with their reason and original content
     _receipts/<digest>.json                the account of each ingestion
+    .digests.json                          digests of all hours, so that only manifests written since are read
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -90,9 +93,13 @@ class EventStore:
         """Every hour that was closed, in order, empty ones included."""
         return [Hour.parse(key) for key in self._closed()]
 
-    def _closed(self) -> dict[str, Path]:
-        """Manifest of every closed hour by the hour's key, in order."""
-        return {p.parent.name.removeprefix("hour="): p for p in sorted(self.root.glob("hour=*/manifest.json"))}
+    def _closed(self) -> dict[str, os.stat_result]:
+        """Manifest, as the file system sees it, of every closed hour by the hour's key, in order."""
+        found = {}
+        for name in sorted(folder.name for folder in self.root.glob("hour=*")):
+            with suppress(FileNotFoundError):  # that hour is being written
+                found[name.removeprefix("hour=")] = (self.root / name / "manifest.json").stat()
+        return found
 
     def has(self, hour: Hour) -> bool:
         return (self.partition(hour) / "manifest.json").exists()
@@ -109,7 +116,15 @@ class EventStore:
 
     def digests(self) -> dict[str, str]:
         """Digest of every closed hour by the hour's key, in order."""
-        return {key: read_json(path)["digest"] for key, path in self._closed().items()}
+        path, found = self.root / ".digests.json", {}
+        known = read_json(path) if path.exists() else {}
+        for key, seen in self._closed().items():
+            stamp = f"{seen.st_ino}-{seen.st_mtime_ns}-{seen.st_size}"
+            same = known.get(key, ["", ""])
+            found[key] = same if same[0] == stamp else [stamp, self.manifest(Hour.parse(key)).digest]
+        if found != known:
+            write_json(path, found)
+        return {key: digest for key, (_, digest) in found.items()}
 
     def manifests(self) -> list[Manifest]:
         return [self.manifest(hour) for hour in self.hours()]

@@ -164,8 +164,9 @@ class ClockState:
 
     def _late(self, state: dict[str, Any], at: Hour) -> list[Hour]:
         """Hours before ``at`` whose events are not those that the state stands on."""
-        known, digests = state["hours"], self.store.digests()
-        return [Hour.parse(h) for h, digest in digests.items() if h < at.key and digest != known.get(h, "")]
+        known, end = state["hours"], at.key
+        changed = [h for h, digest in self.store.digests().items() if digest != known.get(h, "")]
+        return [Hour.parse(h) for h in changed if h < end]
 
     def _require_closed(self, first: Hour, end: Hour) -> None:
         for hour in hour_range(first, end):

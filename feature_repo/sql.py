@@ -1,17 +1,20 @@
 """The one definition of counts, scores and top-k lists, in SQL that every engine runs alike.
 
-A *tile* holds the additive behaviour counts of one hour, one row per (user, slot, facet value). Slots are
-numbered from local midnight, ``slot_minutes`` wide; with ``split_weekend`` those of Saturday and Sunday follow
-those of working days. Inside a query a facet value is a number that sorts like its text, so that
-ties break alike and hashing stays cheap; files hold the text.
+A *tile* holds what adds up of one hour: a row per (user, slot, facet value) with its events and their score,
+and one per (user, slot) with every behaviour's count. Scores are whole numbers of the weights' smallest decimal
+(``score_units``), so that taking off what was added leaves nothing behind. Slots are numbered from local
+midnight, ``slot_minutes`` wide; with ``split_weekend`` those of Saturday and Sunday follow those of working days.
+Inside a query a facet value is a number that sorts like its text, so that ties break alike and hashing stays
+cheap; files hold the text.
 
 Tables: ``values_<i>`` (value, id) is the dictionary of facet number i; an *encoded* table has the columns
-user_id, slot (and hour), ``v<i>`` for each facet, and the behaviours.
+user_id, slot (and hour), ``v<i>`` for each facet, the event's ``score``, and the behaviours.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from decimal import Decimal
 from pathlib import Path
 
 import pyarrow as pa
@@ -22,6 +25,8 @@ from core.settings import Settings
 from events.schema import BEHAVIOURS
 
 COUNTS = ("events", *BEHAVIOURS)
+SCORED = ("events", "score")
+"""What adds up of a facet's value."""
 WHOLE_DAY = -1
 """Slot of the sums over the whole day."""
 
@@ -49,23 +54,26 @@ def clock_schema(facets: Sequence[str], keys: Sequence[str] = ("user_id", "slot"
     )
 
 
-def score_sql(weights: Mapping[str, float]) -> str:
-    """``score = Σ_b weight_b · count_b`` (the paper: likes and finishes less skips and dislikes)."""
-    terms = [f"CAST({float(w)!r} AS DOUBLE) * {identifier(b)}" for b, w in sorted(weights.items()) if w]
-    return " + ".join(terms) or "CAST(0 AS DOUBLE)"
+def score_units(weights: Mapping[str, float]) -> tuple[dict[str, int], int]:
+    """The weights other than 0 as whole numbers, and how many of these make 1 (0.5 and 1: 5 and 10 of 10).
+
+    ``score = Σ_b weight_b · count_b`` (the paper: likes and finishes less skips and dislikes).
+    """
+    exact = {b: Decimal(str(w)) for b, w in sorted(weights.items()) if w}
+    one = 10 ** max([0, *(-int(w.normalize().as_tuple().exponent) for w in exact.values())])
+    return {b: int(w * one) for b, w in exact.items()}, one
 
 
 def event_score_sql(weights: Mapping[str, float], prefix: str = "") -> str:
-    """The score of a single event, from its behaviours."""
-    marks = [
-        f"{float(w)!r} * CASE WHEN {prefix}{identifier(b)} THEN 1 ELSE 0 END" for b, w in sorted(weights.items()) if w
-    ]
-    return f"({' + '.join(marks) or '0'})"
+    """The score of a single event, in units, from its behaviours."""
+    units, _ = score_units(weights)
+    marks = [f"CASE WHEN {prefix}{identifier(b)} THEN {n} ELSE 0 END" for b, n in units.items()]
+    return f"CAST({' + '.join(marks) or '0'} AS BIGINT)"
 
 
-def counted(counts: Sequence[str] = COUNTS) -> str:
+def counted() -> str:
     """Counts of events: how many, and how many with each behaviour."""
-    marks = [f"count(CASE WHEN {identifier(b)} THEN 1 END) AS {identifier(b)}" for b in counts if b != "events"]
+    marks = [f"count(CASE WHEN {identifier(b)} THEN 1 END) AS {identifier(b)}" for b in BEHAVIOURS]
     return ", ".join(["count(*) AS events", *marks])
 
 
@@ -99,11 +107,10 @@ class Recipe:
 
     def __init__(self, engine: Engine, settings: Settings, facets: Sequence[str]) -> None:
         self.engine, self.settings, self.facets = engine, settings, list(facets)
-        self.scored = ("events", *(b for b in BEHAVIOURS if settings.score_weights.get(b)))
 
     def parts(self) -> list[tuple[str, tuple[str, ...]]]:
-        """Tables of sums: each facet's number with the counts that its score needs, and ``all`` with every count."""
-        return [*((str(i), self.scored) for i in range(len(self.facets))), ("all", COUNTS)]
+        """Tables of sums: each facet's number with its values' events and score, and ``all`` with every count."""
+        return [*((str(i), SCORED) for i in range(len(self.facets))), ("all", COUNTS)]
 
     def slot(self) -> str:
         """SQL of an event's slot from its local time."""
@@ -144,16 +151,17 @@ class Recipe:
         joins = " ".join(
             f"LEFT JOIN values_{i} v{i} ON r.{identifier(facet)} = v{i}.value" for i, facet in enumerate(self.facets)
         )
-        marks = columns(BEHAVIOURS, "r.")
+        marks = f"{event_score_sql(self.settings.score_weights, 'r.')} AS score, {columns(BEHAVIOURS, 'r.')}"
         self.engine.table(name, f"SELECT {columns(keys, 'r.')}, {ids}, {marks} FROM {events} r {joins} {join}")
 
     def sums(self, name: str, encoded: str, keys: Sequence[str]) -> None:
-        """Tables ``<name>_<i>`` (keys, value id, counts) of each facet and ``<name>_all`` (keys, counts)."""
+        """Tables ``<name>_<i>`` (keys, value id, events, score) of each facet and ``<name>_all`` (keys, counts)."""
         by = columns(keys)
         for i in range(len(self.facets)):
             self.engine.table(
                 f"{name}_{i}",
-                f"SELECT {by}, v{i} AS value, {counted(self.scored)} FROM {encoded} WHERE v{i} IS NOT NULL GROUP BY {by}, v{i}",
+                f"""SELECT {by}, v{i} AS value, count(*) AS events, CAST(sum(score) AS BIGINT) AS score
+                FROM {encoded} WHERE v{i} IS NOT NULL GROUP BY {by}, v{i}""",
             )
         self.engine.table(f"{name}_all", f"SELECT {by}, {counted()} FROM {encoded} GROUP BY {by}")
 
@@ -163,9 +171,7 @@ class Recipe:
             AND t.hour >= m.as_of - {window} AND t.hour < m.as_of GROUP BY m.as_of, m.user_id, m.slot"""
         keys = "m.as_of, m.user_id, m.slot"
         for i in range(len(self.facets)):
-            self.engine.table(
-                f"{name}_{i}", f"SELECT {keys}, t.value, {summed(self.scored, 't.')} {matched % i}, t.value"
-            )
+            self.engine.table(f"{name}_{i}", f"SELECT {keys}, t.value, {summed(SCORED, 't.')} {matched % i}, t.value")
         self.engine.table(f"{name}_all", f"SELECT {keys}, {summed(prefix='t.')} {matched % 'all'}")
 
     def clock(self, sums: str, keyed: str, keys: Sequence[str], as_of: str) -> str:
@@ -209,21 +215,24 @@ class Recipe:
 
         A place is that of a (score, events, value) among all there are: one number to compare.
         """
-        score = score_sql(self.settings.score_weights)
+        _, one = score_units(self.settings.score_weights)
         self.engine.table(
             f"ranks_{facet}",
             f"""SELECT score, events, value, row_number() OVER (ORDER BY score, events, value DESC) AS place
-            FROM (SELECT DISTINCT {score} AS score, events, value FROM {sums}) s WHERE score > 0""",
+            FROM (SELECT DISTINCT score, events, value FROM {sums} WHERE score > 0) s""",
         )
         self.engine.table(
             f"top_{facet}",
-            f"""SELECT {keys}, {self.engine.largest("r.place", self.settings.top_k)} AS best
-            FROM (SELECT {keys}, {score} AS score, events, value FROM {sums}) s
+            f"""SELECT {keys}, {self.engine.largest("r.place", self.settings.top_k)} AS best FROM {sums} s
             JOIN ranks_{facet} r ON r.score = s.score AND r.events = s.events AND r.value = s.value GROUP BY {keys}""",
         )
         listed = ", ".join(
             f"{self.engine.listed(of, 'r.place')} AS {name}"
-            for of, name in (("d.value", '"values"'), ("r.score", "scores"), ("r.events", "counts"))
+            for of, name in (
+                ("d.value", '"values"'),
+                (f"CAST(r.score AS DOUBLE) / {one}", "scores"),
+                ("r.events", "counts"),
+            )
         )
         self.engine.table(
             f"listed_{facet}", f"SELECT {listed} FROM ranks_{facet} r JOIN values_{facet} d ON d.id = r.value"

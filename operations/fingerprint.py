@@ -8,8 +8,8 @@ import re
 
 from core.settings import Settings
 
-LEFT_OUT = re.compile(r"_receipts|\.lock|/versions/|\.tmp")
-"""Who wrote what when, locks, downloaded models: none of it is state."""
+LEFT_OUT = re.compile(r"_receipts|\.digests|\.lock|/versions/|\.tmp")
+"""Who wrote what when, what was read when, locks, downloaded models: none of it is state."""
 
 
 def fingerprint(settings: Settings) -> dict[str, str]:

@@ -14,15 +14,19 @@ from feature_repo.clock import ClockState
 log = logging.getLogger("operations.migrations")
 
 
-def _sums_in_layers(settings: Settings) -> None:
-    """The clocks' sums became bases and deltas: they are computed again from the events, and so are the change logs."""
+def _nothing(settings: Settings) -> None:
+    """The clocks' sums became bases and deltas, which the next step computes."""
+
+
+def _sums_of_scores(settings: Settings) -> None:
+    """The clocks' sums hold scores: they are computed again from the events, and so are the change logs."""
     store = EventStore(settings.events_dir)
     if settings.features_dir.exists() and (hours := store.hours()):
         clock = ClockState(settings, store)
         clock.rebuild(clock.as_of or hours[-1] + 1)
 
 
-STEPS: Mapping[int, Callable[[Settings], None]] = {1: _sums_in_layers}
+STEPS: Mapping[int, Callable[[Settings], None]] = {1: _nothing, 2: _sums_of_scores}
 """From which version → what brings it to the next."""
 
 

@@ -15,14 +15,14 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from core.engine import engine
-from core.errors import NotReadyError
+from core.errors import ConfigError, NotReadyError
 from core.hours import Hour
 from core.settings import Settings, load_settings
 from events.ingest import ingest
 from events.store import EventStore
 from feature_repo.changes import bounds
 from feature_repo.clock import ClockState
-from feature_repo.sql import Recipe
+from feature_repo.sql import COUNTS, Recipe, columns, score_units
 from feature_repo.work import Work
 from tests.conftest import NOW, write_mapping
 
@@ -298,15 +298,48 @@ def test_counts_beyond_32_bits_are_exact(tmp_path: Path) -> None:
     with engine(settings) as running:
         recipe = Recipe(running, settings, ["genre"])
         running.table("values_0", "SELECT * FROM (VALUES ('jazz', 1), ('rock', 2)) v(value, id)")
-        counts = ", ".join(f"CAST({many} AS BIGINT) AS {name}" for name in ("events", "finish", '"like"', "skip"))
-        rest = "CAST(0 AS BIGINT) AS dislike, CAST(0 AS BIGINT) AS share"
         key = "CAST(1 AS BIGINT) AS user_id, CAST(5 AS INTEGER) AS slot"
+        running.table("sum_all", f"SELECT {key}, {', '.join(f'{many} AS {columns([c])}' for c in COUNTS)}")
         running.table(
             "sum_0",
-            f"SELECT {key}, 1 AS value, {counts}, {rest} UNION ALL SELECT {key}, 2, {many} + 1, {many} + 1, {many}, {many}, 0, 0",
+            f"SELECT {key}, 1 AS value, {many} AS events, {many} AS score UNION ALL SELECT {key}, 2, {many}, {many} + 1",
         )
-        running.table("sum_all", f"SELECT {key}, {counts}, {rest}")
         (row,) = running.arrow(recipe.clock("sum", "sum_all", ("user_id", "slot"), "500000")).to_pylist()
     assert row["genre_values"] == ["rock", "jazz"]
     assert row["genre_scores"] == [many + 1.0, float(many)]
     assert row["events"] == many
+
+
+@pytest.mark.parametrize(
+    ("weights", "units", "one"),
+    [
+        ({"finish": 1, "skip": -1, "like": 0}, {"finish": 1, "skip": -1}, 1),
+        ({"finish": 0.1, "skip": -0.25, "like": 100}, {"finish": 10, "like": 10_000, "skip": -25}, 100),
+        ({}, {}, 1),
+    ],
+)
+def test_weights_are_whole_numbers_of_their_smallest_decimal(
+    weights: dict[str, float], units: dict[str, int], one: int
+) -> None:
+    assert score_units(weights) == (units, one)
+
+
+def test_tenths_add_up_to_exact_scores_and_leave_nothing_behind(tmp_path: Path) -> None:
+    settings = load_settings(
+        var=tmp_path / "var", source="test", window_days=WINDOW_DAYS, score_weights={"finish": 0.1, "skip": -0.3}
+    )
+    played = [*[100] * 3, 3, *[100] * 3]  # as doubles 0.1 + 0.1 + 0.1 - 0.3 is not 0
+    rows = [(0 if n < 4 else 1, n, 0, "rock", p) for n, p in enumerate(played)]
+    ingest_rows(tmp_path, settings, rows, 0, (START, START + 24 * WINDOW_DAYS + 3))
+    state_of(settings).rebuild(START + 1)
+    assert clocks(settings, START + 1) == {(1, 1): ([], [], 4)}
+    for hour in range(2, 24 * WINDOW_DAYS + 3):
+        state_of(settings).refresh(START + hour)
+    assert clocks(settings, START + 24 * WINDOW_DAYS)[1, 2] == (["rock"], [0.3], 3)
+    assert (1, 2) not in clocks(settings, START + 24 * WINDOW_DAYS + 2)
+
+
+@pytest.mark.parametrize("weight", [0.1234567, 1001.0, float("nan")])
+def test_weights_of_too_many_decimals_or_too_large_are_refused(tmp_path: Path, weight: float) -> None:
+    with pytest.raises(ConfigError, match="at most six decimals"):
+        load_settings(var=tmp_path, source="test", score_weights={"finish": weight})

@@ -118,7 +118,7 @@ def test_migrations_go_step_by_step_and_on_after_a_crash(tmp_path: Path) -> None
         migrate(settings, steps, 2)
 
 
-def test_a_workspace_of_version_1_is_brought_to_the_layers_of_sums(built: Settings, tmp_path: Path) -> None:
+def test_a_workspace_of_version_1_is_brought_to_sums_of_scores(built: Settings, tmp_path: Path) -> None:
     settings = copy_of(built, tmp_path)
     shutil.rmtree(settings.features_dir / "sums")
     state = read_json(settings.features_dir / "state.json")
