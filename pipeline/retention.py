@@ -95,7 +95,7 @@ def retire_state(settings: Settings) -> dict[str, int]:
     removed["states"] = 0
     for variant in settings.variants:
         states = StateStore(settings.training_dir / "states", variant)
-        removed["states"] += _remove([states.folder(hour) for hour in states.hours()[:-1]], cutoff)
+        removed["states"] += states.remove(hour for hour in states.hours()[:-1] if hour < cutoff)
     removed["changes"] = clock.retire(cutoff)
     log.info("older than %s: removed %s", cutoff, ", ".join(f"{n} {kind}" for kind, n in removed.items()))
     return removed

@@ -2,16 +2,20 @@
 
 Layout below the workspace's ``training/states/<variant>``::
 
-    hour=2026-11-23T10/weights.safetensors   every tensor of the ranker and its optimisers
+    hour=2026-11-23T10/weights.safetensors   tensors of the ranker and its optimisers
     hour=2026-11-23T10/state.json            hour, lineage (parent, data, config, code), file digest
+
+A day's last state has every tensor, others only what changed since the one that they build on (``training.layers``).
 """
 
 from __future__ import annotations
 
 import itertools
 import shutil
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, fields
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +30,16 @@ from training.config import RankerConfig, code_version
 from training.device import CPU
 from training.embedding import ALONE
 from training.group import Group
+from training.layers import Tensors, laid, layer, size
 from training.ranker import Ranker
 
 RECENT_HOURS = 48
 """States of this many last hours are kept, and the last one of every day."""
+WORTHWHILE = 0.5
+"""A state builds on another where what changed of its tables is at most this share of them."""
+MOST_LAYERS = 24
+"""A state stands on so many files at most."""
+WEIGHTS = "weights.safetensors"
 
 
 @dataclass(frozen=True)
@@ -41,6 +51,8 @@ class StateInfo:
         parent: digest of the state before, empty for the first.
         data: digest of the samples trained on since the state before.
         digest: identifies the state: of parent, data, config and code.
+        weights: digest of its file.
+        builds_on: hour of the state whose tensors its own complete; empty where they are whole.
     """
 
     variant: str
@@ -53,6 +65,7 @@ class StateInfo:
     facets: tuple[str, ...]
     heads: tuple[str, ...]
     weights: str = ""
+    builds_on: str = ""
     tables: dict[str, int] = field(default_factory=dict)
 
     @property
@@ -141,9 +154,11 @@ class StateStore:
 
     def hours(self) -> list[Hour]:
         """Hours that have a state, in order."""
-        if self.root.exists():
-            recover_directories(self.root)
         return sorted(Hour.parse(p.parent.name.removeprefix("hour=")) for p in self.root.glob("hour=*/state.json"))
+
+    def recover(self) -> None:
+        """Undo what a crash left of a write; for the one who writes, under the lock."""
+        recover_directories(self.root)
 
     def head(self) -> Hour | None:
         """Latest hour trained, None before the first."""
@@ -157,34 +172,71 @@ class StateStore:
             raise DataError(f"no state of '{self.variant}' at {hour}; there are {[h.key for h in self.hours()][-5:]}")
         return read_info(path.parent)
 
-    def load(self, hour: Hour, group: Group = ALONE, device: torch.device = CPU) -> tuple[StateInfo, Ranker, Optimiser]:
-        """A state ready to train on, in a device's memory; ``CorruptStateError`` when its file does not match its digest."""
-        info = self.info(hour)
-        path = self.folder(hour) / "weights.safetensors"
+    def tensors(self, hour: Hour) -> Tensors:
+        """Every tensor of a state.
+
+        Raises:
+            CorruptStateError: a file that it stands on does not match its digest.
+        """
+        return laid([self._verified(each) for each in reversed(self._chain(hour))])
+
+    def _chain(self, hour: Hour) -> list[StateInfo]:
+        """The state and those that it builds on, down to a whole one."""
+        found = [self.info(hour)]
+        while on := found[-1].builds_on:
+            if not (self.folder(Hour.parse(on)) / "state.json").exists():
+                raise CorruptStateError(
+                    f"the state of '{self.variant}' at {found[-1].hour} builds on {on}, which is gone; remove "
+                    f"{self.folder(Hour.parse(found[-1].hour))} and what is later, and train again"
+                )
+            found.append(self.info(Hour.parse(on)))
+        return found
+
+    def _verified(self, info: StateInfo) -> Tensors:
+        path = self.folder(Hour.parse(info.hour)) / WEIGHTS
         if not path.exists() or digest_file(path) != info.weights:
             raise CorruptStateError(
-                f"{path} is damaged or cut short; remove {path.parent} and train again: "
-                "it continues from the state before"
+                f"{path} is damaged or cut short; remove {path.parent} (and what is later, which builds on it) and "
+                "train again: it continues from the state before"
             )
-        tensors = load_file(path)
+        return load_file(path)
+
+    def load(self, hour: Hour, group: Group = ALONE, device: torch.device = CPU) -> tuple[StateInfo, Ranker, Optimiser]:
+        """A state ready to train on, in a device's memory; ``CorruptStateError`` as ``tensors``."""
+        info, tensors = self.info(hour), self.tensors(hour)
         ranker = load_ranker(tensors, RankerConfig(**info.config), info.facets, info.heads).to(device)
         optimiser = Optimiser(ranker, group)
         optimiser.load(tensors)
         return info, ranker, optimiser
 
     def save(self, info: StateInfo, ranker: Ranker, optimiser: Optimiser) -> StateInfo:
-        """Write a state whole, by rename, and forget states that are no longer needed."""
+        """Write a state, by rename, and forget states that are no longer needed."""
         hour = Hour.parse(info.hour)
+        tensors = {name: t.contiguous() for name, t in {**ranker_tensors(ranker), **optimiser.tensors()}.items()}
+        sizes = {name: table.size for name, table in ranker.tables.items()}
+        on = next((h for h in reversed(self.hours()) if h < hour), None)
+        changed = None
+        if on and (hour + 1).day == hour.day and len(self._chain(on)) < MOST_LAYERS:
+            changed = layer(self.tensors(on), tensors)
+        if changed is None or size(changed) > WORTHWHILE * size(tensors):
+            changed, on = tensors, None
         with replaced_directory(self.folder(hour)) as target:
-            tensors = {name: t.contiguous() for name, t in {**ranker_tensors(ranker), **optimiser.tensors()}.items()}
-            save_file(tensors, target / "weights.safetensors")
-            sizes = {name: table.size for name, table in ranker.tables.items()}
-            info = StateInfo(
-                **{**asdict(info), "weights": digest_file(target / "weights.safetensors"), "tables": sizes}
-            )
-            write_json(target / "state.json", {**asdict(info), "digest": info.digest})
+            info = _write(target, replace(info, tables=sizes, builds_on=on.key if on else ""), changed)
         self._forget(hour)
         return info
+
+    @contextmanager
+    def whole(self, hour: Hour) -> Iterator[Path]:
+        """A folder of the state with every tensor: its own, or one for the length of the ``with`` block."""
+        info = self.info(hour)
+        if not info.builds_on:
+            yield self.folder(hour)
+            return
+        with tempfile.TemporaryDirectory() as scratch:
+            target = Path(scratch) / self.folder(hour).name
+            target.mkdir()
+            _write(target, replace(info, builds_on=""), self.tensors(hour))
+            yield target
 
     def drop_after(self, hour: Hour) -> list[Hour]:
         """Remove states later than ``hour``, for a replay; returns the hours removed."""
@@ -193,11 +245,27 @@ class StateStore:
             shutil.rmtree(self.folder(h))
         return later
 
+    def remove(self, hours: Iterable[Hour]) -> int:
+        """Remove states, but not those that others build on; returns how many."""
+        unwanted = set(hours)
+        needed = {Hour.parse(i.hour) for h in self.hours() if h not in unwanted for i in self._chain(h)}
+        for hour in unwanted - needed:
+            shutil.rmtree(self.folder(hour))
+        return len(unwanted - needed)
+
     def _forget(self, head: Hour) -> None:
-        hours = self.hours()
-        for hour, following in itertools.pairwise(hours):
-            if hour < head - RECENT_HOURS and hour.day == following.day:
-                shutil.rmtree(self.folder(hour))
+        self.remove(
+            hour
+            for hour, following in itertools.pairwise(self.hours())
+            if hour < head - RECENT_HOURS and hour.day == following.day
+        )
+
+
+def _write(folder: Path, info: StateInfo, tensors: Tensors) -> StateInfo:
+    save_file(tensors, folder / WEIGHTS)
+    info = replace(info, weights=digest_file(folder / WEIGHTS))
+    write_json(folder / "state.json", {**asdict(info), "digest": info.digest})
+    return info
 
 
 def new_info(config: RankerConfig, facets: Sequence[str], heads: Sequence[str]) -> StateInfo:

@@ -212,11 +212,12 @@ class Tracker:
                 f"name = '{name}' and tags.state_digest = '{info.digest}'"
             ):
                 return str(version.version)
-        with mlflow.start_run(run_id=self.run_of(hour.day, info), log_system_metrics=False):
+        run = mlflow.start_run(run_id=self.run_of(hour.day, info), log_system_metrics=False)
+        with run, states.whole(hour) as folder:
             logged = mlflow.pyfunc.log_model(
                 name=f"ranker-{hour.key.replace('T', '-')}",
                 loader_module="training.model",
-                data_path=str(states.folder(hour)),
+                data_path=str(folder),
                 code_paths=[str(ROOT / name) for name in ("core", "training")],
                 signature=signature(info),
                 input_example=input_example(info),

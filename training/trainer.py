@@ -96,6 +96,9 @@ class Trainer:
         """
         lock = exclusive_lock(self.states.root.parent / f".{self.config.variant}.lock")
         with lock if self.group.first else nullcontext():
+            if self.group.first:
+                self.states.recover()
+            self.group.wait()
             head = self.states.head()
             if head is not None and head >= until:
                 return self.states.info(head)

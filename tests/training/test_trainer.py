@@ -16,7 +16,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from core.errors import CorruptStateError, DataError, NotReadyError
 from core.hours import Hour, hour_range
@@ -26,7 +25,7 @@ from events.store import EventStore
 from feature_repo.clock import ClockState
 from feature_repo.retrieval import ClockFeatures, advance
 from tests.conftest import TINY
-from training.model import RankerModel
+from training.model import RankerModel, load_model
 from training.samples import SampleStore
 from training.scoring import predict
 from training.state import StateStore, ranker_tensors
@@ -72,7 +71,10 @@ def test_in_bulk_or_hour_by_hour_the_state_is_the_same_to_the_bit(
     for hour in hour_range(FIRST, until + 1):
         step = Trainer(hourly, variant).train(hour, start=FIRST)
     assert info.digest == step.digest
-    assert weights(bulk, variant, until).read_bytes() == weights(hourly, variant, until).read_bytes()
+    at_once, in_layers = (StateStore(s.training_dir / "states", variant).tensors(until) for s in (bulk, hourly))
+    assert {name: t.numpy().tobytes() for name, t in at_once.items()} == {
+        name: t.numpy().tobytes() for name, t in in_layers.items()
+    }
 
 
 def test_an_hour_is_trained_once_and_never_skipped(ready: Settings, tmp_path: Path) -> None:
@@ -96,6 +98,52 @@ def test_a_damaged_checkpoint_is_refused_and_the_one_before_still_works(ready: S
         Trainer(settings, "none").train(FIRST + 7)
     shutil.rmtree(path.parent)
     assert Trainer(settings, "none").train(FIRST + 6).digest == whole.digest
+
+
+def test_states_hold_what_changed_and_stand_on_a_whole_one(ready: Settings, tmp_path: Path) -> None:
+    settings = fresh(ready, tmp_path)
+    trainer = Trainer(settings, "matched_clock")
+    trainer.train(LAST, start=FIRST)
+    states = trainer.states
+    chains = {hour: states._chain(hour) for hour in states.hours()}
+    assert max(map(len, chains.values())) > 1
+    for hour, chain in chains.items():
+        assert not chain[-1].builds_on
+        if hour.number % 24 == 23:
+            assert len(chain) == 1
+        elif len(chain) > 1:
+            sizes = [
+                (states.folder(h) / "weights.safetensors").stat().st_size for h in (hour, Hour.parse(chain[-1].hour))
+            ]
+            assert sizes[0] < sizes[1]
+    layered = max(hour for hour, chain in chains.items() if len(chain) > 1)
+    with states.whole(layered) as folder:
+        model = load_model(folder)
+        same = ranker_tensors(states.load(layered)[1])
+        assert all(torch.equal(t, same[name]) for name, t in ranker_tensors(model.ranker).items())
+    assert states.remove(hour for hour in states.hours() if hour < layered) > 0
+    assert states.hours()[0] == Hour.parse(chains[layered][-1].hour)
+    states.tensors(layered)
+    base = states.folder(states.hours()[0])
+    content = (base / "weights.safetensors").read_bytes()
+    (base / "weights.safetensors").write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    with pytest.raises(CorruptStateError, match=f"{base.name}/weights.safetensors is damaged"):
+        states.load(layered)
+    shutil.rmtree(base)
+    with pytest.raises(CorruptStateError, match="which is gone; remove"):
+        states.load(layered)
+
+
+def test_a_reader_does_not_touch_what_is_being_written(ready: Settings, tmp_path: Path) -> None:
+    settings = fresh(ready, tmp_path)
+    trainer = Trainer(settings, "none")
+    trainer.train(FIRST + 2, start=FIRST)
+    writing = trainer.states.root / ".abc.tmp"
+    writing.mkdir()
+    assert trainer.states.head() == FIRST + 2
+    assert writing.exists()
+    trainer.train(FIRST + 3)  # holds the lock: nobody else writes
+    assert not writing.exists()
 
 
 def test_a_changed_config_does_not_continue_a_chain(ready: Settings, tmp_path: Path) -> None:
@@ -187,7 +235,7 @@ def test_checkpoints_hold_every_id_seen(ready: Settings, tmp_path: Path) -> None
     info = Trainer(settings, "none").train(FIRST + 20, start=FIRST, save_every=100)
     store = EventStore(settings.events_dir)
     users = pd.unique(np.concatenate([store.read(h)["user_id"].to_numpy() for h in hour_range(FIRST, FIRST + 21)]))
-    tensors = load_file(weights(settings, "none", FIRST + 20))
+    tensors = StateStore(settings.training_dir / "states", "none").tensors(FIRST + 20)
     assert sorted(tensors["tables.users.keys"].tolist()) == sorted(users.tolist())
     assert info.tables["users"] == len(users) + 1
 
