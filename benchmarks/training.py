@@ -22,7 +22,7 @@ from feature_repo.clock import ClockState
 from training.config import RankerConfig, load_ranker_config
 from training.ranker import Ranker
 from training.samples import SampleStore
-from training.state import Optimiser, StateStore, new_info
+from training.state import WEIGHTS, Optimiser, StateStore, new_info
 from training.tensors import hour_keys
 from training.trainer import Trainer, fit
 
@@ -62,18 +62,28 @@ def _prepare(var: Path, variants: list[str], scale: float) -> None:
 
 
 def _measure(var: Path, variant: str, device: str) -> tuple[float, float, float]:
-    """Seconds to resume, seconds of the hours, peak memory (GB); Feast's imports and a GPU's start are not timed."""
+    """Seconds to resume (from the last state, which builds on others), seconds of the hours, peak memory (GB).
+
+    Feast's imports and a GPU's start are not timed.
+    """
     settings = _settings(var, device)
     StateStore(settings.training_dir / "states", variant).drop_after(UNTIL - 1)
     samples = SampleStore(settings, EventStore(settings.events_dir))
     assert samples.features.store is not None
     trainer = Trainer(settings, variant, samples, config_of(settings, variant))
     torch.zeros(1, device=trainer.device)
-    resume = timed(lambda: trainer.states.load(UNTIL - 1, device=trainer.device))
-    begun = time.perf_counter()
+    begun, last = time.perf_counter(), UNTIL + HOURS - 1
     samples.build([UNTIL + n for n in range(HOURS)], force=True)
-    trainer.train(UNTIL + HOURS - 1)
-    return resume, time.perf_counter() - begun, peak_memory()
+    trainer.train(last)
+    seconds, memory = time.perf_counter() - begun, peak_memory()
+    return timed(lambda: trainer.states.load(last, device=trainer.device)), seconds, memory
+
+
+def _checkpoints(var: Path, variant: str) -> Result:
+    """What an hour writes of a state."""
+    states = StateStore(_settings(var).training_dir / "states", variant)
+    whole, hour = ((states.folder(h) / WEIGHTS).stat().st_size / 1e6 for h in (UNTIL - 1, UNTIL + HOURS - 1))
+    return Result("train_checkpoint", hour, "MB", "a whole one", whole, whole / hour)
 
 
 def bench_training(scale: float) -> list[Result]:
@@ -97,6 +107,7 @@ def bench_training(scale: float) -> list[Result]:
             ]
             if variant == variants[0]:
                 results.append(Result("train_resume", resume, "s", "the bar", 5.0, 5.0 / resume))
+                results.append(_checkpoints(var, variant))
             if torch.cuda.is_available():
                 _, seconds, _ = alone(_measure, var, variant, "cuda")
                 results.append(

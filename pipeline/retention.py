@@ -77,7 +77,7 @@ def retire_state(settings: Settings) -> dict[str, int]:
     """Remove samples, predictions, states, changes of features and served requests older than ``keep_days``.
 
     Days count back from the clocks' hour, not from the wall clock: a log of last year keeps as much as a live one. The
-    newest state of a variant and all events stay.
+    newest state of a variant, what it builds on, and all events stay.
 
     Returns:
         Folders and files removed of each kind.

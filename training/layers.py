@@ -16,15 +16,9 @@ Tensors = dict[str, Tensor]
 
 
 def _tables(tensors: Tensors) -> dict[str, list[str]]:
-    """Names of each table's parts, by what they begin with."""
-    found: dict[str, list[str]] = {}
-    for name in tensors:
-        if name.startswith("tables."):
-            table, part = name.rsplit(".", 1)
-            found.setdefault(table, [])
-            if part not in {"keys", "rows"}:
-                found[table].append(name)
-    return found
+    """Names of each table's parts but its keys, by what they begin with."""
+    names = [name.removesuffix(".keys") for name in tensors if name.startswith("tables.") and name.endswith(".keys")]
+    return {t: [name for name in tensors if name.startswith(f"{t}.") and name != f"{t}.keys"] for t in names}
 
 
 def _alone(tensors: Tensors) -> Tensors:
@@ -68,6 +62,6 @@ def laid(layers: Sequence[Tensors]) -> Tensors:
     return whole
 
 
-def size(tensors: Tensors) -> int:
-    """Bytes of the tables."""
+def table_bytes(tensors: Tensors) -> int:
+    """Size of the tables, bytes."""
     return sum(tensor.nbytes for name, tensor in tensors.items() if name.startswith("tables."))

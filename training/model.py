@@ -20,7 +20,7 @@ from core.files import digest_file
 from training.config import RankerConfig
 from training.ranker import Ranker
 from training.scoring import predict
-from training.state import StateInfo, load_ranker, read_info
+from training.state import WEIGHTS, StateInfo, load_ranker, read_info
 from training.tensors import SampleTables, hour_keys
 
 if TYPE_CHECKING:
@@ -120,7 +120,7 @@ def _padded(clock: Any, count: int) -> list[Any]:
 def load_model(folder: Path) -> RankerModel:
     """Load a state folder; ``CorruptStateError`` when its weights do not match their digest."""
     info = read_info(folder)
-    weights = folder / "weights.safetensors"
+    weights = folder / WEIGHTS
     if not weights.exists() or digest_file(weights) != info.weights:
         raise CorruptStateError(f"{weights} is damaged or cut short; this model version cannot be used")
     return RankerModel(info, load_ranker(load_file(weights), RankerConfig(**info.config), info.facets, info.heads))

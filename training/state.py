@@ -24,13 +24,21 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from core.errors import CorruptStateError, DataError
-from core.files import digest_file, digest_text, read_json, recover_directories, replaced_directory, write_json
+from core.files import (
+    digest_file,
+    digest_text,
+    exclusive_lock,
+    read_json,
+    recover_directories,
+    replaced_directory,
+    write_json,
+)
 from core.hours import Hour
 from training.config import RankerConfig, code_version
 from training.device import CPU
 from training.embedding import ALONE
 from training.group import Group
-from training.layers import Tensors, laid, layer, size
+from training.layers import Tensors, laid, layer, table_bytes
 from training.ranker import Ranker
 
 RECENT_HOURS = 48
@@ -156,9 +164,12 @@ class StateStore:
         """Hours that have a state, in order."""
         return sorted(Hour.parse(p.parent.name.removeprefix("hour=")) for p in self.root.glob("hour=*/state.json"))
 
-    def recover(self) -> None:
-        """Undo what a crash left of a write; for the one who writes, under the lock."""
-        recover_directories(self.root)
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """For one writer at a time, the others wait; what a crash left of a write is undone first."""
+        with exclusive_lock(self.root.parent / f".{self.variant}.lock"):
+            recover_directories(self.root)
+            yield
 
     def head(self) -> Hour | None:
         """Latest hour trained, None before the first."""
@@ -178,7 +189,10 @@ class StateStore:
         Raises:
             CorruptStateError: a file that it stands on does not match its digest.
         """
-        return laid([self._verified(each) for each in reversed(self._chain(hour))])
+        return self._read(self._chain(hour))
+
+    def _read(self, chain: Sequence[StateInfo]) -> Tensors:
+        return laid([self._verified(info) for info in reversed(chain)])
 
     def _chain(self, hour: Hour) -> list[StateInfo]:
         """The state and those that it builds on, down to a whole one."""
@@ -214,16 +228,21 @@ class StateStore:
         hour = Hour.parse(info.hour)
         tensors = {name: t.contiguous() for name, t in {**ranker_tensors(ranker), **optimiser.tensors()}.items()}
         sizes = {name: table.size for name, table in ranker.tables.items()}
-        on = next((h for h in reversed(self.hours()) if h < hour), None)
-        changed = None
-        if on and (hour + 1).day == hour.day and len(self._chain(on)) < MOST_LAYERS:
-            changed = layer(self.tensors(on), tensors)
-        if changed is None or size(changed) > WORTHWHILE * size(tensors):
-            changed, on = tensors, None
+        changed, on = self._changed(hour, tensors)
         with replaced_directory(self.folder(hour)) as target:
-            info = _write(target, replace(info, tables=sizes, builds_on=on.key if on else ""), changed)
+            info = _write(target, replace(info, tables=sizes, builds_on=on), changed)
         self._forget(hour)
         return info
+
+    def _changed(self, hour: Hour, tensors: Tensors) -> tuple[Tensors, str]:
+        """What a new state has to hold, and the hour of the state that this completes: all of it and none, if need be."""
+        before = [h for h in self.hours() if h < hour]
+        if before and (hour + 1).day == hour.day:
+            chain = self._chain(before[-1])
+            found = layer(self._read(chain), tensors) if len(chain) < MOST_LAYERS else None
+            if found is not None and table_bytes(found) <= WORTHWHILE * table_bytes(tensors):
+                return found, before[-1].key
+        return tensors, ""
 
     @contextmanager
     def whole(self, hour: Hour) -> Iterator[Path]:
@@ -240,18 +259,25 @@ class StateStore:
 
     def drop_after(self, hour: Hour) -> list[Hour]:
         """Remove states later than ``hour``, for a replay; returns the hours removed."""
-        later = [h for h in self.hours() if h > hour]
-        for h in reversed(later):
-            shutil.rmtree(self.folder(h))
+        with self.writing():
+            later = [h for h in self.hours() if h > hour]
+            for h in reversed(later):
+                shutil.rmtree(self.folder(h))
         return later
 
     def remove(self, hours: Iterable[Hour]) -> int:
         """Remove states, but not those that others build on; returns how many."""
-        unwanted = set(hours)
-        needed = {Hour.parse(i.hour) for h in self.hours() if h not in unwanted for i in self._chain(h)}
-        for hour in unwanted - needed:
-            shutil.rmtree(self.folder(hour))
-        return len(unwanted - needed)
+        unwanted, removed = set(hours), 0
+        needed: set[str] = set()
+        if not unwanted:
+            return 0
+        for hour in reversed(self.hours()):  # a state builds on an earlier one
+            if hour in unwanted and hour.key not in needed:
+                shutil.rmtree(self.folder(hour))
+                removed += 1
+            else:
+                needed.add(self.info(hour).builds_on)
+        return removed
 
     def _forget(self, head: Hour) -> None:
         self.remove(

@@ -212,8 +212,10 @@ class Tracker:
                 f"name = '{name}' and tags.state_digest = '{info.digest}'"
             ):
                 return str(version.version)
-        run = mlflow.start_run(run_id=self.run_of(hour.day, info), log_system_metrics=False)
-        with run, states.whole(hour) as folder:
+        with (
+            mlflow.start_run(run_id=self.run_of(hour.day, info), log_system_metrics=False),
+            states.whole(hour) as folder,
+        ):
             logged = mlflow.pyfunc.log_model(
                 name=f"ranker-{hour.key.replace('T', '-')}",
                 loader_module="training.model",

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from core.errors import NotReadyError
-from core.files import digest_text, exclusive_lock, write_parquet
+from core.files import digest_text, write_parquet
 from core.hours import Hour, hour_range
 from core.settings import Settings
 from evaluation.metrics import FACET, Predictions, summary
@@ -94,10 +94,7 @@ class Trainer:
         Raises:
             NotReadyError: an hour in between has no events or clocks yet.
         """
-        lock = exclusive_lock(self.states.root.parent / f".{self.config.variant}.lock")
-        with lock if self.group.first else nullcontext():
-            if self.group.first:
-                self.states.recover()
+        with self.states.writing() if self.group.first else nullcontext():
             self.group.wait()
             head = self.states.head()
             if head is not None and head >= until:
