@@ -13,6 +13,7 @@ from sqlglot import expressions as exp
 
 from core.documents import did_you_mean, load_document
 from core.errors import ConfigError
+from core.hours import Hour
 from events.schema import BEHAVIOURS, RESERVED
 
 BUILTIN = Path(__file__).parent / "sources"
@@ -169,13 +170,30 @@ class Mapping(_Strict):
         """Facets in the order of the file, those of the log first."""
         return (*self.facets, *(self.items.facets if self.items else ()))
 
+    @property
+    def lasting(self) -> dict[str, object]:
+        """What must stay the same between ingestions of one source."""
+        return {
+            "source": self.source,
+            "facets": list(self.facet_names),
+            "behaviours": [name for name in BEHAVIOURS if name in self.behaviours],
+            "negatives": self.negatives.model_dump() if self.negatives else None,
+        }
 
-def check_zone(name: str) -> str:
-    """Return ``name`` if it is a known time zone; ``ValueError`` with a near match otherwise."""
+
+def is_zone(name: str) -> bool:
+    """Whether the time zone database knows it."""
     try:
         ZoneInfo(name)
     except (ValueError, OSError, KeyError):
-        raise ValueError(f"unknown time zone '{name}'{did_you_mean(name, available_timezones())}") from None
+        return False
+    return True
+
+
+def check_zone(name: str) -> str:
+    """Return ``name`` if it is a known time zone; ``ValueError`` with a near match otherwise."""
+    if not is_zone(name):
+        raise ValueError(f"unknown time zone '{name}'{did_you_mean(name, available_timezones())}")
     return name
 
 
@@ -197,6 +215,16 @@ def load_mapping(name: str) -> tuple[Mapping, Path]:
         raise ConfigError(f"no mapping file at '{name}'; give a YAML file, or one of the built-in: {known}")
     see = "See 'python -m events explain' for a commented example."
     return load_document(path, Mapping, what="mapping file", see=see), path.parent
+
+
+def log_paths(mapping: Mapping, folder: Path, hour: Hour | None = None) -> list[str]:
+    """The mapping's own paths; ``{hour}`` becomes the hour's key, or any hour's."""
+    return [relative(folder, p.replace("{hour}", hour.key if hour else "*")) for p in mapping.paths]
+
+
+def relative(folder: Path, path: str) -> str:
+    """A path that a mapping names, from the folder that its paths start from."""
+    return path if Path(path).is_absolute() else str(folder / path)
 
 
 def parse_expression(text: str, where: str) -> exp.Expression:

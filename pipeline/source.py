@@ -11,8 +11,8 @@ from core.files import read_json, write_json
 from core.hours import Hour
 from core.logs import log_context
 from core.settings import Settings
-from events.ingest import Account, ingest, log_paths
-from events.mapping import load_mapping
+from events.ingest import Account, ingest
+from events.mapping import load_mapping, log_paths
 
 
 @dataclass(frozen=True)
