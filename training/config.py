@@ -42,6 +42,9 @@ class RankerOptions(BaseModel):
     dim: int = Field(16, ge=2, le=256, description="Width of every embedding.")
     hidden: tuple[int, ...] = Field((64, 32), description="Widths of the MLP's hidden layers.")
     cross_layers: int = Field(1, ge=0, le=4, description="Cross layers (DCN-v2) beside the MLP.")
+    experts: int = Field(
+        0, ge=0, le=16, description="MLPs that each head mixes with a gate of its own (MMoE); 0: one, shared."
+    )
     sigma_hours: float = Field(1.0, gt=0, le=24)
     learn_sigma: bool = Field(False, description="gaussian_clock: train a σ for each facet, from sigma_hours on.")
     slot_centre: float = Field(0.5, ge=0, lt=1)

@@ -17,7 +17,6 @@ from safetensors.torch import load_file
 
 from core.errors import CorruptStateError, DataError
 from core.files import digest_file
-from training.config import RankerConfig
 from training.ranker import Ranker
 from training.scoring import predict
 from training.state import WEIGHTS, StateInfo, load_ranker, read_info
@@ -123,11 +122,11 @@ def load_model(folder: Path) -> RankerModel:
     weights = folder / WEIGHTS
     if not weights.exists() or digest_file(weights) != info.weights:
         raise CorruptStateError(f"{weights} is damaged or cut short; this model version cannot be used")
-    return RankerModel(info, load_ranker(load_file(weights), RankerConfig(**info.config), info.facets, info.heads))
+    return RankerModel(info, load_ranker(load_file(weights), info.ranker_config, info.facets, info.heads))
 
 
 def _untrained(info: StateInfo) -> Ranker:
-    return Ranker(RankerConfig(**info.config), info.facets, info.heads)
+    return Ranker(info.ranker_config, info.facets, info.heads)
 
 
 def _load_pyfunc(path: str) -> RankerModel:
@@ -168,7 +167,7 @@ def input_example(info: StateInfo) -> pd.DataFrame:
     if ranker.needs_history:
         row |= dict(zip(HISTORY, ([1, 2], [29_540_000, 29_541_000]), strict=True))
     if ranker.time.needs_clock:
-        filled = [slot == 8 for slot in range(RankerConfig(**info.config).slots)]
+        filled = [slot == 8 for slot in range(info.ranker_config.slots)]
         for facet in info.facets:
             row[f"{facet}_values"] = [["value" if full else ""] for full in filled]
             row[f"{facet}_scores"] = [[2.0 if full else 0.0] for full in filled]

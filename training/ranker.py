@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from training.config import RankerConfig
 from training.embedding import GrowingEmbedding
+from training.experts import MixtureOfExperts, mlp
 from training.perception import build_time_perception
 from training.rhythm import WIDTH, Rhythm
 from training.sequence import TargetAttention
@@ -22,7 +23,8 @@ class Ranker(nn.Module):
     """Predicts the probability of each behaviour of a user on an item at a moment.
 
     The input is ``[E_user, E_item, E_facets(item), time vector, E_user ∘ E_item, history, dense]``; the trunk a
-    DCN-v2 cross network (Wang et al. 2021, arXiv 2008.13535) beside an MLP; the heads are logistic.
+    DCN-v2 cross network (Wang et al. 2021, arXiv 2008.13535) beside an MLP, or a mixture of experts; the heads are
+    logistic.
     Item facets and clock values share one table, so the clock speaks the item's language.
     """
 
@@ -41,12 +43,12 @@ class Ranker(nn.Module):
             width = config.dim * (3 + len(self.facets)) + self.time.width + DENSE_FEATURES
             width += config.dim if self.attention else 0
             self.cross = nn.ModuleList(nn.Linear(width, width) for _ in range(config.cross_layers))
-            layers: list[nn.Module] = []
-            size = width
-            for hidden in config.hidden:
-                layers += [nn.Linear(size, hidden), nn.ReLU()]
-                size = hidden
-            self.mlp = nn.Sequential(*layers)
+            self.mlp = (
+                MixtureOfExperts(width, config.hidden, config.experts, len(self.heads))
+                if config.experts
+                else mlp(width, config.hidden)
+            )
+            size = config.hidden[-1] if config.hidden else width
             self.head = nn.Linear(size + (width if config.cross_layers else 0), len(self.heads))
 
     @property
@@ -79,4 +81,8 @@ class Ranker(nn.Module):
         for layer in self.cross:
             crossed = x0 * layer(crossed) + crossed
         deep = self.mlp(x0)
-        return self.head(torch.cat([deep, crossed], dim=1) if len(self.cross) else deep)
+        if not self.config.experts:
+            return self.head(torch.cat([deep, crossed], dim=1) if len(self.cross) else deep)
+        if len(self.cross):
+            deep = torch.cat([deep, crossed[:, None, :].expand(-1, len(self.heads), -1)], dim=2)
+        return torch.einsum("bhd,hd->bh", deep, self.head.weight) + self.head.bias

@@ -20,12 +20,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from core.errors import CorruptStateError, DataError
+from core.errors import CorruptStateError, DataError, NotReadyError
 from core.files import (
     digest_file,
+    digest_json,
     digest_text,
     exclusive_lock,
     read_json,
@@ -78,7 +80,23 @@ class StateInfo:
 
     @property
     def digest(self) -> str:
-        return lineage_digest(self.parent, self.data, RankerConfig(**self.config).digest, self.code)
+        return lineage_digest(self.parent, self.data, digest_json(self.config), self.code)
+
+    @property
+    def ranker_config(self) -> RankerConfig:
+        """What it was trained with; an option that came later has its default.
+
+        Raises:
+            NotReadyError: it was trained with an option that is no more.
+        """
+        try:
+            return RankerConfig(**self.config)
+        except ValidationError as error:
+            wrong = ", ".join(".".join(map(str, e["loc"])) for e in error.errors())
+            raise NotReadyError(
+                f"the state of '{self.variant}' at {self.hour} was trained with options that this platform does not have "
+                f"({wrong}): move the states of this variant away to train it anew"
+            ) from None
 
 
 def read_info(folder: Path) -> StateInfo:
@@ -218,7 +236,7 @@ class StateStore:
     def load(self, hour: Hour, group: Group = ALONE, device: torch.device = CPU) -> tuple[StateInfo, Ranker, Optimiser]:
         """A state ready to train on, in a device's memory; ``CorruptStateError`` as ``tensors``."""
         info, tensors = self.info(hour), self.tensors(hour)
-        ranker = load_ranker(tensors, RankerConfig(**info.config), info.facets, info.heads).to(device)
+        ranker = load_ranker(tensors, info.ranker_config, info.facets, info.heads).to(device)
         optimiser = Optimiser(ranker, group)
         optimiser.load(tensors)
         return info, ranker, optimiser

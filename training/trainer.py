@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from core.errors import NotReadyError
-from core.files import digest_text, write_parquet
+from core.files import digest_json, digest_text, write_parquet
 from core.hours import Hour, hour_range
 from core.settings import Settings
 from evaluation.metrics import FACET, Predictions, summary
@@ -103,7 +103,7 @@ class Trainer:
             info, ranker, optimiser = (
                 self.states.load(head, self.group, self.device) if head is not None else self._fresh()
             )
-            if info.config != self.config.model_dump(mode="json"):
+            if info.ranker_config != self.config:
                 raise NotReadyError(
                     f"the ranker's settings of '{self.config.variant}' changed since {head}; a chain keeps its config: "
                     f"set them back, or move {self.states.root} away to train it anew"
@@ -137,7 +137,7 @@ class Trainer:
     ) -> StateInfo:
         """One link of the chain, whatever the number of hours: each hour's digest enters in turn."""
         parent, seen = info.digest if info.hour else "", info.samples_seen
-        data, config, code = "", self.config.digest, code_version()
+        data, config, code = "", digest_json(info.config), code_version()
         for result in results:
             parent, data = (digest_text(parent, data, config, code) if data else parent), result.data
             seen += int(result.metrics.get("samples", 0))

@@ -14,7 +14,7 @@ from core.hours import Hour
 from core.settings import Settings, load_settings
 from evaluation.metrics import Estimate
 from events.store import EventStore
-from studies import cold_start, granularity, lab, seasonal, sigma, streaming_vs_daily, variants
+from studies import baselines, cold_start, granularity, lab, seasonal, sigma, streaming_vs_daily, variants
 from studies.__main__ import main, parser
 from studies.lab import AGES, Lab, Log, Run
 from studies.paired import Panel, over_seeds
@@ -91,8 +91,9 @@ def test_thin_slots_borrow_with_a_strength_from_before_what_is_evaluated(small: 
     assert Hour.parse(fitted["as_of"]) == hours[0] + len(hours) // 2
 
 
-@pytest.mark.parametrize("study", [sigma, streaming_vs_daily])
+@pytest.mark.parametrize("study", [baselines, sigma, streaming_vs_daily])
 def test_other_studies_on_fewer_runs(small: Lab, study: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(baselines, "BASELINES", {n: baselines.BASELINES[n] for n in ("DCN-v2", "DCN-v2 with MMoE")})
     monkeypatch.setattr(sigma, "SIGMAS", (1.0, 3.0))
     monkeypatch.setattr(streaming_vs_daily, "VARIANTS", ("none", "hour_embedding", "gaussian_clock"))
     conclusion, page = study.run(small)  # type: ignore[attr-defined]

@@ -15,6 +15,7 @@ from torch import Tensor
 from core.errors import ConfigError
 from core.settings import Settings, load_settings
 from training.config import RankerConfig, load_ranker_config
+from training.experts import MixtureOfExperts
 from training.perception import MODULES, build_time_perception
 from training.perception.base import circular_distance, slot_centres, slot_of, slot_weights
 from training.perception.long_term import LongTermClock
@@ -245,9 +246,31 @@ def test_a_stranger_to_matched_clock_is_everybody() -> None:
     assert float(found[12]) == pytest.approx(math.log(NEVER_HOURS), abs=1e-4)
 
 
+@pytest.mark.parametrize("cross_layers", [0, 2])
+def test_every_head_mixes_the_experts_by_its_own_gate(cross_layers: int) -> None:
+    model = Ranker(
+        config("none", experts=3, hidden=(8, 5), cross_layers=cross_layers), ["genre", "mood"], ["finish", "like"]
+    )
+    seen: list[Tensor] = []
+    model.mlp.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    logits = model(batch([8.5, 20.0]))
+    mixture, x0 = model.mlp, seen[0]
+    assert isinstance(mixture, MixtureOfExperts)
+    crossed = x0
+    for layer in model.cross:
+        crossed = x0 * layer(crossed) + crossed
+    for head in range(2):
+        gates = mixture.gates(x0)[:, 3 * head : 3 * head + 3].softmax(dim=1)
+        deep = sum(gates[:, e : e + 1] * mixture.experts[e](x0) for e in range(3))
+        read = torch.cat([deep, crossed], dim=1) if cross_layers else deep
+        expected = read @ model.head.weight[head] + model.head.bias[head]
+        assert torch.allclose(logits[:, head], expected, atol=1e-6)
+    assert not torch.allclose(gates, torch.full_like(gates, 1 / 3), atol=1e-3)
+
+
 @pytest.mark.parametrize("variant", sorted(MODULES))
 def test_every_module_gives_the_width_it_states_and_every_weight_a_gradient(variant: str) -> None:
-    model = ranker(variant, learn_sigma=True, sequence="din")
+    model = ranker(variant, learn_sigma=True, sequence="din", experts=2)
     if model.time.needs_rhythm:
         model.rhythm.begin(480_000, [model.items, model.values])
         model.rhythm.add(model.items, torch.tensor([2, 3]), torch.tensor([8.0, 9.0]), torch.tensor([1.0, 0.0]))

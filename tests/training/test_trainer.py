@@ -153,16 +153,28 @@ def test_a_changed_config_does_not_continue_a_chain(ready: Settings, tmp_path: P
         Trainer(load_settings(var=settings.var, source="simulator", seed=7), "none").train(FIRST + 3)
 
 
-def test_a_state_of_an_older_platform_is_named_and_left_alone(ready: Settings, tmp_path: Path) -> None:
-    """Its description says other things than today's; the chain is not continued by accident."""
+def test_an_option_that_came_later_does_not_end_a_chain(ready: Settings, tmp_path: Path) -> None:
+    """A state that does not know it is one with its default; its digest stays what it was."""
+    settings = fresh(ready, tmp_path)
+    trainer = Trainer(settings, "none")
+    trainer.train(FIRST + 2, start=FIRST)
+    path = weights(settings, "none", FIRST + 2).parent / "state.json"
+    content = json.loads(path.read_text())
+    del content["config"]["experts"]
+    path.write_text(json.dumps(content))
+    before = trainer.states.info(FIRST + 2).digest
+    assert trainer.train(FIRST + 3).parent == before
+
+
+def test_a_state_of_another_platform_is_named_and_left_alone(ready: Settings, tmp_path: Path) -> None:
+    """It was trained with an option that is no more; the chain is not continued by accident."""
     settings = fresh(ready, tmp_path)
     Trainer(settings, "none").train(FIRST + 2, start=FIRST)
     path = weights(settings, "none", FIRST + 2).parent / "state.json"
     content = json.loads(path.read_text())
-    config = {k: v for k, v in content["config"].items() if k not in {"threads", "history_length"}}
-    path.write_text(json.dumps({**content, "config": config, "top_k": 3}))
+    path.write_text(json.dumps({**content, "config": {**content["config"], "gates": 3}}))
     before = path.read_bytes()
-    with pytest.raises(NotReadyError, match="train it anew"):
+    with pytest.raises(NotReadyError, match=r"does not have \(gates\): .* train it anew"):
         Trainer(settings, "none").train(FIRST + 3)
     assert path.read_bytes() == before
 
