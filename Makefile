@@ -17,6 +17,7 @@ AIRFLOW_HOURS ?= 0
 REPLICATIONS ?=
 HOST ?=
 INJECTIONS ?= 200
+WORKERS ?=
 SEED ?= 2024
 export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 export PYTHONUNBUFFERED := 1
@@ -56,8 +57,8 @@ secrets: setup ## what docker/compose.yaml needs: secrets, certificate, .env; no
 doctor: setup ## check everything the platform stands on, and say what to fix (SOURCE=)
 	@$(RUN) -m operations --source "$(SOURCE)" doctor
 
-test: setup ## all tests
-	@$(RUN) -m pytest tests
+test: setup ## all tests (WORKERS=2: side by side)
+	@$(RUN) -m pytest tests $(if $(WORKERS),-n $(WORKERS) --dist loadfile)
 
 check: setup ## lint, format, types, bandit; Dockerfile, Compose file and manifests against their schemas
 	@$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check . && $(VENV)/bin/mypy

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from core.cli import EXIT_RETRY
 from core.settings import ROOT
 
 
@@ -35,6 +37,16 @@ def test_a_wrong_command_says_what_is_wrong(tmp_path: Path, arguments: tuple[str
     assert done.returncode != 0
     assert words in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_taken_port_is_named(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        done = run(tmp_path, "run", "--port", str(port))
+    assert done.stderr.splitlines()[-1] == (
+        f"error: cannot listen on 127.0.0.1:{port}: Address already in use; give --port, or set CLOCK_SERVING_PORT"
+    )
+    assert done.returncode == EXIT_RETRY
 
 
 def test_help_and_wrong_settings(tmp_path: Path) -> None:
