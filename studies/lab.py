@@ -198,8 +198,6 @@ class Lab:
         open_ = [(g, r) for g, r in wanted if not self.scores(g, r).exists()]
         if not open_:
             return
-        for given in {key_of(g): g for g, _ in open_}.values():
-            write_frame(given)
         log.info("%d runs to do, %d at a time", len(open_), PROCESSES)
         begun, done = time.monotonic(), 0
         context = multiprocessing.get_context("spawn")
@@ -310,6 +308,7 @@ def read_frame(given: Log) -> dict[str, np.ndarray]:
 
 def _work(given: Log, run: Run, path: Path) -> None:
     setup_logging(load_settings())
+    write_frame(given)  # from the same hours
     found = replay(hours_of(given), given, run)
     write_atomically(path, lambda target: _save(target, found))
 
