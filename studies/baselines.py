@@ -7,7 +7,7 @@ from typing import Any
 from studies.lab import Lab, Run
 from studies.paired import COMPARED, Figure, Panel, as_json
 from studies.study import Section, Study
-from studies.tables import listed
+from studies.tables import forest, listed, words
 
 BASELINES: dict[str, dict[str, Any]] = {
     "MLP": {"cross_layers": 0},
@@ -39,14 +39,16 @@ def run(lab: Lab) -> tuple[str, str]:
         rows = tuple(
             (
                 *(b, metric.upper()),
-                *(values[b][v][metric].text for v in ARMED),
+                *(f"{values[b][v][metric].value:.4f}" for v in ARMED),
                 *(by[b][metric].signed for by in gains.values()),
             )
             for b in BASELINES
             for metric in COMPARED
         )
-        columns = ("ranker", "", *(f"with {v.replace('_', ' ')}" for v in ARMED), *(f"gain of {g}" for g in gains))
-        sections.append(Section(given.title, TEXT, columns, rows))
+        columns = ("ranker", "", *(f"with {words(v)}" for v in ARMED), *(f"gain of {g}" for g in gains))
+        sides = {f"AUC, gain of {what}": {b: gain["auc"] for b, gain in by.items()} for what, by in gains.items()}
+        plot = forest(sides, f"{given.title}: gain in AUC by ranker, with 95 % intervals")
+        sections.append(Section(given.title, TEXT, columns, rows, plot))
     study = Study(lab.settings, "baselines", lab.source)
     conclusion = " ".join(sentences)
     results = {"logs": {t: as_json(f) for t, f in found.items()}}

@@ -33,6 +33,9 @@ class Figure:
     interval: tuple[float, float]
     seeds: float
 
+    def __neg__(self) -> Figure:
+        return Figure(-self.value, (-self.interval[1], -self.interval[0]), self.seeds)
+
     @property
     def above(self) -> bool:
         """Whether the interval lies above 0."""

@@ -72,6 +72,26 @@ def curves(
     return svg(figure, alt)
 
 
+def forest(sides: Mapping[str, Mapping[str, Figure]], alt: str) -> Markup:
+    """Differences with their intervals, a row a name, beside one another by what they are differences of."""
+    import matplotlib.pyplot as plt
+
+    names = list(next(iter(sides.values())))
+    figure, drawn = plt.subplots(
+        1, len(sides), figsize=(4.5 * len(sides), 0.32 * len(names) + 1), sharey=True, squeeze=False
+    )
+    for axes, (x, gaps) in zip(drawn[0], sides.items(), strict=True):
+        for at, name in enumerate(reversed(names)):
+            gap = gaps[name]
+            axes.plot(gap.interval, [at, at], color=COLOURS[0], lw=2)
+            axes.plot(gap.value, at, "o", color=COLOURS[0], ms=5)
+        axes.axvline(0, color="#1c2430", lw=0.8)
+        axes.set_yticks(range(len(names)), [words(n) for n in reversed(names)])
+        axes.set_xlabel(x)
+        axes.spines[["top", "right", "left"]].set_visible(False)
+    return svg(figure, alt)
+
+
 def verdict(gaps: Mapping[str, Mapping[str, Figure]], base: str) -> str:
     """Which settings are better or worse than the base in AUC, the interval on one side of 0."""
     better = [name for name, found in gaps.items() if found["auc"].above]

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from core.pages import svg
 from studies.lab import Lab, Run
-from studies.paired import COMPARED, Figure, Panel, as_json
+from studies.paired import COMPARED, Panel, as_json
 from studies.study import Section, Study
-from studies.tables import listed
+from studies.tables import forest, listed
 from training.perception import MODULES
-
-if TYPE_CHECKING:
-    from markupsafe import Markup
 
 PAPER, OURS = "gaussian_clock", "matched_clock"
 BEATEN_BY_PAPER = ("none", "hour_embedding", "cyclic", "naive_clock", "adaptive_clock")
@@ -82,20 +78,7 @@ def _section(title: str, figures: dict[str, Any]) -> Section:
         "ours less it, AUC", "UAUC",
     )  # fmt: skip
     text = "Each hour was scored before the ranker trained on it. Means over the seeds; intervals by user, paired, seeds included."
-    return Section(title, text, columns, tuple(rows), _plot(title, figures))
-
-
-def _plot(title: str, figures: dict[str, Any]) -> Markup:
-    import matplotlib.pyplot as plt
-
-    figure, both = plt.subplots(1, 2, figsize=(9, 0.32 * len(figures["values"]) + 1), sharey=True)
-    for axes, metric in zip(both, COMPARED, strict=True):
-        gaps: dict[str, Figure] = {v: g[metric] for v, g in figures[f"{PAPER} less"].items()}
-        for at, gap in enumerate(reversed(gaps.values())):
-            axes.plot([-v for v in gap.interval], [at, at], color="#1f5fa8", lw=2)
-            axes.plot(-gap.value, at, "o", color="#1f5fa8", ms=5)
-        axes.axvline(0, color="#1c2430", lw=0.8)
-        axes.set_yticks(range(len(gaps)), [v.replace("_", " ") for v in reversed(gaps)])
-        axes.set_xlabel(f"{metric.upper()} above the paper's clock")
-        axes.spines[["top", "right", "left"]].set_visible(False)
-    return svg(figure, f"{title}: AUC and UAUC of every module less the paper's clock, with 95 % intervals")
+    less = figures[f"{PAPER} less"]
+    sides = {f"{m.upper()} above the paper's clock": {v: -gaps[m] for v, gaps in less.items()} for m in COMPARED}
+    plot = forest(sides, f"{title}: AUC and UAUC of every module less the paper's clock, with 95 % intervals")
+    return Section(title, text, columns, tuple(rows), plot)
