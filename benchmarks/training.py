@@ -20,9 +20,10 @@ from core.settings import Settings, load_settings
 from events.store import EventStore
 from feature_repo.clock import ClockState
 from training.config import RankerConfig, load_ranker_config
+from training.optimiser import Optimiser
 from training.ranker import Ranker
 from training.samples import SampleStore
-from training.state import WEIGHTS, Optimiser, StateStore, new_info
+from training.state import WEIGHTS, StateStore, new_info
 from training.tensors import hour_keys
 from training.trainer import Trainer, fit
 

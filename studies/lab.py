@@ -37,10 +37,10 @@ from feature_repo.clock import ClockState
 from pipeline.app import save_app_source
 from pipeline.source import Source, ingest_history, load_source, save_source
 from training.config import RankerConfig, code_version, label_of, load_ranker_config
+from training.optimiser import Optimiser
 from training.ranker import Ranker
 from training.samples import SampleStore
 from training.scoring import predict
-from training.state import Optimiser
 from training.tensors import LOG_EVENTS_SCALE, HourKeys, hour_keys
 from training.trainer import fit
 

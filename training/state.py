@@ -41,6 +41,7 @@ from training.device import CPU
 from training.embedding import ALONE
 from training.group import Group
 from training.layers import Tensors, laid, layer, table_bytes
+from training.optimiser import Optimiser
 from training.ranker import Ranker
 
 RECENT_HOURS = 48
@@ -110,37 +111,6 @@ def read_info(folder: Path) -> StateInfo:
 def lineage_digest(parent: str, data: str, config: str, code: str) -> str:
     """Digest that identifies a state by where it comes from."""
     return digest_text(parent, data, config, code)
-
-
-class Optimiser:
-    """Adam on the dense parameters; row-wise Adagrad on the tables."""
-
-    def __init__(self, ranker: Ranker, group: Group = ALONE) -> None:
-        self.ranker, self.group = ranker, group
-        self.dense = torch.optim.Adam(ranker.dense_parameters(), lr=ranker.config.dense_rate)
-
-    def step(self) -> None:
-        """Apply the gradients of the last backward pass and clear them."""
-        self.group.add(self.ranker.dense_parameters())
-        self.dense.step()
-        self.dense.zero_grad(set_to_none=True)
-        for table in self.ranker.tables.values():
-            table.step(self.ranker.config.embedding_rate, self.group)
-
-    def tensors(self) -> dict[str, Tensor]:
-        """Adam's moments by the position of their parameter."""
-        state = self.dense.state_dict()["state"]
-        return {f"adam.{at}.{name}": value.cpu() for at, values in state.items() for name, value in values.items()}
-
-    def load(self, tensors: dict[str, Tensor]) -> None:
-        """Take a checkpoint's moments."""
-        content = self.dense.state_dict()
-        moments: dict[int, dict[str, Tensor]] = {}
-        for key, value in tensors.items():
-            if key.startswith("adam."):
-                _, at, name = key.split(".")
-                moments.setdefault(int(at), {})[name] = value
-        self.dense.load_state_dict({**content, "state": moments})
 
 
 def ranker_tensors(ranker: Ranker) -> dict[str, Tensor]:

@@ -25,10 +25,11 @@ from training.config import RankerConfig, code_version, label_of, load_ranker_co
 from training.device import training_device
 from training.embedding import ALONE
 from training.group import Group
+from training.optimiser import Optimiser
 from training.ranker import Ranker
 from training.samples import HourSamples, SampleStore
 from training.scoring import predict
-from training.state import Optimiser, StateInfo, StateStore, new_info
+from training.state import StateInfo, StateStore, new_info
 from training.tensors import LOG_EVENTS_SCALE, Batch, HourKeys, hour_keys, to_batch
 
 log = logging.getLogger("training.trainer")

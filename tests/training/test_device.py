@@ -14,9 +14,10 @@ from core.errors import ConfigError
 from core.hours import Hour
 from training.config import RankerConfig, Variant
 from training.device import CPU, training_device
+from training.optimiser import Optimiser
 from training.ranker import Ranker
 from training.scoring import predict
-from training.state import Optimiser, StateStore, new_info, ranker_tensors
+from training.state import StateStore, new_info, ranker_tensors
 from training.tensors import HourKeys
 from training.trainer import fit
 
