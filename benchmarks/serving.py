@@ -76,10 +76,10 @@ def bench_serving(scale: float) -> list[Result]:
 
 def _workspace(folder: Path, scale: float) -> tuple[Settings, Hour]:
     """A trained workspace of the simulated app."""
+    from core.ports import free_port
     from events.simulator.config import SimulatorConfig
     from pipeline.app import save_app_source
     from pipeline.history import build_history
-    from pipeline.processes import free_port
 
     settings = load_settings(
         var=folder, source="simulator", variants=VARIANTS, candidate_variant=VARIANTS[1], baseline_variant=VARIANTS[0],

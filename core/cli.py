@@ -34,7 +34,9 @@ def run(parser: argparse.ArgumentParser, main: Callable[[argparse.Namespace], No
         _end(EXIT_RETRY if isinstance(error, NotReadyError) else EXIT_ERROR)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except SystemExit as ended:  # of a library, which has said why
+    except SystemExit as ended:  # of a library
+        if isinstance(ended.code, str):
+            print(ended.code, file=sys.stderr)
         _end(ended.code if isinstance(ended.code, int) else bool(ended.code))
     _end(0)
 

@@ -167,7 +167,8 @@ def _state(settings: Settings) -> list[Finding]:
 
 def _ports(settings: Settings) -> list[Finding]:
     from core.files import read_json
-    from pipeline.processes import PORTS, port_is_free
+    from core.ports import port_is_free
+    from pipeline.processes import PORTS
 
     if (settings.workspace / "services.json").exists() and read_json(settings.workspace / "services.json"):
         return [Finding("ports", "ok", "the platform is running")]

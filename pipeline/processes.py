@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import signal
-import socket
 import subprocess
 import threading
 import time
@@ -21,6 +20,7 @@ import psutil
 
 from core.errors import NotReadyError
 from core.files import read_json, write_json
+from core.ports import free_port, port_is_free
 from core.settings import ROOT, Settings
 
 log = logging.getLogger("pipeline.processes")
@@ -142,23 +142,6 @@ def with_free_ports(settings: Settings) -> dict[str, int]:
     """A port for every service: the setting's, or another where that one is taken."""
     wanted = {name: int(getattr(settings, name)) for name in PORTS}
     return {name: port if port_is_free(port) else free_port() for name, port in wanted.items()}
-
-
-def port_is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-        return True
-
-
-def free_port() -> int:
-    """A port nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _answers(service: Service, process: subprocess.Popen[bytes], logs: Path) -> bool:

@@ -4,21 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import socket
 
 from core import cli
 from core.errors import ConfigError, NotReadyError
-
-
-def _check_address(host: str, port: int) -> None:
-    try:
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind((host, port))
-    except OSError as error:
-        raise NotReadyError(
-            f"cannot listen on {host}:{port}: {error.strerror}; give --port, or set CLOCK_SERVING_PORT"
-        ) from None
+from core.ports import why_taken
 
 
 def main(arguments: argparse.Namespace) -> None:
@@ -33,7 +22,10 @@ def main(arguments: argparse.Namespace) -> None:
         if arguments.source:
             os.environ["CLOCK_SOURCE"] = arguments.source  # for worker processes
         port = arguments.port or settings.serving_port
-        _check_address(arguments.host, port)
+        if why := why_taken(port, arguments.host):
+            raise NotReadyError(
+                f"cannot listen on {arguments.host}:{port}: {why}; give --port, or set CLOCK_SERVING_PORT"
+            )
         uvicorn.run(
             "serving.api:make_app", factory=True, host=arguments.host, port=port, workers=arguments.workers,
             log_level="warning", access_log=False, timeout_graceful_shutdown=10,

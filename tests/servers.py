@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.processes import free_port
+from core.ports import free_port
 
 TIMEOUT_SECONDS = 60
 

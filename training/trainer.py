@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from core.errors import NotReadyError
-from core.files import digest_json, digest_text, write_parquet
+from core.files import digest_json, write_parquet
 from core.hours import Hour, hour_range
 from core.settings import Settings
 from evaluation.metrics import FACET, Predictions, summary
@@ -29,7 +29,7 @@ from training.optimiser import Optimiser
 from training.ranker import Ranker
 from training.samples import HourSamples, SampleStore
 from training.scoring import predict
-from training.state import StateInfo, StateStore, new_info
+from training.state import StateInfo, StateStore, lineage_digest, new_info
 from training.tensors import LOG_EVENTS_SCALE, Batch, HourKeys, hour_keys, to_batch
 
 log = logging.getLogger("training.trainer")
@@ -140,7 +140,7 @@ class Trainer:
         parent, seen = info.digest if info.hour else "", info.samples_seen
         data, config, code = "", digest_json(info.config), code_version()
         for result in results:
-            parent, data = (digest_text(parent, data, config, code) if data else parent), result.data
+            parent, data = (lineage_digest(parent, data, config, code) if data else parent), result.data
             seen += int(result.metrics.get("samples", 0))
         following = StateInfo(
             variant=info.variant, hour=results[-1].hour.key, parent=parent, data=data, config=info.config, code=code,

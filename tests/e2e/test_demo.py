@@ -15,11 +15,11 @@ import pytest
 import yaml
 
 from core.hours import Hour, day_hours
+from core.ports import free_port
 from core.settings import ROOT, Settings, load_settings
 from evaluation.metrics import with_intervals
 from events.simulator.config import SimulatorConfig
 from events.store import EventStore
-from pipeline.processes import free_port
 from pipeline.promotion import registry
 from serving.journal import read_requests
 from tests.conftest import webhook

@@ -17,9 +17,9 @@ from typing import Any
 import httpx
 import yaml
 
+from core.ports import free_port
 from core.settings import ROOT
 from operations.prepare import prepare
-from pipeline.processes import free_port
 from tests.servers import Cluster, new_cluster, process, redis_server
 
 COMPOSE = ROOT / "docker" / "compose.yaml"

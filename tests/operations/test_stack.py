@@ -17,11 +17,12 @@ import httpx
 import psycopg
 import pytest
 
+from core.ports import free_port
 from core.settings import ROOT
 from events.simulator.config import SimulatorConfig
 from operations.users import ROLES
 from pipeline.demo import HOURLY
-from pipeline.processes import free_port, wait_for
+from pipeline.processes import wait_for
 from tests.conftest import SMALL_POLICY, webhook, write_app
 from tests.operations.stack import ORDER, Stack, base, proxy
 from tests.servers import process

@@ -19,6 +19,7 @@ import pytest
 from core.errors import DataError, NotReadyError
 from core.files import write_parquet
 from core.hours import Hour
+from core.ports import free_port, port_is_free
 from core.settings import ROOT, Settings, load_settings
 from evaluation.registry import Registry
 from events.simulator.config import SimulatorConfig
@@ -27,7 +28,7 @@ from operations.fingerprint import fingerprint
 from pipeline.app import app_log, save_app_source
 from pipeline.history import build_history
 from pipeline.hour import run_hour
-from pipeline.processes import Service, free_port, port_is_free, start, stop
+from pipeline.processes import Service, start, stop
 from pipeline.promotion import apply_decision, evaluate_candidate, registry, rollback, score_version, watch_champion
 from pipeline.source import Source, ingest_hour, load_source, save_source
 from pipeline.training import replay, stale_hours, train_hour

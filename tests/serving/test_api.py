@@ -16,11 +16,12 @@ import pytest
 from fastapi.testclient import TestClient
 from pydantic import SecretStr
 
+from core.ports import free_port
 from core.settings import Settings, load_settings
 from evaluation.registry import CHALLENGER, CHAMPION
 from events.store import EventStore
 from feature_repo.retrieval import ClockFeatures
-from pipeline.processes import free_port, running
+from pipeline.processes import running
 from pipeline.promotion import registry
 from pipeline.services import serving_service
 from serving.api import BODY_LIMIT, make_app
