@@ -15,6 +15,8 @@ def why_taken(port: int, host: str = LOOPBACK) -> str:
             probe.bind((host, port))
         except OSError as error:
             return error.strerror or str(error)
+        except OverflowError:
+            return "a port is from 0 to 65535"
     return ""
 
 
