@@ -1,4 +1,4 @@
-"""``python -m ab_analysis``: plan an experiment, assign its users, analyse a table, write a report."""
+"""``python -m ab_analysis``: plan an experiment, assign its users, analyze a table, write a report."""
 
 from __future__ import annotations
 
@@ -255,7 +255,7 @@ def parser() -> argparse.ArgumentParser:
     assigned.add_argument("--out", type=Path, metavar="OUT.csv", help="default: standard output")
     analyzed = commands.add_parser(
         "analyze",
-        help="analyse a plain table of any experiment, a row a user",
+        help="analyze a plain table of any experiment, a row a user",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         description="""Compares every variant with the control: Welch's test, and CUPED where a covariate is given.
 

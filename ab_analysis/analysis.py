@@ -179,7 +179,7 @@ def tested_metrics(plan: Plan, *, some_new: bool) -> dict[str, Tested]:
 def analyze(
     db: Engine, plan: Plan, counts: Counts, *, registered: dict[str, Any] | None = None, seed: int = 0
 ) -> Analysis:
-    """Analyse an experiment whose tables stand in the engine (``user_table``).
+    """Analyze an experiment whose tables stand in the engine (``user_table``).
 
     Args:
         db: holds ``users`` and ``user_day``.
@@ -192,17 +192,17 @@ def analyze(
         NotReadyError: a variant has fewer than two users.
     """
     experiment = plan.experiment
-    if few := [v for v, n in counts.analysed.items() if n < 2]:
+    if few := [v for v, n in counts.analyzed.items() if n < 2]:
         raise NotReadyError(f"variant {few} of '{experiment.name}' has fewer than two users before {counts.until}")
-    tested = tested_metrics(plan, some_new=0 < counts.new_users < sum(counts.analysed.values()))
+    tested = tested_metrics(plan, some_new=0 < counts.new_users < sum(counts.analyzed.values()))
     table, models = "users", {}
     if experiment.model_covariates:
         features = [*(f"{m}_pre" for m in plan.additive), "new_user"]
-        modelled = [m for m in experiment.model_covariates if m in tested and tested[m].denominator is None]
-        if columns := add_model_covariates(db, modelled, features, seed):
+        modeled = [m for m in experiment.model_covariates if m in tested and tested[m].denominator is None]
+        if columns := add_model_covariates(db, modeled, features, seed):
             table = "users_with_models"
             models = {
-                m: Tested(m, m, covariates=(*tested[m].covariates, c)) for m, c in zip(modelled, columns, strict=True)
+                m: Tested(m, m, covariates=(*tested[m].covariates, c)) for m, c in zip(modeled, columns, strict=True)
             }
     before = {n: Tested(n, f"{n}_pre") for n in tested if plan.metrics[n].additive}
     blocks = [t.block for t in (*tested.values(), *models.values(), *before.values())]
@@ -238,7 +238,7 @@ def analyze(
     return Analysis(
         experiment=experiment.name, until=counts.until.key,
         elapsed_days=experiment.elapsed_days(counts.until), planned_days=experiment.planned_days,
-        users=counts.analysed, decision=decide(plan, results, found, counts.until), checks=tuple(found),
+        users=counts.analyzed, decision=decide(plan, results, found, counts.until), checks=tuple(found),
         results=tuple(results), segments=tuple(_segments(experiment, cells, tested, has_pre)), novelty=tuple(novelty),
         points=tuple(points),
         histograms={m: _histogram(db, m, whole=plan.metrics[m].sum is None) for m in series},
@@ -296,7 +296,7 @@ def _results(plan: Plan, effects: Sequence[tuple[str, str, str, Effect]], counts
         results.append(
             MetricResult(
                 metric=name, variant=variant, role=role, method=method, headline=chosen,
-                n_control=counts.analysed[experiment.control], n_treatment=counts.analysed[variant],
+                n_control=counts.analyzed[experiment.control], n_treatment=counts.analyzed[variant],
                 control=e.control, treatment=e.treatment, effect=e.effect, effect_ci=e.effect_ci,
                 rel_effect=e.rel_effect, rel_effect_ci=e.rel_effect_ci,
                 adjusted_ci=relative, adjusted_effect_ci=absolute,

@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 
 from ab_analysis.experiment import Experiment
-from core.assignment import assign, places
 from core.errors import ConfigError
 from core.hours import Hour
+from stats.assignment import assign, places
 
 COLUMNS = ("experiment", "variant", "user", "timestamp")
 

@@ -15,7 +15,7 @@ from ab_analysis.user_table import Counts
 from core.engine import Engine
 
 ALARM = 0.001
-"""A check of randomisation with a p-value below this says that assignment or logging is broken (Fabijan et al. 2019,
+"""A check of randomization with a p-value below this says that assignment or logging is broken (Fabijan et al. 2019,
 doi:10.1145/3292500.3330722)."""
 MOST_CROSSED = 0.01
 """More users in two variants than this share, and what is left is no random sample."""
@@ -125,10 +125,10 @@ def counted(experiment: Experiment, counts: Counts) -> list[Check]:
         shown = ", ".join(counts.missing_hours[:SHOWN]) + (", …" if len(counts.missing_hours) > SHOWN else "")
         text = f"{len(counts.missing_hours)} hours are missing from the log: {shown}. Ingest or close them."
         checks.append(Check("missing hours", "warn", text))
-    analysed = sum(counts.analysed.values())
+    analyzed = sum(counts.analyzed.values())
     if experiment.trigger or experiment.population:
-        table = np.array([[counts.analysed[v], counts.assigned[v] - counts.analysed[v]] for v in experiment.variants])
-        share = analysed / total if total else 0.0
+        table = np.array([[counts.analyzed[v], counts.assigned[v] - counts.analyzed[v]] for v in experiment.variants])
+        share = analyzed / total if total else 0.0
         p = float(chi2_contingency(table).pvalue) if table.sum(axis=0).all() else 1.0
         if p < ALARM:
             text = (

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from ab_analysis.metrics import EVENT_COLUMNS, Metric, check_expression, closure, columns_of, load_catalogue
+from ab_analysis.metrics import EVENT_COLUMNS, Metric, check_expression, closure, columns_of, load_catalog
 from core.documents import did_you_mean, load_document
 from core.errors import ConfigError
 from core.files import digest_json
@@ -257,7 +257,7 @@ class Experiment(_Strict):
 
 
 class Plan:
-    """An experiment with the metrics that it needs, checked against the catalogue and the source's facets.
+    """An experiment with the metrics that it needs, checked against the catalog and the source's facets.
 
     Attributes:
         experiment: the file.
@@ -265,7 +265,7 @@ class Plan:
         facets: of the source.
     """
 
-    def __init__(self, experiment: Experiment, catalogue: Mapping[str, Metric], facets: tuple[str, ...] = ()) -> None:
+    def __init__(self, experiment: Experiment, catalog: Mapping[str, Metric], facets: tuple[str, ...] = ()) -> None:
         self.experiment, self.facets = experiment, facets
         wanted = [
             *experiment.named,
@@ -273,7 +273,7 @@ class Plan:
             *(s.of for s in experiment.segments.values() if s.of),
             "active_days",
         ]
-        self.metrics = closure(dict.fromkeys(wanted), {**catalogue, **experiment.metrics})
+        self.metrics = closure(dict.fromkeys(wanted), {**catalog, **experiment.metrics})
         self._check_columns({*EVENT_COLUMNS, *facets})
         self._check_parts(facets)
 
@@ -316,13 +316,13 @@ def load_experiment(path: Path) -> Experiment:
 
 
 def make_plan(settings: Settings, experiment: Experiment, facets: tuple[str, ...]) -> Plan:
-    """An experiment with its metrics from the catalogue and the workspace's ``metrics.yaml``.
+    """An experiment with its metrics from the catalog and the workspace's ``metrics.yaml``.
 
     Raises:
         ConfigError: a metric, a column or a segment that is not there.
     """
     try:
-        return Plan(experiment, load_catalogue(settings.workspace / "metrics.yaml"), facets)
+        return Plan(experiment, load_catalog(settings.workspace / "metrics.yaml"), facets)
     except ValueError as error:
         raise ConfigError(f"experiment '{experiment.name}': {error}") from None
 

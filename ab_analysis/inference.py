@@ -102,7 +102,7 @@ def coefficients(tested: Tested, control: Moments, treatment: Moments) -> dict[s
     """Regression coefficients of the metric on its covariates over the users of both groups together.
 
     θ = S_xx⁺ S_xy (Deng et al. 2013, doi:10.1145/2433396.2433413); a ratio enters by its
-    linearised value (Deng, Knoblich & Lu 2018, doi:10.1145/3219819.3219919).
+    linearized value (Deng, Knoblich & Lu 2018, doi:10.1145/3219819.3219919).
     """
     both = control + treatment
     names = list(tested.covariates)

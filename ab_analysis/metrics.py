@@ -17,10 +17,10 @@ from sqlglot import expressions as exp
 from core.documents import did_you_mean, load_document
 from core.errors import ConfigError
 from events.mapping import parse_expression
-from events.schema import BEHAVIOURS
+from events.schema import BEHAVIORS
 
-CATALOGUE = Path(__file__).with_name("metrics.yaml")
-EVENT_COLUMNS = ("event_id", "item_id", "played_seconds", "duration_seconds", "local_hour", *BEHAVIOURS)
+CATALOG = Path(__file__).with_name("metrics.yaml")
+EVENT_COLUMNS = ("event_id", "item_id", "played_seconds", "duration_seconds", "local_hour", *BEHAVIORS)
 LARGEST = "1e15"
 """Of one event's value; sums are exact to ten decimals."""
 KINDS = ("sum", "count", "days", "retained", "ratio", "quantile", "winsorise", "cap", "at_least")
@@ -115,35 +115,35 @@ class Metric(BaseModel):
         return f"{self.description} {text}.".strip() if self.description else f"{text}."
 
 
-class Catalogue(RootModel[dict[str, Metric]]):
+class Catalog(RootModel[dict[str, Metric]]):
     """Named metrics."""
 
 
-def load_catalogue(*paths: Path) -> dict[str, Metric]:
+def load_catalog(*paths: Path) -> dict[str, Metric]:
     """The built-in metrics, with those of ``paths`` (files that exist) on top."""
     found: dict[str, Metric] = {}
-    for path in (CATALOGUE, *(p for p in paths if p.exists())):
-        found |= load_document(path, Catalogue, what="metrics file").root
+    for path in (CATALOG, *(p for p in paths if p.exists())):
+        found |= load_document(path, Catalog, what="metrics file").root
     return found
 
 
-def closure(names: Iterable[str], catalogue: Mapping[str, Metric]) -> dict[str, Metric]:
+def closure(names: Iterable[str], catalog: Mapping[str, Metric]) -> dict[str, Metric]:
     """The named metrics and all that they are made of, parts first.
 
     Raises:
-        ValueError: a metric or a part is not in the catalogue, or is made of what cannot be its part.
+        ValueError: a metric or a part is not in the catalog, or is made of what cannot be its part.
     """
     found: dict[str, Metric] = {}
     for name in names:
-        if name not in catalogue:
+        if name not in catalog:
             raise ValueError(
-                f"unknown metric '{name}'{did_you_mean(name, catalogue)} (there are {', '.join(sorted(catalogue))})"
+                f"unknown metric '{name}'{did_you_mean(name, catalog)} (there are {', '.join(sorted(catalog))})"
             )
-        metric = catalogue[name]
+        metric = catalog[name]
         for part in metric.parts:
-            if part in catalogue and not catalogue[part].additive:
+            if part in catalog and not catalog[part].additive:
                 raise ValueError(f"metric '{name}' is made of '{part}', which is not a sum, a count or days")
-        found |= closure(metric.parts, catalogue)
+        found |= closure(metric.parts, catalog)
         found[name] = metric
     return found
 

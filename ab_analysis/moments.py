@@ -194,24 +194,24 @@ def exact_sums(
 def _around_zero(
     term: tuple[str, ...], inside: Mapping[tuple[str, ...], Fraction], scales: Mapping[str, _Scale], count: int
 ) -> Fraction:
-    """A sum of what was measured, from the sums of what was measured around the centres."""
-    centres = [Fraction(scales[c].centre) for c in term]
+    """A sum of what was measured, from the sums of what was measured around the centers."""
+    centers = [Fraction(scales[c].center) for c in term]
     if len(term) == 1:
-        return inside[term] + count * centres[0]
-    a, b = centres
+        return inside[term] + count * centers[0]
+    a, b = centers
     return inside[term] + a * inside[(term[1],)] + b * inside[(term[0],)] + count * a * b
 
 
 @dataclass(frozen=True)
 class _Scale:
-    """x becomes round((x − centre) · 2^exponent)."""
+    """x becomes round((x − center) · 2^exponent)."""
 
-    centre: float
+    center: float
     exponent: int
 
     def apply(self, db: Engine, column: str) -> str:
         value = f"CAST({column} AS DOUBLE)"
-        moved = f"({value} - {db.double(self.centre)})" if self.centre else value
+        moved = f"({value} - {db.double(self.center)})" if self.center else value
         return f"{moved} * {db.double(math.ldexp(1.0, self.exponent))}"
 
 
@@ -233,9 +233,9 @@ def _scales(db: Engine, table: str, columns: Sequence[str]) -> list[_Scale]:
 
 def _scale(low: float, high: float) -> _Scale:
     far = max(abs(low), abs(high))
-    centre = (low + high) / 2 if high - low < far / 64 else 0.0
-    largest = max(abs(low - centre), abs(high - centre))
-    return _Scale(centre, min(BITS - math.frexp(largest)[1], 1000))
+    center = (low + high) / 2 if high - low < far / 64 else 0.0
+    largest = max(abs(low - center), abs(high - center))
+    return _Scale(center, min(BITS - math.frexp(largest)[1], 1000))
 
 
 def check_known(db: Engine, table: str, columns: Sequence[str]) -> None:

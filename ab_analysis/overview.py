@@ -9,7 +9,7 @@ from typing import Any
 
 from ab_analysis.inference import shrink
 from core.files import read_json
-from core.pages import write_page
+from core.page_template import write_page
 from core.settings import Settings
 
 PAGE = """
@@ -25,7 +25,7 @@ PAGE = """
 <td>{{ r.metric|words }}</td><td>{{ r.lift|percent }}</td><td>{{ r.low|percent }} to {{ r.high|percent }}</td></tr>
 <tr><td colspan="10" class="soft" style="text-align:left; white-space:normal">{{ r.sentence }}</td></tr>{% endfor %}</tbody></table></div>
 {% else %}<p class="lead">The log of '{{ source }}' holds no experiment that was reported.</p>
-<p>To analyse one, log who met which variant (see <em>exposures</em> in the mapping file) and describe it in
+<p>To analyze one, log who met which variant (see <em>exposures</em> in the mapping file) and describe it in
 <code>{{ folder }}</code>; <code>python -m ab_analysis init</code> prints a commented file.</p>{% endif %}</section>
 <section><h2>Together</h2><ul>
 <li>{{ meta.ended }} of {{ meta.experiments }} experiments have ended; {{ meta.ship }} to ship, {{ meta.stop }} to stop,

@@ -82,7 +82,7 @@ def _of_length(db: Engine, store: EventStore, plan: Plan, days: int, until: Hour
     exposures = f"""(SELECT {quoted(pretended.name)} AS experiment, {quoted(pretended.control)} AS variant, user_id,
         min(timestamp) AS timestamp FROM history WHERE timestamp >= {db.instant(start)} GROUP BY user_id) first_events"""
     counts = make_tables(db, inside, until, events=files, exposures=exposures)
-    users = sum(counts.analysed.values())
+    users = sum(counts.analyzed.values())
     if users < 2:
         raise NotReadyError(f"fewer than two users in the {days} days before {until}")
     tested = tested_metrics(inside, some_new=0 < counts.new_users < users)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from ab_analysis.analysis import Analysis, MetricResult, SegmentResult
 from ab_analysis.experiment import Experiment
-from core.pages import svg
+from core.page_template import svg
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -28,11 +28,11 @@ def forest(
     plain = {(r.metric, r.variant): r for r in analysis.results if r.method == "welch"}
     figure, axes = plt.subplots(figsize=(8, 0.46 * len(rows) + 1.1))
     for at, r in enumerate(reversed(rows)):
-        colour = {1: GOOD, -1: BAD, 0: NEUTRAL}[side(r)]
+        color = {1: GOOD, -1: BAD, 0: NEUTRAL}[side(r)]
         if r.adjusted_ci and math.isfinite(r.adjusted_ci[0]):
-            axes.plot([100 * v for v in r.adjusted_ci], [at, at], color=colour, lw=1)
-        axes.plot([100 * v for v in r.rel_effect_ci], [at, at], color=colour, lw=3)
-        axes.plot(100 * r.rel_effect, at, "o", color=colour, ms=5)
+            axes.plot([100 * v for v in r.adjusted_ci], [at, at], color=color, lw=1)
+        axes.plot([100 * v for v in r.rel_effect_ci], [at, at], color=color, lw=3)
+        axes.plot(100 * r.rel_effect, at, "o", color=color, ms=5)
         base = plain.get((r.metric, r.variant))
         if base and r.method != "welch" and math.isfinite(base.rel_effect_ci[0]):
             axes.plot([100 * v for v in base.rel_effect_ci], [at - 0.24] * 2, color="#b8c0ca", lw=1.4)
@@ -77,16 +77,16 @@ def _lines(experiment, analysis, titles, value, band, alt, caption) -> Markup:  
     metrics = list(dict.fromkeys(p.metric for p in analysis.points))
     figure, panels = plt.subplots(1, len(metrics), figsize=(8, 2.9), squeeze=False, layout="constrained")
     for axes, metric in zip(panels[0], metrics, strict=True):
-        for colour, variant in zip(PALETTE, experiment.treatments, strict=False):
+        for color, variant in zip(PALETTE, experiment.treatments, strict=False):
             points = [p for p in analysis.points if p.metric == metric and p.variant == variant]
             points = [p for p in points if math.isfinite(value(p)[1]) and abs(value(p)[2] - value(p)[1]) < 2]
             days = [p.day for p in points]
             middle, low, high = ([100 * value(p)[n] for p in points] for n in range(3))
-            axes.plot(days, middle, color=colour, marker="o", ms=3, label=variant)
+            axes.plot(days, middle, color=color, marker="o", ms=3, label=variant)
             for edge in (low, high):
-                axes.plot(days, edge, color=colour, lw=0.7)
+                axes.plot(days, edge, color=color, lw=0.7)
             lower, upper = ([100 * band(p)[n] for p in points] for n in range(2))
-            axes.fill_between(days, lower, upper, color=colour, alpha=0.15, lw=0)
+            axes.fill_between(days, lower, upper, color=color, alpha=0.15, lw=0)
         axes.axhline(0, color=INK, lw=0.8)
         _finish(axes, f"{titles[metric]}, lift in %")
     panels[0][0].legend(frameon=False, fontsize=8)
@@ -94,7 +94,7 @@ def _lines(experiment, analysis, titles, value, band, alt, caption) -> Markup:  
 
 
 def segments(rows: Sequence[SegmentResult], titles: Mapping[str, str]) -> Markup:
-    """Lifts of segments: grey as measured, coloured shrunk."""
+    """Lifts of segments: grey as measured, colored shrunk."""
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(figsize=(8, 0.3 * len(rows) + 1.1))
@@ -119,10 +119,10 @@ def distributions(analysis: Analysis, titles: Mapping[str, str]) -> Markup:
     found = analysis.histograms
     figure, panels = plt.subplots(1, len(found), figsize=(8, 2.7), squeeze=False, layout="constrained")
     for axes, (metric, h) in zip(panels[0], found.items(), strict=True):
-        for colour, (variant, counts) in zip((NEUTRAL, *PALETTE), h["users"].items(), strict=False):
+        for color, (variant, counts) in zip((NEUTRAL, *PALETTE), h["users"].items(), strict=False):
             total = sum(counts) or 1
             edges = [n * h["width"] for n in range(len(counts) + 1)]
-            axes.stairs([100 * c / total for c in counts], edges, color=colour, label=variant, lw=1.3)
+            axes.stairs([100 * c / total for c in counts], edges, color=color, label=variant, lw=1.3)
         axes.set_ylabel("% of users", fontsize=8)
         _finish(axes, titles[metric], dates=False)
     panels[0][0].legend(frameon=False, fontsize=8)

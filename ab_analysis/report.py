@@ -19,7 +19,7 @@ from ab_analysis.user_table import build_user_table
 from core.engine import engine
 from core.files import read_json, write_json, write_text
 from core.hours import Hour
-from core.pages import write_page
+from core.page_template import write_page
 from core.settings import Settings
 from events.store import EventStore
 
@@ -40,8 +40,8 @@ class Report:
     page: Path
 
 
-def analyse_experiment(settings: Settings, experiment: Experiment, until: Hour) -> tuple[Plan, Analysis, list[str]]:
-    """Analyse an experiment as of an hour, without a report: its plan, the analysis, and the queries that were run.
+def analyze_experiment(settings: Settings, experiment: Experiment, until: Hour) -> tuple[Plan, Analysis, list[str]]:
+    """Analyze an experiment as of an hour, without a report: its plan, the analysis, and the queries that were run.
 
     Raises:
         As ``write_report``.
@@ -56,7 +56,7 @@ def analyse_experiment(settings: Settings, experiment: Experiment, until: Hour) 
 
 
 def write_report(settings: Settings, experiment: Experiment, until: Hour) -> Report:
-    """Analyse an experiment as of an hour and write page, JSON and CSV: the same bytes for the same data, on any later day.
+    """Analyze an experiment as of an hour and write page, JSON and CSV: the same bytes for the same data, on any later day.
 
     After the experiment's end the page is ``final.html`` too.
 
@@ -69,7 +69,7 @@ def write_report(settings: Settings, experiment: Experiment, until: Hour) -> Rep
     if experiment.end_hour is not None:
         until = min(until, experiment.end_hour)
     folder = settings.reports_dir / "ab" / experiment.name
-    plan, analysis, queries = analyse_experiment(settings, experiment, until)
+    plan, analysis, queries = analyze_experiment(settings, experiment, until)
     stems = [until.key, *(["final"] if ended else [])]
     for stem in stems:
         write_json(folder / f"{stem}.json", {**analysis.as_json(), **_about(experiment)})

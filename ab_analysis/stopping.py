@@ -6,7 +6,7 @@ import math
 from statistics import NormalDist
 
 from ab_analysis.experiment import Experiment
-from core.sequential import limit_at, mixture_limit
+from stats.sequential import limit_at, mixture_limit
 
 
 def interval_multiplier(experiment: Experiment, elapsed_days: float, comparisons: int) -> float | None:

@@ -1,4 +1,4 @@
-"""Somebody else's experiment: a plain table with a row a user, analysed by the same statistics."""
+"""Somebody else's experiment: a plain table with a row a user, analyzed by the same statistics."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ MOST_SEGMENT_VALUES = 50
 
 @dataclass(frozen=True)
 class TableSpec:
-    """What to analyse in a table.
+    """What to analyze in a table.
 
     Attributes:
         variant: column of the variant; ``control``: its value for the control.
         metrics: columns of means.
         ratios: name → (numerator column, denominator column).
         covariates: metric or ratio → columns measured before the experiment.
-        segments: columns to analyse by; ``strata``: columns to post-stratify by.
+        segments: columns to analyze by; ``strata``: columns to post-stratify by.
         shares: planned share of each variant; empty: equal.
         user: column of the user, to find users that are in the table twice.
     """
@@ -64,7 +64,7 @@ class TableResult:
 
 
 def analyze_table(db: Engine, path: Path, spec: TableSpec) -> tuple[list[TableResult], list[Check]]:
-    """Analyse a CSV or Parquet table.
+    """Analyze a CSV or Parquet table.
 
     Returns:
         Rows in the order of the metrics; checks.
@@ -178,7 +178,7 @@ def _tested(spec: TableSpec, columns: Sequence[str]) -> list[Tested]:
         own = covariates.get(name) or tuple(c for part in (top, bottom) for c in covariates.get(part, ()))
         found.append(Tested(name, top, bottom, tuple(dict.fromkeys(own))))
     if not found:
-        raise ConfigError("nothing to analyse: give --metric or --ratio")
+        raise ConfigError("nothing to analyze: give --metric or --ratio")
     outcomes = {c for t in found for c in (t.numerator, t.denominator) if c}
     for t in found:
         if late := sorted(set(t.covariates) & outcomes):

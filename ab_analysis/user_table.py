@@ -38,7 +38,7 @@ class Counts:
     Attributes:
         until: hour up to which exposures and events count.
         assigned: variant → users in exactly one variant, before trigger and population.
-        analysed: variant → users in the table.
+        analyzed: variant → users in the table.
         crossed: users seen in two variants, left out.
         unknown: users seen in variants that the file does not name, left out.
         early: users who met the experiment before its start, left out.
@@ -48,7 +48,7 @@ class Counts:
 
     until: Hour
     assigned: dict[str, int]
-    analysed: dict[str, int]
+    analyzed: dict[str, int]
     crossed: int
     unknown: int
     early: int
@@ -104,9 +104,9 @@ def make_tables(
     _user_day(db, plan)
     _base(db, plan, until)
     _users(db, plan)
-    analysed = _by_variant(db, "users", experiment)
+    analyzed = _by_variant(db, "users", experiment)
     new = int(db.scalar("SELECT count(*) FROM users WHERE is_new"))
-    return Counts(until, assigned, analysed, crossed, unknown, early, new, others=_others(db, experiment))
+    return Counts(until, assigned, analyzed, crossed, unknown, early, new, others=_others(db, experiment))
 
 
 def _nobody(experiment: Experiment, until: Hour) -> NotReadyError:

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from ab_analysis.analysis import analyze
 from ab_analysis.experiment import Experiment, Plan
-from ab_analysis.metrics import load_catalogue
+from ab_analysis.metrics import load_catalog
 from ab_analysis.table import TableSpec, analyze_table
 from ab_analysis.user_table import Counts, make_tables
 from benchmarks.result import Result, in_own_process, timed
@@ -139,10 +139,10 @@ def _make_tables(db: Engine, folder: Path, events: list[Path]) -> tuple[Plan, Co
         name="bench", variants={"a": 1, "b": 1}, control="a", start=START, pre_days=PRE_DAYS,
         secondary=("finishes", "likes", "skips", "plays"),
     )  # fmt: skip
-    plan = Plan(experiment, load_catalogue())
+    plan = Plan(experiment, load_catalog())
     until = Hour.of(FIRST) + 24 * DAYS
     counts = make_tables(db, plan, until, events=events, exposures=[folder / "exposures.parquet"])
-    assert sum(counts.analysed.values()) > 0
+    assert sum(counts.analyzed.values()) > 0
     return plan, counts
 
 

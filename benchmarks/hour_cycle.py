@@ -36,7 +36,7 @@ columns: {event_id: event_id, user_id: uid, item_id: track, played_seconds: play
 timestamp: {column: ts, unit: s, zone: UTC}
 local_time: {zone: Europe/Berlin}
 facets: {genre: genre, mood: mood, language: language}
-behaviours: {finish: played_seconds / duration_seconds >= 0.9, like: liked, skip: played_seconds < 5}
+behaviors: {finish: played_seconds / duration_seconds >= 0.9, like: liked, skip: played_seconds < 5}
 """
 
 
@@ -85,9 +85,9 @@ def bench_hour_cycle(scale: float) -> list[Result]:
 
 def prepare(folder: Path, scale: float) -> Settings:
     """A workspace with twelve small hours behind it, and the raw log of a million events before it."""
+    from operations.processes import with_free_ports
+    from operations.services import migrate_airflow
     from pipeline.history import build_history
-    from pipeline.processes import with_free_ports
-    from pipeline.services import migrate_airflow
     from pipeline.source import Source, save_source
 
     settings = load_settings(var=folder / "var", source="bench", variants=VARIANTS)
@@ -105,8 +105,8 @@ def prepare(folder: Path, scale: float) -> Settings:
 
 
 def _cycle(settings: Settings) -> list[Result]:
-    from pipeline.demo import HOURLY, start_airflow
-    from pipeline.processes import wait_for
+    from operations.airflow_driver import HOURLY, start_airflow
+    from operations.processes import wait_for
 
     hour = START + HISTORY_HOURS
     with ExitStack() as stack:

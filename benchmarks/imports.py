@@ -12,7 +12,7 @@ PARSE_BAR = 1.0
 STEPS = {
     "ingest": "import pipeline.source, events.ingest",
     "clocks": "import feature_repo.retrieval, feature_repo.refresh, feast",
-    "train": "import pipeline.training, training.trainer, training.tracking, training.samples",
+    "train": "import pipeline.training, training.trainer, model_registry.tracking, training.samples",
     "gate": "import pipeline.promotion, evaluation.gate, mlflow",
 }
 DAG_FILES = ("hourly", "daily", "by_hand")

@@ -31,15 +31,15 @@ def bench_serving(scale: float) -> list[Result]:
 
     The peer is what a user would write: Feast's online features into a data frame into MLflow's pyfunc, without HTTP.
     """
-    from evaluation.registry import CHAMPION
-    from pipeline.processes import running
-    from pipeline.promotion import registry
-    from pipeline.services import serving_service
+    from model_registry.registry import CHAMPION
+    from model_registry.store import open_registry
+    from operations.processes import running
+    from operations.services import serving_service
 
     results = []
     with tempfile.TemporaryDirectory() as folder:
         settings, until = _workspace(Path(folder), scale)
-        models = registry(settings)
+        models = open_registry(settings)
         versions = {v: models.newest(v) or "" for v in VARIANTS}
         seconds = max(60 * scale, 5)
         gc.collect()
@@ -77,9 +77,9 @@ def bench_serving(scale: float) -> list[Result]:
 def _workspace(folder: Path, scale: float) -> tuple[Settings, Hour]:
     """A trained workspace of the simulated app."""
     from core.ports import free_port
-    from events.simulator.config import SimulatorConfig
-    from pipeline.app import save_app_source
     from pipeline.history import build_history
+    from pipeline.source import save_app_source
+    from simulation.config import SimulatorConfig
 
     settings = load_settings(
         var=folder, source="simulator", variants=VARIANTS, candidate_variant=VARIANTS[1], baseline_variant=VARIANTS[0],
@@ -95,7 +95,7 @@ def _workspace(folder: Path, scale: float) -> tuple[Settings, Hour]:
 
 
 def _bodies(settings: Settings, until: Hour, count: int) -> list[dict[str, object]]:
-    from pipeline.app import app_log
+    from simulation.workspace import app_log
 
     app, rng = app_log(settings).app, np.random.default_rng(0)
     at = (until.start + timedelta(minutes=20)).isoformat()

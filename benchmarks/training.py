@@ -20,7 +20,7 @@ from core.settings import Settings, load_settings
 from events.store import EventStore
 from feature_repo.clock import ClockState
 from training.config import RankerConfig, load_ranker_config
-from training.optimiser import Optimiser
+from training.optimizer import Optimizer
 from training.ranker import Ranker
 from training.samples import SampleStore
 from training.state import WEIGHTS, StateStore, new_info
@@ -55,11 +55,11 @@ def _prepare(var: Path, variants: list[str], scale: float) -> None:
         clock.refresh(UNTIL + n)
     for variant in variants:
         config = config_of(settings, variant)
-        ranker = Ranker(config, store.facets, store.behaviours)
+        ranker = Ranker(config, store.facets, store.behaviors)
         ranker.users.grow(np.arange(users), UNTIL.number)
         ranker.items.grow(np.arange(ITEMS), UNTIL.number)
-        info = replace(new_info(config, store.facets, store.behaviours), hour=(UNTIL - 1).key)
-        StateStore(settings.training_dir / "states", variant).save(info, ranker, Optimiser(ranker))
+        info = replace(new_info(config, store.facets, store.behaviors), hour=(UNTIL - 1).key)
+        StateStore(settings.training_dir / "states", variant).save(info, ranker, Optimizer(ranker))
 
 
 def _measure(var: Path, variant: str, device: str) -> tuple[float, float, float]:
@@ -131,13 +131,13 @@ def _fit_speeds(var: Path, variant: str, device: str) -> dict[int, float]:
     """Samples a second by size of a batch, on the first hour's samples."""
     settings = _settings(var, device)
     trainer = Trainer(settings, variant, config=config_of(settings, variant))
-    _, ranker, optimiser = trainer.states.load(UNTIL - 1, device=trainer.device)
+    _, ranker, optimizer = trainer.states.load(UNTIL - 1, device=trainer.device)
     keys = hour_keys(trainer.samples.read(UNTIL).tables, ranker)
-    fit(ranker, optimiser, keys, UNTIL)
+    fit(ranker, optimizer, keys, UNTIL)
     found = {}
     for size in SIZES:
         ranker.config = ranker.config.model_copy(update={"batch_size": size})
-        found[size] = len(keys) / timed(lambda: fit(ranker, optimiser, keys, UNTIL), 1)
+        found[size] = len(keys) / timed(lambda: fit(ranker, optimizer, keys, UNTIL), 1)
     return found
 
 
@@ -164,7 +164,7 @@ class Plain(nn.Module):
 def with_pandas(settings: Settings, hour: Hour, users: int) -> float:
     """Samples a second of ``Plain`` with Adam and a loader of pandas merges, over a few batches."""
     drawn = SampleStore(settings, EventStore(settings.events_dir)).read(hour).tables
-    heads = EventStore(settings.events_dir).behaviours
+    heads = EventStore(settings.events_dir).behaviors
     facets = EventStore(settings.events_dir).facets
     slots, profiles = drawn.slots.to_pandas(), drawn.profiles.to_pandas()
     names = sorted({value for facet in facets for value in drawn.samples[facet].unique().to_pylist()})

@@ -20,7 +20,7 @@ from core.errors import CorruptStateError
 
 
 def write_atomically(path: Path, write: Callable[[Path], object], *, mode: int = 0o644) -> None:
-    """Let ``write`` fill a temporary neighbour of ``path``, then rename it into place with the file mode ``mode``."""
+    """Let ``write`` fill a temporary neighbor of ``path``, then rename it into place with the file mode ``mode``."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".tmp")
     os.close(handle)

@@ -37,13 +37,13 @@ class Settings(BaseSettings):
 
     window_days: int = Field(30, ge=1, le=365, description="Length of the clock's sliding window, days.")
     history_length: int = Field(
-        100, ge=0, le=1000, description="Recent behaviours kept a user, for variants that read them; 0: none."
+        100, ge=0, le=1000, description="Recent behaviors kept a user, for variants that read them; 0: none."
     )
-    history_days: int = Field(180, ge=1, le=1000, description="How far back the recent behaviours reach, days.")
+    history_days: int = Field(180, ge=1, le=1000, description="How far back the recent behaviors reach, days.")
     top_k: int = Field(3, ge=1, le=10, description="Values kept per slot and facet.")
     score_weights: dict[str, float] = Field(
         default={"finish": 1, "like": 1, "skip": -1, "dislike": -1, "share": 1},
-        description="Weight of each behaviour in a facet value's score.",
+        description="Weight of each behavior in a facet value's score.",
     )
 
     variants: tuple[str, ...] = Field(
@@ -129,13 +129,13 @@ class Settings(BaseSettings):
 
     @field_validator("score_weights")
     @classmethod
-    def _known_behaviours(cls, weights: dict[str, float]) -> dict[str, float]:
+    def _known_behaviors(cls, weights: dict[str, float]) -> dict[str, float]:
         known = {"finish", "like", "skip", "dislike", "share"}
         if unknown := set(weights) - known:
-            raise ValueError(f"unknown behaviours {sorted(unknown)}; choose from {sorted(known)}")
-        for behaviour, weight in weights.items():
+            raise ValueError(f"unknown behaviors {sorted(unknown)}; choose from {sorted(known)}")
+        for behavior, weight in weights.items():
             if not abs(weight) <= 1000 or round(weight, 6) != weight:
-                raise ValueError(f"{behaviour}: {weight} is not from -1000 to 1000 with at most six decimals")
+                raise ValueError(f"{behavior}: {weight} is not from -1000 to 1000 with at most six decimals")
         return weights
 
     @model_validator(mode="before")

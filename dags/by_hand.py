@@ -201,7 +201,7 @@ was reported before gets the same page again. A mapped task for each experiment 
     def link_experiments() -> str:
         from ab_analysis.overview import write_overview
         from core.settings import load_settings
-        from pipeline.reports import write_index
+        from pages.index import write_index
 
         settings = load_settings()
         write_overview(settings)

@@ -85,8 +85,9 @@ Running it again writes the same pages.
     def link_reports() -> str:
         from ab_analysis.overview import write_overview
         from core.settings import load_settings
-        from pipeline.pages import write_model_page
-        from pipeline.reports import report_clocks, write_index
+        from pages.index import write_index
+        from pages.rankers import write_model_page
+        from pipeline.reports import report_clocks
 
         settings = load_settings()
         write_overview(settings)
@@ -106,7 +107,7 @@ Running it again writes the same pages.
         from datetime import UTC, datetime
 
         from core.settings import load_settings
-        from pipeline.retention import retire_records
+        from operations.airflow_records import retire_records
         from pipeline.retention import retire_state as retire
 
         settings = load_settings()

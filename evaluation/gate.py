@@ -16,7 +16,6 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from core.documents import load_document
 from core.errors import DataError
 from core.hours import Hour
-from core.sequential import limit_at
 from evaluation.compare import check_paired
 from evaluation.metrics import (
     FACET,
@@ -30,6 +29,7 @@ from evaluation.metrics import (
     uauc,
     user_aucs,
 )
+from stats.sequential import limit_at
 
 Verdict = Literal["promote", "keep", "wait", "needs_person", "refuse"]
 SLICES = ("local_hour", "weekday", "user_kind", "item_kind")

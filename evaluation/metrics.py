@@ -65,7 +65,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Predictions:
-    """Scores of one model on labelled impressions, checked.
+    """Scores of one model on labeled impressions, checked.
 
     Attributes:
         users: user of each row, as positions 0..U−1 in the sorted user ids, shape (rows,).

@@ -31,7 +31,7 @@ items:                                # attributes in a table of items
   path: items.csv                     # beside this file or beside the log; may be a pattern; csv: {...} as above
   key: track_id                       # matches item_id as it stands in the log
   facets: {mood: mood, language: lang}   # columns of the table, or expressions over them
-behaviours:                           # required: at least one; leave out what the source cannot know
+behaviors:                           # required: at least one; leave out what the source cannot know
   finish: played_seconds / duration_seconds >= 0.9
   skip: played_seconds < 5
   like: action = 'like'

@@ -8,13 +8,13 @@ from typing import Literal
 from zoneinfo import ZoneInfo, available_timezones
 
 import sqlglot
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, field_validator, model_validator
 from sqlglot import expressions as exp
 
 from core.documents import did_you_mean, load_document
 from core.errors import ConfigError
 from core.hours import Hour
-from events.schema import BEHAVIOURS, RESERVED
+from events.schema import BEHAVIORS, RESERVED
 
 BUILTIN = Path(__file__).parent / "sources"
 
@@ -144,18 +144,20 @@ class Mapping(_Strict):
     local_time: LocalTime
     facets: dict[str, str] = Field(default_factory=dict)
     items: Items | None = None
-    behaviours: dict[Literal["finish", "like", "skip", "dislike", "share"], str]
+    behaviors: dict[Literal["finish", "like", "skip", "dislike", "share"], str] = Field(
+        validation_alias=AliasChoices("behaviors", "behaviours")
+    )
     ids: dict[Literal["user", "item"], Literal["auto", "int", "string"]] = Field(default_factory=dict)
     negatives: Negatives | None = None
     exposures: Exposures | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> Mapping:
-        if not self.behaviours:
-            raise ValueError("behaviours: name at least one, for example finish: 'true'")
+        if not self.behaviors:
+            raise ValueError("behaviors: name at least one, for example finish: 'true'")
         if not self.facet_names:
             raise ValueError("facets: name at least one item attribute for the clock to encode")
-        clash = set(self.facet_names) & {*RESERVED, *BEHAVIOURS}
+        clash = set(self.facet_names) & {*RESERVED, *BEHAVIORS}
         if clash:
             raise ValueError(f"facets: {sorted(clash)} are names of the event itself; choose others")
         if bad := [n for n in self.facet_names if not n.isidentifier()]:
@@ -176,7 +178,7 @@ class Mapping(_Strict):
         return {
             "source": self.source,
             "facets": list(self.facet_names),
-            "behaviours": [name for name in BEHAVIOURS if name in self.behaviours],
+            "behaviours": [name for name in BEHAVIORS if name in self.behaviors],
             "negatives": self.negatives.model_dump() if self.negatives else None,
         }
 

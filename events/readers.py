@@ -157,7 +157,7 @@ def _check_whole(file: Path, kind: str | None) -> None:
     except (pa.ArrowInvalid, EOFError, OSError, zlib.error) as error:
         raise DataError(
             f"{file} is damaged or was cut short ({str(error).splitlines()[0]}); nothing was ingested. "
-            "Fetch the file again and repeat the command: rows already ingested are recognised"
+            "Fetch the file again and repeat the command: rows already ingested are recognized"
         ) from None
 
 

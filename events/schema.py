@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pyarrow as pa
 
-BEHAVIOURS = ("finish", "like", "skip", "dislike", "share")
+BEHAVIORS = ("finish", "like", "skip", "dislike", "share")
 RESERVED = ("event_id", "user_id", "item_id", "timestamp", "local_time", "played_seconds", "duration_seconds")
 
 
@@ -14,7 +14,7 @@ def event_schema(facets: Sequence[str]) -> pa.Schema:
     """Arrow schema of an hour partition.
 
     ``timestamp`` is UTC, ``local_time`` the wall clock of the user without a zone, both in
-    microseconds; facets are strings, null where unknown; behaviours are null where the source
+    microseconds; facets are strings, null where unknown; behaviors are null where the source
     cannot know them.
     """
     return pa.schema(
@@ -27,7 +27,7 @@ def event_schema(facets: Sequence[str]) -> pa.Schema:
             *(pa.field(name, pa.string()) for name in facets),
             pa.field("played_seconds", pa.float64()),
             pa.field("duration_seconds", pa.float64()),
-            *(pa.field(name, pa.bool_()) for name in BEHAVIOURS),
+            *(pa.field(name, pa.bool_()) for name in BEHAVIORS),
         ]
     )
 

@@ -15,12 +15,12 @@ from core.errors import ConfigError, DataError
 from core.hours import Hour
 from events.mapping import Items, Mapping, Timestamp, is_zone, parse_expression, relative
 from events.readers import find_files, load_raw
-from events.schema import BEHAVIOURS
+from events.schema import BEHAVIORS
 
 FUTURE_TOLERANCE = timedelta(minutes=5)
 ITEM_LENGTH = "item duration"
 OWN = ("played_seconds", "duration_seconds")
-"""What a behaviour's expression may name besides the log's columns."""
+"""What a behavior's expression may name besides the log's columns."""
 MAJORITY = 0.5
 """A text column counts as numbers (or an id as an integer) when more than this share of its cells is."""
 
@@ -54,9 +54,9 @@ class Staging:
             name: f"nullif(trim(CAST(i.{identifier(name)} AS VARCHAR)), '')"
             for name in (mapping.items.facets if mapping.items else {})
         }
-        behaviours: dict[str, str] = {
-            name: f"TRY_CAST(({self._expression(text, f'behaviours.{name}', OWN)}) AS BOOLEAN)"
-            for name, text in mapping.behaviours.items()
+        behaviors: dict[str, str] = {
+            name: f"TRY_CAST(({self._expression(text, f'behaviors.{name}', OWN)}) AS BOOLEAN)"
+            for name, text in mapping.behaviors.items()
         }
         moment = timestamp_sql(self._column(mapping.timestamp.column, "timestamp.column"), mapping.timestamp)
         join = f"LEFT JOIN items i ON i.key = {item}" if mapping.items else ""
@@ -73,9 +73,7 @@ class Staging:
         local, zone_bad = self._local_time()
         digest = "md5(concat_ws(chr(31), p.user_key, p.item_key, CAST(epoch_us(p.ts) AS VARCHAR)))"
         reasons = self._reasons(now, zone_bad)
-        typed = ", ".join(
-            f"{behaviours.get(name, 'CAST(NULL AS BOOLEAN)')} AS {identifier(name)}" for name in BEHAVIOURS
-        )
+        typed = ", ".join(f"{behaviors.get(name, 'CAST(NULL AS BOOLEAN)')} AS {identifier(name)}" for name in BEHAVIORS)
         self.con.execute(
             f"""CREATE TABLE staged AS SELECT p.__row, coalesce(p.event_key, {digest}) AS event_id, p.user_key, p.item_key,
             p.ts, {local} AS local_time, {", ".join(f"p.{identifier(name)}" for name in facets)},

@@ -66,8 +66,8 @@ class EventStore:
         return list(self.source["facets"])
 
     @property
-    def behaviours(self) -> list[str]:
-        """Behaviours that the source can know, in the schema's order."""
+    def behaviors(self) -> list[str]:
+        """Behaviors that the source can know, in the schema's order."""
         return list(self.source["behaviours"])
 
     def declare(self, properties: dict[str, Any]) -> None:

@@ -59,8 +59,8 @@ def _status(settings: Settings, arguments: argparse.Namespace) -> None:
 
 def _clock(settings: Settings, arguments: argparse.Namespace) -> None:
     from events.store import EventStore
-    from feature_repo.page import clock_json
     from feature_repo.retrieval import ClockFeatures
+    from pages.clocks import clock_json
 
     store = EventStore(settings.events_dir)
     features = ClockFeatures(settings, store)
@@ -70,8 +70,8 @@ def _clock(settings: Settings, arguments: argparse.Namespace) -> None:
 
 def _page(settings: Settings, arguments: argparse.Namespace) -> None:
     from events.store import EventStore
-    from feature_repo.page import EVERYONE, write_clock_page
     from feature_repo.retrieval import ClockFeatures
+    from pages.clocks import EVERYONE, write_clock_page
 
     if not re.fullmatch(r"([01]\d|2[0-3]):[0-5]\d", arguments.time):
         raise ConfigError(f"'{arguments.time}' is not a local time; write it as HH:MM, for example 08:30")

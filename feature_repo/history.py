@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from core.hours import Hour
-from events.schema import BEHAVIOURS
+from events.schema import BEHAVIORS
 from feature_repo.sql import COUNTS, WHOLE_DAY, Recipe, clock_schema, columns, counted, negative, summed, zeros
 
 log = logging.getLogger("feature_repo.history")
@@ -114,13 +114,13 @@ def clock_history(recipe: Recipe, events: str, period: Period, keys: tuple[str, 
 def by_day(recipe: Recipe, events: str) -> str:
     """SELECT of the events with the whole day as their slot and the last hour of their UTC day as their hour."""
     last = f"CAST(floor(hour / {DAY_HOURS}) AS BIGINT) * {DAY_HOURS} + {DAY_HOURS - 1}"
-    facets = columns([*recipe.facets, *BEHAVIOURS])
+    facets = columns([*recipe.facets, *BEHAVIORS])
     return f"SELECT {last} AS hour, CAST({WHOLE_DAY} AS INTEGER) AS slot, user_id, item_id, {facets} FROM {events}"
 
 
 def of_everyone(recipe: Recipe, events: str) -> str:
     """SELECT of the events as if one user had made them all: the population's clock."""
-    facets = columns([*recipe.facets, *BEHAVIOURS])
+    facets = columns([*recipe.facets, *BEHAVIORS])
     return f"SELECT hour, slot, CAST(0 AS BIGINT) AS user_id, item_id, {facets} FROM {events}"
 
 

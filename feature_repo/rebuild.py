@@ -10,7 +10,7 @@ from core.duck import identifier
 from core.engine import Engine
 from core.errors import NotReadyError
 from core.hours import Hour
-from events.schema import BEHAVIOURS
+from events.schema import BEHAVIORS
 from feature_repo.history import DAY_HOURS, Period, Sources, histories, item_rows
 from feature_repo.sql import COUNTS, columns, summed
 from feature_repo.sums import Layer, Sums
@@ -98,7 +98,7 @@ class Rebuild(Work):
         window, day = f"hour >= {self.first.number}", f"hour >= {self.as_of.number - DAY_HOURS}"
         inside = "count(CASE WHEN {} THEN 1 END) AS {}".format
         counts = [inside(day, "day_events"), inside(f"{day} AND finish", "day_finish"), inside(window, "events")]
-        counts += [inside(f"{window} AND {identifier(b)}", identifier(b)) for b in BEHAVIOURS]
+        counts += [inside(f"{window} AND {identifier(b)}", identifier(b)) for b in BEHAVIORS]
         return f"SELECT item_id, min(hour) AS first_hour, {', '.join(counts)} FROM raw_all GROUP BY item_id"
 
     def _histories(self) -> None:
@@ -121,7 +121,7 @@ class Rebuild(Work):
 
 
 def _groups(slots: range, loads: dict[int, int]) -> list[list[int]]:
-    """Neighbouring slots together while they have at most ``PASS_EVENTS`` events."""
+    """Neighboring slots together while they have at most ``PASS_EVENTS`` events."""
     groups: list[list[int]] = []
     load = 0
     for slot in slots:

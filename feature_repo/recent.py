@@ -1,6 +1,6 @@
-"""A user's recent behaviours: the last items that it liked or finished, with the user's local time of each.
+"""A user's recent behaviors: the last items that it liked or finished, with the user's local time of each.
 
-A behaviour is an event whose own score is positive. A history holds those before an hour's start, of the last
+A behavior is an event whose own score is positive. A history holds those before an hour's start, of the last
 ``history_days``, at most ``history_length`` of them. It is read from the log itself, for samples and for the online store alike,
 so both give the same. An hour costs one scan of those days' ids; nothing is kept between hours.
 
@@ -42,7 +42,7 @@ USERS_AT_ONCE = 100_000
 MINUTE_US = 60_000_000
 
 
-def recent_behaviours(clock: ClockState, keys: pa.Table) -> pa.Table:
+def recent_behaviors(clock: ClockState, keys: pa.Table) -> pa.Table:
     """Histories as of the start of each hour.
 
     Args:
@@ -50,7 +50,7 @@ def recent_behaviours(clock: ClockState, keys: pa.Table) -> pa.Table:
         keys: distinct (user_id int64, hour int64 since 1970 UTC).
 
     Returns:
-        ``SCHEMA``, one row for each key that has any behaviour, by user and hour: item ids, local minutes since
+        ``SCHEMA``, one row for each key that has any behavior, by user and hour: item ids, local minutes since
         1970 and hours since 1970 UTC, oldest first.
     """
     length, reach = clock.settings.history_length, 24 * clock.settings.history_days
@@ -58,7 +58,7 @@ def recent_behaviours(clock: ClockState, keys: pa.Table) -> pa.Table:
         return SCHEMA.empty_table()
     wanted = np.stack([keys["user_id"].to_numpy(), keys["hour"].to_numpy()], axis=1)
     wanted = wanted[np.lexsort((wanted[:, 1], wanted[:, 0]))]
-    log = _behaviours(clock, np.unique(wanted[:, 0]), int(wanted[:, 1].min()) - reach, int(wanted[:, 1].max()))
+    log = _behaviors(clock, np.unique(wanted[:, 0]), int(wanted[:, 1].min()) - reach, int(wanted[:, 1].max()))
     users, place = np.unique(log["user_id"].to_numpy(), return_inverse=True)
     # One sortable number for (user, hour): the log is in its order.
     stamps = (place.astype(np.int64) << 32) | log["hours"].to_numpy().astype(np.int64)
@@ -80,8 +80,8 @@ def recent_behaviours(clock: ClockState, keys: pa.Table) -> pa.Table:
     return pa.table({"user_id": wanted[:, 0], "hour": wanted[:, 1], **lists}, schema=SCHEMA)
 
 
-def _behaviours(clock: ClockState, users: np.ndarray, first: int, end: int) -> pa.Table:
-    """Behaviours of users in the hours [first, end), by user and time: user_id, items, minutes, hours."""
+def _behaviors(clock: ClockState, users: np.ndarray, first: int, end: int) -> pa.Table:
+    """Behaviors of users in the hours [first, end), by user and time: user_id, items, minutes, hours."""
     hours = list(hour_range(Hour(max(first, 0)), Hour(end)))
     files = clock.events(hours)
     if not files:
@@ -99,7 +99,7 @@ def _behaviours(clock: ClockState, users: np.ndarray, first: int, end: int) -> p
     return pa.table({**columns, "minutes": pa.array(local // MINUTE_US)})
 
 
-def users_with_behaviours(clock: ClockState, at: Hour) -> np.ndarray:
+def users_with_behaviors(clock: ClockState, at: Hour) -> np.ndarray:
     """Everybody in the log of the days that histories reach back to, as of ``at``, in ascending order."""
     files = clock.events(list(hour_range(at - 24 * clock.settings.history_days, at)))
     if not files:
@@ -115,7 +115,7 @@ def write_histories(store: FeatureStore, clock: ClockState, users: np.ndarray, a
     for start in range(0, len(users), USERS_AT_ONCE):
         part = users[start : start + USERS_AT_ONCE]
         keys = pa.table({"user_id": part, "hour": np.full(len(part), at.number)})
-        found = recent_behaviours(clock, keys)
+        found = recent_behaviors(clock, keys)
         held = set(found["user_id"].to_pylist())
         cells = [(user, {FEATURE: b""}) for user in part.tolist() if user not in held]
         cells += [(user, {FEATURE: blob}) for user, blob in _encoded(found)]
@@ -132,7 +132,7 @@ def _encoded(found: pa.Table) -> Iterator[tuple[int, bytes]]:
 
 
 def decode_histories(settings: Settings, users: Sequence[int], values: Sequence[bytes | None], at: Hour) -> pa.Table:
-    """Histories from the online store's values (none: nothing was read), as ``recent_behaviours`` gives them."""
+    """Histories from the online store's values (none: nothing was read), as ``recent_behaviors`` gives them."""
     rows: dict[str, list[Any]] = {name: [] for name in SCHEMA.names}
     for user, blob in sorted(zip(users, values, strict=True), key=itemgetter(0)) if values else ():
         matrix = np.frombuffer(blob or b"", dtype=np.int64).reshape(len(LISTS), -1)

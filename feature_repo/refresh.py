@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from core.engine import Engine
 from core.hours import Hour, hour_range
-from events.schema import BEHAVIOURS
+from events.schema import BEHAVIORS
 from feature_repo.history import DAY_HOURS, ITEM_COUNTS, Period, Sources, histories, item_rows
 from feature_repo.sql import COUNTS, columns, counted, negative, summed, zeros
 from feature_repo.sums import Layer
@@ -187,7 +187,7 @@ class Refresh(Work):
             [h for h in self.clock.store.hours() if since - self.clock.window - DAY_HOURS <= h < self.as_of]
         )
         self.recipe.read("past_events", files)
-        names = columns(["hour", "slot", "user_id", "item_id", *self.clock.facets, *BEHAVIOURS])
+        names = columns(["hour", "slot", "user_id", "item_id", *self.clock.facets, *BEHAVIORS])
         self.engine.table("late_slots", "SELECT DISTINCT slot FROM raw_late")
         for name, key in (
             ("late_pairs", ("user_id", "slot")),

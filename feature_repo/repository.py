@@ -128,7 +128,7 @@ def feature_objects(settings: Settings, facets: list[str]) -> list[Any]:
     ]
     as_of = Field(name="as_of", dtype=Int64, description="Hour since 1970 UTC from whose start the row holds.")
     events = Field(name="events", dtype=Int64, description="Events in the window.")
-    behaviours = [Field(name=c, dtype=Int64, description=f"Number of {c} in the window.") for c in COUNTS[1:]]
+    behaviors = [Field(name=c, dtype=Int64, description=f"Number of {c} in the window.") for c in COUNTS[1:]]
     clock_slots = view(
         "clock_slots", [user, slot], [*tops, events, as_of],
         f"Interest clock: top {settings.top_k} values a facet, user and slot over {window}. For training.", online=False,
@@ -143,9 +143,9 @@ def feature_objects(settings: Settings, facets: list[str]) -> list[Any]:
         "Interest clock of a user, one feature a slot, so that an hour writes only the slots that changed. For serving.",
         source=_push_source(settings, CLOCK_PUSH, "clock_slots"),
     )
-    activity = view("user_activity", [user], [events, *behaviours, as_of], f"What a user did in {window}.")
+    activity = view("user_activity", [user], [events, *behaviors, as_of], f"What a user did in {window}.")
     profile = view(
-        "user_profile", [user], [*tops, events, *behaviours, as_of],
+        "user_profile", [user], [*tops, events, *behaviors, as_of],
         f"All-day top values of a user over {window}, as of the last UTC midnight.",
         ttl=timedelta(days=settings.window_days + 2),
     )  # fmt: skip
@@ -158,7 +158,7 @@ def feature_objects(settings: Settings, facets: list[str]) -> list[Any]:
         ttl=timedelta(days=settings.history_days + 1),
     )
     population = view(
-        "population_clock", [slot], [*tops, events, *behaviours, as_of],
+        "population_clock", [slot], [*tops, events, *behaviors, as_of],
         f"Everybody's top values a slot over {window}: what a new user's clock falls back to.",
     )  # fmt: skip
     items = view(
@@ -168,7 +168,7 @@ def feature_objects(settings: Settings, facets: list[str]) -> list[Any]:
             Field(name="first_hour", dtype=Int64, description="Hour since 1970 UTC of the item's first event."),
             Field(name="day_events", dtype=Int64, description="Events in the last 24 hours."),
             Field(name="day_finish", dtype=Int64, description="Finishes in the last 24 hours."),
-            events, *behaviours,
+            events, *behaviors,
             Field(name="finish_rate", dtype=Float64, description="Finishes over events in the window, 0 without any."),
             as_of,
         ],
@@ -240,7 +240,7 @@ def _push_source(settings: Settings, name: str, changes: str) -> Any:
 def open_store(settings: Settings, facets: list[str]) -> FeatureStore:
     """The feature store of a source, its definitions applied if they changed.
 
-    Applying resets nothing here: materialisation always names its hour window.
+    Applying resets nothing here: materialization always names its hour window.
 
     Raises:
         NotReadyError: the clocks have not been computed yet.

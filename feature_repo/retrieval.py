@@ -23,7 +23,7 @@ from core.state_version import check_state_version
 from events.store import EventStore
 from feature_repo.clock import ClockState
 from feature_repo.online import decode_cells, encode_cells, write_cells
-from feature_repo.recent import decode_histories, recent_behaviours, users_with_behaviours, write_histories
+from feature_repo.recent import decode_histories, recent_behaviors, users_with_behaviors, write_histories
 from feature_repo.repository import (
     COLD_START_SERVICE,
     HISTORY_FEATURE,
@@ -53,7 +53,7 @@ class Features:
     """Features of users at hours.
 
     ``slots`` has one row per non-empty (user_id, hour, slot), ``profiles`` (activity in the window) and ``history``
-    (recent behaviours) one per (user_id, hour) that has one; ``hour`` counts hours since 1970 UTC.
+    (recent behaviors) one per (user_id, hour) that has one; ``hour`` counts hours since 1970 UTC.
     """
 
     slots: pa.Table
@@ -97,7 +97,7 @@ class ClockFeatures:
             slots = self._join(self._with_own_slots(frame), "clock_slots", names)
             if self.settings.shrinkage:
                 slots = self._shrunk_offline(frame, slots)
-        return Features(slots=slots, profiles=profiles, history=recent_behaviours(self.clock, keys))
+        return Features(slots=slots, profiles=profiles, history=recent_behaviors(self.clock, keys))
 
     def online(self, user_ids: Sequence[int], at: Hour, service: str = TRAINING_SERVICE) -> Features:
         """The same features from the online store, for serving within hour ``at``."""
@@ -201,7 +201,7 @@ class ClockFeatures:
             rows += write_histories(
                 self.store, self.clock, self._changed("user_activity", hour)["user_id"].to_numpy(), hour
             )
-        log.info("materialised %s: %d rows", hour, rows)
+        log.info("materialized %s: %d rows", hour, rows)
         return rows
 
     def materialize_all(self, until: Hour) -> int:
@@ -222,13 +222,13 @@ class ClockFeatures:
                 self.store.write_to_online_store(view, table.to_pandas())
                 rows += table.num_rows
         if self._keeps_histories:
-            rows += write_histories(self.store, self.clock, users_with_behaviours(self.clock, until), until)
+            rows += write_histories(self.store, self.clock, users_with_behaviors(self.clock, until), until)
         log.info("online store filled as of %s: %d rows", until, rows)
         return rows
 
     @property
     def _keeps_histories(self) -> bool:
-        """Whether a variant reads the recent behaviours at serving."""
+        """Whether a variant reads the recent behaviors at serving."""
         return bool(self.settings.history_length and HISTORY_VARIANTS & set(self.settings.variants))
 
     def _write_clock(self, changed: pa.Table, hour: Hour) -> int:

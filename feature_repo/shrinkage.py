@@ -208,7 +208,7 @@ def fit(settings: Settings, as_of: Hour | None = None) -> Shrinkage:
 
 
 def _fit_facet(recipe: Recipe, facet: str) -> Prior:
-    """Maximise the likelihood of the held-out events that users liked (positive score)."""
+    """Maximize the likelihood of the held-out events that users liked (positive score)."""
     from scipy.optimize import minimize
 
     running = recipe.engine

@@ -1,14 +1,14 @@
 """The one definition of counts, scores and top-k lists, in SQL that every engine runs alike.
 
 A *tile* holds what adds up of one hour: a row per (user, slot, facet value) with its events and their score,
-and one per (user, slot) with every behaviour's count. Scores are whole numbers of the weights' smallest decimal
+and one per (user, slot) with every behavior's count. Scores are whole numbers of the weights' smallest decimal
 (``score_units``), so that taking off what was added leaves nothing behind. Slots are numbered from local
 midnight, ``slot_minutes`` wide; with ``split_weekend`` those of Saturday and Sunday follow those of working days.
 Inside a query a facet value is a number that sorts like its text, so that ties break alike and hashing stays
 cheap; files hold the text.
 
 Tables: ``values_<i>`` (value, id) is the dictionary of facet number i; an *encoded* table has the columns
-user_id, slot (and hour), ``v<i>`` for each facet, the event's ``score``, and the behaviours.
+user_id, slot (and hour), ``v<i>`` for each facet, the event's ``score``, and the behaviors.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ import pyarrow as pa
 from core.duck import identifier
 from core.engine import Engine
 from core.settings import Settings
-from events.schema import BEHAVIOURS
+from events.schema import BEHAVIORS
 
-COUNTS = ("events", *BEHAVIOURS)
+COUNTS = ("events", *BEHAVIORS)
 SCORED = ("events", "score")
 """What adds up of a facet's value."""
 WHOLE_DAY = -1
@@ -35,7 +35,7 @@ def clock_schema(facets: Sequence[str], keys: Sequence[str] = ("user_id", "slot"
     """Arrow schema of clock rows: one per key and moment of change.
 
     For every facet the top values, best first, with their scores and counts; ``events`` and the
-    behaviours count everything in the slot's window. ``event_timestamp`` is the hour's start from
+    behaviors count everything in the slot's window. ``event_timestamp`` is the hour's start from
     which the row holds, ``as_of`` the same as hours since 1970 UTC.
     """
     lists = [
@@ -65,15 +65,15 @@ def score_units(weights: Mapping[str, float]) -> tuple[dict[str, int], int]:
 
 
 def event_score_sql(weights: Mapping[str, float], prefix: str = "") -> str:
-    """The score of a single event, in units, from its behaviours."""
+    """The score of a single event, in units, from its behaviors."""
     units, _ = score_units(weights)
     marks = [f"CASE WHEN {prefix}{identifier(b)} THEN {n} ELSE 0 END" for b, n in units.items()]
     return f"CAST({' + '.join(marks) or '0'} AS BIGINT)"
 
 
 def counted() -> str:
-    """Counts of events: how many, and how many with each behaviour."""
-    marks = [f"count(CASE WHEN {identifier(b)} THEN 1 END) AS {identifier(b)}" for b in BEHAVIOURS]
+    """Counts of events: how many, and how many with each behavior."""
+    marks = [f"count(CASE WHEN {identifier(b)} THEN 1 END) AS {identifier(b)}" for b in BEHAVIORS]
     return ", ".join(["count(*) AS events", *marks])
 
 
@@ -123,14 +123,14 @@ class Recipe:
 
     def read(self, name: str, files: Sequence[Path], table: str = "") -> None:
         """View ``name``: the events of files (or of a table) with their hour and slot; facet values still as text."""
-        wanted = columns(["user_id", "item_id", *self.facets, *BEHAVIOURS])
+        wanted = columns(["user_id", "item_id", *self.facets, *BEHAVIORS])
         hour = self.engine.hour_number('"timestamp"')
         source = table or (self.engine.files(files) if files else f"({self._no_events()}) nothing")
         self.engine.view(name, f"SELECT {hour} AS hour, {self.slot()} AS slot, {wanted} FROM {source}")
 
     def _no_events(self) -> str:
         kinds = {"user_id": "BIGINT", "item_id": "BIGINT", "timestamp": "TIMESTAMP", "local_time": "TIMESTAMP"}
-        kinds |= dict.fromkeys(self.facets, "VARCHAR(1)") | dict.fromkeys(BEHAVIOURS, "BOOLEAN")
+        kinds |= dict.fromkeys(self.facets, "VARCHAR(1)") | dict.fromkeys(BEHAVIORS, "BOOLEAN")
         return "SELECT " + ", ".join(f"CAST(NULL AS {k}) AS {identifier(n)}" for n, k in kinds.items()) + " WHERE 1 = 0"
 
     def dictionaries(self, events: str, sums: Mapping[int, str] | None = None) -> None:
@@ -151,7 +151,7 @@ class Recipe:
         joins = " ".join(
             f"LEFT JOIN values_{i} v{i} ON r.{identifier(facet)} = v{i}.value" for i, facet in enumerate(self.facets)
         )
-        marks = f"{event_score_sql(self.settings.score_weights, 'r.')} AS score, {columns(BEHAVIOURS, 'r.')}"
+        marks = f"{event_score_sql(self.settings.score_weights, 'r.')} AS score, {columns(BEHAVIORS, 'r.')}"
         self.engine.table(name, f"SELECT {columns(keys, 'r.')}, {ids}, {marks} FROM {events} r {joins} {join}")
 
     def sums(self, name: str, encoded: str, keys: Sequence[str]) -> None:

@@ -26,15 +26,15 @@ def main(arguments: argparse.Namespace) -> None:
 
 
 def _init(settings: Settings, arguments: argparse.Namespace) -> None:
-    from operations.init import initialise
+    from operations.init import initialize
 
     del arguments
     _production(settings)
-    initialise(settings)
+    initialize(settings)
 
 
 def _service(settings: Settings, arguments: argparse.Namespace) -> None:
-    from pipeline.services import service
+    from operations.services import service
 
     found = service(settings, arguments.name)
     os.execve(found.command[0], found.command, {**os.environ, **found.environment})  # noqa: S606

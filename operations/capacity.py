@@ -26,7 +26,7 @@ UNITS = {
     "bytes_samples_event": ("bytes an event", "units"),
     "bytes_clock_user": ("bytes a user", "units"),
     "bytes_online_user": ("bytes a user in Redis", "units"),
-    "bytes_model_id": ("bytes a user or item, optimiser included", "units"),
+    "bytes_model_id": ("bytes a user or item, optimizer included", "units"),
 }
 """Figure of ``var/bench/results.json`` → its unit, and the bench that measures it."""
 BENCH_CORES = 2
@@ -42,7 +42,7 @@ class Load:
     requests_a_day: float = 20.0
     items: float = 1e6
     peak: float = 2.0
-    utilisation: float = 0.5
+    utilization: float = 0.5
     variants: int = 2
     kept_days: int = 180
     machine_cores: int = 32
@@ -51,8 +51,8 @@ class Load:
     def __post_init__(self) -> None:
         if bad := [name for name, value in vars(self).items() if not value > 0]:
             raise ConfigError(f"{', '.join(bad)}: must be more than 0")
-        if self.active_share > 1 or self.utilisation > 1 or self.peak < 1:
-            raise ConfigError("active share and utilisation are shares of 1; the peak hour is at least the mean hour")
+        if self.active_share > 1 or self.utilization > 1 or self.peak < 1:
+            raise ConfigError("active share and utilization are shares of 1; the peak hour is at least the mean hour")
 
     @property
     def peak_events(self) -> float:
@@ -96,7 +96,7 @@ def needs(units: dict[str, float], load: Load) -> list[Need]:
     millions = load.peak_events / 1e6
 
     def cores(core_seconds: float) -> float:
-        return millions * core_seconds / 3600 / load.utilisation
+        return millions * core_seconds / 3600 / load.utilization
 
     daily_gb = load.users * load.active_share * load.events_a_day / 1e9
     model_gb = (load.users + load.items) * units["bytes_model_id"] / 1e9
@@ -112,8 +112,8 @@ def needs(units: dict[str, float], load: Load) -> list[Need]:
         Need("samples", cores(units["cpu_samples"]), 0, daily_gb * load.kept_days * units["bytes_samples_event"]),
         Need(f"training, {load.variants} variants", cores(units["cpu_training"]) * load.variants, model_gb * load.variants),
         Need("gate", cores(units["cpu_gate"])),
-        Need("ranking service", load.peak_requests * units["serve_cpu_matched"] / 1000 / load.utilisation, model_gb),
-        Need("A/B user tables, in an hour a day", daily_gb * 1e3 * units["cpu_ab"] / 3600 / load.utilisation),
+        Need("ranking service", load.peak_requests * units["serve_cpu_matched"] / 1000 / load.utilization, model_gb),
+        Need("A/B user tables, in an hour a day", daily_gb * 1e3 * units["cpu_ab"] / 3600 / load.utilization),
     ]  # fmt: skip
 
 
@@ -124,12 +124,12 @@ def limits(units: dict[str, float], load: Load) -> list[str]:
     if seconds > 3600:
         found.append(
             f"one trainer on {BENCH_CORES} cores needs {seconds / 3600:,.1f} h for the busiest hour: `torchrun` with at least "
-            f"{math.ceil(seconds / 3600 / load.utilisation)} processes a variant"
+            f"{math.ceil(seconds / 3600 / load.utilization)} processes a variant"
         )
     model = (load.users + load.items) * units["bytes_model_id"] / 1e9
     if model > load.machine_memory_gb / 2:
         found.append(
-            f"a model and its optimiser are {model:,.0f} GB and every training process holds all of it: tables would have to be "
+            f"a model and its optimizer are {model:,.0f} GB and every training process holds all of it: tables would have to be "
             "spread over machines, which is not built"
         )
     return found
@@ -173,7 +173,7 @@ def page(units: dict[str, float], loads: list[Load]) -> str:
         "",
         f"{first.active_share:.0%} of the users are active on a day, with {first.events_a_day:g} events and "
         f"{first.requests_a_day:g} requests each; the busiest hour has {first.peak:g} times the mean; processors are "
-        f"{first.utilisation:.0%} busy at that time; {first.items:,.0f} items; {first.kept_days} days of events, changes and samples "
+        f"{first.utilization:.0%} busy at that time; {first.items:,.0f} items; {first.kept_days} days of events, changes and samples "
         f"are kept; a machine has {first.machine_cores} cores and {first.machine_memory_gb:g} GB. Every one is an option "
         "(`--help`). Users with clocks online are all users; those of the unit costs had 500 events in 30 days. "
         "The benches' events are made up, a million of 200 k users in an hour: a real log compresses less.",

@@ -168,7 +168,7 @@ def _state(settings: Settings) -> list[Finding]:
 def _ports(settings: Settings) -> list[Finding]:
     from core.files import read_json
     from core.ports import port_is_free
-    from pipeline.processes import PORTS
+    from operations.processes import PORTS
 
     if (settings.workspace / "services.json").exists() and read_json(settings.workspace / "services.json"):
         return [Finding("ports", "ok", "the platform is running")]
@@ -307,7 +307,7 @@ def _mlflow(settings: Settings) -> list[Finding]:
                  "start it with --app-name basic-auth"),
     ]  # fmt: skip
     if _has_secret(settings, "mlflow_service"):
-        from training.tracking import open_mlflow
+        from model_registry.store import open_mlflow
 
         open_mlflow(settings)
         findings.append(Finding("mlflow's own login", "ok", "accepted"))

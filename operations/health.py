@@ -10,7 +10,7 @@ from typing import Any
 
 from core.errors import ConfigError, NotReadyError
 from core.settings import Settings
-from pipeline.services import mlflow_health
+from operations.services import mlflow_health
 
 TIMEOUT_SECONDS = 10
 AIRFLOW_PARTS = {

@@ -7,17 +7,17 @@ from collections.abc import Callable
 
 from core.errors import NotReadyError
 from core.settings import DATABASES, Settings
+from operations.airflow_api import ADMIN
+from operations.processes import wait_for
+from operations.services import migrate_airflow
 from operations.users import ensure_roles, ensure_service_user, ensure_user, mlflow_logins
-from pipeline.airflow_api import ADMIN
-from pipeline.processes import wait_for
-from pipeline.services import migrate_airflow
 
 log = logging.getLogger("operations.init")
 
 WAIT_SECONDS = 120
 
 
-def initialise(settings: Settings) -> None:
+def initialize(settings: Settings) -> None:
     """Make everything ready that the services stand on.
 
     Raises:

@@ -80,7 +80,7 @@ def _gauge(name: str, text: str, value: float) -> Metric:
     return GaugeMetricFamily(name, text, value=value)
 
 
-def _labelled(name: str, text: str, label: str, values: dict[str, float]) -> Metric:
+def _labeled(name: str, text: str, label: str, values: dict[str, float]) -> Metric:
     family = GaugeMetricFamily(name, text, labels=[label])
     for key, value in values.items():
         family.add_metric([key], value)
@@ -106,7 +106,7 @@ def _events(settings: Settings) -> list[Metric]:
         _gauge("clock_events_missing_hours", "Hours missing between the first and the newest.", len(missing_hours(hours))),
         _gauge("clock_events_rows", "Events of the newest 24 hours.", sum(m.rows for m in recent)),
         _gauge("clock_events_duplicates", "Duplicates dropped in them.", sum(m.duplicates for m in recent)),
-        _labelled("clock_events_quarantined", "Rows of them in quarantine, by reason.", "reason", dict(rejected)),
+        _labeled("clock_events_quarantined", "Rows of them in quarantine, by reason.", "reason", dict(rejected)),
     ]  # fmt: skip
 
 
@@ -128,14 +128,14 @@ def _states(settings: Settings) -> list[Metric]:
     heads = {v: StateStore(settings.training_dir / "states", v).head() for v in settings.variants}
     seen = {v: StateStore(settings.training_dir / "states", v).info(h).samples_seen for v, h in heads.items() if h}
     return [
-        _labelled("clock_trained_until_seconds", "End of the last hour trained on.", "variant",
+        _labeled("clock_trained_until_seconds", "End of the last hour trained on.", "variant",
                   {v: _end(h) for v, h in heads.items()}),
-        _labelled("clock_samples_seen", "Samples trained on so far.", "variant", {v: float(n) for v, n in seen.items()}),
+        _labeled("clock_samples_seen", "Samples trained on so far.", "variant", {v: float(n) for v, n in seen.items()}),
     ]  # fmt: skip
 
 
 def _champion(settings: Settings) -> list[Metric]:
-    from training.tracking import open_registry
+    from model_registry.store import open_registry
 
     champion = open_registry(settings).get("champion")
     if champion is None:
@@ -150,7 +150,7 @@ def _champion(settings: Settings) -> list[Metric]:
 def _gate(settings: Settings) -> list[Metric]:
     folder = settings.reports_dir / "gate"
     verdicts = Counter(str(read_json(p)["verdict"]) for p in sorted(folder.glob("*.json"))[-ROWS_OF_HOURS:])
-    return [_labelled("clock_gate_verdicts", "Verdicts of the last 24 decisions.", "verdict", dict(verdicts))]
+    return [_labeled("clock_gate_verdicts", "Verdicts of the last 24 decisions.", "verdict", dict(verdicts))]
 
 
 def _drift(settings: Settings) -> list[Metric]:
@@ -170,7 +170,7 @@ def _experiments(settings: Settings) -> list[Metric]:
         if newest:
             verdicts[str(read_json(newest)["decision"]["verdict"])] += 1
     return [
-        _labelled("clock_experiments", "Experiments by the verdict of their newest report.", "verdict", dict(verdicts))
+        _labeled("clock_experiments", "Experiments by the verdict of their newest report.", "verdict", dict(verdicts))
     ]
 
 
@@ -182,7 +182,7 @@ def _airflow(settings: Settings) -> list[Metric]:
         log.warning("%s", error)
     else:
         up = {name: float(health[part]["status"] == "healthy") for name, part in AIRFLOW_PARTS.items()}
-    return [_labelled("clock_airflow_up", "Whether Airflow saw the part's heartbeat lately.", "part", up)]
+    return [_labeled("clock_airflow_up", "Whether Airflow saw the part's heartbeat lately.", "part", up)]
 
 
 def _disk(settings: Settings) -> list[Metric]:

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from core.errors import ConfigError
 from core.settings import Settings
-from pipeline.services import airflow_environment
-from training.tracking import SERVICE_USER
+from model_registry.store import SERVICE_USER
+from operations.services import airflow_environment
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -13,14 +13,14 @@ from core.settings import Settings, load_settings
 
 def main(arguments: argparse.Namespace) -> None:
     if arguments.command == "demo":
-        from pipeline.demo import describe, run_demo
+        from clock.demo import describe, run_demo
 
         summary = run_demo(arguments.source or "simulator", arguments.data, arguments.hours, fresh=arguments.fresh)
         print(describe(summary, load_settings(source=summary["source"])))
         return
     if arguments.command == "loop":
-        from pipeline.loop import SOURCE, Plan, run_loop
-        from pipeline.loop import describe as describe_loop
+        from closed_loop.loop import SOURCE, Plan, run_loop
+        from closed_loop.loop import describe as describe_loop
 
         plan = Plan(
             arms=tuple(arguments.arms.split(",")), days=arguments.days, http=not arguments.in_process,
@@ -56,18 +56,17 @@ def main(arguments: argparse.Namespace) -> None:
 
         print(json.dumps(asdict(rollback(settings, arguments.reason, arguments.version))))
     elif arguments.command == "up":
-        from pipeline.local import up
+        from operations.local import up
 
         up(settings)
     else:
-        from pipeline.local import down
+        from operations.local import down
 
         down(settings)
 
 
 def _setup(settings: Settings, arguments: argparse.Namespace) -> None:
-    from pipeline.app import save_app_source
-    from pipeline.source import Source, save_source
+    from pipeline.source import Source, save_app_source, save_source
 
     if arguments.mapping == "simulated":
         save_app_source(settings)

@@ -6,7 +6,7 @@ import logging
 from typing import Any
 
 from ab_analysis.experiment import find_experiments, load_named
-from ab_analysis.report import analyse_experiment, write_report
+from ab_analysis.report import analyze_experiment, write_report
 from core.alerts import send_alert
 from core.errors import NotReadyError
 from core.hours import Hour
@@ -34,7 +34,7 @@ def watch_experiments(settings: Settings, hour: Hour) -> list[dict[str, Any]]:
         if not experiment.automatic_stop or not begun or ended or stopped(settings, name):
             continue
         try:
-            _, analysis, _ = analyse_experiment(settings, experiment, until)
+            _, analysis, _ = analyze_experiment(settings, experiment, until)
         except NotReadyError as error:  # nobody, or too few, met it yet
             found.append({"experiment": name, "verdict": None, "sentence": str(error)})
             continue

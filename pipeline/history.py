@@ -38,7 +38,7 @@ def build_history(settings: Settings, until: Hour) -> dict[str, Any]:
         ``hours`` in the history and the ``ingest`` account.
     """
     if load_source(settings).simulated:
-        from pipeline.app import app_log
+        from simulation.workspace import app_log
 
         app = app_log(settings)
         log.info("the simulated app writes its log of %s to %s", app.config.first_hour, until - 1)

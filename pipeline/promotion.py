@@ -18,19 +18,13 @@ from core.hours import Hour, hour_range
 from core.logs import log_context
 from core.settings import Settings
 from evaluation.gate import Contender, Decision, Scored, falls_behind, judge, load_policy
-from evaluation.registry import CANDIDATE, CHALLENGER, CHAMPION, PREDECESSOR, Move, Registry
 from events.store import EventStore
+from model_registry.registry import CANDIDATE, CHALLENGER, CHAMPION, PREDECESSOR, Move, Registry
+from model_registry.store import download_version, open_registry
 
 log = logging.getLogger("pipeline.promotion")
 
 FIRST_CHAMPION_HOURS = 24 * 7
-
-
-def registry(settings: Settings) -> Registry:
-    """The registered model of the source."""
-    from training.tracking import open_registry
-
-    return open_registry(settings)
 
 
 def contender(models: Registry, alias: str) -> Contender | None:
@@ -51,7 +45,6 @@ def score_version(settings: Settings, version: str, hour: Hour) -> pa.Table:
     from training.samples import SampleStore
     from training.scoring import predict
     from training.tensors import hour_keys
-    from training.tracking import download_version
     from training.trainer import prediction_table
 
     model = load_model(download_version(settings, version))
@@ -97,7 +90,7 @@ def evaluate_candidate(settings: Settings, hour: Hour, policy_file: Path | None 
         NotReadyError: there is no challenger, or its artifacts cannot be read.
     """
     policy = load_policy(policy_file or own_policy(settings))
-    models = registry(settings)
+    models = open_registry(settings)
     challenger, champion = contender(models, CHALLENGER) or contender(models, CANDIDATE), contender(models, CHAMPION)
     if challenger is None:
         raise NotReadyError(f"{models.name} has no candidate; train the hour before (DAG train_ranker)")
@@ -140,7 +133,7 @@ def probe(settings: Settings, version: str) -> None:
     import mlflow
     import numpy as np
 
-    models = registry(settings)
+    models = open_registry(settings)
     try:
         model = mlflow.pyfunc.load_model(f"models:/{models.name}/{version}")
         scores = model.predict(model.input_example).to_numpy()
@@ -168,7 +161,7 @@ def apply_decision(settings: Settings, hour: Hour, decision: dict[str, Any], *, 
     Raises:
         DataError: the winner does not load and score, or somebody moved the champion in between.
     """
-    models = registry(settings)
+    models = open_registry(settings)
     moves: list[Move] = []
     challenger, champion = decision["candidate"]["version"], decision["champion"]
     now = models.get(CHAMPION)
@@ -192,7 +185,7 @@ def apply_decision(settings: Settings, hour: Hour, decision: dict[str, Any], *, 
 def watch_champion(settings: Settings, hour: Hour) -> Move | None:
     """Roll a champion back that falls behind its predecessor, by the policy; returns the move, or None."""
     policy = load_policy(own_policy(settings))
-    models = registry(settings)
+    models = open_registry(settings)
     current = models.get(CHAMPION)
     previous = current.tags.get(PREDECESSOR) if current else None
     if current is None or not previous:
@@ -212,7 +205,7 @@ def watch_champion(settings: Settings, hour: Hour) -> Move | None:
 
 def offer_first(settings: Settings, trained: list[dict[str, Any]]) -> None:
     """After the history: the baseline becomes champion if it beats popularity, the candidate stands up."""
-    models = registry(settings)
+    models = open_registry(settings)
     by_variant = {t["variant"]: t for t in trained}
     if models.get(CHAMPION) is None:
         first = by_variant[settings.baseline_variant]
@@ -244,7 +237,7 @@ def _first_champion(settings: Settings, trained: dict[str, Any]) -> Decision:
 
 def write_decision(settings: Settings, hour: Hour, decision: Decision) -> Path:
     """Write a decision as JSON and page; returns the page."""
-    from pipeline.pages import write_gate_page
+    from pages.rankers import write_gate_page
 
     folder = settings.reports_dir / "gate"
     write_json(folder / f"{hour.key}.json", decision.as_json())
@@ -253,6 +246,6 @@ def write_decision(settings: Settings, hour: Hour, decision: Decision) -> Path:
 
 def rollback(settings: Settings, reason: str, to: str | None = None) -> Move:
     """Take the champion back to its predecessor or a named version."""
-    move = registry(settings).rollback(reason, to)
+    move = open_registry(settings).rollback(reason, to)
     log.info("champion rolled back from version %s to %s: %s", move.previous, move.version, reason)
     return move

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from dataclasses import asdict
 from datetime import date, timedelta
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -17,7 +16,6 @@ from core.errors import ConfigError, NotReadyError
 from core.files import read_json, write_json
 from core.hours import Hour, day_hours, hour_range
 from core.logs import log_context
-from core.pages import write_page
 from core.settings import Settings
 from events.store import EventStore
 
@@ -28,12 +26,6 @@ log = logging.getLogger("pipeline.reports")
 
 REFERENCE_DAYS = 7
 EXAMPLE_CLOCKS = 2
-INDEX = """
-<p class="soft">Source <strong>{{ source }}</strong>. Everything here is written by the daily and hourly DAGs.</p>
-{% for title, rows in groups %}<section><h2>{{ title }}</h2>{% if rows %}<ul>
-{% for text, link, note in rows %}<li><a href="{{ link }}">{{ text }}</a> <span class="soft">{{ note }}</span></li>{% endfor %}</ul>
-{% else %}<p class="soft">Nothing yet.</p>{% endif %}</section>{% endfor %}
-"""
 
 
 @log_context(day="day")
@@ -48,10 +40,11 @@ def report_drift(settings: Settings, day: date) -> dict[str, Any]:
     """
     from evaluation.drift import drift_report
     from evaluation.gate import load_policy
-    from pipeline.promotion import own_policy, registry
+    from model_registry.store import open_registry
+    from pipeline.promotion import own_policy
 
     store = EventStore(settings.events_dir)
-    champion = registry(settings).get("champion")
+    champion = open_registry(settings).get("champion")
     variant = champion.tags["variant"] if champion else settings.baseline_variant
     end = day_hours(day)[0]
     if champion:
@@ -176,49 +169,11 @@ def past_reports(settings: Settings, name: str | None, first: date, last: date) 
 
 def report_clocks(settings: Settings) -> list[str]:
     """Draw the clocks of everybody and of the most active users; ``python -m feature_repo page`` draws any other."""
-    from feature_repo.page import write_clock_page
     from feature_repo.retrieval import ClockFeatures
+    from pages.clocks import write_clock_page
 
     features = ClockFeatures(settings, EventStore(settings.events_dir))
     return [str(write_clock_page(features, user)) for user in (None, *features.most_active(EXAMPLE_CLOCKS))]
-
-
-def write_index(settings: Settings) -> str:
-    """The page that links every report."""
-    root = settings.reports_dir
-    groups = []
-    if (root / "model.html").exists():
-        groups.append(("Model", [("champion, variants, moves, drift", "model.html", "")]))
-    if (root / "loop.html").exists():
-        groups.append(("Closed loop", [("offline gain, online gain, truth", "loop.html", "")]))
-    if (root / "ab" / "index.html").exists():
-        groups.append(("Experiments", _experiment_rows(root)))
-    for title, pattern in (
-        ("Promotion gate", "gate/*.html"),
-        ("Data drift", "drift/*.html"),
-        ("Interest clocks", "clocks/*.html"),
-    ):
-        rows = []
-        for path in sorted(root.glob(pattern), reverse=True)[:60]:
-            data = path.with_suffix(".json")
-            content = read_json(data) if data.exists() else {}
-            note = content.get("reason") or (
-                f"{len(content['drifted'])} columns drifted" if "drifted" in content else ""
-            )
-            rows.append((path.stem, str(path.relative_to(root)), note))
-        groups.append((title, rows))
-    write_page(root / "index.html", "Interest Clock reports", INDEX, source=settings.source, groups=groups)
-    return str(root / "index.html")
-
-
-def _experiment_rows(root: Path) -> list[tuple[str, str, str]]:
-    """The overview, then the latest pages of each experiment with their decisions."""
-    rows = [("all experiments", "ab/index.html", "")]
-    for folder in sorted((root / "ab").glob("*/")):
-        for path in sorted(folder.glob("20*.html"), reverse=True)[:14]:
-            sentence = read_json(path.with_suffix(".json"))["decision"]["sentence"]
-            rows.append((f"{folder.name} as of {path.stem}", str(path.relative_to(root)), sentence))
-    return rows
 
 
 def variant_metrics(settings: Settings, start: Hour, end: Hour) -> dict[str, Any]:

@@ -8,25 +8,17 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterable
-from datetime import datetime, timedelta
 from pathlib import Path
 
 from core.hours import Hour
 from core.settings import Settings
-from evaluation.registry import CHAMPION, PREDECESSOR
 from events.store import EventStore
 from feature_repo.clock import ClockState
 from feature_repo.served import served_hours
-from pipeline.services import airflow_environment, airflow_home
+from model_registry.registry import CHAMPION, PREDECESSOR
 from training.state import StateStore
 
 log = logging.getLogger("pipeline.retention")
-
-RUN_RECORDS = (
-    "dag_run", "task_instance", "task_instance_history", "task_reschedule", "xcom", "job", "trigger", "callback",
-    "asset_event", "deadline", "celery_taskmeta", "revoked_token",
-)  # fmt: skip
-"""Tables of Airflow that grow with every run."""
 
 
 def retire_models(settings: Settings) -> dict[str, int]:
@@ -39,10 +31,9 @@ def retire_models(settings: Settings) -> dict[str, int]:
     Returns:
         ``versions`` and ``models`` removed.
     """
-    from pipeline.promotion import registry
-    from training.tracking import experiment_name
+    from model_registry.store import experiment_name, open_registry
 
-    models = registry(settings)
+    models = open_registry(settings)
     client, name = models.client, models.name
     found = sorted(client.search_model_versions(f"name = '{name}'"), key=lambda v: int(v.version), reverse=True)
     named = {str(v) for m in client.search_registered_models(f"name = '{name}'") for v in m.aliases.values()}
@@ -106,28 +97,6 @@ def _remove(paths: Iterable[Path], cutoff: Hour) -> int:
     old = [path for path in paths if Hour.parse(path.name.removeprefix("hour=").split(".")[0]) < cutoff]
     for path in old:
         shutil.rmtree(path) if path.is_dir() else path.unlink()
-    return len(old)
-
-
-def retire_records(settings: Settings, now: datetime) -> int:
-    """Remove log files and Airflow's run records of more than ``keep_days`` ago; returns the log files removed.
-
-    Who did what (Airflow's audit log) stays.
-    """
-    if not settings.keep_days:
-        return 0
-    since = now - timedelta(days=settings.keep_days)
-    home = airflow_home(settings)
-    old = [p for p in (home / "logs").rglob("*") if p.is_file() and p.stat().st_mtime < since.timestamp()]
-    for path in old:
-        path.unlink()
-    done = subprocess.run(
-        [sys.executable, "-m", "airflow", "db", "clean", "--yes", "--skip-archive", "--error-on-cleanup-failure",
-         "--clean-before-timestamp", since.isoformat(), "--tables", ",".join(RUN_RECORDS)],
-        capture_output=True, text=True, check=False, env={**os.environ, **airflow_environment(settings)},
-    )  # fmt: skip
-    if done.returncode:
-        log.warning("airflow db clean failed; the next day tries again: %s", done.stderr.strip()[-500:])
     return len(old)
 
 

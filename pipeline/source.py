@@ -13,6 +13,8 @@ from core.logs import log_context
 from core.settings import Settings
 from events.ingest import Account, ingest
 from events.mapping import load_mapping, log_paths
+from simulation.log import AppLog
+from simulation.workspace import app_log
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,13 @@ def save_source(settings: Settings, source: Source) -> None:
     write_json(settings.workspace / "source.json", asdict(Source(mapping, absolute, source.simulated)))
 
 
+def save_app_source(settings: Settings) -> AppLog:
+    """Let the workspace's log come from the simulated app, which writes an hour when it is asked for."""
+    simulated = app_log(settings)
+    save_source(settings, Source(str(simulated.prepare()), (), simulated=True))
+    return simulated
+
+
 def load_source(settings: Settings) -> Source:
     """How the workspace's log arrives; ``NotReadyError`` before it was set up."""
     path = settings.workspace / "source.json"
@@ -72,8 +81,6 @@ def ingest_hour(settings: Settings, hour: Hour) -> Account:
     """
     source = load_source(settings)
     if source.simulated:
-        from pipeline.app import app_log
-
         app_log(settings).write_hours(hour, hour + 1)
     files = source.files_of(hour)
     if source.hourly_files:

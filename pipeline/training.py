@@ -8,12 +8,12 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any
 
 from core.cli import run_child
+from core.environment import platform_environment
 from core.hours import Hour, hour_range
 from core.logs import log_context
 from core.settings import Settings
 from core.state_version import check_state_version
 from events.store import EventStore
-from pipeline.services import platform_environment
 from serving.routing import load_routes
 
 log = logging.getLogger("pipeline.training")
@@ -47,9 +47,9 @@ def train_variant(
     Returns:
         ``variant``, ``hour``, ``digest``, ``version`` (or None), and the last hour's ``metrics``.
     """
+    from model_registry.tracking import Tracker
     from training.group import start_group
     from training.samples import SampleStore
-    from training.tracking import Tracker
     from training.trainer import HourResult, Trainer
 
     check_state_version(settings)
@@ -84,7 +84,7 @@ def train_hour(settings: Settings, hour: Hour) -> list[dict[str, Any]]:
 
 def train_history(settings: Settings, until: Hour, *, processes: int = 2) -> list[dict[str, Any]]:
     """Train every variant on all hours up to ``until``, variants side by side in processes."""
-    from training.tracking import open_mlflow
+    from model_registry.store import open_mlflow
 
     first = EventStore(settings.events_dir).hours()[0]
     log.info("building the samples of %s to %s", first, until)

@@ -125,7 +125,7 @@ def _add_pages(app: FastAPI, service: Service) -> None:
             },
             "shadow": service.settings.serving_shadow or None,
             "features_as_of": now.at.key if now.at else None,
-            "items": len(now.catalogue or ()),
+            "items": len(now.catalog or ()),
             "experiments": {e.name: e.models for e in now.routes.experiments},
             "problems": engine.problems,
         }

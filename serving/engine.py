@@ -1,7 +1,7 @@
 """Ranking: the model behind a user's route scores the candidates on the user's features, or popularity does.
 
 Everything that requests need lies in one immutable ``Snapshot``; ``refresh`` makes a new one beside the requests and puts
-it in place at once, so a request sees one state of models, experiments and catalogue from beginning to end.
+it in place at once, so a request sees one state of models, experiments and catalog from beginning to end.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from ab_analysis.assignment import ExposureLog
 from core.errors import NotReadyError, PlatformError
 from core.hours import Hour
 from core.settings import Settings
-from evaluation.registry import CHAMPION
 from events.store import EventStore
 from feature_repo.retrieval import Features
-from serving.catalogue import Catalogue, Keys, load_catalogue
+from model_registry.registry import CHAMPION
+from serving.catalog import Catalog, Keys, load_catalog
 from serving.features import FeaturesAwayError, OnlineFeatures
 from serving.journal import Journal
 from serving.models import Loaded, Models
@@ -100,7 +100,7 @@ class Snapshot:
     """What requests are answered with."""
 
     at: Hour | None = None
-    catalogue: Catalogue | None = None
+    catalog: Catalog | None = None
     retrieval: Retrieval | None = None
     routes: Routes = field(default_factory=Routes)
     models: Mapping[str, Loaded] = field(default_factory=dict)
@@ -123,7 +123,7 @@ class _Work:
 
 def pair_scores(
     loaded: Loaded,
-    catalogue: Catalogue,
+    catalog: Catalog,
     features: Features,
     *,
     users: np.ndarray,
@@ -135,15 +135,15 @@ def pair_scores(
 
     Args:
         loaded: the model.
-        catalogue: gives the items' facets.
+        catalog: gives the items' facets.
         features: of the users.
         users, minutes, items: user, local minutes since 1970 and item of each pair, shape (N,).
-        rows: of the items in the catalogue, where they are known already.
+        rows: of the items in the catalog, where they are known already.
     """
-    rows = catalogue.rows(items) if rows is None else rows
+    rows = catalog.rows(items) if rows is None else rows
     ranker = loaded.model.ranker
     own = (features.slots, features.profiles, features.history)
-    keys = candidate_keys(users, minutes, items, catalogue.facets_of(rows), own, ranker)
+    keys = candidate_keys(users, minutes, items, catalog.facets_of(rows), own, ranker)
     found: np.ndarray = predict(ranker, keys)[:, loaded.head] if len(keys) else np.empty(0)
     return found
 
@@ -171,18 +171,18 @@ class Engine:
         """Take over new features, models, experiments and ids. What cannot be read stays as it was, and is named."""
         with self._refreshing:
             problems: dict[str, str] = {}
-            at, catalogue, retrieval = self.snapshot.at, self.snapshot.catalogue, self.snapshot.retrieval
+            at, catalog, retrieval = self.snapshot.at, self.snapshot.catalog, self.snapshot.retrieval
             try:
                 now = self.features.store.clock.as_of
                 if now is None:
-                    problems["features"] = "there are no clocks yet; run 'make demo', or materialise an hour"
-                elif now != at or catalogue is None:
+                    problems["features"] = "there are no clocks yet; run 'make demo', or materialize an hour"
+                elif now != at or catalog is None:
                     self.users.refresh()
                     self.items.refresh()
                     if at is None:
                         self.features.warm(now)
-                    catalogue = load_catalogue(self.settings, self.features.store, now)
-                    at, retrieval = now, Retrieval(catalogue, self.settings.slot_minutes)
+                    catalog = load_catalog(self.settings, self.features.store, now)
+                    at, retrieval = now, Retrieval(catalog, self.settings.slot_minutes)
             except NotReadyError as error:
                 problems["features"] = str(error)
             except Exception as error:  # the hour before keeps ranking
@@ -192,7 +192,7 @@ class Engine:
             shadow = {self.settings.serving_shadow} - {""}
             self.models.refresh(routes.models | shadow)
             models = {name: m for name in routes.models | shadow if (m := self.models.get(name))}
-            self.snapshot = Snapshot(at, catalogue, retrieval, routes, models)
+            self.snapshot = Snapshot(at, catalog, retrieval, routes, models)
             self.problems = {**problems, **wrong, **self.models.problems}
 
     def close(self) -> None:
@@ -208,7 +208,7 @@ class Engine:
     def _lacks(self, now: Snapshot) -> str:
         if not now.models:
             return self._no_champion()
-        return "" if now.catalogue is not None else self.problems.get("features", "no features yet")
+        return "" if now.catalog is not None else self.problems.get("features", "no features yet")
 
     def _no_champion(self) -> str:
         reason = self.problems.get(CHAMPION) or self.problems.get("mlflow") or "no model is loaded"
@@ -228,7 +228,7 @@ class Engine:
         if reason := self._lacks(now):
             raise NoChampionError(reason)
         assert now.at is not None
-        assert now.catalogue is not None
+        assert now.catalog is not None
         routes = self._routes(now, requests)
         if not all(route.model in now.models or CHAMPION in now.models for route in routes):
             raise NoChampionError(self._no_champion())
@@ -241,7 +241,7 @@ class Engine:
             self._candidates(w, now, features)
         if away:
             for w in work:
-                w.scores, w.degraded = now.catalogue.popularity_of(w.rows), f"popularity: {away}"
+                w.scores, w.degraded = now.catalog.popularity_of(w.rows), f"popularity: {away}"
         else:
             self._score(work, now, features)
         ranked = [self._answer(w, now.at) for w in work]
@@ -266,7 +266,7 @@ class Engine:
             return NO_FEATURES, str(error)
 
     def _candidates(self, work: _Work, now: Snapshot, features: Features) -> None:
-        assert now.catalogue is not None
+        assert now.catalog is not None
         assert now.retrieval is not None
         request = work.request
         if request.candidates is None:
@@ -281,11 +281,11 @@ class Engine:
         else:
             work.keys = request.candidates
             work.items = np.array([self.items.id_of(key) for key in work.keys], dtype=np.int64)
-        work.rows = now.catalogue.rows(work.items)
+        work.rows = now.catalog.rows(work.items)
 
     def _score(self, work: Sequence[_Work], now: Snapshot, features: Features) -> None:
         """Scores by each request's model; a model that is missing or fails gives way to the champion, it to popularity."""
-        assert now.catalogue is not None
+        assert now.catalog is not None
         champion = now.models.get(CHAMPION)
         groups: dict[str, list[_Work]] = {}
         for w in work:
@@ -300,7 +300,7 @@ class Engine:
                 if loaded is None:
                     continue
                 try:
-                    found = self.scores(loaded, group, features, now.catalogue)
+                    found = self.scores(loaded, group, features, now.catalog)
                 except Exception as error:  # a model that fails costs quality, not the answer
                     log.warning("version %s failed: %s", loaded.version, error)
                     self._count_failures(group, loaded, str(error))
@@ -312,15 +312,15 @@ class Engine:
                 break
             else:
                 for w in group:
-                    w.scores, w.loaded = now.catalogue.popularity_of(w.rows), None
+                    w.scores, w.loaded = now.catalog.popularity_of(w.rows), None
                     w.degraded = "popularity: the model failed"
 
     @staticmethod
-    def scores(loaded: Loaded, work: Sequence[_Work], features: Features, catalogue: Catalogue) -> list[np.ndarray]:
+    def scores(loaded: Loaded, work: Sequence[_Work], features: Features, catalog: Catalog) -> list[np.ndarray]:
         """Each request's scores by one model."""
         sizes = [len(w.items) for w in work]
         found = pair_scores(
-            loaded, catalogue, features,
+            loaded, catalog, features,
             users=np.repeat(np.array([w.user for w in work], dtype=np.int64), sizes),
             minutes=np.repeat(np.array([w.request.local_minutes for w in work], dtype=np.int64), sizes),
             items=np.concatenate([w.items for w in work]), rows=np.concatenate([w.rows for w in work]),
@@ -381,11 +381,11 @@ class Engine:
     def _score_shadow(self, shadow: Loaded, work: Sequence[_Work], features: Features, now: Snapshot) -> None:
         """Another model's scores of what was shown, for the log only."""
         try:
-            assert now.catalogue is not None
+            assert now.catalog is not None
             assert self.journal is not None
             for w in work:
-                w.rows = now.catalogue.rows(w.items)  # in the order of the scores now
-            found = self.scores(shadow, work, features, now.catalogue)
+                w.rows = now.catalog.rows(w.items)  # in the order of the scores now
+            found = self.scores(shadow, work, features, now.catalog)
             for w, scores in zip(work, found, strict=True):
                 row = {
                     "request_id": w.request.request_id,

@@ -9,10 +9,10 @@ from pathlib import Path
 from core.errors import NotReadyError, PlatformError
 from core.files import read_json, write_json
 from core.settings import Settings
-from evaluation.registry import CANDIDATE, CHALLENGER, CHAMPION, Registry
+from model_registry.registry import CANDIDATE, CHALLENGER, CHAMPION, Registry
+from model_registry.store import download_version, open_registry
 from training.config import label_of
 from training.model import RankerModel, input_example, load_model
-from training.tracking import download_version, open_registry
 
 log = logging.getLogger("serving.models")
 
@@ -22,7 +22,7 @@ VERSION = "version:"
 
 @dataclass(frozen=True)
 class Loaded:
-    """A registered version in memory. ``head`` is the place of the behaviour that it ranks by."""
+    """A registered version in memory. ``head`` is the place of the behavior that it ranks by."""
 
     version: str
     variant: str

@@ -11,7 +11,7 @@ from core.errors import NotReadyError
 from core.hours import Hour
 from core.settings import Settings
 from feature_repo.served import served_features
-from serving.catalogue import load_catalogue
+from serving.catalog import load_catalog
 from serving.engine import pair_scores
 from serving.features import open_features
 from serving.journal import read_requests
@@ -46,7 +46,7 @@ def replay_hour(settings: Settings, hour: Hour, model: str) -> dict[str, Any]:
     store = open_features(settings)
     at = store.clock.as_of
     assert at is not None
-    catalogue = load_catalogue(settings, store, at)
+    catalog = load_catalog(settings, store, at)
     found: list[dict[str, float]] = []
     for as_of in sorted(hours):
         features, users = served_features(settings, Hour(as_of))
@@ -55,7 +55,7 @@ def replay_hour(settings: Settings, hour: Hour, model: str) -> dict[str, Any]:
         for row in mine:
             items = np.array(row["items"], dtype=np.int64)
             scores = pair_scores(
-                loaded, catalogue, features, users=np.full(len(items), row["user_id"]),
+                loaded, catalog, features, users=np.full(len(items), row["user_id"]),
                 minutes=np.full(len(items), row["local_minutes"]), items=items,
             )  # fmt: skip
             found.append(_compared(np.array(row["scores"]), scores))

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from serving.catalogue import Catalogue
+from serving.catalog import Catalog
 
 POPULAR, FRESH = 0.5, 0.2
 NEAR_HOURS = 2.0
@@ -19,16 +19,16 @@ VALUES_USED = 6
 
 
 class Retrieval:
-    """Candidates from a catalogue, prepared once for all requests."""
+    """Candidates from a catalog, prepared once for all requests."""
 
-    def __init__(self, catalogue: Catalogue, slot_minutes: int) -> None:
-        self.catalogue, self.slot_hours = catalogue, slot_minutes / 60
-        self.popular = np.lexsort((catalogue.item, -catalogue.popularity, -catalogue.day_events))
-        self.fresh = np.lexsort((catalogue.item, -catalogue.day_events, -catalogue.first_hour))
-        rank = np.empty(len(catalogue), dtype=np.int64)
-        rank[self.popular] = np.arange(len(catalogue))
+    def __init__(self, catalog: Catalog, slot_minutes: int) -> None:
+        self.catalog, self.slot_hours = catalog, slot_minutes / 60
+        self.popular = np.lexsort((catalog.item, -catalog.popularity, -catalog.day_events))
+        self.fresh = np.lexsort((catalog.item, -catalog.day_events, -catalog.first_hour))
+        rank = np.empty(len(catalog), dtype=np.int64)
+        rank[self.popular] = np.arange(len(catalog))
         self._of_value: dict[tuple[str, str], np.ndarray] = {}
-        for facet, values in catalogue.values.items():
+        for facet, values in catalog.values.items():
             encoded = values.dictionary_encode()
             codes = pc.fill_null(encoded.indices, -1).to_numpy(zero_copy_only=False)
             order = np.lexsort((rank, codes))
@@ -40,7 +40,7 @@ class Retrieval:
         """Item ids for a user, none twice.
 
         Args:
-            count: how many; fewer where the catalogue has no more.
+            count: how many; fewer where the catalog has no more.
             local_hour: of the user's day, in [0, 24).
             slots: the user's clock (``get_clock``), empty where there is none.
             exclude: item ids that are not wanted.
@@ -51,12 +51,12 @@ class Retrieval:
         )
         _, first = np.unique(parts, return_index=True)
         rows = parts[np.sort(first)]
-        items = self.catalogue.item[rows]
+        items = self.catalog.item[rows]
         return items[~np.isin(items, exclude)][:count]
 
     def _matched(self, count: int, local_hour: float, slots: pa.Table) -> np.ndarray:
         """Rows that fit the clock, an equal share for each of the values with the highest weight."""
-        weights = near_values(slots, local_hour, list(self.catalogue.values), self.slot_hours)
+        weights = near_values(slots, local_hour, list(self.catalog.values), self.slot_hours)
         share = int(count * (1 - POPULAR - FRESH)) // max(len(weights), 1)
         parts = [self._of_value[key][:share] for key in weights if key in self._of_value]
         return np.concatenate(parts) if parts else np.empty(0, dtype=np.int64)

@@ -17,7 +17,7 @@ from ab_analysis.experiment import NAME, Experiment, find_experiments, load_expe
 from core.errors import ConfigError
 from core.files import read_json, write_json
 from core.settings import Settings
-from evaluation.registry import CHAMPION
+from model_registry.registry import CHAMPION
 
 
 @dataclass(frozen=True)

@@ -55,7 +55,7 @@ class Metrics:
             ("clock_rank_pending", "Requests being ranked or waiting.", lambda: service.pending),
             ("clock_features_as_of_seconds", "Hour from whose start the features hold, seconds since 1970.",
              lambda: engine.snapshot.at.start.timestamp() if engine.snapshot.at else 0),
-            ("clock_catalogue_items", "Items that can be ranked.", lambda: len(engine.snapshot.catalogue or ())),
+            ("clock_catalog_items", "Items that can be ranked.", lambda: len(engine.snapshot.catalog or ())),
             ("clock_problems", "Things that could not be refreshed; /model names them.", lambda: len(engine.problems)),
             ("clock_journal_dropped", "Rows of the request log that were dropped.",
              lambda: engine.journal.dropped if engine.journal else 0),

@@ -24,7 +24,7 @@ STUDIES = {
     "seasonal": "weekends, holidays, the change of the clocks",
     "closed_loop": "do A/B intervals hold the truth where people react to rankers",
     "offline_online": "does the offline order of rankers predict the order of active days and duration",
-    "sensitivity": "length of the window, values kept, weights of the behaviours",
+    "sensitivity": "length of the window, values kept, weights of the behaviors",
 }
 
 

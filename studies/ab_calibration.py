@@ -24,7 +24,7 @@ from ab_analysis.moments import Cells, Moments
 from ab_analysis.quantiles import compare_quantiles
 from ab_analysis.stopping import interval_multiplier
 from core.engine import Engine, engine
-from core.pages import svg
+from core.page_template import svg
 from core.settings import Settings
 from studies.study import Section, Study
 
@@ -98,8 +98,8 @@ def draw(rng: np.random.Generator, p: Parameters, lift: float) -> tuple[np.ndarr
 
 def moments(values: np.ndarray, columns: tuple[str, ...] = COLUMNS) -> Moments:
     """Sufficient statistics of a sample, shape (users, columns)."""
-    centred = values - values.mean(axis=0)
-    return Moments(columns, len(values), values.mean(axis=0), centred.T @ centred)
+    centered = values - values.mean(axis=0)
+    return Moments(columns, len(values), values.mean(axis=0), centered.T @ centered)
 
 
 def _tests(values: np.ndarray, treated: np.ndarray, stratum: np.ndarray) -> dict[str, Effect]:
@@ -285,7 +285,7 @@ def both_methods(metric: str, values: np.ndarray, treated: np.ndarray) -> dict[s
 
 def on_the_app(runs: int, seed: int) -> dict[str, Any]:
     """The simulated app, anew with each seed: does the interval cover the effect that a run of all users in both arms shows?"""
-    from events.simulator.config import SimulatorConfig
+    from simulation.config import SimulatorConfig
 
     covered = {m: {"welch": 0, "cuped": 0} for m in APP_METRICS}
     saved: dict[str, list[float]] = {m: [] for m in APP_METRICS}
@@ -312,8 +312,8 @@ def on_the_app(runs: int, seed: int) -> dict[str, Any]:
 
 def _app_users(config: Any) -> tuple[dict[str, np.ndarray], dict[str, float]]:
     """Exposed users' metrics before and in the experiment, and the true relative effects."""
-    from events.simulator.app import App
-    from events.simulator.truth import experiment_truth, user_totals
+    from simulation.app import App
+    from simulation.truth import experiment_truth, user_totals
 
     app = App(config)
     after = user_totals(app, config.end_hour)
@@ -430,4 +430,4 @@ def _limits_plot(limits: dict[str, list[float | None]]) -> Markup:
     axes.set_ylabel("limit for |z|")
     axes.legend(frameon=False, fontsize=8)
     axes.spines[["top", "right"]].set_visible(False)
-    return svg(figure, "Limits for the standardised difference by day and stopping rule")
+    return svg(figure, "Limits for the standardized difference by day and stopping rule")

@@ -18,7 +18,7 @@ BASELINES: dict[str, dict[str, Any]] = {
 ARMED = ("none", "gaussian_clock", "matched_clock")
 GAINS = {"the paper's clock": ("none", "gaussian_clock"), "ours over the paper's": ("gaussian_clock", "matched_clock")}
 TEXT = "Each ranker without time, with the paper's clock, and with ours, hour by hour. DCN-v2 (cross network beside an MLP) is \
-the platform's default; MMoE gives every behaviour a gate of its own over four MLPs; DIN attends over the user's recent behaviours."
+the platform's default; MMoE gives every behavior a gate of its own over four MLPs; DIN attends over the user's recent behaviors."
 
 
 def run(lab: Lab) -> tuple[str, str]:

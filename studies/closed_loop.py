@@ -2,7 +2,7 @@
 
 Each run is a closed loop of its own luck: all users are lived under both rankers, a coin of its own puts them into arms, and the A/B
 analysis sees each user's outcome in the user's arm. The truth is the difference over all users. Rankers and features are held
-as they were at the experiment's start (``studies.worlds``).
+as they were at the experiment's start (``closed_loop.worlds``).
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from core.assignment import assign
+from closed_loop.worlds import StillWorld
 from core.settings import Settings
+from stats.assignment import assign
 from studies.ab_calibration import both_methods
 from studies.study import Section, Study
-from studies.worlds import StillWorld
 
 ARMS = ("hour_embedding", "matched_clock")
 METRICS = ("active_days", "duration_hours")

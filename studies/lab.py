@@ -34,10 +34,9 @@ from events.ingest import close_hours
 from events.store import EventStore
 from feature_repo import shrinkage
 from feature_repo.clock import ClockState
-from pipeline.app import save_app_source
-from pipeline.source import Source, ingest_history, load_source, save_source
+from pipeline.source import Source, ingest_history, load_source, save_app_source, save_source
 from training.config import RankerConfig, code_version, label_of, load_ranker_config
-from training.optimiser import Optimiser
+from training.optimizer import Optimizer
 from training.ranker import Ranker
 from training.samples import SampleStore
 from training.scoring import predict
@@ -223,11 +222,11 @@ class Lab:
         found: np.ndarray = np.load(self.scores(given, run))
         return found
 
-    def behaviours(self) -> list[str]:
-        """Behaviours that the source knows."""
+    def behaviors(self) -> list[str]:
+        """Behaviors that the source knows."""
         base = Log(self.root / "data", self.source).settings
         self._ingest(base)
-        return EventStore(base.events_dir).behaviours
+        return EventStore(base.events_dir).behaviors
 
     def command(self, name: str) -> str:
         """How to run a study again."""
@@ -327,7 +326,7 @@ def replay(hours: Sequence[tuple[Hour, HourKeys]], given: Log, run: Run) -> np.n
     store, config = given.samples, run.config(given.settings)
     torch.set_num_threads(config.threads)
     ranker = Ranker(config, store.facets, store.heads)
-    optimiser, at = Optimiser(ranker), store.heads.index(label_of(store.heads))
+    optimizer, at = Optimizer(ranker), store.heads.index(label_of(store.heads))
     found: list[np.ndarray] = []
     past: dict[int, Ranker] = {}
     for first, part in _parts(hours, daily=run.mode == "daily"):
@@ -339,7 +338,7 @@ def replay(hours: Sequence[tuple[Hour, HourKeys]], given: Log, run: Run) -> np.n
             found.append(predict(ranker, keys)[:, at])
         if run.mode == "daily":
             keys = keys.take(np.random.default_rng([run.seed, first.number]).permutation(len(keys)))
-        fit(ranker, optimiser, keys, first)
+        fit(ranker, optimizer, keys, first)
         if run.mode == "ages":
             past[first.number] = copy.deepcopy(ranker)
             past = {n: r for n, r in past.items() if n >= first.number - 2 * max(AGES)}

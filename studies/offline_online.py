@@ -1,7 +1,7 @@
 """Does the offline order of rankers predict the order of what they do to people?
 
 Every world's rankers are compared offline by their progressive AUC and UAUC on the last days of the history, and online by living all
-users under each of them, on the same draws (``studies.worlds``). Within a world the two orders are compared by Kendall's τ.
+users under each of them, on the same draws (``closed_loop.worlds``). Within a world the two orders are compared by Kendall's τ.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy.stats import kendalltau
 
-from core.pages import svg
+from closed_loop.worlds import StillWorld
+from core.page_template import svg
 from core.settings import Settings
 from studies.study import Section, Study
 from studies.tables import words
-from studies.worlds import StillWorld
 
 if TYPE_CHECKING:
     from markupsafe import Markup

@@ -1,4 +1,4 @@
-"""What the clock's own settings change: length of the window, values kept, weights of the behaviours."""
+"""What the clock's own settings change: length of the window, values kept, weights of the behaviors."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ WEIGHTS: dict[str, dict[str, Any]] = {
 
 
 def run(lab: Lab) -> tuple[str, str]:
-    """Run the study; returns the conclusion and the page. Weights take part where the log knows more than one behaviour."""
-    behaviours = lab.behaviours()
-    changes = CHANGES | (WEIGHTS if {"like", "skip"} <= set(behaviours) else {})
+    """Run the study; returns the conclusion and the page. Weights take part where the log knows more than one behavior."""
+    behaviors = lab.behaviors()
+    changes = CHANGES | (WEIGHTS if {"like", "skip"} <= set(behaviors) else {})
     return compare_settings(lab, "sensitivity", changes, BASE, ("gaussian_clock", "matched_clock"))

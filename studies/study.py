@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from core.files import digest_json, read_json, write_json
-from core.pages import write_page
+from core.page_template import write_page
 from core.settings import Settings
 
 if TYPE_CHECKING:

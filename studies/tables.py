@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from core.pages import svg
+from core.page_template import svg
 from studies.paired import COMPARED, Figure
 from studies.study import Section
 
 if TYPE_CHECKING:
     from markupsafe import Markup
 
-COLOURS = ("#1f5fa8", "#b35a00", "#14703c", "#7a3e9d", "#a4262c", "#5a6675", "#1c2430", "#008b8b")
+COLORS = ("#1f5fa8", "#b35a00", "#14703c", "#7a3e9d", "#a4262c", "#5a6675", "#1c2430", "#008b8b")
 BASE = "the base"
 
 
@@ -54,11 +54,11 @@ def curves(
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(figsize=(8, 3.4))
-    for (name, points), colour in zip(lines.items(), COLOURS * 3, strict=False):
+    for (name, points), color in zip(lines.items(), COLORS * 3, strict=False):
         at = [p for p, _ in points]
-        axes.plot(at, [f.value for _, f in points], marker="o", ms=3, color=colour, label=words(name))
+        axes.plot(at, [f.value for _, f in points], marker="o", ms=3, color=color, label=words(name))
         axes.fill_between(
-            at, [f.interval[0] for _, f in points], [f.interval[1] for _, f in points], color=colour, alpha=0.12, lw=0
+            at, [f.interval[0] for _, f in points], [f.interval[1] for _, f in points], color=color, alpha=0.12, lw=0
         )
     if log:
         axes.set_xscale("log")
@@ -83,8 +83,8 @@ def forest(sides: Mapping[str, Mapping[str, Figure]], alt: str) -> Markup:
     for axes, (x, gaps) in zip(drawn[0], sides.items(), strict=True):
         for at, name in enumerate(reversed(names)):
             gap = gaps[name]
-            axes.plot(gap.interval, [at, at], color=COLOURS[0], lw=2)
-            axes.plot(gap.value, at, "o", color=COLOURS[0], ms=5)
+            axes.plot(gap.interval, [at, at], color=COLORS[0], lw=2)
+            axes.plot(gap.value, at, "o", color=COLORS[0], ms=5)
         axes.axvline(0, color="#1c2430", lw=0.8)
         axes.set_yticks(range(len(names)), [words(n) for n in reversed(names)])
         axes.set_xlabel(x)

@@ -21,9 +21,9 @@ import yaml
 
 from core.settings import Settings, load_settings
 from events.ingest import ingest
-from events.simulator.config import SimulatorConfig
-from events.simulator.log import AppLog
 from events.store import EventStore
+from simulation.config import SimulatorConfig
+from simulation.log import AppLog
 
 os.environ.setdefault("MPLBACKEND", "Agg")
 # In CI the examples are the same every time; at a desk hypothesis keeps looking for new ones.
@@ -87,7 +87,7 @@ def write_mapping(folder: Path, extra: str = "", **replace: str) -> Path:
         "timestamp": "timestamp: {column: ts, unit: iso, zone: UTC}",
         "local_time": "local_time: {zone: Europe/Berlin}",
         "facets": "facets: {genre: genre}",
-        "behaviours": "behaviours: {finish: played_seconds / duration_seconds >= 0.9, skip: played_seconds < 5}",
+        "behaviors": "behaviors: {finish: played_seconds / duration_seconds >= 0.9, skip: played_seconds < 5}",
         **replace,
     }
     path = folder / "mapping.yaml"

@@ -26,7 +26,7 @@ Variant = Literal[
 OF_SETTINGS = ("seed", "slot_minutes", "split_weekend", "top_k", "history_length")
 """What a ranker takes from the settings, where its own file is silent."""
 LABEL = "finish"
-"""The behaviour that metrics and promotion look at; the source's first one where it has no finish."""
+"""The behavior that metrics and promotion look at; the source's first one where it has no finish."""
 
 
 class RankerOptions(BaseModel):
@@ -51,10 +51,10 @@ class RankerOptions(BaseModel):
     slot_minutes: int = Field(60, ge=1, le=24 * 60)
     split_weekend: bool = False
     top_k: int = Field(3, ge=1, le=10)
-    history_length: int = Field(100, ge=0, le=1000, description="Recent behaviours of a user that are read.")
-    sequence: Literal["none", "din"] = Field("none", description="din: attention over the recent behaviours.")
+    history_length: int = Field(100, ge=0, le=1000, description="Recent behaviors of a user that are read.")
+    sequence: Literal["none", "din"] = Field("none", description="din: attention over the recent behaviors.")
     attention_heads: int = Field(2, ge=1, le=16, description="long_term_clock: heads.")
-    picked: int = Field(20, ge=1, description="long_term_clock: behaviours that are attended to.")
+    picked: int = Field(20, ge=1, description="long_term_clock: behaviors that are attended to.")
     expire_days: int = Field(180, ge=1, description="Ids unseen for longer give their rows back.")
     batch_size: int = Field(256, ge=1)
     embedding_rate: float = Field(0.05, gt=0, description="Learning rate of the embeddings (row-wise Adagrad).")
@@ -94,7 +94,7 @@ class RankerConfig(RankerOptions):
         if self.dim % self.attention_heads:
             raise ValueError(f"dim {self.dim} is not a multiple of attention_heads {self.attention_heads}")
         if not self.history_length and (self.sequence != "none" or self.variant == "long_term_clock"):
-            raise ValueError(f"{self.variant} reads the recent behaviours, and history_length is 0")
+            raise ValueError(f"{self.variant} reads the recent behaviors, and history_length is 0")
         return self
 
 

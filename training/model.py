@@ -36,7 +36,7 @@ class RankerModel:
         self.info, self.ranker = info, ranker
 
     def predict(self, frame: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
-        """Probability of each behaviour for each row, one column a behaviour."""
+        """Probability of each behavior for each row, one column a behavior."""
         del params
         missing = [name for name in self.columns if name not in frame.columns]
         if missing:

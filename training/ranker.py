@@ -1,4 +1,4 @@
-"""The ranker: embeddings, a time vector, a cross network beside an MLP, one head a behaviour."""
+"""The ranker: embeddings, a time vector, a cross network beside an MLP, one head a behavior."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ USER, ITEM, FACET = 1, 2, 3
 
 
 class Ranker(nn.Module):
-    """Predicts the probability of each behaviour of a user on an item at a moment.
+    """Predicts the probability of each behavior of a user on an item at a moment.
 
     The input is ``[E_user, E_item, E_facets(item), time vector, E_user ∘ E_item, history, dense]``; the trunk a
     DCN-v2 cross network (Wang et al. 2021, arXiv 2008.13535) beside an MLP, or a mixture of experts; the heads are
@@ -62,7 +62,7 @@ class Ranker(nn.Module):
 
     @property
     def needs_history(self) -> bool:
-        """Whether it reads the users' recent behaviours."""
+        """Whether it reads the users' recent behaviors."""
         return self.time.needs_history or self.attention is not None
 
     def dense_parameters(self) -> list[nn.Parameter]:

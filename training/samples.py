@@ -5,7 +5,7 @@ Layout below the workspace's ``training/samples``::
     hour=2026-11-23T10/samples.parquet    one row a sample, in time order
     hour=2026-11-23T10/slots.parquet      clock slots of the hour's users (empty ones left out)
     hour=2026-11-23T10/profiles.parquet   all-day activity of the hour's users
-    hour=2026-11-23T10/history.parquet    their recent behaviours
+    hour=2026-11-23T10/history.parquet    their recent behaviors
     hour=2026-11-23T10/meta.json          digests of what they were built from, and of themselves
 
 All variants train on the same files.
@@ -30,7 +30,7 @@ from core.duck import hour_number, identifier, quoted
 from core.files import digest_file, digest_json, digest_text, read_json, replaced_directory, write_json, write_parquet
 from core.hours import Hour
 from core.settings import Settings
-from events.schema import BEHAVIOURS
+from events.schema import BEHAVIORS
 from events.store import EventStore
 from feature_repo.retrieval import ClockFeatures
 from feature_repo.served import prefer_served
@@ -60,7 +60,7 @@ class SampleStore:
         self.settings, self.events = settings, events
         self.root = settings.training_dir / "samples"
         self.facets = events.facets
-        self.heads = events.behaviours
+        self.heads = events.behaviors
         self.negatives: dict[str, Any] | None = events.source["negatives"]
         self.negative_hours = settings.window_hours
         self._features: ClockFeatures | None = None
@@ -134,7 +134,7 @@ class SampleStore:
         return digest_file(Shrinkage.path(self.settings)) if self.settings.shrinkage else ""
 
     def _columns(self) -> list[str]:
-        return ["event_id", "user_id", "item_id", "timestamp", "local_time", *self.facets, *BEHAVIOURS]
+        return ["event_id", "user_id", "item_id", "timestamp", "local_time", *self.facets, *BEHAVIORS]
 
     def _with_negatives(self, hours: Sequence[Hour]) -> Iterable[tuple[Hour, pa.Table]]:
         rule = self.negatives
@@ -238,7 +238,7 @@ class _Pool:
             else drawn[name].cast(events.schema.field(name).type)
             if name in {"item_id", *self.facets}
             else _negated(copied[name])
-            if name in BEHAVIOURS
+            if name in BEHAVIORS
             else copied[name]
             for name in events.column_names
         }
@@ -280,5 +280,5 @@ class _Pool:
 
 
 def _negated(values: pa.ChunkedArray) -> pa.ChunkedArray:
-    """False where the positive knows the behaviour, null where it does not."""
+    """False where the positive knows the behavior, null where it does not."""
     return pc.if_else(pc.is_valid(values), pa.scalar(False), pa.scalar(None, pa.bool_()))

@@ -13,7 +13,7 @@ from training.tensors import HourKeys, to_batch
 
 @torch.no_grad()
 def predict(ranker: Ranker, keys: HourKeys, batch_size: int = 4096, group: Group = ALONE) -> np.ndarray:
-    """Probability of each behaviour, shape (samples, heads); the processes of a group share the work."""
+    """Probability of each behavior, shape (samples, heads); the processes of a group share the work."""
     ranker.eval()
     mine = group.part(to_batch(keys, ranker))
     found = [torch.sigmoid(ranker(batch)).cpu().numpy() for batch in mine.batches(batch_size)]

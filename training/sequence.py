@@ -1,4 +1,4 @@
-"""Attention over a user's recent behaviours, without the time of day."""
+"""Attention over a user's recent behaviors, without the time of day."""
 
 from __future__ import annotations
 

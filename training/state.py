@@ -2,7 +2,7 @@
 
 Layout below the workspace's ``training/states/<variant>``::
 
-    hour=2026-11-23T10/weights.safetensors   tensors of the ranker and its optimisers
+    hour=2026-11-23T10/weights.safetensors   tensors of the ranker and its optimizers
     hour=2026-11-23T10/state.json            hour, lineage (parent, data, config, code), file digest
 
 A day's last state has every tensor, others only what changed since the one that they build on (``training.layers``).
@@ -41,7 +41,7 @@ from training.device import CPU
 from training.embedding import ALONE
 from training.group import Group
 from training.layers import Tensors, laid, layer, table_bytes
-from training.optimiser import Optimiser
+from training.optimizer import Optimizer
 from training.ranker import Ranker
 
 RECENT_HOURS = 48
@@ -203,18 +203,18 @@ class StateStore:
             )
         return load_file(path)
 
-    def load(self, hour: Hour, group: Group = ALONE, device: torch.device = CPU) -> tuple[StateInfo, Ranker, Optimiser]:
+    def load(self, hour: Hour, group: Group = ALONE, device: torch.device = CPU) -> tuple[StateInfo, Ranker, Optimizer]:
         """A state ready to train on, in a device's memory; ``CorruptStateError`` as ``tensors``."""
         info, tensors = self.info(hour), self.tensors(hour)
         ranker = load_ranker(tensors, info.ranker_config, info.facets, info.heads).to(device)
-        optimiser = Optimiser(ranker, group)
-        optimiser.load(tensors)
-        return info, ranker, optimiser
+        optimizer = Optimizer(ranker, group)
+        optimizer.load(tensors)
+        return info, ranker, optimizer
 
-    def save(self, info: StateInfo, ranker: Ranker, optimiser: Optimiser) -> StateInfo:
+    def save(self, info: StateInfo, ranker: Ranker, optimizer: Optimizer) -> StateInfo:
         """Write a state, by rename, and forget states that are no longer needed."""
         hour = Hour.parse(info.hour)
-        tensors = {name: t.contiguous() for name, t in {**ranker_tensors(ranker), **optimiser.tensors()}.items()}
+        tensors = {name: t.contiguous() for name, t in {**ranker_tensors(ranker), **optimizer.tensors()}.items()}
         sizes = {name: table.size for name, table in ranker.tables.items()}
         changed, on = self._changed(hour, tensors)
         with replaced_directory(self.folder(hour)) as target:

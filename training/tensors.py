@@ -35,7 +35,7 @@ class SampleTables(NamedTuple):
         samples: user_id, item_id, local_time, the facets and the heads (bool, null unknown).
         slots: clock slots of the users as of the hour's start.
         profiles: activity of the users as of the hour's start.
-        history: the users' recent behaviours before the hour's start: ``items`` and local ``minutes`` since 1970.
+        history: the users' recent behaviors before the hour's start: ``items`` and local ``minutes`` since 1970.
     """
 
     samples: pa.Table
@@ -85,7 +85,7 @@ class Batch:
             where the ranker needs no clock.
         clock_scores: their scores, same shape.
         slot_events: events of each slot, shape (U, S).
-        history_items: recent behaviours, oldest first, shape (U, L); L is 0 where the ranker needs no history.
+        history_items: recent behaviors, oldest first, shape (U, L); L is 0 where the ranker needs no history.
         history_minutes: their local minutes since 1970, −1 where there is none, shape (U, L).
         labels: 0 or 1 for each head, shape (B, heads); 0 where unknown.
         known: whether a label is known, shape (B, heads).
@@ -308,7 +308,7 @@ def _clocks(
 
 
 def _history(unique: np.ndarray, history: pa.Table, length: int) -> tuple[np.ndarray, np.ndarray]:
-    """The last behaviours of the users, right-aligned."""
+    """The last behaviors of the users, right-aligned."""
     items = np.zeros((len(unique), length), dtype=np.int64)
     minutes = np.full((len(unique), length), -1, dtype=np.int64)
     if length and history.num_rows:

@@ -25,7 +25,7 @@ from training.config import RankerConfig, code_version, label_of, load_ranker_co
 from training.device import training_device
 from training.embedding import ALONE
 from training.group import Group
-from training.optimiser import Optimiser
+from training.optimizer import Optimizer
 from training.ranker import Ranker
 from training.samples import HourSamples, SampleStore
 from training.scoring import predict
@@ -101,7 +101,7 @@ class Trainer:
             if head is not None and head >= until:
                 return self.states.info(head)
             first = head + 1 if head is not None else start or self._first_hour()
-            info, ranker, optimiser = (
+            info, ranker, optimizer = (
                 self.states.load(head, self.group, self.device) if head is not None else self._fresh()
             )
             if info.ranker_config != self.config:
@@ -111,9 +111,9 @@ class Trainer:
                 )
             results: list[HourResult] = []
             for hour in hour_range(first, until + 1):
-                results.append(self._hour(hour, ranker, optimiser))
+                results.append(self._hour(hour, ranker, optimizer))
                 if len(results) >= save_every or hour == until:
-                    info = self._checkpoint(info, results, ranker, optimiser, report)
+                    info = self._checkpoint(info, results, ranker, optimizer, report)
                     results = []
             return info
 
@@ -123,17 +123,17 @@ class Trainer:
             raise NotReadyError("no events to train on; ingest a log first")
         return hours[0]
 
-    def _fresh(self) -> tuple[StateInfo, Ranker, Optimiser]:
+    def _fresh(self) -> tuple[StateInfo, Ranker, Optimizer]:
         ranker = Ranker(self.config, self.samples.facets, self.samples.heads).to(self.device)
         info = new_info(self.config, self.samples.facets, self.samples.heads)
-        return info, ranker, Optimiser(ranker, self.group)
+        return info, ranker, Optimizer(ranker, self.group)
 
     def _checkpoint(
         self,
         info: StateInfo,
         results: Sequence[HourResult],
         ranker: Ranker,
-        optimiser: Optimiser,
+        optimizer: Optimizer,
         report: Callable[[Sequence[HourResult], StateInfo], None] | None,
     ) -> StateInfo:
         """One link of the chain, whatever the number of hours: each hour's digest enters in turn."""
@@ -149,11 +149,11 @@ class Trainer:
         if self.group.first:
             if report:
                 report(results, following)
-            following = self.states.save(following, ranker, optimiser)
+            following = self.states.save(following, ranker, optimizer)
         self.group.wait()
         return following
 
-    def _hour(self, hour: Hour, ranker: Ranker, optimiser: Optimiser) -> HourResult:
+    def _hour(self, hour: Hour, ranker: Ranker, optimizer: Optimizer) -> HourResult:
         begun = time.perf_counter()
         if self.group.first:
             self.samples.ensure(hour)
@@ -164,7 +164,7 @@ class Trainer:
             keys = hour_keys(drawn.tables, ranker)
             scores = predict(ranker, keys, group=self.group)
             metrics = self._test(drawn, keys, scores, ranker)
-            fit(ranker, optimiser, keys, hour)
+            fit(ranker, optimizer, keys, hour)
         return HourResult(self.config.variant, hour, metrics, time.perf_counter() - begun, drawn.digest)
 
     def _test(self, drawn: HourSamples, keys: HourKeys, scores: np.ndarray, ranker: Ranker) -> dict[str, float]:
@@ -202,7 +202,7 @@ def prediction_table(drawn: HourSamples, keys: HourKeys, scores: np.ndarray, hea
     return table.filter(pa.array(keys.known[:, head]))
 
 
-def fit(ranker: Ranker, optimiser: Optimiser, keys: HourKeys, hour: Hour) -> float:
+def fit(ranker: Ranker, optimizer: Optimizer, keys: HourKeys, hour: Hour) -> float:
     """One pass over an hour's samples in order; returns the mean loss (of this process's part).
 
     The loss is the mean binary cross-entropy over known labels, summed over the heads. At the first hour of a UTC
@@ -218,13 +218,13 @@ def fit(ranker: Ranker, optimiser: Optimiser, keys: HourKeys, hour: Hour) -> flo
     ranker.values.grow(values[values != 0], hour.number)
     whole, losses = to_batch(keys, ranker), []
     for batch in whole.batches(ranker.config.batch_size):
-        mine = optimiser.group.part(batch)
+        mine = optimizer.group.part(batch)
         if len(mine):
             each = nn.functional.binary_cross_entropy_with_logits(ranker(mine), mine.labels, reduction="none")
             loss = (each * mine.known).sum() / len(batch)
             loss.backward()
             losses.append(loss.detach() * len(batch))  # read at the end: a GPU is not waited for
-        optimiser.step()
+        optimizer.step()
     if ranker.time.needs_rhythm:
         _count(ranker, whole, hour)
     return sum(float(loss) for loss in losses) / max(len(keys), 1)

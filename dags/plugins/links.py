@@ -23,7 +23,7 @@ def _pages() -> dict[str, str]:
 def _reports() -> list[dict[str, Any]]:
     if not _SETTINGS.in_production:
         return []  # a file server on loopback has them
-    from pipeline.report_server import make_app
+    from operations.report_server import make_app
 
     return [{"app": make_app(_SETTINGS.reports_dir), "url_prefix": REPORTS_PREFIX, "name": "Interest Clock reports"}]
 

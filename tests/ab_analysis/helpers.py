@@ -29,8 +29,8 @@ def people(users: int = 3000, lift: float = 0.1, seed: int = 4, share: float = 0
 
 def moments_of(frame: pd.DataFrame, columns: tuple[str, ...]) -> Moments:
     values = frame[list(columns)].to_numpy(dtype=float)
-    centred = values - values.mean(axis=0)
-    return Moments(columns, len(values), values.mean(axis=0), centred.T @ centred)
+    centered = values - values.mean(axis=0)
+    return Moments(columns, len(values), values.mean(axis=0), centered.T @ centered)
 
 
 def sides(frame: pd.DataFrame, columns: tuple[str, ...]) -> tuple[Moments, Moments]:

@@ -11,12 +11,12 @@ from scipy.stats import chi2_contingency, kstest
 
 from ab_analysis.assignment import ExposureLog, assign_users, check_layers
 from ab_analysis.experiment import Experiment, Layer
-from core.assignment import places
 from core.errors import ConfigError
 from core.hours import Hour
 from core.settings import load_settings
 from events.ingest import ingest
 from events.store import EventStore
+from stats.assignment import places
 from tests.conftest import NOW, small_log, write_mapping
 
 AB = {"name": "test", "variants": {"a": 1, "b": 1}, "control": "a", "start": "2026-03-02"}

@@ -16,7 +16,7 @@ from scipy import stats
 from ab_analysis.__main__ import main, parser
 from ab_analysis.experiment import Experiment, Plan
 from ab_analysis.inference import Tested
-from ab_analysis.metrics import load_catalogue
+from ab_analysis.metrics import load_catalog
 from ab_analysis.planning import plan_from_history, plan_row
 from core.engine import engine
 from core.errors import NotReadyError, PlatformError
@@ -134,7 +134,7 @@ def test_segments_strata_and_three_variants(
         ({}, ("--metric", "duration", "--covariate", "days=days_pre"), "there is no such --metric or --ratio"),
         ({}, ("--metric", "duration", "--covariate", "duration"), "write NAME=VALUE"),
         ({}, ("--ratio", "r=duration"), "write NAME=NUMERATOR/DENOMINATOR"),
-        ({}, (), "nothing to analyse"),
+        ({}, (), "nothing to analyze"),
         ({}, ("--metric", "duration", "--segment", "variant"), "a column named 'variant' cannot be"),
         ({}, ("--metric", "group"), "'group' holds"),
         ({}, ("--metric", "duration", "--segment", "user"), "has 400 values"),
@@ -211,7 +211,7 @@ def test_help_teaches_and_the_example_is_complete(tmp_path: Path) -> None:
 def test_planning_on_a_history_says_how_many_users_and_days(app_settings: Settings) -> None:
     experiment = Experiment(name="next", variants={"a": 1, "b": 1}, control="a", start="2027-01-01", pre_days=2)  # type: ignore[arg-type]
     store = EventStore(app_settings.events_dir)
-    plan = Plan(experiment, load_catalogue(), tuple(store.facets))
+    plan = Plan(experiment, load_catalog(), tuple(store.facets))
     with engine(app_settings) as db:
         rows = plan_from_history(db, store, plan, [1, 2])
         with pytest.raises(NotReadyError, match="plan fewer --days"):
@@ -232,7 +232,7 @@ def test_a_plan_is_the_textbooks() -> None:
     experiment = Experiment(
         name="next", variants={"a": 1, "b": 1}, control="a", start="2027-01-01", minimum_effect=0.02
     )  # type: ignore[arg-type]
-    plan = Plan(experiment, load_catalogue())
+    plan = Plan(experiment, load_catalog())
     moments = moments_of(frame, ("duration", "duration_pre"))
     t = Tested("duration", "duration", covariates=("duration_pre",))
     plain, adjusted = (plan_row(plan, t, moments, 14, adjusted=a) for a in (False, True))

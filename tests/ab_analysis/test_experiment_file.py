@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from ab_analysis.experiment import Experiment, load_experiment, make_plan
-from ab_analysis.metrics import Metric, load_catalogue
+from ab_analysis.metrics import Metric, load_catalog
 from core.errors import ConfigError
 from core.settings import Settings, load_settings
 
@@ -57,7 +57,7 @@ def problem(tmp_path: Path, text: str) -> str:
             "line 8: guardrails.skips.max_wrse: unknown key; did you mean",
         ),
         ("[likes]", "[likes]\nsegments: {s: {of: active_days}}", "line 8: segments.s: edges"),
-        ("[likes]", "[likes]\nsegments: {s: {top: colour}}", "the source has no facet 'colour' (it has genre)"),
+        ("[likes]", "[likes]\nsegments: {s: {top: color}}", "the source has no facet 'color' (it has genre)"),
         (
             "[likes]",
             "[likes]\nsegments: {variant: {top: genre}}",
@@ -116,9 +116,9 @@ def test_the_example_is_valid_and_the_schema_agrees_with_the_model(tmp_path: Pat
 def test_a_workspace_adds_its_own_metrics(settings: Settings) -> None:
     settings.workspace.mkdir(parents=True)
     (settings.workspace / "metrics.yaml").write_text("shares: {count: share, title: shared}\n")
-    catalogue = load_catalogue(settings.workspace / "metrics.yaml")
-    assert catalogue["shares"] == Metric(count="share", title="shared")
-    assert "active_days" in catalogue
+    catalog = load_catalog(settings.workspace / "metrics.yaml")
+    assert catalog["shares"] == Metric(count="share", title="shared")
+    assert "active_days" in catalog
 
 
 def test_only_what_decides_the_result_is_an_edit() -> None:

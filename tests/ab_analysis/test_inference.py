@@ -61,7 +61,7 @@ def test_several_covariates_are_the_residuals_of_least_squares_also_where_they_r
 
 
 def test_a_ratio_is_the_delta_method() -> None:
-    """Var(ȳ/x̄) ≈ (s_yy − 2 R s_xy + R² s_xx) / (n x̄²), which is Welch on linearised values (statsmodels)."""
+    """Var(ȳ/x̄) ≈ (s_yy − 2 R s_xy + R² s_xx) / (n x̄²), which is Welch on linearized values (statsmodels)."""
     frame = people()
     found = compare(Tested("r", "duration", "days"), *sides(frame, ("duration", "days")), 0.95, adjusted=False)
     linear = []
@@ -74,7 +74,7 @@ def test_a_ratio_is_the_delta_method() -> None:
     assert found.effect_ci == pytest.approx(test.tconfint_diff(usevar="unequal"), **CLOSE)
 
 
-def test_a_ratio_with_covariates_saves_what_a_regression_of_its_linearised_values_explains() -> None:
+def test_a_ratio_with_covariates_saves_what_a_regression_of_its_linearized_values_explains() -> None:
     frame = people(users=20_000, lift=0)
     columns = ("duration", "days", "duration_pre", "days_pre")
     t = Tested("r", "duration", "days", columns[2:])

@@ -24,10 +24,10 @@ from core.errors import NotReadyError
 from core.hours import Hour
 from core.settings import Settings, load_settings
 from events.ingest import ingest
-from events.simulator.config import SimulatorConfig
-from events.simulator.log import AppLog
 from events.store import EventStore
-from pipeline.app import write_experiment
+from simulation.config import SimulatorConfig
+from simulation.log import AppLog
+from simulation.workspace import write_experiment
 from tests.conftest import NOW
 
 APP = SimulatorConfig(
@@ -200,7 +200,7 @@ def test_three_variants_are_compared_with_the_control_and_corrected_for_it(app: 
         counts = type(counts)(
             **{
                 **vars(counts),
-                "analysed": (n := dict(db.rows("SELECT variant, count(*) FROM users GROUP BY 1"))),
+                "analyzed": (n := dict(db.rows("SELECT variant, count(*) FROM users GROUP BY 1"))),
                 "assigned": n,
             }
         )

@@ -19,7 +19,7 @@ RUN = """
 import json, sys
 from pathlib import Path
 from ab_analysis.analysis import analyze
-from ab_analysis.metrics import load_catalogue
+from ab_analysis.metrics import load_catalog
 from ab_analysis.table import TableSpec, analyze_table
 from ab_analysis.user_table import make_tables
 from core.engine import engine

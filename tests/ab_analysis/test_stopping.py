@@ -8,7 +8,7 @@ import pytest
 from ab_analysis.experiment import Experiment
 from ab_analysis.stopping import interval_multiplier
 from core.errors import ConfigError
-from core.sequential import mixture_limit
+from stats.sequential import mixture_limit
 
 AB = {"name": "test", "variants": {"a": 1, "b": 1}, "control": "a", "start": "2026-03-02", "end": "2026-03-15"}
 

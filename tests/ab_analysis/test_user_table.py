@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from ab_analysis.experiment import Experiment, Plan
 from ab_analysis.inference import Tested, compare
-from ab_analysis.metrics import load_catalogue
+from ab_analysis.metrics import load_catalog
 from ab_analysis.series import daily_points, drift, make_post_days
 from ab_analysis.user_table import Counts, make_tables
 from core.engine import Engine, engine
@@ -85,7 +85,7 @@ def write_log(folder: Path, rows: list[Any], met: list[Any], experiment: str = "
 
 
 def plan_of(**changes: Any) -> Plan:
-    return Plan(Experiment(**{**BASE, **changes}), load_catalogue(), ("genre",))
+    return Plan(Experiment(**{**BASE, **changes}), load_catalog(), ("genre",))
 
 
 def brute(rows: list[Any], met: list[Any], until: Hour = UNTIL) -> dict[int, dict[str, Any]]:
@@ -154,7 +154,7 @@ def test_the_user_table_is_what_a_loop_over_the_events_gives(rows: list[Any], me
     assert {u: r["winsorised"] for u, r in found.items()} == pytest.approx(
         {u: min(e["plays"], cap) for u, e in expected.items()}
     )
-    assert counts.analysed == {v: sum(e["variant"] == v for e in expected.values()) for v in "ab"}
+    assert counts.analyzed == {v: sum(e["variant"] == v for e in expected.values()) for v in "ab"}
 
 
 @hypothesis_settings(max_examples=25, deadline=None)
@@ -203,7 +203,7 @@ def test_users_are_left_out_and_counted_by_reason(tmp_path: Path) -> None:
         counts = tables(db, tmp_path, ROWS, met, plan_of())
     assert (counts.crossed, counts.unknown, counts.early) == (1, 1, 1)
     assert counts.assigned == {"a": 2, "b": 4}
-    assert counts.analysed == counts.assigned
+    assert counts.analyzed == counts.assigned
 
 
 def test_a_trigger_moves_the_exposure_to_the_first_event_that_meets_it(tmp_path: Path) -> None:
@@ -216,7 +216,7 @@ def test_a_trigger_moves_the_exposure_to_the_first_event_that_meets_it(tmp_path:
         assert seen.get(u) == (met[0] if met else None)
         if met:
             assert plays[u] == sum(x[1] >= met[0] for x in e["after"])
-    assert sum(counts.analysed.values()) == len(seen)
+    assert sum(counts.analyzed.values()) == len(seen)
 
 
 def test_a_population_is_chosen_by_what_was_known_before(tmp_path: Path) -> None:

@@ -18,10 +18,10 @@ from core.hours import Hour, day_hours
 from core.ports import free_port
 from core.settings import ROOT, Settings, load_settings
 from evaluation.metrics import with_intervals
-from events.simulator.config import SimulatorConfig
 from events.store import EventStore
-from pipeline.promotion import registry
+from model_registry.store import open_registry
 from serving.journal import read_requests
+from simulation.config import SimulatorConfig
 from tests.conftest import webhook
 from training.trainer import as_predictions, read_predictions
 
@@ -94,7 +94,7 @@ def test_the_summary_is_what_the_stores_hold(platform: Platform) -> None:
     for variant in VARIANTS:
         again = with_intervals(as_predictions(read_predictions(settings, variant, start, end)))
         assert summary["metrics"][variant]["auc"]["value"] == pytest.approx(again["auc"]["value"], abs=1e-12)
-    champion = registry(settings).get("champion")
+    champion = open_registry(settings).get("champion")
     assert champion is not None
     assert summary["champion"] == {
         "name": "simulator-ranker", "version": str(champion.version), "variant": champion.tags["variant"],
@@ -154,8 +154,8 @@ def test_pages_open_in_a_browser_a_person_approves_and_rolls_back_and_alerts_arr
 
 def report_as_of_a_past_day(settings: Settings) -> str:
     """Write the experiment's report as of its first day again, through Airflow: the same bytes as at the day."""
-    from pipeline.airflow_api import AirflowApi
-    from pipeline.processes import wait_for
+    from operations.airflow_api import AirflowApi
+    from operations.processes import wait_for
     from pipeline.reports import report_experiment
 
     day = APP.day(APP.experiment.start_day)
@@ -179,8 +179,8 @@ def report_as_of_a_past_day(settings: Settings) -> str:
 def approve_and_roll_back(platform: Platform, alerts: list[dict[str, Any]]) -> None:
     from playwright.sync_api import sync_playwright
 
-    from pipeline.airflow_api import AirflowApi
-    from pipeline.processes import wait_for
+    from operations.airflow_api import AirflowApi
+    from operations.processes import wait_for
 
     settings = load_settings(
         var=platform.settings.var,
@@ -209,7 +209,7 @@ def approve_and_roll_back(platform: Platform, alerts: list[dict[str, Any]]) -> N
                 page.get_by_text(word).first.wait_for(timeout=60_000)
         browser.close()
     api = AirflowApi(settings)
-    models = registry(settings)
+    models = open_registry(settings)
     asks = {**POLICY, "require_approval": True}
     (settings.workspace / "policy.yaml").write_text(yaml.safe_dump(asks))
     before = models.get("champion")
@@ -218,7 +218,7 @@ def approve_and_roll_back(platform: Platform, alerts: list[dict[str, Any]]) -> N
     following = (Hour.parse(hour) + 1).key
     api.trigger("ingest_hour", partition=following)
     wait_for(lambda: bool(api.waiting("promote_ranker")), "the approval to be asked for")
-    assert str(registry(settings).get("champion").version) == str(before.version)  # type: ignore[union-attr]
+    assert str(open_registry(settings).get("champion").version) == str(before.version)  # type: ignore[union-attr]
     run, subject = api.waiting("promote_ranker")[0]
     assert "matched_clock" in subject
 
@@ -230,7 +230,7 @@ def approve_and_roll_back(platform: Platform, alerts: list[dict[str, Any]]) -> N
         return next(r["state"] for r in api.runs("promote_ranker") if r["dag_run_id"] == run) == "success"
 
     wait_for(through, "the promotion", 300)
-    promoted = registry(settings).get("champion")
+    promoted = open_registry(settings).get("champion")
     assert promoted is not None
     assert int(promoted.version) > int(before.version)
     version = next(v.version for v in models.client.search_model_versions(f"name = '{models.name}'"))
@@ -247,7 +247,7 @@ def approve_and_roll_back(platform: Platform, alerts: list[dict[str, Any]]) -> N
         lambda: next(r["state"] for r in api.runs("rollback_champion") if r["dag_run_id"] == run) == "success",
         "the rollback",
     )
-    after = registry(settings).get("champion")
+    after = open_registry(settings).get("champion")
     assert after is not None
     assert str(after.version) == str(version)
     titles = {alert["title"] for alert in alerts}

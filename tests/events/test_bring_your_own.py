@@ -24,7 +24,7 @@ columns:
 timestamp: {column: at, unit: ms}
 local_time: {zone_column: tz}
 items: {path: songs.csv, key: id, facets: {genre: g, language: lang}}
-behaviours:
+behaviors:
   finish: played_seconds / duration_seconds >= 0.9
   skip: played_seconds < 5
   like: action = 'heart'
@@ -83,4 +83,4 @@ def test_errors_are_one_line_without_a_traceback(radio: Path) -> None:
 
 def test_help_teaches_the_mapping(radio: Path) -> None:
     assert "MAPPING.yaml" in run(radio, "ingest", "--help").stdout
-    assert "behaviours:" in run(radio, "explain").stdout
+    assert "behaviors:" in run(radio, "explain").stdout

@@ -33,7 +33,7 @@ def tree(root: Path) -> dict[str, bytes]:
     return {str(p.relative_to(root)): p.read_bytes() for p in sorted(root.rglob("*")) if p.is_file()}
 
 
-def test_rows_land_in_their_utc_hours_with_local_time_and_behaviours(tmp_path: Path, settings: Settings) -> None:
+def test_rows_land_in_their_utc_hours_with_local_time_and_behaviors(tmp_path: Path, settings: Settings) -> None:
     account = run(tmp_path, settings, small_log())
     store = EventStore(settings.events_dir)
     assert (account.rows_in, account.kept, account.hours, account.users, account.items) == (6, 6, 3, 3, 4)
@@ -87,7 +87,7 @@ def test_times_in_the_future_are_quarantined(tmp_path: Path, settings: Settings)
         ),
         (
             "uid,track,ts,played,length,genre\n",
-            {"behaviours": "behaviours: {finish: 'played >'}"},
+            {"behaviors": "behaviors: {finish: 'played >'}"},
             "cannot read the expression",
         ),
         ("uid,track,ts,played,length,genre\n", {"facets": "facets: {}"}, "facets: name at least one"),

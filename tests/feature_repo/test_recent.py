@@ -1,4 +1,4 @@
-"""Recent behaviours: against a loop over the log, and the same online after hourly steps and late events."""
+"""Recent behaviors: against a loop over the log, and the same online after hourly steps and late events."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from core.settings import Settings
 from events.store import EventStore
 from feature_repo.clock import ClockState
-from feature_repo.recent import LISTS, recent_behaviours
+from feature_repo.recent import LISTS, recent_behaviors
 from feature_repo.retrieval import ClockFeatures
 from tests.feature_repo.test_clock import START
 from tests.feature_repo.test_stores import CUT, filled, stores
@@ -43,7 +43,7 @@ def test_histories_are_the_last_good_events_before_the_hour(settings: Settings) 
     clock = ClockState(settings, EventStore(settings.events_dir))
     hours = [START.number + n for n in (1, 20, 47, CUT, CUT + 3)]
     keys = pa.table({"user_id": np.repeat([1, 2, 3, 4, 99], len(hours)), "hour": np.tile(hours, 5)})
-    found = {(r["user_id"], r["hour"]): r for r in recent_behaviours(clock, keys).to_pylist()}
+    found = {(r["user_id"], r["hour"]): r for r in recent_behaviors(clock, keys).to_pylist()}
     seen = 0
     for user, hour in zip(keys["user_id"].to_pylist(), keys["hour"].to_pylist(), strict=True):
         expected = by_a_loop(settings, user, hour)
@@ -67,7 +67,7 @@ def test_a_history_ends_in_the_online_store_too(settings: Settings) -> None:
     """Nothing is written while a user is away; what is too old is left out when it is read."""
     later = START + CUT + 40
     features = ClockFeatures(settings, EventStore(settings.events_dir))
-    offline = recent_behaviours(features.clock, pa.table({"user_id": [1, 2, 3, 4], "hour": [later.number] * 4}))
+    offline = recent_behaviors(features.clock, pa.table({"user_id": [1, 2, 3, 4], "hour": [later.number] * 4}))
     online = features.online([1, 2, 3, 4], later).history
     kept = {r["user_id"]: r["items"] for r in offline.to_pylist()}
     assert {r["user_id"]: r["items"] for r in online.to_pylist()} == kept

@@ -21,10 +21,10 @@ from core.hours import Hour
 from core.settings import ROOT, Settings, load_settings
 from events.store import EventStore
 from feature_repo.clock import ClockState
-from feature_repo.page import write_clock_page
 from feature_repo.push import push_events
 from feature_repo.retrieval import ClockFeatures, advance
 from feature_repo.shrinkage import Prior, Shrinkage, fit, shrink
+from pages.clocks import write_clock_page
 from tests.conftest import TINY
 
 UNTIL = TINY.first_hour + 60

@@ -22,7 +22,7 @@ def write_units(path: Path, **values: float) -> Path:
 
 def test_an_hour_by_hand(tmp_path: Path) -> None:
     units = read_units(write_units(tmp_path / "results.json", cpu_ingest=36.0, bytes_online_user=2000.0))
-    load = Load(1e6, active_share=0.24, events_a_day=100, peak=1.5, utilisation=0.5, requests_a_day=36)
+    load = Load(1e6, active_share=0.24, events_a_day=100, peak=1.5, utilization=0.5, requests_a_day=36)
     assert load.peak_events == pytest.approx(1.5e6)
     assert load.peak_requests == pytest.approx(150)
     found = {need.part: need for need in needs(units, load)}
@@ -64,6 +64,6 @@ def test_the_command_writes_the_page_and_says_what_is_missing(tmp_path: Path) ->
 
 def test_impossible_loads_are_refused() -> None:
     with pytest.raises(ConfigError, match="shares of 1"):
-        Load(1e6, utilisation=1.5)
+        Load(1e6, utilization=1.5)
     with pytest.raises(NotReadyError, match="python -m benchmarks"):
         read_units(Path("nowhere.json"))

@@ -24,14 +24,14 @@ import httpx
 import psutil
 import pytest
 
+from clock.demo import HOURLY
 from core.hours import Hour
 from core.settings import Settings, load_settings
-from events.simulator.config import SimulatorConfig
 from operations.fingerprint import differences, fingerprint
-from pipeline.app import save_app_source
-from pipeline.demo import HOURLY
 from pipeline.history import build_history
 from pipeline.hour import run_hour
+from pipeline.source import save_app_source
+from simulation.config import SimulatorConfig
 from tests.conftest import SMALL_POLICY, write_app
 from tests.operations.stack import ORDER, Stack, base, kill_group
 from tests.servers import redis_command

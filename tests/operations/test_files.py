@@ -16,7 +16,7 @@ import yaml
 from core.secret_files import SECRETS
 from core.settings import ROOT, Settings
 from operations.prepare import prepare
-from pipeline.services import all_services
+from operations.services import all_services
 from tests.operations.stack import ORDER, compose, interpolate
 
 DOCKER = ROOT / "docker"

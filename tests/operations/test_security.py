@@ -15,7 +15,7 @@ from fastapi import HTTPException
 
 from core.errors import ConfigError, PlatformError
 from core.hours import Hour, parse_day
-from core.pages import write_page
+from core.page_template import write_page
 from core.secret_files import SECRETS, make_secrets, read_secret
 from core.settings import ROOT, Settings, load_settings
 
@@ -44,7 +44,7 @@ def test_no_name_leaves_its_folder(name: str, settings: Settings) -> None:
 
 @pytest.mark.parametrize("name", [*PATHS, "secret.txt", "sub/.lock", "_private/x.html", "", "sub"])
 def test_report_pages_are_only_those_below_the_folder(name: str, tmp_path: Path) -> None:
-    from pipeline.report_server import find_page
+    from operations.report_server import find_page
 
     reports = tmp_path / "reports"
     for file in ("sub/page.html", ".hidden", "_private/x.html", "sub/.lock"):
@@ -61,7 +61,7 @@ def test_report_pages_are_only_those_below_the_folder(name: str, tmp_path: Path)
 
 def test_markup_in_values_is_text_on_every_kind_of_page(tmp_path: Path) -> None:
     from evaluation.gate import Contender, Decision
-    from pipeline.pages import write_gate_page
+    from pages.rankers import write_gate_page
 
     write_page(tmp_path / "page.html", MARKUP, '<p title="{{ value }}">{{ value }}</p>', value=MARKUP)
     decision = Decision("wait", MARKUP, Contender("1", MARKUP, "2026-03-02T00"), None, ())
@@ -135,7 +135,7 @@ def test_production_does_not_start_half_configured(tmp_path: Path) -> None:
 
 
 def test_neither_settings_nor_services_show_a_secret_when_they_are_printed(settings: Settings) -> None:
-    from pipeline.services import airflow_services
+    from operations.services import airflow_services
 
     services = airflow_services(settings)
     key = settings.secret("airflow_fernet")

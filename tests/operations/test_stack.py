@@ -17,12 +17,12 @@ import httpx
 import psycopg
 import pytest
 
+from clock.demo import HOURLY
 from core.ports import free_port
 from core.settings import ROOT
-from events.simulator.config import SimulatorConfig
+from operations.processes import wait_for
 from operations.users import ROLES
-from pipeline.demo import HOURLY
-from pipeline.processes import wait_for
+from simulation.config import SimulatorConfig
 from tests.conftest import SMALL_POLICY, webhook, write_app
 from tests.operations.stack import ORDER, Stack, base, proxy
 from tests.servers import process

@@ -17,16 +17,16 @@ from core.errors import ConfigError, CorruptStateError
 from core.files import read_json, write_json
 from core.settings import ROOT, Settings, load_settings
 from core.state_version import STATE_VERSION, check_state_version, state_version
-from events.simulator.config import SimulatorConfig
 from events.store import EventStore
 from feature_repo.retrieval import ClockFeatures
 from operations.backup import back_up, restore
 from operations.doctor import examine, failed, table
 from operations.fingerprint import differences, fingerprint
 from operations.migrations import migrate
-from pipeline.app import save_app_source
 from pipeline.history import build_history
 from pipeline.hour import run_hour
+from pipeline.source import save_app_source
+from simulation.config import SimulatorConfig
 from tests.conftest import SMALL_POLICY, write_app
 
 APP = SimulatorConfig(days=4, users=80, items=60, experiment={"start_day": 2}, dirt={"damaged": 0.01, "late": 0.02})  # type: ignore[arg-type]

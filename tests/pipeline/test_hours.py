@@ -21,20 +21,20 @@ from core.files import write_parquet
 from core.hours import Hour
 from core.ports import free_port, port_is_free
 from core.settings import ROOT, Settings, load_settings
-from evaluation.registry import Registry
-from events.simulator.config import SimulatorConfig
 from events.store import EventStore
+from model_registry.registry import Registry
+from model_registry.store import experiment_name, open_mlflow, open_registry
 from operations.fingerprint import fingerprint
-from pipeline.app import app_log, save_app_source
+from operations.processes import Service, start, stop
 from pipeline.history import build_history
 from pipeline.hour import run_hour
-from pipeline.processes import Service, start, stop
-from pipeline.promotion import apply_decision, evaluate_candidate, registry, rollback, score_version, watch_champion
-from pipeline.source import Source, ingest_hour, load_source, save_source
+from pipeline.promotion import apply_decision, evaluate_candidate, rollback, score_version, watch_champion
+from pipeline.source import Source, ingest_hour, load_source, save_app_source, save_source
 from pipeline.training import replay, stale_hours, train_hour
+from simulation.config import SimulatorConfig
+from simulation.workspace import app_log
 from tests.conftest import SMALL_POLICY, small_log, write_app, write_mapping
 from training.state import StateStore
-from training.tracking import experiment_name, open_mlflow
 
 VARIANTS = ("hour_embedding", "matched_clock")
 APP = SimulatorConfig(days=4, users=150, items=80, experiment={"start_day": 2}, dirt={"damaged": 0.01, "late": 0.02})  # type: ignore[arg-type]
@@ -115,7 +115,7 @@ def test_killed_at_any_moment_and_started_again_the_state_equals_an_undisturbed_
 
 def test_running_an_hour_again_changes_nothing(undisturbed: Settings) -> None:
     before = fingerprint(undisturbed)
-    models = registry(undisturbed)
+    models = open_registry(undisturbed)
     versions = len(models.client.search_model_versions(f"name = '{models.name}'"))
     again = run_hour(undisturbed, TAKEOVER + 2)
     assert again["kept"] == 0
@@ -143,7 +143,7 @@ def test_every_hour_is_one_point_in_mlflow(undisturbed: Settings) -> None:
 def test_a_registered_version_loads_from_mlflow_and_predicts(undisturbed: Settings) -> None:
     import mlflow
 
-    models = registry(undisturbed)
+    models = open_registry(undisturbed)
     version = models.get("candidate")
     assert version is not None
     loaded = mlflow.pyfunc.load_model(f"models:/{models.name}/{version.version}")
@@ -194,8 +194,8 @@ def test_without_mlflow_every_step_says_so_and_promotes_nothing(
 ) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     hour = TAKEOVER + 2
-    champion = registry(undisturbed).get("champion")
-    moves = registry(undisturbed).moves()
+    champion = open_registry(undisturbed).get("champion")
+    moves = open_registry(undisturbed).moves()
     decision = {"verdict": "promote", "reason": "", "candidate": {"version": "1"}, "champion": None}
     with socket.socket() as taken:  # bound, not listening: nobody answers there
         taken.bind(("127.0.0.1", 0))
@@ -210,8 +210,8 @@ def test_without_mlflow_every_step_says_so_and_promotes_nothing(
         }
         with pytest.raises(NotReadyError, match="does not answer"):
             steps[step]()
-    after = registry(undisturbed).get("champion")
-    assert registry(undisturbed).moves() == moves
+    after = open_registry(undisturbed).get("champion")
+    assert open_registry(undisturbed).moves() == moves
     assert (after and after.version) == (champion and champion.version)
 
 
@@ -222,7 +222,7 @@ def test_a_server_that_fails_is_never_taken_for_no_champion(
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     from mlflow import MlflowClient
 
-    models = registry(undisturbed)
+    models = open_registry(undisturbed)
     gone = MlflowClient("http://127.0.0.1:9")
     with pytest.raises(NotReadyError, match="who 'champion' of simulator-ranker is"):
         Registry(gone, models.name, models.trail).get("champion")
@@ -274,7 +274,7 @@ def test_services_end_with_an_owner_that_is_told_to_and_those_of_a_killed_one_at
     code = f"""
 import os, signal
 from core.settings import load_settings
-from pipeline.processes import Service, running
+from operations.processes import Service, running
 with running(load_settings(var={str(settings.var)!r}, source={settings.source!r}), [Service("pages", {serve!r}, "http://127.0.0.1:{port}/")]):
     os.kill(os.getpid(), signal.{how})
 """
@@ -287,7 +287,7 @@ with running(load_settings(var={str(settings.var)!r}, source={settings.source!r}
 
 
 def test_the_champion_goes_back_by_hand(undisturbed: Settings) -> None:
-    models = registry(undisturbed)
+    models = open_registry(undisturbed)
     for version in ("1", "2"):
         models.move("champion", version, "for the test")
     assert rollback(undisturbed, "a test").version == "1"
@@ -296,7 +296,7 @@ def test_the_champion_goes_back_by_hand(undisturbed: Settings) -> None:
 
 
 def test_a_version_that_does_not_load_is_never_promoted(undisturbed: Settings) -> None:
-    models = registry(undisturbed)
+    models = open_registry(undisturbed)
     source = str(undisturbed.workspace / "nowhere")
     broken = models.client.create_model_version(
         models.name, source=source, tags={"variant": "none", "hour": TAKEOVER.key}
@@ -312,7 +312,7 @@ def test_a_version_that_does_not_load_is_never_promoted(undisturbed: Settings) -
 
 
 def test_a_champion_that_falls_behind_its_predecessor_goes_back_by_itself(disturbed: Settings) -> None:
-    models = registry(disturbed)
+    models = open_registry(disturbed)
     policy = disturbed.workspace / "policy.yaml"
     policy.write_text("{min_hours: 2, max_hours: 6, min_samples: 100, min_users: 10, rollback_hours: 3}")
     for version in ("1", "2"):

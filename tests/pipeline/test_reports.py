@@ -13,8 +13,9 @@ from core.errors import ConfigError
 from core.files import read_json
 from core.hours import Hour
 from core.settings import Settings, load_settings
-from pipeline.app import write_experiment
-from pipeline.reports import due_experiments, past_reports, report_experiment, write_index
+from pages.index import write_index
+from pipeline.reports import due_experiments, past_reports, report_experiment
+from simulation.workspace import write_experiment
 from tests.conftest import TINY, webhook
 
 END = TINY.end_hour

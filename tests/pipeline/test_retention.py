@@ -18,8 +18,9 @@ from events.store import EventStore
 from feature_repo.clock import ClockState
 from feature_repo.retrieval import ClockFeatures
 from feature_repo.served import served_hours, write_part
-from pipeline.retention import retire_records, retire_state
-from pipeline.services import airflow_home, migrate_airflow
+from operations.airflow_records import retire_records
+from operations.services import airflow_home, migrate_airflow
+from pipeline.retention import retire_state
 from training.samples import SampleStore
 from training.trainer import prediction_file
 

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from core.settings import Settings, load_settings
-from evaluation.registry import CHALLENGER, CHAMPION
-from events.simulator.config import SimulatorConfig
-from pipeline.app import save_app_source
+from model_registry.registry import CHALLENGER, CHAMPION
+from model_registry.store import open_registry
 from pipeline.history import build_history
-from pipeline.promotion import registry
+from pipeline.source import save_app_source
+from simulation.config import SimulatorConfig
 from tests.conftest import write_app
 
 VARIANTS = ("hour_embedding", "matched_clock")
@@ -27,7 +27,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Settings:
     write_app(settings.workspace, APP)
     save_app_source(settings)
     build_history(settings, UNTIL)
-    models = registry(settings)
+    models = open_registry(settings)
     for alias, variant in ((CHAMPION, "matched_clock"), (CHALLENGER, "hour_embedding")):
         version = models.newest(variant, UNTIL.key)
         assert version is not None

@@ -18,12 +18,12 @@ from pydantic import SecretStr
 
 from core.ports import free_port
 from core.settings import Settings, load_settings
-from evaluation.registry import CHALLENGER, CHAMPION
 from events.store import EventStore
 from feature_repo.retrieval import ClockFeatures
-from pipeline.processes import running
-from pipeline.promotion import registry
-from pipeline.services import serving_service
+from model_registry.registry import CHALLENGER, CHAMPION
+from model_registry.store import open_registry
+from operations.processes import running
+from operations.services import serving_service
 from serving.api import BODY_LIMIT, make_app
 from tests.servers import redis_server
 from tests.serving.conftest import UNTIL, copy_of
@@ -127,7 +127,7 @@ def test_an_api_key_is_asked_for_where_one_is_set(served: Settings) -> None:
 
 
 def test_no_champion_is_a_503_with_a_reason(served: Settings) -> None:
-    registry(served).client.delete_registered_model_alias("simulator-ranker", CHAMPION)
+    open_registry(served).client.delete_registered_model_alias("simulator-ranker", CHAMPION)
     with TestClient(make_app(served)) as client:
         assert client.get("/ready").status_code == 503
         answer = client.post("/rank", json={"user": "u000001", "candidates": ITEMS})
@@ -219,7 +219,7 @@ def test_a_new_champion_takes_over_under_load_without_a_failed_request(served: S
     settings = load_settings(
         **{**served.model_dump(exclude_unset=True), "serving_port": free_port(), "serving_refresh_seconds": 0.5}
     )
-    models = registry(settings)
+    models = open_registry(settings)
     old, new = str(models.get(CHAMPION).version), str(models.get(CHALLENGER).version)  # type: ignore[union-attr]
     with running(settings, [serving_service(settings)]):
         url = f"http://127.0.0.1:{settings.serving_port}"

@@ -14,10 +14,10 @@ import yaml
 
 from core.hours import Hour
 from core.settings import Settings, load_settings
-from evaluation.registry import CHALLENGER, CHAMPION
 from events.store import EventStore
 from feature_repo.served import served_features
-from pipeline.promotion import registry
+from model_registry.registry import CHALLENGER, CHAMPION
+from model_registry.store import open_registry
 from pipeline.source import ingest_hour
 from serving.engine import FAILURES_TO_STOP, Engine, NoChampionError, Ranked, Request
 from serving.journal import read_requests
@@ -54,7 +54,7 @@ def test_serving_scores_what_training_scores(served: Settings, engine: Engine) -
     engine.users.refresh()
     engine.items.refresh()
     samples = drawn.tables.samples
-    known = pc.is_in(samples["item_id"], pa.array(engine.snapshot.catalogue.item))  # type: ignore[union-attr]
+    known = pc.is_in(samples["item_id"], pa.array(engine.snapshot.catalog.item))  # type: ignore[union-attr]
     for name in ("champion", "hour_embedding"):
         engine.models.refresh({name})
         loaded = engine.models.get(name)
@@ -98,15 +98,15 @@ def test_retrieval_gives_popular_fresh_and_fitting_items_none_twice(engine: Engi
     assert len(set(answer.items)) == len(answer.items) == 50
     left = engine.rank(Request("x", "u000003", answer_time(), 0, None, 50, exclude=answer.items[:5]))
     assert not set(answer.items[:5]) & set(left.items)
-    catalogue, retrieval = engine.snapshot.catalogue, engine.snapshot.retrieval
-    assert catalogue is not None
+    catalog, retrieval = engine.snapshot.catalog, engine.snapshot.retrieval
+    assert catalog is not None
     assert retrieval is not None
     clock = engine.features.store.get_clock([engine.users.id_of("u000003")], UNTIL)
     hour = float(clock["slot"][0].as_py()) + 0.5
-    fits = near_values(clock, hour, list(catalogue.values), 1.0)
+    fits = near_values(clock, hour, list(catalog.values), 1.0)
     (facet, value), *_ = fits
     chosen = retrieval.candidates(20, hour, clock, np.array([], dtype=np.int64))
-    held = catalogue.values[facet].take(pa.array(catalogue.rows(chosen)))
+    held = catalog.values[facet].take(pa.array(catalog.rows(chosen)))
     assert value in held.to_pylist()
 
 
@@ -134,13 +134,13 @@ def test_a_store_that_is_away_gives_popularity_and_says_so(served: Settings, eng
 
 def test_a_broken_or_missing_version_never_replaces_one_that_ranks(served: Settings, engine: Engine) -> None:
     first = engine.models.names[CHAMPION]
-    models = registry(served)
+    models = open_registry(served)
     version = models.newest("hour_embedding", UNTIL.key)
     assert version is not None
     models.move(CHAMPION, version, "to be broken")
     weights = next((served.training_dir / "versions").glob(f"{version}/**/weights.safetensors"), None)
     if weights is None:
-        from training.tracking import download_version
+        from model_registry.store import download_version
 
         weights = download_version(served, version) / "weights.safetensors"
     good = weights.read_bytes()
@@ -174,7 +174,7 @@ def test_mlflow_away_keeps_the_model_and_a_new_server_starts_with_its_local_copy
 
 
 def test_without_a_champion_a_request_is_told_so(served: Settings) -> None:
-    registry(served).client.delete_registered_model_alias("simulator-ranker", CHAMPION)
+    open_registry(served).client.delete_registered_model_alias("simulator-ranker", CHAMPION)
     engine = Engine(served)
     engine.refresh()
     with pytest.raises(NoChampionError, match="no champion yet"):
@@ -288,7 +288,7 @@ def test_features_and_requests_are_logged_as_served_and_can_be_trained_on_and_re
     shadow = list((settings.workspace / "serving" / "log").rglob("shadow-*.parquet"))
     rows = pa.concat_tables([pa.parquet.read_table(p) for p in shadow])
     assert set(rows["request_id"].to_pylist()) == {f"r{n}" for n in range(len(users))}
-    assert set(rows["version"].to_pylist()) == {str(registry(served).get(CHALLENGER).version)}  # type: ignore[union-attr]
+    assert set(rows["version"].to_pylist()) == {str(open_registry(served).get(CHALLENGER).version)}  # type: ignore[union-attr]
 
 
 def test_served_features_win_over_joined_ones(served: Settings) -> None:
@@ -310,17 +310,17 @@ def test_served_features_win_over_joined_ones(served: Settings) -> None:
     assert sum(v == 12345 for v in mine.values()) == 1
 
 
-def test_the_catalogue_keeps_up_hour_by_hour(served: Settings) -> None:
+def test_the_catalog_keeps_up_hour_by_hour(served: Settings) -> None:
     from feature_repo.retrieval import advance
-    from serving.catalogue import load_catalogue
+    from serving.catalog import load_catalog
 
     features = Engine(served).features.store
-    load_catalogue(served, features, UNTIL)
+    load_catalog(served, features, UNTIL)
     ingest_hour(served, UNTIL)
     advance(served, UNTIL + 1)
-    stepped = load_catalogue(served, features, UNTIL + 1)
-    (served.workspace / "serving" / "catalogue.parquet").unlink()
-    whole = load_catalogue(served, features, UNTIL + 1)
+    stepped = load_catalog(served, features, UNTIL + 1)
+    (served.workspace / "serving" / "catalog.parquet").unlink()
+    whole = load_catalog(served, features, UNTIL + 1)
     assert stepped.item.tolist() == whole.item.tolist()
     assert stepped.keys.tolist() == whole.keys.tolist()
     assert stepped.popularity.tolist() == whole.popularity.tolist()

@@ -14,7 +14,7 @@ from core.errors import ConfigError
 from core.hours import Hour
 from training.config import RankerConfig, Variant
 from training.device import CPU, training_device
-from training.optimiser import Optimiser
+from training.optimizer import Optimizer
 from training.ranker import Ranker
 from training.scoring import predict
 from training.state import StateStore, new_info, ranker_tensors
@@ -51,23 +51,23 @@ def hour_of(n: int) -> HourKeys:
     )  # fmt: skip
 
 
-def ranker_of(variant: str, changes: dict[str, Any], device: torch.device) -> tuple[Ranker, Optimiser]:
+def ranker_of(variant: str, changes: dict[str, Any], device: torch.device) -> tuple[Ranker, Optimizer]:
     config = RankerConfig(**{"variant": variant, "history_length": HISTORY, "batch_size": 128, **changes})
     ranker = Ranker(config, FACETS, HEADS).to(device)
-    return ranker, Optimiser(ranker)
+    return ranker, Optimizer(ranker)
 
 
 def read(ranker: Ranker, n: int) -> HourKeys:
     return hour_of(n).only(clock=ranker.time.needs_clock, history=ranker.needs_history)
 
 
-def train(ranker: Ranker, optimiser: Optimiser, hours: range) -> np.ndarray:
+def train(ranker: Ranker, optimizer: Optimizer, hours: range) -> np.ndarray:
     """Test, then train on every hour; all scores."""
     scores = []
     for n in hours:
         keys = read(ranker, n)
         scores.append(predict(ranker, keys))
-        fit(ranker, optimiser, keys, FIRST + n)
+        fit(ranker, optimizer, keys, FIRST + n)
     return np.concatenate(scores)
 
 
@@ -83,8 +83,8 @@ def test_a_gpu_trains_what_the_cpu_trains_and_the_same_bits_every_time(
     variant: str, changes: dict[str, Any], gpu: torch.device
 ) -> None:
     on_cpu = train(*ranker_of(variant, changes, CPU), range(HOURS))
-    (ranker, optimiser), again = (ranker_of(variant, changes, gpu) for _ in range(2))
-    on_gpu = train(ranker, optimiser, range(HOURS))
+    (ranker, optimizer), again = (ranker_of(variant, changes, gpu) for _ in range(2))
+    on_gpu = train(ranker, optimizer, range(HOURS))
     np.testing.assert_allclose(on_gpu, on_cpu, atol=2e-3)
     np.testing.assert_array_equal(train(*again, range(HOURS)), on_gpu)
     for name, tensor in ranker_tensors(ranker).items():
@@ -99,12 +99,12 @@ def test_small_batches_stay_on_the_cpu_unless_asked_otherwise(gpu: torch.device)
 
 @needs_gpu
 def test_a_state_of_a_gpu_goes_on_anywhere(gpu: torch.device, tmp_path: Path) -> None:
-    ranker, optimiser = ranker_of("matched_clock", {}, gpu)
-    train(ranker, optimiser, range(2))
+    ranker, optimizer = ranker_of("matched_clock", {}, gpu)
+    train(ranker, optimizer, range(2))
     states = StateStore(tmp_path, "matched_clock")
     info = new_info(ranker.config, FACETS, HEADS)
-    states.save(type(info)(**{**vars(info), "hour": (FIRST + 1).key}), ranker, optimiser)
-    expected = train(ranker, optimiser, range(2, HOURS))
+    states.save(type(info)(**{**vars(info), "hour": (FIRST + 1).key}), ranker, optimizer)
+    expected = train(ranker, optimizer, range(2, HOURS))
     for device in (gpu, CPU):
         _, loaded, its = states.load(FIRST + 1, device=device)
         assert loaded.device == device

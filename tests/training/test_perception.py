@@ -1,4 +1,4 @@
-"""Time-perception modules against loops over slots and behaviours."""
+"""Time-perception modules against loops over slots and behaviors."""
 
 from __future__ import annotations
 
@@ -155,7 +155,7 @@ def with_history(at: list[float], items: list[int], hours: list[float]) -> Batch
     return batch(at, history_items=rows, history_minutes=minutes)
 
 
-def test_long_term_clock_is_attention_over_the_most_relevant_behaviours() -> None:
+def test_long_term_clock_is_attention_over_the_most_relevant_behaviors() -> None:
     model = ranker("long_term_clock", attention_heads=2, picked=2)
     some = with_history([8.5], [3, 4, 5], [-30.0, -16.0, -3.0])
     module = model.time
@@ -164,7 +164,7 @@ def test_long_term_clock_is_attention_over_the_most_relevant_behaviours() -> Non
     alphas = torch.zeros(3, 2)
     for n, (item, gap) in enumerate(((3, 9.5), (4, 0.5), (5, 11.5))):
         shift = module.gap(torch.tensor([gap / 12, math.exp(-gap)]))
-        key = module.behaviour(model.items.weight[item])
+        key = module.behavior(model.items.weight[item])
         for head in range(2):
             part = slice(2 * head, 2 * head + 2)
             alphas[n, head] = query[part] @ key[part] / math.sqrt(2) + shift[head]

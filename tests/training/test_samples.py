@@ -35,7 +35,7 @@ def positives(request: pytest.FixtureRequest, tmp_path: Path) -> Settings:
     mapping = write_mapping(
         tmp_path,
         columns="columns: {user_id: uid, item_id: track}",
-        behaviours="behaviours: {finish: 'true'}",
+        behaviors="behaviors: {finish: 'true'}",
         extra=f"negatives: {{per_positive: 3, kind: {request.param}, seed: 5}}\n",
     )
     ingest(str(mapping), [str(tmp_path / "log.csv")], settings, now=NOW)

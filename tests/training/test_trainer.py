@@ -214,7 +214,7 @@ def test_the_model_learns_and_the_logged_form_predicts_the_same(ready: Settings,
     settings = fresh(ready, tmp_path)
     trainer = Trainer(settings, variant)
     trainer.train(LAST - 1, start=FIRST, save_every=1000)
-    info, ranker, optimiser = trainer.states.load(LAST - 1)
+    info, ranker, optimizer = trainer.states.load(LAST - 1)
     drawn = trainer.samples.read(LAST)
     keys = hour_keys(drawn.tables, ranker)
     straight = predict(ranker, keys)
@@ -236,9 +236,9 @@ def test_the_model_learns_and_the_logged_form_predicts_the_same(ready: Settings,
         frame[f"history_{name}"] = [histories.get(u, empty)[name] for u in frame["user_id"]]
     served = RankerModel(info, ranker).predict(frame)
     assert np.abs(served.to_numpy() - straight).max() < 1e-6
-    first = fit(ranker, optimiser, keys, LAST)
+    first = fit(ranker, optimizer, keys, LAST)
     for _ in range(20):
-        last = fit(ranker, optimiser, keys, LAST)
+        last = fit(ranker, optimizer, keys, LAST)
     assert last < first
 
 
@@ -277,16 +277,16 @@ def test_features_that_are_no_numbers_and_hours_without_samples(ready: Settings,
     settings = fresh(ready, tmp_path)
     trainer = Trainer(settings, "matched_clock")
     trainer.train(FIRST + 30, start=FIRST, save_every=100)
-    info, ranker, optimiser = trainer.states.load(FIRST + 30)
+    info, ranker, optimizer = trainer.states.load(FIRST + 30)
     keys = hour_keys(trainer.samples.read(LAST).tables, ranker)
     broken = replace(keys, dense=np.full_like(keys.dense, np.nan))
     before = {name: t.clone() for name, t in ranker_tensors(ranker).items()}
     with pytest.raises(DataError, match="NaN or infinity"):
-        fit(ranker, optimiser, broken, LAST)
+        fit(ranker, optimizer, broken, LAST)
     one_class = replace(keys, labels=np.zeros_like(keys.labels))
-    assert np.isfinite(fit(ranker, optimiser, one_class, LAST))
+    assert np.isfinite(fit(ranker, optimizer, one_class, LAST))
     nothing = keys.take(np.empty(0, dtype=np.int64))
     assert predict(ranker, nothing).shape == (0, len(info.heads))
-    assert fit(ranker, optimiser, nothing, LAST) == 0
+    assert fit(ranker, optimizer, nothing, LAST) == 0
     assert all(torch.isfinite(t.float()).all() for t in ranker_tensors(ranker).values())
     assert before.keys() == ranker_tensors(ranker).keys()

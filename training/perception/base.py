@@ -52,7 +52,7 @@ def slot_of(moment: Moment, config: RankerConfig) -> Tensor:
 
 
 def slot_centres(config: RankerConfig, device: torch.device | None = None) -> Tensor:
-    """Local time of each slot's centre in hours, shape (S,)."""
+    """Local time of each slot's center in hours, shape (S,)."""
     number = torch.arange(config.slots, dtype=torch.float32, device=device) % config.slots_per_day
     return (number + config.slot_centre) * (config.slot_minutes / 60)
 

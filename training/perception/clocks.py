@@ -1,4 +1,4 @@
-"""The paper's modules: a user's clock summarised for the moment (Zhu et al., SIGIR 2024, arXiv 2404.19357)."""
+"""The paper's modules: a user's clock summarized for the moment (Zhu et al., SIGIR 2024, arXiv 2404.19357)."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class AdaptiveClock(Clock):
 class GaussianClock(Clock):
     """``gaussian_clock``, the paper's: ``v = Σ_s g(δ_s) e(s) w``, ``g`` the normal density N(0, σ²).
 
-    ``δ_s`` is the shortest way round the 24 h circle between the local time and the slot's centre, ``w`` the
+    ``δ_s`` is the shortest way round the 24 h circle between the local time and the slot's center, ``w`` the
     slot's width in hours (1 in the paper), so that a finer clock has the same scale. With ``learn_sigma`` each facet
     has a σ of its own, which starts at ``sigma_hours`` and is trained like any weight.
     """

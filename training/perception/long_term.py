@@ -15,9 +15,9 @@ GAP_WIDTH = 8
 
 
 class LongTermClock(TimePerception):
-    """``long_term_clock``: Clock-GSU picks the K most relevant behaviours, Clock-ESU attends to them.
+    """``long_term_clock``: Clock-GSU picks the K most relevant behaviors, Clock-ESU attends to them.
 
-    Relevance of behaviour b to the candidate q is ``α = (W_b b)·(W_q q)/√d + s(Δt)``, ``Δt`` the gap of their
+    Relevance of behavior b to the candidate q is ``α = (W_b b)·(W_q q)/√d + s(Δt)``, ``Δt`` the gap of their
     times of day and ``s`` a two-layer network. Clock-ESU is multi-head attention with the same α a head; the K
     are those with the largest mean α over the heads, so that picking and attending agree and both are trained
     (as in TWIN, arXiv 2302.02352; the paper trains its GSU apart).
@@ -29,16 +29,16 @@ class LongTermClock(TimePerception):
         del facets
         super().__init__(config, config.dim)
         self.heads = config.attention_heads
-        self.behaviour = nn.Linear(config.dim, config.dim, bias=False)
+        self.behavior = nn.Linear(config.dim, config.dim, bias=False)
         self.query = nn.Linear(config.dim, config.dim, bias=False)
         self.value = nn.Linear(config.dim, config.dim, bias=False)
         self.out = nn.Linear(config.dim, config.dim, bias=False)
         self.gap = nn.Sequential(nn.Linear(2, GAP_WIDTH), nn.ReLU(), nn.Linear(GAP_WIDTH, self.heads))
 
     def relevance(self, batch: Batch, candidates: Tensor, history: Tensor) -> Tensor:
-        """α of every behaviour, −1e9 where there is none; shape (B, L, heads)."""
+        """α of every behavior, −1e9 where there is none; shape (B, L, heads)."""
         size, at = self.width // self.heads, batch.user_position
-        keys = self.behaviour(history).unflatten(2, (self.heads, size))[at]  # (B, L, heads, size)
+        keys = self.behavior(history).unflatten(2, (self.heads, size))[at]  # (B, L, heads, size)
         queries = self.query(candidates).unflatten(1, (self.heads, size))
         minutes = batch.history_minutes[at]
         then = (minutes % DAY_MINUTES).float() / 60

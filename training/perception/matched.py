@@ -1,4 +1,4 @@
-"""Our own module: the candidate is looked up in the clocks, instead of the clock being summarised for all of them."""
+"""Our own module: the candidate is looked up in the clocks, instead of the clock being summarized for all of them."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ class MatchedClock(TimePerception):
     3. the user, all day: share of a in the user's scores against its share in everybody's positives;
     4. the user, now: its share around this time of day against its share all day.
 
-    And two of the item in the user's recent behaviours: how long ago it was taken last, and how often within hours of
+    And two of the item in the user's recent behaviors: how long ago it was taken last, and how often within hours of
     this time of the week.
 
     "Now" is a Gaussian window round the 24 h circle whose σ is learned for each attribute. Every ratio is shrunk
     towards the one before it by pseudo-events whose numbers are learned: an empty slot says what the day says, an
     unknown user what everybody says. Facets are looked up in the clock's slots, the item in the user's recent
-    behaviours, everybody in ``training.rhythm``: counts, which an hour of training does not bend towards now.
+    behaviors, everybody in ``training.rhythm``: counts, which an hour of training does not bend towards now.
     """
 
     needs_clock = True
@@ -82,8 +82,8 @@ class MatchedClock(TimePerception):
         all_good, all_bad = tables.rhythm.totals(tables.items)
         all_both = all_good + all_bad
         rate = (all_good.sum() + 1) / (all_both.sum() + 2)
-        centres = torch.arange(DAY_HOURS, device=sigma.device) + 0.5
-        window = normal_density(circular_distance(batch.moment.hours[:, None], centres)[:, None], sigma[None, :, None])
+        centers = torch.arange(DAY_HOURS, device=sigma.device) + 0.5
+        window = normal_density(circular_distance(batch.moment.hours[:, None], centers)[:, None], sigma[None, :, None])
         window = window * DAY_HOURS
         day = (good.sum(dim=2) + priors[0] * rate) / (both.sum(dim=2) + priors[0])
         now = ((good * window).sum(dim=2) + priors[1] * day) / ((both * window).sum(dim=2) + priors[1])
@@ -116,6 +116,6 @@ class MatchedClock(TimePerception):
 
 
 def same_item(batch: Batch) -> Tensor:
-    """Which of the user's recent behaviours are of the candidate, shape (B, L)."""
+    """Which of the user's recent behaviors are of the candidate, shape (B, L)."""
     found: Tensor = batch.history_items[batch.user_position] == batch.items[:, None]
     return found & (batch.items > 0)[:, None]

@@ -1,0 +1,1 @@
+"""People meet the rankers: the closed loop, its traffic, its worlds and its page."""

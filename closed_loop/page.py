@@ -1,0 +1,82 @@
+"""The closed loop's page: offline gain, online gain, truth."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from core.page_template import svg, write_page
+from core.settings import Settings
+
+if TYPE_CHECKING:
+    from markupsafe import Markup
+
+SHOWN = ("active_days", "duration_hours", "finishes", "likes", "skips")
+PAGE = """
+<section class="banner {{ 'calm' if covered_all else 'open' }}"><p class="lead">{{ summary.sentence }}</p>
+<p>{{ verdict }}</p></section>
+<section><h2>Effects: estimated and true</h2>{{ forest }}
+<div class="scroll"><table><thead><tr><th>arm</th><th>metric</th><th>A/B estimate</th><th>95 % interval</th>
+<th>truth</th><th>covered</th></tr></thead><tbody>{% for r in rows %}<tr><td>{{ r.arm }}</td><td>{{ r.metric|words }}</td>
+<td>{{ r.estimate|percent }}</td><td>{{ r.low|percent }} to {{ r.high|percent }}</td><td>{{ r.truth|percent }}</td>
+{% if r.covered is none %}<td>–</td>{% elif r.covered %}<td class="good">yes</td>{% else %}<td class="bad">no</td>{% endif %}</tr>
+{% endfor %}</tbody></table></div></section>
+<section><h2>Offline</h2><div class="scroll"><table><thead><tr><th>arm</th><th>AUC</th><th>interval</th><th>UAUC</th>
+<th>log-loss</th></tr></thead><tbody>{% for arm in summary.arms %}{% set m = summary.offline[arm] %}
+<tr><td>{{ arm }}{{ " (control)" if loop.first else "" }}</td><td>{{ m.auc.value|number }}</td>
+<td>{{ m.auc.ci95[0]|number }} to {{ m.auc.ci95[1]|number }}</td><td>{{ m.uauc.value|number }}</td>
+<td>{{ m.logloss.value|number }}</td></tr>{% endfor %}</tbody></table></div>
+<p class="soft">Progressive: every prediction was made before training on it, on all users' impressions, whichever arm
+showed them.</p></section>
+<section><h2>How</h2><p>{{ summary.users }} users from {{ summary.hours[0] }} to {{ summary.hours[1] }} UTC.
+Answers {{ "over HTTP" if summary.traffic.over_http else "in process" }}:
+{% for what, count in summary.traffic.answers|dictsort %}{{ what }} {{ "{:,}".format(count) }}{{ ", " if not loop.last }}{% endfor %};
+{{ summary.traffic.versions_served }} model versions were served.
+{% if report %}<a href="{{ report }}">The A/B report</a>.{% endif %}</p>
+<p class="soft">Truth: every user is lived once in every arm, on the same draws and by the models of the same hour, with a log
+and clocks of its own; the models learn from the real world only. The figure is the relative difference of the means over
+all exposed users.</p></section>
+"""
+
+
+def write_loop_page(settings: Settings, summary: dict[str, Any]) -> Path:
+    """Write ``reports/loop.html``; returns its path."""
+    rows = []
+    for arm, metrics in summary["ab"].items():
+        for metric in SHOWN:
+            if metric in metrics:
+                low, high = metrics[metric]["rel_effect_ci"]
+                true = summary["truth"].get(arm, {}).get(metric, {}).get("rel_effect")
+                rows.append(
+                    {"arm": arm, "metric": metric, "estimate": metrics[metric]["rel_effect"], "low": low, "high": high,
+                     "truth": true, "covered": summary["covered"].get(arm, {}).get(metric)}
+                )  # fmt: skip
+    known = [r for r in rows if r["covered"] is not None]
+    inside = sum(bool(r["covered"]) for r in known)
+    verdict = f"{inside} of {len(known)} intervals hold the truth." if known else "The truth was not lived in this run."
+    path = settings.reports_dir / "loop.html"
+    report = Path(summary["report"]).relative_to(settings.reports_dir) if summary["report"] else None
+    write_page(
+        path, "Closed loop: offline gain, online gain, truth", PAGE, home="index.html", summary=summary, rows=rows,
+        verdict=verdict, covered_all=bool(known) and inside == len(known), report=report,
+        forest=_forest(rows) if rows else "",
+    )  # fmt: skip
+    return path
+
+
+def _forest(rows: list[dict[str, Any]]) -> Markup:
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(8, 0.42 * len(rows) + 1.2))
+    for n, row in enumerate(rows):
+        y = len(rows) - n
+        axes.plot([row["low"] * 100, row["high"] * 100], [y, y], color="#1f5fa8", linewidth=2)
+        axes.plot(row["estimate"] * 100, y, "o", color="#1f5fa8", label="A/B estimate, 95 %" if n == 0 else None)
+        if row["truth"] is not None:
+            axes.plot(row["truth"] * 100, y, "D", color="#a4262c", markersize=6, label="truth" if n == 0 else None)
+    axes.axvline(0, color="#5a6675", linewidth=0.8)
+    axes.set_yticks(range(len(rows), 0, -1), [f"{r['arm']}  {r['metric'].replace('_', ' ')}" for r in rows])
+    axes.set_xlabel("relative effect on the control, %")
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, 1.25 if len(rows) < 4 else 1.15), ncols=2, frameon=False)
+    axes.spines[["top", "right"]].set_visible(False)
+    return svg(figure, "Estimated and true effects of the arms", "Relative effects on the control.")

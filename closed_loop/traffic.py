@@ -1,0 +1,198 @@
+"""The simulated app's users before a ranker: over HTTP as real clients are, or in this process."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import Counter
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+
+from core.errors import NotReadyError
+from core.files import write_atomically
+from core.hours import Hour
+from core.settings import Settings
+from feature_repo.retrieval import ClockFeatures
+from serving.engine import Engine, Request, pair_scores
+from simulation.app import App
+from simulation.log import AppLog
+from simulation.visits import Rank, Slates, Visits
+
+log = logging.getLogger("closed_loop.traffic")
+
+CLIENTS = 4
+PATIENCE_SECONDS = 60.0
+QUARTER_SECONDS = 900
+"""Offsets of time zones are whole quarters of an hour."""
+
+
+class World:
+    """People who live hour by hour, their log, and where they are between the hours."""
+
+    def __init__(self, log: AppLog, state: Path, start: Hour) -> None:
+        self.log, self.app, self.state = log, log.app, state
+        self.visits = Visits(log.app, start)
+        if state.exists():
+            with np.load(state) as content:
+                self.visits.restore(dict(content))
+
+    @property
+    def next(self) -> Hour:
+        """The hour that is lived next."""
+        return self.visits.next
+
+    def live(self, rank: Rank) -> None:
+        """Live the next hour and write its log; an interrupted hour is lived again, the same way."""
+        hour = self.next
+        self.log.write_visits(hour, self.visits.hour(rank))
+        self.save()
+
+    def save(self) -> None:
+        def write(target: Path) -> None:
+            with target.open("wb") as sink:
+                np.savez(sink, **self.visits.state())  # type: ignore[arg-type]
+
+        write_atomically(self.state, write)
+
+
+class Answers:
+    """Counts what came back: ``answers`` by kind (``ok``, ``degraded``, refusals by status), ``versions`` by who ranked."""
+
+    def __init__(self) -> None:
+        self.answers: Counter[str] = Counter()
+        self.versions: Counter[str] = Counter()
+
+    def take(self, keys: list[str], given: dict[str, float], degraded: str | None, version: str) -> list[float]:
+        """Scores of an answer in the order of its request's items."""
+        self.answers["degraded" if degraded else "ok"] += 1
+        self.versions[version] += 1
+        return [given[key] for key in keys]
+
+
+class HttpRanker(Answers):
+    """Sends each slate's request to a running service, a few at a time; one that is refused is sent again."""
+
+    def __init__(self, app: App, settings: Settings) -> None:
+        super().__init__()
+        self.app, self.url = app, f"http://127.0.0.1:{settings.serving_port}"
+        key = settings.ranking_key
+        self.client = httpx.Client(base_url=self.url, timeout=30, headers={"X-API-Key": key} if key else {})
+        self.pool = ThreadPoolExecutor(CLIENTS, thread_name_prefix="client")
+
+    def __call__(self, slates: Slates) -> np.ndarray:
+        """Scores of the candidates, shape (R, C)."""
+        rows = list(self.pool.map(lambda n: self._ask(slates, n), range(len(slates.user))))
+        return np.stack(rows) if rows else np.empty(slates.candidates.shape)
+
+    def wait(self, at: Hour, models: Mapping[str, str]) -> None:
+        """Wait until the service has the features as of ``at`` and these versions (name → version)."""
+        end = time.monotonic() + PATIENCE_SECONDS
+        while True:
+            found = self.client.get("/model").json()
+            has = {name: m["version"] for name, m in found["models"].items()}
+            if found["features_as_of"] == at.key and all(has.get(n) == v for n, v in models.items()):
+                return
+            if time.monotonic() > end:
+                raise NotReadyError(f"the service did not take over {at} and {dict(models)} in time: {found}")
+            time.sleep(0.1)
+
+    def close(self) -> None:
+        self.client.close()
+        self.pool.shutdown()
+
+    def _ask(self, slates: Slates, n: int) -> np.ndarray:
+        there = np.flatnonzero(slates.candidates[n] >= 0)
+        scores = np.full(slates.candidates.shape[1], -np.inf)
+        if not len(there):
+            return scores
+        keys = [self.app.item_key(int(item)) for item in slates.candidates[n, there]]
+        request = request_of(self.app, slates, n, keys)
+        body = {
+            "user": request.user, "candidates": keys, "time": request.at.isoformat(), "request_id": request.request_id,
+        }  # fmt: skip
+        answer = self._post(body)
+        given = {row["item"]: row["score"] for row in answer["items"]}
+        scores[there] = self.take(keys, given, answer["degraded"], answer["model"]["version"])
+        return scores
+
+    def _post(self, body: dict[str, Any]) -> dict[str, Any]:
+        """An answer; a service that is busy or starting is asked again."""
+        end = time.monotonic() + PATIENCE_SECONDS
+        while True:
+            try:
+                answer = self.client.post("/rank", json=body)
+                if answer.status_code == 200:
+                    return dict(answer.json())
+                reason = f"{answer.status_code} {answer.json().get('error')}"
+                self.answers[str(answer.status_code)] += 1
+            except httpx.TransportError as error:
+                reason = f"{type(error).__name__}: {error}"
+                self.answers["no connection"] += 1
+            if (not reason.startswith(("503", "504")) and reason[0].isdigit()) or time.monotonic() > end:
+                raise NotReadyError(f"{self.url}/rank: {reason}")
+            time.sleep(0.2)
+
+
+class EngineRanker(Answers):
+    """The same requests to an engine in this process, all of a slate together."""
+
+    def __init__(self, app: App, engine: Engine) -> None:
+        super().__init__()
+        self.app, self.engine = app, engine
+
+    def __call__(self, slates: Slates) -> np.ndarray:
+        scores = np.full(slates.candidates.shape, -np.inf)
+        there = [np.flatnonzero(row >= 0) for row in slates.candidates]
+        keys = [[self.app.item_key(int(i)) for i in row[at]] for row, at in zip(slates.candidates, there, strict=True)]
+        asked = [n for n, at in enumerate(there) if len(at)]
+        requests = [request_of(self.app, slates, n, keys[n]) for n in asked]
+        found = self.engine.rank_many(requests, PATIENCE_SECONDS * 1000) if asked else []
+        for n, answer in zip(asked, found, strict=True):
+            given = dict(zip(answer.items, answer.scores, strict=True))
+            scores[n, there[n]] = self.take(keys[n], given, answer.degraded, answer.version)
+        return scores
+
+
+class ForcedRanker:
+    """Ranks for every user by the model that a table says, on the features of a world of its own.
+
+    For worlds that nobody trains on: what would have happened to a user in another arm. Ids in the log are numbers, so
+    that users and items are the same in all worlds.
+    """
+
+    def __init__(self, engine: Engine, features: ClockFeatures, model_of: np.ndarray) -> None:
+        self.engine, self.features, self.model_of = engine, features, model_of
+
+    def __call__(self, slates: Slates) -> np.ndarray:
+        now = self.engine.snapshot
+        assert now.catalog is not None
+        assert now.at is not None
+        scores = np.full(slates.candidates.shape, -np.inf)
+        found = self.features.online((np.unique(slates.user) + 1).tolist(), now.at)
+        row, item = slates.pairs()
+        column = np.nonzero(slates.candidates >= 0)[1]
+        for name in np.unique(self.model_of[slates.user]):
+            mine = np.flatnonzero(self.model_of[slates.user[row]] == name)
+            scores[row[mine], column[mine]] = pair_scores(
+                now.models[name], now.catalog, found, users=slates.user[row[mine]] + 1,
+                minutes=slates.local_minutes[row[mine]], items=item[mine] + 1,
+            )  # fmt: skip
+        return scores
+
+
+def request_of(app: App, slates: Slates, n: int, keys: list[str]) -> Request:
+    """The request of one slate, with the user's own offset from UTC."""
+    offset = -(-(slates.local_minutes[n] * 60 - slates.moment[n]) // QUARTER_SECONDS) * QUARTER_SECONDS
+    zone = timezone(timedelta(seconds=float(offset)))
+    at = datetime.fromtimestamp(float(slates.moment[n]), zone)
+    number = f"{slates.day[n]}-{slates.user[n]}-{slates.number[n]}-{slates.slate}"
+    return Request(
+        request_id=number, user=app.user_key(int(slates.user[n])), at=at,
+        local_minutes=int(at.replace(tzinfo=UTC).timestamp() // 60), candidates=tuple(keys), count=len(keys),
+    )  # fmt: skip

@@ -1,0 +1,108 @@
+"""Small closed loops for studies: people, rankers trained on their history and then held still, and what comes of it.
+
+A world is a simulated app whose history under its first policy has gone through the platform's own steps: log, ingestion,
+clocks, hourly training of every ranker. From the experiment's start on the rankers and the users' features are held as
+they are, so that a run of all users under one ranker takes seconds and a user's outcome depends on no other user's arm: a user's
+outcome in an A/B test is the one of the run of the user's arm.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import yaml
+
+from closed_loop.loop import Loop, Plan
+from core.files import write_text
+from core.hours import Hour
+from core.settings import Settings
+from events.store import EventStore
+from feature_repo.retrieval import ClockFeatures
+from pipeline.reports import variant_metrics
+from serving.catalog import load_catalog
+from serving.engine import pair_scores
+from serving.models import Models
+from simulation.app import App
+from simulation.truth import METRICS, UserTotals
+from simulation.visits import Slates, Visits, first_policy
+
+log = logging.getLogger("closed_loop.worlds")
+
+SIZE: dict[str, Any] = {"users": 400, "items": 300, "ids": "number"}
+DAYS, HISTORY_DAYS, OFFLINE_DAYS = 14, 8, 4
+FIRST_SEED = 7100
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Users' metrics over the experiment, shape (users,) each, and who came at all."""
+
+    values: dict[str, np.ndarray]
+    exposed: np.ndarray
+
+
+class StillWorld:
+    """One world, ready to be lived with any of its rankers."""
+
+    def __init__(self, settings: Settings, number: int, variants: tuple[str, ...]) -> None:
+        source = f"world-{number}"
+        var = settings.var / "studies" / "worlds" / "-".join(variants)
+        own = var / source / "app.yaml"
+        if not own.exists():
+            write_text(own, yaml.safe_dump({**SIZE, "seed": FIRST_SEED + number}))
+        plan = Plan(arms=variants, days=DAYS, history_days=HISTORY_DAYS, http=False, truth=False)
+        self.loop = Loop(plan, source, var=var)
+        self.loop.prepare()
+        self.variants, self.settings, self.config = variants, self.loop.settings, self.loop.config
+        self.start, self.end = self.loop.start, self.loop.end
+        models = Models(self.settings)
+        models.refresh(set(variants))
+        self.models = {v: models.get(v) for v in variants}
+        store = ClockFeatures(self.settings, EventStore(self.settings.events_dir))
+        self.features = store.online(list(range(1, self.config.users + 1)), self.start)
+        self.catalog = load_catalog(self.settings, store, self.start)
+
+    @cached_property
+    def offline(self) -> dict[str, dict[str, float]]:
+        """Variant → AUC and UAUC of its progressive predictions on the last days of the history."""
+        found = variant_metrics(self.settings, self.start - 24 * OFFLINE_DAYS, self.start)
+        return {v: {m: float(found[v][m]["value"]) for m in ("auc", "uauc")} for v in self.variants}
+
+    def app(self, luck: int) -> App:
+        return App(self.config.model_copy(update={"luck": luck}))
+
+    @cached_property
+    def before(self) -> Outcome:
+        """The history's metrics: what covariates are made of."""
+        return self._live(self.app(0), None, self.config.first_hour, self.start)
+
+    def run(self, variant: str, luck: int) -> Outcome:
+        """All users under one ranker; the same luck brings the same people in the same moods."""
+        return self._live(self.app(luck), variant, self.start, self.end)
+
+    def _live(self, app: App, variant: str | None, start: Hour, end: Hour) -> Outcome:
+        rank = first_policy(app) if variant is None else lambda slates: self.scores(variant, slates)
+        visits, totals = Visits(app, start), UserTotals(app)
+        while visits.next < end:
+            totals.add(visits.until(min(visits.next + 24, end), rank))
+        return Outcome({m: totals.values[m] for m in METRICS}, totals.exposed)
+
+    def scores(self, variant: str, slates: Slates) -> np.ndarray:
+        """A ranker's scores of slates, on the features as of the experiment's start."""
+        loaded = self.models[variant]
+        assert loaded is not None
+        row, item = slates.pairs()
+        found = np.full(slates.candidates.shape, -np.inf)
+        found[slates.candidates >= 0] = pair_scores(
+            loaded,
+            self.catalog,
+            self.features,
+            users=slates.user[row] + 1,
+            minutes=slates.local_minutes[row],
+            items=item + 1,
+        )
+        return found

@@ -1,0 +1,1 @@
+"""MLflow: runs of training, versions of models, aliases."""

@@ -1,0 +1,72 @@
+"""Hours and days of work through a running Airflow: start it, trigger runs, wait until they are through."""
+
+from __future__ import annotations
+
+import logging
+import time
+from contextlib import ExitStack
+
+from core.errors import NotReadyError
+from core.hours import Hour, hour_range
+from core.settings import Settings
+from operations.airflow_api import AirflowApi
+from operations.processes import running, wait_for
+from operations.services import airflow_services
+
+log = logging.getLogger("operations.airflow_driver")
+
+HOURLY = ("ingest_hour", "materialize_clock", "train_ranker", "promote_ranker")
+HOUR_TIMEOUT_SECONDS = 600
+
+
+def start_airflow(settings: Settings, stack: ExitStack) -> AirflowApi:
+    """Airflow, whose database is ready, with every DAG read, running until the stack closes."""
+    stack.enter_context(running(settings, airflow_services(settings)))
+    api = AirflowApi(settings)
+    wait_for(lambda: {*HOURLY, "report_day"} <= api.dag_ids(), "Airflow to read the DAGs")
+    if errors := api.import_errors():
+        raise NotReadyError(f"Airflow cannot read {errors[0]['filename']}: {errors[0]['stack_trace'].splitlines()[-1]}")
+    return api
+
+
+def run_hours(api: AirflowApi, first: Hour, end: Hour) -> None:
+    """Trigger the ingestion of hours [first, end) and wait until each went all the way.
+
+    Hours that Airflow finished before are not triggered again.
+    """
+    hours = list(hour_range(first, end))
+    triggered = {r["partition_key"] for r in api.runs("ingest_hour") if r["state"] != "failed"}
+    for hour in hours:
+        if hour.key not in triggered:
+            api.trigger("ingest_hour", partition=hour.key)
+    for number, hour in enumerate(hours, 1):
+        begun = time.monotonic()
+        wait_for(lambda h=hour: _through(api, h), f"hour {hour} to run through Airflow", HOUR_TIMEOUT_SECONDS)  # type: ignore[misc]
+        log.info("hour %s went through Airflow (%d of %d, %.0f s)", hour, number, len(hours), time.monotonic() - begun)
+
+
+def _through(api: AirflowApi, hour: Hour) -> bool:
+    """Whether the last DAG of the hour succeeded; a failed run on the way raises with what to do."""
+    for dag_id in HOURLY:
+        states = [r["state"] for r in api.runs(dag_id) if r["partition_key"] == hour.key]
+        if "failed" in states and "success" not in states:
+            raise NotReadyError(
+                f"{dag_id} failed for hour {hour}; look at its task's log in Airflow (make up), mend the cause, "
+                "clear the run, or run make demo again"
+            )
+    return "success" in states
+
+
+def report_days(api: AirflowApi, days: set[str]) -> None:
+    """Run the daily reports of days whose 24 hours did not all go through Airflow."""
+    for day in sorted(days):
+        run = api.trigger("report_day", conf={"day": day})
+        wait_for(lambda r=run: _ended(api, r), f"the reports of {day}", HOUR_TIMEOUT_SECONDS)  # type: ignore[misc]
+        log.info("reports of %s are written", day)
+
+
+def _ended(api: AirflowApi, run_id: str) -> bool:
+    state = next(r["state"] for r in api.runs("report_day") if r["dag_run_id"] == run_id)
+    if state == "failed":
+        raise NotReadyError(f"report_day failed ({run_id}); look at its tasks' logs in Airflow (make up)")
+    return state == "success"

@@ -1,0 +1,42 @@
+"""How long Airflow's run records and log files stay."""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+from datetime import datetime, timedelta
+
+from core.settings import Settings
+from operations.services import airflow_environment, airflow_home
+
+log = logging.getLogger("operations.airflow_records")
+
+RUN_RECORDS = (
+    "dag_run", "task_instance", "task_instance_history", "task_reschedule", "xcom", "job", "trigger", "callback",
+    "asset_event", "deadline", "celery_taskmeta", "revoked_token",
+)  # fmt: skip
+"""Tables of Airflow that grow with every run."""
+
+
+def retire_records(settings: Settings, now: datetime) -> int:
+    """Remove log files and Airflow's run records of more than ``keep_days`` ago; returns the log files removed.
+
+    Who did what (Airflow's audit log) stays.
+    """
+    if not settings.keep_days:
+        return 0
+    since = now - timedelta(days=settings.keep_days)
+    home = airflow_home(settings)
+    old = [p for p in (home / "logs").rglob("*") if p.is_file() and p.stat().st_mtime < since.timestamp()]
+    for path in old:
+        path.unlink()
+    done = subprocess.run(
+        [sys.executable, "-m", "airflow", "db", "clean", "--yes", "--skip-archive", "--error-on-cleanup-failure",
+         "--clean-before-timestamp", since.isoformat(), "--tables", ",".join(RUN_RECORDS)],
+        capture_output=True, text=True, check=False, env={**os.environ, **airflow_environment(settings)},
+    )  # fmt: skip
+    if done.returncode:
+        log.warning("airflow db clean failed; the next day tries again: %s", done.stderr.strip()[-500:])
+    return len(old)

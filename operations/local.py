@@ -1,0 +1,28 @@
+"""``make up`` and ``make down``: the whole local platform, left running."""
+
+from __future__ import annotations
+
+from core.settings import Settings
+from operations.processes import start, stop
+from operations.services import airflow_services, migrate_airflow, page_services, serving_service
+from pages.index import write_index
+
+
+def up(settings: Settings) -> None:
+    """Start Airflow, MLflow's UI and the report pages of a workspace, and say where they are."""
+    migrate_airflow(settings)
+    write_index(settings)
+    start(settings, [*page_services(settings), *airflow_services(settings), serving_service(settings)])
+    print(
+        f"Airflow   http://127.0.0.1:{settings.airflow_port}\n"
+        f"MLflow    http://127.0.0.1:{settings.mlflow_port}\n"
+        f"Reports   http://127.0.0.1:{settings.reports_port}\n"
+        f"Ranking   http://127.0.0.1:{settings.serving_port}/docs\n"
+        f"Logs in {settings.workspace / 'logs'}; 'make down SOURCE={settings.source}' stops everything."
+    )
+
+
+def down(settings: Settings) -> None:
+    """Stop what ``up`` started."""
+    stopped = stop(settings)
+    print(f"stopped {', '.join(stopped)}" if stopped else f"nothing of '{settings.source}' was running")

@@ -1,0 +1,182 @@
+"""Processes on this machine: started on loopback, remembered by process id, stopped by it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import subprocess
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NoReturn
+
+import psutil
+
+from core.errors import NotReadyError
+from core.files import read_json, write_json
+from core.ports import free_port, port_is_free
+from core.settings import ROOT, Settings
+
+log = logging.getLogger("operations.processes")
+
+START_TIMEOUT_SECONDS = 180
+STOP_TIMEOUT_SECONDS = 20
+PORTS = ("airflow_port", "mlflow_port", "reports_port", "serving_port", "metrics_port")
+"""Settings that name a port."""
+
+
+@dataclass(frozen=True)
+class Service:
+    """A process of the platform; ``url`` is its page where it has one, ``environment`` goes on top of this process's."""
+
+    name: str
+    command: tuple[str, ...]
+    url: str | None = None
+    environment: dict[str, str] = field(default_factory=dict, repr=False)
+
+
+def start(settings: Settings, services: list[Service], *, owned: bool = False) -> None:
+    """Start services and wait until those with a page answer. What a killed owner left behind is stopped first.
+
+    Args:
+        settings: of the workspace.
+        services: that are started.
+        owned: they are to end with this process.
+
+    Raises:
+        NotReadyError: a port is taken, a service ended at once, or it did not answer in time.
+    """
+    known = _known(settings)
+    if orphans := [name for name, entry in known.items() if entry["owner"] and not _lives(entry["owner"])]:
+        log.info("stopping what a killed process left running: %s", ", ".join(orphans))
+        stop(settings, orphans)
+        known = _known(settings)
+    for service in services:
+        if service.name in known:
+            raise NotReadyError(
+                f"{service.name} is running already (process {known[service.name]['pid']}); "
+                f"'make down SOURCE={settings.source}' stops it"
+            )
+        if service.url and not port_is_free(port := int(service.url.split(":")[2].split("/")[0])):
+            raise NotReadyError(
+                f"port {port} of {service.name} is taken; set another: "
+                + ", ".join(f"CLOCK_{name.upper()}" for name in PORTS)
+            )
+    logs = settings.workspace / "logs"
+    logs.mkdir(parents=True, exist_ok=True)
+    started: dict[str, subprocess.Popen[bytes]] = {}
+    try:
+        for service in services:
+            with (logs / f"{service.name}.log").open("ab") as sink:
+                process = subprocess.Popen(
+                    service.command, env={**os.environ, **service.environment}, stdin=subprocess.DEVNULL,
+                    stdout=sink, stderr=subprocess.STDOUT, start_new_session=True, cwd=ROOT,
+                )  # fmt: skip
+            started[service.name] = process
+            known[service.name] = {**_identity(process.pid), "owner": _identity(os.getpid()) if owned else None}
+            write_json(_record(settings), known)
+        for service in services:
+            wait_for(
+                lambda s=service: _answers(s, started[s.name], logs),  # type: ignore[misc]
+                f"{service.name} to answer (log: {logs / service.name}.log)",
+            )
+    except BaseException:  # Ctrl-C too
+        stop(settings, list(started))
+        raise
+
+
+def stop(settings: Settings, only: Sequence[str] | None = None) -> list[str]:
+    """Stop the processes that ``start`` remembers, all or ``only`` some; returns their names."""
+    remembered = _known(settings)
+    known = {name: entry for name, entry in remembered.items() if only is None or name in only}
+    processes: list[psutil.Process] = []
+    for entry in known.values():
+        leader = psutil.Process(entry["pid"])
+        processes += [leader, *leader.children(recursive=True)]
+        leader.send_signal(signal.SIGTERM)
+    _, alive = psutil.wait_procs(processes, timeout=STOP_TIMEOUT_SECONDS)
+    for process in alive:
+        try:
+            process.kill()
+        except psutil.NoSuchProcess:
+            continue
+    psutil.wait_procs(alive, timeout=5)
+    if rest := {name: entry for name, entry in remembered.items() if name not in known}:
+        write_json(_record(settings), rest)
+    else:
+        _record(settings).unlink(missing_ok=True)
+    return sorted(known)
+
+
+@contextmanager
+def running(settings: Settings, services: list[Service]) -> Iterator[None]:
+    """Services for the length of a ``with`` block; a SIGTERM ends it as Ctrl-C does, and the services with it."""
+    with ExitStack() as stack:
+        if threading.current_thread() is threading.main_thread():
+            stack.callback(signal.signal, signal.SIGTERM, signal.signal(signal.SIGTERM, _terminated))
+        start(settings, services, owned=True)
+        stack.callback(stop, settings, [service.name for service in services])
+        yield
+
+
+def _terminated(number: int, _: Any) -> NoReturn:
+    raise SystemExit(128 + number)
+
+
+def wait_for(check: Callable[[], bool], what: str, timeout_seconds: float = START_TIMEOUT_SECONDS) -> None:
+    """Wait until ``check`` holds; ``NotReadyError`` names ``what`` when it does not in time."""
+    end = time.monotonic() + timeout_seconds
+    while not check():
+        if time.monotonic() > end:
+            raise NotReadyError(f"waited {timeout_seconds:.0f} s for {what}")
+        time.sleep(0.5)
+
+
+def with_free_ports(settings: Settings) -> dict[str, int]:
+    """A port for every service: the setting's, or another where that one is taken."""
+    wanted = {name: int(getattr(settings, name)) for name in PORTS}
+    return {name: port if port_is_free(port) else free_port() for name, port in wanted.items()}
+
+
+def _answers(service: Service, process: subprocess.Popen[bytes], logs: Path) -> bool:
+    if process.poll() is not None:
+        raise NotReadyError(
+            f"{service.name} ended at once with status {process.returncode}; see {logs / service.name}.log"
+        )
+    if service.url is None:
+        return True
+    try:
+        with urllib.request.urlopen(service.url, timeout=5) as answer:  # noqa: S310 # nosec B310
+            return answer.status < 500
+    except (urllib.error.URLError, OSError):
+        return False
+
+
+def _record(settings: Settings) -> Path:
+    return settings.workspace / "services.json"
+
+
+def _known(settings: Settings) -> dict[str, dict[str, Any]]:
+    """Remembered services that still run."""
+    if not _record(settings).exists():
+        return {}
+    return {name: {"owner": None, **e} for name, e in read_json(_record(settings)).items() if _lives(e)}
+
+
+def _identity(pid: int) -> dict[str, float]:
+    return {"pid": pid, "born": psutil.Process(pid).create_time()}
+
+
+def _lives(identity: dict[str, Any]) -> bool:
+    """Whether a process still runs; an id that was given to another program does not count."""
+    try:
+        process = psutil.Process(int(identity["pid"]))
+        return abs(process.create_time() - identity["born"]) < 1 and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False

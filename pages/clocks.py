@@ -1,0 +1,138 @@
+"""A page that draws a clock: 24 hours by top values, with the Gaussian window of a chosen time."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+
+from core.errors import NotReadyError
+from core.hours import Hour
+from core.page_template import svg, write_page
+from feature_repo.retrieval import ClockFeatures
+
+if TYPE_CHECKING:
+    from markupsafe import Markup
+
+EVERYONE = "everyone"
+SHOWN_VALUES = 12
+SIGMA_HOURS = 1.0
+PAGE = """
+<section class="banner calm"><p class="lead">{{ who }}: {{ events|number(0) }} events in the window, clock as of {{ as_of }} UTC.
+At {{ moment }} local time the ranker sees: {% for facet, values in now.items() %}<strong>{{ facet|words }}</strong>
+{{ values|join(", ") or "nothing" }}{% if not loop.last %}; {% endif %}{% endfor %}.</p></section>
+{% for facet, drawing in drawings.items() %}<section><h2>{{ facet|words }}</h2>{{ drawing }}</section>{% endfor %}
+<section><h2>Slots</h2><div class="scroll"><table><thead><tr><th>slot</th><th>events</th>
+{% for facet in drawings %}<th style="text-align:left">{{ facet|words }}</th>{% endfor %}<th>as of</th></tr></thead><tbody>
+{% for row in rows %}<tr><td>{{ row.name }}</td><td>{{ row.events }}</td>
+{% for text in row.tops %}<td style="text-align:left">{{ text }}</td>{% endfor %}<td>{{ row.as_of }}</td></tr>{% endfor %}
+</tbody></table></div><p class="soft">Top values by score (likes and finishes less skips and dislikes), score in brackets.
+The curve is the weight of each hour at the chosen time: a Gaussian, σ = {{ sigma }} h, of the shortest way round the clock.</p></section>
+"""
+
+
+def write_clock_page(features: ClockFeatures, user: int | None, moment: str = "08:30") -> Path:
+    """Draw the clock of a user, or of everybody, as the online store holds it.
+
+    Args:
+        features: of the source.
+        user: the user; None for the population.
+        moment: local time HH:MM whose Gaussian window is drawn.
+
+    Raises:
+        NotReadyError: there are no clocks, or the user has none.
+    """
+    at = Hour.parse(features.clock.needed()["as_of"])
+    rows = features.population(at) if user is None else features.get_clock([user], at)
+    who = "Everybody" if user is None else f"User {user}"
+    if not rows.num_rows:
+        raise NotReadyError(f"{who} has no event in the {features.settings.window_days} days before {at}")
+    hours, minutes = map(int, moment.split(":"))
+    now = hours + minutes / 60
+    path = features.settings.reports_dir / "clocks" / f"{EVERYONE if user is None else user}.html"
+    table = rows.to_pylist()
+    weights = _weights(features, now)
+    blended = {facet: _blend(table, facet, weights) for facet in features.facets}
+    write_page(
+        path, f"Interest clock of {who.lower()}", PAGE, home="../index.html", who=who, moment=moment, sigma=SIGMA_HOURS,
+        events=sum(row["events"] for row in table), as_of=at,
+        now={facet: list(values)[: features.settings.top_k] for facet, values in blended.items()},
+        drawings={facet: _draw(features, table, facet, weights, who, moment) for facet in features.facets},
+        rows=[
+            {
+                "name": _slot_name(features, row["slot"]), "events": row["events"], "as_of": Hour(row["as_of"]).key,
+                "tops": [
+                    ", ".join(f"{v} ({s:g})" for v, s in zip(row[f"{f}_values"], row[f"{f}_scores"], strict=True))
+                    for f in features.facets
+                ],
+            }
+            for row in table
+        ],
+    )  # fmt: skip
+    return path
+
+
+def _slot_name(features: ClockFeatures, slot: int) -> str:
+    day, number = divmod(slot, features.settings.slots_per_day)
+    start = number * features.settings.slot_minutes
+    return f"{start // 60:02d}:{start % 60:02d}" + (" weekend" if day else "")
+
+
+def _weights(features: ClockFeatures, now: float) -> np.ndarray:
+    """Gaussian weight of each slot of a day at local time ``now``."""
+    width = features.settings.slot_minutes / 60
+    gap = np.abs((np.arange(features.settings.slots_per_day) + 0.5) * width - now) % 24
+    distance = np.minimum(gap, 24 - gap)
+    return np.exp(-0.5 * (distance / SIGMA_HOURS) ** 2) / (SIGMA_HOURS * math.sqrt(2 * math.pi)) * width
+
+
+def _blend(table: list[dict[str, Any]], facet: str, weights: np.ndarray) -> dict[str, float]:
+    """Values by their share in the Gaussian-weighted slots, largest first."""
+    found: dict[str, float] = defaultdict(float)
+    for row in table:
+        total = sum(row[f"{facet}_scores"])
+        for value, score in zip(row[f"{facet}_values"], row[f"{facet}_scores"], strict=True):
+            found[value] += weights[row["slot"] % len(weights)] * score / total
+    return dict(sorted(found.items(), key=lambda pair: (-pair[1], pair[0])))
+
+
+def _draw(
+    features: ClockFeatures, table: list[dict[str, Any]], facet: str, weights: np.ndarray, who: str, moment: str
+) -> Markup:
+    import matplotlib.pyplot as plt
+
+    totals: dict[str, float] = defaultdict(float)
+    for row in table:
+        for value, score in zip(row[f"{facet}_values"], row[f"{facet}_scores"], strict=True):
+            totals[value] += score
+    shown = sorted(totals, key=lambda v: (-totals[v], v))[:SHOWN_VALUES]
+    grid = np.zeros((len(shown), len(weights)))
+    for row in table:
+        for value, score in zip(row[f"{facet}_values"], row[f"{facet}_scores"], strict=True):
+            if value in shown:
+                grid[shown.index(value), row["slot"] % len(weights)] += score
+    figure, (top, axes) = plt.subplots(
+        2, 1, figsize=(8, 1.4 + 0.3 * max(len(shown), 1)), height_ratios=[1, max(len(shown), 1) * 0.5], sharex=True
+    )
+    ticks = np.arange(0, len(weights) + 1, max(len(weights) // 8, 1)) - 0.5
+    top.fill_between(np.arange(len(weights)), weights, color="#1f5fa8", alpha=0.25, step="mid")
+    top.set_yticks([])
+    top.set_title(f"weight at {moment}", fontsize=8, loc="left", color="#5a6675")
+    axes.imshow(grid, aspect="auto", cmap="Blues")
+    axes.set_yticks(range(len(shown)), shown, fontsize=8)
+    axes.set_xticks(
+        ticks, [f"{int((t + 0.5) * features.settings.slot_minutes // 60):02d} h" for t in ticks], fontsize=8
+    )
+    for each in (top, axes):
+        each.spines[["top", "right", "left"]].set_visible(False)
+    best = "; ".join(f"{value}: most at slot {int(grid[n].argmax())}" for n, value in enumerate(shown[:5]))
+    return svg(figure, f"{who}: scores of {facet} over the day. {best}", "Darker: a higher score in that slot.")
+
+
+def clock_json(rows: pa.Table) -> list[dict[str, Any]]:
+    """Clock rows as plain objects, for the command line."""
+    return [{**row, "as_of": Hour(row["as_of"]).key} for row in rows.drop_columns(["hour"]).to_pylist()]

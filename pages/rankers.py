@@ -1,0 +1,160 @@
+"""Pages about models: a gate decision, and the life of the champion."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from core.files import read_json
+from core.hours import Hour
+from core.page_template import svg, write_page
+from core.settings import Settings
+from evaluation.gate import Check, Decision
+from model_registry.registry import Move
+
+if TYPE_CHECKING:
+    from markupsafe import Markup
+
+GATE = """
+<section class="banner {{ 'calm' if decision.verdict == 'promote' else '' }}"><p class="lead"><strong>{{ decision.verdict|words }}</strong>:
+{{ decision.reason }}</p></section>
+{% if forest %}<section><h2>Differences</h2>{{ forest }}</section>{% endif %}
+{% if hourly %}<section><h2>Hour by hour</h2>{{ hourly }}</section>{% endif %}
+<section><h2>Checks</h2>{% if decision.checks %}<div class="scroll"><table><thead><tr><th>check</th><th>value</th><th>interval</th>
+<th>limit</th><th></th></tr></thead><tbody>{% for c in decision.checks %}<tr><td>{{ c.name|words }}</td><td>{{ c.value|number }}</td>
+<td>{% if c.interval %}{{ c.interval[0]|number }} to {{ c.interval[1]|number }}{% endif %}</td><td>{{ c.limit|number }}</td>
+<td class="{{ 'good' if c.passed else 'bad' }}">{{ "passed" if c.passed else "failed" }}</td></tr>{% endfor %}</tbody></table></div>
+{% else %}<p>No check was made yet.</p>{% endif %}</section>
+<section><h2>Versions</h2><p>Candidate: {{ decision.candidate.variant }}, version {{ decision.candidate.version }}, trained until
+{{ decision.candidate.trained_until }}.<br>Champion: {% if decision.champion %}{{ decision.champion.variant }}, version
+{{ decision.champion.version }}, trained until {{ decision.champion.trained_until }}
+{% else %}none yet; compared with popularity{% endif %}.</p>
+<p class="soft">Hours compared: {{ decision.hours|join(", ") or "none" }}. Intervals are clustered by user and corrected for
+looking every hour; those of slices for the number of slices.</p></section>
+"""
+MODEL = """
+<section class="banner calm"><p class="lead">{% if champion %}Champion: <strong>{{ champion.variant }}</strong>, version
+{{ champion.version }}, trained until {{ champion.hour }}.{% else %}No champion yet.{% endif %}</p></section>
+<section><h2>AUC day by day</h2>{{ daily }}</section>
+<section><h2>Moves</h2><div class="scroll"><table><thead><tr><th>when</th><th>alias</th><th>from</th><th>to</th>
+<th style="text-align:left">why</th></tr></thead><tbody>
+{% for m in moves %}<tr><td>{{ m.at }}</td><td>{{ m.alias }}</td><td>{{ m.previous or "" }}</td>
+<td>{{ m.version }}</td><td style="text-align:left; white-space:normal">{{ m.reason }}</td></tr>{% endfor %}</tbody></table></div></section>
+{% if slices %}<section><h2>Slices of the last decision with figures</h2>{{ slices }}</section>{% endif %}
+<section><h2>Drift</h2>{% if drift %}<div class="scroll"><table><thead><tr><th>day</th><th>columns</th><th>drifted</th>
+<th style="text-align:left">which</th><th style="text-align:left">within hours of day</th></tr></thead><tbody>
+{% for d in drift %}<tr><td><a href="drift/{{ d.day }}.html">{{ d.day }}</a></td>
+<td>{{ d.columns }}</td><td>{{ d.drifted|length }}</td>
+<td style="text-align:left">{{ d.drifted|join(", ") }}</td><td style="text-align:left; white-space:normal">
+{% for hour, columns in d.hours|dictsort if columns %}{{ hour }} h: {{ columns|join(", ") }}; {% endfor %}</td></tr>
+{% endfor %}</tbody></table></div>
+{% else %}<p class="soft">No day was reported yet.</p>{% endif %}</section>
+"""
+
+
+def write_gate_page(path: Path, hour: Hour, decision: Decision) -> Path:
+    """The page of a decision: verdict, differences, hours, checks."""
+    shown = [c for c in decision.checks if c.interval is not None]
+    write_page(
+        path, f"Gate at {hour} UTC", GATE, home="../index.html", decision=decision,
+        forest=_forest(shown) if shown else None, hourly=_hourly(decision.hourly) if decision.hourly else None,
+    )  # fmt: skip
+    return path
+
+
+def write_model_page(settings: Settings) -> Path:
+    """The champion's page: metrics over time, moves on the time axis, slices, drift."""
+    from model_registry.store import open_registry
+
+    models = open_registry(settings)
+    champion = models.get("champion")
+    moves = models.moves()
+    decisions = [read_json(p) for p in sorted((settings.reports_dir / "gate").glob("*.json"))]
+    sliced = [[Check(**c) for c in d["checks"] if c["interval"] and " where " in c["name"]] for d in decisions]
+    shown = next((s for s in reversed(sliced) if s), [])
+    drift = [read_json(p) for p in sorted((settings.reports_dir / "drift").glob("*.json"), reverse=True)[:30]]
+    path = settings.reports_dir / "model.html"
+    write_page(
+        path, f"Model {models.name}", MODEL, home="index.html", moves=list(reversed(moves)), drift=drift,
+        champion={"variant": champion.tags["variant"], "version": champion.version, "hour": champion.tags["hour"]} if champion else None,
+        daily=_daily(settings, moves), slices=_forest(shown) if shown else None,
+    )  # fmt: skip
+    if champion is not None:
+        models.client.set_model_version_tag(models.name, str(champion.version), "report", path.as_uri())
+    return path
+
+
+def _forest(checks: list[Check]) -> Markup:
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(8, 0.26 * len(checks) + 1))
+    for at, c in enumerate(reversed(checks)):
+        assert c.interval is not None
+        color = "#14703c" if c.passed else "#a4262c"
+        axes.plot(c.interval, [at, at], color=color, lw=1.6)
+        axes.plot(c.value, at, "o", color=color, ms=4)
+        axes.plot(c.limit, at, "|", color="#1c2430", ms=9)
+    axes.axvline(0, color="#5a6675", lw=0.7)
+    axes.set_yticks(range(len(checks)), [c.name.replace("_", " ") for c in reversed(checks)], fontsize=7)
+    axes.set_xlabel("candidate minus champion (tick: limit)")
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    text = "; ".join(f"{c.name}: {c.value:+.4f}" for c in checks)
+    return svg(figure, f"Differences with their intervals and limits. {text}")
+
+
+def _hourly(hourly: dict[str, tuple[float, float]]) -> Markup:
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(8, 2.6))
+    for at, name in enumerate(("candidate", "champion")):
+        axes.plot(range(len(hourly)), [pair[at] for pair in hourly.values()], marker="o", ms=3, label=name)
+    axes.set_xticks(range(len(hourly)), [h[5:] for h in hourly], rotation=60, fontsize=7)
+    axes.set_ylabel("AUC")
+    axes.legend(frameon=False, fontsize=8)
+    axes.spines[["top", "right"]].set_visible(False)
+    return svg(figure, "AUC of candidate and champion in every hour compared")
+
+
+def _daily(settings: Settings, moves: list[Move]) -> Markup:
+    """AUC of every variant's progressive predictions a day, with the hours at which the champion moved."""
+    import re
+
+    import matplotlib.pyplot as plt
+
+    from model_registry.store import experiment_name, open_mlflow
+
+    client = open_mlflow(settings)
+    figure, axes = plt.subplots(figsize=(8, 3))
+    series: dict[str, dict[str, float]] = {}
+    for variant in settings.variants:
+        found = client.get_experiment_by_name(experiment_name(settings, variant))
+        runs: list[Any] = client.search_runs([found.experiment_id], max_results=2000) if found else []
+        points = {}
+        for run in runs:
+            history = {name: client.get_metric_history(run.info.run_id, name) for name in ("auc", "samples")}
+            weights = {m.step: m.value for m in history["samples"]}
+            total = sum(weights.get(m.step, 0) for m in history["auc"])
+            if total:
+                points[run.data.tags["day"]] = sum(m.value * weights.get(m.step, 0) for m in history["auc"]) / total
+        series[variant] = points
+    days = sorted({day for points in series.values() for day in points})[-60:]
+    for variant, points in series.items():
+        ordered = [d for d in days if d in points]
+        axes.plot(
+            [days.index(d) for d in ordered], [points[d] for d in ordered], marker="o", ms=2.5, lw=1, label=variant
+        )
+    for move in moves:
+        at = re.search(r"at (\d{4}-\d{2}-\d{2})T", move.reason)
+        if move.alias == "champion" and at and at.group(1) in days:
+            axes.axvline(days.index(at.group(1)), color="#1f5fa8", lw=0.8, ls="--")
+    step = max(len(days) // 12, 1)
+    axes.set_xticks(range(0, len(days), step), days[::step])
+    axes.tick_params(axis="x", rotation=45, labelsize=7)
+    axes.set_ylabel("AUC, mean over hours")
+    axes.legend(frameon=False, fontsize=7, ncols=3)
+    axes.spines[["top", "right"]].set_visible(False)
+    return svg(
+        figure,
+        "AUC of every variant a day; dashed lines: the champion moved",
+        "Each hour was predicted before training on it.",
+    )

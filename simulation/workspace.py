@@ -1,0 +1,77 @@
+"""The simulated app inside the platform: its log, its experiment file, and what is true in it."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+
+import yaml
+
+from core.files import write_text
+from core.hours import Hour
+from core.settings import Settings
+from simulation.app import App
+from simulation.config import SimulatorConfig, load_config
+from simulation.log import AppLog
+from simulation.truth import experiment_truth
+
+
+def app_config(settings: Settings) -> SimulatorConfig:
+    """The workspace's own config where it has one (``app.yaml``), else the built-in parameters."""
+    own = settings.workspace / "app.yaml"
+    return load_config(own if own.exists() else None)
+
+
+def app_log(settings: Settings) -> AppLog:
+    return AppLog(app_config(settings), settings.workspace / "app", served=True)
+
+
+def planted_end(settings: Settings, takeover: Hour) -> Hour:
+    """The planted experiment ends with the last whole UTC day before real rankers take over."""
+    start = Hour.of(App(app_config(settings)).first_instant(app_config(settings).experiment.start_day))
+    return max(Hour.of_day(takeover.day), start + 24)
+
+
+def write_experiment(settings: Settings, until: Hour) -> Path:
+    """Describe the app's planted experiment for the analysis, its true effects up to ``until``, its end, included."""
+    config = app_config(settings)
+    rule = config.experiment
+    truth = experiment_truth(config, until)
+    content = {
+        "name": rule.name,
+        "hypothesis": "Ranking by the interest clock brings people back and lets them stay longer.",
+        "owner": "simulated app",
+        "variants": {rule.control: 1 - rule.treatment_share, rule.treatment: rule.treatment_share},
+        "control": rule.control,
+        "start": App(config).first_instant(rule.start_day).isoformat(),
+        "end": (until.start - timedelta(seconds=1)).date().isoformat(),
+        "pre_days": rule.start_day,
+        "guardrails": {"skip_rate": {"max_worse": 0.05}},
+        "secondary": ["finishes", "likes", "skips", "retained_day_1", "duration_per_active_day", "duration_p90"],
+        "segments": {"activity": {"of": "active_days", "edges": [1, 4]}},
+        "minimum_effect": 0.03,
+        "stopping": {"rule": "fixed"},
+        "truth": {metric: round(values["rel_effect"], 6) for metric, values in truth.items()},
+    }
+    path = settings.experiments_dir / f"{rule.name}.yaml"
+    write_text(path, yaml.safe_dump(content, sort_keys=False))
+    return path
+
+
+def write_served_experiment(settings: Settings, start: Hour) -> Path:
+    """An experiment between the champion and the challenger, split by the ranking service from ``start`` on."""
+    content = {
+        "name": "served",
+        "hypothesis": "The challenger keeps people longer than the champion.",
+        "owner": "ranking service",
+        "variants": {"champion": 0.5, "challenger": 0.5},
+        "control": "champion",
+        "models": {"champion": "champion", "challenger": "challenger"},
+        "start": start.start.isoformat(),
+        "guardrails": {"skip_rate": {"max_worse": 0.05}},
+        "automatic_stop": True,
+    }
+    path = settings.experiments_dir / "served.yaml"
+    if not path.exists():  # its start stays
+        write_text(path, yaml.safe_dump(content, sort_keys=False))
+    return path

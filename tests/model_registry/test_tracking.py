@@ -1,0 +1,136 @@
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from core.settings import ROOT, Settings, load_settings
+from feature_repo.retrieval import advance
+from model_registry.store import download_version, experiment_name, model_name, open_mlflow, open_registry
+from model_registry.tracking import Tracker
+from pipeline.retention import retire_models
+from pipeline.training import train_variant
+from tests.conftest import TINY
+from training.plots import learned_sigmas
+from training.state import StateStore
+
+OPEN = "from core.settings import load_settings; from model_registry.store import open_mlflow; open_mlflow(load_settings())"
+
+
+@pytest.fixture(scope="module")
+def trained(app_settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    """Our module trained hour by hour on the tiny app's first day and a half."""
+    settings = load_settings(
+        var=tmp_path_factory.mktemp("tracking") / "var", source="simulator", variants=("matched_clock",),
+        candidate_variant="matched_clock",
+    )  # fmt: skip
+    shutil.copytree(app_settings.events_dir, settings.events_dir)
+    until = TINY.first_hour + 36
+    advance(settings, until + 1)
+    train_variant(settings, "matched_clock", until - 6, save_every=100, log_model=False)
+    train_variant(settings, "matched_clock", until, log_model=False)
+    return settings
+
+
+def tables_in(folder: Path) -> int:
+    """Tables that the store has by now, wherever it is being made."""
+    for path in folder.rglob("mlflow.db"):
+        try:
+            with sqlite3.connect(f"file:{path}?mode=ro", uri=True) as database:
+                return int(database.execute("SELECT count(*) FROM sqlite_master WHERE type = 'table'").fetchone()[0])
+        except sqlite3.OperationalError:
+            return 0
+    return 0
+
+
+def test_a_store_whose_making_was_killed_is_made_again(tmp_path: Path) -> None:
+    """Kills early and late in MLflow's migrations; what they leave must not stand in the way."""
+    settings = load_settings(var=tmp_path)
+    environment = {**os.environ, "CLOCK_VAR": str(tmp_path), "PYTHONPATH": str(ROOT)}
+    folder = settings.workspace / "mlflow"
+    for tables in (5, 40):
+        process = subprocess.Popen([sys.executable, "-c", OPEN], env=environment, cwd=ROOT, stderr=subprocess.DEVNULL)
+        while process.poll() is None and tables_in(folder) < tables:
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        assert not (folder / "mlflow.db").exists()  # half made, it stands elsewhere
+    assert open_mlflow(settings).search_experiments()
+    assert sorted(p.name for p in folder.iterdir() if p.suffix != ".lock" and p.name != ".lock") == ["mlflow.db"]
+
+
+def test_a_run_holds_its_hours_data_usage_and_drawings_and_a_repeat_adds_nothing(trained: Settings) -> None:
+    variant = "matched_clock"
+    tracker, states = Tracker(trained, variant), StateStore(trained.training_dir / "states", variant)
+    head = states.head()
+    assert head is not None
+    for _ in range(2):
+        tracker.log_plots(states, head)
+        train_variant(trained, variant, head, log_model=False)
+    run = tracker.client.get_run(tracker.run_of(head.day, states.info(head)))
+    entries = [entry.dataset for entry in run.inputs.dataset_inputs]
+    hours = [hour for entry in entries for hour in json.loads(entry.source)["hours"]]
+    assert len(hours) == len(set(hours)) > 2
+    assert head.key in hours
+    assert sum(json.loads(entry.profile)["samples"] for entry in entries) > 0
+    assert run.data.metrics["system/process_peak_memory_megabytes"] > 50
+    steps = [m.step for m in tracker.client.get_metric_history(run.info.run_id, "auc")]
+    assert len(steps) == len(set(steps)) > 2
+    names = {f.path for f in tracker.client.list_artifacts(run.info.run_id, "plots")}
+    assert names == {"plots/auc_by_hour.png", "plots/calibration.png", "plots/kernel.png"}
+    sigmas = learned_sigmas(states.load(head)[1])
+    assert set(sigmas) == {f"{n}{o}" for n in ("genre", "mood", "language", "item") for o in ("", ", everybody")}
+
+
+def test_a_logged_model_predicts_far_from_this_repository(trained: Settings, tmp_path: Path) -> None:
+    """In a process that knows no path of the project: its code travels with the model."""
+    variant = trained.candidate_variant
+    head = StateStore(trained.training_dir / "states", variant).head()
+    assert head is not None
+    version = train_variant(trained, variant, head)["version"]
+    code = "import mlflow, sys; model = mlflow.pyfunc.load_model(sys.argv[1]); print(model.predict(model.input_example).to_json())"
+    uri = f"models:/{model_name(trained)}/{version}"
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | {
+        "MLFLOW_TRACKING_URI": trained.tracking_uri
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", code, uri], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-1500:]
+    found = json.loads(done.stdout.strip().splitlines()[-1])
+    assert 0 < found["finish"]["0"] < 1
+
+
+def test_old_versions_go_and_named_ones_and_the_way_back_stay(trained: Settings) -> None:
+    variant = trained.candidate_variant
+    states = StateStore(trained.training_dir / "states", variant)
+    head = states.head()
+    assert head is not None
+    tracker = Tracker(trained, variant)
+    versions = [tracker.log_model(states, hour, register=True) for hour in states.hours()[-6:]]
+    models = open_registry(trained)
+    models.move("champion", str(versions[0]), "first")
+    models.move("champion", str(versions[1]), "better")
+    keep = load_settings(var=trained.var, source=trained.source, variants=trained.variants, keep_models=2)
+    retired = retire_models(keep)
+    left = {str(v.version) for v in models.client.search_model_versions(f"name = '{models.name}'")}
+    newest = sorted({int(str(v)) for v in versions})[-2:]
+    assert left == {str(versions[0]), str(versions[1]), *map(str, newest)}
+    assert retired["versions"] == 2
+    assert retired["models"] >= 2
+    assert models.rollback("worse").version == str(versions[0])
+    assert download_version(keep, str(versions[0])).exists()
+    assert retire_models(keep) == {"versions": 1, "models": 1}  # what the champion was rolled back from
+    assert retire_models(keep) == {"versions": 0, "models": 0}
+    experiment = models.client.get_experiment_by_name(experiment_name(trained, variant))
+    assert experiment is not None
+    folder = Path(experiment.artifact_location.removeprefix("file://")) / "models"
+    assert len(list(folder.rglob("state.json"))) == len(models.client.search_logged_models([experiment.experiment_id]))

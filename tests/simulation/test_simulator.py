@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from core.errors import ConfigError
+from core.settings import Settings
+from events.store import EventStore
+from simulation.app import App
+from simulation.config import load_config
+from simulation.log import AppLog
+from simulation.truth import attainable_auc, experiment_truth
+from tests.conftest import TINY
+
+
+def test_any_hour_of_the_log_can_be_written_by_itself(tmp_path: Path) -> None:
+    hour = TINY.first_hour + 40
+    AppLog(TINY, tmp_path / "all").write_hours(TINY.first_hour, TINY.end_hour)
+    AppLog(TINY, tmp_path / "one").write_hours(hour, hour + 1)
+    files = [tmp_path / part / "log" / f"{hour.key}.csv.gz" for part in ("all", "one")]
+    assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_the_log_passes_ingestion_with_its_dirt_accounted_for(app_settings: Settings, app_events: EventStore) -> None:
+    manifests = app_events.manifests()
+    rejected = {reason for m in manifests for reason in m.rejected}
+    assert sum(m.rows for m in manifests) > 1000
+    assert rejected == {"negative_duration", "missing_user_id"}
+    assert sum(m.duplicates for m in manifests) > 0
+    assert sum(m.exposures for m in manifests) > 0
+
+
+def test_tastes_follow_the_hour_of_day() -> None:
+    app = App(TINY)
+    user, item = np.zeros(80, dtype=int), np.arange(80)
+    morning, evening = (app.taste(user, item, np.full(80, h), day=0) for h in (8.0, 22.0))
+    assert np.abs(morning - evening).max() > 0.5
+    assert attainable_auc(TINY) > 0.65
+
+
+def test_the_experiment_lifts_duration_on_the_same_draws() -> None:
+    truth = experiment_truth(TINY.model_copy(update={"users": 400}), TINY.end_hour)
+    assert truth["duration_hours"]["rel_effect"] > 0
+    assert truth["active_days"]["rel_effect"] >= 0
+
+
+def test_a_wrong_config_names_the_key(tmp_path: Path) -> None:
+    path = tmp_path / "app.yaml"
+    path.write_text("users: -3\nzones: {Mars/Base: 1}\n")
+    with pytest.raises(ConfigError, match=r"(?s)users.*zones"):
+        load_config(path)

@@ -1,0 +1,36 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from core.errors import ConfigError
+from stats.sequential import boundaries, limit_at
+
+
+def test_a_single_look_has_the_usual_limit() -> None:
+    assert boundaries((1.0,), 0.05)[0] == pytest.approx(1.96, abs=0.005)
+
+
+def test_the_limits_are_those_of_the_literature() -> None:
+    """O'Brien-Fleming spending, five equal looks, 5 % two-sided: Lan & DeMets / standard software."""
+    assert boundaries((0.2, 0.4, 0.6, 0.8, 1.0), 0.05) == pytest.approx((4.877, 3.357, 2.680, 2.290, 2.031), abs=0.02)
+
+
+def test_false_alarms_over_all_looks_stay_at_the_level() -> None:
+    rng = np.random.default_rng(8)
+    fractions = tuple(n / 24 for n in range(4, 25))
+    limits = np.array(boundaries(fractions, 0.05))
+    steps = rng.normal(0, np.sqrt(1 / 24), (40_000, 24)).cumsum(axis=1)[:, 3:]
+    crossed = (np.abs(steps / np.sqrt(fractions)) > limits).any(axis=1).mean()
+    assert crossed == pytest.approx(0.05, abs=0.004)
+
+
+def test_limits_fall_as_information_grows() -> None:
+    limits = [limit_at(n, 24, 4, 0.05) for n in range(4, 25)]
+    assert limits == sorted(limits, reverse=True)
+    assert limits[-1] < 2.2
+
+
+def test_looks_that_do_not_grow_are_refused() -> None:
+    with pytest.raises(ConfigError, match="growing shares"):
+        boundaries((0.5, 0.4), 0.05)
