@@ -232,7 +232,7 @@ def _online_rows(settings: Settings) -> int:
 
 
 def _experiments(settings: Settings) -> dict[str, Any]:
-    """experiment → metric → effect by the method that decides, of its latest report; metrics without an effect are left out."""
+    """Experiment → metric → effect by the method that decides, of its latest report; metrics without an effect are left out."""
     from pipeline.reports import headline_effects
 
     found: dict[str, Any] = {}

@@ -310,6 +310,6 @@ def summary(data: Predictions) -> dict[str, float]:
 
 
 def with_intervals(data: Predictions, names: tuple[str, ...] = ("auc", "uauc", "gauc", "logloss")) -> dict[str, Any]:
-    """metric → value and 95 % interval, clustered by user."""
+    """Metric → value and 95 % interval, clustered by user."""
     found = {name: METRICS[name](data) for name in names}
     return {name: {"value": e.value, "ci95": list(e.interval())} for name, e in found.items()}

@@ -105,8 +105,8 @@ def _python(settings: Settings) -> list[Finding]:
 
 
 def _versions(settings: Settings) -> list[Finding]:
-    del settings
-    pins = dict(re.findall(r"^([a-z0-9._-]+)==([^\s;]+)", (ROOT / "requirements.txt").read_text(), re.MULTILINE))
+    file = "requirements-production.txt" if settings.in_production else "requirements.txt"
+    pins = dict(re.findall(r"^([a-z0-9._-]+)==([^\s;]+)", (ROOT / file).read_text(), re.MULTILINE))
     wrong = []
     for name in WATCHED:
         try:
@@ -115,7 +115,7 @@ def _versions(settings: Settings) -> list[Finding]:
             found = "missing"
         if found != pins.get(name):
             wrong.append(f"{name} {found} instead of {pins.get(name)}")
-    return [_verdict("packages", not wrong, "; ".join(wrong) or "as pinned", "install requirements.txt (make setup)")]
+    return [_verdict("packages", not wrong, "; ".join(wrong) or "as pinned", f"install {file} (make setup)")]
 
 
 def _secrets(settings: Settings) -> list[Finding]:

@@ -177,7 +177,7 @@ def report_clocks(settings: Settings) -> list[str]:
 
 
 def variant_metrics(settings: Settings, start: Hour, end: Hour) -> dict[str, Any]:
-    """variant → metrics with intervals on its progressive predictions of hours [start, end), each made before training."""
+    """Variant → metrics with intervals on its progressive predictions of hours [start, end), each made before training."""
     from evaluation.metrics import with_intervals
     from training.trainer import as_predictions, read_predictions
 
