@@ -1,0 +1,378 @@
+"""A first mapping for a log that nobody has described yet: what its names and cells suggest, with comments.
+
+The guess is a beginning for a person, not a decision: what cannot be seen in the file (the zone, what a row means) is
+marked with ``check``. Only the first rows of the first file are read.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import duckdb
+
+from core.duck import identifier, quoted
+from core.errors import DataError
+from events.readers import find_files
+
+SAMPLE_ROWS = 20_000
+MOST_FACET_VALUES = 2_000
+"""A text column with more different values in the sample describes single rows, not kinds of items."""
+MOST_ACTIONS = 30
+MOST_FACETS = 3
+NAME = re.compile(r"[a-z]+|[0-9]+")
+USER = ("user", "uid", "userid", "member", "customer", "listener", "visitor", "person", "profile", "account", "session")
+ITEM = (
+    "item", "iid", "itemid", "track", "song", "video", "movie", "product", "article", "news", "venue", "content", "asin", "sku", "book",
+    "recipe", "business", "restaurant", "title", "artist",
+)  # fmt: skip
+MOMENT = ("timestamp", "ts", "time", "datetime", "date", "created", "at", "when", "played")
+PLAYED = ("played", "play", "listened", "watched", "watch", "dwell", "elapsed", "stay")
+LENGTH = ("duration", "length", "total")
+FACET = (
+    "genre", "mood", "language", "lang", "category", "tag", "type", "group", "style", "topic", "brand", "class", "kind", "section",
+    "cuisine", "channel", "department",
+)  # fmt: skip
+ACTION = ("action", "event", "behavior", "behaviour", "interaction", "activity", "verb", "type", "feedback")
+RATING = ("rating", "stars", "score")
+BEHAVIOR_WORDS = {
+    "finish": (
+        "finish",
+        "finished",
+        "complete",
+        "completed",
+        "listened",
+        "watched",
+        "purchase",
+        "buy",
+        "long_view",
+        "play",
+    ),
+    "like": ("like", "liked", "love", "loved", "favorite", "bookmark", "thumbs_up", "upvote", "save"),
+    "skip": ("skip", "skipped", "next", "close"),
+    "dislike": ("dislike", "disliked", "hate", "thumbs_down", "downvote", "ban", "block", "report"),
+    "share": ("share", "shared", "forward", "recommend"),
+}
+FORMATS = (
+    "%d/%m/%Y %H:%M:%S", "%d/%m/%Y %H:%M", "%m/%d/%Y %H:%M:%S", "%m/%d/%Y %H:%M", "%d.%m.%Y %H:%M:%S", "%d.%m.%Y %H:%M",
+    "%Y/%m/%d %H:%M:%S", "%Y/%m/%d %H:%M", "%Y%m%d%H%M%S", "%a %b %d %H:%M:%S %z %Y",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Column:
+    """What a sample says of a column.
+
+    Attributes:
+        name: as in the file.
+        kind: ``number``, ``boolean``, ``moment`` (a typed or ISO 8601 time) or ``text``.
+        share_filled: share of cells that are neither null nor empty, 0 to 1.
+        distinct: different values in the sample.
+        low: smallest number, None where the column has none.
+        high: largest number.
+        examples: the most frequent values, as text.
+    """
+
+    name: str
+    kind: str
+    share_filled: float
+    distinct: int
+    low: float | None
+    high: float | None
+    examples: tuple[str, ...]
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """Parts of the name in lower case: ``userId`` → user, id."""
+        spaced = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", self.name)
+        return tuple(NAME.findall(spaced.lower()))
+
+
+@dataclass(frozen=True)
+class Sample:
+    """The first rows of a log.
+
+    Attributes:
+        file: the one that was read.
+        format: as the mapping names it.
+        options: CSV options that differ from the defaults.
+        rows: rows read.
+        columns: in the file's order.
+    """
+
+    file: Path
+    format: str
+    options: dict[str, str] = field(default_factory=dict)
+    rows: int = 0
+    columns: tuple[Column, ...] = ()
+
+
+def guess_mapping(paths: list[str], source: str | None = None) -> str:
+    """Write a first mapping file for a log.
+
+    Args:
+        paths: files, folders or globs of the log.
+        source: name of the source; default: made from the file's name.
+
+    Returns:
+        YAML with comments, for a person to check and for ``clock events ingest``.
+
+    Raises:
+        DataError: there is no such file, or no rows or no column of users, items or times can be found in it.
+    """
+    with duckdb.connect() as con:
+        con.execute("SET TimeZone = 'UTC'")
+        sample = _read(con, find_files(paths)[0])
+        moment, timestamp = _timestamp(con, sample)
+    taken = [moment]
+    user = _require(sample, _by_name(sample, USER, exclude=taken), "users", "columns.user_id")
+    item = _require(sample, _by_name(sample, ITEM, exclude=[*taken, user]), "items", "columns.item_id")
+    taken += [user, item]
+    lines = [
+        f"# A first mapping, guessed from {sample.rows:,} rows of {sample.file.name}. Look at every line marked 'check'.",
+        f"source: {source or _source_name(sample.file)}",
+        f"format: {sample.format}",
+    ]
+    if sample.options:
+        lines.append(f"csv: {_flow(sample.options)}")
+    lines += [
+        "columns:",
+        f"  user_id: {_expression(user)}{_seen(user)}",
+        f"  item_id: {_expression(item)}{_seen(item)}",
+    ]
+    played, length = _seconds(sample, PLAYED, taken), _seconds(sample, LENGTH, taken)
+    lines += [f"  played_seconds: {played}  # check the unit"] if played else []
+    lines += [f"  duration_seconds: {length}  # check the unit"] if length else []
+    lines += [
+        timestamp,
+        "local_time: {zone: UTC}  # check: the zone in which these people live, for example Europe/Berlin",
+    ]
+    taken += [c for c in sample.columns if _has(c, PLAYED) or _has(c, LENGTH)]
+    behaviors = _behaviors(sample, taken, bool(played and length))
+    lines += _facets(sample, taken) + behaviors
+    return "\n".join(lines) + "\n"
+
+
+def _read(con: duckdb.DuckDBPyConnection, file: Path) -> Sample:
+    name, options = quoted(str(file)), {}
+    suffixes = [s.lower() for s in file.suffixes if s.lower() not in {".gz", ".gzip", ".zst"}]
+    ending = suffixes[-1] if suffixes else ""
+    try:
+        if ending in {".parquet", ".pq"}:
+            format_, scan = "parquet", f"read_parquet({name})"
+        elif ending in {".json", ".jsonl", ".ndjson"}:
+            format_, scan = "jsonl", f"read_json_auto({name}, sample_size={SAMPLE_ROWS}, ignore_errors=true)"
+        else:
+            row = con.execute(f"SELECT Delimiter, Quote FROM sniff_csv({name}, sample_size={SAMPLE_ROWS})").fetchone()
+            delimiter, quote = row or (",", '"')
+            format_ = "csv"
+            written = {"delimiter": (delimiter, ","), "quote": (quote, '"')}
+            options = {k: v for k, (v, usual) in written.items() if v not in {usual, "(empty)", "\0"}}
+            scan = f"read_csv({name}, delim={quoted(delimiter)}, ignore_errors=true, sample_size={SAMPLE_ROWS})"
+        con.execute(f"CREATE TABLE sample AS SELECT * FROM {scan} LIMIT {SAMPLE_ROWS}")
+    except duckdb.Error as error:
+        raise DataError(f"{file} cannot be looked at: {str(error).splitlines()[0]}") from None
+    count = con.execute("SELECT count(*) FROM sample").fetchone()
+    rows = int(count[0]) if count else 0
+    if not rows:
+        raise DataError(f"{file} holds no rows to guess from")
+    described = con.execute("DESCRIBE sample").fetchall()
+    return Sample(file, format_, options, rows, tuple(_column(con, r[0], str(r[1]), rows) for r in described))
+
+
+def _column(con: duckdb.DuckDBPyConnection, name: str, dtype: str, rows: int) -> Column:
+    cell = identifier(name)
+    text = f"nullif(trim(CAST({cell} AS VARCHAR)), '')"
+    row = con.execute(
+        f"""SELECT count({text}), count(DISTINCT {text}), min(TRY_CAST({text} AS DOUBLE)), max(TRY_CAST({text} AS DOUBLE)),
+        count(TRY_CAST({text} AS DOUBLE)), count(TRY_CAST({text} AS TIMESTAMP)) FROM sample"""
+    ).fetchone()
+    assert row is not None
+    filled, distinct, low, high, numbers, moments = row
+    top = con.execute(
+        f"SELECT {text} AS value FROM sample WHERE {text} IS NOT NULL GROUP BY value ORDER BY count(*) DESC, value LIMIT {MOST_ACTIONS}"
+    ).fetchall()
+    if dtype == "BOOLEAN":
+        kind = "boolean"
+    elif dtype.startswith(("TIMESTAMP", "DATE")) or (filled and moments == filled and numbers < filled):
+        kind = "moment"
+    else:
+        kind = "number" if filled and numbers == filled else "text"
+    return Column(name, kind, filled / rows, distinct, low, high, tuple(r[0] for r in top))
+
+
+def _has(column: Column, words: tuple[str, ...]) -> bool:
+    joined = "".join(column.words)
+    return any(word in column.words or joined in {word, f"{word}id", f"{word}s"} for word in words)
+
+
+def _by_name(sample: Sample, words: tuple[str, ...], exclude: list[Column]) -> Column | None:
+    """The column whose name holds the earliest of ``words``; an id before its companion text."""
+    candidates = [
+        (words.index(word), "id" not in c.words and "key" not in c.words, position, c)
+        for position, c in enumerate(sample.columns)
+        for word in words
+        if c not in exclude and c.kind != "moment" and c.share_filled > 0 and _has(c, (word,))
+    ]
+    return min(candidates)[3] if candidates else None
+
+
+def _require(sample: Sample, column: Column | None, what: str, key: str) -> Column:
+    if column is None:
+        names = ", ".join(c.name for c in sample.columns)
+        raise DataError(
+            f"{sample.file}: no column looks like {what} (there are {names}). Print a commented mapping with "
+            f"'clock events explain' and name the column under {key}"
+        )
+    return column
+
+
+def _timestamp(con: duckdb.DuckDBPyConnection, sample: Sample) -> tuple[Column, str]:
+    """The column of the moment and the mapping's line about it."""
+    named = [c for word in MOMENT for c in sample.columns if _has(c, (word,)) and c.share_filled > 0]
+    typed = [c for c in sample.columns if c.kind == "moment"]
+    for column in [*dict.fromkeys([*named, *typed])]:
+        name, found = json.dumps(column.name), None
+        if column.kind == "moment":
+            found = f"timestamp: {{column: {name}, unit: iso, zone: UTC}}  # check: the zone where no offset is given{_seen(column, '; ')}"
+        elif column.kind == "number" and column.low is not None and column.high is not None:
+            for unit, second in (("s", 1.0), ("ms", 1e3), ("us", 1e6)):
+                if column.low / second >= 5e8 and column.high / second <= 4e9:
+                    found = f"timestamp: {{column: {name}, unit: {unit}}}  # numbers that count from 1970{_seen(column, ', ')}"
+        else:
+            found = _text_moment(con, column)
+        if found:
+            return column, found
+    names = ", ".join(c.name for c in sample.columns)
+    raise DataError(
+        f"{sample.file}: no column looks like a time (there are {names}). See 'clock events explain' for timestamp's unit and format"
+    )
+
+
+def _text_moment(con: duckdb.DuckDBPyConnection, column: Column) -> str | None:
+    cell = identifier(column.name)
+    for pattern in FORMATS:
+        row = con.execute(
+            f"SELECT count({cell}), count(TRY_STRPTIME(CAST({cell} AS VARCHAR), {quoted(pattern)})) FROM sample"
+        ).fetchone()
+        if row and row[0] and row[1] >= 0.99 * row[0]:
+            return (
+                f"timestamp: {{column: {json.dumps(column.name)}, format: {json.dumps(pattern)}, zone: UTC}}"
+                f"  # check: day before month? the zone?{_seen(column, '; ')}"
+            )
+    return None
+
+
+def _seconds(sample: Sample, words: tuple[str, ...], taken: list[Column]) -> str | None:
+    """A length of time in seconds: milliseconds by their name or their size."""
+    column = next(
+        (
+            c
+            for word in words
+            for c in sample.columns
+            if c not in taken and c.kind == "number" and _has(c, (word,)) and not _is_flag(c)
+        ),
+        None,
+    )
+    if column is None:
+        return None
+    milliseconds = bool({"ms", "millis", "milliseconds", "msec"} & {*column.words}) or (column.high or 0) > 100_000
+    minutes = bool({"min", "minutes", "mins"} & {*column.words})
+    return _expression(column) + (" / 1000" if milliseconds else " * 60" if minutes else "")
+
+
+def _facets(sample: Sample, taken: list[Column]) -> list[str]:
+    suited = [
+        c for c in sample.columns
+        if c not in taken and c.kind in {"text", "number"} and 1 < c.distinct <= min(MOST_FACET_VALUES, max(sample.rows // 2, 2))
+        and not _has(c, RATING) and not any(_has(c, words) for words in BEHAVIOR_WORDS.values())
+    ]  # fmt: skip
+    named = [c for word in FACET for c in suited if _has(c, (word,))]
+    chosen = [*dict.fromkeys(named or [c for c in suited if c.kind == "text"])][:MOST_FACETS]
+    if not chosen:
+        return [
+            "# facets: no attribute of items was seen in the log; add facets, or items: {path: ..., key: ..., facets: {...}}"
+        ]
+    return [
+        "facets:  # check: the attributes of items that the clock encodes",
+        *(f"  {_facet_name(c)}: {_expression(c)}{_seen(c)}" for c in chosen),
+    ]
+
+
+def _behaviors(sample: Sample, taken: list[Column], timed: bool) -> list[str]:
+    """What people did: flags, a column of actions, ratings, the share played; else that the row is there at all."""
+    rules: dict[str, str] = {}
+    for behavior, words in BEHAVIOR_WORDS.items():
+        flag = next(
+            (c for word in words for c in sample.columns
+             if c not in taken and (word in c.words or word == "_".join(c.words)) and _is_flag(c)), None)  # fmt: skip
+        if flag is not None:
+            rules[behavior] = _expression(flag)
+            taken.append(flag)
+    action = next((c for word in ACTION for c in sample.columns
+                   if c not in taken and c.kind == "text" and c.distinct <= MOST_ACTIONS and _has(c, (word,))), None)  # fmt: skip
+    note = ""
+    if action is not None:
+        matched = {
+            behavior: [v for v in action.examples if set(NAME.findall(v.lower())) & {*words}]
+            for behavior, words in BEHAVIOR_WORDS.items()
+        }
+        if any(matched.values()):
+            taken.append(action)
+            note = f"  # values of {action.name}: {', '.join(action.examples[:12])}"
+            for behavior, values in matched.items():
+                if values and behavior not in rules:
+                    rules[behavior] = f"{_expression(action)} IN ({', '.join(quoted(v) for v in values)})"
+    rating = next((c for c in sample.columns if c not in taken and c.kind == "number" and _has(c, RATING)), None)
+    if rating is not None and rating.high is not None and "like" not in rules:
+        high = rating.high
+        rules["like"] = f"{_expression(rating)} >= {high * 0.8:g}"
+        rules.setdefault("dislike", f"{_expression(rating)} <= {high * 0.4:g}")
+        taken.append(rating)
+    if timed:
+        rules.setdefault("finish", "played_seconds / duration_seconds >= 0.9")
+        rules.setdefault("skip", "played_seconds < 5")
+    lines = [f"behaviors:  # check: which rows count as what{note and ';' + note[3:]}"]
+    if not rules:
+        return [
+            *lines,
+            '  finish: "true"  # nothing says what people did: every row is taken as a positive',
+            "negatives: {per_positive: 4, kind: popularity, seed: 7}  # drawn for training, as the log has positives only",
+        ]
+    return [*lines, *(f"  {name}: {json.dumps(rules[name])}" for name in BEHAVIOR_WORDS if name in rules)]
+
+
+def _is_flag(column: Column) -> bool:
+    words = {"0", "1", "0.0", "1.0", "true", "false", "t", "f", "yes", "no", "y", "n"}
+    return column.kind == "boolean" or (column.distinct <= 2 and {v.lower() for v in column.examples} <= words)
+
+
+def _expression(column: Column) -> str:
+    """The column's name as an expression: quoted where it is no plain word."""
+    return column.name if re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", column.name) else json.dumps(identifier(column.name))
+
+
+def _facet_name(column: Column) -> str:
+    plain = re.sub(r"[^a-z0-9_]+", "_", column.name.lower()).strip("_")
+    return plain if plain.isidentifier() and plain not in {"hour", "slot"} else f"facet_{plain}"
+
+
+def _seen(column: Column, lead: str = "  # ") -> str:
+    """For example: three values, shortened."""
+    return f"{lead}for example {', '.join(' '.join(v.split())[:24] for v in column.examples[:3])}"
+
+
+def _flow(options: dict[str, str]) -> str:
+    return "{" + ", ".join(f"{k}: {json.dumps(v)}" for k, v in options.items()) + "}"
+
+
+def _source_name(file: Path) -> str:
+    stem = (
+        file.name.split(".")[0]
+        if file.name.split(".")[0] not in {"log", "events", "data", "part"}
+        else file.resolve().parent.name
+    )
+    name = re.sub(r"[^a-z0-9_-]+", "_", stem.lower()).strip("_-")[:40]
+    return name if re.fullmatch(r"[a-z][a-z0-9_-]{0,40}", name) else f"log_{name}"[:40].rstrip("_-")

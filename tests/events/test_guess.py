@@ -1,0 +1,125 @@
+"""A first mapping guessed from a log: it loads, it ingests, and it says what a person has to check."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from core.errors import DataError
+from core.settings import Settings
+from events.guess import guess_mapping
+from events.ingest import ingest
+from events.mapping import Mapping, load_mapping
+from tests.conftest import NOW
+
+
+def guessed(tmp_path: Path, name: str, text: str) -> tuple[Mapping, str, Path]:
+    log = tmp_path / name
+    log.write_text(text)
+    written = guess_mapping([str(log)], source="guessed")
+    path = tmp_path / "mapping.yaml"
+    path.write_text(written)
+    return load_mapping(str(path))[0], written, log
+
+
+def rows(count: int, line: str) -> str:
+    """``count`` lines in which {n} is the row, {u} one of 7 users, {i} one of 13 items, {g} one of 3 genres."""
+    return "".join(
+        line.format(n=n, u=n % 7, i=n % 13, g=("rock", "jazz", "folk")[n % 3], m=n % 60) + "\n" for n in range(count)
+    )
+
+
+def test_plays_with_lengths_in_milliseconds(tmp_path: Path, settings: Settings) -> None:
+    text = "userId,trackId,genre,ts,ms_played,duration_ms,liked\n" + rows(
+        200, "u{u},t{i},{g},2026-03-02T08:{m:02d}:00Z,{n}000,200000,1"
+    )
+    mapping, written, log = guessed(tmp_path, "plays.csv", text)
+    assert (mapping.columns.user_id, mapping.columns.item_id) == ("userId", "trackId")
+    assert (mapping.columns.played_seconds, mapping.columns.duration_seconds) == (
+        "ms_played / 1000",
+        "duration_ms / 1000",
+    )
+    assert mapping.facets == {"genre": "genre"}
+    assert mapping.behaviors == {
+        "finish": "played_seconds / duration_seconds >= 0.9", "like": "liked", "skip": "played_seconds < 5",
+    }  # fmt: skip
+    assert "check: the zone in which these people live" in written
+    account = ingest(str(tmp_path / "mapping.yaml"), [str(log)], settings, now=NOW)
+    assert account.kept == 200
+
+
+@pytest.mark.parametrize(
+    ("number", "unit"), [("17720{n:05d}", "s"), ("17720{n:05d}000", "ms"), ("17720{n:05d}000000", "us")]
+)
+def test_the_unit_of_numbers_is_told_by_their_size(tmp_path: Path, number: str, unit: str) -> None:
+    mapping, _, _ = guessed(tmp_path, "a.csv", "uid,iid,genre,time\n" + rows(100, "{u},{i},{g}," + number))
+    assert mapping.timestamp.unit == unit
+
+
+def test_a_format_that_is_not_iso_and_another_delimiter(tmp_path: Path, settings: Settings) -> None:
+    text = "visitorid;itemid;category;when\n" + rows(100, "{u};{i};{g};25/04/2025 10:{m:02d}")
+    mapping, _, log = guessed(tmp_path, "b.csv", text)
+    assert (mapping.csv.delimiter, mapping.timestamp.format) == (";", "%d/%m/%Y %H:%M")
+    assert ingest(str(tmp_path / "mapping.yaml"), [str(log)], settings, now=NOW).kept > 0
+
+
+def test_a_column_of_actions_becomes_behaviors(tmp_path: Path) -> None:
+    text = "user,item,genre,at,action\n" + "".join(
+        f"u{n % 5},i{n % 9},{n % 3},2026-03-02T08:00:{n % 60:02d}Z,{('view', 'bookmark', 'purchase', 'skip')[n % 4]}\n"
+        for n in range(80)
+    )
+    mapping, written, _ = guessed(tmp_path, "c.csv", text)
+    assert mapping.behaviors == {
+        "finish": "action IN ('purchase')", "like": "action IN ('bookmark')", "skip": "action IN ('skip')",
+    }  # fmt: skip
+    assert "view" in written
+
+
+def test_ratings_become_likes_and_dislikes(tmp_path: Path) -> None:
+    text = "userId,movieId,genre,rating,timestamp\n" + "".join(
+        f"{n % 5},{n % 9},{'ab'[n % 2]},{n % 5 + 1},{1_772_000_000 + n}\n" for n in range(50)
+    )
+    mapping, _, _ = guessed(tmp_path, "d.csv", text)
+    assert mapping.behaviors == {"like": "rating >= 4", "dislike": "rating <= 2"}
+
+
+def test_rows_that_only_say_that_something_happened_are_positives(tmp_path: Path) -> None:
+    mapping, written, _ = guessed(
+        tmp_path, "e.csv", "person,venue,category,time\n" + rows(60, "{u},{i},{g},2026-03-02 08:{m:02d}")
+    )
+    assert mapping.behaviors == {"finish": "true"}
+    assert mapping.negatives is not None
+    assert "every row is taken as a positive" in written
+
+
+def test_json_lines_and_names_with_spaces(tmp_path: Path) -> None:
+    text = rows(
+        60, '{{"User ID": "u{u}", "Track Name": "t{i}", "Main Genre": "{g}", "ts": "2026-03-02T08:{m:02d}:00+01:00"}}'
+    )
+    mapping, _, _ = guessed(tmp_path, "f.jsonl", text)
+    assert (mapping.columns.user_id, mapping.facets) == ('"User ID"', {"main_genre": '"Main Genre"'})
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a,b,c\n1,2,3\n", "no column looks like a time (there are a, b, c)"),
+        ("uid,ts\n1,2026-03-02T08:00:00Z\n", "no column looks like items"),
+        ("uid,iid,ts\n", "holds no rows"),
+    ],
+)
+def test_what_cannot_be_guessed_is_said(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "log.csv"
+    path.write_text(text)
+    with pytest.raises(DataError) as error:
+        guess_mapping([str(path)])
+    assert message in str(error.value)
+
+
+def test_the_foursquare_log_is_guessed_and_ingests(foursquare_file: Path, tmp_path: Path, settings: Settings) -> None:
+    path = tmp_path / "mapping.yaml"
+    path.write_text(guess_mapping([str(foursquare_file)]))
+    account = ingest(str(path), [str(foursquare_file)], settings, now=datetime(2026, 11, 1, tzinfo=UTC))
+    assert account.kept > 130_000
