@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from core.errors import NotReadyError
 from core.files import read_json, write_json
@@ -13,8 +13,9 @@ from core.logs import log_context
 from core.settings import Settings
 from events.ingest import Account, ingest
 from events.mapping import load_mapping, log_paths
-from simulation.log import AppLog
-from simulation.workspace import app_log
+
+if TYPE_CHECKING:
+    from simulation.log import AppLog
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,8 @@ def save_source(settings: Settings, source: Source) -> None:
 
 def save_app_source(settings: Settings) -> AppLog:
     """Let the workspace's log come from the simulated app, which writes an hour when it is asked for."""
+    from simulation.workspace import app_log  # SciPy's import, which real logs do without
+
     simulated = app_log(settings)
     save_source(settings, Source(str(simulated.prepare()), (), simulated=True))
     return simulated
@@ -81,6 +84,8 @@ def ingest_hour(settings: Settings, hour: Hour) -> Account:
     """
     source = load_source(settings)
     if source.simulated:
+        from simulation.workspace import app_log
+
         app_log(settings).write_hours(hour, hour + 1)
     files = source.files_of(hour)
     if source.hourly_files:
