@@ -56,7 +56,7 @@ def bench_gate(scale: float) -> Result:
     """A whole decision: two models, 24 hours, all slices, intervals; the peer gives scikit-learn's AUCs of the slices."""
     from sklearn.metrics import roc_auc_score
 
-    from evaluation.gate import Contender, Scored, judge, load_policy
+    from evaluation.gate import ModelVersion, Scored, judge, load_policy
 
     rng = np.random.default_rng(3)
     rows, start = int(5_000_000 * scale), Hour.parse("2026-03-02T00")
@@ -75,8 +75,8 @@ def bench_gate(scale: float) -> Result:
     models = [pa.table({**columns, "score": s.astype(np.float32)}) for s in (a, b)]
     step = rows // 24
     hours = {start + 1 + n: Scored(*(m.slice(n * step, step) for m in models)) for n in range(24)}
-    contenders = Contender("2", "a", start.key), Contender("1", "b", start.key)
-    ours = timed(lambda: judge(load_policy(), *contenders, hours), 1)
+    versions = ModelVersion("2", "a", start.key), ModelVersion("1", "b", start.key)
+    ours = timed(lambda: judge(load_policy(), *versions, hours), 1)
 
     def with_sklearn() -> None:
         for by in ("local_hour", "user_kind", "item_kind", "facet_genre", "facet_mood"):

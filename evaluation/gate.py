@@ -96,7 +96,7 @@ def load_policy(path: Path | None = None) -> Policy:
 
 
 @dataclass(frozen=True)
-class Contender:
+class ModelVersion:
     """A model version in front of the gate."""
 
     version: str
@@ -108,15 +108,15 @@ class Contender:
 class Scored:
     """Predictions of one hour: columns event_id, user_id, label, score, and those to slice by.
 
-    ``rival`` is the champion's, or the popularity baseline's where there is no champion.
+    ``reference`` is the champion's, or the popularity baseline's where there is no champion.
     """
 
     candidate: pa.Table
-    rival: pa.Table | None
+    reference: pa.Table | None
 
 
 @dataclass(frozen=True)
-class Check:
+class GateCheck:
     """One figure against its limit. ``interval`` is corrected for the number of looks (and of slices)."""
 
     name: str
@@ -127,7 +127,7 @@ class Check:
 
 
 @dataclass(frozen=True)
-class Decision:
+class GateDecision:
     """What the gate decided, and on what.
 
     Attributes:
@@ -135,15 +135,15 @@ class Decision:
             ``refuse`` (the evaluation itself is broken).
         reason: one sentence.
         hours: hours compared; none was in the training of either version.
-        hourly: hour → AUC of candidate and rival, for the plot.
+        hourly: hour → AUC of candidate and reference, for the plot.
     """
 
     verdict: Verdict
     reason: str
-    candidate: Contender
-    champion: Contender | None
+    candidate: ModelVersion
+    champion: ModelVersion | None
     hours: tuple[str, ...]
-    checks: tuple[Check, ...] = ()
+    checks: tuple[GateCheck, ...] = ()
     figures: dict[str, Any] = field(default_factory=dict)
     hourly: dict[str, tuple[float, float]] = field(default_factory=dict)
 
@@ -153,18 +153,18 @@ class Decision:
 
 def judge(
     policy: Policy,
-    candidate: Contender,
-    champion: Contender | None,
+    candidate: ModelVersion,
+    champion: ModelVersion | None,
     predictions: Mapping[Hour, Scored],
     *,
     drift_share: float | None = None,
     now: Hour | None = None,
-) -> Decision:
+) -> GateDecision:
     """Decide about a candidate.
 
     Args:
         policy: limits.
-        candidate, champion: the versions; no champion means that the rival is the popularity baseline.
+        candidate, champion: the versions; no champion means that the reference is the popularity baseline.
         predictions: hour → predictions of both on it.
         drift_share: share of drifted columns on the last reported day.
         now: hour of the decision, for the candidate's age; default the last hour of ``predictions``.
@@ -177,20 +177,20 @@ def judge(
     keys = tuple(h.key for h in hours)
     if len(hours) < policy.min_hours:
         text = f"{len(hours)} of {policy.min_hours} hours after {last} have been seen."
-        return Decision("wait", text, candidate, champion, keys)
+        return GateDecision("wait", text, candidate, champion, keys)
     age = (now or hours[-1]).number - Hour.parse(candidate.trained_until).number
     if age > policy.max_age_hours:
         text = f"The candidate was trained {age} hours ago, the limit is {policy.max_age_hours}: a newer one takes its place."
-        return Decision("keep", text, candidate, champion, keys)
+        return GateDecision("keep", text, candidate, champion, keys)
     try:
         ours, theirs, slices = _aligned([predictions[h] for h in hours])
         z = limit_at(len(hours), policy.max_hours, policy.min_hours, 1 - policy.confidence)
-        checks, figures, hopeless = _checks(policy, _same_variant(candidate, champion), ours, theirs, slices, z)
+        checks, figures, futile = _checks(policy, _same_variant(candidate, champion), ours, theirs, slices, z)
         hourly = _hourly(hours, predictions)
     except DataError as error:
-        return Decision("refuse", f"The evaluation is broken: {error}.", candidate, champion, keys)
-    verdict, reason = _verdict(policy, candidate, champion, checks, len(hours), hopeless, drift_share)
-    return Decision(verdict, reason, candidate, champion, keys, checks, figures, hourly)
+        return GateDecision("refuse", f"The evaluation is broken: {error}.", candidate, champion, keys)
+    verdict, reason = _verdict(policy, candidate, champion, checks, len(hours), futile, drift_share)
+    return GateDecision(verdict, reason, candidate, champion, keys, checks, figures, hourly)
 
 
 def falls_behind(policy: Policy, hourly: Mapping[Hour, Scored]) -> str | None:
@@ -198,7 +198,7 @@ def falls_behind(policy: Policy, hourly: Mapping[Hour, Scored]) -> str | None:
 
     Args:
         policy: ``rollback_hours`` and the confidence.
-        hourly: the last hours, the champion's predictions as ``candidate``, its predecessor's as ``rival``.
+        hourly: the last hours, the champion's predictions as ``candidate``, its predecessor's as ``reference``.
 
     Returns:
         A sentence when the champion's AUC is below its predecessor's in every one of the last
@@ -219,15 +219,15 @@ def falls_behind(policy: Policy, hourly: Mapping[Hour, Scored]) -> str | None:
     return None
 
 
-def _same_variant(candidate: Contender, champion: Contender | None) -> bool:
+def _same_variant(candidate: ModelVersion, champion: ModelVersion | None) -> bool:
     return champion is not None and candidate.variant == champion.variant
 
 
 def _aligned(scored: list[Scored]) -> tuple[Predictions, Predictions, pa.Table]:
-    if any(s.rival is None for s in scored):
+    if any(s.reference is None for s in scored):
         raise DataError("an hour has no predictions of the champion")
     ours = pa.concat_tables([s.candidate for s in scored])
-    theirs = pa.concat_tables([s.rival for s in scored if s.rival is not None])
+    theirs = pa.concat_tables([s.reference for s in scored if s.reference is not None])
     if ours.num_rows != theirs.num_rows:
         raise DataError("candidate and champion were not scored on the same impressions")
     if ours["event_id"].combine_chunks() != theirs["event_id"].combine_chunks():
@@ -249,8 +249,8 @@ def _hourly(hours: tuple[Hour, ...], predictions: Mapping[Hour, Scored]) -> dict
     found = {}
     for hour in hours:
         scored = predictions[hour]
-        if scored.rival is not None and scored.candidate.num_rows:
-            pair = auc(_predictions(scored.candidate)).value, auc(_predictions(scored.rival)).value
+        if scored.reference is not None and scored.candidate.num_rows:
+            pair = auc(_predictions(scored.candidate)).value, auc(_predictions(scored.reference)).value
             if not np.isnan(pair[0]):
                 found[hour.key] = pair
     return found
@@ -258,15 +258,15 @@ def _hourly(hours: tuple[Hour, ...], predictions: Mapping[Hour, Scored]) -> dict
 
 def _checks(
     policy: Policy, same_variant: bool, ours: Predictions, theirs: Predictions, slices: pa.Table, z: float
-) -> tuple[tuple[Check, ...], dict[str, Any], bool]:
+) -> tuple[tuple[GateCheck, ...], dict[str, Any], bool]:
     users = int(np.count_nonzero(~np.isnan(user_aucs(ours)[0])))
     error, ratio = calibration_error(ours), calibration_ratio(ours).value
     low_ratio, high_ratio = policy.calibration.ratio
     checks = [
-        Check("samples", len(ours) >= policy.min_samples, len(ours), policy.min_samples),
-        Check("users", users >= policy.min_users, users, policy.min_users),
-        Check("calibration_error", error <= policy.calibration.max_error, error, policy.calibration.max_error),
-        Check(
+        GateCheck("samples", len(ours) >= policy.min_samples, len(ours), policy.min_samples),
+        GateCheck("users", users >= policy.min_users, users, policy.min_users),
+        GateCheck("calibration_error", error <= policy.calibration.max_error, error, policy.calibration.max_error),
+        GateCheck(
             "predicted_over_observed", low_ratio <= ratio <= high_ratio, ratio, high_ratio if ratio > 1 else low_ratio
         ),
     ]
@@ -279,17 +279,17 @@ def _checks(
     }
     figures["z_limit"] = z
     margins = policy.same_variant if same_variant else policy.another_variant
-    hopeless = False
+    futile = False
     for name, margin in (("auc", margins.auc_margin), ("uauc", margins.uauc_margin)):
         gap = pairs[name][0] - pairs[name][1]
         low, high = gap.value - z * gap.standard_error, gap.value + z * gap.standard_error
-        hopeless |= high < margin
+        futile |= high < margin
         figures[f"{name}_difference"] = {"value": gap.value, "interval": [low, high], "p_value_one_look": gap.p_value()}
-        checks.append(Check(f"{name}_difference", bool(low > margin), gap.value, margin, (low, high)))
+        checks.append(GateCheck(f"{name}_difference", bool(low > margin), gap.value, margin, (low, high)))
     for rule in policy.guardrails:
         for column in _sliced_by(rule, slices.column_names):
             checks += _guard(rule, column, ours, theirs, slices[column], policy.confidence)
-    return tuple(checks), figures, hopeless
+    return tuple(checks), figures, futile
 
 
 def _sliced_by(rule: Guardrail, columns: list[str]) -> list[str]:
@@ -305,7 +305,7 @@ def _sliced_by(rule: Guardrail, columns: list[str]) -> list[str]:
 
 def _guard(
     rule: Guardrail, by: str, ours: Predictions, theirs: Predictions, values: pa.ChunkedArray, confidence: float
-) -> list[Check]:
+) -> list[GateCheck]:
     """Each large enough slice of the column ``by``; one fails when its difference lies below −max_drop beyond doubt."""
     encoded: Any = pc.dictionary_encode(values.combine_chunks())
     codes, labels = encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False), encoded.dictionary.to_pylist()
@@ -319,7 +319,7 @@ def _guard(
         if not np.isnan(gap.value):
             low, high = gap.value - z * gap.standard_error, gap.value + z * gap.standard_error
             name = f"{rule.metric} where {by.removeprefix(FACET)} = {label}"
-            checks.append(Check(name, bool(high >= -rule.max_drop), gap.value, -rule.max_drop, (low, high)))
+            checks.append(GateCheck(name, bool(high >= -rule.max_drop), gap.value, -rule.max_drop, (low, high)))
     return checks
 
 
@@ -331,11 +331,11 @@ def _slice_gap(rule: Guardrail, ours: Predictions, theirs: Predictions, rows: np
 
 def _verdict(
     policy: Policy,
-    candidate: Contender,
-    champion: Contender | None,
-    checks: tuple[Check, ...],
+    candidate: ModelVersion,
+    champion: ModelVersion | None,
+    checks: tuple[GateCheck, ...],
     hours: int,
-    hopeless: bool,
+    futile: bool,
     drift_share: float | None,
 ) -> tuple[Verdict, str]:
     failed = [c for c in checks if not c.passed]
@@ -346,7 +346,7 @@ def _verdict(
         if small:
             text = f"Only {small[0].value:.0f} {small[0].name} of the {small[0].limit:.0f} that the policy wants."
             return ("keep" if over else "wait"), text
-        undecided = all(c.name in {"auc_difference", "uauc_difference"} for c in failed) and not hopeless
+        undecided = all(c.name in {"auc_difference", "uauc_difference"} for c in failed) and not futile
         return ("wait" if undecided and not over else "keep"), sentence
     if drift_share is not None and drift_share > policy.max_drift_share:
         return (
@@ -358,19 +358,21 @@ def _verdict(
     return "promote", sentence
 
 
-def _sentence(candidate: Contender, champion: Contender | None, checks: tuple[Check, ...], failed: list[Check]) -> str:
+def _sentence(
+    candidate: ModelVersion, champion: ModelVersion | None, checks: tuple[GateCheck, ...], failed: list[GateCheck]
+) -> str:
     who = f"{candidate.variant} (version {candidate.version})"
-    rival = f"{champion.variant} (version {champion.version})" if champion else "the popularity baseline"
+    reference = f"{champion.variant} (version {champion.version})" if champion else "the popularity baseline"
     gaps = ", ".join(
         f"{c.name.split('_')[0].upper()} {c.value:+.4f} [{c.interval[0]:+.4f}, {c.interval[1]:+.4f}]"
         for c in checks
         if c.interval is not None and c.name.endswith("_difference")
     )
     if not failed:
-        return f"{who} {'replaces' if champion else 'becomes the first champion, against'} {rival}: {gaps}."
+        return f"{who} {'replaces' if champion else 'becomes the first champion, against'} {reference}: {gaps}."
     worst = failed[0]
     if worst.interval and worst.name.endswith("_difference"):
         why = f"for {worst.name.replace('_', ' ')} the lower end {worst.interval[0]:+.4f} is not above the limit {worst.limit:g}"
     else:
         why = f"{worst.name.replace('_', ' ')} is {worst.value:.4f}, limit {worst.limit:g}"
-    return f"{who} does not pass against {rival}: {gaps}; {why}."
+    return f"{who} does not pass against {reference}: {gaps}; {why}."

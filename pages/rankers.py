@@ -9,7 +9,7 @@ from core.files import read_json
 from core.hours import Hour
 from core.page_template import svg, write_page
 from core.settings import Settings
-from evaluation.gate import Check, Decision
+from evaluation.gate import GateCheck, GateDecision
 from model_registry.registry import Move
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ MODEL = """
 """
 
 
-def write_gate_page(path: Path, hour: Hour, decision: Decision) -> Path:
+def write_gate_page(path: Path, hour: Hour, decision: GateDecision) -> Path:
     """The page of a decision: verdict, differences, hours, checks."""
     shown = [c for c in decision.checks if c.interval is not None]
     write_page(
@@ -70,7 +70,7 @@ def write_model_page(settings: Settings) -> Path:
     champion = models.get("champion")
     moves = models.moves()
     decisions = [read_json(p) for p in sorted((settings.reports_dir / "gate").glob("*.json"))]
-    sliced = [[Check(**c) for c in d["checks"] if c["interval"] and " where " in c["name"]] for d in decisions]
+    sliced = [[GateCheck(**c) for c in d["checks"] if c["interval"] and " where " in c["name"]] for d in decisions]
     shown = next((s for s in reversed(sliced) if s), [])
     drift = [read_json(p) for p in sorted((settings.reports_dir / "drift").glob("*.json"), reverse=True)[:30]]
     path = settings.reports_dir / "model.html"
@@ -84,7 +84,7 @@ def write_model_page(settings: Settings) -> Path:
     return path
 
 
-def _forest(checks: list[Check]) -> Markup:
+def _forest(checks: list[GateCheck]) -> Markup:
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(figsize=(8, 0.26 * len(checks) + 1))

@@ -17,7 +17,7 @@ from core.files import read_json, write_json, write_parquet
 from core.hours import Hour, hour_range
 from core.logs import log_context
 from core.settings import Settings
-from evaluation.gate import Contender, Decision, Scored, falls_behind, judge, load_policy
+from evaluation.gate import GateDecision, ModelVersion, Scored, falls_behind, judge, load_policy
 from events.store import EventStore
 from model_registry.registry import CANDIDATE, CHALLENGER, CHAMPION, PREDECESSOR, Move, Registry
 from model_registry.store import download_version, open_registry
@@ -27,12 +27,12 @@ log = logging.getLogger("pipeline.promotion")
 FIRST_CHAMPION_HOURS = 24 * 7
 
 
-def contender(models: Registry, alias: str) -> Contender | None:
+def contender(models: Registry, alias: str) -> ModelVersion | None:
     """Who stands behind an alias."""
     version = models.get(alias)
     if version is None:
         return None
-    return Contender(str(version.version), version.tags["variant"], version.tags["hour"])
+    return ModelVersion(str(version.version), version.tags["variant"], version.tags["hour"])
 
 
 def score_version(settings: Settings, version: str, hour: Hour) -> pa.Table:
@@ -81,7 +81,7 @@ def popularity_scores(settings: Settings, since: Hour, predictions: pa.Table) ->
 
 
 @log_context(hour="hour")
-def evaluate_candidate(settings: Settings, hour: Hour, policy_file: Path | None = None) -> Decision:
+def evaluate_candidate(settings: Settings, hour: Hour, policy_file: Path | None = None) -> GateDecision:
     """Compare the challenger with the champion on the hours since both were trained, up to ``hour``.
 
     The decision is written as JSON and as a page, and logged to the challenger's MLflow run. Nothing is moved.
@@ -98,8 +98,10 @@ def evaluate_candidate(settings: Settings, hour: Hour, policy_file: Path | None 
     predictions = {}
     for h in hour_range(first, min(hour, first + (policy.max_hours - 1)) + 1):
         ours = score_version(settings, challenger.version, h)
-        rival = score_version(settings, champion.version, h) if champion else popularity_scores(settings, first, ours)
-        predictions[h] = Scored(ours, rival)
+        reference = (
+            score_version(settings, champion.version, h) if champion else popularity_scores(settings, first, ours)
+        )
+        predictions[h] = Scored(ours, reference)
     decision = judge(policy, challenger, champion, predictions, drift_share=last_drift(settings, hour), now=hour)
     page = write_decision(settings, hour, decision)
     version = models.client.get_model_version(models.name, challenger.version)
@@ -220,7 +222,7 @@ def offer_first(settings: Settings, trained: list[dict[str, Any]]) -> None:
             models.move(alias, by_variant[settings.candidate_variant]["version"], "trained on the history")
 
 
-def _first_champion(settings: Settings, trained: dict[str, Any]) -> Decision:
+def _first_champion(settings: Settings, trained: dict[str, Any]) -> GateDecision:
     """Judge the first champion on its progressive predictions of the last week: each was made before training on it."""
     from training.trainer import read_predictions
 
@@ -229,13 +231,13 @@ def _first_champion(settings: Settings, trained: dict[str, Any]) -> Decision:
     since = end - min(FIRST_CHAMPION_HOURS, history // 2)
     policy = load_policy(own_policy(settings))
     everything = read_predictions(settings, trained["variant"], since + 1, end + 1)
-    rival = popularity_scores(settings, since + 1, everything) if everything.num_rows else everything
-    whole = {end: Scored(everything, rival)}
-    tested = Contender(trained["version"], trained["variant"], since.key)
+    reference = popularity_scores(settings, since + 1, everything) if everything.num_rows else everything
+    whole = {end: Scored(everything, reference)}
+    tested = ModelVersion(trained["version"], trained["variant"], since.key)
     return judge(policy.model_copy(update={"min_hours": 1, "max_hours": 1}), tested, None, whole, now=since + 1)
 
 
-def write_decision(settings: Settings, hour: Hour, decision: Decision) -> Path:
+def write_decision(settings: Settings, hour: Hour, decision: GateDecision) -> Path:
     """Write a decision as JSON and page; returns the page."""
     from pages.rankers import write_gate_page
 

@@ -35,12 +35,13 @@ from events.store import EventStore
 from feature_repo import shrinkage
 from feature_repo.clock import ClockState
 from pipeline.source import Source, ingest_history, load_source, save_app_source, save_source
+from training.batch import HourKeys
 from training.config import RankerConfig, code_version, label_of, load_ranker_config
 from training.optimizer import Optimizer
 from training.ranker import Ranker
 from training.samples import SampleStore
 from training.scoring import predict
-from training.tensors import LOG_EVENTS_SCALE, HourKeys, hour_keys
+from training.tensors import LOG_EVENTS_SCALE, hour_keys
 from training.trainer import fit
 
 log = logging.getLogger("studies")
@@ -98,7 +99,7 @@ class Run:
     """A ranker over a log.
 
     Attributes:
-        variant: time-perception module.
+        variant: time module.
         seed: of the ranker's first weights.
         changes: of the ranker's config.
         mode: ``streaming`` (test on an hour, then train on it), ``daily`` (test on a day, then train on it
@@ -330,7 +331,7 @@ def replay(hours: Sequence[tuple[Hour, HourKeys]], given: Log, run: Run) -> np.n
     found: list[np.ndarray] = []
     past: dict[int, Ranker] = {}
     for first, part in _parts(hours, daily=run.mode == "daily"):
-        keys = part.only(clock=ranker.time.needs_clock, history=ranker.needs_history)
+        keys = part.only(clock=ranker.time.needs_clock, recent_behaviors=ranker.needs_recent_behaviors)
         if run.mode == "ages":
             olds = [_as_of(past, first.number - age) or ranker for age in AGES]
             found.append(np.stack([predict(old, keys)[:, at] for old in olds], axis=1))

@@ -9,7 +9,7 @@ import numpy as np
 from studies.lab import Lab
 from studies.paired import Panel
 from studies.slices import compare_slices
-from training.tensors import SATURDAY
+from training.batch import SATURDAY
 
 EPOCH = date(1970, 1, 1)
 HOLIDAYS = {

@@ -1,4 +1,4 @@
-"""Every time-perception module on the same samples, streaming: does the clock beat the hour, and ours the clock?"""
+"""Every time module on the same samples, streaming: does the clock beat the hour, and ours the clock?"""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from studies.lab import Lab, Run
 from studies.paired import COMPARED, Panel, as_json
 from studies.study import Section, Study
 from studies.tables import forest, listed
-from training.perception import MODULES
+from training.time_modules import MODULES
 
 PAPER, OURS = "gaussian_clock", "matched_clock"
 BEATEN_BY_PAPER = ("none", "hour_embedding", "cyclic", "naive_clock", "adaptive_clock")

@@ -99,7 +99,7 @@ class RankerConfig(RankerOptions):
 
 
 def label_of(heads: Sequence[str]) -> str:
-    """The head that metrics, promotion and the rhythm look at."""
+    """The head that metrics, promotion and the time_of_day_counts look at."""
     return LABEL if LABEL in heads else heads[0]
 
 

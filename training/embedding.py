@@ -36,7 +36,7 @@ class GrowingEmbedding(nn.Module):
         weight: shape (capacity, dim); rows beyond ``size`` are unused.
         accumulator: sum of squared gradients of each row, shape (capacity,), for row-wise Adagrad.
         seen: hour since 1970 UTC in which each row was last trained on, shape (capacity,).
-        statistics: counts of each row, shape (capacity, width); see ``training.rhythm``.
+        statistics: counts of each row, shape (capacity, width); see ``training.time_of_day_counts``.
     """
 
     weight: Tensor

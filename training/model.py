@@ -17,16 +17,16 @@ from safetensors.torch import load_file
 
 from core.errors import CorruptStateError, DataError
 from core.files import digest_file
+from training.batch import SampleTables
 from training.ranker import Ranker
 from training.scoring import predict
 from training.state import WEIGHTS, StateInfo, load_ranker, read_info
-from training.tensors import SampleTables, hour_keys
+from training.tensors import hour_keys
 
 if TYPE_CHECKING:
     from mlflow.models import ModelSignature
 
-
-HISTORY = ["history_items", "history_minutes"]
+RECENT_COLUMNS = ["history_items", "history_minutes"]
 
 
 class RankerModel:
@@ -41,7 +41,9 @@ class RankerModel:
         missing = [name for name in self.columns if name not in frame.columns]
         if missing:
             raise DataError(f"the model input lacks {missing}; it needs {self.columns}")
-        tables = SampleTables(self._samples(frame), self._slots(frame), self._profiles(frame), self._history(frame))
+        tables = SampleTables(
+            self._samples(frame), self._slots(frame), self._profiles(frame), self._recent_behaviors(frame)
+        )
         keys = hour_keys(tables, self.ranker)
         return pd.DataFrame(predict(self.ranker, keys), columns=list(self.info.heads), index=frame.index)
 
@@ -55,7 +57,7 @@ class RankerModel:
         """Input columns."""
         base = ["user_id", "item_id", "local_time", *self.info.facets, "events", "finish"]
         clock = [*_clock_columns(self.info), "slot_events"] if self.ranker.time.needs_clock else []
-        return [*base, *clock, *(HISTORY if self.ranker.needs_history else [])]
+        return [*base, *clock, *(RECENT_COLUMNS if self.ranker.needs_recent_behaviors else [])]
 
     def _samples(self, frame: pd.DataFrame) -> pa.Table:
         columns: dict[str, pa.Array] = {
@@ -93,13 +95,13 @@ class RankerModel:
         ]
         return pa.table({**columns, "events": pa.array(counts, pa.int64())})
 
-    def _history(self, frame: pd.DataFrame) -> pa.Table:
-        if not self.ranker.needs_history:
+    def _recent_behaviors(self, frame: pd.DataFrame) -> pa.Table:
+        if not self.ranker.needs_recent_behaviors:
             return pa.table({})
         users = frame.drop_duplicates("user_id")
         columns = {
             n: [list(v) if v is not None else [] for v in users[c]]
-            for n, c in zip(("items", "minutes"), HISTORY, strict=True)
+            for n, c in zip(("items", "minutes"), RECENT_COLUMNS, strict=True)
         }
         lists = {n: pa.chunked_array([pa.array(v, pa.list_(pa.int64()))]) for n, v in columns.items()}
         return pa.table({"user_id": pa.array(users["user_id"].to_numpy(dtype=np.int64)), **lists})
@@ -154,8 +156,8 @@ def signature(info: StateInfo) -> ModelSignature:
             ColSpec(Array(Array(kind)), f"{facet}_{part}") for facet in info.facets for part, kind in kinds.items()
         ]
         inputs.append(ColSpec(Array(DataType.long), "slot_events"))
-    if ranker.needs_history:
-        inputs += [ColSpec(Array(DataType.long), name) for name in HISTORY]
+    if ranker.needs_recent_behaviors:
+        inputs += [ColSpec(Array(DataType.long), name) for name in RECENT_COLUMNS]
     return ModelSignature(Schema(inputs), Schema([ColSpec(DataType.float, head) for head in info.heads]))
 
 
@@ -164,8 +166,8 @@ def input_example(info: StateInfo) -> pd.DataFrame:
     row: dict[str, Any] = {"user_id": 1, "item_id": 1, "local_time": pd.Timestamp("2026-03-02T08:30:00")}
     row |= dict.fromkeys(info.facets, "value") | {"events": 10, "finish": 4}
     ranker = _untrained(info)
-    if ranker.needs_history:
-        row |= dict(zip(HISTORY, ([1, 2], [29_540_000, 29_541_000]), strict=True))
+    if ranker.needs_recent_behaviors:
+        row |= dict(zip(RECENT_COLUMNS, ([1, 2], [29_540_000, 29_541_000]), strict=True))
     if ranker.time.needs_clock:
         filled = [slot == 8 for slot in range(info.ranker_config.slots)]
         for facet in info.facets:

@@ -64,7 +64,7 @@ class Optimizer:
 
     def step(self) -> None:
         """Apply the gradients of the last backward pass and clear them."""
-        self.group.add(self.dense.parameters)
+        self.group.all_reduce(self.dense.parameters)
         self.dense.step()
         for table in self.ranker.tables.values():
             table.step(self.ranker.config.embedding_rate, self.group)

@@ -10,8 +10,8 @@ import pyarrow as pa
 import torch
 
 from evaluation.metrics import METRICS, Predictions
-from training.perception.base import normal_density
 from training.ranker import Ranker
+from training.time_modules.base import normal_density
 from training.trainer import as_predictions
 
 if TYPE_CHECKING:

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from training.batch import Batch
 from training.config import RankerConfig
 from training.embedding import GrowingEmbedding
 from training.experts import MixtureOfExperts, mlp
-from training.perception import build_time_perception
-from training.rhythm import WIDTH, Rhythm
 from training.sequence import TargetAttention
-from training.tensors import Batch
+from training.time_modules import build_time_module
+from training.time_of_day_counts import WIDTH, TimeOfDayCounts
 
 DENSE_FEATURES = 3
 USER, ITEM, FACET = 1, 2, 3
@@ -33,12 +33,12 @@ class Ranker(nn.Module):
         self.config, self.facets, self.heads = config, tuple(facets), tuple(heads)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
-            self.time = build_time_perception(config, len(self.facets))
-            counted = WIDTH if self.time.needs_rhythm else 0
+            self.time = build_time_module(config, len(self.facets))
+            counted = WIDTH if self.time.needs_time_of_day_counts else 0
             self.users = GrowingEmbedding(config.dim, config.seed * 10 + USER)
             self.items = GrowingEmbedding(config.dim, config.seed * 10 + ITEM, counted)
             self.values = GrowingEmbedding(config.dim, config.seed * 10 + FACET, counted)
-            self.rhythm = Rhythm()
+            self.time_of_day_counts = TimeOfDayCounts()
             self.attention = TargetAttention(config.dim) if config.sequence == "din" else None
             width = config.dim * (3 + len(self.facets)) + self.time.width + DENSE_FEATURES
             width += config.dim if self.attention else 0
@@ -61,9 +61,9 @@ class Ranker(nn.Module):
         return self.head.weight.device
 
     @property
-    def needs_history(self) -> bool:
+    def needs_recent_behaviors(self) -> bool:
         """Whether it reads the users' recent behaviors."""
-        return self.time.needs_history or self.attention is not None
+        return self.time.needs_recent_behaviors or self.attention is not None
 
     def dense_parameters(self) -> list[nn.Parameter]:
         """Everything trained that is not an embedding table of ids, in a fixed order."""
@@ -75,7 +75,7 @@ class Ranker(nn.Module):
         parts = [user, item, self.values(batch.facets).flatten(1), self.time(batch, self), user * item, batch.dense]
         if self.attention is not None:
             own = batch.compact()
-            parts.append(self.attention(item, self.items(own.history_items), own))
+            parts.append(self.attention(item, self.items(own.recent_items), own))
         x0 = torch.cat(parts, dim=1)
         crossed = x0
         for layer in self.cross:

@@ -34,10 +34,12 @@ from events.schema import BEHAVIORS
 from events.store import EventStore
 from feature_repo.retrieval import ClockFeatures
 from feature_repo.served import prefer_served
-from training.tensors import SampleTables
+from training.batch import SampleTables
 
 log = logging.getLogger("training.samples")
 
+FILES = ("samples", "slots", "profiles", "history")
+"""Names of the files of an hour, in the order of the fields of ``SampleTables``."""
 KEYS_AT_ONCE = 20_000
 """Distinct (user, hour) of one point-in-time join: bounds memory."""
 TRIES = 4
@@ -89,7 +91,7 @@ class SampleStore:
         """Samples of an hour, built when they are not there."""
         self.ensure(hour)
         folder = self.folder(hour)
-        tables = SampleTables(*(pq.ParquetFile(folder / f"{n}.parquet").read() for n in SampleTables._fields))
+        tables = SampleTables(*(pq.ParquetFile(folder / f"{name}.parquet").read() for name in FILES))
         return HourSamples(hour, tables, self.digest(hour))
 
     def digest(self, hour: Hour) -> str:
@@ -153,21 +155,19 @@ class SampleStore:
             for hour, table in parts
             if len(users := pc.unique(table["user_id"]))
         ) if any(t.num_rows for _, t in parts) else None  # fmt: skip
-        found = self.features.historical(keys) if keys is not None else None
-        if found is not None and self.settings.features_as_served:
-            found = prefer_served(self.settings, found, [hour for hour, _ in parts])
+        features = self.features.historical(keys) if keys is not None else None
+        if features is not None and self.settings.features_as_served:
+            features = prefer_served(self.settings, features, [hour for hour, _ in parts])
+        joined = (features.slots, features.profiles, features.history) if features is not None else None
         for hour, table in parts:
             with replaced_directory(self.folder(hour)) as target:
                 write_parquet(target / "samples.parquet", table)
-                for name in SampleTables._fields[1:]:
-                    rows = getattr(found, name) if found is not None else None
-                    mine = (
-                        self._rows_of(rows, hour)
-                        if rows is not None
-                        else pa.table({"user_id": pa.array([], pa.int64())})
+                for at, name in enumerate(FILES[1:]):
+                    rows = (
+                        self._rows_of(joined[at], hour) if joined else pa.table({"user_id": pa.array([], pa.int64())})
                     )
-                    write_parquet(target / f"{name}.parquet", mine)
-                digest = digest_text(*(digest_file(target / f"{n}.parquet") for n in SampleTables._fields))
+                    write_parquet(target / f"{name}.parquet", rows)
+                digest = digest_text(*(digest_file(target / f"{name}.parquet") for name in FILES))
                 write_json(
                     target / "meta.json", {"inputs": self._inputs(hour), "rows": table.num_rows, "digest": digest}
                 )

@@ -5,17 +5,18 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from training.batch import HourKeys
 from training.embedding import ALONE
 from training.group import Group
 from training.ranker import Ranker
-from training.tensors import HourKeys, to_batch
+from training.tensors import to_batch
 
 
 @torch.no_grad()
 def predict(ranker: Ranker, keys: HourKeys, batch_size: int = 4096, group: Group = ALONE) -> np.ndarray:
     """Probability of each behavior, shape (samples, heads); the processes of a group share the work."""
     ranker.eval()
-    mine = group.part(to_batch(keys, ranker))
+    mine = group.shard(to_batch(keys, ranker))
     found = [torch.sigmoid(ranker(batch)).cpu().numpy() for batch in mine.batches(batch_size)]
     part = np.concatenate(found) if found else np.empty((0, len(ranker.heads)), np.float32)
-    return np.concatenate(group.collect(part))
+    return np.concatenate(group.all_gather(part))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from training.tensors import Batch
+from training.batch import Batch
 
 HIDDEN = 16
 
@@ -26,6 +26,6 @@ class TargetAttention(nn.Module):
         found = history[batch.user_position]  # (B, L, D)
         query = candidates[:, None, :].expand_as(found)
         weights = self.score(torch.cat([found, query, found - query, found * query], dim=2))[..., 0]
-        some = (batch.history_minutes >= 0).float()[batch.user_position]
+        some = (batch.recent_minutes >= 0).float()[batch.user_position]
         weights = weights * some / some.sum(dim=1, keepdim=True).clamp(min=1)
         return torch.einsum("bl,bld->bd", weights, found)

@@ -5,7 +5,7 @@ Layout below the workspace's ``training/states/<variant>``::
     hour=2026-11-23T10/weights.safetensors   tensors of the ranker and its optimizers
     hour=2026-11-23T10/state.json            hour, lineage (parent, data, config, code), file digest
 
-A day's last state has every tensor, others only what changed since the one that they build on (``training.layers``).
+A day's last state has every tensor, others only what changed since the one that they build on (``training.checkpoint_delta``).
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ from core.files import (
     write_json,
 )
 from core.hours import Hour
+from training.checkpoint_delta import Tensors, apply, diff, table_bytes
 from training.config import RankerConfig, code_version
 from training.device import CPU
 from training.embedding import ALONE
 from training.group import Group
-from training.layers import Tensors, laid, layer, table_bytes
 from training.optimizer import Optimizer
 from training.ranker import Ranker
 
@@ -121,7 +121,7 @@ def ranker_tensors(ranker: Ranker) -> dict[str, Tensor]:
         for part, tensor in table.state().items()
     }
     dense = {f"dense.{name}": p.data.cpu() for name, p in ranker.named_parameters()}
-    return {**dense, **tables, "rhythm": ranker.rhythm.span}
+    return {**dense, **tables, "rhythm": ranker.time_of_day_counts.span}
 
 
 def load_ranker(
@@ -132,7 +132,7 @@ def load_ranker(
     for name, table in ranker.tables.items():
         prefix = f"tables.{name}."
         table.load({key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)})
-    ranker.rhythm.span.copy_(tensors["rhythm"])
+    ranker.time_of_day_counts.span.copy_(tensors["rhythm"])
     with torch.no_grad():
         for name, p in ranker.named_parameters():
             p.copy_(tensors[f"dense.{name}"])
@@ -180,7 +180,7 @@ class StateStore:
         return self._read(self._chain(hour))
 
     def _read(self, chain: Sequence[StateInfo]) -> Tensors:
-        return laid([self._verified(info) for info in reversed(chain)])
+        return apply([self._verified(info) for info in reversed(chain)])
 
     def _chain(self, hour: Hour) -> list[StateInfo]:
         """The state and those that it builds on, down to a whole one."""
@@ -227,7 +227,7 @@ class StateStore:
         before = [h for h in self.hours() if h < hour]
         if before and (hour + 1).day == hour.day:
             chain = self._chain(before[-1])
-            found = layer(self._read(chain), tensors) if len(chain) < MOST_LAYERS else None
+            found = diff(self._read(chain), tensors) if len(chain) < MOST_LAYERS else None
             if found is not None and table_bytes(found) <= WORTHWHILE * table_bytes(tensors):
                 return found, before[-1].key
         return tensors, ""

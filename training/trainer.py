@@ -21,6 +21,7 @@ from core.hours import Hour, hour_range
 from core.settings import Settings
 from evaluation.metrics import FACET, Predictions, summary
 from events.store import EventStore
+from training.batch import Batch, HourKeys
 from training.config import RankerConfig, code_version, label_of, load_ranker_config
 from training.device import training_device
 from training.embedding import ALONE
@@ -30,7 +31,7 @@ from training.ranker import Ranker
 from training.samples import HourSamples, SampleStore
 from training.scoring import predict
 from training.state import StateInfo, StateStore, lineage_digest, new_info
-from training.tensors import LOG_EVENTS_SCALE, Batch, HourKeys, hour_keys, to_batch
+from training.tensors import LOG_EVENTS_SCALE, hour_keys, to_batch
 
 log = logging.getLogger("training.trainer")
 
@@ -218,27 +219,27 @@ def fit(ranker: Ranker, optimizer: Optimizer, keys: HourKeys, hour: Hour) -> flo
     ranker.values.grow(values[values != 0], hour.number)
     whole, losses = to_batch(keys, ranker), []
     for batch in whole.batches(ranker.config.batch_size):
-        mine = optimizer.group.part(batch)
+        mine = optimizer.group.shard(batch)
         if len(mine):
             each = nn.functional.binary_cross_entropy_with_logits(ranker(mine), mine.labels, reduction="none")
             loss = (each * mine.known).sum() / len(batch)
             loss.backward()
             losses.append(loss.detach() * len(batch))  # read at the end: a GPU is not waited for
         optimizer.step()
-    if ranker.time.needs_rhythm:
+    if ranker.time.needs_time_of_day_counts:
         _count(ranker, whole, hour)
     return sum(float(loss) for loss in losses) / max(len(keys), 1)
 
 
 def _count(ranker: Ranker, whole: Batch, hour: Hour) -> None:
     """Add the hour's samples to what everybody does at this time of day."""
-    rhythm, at = ranker.rhythm, ranker.heads.index(label_of(ranker.heads))
-    rhythm.begin(hour.number, [ranker.items, ranker.values])
+    time_of_day_counts, at = ranker.time_of_day_counts, ranker.heads.index(label_of(ranker.heads))
+    time_of_day_counts.begin(hour.number, [ranker.items, ranker.values])
     known, hours = whole.known[:, at], whole.moment.hours
     labels = whole.labels[known, at]
-    rhythm.add(ranker.items, whole.items[known], hours[known], labels)
+    time_of_day_counts.add(ranker.items, whole.items[known], hours[known], labels)
     for f in range(len(ranker.facets)):
-        rhythm.add(ranker.values, whole.facets[known, f], hours[known], labels)
+        time_of_day_counts.add(ranker.values, whole.facets[known, f], hours[known], labels)
 
 
 def read_predictions(settings: Settings, variant: str, start: Hour, end: Hour) -> pa.Table:

@@ -9,12 +9,12 @@ import pytest
 
 from core.errors import ConfigError
 from core.hours import Hour
-from evaluation.gate import Contender, Guardrail, Policy, Scored, falls_behind, judge, load_policy
+from evaluation.gate import Guardrail, ModelVersion, Policy, Scored, falls_behind, judge, load_policy
 
 START = Hour.parse("2026-03-02T10")
 POLICY = Policy(min_hours=3, max_hours=6, min_samples=500, min_users=20)
-CANDIDATE = Contender("2", "gaussian_clock", START.key)
-CHAMPION = Contender("1", "hour_embedding", START.key)
+CANDIDATE = ModelVersion("2", "gaussian_clock", START.key)
+CHAMPION = ModelVersion("1", "hour_embedding", START.key)
 
 
 def predictions(hour: Hour, skill: float, seed: int = 0, rows: int = 600) -> pa.Table:
@@ -56,7 +56,7 @@ def test_a_hopeless_candidate_is_turned_down_early_and_an_undecided_one_at_the_e
 
 
 def test_a_fresher_state_of_the_same_variant_need_only_not_be_worse() -> None:
-    fresher = Contender("3", "hour_embedding", START.key)
+    fresher = ModelVersion("3", "hour_embedding", START.key)
     policy = POLICY.model_copy(
         update={"same_variant": POLICY.another_variant.model_copy(update={"auc_margin": -0.2, "uauc_margin": -0.2})}
     )
@@ -64,7 +64,7 @@ def test_a_fresher_state_of_the_same_variant_need_only_not_be_worse() -> None:
 
 
 def test_hours_that_a_version_was_trained_on_do_not_count() -> None:
-    trained_later = Contender("2", "gaussian_clock", (START + 3).key)
+    trained_later = ModelVersion("2", "gaussian_clock", (START + 3).key)
     decision = judge(POLICY, trained_later, CHAMPION, window(5, 0.9, 0.1))
     assert decision.verdict == "wait"
     assert decision.hours == ((START + 4).key, (START + 5).key)
@@ -72,9 +72,9 @@ def test_hours_that_a_version_was_trained_on_do_not_count() -> None:
 
 def test_too_few_samples_wait_and_in_the_end_keep_the_champion() -> None:
     small = {
-        h: Scored(s.candidate.slice(0, 50), s.rival.slice(0, 50))
+        h: Scored(s.candidate.slice(0, 50), s.reference.slice(0, 50))
         for h, s in window(6, 0.9, 0.4).items()
-        if s.rival is not None
+        if s.reference is not None
     }
     assert judge(POLICY, CANDIDATE, CHAMPION, dict(list(small.items())[:4])).verdict == "wait"
     assert judge(POLICY, CANDIDATE, CHAMPION, small).verdict == "keep"
@@ -84,16 +84,16 @@ def test_too_few_samples_wait_and_in_the_end_keep_the_champion() -> None:
 def test_a_broken_evaluation_never_promotes(damage: str) -> None:
     hours = window(4, 0.9, 0.4)
     first = START + 1
-    ours, theirs = hours[first].candidate, hours[first].rival
+    ours, theirs = hours[first].candidate, hours[first].reference
     assert theirs is not None
     if damage == "nan":
         hours[first] = Scored(ours.set_column(3, "score", pa.array([float("nan")] * len(ours), pa.float32())), theirs)
     elif damage == "one label":
         zero = pa.array([0] * len(ours), pa.int8())
         hours = {
-            h: Scored(s.candidate.set_column(2, "label", zero), s.rival.set_column(2, "label", zero))
+            h: Scored(s.candidate.set_column(2, "label", zero), s.reference.set_column(2, "label", zero))
             for h, s in hours.items()
-            if s.rival is not None
+            if s.reference is not None
         }
     elif damage == "other rows":
         hours[first] = Scored(ours, predictions(START + 99, 0.4, 2))
@@ -163,7 +163,7 @@ def test_a_badly_calibrated_candidate_is_not_promoted() -> None:
     hours = {
         h: Scored(
             s.candidate.set_column(3, "score", pa.array((s.candidate["score"].to_numpy() * 0.2).astype(np.float32))),
-            s.rival,
+            s.reference,
         )
         for h, s in window(4, 0.95, 0.3).items()
     }
@@ -179,12 +179,12 @@ def test_looking_every_hour_does_not_inflate_the_error() -> None:
     promoted = 0
     for trial in range(600):
         at = START + 1000 * trial
-        contenders = Contender("2", "a", at.key), Contender("1", "b", at.key)
+        versions = ModelVersion("2", "a", at.key), ModelVersion("1", "b", at.key)
         hours = {
             at + n: Scored(predictions(at + n, 0.5, 1, 120), predictions(at + n, 0.5, 2, 120)) for n in range(1, 7)
         }
         for seen in range(3, 7):
-            decision = judge(small, *contenders, {h: hours[h] for h in list(hours)[:seen]})
+            decision = judge(small, *versions, {h: hours[h] for h in list(hours)[:seen]})
             promoted += decision.verdict == "promote"
             if decision.verdict != "wait":
                 break

@@ -60,11 +60,11 @@ def test_report_pages_are_only_those_below_the_folder(name: str, tmp_path: Path)
 
 
 def test_markup_in_values_is_text_on_every_kind_of_page(tmp_path: Path) -> None:
-    from evaluation.gate import Contender, Decision
+    from evaluation.gate import GateDecision, ModelVersion
     from pages.rankers import write_gate_page
 
     write_page(tmp_path / "page.html", MARKUP, '<p title="{{ value }}">{{ value }}</p>', value=MARKUP)
-    decision = Decision("wait", MARKUP, Contender("1", MARKUP, "2026-03-02T00"), None, ())
+    decision = GateDecision("wait", MARKUP, ModelVersion("1", MARKUP, "2026-03-02T00"), None, ())
     write_gate_page(tmp_path / "gate.html", Hour.parse("2026-03-02T00"), decision)
     for page in tmp_path.glob("*.html"):
         assert "<script>alert" not in page.read_text(), page.name

@@ -12,13 +12,13 @@ import torch
 
 from core.errors import ConfigError
 from core.hours import Hour
+from training.batch import HourKeys
 from training.config import RankerConfig, Variant
 from training.device import CPU, training_device
 from training.optimizer import Optimizer
 from training.ranker import Ranker
 from training.scoring import predict
 from training.state import StateStore, new_info, ranker_tensors
-from training.tensors import HourKeys
 from training.trainer import fit
 
 FIRST, HOURS = Hour.parse("2026-03-02T22"), 4
@@ -46,8 +46,8 @@ def hour_of(n: int) -> HourKeys:
         minutes=minutes, dense=rng.uniform(size=(SAMPLES, 3)).astype(np.float32), user_position=position,
         clock_values=known * rng.integers(1, 9, known.shape),
         clock_scores=(known * rng.integers(1, 5, known.shape)).astype(np.float32),
-        slot_events=rng.integers(0, 30, (len(users), SLOTS)).astype(np.float32), history_items=history,
-        history_minutes=FIRST.number * 60 - ago, labels=labels, known=rng.uniform(size=labels.shape) < 0.9,
+        slot_events=rng.integers(0, 30, (len(users), SLOTS)).astype(np.float32), recent_items=history,
+        recent_minutes=FIRST.number * 60 - ago, labels=labels, known=rng.uniform(size=labels.shape) < 0.9,
     )  # fmt: skip
 
 
@@ -58,7 +58,7 @@ def ranker_of(variant: str, changes: dict[str, Any], device: torch.device) -> tu
 
 
 def read(ranker: Ranker, n: int) -> HourKeys:
-    return hour_of(n).only(clock=ranker.time.needs_clock, history=ranker.needs_history)
+    return hour_of(n).only(clock=ranker.time.needs_clock, recent_behaviors=ranker.needs_recent_behaviors)
 
 
 def train(ranker: Ranker, optimizer: Optimizer, hours: range) -> np.ndarray:

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from core.settings import ROOT
-from tests.training.test_perception import batch, config
+from tests.training.test_time_modules import batch, config
 from training.optimizer import DenseAdam, Optimizer
 from training.ranker import Ranker
 
@@ -45,9 +45,9 @@ def test_it_is_the_bits_of_torch_optim_adam() -> None:
 def test_a_loaded_optimizer_goes_on_as_the_saved_one(variant: str) -> None:
     rankers = [Ranker(config(variant), ["genre", "mood"], ["finish"]) for _ in range(2)]
     first, second = (Optimizer(ranker) for ranker in rankers)
-    if rankers[0].time.needs_rhythm:
+    if rankers[0].time.needs_time_of_day_counts:
         for ranker in rankers:
-            ranker.rhythm.begin(480_000, [ranker.items, ranker.values])
+            ranker.time_of_day_counts.begin(480_000, [ranker.items, ranker.values])
 
     def learn(ranker: Ranker, optimizer: Optimizer) -> None:
         ranker(batch([8.5, 20.0])).square().sum().backward()
@@ -74,7 +74,7 @@ def test_a_loaded_optimizer_goes_on_as_the_saved_one(variant: str) -> None:
 
 def test_training_does_not_import_the_compiler() -> None:
     code = """import sys
-from tests.training.test_perception import batch, ranker
+from tests.training.test_time_modules import batch, ranker
 from training.optimizer import Optimizer
 import training.trainer
 model = ranker("gaussian_clock")

@@ -228,7 +228,7 @@ def test_the_model_learns_and_the_logged_form_predicts_the_same(ready: Settings,
             name = f"{facet}_{part}"
             frame[name] = [[(slots.get((u, s)) or {name: []})[name] for s in range(24)] for u in frame["user_id"]]
     empty: dict[str, list[int]] = {"items": [], "minutes": []}
-    histories = {r["user_id"]: r for r in drawn.tables.history.to_pylist()}
+    histories = {r["user_id"]: r for r in drawn.tables.recent_behaviors.to_pylist()}
     frame["slot_events"] = [
         [(slots.get((u, s)) or {"events": 0})["events"] for s in range(24)] for u in frame["user_id"]
     ]

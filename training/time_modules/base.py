@@ -1,4 +1,4 @@
-"""What every time-perception module has, and distances on the clock."""
+"""What every time module has, and distances on the clock."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from training.batch import Batch, Moment
 from training.config import RankerConfig
 from training.embedding import GrowingEmbedding
-from training.rhythm import DAY_HOURS, Rhythm
-from training.tensors import Batch, Moment
+from training.time_of_day_counts import DAY_HOURS, TimeOfDayCounts
 
 
 class Tables(Protocol):
@@ -21,20 +21,20 @@ class Tables(Protocol):
     users: GrowingEmbedding
     items: GrowingEmbedding
     values: GrowingEmbedding
-    rhythm: Rhythm
+    time_of_day_counts: TimeOfDayCounts
 
 
-class TimePerception(nn.Module, ABC):
+class TimeModule(nn.Module, ABC):
     """Base: maps a batch to a time vector of shape (B, width).
 
     Attributes:
         width: of the vector.
-        needs_clock, needs_history, needs_rhythm: which parts of a batch and of the tables the module reads.
+        needs_clock, needs_recent_behaviors, needs_time_of_day_counts: which parts of a batch and of the tables the module reads.
     """
 
     needs_clock = False
-    needs_history = False
-    needs_rhythm = False
+    needs_recent_behaviors = False
+    needs_time_of_day_counts = False
 
     def __init__(self, config: RankerConfig, width: int) -> None:
         super().__init__()

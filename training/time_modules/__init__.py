@@ -1,4 +1,4 @@
-"""Time-perception modules: how a ranker knows what time it is for this user.
+"""Time modules: how a ranker knows what time it is for this user.
 
 One interface: a module gets a batch and the ranker's tables, and returns a vector that is concatenated to the
 ranker's input. Shapes: B samples, U users, S slots (24 in the paper), F facets, K top values, D the embedding width,
@@ -8,13 +8,13 @@ L behaviors of a history.
 from __future__ import annotations
 
 from training.config import RankerConfig
-from training.perception.base import TimePerception
-from training.perception.clocks import AdaptiveClock, GaussianClock, NaiveClock
-from training.perception.long_term import LongTermClock
-from training.perception.matched import MatchedClock
-from training.perception.plain import Cyclic, HourEmbedding, NoTime
+from training.time_modules.base import TimeModule
+from training.time_modules.clocks import AdaptiveClock, GaussianClock, NaiveClock
+from training.time_modules.long_term import LongTermClock
+from training.time_modules.matched import MatchedClock
+from training.time_modules.plain import Cyclic, HourEmbedding, NoTime
 
-MODULES: dict[str, type[TimePerception]] = {
+MODULES: dict[str, type[TimeModule]] = {
     "none": NoTime,
     "hour_embedding": HourEmbedding,
     "cyclic": Cyclic,
@@ -26,6 +26,6 @@ MODULES: dict[str, type[TimePerception]] = {
 }
 
 
-def build_time_perception(config: RankerConfig, facets: int) -> TimePerception:
+def build_time_module(config: RankerConfig, facets: int) -> TimeModule:
     """The module of a variant."""
     return MODULES[config.variant](config, facets)

@@ -7,10 +7,10 @@ import math
 import torch
 from torch import Tensor, nn
 
+from training.batch import DAY_MINUTES, Batch
 from training.config import RankerConfig
-from training.perception.base import Tables, TimePerception, circular_distance, normal_density, slot_weights
-from training.rhythm import DAY_HOURS, MEMORY_HOURS
-from training.tensors import DAY_MINUTES, Batch
+from training.time_modules.base import Tables, TimeModule, circular_distance, normal_density, slot_weights
+from training.time_of_day_counts import DAY_HOURS, MEMORY_HOURS
 
 FEATURES = 4
 SCALE = 0.3
@@ -22,7 +22,7 @@ WEEK_MINUTES, WEEK_SIGMA_HOURS = 7 * DAY_MINUTES, 2.0
 SHORTEST_HOURS, NEVER_HOURS = 0.1, 5000.0
 
 
-class MatchedClock(TimePerception):
+class MatchedClock(TimeModule):
     """``matched_clock``: how much more than usual this user, and everybody, takes *this* candidate at this time.
 
     For every attribute a of the candidate (each facet's value, and the item itself) four log ratios:
@@ -38,12 +38,12 @@ class MatchedClock(TimePerception):
     "Now" is a Gaussian window round the 24 h circle whose σ is learned for each attribute. Every ratio is shrunk
     towards the one before it by pseudo-events whose numbers are learned: an empty slot says what the day says, an
     unknown user what everybody says. Facets are looked up in the clock's slots, the item in the user's recent
-    behaviors, everybody in ``training.rhythm``: counts, which an hour of training does not bend towards now.
+    behaviors, everybody in ``training.time_of_day_counts``: counts, which an hour of training does not bend towards now.
     """
 
     needs_clock = True
-    needs_history = True
-    needs_rhythm = True
+    needs_recent_behaviors = True
+    needs_time_of_day_counts = True
 
     def __init__(self, config: RankerConfig, facets: int) -> None:
         super().__init__(config, FEATURES * (facets + 1) + 2)
@@ -64,7 +64,7 @@ class MatchedClock(TimePerception):
 
     def _again(self, batch: Batch) -> Tensor:
         """Log of the hours since the user had the item last, and of how often at this time of the week; (B, 2)."""
-        minutes = batch.history_minutes[batch.user_position]
+        minutes = batch.recent_minutes[batch.user_position]
         same = same_item(batch) & (minutes >= 0)
         gap = batch.minutes[:, None] - minutes
         last = torch.where(same, (gap / 60).clamp(min=SHORTEST_HOURS), NEVER_HOURS).amin(dim=1)
@@ -75,11 +75,11 @@ class MatchedClock(TimePerception):
 
     def _everybody(self, batch: Batch, tables: Tables, sigma: Tensor, priors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Log odds ratio all day and now, and share of the positives; each (B, A)."""
-        read = tables.rhythm.read
+        read = tables.time_of_day_counts.read
         found = [read(tables.values, batch.facets), read(tables.items, batch.items[:, None])]
         good = torch.cat([positives for positives, _ in found], dim=1)  # (B, A, 24)
         both = good + torch.cat([negatives for _, negatives in found], dim=1)
-        all_good, all_bad = tables.rhythm.totals(tables.items)
+        all_good, all_bad = tables.time_of_day_counts.totals(tables.items)
         all_both = all_good + all_bad
         rate = (all_good.sum() + 1) / (all_both.sum() + 2)
         centers = torch.arange(DAY_HOURS, device=sigma.device) + 0.5
@@ -99,7 +99,7 @@ class MatchedClock(TimePerception):
         scores = (batch.clock_scores[at] * hit).sum(dim=3).transpose(1, 2)  # (B, F, S)
         events = batch.slot_events[at][:, None, :].expand_as(scores)
         window = slot_weights(moment, self.config, sigma[:-1]) * self.config.slots_per_day
-        minutes = batch.history_minutes[at]
+        minutes = batch.recent_minutes[at]
         some = (minutes >= 0).float()
         age = (batch.minutes[:, None] - minutes) / 60
         some = some * torch.exp(-age.clamp(min=0) / MEMORY_HOURS)
@@ -117,5 +117,5 @@ class MatchedClock(TimePerception):
 
 def same_item(batch: Batch) -> Tensor:
     """Which of the user's recent behaviors are of the candidate, shape (B, L)."""
-    found: Tensor = batch.history_items[batch.user_position] == batch.items[:, None]
+    found: Tensor = batch.recent_items[batch.user_position] == batch.items[:, None]
     return found & (batch.items > 0)[:, None]

@@ -7,14 +7,14 @@ import math
 import torch
 from torch import Tensor, nn
 
+from training.batch import DAY_MINUTES, Batch
 from training.config import RankerConfig
-from training.perception.base import Tables, TimePerception, circular_distance
-from training.tensors import DAY_MINUTES, Batch
+from training.time_modules.base import Tables, TimeModule, circular_distance
 
 GAP_WIDTH = 8
 
 
-class LongTermClock(TimePerception):
+class LongTermClock(TimeModule):
     """``long_term_clock``: Clock-GSU picks the K most relevant behaviors, Clock-ESU attends to them.
 
     Relevance of behavior b to the candidate q is ``α = (W_b b)·(W_q q)/√d + s(Δt)``, ``Δt`` the gap of their
@@ -23,7 +23,7 @@ class LongTermClock(TimePerception):
     (as in TWIN, arXiv 2302.02352; the paper trains its GSU apart).
     """
 
-    needs_history = True
+    needs_recent_behaviors = True
 
     def __init__(self, config: RankerConfig, facets: int) -> None:
         del facets
@@ -40,7 +40,7 @@ class LongTermClock(TimePerception):
         size, at = self.width // self.heads, batch.user_position
         keys = self.behavior(history).unflatten(2, (self.heads, size))[at]  # (B, L, heads, size)
         queries = self.query(candidates).unflatten(1, (self.heads, size))
-        minutes = batch.history_minutes[at]
+        minutes = batch.recent_minutes[at]
         then = (minutes % DAY_MINUTES).float() / 60
         gaps = circular_distance(batch.moment.hours[:, None], then)
         alpha = torch.einsum("bhd,blhd->blh", queries, keys) / math.sqrt(size)
@@ -50,12 +50,12 @@ class LongTermClock(TimePerception):
     def forward(self, batch: Batch, tables: Tables) -> Tensor:
         """Shape (B, D); 0 for a user without history."""
         batch = batch.compact()
-        candidates, history = tables.items(batch.items), tables.items(batch.history_items)
+        candidates, history = tables.items(batch.items), tables.items(batch.recent_items)
         alpha = self.relevance(batch, candidates, history)
         count = min(self.config.picked, alpha.shape[1])
         picked = alpha.mean(dim=2).topk(count, dim=1).indices  # (B, K)
         weights = torch.softmax(alpha.gather(1, picked[..., None].expand(-1, -1, self.heads)), dim=1)
         chosen = self.value(history)[batch.user_position[:, None], picked]  # (B, K, D)
         mixed = torch.einsum("bkh,bkhd->bhd", weights, chosen.unflatten(2, (self.heads, -1))).flatten(1)
-        some = (batch.history_minutes >= 0).any(dim=1)[batch.user_position]
+        some = (batch.recent_minutes >= 0).any(dim=1)[batch.user_position]
         return self.out(mixed) * some[:, None]

@@ -1,4 +1,4 @@
-"""Time-perception modules against loops over slots and behaviors."""
+"""Time modules against loops over slots and behaviors."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from torch import Tensor
 
 from core.errors import ConfigError
 from core.settings import Settings, load_settings
+from training.batch import Batch, Moment
 from training.config import RankerConfig, load_ranker_config
 from training.experts import MixtureOfExperts
-from training.perception import MODULES, build_time_perception
-from training.perception.base import circular_distance, slot_centres, slot_of, slot_weights
-from training.perception.long_term import LongTermClock
-from training.perception.matched import NEVER_HOURS, SCALE, SMALLEST_SHARE, MatchedClock
 from training.ranker import Ranker
-from training.rhythm import MEMORY_HOURS
-from training.tensors import Batch, Moment
+from training.time_modules import MODULES, build_time_module
+from training.time_modules.base import circular_distance, slot_centres, slot_of, slot_weights
+from training.time_modules.long_term import LongTermClock
+from training.time_modules.matched import NEVER_HOURS, SCALE, SMALLEST_SHARE, MatchedClock
+from training.time_of_day_counts import MEMORY_HOURS
 
 MONDAY = 29_540_160  # local minutes since 1970 of a Monday's midnight
 FACETS, K, LENGTH = 2, 3, 5
@@ -57,8 +57,8 @@ def batch(at: list[float], filled: dict[int, list[int]] | None = None, slots: in
         "clock_values": values,
         "clock_scores": scores,
         "slot_events": scores.sum(dim=(2, 3)),
-        "history_items": torch.zeros(1, LENGTH, dtype=torch.int64),
-        "history_minutes": torch.full((1, LENGTH), -1),
+        "recent_items": torch.zeros(1, LENGTH, dtype=torch.int64),
+        "recent_minutes": torch.full((1, LENGTH), -1),
         "labels": torch.zeros(count, 1),
         "known": torch.ones(count, 1, dtype=torch.bool),
     }
@@ -152,7 +152,7 @@ def test_hour_embedding_and_cyclic_depend_on_the_time_alone() -> None:
 def with_history(at: list[float], items: list[int], hours: list[float]) -> Batch:
     minutes = torch.tensor([[-1] * (LENGTH - len(hours)) + [MONDAY + round(h * 60) for h in hours]])
     rows = torch.tensor([[0] * (LENGTH - len(items)) + items])
-    return batch(at, history_items=rows, history_minutes=minutes)
+    return batch(at, recent_items=rows, recent_minutes=minutes)
 
 
 def test_long_term_clock_is_attention_over_the_most_relevant_behaviors() -> None:
@@ -181,19 +181,19 @@ def test_matched_clock_is_the_four_shrunk_log_ratios() -> None:
     model = ranker("matched_clock", sigma_hours=1.5)
     module, generator = model.time, torch.Generator().manual_seed(3)
     assert isinstance(module, MatchedClock)
-    model.rhythm.begin(480_000, [model.items, model.values])
+    model.time_of_day_counts.begin(480_000, [model.items, model.values])
     for table in (model.items, model.values):
         for _ in range(3):
             rows = torch.randint(0, 5, (400,), generator=generator)
             hours = 24 * torch.rand(400, generator=generator)
-            model.rhythm.add(table, rows, hours, (torch.rand(400, generator=generator) < 0.3).float())
+            model.time_of_day_counts.add(table, rows, hours, (torch.rand(400, generator=generator) < 0.3).float())
     some = with_history([8.5], [2, 4, 2], [-16.0, -3.0, 1.0])
     filled = batch([8.5], {7: [1, 2], 8: [3], 20: [4, 1, 6]})
     some = batch(
         [8.5],
         {7: [1, 2], 8: [3], 20: [4, 1, 6]},
-        history_items=some.history_items,
-        history_minutes=some.history_minutes,
+        recent_items=some.recent_items,
+        recent_minutes=some.recent_minutes,
     )
     found = module(some, model)[0] / SCALE
 
@@ -271,13 +271,15 @@ def test_every_head_mixes_the_experts_by_its_own_gate(cross_layers: int) -> None
 @pytest.mark.parametrize("variant", sorted(MODULES))
 def test_every_module_gives_the_width_it_states_and_every_weight_a_gradient(variant: str) -> None:
     model = ranker(variant, learn_sigma=True, sequence="din", experts=2)
-    if model.time.needs_rhythm:
-        model.rhythm.begin(480_000, [model.items, model.values])
-        model.rhythm.add(model.items, torch.tensor([2, 3]), torch.tensor([8.0, 9.0]), torch.tensor([1.0, 0.0]))
+    if model.time.needs_time_of_day_counts:
+        model.time_of_day_counts.begin(480_000, [model.items, model.values])
+        model.time_of_day_counts.add(
+            model.items, torch.tensor([2, 3]), torch.tensor([8.0, 9.0]), torch.tensor([1.0, 0.0])
+        )
     some = with_history([5.0, 8.25], [2, 3, 4, 2], [-50.0, -20.0, -3.0, 1.0])
     clock = batch([5.0], {4: [1, 3], 6: [2, 5]})
     some = Batch(**{**vars(some), "clock_values": clock.clock_values, "clock_scores": clock.clock_scores})
-    assert build_time_perception(model.config, FACETS)(some, model).shape == (2, model.time.width)
+    assert build_time_module(model.config, FACETS)(some, model).shape == (2, model.time.width)
     model(some).sum().backward()
     for name, weight in model.named_parameters():
         assert weight.grad is not None, name

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from training.layers import Tensors, laid, layer
+from training.checkpoint_delta import Tensors, apply, diff
 
 VALUES = torch.tensor([0.0, -0.0, 1.5, float("nan"), float("inf")])
 
@@ -30,18 +30,18 @@ def test_layers_make_the_last_checkpoint_to_the_bit(counts: list[int], seed: int
     states, layers = [], []
     for n, size in enumerate(np.cumsum(counts).tolist()):
         state = checkpoint([10 - k for k in range(size)], seed if same else seed + n)
-        found = layer(states[-1], state) if states else state
+        found = diff(states[-1], state) if states else state
         assert found is not None
         states.append(state)
         layers.append(found)
-        assert bits(laid(layers)) == bits(state)
+        assert bits(apply(layers)) == bits(state)
 
 
 def test_a_layer_has_only_rows_that_changed() -> None:
     before = checkpoint([7, 5, 9], 1)
     after = {name: tensor.clone() for name, tensor in before.items()}
     after["tables.users.weight"][2, 1] = 8.0
-    found = layer(before, after)
+    found = diff(before, after)
     assert found is not None
     assert found["tables.users.rows"].tolist() == [2]
     assert found["tables.users.weight"].shape == (1, 3)
@@ -50,5 +50,5 @@ def test_a_layer_has_only_rows_that_changed() -> None:
 
 def test_rows_that_moved_are_no_layer() -> None:
     before = checkpoint([7, 5, 9], 1)
-    assert layer(before, checkpoint([7, 9], 1)) is None
-    assert layer(before, checkpoint([7, 9, 5, 4], 1)) is None
+    assert diff(before, checkpoint([7, 9], 1)) is None
+    assert diff(before, checkpoint([7, 9, 5, 4], 1)) is None

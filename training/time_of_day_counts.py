@@ -22,7 +22,7 @@ MEMORY_HOURS = 720.0
 LARGEST_EXPONENT = 40.0
 
 
-class Rhythm(nn.Module):
+class TimeOfDayCounts(nn.Module):
     """Reads and updates the ``statistics`` of tables, whose row 0 holds the sum over everything.
 
     A count of hour h is stored as ``e^((h − epoch)/memory)``, so that no hour has to touch the counts before it.

@@ -7,13 +7,13 @@ import math
 import torch
 from torch import Tensor, nn
 
+from training.batch import Batch, shares
 from training.config import RankerConfig
 from training.embedding import NO_WEIGHT
-from training.perception.base import Tables, TimePerception, slot_of, slot_weights
-from training.tensors import Batch, shares
+from training.time_modules.base import Tables, TimeModule, slot_of, slot_weights
 
 
-class Clock(TimePerception):
+class Clock(TimeModule):
     """Base: ``e_f(s)`` is the score-weighted mean of the embeddings of the slot's top values of facet f."""
 
     needs_clock = True

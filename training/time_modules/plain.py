@@ -1,4 +1,4 @@
-"""Time perception without a user's clock: none, the classic hour embedding, and sine and cosine."""
+"""Time modules without a user's clock: none, the classic hour embedding, and sine and cosine."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ import math
 import torch
 from torch import Tensor, nn
 
+from training.batch import Batch
 from training.config import RankerConfig
-from training.perception.base import Tables, TimePerception
-from training.rhythm import DAY_HOURS
-from training.tensors import Batch
+from training.time_modules.base import Tables, TimeModule
+from training.time_of_day_counts import DAY_HOURS
 
 WEEK_DAYS = 7
 
 
-class NoTime(TimePerception):
+class NoTime(TimeModule):
     """``none``: no time vector; width 0."""
 
     def __init__(self, config: RankerConfig, facets: int) -> None:
@@ -28,7 +28,7 @@ class NoTime(TimePerception):
         return batch.dense.new_zeros(len(batch), 0)
 
 
-class HourEmbedding(TimePerception):
+class HourEmbedding(TimeModule):
     """``hour_embedding``: ``v = [E_hour(h), E_weekday(w)]``.
 
     In streaming training all samples of the moment share h, so E_hour and all above it fit "now".
@@ -47,7 +47,7 @@ class HourEmbedding(TimePerception):
         return torch.cat([self.hour(batch.moment.hours.long()), self.weekday(batch.moment.weekday)], dim=1)
 
 
-class Cyclic(TimePerception):
+class Cyclic(TimeModule):
     """``cyclic``: ``v = [sin 2πt/24, cos 2πt/24, sin 2πw/7, cos 2πw/7]``, w the weekday with its fraction."""
 
     def __init__(self, config: RankerConfig, facets: int) -> None:

@@ -1,0 +1,183 @@
+"""What a ranker reads of an hour: Arrow tables, keys as arrays, and batches of tensors.
+
+Shapes: B samples, U users, S slots (24 in the paper), F facets, K top values, D the embedding width, L recent behaviors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from training.embedding import distinct
+
+DAY_MINUTES = 1440
+SATURDAY = 5
+CLOCK_PARTS = ("clock_values", "clock_scores", "slot_events")
+RECENT_PARTS = ("recent_items", "recent_minutes")
+BY_USER = (*CLOCK_PARTS, *RECENT_PARTS)
+"""Parts that have a row a user; everything else has a row a sample."""
+
+
+class SampleTables(NamedTuple):
+    """Samples with their features.
+
+    Attributes:
+        samples: user_id, item_id, local_time, the facets and the heads (bool, null unknown).
+        slots: clock slots of the users as of the hour's start.
+        profiles: activity of the users as of the hour's start.
+        recent_behaviors: the users' last behaviors before the hour's start: ``items`` and local ``minutes`` since 1970.
+    """
+
+    samples: pa.Table
+    slots: pa.Table
+    profiles: pa.Table
+    recent_behaviors: pa.Table
+
+
+@dataclass(frozen=True)
+class Moment:
+    """When the samples happen, on the user's wall clock.
+
+    Attributes:
+        minutes: local minutes since 1970, shape (B,).
+    """
+
+    minutes: Tensor
+
+    @property
+    def hours(self) -> Tensor:
+        """Local time of day in hours to the minute, in [0, 24), shape (B,)."""
+        return (self.minutes % DAY_MINUTES).float() / 60
+
+    @property
+    def weekday(self) -> Tensor:
+        """0 Monday to 6 Sunday, shape (B,)."""
+        return (self.minutes // DAY_MINUTES + 3) % 7
+
+    @property
+    def weekend(self) -> Tensor:
+        """Whether it is Saturday or Sunday, shape (B,)."""
+        return self.weekday >= SATURDAY
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Model input of B samples of U users; ids are rows of the ranker's tables.
+
+    Attributes:
+        users, items: shape (B,).
+        facets: item facets, shape (B, F).
+        minutes: local minutes since 1970, shape (B,).
+        dense: log of the user's events in the window, finish rate, and whether there is a profile,
+            shape (B, 3).
+        user_position: position of the sample's user among the U users, shape (B,).
+        clock_values: top values of each slot, shape (U, S, F, K), S slots; 0 where there is none. S is 0
+            where the ranker needs no clock.
+        clock_scores: their scores, same shape.
+        slot_events: events of each slot, shape (U, S).
+        recent_items: recent behaviors, oldest first, shape (U, L); L is 0 where the ranker needs no recent behaviors.
+        recent_minutes: their local minutes since 1970, −1 where there is none, shape (U, L).
+        labels: 0 or 1 for each head, shape (B, heads); 0 where unknown.
+        known: whether a label is known, shape (B, heads).
+    """
+
+    users: Tensor
+    items: Tensor
+    facets: Tensor
+    minutes: Tensor
+    dense: Tensor
+    user_position: Tensor
+    clock_values: Tensor
+    clock_scores: Tensor
+    slot_events: Tensor
+    recent_items: Tensor
+    recent_minutes: Tensor
+    labels: Tensor
+    known: Tensor
+
+    def __len__(self) -> int:
+        return len(self.users)
+
+    @property
+    def moment(self) -> Moment:
+        return Moment(self.minutes)
+
+    def to(self, device: torch.device) -> Batch:
+        """The same in a device's memory."""
+        return Batch(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})
+
+    def slice(self, start: int, stop: int) -> Batch:
+        """Samples [start, stop); the features of all users stay, see ``compact``."""
+        return replace(
+            self, **{f.name: getattr(self, f.name)[start:stop] for f in fields(self) if f.name not in BY_USER}
+        )
+
+    def compact(self) -> Batch:
+        """The same samples with the features of their users only, for what computes on every user of a batch."""
+        users, position = distinct(self.user_position, len(self.recent_minutes))
+        return replace(self, **{name: getattr(self, name)[users] for name in BY_USER}, user_position=position)
+
+    def batches(self, size: int) -> Iterator[Batch]:
+        """The samples in order, ``size`` at a time."""
+        if 0 < len(self) <= size:
+            yield self
+            return
+        for start in range(0, len(self), size):
+            yield self.slice(start, start + size)
+
+
+@dataclass(frozen=True)
+class HourKeys:
+    """An hour's samples as raw keys, before the rows of a model's tables are looked up.
+
+    Same attributes as ``Batch``, keys instead of rows.
+    """
+
+    users: np.ndarray
+    items: np.ndarray
+    facets: np.ndarray
+    minutes: np.ndarray
+    dense: np.ndarray
+    user_position: np.ndarray
+    clock_values: np.ndarray
+    clock_scores: np.ndarray
+    slot_events: np.ndarray
+    recent_items: np.ndarray
+    recent_minutes: np.ndarray
+    labels: np.ndarray
+    known: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.users)
+
+    @property
+    def moment(self) -> Moment:
+        return Moment(torch.from_numpy(self.minutes))
+
+    def only(self, *, clock: bool, recent_behaviors: bool) -> HourKeys:
+        """The same samples without the parts that a ranker does not read."""
+        parts = [*(() if clock else CLOCK_PARTS), *(() if recent_behaviors else RECENT_PARTS)]
+        return replace(self, **{name: getattr(self, name)[:, :0] for name in parts})
+
+    def take(self, order: np.ndarray) -> HourKeys:
+        """The samples in another order."""
+        return replace(self, **{f.name: getattr(self, f.name)[order] for f in fields(self) if f.name not in BY_USER})
+
+    @classmethod
+    def joined(cls, parts: Sequence[HourKeys]) -> HourKeys:
+        """Several hours as one; a user of two hours keeps the features of each."""
+        starts = np.cumsum([0, *(len(part.recent_minutes) for part in parts)])
+        found = {f.name: np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(cls)}
+        moved = [part.user_position + start for part, start in zip(parts, starts, strict=False)]
+        return cls(**{**found, "user_position": np.concatenate(moved)})
+
+
+def shares(scores: Tensor) -> Tensor:
+    """Scores (…, K) of a slot's facet, normalised to sum to 1; all 0 where there are none."""
+    return scores / scores.sum(dim=-1, keepdim=True).clamp(min=1e-9)
