@@ -9,10 +9,10 @@ from datetime import date
 from typing import Any
 
 from ab_analysis import checks as check
-from ab_analysis.checks import Check
-from ab_analysis.decision import Decision, decide
-from ab_analysis.experiment import Experiment, Plan
-from ab_analysis.inference import UNKNOWN, Effect, Tested, adjust, compare, post_stratified, shrink
+from ab_analysis.checks import ExperimentCheck
+from ab_analysis.decision import ExperimentDecision, decide
+from ab_analysis.experiment import Experiment, ExperimentPlan
+from ab_analysis.inference import UNKNOWN, Effect, MetricSpec, adjust, compare, post_stratified, shrink
 from ab_analysis.model_covariate import add_model_covariates
 from ab_analysis.moments import Cells, Moments, read_moments
 from ab_analysis.quantiles import compare_quantiles
@@ -119,8 +119,8 @@ class Analysis:
     elapsed_days: float
     planned_days: float
     users: dict[str, int]
-    decision: Decision
-    checks: tuple[Check, ...]
+    decision: ExperimentDecision
+    checks: tuple[ExperimentCheck, ...]
     results: tuple[MetricResult, ...]
     segments: tuple[SegmentResult, ...]
     novelty: tuple[Novelty, ...]
@@ -139,7 +139,7 @@ class Analysis:
         return [r for r in rows if (r.headline if method is None else r.method == method)]
 
     @property
-    def warnings(self) -> list[Check]:
+    def warnings(self) -> list[ExperimentCheck]:
         """Checks that were not passed, the worst first."""
         return sorted((c for c in self.checks if c.level != "ok"), key=lambda c: c.level)
 
@@ -157,7 +157,7 @@ def plain(value: Any) -> Any:
     return value.isoformat() if isinstance(value, date) else value
 
 
-def tested_metrics(plan: Plan, *, some_new: bool) -> dict[str, Tested]:
+def metric_specs(plan: ExperimentPlan, *, some_new: bool) -> dict[str, MetricSpec]:
     """How each metric of the experiment is tested, with its covariates; quantiles are not among them."""
     own = ("new_user",) if some_new else ()
     found = {}
@@ -172,12 +172,12 @@ def tested_metrics(plan: Plan, *, some_new: bool) -> dict[str, Tested]:
         else:
             covariates = () if metric.kind == "retained" else (f"{name}_pre",)
         columns = metric.ratio or ((name, f"{name}_eligible") if metric.kind == "retained" else (name, None))
-        found[name] = Tested(name, columns[0], columns[1], (*covariates, *own) if covariates else ())
+        found[name] = MetricSpec(name, columns[0], columns[1], (*covariates, *own) if covariates else ())
     return found
 
 
 def analyze(
-    db: Engine, plan: Plan, counts: Counts, *, registered: dict[str, Any] | None = None, seed: int = 0
+    db: Engine, plan: ExperimentPlan, counts: Counts, *, registered: dict[str, Any] | None = None, seed: int = 0
 ) -> Analysis:
     """Analyze an experiment whose tables stand in the engine (``user_table``).
 
@@ -194,7 +194,7 @@ def analyze(
     experiment = plan.experiment
     if few := [v for v, n in counts.analyzed.items() if n < 2]:
         raise NotReadyError(f"variant {few} of '{experiment.name}' has fewer than two users before {counts.until}")
-    tested = tested_metrics(plan, some_new=0 < counts.new_users < sum(counts.analyzed.values()))
+    tested = metric_specs(plan, some_new=0 < counts.new_users < sum(counts.analyzed.values()))
     table, models = "users", {}
     if experiment.model_covariates:
         features = [*(f"{m}_pre" for m in plan.additive), "new_user"]
@@ -202,9 +202,10 @@ def analyze(
         if columns := add_model_covariates(db, modeled, features, seed):
             table = "users_with_models"
             models = {
-                m: Tested(m, m, covariates=(*tested[m].covariates, c)) for m, c in zip(modeled, columns, strict=True)
+                m: MetricSpec(m, m, covariates=(*tested[m].covariates, c))
+                for m, c in zip(modeled, columns, strict=True)
             }
-    before = {n: Tested(n, f"{n}_pre") for n in tested if plan.metrics[n].additive}
+    before = {n: MetricSpec(n, f"{n}_pre") for n in tested if plan.metrics[n].additive}
     blocks = [t.block for t in (*tested.values(), *models.values(), *before.values())]
     cells = read_moments(db, table, ("variant", *experiment.segments), blocks)
     everybody = cells.of()
@@ -248,10 +249,10 @@ def analyze(
 
 def _effects(
     db: Engine,
-    plan: Plan,
+    plan: ExperimentPlan,
     cells: Cells,
-    tested: Mapping[str, Tested],
-    models: Mapping[str, Tested],
+    tested: Mapping[str, MetricSpec],
+    models: Mapping[str, MetricSpec],
     has_pre: Mapping[str, bool],
 ) -> list[tuple[str, str, str, Effect]]:
     """(metric, variant, method, effect); the last method of a metric and variant is the headline."""
@@ -275,7 +276,9 @@ def _effects(
     return found
 
 
-def _results(plan: Plan, effects: Sequence[tuple[str, str, str, Effect]], counts: Counts) -> list[MetricResult]:
+def _results(
+    plan: ExperimentPlan, effects: Sequence[tuple[str, str, str, Effect]], counts: Counts
+) -> list[MetricResult]:
     experiment = plan.experiment
     headline = {(name, variant): method for name, variant, method, _ in effects}
     p_adjusted: dict[str, float] = {}
@@ -311,7 +314,7 @@ def _results(plan: Plan, effects: Sequence[tuple[str, str, str, Effect]], counts
 
 
 def _segments(
-    experiment: Experiment, cells: Cells, tested: Mapping[str, Tested], has_pre: Mapping[str, bool]
+    experiment: Experiment, cells: Cells, tested: Mapping[str, MetricSpec], has_pre: Mapping[str, bool]
 ) -> list[SegmentResult]:
     rows: list[tuple[str, str, str, str, Moments, Moments, Effect]] = []
     for segment in experiment.segments:
@@ -372,15 +375,15 @@ def _histogram(db: Engine, metric: str, *, whole: bool) -> dict[str, Any]:
     return {"width": width, "users": shares}
 
 
-def _constant(results: Sequence[MetricResult]) -> list[Check]:
+def _constant(results: Sequence[MetricResult]) -> list[ExperimentCheck]:
     same = sorted({r.metric for r in results if r.headline and not math.isfinite(r.effect)})
     if not same:
         return []
     text = f"{', '.join(same)} cannot be tested: the same value for (almost) every user, or nothing in the denominator."
-    return [Check("metric without variation", "warn", text)]
+    return [ExperimentCheck("metric without variation", "warn", text)]
 
 
-def _fading(experiment: Experiment, novelty: Sequence[Novelty]) -> list[Check]:
+def _fading(experiment: Experiment, novelty: Sequence[Novelty]) -> list[ExperimentCheck]:
     found = adjust({f"{n.metric} ({n.variant})": n.p_value for n in novelty}, "holm")
     moving = [k for k, p in found.items() if p < 1 - experiment.confidence]
     if not moving:
@@ -388,4 +391,4 @@ def _fading(experiment: Experiment, novelty: Sequence[Novelty]) -> list[Check]:
     text = (
         f"The daily effect on {', '.join(moving)} changed between the first half and the second: novelty or learning."
     )
-    return [Check("novelty", "warn", text)]
+    return [ExperimentCheck("novelty", "warn", text)]

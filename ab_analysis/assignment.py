@@ -15,7 +15,7 @@ import numpy as np
 from ab_analysis.experiment import Experiment
 from core.errors import ConfigError
 from core.hours import Hour
-from stats.assignment import assign, places
+from stats.assignment import assign, hash_to_unit
 
 COLUMNS = ("experiment", "variant", "user", "timestamp")
 
@@ -35,7 +35,7 @@ def assign_users(experiment: Experiment, user_keys: Sequence[str]) -> np.ndarray
     """
     found = assign(experiment.name, experiment.salt, experiment.variants, user_keys).astype(object)
     if experiment.layer is not None:
-        place = places(f"layer\x1f{experiment.layer.name}", user_keys)
+        place = hash_to_unit(f"layer\x1f{experiment.layer.name}", user_keys)
         found[(place < experiment.layer.start) | (place >= experiment.layer.end)] = None
     return found
 

@@ -8,8 +8,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ab_analysis.experiment import Experiment, Plan, changed_keys
-from ab_analysis.inference import Tested, adjust, compare
+from ab_analysis.experiment import Experiment, ExperimentPlan, changed_keys
+from ab_analysis.inference import MetricSpec, adjust, compare
 from ab_analysis.moments import Cells
 from ab_analysis.user_table import Counts
 from core.engine import Engine
@@ -23,7 +23,7 @@ SHOWN = 5
 
 
 @dataclass(frozen=True)
-class Check:
+class ExperimentCheck:
     """One check.
 
     Attributes:
@@ -37,7 +37,7 @@ class Check:
     p_value: float | None = None
 
 
-def sample_ratio(shares: Mapping[str, float], counts: Mapping[str, int]) -> Check:
+def sample_ratio(shares: Mapping[str, float], counts: Mapping[str, int]) -> ExperimentCheck:
     """Do the variants have the shares they should? Pearson's χ²."""
     from scipy.stats import chisquare
 
@@ -50,11 +50,11 @@ def sample_ratio(shares: Mapping[str, float], counts: Mapping[str, int]) -> Chec
             f"Sample-ratio mismatch (p = {p:.2g}): {found} expected. Do not read the effects; look for lost or "
             "doubled exposures first."
         )
-        return Check("sample ratio", "fail", text, p)
-    return Check("sample ratio", "ok", f"Sample ratio as planned (p = {p:.2g}): {found} expected.", p)
+        return ExperimentCheck("sample ratio", "fail", text, p)
+    return ExperimentCheck("sample ratio", "ok", f"Sample ratio as planned (p = {p:.2g}): {found} expected.", p)
 
 
-def pre_period(experiment: Experiment, cells: Cells, tested: Iterable[Tested]) -> Check:
+def pre_period(experiment: Experiment, cells: Cells, tested: Iterable[MetricSpec]) -> ExperimentCheck:
     """A/A on the pre-period: before the start the variants must not differ. Holm over metrics and variants."""
     p_values = {}
     control = cells.of(variant=experiment.control)
@@ -64,7 +64,9 @@ def pre_period(experiment: Experiment, cells: Cells, tested: Iterable[Tested]) -
             if found.known:
                 p_values[f"{t.metric} ({variant})"] = found.p_value
     if not p_values:
-        return Check("pre-period", "warn", "No pre-period: nothing is known of the users from before the start.")
+        return ExperimentCheck(
+            "pre-period", "warn", "No pre-period: nothing is known of the users from before the start."
+        )
     adjusted = adjust(p_values, "holm")
     worst = min(adjusted, key=lambda k: adjusted[k])
     p = adjusted[worst]
@@ -73,13 +75,13 @@ def pre_period(experiment: Experiment, cells: Cells, tested: Iterable[Tested]) -
             f"A/A check failed (p = {p:.2g}, {worst}): the variants differed before the experiment began. The split is "
             "not random, or an earlier experiment still works on it. Do not read the effects."
         )
-        return Check("pre-period", "fail", text, p)
-    return Check(
+        return ExperimentCheck("pre-period", "fail", text, p)
+    return ExperimentCheck(
         "pre-period", "ok", f"The variants did not differ before the start (smallest p = {p:.2g}, {worst}).", p
     )
 
 
-def exposure_days(db: Engine, experiment: Experiment) -> Check:
+def exposure_days(db: Engine, experiment: Experiment) -> ExperimentCheck:
     """Do users of all variants arrive on the same days?"""
     from scipy.stats import chi2_contingency
 
@@ -89,18 +91,18 @@ def exposure_days(db: Engine, experiment: Experiment) -> Check:
     table = np.array([[counts.get((d, v), 0) for v in experiment.variants] for d in days])
     table = table[table.sum(axis=1) >= 5 * len(experiment.variants)]
     if len(table) < 2 or not table.sum(axis=0).all():
-        return Check("exposure", "ok", "Too few days of arrival to compare.")
+        return ExperimentCheck("exposure", "ok", "Too few days of arrival to compare.")
     p = float(chi2_contingency(table).pvalue)
     if p < ALARM:
         text = (
             f"Exposure imbalance (p = {p:.2g}): users of the variants arrive on different days. The variants were not "
             "started together, or one of them logs its exposures late."
         )
-        return Check("exposure", "fail", text, p)
-    return Check("exposure", "ok", f"Users of all variants arrive on the same days (p = {p:.2g}).", p)
+        return ExperimentCheck("exposure", "fail", text, p)
+    return ExperimentCheck("exposure", "ok", f"Users of all variants arrive on the same days (p = {p:.2g}).", p)
 
 
-def counted(experiment: Experiment, counts: Counts) -> list[Check]:
+def counted(experiment: Experiment, counts: Counts) -> list[ExperimentCheck]:
     """Checks on who was left out, what is missing, and other experiments."""
     from scipy.stats import chi2_contingency
 
@@ -109,22 +111,22 @@ def counted(experiment: Experiment, counts: Counts) -> list[Check]:
     if counts.crossed:
         level: Literal["warn", "fail"] = "fail" if counts.crossed > MOST_CROSSED * total else "warn"
         text = f"{counts.crossed:,} users were seen in more than one variant and are left out."
-        checks.append(Check("users in two variants", level, text))
+        checks.append(ExperimentCheck("users in two variants", level, text))
     else:
-        checks.append(Check("users in two variants", "ok", "Nobody was seen in two variants."))
+        checks.append(ExperimentCheck("users in two variants", "ok", "Nobody was seen in two variants."))
     if counts.unknown:
         text = f"{counts.unknown:,} users met a variant that the experiment file does not have; those exposures are left out."
-        checks.append(Check("unknown variants", "warn", text))
+        checks.append(ExperimentCheck("unknown variants", "warn", text))
     if counts.early:
         text = (
             f"{counts.early:,} users were exposed before the start and are left out: what was measured before the start "
             "is no longer untouched for them. Is 'start' right?"
         )
-        checks.append(Check("exposed before start", "warn", text))
+        checks.append(ExperimentCheck("exposed before start", "warn", text))
     if counts.missing_hours:
         shown = ", ".join(counts.missing_hours[:SHOWN]) + (", …" if len(counts.missing_hours) > SHOWN else "")
         text = f"{len(counts.missing_hours)} hours are missing from the log: {shown}. Ingest or close them."
-        checks.append(Check("missing hours", "warn", text))
+        checks.append(ExperimentCheck("missing hours", "warn", text))
     analyzed = sum(counts.analyzed.values())
     if experiment.trigger or experiment.population:
         table = np.array([[counts.analyzed[v], counts.assigned[v] - counts.analyzed[v]] for v in experiment.variants])
@@ -135,33 +137,33 @@ def counted(experiment: Experiment, counts: Counts) -> list[Check]:
                 f"The share of users in the analysis differs between the variants (p = {p:.2g}): the treatment changes who "
                 "is triggered, and the compared users are not alike."
             )
-            checks.append(Check("trigger", "fail", text, p))
+            checks.append(ExperimentCheck("trigger", "fail", text, p))
         else:
             text = (
                 f"{share:.1%} of the assigned users are in the analysis (trigger, population). Over all assigned users an "
                 f"effect is diluted to about {share:.1%} of what is shown."
             )
-            checks.append(Check("trigger", "warn" if share < 1 else "ok", text, p))
+            checks.append(ExperimentCheck("trigger", "warn" if share < 1 else "ok", text, p))
     for other, p in counts.others.items():
         if p < ALARM:
             text = (
                 f"Carry-over: the variants of '{other}' are spread unevenly over this experiment's (p = {p:.2g}). Put both "
                 "into one layer, or give this one a new salt."
             )
-            checks.append(Check("other experiments", "warn", text, p))
+            checks.append(ExperimentCheck("other experiments", "warn", text, p))
     return checks
 
 
-def looks(experiment: Experiment, counts: Counts, *, allowed: bool) -> Check:
+def looks(experiment: Experiment, counts: Counts, *, allowed: bool) -> ExperimentCheck:
     """Is this a look that the stopping rule allows?"""
     if allowed:
-        return Check("looks", "ok", f"A look that was planned: {_rule(experiment)}.")
+        return ExperimentCheck("looks", "ok", f"A look that was planned: {_rule(experiment)}.")
     if experiment.stopping.rule == "fixed":
         end = f"the end ({experiment.end})" if experiment.end else "the end, which the file does not give"
         text = f"An early look. With one look planned, the result may be read at {end} only; until then a difference is noise."
-        return Check("looks", "warn", text)
+        return ExperimentCheck("looks", "warn", text)
     days = experiment.stopping.first_look_days
-    return Check(
+    return ExperimentCheck(
         "looks", "warn", f"An early look: the first one is planned {days} days after the start. ({counts.until})"
     )
 
@@ -174,17 +176,17 @@ def _rule(experiment: Experiment) -> str:
     }[experiment.stopping.rule]
 
 
-def edited(before: dict[str, Any] | None, experiment: Experiment) -> list[Check]:
+def edited(before: dict[str, Any] | None, experiment: Experiment) -> list[ExperimentCheck]:
     """Was the file changed after the first report?"""
     if before is None or before["digest"] == experiment.digest:
         return []
     changed = changed_keys(before["content"], experiment.model_dump(mode="json"))
     text = f"The experiment file was edited after the start: {', '.join(changed)} changed. What was planned is not what is shown."
-    return [Check("edited after start", "warn", text)]
+    return [ExperimentCheck("edited after start", "warn", text)]
 
 
-def nothing_to_adjust(plan: Plan, has_pre: Mapping[str, bool]) -> list[Check]:
+def nothing_to_adjust(plan: ExperimentPlan, has_pre: Mapping[str, bool]) -> list[ExperimentCheck]:
     missing = [m for m in plan.experiment.named if has_pre.get(m) is False]
     if not missing:
         return []
-    return [Check("covariates", "warn", f"No pre-period for {', '.join(missing)}: shown without CUPED.")]
+    return [ExperimentCheck("covariates", "warn", f"No pre-period for {', '.join(missing)}: shown without CUPED.")]

@@ -7,18 +7,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from ab_analysis.experiment import Plan
+from ab_analysis.experiment import ExperimentPlan
 from core.hours import Hour
 
 if TYPE_CHECKING:
     from ab_analysis.analysis import MetricResult
-    from ab_analysis.checks import Check
+    from ab_analysis.checks import ExperimentCheck
 
 Verdict = Literal["ship", "stop", "keep_running", "no_effect", "person", "no_conclusion"]
 
 
 @dataclass(frozen=True)
-class Decision:
+class ExperimentDecision:
     """What to do.
 
     Attributes:
@@ -34,10 +34,12 @@ class Decision:
     variant: str | None = None
 
 
-def decide(plan: Plan, results: Sequence[MetricResult], checks: Sequence[Check], until: Hour) -> Decision:
+def decide(
+    plan: ExperimentPlan, results: Sequence[MetricResult], checks: Sequence[ExperimentCheck], until: Hour
+) -> ExperimentDecision:
     """Read the headline rows under the stopping rule."""
     if failed := [c for c in checks if c.level == "fail"]:
-        return Decision("no_conclusion", f"No conclusion: {failed[0].text}")
+        return ExperimentDecision("no_conclusion", f"No conclusion: {failed[0].text}")
     experiment = plan.experiment
     rows = [r for r in results if r.headline]
     ended = experiment.end_hour is not None and until >= experiment.end_hour
@@ -47,21 +49,21 @@ def decide(plan: Plan, results: Sequence[MetricResult], checks: Sequence[Check],
     if len(found) == 1:
         return best
     others = "; ".join(f"{d.variant}: {d.verdict.replace('_', ' ')}" for d in found if d is not best)
-    return Decision(best.verdict, f"{best.variant}: {best.sentence} Others: {others}.", best.variant)
+    return ExperimentDecision(best.verdict, f"{best.variant}: {best.sentence} Others: {others}.", best.variant)
 
 
-def _lift(plan: Plan, decision: Decision, rows: Sequence[MetricResult]) -> float:
+def _lift(plan: ExperimentPlan, decision: ExperimentDecision, rows: Sequence[MetricResult]) -> float:
     first = plan.experiment.primary[0]
     return next((_gain(plan, r) for r in rows if r.variant == decision.variant and r.metric == first), 0.0)
 
 
-def _gain(plan: Plan, result: MetricResult) -> float:
+def _gain(plan: ExperimentPlan, result: MetricResult) -> float:
     """Relative effect, positive where it is for the better."""
     sign = 1 if plan.metrics[result.metric].better == "up" else -1
     return sign * result.rel_effect if math.isfinite(result.rel_effect) else 0.0
 
 
-def side(plan: Plan, result: MetricResult) -> int:
+def side(plan: ExperimentPlan, result: MetricResult) -> int:
     """1: shown to be better, −1: shown to be worse, 0: neither, under the stopping rule and for all comparisons."""
     if result.adjusted_effect_ci is None:
         return 0
@@ -73,7 +75,7 @@ def side(plan: Plan, result: MetricResult) -> int:
     return up if plan.metrics[result.metric].better == "up" else -up
 
 
-def guardrail_state(plan: Plan, result: MetricResult) -> Literal["holds", "broken", "undecided"]:
+def guardrail_state(plan: ExperimentPlan, result: MetricResult) -> Literal["holds", "broken", "undecided"]:
     """Where the interval of a guardrail's harm lies against its margin."""
     if result.adjusted_ci is None or not all(map(math.isfinite, result.adjusted_ci)):
         return "undecided"
@@ -83,7 +85,7 @@ def guardrail_state(plan: Plan, result: MetricResult) -> Literal["holds", "broke
     return "broken" if least > margin else "holds" if most <= margin else "undecided"
 
 
-def _of_variant(plan: Plan, variant: str, rows: Sequence[MetricResult], *, ended: bool) -> Decision:
+def _of_variant(plan: ExperimentPlan, variant: str, rows: Sequence[MetricResult], *, ended: bool) -> ExperimentDecision:
     primary = [r for r in rows if r.role == "primary"]
     states = {r.metric: guardrail_state(plan, r) for r in rows if r.role == "guardrail"}
     broken = [m for m, s in states.items() if s == "broken"]
@@ -92,20 +94,20 @@ def _of_variant(plan: Plan, variant: str, rows: Sequence[MetricResult], *, ended
     better = [r for r in primary if side(plan, r) > 0]
     if broken or worse:
         why = f"guardrail {_list(broken)} is worse by more than its margin" if broken else _said(plan, worse)
-        return Decision("stop", f"Stop: {why}.", variant)
+        return ExperimentDecision("stop", f"Stop: {why}.", variant)
     if better and not undecided:
-        return Decision("ship", f"Ship: {_said(plan, better)}{_and(plan, primary, better)}.", variant)
+        return ExperimentDecision("ship", f"Ship: {_said(plan, better)}{_and(plan, primary, better)}.", variant)
     if better:
         open_ = f"guardrail {_list(undecided)} is not shown to hold"
         if ended:
-            return Decision("person", f"A person decides: {_said(plan, better)}, but {open_}.", variant)
-        return Decision("keep_running", f"Keep running: {_said(plan, better)}, but {open_} yet.", variant)
+            return ExperimentDecision("person", f"A person decides: {_said(plan, better)}, but {open_}.", variant)
+        return ExperimentDecision("keep_running", f"Keep running: {_said(plan, better)}, but {open_} yet.", variant)
     if ended:
-        return Decision("no_effect", f"No effect was shown: {_found_out(plan, primary)}.", variant)
-    return Decision("keep_running", f"Keep running: {_neither(primary)}.", variant)
+        return ExperimentDecision("no_effect", f"No effect was shown: {_found_out(plan, primary)}.", variant)
+    return ExperimentDecision("keep_running", f"Keep running: {_neither(primary)}.", variant)
 
 
-def _found_out(plan: Plan, primary: Sequence[MetricResult]) -> str:
+def _found_out(plan: ExperimentPlan, primary: Sequence[MetricResult]) -> str:
     parts = [
         f"{_words(r.metric)} {_percent(r.rel_effect)}, where an effect of {r.detectable:.2%} had a chance of "
         f"{plan.experiment.power:.0%} to be found"
@@ -119,7 +121,7 @@ def _list(metrics: Sequence[str]) -> str:
     return ", ".join(map(_words, metrics))
 
 
-def _said(plan: Plan, rows: Sequence[MetricResult]) -> str:
+def _said(plan: ExperimentPlan, rows: Sequence[MetricResult]) -> str:
     parts = []
     for r in rows:
         one_look = plan.experiment.stopping.rule == "fixed"
@@ -130,7 +132,7 @@ def _said(plan: Plan, rows: Sequence[MetricResult]) -> str:
     return ", ".join(parts)
 
 
-def _and(plan: Plan, primary: Sequence[MetricResult], better: Sequence[MetricResult]) -> str:
+def _and(plan: ExperimentPlan, primary: Sequence[MetricResult], better: Sequence[MetricResult]) -> str:
     rest = [r for r in primary if r not in better]
     guarded = "; every guardrail holds" if plan.experiment.guardrails else ""
     return (f"; {', '.join(_words(r.metric) for r in rest)} not shown to change" if rest else "") + guarded

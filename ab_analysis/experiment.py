@@ -256,7 +256,7 @@ class Experiment(_Strict):
         )
 
 
-class Plan:
+class ExperimentPlan:
     """An experiment with the metrics that it needs, checked against the catalog and the source's facets.
 
     Attributes:
@@ -315,14 +315,14 @@ def load_experiment(path: Path) -> Experiment:
     )  # fmt: skip
 
 
-def make_plan(settings: Settings, experiment: Experiment, facets: tuple[str, ...]) -> Plan:
+def make_plan(settings: Settings, experiment: Experiment, facets: tuple[str, ...]) -> ExperimentPlan:
     """An experiment with its metrics from the catalog and the workspace's ``metrics.yaml``.
 
     Raises:
         ConfigError: a metric, a column or a segment that is not there.
     """
     try:
-        return Plan(experiment, load_catalog(settings.workspace / "metrics.yaml"), facets)
+        return ExperimentPlan(experiment, load_catalog(settings.workspace / "metrics.yaml"), facets)
     except ValueError as error:
         raise ConfigError(f"experiment '{experiment.name}': {error}") from None
 

@@ -22,7 +22,7 @@ ADJUSTMENT = "__adjustment"
 
 
 @dataclass(frozen=True)
-class Tested:
+class MetricSpec:
     """What is compared: a mean, or a ratio of means.
 
     Attributes:
@@ -98,7 +98,7 @@ NAN = math.nan
 UNKNOWN = Effect(NAN, NAN, NAN, NAN, (NAN, NAN), NAN, (NAN, NAN), NAN)
 
 
-def coefficients(tested: Tested, control: Moments, treatment: Moments) -> dict[str, float]:
+def coefficients(tested: MetricSpec, control: Moments, treatment: Moments) -> dict[str, float]:
     """Regression coefficients of the metric on its covariates over the users of both groups together.
 
     θ = S_xx⁺ S_xy (Deng et al. 2013, doi:10.1145/2433396.2433413); a ratio enters by its
@@ -121,7 +121,7 @@ def coefficients(tested: Tested, control: Moments, treatment: Moments) -> dict[s
     return dict(zip([n for n, u in zip(names, used, strict=True) if u], map(float, theta), strict=True))
 
 
-def compare(tested: Tested, control: Moments, treatment: Moments, confidence: float, *, adjusted: bool) -> Effect:
+def compare(tested: MetricSpec, control: Moments, treatment: Moments, confidence: float, *, adjusted: bool) -> Effect:
     """Welch's test (``adjusted=False``), or the same after what covariates predict is taken off (CUPED).
 
     Returns:
@@ -196,7 +196,7 @@ def fieller(effect: Effect, control_variance: float, confidence: float) -> tuple
 
 
 def post_stratified(
-    tested: Tested, cells: Cells, strata: Sequence[str], control: str, treatment: str, confidence: float
+    tested: MetricSpec, cells: Cells, strata: Sequence[str], control: str, treatment: str, confidence: float
 ) -> Effect:
     """Means of strata weighted by all users' shares (Miratrix, Sekhon & Yu 2013, doi:10.1111/j.1467-9868.2012.01048.x).
 

@@ -9,9 +9,9 @@ from datetime import timedelta
 
 import tea_tasting as tt
 
-from ab_analysis.analysis import tested_metrics
-from ab_analysis.experiment import Plan
-from ab_analysis.inference import ADJUSTMENT, Tested, coefficients
+from ab_analysis.analysis import metric_specs
+from ab_analysis.experiment import ExperimentPlan
+from ab_analysis.inference import ADJUSTMENT, MetricSpec, coefficients
 from ab_analysis.moments import Moments, no_users, read_moments
 from ab_analysis.user_table import make_tables
 from core.duck import quoted
@@ -47,7 +47,7 @@ class PlanRow:
 
 
 def plan_from_history(
-    db: Engine, store: EventStore, plan: Plan, durations: Sequence[int], until: Hour | None = None
+    db: Engine, store: EventStore, plan: ExperimentPlan, durations: Sequence[int], until: Hour | None = None
 ) -> list[PlanRow]:
     """Pretend that an experiment of each length ended at ``until``, and see how its metrics vary.
 
@@ -70,10 +70,10 @@ def plan_from_history(
     return rows
 
 
-def _of_length(db: Engine, store: EventStore, plan: Plan, days: int, until: Hour) -> list[PlanRow]:
+def _of_length(db: Engine, store: EventStore, plan: ExperimentPlan, days: int, until: Hour) -> list[PlanRow]:
     start = (until - 24 * days).start
     pretended = plan.experiment.model_copy(update={"start": start, "end": None, "trigger": plan.experiment.trigger})
-    inside = Plan(pretended, plan.metrics, plan.facets)
+    inside = ExperimentPlan(pretended, plan.metrics, plan.facets)
     first = Hour.of(start - timedelta(days=pretended.pre_days))
     files = [
         store.partition(h) / "events.parquet" for h in store.hours() if first <= h < until and store.manifest(h).rows
@@ -85,7 +85,7 @@ def _of_length(db: Engine, store: EventStore, plan: Plan, days: int, until: Hour
     users = sum(counts.analyzed.values())
     if users < 2:
         raise NotReadyError(f"fewer than two users in the {days} days before {until}")
-    tested = tested_metrics(inside, some_new=0 < counts.new_users < users)
+    tested = metric_specs(inside, some_new=0 < counts.new_users < users)
     moments = read_moments(db, "users", ("variant",), [t.block for t in tested.values()]).of()
     return [
         row
@@ -95,7 +95,9 @@ def _of_length(db: Engine, store: EventStore, plan: Plan, days: int, until: Hour
     ]
 
 
-def plan_row(plan: Plan, tested: Tested, moments: Moments, days: int, *, adjusted: bool) -> PlanRow | None:
+def plan_row(
+    plan: ExperimentPlan, tested: MetricSpec, moments: Moments, days: int, *, adjusted: bool
+) -> PlanRow | None:
     """Power of one metric on users like these; None where the metric does not vary.
 
     Solved by tea-tasting, with the normal distribution: its noncentral t has no value for the users of a real app.

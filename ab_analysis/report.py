@@ -14,7 +14,7 @@ import yaml
 from ab_analysis import plots
 from ab_analysis.analysis import Analysis, MetricResult, analyze, plain
 from ab_analysis.decision import guardrail_state, side
-from ab_analysis.experiment import Experiment, Plan, make_plan
+from ab_analysis.experiment import Experiment, ExperimentPlan, make_plan
 from ab_analysis.user_table import build_user_table
 from core.engine import engine
 from core.files import read_json, write_json, write_text
@@ -40,7 +40,9 @@ class Report:
     page: Path
 
 
-def analyze_experiment(settings: Settings, experiment: Experiment, until: Hour) -> tuple[Plan, Analysis, list[str]]:
+def analyze_experiment(
+    settings: Settings, experiment: Experiment, until: Hour
+) -> tuple[ExperimentPlan, Analysis, list[str]]:
     """Analyze an experiment as of an hour, without a report: its plan, the analysis, and the queries that were run.
 
     Raises:
@@ -92,7 +94,7 @@ def _register(folder: Path, experiment: Experiment) -> dict[str, Any]:
     return content
 
 
-def write_pages(folder: Path, stems: list[str], plan: Plan, analysis: Analysis, queries: list[str]) -> None:
+def write_pages(folder: Path, stems: list[str], plan: ExperimentPlan, analysis: Analysis, queries: list[str]) -> None:
     """Write the page of an analysis under each name; its plots are drawn once."""
     experiment = plan.experiment
     titles = {name: m.title or name.replace("_", " ") for name, m in plan.metrics.items()}

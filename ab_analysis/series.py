@@ -15,7 +15,7 @@ from fractions import Fraction
 import numpy as np
 
 from ab_analysis.experiment import Experiment
-from ab_analysis.inference import UNKNOWN, Effect, Tested, compare
+from ab_analysis.inference import UNKNOWN, Effect, MetricSpec, compare
 from ab_analysis.moments import Moments, exact_sums, no_users, read_moments
 from ab_analysis.stopping import interval_multiplier
 from core.engine import Engine
@@ -72,7 +72,7 @@ def daily_points(db: Engine, experiment: Experiment, metric: str, until: Hour) -
     sums = {(int(day), v): _Day(y, yy, yx, 2 * by + yy) for (day, v), (_, (y, yy, yx, by)) in added.items()}
     arrived = {(int(day), v): (Fraction(n), *values) for (day, v), (n, values) in exposed.items()}
     days = range(min(day for day, _ in arrived), ((until - 1).day - EPOCH).days + 1)
-    tested = Tested(metric, "y", covariates=("x",))
+    tested = MetricSpec(metric, "y", covariates=("x",))
     totals = {v: (_Day(), (Fraction(0),) * 3) for v in experiment.variants}
     points = []
     for day in days:
@@ -142,7 +142,7 @@ def drift(db: Engine, experiment: Experiment, metric: str, until: Hour) -> Mappi
         GROUP BY u.user_id, u.variant, u.exposure_day""",
     )
     cells = read_moments(db, "drifts", ("variant",), [("change",)])
-    tested = Tested(metric, "change")
+    tested = MetricSpec(metric, "change")
     control = cells.of(variant=experiment.control)
     return {
         v: compare(tested, control, cells.of(variant=v), experiment.confidence, adjusted=False)

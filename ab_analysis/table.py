@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ab_analysis.analysis import MIN_SEGMENT_USERS
-from ab_analysis.checks import Check, sample_ratio
-from ab_analysis.inference import Effect, Tested, compare, post_stratified
+from ab_analysis.checks import ExperimentCheck, sample_ratio
+from ab_analysis.inference import Effect, MetricSpec, compare, post_stratified
 from ab_analysis.moments import Cells, read_moments
 from core.documents import did_you_mean
 from core.duck import identifier, quoted
@@ -63,7 +63,7 @@ class TableResult:
     segment: tuple[str, str] | None = None
 
 
-def analyze_table(db: Engine, path: Path, spec: TableSpec) -> tuple[list[TableResult], list[Check]]:
+def analyze_table(db: Engine, path: Path, spec: TableSpec) -> tuple[list[TableResult], list[ExperimentCheck]]:
     """Analyze a CSV or Parquet table.
 
     Returns:
@@ -109,7 +109,7 @@ def analyze_table(db: Engine, path: Path, spec: TableSpec) -> tuple[list[TableRe
     return rows + _in_segments(spec, tested, cells, treatments), [sample_ratio(planned, counts)]
 
 
-def _methods(spec: TableSpec, t: Tested, cells: Cells, variant: str) -> list[tuple[str, Effect]]:
+def _methods(spec: TableSpec, t: MetricSpec, cells: Cells, variant: str) -> list[tuple[str, Effect]]:
     control, treatment = cells.of(variant=spec.control), cells.of(variant=variant)
     rows = [("welch", compare(t, control, treatment, spec.confidence, adjusted=False))]
     if t.covariates:
@@ -121,7 +121,7 @@ def _methods(spec: TableSpec, t: Tested, cells: Cells, variant: str) -> list[tup
 
 
 def _in_segments(
-    spec: TableSpec, tested: Sequence[Tested], cells: Cells, treatments: Sequence[str]
+    spec: TableSpec, tested: Sequence[MetricSpec], cells: Cells, treatments: Sequence[str]
 ) -> list[TableResult]:
     rows = []
     for segment in spec.segments:
@@ -166,17 +166,17 @@ def check_column(name: str, columns: Sequence[str], path: Path) -> None:
         )
 
 
-def _tested(spec: TableSpec, columns: Sequence[str]) -> list[Tested]:
+def _tested(spec: TableSpec, columns: Sequence[str]) -> list[MetricSpec]:
     covariates = dict(spec.covariates or {})
     ratios = dict(spec.ratios or {})
     if both := sorted(set(spec.metrics) & set(ratios)):
         raise ConfigError(f"{both} is the name of a metric and of a ratio")
     if unknown := sorted(set(covariates) - {*spec.metrics, *ratios}):
         raise ConfigError(f"--covariate {unknown[0]}=…: there is no such --metric or --ratio")
-    found = [Tested(m, m, None, tuple(covariates.get(m, ()))) for m in spec.metrics]
+    found = [MetricSpec(m, m, None, tuple(covariates.get(m, ()))) for m in spec.metrics]
     for name, (top, bottom) in ratios.items():
         own = covariates.get(name) or tuple(c for part in (top, bottom) for c in covariates.get(part, ()))
-        found.append(Tested(name, top, bottom, tuple(dict.fromkeys(own))))
+        found.append(MetricSpec(name, top, bottom, tuple(dict.fromkeys(own))))
     if not found:
         raise ConfigError("nothing to analyze: give --metric or --ratio")
     outcomes = {c for t in found for c in (t.numerator, t.denominator) if c}
@@ -190,7 +190,7 @@ def _tested(spec: TableSpec, columns: Sequence[str]) -> list[Tested]:
     return found
 
 
-def _users(db: Engine, spec: TableSpec, tested: Sequence[Tested], path: Path) -> None:
+def _users(db: Engine, spec: TableSpec, tested: Sequence[MetricSpec], path: Path) -> None:
     """Name the table ``table_users``: numbers as doubles, unknown covariates as 0 with a column that says so."""
     variant = identifier(spec.variant)
     if n := db.scalar(f"SELECT count(*) FROM raw WHERE {variant} IS NULL"):
@@ -223,7 +223,7 @@ def _users(db: Engine, spec: TableSpec, tested: Sequence[Tested], path: Path) ->
             raise DataError(f"{path.name}: column '{c}' holds {kind}, not numbers")
 
 
-def _with_missing(db: Engine, tested: Sequence[Tested]) -> list[Tested]:
+def _with_missing(db: Engine, tested: Sequence[MetricSpec]) -> list[MetricSpec]:
     """Users without a pre-period get an indicator of their own, a covariate beside the empty one."""
     covariates = list(dict.fromkeys(c for t in tested for c in t.covariates))
     if not covariates:
@@ -242,11 +242,11 @@ def _check_segments(db: Engine, names: Sequence[str]) -> None:
             raise ConfigError(f"segment '{name}' has {values:,} values; at most {MOST_SEGMENT_VALUES} can be read")
 
 
-def _refuse_late_covariates(spec: TableSpec, t: Tested, cells: Cells, treatments: Sequence[str]) -> None:
+def _refuse_late_covariates(spec: TableSpec, t: MetricSpec, cells: Cells, treatments: Sequence[str]) -> None:
     control = cells.of(variant=spec.control)
     for c in t.covariates:
         for v in treatments:
-            found = compare(Tested(c, c), control, cells.of(variant=v), spec.confidence, adjusted=False)
+            found = compare(MetricSpec(c, c), control, cells.of(variant=v), spec.confidence, adjusted=False)
             if found.known and math.isfinite(found.p_value) and found.p_value < REFUSED:
                 raise DataError(
                     f"covariate '{c}' differs between '{spec.control}' and '{v}' (p = {found.p_value:.1g}): it was measured "

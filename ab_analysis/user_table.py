@@ -17,7 +17,7 @@ from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
 
-from ab_analysis.experiment import Experiment, Plan, Segment
+from ab_analysis.experiment import Experiment, ExperimentPlan, Segment
 from ab_analysis.metrics import to_sql
 from ab_analysis.moments import check_known
 from core.duck import identifier, quoted
@@ -57,7 +57,7 @@ class Counts:
     others: dict[str, float] = field(default_factory=dict)
 
 
-def build_user_table(db: Engine, store: EventStore, plan: Plan, until: Hour) -> Counts:
+def build_user_table(db: Engine, store: EventStore, plan: ExperimentPlan, until: Hour) -> Counts:
     """Make the tables from a source's partitions.
 
     Raises:
@@ -82,7 +82,7 @@ def build_user_table(db: Engine, store: EventStore, plan: Plan, until: Hour) -> 
 
 
 def make_tables(
-    db: Engine, plan: Plan, until: Hour, *, events: Sequence[Path], exposures: Sequence[Path] | str
+    db: Engine, plan: ExperimentPlan, until: Hour, *, events: Sequence[Path], exposures: Sequence[Path] | str
 ) -> Counts:
     """Make the tables from Parquet files of events and exposures (columns as in ``events.schema``).
 
@@ -156,7 +156,7 @@ def _seen(db: Engine, experiment: Experiment) -> None:
     )
 
 
-def _user_day(db: Engine, plan: Plan) -> None:
+def _user_day(db: Engine, plan: ExperimentPlan) -> None:
     start = db.instant(plan.experiment.start_time)
     metrics = ", ".join(f"{m.per_day(db.dialect)} AS {n}" for n, m in plan.additive.items())
     db.view(
@@ -168,7 +168,7 @@ def _user_day(db: Engine, plan: Plan) -> None:
     check_known(db, "user_day", [n for n, m in plan.additive.items() if m.sum is not None])
 
 
-def _base(db: Engine, plan: Plan, until: Hour) -> None:
+def _base(db: Engine, plan: ExperimentPlan, until: Hour) -> None:
     over = (until.start - FURTHEST_WEST - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(days=1) - 1
     retained = {name: m.retained for name, m in plan.metrics.items() if m.kind == "retained"}
     sums = [
@@ -201,7 +201,7 @@ def _base(db: Engine, plan: Plan, until: Hour) -> None:
     )
 
 
-def _users(db: Engine, plan: Plan) -> None:
+def _users(db: Engine, plan: ExperimentPlan) -> None:
     """Make ``users``: base with capped metrics and segments, without those outside the population."""
     experiment = plan.experiment
     columns = [c for name in plan.metrics for c in _derived(db, plan, name)]
@@ -220,7 +220,7 @@ def _users(db: Engine, plan: Plan) -> None:
     db.view("users", f"SELECT * FROM everybody{where}")
 
 
-def _derived(db: Engine, plan: Plan, name: str) -> list[str]:
+def _derived(db: Engine, plan: ExperimentPlan, name: str) -> list[str]:
     metric = plan.metrics[name]
     if metric.kind == "at_least":
         return [

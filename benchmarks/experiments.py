@@ -12,7 +12,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 
 from ab_analysis.analysis import analyze
-from ab_analysis.experiment import Experiment, Plan
+from ab_analysis.experiment import Experiment, ExperimentPlan
 from ab_analysis.metrics import load_catalog
 from ab_analysis.table import TableSpec, analyze_table
 from ab_analysis.user_table import Counts, make_tables
@@ -134,12 +134,12 @@ def analysis(settings: Settings) -> dict[str, Any]:
         return analyze(db, plan, counts, seed=1).as_json()
 
 
-def _make_tables(db: Engine, folder: Path, events: list[Path]) -> tuple[Plan, Counts]:
+def _make_tables(db: Engine, folder: Path, events: list[Path]) -> tuple[ExperimentPlan, Counts]:
     experiment = Experiment(
         name="bench", variants={"a": 1, "b": 1}, control="a", start=START, pre_days=PRE_DAYS,
         secondary=("finishes", "likes", "skips", "plays"),
     )  # fmt: skip
-    plan = Plan(experiment, load_catalog())
+    plan = ExperimentPlan(experiment, load_catalog())
     until = Hour.of(FIRST) + 24 * DAYS
     counts = make_tables(db, plan, until, events=events, exposures=[folder / "exposures.parquet"])
     assert sum(counts.analyzed.values()) > 0

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 
-def places(salt: str, user_keys: Sequence[str]) -> np.ndarray:
+def hash_to_unit(salt: str, user_keys: Sequence[str]) -> np.ndarray:
     """A uniform number in [0, 1) for each user, independent between salts.
 
     Args:
@@ -44,5 +44,5 @@ def assign(experiment: str, salt: str, shares: Mapping[str, float], user_keys: S
     """
     names = np.array(list(shares))
     bounds = np.cumsum([shares[name] for name in names])
-    uniform = places(f"{experiment}\x1f{salt}", user_keys)
+    uniform = hash_to_unit(f"{experiment}\x1f{salt}", user_keys)
     return names[np.minimum(np.searchsorted(bounds / bounds[-1], uniform, side="right"), len(names) - 1)]

@@ -18,7 +18,7 @@ GRID = 2001
 NORMAL = NormalDist()
 
 
-def spent(fraction: float, alpha: float) -> float:
+def alpha_spent(fraction: float, alpha: float) -> float:
     """Two-sided error spent once a share ``fraction`` of the information is in."""
     if fraction <= 0:
         return 0.0
@@ -50,7 +50,7 @@ def boundaries(fractions: tuple[float, ...], alpha: float) -> tuple[float, ...]:
     grid = np.zeros(0)
     before, used = 0.0, 0.0
     for fraction in fractions:
-        target = spent(fraction, alpha)
+        target = alpha_spent(fraction, alpha)
         step = fraction - before
         # Rows of a grid wide enough for any value that matters.
         width = 8 * np.sqrt(fraction)

@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 
 from ab_analysis.experiment import Experiment, Stopping
-from ab_analysis.inference import Effect, Tested, compare, post_stratified
+from ab_analysis.inference import Effect, MetricSpec, compare, post_stratified
 from ab_analysis.metrics import Metric
 from ab_analysis.model_covariate import add_model_covariates
 from ab_analysis.moments import Cells, Moments
@@ -33,12 +33,12 @@ if TYPE_CHECKING:
 
 ALPHA = 0.05
 COLUMNS = ("y", "x", "new", "events", "events_x", "kept")
-METHODS: dict[str, tuple[Tested, bool]] = {
-    "mean, welch": (Tested("y", "y"), False),
-    "mean, cuped": (Tested("y", "y", covariates=("x", "new")), True),
-    "ratio, delta method": (Tested("r", "y", "events"), False),
-    "ratio, cuped": (Tested("r", "y", "events", ("x", "events_x", "new")), True),
-    "proportion, welch": (Tested("kept", "kept"), False),
+METHODS: dict[str, tuple[MetricSpec, bool]] = {
+    "mean, welch": (MetricSpec("y", "y"), False),
+    "mean, cuped": (MetricSpec("y", "y", covariates=("x", "new")), True),
+    "ratio, delta method": (MetricSpec("r", "y", "events"), False),
+    "ratio, cuped": (MetricSpec("r", "y", "events", ("x", "events_x", "new")), True),
+    "proportion, welch": (MetricSpec("kept", "kept"), False),
 }
 STRATA = 4
 DAYS = 14
@@ -113,7 +113,7 @@ def _tests(values: np.ndarray, treated: np.ndarray, stratum: np.ndarray) -> dict
         for s in range(STRATA)
         if ((treated == flag) & (stratum == s)).any()
     }
-    t = Tested("y", "y")
+    t = MetricSpec("y", "y")
     found["mean, post-stratified"] = post_stratified(t, Cells(("variant", "s"), cells), ("s",), "a", "b", 1 - ALPHA)
     return found
 
@@ -171,9 +171,9 @@ def with_a_model(settings: Settings, p: Parameters) -> dict[str, Any]:
     truth = _truth(np.random.default_rng(p.seed + 1), Parameters(users=4_000_000), p.lift)["mean, welch"]
     columns = (*COLUMNS, "y_model")
     methods = {
-        "welch": (Tested("y", "y"), False),
+        "welch": (MetricSpec("y", "y"), False),
         "cuped": METHODS["mean, cuped"],
-        "cupac": (Tested("y", "y", covariates=("x", "new", "y_model")), True),
+        "cupac": (MetricSpec("y", "y", covariates=("x", "new", "y_model")), True),
     }
     counts = {m: {"type_1": 0.0, "coverage": 0.0, "saved": 0.0} for m in methods}
     with engine(settings) as db:
@@ -241,7 +241,7 @@ def daily_looks(p: Parameters, habit: float) -> dict[str, Any]:
         e = Experiment(**base, stopping=Stopping(rule=rule))
         limits[rule] = [interval_multiplier(e, d, 1) or math.inf for d in range(1, DAYS + 1)]
     limits["naive"] = [limits["fixed"][-1]] * DAYS
-    t = Tested("y", "y", covariates=("x",))
+    t = MetricSpec("y", "y", covariates=("x",))
     alarms = {rule: {"welch": 0, "cuped": 0} for rule in limits}
     for _ in range(p.replications):
         level = 1 + habit * (rng.gamma(1.5, 1 / 1.5, p.users) - 1)
@@ -276,7 +276,7 @@ def both_methods(metric: str, values: np.ndarray, treated: np.ndarray) -> dict[s
         treated: shape (users,).
     """
     sides = [moments(values[treated == flag], ("y", "x", "new")) for flag in (False, True)]
-    tested = Tested(metric, "y", covariates=("x", "new"))
+    tested = MetricSpec(metric, "y", covariates=("x", "new"))
     return {
         method: compare(tested, sides[0], sides[1], 1 - ALPHA, adjusted=adjusted)
         for method, adjusted in (("welch", False), ("cuped", True))

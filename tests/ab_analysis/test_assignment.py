@@ -16,7 +16,7 @@ from core.hours import Hour
 from core.settings import load_settings
 from events.ingest import ingest
 from events.store import EventStore
-from stats.assignment import places
+from stats.assignment import hash_to_unit
 from tests.conftest import NOW, small_log, write_mapping
 
 AB = {"name": "test", "variants": {"a": 1, "b": 1}, "control": "a", "start": "2026-03-02"}
@@ -26,13 +26,13 @@ def test_ten_million_users_are_split_to_a_thousandth() -> None:
     """In chunks: the keys of ten million users at once would take a gigabyte."""
     total = np.zeros(10, dtype=int)
     for first in range(0, 10_000_000, 500_000):
-        uniform = places("test\x1f2026", [str(n) for n in range(first, first + 500_000)])
+        uniform = hash_to_unit("test\x1f2026", [str(n) for n in range(first, first + 500_000)])
         total += np.bincount((uniform * 10).astype(int), minlength=10)
     assert np.abs(total.cumsum() / 1e7 - np.arange(1, 11) / 10).max() < 1e-3
 
 
 def test_the_hash_is_uniform_for_ids_that_follow_each_other() -> None:
-    assert kstest(places("s", [f"user-{n:07d}" for n in range(50_000)]), "uniform").pvalue > 0.001
+    assert kstest(hash_to_unit("s", [f"user-{n:07d}" for n in range(50_000)]), "uniform").pvalue > 0.001
 
 
 def test_experiments_split_independently_by_name_and_by_salt() -> None:

@@ -14,8 +14,8 @@ import pytest
 from scipy import stats
 
 from ab_analysis.__main__ import main, parser
-from ab_analysis.experiment import Experiment, Plan
-from ab_analysis.inference import Tested
+from ab_analysis.experiment import Experiment, ExperimentPlan
+from ab_analysis.inference import MetricSpec
 from ab_analysis.metrics import load_catalog
 from ab_analysis.planning import plan_from_history, plan_row
 from core.engine import engine
@@ -211,7 +211,7 @@ def test_help_teaches_and_the_example_is_complete(tmp_path: Path) -> None:
 def test_planning_on_a_history_says_how_many_users_and_days(app_settings: Settings) -> None:
     experiment = Experiment(name="next", variants={"a": 1, "b": 1}, control="a", start="2027-01-01", pre_days=2)  # type: ignore[arg-type]
     store = EventStore(app_settings.events_dir)
-    plan = Plan(experiment, load_catalog(), tuple(store.facets))
+    plan = ExperimentPlan(experiment, load_catalog(), tuple(store.facets))
     with engine(app_settings) as db:
         rows = plan_from_history(db, store, plan, [1, 2])
         with pytest.raises(NotReadyError, match="plan fewer --days"):
@@ -232,9 +232,9 @@ def test_a_plan_is_the_textbooks() -> None:
     experiment = Experiment(
         name="next", variants={"a": 1, "b": 1}, control="a", start="2027-01-01", minimum_effect=0.02
     )  # type: ignore[arg-type]
-    plan = Plan(experiment, load_catalog())
+    plan = ExperimentPlan(experiment, load_catalog())
     moments = moments_of(frame, ("duration", "duration_pre"))
-    t = Tested("duration", "duration", covariates=("duration_pre",))
+    t = MetricSpec("duration", "duration", covariates=("duration_pre",))
     plain, adjusted = (plan_row(plan, t, moments, 14, adjusted=a) for a in (False, True))
     assert plain is not None
     assert adjusted is not None

@@ -13,7 +13,7 @@ from scipy import optimize, stats
 from statsmodels.stats.meta_analysis import combine_effects
 from statsmodels.stats.weightstats import CompareMeans, DescrStatsW
 
-from ab_analysis.inference import Tested, adjust, compare, fieller, from_estimates, post_stratified, shrink
+from ab_analysis.inference import MetricSpec, adjust, compare, fieller, from_estimates, post_stratified, shrink
 from ab_analysis.moments import Cells, Moments
 from tests.ab_analysis.helpers import moments_of, people, sides
 
@@ -22,7 +22,7 @@ CLOSE = {"rel": 1e-9, "abs": 1e-9}
 
 def test_welch_agrees_with_statsmodels_to_nine_digits() -> None:
     frame = people()
-    found = compare(Tested("d", "duration"), *sides(frame, ("duration",)), 0.95, adjusted=False)
+    found = compare(MetricSpec("d", "duration"), *sides(frame, ("duration",)), 0.95, adjusted=False)
     test = CompareMeans(*(DescrStatsW(frame.loc[frame.variant == v, "duration"]) for v in ("b", "a")))
     assert found.p_value == pytest.approx(test.ttest_ind(usevar="unequal")[1], **CLOSE)
     assert found.effect_ci == pytest.approx(test.tconfint_diff(usevar="unequal"), **CLOSE)
@@ -33,7 +33,7 @@ def test_cuped_is_welch_on_the_residuals_of_a_regression_to_nine_digits() -> Non
     """y − θ(x − x̄) with θ = cov(y, x) / var(x) over all users, then scipy's Welch test."""
     frame = people()
     found = compare(
-        Tested("d", "duration", covariates=("duration_pre",)),
+        MetricSpec("d", "duration", covariates=("duration_pre",)),
         *sides(frame, ("duration", "duration_pre")),
         0.95,
         adjusted=True,
@@ -51,7 +51,7 @@ def test_cuped_is_welch_on_the_residuals_of_a_regression_to_nine_digits() -> Non
 def test_several_covariates_are_the_residuals_of_least_squares_also_where_they_repeat_each_other() -> None:
     frame = people().assign(again=lambda f: 2 * f.duration_pre + 1, constant=3.0)
     columns = ("duration", "duration_pre", "days_pre", "again", "constant")
-    found = compare(Tested("d", "duration", covariates=columns[1:]), *sides(frame, columns), 0.95, adjusted=True)
+    found = compare(MetricSpec("d", "duration", covariates=columns[1:]), *sides(frame, columns), 0.95, adjusted=True)
     design = np.column_stack([np.ones(len(frame)), frame.duration_pre, frame.days_pre])
     residual = frame.duration - design @ np.linalg.lstsq(design, frame.duration, rcond=None)[0]
     treated = frame.variant == "b"
@@ -63,7 +63,7 @@ def test_several_covariates_are_the_residuals_of_least_squares_also_where_they_r
 def test_a_ratio_is_the_delta_method() -> None:
     """Var(ȳ/x̄) ≈ (s_yy − 2 R s_xy + R² s_xx) / (n x̄²), which is Welch on linearized values (statsmodels)."""
     frame = people()
-    found = compare(Tested("r", "duration", "days"), *sides(frame, ("duration", "days")), 0.95, adjusted=False)
+    found = compare(MetricSpec("r", "duration", "days"), *sides(frame, ("duration", "days")), 0.95, adjusted=False)
     linear = []
     for v in ("b", "a"):
         own = frame[frame.variant == v]
@@ -77,7 +77,7 @@ def test_a_ratio_is_the_delta_method() -> None:
 def test_a_ratio_with_covariates_saves_what_a_regression_of_its_linearized_values_explains() -> None:
     frame = people(users=20_000, lift=0)
     columns = ("duration", "days", "duration_pre", "days_pre")
-    t = Tested("r", "duration", "days", columns[2:])
+    t = MetricSpec("r", "duration", "days", columns[2:])
     plain, adjusted = (compare(t, *sides(frame, columns), 0.95, adjusted=a) for a in (False, True))
     linear = (frame.duration - frame.duration.sum() / frame.days.sum() * frame.days) / frame.days.mean()
     design = np.column_stack([np.ones(len(frame)), frame.duration_pre, frame.days_pre])
@@ -88,7 +88,7 @@ def test_a_ratio_with_covariates_saves_what_a_regression_of_its_linearized_value
 
 def test_cuped_shrinks_the_variance_by_the_squared_correlation() -> None:
     frame = people(users=30_000, lift=0)
-    t = Tested("d", "duration", covariates=("duration_pre",))
+    t = MetricSpec("d", "duration", covariates=("duration_pre",))
     plain, adjusted = (compare(t, *sides(frame, t.block), 0.95, adjusted=a) for a in (False, True))
     rho = np.corrcoef(frame.duration, frame.duration_pre)[0, 1]
     assert 1 - (adjusted.se / plain.se) ** 2 == pytest.approx(rho**2, abs=1e-3)
@@ -97,7 +97,7 @@ def test_cuped_shrinks_the_variance_by_the_squared_correlation() -> None:
 def test_the_relative_interval_is_the_delta_method_on_the_log_scale() -> None:
     frame = people()
     control, treatment = sides(frame, ("duration",))
-    found = compare(Tested("d", "duration"), control, treatment, 0.95, adjusted=False)
+    found = compare(MetricSpec("d", "duration"), control, treatment, 0.95, adjusted=False)
     variances = [m.variance("duration") / m.count / m.mean("duration") ** 2 for m in (control, treatment)]
     df = sum(variances) ** 2 / sum(v**2 / (m.count - 1) for v, m in zip(variances, (control, treatment), strict=True))
     half = stats.t.ppf(0.975, df) * math.sqrt(sum(variances))
@@ -129,7 +129,7 @@ def test_post_stratification_weights_strata_by_all_users() -> None:
             for g in names
         },
     )
-    found = post_stratified(Tested("d", "duration"), cells, ("group",), "a", "b", 0.95)
+    found = post_stratified(MetricSpec("d", "duration"), cells, ("group",), "a", "b", 0.95)
     effect = variance = 0.0
     for g in names:
         own = frame[frame.group == g]
@@ -139,7 +139,7 @@ def test_post_stratification_weights_strata_by_all_users() -> None:
         variance += weight**2 * (a.var() / len(a) + b.var() / len(b))
     assert found.effect == pytest.approx(effect, **CLOSE)
     assert found.se == pytest.approx(math.sqrt(variance), **CLOSE)
-    plain = compare(Tested("d", "duration"), *sides(frame, ("duration",)), 0.95, adjusted=False)
+    plain = compare(MetricSpec("d", "duration"), *sides(frame, ("duration",)), 0.95, adjusted=False)
     assert found.se < 0.8 * plain.se
 
 
@@ -177,7 +177,7 @@ def test_the_power_and_the_detectable_effect_are_those_of_the_normal_test() -> N
 )
 def test_what_cannot_be_tested_is_unknown_and_breaks_nothing(values: list[float], why: str) -> None:
     frame = pd.DataFrame({"y": values * 2, "variant": ["a"] * len(values) + ["b"] * len(values)})
-    found = compare(Tested("y", "y"), *sides(frame, ("y",)), 0.95, adjusted=False)
+    found = compare(MetricSpec("y", "y"), *sides(frame, ("y",)), 0.95, adjusted=False)
     assert not found.known, why
     assert math.isnan(found.p_value)
 
@@ -185,7 +185,7 @@ def test_what_cannot_be_tested_is_unknown_and_breaks_nothing(values: list[float]
 def test_means_around_zero_have_an_absolute_interval_and_no_false_relative_one() -> None:
     rng = np.random.default_rng(5)
     frame = pd.DataFrame({"y": rng.normal(0, 1, 400), "variant": ["a", "b"] * 200})
-    found = compare(Tested("y", "y"), *sides(frame, ("y",)), 0.95, adjusted=False)
+    found = compare(MetricSpec("y", "y"), *sides(frame, ("y",)), 0.95, adjusted=False)
     assert found.known
     assert found.rel_effect_ci == (-math.inf, math.inf)
 

@@ -16,8 +16,8 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from ab_analysis.experiment import Experiment, Plan
-from ab_analysis.inference import Tested, compare
+from ab_analysis.experiment import Experiment, ExperimentPlan
+from ab_analysis.inference import MetricSpec, compare
 from ab_analysis.metrics import load_catalog
 from ab_analysis.series import daily_points, drift, make_post_days
 from ab_analysis.user_table import Counts, make_tables
@@ -84,8 +84,8 @@ def write_log(folder: Path, rows: list[Any], met: list[Any], experiment: str = "
     return [folder / "events.parquet"], [folder / "exposures.parquet"]
 
 
-def plan_of(**changes: Any) -> Plan:
-    return Plan(Experiment(**{**BASE, **changes}), load_catalog(), ("genre",))
+def plan_of(**changes: Any) -> ExperimentPlan:
+    return ExperimentPlan(Experiment(**{**BASE, **changes}), load_catalog(), ("genre",))
 
 
 def brute(rows: list[Any], met: list[Any], until: Hour = UNTIL) -> dict[int, dict[str, Any]]:
@@ -130,7 +130,9 @@ def brute(rows: list[Any], met: list[Any], until: Hour = UNTIL) -> dict[int, dic
     return users
 
 
-def tables(db: Engine, folder: Path, rows: list[Any], met: list[Any], plan: Plan, until: Hour = UNTIL) -> Counts:
+def tables(
+    db: Engine, folder: Path, rows: list[Any], met: list[Any], plan: ExperimentPlan, until: Hour = UNTIL
+) -> Counts:
     log, seen = write_log(folder, rows, met)
     return make_tables(db, plan, until, events=log, exposures=seen)
 
@@ -186,7 +188,9 @@ def test_the_series_of_every_day_is_a_table_built_for_that_day(rows: list[Any], 
         for column, found in (("y", point.so_far), ("d", point.daily)):
             if min(point.users) < 2:
                 continue
-            whole = compare(Tested(column, column, covariates=("x",)), *sides(data, (column, "x")), 0.95, adjusted=True)
+            whole = compare(
+                MetricSpec(column, column, covariates=("x",)), *sides(data, (column, "x")), 0.95, adjusted=True
+            )
             widths = [e.se if e.known else 0.0 for e in (found, whole)]
             if max(widths) > 1e-6:  # where a covariate explains everything, what is left is rounding
                 assert found.effect == pytest.approx(whole.effect, abs=1e-8)
