@@ -9,9 +9,10 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from core.hours import DAY_HOURS
 from training.config import RankerConfig
 from training.embedding import GrowingEmbedding
-from training.rhythm import DAY_HOURS, Rhythm
+from training.rhythm import Rhythm
 from training.tensors import Batch, Moment
 
 

@@ -7,9 +7,10 @@ import math
 import torch
 from torch import Tensor, nn
 
+from core.hours import DAY_HOURS
 from training.config import RankerConfig
 from training.perception.base import Tables, TimePerception, circular_distance, normal_density, slot_weights
-from training.rhythm import DAY_HOURS, MEMORY_HOURS
+from training.rhythm import MEMORY_HOURS
 from training.tensors import DAY_MINUTES, Batch
 
 FEATURES = 4

@@ -7,9 +7,9 @@ import math
 import torch
 from torch import Tensor, nn
 
+from core.hours import DAY_HOURS
 from training.config import RankerConfig
 from training.perception.base import Tables, TimePerception
-from training.rhythm import DAY_HOURS
 from training.tensors import Batch
 
 WEEK_DAYS = 7
