@@ -75,9 +75,7 @@ def _of_length(db: Engine, store: EventStore, plan: ExperimentPlan, days: int, u
     pretended = plan.experiment.model_copy(update={"start": start, "end": None, "trigger": plan.experiment.trigger})
     inside = ExperimentPlan(pretended, plan.metrics, plan.facets)
     first = Hour.of(start - timedelta(days=pretended.pre_days))
-    files = [
-        store.partition(h) / "events.parquet" for h in store.hours() if first <= h < until and store.manifest(h).rows
-    ]
+    files = store.event_files(h for h in store.hours() if first <= h < until)
     db.view("history", f"SELECT * FROM {db.files(files)}")
     exposures = f"""(SELECT {quoted(pretended.name)} AS experiment, {quoted(pretended.control)} AS variant, user_id,
         min(timestamp) AS timestamp FROM history WHERE timestamp >= {db.instant(start)} GROUP BY user_id) first_events"""

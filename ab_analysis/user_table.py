@@ -67,15 +67,13 @@ def build_user_table(db: Engine, store: EventStore, plan: ExperimentPlan, until:
     first = Hour.of(experiment.start_time - timedelta(days=experiment.pre_days))
     ingested = store.hours()
     hours = [h for h in ingested if first <= h < until]
-    with_exposures = [h for h in hours if store.manifest(h).exposures]
-    if not with_exposures:
+    exposures = store.exposure_files(hours)
+    if not exposures:
         raise _nobody(experiment, until)
-    has_rows = [h for h in hours if store.manifest(h).rows] or hours[:1]
     expected = hour_range(max(first, min(ingested)), until)
     counts = make_tables(
         db, plan, until,
-        events=[store.partition(h) / "events.parquet" for h in has_rows],
-        exposures=[store.partition(h) / "exposures.parquet" for h in with_exposures],
+        events=store.event_files(hours) or [store.partition(hours[0]) / "events.parquet"], exposures=exposures,
     )  # fmt: skip
     there = set(hours)
     return Counts(**{**vars(counts), "missing_hours": tuple(h.key for h in expected if h not in there)})

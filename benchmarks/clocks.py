@@ -18,12 +18,11 @@ import pyarrow.parquet as pq
 from benchmarks.result import Result, in_own_process, timed
 from core.engine import engine
 from core.files import digest_file, digest_text, write_json
-from core.hours import Hour, hour_range
+from core.hours import DAY_HOURS, Hour, hour_range
 from core.settings import Settings, load_settings
 from events.schema import event_schema
-from events.store import EventStore
+from events.store import EventStore, SourceProperties
 from feature_repo.clock import ClockState
-from feature_repo.history import DAY_HOURS
 from feature_repo.online import encode_cells, write_cells
 from feature_repo.rebuild import Rebuild
 from feature_repo.repository import TRAINING_SERVICE
@@ -52,7 +51,7 @@ def write_log(
         zones: time zones that the users are spread over, an hour apart.
     """
     store, rng, per_hour = EventStore(settings.events_dir), np.random.default_rng(1), events // hours
-    store.declare({"source": "bench", "facets": [*FACETS], "behaviours": ["finish", "like", "skip"], "negatives": None})
+    store.declare(SourceProperties("bench", (*FACETS,), ("finish", "like", "skip"), None))
     names = {facet: pa.array([f"{facet}-{n:02d}" for n in range(count)]) for facet, count in FACETS.items()}
     schema, none = event_schema([*FACETS]), np.zeros(per_hour, bool)
     for n in range(hours):
@@ -109,7 +108,7 @@ def with_pandas(settings: Settings, store: EventStore, events: int) -> float:
     """Seconds of the clock rows alone in pandas, the way one writes it, Parquet to Parquet; scaled from ``PEER_EVENTS``."""
     share = min(1.0, PEER_EVENTS / events)
     users = max(1, int(events // EVENTS_A_USER * share))
-    files = [str(store.partition(hour) / "events.parquet") for hour in store.hours()[: DAYS * 24]]
+    files = [str(file) for file in store.event_files(store.hours()[: DAYS * DAY_HOURS])]
 
     def work() -> None:
         frame = pd.read_parquet(files, filters=[("user_id", "<", users)])

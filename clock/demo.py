@@ -13,7 +13,7 @@ from typing import Any
 
 from core.errors import ConfigError
 from core.files import read_json, write_json
-from core.hours import Hour, hour_range
+from core.hours import DAY_HOURS, Hour, hour_range
 from core.settings import Settings, load_settings
 from events.store import EventStore
 from model_registry.registry import CHAMPION
@@ -26,7 +26,6 @@ from pipeline.source import Source, load_source, save_source
 
 log = logging.getLogger("clock.demo")
 
-DAY_HOURS = 24
 COMPARISON_DAYS = {"simulator": 7}
 DEFAULT_COMPARISON_DAYS = 42
 

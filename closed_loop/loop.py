@@ -30,7 +30,7 @@ from ab_analysis.assignment import assign_users
 from ab_analysis.experiment import Experiment, load_experiment
 from closed_loop.traffic import EngineRanker, ForcedRanker, HttpRanker, World
 from core import duck
-from core.duck import quoted
+from core.duck import file_list, quoted
 from core.errors import ConfigError, NotReadyError
 from core.files import read_json, write_json, write_text
 from core.hours import Hour, hour_range
@@ -363,12 +363,12 @@ class Loop:
 def first_exposures(settings: Settings) -> pd.DataFrame:
     """When each user met the experiment first: user_id, exposed; by user."""
     store = EventStore(settings.events_dir)
-    names = [str(p) for h in store.hours() if (p := store.partition(h) / "exposures.parquet").exists()]
-    if not names:
+    files = store.exposure_files()
+    if not files:
         raise NotReadyError(f"nobody in {settings.workspace} was exposed to an experiment")
     with duck.connection(settings) as con:
         return con.sql(
-            f"""SELECT user_id, min("timestamp") AS exposed FROM read_parquet([{", ".join(map(quoted, names))}])
+            f"""SELECT user_id, min("timestamp") AS exposed FROM read_parquet({file_list(files)})
             WHERE experiment = {quoted(EXPERIMENT)} GROUP BY user_id ORDER BY user_id"""
         ).df()
 
@@ -377,13 +377,13 @@ def world_totals(settings: Settings, exposures: pd.DataFrame, end: Hour) -> pd.D
     """Each exposed user's metrics from the exposure to ``end`` in a world's log, in the order of ``exposures``."""
     store = EventStore(settings.events_dir)
     first = Hour.of(exposures["exposed"].min().to_pydatetime())
-    names = [str(store.partition(h) / "events.parquet") for h in store.hours() if first <= h < end]
+    files = store.event_files(h for h in store.hours() if first <= h < end)
     sums = ", ".join(f"coalesce({sql}, 0) AS {name}" for name, sql in TRUTH_METRICS.items())
     with duck.connection(settings) as con:
         con.register("exposures", exposures)
         return con.sql(
             f"""SELECT x.user_id, {sums} FROM exposures x
-            LEFT JOIN read_parquet([{", ".join(map(quoted, names))}]) e ON e.user_id = x.user_id AND e."timestamp" >= x.exposed
+            LEFT JOIN read_parquet({file_list(files)}) e ON e.user_id = x.user_id AND e."timestamp" >= x.exposed
             GROUP BY x.user_id ORDER BY x.user_id"""
         ).df()
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import duckdb
@@ -52,10 +53,27 @@ def hour_number(column: str) -> str:
 
 
 def quoted(text: str) -> str:
-    """A SQL string literal."""
+    """A SQL string literal.
+
+    >>> quoted("it's")
+    "'it''s'"
+    """
     return "'" + str(text).replace("'", "''") + "'"
 
 
+def file_list(paths: Iterable[Path]) -> str:
+    """SQL list of files, as DuckDB's readers take them.
+
+    >>> file_list([Path("a.csv"), Path("b'c.csv")])
+    "['a.csv', 'b''c.csv']"
+    """
+    return "[" + ", ".join(quoted(str(path)) for path in paths) + "]"
+
+
 def identifier(name: str) -> str:
-    """A SQL identifier, quoted."""
+    """A SQL identifier, quoted.
+
+    >>> identifier('a"b')
+    '"a""b"'
+    """
     return '"' + name.replace('"', '""') + '"'

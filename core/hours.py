@@ -10,6 +10,8 @@ from datetime import UTC, date, datetime, timedelta
 from core.errors import ConfigError
 
 HOUR = timedelta(hours=1)
+DAY_HOURS = 24
+WEEK_HOURS = 7 * DAY_HOURS
 _KEY = re.compile(r"\d{4}-\d{2}-\d{2}T\d{2}")
 
 
@@ -74,7 +76,7 @@ def hour_range(start: Hour, end: Hour) -> Iterator[Hour]:
 def day_hours(day: date) -> list[Hour]:
     """The 24 UTC hours of a day."""
     first = Hour.of_day(day)
-    return list(hour_range(first, first + 24))
+    return list(hour_range(first, first + DAY_HOURS))
 
 
 def parse_day(key: str) -> date:

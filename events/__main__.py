@@ -70,7 +70,7 @@ def main(arguments: argparse.Namespace) -> None:
         print(
             json.dumps(
                 {
-                    "source": store.source["source"],
+                    "source": store.source.source,
                     "facets": store.facets,
                     "hours": len(hours),
                     "first": hours[0].key if hours else None,

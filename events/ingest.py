@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from core import duck
-from core.duck import hour_number, identifier, quoted, scalar
+from core.duck import file_list, hour_number, identifier, quoted, scalar
 from core.errors import DataError
 from core.files import digest_file, digest_text, exclusive_lock, read_json, recover_directories, write_json, write_text
 from core.hours import Hour, hour_range
@@ -26,7 +26,7 @@ from events.mapping import Mapping, load_mapping, log_paths
 from events.readers import find_files, load_raw, raw_rows
 from events.schema import event_schema
 from events.staging import Staging, timestamp_sql
-from events.store import EventStore
+from events.store import EventStore, SourceProperties
 
 log = logging.getLogger("events.ingest")
 
@@ -97,7 +97,7 @@ def ingest(
         staging = Staging(con, mapping, folder, files)
         staging.stage(now or datetime.now().astimezone())
         staging.restrict(*only)
-        store.declare(mapping.lasting)
+        store.declare(SourceProperties.of(mapping))
         account = _account(con, store, mapping, staging.ids)
         _write_quarantine(con, store, files, account)
         _write_hours(con, store, mapping, files, account, close)
@@ -137,13 +137,9 @@ def _account(con: duckdb.DuckDBPyConnection, store: EventStore, mapping: Mapping
     con.execute("CREATE TABLE stored_ids (event_id VARCHAR)")
     if span[0] is not None:
         first, last = Hour.of(span[0]) - DEDUPLICATION_HOURS, Hour.of(span[1]) + DEDUPLICATION_HOURS
-        near = [
-            str(store.partition(hour) / "events.parquet")
-            for hour in store.hours()
-            if first <= hour <= last and store.manifest(hour).rows
-        ]
+        near = store.event_files(hour for hour in store.hours() if first <= hour <= last)
         if near:
-            files = "[" + ", ".join(map(quoted, near)) + "]"
+            files = file_list(near)
             con.execute(f"INSERT INTO stored_ids SELECT event_id FROM read_parquet({files})")
     con.execute(
         """CREATE TABLE marked AS SELECT __row, (event_id IN (SELECT event_id FROM stored_ids)

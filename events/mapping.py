@@ -172,16 +172,6 @@ class Mapping(_Strict):
         """Facets in the order of the file, those of the log first."""
         return (*self.facets, *(self.items.facets if self.items else ()))
 
-    @property
-    def lasting(self) -> dict[str, object]:
-        """What must stay the same between ingestions of one source."""
-        return {
-            "source": self.source,
-            "facets": list(self.facet_names),
-            "behaviours": [name for name in BEHAVIORS if name in self.behaviors],
-            "negatives": self.negatives.model_dump() if self.negatives else None,
-        }
-
 
 def is_zone(name: str) -> bool:
     """Whether the time zone database knows it."""

@@ -28,7 +28,8 @@ import pyarrow.parquet as pq
 from core.errors import CorruptStateError, DataError, NotReadyError
 from core.files import digest_file, digest_text, read_json, replaced_directory, write_json, write_parquet
 from core.hours import Hour
-from events.schema import event_schema, exposure_schema
+from events.mapping import Mapping, Negatives
+from events.schema import BEHAVIORS, event_schema, exposure_schema
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,44 @@ class Manifest:
     watermark: str | None = None
 
 
+@dataclass(frozen=True)
+class SourceProperties:
+    """What must stay the same between ingestions of one source.
+
+    Attributes:
+        source: name of the source.
+        facets: item attributes that its events carry, in the schema's order.
+        behaviors: behaviors that it can know, in the schema's order.
+        negatives: how negatives are drawn, None where the log holds impressions.
+    """
+
+    source: str
+    facets: tuple[str, ...]
+    behaviors: tuple[str, ...]
+    negatives: Negatives | None
+
+    @classmethod
+    def of(cls, mapping: Mapping) -> SourceProperties:
+        """The properties that a mapping gives its source."""
+        behaviors = tuple(name for name in BEHAVIORS if name in mapping.behaviors)
+        return cls(mapping.source, mapping.facet_names, behaviors, mapping.negatives)
+
+    @classmethod
+    def from_json(cls, content: dict[str, Any]) -> SourceProperties:
+        """Read what ``to_json`` gave."""
+        negatives = Negatives(**content["negatives"]) if content["negatives"] else None
+        return cls(content["source"], tuple(content["facets"]), tuple(content["behaviours"]), negatives)
+
+    def to_json(self) -> dict[str, Any]:
+        """The content of ``source.json``."""
+        return {
+            "source": self.source,
+            "facets": list(self.facets),
+            "behaviours": list(self.behaviors),
+            "negatives": self.negatives.model_dump() if self.negatives else None,
+        }
+
+
 class EventStore:
     """The event log of one source, by hour."""
 
@@ -54,40 +93,69 @@ class EventStore:
         self.root = root
 
     @cached_property
-    def source(self) -> dict[str, Any]:
-        """The source's fixed properties; ``NotReadyError`` before the first ingestion."""
+    def source(self) -> SourceProperties:
+        """The source's fixed properties.
+
+        Raises:
+            NotReadyError: nothing was ingested yet.
+        """
         path = self.root / "source.json"
         if not path.exists():
-            raise NotReadyError(f"no events in {self.root} yet; run 'python -m events ingest' first")
-        return read_json(path)
+            raise NotReadyError(f"no events in {self.root} yet; run 'clock events ingest' first")
+        return SourceProperties.from_json(read_json(path))
 
     @property
     def facets(self) -> list[str]:
-        return list(self.source["facets"])
+        return list(self.source.facets)
 
     @property
     def behaviors(self) -> list[str]:
         """Behaviors that the source can know, in the schema's order."""
-        return list(self.source["behaviours"])
+        return list(self.source.behaviors)
 
-    def declare(self, properties: dict[str, Any]) -> None:
-        """Fix the source's properties, or check that they are the ones fixed before."""
+    def check_declared(self, properties: SourceProperties) -> None:
+        """Return if the source's properties are the ones fixed before, or none were.
+
+        Raises:
+            DataError: the store holds events of another source, or with other facets, behaviors or negatives.
+        """
         path = self.root / "source.json"
-        if path.exists() and (known := read_json(path)) != properties:
-            changed = sorted(k for k in {*known, *properties} if known.get(k) != properties.get(k))
+        if not path.exists():
+            return
+        known, wanted = read_json(path), properties.to_json()
+        if known != wanted:
+            changed = sorted(k for k in {*known, *wanted} if known.get(k) != wanted.get(k))
             raise DataError(
                 f"{self.root} holds events of '{known.get('source')}' with other {', '.join(changed)}; "
-                "give another --out, or remove that folder to start the source anew"
+                "give another --out, or remove that folder to start the source again"
             )
+
+    def declare(self, properties: SourceProperties) -> None:
+        """Fix the source's properties, or check that they are the ones fixed before (``check_declared``)."""
+        self.check_declared(properties)
+        path = self.root / "source.json"
         if not path.exists():
-            write_json(path, properties)
+            write_json(path, properties.to_json())
         self.__dict__.pop("source", None)
 
     def partition(self, hour: Hour) -> Path:
         return self.root / f"hour={hour.key}"
 
-    def events_glob(self) -> str:
-        return str(self.root / "hour=*" / "events.parquet")
+    def event_files(self, hours: Iterable[Hour] | None = None) -> list[Path]:
+        """Event files of those of the hours (None: of all) that were closed and have events, in the order given."""
+        return [
+            self.partition(hour) / "events.parquet"
+            for hour in (self.hours() if hours is None else hours)
+            if self.has(hour) and self.manifest(hour).rows
+        ]
+
+    def exposure_files(self, hours: Iterable[Hour] | None = None) -> list[Path]:
+        """Exposure files of those of the hours (None: of all) that have any, in the order given."""
+        return [
+            self.partition(hour) / "exposures.parquet"
+            for hour in (self.hours() if hours is None else hours)
+            if self.has(hour) and self.manifest(hour).exposures
+        ]
 
     def hours(self) -> list[Hour]:
         """Every hour that was closed, in order, empty ones included."""
@@ -109,8 +177,8 @@ class EventStore:
         path = self.partition(hour) / "manifest.json"
         if not path.exists():
             raise NotReadyError(
-                f"hour {hour} has not been ingested; run 'python -m events ingest' on its log, or "
-                f"'python -m events close {hour}' if nothing happened in it"
+                f"hour {hour} has not been ingested; run 'clock events ingest' on its log, or "
+                f"'clock events close {hour}' if nothing happened in it"
             )
         return Manifest(**read_json(path))
 

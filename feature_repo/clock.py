@@ -172,14 +172,6 @@ class ClockState:
         for hour in hour_range(first, end):
             self.store.manifest(hour)  # raises NotReadyError, which names the hour
 
-    def events(self, hours: Sequence[Hour]) -> list[Path]:
-        """Event files of those hours that have any."""
-        return [
-            self.store.partition(h) / "events.parquet"
-            for h in hours
-            if self.store.has(h) and self.store.manifest(h).rows
-        ]
-
     @property
     def sums_folder(self) -> Path:
         return self.root / "sums"

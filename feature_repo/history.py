@@ -11,7 +11,7 @@ import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from core.hours import Hour
+from core.hours import DAY_HOURS, Hour
 from events.schema import BEHAVIORS
 from feature_repo.sql import COUNTS, WHOLE_DAY, Recipe, clock_schema, columns, counted, negative, summed, zeros
 
@@ -19,7 +19,6 @@ log = logging.getLogger("feature_repo.history")
 
 BATCH_ROWS = 20_000_000
 """Pairs of moment and tile that a batch may join, about: bounds the memory."""
-DAY_HOURS = 24
 ITEM_COUNTS = ("day_events", "day_finish", *COUNTS)
 
 

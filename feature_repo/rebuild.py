@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 from core.duck import identifier
 from core.engine import Engine
 from core.errors import NotReadyError
-from core.hours import Hour
+from core.hours import DAY_HOURS, Hour
 from events.schema import BEHAVIORS
-from feature_repo.history import DAY_HOURS, Period, Sources, histories, item_rows
+from feature_repo.history import Period, Sources, histories, item_rows
 from feature_repo.sql import COUNTS, columns, summed
 from feature_repo.sums import Layer, Sums
 from feature_repo.work import Refreshed, Work
@@ -58,10 +58,10 @@ class Rebuild(Work):
 
     def read(self) -> None:
         """Views ``raw`` of the window's events and ``raw_all`` of all; the dictionaries."""
-        everything = self.clock.events(self.hours)
+        everything = self.clock.store.event_files(self.hours)
         if not everything:
             raise NotReadyError(f"no events before {self.as_of}; every closed hour is empty")
-        self.recipe.read("raw", self.clock.events([h for h in self.hours if h >= self.first]))
+        self.recipe.read("raw", self.clock.store.event_files([h for h in self.hours if h >= self.first]))
         self.recipe.read("raw_all", everything)
         self.recipe.dictionaries("raw_all")
 

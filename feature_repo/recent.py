@@ -83,7 +83,7 @@ def recent_behaviors(clock: ClockState, keys: pa.Table) -> pa.Table:
 def _behaviors(clock: ClockState, users: np.ndarray, first: int, end: int) -> pa.Table:
     """Behaviors of users in the hours [first, end), by user and time: user_id, items, minutes, hours."""
     hours = list(hour_range(Hour(max(first, 0)), Hour(end)))
-    files = clock.events(hours)
+    files = clock.store.event_files(hours)
     if not files:
         return pa.table({name: pa.array([], pa.int64()) for name in ("user_id", *LISTS)})
     with engine(clock.settings) as running:
@@ -101,7 +101,7 @@ def _behaviors(clock: ClockState, users: np.ndarray, first: int, end: int) -> pa
 
 def users_with_behaviors(clock: ClockState, at: Hour) -> np.ndarray:
     """Everybody in the log of the days that histories reach back to, as of ``at``, in ascending order."""
-    files = clock.events(list(hour_range(at - 24 * clock.settings.history_days, at)))
+    files = clock.store.event_files(list(hour_range(at - 24 * clock.settings.history_days, at)))
     if not files:
         return np.empty(0, dtype=np.int64)
     with engine(clock.settings) as running:

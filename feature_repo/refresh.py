@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from core.engine import Engine
-from core.hours import Hour, hour_range
+from core.hours import DAY_HOURS, Hour, hour_range
 from events.schema import BEHAVIORS
-from feature_repo.history import DAY_HOURS, ITEM_COUNTS, Period, Sources, histories, item_rows
+from feature_repo.history import ITEM_COUNTS, Period, Sources, histories, item_rows
 from feature_repo.sql import COUNTS, columns, counted, negative, summed, zeros
 from feature_repo.sums import Layer
 from feature_repo.work import EVERYONE, Refreshed, Work, among, table_of
@@ -57,11 +57,11 @@ class Refresh(Work):
             ("came", self.came), ("went", self.went), ("raw_late", self.late),
             ("inside", window if self.late else []),
         ):  # fmt: skip
-            self.recipe.read(name, self.clock.events(hours))
+            self.recipe.read(name, self.clock.store.event_files(hours))
         for name, key in (("late_pairs", "user_id, slot"), ("late_users", "user_id"), ("late_items", "item_id")):
             self.engine.table(name, f"SELECT DISTINCT {key} FROM raw_late")
         day = self.as_of.number - DAY_HOURS - 1
-        self.recipe.read("yesterday", self.clock.events([Hour(day)] if self.came else []))
+        self.recipe.read("yesterday", self.clock.store.event_files([Hour(day)] if self.came else []))
         for name, key, sources in (
             ("pairs", "user_id, slot", ("came", "went", "raw_late")),
             ("users", "user_id", ("came", "went", "raw_late")),
@@ -173,7 +173,7 @@ class Refresh(Work):
             *hour_range(self.as_of - DAY_HOURS, self.as_of),
             *hour_range(self.first - DAY_HOURS, self.first),
         ]
-        self.recipe.read("days", self.clock.events(days))
+        self.recipe.read("days", self.clock.store.event_files(days))
         self.engine.table("day_users", "SELECT DISTINCT user_id FROM days")
         rows = self.profiles(self.sums, self.as_of, "day_users")
         return self.engine.arrow(f"{rows} ORDER BY k.user_id")
@@ -183,7 +183,7 @@ class Refresh(Work):
         since = max(min(self.late) + 1, self.history_from)
         opening = since == self.history_from and since - 1 > self.clock.store.hours()[0]
         period = Period(since - (0 if opening else 1), self.as_of, self.clock.window, opening=opening)
-        files = self.clock.events(
+        files = self.clock.store.event_files(
             [h for h in self.clock.store.hours() if since - self.clock.window - DAY_HOURS <= h < self.as_of]
         )
         self.recipe.read("past_events", files)

@@ -186,8 +186,8 @@ def fit(settings: Settings, as_of: Hour | None = None) -> Shrinkage:
     clock = ClockState(settings, store)
     at = as_of or Hour.parse(clock.needed()["as_of"])
     cut = at - HELD_OUT_HOURS
-    before = clock.events(list(hour_range(cut - settings.window_hours, cut)))
-    day = clock.events(list(hour_range(cut, at)))
+    before = clock.store.event_files(list(hour_range(cut - settings.window_hours, cut)))
+    day = clock.store.event_files(list(hour_range(cut, at)))
     if not before or not day:
         raise NotReadyError(f"fitting needs events both in the day before {at} and before that day")
     priors = {}

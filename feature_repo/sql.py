@@ -192,7 +192,7 @@ class Recipe:
             joins.append(f"LEFT JOIN top_{i} t{i} ON {self._equal(f't{i}', keys)}")
             for name in ("values", "scores", "counts"):
                 found.append(f"(SELECT {identifier(name)} FROM listed_{i}) AS {name}_{i}")
-                picked = self.engine.picked(f"{name}_{i}", f"best_{i}")
+                picked = self.engine.take_at(f"{name}_{i}", f"best_{i}")
                 lists.append(f"{picked} AS {identifier(f'{facet}_{name}')}")
         if keyed == f"{sums}_all":  # its rows have the totals
             kept.append(columns(COUNTS, "k."))
@@ -223,11 +223,11 @@ class Recipe:
         )
         self.engine.table(
             f"top_{facet}",
-            f"""SELECT {keys}, {self.engine.largest("r.place", self.settings.top_k)} AS best FROM {sums} s
+            f"""SELECT {keys}, {self.engine.top_n("r.place", self.settings.top_k)} AS best FROM {sums} s
             JOIN ranks_{facet} r ON r.score = s.score AND r.events = s.events AND r.value = s.value GROUP BY {keys}""",
         )
         listed = ", ".join(
-            f"{self.engine.listed(of, 'r.place')} AS {name}"
+            f"{self.engine.collect_ordered(of, 'r.place')} AS {name}"
             for of, name in (
                 ("d.value", '"values"'),
                 (f"CAST(r.score AS DOUBLE) / {one}", "scores"),

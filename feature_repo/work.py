@@ -176,8 +176,10 @@ class Work:
             midnight: UTC midnight at or before ``as_of``.
             users: table of the users wanted; None for all.
         """
-        later = self.clock.events(list(hour_range(midnight, self.as_of)))
-        earlier = self.clock.events(list(hour_range(midnight - self.clock.window, self.as_of - self.clock.window)))
+        later = self.clock.store.event_files(list(hour_range(midnight, self.as_of)))
+        earlier = self.clock.store.event_files(
+            list(hour_range(midnight - self.clock.window, self.as_of - self.clock.window))
+        )
         self.recipe.read("raw_later", later)
         self.recipe.read("raw_earlier", earlier)
         wanted = f" WHERE {among(users, 'user_id')}" if users else ""

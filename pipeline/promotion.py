@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from core import duck
-from core.duck import quoted
+from core.duck import file_list
 from core.errors import DataError, NotReadyError
 from core.files import read_json, write_json, write_parquet
 from core.hours import Hour, hour_range
@@ -61,16 +61,15 @@ def score_version(settings: Settings, version: str, hour: Hour) -> pa.Table:
 def popularity_scores(settings: Settings, since: Hour, predictions: pa.Table) -> pa.Table:
     """The popularity baseline on the rows of a prediction table: an item's finish rate in the window before ``since``."""
     store = EventStore(settings.events_dir)
-    hours = [h for h in store.hours() if since - settings.window_hours <= h < since and store.manifest(h).rows]
-    names = ", ".join(quoted(str(store.partition(h) / "events.parquet")) for h in hours)
+    files = store.event_files(h for h in store.hours() if since - settings.window_hours <= h < since)
     with duck.connection(settings) as con:
         con.register("predictions", predictions)
-        events = f"read_parquet([{names}])" if hours else "(SELECT 0 AS item_id, false AS finish WHERE false)"
+        events = f"read_parquet({file_list(files)})" if files else "(SELECT 0 AS item_id, false AS finish WHERE false)"
         con.execute(
             f"""CREATE TABLE popular AS SELECT item_id, count(*) AS shown, count(*) FILTER (WHERE finish) AS finished
             FROM {events} GROUP BY item_id"""
         )
-        per_item = "finished / shown" if not store.source["negatives"] else "shown / (SELECT sum(shown) FROM popular)"
+        per_item = "finished / shown" if not store.source.negatives else "shown / (SELECT sum(shown) FROM popular)"
         scores = con.sql(
             f"""SELECT p.event_id, CAST(coalesce({per_item}, 0) AS FLOAT) AS score
             FROM predictions p LEFT JOIN popular USING (item_id)"""

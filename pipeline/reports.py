@@ -70,7 +70,7 @@ def _frame(settings: Settings, store: EventStore, hours: list[Hour], variant: st
     """Events of hours with the prediction that the variant made of them before it trained on them."""
     from training.trainer import prediction_file
 
-    files = [store.partition(h) / "events.parquet" for h in hours if store.has(h) and store.manifest(h).rows]
+    files = store.event_files(hours)
     if not files:
         raise NotReadyError(f"no events from {hours[0]} to {hours[-1]}")
     scored = [p for h in hours if (p := prediction_file(settings, variant, h)).exists()]

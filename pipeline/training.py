@@ -9,7 +9,7 @@ from typing import Any
 
 from core.cli import run_child
 from core.environment import platform_environment
-from core.hours import Hour, hour_range
+from core.hours import DAY_HOURS, Hour, hour_range
 from core.logs import log_context
 from core.settings import Settings
 from core.state_version import check_state_version
@@ -18,7 +18,6 @@ from serving.routing import load_routes
 
 log = logging.getLogger("pipeline.training")
 
-DAY_HOURS = 24
 BULK_CHECKPOINT_HOURS = DAY_HOURS * 7
 
 

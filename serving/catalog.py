@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from core import duck
-from core.duck import identifier, quoted
+from core.duck import file_list, identifier
 from core.errors import NotReadyError
 from core.files import read_json, write_parquet
 from core.hours import Hour
@@ -77,7 +77,7 @@ def load_catalog(settings: Settings, features: ClockFeatures, at: Hour) -> Catal
         write_parquet(path, table.replace_schema_metadata({AS_OF: str(at.number).encode()}))
     events, rate = table["events"].to_numpy(), table["finish_rate"].to_numpy()
     usual = float((rate * events).sum() / max(events.sum(), 1))
-    positives_only = bool(features.events.source["negatives"])
+    positives_only = features.events.source.negatives is not None
     popularity = (
         events / max(events.sum(), 1)
         if positives_only
@@ -108,8 +108,7 @@ def _build(settings: Settings, features: ClockFeatures, at: Hour, path: Path) ->
     events, facets = features.events, features.facets
     before = _read(path, None, facets)
     first = _as_of(before) if before is not None and _as_of(before) <= at.number else 0
-    hours = [h for h in events.hours() if first <= h.number < at.number and events.manifest(h).rows]
-    names = ", ".join(quoted(str(events.partition(h) / "events.parquet")) for h in hours)
+    files = events.event_files(h for h in events.hours() if first <= h.number < at.number)
     columns = ", ".join(map(identifier, facets))
     latest = ", ".join(f"arg_max({identifier(f)}, (moment, event)) AS {identifier(f)}" for f in facets)
     stats = pa.concat_tables(
@@ -118,8 +117,10 @@ def _build(settings: Settings, features: ClockFeatures, at: Hour, path: Path) ->
     with duck.connection(settings) as con:
         con.register("stats", stats)
         parts = (
-            [f"""SELECT item_id, "timestamp" AS moment, event_id AS event, {columns} FROM read_parquet([{names}])"""]
-            if hours
+            [
+                f"""SELECT item_id, "timestamp" AS moment, event_id AS event, {columns} FROM read_parquet({file_list(files)})"""
+            ]
+            if files
             else []
         )
         if first:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
+from core.hours import DAY_HOURS
 from studies.lab import Lab
 from studies.paired import Panel
 from studies.slices import compare_slices
 
-DAY_HOURS = 24
 TEXT = (
     "Users by their events in the 30 days before the hour, items by the time since their first sample. The last module is \
 the paper's clock whose thin slots borrow from the user's day and from everybody (strength fitted on the first 29 days, or \

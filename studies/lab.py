@@ -135,7 +135,7 @@ class Lab:
         self._ingest(base.settings)
         given = Log(base.var, self.source, "", changes or {})
         self._clocks(base.settings, given.settings)
-        own = bool(EventStore(base.settings.events_dir).source["negatives"])
+        own = EventStore(base.settings.events_dir).source.negatives is not None
         found = [Log(base.var, self.source, kind, changes or {}) for kind in (NEGATIVES if own else ("",))]
         for one in found:
             store = one.samples

@@ -26,7 +26,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from core import duck
-from core.duck import hour_number, identifier, quoted
+from core.duck import file_list, hour_number, identifier
 from core.files import digest_file, digest_json, digest_text, read_json, replaced_directory, write_json, write_parquet
 from core.hours import Hour
 from core.settings import Settings
@@ -63,7 +63,9 @@ class SampleStore:
         self.root = settings.training_dir / "samples"
         self.facets = events.facets
         self.heads = events.behaviors
-        self.negatives: dict[str, Any] | None = events.source["negatives"]
+        self.negatives: dict[str, Any] | None = (
+            events.source.negatives.model_dump() if events.source.negatives else None
+        )
         self.negative_hours = settings.window_hours
         self._features: ClockFeatures | None = None
 
@@ -187,8 +189,7 @@ class _Pool:
 
     def __init__(self, settings: Settings, events: EventStore, facets: Sequence[str], hours: int) -> None:
         self.window, self.facets = hours, list(facets)
-        files = [str(events.partition(h) / "events.parquet") for h in events.hours() if events.manifest(h).rows]
-        names = "[" + ", ".join(map(quoted, files)) + "]"
+        names = file_list(events.event_files())
         columns = ", ".join(map(identifier, ["user_id", "item_id", *self.facets]))
         with duck.connection(settings) as con:
             table = con.sql(

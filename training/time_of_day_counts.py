@@ -12,9 +12,9 @@ import math
 import torch
 from torch import Tensor, nn
 
+from core.hours import DAY_HOURS
 from training.embedding import UNKNOWN, GrowingEmbedding
 
-DAY_HOURS = 24
 WIDTH = 2 * DAY_HOURS
 """Width of the statistics: positives by local hour, then negatives."""
 MEMORY_HOURS = 720.0

@@ -38,7 +38,8 @@ def test_lastfm_listens_without_track_ids_quotes_or_header(tmp_path: Path, setti
     assert events["finish"].all()
     assert events["like"].isna().all()
     assert events["item_id"].nunique() == 2
-    assert store.source["negatives"]["kind"] == "popularity"
+    assert store.source.negatives
+    assert store.source.negatives.kind == "popularity"
 
 
 KUAIRAND = (
@@ -84,7 +85,7 @@ def test_kuairand_impressions_with_the_tags_of_the_videos(tmp_path: Path, settin
         "share": [True, False, False],
     }
     assert events["played_seconds"].tolist() == [61.207, 1.2, 15.0]
-    assert store.source["negatives"] is None
+    assert store.source.negatives is None
 
 
 def test_yambda_listens_and_likes_of_one_moment_are_two_events(tmp_path: Path, settings: Settings) -> None:

@@ -51,7 +51,7 @@ def test_negatives_come_from_the_past_and_are_the_same_every_time(positives: Set
     digests = {h: samples.read(h).digest for h in hours}
     seen: set[int] = set()
     own: dict[int, set[int]] = {}
-    kind = store.source["negatives"]["kind"]
+    kind = store.source.negatives.kind
     drawn = 0
     for hour in hours:
         rows = samples.read(hour).tables.samples.to_pylist()

@@ -9,10 +9,11 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from core.hours import DAY_HOURS
 from training.batch import Batch, Moment
 from training.config import RankerConfig
 from training.embedding import GrowingEmbedding
-from training.time_of_day_counts import DAY_HOURS, TimeOfDayCounts
+from training.time_of_day_counts import TimeOfDayCounts
 
 
 class Tables(Protocol):

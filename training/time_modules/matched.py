@@ -7,10 +7,11 @@ import math
 import torch
 from torch import Tensor, nn
 
+from core.hours import DAY_HOURS
 from training.batch import DAY_MINUTES, Batch
 from training.config import RankerConfig
 from training.time_modules.base import Tables, TimeModule, circular_distance, normal_density, slot_weights
-from training.time_of_day_counts import DAY_HOURS, MEMORY_HOURS
+from training.time_of_day_counts import MEMORY_HOURS
 
 FEATURES = 4
 SCALE = 0.3

@@ -7,10 +7,10 @@ import math
 import torch
 from torch import Tensor, nn
 
+from core.hours import DAY_HOURS
 from training.batch import Batch
 from training.config import RankerConfig
 from training.time_modules.base import Tables, TimeModule
-from training.time_of_day_counts import DAY_HOURS
 
 WEEK_DAYS = 7
 
