@@ -29,7 +29,7 @@ $(VENV)/.installed: requirements.txt
 	@$(VENV)/bin/uv pip install --quiet --python $(VENV)/bin/python -r requirements.txt
 	@touch $@
 
-.PHONY: help setup demo loop serve up down secrets doctor test check audit chaos format bench study services lock clean
+.PHONY: help setup demo loop serve up down secrets doctor test check docs screenshots audit chaos format bench study services lock clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -66,6 +66,13 @@ check: setup ## lint, format, types, bandit; Dockerfile, Compose file and manife
 	@$(VENV)/bin/hadolint docker/Dockerfile && $(VENV)/bin/check-jsonschema --quiet --builtin-schema vendor.compose-spec docker/compose.yaml
 	@$(VENV)/bin/kubernetes-validate --strict --quiet docker/kubernetes/platform.yaml
 
+docs: setup ## the documentation site in var/site: reference pages from the code, then a strict build
+	@$(VENV)/bin/uv pip install --quiet --python $(VENV)/bin/python -r requirements-docs.txt
+	@$(RUN) -m docs.generate && $(RUN) -m mkdocs build --quiet --strict && echo "site: var/site/index.html"
+
+screenshots: setup ## the README's pictures, from the workspace of a demo that has run, in headless Chromium
+	@$(RUN) -m docs.screenshots
+
 audit: setup ## known holes in the pinned dependencies (needs the network), and the list of parts as CycloneDX
 	@$(VENV)/bin/cyclonedx-py requirements requirements.txt --output-file var/sbom.json && echo "parts: var/sbom.json"
 	@$(VENV)/bin/pip-audit --requirement requirements.txt --no-deps --disable-pip --progress-spinner off
@@ -91,6 +98,8 @@ lock: setup ## resolve requirements.in into requirements.txt
 	@$(VENV)/bin/uv pip compile --quiet requirements.in --output-file requirements.txt --python-version 3.11 \
 	  --no-header --no-annotate --no-emit-index-url --no-emit-find-links
 	@sed -i -E 's/^(torch==[0-9.]+)\+cpu$$/\1/' requirements.txt
+	@$(VENV)/bin/uv pip compile --quiet requirements-docs.in --output-file requirements-docs.txt --constraints requirements.txt \
+	  --python-version 3.11 --no-header --no-annotate --no-emit-index-url --no-emit-find-links
 
 clean: ## remove all run-time state (var/)
 	@rm -rf var
