@@ -39,7 +39,7 @@ $(VENV)/.installed-dev: $(VENV)/.installed requirements-dev.txt
 	@$(INSTALL) -r requirements-dev.txt
 	@touch $@
 
-.PHONY: help setup dev demo loop serve up down secrets doctor test check audit chaos format bench study services lock clean
+.PHONY: help setup dev demo loop serve up down secrets doctor test check docs screenshots audit chaos format bench study services lock clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -78,6 +78,13 @@ check: dev ## lint, format, types, layers, bandit; Dockerfile, Compose file and 
 	@$(VENV)/bin/hadolint docker/Dockerfile && $(VENV)/bin/check-jsonschema --quiet --builtin-schema vendor.compose-spec docker/compose.yaml
 	@$(VENV)/bin/kubernetes-validate --strict --quiet docker/kubernetes/platform.yaml
 
+docs: dev ## the documentation site in var/site: reference pages from the code, then a strict build
+	@$(VENV)/bin/uv pip install --quiet --python $(VENV)/bin/python -r requirements-docs.txt
+	@$(RUN) -m docs.generate && $(RUN) -m mkdocs build --quiet --strict && echo "site: var/site/index.html"
+
+screenshots: dev ## the README's pictures, from the workspace of a demo that has run, in headless Chromium
+	@$(RUN) -m docs.screenshots
+
 audit: dev ## known holes in the pinned dependencies (needs the network), and the list of parts as CycloneDX
 	@$(VENV)/bin/cyclonedx-py requirements requirements-production.txt --output-file var/sbom.json && echo "parts: var/sbom.json"
 	@$(VENV)/bin/pip-audit --requirement requirements-production.txt --no-deps --disable-pip --progress-spinner off
@@ -98,12 +105,22 @@ study: setup ## a study with its conclusion (NAME= SOURCE= DATA= SEEDS= REPLICAT
 services: ## install the servers that some tests start (Debian packages, needs root): PostgreSQL, Redis, Chromium, Java, nginx, Prometheus
 	@docker/install_services.sh
 
+<<<<<<< HEAD
 lock: dev ## resolve pyproject.toml into requirements.txt, and one more for every extra
 	@sed -i '/^torch==/d' requirements*.txt  # so that the CPU build of UV_FIND_LINKS is taken where there is one
 	@$(COMPILE) --output-file requirements.txt
 	@for extra in production spark; do $(COMPILE) --extra $$extra --constraint requirements.txt --output-file requirements-$$extra.txt; done
 	@$(COMPILE) --extra production --extra spark --extra dev --constraint requirements.txt --output-file requirements-dev.txt
 	@sed -i -E 's/^(torch==[0-9.]+)\+cpu$$/\1/' requirements*.txt
+=======
+lock: setup ## resolve requirements.in into requirements.txt
+	@sed -i '/^torch==/d' requirements.txt  # so that the CPU build of UV_FIND_LINKS is taken where there is one
+	@$(VENV)/bin/uv pip compile --quiet requirements.in --output-file requirements.txt --python-version 3.11 \
+	  --no-header --no-annotate --no-emit-index-url --no-emit-find-links
+	@sed -i -E 's/^(torch==[0-9.]+)\+cpu$$/\1/' requirements.txt
+	@$(VENV)/bin/uv pip compile --quiet requirements-docs.in --output-file requirements-docs.txt --constraints requirements.txt \
+	  --python-version 3.11 --no-header --no-annotate --no-emit-index-url --no-emit-find-links
+>>>>>>> h-docs
 
 clean: ## remove all run-time state (var/)
 	@rm -rf var
