@@ -70,7 +70,7 @@ def airflow_home(settings: Settings) -> Path:
 
 def _embedded(home: Path) -> dict[str, str]:
     return {
-        "CORE__EXECUTOR": "LocalExecutor",
+        "CORE__EXECUTOR": "operations.preloading_executor.PreloadingLocalExecutor",
         "CORE__PARALLELISM": "3",
         "CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "True",
         "DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home / 'airflow.db'}",
@@ -87,6 +87,7 @@ def _production(settings: Settings) -> dict[str, str]:
         "CELERY__BROKER_URL": f"redis://:{settings.secret('redis')}@{settings.redis_url}/{CELERY_DATABASE}",
         "CELERY__RESULT_BACKEND": "db+" + settings.postgres_url("airflow"),
         "CELERY__WORKER_CONCURRENCY": "2",
+        "CELERY__CELERY_CONFIG_OPTIONS": "operations.celery_options.OPTIONS",
         "FAB__COOKIE_SECURE": str(settings.public_url.startswith("https")),
         "FAB__ENABLE_PROXY_FIX": "True",
         "WORKERS__EXECUTION_API_RETRIES": "10",

@@ -1,0 +1,55 @@
+"""The modules of the hourly steps, imported once in the process that tasks are forked from.
+
+A task's process is a fork: what its parent has imported it need not import again, which is most of what a short step would
+otherwise do. Importing this module imports them, so that Celery's ``imports`` setting can name it.
+
+Fork safety: a parent may hold modules, but no threads that a child would wait for. Polars starts threads when it is imported, so
+it is hidden while the others are imported (MLflow takes it where it is there), and no step below may import it at its top.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+log = logging.getLogger("operations.preload")
+
+MODULES = (
+    "duckdb", "pandas", "pyarrow.parquet", "torch", "feast", "mlflow.pyfunc",
+    "events.ingest", "feature_repo.retrieval", "model_registry.store", "pipeline.source", "training.model", "training.scoring",
+)  # fmt: skip
+
+
+@contextmanager
+def hidden(name: str) -> Iterator[None]:
+    """Let a module that nobody has imported yet be missing for a while."""
+    if name in sys.modules:
+        yield
+        return
+    sys.modules[name] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        del sys.modules[name]
+
+
+def preload() -> float:
+    """Import the modules.
+
+    Returns:
+        Seconds that it took.
+    """
+    begun = time.monotonic()
+    with hidden("polars"):
+        for name in MODULES:
+            importlib.import_module(name)
+    seconds = time.monotonic() - begun
+    log.info("the modules of the hourly steps are imported (%.1f s)", seconds)
+    return seconds
+
+
+preload()
