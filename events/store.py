@@ -58,7 +58,7 @@ class EventStore:
         """The source's fixed properties; ``NotReadyError`` before the first ingestion."""
         path = self.root / "source.json"
         if not path.exists():
-            raise NotReadyError(f"no events in {self.root} yet; run 'python -m events ingest' first")
+            raise NotReadyError(f"no events in {self.root} yet; run 'clock events ingest' first")
         return read_json(path)
 
     @property
@@ -109,8 +109,8 @@ class EventStore:
         path = self.partition(hour) / "manifest.json"
         if not path.exists():
             raise NotReadyError(
-                f"hour {hour} has not been ingested; run 'python -m events ingest' on its log, or "
-                f"'python -m events close {hour}' if nothing happened in it"
+                f"hour {hour} has not been ingested; run 'clock events ingest' on its log, or "
+                f"'clock events close {hour}' if nothing happened in it"
             )
         return Manifest(**read_json(path))
 
