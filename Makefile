@@ -49,25 +49,25 @@ setup: $(VENV)/.installed ## install the platform into .venv, with the command `
 dev: $(VENV)/.installed-dev ## and everything that checks, tests and benches need: Spark, the servers' clients, test tools
 
 demo: setup ## the main job: raw log → features → hourly training → promotion → A/B report (SOURCE= DATA= HOURS= FRESH=1)
-	@$(RUN) -m pipeline --source "$(SOURCE)" demo --hours $(HOURS) $(if $(DATA),--data "$(DATA)") $(if $(filter-out 0,$(FRESH)),--fresh)
+	@$(RUN) -m clock demo --source "$(SOURCE)" --hours $(HOURS) $(if $(DATA),--data "$(DATA)") $(if $(filter-out 0,$(FRESH)),--fresh)
 
 loop: setup ## the closed loop: simulated people, serving, hourly steps, A/B report, true effect (ARMS= DAYS= AIRFLOW_HOURS= FRESH=1)
-	@$(RUN) -m pipeline loop --arms "$(ARMS)" --days $(DAYS) --airflow-hours $(AIRFLOW_HOURS) $(if $(filter-out 0,$(FRESH)),--fresh)
+	@$(RUN) -m clock loop --arms "$(ARMS)" --days $(DAYS) --airflow-hours $(AIRFLOW_HOURS) $(if $(filter-out 0,$(FRESH)),--fresh)
 
 serve: setup ## the ranking service of a workspace on 127.0.0.1 (SOURCE=)
-	@$(RUN) -m serving --source "$(SOURCE)" run
+	@$(RUN) -m clock serve --source "$(SOURCE)"
 
 up: setup ## start the whole local platform and leave it running: Airflow, MLflow, reports, ranking (SOURCE=)
-	@$(RUN) -m pipeline --source "$(SOURCE)" up
+	@$(RUN) -m clock up --source "$(SOURCE)"
 
 down: ## stop what `make up` started
-	@$(RUN) -m pipeline --source "$(SOURCE)" down
+	@$(RUN) -m clock down --source "$(SOURCE)"
 
 secrets: setup ## what docker/compose.yaml needs: secrets, certificate, .env; nothing is overwritten (HOST=)
-	@$(RUN) -m operations prepare docker $(if $(HOST),--host "$(HOST)")
+	@$(RUN) -m clock ops prepare docker $(if $(HOST),--host "$(HOST)")
 
 doctor: setup ## check everything the platform stands on, and say what to fix (SOURCE=)
-	@$(RUN) -m operations --source "$(SOURCE)" doctor
+	@$(RUN) -m clock ops doctor --source "$(SOURCE)"
 
 test: dev ## all tests (WORKERS=2: side by side)
 	@$(RUN) -m pytest tests $(if $(WORKERS),-n $(WORKERS) --dist loadfile)
@@ -96,31 +96,21 @@ chaos: dev ## kill processes of the whole stack at random, compare the state wit
 	@CHAOS_INJECTIONS=$(INJECTIONS) CHAOS_SEED=$(SEED) CHAOS_REPORT=$(CURDIR)/var/chaos.json $(RUN) -m pytest -s -q tests/operations/test_chaos.py
 
 bench: dev ## speed and memory, side by side with what a user would pick instead
-	@$(RUN) -m benchmarks
+	@$(RUN) -m clock bench
 
 study: setup ## a study with its conclusion (NAME= SOURCE= DATA= SEEDS= REPLICATIONS= FRESH=1; without NAME their list)
-	@$(RUN) -m studies $(if $(NAME),"$(NAME)" --source "$(SOURCE)",--help) $(if $(DATA),--data "$(DATA)") \
+	@$(RUN) -m clock study $(if $(NAME),"$(NAME)" --source "$(SOURCE)") $(if $(DATA),--data "$(DATA)") \
 	  $(if $(SEEDS),--seeds "$(SEEDS)") $(if $(REPLICATIONS),--replications "$(REPLICATIONS)") $(if $(filter-out 0,$(FRESH)),--fresh)
 
 services: ## install the servers that some tests start (Debian packages, needs root): PostgreSQL, Redis, Chromium, Java, nginx, Prometheus
 	@docker/install_services.sh
 
-<<<<<<< HEAD
 lock: dev ## resolve pyproject.toml into requirements.txt, and one more for every extra
 	@sed -i '/^torch==/d' requirements*.txt  # so that the CPU build of UV_FIND_LINKS is taken where there is one
 	@$(COMPILE) --output-file requirements.txt
 	@for extra in production spark; do $(COMPILE) --extra $$extra --constraint requirements.txt --output-file requirements-$$extra.txt; done
 	@$(COMPILE) --extra production --extra spark --extra dev --constraint requirements.txt --output-file requirements-dev.txt
 	@sed -i -E 's/^(torch==[0-9.]+)\+cpu$$/\1/' requirements*.txt
-=======
-lock: setup ## resolve requirements.in into requirements.txt
-	@sed -i '/^torch==/d' requirements.txt  # so that the CPU build of UV_FIND_LINKS is taken where there is one
-	@$(VENV)/bin/uv pip compile --quiet requirements.in --output-file requirements.txt --python-version 3.11 \
-	  --no-header --no-annotate --no-emit-index-url --no-emit-find-links
-	@sed -i -E 's/^(torch==[0-9.]+)\+cpu$$/\1/' requirements.txt
-	@$(VENV)/bin/uv pip compile --quiet requirements-docs.in --output-file requirements-docs.txt --constraints requirements.txt \
-	  --python-version 3.11 --no-header --no-annotate --no-emit-index-url --no-emit-find-links
->>>>>>> h-docs
 
 clean: ## remove all run-time state (var/)
 	@rm -rf var

@@ -311,7 +311,7 @@ def load_experiment(path: Path) -> Experiment:
     """Read an experiment file; ``ConfigError`` names every wrong key with its line."""
     return load_document(
         path, Experiment, what="experiment file",
-        see="'python -m ab_analysis init' prints a commented file, 'schema' its JSON schema for an editor.",
+        see="'clock ab init' prints a commented file, 'schema' its JSON schema for an editor.",
     )  # fmt: skip
 
 

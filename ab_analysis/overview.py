@@ -26,7 +26,7 @@ PAGE = """
 <tr><td colspan="10" class="soft" style="text-align:left; white-space:normal">{{ r.sentence }}</td></tr>{% endfor %}</tbody></table></div>
 {% else %}<p class="lead">The log of '{{ source }}' holds no experiment that was reported.</p>
 <p>To analyze one, log who met which variant (see <em>exposures</em> in the mapping file) and describe it in
-<code>{{ folder }}</code>; <code>python -m ab_analysis init</code> prints a commented file.</p>{% endif %}</section>
+<code>{{ folder }}</code>; <code>clock ab init</code> prints a commented file.</p>{% endif %}</section>
 <section><h2>Together</h2><ul>
 <li>{{ meta.ended }} of {{ meta.experiments }} experiments have ended; {{ meta.ship }} to ship, {{ meta.stop }} to stop,
 {{ meta.no_effect }} without an effect, {{ meta.no_conclusion }} without a conclusion.</li>

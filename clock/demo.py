@@ -14,6 +14,7 @@ from typing import Any
 from core.errors import ConfigError
 from core.files import read_json, write_json
 from core.hours import DAY_HOURS, Hour, hour_range
+from core.progress import STAGE, log_to
 from core.settings import Settings, load_settings
 from events.store import EventStore
 from model_registry.registry import CHAMPION
@@ -50,6 +51,7 @@ def run_demo(source: str, data: str | None, hours: int, *, fresh: bool) -> dict[
     if fresh and settings.workspace.exists():
         log.info("removing %s", settings.workspace)
         shutil.rmtree(settings.workspace)
+    log_to(settings.workspace / "logs" / "demo.log")
     plan = _plan(settings, data, hours)
     log.info("source %s: history before %s, then %d hours through Airflow", settings.source, plan["takeover"], hours)
     takeover, end = Hour.parse(plan["takeover"]), Hour.parse(plan["end"])
@@ -65,15 +67,19 @@ def run_demo(source: str, data: str | None, hours: int, *, fresh: bool) -> dict[
         write_served_experiment(settings, takeover)
     migration.join()
     with ExitStack() as stack:
+        log.info("starting Airflow", extra=STAGE)
         api = start_airflow(settings, stack)
+        log.info("%d hours through Airflow", end.number - takeover.number, extra=STAGE)
         days = {takeover.day.isoformat(), (end - 1).day.isoformat()}
         if load_source(settings).simulated:
             live_hours(settings, api, takeover, end, stack)
             days.add((takeover - DAY_HOURS).day.isoformat())  # on which the planted experiment ends
         else:
             run_hours(api, takeover, end)
+        log.info("daily reports", extra=STAGE)
         report_days(api, days)
         counts = api.count_runs([*HOURLY, "report_day"])
+        log.info("stopping Airflow and reading back what the stores hold", extra=STAGE)
     summary = summarize(settings, plan, counts, time.monotonic() - begun)
     write_json(settings.var / "demo" / "summary.json", summary)
     return summary
@@ -159,7 +165,7 @@ def live_hours(settings: Settings, api: AirflowApi, first: Hour, end: Hour, stac
             world.live(client)
             log.info("hour %s: people asked for %d slates over HTTP (%s)", hour, sum(client.answers.values()),
                      ", ".join(f"{count} {what}" for what, count in sorted(client.answers.items())))  # fmt: skip
-        run_hours(api, hour, hour + 1)
+        run_hours(api, hour, hour + 1, done=hour.number - first.number, total=end.number - first.number)
 
 
 def summarize(settings: Settings, plan: dict[str, Any], counts: dict[str, Any], seconds: float) -> dict[str, Any]:

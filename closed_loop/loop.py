@@ -34,6 +34,7 @@ from core.duck import file_list, quoted
 from core.errors import ConfigError, NotReadyError
 from core.files import read_json, write_json, write_text
 from core.hours import Hour, hour_range
+from core.progress import STAGE, log_to, step
 from core.settings import Settings, load_settings
 from events.store import EventStore
 from feature_repo.retrieval import ClockFeatures, advance
@@ -130,6 +131,7 @@ class Loop:
         if fresh:
             for world in self.workspaces:
                 shutil.rmtree(world.workspace, ignore_errors=True)
+        log_to(self.settings.workspace / "logs" / "demo.log")
         self.config = self._config()
         self.app = App(self.config)
         self._airflow: AirflowApi | None = None
@@ -170,7 +172,9 @@ class Loop:
         if (self.folder / "prepared.json").exists():
             return
         begun = time.monotonic()
-        log.info("%d users live %d days under the app's first policy", self.config.users, self.plan.history_days)
+        log.info(
+            "%d users live %d days under the app's first policy", self.config.users, self.plan.history_days, extra=STAGE
+        )
         worlds = [self._world(n, self.config.first_hour) for n in range(len(self.workspaces))]
         for settings, world in zip(self.workspaces, worlds, strict=True):
             save_source(settings, Source(str(world.log.prepare())))
@@ -201,6 +205,7 @@ class Loop:
             if done > self.start:  # an interruption may have come before the last hour was through
                 self._through(done - 1, stack)
             engine.refresh()
+            log.info("%d days of the experiment, hour by hour", self.plan.days, extra=STAGE)
             main = self._ranker(engine, stack)
             ranks: list[Rank] = [main, *self._others(engine)]
             for hour in hour_range(done, self.end):
@@ -220,7 +225,8 @@ class Loop:
                         * (self.end.number - hour.number - 1)
                     )
                     log.info("%s is lived; %d of %d days, %.0f min left", hour.day,
-                             (hour.number - self.start.number + 1) // 24, self.plan.days, left / 60)  # fmt: skip
+                             (hour.number - self.start.number + 1) // 24, self.plan.days, left / 60,
+                             extra=step((hour.number - self.start.number + 1) // 24, self.plan.days))  # fmt: skip
 
     def conclude(self) -> dict[str, Any]:
         """Compare offline gain, A/B estimate and truth; write the summary and the page."""
@@ -229,6 +235,7 @@ class Loop:
         from pages.rankers import write_model_page
         from pipeline.reports import headline_effects, report_experiment, variant_metrics
 
+        log.info("comparing offline gain, A/B estimate and truth", extra=STAGE)
         truth = self.truth() if self.plan.truth else {}
         if len(self.plan.arms) == 2 and truth:
             found = truth[self.plan.arms[1]]

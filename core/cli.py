@@ -1,44 +1,233 @@
-"""What the command lines share: progress on standard error, errors without a traceback."""
+"""What the command lines share: Typer with the platform's manners, progress on standard error, errors without a traceback.
+
+Only ``typer`` is imported at start, so that help and completion answer at once; settings and logs follow when a command runs.
+"""
 
 from __future__ import annotations
 
-import argparse
+import difflib
 import logging
 import os
+import re
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
-from typing import NoReturn
+import tempfile
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+from typer.exceptions import TyperException
+from typer.main import get_command
 
 from core.errors import ConfigError, NotReadyError, PlatformError
-from core.logs import setup_logging
-from core.settings import Settings, load_settings
+
+if TYPE_CHECKING:
+    from core.settings import Settings
 
 EXIT_ERROR = 2
 EXIT_RETRY = 75  # EX_TEMPFAIL of sysexits.h
+EXIT_BUG = 1
+EXIT_INTERRUPTED = 130
+NEGATIVE_NUMBER = re.compile(r"-\d[\d.]*")
+CONTEXT: dict[str, Any] = {"help_option_names": ["-h", "--help"]}
+
+SourceOption = Annotated[
+    str | None,
+    typer.Option("--source", metavar="NAME", help="Workspace to work on. Default: CLOCK_SOURCE, else simulator."),
+]
+"""``--source`` of a command; where it is not given there, the one given before the command counts."""
+
+
+class Command(TyperCommand):
+    """A command: sets logging up when it runs, and takes ``--source`` from the groups above it."""
+
+    def make_parser(self, ctx: Any) -> Any:
+        """A parser to which a negative number is a value, not an option."""
+        parser = super().make_parser(ctx)
+        match = parser._match_short_opt
+
+        def number_or_option(argument: str, state: Any) -> None:
+            if NEGATIVE_NUMBER.fullmatch(argument):
+                state.largs.append(argument)
+            else:
+                match(argument, state)
+
+        parser._match_short_opt = number_or_option  # type: ignore[assignment, method-assign]
+        return parser
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse; an option whose metavar ends in ``...`` takes all the numbers that follow it."""
+        many = {
+            name for p in self.params if str(getattr(p, "metavar", None) or "").endswith("...") for name in p.opts
+            if name.startswith("-")
+        }  # fmt: skip
+        expanded: list[str] = []
+        option = ""
+        for argument in args:
+            if option and expanded[-1] != option and not argument.startswith("-") and _is_number(argument):
+                expanded += [option, argument]
+                continue
+            if argument in many:
+                option = argument
+            elif not (option and expanded[-1] == option):
+                option = ""
+            expanded.append(argument)
+        return list(super().parse_args(ctx, expanded))
+
+    def invoke(self, ctx: Any) -> None:
+        """Run the command."""
+        from core.logs import setup_logging
+        from core.settings import load_settings
+
+        inherited = _inherited_source(ctx)
+        if "source" in ctx.params:
+            ctx.params["source"] = ctx.params["source"] or inherited
+        elif inherited:
+            ctx.fail(f"'{ctx.command_path}' takes no --source")
+        setup_logging(load_settings())
+        try:
+            super().invoke(ctx)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+class Group(TyperGroup):
+    """A group of commands; ``default_command`` runs where none is named."""
+
+    default_command = ""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse the group's own options; what is left goes to the default command where no command is named."""
+        if self.default_command:
+            ctx.ignore_unknown_options = True
+        rest = super().parse_args(ctx, args)
+        first = ctx._protected_args[:1]
+        if self.default_command and not (first and not first[0].startswith("-")):
+            ctx.args = [*ctx._protected_args, *ctx.args]
+            ctx._protected_args = [self.default_command]
+        return list(rest)
+
+
+class App(typer.Typer):
+    """A Typer application of the platform: ``-h``, plain exceptions, ``--source`` before the command where ``shared_source``."""
+
+    def __init__(self, *, shared_source: bool = False, **options: Any) -> None:
+        defaults: dict[str, Any] = {
+            "cls": Group,
+            "add_completion": False,
+            "no_args_is_help": not options.get("invoke_without_command"),
+            "pretty_exceptions_enable": False,
+            "context_settings": CONTEXT,
+            "callback": source_of_all if shared_source else _group,
+        }
+        super().__init__(**{**defaults, **options})
+
+    def command(self, name: str | None = None, **options: Any) -> Callable[..., Any]:
+        """Register a command."""
+        return super().command(name, **{"cls": Command, "context_settings": CONTEXT, **options})
+
+
+def source_of_all(source: SourceOption = None) -> None:
+    """Options of a group; its commands find them in their context."""
+    del source
+
+
+def _group() -> None:
+    """A group without options of its own."""
+
+
+def _inherited_source(ctx: Any) -> str | None:
+    """The ``--source`` that stands nearest before the command."""
+    parent = ctx.parent
+    while parent is not None:
+        if parent.params.get("source"):
+            return str(parent.params["source"])
+        parent = parent.parent
+    return None
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def settings_of(source: str | None) -> Settings:
     """Settings of the workspace that ``--source`` names, else of the environment's."""
+    from core.settings import load_settings
+
     return load_settings(source=source) if source else load_settings()
 
 
-def run(parser: argparse.ArgumentParser, main: Callable[[argparse.Namespace], None]) -> NoReturn:
-    """Parse, run, and turn a ``PlatformError`` into one clear line and an exit status."""
-    arguments = parser.parse_args()
+def positive(name: str) -> Callable[[int | None], int | None]:
+    """A check of an option: a number of at least 1."""
+
+    def check(value: int | None) -> int | None:
+        if value is not None and value < 1:
+            raise ConfigError(f"{name} {value}: at least 1")
+        return value
+
+    return check
+
+
+def call(app: typer.Typer, arguments: Sequence[str], *, program: str | None = None) -> int:
+    """Run a command line in this process; errors go through.
+
+    Returns:
+        The exit status.
+
+    Raises:
+        PlatformError: of the command.
+        TyperException: the command line is wrong.
+    """
+    result = get_command(app).main(list(arguments), prog_name=program, standalone_mode=False)
+    return result if isinstance(result, int) else 0
+
+
+def run(app: typer.Typer, *, program: str | None = None) -> NoReturn:
+    """Run the process's command line; a ``PlatformError`` becomes one clear line and an exit status."""
     try:
-        setup_logging(load_settings())
-        main(arguments)
+        status = call(app, sys.argv[1:], program=program)
+        if status == EXIT_INTERRUPTED:
+            print("interrupted", file=sys.stderr)
     except PlatformError as error:
         print(f"error: {error}", file=sys.stderr)
-        _end(EXIT_RETRY if isinstance(error, NotReadyError) else EXIT_ERROR)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = EXIT_RETRY if isinstance(error, NotReadyError) else EXIT_ERROR
+    except TyperException as error:
+        if message := usage_message(error):
+            print(f"error: {message}", file=sys.stderr)
+        status = error.exit_code
+    except (typer.Abort, KeyboardInterrupt):
+        print("interrupted", file=sys.stderr)
+        status = EXIT_INTERRUPTED
     except SystemExit as ended:  # of a library
         if isinstance(ended.code, str):
             print(ended.code, file=sys.stderr)
-        _end(ended.code if isinstance(ended.code, int) else bool(ended.code))
-    _end(0)
+        status = ended.code if isinstance(ended.code, int) else int(bool(ended.code))
+    except Exception as error:
+        print(f"error: unexpected {type(error).__name__}: {error}; details in {_keep_traceback()}", file=sys.stderr)
+        status = EXIT_BUG
+    _end(status)
+
+
+def usage_message(error: TyperException) -> str:
+    """A wrong command line in one line: what is wrong, what was perhaps meant, where help is."""
+    context = getattr(error, "ctx", None)
+    if type(error).__name__ == "NoArgsIsHelpError":
+        return ""  # Typer has printed the help
+    if option := getattr(error, "option_name", ""):
+        known = [o for p in context.command.params for o in p.opts if o.startswith("--")] if context else []
+        close = difflib.get_close_matches(option, [*known, "--help"], n=1) if hasattr(error, "possibilities") else []
+        text = error.message + (f"; did you mean '{close[0]}'?" if close else "")
+    else:
+        text = error.format_message()
+    text = re.sub(r"\s+", " ", text).rstrip(".")
+    return text + (f" (help: {context.command_path} --help)" if context else "")
 
 
 def run_child(module: str, *arguments: str, environment: Mapping[str, str]) -> str:
@@ -52,6 +241,8 @@ def run_child(module: str, *arguments: str, environment: Mapping[str, str]) -> s
     Raises:
         PlatformError: of the child, with its message.
     """
+    from core.logs import relay
+
     command = [sys.executable, "-m", module, *arguments]
     last = ""
     with subprocess.Popen(
@@ -60,11 +251,11 @@ def run_child(module: str, *arguments: str, environment: Mapping[str, str]) -> s
         assert child.stderr is not None
         assert child.stdout is not None
         for line in child.stderr:
-            sys.stderr.write(line)
+            relay(line)
             last = line.strip() or last
-        found = child.stdout.read()
+        output = child.stdout.read()
     if child.returncode == 0:
-        return found
+        return output
     message = last.removeprefix("error: ") or f"{module} ended with status {child.returncode}"
     if child.returncode == EXIT_ERROR:
         raise ConfigError(message)
@@ -73,9 +264,19 @@ def run_child(module: str, *arguments: str, environment: Mapping[str, str]) -> s
     )
 
 
+def _keep_traceback() -> str:
+    """Write the traceback of the running exception to a file; returns its path."""
+    with tempfile.NamedTemporaryFile("w", prefix="clock-", suffix=".log", delete=False, encoding="utf-8") as sink:
+        sink.write(traceback.format_exc())
+    return sink.name
+
+
 def _end(status: int) -> NoReturn:
     """Leave without tearing modules down: DuckDB's bindings would report each object that ibis still holds."""
     logging.shutdown()
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except BrokenPipeError:
+            continue
     os._exit(status)

@@ -11,8 +11,10 @@ import inspect
 import logging
 import sys
 import warnings
-from collections.abc import Callable
-from typing import ParamSpec, TypeVar
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, ParamSpec, TypeVar
 
 import structlog
 from structlog.contextvars import bound_contextvars, merge_contextvars
@@ -28,25 +30,92 @@ def setup_logging(settings: Settings) -> None:
     warnings.filterwarnings("ignore", module="ibis|mlflow|feast|evidently|sqlalchemy")
     for noisy in ("feast", "alembic", "mlflow", "httpx", "matplotlib", "fontTools"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_formatter(settings.log_format))
+    logging.basicConfig(level=settings.log_level, handlers=[handler])
+
+
+def _formatter(log_format: str) -> logging.Formatter:
+    """Lines as text, or a JSON object each."""
     renderer: structlog.typing.Processor = (
         structlog.processors.JSONRenderer(ensure_ascii=False)
-        if settings.log_format == "json"
+        if log_format == "json"
         else structlog.dev.ConsoleRenderer(colors=False, pad_event_to=0, pad_level=False)
     )
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=[
-                merge_contextvars,
-                structlog.stdlib.add_logger_name,
-                structlog.stdlib.add_log_level,
-                structlog.processors.TimeStamper(fmt="%Y-%m-%dT%H:%M:%SZ", utc=True),
-                *([structlog.processors.format_exc_info] if settings.log_format == "json" else []),
-            ],
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
-        )
+    return structlog.stdlib.ProcessorFormatter(
+        foreign_pre_chain=[
+            merge_contextvars,
+            structlog.stdlib.add_logger_name,
+            structlog.stdlib.add_log_level,
+            structlog.processors.TimeStamper(fmt="%Y-%m-%dT%H:%M:%SZ", utc=True),
+            *([structlog.processors.format_exc_info] if log_format == "json" else []),
+        ],
+        processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
     )
-    logging.basicConfig(level=settings.log_level, handlers=[handler])
+
+
+class DetailHandler(logging.Handler):
+    """Every log line of a job, kept until it is known which file they go to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.path: Path | None = None
+        self._stream: IO[str] | None = None
+        self._waiting: list[str] = []
+        self.setFormatter(_formatter("text"))
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a line."""
+        self.write(self.format(record) + "\n")
+
+    def write(self, text: str) -> None:
+        """Write text that is a line already: of a child process."""
+        with self.lock:  # type: ignore[union-attr]
+            if self._stream is None:
+                self._waiting.append(text)
+            else:
+                self._stream.write(text)
+                self._stream.flush()
+
+    def open(self, path: Path) -> None:
+        """Append to a file from now on, and what was kept until now first."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with self.lock:  # type: ignore[union-attr]
+            if self._stream is not None:
+                self._stream.close()
+            self.path = path
+            self._stream = path.open("a", encoding="utf-8")
+            self._stream.writelines(self._waiting)
+            self._stream.flush()
+            self._waiting = []
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._stream is not None:
+            self._stream.close()
+            self._stream = None
+        super().close()
+
+
+_relay: list[DetailHandler] = []
+
+
+def relay(line: str) -> None:
+    """Pass a line of a child process on: to the job's log file, or to standard error where there is none."""
+    if _relay:
+        _relay[-1].write(line)
+    else:
+        sys.stderr.write(line)
+
+
+@contextmanager
+def relayed_to(handler: DetailHandler) -> Iterator[None]:
+    """Lines of child processes go to a handler for the length of a ``with`` block."""
+    _relay.append(handler)
+    try:
+        yield
+    finally:
+        _relay.pop()
 
 
 def log_context(**arguments: str) -> Callable[[Callable[P, R]], Callable[P, R]]:

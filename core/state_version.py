@@ -34,7 +34,7 @@ def check_state_version(settings: Settings) -> None:
     elif found < STATE_VERSION:
         raise ConfigError(
             f"{settings.workspace} is of state version {found}, this platform writes {STATE_VERSION}: "
-            f"back it up, then run 'python -m operations --source {settings.source} migrate'"
+            f"back it up, then run 'clock ops --source {settings.source} migrate'"
         )
     elif found > STATE_VERSION:
         raise ConfigError(

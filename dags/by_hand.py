@@ -77,7 +77,7 @@ with DAG(
     doc_md="""
 ### Train again from an hour on
 After late events or a corrected log: drops every variant's states since that hour and trains the hours again, in
-order, from the last state before it. `python -m pipeline stale` lists the hours whose events changed.
+order, from the last state before it. `clock stale` lists the hours whose events changed.
 """,
     **BY_HAND,
 ):

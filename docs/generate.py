@@ -406,6 +406,7 @@ def rest_page() -> str:
 def commands_page() -> str:
     """The command line, from its own help."""
     import typer.main
+
     from clock.main import app
 
     root = typer.main.get_command(app)

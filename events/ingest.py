@@ -269,7 +269,7 @@ def _close_gap(store: EventStore, previous: Hour, hour: Hour, exposures: dict[Ho
     if hour.number - previous.number - 1 > LONGEST_GAP_HOURS:
         log.warning(
             "no events from %s to %s: the gap is long, so its hours stay open. If nothing happened in it, run "
-            "'python -m events close %s %s'", previous + 1, hour - 1, previous + 1, hour - 1,
+            "'clock events close %s %s'", previous + 1, hour - 1, previous + 1, hour - 1,
         )  # fmt: skip
         return
     if hour.number - previous.number - 1 > NOTED_GAP_HOURS:

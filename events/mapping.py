@@ -130,7 +130,7 @@ class Exposures(_Strict):
 
 
 class Mapping(_Strict):
-    """A mapping file. See ``python -m events explain`` for a commented example."""
+    """A mapping file. See ``clock events explain`` for a commented example."""
 
     source: str = Field(pattern=r"^[a-z][a-z0-9_-]{0,40}$")
     description: str = ""
@@ -205,7 +205,7 @@ def load_mapping(name: str) -> tuple[Mapping, Path]:
     if not path.is_file():
         known = ", ".join(sorted(p.stem for p in BUILTIN.glob("*.yaml")))
         raise ConfigError(f"no mapping file at '{name}'; give a YAML file, or one of the built-in: {known}")
-    see = "See 'python -m events explain' for a commented example."
+    see = "See 'clock events explain' for a commented example."
     return load_document(path, Mapping, what="mapping file", see=see), path.parent
 
 

@@ -99,7 +99,7 @@ class ClockState:
         """The state's description; ``NotReadyError`` before the first rebuild."""
         state = self.read()
         if state is None:
-            raise NotReadyError("no clocks yet; run 'python -m feature_repo rebuild' first")
+            raise NotReadyError("no clocks yet; run 'clock features rebuild' first")
         return state
 
     @property
@@ -145,9 +145,7 @@ class ClockState:
         with exclusive_lock(self.root / ".lock"):
             state = self.needed()
             if state["config"] != self.config:
-                raise DataError(
-                    f"the clock's settings changed; run 'python -m feature_repo rebuild {as_of}' to apply them"
-                )
+                raise DataError(f"the clock's settings changed; run 'clock features rebuild {as_of}' to apply them")
             at = Hour.parse(state["as_of"])
             if at > as_of:
                 raise NotReadyError(f"clocks are as of {at}, later than {as_of}; nothing to do for an earlier hour")

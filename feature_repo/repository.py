@@ -254,7 +254,7 @@ def open_store(settings: Settings, facets: list[str]) -> FeatureStore:
             settings.secret("redis"),
         )
     if not any((settings.features_dir / "clock_slots").glob("*/*.parquet")):
-        raise NotReadyError(f"no clocks in {settings.features_dir}; run 'python -m feature_repo rebuild' first")
+        raise NotReadyError(f"no clocks in {settings.features_dir}; run 'clock features rebuild' first")
     config = yaml.safe_dump(repo_config(settings), sort_keys=False)
     digest = digest_text(
         config,

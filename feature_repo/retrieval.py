@@ -86,7 +86,7 @@ class ClockFeatures:
         if first is not None and first < since.number and Hour(first) > self.events.hours()[0]:
             raise DataError(
                 f"what features were at {Hour(first)} is not known: the change logs begin at {since}; "
-                f"'python -m feature_repo rebuild' computes them again as far back as the log goes"
+                f"'clock features rebuild' computes them again as far back as the log goes"
             )
         views = self._views(service)
         frame = keys.select(["user_id", "hour"])

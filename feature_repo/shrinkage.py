@@ -71,9 +71,7 @@ class Shrinkage:
         path = cls.path(settings)
         found = read_json(path) if path.exists() else None
         if found is None or set(found["priors"]) != set(facets):
-            raise NotReadyError(
-                "CLOCK_SHRINKAGE is on but its strength is not fitted: run 'python -m feature_repo fit'"
-            )
+            raise NotReadyError("CLOCK_SHRINKAGE is on but its strength is not fitted: run 'clock features fit'")
         priors = {facet: Prior(**prior) for facet, prior in found["priors"].items()}
         return cls(found["as_of"], settings.top_k, {facet: priors[facet] for facet in facets})
 

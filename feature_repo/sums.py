@@ -70,7 +70,7 @@ class Sums:
             DataError: an older platform described it.
         """
         if "bases" not in described:
-            raise DataError("the sums are an older platform's; run 'python -m feature_repo rebuild'")
+            raise DataError("the sums are an older platform's; run 'clock features rebuild'")
         bases = {name: Layer(**layer) for name, layer in described["bases"].items()}
         return cls(root, bases, tuple(Layer(**layer) for layer in described["deltas"]))
 
@@ -150,7 +150,7 @@ class Sums:
             if folder_digest(self.root / layer.folder) != layer.digest:
                 raise CorruptStateError(
                     f"the sums in {self.root / layer.folder} are damaged; "
-                    "run 'python -m feature_repo rebuild' to compute them again from the events"
+                    "run 'clock features rebuild' to compute them again from the events"
                 )
 
 

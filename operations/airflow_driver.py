@@ -8,6 +8,7 @@ from contextlib import ExitStack
 
 from core.errors import NotReadyError
 from core.hours import Hour, hour_range
+from core.progress import step
 from core.settings import Settings
 from operations.airflow_api import AirflowApi
 from operations.processes import running, wait_for
@@ -29,20 +30,31 @@ def start_airflow(settings: Settings, stack: ExitStack) -> AirflowApi:
     return api
 
 
-def run_hours(api: AirflowApi, first: Hour, end: Hour) -> None:
+def run_hours(api: AirflowApi, first: Hour, end: Hour, *, done: int = 0, total: int = 0) -> None:
     """Trigger the ingestion of hours [first, end) and wait until each went all the way.
 
     Hours that Airflow finished before are not triggered again.
+
+    Args:
+        api: of the running Airflow.
+        first: hour.
+        end: hour after the last one.
+        done: hours of the whole job that are through already, to say how far it is.
+        total: hours of the whole job; 0: these.
     """
     hours = list(hour_range(first, end))
+    total = total or len(hours)
     triggered = {r["partition_key"] for r in api.runs("ingest_hour") if r["state"] != "failed"}
     for hour in hours:
         if hour.key not in triggered:
             api.trigger("ingest_hour", partition=hour.key)
-    for number, hour in enumerate(hours, 1):
+    for number, hour in enumerate(hours, done + 1):
         begun = time.monotonic()
         wait_for(lambda h=hour: _through(api, h), f"hour {hour} to run through Airflow", HOUR_TIMEOUT_SECONDS)  # type: ignore[misc]
-        log.info("hour %s went through Airflow (%d of %d, %.0f s)", hour, number, len(hours), time.monotonic() - begun)
+        seconds = time.monotonic() - begun
+        log.info(
+            "hour %s went through Airflow (%d of %d, %.0f s)", hour, number, total, seconds, extra=step(number, total)
+        )
 
 
 def _through(api: AirflowApi, hour: Hour) -> bool:
@@ -59,10 +71,10 @@ def _through(api: AirflowApi, hour: Hour) -> bool:
 
 def report_days(api: AirflowApi, days: set[str]) -> None:
     """Run the daily reports of days whose 24 hours did not all go through Airflow."""
-    for day in sorted(days):
+    for number, day in enumerate(sorted(days), 1):
         run = api.trigger("report_day", conf={"day": day})
         wait_for(lambda r=run: _ended(api, r), f"the reports of {day}", HOUR_TIMEOUT_SECONDS)  # type: ignore[misc]
-        log.info("reports of %s are written", day)
+        log.info("reports of %s are written", day, extra=step(number, len(days)))
 
 
 def _ended(api: AirflowApi, run_id: str) -> bool:

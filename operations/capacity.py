@@ -86,7 +86,7 @@ def read_units(path: Path) -> dict[str, float]:
     """
     found = {row["name"]: float(row["value"]) for row in read_json(path)} if path.exists() else {}
     if missing := sorted({bench for name, (_, bench) in UNITS.items() if name not in found}):
-        raise NotReadyError(f"{path} lacks unit costs; run 'python -m benchmarks {' '.join(missing)}'")
+        raise NotReadyError(f"{path} lacks unit costs; run 'clock bench {' '.join(missing)}'")
     peers = {row["name"]: float(row["peer_value"]) for row in read_json(path)}
     return {name: found[name] for name in UNITS} | {"spark_factor": found["spark_rebuild"] / peers["spark_rebuild"]}
 
@@ -140,7 +140,7 @@ def page(units: dict[str, float], loads: list[Load]) -> str:
     lines = [
         "# Capacity",
         "",
-        "Written by `python -m operations capacity` from unit costs that `python -m benchmarks` measured on two cores: arithmetic, "
+        "Written by `clock ops capacity` from unit costs that `clock bench` measured on two cores: arithmetic, "
         "not a test at these sizes.",
         "",
     ]

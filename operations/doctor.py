@@ -162,7 +162,7 @@ def _state(settings: Settings) -> list[Finding]:
     found = state_version(settings)
     if found is None:
         return [Finding("state", "ok", "nothing yet")]
-    return [_verdict("state", found == STATE_VERSION, f"version {found}", "python -m operations migrate")]
+    return [_verdict("state", found == STATE_VERSION, f"version {found}", "clock ops migrate")]
 
 
 def _ports(settings: Settings) -> list[Finding]:

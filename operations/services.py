@@ -1,7 +1,7 @@
 """The platform's services: for each its command and environment, in either profile.
 
 Embedded: everything on loopback, on SQLite, without a login. Production: PostgreSQL, Redis, object storage, a Celery
-executor, logins. ``docker/compose.yaml`` names these services, ``python -m operations service NAME`` becomes one.
+executor, logins. ``docker/compose.yaml`` names these services, ``clock ops service NAME`` becomes one.
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from core.hours import Hour
+from core.progress import STAGE
 from core.settings import Settings
 from events.ingest import Account, close_hours
 from events.store import EventStore
@@ -21,11 +22,11 @@ def ingest_and_clock(settings: Settings, until: Hour) -> tuple[Account, dict[str
     """Ingest the log before an hour, close its hours, and bring clocks and online store to ``until``."""
     from feature_repo.retrieval import advance
 
-    log.info("1/4 ingesting the log before %s", until)
+    log.info("1/4 ingesting the log before %s", until, extra=STAGE)
     account = ingest_history(settings, until)
     store = EventStore(settings.events_dir)
     close_hours(store, store.hours()[0], until - 1)
-    log.info("2/4 computing the interest clocks as of %s", until)
+    log.info("2/4 computing the interest clocks as of %s", until, extra=STAGE)
     return account, advance(settings, until)
 
 
@@ -41,12 +42,12 @@ def build_history(settings: Settings, until: Hour) -> dict[str, Any]:
         from simulation.workspace import app_log
 
         app = app_log(settings)
-        log.info("the simulated app writes its log of %s to %s", app.config.first_hour, until - 1)
+        log.info("the simulated app writes its log of %s to %s", app.config.first_hour, until - 1, extra=STAGE)
         app.write_hours(app.config.first_hour, until)
     account, clocks = ingest_and_clock(settings, until)
-    log.info("3/4 training %d variants on the history", len(settings.variants))
+    log.info("3/4 training %d variants on the history", len(settings.variants), extra=STAGE)
     trained = train_history(settings, until - 1)
-    log.info("4/4 offering the first champion and candidate")
+    log.info("4/4 offering the first champion and candidate", extra=STAGE)
     offer_first(settings, trained)
     hours = [h for h in EventStore(settings.events_dir).hours() if h < until]
     return {

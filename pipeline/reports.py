@@ -168,7 +168,7 @@ def past_reports(settings: Settings, name: str | None, first: date, last: date) 
 
 
 def report_clocks(settings: Settings) -> list[str]:
-    """Draw the clocks of everybody and of the most active users; ``python -m feature_repo page`` draws any other."""
+    """Draw the clocks of everybody and of the most active users; ``clock features page`` draws any other."""
     from feature_repo.retrieval import ClockFeatures
     from pages.clocks import write_clock_page
 

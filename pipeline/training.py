@@ -11,6 +11,7 @@ from core.cli import run_child
 from core.environment import platform_environment
 from core.hours import DAY_HOURS, Hour, hour_range
 from core.logs import log_context
+from core.progress import step
 from core.settings import Settings
 from core.state_version import check_state_version
 from events.store import EventStore
@@ -94,7 +95,8 @@ def train_history(settings: Settings, until: Hour, *, processes: int = 2) -> lis
         jobs = [pool.submit(_train_history_of, settings, variant, until) for variant in settings.variants]
         for job in as_completed(jobs):
             done += 1
-            log.info("%s is trained up to %s (%d of %d variants)", job.result()["variant"], until, done, len(jobs))
+            variant, text = job.result()["variant"], "%s is trained up to %s (%d of %d variants)"
+            log.info(text, variant, until, done, len(jobs), extra=step(done, len(jobs)))
     # Models are logged one by one, so that version numbers do not depend on which process was faster.
     return [train_variant(settings, variant, until, save_every=DAY_HOURS) for variant in settings.variants]
 

@@ -1,4 +1,4 @@
-"""``python -m ab_analysis``: a plain table of somebody else's experiment, planning, assignment, reports."""
+"""``clock ab``: a plain table of somebody else's experiment, planning, assignment, reports."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from ab_analysis.__main__ import main, parser
 from ab_analysis.experiment import Experiment, ExperimentPlan
 from ab_analysis.inference import MetricSpec
 from ab_analysis.metrics import load_catalog
 from ab_analysis.planning import plan_from_history, plan_row
+from clock.commands import ab
+from core import cli
 from core.engine import engine
 from core.errors import NotReadyError, PlatformError
 from core.settings import ROOT, Settings
@@ -43,7 +44,7 @@ def run(*arguments: object, stdin: str | None = None) -> subprocess.CompletedPro
 
 def call(*arguments: object) -> None:
     """The same in this process."""
-    main(parser().parse_args([str(a) for a in arguments]))
+    assert cli.call(ab.app, [str(a) for a in arguments]) == 0
 
 
 def refused(*arguments: object) -> str:

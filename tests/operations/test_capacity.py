@@ -50,7 +50,7 @@ def test_the_command_writes_the_page_and_says_what_is_missing(tmp_path: Path) ->
 
     done = run()
     assert done.returncode == 75
-    assert "python -m benchmarks serving spark units" in done.stderr
+    assert "clock bench serving spark units" in done.stderr
     write_units(tmp_path / "results.json")
     done = run("--users", "2e6", "--output", str(tmp_path / "page.md"))
     assert done.returncode == 0, done.stderr
@@ -65,5 +65,5 @@ def test_the_command_writes_the_page_and_says_what_is_missing(tmp_path: Path) ->
 def test_impossible_loads_are_refused() -> None:
     with pytest.raises(ConfigError, match="shares of 1"):
         Load(1e6, utilization=1.5)
-    with pytest.raises(NotReadyError, match="python -m benchmarks"):
+    with pytest.raises(NotReadyError, match="clock bench"):
         read_units(Path("nowhere.json"))

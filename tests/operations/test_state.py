@@ -82,7 +82,7 @@ def test_a_new_workspace_is_marked_and_another_versions_is_refused(built: Settin
     settings = load_settings(var=tmp_path, source="simulator")
     assert state_version(settings) is None
     for version, words in (
-        (0, "operations --source simulator migrate"),
+        (0, "clock ops --source simulator migrate"),
         (STATE_VERSION + 1, "newer than this platform's"),
     ):
         write_json(settings.workspace / "version.json", {"state": version})

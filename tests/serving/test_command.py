@@ -1,4 +1,4 @@
-"""``python -m serving``: what a person may get wrong."""
+"""``clock serve``: what a person may get wrong."""
 
 from __future__ import annotations
 

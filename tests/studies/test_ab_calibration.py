@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from clock.commands import study
+from core import cli
 from core.errors import ConfigError
 from core.settings import Settings
 from studies import ab_calibration
-from studies.__main__ import main, parser
 from studies.study import Study
 
 REPLICATIONS = 30
@@ -71,4 +72,4 @@ def test_a_part_with_other_parameters_is_computed_again(settings: Settings) -> N
 )
 def test_a_wrong_call_says_what_there_is(arguments: list[str], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        main(parser().parse_args(arguments))
+        cli.call(study.app, arguments)

@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 import yaml
 
+from clock.commands import study
+from core import cli
 from core.errors import ConfigError
 from core.hours import Hour
 from core.settings import Settings, load_settings
 from evaluation.metrics import Estimate
 from events.store import EventStore
 from studies import baselines, cold_start, granularity, lab, seasonal, sigma, streaming_vs_daily, variants
-from studies.__main__ import main, parser
 from studies.lab import AGES, Lab, Log, Run
 from studies.paired import Panel, over_seeds
 from studies.settings_study import compare_settings
@@ -133,4 +134,4 @@ def test_a_wrong_call_says_what_to_do(settings: Settings, tmp_path: Path, monkey
         (["sigma", "--source", "foursquare"], "needs its log: SOURCE=foursquare DATA=PATH"),
     ):
         with pytest.raises(ConfigError, match=message):
-            main(parser().parse_args(arguments))
+            cli.call(study.app, arguments)

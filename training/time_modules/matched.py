@@ -17,7 +17,7 @@ FEATURES = 4
 SCALE = 0.3
 """Brings log ratios near 1."""
 SLOTS_PRIOR, DAY_PRIOR = 4.5, 10.0
-"""Where the strengths of the priors start, pseudo-events; ``python -m feature_repo fit`` gave these on a real log."""
+"""Where the strengths of the priors start, pseudo-events; ``clock features fit`` gave these on a real log."""
 SMALLEST_SHARE = 1e-5
 WEEK_MINUTES, WEEK_SIGMA_HOURS = 7 * DAY_MINUTES, 2.0
 SHORTEST_HOURS, NEVER_HOURS = 0.1, 5000.0

@@ -1,0 +1,1 @@
+"""The groups of ``clock``, one module each; what a command needs is imported when it runs."""

@@ -1,0 +1,352 @@
+"""``clock ab``: plan an experiment, assign its users, analyze a table, write a report."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from core import cli
+from core.errors import ConfigError, DataError
+
+ExperimentFile = Annotated[Path, typer.Argument(metavar="EXPERIMENT.yaml", help="The experiment's file.")]
+JsonFile = Annotated[
+    Path | None,
+    typer.Option("--json", metavar="OUT.json", help="Write the rows to a file: a list, one object per row."),
+]
+ANALYZE_EXAMPLE = (
+    "Example: clock ab analyze users.parquet --variant variant --control control --metric duration "
+    "--covariate duration=duration_pre --ratio per_day=duration/active_days --json out.json"
+)
+
+app = cli.App(
+    shared_source=True,
+    help="Experiments: plan, assign users, analyze, report.",
+    epilog="Example: clock ab plan my_experiment.yaml --days 7 14",
+)
+
+
+@app.command()
+def init() -> None:
+    """Print a commented experiment file."""
+    import ab_analysis
+
+    print(Path(ab_analysis.__file__).with_name("example.yaml").read_text(encoding="utf-8"), end="")
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON schema of an experiment file, for an editor."""
+    from ab_analysis.experiment import Experiment
+
+    print(json.dumps(Experiment.model_json_schema(), indent=1))
+
+
+@app.command()
+def plan(
+    experiment_file: ExperimentFile,
+    days: Annotated[
+        list[int] | None,
+        typer.Option("--days", metavar="DAYS...", help="Lengths to compare, one or more. Default: the file's own."),
+    ] = None,
+    json_file: JsonFile = None,
+    source: cli.SourceOption = None,
+) -> None:
+    """How long an experiment must run, from the source's own history.
+
+    Pretends that the experiment just ran on the last days of the log: how many users it would have had, how much its
+    metrics vary, what CUPED saves, the smallest effect it would find, and the users its minimum effect needs.
+    """
+    from ab_analysis.analysis import plain
+    from ab_analysis.experiment import load_experiment, make_plan
+    from ab_analysis.planning import plan_from_history
+    from core.engine import engine
+    from events.store import EventStore
+
+    settings = cli.settings_of(source)
+    experiment = load_experiment(experiment_file)
+    store = EventStore(settings.events_dir)
+    durations = days or [max(round(experiment.planned_days), 1)]
+    with engine(settings) as db:
+        rows = plan_from_history(db, store, make_plan(settings, experiment, tuple(store.facets)), durations)
+    print(
+        f"{experiment.name}: effects of {experiment.minimum_effect:.2%} or more, power {experiment.power:.0%}, confidence "
+        f"{experiment.confidence:.0%}, one look\n"
+    )
+    print(
+        f"{'metric':<26}{'method':<8}{'days':>5}{'users':>12}{'mean':>11}{'sd':>11}{'saved':>7}{'detectable':>12}{'needed':>13}{'power':>7}"
+    )
+    for r in rows:
+        print(
+            f"{r.metric[:25]:<26}{r.method:<8}{r.days:>5}{r.users:>12,}{r.mean:>11.4g}{r.sd:>11.4g}{r.variance_reduction:>7.0%}"
+            f"{r.detectable:>12.2%}{r.users_needed:>13,}{r.power:>7.0%}"
+        )
+    print()
+    for metric in experiment.primary:
+        rows_of_metric = [r for r in rows if r.metric == metric]
+        for method in dict.fromkeys(r.method for r in rows_of_metric):
+            enough = [r.days for r in rows_of_metric if r.method == method and r.users >= r.users_needed]
+            verdict = (
+                f"{min(enough)} days are enough"
+                if enough
+                else f"{max(r.days for r in rows_of_metric)} days are not enough"
+            )
+            print(f"{metric}, {method}: {verdict}")
+    if json_file:
+        _write_rows(json_file, [plain(r) for r in rows])
+
+
+@app.command()
+def assign(
+    experiment_file: ExperimentFile,
+    users: Annotated[
+        str, typer.Argument(metavar="USERS", help="Text (a user a line), CSV or Parquet file; - reads standard input.")
+    ],
+    column: Annotated[
+        str | None,
+        typer.Option("--column", metavar="COLUMN", help="Column of the user. Default: the first, without a header."),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="OUT.csv", help="File to write. Default: standard output.")
+    ] = None,
+    source: cli.SourceOption = None,
+) -> None:
+    """Which variant each user gets.
+
+    Writes user,variant. The split is a salted hash: the same every time, on every machine.
+    """
+    from ab_analysis.assignment import assign_users
+    from ab_analysis.experiment import load_experiment
+
+    del source
+    experiment = load_experiment(experiment_file)
+    keys = _user_keys(users, column)
+    variants = assign_users(experiment, keys)
+    sink = out.open("w", newline="", encoding="utf-8") if out else sys.stdout
+    try:
+        table = csv.writer(sink, lineterminator="\n")
+        table.writerow(("user", "variant"))
+        table.writerows((k, v) for k, v in zip(keys, variants, strict=True) if v is not None)
+    finally:
+        if out:
+            sink.close()
+    for name in experiment.variants:
+        print(f"{name}: {int((variants == name).sum()):,} users", file=sys.stderr)
+    outside = sum(v is None for v in variants)
+    if outside:
+        print(f"outside the layer's share: {outside:,} users", file=sys.stderr)
+
+
+@app.command(epilog=ANALYZE_EXAMPLE)
+def analyze(
+    table: Annotated[
+        Path, typer.Argument(metavar="TABLE", help="CSV or Parquet, a file or a folder of Parquet parts.")
+    ],
+    variant: Annotated[str, typer.Option("--variant", metavar="COLUMN", help="Column of the variant.")],
+    control: Annotated[str, typer.Option("--control", metavar="VALUE", help="Its value for the control.")],
+    metric: Annotated[
+        list[str] | None, typer.Option("--metric", metavar="COLUMN", help="A mean per user; may be repeated.")
+    ] = None,
+    ratio: Annotated[
+        list[str] | None,
+        typer.Option("--ratio", metavar="NAME=A/B", help="Sum of A over sum of B; delta method. May be repeated."),
+    ] = None,
+    covariate: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--covariate",
+            metavar="METRIC=COLUMN[,COLUMN]",
+            help="Measured before exposure; for a metric or a ratio (NAME=A_PRE/B_PRE). May be repeated.",
+        ),
+    ] = None,
+    segment: Annotated[
+        list[str] | None,
+        typer.Option("--segment", metavar="COLUMN", help="Also for each value of this column; may be repeated."),
+    ] = None,
+    stratum: Annotated[
+        list[str] | None,
+        typer.Option("--stratum", metavar="COLUMN", help="Post-stratify by this column; may be repeated."),
+    ] = None,
+    shares: Annotated[
+        str | None,
+        typer.Option("--shares", metavar="V=S,V=S", help="Planned shares of the variants. Default: equal."),
+    ] = None,
+    user: Annotated[
+        str | None, typer.Option("--user", metavar="COLUMN", help="Check that no user is there twice.")
+    ] = None,
+    confidence: Annotated[
+        float, typer.Option("--confidence", metavar="LEVEL", help="Level of the intervals, between 0.5 and 1.")
+    ] = 0.95,
+    json_file: JsonFile = None,
+    source: cli.SourceOption = None,
+) -> None:
+    """Analyze a plain table of any experiment, one row per user.
+
+    Compares every variant with the control: Welch's test, and CUPED where a covariate is given. Users whose covariate is
+    empty count as users without a pre-period. Metrics must be numbers for every user.
+    """
+    from ab_analysis.analysis import plain
+    from ab_analysis.table import TableSpec, analyze_table
+    from core.engine import engine
+
+    settings = cli.settings_of(source)
+    if not 0.5 < confidence < 1:
+        raise ConfigError(f"--confidence {confidence:g}: must lie between 0.5 and 1")
+    spec = TableSpec(
+        variant=variant,
+        control=control,
+        metrics=tuple(dict.fromkeys(metric or ())),
+        ratios={name: _ratio(name, text) for name, text in _pairs("--ratio", ratio or [])},
+        covariates=_covariates(covariate or []),
+        segments=tuple(segment or ()),
+        strata=tuple(stratum or ()),
+        shares=_shares(shares),
+        user=user,
+        confidence=confidence,
+    )
+    with engine(settings) as db:
+        rows, checks = analyze_table(db, table, spec)
+    objects: list[dict[str, Any]] = [
+        {
+            "metric": r.metric, "variant": r.variant, "method": r.method, "n_control": r.n_control, "n_treatment": r.n_treatment,
+            **{k: plain(getattr(r.effect, k)) for k in
+               ("control", "treatment", "effect", "effect_ci", "rel_effect", "rel_effect_ci", "p_value")},
+            **({"segment": r.segment[0], "segment_value": r.segment[1]} if r.segment else {}),
+        }
+        for r in rows
+    ]  # fmt: skip
+    for c in checks:
+        print(f"{'' if c.level == 'ok' else c.level.upper() + ': '}{c.text}", file=sys.stderr)
+    _print_rows(objects, confidence)
+    if json_file:
+        _write_rows(json_file, objects)
+
+
+@app.command()
+def report(
+    experiment: Annotated[
+        list[str] | None, typer.Argument(metavar="[EXPERIMENT]...", help="Names. Default: all.")
+    ] = None,
+    day: Annotated[
+        str | None,
+        typer.Option("--day", metavar="DAY", help="As of the end of this UTC day, for example 2026-11-23."),
+    ] = None,
+    until: Annotated[
+        str | None, typer.Option("--until", metavar="HOUR", help="As of the start of this UTC hour.")
+    ] = None,
+    source: cli.SourceOption = None,
+) -> None:
+    """Write reports of the source's experiments, as of now or of a past day."""
+    from ab_analysis.experiment import find_experiments, load_named
+    from ab_analysis.overview import write_overview
+    from ab_analysis.report import write_report
+    from core.hours import Hour, day_hours, parse_day
+    from events.store import EventStore
+
+    settings = cli.settings_of(source)
+    folder = settings.experiments_dir
+    experiments = [load_named(folder, name) for name in experiment or find_experiments(folder)]
+    hours = EventStore(settings.events_dir).hours()
+    if not hours:
+        raise DataError(f"no events in {settings.events_dir} yet")
+    end = day_hours(parse_day(day))[-1] + 1 if day else hours[-1] + 1
+    end = Hour.parse(until) if until else end
+    for one in experiments:
+        written = write_report(settings, one, end)
+        print(f"{one.name}: {written.analysis.decision.sentence}\n  {written.page}")
+    print(write_overview(settings))
+
+
+def _user_keys(path: str, column: str | None) -> list[str]:
+    """Users of a text file (one a line), a CSV or a Parquet file."""
+    from ab_analysis.table import check_column
+
+    if path == "-":
+        return [line.strip() for line in sys.stdin if line.strip()]
+    file = Path(path)
+    if not file.is_file():
+        raise ConfigError(f"no file of users at '{path}'")
+    if file.suffix == ".parquet":
+        import pyarrow.parquet as pq
+
+        table = pq.read_table(file)
+        name = column or table.column_names[0]
+        check_column(name, table.column_names, file)
+        return [str(v) for v in table[name].to_pylist()]
+    with file.open(encoding="utf-8", newline="") as handle:
+        rows = list(csv.reader(handle))
+    if column is None:
+        return [row[0] for row in rows if row]
+    check_column(column, rows[0] if rows else [], file)
+    position = rows[0].index(column)
+    return [row[position] for row in rows[1:] if row]
+
+
+def _print_rows(rows: list[dict[str, Any]], confidence: float) -> None:
+    wide = max(len(r["metric"]) for r in rows) + 2
+    level = f"{confidence:.0%} interval"
+    print(
+        f"{'metric':<{wide}}{'variant':<14}{'method':<16}{'control':>12}{'treatment':>12}{'lift':>9}   {level:<22}{'p':>9}"
+    )
+    for r in rows:
+        known = r["effect"] is not None
+        group = f"  where {r['segment']} = {r['segment_value']}" if "segment" in r else ""
+        low, high = r["rel_effect_ci"]
+        interval = f"[{low:+.2%}, {high:+.2%}]" if low is not None and high is not None else "–"
+        lift = f"{r['rel_effect']:+.2%}" if r["rel_effect"] is not None else "–"
+        figures = (
+            f"{r['control']:>12.5g}{r['treatment']:>12.5g}{lift:>9}   {interval:<22}{r['p_value']:>9.3g}"
+            if known
+            else "   cannot be tested: the same value for every user, too few users, or nothing in the denominator"
+        )
+        print(f"{r['metric']:<{wide}}{r['variant'][:13]:<14}{r['method']:<16}{figures}{group}")
+
+
+def _write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
+    """A JSON list, an object a line."""
+    from core.files import write_text
+
+    lines = ",\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
+    write_text(path, f"[\n{lines}\n]\n")
+    print(f"written to {path}", file=sys.stderr)
+
+
+def _pairs(option: str, texts: list[str]) -> list[tuple[str, str]]:
+    pairs = []
+    for text in texts:
+        name, _, value = text.partition("=")
+        if not name or not value:
+            raise ConfigError(f"{option} {text}: write NAME=VALUE")
+        pairs.append((name, value))
+    return pairs
+
+
+def _ratio(name: str, text: str) -> tuple[str, str]:
+    top, slash, bottom = text.partition("/")
+    if not (top and slash and bottom):
+        raise ConfigError(f"--ratio {name}={text}: write NAME=NUMERATOR/DENOMINATOR")
+    return top.strip(), bottom.strip()
+
+
+def _covariates(texts: list[str]) -> dict[str, tuple[str, ...]]:
+    covariates: dict[str, tuple[str, ...]] = {}
+    for name, value in _pairs("--covariate", texts):
+        columns = tuple(c.strip() for part in value.split(",") for c in part.split("/") if c.strip())
+        covariates[name] = (*covariates.get(name, ()), *columns)
+    return covariates
+
+
+def _shares(text: str | None) -> dict[str, float] | None:
+    if text is None:
+        return None
+    try:
+        shares = {name: float(value) for name, value in _pairs("--shares", text.split(","))}
+    except ValueError:
+        raise ConfigError(f"--shares {text}: write VARIANT=SHARE,VARIANT=SHARE") from None
+    if min(shares.values()) <= 0:
+        raise ConfigError(f"--shares {text}: every share must be above 0")
+    return shares

@@ -1,0 +1,116 @@
+"""``clock evaluate``: metrics of prediction files, and paired comparisons of models."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from core import cli
+from core.errors import ConfigError, DataError
+
+METRICS = ("auc", "uauc", "gauc", "ndcg@10", "logloss", "normalised_entropy", "calibration", "ece", "samples", "users")
+
+Predictions = Annotated[
+    list[Path], typer.Argument(metavar="PREDICTIONS.parquet...", help="Parquet files of predictions.")
+]
+User = Annotated[str, typer.Option("--user", metavar="COLUMN", help="Column of the user.")]
+Label = Annotated[str, typer.Option("--label", metavar="COLUMN", help="Column of the label, 0 or 1.")]
+Score = Annotated[str, typer.Option("--score", metavar="COLUMN", help="Column of the score, a probability.")]
+Weight = Annotated[str | None, typer.Option("--weight", metavar="COLUMN", help="Column of row weights.")]
+
+app = cli.App(
+    help="Measure prediction files, and compare models on the same impressions.",
+    epilog="Example: clock evaluate compare BASELINE.parquet MODEL.parquet --key event_id",
+)
+
+
+@app.command()
+def metrics(
+    predictions: Predictions,
+    user: User = "user_id",
+    label: Label = "label",
+    score: Score = "score",
+    weight: Weight = None,
+    by: Annotated[
+        str | None,
+        typer.Option("--by", metavar="COLUMN", help="Also for each value of this column, for example local_hour."),
+    ] = None,
+) -> None:
+    """AUC, UAUC, GAUC, NDCG@10, log-loss, normalized entropy, calibration.
+
+    Metrics have 95 % intervals clustered by user. Files larger than memory are streamed.
+    The last line of output is one JSON object.
+    """
+    from core.settings import load_settings
+    from evaluation.streaming import Columns, file_metrics
+
+    slices = file_metrics(load_settings(), predictions, Columns(user, label, score, weight), by=by)
+    overall: dict[str, Any] = slices.pop("all")
+    _print_table({"all": overall, **slices})
+    print(json.dumps({**overall, **({"by": {by: slices}} if by else {})}))
+
+
+@app.command()
+def compare(
+    predictions: Predictions,
+    user: User = "user_id",
+    label: Label = "label",
+    score: Score = "score",
+    weight: Weight = None,
+    key: Annotated[
+        str | None,
+        typer.Option(
+            "--key",
+            metavar="COLUMN",
+            help="Column that identifies an impression. Without it rows must be in the same order.",
+        ),
+    ] = None,
+    confidence: Annotated[float, typer.Option("--confidence", help="Level of the intervals.")] = 0.95,
+    replications: Annotated[
+        int | None,
+        typer.Option("--bootstrap", metavar="N", help="Add the AUC's bootstrap interval over users, N replications."),
+    ] = None,
+) -> None:
+    """Paired tests of models on the same impressions.
+
+    Differences from the first file, with intervals clustered by user, DeLong's for the AUC, and the smallest
+    difference that would be found. The last line of output is one JSON object.
+    """
+    from core.settings import load_settings
+    from evaluation.compare import bootstrap
+    from evaluation.compare import compare as compare_models
+    from evaluation.streaming import Columns, read_predictions
+
+    if replications is not None and replications < 0:
+        raise ConfigError(f"--bootstrap {replications}: 0 or more")
+    if len(predictions) < 2:
+        raise DataError("compare needs at least two files: the baseline first")
+    settings, columns = load_settings(), Columns(user, label, score, weight)
+    models = [read_predictions(settings, [path], columns, key) for path in predictions]
+    results = []
+    for path, model in zip(predictions[1:], models[1:], strict=True):
+        rows = compare_models(models[0], model, confidence)
+        if replications:
+            rows.append(bootstrap(models[0], model, replications=replications, confidence=confidence))
+        for row in rows:
+            low, high = row.interval
+            print(
+                f"{path.name:<28} {row.metric:<8} {row.method:<10} {row.a:.6f} → {row.b:.6f}  {row.difference:+.6f} "
+                f"[{low:+.6f}, {high:+.6f}]  p = {row.p_value:.3g}  detectable {row.detectable:.6f}"
+            )
+        results.append(
+            {"baseline": str(predictions[0]), "model": str(path), "comparisons": [r.as_json() for r in rows]}
+        )
+    print(json.dumps({"results": results}))
+
+
+def _print_table(slices: dict[str, dict[str, Any]]) -> None:
+    print(f"{'slice':<16}" + "".join(f"{name[:11]:>12}" for name in METRICS))
+    for name, row in slices.items():
+        cells = (
+            "" if row[k] is None else f"{row[k]:,}" if isinstance(row[k], int) else f"{row[k]:.6f}" for k in METRICS
+        )
+        print(f"{name[:16]:<16}" + "".join(f"{cell:>12}" for cell in cells))

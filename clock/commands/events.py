@@ -1,0 +1,129 @@
+"""``clock events``: ingest a log, close empty hours, look at what is there."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from core import cli
+
+EXAMPLE = """\
+# A mapping file says how the columns of a log become events. Everything but the marked keys is optional.
+source: my_app                        # required: name of the source, and of its workspace under var/
+format: auto                          # auto (by suffix), csv, parquet, jsonl; each also .gz
+csv: {delimiter: ",", quote: '"', header: true, encoding: utf-8}   # columns: [...] where there is no header
+paths: [log/{hour}.csv.gz]            # default paths, relative to this file; the command line's win;
+                                      # {hour} is the hour's key (2026-11-23T10), where the log has a file an hour
+columns:
+  user_id: uid                        # required: a column, or a SQL expression over columns of the row
+  item_id: track                      # required; string ids are mapped to integers once, and kept
+  event_id: id                        # absent: a digest of user, item and timestamp
+  played_seconds: ms_played / 1000
+  duration_seconds: ms_total / 1000
+timestamp: {column: ts, unit: ms, zone: UTC}   # required; unit: iso, s, ms, us; or format: "%d/%m/%Y %H:%M"
+local_time: {zone: Europe/Berlin}     # required; or zone_column: tz, or offset_minutes_column: tz_offset
+facets: {genre: genre}                # attributes in the log itself
+items:                                # attributes in a table of items
+  path: items.csv                     # beside this file or beside the log; may be a pattern; csv: {...} as above
+  key: track_id                       # matches item_id as it stands in the log
+  facets: {mood: mood, language: lang}   # columns of the table, or expressions over them
+behaviors:                           # required: at least one; leave out what the source cannot know
+  finish: played_seconds / duration_seconds >= 0.9
+  skip: played_seconds < 5
+  like: action = 'like'
+negatives: {per_positive: 4, kind: popularity, seed: 7}   # for logs of positives only; or kind: own
+exposures:                            # who met which experiment variant; {name} is the log file's name
+  path: ../exposures/{name}
+  user_id: uid
+  timestamp: {column: ts, unit: ms}
+"""
+
+Out = Annotated[
+    Path | None, typer.Option("--out", metavar="DIR", help="Where the store is. Default: var/SOURCE/events.")
+]
+
+app = cli.App(
+    shared_source=True,
+    help="Bring a log in: ingest it, close empty hours, see what is there.",
+    epilog="Example: clock events ingest my_app.yaml log/",
+)
+
+
+@app.command()
+def ingest(
+    mapping: Annotated[
+        str, typer.Argument(metavar="MAPPING.yaml", help="Mapping file, or foursquare, foursquare_tsmc.")
+    ],
+    path: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[PATH]...", help="Files, folders or globs. Default: the mapping's paths."),
+    ] = None,
+    out: Out = None,
+    start: Annotated[
+        str | None, typer.Option("--from", metavar="HOUR", help="Take rows of this hour and later only.")
+    ] = None,
+    end: Annotated[str | None, typer.Option("--to", metavar="HOUR", help="Take rows before this hour only.")] = None,
+) -> None:
+    """Read a log into hour partitions.
+
+    The last line of output is one JSON object with the account: rows_in = kept + duplicates + quarantined.
+    Running it again on the same files changes nothing.
+    """
+    from core.hours import Hour
+    from core.settings import load_settings
+    from events.ingest import ingest as ingest_log
+    from events.mapping import load_mapping
+
+    settings = load_settings() if out else load_settings(source=load_mapping(mapping)[0].source)
+    only = tuple(Hour.parse(hour) if hour else None for hour in (start, end))
+    account = ingest_log(mapping, path or [], settings, out=out, only=(only[0], only[1]))
+    print(json.dumps({**asdict(account), "changed_hours": len(account.changed_hours)}, ensure_ascii=False))
+
+
+@app.command()
+def close(
+    first: Annotated[str, typer.Argument(metavar="HOUR", help="For example 2026-11-23T10.")],
+    last: Annotated[
+        str | None, typer.Argument(metavar="[LAST]", help="Close every hour up to and including this one.")
+    ] = None,
+    out: Out = None,
+    source: cli.SourceOption = None,
+) -> None:
+    """Close hours in which nothing happened."""
+    from core.hours import Hour
+    from events.ingest import close_hours
+    from events.store import EventStore
+
+    store = EventStore(out or cli.settings_of(source).events_dir)
+    closed = close_hours(store, Hour.parse(first), Hour.parse(last or first))
+    print(json.dumps({"closed": [hour.key for hour in closed]}))
+
+
+@app.command()
+def status(out: Out = None, source: cli.SourceOption = None) -> None:
+    """Show what the store holds, and which hours are missing."""
+    from events.store import EventStore, missing_hours
+
+    store = EventStore(out or cli.settings_of(source).events_dir)
+    hours, manifests = store.hours(), store.manifests()
+    content = {
+        "source": store.source["source"],
+        "facets": store.facets,
+        "hours": len(hours),
+        "first": hours[0].key if hours else None,
+        "last": hours[-1].key if hours else None,
+        "missing": [hour.key for hour in missing_hours(hours)],
+        "events": sum(m.rows for m in manifests),
+        "exposures": sum(m.exposures for m in manifests),
+    }
+    print(json.dumps(content))
+
+
+@app.command()
+def explain() -> None:
+    """Print a commented mapping file."""
+    print(EXAMPLE)

@@ -1,0 +1,174 @@
+"""``clock demo``, ``clock loop`` and the rest of the top level: the main job, the local platform, single steps by hand."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+from core import cli
+
+RUN, MODELS, DATA = "Run the platform", "Models", "Data"
+
+Fresh = Annotated[bool, typer.Option("--fresh", help="Start over: remove the workspace first.")]
+Verbose = Annotated[bool, typer.Option("--verbose", help="Show every log line instead of a line per stage.")]
+
+app = cli.App(
+    shared_source=True,
+    help="The main job, the local platform, and single steps by hand.",
+    epilog="Example: clock demo --hours 3",
+)
+
+
+@app.command(rich_help_panel=RUN, epilog="Example: clock demo --source my_app --data log/ --hours 6")
+def demo(
+    data: Annotated[
+        str | None, typer.Option("--data", metavar="PATH", help="The log of a real source, a file or folder.")
+    ] = None,
+    hours: Annotated[int, typer.Option("--hours", metavar="N", help="Hours to run through Airflow.")] = 6,
+    fresh: Fresh = False,
+    verbose: Verbose = False,
+    source: cli.SourceOption = None,
+) -> None:
+    """The main job, from a raw log to a promoted model and an A/B report."""
+    from clock.demo import describe, run_demo
+    from core.progress import showing
+    from core.settings import load_settings
+
+    with showing(verbose=verbose):
+        summary = run_demo(source or "simulator", data, hours, fresh=fresh)
+    print(describe(summary, load_settings(source=summary["source"])))
+
+
+@app.command(rich_help_panel=RUN, epilog="Example: clock loop --arms none,matched_clock --days 7")
+def loop(
+    arms: Annotated[
+        str, typer.Option("--arms", metavar="VARIANT,VARIANT", help="Rankers' variants, the control first.")
+    ] = "hour_embedding,matched_clock",
+    days: Annotated[int, typer.Option("--days", metavar="N", help="Days of the experiment.")] = 14,
+    airflow_hours: Annotated[
+        int, typer.Option("--airflow-hours", metavar="N", help="Last hours whose steps run as Airflow's DAGs.")
+    ] = 0,
+    in_process: Annotated[
+        bool, typer.Option("--in-process", help="Rank in this process instead of over HTTP.")
+    ] = False,
+    no_truth: Annotated[
+        bool, typer.Option("--no-truth", help="Leave out the worlds in which users are in other arms.")
+    ] = False,
+    fresh: Fresh = False,
+    verbose: Verbose = False,
+    source: cli.SourceOption = None,
+) -> None:
+    """The closed loop: users, serving, log, hourly steps, A/B report, and the true effect."""
+    from closed_loop.loop import SOURCE, Plan, describe, run_loop
+    from core.progress import showing
+
+    plan = Plan(
+        arms=tuple(arms.split(",")), days=days, http=not in_process, airflow_hours=airflow_hours, truth=not no_truth,
+    )  # fmt: skip
+    with showing(verbose=verbose):
+        summary = run_loop(plan, fresh=fresh, source=source or SOURCE)
+    print(describe(summary))
+
+
+@app.command(rich_help_panel=RUN)
+def up(source: cli.SourceOption = None) -> None:
+    """Start Airflow, MLflow and the report pages, and leave them running."""
+    from operations.local import up as start
+
+    start(cli.settings_of(source))
+
+
+@app.command(rich_help_panel=RUN)
+def down(source: cli.SourceOption = None) -> None:
+    """Stop what 'clock up' started."""
+    from operations.local import down as stop
+
+    stop(cli.settings_of(source))
+
+
+@app.command(rich_help_panel=DATA, epilog="Example: clock setup my_app.yaml log/")
+def setup(
+    mapping: Annotated[str, typer.Argument(metavar="MAPPING.yaml", help="Or 'simulated': the simulated app.")],
+    path: Annotated[
+        list[str] | None, typer.Argument(metavar="[PATH]...", help="Its files. Default: the mapping's own paths.")
+    ] = None,
+    source: cli.SourceOption = None,
+) -> None:
+    """Say where a source's log comes from."""
+    from pipeline.source import Source, save_app_source, save_source
+
+    settings = cli.settings_of(source)
+    if mapping == "simulated":
+        save_app_source(settings)
+    else:
+        save_source(settings, Source(mapping, tuple(path or ())))
+    print(f"{settings.workspace} takes its log from {mapping}; next: clock history UNTIL")
+
+
+@app.command(rich_help_panel=DATA)
+def history(
+    until: Annotated[str, typer.Argument(metavar="HOUR", help="The first hour that is left to the hourly steps.")],
+    source: cli.SourceOption = None,
+) -> None:
+    """Build everything before an hour in bulk."""
+    from core.hours import Hour
+    from pipeline.history import build_history
+
+    print(json.dumps(build_history(cli.settings_of(source), Hour.parse(until)), default=str))
+
+
+@app.command(rich_help_panel=DATA)
+def hour(
+    hour: Annotated[str, typer.Argument(metavar="HOUR", help="For example 2026-11-23T10.")],
+    source: cli.SourceOption = None,
+) -> None:
+    """Run one hour without Airflow: ingest, clocks, training, gate."""
+    from core.hours import Hour
+    from pipeline.hour import run_hour
+
+    print(json.dumps(run_hour(cli.settings_of(source), Hour.parse(hour)), default=str))
+
+
+@app.command(
+    rich_help_panel=MODELS, epilog="Example: torchrun --nproc-per-node 2 -m pipeline train matched_clock --until HOUR"
+)
+def train(
+    variant: Annotated[str, typer.Argument(metavar="VARIANT", help="Time module of the ranker.")],
+    until: Annotated[str, typer.Option("--until", metavar="HOUR", help="Last hour to train on.")],
+    save_every: Annotated[int, typer.Option("--save-every", metavar="HOURS", help="Hours between checkpoints.")] = 24,
+    no_model: Annotated[bool, typer.Option("--no-model", help="Log no model to MLflow.")] = False,
+    source: cli.SourceOption = None,
+) -> None:
+    """Train one variant up to an hour; with torchrun in several processes."""
+    from core.hours import Hour
+    from pipeline.training import train_variant
+
+    trained = train_variant(
+        cli.settings_of(source), variant, Hour.parse(until), save_every=save_every, log_model=not no_model
+    )
+    print(json.dumps(trained, default=str))
+
+
+@app.command(rich_help_panel=MODELS)
+def stale(source: cli.SourceOption = None) -> None:
+    """List hours whose events changed after they were trained on."""
+    from pipeline.training import stale_hours
+
+    print(json.dumps({"stale": [hour.key for hour in stale_hours(cli.settings_of(source))]}))
+
+
+@app.command(rich_help_panel=MODELS)
+def rollback(
+    reason: Annotated[str, typer.Argument(metavar="REASON", help="Why, for the record.")],
+    version: Annotated[
+        str | None, typer.Option("--version", metavar="VERSION", help="Default: the champion's predecessor.")
+    ] = None,
+    source: cli.SourceOption = None,
+) -> None:
+    """Take the champion back to its predecessor or a version."""
+    from pipeline.promotion import rollback as roll_back
+
+    print(json.dumps(asdict(roll_back(cli.settings_of(source), reason, version))))

@@ -1,0 +1,72 @@
+"""``clock simulate``: write the simulated app's log, or print what is true in it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from core import cli
+
+app = cli.App(
+    help="The simulated app: write its log, or print what is true in it.",
+    epilog="Example: clock simulate write --out var/app",
+)
+
+
+@app.callback()
+def simulate(
+    config: Annotated[
+        Path | None,
+        typer.Option("--config", metavar="APP.yaml", help="YAML of SimulatorConfig. Default: the built-in parameters."),
+    ] = None,
+) -> None:
+    """Options that stand before the command."""
+    del config
+
+
+def _config_file(context: typer.Context) -> Path | None:
+    return context.parent.params["config"] if context.parent else None
+
+
+@app.command()
+def write(
+    context: typer.Context,
+    start: Annotated[
+        str | None, typer.Option("--from", metavar="HOUR", help="First hour. Default: the app's first.")
+    ] = None,
+    end: Annotated[str | None, typer.Option("--to", metavar="HOUR", help="The hour after the last one.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="DIR", help="Folder of the log. Default: var/simulator/app.")
+    ] = None,
+) -> None:
+    """Write the raw log, hour by hour."""
+    from core.hours import Hour
+    from core.settings import load_settings
+    from simulation.config import load_config
+    from simulation.log import AppLog
+
+    config = load_config(_config_file(context))
+    root = out or load_settings().workspace / "app"
+    first = Hour.parse(start) if start else config.first_hour
+    files = AppLog(config, root).write_hours(first, Hour.parse(end) if end else config.end_hour)
+    print(json.dumps({"root": str(root), "mapping": str(root / "mapping.yaml"), "hours": len(files)}))
+
+
+@app.command()
+def truth(context: typer.Context) -> None:
+    """Print the true effects, the attainable AUC, tastes by hour."""
+    from simulation.config import load_config
+    from simulation.truth import attainable_auc, experiment_truth, perfect_truth, taste_entropy
+
+    config = load_config(_config_file(context))
+    content = {
+        "experiment": experiment_truth(config, config.end_hour),
+        "attainable_auc": attainable_auc(config),
+        "taste_entropy_bits": taste_entropy(config),
+        "rankers": perfect_truth(config, lambda text: print(text, file=sys.stderr)),
+    }
+    print(json.dumps(content, indent=1))

@@ -1,0 +1,95 @@
+"""``clock study NAME``: run a study; results in ``var/studies/NAME``. An interrupted study continues where it was."""
+
+from __future__ import annotations
+
+import importlib
+import shutil
+from typing import Annotated
+
+import typer
+
+from core import cli
+from core.errors import ConfigError
+
+CALIBRATION = "ab_calibration"
+LIVED = ("closed_loop", "offline_online")
+"""Studies on the simulated app's people who react; they take no other log."""
+STUDIES = {
+    CALIBRATION: "do the A/B statistics keep their word: errors, coverage, power, daily looks",
+    "variants": "every time-perception module, streaming: does the clock beat the hour, and ours the clock",
+    "baselines": "does the clock help an MLP, DCN-v2, MMoE and DIN alike",
+    "sigma": "how wide the Gaussian should be, also by kind of user",
+    "streaming_vs_daily": "does hour-by-hour training bend the hour embedding, and not the clock",
+    "granularity": "slots of 15 minutes to 2 hours, a weekend clock",
+    "cold_start": "users and items with little history, thin slots that borrow",
+    "seasonal": "weekends, holidays, the change of the clocks",
+    "closed_loop": "do A/B intervals hold the truth where people react to rankers",
+    "offline_online": "does the offline order of rankers predict the order of active days and duration",
+    "sensitivity": "length of the window, values kept, weights of the behaviors",
+}
+
+EPILOG = "Example: clock study sigma --source foursquare --data checkins/"
+
+
+def _names() -> list[tuple[str, str]]:
+    return list(STUDIES.items())
+
+
+def study(
+    name: Annotated[
+        str | None,
+        typer.Argument(metavar="[NAME]", autocompletion=_names, help="The study; without it, their list is printed."),
+    ] = None,
+    data: Annotated[
+        str | None, typer.Option("--data", metavar="PATH", help="Files of the log to study rankers on.")
+    ] = None,
+    seeds: Annotated[int, typer.Option("--seeds", metavar="N", help="First weights, or worlds, to average over.")] = 5,
+    replications: Annotated[
+        int | None,
+        typer.Option(
+            "--replications",
+            metavar="N",
+            help="Simulated experiments of ab_calibration (default 2000) and closed_loop (default 100).",
+        ),
+    ] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Forget what was computed before.")] = False,
+    source: cli.SourceOption = None,
+) -> None:
+    """Run a study with its conclusion; without NAME, list the studies.
+
+    Results are kept in var/studies/NAME; an interrupted study continues where it was.
+    """
+    from core.documents import did_you_mean
+
+    if name is None:
+        print("\n".join(f"{study_name:<20} {question}" for study_name, question in STUDIES.items()))
+        return
+    if name not in STUDIES:
+        raise ConfigError(f"no study '{name}'{did_you_mean(name, STUDIES)} (there is {', '.join(STUDIES)})")
+    if replications is not None and replications < 20:
+        raise ConfigError(f"--replications {replications}: at least 20, or nothing can be said")
+    if not 1 <= seeds <= 100:
+        raise ConfigError(f"--seeds {seeds}: from 1 to 100")
+    settings = cli.settings_of(source)
+    if fresh:
+        shutil.rmtree(settings.var / "studies" / name, ignore_errors=True)
+    module = importlib.import_module(f"studies.{name}")
+    if name == CALIBRATION:
+        conclusion, page = module.run(settings, replications=replications or 2000)
+    elif name in LIVED:
+        if fresh:
+            shutil.rmtree(settings.var / "studies" / "worlds", ignore_errors=True)
+        more = {"replications": replications or 100} if name == "closed_loop" else {}
+        conclusion, page = module.run(settings, worlds=seeds, **more)
+    else:
+        from studies.lab import Lab
+
+        lab = Lab(settings, data or "", seeds)
+        if fresh:
+            lab.forget()
+        conclusion, page = module.run(lab)
+    print(f"{conclusion}\n{page}")
+
+
+app = cli.App(callback=None, no_args_is_help=False)
+app.command("study", epilog=EPILOG)(study)

@@ -1,0 +1,84 @@
+"""``clock``: the platform's command line."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from clock.commands import ab, bench, evaluate, events, features, ops, platform, serve, simulate, study
+from core import cli
+
+PANELS = ("Run the platform", "Data", "Models", "Experiments", "Operate")
+
+
+class Root(cli.Group):
+    """The top level: its help has a panel per kind of work, in the order of ``PANELS``."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Names of the commands, by panel."""
+        return sorted(
+            super().list_commands(ctx), key=lambda name: PANELS.index(str(self.commands[name].rich_help_panel))  # type: ignore[attr-defined]
+        )  # fmt: skip
+
+
+def version() -> str:
+    """The installed package's version, or that of ``pyproject.toml`` where it is not installed."""
+    from importlib.metadata import PackageNotFoundError
+    from importlib.metadata import version as installed
+
+    try:
+        return installed("interest-clock")
+    except PackageNotFoundError:
+        import tomllib
+        from pathlib import Path
+
+        text = (Path(__file__).resolve().parent.parent / "pyproject.toml").read_text(encoding="utf-8")
+        return str(tomllib.loads(text)["project"]["version"])
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"clock {version()}")
+        raise typer.Exit
+
+
+app = cli.App(
+    name="clock",
+    cls=Root,
+    add_completion=True,
+    help="Interest Clock: from raw logs to a promoted, time-aware ranker and its A/B report.\n\n"
+    "State lives in var/SOURCE (CLOCK_VAR, CLOCK_SOURCE). Results go to standard output, progress to standard error.",
+    epilog="First steps: 'clock demo' runs everything on simulated users, 'clock up' shows it in the browser, "
+    "'clock events explain' prints how to describe your own log.",
+)
+
+
+@app.callback()
+def clock(
+    source: cli.SourceOption = None,
+    show_version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and leave.")
+    ] = False,
+) -> None:
+    """Options that stand before the command."""
+    del source, show_version
+
+
+app.registered_commands += platform.app.registered_commands
+app.add_typer(events.app, name="events", rich_help_panel="Data")
+app.add_typer(features.app, name="features", rich_help_panel="Data")
+app.add_typer(simulate.app, name="simulate", rich_help_panel="Data")
+app.add_typer(evaluate.app, name="evaluate", rich_help_panel="Models")
+app.add_typer(serve.app, name="serve", rich_help_panel="Models")
+app.add_typer(ab.app, name="ab", rich_help_panel="Experiments")
+app.command("study", rich_help_panel="Experiments", epilog=study.EPILOG)(study.study)
+app.add_typer(ops.app, name="ops", rich_help_panel="Operate")
+app.command("bench", rich_help_panel="Operate", epilog=bench.EPILOG)(bench.bench)
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    program = "clock" if sys.argv[0].endswith(("__main__.py", "clock")) else None
+    cli.run(app, program=program)
