@@ -111,7 +111,7 @@ def status(out: Out = None, source: cli.SourceOption = None) -> None:
     store = EventStore(out or cli.settings_of(source).events_dir)
     hours, manifests = store.hours(), store.manifests()
     content = {
-        "source": store.source["source"],
+        "source": store.source.source,
         "facets": store.facets,
         "hours": len(hours),
         "first": hours[0].key if hours else None,
