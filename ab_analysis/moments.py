@@ -172,7 +172,7 @@ def exact_sums(
     """
     columns = sorted({name for term in terms for name in term})
     scales = dict(zip(columns, _scales(db, table, columns), strict=True))
-    whole = ", ".join(f"{db.whole(s.apply(db, identifier(c)))} AS {identifier(c)}" for c, s in scales.items())
+    whole = ", ".join(f"{db.round_to_int(s.apply(db, identifier(c)))} AS {identifier(c)}" for c, s in scales.items())
     groups = ", ".join(identifier(name) for name in by)
     needed = list(dict.fromkeys([*((c,) for c in columns), *terms]))
     sums = ", ".join(f"CAST(sum({' * '.join(map(identifier, t))}) AS STRING) AS t{n}" for n, t in enumerate(needed))

@@ -18,12 +18,11 @@ import pyarrow.parquet as pq
 from benchmarks.result import Result, in_own_process, timed
 from core.engine import engine
 from core.files import digest_file, digest_text, write_json
-from core.hours import Hour, hour_range
+from core.hours import DAY_HOURS, Hour, hour_range
 from core.settings import Settings, load_settings
 from events.schema import event_schema
 from events.store import EventStore
 from feature_repo.clock import ClockState
-from feature_repo.history import DAY_HOURS
 from feature_repo.online import encode_cells, write_cells
 from feature_repo.rebuild import Rebuild
 from feature_repo.repository import TRAINING_SERVICE
@@ -251,7 +250,7 @@ def bench_join(scale: float) -> Result:
 
         def ours() -> int:
             keys = samples.group_by(["user_id", "hour"]).aggregate([])
-            return int(features._join(features._with_own_slots(keys), "clock_slots", references).num_rows)
+            return int(features._join(features._with_known_slots(keys), "clock_slots", references).num_rows)
 
         def with_merge_asof() -> None:
             rows = pd.concat(pd.read_parquet(part) for part in features.clock.logs["clock_slots"].parts())

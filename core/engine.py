@@ -120,7 +120,7 @@ class Engine(ABC):
         """A moment as a literal."""
 
     @abstractmethod
-    def whole(self, number: str) -> str:
+    def round_to_int(self, number: str) -> str:
         """A number rounded to a whole one of up to 38 digits, whose sums and products are exact."""
 
     def double(self, value: float) -> str:
@@ -136,15 +136,15 @@ class Engine(ABC):
         """Day of the week, 1 Monday to 7 Sunday."""
 
     @abstractmethod
-    def largest(self, number: str, n: int) -> str:
+    def top_n(self, number: str, n: int) -> str:
         """Aggregate: list of the n largest numbers, the largest first."""
 
     @abstractmethod
-    def listed(self, value: str, place: str) -> str:
+    def collect_ordered(self, value: str, place: str) -> str:
         """Aggregate: list of the values in the order of their places, empty where there are none."""
 
     @abstractmethod
-    def picked(self, values: str, places: str) -> str:
+    def take_at(self, values: str, places: str) -> str:
         """The items of a list at a list of places, which count from 1; none where the places are null."""
 
 
@@ -189,7 +189,7 @@ class DuckEngine(Engine):
     def instant(self, moment: datetime) -> str:
         return f"make_timestamptz({microseconds(moment)})"
 
-    def whole(self, number: str) -> str:
+    def round_to_int(self, number: str) -> str:
         return f"CAST(round({number}) AS HUGEINT)"
 
     def day_number(self, moment: str) -> str:
@@ -198,13 +198,13 @@ class DuckEngine(Engine):
     def weekday(self, moment: str) -> str:
         return f"CAST(isodow({moment}) AS INTEGER)"
 
-    def largest(self, number: str, n: int) -> str:
+    def top_n(self, number: str, n: int) -> str:
         return f"max({number}, {int(n)})"
 
-    def listed(self, value: str, place: str) -> str:
+    def collect_ordered(self, value: str, place: str) -> str:
         return f"coalesce(list({value} ORDER BY {place}), [])"
 
-    def picked(self, values: str, places: str) -> str:
+    def take_at(self, values: str, places: str) -> str:
         return f"list_select({values}, coalesce({places}, []))"
 
 
@@ -261,7 +261,7 @@ class SparkEngine(Engine):
     def instant(self, moment: datetime) -> str:
         return f"timestamp_micros({microseconds(moment)})"
 
-    def whole(self, number: str) -> str:
+    def round_to_int(self, number: str) -> str:
         return f"CAST(round({number}) AS DECIMAL(38, 0))"
 
     def day_number(self, moment: str) -> str:
@@ -270,13 +270,13 @@ class SparkEngine(Engine):
     def weekday(self, moment: str) -> str:
         return f"(weekday({moment}) + 1)"
 
-    def largest(self, number: str, n: int) -> str:
+    def top_n(self, number: str, n: int) -> str:
         return f"slice(sort_array(collect_list({number}), false), 1, {int(n)})"
 
-    def listed(self, value: str, place: str) -> str:
+    def collect_ordered(self, value: str, place: str) -> str:
         return f"transform(sort_array(collect_list(struct({place} AS a, {value} AS b))), s -> s.b)"
 
-    def picked(self, values: str, places: str) -> str:
+    def take_at(self, values: str, places: str) -> str:
         return f"transform(coalesce({places}, array()), n -> element_at({values}, n))"
 
     def close(self) -> None:

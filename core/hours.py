@@ -10,6 +10,8 @@ from datetime import UTC, date, datetime, timedelta
 from core.errors import ConfigError
 
 HOUR = timedelta(hours=1)
+DAY_HOURS = 24
+"""Hours of a day."""
 _KEY = re.compile(r"\d{4}-\d{2}-\d{2}T\d{2}")
 
 

@@ -46,7 +46,7 @@ def _rebuild(settings: Settings, arguments: argparse.Namespace) -> None:
 def _advance(settings: Settings, arguments: argparse.Namespace) -> None:
     from feature_repo.retrieval import advance
 
-    print(json.dumps(advance(settings, Hour.parse(arguments.until))))
+    print(json.dumps(asdict(advance(settings, Hour.parse(arguments.until)))))
 
 
 def _status(settings: Settings, arguments: argparse.Namespace) -> None:
@@ -54,7 +54,7 @@ def _status(settings: Settings, arguments: argparse.Namespace) -> None:
     from feature_repo.retrieval import ClockFeatures
 
     del arguments
-    print(json.dumps(ClockFeatures(settings, EventStore(settings.events_dir)).status(), indent=1))
+    print(json.dumps(asdict(ClockFeatures(settings, EventStore(settings.events_dir)).status()), indent=1))
 
 
 def _clock(settings: Settings, arguments: argparse.Namespace) -> None:
@@ -64,7 +64,7 @@ def _clock(settings: Settings, arguments: argparse.Namespace) -> None:
 
     store = EventStore(settings.events_dir)
     features = ClockFeatures(settings, store)
-    at = Hour.parse(arguments.at or features.clock.needed()["as_of"])
+    at = Hour.parse(arguments.at) if arguments.at else features.clock.require_state().as_of
     print(json.dumps(clock_json(features.get_clock(arguments.user, at)), ensure_ascii=False))
 
 
