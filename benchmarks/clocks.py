@@ -250,7 +250,7 @@ def bench_join(scale: float) -> Result:
 
         def ours() -> int:
             keys = samples.group_by(["user_id", "hour"]).aggregate([])
-            return int(features._join(features._with_own_slots(keys), "clock_slots", references).num_rows)
+            return int(features._join(features._with_known_slots(keys), "clock_slots", references).num_rows)
 
         def with_merge_asof() -> None:
             rows = pd.concat(pd.read_parquet(part) for part in features.clock.logs["clock_slots"].parts())

@@ -11,7 +11,9 @@ from core.errors import ConfigError
 
 HOUR = timedelta(hours=1)
 DAY_HOURS = 24
+"""Hours of a day."""
 WEEK_HOURS = 7 * DAY_HOURS
+"""Hours of a week."""
 _KEY = re.compile(r"\d{4}-\d{2}-\d{2}T\d{2}")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from datetime import timedelta
 from typing import Any
 
@@ -72,7 +73,7 @@ skipped: a gap is named in the log and filled first.
         from feature_repo.retrieval import advance
 
         settings, hour = settings_and_hour()
-        return advance(settings, hour + 1)
+        return asdict(advance(settings, hour + 1))
 
     refresh_and_materialize()
 

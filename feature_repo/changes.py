@@ -49,18 +49,20 @@ class ChangeLog:
         return [part for span in spans for part in parquet_parts(span)]
 
     def spans(self) -> list[Path]:
+        """Folders of the pieces, in the order of their hours."""
         return sorted(p for p in self.root.glob("*--*.*") if p.is_dir() and not p.name.startswith("."))
 
     def clear(self) -> None:
+        """Remove every row."""
         for span in self.spans():
             shutil.rmtree(span)
 
     def span(self, first: Hour, last: Hour, number: int = 0) -> Path:
-        """Folder of the rows of hours first to last; ``number`` tells pieces of one span apart."""
+        """Folder of the rows of the hours first to last, the last included; ``number`` tells pieces of them apart."""
         return self.root / f"{first.key}--{last.key}.{number:05d}"
 
     def put(self, engine: Engine, as_of: Hour, rows: pa.Table) -> None:
-        """Rows of one hour: they take the place of that hour's rows of equal key.
+        """Write rows of one hour, in the place of that hour's rows of equal key.
 
         Args:
             engine: merges a day that is over.
@@ -122,10 +124,10 @@ class ChangeLog:
     def _is_in(self, table: pa.Table, rows: pa.Table) -> pa.ChunkedArray:
         """Whether each row's key is among the keys of ``rows``."""
         marked = rows.select(self.keys).group_by(list(self.keys)).aggregate([])
-        marked = marked.append_column("found", pa.array([True] * marked.num_rows, pa.bool_()))
+        marked = marked.append_column("is_in", pa.array([True] * marked.num_rows, pa.bool_()))
         place = table.select(self.keys).append_column("place", pa.array(range(table.num_rows), pa.int64()))
         joined = place.join(marked, list(self.keys)).sort_by("place")
-        return pc.fill_null(joined["found"], False)
+        return pc.fill_null(joined["is_in"], False)
 
     def _ordered(self, rows: pa.Table) -> pa.Table:
         return rows.select(self.schema.names).cast(self.schema).sort_by([(name, "ascending") for name in self._order])

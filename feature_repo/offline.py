@@ -1,7 +1,7 @@
 """Feast's DuckDB offline store with a point-in-time join that does not fan out.
 
 Feast's own join pairs every entity row with every earlier feature row and keeps the latest; a clock slot
-changes twice a day, so that is 60 rows an entity row. DuckDB's ``ASOF JOIN`` finds the latest directly, and rows
+changes twice a day, so that is 60 rows per entity row. DuckDB's ``ASOF JOIN`` finds the latest directly, and rows
 of entities that nobody asked for are left out first. Results are the same; ``feature_store.yaml`` names this
 class as the offline store's type.
 """
@@ -65,7 +65,17 @@ class ClockOfflineStore(DuckDBOfflineStore):
     ) -> RetrievalJob:
         """The latest feature row at or before each entity row's time, not older than the view's TTL; in the entities' order.
 
-        Anything but plain Parquet sources and a data frame of entities goes Feast's own way.
+        Anything but plain Parquet sources and a data frame of entities is left to Feast's own join.
+
+        Args:
+            config: of the feature store.
+            feature_views: that the features are of.
+            feature_refs: ``view:feature``.
+            entity_df: keys and times.
+            registry: Feast's.
+            project: of the registry.
+            full_feature_names: whether columns have the view's name before the feature's.
+            filter_by_created_timestamp: whether rows that were created later are left out.
         """
         plain = all(isinstance(v.batch_source, FileSource) and not v.batch_source.field_mapping for v in feature_views)
         demanded = OnDemandFeatureView.get_requested_odfvs(feature_refs, project, registry)
@@ -97,7 +107,7 @@ class ClockOfflineStore(DuckDBOfflineStore):
             for n, view in enumerate(feature_views):
                 wanted = [r.split(":")[1] for r in feature_refs if r.split(":")[0] == view.projection.name_to_use()]
                 joins.append(_asof(view, f"f{n}", wanted, identifier(moment)))
-                selected += [_while_it_lives(view, f"f{n}", name, identifier(moment)) for name in wanted]
+                selected += [_unless_expired(view, f"f{n}", name, identifier(moment)) for name in wanted]
             joined = f"SELECT {', '.join(selected)} FROM entities e {' '.join(joins)} ORDER BY e.{ROW}"
             table = con.sql(joined).to_arrow_table()
         times = entity_df[moment]
@@ -133,7 +143,7 @@ def _asof(view: FeatureView, name: str, features: list[str], moment: str) -> str
         ON {same} AND e.{moment} >= {name}.held_from"""
 
 
-def _while_it_lives(view: FeatureView, name: str, feature: str, moment: str) -> str:
+def _unless_expired(view: FeatureView, name: str, feature: str, moment: str) -> str:
     """A feature of the joined row, null when the row is older than the view's TTL."""
     column = f"{name}.{identifier(feature)}"
     if not view.ttl:

@@ -1,4 +1,4 @@
-"""A user's clock in the online store: one row a user, one feature a slot.
+"""A user's clock in the online store: one row per user, one feature per slot.
 
 A cell is JSON: ``{"as_of": 492000, "events": 4, "facets": [[["rock", "jazz"], [3.0, 1.0], [3, 2]], …]}``, the
 facets in the source's order, each with its top values, scores and counts. An hour writes only the cells of
@@ -19,17 +19,21 @@ import pyarrow as pa
 
 from core.hours import Hour
 from feature_repo.repository import slot_feature
-from feature_repo.sql import clock_schema
+from feature_repo.schemas import LISTS, clock_schema
 
 if TYPE_CHECKING:
     from feast import FeatureStore
 
 WRITTEN_AT_ONCE = 5_000
-LISTS = ("values", "scores", "counts")
 
 
 def encode_cells(rows: pa.Table, facets: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
-    """Cells of clock rows, by user: (user, feature → JSON). An empty slot gives an empty text."""
+    """Cells of clock rows, by user: (user, feature → JSON). An empty slot gives an empty text.
+
+    Args:
+        rows: in the columns of ``schemas.clock_schema``.
+        facets: in the source's order.
+    """
     columns = rows.sort_by([("user_id", "ascending"), ("slot", "ascending")]).to_pydict()
     lists = [[columns[f"{facet}_{name}"] for name in LISTS] for facet in facets]
     numbered = zip(columns["user_id"], range(rows.num_rows), strict=True)
@@ -49,9 +53,18 @@ def encode_cells(rows: pa.Table, facets: Sequence[str]) -> Iterator[tuple[int, d
 def write_cells(
     store: FeatureStore, view_name: str, cells: Iterable[tuple[int, Mapping[str, str | bytes]]], hour: Hour
 ) -> int:
-    """Write cells of a user's view through Feast's online store; returns their number.
+    """Write cells of users through Feast's online store.
 
-    Each batch is one transaction (SQLite) or one command a user (Redis), so a reader never sees half a row.
+    Each batch is one transaction (SQLite) or one command per user (Redis), so a reader never sees half a row.
+
+    Args:
+        store: Feast's.
+        view_name: the view that they are features of.
+        cells: user and feature → content.
+        hour: from whose start they hold.
+
+    Returns:
+        Cells written.
     """
     from feast.protos.feast.types.EntityKey_pb2 import EntityKey
     from feast.protos.feast.types.Value_pb2 import Value
@@ -59,10 +72,10 @@ def write_cells(
     view, provider, now = store.get_feature_view(view_name), store._get_provider(), datetime.now(UTC)
     batch: list[Any] = []
     written = 0
-    for user, found in cells:
+    for user, contents in cells:
         key = EntityKey(join_keys=["user_id"], entity_values=[Value(int64_val=user)])
-        batch.append((key, {name: _value(content) for name, content in found.items()}, hour.start, now))
-        written += len(found)
+        batch.append((key, {name: _value(content) for name, content in contents.items()}, hour.start, now))
+        written += len(contents)
         if len(batch) == WRITTEN_AT_ONCE:
             provider.online_write_batch(store.config, view, batch, progress=None)
             batch = []
@@ -87,7 +100,7 @@ def decode_cells(
         cells: for each slot the JSON of the U users, shape (slots, U); empty where there is none.
         facets: in the source's order.
         at: hour of the reading; a cell older than the window has expired.
-        window_hours: of the clock.
+        window_hours: length of the clock's window.
     """
     users: list[int] = []
     slots: list[int] = []
@@ -105,14 +118,14 @@ def decode_cells(
             slots.append(slot)
             events.append(content["events"])
             moments.append(content["as_of"])
-            for found, facet in zip(content["facets"], lists, strict=True):
-                for part, target in zip(found, facet, strict=True):
+            for stored, facet in zip(content["facets"], lists, strict=True):
+                for part, target in zip(stored, facet, strict=True):
                     target.append(part)
     schema = clock_schema(facets)
     columns: dict[str, Any] = {"user_id": users, "hour": [at.number] * len(users), "slot": slots}
     for name, parts in zip(facets, lists, strict=True):
-        for part, found in zip(LISTS, parts, strict=True):
-            columns[f"{name}_{part}"] = pa.array(found, schema.field(f"{name}_{part}").type)
+        for part, values in zip(LISTS, parts, strict=True):
+            columns[f"{name}_{part}"] = pa.array(values, schema.field(f"{name}_{part}").type)
     columns |= {"events": events, "as_of": moments}
-    kinds = {name: pa.int64() for name in ("user_id", "hour", "slot", "events", "as_of")}
-    return pa.table({name: pa.array(v, kinds[name]) if name in kinds else v for name, v in columns.items()})
+    integers = {"user_id", "hour", "slot", "events", "as_of"}
+    return pa.table({name: pa.array(v, pa.int64()) if name in integers else v for name, v in columns.items()})

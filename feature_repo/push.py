@@ -6,12 +6,14 @@ import pyarrow as pa
 
 from core.engine import engine
 from core.errors import DataError
-from core.hours import Hour
+from feature_repo.computation import ClockComputation, among
 from feature_repo.online import encode_cells
+from feature_repo.query_builder import PAIR, SumTables
 from feature_repo.repository import CLOCK_PUSH, slot_feature
 from feature_repo.retrieval import ClockFeatures
 from feature_repo.sql import columns, summed
-from feature_repo.work import Work, among
+
+FRESH, NOW = SumTables("fresh"), SumTables("now")
 
 
 def push_events(features: ClockFeatures, events: pa.Table) -> int:
@@ -32,40 +34,45 @@ def push_events(features: ClockFeatures, events: pa.Table) -> int:
         NotReadyError: there are no clocks yet.
     """
     clock = features.clock
-    state = clock.needed()
-    at = Hour.parse(state["as_of"])
+    state = clock.require_state()
     if not events.num_rows:
         return 0
     with engine(clock.settings) as running:
-        work = Work(clock, running, at)
+        computation = ClockComputation(clock, running, state.as_of)
+        build, executor = computation.build, computation.executor
         running.register("arrived", events)
-        work.recipe.read("came", [], "arrived")
-        early = int(running.scalar(f"SELECT count(*) FROM came WHERE hour < {at.number}"))
+        executor.run(build.read("came", "arrived"))
+        early = int(running.scalar(f"SELECT count(*) FROM came WHERE hour < {state.as_of.number}"))
         if early:
-            raise DataError(f"{early} events lie before {at}, the hour that the clocks hold for; ingest them instead")
+            raise DataError(
+                f"{early} events lie before {state.as_of}, the hour that the clocks hold for; ingest them instead"
+            )
         running.table("pairs", "SELECT DISTINCT user_id, slot FROM came")
         touched = [str(slot) for (slot,) in running.rows("SELECT DISTINCT slot FROM pairs ORDER BY slot")]
-        own = among("pairs", "user_id", "slot")
-        before = {i: f"({work.merged(clock.sums(state), touched, i, own)})" for i, _ in work.recipe.parts()}
-        work.recipe.dictionaries("came", {int(i): f"{sql} t" for i, sql in before.items() if i != "all"})
-        work.recipe.encode("arrived_ids", "came")
-        work.recipe.sums("fresh", "arrived_ids", ("user_id", "slot"))
-        for i, counts in work.recipe.parts():
-            keys = "user_id, slot" if i == "all" else "user_id, slot, value"
+        sums, touching = clock.sums(state), among("pairs", *PAIR)
+        stored = {part: f"({computation.merged(sums, touched, part, touching)})" for part in build.parts(PAIR)}
+        texts = {part.facet: f"{sql} t" for part, sql in stored.items() if part.facet is not None}
+        executor.run(
+            build.dictionaries("came", texts),
+            build.encode("arrived_ids", "came"),
+            build.sums(FRESH, "arrived_ids", PAIR),
+        )
+        for part, sql in stored.items():
+            by = columns(part.keys)
             running.table(
-                f"now_{i}",
-                f"""SELECT {keys}, {summed(counts)} FROM ({work.with_ids(before[i], i)}
-                    UNION ALL SELECT {keys}, {columns(counts)} FROM fresh_{i}) u GROUP BY {keys}""",
+                NOW.of(part),
+                f"""SELECT {by}, {summed(part.counts)} FROM ({build.with_ids(sql, part)}
+                    UNION ALL SELECT {columns(part.columns)} FROM {FRESH.of(part)}) u GROUP BY {by}""",
             )
-        rows = running.arrow(work.recipe.clock("now", "pairs", ("user_id", "slot"), str(at.number)))
-    cells = dict(encode_cells(rows, clock.facets))
-    users = sorted(cells)
+        rows = executor.arrow(build.clock_rows(NOW, "pairs", PAIR, str(state.as_of.number)))
+    cells_of = dict(encode_cells(rows, clock.facets))
+    users = sorted(cells_of)
     names = [slot_feature(n) for n in range(clock.settings.slots)]
     known = features.store.get_online_features(
         features=[f"clock:{name}" for name in names], entity_rows=[{"user_id": user} for user in users]
     ).to_df()
     known = known.set_index("user_id").loc[users, names].fillna("")
-    for user, found in cells.items():
-        known.loc[user, list(found)] = list(found.values())
-    features.store.push(CLOCK_PUSH, known.reset_index().assign(event_timestamp=at.start))
+    for user, cells in cells_of.items():
+        known.loc[user, list(cells)] = list(cells.values())
+    features.store.push(CLOCK_PUSH, known.reset_index().assign(event_timestamp=state.as_of.start))
     return rows.num_rows

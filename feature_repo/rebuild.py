@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from core.duck import identifier
 from core.engine import Engine
 from core.errors import NotReadyError
 from core.hours import DAY_HOURS, Hour
 from events.schema import BEHAVIORS
+from feature_repo.computation import ClockComputation, Refreshed
 from feature_repo.history import Period, Sources, histories, item_rows
-from feature_repo.sql import COUNTS, columns, summed
+from feature_repo.query_builder import PAIR, SumTables
+from feature_repo.schemas import COUNTS
+from feature_repo.sql import columns, summed
+from feature_repo.state import ClockStorage
 from feature_repo.sums import Layer, Sums
-from feature_repo.work import Refreshed, Work
-
-if TYPE_CHECKING:
-    from feature_repo.clock import ClockState
 
 log = logging.getLogger("feature_repo.rebuild")
 
@@ -25,21 +24,37 @@ PASS_EVENTS = 7_000_000
 """Events of the slots that a rebuild computes at a time: bounds its memory."""
 
 
-class Rebuild(Work):
-    """Everything from the events, slot by slot in a few passes over them."""
+SLOT_SUMS = SumTables("sum")
 
-    def __init__(self, clock: ClockState, running: Engine, as_of: Hour, hours: list[Hour], *, history: bool) -> None:
+
+class Rebuild(ClockComputation):
+    """Everything from the events, slot by slot in a few passes over them.
+
+    Args:
+        clock: where the clocks lie.
+        running: computes them.
+        as_of: hour at whose start they shall hold.
+        hours: with events, before ``as_of``.
+        history: also write what every row was at each hour before.
+    """
+
+    def __init__(self, clock: ClockStorage, running: Engine, as_of: Hour, hours: list[Hour], *, history: bool) -> None:
         super().__init__(clock, running, as_of)
         self.hours, self.history = hours, history
 
     def run(self) -> Refreshed:
+        """Compute and commit everything.
+
+        Raises:
+            NotReadyError: none of the hours has an event.
+        """
         self.read()
         self.clock.forget()
         for changes in self.clock.logs.values():
             changes.clear()
         bases: dict[str, Layer] = {}
         for group in self.slots():
-            bases |= self.write_bases({str(slot): self.parts_of("sum", slot) for slot in group})
+            bases |= self.write_bases({str(slot): self.build.slot_sums(SLOT_SUMS, slot) for slot in group})
         bases |= self.write_bases({"users": self._users(Sums(self.clock.sums_folder, bases))})
         self.engine.table("item_sums", self._items())
         self.engine.view("first_hours", "SELECT item_id, first_hour FROM item_sums")
@@ -52,44 +67,52 @@ class Rebuild(Work):
             self._snapshots(sums)
             since = self.as_of
         hours = {h.key: self.clock.store.manifest(h).digest for h in self.hours}
-        self.clock.commit(self.state(hours, sums, 0, since))
-        pairs = sum(self.keys(bases[slot].folder, "all") for slot in sums.slots)
-        return Refreshed(self.as_of.key, pairs, self.keys(bases["users"].folder, "all"), 0, full=True)
+        self.clock.commit(self.describe(hours, sums, since))
+        pairs = sum(self.stored_rows(bases[slot].folder, "all") for slot in sums.slots)
+        return Refreshed(self.as_of.key, pairs, self.stored_rows(bases["users"].folder, "all"), 0, full=True)
 
     def read(self) -> None:
-        """Views ``raw`` of the window's events and ``raw_all`` of all; the dictionaries."""
+        """Make the views ``raw`` of the window's events and ``raw_all`` of all, and the dictionaries.
+
+        Raises:
+            NotReadyError: none of the hours has an event.
+        """
         everything = self.clock.store.event_files(self.hours)
         if not everything:
             raise NotReadyError(f"no events before {self.as_of}; every closed hour is empty")
-        self.recipe.read("raw", self.clock.store.event_files([h for h in self.hours if h >= self.first]))
-        self.recipe.read("raw_all", everything)
-        self.recipe.dictionaries("raw_all")
+        self.executor.read_files("raw", self.clock.store.event_files([h for h in self.hours if h >= self.first]))
+        self.executor.read_files("raw_all", everything)
+        self.executor.run(self.build.dictionaries("raw_all"))
 
     def _users(self, slots: Sums) -> dict[str, str]:
         """Queries of the users' sums, from those of the slots."""
         queries = {}
-        for part, (keys, counts) in self.layout("users").items():
-            by, rows = columns(keys), slots.rows(self.engine, slots.slots, part, columns([*keys, *counts]))
-            ids = self.with_ids(f"({rows})", part, "users")
-            merged = f"(SELECT {by}, {summed(counts)} FROM ({ids}) i GROUP BY {by})"
-            queries[part] = self.with_texts(merged, part, "users")
+        for part in self.build.base_parts("users"):
+            by, rows = columns(part.keys), slots.rows(self.engine, slots.slots, part.name, columns(part.columns))
+            ids = self.build.with_ids(f"({rows})", part)
+            merged = f"(SELECT {by}, {summed(part.counts)} FROM ({ids}) i GROUP BY {by})"
+            queries[part.name] = self.build.with_texts(merged, part)
         return queries
 
     def slots(self) -> Iterator[list[int]]:
-        """Some slots at a time: tables ``sum`` hold their sums until the next are asked for; without history their clock
-        rows are written.
+        """Some slots at a time: tables ``SLOT_SUMS`` hold their sums until the next are asked for.
+
+        Without history their clock rows are written as well.
         """
         loads = dict(self.engine.rows("SELECT slot, count(*) FROM raw GROUP BY slot"))
+        users, everyone = self.build.parts(PAIR)[-1], self.build.parts(("slot",), everyone=True)[-1]
         for number, group in enumerate(_groups(range(self.clock.settings.slots), loads)):
-            self.recipe.encode("part", "raw", f"WHERE r.slot IN ({', '.join(map(str, group))})")
-            self.recipe.sums("sum", "part", ("user_id", "slot"))
-            self.everyone("sum")
+            self.executor.run(
+                self.build.encode("part", "raw", f"WHERE r.slot IN ({', '.join(map(str, group))})"),
+                self.build.sums(SLOT_SUMS, "part", PAIR),
+                self.build.everyone(SLOT_SUMS),
+            )
             if not self.history:
                 as_of = str(self.as_of.number)
-                rows = self.recipe.clock("sum", "sum_all", ("user_id", "slot"), as_of)
-                self.write_rows("clock_slots", self.as_of, number, rows)
-                rows = self.recipe.clock("sum_everyone", "sum_everyone_all", ("slot",), as_of)
-                self.write_rows("population_clock", self.as_of, number, rows)
+                rows = self.build.clock_rows(SLOT_SUMS, SLOT_SUMS.of(users), PAIR, as_of)
+                self.write_rows("clock_slots", self.as_of, number, self.executor.prepare(rows))
+                rows = self.build.clock_rows(SLOT_SUMS, SLOT_SUMS.of(everyone), ("slot",), as_of, everyone=True)
+                self.write_rows("population_clock", self.as_of, number, self.executor.prepare(rows))
             yield group
             log.info("slots %d to %d of %d", group[0], group[-1], self.clock.settings.slots)
 
@@ -105,18 +128,18 @@ class Rebuild(Work):
         first = self.hours[0]
         period = Period(first, self.as_of, self.clock.window)
         sources = Sources(pairs="raw_all", users="raw_all", everyone="raw_all", items="raw_all")
-        for number, (view, sql) in enumerate(histories(self.recipe, sources, period, "first_hours")):
+        for number, (view, sql) in enumerate(histories(self.executor, sources, period, "first_hours")):
             self.write_rows(view, first + 1, number, sql)
 
     def _snapshots(self, sums: Sums) -> None:
         start, at = self.engine.hour_start(str(self.as_of.number)), self.as_of.number
-        users = self.merged(sums, ["users"], "all")
+        users = self.merged(sums, ["users"], self.build.base_parts("users")[-1])
         users = f"SELECT user_id, {start} AS event_timestamp, {columns(COUNTS)}, CAST({at} AS BIGINT) AS as_of FROM ({users}) u"
         self.write_rows("user_activity", self.as_of, 0, f"{users} ORDER BY user_id")
         source = f"SELECT *, CAST({at} AS BIGINT) AS as_of FROM item_sums i"
-        self.write_rows("item_stats", self.as_of, 0, item_rows(self.recipe, source))
+        self.write_rows("item_stats", self.as_of, 0, item_rows(self.engine, source))
         midnight = Hour(at - at % DAY_HOURS)
-        profiles = self.profiles(sums, midnight, None)
+        profiles = self.executor.prepare(self.profiles(sums, midnight, None))
         self.engine.write(profiles, self.clock.logs["user_profile"].span(midnight, self.as_of))
 
 

@@ -1,4 +1,4 @@
-"""A user's recent behaviors: the last items that it liked or finished, with the user's local time of each.
+"""A user's recent behaviors: the last items that they liked or finished, with their local time of each.
 
 A behavior is an event whose own score is positive. A history holds those before an hour's start, of the last
 ``history_days``, at most ``history_length`` of them. It is read from the log itself, for samples and for the online store alike,
@@ -17,13 +17,13 @@ import numpy as np
 import pyarrow as pa
 
 from core.engine import engine
-from core.hours import Hour, hour_range
+from core.hours import DAY_HOURS, Hour, hour_range
 from core.settings import Settings
-from feature_repo.clock import ClockState
 from feature_repo.online import write_cells
 from feature_repo.repository import HISTORY_FEATURE as FEATURE
 from feature_repo.repository import HISTORY_VIEW as VIEW
 from feature_repo.sql import event_score_sql
+from feature_repo.state import ClockStorage
 
 if TYPE_CHECKING:
     from feast import FeatureStore
@@ -42,7 +42,7 @@ USERS_AT_ONCE = 100_000
 MINUTE_US = 60_000_000
 
 
-def recent_behaviors(clock: ClockState, keys: pa.Table) -> pa.Table:
+def recent_behaviors(clock: ClockStorage, keys: pa.Table) -> pa.Table:
     """Histories as of the start of each hour.
 
     Args:
@@ -53,7 +53,7 @@ def recent_behaviors(clock: ClockState, keys: pa.Table) -> pa.Table:
         ``SCHEMA``, one row for each key that has any behavior, by user and hour: item ids, local minutes since
         1970 and hours since 1970 UTC, oldest first.
     """
-    length, reach = clock.settings.history_length, 24 * clock.settings.history_days
+    length, reach = clock.settings.history_length, DAY_HOURS * clock.settings.history_days
     if not keys.num_rows or not length:
         return SCHEMA.empty_table()
     wanted = np.stack([keys["user_id"].to_numpy(), keys["hour"].to_numpy()], axis=1)
@@ -69,18 +69,18 @@ def recent_behaviors(clock: ClockState, keys: pa.Table) -> pa.Table:
     end = np.searchsorted(stamps, at | wanted[:, 1])
     begin = np.searchsorted(stamps, at | np.maximum(wanted[:, 1] - reach, 0))
     begin = np.maximum(begin, end - length)
-    some = end > begin
-    wanted, begin, size = wanted[some], begin[some], (end - begin)[some]
+    any_behavior = end > begin
+    wanted, begin, size = wanted[any_behavior], begin[any_behavior], (end - begin)[any_behavior]
     offsets = np.concatenate([[0], np.cumsum(size)])
-    picked = np.repeat(begin - offsets[:-1], size) + np.arange(offsets[-1])
+    rows = np.repeat(begin - offsets[:-1], size) + np.arange(offsets[-1])
     lists = {
-        name: pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), log[name].combine_chunks().take(pa.array(picked)))
+        name: pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), log[name].combine_chunks().take(pa.array(rows)))
         for name in LISTS
     }
     return pa.table({"user_id": wanted[:, 0], "hour": wanted[:, 1], **lists}, schema=SCHEMA)
 
 
-def _behaviors(clock: ClockState, users: np.ndarray, first: int, end: int) -> pa.Table:
+def _behaviors(clock: ClockStorage, users: np.ndarray, first: int, end: int) -> pa.Table:
     """Behaviors of users in the hours [first, end), by user and time: user_id, items, minutes, hours."""
     hours = list(hour_range(Hour(max(first, 0)), Hour(end)))
     files = clock.store.event_files(hours)
@@ -89,54 +89,71 @@ def _behaviors(clock: ClockState, users: np.ndarray, first: int, end: int) -> pa
     with engine(clock.settings) as running:
         running.register("wanted_users", pa.table({"user_id": users}))
         hour = running.hour_number('e."timestamp"')
-        found = running.arrow(
+        rows = running.arrow(
             f"""SELECT e.user_id, {hour} AS hours, e.item_id AS items, e.local_time FROM {running.files(files)} e
             JOIN wanted_users k ON k.user_id = e.user_id WHERE {event_score_sql(clock.settings.score_weights, "e.")} > 0
             ORDER BY e.user_id, e."timestamp", e.item_id, e.local_time"""
         )
-    local = found["local_time"].cast(pa.timestamp("us")).cast(pa.int64()).to_numpy()
-    columns = {name: found[name].cast(pa.int64()) for name in ("user_id", "hours", "items")}
+    local = rows["local_time"].cast(pa.timestamp("us")).cast(pa.int64()).to_numpy()
+    columns = {name: rows[name].cast(pa.int64()) for name in ("user_id", "hours", "items")}
     return pa.table({**columns, "minutes": pa.array(local // MINUTE_US)})
 
 
-def users_with_behaviors(clock: ClockState, at: Hour) -> np.ndarray:
-    """Everybody in the log of the days that histories reach back to, as of ``at``, in ascending order."""
-    files = clock.store.event_files(list(hour_range(at - 24 * clock.settings.history_days, at)))
+def users_with_behaviors(clock: ClockStorage, at: Hour) -> np.ndarray:
+    """Ids of everybody in the log of the days that recent behaviors reach back to, as of ``at``, in ascending order."""
+    files = clock.store.event_files(list(hour_range(at - DAY_HOURS * clock.settings.history_days, at)))
     if not files:
         return np.empty(0, dtype=np.int64)
     with engine(clock.settings) as running:
-        found = running.arrow(f"SELECT DISTINCT user_id FROM {running.files(files)} e ORDER BY user_id")
-    users: np.ndarray = found["user_id"].to_numpy()
+        rows = running.arrow(f"SELECT DISTINCT user_id FROM {running.files(files)} e ORDER BY user_id")
+    users: np.ndarray = rows["user_id"].to_numpy()
     return users
 
 
-def write_histories(store: FeatureStore, clock: ClockState, users: np.ndarray, at: Hour) -> int:
-    """Write the histories of users as of ``at`` to the online store; returns the users written."""
+def write_histories(store: FeatureStore, clock: ClockStorage, users: np.ndarray, at: Hour) -> int:
+    """Write the recent behaviors of users as of ``at`` to the online store.
+
+    Args:
+        store: Feast's.
+        clock: the source's clocks.
+        users: ids; who has no behaviors gets an empty row.
+        at: hour at whose start they hold.
+
+    Returns:
+        Users written.
+    """
     for start in range(0, len(users), USERS_AT_ONCE):
         part = users[start : start + USERS_AT_ONCE]
         keys = pa.table({"user_id": part, "hour": np.full(len(part), at.number)})
-        found = recent_behaviors(clock, keys)
-        held = set(found["user_id"].to_pylist())
+        histories = recent_behaviors(clock, keys)
+        held = set(histories["user_id"].to_pylist())
         cells = [(user, {FEATURE: b""}) for user in part.tolist() if user not in held]
-        cells += [(user, {FEATURE: blob}) for user, blob in _encoded(found)]
+        cells += [(user, {FEATURE: blob}) for user, blob in _encoded(histories)]
         write_cells(store, VIEW, cells, at)
     return len(users)
 
 
-def _encoded(found: pa.Table) -> Iterator[tuple[int, bytes]]:
+def _encoded(histories: pa.Table) -> Iterator[tuple[int, bytes]]:
     """User and bytes of every row."""
-    ends = np.cumsum(found["items"].combine_chunks().value_lengths().to_numpy())
-    matrix = np.stack([found[name].combine_chunks().flatten().to_numpy() for name in LISTS])
-    for user, begin, end in zip(found["user_id"].to_pylist(), np.concatenate([[0], ends[:-1]]), ends, strict=True):
+    ends = np.cumsum(histories["items"].combine_chunks().value_lengths().to_numpy())
+    matrix = np.stack([histories[name].combine_chunks().flatten().to_numpy() for name in LISTS])
+    for user, begin, end in zip(histories["user_id"].to_pylist(), np.concatenate([[0], ends[:-1]]), ends, strict=True):
         yield user, matrix[:, begin:end].tobytes()
 
 
 def decode_histories(settings: Settings, users: Sequence[int], values: Sequence[bytes | None], at: Hour) -> pa.Table:
-    """Histories from the online store's values (none: nothing was read), as ``recent_behaviors`` gives them."""
+    """Recent behaviors from the online store's values, as ``recent_behaviors`` gives them.
+
+    Args:
+        settings: for how far they reach back.
+        users: U ids.
+        values: of the U users, None where there is none; empty where nothing was read.
+        at: hour of the reading.
+    """
     rows: dict[str, list[Any]] = {name: [] for name in SCHEMA.names}
     for user, blob in sorted(zip(users, values, strict=True), key=itemgetter(0)) if values else ():
         matrix = np.frombuffer(blob or b"", dtype=np.int64).reshape(len(LISTS), -1)
-        matrix = matrix[:, matrix[2] >= at.number - 24 * settings.history_days]
+        matrix = matrix[:, matrix[2] >= at.number - DAY_HOURS * settings.history_days]
         if matrix.shape[1]:
             rows["user_id"].append(user)
             rows["hour"].append(at.number)

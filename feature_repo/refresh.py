@@ -2,51 +2,66 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 import pyarrow as pa
 
 from core.engine import Engine
 from core.hours import DAY_HOURS, Hour, hour_range
 from events.schema import BEHAVIORS
-from feature_repo.history import ITEM_COUNTS, Period, Sources, histories, item_rows
-from feature_repo.sql import COUNTS, columns, counted, negative, summed, zeros
+from feature_repo.computation import ClockComputation, Refreshed, among
+from feature_repo.history import Period, Sources, histories, item_rows
+from feature_repo.query_builder import ITEMS, PAIR, Part, SumTables
+from feature_repo.schemas import COUNTS, ITEM_COUNTS
+from feature_repo.sql import columns, counted, negative, summed, zeros
+from feature_repo.state import ClockStorage, StateDescription
 from feature_repo.sums import Layer
-from feature_repo.work import EVERYONE, Refreshed, Work, among, table_of
 
-if TYPE_CHECKING:
-    from feature_repo.clock import ClockState
+STORED, BEFORE, DELTA, NOW = map(SumTables, ("stored", "before", "delta", "now"))
+"""Sums of what the refresh touches: as they lie on disk, with value ids, what changes, and as they become."""
+CAME, WENT, INSIDE = map(SumTables, ("s_came", "s_went", "s_inside"))
+"""Sums of the events that came, that went, and of all those in the window of keys with late events."""
 
 
-class Refresh(Work):
-    """One hour: what came, what went, and what late events touch."""
+class Refresh(ClockComputation):
+    """One hour: what came, what went, and what late events touch.
+
+    Args:
+        clock: where the clocks lie.
+        running: computes them.
+        state: the state before.
+        as_of: hour at whose start they shall hold: the state's, or the one after.
+        late: hours before the state's whose events changed.
+    """
 
     def __init__(
-        self, clock: ClockState, running: Engine, state: dict[str, Any], as_of: Hour, late: list[Hour]
+        self, clock: ClockStorage, running: Engine, state: StateDescription, as_of: Hour, late: list[Hour]
     ) -> None:
         super().__init__(clock, running, as_of)
         self.old, self.late = state, late
-        self.at = Hour.parse(state["as_of"])
-        self.number = state["generation"] + 1
-        self.history_from = Hour.parse(state["history_from"])
+        self.generation = state.generation + 1
         self.sums = clock.sums(state)
-        self.came = [as_of - 1] if self.at < as_of else []
-        self.went = list(hour_range(self.at - clock.window, self.first)) if self.at < as_of else []
+        forward = state.as_of < as_of
+        self.came = [as_of - 1] if forward else []
+        self.went = list(hour_range(state.as_of - clock.window, self.first)) if forward else []
 
     def run(self) -> Refreshed:
+        """Compute and commit what changes.
+
+        Raises:
+            CorruptStateError: sums on disk are damaged.
+        """
         self._read()
         touched = [str(slot) for (slot,) in self.engine.rows("SELECT DISTINCT slot FROM pairs ORDER BY slot")]
         self.sums.check([*touched, "users", "items"])
         rows = {**self._slots(touched), "user_activity": self._users(), "item_stats": self._items()}
         self.sums = self.fold(self.sums.with_delta(self._delta()))
-        if self.at < self.as_of and self.as_of.number % DAY_HOURS == 0:
+        if self.came and self.as_of.number % DAY_HOURS == 0:
             rows["user_profile"] = self._profiles()
         if self.late:
             self._correct()
         for view, table in rows.items():
             self.clock.logs[view].put(self.engine, self.as_of, table)
-        known = self.old["hours"] | {h.key: self.clock.store.manifest(h).digest for h in (*self.came, *self.late)}
-        self.clock.commit(self.state(known, self.sums, self.number, self.history_from))
+        known = {**self.old.hours, **{h.key: self.clock.store.manifest(h).digest for h in (*self.came, *self.late)}}
+        self.clock.commit(self.describe(known, self.sums, self.old.history_from))
         changed = rows["clock_slots"].num_rows, rows["user_activity"].num_rows
         return Refreshed(self.as_of.key, *changed, len(self.late), full=False)
 
@@ -57,11 +72,11 @@ class Refresh(Work):
             ("came", self.came), ("went", self.went), ("raw_late", self.late),
             ("inside", window if self.late else []),
         ):  # fmt: skip
-            self.recipe.read(name, self.clock.store.event_files(hours))
+            self.executor.read_files(name, self.clock.store.event_files(hours))
         for name, key in (("late_pairs", "user_id, slot"), ("late_users", "user_id"), ("late_items", "item_id")):
             self.engine.table(name, f"SELECT DISTINCT {key} FROM raw_late")
         day = self.as_of.number - DAY_HOURS - 1
-        self.recipe.read("yesterday", self.clock.store.event_files([Hour(day)] if self.came else []))
+        self.executor.read_files("yesterday", self.clock.store.event_files([Hour(day)] if self.came else []))
         for name, key, sources in (
             ("pairs", "user_id, slot", ("came", "went", "raw_late")),
             ("users", "user_id", ("came", "went", "raw_late")),
@@ -70,52 +85,65 @@ class Refresh(Work):
             self.engine.table(name, " UNION ".join(f"SELECT {key} FROM {source}" for source in sources))
 
     def _slots(self, touched: list[str]) -> dict[str, pa.Table]:
-        """Tables ``delta_<i>`` of what changes; returns the rows of the touched pairs and of everybody in their slots."""
-        touching = among("pairs", "user_id", "slot")
-        for part in self.layout("0"):
-            where = "" if part.startswith(EVERYONE) else touching
-            self.engine.table(table_of("stored", part), self.merged(self.sums, touched, part, where))
+        """Tables ``DELTA`` of what changes; returns the rows of the touched pairs and of everybody in their slots."""
+        touching, pairs = among("pairs", *PAIR), self.build.parts(PAIR)
+        together = self.build.parts(("slot",), everyone=True)
+        for part in self.build.slot_parts():
+            where = "" if part.everyone else touching
+            self.engine.table(STORED.of(part), self.merged(self.sums, touched, part, where))
         moved = "(SELECT * FROM came UNION ALL SELECT * FROM went UNION ALL SELECT * FROM inside) m"
-        texts = "(SELECT value FROM stored_{0} UNION ALL SELECT value FROM stored_everyone_{0}) t"
-        self.recipe.dictionaries(moved, {i: texts.format(i) for i in range(len(self.clock.facets))})
-        own = "JOIN late_pairs k ON k.user_id = r.user_id AND k.slot = r.slot"
-        for name, join in (("came", ""), ("went", ""), ("inside", own)):
-            self.recipe.encode(f"e_{name}", name, join)
-            self.recipe.sums(f"s_{name}", f"e_{name}", ("user_id", "slot"))
-        late = among("late_pairs", "user_id", "slot")
-        for part, (keys, counts) in self.layout("0").items():
-            by, same, minus = columns(keys), columns([*keys, *counts]), f"{columns(keys)}, {negative(counts)}"
-            before, delta, now = (table_of(name, part) for name in ("before", "delta", "now"))
-            self.engine.table(before, self.with_ids(table_of("stored", part), part))
-            if part.startswith(EVERYONE):
-                changes = f"SELECT {same} FROM delta_{part.removeprefix(EVERYONE)} s"
-            else:  # a pair with late events is counted anew
-                changes = f"""SELECT {same} FROM s_came_{part} s WHERE NOT {late}
-                    UNION ALL SELECT {minus} FROM s_went_{part} s WHERE NOT {late}
-                    UNION ALL SELECT {same} FROM s_inside_{part} s
-                    UNION ALL SELECT {minus} FROM {before} s WHERE {late}"""
-            changed = " OR ".join(f"sum({c}) <> 0" for c in columns(counts).split(", "))
-            self.engine.table(delta, f"SELECT {by}, {summed(counts)} FROM ({changes}) u GROUP BY {by} HAVING {changed}")
-            self.engine.table(
-                now,
-                f"""SELECT {by}, {summed(counts)} FROM (SELECT {same} FROM {before}
-                    UNION ALL SELECT {same} FROM {delta}) u GROUP BY {by} HAVING sum(events) <> 0""",
-            )
-        as_of = str(self.as_of.number)
-        everyone = self.recipe.clock("now_everyone", "(SELECT DISTINCT slot FROM pairs)", ("slot",), as_of)
-        population = self.engine.arrow(everyone)
-        rows = self.recipe.clock("now", "pairs", ("user_id", "slot"), as_of)
-        slots = self.engine.arrow(rows)
-        return {"clock_slots": slots, "population_clock": population}
+        texts = {
+            ours.facet: f"(SELECT value FROM {STORED.of(ours)} UNION ALL SELECT value FROM {STORED.of(everyone)}) t"
+            for ours, everyone in zip(pairs, together, strict=True)
+            if ours.facet is not None
+        }
+        self.executor.run(self.build.dictionaries(moved, texts))
+        of_late = "JOIN late_pairs k ON k.user_id = r.user_id AND k.slot = r.slot"
+        for tables, events, join in ((CAME, "came", ""), (WENT, "went", ""), (INSIDE, "inside", of_late)):
+            encoded = f"e_{events}"
+            self.executor.run(self.build.encode(encoded, events, join), self.build.sums(tables, encoded, PAIR))
+        for ours, everyone in zip(pairs, together, strict=True):
+            self.engine.table(BEFORE.of(ours), self.build.with_ids(STORED.of(ours), ours))
+            self._change(ours, self._changes_of_pairs(ours))
+            self.engine.table(BEFORE.of(everyone), self.build.with_ids(STORED.of(everyone), everyone))
+            self._change(everyone, f"SELECT {columns(everyone.columns)} FROM {DELTA.of(ours)} s")
+        as_of, slots = str(self.as_of.number), "(SELECT DISTINCT slot FROM pairs)"
+        return {
+            "population_clock": self.executor.arrow(self.build.clock_rows(NOW, slots, ("slot",), as_of, everyone=True)),
+            "clock_slots": self.executor.arrow(self.build.clock_rows(NOW, "pairs", PAIR, as_of)),
+        }
+
+    def _changes_of_pairs(self, part: Part) -> str:
+        """SELECT of what is added to the sums of pairs; a pair with late events is counted again."""
+        same, minus = columns(part.columns), f"{columns(part.keys)}, {negative(part.counts)}"
+        late = among("late_pairs", *PAIR)
+        return f"""SELECT {same} FROM {CAME.of(part)} s WHERE NOT {late}
+            UNION ALL SELECT {minus} FROM {WENT.of(part)} s WHERE NOT {late}
+            UNION ALL SELECT {same} FROM {INSIDE.of(part)} s
+            UNION ALL SELECT {minus} FROM {BEFORE.of(part)} s WHERE {late}"""
+
+    def _change(self, part: Part, changes: str) -> None:
+        """Tables ``DELTA`` and ``NOW`` of a part, from what is added to its sums."""
+        by, same = columns(part.keys), columns(part.columns)
+        changed = " OR ".join(f"sum({c}) <> 0" for c in columns(part.counts).split(", "))
+        self.engine.table(
+            DELTA.of(part),
+            f"SELECT {by}, {summed(part.counts)} FROM ({changes}) u GROUP BY {by} HAVING {changed}",
+        )
+        self.engine.table(
+            NOW.of(part),
+            f"""SELECT {by}, {summed(part.counts)} FROM (SELECT {same} FROM {BEFORE.of(part)}
+                UNION ALL SELECT {same} FROM {DELTA.of(part)}) u GROUP BY {by} HAVING sum(events) <> 0""",
+        )
 
     def _users(self) -> pa.Table:
         """The touched users' rows."""
-        stored = self.merged(self.sums, ["users"], "all", among("users", "user_id"))
-        counts = columns(["user_id", *COUNTS])
+        stored = self.merged(self.sums, ["users"], self.build.base_parts("users")[-1], among("users", "user_id"))
+        counts, every_event = columns(["user_id", *COUNTS]), self.build.parts(PAIR)[-1]
         self.engine.table(
             "users_now",
             f"""SELECT user_id, {summed()} FROM (SELECT {counts} FROM ({stored}) s
-                UNION ALL SELECT {counts} FROM delta_all) u GROUP BY user_id""",
+                UNION ALL SELECT {counts} FROM {DELTA.of(every_event)}) u GROUP BY user_id""",
         )
         filled = ", ".join(f"coalesce(n.{columns([c])}, 0) AS {columns([c])}" for c in COUNTS)
         return self.engine.arrow(
@@ -127,7 +155,7 @@ class Refresh(Work):
     def _items(self) -> pa.Table:
         """Table ``delta_items`` of what changes, ``items_now`` of the touched items; returns their rows."""
         late = among("late_items", "item_id")
-        self.engine.table("stored_items", self.merged(self.sums, ["items"], "items", among("items", "item_id")))
+        self.engine.table("stored_items", self.merged(self.sums, ["items"], ITEMS, among("items", "item_id")))
         never = f"CAST({self.as_of.number} AS BIGINT) AS first_hour"  # later than any hour: only another one counts
         no_day, nothing = zeros(ITEM_COUNTS[:2]), zeros()
         day = "count(CASE WHEN {0} THEN 1 END) AS day_events, count(CASE WHEN {0} AND finish THEN 1 END) AS day_finish"
@@ -139,7 +167,7 @@ class Refresh(Work):
                 SELECT item_id, {day.format("1 = 1")} FROM yesterday s WHERE NOT {late} GROUP BY item_id) y""",
             f"""SELECT item_id, {never}, {no_day}, {negative()} FROM (
                 SELECT item_id, {counted()} FROM went s WHERE NOT {late} GROUP BY item_id) w""",
-            # an item with late events is counted anew
+            # an item with late events is counted again
             f"SELECT item_id, min(hour), {recent}, {counted()} FROM inside s WHERE {late} GROUP BY item_id",
             f"SELECT item_id, {never}, {negative(ITEM_COUNTS)} FROM stored_items s WHERE {late}",
         ]  # fmt: skip
@@ -154,18 +182,18 @@ class Refresh(Work):
                 GROUP BY item_id""",
             )
         touched = f"SELECT n.*, CAST({self.as_of.number} AS BIGINT) AS as_of FROM items_now n"
-        return self.engine.arrow(item_rows(self.recipe, touched))
+        return self.engine.arrow(item_rows(self.engine, touched))
 
     def _delta(self) -> Layer:
         """Write what changes; ``users`` shares the slots' delta."""
-        each = " UNION ALL ".join(f"SELECT slot FROM delta_{i}" for i, _ in self.recipe.parts())
+        each = " UNION ALL ".join(f"SELECT slot FROM {DELTA.of(part)}" for part in self.build.parts(PAIR))
         rows = {
             str(slot): int(n) for slot, n in self.engine.rows(f"SELECT slot, count(*) FROM ({each}) d GROUP BY slot")
         }
         rows |= {"users": sum(rows.values()), "items": int(self.engine.scalar("SELECT count(*) FROM delta_items"))}
         rows = {name: n for name, n in sorted(rows.items()) if n}
         items = {"items": "SELECT * FROM delta_items ORDER BY item_id"}
-        return self.write_delta({**self.parts_of("delta"), **items}, rows)
+        return self.write_delta({**self.build.slot_sums(DELTA), **items}, rows)
 
     def _profiles(self) -> pa.Table:
         """Whole-day rows of users whose day came or went at this midnight."""
@@ -173,20 +201,20 @@ class Refresh(Work):
             *hour_range(self.as_of - DAY_HOURS, self.as_of),
             *hour_range(self.first - DAY_HOURS, self.first),
         ]
-        self.recipe.read("days", self.clock.store.event_files(days))
+        self.executor.read_files("days", self.clock.store.event_files(days))
         self.engine.table("day_users", "SELECT DISTINCT user_id FROM days")
-        rows = self.profiles(self.sums, self.as_of, "day_users")
+        rows = self.executor.prepare(self.profiles(self.sums, self.as_of, "day_users"))
         return self.engine.arrow(f"{rows} ORDER BY k.user_id")
 
     def _correct(self) -> None:
         """Write the rows of past hours again that stand on late events."""
-        since = max(min(self.late) + 1, self.history_from)
-        opening = since == self.history_from and since - 1 > self.clock.store.hours()[0]
+        since = max(min(self.late) + 1, self.old.history_from)
+        opening = since == self.old.history_from and since - 1 > self.clock.store.hours()[0]
         period = Period(since - (0 if opening else 1), self.as_of, self.clock.window, opening=opening)
         files = self.clock.store.event_files(
             [h for h in self.clock.store.hours() if since - self.clock.window - DAY_HOURS <= h < self.as_of]
         )
-        self.recipe.read("past_events", files)
+        self.executor.read_files("past_events", files)
         names = columns(["hour", "slot", "user_id", "item_id", *self.clock.facets, *BEHAVIORS])
         self.engine.table("late_slots", "SELECT DISTINCT slot FROM raw_late")
         for name, key in (
@@ -200,14 +228,14 @@ class Refresh(Work):
                 f"past_of_{name}",
                 f"SELECT {names} FROM past_events r WHERE EXISTS (SELECT 1 FROM {name} k WHERE {same})",
             )
-        self.recipe.dictionaries("past_events")
+        self.executor.run(self.build.dictionaries("past_events"))
         firsts = "SELECT n.item_id, n.first_hour FROM items_now n JOIN late_items k ON k.item_id = n.item_id"
         self.engine.table("first_hours", firsts)
         sources = Sources(*(f"past_of_{name}" for name in ("late_pairs", "late_users", "late_slots", "late_items")))
         logs = self.clock.logs
-        found: dict[str, list[pa.Table]] = {view: [changes.schema.empty_table()] for view, changes in logs.items()}
-        for view, sql in histories(self.recipe, sources, period, "first_hours"):
-            found[view].append(self.engine.arrow(sql).cast(logs[view].schema))
+        rows: dict[str, list[pa.Table]] = {view: [changes.schema.empty_table()] for view, changes in logs.items()}
+        for view, sql in histories(self.executor, sources, period, "first_hours"):
+            rows[view].append(self.engine.arrow(sql).cast(logs[view].schema))
         keys = {
             "clock_slots": "late_pairs",
             "user_profile": "late_users",
@@ -215,6 +243,6 @@ class Refresh(Work):
             "user_activity": "late_users",
             "item_stats": "late_items",
         }
-        for view, pieces in found.items():
+        for view, pieces in rows.items():
             self.engine.register("corrected", pa.concat_tables(pieces))
             logs[view].replace(self.engine, keys[view], "corrected", since)

@@ -14,19 +14,25 @@ from core.engine import SPARK_OPTIONS
 from core.errors import NotReadyError
 from core.files import digest_json, digest_text, exclusive_lock, read_json, write_json, write_text
 from core.settings import Settings
-from feature_repo.sql import COUNTS
+from events.schema import BEHAVIORS
+from feature_repo import schemas
+from feature_repo.schemas import LISTS, ViewSchema, view_schemas
 
 if TYPE_CHECKING:
     from feast import FeatureStore
 
 log = logging.getLogger("feature_repo")
 
-CLOCK_VARIANTS = frozenset({"naive_clock", "adaptive_clock", "gaussian_clock", "matched_clock"})
 TRAINING_SERVICE = "training_set"
+"""FeatureService that samples read, by the point-in-time join."""
+RANKING_SERVICE = "ranking"
+"""FeatureService that serving reads."""
 COLD_START_SERVICE = "cold_start"
+"""FeatureService of what thin slots borrow from."""
 CLOCK_PUSH, HISTORY_PUSH = "clock_push", "history_push"
 HISTORY_VIEW, HISTORY_FEATURE = "user_history", "history"
 HISTORY_VARIANTS = frozenset({"long_term_clock", "matched_clock"})
+"""Variants that read a user's recent behaviors."""
 OWNER = "interest-clock"
 REGISTRY_PASSWORD, REDIS_PASSWORD = "CLOCK_SECRET_FEAST_DB", "CLOCK_SECRET_REDIS"
 """Variables that Feast puts into ``feature_store.yaml`` when it reads it, so that no password is written to a file."""
@@ -37,12 +43,8 @@ def slot_feature(slot: int) -> str:
     return f"slot_{slot:03d}"
 
 
-def service_name(variant: str) -> str:
-    """Name of the FeatureService that a model variant reads at serving."""
-    return f"ranker_{variant}"
-
-
 def registry_is_file(settings: Settings) -> bool:
+    """Whether Feast's registry is a file of the workspace, not a database."""
     return not settings.registry_url and not settings.in_production
 
 
@@ -88,10 +90,34 @@ def _offline_store(settings: Settings) -> dict[str, Any]:
     return {"type": "spark", "spark_conf": {"spark.master": settings.spark_master, **SPARK_OPTIONS}}
 
 
+FIELD_TEXTS = {
+    "events": "Events in the window.",
+    "as_of": "Hour since 1970 UTC from whose start the row holds.",
+    "first_hour": "Hour since 1970 UTC of the item's first event.",
+    "day_events": "Events in the last 24 hours.",
+    "day_finish": "Finishes in the last 24 hours.",
+    "finish_rate": "Finishes over events in the window, 0 without any.",
+    **{behavior: f"Number of {behavior} in the window." for behavior in BEHAVIORS},
+}
+LIST_TEXTS = {
+    "values": "Top values, best first, of {}.",
+    "scores": "Scores of the top values of {}.",
+    "counts": "Events of the top values of {}.",
+}
+
+
 def feature_objects(settings: Settings, facets: list[str]) -> list[Any]:
-    """Everything that is applied to the registry for a source with these facets."""
+    """Everything that is applied to the registry for a source.
+
+    Args:
+        settings: of the workspace.
+        facets: of the source, in their order.
+
+    Returns:
+        Feast's entities, feature views and feature services.
+    """
     from feast import Entity, FeatureService, FeatureView, Field, ValueType
-    from feast.types import Array, Bytes, Float64, Int64, String
+    from feast.types import Bytes, Int64, String
 
     user = Entity(name="user", join_keys=["user_id"], value_type=ValueType.INT64, description="A person of the source.")
     item = Entity(name="item", join_keys=["item_id"], value_type=ValueType.INT64, description="What is consumed.")
@@ -101,7 +127,7 @@ def feature_objects(settings: Settings, facets: list[str]) -> list[Any]:
         value_type=ValueType.INT64,
         description=f"Slot of a clock, {settings.slot_minutes} minutes wide, numbered from local midnight.",
     )
-    window = f"{settings.window_days} days"
+    window, views = f"{settings.window_days} days", view_schemas(facets)
 
     def view(name: str, entities: list[Any], fields: list[Any], description: str, **options: Any) -> FeatureView:
         keys = [Field(name=key, dtype=Int64) for entity in entities for key in [entity.join_key]]
@@ -117,21 +143,9 @@ def feature_objects(settings: Settings, facets: list[str]) -> list[Any]:
             **options,
         )
 
-    tops = [
-        Field(name=f"{facet}_{name}", dtype=Array(dtype), description=f"{text} of {facet}.")
-        for facet in facets
-        for name, dtype, text in (
-            ("values", String, "Top values, best first,"),
-            ("scores", Float64, "Scores of the top values"),
-            ("counts", Int64, "Events of the top values"),
-        )
-    ]
-    as_of = Field(name="as_of", dtype=Int64, description="Hour since 1970 UTC from whose start the row holds.")
-    events = Field(name="events", dtype=Int64, description="Events in the window.")
-    behaviors = [Field(name=c, dtype=Int64, description=f"Number of {c} in the window.") for c in COUNTS[1:]]
     clock_slots = view(
-        "clock_slots", [user, slot], [*tops, events, as_of],
-        f"Interest clock: top {settings.top_k} values a facet, user and slot over {window}. For training.", online=False,
+        "clock_slots", [user, slot], _fields(views["clock_slots"], facets, BEHAVIORS),
+        f"Interest clock: top {settings.top_k} values per facet, user and slot over {window}. For training.", online=False,
     )  # fmt: skip
     clock = view(
         "clock",
@@ -140,12 +154,12 @@ def feature_objects(settings: Settings, facets: list[str]) -> list[Any]:
             Field(name=slot_feature(n), dtype=String, description=f"Slot {n} as JSON; see feature_repo.online.")
             for n in range(settings.slots)
         ],
-        "Interest clock of a user, one feature a slot, so that an hour writes only the slots that changed. For serving.",
+        "Interest clock of a user, one feature per slot, so that an hour writes only the slots that changed. For serving.",
         source=_push_source(settings, CLOCK_PUSH, "clock_slots"),
     )
-    activity = view("user_activity", [user], [events, *behaviors, as_of], f"What a user did in {window}.")
+    activity = view("user_activity", [user], _fields(views["user_activity"], facets), f"What a user did in {window}.")
     profile = view(
-        "user_profile", [user], [*tops, events, *behaviors, as_of],
+        "user_profile", [user], _fields(views["user_profile"], facets),
         f"All-day top values of a user over {window}, as of the last UTC midnight.",
         ttl=timedelta(days=settings.window_days + 2),
     )  # fmt: skip
@@ -158,20 +172,11 @@ def feature_objects(settings: Settings, facets: list[str]) -> list[Any]:
         ttl=timedelta(days=settings.history_days + 1),
     )
     population = view(
-        "population_clock", [slot], [*tops, events, *behaviors, as_of],
-        f"Everybody's top values a slot over {window}: what a new user's clock falls back to.",
+        "population_clock", [slot], _fields(views["population_clock"], facets),
+        f"Everybody's top values per slot over {window}: what a new user's clock falls back to.",
     )  # fmt: skip
     items = view(
-        "item_stats",
-        [item],
-        [
-            Field(name="first_hour", dtype=Int64, description="Hour since 1970 UTC of the item's first event."),
-            Field(name="day_events", dtype=Int64, description="Events in the last 24 hours."),
-            Field(name="day_finish", dtype=Int64, description="Finishes in the last 24 hours."),
-            events, *behaviors,
-            Field(name="finish_rate", dtype=Float64, description="Finishes over events in the window, 0 without any."),
-            as_of,
-        ],
+        "item_stats", [item], _fields(views["item_stats"], facets),
         f"Popularity, age and quality of an item over {window} and the last day.",
     )  # fmt: skip
     active = activity[["events", "finish", "as_of"]]
@@ -183,27 +188,38 @@ def feature_objects(settings: Settings, facets: list[str]) -> list[Any]:
             owner=OWNER,
         ),
         FeatureService(
+            name=RANKING_SERVICE,
+            features=[active, clock, *([history] if settings.history_length else [])],
+            description="What serving reads of a request's user, once for every variant that ranks it.",
+            owner=OWNER,
+        ),
+        FeatureService(
             name=COLD_START_SERVICE,
             features=[profile, population],
             description="What thin slots are shrunk towards: the user's whole day, and everybody's clock.",
             owner=OWNER,
         ),
-        *(
-            FeatureService(
-                name=service_name(variant),
-                features=[
-                    active,
-                    *([clock] if variant in CLOCK_VARIANTS else []),
-                    *([history] if variant in HISTORY_VARIANTS else []),
-                ],
-                description=f"What the ranker variant {variant} reads at serving.",
-                tags={"variant": variant},
-                owner=OWNER,
-            )
-            for variant in settings.variants
-        ),
     ]
     return [user, item, slot, clock_slots, clock, activity, profile, history, population, items, *services]
+
+
+def _fields(view: ViewSchema, facets: list[str], without: tuple[str, ...] = ()) -> list[Any]:
+    """Feast's fields of a view's columns other than its keys and time."""
+    import pyarrow as pa
+    from feast import Field
+    from feast.types import Array, Float64, Int64, String
+
+    types = {pa.int64(): Int64, pa.float64(): Float64, pa.string(): String}
+    texts = {f"{facet}_{name}": LIST_TEXTS[name].format(facet) for facet in facets for name in LISTS} | FIELD_TEXTS
+    return [
+        Field(
+            name=field.name,
+            dtype=Array(types[field.type.value_type]) if pa.types.is_list(field.type) else types[field.type],
+            description=texts[field.name],
+        )
+        for field in view.columns
+        if field.name not in {*view.keys, "event_timestamp", *without}
+    ]
 
 
 def _changes(settings: Settings, view: str) -> Any:
@@ -212,7 +228,7 @@ def _changes(settings: Settings, view: str) -> Any:
     common: dict[str, Any] = {
         "name": f"{view}_changes",
         "timestamp_field": "event_timestamp",
-        "description": f"Rows of {view}, one an entity and hour of change.",
+        "description": f"Rows of {view}, one per entity and hour of change.",
         "owner": OWNER,
     }
     if settings.offline_store == "spark":
@@ -242,8 +258,12 @@ def open_store(settings: Settings, facets: list[str]) -> FeatureStore:
 
     Applying resets nothing here: materialization always names its hour window.
 
+    Args:
+        settings: of the workspace.
+        facets: of the source, in their order.
+
     Raises:
-        NotReadyError: the clocks have not been computed yet.
+        NotReadyError: the clocks have not been computed yet, or the registry's database does not answer.
     """
     from feast import FeatureStore
 
@@ -263,7 +283,6 @@ def open_store(settings: Settings, facets: list[str]) -> FeatureStore:
                 facets,
                 settings.window_days,
                 settings.top_k,
-                settings.variants,
                 settings.slots,
                 settings.history_length,
                 settings.history_days,
@@ -279,9 +298,12 @@ def open_store(settings: Settings, facets: list[str]) -> FeatureStore:
         with exclusive_lock(folder / ".lock"):
             if not mark.exists() or read_json(mark)["digest"] != digest or not _readable(folder):
                 write_text(folder / "feature_store.yaml", config)
-                if registry_is_file(settings):  # a torn registry file is made anew; it holds definitions only
+                if registry_is_file(settings):  # a torn registry file is written again; it holds definitions only
                     (folder / "registry.db").unlink(missing_ok=True)
-                FeatureStore(repo_path=str(folder)).apply(feature_objects(settings, facets))
+                store, objects = FeatureStore(repo_path=str(folder)), feature_objects(settings, facets)
+                names = {definition.name for definition in objects}
+                gone: list[Any] = [service for service in store.list_feature_services() if service.name not in names]
+                store.apply(objects, objects_to_delete=gone, partial=False)
                 write_json(mark, {"digest": digest})
                 log.info("applied the feature repository of %s", settings.source)
         return FeatureStore(repo_path=str(folder))
@@ -305,4 +327,4 @@ def _readable(folder: Path) -> bool:
 
 
 def _code_digest() -> str:
-    return digest_text(Path(__file__).read_text(encoding="utf-8"))
+    return digest_text(*(Path(str(file)).read_text(encoding="utf-8") for file in (__file__, schemas.__file__)))

@@ -28,7 +28,7 @@ from feature_repo.repository import (
     COLD_START_SERVICE,
     HISTORY_FEATURE,
     HISTORY_VARIANTS,
-    HISTORY_VIEW,
+    RANKING_SERVICE,
     TRAINING_SERVICE,
     open_store,
     slot_feature,
@@ -42,7 +42,6 @@ log = logging.getLogger("feature_repo.retrieval")
 
 PLAIN_VIEWS = ("user_activity", "user_profile", "population_clock", "item_stats")
 """Views whose rows go online as they are; those of ``clock_slots`` become cells of ``clock``."""
-HISTORY_REFERENCE = f"{HISTORY_VIEW}:{HISTORY_FEATURE}"
 KEYS = ("user_id", "hour", "slot")
 FILLED_AT_ONCE = 400_000
 """Rows put online at a time when everything is."""
@@ -50,10 +49,12 @@ FILLED_AT_ONCE = 400_000
 
 @dataclass(frozen=True)
 class Features:
-    """Features of users at hours.
+    """Features of users at hours; the column ``hour`` counts hours since 1970 UTC.
 
-    ``slots`` has one row per non-empty (user_id, hour, slot), ``profiles`` (activity in the window) and ``history``
-    (recent behaviors) one per (user_id, hour) that has one; ``hour`` counts hours since 1970 UTC.
+    Attributes:
+        slots: clocks, one row per non-empty (user_id, hour, slot).
+        profiles: activity in the window, one row per (user_id, hour) that has any.
+        history: recent behaviors, one row per (user_id, hour) that has any.
     """
 
     slots: pa.Table
@@ -61,8 +62,63 @@ class Features:
     history: pa.Table
 
 
+@dataclass(frozen=True)
+class Advanced:
+    """What it took to bring the clocks to an hour.
+
+    Attributes:
+        as_of: key of the hour at whose start they now hold.
+        refreshed: hours refreshed.
+        rebuilt: whether they were rebuilt instead.
+        online_rows: rows written to the online store.
+    """
+
+    as_of: str
+    refreshed: int
+    rebuilt: bool
+    online_rows: int
+
+
+@dataclass(frozen=True)
+class ViewStatus:
+    """Freshness and rows of a view's change log.
+
+    Attributes:
+        last_change: key of the hour of its newest row, None without any.
+        rows: in the log.
+        entities: that have one.
+    """
+
+    last_change: str | None
+    rows: int
+    entities: int
+
+
+@dataclass(frozen=True)
+class FeatureStatus:
+    """Freshness of a source's features.
+
+    Attributes:
+        as_of: key of the hour at whose start the clocks hold, None before the first rebuild.
+        engine: that computes them.
+        views: by name.
+    """
+
+    as_of: str | None
+    engine: str
+    views: dict[str, ViewStatus]
+
+
 class ClockFeatures:
-    """A source's features through Feast, offline and online."""
+    """A source's features through Feast, offline and online.
+
+    Args:
+        settings: of the workspace.
+        events: the source's.
+
+    Raises:
+        NotReadyError: the clocks have not been computed yet.
+    """
 
     def __init__(self, settings: Settings, events: EventStore) -> None:
         self.settings, self.events = settings, events
@@ -71,45 +127,43 @@ class ClockFeatures:
         self.store: FeatureStore = open_store(settings, self.facets)
         self._references: dict[str, dict[str, list[str]]] = {}
 
-    def historical(self, keys: pa.Table, service: str = TRAINING_SERVICE) -> Features:
-        """Features as of the start of each hour, by Feast's point-in-time join.
+    def historical(self, keys: pa.Table) -> Features:
+        """Features as of the start of each hour, by Feast's point-in-time join of the training FeatureService.
 
         Args:
-            keys: distinct (user_id int64, hour int64).
-            service: FeatureService whose views are read; a serving service reads what serving would see.
+            keys: distinct (user_id int64, hour int64 since 1970 UTC).
 
         Raises:
             DataError: an hour before those that the change logs cover.
         """
-        since = Hour.parse(self.clock.needed()["history_from"])
+        since = self.clock.require_state().history_from
         first = pc.min(keys["hour"]).as_py()
         if first is not None and first < since.number and Hour(first) > self.events.hours()[0]:
             raise DataError(
                 f"what features were at {Hour(first)} is not known: the change logs begin at {since}; "
                 f"'clock features rebuild' computes them again as far back as the log goes"
             )
-        views = self._views(service)
+        views = self._views(TRAINING_SERVICE)
         frame = keys.select(["user_id", "hour"])
         profiles = self._join(frame, "user_activity", views["user_activity"])
-        slots = pa.table({})
-        if "clock_slots" in views or "clock" in views:
-            names = self._views(TRAINING_SERVICE)["clock_slots"]
-            slots = self._join(self._with_own_slots(frame), "clock_slots", names)
-            if self.settings.shrinkage:
-                slots = self._shrunk_offline(frame, slots)
+        slots = self._join(self._with_known_slots(frame), "clock_slots", views["clock_slots"])
+        if self.settings.shrinkage:
+            slots = self._shrunk_offline(frame, slots)
         return Features(slots=slots, profiles=profiles, history=recent_behaviors(self.clock, keys))
 
-    def online(self, user_ids: Sequence[int], at: Hour, service: str = TRAINING_SERVICE) -> Features:
-        """The same features from the online store, for serving within hour ``at``."""
+    def online(self, user_ids: Sequence[int], at: Hour) -> Features:
+        """The same features from the online store, for serving: those of the ranking FeatureService, in one request.
+
+        Args:
+            user_ids: any number of users; one that is unknown has no rows.
+            at: the running hour.
+        """
         users = list(dict.fromkeys(map(int, user_ids)))
-        views = self._views(service)
-        with_clock = bool({"clock", "clock_slots"} & set(views))
-        wanted = [*views["user_activity"], *(self._clock_references() if with_clock else ())]
-        wanted += [HISTORY_REFERENCE] if self.settings.history_length else []
-        found = self._values(wanted, users)  # one request for all of them
-        profiles = self._table("user_activity", {"user_id": users}, views["user_activity"], at, found)
-        history = decode_histories(self.settings, users, found.get(HISTORY_FEATURE, ()), at)
-        return Features(self._clock(users, at, found) if with_clock else pa.table({}), profiles, history)
+        views = self._views(RANKING_SERVICE)
+        values = self._values([reference for references in views.values() for reference in references], users)
+        profiles = self._table("user_activity", {"user_id": users}, views["user_activity"], at, values)
+        history = decode_histories(self.settings, users, values.get(HISTORY_FEATURE, ()), at)
+        return Features(self._clock(users, at, values), profiles, history)
 
     def get_clock(self, user_ids: Sequence[int], at: Hour) -> pa.Table:
         """Clocks of users from the online store.
@@ -123,10 +177,7 @@ class ClockFeatures:
             and ``as_of``, the hour since 1970 UTC from whose start the row holds.
         """
         users = list(dict.fromkeys(map(int, user_ids)))
-        return self._clock(users, at, self._values(self._clock_references(), users))
-
-    def _clock_references(self) -> list[str]:
-        return [f"clock:{slot_feature(n)}" for n in range(self.settings.slots)]
+        return self._clock(users, at, self._values(self._views(RANKING_SERVICE)["clock"], users))
 
     def _values(self, references: list[str], users: Sequence[int]) -> dict[str, list[Any]]:
         """Feature → the users' values, None where there is none."""
@@ -138,9 +189,9 @@ class ClockFeatures:
             for name, vector in zip(response.proto.metadata.feature_names.val, response.proto.results, strict=True)
         }
 
-    def _clock(self, users: list[int], at: Hour, found: dict[str, list[Any]]) -> pa.Table:
+    def _clock(self, users: list[int], at: Hour, values: dict[str, list[Any]]) -> pa.Table:
         """Clocks from the values of their cells."""
-        cells = [found[slot_feature(n)] for n in range(self.settings.slots)]
+        cells = [values[slot_feature(n)] for n in range(self.settings.slots)]
         rows = _present(decode_cells(users, cells, self.facets, at, self.settings.window_hours))
         if self.settings.shrinkage and users:
             references = self._views(COLD_START_SERVICE)
@@ -151,13 +202,13 @@ class ClockFeatures:
         return rows
 
     def population(self, at: Hour) -> pa.Table:
-        """Everybody's clock from the online store, one row per slot, in the columns of ``get_clock``."""
+        """Everybody's clock in hour ``at`` from the online store, one row per slot, in the columns of ``get_clock``."""
         references = self._views(COLD_START_SERVICE)["population_clock"]
         return self._read("population_clock", {"slot": list(range(self.settings.slots))}, references, at)
 
     def most_active(self, count: int) -> list[int]:
         """The users with the most events in the window, the lower id first among equals."""
-        sums = self.clock.sums(self.clock.needed())
+        sums = self.clock.sums(self.clock.require_state())
         with duck.connection(self.settings) as con:
             users = sums.rows(DuckEngine(con), ["users"], "all", "user_id, events")
             rows = con.execute(
@@ -165,26 +216,28 @@ class ClockFeatures:
             ).fetchall()
         return [int(user) for (user,) in rows]
 
-    def status(self) -> dict[str, Any]:
+    def status(self) -> FeatureStatus:
         """Freshness and rows: the clocks' hour, and for every view its last change and number of rows offline."""
         at = self.clock.as_of
-        views: dict[str, Any] = {}
+        views = {}
         with duck.connection(self.settings) as con:
             for view, changes in self.clock.logs.items():
                 names = ", ".join(map(duck.quoted, map(str, changes.parts())))
                 keys = ", ".join(changes.keys)
-                found = con.execute(
+                ((last, rows, entities),) = con.execute(
                     f"SELECT max(as_of), count(*), count(DISTINCT ({keys})) FROM read_parquet([{names}])"
                 ).fetchall()
-                last, rows, entities = found[0]
-                views[view] = {"last_change": Hour(last).key if last else None, "rows": rows, "entities": entities}
-        return {"as_of": at.key if at else None, "engine": self.settings.engine, "views": views}
+                views[view] = ViewStatus(Hour(last).key if last else None, rows, entities)
+        return FeatureStatus(at.key if at else None, self.settings.engine, views)
 
     @log_context(hour="hour")
     def materialize(self, hour: Hour) -> int:
-        """Write the rows that changed at the start of ``hour`` to the online store.
+        """Write the rows that changed at the start of an hour to the online store.
 
         The window is explicit, so repeating an hour writes the same rows again and nothing else.
+
+        Args:
+            hour: as of which the clocks hold.
 
         Returns:
             Rows written.
@@ -204,26 +257,26 @@ class ClockFeatures:
         log.info("materialized %s: %d rows", hour, rows)
         return rows
 
-    def materialize_all(self, until: Hour) -> int:
-        """Fill the online store with every row as of ``until``, a part at a time.
+    def materialize_all(self, as_of: Hour) -> int:
+        """Fill the online store with every row as of an hour, a part at a time.
 
         Returns:
             Rows written.
         """
         rows = 0
         empty = {slot_feature(n): "" for n in range(self.settings.slots)}
-        for table in self.latest("clock_slots", until):
-            cells = ((user, {**empty, **found}) for user, found in encode_cells(table, self.facets))
-            write_cells(self.store, "clock", cells, until)
+        for table in self.latest("clock_slots", as_of):
+            cells = ((user, {**empty, **filled}) for user, filled in encode_cells(table, self.facets))
+            write_cells(self.store, "clock", cells, as_of)
             rows += table.num_rows
             log.info("online store: %d slots written", rows)
         for view in PLAIN_VIEWS:
-            for table in self.latest(view, until):
+            for table in self.latest(view, as_of):
                 self.store.write_to_online_store(view, table.to_pandas())
                 rows += table.num_rows
         if self._keeps_histories:
-            rows += write_histories(self.store, self.clock, users_with_behaviors(self.clock, until), until)
-        log.info("online store filled as of %s: %d rows", until, rows)
+            rows += write_histories(self.store, self.clock, users_with_behaviors(self.clock, as_of), as_of)
+        log.info("online store filled as of %s: %d rows", as_of, rows)
         return rows
 
     @property
@@ -245,8 +298,8 @@ class ClockFeatures:
             rows = con.sql(f"SELECT * FROM read_parquet([{names}]) WHERE as_of = {hour.number}").to_arrow_table()
         return rows.select(changes.schema.names).cast(changes.schema)
 
-    def latest(self, view: str, until: Hour) -> Iterator[pa.Table]:
-        """The rows that hold at ``until``, split by the first key."""
+    def latest(self, view: str, as_of: Hour) -> Iterator[pa.Table]:
+        """The rows of a view that hold at an hour's start, a part of the keys at a time."""
         changes = self.clock.logs[view]
         names = ", ".join(map(duck.quoted, map(str, changes.parts())))
         if not names:
@@ -258,7 +311,7 @@ class ClockFeatures:
             pieces = max(1, -(-int(entities) // FILLED_AT_ONCE))
             for piece in range(pieces):
                 rows = con.sql(
-                    f"""SELECT * FROM {source} WHERE {changes.keys[0]} % {pieces} = {piece} AND as_of <= {until.number}
+                    f"""SELECT * FROM {source} WHERE {changes.keys[0]} % {pieces} = {piece} AND as_of <= {as_of.number}
                     QUALIFY row_number() OVER (PARTITION BY {keys} ORDER BY as_of DESC) = 1 ORDER BY {keys}"""
                 ).to_arrow_table()
                 if rows.num_rows:
@@ -267,54 +320,54 @@ class ClockFeatures:
     def _views(self, service: str) -> dict[str, list[str]]:
         """Feature references of a service by view."""
         if service not in self._references:
-            found = self.store.get_feature_service(service)
+            definition = self.store.get_feature_service(service)
             self._references[service] = {
                 p.name_to_use(): [f"{p.name_to_use()}:{feature.name}" for feature in p.features]
-                for p in found.feature_view_projections
+                for p in definition.feature_view_projections
             }
         return self._references[service]
 
     def _join(self, keys: pa.Table, view: str, references: list[str]) -> pa.Table:
         """Point-in-time join of distinct keys (with hour) with a view: rows that have events, in the order of their key."""
         order = ", ".join(key for key in KEYS if key in keys.column_names)
-        kinds = {f.name: f.type for f in self.clock.logs[view].schema}
+        types = {f.name: f.type for f in self.clock.logs[view].schema}
         with duck.connection(self.settings) as con:
             con.register("keys", keys)
             frame = con.sql(f"SELECT * FROM keys ORDER BY {order}").to_arrow_table().to_pandas()
             frame["event_timestamp"] = pd.to_datetime(frame["hour"] * 3600, unit="s", utc=True)
             table = self.store.get_historical_features(entity_df=frame, features=references).to_arrow()
             table = table.drop_columns(["event_timestamp"])
-            found = pa.table({c: table[c].cast(kinds.get(c, pa.int64())) for c in table.column_names})
-            in_order = all(np.array_equal(found[key].to_numpy(), frame[key].to_numpy()) for key in keys.column_names)
-            if in_order and pc.all(_has_events(found), min_count=0).as_py():
-                return found
+            rows = pa.table({c: table[c].cast(types.get(c, pa.int64())) for c in table.column_names})
+            in_order = all(np.array_equal(rows[key].to_numpy(), frame[key].to_numpy()) for key in keys.column_names)
+            if in_order and pc.all(_has_events(rows), min_count=0).as_py():
+                return rows
             sort = "" if in_order else f"ORDER BY {order}"  # as ``_present`` does, faster for millions of rows
-            return con.sql(f"SELECT * FROM found WHERE events > 0 {sort}").to_arrow_table()
+            return con.sql(f"SELECT * FROM rows WHERE events > 0 {sort}").to_arrow_table()
 
-    def _with_own_slots(self, keys: pa.Table) -> pa.Table:
+    def _with_known_slots(self, keys: pa.Table) -> pa.Table:
         """Every key with every slot in which its user had a row by then: most users live in few of them."""
         parts = ", ".join(map(duck.quoted, map(str, self.clock.logs["clock_slots"].parts())))
         with duck.connection(self.settings) as con:
             con.register("keys", keys)
-            own = f"""SELECT user_id, slot, min(as_of) AS since FROM read_parquet([{parts}])
+            known = f"""SELECT user_id, slot, min(as_of) AS since FROM read_parquet([{parts}])
                 WHERE user_id IN (SELECT user_id FROM keys) GROUP BY user_id, slot"""
             return con.sql(
-                f"SELECT k.user_id, k.hour, o.slot FROM keys k JOIN ({own}) o USING (user_id) WHERE k.hour >= o.since"
+                f"SELECT k.user_id, k.hour, o.slot FROM keys k JOIN ({known}) o USING (user_id) WHERE k.hour >= o.since"
             ).to_arrow_table()
 
     def _read(self, view: str, keys: dict[str, list[Any]], references: list[str], at: Hour) -> pa.Table:
         rows = [dict(zip(keys, values, strict=True)) for values in zip(*keys.values(), strict=True)]
-        found = self.store.get_online_features(features=references, entity_rows=rows).to_dict()
-        return self._table(view, keys, references, at, found)
+        values = self.store.get_online_features(features=references, entity_rows=rows).to_dict()
+        return self._table(view, keys, references, at, values)
 
     def _table(
-        self, view: str, keys: dict[str, list[Any]], references: list[str], at: Hour, found: dict[str, list[Any]]
+        self, view: str, keys: dict[str, list[Any]], references: list[str], at: Hour, values: dict[str, list[Any]]
     ) -> pa.Table:
         """Rows of a view from values that were read, without those that are not there."""
-        columns = {**keys, **{name: found[name] for name in (r.split(":")[1] for r in references)}}
+        columns = {**keys, **{name: values[name] for name in (r.split(":")[1] for r in references)}}
         columns["hour"] = [at.number] * len(next(iter(keys.values())))
-        kinds = {f.name: f.type for f in self.clock.logs[view].schema}
-        return _present(pa.table({name: pa.array(v, kinds.get(name, pa.int64())) for name, v in columns.items()}))
+        types = {f.name: f.type for f in self.clock.logs[view].schema}
+        return _present(pa.table({name: pa.array(v, types.get(name, pa.int64())) for name, v in columns.items()}))
 
     def _shrinkage(self) -> Shrinkage:
         return Shrinkage.load(self.settings, self.facets)
@@ -344,28 +397,32 @@ def _present(table: pa.Table) -> pa.Table:
     return table.sort_by([(key, "ascending") for key in keys])
 
 
-def advance(settings: Settings, until: Hour) -> dict[str, Any]:
-    """Bring clocks and online store to ``until``: by refreshes where the state allows, else by a rebuild.
+def advance(settings: Settings, as_of: Hour) -> Advanced:
+    """Bring clocks and online store to an hour: by refreshes where the state allows, else by a rebuild.
 
     Running it again writes the same rows again.
 
-    Returns:
-        ``as_of``, ``refreshed`` (hours), ``rebuilt`` (bool), ``online_rows`` written.
+    Args:
+        settings: of the workspace.
+        as_of: hour at whose start the clocks shall hold.
+
+    Raises:
+        NotReadyError: an hour before ``as_of`` is not closed.
+        CorruptStateError: sums on disk are damaged.
     """
     check_state_version(settings)
     state = ClockState(settings, EventStore(settings.events_dir))
     current = state.read()
-    if current is None or current["config"] != state.config:
-        state.rebuild(until)
-        rows = ClockFeatures(settings, state.store).materialize_all(until)
-        return {"as_of": until.key, "refreshed": 0, "rebuilt": True, "online_rows": rows}
-    at = Hour.parse(current["as_of"])
-    if until < at:
-        return {"as_of": at.key, "refreshed": 0, "rebuilt": False, "online_rows": 0}
+    if current is None or current.config != state.config:
+        state.rebuild(as_of)
+        rows = ClockFeatures(settings, state.store).materialize_all(as_of)
+        return Advanced(as_of.key, refreshed=0, rebuilt=True, online_rows=rows)
+    if as_of < current.as_of:
+        return Advanced(current.as_of.key, refreshed=0, rebuilt=False, online_rows=0)
     rows = 0
-    hours = list(hour_range(at + 1, until + 1)) or [until]
+    hours = list(hour_range(current.as_of + 1, as_of + 1)) or [as_of]
     features = ClockFeatures(settings, state.store)
     for hour in hours:
         state.refresh(hour)
         rows += features.materialize(hour)
-    return {"as_of": until.key, "refreshed": len(hours), "rebuilt": False, "online_rows": rows}
+    return Advanced(as_of.key, refreshed=len(hours), rebuilt=False, online_rows=rows)

@@ -5,7 +5,7 @@ Layout below the workspace's ``serving/log``::
     hour=2026-11-23T10/<kind>-<writer>-<number>.parquet
 
 ``kind`` is ``slots``, ``profiles`` or ``history`` (features that held from that hour's start), ``readers`` (the users whose
-features were read, once a writer), or one of serving's own (``requests``, ``shadow``).
+features were read, once per writer), or one of serving's own (``requests``, ``shadow``).
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ KINDS = tuple(f.name for f in fields(Features))
 
 
 def served_folder(settings: Settings, hour: Hour) -> Path:
+    """Folder of an hour's log."""
     return settings.workspace / "serving" / "log" / f"hour={hour.key}"
 
 
@@ -35,18 +36,30 @@ def served_hours(settings: Settings) -> list[Path]:
 
 
 def write_part(settings: Settings, hour: Hour, kind: str, rows: pa.Table, part: str) -> None:
-    """Add rows to an hour's log, as a file of its own, by rename; ``part`` is a name that no other writer gives."""
+    """Add rows to an hour's log, as a file of its own, by rename.
+
+    Args:
+        settings: of the workspace.
+        hour: whose log it is.
+        kind: of the rows; see the module.
+        rows: to add.
+        part: a name that no other writer gives.
+    """
     write_parquet(served_folder(settings, hour) / f"{kind}-{part}.parquet", rows)
 
 
 def read_parts(settings: Settings, hour: Hour, kind: str) -> pa.Table:
     """All rows of a kind of an hour's log; a table without columns where there are none."""
-    found = [pq.ParquetFile(p).read() for p in sorted(served_folder(settings, hour).glob(f"{kind}-*.parquet"))]
-    return pa.concat_tables(found, promote_options="default") if found else pa.table({})
+    parts = [pq.ParquetFile(p).read() for p in sorted(served_folder(settings, hour).glob(f"{kind}-*.parquet"))]
+    return pa.concat_tables(parts, promote_options="default") if parts else pa.table({})
 
 
 def served_features(settings: Settings, hour: Hour) -> tuple[Features, list[int]]:
-    """Features that serving used as of an hour, and the users that it read them for (one without any has no rows)."""
+    """Features that serving used as of an hour.
+
+    Returns:
+        The features, and the users that they were read for; one without any has no rows.
+    """
     asked = read_parts(settings, hour, "readers")
     users = sorted(set(asked["user_id"].to_pylist())) if asked.num_rows else []
     tables = {}
@@ -60,22 +73,31 @@ def served_features(settings: Settings, hour: Hour) -> tuple[Features, list[int]
 
 
 def prefer_served(settings: Settings, joined: Features, hours: list[Hour]) -> Features:
-    """Joined features, with those of users whom serving read in these hours replaced by what it saw."""
+    """Features as training reads them: those that serving saw, where it read them.
+
+    Args:
+        settings: of the workspace.
+        joined: features by the point-in-time join.
+        hours: that they are of.
+
+    Returns:
+        ``joined``, with the rows of users whose features serving read in an hour replaced by what it saw.
+    """
     tables = {kind: getattr(joined, kind) for kind in KINDS}
     for hour in hours:
         served, users = served_features(settings, hour)
         if not users:
             continue
         for kind in KINDS:
-            rows, own = tables[kind], getattr(served, kind)
+            rows, seen = tables[kind], getattr(served, kind)
             if rows.num_rows:
-                mine = pc.and_(pc.equal(rows["hour"], hour.number), pc.is_in(rows["user_id"], pa.array(users)))
-                rows = rows.filter(pc.invert(mine))
-            if own.num_rows:
+                replaced = pc.and_(pc.equal(rows["hour"], hour.number), pc.is_in(rows["user_id"], pa.array(users)))
+                rows = rows.filter(pc.invert(replaced))
+            if seen.num_rows:
                 rows = (
-                    pa.concat_tables([rows, own.select(rows.column_names).cast(rows.schema)])
+                    pa.concat_tables([rows, seen.select(rows.column_names).cast(rows.schema)])
                     if rows.num_columns
-                    else own
+                    else seen
                 )
                 keys = [(n, "ascending") for n in ("user_id", "hour", "slot") if n in rows.column_names]
                 rows = rows.sort_by(keys)
@@ -86,5 +108,5 @@ def prefer_served(settings: Settings, joined: Features, hours: list[Hour]) -> Fe
 def _first_of_each(rows: pa.Table, keys: list[str]) -> pa.Array:
     """Positions of the first row of each key, in the order of the keys."""
     numbered = rows.select(keys).append_column("at", pa.array(range(rows.num_rows)))
-    found = numbered.group_by(keys).aggregate([("at", "min")])
-    return found.sort_by([(k, "ascending") for k in keys])["at_min"].combine_chunks()
+    firsts = numbered.group_by(keys).aggregate([("at", "min")])
+    return firsts.sort_by([(k, "ascending") for k in keys])["at_min"].combine_chunks()

@@ -20,14 +20,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
-from core.engine import engine
+from core.engine import Engine, engine
 from core.errors import NotReadyError
 from core.files import read_json, write_json
 from core.hours import Hour, hour_range
 from core.settings import Settings
 from events.store import EventStore
 from feature_repo.clock import ClockState
-from feature_repo.sql import Recipe, event_score_sql
+from feature_repo.executor import Executor
+from feature_repo.schemas import LISTS
+from feature_repo.sql import event_score_sql
 
 if TYPE_CHECKING:
     import polars as pl
@@ -42,9 +44,13 @@ LOG_LIMITS = (-5.0, 12.0)
 
 @dataclass(frozen=True)
 class Prior:
-    """Strength of a facet's priors in pseudo-events, and what they gained on the held-out day.
+    """Strength of a facet's priors, and what they gained on the held-out day.
 
-    ``gain`` is the mean log-likelihood of an event above that of the slots with almost no prior (λ = e⁻⁵).
+    Attributes:
+        day: λ_day, pseudo-events.
+        population: λ_population, pseudo-events.
+        gain: mean log-likelihood of an event, nats, above that of the slots with almost no prior (λ = e⁻⁵).
+        events: held-out events that were fitted on.
     """
 
     day: float
@@ -55,7 +61,13 @@ class Prior:
 
 @dataclass(frozen=True)
 class Shrinkage:
-    """The fitted priors of a source: facet → prior, fitted on events before ``as_of``."""
+    """The fitted priors of a source.
+
+    Attributes:
+        as_of: key of the hour before which the events lie that they were fitted on.
+        top_k: values that a slot keeps.
+        priors: by facet.
+    """
 
     as_of: str
     top_k: int
@@ -63,17 +75,26 @@ class Shrinkage:
 
     @staticmethod
     def path(settings: Settings) -> Path:
+        """File that keeps the priors."""
         return settings.features_dir / "shrinkage.json"
 
     @classmethod
     def load(cls, settings: Settings, facets: Sequence[str]) -> Shrinkage:
-        """The fitted priors; ``NotReadyError`` when they were never fitted, or for other facets."""
+        """The fitted priors.
+
+        Args:
+            settings: of the workspace.
+            facets: of the source.
+
+        Raises:
+            NotReadyError: they were never fitted, or for other facets.
+        """
         path = cls.path(settings)
-        found = read_json(path) if path.exists() else None
-        if found is None or set(found["priors"]) != set(facets):
+        kept = read_json(path) if path.exists() else None
+        if kept is None or set(kept["priors"]) != set(facets):
             raise NotReadyError("CLOCK_SHRINKAGE is on but its strength is not fitted: run 'clock features fit'")
-        priors = {facet: Prior(**prior) for facet, prior in found["priors"].items()}
-        return cls(found["as_of"], settings.top_k, {facet: priors[facet] for facet in facets})
+        priors = {facet: Prior(**prior) for facet, prior in kept["priors"].items()}
+        return cls(kept["as_of"], settings.top_k, {facet: priors[facet] for facet in facets})
 
 
 def shrink(fitted: Shrinkage, keys: pa.Table, slots: pa.Table, profile: pa.Table, everyone: pa.Table) -> pa.Table:
@@ -85,6 +106,9 @@ def shrink(fitted: Shrinkage, keys: pa.Table, slots: pa.Table, profile: pa.Table
         slots: clock rows (user_id, hour, slot, lists of each facet, events).
         profile: whole-day rows (user_id, hour, lists, events).
         everyone: population rows (hour, slot, lists, events).
+
+    Returns:
+        Rows in the columns of ``slots``, by user, hour and slot.
     """
     import polars as pl
 
@@ -125,7 +149,7 @@ def shrink(fitted: Shrinkage, keys: pa.Table, slots: pa.Table, profile: pa.Table
             pl.col("count").head(fitted.top_k).alias(f"{facet}_counts"),
         )
         result = result.join(lists, on=["user_id", "hour", "slot"], how="left")
-    named = [f"{facet}_{name}" for facet in fitted.priors for name in ("values", "scores", "counts")]
+    named = [f"{facet}_{name}" for facet in fitted.priors for name in LISTS]
     filled = result.with_columns(pl.col(named).fill_null([]), pl.col("events").fill_null(0))
     shown = filled.filter(pl.any_horizontal([pl.col(f"{facet}_values").list.len() > 0 for facet in fitted.priors]))
     order = ["user_id", "hour", "slot", *named, "events", "as_of"]
@@ -135,9 +159,9 @@ def shrink(fitted: Shrinkage, keys: pa.Table, slots: pa.Table, profile: pa.Table
 def _frame(table: pa.Table) -> pl.DataFrame:
     import polars as pl
 
-    found = pl.from_arrow(table)
-    assert isinstance(found, pl.DataFrame)
-    return found
+    frame = pl.from_arrow(table)
+    assert isinstance(frame, pl.DataFrame)
+    return frame
 
 
 def _totals(slots: pa.Table) -> pl.DataFrame:
@@ -149,17 +173,17 @@ def _totals(slots: pa.Table) -> pl.DataFrame:
 
 
 def _long(table: pa.Table, facet: str, keys: list[str], *, events: bool = False) -> pl.DataFrame:
-    """One row a (key, value) with score and count, and with the key's events where asked."""
+    """One row per (key, value) with score and count, and with the key's events where asked."""
     import polars as pl
 
     kinds = {**dict.fromkeys(keys, pl.Int64), "value": pl.String, "score": pl.Float64, "count": pl.Int64}
     if not table.num_rows:
         return pl.DataFrame(schema={**kinds, **({"all_events": pl.Int64} if events else {})})
     lists = {"value": f"{facet}_values", "score": f"{facet}_scores", "count": f"{facet}_counts"}
-    found = _frame(table.select([*keys, *lists.values(), "events"])).filter(pl.col(f"{facet}_values").list.len() > 0)
-    found = found.select(*keys, *(pl.col(c).alias(n) for n, c in lists.items()), pl.col("events").alias("all_events"))
+    rows = _frame(table.select([*keys, *lists.values(), "events"])).filter(pl.col(f"{facet}_values").list.len() > 0)
+    rows = rows.select(*keys, *(pl.col(c).alias(n) for n, c in lists.items()), pl.col("events").alias("all_events"))
     wanted = [*kinds, *(["all_events"] if events else [])]
-    return found.explode(list(lists)).select(wanted).cast(kinds)  # type: ignore[arg-type]
+    return rows.explode(list(lists)).select(wanted).cast(kinds)  # type: ignore[arg-type]
 
 
 def _plain(table: pa.Table) -> pa.Table:
@@ -175,14 +199,21 @@ def _plain(table: pa.Table) -> pa.Table:
 
 
 def fit(settings: Settings, as_of: Hour | None = None) -> Shrinkage:
-    """Fit the strength of the priors and keep it; later hours than ``as_of`` (default the clocks') are not read.
+    """Fit the strength of the priors on the last day before an hour, and keep it.
+
+    Args:
+        settings: of the workspace.
+        as_of: hours from this one on are not read; default the clocks' own hour.
+
+    Returns:
+        The fitted priors, as they are kept.
 
     Raises:
         NotReadyError: too little history: nothing before the held-out day.
     """
     store = EventStore(settings.events_dir)
     clock = ClockState(settings, store)
-    at = as_of or Hour.parse(clock.needed()["as_of"])
+    at = as_of or clock.require_state().as_of
     cut = at - HELD_OUT_HOURS
     before = clock.store.event_files(list(hour_range(cut - settings.window_hours, cut)))
     day = clock.store.event_files(list(hour_range(cut, at)))
@@ -190,11 +221,11 @@ def fit(settings: Settings, as_of: Hour | None = None) -> Shrinkage:
         raise NotReadyError(f"fitting needs events both in the day before {at} and before that day")
     priors = {}
     with engine(settings) as running:
-        recipe = Recipe(running, settings, store.facets)
-        recipe.read("before", before)
-        recipe.read("held_out", day)
+        executor = Executor(running, settings, store.facets)
+        executor.read_files("before", before)
+        executor.read_files("held_out", day)
         for facet in store.facets:
-            priors[facet] = _fit_facet(recipe, facet)
+            priors[facet] = _fit_facet(running, settings, facet)
             log.info(
                 "%s: λ day %.2f, λ population %.2f, gain %.4f nats an event",
                 facet,
@@ -205,16 +236,15 @@ def fit(settings: Settings, as_of: Hour | None = None) -> Shrinkage:
     return fitted
 
 
-def _fit_facet(recipe: Recipe, facet: str) -> Prior:
+def _fit_facet(running: Engine, settings: Settings, facet: str) -> Prior:
     """Maximize the likelihood of the held-out events that users liked (positive score)."""
     from scipy.optimize import minimize
 
-    running = recipe.engine
     for name in ("before", "held_out"):
         running.view(
             f"good_{name}",
             f"""SELECT user_id, slot, "{facet}" AS value FROM {name}
-            WHERE "{facet}" IS NOT NULL AND {event_score_sql(recipe.settings.score_weights)} > 0""",
+            WHERE "{facet}" IS NOT NULL AND {event_score_sql(settings.score_weights)} > 0""",
         )
     for name, keys in (("cs", "user_id, slot, value"), ("ns", "user_id, slot"), ("cd", "user_id, value"),
                        ("nd", "user_id"), ("cp", "slot, value"), ("np", "slot")):  # fmt: skip
@@ -238,7 +268,7 @@ def _fit_facet(recipe: Recipe, facet: str) -> Prior:
         return -float(w @ np.log((cs + day * prior) / (ns + day)) / w.sum())
 
     start = np.array([1.0, 2.0])
-    found = minimize(loss, start, method="L-BFGS-B", bounds=[LOG_LIMITS, LOG_LIMITS])
-    day, population = np.exp(found.x)
-    gain = loss(np.array([LOG_LIMITS[0], found.x[1]])) - float(found.fun)
+    optimum = minimize(loss, start, method="L-BFGS-B", bounds=[LOG_LIMITS, LOG_LIMITS])
+    day, population = np.exp(optimum.x)
+    gain = loss(np.array([LOG_LIMITS[0], optimum.x[1]])) - float(optimum.fun)
     return Prior(float(day), float(population), gain, int(w.sum()))

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from core.engine import Engine, parquet_parts
-from core.errors import CorruptStateError, DataError
+from core.errors import CorruptStateError
 from core.files import digest_file, digest_text
 
 FOLD_LAYERS = 48
@@ -63,19 +63,20 @@ class Sums:
     deltas: tuple[Layer, ...] = ()
 
     @classmethod
-    def read(cls, root: Path, described: Mapping[str, Any]) -> Sums:
-        """From its description in the state.
+    def from_json(cls, root: Path, content: Mapping[str, Any]) -> Sums | None:
+        """From their description in ``state.json``; None where an older platform wrote it.
 
-        Raises:
-            DataError: an older platform described it.
+        Args:
+            root: folder of the sums.
+            content: what ``as_json`` gave.
         """
-        if "bases" not in described:
-            raise DataError("the sums are an older platform's; run 'clock features rebuild'")
-        bases = {name: Layer(**layer) for name, layer in described["bases"].items()}
-        return cls(root, bases, tuple(Layer(**layer) for layer in described["deltas"]))
+        if "bases" not in content:
+            return None
+        bases = {name: Layer(**layer) for name, layer in content["bases"].items()}
+        return cls(root, bases, tuple(Layer(**layer) for layer in content["deltas"]))
 
-    def described(self) -> dict[str, Any]:
-        """For the state."""
+    def as_json(self) -> dict[str, Any]:
+        """Their description for ``state.json``."""
         return {
             "bases": {name: asdict(layer) for name, layer in self.bases.items()},
             "deltas": [asdict(layer) for layer in self.deltas],
@@ -83,10 +84,12 @@ class Sums:
 
     @property
     def slots(self) -> list[str]:
+        """Numbers of the slots that have a base."""
         return [name for name in self.bases if name.isdigit()]
 
     @property
     def folders(self) -> set[str]:
+        """Names of all folders that make up the sums."""
         return {layer.folder for layer in (*self.bases.values(), *self.deltas)}
 
     def since(self, name: str) -> list[Layer]:
@@ -97,13 +100,14 @@ class Sums:
         return name in delta.rows and delta.number > self.bases[name].number
 
     def with_delta(self, delta: Layer) -> Sums:
+        """With another delta, the newest."""
         return replace(self, deltas=(*self.deltas, delta))
 
     def with_bases(self, bases: Mapping[str, Layer]) -> Sums:
         """With new bases; deltas that no base needs any more are dropped."""
         folded = replace(self, bases={**self.bases, **bases})
-        needed = {layer.folder for name in folded.bases for layer in folded.since(name)}
-        return replace(folded, deltas=tuple(layer for layer in self.deltas if layer.folder in needed))
+        kept = {layer.folder for name in folded.bases for layer in folded.since(name)}
+        return replace(folded, deltas=tuple(layer for layer in self.deltas if layer.folder in kept))
 
     def due(self) -> list[str]:
         """Bases to fold now: those with the most in their deltas, a few at a time."""
@@ -122,8 +126,8 @@ class Sums:
         Args:
             engine: reads them.
             names: one or more slots, or ``users`` or ``items`` alone.
-            part: which.
-            columns: what to select.
+            part: name of one of their parts.
+            columns: what to select, comma separated.
         """
         bases = [path for name in names for path in self._files([self.bases[name]], part)]
         selects = [f"SELECT {columns} FROM {engine.files(bases)} b"]
@@ -140,10 +144,13 @@ class Sums:
         return [path for layer in layers for path in parquet_parts(self.root / layer.folder / part)]
 
     def check(self, names: Iterable[str]) -> None:
-        """The folders of these names hold what was written.
+        """Compare the folders of bases and their deltas with their digests.
+
+        Args:
+            names: slots, ``users``, ``items``.
 
         Raises:
-            CorruptStateError: one does not.
+            CorruptStateError: a folder does not hold what was written.
         """
         layers = {layer.folder: layer for name in names for layer in (self.bases[name], *self.since(name))}
         for layer in layers.values():

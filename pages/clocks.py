@@ -46,7 +46,7 @@ def write_clock_page(features: ClockFeatures, user: int | None, moment: str = "0
     Raises:
         NotReadyError: there are no clocks, or the user has none.
     """
-    at = Hour.parse(features.clock.needed()["as_of"])
+    at = features.clock.require_state().as_of
     rows = features.population(at) if user is None else features.get_clock([user], at)
     who = "Everybody" if user is None else f"User {user}"
     if not rows.num_rows:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from core.hours import Hour
 from core.progress import STAGE
@@ -15,10 +15,13 @@ from pipeline.promotion import offer_first
 from pipeline.source import ingest_history, load_source
 from pipeline.training import train_history
 
+if TYPE_CHECKING:
+    from feature_repo.retrieval import Advanced
+
 log = logging.getLogger("pipeline.history")
 
 
-def ingest_and_clock(settings: Settings, until: Hour) -> tuple[Account, dict[str, Any]]:
+def ingest_and_clock(settings: Settings, until: Hour) -> tuple[Account, Advanced]:
     """Ingest the log before an hour, close its hours, and bring clocks and online store to ``until``."""
     from feature_repo.retrieval import advance
 
@@ -53,5 +56,5 @@ def build_history(settings: Settings, until: Hour) -> dict[str, Any]:
     return {
         "hours": len(hours),
         "ingest": {**asdict(account), "changed_hours": len(account.changed_hours)},
-        "clocks": clocks,
+        "clocks": asdict(clocks),
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 from core.hours import Hour
@@ -25,7 +26,7 @@ def run_hour(settings: Settings, hour: Hour) -> dict[str, Any]:
     looks = watch_experiments(settings, hour)
     return {
         "kept": account.kept,
-        "clocks": clocks,
+        "clocks": asdict(clocks),
         "trained": {t["variant"]: t["digest"] for t in trained},
         "verdict": decision.verdict,
         "reason": decision.reason,

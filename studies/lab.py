@@ -171,7 +171,7 @@ class Lab:
             settings.events_dir.symlink_to(base.events_dir)
         state = ClockState(settings, EventStore(settings.events_dir))
         at = state.read()
-        if at is None or at["config"] != state.config:
+        if at is None or at.config != state.config:
             state.rebuild(state.store.hours()[-1] + 1)
         if settings.shrinkage:
             hours = state.store.hours()

@@ -22,8 +22,11 @@ from events.ingest import ingest
 from events.store import EventStore
 from feature_repo.changes import bounds
 from feature_repo.clock import ClockState
-from feature_repo.sql import COUNTS, Recipe, columns, score_units
-from feature_repo.work import Work
+from feature_repo.computation import ClockComputation
+from feature_repo.executor import Executor
+from feature_repo.query_builder import PAIR, SumTables
+from feature_repo.schemas import COUNTS
+from feature_repo.sql import columns, score_units
 from tests.conftest import NOW, write_mapping
 
 START = Hour.parse("2026-03-27T00")  # daylight saving begins in Berlin two days later
@@ -72,16 +75,17 @@ def state_of(settings: Settings) -> ClockState:
 def sums_of(settings: Settings) -> dict[str, list[dict[str, Any]]]:
     """Every stored sum, by the slot (or users, items) and facet."""
     clock = state_of(settings)
-    state = clock.needed()
-    found = {}
+    state = clock.require_state()
+    stored = {}
     with engine(settings) as running:
-        work, sums = Work(clock, running, START), clock.sums(state)
+        computation, sums = ClockComputation(clock, running, START), clock.sums(state)
         for name in sums.bases:
-            for part, (keys, _) in work.layout(name).items():
-                rows = running.arrow(f"{work.merged(sums, [name], part)} ORDER BY {', '.join(keys)}").to_pylist()
+            for part in computation.build.base_parts(name):
+                merged = computation.merged(sums, [name], part)
+                rows = running.arrow(f"{merged} ORDER BY {', '.join(part.keys)}").to_pylist()
                 if rows:
-                    found[f"{name}/{part}"] = rows
-    return found
+                    stored[f"{name}/{part.name}"] = rows
+    return stored
 
 
 def as_of(settings: Settings, hour: Hour) -> dict[tuple[Any, ...], dict[str, Any]]:
@@ -296,7 +300,7 @@ def test_counts_beyond_32_bits_are_exact(tmp_path: Path) -> None:
     settings = load_settings(var=tmp_path, source="test")
     many = 3_000_000_000_000
     with engine(settings) as running:
-        recipe = Recipe(running, settings, ["genre"])
+        executor = Executor(running, settings, ["genre"])
         running.table("values_0", "SELECT * FROM (VALUES ('jazz', 1), ('rock', 2)) v(value, id)")
         key = "CAST(1 AS BIGINT) AS user_id, CAST(5 AS INTEGER) AS slot"
         running.table("sum_all", f"SELECT {key}, {', '.join(f'{many} AS {columns([c])}' for c in COUNTS)}")
@@ -304,7 +308,8 @@ def test_counts_beyond_32_bits_are_exact(tmp_path: Path) -> None:
             "sum_0",
             f"SELECT {key}, 1 AS value, {many} AS events, {many} AS score UNION ALL SELECT {key}, 2, {many}, {many} + 1",
         )
-        (row,) = running.arrow(recipe.clock("sum", "sum_all", ("user_id", "slot"), "500000")).to_pylist()
+        rows = executor.build.clock_rows(SumTables("sum"), "sum_all", PAIR, "500000")
+        (row,) = executor.arrow(rows).to_pylist()
     assert row["genre_values"] == ["rock", "jazz"]
     assert row["genre_scores"] == [many + 1.0, float(many)]
     assert row["events"] == many

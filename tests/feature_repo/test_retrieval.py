@@ -158,17 +158,17 @@ def test_damaged_sums_are_found_and_a_rebuild_mends_them(ready: Settings, tmp_pa
     clock = ClockState(settings, EventStore(settings.events_dir))
     for file in clock.sums_folder.rglob("*.parquet"):
         file.write_bytes(file.read_bytes()[:-7] + b"damaged")
-    with pytest.raises(CorruptStateError, match="feature_repo rebuild"):
+    with pytest.raises(CorruptStateError, match="clock features rebuild"):
         advance(settings, UNTIL + 1)
     clock.rebuild(UNTIL)
-    assert advance(settings, UNTIL + 1)["refreshed"] == 1
+    assert advance(settings, UNTIL + 1).refreshed == 1
 
 
 def test_the_priors_are_fitted_and_give_a_new_user_everybody_s_clock(app_settings: Settings, tmp_path: Path) -> None:
     settings = workspace(app_settings, tmp_path, shrinkage=True)
     plain = load_settings(var=settings.var, source="simulator")
     advance(plain, UNTIL)
-    with pytest.raises(NotReadyError, match="feature_repo fit"):
+    with pytest.raises(NotReadyError, match="clock features fit"):
         features(settings).get_clock([1], UNTIL)
     fitted = fit(settings)
     assert all(prior.gain >= 0 and prior.events > 50 for prior in fitted.priors.values())

@@ -93,7 +93,7 @@ def test_a_redis_that_is_gone_fails_the_hour_whole_and_it_can_be_repeated(tmp_pa
         assert connection.ping()
         ClockState(settings, EventStore(settings.events_dir)).refresh(hour + 1)  # killed before it was put online
         assert both_sides(settings)[0].equals(before)
-        assert advance(settings, hour + 1)["online_rows"] > 0
+        assert advance(settings, hour + 1).online_rows > 0
         keys = pa.table({"user_id": pa.array([3], pa.int64()), "hour": pa.array([hour.number + 1], pa.int64())})
         found = features(settings)
         online = found.get_clock([3], hour + 1)

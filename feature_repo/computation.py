@@ -1,0 +1,196 @@
+"""What a rebuild and a refresh of the clocks share: sums on disk become tables in an engine, and back."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import pyarrow.parquet as pq
+
+from core.engine import Engine, parquet_parts
+from core.hours import Hour, hour_range
+from feature_repo.executor import Executor
+from feature_repo.query_builder import ITEMS, Part, Query, SumTables
+from feature_repo.sql import columns, negative, summed, zeros
+from feature_repo.state import ClockStorage, StateDescription
+from feature_repo.sums import Layer, Sums, folder_digest
+
+
+def among(table: str, *keys: str) -> str:
+    """Condition: the rows ``s`` have their keys in a table."""
+    return f"EXISTS (SELECT 1 FROM {table} p WHERE {' AND '.join(f'p.{key} = s.{key}' for key in keys)})"
+
+
+@dataclass(frozen=True)
+class Refreshed:
+    """What a rebuild or refresh did.
+
+    Attributes:
+        as_of: key of the hour at whose start the clocks now hold.
+        slots_changed: rows of users' slots that were written.
+        users_changed: users with a new row.
+        hours_corrected: past hours with late events.
+        full: whether it was a rebuild.
+    """
+
+    as_of: str
+    slots_changed: int
+    users_changed: int
+    hours_corrected: int
+    full: bool
+
+
+class ClockComputation:
+    """One rebuild or refresh, or a look at the sums.
+
+    Args:
+        clock: where the clocks lie.
+        running: computes them.
+        as_of: hour at whose start they shall hold.
+    """
+
+    generation = 0
+    """Refreshes since the rebuild: tells layers of sums apart."""
+
+    def __init__(self, clock: ClockStorage, running: Engine, as_of: Hour) -> None:
+        self.clock, self.engine, self.as_of = clock, running, as_of
+        self.executor = Executor(running, clock.settings, clock.facets)
+        self.build = self.executor.build
+        self.first = as_of - clock.window
+
+    # Sums.
+
+    def merged(self, sums: Sums, names: Sequence[str], part: Part, where: str = "") -> str:
+        """SELECT of stored sums, their deltas added up, values as text: one row for each key that still has events.
+
+        Args:
+            sums: which lie on disk.
+            names: any number of slots, or ``users`` or ``items`` alone.
+            part: one of theirs.
+            where: condition on the keys of the rows ``s``.
+        """
+        by, items = columns(part.keys), part == ITEMS
+        wanted = columns([*part.keys, *(["first_hour"] if items else []), *part.counts])
+        rows = sums.rows(self.engine, names, part.name, wanted) if names else self._no_sums(part)
+        return f"""SELECT {by}, {"min(first_hour) AS first_hour, " if items else ""}{summed(part.counts)}
+            FROM ({rows}) s {f"WHERE {where}" if where else ""}
+            GROUP BY {by} {"" if items else "HAVING sum(events) <> 0"}"""
+
+    @staticmethod
+    def _no_sums(part: Part) -> str:
+        types = {"user_id": "BIGINT", "slot": "INTEGER", "value": "VARCHAR(1)"}
+        keys = ", ".join(f"CAST(NULL AS {types[key]}) AS {key}" for key in part.keys)
+        return f"SELECT {keys}, {zeros(part.counts)} WHERE 1 = 0"
+
+    def write_bases(self, wanted: Mapping[str, Mapping[str, str]]) -> dict[str, Layer]:
+        """Write bases of sums, in the place of those before.
+
+        Args:
+            wanted: by name (a slot, ``users``, ``items``) and part, the query of the sums.
+        """
+        folders = {name: f"{name.zfill(3)}-{self.as_of.key}-{self.generation}" for name in wanted}
+        self._write({folders[name]: queries for name, queries in wanted.items()})
+        return {
+            name: self._layer(
+                folder, {name: sum(self.stored_rows(folder, p) for p in wanted[name] if not p.startswith("everyone-"))}
+            )
+            for name, folder in folders.items()
+        }
+
+    def write_delta(self, queries: Mapping[str, str], rows: Mapping[str, int]) -> Layer:
+        """Write what this refresh changed.
+
+        Args:
+            queries: of every part, by its name.
+            rows: by name (a slot, ``users``, ``items``), how many of the rows are its own.
+        """
+        folder = f"{self.as_of.key}-{self.generation}"
+        self._write({folder: queries})
+        return self._layer(folder, rows)
+
+    def fold(self, sums: Sums) -> Sums:
+        """Write those bases again whose deltas have grown large."""
+        wanted = {
+            name: {
+                part.name: f"SELECT * FROM ({self.merged(sums, [name], part)}) m ORDER BY {columns(part.keys)}"
+                for part in self.build.base_parts(name)
+            }
+            for name in sums.due()
+        }
+        return sums.with_bases(self.write_bases(wanted)) if wanted else sums
+
+    def _write(self, folders: Mapping[str, Mapping[str, str]]) -> None:
+        root = self.clock.sums_folder
+        for folder in folders:
+            shutil.rmtree(root / folder, ignore_errors=True)
+        self.engine.write_all(
+            {root / folder / part: sql for folder, queries in folders.items() for part, sql in queries.items()}
+        )
+
+    def _layer(self, folder: str, rows: Mapping[str, int]) -> Layer:
+        return Layer(folder, folder_digest(self.clock.sums_folder / folder), self.generation, rows)
+
+    def stored_rows(self, folder: str, part: str) -> int:
+        """Number of rows of a part of a layer."""
+        return sum(pq.read_metadata(file).num_rows for file in parquet_parts(self.clock.sums_folder / folder / part))
+
+    # Rows of views.
+
+    def profiles(self, sums: Sums, midnight: Hour, users: str | None) -> Query:
+        """The whole-day rows as of a midnight, from the users' sums.
+
+        Sums as of a later hour are taken back to midnight by the events in between.
+
+        Args:
+            sums: as of ``as_of``.
+            midnight: UTC midnight at or before ``as_of``.
+            users: table of the users wanted; None for all.
+        """
+        later = self.clock.store.event_files(list(hour_range(midnight, self.as_of)))
+        earlier = self.clock.store.event_files(
+            list(hour_range(midnight - self.clock.window, self.as_of - self.clock.window))
+        )
+        self.executor.read_files("raw_later", later)
+        self.executor.read_files("raw_earlier", earlier)
+        wanted = f" WHERE {among(users, 'user_id')}" if users else ""
+        keys = ("user_id",)
+        parts = self.build.parts(keys)
+        stored = {}
+        for part in parts:
+            names = columns(part.columns)
+            stored[part] = f"(SELECT {names} FROM ({sums.rows(self.engine, ['users'], part.name, names)}) s{wanted})"
+        both = "(SELECT * FROM raw_later UNION ALL SELECT * FROM raw_earlier) b"
+        texts = {part.facet: f"{sql} t" for part, sql in stored.items() if part.facet is not None}
+        back, forth, day = (SumTables(f"day{suffix}") for suffix in ("_back", "_forth", ""))
+        self.executor.run(
+            self.build.dictionaries(both, texts),
+            self.build.encode("back", "raw_later"),
+            self.build.encode("forth", "raw_earlier"),
+            self.build.sums(back, "back", keys),
+            self.build.sums(forth, "forth", keys),
+        )
+        for part in parts:
+            by, base = columns(part.keys), self.build.with_ids(stored[part], part)
+            minus = f"SELECT {by}, {negative(part.counts)} FROM {back.of(part)} s{wanted}"
+            plus = f"SELECT {by}, {columns(part.counts)} FROM {forth.of(part)} s{wanted}"
+            self.engine.table(
+                day.of(part),
+                f"""SELECT {by}, {summed(part.counts)} FROM ({base} UNION ALL {minus} UNION ALL {plus}) s
+                GROUP BY {by} HAVING sum(events) <> 0""",
+            )
+        return self.build.clock_rows(day, users or day.of(parts[-1]), keys, str(midnight.number))
+
+    def write_rows(self, view: str, first: Hour, number: int, sql: str) -> None:
+        """Write rows of the hours from first on as a piece of a view's change log; ``number`` tells pieces apart."""
+        self.engine.write(sql, self.clock.logs[view].span(first, self.as_of, number))
+
+    def describe(self, hours: Mapping[str, str], sums: Sums, history_from: Hour) -> StateDescription:
+        """The state after this computation.
+
+        Args:
+            hours: digest of every hour of events that it stands on.
+            sums: as of ``as_of``.
+            history_from: first hour whose rows the change logs can tell.
+        """
+        return StateDescription(self.as_of, self.generation, history_from, self.clock.config, hours, sums)

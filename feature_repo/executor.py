@@ -1,0 +1,46 @@
+"""Runs in an engine what the query builder writes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import pyarrow as pa
+
+from core.engine import Engine
+from core.settings import Settings
+from feature_repo.query_builder import ClockQueryBuilder, Query, Statement
+
+
+class Executor:
+    """An engine with the query builder of a source.
+
+    Args:
+        engine: where the tables are computed.
+        settings: slots, weights, top k.
+        facets: of the source, in their order.
+    """
+
+    def __init__(self, engine: Engine, settings: Settings, facets: Sequence[str]) -> None:
+        self.engine = engine
+        self.build = ClockQueryBuilder(engine, settings, facets)
+
+    def run(self, *statements: Statement | Iterable[Statement]) -> None:
+        """Make tables and views, in this order."""
+        for given in statements:
+            for statement in [given] if isinstance(given, Statement) else given:
+                make = self.engine.view if statement.view else self.engine.table
+                make(statement.name, statement.sql)
+
+    def prepare(self, query: Query) -> str:
+        """Make what a query needs; returns its SELECT, which holds until the same tables are made again."""
+        self.run(query.needs)
+        return query.sql
+
+    def arrow(self, query: Query) -> pa.Table:
+        """Result of a query."""
+        return self.engine.arrow(self.prepare(query))
+
+    def read_files(self, name: str, files: Sequence[Path]) -> None:
+        """View ``name`` of the events of Parquet files, as ``ClockQueryBuilder.read`` writes it."""
+        self.run(self.build.read(name, self.engine.files(files) if files else None))

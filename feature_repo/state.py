@@ -1,0 +1,180 @@
+"""Where a source's clocks lie on disk, and what describes them.
+
+Layout below the workspace's ``features``::
+
+    state.json                  as-of hour, settings it holds for, digest of every hour it stands on
+    sums/                       window sums, see ``feature_repo.sums``
+    <view>/                     change logs, see ``feature_repo.changes``
+
+``state.json`` is renamed into place last, so a crash leaves the state of the hour before whole;
+folders that no state names are written again by the next try. Sums carry their digest: damage on the
+disk is found, and a rebuild repairs it.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from core.errors import DataError, NotReadyError
+from core.files import digest_json, read_json, write_json
+from core.hours import Hour
+from core.settings import Settings
+from events.store import EventStore
+from feature_repo.changes import ChangeLog
+from feature_repo.schemas import view_schemas
+from feature_repo.sums import Sums
+
+
+@dataclass(frozen=True)
+class ClockConfig:
+    """Everything that the sums and the rows depend on besides the events."""
+
+    facets: list[str]
+    window_hours: int
+    top_k: int
+    weights: dict[str, float]
+    slot_minutes: int
+    split_weekend: bool
+
+    @classmethod
+    def of(cls, settings: Settings, facets: list[str]) -> ClockConfig:
+        """The configuration that the settings ask for."""
+        return cls(
+            facets,
+            settings.window_hours,
+            settings.top_k,
+            settings.score_weights,
+            settings.slot_minutes,
+            settings.split_weekend,
+        )
+
+
+@dataclass(frozen=True)
+class StateDescription:
+    """What ``state.json`` says.
+
+    Attributes:
+        as_of: hour at whose start the clocks hold.
+        generation: refreshes since the rebuild.
+        history_from: first hour whose rows the change logs can tell.
+        config: what the clocks were computed with; None: an older platform's, which is no longer understood.
+        hours: digest of every hour of events that the clocks stand on, by the hour's key.
+        sums: the window's sums; None: an older platform's.
+    """
+
+    as_of: Hour
+    generation: int
+    history_from: Hour
+    config: ClockConfig | None
+    hours: Mapping[str, str]
+    sums: Sums | None
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any], sums_folder: Path) -> StateDescription:
+        """From the content of ``state.json``; an older platform's too, so that a rebuild can begin from it."""
+        as_of, config = content["as_of"], content["config"]
+        known = set(config) == {field.name for field in fields(ClockConfig)}
+        return cls(
+            as_of=Hour.parse(as_of),
+            generation=content.get("generation", 0),
+            history_from=Hour.parse(content.get("history_from", as_of)),
+            config=ClockConfig(**config) if known else None,
+            hours=content["hours"],
+            sums=Sums.from_json(sums_folder, content["sums"]),
+        )
+
+    def as_json(self) -> dict[str, Any]:
+        """The content of ``state.json``, without its digest."""
+        return {
+            "as_of": self.as_of.key,
+            "generation": self.generation,
+            "history_from": self.history_from.key,
+            "config": asdict(self.config) if self.config else {},
+            "hours": dict(self.hours),
+            "sums": self.sums.as_json() if self.sums else {},
+        }
+
+
+class ClockStorage:
+    """The files of a source's clocks.
+
+    Args:
+        settings: of the workspace.
+        store: the source's events.
+    """
+
+    def __init__(self, settings: Settings, store: EventStore) -> None:
+        self.settings, self.store = settings, store
+        self.root = settings.features_dir
+        self.facets = store.facets
+        self.window = settings.window_hours
+
+    @property
+    def _path(self) -> Path:
+        return self.root / "state.json"
+
+    @property
+    def sums_folder(self) -> Path:
+        return self.root / "sums"
+
+    @cached_property
+    def logs(self) -> dict[str, ChangeLog]:
+        """The change log of every view, by the view's name."""
+        return {
+            name: ChangeLog(self.root / name, view.keys, view.columns)
+            for name, view in view_schemas(self.facets).items()
+        }
+
+    @property
+    def config(self) -> ClockConfig:
+        """What the settings ask for now."""
+        return ClockConfig.of(self.settings, self.facets)
+
+    def read(self) -> StateDescription | None:
+        """The state's description, or None before the first rebuild."""
+        return StateDescription.from_json(read_json(self._path), self.sums_folder) if self._path.exists() else None
+
+    def require_state(self) -> StateDescription:
+        """The state's description.
+
+        Raises:
+            NotReadyError: there was no rebuild yet.
+        """
+        state = self.read()
+        if state is None:
+            raise NotReadyError("no clocks yet; run 'clock features rebuild' first")
+        return state
+
+    @property
+    def as_of(self) -> Hour | None:
+        """Hour at whose start the clocks hold; None before the first rebuild."""
+        state = self.read()
+        return state.as_of if state else None
+
+    def sums(state: StateDescription) -> Sums:
+        """The window's sums of a state.
+
+        Raises:
+            DataError: an older platform wrote them.
+        """
+        if state.sums is None:
+            raise DataError("the sums are an older platform's; run 'clock features rebuild'")
+        return state.sums
+
+    def commit(self, state: StateDescription) -> None:
+        """Rename the description into place, then drop the folders of sums that it does not name."""
+        content = state.as_json()
+        write_json(self._path, {**content, "digest": digest_json(content)})
+        named = self.sums(state).folders
+        for folder in self.sums_folder.glob("*"):
+            if folder.name not in named:
+                shutil.rmtree(folder)
+
+    def forget(self) -> None:
+        """Drop the description: from here on a crash means to rebuild again."""
+        self._path.unlink(missing_ok=True)
