@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
+from airflow.providers.standard.operators.trigger_dagrun import TriggerDagRunOperator
 from airflow.sdk import DAG, Param, task
 
-from dags.common import DEFAULTS
+from core.errors import ConfigError
+from core.hours import Hour, hour_range, parse_day
+from core.settings import load_settings
+from dags.common import DEFAULTS, optional_param
 
 BY_HAND: dict[str, Any] = {
     "schedule": None,
@@ -34,13 +39,7 @@ with DAG(
     "rollback_champion",
     params={
         "reason": Param("", type="string", minLength=5, title="Reason", description="Why; kept in the audit trail."),
-        "version": Param(
-            "",
-            type="string",
-            pattern=r"^\d*$",
-            title="Version",
-            description="Version to go back to. Empty: the champion's predecessor.",
-        ),
+        "version": optional_param("Version", r"^\d*$", "Version to go back to. Empty: the champion's predecessor."),
     },
     tags=["by hand", "promotion"],
     doc_md="""
@@ -52,9 +51,6 @@ Points the `champion` alias at its predecessor, or at the version you name, and 
 
     @task
     def rollback(params: dict[str, Any] | None = None) -> dict[str, Any]:
-        from dataclasses import asdict
-
-        from core.settings import load_settings
         from pipeline.promotion import rollback as roll
 
         assert params is not None
@@ -84,8 +80,6 @@ order, from the last state before it. `clock stale` lists the hours whose events
 
     @task
     def train_again(params: dict[str, Any] | None = None) -> list[dict[str, Any]]:
-        from core.hours import Hour
-        from core.settings import load_settings
         from pipeline.training import replay
 
         assert params is not None
@@ -115,8 +109,6 @@ first champion and candidate. Continues where it was interrupted.
 
     @task
     def build(params: dict[str, Any] | None = None) -> dict[str, Any]:
-        from core.hours import Hour
-        from core.settings import load_settings
         from pipeline.history import build_history
 
         assert params is not None
@@ -130,43 +122,31 @@ with DAG(
     tags=["by hand"],
     doc_md="""
 ### Run a range of hours
-Ingestion, clocks, training and gate for every hour from the first to the last, one after the other, a mapped task
-an hour. Hours that are done already stay as they are. Where hours run by the clock (`CLOCK_LIVE=true`), Airflow's own
-backfill form on `ingest_hour` does the same with a run for each hour.
+Starts a run of `ingest_hour` for every hour from the first to the last; clocks, training, gate and the day's report
+follow each as they do every hour. Hours that are done already stay as they are. A run of this DAG is green as soon as
+all hours are started: how far they are is on the page of `promote_ranker`.
 """,
     **BY_HAND,
 ):
 
     @task
-    def list_hours(params: dict[str, Any] | None = None) -> list[str]:
-        from core.errors import ConfigError
-        from core.hours import Hour, hour_range
-
+    def list_hours(params: dict[str, Any] | None = None) -> list[dict[str, str]]:
         assert params is not None
         first, last = Hour.parse(params["first"]), Hour.parse(params["last"])
         if last < first:
             raise ConfigError(f"the last hour {last} lies before the first, {first}")
-        return [hour.key for hour in hour_range(first, last + 1)]
+        return [{"hour": hour.key} for hour in hour_range(first, last + 1)]
 
-    @task(max_active_tis_per_dagrun=1)
-    def run_hour(hour: str) -> dict[str, Any]:
-        from core.hours import Hour
-        from core.settings import load_settings
-        from pipeline.hour import run_hour as run
-
-        return run(load_settings(), Hour.parse(hour))
-
-    run_hour.expand(hour=list_hours())
+    TriggerDagRunOperator.partial(
+        task_id="start_hour", trigger_dag_id="ingest_hour", max_active_tis_per_dagrun=1,
+        map_index_template="{{ task.conf['hour'] }}",
+    ).expand(conf=list_hours())  # fmt: skip
 
 with DAG(
     "report_experiments",
     params={
-        "experiment": Param(
-            "",
-            type="string",
-            pattern=r"^[a-z0-9_-]*$",
-            title="Experiment",
-            description="Name of one experiment. Empty: all that ran on those days.",
+        "experiment": optional_param(
+            "Experiment", r"^[a-z0-9_-]*$", "Name of one experiment. Empty: all that ran on those days."
         ),
         **range_params("day", "2026-01-01", r"^\d{4}-\d{2}-\d{2}$", "2026-11-23"),
     },
@@ -181,8 +161,6 @@ was reported before gets the same page again. A mapped task for each experiment 
 
     @task
     def list_reports(params: dict[str, Any] | None = None) -> list[dict[str, str]]:
-        from core.hours import parse_day
-        from core.settings import load_settings
         from pipeline.reports import past_reports
 
         assert params is not None
@@ -191,8 +169,6 @@ was reported before gets the same page again. A mapped task for each experiment 
 
     @task(max_active_tis_per_dagrun=1)
     def report_as_of(which: dict[str, str]) -> dict[str, Any]:
-        from core.hours import Hour
-        from core.settings import load_settings
         from pipeline.reports import report_experiment
 
         return report_experiment(load_settings(), which["experiment"], Hour.parse(which["until"]))
@@ -200,7 +176,6 @@ was reported before gets the same page again. A mapped task for each experiment 
     @task(trigger_rule="all_done")
     def link_experiments() -> str:
         from ab_analysis.overview import write_overview
-        from core.settings import load_settings
         from pages.index import write_index
 
         settings = load_settings()

@@ -3,26 +3,45 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
+from urllib.parse import quote
 
 from airflow.sdk import (
     Asset,
     CronPartitionTimetable,
     ExceptionRetryPolicy,
     Param,
+    PartitionedAssetTimetable,
     PartitionedAtRuntime,
     RetryAction,
     RetryRule,
+    StartOfHourMapper,
     get_current_context,
 )
 from airflow.sdk.definitions.callback import SyncCallback
 from airflow.sdk.definitions.deadline import DeadlineAlert, DeadlineReference
+from airflow.sdk.exceptions import AirflowSkipException
 
-from core.settings import load_settings
+from core.alerts import send_alert
+from core.errors import ConfigError, CorruptStateError, DataError, NotReadyError
+from core.hours import Hour
+from core.settings import Settings, load_settings
 
 HOUR_PATTERN = r"^(\d{4}-\d{2}-\d{2}T\d{2})?$"
 HOUR_FORMAT = "%Y-%m-%dT%H"
+RUN_ID_HOUR = re.compile(r"(?:.*__)?(\d{4}-\d{2}-\d{2}T\d{2})")
+"""A run id that names an hour: ``2026-11-23T10``, or anything with ``__2026-11-23T10`` at its end."""
+STEPS: dict[str, Any] = {
+    "ingest_hour": "ingest",
+    "materialize_clock": "clocks",
+    "train_ranker": "training",
+    "promote_ranker": "promotion",
+}
+"""Hourly DAG → its step of ``pipeline.due``."""
+RECENT_EVENTS = 24 * 90
+"""Asset events that are looked through for an hour's earlier announcement."""
 
 EVENTS = Asset("events", uri="clock://events", group="hourly")
 CLOCKS = Asset("clocks", uri="clock://clocks", group="hourly")
@@ -31,32 +50,27 @@ CHAMPION = Asset("champion", uri="clock://champion", group="hourly")
 
 RETRY = ExceptionRetryPolicy(
     rules=[
-        RetryRule("core.errors.NotReadyError", action=RetryAction.RETRY,
-                  reason="something this step stands on is not there yet"),
-        RetryRule(["core.errors.ConfigError", "core.errors.DataError", "core.errors.CorruptStateError"],
-                  action=RetryAction.FAIL, reason="retrying does not help: see the message"),
+        RetryRule(NotReadyError, action=RetryAction.RETRY, reason="something this step stands on is not there yet"),
+        RetryRule([ConfigError, DataError, CorruptStateError], action=RetryAction.FAIL,
+                  reason="retrying does not help: see the message"),
     ]
 )  # fmt: skip
 
 
 def notify_failure(context: Any) -> None:
-    """Alert: a task failed for good. Called by Airflow with the task's context."""
-    from core.alerts import send_alert
-
+    """Alert that a task failed for good. Called by Airflow with the task's context."""
     ti, run = context["ti"], context["dag_run"]
     send_alert(
         load_settings(),
         f"{ti.dag_id}.{ti.task_id} failed",
         run=run.run_id,
-        hour=run.partition_key,
+        hour=run.partition_key or (context.get("params") or {}).get("hour"),
         error=str(context.get("exception", ""))[:500],
     )
 
 
 def notify_deadline(dag: str, context: Any = None) -> None:
-    """Alert: a run is late. Called by Airflow when the deadline passes."""
-    from core.alerts import send_alert
-
+    """Alert that a run is late. Called by Airflow when the deadline passes."""
     del context
     settings = load_settings()
     send_alert(settings, f"{dag} is not through after {settings.hour_deadline_minutes:g} minutes")
@@ -71,9 +85,11 @@ def deadline(dag: str) -> DeadlineAlert:
     )
 
 
-def _patience() -> dict[str, Any]:
-    """How often a step is tried again. On one person's machine what is not there after a minute needs the person; in
-    production a database may move to another machine: 25 minutes in all.
+def _retry_arguments() -> dict[str, Any]:
+    """How often a step is tried again.
+
+    On one person's machine, what is not there after a minute needs the person; in production a database may move to
+    another machine: 25 minutes in all.
     """
     settings = load_settings()
     first = timedelta(seconds=settings.retry_seconds)
@@ -84,41 +100,86 @@ def _patience() -> dict[str, Any]:
 
 
 DEFAULTS: dict[str, Any] = {
-    **_patience(),
+    **_retry_arguments(),
     "retry_policy": RETRY,
     "on_failure_callback": notify_failure,
 }
 
 
 def ingest_schedule() -> Any:
-    """Five past every hour for the hour before (``CLOCK_LIVE=true``); else a run is triggered with its partition."""
+    """Five past every hour for the hour before (``CLOCK_LIVE=true``); else a run is triggered and names its hour."""
     if load_settings().live:
         return CronPartitionTimetable("5 * * * *", timezone="UTC", run_offset=-1, key_format=HOUR_FORMAT)
     return PartitionedAtRuntime()
 
 
+def hourly(asset: Asset) -> PartitionedAssetTimetable:
+    """A run for every hour of an asset; Airflow refuses a partition key that is no hour when the run is triggered."""
+    mapper = StartOfHourMapper(input_format=HOUR_FORMAT, output_format=HOUR_FORMAT)
+    return PartitionedAssetTimetable(assets=asset, default_partition_mapper=mapper)
+
+
 def hour_param(text: str) -> Param:
-    """A field of the trigger form for an hour; empty means the run's own partition."""
-    return Param(
-        "",
-        type="string",
-        pattern=HOUR_PATTERN,
-        title="Hour (UTC)",
-        description=f"{text} Form: 2026-11-23T10. Leave empty when the run has a partition.",
-    )
+    """A field of the trigger form for an hour; empty means the next hour that is due."""
+    return optional_param("Hour (UTC)", HOUR_PATTERN, f"{text} Form: 2026-11-23T10. Empty: the next hour that is due.")
 
 
-def run_hour() -> str:
-    """Key of the hour that the running task works on: the run's partition, or the form's hour."""
-    context = get_current_context()
-    key = context["params"].get("hour") or context["dag_run"].partition_key
-    if not key or not re.fullmatch(HOUR_PATTERN, key):
-        raise ValueError("this run has no hour: trigger it with a partition key or an hour such as 2026-11-23T10")
-    return key
+def optional_param(title: str, pattern: str, description: str) -> Param:
+    """A text field of a trigger form that may stay empty."""
+    return Param(None, type=["null", "string"], pattern=pattern, title=title, description=description)
 
 
-def settings_and_hour() -> tuple[Any, Any]:
-    """The platform's settings and the run's hour."""
-    from core.hours import Hour
+def settings_and_hour() -> tuple[Settings, Hour]:
+    """The platform's settings and the hour that the running task works on.
 
-    return load_settings(), Hour.parse(run_hour())
+    The hour is the run's partition, the hour of the form, or the hour in the run's id; with none of them, the next hour
+    that is due, which the run then keeps. It becomes the partition of the assets that the task updates, so
+    whatever follows in the chain runs for it.
+
+    Raises:
+        ConfigError: what the run was given is not an hour, or names two.
+        NotReadyError: no hour was given and none is due.
+    """
+    context, settings = get_current_context(), load_settings()
+    key = _named_hour(context)
+    hour = Hour.parse(key) if key else _due_hour(settings, context["dag_run"].dag_id, context["dag_run"].run_id)
+    for asset in context["task"].outlets:
+        context["outlet_events"][asset].add_partitions(hour.key)
+    return settings, hour
+
+
+def skip_if_announced(asset: Asset, hour: Hour) -> None:
+    """End the running task as skipped where an earlier run has announced the hour of an asset.
+
+    A run that is cleared would announce its hour again, and the day's report, which waits for 24 hours, would
+    wait for the other 23 for ever.
+
+    Args:
+        asset: an inlet of the task.
+        hour: the hour.
+    """
+    events = get_current_context()["inlet_events"][asset].ascending(False).limit(RECENT_EVENTS)
+    if any(event.partition_key == hour.key for event in events):
+        raise AirflowSkipException(f"done; an earlier run announced {hour} to the day's report")
+
+
+def _named_hour(context: Mapping[str, Any]) -> str | None:
+    """The hour that a run was given, as it was written; None where it was given none."""
+    run = context["dag_run"]
+    form = (context.get("params") or {}).get("hour")
+    if form and run.partition_key and form != run.partition_key:
+        raise ConfigError(f"this run was given two hours: the partition key {run.partition_key} and the form's {form}")
+    named = RUN_ID_HOUR.fullmatch(run.run_id)
+    return run.partition_key or form or (named.group(1) if named else None)
+
+
+def _due_hour(settings: Settings, dag_id: str, run_id: str) -> Hour:
+    """The next hour due at a DAG's step, chosen once for a run: its other tasks, retries and clearings keep it."""
+    from core.files import exclusive_lock, read_json, write_json
+    from pipeline.due import next_due_hour
+
+    path = settings.workspace / "airflow" / "hours" / dag_id / f"{quote(run_id, safe='')}.json"
+    with exclusive_lock(path.parent / ".lock"):
+        if not path.exists():
+            write_json(path, {"hour": next_due_hour(settings, STEPS[dag_id]).key})
+        return Hour.parse(read_json(path)["hour"])

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from datetime import UTC, date, datetime
 from typing import Any
 
 from airflow.sdk import (
     DAG,
     DayWindow,
-    Param,
     PartitionedAssetTimetable,
     RollupMapper,
     StartOfDayMapper,
@@ -15,7 +15,10 @@ from airflow.sdk import (
     task,
 )
 
-from dags.common import CHAMPION, DEFAULTS, HOUR_FORMAT
+from core.errors import ConfigError
+from core.hours import Hour, day_hours, parse_day
+from core.settings import Settings, load_settings
+from dags.common import CHAMPION, DEFAULTS, HOUR_FORMAT, optional_param
 
 with DAG(
     "report_day",
@@ -29,12 +32,10 @@ with DAG(
     max_active_runs=1,
     default_args=DEFAULTS,
     params={
-        "day": Param(
-            "",
-            type="string",
-            pattern=r"^(\d{4}-\d{2}-\d{2})?$",
-            title="Day (UTC)",
-            description="Day to report. Form: 2026-11-23. Leave empty when the run has a partition.",
+        "day": optional_param(
+            "Day (UTC)",
+            r"^(\d{4}-\d{2}-\d{2})?$",
+            "Day to report. Form: 2026-11-23. Empty only where the run has a partition.",
         )
     },
     tags=["daily"],
@@ -47,44 +48,40 @@ Running it again writes the same pages.
 """,
 ):
 
-    def run_day() -> Any:
-        from core.errors import ConfigError
-        from core.hours import parse_day
-
+    def settings_and_day() -> tuple[Settings, date]:
         context = get_current_context()
         key = context["params"].get("day") or context["dag_run"].partition_key
         if not key:
             raise ConfigError("this run has no day: trigger it with a partition key or a day such as 2026-11-23")
-        return parse_day(key)
+        return load_settings(), parse_day(key)
+
+    def settings_and_end() -> tuple[Settings, Hour]:
+        settings, day = settings_and_day()
+        return settings, day_hours(day)[-1] + 1
 
     @task
     def report_drift() -> dict[str, Any]:
-        from core.settings import load_settings
         from pipeline.reports import report_drift as report
 
-        return report(load_settings(), run_day())
+        return report(*settings_and_day())
 
     @task
     def find_experiments() -> list[str]:
-        from core.hours import day_hours
-        from core.settings import load_settings
         from pipeline.reports import due_experiments
 
-        return due_experiments(load_settings(), day_hours(run_day())[-1] + 1)
+        return due_experiments(*settings_and_end())
 
     @task(map_index_template="{{ name }}")
     def report_experiment(name: str) -> dict[str, Any]:
-        from core.hours import day_hours
-        from core.settings import load_settings
         from pipeline.reports import report_experiment as report
 
         get_current_context()["name"] = name  # type: ignore[typeddict-unknown-key]
-        return report(load_settings(), name, day_hours(run_day())[-1] + 1)
+        settings, end = settings_and_end()
+        return report(settings, name, end)
 
     @task(trigger_rule="all_done")
     def link_reports() -> str:
         from ab_analysis.overview import write_overview
-        from core.settings import load_settings
         from pages.index import write_index
         from pages.rankers import write_model_page
         from pipeline.reports import report_clocks
@@ -97,16 +94,12 @@ Running it again writes the same pages.
 
     @task(trigger_rule="all_done")
     def retire_models() -> dict[str, int]:
-        from core.settings import load_settings
         from pipeline.retention import retire_models as retire
 
         return retire(load_settings())
 
     @task(trigger_rule="all_done")
     def retire_state() -> dict[str, int]:
-        from datetime import UTC, datetime
-
-        from core.settings import load_settings
         from operations.airflow_records import retire_records
         from pipeline.retention import retire_state as retire
 

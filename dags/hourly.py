@@ -7,7 +7,7 @@ from datetime import timedelta
 from typing import Any
 
 from airflow.providers.standard.operators.hitl import ApprovalOperator
-from airflow.sdk import DAG, PartitionedAssetTimetable, task
+from airflow.sdk import DAG, get_current_context, task
 
 from dags.common import (
     CHAMPION,
@@ -17,8 +17,10 @@ from dags.common import (
     STATES,
     deadline,
     hour_param,
+    hourly,
     ingest_schedule,
     settings_and_hour,
+    skip_if_announced,
 )
 
 APPROVAL_DEADLINE = timedelta(hours=12)
@@ -36,14 +38,13 @@ with DAG(
 ### Ingest an hour
 Reads the hour's log, checks every row, and writes the hour's partition (`events`). Bad rows are quarantined
 with a reason; rows seen before are dropped; late rows land in their true hour. Running an hour again changes
-nothing. **If it waits**: the hour's file has not arrived; the task's log names it.
+nothing. The clocks, the training and the gate follow for the same hour, however the run was started. For a range of hours
+trigger `backfill_hours`. **If it waits**: the hour's file has not arrived; the task's log names it.
 """,
 ):
 
     @task(outlets=[EVENTS], doc_md="One call of the ingestion; the account is the task's result.")
     def ingest() -> dict[str, Any]:
-        from dataclasses import asdict
-
         from pipeline.source import ingest_hour
 
         account = asdict(ingest_hour(*settings_and_hour()))
@@ -53,7 +54,7 @@ nothing. **If it waits**: the hour's file has not arrived; the task's log names 
 
 with DAG(
     "materialize_clock",
-    schedule=PartitionedAssetTimetable(assets=EVENTS),
+    schedule=hourly(EVENTS),
     catchup=False,
     max_active_runs=1,
     default_args=DEFAULTS,
@@ -79,7 +80,7 @@ skipped: a gap is named in the log and filled first.
 
 with DAG(
     "train_ranker",
-    schedule=PartitionedAssetTimetable(assets=CLOCKS),
+    schedule=hourly(CLOCKS),
     catchup=False,
     max_active_runs=1,
     default_args=DEFAULTS,
@@ -104,7 +105,7 @@ same state.
 
 with DAG(
     "promote_ranker",
-    schedule=PartitionedAssetTimetable(assets=STATES),
+    schedule=hourly(STATES),
     catchup=False,
     max_active_runs=1,
     default_args=DEFAULTS,
@@ -117,7 +118,8 @@ Compares the candidate with the champion on hours that neither was trained on, b
 `evaluation/policy.yaml`, and moves the `champion` alias in MLflow only if the candidate is better. The
 decision with all its figures is a report page. Where the policy wants a person (`require_approval`, or too much
 drift), the task `approve` waits under Required Actions; without an answer in 12 hours nothing is promoted.
-`watch_champion` rolls a champion back that falls behind its predecessor; `watch_experiments` stops an experiment that
+`watch_champion` rolls a champion back that falls behind its predecessor, and announces the hour to the day's report, once:
+it ends as skipped where the hour was announced before; `watch_experiments` stops an experiment that
 serves and does harm (`automatic_stop`). **To undo a promotion** trigger `rollback_champion`.
 """,
 ):
@@ -134,21 +136,19 @@ serves and does harm (`automatic_stop`). **To undo a promotion** trigger `rollba
 
     @task(trigger_rule="none_failed_min_one_success")
     def apply_decision(decision: dict[str, Any]) -> list[dict[str, Any]]:
-        from dataclasses import asdict
-
         from pipeline.promotion import apply_decision as apply
 
         approved = decision["verdict"] == "needs_person"  # only an approval leads here then
         return [asdict(move) for move in apply(*settings_and_hour(), decision, approved=approved)]
 
-    @task(outlets=[CHAMPION], trigger_rule="none_failed")
-    def watch_champion() -> dict[str, Any] | None:
-        from dataclasses import asdict
-
+    @task(inlets=[CHAMPION], outlets=[CHAMPION], trigger_rule="none_failed")
+    def watch_champion() -> None:
         from pipeline.promotion import watch_champion as watch
 
-        move = watch(*settings_and_hour())
-        return asdict(move) if move else None
+        settings, hour = settings_and_hour()
+        move = watch(settings, hour)
+        get_current_context()["ti"].xcom_push("return_value", asdict(move) if move else None)
+        skip_if_announced(CHAMPION, hour)
 
     @task(trigger_rule="none_failed")
     def watch_experiments() -> list[dict[str, Any]]:
