@@ -156,6 +156,7 @@ class ClockStorage:
         state = self.read()
         return state.as_of if state else None
 
+    @staticmethod
     def sums(state: StateDescription) -> Sums:
         """The window's sums of a state.
 

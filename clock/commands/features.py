@@ -87,7 +87,7 @@ def clock(
 
     settings = cli.settings_of(source)
     features = ClockFeatures(settings, EventStore(settings.events_dir))
-    hour = Hour.parse(at or features.clock.needed()["as_of"])
+    hour = Hour.parse(at) if at else features.clock.require_state().as_of
     print(json.dumps(clock_json(features.get_clock(user, hour)), ensure_ascii=False))
 
 
