@@ -1,0 +1,236 @@
+"""What a reader is told: links lead somewhere, commands and settings exist, tables and reference pages come from the code."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer.main
+import yaml
+from clock.main import app
+
+from core.errors import NotReadyError
+from core.settings import ROOT, Settings, load_settings
+from docs import generate, results, screenshots
+
+DOCS = ROOT / "docs"
+WRITTEN = sorted(p for p in DOCS.rglob("*.md") if generate.GENERATED not in p.parents)
+ROOT_PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md")]
+STACK_PAGES = [ROOT / "docker" / name for name in generate.STACK_PAGES.values()]
+ALL_PAGES = [*ROOT_PAGES, *STACK_PAGES, *WRITTEN]
+LINK = re.compile(r"\]\(([^)\s]+)\)|(?:src|href)=\"([^\"]+)\"")
+CODE_BLOCK = re.compile(r"^(```|~~~)\w*\n(.*?)^\1", re.MULTILINE | re.DOTALL)
+INDENTED = re.compile(r"^ {4}(\S.*)$", re.MULTILINE)
+INLINE = re.compile(r"`([^`\n]+)`")
+SETTING = re.compile(r"\bCLOCK_[A-Z][A-Z_]*[A-Z]\b")
+NOT_OF_THE_PLATFORM = {"CLOCK_STATE", "CLOCK_IMAGE", "CLOCK_SPARK_IMAGE", "CLOCK_UID", "CLOCK_GID", "CLOCK_PORT"}
+"""Variables of ``docker/compose.yaml``."""
+PICTURES = {"docs/assets/experiment.png", "docs/assets/model.png"}
+"""Taken from a running demo by ``make screenshots``."""
+
+
+def ids(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def without_code(text: str) -> str:
+    return INLINE.sub("", CODE_BLOCK.sub("", text))
+
+
+def test_the_readme_is_one_page() -> None:
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 150
+
+
+@pytest.mark.parametrize("path", ALL_PAGES, ids=ids)
+def test_every_relative_link_leads_to_a_file(path: Path) -> None:
+    broken = []
+    for match in LINK.finditer(without_code(path.read_text(encoding="utf-8"))):
+        target = (match[1] or match[2]).partition("#")[0]
+        if not target or re.match(r"[a-z]+:", target):
+            continue
+        file = (path.parent / target).resolve()
+        generated = file.parent == generate.GENERATED and file.stem in generate.PAGES
+        if not (file.exists() or generated or ids(file) in PICTURES):
+            broken.append(target)
+    assert broken == []
+
+
+def shown_commands(text: str) -> Iterator[list[str]]:
+    """Words of every ``clock …`` command that a page shows, in blocks and in the text."""
+    lines = [line for block in CODE_BLOCK.finditer(text) for line in block[2].splitlines()]
+    lines += [match[1] for match in INDENTED.finditer(text)] + [match[1] for match in INLINE.finditer(text)]
+    for line in lines:
+        bare = re.sub(r"^(\w+=\S+\s+)*(\.venv/bin/)?", "", line.strip().removeprefix("$ "))
+        if re.match(r"clock \S", bare) and "…" not in bare:
+            yield shlex.split(bare.rstrip("\\"), comments=True)
+
+
+def unknown_part(words: list[str]) -> str | None:
+    """What of a command the application does not know; None where it knows all of it."""
+    command: Any = typer.main.get_command(app)
+    for position, word in enumerate(words[1:], start=1):
+        children = getattr(command, "commands", None)
+        if not children or word.startswith("-"):
+            options = {o for p in command.params for o in (*p.opts, *p.secondary_opts)} | {"--help", "--version"}
+            used = {w.partition("=")[0] for w in words[position:] if w.startswith("--")}
+            return ", ".join(sorted(used - options)) or None
+        if word not in children:
+            return f"{word} in {' '.join(words)}"
+        command = children[word]
+    return None
+
+
+@pytest.mark.parametrize("path", ALL_PAGES, ids=ids)
+def test_every_command_shown_exists_with_its_options(path: Path) -> None:
+    commands = list(shown_commands(path.read_text(encoding="utf-8")))
+    assert [unknown for words in commands if (unknown := unknown_part(words))] == []
+
+
+def test_commands_that_do_not_exist_are_found() -> None:
+    text = "Run `clock no-such-command`, or\n\n    clock events no-such-command\n    clock stale --no-such-option\n"
+    assert len([words for words in shown_commands(text) if unknown_part(words)]) == 3
+
+
+def setting_names() -> set[str]:
+    names = set()
+    for name, field in Settings.model_fields.items():
+        names.add(f"CLOCK_{name.upper()}")
+        names |= {str(c).upper() for c in getattr(field.validation_alias, "choices", ())}
+    return names | {f"CLOCK_{n}" for n in names if not n.startswith("CLOCK_")}
+
+
+@pytest.mark.parametrize("path", ALL_PAGES, ids=ids)
+def test_every_setting_named_exists(path: Path) -> None:
+    named = set(SETTING.findall(path.read_text(encoding="utf-8")))
+    assert named - setting_names() - NOT_OF_THE_PLATFORM == set()
+
+
+@pytest.mark.parametrize("path", sorted(DOCS.glob("decisions/0*.md")), ids=ids)
+def test_a_decision_has_context_decision_rejections_and_consequences(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert text.startswith(f"# {path.name[:4]}: ")
+    assert re.search(r"^Date: \d{4}-\d{2}-\d{2}.* Status: ", text, re.MULTILINE)
+    assert re.findall(r"^## (.+)$", text, re.MULTILINE) == ["Context", "Decision", "Rejected", "Consequences"]
+    assert path.name in (DOCS / "decisions" / "index.md").read_text(encoding="utf-8")
+
+
+def test_every_page_stands_in_the_navigation() -> None:
+    config = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+
+    def files(entries: list[Any]) -> Iterator[str]:
+        for entry in entries:
+            value = next(iter(entry.values())) if isinstance(entry, dict) else entry
+            yield from files(value) if isinstance(value, list) else [value]
+
+    shown = set(files(yaml.safe_load(config)["nav"]))
+    written = {path.relative_to(DOCS).as_posix() for path in WRITTEN}
+    assert shown == written | {f"reference/generated/{name}.md" for name in generate.PAGES}
+
+
+def test_the_site_loads_nothing_from_a_network() -> None:
+    config = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))
+    assert config["theme"]["font"] is False
+    assert not {"extra_javascript", "extra_css"} & set(config)
+
+
+def test_tables_of_results_have_a_writer_and_stay_without_files(tmp_path: Path) -> None:
+    pages = [ROOT / "README.md", *sorted((DOCS / "results").glob("*.md"))]
+    marked = {m["name"] for page in pages for m in results.MARKED.finditer(page.read_text(encoding="utf-8"))}
+    assert marked == set(results.TABLES)
+    assert [build(tmp_path) for build in results.TABLES.values()] == [None] * len(results.TABLES)
+
+
+def test_a_table_is_rewritten_between_its_markers_unless_it_would_lose_columns() -> None:
+    before = "a\n<!-- table: demo -->\n| x | y |\n<!-- end table -->\nb"
+    assert results.rewrite(before, {"demo": "| 1 | 2 |"}) == before.replace("| x | y |", "| 1 | 2 |")
+    assert results.rewrite(before, {"demo": "| 1 |"}) == before
+    assert results.rewrite(before, {}) == before
+
+
+def test_the_demo_table_is_what_the_demo_wrote(tmp_path: Path) -> None:
+    figures = {
+        "auc": {"value": 0.68641, "ci95": [0.6834, 0.6895]},
+        "uauc": {"value": 0.6551},
+        "gauc": {"value": 0.6641},
+        "logloss": {"value": 0.6143},
+    }
+    (tmp_path / "demo").mkdir()
+    (tmp_path / "demo" / "summary.json").write_text(json.dumps({"metrics": {"matched_clock": figures}, "ab": {}}))
+    assert results.demo_table(tmp_path) == (
+        "| time module | AUC | 95 % interval | UAUC | GAUC | log-loss |\n| --- | --- | --- | --- | --- | --- |\n"
+        "| **matched_clock** | 0.6864 | 0.6834 – 0.6895 | 0.6551 | 0.6641 | 0.6143 |"
+    )
+    assert results.demo_experiment_table(tmp_path) is None
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Every generated page."""
+    folder = tmp_path_factory.mktemp("reference")
+    (folder / "gone.md").write_text("a page of an older version")
+    generate.write_pages(folder)
+    return {path.stem: path.read_text(encoding="utf-8") for path in folder.glob("*.md")}
+
+
+def test_the_reference_has_every_setting_dag_command_and_endpoint(reference: dict[str, str]) -> None:
+    assert set(reference) == set(generate.PAGES)
+    assert all(f"`CLOCK_{name.upper()}`" in reference["settings"] for name in Settings.model_fields)
+    for dag in (
+        "ingest_hour",
+        "materialize_clock",
+        "train_ranker",
+        "promote_ranker",
+        "report_day",
+        "rollback_champion",
+    ):
+        assert f"## {dag}" in reference["dags"]
+    assert "when a partition of `events` is updated" in reference["dags"]
+    for endpoint in ("POST /rank", "GET /health", "GET /ready", "GET /model", "GET /metrics"):
+        assert f"`{endpoint}`" in reference["rest-api"]
+    for command in ("clock events ingest", "clock demo", "clock ab plan"):
+        assert f"# {command}" in reference["command-line"]
+    for name, words in {
+        "mapping": "zone_column",
+        "experiment": "minimum_effect",
+        "policy": "max_drift_share",
+        "ranker": "embedding_rate",
+        "metrics": "## uauc",
+    }.items():
+        assert words in reference[name]
+
+
+def test_the_reference_holds_no_path_of_this_machine(reference: dict[str, str]) -> None:
+    assert [name for name, text in reference.items() if str(ROOT) in text or str(Path.home()) + "/" in text] == []
+
+
+def test_screenshots_say_what_to_run_where_no_demo_has_run(tmp_path: Path) -> None:
+    settings = load_settings(var=tmp_path)
+    with pytest.raises(NotReadyError, match="no demo has run in .*; run 'make demo' first"):
+        screenshots.check_workspace(settings)
+    settings.workspace.mkdir(parents=True)
+    (settings.workspace / "demo.json").write_text("{}")
+    with pytest.raises(NotReadyError, match="has not reached its reports"):
+        screenshots.check_workspace(settings)
+
+
+def test_pictures_are_of_the_newest_pages(tmp_path: Path) -> None:
+    settings = load_settings(var=tmp_path)
+    for name in (
+        "ab/clock_ranker/2026-03-16T00",
+        "ab/clock_ranker/2026-03-17T00",
+        "ab/other/2026-03-18T00",
+        "clocks/7",
+        "gate/a",
+    ):
+        page = settings.reports_dir / f"{name}.html"
+        page.parent.mkdir(parents=True, exist_ok=True)
+        page.write_text("")
+    urls = {picture.name: picture.url for picture in screenshots.pictures(settings)}
+    assert urls["experiment"].endswith("/ab/clock_ranker/2026-03-17T00.html")
+    assert urls["clock"].endswith("/clocks/7.html")
+    assert {"model", "gate", "airflow", "mlflow"} < set(urls)
