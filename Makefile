@@ -18,7 +18,8 @@ AIRFLOW_HOURS ?= 0
 REPLICATIONS ?=
 HOST ?=
 INJECTIONS ?= 200
-WORKERS ?=
+WORKERS ?= 2
+FAST ?=
 SEED ?= 2024
 export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 export PYTHONUNBUFFERED := 1
@@ -69,8 +70,9 @@ secrets: setup ## what docker/compose.yaml needs: secrets, certificate, .env; no
 doctor: setup ## check everything the platform stands on, and say what to fix (SOURCE=)
 	@$(RUN) -m clock ops doctor --source "$(SOURCE)"
 
-test: dev ## all tests (WORKERS=2: side by side)
-	@$(RUN) -m pytest tests $(if $(WORKERS),-n $(WORKERS) --dist loadfile)
+test: dev ## all tests, side by side (WORKERS=, 0: one after the other; FAST=1: only what takes minutes in all, no servers)
+	@$(RUN) -m pytest tests $(if $(filter-out 0,$(WORKERS)),-n $(WORKERS) --dist loadgroup --no-loadscope-reorder) \
+	  $(if $(filter-out 0,$(FAST)),-m "not slow")
 
 check: dev ## lint, format, types, layers, bandit; Dockerfile, Compose file and manifests against their schemas
 	@$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check . && $(VENV)/bin/mypy

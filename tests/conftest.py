@@ -5,7 +5,9 @@ from __future__ import annotations
 import atexit
 import json
 import os
+import shutil
 import signal
+import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -38,7 +40,53 @@ signal.signal(signal.SIGTERM, signal.default_int_handler)
 NOW = datetime(2026, 11, 1, tzinfo=UTC)
 FOURSQUARE = Path(__file__).resolve().parents[2] / "shared" / "data" / "foursquare-nyc" / "checkins.parquet"
 
+LONGEST_FIRST = (
+    "tests/e2e/test_demo.py",
+    "tests/operations/test_stack.py",
+    "tests/operations/test_chaos.py",
+    "tests/pipeline/test_hours.py",
+    "tests/feature_repo/test_spark.py",
+    "tests/studies/test_ab_calibration.py",
+    "tests/operations/test_state.py",
+    "tests/ab_analysis/test_spark.py",
+    "tests/closed_loop/test_loop.py",
+)
+"""Files that take a minute or more: begun last, one of them would run on alone while the other workers are done."""
+
 TINY = SimulatorConfig(days=4, users=60, items=80, experiment={"start_day": 2}, dirt={"damaged": 0.01})  # type: ignore[arg-type]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Give the run a folder of its own for temporary files.
+
+    pytest's shared one is closed to others whenever a run begins; a PostgreSQL server of another run, which works there
+    as ``nobody``, would lose its files.
+    """
+    if not (config.option.basetemp or os.environ.get("PYTEST_DEBUG_TEMPROOT") or "PYTEST_XDIST_WORKER" in os.environ):
+        root = tempfile.mkdtemp(prefix="clock-tests-")
+        os.environ["PYTEST_DEBUG_TEMPROOT"] = root
+        config.add_cleanup(lambda: _remove_unless_kept(Path(root)))
+
+
+def _remove_unless_kept(root: Path) -> None:
+    """Remove a run's folder, unless pytest kept the workspace of a failed test in it."""
+    del os.environ["PYTEST_DEBUG_TEMPROOT"]
+    if not any(path.is_dir() and not path.is_symlink() for path in root.glob("*/*")):
+        shutil.rmtree(root, ignore_errors=True)
+
+
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files first; a file's tests on one worker, since they share what they prepare."""
+    rank = {name: n for n, name in enumerate(LONGEST_FIRST)}
+
+    def file_of(item: pytest.Item) -> str:
+        return item.path.relative_to(item.config.rootpath).as_posix()
+
+    items.sort(key=lambda item: rank.get(file_of(item), len(rank)))
+    for item in items:
+        if item.get_closest_marker("xdist_group") is None:
+            item.add_marker(pytest.mark.xdist_group(file_of(item)))
 
 
 @pytest.fixture(scope="session")

@@ -9,10 +9,13 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from core.settings import ROOT
 from tests.ab_analysis.test_user_table import write_log
 from tests.servers import spark_cluster
+
+pytestmark = pytest.mark.slow
 
 # A process of its own: its Spark session ends with it, and the cluster can be stopped.
 RUN = """

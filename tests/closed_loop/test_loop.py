@@ -26,6 +26,8 @@ from simulation.visits import Slates
 from simulation.workspace import planted_end, write_experiment
 from tests.conftest import NOW
 
+pytestmark = pytest.mark.slow
+
 ARMS = ("hour_embedding", "gaussian_clock")
 PLAN = Plan(arms=ARMS, days=1, history_days=2, http=False)
 HOURS = 5

@@ -15,7 +15,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from core.engine import engine
-from core.errors import ConfigError, NotReadyError
+from core.errors import ConfigError, DataError, NotReadyError
 from core.hours import Hour
 from core.settings import Settings, load_settings
 from events.ingest import ingest
@@ -258,7 +258,7 @@ def test_changing_the_window_asks_for_a_rebuild(tmp_path: Path) -> None:
     ingest_rows(tmp_path, settings, [(0, 0, 0, "rock", 100)], 0, (START, START + 2))
     state_of(settings).rebuild(START + 1)
     other = load_settings(var=tmp_path / "var", source="test", window_days=3)
-    with pytest.raises(Exception, match="settings changed"):
+    with pytest.raises(DataError, match="settings changed"):
         state_of(other).refresh(START + 2)
 
 

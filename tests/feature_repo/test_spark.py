@@ -20,6 +20,8 @@ from feature_repo.clock import ClockState
 from tests.feature_repo.test_clock import START, WINDOW_DAYS, as_of, ingest_rows, state_of, sums_of
 from tests.servers import spark_cluster
 
+pytestmark = pytest.mark.slow
+
 CUT = 40
 SLOT_MINUTES = 120
 # A process of its own: its Spark session ends with it, and the cluster can be stopped.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -28,6 +29,31 @@ PORT_SETTINGS = {
     "airflow-api-server": "CLOCK_AIRFLOW_PORT", "mlflow": "CLOCK_MLFLOW_PORT", "serving": "CLOCK_SERVING_PORT",
     "metrics": "CLOCK_METRICS_PORT",
 }  # fmt: skip
+USERS = """
+import io, json, os, runpy, sys, tempfile
+from core.settings import load_settings
+from operations.services import airflow_environment
+os.environ.update(airflow_environment(load_settings()))
+import airflow.providers.fab.auth_manager.cli_commands.utils, mlflow.server.auth.sqlalchemy_store
+answers = []
+for arguments, given in json.load(sys.stdin):
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
+        child = os.fork()
+        if not child:
+            os.dup2(out.fileno(), 1), os.dup2(err.fileno(), 2)
+            sys.argv, sys.stdin = ["operations", "users", *arguments], io.StringIO(given)
+            try:
+                runpy.run_module("operations", run_name="__main__", alter_sys=True)
+            except SystemExit as ended:
+                sys.stdout.flush(), sys.stderr.flush()
+                os._exit(ended.code or 0)
+            finally:
+                os._exit(1)
+        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        out.seek(0), err.seek(0)
+        answers.append([status, out.read(), err.read()])
+print(json.dumps(answers))
+"""
 ORDER = ("mlflow", "airflow-api-server", "airflow-scheduler", "airflow-dag-processor", "airflow-triggerer",
          "airflow-worker", "serving", "metrics")  # fmt: skip
 
@@ -113,6 +139,16 @@ class Stack:
             [sys.executable, *arguments], env=environment or self.environment(name), input=given, capture_output=True, text=True,
             check=False, cwd=self.folder,
         )  # fmt: skip
+
+    def users(self, *calls: tuple[tuple[str, ...], str]) -> list[subprocess.CompletedProcess[str]]:
+        """Commands ``operations users``, each with its arguments and standard input, one after the other.
+
+        Each is a process, forked from one that has imported Airflow and MLflow: that is most of what a command takes.
+        """
+        done = self.run("init", "-c", USERS, given=json.dumps(calls))
+        assert done.returncode == 0, done.stderr[-2000:]
+        answers = json.loads(done.stdout.splitlines()[-1])
+        return [subprocess.CompletedProcess(call[0], *answer) for call, answer in zip(calls, answers, strict=True)]
 
     def logs(self, dag: str) -> str:
         """The ends of a DAG's task logs."""

@@ -36,6 +36,8 @@ from tests.conftest import SMALL_POLICY, write_app
 from tests.operations.stack import ORDER, Stack, base, kill_group
 from tests.servers import redis_command
 
+pytestmark = pytest.mark.slow
+
 INJECTIONS = int(os.environ.get("CHAOS_INJECTIONS", "6"))
 SEED = int(os.environ.get("CHAOS_SEED", "2024"))
 APP = SimulatorConfig(days=6, users=80, items=60, experiment={"start_day": 2}, dirt={"damaged": 0.01, "late": 0.02})  # type: ignore[arg-type]

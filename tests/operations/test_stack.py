@@ -27,6 +27,8 @@ from tests.conftest import SMALL_POLICY, webhook, write_app
 from tests.operations.stack import ORDER, Stack, base, proxy
 from tests.servers import process
 
+pytestmark = pytest.mark.slow
+
 APP = SimulatorConfig(days=4, users=150, items=80, experiment={"start_day": 2}, dirt={"damaged": 0.01, "late": 0.02})  # type: ignore[arg-type]
 TAKEOVER = APP.first_hour + 60
 PASSWORD = "correct horse battery"
@@ -102,8 +104,7 @@ def lived(stack: Stack, url: str, admin: Airflow) -> Path:
 
 @pytest.fixture(scope="module")
 def people(stack: Stack) -> None:
-    for role in ROLES:
-        done = stack.run("init", "-m", "operations", "users", "set", role, "--role", role, given=PASSWORD + "\n")
+    for done in stack.users(*((("set", role, "--role", role), PASSWORD + "\n") for role in ROLES)):
         assert done.returncode == 0, done.stderr[-2000:]
 
 
@@ -188,25 +189,28 @@ def test_everybody_may_do_what_their_role_says_and_no_more(stack: Stack, url: st
 
 @pytest.mark.usefixtures("people")
 def test_a_person_can_be_changed_and_removed(stack: Stack, url: str) -> None:
-    users = ("-m", "operations", "users")
-    assert stack.run("init", *users, "set", "temp", "--role", "viewer", given=PASSWORD + "\n").returncode == 0
-    assert stack.run("init", *users, "set", "temp", "--role", "analyst", given="another password\n").returncode == 0
-    refused = httpx.post(f"{url}/auth/token", json={"username": "temp", "password": PASSWORD}, verify=False)
-    assert refused.status_code == 401
-    Airflow(url, "temp", "another password")
-    assert stack.run("init", *users, "remove", "temp").returncode == 0
-    refused = httpx.post(f"{url}/auth/token", json={"username": "temp", "password": "another password"}, verify=False)
-    assert refused.status_code == 401
-    for arguments, given, word in (
+    wrong = (
         (("set", "x", "--role", "viewer"), PASSWORD, "user name"),
         (("set", "temp", "--role", "king"), PASSWORD, "choose from"),
         (("set", "temp", "--role", "viewer"), "short", "at least 12"),
         (("remove", "nobody"), "", "no user"),
         (("remove", "interest-clock"), "", "own login"),
-    ):
-        done = stack.run("init", *users, *arguments, given=given + "\n")
+    )
+    made, changed, *refusals = stack.users(
+        (("set", "temp", "--role", "viewer"), PASSWORD + "\n"),
+        (("set", "temp", "--role", "analyst"), "another password\n"),
+        *((arguments, given + "\n") for arguments, given, _ in wrong),
+    )
+    assert made.returncode == changed.returncode == 0, made.stderr + changed.stderr
+    for (arguments, _, word), done in zip(wrong, refusals, strict=True):
         assert done.returncode == 2, arguments
         assert word in done.stderr, (arguments, done.stderr[-500:])
+    refused = httpx.post(f"{url}/auth/token", json={"username": "temp", "password": PASSWORD}, verify=False)
+    assert refused.status_code == 401
+    Airflow(url, "temp", "another password")
+    assert stack.run("init", "-m", "operations", "users", "remove", "temp").returncode == 0
+    refused = httpx.post(f"{url}/auth/token", json={"username": "temp", "password": "another password"}, verify=False)
+    assert refused.status_code == 401
 
 
 def test_no_secret_is_written_anywhere_but_where_it_must(stack: Stack, lived: Path, people: None) -> None:

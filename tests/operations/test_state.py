@@ -29,6 +29,8 @@ from pipeline.source import save_app_source
 from simulation.config import SimulatorConfig
 from tests.conftest import SMALL_POLICY, write_app
 
+pytestmark = pytest.mark.slow
+
 APP = SimulatorConfig(days=4, users=80, items=60, experiment={"start_day": 2}, dirt={"damaged": 0.01, "late": 0.02})  # type: ignore[arg-type]
 TAKEOVER = APP.first_hour + 60
 VARIANTS = ("hour_embedding", "matched_clock")

@@ -36,6 +36,8 @@ from simulation.workspace import app_log
 from tests.conftest import SMALL_POLICY, small_log, write_app, write_mapping
 from training.state import StateStore
 
+pytestmark = pytest.mark.slow
+
 VARIANTS = ("hour_embedding", "matched_clock")
 APP = SimulatorConfig(days=4, users=150, items=80, experiment={"start_day": 2}, dirt={"damaged": 0.01, "late": 0.02})  # type: ignore[arg-type]
 HISTORY_DELAYS_SECONDS = (4.0, 9.0, 13.0, 17.0)
@@ -80,14 +82,18 @@ def environment(settings: Settings) -> dict[str, str]:
 
 
 def kill_after(settings: Settings, delay: float, *arguments: str) -> None:
-    """Start the command line and end it, and all it started, with SIGKILL."""
+    """Start the command line and end it, and all it started, with SIGKILL in the middle of its work.
+
+    What ends before the delay is not killed, and would show nothing.
+    """
     process = subprocess.Popen(
         [sys.executable, "-m", "pipeline", "--source", settings.source, *arguments],
         env=environment(settings), cwd=ROOT, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     time.sleep(delay)
+    assert process.poll() is None, f"{arguments} ended with {process.returncode} within {delay} s: nothing was killed"
     os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    assert process.wait() == -signal.SIGKILL
 
 
 def finish(settings: Settings, *arguments: str) -> None:

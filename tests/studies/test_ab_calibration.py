@@ -15,14 +15,16 @@ from core.settings import Settings
 from studies import ab_calibration
 from studies.study import Study
 
-REPLICATIONS = 30
+REPLICATIONS = 20
+"""The fewest that the command line takes."""
 
 
+@pytest.mark.slow
 def test_the_study_writes_figures_and_a_conclusion_and_goes_on_where_it_was(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     conclusion, page = ab_calibration.run(settings, replications=REPLICATIONS)
-    assert conclusion.startswith("Over 30 replications")
+    assert conclusion.startswith(f"Over {REPLICATIONS} replications")
     found = json.loads((Path(page).parent / "results.json").read_text())
     assert found["one_look"]["saved"] == pytest.approx(found["one_look"]["saved_by_theory"], abs=0.02)
     assert set(found["daily_looks"]["habits"]["false_alarms"]) == {"fixed", "always_valid", "group_sequential", "naive"}

@@ -283,6 +283,8 @@ def test_every_module_gives_the_width_it_states_and_every_weight_a_gradient(vari
     model(some).sum().backward()
     for name, weight in model.named_parameters():
         assert weight.grad is not None, name
+        assert torch.isfinite(weight.grad).all(), name
+        assert weight.grad.abs().sum() > 0, name
 
 
 def test_a_wrong_config_is_named(settings: Settings) -> None:
