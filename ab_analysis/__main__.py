@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import sys
 from pathlib import Path
@@ -26,7 +25,7 @@ def main(arguments: argparse.Namespace) -> None:
         "init": lambda: print(EXAMPLE.read_text(encoding="utf-8"), end=""),
         "schema": lambda: print(json.dumps(Experiment.model_json_schema(), indent=1)),
         "plan": lambda: plan(settings, arguments),
-        "assign": lambda: assign(arguments),
+        "assign": lambda: assign(settings, arguments),
         "analyze": lambda: analyze(settings, arguments),
         "report": lambda: report(settings, arguments),
     }
@@ -34,11 +33,13 @@ def main(arguments: argparse.Namespace) -> None:
 
 
 def plan(settings: Settings, arguments: argparse.Namespace) -> None:
-    from ab_analysis.analysis import plain
+    from ab_analysis.assignment import check_workspace_layers
     from ab_analysis.planning import plan_from_history
+    from ab_analysis.results import plain
     from events.store import EventStore
 
     experiment = load_experiment(arguments.experiment)
+    check_workspace_layers(settings, experiment)
     store = EventStore(settings.events_dir)
     durations = arguments.days or [max(round(experiment.planned_days), 1)]
     with engine(settings) as db:
@@ -66,20 +67,18 @@ def plan(settings: Settings, arguments: argparse.Namespace) -> None:
         _write_rows(arguments.json, [plain(r) for r in rows])
 
 
-def assign(arguments: argparse.Namespace) -> None:
-    from ab_analysis.assignment import assign_users
+def assign(settings: Settings, arguments: argparse.Namespace) -> None:
+    from ab_analysis.assignment import assign_users, check_workspace_layers
+    from ab_analysis.user_file import assignment_table, read_users, write_assignments
 
     experiment = load_experiment(arguments.experiment)
-    keys = _user_keys(arguments.users, arguments.column)
+    check_workspace_layers(settings, experiment)
+    keys = read_users(arguments.users, arguments.column)
     variants = assign_users(experiment, keys)
-    sink = arguments.out.open("w", newline="", encoding="utf-8") if arguments.out else sys.stdout
-    try:
-        table = csv.writer(sink, lineterminator="\n")
-        table.writerow(("user", "variant"))
-        table.writerows((k, v) for k, v in zip(keys, variants, strict=True) if v is not None)
-    finally:
-        if arguments.out:
-            sink.close()
+    if arguments.out:
+        write_assignments(arguments.out, keys, list(variants))
+    else:
+        print(assignment_table(keys, list(variants)), end="")
     for name in experiment.variants:
         print(f"{name}: {int((variants == name).sum()):,} users", file=sys.stderr)
     outside = sum(v is None for v in variants)
@@ -87,33 +86,8 @@ def assign(arguments: argparse.Namespace) -> None:
         print(f"outside the layer's share: {outside:,} users", file=sys.stderr)
 
 
-def _user_keys(path: str, column: str | None) -> list[str]:
-    """Users of a text file (one a line), a CSV or a Parquet file."""
-    from ab_analysis.table import check_column
-
-    if path == "-":
-        return [line.strip() for line in sys.stdin if line.strip()]
-    file = Path(path)
-    if not file.is_file():
-        raise ConfigError(f"no file of users at '{path}'")
-    if file.suffix == ".parquet":
-        import pyarrow.parquet as pq
-
-        table = pq.read_table(file)
-        name = column or table.column_names[0]
-        check_column(name, table.column_names, file)
-        return [str(v) for v in table[name].to_pylist()]
-    with file.open(encoding="utf-8", newline="") as handle:
-        rows = list(csv.reader(handle))
-    if column is None:
-        return [row[0] for row in rows if row]
-    check_column(column, rows[0] if rows else [], file)
-    at = rows[0].index(column)
-    return [row[at] for row in rows[1:] if row]
-
-
 def analyze(settings: Settings, arguments: argparse.Namespace) -> None:
-    from ab_analysis.analysis import plain
+    from ab_analysis.results import plain
     from ab_analysis.table import TableSpec, analyze_table
 
     spec = TableSpec(
@@ -126,6 +100,7 @@ def analyze(settings: Settings, arguments: argparse.Namespace) -> None:
         strata=tuple(arguments.stratum),
         shares=_shares(arguments.shares),
         user=arguments.user,
+        exclude_crossed=arguments.exclude_crossed,
         confidence=arguments.confidence,
     )
     with engine(settings) as db:
@@ -147,14 +122,15 @@ def analyze(settings: Settings, arguments: argparse.Namespace) -> None:
 
 
 def _print_rows(rows: list[dict[str, Any]], confidence: float) -> None:
-    wide = max(len(r["metric"]) for r in rows) + 2
+    wide = max((len(r["metric"]) for r in rows), default=0) + 2
     level = f"{confidence:.0%} interval"
     print(
         f"{'metric':<{wide}}{'variant':<14}{'method':<16}{'control':>12}{'treatment':>12}{'lift':>9}   {level:<22}{'p':>9}"
     )
     for r in rows:
         known = r["effect"] is not None
-        group = f"  where {r['segment']} = {r['segment_value']}" if "segment" in r else ""
+        value = "(no value)" if r.get("segment_value") is None else r["segment_value"]
+        group = f"  where {r['segment']} = {value}" if "segment" in r else ""
         low, high = r["rel_effect_ci"]
         interval = f"[{low:+.2%}, {high:+.2%}]" if low is not None and high is not None else "–"
         lift = f"{r['rel_effect']:+.2%}" if r["rel_effect"] is not None else "–"
@@ -288,6 +264,9 @@ Users whose covariate is empty count as users without a pre-period. Metrics must
     )
     analyzed.add_argument("--shares", metavar="V=S,V=S", help="planned shares of the variants; default: equal")
     analyzed.add_argument("--user", metavar="COLUMN", help="check that no user is there twice")
+    analyzed.add_argument(
+        "--exclude-crossed", action="store_true", help="leave users of two variants out and say how many"
+    )
     analyzed.add_argument("--confidence", type=_confidence, default=0.95)
     analyzed.add_argument("--json", type=Path, metavar="OUT.json", help="write the rows: a list, an object a row")
     reported = commands.add_parser(
