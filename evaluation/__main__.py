@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,21 +14,22 @@ from core.settings import load_settings
 
 
 def main(arguments: argparse.Namespace) -> None:
-    from evaluation.streaming import Columns, file_metrics, read_predictions
+    from evaluation.streaming import Columns, file_metrics, read_models
 
     settings = load_settings()
     columns = Columns(arguments.user, arguments.label, arguments.score, arguments.weight)
     if arguments.command == "metrics":
         found = file_metrics(settings, arguments.predictions, columns, by=arguments.by)
-        overall: dict[str, Any] = found.pop("all")
-        _print_table({"all": overall, **found})
-        print(json.dumps({**overall, **({"by": {arguments.by: found}} if arguments.by else {})}))
+        _print_table(
+            [("all", found.overall), *(("(no value)" if s.value is None else s.value, s.metrics) for s in found.slices)]
+        )
+        print(json.dumps(found.as_json(arguments.by), allow_nan=False))
         return
     from evaluation.compare import bootstrap, compare
 
     if len(arguments.predictions) < 2:
         raise DataError("compare needs at least two files: the baseline first")
-    models = [read_predictions(settings, [path], columns, arguments.key) for path in arguments.predictions]
+    models = read_models(settings, arguments.predictions, columns, arguments.key)
     results = []
     for path, model in zip(arguments.predictions[1:], models[1:], strict=True):
         rows = compare(models[0], model, arguments.confidence)
@@ -42,10 +44,10 @@ def main(arguments: argparse.Namespace) -> None:
         results.append(
             {"baseline": str(arguments.predictions[0]), "model": str(path), "comparisons": [r.as_json() for r in rows]}
         )
-    print(json.dumps({"results": results}))
+    print(json.dumps({"results": results}, allow_nan=False))
 
 
-def _print_table(found: dict[str, dict[str, Any]]) -> None:
+def _print_table(rows: Sequence[tuple[str, dict[str, Any]]]) -> None:
     names = (
         "auc",
         "uauc",
@@ -59,7 +61,7 @@ def _print_table(found: dict[str, dict[str, Any]]) -> None:
         "users",
     )
     print(f"{'slice':<16}" + "".join(f"{name[:11]:>12}" for name in names))
-    for name, row in found.items():
+    for name, row in rows:
         cells = ("" if row[k] is None else f"{row[k]:,}" if isinstance(row[k], int) else f"{row[k]:.6f}" for k in names)
         print(f"{name[:16]:<16}" + "".join(f"{cell:>12}" for cell in cells))
 
