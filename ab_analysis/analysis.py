@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass
-from datetime import date
+from dataclasses import dataclass, replace
+from itertools import product
+from statistics import NormalDist
 from typing import Any
 
 from ab_analysis import checks as check
-from ab_analysis.checks import ExperimentCheck
+from ab_analysis.checks import (
+    MIN_SEGMENT_USERS,
+    ExperimentCheck,
+    UntestedSegment,
+    untested_segments,
+    withheld_lifts,
+)
 from ab_analysis.decision import ExperimentDecision, decide
 from ab_analysis.experiment import Experiment, ExperimentPlan
-from ab_analysis.inference import UNKNOWN, Effect, MetricSpec, adjust, compare, post_stratified, shrink
+from ab_analysis.inference import UNKNOWN, Effect, Method, MetricSpec, adjust, compare, measure, shrink
 from ab_analysis.model_covariate import add_model_covariates
 from ab_analysis.moments import Cells, Moments, read_moments
 from ab_analysis.quantiles import compare_quantiles
+from ab_analysis.results import MetricResult, Novelty, SegmentResult, plain
 from ab_analysis.series import Point, daily_points, drift, make_post_days
 from ab_analysis.stopping import interval_multiplier
 from ab_analysis.user_table import Counts, segment_labels
@@ -23,91 +31,8 @@ from core.engine import Engine
 from core.errors import NotReadyError
 
 BINS = 30
-MIN_SEGMENT_USERS = 30
-"""A segment with fewer users on a side is not tested: its interval would promise too much."""
 CORRECTIONS = {"primary": "holm", "secondary": "fdr_bh", "guardrail": "holm"}
 """How the p-values of a role are adjusted for how many there are."""
-SIGNIFICANT_DIGITS = 12
-"""Of figures in files."""
-
-
-@dataclass(frozen=True)
-class MetricResult:
-    """One metric of one variant against the control, by one method.
-
-    Attributes:
-        role: ``primary``, ``secondary`` or ``guardrail``.
-        method: ``welch``, ``cuped``, ``cupac`` (CUPED with a model's prediction), ``post_stratified``, ``quantile``.
-        headline: whether decisions use this row; one method a metric.
-        effect: treatment − control, in the metric's unit; ``rel_effect`` relative to the control's.
-        effect_ci: interval of one look, one comparison; ``rel_effect_ci`` likewise.
-        adjusted_ci: relative interval for all planned looks and, among primary metrics, all comparisons together; None
-            before the first look that the stopping rule allows. ``adjusted_effect_ci``: the same in the metric's unit.
-        p_value: two-sided, of one look and comparison; ``p_adjusted`` by Holm (primary) or Benjamini-Hochberg
-            (secondary) over the headline rows of the role, NaN for others.
-        variance_reduction: 1 − (standard error / Welch's)².
-        detectable: smallest true relative effect that such a test finds with the experiment's power; ``power``: chance
-            to find ``minimum_effect``.
-        truth: known relative effect, where the experiment is simulated.
-    """
-
-    metric: str
-    variant: str
-    role: str
-    method: str
-    headline: bool
-    n_control: int
-    n_treatment: int
-    control: float
-    treatment: float
-    effect: float
-    effect_ci: tuple[float, float]
-    rel_effect: float
-    rel_effect_ci: tuple[float, float]
-    adjusted_ci: tuple[float, float] | None
-    adjusted_effect_ci: tuple[float, float] | None
-    p_value: float
-    p_adjusted: float
-    variance_reduction: float
-    detectable: float
-    power: float
-    truth: float | None = None
-
-
-@dataclass(frozen=True)
-class SegmentResult:
-    """A metric's effect in one segment.
-
-    Attributes:
-        p_fdr: Benjamini-Hochberg over all segments, metrics and variants.
-        shrunk: effect drawn towards that of all segments (empirical Bayes), with interval.
-        p_same: of "all segments have the same effect" (Cochran's Q).
-    """
-
-    segment: str
-    value: str
-    metric: str
-    variant: str
-    n_control: int
-    n_treatment: int
-    rel_effect: float
-    rel_effect_ci: tuple[float, float]
-    p_value: float
-    p_fdr: float
-    shrunk: float
-    shrunk_ci: tuple[float, float]
-    p_same: float
-
-
-@dataclass(frozen=True)
-class Novelty:
-    """How the daily effect changed from the first half to the second: positive grows, negative fades."""
-
-    metric: str
-    variant: str
-    change: float
-    change_ci: tuple[float, float]
-    p_value: float
 
 
 @dataclass(frozen=True)
@@ -144,23 +69,10 @@ class Analysis:
         return sorted((c for c in self.checks if c.level != "ok"), key=lambda c: c.level)
 
 
-def plain(value: Any) -> Any:
-    """A value as JSON takes it: figures to 12 significant digits, NaN and infinity as None."""
-    if isinstance(value, float):
-        return float(f"{value:.{SIGNIFICANT_DIGITS - 1}e}") if math.isfinite(value) else None
-    if is_dataclass(value) and not isinstance(value, type):
-        return {f.name: plain(getattr(value, f.name)) for f in fields(value)}
-    if isinstance(value, Mapping):
-        return {str(k): plain(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(v) for v in value]
-    return value.isoformat() if isinstance(value, date) else value
-
-
 def metric_specs(plan: ExperimentPlan, *, some_new: bool) -> dict[str, MetricSpec]:
-    """How each metric of the experiment is tested, with its covariates; quantiles are not among them."""
-    own = ("new_user",) if some_new else ()
-    found = {}
+    """What each metric of the experiment asks of the users: its columns and its covariates; quantiles need none of it."""
+    new_user = ("new_user",) if some_new else ()
+    specs = {}
     for name in plan.experiment.named:
         metric = plan.metrics[name]
         if metric.kind == "quantile":
@@ -172,8 +84,28 @@ def metric_specs(plan: ExperimentPlan, *, some_new: bool) -> dict[str, MetricSpe
         else:
             covariates = () if metric.kind == "retained" else (f"{name}_pre",)
         columns = metric.ratio or ((name, f"{name}_eligible") if metric.kind == "retained" else (name, None))
-        found[name] = MetricSpec(name, columns[0], columns[1], (*covariates, *own) if covariates else ())
-    return found
+        specs[name] = MetricSpec(name, columns[0], columns[1], (*covariates, *new_user) if covariates else ())
+    return specs
+
+
+def _with_methods(
+    plan: ExperimentPlan, specs: Mapping[str, MetricSpec], has_pre: Mapping[str, bool]
+) -> dict[str, MetricSpec]:
+    """The metrics with the methods that their data allow; the last one is the headline."""
+    chosen: dict[str, MetricSpec] = {}
+    for name in plan.experiment.named:
+        if plan.metrics[name].kind == "quantile":
+            chosen[name] = MetricSpec(name, plan.metrics[name].of or name, methods=("quantile",))
+            continue
+        spec = specs[name]
+        methods: list[Method] = ["post_stratified"] if plan.experiment.strata and spec.denominator is None else []
+        methods.append("welch")
+        if has_pre.get(name):
+            methods.append("cuped")
+        if spec.model_covariate:
+            methods.append("cupac")
+        chosen[name] = replace(spec, methods=tuple(methods))
+    return chosen
 
 
 def analyze(
@@ -194,24 +126,28 @@ def analyze(
     experiment = plan.experiment
     if few := [v for v, n in counts.analyzed.items() if n < 2]:
         raise NotReadyError(f"variant {few} of '{experiment.name}' has fewer than two users before {counts.until}")
-    tested = metric_specs(plan, some_new=0 < counts.new_users < sum(counts.analyzed.values()))
-    table, models = "users", {}
+    specs = metric_specs(plan, some_new=0 < counts.new_users < sum(counts.analyzed.values()))
+    table = "users"
     if experiment.model_covariates:
         features = [*(f"{m}_pre" for m in plan.additive), "new_user"]
-        modeled = [m for m in experiment.model_covariates if m in tested and tested[m].denominator is None]
+        modeled = [m for m in experiment.model_covariates if m in specs and specs[m].denominator is None]
         if columns := add_model_covariates(db, modeled, features, seed):
             table = "users_with_models"
-            models = {
-                m: MetricSpec(m, m, covariates=(*tested[m].covariates, c))
-                for m, c in zip(modeled, columns, strict=True)
-            }
-    before = {n: MetricSpec(n, f"{n}_pre") for n in tested if plan.metrics[n].additive}
-    blocks = [t.block for t in (*tested.values(), *models.values(), *before.values())]
+            for name, column in zip(modeled, columns, strict=True):
+                specs[name] = replace(specs[name], model_covariate=column)
+    before = {n: MetricSpec(n, f"{n}_pre") for n in specs if plan.metrics[n].additive}
+    blocks = [t.columns for t in (*specs.values(), *before.values())]
     cells = read_moments(db, table, ("variant", *experiment.segments), blocks)
     everybody = cells.of()
-    has_pre = {n: any(everybody.variance(c) > 0 for c in t.covariates if c != "new_user") for n, t in tested.items()}
-    has_pre = {n: there for n, there in has_pre.items() if tested[n].covariates}
-    results = _results(plan, _effects(db, plan, cells, tested, models, has_pre), counts)
+    has_pre = {
+        n: any(everybody.variance(c) > 0 for c in t.covariates if c != "new_user")
+        for n, t in specs.items()
+        if t.covariates
+    }
+    specs = _with_methods(plan, specs, has_pre)
+    effects = _effects(db, plan, cells, specs)
+    results = _results(plan, specs, effects, counts)
+    segments, untested = _segments(experiment, cells, specs)
     look = interval_multiplier(experiment, experiment.elapsed_days(counts.until), 1)
     series = [m for m in experiment.primary if plan.metrics[m].additive]
     points: list[Point] = []
@@ -225,7 +161,7 @@ def analyze(
                 for v, e in drift(db, experiment, metric, counts.until).items()
                 if e.known
             ]
-    found = [
+    checks = [
         check.sample_ratio(experiment.variants, counts.assigned),
         check.pre_period(experiment, cells, (t for n, t in before.items() if has_pre.get(n))),
         check.exposure_days(db, experiment),
@@ -234,13 +170,15 @@ def analyze(
         *check.edited(registered, experiment),
         *check.nothing_to_adjust(plan, has_pre),
         *_constant(results),
+        *withheld_lifts(list(dict.fromkeys(m for m, _, _, e in effects if e.lift_withheld))),
+        *untested_segments(untested, "ok"),
         *_fading(experiment, novelty),
     ]
     return Analysis(
         experiment=experiment.name, until=counts.until.key,
         elapsed_days=experiment.elapsed_days(counts.until), planned_days=experiment.planned_days,
-        users=counts.analyzed, decision=decide(plan, results, found, counts.until), checks=tuple(found),
-        results=tuple(results), segments=tuple(_segments(experiment, cells, tested, has_pre)), novelty=tuple(novelty),
+        users=counts.analyzed, decision=decide(plan, results, checks, counts.until), checks=tuple(checks),
+        results=tuple(results), segments=tuple(segments), novelty=tuple(novelty),
         points=tuple(points),
         histograms={m: _histogram(db, m, whole=plan.metrics[m].sum is None) for m in series},
         new_users=counts.new_users,
@@ -248,43 +186,31 @@ def analyze(
 
 
 def _effects(
-    db: Engine,
-    plan: ExperimentPlan,
-    cells: Cells,
-    tested: Mapping[str, MetricSpec],
-    models: Mapping[str, MetricSpec],
-    has_pre: Mapping[str, bool],
-) -> list[tuple[str, str, str, Effect]]:
-    """(metric, variant, method, effect); the last method of a metric and variant is the headline."""
+    db: Engine, plan: ExperimentPlan, cells: Cells, specs: Mapping[str, MetricSpec]
+) -> list[tuple[str, str, Method, Effect]]:
+    """(metric, variant, method, effect) of every method that the metrics declare."""
     experiment = plan.experiment
-    confidence, control = experiment.confidence, cells.of(variant=experiment.control)
-    found = []
-    for name, variant in ((n, v) for n in experiment.named for v in experiment.treatments):
-        if plan.metrics[name].kind == "quantile":
-            effect = compare_quantiles(db, plan.metrics[name], experiment.control, variant, confidence)
-            found.append((name, variant, "quantile", effect))
-            continue
-        treatment, t = cells.of(variant=variant), tested[name]
-        if experiment.strata and t.denominator is None:
-            effect = post_stratified(t, cells, experiment.strata, experiment.control, variant, confidence)
-            found.append((name, variant, "post_stratified", effect))
-        found.append((name, variant, "welch", compare(t, control, treatment, confidence, adjusted=False)))
-        if has_pre.get(name):
-            found.append((name, variant, "cuped", compare(t, control, treatment, confidence, adjusted=True)))
-        if name in models:
-            found.append((name, variant, "cupac", compare(models[name], control, treatment, confidence, adjusted=True)))
-    return found
+    effects: list[tuple[str, str, Method, Effect]] = []
+    for (name, spec), variant in product(specs.items(), experiment.treatments):
+        measured = measure(spec, cells, experiment.control, variant, experiment.confidence, experiment.strata)
+        if spec.headline == "quantile":
+            effect = compare_quantiles(db, plan.metrics[name], experiment.control, variant, experiment.confidence)
+            measured.append(("quantile", effect))
+        effects += [(name, variant, method, effect) for method, effect in measured]
+    return effects
 
 
 def _results(
-    plan: ExperimentPlan, effects: Sequence[tuple[str, str, str, Effect]], counts: Counts
+    plan: ExperimentPlan,
+    specs: Mapping[str, MetricSpec],
+    effects: Sequence[tuple[str, str, Method, Effect]],
+    counts: Counts,
 ) -> list[MetricResult]:
     experiment = plan.experiment
-    headline = {(name, variant): method for name, variant, method, _ in effects}
     p_adjusted: dict[str, float] = {}
     for role, method in CORRECTIONS.items():
         p_adjusted |= adjust(
-            {f"{n}/{v}": e.p_value for n, v, m, e in effects if experiment.role(n) == role and headline[n, v] == m},
+            {f"{n}/{v}": e.p_value for n, v, m, e in effects if experiment.role(n) == role and specs[n].headline == m},
             method,
         )
     elapsed = experiment.elapsed_days(counts.until)
@@ -294,7 +220,7 @@ def _results(
     for name, variant, method, e in effects:
         role, base = experiment.role(name), welch.get((name, variant), UNKNOWN)
         multiplier = interval_multiplier(experiment, elapsed, comparisons.get(role, 1))
-        chosen = headline[name, variant] == method
+        chosen = specs[name].headline == method
         absolute, relative = e.widened(multiplier) if multiplier and e.known else (None, None)
         results.append(
             MetricResult(
@@ -304,9 +230,9 @@ def _results(
                 rel_effect=e.rel_effect, rel_effect_ci=e.rel_effect_ci,
                 adjusted_ci=relative, adjusted_effect_ci=absolute,
                 p_value=e.p_value, p_adjusted=p_adjusted[f"{name}/{variant}"] if chosen else math.nan,
-                variance_reduction=1 - (e.se / base.se) ** 2 if e.known and base.known else 0.0,
-                detectable=e.detectable(experiment.power) / abs(e.control) if e.known and e.control else math.nan,
-                power=e.power(experiment.minimum_effect * e.control) if e.known else math.nan,
+                variance_reduction=1 - (e.se / base.se) ** 2 if e.known and base.known and base.se else 0.0,
+                detectable=e.detectable(experiment.power) / abs(e.control) if math.isfinite(e.rel_effect) else math.nan,
+                power=e.power(experiment.minimum_effect * e.control) if math.isfinite(e.rel_effect) else math.nan,
                 truth=experiment.truth.get(name),
             )
         )  # fmt: skip
@@ -314,28 +240,33 @@ def _results(
 
 
 def _segments(
-    experiment: Experiment, cells: Cells, tested: Mapping[str, MetricSpec], has_pre: Mapping[str, bool]
-) -> list[SegmentResult]:
+    experiment: Experiment, cells: Cells, specs: Mapping[str, MetricSpec]
+) -> tuple[list[SegmentResult], list[UntestedSegment]]:
     rows: list[tuple[str, str, str, str, Moments, Moments, Effect]] = []
+    untested: list[UntestedSegment] = []
     for segment in experiment.segments:
-        for name in (m for m in experiment.primary if m in tested):
+        for name in (m for m in experiment.primary if specs[m].headline != "quantile"):
             for variant in experiment.treatments:
                 for value in _in_order(experiment, segment, cells):
                     sides = [cells.of(variant=v, **{segment: value}) for v in (experiment.control, variant)]
-                    if min(m.count for m in sides) < MIN_SEGMENT_USERS:
+                    users = (sides[0].count, sides[1].count)
+                    if min(users) < MIN_SEGMENT_USERS:
+                        untested.append(UntestedSegment(segment, value, variant, *users))
                         continue
                     effect = compare(
-                        tested[name], sides[0], sides[1], experiment.confidence, adjusted=has_pre.get(name, False)
+                        specs[name], sides[0], sides[1], experiment.confidence, adjusted="cuped" in specs[name].methods
                     )
-                    if effect.known and all(map(math.isfinite, effect.rel_effect_ci)):
+                    if effect.known and effect.se and all(map(math.isfinite, effect.rel_effect_ci)):
                         rows.append((segment, value, name, variant, sides[0], sides[1], effect))
+                    else:
+                        untested.append(UntestedSegment(segment, value, variant, *users, metric=name))
     fdr = adjust({str(n): row[-1].p_value for n, row in enumerate(rows)}, "fdr_bh")
     results = []
     for family in dict.fromkeys((r[0], r[2], r[3]) for r in rows):
-        own = [(n, r) for n, r in enumerate(rows) if (r[0], r[2], r[3]) == family]
-        effects = [r[-1] for _, r in own]
+        members = [(n, r) for n, r in enumerate(rows) if (r[0], r[2], r[3]) == family]
+        effects = [r[-1] for _, r in members]
         shrunk, p_same = shrink([e.rel_effect for e in effects], [_relative_se(e) for e in effects])
-        for (n, (segment, value, name, variant, control, treatment, e)), s in zip(own, shrunk, strict=True):
+        for (n, (segment, value, name, variant, control, treatment, e)), s in zip(members, shrunk, strict=True):
             half = (e.rel_effect_ci[1] - e.rel_effect_ci[0]) / 2 / _relative_se(e) * s.se
             results.append(
                 SegmentResult(
@@ -343,17 +274,15 @@ def _segments(
                     e.p_value, fdr[str(n)], s.effect, (s.effect - half, s.effect + half), p_same,
                 )
             )  # fmt: skip
-    return results
+    return results, list(dict.fromkeys(untested))
 
 
 def _in_order(experiment: Experiment, segment: str, cells: Cells) -> list[str]:
-    rule, there = experiment.segments[segment], cells.values(segment)
-    return [label for label in segment_labels(rule) if label in there] if rule.of else there
+    rule, values = experiment.segments[segment], cells.values(segment)
+    return [label for label in segment_labels(rule) if label in values] if rule.of else values
 
 
 def _relative_se(effect: Effect) -> float:
-    from statistics import NormalDist
-
     low, high = effect.rel_effect_ci
     return (high - low) / 2 / NormalDist().inv_cdf(0.5 + effect.confidence / 2)
 
@@ -384,8 +313,8 @@ def _constant(results: Sequence[MetricResult]) -> list[ExperimentCheck]:
 
 
 def _fading(experiment: Experiment, novelty: Sequence[Novelty]) -> list[ExperimentCheck]:
-    found = adjust({f"{n.metric} ({n.variant})": n.p_value for n in novelty}, "holm")
-    moving = [k for k, p in found.items() if p < 1 - experiment.confidence]
+    adjusted = adjust({f"{n.metric} ({n.variant})": n.p_value for n in novelty}, "holm")
+    moving = [k for k, p in adjusted.items() if p < 1 - experiment.confidence]
     if not moving:
         return []
     text = (

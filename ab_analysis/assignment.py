@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import logging
 import os
 import threading
 from collections.abc import Sequence
@@ -12,10 +13,13 @@ from pathlib import Path
 
 import numpy as np
 
-from ab_analysis.experiment import Experiment
+from ab_analysis.experiment import Experiment, find_experiments, load_experiment
 from core.errors import ConfigError
 from core.hours import Hour
+from core.settings import Settings
 from stats.assignment import assign, hash_to_unit
+
+log = logging.getLogger("ab_analysis.assignment")
 
 COLUMNS = ("experiment", "variant", "user", "timestamp")
 
@@ -33,11 +37,11 @@ def assign_users(experiment: Experiment, user_keys: Sequence[str]) -> np.ndarray
     Returns:
         Array of objects, shape (users,).
     """
-    found = assign(experiment.name, experiment.salt, experiment.variants, user_keys).astype(object)
+    variants = assign(experiment.name, experiment.salt, experiment.variants, user_keys).astype(object)
     if experiment.layer is not None:
-        place = hash_to_unit(f"layer\x1f{experiment.layer.name}", user_keys)
-        found[(place < experiment.layer.start) | (place >= experiment.layer.end)] = None
-    return found
+        position = hash_to_unit(f"layer\x1f{experiment.layer.name}", user_keys)
+        variants[(position < experiment.layer.start) | (position >= experiment.layer.end)] = None
+    return variants
 
 
 def check_layers(experiments: Sequence[Experiment]) -> None:
@@ -52,6 +56,24 @@ def check_layers(experiments: Sequence[Experiment]) -> None:
                     f"layer '{a.layer.name}': '{a.name}' takes users {a.layer.start:g} to {a.layer.end:g} and '{b.name}' "
                     f"{b.layer.start:g} to {b.layer.end:g} at the same time; give them shares that do not overlap"
                 )
+
+
+def check_workspace_layers(settings: Settings, experiment: Experiment) -> None:
+    """``check_layers`` of an experiment with the others of the workspace, as the daily reports do.
+
+    Files of others that are wrong are passed over with a warning: they cannot serve either.
+    """
+    others = []
+    for name, path in find_experiments(settings.experiments_dir).items():
+        try:
+            other = load_experiment(path)
+        except ConfigError as error:
+            log.warning("experiment file %s is not looked at: %s", name, error)
+            continue
+        if other.name != experiment.name:
+            others.append(other)
+    for other in others:
+        check_layers([experiment, other])
 
 
 def _overlap(a: Experiment, b: Experiment) -> bool:

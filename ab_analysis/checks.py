@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -20,6 +20,8 @@ doi:10.1145/3292500.3330722)."""
 MOST_CROSSED = 0.01
 """More users in two variants than this share, and what is left is no random sample."""
 SHOWN = 5
+MIN_SEGMENT_USERS = 30
+"""A segment with fewer users on a side is not tested: its interval would promise too much."""
 
 
 @dataclass(frozen=True)
@@ -44,25 +46,25 @@ def sample_ratio(shares: Mapping[str, float], counts: Mapping[str, int]) -> Expe
     total = sum(counts.values())
     expected = [total * share / sum(shares.values()) for share in shares.values()]
     p = float(chisquare([counts[v] for v in shares], expected).pvalue)
-    found = ", ".join(f"{v} {counts[v]:,} of {e:,.0f}" for v, e in zip(shares, expected, strict=True))
+    users = ", ".join(f"{v} {counts[v]:,} of {e:,.0f}" for v, e in zip(shares, expected, strict=True))
     if p < ALARM:
         text = (
-            f"Sample-ratio mismatch (p = {p:.2g}): {found} expected. Do not read the effects; look for lost or "
+            f"Sample-ratio mismatch (p = {p:.2g}): {users} expected. Do not read the effects; look for lost or "
             "doubled exposures first."
         )
         return ExperimentCheck("sample ratio", "fail", text, p)
-    return ExperimentCheck("sample ratio", "ok", f"Sample ratio as planned (p = {p:.2g}): {found} expected.", p)
+    return ExperimentCheck("sample ratio", "ok", f"Sample ratio as planned (p = {p:.2g}): {users} expected.", p)
 
 
-def pre_period(experiment: Experiment, cells: Cells, tested: Iterable[MetricSpec]) -> ExperimentCheck:
+def pre_period(experiment: Experiment, cells: Cells, specs: Iterable[MetricSpec]) -> ExperimentCheck:
     """A/A on the pre-period: before the start the variants must not differ. Holm over metrics and variants."""
     p_values = {}
     control = cells.of(variant=experiment.control)
-    for t in tested:
+    for t in specs:
         for variant in experiment.treatments:
-            found = compare(t, control, cells.of(variant=variant), experiment.confidence, adjusted=False)
-            if found.known:
-                p_values[f"{t.metric} ({variant})"] = found.p_value
+            effect = compare(t, control, cells.of(variant=variant), experiment.confidence, adjusted=False)
+            if effect.known:
+                p_values[f"{t.metric} ({variant})"] = effect.p_value
     if not p_values:
         return ExperimentCheck(
             "pre-period", "warn", "No pre-period: nothing is known of the users from before the start."
@@ -190,3 +192,41 @@ def nothing_to_adjust(plan: ExperimentPlan, has_pre: Mapping[str, bool]) -> list
     if not missing:
         return []
     return [ExperimentCheck("covariates", "warn", f"No pre-period for {', '.join(missing)}: shown without CUPED.")]
+
+
+@dataclass(frozen=True)
+class UntestedSegment:
+    """A segment that no result shows: too few users, or (where ``metric`` is given) nothing that could be tested."""
+
+    segment: str
+    value: str | None
+    variant: str
+    n_control: int
+    n_treatment: int
+    metric: str | None = None
+
+
+def untested_segments(
+    segments: Iterable[UntestedSegment], level: Literal["ok", "warn"] = "warn"
+) -> list[ExperimentCheck]:
+    """Segments that are not in the results, with the reason."""
+    parts = [
+        f"{s.segment} = {'(no value)' if s.value is None else s.value} ({s.n_control:,} and {s.n_treatment:,} users of the "
+        f"control and '{s.variant}'{f': {s.metric} cannot be compared by a lift' if s.metric else ''})"
+        for s in segments
+    ]
+    if not parts:
+        return []
+    text = f"Not tested, for fewer than {MIN_SEGMENT_USERS} users on a side unless another reason is given: {'; '.join(parts)}."
+    return [ExperimentCheck("segments", level, text)]
+
+
+def withheld_lifts(metrics: Sequence[str]) -> list[ExperimentCheck]:
+    """Metrics whose lift is not shown."""
+    if not metrics:
+        return []
+    text = (
+        f"No lift is given for {', '.join(metrics)}: the control's value may be 0, and a share of it would mean nothing. "
+        "Read the effect in the metric's own unit."
+    )
+    return [ExperimentCheck("lift withheld", "warn", text)]

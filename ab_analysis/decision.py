@@ -5,14 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
+from ab_analysis.checks import ExperimentCheck
 from ab_analysis.experiment import ExperimentPlan
+from ab_analysis.results import MetricResult
 from core.hours import Hour
-
-if TYPE_CHECKING:
-    from ab_analysis.analysis import MetricResult
-    from ab_analysis.checks import ExperimentCheck
 
 Verdict = Literal["ship", "stop", "keep_running", "no_effect", "person", "no_conclusion"]
 
@@ -37,30 +35,33 @@ class ExperimentDecision:
 def decide(
     plan: ExperimentPlan, results: Sequence[MetricResult], checks: Sequence[ExperimentCheck], until: Hour
 ) -> ExperimentDecision:
-    """Read the headline rows under the stopping rule."""
+    """Read the headline rows under the stopping rule.
+
+    Everything rests on the absolute effects and their direction, so that a metric may be negative or around 0.
+    """
     if failed := [c for c in checks if c.level == "fail"]:
         return ExperimentDecision("no_conclusion", f"No conclusion: {failed[0].text}")
     experiment = plan.experiment
     rows = [r for r in results if r.headline]
     ended = experiment.end_hour is not None and until >= experiment.end_hour
-    found = [_of_variant(plan, v, [r for r in rows if r.variant == v], ended=ended) for v in experiment.treatments]
+    decisions = [_of_variant(plan, v, [r for r in rows if r.variant == v], ended=ended) for v in experiment.treatments]
     order: list[Verdict] = ["ship", "person", "keep_running", "stop", "no_effect"]
-    best = min(found, key=lambda d: (order.index(d.verdict), -_lift(plan, d, rows)))
-    if len(found) == 1:
+    best = min(decisions, key=lambda d: (order.index(d.verdict), -_gain_of(plan, d, rows)))
+    if len(decisions) == 1:
         return best
-    others = "; ".join(f"{d.variant}: {d.verdict.replace('_', ' ')}" for d in found if d is not best)
+    others = "; ".join(f"{d.variant}: {d.verdict.replace('_', ' ')}" for d in decisions if d is not best)
     return ExperimentDecision(best.verdict, f"{best.variant}: {best.sentence} Others: {others}.", best.variant)
 
 
-def _lift(plan: ExperimentPlan, decision: ExperimentDecision, rows: Sequence[MetricResult]) -> float:
+def _gain_of(plan: ExperimentPlan, decision: ExperimentDecision, rows: Sequence[MetricResult]) -> float:
     first = plan.experiment.primary[0]
     return next((_gain(plan, r) for r in rows if r.variant == decision.variant and r.metric == first), 0.0)
 
 
 def _gain(plan: ExperimentPlan, result: MetricResult) -> float:
-    """Relative effect, positive where it is for the better."""
+    """Effect, positive where it is for the better; every variant's is against the same control."""
     sign = 1 if plan.metrics[result.metric].better == "up" else -1
-    return sign * result.rel_effect if math.isfinite(result.rel_effect) else 0.0
+    return sign * result.effect if math.isfinite(result.effect) else 0.0
 
 
 def side(plan: ExperimentPlan, result: MetricResult) -> int:
@@ -76,12 +77,15 @@ def side(plan: ExperimentPlan, result: MetricResult) -> int:
 
 
 def guardrail_state(plan: ExperimentPlan, result: MetricResult) -> Literal["holds", "broken", "undecided"]:
-    """Where the interval of a guardrail's harm lies against its margin."""
-    if result.adjusted_ci is None or not all(map(math.isfinite, result.adjusted_ci)):
+    """Where the interval of a guardrail's harm lies against its margin, both in the metric's unit.
+
+    The margin is ``max_worse`` of the control's size, |control|; with 0 any harm that is shown breaks it.
+    """
+    if result.adjusted_effect_ci is None or not all(map(math.isfinite, result.adjusted_effect_ci)):
         return "undecided"
-    low, high = result.adjusted_ci
+    low, high = result.adjusted_effect_ci
     least, most = (-high, -low) if plan.metrics[result.metric].better == "up" else (low, high)
-    margin = plan.experiment.guardrails[result.metric].max_worse
+    margin = plan.experiment.guardrails[result.metric].max_worse * abs(result.control)
     return "broken" if least > margin else "holds" if most <= margin else "undecided"
 
 
@@ -109,10 +113,10 @@ def _of_variant(plan: ExperimentPlan, variant: str, rows: Sequence[MetricResult]
 
 def _found_out(plan: ExperimentPlan, primary: Sequence[MetricResult]) -> str:
     parts = [
-        f"{_words(r.metric)} {_percent(r.rel_effect)}, where an effect of {r.detectable:.2%} had a chance of "
+        f"{_words(r.metric)} {_change(r)}, where an effect of {_size(r)} had a chance of "
         f"{plan.experiment.power:.0%} to be found"
         for r in primary
-        if math.isfinite(r.detectable)
+        if math.isfinite(r.effect)
     ]
     return "; ".join(parts) or "nothing could be tested"
 
@@ -125,10 +129,9 @@ def _said(plan: ExperimentPlan, rows: Sequence[MetricResult]) -> str:
     parts = []
     for r in rows:
         one_look = plan.experiment.stopping.rule == "fixed"
-        low, high = r.rel_effect_ci if one_look else r.adjusted_ci or r.rel_effect_ci
         word = "up" if r.effect > 0 else "down"
         extra = f", p = {r.p_adjusted:.2g} for all primary metrics" if one_look else ""
-        parts.append(f"{_words(r.metric)} {word} {_percent(r.rel_effect)} ({_percent(low)} to {_percent(high)}{extra})")
+        parts.append(f"{_words(r.metric)} {word} {_change(r)} ({_interval(r, one_look=one_look)}{extra})")
     return ", ".join(parts)
 
 
@@ -139,17 +142,31 @@ def _and(plan: ExperimentPlan, primary: Sequence[MetricResult], better: Sequence
 
 
 def _neither(primary: Sequence[MetricResult]) -> str:
-    known = [r for r in primary if math.isfinite(r.rel_effect)]
+    known = [r for r in primary if math.isfinite(r.effect)]
     if not known:
         return "nothing can be tested yet"
     parts = []
     for r in known:
-        interval = r.adjusted_ci or r.rel_effect_ci
         open_ = "" if r.adjusted_ci else ", one look"
-        parts.append(
-            f"{_words(r.metric)} {_percent(r.rel_effect)} ({_percent(interval[0])} to {_percent(interval[1])}{open_})"
-        )
+        parts.append(f"{_words(r.metric)} {_change(r)} ({_interval(r, one_look=not r.adjusted_ci)}{open_})")
     return f"not shown to change so far: {', '.join(parts)}"
+
+
+def _change(result: MetricResult) -> str:
+    """The lift; where none can be given, the effect in the metric's unit."""
+    return _percent(result.rel_effect) if math.isfinite(result.rel_effect) else f"by {result.effect:+.4g}"
+
+
+def _interval(result: MetricResult, *, one_look: bool) -> str:
+    if math.isfinite(result.rel_effect):
+        low, high = result.rel_effect_ci if one_look else result.adjusted_ci or result.rel_effect_ci
+        return f"{_percent(low)} to {_percent(high)}"
+    low, high = result.effect_ci if one_look else result.adjusted_effect_ci or result.effect_ci
+    return f"{low:+.4g} to {high:+.4g}"
+
+
+def _size(result: MetricResult) -> str:
+    return f"{result.detectable:.2%}" if math.isfinite(result.detectable) else "such a size"
 
 
 def _percent(value: float) -> str:

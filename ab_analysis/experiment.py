@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from datetime import UTC, date, datetime
@@ -11,7 +12,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from ab_analysis.metrics import EVENT_COLUMNS, Metric, check_expression, closure, columns_of, load_catalog
+from ab_analysis.metrics import EVENT_COLUMNS, Metric, check_expression, check_types, closure, columns_of, load_catalog
 from core.documents import did_you_mean, load_document
 from core.errors import ConfigError
 from core.files import digest_json
@@ -40,7 +41,7 @@ TAKEN = {
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Layer(_Strict):
@@ -160,8 +161,8 @@ class Experiment(_Strict):
             raise ValueError("name at least two, with their shares")
         if bad := [name for name in variants if not VARIANT.fullmatch(name)]:
             raise ValueError(f"{bad}: a variant's name has letters, digits, space, _ . and - only")
-        if min(variants.values()) <= 0:
-            raise ValueError("every share must be above 0")
+        if not all(0 < share < math.inf for share in variants.values()):
+            raise ValueError("every share must be above 0 (and a number)")
         return variants
 
     @field_validator("population", "trigger")
@@ -173,15 +174,15 @@ class Experiment(_Strict):
 
     @field_validator("metrics", "segments")
     @classmethod
-    def _named(cls, found: dict[str, Any]) -> dict[str, Any]:
-        for name in found:
+    def _named(cls, named: dict[str, Any]) -> dict[str, Any]:
+        for name in named:
             if not COLUMN.fullmatch(name) or name.endswith(("_pre", "_model", "_raw", "_eligible")):
                 raise ValueError(
                     f"'{name}': use lower-case letters, digits and _ only, and no _pre, _model, _raw or _eligible at the end"
                 )
             if name in TAKEN:
                 raise ValueError(f"'{name}' is the name of a column that every user has; choose another")
-        return found
+        return named
 
     @model_validator(mode="after")
     def _consistent(self) -> Experiment:
@@ -276,6 +277,7 @@ class ExperimentPlan:
         self.metrics = closure(dict.fromkeys(wanted), {**catalog, **experiment.metrics})
         self._check_columns({*EVENT_COLUMNS, *facets})
         self._check_parts(facets)
+        self._check_types(facets)
 
     def _check_columns(self, known: set[str]) -> None:
         experiment = self.experiment
@@ -289,6 +291,24 @@ class ExperimentPlan:
                 f"population: '{column}' is not known before the start{did_you_mean(column, able)} "
                 f"(there are {', '.join(sorted(able))})"
             )
+
+    def _check_types(self, facets: tuple[str, ...]) -> None:
+        kinds = {**EVENT_COLUMNS, **dict.fromkeys(facets, "VARCHAR")}
+        expressions = {
+            f"metric {name}": (text, m.sum is not None)
+            for name, m in self.metrics.items()
+            if (text := m.sum or m.count or m.days)
+        }
+        if self.experiment.trigger:
+            expressions["trigger"] = (self.experiment.trigger, False)
+        check_types(expressions, kinds)
+        if self.experiment.population:
+            known = {
+                "is_new": "BOOLEAN",
+                **dict.fromkeys(self.experiment.segments, "VARCHAR"),
+                **dict.fromkeys((f"{m}_pre" for m in self.additive), "DOUBLE"),
+            }
+            check_types({"population": (self.experiment.population, False)}, known)
 
     def _check_parts(self, facets: tuple[str, ...]) -> None:
         parts = {f"segment {n}": s.of for n, s in self.experiment.segments.items() if s.of}

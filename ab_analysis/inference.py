@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from statistics import NormalDist
+from typing import Literal
 
 import numpy as np
 import tea_tasting as tt
@@ -21,26 +22,45 @@ NORMAL = NormalDist()
 ADJUSTMENT = "__adjustment"
 
 
+Method = Literal["welch", "cuped", "cupac", "post_stratified", "quantile"]
+
+
 @dataclass(frozen=True)
 class MetricSpec:
-    """What is compared: a mean, or a ratio of means.
+    """What is compared, a mean or a ratio of means, and by which methods.
 
     Attributes:
         metric: its name.
         numerator: column of the users' values.
         denominator: column of a ratio's denominator; None for a mean.
         covariates: columns measured before the experiment.
+        model_covariate: column of a model's prediction, for ``cupac``.
+        methods: in the order of the report.
+        headline: the method whose row decides.
     """
 
     metric: str
     numerator: str
     denominator: str | None = None
     covariates: tuple[str, ...] = ()
+    model_covariate: str | None = None
+    methods: tuple[Method, ...] = ("welch",)
 
     @property
-    def block(self) -> tuple[str, ...]:
-        """Columns whose co-moments the test needs."""
-        return (self.numerator, *((self.denominator,) if self.denominator else ()), *self.covariates)
+    def headline(self) -> Method:
+        """The last method named: the one that takes off the most variance."""
+        return self.methods[-1]
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Columns whose co-moments the test needs: what this metric asks of the pass over the users."""
+        model = (self.model_covariate,) if self.model_covariate else ()
+        return (self.numerator, *((self.denominator,) if self.denominator else ()), *self.covariates, *model)
+
+    def with_model(self) -> MetricSpec:
+        """The same metric with the model's prediction as one more covariate."""
+        extra = (self.model_covariate,) if self.model_covariate else ()
+        return replace(self, covariates=(*self.covariates, *extra), model_covariate=None)
 
 
 @dataclass(frozen=True)
@@ -50,8 +70,10 @@ class Effect:
     Attributes:
         control: mean (ratio, quantile) of the control, adjusted where the method adjusts; ``treatment`` likewise.
         effect: their difference, with its standard error ``se`` and interval.
-        rel_effect: treatment / control − 1; NaN where the control is 0. Its interval is the delta method's on the
-            log scale, or Fieller's where a mean is not above 0 (Fieller 1954, doi:10.1111/j.2517-6161.1954.tb00159.x).
+        rel_effect: effect / |control|, the lift: it has the effect's sign. NaN (withheld) where the control's own interval
+            holds 0. Its interval is the delta method's on the log scale, or Fieller's where a mean is not above 0
+            (Fieller 1954, doi:10.1111/j.2517-6161.1954.tb00159.x).
+        control_se: standard error of ``control``.
         p_value: two-sided.
     """
 
@@ -64,17 +86,27 @@ class Effect:
     rel_effect_ci: tuple[float, float]
     p_value: float
     confidence: float = 0.95
+    control_se: float = field(default=math.nan, repr=False, metadata={"written": False})
 
     @property
     def known(self) -> bool:
+        """Whether there is an effect to read at all."""
         return math.isfinite(self.effect) and math.isfinite(self.se)
 
     @property
+    def lift_withheld(self) -> bool:
+        """Whether the effect is known but relates to a control that may be 0, so that a lift would mean nothing."""
+        return self.known and not math.isfinite(self.rel_effect)
+
+    @property
     def z(self) -> float:
+        """Effect in standard errors."""
         return self.effect / self.se if self.se else math.nan
 
     def power(self, true_effect: float) -> float:
         """Chance that a two-sided test at this confidence finds a true absolute effect."""
+        if not self.se:
+            return float(true_effect != 0)
         limit, shift = NORMAL.inv_cdf(0.5 + self.confidence / 2), abs(true_effect) / self.se
         return NORMAL.cdf(shift - limit) + NORMAL.cdf(-shift - limit)
 
@@ -83,45 +115,59 @@ class Effect:
         return (NORMAL.inv_cdf(0.5 + self.confidence / 2) + NORMAL.inv_cdf(power)) * self.se
 
     def widened(self, multiplier: float) -> tuple[tuple[float, float], tuple[float, float]]:
-        """Absolute and relative interval of ``multiplier`` standard errors either side."""
+        """Absolute and relative interval of ``multiplier`` standard errors either side; the relative one NaN if withheld."""
         absolute = (self.effect - multiplier * self.se, self.effect + multiplier * self.se)
         low, high = self.rel_effect_ci
-        if not (math.isfinite(low) and math.isfinite(high) and low > -1 and self.effect_ci[1] > self.effect_ci[0]):
+        if not (math.isfinite(low) and math.isfinite(high)):
             return absolute, (math.nan, math.nan)
-        own = (self.effect_ci[1] - self.effect_ci[0]) / 2 / self.se
-        step = math.log((1 + high) / (1 + low)) / 2 / own * multiplier
+        if not self.effect_ci[1] > self.effect_ci[0]:
+            return absolute, (low, high)
+        if self.control < 0 or low <= -1:
+            return absolute, _lift_interval(self, multiplier)
+        one_look = (self.effect_ci[1] - self.effect_ci[0]) / 2 / self.se
+        step = math.log((1 + high) / (1 + low)) / 2 / one_look * multiplier
         middle = math.log((1 + high) * (1 + low)) / 2
         return absolute, (math.expm1(middle - step), math.expm1(middle + step))
+
+    def in_units_of(self, unit: float) -> Effect:
+        """The effect of a metric that was measured in this unit."""
+        if unit == 1:
+            return self
+        low, high = self.effect_ci
+        return replace(
+            self, control=self.control * unit, treatment=self.treatment * unit, effect=self.effect * unit,
+            se=self.se * unit, effect_ci=(low * unit, high * unit), control_se=self.control_se * unit,
+        )  # fmt: skip
 
 
 NAN = math.nan
 UNKNOWN = Effect(NAN, NAN, NAN, NAN, (NAN, NAN), NAN, (NAN, NAN), NAN)
 
 
-def coefficients(tested: MetricSpec, control: Moments, treatment: Moments) -> dict[str, float]:
+def coefficients(spec: MetricSpec, control: Moments, treatment: Moments) -> dict[str, float]:
     """Regression coefficients of the metric on its covariates over the users of both groups together.
 
     θ = S_xx⁺ S_xy (Deng et al. 2013, doi:10.1145/2433396.2433413); a ratio enters by its
     linearized value (Deng, Knoblich & Lu 2018, doi:10.1145/3219819.3219919).
     """
     both = control + treatment
-    names = list(tested.covariates)
+    names = list(spec.covariates)
     inside = both.block(names, names)
     scale = np.sqrt(np.diag(inside))
     used = scale > 0
     if not used.any():
         return {}
-    across = both.block(names, [tested.numerator])[:, 0]
-    if tested.denominator:
-        bottom = both.mean(tested.denominator)
-        ratio = both.mean(tested.numerator) / bottom
-        across = (across - ratio * both.block(names, [tested.denominator])[:, 0]) / bottom
+    across = both.block(names, [spec.numerator])[:, 0]
+    if spec.denominator:
+        bottom = both.mean(spec.denominator)
+        ratio = both.mean(spec.numerator) / bottom
+        across = (across - ratio * both.block(names, [spec.denominator])[:, 0]) / bottom
     correlation = inside[np.ix_(used, used)] / np.outer(scale[used], scale[used])
     theta = np.linalg.pinv(correlation, rcond=1e-10, hermitian=True) @ (across[used] / scale[used]) / scale[used]
     return dict(zip([n for n, u in zip(names, used, strict=True) if u], map(float, theta), strict=True))
 
 
-def compare(tested: MetricSpec, control: Moments, treatment: Moments, confidence: float, *, adjusted: bool) -> Effect:
+def compare(spec: MetricSpec, control: Moments, treatment: Moments, confidence: float, *, adjusted: bool) -> Effect:
     """Welch's test (``adjusted=False``), or the same after what covariates predict is taken off (CUPED).
 
     Returns:
@@ -129,16 +175,21 @@ def compare(tested: MetricSpec, control: Moments, treatment: Moments, confidence
     """
     if min(control.count, treatment.count) < 2:
         return UNKNOWN
-    if tested.denominator and not (control.mean(tested.denominator) and treatment.mean(tested.denominator)):
+    if spec.denominator and not (control.mean(spec.denominator) and treatment.mean(spec.denominator)):
         return UNKNOWN
     covariate = None
-    if adjusted and (theta := coefficients(tested, control, treatment)):
+    if adjusted and (theta := coefficients(spec, control, treatment)):
         control, treatment = (m.with_combination(ADJUSTMENT, theta) for m in (control, treatment))
         if (control + treatment).variance(ADJUSTMENT) > 0:
             covariate = ADJUSTMENT
-    test = tt.RatioOfMeans(tested.numerator, tested.denominator, covariate, confidence_level=confidence)
-    names = [n for n in (tested.numerator, tested.denominator, covariate) if n]
-    return _welch(test, control.aggregates(*names), treatment.aggregates(*names), confidence)
+    test = tt.RatioOfMeans(spec.numerator, spec.denominator, covariate, confidence_level=confidence)
+    names = [n for n in (spec.numerator, spec.denominator, covariate) if n]
+    effect = _welch(test, control.aggregates(*names), treatment.aggregates(*names), confidence)
+    return effect.in_units_of(_unit(spec, control))
+
+
+def _unit(spec: MetricSpec, moments: Moments) -> float:
+    return moments.unit(spec.numerator) / (moments.unit(spec.denominator) if spec.denominator else 1.0)
 
 
 def _welch(
@@ -147,43 +198,111 @@ def _welch(
     treatment: tea_tasting.aggr.Aggregates,
     confidence: float,
 ) -> Effect:
-    spread = control.var(test.numer) + treatment.var(test.numer)
-    if not spread > 0:
-        return UNKNOWN
+    if not control.var(test.numer) + treatment.var(test.numer) > 0:
+        return _of_constants(test, control, treatment, confidence)
+    shift = 0.0
     try:
-        found = test.analyze_aggregates(control, treatment)
-    except (ValueError, OverflowError, ZeroDivisionError):  # a relative effect without meaning: means at 0
-        return UNKNOWN
-    se = found.effect_size / found.statistic if found.statistic else _half(found) / _quantile(confidence)
+        result = test.analyze_aggregates(control, treatment)
+    except (
+        ValueError,
+        OverflowError,
+        ZeroDivisionError,
+    ):  # no logarithm of a ratio to a mean at 0: test it away from 0
+        ratios = [float(side.mean(test.numer) / side.mean(test.denom)) for side in (control, treatment)]
+        shift = max(map(abs, ratios)) + math.sqrt(
+            max(float(side.ratio_var(test.numer, test.denom)) for side in (control, treatment))
+        )
+        try:
+            result = test.analyze_aggregates(*(_moved(test, side, shift) for side in (control, treatment)))
+        except (ValueError, OverflowError, ZeroDivisionError):
+            return UNKNOWN
+    se = result.effect_size / result.statistic if result.statistic else _half(result) / _quantile(confidence)
     effect = Effect(
-        control=float(found.control), treatment=float(found.treatment), effect=float(found.effect_size), se=abs(float(se)),
-        effect_ci=(float(found.effect_size_ci_lower), float(found.effect_size_ci_upper)),
-        rel_effect=float(found.rel_effect_size),
-        rel_effect_ci=(float(found.rel_effect_size_ci_lower), float(found.rel_effect_size_ci_upper)),
-        p_value=float(found.pvalue), confidence=confidence,
+        control=float(result.control) - shift, treatment=float(result.treatment) - shift,
+        effect=float(result.effect_size), se=abs(float(se)),
+        effect_ci=(float(result.effect_size_ci_lower), float(result.effect_size_ci_upper)),
+        rel_effect=float(result.rel_effect_size),
+        rel_effect_ci=(float(result.rel_effect_size_ci_lower), float(result.rel_effect_size_ci_upper)),
+        p_value=float(result.pvalue), confidence=confidence,
+        control_se=math.sqrt(max(float(control.ratio_var(test.numer, test.denom)), 0.0) / control.count()),
     )  # fmt: skip
-    if effect.control > 0 and effect.treatment > 0:
+    return _with_lift(effect)
+
+
+def _with_lift(effect: Effect) -> Effect:
+    """The lift relative to |control|; withheld where the control's interval holds 0."""
+    z = _quantile(effect.confidence)
+    if not abs(effect.control) > z * effect.control_se:
+        return replace(effect, rel_effect=math.nan, rel_effect_ci=(math.nan, math.nan))
+    if effect.control > 0 and effect.treatment > 0 and math.isfinite(effect.rel_effect_ci[0]):
         return effect
-    own = control.var(test.numer) / control.count()
-    return replace(effect, rel_effect_ci=fieller(effect, own, confidence))
+    return replace(effect, rel_effect=effect.effect / abs(effect.control), rel_effect_ci=_lift_interval(effect, z))
 
 
-def _half(found: tt.metrics.mean.MeanResult) -> float:
-    return float(found.effect_size_ci_upper - found.effect_size_ci_lower) / 2
+def _lift_interval(effect: Effect, multiplier: float) -> tuple[float, float]:
+    """Fieller's interval of the lift, ``multiplier`` standard errors wide; NaN where it has no end."""
+    low, high = fieller(effect, effect.control_se**2, multiplier=multiplier)
+    if not (math.isfinite(low) and math.isfinite(high)):
+        return math.nan, math.nan
+    return (low, high) if effect.control > 0 else (-high, -low)
+
+
+def _moved(test: tt.RatioOfMeans, side: tea_tasting.aggr.Aggregates, shift: float) -> tea_tasting.aggr.Aggregates:
+    """Aggregates of a metric that is higher by a constant for every group; effect and standard error stay."""
+    means, variances, covariances = dict(side.mean_), dict(side.var_), dict(side.cov_)
+    if test.denom is None:
+        means[test.numer] += shift
+        return tt.aggr.Aggregates(side.count_, means, variances, covariances)
+    means[test.numer] += shift * means[test.denom]
+    variances[test.numer] += 2 * shift * side.cov(test.numer, test.denom) + shift**2 * variances[test.denom]
+    for pair in covariances:
+        if test.numer in pair:
+            other = next((name for name in pair if name != test.numer), test.numer)
+            covariances[pair] += shift * (
+                variances[test.denom] if other == test.denom else float(side.cov(test.denom, other))
+            )
+    return tt.aggr.Aggregates(side.count_, means, variances, covariances)
+
+
+def _of_constants(
+    test: tt.RatioOfMeans,
+    control: tea_tasting.aggr.Aggregates,
+    treatment: tea_tasting.aggr.Aggregates,
+    confidence: float,
+) -> Effect:
+    """Each group holds one value: an effect without error, with the p-value of such a split by chance (permutations)."""
+    before, after = (float(side.mean(test.numer) / side.mean(test.denom)) for side in (control, treatment))
+    if not (math.isfinite(before) and math.isfinite(after)) or math.isclose(before, after, rel_tol=1e-9):
+        return UNKNOWN
+    a, b = control.count(), treatment.count()
+    chance = math.exp(math.log(2) + math.lgamma(a + 1) + math.lgamma(b + 1) - math.lgamma(a + b + 1))
+    effect = after - before
+    lift = effect / abs(before) if before else math.nan
+    return Effect(
+        before, after, effect, 0.0, (effect, effect), lift, (lift, lift), min(chance, 1.0), confidence, control_se=0.0
+    )
+
+
+def _half(result: tt.metrics.mean.MeanResult) -> float:
+    return float(result.effect_size_ci_upper - result.effect_size_ci_lower) / 2
 
 
 def _quantile(confidence: float) -> float:
     return NORMAL.inv_cdf(0.5 + confidence / 2)
 
 
-def fieller(effect: Effect, control_variance: float, confidence: float) -> tuple[float, float]:
+def fieller(
+    effect: Effect, control_variance: float, confidence: float = 0.95, *, multiplier: float | None = None
+) -> tuple[float, float]:
     """Fieller's interval of treatment / control − 1 for independent means; infinite where the control may be 0.
 
     Args:
         effect: the comparison; ``se``² is the sum of both means' variances.
         control_variance: variance of the control's mean.
+        confidence: of the interval.
+        multiplier: standard errors to each side, instead of the confidence's.
     """
-    z2 = _quantile(confidence) ** 2
+    z2 = (multiplier or _quantile(confidence)) ** 2
     other = max(effect.se**2 - control_variance, 0.0)
     a = effect.control**2 - z2 * control_variance
     b = effect.control * effect.treatment
@@ -196,14 +315,15 @@ def fieller(effect: Effect, control_variance: float, confidence: float) -> tuple
 
 
 def post_stratified(
-    tested: MetricSpec, cells: Cells, strata: Sequence[str], control: str, treatment: str, confidence: float
+    spec: MetricSpec, cells: Cells, strata: Sequence[str], control: str, treatment: str, confidence: float
 ) -> Effect:
     """Means of strata weighted by all users' shares (Miratrix, Sekhon & Yu 2013, doi:10.1111/j.1467-9868.2012.01048.x).
 
     Covariates adjust within the strata by one common θ. A stratum without two users on each side is left out, together
     with its users. Only for means.
     """
-    assert tested.denominator is None
+    if spec.denominator is not None:
+        raise ValueError(f"'{spec.metric}' is a ratio: only means can be post-stratified")
     names: list[tuple[str, ...]] = sorted({tuple(key[cells.by.index(s)] for s in strata) for key in cells.cells})
     groups = [
         [cells.of(**{cells.by[0]: variant}, **dict(zip(strata, name, strict=True))) for name in names]
@@ -213,8 +333,8 @@ def post_stratified(
     if not kept:
         return UNKNOWN
     groups = [[side[n] for n in kept] for side in groups]
-    theta = coefficients(tested, *(sum(side[1:], side[0]) for side in groups)) if tested.covariates else {}
-    weights = {tested.numerator: 1.0, **{name: -t for name, t in theta.items()}}
+    theta = coefficients(spec, *(sum(side[1:], side[0]) for side in groups)) if spec.covariates else {}
+    weights = {spec.numerator: 1.0, **{name: -t for name, t in theta.items()}}
     groups = [[m.with_combination(ADJUSTMENT, weights) for m in side] for side in groups]
     sizes = np.array([a.count + b.count for a, b in zip(*groups, strict=True)], dtype=float)
     shares = sizes / sizes.sum()
@@ -227,7 +347,8 @@ def post_stratified(
         mean = float(sum(w * m.mean(ADJUSTMENT) for w, m in zip(shares, side, strict=True))) + float(taken_off)
         variance = float(sum(w**2 * m.variance(ADJUSTMENT) / m.count for w, m in zip(shares, side, strict=True)))
         sides.append(tt.aggr.Aggregates(count_=count, mean_={"value": mean}, var_={"value": variance * count}))
-    return _welch(tt.RatioOfMeans("value", confidence_level=confidence), sides[0], sides[1], confidence)
+    effect = _welch(tt.RatioOfMeans("value", confidence_level=confidence), sides[0], sides[1], confidence)
+    return effect.in_units_of(_unit(spec, groups[0][0]))
 
 
 def from_estimates(
@@ -238,12 +359,36 @@ def from_estimates(
     if not (math.isfinite(se) and se > 0):
         return UNKNOWN
     z, effect = _quantile(confidence), treatment - control
-    found = Effect(
-        control, treatment, effect, se, (effect - z * se, effect + z * se),
-        treatment / control - 1 if control else math.nan, (math.nan, math.nan),
-        2 * NORMAL.cdf(-abs(effect) / se), confidence,
+    compared = Effect(
+        control, treatment, effect, se, (effect - z * se, effect + z * se), math.nan, (math.nan, math.nan),
+        2 * NORMAL.cdf(-abs(effect) / se), confidence, control_se,
     )  # fmt: skip
-    return replace(found, rel_effect_ci=fieller(found, control_se**2, confidence))
+    return _with_lift(compared)
+
+
+def measure(
+    spec: MetricSpec, cells: Cells, control: str, treatment: str, confidence: float, strata: Sequence[str] = ()
+) -> list[tuple[Method, Effect]]:
+    """The effect of a treatment on a metric, by each of the metric's methods that rests on moments.
+
+    Args:
+        spec: the metric.
+        cells: moments of its columns by variant (and strata).
+        control: name of the control's variant, ``treatment`` of the treatment's.
+        treatment: as above.
+        confidence: of the intervals.
+        strata: group columns for ``post_stratified``.
+    """
+    sides = cells.of(variant=control), cells.of(variant=treatment)
+    effects: list[tuple[Method, Effect]] = []
+    for method in spec.methods:
+        if method == "post_stratified":
+            effects.append((method, post_stratified(spec, cells, strata, control, treatment, confidence)))
+        elif method == "cupac":
+            effects.append((method, compare(spec.with_model(), *sides, confidence, adjusted=True)))
+        elif method in {"welch", "cuped"}:
+            effects.append((method, compare(spec, *sides, confidence, adjusted=method == "cuped")))
+    return effects
 
 
 @dataclass(frozen=True)
@@ -265,14 +410,14 @@ def shrink(effects: Sequence[float], ses: Sequence[float]) -> tuple[list[Shrunk]
     e, v = np.asarray(effects, float), np.asarray(ses, float) ** 2
     if len(e) < 2:
         return [Shrunk(float(x), float(s)) for x, s in zip(e, ses, strict=True)], math.nan
-    found = combine_effects(e, v, method_re="iterated")
-    tau2 = max(float(found.tau2), 0.0)
+    combined = combine_effects(e, v, method_re="iterated")
+    tau2 = max(float(combined.tau2), 0.0)
     weights = 1 / (v + tau2)
     common = float((weights * e).sum() / weights.sum())
     keep = tau2 / (tau2 + v)
     posterior = keep * v + (1 - keep) ** 2 / weights.sum()
     shrunk = [Shrunk(float(x), float(s)) for x, s in zip(common + keep * (e - common), np.sqrt(posterior), strict=True)]
-    return shrunk, float(found.test_homogeneity().pvalue)
+    return shrunk, float(combined.test_homogeneity().pvalue)
 
 
 def adjust(p_values: Mapping[str, float], method: str) -> dict[str, float]:

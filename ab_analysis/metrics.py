@@ -6,21 +6,32 @@ expression, ``count`` of a condition, ``days`` on which a condition held. The ot
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, RootModel, model_validator
+import duckdb
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, RootModel, model_validator
 from sqlglot import expressions as exp
 
 from core.documents import did_you_mean, load_document
+from core.duck import identifier
 from core.errors import ConfigError
 from events.mapping import parse_expression
 from events.schema import BEHAVIORS
 
 CATALOG = Path(__file__).with_name("metrics.yaml")
-EVENT_COLUMNS = ("event_id", "item_id", "played_seconds", "duration_seconds", "local_hour", *BEHAVIORS)
+EVENT_COLUMNS = {
+    "event_id": "VARCHAR",
+    "item_id": "BIGINT",
+    "played_seconds": "DOUBLE",
+    "duration_seconds": "DOUBLE",
+    "local_hour": "BIGINT",
+    **dict.fromkeys(BEHAVIORS, "BOOLEAN"),
+}
+"""Columns that an expression may read beside the source's facets, with their types in DuckDB."""
 LARGEST = "1e15"
 """Of one event's value; sums are exact to ten decimals."""
 KINDS = ("sum", "count", "days", "retained", "ratio", "quantile", "winsorise", "cap", "at_least")
@@ -36,13 +47,13 @@ class Metric(BaseModel):
         retained: N; share of users active on local day N after their first, among those whose day N is over.
         ratio: two metrics; sum of the first over sum of the second over all users (delta method).
         quantile: of the users' values of ``of``.
-        winsorise: values of ``of`` above this quantile of all users count as that quantile.
+        winsorise: (or ``winsorize``) values of ``of`` above this quantile of all users count as that quantile.
         cap: values of ``of`` above this number count as the number.
         at_least: share of users whose ``of`` reaches this number.
         better: the direction that is good.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, serialize_by_alias=False)
 
     title: str = ""
     description: str = ""
@@ -55,20 +66,21 @@ class Metric(BaseModel):
     ratio: tuple[str, str] | None = None
     of: str | None = None
     quantile: float | None = Field(None, gt=0, lt=1)
-    winsorise: float | None = Field(None, gt=0.5, lt=1)
+    winsorise: float | None = Field(None, gt=0.5, lt=1, validation_alias=AliasChoices("winsorise", "winsorize"))
     cap: float | None = None
     at_least: float | None = None
 
     @model_validator(mode="after")
     def _one_kind(self) -> Metric:
-        given = [k for k in KINDS if getattr(self, k) is not None]
-        if len(given) != 1:
-            raise ValueError(f"give exactly one of {', '.join(KINDS)}; there is {' and '.join(given) or 'none'}")
-        derived = given[0] in {"quantile", "winsorise", "cap", "at_least"}
+        kinds = [k for k in KINDS if getattr(self, k) is not None]
+        if len(kinds) != 1:
+            raise ValueError(f"give exactly one of {', '.join(KINDS)}; there is {' and '.join(kinds) or 'none'}")
+        derived = kinds[0] in {"quantile", "winsorise", "cap", "at_least"}
         if derived != (self.of is not None):
-            raise ValueError(f"{given[0]} {'needs' if derived else 'takes no'} 'of', the metric it is made of")
-        if text := self.sum or self.count or self.days:
-            check_expression(text, given[0])
+            raise ValueError(f"{kinds[0]} {'needs' if derived else 'takes no'} 'of', the metric it is made of")
+        for kind in ("sum", "count", "days"):
+            if (text := getattr(self, kind)) is not None:
+                check_expression(text, kind)
         return self
 
     @cached_property
@@ -121,10 +133,10 @@ class Catalog(RootModel[dict[str, Metric]]):
 
 def load_catalog(*paths: Path) -> dict[str, Metric]:
     """The built-in metrics, with those of ``paths`` (files that exist) on top."""
-    found: dict[str, Metric] = {}
+    catalog: dict[str, Metric] = {}
     for path in (CATALOG, *(p for p in paths if p.exists())):
-        found |= load_document(path, Catalog, what="metrics file").root
-    return found
+        catalog |= load_document(path, Catalog, what="metrics file").root
+    return catalog
 
 
 def closure(names: Iterable[str], catalog: Mapping[str, Metric]) -> dict[str, Metric]:
@@ -133,7 +145,7 @@ def closure(names: Iterable[str], catalog: Mapping[str, Metric]) -> dict[str, Me
     Raises:
         ValueError: a metric or a part is not in the catalog, or is made of what cannot be its part.
     """
-    found: dict[str, Metric] = {}
+    needed: dict[str, Metric] = {}
     for name in names:
         if name not in catalog:
             raise ValueError(
@@ -143,20 +155,82 @@ def closure(names: Iterable[str], catalog: Mapping[str, Metric]) -> dict[str, Me
         for part in metric.parts:
             if part in catalog and not catalog[part].additive:
                 raise ValueError(f"metric '{name}' is made of '{part}', which is not a sum, a count or days")
-        found |= closure(metric.parts, catalog)
-        found[name] = metric
-    return found
+        needed |= closure(metric.parts, catalog)
+        needed[name] = metric
+    return needed
+
+
+UNBOUNDED = (
+    exp.Query, exp.UDTF, exp.Explode, exp.Columns, exp.Star, exp.Comprehension, exp.Lambda, exp.GenerateSeries,
+    exp.GenerateDateArray, exp.GenerateTimestampArray, exp.Repeat, exp.Pad, exp.Space, exp.Placeholder, exp.Parameter,
+)  # fmt: skip
+"""What an expression over one event needs not: queries, rows or lists made from nothing, text of any length. Without them the
+memory and time that an expression takes are bounded by the row."""
+CHANGING = (exp.Rand, exp.Uuid, exp.CurrentDate, exp.CurrentTime, exp.CurrentTimestamp, exp.CurrentDatetime)
+"""What is another value each time: a report would not be the same again."""
+LONGEST_EXPRESSION = 5_000
 
 
 def check_expression(text: str, where: str) -> exp.Expression:
-    """Parse SQL over one event; functions that are not SQL's own are refused. ``ValueError`` says what is wrong."""
+    """Parse SQL over one event, whose cost is bounded and whose value is the same every time.
+
+    Args:
+        text: the expression, in DuckDB's words.
+        where: the key that holds it, for messages.
+
+    Raises:
+        ValueError: says what is wrong.
+    """
+    if len(text) > LONGEST_EXPRESSION:
+        raise ValueError(
+            f"{where}: an expression has at most {LONGEST_EXPRESSION:,} characters, this one has {len(text):,}"
+        )
     try:
         tree = parse_expression(text, where)
     except ConfigError as error:
         raise ValueError(str(error)) from None
+    except RecursionError:
+        raise ValueError(f"{where}: the expression is nested too deeply") from None
     if strange := tree.find(exp.Anonymous):
         raise ValueError(f"{where}: '{text}' calls {strange.name}(), which is not one of SQL's own functions")
+    if unbounded := tree.find(*UNBOUNDED):
+        raise ValueError(
+            f"{where}: '{text}' holds {unbounded.sql(dialect='duckdb')}; use the columns of the event, without queries, lists "
+            "that are generated, or repeated text"
+        )
+    if changing := tree.find(*CHANGING):
+        raise ValueError(f"{where}: '{text}' holds {changing.sql(dialect='duckdb')}, which is another value each time")
     return tree
+
+
+NUMBERS = re.compile(r"(U?(TINY|SMALL|BIG|HUGE)?INT(EGER)?|DOUBLE|FLOAT|DECIMAL.*)$")
+
+
+def check_types(expressions: Mapping[str, tuple[str, bool]], columns: Mapping[str, str]) -> None:
+    """What expressions give, before any event is read: numbers where a sum needs them, conditions elsewhere.
+
+    Args:
+        expressions: where it stands → (text, whether it must be a number).
+        columns: column of the events → its type in DuckDB.
+
+    Raises:
+        ValueError: names the first expression that gives something else, or that the engine refuses.
+    """
+    if not expressions:
+        return
+    table = ", ".join(f"CAST(NULL AS {kind}) AS {identifier(name)}" for name, kind in columns.items())
+    with duckdb.connect(config={"threads": 1, "memory_limit": "100MB"}) as con:
+        for where, (text, number) in expressions.items():
+            try:
+                kind = str(
+                    con.execute(f"DESCRIBE SELECT {to_sql(text, 'duckdb')} FROM (SELECT {table})").fetchall()[0][1]
+                )
+            except duckdb.Error as error:
+                raise ValueError(f"{where}: '{text}' cannot be computed: {str(error).splitlines()[0]}") from None
+            if number and not NUMBERS.match(kind) and kind != "BOOLEAN":
+                raise ValueError(f"{where}: '{text}' gives {kind}, not a number")
+            if not number and kind != "BOOLEAN" and not NUMBERS.match(kind):
+                raise ValueError(f"{where}: '{text}' gives {kind}, not a condition (true or false)")
 
 
 def columns_of(text: str) -> set[str]:

@@ -7,20 +7,26 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from itertools import combinations_with_replacement
+from typing import Any
 
 import numpy as np
 import tea_tasting as tt
 import tea_tasting.aggr
 
-from core.duck import identifier
+from core.duck import identifier, quoted
 from core.engine import Engine
 from core.errors import DataError
 
 BITS = 43
 """Of a column's largest value: products of two take 86 bits, and a billion users' sum of them fits the engines' 38 digits."""
+SHARED_BITS = 8
+"""A group whose largest value is smaller than all users' by more than so many bits gets a scale of its own."""
+ORDINARY_RANGE = 300
+"""Columns whose size is beyond 2^±this are measured in a unit of their own: squares of them would leave the doubles."""
+FINITE = "1.7976931348623157e308"
 
 
 @dataclass(frozen=True)
@@ -32,12 +38,14 @@ class Moments:
         count: users.
         means: shape (k,).
         comoments: Σ (x − x̄)(y − ȳ), shape (k, k); NaN for pairs that nobody asked for.
+        units: column → what 1 in ``means`` stands for, a power of two; columns that are not here stand for themselves.
     """
 
     columns: tuple[str, ...]
     count: int
     means: np.ndarray
     comoments: np.ndarray
+    units: Mapping[str, float] = field(default_factory=dict)
 
     def __add__(self, other: Moments) -> Moments:
         """Two groups as one (Chan, Golub & LeVeque 1983, doi:10.1080/00031305.1983.10483115)."""
@@ -50,16 +58,22 @@ class Moments:
             count,
             self.means + gap * (other.count / count),
             self.comoments + other.comoments + np.outer(gap, gap) * (self.count * other.count / count),
+            self.units,
         )
 
     def at(self, name: str) -> int:
         return self.columns.index(name)
 
+    def unit(self, name: str) -> float:
+        """What 1 of a column stands for."""
+        return self.units.get(name, 1.0)
+
     def mean(self, name: str) -> float:
+        """Mean of a column, in its unit."""
         return float(self.means[self.at(name)])
 
     def variance(self, name: str) -> float:
-        """Sample variance."""
+        """Sample variance of a column, in its unit."""
         return float(self.comoments[self.at(name), self.at(name)]) / max(self.count - 1, 1)
 
     def block(self, left: Sequence[str], right: Sequence[str]) -> np.ndarray:
@@ -73,12 +87,13 @@ class Moments:
             vector[self.at(column)] = weight
         used = vector != 0
         across = self.comoments[:, used] @ vector[used]
-        own = float(vector[used] @ across[used])
+        square = float(vector[used] @ across[used])
         return Moments(
             (*self.columns, name),
             self.count,
             np.append(self.means, self.means[used] @ vector[used]),
-            np.block([[self.comoments, across[:, None]], [across[None, :], np.array([[own]])]]),
+            np.block([[self.comoments, across[:, None]], [across[None, :], np.array([[square]])]]),
+            {**self.units, name: self.unit(next(iter(weights)))},
         )
 
     def aggregates(self, *names: str) -> tea_tasting.aggr.Aggregates:
@@ -112,11 +127,11 @@ class Cells:
 
     def of(self, **groups: str) -> Moments:
         """Users of the given groups together; no users where there are none."""
-        found = no_users(next(iter(self.cells.values())).columns)
+        chosen = no_users(next(iter(self.cells.values())).columns)
         for key, moments in self.cells.items():
             if all(key[self.by.index(name)] == value for name, value in groups.items()):
-                found += moments
-        return found
+                chosen += moments
+        return chosen
 
     def values(self, name: str) -> list[str]:
         """Values of a group column, in order."""
@@ -125,8 +140,8 @@ class Cells:
 
 def pairs_of(blocks: Iterable[Sequence[str]]) -> list[tuple[str, str]]:
     """Each pair of columns that stands in a block, once."""
-    found = {tuple(sorted(pair)): None for block in blocks for pair in combinations_with_replacement(block, 2)}
-    return [(a, b) for a, b in found]
+    pairs = {tuple(sorted(pair)): None for block in blocks for pair in combinations_with_replacement(block, 2)}
+    return [(a, b) for a, b in pairs]
 
 
 def read_moments(db: Engine, table: str, by: Sequence[str], blocks: Sequence[Sequence[str]]) -> Cells:
@@ -144,15 +159,31 @@ def read_moments(db: Engine, table: str, by: Sequence[str], blocks: Sequence[Seq
     columns = tuple(sorted({name for block in blocks for name in block}))
     pairs = pairs_of(blocks)
     sums = exact_sums(db, table, by, [*((c,) for c in columns), *pairs])
+    units = _units(columns, pairs, sums.values())
     cells = {}
     for key, (count, values) in sums.items():
         total = dict(zip(columns, values, strict=False))
         comoments = np.full((len(columns), len(columns)), np.nan)
         for (a, b), product in zip(pairs, values[len(columns) :], strict=True):
             i, j = columns.index(a), columns.index(b)
-            comoments[i, j] = comoments[j, i] = float(product - total[a] * total[b] / count)
-        cells[key] = Moments(columns, count, np.array([float(total[c] / count) for c in columns]), comoments)
+            unit = Fraction(units.get(a, 1.0)) * Fraction(units.get(b, 1.0))
+            comoments[i, j] = comoments[j, i] = float((product - total[a] * total[b] / count) / unit)
+        means = np.array([float(total[c] / count / Fraction(units.get(c, 1.0))) for c in columns])
+        cells[key] = Moments(columns, count, means, comoments, units)
     return Cells(tuple(by), cells)
+
+
+def _units(
+    columns: Sequence[str], pairs: Sequence[tuple[str, str]], sums: Iterable[tuple[int, list[Fraction]]]
+) -> dict[str, float]:
+    """Units of the columns whose squares a double cannot hold, so that they become numbers around 1."""
+    squares = dict.fromkeys(columns, Fraction(0))
+    for _, values in sums:
+        for (a, b), product in zip(pairs, values[len(columns) :], strict=True):
+            if a == b:
+                squares[a] = max(squares[a], product)
+    bits = {c: (q.numerator.bit_length() - q.denominator.bit_length()) // 2 for c, q in squares.items() if q}
+    return {c: math.ldexp(1.0, n) for c, n in bits.items() if abs(n) > ORDINARY_RANGE}
 
 
 def exact_sums(
@@ -162,7 +193,9 @@ def exact_sums(
 
     Every column is scaled by a power of two so that its largest value takes ``BITS`` bits, rounded to whole numbers, and
     summed as such: the result does not depend on the order of the users, nor on the engine, and nothing cancels. Counts are
-    exact; other values keep ``BITS`` bits of the column's largest (of its range, where that lies far from 0).
+    exact; other values keep ``BITS`` bits of the column's largest (of its range, where that lies far from 0). A group
+    whose values are much smaller than the largest of all has scales of its own, so that an outlier elsewhere takes
+    nothing from it.
 
     Returns:
         Group → users, and a value a term; groups in order.
@@ -171,24 +204,50 @@ def exact_sums(
         DataError: a column holds NaN, infinity or nothing for a user.
     """
     columns = sorted({name for term in terms for name in term})
-    scales = dict(zip(columns, _scales(db, table, columns), strict=True))
-    whole = ", ".join(f"{db.round_to_int(s.apply(db, identifier(c)))} AS {identifier(c)}" for c, s in scales.items())
-    groups = ", ".join(identifier(name) for name in by)
-    needed = list(dict.fromkeys([*((c,) for c in columns), *terms]))
-    sums = ", ".join(f"CAST(sum({' * '.join(map(identifier, t))}) AS STRING) AS t{n}" for n, t in enumerate(needed))
+    alike: dict[tuple[_Scale, ...], list[tuple[Any, ...]]] = {}
+    for group, scales in _scales(db, table, by, columns).items():
+        alike.setdefault(scales, []).append(group)
+    sums: dict[tuple[str, ...], tuple[int, list[Fraction]]] = {}
+    for scales, groups in alike.items():
+        where = "" if len(alike) == 1 else f" WHERE {_any_of(by, groups)}"
+        sums |= _sums_at(db, f"{table}{where}", by, terms, dict(zip(columns, scales, strict=True)))
+    return dict(sorted(sums.items()))
+
+
+def _sums_at(
+    db: Engine, source: str, by: Sequence[str], terms: Sequence[tuple[str, ...]], scales: Mapping[str, _Scale]
+) -> dict[tuple[str, ...], tuple[int, list[Fraction]]]:
+    """``exact_sums`` of groups whose columns have the same scales. Columns get names that no user's can collide with."""
+    inner = {c: f"c{n}" for n, c in enumerate(scales)}
+    names = [f"g{n}" for n in range(len(by))]
+    chosen = [f"{identifier(name)} AS {alias}" for name, alias in zip(by, names, strict=True)]
+    chosen += [f"{db.round_to_int(s.apply(db, identifier(c)))} AS {inner[c]}" for c, s in scales.items()]
+    needed = list(dict.fromkeys([*((c,) for c in scales), *terms]))
+    sums = [f"CAST(sum({' * '.join(inner[c] for c in t)}) AS STRING) AS t{n}" for n, t in enumerate(needed)]
     rows = db.rows(
-        f"SELECT {groups}, count(*) AS n, {sums} FROM (SELECT {groups}, {whole} FROM {table}) whole_numbers "
-        f"GROUP BY {groups} ORDER BY {groups}"
+        f"SELECT {', '.join([*names, 'count(*) AS n', *sums])} FROM (SELECT {', '.join(chosen)} FROM {source}) "
+        f"whole_numbers GROUP BY {', '.join(names)} ORDER BY {', '.join(names)}"
     )
-    found = {}
+    totals = {}
     for row in rows:
         key, count = tuple(str(v) for v in row[: len(by)]), int(row[len(by)])
         inside = {
             t: Fraction(int(v)) / Fraction(2) ** sum(scales[c].exponent for c in t)
             for t, v in zip(needed, row[len(by) + 1 :], strict=True)
         }
-        found[key] = (count, [_around_zero(t, inside, scales, count) for t in terms])
-    return found
+        totals[key] = (count, [_around_zero(t, inside, scales, count) for t in terms])
+    return totals
+
+
+def _any_of(by: Sequence[str], groups: Sequence[tuple[Any, ...]]) -> str:
+    """Condition for rows of the given groups."""
+
+    def equal(name: str, value: Any) -> str:
+        if value is None:
+            return f"{identifier(name)} IS NULL"
+        return f"{identifier(name)} = {quoted(value) if isinstance(value, str) else value!r}"
+
+    return " OR ".join(f"({' AND '.join(map(equal, by, group))})" for group in groups)
 
 
 def _around_zero(
@@ -215,27 +274,43 @@ class _Scale:
         return f"{moved} * {db.double(math.ldexp(1.0, self.exponent))}"
 
 
-def _scales(db: Engine, table: str, columns: Sequence[str]) -> list[_Scale]:
-    """How each column is scaled; ``DataError`` names the columns with values that are no numbers."""
-    if not columns:
-        return []
-    parts = []
+def _scales(
+    db: Engine, table: str, by: Sequence[str], columns: Sequence[str]
+) -> dict[tuple[Any, ...], tuple[_Scale, ...]]:
+    """How each column is scaled in each group; ``DataError`` names the columns with values that are no numbers."""
+    names = [f"g{n}" for n in range(len(by))]
+    parts = [f"{identifier(name)} AS {alias}" for name, alias in zip(by, names, strict=True)]
     for n, c in enumerate(columns):
         v = f"CAST({identifier(c)} AS DOUBLE)"
-        known = f"CASE WHEN abs({v}) <= 1e300 THEN {v} END"
+        known = f"CASE WHEN abs({v}) <= {FINITE} THEN {v} END"
         parts.append(
-            f"count(*) FILTER (WHERE {v} IS NULL OR abs({v}) > 1e300) AS b{n}, min({known}) AS l{n}, max({known}) AS h{n}"
+            f"count(*) FILTER (WHERE {v} IS NULL OR NOT abs({v}) <= {FINITE}) AS b{n}, min({known}) AS l{n}, "
+            f"max({known}) AS h{n}"
         )
-    (row,) = db.rows(f"SELECT {', '.join(parts)} FROM {table}")
-    _raise_unknown(dict(zip(columns, row[::3], strict=True)))
-    return [_scale(float(low or 0.0), float(high or 0.0)) for low, high in zip(row[1::3], row[2::3], strict=True)]
+    rows = db.rows(f"SELECT {', '.join(parts)} FROM {table} GROUP BY {', '.join(map(identifier, by))}")
+    groups = {row[: len(by)]: row[len(by) :] for row in rows}
+    _raise_unknown({c: sum(int(r[3 * n]) for r in groups.values()) for n, c in enumerate(columns)})
+    overall = []
+    for n in range(len(columns)):
+        ends = [(float(r[3 * n + 1]), float(r[3 * n + 2])) for r in groups.values()]
+        overall.append(_scale(min((low for low, _ in ends), default=0.0), max((high for _, high in ends), default=0.0)))
+    return {
+        group: tuple(_scale(float(row[3 * n + 1]), float(row[3 * n + 2]), overall[n]) for n in range(len(columns)))
+        for group, row in groups.items()
+    }
 
 
-def _scale(low: float, high: float) -> _Scale:
+def _scale(low: float, high: float, overall: _Scale | None = None) -> _Scale:
+    """The scale of values in [low, high]; that of all users where it costs this group no more than ``SHARED_BITS``."""
     far = max(abs(low), abs(high))
     center = (low + high) / 2 if high - low < far / 64 else 0.0
     largest = max(abs(low - center), abs(high - center))
-    return _Scale(center, min(BITS - math.frexp(largest)[1], 1000))
+    scale = _Scale(center, min(BITS - math.frexp(largest or far)[1], 1000))
+    if overall is None:
+        return scale if largest else _Scale(center, BITS)
+    if not far or scale.exponent - overall.exponent <= SHARED_BITS:
+        return overall
+    return scale
 
 
 def check_known(db: Engine, table: str, columns: Sequence[str]) -> None:

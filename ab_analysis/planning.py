@@ -83,33 +83,31 @@ def _of_length(db: Engine, store: EventStore, plan: ExperimentPlan, days: int, u
     users = sum(counts.analyzed.values())
     if users < 2:
         raise NotReadyError(f"fewer than two users in the {days} days before {until}")
-    tested = metric_specs(inside, some_new=0 < counts.new_users < users)
-    moments = read_moments(db, "users", ("variant",), [t.block for t in tested.values()]).of()
+    specs = metric_specs(inside, some_new=0 < counts.new_users < users)
+    moments = read_moments(db, "users", ("variant",), [t.columns for t in specs.values()]).of()
     return [
         row
-        for t in tested.values()
+        for t in specs.values()
         for adjusted in ((False, True) if t.covariates else (False,))
         if (row := plan_row(inside, t, moments, days, adjusted=adjusted))
     ]
 
 
-def plan_row(
-    plan: ExperimentPlan, tested: MetricSpec, moments: Moments, days: int, *, adjusted: bool
-) -> PlanRow | None:
+def plan_row(plan: ExperimentPlan, spec: MetricSpec, moments: Moments, days: int, *, adjusted: bool) -> PlanRow | None:
     """Power of one metric on users like these; None where the metric does not vary.
 
     Solved by tea-tasting, with the normal distribution: its noncentral t has no value for the users of a real app.
     """
     experiment = plan.experiment
-    if not moments.variance(tested.numerator) > 0 or not moments.mean(tested.numerator):
+    if not moments.variance(spec.numerator) > 0 or not moments.mean(spec.numerator):
         return None
     covariate = None
     if adjusted:
-        theta = coefficients(tested, no_users(moments.columns), moments)
+        theta = coefficients(spec, no_users(moments.columns), moments)
         if not theta:
             return None
         moments, covariate = moments.with_combination(ADJUSTMENT, theta), ADJUSTMENT
-    names = [n for n in (tested.numerator, tested.denominator, covariate) if n]
+    names = [n for n in (spec.numerator, spec.denominator, covariate) if n]
     aggregates = moments.aggregates(*names)
     share = min(experiment.variants[v] for v in experiment.treatments)
     control = experiment.variants[experiment.control]
@@ -118,20 +116,21 @@ def plan_row(
 
     def metric(effect: float | None = None) -> tt.RatioOfMeans:
         return tt.RatioOfMeans(
-            tested.numerator, tested.denominator, covariate, alpha=1 - experiment.confidence, ratio=share / control,
+            spec.numerator, spec.denominator, covariate, alpha=1 - experiment.confidence, ratio=share / control,
             power=experiment.power, use_t=False, rel_effect_size=effect, n_obs=max(int(in_pair), 4),
         )  # fmt: skip
 
     found = metric().solve_power_from_aggregates(aggregates, "rel_effect_size")[0]
     needed = metric(experiment.minimum_effect).solve_power_from_aggregates(aggregates, "n_obs")[0]
     power = metric(experiment.minimum_effect).solve_power_from_aggregates(aggregates, "power")[0]
-    variance = aggregates.ratio_var(tested.numerator, tested.denominator)
+    variance = aggregates.ratio_var(spec.numerator, spec.denominator)
     left = variance
     if covariate:
-        left -= aggregates.ratio_cov(tested.numerator, tested.denominator, covariate, None)
-    mean = aggregates.mean(tested.numerator) / aggregates.mean(tested.denominator)
+        left -= aggregates.ratio_cov(spec.numerator, spec.denominator, covariate, None)
+    mean = aggregates.mean(spec.numerator) / aggregates.mean(spec.denominator)
+    unit = moments.unit(spec.numerator) / (moments.unit(spec.denominator) if spec.denominator else 1.0)
     return PlanRow(
-        tested.metric, "cuped" if adjusted else "welch", days, moments.count, float(mean), math.sqrt(max(left, 0.0)),
+        spec.metric, "cuped" if adjusted else "welch", days, moments.count, float(mean) * unit, math.sqrt(max(left, 0.0)) * unit,
         1 - left / variance, abs(float(found.rel_effect_size)), math.ceil(needed.n_obs * total / (share + control)),
         float(power.power),
     )  # fmt: skip

@@ -6,8 +6,9 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from ab_analysis.analysis import Analysis, MetricResult, SegmentResult
+from ab_analysis.analysis import Analysis
 from ab_analysis.experiment import Experiment
+from ab_analysis.results import MetricResult, SegmentResult
 from core.page_template import svg
 
 if TYPE_CHECKING:

@@ -12,9 +12,10 @@ from typing import Any
 import yaml
 
 from ab_analysis import plots
-from ab_analysis.analysis import Analysis, MetricResult, analyze, plain
+from ab_analysis.analysis import Analysis, analyze
 from ab_analysis.decision import guardrail_state, side
 from ab_analysis.experiment import Experiment, ExperimentPlan, make_plan
+from ab_analysis.results import MetricResult, plain
 from ab_analysis.user_table import build_user_table
 from core.engine import engine
 from core.files import read_json, write_json, write_text

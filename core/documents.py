@@ -37,6 +37,8 @@ def load_document(path: Path, model: type[M], *, what: str, see: str = "") -> M:
     try:
         text = path.read_text(encoding="utf-8")
         root = yaml.compose(text, Loader=yaml.SafeLoader)
+        if _contains_itself(root):
+            raise ConfigError(f"{path} is not valid: an anchor (&) contains itself")
         content = {} if root is None else yaml.safe_load(text)
     except (FileNotFoundError, IsADirectoryError):
         raise ConfigError(f"no {what} at '{path}'") from None
@@ -85,6 +87,26 @@ def _line(node: yaml.Node | None, location: Sequence[Any]) -> int:
             node = node.value[part]
             line = node.start_mark.line + 1
     return line
+
+
+def _contains_itself(node: yaml.Node | None) -> bool:
+    """Whether an anchor of a document is inside what it names."""
+    inside: set[int] = set()
+    done: set[int] = set()
+
+    def visit(part: yaml.Node | None) -> bool:
+        if not isinstance(part, yaml.CollectionNode) or id(part) in done:
+            return False
+        if id(part) in inside:
+            return True
+        inside.add(id(part))
+        children = [n for pair in part.value for n in pair] if isinstance(part, yaml.MappingNode) else part.value
+        looped = any(visit(child) for child in children)
+        inside.discard(id(part))
+        done.add(id(part))
+        return looped
+
+    return visit(node)
 
 
 def _repeated(node: yaml.Node | None) -> list[tuple[str, Any, Any]]:

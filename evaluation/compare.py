@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from core.errors import DataError
-from evaluation.metrics import METRICS, Estimate, Predictions, auc, delong_influence
+from core.errors import ConfigError, DataError
+from evaluation.metrics import METRICS, Estimate, Predictions, auc, delong_influence, finite
 
 POWER = 0.8
 COMPARED = ("auc", "uauc", "gauc", "logloss")
@@ -35,11 +35,22 @@ class Comparison:
     detectable: float
 
     def as_json(self) -> dict[str, Any]:
-        return asdict(self)
+        """Its values; what is undefined is None."""
+        low, high = self.interval
+        figures = {k: finite(getattr(self, k)) for k in ("a", "b", "difference", "p_value", "detectable")}
+        return {**asdict(self), **figures, "interval": (finite(low), finite(high))}
+
+
+def check_confidence(confidence: float) -> None:
+    """``ConfigError`` unless it is a share above 0.5 and below 1."""
+    if not 0.5 < confidence < 1:
+        raise ConfigError(f"confidence {confidence:g} must lie between 0.5 and 1 (95 % is 0.95)")
 
 
 def check_paired(a: Predictions, b: Predictions) -> None:
     """``DataError`` unless both hold the same impressions in the same order."""
+    if not len(a):
+        raise DataError("the predictions have no rows: there is nothing to compare")
     same = len(a) == len(b) and np.array_equal(a.user_ids, b.user_ids) and np.array_equal(a.users, b.users)
     if not same or not np.array_equal(a.labels, b.labels):
         raise DataError("the two models were not scored on the same impressions (users and labels differ)")
@@ -56,6 +67,7 @@ def compare(
     Raises:
         DataError: the two were not scored on the same impressions.
     """
+    check_confidence(confidence)
     check_paired(a, b)
     rows = []
     for name in names:
@@ -77,7 +89,10 @@ def bootstrap(
     confidence: float = 0.95,
 ) -> Comparison:
     """The difference's percentile interval from users drawn with replacement."""
+    check_confidence(confidence)
     check_paired(a, b)
+    if replications < 2:
+        raise ConfigError(f"{replications} replications give no interval; take 200 or more")
     rng = np.random.default_rng(seed)
     users = len(a.user_ids)
     metric = METRICS[name]

@@ -100,6 +100,8 @@ class Predictions:
             raise DataError("labels must be 0 or 1")
         if np.any(weights < 0):
             raise DataError("weights must not be negative")
+        if nobody := int(np.count_nonzero(pd.isna(users))):
+            raise DataError(f"{nobody} of {len(users)} rows have no user; leave them out")
         codes, user_ids = pd.factorize(users, sort=True)
         return cls(codes.astype(np.int64, copy=False), labels, scores, weights, np.asarray(user_ids))
 
@@ -109,6 +111,15 @@ class Predictions:
 
     def __len__(self) -> int:
         return len(self.scores)
+
+
+def finite(value: float) -> float | None:
+    """The value, or None where it is not a number: JSON holds null, never NaN.
+
+    >>> finite(0.5), finite(float("nan")), finite(float("inf"))
+    (0.5, None, None)
+    """
+    return float(value) if np.isfinite(value) else None
 
 
 def _ranks(scores: Array) -> tuple[Array, int]:

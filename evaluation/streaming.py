@@ -6,6 +6,7 @@ DuckDB sorts by score, then by user, spilling to disk; the passes hold a batch a
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from evaluation.metrics import (
     Estimate,
     Predictions,
     calibration_error,
+    finite,
     mean_over_users,
     ndcg_of_users,
     over_entropy,
@@ -45,43 +47,127 @@ class Columns:
     weight: str | None = None
 
 
-@dataclass
-class _Totals:
-    rows: int
-    positive: float
-    negative: float
-    users: np.ndarray
+@dataclass(frozen=True)
+class SliceMetrics:
+    """Metrics of the rows with one value of a column; ``value`` is None for rows without a value."""
+
+    value: str | None
+    metrics: dict[str, object]
 
 
-def file_metrics(
-    settings: Settings, files: Sequence[Path], columns: Columns, *, by: str | None = None
-) -> dict[str, dict[str, object]]:
-    """Metrics of prediction files, overall (``all``) and by the values of a column.
+@dataclass(frozen=True)
+class FileMetrics:
+    """Metrics of prediction files: of all rows, and of each slice.
 
-    Returns:
-        slice → metric → value, for metrics with an interval also ``<metric>_ci95``.
+    Attributes:
+        overall: metric → value, for metrics with an interval also ``<metric>_ci95``; None where it is undefined.
+        slices: in the order of their values, rows without a value last.
+    """
+
+    overall: dict[str, object]
+    slices: tuple[SliceMetrics, ...] = ()
+
+    def as_json(self, by: str | None = None) -> dict[str, object]:
+        """The overall metrics; ``by`` holds the slices by their text, ``missing`` the rows without a value."""
+        if by is None:
+            return dict(self.overall)
+        content: dict[str, object] = {
+            **self.overall,
+            "by": {by: {s.value: s.metrics for s in self.slices if s.value is not None}},
+        }
+        if without := [s.metrics for s in self.slices if s.value is None]:
+            content["missing"] = {by: without[0]}
+        return content
+
+
+def file_metrics(settings: Settings, files: Sequence[Path], columns: Columns, *, by: str | None = None) -> FileMetrics:
+    """Metrics of prediction files, overall and by the values of a column.
 
     Raises:
-        DataError: a file or a column is missing, or a value is not usable.
+        DataError: a file or a column is missing, there are no rows, or a value is not usable.
     """
-    with duck.connection(settings, spill_to_file=True) as con:
+    with duck.connection(settings, spill_to_file=True) as con, _readable(files, columns):
         source = _source(con, files, columns, by)
-        found = {"all": _metrics(con, source)}
-        if by:
-            for value in [r[0] for r in con.sql(f"SELECT DISTINCT slice FROM {source} ORDER BY slice").fetchall()]:
-                test = "slice IS NULL" if value is None else f"slice = {quoted(str(value))}"
-                found[str(value)] = _metrics(con, f"(SELECT * FROM {source} WHERE {test})")
-    return found
+        if not scalar(con, f"SELECT count(*) FROM {source}"):
+            raise DataError(f"no rows in {', '.join(map(str, files))}: there is nothing to measure")
+        overall = _metrics(con, source)
+        values = (
+            [r[0] for r in con.sql(f"SELECT DISTINCT slice FROM {source} ORDER BY slice NULLS LAST").fetchall()]
+            if by
+            else []
+        )
+        slices = []
+        for value in values:
+            test = "slice IS NULL" if value is None else f"slice = {quoted(value)}"
+            slices.append(SliceMetrics(value, _metrics(con, f"(SELECT * FROM {source} WHERE {test})")))
+    return FileMetrics(overall, tuple(slices))
 
 
 def read_predictions(
     settings: Settings, files: Sequence[Path], columns: Columns, order: str | None = None
 ) -> Predictions:
-    """Prediction files as columns in memory, ordered by a column where one is given (to pair two models)."""
-    with duck.connection(settings) as con:
+    """Prediction files as columns in memory, ordered by a column where one is given (to pair two models).
+
+    Raises:
+        DataError: a file or a column is missing, or a value is not usable.
+    """
+    with duck.connection(settings) as con, _readable(files, columns):
         source = _source(con, files, columns, order)
         table = con.sql(f"SELECT * FROM {source} {'ORDER BY slice' if order else ''}").to_arrow_table()
     return _predictions(table)
+
+
+def read_models(
+    settings: Settings, files: Sequence[Path], columns: Columns, key: str | None = None
+) -> list[Predictions]:
+    """Predictions of several models on the same impressions, one file a model, row by row the same.
+
+    Args:
+        settings: bound memory and threads.
+        files: one a model, the baseline first.
+        columns: names of the columns.
+        key: column that identifies an impression; without it the rows must be in the same order.
+
+    Raises:
+        DataError: a key is null, is there twice, or is not in every file.
+    """
+    if key is not None:
+        with duck.connection(settings) as con, _readable(files, columns):
+            _check_keys(con, files, columns, key)
+    return [read_predictions(settings, [file], columns, key) for file in files]
+
+
+def _check_keys(con: duckdb.DuckDBPyConnection, files: Sequence[Path], columns: Columns, key: str) -> None:
+    for n, file in enumerate(files):
+        _source(con, [file], columns, key)
+        con.execute(f"CREATE TABLE keys_{n} AS SELECT slice AS k, count(*) AS n FROM predictions GROUP BY slice")
+        if missing := scalar(con, f"SELECT n FROM keys_{n} WHERE k IS NULL"):
+            raise DataError(f"{file}: {missing:,} rows have no '{key}'; rows without a key cannot be paired")
+        twice, example = con.sql(f"SELECT count(*), min(k) FROM keys_{n} WHERE n > 1").fetchall()[0]
+        if twice:
+            raise DataError(f"{file}: {twice:,} values of '{key}' are there more than once (for example '{example}')")
+    for n, file in enumerate(files[1:], 1):
+        for where, other, here, there in ((file, files[0], 0, n), (files[0], file, n, 0)):
+            lacking, example = con.sql(
+                f"SELECT count(*), min(k) FROM keys_{here} ANTI JOIN keys_{there} USING (k)"
+            ).fetchall()[0]
+            if lacking:
+                raise DataError(
+                    f"{where} lacks {lacking:,} impressions of {other} (for example {key} = '{example}'); "
+                    "score every model on the same impressions"
+                )
+
+
+@contextmanager
+def _readable(files: Sequence[Path], columns: Columns) -> Iterator[None]:
+    """What the engine cannot read, such as a label that is text, becomes one line."""
+    try:
+        yield
+    except duckdb.Error as error:
+        names = ", ".join(c for c in (columns.label, columns.score, columns.weight) if c)
+        raise DataError(
+            f"{', '.join(map(str, files))}: a value cannot be read ({str(error).splitlines()[0]}); {names} must be numbers, labels 0 or 1"
+        ) from None
 
 
 def _source(con: duckdb.DuckDBPyConnection, files: Sequence[Path], columns: Columns, extra: str | None) -> str:
@@ -130,11 +216,11 @@ def _metrics(con: duckdb.DuckDBPyConnection, source: str) -> dict[str, object]:
 
 
 def _row(estimates: dict[str, Estimate], ece: float, rows: int, users: int) -> dict[str, object]:
-    found: dict[str, object] = {}
+    row: dict[str, object] = {}
     for name, estimate in estimates.items():
-        found[name] = None if np.isnan(estimate.value) else estimate.value
-        found[f"{name}_ci95"] = None if np.isnan(estimate.standard_error) else list(estimate.interval())
-    return {**found, "ece": ece, "samples": rows, "users": users}
+        row[name] = finite(estimate.value)
+        row[f"{name}_ci95"] = None if np.isnan(estimate.standard_error) else list(estimate.interval())
+    return {**row, "ece": finite(ece), "samples": rows, "users": users}
 
 
 def _streamed(con: duckdb.DuckDBPyConnection, source: str, rows: int) -> dict[str, object]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import sys
 from pathlib import Path
@@ -61,14 +60,16 @@ def plan(
     Pretends that the experiment just ran on the last days of the log: how many users it would have had, how much its
     metrics vary, what CUPED saves, the smallest effect it would find, and the users its minimum effect needs.
     """
-    from ab_analysis.analysis import plain
+    from ab_analysis.assignment import check_workspace_layers
     from ab_analysis.experiment import load_experiment, make_plan
     from ab_analysis.planning import plan_from_history
+    from ab_analysis.results import plain
     from core.engine import engine
     from events.store import EventStore
 
     settings = cli.settings_of(source)
     experiment = load_experiment(experiment_file)
+    check_workspace_layers(settings, experiment)
     store = EventStore(settings.events_dir)
     durations = days or [max(round(experiment.planned_days), 1)]
     with engine(settings) as db:
@@ -119,21 +120,18 @@ def assign(
 
     Writes user,variant. The split is a salted hash: the same every time, on every machine.
     """
-    from ab_analysis.assignment import assign_users
+    from ab_analysis.assignment import assign_users, check_workspace_layers
     from ab_analysis.experiment import load_experiment
+    from ab_analysis.user_file import assignment_table, read_users, write_assignments
 
-    del source
     experiment = load_experiment(experiment_file)
-    keys = _user_keys(users, column)
+    check_workspace_layers(cli.settings_of(source), experiment)
+    keys = read_users(users, column)
     variants = assign_users(experiment, keys)
-    sink = out.open("w", newline="", encoding="utf-8") if out else sys.stdout
-    try:
-        table = csv.writer(sink, lineterminator="\n")
-        table.writerow(("user", "variant"))
-        table.writerows((k, v) for k, v in zip(keys, variants, strict=True) if v is not None)
-    finally:
-        if out:
-            sink.close()
+    if out:
+        write_assignments(out, keys, list(variants))
+    else:
+        print(assignment_table(keys, list(variants)), end="")
     for name in experiment.variants:
         print(f"{name}: {int((variants == name).sum()):,} users", file=sys.stderr)
     outside = sum(v is None for v in variants)
@@ -178,6 +176,9 @@ def analyze(
     user: Annotated[
         str | None, typer.Option("--user", metavar="COLUMN", help="Check that no user is there twice.")
     ] = None,
+    exclude_crossed: Annotated[
+        bool, typer.Option("--exclude-crossed", help="Leave users of two variants out and say how many.")
+    ] = False,
     confidence: Annotated[
         float, typer.Option("--confidence", metavar="LEVEL", help="Level of the intervals, between 0.5 and 1.")
     ] = 0.95,
@@ -189,7 +190,7 @@ def analyze(
     Compares every variant with the control: Welch's test, and CUPED where a covariate is given. Users whose covariate is
     empty count as users without a pre-period. Metrics must be numbers for every user.
     """
-    from ab_analysis.analysis import plain
+    from ab_analysis.results import plain
     from ab_analysis.table import TableSpec, analyze_table
     from core.engine import engine
 
@@ -206,6 +207,7 @@ def analyze(
         strata=tuple(stratum or ()),
         shares=_shares(shares),
         user=user,
+        exclude_crossed=exclude_crossed,
         confidence=confidence,
     )
     with engine(settings) as db:
@@ -261,40 +263,16 @@ def report(
     print(write_overview(settings))
 
 
-def _user_keys(path: str, column: str | None) -> list[str]:
-    """Users of a text file (one a line), a CSV or a Parquet file."""
-    from ab_analysis.table import check_column
-
-    if path == "-":
-        return [line.strip() for line in sys.stdin if line.strip()]
-    file = Path(path)
-    if not file.is_file():
-        raise ConfigError(f"no file of users at '{path}'")
-    if file.suffix == ".parquet":
-        import pyarrow.parquet as pq
-
-        table = pq.read_table(file)
-        name = column or table.column_names[0]
-        check_column(name, table.column_names, file)
-        return [str(v) for v in table[name].to_pylist()]
-    with file.open(encoding="utf-8", newline="") as handle:
-        rows = list(csv.reader(handle))
-    if column is None:
-        return [row[0] for row in rows if row]
-    check_column(column, rows[0] if rows else [], file)
-    position = rows[0].index(column)
-    return [row[position] for row in rows[1:] if row]
-
-
 def _print_rows(rows: list[dict[str, Any]], confidence: float) -> None:
-    wide = max(len(r["metric"]) for r in rows) + 2
+    wide = max((len(r["metric"]) for r in rows), default=0) + 2
     level = f"{confidence:.0%} interval"
     print(
         f"{'metric':<{wide}}{'variant':<14}{'method':<16}{'control':>12}{'treatment':>12}{'lift':>9}   {level:<22}{'p':>9}"
     )
     for r in rows:
         known = r["effect"] is not None
-        group = f"  where {r['segment']} = {r['segment_value']}" if "segment" in r else ""
+        value = "(no value)" if r.get("segment_value") is None else r["segment_value"]
+        group = f"  where {r['segment']} = {value}" if "segment" in r else ""
         low, high = r["rel_effect_ci"]
         interval = f"[{low:+.2%}, {high:+.2%}]" if low is not None and high is not None else "–"
         lift = f"{r['rel_effect']:+.2%}" if r["rel_effect"] is not None else "–"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -47,10 +48,10 @@ def metrics(
     from core.settings import load_settings
     from evaluation.streaming import Columns, file_metrics
 
-    slices = file_metrics(load_settings(), predictions, Columns(user, label, score, weight), by=by)
-    overall: dict[str, Any] = slices.pop("all")
-    _print_table({"all": overall, **slices})
-    print(json.dumps({**overall, **({"by": {by: slices}} if by else {})}))
+    found = file_metrics(load_settings(), predictions, Columns(user, label, score, weight), by=by)
+    slices = [("(no value)" if s.value is None else s.value, s.metrics) for s in found.slices]
+    _print_table([("all", found.overall), *slices])
+    print(json.dumps(found.as_json(by), allow_nan=False))
 
 
 @app.command()
@@ -82,14 +83,14 @@ def compare(
     from core.settings import load_settings
     from evaluation.compare import bootstrap
     from evaluation.compare import compare as compare_models
-    from evaluation.streaming import Columns, read_predictions
+    from evaluation.streaming import Columns, read_models
 
     if replications is not None and replications < 0:
         raise ConfigError(f"--bootstrap {replications}: 0 or more")
     if len(predictions) < 2:
         raise DataError("compare needs at least two files: the baseline first")
     settings, columns = load_settings(), Columns(user, label, score, weight)
-    models = [read_predictions(settings, [path], columns, key) for path in predictions]
+    models = read_models(settings, predictions, columns, key)
     results = []
     for path, model in zip(predictions[1:], models[1:], strict=True):
         rows = compare_models(models[0], model, confidence)
@@ -104,12 +105,12 @@ def compare(
         results.append(
             {"baseline": str(predictions[0]), "model": str(path), "comparisons": [r.as_json() for r in rows]}
         )
-    print(json.dumps({"results": results}))
+    print(json.dumps({"results": results}, allow_nan=False))
 
 
-def _print_table(slices: dict[str, dict[str, Any]]) -> None:
+def _print_table(rows: Sequence[tuple[str, dict[str, Any]]]) -> None:
     print(f"{'slice':<16}" + "".join(f"{name[:11]:>12}" for name in METRICS))
-    for name, row in slices.items():
+    for name, row in rows:
         cells = (
             "" if row[k] is None else f"{row[k]:,}" if isinstance(row[k], int) else f"{row[k]:.6f}" for k in METRICS
         )

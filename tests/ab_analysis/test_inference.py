@@ -89,7 +89,7 @@ def test_a_ratio_with_covariates_saves_what_a_regression_of_its_linearized_value
 def test_cuped_shrinks_the_variance_by_the_squared_correlation() -> None:
     frame = people(users=30_000, lift=0)
     t = MetricSpec("d", "duration", covariates=("duration_pre",))
-    plain, adjusted = (compare(t, *sides(frame, t.block), 0.95, adjusted=a) for a in (False, True))
+    plain, adjusted = (compare(t, *sides(frame, t.columns), 0.95, adjusted=a) for a in (False, True))
     rho = np.corrcoef(frame.duration, frame.duration_pre)[0, 1]
     assert 1 - (adjusted.se / plain.se) ** 2 == pytest.approx(rho**2, abs=1e-3)
 

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import typer.main
 import yaml
-from clock.main import app
 
+from clock.main import app
 from core.errors import NotReadyError
 from core.settings import ROOT, Settings, load_settings
 from docs import generate, results, screenshots

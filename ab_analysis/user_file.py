@@ -1,0 +1,104 @@
+"""A file of users and the file of their variants: what ``assign`` reads and writes."""
+
+from __future__ import annotations
+
+import csv
+import io
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TextIO
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ab_analysis.text_table import MARK, check_column, open_text, read_rows
+from core.errors import ConfigError, DataError
+from core.files import write_text
+
+STANDARD_INPUT = "-"
+
+
+def read_users(path: str, column: str | None = None, *, stdin: TextIO | None = None) -> list[str]:
+    """Users of a text file (one a line), a CSV or a Parquet file, or of standard input (``-``).
+
+    Args:
+        path: the file; ``.gz`` is unpacked.
+        column: the user's column; with it a CSV has a header. Default: the first column, without a header.
+        stdin: what ``-`` reads.
+
+    Raises:
+        ConfigError: no such file, or no such column.
+        DataError: a row without a user, a row with other columns than the header, a quote that is not closed, or ids that
+            are neither text nor whole numbers: each would be assigned a variant that serving does not give.
+    """
+    if path == STANDARD_INPUT:
+        handle = io.StringIO((stdin or sys.stdin).read().removeprefix(MARK), newline="")
+        return _from_csv(handle, "standard input", column) if column else _from_lines(handle)
+    file = Path(path)
+    if not file.is_file():
+        raise ConfigError(f"no file of users at '{path}'")
+    if file.suffix.lower() == ".parquet":
+        return _from_parquet(file, column)
+    with open_text(file) as handle:
+        if column is None and file.with_suffix("").suffix.lower() != ".csv" and file.suffix.lower() in {".txt", ".gz"}:
+            return _from_lines(handle)
+        tabs = ".tsv" in {s.lower() for s in file.suffixes}
+        return _from_csv(handle, str(file), column, "\t" if tabs else ",")
+
+
+def _from_lines(handle: TextIO) -> list[str]:
+    return [user for line in handle if (user := line.strip())]
+
+
+def _from_csv(handle: TextIO, name: str, column: str | None, delimiter: str = ",") -> list[str]:
+    rows = read_rows(handle, name, delimiter)
+    at, width = 0, None
+    if column is not None:
+        header = next(rows, (0, []))[1]
+        check_column(column, header, name)
+        at, width = header.index(column), len(header)
+    users = []
+    for line, row in rows:
+        if width is not None and len(row) != width:
+            raise DataError(f"{name}, line {line}: {len(row)} cells, but the header has {width}; mend the row")
+        if not row[at].strip():
+            raise DataError(
+                f"{name}, line {line}: no user{f' in column {column!r}' if column else ''}; leave the row out"
+            )
+        users.append(row[at])
+    return users
+
+
+def _from_parquet(file: Path, column: str | None) -> list[str]:
+    try:
+        schema = pq.read_schema(file)
+        name = column or (schema.names[0] if schema.names else "")
+        check_column(name, schema.names, file)
+        values = pq.read_table(file, columns=[name])[name]
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{file} cannot be read as Parquet: {str(error).splitlines()[0]}") from None
+    kind = values.type.value_type if pa.types.is_dictionary(values.type) else values.type
+    if not (pa.types.is_integer(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+        raise DataError(f"{file}: column '{name}' holds {kind}; users are text or whole numbers, as in the log")
+    users = ["" if v is None else str(v) for v in values.to_pylist()]
+    if missing := sum(not u.strip() for u in users):
+        first = next(n for n, u in enumerate(users, 1) if not u.strip())
+        raise DataError(
+            f"{file}: {missing:,} rows have no user in column '{name}' (the first is row {first}); leave them out"
+        )
+    return users
+
+
+def assignment_table(users: Sequence[str], variants: Sequence[str | None]) -> str:
+    """The users that are in the experiment, as CSV: ``user,variant``."""
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(("user", "variant"))
+    table.writerows((u, v) for u, v in zip(users, variants, strict=True) if v is not None)
+    return text.getvalue()
+
+
+def write_assignments(path: Path, users: Sequence[str], variants: Sequence[str | None]) -> None:
+    """Write ``assignment_table`` to a file, whole or not at all; its folder is made."""
+    write_text(path, assignment_table(users, variants))
