@@ -51,8 +51,8 @@ def run_demo(source: str, data: str | None, hours: int, *, fresh: bool) -> dict[
     if fresh and settings.workspace.exists():
         log.info("removing %s", settings.workspace)
         shutil.rmtree(settings.workspace)
-    log_to(settings.workspace / "logs" / "demo.log")
     plan = _plan(settings, data, hours)
+    log_to(settings.workspace / "logs" / "demo.log")
     log.info("source %s: history before %s, then %d hours through Airflow", settings.source, plan["takeover"], hours)
     takeover, end = Hour.parse(plan["takeover"]), Hour.parse(plan["end"])
     migration = threading.Thread(target=migrate_airflow, args=(settings,), daemon=True)

@@ -131,7 +131,7 @@ class Loop:
         if fresh:
             for world in self.workspaces:
                 shutil.rmtree(world.workspace, ignore_errors=True)
-        log_to(self.settings.workspace / "logs" / "demo.log")
+        log_to(self.settings.workspace / "logs" / "loop.log")
         self.config = self._config()
         self.app = App(self.config)
         self._airflow: AirflowApi | None = None

@@ -1,0 +1,158 @@
+"""``clock``: its help teaches, its mistakes are one line, it starts without the heavy libraries."""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.exceptions import TyperException
+
+from clock.main import app, version
+from core import cli, progress
+from core.errors import ConfigError
+from core.settings import ROOT
+
+GROUPS: dict[str, tuple[str, ...]] = {
+    "events": ("ingest", "close", "status", "explain"),
+    "features": ("rebuild", "advance", "status", "clock", "page", "fit"),
+    "ab": ("init", "schema", "plan", "assign", "analyze", "report"),
+    "evaluate": ("metrics", "compare"),
+    "serve": ("run", "replay", "stop", "resume"),
+    "ops": ("prepare", "init", "service", "healthy", "users", "metrics", "doctor", "backup", "restore", "migrate"),
+    "simulate": ("write", "truth"),
+}
+
+
+def process(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """The command line as a person starts it."""
+    return subprocess.run(
+        [sys.executable, "-m", *arguments], cwd=ROOT, capture_output=True, text=True, check=False, timeout=120
+    )
+
+
+def usage_error(*arguments: str) -> tuple[str, int]:
+    with pytest.raises(TyperException) as caught:
+        cli.call(app, arguments, program="clock")
+    return cli.usage_message(caught.value), caught.value.exit_code
+
+
+def test_help_has_every_command_in_its_panel(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.call(app, ["--help"], program="clock") == 0
+    text = capsys.readouterr().out
+    panels = ["Run the platform", "Data", "Models", "Experiments", "Operate"]
+    places = [text.index(f" {panel} ─") for panel in panels]
+    assert places == sorted(places)
+    for name in (
+        "demo",
+        "loop",
+        "up",
+        "down",
+        "setup",
+        "history",
+        "hour",
+        "train",
+        "stale",
+        "rollback",
+        "study",
+        "bench",
+        *GROUPS,
+    ):
+        assert f"│ {name} " in text
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_help_of_every_group_names_its_commands_and_an_example(group: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.call(app, [group, "-h"], program="clock") == 0
+    text = capsys.readouterr().out
+    assert all(f"│ {name} " in text for name in GROUPS[group])
+    assert f"Example: clock {group}" in text
+
+
+def test_every_option_and_argument_has_a_help_text() -> None:
+    from typer.main import get_command
+
+    def walk(command: Any, path: str) -> list[str]:
+        silent = [f"{path} {p.name}" for p in command.params if not p.help]
+        return silent + [s for name, c in getattr(command, "commands", {}).items() for s in walk(c, f"{path} {name}")]
+
+    assert walk(get_command(app), "clock") == []
+
+
+def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.call(app, ["--version"], program="clock") == 0
+    assert capsys.readouterr().out == f"clock {version()}\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("demmo",), "Did you mean 'demo'?"),
+        (("demo", "--hurs", "2"), "did you mean '--hours'?"),
+        (("events", "ingset"), "Did you mean 'ingest'?"),
+        (("serve", "--prot", "1"), "did you mean '--port'?"),
+        (("demo", "--hours", "x"), "'x' is not a valid int"),
+        (("train", "matched_clock"), "Missing option '--until'"),
+        (("--source", "x", "events", "explain"), "takes no --source"),
+    ],
+)
+def test_a_mistyped_command_line_is_one_line_and_status_2(arguments: tuple[str, ...], words: str) -> None:
+    message, status = usage_error(*arguments)
+    assert status == cli.EXIT_ERROR
+    assert words in message
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    "arguments", [("--source", "X!", "stale"), ("stale", "--source", "X!"), ("ops", "--source", "X!", "migrate")]
+)
+def test_the_source_may_stand_before_and_after_the_command(arguments: tuple[str, ...]) -> None:
+    with pytest.raises(ConfigError, match="CLOCK_SOURCE"):
+        cli.call(app, arguments, program="clock")
+
+
+def test_a_study_is_listed_or_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.call(app, ["study"], program="clock") == 0
+    assert "ab_calibration" in capsys.readouterr().out
+    with pytest.raises(ConfigError, match="did you mean 'clocks'"):
+        cli.call(app, ["bench", "clokcs"], program="clock")
+
+
+def test_help_starts_without_the_heavy_libraries() -> None:
+    code = (
+        "import sys; from clock.main import app; from core import cli; cli.call(app, ['--help'], program='clock'); "
+        "print(sorted({'torch', 'mlflow', 'airflow', 'pandas', 'numpy', 'duckdb', 'feast', 'pyarrow'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_old_and_new_forms_end_alike() -> None:
+    old, new = process("studies", "sigmma"), process("clock", "study", "sigmma")
+    assert (old.returncode, old.stderr) == (new.returncode, new.stderr)
+    assert old.returncode == cli.EXIT_ERROR
+    assert old.stderr.startswith("error: no study 'sigmma'; did you mean 'sigma'?")
+    assert old.stderr.count("\n") == 1
+
+
+def test_a_job_shows_stages_and_keeps_every_line_in_its_log_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    log = logging.getLogger("some.job")
+    with progress.showing():
+        log.info("before the file is known")
+        progress.log_to(tmp_path / "logs" / "demo.log")
+        log.info("1/2 reading", extra=progress.STAGE)
+        log.info("a detail")
+        log.info("a half", extra=progress.step(1, 2))
+    shown = capsys.readouterr().err
+    assert "1/2 reading" in shown
+    assert "1/2 a half" in shown
+    assert "a detail" not in shown
+    assert shown.splitlines()[-1].endswith("demo.log")
+    kept = (tmp_path / "logs" / "demo.log").read_text()
+    assert all(text in kept for text in ("before the file is known", "1/2 reading", "a detail", "a half"))
