@@ -469,12 +469,10 @@ def _metavar(parameter: Any) -> str:
 
 
 def _kind(parameter: Any) -> str:
-    if getattr(parameter, "is_flag", False):
+    if parameter.is_flag:
         return "flag"
-    choices = getattr(parameter.type, "choices", None)
-    if choices:
-        return ", ".join(str(getattr(choice, "value", choice)) for choice in choices)
-    return str(parameter.type.name)
+    annotation = parameter.bare_type
+    return str(parameter.metavar or getattr(annotation, "__name__", annotation)).lower()
 
 
 def _default(parameter: Any) -> str:

@@ -210,7 +210,7 @@ def test_the_reference_holds_no_path_of_this_machine(reference: dict[str, str]) 
 
 def test_screenshots_say_what_to_run_where_no_demo_has_run(tmp_path: Path) -> None:
     settings = load_settings(var=tmp_path)
-    with pytest.raises(NotReadyError, match="no demo has run in .*; run 'make demo' first"):
+    with pytest.raises(NotReadyError, match=r"no demo has run in .*; run 'make demo' first"):
         screenshots.check_workspace(settings)
     settings.workspace.mkdir(parents=True)
     (settings.workspace / "demo.json").write_text("{}")
