@@ -2,65 +2,123 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 
 import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from core.duck import hour_number, identifier
+from core.duck import hour_number, quoted
+from core.errors import DataError
 from core.hours import Hour
 from events.ids import extend_ids
 from events.mapping import Mapping
-from events.readers import find_files, load_raw
+from events.readers import exact_text, find_files, load_raw
 from events.schema import exposure_schema
-from events.staging import check_known, timestamp_sql
+from events.staging import EARLIEST, FUTURE_TOLERANCE, timestamp_sql
 from events.store import EventStore
 
+SCHEMA = "exposure_load"
+"""DuckDB schema of the tables that exposures are read through."""
 
-def exposures_by_hour(
-    con: duckdb.DuckDBPyConnection, store: EventStore, mapping: Mapping, files: list[Path]
-) -> dict[Hour, pa.Table]:
-    """First exposures of each hour, from the exposure logs that stand beside the event logs."""
+
+@dataclass(frozen=True)
+class Exposures:
+    """Exposures that were read.
+
+    Attributes:
+        found: whether there was any exposure log.
+        rejected: rows that are no exposures, by reason.
+        user_kind: kind of user ids (int, string).
+    """
+
+    found: bool
+    rejected: dict[str, int] = field(default_factory=dict)
+    user_kind: str = "string"
+
+    def by_hour(self, con: duckdb.DuckDBPyConnection, store: EventStore) -> dict[Hour, pa.Table]:
+        """First exposures of each hour; new users get their ids."""
+        if not self.found:
+            return {}
+        good = f"(SELECT * FROM {SCHEMA}.parsed_exposures WHERE reason IS NULL)"
+        if self.user_kind == "string":
+            ids = extend_ids(
+                con, store.root / "_ids" / "user.parquet",
+                f"SELECT user_key AS key, min(timestamp) AS first_seen FROM {good} GROUP BY ALL",
+            )  # fmt: skip
+        else:
+            ids = f"(SELECT DISTINCT user_key AS key, TRY_CAST(user_key AS BIGINT) AS id FROM {good})"
+        table = con.sql(
+            f"""SELECT experiment, variant, id AS user_id, min(timestamp) AS timestamp
+            FROM {good} JOIN {ids} ON key = user_key
+            WHERE id IS NOT NULL GROUP BY experiment, variant, id, {hour_number("timestamp")}"""
+        ).to_arrow_table()
+        table = table.cast(exposure_schema())
+        numbers = pc.divide(pc.cast(table["timestamp"], pa.int64()), 3_600_000_000)
+        return {Hour(n): table.filter(pc.equal(numbers, n)) for n in sorted(pc.unique(numbers).to_pylist())}
+
+
+def read_exposures(
+    con: duckdb.DuckDBPyConnection,
+    mapping: Mapping,
+    files: list[Path],
+    now: datetime,
+    user_kind: str,
+) -> Exposures:
+    """Read the exposure logs that stand beside the event logs, with the readers and limits of events.
+
+    Args:
+        con: a database of its own; gets the schema ``exposure_load``.
+        mapping: names the exposure logs and their columns.
+        files: the event logs.
+        now: moment after which an exposure counts as from the future.
+        user_kind: kind of user ids (int, string).
+
+    Raises:
+        ConfigError: a column is missing.
+        DataError: a file cannot be read.
+    """
     rule = mapping.exposures
     if rule is None:
-        return {}
+        return Exposures(found=False)
     paths = [
         file.parent / rule.path.replace("{name}", file.name).replace("{stem}", file.name.split(".")[0])
         for file in files
     ]
-    found = sorted({str(path) for path in paths if path.exists()})
-    if not found:
-        return {}
-    con.execute("CREATE SCHEMA exposure_load")
-    con.execute("USE exposure_load")
+    there = sorted({str(path) for path in paths if path.exists()})
+    if not there:
+        return Exposures(found=False)
+    con.execute(f"CREATE SCHEMA {SCHEMA}")
+    con.execute(f"USE {SCHEMA}")
     try:
-        raw = load_raw(con, mapping.model_copy(update={"format": "auto"}), find_files(found))
-        for name in (rule.experiment, rule.variant, rule.user_id, rule.timestamp.column):
-            check_known(name, raw.columns, f"exposures ({found[0]})")
-        moment = timestamp_sql(f"r.{identifier(rule.timestamp.column)}", rule.timestamp)
-        users = store.root / "_ids" / "user.parquet"
-        source = f"""SELECT CAST({identifier(rule.experiment)} AS VARCHAR) AS experiment,
-            CAST({identifier(rule.variant)} AS VARCHAR) AS variant,
-            trim(CAST({identifier(rule.user_id)} AS VARCHAR)) AS user_key, {moment} AS timestamp FROM raw r"""
-        con.execute(f"CREATE TABLE parsed_exposures AS {source}")
-        if users.exists():
-            ids = extend_ids(
-                con, users,
-                "SELECT user_key AS key, min(timestamp) AS first_seen FROM exposure_load.parsed_exposures "
-                "WHERE user_key IS NOT NULL GROUP BY ALL",
-            )  # fmt: skip
-        else:
-            ids = "(SELECT DISTINCT user_key AS key, TRY_CAST(user_key AS BIGINT) AS id FROM exposure_load.parsed_exposures)"
-        found_rows = con.sql(
-            f"""SELECT experiment, variant, id AS user_id, min(timestamp) AS timestamp
-            FROM exposure_load.parsed_exposures JOIN {ids} ON key = user_key
-            WHERE experiment IS NOT NULL AND variant IS NOT NULL AND id IS NOT NULL AND timestamp IS NOT NULL
-            GROUP BY experiment, variant, id, {hour_number("timestamp")}"""
+        raw = load_raw(con, mapping.model_copy(update={"format": "auto"}), find_files(there))
+        where = f"exposures ({there[0]})"
+        cells = {name: raw.cell(name, where) for name in (rule.experiment, rule.variant, rule.user_id)}
+        experiment, variant, user = (
+            f"nullif(trim({exact_text(cells[name], raw.types.get(name, 'VARCHAR'))}), '')"
+            for name in (rule.experiment, rule.variant, rule.user_id)
         )
-        table = found_rows.to_arrow_table()
+        column = raw.cell(rule.timestamp.column, where)
+        moment = timestamp_sql(column, rule.timestamp, raw.types.get(rule.timestamp.column, "VARCHAR"))
+        con.execute(f"SET TimeZone = {quoted(rule.timestamp.zone)}")
+        limit = (now + FUTURE_TOLERANCE).timestamp()
+        is_bad_id = "TRY_CAST(user_key AS BIGINT) IS NULL" if user_kind == "int" else "false"
+        con.execute(
+            f"""CREATE TABLE parsed_exposures AS SELECT *, CASE WHEN timestamp IS NULL THEN 'bad_timestamp'
+            WHEN user_key IS NULL THEN 'missing_user_id' WHEN {is_bad_id} THEN 'bad_user_id'
+            WHEN experiment IS NULL THEN 'missing_experiment' WHEN variant IS NULL THEN 'missing_variant'
+            WHEN epoch(timestamp) > {limit!r} THEN 'in_future' WHEN timestamp < {EARLIEST} THEN 'too_old' END AS reason
+            FROM (SELECT {experiment} AS experiment, {variant} AS variant, {user} AS user_key, {moment} AS timestamp FROM raw r)"""
+        )
+        rejected = con.execute(
+            """SELECT reason, count(*) FROM (SELECT reason FROM parsed_exposures WHERE reason IS NOT NULL
+            UNION ALL SELECT reason FROM malformed) GROUP BY reason ORDER BY reason"""
+        ).fetchall()
+    except duckdb.Error as error:
+        raise DataError(f"cannot read {there[0]}: {str(error).splitlines()[0]}; nothing was ingested") from error
     finally:
+        con.execute("SET TimeZone = 'UTC'")
         con.execute("USE main")
-    table = table.cast(exposure_schema())
-    numbers = pc.divide(pc.cast(table["timestamp"], pa.int64()), 3_600_000_000)
-    return {Hour(n): table.filter(pc.equal(numbers, n)) for n in sorted(pc.unique(numbers).to_pylist())}
+    return Exposures(True, dict(rejected), user_kind)

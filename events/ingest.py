@@ -20,12 +20,12 @@ from core.files import digest_file, digest_text, exclusive_lock, read_json, reco
 from core.hours import Hour, hour_range
 from core.settings import Settings
 from core.state_version import check_state_version
-from events.exposures import exposures_by_hour
+from events.exposures import read_exposures
 from events.ids import extend_ids
 from events.mapping import Mapping, load_mapping, log_paths
-from events.readers import find_files, load_raw, raw_rows
+from events.readers import RawLog, find_files, load_raw, raw_rows
 from events.schema import event_schema
-from events.staging import Staging, timestamp_sql
+from events.staging import Staging, inner, timestamp_sql
 from events.store import EventStore, SourceProperties
 
 log = logging.getLogger("events.ingest")
@@ -35,6 +35,10 @@ DEDUPLICATION_HOURS = 48
 LONGEST_GAP_HOURS = 31 * 24
 """Hours without events are closed as empty between two events, unless the gap is longer than this."""
 NOTED_GAP_HOURS = 24
+NOTED_SHARE = 0.05
+"""A part of the events of which more than this share could not be read is worth a warning."""
+FEW_ROWS = 20
+"""So few bad rows alone in an hour are no sign that the mapping is wrong."""
 
 
 @dataclass
@@ -53,6 +57,56 @@ class Account:
     exposures: int = 0
     changed_hours: list[str] = field(default_factory=list)
     quarantine: str | None = None
+    ids: dict[str, str] = field(default_factory=dict)
+    unreadable: dict[str, int] = field(default_factory=dict)
+    ambiguous_times: int = 0
+    skipped_times: int = 0
+    exposure_reasons: dict[str, int] = field(default_factory=dict)
+
+
+def _id_kinds(store: EventStore) -> dict[str, str]:
+    """Kinds of ids that the source's first events fixed, by user and item."""
+    path = store.root / "_ids" / "kinds.json"
+    return dict(read_json(path)) if path.exists() else {}
+
+
+def _require_some_good(con: duckdb.DuckDBPyConnection, staging: Staging, one_hour: bool) -> None:
+    """Fail where nothing of the input can be read; a few bad rows alone in their hour do not stop the hour."""
+    rows = raw_rows(con)
+    if not rows or scalar(con, "SELECT count(*) FROM staged WHERE reason IS NULL"):
+        return
+    if one_hour and rows < FEW_ROWS:
+        return
+    reasons = con.execute(
+        """SELECT reason, count(*) AS n FROM (SELECT reason FROM staged UNION ALL SELECT reason FROM malformed)
+        GROUP BY reason ORDER BY n DESC, reason"""
+    ).fetchall()
+    listed = ", ".join(f"{reason} {count}" for reason, count in reasons)
+    raise DataError(
+        f"none of the {rows} rows of {staging.files[0]} could be read ({listed}); nothing was ingested. "
+        + staging.likely_cause(str(reasons[0][0]))
+    )
+
+
+def _say(account: Account, mapping: Mapping) -> None:
+    """Tell what a person should know of an input that was taken."""
+    for part, count in account.unreadable.items():
+        if count > account.kept * NOTED_SHARE:
+            log.warning("%s: %d cells are neither true nor false and count as unknown", part, count)
+    if account.ambiguous_times:
+        log.warning(
+            "%d times were shown twice by the clocks of %s; timestamp.fold says which is meant (now: %s)",
+            account.ambiguous_times, mapping.timestamp.zone, mapping.timestamp.fold,
+        )  # fmt: skip
+    if account.skipped_times:
+        log.warning(
+            "%d times never were on the clocks of %s; %s", account.skipped_times, mapping.timestamp.zone,
+            "they are quarantined" if mapping.timestamp.fold == "reject" else "they count as an hour later",
+        )  # fmt: skip
+    if account.exposure_reasons:
+        log.warning("exposures that could not be read: %s", account.exposure_reasons)
+    if account.rows_in and not account.kept and account.duplicates:
+        log.info("every row was there already; nothing changed")
 
 
 def ingest(
@@ -94,13 +148,22 @@ def ingest(
     ):
         recover_directories(store.root)
         log.info("reading %d file(s)", len(files))
-        staging = Staging(con, mapping, folder, files)
-        staging.stage(now or datetime.now().astimezone())
+        properties, moment = SourceProperties.of(mapping), now or datetime.now().astimezone()
+        store.check_declared(properties)
+        staging = Staging(con, mapping, folder, files, _id_kinds(store))
+        staging.stage(moment)
         staging.restrict(*only)
-        store.declare(SourceProperties.of(mapping))
+        _require_some_good(con, staging, close is not None)
+        exposures = read_exposures(con, mapping, files, moment, staging.ids["user"])
+        store.declare(properties)
         account = _account(con, store, mapping, staging.ids)
-        _write_quarantine(con, store, files, account)
-        _write_hours(con, store, mapping, files, account, close)
+        account.ids, account.unreadable = dict(sorted(staging.ids.items())), staging.unreadable
+        account.ambiguous_times = staging.shifted.get("ambiguous", 0)
+        account.skipped_times = staging.shifted.get("skipped", 0)
+        account.exposure_reasons = exposures.rejected
+        _write_quarantine(con, store, files, account, staging.raw)
+        _write_hours(con, store, mapping, exposures.by_hour(con, store), account, close)
+        _say(account, mapping)
         write_json(
             store.root / "_receipts" / f"{_input_digest(files)}.json", {**asdict(account), "changed_hours": None}
         )
@@ -114,9 +177,10 @@ def ingest(
 def last_moment(con: duckdb.DuckDBPyConnection, mapping_name: str, paths: list[str]) -> datetime | None:
     """Time of the last readable event of a log that is not from the future, None where there is none."""
     mapping, _ = load_mapping(mapping_name)
-    load_raw(con, mapping, find_files(paths))
+    raw = load_raw(con, mapping, find_files(paths))
     con.execute(f"SET TimeZone = {quoted(mapping.timestamp.zone)}")
-    moment = timestamp_sql(f"r.{identifier(mapping.timestamp.column)}", mapping.timestamp)
+    column = mapping.timestamp.column
+    moment = timestamp_sql(raw.cell(column, "timestamp.column"), mapping.timestamp, raw.types.get(column, "VARCHAR"))
     latest: datetime | None = scalar(con, f"SELECT max(m) FROM (SELECT {moment} AS m FROM raw r) WHERE m <= now()")
     con.execute("SET TimeZone = 'UTC'")
     return latest
@@ -149,7 +213,9 @@ def _account(con: duckdb.DuckDBPyConnection, store: EventStore, mapping: Mapping
     users = _id_table(con, store, "user", kinds)
     items = _id_table(con, store, "item", kinds)
     names = [f.name for f in event_schema(mapping.facet_names)]
-    rest = ", ".join(f"s.{identifier(n)}" for n in names[4:])
+    rest = ", ".join(
+        f"s.{inner(n)} AS {identifier(n)}" if n in mapping.facet_names else f"s.{identifier(n)}" for n in names[4:]
+    )
     con.execute(
         f"""CREATE TABLE fresh AS SELECT s.event_id, u.id AS user_id, i.id AS item_id, s.ts AS timestamp, {rest}
         FROM staged s JOIN marked m USING (__row) JOIN {users} u ON u.key = s.user_key
@@ -176,44 +242,45 @@ def _account(con: duckdb.DuckDBPyConnection, store: EventStore, mapping: Mapping
 
 
 def _id_table(con: duckdb.DuckDBPyConnection, store: EventStore, kind: str, kinds: dict[str, str]) -> str:
-    if _id_kind(con, store, kind, kinds) == "int":
+    _keep_id_kind(con, store, kind, kinds)
+    if kinds[kind] == "int":
         return f"(SELECT DISTINCT {kind}_key AS key, CAST({kind}_key AS BIGINT) AS id FROM staged WHERE reason IS NULL)"
     query = f"SELECT {kind}_key AS key, min(ts) AS first_seen FROM staged WHERE reason IS NULL GROUP BY ALL"
     return extend_ids(con, store.root / "_ids" / f"{kind}.parquet", query)
 
 
-def _id_kind(con: duckdb.DuckDBPyConnection, store: EventStore, kind: str, kinds: dict[str, str]) -> str:
-    """``int`` or ``string``: chosen by the first input that has events, then kept."""
-    path = store.root / "_ids" / "kinds.json"
-    known = read_json(path) if path.exists() else {}
+def _keep_id_kind(con: duckdb.DuckDBPyConnection, store: EventStore, kind: str, kinds: dict[str, str]) -> None:
+    """Fix the kind of a source's ids with the first input that has events."""
+    known = _id_kinds(store)
     if kind not in known and scalar(con, "SELECT count(*) FROM staged WHERE reason IS NULL"):
-        known[kind] = kinds[kind]
-        write_json(path, known)
-    return str(known.get(kind, "string"))
+        write_json(store.root / "_ids" / "kinds.json", {**known, kind: kinds[kind]})
+
+
+def _json_cell(column: str, kind: str) -> str:
+    """SQL of a cell for JSON, which has no infinite numbers."""
+    if kind not in {"FLOAT", "DOUBLE"}:
+        return column
+    return f"CASE WHEN isfinite({column}) THEN to_json({column}) ELSE to_json(CAST({column} AS VARCHAR)) END"
 
 
 def _input_digest(files: list[Path]) -> str:
     return digest_text(*(digest_file(file) for file in files))[:16]
 
 
-def _write_quarantine(con: duckdb.DuckDBPyConnection, store: EventStore, files: list[Path], account: Account) -> None:
+def _write_quarantine(
+    con: duckdb.DuckDBPyConnection, store: EventStore, files: list[Path], account: Account, raw: RawLog
+) -> None:
     if not account.quarantined:
         return
-    con.execute(
-        "CREATE TABLE good_raw AS SELECT s.reason, r.* FROM raw r JOIN staged s USING (__row) WHERE reason IS NOT NULL"
-    )
+    cells = ", ".join(f"{quoted(name)}, {_json_cell(column, raw.types[name])}" for name, column in raw.columns.items())
     rows = con.execute(
-        """SELECT reason, to_json(g) FROM (SELECT * FROM good_raw ORDER BY __row) g
-        UNION ALL SELECT reason, to_json(content) FROM malformed"""
+        f"""SELECT reason, __row, json_object({cells}) FROM raw JOIN staged s USING (__row) WHERE reason IS NOT NULL
+        UNION ALL SELECT reason, NULL, to_json(content) FROM malformed"""
     ).fetchall()
-    lines = []
-    for reason, text in rows:
-        content = json.loads(text)
-        number = None
-        if isinstance(content, dict):
-            number = content.pop("__row")
-            content.pop("reason", None)
-        lines.append(json.dumps({"reason": reason, "row": number, "content": content}, ensure_ascii=False))
+    lines = [
+        json.dumps({"reason": reason, "row": number, "content": json.loads(text)}, ensure_ascii=False)
+        for reason, number, text in rows
+    ]
     path = store.root / "_quarantine" / f"{_input_digest(files)}.jsonl"
     write_text(path, "\n".join(sorted(lines)) + "\n")
     account.quarantine = str(path)
@@ -223,11 +290,10 @@ def _write_hours(
     con: duckdb.DuckDBPyConnection,
     store: EventStore,
     mapping: Mapping,
-    files: list[Path],
+    exposures: dict[Hour, pa.Table],
     account: Account,
     close: tuple[Hour, Hour] | None,
 ) -> None:
-    exposures = exposures_by_hour(con, store, mapping, files)
     account.exposures = sum(table.num_rows for table in exposures.values())
     by_hour = hour_number("ts")
     duplicates = dict(

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Literal
-from zoneinfo import ZoneInfo, available_timezones
+from zoneinfo import available_timezones
 
+import duckdb
 import sqlglot
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, field_validator, model_validator
 from sqlglot import expressions as exp
@@ -17,6 +19,13 @@ from core.hours import Hour
 from events.schema import BEHAVIORS, RESERVED
 
 BUILTIN = Path(__file__).parent / "sources"
+ITEM_FACET = "item"
+"""The facet of a log without attributes: the item itself."""
+INNER = (
+    "hour", "slot", "as_of", "first_hour", "event_timestamp", "score", "events", "count", "weight", "place", "batch",
+    "held_from", "id",
+)  # fmt: skip
+"""Columns that features have beside the facets."""
 
 
 class _Strict(BaseModel):
@@ -26,11 +35,22 @@ class _Strict(BaseModel):
 class CsvOptions(_Strict):
     """How a delimited text file is written."""
 
-    delimiter: str = ","
+    delimiter: str | None = Field(None, description="Absent: a comma, or a tab in a file called .tsv.")
     quote: str = '"'
     header: bool = True
     columns: tuple[str, ...] = Field((), description="Column names where the file has no header.")
-    encoding: Literal["utf-8", "latin-1"] = "utf-8"
+    encoding: Literal["utf-8", "latin-1", "utf-16"] = "utf-8"
+
+    @field_validator("delimiter")
+    @classmethod
+    def _tab(cls, text: str | None) -> str | None:
+        if text == "":
+            raise ValueError("a delimiter has at least one character")
+        return "\t" if text == "\\t" else text
+
+    def delimiter_of(self, file: Path) -> str:
+        """What stands between the cells of a file."""
+        return self.delimiter or ("\t" if ".tsv" in (s.lower() for s in file.suffixes) else ",")
 
 
 class Columns(_Strict):
@@ -53,6 +73,11 @@ class Timestamp(_Strict):
     )
     format: str | None = Field(None, description="strptime format where it is not ISO 8601.")
     zone: str = Field("UTC", description="Zone of times written without an offset.")
+    fold: Literal["first", "second", "reject"] = Field(
+        "second",
+        description="Which of the two a time without an offset is that the zone's clock showed twice, in autumn; reject "
+        "quarantines such times, and those that the clock skipped in spring.",
+    )
 
     @property
     def origin_us(self) -> int:
@@ -155,11 +180,12 @@ class Mapping(_Strict):
     def _consistent(self) -> Mapping:
         if not self.behaviors:
             raise ValueError("behaviors: name at least one, for example finish: 'true'")
-        if not self.facet_names:
-            raise ValueError("facets: name at least one item attribute for the clock to encode")
-        clash = set(self.facet_names) & {*RESERVED, *BEHAVIORS}
-        if clash:
-            raise ValueError(f"facets: {sorted(clash)} are names of the event itself; choose others")
+        reserved = {*RESERVED, *BEHAVIORS, *INNER}
+        if clash := [name for name in self.facet_names if name.lower() in reserved]:
+            raise ValueError(f"facets: {sorted(clash)} are names that the platform itself uses; choose others")
+        spelled = sorted(set(self.facet_names))
+        if twins := [name for name in spelled if [other.lower() for other in spelled].count(name.lower()) > 1]:
+            raise ValueError(f"facets: {twins} differ in case only; choose others")
         if bad := [n for n in self.facet_names if not n.isidentifier()]:
             raise ValueError(f"facets: {bad} must be plain names (letters, digits, underscore)")
         both = set(self.facets) & set(self.items.facets if self.items else {})
@@ -170,22 +196,33 @@ class Mapping(_Strict):
     @property
     def facet_names(self) -> tuple[str, ...]:
         """Facets in the order of the file, those of the log first."""
-        return (*self.facets, *(self.items.facets if self.items else ()))
+        return (*self.log_facets, *(self.items.facets if self.items else ()))
+
+    @property
+    def log_facets(self) -> dict[str, str]:
+        """Facets that the log itself has; the item serves as one where the mapping names none at all."""
+        if self.facets or (self.items and self.items.facets):
+            return self.facets
+        return {ITEM_FACET: self.columns.item_id}
+
+
+@cache
+def known_zones() -> frozenset[str]:
+    """Time zones that Python and DuckDB both know; those that mean this machine's own are none."""
+    with duckdb.connect() as con:
+        engine = {str(row[0]) for row in con.execute("SELECT name FROM pg_timezone_names()").fetchall()}
+    return frozenset(available_timezones() & engine - {"localtime", "posixrules", "Factory"})
 
 
 def is_zone(name: str) -> bool:
-    """Whether the time zone database knows it."""
-    try:
-        ZoneInfo(name)
-    except (ValueError, OSError, KeyError):
-        return False
-    return True
+    """Whether every library that the platform uses knows a time zone."""
+    return name in known_zones()
 
 
 def check_zone(name: str) -> str:
     """Return ``name`` if it is a known time zone; ``ValueError`` with a near match otherwise."""
     if not is_zone(name):
-        raise ValueError(f"unknown time zone '{name}'{did_you_mean(name, available_timezones())}")
+        raise ValueError(f"unknown time zone '{name}'{did_you_mean(name, known_zones())}")
     return name
 
 

@@ -2,60 +2,141 @@
 
 from __future__ import annotations
 
+import csv
 import glob
 import gzip
+import logging
+import tempfile
 import zlib
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from core.duck import identifier, quoted, scalar
-from core.errors import DataError
+from core.documents import did_you_mean
+from core.duck import file_list, identifier, quoted, scalar
+from core.errors import ConfigError, DataError
 from events.mapping import CsvOptions, Mapping
+from events.text import CleanText, clean_csv, clean_json, decoded
+
+log = logging.getLogger("events.readers")
 
 SUFFIXES = {
     ".csv": "csv", ".tsv": "csv", ".txt": "csv", ".parquet": "parquet", ".pq": "parquet",
     ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl",
 }  # fmt: skip
 LINE = "read_csv({files}, columns={{'line': 'VARCHAR'}}, delim='\x01', quote='', escape='', header=false, \
-auto_detect=false, max_line_size=16777216)"
+auto_detect=false, max_line_size=16777216, filename='__file', hive_partitioning=false)"
+EXACT_DOUBLE = 2**53
+"""Integers from here on are not exact as doubles."""
 
 
 @dataclass(frozen=True)
 class RawLog:
     """A log loaded into the table ``raw``; lines that are no rows at all stand in ``malformed``.
 
-    ``typed`` is true where the file itself says the types of its columns (Parquet).
+    Columns of ``raw`` are called ``c0``, ``c1``, …, so that no name of a user's meets one of ours.
+
+    Attributes:
+        columns: names as the files have them, to the column of ``raw``.
+        types: DuckDB type of each column by name; text formats have VARCHAR only.
+        typed: the file itself says the types of its columns (Parquet).
+        files: the files, in order.
+        repeated: names that a header has more than once.
+        untyped: columns that are text although the format has types: names of folders, and mixed kinds.
+        blank: the input has no row and no header at all; every column counts as there.
     """
 
-    columns: tuple[str, ...]
+    columns: dict[str, str]
+    types: dict[str, str]
     typed: bool
     files: tuple[Path, ...]
+    repeated: frozenset[str] = frozenset()
+    blank: bool = False
+    untyped: frozenset[str] = frozenset()
+
+    def cell(self, name: str, where: str) -> str:
+        """SQL of a column's cell in a row ``r``.
+
+        Raises:
+            ConfigError: the log has no such column, or several; the message begins with ``where``.
+        """
+        if self.blank:
+            return "CAST(NULL AS VARCHAR)"
+        if name in self.repeated:
+            raise ConfigError(f"{where}: the log has several columns named '{name}'; give each a name of its own")
+        if name not in self.columns:
+            listed = ", ".join(self.columns)
+            raise ConfigError(
+                f"{where}: the log has no column '{name}'{did_you_mean(name, self.columns)} (columns: {listed})"
+            )
+        return f"r.{self.columns[name]}"
+
+
+@dataclass
+class _Loader:
+    """What loading gathers on its way."""
+
+    con: duckdb.DuckDBPyConnection
+    scratch: Path
+    columns: dict[str, str] = field(default_factory=dict)
+    repeated: set[str] = field(default_factory=set)
+    parts: list[str] = field(default_factory=list)
+    sources: list[tuple[str, Path]] = field(default_factory=list)
+    untyped: set[str] = field(default_factory=set)
+
+    def column(self, name: str) -> str:
+        """Column of ``raw`` for a name of the files."""
+        return self.columns.setdefault(name, f"c{len(self.columns)}")
+
+    def malformed(self, rows: list[tuple[str, str]]) -> None:
+        """Keep lines that are no rows: their content and why."""
+        if rows:
+            contents, reasons = zip(*rows, strict=True)
+            self.con.register("bad_lines", pa.table({"content": list(contents), "reason": list(reasons)}))
+            self.con.execute("INSERT INTO malformed SELECT content, reason FROM bad_lines")
+            self.con.unregister("bad_lines")
 
 
 def find_files(paths: list[str]) -> list[Path]:
-    """Files under the given files, folders and globs, in order; ``DataError`` for what is not there."""
-    found: list[Path] = []
+    """Files under the given files, folders and globs, in order.
+
+    Files and folders that begin with ``_`` or ``.`` are passed over: they hold what jobs leave while they write, and
+    a table's own log.
+
+    Raises:
+        DataError: nothing is there.
+    """
+    matches: list[Path] = []
     for text in paths:
         path = Path(text)
         if path.is_dir():
-            inside = [p for p in path.rglob("*") if p.is_file() and _format(p) and not p.name.startswith((".", "_"))]
+            inside = [p for p in path.rglob("*") if p.is_file() and _format(p) and not _hidden(p, path)]
             if not inside:
                 raise DataError(f"folder '{text}' holds no log files ({', '.join(sorted(SUFFIXES))}, also .gz)")
-            found += inside
+            matches += inside
         elif path.is_file():
-            found.append(path)
-        elif matches := [Path(p) for p in glob.glob(text, recursive=True) if Path(p).is_file()]:
-            found += matches
+            matches.append(path)
+        elif globbed := [Path(p) for p in glob.glob(text, recursive=True) if Path(p).is_file()]:
+            fixed = Path(text.split("*")[0].split("?")[0].split("[")[0])
+            root = fixed if fixed.is_dir() else fixed.parent
+            matches += [p for p in globbed if not _hidden(p, root)]
         else:
             raise DataError(f"no such file: '{text}'; check the path (a file, a folder or a quoted glob)")
-    files = sorted({p.resolve(): p for p in found}.values(), key=str)
+    files = sorted({p.resolve(): p for p in matches}.values(), key=str)
     if not files:
         raise DataError("no log given: name its files on the command line or under 'paths' in the mapping")
     return files
+
+
+def _hidden(path: Path, root: Path) -> bool:
+    """Whether a file below ``root``, or a folder on the way to it, begins with ``_`` or ``.``."""
+    below = path.relative_to(root).parts if path.is_relative_to(root) else (path.name,)
+    return any(part.startswith((".", "_")) for part in below)
 
 
 def load_raw(con: duckdb.DuckDBPyConnection, mapping: Mapping, files: list[Path]) -> RawLog:
@@ -74,66 +155,200 @@ def load_raw(con: duckdb.DuckDBPyConnection, mapping: Mapping, files: list[Path]
     for file in files:
         _check_whole(file, kind)
     con.execute("CREATE TABLE malformed (content VARCHAR, reason VARCHAR)")
-    names = "[" + ", ".join(quoted(str(file)) for file in files) + "]"
-    if kind == "parquet":
+    with tempfile.TemporaryDirectory(prefix="clock-read-") as scratch:
+        loader = _Loader(con, Path(scratch))
+        if kind == "parquet":
+            _load_parquet(loader, files)
+        elif kind == "jsonl":
+            _load_jsonl(loader, files)
+        else:
+            _load_csv(loader, mapping.csv, files)
+        if not loader.parts:
+            con.execute("CREATE TABLE raw AS SELECT CAST(NULL AS BIGINT) AS __row WHERE false")
+            return RawLog({}, {}, False, tuple(files), blank=True)
+        keys = _folder_keys(loader, files)
+        cells = "".join(f", {cell} AS {column}" for column, cell in keys.items())
+        source = " UNION ALL BY NAME ".join(loader.parts)
         con.execute(
-            f"CREATE TABLE raw AS SELECT *, row_number() OVER () AS __row FROM read_parquet({names}, union_by_name=true)"
+            f"CREATE TABLE raw AS SELECT * EXCLUDE (__file){cells}, row_number() OVER () AS __row FROM ({source})"
         )
-    elif kind == "jsonl":
-        _load_jsonl(con, names)
-    else:
-        _load_csv(con, mapping.csv, files, names)
-    columns = [row[0] for row in con.execute("DESCRIBE raw").fetchall() if row[0] != "__row"]
-    return RawLog(tuple(columns), kind == "parquet", tuple(files))
+    types = {row[0]: row[1] for row in con.execute("DESCRIBE raw").fetchall()}
+    return RawLog(
+        loader.columns, {name: types[column] for name, column in loader.columns.items()}, kind == "parquet",
+        tuple(files), frozenset(loader.repeated), untyped=frozenset(loader.untyped),
+    )  # fmt: skip
 
 
-def _load_jsonl(con: duckdb.DuckDBPyConnection, names: str) -> None:
-    con.execute(f"CREATE TABLE lines AS SELECT line FROM {LINE.format(files=names)} WHERE trim(line) <> ''")
+def _folder_keys(loader: _Loader, files: list[Path]) -> dict[str, str]:
+    """Columns that folders named ``key=value`` add, as SQL of the file's name; a file's own column is never replaced."""
+    known = {name.lower() for name in loader.columns}
+    values: dict[str, dict[str, str]] = defaultdict(dict)
+    originals = dict(loader.sources) or {str(file): file for file in files}
+    for source, file in originals.items():
+        for part in file.parent.parts:
+            key, equals, value = part.partition("=")
+            if equals and key and key.lower() not in known:
+                values[key][source] = value
+    cells = {}
+    for key, by_file in values.items():
+        cases = " ".join(f"WHEN {quoted(source)} THEN {quoted(value)}" for source, value in by_file.items())
+        loader.untyped.add(key)
+        cells[loader.column(key)] = f"CASE __file {cases} END"
+    return cells
+
+
+def _load_parquet(loader: _Loader, files: list[Path]) -> None:
+    """Files by their schema, so that a column that is whole numbers here and doubles there is not rounded."""
+    groups: dict[tuple[tuple[str, str], ...], list[Path]] = defaultdict(list)
+    for file in files:
+        described = loader.con.execute(
+            f"DESCRIBE SELECT * FROM read_parquet({quoted(str(file))}, hive_partitioning=false)"
+        ).fetchall()
+        groups[tuple((row[0], row[1]) for row in described)].append(file)
+    kinds: dict[str, set[str]] = defaultdict(set)
+    for schema in groups:
+        for name, kind in schema:
+            kinds[name].add(_family(kind))
+    for schema, members in groups.items():
+        cells = []
+        for name, kind in schema:
+            cell = identifier(name)
+            if len(kinds[name]) > 1:
+                cell = exact_text(cell, kind)
+                loader.untyped.add(name)
+            cells.append(f"{cell} AS {loader.column(name)}")
+        loader.parts.append(
+            f"SELECT {', '.join(cells)}, __file FROM read_parquet({file_list(members)}, "
+            "hive_partitioning=false, filename='__file')"
+        )
+    if len(groups) > 1:
+        names = [{name for name, _ in schema} for schema in groups]
+        if any(other != names[0] for other in names):
+            log.warning("the files have different columns; they are joined by name, and empty where a file has none")
+
+
+def _family(kind: str) -> str:
+    """Types between which nothing is lost: a file may have one and the next another of the same family."""
+    if kind in {"FLOAT", "DOUBLE"} or kind.startswith("DECIMAL"):
+        return "real"
+    return "integer" if kind.endswith("INT") or kind.endswith("INTEGER") else kind
+
+
+def exact_text(cell: str, kind: str) -> str:
+    """SQL of a typed cell's text, the same for 1 and 1.0; numbers that a double cannot hold exactly keep their point.
+
+    >>> exact_text("r.c0", "BIGINT")
+    'CAST(r.c0 AS VARCHAR)'
+    """
+    text = f"CAST({cell} AS VARCHAR)"
+    if kind not in {"FLOAT", "DOUBLE"}:
+        return text
+    whole = f"{cell} = trunc({cell}) AND abs({cell}) < {EXACT_DOUBLE}"
+    return (
+        f"CASE WHEN NOT isfinite({cell}) THEN NULL WHEN {whole} THEN CAST(TRY_CAST({cell} AS BIGINT) AS VARCHAR) "
+        f"ELSE {text} END"
+    )
+
+
+def _load_jsonl(loader: _Loader, files: list[Path]) -> None:
+    con = loader.con
+    texts = _cleaned(loader, files, clean_json)
+    con.execute("CREATE TABLE lines (line VARCHAR, __file VARCHAR)")
+    if texts:
+        con.execute(
+            f"INSERT INTO lines SELECT line, __file FROM {LINE.format(files=file_list(texts))} WHERE trim(line) <> ''"
+        )
     is_object = "CASE WHEN json_valid(line) THEN json_type(line) = 'OBJECT' ELSE false END"
     con.execute(f"INSERT INTO malformed SELECT line, 'malformed_json' FROM lines WHERE NOT ({is_object})")
     con.execute(f"DELETE FROM lines WHERE NOT ({is_object})")
     keys = [r[0] for r in con.execute("SELECT DISTINCT unnest(json_keys(line)) AS k FROM lines ORDER BY k").fetchall()]
     if not keys:
-        raise DataError("no line of the log is a JSON object; is it really JSON lines (one object a line)?")
+        if scalar(con, "SELECT count(*) FROM malformed"):
+            raise DataError("no line of the log is a JSON object; is it really JSON lines (one object a line)?")
+        return
     cells = ", ".join(
-        f"""json_extract_string(line, {quoted('$."' + key + '"')}) AS {identifier(key)}""" for key in keys
+        f"json_extract_string(line, {quoted('/' + key.replace('~', '~0').replace('/', '~1'))}) AS {loader.column(key)}"
+        for key in keys
     )
-    con.execute(f"CREATE TABLE raw AS SELECT {cells}, row_number() OVER () AS __row FROM lines")
-    con.execute("DROP TABLE lines")
+    loader.parts.append(f"SELECT {cells}, __file FROM lines")
 
 
-def _load_csv(con: duckdb.DuckDBPyConnection, options: CsvOptions, files: list[Path], names: str) -> None:
-    header = _csv_header(con, options, files)
-    types = "{" + ", ".join(f"{quoted(name)}: 'VARCHAR'" for name in header) + "}"
-    con.execute(
-        f"""CREATE TABLE raw AS SELECT *, row_number() OVER () AS __row FROM read_csv({names},
-        columns={types}, auto_detect=false, header={str(options.header).lower()},
-        delim={quoted(options.delimiter)}, quote={quoted(options.quote)}, escape={quoted(options.quote)},
-        encoding={quoted(options.encoding)}, store_rejects=true, max_line_size=16777216)"""
-    )
-    con.execute(
-        "INSERT INTO malformed SELECT any_value(csv_line), 'malformed_row' FROM reject_errors GROUP BY file_id, scan_id, line"
-    )
-    con.execute("DROP TABLE reject_errors")  # shared by every scan of the connection
-    con.execute("DROP TABLE reject_scans")
-
-
-def _csv_header(con: duckdb.DuckDBPyConnection, options: CsvOptions, files: list[Path]) -> list[str]:
-    if not options.header:
-        if not options.columns:
-            raise DataError("csv.header is false: name the columns, in order, under csv.columns in the mapping")
-        return list(options.columns)
-    headers = set()
+def _load_csv(loader: _Loader, options: CsvOptions, files: list[Path]) -> None:
+    con = loader.con
+    by_header: dict[tuple[tuple[str, ...], str], list[Path]] = defaultdict(list)
     for file in files:
-        row = con.execute(
-            f"""SELECT * FROM read_csv({quoted(str(file))}, all_varchar=true, header=false, auto_detect=false,
-            columns={{'line': 'VARCHAR'}}, delim='\x01', quote='', escape='', encoding={quoted(options.encoding)}) LIMIT 1"""
-        ).fetchall()
-        cells = row[0][0].rstrip("\r").removeprefix("\ufeff").split(options.delimiter)
-        headers.add(tuple(cell.strip().strip(options.quote) for cell in cells))
-    if len(headers) > 1:
-        raise DataError(f"the {len(files)} CSV files do not share one header; ingest each kind with its own mapping")
-    return list(headers.pop())
+        delimiter = options.delimiter_of(file)
+        header = list(options.columns) if not options.header else _csv_header(file, options, delimiter)
+        if not options.header and not header:
+            raise DataError("csv.header is false: name the columns, in order, under csv.columns in the mapping")
+        if header:
+            by_header[tuple(header), delimiter].append(file)
+    if len({header for header, _ in by_header}) > 1:
+        log.warning("the CSV files have different headers; they are joined by name, and empty where a file has none")
+    for number, ((header, delimiter), members) in enumerate(by_header.items()):
+        names = _unique(header, loader.repeated)
+        columns = [loader.column(name) for name in names]
+        texts = _cleaned(loader, members, lambda file, to: clean_csv(file, to, options, delimiter, len(columns)))  # noqa: B023
+        if not texts:
+            continue
+        types = "{" + ", ".join(f"{quoted(column)}: 'VARCHAR'" for column in columns) + "}"
+        con.execute(
+            f"""CREATE TABLE raw_{number} AS SELECT * FROM read_csv({file_list(texts)},
+            columns={types}, auto_detect=false, header={str(options.header).lower()},
+            delim={quoted(delimiter)}, quote={quoted(options.quote)}, escape={quoted(options.quote)},
+            encoding='utf-8', store_rejects=true, max_line_size=16777216, filename='__file', hive_partitioning=false)"""
+        )
+        con.execute(
+            "INSERT INTO malformed SELECT any_value(csv_line), 'malformed_row' FROM reject_errors GROUP BY file_id, scan_id, line"
+        )
+        con.execute("DROP TABLE reject_errors")  # shared by every scan of the connection
+        con.execute("DROP TABLE reject_scans")
+        loader.parts.append(f"SELECT * FROM raw_{number}")
+
+
+def _cleaned(loader: _Loader, files: list[Path], clean: CleanText) -> list[Path]:
+    """The files themselves, or copies where something had to be put right; lines that are no rows are noted."""
+    texts = []
+    for number, file in enumerate(files):
+        copy = loader.scratch / f"{len(loader.sources)}-{number}.txt"
+        text, bad, blank = clean(file, copy)
+        loader.malformed(bad)
+        if not blank:
+            texts.append(text)
+            loader.sources.append((str(text), file))
+    return texts
+
+
+def _csv_header(file: Path, options: CsvOptions, delimiter: str) -> list[str]:
+    """Names in a file's first line; none where the file has no line."""
+    with decoded(file, options.encoding) as stream:
+        first = stream.readline().lstrip("\ufeff")
+        if not first.strip("\r\n"):
+            return []
+        if len(delimiter) == 1 and len(options.quote) == 1:
+            lines: Iterator[str] = iter([first, *(stream.readline() for _ in range(20))])
+            cells = next(csv.reader(lines, delimiter=delimiter, quotechar=options.quote))
+        else:
+            cells = first.rstrip("\r\n").split(delimiter)
+    return [cell.strip() for cell in cells]
+
+
+def _unique(header: tuple[str, ...], repeated: set[str]) -> list[str]:
+    """Names of a header, each once: empty ones by their place, repeated ones by a number.
+
+    >>> _unique(("id", "", "id"), set())
+    ['id', 'column_2', 'id_2']
+    """
+    names: list[str] = []
+    for place, cell in enumerate(header, 1):
+        name, times = cell or f"column_{place}", 1
+        if name in names:
+            repeated.add(name)
+        while name in names:
+            times += 1
+            name = f"{cell or f'column_{place}'}_{times}"
+        names.append(name)
+    return names
 
 
 def _format(path: Path) -> str | None:

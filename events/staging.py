@@ -9,16 +9,18 @@ import duckdb
 import sqlglot
 from sqlglot import expressions as exp
 
-from core.documents import did_you_mean
 from core.duck import identifier, quoted, scalar
 from core.errors import ConfigError, DataError
 from core.hours import Hour
 from events.mapping import Items, Mapping, Timestamp, is_zone, parse_expression, relative
-from events.readers import find_files, load_raw
+from events.readers import RawLog, exact_text, find_files, load_raw
 from events.schema import BEHAVIORS
 
 FUTURE_TOLERANCE = timedelta(minutes=5)
+EARLIEST = "TIMESTAMPTZ '1990-01-01 00:00:00+00'"
 ITEM_LENGTH = "item duration"
+FINITE = "clock_finite"
+"""DuckDB macro: a number, null where it is infinite or no number at all."""
 OWN = ("played_seconds", "duration_seconds")
 """What a behavior's expression may name besides the log's columns."""
 MAJORITY = 0.5
@@ -28,8 +30,23 @@ MAJORITY = 0.5
 class Staging:
     """Turns the table ``raw`` into ``staged``: one row an input row, with its event and its reason."""
 
-    def __init__(self, con: duckdb.DuckDBPyConnection, mapping: Mapping, folder: Path, files: list[Path]) -> None:
+    def __init__(
+        self, con: duckdb.DuckDBPyConnection, mapping: Mapping, folder: Path, files: list[Path], kinds: dict[str, str]
+    ) -> None:
+        """Load the log.
+
+        Args:
+            con: a database of its own.
+            mapping: how the log's columns become events.
+            folder: where the mapping's relative paths start.
+            files: the log.
+            kinds: kinds of ids (int, string) that the source has already, by user and item.
+
+        Raises:
+            DataError: the log cannot be read.
+        """
         self.con, self.mapping, self.files = con, mapping, files
+        con.execute(f"CREATE OR REPLACE MACRO {FINITE}(x) AS {finite('x')}")
         try:
             self.raw = load_raw(con, mapping, files)
         except duckdb.Error as error:
@@ -37,7 +54,13 @@ class Staging:
         if mapping.items:
             self._load_items(mapping.items, folder)
         self.numbers: set[str] = set()
+        self.expressions: list[tuple[str, str, str]] = []
         self.ids: dict[str, str] = {}
+        self.known_ids = kinds
+        self.shifted: dict[str, int] = {}
+        """How many times the zone's clock showed twice (``ambiguous``) or never (``skipped``)."""
+        self.unreadable: dict[str, int] = {}
+        """Cells that are not empty and were not understood, by the part of the event; their rows are kept."""
 
     def stage(self, now: datetime) -> None:
         """Build ``staged``: raw content, event columns, and ``reason`` (null for a good row)."""
@@ -49,38 +72,140 @@ class Staging:
         if columns.duration_seconds is None and mapping.items and mapping.items.duration_seconds:
             length = f"TRY_CAST(i.{identifier(ITEM_LENGTH)} AS DOUBLE)"
         event_id = self._text(columns.event_id, "columns.event_id") if columns.event_id else "NULL"
-        facets = {name: self._text(text, f"facets.{name}") for name, text in mapping.facets.items()}
+        facets = {name: self._text(text, f"facets.{name}") for name, text in mapping.log_facets.items()}
         facets |= {
             name: f"nullif(trim(CAST(i.{identifier(name)} AS VARCHAR)), '')"
             for name in (mapping.items.facets if mapping.items else {})
         }
-        behaviors: dict[str, str] = {
-            name: f"TRY_CAST(({self._expression(text, f'behaviors.{name}', OWN)}) AS BOOLEAN)"
-            for name, text in mapping.behaviors.items()
+        outcomes: dict[str, str] = {
+            name: self._expression(text, f"behaviors.{name}", OWN) for name, text in mapping.behaviors.items()
         }
-        moment = timestamp_sql(self._column(mapping.timestamp.column, "timestamp.column"), mapping.timestamp)
+        time_cell = self._column(mapping.timestamp.column, "timestamp.column")
+        self.time_cell = time_cell
+        time_kind = self.raw.types.get(mapping.timestamp.column, "VARCHAR")
+        moment = timestamp_sql(time_cell, mapping.timestamp, time_kind)
+        written = wall_clock_sql(time_cell, mapping.timestamp, time_kind)
         join = f"LEFT JOIN items i ON i.key = {item}" if mapping.items else ""
         self.con.execute(f"SET TimeZone = {quoted(mapping.timestamp.zone)}")
-        self.con.execute(
+        self._execute(
             f"""CREATE TABLE parsed AS SELECT r.__row, {user} AS user_key, {item} AS item_key,
-            {moment} AS ts, r.{identifier(mapping.timestamp.column)} IS NULL AS ts_missing,
+            {moment} AS ts, {time_cell} IS NULL AS ts_missing,
+            {written} AS wall_clock,
             {event_id} AS event_key, {played} AS played_seconds, {length} AS duration_seconds,
-            {", ".join(f"{sql} AS {identifier(name)}" for name, sql in facets.items())}
+            {", ".join(f"{sql} AS {inner(name)}" for name, sql in facets.items())}
             FROM raw r {join}"""
         )
         self.con.execute("SET TimeZone = 'UTC'")
+        self._resolve_folds()
         self._add_ids()
         local, zone_bad = self._local_time()
+        behaviors, guessed = {}, []
+        for name, sql in outcomes.items():
+            kind = "BOOLEAN" if self.raw.blank else self._type_of(sql, f"behaviors.{name}")
+            behaviors[name] = f"({sql})" if kind == "BOOLEAN" else boolean_sql(sql)
+            guessed += [name] if kind != "BOOLEAN" else []
         digest = "md5(concat_ws(chr(31), p.user_key, p.item_key, CAST(epoch_us(p.ts) AS VARCHAR)))"
         reasons = self._reasons(now, zone_bad)
         typed = ", ".join(f"{behaviors.get(name, 'CAST(NULL AS BOOLEAN)')} AS {identifier(name)}" for name in BEHAVIORS)
-        self.con.execute(
+        self._execute(
             f"""CREATE TABLE staged AS SELECT p.__row, coalesce(p.event_key, {digest}) AS event_id, p.user_key, p.item_key,
-            p.ts, {local} AS local_time, {", ".join(f"p.{identifier(name)}" for name in facets)},
+            p.ts, {local} AS local_time, {", ".join(f"p.{inner(name)}" for name in facets)},
             p.played_seconds, p.duration_seconds, {typed}, {reasons} AS reason
             FROM parsed p JOIN raw r USING (__row)"""
         )
+        for name in guessed:
+            sql = outcomes[name]
+            missed = scalar(
+                self.con,
+                f"""SELECT count(*) FROM parsed p JOIN raw r USING (__row) JOIN staged s USING (__row)
+                WHERE s.reason IS NULL AND nullif(trim(CAST(({sql}) AS VARCHAR)), '') IS NOT NULL
+                AND s.{identifier(name)} IS NULL""",
+            )
+            if missed:
+                self.unreadable[f"behaviors.{name}"] = missed
         self.con.execute("DROP TABLE parsed")
+
+    def likely_cause(self, reason: str) -> str:
+        """What a person should look at when no row could be read, most of them for a reason."""
+        rule = self.mapping.timestamp
+        if reason in {"bad_timestamp", "too_old", "in_future"}:
+            text = scalar(self.con, f"SELECT any_value(CAST({self.time_cell} AS VARCHAR)) FROM raw r")
+            try:
+                number = float(text)
+            except (TypeError, ValueError):
+                return f"Look at timestamp: a cell reads {text!r}; give unit (s, ms, us) for numbers, or a format"
+            for unit, micros in (("s", 1_000_000), ("ms", 1_000), ("us", 1)):
+                if 1990 <= 1970 + number * micros / 3.15576e13 <= 2100 and unit != rule.unit:
+                    return f"Times such as {text} look like unit: {unit}; the mapping says unit: {rule.unit}"
+            return f"Look at timestamp: a cell reads {text!r}"
+        if reason.startswith("not_a_number:"):
+            column = reason.removeprefix("not_a_number:")
+            return f"Column '{column}' is used as a number in the mapping and is none"
+        if reason in {"malformed_row", "open_quote", "bad_encoding"}:
+            return "Look at csv: delimiter, quote, encoding and header in the mapping"
+        return {
+            "unknown_zone": "Look at local_time: the zone's or the offset's column",
+            "zone_abbreviation": "Abbreviations of zones mean several; write offsets, or leave them out and give zone",
+            "bad_user_id": "User ids of this source are integers since its first ingestion",
+            "bad_item_id": "Item ids of this source are integers since its first ingestion",
+        }.get(reason, "Look at the mapping's columns")
+
+    def _type_of(self, sql: str, where: str) -> str:
+        """DuckDB type of a compiled expression over raw and parsed rows."""
+        try:
+            rows = self.con.execute(f"DESCRIBE SELECT ({sql}) FROM raw r JOIN parsed p USING (__row)").fetchall()
+        except duckdb.Error as error:
+            raise ConfigError(f"{where}: {str(error).splitlines()[0]}; nothing was ingested") from None
+        return str(rows[0][1])
+
+    def _execute(self, sql: str) -> None:
+        """Run a statement with the mapping's expressions in it; an error names the expression and a row."""
+        try:
+            self.con.execute(sql)
+        except duckdb.Error as error:
+            self.con.execute("SET TimeZone = 'UTC'")
+            first = str(error).splitlines()[0]
+            for where, text, compiled in self.expressions:
+                source = "raw r" + (" JOIN parsed p USING (__row)" if "p." in compiled else "")
+                try:
+                    self.con.execute(f"SELECT count(({compiled})) FROM {source}").fetchall()
+                except duckdb.Error as cause:
+                    reason = str(cause).splitlines()[0]
+                    row = self._failing_row(compiled, source)
+                    raise ConfigError(f"{where}: '{text}' fails{row}: {reason}; nothing was ingested") from None
+            raise DataError(f"the mapping cannot be applied: {first}; nothing was ingested") from None
+
+    def _failing_row(self, compiled: str, source: str) -> str:
+        """`` in row N`` of the first row in which an expression fails, nothing where none is to blame."""
+        try:
+            row = scalar(
+                self.con,
+                f"SELECT min(__row) FROM {source} WHERE TRY(({compiled})) IS NULL AND __row > 0",
+            )
+        except duckdb.Error:
+            return ""
+        return f" in row {row}" if row is not None else ""
+
+    def _resolve_folds(self) -> None:
+        """Count times that the zone's clock showed twice or never, and take the one that the mapping chooses."""
+        zone = quoted(self.mapping.timestamp.zone)
+        if not scalar(self.con, "SELECT count(wall_clock) FROM parsed"):
+            return
+        shifts = ", ".join(f"p.ts - INTERVAL {minutes} MINUTE" for minutes in (30, 60, 120))
+        first = f"list_filter([{shifts}], lambda x: (x AT TIME ZONE {zone}) = p.wall_clock)[1]"
+        self.con.execute(
+            f"""CREATE TABLE folds AS SELECT __row, {first} AS first_ts,
+            (p.ts AT TIME ZONE {zone}) <> p.wall_clock AS skipped FROM parsed p WHERE wall_clock IS NOT NULL AND ts IS NOT NULL"""
+        )
+        self.con.execute("DELETE FROM folds WHERE first_ts IS NULL AND NOT skipped")
+        counts = self.con.execute("SELECT count(first_ts), count(*) FILTER (WHERE skipped) FROM folds").fetchall()[0]
+        self.shifted = {name: n for name, n in zip(("ambiguous", "skipped"), counts, strict=True) if n}
+        if self.mapping.timestamp.fold == "first":
+            self.con.execute(
+                "UPDATE parsed SET ts = f.first_ts FROM folds f WHERE f.__row = parsed.__row AND f.first_ts IS NOT NULL"
+            )
+        elif self.mapping.timestamp.fold == "reject":
+            self.con.execute("UPDATE parsed SET ts = NULL WHERE __row IN (SELECT __row FROM folds)")
 
     def restrict(self, first: Hour | None, end: Hour | None) -> None:
         """Forget the rows outside hours [first, end)."""
@@ -93,33 +218,54 @@ class Staging:
             self.con.execute("DELETE FROM malformed")
 
     def _add_ids(self) -> None:
+        """Choose the kind of ids: the source's, the mapping's, or integers where every id of the input is one."""
         for kind in ("user", "item"):
             chosen = self.mapping.ids.get(kind, "auto")
-            if chosen == "auto":
-                share = scalar(
-                    self.con,
-                    f"SELECT avg((regexp_full_match({kind}_key, '-?[0-9]{{1,18}}'))::INT) FROM parsed WHERE {kind}_key IS NOT NULL",
+            known = self.known_ids.get(kind)
+            if known and chosen not in ("auto", known):
+                raise DataError(
+                    f"ids: {kind} ids of this source are of kind {known} since its first ingestion, the mapping says "
+                    f"{chosen}; take it out, or start the source again in another --out"
                 )
-                chosen = "int" if share is not None and share > MAJORITY else "string"
+            if chosen == "auto":
+                every = scalar(
+                    self.con, f"SELECT bool_and({_is_integer(f'{kind}_key')}) FROM parsed WHERE {kind}_key IS NOT NULL"
+                )
+                chosen = known or ("int" if every else "string")
             self.ids[kind] = chosen
+            if chosen == "int":
+                key = f"{kind}_key"
+                self.con.execute(
+                    f"UPDATE parsed SET {key} = regexp_replace({key}, '\\.0+$', '') WHERE regexp_full_match({key}, '.*\\.0+')"
+                )
 
     def _reasons(self, now: datetime, zone_bad: str) -> str:
         limit = (now + FUTURE_TOLERANCE).timestamp()
+        rejecting = self.mapping.timestamp.fold == "reject" and self.shifted
+        rejected = (("ambiguous", "first_ts IS NOT NULL"), ("skipped", "skipped")) if rejecting else ()
         cases = [
             ("missing_timestamp", "p.ts_missing"),
+            *((f"{name}_local_time", f"p.__row IN (SELECT __row FROM folds WHERE {sql})") for name, sql in rejected),
+            (
+                "zone_abbreviation",
+                f"p.ts IS NULL AND regexp_matches(CAST({self.time_cell} AS VARCHAR), '[0-9] ?[A-Za-z]{{2,5}}$')",
+            ),
             ("bad_timestamp", "p.ts IS NULL"),
             ("missing_user_id", "p.user_key IS NULL"),
             ("missing_item_id", "p.item_key IS NULL"),
             *(
-                (f"bad_{kind}_id", f"NOT regexp_full_match(p.{kind}_key, '-?[0-9]{{1,18}}')")
+                (f"bad_{kind}_id", f"NOT {_is_integer(f'p.{kind}_key')}")
                 for kind in ("user", "item")
                 if self.ids[kind] == "int"
             ),
             ("in_future", f"epoch(p.ts) > {limit!r}"),
-            ("too_old", "p.ts < TIMESTAMPTZ '1990-01-01 00:00:00+00'"),
+            ("too_old", f"p.ts < {EARLIEST}"),
             ("unknown_zone", zone_bad),
             *(
-                (f"not_a_number:{name}", f"r.{identifier(name)} IS NOT NULL AND {self._cell(name)} IS NULL")
+                (
+                    f"not_a_number:{name}",
+                    f"nullif(trim({self.raw.cell(name, name)}), '') IS NOT NULL AND {self._cell(name)} IS NULL",
+                )
                 for name in sorted(self.numbers)
             ),
             ("not_finite", "NOT isfinite(p.played_seconds) OR NOT isfinite(p.duration_seconds)"),
@@ -135,21 +281,22 @@ class Staging:
             return f"p.ts AT TIME ZONE {quoted(rule.zone)}", "false"
         if rule.offset_minutes_column:
             minutes = self._number(rule.offset_minutes_column, "local_time.offset_minutes_column")
-            bad = f"coalesce(abs({minutes}) > 26 * 60, true)"
-            return f"(p.ts AT TIME ZONE 'UTC') + to_minutes(CAST({minutes} AS BIGINT))", bad
+            bad = f"coalesce(NOT isfinite({minutes}) OR abs({minutes}) > 26 * 60, true)"
+            safe = f"CASE WHEN {bad} THEN 0 ELSE {minutes} END"
+            return f"(p.ts AT TIME ZONE 'UTC') + to_minutes(CAST({safe} AS BIGINT))", bad
         column = self._column(str(rule.zone_column), "local_time.zone_column")
         names = [row[0] for row in self.con.execute(f"SELECT DISTINCT CAST({column} AS VARCHAR) FROM raw r").fetchall()]
         known = [name for name in names if name and is_zone(name)]
-        listed = ", ".join(map(quoted, known)) or "''"
-        safe = f"CASE WHEN {column} IN ({listed}) THEN {column} ELSE 'UTC' END"
-        return f"p.ts AT TIME ZONE ({safe})", f"coalesce({column} NOT IN ({listed}), true)"
+        zones = ", ".join(map(quoted, known)) or "''"
+        safe = f"CASE WHEN {column} IN ({zones}) THEN {column} ELSE 'UTC' END"
+        return f"p.ts AT TIME ZONE ({safe})", f"coalesce({column} NOT IN ({zones}), true)"
 
     def _load_items(self, items: Items, folder: Path) -> None:
-        found = [
+        candidates = [
             [p] if p.is_file() else sorted(p.parent.glob(p.name))
             for p in (Path(relative(folder, items.path)), self.files[0].parent / items.path)
         ]
-        path = next((paths[0] for paths in found if paths), None)
+        path = next((paths[0] for paths in candidates if paths), None)
         if path is None:
             raise DataError(f"no items table at '{items.path}' (items.path, relative to the mapping or to the log)")
         side = self.mapping.model_copy(update={"format": items.format, "csv": items.csv})
@@ -157,56 +304,68 @@ class Staging:
         other.execute("CREATE SCHEMA items_load")
         other.execute("USE items_load")
         raw = load_raw(other, side, find_files([str(path)]))
-        check_known(items.key, raw.columns, f"items.key ({path})")
+        key = raw.cell(items.key, f"items.key ({path})")
         wanted = {**items.facets, **({ITEM_LENGTH: items.duration_seconds} if items.duration_seconds else {})}
-        values = {name: _item_value(text, f"items.{name} ({path})", raw.columns) for name, text in wanted.items()}
+        values = {name: _item_value(text, f"items.{name} ({path})", raw) for name, text in wanted.items()}
         cells = ", ".join(f"arg_min({sql}, __row) AS {identifier(name)}" for name, sql in values.items())
-        other.execute(
-            f"""CREATE TABLE memory_items AS SELECT trim(CAST({identifier(items.key)} AS VARCHAR)) AS key
-            {"," + cells if cells else ""} FROM raw GROUP BY ALL"""
-        )
+        try:
+            other.execute(
+                f"""CREATE TABLE memory_items AS SELECT trim({exact_text(key, raw.types.get(items.key, "VARCHAR"))}) AS key
+                {"," + cells if cells else ""} FROM raw r GROUP BY ALL"""
+            )
+        except duckdb.Error as error:
+            raise ConfigError(f"items ({path}): {str(error).splitlines()[0]}; nothing was ingested") from None
         self.con.execute("CREATE VIEW items AS SELECT * FROM items_load.memory_items")
         other.close()
 
     def _column(self, name: str, where: str) -> str:
-        check_known(name, self.raw.columns, where)
-        return f"r.{identifier(name)}"
+        return self.raw.cell(name, where)
 
     def _text(self, text: str, where: str) -> str:
-        return f"nullif(trim(CAST(({self._expression(text, where)}) AS VARCHAR)), '')"
+        sql = self._expression(text, where)
+        return f"nullif(trim({exact_text(f'({sql})', self.raw.types.get(text, 'VARCHAR'))}), '')"
 
     def _number(self, text: str | None, where: str) -> str:
         if text is None:
             return "CAST(NULL AS DOUBLE)"
-        if text in self.raw.columns and not self.raw.typed:
+        if text in self.raw.columns and not self._typed(text):
             self.numbers.add(text)
         return f"TRY_CAST(({self._expression(text, where)}) AS DOUBLE)"
 
-    def _expression(self, text: str, where: str, own: tuple[str, ...] = ()) -> str:
+    def _typed(self, name: str) -> bool:
+        """Whether the file itself says that a column is something else than text."""
+        return self.raw.typed and name in self.raw.columns and name not in self.raw.untyped
+
+    def _expression(self, text: str, where: str, event_columns: tuple[str, ...] = ()) -> str:
         """SQL of a mapping's expression: columns checked, text columns that hold numbers made numbers."""
         if text in self.raw.columns:
             return self._cell(text)
         tree: exp.Expr = parse_expression(text, where)
         for column in list(tree.find_all(exp.Column)):
             name = column.name
-            if name in own:
+            if name in event_columns:
                 sql = f"p.{identifier(name)}"
             else:
-                check_known(name, (*self.raw.columns, *own), where)
-                if not self.raw.typed and self._is_number(name):
-                    self.numbers.add(name)
-                sql = self._cell(name)
+                sql = self.raw.cell(name, where)
+                if not self.raw.blank:
+                    if not self._typed(name) and self._is_number(name):
+                        self.numbers.add(name)
+                    sql = self._cell(name)
+                    if self.raw.types[name] in {"FLOAT", "DOUBLE"}:
+                        sql = finite(sql)
             cell = sqlglot.parse_one(sql, read="duckdb")
             tree = cell if column is tree else tree
             column.replace(cell)
-        return tree.sql(dialect="duckdb")
+        compiled = finite_tree(tree).sql(dialect="duckdb")
+        self.expressions.append((where, text, compiled))
+        return compiled
 
     def _cell(self, name: str) -> str:
-        column = f"r.{identifier(name)}"
+        column = self.raw.cell(name, name)
         return f"TRY_CAST({column} AS DOUBLE)" if name in self.numbers else column
 
     def _is_number(self, name: str) -> bool:
-        column = identifier(name)
+        column = self.raw.columns[name]
         share = scalar(
             self.con,
             f"SELECT avg((TRY_CAST({column} AS DOUBLE) IS NOT NULL)::INT) FROM raw WHERE {column} IS NOT NULL",
@@ -214,33 +373,109 @@ class Staging:
         return share is not None and share > MAJORITY
 
 
-def timestamp_sql(column: str, rule: Timestamp) -> str:
-    """SQL of an instant (TIMESTAMPTZ, null where unreadable); naive times are in the session's zone."""
+ISO = (
+    r"[0-9]{1,6}-[0-9]{1,2}-[0-9]{1,2}([T ][0-9]{1,2}:[0-9]{2}(:[0-9]{2}(\.[0-9]+)?)?)?"
+    r" ?(Z|z|UTC|GMT|[+-][0-9]{1,2}(:?[0-9]{2}(:?[0-9]{2})?)?| [A-Za-z_]+/[A-Za-z_/+-]+)?"
+)
+"""Times that mean one moment to everybody: an abbreviation such as CST is of several zones."""
+WALL_CLOCK = r"[0-9]{1,6}-[0-9]{1,2}-[0-9]{1,2}([T ][0-9]{1,2}:[0-9]{2}(:[0-9]{2}(\.[0-9]+)?)?)?"
+
+
+def timestamp_sql(column: str, rule: Timestamp, kind: str = "VARCHAR") -> str:
+    """SQL of an instant (TIMESTAMPTZ, null where unreadable); naive times are in the session's zone.
+
+    Args:
+        column: SQL of the cell.
+        rule: how the moment is written.
+        kind: DuckDB type of the cell.
+    """
     if rule.format:
         return f"CAST(try_strptime(CAST({column} AS VARCHAR), {quoted(rule.format)}) AS TIMESTAMPTZ)"
     if rule.unit == "iso":
-        return f"TRY_CAST({column} AS TIMESTAMPTZ)"
-    micros = {"s": 1_000_000, "ms": 1_000, "us": 1}[rule.unit]
-    number = f"(round(TRY_CAST({column} AS DOUBLE) * {micros}) + {rule.origin_us})"
+        if kind.startswith(("TIMESTAMP", "DATE")):
+            moment = f"TRY_CAST({column} AS TIMESTAMPTZ)"
+            return f"CASE WHEN isfinite({moment}) THEN {moment} END"
+        text = f"trim(CAST({column} AS VARCHAR))"
+        return f"CASE WHEN regexp_full_match({text}, {quoted(ISO)}) THEN TRY_CAST({text} AS TIMESTAMPTZ) END"
+    number = number_of_microseconds(column, rule.unit, kind, rule.origin_us)
     return f"CASE WHEN abs({number}) < 2.5e17 THEN make_timestamptz(CAST({number} AS BIGINT)) END"
+
+
+def number_of_microseconds(column: str, unit: str, kind: str = "VARCHAR", origin_us: int = 0) -> str:
+    """SQL of microseconds since 1970 of a number of seconds, milliseconds or microseconds, a double."""
+    micros = {"s": 1_000_000, "ms": 1_000, "us": 1}[unit]
+    cell = f"CAST({column} AS VARCHAR)" if kind.startswith(("TIMESTAMP", "DATE", "BOOL")) else column
+    return f"(round(TRY_CAST({cell} AS DOUBLE) * {micros}) + {origin_us})"
+
+
+def wall_clock_sql(column: str, rule: Timestamp, kind: str) -> str:
+    """SQL of a time without an offset as it is written, where its zone's clock can show it twice or never; else null."""
+    nothing = "CAST(NULL AS TIMESTAMP)"
+    if rule.zone in FIXED_ZONES or (rule.unit != "iso" and not rule.format):
+        return nothing
+    if rule.format:
+        naive = not any(code in rule.format for code in ("%z", "%Z"))
+        return f"try_strptime(CAST({column} AS VARCHAR), {quoted(rule.format)})" if naive else nothing
+    if kind.startswith(("TIMESTAMP", "DATE")):
+        return nothing if "TIME ZONE" in kind else f"TRY_CAST({column} AS TIMESTAMP)"
+    text = f"trim(CAST({column} AS VARCHAR))"
+    return f"CASE WHEN regexp_full_match({text}, {quoted(WALL_CLOCK)}) THEN TRY_CAST({text} AS TIMESTAMP) END"
+
+
+FIXED_ZONES = {"UTC", "Etc/UTC", "GMT", "Etc/GMT"}
+
+
+def boolean_sql(sql: str) -> str:
+    """SQL of a behavior's value: true, false, or null for what is neither (2, -1, 0.5, words)."""
+    text = f"lower(trim(CAST(({sql}) AS VARCHAR)))"
+    return f"""CASE WHEN {text} IN ('true', 't', 'yes', 'y', 'on') THEN true WHEN {text} IN ('false', 'f', 'no', 'n', 'off') THEN false
+        WHEN TRY_CAST({text} AS DOUBLE) = 1 THEN true WHEN TRY_CAST({text} AS DOUBLE) = 0 THEN false END"""
+
+
+def finite(sql: str) -> str:
+    """SQL of a number, null where it is infinite or no number at all.
+
+    >>> finite("a / b")
+    'CASE WHEN isfinite(CAST(a / b AS DOUBLE)) THEN a / b END'
+    """
+    return f"CASE WHEN isfinite(CAST({sql} AS DOUBLE)) THEN {sql} END"
+
+
+def finite_tree(tree: exp.Expr) -> exp.Expr:
+    """The expression with every operation that can leave the numbers (x/0, a logarithm, a power) made null there."""
+    for node in reversed(
+        list(tree.find_all(exp.Div, exp.IntDiv, exp.Mod, exp.Pow, exp.Exp, exp.Ln, exp.Log, exp.Sqrt))
+    ):
+        if isinstance(node, exp.Div | exp.IntDiv | exp.Mod):  # whole numbers over 0 are an error, not infinite
+            node.set("expression", exp.Nullif(this=exp.paren(node.expression.copy()), expression=exp.Literal.number(0)))
+        guarded = exp.Anonymous(this=FINITE, expressions=[node.copy()])
+        tree = guarded if node is tree else tree
+        node.replace(guarded)
+    return tree
+
+
+def inner(facet: str) -> str:
+    """Column of a facet in ingestion's own tables, where no name of a user's can meet one of ours."""
+    return identifier(f"facet:{facet}")
+
+
+def _is_integer(key: str) -> str:
+    """SQL: a text is an integer of 64 bits as one writes it, perhaps as pandas writes it beside empty cells (7.0)."""
+    digits = f"regexp_replace({key}, '\\.0+$', '')"
+    return f"(regexp_full_match({key}, '(0|-?[1-9][0-9]*)(\\.0+)?') AND TRY_CAST({digits} AS BIGINT) IS NOT NULL)"
 
 
 def _instant(hour: Hour) -> str:
     return f"TIMESTAMPTZ {quoted(hour.start.isoformat())}"
 
 
-def _item_value(text: str, where: str, columns: tuple[str, ...]) -> str:
+def _item_value(text: str, where: str, raw: RawLog) -> str:
     """SQL of a column of the items table, or of an expression over its columns."""
-    if text in columns:
-        return identifier(text)
+    if text in raw.columns:
+        return raw.cell(text, where)
     tree = parse_expression(text, where)
-    for column in tree.find_all(exp.Column):
-        check_known(column.name, columns, where)
+    for column in list(tree.find_all(exp.Column)):
+        cell = sqlglot.parse_one(raw.cell(column.name, where), read="duckdb")
+        tree = cell if column is tree else tree
+        column.replace(cell)
     return tree.sql(dialect="duckdb")
-
-
-def check_known(name: str, columns: tuple[str, ...], where: str) -> None:
-    if name not in columns:
-        raise ConfigError(
-            f"{where}: the log has no column '{name}'{did_you_mean(name, columns)} (columns: {', '.join(columns)})"
-        )

@@ -1,0 +1,273 @@
+"""Text files as people have them, put right before DuckDB reads them: encodings, line ends, quotes, JSON arrays.
+
+A file in which nothing is wrong is read as it is; otherwise a cleaned copy is, and lines that are no rows are listed.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import json
+import logging
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import BinaryIO, NamedTuple, TextIO, cast
+
+from core.errors import DataError
+from events.mapping import CsvOptions
+
+log = logging.getLogger("events.text")
+
+CHUNK = 1 << 20
+LONGEST_LINE = 15 << 20
+LONGEST_CELL_LINES = 20
+"""A quoted cell that goes on for more lines than this is a quote that was never meant to open one."""
+
+
+class Cleaned(NamedTuple):
+    """What to read for a file.
+
+    Attributes:
+        path: the file, or a cleaned copy.
+        bad: lines that are no rows, each with the reason.
+        blank: nothing but line ends is in the file.
+    """
+
+    path: Path
+    bad: list[tuple[str, str]]
+    blank: bool
+
+
+CleanText = Callable[[Path, Path], Cleaned]
+"""Cleans a file, into a copy at the second path where that is needed."""
+
+
+def binary(file: Path) -> BinaryIO:
+    """The file's bytes, unpacked where it is packed."""
+    return cast(BinaryIO, gzip.open(file)) if file.suffix.lower() in {".gz", ".gzip"} else file.open("rb")
+
+
+def decoded(file: Path, encoding: str, newline: str | None = None) -> TextIO:
+    """The file's text, with its line ends read as Python's ``open`` does; strange bytes become ``\\xNN``."""
+    return io.TextIOWrapper(binary(file), encoding=encoding, errors="backslashreplace", newline=newline)
+
+
+def clean_json(file: Path, copy: Path) -> Cleaned:
+    """JSON with an object a line from JSON lines, an array of objects, or objects over several lines."""
+    _check_encoding(file, "utf-8", "")
+    with binary(file) as stream:
+        head = stream.read(CHUNK).removeprefix(b"\xef\xbb\xbf").lstrip()
+    if not head:
+        return Cleaned(file, [], blank=True)
+    if head.startswith(b"[") or (head.startswith(b"{") and not _is_json(head.split(b"\n", 1)[0])):
+        with binary(file) as stream, copy.open("w", encoding="utf-8") as target:
+            text = io.TextIOWrapper(stream, encoding="utf-8-sig", errors="replace")
+            for value in _objects(text):
+                target.write(value + "\n")
+        return Cleaned(copy, [], blank=copy.stat().st_size == 0)
+    trouble = _has_trouble(file)
+    if not trouble:
+        return Cleaned(file, [], blank=False)
+    bad: list[tuple[str, str]] = []
+    with binary(file) as stream, copy.open("wb") as target:
+        for line in _lines(stream):
+            if reason := _unreadable(line):
+                bad.append((line.decode("utf-8", "backslashreplace").replace("\x00", "\\x00"), reason))
+            elif line.strip():
+                target.write(line + b"\n")
+    return Cleaned(copy, bad, blank=copy.stat().st_size == 0)
+
+
+def _is_json(line: bytes) -> bool:
+    """Whether a line is anything else than the opening of an object that goes on in the next line."""
+    try:
+        json.loads(line)
+    except ValueError as error:
+        ends_open = getattr(error, "pos", 0) >= len(line.decode("utf-8", "replace").rstrip()) - 1
+        return not (ends_open and line.rstrip().endswith((b"{", b",", b"[")))
+    return True
+
+
+def _objects(stream: TextIO) -> Iterator[str]:
+    """Values of an array, or one after another, each as its own text in one line; never more than one in memory.
+
+    What cannot be read is given line by line, so that it is counted.
+    """
+    decoder, buffer, at, ended = json.JSONDecoder(), "", 0, False
+    array: bool | None = None
+    while True:
+        while at < len(buffer) and (buffer[at] in " \t\r\n\ufeff," or (array and buffer[at] == "]")):
+            at += 1
+        if at < len(buffer) and array is None:
+            array = buffer[at] == "["
+            at += array
+            continue
+        try:
+            if at >= len(buffer):
+                raise ValueError
+            _, end = decoder.raw_decode(buffer, at)
+            if end == len(buffer) and not ended:
+                raise ValueError  # a number may go on
+            yield " ".join(buffer[at:end].splitlines())
+            at = end
+        except ValueError:
+            if ended:
+                break
+            more = stream.read(CHUNK)
+            ended = not more
+            buffer, at = buffer[at:] + more, 0
+    for line in buffer[at:].splitlines():
+        if rest := line.strip().rstrip(",").lstrip("["):
+            yield rest.removesuffix("]") if not rest.startswith("{") else rest
+
+
+def clean_csv(file: Path, copy: Path, options: CsvOptions, delimiter: str, columns: int) -> Cleaned:
+    """Delimited text in UTF-8, with one kind of line end, and no quote that swallows rows.
+
+    Args:
+        file: the file.
+        copy: where a cleaned copy goes.
+        options: how the file is written.
+        delimiter: between its cells.
+        columns: cells of a row.
+    """
+    _check_encoding(file, options.encoding, "csv: ")
+    utf8 = options.encoding == "utf-8"
+    with binary(file) as stream:
+        head = stream.read(CHUNK)
+        if not head.removeprefix(b"\xef\xbb\xbf").strip(b"\r\n") and not stream.read(1):
+            return Cleaned(file, [], blank=True)
+    quote = options.quote if len(options.quote) == 1 and len(delimiter) == 1 else ""
+    if utf8 and not _has_trouble(file) and not (quote and _odd_quotes(file, quote.encode())):
+        return Cleaned(file, [], blank=False)
+    if not utf8:
+        whole = copy.with_suffix(".utf8")
+        with decoded(file, options.encoding, "\n") as text, whole.open("w", encoding="utf-8", newline="\n") as target:
+            while chunk := text.read(CHUNK):
+                target.write(chunk.removeprefix("\ufeff"))
+        file = whole
+    bad: list[tuple[str, str]] = []
+    with binary(file) as stream, copy.open("wb") as target:
+        records = _records(_lines(stream), quote, delimiter, columns, bad)
+        for record in records:
+            target.write(record + b"\n")
+    return Cleaned(copy, bad, blank=copy.stat().st_size == 0)
+
+
+def _records(
+    lines: Iterator[bytes], quote: str, delimiter: str, columns: int, bad: list[tuple[str, str]]
+) -> Iterator[bytes]:
+    """Rows, each with the lines that its quoted cells span; a line whose quote never closes is no row."""
+    waiting: list[bytes] = []
+    while True:
+        if waiting:
+            line = waiting.pop(0)
+        elif (line := next(lines, None)) is None:  # type: ignore[assignment]
+            return
+        if reason := _unreadable(line):
+            bad.append((line.decode("utf-8", "backslashreplace").replace("\x00", "\\x00"), reason))
+            continue
+        if not quote or not line.count(quote.encode()) % 2 or not _ends_open(line, quote, delimiter):
+            yield line
+            continue
+        span, closed = [line], False
+        while len(span) <= LONGEST_CELL_LINES:
+            follower = waiting.pop(0) if waiting else next(lines, None)
+            if follower is None:
+                break
+            span.append(follower)
+            if follower.count(quote.encode()) % 2 and not _ends_open(b"\n".join(span), quote, delimiter):
+                closed = True
+                break
+        inner = [_cells(text, quote, delimiter) for text in span[1:-1]]
+        if closed and not (inner and columns > 2 and all(count == columns for count in inner)):
+            yield b"\n".join(span)
+        else:
+            bad.append((line.decode("utf-8", "backslashreplace"), "open_quote"))
+            waiting[:0] = span[1:]
+
+
+def _ends_open(text: bytes, quote: str, delimiter: str) -> bool:
+    """Whether a quoted cell is still open at the end of the text."""
+    try:
+        list(
+            csv.reader(io.StringIO(text.decode("utf-8", "replace")), delimiter=delimiter, quotechar=quote, strict=True)
+        )
+    except csv.Error as error:
+        return "unexpected end" in str(error)
+    return False
+
+
+def _cells(line: bytes, quote: str, delimiter: str) -> int:
+    try:
+        return len(next(csv.reader([line.decode("utf-8", "replace")], delimiter=delimiter, quotechar=quote), []))
+    except csv.Error:
+        return 0
+
+
+def _check_encoding(file: Path, encoding: str, key: str) -> None:
+    """Fail for a file that a byte order mark or its zeros show to be in another encoding."""
+    with binary(file) as stream:
+        head = stream.read(1024)
+    wide = head.startswith((b"\xff\xfe", b"\xfe\xff")) or head[:200].count(b"\0") > len(head[:200]) // 3 > 0
+    if wide and encoding != "utf-16":
+        remedy = f"set {key}{{encoding: utf-16}} in the mapping" if key else "save it as UTF-8"
+        raise DataError(f"{file} is UTF-16, not {encoding}; {remedy}. Nothing was ingested")
+
+
+def _has_trouble(file: Path) -> bool:
+    """Whether a file has bytes that are no UTF-8, control characters, mixed line ends, or a very long line."""
+    feeds = returns = pairs = since = 0
+    rest = b""
+    with binary(file) as stream:
+        while chunk := stream.read(CHUNK):
+            if b"\0" in chunk or b"\x01" in chunk:
+                return True
+            block = rest + chunk
+            cut = block.rfind(b"\n") + 1
+            since = 0 if cut else since + len(chunk)
+            if since > LONGEST_LINE:
+                return True
+            head, rest = block[:cut], block[cut:]
+            try:
+                head.decode("utf-8")
+            except UnicodeDecodeError:
+                return True
+            feeds, returns, pairs = feeds + head.count(b"\n"), returns + head.count(b"\r"), pairs + head.count(b"\r\n")
+    try:
+        rest.decode("utf-8")
+    except UnicodeDecodeError:
+        return True
+    returns += rest.removesuffix(b"\r").count(b"\r")
+    return (0 < pairs < feeds) or (returns > 0 and feeds == 0)
+
+
+def _odd_quotes(file: Path, quote: bytes) -> bool:
+    with binary(file) as stream:
+        return any(line.count(quote) % 2 for line in stream)
+
+
+def _unreadable(line: bytes) -> str | None:
+    if len(line) > LONGEST_LINE:
+        return "too_long"
+    if b"\0" in line or b"\x01" in line:
+        return "control_character"
+    try:
+        line.decode("utf-8")
+    except UnicodeDecodeError:
+        return "bad_encoding"
+    return None
+
+
+def _lines(stream: BinaryIO) -> Iterator[bytes]:
+    """Lines without their ends, whichever of the three ends a file has."""
+    first = True
+    for line in stream:
+        text = line.rstrip(b"\n").removesuffix(b"\r")
+        if first:
+            text, first = text.removeprefix(b"\xef\xbb\xbf"), False
+        if not line.endswith(b"\n") and b"\r" in text:
+            yield from text.split(b"\r")
+        else:
+            yield text

@@ -1,0 +1,445 @@
+"""Logs as people really have them: each kind of trouble with the value that is right."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from core.errors import ConfigError, DataError
+from core.hours import Hour
+from core.settings import Settings, load_settings
+from events.ingest import Account, ingest
+from events.mapping import Mapping, is_zone
+from events.store import EventStore
+from tests.conftest import NOW
+
+BASE = {
+    "source": "source: test",
+    "columns": "columns: {user_id: uid, item_id: iid}",
+    "timestamp": "timestamp: {column: ts}",
+    "local_time": "local_time: {zone: UTC}",
+    "facets": "facets: {genre: genre}",
+    "behaviors": 'behaviors: {finish: "true"}',
+}
+HEADER = "uid,iid,genre,ts\n"
+TIME = "2026-03-10T10:00:00Z"
+
+
+class Log:
+    """A folder with a mapping and a log."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.settings: Settings = load_settings(var=folder / "var", source="test", mlflow_uri="")
+
+    def write(self, content: str | bytes, name: str = "log.csv") -> Path:
+        path = self.folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        return path
+
+    def ingest(self, *paths: Path | str, **mapping: str) -> Account:
+        (self.folder / "mapping.yaml").write_text("\n".join({**BASE, **mapping}.values()) + "\n")
+        names = [str(path) for path in paths] or [str(self.folder / "log.csv")]
+        return ingest(str(self.folder / "mapping.yaml"), names, self.settings, now=NOW)
+
+    def events(self) -> pd.DataFrame:
+        store = EventStore(self.settings.events_dir)
+        return pa.concat_tables(store.read(hour) for hour in store.hours()).to_pandas()
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Log:
+    return Log(tmp_path)
+
+
+def rows(count: int, start: int = 0) -> str:
+    return "".join(f"u{n},i{n},rock,2026-03-10T10:{n % 60:02d}:00Z\n" for n in range(start, start + count))
+
+
+def outcomes(log: Log, behavior: str) -> dict[int, bool | None]:
+    frame = log.events().sort_values("timestamp")
+    return [None if pd.isna(value) else bool(value) for value in frame[behavior]]  # type: ignore[return-value]
+
+
+# What cannot be known is not true.
+
+
+@pytest.mark.parametrize(
+    "expression",
+    ["played / length >= 0.9", "played // length >= 1 OR played / length >= 0.9", "1 / (played / length) < 2"],
+)
+def test_what_is_divided_by_zero_is_unknown(log: Log, expression: str) -> None:
+    log.write(
+        f"uid,iid,genre,ts,played,length\na,1,x,{TIME},0,0\nb,1,x,2026-03-10T10:01:00Z,5,0\nc,1,x,2026-03-10T10:02:00Z,9,9\n"
+    )
+    log.ingest(behaviors=f'behaviors: {{finish: "{expression}"}}')
+    assert outcomes(log, "finish") == [None, None, True]
+
+
+def test_numbers_of_a_table_that_are_not_finite_are_unknown(log: Log) -> None:
+    frame = pd.DataFrame(
+        {"uid": ["a", "b", "c"], "iid": "x", "genre": "g", "rating": [float("nan"), float("inf"), 5.0],
+         "ts": pd.to_datetime([TIME, "2026-03-10T10:01:00Z", "2026-03-10T10:02:00Z"])}
+    )  # fmt: skip
+    frame.to_parquet(log.folder / "log.parquet")
+    log.ingest(log.folder / "log.parquet", behaviors='behaviors: {like: "rating >= 4"}')
+    assert outcomes(log, "like") == [None, None, True]
+
+
+def test_yes_and_no_are_read_however_they_are_written(log: Log) -> None:
+    cells = ["1.0", "0.0", "on", "OFF", " true ", "No", "", "2", "-1", "0.5", "maybe"]
+    lines = [f"u,i{n},x,2026-03-10T10:{n:02d}:00Z,{cell}\n" for n, cell in enumerate(cells)]
+    log.write("uid,iid,genre,ts,liked\n" + "".join(lines))
+    account = log.ingest(behaviors="behaviors: {like: liked}")
+    assert outcomes(log, "like") == [True, False, True, False, True, False, None, None, None, None, None]
+    assert account.unreadable == {"behaviors.like": 4}
+
+
+# A folder's key adds a column and replaces none.
+
+
+def test_the_file_wins_over_its_folders(log: Log) -> None:
+    table = pa.table({"uid": ["a"], "iid": ["x"], "ts": ["2026-03-10T10:30:00Z"]})
+    folder = log.folder / "log" / "ts=2026-03-10" / "uid=99" / "genre=rock"
+    folder.mkdir(parents=True)
+    pq.write_table(table, folder / "part.parquet")
+    log.ingest(log.folder / "log", ids="ids: {user: string}")
+    events = log.events()
+    assert events["timestamp"].tolist() == [pd.Timestamp("2026-03-10T10:30:00Z")]
+    assert events["genre"].tolist() == ["rock"]
+    keys = pq.read_table(log.settings.events_dir / "_ids" / "user.parquet")
+    assert keys["key"].to_pylist() == ["a"]
+
+
+def test_a_csv_in_a_folder_with_a_key_gets_its_column(log: Log) -> None:
+    path = log.write(f"uid,iid,ts\nu,1,{TIME}\n", "log/genre=jazz/part.csv")
+    log.ingest(path)
+    assert log.events()["genre"].tolist() == ["jazz"]
+
+
+def test_what_a_job_leaves_while_it_writes_is_no_data(log: Log) -> None:
+    log.write(HEADER + rows(2), "log/part.csv")
+    for name in ("_temporary/0/part.csv", "_delta_log/0.json", ".hidden/x.csv", "_SUCCESS.csv"):
+        log.write(HEADER + rows(3, 10), f"log/{name}")
+    assert log.ingest(log.folder / "log").rows_in == 2
+    assert log.ingest(log.folder / "log" / "**" / "*.csv").rows_in == 2
+
+
+# Names.
+
+
+@pytest.mark.parametrize("name", ["hour", "slot", "Like", "SLOT", "Timestamp"])
+def test_a_facet_with_a_name_of_the_platform_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match="the platform itself uses"):
+        mapping(facets={name: "genre"})
+
+
+def test_facets_that_differ_in_case_only_are_refused() -> None:
+    with pytest.raises(ValueError, match="differ in case only"):
+        mapping(facets={"genre": "a", "Genre": "b"})
+
+
+def mapping(**parts: object) -> Mapping:
+    base = {"source": "s", "columns": {"user_id": "u", "item_id": "i"}, "timestamp": {"column": "t"},
+            "local_time": {"zone": "UTC"}, "facets": {"genre": "g"}, "behaviors": {"finish": "true"}}  # fmt: skip
+    return Mapping.model_validate({**base, **parts})
+
+
+@pytest.mark.parametrize("name", ["ts", "user_key", "reason", "event_key", "ts_missing"])
+def test_a_facet_may_be_called_as_anything_inside(log: Log, name: str) -> None:
+    log.write(f"uid,iid,{name}2,ts\nu,1,rock,{TIME}\n")
+    log.ingest(facets=f"facets: {{{name}: {name}2}}")
+    assert log.events()[name].tolist() == ["rock"]
+
+
+def test_columns_may_be_called_as_anything_inside(log: Log) -> None:
+    log.write(f'uid,iid,ts,reason,__row,c0,"a ""quoted"", name"\nu,1,{TIME},rock,9,z,q\nu,1,never,rock,9,z,q\n')
+    account = log.ingest(facets='facets: {genre: reason, other: __row, third: c0, fourth: "a \\"quoted\\", name"}')
+    events = log.events()
+    assert events[["genre", "other", "third", "fourth"]].iloc[0].tolist() == ["rock", "9", "z", "q"]
+    (bad,) = [json.loads(line) for line in Path(str(account.quarantine)).read_text().splitlines()]
+    assert (bad["reason"], bad["content"]["reason"], bad["content"]["__row"]) == ("bad_timestamp", "rock", "9")
+
+
+def test_names_that_are_empty_or_there_twice_hurt_only_where_they_are_used(log: Log) -> None:
+    log.write(f"uid,iid,genre,ts,ID,id,,x,x,\nu,1,rock,{TIME},a,b,c,d,e,f\n")
+    assert log.ingest(facets="facets: {genre: genre, big: ID, small: id}").kept == 1
+    assert log.events()[["big", "small"]].iloc[0].tolist() == ["a", "b"]
+    with pytest.raises(ConfigError, match="several columns named 'x'"):
+        log.ingest(facets="facets: {genre: x, big: ID, small: id}")
+
+
+# Ids.
+
+
+def test_an_id_is_the_same_whatever_type_an_hour_gives_it(log: Log) -> None:
+    for hour, ids in enumerate((pa.array([1, 2], pa.int64()), pa.array([1.0, None], pa.float64()))):
+        table = pa.table({"uid": ids, "iid": ["x", "y"], "genre": ["g", "g"], "ts": [TIME, TIME]})
+        pq.write_table(table, log.folder / f"{hour}.parquet")
+    assert log.ingest(log.folder / "0.parquet").ids["user"] == "int"
+    account = log.ingest(log.folder / "1.parquet")
+    assert (account.kept, account.duplicates, account.reasons) == (0, 1, {"missing_user_id": 1})
+
+
+def test_large_ids_of_two_types_are_not_rounded_into_one(log: Log) -> None:
+    big = 2**53
+    for name, ids in (("a", pa.array([big, big + 1], pa.int64())), ("b", pa.array([3.0, None], pa.float64()))):
+        table = pa.table({"uid": ids, "iid": ["x", "x"], "genre": ["g", "g"], "ts": [TIME, TIME]})
+        pq.write_table(table, log.folder / f"{name}.parquet")
+    account = log.ingest(log.folder / "a.parquet", log.folder / "b.parquet")
+    assert (account.kept, account.quarantined) == (3, 1)
+    assert sorted(log.events()["user_id"]) == [3, big, big + 1]
+
+
+def test_the_first_file_fixes_the_kind_of_ids(log: Log) -> None:
+    log.write(HEADER + "".join(f"{n},i{n},x,{TIME}\n" for n in (1, 2, 3)))
+    assert log.ingest().ids == {"item": "string", "user": "int"}
+    log.write(HEADER + f"guest-a,i,x,{TIME}\n4,i,x,{TIME}\n007,i,x,{TIME}\n99999999999999999999,i,x,{TIME}\n")
+    account = log.ingest()
+    assert (account.kept, account.reasons) == (1, {"bad_user_id": 3})
+    with pytest.raises(DataError, match="of kind int since its first ingestion"):
+        log.ingest(ids="ids: {user: string}")
+
+
+def test_numbers_among_words_are_words(log: Log) -> None:
+    log.write(HEADER + f"u1,i,x,{TIME}\nu2,i,x,{TIME}\n")
+    log.ingest()
+    log.write(HEADER + f"101,i,x,{TIME}\n")
+    assert log.ingest().kept == 1
+
+
+def test_leading_zeros_and_19_digits_are_kept_apart(log: Log) -> None:
+    log.write(HEADER + f"007,1234567890123456789,x,{TIME}\n7,1234567890123456789,x,{TIME}\n")
+    account = log.ingest()
+    assert (account.kept, account.users, account.ids) == (2, 2, {"item": "int", "user": "string"})
+    assert set(log.events()["item_id"]) == {1234567890123456789}
+
+
+# Quotes and lines.
+
+
+def test_a_quote_that_was_never_meant_swallows_no_row(log: Log) -> None:
+    lines = rows(999).splitlines()
+    lines[1] = lines[1].replace("rock", '"rock')
+    lines[699] = lines[699].replace("rock", 'rock"')
+    log.write(HEADER + "\n".join(lines) + "\n")
+    account = log.ingest()
+    assert account.rows_in == 999
+    assert account.kept >= 997
+    assert account.reasons["open_quote"] == 1
+
+
+def test_a_quote_that_is_never_closed_costs_its_own_row(log: Log) -> None:
+    lines = rows(999).splitlines()
+    lines[1] = lines[1].replace("rock", '"rock')
+    log.write(HEADER + "\n".join(lines) + "\n")
+    account = log.ingest()
+    assert (account.rows_in, account.kept, account.reasons) == (999, 998, {"open_quote": 1})
+
+
+def test_cells_over_several_lines_and_loose_quotes_are_read(log: Log) -> None:
+    log.write(HEADER + f'u,1,"rock\nand\n""roll""",{TIME}\nu,2,12" single,{TIME}\n' + rows(30))
+    account = log.ingest()
+    assert (account.rows_in, account.kept) == (32, 32)
+    assert {'rock\nand\n"roll"', '12" single'} <= set(log.events()["genre"])
+
+
+def test_mixed_line_ends_and_old_ones_are_read(log: Log) -> None:
+    log.write(HEADER.replace("\n", "\r\n") + rows(2).replace("\n", "\r\n") + rows(2, 2))
+    assert log.ingest().kept == 4
+    log.write((HEADER + rows(3, 4)).replace("\n", "\r"))
+    assert log.ingest().kept == 3
+    assert set(log.events()["genre"]) == {"rock"}
+
+
+def test_encodings_are_read_or_named(log: Log) -> None:
+    text = HEADER + f"u,song,Café,{TIME}\n"
+    log.write(text.encode("utf-16"))
+    with pytest.raises(DataError, match="is UTF-16"):
+        log.ingest()
+    log.ingest(csv="csv: {encoding: utf-16}")
+    log.write(text.encode("latin-1") + rows(2).encode())
+    assert log.ingest().reasons == {"bad_encoding": 1}
+    assert log.ingest(csv="csv: {encoding: latin-1}").duplicates == 3
+    assert set(log.events()["genre"]) == {"Café", "rock"}
+
+
+def test_a_tsv_has_tabs(log: Log) -> None:
+    path = log.write((HEADER + rows(2)).replace(",", "\t"), "log.tsv")
+    assert log.ingest(path).kept == 2
+    path = log.write((HEADER + rows(2)).replace(",", "\t"), "log.txt")
+    assert log.ingest(path, csv=r"csv: {delimiter: '\t'}").duplicates == 2
+
+
+def test_files_with_other_headers_are_joined_by_name(log: Log) -> None:
+    paths = [log.write(HEADER + rows(2), "a.csv"), log.write(f"ts,uid,iid\n{TIME},z,z\n", "b.csv")]
+    assert log.ingest(*paths).kept == 3
+    assert log.events()["genre"].isna().sum() == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "content"), [("a.csv.gz", gzip.compress(b"")), ("a.csv", b"\n"), ("a.jsonl", b"\n\n")]
+)
+def test_a_file_without_rows_is_an_hour_without_rows(log: Log, name: str, content: bytes) -> None:
+    path = log.write(content, f"log/{name}")
+    account = log.ingest(path)
+    assert (account.rows_in, account.kept, account.quarantined) == (0, 0, 0)
+    log.write(b"\r\n", "two/a.csv")
+    log.write(HEADER + rows(2), "two/b.csv")
+    assert log.ingest(log.folder / "two").kept == 2
+
+
+def test_a_cell_of_ten_megabytes_is_a_cell(log: Log) -> None:
+    log.write(HEADER + f'u,1,"{"x" * 10_000_000}",{TIME}\n' + rows(1))
+    assert log.ingest().kept == 2
+
+
+# JSON.
+
+
+def objects(count: int) -> list[dict[str, object]]:
+    return [{"uid": f"u{n}", "iid": "i", "genre": "a, [b]", "ts": f"2026-03-10T10:{n:02d}:00Z"} for n in range(count)]
+
+
+@pytest.mark.parametrize("indent", [None, 2])
+@pytest.mark.parametrize("form", ["array", "stream", "line_each"])
+def test_json_arrays_and_objects_over_several_lines_are_read(log: Log, indent: int | None, form: str) -> None:
+    texts = [json.dumps(o, indent=indent) for o in objects(30)]
+    content = {
+        "array": json.dumps(objects(30), indent=indent),
+        "stream": "\n".join(texts),
+        "line_each": "[" + ",\n".join(texts) + "]",
+    }
+    path = log.write(content[form], "log.json")
+    account = log.ingest(path)
+    assert (account.rows_in, account.kept) == (30, 30)
+    assert set(log.events()["genre"]) == {"a, [b]"}
+
+
+def test_one_bad_line_of_json_costs_one_row(log: Log) -> None:
+    lines = [json.dumps(o).encode() for o in objects(20)]
+    lines[3] = lines[3].replace(b"[b]", b"\xff")
+    lines[5] = lines[5].replace(b"[b]", b"\x01")
+    lines[7] = lines[7].replace(b'"uid"', b'"UID"')
+    path = log.write(b"\n".join(lines), "log.jsonl")
+    account = log.ingest(path)
+    assert (account.rows_in, account.kept) == (20, 17)
+    assert account.reasons == {"bad_encoding": 1, "control_character": 1, "missing_user_id": 1}
+
+
+def test_keys_of_json_may_be_anything(log: Log) -> None:
+    odd = {'a"b': "1", "": "2", "*": "3", "x/y~z": "4", "$.q": "5", "0": "6"}
+    path = log.write(json.dumps({**objects(1)[0], **odd}), "log.jsonl")
+    log.ingest(path, facets="facets: {genre: genre, star: '*', slash: x/y~z, dollar: $.q, zero: '0'}")
+    assert log.events()[["star", "slash", "dollar", "zero"]].iloc[0].tolist() == ["3", "4", "5", "6"]
+
+
+# Times.
+
+
+def test_abbreviations_of_zones_and_infinity_are_no_times(log: Log) -> None:
+    times = [
+        "2026-03-10 10:00:00 CST",
+        "2026-03-10 10:00:00 PST",
+        "infinity",
+        "epoch",
+        TIME,
+        "2026-03-10 11:00:00 Europe/Berlin",
+    ]
+    log.write(HEADER + "".join(f"u,{n}i,x,{time}\n" for n, time in enumerate(times)))
+    account = log.ingest(timestamp="timestamp: {column: ts, zone: Asia/Shanghai}")
+    assert account.reasons == {"bad_timestamp": 2, "zone_abbreviation": 2}
+    assert set(log.events()["timestamp"]) == {pd.Timestamp(TIME)}
+
+
+def test_an_infinite_time_of_a_table_is_no_time(log: Log) -> None:
+    import duckdb
+
+    path = log.folder / "log.parquet"
+    duckdb.sql(
+        f"""COPY (SELECT 'u' AS uid, i::VARCHAR AS iid, 'x' AS genre, t AS ts FROM (VALUES (1, TIMESTAMP 'infinity'),
+        (2, TIMESTAMP '2026-03-10 10:00:00')) v(i, t)) TO '{path}'"""
+    )
+    account = log.ingest(path)
+    assert (account.kept, account.quarantined) == (1, 1)
+
+
+@pytest.mark.parametrize(("fold", "hours"), [("second", [1, 2]), ("first", [0, 2])])
+def test_the_repeated_hour_of_autumn_is_the_mappings_choice(log: Log, fold: str, hours: list[int]) -> None:
+    log.write(HEADER + "u,1,x,2026-10-25 02:30:00\nu,2,x,2026-10-25 03:30:00\nu,3,x,2026-03-29 02:30:00\n")
+    account = log.ingest(timestamp=f"timestamp: {{column: ts, zone: Europe/Berlin, fold: {fold}}}")
+    assert [t.hour for t in sorted(log.events()["timestamp"])][1:] == hours
+    assert (account.ambiguous_times, account.skipped_times) == (1, 1)
+
+
+def test_times_that_are_not_clear_may_be_refused(log: Log) -> None:
+    log.write(HEADER + "u,1,x,2026-10-25 02:30:00\nu,2,x,2026-10-25 03:30:00\nu,3,x,2026-03-29 02:30:00\n")
+    account = log.ingest(timestamp="timestamp: {column: ts, zone: Europe/Berlin, fold: reject}")
+    assert (account.kept, account.reasons) == (1, {"ambiguous_local_time": 1, "skipped_local_time": 1})
+
+
+def test_a_wrong_unit_is_an_error_that_names_the_right_one(log: Log) -> None:
+    log.write(HEADER + "".join(f"u,{n},x,{1772438400000 + n}\n" for n in range(50)))
+    with pytest.raises(DataError, match="look like unit: ms"):
+        log.ingest(timestamp="timestamp: {column: ts, unit: s}")
+    assert not log.settings.events_dir.joinpath("source.json").exists()
+
+
+@pytest.mark.parametrize("name", ["localtime", "posixrules", "right/Europe/Berlin", "Mars/Base"])
+def test_a_zone_is_one_that_every_library_knows(name: str) -> None:
+    assert not is_zone(name)
+    assert is_zone("Europe/Berlin")
+
+
+def test_offsets_that_are_no_numbers_are_quarantined(log: Log) -> None:
+    cells = ["60", "nan", "inf", "1e300", ""]
+    log.write("uid,iid,genre,ts,off\n" + "".join(f"u,{n}i,x,{TIME},{cell}\n" for n, cell in enumerate(cells)))
+    account = log.ingest(local_time='local_time: {offset_minutes_column: "off"}')
+    assert (account.kept, account.reasons) == (1, {"unknown_zone": 4})
+    assert log.events()["local_time"].tolist() == [pd.Timestamp("2026-03-10T11:00:00")]
+
+
+# Expressions.
+
+
+def test_an_error_inside_an_expression_names_it_and_the_row(log: Log) -> None:
+    log.write(HEADER + rows(5) + f"u,1,x,{TIME}\n")
+    with pytest.raises(ConfigError, match=r"behaviors\.finish: .*fails in row"):
+        log.ingest(behaviors='behaviors: {finish: "CAST(genre AS INT) = 1"}')
+    assert not log.settings.events_dir.joinpath("source.json").exists()
+
+
+def test_a_log_without_attributes_has_the_item_for_its_facet(log: Log) -> None:
+    log.write(HEADER + rows(2))
+    log.ingest(facets="")
+    assert log.events()["item"].tolist() == ["i0", "i1"]
+
+
+# Exposures.
+
+
+def test_exposures_are_read_as_events_are(log: Log) -> None:
+    log.write(HEADER + rows(5), "log/a.csv")
+    log.write(
+        "user,experiment,variant,at\nu1,e,control,2026-03-10 11:00:00\nu2,e,control,2099-01-01 00:00:00\n"
+        "u3,e,,2026-03-10 11:00:00\nu4,e,treatment,yesterday\n,e,treatment,2026-03-10 11:00:00\n",
+        "exposures/a.csv",
+    )
+    account = log.ingest(
+        log.folder / "log",
+        exposures="exposures: {path: '../exposures/{name}', user_id: user, timestamp: {column: at, zone: Europe/Berlin}}",
+    )
+    assert account.exposures == 1
+    assert account.exposure_reasons == {"bad_timestamp": 1, "in_future": 1, "missing_user_id": 1, "missing_variant": 1}
+    store = EventStore(log.settings.events_dir)
+    (row,) = store.read_exposures(Hour.parse("2026-03-10T10")).to_pylist()
+    assert row["timestamp"] == datetime(2026, 3, 10, 10, tzinfo=UTC)
+    assert [hour.key for hour in store.hours()] == ["2026-03-10T10"]
