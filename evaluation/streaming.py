@@ -45,14 +45,6 @@ class Columns:
     weight: str | None = None
 
 
-@dataclass
-class _Totals:
-    rows: int
-    positive: float
-    negative: float
-    users: np.ndarray
-
-
 def file_metrics(
     settings: Settings, files: Sequence[Path], columns: Columns, *, by: str | None = None
 ) -> dict[str, dict[str, object]]:

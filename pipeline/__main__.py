@@ -46,7 +46,7 @@ def main(arguments: argparse.Namespace) -> None:
             settings, arguments.variant, Hour.parse(arguments.until), save_every=arguments.save_every,
             log_model=not arguments.no_model,
         )  # fmt: skip
-        print(json.dumps(found, default=str))
+        print(json.dumps(found.as_json()))
     elif arguments.command == "stale":
         from pipeline.training import stale_hours
 
