@@ -83,7 +83,7 @@ order, from the last state before it. `clock stale` lists the hours whose events
         from pipeline.training import replay
 
         assert params is not None
-        return replay(load_settings(), Hour.parse(params["since"]))
+        return [trained.as_json() for trained in replay(load_settings(), Hour.parse(params["since"]))]
 
     train_again()
 

@@ -99,7 +99,7 @@ same state.
     def test_then_train() -> list[dict[str, Any]]:
         from pipeline.training import train_hour
 
-        return train_hour(*settings_and_hour())
+        return [trained.as_json() for trained in train_hour(*settings_and_hour())]
 
     test_then_train()
 
@@ -136,10 +136,14 @@ serves and does harm (`automatic_stop`). **To undo a promotion** trigger `rollba
 
     @task(trigger_rule="none_failed_min_one_success")
     def apply_decision(decision: dict[str, Any]) -> list[dict[str, Any]]:
+        from dataclasses import asdict
+
+        from evaluation.gate import GateDecision
         from pipeline.promotion import apply_decision as apply
 
-        approved = decision["verdict"] == "needs_person"  # only an approval leads here then
-        return [asdict(move) for move in apply(*settings_and_hour(), decision, approved=approved)]
+        decided = GateDecision.from_json(decision)
+        approved = decided.verdict == "needs_person"  # only an approval leads here then
+        return [asdict(move) for move in apply(*settings_and_hour(), decided, approved=approved)]
 
     @task(inlets=[CHAMPION], outlets=[CHAMPION], trigger_rule="none_failed")
     def watch_champion() -> None:

@@ -34,14 +34,14 @@ def main() -> None:
 
 
 def rewrite(text: str, tables: dict[str, str]) -> str:
-    """Put tables between their markers.
+    r"""Put tables between their markers.
 
     Args:
         text: a page.
         tables: name → Markdown; a table with fewer columns than the page's leaves it as it is.
 
-    >>> rewrite("<!-- table: a -->\\n<!-- end table -->", {"a": "| x |"})
-    '<!-- table: a -->\\n| x |\\n<!-- end table -->'
+    >>> rewrite("<!-- table: a -->\n<!-- end table -->", {"a": "| x |"})
+    '<!-- table: a -->\n| x |\n<!-- end table -->'
     """
 
     def replaced(match: re.Match[str]) -> str:

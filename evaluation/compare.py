@@ -9,10 +9,9 @@ from typing import Any
 import numpy as np
 
 from core.errors import ConfigError, DataError
-from evaluation.metrics import METRICS, Estimate, Predictions, auc, delong_influence, finite
+from evaluation.metrics import COMPARED, METRICS, Estimate, Predictions, auc, delong_influence, finite
 
 POWER = 0.8
-COMPARED = ("auc", "uauc", "gauc", "logloss")
 
 
 @dataclass(frozen=True)
@@ -60,7 +59,7 @@ def compare(
     a: Predictions,
     b: Predictions,
     confidence: float = 0.95,
-    names: tuple[str, ...] = ("auc", "uauc", "gauc", "logloss"),
+    names: tuple[str, ...] = COMPARED,
 ) -> list[Comparison]:
     """Every metric's difference with an interval clustered by user, and DeLong's for the AUC.
 

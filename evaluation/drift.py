@@ -1,10 +1,10 @@
-"""Data drift of a day against the days before it, by Evidently."""
+"""Data drift of a day against like hours of the days before it, by Evidently."""
 
 from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +13,7 @@ import pandas as pd
 
 from core.errors import NotReadyError
 from core.files import write_atomically
+from core.hours import Hour
 
 if TYPE_CHECKING:
     from evidently.core.report import Snapshot
@@ -26,9 +27,16 @@ MIN_ROWS = 50
 
 @dataclass(frozen=True)
 class Drift:
-    """Which columns drifted. ``share`` is the share of the columns.
+    """Which columns drifted.
 
-    ``hours``: for every local hour of day with enough rows on both sides, the columns that drifted within it.
+    Attributes:
+        day: what was compared with the days before it.
+        columns: how many were compared.
+        drifted: names of those that drifted.
+        share: of the columns that drifted, 0 to 1.
+        rows, reference_rows: compared.
+        html: path of Evidently's page.
+        hours: for every local hour of day with enough rows on both sides, the columns that drifted within it.
     """
 
     day: str
@@ -39,6 +47,22 @@ class Drift:
     reference_rows: int
     html: str
     hours: dict[str, tuple[str, ...]] = field(default_factory=dict)
+
+
+def like_hours(reference: Iterable[Hour], current: Iterable[Hour]) -> list[Hour]:
+    """The reference's hours at the UTC hours of day that the current side has, so that a day that is not over is compared
+    with the same part of the days before it.
+
+    Args:
+        reference: hours of the days before.
+        current: hours of the day that have events.
+
+    >>> day = Hour.parse("2026-03-03T00")
+    >>> [hour.key for hour in like_hours([day - n for n in range(24, 0, -1)], [day + 8, day + 9])]
+    ['2026-03-02T08', '2026-03-02T09']
+    """
+    hours_of_day = {hour.number % 24 for hour in current}
+    return [hour for hour in reference if hour.number % 24 in hours_of_day]
 
 
 def drift_report(
@@ -101,15 +125,15 @@ def _by_hour(
     numerical: Sequence[str],
     seed: int,
 ) -> dict[str, tuple[str, ...]]:
-    found = {}
+    drifted = {}
     before = dict(list(reference.groupby(hour)))
     for value, rows in current.groupby(hour):
         if value in before and min(len(rows), len(before[value])) >= MIN_ROWS:
             numbers = [c for c in numerical if c != hour and rows[c].notna().any() and before[value][c].notna().any()]
-            found[str(value).zfill(2)] = _drifted_columns(
+            drifted[str(value).zfill(2)] = _drifted_columns(
                 _compare(rows, before[value], categorical, numbers, seed).dict()
             )
-    return found
+    return drifted
 
 
 def _sample(frame: pd.DataFrame, categorical: Sequence[str], seed: int) -> pd.DataFrame:

@@ -97,7 +97,13 @@ def load_policy(path: Path | None = None) -> Policy:
 
 @dataclass(frozen=True)
 class ModelVersion:
-    """A model version in front of the gate."""
+    """A registered version in front of the gate.
+
+    Attributes:
+        version: its number in the registry.
+        variant: of its ranker.
+        trained_until: key of the last hour that it was trained on.
+    """
 
     version: str
     variant: str
@@ -117,13 +123,27 @@ class Scored:
 
 @dataclass(frozen=True)
 class GateCheck:
-    """One figure against its limit. ``interval`` is corrected for the number of looks (and of slices)."""
+    """One figure against its limit.
+
+    Attributes:
+        name: what was checked.
+        passed: whether the figure keeps the limit.
+        value: the figure; for differences candidate minus reference.
+        limit: of the policy.
+        interval: of the figure, corrected for the number of looks (and of slices); None where it has none.
+    """
 
     name: str
     passed: bool
     value: float
     limit: float
     interval: tuple[float, float] | None = None
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> GateCheck:
+        """A check as a decision's JSON holds it."""
+        low_high = content["interval"]
+        return cls(**{**content, "interval": (low_high[0], low_high[1]) if low_high else None})
 
 
 @dataclass(frozen=True)
@@ -148,7 +168,23 @@ class GateDecision:
     hourly: dict[str, tuple[float, float]] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
+        """Plain values, for a file or an XCom."""
         return asdict(self)
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> GateDecision:
+        """A decision from its JSON form (``as_json``)."""
+        champion = content["champion"]
+        return cls(
+            verdict=content["verdict"],
+            reason=content["reason"],
+            candidate=ModelVersion(**content["candidate"]),
+            champion=ModelVersion(**champion) if champion else None,
+            hours=tuple(content["hours"]),
+            checks=tuple(GateCheck.from_json(check) for check in content["checks"]),
+            figures=content["figures"],
+            hourly={hour: (pair[0], pair[1]) for hour, pair in content["hourly"].items()},
+        )
 
 
 def judge(
@@ -246,14 +282,14 @@ def _predictions(table: pa.Table) -> Predictions:
 
 
 def _hourly(hours: tuple[Hour, ...], predictions: Mapping[Hour, Scored]) -> dict[str, tuple[float, float]]:
-    found = {}
+    aucs = {}
     for hour in hours:
         scored = predictions[hour]
         if scored.reference is not None and scored.candidate.num_rows:
             pair = auc(_predictions(scored.candidate)).value, auc(_predictions(scored.reference)).value
             if not np.isnan(pair[0]):
-                found[hour.key] = pair
-    return found
+                aucs[hour.key] = pair
+    return aucs
 
 
 def _checks(

@@ -310,7 +310,9 @@ METRICS: dict[str, Callable[[Predictions], Estimate]] = {
 """Every metric that has an interval. Higher is better for auc, uauc, gauc; lower for logloss."""
 
 
-TRACKED = ("auc", "uauc", "gauc", "logloss", "calibration")
+COMPARED = ("auc", "uauc", "gauc", "logloss")
+"""What two models are compared by."""
+TRACKED = (*COMPARED, "calibration")
 """What is logged for every hour."""
 
 
@@ -320,7 +322,7 @@ def summary(data: Predictions) -> dict[str, float]:
     return {**values, "ece": calibration_error(data), "samples": float(len(data)), "users": float(len(data.user_ids))}
 
 
-def with_intervals(data: Predictions, names: tuple[str, ...] = ("auc", "uauc", "gauc", "logloss")) -> dict[str, Any]:
-    """Metric → value and 95 % interval, clustered by user."""
-    found = {name: METRICS[name](data) for name in names}
-    return {name: {"value": e.value, "ci95": list(e.interval())} for name, e in found.items()}
+def with_intervals(data: Predictions) -> dict[str, Any]:
+    """Metric → value and 95 % interval, clustered by user, of the metrics that two models are compared by."""
+    estimates = {name: METRICS[name](data) for name in COMPARED}
+    return {name: {"value": e.value, "ci95": list(e.interval())} for name, e in estimates.items()}

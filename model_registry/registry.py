@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Final
 
 from core.errors import DataError, NotReadyError
-from core.files import exclusive_lock, write_text
+from core.files import exclusive_lock, read_json, write_json, write_text
+from core.hours import Hour
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -22,28 +25,53 @@ CHALLENGER = "challenger"
 """The version that the gate compares with the champion, until it decides."""
 CANDIDATE = "candidate"
 """The newest version of the candidate's variant; the next challenger."""
+ALIASES = (CHAMPION, CHALLENGER, CANDIDATE)
 PREDECESSOR = "predecessor"
+BY_PLATFORM = "platform"
+BY_HAND = "by hand in MLflow"
+"""Who moved an alias that does not point where its last recorded move left it."""
 FORBIDDEN = "PERMISSION_DENIED"
 NO_SUCH_THING = frozenset({"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"})
 """MLflow's codes for an alias, version or model that is not there."""
 
 
-class Anything:
-    """The caller does not mind where an alias points."""
+class _Unchecked(Enum):
+    UNCHECKED = "unchecked"
 
 
-ANYTHING = Anything()
+UNCHECKED: Final = _Unchecked.UNCHECKED
+"""In place of an expected version: the caller does not mind where an alias points."""
+_HOUR_IN_REASON = re.compile(r"\bat (\d{4}-\d{2}-\d{2}T\d{2})")
 
 
 @dataclass(frozen=True)
 class Move:
-    """One line of the audit trail: an alias went from one version to another."""
+    """One line of the audit trail: an alias went from one version to another.
+
+    Attributes:
+        alias: which one.
+        version: where it points now; None where somebody deleted the alias.
+        previous: where it pointed before, None where it did not exist.
+        reason: why, one sentence.
+        at: wall clock of the move, or of its discovery where it was made by hand, ISO 8601 UTC.
+        hour: the log's hour at which it happened, for example ``2026-11-23T10``; None where nobody said.
+        who: ``platform``, ``by hand in MLflow``, or who asked for it.
+    """
 
     alias: str
-    version: str
+    version: str | None
     previous: str | None
     reason: str
     at: str
+    hour: str | None = None
+    who: str = BY_PLATFORM
+
+    @classmethod
+    def from_json(cls, line: dict[str, Any]) -> Move:
+        """A line of the trail; those written before moves had hours name theirs in the reason, if at all."""
+        if "hour" not in line and (named := _HOUR_IN_REASON.search(line["reason"])):
+            line = {**line, "hour": named.group(1)}
+        return cls(**line)
 
 
 class Registry:
@@ -52,11 +80,13 @@ class Registry:
     Args:
         client: MLflow client.
         name: registered model.
-        trail: file of the audit trail (JSON lines); its neighbor is the lock that makes moves atomic.
+        trail: file of the audit trail (JSON lines); its neighbors are the lock that makes moves atomic, and the move that is
+            being made, which a crash leaves behind.
     """
 
     def __init__(self, client: MlflowClient, name: str, trail: Path) -> None:
         self.client, self.name, self.trail = client, name, trail
+        self._pending = trail.with_suffix(".pending.json")
 
     def get(self, alias: str) -> ModelVersion | None:
         """Version behind an alias, None where there is none (or somebody deleted it).
@@ -79,31 +109,50 @@ class Registry:
 
     def newest(self, variant: str, until: str | None = None) -> str | None:
         """Newest version of a variant, trained up to the hour ``until`` where one is given; None where there is none."""
-        found = self.client.search_model_versions(f"name = '{self.name}' and tags.variant = '{variant}'")
-        fitting = [v for v in found if until is None or v.tags["hour"] <= until]
+        versions = self.client.search_model_versions(f"name = '{self.name}' and tags.variant = '{variant}'")
+        fitting = [v for v in versions if until is None or v.tags["hour"] <= until]
         return str(max(fitting, key=lambda v: (v.tags["hour"], int(v.version))).version) if fitting else None
 
-    def move(self, alias: str, version: str, reason: str, *, expected: str | Anything | None = ANYTHING) -> Move:
+    def move(
+        self,
+        alias: str,
+        version: str,
+        reason: str,
+        *,
+        hour: Hour | None = None,
+        who: str = BY_PLATFORM,
+        expected: str | _Unchecked | None = UNCHECKED,
+    ) -> Move:
         """Point an alias at a version.
 
         Args:
             alias: for example ``champion``.
             version: the version; it must exist.
             reason: kept in the trail and on the version.
+            hour: the log's hour at which it happens.
+            who: who wants it.
             expected: version that the caller saw behind the alias; another one there means that
                 somebody moved it in between, and nothing is done.
 
         Raises:
             DataError: the alias moved in between, or there is no such version.
+            NotReadyError: MLflow does not answer.
         """
         with self._locked():
-            return self._move(alias, version, reason, expected)
+            return self._move(alias, version, reason, expected, hour=hour, who=who)
 
-    def rollback(self, reason: str, to: str | None = None) -> Move:
+    def rollback(self, reason: str, to: str | None = None, *, hour: Hour | None = None, who: str = BY_PLATFORM) -> Move:
         """Point the champion back at its predecessor, or at a named version.
+
+        Args:
+            reason: kept in the trail and on the version.
+            to: version to go to; None for the predecessor.
+            hour: the log's hour at which it happens.
+            who: who wants it.
 
         Raises:
             NotReadyError: there is no champion, or it has no predecessor.
+            DataError: the target is the champion already, or does not exist.
         """
         with self._locked():
             current = self.get(CHAMPION)
@@ -116,22 +165,80 @@ class Registry:
                 )
             if str(target) == str(current.version):
                 raise DataError(f"version {target} is the champion already")
-            return self._move(CHAMPION, str(target), reason, current.version, record_predecessor=False)
+            return self._move(
+                CHAMPION, str(target), reason, current.version, hour=hour, who=who, record_predecessor=False
+            )
 
     def moves(self) -> list[Move]:
         """The audit trail, oldest first."""
         if not self.trail.exists():
             return []
-        return [Move(**json.loads(line)) for line in self.trail.read_text(encoding="utf-8").splitlines() if line]
+        return [
+            Move.from_json(json.loads(line)) for line in self.trail.read_text(encoding="utf-8").splitlines() if line
+        ]
+
+    def record_moves_by_hand(self, hour: Hour | None = None) -> list[Move]:
+        """Add what somebody did to the aliases in MLflow itself to the trail.
+
+        An alias that does not point where its last recorded move left it was moved by hand. Every move looks for
+        this first; the hourly steps and the model page call it so that a move by hand is dated to its hour.
+
+        Args:
+            hour: the log's hour at which this is noticed.
+
+        Returns:
+            The moves added.
+
+        Raises:
+            NotReadyError: MLflow does not answer.
+        """
+        with self._locked():
+            return self._record_moves_by_hand(ALIASES, hour)
+
+    def _record_moves_by_hand(self, aliases: Sequence[str], hour: Hour | None) -> list[Move]:
+        trail = self.moves()
+        if self._pending.exists():  # a move that was cut short: did it happen?
+            cut_short = Move.from_json(read_json(self._pending))
+            if self._version_of(cut_short.alias) == cut_short.version and cut_short not in trail:
+                trail.append(cut_short)
+                self._write(trail)
+            self._pending.unlink()
+        recorded = {move.alias: move.version for move in trail}
+        added = []
+        for alias in aliases:
+            version, last = self._version_of(alias), recorded.get(alias)
+            if version != last:
+                where = "was deleted" if version is None else f"was pointed at version {version}"
+                added.append(
+                    Move(alias, version, last, f"{alias} {where}", _now(), hour.key if hour else None, BY_HAND)
+                )
+        if added:
+            self._write([*trail, *added])
+        return added
+
+    def _version_of(self, alias: str) -> str | None:
+        current = self.get(alias)
+        return str(current.version) if current else None
+
+    def _write(self, trail: Sequence[Move]) -> None:
+        write_text(self.trail, "".join(json.dumps(asdict(move)) + "\n" for move in trail))
 
     def _move(
-        self, alias: str, version: str, reason: str, expected: str | Anything | None, *, record_predecessor: bool = True
+        self,
+        alias: str,
+        version: str,
+        reason: str,
+        expected: str | _Unchecked | None,
+        *,
+        hour: Hour | None,
+        who: str,
+        record_predecessor: bool = True,
     ) -> Move:
         from mlflow.exceptions import MlflowException
 
-        current = self.get(alias)
-        seen = str(current.version) if current else None
-        if not isinstance(expected, Anything) and seen != (str(expected) if expected is not None else None):
+        self._record_moves_by_hand([alias], hour)
+        seen = self._version_of(alias)
+        if expected is not UNCHECKED and seen != (str(expected) if expected is not None else None):
             raise DataError(
                 f"'{alias}' of {self.name} is now version {seen}, not {expected}; somebody moved it. Look again"
             )
@@ -141,16 +248,23 @@ class Registry:
             if error.error_code not in NO_SUCH_THING:
                 raise NotReadyError(f"MLflow does not answer ({error}); retry") from error
             raise DataError(f"{self.name} has no version {version}") from None
-        move = Move(alias, version, seen, reason, datetime.now(UTC).isoformat(timespec="seconds"))
+        move = Move(alias, version, seen, reason, _now(), hour.key if hour else None, who)
         if alias == CHAMPION and seen and record_predecessor and seen != version:
             self.client.set_model_version_tag(self.name, version, PREDECESSOR, seen)
+        if seen != version:
+            write_json(self._pending, asdict(move))
         self.client.set_registered_model_alias(self.name, alias, version)
         self.client.set_model_version_tag(self.name, version, f"{alias}_reason", reason[:4900])
         if seen != version:
-            write_text(self.trail, "".join(json.dumps(asdict(m)) + "\n" for m in [*self.moves(), move]))
+            self._write([*self.moves(), move])
+            self._pending.unlink()
         return move
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
         with exclusive_lock(self.trail.with_suffix(".lock")):
             yield
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,8 @@ from core.hours import Hour
 from core.page_template import svg, write_page
 from core.settings import Settings
 from evaluation.gate import GateCheck, GateDecision
-from model_registry.registry import Move
+from events.store import EventStore
+from model_registry.registry import CHAMPION, Move
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -36,10 +38,11 @@ MODEL = """
 <section class="banner calm"><p class="lead">{% if champion %}Champion: <strong>{{ champion.variant }}</strong>, version
 {{ champion.version }}, trained until {{ champion.hour }}.{% else %}No champion yet.{% endif %}</p></section>
 <section><h2>AUC day by day</h2>{{ daily }}</section>
-<section><h2>Moves</h2><div class="scroll"><table><thead><tr><th>when</th><th>alias</th><th>from</th><th>to</th>
-<th style="text-align:left">why</th></tr></thead><tbody>
-{% for m in moves %}<tr><td>{{ m.at }}</td><td>{{ m.alias }}</td><td>{{ m.previous or "" }}</td>
-<td>{{ m.version }}</td><td style="text-align:left; white-space:normal">{{ m.reason }}</td></tr>{% endfor %}</tbody></table></div></section>
+<section><h2>Moves</h2><div class="scroll"><table><thead><tr><th>when</th><th>hour</th><th>alias</th><th>from</th><th>to</th>
+<th style="text-align:left">who</th><th style="text-align:left">why</th></tr></thead><tbody>
+{% for m in moves %}<tr><td>{{ m.at }}</td><td>{{ m.hour or "" }}</td><td>{{ m.alias }}</td><td>{{ m.previous or "" }}</td>
+<td>{{ m.version or "" }}</td><td style="text-align:left">{{ m.who }}</td>
+<td style="text-align:left; white-space:normal">{{ m.reason }}</td></tr>{% endfor %}</tbody></table></div></section>
 {% if slices %}<section><h2>Slices of the last decision with figures</h2>{{ slices }}</section>{% endif %}
 <section><h2>Drift</h2>{% if drift %}<div class="scroll"><table><thead><tr><th>day</th><th>columns</th><th>drifted</th>
 <th style="text-align:left">which</th><th style="text-align:left">within hours of day</th></tr></thead><tbody>
@@ -63,14 +66,22 @@ def write_gate_page(path: Path, hour: Hour, decision: GateDecision) -> Path:
 
 
 def write_model_page(settings: Settings) -> Path:
-    """The champion's page: metrics over time, moves on the time axis, slices, drift."""
+    """The champion's page: metrics over time, moves on the time axis, slices, drift.
+
+    Raises:
+        NotReadyError: MLflow does not answer.
+    """
     from model_registry.store import open_registry
 
     models = open_registry(settings)
-    champion = models.get("champion")
+    hours = EventStore(settings.events_dir).hours()
+    models.record_moves_by_hand(hours[-1] if hours else None)
+    champion = models.get(CHAMPION)
     moves = models.moves()
     decisions = [read_json(p) for p in sorted((settings.reports_dir / "gate").glob("*.json"))]
-    sliced = [[GateCheck(**c) for c in d["checks"] if c["interval"] and " where " in c["name"]] for d in decisions]
+    sliced = [
+        [GateCheck.from_json(c) for c in d["checks"] if c["interval"] and " where " in c["name"]] for d in decisions
+    ]
     shown = next((s for s in reversed(sliced) if s), [])
     drift = [read_json(p) for p in sorted((settings.reports_dir / "drift").glob("*.json"), reverse=True)[:30]]
     path = settings.reports_dir / "model.html"
@@ -82,6 +93,16 @@ def write_model_page(settings: Settings) -> Path:
     if champion is not None:
         models.client.set_model_version_tag(models.name, str(champion.version), "report", path.as_uri())
     return path
+
+
+def _places_of_moves(moves: Sequence[Move], days: Sequence[str]) -> list[float]:
+    """Where the champion's moves are on an axis with one unit per day; moves without an hour or on other days are left out."""
+    dated = [Hour.parse(move.hour) for move in moves if move.alias == CHAMPION and move.hour]
+    return [
+        days.index(str(hour.day)) + (hour.number - Hour.of_day(hour.day).number) / 24
+        for hour in dated
+        if str(hour.day) in days
+    ]
 
 
 def _forest(checks: list[GateCheck]) -> Markup:
@@ -117,8 +138,6 @@ def _hourly(hourly: dict[str, tuple[float, float]]) -> Markup:
 
 def _daily(settings: Settings, moves: list[Move]) -> Markup:
     """AUC of every variant's progressive predictions a day, with the hours at which the champion moved."""
-    import re
-
     import matplotlib.pyplot as plt
 
     from model_registry.store import experiment_name, open_mlflow
@@ -127,8 +146,8 @@ def _daily(settings: Settings, moves: list[Move]) -> Markup:
     figure, axes = plt.subplots(figsize=(8, 3))
     series: dict[str, dict[str, float]] = {}
     for variant in settings.variants:
-        found = client.get_experiment_by_name(experiment_name(settings, variant))
-        runs: list[Any] = client.search_runs([found.experiment_id], max_results=2000) if found else []
+        experiment = client.get_experiment_by_name(experiment_name(settings, variant))
+        runs: list[Any] = client.search_runs([experiment.experiment_id], max_results=2000) if experiment else []
         points = {}
         for run in runs:
             history = {name: client.get_metric_history(run.info.run_id, name) for name in ("auc", "samples")}
@@ -143,10 +162,8 @@ def _daily(settings: Settings, moves: list[Move]) -> Markup:
         axes.plot(
             [days.index(d) for d in ordered], [points[d] for d in ordered], marker="o", ms=2.5, lw=1, label=variant
         )
-    for move in moves:
-        at = re.search(r"at (\d{4}-\d{2}-\d{2})T", move.reason)
-        if move.alias == "champion" and at and at.group(1) in days:
-            axes.axvline(days.index(at.group(1)), color="#1f5fa8", lw=0.8, ls="--")
+    for at in _places_of_moves(moves, days):
+        axes.axvline(at, color="#1f5fa8", lw=0.8, ls="--")
     step = max(len(days) // 12, 1)
     axes.set_xticks(range(0, len(days), step), days[::step])
     axes.tick_params(axis="x", rotation=45, labelsize=7)

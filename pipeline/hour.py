@@ -21,13 +21,13 @@ def run_hour(settings: Settings, hour: Hour) -> dict[str, Any]:
     clocks = advance(settings, hour + 1)
     trained = train_hour(settings, hour)
     decision = evaluate_candidate(settings, hour)
-    moves = apply_decision(settings, hour, decision.as_json())
+    moves = apply_decision(settings, hour, decision)
     back = watch_champion(settings, hour)
     looks = watch_experiments(settings, hour)
     return {
         "kept": account.kept,
         "clocks": asdict(clocks),
-        "trained": {t["variant"]: t["digest"] for t in trained},
+        "trained": {each.variant: each.digest for each in trained},
         "verdict": decision.verdict,
         "reason": decision.reason,
         "experiments": looks,

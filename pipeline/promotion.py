@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -18,16 +18,18 @@ from core.hours import Hour, hour_range
 from core.logs import log_context
 from core.settings import Settings
 from evaluation.gate import GateDecision, ModelVersion, Scored, falls_behind, judge, load_policy
+from evaluation.popularity import popularity
 from events.store import EventStore
 from model_registry.registry import CANDIDATE, CHALLENGER, CHAMPION, PREDECESSOR, Move, Registry
 from model_registry.store import download_version, open_registry
+from pipeline.training import TrainedVariant
 
 log = logging.getLogger("pipeline.promotion")
 
 FIRST_CHAMPION_HOURS = 24 * 7
 
 
-def contender(models: Registry, alias: str) -> ModelVersion | None:
+def model_version(models: Registry, alias: str) -> ModelVersion | None:
     """Who stands behind an alias."""
     version = models.get(alias)
     if version is None:
@@ -59,24 +61,31 @@ def score_version(settings: Settings, version: str, hour: Hour) -> pa.Table:
 
 
 def popularity_scores(settings: Settings, since: Hour, predictions: pa.Table) -> pa.Table:
-    """The popularity baseline on the rows of a prediction table: an item's finish rate in the window before ``since``."""
+    """The popularity baseline on the rows of a prediction table, by the events in the window before ``since``.
+
+    Args:
+        settings: of the workspace.
+        since: the window ends at its start.
+        predictions: with ``item_id`` and ``score``.
+
+    Returns:
+        The table with each item's popularity as its score, 0 for an item without events in the window.
+    """
     store = EventStore(settings.events_dir)
     files = store.event_files(h for h in store.hours() if since - settings.window_hours <= h < since)
-    with duck.connection(settings) as con:
-        con.register("predictions", predictions)
-        events = f"read_parquet({file_list(files)})" if files else "(SELECT 0 AS item_id, false AS finish WHERE false)"
-        con.execute(
-            f"""CREATE TABLE popular AS SELECT item_id, count(*) AS shown, count(*) FILTER (WHERE finish) AS finished
-            FROM {events} GROUP BY item_id"""
-        )
-        per_item = "finished / shown" if not store.source.negatives else "shown / (SELECT sum(shown) FROM popular)"
-        scores = con.sql(
-            f"""SELECT p.event_id, CAST(coalesce({per_item}, 0) AS FLOAT) AS score
-            FROM predictions p LEFT JOIN popular USING (item_id)"""
-        ).to_arrow_table()
-    ordered = predictions.select(["event_id"]).append_column("at", pa.array(range(predictions.num_rows), pa.int64()))
-    joined = ordered.join(scores, "event_id").sort_by("at")
-    return predictions.set_column(predictions.column_names.index("score"), "score", joined["score"].combine_chunks())
+    scores = np.zeros(predictions.num_rows, dtype=np.float32)
+    if files:
+        with duck.connection(settings) as con:
+            counts = con.sql(
+                f"""SELECT item_id, count(*) AS shown, count(*) FILTER (WHERE finish) AS finished
+                FROM read_parquet({file_list(files)}) GROUP BY item_id ORDER BY item_id"""
+            ).to_arrow_table()
+        items, shown, finished = (counts[name].to_numpy() for name in counts.column_names)
+        popular = popularity(shown, finished, positives_only=store.source.negatives is not None).astype(np.float32)
+        wanted = predictions["item_id"].to_numpy()
+        at = np.searchsorted(items, wanted).clip(max=len(items) - 1)
+        scores = np.where(items[at] == wanted, popular[at], np.float32(0))
+    return predictions.set_column(predictions.column_names.index("score"), "score", pa.array(scores))
 
 
 @log_context(hour="hour")
@@ -90,7 +99,11 @@ def evaluate_candidate(settings: Settings, hour: Hour, policy_file: Path | None 
     """
     policy = load_policy(policy_file or own_policy(settings))
     models = open_registry(settings)
-    challenger, champion = contender(models, CHALLENGER) or contender(models, CANDIDATE), contender(models, CHAMPION)
+    challenger, champion = (
+        model_version(models, CHALLENGER) or model_version(models, CANDIDATE),
+        model_version(models, CHAMPION),
+    )
+    models.record_moves_by_hand(hour)
     if challenger is None:
         raise NotReadyError(f"{models.name} has no candidate; train the hour before (DAG train_ranker)")
     first = max(Hour.parse(c.trained_until) for c in (challenger, champion) if c) + 1
@@ -132,7 +145,6 @@ def probe(settings: Settings, version: str) -> None:
         DataError: its artifacts are missing, damaged, or give no probabilities.
     """
     import mlflow
-    import numpy as np
 
     models = open_registry(settings)
     try:
@@ -147,13 +159,13 @@ def probe(settings: Settings, version: str) -> None:
 
 
 @log_context(hour="hour")
-def apply_decision(settings: Settings, hour: Hour, decision: dict[str, Any], *, approved: bool = False) -> list[Move]:
+def apply_decision(settings: Settings, hour: Hour, decision: GateDecision, *, approved: bool = False) -> list[Move]:
     """Move the aliases as the gate decided, and put the next challenger up.
 
     Args:
         settings: of the workspace.
         hour: hour of the decision.
-        decision: JSON form of the decision.
+        decision: of the gate.
         approved: a person approved a promotion that needs one.
 
     Returns:
@@ -164,18 +176,19 @@ def apply_decision(settings: Settings, hour: Hour, decision: dict[str, Any], *, 
     """
     models = open_registry(settings)
     moves: list[Move] = []
-    challenger, champion = decision["candidate"]["version"], decision["champion"]
+    challenger, champion = decision.candidate.version, decision.champion
     now = models.get(CHAMPION)
-    promoted = decision["verdict"] == "promote" or (decision["verdict"] == "needs_person" and approved)
+    promoted = decision.verdict == "promote" or (decision.verdict == "needs_person" and approved)
     if promoted and (now is None or str(now.version) != challenger):
         probe(settings, challenger)
-        seen = champion["version"] if champion else None
-        moves.append(models.move(CHAMPION, challenger, f"gate at {hour}: {decision['reason']}", expected=seen))
+        expected = champion.version if champion else None
+        reason = f"gate at {hour}: {decision.reason}"
+        moves.append(models.move(CHAMPION, challenger, reason, hour=hour, expected=expected))
     latest = models.newest(settings.candidate_variant, hour.key)
     if latest:
-        moves.append(models.move(CANDIDATE, latest, f"newest at {hour}"))
-        if decision["verdict"] != "wait" and int(latest) > int(challenger):
-            moves.append(models.move(CHALLENGER, latest, f"next challenger after {hour}"))
+        moves.append(models.move(CANDIDATE, latest, f"newest at {hour}", hour=hour))
+        if decision.verdict != "wait" and int(latest) > int(challenger):
+            moves.append(models.move(CHALLENGER, latest, f"next challenger after {hour}", hour=hour))
     moves = [m for m in moves if m.previous != m.version]
     for move in moves:
         log.info("%s of %s is version %s (was %s)", move.alias, models.name, move.version, move.previous)
@@ -187,6 +200,7 @@ def watch_champion(settings: Settings, hour: Hour) -> Move | None:
     """Roll a champion back that falls behind its predecessor, by the policy; returns the move, or None."""
     policy = load_policy(own_policy(settings))
     models = open_registry(settings)
+    models.record_moves_by_hand(hour)
     current = models.get(CHAMPION)
     previous = current.tags.get(PREDECESSOR) if current else None
     if current is None or not previous:
@@ -201,38 +215,48 @@ def watch_champion(settings: Settings, hour: Hour) -> Move | None:
     if why is None:
         return None
     log.warning("version %s goes back to %s: %s", version, previous, why)
-    return models.rollback(f"automatic at {hour}: {why}")
+    return models.rollback(f"automatic at {hour}: {why}", hour=hour)
 
 
-def offer_first(settings: Settings, trained: list[dict[str, Any]]) -> None:
-    """After the history: the baseline becomes champion if it beats popularity, the candidate stands up."""
+def offer_first(settings: Settings, trained: Sequence[TrainedVariant]) -> None:
+    """After the history: the baseline becomes champion if it beats popularity, the candidate becomes the challenger.
+
+    Args:
+        settings: of the workspace.
+        trained: what each variant was trained to; the baseline's and the candidate's are registered versions.
+
+    Raises:
+        NotReadyError: the baseline's or the candidate's variant was not registered.
+        DataError: the baseline beats popularity, but does not load and score.
+    """
     models = open_registry(settings)
-    by_variant = {t["variant"]: t for t in trained}
+    by_variant = {each.variant: each for each in trained}
     if models.get(CHAMPION) is None:
         first = by_variant[settings.baseline_variant]
         decision = _first_champion(settings, first)
-        write_decision(settings, Hour.parse(first["hour"]), decision)
+        write_decision(settings, first.hour, decision)
         if decision.verdict == "promote":
-            probe(settings, first["version"])
-            models.move(CHAMPION, first["version"], decision.reason, expected=None)
+            probe(settings, first.registered)
+            models.move(CHAMPION, first.registered, decision.reason, hour=first.hour, expected=None)
         log.info("%s", decision.reason)
     for alias in (CANDIDATE, CHALLENGER):
         if models.get(alias) is None:
-            models.move(alias, by_variant[settings.candidate_variant]["version"], "trained on the history")
+            candidate = by_variant[settings.candidate_variant]
+            models.move(alias, candidate.registered, "trained on the history", hour=candidate.hour)
 
 
-def _first_champion(settings: Settings, trained: dict[str, Any]) -> GateDecision:
+def _first_champion(settings: Settings, trained: TrainedVariant) -> GateDecision:
     """Judge the first champion on its progressive predictions of the last week: each was made before training on it."""
     from training.trainer import read_predictions
 
-    end = Hour.parse(trained["hour"])
+    end = trained.hour
     history = end.number - EventStore(settings.events_dir).hours()[0].number
     since = end - min(FIRST_CHAMPION_HOURS, history // 2)
     policy = load_policy(own_policy(settings))
-    everything = read_predictions(settings, trained["variant"], since + 1, end + 1)
+    everything = read_predictions(settings, trained.variant, since + 1, end + 1)
     reference = popularity_scores(settings, since + 1, everything) if everything.num_rows else everything
     whole = {end: Scored(everything, reference)}
-    tested = ModelVersion(trained["version"], trained["variant"], since.key)
+    tested = ModelVersion(trained.registered, trained.variant, since.key)
     return judge(policy.model_copy(update={"min_hours": 1, "max_hours": 1}), tested, None, whole, now=since + 1)
 
 
@@ -246,7 +270,18 @@ def write_decision(settings: Settings, hour: Hour, decision: GateDecision) -> Pa
 
 
 def rollback(settings: Settings, reason: str, to: str | None = None) -> Move:
-    """Take the champion back to its predecessor or a named version."""
-    move = open_registry(settings).rollback(reason, to)
+    """Take the champion back to its predecessor or a named version, because a person says so.
+
+    Args:
+        settings: of the workspace.
+        reason: kept in the audit trail.
+        to: version to go to; None for the predecessor.
+
+    Raises:
+        NotReadyError: there is no champion, or it has no predecessor.
+        DataError: the target is the champion already, or does not exist.
+    """
+    hours = EventStore(settings.events_dir).hours()
+    move = open_registry(settings).rollback(reason, to, hour=hours[-1] if hours else None, who="a person")
     log.info("champion rolled back from version %s to %s: %s", move.previous, move.version, reason)
     return move

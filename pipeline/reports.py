@@ -33,12 +33,13 @@ def report_drift(settings: Settings, day: date) -> dict[str, Any]:
     """Evidently's drift report of a day: features, labels and the champion's predictions.
 
     The reference is the last week that the champion was trained on, or, without a champion, the week before
-    the day. More drift than the policy allows raises an alert, and the gate asks a person.
+    the day. A day that is not over is compared with the same UTC hours of day. More drift than the policy allows raises
+    an alert, and the gate asks a person.
 
     Raises:
         NotReadyError: too few events on either side.
     """
-    from evaluation.drift import drift_report
+    from evaluation.drift import drift_report, like_hours
     from evaluation.gate import load_policy
     from model_registry.store import open_registry
     from pipeline.promotion import own_policy
@@ -49,8 +50,12 @@ def report_drift(settings: Settings, day: date) -> dict[str, Any]:
     end = day_hours(day)[0]
     if champion:
         end = min(end, Hour.parse(champion.tags["hour"]) + 1)
-    current = _frame(settings, store, day_hours(day), variant)
-    before = _frame(settings, store, list(hour_range(end - 24 * REFERENCE_DAYS, end)), variant)
+    hours = [hour for hour in day_hours(day) if store.has(hour)]
+    before_hours = like_hours(hour_range(end - 24 * REFERENCE_DAYS, end), hours)
+    if not hours:
+        raise NotReadyError(f"no events of {day}")
+    current = _frame(settings, store, hours, variant)
+    before = _frame(settings, store, before_hours, variant)
     folder = settings.reports_dir / "drift"
     found = drift_report(
         str(day), current, before, categorical=[*store.facets, "finish"], numerical=_numbers(current, before),

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import logging
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from core.cli import run_child
 from core.environment import platform_environment
+from core.errors import NotReadyError
 from core.hours import DAY_HOURS, Hour, hour_range
 from core.logs import log_context
 from core.progress import step
@@ -20,6 +22,42 @@ from serving.routing import load_routes
 log = logging.getLogger("pipeline.training")
 
 BULK_CHECKPOINT_HOURS = DAY_HOURS * 7
+
+
+@dataclass(frozen=True)
+class TrainedVariant:
+    """What a variant was trained to.
+
+    Attributes:
+        variant: its name.
+        hour: last hour that it was trained on.
+        digest: of its state.
+        version: number of the registered version; None where the state was not registered.
+        metrics: of the last hour trained now, taken before training on it; empty where nothing was left to train.
+    """
+
+    variant: str
+    hour: Hour
+    digest: str
+    version: str | None = None
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def registered(self) -> str:
+        """Number of the registered version.
+
+        Raises:
+            NotReadyError: the state was not registered.
+        """
+        if self.version is None:
+            raise NotReadyError(
+                f"{self.variant} as of {self.hour} is no registered version; train it with its model logged"
+            )
+        return self.version
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values, for an XCom or the last line of a command."""
+        return {**asdict(self), "hour": self.hour.key}
 
 
 def build_samples(settings: Settings, first: Hour, until: Hour) -> int:
@@ -38,14 +76,21 @@ def train_variant(
     *,
     save_every: int = 1,
     log_model: bool = True,
-) -> dict[str, Any]:
+) -> TrainedVariant:
     """Train a variant up to an hour, log its hours to MLflow, and log the state as a model.
 
     The state of the candidate's and the baseline's variant, and of variants that an experiment serves, becomes a registered
     version. Started by ``torchrun``, the processes train together, and the first of them logs.
 
-    Returns:
-        ``variant``, ``hour``, ``digest``, ``version`` (or None), and the last hour's ``metrics``.
+    Args:
+        settings: of the workspace.
+        variant: to train.
+        until: last hour to train.
+        save_every: hours between checkpoints.
+        log_model: log the state at ``until`` as a model.
+
+    Raises:
+        NotReadyError: an hour in between has no events or clocks yet.
     """
     from model_registry.tracking import Tracker
     from training.group import start_group
@@ -73,17 +118,23 @@ def train_variant(
         version = tracker.log_model(trainer.states, Hour.parse(info.hour), register=registered)
     group.wait()
     metrics = seen[-1].metrics if seen else {}
-    return {"variant": variant, "hour": info.hour, "digest": info.digest, "version": version, "metrics": metrics}
+    return TrainedVariant(variant, Hour.parse(info.hour), info.digest, version, metrics)
 
 
-def train_hour(settings: Settings, hour: Hour) -> list[dict[str, Any]]:
+def train_hour(settings: Settings, hour: Hour) -> list[TrainedVariant]:
     """Test, then train, every variant on an hour."""
     build_samples(settings, hour, hour)
     return [train_variant(settings, variant, hour) for variant in settings.variants]
 
 
-def train_history(settings: Settings, until: Hour, *, processes: int = 2) -> list[dict[str, Any]]:
-    """Train every variant on all hours up to ``until``, variants side by side in processes."""
+def train_history(settings: Settings, until: Hour, *, processes: int = 2) -> list[TrainedVariant]:
+    """Train every variant on all hours up to ``until``.
+
+    Args:
+        settings: of the workspace.
+        until: last hour to train.
+        processes: variants that are trained side by side.
+    """
     from model_registry.store import open_mlflow
 
     first = EventStore(settings.events_dir).hours()[0]
@@ -95,20 +146,20 @@ def train_history(settings: Settings, until: Hour, *, processes: int = 2) -> lis
         jobs = [pool.submit(_train_history_of, settings, variant, until) for variant in settings.variants]
         for job in as_completed(jobs):
             done += 1
-            variant, text = job.result()["variant"], "%s is trained up to %s (%d of %d variants)"
-            log.info(text, variant, until, done, len(jobs), extra=step(done, len(jobs)))
+            text = "%s is trained up to %s (%d of %d variants)"
+            log.info(text, job.result(), until, done, len(jobs), extra=step(done, len(jobs)))
     # Models are logged one by one, so that version numbers do not depend on which process was faster.
     return [train_variant(settings, variant, until, save_every=DAY_HOURS) for variant in settings.variants]
 
 
-def _train_history_of(settings: Settings, variant: str, until: Hour) -> dict[str, Any]:
+def _train_history_of(settings: Settings, variant: str, until: Hour) -> str:
     environment = platform_environment(settings)
-    found = run_child("pipeline", "train", variant, "--until", until.key, "--save-every", str(BULK_CHECKPOINT_HOURS),
+    run_child("pipeline", "train", variant, "--until", until.key, "--save-every", str(BULK_CHECKPOINT_HOURS),
                       "--no-model", environment=environment)  # fmt: skip
-    return dict(json.loads(found.splitlines()[-1]))
+    return variant
 
 
-def replay(settings: Settings, since: Hour) -> list[dict[str, Any]]:
+def replay(settings: Settings, since: Hour) -> list[TrainedVariant]:
     """Train again from the last states before ``since``, after its hours were corrected.
 
     Clocks must have been brought up to date first. Returns what each variant was trained to.

@@ -15,6 +15,7 @@ from core.errors import NotReadyError
 from core.files import read_json, write_parquet
 from core.hours import Hour
 from core.settings import Settings
+from evaluation.popularity import popularity
 from events.store import EventStore
 from feature_repo.retrieval import ClockFeatures
 from training.tensors import facet_keys
@@ -76,17 +77,12 @@ def load_catalog(settings: Settings, features: ClockFeatures, at: Hour) -> Catal
         table = _build(settings, features, at, path)
         write_parquet(path, table.replace_schema_metadata({AS_OF: str(at.number).encode()}))
     events, rate = table["events"].to_numpy(), table["finish_rate"].to_numpy()
-    usual = float((rate * events).sum() / max(events.sum(), 1))
     positives_only = features.events.source.negatives is not None
-    popularity = (
-        events / max(events.sum(), 1)
-        if positives_only
-        else (rate * events + usual * RATE_EVENTS) / (events + RATE_EVENTS)
-    )
+    popular = popularity(events, rate * events, positives_only=positives_only, prior_events=RATE_EVENTS)
     values = {f: table[f].combine_chunks() for f in features.facets}
     return Catalog(
         as_of=at, item=table["item_id"].to_numpy(), values=values,
-        keys=np.stack([facet_keys(f, v) for f, v in values.items()], axis=1), popularity=popularity,
+        keys=np.stack([facet_keys(f, v) for f, v in values.items()], axis=1), popularity=popular,
         day_events=table["day_events"].to_numpy(), first_hour=table["first_hour"].to_numpy(),
     )  # fmt: skip
 

@@ -57,7 +57,7 @@ class RankerOptions(BaseModel):
     picked: int = Field(20, ge=1, description="long_term_clock: behaviors that are attended to.")
     expire_days: int = Field(180, ge=1, description="Ids unseen for longer give their rows back.")
     batch_size: int = Field(256, ge=1)
-    embedding_rate: float = Field(0.05, gt=0, description="Learning rate of the embeddings (row-wise Adagrad).")
+    embedding_rate: float = Field(0.1, gt=0, description="Learning rate of the embeddings (row-wise Adagrad).")
     dense_rate: float = Field(0.002, gt=0, description="Learning rate of everything else (Adam).")
     threads: int = Field(
         1, ge=1, le=64, description="Threads of a training process. Sums in another order end in other bits."

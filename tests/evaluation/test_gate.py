@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 
 from core.errors import ConfigError
 from core.hours import Hour
-from evaluation.gate import Guardrail, ModelVersion, Policy, Scored, falls_behind, judge, load_policy
+from evaluation.gate import GateDecision, Guardrail, ModelVersion, Policy, Scored, falls_behind, judge, load_policy
 
 START = Hour.parse("2026-03-02T10")
 POLICY = Policy(min_hours=3, max_hours=6, min_samples=500, min_users=20)
@@ -210,3 +211,11 @@ def test_a_typo_in_the_policy_is_named(tmp_path: Path, text: str, message: str) 
 
 def test_the_built_in_policy_is_valid() -> None:
     assert load_policy().guardrails
+
+
+def test_a_decision_survives_its_json_form() -> None:
+    hours = window(6, 0.6, 0.2)
+    for champion in (CHAMPION, None):
+        decision = judge(POLICY, CANDIDATE, champion, hours)
+        assert decision.checks
+        assert GateDecision.from_json(json.loads(json.dumps(decision.as_json()))) == decision

@@ -9,7 +9,8 @@ import mlflow
 import pytest
 
 from core.errors import DataError, NotReadyError
-from model_registry.registry import Registry
+from core.hours import Hour
+from model_registry.registry import BY_HAND, Move, Registry
 
 
 @pytest.fixture
@@ -75,3 +76,65 @@ def test_a_champion_deleted_by_hand_counts_as_none(models: Registry) -> None:
     models.move("champion", "1", "first")
     models.client.delete_model_version("ranker", "1")
     assert champion(models) is None
+
+
+HOUR = Hour.parse("2026-03-02T08")
+
+
+def test_a_move_has_its_hour_and_who_wanted_it(models: Registry) -> None:
+    models.move("champion", "1", "first", hour=HOUR)
+    models.move("champion", "2", "better", hour=HOUR + 1)
+    models.rollback("worse", hour=HOUR + 2, who="a person")
+    assert [(m.hour, m.who) for m in models.moves()] == [
+        ("2026-03-02T08", "platform"), ("2026-03-02T09", "platform"), ("2026-03-02T10", "a person"),
+    ]  # fmt: skip
+
+
+def test_a_move_made_by_hand_in_mlflow_is_recorded_once_before_the_next_one(models: Registry) -> None:
+    models.move("champion", "1", "first", hour=HOUR)
+    models.client.set_registered_model_alias("ranker", "champion", "3")
+    (noticed,) = models.record_moves_by_hand(HOUR + 1)
+    assert (noticed.previous, noticed.version, noticed.hour, noticed.who) == ("1", "3", "2026-03-02T09", BY_HAND)
+    assert models.record_moves_by_hand(HOUR + 2) == []
+    models.client.delete_registered_model_alias("ranker", "champion")
+    models.move("champion", "2", "better", hour=HOUR + 3)
+    assert [(m.previous, m.version, m.who) for m in models.moves()] == [
+        (None, "1", "platform"), ("1", "3", BY_HAND), ("3", None, BY_HAND), (None, "2", "platform"),
+    ]  # fmt: skip
+
+
+def test_a_refused_move_still_records_what_was_done_by_hand(models: Registry) -> None:
+    models.move("champion", "1", "first")
+    models.client.set_registered_model_alias("ranker", "champion", "3")
+    with pytest.raises(DataError, match="somebody moved it"):
+        models.move("champion", "2", "better", expected="1")
+    assert [m.version for m in models.moves()] == ["1", "3"]
+
+
+@pytest.mark.parametrize("done", [True, False])
+def test_a_move_that_a_crash_cut_short_is_never_taken_for_one_by_hand(
+    models: Registry, monkeypatch: pytest.MonkeyPatch, done: bool
+) -> None:
+    models.move("champion", "1", "first")
+    with monkeypatch.context() as broken:
+        if done:  # the alias points at it, the trail does not say so yet
+            broken.setattr(models, "_write", lambda trail: (_ for _ in ()).throw(OSError("full")))
+        else:
+            broken.setattr(
+                models.client, "set_registered_model_alias", lambda *a: (_ for _ in ()).throw(OSError("gone"))
+            )
+        with pytest.raises(OSError, match="full" if done else "gone"):
+            models.move("champion", "2", "better", hour=HOUR)
+    assert models.record_moves_by_hand(HOUR + 1) == []
+    assert [(m.version, m.who) for m in models.moves()] == [("1", "platform"), ("2", "platform")][: 1 + done]
+    assert champion(models) == ("2" if done else "1")
+
+
+def test_lines_written_before_moves_had_hours_still_read(models: Registry) -> None:
+    old = (
+        '{"alias": "champion", "version": "%s", "previous": null, "reason": "%s", "at": "2026-03-02T09:01:00+00:00"}\n'
+    )
+    reasons = "gate at 2026-03-02T08: better", "worse"
+    models.trail.write_text("".join(old % (n, reason) for n, reason in enumerate(reasons)))
+    assert [move.hour for move in models.moves()] == ["2026-03-02T08", None]
+    assert models.moves()[1] == Move("champion", "1", None, "worse", "2026-03-02T09:01:00+00:00")

@@ -95,7 +95,7 @@ def test_a_logged_model_predicts_far_from_this_repository(trained: Settings, tmp
     variant = trained.candidate_variant
     head = StateStore(trained.training_dir / "states", variant).head()
     assert head is not None
-    version = train_variant(trained, variant, head)["version"]
+    version = train_variant(trained, variant, head).version
     code = "import mlflow, sys; model = mlflow.pyfunc.load_model(sys.argv[1]); print(model.predict(model.input_example).to_json())"
     uri = f"models:/{model_name(trained)}/{version}"
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | {

@@ -21,6 +21,7 @@ from core.files import write_parquet
 from core.hours import Hour
 from core.ports import free_port, port_is_free
 from core.settings import ROOT, Settings, load_settings
+from evaluation.gate import GateDecision, ModelVersion
 from events.store import EventStore
 from model_registry.registry import Registry
 from model_registry.store import experiment_name, open_mlflow, open_registry
@@ -189,7 +190,7 @@ def test_late_events_mark_hours_stale_and_a_replay_brings_them_in(disturbed: Set
     before = StateStore(disturbed.training_dir / "states", VARIANTS[1]).info(head).digest
     advance(disturbed, head + 1)
     results = replay(disturbed, min(stale))
-    assert {r["hour"] for r in results} == {head.key}
+    assert {trained.hour for trained in results} == {head}
     assert stale_hours(disturbed) == []
     assert StateStore(disturbed.training_dir / "states", VARIANTS[1]).info(head).digest != before
 
@@ -202,7 +203,7 @@ def test_without_mlflow_every_step_says_so_and_promotes_nothing(
     hour = TAKEOVER + 2
     champion = open_registry(undisturbed).get("champion")
     moves = open_registry(undisturbed).moves()
-    decision = {"verdict": "promote", "reason": "", "candidate": {"version": "1"}, "champion": None}
+    decision = GateDecision("promote", "", ModelVersion("1", "none", hour.key), None, ())
     with socket.socket() as taken:  # bound, not listening: nobody answers there
         taken.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{taken.getsockname()[1]}"
@@ -296,7 +297,9 @@ def test_the_champion_goes_back_by_hand(undisturbed: Settings) -> None:
     models = open_registry(undisturbed)
     for version in ("1", "2"):
         models.move("champion", version, "for the test")
-    assert rollback(undisturbed, "a test").version == "1"
+    back = rollback(undisturbed, "a test")
+    assert (back.version, back.who) == ("1", "a person")
+    assert back.hour == EventStore(undisturbed.events_dir).hours()[-1].key
     with pytest.raises((NotReadyError, DataError)):
         rollback(undisturbed, "once more", to="1")
 
@@ -308,8 +311,9 @@ def test_a_version_that_does_not_load_is_never_promoted(undisturbed: Settings) -
         models.name, source=source, tags={"variant": "none", "hour": TAKEOVER.key}
     )
     before = models.get("champion")
-    decision = {"verdict": "promote", "reason": "test", "candidate": {"version": str(broken.version)},
-                "champion": {"version": str(before.version)} if before else None}  # fmt: skip
+    champion = ModelVersion(str(before.version), before.tags["variant"], before.tags["hour"]) if before else None
+    candidate = ModelVersion(str(broken.version), "none", TAKEOVER.key)
+    decision = GateDecision("promote", "test", candidate, champion, ())
     with pytest.raises(DataError, match="does not load and score"):
         apply_decision(undisturbed, TAKEOVER + 2, decision)
     after = models.get("champion")

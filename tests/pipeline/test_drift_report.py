@@ -1,0 +1,47 @@
+"""The drift report of a workspace whose last day is not over."""
+
+from __future__ import annotations
+
+from datetime import date
+from pathlib import Path
+
+import pytest
+
+from core.errors import NotReadyError
+from core.hours import Hour, day_hours
+from core.settings import Settings, load_settings
+from events.store import EventStore
+from pipeline.reports import report_drift
+from tests.conftest import TINY
+
+LAST_DAY = (TINY.end_hour - 1).day
+
+
+@pytest.fixture
+def morning(app_settings: Settings, tmp_path: Path) -> Settings:
+    """The tiny app's events, up to 10:00 UTC of the last day."""
+    settings = load_settings(var=tmp_path / "var", source="simulator", mlflow_uri="")
+    settings.events_dir.mkdir(parents=True)
+    end = Hour.of_day(LAST_DAY) + 10
+    for path in app_settings.events_dir.iterdir():
+        if not path.name.startswith("hour=") or Hour.parse(path.name.removeprefix("hour=")) < end:
+            (settings.events_dir / path.name).symlink_to(path)
+    return settings
+
+
+def test_a_day_that_is_not_over_is_compared_with_the_same_hours_of_the_days_before(morning: Settings) -> None:
+    drift = report_drift(morning, LAST_DAY)
+    store = EventStore(morning.events_dir)
+    rows = {day: sum(store.manifest(h).rows for h in day_hours(day) if store.has(h)) for day in _days(store)}
+    assert drift["rows"] == rows[LAST_DAY]
+    assert drift["reference_rows"] < sum(n for day, n in rows.items() if day != LAST_DAY) * 0.7
+    assert "local_hour" not in drift["drifted"]
+
+
+def test_a_day_without_events_has_no_report(morning: Settings) -> None:
+    with pytest.raises(NotReadyError, match="no events"):
+        report_drift(morning, date(2027, 1, 1))
+
+
+def _days(store: EventStore) -> set[date]:
+    return {hour.day for hour in store.hours()}
