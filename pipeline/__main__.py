@@ -19,10 +19,10 @@ def main(arguments: argparse.Namespace) -> None:
         print(describe(summary, load_settings(source=summary["source"])))
         return
     if arguments.command == "loop":
-        from closed_loop.loop import SOURCE, Plan, run_loop
+        from closed_loop.loop import SOURCE, LoopPlan, run_loop
         from closed_loop.loop import describe as describe_loop
 
-        plan = Plan(
+        plan = LoopPlan(
             arms=tuple(arguments.arms.split(",")), days=arguments.days, http=not arguments.in_process,
             airflow_hours=arguments.airflow_hours, truth=not arguments.no_truth,
         )  # fmt: skip
