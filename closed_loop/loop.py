@@ -46,7 +46,7 @@ from operations.services import migrate_airflow, serving_service
 from pipeline.history import build_history, ingest_and_clock
 from pipeline.hour import run_hour
 from pipeline.source import Source, ingest_hour, save_source
-from serving.engine import Engine
+from serving.engine import RankingEngine
 from simulation.app import App
 from simulation.config import SimulatorConfig, load_config
 from simulation.log import AppLog
@@ -70,7 +70,7 @@ TRUTH_METRICS = {
 
 
 @dataclass(frozen=True)
-class Plan:
+class LoopPlan:
     """What a loop does.
 
     Attributes:
@@ -89,7 +89,7 @@ class Plan:
     airflow_hours: int = 0
     truth: bool = True
 
-    def checked(self) -> Plan:
+    def checked(self) -> LoopPlan:
         """``ConfigError`` says what is wrong."""
         from training.config import load_ranker_config
 
@@ -104,7 +104,7 @@ class Plan:
         return self
 
 
-def run_loop(plan: Plan, *, fresh: bool = False, source: str = SOURCE) -> dict[str, Any]:
+def run_loop(plan: LoopPlan, *, fresh: bool = False, source: str = SOURCE) -> dict[str, Any]:
     """Run a loop to its end, or on from where it was interrupted.
 
     Returns:
@@ -119,7 +119,7 @@ def run_loop(plan: Plan, *, fresh: bool = False, source: str = SOURCE) -> dict[s
 class Loop:
     """A loop in its workspace; every step can be run again."""
 
-    def __init__(self, plan: Plan, source: str = SOURCE, *, fresh: bool = False, **settings: Any) -> None:
+    def __init__(self, plan: LoopPlan, source: str = SOURCE, *, fresh: bool = False, **settings: Any) -> None:
         self.plan = plan
         given = {**settings, **_overrides(plan)}
         self.settings = load_settings(**{**given, **with_free_ports(load_settings(**settings)), "source": source})
@@ -198,7 +198,7 @@ class Loop:
         """Every hour of the experiment: people, log, ingest, clocks, training, gate."""
         worlds = [self._world(n, self.start) for n in range(len(self.workspaces))]
         done = min(world.next for world in worlds)
-        engine = Engine(self.settings, journal=not self.plan.http)
+        engine = RankingEngine(self.settings, log_requests=not self.plan.http)
         begun, first = time.monotonic(), done
         with ExitStack() as stack:
             stack.callback(engine.close)
@@ -281,7 +281,7 @@ class Loop:
                 found[name][metric] = {"mean": mean, "rel_effect": ratio - 1, "rel_se": spread}
         return found
 
-    def _ranker(self, engine: Engine, stack: ExitStack) -> HttpRanker | EngineRanker:
+    def _ranker(self, engine: RankingEngine, stack: ExitStack) -> HttpRanker | EngineRanker:
         """The real world's ranker."""
         if not self.plan.http:
             return EngineRanker(self.app, engine)
@@ -290,7 +290,7 @@ class Loop:
         stack.callback(client.close)
         return client
 
-    def _others(self, engine: Engine) -> list[Rank]:
+    def _others(self, engine: RankingEngine) -> list[Rank]:
         """Rankers of the other worlds: every user in an arm further round."""
         keys = [self.app.user_key(user) for user in range(self.config.users)]
         arm = np.array([self.plan.arms.index(v) for v in assign_users(self.experiment, keys)])
@@ -395,7 +395,7 @@ def world_totals(settings: Settings, exposures: pd.DataFrame, end: Hour) -> pd.D
         ).df()
 
 
-def _overrides(plan: Plan) -> dict[str, Any]:
+def _overrides(plan: LoopPlan) -> dict[str, Any]:
     return {
         "variants": plan.arms,
         "baseline_variant": plan.arms[0],
@@ -406,11 +406,11 @@ def _overrides(plan: Plan) -> dict[str, Any]:
     }  # fmt: skip  (a busy machine must not change what people are shown)
 
 
-def _check(engine: Engine, hour: Hour) -> None:
+def _check(engine: RankingEngine, hour: Hour) -> None:
     if reason := engine.not_ready():
         raise NotReadyError(reason)
-    if engine.snapshot.at != hour:
-        raise NotReadyError(f"the clocks hold for {engine.snapshot.at}, not for {hour}: {engine.problems}")
+    if engine.snapshot.as_of != hour:
+        raise NotReadyError(f"the clocks hold for {engine.snapshot.as_of}, not for {hour}: {engine.problems}")
 
 
 def _covered(summary: dict[str, Any]) -> dict[str, dict[str, bool]]:

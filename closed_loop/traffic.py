@@ -19,7 +19,7 @@ from core.files import write_atomically
 from core.hours import Hour
 from core.settings import Settings
 from feature_repo.retrieval import ClockFeatures
-from serving.engine import Engine, Request, pair_scores
+from serving.engine import RankingEngine, RankRequest, pair_scores
 from simulation.app import App
 from simulation.log import AppLog
 from simulation.visits import Rank, Slates, Visits
@@ -68,11 +68,11 @@ class Answers:
         self.answers: Counter[str] = Counter()
         self.versions: Counter[str] = Counter()
 
-    def take(self, keys: list[str], given: dict[str, float], degraded: str | None, version: str) -> list[float]:
+    def take(self, keys: list[str], scores: dict[str, float], degraded: str | None, version: str) -> list[float]:
         """Scores of an answer in the order of its request's items."""
         self.answers["degraded" if degraded else "ok"] += 1
         self.versions[version] += 1
-        return [given[key] for key in keys]
+        return [scores[key] for key in keys]
 
 
 class HttpRanker(Answers):
@@ -94,12 +94,12 @@ class HttpRanker(Answers):
         """Wait until the service has the features as of ``at`` and these versions (name → version)."""
         end = time.monotonic() + PATIENCE_SECONDS
         while True:
-            found = self.client.get("/model").json()
-            has = {name: m["version"] for name, m in found["models"].items()}
-            if found["features_as_of"] == at.key and all(has.get(n) == v for n, v in models.items()):
+            status = self.client.get("/model").json()
+            has = {name: m["version"] for name, m in status["models"].items()}
+            if status["features_as_of"] == at.key and all(has.get(n) == v for n, v in models.items()):
                 return
             if time.monotonic() > end:
-                raise NotReadyError(f"the service did not take over {at} and {dict(models)} in time: {found}")
+                raise NotReadyError(f"the service did not take over {at} and {dict(models)} in time: {status}")
             time.sleep(0.1)
 
     def close(self) -> None:
@@ -107,18 +107,18 @@ class HttpRanker(Answers):
         self.pool.shutdown()
 
     def _ask(self, slates: Slates, n: int) -> np.ndarray:
-        there = np.flatnonzero(slates.candidates[n] >= 0)
+        filled = np.flatnonzero(slates.candidates[n] >= 0)
         scores = np.full(slates.candidates.shape[1], -np.inf)
-        if not len(there):
+        if not len(filled):
             return scores
-        keys = [self.app.item_key(int(item)) for item in slates.candidates[n, there]]
+        keys = [self.app.item_key(int(item)) for item in slates.candidates[n, filled]]
         request = request_of(self.app, slates, n, keys)
         body = {
             "user": request.user, "candidates": keys, "time": request.at.isoformat(), "request_id": request.request_id,
         }  # fmt: skip
         answer = self._post(body)
-        given = {row["item"]: row["score"] for row in answer["items"]}
-        scores[there] = self.take(keys, given, answer["degraded"], answer["model"]["version"])
+        by_key = {row["item"]: row["score"] for row in answer["items"]}
+        scores[filled] = self.take(keys, by_key, answer["degraded"], answer["model"]["version"])
         return scores
 
     def _post(self, body: dict[str, Any]) -> dict[str, Any]:
@@ -142,20 +142,20 @@ class HttpRanker(Answers):
 class EngineRanker(Answers):
     """The same requests to an engine in this process, all of a slate together."""
 
-    def __init__(self, app: App, engine: Engine) -> None:
+    def __init__(self, app: App, engine: RankingEngine) -> None:
         super().__init__()
         self.app, self.engine = app, engine
 
     def __call__(self, slates: Slates) -> np.ndarray:
         scores = np.full(slates.candidates.shape, -np.inf)
-        there = [np.flatnonzero(row >= 0) for row in slates.candidates]
-        keys = [[self.app.item_key(int(i)) for i in row[at]] for row, at in zip(slates.candidates, there, strict=True)]
-        asked = [n for n, at in enumerate(there) if len(at)]
+        filled = [np.flatnonzero(row >= 0) for row in slates.candidates]
+        keys = [[self.app.item_key(int(i)) for i in row[at]] for row, at in zip(slates.candidates, filled, strict=True)]
+        asked = [n for n, at in enumerate(filled) if len(at)]
         requests = [request_of(self.app, slates, n, keys[n]) for n in asked]
-        found = self.engine.rank_many(requests, PATIENCE_SECONDS * 1000) if asked else []
-        for n, answer in zip(asked, found, strict=True):
-            given = dict(zip(answer.items, answer.scores, strict=True))
-            scores[n, there[n]] = self.take(keys[n], given, answer.degraded, answer.version)
+        answers = self.engine.rank_many(requests, PATIENCE_SECONDS * 1000) if asked else []
+        for n, answer in zip(asked, answers, strict=True):
+            by_key = dict(zip(answer.items, answer.scores, strict=True))
+            scores[n, filled[n]] = self.take(keys[n], by_key, answer.degraded, answer.version)
         return scores
 
 
@@ -166,33 +166,33 @@ class ForcedRanker:
     that users and items are the same in all worlds.
     """
 
-    def __init__(self, engine: Engine, features: ClockFeatures, model_of: np.ndarray) -> None:
+    def __init__(self, engine: RankingEngine, features: ClockFeatures, model_of: np.ndarray) -> None:
         self.engine, self.features, self.model_of = engine, features, model_of
 
     def __call__(self, slates: Slates) -> np.ndarray:
-        now = self.engine.snapshot
-        assert now.catalog is not None
-        assert now.at is not None
+        snapshot = self.engine.snapshot
+        if snapshot.state is None:
+            raise NotReadyError(self.engine.not_ready())
         scores = np.full(slates.candidates.shape, -np.inf)
-        found = self.features.online((np.unique(slates.user) + 1).tolist(), now.at)
+        features = self.features.online((np.unique(slates.user) + 1).tolist(), snapshot.state.as_of)
         row, item = slates.pairs()
         column = np.nonzero(slates.candidates >= 0)[1]
         for name in np.unique(self.model_of[slates.user]):
             mine = np.flatnonzero(self.model_of[slates.user[row]] == name)
             scores[row[mine], column[mine]] = pair_scores(
-                now.models[name], now.catalog, found, users=slates.user[row[mine]] + 1,
+                snapshot.models[name], snapshot.state.catalog, features, users=slates.user[row[mine]] + 1,
                 minutes=slates.local_minutes[row[mine]], items=item[mine] + 1,
             )  # fmt: skip
         return scores
 
 
-def request_of(app: App, slates: Slates, n: int, keys: list[str]) -> Request:
+def request_of(app: App, slates: Slates, n: int, keys: list[str]) -> RankRequest:
     """The request of one slate, with the user's own offset from UTC."""
     offset = -(-(slates.local_minutes[n] * 60 - slates.moment[n]) // QUARTER_SECONDS) * QUARTER_SECONDS
     zone = timezone(timedelta(seconds=float(offset)))
     at = datetime.fromtimestamp(float(slates.moment[n]), zone)
     number = f"{slates.day[n]}-{slates.user[n]}-{slates.number[n]}-{slates.slate}"
-    return Request(
+    return RankRequest(
         request_id=number, user=app.user_key(int(slates.user[n])), at=at,
         local_minutes=int(at.replace(tzinfo=UTC).timestamp() // 60), candidates=tuple(keys), count=len(keys),
     )  # fmt: skip

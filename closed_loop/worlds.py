@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from closed_loop.loop import Loop, Plan
+from closed_loop.loop import Loop, LoopPlan
 from core.files import write_text
 from core.hours import Hour
 from core.settings import Settings
@@ -45,7 +45,7 @@ class Outcome:
     exposed: np.ndarray
 
 
-class StillWorld:
+class FrozenModelWorld:
     """One world, ready to be lived with any of its rankers."""
 
     def __init__(self, settings: Settings, number: int, variants: tuple[str, ...]) -> None:
@@ -54,7 +54,7 @@ class StillWorld:
         own = var / source / "app.yaml"
         if not own.exists():
             write_text(own, yaml.safe_dump({**SIZE, "seed": FIRST_SEED + number}))
-        plan = Plan(arms=variants, days=DAYS, history_days=HISTORY_DAYS, http=False, truth=False)
+        plan = LoopPlan(arms=variants, days=DAYS, history_days=HISTORY_DAYS, http=False, truth=False)
         self.loop = Loop(plan, source, var=var)
         self.loop.prepare()
         self.variants, self.settings, self.config = variants, self.loop.settings, self.loop.config

@@ -103,6 +103,7 @@ class Settings(BaseSettings):
     hour_deadline_minutes: float = Field(45, gt=0, description="An hourly DAG that takes longer raises an alert.")
     live: bool = Field(False, description="Ingest each hour as the wall clock passes it; off: hours are triggered.")
     airflow_port: int = 8080
+    feast_port: int = 8888
     mlflow_port: int = 5000
     reports_port: int = 8090
     serving_port: int = 8070

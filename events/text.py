@@ -49,7 +49,7 @@ def binary(file: Path) -> BinaryIO:
 
 
 def decoded(file: Path, encoding: str, newline: str | None = None) -> TextIO:
-    """The file's text, with its line ends read as Python's ``open`` does; strange bytes become ``\\xNN``."""
+    r"""The file's text, with its line ends read as Python's ``open`` does; strange bytes become ``\xNN``."""
     return io.TextIOWrapper(binary(file), encoding=encoding, errors="backslashreplace", newline=newline)
 
 

@@ -41,12 +41,12 @@ class AirflowApi:
 
     def runs(self, dag_id: str) -> list[dict[str, Any]]:
         """Runs of a DAG, newest first (at most 1,000)."""
-        found: list[dict[str, Any]] = []
+        runs: list[dict[str, Any]] = []
         while True:
-            page = self._call("GET", f"/api/v2/dags/{dag_id}/dagRuns?limit=100&offset={len(found)}&order_by=-run_after")
-            found += page["dag_runs"]
-            if len(found) >= min(page["total_entries"], 1000) or not page["dag_runs"]:
-                return found
+            page = self._call("GET", f"/api/v2/dags/{dag_id}/dagRuns?limit=100&offset={len(runs)}&order_by=-run_after")
+            runs += page["dag_runs"]
+            if len(runs) >= min(page["total_entries"], 1000) or not page["dag_runs"]:
+                return runs
 
     def tasks(self, dag_id: str, run_id: str) -> list[dict[str, Any]]:
         """Task instances of a run."""
@@ -54,8 +54,8 @@ class AirflowApi:
 
     def waiting(self, dag_id: str) -> list[tuple[str, str]]:
         """Tasks of a DAG that wait for a person: (run id, subject)."""
-        found = self._call("GET", f"/api/v2/dags/{dag_id}/dagRuns/~/hitlDetails?response_received=false&limit=100")
-        return [(d["task_instance"]["dag_run_id"], d["subject"]) for d in found["hitl_details"]]
+        pending = self._call("GET", f"/api/v2/dags/{dag_id}/dagRuns/~/hitlDetails?response_received=false&limit=100")
+        return [(d["task_instance"]["dag_run_id"], d["subject"]) for d in pending["hitl_details"]]
 
     def answer(self, dag_id: str, run_id: str, task_id: str, option: str) -> None:
         """Answer a task that waits for a person."""

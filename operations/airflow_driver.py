@@ -63,8 +63,8 @@ def _through(api: AirflowApi, hour: Hour) -> bool:
         states = [r["state"] for r in api.runs(dag_id) if r["partition_key"] == hour.key]
         if "failed" in states and "success" not in states:
             raise NotReadyError(
-                f"{dag_id} failed for hour {hour}; look at its task's log in Airflow (make up), mend the cause, "
-                "clear the run, or run make demo again"
+                f"{dag_id} failed for hour {hour}; look at its task's log in Airflow ('clock up'), repair the cause, "
+                "clear the run, or run 'clock demo' again"
             )
     return "success" in states
 
@@ -80,5 +80,5 @@ def report_days(api: AirflowApi, days: set[str]) -> None:
 def _ended(api: AirflowApi, run_id: str) -> bool:
     state = next(r["state"] for r in api.runs("report_day") if r["dag_run_id"] == run_id)
     if state == "failed":
-        raise NotReadyError(f"report_day failed ({run_id}); look at its tasks' logs in Airflow (make up)")
+        raise NotReadyError(f"report_day failed ({run_id}); look at its tasks' logs in Airflow ('clock up')")
     return state == "success"

@@ -32,7 +32,7 @@ WATCHED = ("apache-airflow", "mlflow", "feast", "torch", "duckdb", "evidently", 
 
 
 @dataclass(frozen=True)
-class Finding:
+class HealthFinding:
     """What one check found; ``advice`` says what to do where it is not ok."""
 
     check: str
@@ -44,9 +44,9 @@ class Finding:
         return asdict(self)
 
 
-def examine(settings: Settings) -> list[Finding]:
+def examine(settings: Settings) -> list[HealthFinding]:
     """Run every check of the settings' profile; a check that breaks is a failed one."""
-    checks: list[Callable[[Settings], Iterable[Finding]]] = [
+    checks: list[Callable[[Settings], Iterable[HealthFinding]]] = [
         _python,
         _versions,
         _workspace,
@@ -70,20 +70,20 @@ def examine(settings: Settings) -> list[Finding]:
             _airflow,
             _engine,
         ]
-    findings: list[Finding] = []
+    findings: list[HealthFinding] = []
     for check in checks:
         try:
             findings += check(settings)
         except (PlatformError, OSError) as error:
-            findings.append(Finding(check.__name__.strip("_"), "failed", str(error), "see the message"))
+            findings.append(HealthFinding(check.__name__.strip("_"), "failed", str(error), "see the message"))
     return findings
 
 
-def failed(findings: list[Finding]) -> int:
+def failed(findings: list[HealthFinding]) -> int:
     return sum(f.status == "failed" for f in findings)
 
 
-def table(findings: list[Finding]) -> str:
+def table(findings: list[HealthFinding]) -> str:
     """Findings as lines for a terminal."""
     sign = {"ok": "ok     ", "warning": "warning", "failed": "FAILED "}
     lines = []
@@ -94,31 +94,31 @@ def table(findings: list[Finding]) -> str:
     return "\n".join(lines)
 
 
-def _verdict(check: str, good: bool, detail: str, advice: str, *, bad: Status = "failed") -> Finding:
-    return Finding(check, "ok", detail) if good else Finding(check, bad, detail, advice)
+def _verdict(check: str, good: bool, detail: str, advice: str, *, bad: Status = "failed") -> HealthFinding:
+    return HealthFinding(check, "ok", detail) if good else HealthFinding(check, bad, detail, advice)
 
 
-def _python(settings: Settings) -> list[Finding]:
+def _python(settings: Settings) -> list[HealthFinding]:
     del settings
     version = ".".join(map(str, sys.version_info[:3]))
     return [_verdict("python", sys.version_info[:2] == (3, 11), version, "the pins were resolved for Python 3.11")]
 
 
-def _versions(settings: Settings) -> list[Finding]:
+def _versions(settings: Settings) -> list[HealthFinding]:
     file = "requirements-production.txt" if settings.in_production else "requirements.txt"
     pins = dict(re.findall(r"^([a-z0-9._-]+)==([^\s;]+)", (ROOT / file).read_text(), re.MULTILINE))
     wrong = []
     for name in WATCHED:
         try:
-            found = metadata.version(name).split("+")[0]
+            installed = metadata.version(name).split("+")[0]
         except metadata.PackageNotFoundError:
-            found = "missing"
-        if found != pins.get(name):
-            wrong.append(f"{name} {found} instead of {pins.get(name)}")
+            installed = "missing"
+        if installed != pins.get(name):
+            wrong.append(f"{name} {installed} instead of {pins.get(name)}")
     return [_verdict("packages", not wrong, "; ".join(wrong) or "as pinned", f"install {file} (make setup)")]
 
 
-def _secrets(settings: Settings) -> list[Finding]:
+def _secrets(settings: Settings) -> list[HealthFinding]:
     folder = settings.secrets_dir
     assert folder is not None
     there = [name for name in SECRETS if (folder / name).exists()]
@@ -137,7 +137,7 @@ def _has_secret(settings: Settings, name: str) -> bool:
     return (settings.secrets_dir / name).exists()
 
 
-def _workspace(settings: Settings) -> list[Finding]:
+def _workspace(settings: Settings) -> list[HealthFinding]:
     folder = settings.workspace
     try:
         with scratch_directory(folder / ".doctor") as scratch:
@@ -145,12 +145,12 @@ def _workspace(settings: Settings) -> list[Finding]:
             with exclusive_lock(scratch / "lock"):
                 pass
     except OSError as error:
-        return [Finding("workspace", "failed", f"{folder}: {error.strerror}",
+        return [HealthFinding("workspace", "failed", f"{folder}: {error.strerror}",
                         "the folder has to be writable, with rename and flock (NFS 4, not 3)")]  # fmt: skip
-    return [Finding("workspace", "ok", str(folder))]
+    return [HealthFinding("workspace", "ok", str(folder))]
 
 
-def _disk(settings: Settings) -> list[Finding]:
+def _disk(settings: Settings) -> list[HealthFinding]:
     usage = disk_usage(settings)
     good = usage.free >= FREE_BYTES and usage.free >= FREE_SHARE * usage.total
     detail = f"{usage.free / 2**30:.1f} GiB of {usage.total / 2**30:.0f} free"
@@ -158,29 +158,29 @@ def _disk(settings: Settings) -> list[Finding]:
     return [_verdict("disk", good, detail, advice, bad="failed" if usage.free < FREE_BYTES else "warning")]
 
 
-def _state(settings: Settings) -> list[Finding]:
-    found = state_version(settings)
-    if found is None:
-        return [Finding("state", "ok", "nothing yet")]
-    return [_verdict("state", found == STATE_VERSION, f"version {found}", "clock ops migrate")]
+def _state(settings: Settings) -> list[HealthFinding]:
+    version = state_version(settings)
+    if version is None:
+        return [HealthFinding("state", "ok", "nothing yet")]
+    return [_verdict("state", version == STATE_VERSION, f"version {version}", "clock ops migrate")]
 
 
-def _ports(settings: Settings) -> list[Finding]:
+def _ports(settings: Settings) -> list[HealthFinding]:
     from core.files import read_json
     from core.ports import port_is_free
     from operations.processes import PORTS
 
     if (settings.workspace / "services.json").exists() and read_json(settings.workspace / "services.json"):
-        return [Finding("ports", "ok", "the platform is running")]
+        return [HealthFinding("ports", "ok", "the platform is running")]
     taken = [f"{getattr(settings, n)} (CLOCK_{n.upper()})" for n in PORTS if not port_is_free(getattr(settings, n))]
     return [
         _verdict("ports", not taken, ", ".join(taken) or "free", "another program has them: set others", bad="warning")
     ]
 
 
-def _engine(settings: Settings) -> list[Finding]:
+def _engine(settings: Settings) -> list[HealthFinding]:
     if settings.engine != "spark" and settings.offline_store != "spark":
-        return [Finding("engine", "ok", f"DuckDB, {settings.duckdb_memory}, {settings.duckdb_threads} threads")]
+        return [HealthFinding("engine", "ok", f"DuckDB, {settings.duckdb_memory}, {settings.duckdb_threads} threads")]
     java = shutil.which("java")
     findings = [_verdict("java", java is not None, java or "missing", "Spark needs Java 17 or newer (make services)")]
     if match := re.fullmatch(r"spark://([^:/]+):(\d+)", settings.spark_master):
@@ -188,25 +188,25 @@ def _engine(settings: Settings) -> list[Finding]:
     return findings
 
 
-def _reachable(check: str, host: str, port: int) -> Finding:
+def _reachable(check: str, host: str, port: int) -> HealthFinding:
     try:
         socket.create_connection((host, port), TIMEOUT_SECONDS).close()
     except OSError as error:
-        return Finding(
+        return HealthFinding(
             check, "failed", f"{host}:{port}: {error}", "is it running, and does the network let us through?"
         )
-    return Finding(check, "ok", f"{host}:{port}")
+    return HealthFinding(check, "ok", f"{host}:{port}")
 
 
-def _skew(check: str, seconds: float) -> Finding:
+def _skew(check: str, seconds: float) -> HealthFinding:
     return _verdict(f"clock of {check}", abs(seconds) <= CLOCK_SKEW_SECONDS, f"{seconds:+.1f} s from ours",
                     "hours close by the wall clock: run NTP on every machine")  # fmt: skip
 
 
-def _postgres(settings: Settings) -> list[Finding]:
+def _postgres(settings: Settings) -> list[HealthFinding]:
     import psycopg
 
-    findings: list[Finding] = []
+    findings: list[HealthFinding] = []
     for name in DATABASES:
         if not _has_secret(settings, f"{name}_db"):
             continue  # this service has no business there
@@ -220,7 +220,9 @@ def _postgres(settings: Settings) -> list[Finding]:
         except psycopg.OperationalError as error:
             reason = str(error).strip().splitlines()[-1]
             findings.append(
-                Finding(f"database {name}", "failed", reason, "is PostgreSQL running, and was 'operations init' run?")
+                HealthFinding(
+                    f"database {name}", "failed", reason, "is PostgreSQL running, and was 'operations init' run?"
+                )
             )
             continue
         major = version // 10000
@@ -231,7 +233,7 @@ def _postgres(settings: Settings) -> list[Finding]:
     return findings
 
 
-def _redis(settings: Settings) -> list[Finding]:
+def _redis(settings: Settings) -> list[HealthFinding]:
     import redis
 
     host, port = settings.redis_url.rsplit(":", 1)
@@ -241,7 +243,7 @@ def _redis(settings: Settings) -> list[Finding]:
         seconds, micros = client.time()  # type: ignore[misc]
     except redis.RedisError as error:
         return [
-            Finding(
+            HealthFinding(
                 "redis",
                 "failed",
                 str(error),
@@ -258,7 +260,7 @@ def _redis(settings: Settings) -> list[Finding]:
     ]  # fmt: skip
 
 
-def _objects(settings: Settings) -> list[Finding]:
+def _objects(settings: Settings) -> list[HealthFinding]:
     from botocore.exceptions import BotoCoreError, ClientError
 
     from operations.init import object_store
@@ -273,7 +275,7 @@ def _objects(settings: Settings) -> list[Finding]:
         client.delete_object(Bucket=settings.object_bucket, Key=key)
     except (BotoCoreError, ClientError) as error:
         return [
-            Finding(
+            HealthFinding(
                 "object store",
                 "failed",
                 str(error)[:200],
@@ -289,7 +291,7 @@ def _objects(settings: Settings) -> list[Finding]:
     return findings
 
 
-def _mlflow(settings: Settings) -> list[Finding]:
+def _mlflow(settings: Settings) -> list[HealthFinding]:
     import httpx
     import mlflow
 
@@ -299,7 +301,7 @@ def _mlflow(settings: Settings) -> list[Finding]:
             f"{settings.mlflow_uri}/api/2.0/mlflow/experiments/search", json={"max_results": 1}, timeout=TIMEOUT_SECONDS
         )
     except httpx.HTTPError as error:
-        return [Finding("mlflow", "failed", f"{settings.mlflow_uri}: {error}", "is the service mlflow running?")]
+        return [HealthFinding("mlflow", "failed", f"{settings.mlflow_uri}: {error}", "is the service mlflow running?")]
     findings = [
         _verdict("mlflow", version == mlflow.__version__, f"server {version}, client {mlflow.__version__}",
                  "run the same image for both", bad="warning"),
@@ -310,11 +312,11 @@ def _mlflow(settings: Settings) -> list[Finding]:
         from model_registry.store import open_mlflow
 
         open_mlflow(settings)
-        findings.append(Finding("mlflow's own login", "ok", "accepted"))
+        findings.append(HealthFinding("mlflow's own login", "ok", "accepted"))
     return findings
 
 
-def _airflow(settings: Settings) -> list[Finding]:
+def _airflow(settings: Settings) -> list[HealthFinding]:
     from operations.health import AIRFLOW_PARTS, airflow_health
 
     health = airflow_health(settings)

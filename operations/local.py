@@ -4,18 +4,32 @@ from __future__ import annotations
 
 from core.settings import Settings
 from operations.processes import start, stop
-from operations.services import airflow_services, migrate_airflow, page_services, serving_service
+from operations.services import (
+    airflow_services,
+    feast_ui_service,
+    has_feature_store,
+    migrate_airflow,
+    page_services,
+    serving_service,
+)
 from pages.index import write_index
 
 
 def up(settings: Settings) -> None:
-    """Start Airflow, MLflow's UI and the report pages of a workspace, and say where they are."""
+    """Start Airflow, the UIs of MLflow and Feast, the report pages and the ranking service; say where they are."""
     migrate_airflow(settings)
     write_index(settings)
-    start(settings, [*page_services(settings), *airflow_services(settings), serving_service(settings)])
+    services = [*page_services(settings), *airflow_services(settings), serving_service(settings)]
+    if has_feature_store(settings):
+        services.append(feast_ui_service(settings))
+        feast = f"http://127.0.0.1:{settings.feast_port}"
+    else:
+        feast = "not started: no features yet; run 'clock up' again after the first hour"
+    start(settings, services)
     print(
         f"Airflow   http://127.0.0.1:{settings.airflow_port}\n"
         f"MLflow    http://127.0.0.1:{settings.mlflow_port}\n"
+        f"Feast     {feast}\n"
         f"Reports   http://127.0.0.1:{settings.reports_port}\n"
         f"Ranking   http://127.0.0.1:{settings.serving_port}/docs\n"
         f"Logs in {settings.workspace / 'logs'}; 'make down SOURCE={settings.source}' stops everything."

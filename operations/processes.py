@@ -27,12 +27,12 @@ log = logging.getLogger("operations.processes")
 
 START_TIMEOUT_SECONDS = 180
 STOP_TIMEOUT_SECONDS = 20
-PORTS = ("airflow_port", "mlflow_port", "reports_port", "serving_port", "metrics_port")
+PORTS = ("airflow_port", "mlflow_port", "feast_port", "reports_port", "serving_port", "metrics_port")
 """Settings that name a port."""
 
 
 @dataclass(frozen=True)
-class Service:
+class ServiceProcess:
     """A process of the platform; ``url`` is its page where it has one, ``environment`` goes on top of this process's."""
 
     name: str
@@ -41,7 +41,7 @@ class Service:
     environment: dict[str, str] = field(default_factory=dict, repr=False)
 
 
-def start(settings: Settings, services: list[Service], *, owned: bool = False) -> None:
+def start(settings: Settings, services: list[ServiceProcess], *, owned: bool = False) -> None:
     """Start services and wait until those with a page answer. What a killed owner left behind is stopped first.
 
     Args:
@@ -115,7 +115,7 @@ def stop(settings: Settings, only: Sequence[str] | None = None) -> list[str]:
 
 
 @contextmanager
-def running(settings: Settings, services: list[Service]) -> Iterator[None]:
+def running(settings: Settings, services: list[ServiceProcess]) -> Iterator[None]:
     """Services for the length of a ``with`` block; a SIGTERM ends it as Ctrl-C does, and the services with it."""
     with ExitStack() as stack:
         if threading.current_thread() is threading.main_thread():
@@ -144,7 +144,7 @@ def with_free_ports(settings: Settings) -> dict[str, int]:
     return {name: port if port_is_free(port) else free_port() for name, port in wanted.items()}
 
 
-def _answers(service: Service, process: subprocess.Popen[bytes], logs: Path) -> bool:
+def _answers(service: ServiceProcess, process: subprocess.Popen[bytes], logs: Path) -> bool:
     if process.poll() is not None:
         raise NotReadyError(
             f"{service.name} ended at once with status {process.returncode}; see {logs / service.name}.log"

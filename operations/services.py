@@ -16,7 +16,7 @@ from core.errors import ConfigError, NotReadyError
 from core.files import scratch_directory, write_atomically, write_text
 from core.secret_files import PRIVATE
 from core.settings import ROOT, Settings
-from operations.processes import Service
+from operations.processes import ServiceProcess
 
 FAB = "airflow.providers.fab.auth_manager.fab_auth_manager.FabAuthManager"
 CELERY_DATABASE = 1
@@ -114,23 +114,23 @@ def migrate_airflow(settings: Settings) -> None:
             (folder / database.name).replace(database)
 
 
-def airflow_services(settings: Settings) -> list[Service]:
+def airflow_services(settings: Settings) -> list[ServiceProcess]:
     """The processes of Airflow: four, and in production a Celery worker."""
     airflow, environment = program("airflow"), airflow_environment(settings)
     health = f"{_local(settings, settings.airflow_port)}/api/v2/monitor/health"
     server = (airflow, "api-server", *(("--proxy-headers",) if settings.in_production else ()))
     services = [
-        Service("airflow-api-server", server, health, environment),
-        Service("airflow-scheduler", (airflow, "scheduler"), None, environment),
-        Service("airflow-dag-processor", (airflow, "dag-processor"), None, environment),
-        Service("airflow-triggerer", (airflow, "triggerer"), None, environment),
+        ServiceProcess("airflow-api-server", server, health, environment),
+        ServiceProcess("airflow-scheduler", (airflow, "scheduler"), None, environment),
+        ServiceProcess("airflow-dag-processor", (airflow, "dag-processor"), None, environment),
+        ServiceProcess("airflow-triggerer", (airflow, "triggerer"), None, environment),
     ]
     if settings.in_production:
-        services.append(Service("airflow-worker", (airflow, "celery", "worker"), None, environment))
+        services.append(ServiceProcess("airflow-worker", (airflow, "celery", "worker"), None, environment))
     return services
 
 
-def mlflow_service(settings: Settings) -> Service:
+def mlflow_service(settings: Settings) -> ServiceProcess:
     """MLflow's server: in production with logins, on PostgreSQL, its artifacts in the object store."""
     environment = platform_environment(settings)
     command = [program("mlflow"), "server", "--host", settings.bind, "--port", str(settings.mlflow_port),
@@ -154,7 +154,7 @@ def mlflow_service(settings: Settings) -> Service:
         open_mlflow(settings)
         artifacts = (settings.workspace / "mlflow" / "artifacts").as_uri()
         command += ["--backend-store-uri", settings.tracking_uri, "--default-artifact-root", artifacts]
-    return Service("mlflow", tuple(command), mlflow_health(settings), environment)
+    return ServiceProcess("mlflow", tuple(command), mlflow_health(settings), environment)
 
 
 def mlflow_health(settings: Settings) -> str:
@@ -174,34 +174,52 @@ def _mlflow_logins(settings: Settings) -> Path:
     return path
 
 
-def page_services(settings: Settings) -> list[Service]:
+def page_services(settings: Settings) -> list[ServiceProcess]:
     """MLflow's UI and, in the embedded profile, the report pages (in production Airflow serves those, behind its login)."""
     settings.reports_dir.mkdir(parents=True, exist_ok=True)
     reports = (sys.executable, "-m", "http.server", str(settings.reports_port), "--bind", settings.bind,
                "--directory", str(settings.reports_dir))  # fmt: skip
     pages = [mlflow_service(settings)]
     if not settings.in_production:
-        pages.append(Service("reports", reports, f"{_local(settings, settings.reports_port)}/"))
+        pages.append(ServiceProcess("reports", reports, f"{_local(settings, settings.reports_port)}/"))
     return pages
 
 
-def serving_service(settings: Settings) -> Service:
+def feast_ui_service(settings: Settings) -> ServiceProcess:
+    """Feast's UI on the workspace's registry."""
+    command = (program("feast"), "-c", str(feast_folder(settings)), "ui", "--host", settings.bind,
+               "--port", str(settings.feast_port))  # fmt: skip
+    environment = {**platform_environment(settings), "FEAST_USAGE": "False"}
+    return ServiceProcess("feast-ui", command, f"{_local(settings, settings.feast_port)}/health", environment)
+
+
+def feast_folder(settings: Settings) -> Path:
+    """Where the workspace's ``feature_store.yaml`` is, once features were computed."""
+    return settings.workspace / "feast"
+
+
+def has_feature_store(settings: Settings) -> bool:
+    """Whether there is a registry that Feast's UI can show."""
+    return (feast_folder(settings) / "feature_store.yaml").exists()
+
+
+def serving_service(settings: Settings) -> ServiceProcess:
     """The ranking service."""
     command = (sys.executable, "-m", "serving", "run", "--host", settings.bind)
-    return Service(
+    return ServiceProcess(
         "serving", command, f"{_local(settings, settings.serving_port)}/health", platform_environment(settings)
     )
 
 
-def metrics_service(settings: Settings) -> Service:
+def metrics_service(settings: Settings) -> ServiceProcess:
     """What Prometheus asks about the platform's state."""
     command = (sys.executable, "-m", "operations", "metrics")
-    return Service(
+    return ServiceProcess(
         "metrics", command, f"{_local(settings, settings.metrics_port)}/metrics", platform_environment(settings)
     )
 
 
-def all_services(settings: Settings) -> list[Service]:
+def all_services(settings: Settings) -> list[ServiceProcess]:
     """Every service of the profile, in the order in which they may start."""
     return [
         *page_services(settings),
@@ -211,20 +229,21 @@ def all_services(settings: Settings) -> list[Service]:
     ]
 
 
-def service(settings: Settings, name: str) -> Service:
+def service(settings: Settings, name: str) -> ServiceProcess:
     """One service by its name; makes only that one's environment, so that it needs only its own secrets."""
     groups = {
         "airflow-": airflow_services,
         "mlflow": lambda s: [mlflow_service(s)],
         "reports": page_services,
+        "feast-ui": lambda s: [feast_ui_service(s)],
         "serving": lambda s: [serving_service(s)],
         "metrics": lambda s: [metrics_service(s)],
     }
     for prefix, make in groups.items():
         if name.startswith(prefix):
-            found = {s.name: s for s in make(settings)}
-            if name in found:
-                return found[name]
+            by_name = {s.name: s for s in make(settings)}
+            if name in by_name:
+                return by_name[name]
     raise ConfigError(
         f"there is no service '{name}' in the profile {settings.profile}; docker/compose.yaml has the names of all"
     )

@@ -9,7 +9,9 @@ from core.page_template import write_page
 from core.settings import Settings
 
 INDEX = """
-<p class="soft">Source <strong>{{ source }}</strong>. Everything here is written by the daily and hourly DAGs.</p>
+<p class="soft">Source <strong>{{ source }}</strong>. Everything here is written by the daily and hourly DAGs.
+{% for name, link in interfaces %}{% if loop.first %}Live: {% endif %}<a href="{{ link }}">{{ name }}</a>
+{%- if not loop.last %}, {% endif %}{% endfor %}</p>
 {% for title, rows in groups %}<section><h2>{{ title }}</h2>{% if rows %}<ul>
 {% for text, link, note in rows %}<li><a href="{{ link }}">{{ text }}</a> <span class="soft">{{ note }}</span></li>{% endfor %}</ul>
 {% else %}<p class="soft">Nothing yet.</p>{% endif %}</section>{% endfor %}
@@ -40,8 +42,23 @@ def write_index(settings: Settings) -> str:
             )
             rows.append((path.stem, str(path.relative_to(root)), note))
         groups.append((title, rows))
-    write_page(root / "index.html", "Interest Clock reports", INDEX, source=settings.source, groups=groups)
+    write_page(
+        root / "index.html",
+        "Interest Clock reports",
+        INDEX,
+        source=settings.source,
+        groups=groups,
+        interfaces=_interfaces(settings),
+    )
     return str(root / "index.html")
+
+
+def _interfaces(settings: Settings) -> list[tuple[str, str]]:
+    """Name and address of what runs beside the pages; in production the proxy's login page leads there."""
+    if settings.in_production:
+        return [("Airflow", settings.public_url), ("MLflow", f"{settings.public_url}/mlflow/")]
+    ports = {"Airflow": settings.airflow_port, "MLflow": settings.mlflow_port, "Feast": settings.feast_port}
+    return [(name, f"http://127.0.0.1:{port}") for name, port in ports.items()]
 
 
 def _experiment_rows(root: Path) -> list[tuple[str, str, str]]:

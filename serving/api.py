@@ -19,9 +19,9 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
 
 from core.settings import Settings, load_settings
-from serving.body import RankBody, problem_of
 from serving.engine import Ranked
-from serving.service import RefusedError, Service
+from serving.schemas import RankBody, problem_of
+from serving.service import RankingService, RefusedError
 
 log = logging.getLogger("serving.api")
 
@@ -31,7 +31,7 @@ BODY_LIMIT = 1_000_000
 
 def make_app(settings: Settings | None = None) -> FastAPI:
     """The service of a workspace, as an ASGI application."""
-    service = Service(settings or load_settings())
+    service = RankingService(settings or load_settings())
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -49,7 +49,7 @@ def make_app(settings: Settings | None = None) -> FastAPI:
     return app
 
 
-def _add_errors(app: FastAPI, service: Service) -> None:
+def _add_errors(app: FastAPI, service: RankingService) -> None:
     """Every error is ``{"error": reason}`` with a fitting status, never a trace."""
 
     @app.exception_handler(RefusedError)
@@ -80,25 +80,25 @@ def _add_errors(app: FastAPI, service: Service) -> None:
         return _answer(500, f"an internal error, number {number} in the service's log")
 
 
-def _add_ranking(app: FastAPI, service: Service) -> None:
+def _add_ranking(app: FastAPI, service: RankingService) -> None:
     key = service.settings.ranking_key
 
     @app.post("/rank")
     async def rank(body: RankBody, request: HttpRequest) -> JSONResponse:
         """Rank candidates for a user at a time."""
         begun = time.perf_counter()
-        given = request.headers.get("x-api-key", "")
-        if key and not hmac.compare_digest(given.encode(), key.encode()):
+        sent_key = request.headers.get("x-api-key", "")
+        if key and not hmac.compare_digest(sent_key.encode(), key.encode()):
             raise RefusedError(401, "the header X-API-Key is missing or wrong")
-        found = await service.rank(service.request_of(body))
+        ranked = await service.rank(service.request_of(body))
         service.metrics.seconds.observe(time.perf_counter() - begun)
-        service.metrics.answers.labels("200", found.route.variant or found.model_variant).inc()
-        if found.degraded:
-            service.metrics.degraded.labels(found.degraded.split(":")[0]).inc()
-        return JSONResponse(_json(found), headers={"X-Request-ID": found.request_id})
+        service.metrics.answers.labels("200", ranked.route.variant or ranked.model_variant).inc()
+        if ranked.degraded:
+            service.metrics.degraded.labels(ranked.degraded.split(":")[0]).inc()
+        return JSONResponse(_json(ranked), headers={"X-Request-ID": ranked.request_id})
 
 
-def _add_pages(app: FastAPI, service: Service) -> None:
+def _add_pages(app: FastAPI, service: RankingService) -> None:
     """What others look at: probes, the state of models and features, metrics."""
 
     @app.get("/health")
@@ -116,17 +116,17 @@ def _add_pages(app: FastAPI, service: Service) -> None:
     async def model() -> dict[str, Any]:
         """Who ranks, on which features, in which experiments, and what could not be refreshed."""
         engine = service.engine
-        now = engine.snapshot
+        snapshot = engine.snapshot
         return {
             "source": service.settings.source,
             "models": {
                 name: {"version": m.version, "variant": m.variant, "trained_until": m.hour}
-                for name, m in sorted(now.models.items())
+                for name, m in sorted(snapshot.models.items())
             },
             "shadow": service.settings.serving_shadow or None,
-            "features_as_of": now.at.key if now.at else None,
-            "items": len(now.catalog or ()),
-            "experiments": {e.name: e.models for e in now.routes.experiments},
+            "features_as_of": snapshot.as_of.key if snapshot.as_of else None,
+            "items": snapshot.items,
+            "experiments": {e.name: e.models for e in snapshot.routes.experiments},
             "problems": engine.problems,
         }
 
@@ -136,17 +136,17 @@ def _add_pages(app: FastAPI, service: Service) -> None:
         return Response(service.metrics.text(), media_type=CONTENT_TYPE_LATEST)
 
 
-def _json(found: Ranked) -> dict[str, Any]:
+def _json(ranked: Ranked) -> dict[str, Any]:
     return {
-        "request_id": found.request_id,
-        "items": [{"item": i, "score": s} for i, s in zip(found.items, found.scores, strict=True)],
-        "model": {"version": found.version, "variant": found.model_variant},
-        "experiment": found.route.experiment or None,
-        "variant": found.route.variant or None,
-        "degraded": found.degraded or None,
-        "features_as_of": found.features_as_of.key,
-        "user_known": found.user_known,
-        "unknown_items": found.unknown_items,
+        "request_id": ranked.request_id,
+        "items": [{"item": i, "score": s} for i, s in zip(ranked.items, ranked.scores, strict=True)],
+        "model": {"version": ranked.version, "variant": ranked.model_variant},
+        "experiment": ranked.route.experiment or None,
+        "variant": ranked.route.variant or None,
+        "degraded": ranked.degraded or None,
+        "features_as_of": ranked.features_as_of.key,
+        "user_known": ranked.user_known,
+        "unknown_items": ranked.unknown_items,
     }
 
 
@@ -164,13 +164,13 @@ class _BodyLimit:
         if length.isdigit() and int(length) > BODY_LIMIT:
             await _answer(413, f"the body has {int(length)} bytes; at most {BODY_LIMIT}")(scope, receive, send)
             return
-        taken = 0
+        received = 0
 
         async def counted() -> Any:
-            nonlocal taken
+            nonlocal received
             message = await receive()
-            taken += len(message.get("body", b""))
-            if taken > BODY_LIMIT:
+            received += len(message.get("body", b""))
+            if received > BODY_LIMIT:
                 raise HTTPException(413, f"the body has more than {BODY_LIMIT} bytes")
             return message
 

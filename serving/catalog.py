@@ -134,7 +134,7 @@ def _build(settings: Settings, features: ClockFeatures, at: Hour, path: Path) ->
         ).to_arrow_table()
 
 
-class Keys:
+class IdMap:
     """Ids as they stand in the source's log, and the integers that the platform gave them."""
 
     def __init__(self, events: EventStore, kind: str) -> None:

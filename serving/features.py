@@ -25,7 +25,7 @@ FAILURES_TO_REST, REST_SECONDS = 3, 1.0
 """After so many failures in a row the store is left alone for so long: requests do not wait for it in vain."""
 
 
-class FeaturesAwayError(Exception):
+class FeatureStoreUnavailableError(Exception):
     """The feature store did not answer in time, or at all."""
 
 
@@ -56,10 +56,10 @@ class OnlineFeatures:
         """Features of users as of ``at``.
 
         Raises:
-            FeaturesAwayError: the store is away, slow, or was a moment ago.
+            FeatureStoreUnavailableError: the store is away, slow, or was a moment ago.
         """
         if time.monotonic() < self._resting_until:
-            raise FeaturesAwayError("the feature store was away a moment ago")
+            raise FeatureStoreUnavailableError("the feature store was away a moment ago")
         job = self._pool.submit(self._read, list(users), at)
         try:
             found = job.result((deadline_ms or self.settings.serving_feature_ms) / 1000)
@@ -74,7 +74,7 @@ class OnlineFeatures:
         self._failures += 1
         if self._failures >= FAILURES_TO_REST:
             self._resting_until = time.monotonic() + REST_SECONDS
-        raise FeaturesAwayError(reason)
+        raise FeatureStoreUnavailableError(reason)
 
     def warm(self, at: Hour) -> None:
         """Open every reader's store and read once, so that no request pays for it; a store that is away is left alone."""

@@ -21,7 +21,7 @@ VERSION = "version:"
 
 
 @dataclass(frozen=True)
-class Loaded:
+class LoadedModel:
     """A registered version in memory. ``head`` is the place of the behavior that it ranks by."""
 
     version: str
@@ -39,10 +39,10 @@ class Models:
         self.settings = settings
         self.record = settings.workspace / "serving" / "models.json"
         self.problems: dict[str, str] = {}
-        self._loaded: dict[str, Loaded] = {}
+        self._loaded: dict[str, LoadedModel] = {}
         self._names: dict[str, str] = {}
 
-    def get(self, name: str) -> Loaded | None:
+    def get(self, name: str) -> LoadedModel | None:
         version = self._names.get(name)
         return self._loaded.get(version) if version else None
 
@@ -102,7 +102,7 @@ class Models:
         found = registry.get(name)
         return str(found.version) if found else None
 
-    def _load(self, version: str, folder: Path | None = None) -> Loaded:
+    def _load(self, version: str, folder: Path | None = None) -> LoadedModel:
         """Load and try a version; it scores its own input example before it scores anybody."""
         folder = folder or download_version(self.settings, version)
         model = load_model(folder)
@@ -111,9 +111,9 @@ class Models:
             raise NotReadyError(f"version {version} gives no probabilities")
         model.ranker.eval()
         info = model.info
-        return Loaded(version, info.variant, info.hour, folder, model, info.heads.index(label_of(info.heads)))
+        return LoadedModel(version, info.variant, info.hour, folder, model, info.heads.index(label_of(info.heads)))
 
-    def _remembered(self, name: str) -> Loaded:
+    def _remembered(self, name: str) -> LoadedModel:
         """The version that a server of this workspace last used under a name, from its local copy."""
         known = read_json(self.record) if self.record.exists() else {}
         if name not in known:

@@ -14,8 +14,8 @@ from feature_repo.served import served_features
 from serving.catalog import load_catalog
 from serving.engine import pair_scores
 from serving.features import open_features
-from serving.journal import read_requests
 from serving.models import Models
+from serving.request_log import read_requests
 
 TOP = 10
 

@@ -20,8 +20,8 @@ from zoneinfo import ZoneInfo
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from core.settings import Settings
-from serving.body import RankBody
-from serving.engine import Engine, NoChampionError, Ranked, Request
+from serving.engine import NoChampionError, Ranked, RankingEngine, RankRequest
+from serving.schemas import RankBody
 
 log = logging.getLogger("serving.service")
 
@@ -41,45 +41,52 @@ class RefusedError(Exception):
         self.status, self.body, self.headers = status, {"error": reason, **more}, headers
 
 
-class Metrics:
+class ServingMetrics:
     """What Prometheus reads."""
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: RankingService) -> None:
         self.registry = CollectorRegistry()
-        own = {"registry": self.registry}
-        self.answers = Counter("clock_rank_answers", "Answers by status and variant.", ["status", "variant"], **own)  # type: ignore[arg-type]
-        self.degraded = Counter("clock_rank_degraded", "Answers that something was missing for.", ["kind"], **own)  # type: ignore[arg-type]
-        self.seconds = Histogram("clock_rank_seconds", "Time to an answer.", buckets=LATENCY_BUCKETS, **own)  # type: ignore[arg-type]
+        self.answers = Counter(
+            "clock_rank_answers", "Answers by status and variant.", ["status", "variant"], registry=self.registry
+        )
+        self.degraded = Counter(
+            "clock_rank_degraded", "Answers that something was missing for.", ["kind"], registry=self.registry
+        )
+        self.seconds = Histogram(
+            "clock_rank_seconds", "Time to an answer.", buckets=LATENCY_BUCKETS, registry=self.registry
+        )
         engine = service.engine
         for name, text, read in (
             ("clock_rank_pending", "Requests being ranked or waiting.", lambda: service.pending),
             ("clock_features_as_of_seconds", "Hour from whose start the features hold, seconds since 1970.",
-             lambda: engine.snapshot.at.start.timestamp() if engine.snapshot.at else 0),
-            ("clock_catalog_items", "Items that can be ranked.", lambda: len(engine.snapshot.catalog or ())),
+             lambda: engine.snapshot.as_of.start.timestamp() if engine.snapshot.as_of else 0),
+            ("clock_catalog_items", "Items that can be ranked.", lambda: engine.snapshot.items),
             ("clock_problems", "Things that could not be refreshed; /model names them.", lambda: len(engine.problems)),
             ("clock_journal_dropped", "Rows of the request log that were dropped.",
-             lambda: engine.journal.dropped if engine.journal else 0),
+             lambda: engine.request_log.dropped if engine.request_log else 0),
             ("clock_exposures_unlogged", "Exposures that could not be written.", lambda: engine.unlogged),
         ):  # fmt: skip
-            Gauge(name, text, **own).set_function(read)  # type: ignore[arg-type]
+            Gauge(name, text, registry=self.registry).set_function(read)
 
     def text(self) -> bytes:
+        """All metrics in Prometheus' text format."""
         return generate_latest(self.registry)
 
 
-class Service:
+class RankingService:
     """An engine, the queue before it, and the thread that keeps it fresh."""
 
     def __init__(self, settings: Settings) -> None:
-        self.settings, self.engine = settings, Engine(settings)
+        self.settings, self.engine = settings, RankingEngine(settings)
         self.pool = ThreadPoolExecutor(settings.serving_threads, thread_name_prefix="rank")
         self.pending = 0
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._keep_fresh, name="refresh", daemon=True)
-        self.metrics = Metrics(self)
+        self.metrics = ServingMetrics(self)
 
     def start(self) -> None:
+        """Load everything once, then keep it fresh beside the requests."""
         import torch
 
         torch.set_num_threads(1)  # requests share the cores
@@ -90,6 +97,7 @@ class Service:
         self._thread.start()
 
     def stop(self) -> None:
+        """Answer what is being ranked, write the log, and stop."""
         self._stop.set()
         self._thread.join(30)
         self.pool.shutdown(wait=True)
@@ -102,7 +110,7 @@ class Service:
             except Exception:  # the server goes on with what it has
                 log.exception("refreshing failed")
 
-    async def rank(self, request: Request) -> Ranked:
+    async def rank(self, request: RankRequest) -> Ranked:
         """Rank within the queue's bounds and the time limit."""
         limit = self.settings.serving_threads + self.settings.serving_queue
         with self._lock:
@@ -125,27 +133,27 @@ class Service:
         with self._lock:
             self.pending -= 1
 
-    def request_of(self, body: RankBody) -> Request:
+    def request_of(self, body: RankBody) -> RankRequest:
         """A checked request; refuses what a limit or the clock forbids."""
         most = self.settings.serving_candidates
-        given = body.candidates if isinstance(body.candidates, list) else None
-        for name, found in (("candidates", given or ()), ("exclude", body.exclude)):
-            if len(found) > most:
-                raise RefusedError(422, f"{name}: {len(found)} items; at most {most}")
+        candidates = tuple(body.candidates) if isinstance(body.candidates, list) else None
+        for name, items in (("candidates", candidates or ()), ("exclude", body.exclude)):
+            if len(items) > most:
+                raise RefusedError(422, f"{name}: {len(items)} items; at most {most}")
         if body.count is not None and body.count > most:
             raise RefusedError(422, f"count: {body.count}; at most {most}")
         at = self._time(body.time)
         local = at.astimezone(ZoneInfo(body.zone)) if body.zone else at
         minutes = int(local.replace(tzinfo=UTC).timestamp() // 60)
-        return Request(
+        return RankRequest(
             request_id=body.request_id or uuid.uuid4().hex, user=body.user, at=at, local_minutes=minutes,
-            candidates=tuple(given) if given is not None else None,
-            count=body.count or (len(given) if given is not None else DEFAULT_COUNT), exclude=tuple(body.exclude),
+            candidates=candidates,
+            count=body.count or (len(candidates) if candidates is not None else DEFAULT_COUNT), exclude=tuple(body.exclude),
         )  # fmt: skip
 
     def _time(self, time: datetime | None) -> datetime:
         """The request's time, close enough to the platform's: the wall clock's, or the log's where a log is replayed."""
-        hour = self.engine.snapshot.at
+        hour = self.engine.snapshot.as_of
         now = datetime.now(UTC) if self.settings.live or hour is None else hour.start
         if time is None:
             return now

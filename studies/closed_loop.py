@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from closed_loop.worlds import StillWorld
+from closed_loop.worlds import FrozenModelWorld
 from core.settings import Settings
 from stats.assignment import assign
 from studies.ab_calibration import both_methods
@@ -26,7 +26,7 @@ def run(settings: Settings, replications: int, worlds: int) -> tuple[str, str]:
     """Run the study: ``replications`` loops, spread over the worlds; returns the conclusion and the page."""
     study = Study(settings, "closed_loop")
     share = math.ceil(replications / worlds)
-    made: dict[int, StillWorld] = {}
+    made: dict[int, FrozenModelWorld] = {}
     found: list[dict[str, Any]] = []
     for number in range(worlds):
         for luck in range(1, min(share, replications - number * share) + 1):
@@ -35,7 +35,7 @@ def run(settings: Settings, replications: int, worlds: int) -> tuple[str, str]:
             def one(number: int = number, luck: int = luck) -> dict[str, Any]:
                 if number not in made:
                     made.clear()
-                    made[number] = StillWorld(settings, number, ARMS)
+                    made[number] = FrozenModelWorld(settings, number, ARMS)
                 return _one(made[number], luck)
 
             found.append(study.part(f"world-{number}-luck-{luck}", parameters, one))
@@ -46,7 +46,7 @@ CODE = 1
 """Counts changes of what a run means; a new number lives all of them anew."""
 
 
-def _one(world: StillWorld, luck: int) -> dict[str, Any]:
+def _one(world: FrozenModelWorld, luck: int) -> dict[str, Any]:
     """One loop: truth, and each method's interval."""
     arms = [world.run(v, luck) for v in ARMS]
     before = world.before

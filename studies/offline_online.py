@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy.stats import kendalltau
 
-from closed_loop.worlds import StillWorld
+from closed_loop.worlds import FrozenModelWorld
 from core.page_template import svg
 from core.settings import Settings
 from studies.study import Section, Study
@@ -40,7 +40,7 @@ def run(settings: Settings, worlds: int) -> tuple[str, str]:
 
 def _world(settings: Settings, number: int) -> dict[str, Any]:
     """Variant → offline metrics, and online effects on ``none`` (mean over lucks)."""
-    world = StillWorld(settings, number, VARIANTS)
+    world = FrozenModelWorld(settings, number, VARIANTS)
     means: dict[str, dict[str, list[float]]] = {v: {m: [] for m in ONLINE} for v in VARIANTS}
     for luck in range(1, LUCKS + 1):
         runs = {v: world.run(v, luck) for v in VARIANTS}

@@ -62,10 +62,10 @@ def loop(
     source: cli.SourceOption = None,
 ) -> None:
     """The closed loop: users, serving, log, hourly steps, A/B report, and the true effect."""
-    from closed_loop.loop import SOURCE, Plan, describe, run_loop
+    from closed_loop.loop import SOURCE, LoopPlan, describe, run_loop
     from core.progress import showing
 
-    plan = Plan(
+    plan = LoopPlan(
         arms=tuple(arms.split(",")), days=days, http=not in_process, airflow_hours=airflow_hours, truth=not no_truth,
     )  # fmt: skip
     with showing(verbose=verbose):

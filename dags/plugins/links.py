@@ -1,4 +1,4 @@
-"""Links from the Airflow UI to MLflow, the experiments and all report pages; in production also the pages themselves."""
+"""Links from the Airflow UI to MLflow, Feast, the experiments and all report pages; in production also the pages themselves."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ def _pages() -> dict[str, str]:
         reports, mlflow = f"{_SETTINGS.public_url}{REPORTS_PREFIX}", f"{_SETTINGS.public_url}/mlflow"
     else:
         reports, mlflow = (f"http://127.0.0.1:{port}" for port in (_SETTINGS.reports_port, _SETTINGS.mlflow_port))
-    return {"Reports": f"{reports}/index.html", "Experiments": f"{reports}/ab/index.html", "MLflow": f"{mlflow}/"}
+    links = {"Reports": f"{reports}/index.html", "Experiments": f"{reports}/ab/index.html", "MLflow": f"{mlflow}/"}
+    return links if _SETTINGS.in_production else {**links, "Feast": f"http://127.0.0.1:{_SETTINGS.feast_port}/"}
 
 
 def _reports() -> list[dict[str, Any]]:
@@ -29,7 +30,7 @@ def _reports() -> list[dict[str, Any]]:
 
 
 class PlatformLinks(AirflowPlugin):
-    """Three entries in the navigation."""
+    """Entries in the navigation."""
 
     name = "interest_clock_links"
     external_views = [  # noqa: RUF012 (Airflow's own attribute)

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from ab_analysis.assignment import assign_users
-from closed_loop.loop import TRUTH_METRICS, Loop, Plan, describe, first_exposures, world_totals
+from closed_loop.loop import TRUTH_METRICS, Loop, LoopPlan, describe, first_exposures, world_totals
 from closed_loop.traffic import ForcedRanker
 from core.errors import ConfigError
 from core.hours import hour_range
@@ -18,7 +18,7 @@ from core.settings import Settings, load_settings
 from events.ingest import close_hours, ingest
 from events.store import EventStore
 from pipeline.experiments import watch_experiments
-from serving.journal import read_requests
+from serving.request_log import read_requests
 from serving.routing import stopped
 from simulation.config import SimulatorConfig
 from simulation.log import AppLog
@@ -29,7 +29,7 @@ from tests.conftest import NOW
 pytestmark = pytest.mark.slow
 
 ARMS = ("hour_embedding", "gaussian_clock")
-PLAN = Plan(arms=ARMS, days=1, history_days=2, http=False)
+PLAN = LoopPlan(arms=ARMS, days=1, history_days=2, http=False)
 HOURS = 5
 
 
@@ -140,13 +140,13 @@ def test_its_page_shows_offline_online_and_truth(lived: tuple[Loop, Loop]) -> No
 @pytest.mark.parametrize(
     ("plan", "words"),
     [
-        (Plan(arms=("none",)), "two or more different variants"),
-        (Plan(arms=("none", "none")), "two or more different variants"),
-        (Plan(arms=("none", "sundial")), "sundial"),
-        (Plan(days=0), "DAYS"),
+        (LoopPlan(arms=("none",)), "two or more different variants"),
+        (LoopPlan(arms=("none", "none")), "two or more different variants"),
+        (LoopPlan(arms=("none", "sundial")), "sundial"),
+        (LoopPlan(days=0), "DAYS"),
     ],
 )
-def test_a_wrong_plan_is_told_so(plan: Plan, words: str) -> None:
+def test_a_wrong_plan_is_told_so(plan: LoopPlan, words: str) -> None:
     with pytest.raises((ConfigError, ValueError), match=words):
         plan.checked()
 
@@ -156,7 +156,7 @@ def test_a_loop_is_not_continued_with_another_plan(tmp_path: Path, monkeypatch: 
     Loop(PLAN)
     Loop(PLAN)
     with pytest.raises(ConfigError, match="FRESH=1"):
-        Loop(Plan(arms=ARMS, days=2, history_days=2, http=False))
+        Loop(LoopPlan(arms=ARMS, days=2, history_days=2, http=False))
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from core.settings import ROOT, Settings, load_settings
 from evaluation.metrics import with_intervals
 from events.store import EventStore
 from model_registry.store import open_registry
-from serving.journal import read_requests
+from serving.request_log import read_requests
 from simulation.config import SimulatorConfig
 from tests.conftest import webhook
 from training.trainer import as_predictions, read_predictions

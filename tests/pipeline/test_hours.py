@@ -26,7 +26,7 @@ from events.store import EventStore
 from model_registry.registry import Registry
 from model_registry.store import experiment_name, open_mlflow, open_registry
 from operations.fingerprint import fingerprint
-from operations.processes import Service, start, stop
+from operations.processes import ServiceProcess, start, stop
 from pipeline.history import build_history
 from pipeline.hour import run_hour
 from pipeline.promotion import apply_decision, evaluate_candidate, rollback, score_version, watch_champion
@@ -258,18 +258,21 @@ def test_a_log_in_one_file_is_replayed_hour_by_hour(tmp_path: Path) -> None:
 def test_services_are_refused_a_taken_port_and_stopped_by_their_id(settings: Settings) -> None:
     port = free_port()
     serve = (sys.executable, "-m", "http.server", str(port), "--bind", "127.0.0.1")
-    start(settings, [Service("pages", serve, f"http://127.0.0.1:{port}/")])
+    start(settings, [ServiceProcess("pages", serve, f"http://127.0.0.1:{port}/")])
     try:
         assert not port_is_free(port)
         with pytest.raises(NotReadyError, match="running already"):
-            start(settings, [Service("pages", serve, f"http://127.0.0.1:{port}/")])
+            start(settings, [ServiceProcess("pages", serve, f"http://127.0.0.1:{port}/")])
         with pytest.raises(NotReadyError, match=f"port {port} of other is taken"):
-            start(settings, [Service("other", serve, f"http://127.0.0.1:{port}/")])
+            start(settings, [ServiceProcess("other", serve, f"http://127.0.0.1:{port}/")])
     finally:
         assert stop(settings) == ["pages"]
     assert port_is_free(port)
     with pytest.raises(NotReadyError, match="ended at once"):
-        start(settings, [Service("broken", (sys.executable, "-c", "raise SystemExit(3)"), f"http://127.0.0.1:{port}/")])
+        start(
+            settings,
+            [ServiceProcess("broken", (sys.executable, "-c", "raise SystemExit(3)"), f"http://127.0.0.1:{port}/")],
+        )
 
 
 @pytest.mark.parametrize("how", ["SIGKILL", "SIGTERM"])
@@ -281,14 +284,14 @@ def test_services_end_with_an_owner_that_is_told_to_and_those_of_a_killed_one_at
     code = f"""
 import os, signal
 from core.settings import load_settings
-from operations.processes import Service, running
-with running(load_settings(var={str(settings.var)!r}, source={settings.source!r}), [Service("pages", {serve!r}, "http://127.0.0.1:{port}/")]):
+from operations.processes import ServiceProcess, running
+with running(load_settings(var={str(settings.var)!r}, source={settings.source!r}), [ServiceProcess("pages", {serve!r}, "http://127.0.0.1:{port}/")]):
     os.kill(os.getpid(), signal.{how})
 """
     ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False)
     assert ended.returncode == {"SIGKILL": -signal.SIGKILL, "SIGTERM": 128 + signal.SIGTERM}[how]
     assert port_is_free(port) == (how == "SIGTERM")
-    start(settings, [Service("pages", serve, f"http://127.0.0.1:{port}/")])
+    start(settings, [ServiceProcess("pages", serve, f"http://127.0.0.1:{port}/")])
     assert stop(settings) == ["pages"]
     assert port_is_free(port)
 

@@ -39,6 +39,13 @@ def client(trained: Settings, tmp_path_factory: pytest.TempPathFactory) -> Itera
         yield found
 
 
+@pytest.fixture
+def served_exposures(client: TestClient) -> Callable[[], int]:
+    """How many lines the exposure logs of the service have."""
+    folder = client.app.state.service.engine.settings.workspace / "serving"  # type: ignore[attr-defined]
+    return lambda: sum(len(path.read_bytes()) for path in folder.glob("exposures/**/*") if path.is_file())
+
+
 WRONG: list[tuple[Any, int, str]] = [
     ({"candidates": ITEMS}, 422, "user: Field required"),
     ({"user": "", "candidates": ITEMS}, 422, "user"),
@@ -72,6 +79,29 @@ def test_a_wrong_request_is_told_what_is_wrong(client: TestClient, body: Any, st
     assert answer.status_code == status
     assert words in answer.json()["error"]
     assert "Traceback" not in answer.text
+
+
+@pytest.mark.parametrize("value", ["NaN", "Infinity", "-Infinity", "1e400", "12.0", "1.5", "true", "null", "{}"])
+@pytest.mark.parametrize("place", ["user", "candidates.1", "exclude.0"])
+def test_an_id_that_is_no_text_and_no_whole_number_is_refused(
+    client: TestClient, served_exposures: Callable[[], int], value: str, place: str
+) -> None:
+    fields = {"user": '"u000001"', "candidates": '["t000001"]', "exclude": "[]"}
+    wrong = {"user": value, "candidates.1": f'["t000001", {value}]', "exclude.0": f"[{value}]"}[place]
+    body = ", ".join(f'"{name}": {text}' for name, text in {**fields, place.split(".", maxsplit=1)[0]: wrong}.items())
+    before = served_exposures()
+    answer = client.post("/rank", content=f"{{{body}}}", headers={"content-type": "application/json"})
+    assert answer.status_code == 422
+    assert answer.json()["error"].startswith(f"{place}: an id is a text or a whole number, not ")
+    assert served_exposures() == before
+
+
+@pytest.mark.parametrize("field", ['"count": true', '"count": 2.0', '"context": {"a": NaN}', '"context": {"a": 1e400}'])
+def test_a_number_that_is_none_is_refused(client: TestClient, field: str) -> None:
+    head = {"content-type": "application/json"}
+    answer = client.post("/rank", content=f'{{"user": "u000001", {field}}}', headers=head)
+    assert answer.status_code == 422
+    assert answer.json()["error"].startswith(field.split('"')[1])
 
 
 def test_bodies_that_are_no_json_or_too_large(client: TestClient) -> None:

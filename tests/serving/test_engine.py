@@ -19,9 +19,9 @@ from feature_repo.served import served_features
 from model_registry.registry import CHALLENGER, CHAMPION
 from model_registry.store import open_registry
 from pipeline.source import ingest_hour
-from serving.engine import FAILURES_TO_STOP, Engine, NoChampionError, Ranked, Request
-from serving.journal import read_requests
+from serving.engine import FAILURES_TO_STOP, NoChampionError, Ranked, RankingEngine, RankRequest
 from serving.replay import replay_hour
+from serving.request_log import read_requests
 from serving.retrieval import near_values
 from serving.routing import load_routes, resume_experiment, stop_experiment, stopped
 from tests.serving.conftest import APP, UNTIL
@@ -30,10 +30,10 @@ from training.scoring import predict
 from training.tensors import hour_keys
 
 
-def request(user: str, items: list[str] | None, minutes: int = 10, count: int = 1000, number: str = "r") -> Request:
+def request(user: str, items: list[str] | None, minutes: int = 10, count: int = 1000, number: str = "r") -> RankRequest:
     at = UNTIL.start + timedelta(minutes=minutes)
     local = int((at + timedelta(hours=8)).timestamp() // 60)
-    return Request(number, user, at, local, None if items is None else tuple(items), count)
+    return RankRequest(number, user, at, local, None if items is None else tuple(items), count)
 
 
 def scores(answer: Ranked) -> dict[str, float]:
@@ -41,20 +41,20 @@ def scores(answer: Ranked) -> dict[str, float]:
 
 
 @pytest.fixture
-def engine(served: Settings) -> Engine:
-    found = Engine(served)
+def engine(served: Settings) -> RankingEngine:
+    found = RankingEngine(served)
     found.refresh()
     return found
 
 
-def test_serving_scores_what_training_scores(served: Settings, engine: Engine) -> None:
+def test_serving_scores_what_training_scores(served: Settings, engine: RankingEngine) -> None:
     """Every event of the next hour, as a request from its own user at its own time, against the samples' scores."""
     ingest_hour(served, UNTIL)
     drawn = SampleStore(served, EventStore(served.events_dir)).read(UNTIL)
     engine.users.refresh()
     engine.items.refresh()
     samples = drawn.tables.samples
-    known = pc.is_in(samples["item_id"], pa.array(engine.snapshot.catalog.item))  # type: ignore[union-attr]
+    known = pc.is_in(samples["item_id"], pa.array(engine.snapshot.state.catalog.item))  # type: ignore[union-attr]
     for name in ("champion", "hour_embedding"):
         engine.models.refresh({name})
         loaded = engine.models.get(name)
@@ -62,7 +62,7 @@ def test_serving_scores_what_training_scores(served: Settings, engine: Engine) -
         expected = predict(loaded.model.ranker, hour_keys(drawn.tables, loaded.model.ranker))[:, loaded.head]
         engine.snapshot = type(engine.snapshot)(**{**engine.snapshot.__dict__, "models": {CHAMPION: loaded}})
         requests = [
-            Request(
+            RankRequest(
                 str(n), engine.users.key_of(row["user_id"]), row["timestamp"],
                 int(row["local_time"].replace(tzinfo=UTC).timestamp() // 60), (engine.items.key_of(row["item_id"]),), 1,
             )
@@ -76,7 +76,7 @@ def test_serving_scores_what_training_scores(served: Settings, engine: Engine) -
         np.testing.assert_allclose(together, found, atol=1e-6)
 
 
-def test_an_answer_is_ordered_complete_and_says_where_it_comes_from(engine: Engine) -> None:
+def test_an_answer_is_ordered_complete_and_says_where_it_comes_from(engine: RankingEngine) -> None:
     items = [f"t{n:06d}" for n in range(40)]
     answer = engine.rank(request("u000003", [*items, "unheard-of"], count=10))
     assert list(answer.scores) == sorted(answer.scores, reverse=True)
@@ -93,12 +93,14 @@ def test_an_answer_is_ordered_complete_and_says_where_it_comes_from(engine: Engi
     assert len(stranger.items) == 40
 
 
-def test_retrieval_gives_popular_fresh_and_fitting_items_none_twice(engine: Engine) -> None:
+def test_retrieval_gives_popular_fresh_and_fitting_items_none_twice(engine: RankingEngine) -> None:
     answer = engine.rank(request("u000003", None, count=50))
     assert len(set(answer.items)) == len(answer.items) == 50
-    left = engine.rank(Request("x", "u000003", answer_time(), 0, None, 50, exclude=answer.items[:5]))
+    left = engine.rank(RankRequest("x", "u000003", answer_time(), 0, None, 50, exclude=answer.items[:5]))
     assert not set(answer.items[:5]) & set(left.items)
-    catalog, retrieval = engine.snapshot.catalog, engine.snapshot.retrieval
+    state = engine.snapshot.state
+    assert state is not None
+    catalog, retrieval = state.catalog, state.retrieval
     assert catalog is not None
     assert retrieval is not None
     clock = engine.features.store.get_clock([engine.users.id_of("u000003")], UNTIL)
@@ -114,7 +116,7 @@ def answer_time() -> datetime:
     return UNTIL.start + timedelta(minutes=1)
 
 
-def test_a_store_that_is_away_gives_popularity_and_says_so(served: Settings, engine: Engine) -> None:
+def test_a_store_that_is_away_gives_popularity_and_says_so(served: Settings, engine: RankingEngine) -> None:
     items = [f"t{n:06d}" for n in range(40)]
     before = scores(engine.rank(request("u000003", items)))
     online = served.workspace / "feast" / "online.db"
@@ -132,7 +134,7 @@ def test_a_store_that_is_away_gives_popularity_and_says_so(served: Settings, eng
     assert scores(engine.rank(request("u000003", items))) == before
 
 
-def test_a_broken_or_missing_version_never_replaces_one_that_ranks(served: Settings, engine: Engine) -> None:
+def test_a_broken_or_missing_version_never_replaces_one_that_ranks(served: Settings, engine: RankingEngine) -> None:
     first = engine.models.names[CHAMPION]
     models = open_registry(served)
     version = models.newest("hour_embedding", UNTIL.key)
@@ -156,7 +158,7 @@ def test_a_broken_or_missing_version_never_replaces_one_that_ranks(served: Setti
 
 
 def test_mlflow_away_keeps_the_model_and_a_new_server_starts_with_its_local_copy(served: Settings) -> None:
-    engine = Engine(served)
+    engine = RankingEngine(served)
     engine.refresh()
     version = engine.models.names[CHAMPION]
     away = load_settings(
@@ -167,7 +169,7 @@ def test_mlflow_away_keeps_the_model_and_a_new_server_starts_with_its_local_copy
     engine.refresh()
     assert engine.models.names[CHAMPION] == version
     assert "mlflow" in engine.problems
-    late = Engine(away)
+    late = RankingEngine(away)
     late.refresh()
     assert late.models.names[CHAMPION] == version
     assert late.rank(request("u000003", ["t000001"])).version == version
@@ -175,7 +177,7 @@ def test_mlflow_away_keeps_the_model_and_a_new_server_starts_with_its_local_copy
 
 def test_without_a_champion_a_request_is_told_so(served: Settings) -> None:
     open_registry(served).client.delete_registered_model_alias("simulator-ranker", CHAMPION)
-    engine = Engine(served)
+    engine = RankingEngine(served)
     engine.refresh()
     with pytest.raises(NoChampionError, match="no champion yet"):
         engine.rank(request("u000003", ["t000001"]))
@@ -192,7 +194,7 @@ def write_experiment(settings: Settings, **more: object) -> None:
 
 def test_an_experiment_splits_traffic_logs_exposures_and_can_be_stopped(served: Settings) -> None:
     write_experiment(served, layer={"name": "main", "start": 0.0, "end": 0.5})
-    engine = Engine(served)
+    engine = RankingEngine(served)
     engine.refresh()
     assert engine.models.names.keys() == {CHAMPION, CHALLENGER}
     users = [f"u{n:06d}" for n in range(100)]
@@ -215,7 +217,7 @@ def test_a_variant_whose_model_fails_is_answered_by_the_champion_and_stopped(
     served: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_experiment(served)
-    engine = Engine(served)
+    engine = RankingEngine(served)
     engine.refresh()
     broken = engine.snapshot.models[CHALLENGER].model.ranker
     broken.head.weight.data = broken.head.weight.data[:, :3]  # type: ignore[union-attr]
@@ -253,7 +255,7 @@ def test_a_name_that_is_none_stops_nothing(served: Settings, name: str) -> None:
 
 def test_features_and_requests_are_logged_as_served_and_can_be_trained_on_and_replayed(served: Settings) -> None:
     settings = load_settings(**{**served.model_dump(exclude_unset=True), "serving_shadow": "challenger"})
-    engine = Engine(settings)
+    engine = RankingEngine(settings)
     engine.refresh()
     ingest_hour(served, UNTIL)
     items = [f"t{n:06d}" for n in range(30)]
@@ -292,7 +294,7 @@ def test_features_and_requests_are_logged_as_served_and_can_be_trained_on_and_re
 
 
 def test_served_features_win_over_joined_ones(served: Settings) -> None:
-    engine = Engine(served)
+    engine = RankingEngine(served)
     engine.refresh()
     ingest_hour(served, UNTIL)
     user = int(EventStore(served.events_dir).read(UNTIL)["user_id"][0].as_py())
@@ -300,8 +302,8 @@ def test_served_features_win_over_joined_ones(served: Settings) -> None:
     changed = features.profiles.set_column(
         features.profiles.column_names.index("events"), "events", pa.array([12345] * features.profiles.num_rows)
     )
-    assert engine.journal is not None
-    engine.journal.add_features(UNTIL, [user], type(features)(features.slots, changed, features.history))
+    assert engine.request_log is not None
+    engine.request_log.add_features(UNTIL, [user], type(features)(features.slots, changed, features.history))
     engine.close()
     as_served = load_settings(**{**served.model_dump(exclude_unset=True), "features_as_served": True})
     profiles = SampleStore(as_served, EventStore(as_served.events_dir)).read(UNTIL).tables.profiles
@@ -314,7 +316,7 @@ def test_the_catalog_keeps_up_hour_by_hour(served: Settings) -> None:
     from feature_repo.retrieval import advance
     from serving.catalog import load_catalog
 
-    features = Engine(served).features.store
+    features = RankingEngine(served).features.store
     load_catalog(served, features, UNTIL)
     ingest_hour(served, UNTIL)
     advance(served, UNTIL + 1)
@@ -334,7 +336,7 @@ def test_an_hour_without_requests_cannot_be_replayed(served: Settings) -> None:
 
 
 def test_a_workspace_without_anything_says_what_to_do(tmp_path: Path) -> None:
-    engine = Engine(load_settings(var=tmp_path / "var", source="empty"))
+    engine = RankingEngine(load_settings(var=tmp_path / "var", source="empty"))
     engine.refresh()
     with pytest.raises(NoChampionError):
         engine.rank(request("u", ["a"]))
@@ -343,7 +345,7 @@ def test_a_workspace_without_anything_says_what_to_do(tmp_path: Path) -> None:
 
 def test_two_writers_of_one_process_keep_each_others_rows(served: Settings) -> None:
     for number in ("first", "second"):
-        engine = Engine(served)
+        engine = RankingEngine(served)
         engine.refresh()
         engine.rank(request("u000003", ["t000001", "t000002"], number=number))
         engine.close()

@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from closed_loop import worlds
 from core.files import read_json
 from core.settings import Settings, load_settings
-from studies import closed_loop, offline_online, worlds
+from studies import closed_loop, offline_online
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +27,7 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
 
 
 def test_a_run_is_repeatable_and_its_luck_changes_it(settings: Settings) -> None:
-    world = worlds.StillWorld(settings, 0, closed_loop.ARMS)
+    world = worlds.FrozenModelWorld(settings, 0, closed_loop.ARMS)
     one, again, other = world.run("gaussian_clock", 1), world.run("gaussian_clock", 1), world.run("gaussian_clock", 2)
     assert np.array_equal(one.values["duration_hours"], again.values["duration_hours"])
     assert not np.array_equal(one.values["duration_hours"], other.values["duration_hours"])
@@ -44,7 +45,7 @@ def test_coverage_is_counted_and_a_second_run_computes_nothing(settings: Setting
         assert results[metric]["truth"]["lowest"] <= results[metric]["truth"]["mean"]
     assert "of 4" in conclusion
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(worlds.StillWorld, "run", None)
+        patch.setattr(worlds.FrozenModelWorld, "run", None)
         assert closed_loop.run(settings, replications=4, worlds=1)[0] == conclusion
 
 

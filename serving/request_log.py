@@ -21,7 +21,7 @@ from core.settings import Settings
 from feature_repo.retrieval import Features
 from feature_repo.served import KINDS, read_parts, write_part
 
-log = logging.getLogger("serving.journal")
+log = logging.getLogger("serving.request_log")
 
 REQUESTS = pa.schema(
     [
@@ -53,7 +53,7 @@ PENDING_LIMIT = 20_000
 FLUSH_SECONDS = 2.0
 
 
-class Journal:
+class RequestLog:
     """Collects rows and writes them by a thread of its own; over the limit rows are dropped, and counted."""
 
     def __init__(self, settings: Settings, *, flush_seconds: float = FLUSH_SECONDS) -> None:

@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
+import json
 from typing import Annotated, Any, Literal
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from events.mapping import check_zone
 
-Key = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f]+$")]
+
+def _id_text(value: Any) -> Any:
+    """The text of an id: JSON's texts and whole numbers as they stand, nothing else."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    if isinstance(value, str):
+        return value
+    raise ValueError(f"an id is a text or a whole number, not {json.dumps(value)[:40]}")
+
+
+Key = Annotated[str, BeforeValidator(_id_text), Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f]+$")]
+"""An id as in the source's log, where it is a text or a whole number."""
 
 
 class RankBody(BaseModel):
     """What to rank, for whom, when."""
 
-    model_config = ConfigDict(extra="forbid", coerce_numbers_to_str=True)
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
     user: Key = Field(description="The user as in the source's log.")
     candidates: list[Key] | Literal["retrieve"] = Field(
@@ -24,7 +36,7 @@ class RankBody(BaseModel):
         None, description="Time of the request with the user's offset from UTC; default: the platform's now."
     )
     zone: str | None = Field(None, description="The user's time zone, where the offset of time is not the user's.")
-    count: int | None = Field(None, ge=1, description="Items wanted; default: all candidates.")
+    count: int | None = Field(None, ge=1, strict=True, description="Items wanted; default: all candidates.")
     exclude: list[Key] = Field(default_factory=list, description="Items that must not be retrieved.")
     context: dict[str, str | int | float | bool | None] = Field(
         default_factory=dict, max_length=20, description="Anything else that is known; for the caller's own use."
@@ -52,7 +64,7 @@ class RankBody(BaseModel):
 
 def problem_of(error: Any) -> str:
     """One of pydantic's errors in words."""
-    place = ".".join(str(part) for part in error["loc"] if part not in {"body", "list[constrained-str]"})
+    place = ".".join(str(p) for p in error["loc"] if p != "body" and not str(p).startswith(("list[", "literal[")))
     text = error["msg"].removeprefix("Value error, ")
     if error["type"] == "json_invalid":
         return f"the body is not JSON: {error.get('ctx', {}).get('error', text)} at character {error['loc'][-1]}"
