@@ -107,7 +107,7 @@ def set_user(
     settings = _production(source)
     password = getpass.getpass() if sys.stdin.isatty() else sys.stdin.readline().rstrip("\n")
     logins.check_user(name, role, password)
-    logins.ensure_user(settings, name, role, password)  # type: ignore[arg-type]  (checked above)
+    logins.ensure_user(settings, name, role, password)  # type: ignore[arg-type]
     print(f"{name} is {role}")
 
 
