@@ -94,7 +94,7 @@ def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) 
         (("demo", "--hurs", "2"), "did you mean '--hours'?"),
         (("events", "ingset"), "Did you mean 'ingest'?"),
         (("serve", "--prot", "1"), "did you mean '--port'?"),
-        (("demo", "--hours", "x"), "'x' is not a valid int"),
+        (("demo", "--hours", "x"), "should be a valid integer"),
         (("train", "matched_clock"), "Missing option '--until'"),
         (("--source", "x", "events", "explain"), "takes no --source"),
     ],
