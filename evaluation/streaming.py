@@ -58,12 +58,12 @@ def file_metrics(
     """
     with duck.connection(settings, spill_to_file=True) as con:
         source = _source(con, files, columns, by)
-        found = {"all": _metrics(con, source)}
+        slices = {"all": _metrics(con, source)}
         if by:
             for value in [r[0] for r in con.sql(f"SELECT DISTINCT slice FROM {source} ORDER BY slice").fetchall()]:
                 test = "slice IS NULL" if value is None else f"slice = {quoted(str(value))}"
-                found[str(value)] = _metrics(con, f"(SELECT * FROM {source} WHERE {test})")
-    return found
+                slices[str(value)] = _metrics(con, f"(SELECT * FROM {source} WHERE {test})")
+    return slices
 
 
 def read_predictions(
@@ -122,11 +122,11 @@ def _metrics(con: duckdb.DuckDBPyConnection, source: str) -> dict[str, object]:
 
 
 def _row(estimates: dict[str, Estimate], ece: float, rows: int, users: int) -> dict[str, object]:
-    found: dict[str, object] = {}
+    figures: dict[str, object] = {}
     for name, estimate in estimates.items():
-        found[name] = None if np.isnan(estimate.value) else estimate.value
-        found[f"{name}_ci95"] = None if np.isnan(estimate.standard_error) else list(estimate.interval())
-    return {**found, "ece": ece, "samples": rows, "users": users}
+        figures[name] = None if np.isnan(estimate.value) else estimate.value
+        figures[f"{name}_ci95"] = None if np.isnan(estimate.standard_error) else list(estimate.interval())
+    return {**figures, "ece": ece, "samples": rows, "users": users}
 
 
 def _streamed(con: duckdb.DuckDBPyConnection, source: str, rows: int) -> dict[str, object]:
