@@ -104,7 +104,7 @@ def download_version(settings: Settings, version: str) -> Path:
             raise NotReadyError(
                 f"version {version} of {model_name(settings)} has no usable artifacts: {error}"
             ) from None
-    found = list(target.rglob("state.json"))
-    if not found:
+    states = list(target.rglob("state.json"))
+    if not states:
         raise NotReadyError(f"version {version} of {model_name(settings)} holds no trained state; register another")
-    return found[0].parent
+    return states[0].parent

@@ -44,9 +44,9 @@ class Tracker:
     def _experiment(self) -> str:
         name = experiment_name(self.settings, self.variant)
         with exclusive_lock(self.settings.workspace / "mlflow" / ".lock"):
-            found = self.client.get_experiment_by_name(name)
-            if found is not None:
-                return found.experiment_id
+            experiment = self.client.get_experiment_by_name(name)
+            if experiment is not None:
+                return experiment.experiment_id
             folder = None
             if not self.settings.mlflow_uri:
                 folder = (self.settings.workspace / "mlflow" / "artifacts" / self.variant).as_uri()
@@ -54,9 +54,9 @@ class Tracker:
 
     def run_of(self, day: date, info: StateInfo) -> str:
         """Id of the day's run, which is made if it is not there."""
-        found = self.client.search_runs([self.experiment], f"tags.day = '{day}'", max_results=1)
-        if found:
-            return found[0].info.run_id
+        runs = self.client.search_runs([self.experiment], f"tags.day = '{day}'", max_results=1)
+        if runs:
+            return runs[0].info.run_id
         run = self.client.create_run(
             self.experiment,
             tags={"day": str(day), "variant": self.variant, "source": self.settings.source},

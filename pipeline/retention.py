@@ -35,26 +35,26 @@ def retire_models(settings: Settings) -> dict[str, int]:
 
     models = open_registry(settings)
     client, name = models.client, models.name
-    found = sorted(client.search_model_versions(f"name = '{name}'"), key=lambda v: int(v.version), reverse=True)
+    versions = sorted(client.search_model_versions(f"name = '{name}'"), key=lambda v: int(v.version), reverse=True)
     named = {str(v) for m in client.search_registered_models(f"name = '{name}'") for v in m.aliases.values()}
-    tags = {str(v.version): v.tags for v in found}
+    tags = {str(v.version): v.tags for v in versions}
     champion = models.get(CHAMPION)
     way_back = str(champion.version) if champion else None
     while way_back in tags and (way_back := tags[way_back].get(PREDECESSOR)) and way_back not in named:
         named.add(way_back)
-    old = [v for v in found[settings.keep_models :] if str(v.version) not in named]
+    old = [v for v in versions[settings.keep_models :] if str(v.version) not in named]
     for version in old:
         client.delete_model_version(name, str(version.version))
         shutil.rmtree(settings.training_dir / "versions" / str(version.version), ignore_errors=True)
     gone = {str(v.version) for v in old}
-    used = {str(v.source).rsplit("/", 1)[-1] for v in found if str(v.version) not in gone}  # models:/<logged model>
+    used = {str(v.source).rsplit("/", 1)[-1] for v in versions if str(v.version) not in gone}  # models:/<logged model>
     unused = []
     for variant in settings.variants:
         experiment = client.get_experiment_by_name(experiment_name(settings, variant))
         if experiment is None:
             continue
-        found_models = client.search_logged_models([experiment.experiment_id], max_results=5000)
-        logged = sorted(found_models, key=lambda m: (m.creation_timestamp, m.model_id), reverse=True)
+        logged_models = client.search_logged_models([experiment.experiment_id], max_results=5000)
+        logged = sorted(logged_models, key=lambda m: (m.creation_timestamp, m.model_id), reverse=True)
         unused += [m.model_id for m in logged[settings.keep_models :] if m.model_id not in used]
     for model in unused:
         client.delete_logged_model(model)

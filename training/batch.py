@@ -173,9 +173,9 @@ class HourKeys:
     def joined(cls, parts: Sequence[HourKeys]) -> HourKeys:
         """Several hours as one; a user of two hours keeps the features of each."""
         starts = np.cumsum([0, *(len(part.recent_minutes) for part in parts)])
-        found = {f.name: np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(cls)}
+        arrays = {f.name: np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(cls)}
         moved = [part.user_position + start for part, start in zip(parts, starts, strict=False)]
-        return cls(**{**found, "user_position": np.concatenate(moved)})
+        return cls(**{**arrays, "user_position": np.concatenate(moved)})
 
 
 def shares(scores: Tensor) -> Tensor:

@@ -115,14 +115,16 @@ def load_ranker_config(settings: Settings, variant: str) -> RankerConfig:
         raise ConfigError(
             f"no variant '{variant}'{did_you_mean(variant, get_args(Variant))} (there is {', '.join(get_args(Variant))})"
         )
-    own = settings.workspace / "ranker.yaml"
-    path = own if own.exists() else Path(__file__).with_name("ranker.yaml")
+    workspace_file = settings.workspace / "ranker.yaml"
+    path = workspace_file if workspace_file.exists() else Path(__file__).with_name("ranker.yaml")
     file = load_document(path, RankerFile, what="ranker file")
-    given = file.model_dump(exclude_unset=True, exclude={"variants"})
+    options = file.model_dump(exclude_unset=True, exclude={"variants"})
     if variant in file.variants:
-        given |= file.variants[variant].model_dump(exclude_unset=True)
+        options |= file.variants[variant].model_dump(exclude_unset=True)
     try:
-        return RankerConfig(**{**{name: getattr(settings, name) for name in OF_SETTINGS}, **given, "variant": variant})
+        return RankerConfig(
+            **{**{name: getattr(settings, name) for name in OF_SETTINGS}, **options, "variant": variant}
+        )
     except ValidationError as error:
         lines = "; ".join(e["msg"].removeprefix("Value error, ") for e in error.errors())
         raise ConfigError(f"ranker '{variant}' ({path}): {lines}") from None

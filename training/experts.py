@@ -27,6 +27,6 @@ class MixtureOfExperts(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, width) in, (B, heads, last hidden width) out."""
-        found = torch.stack([expert(x) for expert in self.experts], dim=1)
+        outputs = torch.stack([expert(x) for expert in self.experts], dim=1)
         weights = self.gates(x).view(len(x), -1, len(self.experts)).softmax(dim=2)
-        return torch.einsum("bhe,bed->bhd", weights, found)
+        return torch.einsum("bhe,bed->bhd", weights, outputs)

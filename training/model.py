@@ -90,8 +90,8 @@ class RankerModel:
             columns[name] = pa.chunked_array([pa.array(lists, pa.list_(kind))])
         counts = [
             n
-            for found in users["slot_events"]
-            for n in (found if found is not None and len(found) else [0] * self.slots)
+            for events in users["slot_events"]
+            for n in (events if events is not None and len(events) else [0] * self.slots)
         ]
         return pa.table({**columns, "events": pa.array(counts, pa.int64())})
 

@@ -38,8 +38,8 @@ def by_hour(table: pa.Table) -> Figure:
     hours = table["local_hour"].to_numpy()
     data = as_predictions(table)
     for name in ("auc", "uauc"):
-        found = [(h, METRICS[name](data.some(hours == h)).value) for h in range(24) if (hours == h).any()]
-        known = [(h, v) for h, v in found if np.isfinite(v)]
+        by_hour_of_day = [(h, METRICS[name](data.some(hours == h)).value) for h in range(24) if (hours == h).any()]
+        known = [(h, v) for h, v in by_hour_of_day if np.isfinite(v)]
         axes.plot([h for h, _ in known], [v for _, v in known], marker="o", ms=3, label=name.upper())
     axes.set(xlabel="local hour", ylabel="tested before trained on", xlim=(-0.5, 23.5))
     axes.legend(frameon=False)
@@ -62,16 +62,16 @@ def calibration(data: Predictions) -> Figure:
 
 def learned_sigmas(ranker: Ranker) -> dict[str, float]:
     """Attribute → σ in hours, where the module trains any."""
-    found: dict[str, float] = {}
+    sigmas: dict[str, float] = {}
     names = [*ranker.facets, "item"]
     for name, weight in ranker.time.named_parameters():
         if name == "log_sigma" and weight.requires_grad:
             rows = weight.detach().exp().reshape(-1, weight.shape[-1]).tolist()
             owners = ("", ", everybody")[: len(rows)]
-            found |= {
+            sigmas |= {
                 f"{n}{o}": s for o, row in zip(owners, rows, strict=True) for n, s in zip(names, row, strict=False)
             }
-    return found
+    return sigmas
 
 
 def kernel(sigmas: dict[str, float]) -> Figure:

@@ -22,7 +22,7 @@ USER, ITEM, FACET = 1, 2, 3
 class Ranker(nn.Module):
     """Predicts the probability of each behavior of a user on an item at a moment.
 
-    The input is ``[E_user, E_item, E_facets(item), time vector, E_user ∘ E_item, history, dense]``; the trunk a
+    The input is ``[E_user, E_item, E_facets(item), time vector, E_user ∘ E_item, recent behaviors, dense]``; the trunk a
     DCN-v2 cross network (Wang et al. 2021, arXiv 2008.13535) beside an MLP, or a mixture of experts; the heads are
     logistic.
     Item facets and clock values share one table, so the clock speaks the item's language.
@@ -70,12 +70,19 @@ class Ranker(nn.Module):
         return [p for _, p in sorted(self.named_parameters()) if p.requires_grad]
 
     def forward(self, batch: Batch) -> Tensor:
-        """Logits, shape (B, heads)."""
+        """Logit of each behavior.
+
+        Args:
+            batch: B samples of U users; ids are rows of the ranker's tables.
+
+        Returns:
+            Shape (B, heads).
+        """
         user, item = self.users(batch.users), self.items(batch.items)
         parts = [user, item, self.values(batch.facets).flatten(1), self.time(batch, self), user * item, batch.dense]
         if self.attention is not None:
-            own = batch.compact()
-            parts.append(self.attention(item, self.items(own.recent_items), own))
+            compact = batch.compact()
+            parts.append(self.attention(item, self.items(compact.recent_items), compact))
         x0 = torch.cat(parts, dim=1)
         crossed = x0
         for layer in self.cross:

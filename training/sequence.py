@@ -21,11 +21,20 @@ class TargetAttention(nn.Module):
         super().__init__()
         self.score = nn.Sequential(nn.Linear(4 * dim, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, 1))
 
-    def forward(self, candidates: Tensor, history: Tensor, batch: Batch) -> Tensor:
-        """Candidates (B, D) and histories (U, L, D) in, (B, D) out."""
-        found = history[batch.user_position]  # (B, L, D)
-        query = candidates[:, None, :].expand_as(found)
-        weights = self.score(torch.cat([found, query, found - query, found * query], dim=2))[..., 0]
+    def forward(self, candidates: Tensor, behaviors: Tensor, batch: Batch) -> Tensor:
+        """Attend to the recent behaviors of each sample's user.
+
+        Args:
+            candidates: embeddings of the candidates, shape (B, D).
+            behaviors: embeddings of the users' recent behaviors, shape (U, L, D).
+            batch: whose ``user_position`` leads from samples to users.
+
+        Returns:
+            Weighted sum of the behaviors, shape (B, D).
+        """
+        recent = behaviors[batch.user_position]  # (B, L, D)
+        query = candidates[:, None, :].expand_as(recent)
+        weights = self.score(torch.cat([recent, query, recent - query, recent * query], dim=2))[..., 0]
         some = (batch.recent_minutes >= 0).float()[batch.user_position]
         weights = weights * some / some.sum(dim=1, keepdim=True).clamp(min=1)
-        return torch.einsum("bl,bld->bd", weights, found)
+        return torch.einsum("bl,bld->bd", weights, recent)

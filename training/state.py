@@ -184,15 +184,15 @@ class StateStore:
 
     def _chain(self, hour: Hour) -> list[StateInfo]:
         """The state and those that it builds on, down to a whole one."""
-        found = [self.info(hour)]
-        while on := found[-1].builds_on:
+        chain = [self.info(hour)]
+        while on := chain[-1].builds_on:
             if not (self.folder(Hour.parse(on)) / "state.json").exists():
                 raise CorruptStateError(
-                    f"the state of '{self.variant}' at {found[-1].hour} builds on {on}, which is gone; remove "
-                    f"{self.folder(Hour.parse(found[-1].hour))} and what is later, and train again"
+                    f"the state of '{self.variant}' at {chain[-1].hour} builds on {on}, which is gone; remove "
+                    f"{self.folder(Hour.parse(chain[-1].hour))} and what is later, and train again"
                 )
-            found.append(self.info(Hour.parse(on)))
-        return found
+            chain.append(self.info(Hour.parse(on)))
+        return chain
 
     def _verified(self, info: StateInfo) -> Tensors:
         path = self.folder(Hour.parse(info.hour)) / WEIGHTS
@@ -227,9 +227,9 @@ class StateStore:
         before = [h for h in self.hours() if h < hour]
         if before and (hour + 1).day == hour.day:
             chain = self._chain(before[-1])
-            found = diff(self._read(chain), tensors) if len(chain) < MOST_LAYERS else None
-            if found is not None and table_bytes(found) <= WORTHWHILE * table_bytes(tensors):
-                return found, before[-1].key
+            delta = diff(self._read(chain), tensors) if len(chain) < MOST_LAYERS else None
+            if delta is not None and table_bytes(delta) <= WORTHWHILE * table_bytes(tensors):
+                return delta, before[-1].key
         return tensors, ""
 
     @contextmanager

@@ -99,14 +99,14 @@ def to_batch(keys: HourKeys, ranker: Ranker) -> Batch:
         "recent_items": ranker.items,
     }
     arrays = {f.name: getattr(keys, f.name) for f in fields(keys) if f.name != "clock_values"}
-    found = {n: looked_up[n].rows(a) if n in looked_up else torch.from_numpy(a) for n, a in arrays.items()}
+    tensors = {n: looked_up[n].rows(a) if n in looked_up else torch.from_numpy(a) for n, a in arrays.items()}
     for name in ("dense", "clock_scores", "slot_events"):
         if not np.isfinite(getattr(keys, name)).all():
             raise DataError(f"features of the samples hold NaN or infinity ({name}); mend the source of the features")
     filled = keys.clock_values != 0  # most slots are empty
     values = np.zeros(filled.shape, dtype=np.int64)
     values[filled] = ranker.values.rows(keys.clock_values[filled]).numpy()
-    return Batch(**found, clock_values=torch.from_numpy(values)).to(ranker.device)
+    return Batch(**tensors, clock_values=torch.from_numpy(values)).to(ranker.device)
 
 
 def _positions(unique: np.ndarray, users: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -1,4 +1,4 @@
-"""What everybody does at what time of day: decayed counts of each item and facet value by local hour.
+"""What all users do at what time of day: decayed counts of each item and facet value by local hour.
 
 The counts are part of the ranker's state and are brought up to date after an hour was trained on, so a prediction
 stands on earlier hours only. Unlike an hour embedding they are not fitted to the present: the counts of

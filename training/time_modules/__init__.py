@@ -2,7 +2,7 @@
 
 One interface: a module gets a batch and the ranker's tables, and returns a vector that is concatenated to the
 ranker's input. Shapes: B samples, U users, S slots (24 in the paper), F facets, K top values, D the embedding width,
-L behaviors of a history.
+L recent behaviors.
 """
 
 from __future__ import annotations

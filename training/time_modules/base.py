@@ -30,7 +30,7 @@ class TimeModule(nn.Module, ABC):
 
     Attributes:
         width: of the vector.
-        needs_clock, needs_recent_behaviors, needs_time_of_day_counts: which parts of a batch and of the tables the module reads.
+        needs_clock, needs_recent_behaviors, needs_time_of_day_counts: which parts of a batch and of the tables it reads.
     """
 
     needs_clock = False
@@ -43,7 +43,15 @@ class TimeModule(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, batch: Batch, tables: Tables) -> Tensor:
-        """Time vector, shape (B, width)."""
+        """Time vector of each sample.
+
+        Args:
+            batch: B samples of U users.
+            tables: of the ranker, to embed the batch's values.
+
+        Returns:
+            Shape (B, width).
+        """
 
 
 def slot_of(moment: Moment, config: RankerConfig) -> Tensor:

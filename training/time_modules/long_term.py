@@ -35,10 +35,19 @@ class LongTermClock(TimeModule):
         self.out = nn.Linear(config.dim, config.dim, bias=False)
         self.gap = nn.Sequential(nn.Linear(2, GAP_WIDTH), nn.ReLU(), nn.Linear(GAP_WIDTH, self.heads))
 
-    def relevance(self, batch: Batch, candidates: Tensor, history: Tensor) -> Tensor:
-        """α of every behavior, −1e9 where there is none; shape (B, L, heads)."""
+    def relevance(self, batch: Batch, candidates: Tensor, behaviors: Tensor) -> Tensor:
+        """α of every behavior.
+
+        Args:
+            batch: B samples of U users.
+            candidates: embeddings of the candidates, shape (B, D).
+            behaviors: embeddings of the users' recent behaviors, shape (U, L, D).
+
+        Returns:
+            Shape (B, L, heads); −1e9 where there is no behavior.
+        """
         size, at = self.width // self.heads, batch.user_position
-        keys = self.behavior(history).unflatten(2, (self.heads, size))[at]  # (B, L, heads, size)
+        keys = self.behavior(behaviors).unflatten(2, (self.heads, size))[at]  # (B, L, heads, size)
         queries = self.query(candidates).unflatten(1, (self.heads, size))
         minutes = batch.recent_minutes[at]
         then = (minutes % DAY_MINUTES).float() / 60
@@ -48,14 +57,14 @@ class LongTermClock(TimeModule):
         return alpha.masked_fill((minutes < 0)[..., None], -1e9)
 
     def forward(self, batch: Batch, tables: Tables) -> Tensor:
-        """Shape (B, D); 0 for a user without history."""
+        """Shape (B, D); 0 for a user without recent behaviors."""
         batch = batch.compact()
-        candidates, history = tables.items(batch.items), tables.items(batch.recent_items)
-        alpha = self.relevance(batch, candidates, history)
+        candidates, behaviors = tables.items(batch.items), tables.items(batch.recent_items)
+        alpha = self.relevance(batch, candidates, behaviors)
         count = min(self.config.picked, alpha.shape[1])
         picked = alpha.mean(dim=2).topk(count, dim=1).indices  # (B, K)
         weights = torch.softmax(alpha.gather(1, picked[..., None].expand(-1, -1, self.heads)), dim=1)
-        chosen = self.value(history)[batch.user_position[:, None], picked]  # (B, K, D)
+        chosen = self.value(behaviors)[batch.user_position[:, None], picked]  # (B, K, D)
         mixed = torch.einsum("bkh,bkhd->bhd", weights, chosen.unflatten(2, (self.heads, -1))).flatten(1)
         some = (batch.recent_minutes >= 0).any(dim=1)[batch.user_position]
         return self.out(mixed) * some[:, None]

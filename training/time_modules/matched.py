@@ -58,9 +58,9 @@ class MatchedClock(TimeModule):
         priors, sigmas = self.log_prior.exp(), self.log_sigma.exp()
         day, now, share = self._everybody(batch, tables, sigmas[1], priors)
         scores, events = self._user(batch, sigmas[0])  # (B, A, 2) each: all day, now
-        own = (scores[..., 0] + priors[2] * share) / (events[..., 0] + priors[2])
-        own_now = (scores[..., 1] + priors[3] * own) / (events[..., 1] + priors[3])
-        features = torch.stack([day, now, (own / share).log(), (own_now / own).log()], dim=2)
+        user = (scores[..., 0] + priors[2] * share) / (events[..., 0] + priors[2])
+        user_now = (scores[..., 1] + priors[3] * user) / (events[..., 1] + priors[3])
+        features = torch.stack([day, now, (user / share).log(), (user_now / user).log()], dim=2)
         return SCALE * torch.cat([features.flatten(1), self._again(batch)], dim=1)
 
     def _again(self, batch: Batch) -> Tensor:
@@ -77,9 +77,9 @@ class MatchedClock(TimeModule):
     def _everybody(self, batch: Batch, tables: Tables, sigma: Tensor, priors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Log odds ratio all day and now, and share of the positives; each (B, A)."""
         read = tables.time_of_day_counts.read
-        found = [read(tables.values, batch.facets), read(tables.items, batch.items[:, None])]
-        good = torch.cat([positives for positives, _ in found], dim=1)  # (B, A, 24)
-        both = good + torch.cat([negatives for _, negatives in found], dim=1)
+        counts = [read(tables.values, batch.facets), read(tables.items, batch.items[:, None])]
+        good = torch.cat([positives for positives, _ in counts], dim=1)  # (B, A, 24)
+        both = good + torch.cat([negatives for _, negatives in counts], dim=1)
         all_good, all_bad = tables.time_of_day_counts.totals(tables.items)
         all_both = all_good + all_bad
         rate = (all_good.sum() + 1) / (all_both.sum() + 2)
@@ -118,5 +118,5 @@ class MatchedClock(TimeModule):
 
 def same_item(batch: Batch) -> Tensor:
     """Which of the user's recent behaviors are of the candidate, shape (B, L)."""
-    found: Tensor = batch.recent_items[batch.user_position] == batch.items[:, None]
-    return found & (batch.items > 0)[:, None]
+    same: Tensor = batch.recent_items[batch.user_position] == batch.items[:, None]
+    return same & (batch.items > 0)[:, None]
