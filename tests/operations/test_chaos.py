@@ -32,7 +32,7 @@ from pipeline.history import build_history
 from pipeline.hour import run_hour
 from pipeline.source import save_app_source
 from simulation.config import SimulatorConfig
-from tests.conftest import SMALL_POLICY, write_app
+from tests.conftest import SMALL_POLICY, place_tracking_store, write_app
 from tests.operations.stack import ORDER, Stack, base, kill_group
 from tests.servers import redis_command
 
@@ -237,6 +237,7 @@ def calm(tmp_path: Path) -> Settings:
     """A workspace that nothing disturbs, with its history."""
     settings = load_settings(var=tmp_path / "calm" / "var", source="simulator", variants=VARIANTS)
     write_app(settings.workspace, APP, SMALL_POLICY)
+    place_tracking_store(settings)
     save_app_source(settings)
     build_history(settings, TAKEOVER)
     return settings
