@@ -56,7 +56,7 @@ LONGEST_FIRST = (
 )
 """Files that take a minute or more: begun last, one of them would run on alone while the other workers are done."""
 
-TINY = SimulatorConfig(days=4, users=60, items=80, experiment={"start_day": 2}, dirt={"damaged": 0.01})  # type: ignore[arg-type]
+TINY = SimulatorConfig(days=4, users=60, items=80, experiment={"start_day": 2}, dirt={"damaged": 0.01})
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -209,7 +209,7 @@ def test_help_teaches_and_the_example_is_complete(tmp_path: Path) -> None:
 
 
 def test_planning_on_a_history_says_how_many_users_and_days(app_settings: Settings) -> None:
-    experiment = Experiment(name="next", variants={"a": 1, "b": 1}, control="a", start="2027-01-01", pre_days=2)  # type: ignore[arg-type]
+    experiment = Experiment(name="next", variants={"a": 1, "b": 1}, control="a", start="2027-01-01", pre_days=2)
     store = EventStore(app_settings.events_dir)
     plan = Plan(experiment, load_catalog(), tuple(store.facets))
     with engine(app_settings) as db:
@@ -231,7 +231,7 @@ def test_a_plan_is_the_textbooks() -> None:
     frame = people(users=20_000, lift=0)
     experiment = Experiment(
         name="next", variants={"a": 1, "b": 1}, control="a", start="2027-01-01", minimum_effect=0.02
-    )  # type: ignore[arg-type]
+    )
     plan = Plan(experiment, load_catalog())
     moments = moments_of(frame, ("duration", "duration_pre"))
     t = Tested("duration", "duration", covariates=("duration_pre",))

@@ -304,7 +304,7 @@ def test_the_environment_sets_what_is_not_given(monkeypatch: pytest.MonkeyPatch,
     assert settings.workspace == tmp_path / "mine"
     assert load_settings(var=tmp_path, window_days=4).window_days == 4
     monkeypatch.setenv("CLOCK_WINDOW_DAYS", "many")
-    with pytest.raises(ConfigError, match="(?i)window_days"):
+    with pytest.raises(ConfigError, match=r"(?i)window_days"):
         load_settings(var=tmp_path)
 
 

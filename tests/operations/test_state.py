@@ -31,7 +31,7 @@ from tests.conftest import SMALL_POLICY, place_tracking_store, write_app
 
 pytestmark = pytest.mark.slow
 
-APP = SimulatorConfig(days=4, users=80, items=60, experiment={"start_day": 2}, dirt={"damaged": 0.01, "late": 0.02})  # type: ignore[arg-type]
+APP = SimulatorConfig(days=4, users=80, items=60, experiment={"start_day": 2}, dirt={"damaged": 0.01, "late": 0.02})
 TAKEOVER = APP.first_hour + 60
 VARIANTS = ("hour_embedding", "matched_clock")
 

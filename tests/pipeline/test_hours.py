@@ -39,7 +39,7 @@ from training.state import StateStore
 pytestmark = pytest.mark.slow
 
 VARIANTS = ("hour_embedding", "matched_clock")
-APP = SimulatorConfig(days=4, users=150, items=80, experiment={"start_day": 2}, dirt={"damaged": 0.01, "late": 0.02})  # type: ignore[arg-type]
+APP = SimulatorConfig(days=4, users=150, items=80, experiment={"start_day": 2}, dirt={"damaged": 0.01, "late": 0.02})
 HISTORY_KILLS = (("1/4", 0.2), ("2/4", 0.5), ("3/4", 0.0), ("figures of", 0.0), ("Created version '1'", 0.0))
 """Words of the progress and seconds after them: in ingestion, clocks, samples, training, registration."""
 HOUR_KILLS = (
@@ -123,7 +123,7 @@ def finish(settings: Settings, *arguments: str) -> None:
 def test_killed_at_any_moment_and_started_again_the_state_equals_an_undisturbed_run(
     undisturbed: Settings, disturbed: Settings
 ) -> None:
-    """SIGKILL at later and later words of the progress walks through ingestion, clocks, samples, training, gate, in bulk and by the hour."""
+    """SIGKILL walks through ingestion, clocks, samples, training and registration, in bulk and by the hour."""
     for n in range(3):
         hour = (TAKEOVER + n).key
         for words, delay in HOUR_KILLS[n]:

@@ -16,7 +16,7 @@ from simulation.config import SimulatorConfig
 from tests.conftest import place_tracking_store, write_app
 
 VARIANTS = ("hour_embedding", "matched_clock")
-APP = SimulatorConfig(days=4, users=120, items=80, experiment={"start_day": 2})  # type: ignore[arg-type]
+APP = SimulatorConfig(days=4, users=120, items=80, experiment={"start_day": 2})
 UNTIL = APP.first_hour + 60
 
 
