@@ -21,16 +21,20 @@ import json, sys
 from airflow.dag_processing.dagbag import DagBag
 bag = DagBag(sys.argv[1])
 heavy = sorted({m.split('.')[0] for m in sys.modules} & {'torch', 'mlflow', 'feast', 'evidently', 'ibis', 'duckdb'})
+
+def policy_of(t):
+    return getattr(t, 'partial_kwargs', {}).get('retry_policy') or getattr(t, 'retry_policy', None)
+def assets_of(condition):
+    return sorted(a.name for a in getattr(condition, 'objects', [condition])) if condition else []
 print(json.dumps({
     'errors': bag.import_errors,
     'heavy': heavy,
     'seconds': {stat.file: stat.duration.total_seconds() for stat in bag.dagbag_stats},
     'dags': {d.dag_id: {'doc': bool(d.doc_md), 'tasks': sorted(d.task_ids), 'retries': [t.retries for t in d.tasks],
                         'serial': d.max_active_runs,
-                        'policies': [t.retry_policy is not None for t in d.tasks if t.retries],
-                        'waits_for': sorted(a.name for _, a in condition.iter_assets())
-                        if (condition := getattr(d.timetable, 'asset_condition', None)) else [],
-                        'updates': sorted(a.name for t in d.tasks for a in t.outlets)} for d in bag.dags.values()},
+                        'policies': [policy_of(t) is not None for t in d.tasks if t.retries],
+                        'waits_for': assets_of(getattr(d.timetable, 'asset_condition', None)),
+                        'updates': sorted(a.name for t in d.tasks for a in t.outlets or ())} for d in bag.dags.values()},
 }))
 """
 
