@@ -88,6 +88,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
     items.sort(key=lambda item: rank.get(file_of(item), len(rank)))
     for item in items:
+        if "trained" in getattr(item, "fixturenames", ()):  # a whole workspace with models
+            item.add_marker(pytest.mark.slow)
         if item.get_closest_marker("xdist_group") is None:
             item.add_marker(pytest.mark.xdist_group(file_of(item)))
 
