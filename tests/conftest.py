@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import functools
 import json
 import os
 import shutil
@@ -24,14 +25,16 @@ import yaml
 from core.settings import Settings, load_settings
 from events.ingest import ingest
 from events.store import EventStore
+from model_registry.store import open_mlflow
 from simulation.config import SimulatorConfig
 from simulation.log import AppLog
 
 os.environ.setdefault("MPLBACKEND", "Agg")
 # In CI the examples are the same every time; at a desk hypothesis keeps looking for new ones.
-hypothesis.settings.register_profile("ci", derandomize=True)
-if os.environ.get("CI"):
-    hypothesis.settings.load_profile("ci")
+# Nowhere is an example too slow: side by side with servers that start, the time of one says nothing.
+hypothesis.settings.register_profile("desk", deadline=None)
+hypothesis.settings.register_profile("ci", derandomize=True, deadline=None)
+hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "desk")
 # At exit DuckDB's bindings list every object that ibis still holds; that is no finding of a test.
 atexit.register(lambda: os.dup2(os.open(os.devnull, os.O_WRONLY), 2))
 # Told to end, a run stops the servers that it started, as at Ctrl-C.
@@ -53,7 +56,7 @@ LONGEST_FIRST = (
 )
 """Files that take a minute or more: begun last, one of them would run on alone while the other workers are done."""
 
-TINY = SimulatorConfig(days=4, users=60, items=80, experiment={"start_day": 2}, dirt={"damaged": 0.01})  # type: ignore[arg-type]
+TINY = SimulatorConfig(days=4, users=60, items=80, experiment={"start_day": 2}, dirt={"damaged": 0.01})
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -85,6 +88,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
     items.sort(key=lambda item: rank.get(file_of(item), len(rank)))
     for item in items:
+        if "trained" in getattr(item, "fixturenames", ()):  # a whole workspace with models
+            item.add_marker(pytest.mark.slow)
         if item.get_closest_marker("xdist_group") is None:
             item.add_marker(pytest.mark.xdist_group(file_of(item)))
 
@@ -125,6 +130,26 @@ def write_app(workspace: Path, app: SimulatorConfig, policy: str = "") -> None:
     (workspace / "app.yaml").write_text(yaml.safe_dump(app.model_dump(mode="json")))
     if policy:
         (workspace / "policy.yaml").write_text(policy)
+
+
+@functools.cache
+def _tracking_store() -> bytes:
+    """MLflow's store as it is when new: its migrations take longer than most tests, so it is made once for all."""
+    with tempfile.TemporaryDirectory() as folder:
+        settings = load_settings(var=Path(folder), source="empty")
+        open_mlflow(settings)
+        return _store_file(settings).read_bytes()
+
+
+def _store_file(settings: Settings) -> Path:
+    return Path(settings.tracking_uri.removeprefix("sqlite:///"))
+
+
+def place_tracking_store(settings: Settings) -> None:
+    """Give an embedded workspace MLflow's new store."""
+    path = _store_file(settings)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(_tracking_store())
 
 
 def write_mapping(folder: Path, extra: str = "", **replace: str) -> Path:

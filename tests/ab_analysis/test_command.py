@@ -210,7 +210,7 @@ def test_help_teaches_and_the_example_is_complete(tmp_path: Path) -> None:
 
 
 def test_planning_on_a_history_says_how_many_users_and_days(app_settings: Settings) -> None:
-    experiment = Experiment(name="next", variants={"a": 1, "b": 1}, control="a", start="2027-01-01", pre_days=2)  # type: ignore[arg-type]
+    experiment = Experiment(name="next", variants={"a": 1, "b": 1}, control="a", start="2027-01-01", pre_days=2)
     store = EventStore(app_settings.events_dir)
     plan = ExperimentPlan(experiment, load_catalog(), tuple(store.facets))
     with engine(app_settings) as db:

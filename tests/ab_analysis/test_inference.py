@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,7 +18,7 @@ from ab_analysis.inference import MetricSpec, adjust, compare, fieller, from_est
 from ab_analysis.moments import Cells, Moments
 from tests.ab_analysis.helpers import moments_of, people, sides
 
-CLOSE = {"rel": 1e-9, "abs": 1e-9}
+CLOSE: dict[str, Any] = {"rel": 1e-9, "abs": 1e-9}
 
 
 def test_welch_agrees_with_statsmodels_to_nine_digits() -> None:

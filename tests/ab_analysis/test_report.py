@@ -36,7 +36,7 @@ APP = SimulatorConfig(
     items=120,
     experiment={"start_day": 4, "activity_lift": 0.5, "session_lift": 0.4},
     dirt={"damaged": 0.001},
-)  # type: ignore[arg-type]
+)
 END = APP.end_hour
 
 
@@ -153,7 +153,7 @@ def test_daily_looks_under_a_sequential_rule_may_conclude(app: Settings) -> None
 
 
 def test_a_guardrail_that_breaks_stops_and_one_that_is_open_keeps_running(app: Settings) -> None:
-    skips = {
+    skips: dict[str, Any] = {
         "guardrails": {"skips": {"max_worse": 0.02}},
         "secondary": ("likes",),
         "stopping": {"rule": "always_valid"},

@@ -14,7 +14,7 @@ AB = {"name": "test", "variants": {"a": 1, "b": 1}, "control": "a", "start": "20
 
 
 def of(rule: str, **more: object) -> Experiment:
-    return Experiment(**{**AB, "stopping": {"rule": rule, **more}})  # type: ignore[arg-type]
+    return Experiment(**{**AB, "stopping": {"rule": rule, **more}})
 
 
 def test_one_planned_look_allows_none_before_the_end() -> None:
@@ -24,7 +24,7 @@ def test_one_planned_look_allows_none_before_the_end() -> None:
 
 
 def test_without_an_end_one_look_never_comes() -> None:
-    experiment = Experiment(**{**AB, "end": None, "stopping": {"rule": "fixed"}})  # type: ignore[arg-type]
+    experiment = Experiment(**{**AB, "end": None, "stopping": {"rule": "fixed"}})
     assert interval_multiplier(experiment, 400, 1) is None
 
 

@@ -125,7 +125,7 @@ def brute(rows: list[Any], met: list[Any], until: Hour = UNTIL) -> dict[int, dic
         users[u]["is_new"] = not before
         genres = [e[5] for e in before if e[5]]
         users[u]["taste"] = min(set(genres), key=lambda g: (-genres.count(g), g)) if genres else "none"
-        n = users[u]["active_days_pre"]
+        n: Any = users[u]["active_days_pre"]
         users[u]["habit"] = "under 1" if n < 1 else "1 to under 2" if n < 2 else "2 or more"
     return users
 

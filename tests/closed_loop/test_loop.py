@@ -163,7 +163,7 @@ def test_a_loop_is_not_continued_with_another_plan(tmp_path: Path, monkeypatch: 
 def harmful(tmp_path: Path) -> Settings:
     """An app whose experiment halves the sessions of the treated."""
     rule: dict[str, Any] = {"start_day": 2, "session_lift": -0.5, "activity_lift": 0.0}
-    app = SimulatorConfig(days=6, users=400, items=80, experiment=rule)  # type: ignore[arg-type]
+    app = SimulatorConfig(days=6, users=400, items=80, experiment=rule)
     settings = load_settings(var=tmp_path / "var", source="simulator")
     log = AppLog(app, settings.workspace / "app", served=True)
     (settings.workspace / "app.yaml").parent.mkdir(parents=True, exist_ok=True)

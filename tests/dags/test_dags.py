@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pkgutil
 import subprocess
 import sys
 from pathlib import Path
@@ -20,12 +21,20 @@ import json, sys
 from airflow.dag_processing.dagbag import DagBag
 bag = DagBag(sys.argv[1])
 heavy = sorted({m.split('.')[0] for m in sys.modules} & {'torch', 'mlflow', 'feast', 'evidently', 'ibis', 'duckdb'})
+
+def policy_of(t):
+    return getattr(t, 'partial_kwargs', {}).get('retry_policy') or getattr(t, 'retry_policy', None)
+def assets_of(condition):
+    return sorted(a.name for a in getattr(condition, 'objects', [condition])) if condition else []
 print(json.dumps({
     'errors': bag.import_errors,
     'heavy': heavy,
     'seconds': {stat.file: stat.duration.total_seconds() for stat in bag.dagbag_stats},
     'dags': {d.dag_id: {'doc': bool(d.doc_md), 'tasks': sorted(d.task_ids), 'retries': [t.retries for t in d.tasks],
-                        'serial': d.max_active_runs} for d in bag.dags.values()},
+                        'serial': d.max_active_runs,
+                        'policies': [policy_of(t) is not None for t in d.tasks if t.retries],
+                        'waits_for': assets_of(getattr(d.timetable, 'asset_condition', None)),
+                        'updates': sorted(a.name for t in d.tasks for a in t.outlets or ())} for d in bag.dags.values()},
 }))
 """
 
@@ -62,6 +71,36 @@ def test_every_dag_explains_itself_and_runs_one_at_a_time(bag: dict[str, Any]) -
     for dag_id, dag in bag["dags"].items():
         assert dag["doc"], dag_id
         assert dag["serial"] == 1, dag_id
+
+
+def test_the_hourly_dags_are_chained_by_their_assets(bag: dict[str, Any]) -> None:
+    chain = {
+        "ingest_hour": ([], ["events"]),
+        "materialize_clock": (["events"], ["clocks"]),
+        "train_ranker": (["clocks"], ["ranker_states"]),
+        "promote_ranker": (["ranker_states"], ["champion"]),
+        "report_day": (["champion"], []),
+    }
+    assert {name: (bag["dags"][name]["waits_for"], bag["dags"][name]["updates"]) for name in chain} == chain
+
+
+def test_every_task_that_is_retried_tells_transient_from_permanent_errors(bag: dict[str, Any]) -> None:
+    """The policy names its errors by dotted names, which Airflow resolves only when a task fails."""
+    from airflow.sdk import RetryAction
+
+    from core.errors import ConfigError, CorruptStateError, DataError, NotReadyError
+    from dags.common import RETRY
+
+    hourly = ("ingest_hour", "materialize_clock", "train_ranker", "promote_ranker", "report_day")
+    assert all(bag["dags"][name]["policies"] and all(bag["dags"][name]["policies"]) for name in hourly)
+    actions: dict[type, RetryAction] = {}
+    for rule in RETRY.rules:
+        for name in rule.exception if isinstance(rule.exception, list) else [rule.exception]:
+            actions[pkgutil.resolve_name(str(name))] = rule.action
+    assert actions == {
+        NotReadyError: RetryAction.RETRY,
+        ConfigError: RetryAction.FAIL, DataError: RetryAction.FAIL, CorruptStateError: RetryAction.FAIL,
+    }  # fmt: skip
 
 
 def test_a_person_can_stand_between_the_gate_and_the_promotion(bag: dict[str, Any]) -> None:

@@ -28,7 +28,7 @@ from training.trainer import as_predictions, read_predictions
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
 VARIANTS = ("hour_embedding", "matched_clock")
-APP = SimulatorConfig(days=4, users=150, items=80, experiment={"start_day": 2}, dirt={"damaged": 0.01})  # type: ignore[arg-type]
+APP = SimulatorConfig(days=4, users=150, items=80, experiment={"start_day": 2}, dirt={"damaged": 0.01})
 ANYTHING = {"auc_margin": -1.0, "uauc_margin": -1.0}
 # A policy that lets every candidate through at its first look: the way of a promotion is what is tested here.
 POLICY: dict[str, Any] = {

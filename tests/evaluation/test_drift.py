@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,14 +16,14 @@ def frame(share: float, shift: float, seed: int, rows: int = 1500) -> pd.DataFra
     return pd.DataFrame(
         {
             "genre": rng.choice(["rock", "jazz"], rows, p=[share, 1 - share]),
-            "mood": rng.choice(["calm", None], rows),
+            "mood": rng.choice(np.array(["calm", None]), rows),
             "played": rng.normal(shift, 1, rows),
         }
     )
 
 
 def test_a_column_that_moved_is_found_and_the_page_is_written(tmp_path: Path) -> None:
-    columns = {"categorical": ["genre", "mood"], "numerical": ["played"]}
+    columns: dict[str, Any] = {"categorical": ["genre", "mood"], "numerical": ["played"]}
     same = drift_report("2026-03-02", frame(0.5, 0, 1), frame(0.5, 0, 2), html=tmp_path / "same.html", **columns)
     moved = drift_report("2026-03-02", frame(0.9, 2, 1), frame(0.5, 0, 2), html=tmp_path / "moved.html", **columns)
     assert same.drifted == ()

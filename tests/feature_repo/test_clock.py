@@ -176,9 +176,9 @@ def test_refreshes_with_late_events_equal_a_full_rebuild(
     ingest_rows(folder, whole, all_rows, 0, (START, START + last))
     state_of(whole).rebuild(START + last)
     assert sums_of(live) == sums_of(whole)
-    for hour in {START + 1, START + cut // 2, START + cut, START + cut + 1, START + cut + 3, START + last}:
-        assert as_of(live, hour) == as_of(whole, hour)
-        check(whole, all_rows, hour)
+    for moment in {START + 1, START + cut // 2, START + cut, START + cut + 1, START + cut + 3, START + last}:
+        assert as_of(live, moment) == as_of(whole, moment)
+        check(whole, all_rows, moment)
 
 
 def test_every_hour_of_a_rebuilt_history_equals_the_definition(tmp_path: Path) -> None:

@@ -76,11 +76,12 @@ def test_a_run_holds_its_hours_data_usage_and_drawings_and_a_repeat_adds_nothing
         tracker.log_plots(states, head)
         train_variant(trained, variant, head, log_model=False)
     run = tracker.client.get_run(tracker.run_of(head.day, states.info(head)))
+    assert run.inputs is not None
     entries = [entry.dataset for entry in run.inputs.dataset_inputs]
     hours = [hour for entry in entries for hour in json.loads(entry.source)["hours"]]
     assert len(hours) == len(set(hours)) > 2
     assert head.key in hours
-    assert sum(json.loads(entry.profile)["samples"] for entry in entries) > 0
+    assert sum(json.loads(str(entry.profile))["samples"] for entry in entries) > 0
     assert run.data.metrics["system/process_peak_memory_megabytes"] > 50
     steps = [m.step for m in tracker.client.get_metric_history(run.info.run_id, "auc")]
     assert len(steps) == len(set(steps)) > 2

@@ -32,7 +32,7 @@ from pipeline.history import build_history
 from pipeline.hour import run_hour
 from pipeline.source import save_app_source
 from simulation.config import SimulatorConfig
-from tests.conftest import SMALL_POLICY, write_app
+from tests.conftest import SMALL_POLICY, place_tracking_store, write_app
 from tests.operations.stack import ORDER, Stack, base, kill_group
 from tests.servers import redis_command
 
@@ -40,7 +40,7 @@ pytestmark = pytest.mark.slow
 
 INJECTIONS = int(os.environ.get("CHAOS_INJECTIONS", "6"))
 SEED = int(os.environ.get("CHAOS_SEED", "2024"))
-APP = SimulatorConfig(days=6, users=80, items=60, experiment={"start_day": 2}, dirt={"damaged": 0.01, "late": 0.02})  # type: ignore[arg-type]
+APP = SimulatorConfig(days=6, users=80, items=60, experiment={"start_day": 2}, dirt={"damaged": 0.01, "late": 0.02})
 TAKEOVER = APP.first_hour + 48
 VARIANTS = ("hour_embedding", "matched_clock")
 PAUSE_SECONDS, SQUALL, CALM_SECONDS = (1.0, 4.0), 10, 120.0
@@ -115,7 +115,7 @@ class Monkey:
 
     def inject(self) -> str:
         kinds: list[tuple[str, Callable[[], bool], int]] = [
-            *((f"kill {name}", lambda n=name: self._kill(n), 2) for name in ORDER),  # type: ignore[misc]
+            *((f"kill {name}", lambda n=name: self._kill(n), 2) for name in ORDER),
             ("kill a task's process", self._kill_task, 16),
             ("mlflow away for 8 s", lambda: self._away("mlflow"), 2),
             ("crash postgres", lambda: self._kill("postgres", signal.SIGQUIT), 3),
@@ -213,7 +213,7 @@ class Operator:
         return [r["state"] for r in runs if r["partition_key"] == hour.key]
 
     def trigger(self, dag: str, hour: Hour) -> None:
-        body = {"logical_date": None, "partition_key": hour.key, "conf": {}}
+        body: dict[str, Any] = {"logical_date": None, "partition_key": hour.key, "conf": {}}
         self.call("POST", f"/api/v2/dags/{dag}/dagRuns", json=body)
 
     def bring_through(self, hour: Hour) -> None:
@@ -237,6 +237,7 @@ def calm(tmp_path: Path) -> Settings:
     """A workspace that nothing disturbs, with its history."""
     settings = load_settings(var=tmp_path / "calm" / "var", source="simulator", variants=VARIANTS)
     write_app(settings.workspace, APP, SMALL_POLICY)
+    place_tracking_store(settings)
     save_app_source(settings)
     build_history(settings, TAKEOVER)
     return settings

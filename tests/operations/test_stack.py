@@ -29,7 +29,7 @@ from tests.servers import process
 
 pytestmark = pytest.mark.slow
 
-APP = SimulatorConfig(days=4, users=150, items=80, experiment={"start_day": 2}, dirt={"damaged": 0.01, "late": 0.02})  # type: ignore[arg-type]
+APP = SimulatorConfig(days=4, users=150, items=80, experiment={"start_day": 2}, dirt={"damaged": 0.01, "late": 0.02})
 TAKEOVER = APP.first_hour + 60
 PASSWORD = "correct horse battery"
 DEADLINE_SECONDS = 420

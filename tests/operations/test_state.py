@@ -27,11 +27,11 @@ from pipeline.history import build_history
 from pipeline.hour import run_hour
 from pipeline.source import save_app_source
 from simulation.config import SimulatorConfig
-from tests.conftest import SMALL_POLICY, write_app
+from tests.conftest import SMALL_POLICY, place_tracking_store, write_app
 
 pytestmark = pytest.mark.slow
 
-APP = SimulatorConfig(days=4, users=80, items=60, experiment={"start_day": 2}, dirt={"damaged": 0.01, "late": 0.02})  # type: ignore[arg-type]
+APP = SimulatorConfig(days=4, users=80, items=60, experiment={"start_day": 2}, dirt={"damaged": 0.01, "late": 0.02})
 TAKEOVER = APP.first_hour + 60
 VARIANTS = ("hour_embedding", "matched_clock")
 
@@ -41,6 +41,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Settings:
     """A workspace with its history; tests must not change it."""
     settings = load_settings(var=tmp_path_factory.mktemp("state") / "var", source="simulator", variants=VARIANTS)
     write_app(settings.workspace, APP, SMALL_POLICY)
+    place_tracking_store(settings)
     save_app_source(settings)
     build_history(settings, TAKEOVER)
     return settings

@@ -34,15 +34,20 @@ from pipeline.source import Source, ingest_hour, load_source, save_app_source, s
 from pipeline.training import replay, stale_hours, train_hour
 from simulation.config import SimulatorConfig
 from simulation.workspace import app_log
-from tests.conftest import SMALL_POLICY, small_log, write_app, write_mapping
+from tests.conftest import SMALL_POLICY, place_tracking_store, small_log, write_app, write_mapping
 from training.state import StateStore
 
 pytestmark = pytest.mark.slow
 
 VARIANTS = ("hour_embedding", "matched_clock")
-APP = SimulatorConfig(days=4, users=150, items=80, experiment={"start_day": 2}, dirt={"damaged": 0.01, "late": 0.02})  # type: ignore[arg-type]
-HISTORY_DELAYS_SECONDS = (4.0, 9.0, 13.0, 17.0)
-DELAYS_SECONDS = ((3.0, 7.0), (9.0,), (5.0,))
+APP = SimulatorConfig(days=4, users=150, items=80, experiment={"start_day": 2}, dirt={"damaged": 0.01, "late": 0.02})
+HISTORY_KILLS = (("1/4", 0.2), ("2/4", 0.5), ("3/4", 0.0), ("figures of", 0.0), ("Created version '1'", 0.0))
+"""Words of the progress and seconds after them: in ingestion, clocks, samples, training, registration."""
+HOUR_KILLS = (
+    (("reading", 0.1), ("rows:", 0.5)),
+    (("history of clock_slots", 0.0), ("figures of", 0.0)),
+    (("Created version", 0.0),),
+)
 TAKEOVER = APP.first_hour + 60
 
 
@@ -57,6 +62,7 @@ def workspace(folder: Path) -> Settings:
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Settings:
     settings = workspace(tmp_path_factory.mktemp("undisturbed"))
+    place_tracking_store(settings)
     build_history(settings, TAKEOVER)
     for n in range(3):
         run_hour(settings, TAKEOVER + n)
@@ -67,8 +73,8 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Settings:
 def disturbed(tmp_path_factory: pytest.TempPathFactory) -> Settings:
     """The history is built too, by processes that are killed on the way."""
     settings = workspace(tmp_path_factory.mktemp("disturbed"))
-    for delay in HISTORY_DELAYS_SECONDS:
-        kill_after(settings, delay, "history", TAKEOVER.key)
+    for words, delay in HISTORY_KILLS:
+        kill_after(settings, words, delay, "history", TAKEOVER.key)
     finish(settings, "history", TAKEOVER.key)
     return settings
 
@@ -82,19 +88,28 @@ def environment(settings: Settings) -> dict[str, str]:
     }
 
 
-def kill_after(settings: Settings, delay: float, *arguments: str) -> None:
-    """Start the command line and end it, and all it started, with SIGKILL in the middle of its work.
+def kill_after(settings: Settings, words: str, delay: float, *arguments: str) -> None:
+    """Start the command line and end it, and all it started, with SIGKILL so many seconds after its progress says words.
 
-    What ends before the delay is not killed, and would show nothing.
+    What ends before is not killed, and would show nothing: an error.
     """
     process = subprocess.Popen(
         [sys.executable, "-m", "pipeline", "--source", settings.source, *arguments],
-        env=environment(settings), cwd=ROOT, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        env=environment(settings), cwd=ROOT, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
+    assert process.stderr is not None
+    said = []
+    for line in process.stderr:
+        said.append(line)
+        if words in line:
+            break
+    else:
+        pytest.fail(f"{arguments} never said '{words}', so it was not killed there:\n{''.join(said)[-3000:]}")
     time.sleep(delay)
-    assert process.poll() is None, f"{arguments} ended with {process.returncode} within {delay} s: nothing was killed"
+    assert process.poll() is None, f"{arguments} ended by itself within {delay} s of '{words}': nothing was killed"
     os.killpg(process.pid, signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
+    process.stderr.close()
 
 
 def finish(settings: Settings, *arguments: str) -> None:
@@ -109,11 +124,11 @@ def finish(settings: Settings, *arguments: str) -> None:
 def test_killed_at_any_moment_and_started_again_the_state_equals_an_undisturbed_run(
     undisturbed: Settings, disturbed: Settings
 ) -> None:
-    """SIGKILL after growing delays walks through ingestion, clocks, samples, training, gate, in bulk and by the hour."""
+    """SIGKILL walks through ingestion, clocks, samples, training and registration, in bulk and by the hour."""
     for n in range(3):
         hour = (TAKEOVER + n).key
-        for delay in DELAYS_SECONDS[n]:
-            kill_after(disturbed, delay, "hour", hour)
+        for words, delay in HOUR_KILLS[n]:
+            kill_after(disturbed, words, delay, "hour", hour)
         finish(disturbed, "hour", hour)
     expected, found = fingerprint(undisturbed), fingerprint(disturbed)
     assert sorted(found) == sorted(expected)

@@ -77,6 +77,7 @@ def test_too_few_days_are_refused() -> None:
         load_settings(keep_days=20)
 
 
+@pytest.mark.slow
 def test_old_logs_and_run_records_go_and_the_audit_log_stays(tmp_path: Path) -> None:
     settings = load_settings(var=tmp_path, source="simulator")
     migrate_airflow(settings)

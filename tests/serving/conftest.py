@@ -13,10 +13,10 @@ from model_registry.store import open_registry
 from pipeline.history import build_history
 from pipeline.source import save_app_source
 from simulation.config import SimulatorConfig
-from tests.conftest import write_app
+from tests.conftest import place_tracking_store, write_app
 
 VARIANTS = ("hour_embedding", "matched_clock")
-APP = SimulatorConfig(days=4, users=120, items=80, experiment={"start_day": 2})  # type: ignore[arg-type]
+APP = SimulatorConfig(days=4, users=120, items=80, experiment={"start_day": 2})
 UNTIL = APP.first_hour + 60
 
 
@@ -25,6 +25,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Settings:
     """Trained up to ``UNTIL``; the champion is ours, the challenger the hour embedding. Tests must not change it."""
     settings = load_settings(var=tmp_path_factory.mktemp("serving") / "var", source="simulator", variants=VARIANTS)
     write_app(settings.workspace, APP)
+    place_tracking_store(settings)
     save_app_source(settings)
     build_history(settings, UNTIL)
     models = open_registry(settings)

@@ -220,7 +220,7 @@ def test_a_variant_whose_model_fails_is_answered_by_the_champion_and_stopped(
     engine = RankingEngine(served)
     engine.refresh()
     broken = engine.snapshot.models[CHALLENGER].model.ranker
-    broken.head.weight.data = broken.head.weight.data[:, :3]  # type: ignore[union-attr]
+    broken.head.weight.data = broken.head.weight.data[:, :3]
     users = [
         u
         for u in (f"u{n:06d}" for n in range(200))

@@ -19,7 +19,7 @@ from simulation.visits import Slates, Visits, best, first_policy, perfect_policy
 from tests.conftest import NOW
 
 CONFIG = SimulatorConfig(
-    days=6, users=150, items=90, ids="number", drift=0.3, experiment={"start_day": 2},  # type: ignore[arg-type]
+    days=6, users=150, items=90, ids="number", drift=0.3, experiment={"start_day": 2},
     zones={"Asia/Shanghai": 0.6, "Asia/Kolkata": 0.2, "America/New_York": 0.2},
 )  # fmt: skip
 HOURS = 72

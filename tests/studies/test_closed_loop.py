@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +13,11 @@ from core.files import read_json
 from core.settings import Settings, load_settings
 from studies import closed_loop, offline_online
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
-def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
+def settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
     """Tiny worlds: two days of history, one day of experiment, few people."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(worlds, "SIZE", {"users": 80, "items": 60, "ids": "number", "daily_activity": 0.8})

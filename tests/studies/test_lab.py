@@ -58,7 +58,7 @@ def test_a_streaming_run_scores_as_the_hourly_trainer_does(small: Lab) -> None:
 
 def test_ages_begin_with_the_streaming_scores_and_days_are_tested_before_they_are_trained_on(small: Lab) -> None:
     (given,) = small.logs()
-    runs = {mode: Run("hour_embedding", 1, mode=mode) for mode in ("streaming", "ages", "daily")}  # type: ignore[arg-type]
+    runs = {mode: Run("hour_embedding", 1, mode=mode) for mode in ("streaming", "ages", "daily")}
     small.run((given, run) for run in runs.values())
     streaming, ages, daily = (small.read(given, run) for run in runs.values())
     assert ages.shape == (len(streaming), len(AGES))

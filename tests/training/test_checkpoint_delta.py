@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from hypothesis import given
@@ -27,7 +29,8 @@ def bits(tensors: Tensors) -> dict[str, tuple[tuple[int, ...], bytes]]:
 
 @given(counts=st.lists(st.integers(0, 6), min_size=1, max_size=5), seed=st.integers(0, 1000), same=st.booleans())
 def test_layers_make_the_last_checkpoint_to_the_bit(counts: list[int], seed: int, same: bool) -> None:
-    states, layers = [], []
+    states: list[Any] = []
+    layers: list[Any] = []
     for n, size in enumerate(np.cumsum(counts).tolist()):
         state = checkpoint([10 - k for k in range(size)], seed if same else seed + n)
         found = diff(states[-1], state) if states else state

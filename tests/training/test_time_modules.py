@@ -29,7 +29,7 @@ FACETS, K, LENGTH = 2, 3, 5
 
 
 def config(variant: str = "gaussian_clock", **changes: Any) -> RankerConfig:
-    return RankerConfig(variant=variant, dim=4, history_length=LENGTH, **changes)  # type: ignore[arg-type]
+    return RankerConfig(variant=variant, dim=4, history_length=LENGTH, **changes)
 
 
 def ranker(variant: str, **changes: Any) -> Ranker:
@@ -102,7 +102,9 @@ def slot_vector(some: Batch, model: Ranker, slot: int) -> Tensor:
 def test_gaussian_clock_is_the_weighted_sum_of_the_slots(learned: bool) -> None:
     model, some = ranker("gaussian_clock", learn_sigma=learned), batch([8.5], {7: [1, 2], 8: [3], 9: [4, 5, 6]})
     weights = [math.exp(-0.5 * d**2) / math.sqrt(2 * math.pi) for d in (1, 0, 1)]
-    expected = sum(w * slot_vector(some, model, s) for w, s in zip(weights, (7, 8, 9), strict=True))
+    expected = torch.stack([w * slot_vector(some, model, s) for w, s in zip(weights, (7, 8, 9), strict=True)]).sum(
+        dim=0
+    )
     assert torch.allclose(model.time(some, model)[0], expected, atol=1e-6)
     assert (model.time.log_sigma.requires_grad) == learned
 

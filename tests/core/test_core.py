@@ -1,0 +1,320 @@
+"""What everything stands on: hours, files that are whole or not there, documents, ports, secrets, versions, alerts."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from datetime import UTC, date, datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import BaseModel, ConfigDict
+
+from core.alerts import send_alert
+from core.documents import did_you_mean, load_document
+from core.duck import connection, hour_number, identifier, quoted, scalar
+from core.errors import ConfigError, CorruptStateError, DataError, NotReadyError, PlatformError
+from core.files import (
+    digest_file,
+    digest_json,
+    digest_text,
+    exclusive_lock,
+    read_json,
+    recover_directories,
+    replaced_directory,
+    scratch_directory,
+    write_atomically,
+    write_json,
+    write_parquet,
+)
+from core.hours import Hour, day_hours, hour_range, parse_day
+from core.ports import free_port, port_is_free
+from core.secret_files import SECRETS, make_secrets, read_secret
+from core.settings import Settings, load_settings
+from core.state_version import STATE_VERSION, check_state_version, state_version, write_state_version
+from tests.conftest import webhook
+
+# --- hours
+
+
+@given(st.integers(min_value=0, max_value=700_000))
+def test_an_hour_survives_its_key_its_start_and_its_sums(number: int) -> None:
+    hour = Hour(number)
+    assert Hour.parse(hour.key) == Hour.of(hour.start) == hour + 5 - 5 == hour
+    assert Hour.of(hour.start + timedelta(minutes=59, seconds=59)) == hour
+    assert hour in day_hours(hour.day)
+    assert hour < hour + 1
+
+
+def test_an_hour_is_utc_whatever_zone_a_moment_has() -> None:
+    india = timezone(timedelta(hours=5, minutes=30))
+    assert Hour.of(datetime(2026, 3, 2, 5, 29, tzinfo=india)).key == "2026-03-01T23"
+    assert Hour.of(datetime(2026, 3, 2, 5, 29)).key == "2026-03-02T05"  # noqa: DTZ001 - a naive moment counts as UTC
+
+
+def test_a_range_ends_before_its_end_and_a_day_has_24_hours() -> None:
+    first = Hour.parse("2026-03-02T22")
+    assert [h.key for h in hour_range(first, first + 3)] == ["2026-03-02T22", "2026-03-02T23", "2026-03-03T00"]
+    assert list(hour_range(first, first)) == []
+    assert [h.start.hour for h in day_hours(date(2026, 3, 29))] == list(range(24))
+
+
+@pytest.mark.parametrize("key", ["2026-03-02", "2026-03-02T24", "2026-3-2T05", "2026-03-02T05:00", "2026-02-30T05", ""])
+def test_what_is_no_hour_is_refused_by_name(key: str) -> None:
+    with pytest.raises(ConfigError, match="is not an hour; write a UTC hour as YYYY-MM-DDTHH"):
+        Hour.parse(key)
+
+
+def test_what_is_no_day_is_refused_by_name() -> None:
+    assert parse_day("2026-03-02") == date(2026, 3, 2)
+    with pytest.raises(ConfigError, match="'yesterday' is not a day"):
+        parse_day("yesterday")
+
+
+# --- files
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "a" / "state.json"
+    write_json(path, {"b": 1, "a": "é"})
+    before = path.read_bytes()
+
+    def breaks(target: Path) -> None:
+        target.write_text("half of it")
+        raise OSError("no space")
+
+    with pytest.raises(OSError, match="no space"):
+        write_atomically(path, breaks)
+    assert path.read_bytes() == before
+    assert list(path.parent.iterdir()) == [path]
+    assert read_json(path) == {"a": "é", "b": 1}
+
+
+def test_equal_values_give_equal_bytes(tmp_path: Path) -> None:
+    write_json(tmp_path / "one", {"a": 1, "b": [2]})
+    write_json(tmp_path / "two", {"b": [2], "a": 1})
+    assert digest_file(tmp_path / "one") == digest_file(tmp_path / "two")
+    table = pa.table({"n": [3, 1, 2], "t": ["x", None, "y"]})
+    for name in ("one", "two"):
+        write_parquet(tmp_path / name, table)
+    assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
+
+
+def test_a_digest_knows_where_each_part_ends_and_forgets_the_order_of_keys() -> None:
+    assert digest_text("ab", "c") != digest_text("a", "bc")
+    assert digest_json({"a": 1, "b": 2}) == digest_json({"b": 2, "a": 1}) != digest_json({"a": 2, "b": 1})
+
+
+def test_a_file_has_the_mode_that_is_asked_for(tmp_path: Path) -> None:
+    write_atomically(tmp_path / "secret", lambda target: target.write_text("s"), mode=0o600)
+    assert (tmp_path / "secret").stat().st_mode & 0o777 == 0o600
+
+
+def test_damaged_json_says_what_to_do(tmp_path: Path) -> None:
+    (tmp_path / "state.json").write_text('{"as_of": "2026')
+    with pytest.raises(CorruptStateError, match=r"state\.json is damaged .* run the step that writes it again"):
+        read_json(tmp_path / "state.json")
+
+
+def test_a_folder_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
+    path = tmp_path / "model"
+    with replaced_directory(path) as folder:
+        (folder / "one").write_text("1")
+    with pytest.raises(ValueError, match="in the middle"), replaced_directory(path) as folder:  # noqa: PT012
+        (folder / "two").write_text("2")
+        raise ValueError("in the middle")
+    assert [p.name for p in path.iterdir()] == ["one"]
+    with replaced_directory(path) as folder:
+        (folder / "two").write_text("2")
+    assert [p.name for p in path.iterdir()] == ["two"]
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_crash_between_the_two_renames_is_undone(tmp_path: Path) -> None:
+    aside, half = tmp_path / ".model.old", tmp_path / ".x.tmp"
+    aside.mkdir()
+    (aside / "one").write_text("1")
+    half.mkdir()
+    recover_directories(tmp_path)
+    assert (tmp_path / "model" / "one").read_text() == "1"
+    assert not aside.exists()
+    assert not half.exists()
+    aside.mkdir()  # a crash before the old one was removed: the new one stays
+    recover_directories(tmp_path)
+    assert (tmp_path / "model" / "one").exists()
+    assert not aside.exists()
+
+
+def test_a_scratch_folder_begins_empty_and_ends_gone(tmp_path: Path) -> None:
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new" / "left behind").touch()
+    with scratch_directory(tmp_path / "new") as folder:
+        assert list(folder.iterdir()) == []
+        (folder / "file").touch()
+    assert not (tmp_path / "new").exists()
+
+
+def test_two_writers_take_turns(tmp_path: Path) -> None:
+    order: list[str] = []
+    waiting = threading.Event()
+
+    def second() -> None:
+        waiting.set()
+        with exclusive_lock(tmp_path / "lock"):
+            order.append("second")
+
+    writer = threading.Thread(target=second)
+    with exclusive_lock(tmp_path / "lock"):
+        writer.start()
+        assert waiting.wait(10)
+        writer.join(0.2)
+        assert writer.is_alive()
+        order.append("first")
+    writer.join(10)
+    assert order == ["first", "second"]
+
+
+# --- documents
+
+
+class Example(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    days: int
+    name: str = "x"
+
+
+def read(folder: Path, text: str) -> Example:
+    path = folder / "example.yaml"
+    path.write_text(text)
+    return load_document(path, Example, what="example file", see="see the docs")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("days: 3\nnamee: y\n", r"line 2.*namee.*did you mean 'name'"),
+        ("days: three\n", r"line 1.*days"),
+        ("days: 3\ndays: 4\n", r"line 2: 'days' is there twice \(first in line 1\)"),
+        ("- 1\n", "must hold a mapping of keys"),
+        ("days: [3\n", "is not valid YAML"),
+        ("name: y\n", "days"),
+    ],
+)
+def test_what_is_wrong_with_a_document_is_named_with_its_line(tmp_path: Path, text: str, words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        read(tmp_path, text)
+
+
+def test_a_right_document_is_read_and_a_missing_one_named(tmp_path: Path) -> None:
+    assert read(tmp_path, "days: 3\n") == Example(days=3)
+    with pytest.raises(ConfigError, match="no example file at"):
+        load_document(tmp_path / "nowhere.yaml", Example, what="example file")
+
+
+def test_only_a_close_name_is_proposed() -> None:
+    assert did_you_mean("gausian", ["gaussian", "naive"]) == "; did you mean 'gaussian'?"
+    assert did_you_mean("zzz", ["gaussian", "naive"]) == ""
+
+
+# --- DuckDB
+
+
+@given(st.text(alphabet=st.characters(exclude_characters="\0", exclude_categories=["Cs"])))
+def test_any_text_is_a_literal_and_a_name(text: str) -> None:
+    con = duckdb.connect()
+    assert scalar(con, f"SELECT {quoted(text)}") == text
+    name = text or "x"
+    assert con.execute(f"SELECT 1 AS {identifier(name)}").fetchall() == [(1,)]
+
+
+def test_hours_are_counted_alike_in_sql_and_python(settings: Settings) -> None:
+    moments = [datetime(1970, 1, 1, 0, 59, tzinfo=UTC), datetime(2026, 3, 2, 5, 59, 59, tzinfo=UTC)]
+    with connection(settings) as con:
+        for moment in moments:
+            sql = f"SELECT {hour_number('m')} FROM (SELECT CAST(? AS TIMESTAMPTZ) AS m)"
+            assert scalar(con, sql, [moment]) == Hour.of(moment).number
+        assert scalar(con, "SELECT 1 WHERE false") is None
+
+
+# --- ports
+
+
+def test_a_port_in_use_is_not_free() -> None:
+    port = free_port()
+    assert port_is_free(port)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", port))
+        taken.listen()
+        assert not port_is_free(port)
+    assert not port_is_free(70_000)
+
+
+# --- errors, secrets, versions, settings
+
+
+def test_every_error_that_a_user_can_act_on_is_a_platform_error() -> None:
+    for kind in (ConfigError, DataError, NotReadyError, CorruptStateError):
+        assert issubclass(kind, PlatformError)
+        assert kind.__doc__
+
+
+def test_secrets_are_made_once_for_their_owner_only(tmp_path: Path) -> None:
+    folder = tmp_path / "secrets"
+    assert make_secrets(folder) == list(SECRETS)
+    values = {name: read_secret(folder, name) for name in SECRETS}
+    assert len(set(values.values())) == len(SECRETS)
+    assert all(len(value) >= 20 for value in values.values())
+    assert all((folder / name).stat().st_mode & 0o077 == 0 for name in SECRETS)
+    (folder / "redis").unlink()
+    assert make_secrets(folder) == ["redis"]
+    assert {name: read_secret(folder, name) for name in SECRETS if name != "redis"} == {
+        name: value for name, value in values.items() if name != "redis"
+    }
+
+
+@pytest.mark.parametrize("content", [None, "", "\n"])
+def test_a_secret_that_is_missing_or_empty_is_named(tmp_path: Path, content: str | None) -> None:
+    if content is not None:
+        (tmp_path / "redis").write_text(content)
+    with pytest.raises(ConfigError, match="redis"):
+        read_secret(tmp_path, "redis")
+
+
+def test_a_workspace_of_another_version_is_refused(settings: Settings) -> None:
+    assert state_version(settings) is None
+    check_state_version(settings)
+    assert state_version(settings) == STATE_VERSION
+    for version, words in ((STATE_VERSION - 1, "back it up"), (STATE_VERSION + 1, "newer than this platform's")):
+        write_state_version(settings, version)
+        with pytest.raises(ConfigError, match=words):
+            check_state_version(settings)
+        assert state_version(settings) == version
+
+
+def test_the_environment_sets_what_is_not_given(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("CLOCK_WINDOW_DAYS", "9")
+    monkeypatch.setenv("CLOCK_SOURCE", "mine")
+    settings = load_settings(var=tmp_path)
+    assert (settings.window_days, settings.source) == (9, "mine")
+    assert settings.workspace == tmp_path / "mine"
+    assert load_settings(var=tmp_path, window_days=4).window_days == 4
+    monkeypatch.setenv("CLOCK_WINDOW_DAYS", "many")
+    with pytest.raises(ConfigError, match=r"(?i)window_days"):
+        load_settings(var=tmp_path)
+
+
+# --- alerts
+
+
+def test_an_alert_arrives_with_its_details_and_none_is_sent_without_a_webhook(settings: Settings) -> None:
+    assert send_alert(settings, "nobody asked") is False
+    with webhook() as (url, taken):
+        asked = load_settings(var=settings.var, source="test", alert_webhook=url)
+        assert send_alert(asked, "late", hour=Hour.parse("2026-03-02T05"))
+    expected: list[dict[str, Any]] = [{"title": "late", "source": "test", "details": {"hour": "2026-03-02T05"}}]
+    assert taken == expected
