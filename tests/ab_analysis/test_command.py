@@ -232,7 +232,7 @@ def test_a_plan_is_the_textbooks() -> None:
     frame = people(users=20_000, lift=0)
     experiment = Experiment(
         name="next", variants={"a": 1, "b": 1}, control="a", start="2027-01-01", minimum_effect=0.02
-    )  # type: ignore[arg-type]
+    )
     plan = ExperimentPlan(experiment, load_catalog())
     moments = moments_of(frame, ("duration", "duration_pre"))
     t = MetricSpec("duration", "duration", covariates=("duration_pre",))

@@ -68,10 +68,13 @@ def test_streamed_figures_are_the_plain_ones(
     monkeypatch.setattr(streaming, "IN_MEMORY_ROWS", 0)
     monkeypatch.setattr(streaming, "ROWS_AT_ONCE", 700)
     streamed = file_metrics(settings, [path], columns, by="local_hour")
-    assert streamed.keys() == plain.keys()
-    for name in plain:
-        for key, value in plain[name].items():
-            assert streamed[name][key] == pytest.approx(value, abs=1e-12), (name, key)
+    assert [s.value for s in streamed.slices] == [s.value for s in plain.slices]
+    rows = [(plain.overall, streamed.overall)]
+    rows += [(a.metrics, b.metrics) for a, b in zip(plain.slices, streamed.slices, strict=True)]
+    assert len(rows) > 1
+    for figures, again in rows:
+        for key, value in figures.items():
+            assert again[key] == pytest.approx(value, abs=1e-12), key
 
 
 def test_compare_pairs_by_key_whatever_the_order(tmp_path: Path) -> None:

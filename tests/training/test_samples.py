@@ -51,6 +51,7 @@ def test_negatives_come_from_the_past_and_are_the_same_every_time(positives: Set
     digests = {h: samples.read(h).digest for h in hours}
     seen: set[int] = set()
     own: dict[int, set[int]] = {}
+    assert store.source.negatives is not None
     kind = store.source.negatives.kind
     drawn = 0
     for hour in hours:
