@@ -31,4 +31,5 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
 
 def _with_mathml(text: str) -> str:
     text = DISPLAYED.sub(lambda match: f'<div class="equation">{convert(match[1], display="block")}</div>', text)
-    return INLINE.sub(lambda match: convert(match[1]), text)
+    # In a span, so that Markdown takes no line that begins with an equation for a block of HTML.
+    return INLINE.sub(lambda match: f'<span class="equation">{convert(match[1])}</span>', text)
