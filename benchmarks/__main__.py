@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
-from dataclasses import asdict
 
 from benchmarks.clocks import bench_clocks, bench_join, bench_window
 from benchmarks.evaluation import bench_auc, bench_gate, bench_uauc
@@ -12,13 +11,13 @@ from benchmarks.experiments import bench_ab_analysis, bench_user_table
 from benchmarks.hour_cycle import bench_hour_cycle
 from benchmarks.imports import bench_imports
 from benchmarks.result import Result
+from benchmarks.runner import run_benches
 from benchmarks.serving import bench_serving
 from benchmarks.spark import bench_spark
 from benchmarks.training import bench_training
 from benchmarks.units import bench_units
 from core import cli
 from core.errors import ConfigError
-from core.files import read_json, write_json
 from core.settings import load_settings
 
 BENCHES: dict[str, Callable[[float], list[Result]]] = {
@@ -45,18 +44,8 @@ def main(arguments: argparse.Namespace) -> None:
         raise ConfigError(f"no bench {', '.join(unknown)}; there are {', '.join(BENCHES)}")
     if not arguments.scale > 0:
         raise ConfigError(f"--scale {arguments.scale:g}: more than 0; 1 is the full size")
-    results: list[Result] = []
-    for name in chosen:
-        for r in BENCHES[name](arguments.scale):
-            results.append(r)
-            print(
-                f"{r.name:<28} {r.value:9.3f} {r.unit:<3} {r.ratio:7.1f} × {r.peer} ({r.peer_value:.2f} {r.unit})",
-                flush=True,
-            )
     path = load_settings().var / "bench" / "results.json"
-    measured = {r.name for r in results}
-    kept = [r for r in read_json(path) if r["name"] not in measured] if path.exists() else []
-    write_json(path, [*kept, *(asdict(r) for r in results)])
+    run_benches(BENCHES, chosen, arguments.scale, path, lambda result: print(result.line, flush=True))
     print(f"results in {path}")
 
 
