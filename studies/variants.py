@@ -43,7 +43,8 @@ def conclude(found: dict[str, dict[str, Any]]) -> str:
         gaps, ours = figures[f"{PAPER} less"], figures[f"{OURS} less"]
         won = [v for v in BEATEN_BY_PAPER if all(gaps[v][m].above for m in COMPARED)]
         lost = [v for v in BEATEN_BY_PAPER if v not in won]
-        sentence = f"{title}: {_compared("the paper's clock", won, lost)} in AUC and UAUC"
+        papers = _compared("the paper's clock", won, lost)
+        sentence = f"{title}: {papers} in AUC and UAUC"
         more = [m for m, gain in PAPER_GAINS.items() if gaps["none"][m].interval[0] > gain]
         if more:
             sentence += f"; over none it gains more than in the paper ({listed(more)})"
