@@ -17,7 +17,16 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Result:
-    """A figure and its peer's; ``ratio`` is the peer's value over ours (above 1: we are faster)."""
+    """A figure and its peer's.
+
+    Attributes:
+        name: of the figure.
+        value: ours.
+        unit: of both values.
+        peer: what ours is compared with.
+        peer_value: its value.
+        ratio: the peer's value over ours; above 1 ours is faster, or smaller.
+    """
 
     name: str
     value: float
@@ -26,9 +35,22 @@ class Result:
     peer_value: float
     ratio: float
 
+    @property
+    def line(self) -> str:
+        """The figure as a line for a terminal."""
+        return (
+            f"{self.name:<28} {self.value:9.3f} {self.unit:<3} "
+            f"{self.ratio:7.1f} × {self.peer} ({self.peer_value:.2f} {self.unit})"
+        )
+
 
 def timed(work: Callable[[], object], repeats: int = 3) -> float:
-    """Median seconds."""
+    """Median seconds of calls.
+
+    Args:
+        work: called without arguments.
+        repeats: number of calls.
+    """
     took = []
     for _ in range(repeats):
         begun = time.perf_counter()
@@ -44,7 +66,12 @@ def alone(work: Callable[..., T], *arguments: object) -> T:
 
 
 def in_own_process(work: Callable[..., object], *arguments: object) -> tuple[float, float]:
-    """Seconds of a function and peak memory (GB) of the process of its own that runs it; imports are not timed."""
+    """Seconds of a function, and peak memory (GB) of the process of its own that runs it; imports are not timed.
+
+    Args:
+        work: a function that can be imported.
+        arguments: for it; they are pickled.
+    """
     return alone(_measured, work, arguments)
 
 

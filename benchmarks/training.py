@@ -19,6 +19,7 @@ from core.hours import Hour
 from core.settings import Settings, load_settings
 from events.store import EventStore
 from feature_repo.clock import ClockState
+from stats.circle import circular_distance, normal_density
 from training.config import RankerConfig, load_ranker_config
 from training.optimizer import Optimizer
 from training.ranker import Ranker
@@ -204,15 +205,14 @@ def _batch(
     values = np.zeros((len(rows), 24, len(facets), 3), dtype=np.int64)
     weights = np.zeros(values.shape, dtype=np.float32)
     for f, facet in enumerate(facets):
-        for row, slot, found, scores in zip(
+        for row, slot, tops, scores in zip(
             clocks["row"], clocks["slot"], clocks[f"{facet}_values"], clocks[f"{facet}_scores"], strict=True
         ):
             total = sum(scores)
-            for k, (value, score) in enumerate(zip(found, scores, strict=True)):
+            for k, (value, score) in enumerate(zip(tops, scores, strict=True)):
                 values[row, slot, f, k], weights[row, slot, f, k] = codes.get(value, 0), score / total
     local = rows["local_time"].dt.hour + rows["local_time"].dt.minute / 60
-    gap = (local.to_numpy()[:, None] - (np.arange(24) + 0.5)) % 24
-    near = np.exp(-0.5 * np.minimum(gap, 24 - gap) ** 2) / np.sqrt(2 * np.pi)
+    near = normal_density(circular_distance(local.to_numpy()[:, None] - (np.arange(24) + 0.5)))
     dense = np.stack(
         [np.log1p(rows["events"]) / 5, rows["finished"] / rows["events"].clip(lower=1), rows["events"] > 0], axis=1
     )

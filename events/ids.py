@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import duckdb
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from core.duck import quoted
@@ -38,3 +40,22 @@ def extend_ids(con: duckdb.DuckDBPyConnection, path: Path, query: str) -> str:
     if not path.exists():
         return "(SELECT CAST(NULL AS VARCHAR) AS key, CAST(NULL AS BIGINT) AS id WHERE false)"
     return f"read_parquet({quoted(str(path))})"
+
+
+def log_ids(root: Path, kind: str, ids: Sequence[int]) -> dict[int, str]:
+    """The ids that a source's log has for the platform's integers; integer ids are their own.
+
+    Args:
+        root: of the event store.
+        kind: ``user`` or ``item``.
+        ids: the platform's.
+
+    Returns:
+        By the platform's id the log's; one that has none is its own text.
+    """
+    path = root / "_ids" / f"{kind}.parquet"
+    known = pq.ParquetFile(path).read() if path.exists() else SCHEMA.empty_table()
+    known = known.filter(pc.is_in(known["id"], pa.array(ids, pa.int64())))
+    return {number: str(number) for number in ids} | dict(
+        zip(known["id"].to_pylist(), known["key"].to_pylist(), strict=True)
+    )

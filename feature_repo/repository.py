@@ -128,6 +128,8 @@ def feature_objects(settings: Settings, facets: list[str]) -> list[Any]:
         description=f"Slot of a clock, {settings.slot_minutes} minutes wide, numbered from local midnight.",
     )
     window, views = f"{settings.window_days} days", view_schemas(facets)
+    # One object each: Feast takes equal ones of one name for different sources.
+    changes = {name: _changes(settings, name) for name in views}
 
     def view(name: str, entities: list[Any], fields: list[Any], description: str, **options: Any) -> FeatureView:
         keys = [Field(name=key, dtype=Int64) for entity in entities for key in [entity.join_key]]
@@ -135,7 +137,7 @@ def feature_objects(settings: Settings, facets: list[str]) -> list[Any]:
             name=name,
             entities=entities,
             schema=[*keys, *fields],
-            source=options.pop("source", None) or _changes(settings, name),
+            source=options.pop("source", None) or changes[name],
             description=description,
             ttl=options.pop("ttl", timedelta(days=settings.window_days + 1)),
             owner=OWNER,
@@ -155,7 +157,7 @@ def feature_objects(settings: Settings, facets: list[str]) -> list[Any]:
             for n in range(settings.slots)
         ],
         "Interest clock of a user, one feature per slot, so that an hour writes only the slots that changed. For serving.",
-        source=_push_source(settings, CLOCK_PUSH, "clock_slots"),
+        source=_push_source(CLOCK_PUSH, changes["clock_slots"]),
     )
     activity = view("user_activity", [user], _fields(views["user_activity"], facets), f"What a user did in {window}.")
     profile = view(
@@ -168,7 +170,7 @@ def feature_objects(settings: Settings, facets: list[str]) -> list[Any]:
         [user],
         [Field(name=HISTORY_FEATURE, dtype=Bytes, description="Items, local minutes, hours; see feature_repo.recent.")],
         f"The last {settings.history_length} items that a user liked or finished in {settings.history_days} days. For serving.",
-        source=_push_source(settings, HISTORY_PUSH, "user_activity"),
+        source=_push_source(HISTORY_PUSH, changes["user_activity"]),
         ttl=timedelta(days=settings.history_days + 1),
     )
     population = view(
@@ -241,13 +243,13 @@ def _changes(settings: Settings, view: str) -> Any:
     return FileSource(path=str(folder / "*" / "*.parquet"), file_format=ParquetFormat(), **common)
 
 
-def _push_source(settings: Settings, name: str, changes: str) -> Any:
+def _push_source(name: str, changes: Any) -> Any:
     """One user's row can be pushed at once; in bulk rows are written hour by hour from what changed."""
     from feast import PushSource
 
     return PushSource(
         name=name,
-        batch_source=_changes(settings, changes),
+        batch_source=changes,
         description="What a user did since the last full hour.",
         owner=OWNER,
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +12,9 @@ import pyarrow as pa
 from core.errors import NotReadyError
 from core.hours import Hour
 from core.page_template import svg, write_page
+from events.ids import log_ids
 from feature_repo.retrieval import ClockFeatures
+from stats.circle import circular_distance, normal_density
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -31,24 +32,29 @@ At {{ moment }} local time the ranker sees: {% for facet, values in now.items() 
 {% for row in rows %}<tr><td>{{ row.name }}</td><td>{{ row.events }}</td>
 {% for text in row.tops %}<td style="text-align:left">{{ text }}</td>{% endfor %}<td>{{ row.as_of }}</td></tr>{% endfor %}
 </tbody></table></div><p class="soft">Top values by score (likes and finishes less skips and dislikes), score in brackets.
-The curve is the weight of each hour at the chosen time: a Gaussian, σ = {{ sigma }} h, of the shortest way round the clock.</p></section>
+The curve is the weight of each hour at the chosen time: a Gaussian, σ = {{ sigma }} h, of the shortest way around the clock.</p></section>
 """
 
 
 def write_clock_page(features: ClockFeatures, user: int | None, moment: str = "08:30") -> Path:
     """Draw the clock of a user, or of everybody, as the online store holds it.
 
+    The page calls the user as the source's log does.
+
     Args:
         features: of the source.
-        user: the user; None for the population.
+        user: the platform's number of the user; None for the population.
         moment: local time HH:MM whose Gaussian window is drawn.
+
+    Returns:
+        The page's path.
 
     Raises:
         NotReadyError: there are no clocks, or the user has none.
     """
     at = features.clock.require_state().as_of
     rows = features.population(at) if user is None else features.get_clock([user], at)
-    who = "Everybody" if user is None else f"User {user}"
+    who = "Everybody" if user is None else f"User {log_ids(features.events.root, 'user', [user])[user]}"
     if not rows.num_rows:
         raise NotReadyError(f"{who} has no event in the {features.settings.window_days} days before {at}")
     hours, minutes = map(int, moment.split(":"))
@@ -58,7 +64,7 @@ def write_clock_page(features: ClockFeatures, user: int | None, moment: str = "0
     weights = _weights(features, now)
     blended = {facet: _blend(table, facet, weights) for facet in features.facets}
     write_page(
-        path, f"Interest clock of {who.lower()}", PAGE, home="../index.html", who=who, moment=moment, sigma=SIGMA_HOURS,
+        path, f"Interest clock of {who[0].lower()}{who[1:]}", PAGE, home="../index.html", who=who, moment=moment, sigma=SIGMA_HOURS,
         events=sum(row["events"] for row in table), as_of=at,
         now={facet: list(values)[: features.settings.top_k] for facet, values in blended.items()},
         drawings={facet: _draw(features, table, facet, weights, who, moment) for facet in features.facets},
@@ -85,19 +91,18 @@ def _slot_name(features: ClockFeatures, slot: int) -> str:
 def _weights(features: ClockFeatures, now: float) -> np.ndarray:
     """Gaussian weight of each slot of a day at local time ``now``."""
     width = features.settings.slot_minutes / 60
-    gap = np.abs((np.arange(features.settings.slots_per_day) + 0.5) * width - now) % 24
-    distance = np.minimum(gap, 24 - gap)
-    return np.exp(-0.5 * (distance / SIGMA_HOURS) ** 2) / (SIGMA_HOURS * math.sqrt(2 * math.pi)) * width
+    gap = (np.arange(features.settings.slots_per_day) + 0.5) * width - now
+    return normal_density(circular_distance(gap), SIGMA_HOURS) * width
 
 
 def _blend(table: list[dict[str, Any]], facet: str, weights: np.ndarray) -> dict[str, float]:
     """Values by their share in the Gaussian-weighted slots, largest first."""
-    found: dict[str, float] = defaultdict(float)
+    shares: dict[str, float] = defaultdict(float)
     for row in table:
         total = sum(row[f"{facet}_scores"])
         for value, score in zip(row[f"{facet}_values"], row[f"{facet}_scores"], strict=True):
-            found[value] += weights[row["slot"] % len(weights)] * score / total
-    return dict(sorted(found.items(), key=lambda pair: (-pair[1], pair[0])))
+            shares[value] += weights[row["slot"] % len(weights)] * score / total
+    return dict(sorted(shares.items(), key=lambda pair: (-pair[1], pair[0])))
 
 
 def _draw(

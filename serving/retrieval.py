@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from serving.catalog import Catalog
+from stats.circle import circular_distance, gaussian
 
 POPULAR, FRESH = 0.5, 0.2
 NEAR_HOURS = 2.0
@@ -70,11 +71,10 @@ def near_values(
     if not slots.num_rows:
         return found
     for row in slots.select(["slot", *(f"{f}_{part}" for f in facets for part in ("values", "scores"))]).to_pylist():
-        gap = abs(local_hour - (row["slot"] + 0.5) * slot_hours) % 24  # a weekend's slots follow, a day later
-        gap = min(gap, 24 - gap)
+        gap = circular_distance(local_hour - (row["slot"] + 0.5) * slot_hours)  # a weekend's slots follow, a day later
         if gap <= NEAR_HOURS:
             for facet in facets:
                 for value, score in zip(row[f"{facet}_values"], row[f"{facet}_scores"], strict=True):
                     key = (facet, value)
-                    found[key] = found.get(key, 0.0) + score * float(np.exp(-0.5 * gap**2))
+                    found[key] = found.get(key, 0.0) + score * float(gaussian(gap))
     return dict(sorted(found.items(), key=lambda pair: (-pair[1], pair[0]))[:VALUES_USED])

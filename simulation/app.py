@@ -23,6 +23,7 @@ import numpy as np
 from simulation.config import SimulatorConfig
 from simulation.random import normal, uniform
 from stats.assignment import assign
+from stats.circle import circular_distance, gaussian
 
 FACETS = ("genre", "mood", "language")
 DAYPARTS = np.array([8.0, 12.5, 18.5, 22.5])
@@ -217,10 +218,8 @@ class App:
 
     def _kernel(self, user: np.ndarray, hour: np.ndarray, day: int) -> np.ndarray:
         """How close an hour is to each of the users' dayparts, shape (pairs, dayparts)."""
-        gap = np.abs(hour[:, None] - self.center[user] - self._weekend_shift(day)) % 24
-        gap = np.minimum(gap, 24 - gap)
-        kernel: np.ndarray = np.exp(-0.5 * (gap / self.config.daypart_width) ** 2)
-        return kernel
+        gap = np.abs(hour[:, None] - self.center[user] - self._weekend_shift(day))
+        return gaussian(circular_distance(gap), self.config.daypart_width)
 
     def _weekend_shift(self, day: int) -> float:
         """Hours by which the dayparts of a local day come later."""

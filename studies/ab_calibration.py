@@ -284,7 +284,7 @@ def both_methods(metric: str, values: np.ndarray, treated: np.ndarray) -> dict[s
 
 
 def on_the_app(runs: int, seed: int) -> dict[str, Any]:
-    """The simulated app, anew with each seed: does the interval cover the effect that a run of all users in both arms shows?"""
+    """The simulated app, generated again with each seed: does the interval cover the effect that a run of all users in both arms shows?"""
     from simulation.config import SimulatorConfig
 
     covered = {m: {"welch": 0, "cuped": 0} for m in APP_METRICS}

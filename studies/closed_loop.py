@@ -1,6 +1,6 @@
 """Do A/B intervals hold the counterfactual truth where people react to rankers?
 
-Each run is a closed loop of its own luck: all users are lived under both rankers, a coin of its own puts them into arms, and the A/B
+Each run is a closed loop of its own luck: both rankers are simulated for every user, a coin of its own puts them into arms, and the A/B
 analysis sees each user's outcome in the user's arm. The truth is the difference over all users. Rankers and features are held
 as they were at the experiment's start (``closed_loop.worlds``).
 """
@@ -43,7 +43,7 @@ def run(settings: Settings, replications: int, worlds: int) -> tuple[str, str]:
 
 
 CODE = 1
-"""Counts changes of what a run means; a new number lives all of them anew."""
+"""Counts changes of what a run means; a new number simulates all of them again."""
 
 
 def _one(world: FrozenModelWorld, luck: int) -> dict[str, Any]:

@@ -25,7 +25,7 @@ VARIANTS = ("none", "hour_embedding", "naive_clock", "adaptive_clock", "gaussian
 OFFLINE, ONLINE = ("auc", "uauc"), ("active_days", "duration_hours")
 LUCKS = 3
 CODE = 1
-"""Counts changes of what a part means; a new number computes all of them anew."""
+"""Counts changes of what a part means; a new number computes all of them again."""
 
 
 def run(settings: Settings, worlds: int) -> tuple[str, str]:

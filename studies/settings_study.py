@@ -1,4 +1,4 @@
-"""A study of the clock's settings: the same log, clocks computed anew, the same rankers."""
+"""A study of the clock's settings: the same log, clocks computed again, the same rankers."""
 
 from __future__ import annotations
 

@@ -43,21 +43,26 @@ def conclude(found: dict[str, dict[str, Any]]) -> str:
         gaps, ours = figures[f"{PAPER} less"], figures[f"{OURS} less"]
         won = [v for v in BEATEN_BY_PAPER if all(gaps[v][m].above for m in COMPARED)]
         lost = [v for v in BEATEN_BY_PAPER if v not in won]
-        claim = listed(won) if won else "nothing"
-        sentence = f"{title}: the paper's clock beats {claim} in AUC and UAUC" + (
-            f", but not {listed(lost)}" if lost else ""
-        )
+        papers = _compared("the paper's clock", won, lost)
+        sentence = f"{title}: {papers} in AUC and UAUC"
         more = [m for m, gain in PAPER_GAINS.items() if gaps["none"][m].interval[0] > gain]
         if more:
             sentence += f"; over none it gains more than in the paper ({listed(more)})"
         beaten = [v for v in ours if all(ours[v][m].above for m in COMPARED)]
         open_ = [v for v in ours if v not in beaten]
-        sentence += f". Ours beats {'every other module' if not open_ else listed(beaten) or 'nothing'}"
-        sentence += f" but not {listed(open_)}" if open_ and beaten else ""
+        sentence += f". {_compared('Ours', beaten, open_)}"
         gain = ours[PAPER]
         sentence += f"; over the paper's clock AUC {gain['auc'].signed}, UAUC {gain['uauc'].signed}."
         parts.append(sentence)
     return " ".join(parts)
+
+
+def _compared(module: str, better_than: list[str], others: list[str]) -> str:
+    """Which modules one is better than, and which it is not separable from or better than."""
+    if not better_than:
+        return f"{module} is not established to be better than {listed(others)}"
+    rest = f", and not established to be better than {listed(others)}" if others else ""
+    return f"{module} is better than {listed(better_than)}{rest}"
 
 
 def _section(title: str, figures: dict[str, Any]) -> Section:

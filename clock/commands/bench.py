@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from dataclasses import asdict
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -56,14 +56,12 @@ def bench(
         )
     if not scale > 0:
         raise ConfigError(f"--scale {scale:g}: more than 0; 1 is the full size")
-    for name in chosen:
-        results = run_bench(name, scale)
-        for r in results:
-            print(
-                f"{r.name:<28} {r.value:9.3f} {r.unit:<3} {r.ratio:7.1f} × {r.peer} ({r.peer_value:.2f} {r.unit})",
-                flush=True,
-            )
-        path = _keep(results)
+    from benchmarks.runner import run_benches
+    from core.settings import load_settings
+
+    path = load_settings().var / "bench" / "results.json"
+    benches = {name: partial(run_bench, name) for name in chosen}
+    run_benches(benches, chosen, scale, path, lambda result: print(result.line, flush=True))
     print(f"results in {path}")
 
 
@@ -72,23 +70,11 @@ def run_bench(name: str, scale: float) -> list[Result]:
 
     Args:
         name: of ``BENCHES``.
-        scale: share of the full size.
+        scale: share of the full size, above 0.
     """
     module, function = BENCHES[name].split(":")
     outcome = getattr(importlib.import_module(f"benchmarks.{module}"), function)(scale)
     return outcome if isinstance(outcome, list) else [outcome]
-
-
-def _keep(results: list[Result]) -> str:
-    """Put results into the file in the place of earlier ones of the same names; returns its path."""
-    from core.files import read_json, write_json
-    from core.settings import load_settings
-
-    path = load_settings().var / "bench" / "results.json"
-    measured = {r.name for r in results}
-    kept = [r for r in read_json(path) if r["name"] not in measured] if path.exists() else []
-    write_json(path, [*kept, *(asdict(r) for r in results)])
-    return str(path)
 
 
 app = cli.App(callback=None, no_args_is_help=False)

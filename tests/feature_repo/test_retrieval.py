@@ -17,8 +17,10 @@ import pytest
 import yaml
 
 from core.errors import CorruptStateError, DataError, NotReadyError
+from core.files import write_parquet
 from core.hours import Hour
 from core.settings import ROOT, Settings, load_settings
+from events.ids import SCHEMA, log_ids
 from events.store import EventStore
 from feature_repo.clock import ClockState
 from feature_repo.push import push_events
@@ -226,6 +228,19 @@ def test_pages_draw_a_user_and_everybody(ready: Settings) -> None:
         assert "At 21:15 local time the ranker sees" in text
     with pytest.raises(NotReadyError, match="has no event"):
         write_clock_page(found, 10**9)
+
+
+def test_pages_call_a_user_as_the_log_does(ready: Settings, tmp_path: Path) -> None:
+    settings = load_settings(var=tmp_path / "var", source="simulator")
+    shutil.copytree(ready.workspace, settings.workspace)
+    source = features(settings)
+    first, second = source.most_active(2)
+    names = pa.table({"key": ["Ann-7f", "Bob-3c"], "id": [first, second]}, schema=SCHEMA)
+    write_parquet(settings.events_dir / "_ids" / "user.parquet", names)
+    text = write_clock_page(source, second).read_text()
+    assert "User Bob-3c" in text
+    assert f"User {second}" not in text
+    assert log_ids(settings.events_dir, "user", [second, 10**9]) == {second: "Bob-3c", 10**9: str(10**9)}
 
 
 def command(settings: Settings, *arguments: str) -> subprocess.CompletedProcess[str]:

@@ -1,0 +1,106 @@
+"""Runs benches one after the other: each result is kept as it comes, and whatever a bench started ends with it."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from types import FrameType
+
+import psutil
+
+from benchmarks.result import Result
+from core.files import read_json, write_json
+
+STOP_SECONDS = 10
+"""Given to processes to end by themselves, before they are killed."""
+
+
+def run_benches(
+    benches: Mapping[str, Callable[[float], list[Result]]],
+    chosen: Sequence[str],
+    scale: float,
+    path: Path,
+    show: Callable[[Result], None],
+) -> list[Result]:
+    """Run benches; the file of results is written, by rename, after each.
+
+    SIGTERM and SIGINT end the run; the processes that a bench started, and those that they started, end as well, and
+    the results so far stay.
+
+    Args:
+        benches: name → what measures it.
+        chosen: names to run, in this order.
+        scale: share of the full size, above 0.
+        path: JSON file of the newest result of every name; others than those measured are kept.
+        show: called with each result.
+
+    Returns:
+        All results of this run.
+
+    Raises:
+        SystemExit: a signal ended the run; its code is 128 and the signal's number.
+    """
+    results: list[Result] = []
+    with children_stopped():
+        for name in chosen:
+            measured = benches[name](scale)
+            keep(path, measured)
+            results += measured
+            for result in measured:
+                show(result)
+    return results
+
+
+def keep(path: Path, results: Sequence[Result]) -> None:
+    """Put results into a file of results, in the place of those of the same name."""
+    names = {result.name for result in results}
+    others = [known for known in read_json(path) if known["name"] not in names] if path.exists() else []
+    write_json(path, [*others, *(asdict(result) for result in results)])
+
+
+@contextmanager
+def children_stopped() -> Iterator[None]:
+    """For the length of a ``with`` block signals to end raise SystemExit; after it no process that began in it lives."""
+    before = {child.pid for child in psutil.Process().children(recursive=True)}
+    started: dict[int, psutil.Process] = {}
+
+    def note() -> None:
+        """Remember what runs now: whose parent ends first is no child of ours any more."""
+        children = psutil.Process().children(recursive=True)
+        started.update({child.pid: child for child in children if child.pid not in before})
+
+    def end(number: int, frame: FrameType | None) -> None:
+        del frame
+        for each in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(each, signal.SIG_IGN)  # the first is enough
+        note()
+        raise SystemExit(128 + number)
+
+    handlers = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        note()
+        _stop(list(started.values()))
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
+def _stop(processes: Sequence[psutil.Process]) -> None:
+    alive = [process for process in processes if process.is_running()]
+    for process in alive:
+        _signal(process.terminate)
+    _, stubborn = psutil.wait_procs(alive, timeout=STOP_SECONDS)
+    for process in stubborn:
+        _signal(process.kill)
+    psutil.wait_procs(stubborn, timeout=STOP_SECONDS)
+
+
+def _signal(send: Callable[[], None]) -> None:
+    try:
+        send()
+    except psutil.NoSuchProcess:
+        return
