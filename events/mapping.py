@@ -265,7 +265,8 @@ def parse_expression(text: str, where: str) -> exp.Expression:
         reason = str(error).splitlines()[0]
         raise ConfigError(f"{where}: cannot read the expression '{text}': {reason}{QUOTING}") from None
     simple = isinstance(tree, exp.Select) and len(tree.expressions) == 1 and set(_parts(tree)) == {"expressions"}
-    if not simple or tree.find(exp.Subquery, exp.AggFunc, exp.Window, exp.Star, exp.Table) is not None:
+    nested = sum(1 for _ in tree.find_all(exp.Select)) > 1 or tree.find(exp.Alias) is not None
+    if not simple or nested or tree.find(exp.Subquery, exp.AggFunc, exp.Window, exp.Star, exp.Table) is not None:
         raise ConfigError(f"{where}: '{text}' must be one expression over the columns of a row{QUOTING}")
     return tree.expressions[0]
 
