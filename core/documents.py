@@ -16,7 +16,11 @@ M = TypeVar("M", bound=BaseModel)
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """``; did you mean 'x'?`` where a known name is close, else nothing."""
+    """``; did you mean 'x'?`` where a known name is close, else nothing.
+
+    >>> did_you_mean("gerne", ["genre", "mood"])
+    "; did you mean 'genre'?"
+    """
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
     return f"; did you mean '{close[0]}'?" if close else ""
 
@@ -70,6 +74,8 @@ def _problem(error: Any, root: yaml.Node | None, known: set[str]) -> str:
         text = f"unknown key{did_you_mean(str(location[-1]), known)}"
     else:
         text = error["msg"].removeprefix("Value error, ")
+        if error["type"] == "string_type" and isinstance(error.get("input"), bool):
+            text += " (YAML reads off, on, yes and no as true or false: write the name in quotes)"
     return f"  line {_line(root, location)}: {name}: {text}"
 
 

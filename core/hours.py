@@ -25,7 +25,14 @@ class Hour:
 
     @classmethod
     def parse(cls, key: str) -> Hour:
-        """Read a key such as ``2026-11-23T10``; raises ``ConfigError`` for anything else."""
+        """Read a key such as ``2026-11-23T10``.
+
+        >>> Hour.parse("1970-01-02T01").number
+        25
+
+        Raises:
+            ConfigError: the text is not an hour.
+        """
         try:
             if not _KEY.fullmatch(key):
                 raise ValueError
@@ -71,7 +78,11 @@ class Hour:
 
 
 def hour_range(start: Hour, end: Hour) -> Iterator[Hour]:
-    """Hours in [start, end), in order."""
+    """Hours in [start, end), in order.
+
+    >>> [hour.key for hour in hour_range(Hour(22), Hour(25))]
+    ['1970-01-01T22', '1970-01-01T23', '1970-01-02T00']
+    """
     return (Hour(number) for number in range(start.number, end.number))
 
 
@@ -82,7 +93,14 @@ def day_hours(day: date) -> list[Hour]:
 
 
 def parse_day(key: str) -> date:
-    """Read a day such as ``2026-11-23``; raises ``ConfigError`` for anything else."""
+    """Read a day such as ``2026-11-23``.
+
+    >>> parse_day("2026-11-23")
+    datetime.date(2026, 11, 23)
+
+    Raises:
+        ConfigError: the text is not a day.
+    """
     try:
         return date.fromisoformat(key)
     except ValueError:

@@ -43,7 +43,8 @@ class Settings(BaseSettings):
     top_k: int = Field(3, ge=1, le=10, description="Values kept per slot and facet.")
     score_weights: dict[str, float] = Field(
         default={"finish": 1, "like": 1, "skip": -1, "dislike": -1, "share": 1},
-        description="Weight of each behavior in a facet value's score.",
+        description="Weight of each behavior in a facet value's score. Finishes, likes, skips and dislikes are those of the "
+        "Interest Clock (Zhu et al., SIGIR 2024, arXiv 2404.19357); the paper has no shares.",
     )
 
     variants: tuple[str, ...] = Field(

@@ -20,6 +20,7 @@ from events.schema import BEHAVIORS, RESERVED
 
 BUILTIN = Path(__file__).parent / "sources"
 ITEM_FACET = "item"
+QUOTING = "; names with spaces or signs are written in double quotes, as in '\"rating:float\" >= 4'"
 """The facet of a log without attributes: the item itself."""
 INNER = (
     "hour", "slot", "as_of", "first_hour", "event_timestamp", "score", "events", "count", "weight", "place", "batch",
@@ -262,10 +263,11 @@ def parse_expression(text: str, where: str) -> exp.Expression:
         tree = sqlglot.parse_one(f"SELECT {text}", read="duckdb")
     except sqlglot.errors.SqlglotError as error:
         reason = str(error).splitlines()[0]
-        raise ConfigError(f"{where}: cannot read the expression '{text}': {reason}") from None
+        raise ConfigError(f"{where}: cannot read the expression '{text}': {reason}{QUOTING}") from None
     simple = isinstance(tree, exp.Select) and len(tree.expressions) == 1 and set(_parts(tree)) == {"expressions"}
-    if not simple or tree.find(exp.Subquery, exp.AggFunc, exp.Window, exp.Star, exp.Table) is not None:
-        raise ConfigError(f"{where}: '{text}' must be one expression over the columns of a row")
+    nested = sum(1 for _ in tree.find_all(exp.Select)) > 1 or tree.find(exp.Alias) is not None
+    if not simple or nested or tree.find(exp.Subquery, exp.AggFunc, exp.Window, exp.Star, exp.Table) is not None:
+        raise ConfigError(f"{where}: '{text}' must be one expression over the columns of a row{QUOTING}")
     return tree.expressions[0]
 
 

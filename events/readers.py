@@ -285,8 +285,8 @@ def _load_csv(loader: _Loader, options: CsvOptions, files: list[Path]) -> None:
             by_header[tuple(header), delimiter].append(file)
     if len({header for header, _ in by_header}) > 1:
         log.warning("the CSV files have different headers; they are joined by name, and empty where a file has none")
-    for number, ((header, delimiter), members) in enumerate(by_header.items()):
-        names = _unique(header, loader.repeated)
+    for number, ((cells, delimiter), members) in enumerate(by_header.items()):
+        names = _unique(cells, loader.repeated)
         columns = [loader.column(name) for name in names]
         texts = _cleaned(loader, members, lambda file, to: clean_csv(file, to, options, delimiter, len(columns)))  # noqa: B023
         if not texts:

@@ -220,7 +220,7 @@ class Staging:
     def _add_ids(self) -> None:
         """Choose the kind of ids: the source's, the mapping's, or integers where every id of the input is one."""
         for kind in ("user", "item"):
-            chosen = self.mapping.ids.get(kind, "auto")
+            chosen: str = self.mapping.ids.get(kind, "auto")
             known = self.known_ids.get(kind)
             if known and chosen not in ("auto", known):
                 raise DataError(
@@ -473,7 +473,7 @@ def _item_value(text: str, where: str, raw: RawLog) -> str:
     """SQL of a column of the items table, or of an expression over its columns."""
     if text in raw.columns:
         return raw.cell(text, where)
-    tree = parse_expression(text, where)
+    tree: exp.Expr = parse_expression(text, where)
     for column in list(tree.find_all(exp.Column)):
         cell = sqlglot.parse_one(raw.cell(column.name, where), read="duckdb")
         tree = cell if column is tree else tree

@@ -15,7 +15,8 @@ EXAMPLE = """\
 # A mapping file says how the columns of a log become events. Everything but the marked keys is optional.
 source: my_app                        # required: name of the source, and of its workspace under var/
 format: auto                          # auto (by suffix), csv, parquet, jsonl; each also .gz
-csv: {delimiter: ",", quote: '"', header: true, encoding: utf-8}   # columns: [...] where there is no header
+csv: {delimiter: ",", quote: '"', header: true, encoding: utf-8}   # columns: [...] where there is no header; "\\t" is a tab
+                                      # (.tsv has tabs anyway); encoding: utf-8, latin-1 or utf-16
 paths: [log/{hour}.csv.gz]            # default paths, relative to this file; the command line's win;
                                       # {hour} is the hour's key (2026-11-23T10), where the log has a file an hour
 columns:
@@ -25,8 +26,12 @@ columns:
   played_seconds: ms_played / 1000
   duration_seconds: ms_total / 1000
 timestamp: {column: ts, unit: ms, zone: UTC}   # required; unit: iso, s, ms, us; or format: "%d/%m/%Y %H:%M"
+                                      # origin: 2024-01-01 where numbers do not count from 1970;
+                                      # fold: first, second or reject, for times that a zone's clock shows twice in autumn
+ids: {user: string, item: string}     # or int; absent: int where every id of the first input is an integer, else text;
+                                      # fixed by the first input
 local_time: {zone: Europe/Berlin}     # required; or zone_column: tz, or offset_minutes_column: tz_offset
-facets: {genre: genre}                # attributes in the log itself
+facets: {genre: genre}                # attributes in the log itself; no facet at all: the item itself serves as one
 items:                                # attributes in a table of items
   path: items.csv                     # beside this file or beside the log; may be a pattern; csv: {...} as above
   key: track_id                       # matches item_id as it stands in the log
@@ -36,6 +41,8 @@ behaviors:                           # required: at least one; leave out what th
   skip: played_seconds < 5
   like: action = 'like'
 negatives: {per_positive: 4, kind: popularity, seed: 7}   # for logs of positives only; or kind: own
+# Names with spaces or signs are quoted inside expressions: '"rating:float" >= 4'; off, on, yes, no and names with a
+# colon are quoted for YAML: column: "off".
 exposures:                            # who met which experiment variant; {name} is the log file's name
   path: ../exposures/{name}
   user_id: uid
@@ -127,3 +134,28 @@ def status(out: Out = None, source: cli.SourceOption = None) -> None:
 def explain() -> None:
     """Print a commented mapping file."""
     print(EXAMPLE)
+
+
+@app.command()
+def guess(
+    path: Annotated[list[str], typer.Argument(metavar="LOG...", help="Files, folders or globs of a log.")],
+    name: Annotated[
+        str | None, typer.Option("--name", metavar="SOURCE", help="Name of the source. Default: from the file's name.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="MAPPING.yaml", help="File to write. Default: standard output.")
+    ] = None,
+) -> None:
+    """Look at a log and write a first mapping for it, with comments on what to check."""
+    from core.errors import ConfigError
+    from core.files import write_text
+    from events.guess import guess_mapping
+
+    if out is not None and out.exists():
+        raise ConfigError(f"{out} is there already; give another --out, or remove it")
+    mapping = guess_mapping(path, name)
+    if out is None:
+        print(mapping, end="")
+        return
+    write_text(out, mapping)
+    print(f"written to {out}; look at the lines marked 'check', then run 'clock events ingest {out} {' '.join(path)}'")

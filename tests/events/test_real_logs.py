@@ -423,6 +423,19 @@ def test_a_log_without_attributes_has_the_item_for_its_facet(log: Log) -> None:
     assert log.events()["item"].tolist() == ["i0", "i1"]
 
 
+@pytest.mark.parametrize("expression", ["rating:float >= 4", "rating IN (SELECT 4)", "a b > 1"])
+def test_a_name_that_needs_quotes_gets_the_hint(log: Log, expression: str) -> None:
+    log.write(HEADER + rows(2))
+    with pytest.raises(ConfigError, match="written in double quotes"):
+        log.ingest(behaviors=f'behaviors: {{like: "{expression}"}}')
+
+
+def test_a_column_called_off_gets_the_hint(log: Log) -> None:
+    log.write(HEADER + rows(2))
+    with pytest.raises(ConfigError, match="write the name in quotes"):
+        log.ingest(local_time="local_time: {offset_minutes_column: off}")
+
+
 # Exposures.
 
 
