@@ -187,21 +187,22 @@ def _shares(text: str | None) -> dict[str, float] | None:
 
 
 def report(settings: Settings, arguments: argparse.Namespace) -> None:
-    from ab_analysis.experiment import find_experiments, load_named
+    from ab_analysis.experiment import find_experiments
     from ab_analysis.overview import write_overview
-    from ab_analysis.report import write_report
+    from ab_analysis.report import write_reports
     from events.store import EventStore
 
-    folder = settings.experiments_dir
-    experiments = [load_named(folder, name) for name in arguments.experiment or find_experiments(folder)]
+    names = list(arguments.experiment or find_experiments(settings.experiments_dir))
     hours = EventStore(settings.events_dir).hours()
     if not hours:
         raise DataError(f"no events in {settings.events_dir} yet")
     until = day_hours(parse_day(arguments.day))[-1] + 1 if arguments.day else hours[-1] + 1
     until = Hour.parse(arguments.until) if arguments.until else until
-    for experiment in experiments:
-        written = write_report(settings, experiment, until)
-        print(f"{experiment.name}: {written.analysis.decision.sentence}\n  {written.page}")
+    for outcome in write_reports(settings, names, until):
+        if outcome.report is None:
+            print(f"{outcome.experiment}: no report: {outcome.reason}", file=sys.stderr)
+        else:
+            print(f"{outcome.experiment}: {outcome.report.analysis.decision.sentence}\n  {outcome.report.page}")
     print(write_overview(settings))
 
 
