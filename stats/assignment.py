@@ -20,9 +20,6 @@ def hash_to_unit(salt: str, user_keys: Sequence[str]) -> np.ndarray:
 
     Returns:
         Shape (users,).
-
-    >>> hash_to_unit("salt", ["u1", "u2"]).round(6).tolist() == hash_to_unit("salt", ["u1", "u2"]).round(6).tolist()
-    True
     """
     prefix = hashlib.blake2b(f"{salt}\x1f".encode(), digest_size=8)
     points = np.empty(len(user_keys), dtype=np.uint64)
