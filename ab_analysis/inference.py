@@ -16,7 +16,7 @@ import numpy as np
 import tea_tasting as tt
 import tea_tasting.aggr
 
-from ab_analysis.moments import Cells, Moments
+from ab_analysis.moments import Cells, Moments, align
 
 NORMAL = NormalDist()
 ADJUSTMENT = "__adjustment"
@@ -177,6 +177,7 @@ def compare(spec: MetricSpec, control: Moments, treatment: Moments, confidence: 
         return UNKNOWN
     if spec.denominator and not (control.mean(spec.denominator) and treatment.mean(spec.denominator)):
         return UNKNOWN
+    control, treatment = align(control, treatment)
     covariate = None
     if adjusted and (theta := coefficients(spec, control, treatment)):
         control, treatment = (m.with_combination(ADJUSTMENT, theta) for m in (control, treatment))
@@ -332,7 +333,8 @@ def post_stratified(
     kept = [n for n in range(len(names)) if min(groups[0][n].count, groups[1][n].count) >= 2]
     if not kept:
         return UNKNOWN
-    groups = [[side[n] for n in kept] for side in groups]
+    aligned = align(*(side[n] for side in groups for n in kept))
+    groups = [aligned[: len(kept)], aligned[len(kept) :]]
     theta = coefficients(spec, *(sum(side[1:], side[0]) for side in groups)) if spec.covariates else {}
     weights = {spec.numerator: 1.0, **{name: -t for name, t in theta.items()}}
     groups = [[m.with_combination(ADJUSTMENT, weights) for m in side] for side in groups]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from itertools import combinations_with_replacement
 from typing import Any
@@ -51,6 +51,8 @@ class Moments:
         """Two groups as one (Chan, Golub & LeVeque 1983, doi:10.1080/00031305.1983.10483115)."""
         if not self.count or not other.count:
             return other if not self.count else self
+        if self.units != other.units:
+            self, other = align(self, other)  # noqa: PLW0642
         count = self.count + other.count
         gap = other.means - self.means
         return Moments(
@@ -108,6 +110,21 @@ class Moments:
         )
 
 
+def align(*groups: Moments) -> list[Moments]:
+    """Groups in the same units, the largest of each column, so that their figures can be compared."""
+    if all(g.units == groups[0].units for g in groups):
+        return list(groups)
+    people = [g for g in groups if g.count]
+    units = {c: max(g.unit(c) for g in people) for c in {c for g in people for c in g.units}}
+    aligned = []
+    for g in groups:
+        factors = np.array([g.unit(c) / units.get(c, 1.0) for c in g.columns])
+        aligned.append(
+            replace(g, means=g.means * factors, comoments=g.comoments * factors[:, None] * factors, units=units)
+        )
+    return aligned
+
+
 def no_users(columns: Sequence[str]) -> Moments:
     k = len(columns)
     return Moments(tuple(columns), 0, np.zeros(k), np.zeros((k, k)))
@@ -159,10 +176,10 @@ def read_moments(db: Engine, table: str, by: Sequence[str], blocks: Sequence[Seq
     columns = tuple(sorted({name for block in blocks for name in block}))
     pairs = pairs_of(blocks)
     sums = exact_sums(db, table, by, [*((c,) for c in columns), *pairs])
-    units = _units(columns, pairs, sums.values())
     cells = {}
     for key, (count, values) in sums.items():
         total = dict(zip(columns, values, strict=False))
+        units = _units(columns, pairs, values)
         comoments = np.full((len(columns), len(columns)), np.nan)
         for (a, b), product in zip(pairs, values[len(columns) :], strict=True):
             i, j = columns.index(a), columns.index(b)
@@ -173,16 +190,10 @@ def read_moments(db: Engine, table: str, by: Sequence[str], blocks: Sequence[Seq
     return Cells(tuple(by), cells)
 
 
-def _units(
-    columns: Sequence[str], pairs: Sequence[tuple[str, str]], sums: Iterable[tuple[int, list[Fraction]]]
-) -> dict[str, float]:
+def _units(columns: Sequence[str], pairs: Sequence[tuple[str, str]], values: Sequence[Fraction]) -> dict[str, float]:
     """Units of the columns whose squares a double cannot hold, so that they become numbers around 1."""
-    squares = dict.fromkeys(columns, Fraction(0))
-    for _, values in sums:
-        for (a, b), product in zip(pairs, values[len(columns) :], strict=True):
-            if a == b:
-                squares[a] = max(squares[a], product)
-    bits = {c: (q.numerator.bit_length() - q.denominator.bit_length()) // 2 for c, q in squares.items() if q}
+    squares = {a: q for (a, b), q in zip(pairs, values[len(columns) :], strict=True) if a == b and q}
+    bits = {c: (q.numerator.bit_length() - q.denominator.bit_length()) // 2 for c, q in squares.items()}
     return {c: math.ldexp(1.0, n) for c, n in bits.items() if abs(n) > ORDINARY_RANGE}
 
 
@@ -245,7 +256,7 @@ def _any_of(by: Sequence[str], groups: Sequence[tuple[Any, ...]]) -> str:
     def equal(name: str, value: Any) -> str:
         if value is None:
             return f"{identifier(name)} IS NULL"
-        return f"{identifier(name)} = {quoted(value) if isinstance(value, str) else value!r}"
+        return f"{identifier(name)} = {quoted(value) if isinstance(value, str) else repr(value)}"
 
     return " OR ".join(f"({' AND '.join(map(equal, by, group))})" for group in groups)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,11 @@ import yaml
 from ab_analysis import plots
 from ab_analysis.analysis import Analysis, analyze
 from ab_analysis.decision import guardrail_state, side
-from ab_analysis.experiment import Experiment, ExperimentPlan, make_plan
+from ab_analysis.experiment import Experiment, ExperimentPlan, load_named, make_plan
 from ab_analysis.results import MetricResult, plain
 from ab_analysis.user_table import build_user_table
 from core.engine import engine
+from core.errors import PlatformError
 from core.files import read_json, write_json, write_text
 from core.hours import Hour
 from core.page_template import write_page
@@ -79,6 +81,32 @@ def write_report(settings: Settings, experiment: Experiment, until: Hour) -> Rep
         write_text(folder / f"{stem}.csv", as_csv(analysis))
     write_pages(folder, stems, plan, analysis, queries)
     return Report(analysis, folder / f"{until.key}.html")
+
+
+@dataclass(frozen=True)
+class ReportOutcome:
+    """What became of one experiment's report; ``reason`` says why there is none."""
+
+    experiment: str
+    report: Report | None
+    reason: str = ""
+
+
+def write_reports(settings: Settings, names: Sequence[str], until: Hour) -> Iterator[ReportOutcome]:
+    """Report experiments of the workspace one after the other; one that cannot be reported does not stop the others.
+
+    Raises:
+        PlatformError: of the experiment, where only one is named.
+    """
+    for name in names:
+        try:
+            report = write_report(settings, load_named(settings.experiments_dir, name), until)
+        except PlatformError as error:
+            if len(names) == 1:
+                raise
+            yield ReportOutcome(name, None, str(error))
+        else:
+            yield ReportOutcome(name, report)
 
 
 def _about(experiment: Experiment) -> dict[str, Any]:

@@ -33,8 +33,8 @@ def read_users(path: str, column: str | None = None, *, stdin: TextIO | None = N
             are neither text nor whole numbers: each would be assigned a variant that serving does not give.
     """
     if path == STANDARD_INPUT:
-        handle = io.StringIO((stdin or sys.stdin).read().removeprefix(MARK), newline="")
-        return _from_csv(handle, "standard input", column) if column else _from_lines(handle)
+        piped = io.StringIO((stdin or sys.stdin).read().removeprefix(MARK), newline="")
+        return _from_csv(piped, "standard input", column) if column else _from_lines(piped)
     file = Path(path)
     if not file.is_file():
         raise ConfigError(f"no file of users at '{path}'")

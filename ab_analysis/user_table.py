@@ -5,7 +5,7 @@ Tables it leaves in the engine, all of which one SQL makes on DuckDB and on Spar
 =============  ======================================================================================
 ``seen``       user, variant, ``exposure`` (moment from which events count)
 ``user_day``   user, local day, ``phase`` (1 from exposure on, 0 before the start), every additive metric
-``users``      a row a user: variant, ``exposure_day``, metrics, ``<metric>_pre``, ``is_new``, segments
+``users``      one row per user: variant, ``exposure_day``, metrics, ``<metric>_pre``, ``is_new``, segments
 =============  ======================================================================================
 """
 
@@ -17,12 +17,14 @@ from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
 
+import duckdb
+
 from ab_analysis.experiment import Experiment, ExperimentPlan, Segment
 from ab_analysis.metrics import to_sql
 from ab_analysis.moments import check_known
 from core.duck import identifier, quoted
 from core.engine import Engine
-from core.errors import NotReadyError
+from core.errors import DataError, NotReadyError
 from core.hours import Hour, hour_range
 from events.store import EventStore
 
@@ -75,8 +77,8 @@ def build_user_table(db: Engine, store: EventStore, plan: ExperimentPlan, until:
         db, plan, until,
         events=store.event_files(hours) or [store.partition(hours[0]) / "events.parquet"], exposures=exposures,
     )  # fmt: skip
-    there = set(hours)
-    return Counts(**{**vars(counts), "missing_hours": tuple(h.key for h in expected if h not in there)})
+    present = set(hours)
+    return Counts(**{**vars(counts), "missing_hours": tuple(h.key for h in expected if h not in present)})
 
 
 def make_tables(
@@ -98,11 +100,14 @@ def make_tables(
     assigned = _by_variant(db, "assigned", experiment)
     if not sum(assigned.values()):
         raise _nobody(experiment, until)
-    _seen(db, experiment)
-    _user_day(db, plan)
-    _base(db, plan, until)
-    _users(db, plan)
-    analyzed = _by_variant(db, "users", experiment)
+    try:
+        _seen(db, experiment)
+        _user_day(db, plan)
+        _base(db, plan, until)
+        _users(db, plan)
+        analyzed = _by_variant(db, "users", experiment)
+    except duckdb.Error as error:
+        raise DataError(f"experiment '{experiment.name}': {_culprit(db, plan)}: {str(error).splitlines()[0]}") from None
     new = int(db.scalar("SELECT count(*) FROM users WHERE is_new"))
     return Counts(until, assigned, analyzed, crossed, unknown, early, new, others=_others(db, experiment))
 
@@ -112,8 +117,8 @@ def _nobody(experiment: Experiment, until: Hour) -> NotReadyError:
 
 
 def _by_variant(db: Engine, table: str, experiment: Experiment) -> dict[str, int]:
-    found = dict(db.rows(f"SELECT variant, count(*) AS n FROM {table} GROUP BY variant"))
-    return {variant: int(found.get(variant, 0)) for variant in experiment.variants}
+    users = dict(db.rows(f"SELECT variant, count(*) AS n FROM {table} GROUP BY variant"))
+    return {variant: int(users.get(variant, 0)) for variant in experiment.variants}
 
 
 def _assigned(db: Engine, experiment: Experiment, until: Hour) -> tuple[int, int, int]:
@@ -141,6 +146,23 @@ def _assigned(db: Engine, experiment: Experiment, until: Hour) -> tuple[int, int
         AND m.variant = u.variant WHERE u.known = 1 AND u.exposure >= {start}""",
     )
     return int(crossed), int(unknown), int(early)
+
+
+def _culprit(db: Engine, plan: ExperimentPlan) -> str:
+    """Which expression of the experiment the engine cannot compute over the events."""
+    expressions = {f"metric '{n}'": text for n, m in plan.additive.items() if (text := m.sum or m.count or m.days)}
+    if plan.experiment.trigger:
+        expressions["trigger"] = plan.experiment.trigger
+    for where, text in expressions.items():
+        try:
+            db.rows(f"SELECT count({to_sql(text, db.dialect)}) FROM events")
+        except duckdb.Error:
+            return f"{where}, '{text}', cannot be computed for an event"
+    return (
+        f"population, '{plan.experiment.population}', cannot be computed"
+        if plan.experiment.population
+        else "its events"
+    )
 
 
 def _seen(db: Engine, experiment: Experiment) -> None:
@@ -285,11 +307,11 @@ def _others(db: Engine, experiment: Experiment) -> dict[str, float]:
         (SELECT DISTINCT experiment, variant, user_id FROM exposure_log WHERE experiment <> {quoted(experiment.name)}) o
         JOIN assigned s ON s.user_id = o.user_id GROUP BY 1, 2, 3"""
     )
-    found = {}
+    p_values = {}
     for other in sorted({r[0] for r in rows}):
-        own = [r for r in rows if r[0] == other]
-        theirs, ours = sorted({r[1] for r in own}), sorted({r[2] for r in own})
+        shared = [r for r in rows if r[0] == other]
+        theirs, ours = sorted({r[1] for r in shared}), sorted({r[2] for r in shared})
         if len(theirs) > 1 and len(ours) > 1:
-            table = [[sum(r[3] for r in own if r[1:3] == (t, o)) for o in ours] for t in theirs]
-            found[other] = float(chi2_contingency(table).pvalue)
-    return found
+            table = [[sum(r[3] for r in shared if r[1:3] == (t, o)) for o in ours] for t in theirs]
+            p_values[other] = float(chi2_contingency(table).pvalue)
+    return p_values

@@ -8,7 +8,7 @@ from typing import Any
 from ab_analysis.experiment import find_experiments, load_named
 from ab_analysis.report import analyze_experiment, write_report
 from core.alerts import send_alert
-from core.errors import NotReadyError
+from core.errors import NotReadyError, PlatformError
 from core.hours import Hour
 from core.settings import Settings
 from serving.routing import stop_experiment, stopped
@@ -26,23 +26,35 @@ def watch_experiments(settings: Settings, hour: Hour) -> list[dict[str, Any]]:
     Returns:
         Experiment, verdict and sentence of every look.
     """
-    until, found = hour + 1, []
+    until = hour + 1
+    looks: list[dict[str, Any]] = []
     for name in find_experiments(settings.experiments_dir):
-        experiment = load_named(settings.experiments_dir, name)
-        begun = experiment.start_time < until.start
-        ended = experiment.end_hour is not None and until > experiment.end_hour
-        if not experiment.automatic_stop or not begun or ended or stopped(settings, name):
-            continue
         try:
-            _, analysis, _ = analyze_experiment(settings, experiment, until)
+            look = _look(settings, name, until)
         except NotReadyError as error:  # nobody, or too few, met it yet
-            found.append({"experiment": name, "verdict": None, "sentence": str(error)})
-            continue
-        decision = analysis.decision
-        found.append({"experiment": name, "verdict": decision.verdict, "sentence": decision.sentence})
-        log.info("experiment %s at %s: %s", name, hour, decision.sentence)
-        if decision.verdict == "stop":
-            report = write_report(settings, experiment, until).page
-            stop_experiment(settings, name, decision.sentence, hour=hour.key, report=str(report))
-            send_alert(settings, f"experiment {name} is stopped", sentence=decision.sentence, report=str(report))
-    return found
+            look = {"experiment": name, "verdict": None, "sentence": str(error)}
+        except PlatformError as error:  # its file or its data: the others are looked at all the same
+            log.warning("experiment %s at %s cannot be read: %s", name, hour, error)
+            send_alert(settings, f"experiment {name} cannot be watched", reason=str(error))
+            look = {"experiment": name, "verdict": None, "sentence": str(error)}
+        if look is not None:
+            looks.append(look)
+    return looks
+
+
+def _look(settings: Settings, name: str, until: Hour) -> dict[str, Any] | None:
+    """One look at an experiment; None where it has none due. Stops it when that is the verdict."""
+    experiment = load_named(settings.experiments_dir, name)
+    begun = experiment.start_time < until.start
+    ended = experiment.end_hour is not None and until > experiment.end_hour
+    if not experiment.automatic_stop or not begun or ended or stopped(settings, name):
+        return None
+    _, analysis, _ = analyze_experiment(settings, experiment, until)
+    decision = analysis.decision
+    hour = until - 1
+    log.info("experiment %s at %s: %s", name, hour, decision.sentence)
+    if decision.verdict == "stop":
+        report = write_report(settings, experiment, until).page
+        stop_experiment(settings, name, decision.sentence, hour=hour.key, report=str(report))
+        send_alert(settings, f"experiment {name} is stopped", sentence=decision.sentence, report=str(report))
+    return {"experiment": name, "verdict": decision.verdict, "sentence": decision.sentence}

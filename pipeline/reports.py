@@ -5,10 +5,13 @@ from __future__ import annotations
 import logging
 from dataclasses import asdict
 from datetime import date, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 
+from ab_analysis.assignment import check_layers
+from ab_analysis.experiment import Experiment, find_experiments, load_named
+from ab_analysis.report import write_report
 from core import duck
 from core.alerts import send_alert
 from core.duck import identifier, quoted
@@ -18,9 +21,6 @@ from core.hours import Hour, day_hours, hour_range
 from core.logs import log_context
 from core.settings import Settings
 from events.store import EventStore
-
-if TYPE_CHECKING:
-    from ab_analysis.experiment import Experiment
 
 log = logging.getLogger("pipeline.reports")
 
@@ -57,18 +57,18 @@ def report_drift(settings: Settings, day: date) -> dict[str, Any]:
     current = _frame(settings, store, hours, variant)
     before = _frame(settings, store, before_hours, variant)
     folder = settings.reports_dir / "drift"
-    found = drift_report(
+    drift = drift_report(
         str(day), current, before, categorical=[*store.facets, "finish"], numerical=_numbers(current, before),
         html=folder / f"{day}.html", hour="local_hour", seed=settings.seed,
     )  # fmt: skip
-    write_json(folder / f"{day}.json", asdict(found))
+    write_json(folder / f"{day}.json", asdict(drift))
     log.info(
-        "drift of %s: %d of %d columns (%s)", day, len(found.drifted), found.columns, ", ".join(found.drifted) or "none"
+        "drift of %s: %d of %d columns (%s)", day, len(drift.drifted), drift.columns, ", ".join(drift.drifted) or "none"
     )
     limit = load_policy(own_policy(settings)).max_drift_share
-    if found.share > limit:
-        send_alert(settings, f"{found.share:.0%} of the columns drifted on {day}", columns=found.drifted, limit=limit)
-    return asdict(found)
+    if drift.share > limit:
+        send_alert(settings, f"{drift.share:.0%} of the columns drifted on {day}", columns=drift.drifted, limit=limit)
+    return asdict(drift)
 
 
 def _frame(settings: Settings, store: EventStore, hours: list[Hour], variant: str) -> pd.DataFrame:
@@ -101,9 +101,6 @@ def due_experiments(settings: Settings, until: Hour) -> list[str]:
     Raises:
         ConfigError: a file is wrong, its name is not its experiment's, or two claim the same users of a layer.
     """
-    from ab_analysis.assignment import check_layers
-    from ab_analysis.experiment import find_experiments, load_named
-
     folder = settings.experiments_dir
     experiments = {name: load_named(folder, name) for name in find_experiments(folder)}
     check_layers(list(experiments.values()))
@@ -124,9 +121,6 @@ def report_experiment(settings: Settings, name: str, until: Hour) -> dict[str, A
     Returns:
         Name, verdict, sentence, path of the page; before anybody was exposed the sentence says so and there is no page.
     """
-    from ab_analysis.experiment import load_named
-    from ab_analysis.report import write_report
-
     experiment = load_named(settings.experiments_dir, name)
     try:
         written = write_report(settings, experiment, until)
@@ -144,11 +138,11 @@ def report_experiment(settings: Settings, name: str, until: Hour) -> dict[str, A
 
 def headline_effects(report: dict[str, Any]) -> dict[str, dict[str, dict[str, Any]]]:
     """Variant → metric → the row of a report's JSON by the method that decides; metrics without an effect are left out."""
-    found: dict[str, dict[str, dict[str, Any]]] = {}
+    effects: dict[str, dict[str, dict[str, Any]]] = {}
     for row in report["results"]:
         if row["headline"] and row["rel_effect_ci"][0] is not None:
-            found.setdefault(row["variant"], {})[row["metric"]] = row
-    return found
+            effects.setdefault(row["variant"], {})[row["metric"]] = row
+    return effects
 
 
 def past_reports(settings: Settings, name: str | None, first: date, last: date) -> list[dict[str, str]]:
@@ -157,19 +151,17 @@ def past_reports(settings: Settings, name: str | None, first: date, last: date) 
     Raises:
         ConfigError: the days are the wrong way round, or there is no such experiment.
     """
-    from ab_analysis.experiment import find_experiments, load_named
-
     if last < first:
         raise ConfigError(f"the last day {last} lies before the first, {first}")
     folder = settings.experiments_dir
     experiments = [load_named(folder, n) for n in ([name] if name else find_experiments(folder))]
-    found: dict[tuple[str, str], None] = {}
+    due: dict[tuple[str, str], None] = {}
     for offset in range((last - first).days + 1):
         until = day_hours(first + timedelta(days=offset))[-1] + 1
         for e in experiments:
             if e.start_time < until.start:
-                found[e.name, min(until, e.end_hour or until).key] = None
-    return [{"experiment": experiment, "until": until} for experiment, until in found]
+                due[e.name, min(until, e.end_hour or until).key] = None
+    return [{"experiment": experiment, "until": until} for experiment, until in due]
 
 
 def report_clocks(settings: Settings) -> list[str]:
@@ -186,9 +178,9 @@ def variant_metrics(settings: Settings, start: Hour, end: Hour) -> dict[str, Any
     from evaluation.metrics import with_intervals
     from training.trainer import as_predictions, read_predictions
 
-    found = {}
+    metrics = {}
     for variant in settings.variants:
         table = read_predictions(settings, variant, start, end)
         if table.num_rows:
-            found[variant] = with_intervals(as_predictions(table))
-    return found
+            metrics[variant] = with_intervals(as_predictions(table))
+    return metrics

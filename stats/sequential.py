@@ -19,7 +19,17 @@ NORMAL = NormalDist()
 
 
 def alpha_spent(fraction: float, alpha: float) -> float:
-    """Two-sided error spent once a share ``fraction`` of the information is in."""
+    """Two-sided error spent once a share ``fraction`` of the information is in (O'Brien-Fleming's shape).
+
+    Args:
+        fraction: of the planned information, from 0 to 1.
+        alpha: two-sided error over all looks.
+
+    Lan & DeMets 1983, doi:10.1093/biomet/70.3.659.
+
+    >>> round(alpha_spent(0.5, 0.05), 5), round(alpha_spent(1.0, 0.05), 5)
+    (0.00305, 0.05)
+    """
     if fraction <= 0:
         return 0.0
     return 4 * (1 - NORMAL.cdf(NORMAL.inv_cdf(1 - alpha / 4) / float(np.sqrt(min(fraction, 1.0)))))

@@ -243,23 +243,24 @@ def report(
     source: cli.SourceOption = None,
 ) -> None:
     """Write reports of the source's experiments, as of now or of a past day."""
-    from ab_analysis.experiment import find_experiments, load_named
+    from ab_analysis.experiment import find_experiments
     from ab_analysis.overview import write_overview
-    from ab_analysis.report import write_report
+    from ab_analysis.report import write_reports
     from core.hours import Hour, day_hours, parse_day
     from events.store import EventStore
 
     settings = cli.settings_of(source)
-    folder = settings.experiments_dir
-    experiments = [load_named(folder, name) for name in experiment or find_experiments(folder)]
+    names = list(experiment or find_experiments(settings.experiments_dir))
     hours = EventStore(settings.events_dir).hours()
     if not hours:
         raise DataError(f"no events in {settings.events_dir} yet")
     end = day_hours(parse_day(day))[-1] + 1 if day else hours[-1] + 1
     end = Hour.parse(until) if until else end
-    for one in experiments:
-        written = write_report(settings, one, end)
-        print(f"{one.name}: {written.analysis.decision.sentence}\n  {written.page}")
+    for outcome in write_reports(settings, names, end):
+        if outcome.report is None:
+            print(f"{outcome.experiment}: no report: {outcome.reason}", file=sys.stderr)
+        else:
+            print(f"{outcome.experiment}: {outcome.report.analysis.decision.sentence}\n  {outcome.report.page}")
     print(write_overview(settings))
 
 

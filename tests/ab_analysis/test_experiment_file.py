@@ -79,6 +79,20 @@ def problem(tmp_path: Path, text: str) -> str:
         ("[likes]", "[m]\nmetrics: {m: {sum: sum(played_seconds)}}", "must be one expression"),
         ("[likes]", "[m]\nmetrics: {m: {sum: readfile('x')}}", "is not one of SQL's own functions"),
         ("[likes]", "[m]\nmetrics: {m: {ratio: [skip_rate, plays]}}", "is made of 'skip_rate', which is not"),
+        ("variants: {a: 0.5, b: 0.5}", "variants: {a: .nan, b: 0.5}", "line 2: variants.a: Input should be a finite"),
+        (
+            "[likes]",
+            '[m]\nmetrics: {m: {sum: "unnest([1, 2])"}}',
+            "line 8: metrics.m: sum: 'unnest([1, 2])' holds UNNEST",
+        ),
+        ("[likes]", "[m]\nmetrics: {m: {sum: COLUMNS(*)}}", "must be one expression"),
+        ("[likes]", "[m]\nmetrics: {m: {sum: \"'abc'\"}}", "metric m: ''abc'' gives VARCHAR, not a number"),
+        ("[likes]", "[m]\nmetrics: {m: {count: genre}}", "metric m: 'genre' gives VARCHAR, not a condition"),
+        ("[likes]", "[m]\nmetrics: {m: {sum: len(range(1000000000))}}", "holds RANGE(0, 1000000000)"),
+        ("[likes]", "[m]\nmetrics: {m: {sum: array_length(array(select 1))}}", "holds SELECT 1"),
+        ("[likes]", "[likes]\ntrigger: exists(select 1)", "holds SELECT 1"),
+        ("[likes]", "[likes]\npopulation: random() < 0.5", "which is another value each time"),
+        ("[likes]", "[likes]\nsegments: &s {s: *s}", "an anchor (&) contains itself"),
         ("[likes]", "[m]\nmetrics: {m: {quantile: 0.5}}", "quantile needs 'of'"),
         ("[likes]", "[likes", "line 8 is not valid YAML"),
         (TEXT, "- one\n- two\n", "must hold a mapping of keys"),
@@ -119,6 +133,12 @@ def test_a_workspace_adds_its_own_metrics(settings: Settings) -> None:
     catalog = load_catalog(settings.workspace / "metrics.yaml")
     assert catalog["shares"] == Metric(count="share", title="shared")
     assert "active_days" in catalog
+
+
+def test_winsorize_and_winsorise_are_one_key() -> None:
+    assert Metric.model_validate({"of": "plays", "winsorize": 0.9}) == Metric.model_validate(
+        {"of": "plays", "winsorise": 0.9}
+    )
 
 
 def test_only_what_decides_the_result_is_an_edit() -> None:

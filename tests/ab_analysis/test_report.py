@@ -17,10 +17,10 @@ from ab_analysis.decision import decide
 from ab_analysis.experiment import Experiment, load_experiment, make_plan
 from ab_analysis.model_covariate import add_model_covariates
 from ab_analysis.overview import write_overview
-from ab_analysis.report import write_report
+from ab_analysis.report import write_report, write_reports
 from ab_analysis.user_table import build_user_table
 from core.engine import engine
-from core.errors import NotReadyError
+from core.errors import DataError, NotReadyError
 from core.hours import Hour
 from core.settings import Settings, load_settings
 from events.ingest import ingest
@@ -175,6 +175,33 @@ def test_a_metric_below_zero_is_decided_by_its_own_unit(app: Settings) -> None:
     found = analysis_of(app, metrics=metrics, primary=("cost",), secondary=("likes",))
     assert found.of("cost")[0].effect_ci[1] < 0
     assert found.decision.verdict == "ship"
+
+
+def test_a_guardrail_below_zero_that_gets_worse_is_broken(app: Settings) -> None:
+    """More hours played are worse for minus the hours: the harm lies in the absolute effect, whatever the lift's base."""
+    found = analysis_of(
+        app, metrics={"saved": {"sum": "-1 * played_seconds / 3600"}}, guardrails={"saved": {"max_worse": 0}},
+        secondary=("likes",),
+    )  # fmt: skip
+    (row,) = found.of("saved")
+    assert row.control < 0
+    assert row.effect_ci[1] < 0
+    assert row.rel_effect == pytest.approx(row.effect / abs(row.control))
+    assert row.rel_effect_ci[1] < 0
+    assert found.decision.sentence.startswith("Stop: guardrail saved is worse by more than its margin")
+
+
+def test_an_expression_that_fails_on_an_event_is_named(app: Settings) -> None:
+    with pytest.raises(DataError, match=r"metric 'm', 'CAST\(genre AS INT\)', cannot be computed for an event"):
+        analysis_of(app, metrics={"m": {"sum": "CAST(genre AS INT)"}}, secondary=("m",))
+
+
+def test_an_experiment_without_exposures_does_not_stop_the_others(workspace: Settings) -> None:
+    content = yaml.safe_load((workspace.experiments_dir / "clock_ranker.yaml").read_text())
+    (workspace.experiments_dir / "another.yaml").write_text(yaml.safe_dump({**content, "name": "another"}))
+    outcomes = {o.experiment: o for o in write_reports(workspace, ["another", "clock_ranker"], END)}
+    assert "no such experiment" in outcomes["another"].reason
+    assert outcomes["clock_ranker"].report is not None
 
 
 def test_a_failed_check_forbids_a_conclusion(app: Settings) -> None:

@@ -12,9 +12,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.metrics import roc_auc_score
 
+from core.errors import ConfigError, DataError
 from core.settings import ROOT, Settings
 from evaluation import streaming
+from evaluation.compare import compare
 from evaluation.streaming import Columns, file_metrics
 
 
@@ -68,13 +71,72 @@ def test_streamed_figures_are_the_plain_ones(
     monkeypatch.setattr(streaming, "IN_MEMORY_ROWS", 0)
     monkeypatch.setattr(streaming, "ROWS_AT_ONCE", 700)
     streamed = file_metrics(settings, [path], columns, by="local_hour")
-    assert [s.value for s in streamed.slices] == [s.value for s in plain.slices]
-    rows = [(plain.overall, streamed.overall)]
-    rows += [(a.metrics, b.metrics) for a, b in zip(plain.slices, streamed.slices, strict=True)]
-    assert len(rows) > 1
-    for figures, again in rows:
-        for key, value in figures.items():
-            assert again[key] == pytest.approx(value, abs=1e-12), key
+    pairs = [(plain.overall, streamed.overall)]
+    assert [x.value for x in streamed.slices] == [x.value for x in plain.slices] == ["0", "1", "2"]
+    pairs += [(a.metrics, b.metrics) for a, b in zip(plain.slices, streamed.slices, strict=True)]
+    for first, second in pairs:
+        for key, value in first.items():
+            assert second[key] == pytest.approx(value, abs=1e-12), key
+
+
+def test_a_slice_called_all_and_rows_without_a_value_stand_beside_the_others(
+    tmp_path: Path, settings: Settings
+) -> None:
+    path = predictions(tmp_path)
+    frame = pd.read_parquet(path)
+    frame["platform"] = [["all", "None", None, "null"][n % 4] for n in range(len(frame))]
+    frame.to_parquet(path)
+    found = file_metrics(settings, [path], Columns("who", "y", "p"), by="platform")
+    content = found.as_json("platform")
+    assert content["samples"] == 4000
+    assert {k: v["samples"] for k, v in content["by"]["platform"].items()} == dict.fromkeys(
+        ("None", "all", "null"), 1000
+    )  # type: ignore[index]
+    assert content["missing"]["platform"]["samples"] == 1000  # type: ignore[index]
+    rows = frame[frame.platform == "all"]
+    assert found.slices[1].metrics["auc"] == pytest.approx(roc_auc_score(rows.y, rows.p))
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda f: f.iloc[1:], "lacks 1 impressions of"),
+        (lambda f: f.assign(id=f.id + 100_000), "lacks 4,000 impressions of"),
+        (lambda f: f.assign(id=f.id.where(f.index != 3, f.id.iloc[0])), "1 values of 'id' are there more than once"),
+        (lambda f: f.assign(id=f.id.astype("Int64").where(f.index != 3)), "1 rows have no 'id'"),
+    ],
+)
+def test_keys_that_do_not_pair_are_refused(tmp_path: Path, settings: Settings, damage: Any, message: str) -> None:
+    first, second = predictions(tmp_path, "a", 0.9), predictions(tmp_path, "b", 0.3)
+    damage(pd.read_parquet(second).reset_index(drop=True)).to_parquet(second)
+    with pytest.raises(DataError, match=message):
+        streaming.read_models(settings, [first, second], Columns("who", "y", "p"), "id")
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda f: f.assign(who=f.who.astype("object").where(f.index != 3, None)), "1 of 4000 rows have no user"),
+        (lambda f: f.assign(y="click"), "labels 0 or 1"),
+        (lambda f: f.iloc[:0], "no rows"),
+    ],
+)
+def test_rows_that_cannot_be_measured_are_refused(
+    tmp_path: Path, settings: Settings, damage: Any, message: str
+) -> None:
+    path = predictions(tmp_path)
+    damage(pd.read_parquet(path)).to_parquet(path)
+    with pytest.raises(DataError, match=message):
+        file_metrics(settings, [path], Columns("who", "y", "p"))
+
+
+def test_a_confidence_in_percent_and_undefined_figures(tmp_path: Path, settings: Settings) -> None:
+    model = streaming.read_predictions(settings, [predictions(tmp_path)], Columns("who", "y", "p"))
+    with pytest.raises(ConfigError, match="95 must lie between"):
+        compare(model, model, 95)
+    one_label = model.some(model.labels == 1)
+    text = json.dumps([row.as_json() for row in compare(one_label, one_label)], allow_nan=False)
+    assert json.loads(text)[0]["a"] is None
 
 
 def test_compare_pairs_by_key_whatever_the_order(tmp_path: Path) -> None:
