@@ -63,9 +63,7 @@ def load_source(settings: Settings) -> Source:
     """How the workspace's log arrives; ``NotReadyError`` before it was set up."""
     path = settings.workspace / "source.json"
     if not path.exists():
-        raise NotReadyError(
-            f"the workspace {settings.workspace} has no source yet; run 'make demo' or 'python -m pipeline setup'"
-        )
+        raise NotReadyError(f"the workspace {settings.workspace} has no source yet; run 'clock demo' or 'clock setup'")
     content: dict[str, Any] = read_json(path)
     return Source(content["mapping"], tuple(content["paths"]), content["simulated"])
 
@@ -87,7 +85,7 @@ def ingest_hour(settings: Settings, hour: Hour) -> Account:
         if missing := [f for f in files if not Path(f).exists()]:
             raise NotReadyError(
                 f"the log of {hour} has not arrived: no file {missing[0]}. If nothing happened in that hour, close it "
-                f"with 'python -m events close {hour}'"
+                f"with 'clock events close {hour}'"
             )
         return ingest(source.mapping, files, settings, close=(hour, hour + 1))
     return ingest(source.mapping, files, settings, close=(hour, hour + 1), only=(hour, hour + 1))
