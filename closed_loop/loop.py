@@ -4,10 +4,10 @@ The simulated app's users live day after day. A history under the app's first po
 experiment's start on each user's slates are ranked by the model of the user's arm, through the serving layer, and every
 hour's log goes through the steps of the hourly DAGs: ingest, clocks, training, gate.
 
-**Truth.** Beside the real world run others in which every user is in the next arm round: the same people, the same draws,
-the models of the same hour, but their own log and clocks. So each user is lived once in every arm, and the difference of
-the means over all users is what the experiment is to estimate. Nobody trains on the other worlds, so what is called true
-is the effect of being assigned to an arm, given the models of the real world.
+**Truth.** Beside the real world run others in which every user is in the next arm: the same people, the same draws, the
+models of the same hour, but their own log and clocks. So each policy is simulated for every user, and the difference of
+the means over all users is what the experiment is to estimate. Nobody trains on the other worlds, so the true effect is
+that of being assigned to an arm, given the models of the real world.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class LoopPlan:
         history_days: before it.
         http: whether users reach the rankers over HTTP (else in this process).
         airflow_hours: last hours whose steps run as Airflow's DAGs.
-        truth: whether the other worlds are lived too.
+        truth: whether the other worlds are simulated too.
     """
 
     arms: tuple[str, ...] = ("hour_embedding", "matched_clock")
@@ -121,12 +121,12 @@ class Loop:
 
     def __init__(self, plan: LoopPlan, source: str = SOURCE, *, fresh: bool = False, **settings: Any) -> None:
         self.plan = plan
-        given = {**settings, **_overrides(plan)}
-        self.settings = load_settings(**{**given, **with_free_ports(load_settings(**settings)), "source": source})
+        values = {**settings, **_overrides(plan)}
+        self.settings = load_settings(**{**values, **with_free_ports(load_settings(**settings)), "source": source})
         self.folder = self.settings.workspace / "loop"
         worlds = len(plan.arms) if plan.truth else 1
         self.workspaces = [self.settings] + [
-            load_settings(**{**given, "source": f"{source}-{n}"}) for n in range(1, worlds)
+            load_settings(**{**values, "source": f"{source}-{n}"}) for n in range(1, worlds)
         ]
         if fresh:
             for world in self.workspaces:
@@ -145,8 +145,8 @@ class Loop:
     def _config(self) -> SimulatorConfig:
         """The workspace's own ``app.yaml``, or the loop's people; a loop goes on only as it was begun."""
         plan = self.plan
-        own = self.settings.workspace / "app.yaml"
-        config = load_config(own) if own.exists() else SimulatorConfig(**APP)
+        app_file = self.settings.workspace / "app.yaml"
+        config = load_config(app_file) if app_file.exists() else SimulatorConfig(**APP)
         days = plan.history_days + plan.days + 1
         rule = config.experiment.model_copy(update={"start_day": plan.history_days})
         config = config.model_copy(update={"days": days, "ids": "number", "experiment": rule})
@@ -168,12 +168,15 @@ class Loop:
         return config
 
     def prepare(self) -> None:
-        """Live and ingest the history in every world, and train every arm on it in the real one."""
+        """Simulate and ingest the history in every world, and train every arm on it in the real one."""
         if (self.folder / "prepared.json").exists():
             return
         begun = time.monotonic()
         log.info(
-            "%d users live %d days under the app's first policy", self.config.users, self.plan.history_days, extra=STAGE
+            "simulating %d users for %d days under the app's first policy",
+            self.config.users,
+            self.plan.history_days,
+            extra=STAGE,
         )
         worlds = [self._world(n, self.config.first_hour) for n in range(len(self.workspaces))]
         for settings, world in zip(self.workspaces, worlds, strict=True):
@@ -224,7 +227,7 @@ class Loop:
                         / (hour.number - first.number + 1)
                         * (self.end.number - hour.number - 1)
                     )
-                    log.info("%s is lived; %d of %d days, %.0f min left", hour.day,
+                    log.info("%s is simulated; %d of %d days, %.0f min left", hour.day,
                              (hour.number - self.start.number + 1) // 24, self.plan.days, left / 60,
                              extra=step((hour.number - self.start.number + 1) // 24, self.plan.days))  # fmt: skip
 
@@ -238,8 +241,8 @@ class Loop:
         log.info("comparing offline gain, A/B estimate and truth", extra=STAGE)
         truth = self.truth() if self.plan.truth else {}
         if len(self.plan.arms) == 2 and truth:
-            found = truth[self.plan.arms[1]]
-            self._write_experiment({metric: values["rel_effect"] for metric, values in found.items()})
+            effects = truth[self.plan.arms[1]]
+            self._write_experiment({metric: values["rel_effect"] for metric, values in effects.items()})
         report = report_experiment(self.settings, EXPERIMENT, self.end)
         online = headline_effects(read_json(Path(report["report"]).with_suffix(".json"))) if report["report"] else {}
         summary = {
@@ -264,13 +267,13 @@ class Loop:
         keys = [str(user) for user in exposures["user_id"]]
         arm = np.array([self.plan.arms.index(v) for v in assign_users(self.experiment, keys)])
         values = [world_totals(world, exposures, self.end) for world in self.workspaces]
-        found: dict[str, dict[str, dict[str, float]]] = {}
+        true_effects: dict[str, dict[str, dict[str, float]]] = {}
         by_arm = [
             {m: np.choose((n - arm) % len(self.plan.arms), [v[m].to_numpy() for v in values]) for m in TRUTH_METRICS}
             for n in range(len(self.plan.arms))
         ]
         for n, name in enumerate(self.plan.arms):
-            found[name] = {}
+            true_effects[name] = {}
             for metric in TRUTH_METRICS:
                 mine, control = by_arm[n][metric], by_arm[0][metric]
                 mean, base = float(mine.mean()), float(control.mean())
@@ -278,8 +281,8 @@ class Loop:
                 spread = (
                     float((mine - ratio * control).std(ddof=1)) / np.sqrt(len(mine)) / base if base else float("nan")
                 )
-                found[name][metric] = {"mean": mean, "rel_effect": ratio - 1, "rel_se": spread}
-        return found
+                true_effects[name][metric] = {"mean": mean, "rel_effect": ratio - 1, "rel_se": spread}
+        return true_effects
 
     def _ranker(self, engine: RankingEngine, stack: ExitStack) -> HttpRanker | EngineRanker:
         """The real world's ranker."""
@@ -415,14 +418,14 @@ def _check(engine: RankingEngine, hour: Hour) -> None:
 
 def _covered(summary: dict[str, Any]) -> dict[str, dict[str, bool]]:
     """Arm → metric → whether the A/B interval holds the truth."""
-    found: dict[str, dict[str, bool]] = {}
+    covered: dict[str, dict[str, bool]] = {}
     for arm, metrics in summary["ab"].items():
         for metric, row in metrics.items():
             true = summary["truth"].get(arm, {}).get(metric)
             if true:
                 low, high = row["rel_effect_ci"]
-                found.setdefault(arm, {})[metric] = bool(low <= true["rel_effect"] <= high)
-    return found
+                covered.setdefault(arm, {})[metric] = bool(low <= true["rel_effect"] <= high)
+    return covered
 
 
 def describe(summary: dict[str, Any]) -> str:

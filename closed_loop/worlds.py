@@ -1,9 +1,9 @@
-"""Small closed loops for studies: people, rankers trained on their history and then held still, and what comes of it.
+"""Small closed loops for studies: simulated users, and rankers trained on their history and then frozen.
 
 A world is a simulated app whose history under its first policy has gone through the platform's own steps: log, ingestion,
-clocks, hourly training of every ranker. From the experiment's start on the rankers and the users' features are held as
-they are, so that a run of all users under one ranker takes seconds and a user's outcome depends on no other user's arm: a user's
-outcome in an A/B test is the one of the run of the user's arm.
+clocks, hourly training of every ranker. From the experiment's start on the rankers and the users' features are frozen,
+so that a run of all users under one ranker takes seconds, and no user's outcome depends on another user's arm: the
+outcome in an A/B test is that of the run of the user's own arm.
 """
 
 from __future__ import annotations
@@ -46,14 +46,14 @@ class Outcome:
 
 
 class FrozenModelWorld:
-    """One world, ready to be lived with any of its rankers."""
+    """One simulated app with frozen models and features, ready to be run under any of its rankers."""
 
     def __init__(self, settings: Settings, number: int, variants: tuple[str, ...]) -> None:
         source = f"world-{number}"
         var = settings.var / "studies" / "worlds" / "-".join(variants)
-        own = var / source / "app.yaml"
-        if not own.exists():
-            write_text(own, yaml.safe_dump({**SIZE, "seed": FIRST_SEED + number}))
+        app_file = var / source / "app.yaml"
+        if not app_file.exists():
+            write_text(app_file, yaml.safe_dump({**SIZE, "seed": FIRST_SEED + number}))
         plan = LoopPlan(arms=variants, days=DAYS, history_days=HISTORY_DAYS, http=False, truth=False)
         self.loop = Loop(plan, source, var=var)
         self.loop.prepare()
@@ -69,10 +69,11 @@ class FrozenModelWorld:
     @cached_property
     def offline(self) -> dict[str, dict[str, float]]:
         """Variant → AUC and UAUC of its progressive predictions on the last days of the history."""
-        found = variant_metrics(self.settings, self.start - 24 * OFFLINE_DAYS, self.start)
-        return {v: {m: float(found[v][m]["value"]) for m in ("auc", "uauc")} for v in self.variants}
+        metrics = variant_metrics(self.settings, self.start - 24 * OFFLINE_DAYS, self.start)
+        return {v: {m: float(metrics[v][m]["value"]) for m in ("auc", "uauc")} for v in self.variants}
 
     def app(self, luck: int) -> App:
+        """The app with the people of one draw of luck."""
         return App(self.config.model_copy(update={"luck": luck}))
 
     @cached_property
@@ -96,8 +97,8 @@ class FrozenModelWorld:
         loaded = self.models[variant]
         assert loaded is not None
         row, item = slates.pairs()
-        found = np.full(slates.candidates.shape, -np.inf)
-        found[slates.candidates >= 0] = pair_scores(
+        scores = np.full(slates.candidates.shape, -np.inf)
+        scores[slates.candidates >= 0] = pair_scores(
             loaded,
             self.catalog,
             self.features,
@@ -105,4 +106,4 @@ class FrozenModelWorld:
             minutes=slates.local_minutes[row],
             items=item + 1,
         )
-        return found
+        return scores

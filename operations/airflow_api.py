@@ -48,6 +48,10 @@ class AirflowApi:
             if len(runs) >= min(page["total_entries"], 1000) or not page["dag_runs"]:
                 return runs
 
+    def state(self, dag_id: str, run_id: str) -> str:
+        """State of one run, for example ``running`` or ``success``."""
+        return str(self._call("GET", f"/api/v2/dags/{dag_id}/dagRuns/{run_id}")["state"])
+
     def tasks(self, dag_id: str, run_id: str) -> list[dict[str, Any]]:
         """Task instances of a run."""
         return self._call("GET", f"/api/v2/dags/{dag_id}/dagRuns/{run_id}/taskInstances")["task_instances"]

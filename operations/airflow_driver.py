@@ -78,7 +78,7 @@ def report_days(api: AirflowApi, days: set[str]) -> None:
 
 
 def _ended(api: AirflowApi, run_id: str) -> bool:
-    state = next(r["state"] for r in api.runs("report_day") if r["dag_run_id"] == run_id)
+    state = api.state("report_day", run_id)
     if state == "failed":
         raise NotReadyError(f"report_day failed ({run_id}); look at its tasks' logs in Airflow ('clock up')")
     return state == "success"

@@ -66,7 +66,7 @@ def load_source(settings: Settings) -> Source:
     """How the workspace's log arrives; ``NotReadyError`` before it was set up."""
     path = settings.workspace / "source.json"
     if not path.exists():
-        raise NotReadyError(f"the workspace {settings.workspace} has no source yet; run 'make demo' or 'clock setup'")
+        raise NotReadyError(f"the workspace {settings.workspace} has no source yet; run 'clock demo' or 'clock setup'")
     content: dict[str, Any] = read_json(path)
     return Source(content["mapping"], tuple(content["paths"]), content["simulated"])
 

@@ -140,3 +140,120 @@ def test_a_webhook_that_is_down_breaks_nothing(monkeypatch: pytest.MonkeyPatch, 
 
     down = load_settings(var=tmp_path, alert_webhook="http://127.0.0.1:9/")
     assert send_alert(down, "nobody listens") is False
+
+
+class FakeOutlets(dict[Any, Any]):
+    """Asset → what a task announces for it."""
+
+    def __missing__(self, asset: Any) -> SimpleNamespace:
+        keys: list[str] = []
+        self[asset] = SimpleNamespace(keys=keys, add_partitions=keys.append)
+        return self[asset]
+
+
+def context_of(run_id: str, *, partition: str | None = None, hour: str | None = None, dag: str = "ingest_hour") -> Any:
+    """What Airflow gives to a task of an hourly DAG."""
+    from dags.common import EVENTS
+
+    return {
+        "dag_run": SimpleNamespace(run_id=run_id, dag_id=dag, partition_key=partition),
+        "params": {"hour": hour},
+        "task": SimpleNamespace(outlets=[EVENTS]),
+        "outlet_events": FakeOutlets(),
+    }
+
+
+@pytest.mark.parametrize(
+    ("run_id", "partition", "form", "hour"),
+    [
+        ("manual__2026-11-27T02:05:11+00:00", "2026-11-23T10", None, "2026-11-23T10"),
+        ("manual__2026-11-27T02:05:11+00:00", None, "2026-11-23T11", "2026-11-23T11"),
+        ("manual__2026-11-27T02:05:11+00:00", "2026-11-23T10", "2026-11-23T10", "2026-11-23T10"),
+        ("2026-11-23T12", None, None, "2026-11-23T12"),
+        ("again__2026-11-23T13", None, "", "2026-11-23T13"),
+    ],
+)
+def test_a_run_announces_the_hour_it_was_given(
+    monkeypatch: pytest.MonkeyPatch, run_id: str, partition: str | None, form: str | None, hour: str
+) -> None:
+    from dags import common
+
+    context = context_of(run_id, partition=partition, hour=form)
+    monkeypatch.setattr(common, "get_current_context", lambda: context)
+    assert common.settings_and_hour()[1].key == hour
+    assert context["outlet_events"][common.EVENTS].keys == [hour]
+
+
+def test_a_run_without_an_hour_takes_the_next_one_due_and_keeps_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from core.hours import Hour
+    from dags import common
+    from events.store import EventStore
+
+    monkeypatch.setenv("CLOCK_VAR", str(tmp_path))
+    store = EventStore(common.load_settings().events_dir)
+    first = Hour.parse("2026-03-02T23")
+    store.partition(first).mkdir(parents=True)
+    (store.partition(first) / "manifest.json").write_text("{}")
+    context = context_of("manual__2026-11-27T02:05:11+00:00")
+    monkeypatch.setattr(common, "get_current_context", lambda: context)
+    assert common.settings_and_hour()[1] == first + 1
+    store.partition(first + 1).mkdir()
+    (store.partition(first + 1) / "manifest.json").write_text("{}")
+    assert common.settings_and_hour()[1] == first + 1, "a retry or a cleared run keeps its hour"
+    context["dag_run"].run_id = "manual__2026-11-27T02:06:12+00:00"
+    assert common.settings_and_hour()[1] == first + 2
+
+
+@pytest.mark.parametrize(
+    ("partition", "form", "words"),
+    [("2026-11-23T10:00", None, "2026-11-23T10"), (None, "2026-11-23T25", "not an hour"), ("2026-11-23T10", "2026-11-23T11", "two hours")],
+)  # fmt: skip
+def test_what_is_no_hour_fails_at_once(
+    monkeypatch: pytest.MonkeyPatch, partition: str | None, form: str | None, words: str
+) -> None:
+    from airflow.sdk import RetryAction
+
+    from core.errors import ConfigError
+    from dags import common
+
+    context = context_of("manual__1", partition=partition, hour=form)
+    monkeypatch.setattr(common, "get_current_context", lambda: context)
+    with pytest.raises(ConfigError, match=words) as error:
+        common.settings_and_hour()
+    assert common.RETRY.evaluate(error.value, 1, 3).action is RetryAction.FAIL
+
+
+def test_what_is_not_there_yet_is_tried_again_and_wrong_data_is_not() -> None:
+    from airflow.sdk import RetryAction
+
+    from core.errors import CorruptStateError, DataError, NotReadyError
+    from dags.common import RETRY
+
+    actions = {
+        error: RETRY.evaluate(error("why"), 1, 3).action for error in (NotReadyError, DataError, CorruptStateError)
+    }
+    assert actions == {
+        NotReadyError: RetryAction.RETRY, DataError: RetryAction.FAIL, CorruptStateError: RetryAction.FAIL,
+    }  # fmt: skip
+
+
+def test_an_hour_is_announced_to_the_day_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    from airflow.sdk.exceptions import AirflowSkipException
+
+    from core.hours import Hour
+    from dags import common
+
+    class Events(list[Any]):
+        def ascending(self, _: bool) -> Events:
+            return self
+
+        def limit(self, _: int) -> Events:
+            return self
+
+    events = Events([SimpleNamespace(partition_key="2026-11-23T10")])
+    monkeypatch.setattr(common, "get_current_context", lambda: {"inlet_events": {common.CHAMPION: events}})
+    common.skip_if_announced(common.CHAMPION, Hour.parse("2026-11-23T11"))
+    with pytest.raises(AirflowSkipException):
+        common.skip_if_announced(common.CHAMPION, Hour.parse("2026-11-23T10"))

@@ -180,6 +180,41 @@ def report_as_of_a_past_day(settings: Settings) -> str:
     return until.key
 
 
+def fill_form(page: Any, settings: Settings, dag_id: str, **fields: str) -> Any:
+    """Open a DAG's trigger form, fill it in and press its button; returns the form."""
+    page.goto(f"http://127.0.0.1:{settings.airflow_port}/dags/{dag_id}", timeout=120_000)
+    page.get_by_role("button", name="Trigger").first.click(timeout=120_000)
+    form = page.get_by_role("dialog")
+    for name, text in fields.items():
+        form.locator(f"#element_{name}").fill(text, timeout=60_000)
+    form.get_by_role("button", name="Trigger", exact=True).click(timeout=60_000)
+    return form
+
+
+def start_the_hour_from_the_form(settings: Settings, following: str) -> None:
+    """Click through the real form: an hour in a wrong form is refused; an empty form runs the next hour that is due."""
+    from playwright.sync_api import sync_playwright
+
+    from operations.airflow_api import AirflowApi
+    from operations.processes import wait_for
+
+    api = AirflowApi(settings)
+    before = {r["dag_run_id"] for r in api.runs("ingest_hour")}
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+        )
+        page = browser.new_page(viewport={"width": 1400, "height": 900})
+        form = fill_form(page, settings, "ingest_hour", hour=f"{following}:00")
+        form.get_by_text("does not match").first.wait_for(timeout=60_000)
+        assert {r["dag_run_id"] for r in api.runs("ingest_hour")} == before
+        fill_form(page, settings, "ingest_hour").wait_for(state="hidden", timeout=60_000)
+        browser.close()
+    (run,) = {r["dag_run_id"] for r in api.runs("ingest_hour")} - before
+    wait_for(lambda: api.state("ingest_hour", run) == "success", "the hour started from the form", 300)
+    assert EventStore(settings.events_dir).hours()[-1].key == following
+
+
 def approve_and_roll_back(platform: Platform, alerts: list[dict[str, Any]]) -> None:
     from playwright.sync_api import sync_playwright
 
@@ -218,10 +253,11 @@ def approve_and_roll_back(platform: Platform, alerts: list[dict[str, Any]]) -> N
     (settings.workspace / "policy.yaml").write_text(yaml.safe_dump(asks))
     before = models.get("champion")
     assert before is not None
-    hour = max(r["partition_key"] for r in api.runs("ingest_hour"))
-    following = (Hour.parse(hour) + 1).key
-    api.trigger("ingest_hour", partition=following)
+    following = (EventStore(settings.events_dir).hours()[-1] + 1).key
+    start_the_hour_from_the_form(settings, following)
     wait_for(lambda: bool(api.waiting("promote_ranker")), "the approval to be asked for")
+    for dag_id in ("materialize_clock", "train_ranker", "promote_ranker"):
+        assert following in {r["partition_key"] for r in api.runs(dag_id)}, dag_id
     assert str(open_registry(settings).get("champion").version) == str(before.version)  # type: ignore[union-attr]
     run, subject = api.waiting("promote_ranker")[0]
     assert "matched_clock" in subject
