@@ -58,7 +58,7 @@ def advance(
     from core.hours import Hour
     from feature_repo.retrieval import advance as advance_to
 
-    print(json.dumps(advance_to(cli.settings_of(source), Hour.parse(until))))
+    print(json.dumps(asdict(advance_to(cli.settings_of(source), Hour.parse(until)))))
 
 
 @app.command()
@@ -68,7 +68,7 @@ def status(source: cli.SourceOption = None) -> None:
     from feature_repo.retrieval import ClockFeatures
 
     settings = cli.settings_of(source)
-    print(json.dumps(ClockFeatures(settings, EventStore(settings.events_dir)).status(), indent=1))
+    print(json.dumps(asdict(ClockFeatures(settings, EventStore(settings.events_dir)).status()), indent=1))
 
 
 @app.command()
