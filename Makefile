@@ -76,6 +76,7 @@ test: dev ## all tests, side by side (WORKERS=, 0: one after the other; FAST=1: 
 
 check: dev ## lint, format, types, layers, bandit; Dockerfile, Compose file and manifests against their schemas
 	@$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check . && $(VENV)/bin/mypy
+	@$(VENV)/bin/lint-imports --no-cache > /dev/null || $(VENV)/bin/lint-imports --no-cache
 	@$(VENV)/bin/bandit --quiet --recursive -ll -c pyproject.toml $(PACKAGES) 2> >(grep -v "nosec encountered" >&2)
 	@$(VENV)/bin/hadolint docker/Dockerfile && $(VENV)/bin/check-jsonschema --quiet --builtin-schema vendor.compose-spec docker/compose.yaml
 	@$(VENV)/bin/kubernetes-validate --strict --quiet docker/kubernetes/platform.yaml
