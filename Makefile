@@ -71,7 +71,7 @@ doctor: setup ## check everything the platform stands on, and say what to fix (S
 	@$(RUN) -m clock ops doctor --source "$(SOURCE)"
 
 test: dev ## all tests, side by side (WORKERS=, 0: one after the other; FAST=1: only what takes minutes in all, no servers)
-	@$(RUN) -m pytest tests $(if $(filter-out 0,$(WORKERS)),-n $(WORKERS) --dist loadgroup --no-loadscope-reorder) \
+	@$(RUN) -m pytest tests $(if $(filter-out 0,$(WORKERS)),-n $(WORKERS) --dist loadfile --no-loadscope-reorder) \
 	  $(if $(filter-out 0,$(FAST)),-m "not slow")
 
 check: dev ## lint, format, types, layers, bandit; Dockerfile, Compose file and manifests against their schemas
@@ -83,7 +83,7 @@ check: dev ## lint, format, types, layers, bandit; Dockerfile, Compose file and 
 
 docs: dev ## the documentation site in var/site: reference pages from the code, then a strict build
 	@$(VENV)/bin/uv pip install --quiet --python $(VENV)/bin/python -r requirements-docs.txt
-	@$(RUN) -m docs.generate && $(RUN) -m mkdocs build --quiet --strict && echo "site: var/site/index.html"
+	@$(RUN) -m docs.generate && NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --quiet --strict && echo "site: var/site/index.html"
 
 screenshots: dev ## the README's pictures, from the workspace of a demo that has run, in headless Chromium
 	@$(RUN) -m docs.screenshots

@@ -78,9 +78,8 @@ def _remove_unless_kept(root: Path) -> None:
         shutil.rmtree(root, ignore_errors=True)
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest files first; a file's tests on one worker, since they share what they prepare."""
+    """The longest files first, as xdist hands them out in this order, a file's tests to one worker."""
     rank = {name: n for n, name in enumerate(LONGEST_FIRST)}
 
     def file_of(item: pytest.Item) -> str:
@@ -90,8 +89,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "trained" in getattr(item, "fixturenames", ()):  # a whole workspace with models
             item.add_marker(pytest.mark.slow)
-        if item.get_closest_marker("xdist_group") is None:
-            item.add_marker(pytest.mark.xdist_group(file_of(item)))
 
 
 @pytest.fixture(scope="session")
