@@ -49,7 +49,7 @@ class Settings(BaseSettings):
 
     variants: tuple[str, ...] = Field(
         ("none", "hour_embedding", "naive_clock", "adaptive_clock", "gaussian_clock", "matched_clock"),
-        description="Time-perception variants the hourly trainer keeps in step.",
+        description="Time modules that the hourly trainer keeps in step.",
     )
     candidate_variant: str = Field("matched_clock", description="Variant offered for promotion.")
     baseline_variant: str = Field("hour_embedding", description="Variant of the first champion.")

@@ -1,6 +1,6 @@
 """The 24 h circle and the Gaussian on it, in NumPy: what every reader of a clock weighs hours with.
 
-``training.perception`` has the same in torch, whose gradients it needs; a test holds the two equal.
+``training.time_modules`` has the same in torch, whose gradients it needs; a test holds the two equal.
 """
 
 from __future__ import annotations

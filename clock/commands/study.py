@@ -16,7 +16,7 @@ LIVED = ("closed_loop", "offline_online")
 """Studies on the simulated app's people who react; they take no other log."""
 STUDIES = {
     CALIBRATION: "do the A/B statistics keep their word: errors, coverage, power, daily looks",
-    "variants": "every time-perception module, streaming: does the clock beat the hour, and ours the clock",
+    "variants": "every time module, streaming: does the clock beat the hour, and ours the clock",
     "baselines": "does the clock help an MLP, DCN-v2, MMoE and DIN alike",
     "sigma": "how wide the Gaussian should be, also by kind of user",
     "streaming_vs_daily": "does hour-by-hour training bend the hour embedding, and not the clock",

@@ -144,7 +144,9 @@ def test_neither_settings_nor_services_show_a_secret_when_they_are_printed(setti
 
 
 def test_bandit_finds_nothing_above_low() -> None:
-    packages = [p.parent.name for p in ROOT.glob("*/__init__.py") if p.parent.name not in {"tests", "docs", "benchmarks"}]
+    packages = [
+        p.parent.name for p in ROOT.glob("*/__init__.py") if p.parent.name not in {"tests", "docs", "benchmarks"}
+    ]
     done = subprocess.run(
         [sys.executable, "-m", "bandit", "-q", "-r", *packages, "-f", "json", "-ll", "-c", "pyproject.toml"],
         cwd=ROOT, capture_output=True, text=True, check=False,

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from training.perception import base
 
 from stats.circle import circular_distance, gaussian, normal_density
+from training.time_modules import base
 
 
 @pytest.mark.parametrize("sigma", [0.5, 1.0, 3.0])
