@@ -86,13 +86,14 @@ def test_feast_ui_serves_the_repository(project: Path) -> None:
         [FEAST, "-c", "feature_repo", "ui", "--host", "127.0.0.1", "--port", str(port)],
         cwd=project,
         env=environment(project),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
     )
     try:
         deadline = time.monotonic() + 90
         while True:
-            assert process.poll() is None, "feast ui ended"
+            assert process.poll() is None, process.stdout.read() if process.stdout else ""
             try:
                 with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=5) as answer:
                     assert b"Feast" in answer.read()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -73,7 +74,7 @@ def test_ages_begin_with_the_streaming_scores_and_days_are_tested_before_they_ar
 
 def test_the_study_of_variants_is_whole_and_goes_on_where_it_was(small: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     conclusion, page = variants.run(small)
-    assert conclusion.startswith("simulator: the paper's clock beats")
+    assert re.match(r"simulator: the paper's clock is (not established to be )?better than ", conclusion)
     found = json.loads((Path(page).parent / "results.json").read_text())
     assert set(found["logs"]["simulator"]["values"]) == set(variants.MODULES)
     text = Path(page).read_text()
