@@ -61,7 +61,7 @@ class Platform:
         }
         done = subprocess.run(
             [sys.executable, "-m", "pipeline", "--source", "simulator", *arguments],
-            cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=900,
+            cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=1800,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr[-4000:]
         return done
