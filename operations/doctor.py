@@ -106,16 +106,20 @@ def _python(settings: Settings) -> list[HealthFinding]:
 
 def _versions(settings: Settings) -> list[HealthFinding]:
     file = "requirements-production.txt" if settings.in_production else "requirements.txt"
-    pins = dict(re.findall(r"^([a-z0-9._-]+)==([^\s;]+)", (ROOT / file).read_text(), re.MULTILINE))
+    files = [file, *(["requirements-spark.txt"] if settings.engine == "spark" else [])]
+    text = "\n".join((ROOT / name).read_text() for name in files)
+    pins = dict(re.findall(r"^([a-z0-9._-]+)==([^\s;]+)", text, re.MULTILINE))
     wrong = []
-    for name in WATCHED:
+    for name in [name for name in WATCHED if name in pins]:
         try:
             installed = metadata.version(name).split("+")[0]
         except metadata.PackageNotFoundError:
             installed = "missing"
-        if installed != pins.get(name):
-            wrong.append(f"{name} {installed} instead of {pins.get(name)}")
-    return [_verdict("packages", not wrong, "; ".join(wrong) or "as pinned", f"install {file} (make setup)")]
+        if installed != pins[name]:
+            wrong.append(f"{name} {installed} instead of {pins[name]}")
+    return [
+        _verdict("packages", not wrong, "; ".join(wrong) or "as pinned", f"install {' and '.join(files)} (make setup)")
+    ]
 
 
 def _secrets(settings: Settings) -> list[HealthFinding]:
