@@ -188,6 +188,7 @@ def edited(before: dict[str, Any] | None, experiment: Experiment) -> list[Experi
 
 
 def nothing_to_adjust(plan: ExperimentPlan, has_pre: Mapping[str, bool]) -> list[ExperimentCheck]:
+    """Name the metrics whose users have no pre-period, so that nothing can be adjusted by it."""
     missing = [m for m in plan.experiment.named if has_pre.get(m) is False]
     if not missing:
         return []

@@ -126,6 +126,7 @@ def align(*groups: Moments) -> list[Moments]:
 
 
 def no_users(columns: Sequence[str]) -> Moments:
+    """Moments of a group without users."""
     k = len(columns)
     return Moments(tuple(columns), 0, np.zeros(k), np.zeros((k, k)))
 

@@ -123,10 +123,11 @@ def _moments(users: tuple[Fraction, Fraction, Fraction], y: Fraction, yy: Fracti
 
 
 def drift(db: Engine, experiment: Experiment, metric: str, until: Hour) -> Mapping[str, Effect]:
-    """Treatment → how much more a user's daily value changed from the first half of the experiment to the second than
-    the control's did. An effect that fades is below 0.
+    """Treatment → how its effect on a user's daily value changed from the experiment's first half to the second.
 
-    Only users exposed in the first half; each user is one observation, so that his days need not be independent.
+    That is how much more the value changed than the control's did; an effect that fades is below 0.
+
+    Only users exposed in the first half; each user is one observation, so that their days need not be independent.
     """
     first = int(db.scalar("SELECT min(exposure_day) FROM users"))
     last = ((until - 1).day - EPOCH).days

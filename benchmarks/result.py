@@ -82,6 +82,6 @@ def _measured(work: Callable[..., object], arguments: tuple[object, ...]) -> tup
 
 
 def peak_memory() -> float:
-    """GB that this program held at most. (The kernel's ``ru_maxrss`` also counts what its parent held at the start.)"""
+    """GB that this program held at most; the kernel's ``ru_maxrss`` also counts what its parent held at the start."""
     status = Path("/proc/self/status").read_text(encoding="ascii")
     return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) * 1024 / 1e9  # type: ignore[index]

@@ -42,6 +42,7 @@ def _settings(var: Path, device: str = "cpu") -> Settings:
 
 
 def config_of(settings: Settings, variant: str) -> RankerConfig:
+    """A ranker's configuration with the bench's batch size and threads."""
     return load_ranker_config(settings, variant).model_copy(update={"batch_size": BATCH, "threads": THREADS})
 
 

@@ -34,6 +34,7 @@ def write_atomically(path: Path, write: Callable[[Path], object], *, mode: int =
 
 
 def write_text(path: Path, text: str) -> None:
+    """Write UTF-8 text whole, by atomic rename."""
     write_atomically(path, lambda target: target.write_text(text, encoding="utf-8"))
 
 
@@ -121,9 +122,11 @@ def digest_text(*parts: str) -> str:
 
 
 def digest_json(value: Any) -> str:
+    """SHA-256, in hex, of a value as JSON with sorted keys."""
     return digest_text(json.dumps(value, sort_keys=True, default=str))
 
 
 def digest_file(path: Path) -> str:
+    """SHA-256, in hex, of a file."""
     with path.open("rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()

@@ -19,6 +19,7 @@ def state_version(settings: Settings) -> int | None:
 
 
 def write_state_version(settings: Settings, version: int = STATE_VERSION) -> None:
+    """Say which version of the platform's state the workspace holds."""
     write_json(settings.workspace / "version.json", {"state": version})
 
 

@@ -50,8 +50,9 @@ class Drift:
 
 
 def like_hours(reference: Iterable[Hour], current: Iterable[Hour]) -> list[Hour]:
-    """The reference's hours at the UTC hours of day that the current side has, so that a day that is not over is compared
-    with the same part of the days before it.
+    """The reference's hours at the UTC hours of day that the current side has.
+
+    So a day that is not over is compared with the same part of the days before it.
 
     Args:
         reference: hours of the days before.

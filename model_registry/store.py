@@ -27,6 +27,7 @@ def model_name(settings: Settings) -> str:
 
 
 def experiment_name(settings: Settings, variant: str) -> str:
+    """Name of a variant's MLflow experiment."""
     return f"{settings.source}/{variant}"
 
 

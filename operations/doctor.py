@@ -80,6 +80,7 @@ def examine(settings: Settings) -> list[HealthFinding]:
 
 
 def failed(findings: list[HealthFinding]) -> int:
+    """How many checks failed."""
     return sum(f.status == "failed" for f in findings)
 
 

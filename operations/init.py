@@ -82,6 +82,7 @@ def object_store(settings: Settings) -> object:
 
 
 def make_bucket(settings: Settings) -> None:
+    """Make the platform's bucket in the object store unless it is there."""
     from botocore.exceptions import BotoCoreError, ClientError
 
     client = object_store(settings)

@@ -65,6 +65,7 @@ def airflow_environment(settings: Settings) -> dict[str, str]:
 
 
 def airflow_home(settings: Settings) -> Path:
+    """Airflow's folder in the workspace."""
     return settings.workspace / "airflow"
 
 

@@ -23,6 +23,7 @@ def app_config(settings: Settings) -> SimulatorConfig:
 
 
 def app_log(settings: Settings) -> AppLog:
+    """The simulated app's log in the workspace."""
     return AppLog(app_config(settings), settings.workspace / "app", served=True)
 
 

@@ -260,10 +260,12 @@ def hours_of(given: Log) -> list[tuple[Hour, HourKeys]]:
 
 
 def key_of(given: Log) -> str:
+    """Digest of what a log depends on: its place, source, negatives and changed settings."""
     return digest_json([str(given.var), given.source, given.negatives, dict(given.changes)])
 
 
 def frame_path(given: Log) -> Path:
+    """File of a log's samples as one frame."""
     return given.samples.root / "frame.parquet"
 
 

@@ -17,6 +17,7 @@ BASE = "the base"
 
 
 def words(name: str) -> str:
+    """A name with spaces for underscores."""
     return name.replace("_", " ")
 
 
