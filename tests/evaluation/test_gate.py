@@ -173,6 +173,7 @@ def test_a_badly_calibrated_candidate_is_not_promoted() -> None:
     assert "calibration error" in decision.reason
 
 
+@pytest.mark.slow
 def test_looking_every_hour_does_not_inflate_the_error() -> None:
     """Equal models, looked at in every hour from the 3rd to the 6th, 600 comparisons: at most 2.5 % promoted
     in truth; 4.5 % leaves more than three standard errors of room."""

@@ -118,6 +118,7 @@ def test_what_cannot_be_guessed_is_said(tmp_path: Path, text: str, message: str)
     assert message in str(error.value)
 
 
+@pytest.mark.slow
 def test_the_foursquare_log_is_guessed_and_ingests(foursquare_file: Path, tmp_path: Path, settings: Settings) -> None:
     path = tmp_path / "mapping.yaml"
     path.write_text(guess_mapping([str(foursquare_file)]))

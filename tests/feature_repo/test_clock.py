@@ -140,6 +140,7 @@ def check(settings: Settings, rows: list[Any], hour: Hour) -> None:
     assert clocks(settings, hour) == brute_force(rows, hour)
 
 
+@pytest.mark.slow
 @given(history=st.lists(event, max_size=40), late=st.lists(event, max_size=8), cut=st.integers(10, 80))
 @example(history=[], late=[(25, 0, 0, "rock", 100), (30, 0, 1, "jazz", 100)], cut=72)
 @hypothesis_settings(

@@ -18,6 +18,8 @@ from feature_repo.retrieval import advance
 from feature_repo.schemas import view_schemas
 from tests.conftest import TINY
 
+pytestmark = pytest.mark.slow
+
 FEAST = Path(sys.executable).with_name("feast")
 UNTIL = TINY.first_hour + 30
 

@@ -110,6 +110,7 @@ def test_finer_clocks_and_weekend_clocks_are_equal_on_both_sides(
     assert both_sides_are_equal(fresh).drop_columns("as_of").equals(clocks.drop_columns("as_of"))
 
 
+@pytest.mark.slow
 def test_a_snapshot_without_history_says_the_same_and_is_refreshed_alike(ready: Settings, tmp_path: Path) -> None:
     settings = load_settings(var=tmp_path / "var", source="simulator")
     shutil.copytree(ready.events_dir, settings.events_dir)
@@ -250,6 +251,7 @@ def command(settings: Settings, *arguments: str) -> subprocess.CompletedProcess[
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_the_command_line_shows_clocks_and_names_wrong_input(ready: Settings) -> None:
     user = features(ready).most_active(1)[0]
     clock = json.loads(command(ready, "clock", str(user)).stdout)

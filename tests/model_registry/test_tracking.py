@@ -51,6 +51,7 @@ def tables_in(folder: Path) -> int:
     return 0
 
 
+@pytest.mark.slow
 def test_a_store_whose_making_was_killed_is_made_again(tmp_path: Path) -> None:
     """Kills early and late in MLflow's migrations; what they leave must not stand in the way."""
     settings = load_settings(var=tmp_path)

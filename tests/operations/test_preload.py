@@ -17,6 +17,8 @@ from operations.services import airflow_environment
 CHILD = """
 import json, os, sys, threading
 import operations.preload
+
+pytestmark = pytest.mark.slow
 pid = os.fork()
 if pid == 0:  # as a task: everything is there, and what has threads works
     import polars, torch

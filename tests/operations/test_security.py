@@ -143,6 +143,7 @@ def test_neither_settings_nor_services_show_a_secret_when_they_are_printed(setti
     assert key not in repr(services) + repr(settings) + str(services)
 
 
+@pytest.mark.slow
 def test_bandit_finds_nothing_above_low() -> None:
     packages = [
         p.parent.name for p in ROOT.glob("*/__init__.py") if p.parent.name not in {"tests", "docs", "benchmarks"}

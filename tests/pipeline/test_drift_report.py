@@ -14,6 +14,8 @@ from events.store import EventStore
 from pipeline.reports import report_drift
 from tests.conftest import TINY
 
+pytestmark = pytest.mark.slow
+
 LAST_DAY = (TINY.end_hour - 1).day
 
 

@@ -24,6 +24,8 @@ from pipeline.retention import retire_state
 from training.samples import SampleStore
 from training.trainer import prediction_file
 
+pytestmark = pytest.mark.slow
+
 KEPT_DAYS = 3
 HOURLY = 78
 """Hours that were refreshed one by one, after a first of all before them."""
