@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 
+import pytest
 from airflow.executors.local_executor import LocalExecutor
 
 from core.settings import ROOT, load_settings
@@ -14,11 +15,11 @@ from operations.preload import MODULES, hidden
 from operations.preloading_executor import PreloadingLocalExecutor
 from operations.services import airflow_environment
 
+pytestmark = pytest.mark.slow
+
 CHILD = """
 import json, os, sys, threading
 import operations.preload
-
-pytestmark = pytest.mark.slow
 pid = os.fork()
 if pid == 0:  # as a task: everything is there, and what has threads works
     import polars, torch
