@@ -30,7 +30,7 @@ COMPILE = $(VENV)/bin/uv pip compile --quiet pyproject.toml --python-version 3.1
 
 $(VENV)/.installed: requirements.txt pyproject.toml
 	@test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
-	@echo "installing into $(VENV) (about 2.5 GB, under a minute with a warm cache)"
+	@echo "installing into $(VENV) (about 2.1 GB)"
 	@test -x $(VENV)/bin/uv || $(VENV)/bin/pip install --quiet --disable-pip-version-check "uv>=0.9"
 	@$(INSTALL) -r requirements.txt && $(INSTALL) --no-deps --editable .
 	@touch $@

@@ -164,17 +164,6 @@ def settings_of(source: str | None) -> Settings:
     return load_settings(source=source) if source else load_settings()
 
 
-def positive(name: str) -> Callable[[int | None], int | None]:
-    """A check of an option: a number of at least 1."""
-
-    def check(value: int | None) -> int | None:
-        if value is not None and value < 1:
-            raise ConfigError(f"{name} {value}: at least 1")
-        return value
-
-    return check
-
-
 def call(app: typer.Typer, arguments: Sequence[str], *, program: str | None = None) -> int:
     """Run a command line in this process; errors go through.
 
