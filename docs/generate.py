@@ -17,6 +17,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel
+
 from core.settings import ROOT, Settings, load_settings
 
 GENERATED = ROOT / "docs" / "reference" / "generated"
@@ -286,27 +288,28 @@ def policy_page() -> str:
     """The gate's policy: the built-in file and its schema."""
     from evaluation.gate import Policy
 
-    text = (ROOT / "evaluation" / "policy.yaml").read_text(encoding="utf-8")
-    return page(
-        "Policy file",
-        "The policy says when a candidate becomes champion. This is the built-in one, `evaluation/policy.yaml`; a file "
-        "`var/<source>/policy.yaml` takes its place:",
-        f"```yaml\n{text.strip()}\n```",
-        schema_sections(Policy.model_json_schema(), "The file"),
+    return _built_in_file_page(
+        "Policy file", "The policy says when a candidate becomes champion.", "evaluation/policy.yaml", Policy
     )
 
 
 def ranker_page() -> str:
-    """The ranker file."""
+    """The ranker file: the built-in one and its schema."""
     from training.config import RankerFile
 
-    text = (ROOT / "training" / "ranker.yaml").read_text(encoding="utf-8")
+    return _built_in_file_page(
+        "Ranker file", "The ranker file sets the model and how it learns.", "training/ranker.yaml", RankerFile
+    )
+
+
+def _built_in_file_page(title: str, purpose: str, file: str, model: type[BaseModel]) -> str:
+    """A file that the platform brings and a workspace may replace."""
+    path = ROOT / file
     return page(
-        "Ranker file",
-        "The ranker file sets the model and how it learns. This is the built-in one, `training/ranker.yaml`; a file "
-        "`var/<source>/ranker.yaml` takes its place:",
-        f"```yaml\n{text.strip()}\n```",
-        schema_sections(RankerFile.model_json_schema(), "The file"),
+        title,
+        f"{purpose} This is the built-in one, `{file}`; a file `var/<source>/{path.name}` takes its place:",
+        f"```yaml\n{path.read_text(encoding='utf-8').strip()}\n```",
+        schema_sections(model.model_json_schema(), "The file"),
     )
 
 
