@@ -1,8 +1,8 @@
 """A user's recent behaviors: the last items that they liked or finished, with their local time of each.
 
 A behavior is an event whose own score is positive. A history holds those before an hour's start, of the last
-``history_days``, at most ``history_length`` of them. It is read from the log itself, for samples and for the online store alike,
-so both give the same. An hour costs one scan of those days' ids; nothing is kept between hours.
+``history_days``, at most ``history_length`` of them. Histories of the last day come from the state that each hour's events
+update (``feature_repo.behavior_state``), earlier ones from a scan of the log; both give the same.
 
 Online it is one feature, the bytes of a matrix of int64 with the rows items, minutes and hours.
 """
@@ -15,14 +15,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from core.engine import engine
 from core.hours import DAY_HOURS, Hour, hour_range
 from core.settings import Settings
+from feature_repo.behavior_state import KEPT_HOURS, LISTS, BehaviorState, read_behaviors
 from feature_repo.online import write_cells
 from feature_repo.repository import HISTORY_FEATURE as FEATURE
 from feature_repo.repository import HISTORY_VIEW as VIEW
-from feature_repo.sql import event_score_sql
 from feature_repo.state import ClockStorage
 
 if TYPE_CHECKING:
@@ -37,9 +38,7 @@ SCHEMA = pa.schema(
         pa.field("hours", pa.list_(pa.int64())),
     ]
 )
-LISTS = ("items", "minutes", "hours")
 USERS_AT_ONCE = 100_000
-MINUTE_US = 60_000_000
 
 
 def recent_behaviors(clock: ClockStorage, keys: pa.Table) -> pa.Table:
@@ -53,12 +52,27 @@ def recent_behaviors(clock: ClockStorage, keys: pa.Table) -> pa.Table:
         ``SCHEMA``, one row for each key that has any behavior, by user and hour: item ids, local minutes since
         1970 and hours since 1970 UTC, oldest first.
     """
-    length, reach = clock.settings.history_length, DAY_HOURS * clock.settings.history_days
-    if not keys.num_rows or not length:
+    if not keys.num_rows or not clock.settings.history_length:
         return SCHEMA.empty_table()
+    hours = keys["hour"]
+    log = _behaviors(clock, np.unique(keys["user_id"]), Hour(pc.min(hours).as_py()), Hour(pc.max(hours).as_py()))
+    return last_before(log, keys, clock.settings.history_length, DAY_HOURS * clock.settings.history_days)
+
+
+def last_before(log: pa.Table, keys: pa.Table, length: int, reach: int) -> pa.Table:
+    """The last behaviors before the start of each hour.
+
+    Args:
+        log: behaviors as ``read_behaviors`` gives them, all that a history can hold.
+        keys: distinct (user_id int64, hour int64 since 1970 UTC), any number.
+        length: behaviors of a history at most.
+        reach: hours that it reaches back.
+
+    Returns:
+        As ``recent_behaviors``.
+    """
     wanted = np.stack([keys["user_id"].to_numpy(), keys["hour"].to_numpy()], axis=1)
     wanted = wanted[np.lexsort((wanted[:, 1], wanted[:, 0]))]
-    log = _behaviors(clock, np.unique(wanted[:, 0]), int(wanted[:, 1].min()) - reach, int(wanted[:, 1].max()))
     users, place = np.unique(log["user_id"].to_numpy(), return_inverse=True)
     # One sortable number for (user, hour): the log is in its order.
     stamps = (place.astype(np.int64) << 32) | log["hours"].to_numpy().astype(np.int64)
@@ -80,34 +94,17 @@ def recent_behaviors(clock: ClockStorage, keys: pa.Table) -> pa.Table:
     return pa.table({"user_id": wanted[:, 0], "hour": wanted[:, 1], **lists}, schema=SCHEMA)
 
 
-def _behaviors(clock: ClockStorage, users: np.ndarray, first: int, end: int) -> pa.Table:
-    """Behaviors of users in the hours [first, end), by user and time: user_id, items, minutes, hours."""
-    hours = list(hour_range(Hour(max(first, 0)), Hour(end)))
-    files = clock.store.event_files(hours)
-    if not files:
-        return pa.table({name: pa.array([], pa.int64()) for name in ("user_id", *LISTS)})
+def _behaviors(clock: ClockStorage, users: np.ndarray, first: Hour, last: Hour) -> pa.Table:
+    """What the histories of users at the hours first to last can hold, as ``read_behaviors`` gives it."""
+    as_of = clock.as_of
+    if as_of is not None and as_of - KEPT_HOURS <= first and last <= as_of:
+        state = BehaviorState(clock)
+        state.bring_to(as_of)
+        return state.read(users)
     with engine(clock.settings) as running:
         running.register("wanted_users", pa.table({"user_id": users}))
-        hour = running.hour_number('e."timestamp"')
-        rows = running.arrow(
-            f"""SELECT e.user_id, {hour} AS hours, e.item_id AS items, e.local_time FROM {running.files(files)} e
-            JOIN wanted_users k ON k.user_id = e.user_id WHERE {event_score_sql(clock.settings.score_weights, "e.")} > 0
-            ORDER BY e.user_id, e."timestamp", e.item_id, e.local_time"""
-        )
-    local = rows["local_time"].cast(pa.timestamp("us")).cast(pa.int64()).to_numpy()
-    columns = {name: rows[name].cast(pa.int64()) for name in ("user_id", "hours", "items")}
-    return pa.table({**columns, "minutes": pa.array(local // MINUTE_US)})
-
-
-def users_with_behaviors(clock: ClockStorage, at: Hour) -> np.ndarray:
-    """Ids of everybody in the log of the days that recent behaviors reach back to, as of ``at``, in ascending order."""
-    files = clock.store.event_files(list(hour_range(at - DAY_HOURS * clock.settings.history_days, at)))
-    if not files:
-        return np.empty(0, dtype=np.int64)
-    with engine(clock.settings) as running:
-        rows = running.arrow(f"SELECT DISTINCT user_id FROM {running.files(files)} e ORDER BY user_id")
-    users: np.ndarray = rows["user_id"].to_numpy()
-    return users
+        hours = hour_range(first - DAY_HOURS * clock.settings.history_days, last)
+        return read_behaviors(clock, running, hours, "e.user_id IN (SELECT user_id FROM wanted_users)")
 
 
 def write_histories(store: FeatureStore, clock: ClockStorage, users: np.ndarray, at: Hour) -> int:

@@ -21,9 +21,10 @@ from core.logs import log_context
 from core.settings import Settings
 from core.state_version import check_state_version
 from events.store import EventStore
+from feature_repo.behavior_state import BehaviorState
 from feature_repo.clock import ClockState
 from feature_repo.online import decode_cells, encode_cells, write_cells
-from feature_repo.recent import decode_histories, recent_behaviors, users_with_behaviors, write_histories
+from feature_repo.recent import decode_histories, recent_behaviors, write_histories
 from feature_repo.repository import (
     COLD_START_SERVICE,
     HISTORY_FEATURE,
@@ -275,7 +276,9 @@ class ClockFeatures:
                 self.store.write_to_online_store(view, table.to_pandas())
                 rows += table.num_rows
         if self._keeps_histories:
-            rows += write_histories(self.store, self.clock, users_with_behaviors(self.clock, as_of), as_of)
+            behaviors = BehaviorState(self.clock)
+            behaviors.bring_to(as_of)
+            rows += write_histories(self.store, self.clock, behaviors.users(), as_of)
         log.info("online store filled as of %s: %d rows", as_of, rows)
         return rows
 
