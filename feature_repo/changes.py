@@ -3,9 +3,11 @@
 Layout below the workspace's ``features``::
 
     <view>/<first hour>--<last hour>.<n>/part-*.parquet    rows that changed in those hours
+    latest/<view>/<hour>/part-*.parquet                    every entity's row as of an hour
 
 Every hour up to the clocks' own belongs to one span. The hours of a day get a span each; when the
-day is over they are merged into one.
+day is over they are merged into one. Once a day the rows of a day or two ago are collected: whoever asks for a later
+hour reads them and the spans since, however long the log is.
 """
 
 from __future__ import annotations
@@ -18,9 +20,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from core.duck import identifier
 from core.engine import Engine, parquet_parts
 from core.files import replaced_directory, write_parquet
-from core.hours import Hour
+from core.hours import DAY_HOURS, Hour
 from feature_repo.sql import columns
 
 
@@ -32,11 +35,15 @@ class ChangeLog:
         root: its folder.
         keys: columns that identify an entity.
         schema: of the rows; has ``as_of``, hours since 1970 UTC.
+        holds_hours: after which a row counts no more, at the latest.
+        collected_at: hour of the day from which its latest rows are collected; views take turns.
     """
 
     root: Path
     keys: tuple[str, ...]
     schema: pa.Schema
+    holds_hours: int
+    collected_at: int = 0
 
     @property
     def _order(self) -> tuple[str, ...]:
@@ -50,10 +57,11 @@ class ChangeLog:
 
     def spans(self) -> list[Path]:
         """Folders of the pieces, in the order of their hours."""
-        return sorted(p for p in self.root.glob("*--*.*") if p.is_dir() and not p.name.startswith("."))
+        return spans_of(self.root)
 
     def clear(self) -> None:
         """Remove every row."""
+        shutil.rmtree(latest_folder(self.root), ignore_errors=True)
         for span in self.spans():
             shutil.rmtree(span)
 
@@ -79,6 +87,47 @@ class ChangeLog:
             kept = old.filter(pc.invert(same))
             self._write(span, self._ordered(pa.concat_tables([kept, rows])) if place == 0 else kept)
         self._merge_days(engine, as_of)
+        self._collect_latest(engine, as_of)
+
+    def _collect_latest(self, engine: Engine, as_of: Hour) -> None:
+        """Write every entity's row as of the last hour of the day before yesterday, unless it was done.
+
+        So long ago because late events mostly touch the last day, and samples are made an hour after the clocks.
+        Without any collected rows, as after a rebuild, it is those of the hour before.
+        """
+        collected = collections(self.root)
+        at = Hour.of_day(as_of.day) - DAY_HOURS - 1 if collected else as_of - 1
+        if collected and (at <= hour_of(collected[-1]) or as_of.number % DAY_HOURS < self.collected_at):
+            return
+        spans = [s for s in self.spans() if bounds(s)[0] <= at]
+        before = [s for s in collected if hour_of(s) <= at][-1:]
+        since = hour_of(before[0]).number if before else -1
+        parts = [part for s in spans if bounds(s)[1].number > since for part in parquet_parts(s)]
+        if not parts:
+            return
+        names, keys = columns(self.schema.names), columns(self.keys)
+        engine.table(
+            "newest",
+            f"""SELECT {names} FROM (
+                SELECT *, row_number() OVER (PARTITION BY {keys} ORDER BY as_of DESC) AS nth FROM {engine.files(parts)} f
+                WHERE as_of > {since} AND as_of <= {at.number}) r WHERE nth = 1""",
+        )
+        rows = f"SELECT {names} FROM newest"
+        if before:
+            same = " AND ".join(f"n.{key} = f.{key}" for key in map(identifier, self.keys))
+            rows += f""" UNION ALL SELECT {names} FROM {engine.files(parquet_parts(before[0]))} f
+                WHERE NOT EXISTS (SELECT 1 FROM newest n WHERE {same})"""
+        oldest = at.number - self.holds_hours
+        target = latest_folder(self.root) / at.key
+        engine.write(f"SELECT {names} FROM ({rows}) r WHERE as_of >= {oldest} ORDER BY {keys}", target)
+        for folder in collected:
+            shutil.rmtree(folder)
+
+    def _forget_latest(self, since: Hour) -> None:
+        """Remove collected rows that stand on changes from an hour on."""
+        for folder in collections(self.root):
+            if hour_of(folder) >= since:
+                shutil.rmtree(folder)
 
     def replace(self, engine: Engine, keys: str, rows: str, since: Hour) -> None:
         """Write the rows again of the keys in table ``keys`` that hold from ``since`` on.
@@ -89,6 +138,7 @@ class ChangeLog:
             rows: table of their new rows, every one at or after ``since``.
             since: earlier rows stay as they are.
         """
+        self._forget_latest(since)
         names, order = columns(self.schema.names), columns(self._order)
         same = " AND ".join(f'k."{key}" = f."{key}"' for key in self.keys)
         placed: set[tuple[Hour, Hour]] = set()
@@ -140,6 +190,41 @@ class ChangeLog:
     def _write(span: Path, rows: pa.Table) -> None:
         with replaced_directory(span) as target:
             write_parquet(target / "part-00000.parquet", rows)
+
+
+def spans_of(root: Path) -> list[Path]:
+    """Folders of the pieces of a view's change log, in the order of their hours."""
+    return sorted(p for p in root.glob("*--*.*") if p.is_dir() and not p.name.startswith("."))
+
+
+def latest_folder(root: Path) -> Path:
+    """Where the collected rows of a view's change log lie."""
+    return root.parent / "latest" / root.name
+
+
+def collections(root: Path) -> list[Path]:
+    """Folders of every entity's row as of an hour, in the order of the hours."""
+    return sorted(p for p in latest_folder(root).glob("*T*") if not p.name.startswith("."))
+
+
+def files_between(root: Path, first: Hour, last: Hour, holds_hours: int | None) -> list[Path]:
+    """Files with all rows of a view's change log that may hold at any of some hours.
+
+    Args:
+        root: folder of the change log.
+        first: hour.
+        last: hour, not before ``first``.
+        holds_hours: after which a row counts no more; None: it always does.
+    """
+    collected = [folder for folder in collections(root) if hour_of(folder) <= first]
+    since = hour_of(collected[-1]) + 1 if collected else first - holds_hours if holds_hours is not None else Hour(0)
+    spans = [s for s in spans_of(root) if bounds(s)[0] <= last and bounds(s)[1] >= since]
+    return [part for folder in (*collected[-1:], *spans) for part in parquet_parts(folder)]
+
+
+def hour_of(collected: Path) -> Hour:
+    """Hour as of which collected rows hold."""
+    return Hour.parse(collected.name)
 
 
 def bounds(span: Path) -> tuple[Hour, Hour]:

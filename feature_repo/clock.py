@@ -9,13 +9,13 @@ from dataclasses import replace
 from core.engine import engine
 from core.errors import DataError, NotReadyError
 from core.files import exclusive_lock
-from core.hours import DAY_HOURS, Hour, hour_range
+from core.hours import Hour, hour_range
 from core.logs import log_context
 from feature_repo.changes import bounds
 from feature_repo.computation import Refreshed
 from feature_repo.rebuild import Rebuild
 from feature_repo.refresh import Refresh
-from feature_repo.state import ClockStorage, StateDescription
+from feature_repo.state import ROWS_HOLD_LONGER, ClockStorage, StateDescription
 
 log = logging.getLogger("feature_repo.clock")
 
@@ -91,8 +91,7 @@ class ClockState(ClockStorage):
     def retire(self, cutoff: Hour) -> int:
         """Drop changes that no reading at or after ``cutoff`` can meet.
 
-        A row holds for a window and a day at most (the views' TTL), the whole-day rows a day longer. What is asked for
-        an hour before ``cutoff`` is refused from then on.
+        What is asked for an hour before ``cutoff`` is refused from then on.
 
         Returns:
             Pieces of change logs removed.
@@ -100,7 +99,7 @@ class ClockState(ClockStorage):
         with exclusive_lock(self.root / ".lock"):
             state = self.require_state()
             cutoff = min(cutoff, state.as_of)
-            oldest = cutoff - self.window - 2 * DAY_HOURS
+            oldest = cutoff - self.window - ROWS_HOLD_LONGER
             old = [s for log in self.logs.values() for s in log.spans() if bounds(s)[1] < oldest]
             if old and state.history_from < cutoff:
                 self.commit(replace(state, history_from=cutoff))

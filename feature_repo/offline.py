@@ -1,13 +1,14 @@
 """Feast's DuckDB offline store with a point-in-time join that does not fan out.
 
 Feast's own join pairs every entity row with every earlier feature row and keeps the latest; a clock slot
-changes twice a day, so that is 60 rows per entity row. DuckDB's ``ASOF JOIN`` finds the latest directly, and rows
-of entities that nobody asked for are left out first. Results are the same; ``feature_store.yaml`` names this
-class as the offline store's type.
+changes twice a day, so that is 60 rows per entity row. DuckDB's ``ASOF JOIN`` finds the latest directly; rows
+of entities that nobody asked for are left out first, and files whose rows cannot hold at any time asked for are not
+opened. Results are the same; ``feature_store.yaml`` names this class as the offline store's type.
 """
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import duckdb
@@ -24,7 +25,9 @@ from feast.infra.registry.base_registry import BaseRegistry
 from feast.on_demand_feature_view import OnDemandFeatureView
 from feast.repo_config import RepoConfig
 
-from core.duck import identifier, quoted
+from core.duck import file_list, identifier, quoted
+from core.hours import Hour
+from feature_repo.changes import files_between, spans_of
 
 ROW = "entity_row"
 """Column that numbers the entity rows within a query."""
@@ -99,6 +102,7 @@ class ClockOfflineStore(DuckDBOfflineStore):
         moment = infer_event_timestamp_from_entity_df(dict(zip(entity_df.columns, entity_df.dtypes, strict=True)))
         store: Any = config.offline_store
         limits = {"memory_limit": store.memory_limit, "threads": store.threads}
+        times = entity_df[moment]
         with duckdb.connect(":memory:", config=limits) as con:
             con.execute("SET TimeZone = 'UTC'")
             con.register("entities", entity_df.assign(**{ROW: np.arange(len(entity_df))}))
@@ -106,11 +110,10 @@ class ClockOfflineStore(DuckDBOfflineStore):
             joins = []
             for n, view in enumerate(feature_views):
                 wanted = [r.split(":")[1] for r in feature_refs if r.split(":")[0] == view.projection.name_to_use()]
-                joins.append(_asof(view, f"f{n}", wanted, identifier(moment)))
+                joins.append(_asof(view, f"f{n}", wanted, identifier(moment), times))
                 selected += [_unless_expired(view, f"f{n}", name, identifier(moment)) for name in wanted]
             joined = f"SELECT {', '.join(selected)} FROM entities e {' '.join(joins)} ORDER BY e.{ROW}"
             table = con.sql(joined).to_arrow_table()
-        times = entity_df[moment]
         return ComputedJob(
             table,
             [],
@@ -128,7 +131,7 @@ class ClockOfflineStore(DuckDBOfflineStore):
         )
 
 
-def _asof(view: FeatureView, name: str, features: list[str], moment: str) -> str:
+def _asof(view: FeatureView, name: str, features: list[str], moment: str, times: pd.Series) -> str:
     """The ASOF JOIN of a view under a name: its latest row at or before the entity row's time, if any."""
     source: Any = view.batch_source
     mapped = view.projection.join_key_map or {}
@@ -138,9 +141,20 @@ def _asof(view: FeatureView, name: str, features: list[str], moment: str) -> str
     ours, key = keys[0]
     return f"""ASOF LEFT JOIN (
             SELECT {columns}, {identifier(source.timestamp_field)} AS held_from
-            FROM read_parquet({quoted(source.path)}, union_by_name = true) r
+            FROM read_parquet({_files(view, times)}, union_by_name = true) r
             WHERE r.{key} IN (SELECT {ours} FROM entities)) {name}
         ON {same} AND e.{moment} >= {name}.held_from"""
+
+
+def _files(view: FeatureView, times: pd.Series) -> str:
+    """The files of a view's source whose rows may hold at some times: of a change log not all, else the source's path."""
+    source: Any = view.batch_source
+    root = Path(source.path).parent.parent
+    if not len(times) or not spans_of(root):
+        return quoted(source.path)
+    first, last = Hour.of(times.min()), Hour.of(times.max())
+    holds = int(view.ttl.total_seconds()) // 3600 if view.ttl else None
+    return file_list(files_between(root, first, last, holds) or [Path(source.path)])
 
 
 def _unless_expired(view: FeatureView, name: str, feature: str, moment: str) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,6 +21,7 @@ from core.settings import Settings
 from core.state_version import check_state_version
 from events.store import EventStore
 from feature_repo.behavior_state import BehaviorState
+from feature_repo.changes import files_between
 from feature_repo.clock import ClockState
 from feature_repo.online import decode_cells, encode_cells, write_cells
 from feature_repo.recent import decode_histories, recent_behaviors, write_histories
@@ -245,12 +245,10 @@ class ClockFeatures:
         """
         rows = self._write_clock(self._changed("clock_slots", hour), hour)
         for view in PLAIN_VIEWS:
-            changed = self._changed(view, hour).num_rows
-            if changed:
-                self.store.materialize(
-                    start_date=hour.start - timedelta(seconds=1), end_date=hour.start, feature_views=[view]
-                )
-            rows += changed
+            changed = self._changed(view, hour)
+            if changed.num_rows:
+                self.store.write_to_online_store(view, changed.to_pandas())
+            rows += changed.num_rows
         if self._keeps_histories:
             rows += write_histories(
                 self.store, self.clock, self._changed("user_activity", hour)["user_id"].to_numpy(), hour
@@ -349,10 +347,14 @@ class ClockFeatures:
 
     def _with_known_slots(self, keys: pa.Table) -> pa.Table:
         """Every key with every slot in which its user had a row by then: most users live in few of them."""
-        parts = ", ".join(map(duck.quoted, map(str, self.clock.logs["clock_slots"].parts())))
+        first, last = (Hour(bound(keys["hour"]).as_py()) for bound in (pc.min, pc.max))
+        slots = self.clock.logs["clock_slots"]
+        parts = files_between(slots.root, first, last, slots.holds_hours)
+        if not parts:
+            return keys.slice(0, 0).append_column("slot", pa.array([], pa.int64()))
         with duck.connection(self.settings) as con:
             con.register("keys", keys)
-            known = f"""SELECT user_id, slot, min(as_of) AS since FROM read_parquet([{parts}])
+            known = f"""SELECT user_id, slot, min(as_of) AS since FROM read_parquet({duck.file_list(parts)})
                 WHERE user_id IN (SELECT user_id FROM keys) GROUP BY user_id, slot"""
             return con.sql(
                 f"SELECT k.user_id, k.hour, o.slot FROM keys k JOIN ({known}) o USING (user_id) WHERE k.hour >= o.since"

@@ -4,7 +4,8 @@ Layout below the workspace's ``features``::
 
     state.json                  as-of hour, settings it holds for, digest of every hour it stands on
     sums/                       window sums, see ``feature_repo.sums``
-    <view>/                     change logs, see ``feature_repo.changes``
+    <view>/, latest/<view>/     change logs, see ``feature_repo.changes``
+    recent/                     recent behaviors, see ``feature_repo.behavior_state``
 
 ``state.json`` is renamed into place last, so a crash leaves the state of the hour before whole;
 folders that no state names are written again by the next try. Sums carry their digest: damage on the
@@ -22,12 +23,15 @@ from typing import Any
 
 from core.errors import DataError, NotReadyError
 from core.files import digest_json, read_json, write_json
-from core.hours import Hour
+from core.hours import DAY_HOURS, Hour
 from core.settings import Settings
 from events.store import EventStore
 from feature_repo.changes import ChangeLog
 from feature_repo.schemas import view_schemas
 from feature_repo.sums import Sums
+
+ROWS_HOLD_LONGER = 2 * DAY_HOURS
+"""Hours that a row may hold beyond the window: a day, the whole-day rows two (the views' TTL)."""
 
 
 @dataclass(frozen=True)
@@ -126,8 +130,10 @@ class ClockStorage:
     def logs(self) -> dict[str, ChangeLog]:
         """The change log of every view, by the view's name."""
         return {
-            name: ChangeLog(self.root / name, view.keys, view.columns)
-            for name, view in view_schemas(self.facets).items()
+            name: ChangeLog(
+                self.root / name, view.keys, view.columns, self.window + ROWS_HOLD_LONGER, collected_at=1 + 4 * number
+            )
+            for number, (name, view) in enumerate(view_schemas(self.facets).items())
         }
 
     @property

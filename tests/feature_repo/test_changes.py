@@ -1,0 +1,76 @@
+"""Change logs: who reads an hour opens few files, and finds what all of them together would tell."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from core.engine import Engine, engine
+from core.hours import DAY_HOURS, Hour
+from core.settings import load_settings
+from feature_repo.changes import ChangeLog, collections, files_between
+
+START = Hour.parse("2026-03-02T00")
+HOLDS = 60
+SCHEMA = pa.schema([("user_id", pa.int64()), ("events", pa.int64()), ("as_of", pa.int64())])
+USERS = 6
+
+
+def rows(values: list[tuple[int, int, int]]) -> pa.Table:
+    return pa.table(list(zip(*sorted(values), strict=True)) or [[], [], []], schema=SCHEMA)
+
+
+def latest(files: list[Path], hour: Hour) -> dict[int, tuple[int, int]]:
+    """User → (as_of, events) of the newest row at an hour that still holds."""
+    newest: dict[int, tuple[int, int]] = {}
+    for file in files:
+        for row in pq.ParquetFile(file).read().to_pylist():
+            if hour.number - HOLDS <= row["as_of"] <= hour.number:
+                newest[row["user_id"]] = max(newest.get(row["user_id"], (0, 0)), (row["as_of"], row["events"]))
+    return newest
+
+
+def change(log: ChangeLog, running: Engine, at: Hour, draw: random.Random) -> None:
+    """A few users' rows of an hour, and now and then those of past hours again."""
+    if draw.random() < 0.1:
+        since, user = at - draw.randint(1, 40), draw.randrange(USERS)
+        running.register("late", pa.table({"user_id": [user]}))
+        running.register("corrected", rows([(user, draw.randrange(100), n) for n in range(since.number, at.number, 7)]))
+        log.replace(running, "late", "corrected", since)
+    changed = draw.sample(range(USERS), draw.randint(0, 2))
+    log.put(running, at, rows([(user, draw.randrange(100), at.number) for user in changed]))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_files_of_an_hour_tell_what_all_files_tell(tmp_path: Path, seed: int) -> None:
+    draw = random.Random(seed)
+    log = ChangeLog(tmp_path / "view", ("user_id",), SCHEMA, HOLDS, collected_at=5)
+    used = 0
+    with engine(load_settings(var=tmp_path / "var", source="test")) as running:
+        running.register("first", rows([(user, user, START.number + user) for user in range(USERS)]))
+        running.write("SELECT * FROM first ORDER BY user_id", log.span(START, START + USERS))
+        for n in range(USERS + 1, 6 * DAY_HOURS):
+            at = START + n
+            change(log, running, at, draw)
+            for hour in (at, at - 1, at - draw.randint(2, 50)):
+                files = files_between(log.root, hour, at, HOLDS)
+                assert latest(files, hour) == latest(log.parts(), hour)
+                used += any("latest" in file.parts for file in files)
+    assert used > 100
+
+
+def test_the_running_hour_opens_the_last_days_files_however_long_the_log_is(tmp_path: Path) -> None:
+    log = ChangeLog(tmp_path / "view", ("user_id",), SCHEMA, holds_hours=100 * DAY_HOURS)
+    opened = []
+    with engine(load_settings(var=tmp_path / "var", source="test")) as running:
+        for n in range(20 * DAY_HOURS):
+            log.put(running, START + n, rows([(n % USERS, n, START.number + n)]))
+            if n % DAY_HOURS == DAY_HOURS - 1:
+                opened.append(len(files_between(log.root, START + n, START + n, None)))
+    assert max(opened[3:]) == opened[3] < 2 * DAY_HOURS + 2
+    assert len(log.parts()) > opened[-1] - DAY_HOURS + 15
+    assert len(collections(log.root)) == 1
