@@ -14,7 +14,7 @@ from feature_repo.executor import Executor
 from feature_repo.query_builder import ITEMS, Part, Query, SumTables
 from feature_repo.sql import columns, negative, summed, zeros
 from feature_repo.state import ClockStorage, StateDescription
-from feature_repo.sums import Layer, Sums, folder_digest
+from feature_repo.sums import Layer, Sums, folder_digest, folder_stamp
 
 
 def among(table: str, *keys: str) -> str:
@@ -129,7 +129,8 @@ class ClockComputation:
         )
 
     def _layer(self, folder: str, rows: Mapping[str, int]) -> Layer:
-        return Layer(folder, folder_digest(self.clock.sums_folder / folder), self.generation, rows)
+        path = self.clock.sums_folder / folder
+        return Layer(folder, folder_digest(path), self.generation, rows, folder_stamp(path))
 
     def stored_rows(self, folder: str, part: str) -> int:
         """Number of rows of a part of a layer."""

@@ -51,7 +51,7 @@ class Refresh(ClockComputation):
         """
         self._read()
         touched = [str(slot) for (slot,) in self.engine.rows("SELECT DISTINCT slot FROM pairs ORDER BY slot")]
-        self.sums.check([*touched, "users", "items"])
+        self.sums = self.sums.checked([*touched, "users", "items"])
         rows = {**self._slots(touched), "user_activity": self._users(), "item_stats": self._items()}
         self.sums = self.fold(self.sums.with_delta(self._delta()))
         if self.came and self.as_of.number % DAY_HOURS == 0:

@@ -37,15 +37,17 @@ class Layer:
 
     Attributes:
         folder: its name.
-        digest: of its files.
+        digest: of its files, taken when they were written.
         number: the refresh that wrote it; 0 for a rebuild.
         rows: how many each name has in it, of those that have any.
+        stamp: sizes and times of its files when they last matched the digest; empty: not known.
     """
 
     folder: str
     digest: str
     number: int
     rows: Mapping[str, int]
+    stamp: str = ""
 
 
 @dataclass(frozen=True)
@@ -143,8 +145,11 @@ class Sums:
     def _files(self, layers: Iterable[Layer], part: str) -> list[Path]:
         return [path for layer in layers for path in parquet_parts(self.root / layer.folder / part)]
 
-    def check(self, names: Iterable[str]) -> None:
-        """Compare the folders of bases and their deltas with their digests.
+    def checked(self, names: Iterable[str]) -> Sums:
+        """The sums, once the folders of some bases and their deltas are known to hold what was written.
+
+        A folder whose files are as they were when they last matched is not read again: an hour reads what changed, not
+        what there is. ``verify`` reads everything.
 
         Args:
             names: slots, ``users``, ``items``.
@@ -153,14 +158,41 @@ class Sums:
             CorruptStateError: a folder does not hold what was written.
         """
         layers = {layer.folder: layer for name in names for layer in (self.bases[name], *self.since(name))}
-        for layer in layers.values():
-            if folder_digest(self.root / layer.folder) != layer.digest:
-                raise CorruptStateError(
-                    f"the sums in {self.root / layer.folder} are damaged; "
-                    "run 'clock features rebuild' to compute them again from the events"
-                )
+        fresh = {}
+        for folder, layer in layers.items():
+            stamp = folder_stamp(self.root / folder)
+            if stamp != layer.stamp:
+                self._verify(layer)
+                fresh[folder] = replace(layer, stamp=stamp)
+        return replace(
+            self,
+            bases={name: fresh.get(layer.folder, layer) for name, layer in self.bases.items()},
+            deltas=tuple(fresh.get(layer.folder, layer) for layer in self.deltas),
+        )
+
+    def verify(self) -> None:
+        """Compare every file with its digest.
+
+        Raises:
+            CorruptStateError: a folder does not hold what was written.
+        """
+        for layer in (*self.bases.values(), *self.deltas):
+            self._verify(layer)
+
+    def _verify(self, layer: Layer) -> None:
+        if folder_digest(self.root / layer.folder) != layer.digest:
+            raise CorruptStateError(
+                f"the sums in {self.root / layer.folder} are damaged; "
+                "run 'clock features rebuild' to compute them again from the events"
+            )
 
 
 def folder_digest(folder: Path) -> str:
     """Digest of every file below a folder of sums."""
     return digest_text(*(digest_file(path) for path in sorted(folder.rglob("*.parquet"))))
+
+
+def folder_stamp(folder: Path) -> str:
+    """Names, sizes and times of change of every file below a folder of sums, in short."""
+    files = [(path.relative_to(folder).as_posix(), path.stat()) for path in sorted(folder.rglob("*.parquet"))]
+    return digest_text(*(f"{name} {seen.st_size} {seen.st_mtime_ns}" for name, seen in files))

@@ -28,7 +28,7 @@ import pyarrow.parquet as pq
 from core import duck
 from core.duck import file_list, hour_number, identifier
 from core.files import digest_file, digest_json, digest_text, read_json, replaced_directory, write_json, write_parquet
-from core.hours import Hour
+from core.hours import Hour, hour_range
 from core.settings import Settings
 from events.schema import BEHAVIORS
 from events.store import EventStore
@@ -142,7 +142,7 @@ class SampleStore:
 
     def _with_negatives(self, hours: Sequence[Hour]) -> Iterable[tuple[Hour, pa.Table]]:
         rule = self.negatives
-        pool = _Pool(self.settings, self.events, self.facets, self.negative_hours) if rule else None
+        pool = _Pool(self.settings, self.events, self.facets, self.negative_hours, hours) if rule and hours else None
         for hour in hours:
             events = self.events.read(hour).select(self._columns())
             if pool is not None and rule and events.num_rows:
@@ -187,9 +187,12 @@ class _Pool:
     negative and no facet of one comes from the future.
     """
 
-    def __init__(self, settings: Settings, events: EventStore, facets: Sequence[str], hours: int) -> None:
-        self.window, self.facets = hours, list(facets)
-        names = file_list(events.event_files())
+    def __init__(
+        self, settings: Settings, events: EventStore, facets: Sequence[str], window: int, hours: Sequence[Hour]
+    ) -> None:
+        self.window, self.facets = window, list(facets)
+        past = hour_range(hours[0] - window, hours[-1] + 1)
+        names = file_list(events.event_files(past))
         columns = ", ".join(map(identifier, ["user_id", "item_id", *self.facets]))
         with duck.connection(settings) as con:
             table = con.sql(

@@ -20,6 +20,7 @@ BENCHES = {
     "gate": "evaluation:bench_gate",
     "clocks": "clocks:bench_clocks",
     "window": "clocks:bench_window",
+    "endurance": "endurance:bench_endurance",
     "spark": "spark:bench_spark",
     "join": "clocks:bench_join",
     "training": "training:bench_training",
