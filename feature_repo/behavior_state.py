@@ -220,7 +220,9 @@ class BehaviorState:
     def users(self) -> np.ndarray:
         """Ids of everybody who has any, in ascending order."""
         with closing(sqlite3.connect(self.path)) as con:
-            return np.array([user for (user,) in con.execute("SELECT user_id FROM behaviors ORDER BY user_id")], np.int64)
+            return np.array(
+                [user for (user,) in con.execute("SELECT user_id FROM behaviors ORDER BY user_id")], np.int64
+            )
 
 
 def _pieces(users: Sequence[int]) -> Iterator[Sequence[int]]:

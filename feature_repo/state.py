@@ -115,7 +115,6 @@ class ClockStorage:
     def __init__(self, settings: Settings, store: EventStore) -> None:
         self.settings, self.store = settings, store
         self.root = settings.features_dir
-        self.facets = store.facets
         self.window = settings.window_hours
 
     @property
@@ -125,6 +124,11 @@ class ClockStorage:
     @property
     def sums_folder(self) -> Path:
         return self.root / "sums"
+
+    @cached_property
+    def facets(self) -> list[str]:
+        """The source's, in their order."""
+        return self.store.facets
 
     @cached_property
     def logs(self) -> dict[str, ChangeLog]:
@@ -141,9 +145,13 @@ class ClockStorage:
         """What the settings ask for now."""
         return ClockConfig.of(self.settings, self.facets)
 
+    def exists(self) -> bool:
+        """Whether there was a rebuild."""
+        return self._path.exists()
+
     def read(self) -> StateDescription | None:
         """The state's description, or None before the first rebuild."""
-        return StateDescription.from_json(read_json(self._path), self.sums_folder) if self._path.exists() else None
+        return StateDescription.from_json(read_json(self._path), self.sums_folder) if self.exists() else None
 
     def require_state(self) -> StateDescription:
         """The state's description.

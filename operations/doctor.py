@@ -52,6 +52,7 @@ def examine(settings: Settings) -> list[HealthFinding]:
         _workspace,
         _disk,
         _state,
+        _sums,
         _ports,
         _engine,
     ]
@@ -63,6 +64,7 @@ def examine(settings: Settings) -> list[HealthFinding]:
             _workspace,
             _disk,
             _state,
+            _sums,
             _postgres,
             _redis,
             _objects,
@@ -168,6 +170,23 @@ def _state(settings: Settings) -> list[HealthFinding]:
     if version is None:
         return [HealthFinding("state", "ok", "nothing yet")]
     return [_verdict("state", version == STATE_VERSION, f"version {version}", "clock ops migrate")]
+
+
+def _sums(settings: Settings) -> list[HealthFinding]:
+    """Read every file of the clocks' sums again: an hour looks only at those that changed."""
+    from events.store import EventStore
+    from feature_repo.state import ClockStorage
+
+    clock = ClockStorage(settings, EventStore(settings.events_dir))
+    if not clock.exists():
+        return [HealthFinding("sums", "ok", "none yet")]
+    with exclusive_lock(clock.root / ".lock"):
+        sums = clock.sums(clock.require_state())
+        try:
+            sums.verify()
+        except PlatformError as error:
+            return [HealthFinding("sums", "failed", str(error), "clock features rebuild")]
+    return [HealthFinding("sums", "ok", f"{len(sums.folders)} folders match their digests")]
 
 
 def _ports(settings: Settings) -> list[HealthFinding]:

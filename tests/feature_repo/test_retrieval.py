@@ -26,6 +26,7 @@ from feature_repo.clock import ClockState
 from feature_repo.push import push_events
 from feature_repo.retrieval import ClockFeatures, advance
 from feature_repo.shrinkage import Prior, Shrinkage, fit, shrink
+from operations.doctor import examine
 from pages.clocks import write_clock_page
 from tests.conftest import TINY
 
@@ -161,9 +162,11 @@ def test_damaged_sums_are_found_and_a_rebuild_mends_them(ready: Settings, tmp_pa
     clock = ClockState(settings, EventStore(settings.events_dir))
     for file in clock.sums_folder.rglob("*.parquet"):
         file.write_bytes(file.read_bytes()[:-7] + b"damaged")
+    assert {f.check: f.status for f in examine(settings)}["sums"] == "failed"
     with pytest.raises(CorruptStateError, match="clock features rebuild"):
         advance(settings, UNTIL + 1)
     clock.rebuild(UNTIL)
+    assert {f.check: f.status for f in examine(settings)}["sums"] == "ok"
     assert advance(settings, UNTIL + 1).refreshed == 1
 
 
