@@ -150,7 +150,7 @@ class Trainer:
         if self.group.first:
             if report:
                 report(results, following)
-            following = self.states.save(following, ranker, optimizer)
+            following = self.states.save(following, ranker, optimizer, since=info)
         self.group.wait()
         return following
 
