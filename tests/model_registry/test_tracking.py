@@ -12,12 +12,14 @@ from pathlib import Path
 
 import pytest
 
+from core.errors import CorruptStateError
+from core.hours import Hour
 from core.settings import ROOT, Settings, load_settings
 from feature_repo.retrieval import advance
 from model_registry.store import download_version, experiment_name, model_name, open_mlflow, open_registry
 from model_registry.tracking import Tracker
 from pipeline.retention import retire_models
-from pipeline.training import train_variant
+from pipeline.training import train_variant, train_variants
 from tests.conftest import TINY
 from training.plots import learned_sigmas
 from training.state import StateStore
@@ -90,6 +92,39 @@ def test_a_run_holds_its_hours_data_usage_and_drawings_and_a_repeat_adds_nothing
     assert names == {"plots/auc_by_hour.png", "plots/calibration.png", "plots/kernel.png"}
     sigmas = learned_sigmas(states.load(head)[1])
     assert set(sigmas) == {f"{n}{o}" for n in ("genre", "mood", "language", "item") for o in ("", ", everybody")}
+
+
+def test_models_are_logged_when_they_can_be_offered_and_a_failing_variant_keeps_none_from_training(
+    app_settings: Settings, tmp_path: Path
+) -> None:
+    """The last hour but one of a day, then the last; the baseline's chain breaks in between."""
+    settings = load_settings(
+        var=tmp_path, source="simulator", variants=("none", "hour_embedding", "cyclic"), candidate_variant="cyclic",
+        baseline_variant="hour_embedding",
+    )  # fmt: skip
+    settings.workspace.mkdir(parents=True)
+    shutil.copytree(app_settings.events_dir, settings.events_dir)
+    before_last = Hour.of_day(TINY.first_hour.day) + 22
+    advance(settings, before_last + 2)
+
+    def logged(variant: str) -> int:
+        client = open_mlflow(settings)
+        experiment = client.get_experiment_by_name(experiment_name(settings, variant))
+        assert experiment is not None
+        runs = client.search_runs([experiment.experiment_id])
+        assert [run.info.status for run in runs] == ["FINISHED"]
+        return len(client.search_logged_models([experiment.experiment_id]))
+
+    versions = [each.version for each in train_variants(settings, settings.variants, before_last)]
+    assert versions[0] is None
+    assert None not in versions[1:]
+    assert [logged(variant) for variant in settings.variants] == [0, 1, 1]
+    states = {v: StateStore(settings.training_dir / "states", v) for v in settings.variants}
+    (states["hour_embedding"].folder(before_last) / "weights.safetensors").write_bytes(b"")
+    with pytest.raises(CorruptStateError, match="hour_embedding"):
+        train_variants(settings, settings.variants, before_last + 1)
+    assert [states[v].head() for v in settings.variants] == [before_last + 1, before_last, before_last + 1]
+    assert [logged(variant) for variant in settings.variants] == [1, 1, 2]
 
 
 def test_a_logged_model_predicts_far_from_this_repository(trained: Settings, tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ from training.samples import SampleStore
 from training.scoring import predict
 from training.state import RECENT_HOURS, StateStore, ranker_tensors
 from training.tensors import hour_keys
-from training.trainer import Trainer, as_predictions, fit, read_predictions
+from training.trainer import Trainer, as_predictions, fit, read_predictions, train_together
 
 FIRST, LAST = TINY.first_hour, TINY.first_hour + 60
 
@@ -79,6 +79,43 @@ def test_in_bulk_or_hour_by_hour_the_state_is_the_same_to_the_bit(
         step = Trainer(hourly, variant).train(hour, start=FIRST)
     assert info.digest == step.digest
     assert bits_of(bulk, variant, until) == bits_of(hourly, variant, until)
+
+
+def test_variants_trained_in_turn_end_with_the_bits_that_each_has_alone(ready: Settings, tmp_path: Path) -> None:
+    """On one sample store, from different hours on, and beside one whose chain is damaged."""
+    until, variants = FIRST + 30, ("adaptive_clock", "hour_embedding", "long_term_clock", "none")
+    alone, together = fresh(ready, tmp_path / "alone"), fresh(ready, tmp_path / "together")
+    for variant in variants[:3]:
+        Trainer(alone, variant).train(until, start=FIRST)
+    Trainer(together, variants[1]).train(FIRST + 20, start=FIRST)
+    Trainer(together, variants[3]).train(FIRST + 20, start=FIRST)
+    damaged = weights(together, variants[3], FIRST + 20)
+    damaged.write_bytes(damaged.read_bytes()[:-100])
+    samples = SampleStore(together, EventStore(together.events_dir))
+    trainers = [Trainer(together, variant, samples) for variant in variants]
+    *states, error = train_together(trainers, until, reports=[None] * len(trainers))
+    for variant, state in zip(variants[:3], states, strict=True):
+        assert state == StateStore(alone.training_dir / "states", variant).info(until)
+        assert bits_of(together, variant, until) == bits_of(alone, variant, until)
+    assert isinstance(error, CorruptStateError)
+
+
+def test_samples_are_read_and_decoded_once_until_they_change(ready: Settings, tmp_path: Path) -> None:
+    settings = fresh(ready, tmp_path)
+    (settings.training_dir / "samples").unlink()
+    shutil.copytree(
+        ready.training_dir / "samples" / f"hour={LAST.key}", settings.training_dir / "samples" / f"hour={LAST.key}"
+    )
+    samples = SampleStore(settings, EventStore(settings.events_dir))
+    plain, clock = (Trainer(settings, v, samples)._fresh()[1] for v in ("none", "matched_clock"))
+    first, again, other = samples.read(LAST).keys(plain), samples.read(LAST).keys(plain), samples.read(LAST).keys(clock)
+    assert again.facets is first.facets is other.facets
+    assert again.clock_values is first.clock_values
+    assert other.clock_values.size > first.clock_values.size == 0
+    meta = samples.folder(LAST) / "meta.json"
+    meta.write_text(json.dumps({**json.loads(meta.read_text()), "digest": "of other samples"}))
+    assert samples.read(LAST).digest == "of other samples"
+    assert samples.read(LAST).keys(plain).facets is not first.facets
 
 
 def test_an_hour_is_trained_once_and_never_skipped(ready: Settings, tmp_path: Path) -> None:
