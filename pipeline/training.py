@@ -223,10 +223,10 @@ def train_history(settings: Settings, until: Hour, *, processes: int = 2) -> lis
     with ThreadPoolExecutor(processes) as pool:
         jobs = [pool.submit(_train_history_of, settings, share, until) for share in shares]
         for job in as_completed(jobs):
-            share = job.result()
-            done += len(share)
+            names = job.result()
+            done += len(names)
             total, text = len(settings.variants), "%s: trained up to %s (%d of %d variants)"
-            log.info(text, ", ".join(share), until, done, total, extra=step(done, total))
+            log.info(text, ", ".join(names), until, done, total, extra=step(done, total))
     # Models are logged one by one, so that version numbers do not depend on which process was faster.
     return train_variants(settings, settings.variants, until, save_every=DAY_HOURS)
 

@@ -8,19 +8,23 @@ import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
+import httpx
 import pytest
 
 from core.errors import CorruptStateError
 from core.hours import Hour
+from core.ports import free_port
 from core.settings import ROOT, Settings, load_settings
 from feature_repo.retrieval import advance
 from model_registry.store import download_version, experiment_name, model_name, open_mlflow, open_registry
 from model_registry.tracking import Tracker
 from pipeline.retention import retire_models
 from pipeline.training import train_variant, train_variants
-from tests.conftest import TINY
+from tests.conftest import TINY, place_tracking_store
+from tests.servers import process
 from training.plots import learned_sigmas
 from training.state import StateStore
 
@@ -171,3 +175,35 @@ def test_old_versions_go_and_named_ones_and_the_way_back_stay(trained: Settings)
     assert experiment is not None
     folder = Path(experiment.artifact_location.removeprefix("file://")) / "models"
     assert len(list(folder.rglob("state.json"))) == len(models.client.search_logged_models([experiment.experiment_id]))
+
+
+@pytest.mark.slow
+def test_with_a_tracking_server_the_artifacts_of_old_models_go_too(trained: Settings, tmp_path: Path) -> None:
+    store = load_settings(var=tmp_path / "server", source="simulator")
+    place_tracking_store(store)
+    port, artifacts = free_port(), tmp_path / "artifacts"
+    command = [
+        sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1",
+        "--backend-store-uri", store.tracking_uri, "--artifacts-destination", str(artifacts),
+    ]  # fmt: skip
+
+    def ready() -> bool:
+        with suppress(httpx.HTTPError):
+            return httpx.get(f"http://127.0.0.1:{port}/health").status_code == 200
+        return False
+
+    with process(command, tmp_path / "server.log", ready, timeout_seconds=180, start_new_session=True):
+        settings = load_settings(
+            var=trained.var, source=trained.source, variants=trained.variants, keep_models=2,
+            mlflow_uri=f"http://127.0.0.1:{port}",
+        )  # fmt: skip
+        tracker = Tracker(settings, "matched_clock")
+        states = StateStore(trained.training_dir / "states", "matched_clock")
+        for hour in states.hours()[-4:]:
+            tracker.log_model(states, hour, register=False)
+        assert len(list(artifacts.rglob("state.json"))) == 4
+        assert retire_models(settings) == {"versions": 0, "models": 2}
+        left = tracker.client.search_logged_models([tracker.experiment])
+        kept = {path.parts[path.parts.index("models") + 1] for path in artifacts.rglob("state.json")}
+        assert kept == {model.model_id for model in left}
+        assert len(kept) == 2
