@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from core.duck import hour_number, quoted
 from core.errors import DataError
 from core.hours import Hour
-from events.ids import extend_ids
+from events.ids import extend_ids, id_path
 from events.mapping import Mapping
 from events.readers import exact_text, find_files, load_raw
 from events.schema import exposure_schema
@@ -45,7 +45,7 @@ class Exposures:
         good = f"(SELECT * FROM {SCHEMA}.parsed_exposures WHERE reason IS NULL)"
         if self.user_kind == "string":
             ids = extend_ids(
-                con, store.root / "_ids" / "user.parquet",
+                con, id_path(store.root, "user"),
                 f"SELECT user_key AS key, min(timestamp) AS first_seen FROM {good} GROUP BY ALL",
             )  # fmt: skip
         else:

@@ -10,36 +10,65 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from core.duck import quoted
+from core.duck import file_list
 from core.files import write_parquet
 
+NO_IDS = "(SELECT CAST(NULL AS VARCHAR) AS key, CAST(NULL AS BIGINT) AS id WHERE false)"
 SCHEMA = pa.schema([pa.field("key", pa.string(), nullable=False), pa.field("id", pa.int64(), nullable=False)])
 
 
+MOST_DELTAS = 256
+"""So many files are appended to a base before they are merged with it; fewer where they hold a fourth of its ids."""
+
+
+def id_path(root: Path, kind: str) -> Path:
+    """The base of the ids of a kind (``user`` or ``item``) in an event store.
+
+    Beside it lie deltas, ``user.<first id>.parquet``. A file is never changed, but a base that takes its deltas in.
+    """
+    return root / "_ids" / f"{kind}.parquet"
+
+
+def id_files(path: Path) -> list[Path]:
+    """The files that hold the ids, in the order of the ids: the base and the deltas that it does not hold yet."""
+    covered = pq.read_metadata(path).num_rows if path.exists() else 0
+    base = [path] if path.exists() else []
+    return [*base, *(delta for delta in _deltas(path) if _first_id(delta) > covered)]
+
+
+def read_ids(files: Sequence[Path]) -> pa.Table:
+    """The keys and ids of files."""
+    return pa.concat_tables([pq.ParquetFile(file).read() for file in files]) if files else SCHEMA.empty_table()
+
+
 def extend_ids(con: duckdb.DuckDBPyConnection, path: Path, query: str) -> str:
-    """Give every new key an id, in the order of ``query``, and keep the mapping in ``path``.
+    """Give every new key an id, in the order of ``query``, and append it to the mapping.
 
     Args:
         con: connection in which ``query`` runs.
-        path: Parquet file of (key, id); ids count from 1 in order of first appearance.
+        path: base of the mapping, see ``id_path``; ids count from 1 in order of first appearance.
         query: SELECT of (key, first_seen), one row a key; ids follow first_seen, then key.
 
     Returns:
         A table expression of (key, id) that covers every key of the query.
     """
-    known = pq.read_table(path, schema=SCHEMA) if path.exists() else SCHEMA.empty_table()
-    con.register("known_ids", known)
-    keys = con.sql(
-        f"SELECT key FROM ({query}) ANTI JOIN known_ids USING (key) ORDER BY first_seen, key"
-    ).to_arrow_table()
+    files = id_files(path)
+    for obsolete in set(_deltas(path)) - set(files):  # a crash came after a merge
+        obsolete.unlink()
+    known = f"read_parquet({file_list(files)})" if files else NO_IDS
+    keys = con.sql(f"SELECT key FROM ({query}) ANTI JOIN {known} USING (key) ORDER BY first_seen, key").to_arrow_table()
     if keys.num_rows:
-        first = known.num_rows + 1
+        rows = [pq.read_metadata(file).num_rows for file in files]
+        first = sum(rows) + 1
         new = pa.table([keys["key"].cast(pa.string()), pa.array(range(first, first + keys.num_rows))], schema=SCHEMA)
-        write_parquet(path, pa.concat_tables([known, new]))
-    con.unregister("known_ids")
-    if not path.exists():
-        return "(SELECT CAST(NULL AS VARCHAR) AS key, CAST(NULL AS BIGINT) AS id WHERE false)"
-    return f"read_parquet({quoted(str(path))})"
+        if not files or len(files) > MOST_DELTAS or 4 * (sum(rows[1:]) + len(new)) >= rows[0]:
+            write_parquet(path, pa.concat_tables([read_ids(files), new]))
+            for merged in files[1:]:
+                merged.unlink()
+        else:
+            write_parquet(path.with_name(f"{path.stem}.{first:012d}.parquet"), new)
+        files = id_files(path)
+    return f"read_parquet({file_list(files)})" if files else NO_IDS
 
 
 def log_ids(root: Path, kind: str, ids: Sequence[int]) -> dict[int, str]:
@@ -53,9 +82,16 @@ def log_ids(root: Path, kind: str, ids: Sequence[int]) -> dict[int, str]:
     Returns:
         By the platform's id the log's; one that has none is its own text.
     """
-    path = root / "_ids" / f"{kind}.parquet"
-    known = pq.ParquetFile(path).read() if path.exists() else SCHEMA.empty_table()
+    known = read_ids(id_files(id_path(root, kind)))
     known = known.filter(pc.is_in(known["id"], pa.array(ids, pa.int64())))
     return {number: str(number) for number in ids} | dict(
         zip(known["id"].to_pylist(), known["key"].to_pylist(), strict=True)
     )
+
+
+def _deltas(path: Path) -> list[Path]:
+    return sorted(path.parent.glob(f"{path.stem}.[0-9]*.parquet"))
+
+
+def _first_id(delta: Path) -> int:
+    return int(delta.name.split(".")[1])

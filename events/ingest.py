@@ -21,7 +21,7 @@ from core.hours import Hour, hour_range
 from core.settings import Settings
 from core.state_version import check_state_version
 from events.exposures import read_exposures
-from events.ids import extend_ids
+from events.ids import extend_ids, id_path
 from events.mapping import Mapping, load_mapping, log_paths
 from events.readers import RawLog, find_files, load_raw, raw_rows
 from events.schema import event_schema
@@ -246,7 +246,7 @@ def _id_table(con: duckdb.DuckDBPyConnection, store: EventStore, kind: str, kind
     if kinds[kind] == "int":
         return f"(SELECT DISTINCT {kind}_key AS key, CAST({kind}_key AS BIGINT) AS id FROM staged WHERE reason IS NULL)"
     query = f"SELECT {kind}_key AS key, min(ts) AS first_seen FROM staged WHERE reason IS NULL GROUP BY ALL"
-    return extend_ids(con, store.root / "_ids" / f"{kind}.parquet", query)
+    return extend_ids(con, id_path(store.root, kind), query)
 
 
 def _keep_id_kind(con: duckdb.DuckDBPyConnection, store: EventStore, kind: str, kinds: dict[str, str]) -> None:

@@ -6,7 +6,7 @@ Layout below the store's root::
     hour=2026-11-23T10/events.parquet      the hour's events, ordered by (timestamp, event_id)
     hour=2026-11-23T10/exposures.parquet   first exposures of the hour (only where there are any)
     hour=2026-11-23T10/manifest.json       rows, digest, rejected, duplicates, watermark
-    _ids/{user,item}.parquet               string ids → integers
+    _ids/{user,item}.parquet               string ids → integers, those of later hours in user.<first id>.parquet
     _quarantine/<digest>.jsonl             rejected rows with their reason and original content
     _receipts/<digest>.json                the account of each ingestion
     .digests.json                          digests of all hours, so that only manifests written since are read

@@ -23,6 +23,7 @@ from training.state import StateInfo, StateStore
 from training.trainer import HourResult, lineage_tags
 
 if TYPE_CHECKING:
+    from mlflow import MlflowClient
     from mlflow.entities import Metric
 
 log = logging.getLogger("model_registry.tracking")
@@ -36,9 +37,9 @@ LOGGED = ("auc", "uauc", "gauc", "logloss", "calibration", "ece", "samples", "us
 class Tracker:
     """Logs the training of one variant."""
 
-    def __init__(self, settings: Settings, variant: str) -> None:
+    def __init__(self, settings: Settings, variant: str, client: MlflowClient | None = None) -> None:
         self.settings, self.variant = settings, variant
-        self.client = open_mlflow(settings)
+        self.client = client or open_mlflow(settings)
         self.experiment = self._experiment()
 
     def _experiment(self) -> str:
@@ -53,7 +54,9 @@ class Tracker:
             return self.client.create_experiment(name, artifact_location=folder)
 
     def run_of(self, day: date, info: StateInfo) -> str:
-        """Id of the day's run, which is made if it is not there."""
+        """Id of the day's run, which is made if it is not there; it counts as finished, and takes hours all the same."""
+        from mlflow.entities import Param
+
         runs = self.client.search_runs([self.experiment], f"tags.day = '{day}'", max_results=1)
         if runs:
             return runs[0].info.run_id
@@ -62,8 +65,8 @@ class Tracker:
             tags={"day": str(day), "variant": self.variant, "source": self.settings.source},
             run_name=f"{self.variant} {day}",
         )
-        for key, value in info.config.items():
-            self.client.log_param(run.info.run_id, key, value)
+        self.client.log_batch(run.info.run_id, params=[Param(key, str(value)) for key, value in info.config.items()])
+        self.client.set_terminated(run.info.run_id, "FINISHED")
         return run.info.run_id
 
     def log_hours(self, results: Sequence[HourResult], info: StateInfo) -> None:
@@ -81,17 +84,15 @@ class Tracker:
         for day, points in days.items():
             run = self.run_of(day, info)
             done = {m.step for m in self.client.get_metric_history(run, "seconds")}
-            points = [p for p in points if p.step not in done]
-            for start in range(0, len(points), METRICS_AT_ONCE):
-                self.client.log_batch(run, metrics=points[start : start + METRICS_AT_ONCE])
+            points, tags = [p for p in points if p.step not in done], []
             if points:
-                mine = [r for r in results if r.hour.day == day]
-                self._log_inputs(run, day, mine)
-                self.client.log_batch(run, metrics=_usage(mine[-1]))
+                days_results = [r for r in results if r.hour.day == day]
+                self._log_inputs(run, day, days_results)
+                points += _usage(days_results[-1])
             if day == results[-1].hour.day:
                 tags = [RunTag(k, str(v)) for k, v in lineage_tags(info).items()]
-                self.client.log_batch(run, tags=tags)
-            self.client.set_terminated(run, "FINISHED")
+            for start in range(0, max(len(points), 1), METRICS_AT_ONCE):  # an hour, or a day, is one call
+                self.client.log_batch(run, metrics=points[start : start + METRICS_AT_ONCE], tags=tags)
             with bound_contextvars(run=run):
                 log.info("%s: %d figures of %s logged to MLflow", self.variant, len(points), day)
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -24,9 +26,14 @@ from model_registry.registry import CANDIDATE, CHALLENGER, CHAMPION, PREDECESSOR
 from model_registry.store import download_version, open_registry
 from pipeline.training import TrainedVariant
 
+if TYPE_CHECKING:
+    from training.model import RankerModel
+
 log = logging.getLogger("pipeline.promotion")
 
 FIRST_CHAMPION_HOURS = 24 * 7
+SAMPLES_DIGEST = b"samples"
+"""Key of the metadata of kept predictions: which samples they are of."""
 
 
 def model_version(models: Registry, alias: str) -> ModelVersion | None:
@@ -37,55 +44,90 @@ def model_version(models: Registry, alias: str) -> ModelVersion | None:
     return ModelVersion(str(version.version), version.tags["variant"], version.tags["hour"])
 
 
-def score_version(settings: Settings, version: str, hour: Hour) -> pa.Table:
-    """Predictions of a registered version on an hour's samples, computed once and kept."""
-    path = settings.training_dir / "predictions" / f"version={version}" / f"{hour.key}.parquet"
-    if path.exists():
-        return pq.ParquetFile(path).read()
-    from training.config import label_of
-    from training.model import load_model
-    from training.samples import SampleStore
-    from training.scoring import predict
-    from training.tensors import hour_keys
-    from training.trainer import prediction_table
+class VersionScores:
+    """Predictions of registered versions on hours, each computed once and kept.
 
-    model = load_model(download_version(settings, version))
-    drawn = SampleStore(settings, EventStore(settings.events_dir)).read(hour)
-    info = model.info
-    keys = hour_keys(drawn.tables, model.ranker)
-    at = info.heads.index(label_of(info.heads))
-    scores = predict(model.ranker, keys)[:, at] if len(keys) else np.empty(0)
-    table = prediction_table(drawn, keys, scores, at, model.ranker)
-    write_parquet(path, table)
-    return table
+    They are kept with the digest of the samples that they are of: an hour whose samples were built again is scored again.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        from training.samples import SampleStore
+
+        self.settings = settings
+        self.samples = SampleStore(settings, EventStore(settings.events_dir))
+        self._models: dict[str, RankerModel] = {}
+
+    def path(self, version: str, hour: Hour) -> Path:
+        return self.settings.training_dir / "predictions" / f"version={version}" / f"{hour.key}.parquet"
+
+    def read(self, version: str, hour: Hour) -> pa.Table:
+        """Predictions of a version on an hour's samples, as ``prediction_table`` makes them."""
+        self.samples.ensure(hour)
+        path, digest = self.path(version, hour), self.samples.digest(hour)
+        if path.exists():
+            kept = pq.ParquetFile(path).read()
+            if (kept.schema.metadata or {}).get(SAMPLES_DIGEST) == digest.encode():
+                return kept
+        table = self._scored(version, hour).replace_schema_metadata({SAMPLES_DIGEST: digest})
+        write_parquet(path, table)
+        return table
+
+    def _scored(self, version: str, hour: Hour) -> pa.Table:
+        from training.config import label_of
+        from training.scoring import predict
+        from training.trainer import prediction_table
+
+        model, drawn = self._model(version), self.samples.read(hour)
+        keys = drawn.keys(model.ranker)
+        at = model.info.heads.index(label_of(model.info.heads))
+        scores = predict(model.ranker, keys)[:, at] if len(keys) else np.empty(0)
+        return prediction_table(drawn, keys, scores, at, model.ranker)
+
+    def _model(self, version: str) -> RankerModel:
+        from training.model import load_model
+
+        if version not in self._models:
+            self._models[version] = load_model(download_version(self.settings, version))
+        return self._models[version]
 
 
-def popularity_scores(settings: Settings, since: Hour, predictions: pa.Table) -> pa.Table:
-    """The popularity baseline on the rows of a prediction table, by the events in the window before ``since``.
+class PopularityScores:
+    """The popularity baseline: items by the events in the window before an hour, which are counted once.
 
     Args:
         settings: of the workspace.
         since: the window ends at its start.
-        predictions: with ``item_id`` and ``score``.
-
-    Returns:
-        The table with each item's popularity as its score, 0 for an item without events in the window.
     """
-    store = EventStore(settings.events_dir)
-    files = store.event_files(h for h in store.hours() if since - settings.window_hours <= h < since)
-    scores = np.zeros(predictions.num_rows, dtype=np.float32)
-    if files:
+
+    def __init__(self, settings: Settings, since: Hour) -> None:
+        self.settings, self.since = settings, since
+
+    @cached_property
+    def _popular_items(self) -> tuple[np.ndarray, np.ndarray]:
+        """The items of the window, in order, and how popular each is."""
+        settings, since = self.settings, self.since
+        store = EventStore(settings.events_dir)
+        files = store.event_files(h for h in store.hours() if since - settings.window_hours <= h < since)
+        if not files:
+            return np.empty(0, dtype=np.int64), np.empty(0, dtype=np.float32)
         with duck.connection(settings) as con:
             counts = con.sql(
                 f"""SELECT item_id, count(*) AS shown, count(*) FILTER (WHERE finish) AS finished
                 FROM read_parquet({file_list(files)}) GROUP BY item_id ORDER BY item_id"""
             ).to_arrow_table()
         items, shown, finished = (counts[name].to_numpy() for name in counts.column_names)
-        popular = popularity(shown, finished, positives_only=store.source.negatives is not None).astype(np.float32)
+        positives_only = store.source.negatives is not None
+        return items, popularity(shown, finished, positives_only=positives_only).astype(np.float32)
+
+    def of(self, predictions: pa.Table) -> pa.Table:
+        """A table with ``item_id`` and ``score``, each item's popularity as its score; 0 for an item without events."""
+        items, popular = self._popular_items
         wanted = predictions["item_id"].to_numpy()
-        at = np.searchsorted(items, wanted).clip(max=len(items) - 1)
-        scores = np.where(items[at] == wanted, popular[at], np.float32(0))
-    return predictions.set_column(predictions.column_names.index("score"), "score", pa.array(scores))
+        scores = np.zeros(len(wanted), dtype=np.float32)
+        if len(items):
+            at = np.searchsorted(items, wanted).clip(max=len(items) - 1)
+            scores = np.where(items[at] == wanted, popular[at], np.float32(0))
+        return predictions.set_column(predictions.column_names.index("score"), "score", pa.array(scores))
 
 
 @log_context(hour="hour")
@@ -107,12 +149,10 @@ def evaluate_candidate(settings: Settings, hour: Hour, policy_file: Path | None 
     if challenger is None:
         raise NotReadyError(f"{models.name} has no candidate; train the hour before (DAG train_ranker)")
     first = max(Hour.parse(c.trained_until) for c in (challenger, champion) if c) + 1
-    predictions = {}
+    predictions, scores, popular = {}, VersionScores(settings), PopularityScores(settings, first)
     for h in hour_range(first, min(hour, first + (policy.max_hours - 1)) + 1):
-        ours = score_version(settings, challenger.version, h)
-        reference = (
-            score_version(settings, champion.version, h) if champion else popularity_scores(settings, first, ours)
-        )
+        ours = scores.read(challenger.version, h)
+        reference = scores.read(champion.version, h) if champion else popular.of(ours)
         predictions[h] = Scored(ours, reference)
     decision = judge(policy, challenger, champion, predictions, drift_share=last_drift(settings, hour), now=hour)
     page = write_decision(settings, hour, decision)
@@ -206,11 +246,8 @@ def watch_champion(settings: Settings, hour: Hour) -> Move | None:
     if current is None or not previous:
         return None
     first = max(Hour.parse(current.tags["hour"]), hour - policy.rollback_hours) + 1
-    version = str(current.version)
-    scored = {
-        h: Scored(score_version(settings, version, h), score_version(settings, previous, h))
-        for h in hour_range(first, hour + 1)
-    }
+    version, scores = str(current.version), VersionScores(settings)
+    scored = {h: Scored(scores.read(version, h), scores.read(previous, h)) for h in hour_range(first, hour + 1)}
     why = falls_behind(policy, scored)
     if why is None:
         return None
@@ -254,7 +291,7 @@ def _first_champion(settings: Settings, trained: TrainedVariant) -> GateDecision
     since = end - min(FIRST_CHAMPION_HOURS, history // 2)
     policy = load_policy(own_policy(settings))
     everything = read_predictions(settings, trained.variant, since + 1, end + 1)
-    reference = popularity_scores(settings, since + 1, everything) if everything.num_rows else everything
+    reference = PopularityScores(settings, since + 1).of(everything) if everything.num_rows else everything
     whole = {end: Scored(everything, reference)}
     tested = ModelVersion(trained.registered, trained.variant, since.key)
     return judge(policy.model_copy(update={"min_hours": 1, "max_hours": 1}), tested, None, whole, now=since + 1)

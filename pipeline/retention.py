@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from core.hours import Hour
 from core.settings import Settings
@@ -18,15 +19,18 @@ from feature_repo.served import served_hours
 from model_registry.registry import CHAMPION, PREDECESSOR
 from training.state import StateStore
 
+if TYPE_CHECKING:
+    from mlflow.entities import LoggedModel
+
 log = logging.getLogger("pipeline.retention")
 
 
 def retire_models(settings: Settings) -> dict[str, int]:
     """Remove the model versions and logged models beyond the newest ``keep_models`` that nothing names.
 
-    A version stays while an alias names it, or while it is a predecessor that a rollback could reach. Where the
-    tracking store is a database of this machine its artifacts are removed as well (``mlflow gc``); on a server
-    that is left to the server's own ``mlflow gc``.
+    A version stays while an alias names it, or while it is a predecessor that a rollback could reach. Artifacts are
+    removed as well: through a tracking server where there is one, whose own ``mlflow gc`` then finds only rows; else, with
+    the rows, by ``mlflow gc`` on this machine's database.
 
     Returns:
         ``versions`` and ``models`` removed.
@@ -48,18 +52,21 @@ def retire_models(settings: Settings) -> dict[str, int]:
         shutil.rmtree(settings.training_dir / "versions" / str(version.version), ignore_errors=True)
     gone = {str(v.version) for v in old}
     used = {str(v.source).rsplit("/", 1)[-1] for v in versions if str(v.version) not in gone}  # models:/<logged model>
-    unused = []
+    unused: list[LoggedModel] = []
     for variant in settings.variants:
         experiment = client.get_experiment_by_name(experiment_name(settings, variant))
         if experiment is None:
             continue
         logged_models = client.search_logged_models([experiment.experiment_id], max_results=5000)
         logged = sorted(logged_models, key=lambda m: (m.creation_timestamp, m.model_id), reverse=True)
-        unused += [m.model_id for m in logged[settings.keep_models :] if m.model_id not in used]
+        unused += [m for m in logged[settings.keep_models :] if m.model_id not in used]
+    on_server = settings.tracking_uri.startswith("http")
     for model in unused:
-        client.delete_logged_model(model)
-    if unused and not settings.tracking_uri.startswith("http"):
-        _collect(settings, unused)
+        if on_server:
+            _delete_artifacts(model)
+        client.delete_logged_model(model.model_id)
+    if unused and not on_server:
+        _collect(settings, [model.model_id for model in unused])
     log.info("retired %d model versions and %d logged models", len(old), len(unused))
     return {"versions": len(old), "models": len(unused)}
 
@@ -98,6 +105,18 @@ def _remove(paths: Iterable[Path], cutoff: Hour) -> int:
     for path in old:
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     return len(old)
+
+
+def _delete_artifacts(model: LoggedModel) -> None:
+    """Remove a logged model's artifacts from where the tracking server keeps them."""
+    from mlflow.exceptions import MlflowException
+    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+    from requests import RequestException
+
+    try:
+        get_artifact_repository(model.artifact_location).delete_artifacts()
+    except (MlflowException, RequestException, OSError) as error:  # the next day's run does not see it again: say where
+        log.warning("the artifacts of logged model %s stay in %s: %s", model.model_id, model.artifact_location, error)
 
 
 def _collect(settings: Settings, models: list[str]) -> None:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from structlog.contextvars import bound_contextvars
 
 from core.cli import run_child
 from core.environment import platform_environment
@@ -18,6 +21,14 @@ from core.settings import Settings
 from core.state_version import check_state_version
 from events.store import EventStore
 from serving.routing import load_routes
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+    from training.group import Group
+    from training.samples import SampleStore
+    from training.state import StateInfo
+    from training.trainer import HourResult
 
 log = logging.getLogger("pipeline.training")
 
@@ -68,7 +79,6 @@ def build_samples(settings: Settings, first: Hour, until: Hour) -> int:
     return SampleStore(settings, store).build(h for h in store.hours() if first <= h <= until)
 
 
-@log_context(variant="variant", hour="until")
 def train_variant(
     settings: Settings,
     variant: str,
@@ -77,54 +87,121 @@ def train_variant(
     save_every: int = 1,
     log_model: bool = True,
 ) -> TrainedVariant:
-    """Train a variant up to an hour, log its hours to MLflow, and log the state as a model.
+    """Train one variant; see ``train_variants``."""
+    return train_variants(settings, [variant], until, save_every=save_every, log_model=log_model)[0]
+
+
+@log_context(hour="until")
+def train_variants(
+    settings: Settings,
+    variants: Sequence[str],
+    until: Hour,
+    *,
+    save_every: int = 1,
+    log_model: bool = True,
+) -> list[TrainedVariant]:
+    """Train variants up to an hour in turn, log their hours to MLflow, and log their states as models.
 
     The state of the candidate's and the baseline's variant, and of variants that an experiment serves, becomes a registered
-    version. Started by ``torchrun``, the processes train together, and the first of them logs.
+    version; of the others a model is logged once a day. A variant that fails does not keep the others from being trained;
+    run again, those that are done are not trained again. Started by ``torchrun``, the processes train together, and
+    the first of them logs.
 
     Args:
         settings: of the workspace.
-        variant: to train.
+        variants: to train.
         until: last hour to train.
         save_every: hours between checkpoints.
-        log_model: log the state at ``until`` as a model.
+        log_model: log states at ``until`` as models.
+
+    Returns:
+        What each variant was trained to, in the order of ``variants``.
 
     Raises:
-        NotReadyError: an hour in between has no events or clocks yet.
+        NotReadyError: an hour in between has no events or clocks yet, or MLflow does not answer.
+        Exception: of the variant that failed, once the others are through; one that a retry may mend goes first.
     """
-    from model_registry.tracking import Tracker
+    from model_registry.store import open_mlflow
     from training.group import start_group
     from training.samples import SampleStore
-    from training.trainer import HourResult, Trainer
+    from training.trainer import train_together
 
     check_state_version(settings)
     group = start_group()
-    tracker = Tracker(settings, variant) if group.first else None
-    trainer = Trainer(settings, variant, SampleStore(settings, EventStore(settings.events_dir)), group=group)
-    seen: list[HourResult] = []
-
-    def report(results: Any, info: Any) -> None:
-        if tracker:
-            tracker.log_hours(results, info)
-        seen.extend(results[-1:])
-        log.info("%s: trained to %s, %d samples so far", variant, info.hour, info.samples_seen)
-
-    info = trainer.train(until, save_every=save_every, report=report)
-    registered = variant in {settings.candidate_variant, settings.baseline_variant, *load_routes(settings)[0].models}
-    version = None
-    if tracker and log_model:
-        if Hour.parse(info.hour).number % DAY_HOURS == DAY_HOURS - 1 or save_every > 1:
-            tracker.log_plots(trainer.states, Hour.parse(info.hour))
-        version = tracker.log_model(trainer.states, Hour.parse(info.hour), register=registered)
+    client = open_mlflow(settings) if group.first else None
+    samples = SampleStore(settings, EventStore(settings.events_dir))
+    failures: dict[str, Exception] = {}
+    jobs: list[_VariantTraining] = []
+    for variant in variants:
+        with _noting_failure(failures, variant):
+            jobs.append(_VariantTraining(settings, variant, samples, group, client))
+    outcomes = train_together(
+        [job.trainer for job in jobs], until, save_every=save_every, reports=[job.report for job in jobs]
+    )
+    trained: list[TrainedVariant] = []
+    for job, outcome in zip(jobs, outcomes, strict=True):
+        with _noting_failure(failures, job.variant), bound_contextvars(variant=job.variant):
+            if isinstance(outcome, Exception):
+                raise outcome
+            trained.append(job.finish(outcome, log_model=log_model, in_bulk=save_every > 1))
     group.wait()
-    metrics = seen[-1].metrics if seen else {}
-    return TrainedVariant(variant, Hour.parse(info.hour), info.digest, version, metrics)
+    if failures:
+        raise next((e for e in failures.values() if isinstance(e, NotReadyError)), next(iter(failures.values())))
+    return trained
+
+
+class _VariantTraining:
+    """One variant's trainer with where its hours and models are logged."""
+
+    def __init__(
+        self, settings: Settings, variant: str, samples: SampleStore, group: Group, client: MlflowClient | None
+    ) -> None:
+        from model_registry.tracking import Tracker
+        from training.trainer import Trainer
+
+        self.settings, self.variant = settings, variant
+        self.tracker = Tracker(settings, variant, client) if group.first else None
+        self.trainer = Trainer(settings, variant, samples, group=group)
+        self.metrics: Mapping[str, float] = {}
+
+    def report(self, results: Sequence[HourResult], info: StateInfo) -> None:
+        """Log the hours of a checkpoint."""
+        with bound_contextvars(variant=self.variant):
+            if self.tracker:
+                self.tracker.log_hours(results, info)
+            self.metrics = results[-1].metrics
+            log.info("%s: trained to %s, %d samples so far", self.variant, info.hour, info.samples_seen)
+
+    def finish(self, info: StateInfo, *, log_model: bool, in_bulk: bool) -> TrainedVariant:
+        """Log the state as a model: every hour where it can be offered, else at the end of a day."""
+        hour, settings, version = Hour.parse(info.hour), self.settings, None
+        registered = self.variant in {
+            settings.candidate_variant,
+            settings.baseline_variant,
+            *load_routes(settings)[0].models,
+        }
+        if self.tracker and log_model:
+            day_is_over = in_bulk or hour.number % DAY_HOURS == DAY_HOURS - 1
+            if day_is_over:
+                self.tracker.log_plots(self.trainer.states, hour)
+            if day_is_over or registered:
+                version = self.tracker.log_model(self.trainer.states, hour, register=registered)
+        return TrainedVariant(self.variant, hour, info.digest, version, self.metrics)
+
+
+@contextmanager
+def _noting_failure(failures: dict[str, Exception], variant: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # whatever it is, the other variants are not to suffer
+        log.error("%s was not trained: %s", variant, error)
+        failures[variant] = error
 
 
 def train_hour(settings: Settings, hour: Hour) -> list[TrainedVariant]:
     """Test, then train, every variant on an hour."""
     build_samples(settings, hour, hour)
-    return [train_variant(settings, variant, hour) for variant in settings.variants]
+    return train_variants(settings, settings.variants, hour)
 
 
 def train_history(settings: Settings, until: Hour, *, processes: int = 2) -> list[TrainedVariant]:
@@ -133,7 +210,7 @@ def train_history(settings: Settings, until: Hour, *, processes: int = 2) -> lis
     Args:
         settings: of the workspace.
         until: last hour to train.
-        processes: variants that are trained side by side.
+        processes: that share the variants.
     """
     from model_registry.store import open_mlflow
 
@@ -142,21 +219,23 @@ def train_history(settings: Settings, until: Hour, *, processes: int = 2) -> lis
     build_samples(settings, first, until)
     open_mlflow(settings)
     done = 0
+    shares = [share for n in range(processes) if (share := settings.variants[n::processes])]
     with ThreadPoolExecutor(processes) as pool:
-        jobs = [pool.submit(_train_history_of, settings, variant, until) for variant in settings.variants]
+        jobs = [pool.submit(_train_history_of, settings, share, until) for share in shares]
         for job in as_completed(jobs):
-            done += 1
-            text = "%s is trained up to %s (%d of %d variants)"
-            log.info(text, job.result(), until, done, len(jobs), extra=step(done, len(jobs)))
+            names = job.result()
+            done += len(names)
+            total, text = len(settings.variants), "%s: trained up to %s (%d of %d variants)"
+            log.info(text, ", ".join(names), until, done, total, extra=step(done, total))
     # Models are logged one by one, so that version numbers do not depend on which process was faster.
-    return [train_variant(settings, variant, until, save_every=DAY_HOURS) for variant in settings.variants]
+    return train_variants(settings, settings.variants, until, save_every=DAY_HOURS)
 
 
-def _train_history_of(settings: Settings, variant: str, until: Hour) -> str:
+def _train_history_of(settings: Settings, variants: Sequence[str], until: Hour) -> Sequence[str]:
     environment = platform_environment(settings)
-    run_child("pipeline", "train", variant, "--until", until.key, "--save-every", str(BULK_CHECKPOINT_HOURS),
+    run_child("pipeline", "train", *variants, "--until", until.key, "--save-every", str(BULK_CHECKPOINT_HOURS),
                       "--no-model", environment=environment)  # fmt: skip
-    return variant
+    return variants
 
 
 def replay(settings: Settings, since: Hour) -> list[TrainedVariant]:
@@ -178,7 +257,7 @@ def replay(settings: Settings, since: Hour) -> list[TrainedVariant]:
         states = StateStore(settings.training_dir / "states", variant)
         dropped = states.drop_after(since - 1)
         log.info("%s: %d states after %s dropped, training again to %s", variant, len(dropped), since - 1, until)
-        results.append(train_variant(settings, variant, until, save_every=24))
+        results.append(train_variant(settings, variant, until, save_every=DAY_HOURS))
     return results
 
 

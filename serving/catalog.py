@@ -16,6 +16,7 @@ from core.files import read_json, write_parquet
 from core.hours import Hour
 from core.settings import Settings
 from evaluation.popularity import popularity
+from events.ids import id_files, id_path, read_ids
 from events.store import EventStore
 from feature_repo.retrieval import ClockFeatures
 from training.tensors import facet_keys
@@ -138,9 +139,9 @@ class IdMap:
     """Ids as they stand in the source's log, and the integers that the platform gave them."""
 
     def __init__(self, events: EventStore, kind: str) -> None:
-        self.kind, self.path = kind, events.root / "_ids" / f"{kind}.parquet"
+        self.kind, self.path = kind, id_path(events.root, kind)
         self.integers = False
-        self._stamp: tuple[int, int] | None = None
+        self._read: dict[Path, tuple[int, int]] = {}
         self._ids: dict[str, int] = {}
         self._keys: dict[int, str] = {}
 
@@ -148,14 +149,17 @@ class IdMap:
         """Read ids given since the last time."""
         kinds = self.path.with_name("kinds.json")
         self.integers = kinds.exists() and read_json(kinds).get(self.kind) == "int"
-        if self.integers or not self.path.exists():
+        if self.integers:
             return
-        stat = self.path.stat()
-        stamp = (stat.st_mtime_ns, stat.st_size)
-        if stamp != self._stamp:
-            table = pq.ParquetFile(self.path).read()
-            ids = dict(zip(table["key"].to_pylist(), table["id"].to_pylist(), strict=True))
-            self._ids, self._keys, self._stamp = ids, {v: k for k, v in ids.items()}, stamp
+        files = {path: (path.stat().st_mtime_ns, path.stat().st_size) for path in id_files(self.path)}
+        same_base = files.get(self.path) == self._read.get(self.path)  # another one has taken deltas in
+        new = [path for path, stamp in files.items() if not (same_base and self._read.get(path) == stamp)]
+        table = read_ids(new)
+        ids = dict(zip(table["key"].to_pylist(), table["id"].to_pylist(), strict=True))
+        keys = {number: key for key, number in ids.items()}
+        self._ids = {**self._ids, **ids} if same_base else ids
+        self._keys = {**self._keys, **keys} if same_base else keys
+        self._read = files
 
     def id_of(self, key: str) -> int:
         """The integer of a key, −1 where the log has not seen it."""

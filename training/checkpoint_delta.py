@@ -1,8 +1,9 @@
 """Checkpoints as large as what changed: a full one, and deltas with the rows that each later one changed.
 
 A checkpoint is a dictionary of tensors. Those of a growing table are named ``tables.<name>.<part>``: ``keys``,
-shape (n,), and parts of 4-byte numbers, shape (n + 1, …), whose row 0 has no key. A delta has only the keys and
-rows that are new or changed, and ``rows``, the numbers of the latter; all other tensors it has in full.
+shape (n,), and parts of shape (n + 1, …), whose row 0 has no key. A delta has only the keys and rows that are new or were
+touched since the checkpoint before it, and ``rows``, the numbers of the latter; all other tensors it has in full. The
+tables note what they touch (``training.embedding``), so no earlier checkpoint is read to make one.
 """
 
 from __future__ import annotations
@@ -13,33 +14,6 @@ import torch
 from torch import Tensor
 
 Tensors = dict[str, Tensor]
-
-
-def diff(before: Tensors, after: Tensors) -> Tensors | None:
-    """The delta that leads from one checkpoint to a later one, compared bit for bit.
-
-    Args:
-        before: a full checkpoint.
-        after: a full checkpoint whose tables have the same keys in the same order, and possibly more at the end.
-
-    Returns:
-        The delta; None where keys were removed, for then rows have moved.
-    """
-    delta = dense_tensors(after)
-    for table, parts in _parts_of_tables(after).items():
-        known, keys = before[f"{table}.keys"], after[f"{table}.keys"]
-        rows = len(known) + 1
-        if not torch.equal(known, keys[: len(known)]):
-            return None
-        changed = torch.ones(len(keys) + 1, dtype=torch.bool)
-        changed[:rows] = False
-        for name in parts:
-            old, new = (t[name][:rows].view(torch.int32).reshape(rows, -1) for t in (before, after))
-            changed[:rows] |= (old != new).any(dim=1)
-        at = changed.nonzero().ravel()
-        delta |= {f"{table}.keys": keys[len(known) :].clone(), f"{table}.rows": at}
-        delta |= {name: after[name][at] for name in parts}
-    return delta
 
 
 def apply(checkpoints: Sequence[Tensors]) -> Tensors:

@@ -36,7 +36,7 @@ class GrowingEmbedding(nn.Module):
         weight: shape (capacity, dim); rows beyond ``size`` are unused.
         accumulator: sum of squared gradients of each row, shape (capacity,), for row-wise Adagrad.
         seen: hour since 1970 UTC in which each row was last trained on, shape (capacity,).
-        statistics: counts of each row, shape (capacity, width); see ``training.time_of_day_counts``.
+        statistics: counts of each row, float64, shape (capacity, width); see ``training.time_of_day_counts``.
     """
 
     weight: Tensor
@@ -50,15 +50,22 @@ class GrowingEmbedding(nn.Module):
         self.keys = np.empty(0, dtype=np.int64)
         self._sorted, self._rows = self.keys, self.keys
         self._used: list[tuple[Tensor, Tensor]] = []
+        self._touched: Tensor | None = None
+        self._saved_size = 0
         self.register_buffer("weight", torch.zeros(FIRST_CAPACITY, dim))
         self.register_buffer("accumulator", torch.zeros(FIRST_CAPACITY))
         self.register_buffer("seen", torch.zeros(FIRST_CAPACITY, dtype=torch.int32))
-        self.register_buffer("statistics", torch.zeros(FIRST_CAPACITY, width))
+        self.register_buffer("statistics", torch.zeros(FIRST_CAPACITY, width, dtype=torch.float64))
 
     @property
     def size(self) -> int:
         """Rows in use, row 0 included."""
         return len(self.keys) + 1
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """Names of the tensors with a row for each key that a checkpoint holds."""
+        return ("weight", "accumulator", "seen", *(["statistics"] if self.width else []))
 
     def rows(self, keys: np.ndarray) -> Tensor:
         """Row of each key, 0 where the key is unknown; any shape in, the same shape out, in the CPU's memory."""
@@ -86,8 +93,23 @@ class GrowingEmbedding(nn.Module):
             self._reserve(before)
             draws = torch.Generator().manual_seed(self.seed * 1_000_003 + before)
             self.weight[before : self.size] = INITIAL_SCALE * torch.randn(len(new), self.dim, generator=draws)
-        self.seen[self.rows(keys)] = hour
+        rows = self.rows(keys)
+        self.seen[rows] = hour
+        self.touch(rows)
         return len(new)
+
+    def touch(self, rows: Tensor) -> None:
+        """Note that rows are no longer as in the last checkpoint."""
+        if self._touched is not None:
+            self._touched[rows] = True
+
+    def touch_all(self) -> None:
+        """Note that nothing is as in the last checkpoint, or that rows have moved."""
+        self._touched = None
+
+    def mark_saved(self) -> None:
+        """Note that a checkpoint holds the table as it is now: the next ``delta`` leads on from here."""
+        self._touched, self._saved_size = self.weight.new_zeros(len(self.weight), dtype=torch.bool), self.size
 
     def expire(self, before: int) -> int:
         """Forget the keys that were last seen before an hour; the rows that stay close up, in order.
@@ -127,8 +149,19 @@ class GrowingEmbedding(nn.Module):
 
     def state(self) -> dict[str, Tensor]:
         """Tensors of the used rows, for a checkpoint."""
-        names = ("weight", "accumulator", "seen", *(["statistics"] if self.width else []))
-        return {"keys": torch.from_numpy(self.keys), **{n: getattr(self, n)[: self.size].cpu() for n in names}}
+        return {"keys": torch.from_numpy(self.keys), **{n: getattr(self, n)[: self.size].cpu() for n in self.parts}}
+
+    def delta(self) -> dict[str, Tensor] | None:
+        """The keys and rows that came or were touched since ``mark_saved``, with the rows' numbers; see ``checkpoint_delta``.
+
+        Returns:
+            None where the last checkpoint is no base: there is none, rows have moved, or all of them changed.
+        """
+        if self._touched is None:
+            return None
+        rows = self._touched[: self.size].nonzero().ravel()
+        parts = {name: getattr(self, name)[rows].cpu() for name in self.parts}
+        return {"keys": torch.from_numpy(self.keys[self._saved_size - 1 :].copy()), "rows": rows.cpu(), **parts}
 
     def load(self, state: dict[str, Tensor]) -> None:
         """Take a checkpoint's tensors."""
@@ -136,8 +169,9 @@ class GrowingEmbedding(nn.Module):
         order = np.argsort(self.keys, kind="stable")
         self._sorted, self._rows = self.keys[order], order + 1
         self._reserve(0)
-        for name in ("weight", "accumulator", "seen", *(["statistics"] if self.width else [])):
+        for name in self.parts:
             getattr(self, name)[: self.size] = state[name]
+        self.touch_all()
 
     def _reserve(self, used: int) -> None:
         """Make room for every key, keeping the first ``used`` rows."""
@@ -149,6 +183,8 @@ class GrowingEmbedding(nn.Module):
             wide = old.new_zeros(capacity, *old.shape[1:])
             wide[:used] = old[:used]
             setattr(self, name, wide)
+        if self._touched is not None:
+            self._touched = torch.cat([self._touched, self._touched.new_zeros(capacity - len(self._touched))])
 
     @torch.no_grad()
     def step(self, rate: float, group: Group = ALONE) -> None:
@@ -160,3 +196,5 @@ class GrowingEmbedding(nn.Module):
         sums = self.accumulator[at] + gradient.square().mean(dim=1)
         self.accumulator[at] = sums
         self.weight[at] -= rate * gradient / (sums.sqrt() + 1e-8)[:, None]
+        if self._touched is not None:
+            self.touch(at[(gradient != 0).any(dim=1)])

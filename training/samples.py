@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,9 @@ from events.schema import BEHAVIORS
 from events.store import EventStore
 from feature_repo.retrieval import ClockFeatures
 from feature_repo.served import prefer_served
-from training.batch import SampleTables
+from training.batch import HourKeys, SampleTables
+from training.ranker import Ranker
+from training.tensors import DecodedHour
 
 log = logging.getLogger("training.samples")
 
@@ -53,6 +55,14 @@ class HourSamples:
     hour: Hour
     tables: SampleTables
     digest: str
+    _decoded: dict[tuple[tuple[str, ...], tuple[str, ...]], DecodedHour] = field(default_factory=dict)
+
+    def keys(self, ranker: Ranker) -> HourKeys:
+        """The samples as the arrays that a ranker needs, decoded once for all rankers."""
+        names = ranker.facets, ranker.heads
+        if names not in self._decoded:
+            self._decoded[names] = DecodedHour(self.tables, *names)
+        return self._decoded[names].keys(ranker)
 
 
 class SampleStore:
@@ -68,6 +78,7 @@ class SampleStore:
         )
         self.negative_hours = settings.window_hours
         self._features: ClockFeatures | None = None
+        self._last_read: HourSamples | None = None
 
     @property
     def features(self) -> ClockFeatures:
@@ -90,11 +101,14 @@ class SampleStore:
             self.build([hour])
 
     def read(self, hour: Hour) -> HourSamples:
-        """Samples of an hour, built when they are not there."""
+        """Samples of an hour, built when they are not there. The last hour that was read is kept for the next reader."""
         self.ensure(hour)
-        folder = self.folder(hour)
-        tables = SampleTables(*(pq.ParquetFile(folder / f"{name}.parquet").read() for name in FILES))
-        return HourSamples(hour, tables, self.digest(hour))
+        folder, digest, last = self.folder(hour), self.digest(hour), self._last_read
+        if last is None or (last.hour, last.digest) != (hour, digest):
+            self._last_read = None  # two hours at once would take twice the memory
+            tables = SampleTables(*(pq.ParquetFile(folder / f"{name}.parquet").read() for name in FILES))
+            self._last_read = last = HourSamples(hour, tables, digest)
+        return last
 
     def digest(self, hour: Hour) -> str:
         """Digest of an hour's samples, which are there."""

@@ -36,7 +36,7 @@ from core.files import (
     write_json,
 )
 from core.hours import Hour
-from training.checkpoint_delta import Tensors, apply, diff, table_bytes
+from training.checkpoint_delta import Tensors, apply, table_bytes
 from training.config import RankerConfig, code_version
 from training.device import CPU
 from training.embedding import ALONE
@@ -64,6 +64,7 @@ class StateInfo:
         digest: identifies the state: of parent, data, config and code.
         weights: digest of its file.
         builds_on: hour of the state whose tensors its own complete; empty where they are whole.
+        layers: files that it stands on, its own included; 0 where nobody counted.
     """
 
     variant: str
@@ -78,6 +79,7 @@ class StateInfo:
     weights: str = ""
     builds_on: str = ""
     tables: dict[str, int] = field(default_factory=dict)
+    layers: int = 0
 
     @property
     def digest(self) -> str:
@@ -115,13 +117,23 @@ def lineage_digest(parent: str, data: str, config: str, code: str) -> str:
 
 def ranker_tensors(ranker: Ranker) -> dict[str, Tensor]:
     """Every tensor of the ranker, on the CPU: its dense parameters and the used rows of its tables, copied from a GPU only."""
-    tables = {
-        f"tables.{name}.{part}": tensor
-        for name, table in ranker.tables.items()
-        for part, tensor in table.state().items()
-    }
+    return {**_dense_part(ranker), **_table_parts({name: table.state() for name, table in ranker.tables.items()})}
+
+
+def changed_tensors(ranker: Ranker) -> Tensors | None:
+    """Like ``ranker_tensors``, but of the tables only what the last checkpoint lacks; None where it is no base."""
+    deltas = {name: table.delta() for name, table in ranker.tables.items()}
+    known = {name: delta for name, delta in deltas.items() if delta is not None}
+    return {**_dense_part(ranker), **_table_parts(known)} if len(known) == len(deltas) else None
+
+
+def _dense_part(ranker: Ranker) -> Tensors:
     dense = {f"dense.{name}": p.data.cpu() for name, p in ranker.named_parameters()}
-    return {**dense, **tables, "rhythm": ranker.time_of_day_counts.span}
+    return {**dense, "rhythm": ranker.time_of_day_counts.span}
+
+
+def _table_parts(tables: dict[str, dict[str, Tensor]]) -> Tensors:
+    return {f"tables.{name}.{part}": tensor for name, parts in tables.items() for part, tensor in parts.items()}
 
 
 def load_ranker(
@@ -205,32 +217,50 @@ class StateStore:
 
     def load(self, hour: Hour, group: Group = ALONE, device: torch.device = CPU) -> tuple[StateInfo, Ranker, Optimizer]:
         """A state ready to train on, in a device's memory; ``CorruptStateError`` as ``tensors``."""
-        info, tensors = self.info(hour), self.tensors(hour)
+        chain = self._chain(hour)
+        info, tensors = replace(chain[0], layers=len(chain)), self._read(chain)
         ranker = load_ranker(tensors, info.ranker_config, info.facets, info.heads).to(device)
         optimizer = Optimizer(ranker, group)
         optimizer.load(tensors)
+        if _as_written_today(tensors, ranker):
+            _mark_saved(ranker)
         return info, ranker, optimizer
 
-    def save(self, info: StateInfo, ranker: Ranker, optimizer: Optimizer) -> StateInfo:
-        """Write a state, by rename, and forget states that are no longer needed."""
+    def save(
+        self, info: StateInfo, ranker: Ranker, optimizer: Optimizer, *, since: StateInfo | None = None
+    ) -> StateInfo:
+        """Write a state, by rename, and forget states that are no longer needed. No earlier state's tensors are read.
+
+        Args:
+            info: the state's description.
+            ranker: to be saved.
+            optimizer: to be saved.
+            since: the state that the ranker was loaded from or last saved as, None where there is none: what is written
+                may then build on it.
+
+        Returns:
+            The description as it was written.
+        """
         hour = Hour.parse(info.hour)
-        tensors = {name: t.contiguous() for name, t in {**ranker_tensors(ranker), **optimizer.tensors()}.items()}
+        delta = changed_tensors(ranker) if since is not None and self._is_base(since, hour) else None
+        if since is None or delta is None or table_bytes(delta) > WORTHWHILE * _bytes_of_tables(ranker):
+            tensors, on, layers = ranker_tensors(ranker), "", 1
+        else:
+            tensors, on, layers = delta, since.hour, since.layers + 1
+        tensors = {name: t.contiguous() for name, t in {**tensors, **optimizer.tensors()}.items()}
         sizes = {name: table.size for name, table in ranker.tables.items()}
-        changed, on = self._changed(hour, tensors)
         with replaced_directory(self.folder(hour)) as target:
-            info = _write(target, replace(info, tables=sizes, builds_on=on), changed)
+            info = _write(target, replace(info, tables=sizes, builds_on=on, layers=layers), tensors)
+        _mark_saved(ranker)
         self._forget(hour)
         return info
 
-    def _changed(self, hour: Hour, tensors: Tensors) -> tuple[Tensors, str]:
-        """What a new state has to hold, and the hour of the state that this completes: all of it and none, if need be."""
-        before = [h for h in self.hours() if h < hour]
-        if before and (hour + 1).day == hour.day:
-            chain = self._chain(before[-1])
-            delta = diff(self._read(chain), tensors) if len(chain) < MOST_LAYERS else None
-            if delta is not None and table_bytes(delta) <= WORTHWHILE * table_bytes(tensors):
-                return delta, before[-1].key
-        return tensors, ""
+    def _is_base(self, since: StateInfo, hour: Hour) -> bool:
+        """Whether the state of an hour may build on another one; a day's last state stands alone."""
+        if not since.hour or not since.layers or since.layers >= MOST_LAYERS or (hour + 1).day != hour.day:
+            return False
+        base = Hour.parse(since.hour)
+        return base < hour and (self.folder(base) / "state.json").exists()
 
     @contextmanager
     def whole(self, hour: Hour) -> Iterator[Path]:
@@ -255,16 +285,15 @@ class StateStore:
 
     def remove(self, hours: Iterable[Hour]) -> int:
         """Remove states, but not those that others build on; returns how many."""
-        unwanted, removed = set(hours), 0
-        needed: set[str] = set()
-        if not unwanted:
-            return 0
-        for hour in reversed(self.hours()):  # a state builds on an earlier one
-            if hour in unwanted and hour.key not in needed:
+        states, removed = self.hours(), 0
+        following: Hour | None = None
+        unwanted = set(hours)
+        for hour in reversed(states):  # a state builds on the one before it, if on any
+            if hour not in unwanted or (following is not None and self.info(following).builds_on == hour.key):
+                following = hour
+            else:
                 shutil.rmtree(self.folder(hour))
                 removed += 1
-            else:
-                needed.add(self.info(hour).builds_on)
         return removed
 
     def _forget(self, head: Hour) -> None:
@@ -273,6 +302,26 @@ class StateStore:
             for hour, following in itertools.pairwise(self.hours())
             if hour < head - RECENT_HOURS and hour.day == following.day
         )
+
+
+def _as_written_today(tensors: Tensors, ranker: Ranker) -> bool:
+    """Whether a checkpoint's tables have today's types: older ones counted in 32 bits, and a delta cannot build on them."""
+    return all(
+        tensors[f"tables.{name}.{part}"].dtype == getattr(table, part).dtype
+        for name, table in ranker.tables.items()
+        for part in table.parts
+    )
+
+
+def _mark_saved(ranker: Ranker) -> None:
+    for table in ranker.tables.values():
+        table.mark_saved()
+
+
+def _bytes_of_tables(ranker: Ranker) -> int:
+    """Size of the tables in a whole checkpoint."""
+    rows = (table.size * getattr(table, part)[:1].nbytes for table in ranker.tables.values() for part in table.parts)
+    return sum(rows) + sum(table.keys.nbytes for table in ranker.tables.values())
 
 
 def _write(folder: Path, info: StateInfo, tensors: Tensors) -> StateInfo:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import fields
+from functools import cached_property
 
 import numpy as np
 import pyarrow as pa
@@ -34,23 +35,55 @@ def facet_keys(facet: str, values: pa.Array) -> np.ndarray:
     return table[at]
 
 
+class DecodedHour:
+    """The tables of an hour as arrays, each part decoded once for all rankers that read it."""
+
+    def __init__(self, tables: SampleTables, facets: Sequence[str], heads: Sequence[str]) -> None:
+        self.tables, self.facets, self.heads = tables, tuple(facets), tuple(heads)
+        self._clocks_by_shape: dict[tuple[int, int], tuple[np.ndarray, np.ndarray, np.ndarray]] = {}
+        self._recent_by_length: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+
+    def keys(self, ranker: Ranker) -> HourKeys:
+        """What a ranker with these facets and heads reads. The arrays are shared between rankers: nobody writes to them."""
+        config, (unique, position) = ranker.config, self._users
+        shape = ranker.time.needs_clock * config.slots, config.top_k
+        if shape not in self._clocks_by_shape:
+            self._clocks_by_shape[shape] = _clocks(unique, self.tables.slots, self.facets, *shape)
+        length = ranker.needs_recent_behaviors * config.history_length
+        if length not in self._recent_by_length:
+            self._recent_by_length[length] = _recent_behaviors(unique, self.tables.recent_behaviors, length)
+        values, scores, events = self._clocks_by_shape[shape]
+        items, minutes = self._recent_by_length[length]
+        return HourKeys(
+            **self._by_sample, user_position=position, clock_values=values, clock_scores=scores, slot_events=events,
+            recent_items=items, recent_minutes=minutes,
+        )  # fmt: skip
+
+    @cached_property
+    def _users(self) -> tuple[np.ndarray, np.ndarray]:
+        """The distinct users, and the place of each sample's user among them."""
+        unique, position = np.unique(self.tables.samples["user_id"].to_numpy(), return_inverse=True)
+        return unique, position
+
+    @cached_property
+    def _by_sample(self) -> dict[str, np.ndarray]:
+        """The parts of ``HourKeys`` with a row for each sample."""
+        samples, (unique, position) = self.tables.samples, self._users
+        local = samples["local_time"].cast(pa.timestamp("us")).cast(pa.int64()).to_numpy()
+        return {
+            "users": samples["user_id"].to_numpy(),
+            "items": samples["item_id"].to_numpy(),
+            "facets": np.stack([facet_keys(f, samples[f]) for f in self.facets], axis=1),
+            "minutes": local // 60_000_000,
+            "dense": _dense(unique, self.tables.profiles)[position],
+            "labels": np.stack([_column(samples, h) for h in self.heads], axis=1),
+            "known": np.stack([samples[h].is_valid().to_numpy(zero_copy_only=False) for h in self.heads], axis=1),
+        }
+
+
 def hour_keys(tables: SampleTables, ranker: Ranker) -> HourKeys:
     """Turn the tables of one hour into the arrays that a ranker needs."""
-    samples = tables.samples
-    users = samples["user_id"].to_numpy()
-    unique, position = np.unique(users, return_inverse=True)
-    local = samples["local_time"].cast(pa.timestamp("us")).cast(pa.int64()).to_numpy()
-    return HourKeys(
-        users=users,
-        items=samples["item_id"].to_numpy(),
-        facets=np.stack([facet_keys(f, samples[f]) for f in ranker.facets], axis=1),
-        minutes=local // 60_000_000,
-        dense=_dense(unique, tables.profiles)[position],
-        user_position=position,
-        **_user_parts(unique, tables.slots, tables.recent_behaviors, ranker),
-        labels=np.stack([_column(samples, h) for h in ranker.heads], axis=1),
-        known=np.stack([samples[h].is_valid().to_numpy(zero_copy_only=False) for h in ranker.heads], axis=1),
-    )
+    return DecodedHour(tables, ranker.facets, ranker.heads).keys(ranker)
 
 
 def candidate_keys(

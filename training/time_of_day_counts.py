@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from core.hours import DAY_HOURS
-from training.embedding import UNKNOWN, GrowingEmbedding
+from training.embedding import UNKNOWN, GrowingEmbedding, distinct
 
 WIDTH = 2 * DAY_HOURS
 """Width of the statistics: positives by local hour, then negatives."""
@@ -25,7 +25,9 @@ LARGEST_EXPONENT = 40.0
 class TimeOfDayCounts(nn.Module):
     """Reads and updates the ``statistics`` of tables, whose row 0 holds the sum over everything.
 
-    A count of hour h is stored as ``e^((h − epoch)/memory)``, so that no hour has to touch the counts before it.
+    A count of hour h is stored as ``e^((h − epoch)/memory)``, so that no hour has to touch the counts before it. An hour's
+    samples are counted in integers and added at once, in 64 bits: a sum of 32 bits stops growing by ones at 2^24, which
+    the busy hours of the day would reach first.
     """
 
     def __init__(self) -> None:
@@ -39,6 +41,7 @@ class TimeOfDayCounts(nn.Module):
         if (hour - int(self.span[0])) / MEMORY_HOURS > LARGEST_EXPONENT:
             for table in tables:
                 table.statistics *= self._growth(int(self.span[0]) - (hour - int(self.span[0])))
+                table.touch_all()
             self.span[0] = hour
         self.span[1] = hour
 
@@ -55,18 +58,22 @@ class TimeOfDayCounts(nn.Module):
             labels: 0 or 1, shape (B,).
         """
         column = hours.long() + (labels < 0.5).long() * DAY_HOURS
-        weight = torch.full((len(rows),), self._growth(int(self.span[1])), device=rows.device)
-        flat = table.statistics.view(-1)
+        growth = self._growth(int(self.span[1]))
         inside = rows != UNKNOWN
-        flat.index_add_(0, rows[inside] * WIDTH + column[inside], weight[inside])
-        flat.index_add_(0, column, weight)
+        used, at = distinct(rows[inside], len(table.statistics))
+        counts = torch.bincount(at * WIDTH + column[inside], minlength=len(used) * WIDTH)
+        table.statistics[used] += growth * counts.view(-1, WIDTH)
+        table.statistics[UNKNOWN] += growth * torch.bincount(column, minlength=WIDTH)
+        table.touch(used)
+        table.touch(rows.new_tensor([UNKNOWN]))
 
     def read(self, table: GrowingEmbedding, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Positives and negatives by local hour as of the present, each (…, 24); zeros for row 0."""
-        counts = table.statistics[rows] * ((rows != UNKNOWN) / self._growth(int(self.span[1])))[..., None]
+        scale = (rows != UNKNOWN).double() / self._growth(int(self.span[1]))
+        counts = (table.statistics[rows] * scale[..., None]).float()
         return counts[..., :DAY_HOURS], counts[..., DAY_HOURS:]
 
     def totals(self, table: GrowingEmbedding) -> tuple[Tensor, Tensor]:
         """The same of all samples together, each (24,)."""
-        counts = table.statistics[UNKNOWN] / self._growth(int(self.span[1]))
+        counts = (table.statistics[UNKNOWN] / self._growth(int(self.span[1]))).float()
         return counts[:DAY_HOURS], counts[DAY_HOURS:]

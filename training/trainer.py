@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import heapq
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +32,7 @@ from training.ranker import Ranker
 from training.samples import HourSamples, SampleStore
 from training.scoring import predict
 from training.state import StateInfo, StateStore, lineage_digest, new_info
-from training.tensors import LOG_EVENTS_SCALE, hour_keys, to_batch
+from training.tensors import LOG_EVENTS_SCALE, to_batch
 
 log = logging.getLogger("training.trainer")
 
@@ -53,6 +54,37 @@ class HourResult:
 def prediction_file(settings: Settings, variant: str, hour: Hour) -> Path:
     """Progressive predictions of a variant on an hour, made before it trained on it."""
     return settings.training_dir / "predictions" / f"variant={variant}" / f"{hour.key}.parquet"
+
+
+Report = Callable[[Sequence[HourResult], StateInfo], None]
+"""What is told before each checkpoint: the hours since the last one, and the state to be saved."""
+
+
+def train_together(
+    trainers: Sequence[Trainer], until: Hour, *, save_every: int = 1, reports: Sequence[Report | None]
+) -> list[StateInfo | Exception]:
+    """Train several variants hour by hour in turn, so that an hour's samples are read and decoded once.
+
+    Args:
+        trainers: one for each variant, on one sample store. Each ends with the bits that it has alone.
+        until: last hour to train.
+        save_every: hours between checkpoints.
+        reports: for each trainer, as ``Trainer.train`` takes it.
+
+    Returns:
+        For each trainer the state at ``until``, or the error that ended it; the others go on without it.
+    """
+    outcomes: list[StateInfo | Exception] = [NotReadyError("not trained")] * len(trainers)
+
+    def turns(at: int) -> Iterator[Hour]:
+        try:
+            outcomes[at] = yield from trainers[at].steps(until, save_every=save_every, report=reports[at])
+        except Exception as error:  # one variant's failure is not the others'
+            outcomes[at] = error
+
+    for _ in heapq.merge(*map(turns, range(len(trainers)))):  # whose next hour is the earliest has the next turn
+        pass
+    return outcomes
 
 
 class Trainer:
@@ -80,7 +112,7 @@ class Trainer:
         *,
         start: Hour | None = None,
         save_every: int = 1,
-        report: Callable[[Sequence[HourResult], StateInfo], None] | None = None,
+        report: Report | None = None,
     ) -> StateInfo:
         """Train every hour after the last state up to and including ``until``.
 
@@ -96,6 +128,23 @@ class Trainer:
         Raises:
             NotReadyError: an hour in between has no events or clocks yet.
         """
+        steps = self.steps(until, start=start, save_every=save_every, report=report)
+        while True:
+            try:
+                next(steps)
+            except StopIteration as end:
+                info: StateInfo = end.value
+                return info
+
+    def steps(
+        self,
+        until: Hour,
+        *,
+        start: Hour | None = None,
+        save_every: int = 1,
+        report: Report | None = None,
+    ) -> Generator[Hour, None, StateInfo]:
+        """``train`` in steps: yields each hour before it is trained, so that several variants can take turns."""
         with self.states.writing() if self.group.first else nullcontext():
             self.group.wait()
             head = self.states.head()
@@ -112,6 +161,8 @@ class Trainer:
                 )
             results: list[HourResult] = []
             for hour in hour_range(first, until + 1):
+                yield hour
+                torch.set_num_threads(self.config.threads)
                 results.append(self._hour(hour, ranker, optimizer))
                 if len(results) >= save_every or hour == until:
                     info = self._checkpoint(info, results, ranker, optimizer, report)
@@ -135,7 +186,7 @@ class Trainer:
         results: Sequence[HourResult],
         ranker: Ranker,
         optimizer: Optimizer,
-        report: Callable[[Sequence[HourResult], StateInfo], None] | None,
+        report: Report | None,
     ) -> StateInfo:
         """One link of the chain, whatever the number of hours: each hour's digest enters in turn."""
         parent, seen = info.digest if info.hour else "", info.samples_seen
@@ -150,7 +201,7 @@ class Trainer:
         if self.group.first:
             if report:
                 report(results, following)
-            following = self.states.save(following, ranker, optimizer)
+            following = self.states.save(following, ranker, optimizer, since=info)
         self.group.wait()
         return following
 
@@ -162,7 +213,7 @@ class Trainer:
         drawn = self.samples.read(hour)
         metrics: dict[str, float] = {}
         if drawn.tables.samples.num_rows:
-            keys = hour_keys(drawn.tables, ranker)
+            keys = drawn.keys(ranker)
             scores = predict(ranker, keys, group=self.group)
             metrics = self._test(drawn, keys, scores, ranker)
             fit(ranker, optimizer, keys, hour)

@@ -136,20 +136,20 @@ def hour(
     rich_help_panel=MODELS, epilog="Example: torchrun --nproc-per-node 2 -m pipeline train matched_clock --until HOUR"
 )
 def train(
-    variant: Annotated[str, typer.Argument(metavar="VARIANT", help="Time module of the ranker.")],
+    variants: Annotated[list[str], typer.Argument(metavar="VARIANT…", help="Time modules of the rankers.")],
     until: Annotated[str, typer.Option("--until", metavar="HOUR", help="Last hour to train on.")],
     save_every: Annotated[int, typer.Option("--save-every", metavar="HOURS", help="Hours between checkpoints.")] = 24,
     no_model: Annotated[bool, typer.Option("--no-model", help="Log no model to MLflow.")] = False,
     source: cli.SourceOption = None,
 ) -> None:
-    """Train one variant up to an hour; with torchrun in several processes."""
+    """Train variants up to an hour; with torchrun in several processes."""
     from core.hours import Hour
-    from pipeline.training import train_variant
+    from pipeline.training import train_variants
 
-    trained = train_variant(
-        cli.settings_of(source), variant, Hour.parse(until), save_every=save_every, log_model=not no_model
+    trained = train_variants(
+        cli.settings_of(source), variants, Hour.parse(until), save_every=save_every, log_model=not no_model
     )
-    print(json.dumps(trained, default=str))
+    print(json.dumps([each.as_json() for each in trained]))
 
 
 @app.command(rich_help_panel=MODELS)

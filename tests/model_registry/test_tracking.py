@@ -8,17 +8,23 @@ import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
+import httpx
 import pytest
 
+from core.errors import CorruptStateError
+from core.hours import Hour
+from core.ports import free_port
 from core.settings import ROOT, Settings, load_settings
 from feature_repo.retrieval import advance
 from model_registry.store import download_version, experiment_name, model_name, open_mlflow, open_registry
 from model_registry.tracking import Tracker
 from pipeline.retention import retire_models
-from pipeline.training import train_variant
-from tests.conftest import TINY
+from pipeline.training import train_variant, train_variants
+from tests.conftest import TINY, place_tracking_store
+from tests.servers import process
 from training.plots import learned_sigmas
 from training.state import StateStore
 
@@ -92,6 +98,39 @@ def test_a_run_holds_its_hours_data_usage_and_drawings_and_a_repeat_adds_nothing
     assert set(sigmas) == {f"{n}{o}" for n in ("genre", "mood", "language", "item") for o in ("", ", everybody")}
 
 
+def test_models_are_logged_when_they_can_be_offered_and_a_failing_variant_keeps_none_from_training(
+    app_settings: Settings, tmp_path: Path
+) -> None:
+    """The last hour but one of a day, then the last; the baseline's chain breaks in between."""
+    settings = load_settings(
+        var=tmp_path, source="simulator", variants=("none", "hour_embedding", "cyclic"), candidate_variant="cyclic",
+        baseline_variant="hour_embedding",
+    )  # fmt: skip
+    settings.workspace.mkdir(parents=True)
+    shutil.copytree(app_settings.events_dir, settings.events_dir)
+    before_last = Hour.of_day(TINY.first_hour.day) + 22
+    advance(settings, before_last + 2)
+
+    def logged(variant: str) -> int:
+        client = open_mlflow(settings)
+        experiment = client.get_experiment_by_name(experiment_name(settings, variant))
+        assert experiment is not None
+        runs = client.search_runs([experiment.experiment_id])
+        assert [run.info.status for run in runs] == ["FINISHED"]
+        return len(client.search_logged_models([experiment.experiment_id]))
+
+    versions = [each.version for each in train_variants(settings, settings.variants, before_last)]
+    assert versions[0] is None
+    assert None not in versions[1:]
+    assert [logged(variant) for variant in settings.variants] == [0, 1, 1]
+    states = {v: StateStore(settings.training_dir / "states", v) for v in settings.variants}
+    (states["hour_embedding"].folder(before_last) / "weights.safetensors").write_bytes(b"")
+    with pytest.raises(CorruptStateError, match="hour_embedding"):
+        train_variants(settings, settings.variants, before_last + 1)
+    assert [states[v].head() for v in settings.variants] == [before_last + 1, before_last, before_last + 1]
+    assert [logged(variant) for variant in settings.variants] == [1, 1, 2]
+
+
 def test_a_logged_model_predicts_far_from_this_repository(trained: Settings, tmp_path: Path) -> None:
     """In a process that knows no path of the project: its code travels with the model."""
     variant = trained.candidate_variant
@@ -136,3 +175,35 @@ def test_old_versions_go_and_named_ones_and_the_way_back_stay(trained: Settings)
     assert experiment is not None
     folder = Path(experiment.artifact_location.removeprefix("file://")) / "models"
     assert len(list(folder.rglob("state.json"))) == len(models.client.search_logged_models([experiment.experiment_id]))
+
+
+@pytest.mark.slow
+def test_with_a_tracking_server_the_artifacts_of_old_models_go_too(trained: Settings, tmp_path: Path) -> None:
+    store = load_settings(var=tmp_path / "server", source="simulator")
+    place_tracking_store(store)
+    port, artifacts = free_port(), tmp_path / "artifacts"
+    command = [
+        sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1",
+        "--backend-store-uri", store.tracking_uri, "--artifacts-destination", str(artifacts),
+    ]  # fmt: skip
+
+    def ready() -> bool:
+        with suppress(httpx.HTTPError):
+            return httpx.get(f"http://127.0.0.1:{port}/health").status_code == 200
+        return False
+
+    with process(command, tmp_path / "server.log", ready, timeout_seconds=180, start_new_session=True):
+        settings = load_settings(
+            var=trained.var, source=trained.source, variants=trained.variants, keep_models=2,
+            mlflow_uri=f"http://127.0.0.1:{port}",
+        )  # fmt: skip
+        tracker = Tracker(settings, "matched_clock")
+        states = StateStore(trained.training_dir / "states", "matched_clock")
+        for hour in states.hours()[-4:]:
+            tracker.log_model(states, hour, register=False)
+        assert len(list(artifacts.rglob("state.json"))) == 4
+        assert retire_models(settings) == {"versions": 0, "models": 2}
+        left = tracker.client.search_logged_models([tracker.experiment])
+        kept = {path.parts[path.parts.index("models") + 1] for path in artifacts.rglob("state.json")}
+        assert kept == {model.model_id for model in left}
+        assert len(kept) == 2

@@ -29,7 +29,7 @@ from operations.fingerprint import fingerprint
 from operations.processes import ServiceProcess, start, stop
 from pipeline.history import build_history
 from pipeline.hour import run_hour
-from pipeline.promotion import apply_decision, evaluate_candidate, rollback, score_version, watch_champion
+from pipeline.promotion import VersionScores, apply_decision, evaluate_candidate, rollback, watch_champion
 from pipeline.source import Source, ingest_hour, load_source, save_app_source, save_source
 from pipeline.training import replay, stale_hours, train_hour
 from simulation.config import SimulatorConfig
@@ -173,6 +173,20 @@ def test_a_registered_version_loads_from_mlflow_and_predicts(undisturbed: Settin
     assert set(scores.columns) == {"finish", "like", "skip", "dislike", "share"}
     assert scores.to_numpy().min() > 0
     assert scores.to_numpy().max() < 1
+
+
+def test_a_version_scores_an_hour_once_until_its_samples_change(undisturbed: Settings) -> None:
+    """Kept scores are read back as they are, whoever asks; those of other samples are made again."""
+    hour, scores = TAKEOVER + 2, VersionScores(undisturbed)
+    computed = scores.read("1", hour)
+    path, at = scores.path("1", hour), computed.column_names.index("score")
+    marked = computed.set_column(at, "score", pa.array(np.full(computed.num_rows, 0.25, np.float32)))
+    write_parquet(path, marked)
+    assert VersionScores(undisturbed).read("1", hour).equals(marked)
+    write_parquet(path, marked.replace_schema_metadata({"samples": "others"}))
+    again = VersionScores(undisturbed).read("1", hour)
+    assert again.equals(computed)
+    assert again.schema.metadata == computed.schema.metadata
 
 
 def test_an_hour_that_was_skipped_is_named(undisturbed: Settings) -> None:
@@ -345,13 +359,13 @@ def test_a_champion_that_falls_behind_its_predecessor_goes_back_by_itself(distur
     policy.write_text("{min_hours: 2, max_hours: 6, min_samples: 100, min_users: 10, rollback_hours: 3}")
     for version in ("1", "2"):
         models.move("champion", version, "for the test")
+    scores = VersionScores(disturbed)
     for hour in (TAKEOVER, TAKEOVER + 1, TAKEOVER + 2):
-        table = score_version(disturbed, "1", hour)
+        table = scores.read("1", hour)
         labels = table["label"].to_numpy().astype(np.float32)
         at = table.column_names.index("score")
         for version, score in (("1", 0.2 + 0.6 * labels), ("2", 0.8 - 0.6 * labels)):
-            path = disturbed.training_dir / "predictions" / f"version={version}" / f"{hour.key}.parquet"
-            write_parquet(path, table.set_column(at, "score", pa.array(score)))
+            write_parquet(scores.path(version, hour), table.set_column(at, "score", pa.array(score)))
     move = watch_champion(disturbed, TAKEOVER + 2)
     assert move is not None
     assert (move.previous, move.version) == ("2", "1")

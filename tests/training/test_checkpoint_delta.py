@@ -1,57 +1,76 @@
-from __future__ import annotations
+"""Checkpoints of a growing table as deltas, against whole ones."""
 
-from typing import Any
+from __future__ import annotations
 
 import numpy as np
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from training.checkpoint_delta import Tensors, apply, diff
+from training.checkpoint_delta import Tensors, apply
+from training.embedding import GrowingEmbedding
 
-VALUES = torch.tensor([0.0, -0.0, 1.5, float("nan"), float("inf")])
 
-
-def checkpoint(keys: list[int], seed: int) -> Tensors:
-    draws = torch.Generator().manual_seed(seed)
-    pick = torch.randint(0, len(VALUES), (len(keys) + 1, 3), generator=draws)
-    return {
-        "dense.weight": torch.rand(4, generator=draws),
-        "tables.users.keys": torch.tensor(keys, dtype=torch.int64),
-        "tables.users.weight": VALUES[pick],
-        "tables.users.seen": torch.randint(0, 2, (len(keys) + 1,), generator=draws, dtype=torch.int32),
-    }
+def named(parts: dict[str, torch.Tensor]) -> Tensors:
+    return {f"tables.users.{name}": tensor.clone() for name, tensor in parts.items()}
 
 
 def bits(tensors: Tensors) -> dict[str, tuple[tuple[int, ...], bytes]]:
     return {name: (tuple(t.shape), np.asarray(t).tobytes()) for name, t in sorted(tensors.items())}
 
 
-@given(counts=st.lists(st.integers(0, 6), min_size=1, max_size=5), seed=st.integers(0, 1000), same=st.booleans())
-def test_layers_make_the_last_checkpoint_to_the_bit(counts: list[int], seed: int, same: bool) -> None:
-    states: list[Any] = []
-    layers: list[Any] = []
-    for n, size in enumerate(np.cumsum(counts).tolist()):
-        state = checkpoint([10 - k for k in range(size)], seed if same else seed + n)
-        found = diff(states[-1], state) if states else state
-        assert found is not None
-        states.append(state)
-        layers.append(found)
-        assert bits(apply(layers)) == bits(state)
+def train(table: GrowingEmbedding, keys: list[int], hour: int) -> None:
+    """What an hour does to a table."""
+    table.grow(np.array(keys, dtype=np.int64), hour)
+    (table(table.rows(np.array([*keys, -1]))) - 1).square().sum().backward()
+    table.step(0.1)
 
 
-def test_a_layer_has_only_rows_that_changed() -> None:
-    before = checkpoint([7, 5, 9], 1)
-    after = {name: tensor.clone() for name, tensor in before.items()}
-    after["tables.users.weight"][2, 1] = 8.0
-    found = diff(before, after)
-    assert found is not None
-    assert found["tables.users.rows"].tolist() == [2]
-    assert found["tables.users.weight"].shape == (1, 3)
-    assert found["tables.users.keys"].tolist() == []
+HOURS = st.lists(st.lists(st.integers(0, 600), max_size=300), min_size=1, max_size=6)
 
 
-def test_rows_that_moved_are_no_layer() -> None:
-    before = checkpoint([7, 5, 9], 1)
-    assert diff(before, checkpoint([7, 9], 1)) is None
-    assert diff(before, checkpoint([7, 9, 5, 4], 1)) is None
+@given(hours=HOURS, expire=st.integers(0, 8))
+def test_deltas_make_the_last_checkpoint_to_the_bit(hours: list[list[int]], expire: int) -> None:
+    table, chain = GrowingEmbedding(3, seed=1), list[Tensors]()
+    for hour, keys in enumerate(hours):
+        if hour == expire:
+            table.expire(hour - 1)
+        train(table, keys, hour)
+        delta = table.delta()
+        chain = [*chain, named(delta)] if delta is not None else [named(table.state())]
+        table.mark_saved()
+        assert bits(apply(chain)) == bits(named(table.state()))
+
+
+def test_a_delta_has_only_what_was_touched_since_the_checkpoint() -> None:
+    table = GrowingEmbedding(3, seed=1)
+    train(table, [7, 5, 9], 1)
+    table.mark_saved()
+    train(table, [5, 11], 2)
+    delta = table.delta()
+    assert delta is not None
+    assert delta["keys"].tolist() == [11]
+    assert delta["rows"].tolist() == sorted([0, *table.rows(np.array([5, 11])).tolist()])
+    assert delta["weight"].shape == (3, 3)
+
+
+def test_a_row_that_was_read_and_learned_nothing_is_in_no_delta() -> None:
+    table = GrowingEmbedding(3, seed=1)
+    train(table, [7, 5], 1)
+    table.mark_saved()
+    (table(table.rows(np.array([7, 5]))) * torch.tensor([[0.0], [1.0]])).sum().backward()
+    table.step(0.1)
+    delta = table.delta()
+    assert delta is not None
+    assert delta["rows"].tolist() == table.rows(np.array([5])).tolist()
+
+
+def test_without_a_checkpoint_or_when_rows_have_moved_there_is_no_delta() -> None:
+    table = GrowingEmbedding(3, seed=1)
+    train(table, [7, 5], 1)
+    assert table.delta() is None
+    table.mark_saved()
+    assert table.delta() is not None
+    train(table, [9], 2)
+    assert table.expire(2) == 2
+    assert table.delta() is None

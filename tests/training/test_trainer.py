@@ -16,8 +16,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from core.errors import CorruptStateError, DataError, NotReadyError
+from core.files import digest_file
 from core.hours import Hour, hour_range
 from core.settings import ROOT, Settings, load_settings
 from evaluation.metrics import auc
@@ -28,9 +30,9 @@ from tests.conftest import TINY
 from training.model import RankerModel, load_model
 from training.samples import SampleStore
 from training.scoring import predict
-from training.state import StateStore, ranker_tensors
+from training.state import RECENT_HOURS, StateStore, ranker_tensors
 from training.tensors import hour_keys
-from training.trainer import Trainer, as_predictions, fit, read_predictions
+from training.trainer import Trainer, as_predictions, fit, read_predictions, train_together
 
 FIRST, LAST = TINY.first_hour, TINY.first_hour + 60
 
@@ -61,6 +63,11 @@ def weights(settings: Settings, variant: str, hour: Hour) -> Path:
     return StateStore(settings.training_dir / "states", variant).folder(hour) / "weights.safetensors"
 
 
+def bits_of(settings: Settings, variant: str, hour: Hour) -> dict[str, bytes]:
+    tensors = StateStore(settings.training_dir / "states", variant).tensors(hour)
+    return {name: tensor.numpy().tobytes() for name, tensor in tensors.items()}
+
+
 @pytest.mark.parametrize("variant", ["hour_embedding", "adaptive_clock", "long_term_clock", "matched_clock"])
 def test_in_bulk_or_hour_by_hour_the_state_is_the_same_to_the_bit(
     ready: Settings, tmp_path: Path, variant: str
@@ -71,10 +78,44 @@ def test_in_bulk_or_hour_by_hour_the_state_is_the_same_to_the_bit(
     for hour in hour_range(FIRST, until + 1):
         step = Trainer(hourly, variant).train(hour, start=FIRST)
     assert info.digest == step.digest
-    at_once, in_layers = (StateStore(s.training_dir / "states", variant).tensors(until) for s in (bulk, hourly))
-    assert {name: t.numpy().tobytes() for name, t in at_once.items()} == {
-        name: t.numpy().tobytes() for name, t in in_layers.items()
-    }
+    assert bits_of(bulk, variant, until) == bits_of(hourly, variant, until)
+
+
+def test_variants_trained_in_turn_end_with_the_bits_that_each_has_alone(ready: Settings, tmp_path: Path) -> None:
+    """On one sample store, from different hours on, and beside one whose chain is damaged."""
+    until, variants = FIRST + 30, ("adaptive_clock", "hour_embedding", "long_term_clock", "none")
+    alone, together = fresh(ready, tmp_path / "alone"), fresh(ready, tmp_path / "together")
+    for variant in variants[:3]:
+        Trainer(alone, variant).train(until, start=FIRST)
+    Trainer(together, variants[1]).train(FIRST + 20, start=FIRST)
+    Trainer(together, variants[3]).train(FIRST + 20, start=FIRST)
+    damaged = weights(together, variants[3], FIRST + 20)
+    damaged.write_bytes(damaged.read_bytes()[:-100])
+    samples = SampleStore(together, EventStore(together.events_dir))
+    trainers = [Trainer(together, variant, samples) for variant in variants]
+    *states, error = train_together(trainers, until, reports=[None] * len(trainers))
+    for variant, state in zip(variants[:3], states, strict=True):
+        assert state == StateStore(alone.training_dir / "states", variant).info(until)
+        assert bits_of(together, variant, until) == bits_of(alone, variant, until)
+    assert isinstance(error, CorruptStateError)
+
+
+def test_samples_are_read_and_decoded_once_until_they_change(ready: Settings, tmp_path: Path) -> None:
+    settings = fresh(ready, tmp_path)
+    (settings.training_dir / "samples").unlink()
+    shutil.copytree(
+        ready.training_dir / "samples" / f"hour={LAST.key}", settings.training_dir / "samples" / f"hour={LAST.key}"
+    )
+    samples = SampleStore(settings, EventStore(settings.events_dir))
+    plain, clock = (Trainer(settings, v, samples)._fresh()[1] for v in ("none", "matched_clock"))
+    first, again, other = samples.read(LAST).keys(plain), samples.read(LAST).keys(plain), samples.read(LAST).keys(clock)
+    assert again.facets is first.facets is other.facets
+    assert again.clock_values is first.clock_values
+    assert other.clock_values.size > first.clock_values.size == 0
+    meta = samples.folder(LAST) / "meta.json"
+    meta.write_text(json.dumps({**json.loads(meta.read_text()), "digest": "of other samples"}))
+    assert samples.read(LAST).digest == "of other samples"
+    assert samples.read(LAST).keys(plain).facets is not first.facets
 
 
 def test_an_hour_is_trained_once_and_never_skipped(ready: Settings, tmp_path: Path) -> None:
@@ -132,6 +173,52 @@ def test_states_hold_what_changed_and_stand_on_a_whole_one(ready: Settings, tmp_
     shutil.rmtree(base)
     with pytest.raises(CorruptStateError, match="which is gone; remove"):
         states.load(layered)
+
+
+def test_a_checkpoint_is_written_without_reading_those_of_earlier_hours(ready: Settings, tmp_path: Path) -> None:
+    """Their weights lie elsewhere while the last hours are saved; put back, the chain reads as one that had them."""
+    settings, away = fresh(ready, tmp_path / "one"), tmp_path / "away"
+    trainer = Trainer(settings, "none")
+    trainer.train(LAST - 8, start=FIRST)
+
+    def hide(*_: object) -> None:
+        for path in sorted(trainer.states.root.glob("hour=*/weights.safetensors")):
+            path.rename(away / path.parent.name)
+
+    away.mkdir()
+    last_state = trainer.train(LAST, report=hide)
+    assert len(trainer.states.hours()) > RECENT_HOURS
+    for hour in trainer.states.hours()[:-1]:  # the others were forgotten meanwhile
+        (away / f"hour={hour.key}").rename(weights(settings, "none", hour))
+    assert last_state.builds_on
+    expected = fresh(ready, tmp_path / "other")
+    Trainer(expected, "none").train(LAST, start=FIRST, save_every=100)
+    assert bits_of(settings, "none", LAST) == bits_of(expected, "none", LAST)
+
+
+def test_a_chain_of_the_version_that_counted_in_32_bits_goes_on(ready: Settings, tmp_path: Path) -> None:
+    """Its checkpoints are read as they are; the next one stands alone, and the figures stay the same."""
+    today, older = fresh(ready, tmp_path / "today"), fresh(ready, tmp_path / "older")
+    Trainer(today, "matched_clock").train(FIRST + 40, start=FIRST)
+    states = StateStore(today.training_dir / "states", "matched_clock")
+    head = max(hour for hour in states.hours() if states.info(hour).builds_on)
+    states.drop_after(head)
+    shutil.copytree(states.root, older.training_dir / "states" / "matched_clock")
+    for path in StateStore(older.training_dir / "states", "matched_clock").root.glob("hour=*/state.json"):
+        tensors = load_file(path.parent / "weights.safetensors")
+        counted = {name: t.float() for name, t in tensors.items() if name.endswith(".statistics")}
+        assert len(counted) == 2
+        save_file({**tensors, **counted}, path.parent / "weights.safetensors")
+        content = json.loads(path.read_text())
+        del content["layers"]
+        path.write_text(json.dumps({**content, "weights": digest_file(path.parent / "weights.safetensors")}))
+    for settings in (today, older):
+        Trainer(settings, "matched_clock").train(head + 3)
+    states = StateStore(older.training_dir / "states", "matched_clock")
+    assert states.info(head).builds_on
+    assert not states.info(head + 1).builds_on
+    scores = [read_predictions(s, "matched_clock", head + 1, head + 4)["score"].to_numpy() for s in (today, older)]
+    np.testing.assert_allclose(scores[1], scores[0], atol=1e-5)
 
 
 def test_a_reader_does_not_touch_what_is_being_written(ready: Settings, tmp_path: Path) -> None:
