@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -226,24 +227,23 @@ def run_the_chain_from_its_forms(settings: Settings) -> None:
 
     api = AirflowApi(settings)
 
-    def all_ended() -> bool:
-        return all(run["state"] in {"success", "failed"} for dag_id in HOURLY for run in api.runs(dag_id))
+    def ended_of(wanted: dict[str, int]) -> bool:
+        runs = {dag_id: api.runs(dag_id) for dag_id in HOURLY}
+        ended = all(run["state"] in {"success", "failed"} for of_dag in runs.values() for run in of_dag)
+        return ended and all(len(runs[dag_id]) == number for dag_id, number in wanted.items())
 
     hour = EventStore(settings.events_dir).hours()[-1]
     last = day_hours(hour.day)[-1]
-    wait_for(all_ended, "runs under way", 300)
+    wait_for(partial(ended_of, {}), "runs under way", 300)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
         )
         page = browser.new_page(viewport={"width": 1400, "height": 900})
         for started, dag_id in enumerate(HOURLY[1:], 1):
-            before = {name: len(api.runs(name)) for name in HOURLY}
+            wanted = {name: len(api.runs(name)) + 1 for name in HOURLY[started:]}
             fill_form(page, settings, dag_id, hour=hour.key).wait_for(state="hidden", timeout=60_000)
-            wait_for(
-                lambda b=before, n=started: all(len(api.runs(d)) == b[d] + 1 for d in HOURLY[n:]) and all_ended(),
-                f"what {dag_id} starts", 300,
-            )  # fmt: skip
+            wait_for(partial(ended_of, wanted), f"{dag_id} and what follows it", 300)
         assert not [run for run in api.runs("report_day") if run["partition_key"] == str(hour.day)]
         fields = {"first": (hour + 1).key, "last": last.key}
         fill_form(page, settings, "backfill_hours", **fields).wait_for(state="hidden", timeout=60_000)
