@@ -72,7 +72,8 @@ def _parts(tree: exp.Expression) -> list[str]:
 
 
 def _check_bounded(tree: exp.Expression, text: str, where: str) -> None:
-    if unbounded := tree.find(*UNBOUNDED) or next(filter(_grows_without_bound, tree.find_all(exp.Pad, *GROWING)), None):
+    growing = [call for call in tree.find_all(exp.Pad, *GROWING) if _grows_without_bound(call)]
+    if unbounded := tree.find(*UNBOUNDED) or next(iter(growing), None):
         raise ConfigError(
             f"{where}: '{text}' holds {unbounded.sql(dialect='duckdb')}; use the columns of the row, without queries, lists "
             "that are generated, or repeated text"
@@ -87,7 +88,7 @@ def _check_bounded(tree: exp.Expression, text: str, where: str) -> None:
             )
 
 
-def _grows_without_bound(call: exp.Expression) -> bool:
+def _grows_without_bound(call: exp.Expr) -> bool:
     if isinstance(call, exp.Pad):
         width = call.expression
         return not width.is_int or int(width.name) > LONGEST_TEXT
@@ -101,7 +102,7 @@ def _grows_without_bound(call: exp.Expression) -> bool:
     return isinstance(call, exp.Replace | exp.RegexpReplace) and not _is_short(call.args.get("replacement"))
 
 
-def _lengthens(call: exp.Expression) -> bool:
+def _lengthens(call: exp.Expr) -> bool:
     """Whether a call can make a text longer: a replacement by nothing, or by as much as it replaces, does not."""
     if not isinstance(call, exp.Replace | exp.RegexpReplace):
         return True
