@@ -17,8 +17,6 @@ from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
 
-import duckdb
-
 from ab_analysis.experiment import Experiment, ExperimentPlan, Segment
 from ab_analysis.metrics import to_sql
 from ab_analysis.moments import check_known
@@ -106,7 +104,7 @@ def make_tables(
         _base(db, plan, until)
         _users(db, plan)
         analyzed = _by_variant(db, "users", experiment)
-    except duckdb.Error as error:
+    except db.errors as error:
         raise DataError(f"experiment '{experiment.name}': {_culprit(db, plan)}: {str(error).splitlines()[0]}") from None
     new = int(db.scalar("SELECT count(*) FROM users WHERE is_new"))
     return Counts(until, assigned, analyzed, crossed, unknown, early, new, others=_others(db, experiment))
@@ -156,7 +154,7 @@ def _culprit(db: Engine, plan: ExperimentPlan) -> str:
     for where, text in expressions.items():
         try:
             db.rows(f"SELECT count({to_sql(text, db.dialect)}) FROM events")
-        except duckdb.Error:
+        except db.errors:
             return f"{where}, '{text}', cannot be computed for an event"
     return (
         f"population, '{plan.experiment.population}', cannot be computed"

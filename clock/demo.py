@@ -23,7 +23,7 @@ from operations.airflow_driver import HOURLY, report_days, run_hours, start_airf
 from operations.processes import running, with_free_ports
 from operations.services import migrate_airflow, serving_service
 from pipeline.history import build_history
-from pipeline.source import Source, load_source, save_source
+from pipeline.source import Source, end_of_log, load_source, save_source
 
 log = logging.getLogger("clock.demo")
 
@@ -104,8 +104,8 @@ def _plan(settings: Settings, data: str | None, hours: int) -> dict[str, Any]:
     if settings.source == "simulator":
         from pipeline.source import save_app_source
 
-        simulated = save_app_source(settings)
-        end = Hour.of(simulated.app.first_instant(simulated.config.days))
+        save_app_source(settings)
+        end = end_of_log(settings)
     else:
         from events.mapping import load_mapping
 
@@ -115,23 +115,10 @@ def _plan(settings: Settings, data: str | None, hours: int) -> dict[str, Any]:
                 f"the source '{settings.source}' needs its log: make demo SOURCE={settings.source} DATA=PATH"
             )
         save_source(settings, Source(settings.source, (data,)))
-        end = _last_hour(settings, data) + 1
+        end = end_of_log(settings)
     plan = {"takeover": (end - hours).key, "end": end.key, "history": None}
     write_json(path, plan)
     return plan
-
-
-def _last_hour(settings: Settings, data: str) -> Hour:
-    """The hour of the log's last readable event."""
-    from core import duck
-    from core.errors import DataError
-    from events.ingest import last_moment
-
-    with duck.connection(settings) as con:
-        moment = last_moment(con, settings.source, [data])
-    if moment is None:
-        raise DataError(f"{data} holds no event with a readable time")
-    return Hour.of(moment)
 
 
 def live_hours(settings: Settings, api: AirflowApi, first: Hour, end: Hour, stack: ExitStack) -> None:

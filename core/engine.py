@@ -15,6 +15,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import duckdb
 import pyarrow as pa
 
 from core.duck import connection, quoted
@@ -23,7 +24,6 @@ from core.files import replaced_directory
 from core.settings import Settings
 
 if TYPE_CHECKING:
-    import duckdb
     from pyspark.sql import SparkSession
 
 SPARK_OPTIONS = {
@@ -58,6 +58,8 @@ class Engine(ABC):
 
     dialect: str
     """The engine's SQL, by sqlglot's name."""
+    errors: tuple[type[Exception], ...]
+    """What it raises when it cannot compute a query."""
 
     def __init__(self) -> None:
         self.queries: list[str] = []
@@ -153,6 +155,8 @@ class DuckEngine(Engine):
 
     dialect = "duckdb"
 
+    errors = (duckdb.Error,)
+
     def __init__(self, con: duckdb.DuckDBPyConnection) -> None:
         super().__init__()
         self.con = con
@@ -214,7 +218,10 @@ class SparkEngine(Engine):
     dialect = "spark"
 
     def __init__(self, session: SparkSession) -> None:
+        from pyspark.errors import PySparkException
+
         super().__init__()
+        self.errors = (PySparkException,)
         self.session = session
         self._held: dict[str, Any] = {}
         self._read = 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Mapping
 from datetime import timedelta
@@ -28,6 +29,8 @@ from core.alerts import send_alert
 from core.errors import ConfigError, CorruptStateError, DataError, NotReadyError
 from core.hours import Hour
 from core.settings import Settings, load_settings
+
+log = logging.getLogger("dags")
 
 HOUR_PATTERN = r"^(\d{4}-\d{2}-\d{2}T\d{2})?$"
 HOUR_FORMAT = "%Y-%m-%dT%H"
@@ -120,8 +123,13 @@ def hourly(asset: Asset) -> PartitionedAssetTimetable:
 
 
 def hour_param(text: str) -> Param:
-    """A field of the trigger form for an hour; empty means the next hour that is due."""
-    return optional_param("Hour (UTC)", HOUR_PATTERN, f"{text} Form: 2026-11-23T10. Empty: the next hour that is due.")
+    """A field of the trigger form for an hour; empty means the next hour that is due.
+
+    The form shows no hour as its default: Airflow fixes a form's defaults when it reads the DAG's file, and each other
+    default would be another version of the DAG.
+    """
+    empty = "Empty: the next hour that is due when the run starts; the run's log names it."
+    return optional_param("Hour (UTC)", HOUR_PATTERN, f"{text} Form: 2026-11-23T10. {empty}")
 
 
 def optional_param(title: str, pattern: str, description: str) -> Param:
@@ -129,12 +137,15 @@ def optional_param(title: str, pattern: str, description: str) -> Param:
     return Param(None, type=["null", "string"], pattern=pattern, title=title, description=description)
 
 
-def settings_and_hour() -> tuple[Settings, Hour]:
+def settings_and_hour(*, announce: bool = True) -> tuple[Settings, Hour]:
     """The platform's settings and the hour that the running task works on.
 
     The hour is the run's partition, the hour of the form, or the hour in the run's id; with none of them, the next hour
     that is due, which the run then keeps. It becomes the partition of the assets that the task updates, so
     whatever follows in the chain runs for it.
+
+    Args:
+        announce: off: the task says itself which partitions of its assets it updates.
 
     Raises:
         ConfigError: what the run was given is not an hour, or names two.
@@ -143,24 +154,36 @@ def settings_and_hour() -> tuple[Settings, Hour]:
     context, settings = get_current_context(), load_settings()
     key = _named_hour(context)
     hour = Hour.parse(key) if key else _due_hour(settings, context["dag_run"].dag_id, context["dag_run"].run_id)
-    for asset in context["task"].outlets:
+    log.info("this run works on the hour %s", hour)
+    for asset in context["task"].outlets if announce else ():
         context["outlet_events"][asset].add_partitions(hour.key)
     return settings, hour
 
 
-def skip_if_announced(asset: Asset, hour: Hour) -> None:
-    """End the running task as skipped where an earlier run has announced the hour of an asset.
+def announce_day(asset: Asset, settings: Settings, hour: Hour) -> None:
+    """Announce the hours of an hour's day that are through to the day's report, each once.
 
-    A run that is cleared would announce its hour again, and the day's report, which waits for 24 hours, would
-    wait for the other 23 for ever.
+    The report waits for 24 hours. It would wait for ever for hours that were built in bulk, so they are announced with
+    the first hour of their day that runs. It would wait for 23 others if a run that is cleared announced its hour again, so
+    that run ends as skipped.
 
     Args:
-        asset: an inlet of the task.
-        hour: the hour.
+        asset: an inlet and an outlet of the task.
+        settings: of the workspace.
+        hour: that the running task works on.
+
+    Raises:
+        AirflowSkipException: earlier runs announced all of them.
     """
-    events = get_current_context()["inlet_events"][asset].ascending(False).limit(RECENT_EVENTS)
-    if any(event.partition_key == hour.key for event in events):
+    from pipeline.due import hours_through
+
+    context = get_current_context()
+    events = context["inlet_events"][asset].ascending(False).limit(RECENT_EVENTS)
+    announced = {event.partition_key for event in events}
+    keys = [h.key for h in hours_through(settings, hour.day) if h.key not in announced]
+    if not keys:
         raise AirflowSkipException(f"done; an earlier run announced {hour} to the day's report")
+    context["outlet_events"][asset].add_partitions(keys)
 
 
 def _named_hour(context: Mapping[str, Any]) -> str | None:

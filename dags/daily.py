@@ -42,7 +42,8 @@ with DAG(
     doc_md="""
 ### Reports of a day
 When the day's 24 hours are through: Evidently's drift report of the day against the week before, and a report of
-every running experiment in the workspace's `experiments` folder, a mapped task each; a new file there needs no code.
+every running experiment in the workspace's `experiments` folder, a mapped task each; a new file there needs no code. The
+task of an experiment whose file is wrong fails, with an alert that names it; the others are reported.
 The day after an experiment's end its final report is written. Trigger it with a day for an earlier or unfinished day.
 Running it again writes the same pages.
 """,

@@ -15,12 +15,12 @@ from dags.common import (
     DEFAULTS,
     EVENTS,
     STATES,
+    announce_day,
     deadline,
     hour_param,
     hourly,
     ingest_schedule,
     settings_and_hour,
-    skip_if_announced,
 )
 
 APPROVAL_DEADLINE = timedelta(hours=12)
@@ -118,8 +118,8 @@ Compares the candidate with the champion on hours that neither was trained on, b
 `evaluation/policy.yaml`, and moves the `champion` alias in MLflow only if the candidate is better. The
 decision with all its figures is a report page. Where the policy wants a person (`require_approval`, or too much
 drift), the task `approve` waits under Required Actions; without an answer in 12 hours nothing is promoted.
-`watch_champion` rolls a champion back that falls behind its predecessor, and announces the hour to the day's report, once:
-it ends as skipped where the hour was announced before; `watch_experiments` stops an experiment that
+`watch_champion` rolls a champion back that falls behind its predecessor, and announces the hours of its day that are through
+to the day's report, each once: it ends as skipped where all were announced before; `watch_experiments` stops an experiment that
 serves and does harm (`automatic_stop`). **To undo a promotion** trigger `rollback_champion`.
 """,
 ):
@@ -149,10 +149,10 @@ serves and does harm (`automatic_stop`). **To undo a promotion** trigger `rollba
     def watch_champion() -> None:
         from pipeline.promotion import watch_champion as watch
 
-        settings, hour = settings_and_hour()
+        settings, hour = settings_and_hour(announce=False)
         move = watch(settings, hour)
         get_current_context()["ti"].xcom_push("return_value", asdict(move) if move else None)
-        skip_if_announced(CHAMPION, hour)
+        announce_day(CHAMPION, settings, hour)
 
     @task(trigger_rule="none_failed")
     def watch_experiments() -> list[dict[str, Any]]:

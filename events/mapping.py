@@ -9,9 +9,7 @@ from typing import Literal
 from zoneinfo import available_timezones
 
 import duckdb
-import sqlglot
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, field_validator, model_validator
-from sqlglot import expressions as exp
 
 from core.documents import did_you_mean, load_document
 from core.errors import ConfigError
@@ -20,7 +18,6 @@ from events.schema import BEHAVIORS, RESERVED
 
 BUILTIN = Path(__file__).parent / "sources"
 ITEM_FACET = "item"
-QUOTING = "; names with spaces or signs are written in double quotes, as in '\"rating:float\" >= 4'"
 """The facet of a log without attributes: the item itself."""
 INNER = (
     "hour", "slot", "as_of", "first_hour", "event_timestamp", "score", "events", "count", "weight", "place", "batch",
@@ -255,21 +252,3 @@ def log_paths(mapping: Mapping, folder: Path, hour: Hour | None = None) -> list[
 def relative(folder: Path, path: str) -> str:
     """A path that a mapping names, from the folder that its paths start from."""
     return path if Path(path).is_absolute() else str(folder / path)
-
-
-def parse_expression(text: str, where: str) -> exp.Expression:
-    """Parse one scalar SQL expression over columns; subqueries, statements and aggregates are refused."""
-    try:
-        tree = sqlglot.parse_one(f"SELECT {text}", read="duckdb")
-    except sqlglot.errors.SqlglotError as error:
-        reason = str(error).splitlines()[0]
-        raise ConfigError(f"{where}: cannot read the expression '{text}': {reason}{QUOTING}") from None
-    simple = isinstance(tree, exp.Select) and len(tree.expressions) == 1 and set(_parts(tree)) == {"expressions"}
-    nested = sum(1 for _ in tree.find_all(exp.Select)) > 1 or tree.find(exp.Alias) is not None
-    if not simple or nested or tree.find(exp.Subquery, exp.AggFunc, exp.Window, exp.Star, exp.Table) is not None:
-        raise ConfigError(f"{where}: '{text}' must be one expression over the columns of a row{QUOTING}")
-    return tree.expressions[0]
-
-
-def _parts(tree: exp.Expression) -> list[str]:
-    return [name for name, value in tree.args.items() if value]

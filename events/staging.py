@@ -11,8 +11,9 @@ from sqlglot import expressions as exp
 
 from core.duck import identifier, quoted, scalar
 from core.errors import ConfigError, DataError
+from core.expressions import parse_expression
 from core.hours import Hour
-from events.mapping import Items, Mapping, Timestamp, is_zone, parse_expression, relative
+from events.mapping import Items, Mapping, Timestamp, is_zone, relative
 from events.readers import RawLog, exact_text, find_files, load_raw
 from events.schema import BEHAVIORS
 

@@ -70,11 +70,15 @@ def _through(api: AirflowApi, hour: Hour) -> bool:
 
 
 def report_days(api: AirflowApi, days: set[str]) -> None:
-    """Run the daily reports of days whose 24 hours did not all go through Airflow."""
+    """Run the daily reports of days that may not be over, and wait for those that Airflow starts of itself."""
     for number, day in enumerate(sorted(days), 1):
         run = api.trigger("report_day", conf={"day": day})
         wait_for(lambda r=run: _ended(api, r), f"the reports of {day}", HOUR_TIMEOUT_SECONDS)  # type: ignore[misc]
         log.info("reports of %s are written", day, extra=step(number, len(days)))
+    wait_for(
+        lambda: all(run["state"] in {"success", "failed"} for run in api.runs("report_day")),
+        "the reports of whole days", HOUR_TIMEOUT_SECONDS,
+    )  # fmt: skip
 
 
 def _ended(api: AirflowApi, run_id: str) -> bool:

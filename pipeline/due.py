@@ -1,11 +1,12 @@
-"""The hour that is due next at each step of the hourly chain."""
+"""How far each step of the hourly chain is: the hour that is due next, the hours of a day that are through."""
 
 from __future__ import annotations
 
+from datetime import date
 from typing import Literal
 
 from core.errors import NotReadyError
-from core.hours import Hour
+from core.hours import Hour, day_hours
 from core.settings import Settings
 from events.store import EventStore
 
@@ -36,11 +37,27 @@ def next_due_hour(settings: Settings, step: Step) -> Hour:
 
         as_of = ClockState(settings, store).as_of
         return min(as_of or last, last)
-    from training.state import StateStore
-
-    trained = StateStore(settings.training_dir / "states", settings.candidate_variant).head()
+    trained = _trained_until(settings)
     if step == "training":
         return min(trained + 1 if trained else last, last)
     if trained is None:
         raise NotReadyError(f"no hour is due: {settings.candidate_variant} was not trained yet")
     return trained
+
+
+def hours_through(settings: Settings, day: date) -> list[Hour]:
+    """Hours of a UTC day that no run of the hourly chain is still to come for.
+
+    They are the hours that went through it, in bulk or one by one, and those before the log begins.
+    """
+    ingested, trained = EventStore(settings.events_dir).hours(), _trained_until(settings)
+    if not ingested or trained is None:
+        return []
+    known = set(ingested)
+    return [hour for hour in day_hours(day) if hour < ingested[0] or (hour in known and hour <= trained)]
+
+
+def _trained_until(settings: Settings) -> Hour | None:
+    from training.state import StateStore
+
+    return StateStore(settings.training_dir / "states", settings.candidate_variant).head()

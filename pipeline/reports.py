@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 from dataclasses import asdict
 from datetime import date, timedelta
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from ab_analysis.assignment import check_layers
+from ab_analysis.assignment import check_workspace_layers
 from ab_analysis.experiment import Experiment, find_experiments, load_named
 from ab_analysis.report import write_report
 from core import duck
@@ -98,13 +99,23 @@ def _numbers(*sides: pd.DataFrame) -> list[str]:
 def due_experiments(settings: Settings, until: Hour) -> list[str]:
     """Experiments to report as of an hour: those that run, and those that ended and have no final report yet.
 
-    Raises:
-        ConfigError: a file is wrong, its name is not its experiment's, or two claim the same users of a layer.
+    An experiment whose file is wrong is due too: its report fails, by name, and the others' do not.
     """
     folder = settings.experiments_dir
-    experiments = {name: load_named(folder, name) for name in find_experiments(folder)}
-    check_layers(list(experiments.values()))
-    return [name for name, e in experiments.items() if e.start_time < until.start and not _is_final(settings, e, until)]
+    return [name for name in find_experiments(folder) if _is_due(settings, _load_if_right(folder, name), until)]
+
+
+def _load_if_right(folder: Path, name: str) -> Experiment | None:
+    try:
+        return load_named(folder, name)
+    except ConfigError:
+        return None
+
+
+def _is_due(settings: Settings, experiment: Experiment | None, until: Hour) -> bool:
+    if experiment is None:
+        return True
+    return experiment.start_time < until.start and not _is_final(settings, experiment, until)
 
 
 def _is_final(settings: Settings, experiment: Experiment, until: Hour) -> bool:
@@ -120,8 +131,13 @@ def report_experiment(settings: Settings, name: str, until: Hour) -> dict[str, A
 
     Returns:
         Name, verdict, sentence, path of the page; before anybody was exposed the sentence says so and there is no page.
+
+    Raises:
+        ConfigError: the file is wrong, its name is not its experiment's, or another experiment claims the same users of
+            its layer.
     """
     experiment = load_named(settings.experiments_dir, name)
+    check_workspace_layers(settings, experiment)
     try:
         written = write_report(settings, experiment, until)
     except NotReadyError as error:
@@ -148,19 +164,25 @@ def headline_effects(report: dict[str, Any]) -> dict[str, dict[str, dict[str, An
 def past_reports(settings: Settings, name: str | None, first: date, last: date) -> list[dict[str, str]]:
     """Experiment and hour of every report that is due at the end of days from ``first`` to ``last``.
 
+    An experiment whose file is wrong is listed once, for the last day: its report fails, by name.
+
     Raises:
         ConfigError: the days are the wrong way round, or there is no such experiment.
     """
     if last < first:
         raise ConfigError(f"the last day {last} lies before the first, {first}")
     folder = settings.experiments_dir
-    experiments = [load_named(folder, n) for n in ([name] if name else find_experiments(folder))]
+    if name:
+        load_named(folder, name)
+    experiments = {n: _load_if_right(folder, n) for n in ([name] if name else find_experiments(folder))}
     due: dict[tuple[str, str], None] = {}
     for offset in range((last - first).days + 1):
         until = day_hours(first + timedelta(days=offset))[-1] + 1
-        for e in experiments:
-            if e.start_time < until.start:
-                due[e.name, min(until, e.end_hour or until).key] = None
+        for n, e in experiments.items():
+            if e is None:
+                due[n, (day_hours(last)[-1] + 1).key] = None
+            elif e.start_time < until.start:
+                due[n, min(until, e.end_hour or until).key] = None
     return [{"experiment": experiment, "until": until} for experiment, until in due]
 
 

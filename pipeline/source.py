@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from glob import glob
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from core.errors import NotReadyError
+from core import duck
+from core.errors import DataError, NotReadyError
 from core.files import read_json, write_json
 from core.hours import Hour
 from core.logs import log_context
 from core.settings import Settings
-from events.ingest import Account, ingest
+from events.ingest import Account, ingest, last_moment
 from events.mapping import load_mapping, log_paths
 
 if TYPE_CHECKING:
@@ -35,8 +37,8 @@ class Source:
     @property
     def hourly_files(self) -> bool:
         """Whether the log has a file an hour (else each hour is taken out of the whole by its times)."""
-        own, _ = load_mapping(self.mapping)
-        return any("{hour}" in path for path in (self.paths or own.paths))
+        mapping, _ = load_mapping(self.mapping)
+        return any("{hour}" in path for path in (self.paths or mapping.paths))
 
     def files_of(self, hour: Hour | None = None) -> list[str]:
         """Paths of an hour's log, or of the whole."""
@@ -51,6 +53,27 @@ def save_source(settings: Settings, source: Source) -> None:
     absolute = tuple(str(Path(p).absolute()) for p in source.paths)
     mapping = str(Path(source.mapping).absolute()) if Path(source.mapping).exists() else source.mapping
     write_json(settings.workspace / "source.json", asdict(Source(mapping, absolute, source.simulated)))
+
+
+def log_end(settings: Settings, source: Source) -> Hour | None:
+    """The hour after the last readable event of a source's log; None for hourly files of which none has arrived yet.
+
+    Raises:
+        ConfigError: the mapping is wrong, or does not fit the log.
+        DataError: there is no log, or no event of it has a readable time.
+    """
+    if source.simulated:
+        from simulation.workspace import app_log
+
+        app = app_log(settings)
+        return Hour.of(app.app.first_instant(app.config.days))
+    if source.hourly_files and not any(glob(path) for path in source.files_of()):
+        return None
+    with duck.connection(settings) as con:
+        moment = last_moment(con, source.mapping, source.files_of())
+    if moment is None:
+        raise DataError(f"{', '.join(source.files_of())} holds no event with a readable time")
+    return Hour.of(moment) + 1
 
 
 def save_app_source(settings: Settings) -> AppLog:
@@ -94,6 +117,19 @@ def ingest_hour(settings: Settings, hour: Hour) -> Account:
             )
         return ingest(source.mapping, files, settings, close=(hour, hour + 1))
     return ingest(source.mapping, files, settings, close=(hour, hour + 1), only=(hour, hour + 1))
+
+
+def end_of_log(settings: Settings) -> Hour:
+    """The hour after the last event of the workspace's log.
+
+    Raises:
+        NotReadyError: the source was not set up, or no file of its log has arrived.
+    """
+    source = load_source(settings)
+    end = log_end(settings, source)
+    if end is None:
+        raise NotReadyError(f"the log has not arrived: no file {source.files_of()[0]}")
+    return end
 
 
 def ingest_history(settings: Settings, until: Hour | None) -> Account:

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from core import cli
+from core.errors import ConfigError
 
 RUN, MODELS, DATA = "Run the platform", "Models", "Data"
 
@@ -97,27 +98,45 @@ def setup(
     ] = None,
     source: cli.SourceOption = None,
 ) -> None:
-    """Say where a source's log comes from."""
-    from pipeline.source import Source, save_app_source, save_source
+    """Say where a source's log comes from. Its mapping and its log are looked at before anything is written."""
+    from core.settings import load_settings
+    from events.mapping import load_mapping
+    from pipeline.source import Source, log_end, save_app_source, save_source
 
     settings = cli.settings_of(source)
     if mapping == "simulated":
         save_app_source(settings)
-    else:
-        save_source(settings, Source(mapping, tuple(path or ())))
-    print(f"{settings.workspace} takes its log from {mapping}; next: clock history UNTIL")
+        print(f"{settings.workspace} takes its log from the simulated app; next: clock history")
+        return
+    name = load_mapping(mapping)[0].source
+    if source not in (None, name):
+        raise ConfigError(f"{mapping} is the mapping of '{name}', not of '{source}'; leave --source out")
+    settings = load_settings(source=name)
+    log = Source(mapping, tuple(path or ()))
+    end = log_end(settings, log)
+    save_source(settings, log)
+    last = f"up to {end - 1}" if end else "of which no file has arrived yet"
+    print(f"{settings.workspace} takes its log from {mapping}, {last}; next: clock --source {name} history")
 
 
 @app.command(rich_help_panel=DATA)
 def history(
-    until: Annotated[str, typer.Argument(metavar="HOUR", help="The first hour that is left to the hourly steps.")],
+    until: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[HOUR]", help="The first hour that is left to the hourly steps. Default: the log's end."
+        ),
+    ] = None,
     source: cli.SourceOption = None,
 ) -> None:
     """Build everything before an hour in bulk."""
     from core.hours import Hour
     from pipeline.history import build_history
+    from pipeline.source import end_of_log
 
-    print(json.dumps(build_history(cli.settings_of(source), Hour.parse(until)), default=str))
+    settings = cli.settings_of(source)
+    end = Hour.parse(until) if until else end_of_log(settings)
+    print(json.dumps(build_history(settings, end), default=str))
 
 
 @app.command(rich_help_panel=DATA)

@@ -77,7 +77,7 @@ def problem(tmp_path: Path, text: str) -> str:
         ("[likes]", "[m]\nmetrics: {m: {sum: played_secs}}", "events have no column 'played_secs'; did you mean"),
         ("[likes]", "[m]\nmetrics: {m: {sum: played_seconds, count: skip}}", "line 8: metrics.m: give exactly one of"),
         ("[likes]", "[m]\nmetrics: {m: {sum: sum(played_seconds)}}", "must be one expression"),
-        ("[likes]", "[m]\nmetrics: {m: {sum: readfile('x')}}", "is not one of SQL's own functions"),
+        ("[likes]", "[m]\nmetrics: {m: {sum: readfile('x')}}", "calls readfile(), which is unknown"),
         ("[likes]", "[m]\nmetrics: {m: {ratio: [skip_rate, plays]}}", "is made of 'skip_rate', which is not"),
         ("variants: {a: 0.5, b: 0.5}", "variants: {a: .nan, b: 0.5}", "line 2: variants.a: Input should be a finite"),
         (

@@ -26,6 +26,7 @@ from ab_analysis.metrics import load_catalog
 from ab_analysis.table import TableSpec, analyze_table
 from ab_analysis.user_table import make_tables
 from core.engine import engine
+from core.errors import DataError
 from core.settings import load_settings
 from tests.ab_analysis.test_user_table import BASE, UNTIL, plan_of
 folder = Path(sys.argv[2])
@@ -42,7 +43,12 @@ with engine(load_settings(**json.loads(sys.argv[1]))) as db:
         import pyarrow.parquet as pq
         pq.write_table(db.arrow("SELECT * FROM users"), folder / "users.parquet")
     rows, _ = analyze_table(db, folder / "users.parquet", spec)
-print(json.dumps({"analysis": found, "table": [repr(r) for r in rows]}))
+    try:
+        bad = plan_of(metrics={"m": {"sum": "CAST(concat('x', genre) AS INT)"}}, secondary=("m",))
+        make_tables(db, bad, UNTIL, events=[folder / "events.parquet"], exposures=[folder / "exposures.parquet"])
+    except DataError as error:
+        refused = str(error)
+print(json.dumps({"refused": refused, "analysis": found, "table": [repr(r) for r in rows]}))
 """
 
 
@@ -85,3 +91,5 @@ def test_a_spark_cluster_gives_what_duckdb_gives(tmp_path: Path) -> None:
     ours, theirs = found["duckdb"]["analysis"], found["spark"]["analysis"]
     assert {r["method"] for r in ours["results"]} == {"welch", "cuped", "cupac", "post_stratified", "quantile"}
     assert theirs == ours
+    culprit = "metric 'm', 'CAST(CONCAT('x', genre) AS INT)', cannot be computed for an event"
+    assert all(culprit.lower() in result["refused"].lower() for result in found.values()), found["spark"]["refused"]

@@ -25,7 +25,14 @@ def policy_of(t):
     return getattr(t, 'partial_kwargs', {}).get('retry_policy') or getattr(t, 'retry_policy', None)
 def assets_of(condition):
     return sorted(a.name for a in getattr(condition, 'objects', [condition])) if condition else []
+def refusal(dag):
+    try:
+        DagSerialization.from_dict(DagSerialization.to_dict(dag)).timetable.resolve_partition_date('2026-11-23T10:00')
+    except ValueError as error:
+        return str(error)
+from airflow.serialization.serialized_objects import DagSerialization
 print(json.dumps({
+    'refused': {d.dag_id: refusal(d) for d in bag.dags.values() if refusal(d)},
     'errors': bag.import_errors,
     'heavy': heavy,
     'seconds': {stat.file: stat.duration.total_seconds() for stat in bag.dagbag_stats},
@@ -147,7 +154,11 @@ class FakeOutlets(dict[Any, Any]):
 
     def __missing__(self, asset: Any) -> SimpleNamespace:
         keys: list[str] = []
-        self[asset] = SimpleNamespace(keys=keys, add_partitions=keys.append)
+
+        def add(partitions: str | list[str]) -> None:
+            keys.extend([partitions] if isinstance(partitions, str) else partitions)
+
+        self[asset] = SimpleNamespace(keys=keys, add_partitions=add)
         return self[asset]
 
 
@@ -206,6 +217,13 @@ def test_a_run_without_an_hour_takes_the_next_one_due_and_keeps_it(
     assert common.settings_and_hour()[1] == first + 2
 
 
+def test_a_partition_of_another_form_is_refused_when_a_run_is_triggered(bag: dict[str, Any]) -> None:
+    """``ingest_hour`` takes its partition at run time: there the task refuses it (the next test)."""
+    refused = bag["refused"]
+    assert set(refused) == {"materialize_clock", "train_ranker", "promote_ranker", "report_day"}
+    assert all("2026-11-23T10:00" in message for message in refused.values()), refused
+
+
 @pytest.mark.parametrize(
     ("partition", "form", "words"),
     [("2026-11-23T10:00", None, "2026-11-23T10"), (None, "2026-11-23T25", "not an hour"), ("2026-11-23T10", "2026-11-23T11", "two hours")],
@@ -239,21 +257,57 @@ def test_what_is_not_there_yet_is_tried_again_and_wrong_data_is_not() -> None:
     }  # fmt: skip
 
 
-def test_an_hour_is_announced_to_the_day_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    from airflow.sdk.exceptions import AirflowSkipException
-
+def place_hours(settings: Any, *, ingested: list[str], trained: str) -> None:
+    """Partitions and a state as ingestion and training leave them, as far as their names go."""
     from core.hours import Hour
+    from events.store import EventStore
+    from training.state import StateStore
+
+    store = EventStore(settings.events_dir)
+    for key in ingested:
+        store.partition(Hour.parse(key)).mkdir(parents=True, exist_ok=True)
+        (store.partition(Hour.parse(key)) / "manifest.json").write_text("{}")
+    state = StateStore(settings.training_dir / "states", settings.candidate_variant).folder(Hour.parse(trained))
+    state.mkdir(parents=True)
+    (state / "state.json").write_text("{}")
+
+
+class Announced(list[Any]):
+    """An asset's events, as the latest come first."""
+
+    def ascending(self, _: bool) -> Announced:
+        return self
+
+    def limit(self, _: int) -> Announced:
+        return self
+
+
+def announcements(monkeypatch: pytest.MonkeyPatch, before: list[str]) -> FakeOutlets:
+    """Let the running task see earlier announcements; returns what it announces."""
     from dags import common
 
-    class Events(list[Any]):
-        def ascending(self, _: bool) -> Events:
-            return self
+    outlets = FakeOutlets()
+    events = {common.CHAMPION: Announced(SimpleNamespace(partition_key=key) for key in before)}
+    monkeypatch.setattr(common, "get_current_context", lambda: {"inlet_events": events, "outlet_events": outlets})
+    return outlets
 
-        def limit(self, _: int) -> Events:
-            return self
 
-    events = Events([SimpleNamespace(partition_key="2026-11-23T10")])
-    monkeypatch.setattr(common, "get_current_context", lambda: {"inlet_events": {common.CHAMPION: events}})
-    common.skip_if_announced(common.CHAMPION, Hour.parse("2026-11-23T11"))
+def test_the_days_report_waits_for_no_hour_that_is_through(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from airflow.sdk.exceptions import AirflowSkipException
+
+    from core.hours import Hour, day_hours, parse_day
+    from core.settings import load_settings
+    from dags import common
+
+    settings = load_settings(var=tmp_path)
+    day = [hour.key for hour in day_hours(parse_day("2026-11-23"))]
+    place_hours(settings, ingested=day[5:20], trained=day[17])
+    outlets = announcements(monkeypatch, before=[])
+    common.announce_day(common.CHAMPION, settings, Hour.parse(day[17]))
+    assert outlets[common.CHAMPION].keys == day[:18], "before the log, in bulk, and this one; not those still to train"
+    outlets = announcements(monkeypatch, before=day[:17])
+    common.announce_day(common.CHAMPION, settings, Hour.parse(day[17]))
+    assert outlets[common.CHAMPION].keys == [day[17]]
+    announcements(monkeypatch, before=day[:18])
     with pytest.raises(AirflowSkipException):
-        common.skip_if_announced(common.CHAMPION, Hour.parse("2026-11-23T10"))
+        common.announce_day(common.CHAMPION, settings, Hour.parse(day[17]))

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -215,6 +216,54 @@ def start_the_hour_from_the_form(settings: Settings, following: str) -> None:
     assert EventStore(settings.events_dir).hours()[-1].key == following
 
 
+def run_the_chain_from_its_forms(settings: Settings) -> None:
+    """The other hourly DAGs run for the hour in their forms, what follows too; a range leaves its day's report nothing to
+    wait for, though the day began in bulk."""
+    from playwright.sync_api import sync_playwright
+
+    from operations.airflow_api import AirflowApi
+    from operations.airflow_driver import HOURLY
+    from operations.processes import wait_for
+
+    api = AirflowApi(settings)
+
+    def ended_of(wanted: dict[str, int]) -> bool:
+        runs = {dag_id: api.runs(dag_id) for dag_id in HOURLY}
+        ended = all(run["state"] in {"success", "failed"} for of_dag in runs.values() for run in of_dag)
+        return ended and all(len(runs[dag_id]) == number for dag_id, number in wanted.items())
+
+    hour = EventStore(settings.events_dir).hours()[-1]
+    last = day_hours(hour.day)[-1]
+    wait_for(partial(ended_of, {}), "runs under way", 300)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+        )
+        page = browser.new_page(viewport={"width": 1400, "height": 900})
+        for started, dag_id in enumerate(HOURLY[1:], 1):
+            wanted = {name: len(api.runs(name)) + 1 for name in HOURLY[started:]}
+            fill_form(page, settings, dag_id, hour=hour.key).wait_for(state="hidden", timeout=60_000)
+            wait_for(partial(ended_of, wanted), f"{dag_id} and what follows it", 300)
+        assert not [run for run in api.runs("report_day") if run["partition_key"] == str(hour.day)]
+        fields = {"first": (hour + 1).key, "last": last.key}
+        fill_form(page, settings, "backfill_hours", **fields).wait_for(state="hidden", timeout=60_000)
+        browser.close()
+    wait_for(
+        lambda: str(hour.day) in {r["partition_key"] for r in api.runs("report_day") if r["state"] == "success"},
+        "the report of the day whose last hours were a range", 900,
+    )  # fmt: skip
+    assert EventStore(settings.events_dir).hours()[-1] == last
+    assert all(run["state"] == "success" for run in api.runs("promote_ranker"))
+
+
+def a_partition_of_another_form_fails_at_once(api: Any) -> None:
+    from operations.processes import wait_for
+
+    run = api.trigger("ingest_hour", partition="2026-11-23T10:00")
+    wait_for(lambda: api.state("ingest_hour", run) == "failed", "the run without an hour to fail")
+    assert [task["try_number"] for task in api.tasks("ingest_hour", run)] == [1]
+
+
 def approve_and_roll_back(platform: Platform, alerts: list[dict[str, Any]]) -> None:
     from playwright.sync_api import sync_playwright
 
@@ -299,3 +348,6 @@ def approve_and_roll_back(platform: Platform, alerts: list[dict[str, Any]]) -> N
     )
     wait_for(lambda: alerts[-1]["title"] == "rollback_champion.rollback failed", "the alert of the failed task")
     assert "no version 9999" in alerts[-1]["details"]["error"]
+    (settings.workspace / "policy.yaml").write_text(yaml.safe_dump(POLICY))
+    run_the_chain_from_its_forms(settings)
+    a_partition_of_another_form_fails_at_once(api)

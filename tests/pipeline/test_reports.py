@@ -68,15 +68,22 @@ def test_past_days_are_listed_up_to_the_end(workspace: Settings) -> None:
         past_reports(workspace, "other", *days)
 
 
-def test_a_file_named_otherwise_and_a_layer_claimed_twice_are_refused(workspace: Settings) -> None:
-    path = add(workspace, "misnamed", name="another")
-    with pytest.raises(ConfigError, match=r"name the file another\.yaml"):
-        due_experiments(workspace, END)
-    path.unlink()
+def test_an_experiment_that_is_wrong_fails_by_name_and_the_others_are_reported(workspace: Settings) -> None:
+    add(workspace, "misnamed", name="another")
+    (workspace.experiments_dir / "damaged.yaml").write_text("name: [\n")
     for name, start in (("low", 0.0), ("high", 0.3)):
         add(workspace, name, layer={"name": "ranking", "start": start, "end": start + 0.5})
-    with pytest.raises(ConfigError, match="layer 'ranking'"):
-        due_experiments(workspace, END)
+    wrong = {
+        "misnamed": r"name the file another\.yaml", "damaged": r"damaged\.yaml",
+        "low": "layer 'ranking'", "high": "layer 'ranking'",
+    }  # fmt: skip
+    assert due_experiments(workspace, END) == sorted(["clock_ranker", *wrong])
+    day = date(2026, 3, 5)
+    assert {r["experiment"] for r in past_reports(workspace, None, day, day)} == {"clock_ranker", *wrong}
+    for name, words in wrong.items():
+        with pytest.raises(ConfigError, match=words):
+            report_experiment(workspace, name, END)
+    assert report_experiment(workspace, "clock_ranker", END)["report"]
 
 
 def test_a_broken_split_is_an_alert(workspace: Settings) -> None:
