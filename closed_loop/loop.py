@@ -184,7 +184,7 @@ class Loop:
         rank = first_policy(self.app)
         visits = worlds[0].visits
         while visits.next < self.start:
-            hour, shown = visits.next, visits.hour(rank)
+            hour, shown = visits.next, visits.simulate_hour(rank)
             for world in worlds:
                 world.log.write_visits(hour, shown)
         for world in worlds:

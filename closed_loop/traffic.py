@@ -50,7 +50,7 @@ class World:
     def live(self, rank: Rank) -> None:
         """Live the next hour and write its log; an interrupted hour is lived again, the same way."""
         hour = self.next
-        self.log.write_visits(hour, self.visits.hour(rank))
+        self.log.write_visits(hour, self.visits.simulate_hour(rank))
         self.save()
 
     def save(self) -> None:

@@ -89,7 +89,7 @@ class FrozenModelWorld:
         rank = first_policy(app) if variant is None else lambda slates: self.scores(variant, slates)
         visits, totals = Visits(app, start), UserTotals(app)
         while visits.next < end:
-            totals.add(visits.until(min(visits.next + 24, end), rank))
+            totals.add(visits.simulate_until(min(visits.next + 24, end), rank))
         return Outcome({m: totals.values[m] for m in METRICS}, totals.exposed)
 
     def scores(self, variant: str, slates: Slates) -> np.ndarray:
