@@ -135,10 +135,10 @@ def _last_hour(settings: Settings, data: str) -> Hour:
 
 
 def live_hours(settings: Settings, api: AirflowApi, first: Hour, end: Hour, stack: ExitStack) -> None:
-    """The closed loop for hours [first, end): people meet the ranking service, and Airflow takes their log in.
+    """Simulate hours [first, end): the ranking service ranks for people, and Airflow ingests their log.
 
-    Each hour is ranked by the models and on the features that the hour before led to. An hour whose log is
-    there already is not lived again.
+    Each hour is ranked by the models and on the features that the previous hour led to. An hour whose log is
+    there already is not simulated again.
     """
     from closed_loop.traffic import HttpRanker, World
     from model_registry.store import open_registry
@@ -162,7 +162,7 @@ def live_hours(settings: Settings, api: AirflowApi, first: Hour, end: Hour, stac
                 world = World(written, world.state, hour)
             client.wait(hour, {CHAMPION: str(champion.version)})
             client.answers.clear()
-            world.live(client)
+            world.simulate_hour(client)
             log.info("hour %s: people asked for %d slates over HTTP (%s)", hour, sum(client.answers.values()),
                      ", ".join(f"{count} {what}" for what, count in sorted(client.answers.items())))  # fmt: skip
         run_hours(api, hour, hour + 1, done=hour.number - first.number, total=end.number - first.number)

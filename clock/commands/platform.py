@@ -62,7 +62,8 @@ def loop(
     source: cli.SourceOption = None,
 ) -> None:
     """The closed loop: users, serving, log, hourly steps, A/B report, and the true effect."""
-    from closed_loop.loop import SOURCE, LoopPlan, describe, run_loop
+    from closed_loop.loop import SOURCE, LoopPlan, run_loop
+    from closed_loop.summary import describe
     from core.progress import showing
 
     plan = LoopPlan(
