@@ -53,13 +53,15 @@ def _world(settings: Settings, number: int) -> dict[str, Any]:
     return {v: {**world.offline[v], **{m: float(np.mean(means[v][m]) / base[m] - 1) for m in ONLINE}} for v in VARIANTS}
 
 
-def _report(study: Study, results: list[dict[str, Any]]) -> tuple[str, str]:
+def _report(study: Study, outcomes: list[dict[str, Any]]) -> tuple[str, str]:
     taus = {
-        (a, b): [float(kendalltau([w[v][a] for v in VARIANTS], [w[v][b] for v in VARIANTS]).statistic) for w in results]
+        (a, b): [
+            float(kendalltau([w[v][a] for v in VARIANTS], [w[v][b] for v in VARIANTS]).statistic) for w in outcomes
+        ]
         for a in OFFLINE
         for b in ONLINE
     }
-    mean = {v: {m: float(np.mean([w[v][m] for w in results])) for m in (*OFFLINE, *ONLINE)} for v in VARIANTS}
+    mean = {v: {m: float(np.mean([w[v][m] for w in outcomes])) for m in (*OFFLINE, *ONLINE)} for v in VARIANTS}
     rows = tuple(
         (words(v), f"{mean[v]['auc']:.4f}", f"{mean[v]['uauc']:.4f}", f"{mean[v]['active_days']:+.2%}",
          f"{mean[v]['duration_hours']:+.2%}")
@@ -74,17 +76,17 @@ def _report(study: Study, results: list[dict[str, Any]]) -> tuple[str, str]:
     verb = "predicts" if tau > 0.6 else "predicts only in part" if tau > 0.2 else "does not predict"
     conclusion = (
         f"In the simulated app the offline order {verb} the online one: Kendall's τ of AUC with duration {tau:+.2f}, with active days "
-        f"{np.mean(taus['auc', 'active_days']):+.2f}, over {len(results)} worlds. Best offline: {words(best['auc'])}; best for duration: "
+        f"{np.mean(taus['auc', 'active_days']):+.2f}, over {len(outcomes)} worlds. Best offline: {words(best['auc'])}; best for duration: "
         f"{words(best['duration_hours'])}."
     )
     sections = [
         Section("Rankers", "Means over the worlds; online effects are against none, all users under each ranker.",
-                ("ranker", "AUC", "UAUC", "active days", "duration"), rows, _plot(results)),
+                ("ranker", "AUC", "UAUC", "active days", "duration"), rows, _plot(outcomes)),
         Section("Orders", "Kendall's τ of the offline with the online order: mean, and each world.",
                 ("offline", "online", "mean", "worlds"), orders),
     ]  # fmt: skip
-    results = {"means": mean, "tau": {f"{a} with {b}": t for (a, b), t in taus.items()}, "worlds": results}
-    page = study.write(conclusion, sections, results, f"make study NAME=offline_online SEEDS={len(results)}")
+    results = {"means": mean, "tau": {f"{a} with {b}": t for (a, b), t in taus.items()}, "worlds": outcomes}
+    page = study.write(conclusion, sections, results, f"make study NAME=offline_online SEEDS={len(outcomes)}")
     return conclusion, str(page)
 
 

@@ -22,11 +22,14 @@ def run(lab: Lab) -> tuple[str, str]:
     logs = lab.logs()
     lab.run((log, run_) for log in logs for runs_of in runs.values() for run_ in runs_of)
     study = Study(lab.settings, "variants", lab.source)
-    figures = {log.title: _figures(Panel(lab, log), runs) for log in logs}
-    conclusion = conclude(figures)
-    results = {"seeds": lab.seed_numbers, "logs": {title: as_json(figures) for title, figures in figures.items()}}
+    figures_by_log = {log.title: _figures(Panel(lab, log), runs) for log in logs}
+    conclusion = conclude(figures_by_log)
+    results = {
+        "seeds": lab.seed_numbers,
+        "logs": {title: as_json(figures) for title, figures in figures_by_log.items()},
+    }
     page = study.write(
-        conclusion, [_section(title, f) for title, f in figures.items()], results, lab.command("variants")
+        conclusion, [_section(title, f) for title, f in figures_by_log.items()], results, lab.command("variants")
     )
     return conclusion, str(page)
 

@@ -83,8 +83,8 @@ def stop(
 
     settings = cli.settings_of(source)
     load_named(settings.experiments_dir, experiment)
-    fresh = stop_experiment(settings, experiment, reason)
-    print(f"{experiment} is stopped" if fresh else f"{experiment} was stopped already")
+    newly_stopped = stop_experiment(settings, experiment, reason)
+    print(f"{experiment} is stopped" if newly_stopped else f"{experiment} was stopped already")
 
 
 @app.command()
