@@ -37,7 +37,7 @@ CORRECTIONS = {"primary": "holm", "secondary": "fdr_bh", "guardrail": "holm"}
 
 @dataclass(frozen=True)
 class Analysis:
-    """What is known about an experiment up to an hour."""
+    """The result of an experiment as of an hour."""
 
     experiment: str
     until: str
@@ -54,26 +54,31 @@ class Analysis:
     new_users: int
 
     def as_json(self) -> dict[str, Any]:
-        """Plain values, figures to 12 digits; what is not known is null."""
+        """Plain values for JSON, figures to 12 significant digits; unknown ones are null."""
         cleaned: dict[str, Any] = plain(self)
         return cleaned
 
     def of(self, metric: str, method: str | None = None) -> list[MetricResult]:
-        """Results of a metric, one a treatment; by default those that decide."""
+        """Results of a metric, one per treatment; by default those that decide."""
         rows = [r for r in self.results if r.metric == metric]
         return [r for r in rows if (r.headline if method is None else r.method == method)]
 
     @property
     def warnings(self) -> list[ExperimentCheck]:
-        """Checks that were not passed, the worst first."""
+        """Checks that did not pass, the worst first."""
         return sorted((c for c in self.checks if c.level != "ok"), key=lambda c: c.level)
 
 
-def metric_specs(plan: ExperimentPlan, *, some_new: bool) -> dict[str, MetricSpec]:
-    """What each metric of the experiment asks of the users: its columns and its covariates; quantiles need none of it."""
-    new_user = ("new_user",) if some_new else ()
+def metric_specs(plan: ExperimentPlan, *, with_new_users: bool) -> dict[str, MetricSpec]:
+    """The columns and covariates that each metric of the experiment needs; quantiles are not among them.
+
+    Args:
+        plan: the experiment and its metrics.
+        with_new_users: whether some users, but not all, have no pre-period; being new is then a covariate.
+    """
+    new_user = ("new_user",) if with_new_users else ()
     specs = {}
-    for name in plan.experiment.named:
+    for name in plan.experiment.tested_metrics:
         metric = plan.metrics[name]
         if metric.kind == "quantile":
             continue
@@ -91,9 +96,9 @@ def metric_specs(plan: ExperimentPlan, *, some_new: bool) -> dict[str, MetricSpe
 def _with_methods(
     plan: ExperimentPlan, specs: Mapping[str, MetricSpec], has_pre: Mapping[str, bool]
 ) -> dict[str, MetricSpec]:
-    """The metrics with the methods that their data allow; the last one is the headline."""
+    """The metrics with the methods that their data allow; the last method is the headline."""
     chosen: dict[str, MetricSpec] = {}
-    for name in plan.experiment.named:
+    for name in plan.experiment.tested_metrics:
         if plan.metrics[name].kind == "quantile":
             chosen[name] = MetricSpec(name, plan.metrics[name].of or name, methods=("quantile",))
             continue
@@ -111,22 +116,24 @@ def _with_methods(
 def analyze(
     db: Engine, plan: ExperimentPlan, counts: Counts, *, registered: dict[str, Any] | None = None, seed: int = 0
 ) -> Analysis:
-    """Analyze an experiment whose tables stand in the engine (``user_table``).
+    """Analyze an experiment whose tables are in the engine (``user_table``).
 
     Args:
         db: holds ``users`` and ``user_day``.
         plan: the experiment and its metrics.
         counts: from ``build_user_table``.
-        registered: digest and content of the experiment file when it was first reported.
-        seed: of the models behind ``model_covariates``.
+        registered: digest and content of the experiment file at its first report.
+        seed: for the models behind ``model_covariates``.
 
     Raises:
         NotReadyError: a variant has fewer than two users.
     """
     experiment = plan.experiment
-    if few := [v for v, n in counts.analyzed.items() if n < 2]:
-        raise NotReadyError(f"variant {few} of '{experiment.name}' has fewer than two users before {counts.until}")
-    specs = metric_specs(plan, some_new=0 < counts.new_users < sum(counts.analyzed.values()))
+    if too_small := [v for v, n in counts.analyzed.items() if n < 2]:
+        raise NotReadyError(
+            f"variant {too_small} of '{experiment.name}' has fewer than two users before {counts.until}"
+        )
+    specs = metric_specs(plan, with_new_users=0 < counts.new_users < sum(counts.analyzed.values()))
     table = "users"
     if experiment.model_covariates:
         features = [*(f"{m}_pre" for m in plan.additive), "new_user"]
@@ -135,8 +142,8 @@ def analyze(
             table = "users_with_models"
             for name, column in zip(modeled, columns, strict=True):
                 specs[name] = replace(specs[name], model_covariate=column)
-    before = {n: MetricSpec(n, f"{n}_pre") for n in specs if plan.metrics[n].additive}
-    blocks = [t.columns for t in (*specs.values(), *before.values())]
+    pre_specs = {n: MetricSpec(n, f"{n}_pre") for n in specs if plan.metrics[n].additive}
+    blocks = [t.columns for t in (*specs.values(), *pre_specs.values())]
     cells = read_moments(db, table, ("variant", *experiment.segments), blocks)
     everybody = cells.of()
     has_pre = {
@@ -148,13 +155,13 @@ def analyze(
     effects = _effects(db, plan, cells, specs)
     results = _results(plan, specs, effects, counts)
     segments, untested = _segments(experiment, cells, specs)
-    look = interval_multiplier(experiment, experiment.elapsed_days(counts.until), 1)
-    series = [m for m in experiment.primary if plan.metrics[m].additive]
+    multiplier = interval_multiplier(experiment, experiment.elapsed_days(counts.until), 1)
+    series_metrics = [m for m in experiment.primary if plan.metrics[m].additive]
     points: list[Point] = []
     novelty: list[Novelty] = []
-    if series:
-        make_post_days(db, tuple(series), counts.until)
-        for metric in series:
+    if series_metrics:
+        make_post_days(db, tuple(series_metrics), counts.until)
+        for metric in series_metrics:
             points += daily_points(db, experiment, metric, counts.until)
             novelty += [
                 Novelty(metric, v, e.effect, e.effect_ci, e.p_value)
@@ -163,10 +170,10 @@ def analyze(
             ]
     checks = [
         check.sample_ratio(experiment.variants, counts.assigned),
-        check.pre_period(experiment, cells, (t for n, t in before.items() if has_pre.get(n))),
+        check.pre_period(experiment, cells, (t for n, t in pre_specs.items() if has_pre.get(n))),
         check.exposure_days(db, experiment),
         *check.counted(experiment, counts),
-        check.looks(experiment, counts, allowed=look is not None),
+        check.looks(experiment, counts, allowed=multiplier is not None),
         *check.edited(registered, experiment),
         *check.nothing_to_adjust(plan, has_pre),
         *_constant(results),
@@ -180,7 +187,7 @@ def analyze(
         users=counts.analyzed, decision=decide(plan, results, checks, counts.until), checks=tuple(checks),
         results=tuple(results), segments=tuple(segments), novelty=tuple(novelty),
         points=tuple(points),
-        histograms={m: _histogram(db, m, whole=plan.metrics[m].sum is None) for m in series},
+        histograms={m: _histogram(db, m, counts=plan.metrics[m].sum is None) for m in series_metrics},
         new_users=counts.new_users,
     )  # fmt: skip
 
@@ -188,7 +195,7 @@ def analyze(
 def _effects(
     db: Engine, plan: ExperimentPlan, cells: Cells, specs: Mapping[str, MetricSpec]
 ) -> list[tuple[str, str, Method, Effect]]:
-    """(metric, variant, method, effect) of every method that the metrics declare."""
+    """(metric, variant, method, effect) for every method that the metrics declare."""
     experiment = plan.experiment
     effects: list[tuple[str, str, Method, Effect]] = []
     for (name, spec), variant in product(specs.items(), experiment.treatments):
@@ -287,20 +294,20 @@ def _relative_se(effect: Effect) -> float:
     return (high - low) / 2 / NormalDist().inv_cdf(0.5 + effect.confidence / 2)
 
 
-def _histogram(db: Engine, metric: str, *, whole: bool) -> dict[str, Any]:
-    """Users by classes of a metric; the last class takes everything above the 99 % quantile.
+def _histogram(db: Engine, metric: str, *, counts: bool) -> dict[str, Any]:
+    """Users by bins of a metric; the last bin takes everything above the 99 % quantile.
 
-    Classes of a metric that counts (``whole``) are whole numbers wide.
+    The width of a bin is a whole number for a metric of whole numbers (``counts``).
     """
-    top = float(db.scalar(f"SELECT percentile_cont(0.99) WITHIN GROUP (ORDER BY {metric}) FROM users") or 0) or 1.0
-    width = float(math.ceil(top / (BINS - 1))) if whole else top / (BINS - 1)
+    largest = float(db.scalar(f"SELECT percentile_cont(0.99) WITHIN GROUP (ORDER BY {metric}) FROM users") or 0) or 1.0
+    width = float(math.ceil(largest / (BINS - 1))) if counts else largest / (BINS - 1)
     rows = db.rows(
         f"""SELECT variant, CAST(greatest(least(floor({metric} / {width!r}), {BINS - 1}), 0) AS INTEGER) AS bin,
         count(*) AS n FROM users GROUP BY 1, 2"""
     )
     shares = {v: [0] * BINS for v in sorted({r[0] for r in rows})}
-    for variant, at, n in rows:
-        shares[variant][int(at)] = int(n)
+    for variant, bin_number, n in rows:
+        shares[variant][int(bin_number)] = int(n)
     return {"width": width, "users": shares}
 
 

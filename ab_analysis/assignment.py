@@ -1,4 +1,4 @@
-"""Who is in an experiment, in which variant; and the log of who met it."""
+"""Who is in which variant of an experiment, and the log of who was exposed to it."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ COLUMNS = ("experiment", "variant", "user", "timestamp")
 
 
 def assign_users(experiment: Experiment, user_keys: Sequence[str]) -> np.ndarray:
-    """Variant of each user, None for users whom the experiment's layer does not give it.
+    """Variant of each user, None for users outside the experiment's share of its layer.
 
     The same user always gets the same variant; experiments with other names or salts split independently; experiments
     with disjoint shares of one layer have no user in common.
 
     Args:
-        experiment: gives variants, shares, salt and layer.
-        user_keys: users as they appear in the source's log, shape (users,).
+        experiment: its variants, shares, salt and layer.
+        user_keys: the users' ids in the source's log, shape (users,).
 
     Returns:
         Array of objects, shape (users,).
@@ -45,7 +45,11 @@ def assign_users(experiment: Experiment, user_keys: Sequence[str]) -> np.ndarray
 
 
 def check_layers(experiments: Sequence[Experiment]) -> None:
-    """``ConfigError`` if two experiments that run at the same time claim the same users of a layer."""
+    """Check that experiments which run at the same time do not claim the same users of a layer.
+
+    Raises:
+        ConfigError: two of them do.
+    """
     for n, a in enumerate(experiments):
         for b in experiments[n + 1 :]:
             if a.layer is None or b.layer is None or a.layer.name != b.layer.name:
@@ -59,16 +63,19 @@ def check_layers(experiments: Sequence[Experiment]) -> None:
 
 
 def check_workspace_layers(settings: Settings, experiment: Experiment) -> None:
-    """``check_layers`` of an experiment with the others of the workspace, as the daily reports do.
+    """Check an experiment's layer against the workspace's other experiments, as the daily reports do.
 
-    Files of others that are wrong are passed over with a warning: they cannot serve either.
+    Other experiments whose files are wrong are skipped with a warning: they cannot be served either.
+
+    Raises:
+        ConfigError: another experiment claims the same users.
     """
     others = []
     for name, path in find_experiments(settings.experiments_dir).items():
         try:
             other = load_experiment(path)
         except ConfigError as error:
-            log.warning("experiment file %s is not looked at: %s", name, error)
+            log.warning("experiment file %s is skipped: %s", name, error)
             continue
         if other.name != experiment.name:
             others.append(other)
@@ -84,8 +91,8 @@ def _overlap(a: Experiment, b: Experiment) -> bool:
 class ExposureLog:
     """Appends first exposures to hourly CSV files, ``<root>/<hour>.csv``, which a mapping's ``exposures`` reads.
 
-    A line is written by one system call, so that several processes may write; a process logs a user once an hour (again if
-    an earlier time arrives later), and the analysis takes the first of all.
+    A line is written by one system call, so that several processes may write. A process logs a user once per hour, and again
+    if an earlier time arrives later; the analysis takes the earliest.
     """
 
     def __init__(self, root: Path) -> None:
@@ -95,7 +102,17 @@ class ExposureLog:
         self._seen: dict[tuple[str, str], datetime] = {}
 
     def expose(self, experiment: str, variant: str, user_key: str, at: datetime) -> bool:
-        """Log that a user met a variant; False where the log of that hour has it already, at that time or before."""
+        """Log that a user was exposed to a variant.
+
+        Args:
+            experiment: its name.
+            variant: the user's variant.
+            user_key: the user's id in the source's log.
+            at: time of the exposure, aware.
+
+        Returns:
+            False if that hour's log already has the user, at that time or earlier.
+        """
         hour = Hour.of(at)
         with self._lock:
             if self._hour != hour:

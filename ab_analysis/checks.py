@@ -15,13 +15,13 @@ from ab_analysis.user_table import Counts
 from core.engine import Engine
 
 ALARM = 0.001
-"""A check of randomization with a p-value below this says that assignment or logging is broken (Fabijan et al. 2019,
+"""A p-value of a randomization check below this means that assignment or logging is broken (Fabijan et al. 2019,
 doi:10.1145/3292500.3330722)."""
 MOST_CROSSED = 0.01
-"""More users in two variants than this share, and what is left is no random sample."""
+"""If a larger share of users was in two variants, the remaining users are not a random sample."""
 SHOWN = 5
 MIN_SEGMENT_USERS = 30
-"""A segment with fewer users on a side is not tested: its interval would promise too much."""
+"""A segment with fewer users in one of the groups is not tested: its interval would be too optimistic."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class ExperimentCheck:
 
     Attributes:
         level: ``fail``: effects must not be read; ``warn``: read them with this in mind; ``ok``.
-        text: what was found, and what to do.
+        text: the finding, and what to do.
     """
 
     name: str
@@ -40,7 +40,12 @@ class ExperimentCheck:
 
 
 def sample_ratio(shares: Mapping[str, float], counts: Mapping[str, int]) -> ExperimentCheck:
-    """Do the variants have the shares they should? Pearson's χ²."""
+    """Check that the variants have their planned shares, by Pearson's χ².
+
+    Args:
+        shares: variant → planned share; they need not sum to 1.
+        counts: variant → assigned users.
+    """
     from scipy.stats import chisquare
 
     total = sum(counts.values())
@@ -57,7 +62,7 @@ def sample_ratio(shares: Mapping[str, float], counts: Mapping[str, int]) -> Expe
 
 
 def pre_period(experiment: Experiment, cells: Cells, specs: Iterable[MetricSpec]) -> ExperimentCheck:
-    """A/A on the pre-period: before the start the variants must not differ. Holm over metrics and variants."""
+    """Check that the variants did not differ before the start (an A/A test); Holm over metrics and variants."""
     p_values = {}
     control = cells.of(variant=experiment.control)
     for t in specs:
@@ -84,7 +89,7 @@ def pre_period(experiment: Experiment, cells: Cells, specs: Iterable[MetricSpec]
 
 
 def exposure_days(db: Engine, experiment: Experiment) -> ExperimentCheck:
-    """Do users of all variants arrive on the same days?"""
+    """Check that users of all variants arrive on the same days."""
     from scipy.stats import chi2_contingency
 
     rows = db.rows("SELECT exposure_day, variant, count(*) FROM users GROUP BY exposure_day, variant")
@@ -105,7 +110,7 @@ def exposure_days(db: Engine, experiment: Experiment) -> ExperimentCheck:
 
 
 def counted(experiment: Experiment, counts: Counts) -> list[ExperimentCheck]:
-    """Checks on who was left out, what is missing, and other experiments."""
+    """Checks of who was left out, which hours are missing, and other experiments on the same users."""
     from scipy.stats import chi2_contingency
 
     checks = []
@@ -157,7 +162,7 @@ def counted(experiment: Experiment, counts: Counts) -> list[ExperimentCheck]:
 
 
 def looks(experiment: Experiment, counts: Counts, *, allowed: bool) -> ExperimentCheck:
-    """Is this a look that the stopping rule allows?"""
+    """Check that the stopping rule allows a look now."""
     if allowed:
         return ExperimentCheck("looks", "ok", f"A look that was planned: {_rule(experiment)}.")
     if experiment.stopping.rule == "fixed":
@@ -179,7 +184,7 @@ def _rule(experiment: Experiment) -> str:
 
 
 def edited(before: dict[str, Any] | None, experiment: Experiment) -> list[ExperimentCheck]:
-    """Was the file changed after the first report?"""
+    """Check that the experiment file was not changed after the first report."""
     if before is None or before["digest"] == experiment.digest:
         return []
     changed = changed_keys(before["content"], experiment.model_dump(mode="json"))
@@ -189,7 +194,7 @@ def edited(before: dict[str, Any] | None, experiment: Experiment) -> list[Experi
 
 def nothing_to_adjust(plan: ExperimentPlan, has_pre: Mapping[str, bool]) -> list[ExperimentCheck]:
     """Name the metrics whose users have no pre-period, so that nothing can be adjusted by it."""
-    missing = [m for m in plan.experiment.named if has_pre.get(m) is False]
+    missing = [m for m in plan.experiment.tested_metrics if has_pre.get(m) is False]
     if not missing:
         return []
     return [ExperimentCheck("covariates", "warn", f"No pre-period for {', '.join(missing)}: shown without CUPED.")]
@@ -197,7 +202,7 @@ def nothing_to_adjust(plan: ExperimentPlan, has_pre: Mapping[str, bool]) -> list
 
 @dataclass(frozen=True)
 class UntestedSegment:
-    """A segment that no result shows: too few users, or (where ``metric`` is given) nothing that could be tested."""
+    """A segment without a result: too few users, or (if ``metric`` is set) a metric that cannot be tested."""
 
     segment: str
     value: str | None
@@ -210,7 +215,7 @@ class UntestedSegment:
 def untested_segments(
     segments: Iterable[UntestedSegment], level: Literal["ok", "warn"] = "warn"
 ) -> list[ExperimentCheck]:
-    """Segments that are not in the results, with the reason."""
+    """List the segments that are not in the results, with the reason."""
     parts = [
         f"{s.segment} = {'(no value)' if s.value is None else s.value} ({s.n_control:,} and {s.n_treatment:,} users of the "
         f"control and '{s.variant}'{f': {s.metric} cannot be compared by a lift' if s.metric else ''})"
@@ -223,7 +228,7 @@ def untested_segments(
 
 
 def withheld_lifts(metrics: Sequence[str]) -> list[ExperimentCheck]:
-    """Metrics whose lift is not shown."""
+    """List the metrics whose lift is not shown."""
     if not metrics:
         return []
     text = (

@@ -22,10 +22,10 @@ from core.settings import Settings
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,60}")
 VARIANT = re.compile(r"[A-Za-z0-9][A-Za-z0-9 _.-]{0,60}")
 UNPLANNED_DAYS = 14
-"""Length that the stopping rules take where an experiment has no end."""
+"""Length, days, that the stopping rules assume if an experiment has no end."""
 MOST_EDGES = 10
 COLUMN = re.compile(r"[a-z][a-z0-9_]{0,50}")
-TAKEN = {
+RESERVED = {
     "user_id",
     "variant",
     "exposure",
@@ -37,7 +37,7 @@ TAKEN = {
     "new_user",
     "days_before",
 }
-"""Columns of the user tables that a metric or a segment cannot be called."""
+"""Columns of the user tables, whose names a metric or a segment cannot have."""
 
 
 class _Strict(BaseModel):
@@ -45,9 +45,9 @@ class _Strict(BaseModel):
 
 
 class Layer(_Strict):
-    """A share of all users that experiments of one layer divide among them, so that nobody is in two of them.
+    """An experiment's share of a layer. Experiments of one layer divide the users among them, so that nobody is in two.
 
-    A user's place in the layer is a hash in [0, 1); the experiment takes the users in [``start``, ``end``).
+    A user's position in the layer is a hash in [0, 1); the experiment takes the users in [``start``, ``end``).
     """
 
     name: str = Field(pattern=NAME.pattern)
@@ -62,11 +62,11 @@ class Layer(_Strict):
 
 
 class Segment(_Strict):
-    """Groups of users by what was known before the experiment: a metric's classes, or the commonest facet value."""
+    """Groups of users by what was known before the experiment: ranges of a metric, or the most frequent facet value."""
 
-    of: str | None = Field(None, description="Metric whose value before the start is divided into classes.")
-    edges: tuple[float, ...] = Field((), description="Lower ends of the classes after the first.")
-    top: str | None = Field(None, description="Facet whose commonest value before the start is the user's segment.")
+    of: str | None = Field(None, description="Metric whose value before the start is divided into ranges.")
+    edges: tuple[float, ...] = Field((), description="Lower bounds of the ranges after the first.")
+    top: str | None = Field(None, description="Facet whose most frequent value before the start is the user's segment.")
 
     @model_validator(mode="after")
     def _one(self) -> Segment:
@@ -88,8 +88,8 @@ class Guardrail(_Strict):
 class Stopping(_Strict):
     """How looks before the end are read.
 
-    ``fixed``: one look, at the end. ``always_valid``: any day, for ever (confidence sequence). ``group_sequential``:
-    any day up to the end, which must be fixed (O'Brien-Fleming spending).
+    ``fixed``: one look, at the end. ``always_valid``: any day, without an end (confidence sequence).
+    ``group_sequential``: any day up to the end, which must be planned (O'Brien-Fleming spending).
     """
 
     rule: Literal["fixed", "always_valid", "group_sequential"] = "always_valid"
@@ -99,9 +99,9 @@ class Stopping(_Strict):
 class Experiment(_Strict):
     """An experiment, as an analyst writes it down.
 
-    ``variants`` maps each variant to its share of the users. ``start`` is the moment (UTC) the experiment begins, a
-    day means its midnight; ``end`` its last day. The pre-period that covariates and segments come from is the
-    ``pre_days`` days before the start: nothing in it can have been changed by the experiment.
+    ``variants`` maps each variant to its share of the users. ``start`` is the time (UTC) at which the experiment begins; a
+    date means its midnight. ``end`` is its last day. Covariates and segments come from the pre-period, the ``pre_days``
+    days before the start, which the experiment cannot have changed.
     """
 
     name: str
@@ -126,22 +126,24 @@ class Experiment(_Strict):
     segments: dict[str, Segment] = Field(default_factory=dict)
     strata: tuple[str, ...] = Field((), description="Segments to post-stratify by.")
     covariates: dict[str, tuple[str, ...]] = Field(
-        default_factory=dict, description="Metric → metrics whose values before the start adjust it; default: itself."
+        default_factory=dict,
+        description="Metric → metrics whose values before the start adjust it; default: the metric itself.",
     )
     model_covariates: tuple[str, ...] = Field(
-        (), description="Metrics that a cross-fitted model's prediction from all pre-period metrics adjusts (CUPAC)."
+        (),
+        description="Metrics that are adjusted by a cross-fitted model's prediction from all pre-period metrics (CUPAC).",
     )
-    minimum_effect: float = Field(0.01, gt=0, lt=10, description="Smallest relative effect worth finding.")
+    minimum_effect: float = Field(0.01, gt=0, lt=10, description="Smallest relative effect worth detecting.")
     power: float = Field(0.8, gt=0.5, lt=1)
     confidence: float = Field(0.95, gt=0.5, lt=1)
     stopping: Stopping = Stopping()
     metrics: dict[str, Metric] = Field(default_factory=dict, description="The experiment's own metrics.")
     models: dict[str, str] = Field(
         default_factory=dict,
-        description="Variant → who ranks for it when serving: champion, challenger, candidate, or a ranker's variant.",
+        description="Variant → model that ranks for it: champion, challenger, candidate, or a ranker's variant.",
     )
     automatic_stop: bool = Field(
-        False, description="Hourly looks: when the verdict is stop, serving goes back to the champion for everybody."
+        False, description="Look every hour; when the verdict is stop, serve the champion to everybody."
     )
     truth: dict[str, float] = Field(
         default_factory=dict, description="Known relative effects, for simulated experiments."
@@ -174,15 +176,15 @@ class Experiment(_Strict):
 
     @field_validator("metrics", "segments")
     @classmethod
-    def _named(cls, named: dict[str, Any]) -> dict[str, Any]:
-        for name in named:
+    def _named(cls, definitions: dict[str, Any]) -> dict[str, Any]:
+        for name in definitions:
             if not COLUMN.fullmatch(name) or name.endswith(("_pre", "_model", "_raw", "_eligible")):
                 raise ValueError(
                     f"'{name}': use lower-case letters, digits and _ only, and no _pre, _model, _raw or _eligible at the end"
                 )
-            if name in TAKEN:
+            if name in RESERVED:
                 raise ValueError(f"'{name}' is the name of a column that every user has; choose another")
-        return named
+        return definitions
 
     @model_validator(mode="after")
     def _consistent(self) -> Experiment:
@@ -193,17 +195,17 @@ class Experiment(_Strict):
             raise ValueError(f"end: {self.end} lies before start {self.start_time}")
         if not self.primary:
             raise ValueError("primary: name at least one metric")
-        if twice := sorted({m for m in self.named if self.named.count(m) > 1}):
-            raise ValueError(f"{twice} is named twice among primary, secondary and guardrails")
+        if repeated := sorted({m for m in self.tested_metrics if self.tested_metrics.count(m) > 1}):
+            raise ValueError(f"{repeated} is named twice among primary, secondary and guardrails")
         if self.stopping.rule == "group_sequential" and self.end is None:
             raise ValueError(
                 "stopping: group_sequential plans its looks up to the end; give 'end', or use always_valid"
             )
-        if both := sorted(set(self.segments) & {*self.named, *self.metrics}):
-            raise ValueError(f"segments: {both} is also the name of a metric; choose another")
+        if clashing := sorted(set(self.segments) & {*self.tested_metrics, *self.metrics}):
+            raise ValueError(f"segments: {clashing} is also the name of a metric; choose another")
         if unknown := sorted(set(self.strata) - set(self.segments)):
             raise ValueError(f"strata: {unknown} are no segments of this file")
-        if unknown := sorted({*self.covariates, *self.model_covariates} - set(self.named)):
+        if unknown := sorted({*self.covariates, *self.model_covariates} - set(self.tested_metrics)):
             raise ValueError(f"covariates: {unknown} are no metrics of this experiment")
         return self
 
@@ -220,7 +222,7 @@ class Experiment(_Strict):
         return self
 
     @property
-    def named(self) -> tuple[str, ...]:
+    def tested_metrics(self) -> tuple[str, ...]:
         """Metrics that are tested: primary, secondary, guardrails."""
         return (*self.primary, *self.secondary, *self.guardrails)
 
@@ -251,7 +253,7 @@ class Experiment(_Strict):
 
     @cached_property
     def digest(self) -> str:
-        """Of everything that decides the result (not of hypothesis, owner and truth)."""
+        """Digest of everything that determines the result (not of hypothesis, owner and truth)."""
         return digest_json(
             self.model_dump(mode="json", exclude={"hypothesis", "owner", "models", "automatic_stop", "truth"})
         )
@@ -261,39 +263,39 @@ class ExperimentPlan:
     """An experiment with the metrics that it needs, checked against the catalog and the source's facets.
 
     Attributes:
-        experiment: the file.
+        experiment: content of the experiment file.
         metrics: every metric needed, parts first.
-        facets: of the source.
+        facets: names of the source's facets.
     """
 
     def __init__(self, experiment: Experiment, catalog: Mapping[str, Metric], facets: tuple[str, ...] = ()) -> None:
         self.experiment, self.facets = experiment, facets
-        wanted = [
-            *experiment.named,
+        required = [
+            *experiment.tested_metrics,
             *(c for group in experiment.covariates.values() for c in group),
             *(s.of for s in experiment.segments.values() if s.of),
             "active_days",
         ]
-        self.metrics = closure(dict.fromkeys(wanted), {**catalog, **experiment.metrics})
+        self.metrics = closure(dict.fromkeys(required), {**catalog, **experiment.metrics})
         self._check_columns({*EVENT_COLUMNS, *facets})
         self._check_parts(facets)
         self._check_types(facets)
 
-    def _check_columns(self, known: set[str]) -> None:
+    def _check_columns(self, event_columns: set[str]) -> None:
         experiment = self.experiment
         texts = [t for m in self.metrics.values() if (t := m.sum or m.count or m.days)]
         for text in (*texts, *([experiment.trigger] if experiment.trigger else [])):
-            for column in sorted(columns_of(text) - known):
-                raise ValueError(f"'{text}': events have no column '{column}'{did_you_mean(column, known)}")
-        able = {"is_new", *experiment.segments, *(f"{m}_pre" for m in self.additive)}
-        for column in sorted(columns_of(experiment.population or "true") - able):
+            for column in sorted(columns_of(text) - event_columns):
+                raise ValueError(f"'{text}': events have no column '{column}'{did_you_mean(column, event_columns)}")
+        usable = {"is_new", *experiment.segments, *(f"{m}_pre" for m in self.additive)}
+        for column in sorted(columns_of(experiment.population or "true") - usable):
             raise ValueError(
-                f"population: '{column}' is not known before the start{did_you_mean(column, able)} "
-                f"(there are {', '.join(sorted(able))})"
+                f"population: '{column}' is not known before the start{did_you_mean(column, usable)} "
+                f"(there are {', '.join(sorted(usable))})"
             )
 
     def _check_types(self, facets: tuple[str, ...]) -> None:
-        kinds = {**EVENT_COLUMNS, **dict.fromkeys(facets, "VARCHAR")}
+        event_types = {**EVENT_COLUMNS, **dict.fromkeys(facets, "VARCHAR")}
         expressions = {
             f"metric {name}": (text, m.sum is not None)
             for name, m in self.metrics.items()
@@ -301,14 +303,14 @@ class ExperimentPlan:
         }
         if self.experiment.trigger:
             expressions["trigger"] = (self.experiment.trigger, False)
-        check_types(expressions, kinds)
+        check_types(expressions, event_types)
         if self.experiment.population:
-            known = {
+            user_types = {
                 "is_new": "BOOLEAN",
                 **dict.fromkeys(self.experiment.segments, "VARCHAR"),
                 **dict.fromkeys((f"{m}_pre" for m in self.additive), "DOUBLE"),
             }
-            check_types({"population": (self.experiment.population, False)}, known)
+            check_types({"population": (self.experiment.population, False)}, user_types)
 
     def _check_parts(self, facets: tuple[str, ...]) -> None:
         parts = {f"segment {n}": s.of for n, s in self.experiment.segments.items() if s.of}
@@ -328,7 +330,11 @@ class ExperimentPlan:
 
 
 def load_experiment(path: Path) -> Experiment:
-    """Read an experiment file; ``ConfigError`` names every wrong key with its line."""
+    """Read an experiment file.
+
+    Raises:
+        ConfigError: lists every wrong key with its line.
+    """
     return load_document(
         path, Experiment, what="experiment file",
         see="'clock ab init' prints a commented file, 'schema' its JSON schema for an editor.",
@@ -338,8 +344,13 @@ def load_experiment(path: Path) -> Experiment:
 def make_plan(settings: Settings, experiment: Experiment, facets: tuple[str, ...]) -> ExperimentPlan:
     """An experiment with its metrics from the catalog and the workspace's ``metrics.yaml``.
 
+    Args:
+        settings: name the workspace.
+        experiment: content of the experiment file.
+        facets: names of the source's facets.
+
     Raises:
-        ConfigError: a metric, a column or a segment that is not there.
+        ConfigError: the experiment names a metric, a column or a segment that does not exist.
     """
     try:
         return ExperimentPlan(experiment, load_catalog(settings.workspace / "metrics.yaml"), facets)
@@ -348,15 +359,15 @@ def make_plan(settings: Settings, experiment: Experiment, facets: tuple[str, ...
 
 
 def find_experiments(folder: Path) -> dict[str, Path]:
-    """Experiment files of a workspace: the file's stem → its path."""
+    """Experiment files of a folder: stem → path."""
     return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
 
 
 def load_named(folder: Path, name: str) -> Experiment:
-    """An experiment of a workspace by its name.
+    """Read an experiment of a workspace by its name.
 
     Raises:
-        ConfigError: there is none, its file is wrong, or the file is not named as the experiment is.
+        ConfigError: there is none, its file is wrong, or the file is not named like the experiment.
     """
     files = find_experiments(folder)
     if name not in files:
@@ -370,5 +381,5 @@ def load_named(folder: Path, name: str) -> Experiment:
 
 
 def changed_keys(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """Keys of two experiment files that differ."""
+    """Keys in which two experiment files differ."""
     return sorted(k for k in {*before, *now} if before.get(k) != now.get(k))

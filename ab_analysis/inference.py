@@ -1,7 +1,7 @@
 """Tests of a treatment against the control, from sufficient statistics. The tests are tea-tasting's.
 
-Here is what it lacks: several covariates at once, post-stratification, quantiles, intervals for looking
-more than once, shrinkage of segments.
+This module adds what it lacks: several covariates at once, post-stratification, intervals for looking more than once,
+shrinkage of segments.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class MetricSpec:
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """Columns whose co-moments the test needs: what this metric asks of the pass over the users."""
+        """Columns whose co-moments the test needs from the pass over the users."""
         model = (self.model_covariate,) if self.model_covariate else ()
         return (self.numerator, *((self.denominator,) if self.denominator else ()), *self.covariates, *model)
 
@@ -70,8 +70,8 @@ class Effect:
     Attributes:
         control: mean (ratio, quantile) of the control, adjusted where the method adjusts; ``treatment`` likewise.
         effect: their difference, with its standard error ``se`` and interval.
-        rel_effect: effect / |control|, the lift: it has the effect's sign. NaN (withheld) where the control's own interval
-            holds 0. Its interval is the delta method's on the log scale, or Fieller's where a mean is not above 0
+        rel_effect: effect / |control|, the lift: it has the effect's sign. NaN (withheld) if the control's own interval
+            includes 0. Its interval is the delta method's on the log scale, or Fieller's if a mean is not above 0
             (Fieller 1954, doi:10.1111/j.2517-6161.1954.tb00159.x).
         control_se: standard error of ``control``.
         p_value: two-sided.
@@ -90,12 +90,12 @@ class Effect:
 
     @property
     def known(self) -> bool:
-        """Whether there is an effect to read at all."""
+        """Whether there is an effect at all."""
         return math.isfinite(self.effect) and math.isfinite(self.se)
 
     @property
     def lift_withheld(self) -> bool:
-        """Whether the effect is known but relates to a control that may be 0, so that a lift would mean nothing."""
+        """Whether the effect is known but the control may be 0, so that a lift would be meaningless."""
         return self.known and not math.isfinite(self.rel_effect)
 
     @property
@@ -104,18 +104,18 @@ class Effect:
         return self.effect / self.se if self.se else math.nan
 
     def power(self, true_effect: float) -> float:
-        """Chance that a two-sided test at this confidence finds a true absolute effect."""
+        """Probability that a two-sided test at this confidence detects a true absolute effect."""
         if not self.se:
             return float(true_effect != 0)
         limit, shift = NORMAL.inv_cdf(0.5 + self.confidence / 2), abs(true_effect) / self.se
         return NORMAL.cdf(shift - limit) + NORMAL.cdf(-shift - limit)
 
     def detectable(self, power: float = 0.8) -> float:
-        """Smallest true absolute effect that is found with the given power."""
+        """Smallest true absolute effect that is detected with the given power."""
         return (NORMAL.inv_cdf(0.5 + self.confidence / 2) + NORMAL.inv_cdf(power)) * self.se
 
     def widened(self, multiplier: float) -> tuple[tuple[float, float], tuple[float, float]]:
-        """Absolute and relative interval of ``multiplier`` standard errors either side; the relative one NaN if withheld."""
+        """Absolute and relative interval of ``multiplier`` standard errors on either side; the relative one is NaN if withheld."""
         absolute = (self.effect - multiplier * self.se, self.effect + multiplier * self.se)
         low, high = self.rel_effect_ci
         if not (math.isfinite(low) and math.isfinite(high)):
@@ -130,7 +130,7 @@ class Effect:
         return absolute, (math.expm1(middle - step), math.expm1(middle + step))
 
     def in_units_of(self, unit: float) -> Effect:
-        """The effect of a metric that was measured in this unit."""
+        """The effect in the metric's own unit, if the metric was measured in multiples of ``unit``."""
         if unit == 1:
             return self
         low, high = self.effect_ci
@@ -150,28 +150,38 @@ def coefficients(spec: MetricSpec, control: Moments, treatment: Moments) -> dict
     θ = S_xx⁺ S_xy (Deng et al. 2013, doi:10.1145/2433396.2433413); a ratio enters by its
     linearized value (Deng, Knoblich & Lu 2018, doi:10.1145/3219819.3219919).
     """
-    both = control + treatment
+    pooled = control + treatment
     names = list(spec.covariates)
-    inside = both.block(names, names)
-    scale = np.sqrt(np.diag(inside))
-    used = scale > 0
-    if not used.any():
+    products = pooled.block(names, names)
+    scale = np.sqrt(np.diag(products))
+    varying = scale > 0
+    if not varying.any():
         return {}
-    across = both.block(names, [spec.numerator])[:, 0]
+    with_metric = pooled.block(names, [spec.numerator])[:, 0]
     if spec.denominator:
-        bottom = both.mean(spec.denominator)
-        ratio = both.mean(spec.numerator) / bottom
-        across = (across - ratio * both.block(names, [spec.denominator])[:, 0]) / bottom
-    correlation = inside[np.ix_(used, used)] / np.outer(scale[used], scale[used])
-    theta = np.linalg.pinv(correlation, rcond=1e-10, hermitian=True) @ (across[used] / scale[used]) / scale[used]
-    return dict(zip([n for n, u in zip(names, used, strict=True) if u], map(float, theta), strict=True))
+        denominator = pooled.mean(spec.denominator)
+        ratio = pooled.mean(spec.numerator) / denominator
+        with_metric = (with_metric - ratio * pooled.block(names, [spec.denominator])[:, 0]) / denominator
+    correlation = products[np.ix_(varying, varying)] / np.outer(scale[varying], scale[varying])
+    theta = (
+        np.linalg.pinv(correlation, rcond=1e-10, hermitian=True)
+        @ (with_metric[varying] / scale[varying])
+        / scale[varying]
+    )
+    return dict(zip([n for n, u in zip(names, varying, strict=True) if u], map(float, theta), strict=True))
 
 
 def compare(spec: MetricSpec, control: Moments, treatment: Moments, confidence: float, *, adjusted: bool) -> Effect:
-    """Welch's test (``adjusted=False``), or the same after what covariates predict is taken off (CUPED).
+    """Welch's test; with ``adjusted`` after subtracting what the covariates predict (CUPED).
+
+    Args:
+        spec: the metric.
+        control, treatment: moments of the two groups.
+        confidence: level of the intervals.
+        adjusted: whether the covariates adjust the metric.
 
     Returns:
-        ``UNKNOWN`` where a group has fewer than two users, or the metric is the same for all of them.
+        ``UNKNOWN`` if a group has fewer than two users, or the metric is the same for all of them.
     """
     if min(control.count, treatment.count) < 2:
         return UNKNOWN
@@ -231,7 +241,7 @@ def _welch(
 
 
 def _with_lift(effect: Effect) -> Effect:
-    """The lift relative to |control|; withheld where the control's interval holds 0."""
+    """Add the lift relative to |control|; it is withheld if the control's interval includes 0."""
     z = _quantile(effect.confidence)
     if not abs(effect.control) > z * effect.control_se:
         return replace(effect, rel_effect=math.nan, rel_effect_ci=(math.nan, math.nan))
@@ -241,7 +251,7 @@ def _with_lift(effect: Effect) -> Effect:
 
 
 def _lift_interval(effect: Effect, multiplier: float) -> tuple[float, float]:
-    """Fieller's interval of the lift, ``multiplier`` standard errors wide; NaN where it has no end."""
+    """Fieller's interval of the lift, ``multiplier`` standard errors on either side; NaN if it is unbounded."""
     low, high = fieller(effect, effect.control_se**2, multiplier=multiplier)
     if not (math.isfinite(low) and math.isfinite(high)):
         return math.nan, math.nan
@@ -249,7 +259,7 @@ def _lift_interval(effect: Effect, multiplier: float) -> tuple[float, float]:
 
 
 def _moved(test: tt.RatioOfMeans, side: tea_tasting.aggr.Aggregates, shift: float) -> tea_tasting.aggr.Aggregates:
-    """Aggregates of a metric that is higher by a constant for every group; effect and standard error stay."""
+    """Aggregates of a metric shifted by a constant in every group; effect and standard error stay the same."""
     means, variances, covariances = dict(side.mean_), dict(side.var_), dict(side.cov_)
     if test.denom is None:
         means[test.numer] += shift
@@ -271,16 +281,29 @@ def _of_constants(
     treatment: tea_tasting.aggr.Aggregates,
     confidence: float,
 ) -> Effect:
-    """Each group holds one value: an effect without error, with the p-value of such a split by chance (permutations)."""
-    before, after = (float(side.mean(test.numer) / side.mean(test.denom)) for side in (control, treatment))
-    if not (math.isfinite(before) and math.isfinite(after)) or math.isclose(before, after, rel_tol=1e-9):
+    """Every user of a group has the same value: an effect without error, with the p-value of a permutation test."""
+    control_value, treatment_value = (
+        float(side.mean(test.numer) / side.mean(test.denom)) for side in (control, treatment)
+    )
+    if not (math.isfinite(control_value) and math.isfinite(treatment_value)) or math.isclose(
+        control_value, treatment_value, rel_tol=1e-9
+    ):
         return UNKNOWN
     a, b = control.count(), treatment.count()
     chance = math.exp(math.log(2) + math.lgamma(a + 1) + math.lgamma(b + 1) - math.lgamma(a + b + 1))
-    effect = after - before
-    lift = effect / abs(before) if before else math.nan
+    effect = treatment_value - control_value
+    lift = effect / abs(control_value) if control_value else math.nan
     return Effect(
-        before, after, effect, 0.0, (effect, effect), lift, (lift, lift), min(chance, 1.0), confidence, control_se=0.0
+        control_value,
+        treatment_value,
+        effect,
+        0.0,
+        (effect, effect),
+        lift,
+        (lift, lift),
+        min(chance, 1.0),
+        confidence,
+        control_se=0.0,
     )
 
 
@@ -295,23 +318,23 @@ def _quantile(confidence: float) -> float:
 def fieller(
     effect: Effect, control_variance: float, confidence: float = 0.95, *, multiplier: float | None = None
 ) -> tuple[float, float]:
-    """Fieller's interval of treatment / control − 1 for independent means; infinite where the control may be 0.
+    """Fieller's interval of treatment / control − 1 for independent means; infinite if the control may be 0.
 
     Args:
         effect: the comparison; ``se``² is the sum of both means' variances.
         control_variance: variance of the control's mean.
-        confidence: of the interval.
-        multiplier: standard errors to each side, instead of the confidence's.
+        confidence: level of the interval.
+        multiplier: standard errors on either side; default: those of the confidence.
     """
     z2 = (multiplier or _quantile(confidence)) ** 2
-    other = max(effect.se**2 - control_variance, 0.0)
+    treatment_variance = max(effect.se**2 - control_variance, 0.0)
     a = effect.control**2 - z2 * control_variance
     b = effect.control * effect.treatment
-    c = effect.treatment**2 - z2 * other
-    inside = b**2 - a * c
-    if a <= 0 or inside < 0:
+    c = effect.treatment**2 - z2 * treatment_variance
+    discriminant = b**2 - a * c
+    if a <= 0 or discriminant < 0:
         return (-math.inf, math.inf)
-    ends = sorted(((b - math.sqrt(inside)) / a - 1, (b + math.sqrt(inside)) / a - 1))
+    ends = sorted(((b - math.sqrt(discriminant)) / a - 1, (b + math.sqrt(discriminant)) / a - 1))
     return ends[0], ends[1]
 
 
@@ -320,8 +343,8 @@ def post_stratified(
 ) -> Effect:
     """Means of strata weighted by all users' shares (Miratrix, Sekhon & Yu 2013, doi:10.1111/j.1467-9868.2012.01048.x).
 
-    Covariates adjust within the strata by one common θ. A stratum without two users on each side is left out, together
-    with its users. Only for means.
+    Covariates adjust within the strata by one common θ. A stratum with fewer than two users in a group is left out,
+    together with its users. For means only.
     """
     if spec.denominator is not None:
         raise ValueError(f"'{spec.metric}' is a ratio: only means can be post-stratified")
@@ -356,7 +379,13 @@ def post_stratified(
 def from_estimates(
     control: float, treatment: float, control_se: float, treatment_se: float, confidence: float
 ) -> Effect:
-    """A comparison of two independent estimates with normal errors."""
+    """A comparison of two independent estimates with normal errors.
+
+    Args:
+        control, treatment: the estimates.
+        control_se, treatment_se: their standard errors.
+        confidence: level of the intervals.
+    """
     se = math.hypot(control_se, treatment_se)
     if not (math.isfinite(se) and se > 0):
         return UNKNOWN
@@ -371,14 +400,13 @@ def from_estimates(
 def measure(
     spec: MetricSpec, cells: Cells, control: str, treatment: str, confidence: float, strata: Sequence[str] = ()
 ) -> list[tuple[Method, Effect]]:
-    """The effect of a treatment on a metric, by each of the metric's methods that rests on moments.
+    """The effect of a treatment on a metric, by each of the metric's methods that uses moments.
 
     Args:
         spec: the metric.
         cells: moments of its columns by variant (and strata).
-        control: name of the control's variant, ``treatment`` of the treatment's.
-        treatment: as above.
-        confidence: of the intervals.
+        control, treatment: names of the two variants.
+        confidence: level of the intervals.
         strata: group columns for ``post_stratified``.
     """
     sides = cells.of(variant=control), cells.of(variant=treatment)
@@ -395,7 +423,7 @@ def measure(
 
 @dataclass(frozen=True)
 class Shrunk:
-    """A segment's effect, drawn towards the effect of all segments."""
+    """A segment's effect, shrunk toward the effect of all segments."""
 
     effect: float
     se: float
@@ -404,8 +432,12 @@ class Shrunk:
 def shrink(effects: Sequence[float], ses: Sequence[float]) -> tuple[list[Shrunk], float]:
     """Empirical-Bayes estimates of segments' effects, and the p-value of "all segments have the same effect".
 
-    Normal-normal model, variance between segments by Paule & Mandel (1982), homogeneity by Cochran's Q; both by
-    statsmodels. The shrunk standard error is the posterior's, with the common mean's uncertainty in it.
+    Normal-normal model, variance between segments by Paule & Mandel (1982), homogeneity by Cochran's Q, both from
+    statsmodels. The shrunk standard error is the posterior's and includes the uncertainty of the common mean.
+
+    Args:
+        effects: one per segment.
+        ses: their standard errors.
     """
     from statsmodels.stats.meta_analysis import combine_effects
 
@@ -423,11 +455,19 @@ def shrink(effects: Sequence[float], ses: Sequence[float]) -> tuple[list[Shrunk]
 
 
 def adjust(p_values: Mapping[str, float], method: str) -> dict[str, float]:
-    """Adjusted p-values: ``holm`` (family-wise error) or ``fdr_bh`` (false discoveries). NaN stays NaN."""
+    """Adjust p-values for how many there are.
+
+    Args:
+        p_values: name → p-value.
+        method: ``holm`` (family-wise error) or ``fdr_bh`` (false discovery rate).
+
+    Returns:
+        Name → adjusted p-value; NaN stays NaN.
+    """
     from statsmodels.stats.multitest import multipletests
 
-    known = [k for k, p in p_values.items() if math.isfinite(p)]
-    if not known:
+    tested = [k for k, p in p_values.items() if math.isfinite(p)]
+    if not tested:
         return dict(p_values)
-    adjusted = multipletests([p_values[k] for k in known], method=method)[1]
-    return {**p_values, **dict(zip(known, map(float, adjusted), strict=True))}
+    adjusted = multipletests([p_values[k] for k in tested], method=method)[1]
+    return {**p_values, **dict(zip(tested, map(float, adjusted), strict=True))}

@@ -1,6 +1,6 @@
-"""Metrics, declared: what a user's number is, as SQL over one event or as a rule over other metrics.
+"""Declared metrics: a user's value, as SQL over one event or as a rule over other metrics.
 
-Every metric rests on *additive* parts, a number per user and local day that days add up: ``sum`` of an
+Every metric is built from *additive* parts, a number per user and local day that is summed over days: ``sum`` of an
 expression, ``count`` of a condition, ``days`` on which a condition held. The other kinds are made of them.
 """
 
@@ -31,9 +31,9 @@ EVENT_COLUMNS = {
     "local_hour": "BIGINT",
     **dict.fromkeys(BEHAVIORS, "BOOLEAN"),
 }
-"""Columns that an expression may read beside the source's facets, with their types in DuckDB."""
+"""Columns that an expression may read in addition to the source's facets, with their types in DuckDB."""
 LARGEST = "1e15"
-"""Of one event's value; sums are exact to ten decimals."""
+"""Largest value of one event; sums are exact to ten decimals."""
 KINDS = ("sum", "count", "days", "retained", "ratio", "quantile", "winsorise", "cap", "at_least")
 
 
@@ -97,9 +97,12 @@ class Metric(BaseModel):
         return (*(self.ratio or ()), *((self.of,) if self.of else ()))
 
     def per_day(self, dialect: str) -> str:
-        """SQL of an additive metric over one user's events of one local day, exact: the order of the events does not show.
+        """SQL of an additive metric over one user's events of one local day; exact, whatever the order of the events.
 
-        A sum is null where an event's value is NaN, infinite or beyond ``LARGEST``.
+        A sum is null if an event's value is NaN, infinite or beyond ``LARGEST``.
+
+        Args:
+            dialect: the engine's SQL, by sqlglot's name.
         """
         if self.sum is not None:
             value = f"CAST({to_sql(self.sum, dialect)} AS DOUBLE)"
@@ -112,7 +115,7 @@ class Metric(BaseModel):
 
     @property
     def definition(self) -> str:
-        """In words, for the report."""
+        """The metric in words, for the report."""
         text = {
             "sum": f"sum of {self.sum} over the user's events",
             "count": f"events where {self.count}",
@@ -132,7 +135,14 @@ class Catalog(RootModel[dict[str, Metric]]):
 
 
 def load_catalog(*paths: Path) -> dict[str, Metric]:
-    """The built-in metrics, with those of ``paths`` (files that exist) on top."""
+    """The built-in metrics and those of metrics files, which replace built-in ones of the same name.
+
+    Args:
+        paths: metrics files; those that do not exist are skipped.
+
+    Raises:
+        ConfigError: a file is wrong.
+    """
     catalog: dict[str, Metric] = {}
     for path in (CATALOG, *(p for p in paths if p.exists())):
         catalog |= load_document(path, Catalog, what="metrics file").root
@@ -140,12 +150,16 @@ def load_catalog(*paths: Path) -> dict[str, Metric]:
 
 
 def closure(names: Iterable[str], catalog: Mapping[str, Metric]) -> dict[str, Metric]:
-    """The named metrics and all that they are made of, parts first.
+    """Metrics and all metrics that they are made of, parts first.
+
+    Args:
+        names: of the metrics.
+        catalog: all metrics there are.
 
     Raises:
-        ValueError: a metric or a part is not in the catalog, or is made of what cannot be its part.
+        ValueError: a metric or a part is not in the catalog, or a part is not additive.
     """
-    needed: dict[str, Metric] = {}
+    required: dict[str, Metric] = {}
     for name in names:
         if name not in catalog:
             raise ValueError(
@@ -155,17 +169,17 @@ def closure(names: Iterable[str], catalog: Mapping[str, Metric]) -> dict[str, Me
         for part in metric.parts:
             if part in catalog and not catalog[part].additive:
                 raise ValueError(f"metric '{name}' is made of '{part}', which is not a sum, a count or days")
-        needed |= closure(metric.parts, catalog)
-        needed[name] = metric
-    return needed
+        required |= closure(metric.parts, catalog)
+        required[name] = metric
+    return required
 
 
 def check_expression(text: str, where: str) -> exp.Expression:
     """Parse SQL over one event, by functions that both engines have.
 
     Args:
-        text: the expression, in DuckDB's words.
-        where: the key that holds it, for messages.
+        text: the expression, in DuckDB's SQL.
+        where: key of the file that has it, for messages.
 
     Raises:
         ValueError: says what is wrong.
@@ -174,8 +188,8 @@ def check_expression(text: str, where: str) -> exp.Expression:
         tree = parse_expression(text, where)
     except ConfigError as error:
         raise ValueError(str(error)) from None
-    if foreign := tree.find(exp.Anonymous):
-        raise ValueError(f"{where}: '{text}' calls {foreign.name}(), which is not one of SQL's own functions")
+    if unknown_function := tree.find(exp.Anonymous):
+        raise ValueError(f"{where}: '{text}' calls {unknown_function.name}(), which is not one of SQL's own functions")
     return tree
 
 
@@ -183,30 +197,30 @@ NUMBERS = re.compile(r"(U?(TINY|SMALL|BIG|HUGE)?INT(EGER)?|DOUBLE|FLOAT|DECIMAL.
 
 
 def check_types(expressions: Mapping[str, tuple[str, bool]], columns: Mapping[str, str]) -> None:
-    """What expressions give, before any event is read: numbers where a sum needs them, conditions elsewhere.
+    """Check the types of expressions before any event is read: numbers for sums, conditions elsewhere.
 
     Args:
-        expressions: where it stands → (text, whether it must be a number).
+        expressions: key of the file → (expression, whether it must be a number).
         columns: column of the events → its type in DuckDB.
 
     Raises:
-        ValueError: names the first expression that gives something else, or that the engine refuses.
+        ValueError: names the first expression that has another type, or that the engine rejects.
     """
     if not expressions:
         return
-    table = ", ".join(f"CAST(NULL AS {kind}) AS {identifier(name)}" for name, kind in columns.items())
+    table = ", ".join(f"CAST(NULL AS {result_type}) AS {identifier(name)}" for name, result_type in columns.items())
     with duckdb.connect(config={"threads": 1, "memory_limit": "100MB"}) as con:
-        for where, (text, number) in expressions.items():
+        for where, (text, numeric) in expressions.items():
             try:
-                kind = str(
+                result_type = str(
                     con.execute(f"DESCRIBE SELECT {to_sql(text, 'duckdb')} FROM (SELECT {table})").fetchall()[0][1]
                 )
             except duckdb.Error as error:
                 raise ValueError(f"{where}: '{text}' cannot be computed: {str(error).splitlines()[0]}") from None
-            if number and not NUMBERS.match(kind) and kind != "BOOLEAN":
-                raise ValueError(f"{where}: '{text}' gives {kind}, not a number")
-            if not number and kind != "BOOLEAN" and not NUMBERS.match(kind):
-                raise ValueError(f"{where}: '{text}' gives {kind}, not a condition (true or false)")
+            if numeric and not NUMBERS.match(result_type) and result_type != "BOOLEAN":
+                raise ValueError(f"{where}: '{text}' gives {result_type}, not a number")
+            if not numeric and result_type != "BOOLEAN" and not NUMBERS.match(result_type):
+                raise ValueError(f"{where}: '{text}' gives {result_type}, not a condition (true or false)")
 
 
 def columns_of(text: str) -> set[str]:
@@ -215,5 +229,10 @@ def columns_of(text: str) -> set[str]:
 
 
 def to_sql(text: str, dialect: str) -> str:
-    """An expression in the words of an engine, in brackets."""
+    """An expression in an engine's SQL, in parentheses.
+
+    Args:
+        text: the expression, in DuckDB's SQL.
+        dialect: the engine's SQL, by sqlglot's name.
+    """
     return f"({parse_expression(text, 'expression').sql(dialect=dialect, identify=True)})"

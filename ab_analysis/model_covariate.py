@@ -1,8 +1,8 @@
 """A model's prediction as covariate, cross-fitted: CUPAC (Tang et al. 2020), MLRATE (Guo et al. 2021, arXiv 2106.07263).
 
-For each fold of users a gradient-boosted model learns on users of the other folds what they do in the experiment from
-what they did before it; its prediction for the fold is then one more covariate. The model never sees the user it
-predicts, nor who is treated.
+For each fold of users a gradient-boosted model learns from the users of the other folds to predict what they do in the
+experiment from what they did before it; its predictions for the fold are one more covariate. The model never sees the
+users that it predicts for, nor who is treated.
 """
 
 from __future__ import annotations
@@ -21,29 +21,29 @@ MIN_USERS = 400
 
 
 def add_model_covariates(db: Engine, metrics: Sequence[str], features: Sequence[str], seed: int) -> list[str]:
-    """Make ``users_with_models``: ``users`` with the column ``<metric>_model`` for each metric.
+    """Create ``users_with_models``: ``users`` with a column ``<metric>_model`` for each metric.
 
     Args:
-        db: holds ``users``.
-        metrics: what is predicted.
+        db: has the table ``users``.
+        metrics: columns to predict.
         features: columns measured before the experiment.
-        seed: of the models.
+        seed: for the models.
 
     Returns:
-        The new columns; none where there are too few users to learn from.
+        Names of the new columns; empty if there are too few users to learn from.
     """
     from sklearn.ensemble import HistGradientBoostingRegressor
 
     users = int(db.scalar("SELECT count(*) FROM users"))
     if users < MIN_USERS:
         return []
-    taken = ", ".join(dict.fromkeys(features))
-    wanted = ", ".join(dict.fromkeys(metrics))
-    every = max(1, -(-users // (MOST_TRAINING_ROWS * FOLDS // (FOLDS - 1))))
-    # Folds by a hash, so that ids which carry meaning (the day of arrival) do not; the rows in order, for equal models.
-    place = "abs(CAST(user_id AS BIGINT) % 1000003 * 7919 % 1000003)"
+    feature_columns = ", ".join(dict.fromkeys(features))
+    metric_columns = ", ".join(dict.fromkeys(metrics))
+    step = max(1, -(-users // (MOST_TRAINING_ROWS * FOLDS // (FOLDS - 1))))
+    # Folds by a hash, because ids may carry meaning (the day of arrival); ordered rows, so that models are reproducible.
+    hash_sql = "abs(CAST(user_id AS BIGINT) % 1000003 * 7919 % 1000003)"
     sample = db.arrow(
-        f"SELECT {place} AS place, {taken}, {wanted} FROM users WHERE {place} % {every} = 0 ORDER BY user_id"
+        f"SELECT {hash_sql} AS place, {feature_columns}, {metric_columns} FROM users WHERE {hash_sql} % {step} = 0 ORDER BY user_id"
     )
     matrix = _matrix(sample, features)
     folds = _folds(sample)
@@ -59,23 +59,25 @@ def add_model_covariates(db: Engine, metrics: Sequence[str], features: Sequence[
     parts = max(1, -(-users // CHUNKS_OF_USERS))
     tables = []
     for part in range(parts):
-        chunk = db.arrow(f"SELECT {place} AS place, user_id, {taken} FROM users WHERE {place} % {parts} = {part}")
+        chunk = db.arrow(
+            f"SELECT {hash_sql} AS place, user_id, {feature_columns} FROM users WHERE {hash_sql} % {parts} = {part}"
+        )
         rows, chunk_folds = _matrix(chunk, features), _folds(chunk)
         columns = {"user_id": chunk["user_id"]}
         for metric, fitted in models.items():
             predicted = np.zeros(len(rows))
             for f, model in enumerate(fitted):
-                at = chunk_folds == f
-                if at.any():
-                    predicted[at] = model.predict(rows[at])
+                in_fold = chunk_folds == f
+                if in_fold.any():
+                    predicted[in_fold] = model.predict(rows[in_fold])
             columns[f"{metric}_model"] = pa.array(predicted)
         tables.append(pa.table(columns))
     db.register("model_predictions", pa.concat_tables(tables))
     names = [f"{metric}_model" for metric in models]
-    chosen = ", ".join(f"p.{n}" for n in names)
+    prediction_columns = ", ".join(f"p.{n}" for n in names)
     db.view(
         "users_with_models",
-        f"SELECT u.*, {chosen} FROM users u JOIN model_predictions p ON p.user_id = u.user_id",
+        f"SELECT u.*, {prediction_columns} FROM users u JOIN model_predictions p ON p.user_id = u.user_id",
     )
     return names
 

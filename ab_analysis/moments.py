@@ -1,6 +1,6 @@
 """Sufficient statistics of users: count, means and co-moments by group, computed by the engine in one pass.
 
-Everything that is tested is a function of these; the users themselves never leave the engine.
+All tests are functions of these; the users themselves never leave the engine.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from core.engine import Engine
 from core.errors import DataError
 
 BITS = 43
-"""Of a column's largest value: products of two take 86 bits, and a billion users' sum of them fits the engines' 38 digits."""
+"""Bits of a column's largest value: products of two take 86 bits, and their sum over a billion users fits 38 digits."""
 SHARED_BITS = 8
-"""A group whose largest value is smaller than all users' by more than so many bits gets a scale of its own."""
+"""A group gets its own scale if its largest value has this many bits less than the largest of all users."""
 ORDINARY_RANGE = 300
-"""Columns whose size is beyond 2^±this are measured in a unit of their own: squares of them would leave the doubles."""
+"""Columns with values beyond 2^±this are measured in a unit of their own: a double could not hold their squares."""
 FINITE = "1.7976931348623157e308"
 
 
@@ -37,8 +37,8 @@ class Moments:
         columns: what was measured, k names.
         count: users.
         means: shape (k,).
-        comoments: Σ (x − x̄)(y − ȳ), shape (k, k); NaN for pairs that nobody asked for.
-        units: column → what 1 in ``means`` stands for, a power of two; columns that are not here stand for themselves.
+        comoments: Σ (x − x̄)(y − ȳ), shape (k, k); NaN for pairs that were not requested.
+        units: column → what 1 in ``means`` stands for, a power of two; 1 for columns that are not in it.
     """
 
     columns: tuple[str, ...]
@@ -48,7 +48,7 @@ class Moments:
     units: Mapping[str, float] = field(default_factory=dict)
 
     def __add__(self, other: Moments) -> Moments:
-        """Two groups as one (Chan, Golub & LeVeque 1983, doi:10.1080/00031305.1983.10483115)."""
+        """The moments of two groups together (Chan, Golub & LeVeque 1983, doi:10.1080/00031305.1983.10483115)."""
         if not self.count or not other.count:
             return other if not self.count else self
         if self.units != other.units:
@@ -87,19 +87,19 @@ class Moments:
         vector = np.zeros(len(self.columns))
         for column, weight in weights.items():
             vector[self.at(column)] = weight
-        used = vector != 0
-        across = self.comoments[:, used] @ vector[used]
-        square = float(vector[used] @ across[used])
+        weighted = vector != 0
+        covariances = self.comoments[:, weighted] @ vector[weighted]
+        square = float(vector[weighted] @ covariances[weighted])
         return Moments(
             (*self.columns, name),
             self.count,
-            np.append(self.means, self.means[used] @ vector[used]),
-            np.block([[self.comoments, across[:, None]], [across[None, :], np.array([[square]])]]),
+            np.append(self.means, self.means[weighted] @ vector[weighted]),
+            np.block([[self.comoments, covariances[:, None]], [covariances[None, :], np.array([[square]])]]),
             {**self.units, name: self.unit(next(iter(weights)))},
         )
 
     def aggregates(self, *names: str) -> tea_tasting.aggr.Aggregates:
-        """As tea-tasting takes them."""
+        """The moments of some columns in tea-tasting's form."""
         n = max(self.count - 1, 1)
         pairs = [(a, b) for a in names for b in names if a < b]
         return tt.aggr.Aggregates(
@@ -111,11 +111,11 @@ class Moments:
 
 
 def align(*groups: Moments) -> list[Moments]:
-    """Groups in the same units, the largest of each column, so that their figures can be compared."""
+    """Convert groups to the same units, the largest of each column, so that their figures can be compared."""
     if all(g.units == groups[0].units for g in groups):
         return list(groups)
-    people = [g for g in groups if g.count]
-    units = {c: max(g.unit(c) for g in people) for c in {c for g in people for c in g.units}}
+    nonempty = [g for g in groups if g.count]
+    units = {c: max(g.unit(c) for g in nonempty) for c in {c for g in nonempty for c in g.units}}
     aligned = []
     for g in groups:
         factors = np.array([g.unit(c) / units.get(c, 1.0) for c in g.columns])
@@ -144,7 +144,7 @@ class Cells:
     cells: dict[tuple[str, ...], Moments]
 
     def of(self, **groups: str) -> Moments:
-        """Users of the given groups together; no users where there are none."""
+        """Moments of all users with these values of group columns, such as ``of(variant="a")``; empty if there are none."""
         chosen = no_users(next(iter(self.cells.values())).columns)
         for key, moments in self.cells.items():
             if all(key[self.by.index(name)] == value for name, value in groups.items()):
@@ -157,22 +157,22 @@ class Cells:
 
 
 def pairs_of(blocks: Iterable[Sequence[str]]) -> list[tuple[str, str]]:
-    """Each pair of columns that stands in a block, once."""
+    """Each pair of columns within a block, once."""
     pairs = {tuple(sorted(pair)): None for block in blocks for pair in combinations_with_replacement(block, 2)}
     return [(a, b) for a, b in pairs]
 
 
 def read_moments(db: Engine, table: str, by: Sequence[str], blocks: Sequence[Sequence[str]]) -> Cells:
-    """Moments of a table of users, in one pass after one that looks for the largest values.
+    """Moments of a table of users, in two passes: the first finds the largest values, the second sums.
 
     Args:
-        db: where the table is.
+        db: has the table.
         table: its name.
         by: group columns, the variant first.
-        blocks: columns whose co-moments are needed together, one block a metric.
+        blocks: columns whose co-moments are needed together, one block per metric.
 
     Raises:
-        DataError: a column holds NaN, infinity or nothing for a user.
+        DataError: a user's value is NaN, infinite or missing.
     """
     columns = tuple(sorted({name for block in blocks for name in block}))
     pairs = pairs_of(blocks)
@@ -203,25 +203,30 @@ def exact_sums(
 ) -> dict[tuple[str, ...], tuple[int, list[Fraction]]]:
     """Sums of columns and of products of two columns by group, without rounding.
 
-    Every column is scaled by a power of two so that its largest value takes ``BITS`` bits, rounded to whole numbers, and
-    summed as such: the result does not depend on the order of the users, nor on the engine, and nothing cancels. Counts are
-    exact; other values keep ``BITS`` bits of the column's largest (of its range, where that lies far from 0). A group
-    whose values are much smaller than the largest of all has scales of its own, so that an outlier elsewhere takes
-    nothing from it.
+    Every column is scaled by a power of two so that its largest value takes ``BITS`` bits, rounded to integers, and summed
+    as such: the result depends neither on the order of the users nor on the engine, and there is no cancellation. Counts
+    are exact; other values keep ``BITS`` bits of the column's largest (of its range, if that is far from 0). A group whose
+    values are much smaller than the largest of all has its own scales, so that an outlier elsewhere costs it no precision.
+
+    Args:
+        db: has the table.
+        table: its name.
+        by: group columns.
+        terms: single columns, and pairs of columns whose products are summed.
 
     Returns:
-        Group → users, and a value a term; groups in order.
+        Group → number of users, and a sum per term; groups in order.
 
     Raises:
-        DataError: a column holds NaN, infinity or nothing for a user.
+        DataError: a user's value is NaN, infinite or missing.
     """
     columns = sorted({name for term in terms for name in term})
-    alike: dict[tuple[_Scale, ...], list[tuple[Any, ...]]] = {}
+    groups_by_scales: dict[tuple[_Scale, ...], list[tuple[Any, ...]]] = {}
     for group, scales in _scales(db, table, by, columns).items():
-        alike.setdefault(scales, []).append(group)
+        groups_by_scales.setdefault(scales, []).append(group)
     sums: dict[tuple[str, ...], tuple[int, list[Fraction]]] = {}
-    for scales, groups in alike.items():
-        where = "" if len(alike) == 1 else f" WHERE {_any_of(by, groups)}"
+    for scales, groups in groups_by_scales.items():
+        where = "" if len(groups_by_scales) == 1 else f" WHERE {_any_of(by, groups)}"
         sums |= _sums_at(db, f"{table}{where}", by, terms, dict(zip(columns, scales, strict=True)))
     return dict(sorted(sums.items()))
 
@@ -229,30 +234,30 @@ def exact_sums(
 def _sums_at(
     db: Engine, source: str, by: Sequence[str], terms: Sequence[tuple[str, ...]], scales: Mapping[str, _Scale]
 ) -> dict[tuple[str, ...], tuple[int, list[Fraction]]]:
-    """``exact_sums`` of groups whose columns have the same scales. Columns get names that no user's can collide with."""
-    inner = {c: f"c{n}" for n, c in enumerate(scales)}
+    """``exact_sums`` of groups that share their scales. Aliases keep users' column names from colliding with ours."""
+    aliases = {c: f"c{n}" for n, c in enumerate(scales)}
     names = [f"g{n}" for n in range(len(by))]
-    chosen = [f"{identifier(name)} AS {alias}" for name, alias in zip(by, names, strict=True)]
-    chosen += [f"{db.round_to_int(s.apply(db, identifier(c)))} AS {inner[c]}" for c, s in scales.items()]
-    needed = list(dict.fromkeys([*((c,) for c in scales), *terms]))
-    sums = [f"CAST(sum({' * '.join(inner[c] for c in t)}) AS STRING) AS t{n}" for n, t in enumerate(needed)]
+    selected = [f"{identifier(name)} AS {alias}" for name, alias in zip(by, names, strict=True)]
+    selected += [f"{db.round_to_int(s.apply(db, identifier(c)))} AS {aliases[c]}" for c, s in scales.items()]
+    required_terms = list(dict.fromkeys([*((c,) for c in scales), *terms]))
+    sums = [f"CAST(sum({' * '.join(aliases[c] for c in t)}) AS STRING) AS t{n}" for n, t in enumerate(required_terms)]
     rows = db.rows(
-        f"SELECT {', '.join([*names, 'count(*) AS n', *sums])} FROM (SELECT {', '.join(chosen)} FROM {source}) "
+        f"SELECT {', '.join([*names, 'count(*) AS n', *sums])} FROM (SELECT {', '.join(selected)} FROM {source}) "
         f"whole_numbers GROUP BY {', '.join(names)} ORDER BY {', '.join(names)}"
     )
     totals = {}
     for row in rows:
         key, count = tuple(str(v) for v in row[: len(by)]), int(row[len(by)])
-        inside = {
+        centered = {
             t: Fraction(int(v)) / Fraction(2) ** sum(scales[c].exponent for c in t)
-            for t, v in zip(needed, row[len(by) + 1 :], strict=True)
+            for t, v in zip(required_terms, row[len(by) + 1 :], strict=True)
         }
-        totals[key] = (count, [_around_zero(t, inside, scales, count) for t in terms])
+        totals[key] = (count, [_around_zero(t, centered, scales, count) for t in terms])
     return totals
 
 
 def _any_of(by: Sequence[str], groups: Sequence[tuple[Any, ...]]) -> str:
-    """Condition for rows of the given groups."""
+    """SQL condition for the rows of groups."""
 
     def equal(name: str, value: Any) -> str:
         if value is None:
@@ -263,14 +268,14 @@ def _any_of(by: Sequence[str], groups: Sequence[tuple[Any, ...]]) -> str:
 
 
 def _around_zero(
-    term: tuple[str, ...], inside: Mapping[tuple[str, ...], Fraction], scales: Mapping[str, _Scale], count: int
+    term: tuple[str, ...], centered: Mapping[tuple[str, ...], Fraction], scales: Mapping[str, _Scale], count: int
 ) -> Fraction:
-    """A sum of what was measured, from the sums of what was measured around the centers."""
+    """The sum of a term's values, from the sums of their distances to the centers."""
     centers = [Fraction(scales[c].center) for c in term]
     if len(term) == 1:
-        return inside[term] + count * centers[0]
+        return centered[term] + count * centers[0]
     a, b = centers
-    return inside[term] + a * inside[(term[1],)] + b * inside[(term[0],)] + count * a * b
+    return centered[term] + a * centered[(term[1],)] + b * centered[(term[0],)] + count * a * b
 
 
 @dataclass(frozen=True)
@@ -289,15 +294,15 @@ class _Scale:
 def _scales(
     db: Engine, table: str, by: Sequence[str], columns: Sequence[str]
 ) -> dict[tuple[Any, ...], tuple[_Scale, ...]]:
-    """How each column is scaled in each group; ``DataError`` names the columns with values that are no numbers."""
+    """The scale of each column in each group; ``DataError`` names the columns with values that are not finite numbers."""
     names = [f"g{n}" for n in range(len(by))]
     parts = [f"{identifier(name)} AS {alias}" for name, alias in zip(by, names, strict=True)]
     for n, c in enumerate(columns):
         v = f"CAST({identifier(c)} AS DOUBLE)"
-        known = f"CASE WHEN abs({v}) <= {FINITE} THEN {v} END"
+        finite = f"CASE WHEN abs({v}) <= {FINITE} THEN {v} END"
         parts.append(
-            f"count(*) FILTER (WHERE {v} IS NULL OR NOT abs({v}) <= {FINITE}) AS b{n}, min({known}) AS l{n}, "
-            f"max({known}) AS h{n}"
+            f"count(*) FILTER (WHERE {v} IS NULL OR NOT abs({v}) <= {FINITE}) AS b{n}, min({finite}) AS l{n}, "
+            f"max({finite}) AS h{n}"
         )
     rows = db.rows(f"SELECT {', '.join(parts)} FROM {table} GROUP BY {', '.join(map(identifier, by))}")
     groups = {row[: len(by)]: row[len(by) :] for row in rows}
@@ -313,31 +318,38 @@ def _scales(
 
 
 def _scale(low: float, high: float, overall: _Scale | None = None) -> _Scale:
-    """The scale of values in [low, high]; that of all users where it costs this group no more than ``SHARED_BITS``."""
-    far = max(abs(low), abs(high))
-    center = (low + high) / 2 if high - low < far / 64 else 0.0
+    """The scale of values in [low, high]; that of all users if it costs this group at most ``SHARED_BITS``."""
+    largest_value = max(abs(low), abs(high))
+    center = (low + high) / 2 if high - low < largest_value / 64 else 0.0
     largest = max(abs(low - center), abs(high - center))
-    scale = _Scale(center, min(BITS - math.frexp(largest or far)[1], 1000))
+    scale = _Scale(center, min(BITS - math.frexp(largest or largest_value)[1], 1000))
     if overall is None:
         return scale if largest else _Scale(center, BITS)
-    if not far or scale.exponent - overall.exponent <= SHARED_BITS:
+    if not largest_value or scale.exponent - overall.exponent <= SHARED_BITS:
         return overall
     return scale
 
 
 def check_known(db: Engine, table: str, columns: Sequence[str]) -> None:
-    """``DataError`` names the columns that are null for some users."""
+    """Check that columns are not null for any user.
+
+    Raises:
+        DataError: names the columns that are, with the number of users.
+    """
     if not columns:
         return
 
-    def counted(what: str, wanted: Sequence[str]) -> dict[str, int]:
+    def count_per_column(aggregate: str, columns_to_count: Sequence[str]) -> dict[str, int]:
         sql = ", ".join(
-            what.format(f"CASE WHEN {c} IS NULL THEN user_id END") + f" AS b{n}" for n, c in enumerate(wanted)
+            aggregate.format(f"CASE WHEN {c} IS NULL THEN user_id END") + f" AS b{n}"
+            for n, c in enumerate(columns_to_count)
         )
-        return dict(zip(wanted, db.rows(f"SELECT {sql} FROM {table}")[0], strict=True))
+        return dict(zip(columns_to_count, db.rows(f"SELECT {sql} FROM {table}")[0], strict=True))
 
-    if bad := [c for c, n in counted("count({})", columns).items() if n]:
-        _raise_unknown(counted("count(DISTINCT {})", bad))  # users; dear on Spark, so only where it is needed
+    if incomplete := [c for c, n in count_per_column("count({})", columns).items() if n]:
+        _raise_unknown(
+            count_per_column("count(DISTINCT {})", incomplete)
+        )  # counting users is expensive on Spark, so only for these
 
 
 def _raise_unknown(counts: Mapping[str, int]) -> None:

@@ -1,4 +1,4 @@
-"""All experiments on one page: where each stands, and what they amount to together."""
+"""All experiments on one page: the status of each, and what they add up to."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ PAGE = """
 <li>{{ meta.ended }} of {{ meta.experiments }} experiments have ended; {{ meta.ship }} to ship, {{ meta.stop }} to stop,
 {{ meta.no_effect }} without an effect, {{ meta.no_conclusion }} without a conclusion.</li>
 {% if meta.mean_lift is not none %}<li>Mean lift of the first primary metric {{ meta.mean_lift|percent }} as measured.
-{% if meta.experiments > 2 and meta.ship %}What is shipped was picked for its lift, which overstates it: drawn towards the mean of all,
+{% if meta.experiments > 2 and meta.ship %}What is shipped was selected for its lift, which overstates it: shrunk toward the mean of all,
 the shipped ones have {{ meta.shipped_shrunk|percent }}
 instead of {{ meta.shipped|percent }}.{% endif %}</li>{% endif %}
-{% if meta.covered_of %}<li>Calibration: of {{ meta.covered_of }} effects whose truth is known, {{ meta.covered }} lie in their interval
+{% if meta.covered_of %}<li>Calibration: of {{ meta.covered_of }} effects with a known truth, {{ meta.covered }} lie in their interval
 (expected {{ meta.level|share }}).</li>{% endif %}
 {% if meta.aa_of %}<li>A/A: {{ meta.aa_failed }} of {{ meta.aa_of }} experiments differed before they began.</li>{% endif %}</ul></section>
 """
@@ -60,7 +60,7 @@ def write_overview(settings: Settings) -> Path:
 
 
 def _latest(folder: Path) -> dict[str, Any] | None:
-    """The final report where there is one, else the latest."""
+    """The final report if there is one, else the latest."""
     final = folder / "final.json"
     dated = sorted(p for p in folder.glob("*.json") if p.stem not in {"registered", "final"})
     path = final if final.exists() else dated[-1] if dated else None
@@ -85,18 +85,20 @@ def _deciding(content: dict[str, Any]) -> dict[str, Any] | None:
     """Headline row of the first primary metric, of the variant that the decision names."""
     first, variant = content["about"]["primary"][0], content["decision"]["variant"]
     rows = [r for r in content["results"] if r["headline"] and r["metric"] == first]
-    found: dict[str, Any] | None = next((r for r in rows if r["variant"] == variant), rows[0] if rows else None)
-    return found
+    row: dict[str, Any] | None = next((r for r in rows if r["variant"] == variant), rows[0] if rows else None)
+    return row
 
 
 def _together(latest: list[dict[str, Any]], rows: list[dict[str, Any]]) -> dict[str, Any]:
     verdicts = [r["verdict"] for r in rows]
-    known = [(r, d) for r, c in zip(rows, latest, strict=True) if (d := _deciding(c)) and _finite(d["rel_effect_ci"])]
+    with_lift = [
+        (r, d) for r, c in zip(rows, latest, strict=True) if (d := _deciding(c)) and _finite(d["rel_effect_ci"])
+    ]
     z = NormalDist().inv_cdf(0.975)
-    lifts = [d["rel_effect"] for _, d in known]
-    shrunk, _ = shrink(lifts, [(d["rel_effect_ci"][1] - d["rel_effect_ci"][0]) / 2 / z for _, d in known])
-    shipped = [n for n, (r, _) in enumerate(known) if r["verdict"] == "ship"]
-    true = [
+    lifts = [d["rel_effect"] for _, d in with_lift]
+    shrunk, _ = shrink(lifts, [(d["rel_effect_ci"][1] - d["rel_effect_ci"][0]) / 2 / z for _, d in with_lift])
+    shipped = [n for n, (r, _) in enumerate(with_lift) if r["verdict"] == "ship"]
+    with_truth = [
         (r["truth"], r["rel_effect_ci"])
         for c in latest
         for r in c["results"]
@@ -108,7 +110,7 @@ def _together(latest: list[dict[str, Any]], rows: list[dict[str, Any]]) -> dict[
         **{v: verdicts.count(v) for v in ("ship", "stop", "no_effect", "no_conclusion")},
         "mean_lift": _mean(lifts), "shipped": _mean([lifts[n] for n in shipped]),
         "shipped_shrunk": _mean([shrunk[n].effect for n in shipped]),
-        "covered": sum(ci[0] <= t <= ci[1] for t, ci in true), "covered_of": len(true), "level": 0.95,
+        "covered": sum(ci[0] <= t <= ci[1] for t, ci in with_truth), "covered_of": len(with_truth), "level": 0.95,
         "aa_of": len(aa), "aa_failed": sum(k["level"] == "fail" for k in aa),
     }  # fmt: skip
 

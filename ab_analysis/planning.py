@@ -23,14 +23,14 @@ from events.store import EventStore
 
 @dataclass(frozen=True)
 class PlanRow:
-    """What an experiment of some days could find.
+    """What an experiment of a given length could detect.
 
     Attributes:
-        users: that would be in it, all variants together.
-        mean, sd: of the metric; sd after adjustment for ``cuped``.
-        detectable: smallest true relative effect of one treatment that is found with the experiment's power.
-        users_needed: for the experiment's minimum effect.
-        power: chance to find the minimum effect.
+        users: number of users that would be in it, all variants together.
+        mean, sd: of the metric; for ``cuped`` the sd is that after the adjustment.
+        detectable: smallest true relative effect of one treatment that is detected with the experiment's power.
+        users_needed: number of users that detecting the experiment's minimum effect takes.
+        power: probability of detecting the minimum effect.
         variance_reduction: by the covariates, 1 − ρ².
     """
 
@@ -49,9 +49,16 @@ class PlanRow:
 def plan_from_history(
     db: Engine, store: EventStore, plan: ExperimentPlan, durations: Sequence[int], until: Hour | None = None
 ) -> list[PlanRow]:
-    """Pretend that an experiment of each length ended at ``until``, and see how its metrics vary.
+    """Pretend that an experiment of each length ended at ``until``, and measure how its metrics vary.
 
-    Everybody who was active in that time would have been in it, from the first event on.
+    Everybody who was active in that time would have been in it, from their first event on.
+
+    Args:
+        db: runs the queries.
+        store: events of the source.
+        plan: the experiment and its metrics.
+        durations: lengths to compare, days.
+        until: end of the pretended experiments, exclusive; default: the end of the log.
 
     Raises:
         NotReadyError: the log is shorter than a duration.
@@ -73,23 +80,23 @@ def plan_from_history(
 def _of_length(db: Engine, store: EventStore, plan: ExperimentPlan, days: int, until: Hour) -> list[PlanRow]:
     start = (until - 24 * days).start
     pretended = plan.experiment.model_copy(update={"start": start, "end": None, "trigger": plan.experiment.trigger})
-    inside = ExperimentPlan(pretended, plan.metrics, plan.facets)
+    pretended_plan = ExperimentPlan(pretended, plan.metrics, plan.facets)
     first = Hour.of(start - timedelta(days=pretended.pre_days))
     files = store.event_files(h for h in store.hours() if first <= h < until)
     db.view("history", f"SELECT * FROM {db.files(files)}")
     exposures = f"""(SELECT {quoted(pretended.name)} AS experiment, {quoted(pretended.control)} AS variant, user_id,
         min(timestamp) AS timestamp FROM history WHERE timestamp >= {db.instant(start)} GROUP BY user_id) first_events"""
-    counts = make_tables(db, inside, until, events=files, exposures=exposures)
+    counts = make_tables(db, pretended_plan, until, events=files, exposures=exposures)
     users = sum(counts.analyzed.values())
     if users < 2:
         raise NotReadyError(f"fewer than two users in the {days} days before {until}")
-    specs = metric_specs(inside, some_new=0 < counts.new_users < users)
+    specs = metric_specs(pretended_plan, with_new_users=0 < counts.new_users < users)
     moments = read_moments(db, "users", ("variant",), [t.columns for t in specs.values()]).of()
     return [
         row
         for t in specs.values()
         for adjusted in ((False, True) if t.covariates else (False,))
-        if (row := plan_row(inside, t, moments, days, adjusted=adjusted))
+        if (row := plan_row(pretended_plan, t, moments, days, adjusted=adjusted))
     ]
 
 
@@ -120,17 +127,18 @@ def plan_row(plan: ExperimentPlan, spec: MetricSpec, moments: Moments, days: int
             power=experiment.power, use_t=False, rel_effect_size=effect, n_obs=max(int(in_pair), 4),
         )  # fmt: skip
 
-    found = metric().solve_power_from_aggregates(aggregates, "rel_effect_size")[0]
+    smallest = metric().solve_power_from_aggregates(aggregates, "rel_effect_size")[0]
     needed = metric(experiment.minimum_effect).solve_power_from_aggregates(aggregates, "n_obs")[0]
     power = metric(experiment.minimum_effect).solve_power_from_aggregates(aggregates, "power")[0]
     variance = aggregates.ratio_var(spec.numerator, spec.denominator)
-    left = variance
+    residual_variance = variance
     if covariate:
-        left -= aggregates.ratio_cov(spec.numerator, spec.denominator, covariate, None)
+        residual_variance -= aggregates.ratio_cov(spec.numerator, spec.denominator, covariate, None)
     mean = aggregates.mean(spec.numerator) / aggregates.mean(spec.denominator)
     unit = moments.unit(spec.numerator) / (moments.unit(spec.denominator) if spec.denominator else 1.0)
     return PlanRow(
-        spec.metric, "cuped" if adjusted else "welch", days, moments.count, float(mean) * unit, math.sqrt(max(left, 0.0)) * unit,
-        1 - left / variance, abs(float(found.rel_effect_size)), math.ceil(needed.n_obs * total / (share + control)),
+        spec.metric, "cuped" if adjusted else "welch", days, moments.count, float(mean) * unit,
+        math.sqrt(max(residual_variance, 0.0)) * unit,
+        1 - residual_variance / variance, abs(float(smallest.rel_effect_size)), math.ceil(needed.n_obs * total / (share + control)),
         float(power.power),
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Drawings of an experiment's report."""
+"""Plots of an experiment's report."""
 
 from __future__ import annotations
 
@@ -22,24 +22,31 @@ PALETTE = ("#1f5fa8", "#b35a00", "#14703c", "#7a3e9d")
 def forest(
     experiment: Experiment, analysis: Analysis, titles: Mapping[str, str], side: Callable[[MetricResult], int]
 ) -> Markup:
-    """Lifts with their intervals: thick one look, thin all looks and comparisons, hollow without adjustment."""
+    """Lifts with their intervals: thick for one look, thin for all looks and comparisons, hollow without adjustment.
+
+    Args:
+        experiment: content of the experiment file.
+        analysis: its results.
+        titles: metric → title.
+        side: 1 for a result that is shown to be better, −1 for worse, 0 for neither.
+    """
     import matplotlib.pyplot as plt
 
     rows = [r for r in analysis.results if r.headline and math.isfinite(r.rel_effect_ci[0])]
     plain = {(r.metric, r.variant): r for r in analysis.results if r.method == "welch"}
     figure, axes = plt.subplots(figsize=(8, 0.46 * len(rows) + 1.1))
-    for at, r in enumerate(reversed(rows)):
+    for y, r in enumerate(reversed(rows)):
         color = {1: GOOD, -1: BAD, 0: NEUTRAL}[side(r)]
         if r.adjusted_ci and math.isfinite(r.adjusted_ci[0]):
-            axes.plot([100 * v for v in r.adjusted_ci], [at, at], color=color, lw=1)
-        axes.plot([100 * v for v in r.rel_effect_ci], [at, at], color=color, lw=3)
-        axes.plot(100 * r.rel_effect, at, "o", color=color, ms=5)
+            axes.plot([100 * v for v in r.adjusted_ci], [y, y], color=color, lw=1)
+        axes.plot([100 * v for v in r.rel_effect_ci], [y, y], color=color, lw=3)
+        axes.plot(100 * r.rel_effect, y, "o", color=color, ms=5)
         base = plain.get((r.metric, r.variant))
         if base and r.method != "welch" and math.isfinite(base.rel_effect_ci[0]):
-            axes.plot([100 * v for v in base.rel_effect_ci], [at - 0.24] * 2, color="#b8c0ca", lw=1.4)
-            axes.plot(100 * base.rel_effect, at - 0.24, "o", mfc="white", mec="#b8c0ca", ms=4)
+            axes.plot([100 * v for v in base.rel_effect_ci], [y - 0.24] * 2, color="#b8c0ca", lw=1.4)
+            axes.plot(100 * base.rel_effect, y - 0.24, "o", mfc="white", mec="#b8c0ca", ms=4)
         if r.truth is not None:
-            axes.plot(100 * r.truth, at, "D", mfc="none", mec=ACCENT, ms=8)
+            axes.plot(100 * r.truth, y, "D", mfc="none", mec=ACCENT, ms=8)
     axes.axvline(0, color=INK, lw=0.8)
     several = len(experiment.treatments) > 1
     names = [f"{titles[r.metric]}{f' ({r.variant})' if several else ''}" for r in reversed(rows)]
@@ -99,27 +106,27 @@ def segments(rows: Sequence[SegmentResult], titles: Mapping[str, str]) -> Markup
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(figsize=(8, 0.3 * len(rows) + 1.1))
-    for at, s in enumerate(reversed(rows)):
-        axes.plot([100 * v for v in s.rel_effect_ci], [at, at], color="#d3d9e0", lw=4)
-        axes.plot(100 * s.rel_effect, at, "|", color=NEUTRAL, ms=9)
-        axes.plot([100 * v for v in s.shrunk_ci], [at, at], color=ACCENT, lw=1.6)
-        axes.plot(100 * s.shrunk, at, "o", color=ACCENT, ms=4)
+    for y, s in enumerate(reversed(rows)):
+        axes.plot([100 * v for v in s.rel_effect_ci], [y, y], color="#d3d9e0", lw=4)
+        axes.plot(100 * s.rel_effect, y, "|", color=NEUTRAL, ms=9)
+        axes.plot([100 * v for v in s.shrunk_ci], [y, y], color=ACCENT, lw=1.6)
+        axes.plot(100 * s.shrunk, y, "o", color=ACCENT, ms=4)
     axes.axvline(0, color=INK, lw=0.8)
     names = [f"{s.value} ({s.segment.replace('_', ' ')}), {titles[s.metric]}" for s in reversed(rows)]
     axes.set_yticks(range(len(rows)), names, fontsize=7)
     axes.set_xlabel("lift, %")
     axes.spines[["top", "right", "left"]].set_visible(False)
     text = "; ".join(f"{n}: {s.shrunk:+.2%}" for n, s in zip(names, reversed(rows), strict=True))
-    return svg(figure, f"Shrunk lifts by segment. {text}", "Grey: as measured. Blue: drawn towards the common effect.")
+    return svg(figure, f"Shrunk lifts by segment. {text}", "Grey: as measured. Blue: shrunk toward the common effect.")
 
 
 def distributions(analysis: Analysis, titles: Mapping[str, str]) -> Markup:
-    """Share of users by value of the primary metrics, one line a variant."""
+    """Share of users by value of the primary metrics, one line per variant."""
     import matplotlib.pyplot as plt
 
-    found = analysis.histograms
-    figure, panels = plt.subplots(1, len(found), figsize=(8, 2.7), squeeze=False, layout="constrained")
-    for axes, (metric, h) in zip(panels[0], found.items(), strict=True):
+    histograms = analysis.histograms
+    figure, panels = plt.subplots(1, len(histograms), figsize=(8, 2.7), squeeze=False, layout="constrained")
+    for axes, (metric, h) in zip(panels[0], histograms.items(), strict=True):
         for color, (variant, counts) in zip((NEUTRAL, *PALETTE), h["users"].items(), strict=False):
             total = sum(counts) or 1
             edges = [n * h["width"] for n in range(len(counts) + 1)]

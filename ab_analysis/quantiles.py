@@ -1,7 +1,7 @@
-"""Quantiles of the users' values, compared by the outer interval of order statistics.
+"""Compare quantiles of the users' values by the outer interval of order statistics.
 
 The standard error of a quantile p of n independent users is the distance of the order statistics at p ± z·√(p(1 − p)/n)
-over 2z: no density has to be estimated (Liu, Sun, Varshney & Xu 2019, arXiv 1903.08762).
+divided by 2z, so that no density has to be estimated (Liu, Sun, Varshney & Xu 2019, arXiv 1903.08762).
 """
 
 from __future__ import annotations
@@ -18,7 +18,17 @@ Z = NormalDist().inv_cdf(0.975)
 
 
 def compare_quantiles(db: Engine, metric: Metric, control: str, treatment: str, confidence: float) -> Effect:
-    """Difference of two variants' quantiles; ``UNKNOWN`` where too few users or values carry it."""
+    """Compare a quantile metric between two variants.
+
+    Args:
+        db: has the table ``users``.
+        metric: of the kind ``quantile``.
+        control, treatment: names of the variants.
+        confidence: level of the intervals.
+
+    Returns:
+        ``UNKNOWN`` if there are too few users or too few distinct values.
+    """
     sides = [_quantile(db, metric, variant) for variant in (control, treatment)]
     if not all(math.isfinite(se) for _, se in sides):
         return UNKNOWN
@@ -26,7 +36,7 @@ def compare_quantiles(db: Engine, metric: Metric, control: str, treatment: str, 
 
 
 def _quantile(db: Engine, metric: Metric, variant: str) -> tuple[float, float]:
-    """Quantile and its standard error; NaN where the order statistics around it lie outside the sample."""
+    """Quantile and its standard error; NaN if the order statistics around it lie outside the sample."""
     assert metric.quantile is not None
     p, where = metric.quantile, f"FROM users WHERE variant = {quoted(variant)}"
     n = int(db.scalar(f"SELECT count(*) {where}"))
@@ -34,8 +44,8 @@ def _quantile(db: Engine, metric: Metric, variant: str) -> tuple[float, float]:
     low, high = p - step, p + step
     if low <= 0 or high >= 1:
         return math.nan, math.nan
-    at = ", ".join(
+    percentiles = ", ".join(
         f"percentile_cont({q!r}) WITHIN GROUP (ORDER BY {metric.of}) AS q{i}" for i, q in enumerate((p, low, high))
     )
-    value, lower, upper = map(float, db.rows(f"SELECT {at} {where}")[0])
+    value, lower, upper = map(float, db.rows(f"SELECT {percentiles} {where}")[0])
     return value, (upper - lower) / (2 * Z) or math.nan

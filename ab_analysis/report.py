@@ -46,10 +46,18 @@ class Report:
 def analyze_experiment(
     settings: Settings, experiment: Experiment, until: Hour
 ) -> tuple[ExperimentPlan, Analysis, list[str]]:
-    """Analyze an experiment as of an hour, without a report: its plan, the analysis, and the queries that were run.
+    """Analyze an experiment as of an hour, without writing a report.
+
+    Args:
+        settings: name the workspace.
+        experiment: content of the experiment file.
+        until: hour up to which events count, exclusive.
+
+    Returns:
+        The plan, the analysis, and the queries that were run.
 
     Raises:
-        As ``write_report``.
+        PlatformError: as ``write_report``.
     """
     store = EventStore(settings.events_dir)
     plan = make_plan(settings, experiment, tuple(store.facets))
@@ -61,12 +69,17 @@ def analyze_experiment(
 
 
 def write_report(settings: Settings, experiment: Experiment, until: Hour) -> Report:
-    """Analyze an experiment as of an hour and write page, JSON and CSV: the same bytes for the same data, on any later day.
+    """Analyze an experiment as of an hour and write page, JSON and CSV: the same data give the same bytes on any later day.
 
-    After the experiment's end the page is ``final.html`` too.
+    After the experiment's end the report is also written as ``final``.
+
+    Args:
+        settings: name the workspace.
+        experiment: content of the experiment file.
+        until: hour up to which events count, exclusive; at most the experiment's end.
 
     Raises:
-        ConfigError: the file names a metric, column or segment that is not there.
+        ConfigError: the file names a metric, column or segment that does not exist.
         NotReadyError: nobody was exposed yet, or too few users.
         DataError: a metric is not a number for some users.
     """
@@ -85,7 +98,7 @@ def write_report(settings: Settings, experiment: Experiment, until: Hour) -> Rep
 
 @dataclass(frozen=True)
 class ReportOutcome:
-    """What became of one experiment's report; ``reason`` says why there is none."""
+    """The outcome of reporting one experiment; if ``report`` is None, ``reason`` says why."""
 
     experiment: str
     report: Report | None
@@ -93,10 +106,10 @@ class ReportOutcome:
 
 
 def write_reports(settings: Settings, names: Sequence[str], until: Hour) -> Iterator[ReportOutcome]:
-    """Report experiments of the workspace one after the other; one that cannot be reported does not stop the others.
+    """Report experiments of the workspace one by one; one that cannot be reported does not stop the others.
 
     Raises:
-        PlatformError: of the experiment, where only one is named.
+        PlatformError: the only experiment named cannot be reported.
     """
     for name in names:
         try:
@@ -110,12 +123,12 @@ def write_reports(settings: Settings, names: Sequence[str], until: Hour) -> Iter
 
 
 def _about(experiment: Experiment) -> dict[str, Any]:
-    """What the overview shows of an experiment without its file."""
+    """What the overview shows of an experiment without reading its file."""
     return {"about": {**experiment.model_dump(mode="json", include={"hypothesis", "owner", "start", "end", "primary"})}}
 
 
 def _register(folder: Path, experiment: Experiment) -> dict[str, Any]:
-    """The experiment as it was at its first report; later edits are held against it."""
+    """The experiment as it was at its first report, which later edits are compared with."""
     path = folder / "registered.json"
     if not path.exists():
         write_json(path, {"digest": experiment.digest, "content": experiment.model_dump(mode="json")})
@@ -124,7 +137,7 @@ def _register(folder: Path, experiment: Experiment) -> dict[str, Any]:
 
 
 def write_pages(folder: Path, stems: list[str], plan: ExperimentPlan, analysis: Analysis, queries: list[str]) -> None:
-    """Write the page of an analysis under each name; its plots are drawn once."""
+    """Write the page of an analysis under each of the names; its plots are drawn once."""
     experiment = plan.experiment
     titles = {name: m.title or name.replace("_", " ") for name, m in plan.metrics.items()}
     roles = {"primary": "Primary", "guardrail": "Guardrails", "secondary": "Secondary"}
@@ -159,7 +172,7 @@ def write_pages(folder: Path, stems: list[str], plan: ExperimentPlan, analysis: 
 
 
 def as_csv(analysis: Analysis) -> str:
-    """The results as a table, a row a metric, variant and method."""
+    """The results as CSV, one row per metric, variant and method."""
     rows = [plain(r) for r in analysis.results]
     buffer = io.StringIO()
     table = csv.writer(buffer, lineterminator="\n")

@@ -1,4 +1,4 @@
-"""What an analysis found: one row per metric, variant and method, segments, novelty; and how they are written."""
+"""The results of an analysis: one row per metric, variant and method, segments, novelty; and how they are written."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from datetime import date
 from typing import Any
 
 SIGNIFICANT_DIGITS = 12
-"""Of figures in files."""
+"""Significant digits of figures in files."""
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class MetricResult:
     Attributes:
         role: ``primary``, ``secondary`` or ``guardrail``.
         method: ``welch``, ``cuped``, ``cupac`` (CUPED with a model's prediction), ``post_stratified``, ``quantile``.
-        headline: whether decisions use this row; one method a metric.
+        headline: whether decisions use this row; one method per metric.
         effect: treatment − control, in the metric's unit; ``rel_effect`` relative to the control's.
         effect_ci: interval of one look, one comparison; ``rel_effect_ci`` likewise.
         adjusted_ci: relative interval for all planned looks and, among primary metrics, all comparisons together; None
@@ -27,9 +27,9 @@ class MetricResult:
         p_value: two-sided, of one look and comparison; ``p_adjusted`` by Holm (primary) or Benjamini-Hochberg
             (secondary) over the headline rows of the role, NaN for others.
         variance_reduction: 1 − (standard error / Welch's)².
-        detectable: smallest true relative effect that such a test finds with the experiment's power; ``power``: chance
-            to find ``minimum_effect``.
-        truth: known relative effect, where the experiment is simulated.
+        detectable: smallest true relative effect that such a test detects with the experiment's power; ``power``:
+            probability of detecting ``minimum_effect``.
+        truth: true relative effect, if the experiment is simulated.
     """
 
     metric: str
@@ -61,7 +61,7 @@ class SegmentResult:
 
     Attributes:
         p_fdr: Benjamini-Hochberg over all segments, metrics and variants.
-        shrunk: effect drawn towards that of all segments (empirical Bayes), with interval.
+        shrunk: effect shrunk toward that of all segments (empirical Bayes); ``shrunk_ci``: its interval.
         p_same: of "all segments have the same effect" (Cochran's Q).
     """
 
@@ -82,7 +82,7 @@ class SegmentResult:
 
 @dataclass(frozen=True)
 class Novelty:
-    """How the daily effect changed from the first half to the second: positive grows, negative fades."""
+    """How the daily effect changed from the first half to the second: above 0 it grows, below 0 it fades."""
 
     metric: str
     variant: str
@@ -92,7 +92,7 @@ class Novelty:
 
 
 def plain(value: Any) -> Any:
-    """A value as JSON takes it: figures to 12 significant digits, NaN and infinity as None."""
+    """A value in JSON's types: figures to 12 significant digits, NaN and infinity as None."""
     if isinstance(value, float):
         return float(f"{value:.{SIGNIFICANT_DIGITS - 1}e}") if math.isfinite(value) else None
     if is_dataclass(value) and not isinstance(value, type):

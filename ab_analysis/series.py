@@ -1,6 +1,6 @@
 """The experiment day by day: the effect so far, the effect of each day, and whether it fades (novelty).
 
-One pass over users' days: a day of a user adds y to his sum and (s + y)² − s² to the sum of squares, so the statistics of
+One pass over users' days: a day adds y to the user's sum s and (s + y)² − s² to the sum of squares, so the statistics of
 every day are running sums of what the days add.
 """
 
@@ -29,8 +29,8 @@ class Point:
     """A metric of one variant on one day.
 
     Attributes:
-        day: local day of the users (first and last day take what lies outside).
-        users: exposed so far, control and treatment.
+        day: local day of the users (events outside of the experiment's days count on the first or last day).
+        users: number of users exposed so far, control and treatment.
         so_far: effect on the sum from exposure to this day; ``daily``: on this day alone. Adjusted by the metric's own
             pre-period where there is one.
         so_far_ci: relative interval of ``so_far`` under the stopping rule.
@@ -46,7 +46,13 @@ class Point:
 
 
 def make_post_days(db: Engine, metrics: tuple[str, ...], until: Hour) -> None:
-    """Make ``post_day``: user, variant, day, metrics from exposure on."""
+    """Create ``post_day``: user, variant, day, metrics from exposure on.
+
+    Args:
+        db: has the tables of ``user_table``.
+        metrics: names of additive metrics.
+        until: hour up to which events count, exclusive.
+    """
     last = ((until - 1).day - EPOCH).days
     sums = ", ".join(f"sum(d.{m}) AS {m}" for m in metrics)
     db.table(
@@ -58,7 +64,7 @@ def make_post_days(db: Engine, metrics: tuple[str, ...], until: Hour) -> None:
 
 
 def daily_points(db: Engine, experiment: Experiment, metric: str, until: Hour) -> list[Point]:
-    """Every day's effects of an additive metric. Needs ``post_day`` and ``users``."""
+    """Effects of each day, and up to each day, on an additive metric. Needs ``post_day`` and ``users``."""
     db.view(
         "changes",
         f"""SELECT CAST(p.day AS BIGINT) AS day, p.variant, CAST(p.{metric} AS DOUBLE) AS y, u.{metric}_pre AS x,
@@ -76,32 +82,35 @@ def daily_points(db: Engine, experiment: Experiment, metric: str, until: Hour) -
     totals = {v: (_Day(), (Fraction(0),) * 3) for v in experiment.variants}
     points = []
     for day in days:
-        each, whole = {}, {}
+        of_day, cumulative = {}, {}
         for variant in experiment.variants:
-            run, users = totals[variant]
-            new = sums.get((day, variant), _Day())
-            more = arrived.get((day, variant), (Fraction(0),) * 3)
-            run, users = run + new, (users[0] + more[0], users[1] + more[1], users[2] + more[2])
-            totals[variant] = (run, users)
-            each[variant] = _moments(users, new.y, new.yy, new.yx)
-            whole[variant] = _moments(users, run.y, run.grown, run.yx)
+            running, users = totals[variant]
+            added_today = sums.get((day, variant), _Day())
+            arriving = arrived.get((day, variant), (Fraction(0),) * 3)
+            running, users = (
+                running + added_today,
+                (users[0] + arriving[0], users[1] + arriving[1], users[2] + arriving[2]),
+            )
+            totals[variant] = (running, users)
+            of_day[variant] = _moments(users, added_today.y, added_today.yy, added_today.yx)
+            cumulative[variant] = _moments(users, running.y, running.grown, running.yx)
         day_date = EPOCH + timedelta(days=day)
         look = experiment.elapsed_days(min(Hour.of_day(day_date) + 24, until))
         multiplier = interval_multiplier(experiment, look, 1)
         for variant in experiment.treatments:
             so_far, daily = (
                 compare(tested, group[experiment.control], group[variant], experiment.confidence, adjusted=True)
-                for group in (whole, each)
+                for group in (cumulative, of_day)
             )
             interval = so_far.widened(multiplier)[1] if multiplier and so_far.known else (math.nan, math.nan)
-            counts = (whole[experiment.control].count, whole[variant].count)
+            counts = (cumulative[experiment.control].count, cumulative[variant].count)
             points.append(Point(metric, variant, day_date, counts, so_far, interval, daily))
     return points
 
 
 @dataclass(frozen=True)
 class _Day:
-    """What the days of users add: Σy, Σy², Σyx, and ``grown``, what the squares of the users' sums grow by."""
+    """What users' days add: Σy, Σy², Σyx, and ``grown``, the growth of the squares of the users' sums."""
 
     y: Fraction = Fraction(0)
     yy: Fraction = Fraction(0)
@@ -123,11 +132,13 @@ def _moments(users: tuple[Fraction, Fraction, Fraction], y: Fraction, yy: Fracti
 
 
 def drift(db: Engine, experiment: Experiment, metric: str, until: Hour) -> Mapping[str, Effect]:
-    """Treatment → how its effect on a user's daily value changed from the experiment's first half to the second.
+    """How each treatment's effect on a user's daily value changed from the experiment's first half to the second.
 
-    That is how much more the value changed than the control's did; an effect that fades is below 0.
+    The change of the treatment's value minus the change of the control's; an effect that fades is below 0. Only users
+    exposed in the first half count; each user is one observation, so that their days need not be independent.
 
-    Only users exposed in the first half; each user is one observation, so that their days need not be independent.
+    Returns:
+        Treatment → change.
     """
     first = int(db.scalar("SELECT min(exposure_day) FROM users"))
     last = ((until - 1).day - EPOCH).days

@@ -1,4 +1,4 @@
-"""What a look is worth: the width of an interval, in standard errors, under the experiment's stopping rule."""
+"""The width of an interval, in standard errors, under the experiment's stopping rule."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from stats.sequential import limit_at, mixture_limit
 
 
 def interval_multiplier(experiment: Experiment, elapsed_days: float, comparisons: int) -> float | None:
-    """Standard errors to each side so that all looks and comparisons together hold the confidence.
+    """Standard errors on either side so that all looks and comparisons together keep the confidence.
 
-    The share of the information that is in counts as the share of the planned days: it must not depend on the data.
+    The share of the planned days that have passed stands for the share of the information: it must not depend on the data.
 
     Args:
-        experiment: gives rule, confidence and planned length.
+        experiment: its rule, confidence and planned length.
         elapsed_days: from the start to the look.
-        comparisons: how many comparisons share the error (Bonferroni).
+        comparisons: number of comparisons that share the error (Bonferroni).
 
     Returns:
-        None where the rule allows no look yet: before the first look, or before the end where there is one look.
+        None if the rule allows no look yet: before the first look, or for ``fixed`` before the end.
     """
     alpha = (1 - experiment.confidence) / comparisons
     planned = experiment.planned_days

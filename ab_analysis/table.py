@@ -1,4 +1,4 @@
-"""Somebody else's experiment: a plain table with a row a user, analyzed by the same statistics."""
+"""An experiment from elsewhere: a plain table with one row per user, analyzed by the same statistics."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ from core.engine import DuckEngine, Engine
 from core.errors import ConfigError, DataError
 
 MISSING = " is missing"
-REFUSED = 1e-4
+REFUSED_P_VALUE = 1e-4
 """A covariate that differs between variants with a p-value below this was measured after exposure, or the groups are not
-comparable: adjusting by it would hide an effect, or make one."""
+comparable: adjusting by it would hide an effect, or create one."""
 MOST_SEGMENT_VALUES = 50
 MISSING_CELLS = ("", "NA", "N/A", "NULL", "null", "None", "nan", "NaN")
-"""What stands for no number in a CSV file."""
+"""Texts that mean a missing value in a CSV file."""
 NUMBER = re.compile(r"u?int|float|double|half|decimal|bool")
 
 
@@ -46,9 +46,9 @@ class TableSpec:
         covariates: metric or ratio → columns measured before the experiment.
         segments: columns to analyze by; ``strata``: columns to post-stratify by.
         shares: planned share of each variant; empty: equal.
-        user: column of the user, to find users that are in the table twice.
-        exclude_crossed: leave users of two variants out and say how many, instead of refusing the table.
-        confidence: of the intervals, above 0.5 and below 1.
+        user: column of the user, to find users who are in the table twice.
+        exclude_crossed: leave out users of two variants and report how many, instead of rejecting the table.
+        confidence: level of the intervals, above 0.5 and below 1.
     """
 
     variant: str
@@ -72,7 +72,7 @@ class TableSpec:
 
 @dataclass(frozen=True)
 class TableResult:
-    """A row of the answer; ``segment`` is None for all users, its value None for users without one."""
+    """A row of the result; ``segment`` is None for all users, its value None for users without one."""
 
     metric: str
     variant: str
@@ -86,12 +86,17 @@ class TableResult:
 def analyze_table(db: Engine, path: Path, spec: TableSpec) -> tuple[list[TableResult], list[ExperimentCheck]]:
     """Analyze a CSV or Parquet table.
 
+    Args:
+        db: runs the queries.
+        path: a file, or a folder of Parquet parts.
+        spec: what to analyze.
+
     Returns:
         Rows in the order of the metrics; checks.
 
     Raises:
-        ConfigError: a column that is not there, or a covariate that is the metric itself.
-        DataError: values that are no numbers, a user twice, a variant without users, or a covariate that differs between
+        ConfigError: a column does not exist, or a covariate is itself an outcome.
+        DataError: a value is not a number, a user appears twice, a variant has no users, or a covariate differs between
             the variants (measured after exposure).
     """
     specs, excluded = _prepare(db, path, spec)
@@ -120,7 +125,7 @@ def analyze_table(db: Engine, path: Path, spec: TableSpec) -> tuple[list[TableRe
 
 
 def _prepare(db: Engine, path: Path, spec: TableSpec) -> tuple[list[MetricSpec], int]:
-    """Name the table ``table_users``; its metrics, and how many users of two variants are left out."""
+    """Read the table into ``table_users``; returns its metrics, and how many users of two variants are left out."""
     if not path.exists():
         raise ConfigError(f"no table at '{path}'")
     is_text = path.suffix.lower() in TEXT_SUFFIXES
@@ -129,24 +134,24 @@ def _prepare(db: Engine, path: Path, spec: TableSpec) -> tuple[list[MetricSpec],
     if "variant" in {*spec.segments, *spec.strata, *(c for t in specs for c in t.columns)}:
         raise ConfigError("a column named 'variant' cannot be a metric, covariate or segment; rename it")
     numbers = list(dict.fromkeys(c for t in specs for c in t.columns))
-    if both := sorted({*spec.segments, *spec.strata} & set(numbers)):
+    if clashing := sorted({*spec.segments, *spec.strata} & set(numbers)):
         raise ConfigError(
-            f"column '{both[0]}' cannot be a metric or covariate and a segment or stratum at once; copy it"
+            f"column '{clashing[0]}' cannot be a metric or covariate and a segment or stratum at once; copy it"
         )
-    for wanted in (spec.variant, *spec.segments, *spec.strata, *([spec.user] if spec.user else [])):
-        check_column(wanted, columns, path)
+    for column in (spec.variant, *spec.segments, *spec.strata, *([spec.user] if spec.user else [])):
+        check_column(column, columns, path)
     groups = list(dict.fromkeys((spec.variant, *spec.segments, *spec.strata, *([spec.user] if spec.user else []))))
     if is_text:
         _load_text(db, path, columns, numbers, groups)
     else:
-        _check_kinds(db, path, numbers)
+        _check_column_types(db, path, numbers)
     excluded = _check_users(db, spec, path)
     _name_users(db, spec, specs, crossed=bool(excluded))
     return specs, excluded
 
 
 def _shares(spec: TableSpec, cells: Cells, path: Path) -> tuple[dict[str, int], dict[str, float]]:
-    """Users of each variant, and the share that was planned for it."""
+    """Number of users and planned share of each variant."""
     if not cells.cells:
         raise DataError(f"{path.name} has no rows")
     variants = cells.values("variant")
@@ -190,7 +195,7 @@ def _text_columns(db: Engine, path: Path) -> list[str]:
 
 
 def _parquet_columns(db: Engine, path: Path) -> list[str]:
-    """Name the table ``raw``; its columns."""
+    """Read the table as ``raw``; returns its columns."""
     try:
         parts = sorted(path.glob("**/*.parquet")) if path.is_dir() else [path]
         db.view("raw", f"SELECT * FROM {db.files(parts)}")
@@ -200,35 +205,35 @@ def _parquet_columns(db: Engine, path: Path) -> list[str]:
 
 
 def _load_text(db: Engine, path: Path, columns: Sequence[str], numbers: Sequence[str], groups: Sequence[str]) -> None:
-    """Read a CSV into ``raw``: groups as they are written, numbers as doubles (true and false are 1 and 0).
+    """Read a CSV into ``raw``: groups as text, numbers as doubles (true and false are 1 and 0).
 
-    Nothing is guessed: columns are read by position, so that names may repeat, and a cell that is no number is named.
+    Nothing is guessed: columns are read by position, so that names may repeat, and a cell that is not a number is reported.
     """
     header = read_header(path)
-    kinds = ", ".join(f"'c{n}': 'VARCHAR'" for n in range(len(columns)))
+    column_types = ", ".join(f"'c{n}': 'VARCHAR'" for n in range(len(columns)))
     source = (
         f"read_csv({quoted(str(path))}, auto_detect = false, header = true, delim = {quoted(header.delimiter)}, quote = '\"', "
-        f"escape = '\"', columns = {{{kinds}}}, nullstr = '')"
+        f"escape = '\"', columns = {{{column_types}}}, nullstr = '')"
     )
     position = {name: f"c{n}" for n, name in enumerate(columns)}
     missing = ", ".join(map(quoted, MISSING_CELLS))
-    chosen = [f"{position[c]} AS {identifier(c)}" for c in groups]
-    unread = []
+    selected = [f"{position[c]} AS {identifier(c)}" for c in groups]
+    unreadable = []
     for n, c in enumerate(numbers):
         cell = f"trim({position[c]})"
         number = f"CASE lower({cell}) WHEN 'true' THEN 1.0 WHEN 'false' THEN 0.0 ELSE TRY_CAST({cell} AS DOUBLE) END"
-        known = f"{position[c]} IS NOT NULL AND {cell} NOT IN ({missing})"
+        filled = f"{position[c]} IS NOT NULL AND {cell} NOT IN ({missing})"
         if c not in groups:
-            chosen.append(f"CASE WHEN {known} THEN {number} END AS {identifier(c)}")
-        unread.append(f"count(*) FILTER (WHERE {known} AND ({number}) IS NULL) AS u{n}")
+            selected.append(f"CASE WHEN {filled} THEN {number} END AS {identifier(c)}")
+        unreadable.append(f"count(*) FILTER (WHERE {filled} AND ({number}) IS NULL) AS u{n}")
     try:
-        db.table("raw", f"SELECT {', '.join(chosen)} FROM {source}")
-        (counts,) = db.rows(f"SELECT {', '.join(unread)} FROM {source}")
+        db.table("raw", f"SELECT {', '.join(selected)} FROM {source}")
+        (counts,) = db.rows(f"SELECT {', '.join(unreadable)} FROM {source}")
     except duckdb.Error as error:
         raise DataError(f"{path} cannot be read as CSV: {_csv_error(str(error))}") from None
     for c, bad in zip(numbers, counts, strict=True):
         if bad:
-            line, text = _first_unread(path, columns.index(c), header.delimiter)
+            line, text = _first_unreadable(path, columns.index(c), header.delimiter)
             raise DataError(f"{path.name}, line {line}: column '{c}' holds '{text}', not a number ({bad:,} such cells)")
 
 
@@ -238,11 +243,11 @@ def _csv_error(text: str) -> str:
     return f"{lines[0]} {reason}".strip()
 
 
-def _first_unread(path: Path, at: int, delimiter: str) -> tuple[int, str]:
-    """Line and text of the first cell of a column that is no number."""
+def _first_unreadable(path: Path, position: int, delimiter: str) -> tuple[int, str]:
+    """Line and text of a column's first cell that is not a number."""
     with open_text(path) as handle:
         for line, row in read_rows(handle, path, delimiter):
-            text = row[at].strip() if at < len(row) else ""
+            text = row[position].strip() if position < len(row) else ""
             if line > 1 and text not in MISSING_CELLS and text.lower() not in {"true", "false"}:
                 try:
                     float(text)
@@ -251,32 +256,32 @@ def _first_unread(path: Path, at: int, delimiter: str) -> tuple[int, str]:
     return 0, "?"
 
 
-def _check_kinds(db: Engine, path: Path, numbers: Sequence[str]) -> None:
-    kinds = db.arrow("SELECT * FROM raw LIMIT 0").schema
+def _check_column_types(db: Engine, path: Path, numbers: Sequence[str]) -> None:
+    schema = db.arrow("SELECT * FROM raw LIMIT 0").schema
     for c in numbers:
-        kind = str(kinds.field(c).type)
-        if not NUMBER.match(kind):
-            raise DataError(f"{path.name}: column '{c}' holds {kind}, not numbers")
+        column_type = str(schema.field(c).type)
+        if not NUMBER.match(column_type):
+            raise DataError(f"{path.name}: column '{c}' holds {column_type}, not numbers")
 
 
 def _specs(spec: TableSpec, columns: Sequence[str], path: Path) -> list[MetricSpec]:
     covariates = dict(spec.covariates or {})
     ratios = dict(spec.ratios or {})
-    if both := sorted(set(spec.metrics) & set(ratios)):
-        raise ConfigError(f"{both} is the name of a metric and of a ratio")
+    if clashing := sorted(set(spec.metrics) & set(ratios)):
+        raise ConfigError(f"{clashing} is the name of a metric and of a ratio")
     if unknown := sorted(set(covariates) - {*spec.metrics, *ratios}):
         raise ConfigError(f"--covariate {unknown[0]}=…: there is no such --metric or --ratio")
     specs = [MetricSpec(m, m, None, tuple(covariates.get(m, ()))) for m in spec.metrics]
     for name, (top, bottom) in ratios.items():
-        before = covariates.get(name) or tuple(c for part in (top, bottom) for c in covariates.get(part, ()))
-        specs.append(MetricSpec(name, top, bottom, tuple(dict.fromkeys(before))))
+        own_covariates = covariates.get(name) or tuple(c for part in (top, bottom) for c in covariates.get(part, ()))
+        specs.append(MetricSpec(name, top, bottom, tuple(dict.fromkeys(own_covariates))))
     if not specs:
         raise ConfigError("nothing to analyze: give --metric or --ratio")
     outcomes = {c for t in specs for c in (t.numerator, t.denominator) if c}
     for t in specs:
-        if late := sorted(set(t.covariates) & outcomes):
+        if outcome_covariates := sorted(set(t.covariates) & outcomes):
             raise ConfigError(
-                f"covariate '{late[0]}' of '{t.metric}' is itself an outcome: a covariate must be measured before exposure"
+                f"covariate '{outcome_covariates[0]}' of '{t.metric}' is itself an outcome: a covariate must be measured before exposure"
             )
         for name in t.columns:
             check_column(name, columns, path)
@@ -293,7 +298,7 @@ def _methods(spec: TableSpec, t: MetricSpec) -> tuple[Method, ...]:
 
 
 def _check_users(db: Engine, spec: TableSpec, path: Path) -> int:
-    """Every row needs a variant and a user, every user one row; how many users of two variants were left out."""
+    """Check that every row has a variant and a user, and every user one row; returns how many crossed users to leave out."""
     variant = identifier(spec.variant)
     if n := db.scalar(f"SELECT count(*) FROM raw WHERE {variant} IS NULL"):
         raise DataError(f"{path.name}: {n:,} rows have no {spec.variant}")
@@ -311,33 +316,33 @@ def _check_users(db: Engine, spec: TableSpec, path: Path) -> int:
             f"{path.name}: {crossed:,} users are in two variants; find out why, and leave them out (--exclude-crossed does)"
         )
     if twice:
-        raise DataError(f"{path.name}: {twice:,} users are there more than once; the table must have a row a user")
+        raise DataError(f"{path.name}: {twice:,} users are there more than once; the table must have one row per user")
     if crossed:
         db.table("crossed_users", f"SELECT {user} AS crossed_user FROM ({repeated}) repeated WHERE variants > 1")
     return int(crossed)
 
 
 def _name_users(db: Engine, spec: TableSpec, specs: Sequence[MetricSpec], *, crossed: bool) -> None:
-    """Name the table ``table_users``: numbers as doubles, unknown covariates as 0 with a column that says so.
+    """Define ``table_users``: numbers as doubles, missing covariates as 0 with a column that flags them.
 
-    A segment's value begins with ``v``; ``n`` is a user without one, which no text can be taken for.
+    A segment's value begins with ``v``; ``n`` marks a user without one, so that no text can be mistaken for it.
     """
     covariates = list(dict.fromkeys(c for t in specs for c in t.covariates))
     outcomes = list(dict.fromkeys(c for t in specs for c in (t.numerator, t.denominator) if c))
-    chosen = [f"CAST({identifier(spec.variant)} AS STRING) AS variant"]
-    chosen += [f"CAST({identifier(c)} AS DOUBLE) AS {identifier(c)}" for c in outcomes]
+    selected = [f"CAST({identifier(spec.variant)} AS STRING) AS variant"]
+    selected += [f"CAST({identifier(c)} AS DOUBLE) AS {identifier(c)}" for c in outcomes]
     for c in covariates:
         name = identifier(c)
-        chosen.append(f"coalesce(CAST({name} AS DOUBLE), 0) AS {name}")
-        chosen.append(f"CASE WHEN {name} IS NULL THEN 1.0 ELSE 0.0 END AS {identifier(c + MISSING)}")
+        selected.append(f"coalesce(CAST({name} AS DOUBLE), 0) AS {name}")
+        selected.append(f"CASE WHEN {name} IS NULL THEN 1.0 ELSE 0.0 END AS {identifier(c + MISSING)}")
     for s in dict.fromkeys((*spec.segments, *spec.strata)):
-        chosen.append(f"coalesce('v' || CAST({identifier(s)} AS STRING), 'n') AS {identifier(s)}")
+        selected.append(f"coalesce('v' || CAST({identifier(s)} AS STRING), 'n') AS {identifier(s)}")
     where = (
         f" WHERE {identifier(spec.user)} NOT IN (SELECT crossed_user FROM crossed_users)"
         if spec.user and crossed
         else ""
     )
-    db.view("table_users", f"SELECT {', '.join(chosen)} FROM raw{where}")
+    db.view("table_users", f"SELECT {', '.join(selected)} FROM raw{where}")
 
 
 def _segment_value(key: str) -> str | None:
@@ -345,7 +350,7 @@ def _segment_value(key: str) -> str | None:
 
 
 def _with_missing(db: Engine, specs: Sequence[MetricSpec]) -> list[MetricSpec]:
-    """Users without a pre-period get an indicator of their own, a covariate beside the empty one."""
+    """Add an indicator of missing values as a covariate beside each covariate that has any."""
     covariates = list(dict.fromkeys(c for t in specs for c in t.covariates))
     if not covariates:
         return list(specs)
@@ -368,7 +373,7 @@ def _refuse_late_covariates(spec: TableSpec, t: MetricSpec, cells: Cells, treatm
     for c in t.covariates:
         for v in treatments:
             moved = compare(MetricSpec(c, c), control, cells.of(variant=v), spec.confidence, adjusted=False)
-            if moved.known and math.isfinite(moved.p_value) and moved.p_value < REFUSED:
+            if moved.known and math.isfinite(moved.p_value) and moved.p_value < REFUSED_P_VALUE:
                 raise DataError(
                     f"covariate '{c}' differs between '{spec.control}' and '{v}' (p = {moved.p_value:.1g}): it was measured "
                     "after exposure, or the groups were not alike before. Adjusting by it would be wrong; leave it out, or "

@@ -1,4 +1,4 @@
-"""CSV files as people have them: byte order marks, gzip, other delimiters, headers that repeat a name, damaged rows."""
+"""CSV files as they come: byte order marks, gzip, other delimiters, headers that repeat a name, damaged rows."""
 
 from __future__ import annotations
 
@@ -34,7 +34,11 @@ class Header:
 
 @contextmanager
 def open_text(path: Path) -> Iterator[TextIO]:
-    """A text file, unpacked where it is gzip, without its byte order mark; ``DataError`` names what cannot be read."""
+    """Open a text file, decompressed if it is gzip, without its byte order mark.
+
+    Raises:
+        DataError: the file cannot be read, or is not UTF-8.
+    """
     try:
         opened = gzip.open if path.suffix.lower() == ".gz" else open
         with opened(path, "rt", encoding="utf-8-sig", newline="") as handle:
@@ -46,10 +50,10 @@ def open_text(path: Path) -> Iterator[TextIO]:
 
 
 def read_rows(handle: TextIO, path: Path | str, delimiter: str = ",") -> Iterator[tuple[int, list[str]]]:
-    """Line number and cells of every row that has any; a cell that does not end on its line is refused.
+    """Line number and cells of every non-empty row; cells must end on the line they begin on.
 
     Raises:
-        DataError: a quote that is opened and not closed on its line, or bytes that no CSV file holds.
+        DataError: a quote is opened and not closed on its line, or a cell has bytes that are not valid in CSV.
     """
     rows = csv.reader(handle, delimiter=delimiter, strict=True)
     before = 0
@@ -70,7 +74,7 @@ def read_rows(handle: TextIO, path: Path | str, delimiter: str = ",") -> Iterato
 
 
 def read_header(path: Path) -> Header:
-    """Names and delimiter of a CSV file; ``.tsv`` is tabs, else the delimiter is the one most used in the first line."""
+    """Names and delimiter of a CSV file: tabs for ``.tsv``, else the delimiter most used in the first line."""
     with open_text(path) as handle:
         line = handle.readline().rstrip("\r\n")
     if not line:
@@ -82,7 +86,11 @@ def read_header(path: Path) -> Header:
 
 
 def check_column(name: str, columns: Sequence[str], path: Path | str) -> None:
-    """``ConfigError`` says which columns there are and which was meant, or that two have the name."""
+    """Check that a table has a column, and only one, of a name.
+
+    Raises:
+        ConfigError: it has not; the message suggests a similar name and lists the columns.
+    """
     if name not in columns:
         raise ConfigError(
             f"{Path(path).name} has no column '{name}'{did_you_mean(name, columns)} (columns: {', '.join(columns)})"

@@ -1,4 +1,4 @@
-"""A file of users and the file of their variants: what ``assign`` reads and writes."""
+"""Files of users and of their variants: what ``clock ab assign`` reads and writes."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ STANDARD_INPUT = "-"
 
 
 def read_users(path: str, column: str | None = None, *, stdin: TextIO | None = None) -> list[str]:
-    """Users of a text file (one a line), a CSV or a Parquet file, or of standard input (``-``).
+    """Read users from a text file (one per line), a CSV or Parquet file, or standard input (``-``).
 
     Args:
-        path: the file; ``.gz`` is unpacked.
-        column: the user's column; with it a CSV has a header. Default: the first column, without a header.
-        stdin: what ``-`` reads.
+        path: the file; ``.gz`` is decompressed.
+        column: column of the user; a CSV then needs a header. Default: the first column, without a header.
+        stdin: what ``-`` reads from.
 
     Raises:
-        ConfigError: no such file, or no such column.
-        DataError: a row without a user, a row with other columns than the header, a quote that is not closed, or ids that
-            are neither text nor whole numbers: each would be assigned a variant that serving does not give.
+        ConfigError: there is no such file or column.
+        DataError: a row has no user or not as many cells as the header, a quote is not closed, or ids are neither text nor
+            whole numbers: such users would get another variant than in serving.
     """
     if path == STANDARD_INPUT:
         piped = io.StringIO((stdin or sys.stdin).read().removeprefix(MARK), newline="")
@@ -53,20 +53,20 @@ def _from_lines(handle: TextIO) -> list[str]:
 
 def _from_csv(handle: TextIO, name: str, column: str | None, delimiter: str = ",") -> list[str]:
     rows = read_rows(handle, name, delimiter)
-    at, width = 0, None
+    position, width = 0, None
     if column is not None:
         header = next(rows, (0, []))[1]
         check_column(column, header, name)
-        at, width = header.index(column), len(header)
+        position, width = header.index(column), len(header)
     users = []
     for line, row in rows:
         if width is not None and len(row) != width:
             raise DataError(f"{name}, line {line}: {len(row)} cells, but the header has {width}; mend the row")
-        if not row[at].strip():
+        if not row[position].strip():
             raise DataError(
                 f"{name}, line {line}: no user{f' in column {column!r}' if column else ''}; leave the row out"
             )
-        users.append(row[at])
+        users.append(row[position])
     return users
 
 
@@ -78,9 +78,9 @@ def _from_parquet(file: Path, column: str | None) -> list[str]:
         values = pq.read_table(file, columns=[name])[name]
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{file} cannot be read as Parquet: {str(error).splitlines()[0]}") from None
-    kind = values.type.value_type if pa.types.is_dictionary(values.type) else values.type
-    if not (pa.types.is_integer(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind)):
-        raise DataError(f"{file}: column '{name}' holds {kind}; users are text or whole numbers, as in the log")
+    id_type = values.type.value_type if pa.types.is_dictionary(values.type) else values.type
+    if not (pa.types.is_integer(id_type) or pa.types.is_string(id_type) or pa.types.is_large_string(id_type)):
+        raise DataError(f"{file}: column '{name}' holds {id_type}; users are text or whole numbers, as in the log")
     users = ["" if v is None else str(v) for v in values.to_pylist()]
     if missing := sum(not u.strip() for u in users):
         first = next(n for n, u in enumerate(users, 1) if not u.strip())
@@ -91,7 +91,7 @@ def _from_parquet(file: Path, column: str | None) -> list[str]:
 
 
 def assignment_table(users: Sequence[str], variants: Sequence[str | None]) -> str:
-    """The users that are in the experiment, as CSV: ``user,variant``."""
+    """The users who are in the experiment, as CSV: ``user,variant``."""
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     table.writerow(("user", "variant"))
@@ -100,5 +100,5 @@ def assignment_table(users: Sequence[str], variants: Sequence[str | None]) -> st
 
 
 def write_assignments(path: Path, users: Sequence[str], variants: Sequence[str | None]) -> None:
-    """Write ``assignment_table`` to a file, whole or not at all; its folder is made."""
+    """Write ``assignment_table`` to a file atomically; its folder is created."""
     write_text(path, assignment_table(users, variants))

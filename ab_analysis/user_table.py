@@ -1,9 +1,9 @@
 """The users of an experiment, from exposures and events: metrics from exposure on, covariates from before the start.
 
-Tables it leaves in the engine, all of which one SQL makes on DuckDB and on Spark:
+It creates these tables in the engine, with the same SQL on DuckDB and on Spark:
 
 =============  ======================================================================================
-``seen``       user, variant, ``exposure`` (moment from which events count)
+``seen``       user, variant, ``exposure`` (time from which events count)
 ``user_day``   user, local day, ``phase`` (1 from exposure on, 0 before the start), every additive metric
 ``users``      one row per user: variant, ``exposure_day``, metrics, ``<metric>_pre``, ``is_new``, segments
 =============  ======================================================================================
@@ -28,22 +28,23 @@ from events.store import EventStore
 
 MOST_TOP_VALUES = 15
 FURTHEST_WEST = timedelta(hours=12)
-"""A local day is over everywhere this long after its midnight UTC."""
+"""A local day is over everywhere this long after it is over in UTC."""
 
 
 @dataclass(frozen=True)
 class Counts:
-    """Who was left out, and what is missing.
+    """How many users are analyzed, how many were left out, and what is missing.
 
     Attributes:
-        until: hour up to which exposures and events count.
+        until: hour up to which exposures and events count, exclusive.
         assigned: variant → users in exactly one variant, before trigger and population.
         analyzed: variant → users in the table.
         crossed: users seen in two variants, left out.
         unknown: users seen in variants that the file does not name, left out.
-        early: users who met the experiment before its start, left out.
+        early: users who were exposed before the start, left out.
+        new_users: users in the table without events before the start.
         missing_hours: hours of the experiment and its pre-period that were not ingested.
-        others: other experiment → p-value of "its variants are spread evenly over ours", where users are in both.
+        others: other experiment with users in common → p-value of "its variants are spread evenly over ours".
     """
 
     until: Hour
@@ -58,7 +59,13 @@ class Counts:
 
 
 def build_user_table(db: Engine, store: EventStore, plan: ExperimentPlan, until: Hour) -> Counts:
-    """Make the tables from a source's partitions.
+    """Create the tables from a source's partitions.
+
+    Args:
+        db: where to create them.
+        store: events and exposures of the source.
+        plan: the experiment and its metrics.
+        until: hour up to which exposures and events count, exclusive.
 
     Raises:
         NotReadyError: nobody was exposed to the experiment yet.
@@ -82,9 +89,18 @@ def build_user_table(db: Engine, store: EventStore, plan: ExperimentPlan, until:
 def make_tables(
     db: Engine, plan: ExperimentPlan, until: Hour, *, events: Sequence[Path], exposures: Sequence[Path] | str
 ) -> Counts:
-    """Make the tables from Parquet files of events and exposures (columns as in ``events.schema``).
+    """Create the tables from Parquet files of events and exposures (columns as in ``events.schema``).
 
-    ``exposures`` may also be SQL of a table in the engine.
+    Args:
+        db: where to create them.
+        plan: the experiment and its metrics.
+        until: hour up to which exposures and events count, exclusive.
+        events: files of events.
+        exposures: files of exposures, or SQL of a table in the engine.
+
+    Raises:
+        NotReadyError: nobody was exposed to the experiment yet.
+        DataError: the engine cannot compute one of the experiment's expressions.
     """
     experiment = plan.experiment
     source = exposures if isinstance(exposures, str) else db.files(exposures)
@@ -106,8 +122,8 @@ def make_tables(
         analyzed = _by_variant(db, "users", experiment)
     except db.errors as error:
         raise DataError(f"experiment '{experiment.name}': {_culprit(db, plan)}: {str(error).splitlines()[0]}") from None
-    new = int(db.scalar("SELECT count(*) FROM users WHERE is_new"))
-    return Counts(until, assigned, analyzed, crossed, unknown, early, new, others=_others(db, experiment))
+    new_users = int(db.scalar("SELECT count(*) FROM users WHERE is_new"))
+    return Counts(until, assigned, analyzed, crossed, unknown, early, new_users, others=_others(db, experiment))
 
 
 def _nobody(experiment: Experiment, until: Hour) -> NotReadyError:
@@ -120,7 +136,7 @@ def _by_variant(db: Engine, table: str, experiment: Experiment) -> dict[str, int
 
 
 def _assigned(db: Engine, experiment: Experiment, until: Hour) -> tuple[int, int, int]:
-    """Make ``assigned``: users of exactly one variant; returns how many are crossed, unknown, early."""
+    """Create ``assigned``: users of exactly one variant; returns how many are crossed, unknown, early."""
     start = db.instant(experiment.start_time)
     variants = ", ".join(map(quoted, experiment.variants))
     db.table(
@@ -137,7 +153,7 @@ def _assigned(db: Engine, experiment: Experiment, until: Hour) -> tuple[int, int
         f"""SELECT count(*) FILTER (WHERE known > 1), count(*) FILTER (WHERE met > known),
         count(*) FILTER (WHERE known = 1 AND exposure < {start}) FROM met_users"""
     )[0]
-    # A user who also met a variant that the file does not name counts with the one that it names.
+    # A user who was also exposed to a variant that the file does not name counts in the one that it names.
     db.table(
         "assigned",
         f"""SELECT u.user_id, u.variant, m.exposure FROM met_users u JOIN met m ON m.user_id = u.user_id
@@ -187,14 +203,14 @@ def _user_day(db: Engine, plan: ExperimentPlan) -> None:
 
 
 def _base(db: Engine, plan: ExperimentPlan, until: Hour) -> None:
-    over = (until.start - FURTHEST_WEST - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(days=1) - 1
+    last_complete_day = (until.start - FURTHEST_WEST - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(days=1) - 1
     retained = {name: m.retained for name, m in plan.metrics.items() if m.kind == "retained"}
     sums = [
         f"coalesce(sum(d.{name}) FILTER (WHERE d.phase = {phase}), 0) AS {name}{suffix}"
         for phase, suffix in ((1, ""), (0, "_pre"))
         for name in plan.additive
     ]
-    back = [
+    returned = [
         f"max(CASE WHEN d.phase = 1 AND d.local_day = f.first_day + {n} THEN 1 ELSE 0 END) AS {name}_raw"
         for name, n in retained.items()
     ]
@@ -202,13 +218,13 @@ def _base(db: Engine, plan: ExperimentPlan, until: Hour) -> None:
     with_first = " LEFT JOIN first_days f ON f.user_id = d.user_id" if retained else ""
     db.table(
         "per_user",
-        f"""SELECT d.user_id, count(*) FILTER (WHERE d.phase = 0) AS days_before, {", ".join([*sums, *back])}
+        f"""SELECT d.user_id, count(*) FILTER (WHERE d.phase = 0) AS days_before, {", ".join([*sums, *returned])}
         FROM user_day d{with_first} GROUP BY d.user_id""",
     )
     columns = [f"CAST(coalesce(p.{n}{s}, 0) AS DOUBLE) AS {n}{s}" for s in ("", "_pre") for n in plan.additive]
     day = "coalesce(f.first_day, s.exposure_day)"
     for name, n in retained.items():
-        eligible = f"CASE WHEN {day} + {n} <= {over} THEN 1.0 ELSE 0.0 END"
+        eligible = f"CASE WHEN {day} + {n} <= {last_complete_day} THEN 1.0 ELSE 0.0 END"
         columns += [f"{eligible} AS {name}_eligible", f"coalesce(p.{name}_raw, 0) * {eligible} AS {name}"]
     db.table(
         "base",
@@ -220,7 +236,7 @@ def _base(db: Engine, plan: ExperimentPlan, until: Hour) -> None:
 
 
 def _users(db: Engine, plan: ExperimentPlan) -> None:
-    """Make ``users``: base with capped metrics and segments, without those outside the population."""
+    """Create ``users``: base with capped metrics and segments, without users outside the population."""
     experiment = plan.experiment
     columns = [c for name in plan.metrics for c in _derived(db, plan, name)]
     joins = ""
@@ -232,8 +248,8 @@ def _users(db: Engine, plan: ExperimentPlan) -> None:
             _top(db, name, segment.top)
             joins += f" LEFT JOIN {identifier('top_' + name)} ON {identifier('top_' + name)}.user_id = b.user_id"
             columns.append(f"coalesce({identifier('top_' + name)}.top_value, 'none') AS {identifier(name)}")
-    chosen = ", ".join(["b.*", *columns])
-    db.view("everybody", f"SELECT {chosen} FROM base b{joins}")
+    selected = ", ".join(["b.*", *columns])
+    db.view("everybody", f"SELECT {selected} FROM base b{joins}")
     where = f" WHERE {to_sql(experiment.population, db.dialect)}" if experiment.population else ""
     db.view("users", f"SELECT * FROM everybody{where}")
 
@@ -261,7 +277,7 @@ def _derived(db: Engine, plan: ExperimentPlan, name: str) -> list[str]:
 
 
 def segment_labels(segment: Segment) -> list[str]:
-    """Names of a segment's classes, in order."""
+    """Names of a segment's ranges, in order."""
     edges = [f"{e:g}" for e in segment.edges]
     return [
         f"under {edges[0]}",
@@ -280,7 +296,7 @@ def _classes(segment: Segment) -> str:
 
 
 def _top(db: Engine, name: str, facet: str) -> None:
-    """Make ``top_<name>``: every user's commonest value before the start; rare ones are ``other``."""
+    """Create ``top_<name>``: every user's most frequent value before the start; rare ones are ``other``."""
     value = identifier(facet)
     db.table(
         f"all_{name}",
@@ -297,7 +313,7 @@ def _top(db: Engine, name: str, facet: str) -> None:
 
 
 def _others(db: Engine, experiment: Experiment) -> dict[str, float]:
-    """Other experiments with users in common: is each of their variants spread over ours as it should be?"""
+    """P-value, for each other experiment with users in common, of its variants being spread evenly over ours."""
     from scipy.stats import chi2_contingency
 
     rows = db.rows(

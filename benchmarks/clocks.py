@@ -40,15 +40,15 @@ PEER_EVENTS = 5_000_000
 def write_log(
     settings: Settings, events: int, users: int, hours: int, *, session: int = 1, zones: int = 1
 ) -> EventStore:
-    """An event store of made-up events, the same number in every hour, values by Zipf's law.
+    """Write an event store of random events, equally many in every hour, values by Zipf's law.
 
     Args:
-        settings: where it is written.
-        events: in all.
-        users: that they are drawn from.
-        hours: from ``START`` on.
-        session: mean events of a user in an hour in which it has any.
-        zones: time zones that the users are spread over, an hour apart.
+        settings: name the workspace.
+        events: total number of events.
+        users: number of users.
+        hours: number of hours, from ``START`` on.
+        session: mean number of a user's events in an hour in which they have any.
+        zones: number of time zones, an hour apart, over which the users are spread.
     """
     store, rng, per_hour = EventStore(settings.events_dir), np.random.default_rng(1), events // hours
     store.declare(SourceProperties("bench", (*FACETS,), ("finish", "like", "skip"), None))
@@ -85,17 +85,17 @@ def write_log(
 
 
 def rebuild_here(settings: Settings, until: Hour) -> None:
-    """Every view as of an hour, without the past."""
+    """Rebuild every view as of an hour, without its history."""
     ClockState(settings, EventStore(settings.events_dir)).rebuild(until, history=False)
 
 
 def rows_here(settings: Settings, until: Hour) -> None:
-    """The clock rows alone as of an hour, and everybody's, as a rebuild writes them."""
+    """Compute only the clock rows as of an hour, users' and everybody's, the way a rebuild writes them."""
     clock = ClockState(settings, EventStore(settings.events_dir))
     with engine(settings) as running:
-        work = Rebuild(clock, running, until, list(hour_range(START, until)), history=False)
-        work.read()
-        for _ in work.slots():
+        run = Rebuild(clock, running, until, list(hour_range(START, until)), history=False)
+        run.read()
+        for _ in run.slots():
             pass
 
 
@@ -105,7 +105,7 @@ def rebuild(var: Path, until: Hour, days: int = DAYS) -> tuple[float, float]:
 
 
 def with_pandas(settings: Settings, store: EventStore, events: int) -> float:
-    """Seconds of the clock rows alone in pandas, the way one writes it, Parquet to Parquet; scaled from ``PEER_EVENTS``."""
+    """Seconds for only the clock rows in idiomatic pandas, Parquet to Parquet, scaled from ``PEER_EVENTS``."""
     share = min(1.0, PEER_EVENTS / events)
     users = max(1, int(events // EVENTS_A_USER * share))
     files = [str(file) for file in store.event_files(store.hours()[: DAYS * DAY_HOURS])]
@@ -131,7 +131,7 @@ def with_pandas(settings: Settings, store: EventStore, events: int) -> float:
 
 
 def refreshes(settings: Settings, store: EventStore, until: Hour) -> list[float]:
-    """Seconds of each refresh of a day: in that time bases get their turn to be folded."""
+    """Seconds of each refresh over a day, which includes folding bases."""
     clock, seconds = ClockState(settings, store), []
     for hour in hour_range(until + 1, until + 1 + DAY_HOURS):
         begun = time.perf_counter()
@@ -141,7 +141,7 @@ def refreshes(settings: Settings, store: EventStore, until: Hour) -> list[float]
 
 
 def bench_clocks(scale: float) -> list[Result]:
-    """Clock rows from events, the whole rebuild, refreshes of the next day, the changed slots of its last hour into SQLite, and reads."""
+    """Clock rows from events, a full rebuild, the next day's refreshes, writing changed slots to SQLite, and reads."""
     events = int(EVENTS * scale)
     with tempfile.TemporaryDirectory() as folder:
         settings = load_settings(var=Path(folder), source="bench", window_days=DAYS)
@@ -173,17 +173,17 @@ def bench_clocks(scale: float) -> list[Result]:
 
 
 def bench_materialize(features: ClockFeatures, hour: Hour) -> Result:
-    """The changed slots of an hour into SQLite through Feast; the peer writes the whole clocks of those users."""
+    """Write the changed slots of an hour to SQLite through Feast; the peer writes those users' complete clocks."""
     changed = features._changed("clock_slots", hour)
     ours = timed(lambda: features._write_clock(changed, hour), 1)
     users = changed["user_id"].unique()
-    whole = pa.concat_tables(t.filter(pc.is_in(t["user_id"], users)) for t in features.latest("clock_slots", hour))
-    peer = timed(lambda: features._write_clock(whole, hour), 1)
+    all_slots = pa.concat_tables(t.filter(pc.is_in(t["user_id"], users)) for t in features.latest("clock_slots", hour))
+    peer = timed(lambda: features._write_clock(all_slots, hour), 1)
     return Result("feast_materialize", ours, "s", f"all slots of the {len(users)} users", peer, peer / ours)
 
 
 def bench_reads(features: ClockFeatures, hour: Hour) -> list[Result]:
-    """One user's clock and 100 users'; the peer is a Feast view with a row a (user, slot) and a feature a list."""
+    """Read the clock of one user and of 100; the peer is a Feast view with one row per (user, slot) and one feature per list."""
     users = sorted(features._changed("clock_slots", hour)["user_id"].unique().to_pylist())[:READ_USERS]
     rows = pa.concat_tables(
         t.filter(pc.is_in(t["user_id"], pa.array(users))) for t in features.latest("clock_slots", hour)
@@ -195,22 +195,22 @@ def bench_reads(features: ClockFeatures, hour: Hour) -> list[Result]:
     gc.freeze()  # as the ranking service does after loading: else a collection walks everything ever imported
     results = []
     for count, repeats in ((1, 400), (100, 60)):
-        chosen = [rng.choice(users, count, replace=False).tolist() for _ in range(repeats)]
-        ours, peer = (_latencies(read, chosen) for read in (lambda u: features.get_clock(u, hour), by_slot))
-        for name, at in (("p50", 50), ("p99", 99)):
-            a, b = (float(np.percentile(times, at)) * 1000 for times in (ours, peer))
+        user_lists = [rng.choice(users, count, replace=False).tolist() for _ in range(repeats)]
+        ours, peer = (_latencies(read, user_lists) for read in (lambda u: features.get_clock(u, hour), by_slot))
+        for name, percentile in (("p50", 50), ("p99", 99)):
+            a, b = (float(np.percentile(times, percentile)) * 1000 for times in (ours, peer))
             results.append(Result(f"feast_online_read_{count}_{name}", a, "ms", "a row a (user, slot)", b, b / a))
     return results
 
 
-def _latencies(read: Any, chosen: list[list[int]]) -> list[float]:
-    read(chosen[0])
-    found = []
-    for users in chosen:
+def _latencies(read: Any, user_lists: list[list[int]]) -> list[float]:
+    read(user_lists[0])
+    seconds = []
+    for users in user_lists:
         begun = time.perf_counter()
         read(users)
-        found.append(time.perf_counter() - begun)
-    return found
+        seconds.append(time.perf_counter() - begun)
+    return seconds
 
 
 def _by_slot(features: ClockFeatures, rows: pa.Table) -> Any:
@@ -236,7 +236,7 @@ def _by_slot(features: ClockFeatures, rows: pa.Table) -> Any:
 
 
 def bench_join(scale: float) -> Result:
-    """Clocks of samples by Feast's point-in-time join, once a user and hour; pandas joins every sample, slot by slot."""
+    """Clocks of samples by Feast's point-in-time join, once per user and hour; pandas joins every sample, slot by slot."""
     events = int(SAMPLES * scale)
     with tempfile.TemporaryDirectory() as folder:
         settings = load_settings(var=Path(folder), source="bench", window_days=DAYS)
@@ -257,8 +257,8 @@ def bench_join(scale: float) -> Result:
             rows = rows.sort_values("as_of")
             left = samples.to_pandas().sort_values("hour")
             for slot in range(settings.slots):
-                one = rows[rows["slot"] == slot]
-                pd.merge_asof(left, one, left_on="hour", right_on="as_of", by="user_id", tolerance=24 * (DAYS + 1))
+                of_slot = rows[rows["slot"] == slot]
+                pd.merge_asof(left, of_slot, left_on="hour", right_on="as_of", by="user_id", tolerance=24 * (DAYS + 1))
 
         seconds, peer = timed(ours, 1), timed(with_merge_asof, 1)
     return Result("point_in_time_join", seconds, "s", "pandas merge_asof, slot by slot", peer, peer / seconds)

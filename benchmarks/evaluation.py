@@ -20,8 +20,8 @@ def bench_uauc(scale: float) -> Result:
     rows, users, sample = int(5_000_000 * scale), int(100_000 * scale), 2000
     user, label, score = rng.integers(0, users, rows), rng.integers(0, 2, rows), rng.uniform(size=rows)
     ours = timed(lambda: uauc(Predictions.of(user, label, score)))
-    inside = user < sample
-    frame = pd.DataFrame({"user": user[inside], "label": label[inside], "score": score[inside]})
+    sampled = user < sample
+    frame = pd.DataFrame({"user": user[sampled], "label": label[sampled], "score": score[sampled]})
 
     def loop() -> float:
         return float(

@@ -59,7 +59,7 @@ def _analyze(path: Path) -> None:
 
 
 def with_pandas(path: Path) -> None:
-    """The same in pandas and statsmodels, the way one writes it."""
+    """The same in idiomatic pandas and statsmodels."""
     from scipy.stats import chisquare
     from statsmodels.stats.weightstats import CompareMeans, DescrStatsW
 
@@ -68,9 +68,9 @@ def with_pandas(path: Path) -> None:
     assert not frame.user_id.duplicated().any()
 
     def test(part: pd.DataFrame, y: pd.Series) -> None:
-        found = CompareMeans(*(DescrStatsW(y[part.variant == v]) for v in ("b", "a")))
-        found.ttest_ind(usevar="unequal")
-        found.tconfint_diff(usevar="unequal")
+        comparison = CompareMeans(*(DescrStatsW(y[part.variant == v]) for v in ("b", "a")))
+        comparison.ttest_ind(usevar="unequal")
+        comparison.tconfint_diff(usevar="unequal")
 
     for k in range(METRICS):
         parts = [frame, *(g for s in ("country", "platform") for _, g in frame.groupby(s))]
@@ -83,7 +83,7 @@ def with_pandas(path: Path) -> None:
 
 
 def bench_ab_analysis(scale: float) -> list[Result]:
-    """Welch and CUPED of six metrics, sample ratio, users twice, two segments, from Parquet."""
+    """Welch and CUPED of six metrics, sample ratio, duplicate users, two segments, from Parquet."""
     with tempfile.TemporaryDirectory() as name:
         path, tenth = Path(name) / "users.parquet", Path(name) / "tenth.parquet"
         write_users(path, int(USERS * scale))
@@ -160,21 +160,27 @@ def user_table_with_pandas(events: Path, exposures: Path) -> None:
 
 
 def bench_user_table(scale: float) -> list[Result]:
-    """From events and exposures to a row a user with six metrics and their pre-period."""
+    """From events and exposures to one row per user with six metrics and their pre-period."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         events = write_events(folder, int(EVENTS * scale), int(EVENT_USERS * scale))
         seconds, memory = in_own_process(user_table, folder, events)
         with connection(load_settings(var=folder)) as con:
-            listed, few = f"read_parquet([{', '.join(quoted(str(p)) for p in events)}])", folder / "few.parquet"
-            total = int(scalar(con, f"SELECT count(*) FROM {listed}"))
-            # Users are not equally active: those who together have the peer's share of the events.
-            cut = scalar(
-                con, f"SELECT CAST(approx_quantile(user_id, {min(1.0, PEER_EVENTS / total)}) AS BIGINT) FROM {listed}"
+            all_events, some_events = (
+                f"read_parquet([{', '.join(quoted(str(p)) for p in events)}])",
+                folder / "few.parquet",
             )
-            con.execute(f"COPY (SELECT * FROM {listed} WHERE user_id <= {cut}) TO {quoted(str(few))} (FORMAT parquet)")
-            taken = int(scalar(con, f"SELECT count(*) FROM read_parquet({quoted(str(few))})"))
-        peer = timed(lambda: user_table_with_pandas(few, folder / "exposures.parquet"), 1) * total / taken
+            total = int(scalar(con, f"SELECT count(*) FROM {all_events}"))
+            # Users are not equally active: those who together have the peer's share of the events.
+            last_user = scalar(
+                con,
+                f"SELECT CAST(approx_quantile(user_id, {min(1.0, PEER_EVENTS / total)}) AS BIGINT) FROM {all_events}",
+            )
+            con.execute(
+                f"COPY (SELECT * FROM {all_events} WHERE user_id <= {last_user}) TO {quoted(str(some_events))} (FORMAT parquet)"
+            )
+            rows_taken = int(scalar(con, f"SELECT count(*) FROM read_parquet({quoted(str(some_events))})"))
+        peer = timed(lambda: user_table_with_pandas(some_events, folder / "exposures.parquet"), 1) * total / rows_taken
     return [
         Result("ab_user_table", seconds, "s", "pandas, scaled from 5 M events", peer, peer / seconds),
         Result("ab_user_table_memory", memory, "GB", "the clocks' bar", 2.5, 2.5 / memory),

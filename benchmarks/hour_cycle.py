@@ -1,4 +1,4 @@
-"""An hour of a million events as DAG runs: ingest, clocks, online store, training, gate; and what Airflow itself costs."""
+"""An hour of a million events as DAG runs: ingestion, clocks, online store, training, gate; and Airflow's own overhead."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ behaviors: {finish: played_seconds / duration_seconds >= 0.9, like: liked, skip:
 
 
 def write_hour(folder: Path, hour: Hour, events: int, users: int) -> None:
-    """A raw hour: active users drawn unevenly, items by popularity, an event a row; seeded by the hour."""
+    """Write an hour of raw log: activity differs between users, items are drawn by popularity; seeded by the hour."""
     rng = np.random.default_rng(hour.number)
     item = np.minimum(rng.zipf(1.3, events), ITEMS) - 1
     user = (users * rng.random(events) ** 2).astype(np.int64)
@@ -59,7 +59,7 @@ def write_hour(folder: Path, hour: Hour, events: int, users: int) -> None:
 
 
 class Memory(threading.Thread):
-    """Most memory that this process's children held together, bytes; proportional set size, so shared pages count once."""
+    """Measures the peak memory of this process's children together, bytes; by proportional set size, so shared pages count once."""
 
     def __init__(self) -> None:
         super().__init__(daemon=True)
@@ -77,14 +77,14 @@ class Memory(threading.Thread):
 
 
 def bench_hour_cycle(scale: float) -> list[Result]:
-    """Seconds of the cycle, its memory, and the share of its time in which no task ran."""
+    """Duration of the cycle, its memory, and the share of the time in which no task ran."""
     with tempfile.TemporaryDirectory() as folder:
         settings = prepare(Path(folder), scale)
         return _cycle(settings)
 
 
 def prepare(folder: Path, scale: float) -> Settings:
-    """A workspace with twelve small hours behind it, and the raw log of a million events before it."""
+    """Prepare a workspace with a history of twelve small hours and the raw log of an hour of a million events."""
     from operations.processes import with_free_ports
     from operations.services import migrate_airflow
     from pipeline.history import build_history

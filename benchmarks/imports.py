@@ -1,4 +1,4 @@
-"""What a task pays before it works: the DAG files' parse, and the modules that each step of the hour imports."""
+"""Start-up cost of a task: parsing the DAG files, and importing the modules of each hourly step."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def _seconds(code: str) -> float:
 
 
 def bench_imports(scale: float) -> list[Result]:
-    """Seconds of a new process that imports, less those of one that does not; a DAG file's beyond Airflow's own."""
+    """Seconds of a new process with the imports minus one without; for a DAG file, on top of Airflow's own import."""
     del scale
     nothing, airflow = _seconds("pass"), _seconds("import airflow.sdk")
     results = []

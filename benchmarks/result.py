@@ -1,4 +1,4 @@
-"""A figure beside its peer's."""
+"""A measured figure beside its peer's."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class Result:
         value: ours.
         unit: of both values.
         peer: what ours is compared with.
-        peer_value: its value.
-        ratio: the peer's value over ours; above 1 ours is faster, or smaller.
+        peer_value: the peer's value.
+        ratio: how many times better ours is: the peer's value divided by ours, or the reverse if more is better.
     """
 
     name: str
@@ -60,13 +60,18 @@ def timed(work: Callable[[], object], repeats: int = 3) -> float:
 
 
 def alone(work: Callable[..., T], *arguments: object) -> T:
-    """What a function returns in a process of its own."""
+    """Call a function in a process of its own and return its result.
+
+    Args:
+        work: a function that can be imported.
+        arguments: for it; they are pickled.
+    """
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         return pool.apply(work, arguments)
 
 
 def in_own_process(work: Callable[..., object], *arguments: object) -> tuple[float, float]:
-    """Seconds of a function, and peak memory (GB) of the process of its own that runs it; imports are not timed.
+    """Seconds that a function takes in a process of its own, and that process's peak memory (GB); imports are not timed.
 
     Args:
         work: a function that can be imported.
@@ -82,6 +87,6 @@ def _measured(work: Callable[..., object], arguments: tuple[object, ...]) -> tup
 
 
 def peak_memory() -> float:
-    """GB that this program held at most; the kernel's ``ru_maxrss`` also counts what its parent held at the start."""
+    """Peak memory of this process, GB; the kernel's ``ru_maxrss`` would include what its parent held at the start."""
     status = Path("/proc/self/status").read_text(encoding="ascii")
     return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) * 1024 / 1e9  # type: ignore[index]

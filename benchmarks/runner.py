@@ -1,4 +1,4 @@
-"""Runs benches one after the other: each result is kept as it comes, and whatever a bench started ends with it."""
+"""Runs benchmarks one by one: results are written as they come, and every process that a benchmark started is stopped."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from benchmarks.result import Result
 from core.files import read_json, write_json
 
 STOP_SECONDS = 10
-"""Given to processes to end by themselves, before they are killed."""
+"""Time that processes have to end by themselves before they are killed."""
 
 
 def run_benches(
@@ -25,16 +25,16 @@ def run_benches(
     path: Path,
     show: Callable[[Result], None],
 ) -> list[Result]:
-    """Run benches; the file of results is written, by rename, after each.
+    """Run benchmarks; the file of results is written atomically after each.
 
-    SIGTERM and SIGINT end the run; the processes that a bench started, and those that they started, end as well, and
-    the results so far stay.
+    SIGTERM and SIGINT end the run. All processes that a benchmark started, directly or indirectly, are stopped, and the
+    results so far are kept.
 
     Args:
-        benches: name → what measures it.
+        benches: name → function that measures it.
         chosen: names to run, in this order.
         scale: share of the full size, above 0.
-        path: JSON file of the newest result of every name; others than those measured are kept.
+        path: JSON file with the newest result of every name; results that are not measured again are kept.
         show: called with each result.
 
     Returns:
@@ -55,20 +55,20 @@ def run_benches(
 
 
 def keep(path: Path, results: Sequence[Result]) -> None:
-    """Put results into a file of results, in the place of those of the same name."""
+    """Write results to a file of results, replacing those of the same name."""
     names = {result.name for result in results}
-    others = [known for known in read_json(path) if known["name"] not in names] if path.exists() else []
+    others = [result for result in read_json(path) if result["name"] not in names] if path.exists() else []
     write_json(path, [*others, *(asdict(result) for result in results)])
 
 
 @contextmanager
 def children_stopped() -> Iterator[None]:
-    """For the length of a ``with`` block signals to end raise SystemExit; after it no process that began in it lives."""
+    """Within a ``with`` block, signals to end raise SystemExit; afterwards all processes that began in it are stopped."""
     before = {child.pid for child in psutil.Process().children(recursive=True)}
     started: dict[int, psutil.Process] = {}
 
     def note() -> None:
-        """Remember what runs now: whose parent ends first is no child of ours any more."""
+        """Remember the processes running now: one whose parent ends is no longer among our children."""
         children = psutil.Process().children(recursive=True)
         started.update({child.pid: child for child in children if child.pid not in before})
 

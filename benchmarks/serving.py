@@ -110,7 +110,11 @@ def _bodies(settings: Settings, until: Hour, count: int) -> list[dict[str, objec
 
 
 def _load(settings: Settings, url: str, until: Hour, seconds: float) -> tuple[np.ndarray, int, int]:
-    """Requests at a fixed rate, whatever the answers take: seconds from when each was due, failures, degraded answers."""
+    """Send requests at a fixed rate, however long answers take.
+
+    Returns:
+        Seconds of each request since it was due, and the numbers of failures and of degraded answers.
+    """
     bodies = _bodies(settings, until, int(RATE * seconds))
     took, statuses, degraded = np.zeros(len(bodies)), np.zeros(len(bodies), int), np.zeros(len(bodies), bool)
     with httpx.Client(base_url=url, timeout=30) as client, ThreadPoolExecutor(CLIENTS) as pool:
@@ -142,7 +146,7 @@ def _until_served(url: str, version: str) -> None:
 
 @contextmanager
 def _swapping(move: Callable[[int], object]) -> Iterator[list[int]]:
-    """Another champion every few seconds."""
+    """Move the champion every few seconds within a ``with`` block; yields the number of moves."""
     stop, swaps = threading.Event(), [0]
 
     def run() -> None:
@@ -160,7 +164,7 @@ def _swapping(move: Callable[[int], object]) -> Iterator[list[int]]:
 
 
 def _naive(settings: Settings, name: str, version: str, until: Hour, requests: int = 100) -> np.ndarray:
-    """Seconds of each request by hand."""
+    """Seconds of each request, with Feast and MLflow used directly."""
     import mlflow
 
     from events.store import EventStore
@@ -170,13 +174,13 @@ def _naive(settings: Settings, name: str, version: str, until: Hour, requests: i
     features = ClockFeatures(settings, EventStore(settings.events_dir))
     facets, slots = features.facets, settings.slots
     rng, took = np.random.default_rng(1), []
-    needed = set(model.metadata.get_input_schema().input_names())
+    input_names = set(model.metadata.get_input_schema().input_names())
     for user in rng.integers(1, 150, requests):
         begun = time.perf_counter()
-        found = features.online([int(user)], until)
-        clock = {row["slot"]: row for row in found.slots.to_pylist()}
-        profile = found.profiles.to_pylist()[:1] or [{"events": 0, "finish": 0}]
-        history = found.history.to_pylist()[:1] or [{"items": [], "minutes": []}]
+        features_read = features.online([int(user)], until)
+        clock = {row["slot"]: row for row in features_read.slots.to_pylist()}
+        profile = features_read.profiles.to_pylist()[:1] or [{"events": 0, "finish": 0}]
+        history = features_read.history.to_pylist()[:1] or [{"items": [], "minutes": []}]
         cells: dict[str, object] = {
             "history_items": history[0]["items"], "history_minutes": history[0]["minutes"],
             "slot_events": [clock[s]["events"] if s in clock else 0 for s in range(slots)],
@@ -190,7 +194,7 @@ def _naive(settings: Settings, name: str, version: str, until: Hour, requests: i
             "finish": profile[0]["finish"], **dict.fromkeys(facets, "value"),
         }  # fmt: skip
         frame = pd.DataFrame(rows)
-        for column in needed & set(cells):
+        for column in input_names & set(cells):
             frame[column] = [cells[column]] * CANDIDATES
         model.predict(frame)
         took.append(time.perf_counter() - begun)

@@ -67,10 +67,10 @@ def bench_spark(scale: float) -> list[Result]:
 
 def _run(what: str, settings: Settings, options: dict[str, Any], conf: Path) -> tuple[float, str]:
     """Seconds and result of a piece of ``RUN``, in a process of its own."""
-    given = json.dumps(settings.model_dump(mode="json", include=settings.model_fields_set) | options)
+    settings_json = json.dumps(settings.model_dump(mode="json", include=settings.model_fields_set) | options)
     begun = time.perf_counter()
     done = subprocess.run(
-        [sys.executable, "-c", RUN, what, given], cwd=ROOT, env={**os.environ, "SPARK_CONF_DIR": str(conf)},
+        [sys.executable, "-c", RUN, what, settings_json], cwd=ROOT, env={**os.environ, "SPARK_CONF_DIR": str(conf)},
         check=True, stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
     return time.perf_counter() - begun, done.stdout.splitlines()[-1]
@@ -82,12 +82,12 @@ def _differing(settings: Settings, theirs: Path) -> list[str]:
     sums = [layer["folder"] for layer in read_json(theirs / "state.json")["sums"]["bases"].values()]
     names = [f"{view}/*" for view in views]
     names += [f"sums/{name}/{part.name}" for name in sums for part in (theirs / "sums" / name).iterdir()]
-    found = []
+    differing = []
     with duck.connection(settings) as con:
         for name in names:
-            one, other = (f"SELECT * FROM read_parquet({duck.quoted(str(root / name / '*.parquet'))})"
+            ours, other = (f"SELECT * FROM read_parquet({duck.quoted(str(root / name / '*.parquet'))})"
                           for root in (settings.features_dir, theirs))  # fmt: skip
-            for left, right in ((one, other), (other, one)):
+            for left, right in ((ours, other), (other, ours)):
                 if duck.scalar(con, f"SELECT count(*) FROM (({left}) EXCEPT ALL ({right}))"):
-                    found.append(name)
-    return found
+                    differing.append(name)
+    return differing

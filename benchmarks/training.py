@@ -83,14 +83,14 @@ def _measure(var: Path, variant: str, device: str) -> tuple[float, float, float]
 
 
 def _checkpoints(var: Path, variant: str) -> Result:
-    """What an hour writes of a state."""
+    """Size of the checkpoint that an hour writes."""
     states = StateStore(_settings(var).training_dir / "states", variant)
-    whole, hour = ((states.folder(h) / WEIGHTS).stat().st_size / 1e6 for h in (UNTIL - 1, UNTIL + HOURS - 1))
-    return Result("train_checkpoint", hour, "MB", "a whole one", whole, whole / hour)
+    full, delta = ((states.folder(h) / WEIGHTS).stat().st_size / 1e6 for h in (UNTIL - 1, UNTIL + HOURS - 1))
+    return Result("train_checkpoint", delta, "MB", "a whole one", full, full / delta)
 
 
 def bench_training(scale: float) -> list[Result]:
-    """Samples a second over the whole hourly path; seconds to resume."""
+    """Samples per second over the whole hourly path; seconds to resume."""
     variants = ["gaussian_clock", "matched_clock"]
     with tempfile.TemporaryDirectory() as folder:
         var = Path(folder)
@@ -130,21 +130,21 @@ def _fits(var: Path, variant: str) -> list[Result]:
 
 
 def _fit_speeds(var: Path, variant: str, device: str) -> dict[int, float]:
-    """Samples a second by size of a batch, on the first hour's samples."""
+    """Samples per second by batch size, on the first hour's samples."""
     settings = _settings(var, device)
     trainer = Trainer(settings, variant, config=config_of(settings, variant))
     _, ranker, optimizer = trainer.states.load(UNTIL - 1, device=trainer.device)
     keys = hour_keys(trainer.samples.read(UNTIL).tables, ranker)
     fit(ranker, optimizer, keys, UNTIL)
-    found = {}
+    speeds = {}
     for size in SIZES:
         ranker.config = ranker.config.model_copy(update={"batch_size": size})
-        found[size] = len(keys) / timed(lambda: fit(ranker, optimizer, keys, UNTIL), 1)
-    return found
+        speeds[size] = len(keys) / timed(lambda: fit(ranker, optimizer, keys, UNTIL), 1)
+    return speeds
 
 
 class Plain(nn.Module):
-    """The same ranker the plain way: fixed tables, dense gradients; the clock summed slot by slot."""
+    """The same ranker written the usual way: fixed tables, dense gradients, the clock summed slot by slot."""
 
     def __init__(self, users: int, values: int, heads: int, facets: int, dim: int) -> None:
         super().__init__()
@@ -156,6 +156,7 @@ class Plain(nn.Module):
         self.head = nn.Linear(32 + width, heads)
 
     def forward(self, part: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Logits of a batch's heads, shape (B, heads)."""
         user, item = self.users(part["user"]), self.items(part["item"])
         slots = (self.values(part["clock"]) * part["weight"][..., None]).sum(dim=3)  # (B, S, F, D)
         clock = (slots * part["near"][:, :, None, None]).sum(dim=1).flatten(1)
@@ -164,7 +165,7 @@ class Plain(nn.Module):
 
 
 def with_pandas(settings: Settings, hour: Hour, users: int) -> float:
-    """Samples a second of ``Plain`` with Adam and a loader of pandas merges, over a few batches."""
+    """Samples per second of ``Plain`` with Adam and a loader of pandas merges, over a few batches."""
     drawn = SampleStore(settings, EventStore(settings.events_dir)).read(hour).tables
     heads = EventStore(settings.events_dir).behaviors
     facets = EventStore(settings.events_dir).facets

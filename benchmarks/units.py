@@ -1,4 +1,4 @@
-"""What an hour costs by its parts: core-seconds a million events, bytes an event, a user, an id. ``operations capacity`` counts with it."""
+"""Unit costs of an hour: core-seconds per million events, bytes per event, user and id. ``clock ops capacity`` uses them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ NAN = float("nan")
 
 
 def bench_units(scale: float) -> list[Result]:
-    """The steps of an hour of a million events in this process, each in core-seconds, and what they leave on disk."""
+    """The steps of an hour of a million events in this process, each in core-seconds, and the bytes that they write."""
     from feature_repo.retrieval import advance
     from pipeline.promotion import evaluate_candidate
     from pipeline.source import ingest_hour
@@ -43,8 +43,8 @@ def bench_units(scale: float) -> list[Result]:
             "gate": lambda: evaluate_candidate(settings, hour),
         }
         cores = {name: _cores(step) / (EVENTS * scale) * 1e6 for name, step in steps.items()}
-        whole = sum(cores.values())
-        results = [Result(f"cpu_{n}", v, "core-s/M", "the hour", whole, whole / v) for n, v in cores.items()]
+        hour_total = sum(cores.values())
+        results = [Result(f"cpu_{n}", v, "core-s/M", "the hour", hour_total, hour_total / v) for n, v in cores.items()]
 
         store, training = EventStore(settings.events_dir), settings.training_dir
         rows = store.read(hour).num_rows
@@ -60,7 +60,7 @@ def bench_units(scale: float) -> list[Result]:
         table.mkdir()
         events = write_events(table, int(AB_EVENTS * scale), int(AB_USERS * scale))
         cost = _cores(lambda: user_table(table, events)) / (AB_EVENTS * scale) * 1e6
-        results.append(Result("cpu_ab", cost, "core-s/M", "the hour", whole, whole / cost))
+        results.append(Result("cpu_ab", cost, "core-s/M", "the hour", hour_total, hour_total / cost))
         sizes |= _of_regulars(Path(folder) / "regulars", scale)
         return results + [Result(name, value, "B", "none", NAN, NAN) for name, value in sizes.items()]
 
@@ -79,7 +79,7 @@ def _bytes(*roots: Path) -> int:
 
 
 def _of_regulars(var: Path, scale: float) -> dict[str, float]:
-    """Bytes of users with ``REGULAR_EVENTS`` in the window: clocks on disk and online, and changes an event."""
+    """Bytes per user with ``REGULAR_EVENTS`` in the window, of clocks on disk and online; and bytes of changes per event."""
     settings = load_settings(var=var, source="bench", variants=VARIANTS)
     users, hours = int(REGULARS * scale), settings.window_hours
     per_hour = users * REGULAR_EVENTS // hours
@@ -97,19 +97,19 @@ def _of_regulars(var: Path, scale: float) -> dict[str, float]:
 
 
 def _online(settings: Settings, folder: Path) -> float:
-    """Bytes that Redis holds for a user when clock, profile, activity and history are online."""
+    """Bytes per user in Redis with clock, profile, activity and history online."""
     import redis
 
     from feature_repo.retrieval import ClockFeatures
     from tests.servers import redis_server
 
-    place = folder / "redis"
-    place.mkdir()
-    with redis_server(place) as (url, _):
+    redis_folder = folder / "redis"
+    redis_folder.mkdir()
+    with redis_server(redis_folder) as (url, _):
         host, port = url.split(":")
         server = redis.Redis(host=host, port=int(port))
-        own = settings.model_dump(include=settings.model_fields_set)
-        online = load_settings(**{**own, "online_store": "redis", "redis_url": url})
+        explicit = settings.model_dump(include=settings.model_fields_set)
+        online = load_settings(**{**explicit, "online_store": "redis", "redis_url": url})
         features = ClockFeatures(online, EventStore(online.events_dir))
         until = features.clock.as_of
         assert until is not None

@@ -1,4 +1,4 @@
-"""The main job: a history in bulk, hours through real Airflow, the daily reports, and a summary."""
+"""The main job: history in bulk, hours through real Airflow, the daily reports, and a summary."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def _plan_file(settings: Settings) -> Path:
 
 
 def _plan(settings: Settings, data: str | None, hours: int) -> dict[str, Any]:
-    """Which hours go where; kept, so that a second run continues the first."""
+    """Which hours are built in bulk and which run through Airflow; kept, so that a second run continues the first."""
     path = _plan_file(settings)
     if path.exists():
         if data and Path(data).resolve() not in {Path(p).resolve() for p in load_source(settings).paths}:
@@ -122,10 +122,10 @@ def _plan(settings: Settings, data: str | None, hours: int) -> dict[str, Any]:
 
 
 def live_hours(settings: Settings, api: AirflowApi, first: Hour, end: Hour, stack: ExitStack) -> None:
-    """The closed loop for hours [first, end): people meet the ranking service, and Airflow takes their log in.
+    """Simulate hours [first, end): the ranking service ranks for people, and Airflow ingests their log.
 
-    Each hour is ranked by the models and on the features that the hour before led to. An hour whose log is
-    there already is not lived again.
+    Each hour is ranked by the models and on the features that the previous hour led to. An hour whose log is
+    there already is not simulated again.
     """
     from closed_loop.traffic import HttpRanker, World
     from model_registry.store import open_registry
@@ -137,7 +137,7 @@ def live_hours(settings: Settings, api: AirflowApi, first: Hour, end: Hour, stac
     for hour in hour_range(first, end):
         champion = models.get(CHAMPION)
         if champion is None:
-            log.warning("nobody is champion: the app ranks the hour %s by its own policy", hour)
+            log.warning("there is no champion: the app ranks hour %s by its own policy", hour)
         elif not written.log_file(hour).exists():
             if client is None:
                 stack.enter_context(running(settings, [serving_service(settings)]))
@@ -149,14 +149,21 @@ def live_hours(settings: Settings, api: AirflowApi, first: Hour, end: Hour, stac
                 world = World(written, world.state, hour)
             client.wait(hour, {CHAMPION: str(champion.version)})
             client.answers.clear()
-            world.live(client)
+            world.simulate_hour(client)
             log.info("hour %s: people asked for %d slates over HTTP (%s)", hour, sum(client.answers.values()),
                      ", ".join(f"{count} {what}" for what, count in sorted(client.answers.items())))  # fmt: skip
         run_hours(api, hour, hour + 1, done=hour.number - first.number, total=end.number - first.number)
 
 
 def summarize(settings: Settings, plan: dict[str, Any], counts: dict[str, Any], seconds: float) -> dict[str, Any]:
-    """What the demo did, every figure read back from the stores."""
+    """Summarize the demo; every figure is read back from the stores.
+
+    Args:
+        settings: name the workspace.
+        plan: of ``_plan``.
+        counts: DAG runs by DAG and state.
+        seconds: duration of this run.
+    """
     from model_registry.store import experiment_name, open_mlflow, open_registry
     from pipeline.reports import variant_metrics
 
@@ -200,7 +207,7 @@ def summarize(settings: Settings, plan: dict[str, Any], counts: dict[str, Any], 
 
 
 def _unplaced(settings: Settings) -> dict[str, int]:
-    """Quarantined rows whose hour is unknown: in no manifest, so counted from the receipts."""
+    """Quarantined rows whose hour is unknown; they are in no manifest, so they are counted from the receipts."""
     totals: dict[str, int] = {}
     placed: dict[str, int] = {}
     for path in (settings.events_dir / "_receipts").glob("*.json"):
@@ -224,26 +231,26 @@ def _online_rows(settings: Settings) -> int:
 
 
 def _experiments(settings: Settings) -> dict[str, Any]:
-    """Experiment → metric → effect by the method that decides, of its latest report; metrics without an effect are left out."""
+    """Experiment → metric → effect by the headline method in its latest report; metrics without an effect are left out."""
     from pipeline.reports import headline_effects
 
-    found: dict[str, Any] = {}
+    effects: dict[str, Any] = {}
     for folder in sorted((settings.reports_dir / "ab").glob("*/")):
         latest = max(folder.glob("20*.json"), default=None)
         if latest:
             rows = [row for metrics in headline_effects(read_json(latest)).values() for row in metrics.values()]
-            found[folder.name] = {
+            effects[folder.name] = {
                 row["metric"]: {
                     **{name: row[name] for name in ("method", "rel_effect", "rel_effect_ci", "effect", "effect_ci", "p_value")},
                     "true_rel_effect": row["truth"], "until": latest.stem,
                 }
                 for row in rows
             }  # fmt: skip
-    return found
+    return effects
 
 
 def describe(summary: dict[str, Any], settings: Settings) -> str:
-    """What a person reads at the end of the demo."""
+    """The lines that a person reads at the end of the demo."""
     lines = [
         "",
         f"Interest Clock on '{summary['source']}' in {summary['seconds']:.0f} s: "
@@ -266,9 +273,9 @@ def describe(summary: dict[str, Any], settings: Settings) -> str:
     for experiment, metrics in summary["ab"].items():
         for metric, r in metrics.items():
             low, high = r["rel_effect_ci"]
-            true = f", true {r['true_rel_effect']:+.2%}" if r["true_rel_effect"] is not None else ""
+            truth = f", true {r['true_rel_effect']:+.2%}" if r["true_rel_effect"] is not None else ""
             lines.append(
-                f"A/B {experiment}, {metric.replace('_', ' ')}: {r['rel_effect']:+.2%} [{low:+.2%}, {high:+.2%}]{true}"
+                f"A/B {experiment}, {metric.replace('_', ' ')}: {r['rel_effect']:+.2%} [{low:+.2%}, {high:+.2%}]{truth}"
             )
     lines += [
         "",

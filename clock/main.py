@@ -14,7 +14,7 @@ PANELS = ("Run the platform", "Data", "Models", "Experiments", "Operate")
 
 
 class Root(cli.Group):
-    """The top level: its help has a panel per kind of work, in the order of ``PANELS``."""
+    """The top level: its help has one panel per kind of work, in the order of ``PANELS``."""
 
     def list_commands(self, ctx: Any) -> list[str]:
         """Names of the commands, by panel."""
@@ -24,7 +24,7 @@ class Root(cli.Group):
 
 
 def version() -> str:
-    """The installed package's version, or that of ``pyproject.toml`` where it is not installed."""
+    """The installed package's version, or that in ``pyproject.toml`` if it is not installed."""
     from importlib.metadata import PackageNotFoundError
     from importlib.metadata import version as installed
 
@@ -38,8 +38,8 @@ def version() -> str:
         return str(tomllib.loads(text)["project"]["version"])
 
 
-def _print_version(wanted: bool) -> None:
-    if wanted:
+def _print_version(requested: bool) -> None:
+    if requested:
         print(f"clock {version()}")
         raise typer.Exit
 
@@ -59,7 +59,7 @@ app = cli.App(
 def clock(
     source: cli.SourceOption = None,
     show_version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and leave.")
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
     """Options that stand before the command."""

@@ -1,13 +1,13 @@
-"""The closed loop: people meet the rankers, their log teaches the rankers, and the A/B test meets the truth.
+"""The closed loop: rankers rank for people, people's log trains the rankers, and the A/B estimate is compared with the truth.
 
-The simulated app's users live day after day. A history under the app's first policy teaches every arm's model; from the
-experiment's start on each user's slates are ranked by the model of the user's arm, through the serving layer, and every
+The simulated app's users are simulated day by day. A history under the app's first policy trains every arm's model. From the
+experiment's start on, each user's slates are ranked by the model of the user's arm, through the serving layer, and every
 hour's log goes through the steps of the hourly DAGs: ingest, clocks, training, gate.
 
-**Truth.** Beside the real world run others in which every user is in the next arm: the same people, the same draws, the
-models of the same hour, but their own log and clocks. So each policy is simulated for every user, and the difference of
-the means over all users is what the experiment is to estimate. Nobody trains on the other worlds, so the true effect is
-that of being assigned to an arm, given the models of the real world.
+**Truth.** Besides the real world there are others in which every user is in the next arm: the same people, the same draws,
+the models of the same hour, but their own log and clocks. So each policy is simulated for every user, and the difference
+of the means over all users is what the experiment estimates. No model is trained on the other worlds, so the true effect
+is that of being assigned to an arm, given the models of the real world.
 """
 
 from __future__ import annotations
@@ -23,19 +23,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import yaml
 
 from ab_analysis.assignment import assign_users
 from ab_analysis.experiment import Experiment, load_experiment
+from closed_loop.summary import covered_truths
 from closed_loop.traffic import EngineRanker, ForcedRanker, HttpRanker, World
-from core import duck
-from core.duck import file_list, quoted
+from closed_loop.truth import TrueEffect, first_exposures, true_effects, world_totals
 from core.errors import ConfigError, NotReadyError
 from core.files import read_json, write_json, write_text
 from core.hours import Hour, hour_range
 from core.progress import STAGE, log_to, step
-from core.settings import Settings, load_settings
+from core.settings import load_settings
 from events.store import EventStore
 from feature_repo.retrieval import ClockFeatures, advance
 from model_registry.registry import CHAMPION
@@ -57,29 +56,22 @@ log = logging.getLogger("closed_loop.loop")
 SOURCE = "loop"
 EXPERIMENT = "arms"
 HISTORY_DAYS = 8
-SUMMED_UP = ("method", "rel_effect", "rel_effect_ci", "p_value")
-"""What the summary keeps of an estimate."""
+SUMMARY_FIELDS = ("method", "rel_effect", "rel_effect_ci", "p_value")
+"""Fields of an estimate that the summary keeps."""
 APP: dict[str, Any] = {"ids": "number", "users": 2000, "drift": 0.05}
-TRUTH_METRICS = {
-    "active_days": "count(DISTINCT CAST(e.local_time AS DATE))",
-    "duration_hours": "sum(e.played_seconds) / 3600",
-    "finishes": "count(*) FILTER (WHERE e.finish)",
-    "likes": 'count(*) FILTER (WHERE e."like")',
-    "skips": "count(*) FILTER (WHERE e.skip)",
-}
 
 
 @dataclass(frozen=True)
 class LoopPlan:
-    """What a loop does.
+    """Size and form of a loop.
 
     Attributes:
         arms: rankers' variants, the control first.
-        days: of the experiment.
-        history_days: before it.
-        http: whether users reach the rankers over HTTP (else in this process).
-        airflow_hours: last hours whose steps run as Airflow's DAGs.
-        truth: whether the other worlds are simulated too.
+        days: length of the experiment.
+        history_days: days before it.
+        http: whether requests go over HTTP (else to an engine in this process).
+        airflow_hours: number of hours at the end whose steps run as Airflow's DAGs.
+        truth: whether the other worlds are simulated, too.
     """
 
     arms: tuple[str, ...] = ("hour_embedding", "matched_clock")
@@ -90,7 +82,11 @@ class LoopPlan:
     truth: bool = True
 
     def checked(self) -> LoopPlan:
-        """``ConfigError`` says what is wrong."""
+        """Check the plan and return it.
+
+        Raises:
+            ConfigError: an arm is not a variant or is named twice, or a number is too small.
+        """
         from training.config import load_ranker_config
 
         if len(set(self.arms)) < 2 or len(set(self.arms)) < len(self.arms):
@@ -105,19 +101,24 @@ class LoopPlan:
 
 
 def run_loop(plan: LoopPlan, *, fresh: bool = False, source: str = SOURCE) -> dict[str, Any]:
-    """Run a loop to its end, or on from where it was interrupted.
+    """Run a loop to its end, continuing one that was interrupted.
+
+    Args:
+        plan: size and form.
+        fresh: start over instead of continuing.
+        source: name of the workspace.
 
     Returns:
         The summary, also written to ``<workspace>/loop/summary.json`` beside the page.
     """
     loop = Loop(plan.checked(), source, fresh=fresh)
     loop.prepare()
-    loop.live()
+    loop.run_experiment()
     return loop.conclude()
 
 
 class Loop:
-    """A loop in its workspace; every step can be run again."""
+    """A loop in its workspace; every step can be repeated."""
 
     def __init__(self, plan: LoopPlan, source: str = SOURCE, *, fresh: bool = False, **settings: Any) -> None:
         self.plan = plan
@@ -143,7 +144,7 @@ class Loop:
         return load_experiment(self.settings.experiments_dir / f"{EXPERIMENT}.yaml")
 
     def _config(self) -> SimulatorConfig:
-        """The workspace's own ``app.yaml``, or the loop's people; a loop goes on only as it was begun."""
+        """The workspace's ``app.yaml``, or the loop's own app; a loop can only be continued with the plan it was begun with."""
         plan = self.plan
         app_file = self.settings.workspace / "app.yaml"
         config = load_config(app_file) if app_file.exists() else SimulatorConfig(**APP)
@@ -168,7 +169,7 @@ class Loop:
         return config
 
     def prepare(self) -> None:
-        """Simulate and ingest the history in every world, and train every arm on it in the real one."""
+        """Simulate and ingest the history in every world, and train every arm on it in the real world."""
         if (self.folder / "prepared.json").exists():
             return
         begun = time.monotonic()
@@ -184,7 +185,7 @@ class Loop:
         rank = first_policy(self.app)
         visits = worlds[0].visits
         while visits.next < self.start:
-            hour, shown = visits.next, visits.hour(rank)
+            hour, shown = visits.next, visits.simulate_hour(rank)
             for world in worlds:
                 world.log.write_visits(hour, shown)
         for world in worlds:
@@ -192,34 +193,34 @@ class Loop:
             world.save()
         self._write_experiment({})
         build_history(self.settings, self.start)
-        self._champion()
-        for other in self.workspaces[1:]:
-            ingest_and_clock(other, self.start)
+        self._ensure_champion()
+        for workspace in self.workspaces[1:]:
+            ingest_and_clock(workspace, self.start)
         write_json(self.folder / "prepared.json", {"seconds": round(time.monotonic() - begun, 1)})
 
-    def live(self) -> None:
-        """Every hour of the experiment: people, log, ingest, clocks, training, gate."""
+    def run_experiment(self) -> None:
+        """Run every hour of the experiment: people, log, ingest, clocks, training, gate."""
         worlds = [self._world(n, self.start) for n in range(len(self.workspaces))]
         done = min(world.next for world in worlds)
         engine = RankingEngine(self.settings, log_requests=not self.plan.http)
         begun, first = time.monotonic(), done
         with ExitStack() as stack:
             stack.callback(engine.close)
-            if done > self.start:  # an interruption may have come before the last hour was through
-                self._through(done - 1, stack)
+            if done > self.start:  # the last hour may have been interrupted before its steps were done
+                self._run_steps(done - 1, stack)
             engine.refresh()
             log.info("%d days of the experiment, hour by hour", self.plan.days, extra=STAGE)
-            main = self._ranker(engine, stack)
-            ranks: list[Rank] = [main, *self._others(engine)]
+            real = self._ranker(engine, stack)
+            ranks: list[Rank] = [real, *self._other_rankers(engine)]
             for hour in hour_range(done, self.end):
-                _check(engine, hour)
-                if isinstance(main, HttpRanker):
-                    main.wait(hour, engine.models.names)
+                _check_ready(engine, hour)
+                if isinstance(real, HttpRanker):
+                    real.wait(hour, engine.models.names)
                 for world, rank in zip(worlds, ranks, strict=True):
                     if world.next == hour:
-                        world.live(rank)
-                self._keep(hour, main)
-                self._through(hour, stack)
+                        world.simulate_hour(rank)
+                self._keep_answers(hour, real)
+                self._run_steps(hour, stack)
                 engine.refresh()
                 if (hour + 1).number % 24 == 0:
                     left = (
@@ -232,7 +233,11 @@ class Loop:
                              extra=step((hour.number - self.start.number + 1) // 24, self.plan.days))  # fmt: skip
 
     def conclude(self) -> dict[str, Any]:
-        """Compare offline gain, A/B estimate and truth; write the summary and the page."""
+        """Compare offline gain, A/B estimate and truth; write the summary and the page.
+
+        Returns:
+            The summary.
+        """
         from closed_loop.page import write_loop_page
         from pages.index import write_index
         from pages.rankers import write_model_page
@@ -249,40 +254,25 @@ class Loop:
             "arms": list(self.plan.arms), "hours": [self.start.key, self.end.key], "users": self.config.users,
             "traffic": self._traffic(), "offline": variant_metrics(self.settings, self.start, self.end),
             "ab": {
-                arm: {metric: {name: row[name] for name in SUMMED_UP} for metric, row in metrics.items()}
+                arm: {metric: {name: row[name] for name in SUMMARY_FIELDS} for metric, row in metrics.items()}
                 for arm, metrics in online.items()
             },
             "sentence": report["sentence"], "truth": truth, "report": report["report"],
         }  # fmt: skip
-        summary["covered"] = _covered(summary)
+        summary["covered"] = covered_truths(summary)
         write_json(self.folder / "summary.json", summary)
         summary["page"] = str(write_loop_page(self.settings, summary))
         write_model_page(self.settings)
         write_index(self.settings)
         return summary
 
-    def truth(self) -> dict[str, dict[str, dict[str, float]]]:
-        """Arm → metric → mean, relative effect on the control, and its standard error, over all exposed users."""
-        exposures = first_exposures(self.settings)
+    def truth(self) -> dict[str, dict[str, TrueEffect]]:
+        """The true effect of each arm on each metric, over all exposed users: arm → metric → effect."""
+        exposures = first_exposures(self.settings, EXPERIMENT)
         keys = [str(user) for user in exposures["user_id"]]
-        arm = np.array([self.plan.arms.index(v) for v in assign_users(self.experiment, keys)])
-        values = [world_totals(world, exposures, self.end) for world in self.workspaces]
-        true_effects: dict[str, dict[str, dict[str, float]]] = {}
-        by_arm = [
-            {m: np.choose((n - arm) % len(self.plan.arms), [v[m].to_numpy() for v in values]) for m in TRUTH_METRICS}
-            for n in range(len(self.plan.arms))
-        ]
-        for n, name in enumerate(self.plan.arms):
-            true_effects[name] = {}
-            for metric in TRUTH_METRICS:
-                mine, control = by_arm[n][metric], by_arm[0][metric]
-                mean, base = float(mine.mean()), float(control.mean())
-                ratio = mean / base if base else float("nan")
-                spread = (
-                    float((mine - ratio * control).std(ddof=1)) / np.sqrt(len(mine)) / base if base else float("nan")
-                )
-                true_effects[name][metric] = {"mean": mean, "rel_effect": ratio - 1, "rel_se": spread}
-        return true_effects
+        arms = np.array([self.plan.arms.index(v) for v in assign_users(self.experiment, keys)])
+        totals = [world_totals(world, exposures, self.end) for world in self.workspaces]
+        return true_effects(self.plan.arms, arms, totals)
 
     def _ranker(self, engine: RankingEngine, stack: ExitStack) -> HttpRanker | EngineRanker:
         """The real world's ranker."""
@@ -293,8 +283,8 @@ class Loop:
         stack.callback(client.close)
         return client
 
-    def _others(self, engine: RankingEngine) -> list[Rank]:
-        """Rankers of the other worlds: every user in an arm further round."""
+    def _other_rankers(self, engine: RankingEngine) -> list[Rank]:
+        """Rankers of the other worlds: in world n, every user is n arms further."""
         keys = [self.app.user_key(user) for user in range(self.config.users)]
         arm = np.array([self.plan.arms.index(v) for v in assign_users(self.experiment, keys)])
         names = np.array(self.plan.arms)
@@ -304,8 +294,8 @@ class Loop:
             if n
         ]
 
-    def _through(self, hour: Hour, stack: ExitStack) -> None:
-        """Take an hour's log through the hourly steps, in the real world and the others."""
+    def _run_steps(self, hour: Hour, stack: ExitStack) -> None:
+        """Run the hourly steps on an hour's log, in the real world and in the others."""
         if hour >= self.end - self.plan.airflow_hours:
             from operations.airflow_driver import run_hours, start_airflow
 
@@ -319,8 +309,8 @@ class Loop:
             ingest_hour(world, hour)
             advance(world, hour + 1)
 
-    def _champion(self) -> None:
-        """Somebody ranks for requests outside the experiment, also where the gate let nobody through."""
+    def _ensure_champion(self) -> None:
+        """Make the control champion if the gate promoted nobody, so that requests outside the experiment can be ranked."""
         models = open_registry(self.settings)
         if models.get(CHAMPION) is None:
             control = models.newest(self.plan.arms[0])
@@ -332,8 +322,8 @@ class Loop:
         log = AppLog(self.config, self.workspaces[number].workspace / "app", served=True)
         return World(log, self.folder / f"world-{number}.npz", start)
 
-    def _keep(self, hour: Hour, ranker: HttpRanker | EngineRanker) -> None:
-        """Remember the hour's answers; an hour lived again replaces them."""
+    def _keep_answers(self, hour: Hour, ranker: HttpRanker | EngineRanker) -> None:
+        """Keep the hour's counts of answers; an hour that is simulated again replaces them."""
         path = self.folder / "traffic" / f"{hour.key}.json"
         if ranker.answers or not path.exists():
             write_json(path, {"answers": dict(ranker.answers), "versions": dict(ranker.versions)})
@@ -370,34 +360,6 @@ class Loop:
         write_text(self.settings.experiments_dir / f"{EXPERIMENT}.yaml", yaml.safe_dump(content, sort_keys=False))
 
 
-def first_exposures(settings: Settings) -> pd.DataFrame:
-    """When each user met the experiment first: user_id, exposed; by user."""
-    store = EventStore(settings.events_dir)
-    files = store.exposure_files()
-    if not files:
-        raise NotReadyError(f"nobody in {settings.workspace} was exposed to an experiment")
-    with duck.connection(settings) as con:
-        return con.sql(
-            f"""SELECT user_id, min("timestamp") AS exposed FROM read_parquet({file_list(files)})
-            WHERE experiment = {quoted(EXPERIMENT)} GROUP BY user_id ORDER BY user_id"""
-        ).df()
-
-
-def world_totals(settings: Settings, exposures: pd.DataFrame, end: Hour) -> pd.DataFrame:
-    """Each exposed user's metrics from the exposure to ``end`` in a world's log, in the order of ``exposures``."""
-    store = EventStore(settings.events_dir)
-    first = Hour.of(exposures["exposed"].min().to_pydatetime())
-    files = store.event_files(h for h in store.hours() if first <= h < end)
-    sums = ", ".join(f"coalesce({sql}, 0) AS {name}" for name, sql in TRUTH_METRICS.items())
-    with duck.connection(settings) as con:
-        con.register("exposures", exposures)
-        return con.sql(
-            f"""SELECT x.user_id, {sums} FROM exposures x
-            LEFT JOIN read_parquet({file_list(files)}) e ON e.user_id = x.user_id AND e."timestamp" >= x.exposed
-            GROUP BY x.user_id ORDER BY x.user_id"""
-        ).df()
-
-
 def _overrides(plan: LoopPlan) -> dict[str, Any]:
     return {
         "variants": plan.arms,
@@ -409,46 +371,8 @@ def _overrides(plan: LoopPlan) -> dict[str, Any]:
     }  # fmt: skip  (a busy machine must not change what people are shown)
 
 
-def _check(engine: RankingEngine, hour: Hour) -> None:
+def _check_ready(engine: RankingEngine, hour: Hour) -> None:
     if reason := engine.not_ready():
         raise NotReadyError(reason)
     if engine.snapshot.as_of != hour:
         raise NotReadyError(f"the clocks hold for {engine.snapshot.as_of}, not for {hour}: {engine.problems}")
-
-
-def _covered(summary: dict[str, Any]) -> dict[str, dict[str, bool]]:
-    """Arm → metric → whether the A/B interval holds the truth."""
-    covered: dict[str, dict[str, bool]] = {}
-    for arm, metrics in summary["ab"].items():
-        for metric, row in metrics.items():
-            true = summary["truth"].get(arm, {}).get(metric)
-            if true:
-                low, high = row["rel_effect_ci"]
-                covered.setdefault(arm, {})[metric] = bool(low <= true["rel_effect"] <= high)
-    return covered
-
-
-def describe(summary: dict[str, Any]) -> str:
-    """What a person reads at the end."""
-    control = summary["arms"][0]
-    lines = [
-        "",
-        f"Closed loop {summary['hours'][0]} to {summary['hours'][1]}: {summary['users']} users, "
-        f"{sum(v for k, v in summary['traffic']['answers'].items() if k in {'ok', 'degraded'}):,} slates ranked, "
-        f"{summary['traffic']['versions_served']} model versions served.",
-        summary["sentence"], "",
-        f"{'arm':<16} {'AUC':>7} {'UAUC':>7}  {'metric':<16} {'A/B estimate and 95 % interval':<34} {'truth':>8}",
-    ]  # fmt: skip
-    for arm in summary["arms"]:
-        offline = summary["offline"][arm]
-        head = f"{arm:<16} {offline['auc']['value']:>7.4f} {offline['uauc']['value']:>7.4f}"
-        if arm == control:
-            lines.append(f"{head}  (control)")
-        for metric, row in summary["ab"].get(arm, {}).items():
-            true = summary["truth"].get(arm, {}).get(metric)
-            if true:
-                low, high = row["rel_effect_ci"]
-                estimate = f"{row['rel_effect']:+.2%} [{low:+.2%}, {high:+.2%}]"
-                lines.append(f"{head}  {metric:<16} {estimate:<34} {true['rel_effect']:>+8.2%}")
-                head = " " * len(head)
-    return "\n".join([*lines, "", f"Page      {summary['page']}", f"A/B       {summary['report']}"])

@@ -33,8 +33,8 @@ Answers {{ "over HTTP" if summary.traffic.over_http else "in process" }}:
 {% for what, count in summary.traffic.answers|dictsort %}{{ what }} {{ "{:,}".format(count) }}{{ ", " if not loop.last }}{% endfor %};
 {{ summary.traffic.versions_served }} model versions were served.
 {% if report %}<a href="{{ report }}">The A/B report</a>.{% endif %}</p>
-<p class="soft">Truth: every user is lived once in every arm, on the same draws and by the models of the same hour, with a log
-and clocks of its own; the models learn from the real world only. The figure is the relative difference of the means over
+<p class="soft">Truth: every user is simulated once in every arm, with the same draws and the models of the same hour, but with
+that arm's own log and clocks; the models learn from the real world only. The figure is the relative difference of the means over
 all exposed users.</p></section>
 """
 
@@ -46,19 +46,23 @@ def write_loop_page(settings: Settings, summary: dict[str, Any]) -> Path:
         for metric in SHOWN:
             if metric in metrics:
                 low, high = metrics[metric]["rel_effect_ci"]
-                true = summary["truth"].get(arm, {}).get(metric, {}).get("rel_effect")
+                truth = summary["truth"].get(arm, {}).get(metric, {}).get("rel_effect")
                 rows.append(
                     {"arm": arm, "metric": metric, "estimate": metrics[metric]["rel_effect"], "low": low, "high": high,
-                     "truth": true, "covered": summary["covered"].get(arm, {}).get(metric)}
+                     "truth": truth, "covered": summary["covered"].get(arm, {}).get(metric)}
                 )  # fmt: skip
-    known = [r for r in rows if r["covered"] is not None]
-    inside = sum(bool(r["covered"]) for r in known)
-    verdict = f"{inside} of {len(known)} intervals hold the truth." if known else "The truth was not lived in this run."
+    with_truth = [r for r in rows if r["covered"] is not None]
+    covered = sum(bool(r["covered"]) for r in with_truth)
+    verdict = (
+        f"{covered} of {len(with_truth)} intervals cover the truth."
+        if with_truth
+        else "The truth was not simulated in this run."
+    )
     path = settings.reports_dir / "loop.html"
     report = Path(summary["report"]).relative_to(settings.reports_dir) if summary["report"] else None
     write_page(
         path, "Closed loop: offline gain, online gain, truth", PAGE, home="index.html", summary=summary, rows=rows,
-        verdict=verdict, covered_all=bool(known) and inside == len(known), report=report,
+        verdict=verdict, covered_all=bool(with_truth) and covered == len(with_truth), report=report,
         forest=_forest(rows) if rows else "",
     )  # fmt: skip
     return path

@@ -1,4 +1,4 @@
-"""The simulated app's users before a ranker: over HTTP as real clients are, or in this process."""
+"""The simulated app's requests to a ranker: over HTTP like real clients', or in this process."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ from core.files import write_atomically
 from core.hours import Hour
 from core.settings import Settings
 from feature_repo.retrieval import ClockFeatures
-from serving.engine import RankingEngine, RankRequest, pair_scores
+from serving.engine import RankingEngine
+from serving.stages import RankRequest, pair_scores
 from simulation.app import App
 from simulation.log import AppLog
 from simulation.visits import Rank, Slates, Visits
@@ -29,11 +30,17 @@ log = logging.getLogger("closed_loop.traffic")
 CLIENTS = 4
 PATIENCE_SECONDS = 60.0
 QUARTER_SECONDS = 900
-"""Offsets of time zones are whole quarters of an hour."""
+"""Offsets of time zones are multiples of a quarter of an hour."""
 
 
 class World:
-    """People who live hour by hour, their log, and where they are between the hours."""
+    """People who are simulated hour by hour, their log, and their state between the hours.
+
+    Args:
+        log: of the app.
+        state: file of the state; if it exists, the simulation continues from it.
+        start: first hour.
+    """
 
     def __init__(self, log: AppLog, state: Path, start: Hour) -> None:
         self.log, self.app, self.state = log, log.app, state
@@ -44,13 +51,13 @@ class World:
 
     @property
     def next(self) -> Hour:
-        """The hour that is lived next."""
+        """The hour that is simulated next."""
         return self.visits.next
 
-    def live(self, rank: Rank) -> None:
-        """Live the next hour and write its log; an interrupted hour is lived again, the same way."""
+    def simulate_hour(self, rank: Rank) -> None:
+        """Simulate the next hour and write its log; an interrupted hour is simulated again, with the same result."""
         hour = self.next
-        self.log.write_visits(hour, self.visits.hour(rank))
+        self.log.write_visits(hour, self.visits.simulate_hour(rank))
         self.save()
 
     def save(self) -> None:
@@ -62,21 +69,21 @@ class World:
 
 
 class Answers:
-    """Counts what came back: ``answers`` by kind (``ok``, ``degraded``, refusals by status), ``versions`` by who ranked."""
+    """Counts ``answers`` (``ok``, ``degraded``, refusals by status) and the ``versions`` that ranked."""
 
     def __init__(self) -> None:
         self.answers: Counter[str] = Counter()
         self.versions: Counter[str] = Counter()
 
-    def take(self, keys: list[str], scores: dict[str, float], degraded: str | None, version: str) -> list[float]:
-        """Scores of an answer in the order of its request's items."""
+    def count(self, keys: list[str], scores: dict[str, float], degraded: str | None, version: str) -> list[float]:
+        """Count an answer; returns its scores in the order of the request's items."""
         self.answers["degraded" if degraded else "ok"] += 1
         self.versions[version] += 1
         return [scores[key] for key in keys]
 
 
 class HttpRanker(Answers):
-    """Sends each slate's request to a running service, a few at a time; one that is refused is sent again."""
+    """Sends each slate's request to a running service, a few at a time; a refused request is sent again."""
 
     def __init__(self, app: App, settings: Settings) -> None:
         super().__init__()
@@ -90,16 +97,24 @@ class HttpRanker(Answers):
         rows = list(self.pool.map(lambda n: self._ask(slates, n), range(len(slates.user))))
         return np.stack(rows) if rows else np.empty(slates.candidates.shape)
 
-    def wait(self, at: Hour, models: Mapping[str, str]) -> None:
-        """Wait until the service has the features as of ``at`` and these versions (name → version)."""
+    def wait(self, as_of: Hour, models: Mapping[str, str]) -> None:
+        """Wait until the service has the features as of an hour and these models.
+
+        Args:
+            as_of: hour at whose start the features hold.
+            models: name → version.
+
+        Raises:
+            NotReadyError: it takes too long.
+        """
         end = time.monotonic() + PATIENCE_SECONDS
         while True:
             status = self.client.get("/model").json()
-            has = {name: m["version"] for name, m in status["models"].items()}
-            if status["features_as_of"] == at.key and all(has.get(n) == v for n, v in models.items()):
+            versions = {name: m["version"] for name, m in status["models"].items()}
+            if status["features_as_of"] == as_of.key and all(versions.get(n) == v for n, v in models.items()):
                 return
             if time.monotonic() > end:
-                raise NotReadyError(f"the service did not take over {at} and {dict(models)} in time: {status}")
+                raise NotReadyError(f"the service did not take over {as_of} and {dict(models)} in time: {status}")
             time.sleep(0.1)
 
     def close(self) -> None:
@@ -118,11 +133,11 @@ class HttpRanker(Answers):
         }  # fmt: skip
         answer = self._post(body)
         by_key = {row["item"]: row["score"] for row in answer["items"]}
-        scores[filled] = self.take(keys, by_key, answer["degraded"], answer["model"]["version"])
+        scores[filled] = self.count(keys, by_key, answer["degraded"], answer["model"]["version"])
         return scores
 
     def _post(self, body: dict[str, Any]) -> dict[str, Any]:
-        """An answer; a service that is busy or starting is asked again."""
+        """The service's answer; while it is busy or starting, the request is repeated."""
         end = time.monotonic() + PATIENCE_SECONDS
         while True:
             try:
@@ -140,7 +155,7 @@ class HttpRanker(Answers):
 
 
 class EngineRanker(Answers):
-    """The same requests to an engine in this process, all of a slate together."""
+    """Sends the same requests to an engine in this process, all of one call together."""
 
     def __init__(self, app: App, engine: RankingEngine) -> None:
         super().__init__()
@@ -149,21 +164,28 @@ class EngineRanker(Answers):
     def __call__(self, slates: Slates) -> np.ndarray:
         scores = np.full(slates.candidates.shape, -np.inf)
         filled = [np.flatnonzero(row >= 0) for row in slates.candidates]
-        keys = [[self.app.item_key(int(i)) for i in row[at]] for row, at in zip(slates.candidates, filled, strict=True)]
-        asked = [n for n, at in enumerate(filled) if len(at)]
-        requests = [request_of(self.app, slates, n, keys[n]) for n in asked]
-        answers = self.engine.rank_many(requests, PATIENCE_SECONDS * 1000) if asked else []
-        for n, answer in zip(asked, answers, strict=True):
+        keys = [
+            [self.app.item_key(int(i)) for i in row[columns]]
+            for row, columns in zip(slates.candidates, filled, strict=True)
+        ]
+        requested = [n for n, columns in enumerate(filled) if len(columns)]
+        requests = [request_of(self.app, slates, n, keys[n]) for n in requested]
+        answers = self.engine.rank_many(requests, PATIENCE_SECONDS * 1000) if requested else []
+        for n, answer in zip(requested, answers, strict=True):
             by_key = dict(zip(answer.items, answer.scores, strict=True))
-            scores[n, filled[n]] = self.take(keys[n], by_key, answer.degraded, answer.version)
+            scores[n, filled[n]] = self.count(keys[n], by_key, answer.degraded, answer.version)
         return scores
 
 
 class ForcedRanker:
-    """Ranks for every user by the model that a table says, on the features of a world of its own.
+    """Ranks for every user by a given model, on the features of another world: what would happen to the user in another arm.
 
-    For worlds that nobody trains on: what would have happened to a user in another arm. Ids in the log are numbers, so
-    that users and items are the same in all worlds.
+    Ids in the log are numbers, so that users and items are the same in all worlds.
+
+    Args:
+        engine: has the models.
+        features: of the other world.
+        model_of: name of each user's model, shape (users,).
     """
 
     def __init__(self, engine: RankingEngine, features: ClockFeatures, model_of: np.ndarray) -> None:
@@ -178,16 +200,23 @@ class ForcedRanker:
         row, item = slates.pairs()
         column = np.nonzero(slates.candidates >= 0)[1]
         for name in np.unique(self.model_of[slates.user]):
-            mine = np.flatnonzero(self.model_of[slates.user[row]] == name)
-            scores[row[mine], column[mine]] = pair_scores(
-                snapshot.models[name], snapshot.state.catalog, features, users=slates.user[row[mine]] + 1,
-                minutes=slates.local_minutes[row[mine]], items=item[mine] + 1,
+            of_model = np.flatnonzero(self.model_of[slates.user[row]] == name)
+            scores[row[of_model], column[of_model]] = pair_scores(
+                snapshot.models[name], snapshot.state.catalog, features, users=slates.user[row[of_model]] + 1,
+                minutes=slates.local_minutes[row[of_model]], items=item[of_model] + 1,
             )  # fmt: skip
         return scores
 
 
 def request_of(app: App, slates: Slates, n: int, keys: list[str]) -> RankRequest:
-    """The request of one slate, with the user's own offset from UTC."""
+    """The request of one slate, with the user's own offset from UTC.
+
+    Args:
+        app: names the user.
+        slates: the requests.
+        n: row of the slate.
+        keys: ids of its candidates in the log.
+    """
     offset = -(-(slates.local_minutes[n] * 60 - slates.moment[n]) // QUARTER_SECONDS) * QUARTER_SECONDS
     zone = timezone(timedelta(seconds=float(offset)))
     at = datetime.fromtimestamp(float(slates.moment[n]), zone)

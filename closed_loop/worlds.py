@@ -1,9 +1,9 @@
 """Small closed loops for studies: simulated users, and rankers trained on their history and then frozen.
 
 A world is a simulated app whose history under its first policy has gone through the platform's own steps: log, ingestion,
-clocks, hourly training of every ranker. From the experiment's start on the rankers and the users' features are frozen,
-so that a run of all users under one ranker takes seconds, and no user's outcome depends on another user's arm: the
-outcome in an A/B test is that of the run of the user's own arm.
+clocks, hourly training of every ranker. From the experiment's start on, the rankers and the users' features are frozen.
+A run of all users under one ranker then takes seconds, and no user's outcome depends on another user's arm: a user's
+outcome in an A/B test is that in the run of their own arm.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from events.store import EventStore
 from feature_repo.retrieval import ClockFeatures
 from pipeline.reports import variant_metrics
 from serving.catalog import load_catalog
-from serving.engine import pair_scores
 from serving.models import Models
+from serving.stages import pair_scores
 from simulation.app import App
 from simulation.truth import METRICS, UserTotals
 from simulation.visits import Slates, Visits, first_policy
@@ -39,14 +39,20 @@ FIRST_SEED = 7100
 
 @dataclass(frozen=True)
 class Outcome:
-    """Users' metrics over the experiment, shape (users,) each, and who came at all."""
+    """Users' metrics over a period, shape (users,) each, and who was exposed."""
 
     values: dict[str, np.ndarray]
     exposed: np.ndarray
 
 
 class FrozenModelWorld:
-    """One simulated app with frozen models and features, ready to be run under any of its rankers."""
+    """One simulated app with frozen models and features, ready to be run under any of its rankers.
+
+    Args:
+        settings: name the run-time folder.
+        number: of the world; gives its seed.
+        variants: rankers to train.
+    """
 
     def __init__(self, settings: Settings, number: int, variants: tuple[str, ...]) -> None:
         source = f"world-{number}"
@@ -61,7 +67,7 @@ class FrozenModelWorld:
         self.start, self.end = self.loop.start, self.loop.end
         models = Models(self.settings)
         models.refresh(set(variants))
-        self.models = {v: models.get(v) for v in variants}
+        self.models = {v: loaded for v in variants if (loaded := models.get(v))}
         store = ClockFeatures(self.settings, EventStore(self.settings.events_dir))
         self.features = store.online(list(range(1, self.config.users + 1)), self.start)
         self.catalog = load_catalog(self.settings, store, self.start)
@@ -73,29 +79,28 @@ class FrozenModelWorld:
         return {v: {m: float(metrics[v][m]["value"]) for m in ("auc", "uauc")} for v in self.variants}
 
     def app(self, luck: int) -> App:
-        """The app with the people of one draw of luck."""
+        """The app with the draws of one ``luck``."""
         return App(self.config.model_copy(update={"luck": luck}))
 
     @cached_property
     def before(self) -> Outcome:
-        """The history's metrics: what covariates are made of."""
-        return self._live(self.app(0), None, self.config.first_hour, self.start)
+        """The history's metrics, from which covariates are computed."""
+        return self._simulate(self.app(0), None, self.config.first_hour, self.start)
 
     def run(self, variant: str, luck: int) -> Outcome:
-        """All users under one ranker; the same luck brings the same people in the same moods."""
-        return self._live(self.app(luck), variant, self.start, self.end)
+        """Simulate all users under one ranker; the same ``luck`` means the same draws."""
+        return self._simulate(self.app(luck), variant, self.start, self.end)
 
-    def _live(self, app: App, variant: str | None, start: Hour, end: Hour) -> Outcome:
+    def _simulate(self, app: App, variant: str | None, start: Hour, end: Hour) -> Outcome:
         rank = first_policy(app) if variant is None else lambda slates: self.scores(variant, slates)
         visits, totals = Visits(app, start), UserTotals(app)
         while visits.next < end:
-            totals.add(visits.until(min(visits.next + 24, end), rank))
+            totals.add(visits.simulate_until(min(visits.next + 24, end), rank))
         return Outcome({m: totals.values[m] for m in METRICS}, totals.exposed)
 
     def scores(self, variant: str, slates: Slates) -> np.ndarray:
-        """A ranker's scores of slates, on the features as of the experiment's start."""
+        """A ranker's scores of slates, on the features as of the experiment's start, shape (R, C)."""
         loaded = self.models[variant]
-        assert loaded is not None
         row, item = slates.pairs()
         scores = np.full(slates.candidates.shape, -np.inf)
         scores[slates.candidates >= 0] = pair_scores(

@@ -1,1 +1,1 @@
-"""What every folder shares: hours, errors, settings, atomic files, experiment assignment."""
+"""What every package shares: hours, errors, settings, atomic files, logs, database engines."""

@@ -1,4 +1,4 @@
-"""Alerts to whoever is on call: one JSON message to a webhook, if the settings name one."""
+"""Alerts to whoever is on call: one JSON message posted to a webhook, if the settings name one."""
 
 from __future__ import annotations
 
@@ -17,8 +17,13 @@ TIMEOUT_SECONDS = 10
 def send_alert(settings: Settings, title: str, **details: Any) -> bool:
     """Post an alert; never raises, so that a broken webhook breaks nothing else.
 
+    Args:
+        settings: name the webhook and the source.
+        title: what happened, in one line.
+        details: values that go with it, as JSON; what JSON lacks is written as text.
+
     Returns:
-        Whether the webhook took it; False where the settings name none.
+        Whether the webhook accepted it; False if the settings name none.
     """
     log.warning("alert: %s %s", title, details)
     if not settings.alert_webhook:
@@ -28,8 +33,8 @@ def send_alert(settings: Settings, title: str, **details: Any) -> bool:
         settings.alert_webhook, body, {"Content-Type": "application/json"}
     )
     try:
-        with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as answer:  # noqa: S310 # nosec B310
-            return bool(answer.status < 300)
+        with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as response:  # noqa: S310 # nosec B310
+            return bool(response.status < 300)
     except (OSError, ValueError) as error:
         log.warning("the alert could not be delivered: %s", error)
         return False

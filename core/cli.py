@@ -1,6 +1,6 @@
-"""What the command lines share: Typer with the platform's manners, progress on standard error, errors without a traceback.
+"""What the command lines share: Typer with the platform's conventions, progress on standard error, errors without a traceback.
 
-Only ``typer`` is imported at start, so that help and completion answer at once; settings and logs follow when a command runs.
+Only ``typer`` is imported at start-up, so that help and completion answer at once; settings and logs follow when a command runs.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ SourceOption = Annotated[
     str | None,
     typer.Option("--source", metavar="NAME", help="Workspace to work on. Default: CLOCK_SOURCE, else simulator."),
 ]
-"""``--source`` of a command; where it is not given there, the one given before the command counts."""
+"""``--source`` of a command; if it is missing there, the one before the command counts."""
 
 
 class Command(TyperCommand):
-    """A command: sets logging up when it runs, and takes ``--source`` from the groups above it."""
+    """A command: sets up logging when it runs, and inherits ``--source`` from the groups above it."""
 
     def make_parser(self, ctx: Any) -> Any:
         """A parser to which a negative number is a value, not an option."""
@@ -58,8 +58,8 @@ class Command(TyperCommand):
         return parser
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Parse; an option whose metavar ends in ``...`` takes all the numbers that follow it."""
-        many = {
+        """Parse the arguments; an option whose metavar ends in ``...`` takes all the numbers that follow it."""
+        takes_many = {
             name for p in self.params if str(getattr(p, "metavar", None) or "").endswith("...") for name in p.opts
             if name.startswith("-")
         }  # fmt: skip
@@ -69,7 +69,7 @@ class Command(TyperCommand):
             if option and expanded[-1] != option and not argument.startswith("-") and _is_number(argument):
                 expanded += [option, argument]
                 continue
-            if argument in many:
+            if argument in takes_many:
                 option = argument
             elif not (option and expanded[-1] == option):
                 option = ""
@@ -95,24 +95,24 @@ class Command(TyperCommand):
 
 
 class Group(TyperGroup):
-    """A group of commands; ``default_command`` runs where none is named."""
+    """A group of commands; ``default_command`` runs if none is named."""
 
     default_command = ""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Parse the group's own options; what is left goes to the default command where no command is named."""
+        """Parse the group's own options; if no command is named, the remaining arguments go to the default command."""
         if self.default_command:
             ctx.ignore_unknown_options = True
-        rest = super().parse_args(ctx, args)
+        remaining = super().parse_args(ctx, args)
         first = ctx._protected_args[:1]
         if self.default_command and not (first and not first[0].startswith("-")):
             ctx.args = [*ctx._protected_args, *ctx.args]
             ctx._protected_args = [self.default_command]
-        return list(rest)
+        return list(remaining)
 
 
 class App(typer.Typer):
-    """A Typer application of the platform: ``-h``, plain exceptions, ``--source`` before the command where ``shared_source``."""
+    """A Typer application of the platform: ``-h``, plain exceptions, and with ``shared_source`` also ``--source`` before the command."""
 
     def __init__(self, *, shared_source: bool = False, **options: Any) -> None:
         defaults: dict[str, Any] = {
@@ -140,7 +140,7 @@ def _group() -> None:
 
 
 def _inherited_source(ctx: Any) -> str | None:
-    """The ``--source`` that stands nearest before the command."""
+    """The ``--source`` closest before the command."""
     parent = ctx.parent
     while parent is not None:
         if parent.params.get("source"):
@@ -158,20 +158,32 @@ def _is_number(text: str) -> bool:
 
 
 def settings_of(source: str | None) -> Settings:
-    """Settings of the workspace that ``--source`` names, else of the environment's."""
+    """Settings of the workspace that ``--source`` names; by default the environment's.
+
+    Args:
+        source: name of the workspace.
+
+    Raises:
+        ConfigError: a setting is wrong.
+    """
     from core.settings import load_settings
 
     return load_settings(source=source) if source else load_settings()
 
 
 def call(app: typer.Typer, arguments: Sequence[str], *, program: str | None = None) -> int:
-    """Run a command line in this process; errors go through.
+    """Run a command line in this process; its errors are raised.
+
+    Args:
+        app: the command line.
+        arguments: what a shell would pass, without the program.
+        program: name in usage messages.
 
     Returns:
         The exit status.
 
     Raises:
-        PlatformError: of the command.
+        PlatformError: the command failed.
         TyperException: the command line is wrong.
     """
     result = get_command(app).main(list(arguments), prog_name=program, standalone_mode=False)
@@ -194,7 +206,7 @@ def run(app: typer.Typer, *, program: str | None = None) -> NoReturn:
     except (typer.Abort, KeyboardInterrupt):
         print("interrupted", file=sys.stderr)
         status = EXIT_INTERRUPTED
-    except SystemExit as ended:  # of a library
+    except SystemExit as ended:  # raised by a library
         if isinstance(ended.code, str):
             print(ended.code, file=sys.stderr)
         status = ended.code if isinstance(ended.code, int) else int(bool(ended.code))
@@ -205,14 +217,16 @@ def run(app: typer.Typer, *, program: str | None = None) -> NoReturn:
 
 
 def usage_message(error: TyperException) -> str:
-    """A wrong command line in one line: what is wrong, what was perhaps meant, where help is."""
+    """What is wrong with a command line, in one line: the mistake, a similar option, and where to find help."""
     context = getattr(error, "ctx", None)
     if type(error).__name__ == "NoArgsIsHelpError":
         return ""  # Typer has printed the help
     if option := getattr(error, "option_name", ""):
-        known = [o for p in context.command.params for o in p.opts if o.startswith("--")] if context else []
-        close = difflib.get_close_matches(option, [*known, "--help"], n=1) if hasattr(error, "possibilities") else []
-        text = error.message + (f"; did you mean '{close[0]}'?" if close else "")
+        options = [o for p in context.command.params for o in p.opts if o.startswith("--")] if context else []
+        matches = (
+            difflib.get_close_matches(option, [*options, "--help"], n=1) if hasattr(error, "possibilities") else []
+        )
+        text = error.message + (f"; did you mean '{matches[0]}'?" if matches else "")
     else:
         text = error.format_message()
     text = re.sub(r"\s+", " ", text).rstrip(".")
@@ -220,15 +234,20 @@ def usage_message(error: TyperException) -> str:
 
 
 def run_child(module: str, *arguments: str, environment: Mapping[str, str]) -> str:
-    """Run a command line of the platform in a process of its own; its progress goes on to ours.
+    """Run a command line of the platform in a child process; its progress is relayed to ours.
 
-    Unlike ``multiprocessing`` this works in a Celery worker, whose processes may have no such children.
+    Unlike ``multiprocessing`` this works in a Celery worker, whose processes may not have such children.
+
+    Args:
+        module: run as ``python -m module``.
+        arguments: its command line.
+        environment: variables on top of this process's own.
 
     Returns:
-        Its standard output.
+        The child's standard output.
 
     Raises:
-        PlatformError: of the child, with its message.
+        PlatformError: the child failed; with its message.
     """
     from core.logs import relay
 
@@ -261,7 +280,7 @@ def _keep_traceback() -> str:
 
 
 def _end(status: int) -> NoReturn:
-    """Leave without tearing modules down: DuckDB's bindings would report each object that ibis still holds."""
+    """Exit without tearing down modules: DuckDB's bindings would report each object that ibis still holds."""
     logging.shutdown()
     for stream in (sys.stdout, sys.stderr):
         try:

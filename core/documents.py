@@ -15,14 +15,14 @@ from core.errors import ConfigError
 M = TypeVar("M", bound=BaseModel)
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """``; did you mean 'x'?`` where a known name is close, else nothing.
+def did_you_mean(name: str, names: Iterable[str]) -> str:
+    """A hint, ``; did you mean 'x'?``, if one of the names is similar; otherwise an empty text.
 
     >>> did_you_mean("gerne", ["genre", "mood"])
     "; did you mean 'genre'?"
     """
-    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    return f"; did you mean '{close[0]}'?" if close else ""
+    matches = difflib.get_close_matches(name, list(names), n=1, cutoff=0.5)
+    return f"; did you mean '{matches[0]}'?" if matches else ""
 
 
 def load_document(path: Path, model: type[M], *, what: str, see: str = "") -> M:
@@ -31,12 +31,15 @@ def load_document(path: Path, model: type[M], *, what: str, see: str = "") -> M:
     Args:
         path: the file.
         model: pydantic model of its content.
-        what: what the file is, for messages: ``experiment file``.
-        see: where help is, the last line of a message.
+        what: kind of file, for messages, such as ``experiment file``.
+        see: where to find help; the last line of an error.
+
+    Returns:
+        The validated model.
 
     Raises:
-        ConfigError: the file is missing, is not YAML, repeats a key, or a key is wrong; every problem is
-            named with its line.
+        ConfigError: the file is missing, is not YAML, repeats a key, or a key is wrong; the message lists every problem
+            with its line.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -55,23 +58,25 @@ def load_document(path: Path, model: type[M], *, what: str, see: str = "") -> M:
         raise ConfigError(f"{path} must hold a mapping of keys" + (f". {see}" if see else ""))
     problems = [
         f"  line {mark.line + 1}: '{key}' is there twice (first in line {first.line + 1})"
-        for key, first, mark in _repeated(root)
+        for key, first, mark in _repeated_keys(root)
     ]
     try:
         if not problems:
             return model.model_validate(content)
     except ValidationError as error:
-        known = _names(model.model_json_schema())
-        problems = [_problem(e, root, known) for e in error.errors()]
-    listed = "\n".join(problems)
-    raise ConfigError(f"{path} has {len(problems)} problem(s):\n{listed}" + (f"\n{see}" if see else "")) from None
+        keys = _property_names(model.model_json_schema())
+        problems = [_problem(e, root, keys) for e in error.errors()]
+    problem_lines = "\n".join(problems)
+    raise ConfigError(
+        f"{path} has {len(problems)} problem(s):\n{problem_lines}" + (f"\n{see}" if see else "")
+    ) from None
 
 
-def _problem(error: Any, root: yaml.Node | None, known: set[str]) -> str:
+def _problem(error: Any, root: yaml.Node | None, keys: set[str]) -> str:
     location = tuple(error["loc"])
     name = ".".join(map(str, location)) or "file"
     if error["type"] == "extra_forbidden":
-        text = f"unknown key{did_you_mean(str(location[-1]), known)}"
+        text = f"unknown key{did_you_mean(str(location[-1]), keys)}"
     else:
         text = error["msg"].removeprefix("Value error, ")
         if error["type"] == "string_type" and isinstance(error.get("input"), bool):
@@ -80,13 +85,13 @@ def _problem(error: Any, root: yaml.Node | None, known: set[str]) -> str:
 
 
 def _line(node: yaml.Node | None, location: Sequence[Any]) -> int:
-    """Line of the deepest part of a location that the file has, counted from 1."""
+    """Line, counted from 1, of the deepest part of a location that exists in the file."""
     line = node.start_mark.line + 1 if node else 1
     for part in location:
         if isinstance(node, yaml.MappingNode):
             pairs = {key.value: (key, value) for key, value in node.value}
             if str(part) not in pairs:
-                continue  # pydantic names the kind of a union between the keys
+                continue  # pydantic names the member of a union between the keys
             key, node = pairs[str(part)]
             line = key.start_mark.line + 1
         elif isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
@@ -96,48 +101,49 @@ def _line(node: yaml.Node | None, location: Sequence[Any]) -> int:
 
 
 def _contains_itself(node: yaml.Node | None) -> bool:
-    """Whether an anchor of a document is inside what it names."""
-    inside: set[int] = set()
-    done: set[int] = set()
+    """Whether an anchor of a document contains a reference to itself."""
+    ancestors: set[int] = set()
+    checked: set[int] = set()
 
     def visit(part: yaml.Node | None) -> bool:
-        if not isinstance(part, yaml.CollectionNode) or id(part) in done:
+        if not isinstance(part, yaml.CollectionNode) or id(part) in checked:
             return False
-        if id(part) in inside:
+        if id(part) in ancestors:
             return True
-        inside.add(id(part))
+        ancestors.add(id(part))
         children = [n for pair in part.value for n in pair] if isinstance(part, yaml.MappingNode) else part.value
-        looped = any(visit(child) for child in children)
-        inside.discard(id(part))
-        done.add(id(part))
-        return looped
+        cyclic = any(visit(child) for child in children)
+        ancestors.discard(id(part))
+        checked.add(id(part))
+        return cyclic
 
     return visit(node)
 
 
-def _repeated(node: yaml.Node | None) -> list[tuple[str, Any, Any]]:
-    found: list[tuple[str, Any, Any]] = []
+def _repeated_keys(node: yaml.Node | None) -> list[tuple[str, Any, Any]]:
+    """Keys that a mapping repeats: key, mark of its first use, mark of the repetition."""
+    repeated: list[tuple[str, Any, Any]] = []
     if isinstance(node, yaml.MappingNode):
-        seen: dict[str, Any] = {}
+        first_marks: dict[str, Any] = {}
         for key, value in node.value:
-            if key.value in seen:
-                found.append((key.value, seen[key.value], key.start_mark))
-            seen.setdefault(key.value, key.start_mark)
-            found += _repeated(value)
+            if key.value in first_marks:
+                repeated.append((key.value, first_marks[key.value], key.start_mark))
+            first_marks.setdefault(key.value, key.start_mark)
+            repeated += _repeated_keys(value)
     elif isinstance(node, yaml.SequenceNode):
         for value in node.value:
-            found += _repeated(value)
-    return found
+            repeated += _repeated_keys(value)
+    return repeated
 
 
-def _names(schema: Any) -> set[str]:
+def _property_names(schema: Any) -> set[str]:
     """Every property name of a JSON schema."""
     names: set[str] = set()
     if isinstance(schema, dict):
         names |= set(schema.get("properties", {}))
         for value in schema.values():
-            names |= _names(value)
+            names |= _property_names(value)
     elif isinstance(schema, list):
         for value in schema:
-            names |= _names(value)
+            names |= _property_names(value)
     return names

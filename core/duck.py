@@ -15,11 +15,11 @@ from core.settings import Settings
 
 @contextmanager
 def connection(settings: Settings, *, spill_to_file: bool = False) -> Iterator[duckdb.DuckDBPyConnection]:
-    """A private DuckDB database, gone at the end of the ``with`` block.
+    """A private DuckDB database that is removed at the end of the ``with`` block.
 
     Args:
-        settings: gives the memory limit, the threads and the workspace that takes the spill files.
-        spill_to_file: back tables with a file, for inputs larger than memory.
+        settings: the memory limit, the number of threads and the workspace for spill files.
+        spill_to_file: keep tables in a file, for inputs larger than memory.
     """
     scratch = settings.workspace / "scratch"
     scratch.mkdir(parents=True, exist_ok=True)
@@ -42,18 +42,18 @@ def connection(settings: Settings, *, spill_to_file: bool = False) -> Iterator[d
 
 
 def scalar(con: duckdb.DuckDBPyConnection, sql: str, parameters: list[Any] | None = None) -> Any:
-    """First column of the first row."""
+    """First column of a query's first row, None if it has no rows."""
     rows = con.execute(sql, parameters or []).fetchall()
     return rows[0][0] if rows else None
 
 
 def hour_number(column: str) -> str:
-    """SQL of the hours since 1970 UTC of an instant (``//`` on DuckDB's doubles does not floor)."""
+    """SQL of an instant's hours since 1970 UTC (``//`` on DuckDB's doubles does not floor)."""
     return f"(epoch_us({column}) // 3600000000)"
 
 
 def quoted(text: str) -> str:
-    """A SQL string literal.
+    """A text as a SQL string literal.
 
     >>> quoted("it's")
     "'it''s'"
@@ -71,7 +71,7 @@ def file_list(paths: Iterable[Path]) -> str:
 
 
 def identifier(name: str) -> str:
-    """A SQL identifier, quoted.
+    """A name as a quoted SQL identifier.
 
     >>> identifier('a"b')
     '"a""b"'

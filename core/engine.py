@@ -1,6 +1,6 @@
-"""Two engines for one SQL: DuckDB in this process, or Spark on a cluster.
+"""Two engines for the same SQL: DuckDB in this process, or Spark on a cluster.
 
-Queries are plain SQL that both run alike; the few functions that differ are methods of the engine.
+Queries are plain SQL that both run alike; the few functions that they spell differently are methods of the engine.
 Tables are named; files are Parquet folders with any number of parts.
 """
 
@@ -37,14 +37,12 @@ SPARK_OPTIONS = {
     "spark.ui.showConsoleProgress": "false",
 }
 """ANSI SQL, UTC, double quotes around identifiers: as the queries are written."""
-
-
 WRITES_AT_ONCE = 8
-"""Results that Spark writes at the same time."""
+"""Number of results that Spark writes at the same time."""
 
 
 def parquet_parts(folder: Path) -> list[Path]:
-    """The part files of a Parquet folder, in order; a single file is its own part."""
+    """The part files of a Parquet folder, in order; a single file is its own only part."""
     return [folder] if folder.is_file() else sorted(folder.glob("*.parquet"))
 
 
@@ -63,27 +61,27 @@ class Engine(ABC):
 
     def __init__(self) -> None:
         self.queries: list[str] = []
-        """Every query as it ran, for reports that show how a figure came about."""
+        """Every query as it ran, for reports that show how a figure was computed."""
 
-    def _noted(self, sql: str) -> str:
+    def _record(self, sql: str) -> str:
         self.queries.append(sql)
         return sql
 
     @abstractmethod
     def table(self, name: str, sql: str) -> None:
-        """Compute a query now and keep the result under a name."""
+        """Compute a query now and keep its result as a named table."""
 
     @abstractmethod
     def view(self, name: str, sql: str) -> None:
-        """Name a query; it is computed where it is used."""
+        """Define a named query; it is computed wherever it is used."""
 
     @abstractmethod
     def register(self, name: str, table: pa.Table) -> None:
-        """Give an Arrow table a name."""
+        """Make an Arrow table available under a name."""
 
     @abstractmethod
     def files(self, paths: Sequence[Path]) -> str:
-        """What to select from to read Parquet files."""
+        """SQL to select from that reads Parquet files."""
 
     @abstractmethod
     def arrow(self, sql: str) -> pa.Table:
@@ -91,7 +89,7 @@ class Engine(ABC):
 
     @abstractmethod
     def write(self, sql: str, folder: Path) -> None:
-        """Write a query's result, in its order, to a Parquet folder that replaces what was there."""
+        """Write a query's result, in its order, to a Parquet folder that replaces any older one."""
 
     def write_all(self, queries: Mapping[Path, str]) -> None:
         """Write many results, each to its folder."""
@@ -103,19 +101,19 @@ class Engine(ABC):
         return [tuple(row.values()) for row in self.arrow(sql).to_pylist()]
 
     def scalar(self, sql: str) -> Any:
-        """First column of the first row, None where there is none."""
+        """First column of a query's first row, None if it has no rows."""
         rows = self.rows(sql)
         return rows[0][0] if rows else None
 
-    # What the two spell differently.
+    # SQL that the two engines spell differently. Arguments are SQL, too.
 
     @abstractmethod
     def hour_number(self, instant: str) -> str:
-        """Hours since 1970 UTC of an instant."""
+        """An instant's hours since 1970 UTC."""
 
     @abstractmethod
     def hour_start(self, number: str) -> str:
-        """The instant at which an hour number starts."""
+        """The instant at which an hour starts, by its number."""
 
     @abstractmethod
     def instant(self, moment: datetime) -> str:
@@ -139,15 +137,15 @@ class Engine(ABC):
 
     @abstractmethod
     def top_n(self, number: str, n: int) -> str:
-        """Aggregate: list of the n largest numbers, the largest first."""
+        """Aggregate: list of the n largest numbers, largest first."""
 
     @abstractmethod
-    def collect_ordered(self, value: str, place: str) -> str:
-        """Aggregate: list of the values in the order of their places, empty where there are none."""
+    def collect_ordered(self, value: str, position: str) -> str:
+        """Aggregate: list of the values, ordered by their positions; empty if there are none."""
 
     @abstractmethod
-    def take_at(self, values: str, places: str) -> str:
-        """The items of a list at a list of places, which count from 1; none where the places are null."""
+    def take_at(self, values: str, positions: str) -> str:
+        """The items of a list at a list of positions, counted from 1; an empty list if the positions are null."""
 
 
 class DuckEngine(Engine):
@@ -163,10 +161,10 @@ class DuckEngine(Engine):
         self.con.execute("SET preserve_insertion_order = false")  # queries say where order matters
 
     def table(self, name: str, sql: str) -> None:
-        self.con.execute(self._noted(f"CREATE OR REPLACE TEMP TABLE {name} AS {sql}"))
+        self.con.execute(self._record(f"CREATE OR REPLACE TEMP TABLE {name} AS {sql}"))
 
     def view(self, name: str, sql: str) -> None:
-        self.con.execute(self._noted(f"CREATE OR REPLACE TEMP VIEW {name} AS {sql}"))
+        self.con.execute(self._record(f"CREATE OR REPLACE TEMP VIEW {name} AS {sql}"))
 
     def register(self, name: str, table: pa.Table) -> None:
         self.con.register("arriving", table)
@@ -177,7 +175,7 @@ class DuckEngine(Engine):
         return "read_parquet([" + ", ".join(quoted(str(p)) for p in paths) + "])"
 
     def arrow(self, sql: str) -> pa.Table:
-        return self.con.sql(self._noted(sql)).to_arrow_table()
+        return self.con.sql(self._record(sql)).to_arrow_table()
 
     def write(self, sql: str, folder: Path) -> None:
         with replaced_directory(folder) as target:
@@ -205,11 +203,11 @@ class DuckEngine(Engine):
     def top_n(self, number: str, n: int) -> str:
         return f"max({number}, {int(n)})"
 
-    def collect_ordered(self, value: str, place: str) -> str:
-        return f"coalesce(list({value} ORDER BY {place}), [])"
+    def collect_ordered(self, value: str, position: str) -> str:
+        return f"coalesce(list({value} ORDER BY {position}), [])"
 
-    def take_at(self, values: str, places: str) -> str:
-        return f"list_select({values}, coalesce({places}, []))"
+    def take_at(self, values: str, positions: str) -> str:
+        return f"list_select({values}, coalesce({positions}, []))"
 
 
 class SparkEngine(Engine):
@@ -223,31 +221,31 @@ class SparkEngine(Engine):
         super().__init__()
         self.errors = (PySparkException,)
         self.session = session
-        self._held: dict[str, Any] = {}
-        self._read = 0
+        self._tables: dict[str, Any] = {}
+        self._files_read = 0
 
     def table(self, name: str, sql: str) -> None:
-        # A checkpoint cuts the plan: without it each table's plan would hold those of all before it.
-        self._noted(f"CREATE TABLE {name} AS {sql}")
+        # A checkpoint cuts the plan; without it each table's plan would include those of all tables before it.
+        self._record(f"CREATE TABLE {name} AS {sql}")
         frame = self.session.sql(sql).localCheckpoint(eager=True)
         frame.createOrReplaceTempView(name)
-        self._held[name] = frame
+        self._tables[name] = frame
 
     def view(self, name: str, sql: str) -> None:
-        self._noted(f"CREATE VIEW {name} AS {sql}")
+        self._record(f"CREATE VIEW {name} AS {sql}")
         self.session.sql(sql).createOrReplaceTempView(name)
 
     def register(self, name: str, table: pa.Table) -> None:
         self.session.createDataFrame(table).createOrReplaceTempView(name)
 
     def files(self, paths: Sequence[Path]) -> str:
-        self._read += 1
-        name = f"parquet_{self._read}"
+        self._files_read += 1
+        name = f"parquet_{self._files_read}"
         self.session.read.parquet(*map(str, paths)).createOrReplaceTempView(name)
         return name
 
     def arrow(self, sql: str) -> pa.Table:
-        return self.session.sql(self._noted(sql)).toArrow()
+        return self.session.sql(self._record(sql)).toArrow()
 
     def write(self, sql: str, folder: Path) -> None:
         with replaced_directory(folder) as target:
@@ -256,7 +254,7 @@ class SparkEngine(Engine):
                 leftover.unlink()
 
     def write_all(self, queries: Mapping[Path, str]) -> None:
-        with ThreadPoolExecutor(WRITES_AT_ONCE) as pool:  # small jobs: alone, each would leave most of a cluster idle
+        with ThreadPoolExecutor(WRITES_AT_ONCE) as pool:  # one small job alone would leave most of a cluster idle
             list(pool.map(self.write, queries.values(), queries))
 
     def hour_number(self, instant: str) -> str:
@@ -280,21 +278,24 @@ class SparkEngine(Engine):
     def top_n(self, number: str, n: int) -> str:
         return f"slice(sort_array(collect_list({number}), false), 1, {int(n)})"
 
-    def collect_ordered(self, value: str, place: str) -> str:
-        return f"transform(sort_array(collect_list(struct({place} AS a, {value} AS b))), s -> s.b)"
+    def collect_ordered(self, value: str, position: str) -> str:
+        return f"transform(sort_array(collect_list(struct({position} AS a, {value} AS b))), s -> s.b)"
 
-    def take_at(self, values: str, places: str) -> str:
-        return f"transform(coalesce({places}, array()), n -> element_at({values}, n))"
+    def take_at(self, values: str, positions: str) -> str:
+        return f"transform(coalesce({positions}, array()), n -> element_at({values}, n))"
 
     def close(self) -> None:
-        """Let go of the tables; Spark frees what nobody holds. The session lives on."""
-        for name in self._held:
+        """Drop the tables; Spark frees what is no longer referenced. The session stays open."""
+        for name in self._tables:
             self.session.catalog.dropTempView(name)
-        self._held.clear()
+        self._tables.clear()
 
 
 def spark_session(settings: Settings) -> SparkSession:
-    """The process's Spark session, made on first use. ANSI SQL, UTC, double quotes around identifiers.
+    """The process's Spark session, created on first use, with ``SPARK_OPTIONS``.
+
+    Args:
+        settings: the master and the number of shuffle partitions.
 
     Raises:
         NotReadyError: Spark or Java is missing, or the master does not answer.
@@ -325,8 +326,8 @@ def engine(settings: Settings) -> Iterator[Engine]:
         with connection(settings) as con:
             yield DuckEngine(con)
         return
-    running = SparkEngine(spark_session(settings))
+    spark = SparkEngine(spark_session(settings))
     try:
-        yield running
+        yield spark
     finally:
-        running.close()
+        spark.close()

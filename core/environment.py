@@ -1,4 +1,4 @@
-"""What a process of the platform finds in its environment."""
+"""Environment variables of the platform's processes."""
 
 from __future__ import annotations
 
@@ -8,14 +8,21 @@ from core.settings import ROOT, Settings
 
 
 def platform_environment(settings: Settings) -> dict[str, str]:
-    """What any process of the platform has in its environment: the settings, no secret."""
-    own = {
+    """Environment variables of any process of the platform: the settings that were set explicitly, without secrets.
+
+    Args:
+        settings: of the workspace.
+
+    Returns:
+        Variable → value.
+    """
+    explicit_settings = {
         f"CLOCK_{k.upper()}": v if isinstance(v, str) else json.dumps(v)
         for k, v in settings.model_dump(mode="json", exclude_none=True, exclude={"serving_key"}).items()
         if k in settings.model_fields_set
     }
     return {
-        **own,
+        **explicit_settings,
         "PYTHONPATH": str(ROOT),
         "PYTHONWARNINGS": "ignore",
         "OMP_NUM_THREADS": "1",

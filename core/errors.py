@@ -14,8 +14,8 @@ class DataError(PlatformError):
 
 
 class NotReadyError(PlatformError):
-    """Something this step stands on is not there yet (an earlier hour, a store). Retry later."""
+    """Something that this step needs is not available yet (an earlier hour, a store). Retry later."""
 
 
 class CorruptStateError(PlatformError):
-    """A file of the platform's own does not match its digest."""
+    """One of the platform's own files is damaged, or does not match its digest."""

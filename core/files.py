@@ -1,4 +1,4 @@
-"""Files that are either whole or not there: atomic writes, digests, locks."""
+"""Files that are either complete or absent: atomic writes, digests, locks."""
 
 from __future__ import annotations
 
@@ -20,7 +20,13 @@ from core.errors import CorruptStateError
 
 
 def write_atomically(path: Path, write: Callable[[Path], object], *, mode: int = 0o644) -> None:
-    """Let ``write`` fill a temporary neighbor of ``path``, then rename it into place with the file mode ``mode``."""
+    """Write a file so that it is either complete or absent: into a temporary file beside it that is then renamed.
+
+    Args:
+        path: the file; missing folders are created.
+        write: called with the path of the temporary file.
+        mode: permissions of the file.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".tmp")
     os.close(handle)
@@ -34,7 +40,7 @@ def write_atomically(path: Path, write: Callable[[Path], object], *, mode: int =
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write UTF-8 text whole, by atomic rename."""
+    """Write UTF-8 text by atomic rename."""
     write_atomically(path, lambda target: target.write_text(text, encoding="utf-8"))
 
 
@@ -44,7 +50,11 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file of the platform's own; ``CorruptStateError`` when it cannot be parsed."""
+    """Read one of the platform's own JSON files.
+
+    Raises:
+        CorruptStateError: it cannot be parsed.
+    """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -60,10 +70,10 @@ def write_parquet(path: Path, table: pa.Table) -> None:
 
 @contextmanager
 def replaced_directory(path: Path) -> Iterator[Path]:
-    """Fill a temporary directory in the ``with`` block; on success it takes the place of ``path``.
+    """Fill a temporary directory in the ``with`` block; on success it replaces ``path``.
 
-    The old directory is renamed aside before the new one is renamed in. A crash between the two
-    leaves it aside, whole: ``recover_directories`` puts it back.
+    The old directory is renamed aside before the new one is renamed into place. After a crash between the two it is
+    still there, complete, and ``recover_directories`` puts it back.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     retired = _retired(path)
@@ -82,7 +92,7 @@ def replaced_directory(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def scratch_directory(path: Path) -> Iterator[Path]:
-    """An empty folder for the length of the ``with`` block, whatever a crash left there before."""
+    """An empty folder that exists for the ``with`` block; leftovers of a crash are removed first."""
     shutil.rmtree(path, ignore_errors=True)
     path.mkdir(parents=True)
     try:
@@ -92,7 +102,7 @@ def scratch_directory(path: Path) -> Iterator[Path]:
 
 
 def recover_directories(root: Path) -> None:
-    """Undo what a crash left of ``replaced_directory`` below ``root``. Call it under the writer's lock."""
+    """Clean up after a crash within ``replaced_directory``, directly below ``root``. Call it while holding the writer's lock."""
     for retired in root.glob(".*.old"):
         path = root / retired.name.removeprefix(".").removesuffix(".old")
         if path.exists():
@@ -109,7 +119,7 @@ def _retired(path: Path) -> Path:
 
 @contextmanager
 def exclusive_lock(path: Path) -> Iterator[None]:
-    """Hold an advisory lock on ``path``: two writers of one store take turns; a crash releases it."""
+    """Hold an advisory lock on ``path``, so that writers of one store take turns; a crash releases it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
@@ -117,7 +127,7 @@ def exclusive_lock(path: Path) -> Iterator[None]:
 
 
 def digest_text(*parts: str) -> str:
-    """SHA-256 of the parts, unambiguous about where each ends."""
+    """SHA-256, in hex, of texts; the digest depends on where each one ends."""
     return hashlib.sha256("\x1f".join(parts).encode()).hexdigest()
 
 

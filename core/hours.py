@@ -1,4 +1,4 @@
-"""The hour: the key of every partition, a UTC hour such as ``2026-11-23T10``."""
+"""The hour: every partition's key is a UTC hour such as ``2026-11-23T10``."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Logs: one line an event, as text for people or JSON for machines, and on every line what it belongs to.
+"""Logs: one line per event, as text for people or JSON for machines, each with the context that it belongs to.
 
-The hour, variant, experiment or MLflow run is bound once (``log_context``), and lines below say it, Airflow's task logs too:
-both use structlog's context variables.
+The hour, variant, experiment or MLflow run is bound once (``log_context``) and appears on every line that is logged inside,
+in Airflow's task logs as well: both use structlog's context variables.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ R = TypeVar("R")
 
 
 def setup_logging(settings: Settings) -> None:
-    """Progress goes to standard error, so that standard output stays machine-readable."""
+    """Log to standard error, so that standard output stays machine-readable."""
     warnings.filterwarnings("ignore", module="ibis|mlflow|feast|evidently|sqlalchemy")
     for noisy in ("feast", "alembic", "mlflow", "httpx", "matplotlib", "fontTools"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
@@ -36,7 +36,7 @@ def setup_logging(settings: Settings) -> None:
 
 
 def _formatter(log_format: str) -> logging.Formatter:
-    """Lines as text, or a JSON object each."""
+    """A formatter of lines as text, or as one JSON object each."""
     renderer: structlog.typing.Processor = (
         structlog.processors.JSONRenderer(ensure_ascii=False)
         if log_format == "json"
@@ -55,7 +55,7 @@ def _formatter(log_format: str) -> logging.Formatter:
 
 
 class DetailHandler(logging.Handler):
-    """Every log line of a job, kept until it is known which file they go to."""
+    """Writes every log line of a job to a file; keeps the lines in memory until the file is known."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -69,7 +69,7 @@ class DetailHandler(logging.Handler):
         self.write(self.format(record) + "\n")
 
     def write(self, text: str) -> None:
-        """Write text that is a line already: of a child process."""
+        """Write a line that is formatted already, such as a child process's."""
         with self.lock:  # type: ignore[union-attr]
             if self._stream is None:
                 self._waiting.append(text)
@@ -78,7 +78,7 @@ class DetailHandler(logging.Handler):
                 self._stream.flush()
 
     def open(self, path: Path) -> None:
-        """Append to a file from now on, and what was kept until now first."""
+        """Append to a file from now on, starting with the lines kept so far."""
         path.parent.mkdir(parents=True, exist_ok=True)
         with self.lock:  # type: ignore[union-attr]
             if self._stream is not None:
@@ -101,7 +101,7 @@ _relay: list[DetailHandler] = []
 
 
 def relay(line: str) -> None:
-    """Pass a line of a child process on: to the job's log file, or to standard error where there is none."""
+    """Pass on a line of a child process: to the job's log file, or to standard error if there is none."""
     if _relay:
         _relay[-1].write(line)
     else:
@@ -110,7 +110,7 @@ def relay(line: str) -> None:
 
 @contextmanager
 def relayed_to(handler: DetailHandler) -> Iterator[None]:
-    """Lines of child processes go to a handler for the length of a ``with`` block."""
+    """Send the lines of child processes to a handler within a ``with`` block."""
     _relay.append(handler)
     try:
         yield
@@ -119,7 +119,7 @@ def relayed_to(handler: DetailHandler) -> Iterator[None]:
 
 
 def log_context(**arguments: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """Lines logged within calls of a function say some of its arguments.
+    """Decorate a function so that lines logged within its calls carry some of its arguments.
 
     Args:
         arguments: name on the log line → name of the function's argument.
@@ -130,9 +130,9 @@ def log_context(**arguments: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
 
         @functools.wraps(function)
         def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
-            given = signature.bind(*args, **kwargs).arguments
-            said = {name: str(given[argument]) for name, argument in arguments.items() if argument in given}
-            with bound_contextvars(**said):
+            bound = signature.bind(*args, **kwargs).arguments
+            context = {name: str(bound[argument]) for name, argument in arguments.items() if argument in bound}
+            with bound_contextvars(**context):
                 return function(*args, **kwargs)
 
         return wrapped

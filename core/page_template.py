@@ -59,7 +59,15 @@ def _environment() -> Environment:
 
 
 def write_page(path: Path, title: str, template: str, *, home: str | None = None, **context: Any) -> None:
-    """Render a page from a Jinja template of its body; every value in it is escaped."""
+    """Render a page and write it atomically; every value in it is escaped.
+
+    Args:
+        path: the HTML file.
+        title: of the page.
+        template: Jinja template of the body.
+        home: link to the list of all reports, relative to the page; None: no link.
+        context: values of the template.
+    """
     environment = _environment()
     body = Markup(environment.from_string(template).render(**context))  # noqa: S704 # nosec B704
     text = environment.from_string(BASE).render(title=title, body=body, home=home, style=Markup(STYLE))  # noqa: S704 # nosec B704
@@ -67,7 +75,13 @@ def write_page(path: Path, title: str, template: str, *, home: str | None = None
 
 
 def svg(figure: Figure, alt: str, caption: str = "") -> Markup:
-    """A figure as inline SVG with a text for those who cannot see it."""
+    """A figure as inline SVG; the figure is closed.
+
+    Args:
+        figure: of matplotlib.
+        alt: description for those who cannot see it.
+        caption: shown below it.
+    """
     import matplotlib.pyplot as plt
 
     buffer = io.StringIO()

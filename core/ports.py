@@ -1,4 +1,4 @@
-"""Ports of this machine: whether one is free, and one that is."""
+"""Ports of this machine: check one, find a free one."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import socket
 LOOPBACK = "127.0.0.1"
 
 
-def why_taken(port: int, host: str = LOOPBACK) -> str:
-    """Why nobody can listen there now; empty where somebody can."""
+def bind_error(port: int, host: str = LOOPBACK) -> str:
+    """Why a port cannot be bound now; empty if it can."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -21,12 +21,12 @@ def why_taken(port: int, host: str = LOOPBACK) -> str:
 
 
 def port_is_free(port: int) -> bool:
-    """Whether somebody can listen on it, on loopback."""
-    return not why_taken(port)
+    """Whether a port of the loopback interface can be bound."""
+    return not bind_error(port)
 
 
 def free_port() -> int:
-    """A port nobody listens on now."""
+    """A port of the loopback interface that is free now."""
     with socket.socket() as probe:
         probe.bind((LOOPBACK, 0))
         return int(probe.getsockname()[1])

@@ -1,7 +1,7 @@
 """What a person sees of a long job: one line per stage with the time it took; every log line goes to a file.
 
-Code marks its log lines: ``log.info("training …", extra=STAGE)`` begins a stage, ``extra=step(2, 6)`` says how far it is.
-Where nothing is shown (``--verbose``, DAGs, tests) these are log lines like any other.
+Code marks its log lines: ``log.info("training …", extra=STAGE)`` begins a stage, ``extra=step(2, 6)`` reports progress.
+Without a screen (``--verbose``, DAGs, tests) these are log lines like any other.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ STAGE: dict[str, Any] = {"stage": True}
 
 
 def step(done: int, total: int) -> dict[str, Any]:
-    """``extra`` of a log line that says how much of the running stage is done."""
+    """``extra`` of a log line that reports how much of the running stage is done."""
     return {"step": (done, total)}
 
 
@@ -30,44 +30,44 @@ class Screen(Protocol):
     """Where stages are shown."""
 
     def begin(self, text: str) -> None:
-        """A stage begins; the one before is done."""
+        """Begin a stage; the one before is done."""
 
     def advance(self, text: str, done: int, total: int) -> None:
-        """So much of the running stage is done."""
+        """Report how much of the running stage is done."""
 
     def detail(self, text: str) -> None:
-        """What happens just now."""
+        """Report what happens right now."""
 
     def warn(self, text: str) -> None:
-        """Something a person has to know."""
+        """Report something that a person has to know."""
 
     def close(self, *, failed: bool) -> None:
-        """The job is over."""
+        """End the job."""
 
 
 class Lines:
-    """Plain single lines, for pipes and CI: each with the seconds since the start."""
+    """Plain lines for pipes and CI, each with the seconds since the start."""
 
     def __init__(self) -> None:
         self._begun = time.monotonic()
 
     def begin(self, text: str) -> None:
-        """A stage begins."""
+        """Print a line for the stage."""
         self._print(text)
 
     def advance(self, text: str, done: int, total: int) -> None:
-        """A line per step."""
+        """Print a line for the step."""
         self._print(f"  {done}/{total} {text}")
 
     def detail(self, text: str) -> None:
-        """Nothing: the log file has it."""
+        """Print nothing: the log file has it."""
 
     def warn(self, text: str) -> None:
-        """A line of its own."""
+        """Print a line for the warning."""
         self._print(f"warning: {text}")
 
     def close(self, *, failed: bool) -> None:
-        """A last line with the time taken."""
+        """Print a last line with the time taken."""
         self._print("failed" if failed else "done")
 
     def _print(self, text: str) -> None:
@@ -75,7 +75,7 @@ class Lines:
 
 
 class Terminal:
-    """A live line for the running stage, with a bar where its length is known; a line that stays for each finished one."""
+    """A live line for the running stage, with a bar if its length is known, and a permanent line for each finished one."""
 
     def __init__(self) -> None:
         from rich.console import Console
@@ -92,7 +92,7 @@ class Terminal:
         self._progress.start()
 
     def begin(self, text: str) -> None:
-        """Finish the stage before and show the new one."""
+        """Finish the previous stage and show the new one."""
         self._finish("[green]✓[/]")
         self._stage, self._since = text, time.monotonic()
         self._task = self._progress.add_task(text, total=None, detail="")
@@ -108,11 +108,11 @@ class Terminal:
             self._progress.update(self._task, detail=_short(text))
 
     def warn(self, text: str) -> None:
-        """A line that stays."""
+        """Print a permanent line."""
         self._print("[yellow]![/]", text)
 
     def close(self, *, failed: bool) -> None:
-        """Finish the last stage and give the terminal back."""
+        """Finish the last stage and release the terminal."""
         self._finish("[red]✗[/]" if failed else "[green]✓[/]")
         self._progress.stop()
 
@@ -141,7 +141,7 @@ class ScreenHandler(logging.Handler):
         self._screen = screen
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Show a line as what it is marked as."""
+        """Show a log line the way it is marked."""
         text = record.getMessage()
         if getattr(record, "stage", False):
             self._screen.begin(text)
@@ -155,17 +155,21 @@ class ScreenHandler(logging.Handler):
 
 @contextmanager
 def showing(*, verbose: bool = False) -> Iterator[None]:
-    """Show a job's stages for the length of a ``with`` block; with ``verbose`` every log line, as without it."""
+    """Show a job's stages within a ``with`` block; every log line goes to a file (``log_to``).
+
+    Args:
+        verbose: show every log line instead, as usual.
+    """
     if verbose:
         yield
         return
     screen: Screen = Terminal() if sys.stderr.isatty() else Lines()
     root = logging.getLogger()
-    before = list(root.handlers)
+    replaced = list(root.handlers)
     handler = ScreenHandler(screen)
     details = logs.DetailHandler()
-    for other in before:
-        root.removeHandler(other)
+    for replaced_handler in replaced:
+        root.removeHandler(replaced_handler)
     root.addHandler(handler)
     root.addHandler(details)
     failed = True
@@ -177,15 +181,15 @@ def showing(*, verbose: bool = False) -> Iterator[None]:
         screen.close(failed=failed)
         root.removeHandler(handler)
         root.removeHandler(details)
-        for other in before:
-            root.addHandler(other)
+        for replaced_handler in replaced:
+            root.addHandler(replaced_handler)
         if details.path:
             print(f"Log       {details.path}", file=sys.stderr)
         details.close()
 
 
 def log_to(path: Path) -> None:
-    """Write the log lines of the job that is shown to a file, those before this call included."""
+    """Write the log lines of the job that ``showing`` shows to a file, including those before this call."""
     for handler in logging.getLogger().handlers:
         if isinstance(handler, logs.DetailHandler):
             handler.open(path)

@@ -1,6 +1,6 @@
-"""Secrets: a file each in one folder, as container platforms mount them. None has a default.
+"""Secrets: one file each in a folder, as container platforms mount them. None has a default.
 
-In the embedded profile a workspace makes its own; in production ``make secrets`` makes them once and a
+In the embedded profile a workspace creates its own; in production ``make secrets`` creates them once and a
 missing one is an error.
 """
 
@@ -45,28 +45,36 @@ SECRETS: dict[str, Callable[[], str]] = {
     "object_store_secret": _token,
     "grafana_admin": _token,
 }
-"""Name → how it is made. ``docker/README.md`` says what each is for."""
+"""Name → function that creates it. ``docker/README.md`` says what each is for."""
 
 
 def make_secrets(folder: Path, names: tuple[str, ...] = tuple(SECRETS)) -> list[str]:
-    """Make the secrets that are missing in ``folder``, readable by their owner only; returns their names."""
+    """Create the secrets that are missing in a folder, readable by their owner only.
+
+    Args:
+        folder: created if it is missing.
+        names: secrets to look at.
+
+    Returns:
+        Names of the secrets that were created.
+    """
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    made = []
+    created = []
     with exclusive_lock(folder / ".lock"):
         for name in names:
             path = folder / name
             if not path.exists():
                 value = SECRETS[name]()
                 write_atomically(path, lambda target, v=value: target.write_text(f"{v}\n"), mode=PRIVATE)  # type: ignore[misc]
-                made.append(name)
-    return made
+                created.append(name)
+    return created
 
 
 def read_secret(folder: Path, name: str) -> str:
     """The content of a secret's file.
 
     Raises:
-        ConfigError: there is no such file, or it is empty.
+        ConfigError: the file is missing, unreadable or empty.
     """
     path = folder / name
     try:

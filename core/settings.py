@@ -15,16 +15,16 @@ from core.secret_files import make_secrets, read_secret
 ROOT = Path(__file__).resolve().parent.parent
 
 DATABASES = ("airflow", "mlflow", "mlflow_auth", "feast")
-"""PostgreSQL's databases in production, each of a role of the same name, with the secret ``<name>_db``."""
+"""PostgreSQL's databases in production. Each belongs to a role of the same name, whose password is the secret ``<name>_db``."""
 PRODUCTION: dict[str, Any] = {"online_store": "redis", "log_format": "json"}
-"""Defaults that differ in the profile ``production``; a variable of the environment still wins."""
+"""Defaults that differ in the profile ``production``; an environment variable still wins."""
 
 
 class Settings(BaseSettings):
     """Where state lives and how the platform behaves.
 
-    Every source of events has a workspace of its own, ``<var>/<source>``, so that the simulated
-    app and a real log never mix.
+    Every source of events has its own workspace, ``<var>/<source>``, so that the simulated app and a real log
+    never mix.
     """
 
     model_config = SettingsConfigDict(env_prefix="CLOCK_", extra="ignore", frozen=True)
@@ -37,7 +37,7 @@ class Settings(BaseSettings):
 
     window_days: int = Field(30, ge=1, le=365, description="Length of the clock's sliding window, days.")
     history_length: int = Field(
-        100, ge=0, le=1000, description="Recent behaviors kept a user, for variants that read them; 0: none."
+        100, ge=0, le=1000, description="Recent behaviors kept per user, for variants that read them; 0: none."
     )
     history_days: int = Field(180, ge=1, le=1000, description="How far back the recent behaviors reach, days.")
     top_k: int = Field(3, ge=1, le=10, description="Values kept per slot and facet.")
@@ -49,92 +49,114 @@ class Settings(BaseSettings):
 
     variants: tuple[str, ...] = Field(
         ("none", "hour_embedding", "naive_clock", "adaptive_clock", "gaussian_clock", "matched_clock"),
-        description="Time modules that the hourly trainer keeps in step.",
+        description="Time modules whose rankers are trained every hour.",
     )
     candidate_variant: str = Field("matched_clock", description="Variant offered for promotion.")
     baseline_variant: str = Field("hour_embedding", description="Variant of the first champion.")
     seed: int = 2024
-    log_format: str = Field("text", pattern="^(text|json)$", description="Log lines as text, or a JSON object each.")
+    log_format: str = Field(
+        "text", pattern="^(text|json)$", description="Log lines as text, or as one JSON object each."
+    )
     log_level: str = Field("INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$")
 
     slot_minutes: Literal[15, 30, 60, 120] = Field(60, description="Width of a clock's slot.")
-    shrinkage: bool = Field(False, description="Thin slots borrow from the user's day and from everybody's clock.")
-    split_weekend: bool = Field(False, description="A clock of its own for Saturday and Sunday.")
+    shrinkage: bool = Field(
+        False, description="Slots with few events borrow from the user's day and from everybody's clock."
+    )
+    split_weekend: bool = Field(False, description="Separate clocks for working days and for Saturday and Sunday.")
 
-    engine: str = Field("duckdb", pattern="^(duckdb|spark)$", description="What computes clocks: duckdb or spark.")
-    spark_master: str = Field("local[2]", description="Spark's master: local[n], or spark://host:port of a cluster.")
+    engine: str = Field(
+        "duckdb", pattern="^(duckdb|spark)$", description="Engine that computes clocks: duckdb or spark."
+    )
+    spark_master: str = Field("local[2]", description="Spark's master: local[n], or a cluster's spark://host:port.")
     spark_partitions: int = Field(8, ge=1, description="Partitions of Spark's shuffles.")
 
     device: str = Field(
         "auto",
         pattern="^(auto|cpu|cuda)$",
-        description="Where rankers are trained: cpu, cuda, or auto: a GPU where there is one and batches are large.",
+        description="Where rankers are trained: cpu, cuda, or auto (a GPU if there is one and batches are large).",
     )
 
     offline_store: str = Field(
         "duckdb", pattern="^(duckdb|spark)$", description="Feast offline store: duckdb or spark."
     )
     online_store: str = Field("sqlite", pattern="^(sqlite|redis)$", description="Feast online store: sqlite or redis.")
-    redis_url: str = Field("127.0.0.1:6379", description="Redis of the Feast online store, host:port.")
-    registry_url: str = Field("", description="SQL registry of Feast; empty: a file in the workspace.")
-    mlflow_uri: str = Field("", description="MLflow tracking server or database; empty: SQLite in the workspace.")
+    redis_url: str = Field("127.0.0.1:6379", description="Redis server of Feast's online store, host:port.")
+    registry_url: str = Field("", description="URL of Feast's SQL registry; empty: a file in the workspace.")
+    mlflow_uri: str = Field(
+        "", description="URL of the MLflow tracking server or database; empty: SQLite in the workspace."
+    )
 
     secrets_dir: Path | None = Field(
-        None, description="Folder with a file for every secret (make secrets); empty: the workspace makes its own."
+        None, description="Folder with one file per secret (make secrets); empty: the workspace creates its own."
     )
     bind: str = Field("127.0.0.1", description="Address that the platform's servers listen on.")
-    public_url: str = Field("", description="What people type: the address of the reverse proxy, https://…")
-    airflow_url: str = Field("", description="Airflow's API server as other processes reach it; empty: on loopback.")
-    postgres: str = Field("", description="PostgreSQL of Airflow, MLflow and Feast's registry, host:port.")
+    public_url: str = Field("", description="Address of the reverse proxy, as people type it: https://…")
+    airflow_url: str = Field(
+        "", description="URL at which other processes reach Airflow's API server; empty: on loopback."
+    )
+    postgres: str = Field("", description="PostgreSQL server of Airflow, MLflow and Feast's registry, host:port.")
     object_store: str = Field("", description="URL of an S3-compatible store for MLflow's artifacts.")
     object_bucket: str = Field("interest-clock", description="Bucket in the object store.")
 
     keep_models: int = Field(
-        72, ge=2, description="Newest model versions, and logged models a variant, that are kept whatever names them."
+        72,
+        ge=2,
+        description="How many of the newest model versions, and of the newest logged models per variant, are always kept.",
     )
     keep_days: int = Field(
         180, ge=0,
-        description="Days for which training can go back: older samples, states, predictions, changes of features, served "
-        "requests, logs and run records go every day. The events stay. 0: everything stays.",
+        description="How far back training can go, days. Older samples, states, predictions, changes of features, served "
+        "requests, logs and run records are deleted every day. Events are never deleted. 0: nothing is deleted.",
     )  # fmt: skip
     alert_webhook: str = Field(
-        "", pattern=r"^(https?://.+)?$", description="URL that alerts are posted to; empty: none."
+        "", pattern=r"^(https?://.+)?$", description="URL that alerts are posted to; empty: no alerts are sent."
     )
-    retry_seconds: float = Field(20, gt=0, description="Until a failed task is tried again, the first time.")
-    hour_deadline_minutes: float = Field(45, gt=0, description="An hourly DAG that takes longer raises an alert.")
-    live: bool = Field(False, description="Ingest each hour as the wall clock passes it; off: hours are triggered.")
+    retry_seconds: float = Field(20, gt=0, description="Time until a failed task is first retried, seconds.")
+    hour_deadline_minutes: float = Field(
+        45, gt=0, description="An hourly DAG run that takes longer than this raises an alert, minutes."
+    )
+    live: bool = Field(False, description="Ingest each hour when it is over; off: hours are triggered.")
     airflow_port: int = 8080
     feast_port: int = 8888
     mlflow_port: int = 5000
     reports_port: int = 8090
     serving_port: int = 8070
     metrics_port: int = 8060
-    serving_key: SecretStr = Field(SecretStr(""), description="API key that ranking requests must bring; empty: none.")
-    serving_threads: int = Field(2, ge=1, le=64, description="Requests ranked at the same time.")
-    serving_queue: int = Field(64, ge=1, description="Requests that may wait; more are refused with 503.")
-    serving_timeout_ms: int = Field(1000, ge=10, description="A request that is not answered by then is given up.")
-    serving_feature_ms: int = Field(
-        200, ge=1, description="Feature reads that take longer count as failed: popularity ranks instead."
+    serving_key: SecretStr = Field(SecretStr(""), description="API key that ranking requests must send; empty: none.")
+    serving_threads: int = Field(2, ge=1, le=64, description="Number of requests that are ranked at the same time.")
+    serving_queue: int = Field(
+        64, ge=1, description="Number of requests that may wait; further ones are refused with 503."
     )
-    serving_candidates: int = Field(1000, ge=1, description="Most candidates of a request.")
-    serving_refresh_seconds: float = Field(5.0, gt=0, description="How often serving looks for models and features.")
+    serving_timeout_ms: int = Field(
+        1000, ge=10, description="A request that takes longer than this is answered with 504, milliseconds."
+    )
+    serving_feature_ms: int = Field(
+        200,
+        ge=1,
+        description="A read of features that takes longer than this counts as failed and popularity ranks instead, milliseconds.",
+    )
+    serving_candidates: int = Field(1000, ge=1, description="Maximum number of candidates in a request.")
+    serving_refresh_seconds: float = Field(
+        5.0, gt=0, description="How often serving looks for new models and features, seconds."
+    )
     serving_shadow: str = Field(
         "",
-        description="Model whose scores are logged beside those shown: challenger, a variant, version:N; empty: none.",
+        description="Model whose scores are logged beside those of the model that ranks: challenger, a variant, or version:N; empty: none.",
     )
     features_as_served: bool = Field(
         False,
-        description="Train on the features that serving saw, where it logged them, instead of joining them again.",
+        description="Train on the features that serving saw, if it logged them, instead of joining them again.",
     )
-    duckdb_memory: str = Field("2GB", description="Memory limit of each DuckDB query; beyond it, it spills.")
+    duckdb_memory: str = Field("2GB", description="Memory limit of each DuckDB query, which spills to disk beyond it.")
     duckdb_threads: int = Field(2, ge=1)
 
     @field_validator("score_weights")
     @classmethod
     def _known_behaviors(cls, weights: dict[str, float]) -> dict[str, float]:
-        known = {"finish", "like", "skip", "dislike", "share"}
-        if unknown := set(weights) - known:
-            raise ValueError(f"unknown behaviors {sorted(unknown)}; choose from {sorted(known)}")
+        behaviors = {"finish", "like", "skip", "dislike", "share"}
+        if unknown := set(weights) - behaviors:
+            raise ValueError(f"unknown behaviors {sorted(unknown)}; choose from {sorted(behaviors)}")
         for behavior, weight in weights.items():
             if not abs(weight) <= 1000 or round(weight, 6) != weight:
                 raise ValueError(f"{behavior}: {weight} is not from -1000 to 1000 with at most six decimals")
@@ -147,19 +169,19 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _kept_long_enough(self) -> Settings:
-        least = self.window_days + 2
-        if 0 < self.keep_days < least:
+        minimum = self.window_days + 2
+        if 0 < self.keep_days < minimum:
             raise ValueError(
-                f"keep_days: {self.keep_days} is less than the {least} days that the window needs; "
-                f"set CLOCK_KEEP_DAYS={least} or more, or 0 to keep everything"
+                f"keep_days: {self.keep_days} is less than the {minimum} days that the window needs; "
+                f"set CLOCK_KEEP_DAYS={minimum} or more, or 0 to keep everything"
             )
         return self
 
     @model_validator(mode="after")
     def _complete(self) -> Settings:
         if self.profile == "production":
-            needed = ("secrets_dir", "public_url", "airflow_url", "postgres", "mlflow_uri", "object_store")
-            if missing := [f"CLOCK_{name.upper()}" for name in needed if not getattr(self, name)]:
+            required = ("secrets_dir", "public_url", "airflow_url", "postgres", "mlflow_uri", "object_store")
+            if missing := [f"CLOCK_{name.upper()}" for name in required if not getattr(self, name)]:
                 raise ValueError(f"CLOCK_PROFILE=production needs {', '.join(missing)} as well; see docker/README.md")
             if not self.mlflow_uri.startswith("http"):
                 raise ValueError(
@@ -172,10 +194,10 @@ class Settings(BaseSettings):
         return self.profile == "production"
 
     def secret(self, name: str) -> str:
-        """A secret by its name in ``core.secret_files.SECRETS``.
+        """A secret by its name in ``core.secret_files.SECRETS``; the embedded profile creates it on first use.
 
         Raises:
-            ConfigError: production, and its file is missing, unreadable or empty.
+            ConfigError: its file is missing, unreadable or empty.
         """
         folder = self.secrets_dir or self.workspace / "secrets"
         if not self.in_production and self.secrets_dir is None:
@@ -184,11 +206,16 @@ class Settings(BaseSettings):
 
     @property
     def ranking_key(self) -> str:
-        """Key that ranking requests must bring; in production there is always one."""
+        """Key that ranking requests must send; in production there is always one."""
         return self.serving_key.get_secret_value() or (self.secret("serving_key") if self.in_production else "")
 
     def postgres_url(self, database: str, driver: str = "postgresql+psycopg") -> str:
-        """URL of one of the platform's databases, as the role of the same name."""
+        """URL of one of the platform's databases, for the role of the same name.
+
+        Args:
+            database: one of ``DATABASES``.
+            driver: scheme of the URL.
+        """
         return f"{driver}://{database}:{self.secret(f'{database}_db')}@{self.postgres}/{database}"
 
     @cached_property
@@ -225,12 +252,12 @@ class Settings(BaseSettings):
 
     @cached_property
     def slots(self) -> int:
-        """Slots of a clock; with ``split_weekend`` those of the weekend follow those of working days."""
+        """Number of slots in a clock; with ``split_weekend`` the weekend's slots follow those of working days."""
         return self.slots_per_day * (2 if self.split_weekend else 1)
 
     @cached_property
     def airflow_base(self) -> str:
-        """Airflow's API server as the platform's own processes reach it."""
+        """URL at which the platform's own processes reach Airflow's API server."""
         return (self.airflow_url or f"http://127.0.0.1:{self.airflow_port}").rstrip("/")
 
     @cached_property
@@ -239,7 +266,14 @@ class Settings(BaseSettings):
 
 
 def load_settings(**overrides: object) -> Settings:
-    """Settings from the environment, with ``overrides`` on top; ``ConfigError`` says what is wrong."""
+    """Settings from the environment.
+
+    Args:
+        overrides: settings that take precedence over the environment.
+
+    Raises:
+        ConfigError: lists every setting that is wrong.
+    """
     try:
         return Settings(**overrides)  # type: ignore[arg-type]
     except ValidationError as error:
@@ -247,6 +281,6 @@ def load_settings(**overrides: object) -> Settings:
 
 
 def _mistake(error: Any) -> str:
-    """What is wrong with a setting, or with several together."""
+    """What is wrong with one setting, or with a combination of settings."""
     text = str(error["msg"]).removeprefix("Value error, ")
     return f"CLOCK_{'.'.join(map(str, error['loc'])).upper()}: {text}" if error["loc"] else text

@@ -1,4 +1,4 @@
-"""The version of a workspace's files: read before anything is written, so that no code guesses at another's layout."""
+"""The version of a workspace's files: checked before anything is written, so that no code misreads another's layout."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from core.files import read_json, write_json
 from core.settings import Settings
 
 STATE_VERSION = 3
-"""Raised when the layout of a workspace changes; ``operations.migrations`` then has a step from the one before."""
+"""Increased when the layout of a workspace changes; ``operations.migrations`` then has a step from the previous version."""
 
 
 def state_version(settings: Settings) -> int | None:
-    """The version of a workspace; None: nothing is there yet."""
+    """The version of a workspace's files, None if it is empty."""
     path = settings.workspace / "version.json"
     if path.exists():
         return int(read_json(path)["state"])
@@ -19,26 +19,26 @@ def state_version(settings: Settings) -> int | None:
 
 
 def write_state_version(settings: Settings, version: int = STATE_VERSION) -> None:
-    """Say which version of the platform's state the workspace holds."""
+    """Record the version of the workspace's files."""
     write_json(settings.workspace / "version.json", {"state": version})
 
 
 def check_state_version(settings: Settings) -> None:
-    """Return if this code may write to the workspace; a new one is marked as its own.
+    """Check that this code may write to the workspace; record the version in an empty one.
 
     Raises:
         ConfigError: the workspace is older or newer than the code.
     """
-    found = state_version(settings)
-    if found is None or not (settings.workspace / "version.json").exists():
+    version = state_version(settings)
+    if version is None or not (settings.workspace / "version.json").exists():
         write_state_version(settings)
-    elif found < STATE_VERSION:
+    elif version < STATE_VERSION:
         raise ConfigError(
-            f"{settings.workspace} is of state version {found}, this platform writes {STATE_VERSION}: "
+            f"{settings.workspace} is of state version {version}, this platform writes {STATE_VERSION}: "
             f"back it up, then run 'clock ops --source {settings.source} migrate'"
         )
-    elif found > STATE_VERSION:
+    elif version > STATE_VERSION:
         raise ConfigError(
-            f"{settings.workspace} is of state version {found}, newer than this platform's {STATE_VERSION}: "
+            f"{settings.workspace} is of state version {version}, newer than this platform's {STATE_VERSION}: "
             "run the platform that wrote it, or restore a backup"
         )

@@ -1,19 +1,19 @@
-"""Rewrite the tables of results from the files that runs leave: ``python -m docs.results``.
+"""Rewrite the tables of results from the files that runs write: ``python -m docs.results``.
 
 A table stands between ``<!-- table: NAME -->`` and ``<!-- end table -->`` in the README or in ``docs/results``. It is rewritten
-if its file is there and fills every column that the table has; otherwise the last known run's figures stay.
+if its file exists and fills every column of the table; otherwise the figures of the last known run stay.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from core.files import read_json
 from core.settings import ROOT, load_settings
-from docs.generate import table
+from docs.markdown import table
 
 MARKED = re.compile(r"(<!-- table: (?P<name>[a-z0-9_-]+) -->\n)(?P<body>.*?)(<!-- end table -->)", re.DOTALL)
 OURS = "matched_clock"
@@ -93,7 +93,7 @@ def demo_experiment_table(var: Path) -> str | None:
 
 def variants_table(var: Path) -> str | None:
     """AUC and UAUC of each time module on every log that the study ``variants`` has run on."""
-    logs = _variant_logs(var)
+    logs = _logs(var, "variants")
     if not logs:
         return None
     names = list(next(iter(logs.values()))["values"])
@@ -106,24 +106,142 @@ def variants_table(var: Path) -> str | None:
 
 def variant_differences_table(var: Path) -> str | None:
     """Differences in AUC that the study ``variants`` is about."""
-    logs = _variant_logs(var)
+    logs = _logs(var, "variants")
     if not logs:
         return None
     pairs = [("gaussian_clock", other) for other in ("none", "naive_clock", "hour_embedding")]
     pairs += [(OURS, other) for other in ("gaussian_clock", "hour_embedding")]
     rows = [[f"{a} less {b}", *(_difference(log[f"{a} less"][b]["auc"]) for log in logs.values())] for a, b in pairs]
-    return table(["", *logs], rows)
+    return table(["difference", *logs], rows)
 
 
 def ab_calibration_table(var: Path) -> str | None:
     """Error, coverage and power of each A/B method."""
-    found = _read(var / "studies" / "ab_calibration" / "results.json")
-    if found is None:
+    study = _study(var, "ab_calibration")
+    if study is None:
         return None
-    methods = {**found["one_look"]["methods"], "mean, cupac": found["model"]["methods"]["cupac"]}
+    methods = {**study["one_look"]["methods"], "mean, cupac": study["model"]["methods"]["cupac"]}
     figures = ("type_1", "coverage", "power", "promised")
-    rows = [[name, *(f"{100 * m[k]:.1f} %" if k in m else "" for k in figures)] for name, m in methods.items()]
-    return table(["method", "type-I error", "coverage of 95 %", "power", "power promised"], rows)
+    rows = [[name, *(_share(m[k]) if k in m else "" for k in figures)] for name, m in methods.items()]
+    return _study_table(["method", "type-I error", "coverage of 95 %", "power", "power promised"], rows, study)
+
+
+def ab_looks_table(var: Path) -> str | None:
+    """Experiments without an effect that find one on at least one of the daily looks, by stopping rule."""
+    study = _study(var, "ab_calibration")
+    if study is None:
+        return None
+    looks = study["daily_looks"]
+    rules = next(iter(looks.values()))["false_alarms"]
+    rows = []
+    for rule in rules:
+        rates = [rate for users in looks.values() for rate in users["false_alarms"][rule].values()]
+        rows.append([rule.replace("_", " "), f"{_share(min(rates))} to {_share(max(rates))}"])
+    return _study_table(["rule", "found an effect"], rows, study)
+
+
+def ab_app_table(var: Path) -> str | None:
+    """Coverage and saved variance on simulated apps."""
+    study = _study(var, "ab_calibration")
+    if study is None:
+        return None
+    rows = [
+        [_words(name), *(_share(m["coverage"][k]) for k in ("welch", "cuped")), _share(m["saved"]), _share(m["saved_by_theory"])]
+        for name, m in study["app"]["metrics"].items()
+    ]  # fmt: skip
+    return _study_table(["metric", "coverage, Welch", "coverage, CUPED", "variance saved", "by theory"], rows, study)
+
+
+def baselines_table(var: Path) -> str | None:
+    """Gains in AUC from a clock, by ranker."""
+    rows_by_log = {
+        title: {f"{ranker}, {gain}": figures["auc"] for gain, rankers in log["gains"].items() for ranker, figures in rankers.items()}
+        for title, log in _logs(var, "baselines").items()
+    }  # fmt: skip
+    return _differences_by_log(var, "baselines", "ranker, gain of", rows_by_log)
+
+
+def streaming_table(var: Path) -> str | None:
+    """How AUC changes as a ranker ages, and by order of training."""
+    rows_by_log = {}
+    for title, log in _logs(var, "streaming_vs_daily").items():
+        rows = {f"{_words(v)}, a day old less 12 h old": figure for v, figure in log["swing"].items()}
+        rows |= {f"{_words(v)}, hourly less daily": figure for v, figure in log["streaming less daily"].items()}
+        rows_by_log[title] = rows
+    return _differences_by_log(var, "streaming_vs_daily", "module, difference", rows_by_log)
+
+
+def sigma_table(var: Path) -> str | None:
+    """AUC of each σ less that of σ = 1 h."""
+    rows_by_log = {t: {s: m["auc"] for s, m in log["gaps"].items()} for t, log in _logs(var, "sigma").items()}
+    return _differences_by_log(var, "sigma", "σ", rows_by_log)
+
+
+def granularity_table(var: Path) -> str | None:
+    """AUC of each width of slots less that of 60 minutes."""
+    return _settings_table(var, "granularity")
+
+
+def sensitivity_table(var: Path) -> str | None:
+    """AUC of each setting of the clock less that of the default."""
+    return _settings_table(var, "sensitivity")
+
+
+def cold_start_table(var: Path) -> str | None:
+    """Gains in AUC by history of users and items."""
+    return _slices_table(var, "cold_start")
+
+
+def seasonal_table(var: Path) -> str | None:
+    """Gains in AUC by kind of day."""
+    return _slices_table(var, "seasonal")
+
+
+def closed_loop_table(var: Path) -> str | None:
+    """How often A/B intervals cover the truth of closed loops."""
+    study = _study(var, "closed_loop")
+    if study is None:
+        return None
+    metrics = [name for name, value in study.items() if isinstance(value, dict) and "cuped" in value]
+    rows = [
+        [_words(m), *(f"{study[m][k]['covered']} of {study[m][k]['of']}" for k in ("cuped", "welch"))] for m in metrics
+    ]
+    return _study_table(["metric", "CUPED", "Welch"], rows, study)
+
+
+def offline_online_table(var: Path) -> str | None:
+    """Kendall's τ of rankers' offline with their online order."""
+    study = _study(var, "offline_online")
+    if study is None:
+        return None
+    taus = {tuple(name.split(" with ")): sum(t) / len(t) for name, t in study["tau"].items()}
+    offline, online = ([*dict.fromkeys(pair[n] for pair in taus)] for n in (0, 1))
+    rows = [[a.upper(), *(f"{taus[a, b]:+.2f}" for b in online)] for a in offline]
+    return _study_table(["", *(_words(name) for name in online)], rows, study)
+
+
+def loop_effects_table(var: Path) -> str | None:
+    """The last closed loop's estimates beside the truth."""
+    summary = _read(var / "loop" / "loop" / "summary.json")
+    if summary is None or not summary["truth"]:
+        return None
+    rows = [
+        [arm, _words(metric), _percent(e["rel_effect"]), f"{_percent(e['rel_effect_ci'][0])} to {_percent(e['rel_effect_ci'][1])}",
+         _percent(summary["truth"][arm][metric]["rel_effect"])]
+        for arm, metrics in summary["ab"].items()
+        for metric, e in metrics.items()
+        if metric in summary["truth"][arm]
+    ]  # fmt: skip
+    return table(["arm", "metric", "A/B estimate", "95 % interval", "truth"], rows)
+
+
+def loop_offline_table(var: Path) -> str | None:
+    """AUC and UAUC of the last closed loop's arms."""
+    summary = _read(var / "loop" / "loop" / "summary.json")
+    if summary is None:
+        return None
+    rows = [[a, *(f"{m[k]['value']:.4f}" for k in ("auc", "uauc"))] for a, m in summary["offline"].items()]
+    return table(["arm", "AUC", "UAUC"], rows)
 
 
 def bench_table(var: Path) -> str | None:
@@ -148,11 +266,56 @@ def conclusions_table(var: Path) -> str | None:
     return table(["study", "log", "conclusion"], rows) if rows else None
 
 
-def _variant_logs(var: Path) -> dict[str, Any]:
-    logs: dict[str, Any] = {}
-    for path in sorted((var / "studies" / "variants").rglob("results.json")):
-        logs |= read_json(path).get("logs", {})
-    return logs
+def _settings_table(var: Path, study: str) -> str | None:
+    """A study of settings: differences in AUC from the base setting, one column per log and ranker."""
+    rows_by_log = {t: {s: m["auc"] for s, m in log["gaps"].items()} for t, log in _logs(var, study).items()}
+    return _differences_by_log(var, study, "setting", rows_by_log)
+
+
+def _slices_table(var: Path, study: str) -> str | None:
+    """A study of slices: gains in AUC, one row per slice and pair of modules."""
+    rows_by_log = {
+        title: {f"{part}, {_words(gain)}": figure for gain, parts in log["gains"].items() for part, figure in parts.items()}
+        for title, log in _logs(var, study).items()
+    }  # fmt: skip
+    return _differences_by_log(var, study, "slice, difference", rows_by_log)
+
+
+def _differences_by_log(
+    var: Path, study: str, title: str, rows_by_log: Mapping[str, Mapping[str, dict[str, Any]]]
+) -> str | None:
+    """A table of differences with their intervals, one column per log."""
+    if not rows_by_log:
+        return None
+    names = dict.fromkeys(name for rows in rows_by_log.values() for name in rows)
+    rows = [[name, *(_difference(r[name]) if name in r else "" for r in rows_by_log.values())] for name in names]
+    commands = [content.get("command", "") for content in _contents(var, study)]
+    return _captioned(table([title, *rows_by_log], rows), commands)
+
+
+def _study_table(columns: Sequence[str], rows: Sequence[Sequence[str]], study: Mapping[str, Any]) -> str:
+    return _captioned(table(columns, rows), [study.get("command", "")])
+
+
+def _captioned(markdown: str, commands: Sequence[str]) -> str:
+    """A table with the commands that its results name below it."""
+    named = [f"`{command}`" for command in commands if command]
+    return f"{markdown}\n\nFrom {', '.join(named)}." if named else markdown
+
+
+def _study(var: Path, name: str) -> Any:
+    """Results of a study of the simulated app."""
+    return _read(var / "studies" / name / "results.json")
+
+
+def _contents(var: Path, study: str) -> list[dict[str, Any]]:
+    """Results of a study on every log that it has run on."""
+    return [read_json(path) for path in sorted((var / "studies" / study).rglob("results.json"))]
+
+
+def _logs(var: Path, study: str) -> dict[str, Any]:
+    """Log → results of a study on it."""
+    return {title: log for content in _contents(var, study) for title, log in content.get("logs", {}).items()}
 
 
 def _read(path: Path) -> Any:
@@ -161,6 +324,14 @@ def _read(path: Path) -> Any:
 
 def _bold(name: str) -> str:
     return f"**{name}**" if name == OURS else name
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")
+
+
+def _share(share: float) -> str:
+    return f"{100 * share:.1f} %"
 
 
 def _percent(share: float) -> str:
@@ -182,10 +353,23 @@ TABLES: dict[str, Callable[[Path], str | None]] = {
     "variants": variants_table,
     "variants-differences": variant_differences_table,
     "ab_calibration": ab_calibration_table,
+    "ab_calibration-looks": ab_looks_table,
+    "ab_calibration-apps": ab_app_table,
+    "baselines": baselines_table,
+    "streaming_vs_daily": streaming_table,
+    "sigma": sigma_table,
+    "granularity": granularity_table,
+    "sensitivity": sensitivity_table,
+    "cold_start": cold_start_table,
+    "seasonal": seasonal_table,
+    "closed_loop": closed_loop_table,
+    "offline_online": offline_online_table,
+    "loop": loop_effects_table,
+    "loop-offline": loop_offline_table,
     "bench": bench_table,
     "conclusions": conclusions_table,
 }
-"""Name of a table → what writes it from the run-time folder; None where its file is not there."""
+"""Name of a table → function that writes it from the run-time folder; None if its file does not exist."""
 
 if __name__ == "__main__":
     main()

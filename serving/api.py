@@ -19,18 +19,22 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
 
 from core.settings import Settings, load_settings
-from serving.engine import Ranked
 from serving.schemas import RankBody, problem_of
 from serving.service import RankingService, RefusedError
+from serving.stages import Ranked
 
 log = logging.getLogger("serving.api")
 
 BODY_LIMIT = 1_000_000
-"""Bytes of a request's body."""
+"""Largest body of a request, bytes."""
 
 
 def make_app(settings: Settings | None = None) -> FastAPI:
-    """The service of a workspace, as an ASGI application."""
+    """The ranking service of a workspace, as an ASGI application.
+
+    Args:
+        settings: name the workspace; default: the environment's.
+    """
     service = RankingService(settings or load_settings())
 
     @asynccontextmanager
@@ -50,7 +54,7 @@ def make_app(settings: Settings | None = None) -> FastAPI:
 
 
 def _add_errors(app: FastAPI, service: RankingService) -> None:
-    """Every error is ``{"error": reason}`` with a fitting status, never a trace."""
+    """Answer every error with ``{"error": reason}`` and a fitting status, never with a traceback."""
 
     @app.exception_handler(RefusedError)
     async def refused(request: HttpRequest, error: RefusedError) -> JSONResponse:
@@ -64,12 +68,12 @@ def _add_errors(app: FastAPI, service: RankingService) -> None:
         status = 400 if any(e["type"] == "json_invalid" for e in error.errors()) else 422
         service.metrics.answers.labels(str(status), "").inc()
         problems = [problem_of(e) for e in error.errors()]
-        return _answer(status, problems[0], problems=problems[:20])
+        return _error_response(status, problems[0], problems=problems[:20])
 
     @app.exception_handler(HTTPException)
     async def other(request: HttpRequest, error: HTTPException) -> JSONResponse:
         del request
-        return _answer(error.status_code, str(error.detail))
+        return _error_response(error.status_code, str(error.detail))
 
     @app.exception_handler(Exception)
     async def broken(request: HttpRequest, error: Exception) -> JSONResponse:
@@ -77,7 +81,7 @@ def _add_errors(app: FastAPI, service: RankingService) -> None:
         number = uuid.uuid4().hex[:12]
         log.error("error %s", number, exc_info=error)
         service.metrics.answers.labels("500", "").inc()
-        return _answer(500, f"an internal error, number {number} in the service's log")
+        return _error_response(500, f"an internal error, number {number} in the service's log")
 
 
 def _add_ranking(app: FastAPI, service: RankingService) -> None:
@@ -85,7 +89,7 @@ def _add_ranking(app: FastAPI, service: RankingService) -> None:
 
     @app.post("/rank")
     async def rank(body: RankBody, request: HttpRequest) -> JSONResponse:
-        """Rank candidates for a user at a time."""
+        """Rank candidates for a user at a point in time."""
         begun = time.perf_counter()
         sent_key = request.headers.get("x-api-key", "")
         if key and not hmac.compare_digest(sent_key.encode(), key.encode()):
@@ -99,22 +103,22 @@ def _add_ranking(app: FastAPI, service: RankingService) -> None:
 
 
 def _add_pages(app: FastAPI, service: RankingService) -> None:
-    """What others look at: probes, the state of models and features, metrics."""
+    """Add what operators read: probes, the state of models and features, metrics."""
 
     @app.get("/health")
     async def health() -> dict[str, str]:
-        """Whether the process lives."""
+        """Whether the process is running."""
         return {"status": "ok"}
 
     @app.get("/ready")
     async def ready() -> JSONResponse:
         """Whether requests can be answered."""
         reason = service.engine.not_ready()
-        return _answer(503, reason) if reason else JSONResponse({"status": "ready"})
+        return _error_response(503, reason) if reason else JSONResponse({"status": "ready"})
 
     @app.get("/model")
     async def model() -> dict[str, Any]:
-        """Who ranks, on which features, in which experiments, and what could not be refreshed."""
+        """Models and versions that rank, the hour of the features, experiments, and what could not be refreshed."""
         engine = service.engine
         snapshot = engine.snapshot
         return {
@@ -132,7 +136,7 @@ def _add_pages(app: FastAPI, service: RankingService) -> None:
 
     @app.get("/metrics")
     async def metrics() -> Response:
-        """For Prometheus."""
+        """Metrics for Prometheus."""
         return Response(service.metrics.text(), media_type=CONTENT_TYPE_LATEST)
 
 
@@ -151,7 +155,7 @@ def _json(ranked: Ranked) -> dict[str, Any]:
 
 
 class _BodyLimit:
-    """Refuses a body that is too large before it is read whole."""
+    """Refuses a body that is too large before it is read completely."""
 
     def __init__(self, app: Callable[..., Awaitable[None]]) -> None:
         self.app = app
@@ -162,7 +166,7 @@ class _BodyLimit:
             return
         length = dict(scope["headers"]).get(b"content-length", b"0")
         if length.isdigit() and int(length) > BODY_LIMIT:
-            await _answer(413, f"the body has {int(length)} bytes; at most {BODY_LIMIT}")(scope, receive, send)
+            await _error_response(413, f"the body has {int(length)} bytes; at most {BODY_LIMIT}")(scope, receive, send)
             return
         received = 0
 
@@ -177,5 +181,5 @@ class _BodyLimit:
         await self.app(scope, counted, send)
 
 
-def _answer(status: int, reason: str, headers: dict[str, str] | None = None, **more: Any) -> JSONResponse:
+def _error_response(status: int, reason: str, headers: dict[str, str] | None = None, **more: Any) -> JSONResponse:
     return JSONResponse({"error": reason, **more}, status, headers)

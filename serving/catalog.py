@@ -1,4 +1,4 @@
-"""What can be ranked: items with their facets and popularity, and the ids of users and items in the source's log."""
+"""What can be ranked: items with their facets and popularity; and the ids of users and items in the source's log."""
 
 from __future__ import annotations
 
@@ -24,17 +24,19 @@ from training.tensors import facet_keys
 STATS = ("first_hour", "day_events", "events", "finish_rate")
 AS_OF = b"as_of"
 RATE_EVENTS = 20
-"""Events at the usual finish rate that every item starts with, so that a few lucky ones make nothing popular."""
+"""Number of events at the average finish rate that every item starts with, so that a few lucky ones do not make it popular."""
 
 
 @dataclass(frozen=True)
 class Catalog:
-    """The items that the log knows, by ascending id; every array has shape (items,) or (items, facets).
+    """The items that the log knows, by ascending id; every array has shape (items,), ``keys`` (items, facets).
 
     Attributes:
-        values: facet → the item's latest value, null where it has none.
+        as_of: hour up to which events count, exclusive.
+        item: ids.
+        values: facet → the items' latest values, null for an item without one.
         keys: the values as the models know them (``facet_keys``).
-        popularity: finish rate in the window, drawn towards the usual one, or share of the events where the log has
+        popularity: finish rate in the window, shrunk toward the average; or share of the events if the log has
             positives only; in [0, 1].
         day_events: events of the last 24 hours.
         first_hour: hour since 1970 UTC of the item's first event.
@@ -52,64 +54,73 @@ class Catalog:
         return len(self.item)
 
     def rows(self, items: np.ndarray) -> np.ndarray:
-        """Row of each item, −1 where it is unknown, shape of ``items``."""
+        """Row of each item, −1 for an unknown one; the shape of ``items``."""
         if not len(self.item):
             return np.full(items.shape, -1)
-        at = np.searchsorted(self.item, items).clip(max=len(self.item) - 1)
-        return np.where(self.item[at] == items, at, -1)
+        positions = np.searchsorted(self.item, items).clip(max=len(self.item) - 1)
+        return np.where(self.item[positions] == items, positions, -1)
 
     def facets_of(self, rows: np.ndarray) -> np.ndarray:
-        """Facet keys of rows, 0 where the item is unknown, shape (N, F)."""
-        found = np.zeros((len(rows), self.keys.shape[1]), dtype=np.int64)
+        """Facet keys of rows, 0 for unknown items, shape (N, F)."""
+        keys = np.zeros((len(rows), self.keys.shape[1]), dtype=np.int64)
         known = rows >= 0
-        found[known] = self.keys[rows[known]]
-        return found
+        keys[known] = self.keys[rows[known]]
+        return keys
 
     def popularity_of(self, rows: np.ndarray) -> np.ndarray:
-        """Popularity of rows, 0 where the item is unknown, shape (N,)."""
+        """Popularity of rows, 0 for unknown items, shape (N,)."""
         return np.where(rows >= 0, self.popularity[rows] if len(self.item) else 0.0, 0.0)
 
 
-def load_catalog(settings: Settings, features: ClockFeatures, at: Hour) -> Catalog:
-    """The catalog as of an hour, kept on disk; only the hours since the last one are read."""
+def load_catalog(settings: Settings, features: ClockFeatures, as_of: Hour) -> Catalog:
+    """The catalog as of an hour. It is kept on disk, so that only the events since the last one are read.
+
+    Args:
+        settings: name the workspace.
+        features: of the source.
+        as_of: hour up to which events count, exclusive.
+
+    Raises:
+        NotReadyError: there are no events yet.
+    """
     path = settings.workspace / "serving" / "catalog.parquet"
-    table = _read(path, at, features.facets)
+    table = _read(path, as_of, features.facets)
     if table is None:
-        table = _build(settings, features, at, path)
-        write_parquet(path, table.replace_schema_metadata({AS_OF: str(at.number).encode()}))
+        table = _build(settings, features, as_of, path)
+        write_parquet(path, table.replace_schema_metadata({AS_OF: str(as_of.number).encode()}))
     events, rate = table["events"].to_numpy(), table["finish_rate"].to_numpy()
     positives_only = features.events.source.negatives is not None
-    popular = popularity(events, rate * events, positives_only=positives_only, prior_events=RATE_EVENTS)
+    item_popularity = popularity(events, rate * events, positives_only=positives_only, prior_events=RATE_EVENTS)
     values = {f: table[f].combine_chunks() for f in features.facets}
     return Catalog(
-        as_of=at, item=table["item_id"].to_numpy(), values=values,
-        keys=np.stack([facet_keys(f, v) for f, v in values.items()], axis=1), popularity=popular,
+        as_of=as_of, item=table["item_id"].to_numpy(), values=values,
+        keys=np.stack([facet_keys(f, v) for f, v in values.items()], axis=1), popularity=item_popularity,
         day_events=table["day_events"].to_numpy(), first_hour=table["first_hour"].to_numpy(),
     )  # fmt: skip
 
 
-def _read(path: Path, at: Hour | None, facets: list[str]) -> pa.Table | None:
-    """The stored catalog, if it is of that hour (or of any) and has these facets."""
+def _read(path: Path, as_of: Hour | None, facets: list[str]) -> pa.Table | None:
+    """The stored catalog, if it is of that hour (any hour if None) and has these facets."""
     if not path.exists():
         return None
     table = pq.ParquetFile(path).read()
-    fits = table.column_names == ["item_id", *facets, *STATS]
-    return table if fits and (at is None or _as_of(table) == at.number) else None
+    columns_match = table.column_names == ["item_id", *facets, *STATS]
+    return table if columns_match and (as_of is None or _as_of(table) == as_of.number) else None
 
 
 def _as_of(table: pa.Table) -> int:
     return int((table.schema.metadata or {}).get(AS_OF, b"0"))
 
 
-def _build(settings: Settings, features: ClockFeatures, at: Hour, path: Path) -> pa.Table:
+def _build(settings: Settings, features: ClockFeatures, as_of: Hour, path: Path) -> pa.Table:
     events, facets = features.events, features.facets
-    before = _read(path, None, facets)
-    first = _as_of(before) if before is not None and _as_of(before) <= at.number else 0
-    files = events.event_files(h for h in events.hours() if first <= h.number < at.number)
+    previous = _read(path, None, facets)
+    first = _as_of(previous) if previous is not None and _as_of(previous) <= as_of.number else 0
+    files = events.event_files(h for h in events.hours() if first <= h.number < as_of.number)
     columns = ", ".join(map(identifier, facets))
     latest = ", ".join(f"arg_max({identifier(f)}, (moment, event)) AS {identifier(f)}" for f in facets)
     stats = pa.concat_tables(
-        [*features.latest("item_stats", at)] or [features.clock.logs["item_stats"].schema.empty_table()]
+        [*features.latest("item_stats", as_of)] or [features.clock.logs["item_stats"].schema.empty_table()]
     )
     with duck.connection(settings) as con:
         con.register("stats", stats)
@@ -121,14 +132,14 @@ def _build(settings: Settings, features: ClockFeatures, at: Hour, path: Path) ->
             else []
         )
         if first:
-            con.register("known", before)
+            con.register("known", previous)
             parts.append(
                 f"""SELECT item_id, TIMESTAMPTZ '1970-01-01 00:00:00+00' AS moment, '' AS event, {columns} FROM known"""
             )
         if not parts:
-            raise NotReadyError(f"no events before {at} to make a catalog of")
+            raise NotReadyError(f"no events before {as_of} to make a catalog of")
         return con.sql(
-            f"""SELECT i.item_id, {columns}, coalesce(first_hour, {at.number}) AS first_hour,
+            f"""SELECT i.item_id, {columns}, coalesce(first_hour, {as_of.number}) AS first_hour,
             coalesce(day_events, 0) AS day_events, coalesce(events, 0) AS events, coalesce(finish_rate, 0) AS finish_rate
             FROM (SELECT item_id, {latest} FROM ({" UNION ALL ".join(parts)}) GROUP BY item_id) i
             LEFT JOIN stats USING (item_id) ORDER BY i.item_id"""
@@ -136,7 +147,7 @@ def _build(settings: Settings, features: ClockFeatures, at: Hour, path: Path) ->
 
 
 class IdMap:
-    """Ids as they stand in the source's log, and the integers that the platform gave them."""
+    """The ids in the source's log and the integers that the platform has given them."""
 
     def __init__(self, events: EventStore, kind: str) -> None:
         self.kind, self.path = kind, id_path(events.root, kind)
@@ -162,7 +173,7 @@ class IdMap:
         self._read = files
 
     def id_of(self, key: str) -> int:
-        """The integer of a key, −1 where the log has not seen it."""
+        """The integer of an id, −1 if the log does not have it."""
         if self.integers:
             return int(key) if key.lstrip("-").isdecimal() and len(key) <= 18 else -1
         return self._ids.get(key, -1)

@@ -1,7 +1,8 @@
-"""Ranking: the model behind a user's route scores the candidates on the user's features, or popularity does.
+"""Ranking: the model that a user's route names scores the candidates on the user's features, or popularity does.
 
-Everything that requests need lies in one immutable ``Snapshot``; ``refresh`` makes a new one beside the requests and puts
-it in place at once, so a request sees one state of models, experiments and catalog from beginning to end.
+Everything that requests read is in one immutable ``Snapshot``. ``refresh`` builds a new one while requests are answered and
+replaces the old one at once, so a request sees one state of models, experiments and catalog from beginning to end. The
+stages of a ranking are in ``serving.stages``.
 """
 
 from __future__ import annotations
@@ -9,10 +10,8 @@ from __future__ import annotations
 import logging
 import threading
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
-from datetime import datetime
 
 import numpy as np
 import pyarrow as pa
@@ -29,18 +28,29 @@ from serving.features import FeatureStoreUnavailableError, OnlineFeatures
 from serving.models import LoadedModel, Models
 from serving.request_log import RequestLog
 from serving.retrieval import Retrieval
-from serving.routing import Route, Routes, load_routes, stop_experiment
-from training.scoring import predict
-from training.tensors import candidate_keys
+from serving.routing import load_routes, stop_experiment
+from serving.stages import (
+    CandidateSet,
+    FeatureState,
+    Ranked,
+    RankRequest,
+    RoutedRequest,
+    ScoredCandidates,
+    Snapshot,
+    answer_from,
+    known_users,
+    rank_by_popularity,
+    score_candidates,
+)
 
 log = logging.getLogger("serving.engine")
 
 FAILURES_TO_STOP = 20
-"""Requests that an experiment's model may fail on before the experiment is stopped."""
+"""An experiment is stopped when its model has failed on this many requests."""
 SHADOW_PENDING = 100
-"""Requests that may wait for the shadow's scores; more are not scored by it."""
+"""Number of requests that may wait for the shadow model; further ones are not scored by it."""
 RETRIEVED = 200
-"""Candidates that the engine retrieves for a request."""
+"""Number of candidates that the engine retrieves for a request."""
 NO_FEATURES = Features(pa.table({}), pa.table({}), pa.table({}))
 
 
@@ -48,158 +58,8 @@ class NoChampionError(PlatformError):
     """There is no model to rank with yet."""
 
 
-@dataclass(frozen=True)
-class RankRequest:
-    """A request, checked.
-
-    Attributes:
-        user: as in the source's log.
-        at: time of the request, aware.
-        local_minutes: the same on the user's wall clock, minutes since 1970.
-        candidates: items as in the source's log; None: the engine retrieves them.
-        count: items wanted.
-        exclude: items that retrieval leaves out.
-    """
-
-    request_id: str
-    user: str
-    at: datetime
-    local_minutes: int
-    candidates: tuple[str, ...] | None
-    count: int
-    exclude: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Ranked:
-    """An answer.
-
-    Attributes:
-        items: the wanted items, best first, as in the source's log.
-        scores: their scores, descending.
-        version, model_variant: of the model that ranked, empty where popularity did.
-        route: by which the model was chosen.
-        degraded: why this is not the answer it should be, empty where it is.
-        features_as_of: hour from whose start the features hold.
-        user_known: whether the log knows the user.
-        unknown_items: candidates that the log does not know.
-    """
-
-    request_id: str
-    items: tuple[str, ...]
-    scores: tuple[float, ...]
-    version: str
-    model_variant: str
-    route: Route
-    degraded: str
-    features_as_of: Hour
-    user_known: bool
-    unknown_items: int
-
-
-@dataclass(frozen=True)
-class FeatureState:
-    """What can be ranked, and for which hour.
-
-    Attributes:
-        as_of: hour from whose start features and catalog hold.
-        catalog: the items.
-        retrieval: finds candidates among them.
-    """
-
-    as_of: Hour
-    catalog: Catalog
-    retrieval: Retrieval
-
-
-@dataclass(frozen=True)
-class Snapshot:
-    """What requests are answered with; without ``state`` or a model, no request is."""
-
-    state: FeatureState | None = None
-    routes: Routes = field(default_factory=Routes)
-    models: Mapping[str, LoadedModel] = field(default_factory=dict)
-
-    @property
-    def as_of(self) -> Hour | None:
-        """Hour from whose start the features hold."""
-        return self.state.as_of if self.state else None
-
-    @property
-    def items(self) -> int:
-        """Items that can be ranked."""
-        return len(self.state.catalog) if self.state else 0
-
-
-@dataclass(frozen=True)
-class RoutedRequest:
-    """First stage: a request, its user's number (−1: unknown), and who ranks for them."""
-
-    request: RankRequest
-    user: int
-    route: Route
-
-
-@dataclass(frozen=True)
-class CandidateSet:
-    """Second stage: what is ranked. ``keys``, ``items`` and their ``rows`` in the catalog run side by side."""
-
-    routed: RoutedRequest
-    keys: Sequence[str]
-    items: np.ndarray
-    rows: np.ndarray
-
-
-@dataclass(frozen=True)
-class ScoredCandidates:
-    """Third stage: scores in the order of the candidates, by a model, or by popularity where ``model`` is None."""
-
-    candidates: CandidateSet
-    scores: np.ndarray
-    model: LoadedModel | None
-    degraded: str = ""
-
-    def best_first(self) -> ScoredCandidates:
-        """The same with candidates and scores in the order of descending scores; ties keep their order."""
-        order = np.argsort(-self.scores, kind="stable")
-        old = self.candidates
-        keys = [old.keys[n] for n in order]
-        return replace(
-            self,
-            candidates=replace(old, keys=keys, items=old.items[order], rows=old.rows[order]),
-            scores=self.scores[order],
-        )
-
-
-def pair_scores(
-    loaded: LoadedModel,
-    catalog: Catalog,
-    features: Features,
-    *,
-    users: np.ndarray,
-    minutes: np.ndarray,
-    items: np.ndarray,
-    rows: np.ndarray | None = None,
-) -> np.ndarray:
-    """A model's scores of N pairs of a user and an item, shape (N,): the one way from features to scores.
-
-    Args:
-        loaded: the model.
-        catalog: gives the items' facets.
-        features: of the users.
-        users, minutes, items: user, local minutes since 1970 and item of each pair, shape (N,).
-        rows: of the items in the catalog, where they are known already.
-    """
-    rows = catalog.rows(items) if rows is None else rows
-    ranker = loaded.model.ranker
-    user_tables = (features.slots, features.profiles, features.history)
-    keys = candidate_keys(users, minutes, items, catalog.facets_of(rows), user_tables, ranker)
-    scores: np.ndarray = predict(ranker, keys)[:, loaded.head] if len(keys) else np.empty(0)
-    return scores
-
-
 class RankingEngine:
-    """Ranks requests of one source. ``refresh`` before the first, and whenever something may have changed."""
+    """Ranks requests of one source. Call ``refresh`` before the first request and whenever something may have changed."""
 
     def __init__(self, settings: Settings, *, log_requests: bool = True) -> None:
         self.settings = settings
@@ -218,18 +78,18 @@ class RankingEngine:
         self._refreshing = threading.Lock()
 
     def refresh(self) -> None:
-        """Take over new features, models, experiments and ids. What cannot be read stays as it was, and is named."""
+        """Take over new features, models, experiments and ids. What cannot be read stays as it was; ``problems`` says why."""
         with self._refreshing:
             state, problems = self._refreshed_state(self.snapshot.state)
-            routes, wrong = load_routes(self.settings)
-            wanted = routes.models | ({self.settings.serving_shadow} - {""})
-            self.models.refresh(wanted)
-            models = {name: model for name in wanted if (model := self.models.get(name))}
+            routes, route_problems = load_routes(self.settings)
+            names = routes.models | ({self.settings.serving_shadow} - {""})
+            self.models.refresh(names)
+            models = {name: model for name in names if (model := self.models.get(name))}
             self.snapshot = Snapshot(state, routes, models)
-            self.problems = {**problems, **wrong, **self.models.problems}
+            self.problems = {**problems, **route_problems, **self.models.problems}
 
     def _refreshed_state(self, state: FeatureState | None) -> tuple[FeatureState | None, dict[str, str]]:
-        """The features' state of now, or the one before and why it stays."""
+        """The current state of the features; if it cannot be read, the previous one and the reason."""
         try:
             as_of = self.features.store.clock.as_of
             if as_of is None:
@@ -243,20 +103,20 @@ class RankingEngine:
                 state = FeatureState(as_of, catalog, Retrieval(catalog, self.settings.slot_minutes))
         except NotReadyError as error:
             return state, {"features": str(error)}
-        except Exception as error:  # the hour before keeps ranking
+        except Exception as error:  # requests keep using the previous hour
             log.warning("features could not be read again: %s", error)
             return state, {"features": f"{type(error).__name__}: {error}"}
         return state, {}
 
     def close(self) -> None:
-        """Finish what is logged beside the requests, and let go of the stores."""
+        """Finish writing the logs, and close the stores."""
         self._shadow.shutdown(wait=True)
         self.features.close()
         if self.request_log:
             self.request_log.close()
 
     def not_ready(self) -> str:
-        """Why requests cannot be answered, empty where they can."""
+        """Why requests cannot be answered; empty if they can."""
         if not self.snapshot.models:
             return self._no_champion()
         return "" if self.snapshot.state else self._no_features()
@@ -272,7 +132,7 @@ class RankingEngine:
         """Answer one request.
 
         Raises:
-            NoChampionError: there is no model, or there are no features, yet.
+            NoChampionError: there is no model yet, or there are no features.
         """
         return self.rank_many([request])[0]
 
@@ -281,13 +141,13 @@ class RankingEngine:
 
         Args:
             requests: checked requests.
-            deadline_ms: time to wait for the feature store; default: the settings'.
+            deadline_ms: time limit of the feature store, milliseconds; default: the setting's.
 
         Returns:
-            An answer to each request, in their order.
+            The answers, in the order of the requests.
 
         Raises:
-            NoChampionError: there is no model, or there are no features, yet.
+            NoChampionError: there is no model yet, or there are no features.
         """
         snapshot = self.snapshot
         if not snapshot.models:
@@ -299,11 +159,11 @@ class RankingEngine:
         features, unavailable = self._read_features(routed, state.as_of, deadline_ms)
         candidates = [self._find_candidates(request, state, features) for request in routed]
         if unavailable:
-            scored = [_by_popularity(c, state.catalog, unavailable) for c in candidates]
+            scored = [rank_by_popularity(c, state.catalog, unavailable) for c in candidates]
         else:
             scored = self._score(candidates, snapshot, state.catalog, features)
-        ordered = [one.best_first() for one in scored]
-        answers = [_answer(one, state.as_of) for one in ordered]
+        ordered = [ranking.best_first() for ranking in scored]
+        answers = [answer_from(ranking, state.as_of) for ranking in ordered]
         self._log_exposures(routed)
         if self.request_log:
             self._log_requests(self.request_log, ordered, answers, state.as_of)
@@ -312,7 +172,7 @@ class RankingEngine:
         return answers
 
     def _route(self, snapshot: Snapshot, requests: Sequence[RankRequest]) -> list[RoutedRequest]:
-        """Who ranks for each request; ``NoChampionError`` where neither its model nor a champion is loaded."""
+        """Which model ranks each request; ``NoChampionError`` if neither that model nor a champion is loaded."""
         times = {request.at for request in requests}
         if len(times) == 1:
             routes = snapshot.routes.of([request.user for request in requests], times.pop())
@@ -328,8 +188,8 @@ class RankingEngine:
     def _read_features(
         self, routed: Sequence[RoutedRequest], as_of: Hour, deadline_ms: float | None
     ) -> tuple[Features, str]:
-        """Features of everybody who is known, and why there are none."""
-        users = _known_users(routed)
+        """Features of the users whom the log knows, and why they are missing (empty if they are not)."""
+        users = known_users(routed)
         if not users:
             return NO_FEATURES, ""
         try:
@@ -338,7 +198,7 @@ class RankingEngine:
             return NO_FEATURES, str(error)
 
     def _find_candidates(self, routed: RoutedRequest, state: FeatureState, features: Features) -> CandidateSet:
-        """The request's own candidates, or retrieved ones."""
+        """The request's own candidates, or retrieved ones if it has none."""
         request = routed.request
         keys: Sequence[str]
         if request.candidates is None:
@@ -347,8 +207,8 @@ class RankingEngine:
                 slots = slots.filter(pa.compute.equal(slots["user_id"], routed.user))
             exclude = np.array([self.items.id_of(key) for key in request.exclude], dtype=np.int64)
             local_hour = request.local_minutes % 1440 / 60
-            wanted = max(request.count, min(self.settings.serving_candidates, RETRIEVED))
-            items = state.retrieval.candidates(wanted, local_hour, slots, exclude)
+            count = max(request.count, min(self.settings.serving_candidates, RETRIEVED))
+            items = state.retrieval.candidates(count, local_hour, slots, exclude)
             keys = [self.items.key_of(int(item)) for item in items]
         else:
             keys = request.candidates
@@ -358,19 +218,19 @@ class RankingEngine:
     def _score(
         self, candidates: Sequence[CandidateSet], snapshot: Snapshot, catalog: Catalog, features: Features
     ) -> list[ScoredCandidates]:
-        """Scores by each request's model; a model that is missing or fails gives way to the champion, it to popularity."""
+        """Score each request's candidates by its model; if that is missing or fails, by the champion, else by popularity."""
         champion = snapshot.models.get(CHAMPION)
         by_version: dict[str, tuple[LoadedModel, list[int]]] = {}
-        for place, one in enumerate(candidates):
-            model = snapshot.models.get(one.routed.route.model) or snapshot.models[CHAMPION]
-            by_version.setdefault(model.version, (model, []))[1].append(place)
+        for position, candidate_set in enumerate(candidates):
+            model = snapshot.models.get(candidate_set.routed.route.model) or snapshot.models[CHAMPION]
+            by_version.setdefault(model.version, (model, []))[1].append(position)
         scored: dict[int, ScoredCandidates] = {}
-        for model, places in by_version.values():
-            group = [candidates[place] for place in places]
+        for model, positions in by_version.values():
+            group = [candidates[position] for position in positions]
             scored.update(
-                zip(places, self._score_group(group, model, champion, snapshot, catalog, features), strict=True)
+                zip(positions, self._score_group(group, model, champion, snapshot, catalog, features), strict=True)
             )
-        return [scored[place] for place in range(len(candidates))]
+        return [scored[position] for position in range(len(candidates))]
 
     def _score_group(
         self,
@@ -381,11 +241,11 @@ class RankingEngine:
         catalog: Catalog,
         features: Features,
     ) -> list[ScoredCandidates]:
-        """Scores of candidates that one model ranks, or whatever takes its place."""
+        """Score candidates by one model, or by whatever replaces it."""
         for ranker in (model,) if champion is None or champion is model else (model, champion):
             try:
                 scores = score_candidates(ranker, group, features, catalog)
-            except Exception as error:  # a model that fails costs quality, not the answer
+            except Exception as error:  # a failing model lowers the quality of the answer, nothing else
                 log.warning("version %s failed: %s", ranker.version, error)
                 if ranker is model:
                     self._count_failures(group, model, str(error))
@@ -394,18 +254,20 @@ class RankingEngine:
                 reasons = ["champion: the variant's model failed"] * len(group)
             else:
                 reasons = [
-                    "" if (name := one.routed.route.model) in snapshot.models else f"champion: {name} is not loaded"
-                    for one in group
+                    ""
+                    if (name := candidate_set.routed.route.model) in snapshot.models
+                    else f"champion: {name} is not loaded"
+                    for candidate_set in group
                 ]
             return [
-                ScoredCandidates(one, own_scores, ranker, reason)
-                for one, own_scores, reason in zip(group, scores, reasons, strict=True)
+                ScoredCandidates(candidate_set, model_scores, ranker, reason)
+                for candidate_set, model_scores, reason in zip(group, scores, reasons, strict=True)
             ]
-        return [_by_popularity(one, catalog, "the model failed") for one in group]
+        return [rank_by_popularity(candidate_set, catalog, "the model failed") for candidate_set in group]
 
     def _count_failures(self, group: Sequence[CandidateSet], model: LoadedModel, reason: str) -> None:
         stoppable = {e.name for e in self.snapshot.routes.experiments if e.automatic_stop}
-        for name in (one.routed.route.experiment for one in group):
+        for name in (candidate_set.routed.route.experiment for candidate_set in group):
             if name:
                 self._failures[name] += 1
                 if self._failures[name] == FAILURES_TO_STOP and name in stoppable:
@@ -415,10 +277,12 @@ class RankingEngine:
 
     def _log_exposures(self, routed: Sequence[RoutedRequest]) -> None:
         try:
-            for one in routed:
-                if one.route.experiment:
-                    self.exposures.expose(one.route.experiment, one.route.variant, one.request.user, one.request.at)
-        except OSError as error:  # a full disk costs exposures, which the analysis shows, not the ranking
+            for request in routed:
+                if request.route.experiment:
+                    self.exposures.expose(
+                        request.route.experiment, request.route.variant, request.request.user, request.request.at
+                    )
+        except OSError as error:  # on a full disk exposures are lost, which the analysis reports; ranking goes on
             self.unlogged += 1
             log.error("an exposure could not be logged: %s", error)
 
@@ -450,9 +314,9 @@ class RankingEngine:
         state: FeatureState,
         features: Features,
     ) -> None:
-        """The features that were read and, beside the requests, the shadow's scores on them."""
-        candidates = [one.candidates for one in ordered]
-        request_log.add_features(state.as_of, _known_users([one.routed for one in candidates]), features)
+        """Log the features that were read and, in another thread, the shadow model's scores on them."""
+        candidates = [ranking.candidates for ranking in ordered]
+        request_log.add_features(state.as_of, known_users([ranking.routed for ranking in candidates]), features)
         shadow = snapshot.models.get(self.settings.serving_shadow)
         if shadow and self._shadow_pending.acquire(blocking=False):
             self._shadow.submit(self._log_shadow, request_log, shadow, candidates, features, state.catalog)
@@ -465,50 +329,17 @@ class RankingEngine:
         features: Features,
         catalog: Catalog,
     ) -> None:
-        """Another model's scores of what was shown, for the log only."""
+        """Log another model's scores of the same candidates."""
         try:
-            for one, scores in zip(candidates, score_candidates(shadow, candidates, features, catalog), strict=True):
-                request = one.routed.request
+            for candidate_set, scores in zip(
+                candidates, score_candidates(shadow, candidates, features, catalog), strict=True
+            ):
+                request = candidate_set.routed.request
                 row = {
-                    "request_id": request.request_id, "version": shadow.version, "items": one.items, "scores": scores,
+                    "request_id": request.request_id, "version": shadow.version, "items": candidate_set.items, "scores": scores,
                 }  # fmt: skip
                 request_log.add(Hour.of(request.at), "shadow", [row])
-        except Exception as error:  # a shadow must not harm
+        except Exception as error:  # the shadow must not disturb ranking
             log.warning("shadow version %s failed: %s", shadow.version, error)
         finally:
             self._shadow_pending.release()
-
-
-def score_candidates(
-    model: LoadedModel, candidates: Sequence[CandidateSet], features: Features, catalog: Catalog
-) -> list[np.ndarray]:
-    """Each request's scores by one model, in the order of its candidates."""
-    sizes = [len(one.items) for one in candidates]
-    scores = pair_scores(
-        model, catalog, features,
-        users=np.repeat(np.array([one.routed.user for one in candidates], dtype=np.int64), sizes),
-        minutes=np.repeat(np.array([one.routed.request.local_minutes for one in candidates], dtype=np.int64), sizes),
-        items=np.concatenate([one.items for one in candidates]),
-        rows=np.concatenate([one.rows for one in candidates]),
-    )  # fmt: skip
-    return np.split(scores, np.cumsum(sizes)[:-1])
-
-
-def _by_popularity(candidates: CandidateSet, catalog: Catalog, reason: str) -> ScoredCandidates:
-    return ScoredCandidates(candidates, catalog.popularity_of(candidates.rows), None, f"popularity: {reason}")
-
-
-def _known_users(routed: Sequence[RoutedRequest]) -> list[int]:
-    return sorted({one.user for one in routed if one.user >= 0})
-
-
-def _answer(scored: ScoredCandidates, as_of: Hour) -> Ranked:
-    """The answer to a request whose candidates are in the order of their scores."""
-    candidates, model = scored.candidates, scored.model
-    request = candidates.routed.request
-    return Ranked(
-        request_id=request.request_id, items=tuple(candidates.keys[: request.count]),
-        scores=tuple(map(float, scored.scores[: request.count])), version=model.version if model else "",
-        model_variant=model.variant if model else "", route=candidates.routed.route, degraded=scored.degraded,
-        features_as_of=as_of, user_known=candidates.routed.user >= 0, unknown_items=int((candidates.rows < 0).sum()),
-    )  # fmt: skip

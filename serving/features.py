@@ -1,4 +1,4 @@
-"""Feast's online features under a deadline: a slow or missing store costs an answer its features, never the answer."""
+"""Feast's online features with a deadline: with a slow or missing store, requests are answered without features."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from concurrent.futures import TimeoutError as Late
+from concurrent.futures import TimeoutError as FutureTimeoutError
 
 from core.errors import NotReadyError
 from core.hours import Hour
@@ -19,10 +19,10 @@ log = logging.getLogger("serving.features")
 
 READERS = 4
 WARM_SECONDS = 60
-NOBODY = -1
-"""A user that no log has."""
+UNKNOWN_USER = -1
+"""A user whom no log has."""
 FAILURES_TO_REST, REST_SECONDS = 3, 1.0
-"""After so many failures in a row the store is left alone for so long: requests do not wait for it in vain."""
+"""After this many failures in a row the store is not asked for this long, so that requests do not wait in vain."""
 
 
 class FeatureStoreUnavailableError(Exception):
@@ -52,23 +52,28 @@ class OnlineFeatures:
                 self._opened = open_features(self.settings)
             return self._opened
 
-    def read(self, users: Sequence[int], at: Hour, deadline_ms: float | None = None) -> Features:
-        """Features of users as of ``at``.
+    def read(self, users: Sequence[int], as_of: Hour, deadline_ms: float | None = None) -> Features:
+        """Features of users as of an hour.
+
+        Args:
+            users: integer ids.
+            as_of: hour at whose start the features hold.
+            deadline_ms: time limit, milliseconds; default: the setting's.
 
         Raises:
-            FeatureStoreUnavailableError: the store is away, slow, or was a moment ago.
+            FeatureStoreUnavailableError: the store is unavailable or slow, or was a moment ago.
         """
         if time.monotonic() < self._resting_until:
             raise FeatureStoreUnavailableError("the feature store was away a moment ago")
-        job = self._pool.submit(self._read, list(users), at)
+        job = self._pool.submit(self._read, list(users), as_of)
         try:
-            found = job.result((deadline_ms or self.settings.serving_feature_ms) / 1000)
+            features = job.result((deadline_ms or self.settings.serving_feature_ms) / 1000)
             self._failures = 0
-            return found
-        except Late:
-            job.cancel()  # one that did not begin must not keep the readers busy
+            return features
+        except FutureTimeoutError:
+            job.cancel()  # if it has not begun, it must not keep the readers busy
             reason = f"the feature store took longer than {self.settings.serving_feature_ms} ms"
-        except Exception as error:  # whatever it is, ranking goes on without features
+        except Exception as error:  # whatever the reason, ranking goes on without features
             reason = f"the feature store failed: {type(error).__name__}"
             log.warning("reading features: %s", error)
         self._failures += 1
@@ -76,27 +81,27 @@ class OnlineFeatures:
             self._resting_until = time.monotonic() + REST_SECONDS
         raise FeatureStoreUnavailableError(reason)
 
-    def warm(self, at: Hour) -> None:
-        """Open every reader's store and read once, so that no request pays for it; a store that is away is left alone."""
+    def warm(self, as_of: Hour) -> None:
+        """Open every reader's store and read once, so that no request has to wait for it; failures are logged."""
         barrier = threading.Barrier(READERS)
 
         def read_one() -> None:
             barrier.wait(WARM_SECONDS)
-            self._read([NOBODY], at)
+            self._read([UNKNOWN_USER], as_of)
 
         for job in [self._pool.submit(read_one) for _ in range(READERS)]:
             try:
                 job.result(WARM_SECONDS)
-            except Exception as error:  # requests find out in their time
+            except Exception as error:  # requests will report it
                 log.warning("opening the feature store: %s", error)
 
     def close(self) -> None:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
-    def _read(self, users: list[int], at: Hour) -> Features:
+    def _read(self, users: list[int], as_of: Hour) -> Features:
         store = self.store
         try:
-            return store.online(users, at)
+            return store.online(users, as_of)
         except Exception:
             with self._opening:
                 self._opened = None  # a connection that broke is not used again
@@ -104,7 +109,11 @@ class OnlineFeatures:
 
 
 def open_features(settings: Settings) -> ClockFeatures:
-    """The source's features, for what happens beside requests."""
+    """The source's feature store.
+
+    Raises:
+        NotReadyError: the source has no events yet.
+    """
     events = EventStore(settings.events_dir)
     if events.hours():
         return ClockFeatures(settings, events)

@@ -1,4 +1,4 @@
-"""Models that rank, from MLflow's registry, kept in memory; one that cannot be loaded never replaces one that can."""
+"""Models from MLflow's registry, kept in memory; one that cannot be loaded never replaces one that is."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ VERSION = "version:"
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A registered version in memory. ``head`` is the place of the behavior that it ranks by."""
+    """A registered version in memory. ``head`` is the index of the behavior that it ranks by."""
 
     version: str
     variant: str
@@ -33,7 +33,7 @@ class LoadedModel:
 
 
 class Models:
-    """The models behind names: ``champion``, ``challenger``, ``candidate``, a ranker's variant (its newest version), ``version:N``."""
+    """Models by name: ``champion``, ``challenger``, ``candidate``, a ranker's variant (its newest version), or ``version:N``."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -48,22 +48,25 @@ class Models:
 
     @property
     def names(self) -> dict[str, str]:
-        """Name → version of every model that can be used."""
+        """Name → version of every loaded model."""
         return dict(self._names)
 
     def refresh(self, names: set[str]) -> list[str]:
-        """Look up who is behind the names now, and load what is new.
+        """Look up the current version of each name, and load new versions.
 
-        What fails is kept in ``problems``; its name stays with the version before.
+        Failures are kept in ``problems``; their names keep the previous version.
+
+        Args:
+            names: all names that may be asked for.
 
         Returns:
-            Names that changed their version.
+            Names whose version changed.
         """
         problems: dict[str, str] = {}
-        now, loaded = dict(self._names), dict(self._loaded)
+        names_now, loaded = dict(self._names), dict(self._loaded)
         try:
             registry = open_registry(self.settings)
-        except Exception as error:  # MLflow away: what is loaded keeps ranking
+        except Exception as error:  # without MLflow the loaded models keep ranking
             problems["mlflow"] = _reason(error)
             registry = None
         for name in sorted(names):
@@ -72,26 +75,27 @@ class Models:
                 if version is None and registry:
                     problems[name] = f"no version is {name} yet"
                     if name == CHAMPION:
-                        now.pop(name, None)
+                        names_now.pop(name, None)
                 elif version is not None:
                     if version not in loaded:
                         loaded[version] = self._load(version)
-                    now[name] = version
-                elif name not in now:
-                    found = self._remembered(name)
-                    loaded[found.version], now[name] = found, found.version
-            except Exception as error:  # a broken version or store: the one before keeps ranking
+                    names_now[name] = version
+                elif name not in names_now:
+                    remembered = self._remembered(name)
+                    loaded[remembered.version], names_now[name] = remembered, remembered.version
+            except Exception as error:  # a broken version or store: the previous version keeps ranking
                 problems[name] = _reason(error)
                 log.warning("model %s: %s", name, error)
-        now = {name: version for name, version in now.items() if name in names}
-        changed = [name for name in now if now[name] != self._names.get(name)]
-        self._loaded = {version: loaded[version] for version in set(now.values())}
-        self._names, self.problems = now, problems
+        names_now = {name: version for name, version in names_now.items() if name in names}
+        changed = [name for name in names_now if names_now[name] != self._names.get(name)]
+        self._loaded = {version: loaded[version] for version in set(names_now.values())}
+        self._names, self.problems = names_now, problems
         if changed:
             write_json(
-                self.record, {n: {"version": v, "folder": str(self._loaded[v].folder)} for n, v in sorted(now.items())}
+                self.record,
+                {n: {"version": v, "folder": str(self._loaded[v].folder)} for n, v in sorted(names_now.items())},
             )
-            log.info("serving %s", ", ".join(f"{n} version {now[n]}" for n in changed))
+            log.info("serving %s", ", ".join(f"{n} version {names_now[n]}" for n in changed))
         return changed
 
     def _resolve(self, registry: Registry, name: str) -> str | None:
@@ -99,11 +103,11 @@ class Models:
             return name.removeprefix(VERSION)
         if name not in ALIASES:
             return registry.newest(name)
-        found = registry.get(name)
-        return str(found.version) if found else None
+        registered = registry.get(name)
+        return str(registered.version) if registered else None
 
     def _load(self, version: str, folder: Path | None = None) -> LoadedModel:
-        """Load and try a version; it scores its own input example before it scores anybody."""
+        """Load a version and let it score its own input example before it ranks for anybody."""
         folder = folder or download_version(self.settings, version)
         model = load_model(folder)
         scores = model.predict(input_example(model.info)).to_numpy()
@@ -114,11 +118,11 @@ class Models:
         return LoadedModel(version, info.variant, info.hour, folder, model, info.heads.index(label_of(info.heads)))
 
     def _remembered(self, name: str) -> LoadedModel:
-        """The version that a server of this workspace last used under a name, from its local copy."""
-        known = read_json(self.record) if self.record.exists() else {}
-        if name not in known:
+        """The version that a server of this workspace last used for a name, from its local copy."""
+        recorded = read_json(self.record) if self.record.exists() else {}
+        if name not in recorded:
             raise NotReadyError(f"MLflow is away and no {name} was served here before")
-        return self._load(known[name]["version"], Path(known[name]["folder"]))
+        return self._load(recorded[name]["version"], Path(recorded[name]["folder"]))
 
 
 def _reason(error: Exception) -> str:

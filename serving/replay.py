@@ -1,4 +1,4 @@
-"""A past hour's requests ranked again: by another model, on the very features that were served."""
+"""Rank a past hour's requests again by another model, on the same features that were served."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from core.hours import Hour
 from core.settings import Settings
 from feature_repo.served import served_features
 from serving.catalog import load_catalog
-from serving.engine import pair_scores
 from serving.features import open_features
 from serving.models import Models
 from serving.request_log import read_requests
+from serving.stages import pair_scores
 
 TOP = 10
 
@@ -25,13 +25,18 @@ def replay_hour(settings: Settings, hour: Hour, model: str) -> dict[str, Any]:
 
     Degraded answers, and those whose features are not in the log, are left out.
 
+    Args:
+        settings: name the workspace.
+        hour: hour of the requests.
+        model: name of a model, as ``serving.models.Models`` takes it.
+
     Returns:
-        ``requests`` compared and ``left_out``; ``score_difference`` (mean and largest, absolute),
-        ``same_first`` (share of requests whose best item is the same), ``overlap`` of the first ten,
-        ``rank_correlation`` (Spearman's, mean), and the versions that had ranked.
+        Numbers of ``requests`` compared and ``left_out``; ``score_difference`` (mean and largest, absolute);
+        ``same_first`` (share of requests whose best item is the same); ``overlap`` of the first ten items;
+        ``rank_correlation`` (mean of Spearman's); and the versions that ranked then, ``ranked_by``.
 
     Raises:
-        NotReadyError: no requests in that hour, or the model cannot be loaded.
+        NotReadyError: there are no requests in that hour, or the model cannot be loaded.
     """
     requests = read_requests(settings, hour)
     if not requests.num_rows:
@@ -44,27 +49,29 @@ def replay_hour(settings: Settings, hour: Hour, model: str) -> dict[str, Any]:
     rows = requests.to_pylist()
     hours = {row["features_as_of"] for row in rows}
     store = open_features(settings)
-    at = store.clock.as_of
-    assert at is not None
-    catalog = load_catalog(settings, store, at)
-    found: list[dict[str, float]] = []
+    catalog = load_catalog(settings, store, store.clock.require_state().as_of)
+    comparisons: list[dict[str, float]] = []
     for as_of in sorted(hours):
         features, users = served_features(settings, Hour(as_of))
-        held = {*users, -1}
-        mine = [r for r in rows if r["features_as_of"] == as_of and not r["degraded"] and r["user_id"] in held]
-        for row in mine:
+        users_with_features = {*users, -1}
+        comparable = [
+            r
+            for r in rows
+            if r["features_as_of"] == as_of and not r["degraded"] and r["user_id"] in users_with_features
+        ]
+        for row in comparable:
             items = np.array(row["items"], dtype=np.int64)
             scores = pair_scores(
                 loaded, catalog, features, users=np.full(len(items), row["user_id"]),
                 minutes=np.full(len(items), row["local_minutes"]), items=items,
             )  # fmt: skip
-            found.append(_compared(np.array(row["scores"]), scores))
-    if not found:
+            comparisons.append(_compared(np.array(row["scores"]), scores))
+    if not comparisons:
         raise NotReadyError(f"of {len(rows)} requests of {hour} none can be ranked again")
-    values = {name: np.array([f[name] for f in found]) for name in found[0]}
+    values = {name: np.array([f[name] for f in comparisons]) for name in comparisons[0]}
     return {
         "hour": hour.key, "model": model, "version": loaded.version, "variant": loaded.variant,
-        "requests": len(found), "left_out": len(rows) - len(found),
+        "requests": len(comparisons), "left_out": len(rows) - len(comparisons),
         "ranked_by": sorted({row["version"] for row in rows if row["version"]}, key=int),
         "score_difference": {"mean": float(values["mean"].mean()), "largest": float(values["largest"].max())},
         "same_first": float(values["same_first"].mean()), "overlap": float(values["overlap"].mean()),
@@ -73,14 +80,14 @@ def replay_hour(settings: Settings, hour: Hour, model: str) -> dict[str, Any]:
 
 
 def _compared(before: np.ndarray, now: np.ndarray) -> dict[str, float]:
-    """Two models' scores of the same candidates, which are in the first one's order."""
+    """Compare two models' scores of the same candidates, which are sorted by the first one's."""
     order = np.argsort(-now, kind="stable")
     top = min(TOP, len(now))
     gap = np.abs(before - now)
     ranks = rankdata(before), rankdata(now)
-    able = len(now) > 1 and all(np.ptp(r) > 0 for r in ranks)
+    rankable = len(now) > 1 and all(np.ptp(r) > 0 for r in ranks)
     return {
         "mean": float(gap.mean()), "largest": float(gap.max()), "same_first": float(order[0] == 0),
         "overlap": len(set(order[:top]) & set(range(top))) / top,
-        "correlation": float(np.corrcoef(*ranks)[0, 1]) if able else float("nan"),
+        "correlation": float(np.corrcoef(*ranks)[0, 1]) if rankable else float("nan"),
     }  # fmt: skip

@@ -1,7 +1,7 @@
-"""What was asked, shown and read: written beside the requests, never in their way.
+"""The log of requests, answers and the features that were read, written without delaying requests.
 
-``requests`` has a row a request: its candidates in the order of their scores, the model that ranked, and why. Features are
-written once a user and hour (``feature_repo.served``). ``shadow`` holds another model's scores of the same candidates.
+``requests`` has one row per request: its candidates sorted by score, the model that ranked, and why. Features are written
+once per user and hour (``feature_repo.served``). ``shadow`` has another model's scores of the same candidates.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ FLUSH_SECONDS = 2.0
 
 
 class RequestLog:
-    """Collects rows and writes them by a thread of its own; over the limit rows are dropped, and counted."""
+    """Collects rows and writes them in a thread of its own; rows over the limit are dropped and counted."""
 
     def __init__(self, settings: Settings, *, flush_seconds: float = FLUSH_SECONDS) -> None:
         self.settings, self.flush_seconds = settings, flush_seconds
@@ -63,15 +63,21 @@ class RequestLog:
         self._rows: dict[tuple[Hour, str], list[dict[str, Any]]] = defaultdict(list)
         self._features: dict[Hour, list[tuple[list[int], Features]]] = defaultdict(list)
         self._pending = 0
-        # Process ids come again, in containers at once: a part's name must not, or it would replace another's rows.
+        # Process ids are reused, and the same in many containers. A part's name must be unique, or it would replace other rows.
         self._writer, self._number = uuid.uuid4().hex[:16], 0
         self._read: dict[Hour, set[int]] = {}
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="journal", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="request-log", daemon=True)
         self._thread.start()
 
     def add(self, hour: Hour, kind: str, rows: Sequence[dict[str, Any]]) -> None:
-        """Rows of ``requests`` or ``shadow``."""
+        """Add rows to ``requests`` or ``shadow``.
+
+        Args:
+            hour: hour of the requests.
+            kind: ``requests`` or ``shadow``.
+            rows: column → value, as in ``REQUESTS`` or ``SHADOW``.
+        """
         with self._lock:
             if self._pending + len(rows) > PENDING_LIMIT:
                 self.dropped += len(rows)
@@ -80,36 +86,40 @@ class RequestLog:
             self._pending += len(rows)
 
     def add_features(self, hour: Hour, users: Sequence[int], features: Features) -> None:
-        """Features read as of an hour; users whose features are in the log already are left out."""
+        """Add features as of an hour; users whose features are in the log already are left out."""
         with self._lock:
             if hour not in self._read:
                 self._read = {h: seen for h, seen in self._read.items() if h > hour - 3} | {hour: set()}
-            fresh = [user for user in users if user not in self._read[hour]]
-            if not fresh or self._pending + len(fresh) > PENDING_LIMIT:
+            new_users = [user for user in users if user not in self._read[hour]]
+            if not new_users or self._pending + len(new_users) > PENDING_LIMIT:
                 return
-            self._read[hour].update(fresh)
-            self._features[hour].append((fresh, features))
-            self._pending += len(fresh)
+            self._read[hour].update(new_users)
+            self._features[hour].append((new_users, features))
+            self._pending += len(new_users)
 
     def flush(self) -> None:
-        """Write what is there now."""
+        """Write the rows collected so far."""
         with self._writing:
             with self._lock:
-                rows, features = self._rows, self._features
+                rows, features_by_hour = self._rows, self._features
                 self._rows, self._features, self._pending = defaultdict(list), defaultdict(list), 0
-            for (hour, kind), found in rows.items():
+            for (hour, kind), logged in rows.items():
                 schema = REQUESTS if kind == "requests" else SHADOW
-                self._write(hour, kind, pa.Table.from_pylist(found, schema=schema))
-            for hour, parts in features.items():
-                users = [user for fresh, _ in parts for user in fresh]
-                self._write(hour, "readers", pa.table({"user_id": users}, schema=READERS))
+                self._write(hour, kind, pa.Table.from_pylist(logged, schema=schema))
+            for hour, parts in features_by_hour.items():
+                readers = [user for users, _ in parts for user in users]
+                self._write(hour, "readers", pa.table({"user_id": readers}, schema=READERS))
                 for kind in KINDS:
-                    own = [_of(getattr(found, kind), fresh) for fresh, found in parts if getattr(found, kind).num_rows]
-                    if own:
-                        self._write(hour, kind, pa.concat_tables(own))
+                    tables = [
+                        _of_users(table, users)
+                        for users, features in parts
+                        if (table := getattr(features, kind)).num_rows
+                    ]
+                    if tables:
+                        self._write(hour, kind, pa.concat_tables(tables))
 
     def close(self) -> None:
-        """Write what is left and stop."""
+        """Write the remaining rows and stop."""
         self._stop.set()
         self._thread.join(30)
         self.flush()
@@ -122,12 +132,12 @@ class RequestLog:
         while not self._stop.wait(self.flush_seconds):
             try:
                 self.flush()
-            except OSError as error:  # a full disk costs the log, not the ranking
+            except OSError as error:  # on a full disk the log loses rows; ranking goes on
                 log.warning("the request log could not be written: %s", error)
 
 
 def read_requests(settings: Settings, hour: Hour) -> pa.Table:
-    """The requests of an hour, in the order of time; one that was sent again counts once."""
+    """The requests of an hour, ordered by time; of one that was sent again only the last answer counts."""
     rows = read_parts(settings, hour, "requests")
     if not rows.num_rows:
         return REQUESTS.empty_table()
@@ -136,5 +146,5 @@ def read_requests(settings: Settings, hour: Hour) -> pa.Table:
     return rows.take(last.combine_chunks()).sort_by([("at", "ascending"), ("request_id", "ascending")])
 
 
-def _of(rows: pa.Table, users: list[int]) -> pa.Table:
+def _of_users(rows: pa.Table, users: list[int]) -> pa.Table:
     return rows.filter(pc.is_in(rows["user_id"], pa.array(users, pa.int64())))

@@ -1,7 +1,7 @@
-"""A simple first stage: popular, fresh, and what fits the user's clock now.
+"""A simple first stage: popular items, new items, and items that fit the user's clock now.
 
-Half of the candidates are the most popular of the last day, a fifth the newest, the rest the most popular items whose
-facet value is a top value of the user's clock around now; what one of them lacks is filled from the popular.
+Half of the candidates are the most popular of the last day, a fifth the newest, and the rest the most popular items whose
+facet value is a top value of the user's clock around now. If a group has too few items, popular ones fill up.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from stats.circle import circular_distance, gaussian
 POPULAR, FRESH = 0.5, 0.2
 NEAR_HOURS = 2.0
 VALUES_USED = 6
-"""Top values of the clock around now that items are taken for."""
+"""Number of the clock's top values around now for which items are retrieved."""
 
 
 class Retrieval:
-    """Candidates from a catalog, prepared once for all requests."""
+    """Finds candidates in a catalog, which is indexed once for all requests."""
 
     def __init__(self, catalog: Catalog, slot_minutes: int) -> None:
         self.catalog, self.slot_hours = catalog, slot_minutes / 60
@@ -38,17 +38,17 @@ class Retrieval:
                 self._of_value[facet, value] = order[bounds[code] : bounds[code + 1]]
 
     def candidates(self, count: int, local_hour: float, slots: pa.Table, exclude: np.ndarray) -> np.ndarray:
-        """Item ids for a user, none twice.
+        """Item ids for a user, without repetitions.
 
         Args:
-            count: how many; fewer where the catalog has no more.
-            local_hour: of the user's day, in [0, 24).
-            slots: the user's clock (``get_clock``), empty where there is none.
-            exclude: item ids that are not wanted.
+            count: how many; fewer if the catalog has no more.
+            local_hour: hour on the user's wall clock, in [0, 24).
+            slots: the user's clock (``get_clock``), empty if there is none.
+            exclude: ids of items to leave out.
         """
-        wanted = np.concatenate([self._matched(count, local_hour, slots), self.fresh[: int(count * FRESH)]])
+        fitting = np.concatenate([self._matched(count, local_hour, slots), self.fresh[: int(count * FRESH)]])
         parts = np.concatenate(
-            [self.popular[: int(count * POPULAR)], wanted, self.popular[: count + len(wanted) + len(exclude)]]
+            [self.popular[: int(count * POPULAR)], fitting, self.popular[: count + len(fitting) + len(exclude)]]
         )
         _, first = np.unique(parts, return_index=True)
         rows = parts[np.sort(first)]
@@ -56,7 +56,7 @@ class Retrieval:
         return items[~np.isin(items, exclude)][:count]
 
     def _matched(self, count: int, local_hour: float, slots: pa.Table) -> np.ndarray:
-        """Rows that fit the clock, an equal share for each of the values with the highest weight."""
+        """Rows of items that fit the clock, equally many for each of the values with the highest weights."""
         weights = near_values(slots, local_hour, list(self.catalog.values), self.slot_hours)
         share = int(count * (1 - POPULAR - FRESH)) // max(len(weights), 1)
         parts = [self._of_value[key][:share] for key in weights if key in self._of_value]
@@ -66,15 +66,25 @@ class Retrieval:
 def near_values(
     slots: pa.Table, local_hour: float, facets: list[str], slot_hours: float
 ) -> dict[tuple[str, str], float]:
-    """(facet, value) → weight of the clock's top values within two hours of now, the highest first."""
-    found: dict[tuple[str, str], float] = {}
+    """The clock's top values within two hours of now.
+
+    Args:
+        slots: the user's clock.
+        local_hour: hour on the user's wall clock, in [0, 24).
+        facets: names of the facets.
+        slot_hours: width of a slot, hours.
+
+    Returns:
+        (facet, value) → weight, the highest first.
+    """
+    weights: dict[tuple[str, str], float] = {}
     if not slots.num_rows:
-        return found
+        return weights
     for row in slots.select(["slot", *(f"{f}_{part}" for f in facets for part in ("values", "scores"))]).to_pylist():
         gap = circular_distance(local_hour - (row["slot"] + 0.5) * slot_hours)  # a weekend's slots follow, a day later
         if gap <= NEAR_HOURS:
             for facet in facets:
                 for value, score in zip(row[f"{facet}_values"], row[f"{facet}_scores"], strict=True):
                     key = (facet, value)
-                    found[key] = found.get(key, 0.0) + score * float(gaussian(gap))
-    return dict(sorted(found.items(), key=lambda pair: (-pair[1], pair[0]))[:VALUES_USED])
+                    weights[key] = weights.get(key, 0.0) + score * float(gaussian(gap))
+    return dict(sorted(weights.items(), key=lambda pair: (-pair[1], pair[0]))[:VALUES_USED])

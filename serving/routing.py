@@ -1,7 +1,7 @@
 """Which model ranks for whom: an experiment's for its users, the champion for everybody else.
 
-An experiment file that gives ``models`` takes part in serving. With a small layer and ``automatic_stop`` it is a
-canary: once it is stopped, its users go back to the champion, and nobody is exposed any more.
+An experiment whose file names ``models`` takes part in serving. With a small layer and ``automatic_stop`` it is a canary:
+once it is stopped, the champion ranks for its users again, and nobody is exposed any more.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from model_registry.registry import CHAMPION
 
 @dataclass(frozen=True)
 class Route:
-    """Who ranks for a user: a model's name, and the experiment and variant that say so (empty: none)."""
+    """Which model ranks for a user: its name, and the experiment and variant that chose it (empty: none)."""
 
     model: str
     experiment: str = ""
@@ -30,30 +30,34 @@ class Route:
 
 
 class Routes:
-    """The experiments that name models and are not stopped; the first that has a user decides."""
+    """The experiments that name models and are not stopped; the first that includes a user decides."""
 
     def __init__(self, experiments: Sequence[Experiment] = ()) -> None:
         self.experiments = tuple(experiments)
 
     @property
     def models(self) -> set[str]:
-        """Names of every model that may be asked for."""
+        """Names of all models that may be needed."""
         return {CHAMPION, *(model for e in self.experiments for model in e.models.values())}
 
     def of(self, user_keys: Sequence[str], at: datetime) -> list[Route]:
-        """The route of each user at a time."""
-        found = [Route(CHAMPION)] * len(user_keys)
+        """The route of each user at a point in time."""
+        routes = [Route(CHAMPION)] * len(user_keys)
         for experiment in reversed(self.experiments):
             if experiment.start_time <= at and (experiment.end_hour is None or at < experiment.end_hour.start):
-                found = [
+                routes = [
                     route if variant is None else Route(experiment.models[variant], experiment.name, variant)
-                    for route, variant in zip(found, assign_users(experiment, user_keys), strict=True)
+                    for route, variant in zip(routes, assign_users(experiment, user_keys), strict=True)
                 ]
-        return found
+        return routes
 
 
 def load_routes(settings: Settings) -> tuple[Routes, dict[str, str]]:
-    """The routes of a workspace, and what is wrong with the files that are left out (name → reason)."""
+    """Read the routes of a workspace.
+
+    Returns:
+        The routes, and the problems of experiment files that are left out (name → reason).
+    """
     experiments: list[Experiment] = []
     problems: dict[str, str] = {}
     for name, path in find_experiments(settings.experiments_dir).items():
@@ -68,7 +72,17 @@ def load_routes(settings: Settings) -> tuple[Routes, dict[str, str]]:
 
 
 def stop_experiment(settings: Settings, name: str, reason: str, **details: Any) -> bool:
-    """Stop serving an experiment's variants; False where it is stopped already. ``resume_experiment`` undoes it."""
+    """Stop serving an experiment's variants; ``resume_experiment`` undoes it.
+
+    Args:
+        settings: name the workspace.
+        name: of the experiment.
+        reason: why, for the record.
+        details: further values for the record.
+
+    Returns:
+        False if it was stopped already.
+    """
     if stopped(settings, name):
         return False
     write_json(_mark(settings, name), {"experiment": name, "reason": reason, **details})
@@ -76,14 +90,14 @@ def stop_experiment(settings: Settings, name: str, reason: str, **details: Any) 
 
 
 def resume_experiment(settings: Settings, name: str) -> bool:
-    """Serve a stopped experiment's variants again; False where it was not stopped."""
-    was = _mark(settings, name).exists()
+    """Serve a stopped experiment's variants again; False if it was not stopped."""
+    was_stopped = _mark(settings, name).exists()
     _mark(settings, name).unlink(missing_ok=True)
-    return was
+    return was_stopped
 
 
 def stopped(settings: Settings, name: str) -> str | None:
-    """Why an experiment is stopped, None where it is not."""
+    """Why an experiment is stopped, None if it is not."""
     path = _mark(settings, name)
     return str(read_json(path)["reason"]) if path.exists() else None
 

@@ -1,4 +1,4 @@
-"""What a ranking request may say."""
+"""The schema of a ranking request."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from events.mapping import check_zone
 
 
 def _id_text(value: Any) -> Any:
-    """The text of an id: JSON's texts and whole numbers as they stand, nothing else."""
+    """An id as text: JSON strings and whole numbers unchanged, nothing else."""
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
     if isinstance(value, str):
@@ -20,29 +20,32 @@ def _id_text(value: Any) -> Any:
 
 
 Key = Annotated[str, BeforeValidator(_id_text), Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f]+$")]
-"""An id as in the source's log, where it is a text or a whole number."""
+"""An id in the source's log: a text or a whole number."""
 
 
 class RankBody(BaseModel):
-    """What to rank, for whom, when."""
+    """What to rank, for whom, and when."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
-    user: Key = Field(description="The user as in the source's log.")
+    user: Key = Field(description="The user's id in the source's log.")
     candidates: list[Key] | Literal["retrieve"] = Field(
-        "retrieve", description="Items to rank, none twice; 'retrieve': the service finds some."
+        "retrieve",
+        description="Ids of the items to rank, without repetitions; 'retrieve': the service finds candidates.",
     )
     time: AwareDatetime | None = Field(
-        None, description="Time of the request with the user's offset from UTC; default: the platform's now."
+        None, description="Time of the request with the user's offset from UTC; default: now, as the platform sees it."
     )
-    zone: str | None = Field(None, description="The user's time zone, where the offset of time is not the user's.")
-    count: int | None = Field(None, ge=1, strict=True, description="Items wanted; default: all candidates.")
-    exclude: list[Key] = Field(default_factory=list, description="Items that must not be retrieved.")
+    zone: str | None = Field(None, description="The user's time zone, if the offset of time is not the user's.")
+    count: int | None = Field(
+        None, ge=1, strict=True, description="Number of items to return; default: all candidates, or 50 retrieved ones."
+    )
+    exclude: list[Key] = Field(default_factory=list, description="Ids of items that must not be retrieved.")
     context: dict[str, str | int | float | bool | None] = Field(
-        default_factory=dict, max_length=20, description="Anything else that is known; for the caller's own use."
+        default_factory=dict, max_length=20, description="Further values for the caller's own use; they are ignored."
     )
     request_id: str | None = Field(
-        None, pattern=r"^[A-Za-z0-9._:-]{1,100}$", description="Given back; default: made up."
+        None, pattern=r"^[A-Za-z0-9._:-]{1,100}$", description="Returned with the answer; default: a generated one."
     )
 
     @field_validator("zone")
@@ -63,9 +66,13 @@ class RankBody(BaseModel):
 
 
 def problem_of(error: Any) -> str:
-    """One of pydantic's errors in words."""
-    place = ".".join(str(p) for p in error["loc"] if p != "body" and not str(p).startswith(("list[", "literal[")))
+    """One of pydantic's errors in words.
+
+    Args:
+        error: an item of ``errors()``.
+    """
+    location = ".".join(str(p) for p in error["loc"] if p != "body" and not str(p).startswith(("list[", "literal[")))
     text = error["msg"].removeprefix("Value error, ")
     if error["type"] == "json_invalid":
         return f"the body is not JSON: {error.get('ctx', {}).get('error', text)} at character {error['loc'][-1]}"
-    return text if not place or text.startswith(place) else f"{place}: {text}"
+    return text if not location or text.startswith(location) else f"{location}: {text}"

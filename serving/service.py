@@ -1,7 +1,7 @@
-"""An engine behind a bounded queue, kept fresh by a thread, and what Prometheus reads of it.
+"""An engine behind a bounded queue, a thread that refreshes it, and its metrics for Prometheus.
 
-A request waits in the queue for one of a few threads; what does not fit is refused at once, and what takes too long is
-given up, so a burst slows nobody who is being answered.
+A request waits in the queue for one of a few threads. A request that does not fit is refused at once, and one that takes
+too long is abandoned, so that a burst does not slow down the requests being answered.
 """
 
 from __future__ import annotations
@@ -20,21 +20,22 @@ from zoneinfo import ZoneInfo
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from core.settings import Settings
-from serving.engine import NoChampionError, Ranked, RankingEngine, RankRequest
+from serving.engine import NoChampionError, RankingEngine
 from serving.schemas import RankBody
+from serving.stages import Ranked, RankRequest
 
 log = logging.getLogger("serving.service")
 
 DEFAULT_COUNT = 50
 PAST, FUTURE = timedelta(hours=1), timedelta(hours=48)
-"""How far a request's time may lie from the platform's."""
+"""How far a request's time may be before and after the platform's."""
 SWITCH_SECONDS = 0.0005
-"""A thread that refreshes or writes the log gives way to requests so soon (Python's default is ten times that)."""
+"""Time after which a thread that refreshes or writes the log yields to requests (Python's default is ten times longer)."""
 LATENCY_BUCKETS = (0.002, 0.005, 0.01, 0.02, 0.04, 0.08, 0.15, 0.3, 0.6, 1.0, 2.0)
 
 
 class RefusedError(Exception):
-    """An answer other than a ranking."""
+    """A request is answered with an error instead of a ranking."""
 
     def __init__(self, status: int, reason: str, headers: dict[str, str] | None = None, **more: Any) -> None:
         super().__init__(reason)
@@ -42,7 +43,7 @@ class RefusedError(Exception):
 
 
 class ServingMetrics:
-    """What Prometheus reads."""
+    """Metrics of the service for Prometheus."""
 
     def __init__(self, service: RankingService) -> None:
         self.registry = CollectorRegistry()
@@ -74,7 +75,7 @@ class ServingMetrics:
 
 
 class RankingService:
-    """An engine, the queue before it, and the thread that keeps it fresh."""
+    """An engine, the queue in front of it, and the thread that refreshes it."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings, self.engine = settings, RankingEngine(settings)
@@ -86,18 +87,18 @@ class RankingService:
         self.metrics = ServingMetrics(self)
 
     def start(self) -> None:
-        """Load everything once, then keep it fresh beside the requests."""
+        """Load everything once, then refresh it in a thread."""
         import torch
 
         torch.set_num_threads(1)  # requests share the cores
         sys.setswitchinterval(SWITCH_SECONDS)
         self.engine.refresh()
         gc.collect()
-        gc.freeze()  # what was loaded is not walked again by every collection
+        gc.freeze()  # collections need not scan what was loaded
         self._thread.start()
 
     def stop(self) -> None:
-        """Answer what is being ranked, write the log, and stop."""
+        """Finish the requests being ranked, write the log, and stop."""
         self._stop.set()
         self._thread.join(30)
         self.pool.shutdown(wait=True)
@@ -107,11 +108,15 @@ class RankingService:
         while not self._stop.wait(self.settings.serving_refresh_seconds):
             try:
                 self.engine.refresh()
-            except Exception:  # the server goes on with what it has
+            except Exception:  # the service keeps its current state
                 log.exception("refreshing failed")
 
     async def rank(self, request: RankRequest) -> Ranked:
-        """Rank within the queue's bounds and the time limit."""
+        """Rank within the queue's bounds and the time limit.
+
+        Raises:
+            RefusedError: 503 if the queue is full or there is no champion, 504 if ranking takes too long.
+        """
         limit = self.settings.serving_threads + self.settings.serving_queue
         with self._lock:
             if self.pending >= limit:
@@ -134,7 +139,11 @@ class RankingService:
             self.pending -= 1
 
     def request_of(self, body: RankBody) -> RankRequest:
-        """A checked request; refuses what a limit or the clock forbids."""
+        """Turn a body into a checked request.
+
+        Raises:
+            RefusedError: 422 if a limit is exceeded, or the time is too far from the platform's.
+        """
         most = self.settings.serving_candidates
         candidates = tuple(body.candidates) if isinstance(body.candidates, list) else None
         for name, items in (("candidates", candidates or ()), ("exclude", body.exclude)):
@@ -152,7 +161,7 @@ class RankingService:
         )  # fmt: skip
 
     def _time(self, time: datetime | None) -> datetime:
-        """The request's time, close enough to the platform's: the wall clock's, or the log's where a log is replayed."""
+        """The request's time, checked against the platform's now: the wall clock's or, if a log is replayed, the log's."""
         hour = self.engine.snapshot.as_of
         now = datetime.now(UTC) if self.settings.live or hour is None else hour.start
         if time is None:

@@ -1,7 +1,7 @@
-"""The app: who comes when, what is shown, how it is received.
+"""The app: who comes when, what is shown, how people react to it.
 
-Two ways to use it: ``App.day`` is an app whose log does not depend on a ranker (its experiment's effect is planted);
-``visits`` lets people react to what a ranker shows them.
+There are two ways to use it. ``App.day`` simulates an app whose log does not depend on a ranker (its experiment's effect is
+planted); ``simulation.visits`` lets people react to what a ranker shows them.
 
 A user's taste for an item at local time t is, summed over the facets f,
 
@@ -28,17 +28,17 @@ from stats.circle import circular_distance, gaussian
 FACETS = ("genre", "mood", "language")
 DAYPARTS = np.array([8.0, 12.5, 18.5, 22.5])
 LUCK = 1_000_003
-"""Between the seeds of what happens with one luck and the next."""
+"""Distance between the seeds of one ``luck`` and the next."""
 MAX_SESSIONS = 6
 MAX_IMPRESSIONS = 60
-# One stream number a purpose keeps draws for different purposes independent.
+# One stream number per purpose keeps draws for different purposes independent.
 (ARRIVAL, ZONE, ACTIVITY, HABIT, CENTER, FAVORITE, WEEKEND, BASE, ITEM, QUALITY, LENGTH, RELEASE, OPEN, COUNT,
  WHEN, SIZE, PICK, RECEIVE, PLAY, REACT, DRIFT, LOOK, LEAVE, RECALL) = range(24)  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Impressions:
-    """Impressions in no order; every array has shape (impressions,).
+    """Impressions in no particular order; every array has shape (impressions,).
 
     ``moment`` is in seconds since 1970 UTC. ``chance`` is the true probability of a finish.
     """
@@ -58,7 +58,7 @@ class Impressions:
 
 @dataclass(frozen=True)
 class Reception:
-    """How impressions are received; every array has their shape. ``chance`` is the true probability of a finish."""
+    """How users react to impressions; every array has their shape. ``chance`` is the true probability of a finish."""
 
     chance: np.ndarray
     played: np.ndarray
@@ -70,15 +70,22 @@ class Reception:
 
 
 class App:
-    """The simulated app; ``arm`` forces every user into one arm (for the counterfactual truth)."""
+    """The simulated app.
+
+    Args:
+        config: its parameters.
+        arm: variant that every user is forced into, for the counterfactual truth; None: the experiment's split.
+    """
 
     def __init__(self, config: SimulatorConfig, arm: str | None = None) -> None:
         self.config, seed = config, config.seed
         self.draws = config.seed + LUCK * config.luck
         users, items = np.arange(config.users), np.arange(config.items)
-        late = uniform(seed, ARRIVAL, users)
+        arrival_draw = uniform(seed, ARRIVAL, users)
         self.arrival_day = np.where(
-            late < config.arriving_share, np.ceil(late / max(config.arriving_share, 1e-12) * (config.days - 1)), 0
+            arrival_draw < config.arriving_share,
+            np.ceil(arrival_draw / max(config.arriving_share, 1e-12) * (config.days - 1)),
+            0,
         ).astype(int)
         self.zone_names = list(config.zones)
         share = np.cumsum(list(config.zones.values()))
@@ -89,11 +96,11 @@ class App:
         self.habit = np.cumsum(habit / habit.sum(axis=1, keepdims=True), axis=1)
         self.center = DAYPARTS + 1.0 * normal(seed, CENTER, users[:, None], np.arange(4)[None])
         self.sizes = (config.genres, config.moods, config.languages)
-        parts, kinds = np.arange(4)[None, :, None], np.arange(3)[None, None, :]
-        self.favorite = np.floor(uniform(seed, FAVORITE, users[:, None, None], parts, kinds) * self.sizes).astype(int)
-        changed = uniform(seed, WEEKEND, users[:, None, None], parts, kinds)
-        other = np.floor(changed / 0.3 * self.sizes).astype(int)
-        self.favorite_weekend = np.where(changed < 0.3, other, self.favorite)
+        parts, facets = np.arange(4)[None, :, None], np.arange(3)[None, None, :]
+        self.favorite = np.floor(uniform(seed, FAVORITE, users[:, None, None], parts, facets) * self.sizes).astype(int)
+        change_draw = uniform(seed, WEEKEND, users[:, None, None], parts, facets)
+        new_favorite = np.floor(change_draw / 0.3 * self.sizes).astype(int)
+        self.favorite_weekend = np.where(change_draw < 0.3, new_favorite, self.favorite)
         self._favorites_of: dict[tuple[int, bool], np.ndarray] = {}
         self.base = [
             config.base_strength * normal(seed, BASE, f, users[:, None], np.arange(size)[None])
@@ -105,9 +112,11 @@ class App:
         )
         self.quality = 0.5 * normal(seed, QUALITY, items)
         self.length = np.round(120 + 180 * uniform(seed, LENGTH, items))
-        fresh = uniform(seed, RELEASE, items)
+        release_draw = uniform(seed, RELEASE, items)
         self.release_day = np.where(
-            fresh < config.arriving_share, np.ceil(fresh / max(config.arriving_share, 1e-12) * (config.days - 1)), 0
+            release_draw < config.arriving_share,
+            np.ceil(release_draw / max(config.arriving_share, 1e-12) * (config.days - 1)),
+            0,
         ).astype(int)
         self.popularity = (1 / (np.arange(config.items) + 10)) * np.exp(0.5 * self.quality)
         rule = config.experiment
@@ -144,7 +153,11 @@ class App:
         return active
 
     def sessions(self, day: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Sessions that begin on a local day: user, number, start (local hours), impressions."""
+        """Sessions that begin on a local day.
+
+        Returns:
+            User, number of the session, start (local hours) and number of impressions, shape (sessions,) each.
+        """
         config, seed, rule = self.config, self.draws, self.config.experiment
         user, number, start = self.openings(day, np.flatnonzero(self.active[:, day]))
         treated = (self.variant[user] == rule.treatment) & (day >= rule.start_day)
@@ -153,7 +166,11 @@ class App:
         return user, number, start, size
 
     def openings(self, day: int, active: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Sessions that the active users begin on a local day: user, number of the session, start (local hours)."""
+        """Sessions that the active users begin on a local day.
+
+        Returns:
+            User, number of the session and start (local hours), shape (sessions,) each.
+        """
         config, seed = self.config, self.draws
         count = np.minimum(_geometric(uniform(seed, COUNT, day, active), config.sessions), MAX_SESSIONS)
         user = np.repeat(active, count)
@@ -168,21 +185,28 @@ class App:
         moment = self.instants(day, user, start)
         session = np.repeat(np.arange(len(user)), size)
         position = np.arange(len(session)) - np.repeat(np.cumsum(size) - size, size)
-        owner, order = user[session], number[session]
-        item = self._shown(day, owner, order, position)
-        got = self.reception(day, owner, order, position, item, start[session])
-        begun = np.cumsum(got.played) - got.played
+        user, number = user[session], number[session]
+        item = self._shown(day, user, number, position)
+        reception = self.reception(day, user, number, position, item, start[session])
+        begun = np.cumsum(reception.played) - reception.played
         offset = begun - np.repeat(begun[np.cumsum(size) - size], size) if len(size) else begun
         return Impressions(
-            user=owner, item=item, moment=moment[session] + offset, session=session, position=position,
-            played=np.round(got.played, 1), finish=got.finish, like=got.like, dislike=got.dislike, share=got.share,
-            chance=got.chance,
+            user=user, item=item, moment=moment[session] + offset, session=session, position=position,
+            played=np.round(reception.played, 1), finish=reception.finish, like=reception.like,
+            dislike=reception.dislike, share=reception.share, chance=reception.chance,
         )  # fmt: skip
 
     def reception(
         self, day: int, user: np.ndarray, number: np.ndarray, position: np.ndarray, item: np.ndarray, hour: np.ndarray
     ) -> Reception:
-        """How users receive the items at each position of a session (its number that day) at a local hour."""
+        """How users react to items.
+
+        Args:
+            day: local day, counted from the start.
+            user, number, position: user, number of their session that day, and position in it, shape (pairs,).
+            item: what they are shown, shape (pairs,).
+            hour: local hours, shape (pairs,).
+        """
         seed = self.draws
         chance = 1 / (1 + np.exp(-(self.taste(user, item, hour, day=day) - 1.0)))
         received, play, react = (uniform(seed, what, day, user, number, position) for what in (RECEIVE, PLAY, REACT))
@@ -198,7 +222,7 @@ class App:
         )  # fmt: skip
 
     def taste(self, user: np.ndarray, item: np.ndarray, hour: np.ndarray, *, day: int) -> np.ndarray:
-        """True affinity in logits at a local hour of a local day, shape (pairs,)."""
+        """True affinity in logits of users and items at local hours of a local day, shape (pairs,)."""
         kernel, favorite = self._kernel(user, hour, day), self._favorites(day)[user]
         total = self.quality[item].copy()
         for f in range(len(self.sizes)):
@@ -209,7 +233,7 @@ class App:
         return total
 
     def facet_taste(self, user: np.ndarray, hour: float, facet: int, *, day: int) -> np.ndarray:
-        """What the values of one facet add to the affinity at a local hour, shape (users, values)."""
+        """What each value of one facet adds to the affinity at a local hour, logits, shape (users, values)."""
         kernel, favorite = self._kernel(user, np.full(len(user), hour), day), self._favorites(day)[user]
         match = favorite[:, :, facet, None] == np.arange(self.sizes[facet])
         pull = np.minimum((kernel[:, :, None] * match).sum(axis=1), 1.0)
@@ -222,31 +246,31 @@ class App:
         return gaussian(circular_distance(gap), self.config.daypart_width)
 
     def _weekend_shift(self, day: int) -> float:
-        """Hours by which the dayparts of a local day come later."""
+        """Hours by which dayparts come later on a local day."""
         return 1.2 if self.config.is_weekend(day) else 0.0
 
     def _favorites(self, day: int) -> np.ndarray:
         """Favorite values of the users' dayparts on a local day, shape (users, dayparts, facets)."""
         week, weekend = (day // 7 if self.config.drift else 0), self.config.is_weekend(day)
         if (week, weekend) not in self._favorites_of:
-            users, parts, kinds = np.ogrid[: self.config.users, :4, :3]
-            found = self.favorite_weekend if weekend else self.favorite
-            for past in range(1, week + 1):
-                drawn = uniform(self.config.seed, DRIFT, past, users, parts, kinds)
-                other = np.floor(drawn / max(self.config.drift, 1e-12) * self.sizes).astype(int)
-                found = np.where(drawn < self.config.drift, other, found)
-            self._favorites_of[week, weekend] = found
+            users, parts, facets = np.ogrid[: self.config.users, :4, :3]
+            favorites = self.favorite_weekend if weekend else self.favorite
+            for past_week in range(1, week + 1):
+                change_draw = uniform(self.config.seed, DRIFT, past_week, users, parts, facets)
+                new_favorites = np.floor(change_draw / max(self.config.drift, 1e-12) * self.sizes).astype(int)
+                favorites = np.where(change_draw < self.config.drift, new_favorites, favorites)
+            self._favorites_of[week, weekend] = favorites
         return self._favorites_of[week, weekend]
 
     def _shown(self, day: int, user: np.ndarray, number: np.ndarray, position: np.ndarray) -> np.ndarray:
-        """The logging policy: the best of four popular items by all-day taste and chance."""
+        """Items that the logging policy shows: the best of four popular items by all-day taste and chance."""
         seed = self.draws
         weight = np.cumsum(self.popularity * (self.release_day <= day))
         draws = uniform(seed, PICK, day, user[:, None], number[:, None], position[:, None], np.arange(4)[None])
         items = np.searchsorted(weight / weight[-1], draws, side="right").clip(max=len(weight) - 1)
         score = sum(self.base[f][user[:, None], self.item_values[items, f]] for f in range(len(self.sizes)))
-        luck = uniform(seed, PICK, 9, day, user[:, None], number[:, None], position[:, None], np.arange(4)[None])
-        return items[np.arange(len(user)), np.argmax(score - 0.7 * np.log(-np.log(luck)), axis=1)]
+        noise = uniform(seed, PICK, 9, day, user[:, None], number[:, None], position[:, None], np.arange(4)[None])
+        return items[np.arange(len(user)), np.argmax(score - 0.7 * np.log(-np.log(noise)), axis=1)]
 
     def first_instant(self, day: int) -> datetime:
         """The moment at which local day ``day`` begins in the first of the users' zones, UTC."""
@@ -255,18 +279,18 @@ class App:
         return min(begins).astimezone(UTC)
 
     def instants(self, day: int, user: np.ndarray, start: np.ndarray) -> np.ndarray:
-        """Local hours of a local day as seconds since 1970, through each user's zone."""
+        """Local hours of a local day as seconds since 1970, by each user's time zone."""
         date = self.config.day(day)
         moments = np.empty(len(user))
         hours = np.floor(start).astype(int)
         for zone, name in enumerate(self.zone_names):
             tz = ZoneInfo(name)
             table = np.array([datetime(date.year, date.month, date.day, h, tzinfo=tz).timestamp() for h in range(24)])
-            mine = self.zone[user] == zone
-            moments[mine] = table[hours[mine]] + (start[mine] - hours[mine]) * 3600
+            in_zone = self.zone[user] == zone
+            moments[in_zone] = table[hours[in_zone]] + (start[in_zone] - hours[in_zone]) * 3600
         return moments
 
 
 def _geometric(u: np.ndarray, mean: np.ndarray | float) -> np.ndarray:
-    """Geometric on 1, 2, … with the given mean, by inversion (so that a longer mean never shortens)."""
+    """Geometric on 1, 2, … with the given mean, by inversion (so that a larger mean never gives a smaller value)."""
     return np.maximum(np.ceil(np.log(1 - u) / np.log(1 - 1 / np.asarray(mean))), 1).astype(int)

@@ -18,10 +18,10 @@ class _Strict(BaseModel):
 
 
 class ExperimentConfig(_Strict):
-    """An experiment whose treatment works from a user's first exposure on.
+    """An experiment whose treatment takes effect from a user's first exposure on.
 
-    ``activity_lift`` multiplies the chance that an exposed user opens the app on a later day;
-    ``session_lift`` multiplies the expected length of an exposed user's sessions.
+    1 + ``activity_lift`` multiplies the probability that an exposed user opens the app on a later day;
+    1 + ``session_lift`` multiplies the expected length of an exposed user's sessions.
     """
 
     name: str = "clock_ranker"
@@ -35,40 +35,43 @@ class ExperimentConfig(_Strict):
 
 
 class DirtConfig(_Strict):
-    """What goes wrong in a real log, as shares of the rows."""
+    """Defects of a real log, as shares of the rows."""
 
     duplicates: float = Field(0.002, ge=0, lt=1)
     damaged: float = Field(0.0005, ge=0, lt=1)
-    late: float = Field(0.0, ge=0, lt=1, description="Rows that reach the log one hour late.")
+    late: float = Field(0.0, ge=0, lt=1, description="Share of rows that reach the log one hour late.")
 
 
 class ReactionConfig(_Strict):
-    """How people react to what a ranker shows them (``visits``).
+    """How people react to what a ranker shows them (``simulation.visits``).
 
-    A session asks for slates until the user leaves. The user looks at position p with chance ``attention ** p``, and
-    leaves after a song with a chance that depends on how it went. A session's satisfaction, finishes less skips a song,
-    moves the user's loyalty (logits added to the chance of opening the app on a day), which fades by the day.
+    A session asks for slates until the user leaves. The user looks at position p with probability ``attention ** p``, and
+    leaves after a song with a probability that depends on whether it was finished, played or skipped. A session's
+    satisfaction, finishes minus skips per song, moves the user's loyalty (logits added to the probability of opening the
+    app on a day), which decays daily.
     """
 
-    slate: int = Field(10, ge=1, le=100, description="Items of a slate.")
-    slates: int = Field(6, ge=1, le=20, description="Most slates of a session.")
-    candidates: int = Field(30, ge=2, le=1000, description="Candidates of a slate, drawn by popularity.")
+    slate: int = Field(10, ge=1, le=100, description="Number of items in a slate.")
+    slates: int = Field(6, ge=1, le=20, description="Maximum number of slates in a session.")
+    candidates: int = Field(30, ge=2, le=1000, description="Number of candidates for a slate, drawn by popularity.")
     attention: float = Field(0.95, gt=0, le=1)
     leave_finished: float = Field(0.04, ge=0, le=1)
     leave_played: float = Field(0.09, ge=0, le=1)
     leave_skipped: float = Field(0.14, ge=0, le=1)
     expected: float = Field(0.4, ge=-1, le=1, description="Satisfaction that leaves loyalty as it is.")
     loyalty_step: float = Field(0.3, ge=0, description="Loyalty gained by a session of satisfaction 1 above expected.")
-    loyalty_kept: float = Field(0.9, ge=0, le=1, description="Share of loyalty left a day later.")
+    loyalty_kept: float = Field(0.9, ge=0, le=1, description="Share of loyalty that is left a day later.")
     holidays: tuple[int, ...] = Field((), description="Local days, counted from the start, that are quieter.")
-    holiday_activity: float = Field(0.7, gt=0, description="Factor of the chance to open the app on a holiday.")
+    holiday_activity: float = Field(0.7, gt=0, description="Factor on the probability of opening the app on a holiday.")
 
 
 class SimulatorConfig(_Strict):
     """The simulated app. Every draw is a function of the seed and of what it is drawn for."""
 
     seed: int = 20260302
-    luck: int = Field(0, ge=0, description="Another number: the same people and items, other moods and coincidences.")
+    luck: int = Field(
+        0, ge=0, description="Changing it keeps people and items and changes everything that happens by chance."
+    )
     start: date = date(2026, 3, 2)
     days: int = Field(16, ge=2, le=400)
     users: int = Field(3000, ge=10)
@@ -76,7 +79,7 @@ class SimulatorConfig(_Strict):
     genres: int = Field(12, ge=2)
     moods: int = Field(6, ge=2)
     languages: int = Field(4, ge=2)
-    ids: Literal["text", "number"] = Field("text", description="Kind of the user and item ids in the log.")
+    ids: Literal["text", "number"] = Field("text", description="Type of the user and item ids in the log.")
     zones: dict[str, float] = Field(
         default={"Asia/Shanghai": 0.85, "Asia/Tokyo": 0.1, "America/New_York": 0.05},
         description="Time zone → share of the users.",
@@ -85,10 +88,10 @@ class SimulatorConfig(_Strict):
     daypart_strength: float = Field(2.2, ge=0, description="Logits that a favorite gains at the center of its daypart.")
     daypart_width: float = Field(1.6, gt=0, description="Standard deviation of a daypart, hours.")
     base_strength: float = Field(0.5, ge=0, description="Standard deviation of a user's all-day taste, logits.")
-    drift: float = Field(0.0, ge=0, lt=1, description="Share of the dayparts' favorites that change a week.")
-    daily_activity: float = Field(0.5, gt=0, lt=1, description="Mean chance that a user opens the app on a day.")
-    sessions: float = Field(1.9, ge=1, description="Mean sessions of an active day.")
-    impressions: float = Field(11.0, ge=2, description="Mean impressions of a session.")
+    drift: float = Field(0.0, ge=0, lt=1, description="Share of the dayparts' favorites that change each week.")
+    daily_activity: float = Field(0.5, gt=0, lt=1, description="Mean probability that a user opens the app on a day.")
+    sessions: float = Field(1.9, ge=1, description="Mean number of sessions on an active day.")
+    impressions: float = Field(11.0, ge=2, description="Mean number of impressions in a session.")
     experiment: ExperimentConfig = ExperimentConfig()
     dirt: DirtConfig = DirtConfig()
     reaction: ReactionConfig = ReactionConfig()
@@ -125,5 +128,12 @@ class SimulatorConfig(_Strict):
 
 
 def load_config(path: Path | None) -> SimulatorConfig:
-    """Read a YAML config (absent keys keep their defaults); ``ConfigError`` names what is wrong."""
+    """Read a YAML config; absent keys keep their defaults.
+
+    Args:
+        path: the file; None: the built-in parameters.
+
+    Raises:
+        ConfigError: the file is missing or wrong.
+    """
     return load_document(path, SimulatorConfig, what="simulator config") if path else SimulatorConfig()

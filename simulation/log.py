@@ -1,4 +1,4 @@
-"""The app's raw log, hour by hour, in a format of its own: gzipped CSV, with what goes wrong in real logs.
+"""The app's raw log, hour by hour: gzipped CSV in a format of its own, with the defects of real logs.
 
 Layout below the log's root::
 
@@ -56,13 +56,13 @@ MAPPING = {
 }
 
 SERVED_EXPOSURES = "../../serving/exposures"
-"""Where a workspace's ranking service logs exposures, seen from the event log's folder."""
+"""Where a workspace's ranking service logs exposures, relative to the event log's folder."""
 
 
 class AppLog:
-    """Writes the log of an app; any hour by itself, always the same bytes.
+    """Writes the log of an app; each hour can be written on its own, always with the same bytes.
 
-    With ``served`` the exposures lie where a workspace's ranking service logs its own, which then adds to them.
+    With ``served`` the exposures are written where a workspace's ranking service logs its own, which are then added to them.
     """
 
     def __init__(self, config: SimulatorConfig, root: Path, *, served: bool = False) -> None:
@@ -71,14 +71,14 @@ class AppLog:
         self._days: dict[int, tuple[Impressions, np.ndarray]] = {}
 
     def prepare(self) -> Path:
-        """Write the mapping and the items table; a log of another config is refused by its digest.
+        """Write the mapping and the items table, unless they are there for this config.
 
         Returns:
             The mapping file.
         """
-        mark, digest = self.root / "config.json", digest_json(self.config.model_dump(mode="json"))
-        if not mark.exists() or read_json(mark)["digest"] != digest:
-            write_json(mark, {"digest": digest, "config": self.config.model_dump(mode="json")})
+        config_record, digest = self.root / "config.json", digest_json(self.config.model_dump(mode="json"))
+        if not config_record.exists() or read_json(config_record)["digest"] != digest:
+            write_json(config_record, {"digest": digest, "config": self.config.model_dump(mode="json")})
             mapping = (
                 {**MAPPING, "exposures": {**EXPOSURES, "path": f"{SERVED_EXPOSURES}/{{stem}}.csv"}}
                 if self.served
@@ -95,7 +95,11 @@ class AppLog:
         return self.root / "log" / f"{hour.key}.csv.gz"
 
     def write_hours(self, start: Hour, end: Hour) -> list[Path]:
-        """Write the log files of hours in [start, end); files that are there already are kept."""
+        """Write the log files of the hours in [start, end); existing files are kept.
+
+        Returns:
+            The files of all these hours.
+        """
         self.prepare()
         written = []
         for hour in hour_range(start, end):
@@ -116,19 +120,19 @@ class AppLog:
         return self._days[day]
 
     def _parts(self, hour: Hour) -> list[tuple[int, Impressions, np.ndarray]]:
-        """Impressions of an hour: (local day, its impressions, positions among them)."""
+        """Impressions of an hour: (local day, the day's impressions, the hour's positions among them)."""
         day = (hour.number - self.config.first_hour.number) // 24
         days = range(max(day - 2, 0), min(day + 2, self.config.days))
         return [(d, self._day(d)[0], np.flatnonzero(self._day(d)[1] == hour.number)) for d in days]
 
     def write_visits(self, hour: Hour, shown: Impressions) -> Path:
-        """Write the log of an hour that was lived with a ranker (``visits``); written again it is replaced.
+        """Write the log of an hour that was simulated with a ranker (``simulation.visits``), replacing an older one.
 
-        Who met which variant is logged by whoever ranks, in ``exposures``.
+        The ranking service logs who met which variant, in ``exposures``.
         """
         self.prepare()
-        spot = np.char.mod("%03d", shown.position)
-        events = np.char.add(np.char.add(np.char.mod("v%d", shown.session), "-"), spot)
+        position_text = np.char.mod("%03d", shown.position)
+        events = np.char.add(np.char.add(np.char.mod("v%d", shown.session), "-"), position_text)
         rows = self._raw(shown, np.arange(len(events)), events)
         path = self.log_file(hour)
         _write_csv(
@@ -138,52 +142,54 @@ class AppLog:
 
     def _rows(self, hour: Hour) -> pd.DataFrame:
         frames = [
-            self._dirty(self._raw(shown, at, np.array([f"{day:03d}-{n:07d}" for n in at])), day, at)
-            for day, shown, at in self._parts(hour)
+            self._dirty(
+                self._raw(shown, positions, np.array([f"{day:03d}-{n:07d}" for n in positions])), day, positions
+            )
+            for day, shown, positions in self._parts(hour)
         ]
         return pd.concat(frames).sort_values(["ts_ms", "event"], kind="stable")
 
-    def _raw(self, shown: Impressions, at: np.ndarray, events: np.ndarray) -> pd.DataFrame:
-        """Rows of the log for the impressions ``at``."""
-        user, item = shown.user[at], shown.item[at]
+    def _raw(self, shown: Impressions, positions: np.ndarray, events: np.ndarray) -> pd.DataFrame:
+        """Rows of the log for the impressions at ``positions``."""
+        user, item = shown.user[positions], shown.item[positions]
         return pd.DataFrame(
             {
                 "event": events,
                 "uid": [self.app.user_key(int(u)) for u in user],
                 "track": [self.app.item_key(int(i)) for i in item],
-                "ts_ms": (shown.moment[at] * 1000).astype(np.int64),
+                "ts_ms": (shown.moment[positions] * 1000).astype(np.int64),
                 "tz": np.array(self.app.zone_names)[self.app.zone[user]],
-                "played": shown.played[at],
+                "played": shown.played[positions],
                 "length": self.app.length[item],
-                "liked": shown.like[at].astype(int),
-                "disliked": shown.dislike[at].astype(int),
-                "shared": shown.share[at].astype(int),
+                "liked": shown.like[positions].astype(int),
+                "disliked": shown.dislike[positions].astype(int),
+                "shared": shown.share[positions].astype(int),
             }
         )
 
     def _dirty(self, frame: pd.DataFrame, *keys: np.ndarray | int) -> pd.DataFrame:
-        """Repeat some rows and damage some others, as real collectors do; the draws belong to ``keys``."""
+        """Repeat some rows and damage others, as real collectors do; the draws depend on ``keys``."""
         dirt, seed = self.config.dirt, self.config.seed
         damage = uniform(seed, DIRT, 1, *keys) < dirt.damaged
         if damage.any():
-            kind = uniform(seed, DIRT, 2, *keys)
-            frame.loc[damage & (kind < 0.5), "length"] *= -1
-            frame.loc[damage & (kind >= 0.5), "uid"] = ""
-        again = (uniform(seed, DIRT, 3, *keys) < dirt.duplicates) & ~damage
-        return pd.concat([frame, frame[again]])
+            damage_draw = uniform(seed, DIRT, 2, *keys)
+            frame.loc[damage & (damage_draw < 0.5), "length"] *= -1
+            frame.loc[damage & (damage_draw >= 0.5), "uid"] = ""
+        repeated = (uniform(seed, DIRT, 3, *keys) < dirt.duplicates) & ~damage
+        return pd.concat([frame, frame[repeated]])
 
     def _write_exposures(self, hour: Hour) -> None:
         rule = self.config.experiment
         frames = []
-        for day, shown, at in self._parts(hour):
-            at = at[shown.position[at] == 0] if day >= rule.start_day else at[:0]
-            moments = pd.to_datetime((shown.moment[at] * 1000).astype(np.int64), unit="ms", utc=True)
+        for day, shown, positions in self._parts(hour):
+            positions = positions[shown.position[positions] == 0] if day >= rule.start_day else positions[:0]
+            moments = pd.to_datetime((shown.moment[positions] * 1000).astype(np.int64), unit="ms", utc=True)
             frames.append(
                 pd.DataFrame(
                     {
                         "experiment": rule.name,
-                        "variant": self.app.variant[shown.user[at]],
-                        "user": [self.app.user_key(int(u)) for u in shown.user[at]],
+                        "variant": self.app.variant[shown.user[positions]],
+                        "user": [self.app.user_key(int(u)) for u in shown.user[positions]],
                         "timestamp": moments.strftime("%Y-%m-%dT%H:%M:%S.%f+00:00"),
                     }
                 )

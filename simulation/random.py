@@ -1,7 +1,7 @@
 """Counter-based random numbers: a draw depends on its keys alone, never on the draws before it.
 
-So any hour of the log can be written by itself, and two arms of an experiment share every draw
-that the treatment does not touch (common random numbers). The mixer is SplitMix64 (Steele, Lea,
+So any hour of the log can be written on its own, and two arms of an experiment share every draw
+that the treatment does not affect (common random numbers). The mixer is SplitMix64 (Steele, Lea,
 Flood 2014, doi:10.1145/2660193.2660195).
 """
 
@@ -30,10 +30,10 @@ def bits(*keys: Keys) -> np.ndarray:
 
 
 def uniform(*keys: Keys) -> np.ndarray:
-    """Uniform in (0, 1), one for each combination of keys."""
+    """Uniform numbers in (0, 1), one for each combination of keys, which broadcast against each other."""
     return ((bits(*keys) >> np.uint64(11)).astype(np.float64) + 0.5) / 2**53
 
 
 def normal(*keys: Keys) -> np.ndarray:
-    """Standard normal, one for each combination of keys."""
+    """Standard normal numbers, one for each combination of keys, which broadcast against each other."""
     return ndtri(uniform(*keys))

@@ -1,4 +1,4 @@
-"""The simulated app inside the platform: its log, its experiment file, and what is true in it."""
+"""The simulated app in a workspace: its config, its log, and its experiment files."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from simulation.truth import experiment_truth
 
 
 def app_config(settings: Settings) -> SimulatorConfig:
-    """The workspace's own config where it has one (``app.yaml``), else the built-in parameters."""
-    own = settings.workspace / "app.yaml"
-    return load_config(own if own.exists() else None)
+    """The workspace's own config (``app.yaml``) if there is one, else the built-in parameters."""
+    app_file = settings.workspace / "app.yaml"
+    return load_config(app_file if app_file.exists() else None)
 
 
 def app_log(settings: Settings) -> AppLog:
@@ -28,13 +28,21 @@ def app_log(settings: Settings) -> AppLog:
 
 
 def planted_end(settings: Settings, takeover: Hour) -> Hour:
-    """The planted experiment ends with the last whole UTC day before real rankers take over."""
+    """The hour at which the planted experiment ends: after the last full UTC day before real rankers take over."""
     start = Hour.of(App(app_config(settings)).first_instant(app_config(settings).experiment.start_day))
     return max(Hour.of_day(takeover.day), start + 24)
 
 
 def write_experiment(settings: Settings, until: Hour) -> Path:
-    """Describe the app's planted experiment for the analysis, its true effects up to ``until``, its end, included."""
+    """Write the experiment file of the app's planted experiment.
+
+    Args:
+        settings: name the workspace.
+        until: end of the experiment, exclusive; the true effects are those up to it.
+
+    Returns:
+        The file.
+    """
     config = app_config(settings)
     rule = config.experiment
     truth = experiment_truth(config, until)
@@ -60,7 +68,13 @@ def write_experiment(settings: Settings, until: Hour) -> Path:
 
 
 def write_served_experiment(settings: Settings, start: Hour) -> Path:
-    """An experiment between the champion and the challenger, split by the ranking service from ``start`` on."""
+    """Write the file of an experiment between champion and challenger, which the ranking service splits from ``start`` on.
+
+    An existing file is kept.
+
+    Returns:
+        The file.
+    """
     content = {
         "name": "served",
         "hypothesis": "The challenger keeps people longer than the champion.",
@@ -73,6 +87,6 @@ def write_served_experiment(settings: Settings, start: Hour) -> Path:
         "automatic_stop": True,
     }
     path = settings.experiments_dir / "served.yaml"
-    if not path.exists():  # its start stays
+    if not path.exists():  # keep its start
         write_text(path, yaml.safe_dump(content, sort_keys=False))
     return path

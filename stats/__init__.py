@@ -1,1 +1,1 @@
-"""Statistics that several packages share: assignment by hash, limits for repeated looks."""
+"""Statistics that several packages share: assignment by hash, the 24 h circle, limits for repeated looks."""

@@ -1,6 +1,6 @@
 """Assignment to an experiment's variants: a salted hash of (experiment, user), without state.
 
-Lives here because the simulated app, serving and the analysis must agree on it to the bit.
+Shared here because the simulated app, serving and the analysis must agree on it exactly.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ def hash_to_unit(salt: str, user_keys: Sequence[str]) -> np.ndarray:
 
     Args:
         salt: any text.
-        user_keys: users as they appear in the source's log.
+        user_keys: the users' ids in the source's log, shape (users,).
 
     Returns:
         Shape (users,).
@@ -31,13 +31,13 @@ def hash_to_unit(salt: str, user_keys: Sequence[str]) -> np.ndarray:
 
 
 def assign(experiment: str, salt: str, shares: Mapping[str, float], user_keys: Sequence[str]) -> np.ndarray:
-    """Variant of each user.
+    """Assign each user to a variant.
 
     Args:
         experiment: name of the experiment.
         salt: changes the split; keep it for the life of the experiment.
-        shares: variant → share; shares are normalised to sum to 1.
-        user_keys: users as they appear in the source's log.
+        shares: variant → share; shares are normalized to sum to 1.
+        user_keys: the users' ids in the source's log, shape (users,).
 
     Returns:
         Array of variant names, shape (users,).

@@ -1,6 +1,6 @@
-"""The 24 h circle and the Gaussian on it, in NumPy: what every reader of a clock weighs hours with.
+"""The 24 h circle and the Gaussian on it, in NumPy: how every reader of a clock weighs hours.
 
-``training.time_modules`` has the same in torch, whose gradients it needs; a test holds the two equal.
+``training.time_modules`` has the same in torch, because it needs gradients; a test checks that the two are equal.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ Hours = TypeVar("Hours", float, np.ndarray)
 
 
 def circular_distance(gap: Hours) -> Hours:
-    """Shortest way round the 24 h circle.
+    """Shortest distance on the 24 h circle.
 
     Args:
-        gap: difference of two local times, hours, of any sign and size.
+        gap: difference between two local times, hours, of any sign and size.
 
     Returns:
         Hours in [0, 12].
@@ -35,11 +35,19 @@ def gaussian(distance: Hours, sigma: float = 1.0) -> Hours:
 
     Args:
         distance: hours.
-        sigma: standard deviation σ, hours; the paper takes 1.
+        sigma: standard deviation σ, hours; the paper uses 1.
+
+    Returns:
+        Weights in (0, 1].
     """
     return np.exp(-0.5 * (distance / sigma) ** 2)
 
 
 def normal_density(distance: Hours, sigma: float = 1.0) -> Hours:
-    """Density of N(0, σ²) at a distance, both in hours: the kernel over ``σ √(2π)``."""
+    """Density of N(0, σ²) at a distance: the kernel divided by ``σ √(2π)``.
+
+    Args:
+        distance: hours.
+        sigma: standard deviation σ, hours.
+    """
     return gaussian(distance, sigma) / (sigma * math.sqrt(2 * math.pi))

@@ -1,8 +1,8 @@
-"""Looking at one comparison many times without inflating its error: group-sequential boundaries.
+"""Looking at one comparison many times without inflating its error: sequential limits.
 
-The gate looks at a candidate every hour. With the limits below, the chance of a false "better" over all
-looks together stays at the stated level. Spending function of O'Brien-Fleming's shape (Lan & DeMets 1983,
-doi:10.1093/biomet/70.3.659), boundaries by recursive integration (Armitage, McPherson & Rowe 1969).
+The gate looks at a candidate every hour. With the limits below, the chance of a false "better" over all looks together
+stays at the stated level. The spending function is O'Brien and Fleming's (Lan & DeMets 1983, doi:10.1093/biomet/70.3.659);
+boundaries come from recursive integration (Armitage, McPherson & Rowe 1969). ``mixture_limit`` needs no planned end.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ NORMAL = NormalDist()
 
 
 def alpha_spent(fraction: float, alpha: float) -> float:
-    """Two-sided error spent once a share ``fraction`` of the information is in (O'Brien-Fleming's shape).
+    """Two-sided error that may be spent by the time a share of the information has been collected (O'Brien-Fleming).
 
     Args:
-        fraction: of the planned information, from 0 to 1.
+        fraction: share of the planned information, from 0 to 1.
         alpha: two-sided error over all looks.
 
     Lan & DeMets 1983, doi:10.1093/biomet/70.3.659.
@@ -37,17 +37,17 @@ def alpha_spent(fraction: float, alpha: float) -> float:
 
 @lru_cache(maxsize=256)
 def boundaries(fractions: tuple[float, ...], alpha: float) -> tuple[float, ...]:
-    """Limits for |z| at looks that come at growing shares of the information.
+    """Limits for |z| at looks at increasing shares of the information.
 
     Args:
-        fractions: share of the planned information at each look, in (0, 1], growing.
+        fractions: share of the planned information at each look, in (0, 1], increasing.
         alpha: two-sided error over all looks.
 
     Returns:
-        A limit for each look.
+        The limit for each look.
 
     Raises:
-        ConfigError: the fractions do not grow within (0, 1].
+        ConfigError: the fractions do not increase within (0, 1].
     """
     if (
         not fractions
@@ -58,11 +58,11 @@ def boundaries(fractions: tuple[float, ...], alpha: float) -> tuple[float, ...]:
     limits: list[float] = []
     density: np.ndarray | None = None  # of the score process z·√t inside the limits so far
     grid = np.zeros(0)
-    before, used = 0.0, 0.0
+    previous, spent = 0.0, 0.0
     for fraction in fractions:
         target = alpha_spent(fraction, alpha)
-        step = fraction - before
-        # Rows of a grid wide enough for any value that matters.
+        step = fraction - previous
+        # A grid wide enough for every value that matters.
         width = 8 * np.sqrt(fraction)
         new_grid = np.linspace(-width, width, GRID)
         if density is None:
@@ -71,11 +71,11 @@ def boundaries(fractions: tuple[float, ...], alpha: float) -> tuple[float, ...]:
             kernel = np.exp(-0.5 * (new_grid[:, None] - grid[None, :]) ** 2 / step) / np.sqrt(2 * np.pi * step)
             new_density = kernel @ (density * (grid[1] - grid[0]))
         tail = _tail(new_grid, new_density)
-        limit = _solve(new_grid, tail, max(target - used, 0.0))
+        limit = _solve(new_grid, tail, max(target - spent, 0.0))
         limits.append(limit / np.sqrt(fraction))
-        inside = np.abs(new_grid) < limit
-        used = target
-        density, grid, before = np.where(inside, new_density, 0.0), new_grid, fraction
+        within = np.abs(new_grid) < limit
+        spent = target
+        density, grid, previous = np.where(within, new_density, 0.0), new_grid, fraction
     return tuple(float(z) for z in limits)
 
 
@@ -87,6 +87,7 @@ def _tail(grid: np.ndarray, density: np.ndarray) -> np.ndarray:
 
 
 def _solve(grid: np.ndarray, tail: np.ndarray, error: float) -> float:
+    """The value whose two-sided tail probability is ``error``, by interpolation on the grid."""
     positive = grid[grid >= 0]
     if error <= tail[-1]:
         return float(positive[-1])
@@ -94,12 +95,12 @@ def _solve(grid: np.ndarray, tail: np.ndarray, error: float) -> float:
 
 
 def limit_at(look: int, looks: int, first: int, alpha: float) -> float:
-    """Limit for |z| at a look of a comparison that is looked at every hour.
+    """Limit for |z| at one look of a comparison with equally spaced looks, such as one every hour.
 
     Args:
-        look: hours seen now, from ``first`` on.
-        looks: hours after which nothing is looked at any more.
-        first: hours seen at the first look.
+        look: number of the look, from ``first`` on; larger than ``looks`` counts as the last.
+        looks: number of the last look.
+        first: number of the first look.
         alpha: two-sided error over all looks.
     """
     planned = tuple(n / looks for n in range(first, looks + 1))
@@ -108,7 +109,7 @@ def limit_at(look: int, looks: int, first: int, alpha: float) -> float:
 
 @lru_cache(maxsize=64)
 def _mixture_ratio(alpha: float) -> float:
-    """Variance of the estimate over that of the mixture at which the limit is lowest."""
+    """The ratio of the estimate's variance to the mixture's at which the limit is lowest."""
     from scipy.optimize import minimize_scalar
 
     return float(minimize_scalar(lambda r: _mixture(r, alpha), bounds=(1e-6, 10), method="bounded").x)
@@ -119,14 +120,17 @@ def _mixture(ratio: float, alpha: float) -> float:
 
 
 def mixture_limit(fraction: float, alpha: float) -> float:
-    """Limit for |z| that holds at any time, for ever: no end has to be planned.
+    """Limit for |z| that holds at any time, without a planned end.
 
     Normal mixture (Robbins 1970, doi:10.1214/aoms/1177696786), asymptotic for means by Waudby-Smith et al. 2024
     (doi:10.1214/24-AOS2408); the mixture is the one whose limit is lowest at ``fraction`` = 1.
 
     Args:
-        fraction: information so far, as a share of what is planned; above 1 is allowed.
+        fraction: information so far, as a share of the planned information; above 1 is allowed.
         alpha: two-sided error over all time.
+
+    Raises:
+        ConfigError: there is no information yet.
     """
     if fraction <= 0:
         raise ConfigError(f"a look needs some information, not {fraction}")

@@ -1,7 +1,7 @@
-"""Do the A/B statistics keep their word? Errors, coverage, power and looking every day, by simulation.
+"""Do the A/B statistics hold what they promise? Errors, coverage, power and daily looks, by simulation.
 
-Users have a heavy-tailed habit (gamma) that shows before and in the experiment; a fifth of them were not there before. The
-same functions as in reports are fed with the same sufficient statistics.
+Users have a heavy-tailed activity (gamma) that is the same before and in the experiment; a fifth of them are new. The same
+functions as in reports run on the same sufficient statistics.
 """
 
 from __future__ import annotations
@@ -81,7 +81,11 @@ def run(settings: Settings, *, replications: int = 2000) -> tuple[str, str]:
 
 
 def draw(rng: np.random.Generator, p: Parameters, lift: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Users of one experiment: columns (users, 6), treated (users,), stratum (users,)."""
+    """Draw the users of one experiment.
+
+    Returns:
+        Values of ``COLUMNS``, shape (users, 6); whether each is treated, and their stratum, shape (users,).
+    """
     habit = rng.gamma(1.5, 1.0, p.users)
     treated = rng.uniform(size=p.users) < 0.5
     new = rng.uniform(size=p.users) < 0.2
@@ -104,8 +108,9 @@ def moments(values: np.ndarray, columns: tuple[str, ...] = COLUMNS) -> Moments:
 
 def _tests(values: np.ndarray, treated: np.ndarray, stratum: np.ndarray) -> dict[str, Effect]:
     control, treatment = moments(values[~treated]), moments(values[treated])
-    found = {
-        name: compare(t, control, treatment, 1 - ALPHA, adjusted=adjusted) for name, (t, adjusted) in METHODS.items()
+    effects = {
+        name: compare(spec, control, treatment, 1 - ALPHA, adjusted=adjusted)
+        for name, (spec, adjusted) in METHODS.items()
     }
     cells: dict[tuple[str, ...], Moments] = {
         (side, str(s)): moments(values[(treated == flag) & (stratum == s)])
@@ -113,16 +118,18 @@ def _tests(values: np.ndarray, treated: np.ndarray, stratum: np.ndarray) -> dict
         for s in range(STRATA)
         if ((treated == flag) & (stratum == s)).any()
     }
-    t = MetricSpec("y", "y")
-    found["mean, post-stratified"] = post_stratified(t, Cells(("variant", "s"), cells), ("s",), "a", "b", 1 - ALPHA)
-    return found
+    spec = MetricSpec("y", "y")
+    effects["mean, post-stratified"] = post_stratified(
+        spec, Cells(("variant", "s"), cells), ("s",), "a", "b", 1 - ALPHA
+    )
+    return effects
 
 
 QUANTILE = Metric(of="y", quantile=0.9)
 
 
 def one_look(settings: Settings, p: Parameters) -> dict[str, Any]:
-    """Type-I error, coverage of the relative interval, power against the power promised, by method."""
+    """Type-I error, coverage of the relative interval, and power beside the promised power, by method."""
     rng = np.random.default_rng(p.seed)
     truth = _truth(np.random.default_rng(p.seed + 1), Parameters(users=4_000_000), p.lift)
     counts = {n: {"false": 0, "covered": 0, "found": 0, "promised": 0.0, "se": 0.0} for n in truth}
@@ -184,11 +191,11 @@ def with_a_model(settings: Settings, p: Parameters) -> dict[str, Any]:
                 add_model_covariates(db, ["y"], ["x", "events_x", "new"], p.seed)
                 predicted = db.arrow("SELECT y_model FROM users_with_models ORDER BY user_id")["y_model"].to_numpy()
                 sides = [moments(np.column_stack([values, predicted])[treated == f], columns) for f in (False, True)]
-                found = {m: compare(t, sides[0], sides[1], 1 - ALPHA, adjusted=a) for m, (t, a) in methods.items()}
-                for m, e in found.items():
+                effects = {m: compare(t, sides[0], sides[1], 1 - ALPHA, adjusted=a) for m, (t, a) in methods.items()}
+                for m, e in effects.items():
                     if lift:
                         counts[m]["coverage"] += e.rel_effect_ci[0] <= truth <= e.rel_effect_ci[1]
-                        counts[m]["saved"] += 1 - (e.se / found["welch"].se) ** 2
+                        counts[m]["saved"] += 1 - (e.se / effects["welch"].se) ** 2
                     else:
                         counts[m]["type_1"] += e.p_value < ALPHA
             db.queries.clear()
@@ -197,7 +204,7 @@ def with_a_model(settings: Settings, p: Parameters) -> dict[str, Any]:
 
 
 def _explained(y: np.ndarray, x: np.ndarray) -> float:
-    """R² of a regression, what theory says that CUPED takes off."""
+    """R² of a regression: the share of the variance that CUPED removes in theory."""
     design = np.column_stack([np.ones(len(y)), x])
     residual = y - design @ np.linalg.lstsq(design, y, rcond=None)[0]
     return float(1 - residual.var() / y.var())
@@ -208,9 +215,9 @@ def _truth(rng: np.random.Generator, p: Parameters, lift: float) -> dict[str, fl
     habit = rng.gamma(1.5, 1.0, p.users)
     events = [1 + 4 * habit * (1 + lift * t) for t in (0, 1)]
     kept = [np.minimum((0.3 + 0.1 * np.minimum(habit, 3)) * (1 + lift * t), 1) for t in (0, 1)]
-    one = rng.gamma(2.0, 0.5, p.users)
-    drawn = [one * (1 + lift / 2 * t) * (1 + rng.poisson(4 * habit * (1 + lift * t))) for t in (0, 1)]
-    tops = [float(np.quantile(y, 0.9)) for y in drawn]
+    value_per_event = rng.gamma(2.0, 0.5, p.users)
+    values = [value_per_event * (1 + lift / 2 * t) * (1 + rng.poisson(4 * habit * (1 + lift * t))) for t in (0, 1)]
+    tops = [float(np.quantile(y, 0.9)) for y in values]
     mean = float((1 + lift / 2) * events[1].mean() / events[0].mean() - 1)
     return {
         **dict.fromkeys(("mean, welch", "mean, cuped", "mean, post-stratified"), mean),
@@ -224,11 +231,11 @@ RULES = ("fixed", "always_valid", "group_sequential")
 
 
 def daily_looks(p: Parameters, habit: float) -> dict[str, Any]:
-    """False alarms when somebody looks on each of 14 days and stops at the first difference; no effect is there.
+    """False alarms without an effect, if somebody looks on each of 14 days and stops at the first difference.
 
     Args:
         p: sizes.
-        habit: 1: users differ lastingly, as people do; 0: every day is independent, where looks hurt most.
+        habit: 1: users differ permanently, as people do; 0: every day is independent, where repeated looks do most harm.
     """
     rng = np.random.default_rng(p.seed + 7)
     start = datetime(2026, 3, 2, tzinfo=UTC)
@@ -255,8 +262,8 @@ def daily_looks(p: Parameters, habit: float) -> dict[str, Any]:
             for method, adjusted in (("welch", False), ("cuped", True)):
                 z[method].append(abs(compare(t, sides[0], sides[1], 1 - ALPHA, adjusted=adjusted).z))
         for rule, limit in limits.items():
-            for method, found in z.items():
-                alarms[rule][method] += any(v > bound for v, bound in zip(found, limit, strict=True))
+            for method, z_values in z.items():
+                alarms[rule][method] += any(v > bound for v, bound in zip(z_values, limit, strict=True))
     return {
         "limits": {k: [None if math.isinf(v) else v for v in values] for k, values in limits.items()},
         "false_alarms": {rule: {m: n / p.replications for m, n in c.items()} for rule, c in alarms.items()},
@@ -284,7 +291,7 @@ def both_methods(metric: str, values: np.ndarray, treated: np.ndarray) -> dict[s
 
 
 def on_the_app(runs: int, seed: int) -> dict[str, Any]:
-    """The simulated app, generated again with each seed: does the interval cover the effect that a run of all users in both arms shows?"""
+    """On simulated apps with different seeds: do intervals cover the effect that a run of all users in both arms shows?"""
     from simulation.config import SimulatorConfig
 
     covered = {m: {"welch": 0, "cuped": 0} for m in APP_METRICS}
@@ -317,27 +324,27 @@ def _app_users(config: Any) -> tuple[dict[str, np.ndarray], dict[str, float]]:
 
     app = App(config)
     after = user_totals(app, config.end_hour)
-    before = {m: np.zeros(config.users) for m in APP_METRICS}
+    pre_metrics = {m: np.zeros(config.users) for m in APP_METRICS}
     for day in range(config.experiment.start_day):
         shown = app.day(day)
-        np.add.at(before["duration_hours"], shown.user, shown.played / 3600)
-        np.add.at(before["finishes"], shown.user, shown.finish)
-        before["active_days"][np.unique(shown.user)] += 1
-    there, values = after.exposed, after.values
-    found = {m: values[m][there] for m in APP_METRICS} | {f"{m}_pre": before[m][there] for m in APP_METRICS}
-    found["new"] = (before["active_days"][there] == 0).astype(float)
-    found["treated"] = (app.variant == config.experiment.treatment)[there]
+        np.add.at(pre_metrics["duration_hours"], shown.user, shown.played / 3600)
+        np.add.at(pre_metrics["finishes"], shown.user, shown.finish)
+        pre_metrics["active_days"][np.unique(shown.user)] += 1
+    exposed, values = after.exposed, after.values
+    users = {m: values[m][exposed] for m in APP_METRICS} | {f"{m}_pre": pre_metrics[m][exposed] for m in APP_METRICS}
+    users["new"] = (pre_metrics["active_days"][exposed] == 0).astype(float)
+    users["treated"] = (app.variant == config.experiment.treatment)[exposed]
     truth = experiment_truth(config, config.end_hour)
-    return found, {m: truth[m]["rel_effect"] for m in APP_METRICS}
+    return users, {m: truth[m]["rel_effect"] for m in APP_METRICS}
 
 
 def _margin(replications: int, rate: float = ALPHA) -> float:
-    """Half width of what chance does to a rate over the replications (99 %)."""
+    """Half width of the 99 % interval of a rate over the replications."""
     return 2.576 * math.sqrt(rate * (1 - rate) / replications)
 
 
 def conclude(plain: dict[str, Any], model: dict[str, Any], looks: dict[str, Any], app: dict[str, Any]) -> str:
-    """One sentence, also when something is not as it should be."""
+    """The conclusion in one sentence; it also says what is not as promised."""
     margin = _margin(plain["replications"])
     wrong = [n for n, m in plain["methods"].items() if abs(m["type_1"] - ALPHA) > margin]
     uncovered = [n for n, m in plain["methods"].items() if abs(m["coverage"] - 1 + ALPHA) > margin]
@@ -346,15 +353,17 @@ def conclude(plain: dict[str, Any], model: dict[str, Any], looks: dict[str, Any]
     uncovered += ["cupac"] if abs(cupac["coverage"] - 1 + ALPHA) > margin else []
     peeked = [
         f"{rule}, {method} ({name})"
-        for name, found in looks.items()
+        for name, result in looks.items()
         for rule in ("always_valid", "group_sequential")
-        for method, rate in found["false_alarms"][rule].items()
+        for method, rate in result["false_alarms"][rule].items()
         if rate > ALPHA + margin
     ]
-    naive = max(found["false_alarms"]["naive"]["cuped"] for found in looks.values())
-    named = {"type-I error": wrong, "coverage": uncovered}
-    off = "; ".join(f"{what} is not as stated for {', '.join(names)}" for what, names in named.items() if names)
-    fine = off or "errors and coverage are as stated for every method"
+    naive = max(result["false_alarms"]["naive"]["cuped"] for result in looks.values())
+    problems = {"type-I error": wrong, "coverage": uncovered}
+    inaccurate = "; ".join(
+        f"{what} is not as stated for {', '.join(names)}" for what, names in problems.items() if names
+    )
+    accuracy = inaccurate or "errors and coverage are as stated for every method"
     looked = (
         "daily looks under both rules keep the error"
         if not peeked
@@ -362,7 +371,7 @@ def conclude(plain: dict[str, Any], model: dict[str, Any], looks: dict[str, Any]
     )
     low = min(m["coverage"]["cuped"] for m in app["metrics"].values())
     return (
-        f"Over {plain['replications']:,} replications {fine}; {looked}, where reading one-look intervals every day gives up to "
+        f"Over {plain['replications']:,} replications {accuracy}; {looked}, where reading one-look intervals every day gives up to "
         f"{naive:.0%} false alarms; on the simulated app the intervals cover the truth in at least {low:.0%} of {app['runs']} runs."
     )
 
@@ -397,12 +406,12 @@ def sections(
         Section(
             "Looking every day",
             f"Share of {p.replications:,} experiments without an effect in which at least one of {DAYS} daily looks shows a difference. "
-            "Habits: users differ lastingly, so that days are alike; no habits: every day is independent, where looks hurt most.",
+            "Habits: users differ permanently, so that days are alike; no habits: all days are independent, where looks do most harm.",
             ("rule", "users", "welch", "cuped"),
             tuple(
                 (rule.replace("_", " "), name.replace("_", " "), percent(c["welch"]), percent(c["cuped"]))
-                for name, found in looks.items()
-                for rule, c in found["false_alarms"].items()
+                for name, result in looks.items()
+                for rule, c in result["false_alarms"].items()
             ),
             _limits_plot(next(iter(looks.values()))["limits"]),
         ),
@@ -424,8 +433,8 @@ def _limits_plot(limits: dict[str, list[float | None]]) -> Markup:
 
     figure, axes = plt.subplots(figsize=(7, 2.8))
     for rule, values in limits.items():
-        known = [(d, v) for d, v in enumerate(values, 1) if v is not None]
-        axes.plot([d for d, _ in known], [v for _, v in known], marker="o", ms=3, label=rule.replace("_", " "))
+        points = [(d, v) for d, v in enumerate(values, 1) if v is not None]
+        axes.plot([d for d, _ in points], [v for _, v in points], marker="o", ms=3, label=rule.replace("_", " "))
     axes.set_xlabel("day of the look")
     axes.set_ylabel("limit for |z|")
     axes.legend(frameon=False, fontsize=8)

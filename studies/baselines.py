@@ -7,7 +7,7 @@ from typing import Any
 from studies.lab import Lab, Run
 from studies.paired import COMPARED, Figure, Panel, as_json
 from studies.study import Section, Study
-from studies.tables import forest, listed, words
+from studies.tables import forest, join_names, words
 
 BASELINES: dict[str, dict[str, Any]] = {
     "MLP": {"cross_layers": 0},
@@ -25,17 +25,17 @@ def run(lab: Lab) -> tuple[str, str]:
     """Run the study; returns the conclusion and the page."""
     runs = {(b, v): [Run(v, seed, c) for seed in lab.seed_numbers] for b, c in BASELINES.items() for v in ARMED}
     logs = lab.logs()
-    lab.run((given, one) for given in logs for many in runs.values() for one in many)
-    found, sections, sentences = {}, [], []
-    for given in logs:
-        panel = Panel(lab, given)
+    lab.run((log, run_) for log in logs for runs_of in runs.values() for run_ in runs_of)
+    figures, sections, sentences = {}, [], []
+    for log in logs:
+        panel = Panel(lab, log)
         values = {b: {v: {m: panel.value(runs[b, v], m) for m in COMPARED} for v in ARMED} for b in BASELINES}
         gains = {
             what: {b: {m: panel.gap(runs[b, less], runs[b, more], m) for m in COMPARED} for b in BASELINES}
             for what, (less, more) in GAINS.items()
         }
-        found[given.title] = {"values": values, "gains": gains}
-        sentences.append(f"{given.title}: {'; '.join(_where(what, by) for what, by in gains.items())}.")
+        figures[log.title] = {"values": values, "gains": gains}
+        sentences.append(f"{log.title}: {'; '.join(_where(what, by) for what, by in gains.items())}.")
         rows = tuple(
             (
                 *(b, metric.upper()),
@@ -47,21 +47,21 @@ def run(lab: Lab) -> tuple[str, str]:
         )
         columns = ("ranker", "", *(f"with {words(v)}" for v in ARMED), *(f"gain of {g}" for g in gains))
         sides = {f"AUC, gain of {what}": {b: gain["auc"] for b, gain in by.items()} for what, by in gains.items()}
-        plot = forest(sides, f"{given.title}: gain in AUC by ranker, with 95 % intervals")
-        sections.append(Section(given.title, TEXT, columns, rows, plot))
+        plot = forest(sides, f"{log.title}: gain in AUC by ranker, with 95 % intervals")
+        sections.append(Section(log.title, TEXT, columns, rows, plot))
     study = Study(lab.settings, "baselines", lab.source)
     conclusion = " ".join(sentences)
-    results = {"logs": {t: as_json(f) for t, f in found.items()}}
+    results = {"logs": {t: as_json(f) for t, f in figures.items()}}
     return conclusion, str(study.write(conclusion, sections, results, lab.command("baselines")))
 
 
-def _where(what: str, by: dict[str, dict[str, Figure]]) -> str:
-    won = [b for b, gain in by.items() if all(f.above for f in gain.values())]
-    part = [b for b, gain in by.items() if b not in won and any(f.above for f in gain.values())]
-    rest = [b for b in by if b not in won and b not in part]
-    if len(won) == len(by):
-        return f"{what}: up in AUC and UAUC with every ranker"
-    parts = [f"up in AUC and UAUC with {listed(won)}"] if won else []
-    parts += [f"in one of the two with {listed(part)}"] if part else []
-    parts += [f"no gain established with {listed(rest)}"] if rest else []
-    return f"{what}: {', '.join(parts)}"
+def _where(gain_name: str, gains: dict[str, dict[str, Figure]]) -> str:
+    better = [b for b, gain in gains.items() if all(f.above for f in gain.values())]
+    partly = [b for b, gain in gains.items() if b not in better and any(f.above for f in gain.values())]
+    without_gain = [b for b in gains if b not in better and b not in partly]
+    if len(better) == len(gains):
+        return f"{gain_name}: up in AUC and UAUC with every ranker"
+    parts = [f"up in AUC and UAUC with {join_names(better)}"] if better else []
+    parts += [f"in one of the two with {join_names(partly)}"] if partly else []
+    parts += [f"no gain established with {join_names(without_gain)}"] if without_gain else []
+    return f"{gain_name}: {', '.join(parts)}"

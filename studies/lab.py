@@ -1,8 +1,8 @@
-"""Where studies of rankers run: a log prepared once, runs of rankers over it that are kept, on all cores.
+"""Where studies of rankers run: a log that is prepared once, and runs of rankers over it that are kept.
 
-A run is what the hourly trainer does, without Airflow, states and MLflow: test on an hour, then train on it, with
-the same functions. Its scores are a file named by everything that they depend on, so studies share runs and an
-interrupted study goes on where it was.
+A run does what the hourly trainer does, without Airflow, states and MLflow: test on an hour, then train on it, with the
+same functions. Its scores go to a file whose name is a digest of everything that they depend on, so studies share runs and
+an interrupted study continues where it stopped.
 """
 
 from __future__ import annotations
@@ -44,18 +44,18 @@ from training.scoring import predict
 from training.tensors import LOG_EVENTS_SCALE, hour_keys
 from training.trainer import fit
 
-log = logging.getLogger("studies")
+logger = logging.getLogger("studies")
 
 NEGATIVES = ("popularity", "own")
 PER_POSITIVE, NEGATIVES_SEED = 4, 7
 NEGATIVE_HOURS = 24 * 30
-"""Negatives are drawn from the same time whatever the clock's window, so that settings are compared on the same samples."""
+"""Negatives are drawn from this many hours whatever the clock's window, so that settings are compared on the same samples."""
 PROCESSES = 2
 Mode = Literal["streaming", "daily", "ages"]
 FIT_DAYS = 29
-"""Where thin slots borrow, the strength is fitted on these first days, or half of a shorter log: before what is evaluated."""
+"""How much thin slots borrow is fitted on the first days, or on half of a shorter log: before the evaluated time."""
 AGES = (1, 6, 12, 18, 24)
-"""``ages``: how many hours before the scored hour the ranker saw its last sample."""
+"""For the mode ``ages``: how many hours before the scored hour the ranker saw its last sample."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Log:
     Attributes:
         var: folder of the workspace.
         source: name of the source.
-        negatives: how negatives are drawn; empty: the log has its own.
+        negatives: how negatives are drawn; empty: the log has negatives of its own.
         changes: settings that differ from the defaults, such as ``window_days``.
     """
 
@@ -76,8 +76,8 @@ class Log:
 
     @property
     def settings(self) -> Settings:
-        own = self.var / digest_json(dict(self.changes))[:8] if self.changes else self.var
-        return load_settings(**{**self.changes, "var": own, "source": self.source})
+        var = self.var / digest_json(dict(self.changes))[:8] if self.changes else self.var
+        return load_settings(**{**self.changes, "var": var, "source": self.source})
 
     @property
     def samples(self) -> SampleStore:
@@ -100,8 +100,8 @@ class Run:
 
     Attributes:
         variant: time module.
-        seed: of the ranker's first weights.
-        changes: of the ranker's config.
+        seed: for the ranker's initial weights.
+        changes: values that differ from the ranker's config file.
         mode: ``streaming`` (test on an hour, then train on it), ``daily`` (test on a day, then train on it
             shuffled), ``ages`` (streaming; every hour scored by the rankers of ``AGES`` hours before).
     """
@@ -112,12 +112,18 @@ class Run:
     mode: Mode = "streaming"
 
     def config(self, settings: Settings) -> RankerConfig:
-        own = load_ranker_config(settings, self.variant).model_dump()
-        return RankerConfig(**{**own, **self.changes, "seed": self.seed})
+        file_values = load_ranker_config(settings, self.variant).model_dump()
+        return RankerConfig(**{**file_values, **self.changes, "seed": self.seed})
 
 
 class Lab:
-    """Prepares logs and keeps runs, below ``var/studies``."""
+    """Prepares logs and keeps runs, below ``var/studies``.
+
+    Args:
+        settings: name the source and the run-time folder.
+        data: files of the source's log; the simulated app needs none.
+        seeds: number of initial weights to average over.
+    """
 
     def __init__(self, settings: Settings, data: str = "", seeds: int = 5) -> None:
         self.settings, self.data, self.seeds = settings, data, seeds
@@ -130,25 +136,32 @@ class Lab:
         return self.settings.source
 
     def logs(self, changes: Mapping[str, Any] | None = None) -> list[Log]:
-        """The source's log, prepared; with both kinds of negatives where it has none of its own."""
+        """Prepare the source's log: clocks and samples. A log without negatives is prepared with each kind of ``NEGATIVES``.
+
+        Args:
+            changes: settings that differ from the defaults.
+        """
         base = Log(self.root / "data", self.source)
         self._ingest(base.settings)
-        given = Log(base.var, self.source, "", changes or {})
-        self._clocks(base.settings, given.settings)
-        own = EventStore(base.settings.events_dir).source.negatives is not None
-        found = [Log(base.var, self.source, kind, changes or {}) for kind in (NEGATIVES if own else ("",))]
-        for one in found:
-            store = one.samples
-            log.info("%s: samples of %d hours", one.title, len(store.events.hours()))
+        unsliced = Log(base.var, self.source, "", changes or {})
+        self._clocks(base.settings, unsliced.settings)
+        positives_only = EventStore(base.settings.events_dir).source.negatives is not None
+        logs = [
+            Log(base.var, self.source, negatives, changes or {})
+            for negatives in (NEGATIVES if positives_only else ("",))
+        ]
+        for prepared in logs:
+            store = prepared.samples
+            logger.info("%s: samples of %d hours", prepared.title, len(store.events.hours()))
             store.build(store.events.hours())
-        return found
+        return logs
 
     def _ingest(self, settings: Settings) -> None:
         """Ingest the whole log, once."""
-        mark = settings.workspace / "whole"
-        if mark.exists():
-            known = {Path(p).resolve() for p in load_source(settings).paths}
-            if self.data and Path(self.data).resolve() not in known:
+        ingested_mark = settings.workspace / "whole"
+        if ingested_mark.exists():
+            paths = {Path(p).resolve() for p in load_source(settings).paths}
+            if self.data and Path(self.data).resolve() not in paths:
                 raise ConfigError(f"{settings.workspace} holds another log than {self.data}; start over with FRESH=1")
             return
         if self.source == "simulator":
@@ -161,7 +174,7 @@ class Lab:
         ingest_history(settings, None)
         store = EventStore(settings.events_dir)
         close_hours(store, store.hours()[0], store.hours()[-1])
-        mark.touch()
+        ingested_mark.touch()
 
     @staticmethod
     def _clocks(base: Settings, settings: Settings) -> None:
@@ -170,58 +183,58 @@ class Lab:
         if not settings.events_dir.exists():
             settings.events_dir.symlink_to(base.events_dir)
         state = ClockState(settings, EventStore(settings.events_dir))
-        at = state.read()
-        if at is None or at.config != state.config:
+        current = state.read()
+        if current is None or current.config != state.config:
             state.rebuild(state.store.hours()[-1] + 1)
         if settings.shrinkage:
             hours = state.store.hours()
             if not shrinkage.Shrinkage.path(settings).exists():
                 shrinkage.fit(settings, hours[0] + min(24 * FIT_DAYS, len(hours) // 2))
 
-    def scores(self, given: Log, run: Run) -> Path:
-        """Where the scores of a run are: a column of shape (samples,), or (samples, ages)."""
-        settings = given.settings
-        depends = [given.source, given.negatives, dict(given.changes), run.config(settings).digest, run.mode]
-        digest = digest_json([*depends, self._code, self._digest(given)])
+    def scores(self, log: Log, run: Run) -> Path:
+        """File of a run's scores, shape (samples,), or (samples, ages)."""
+        settings = log.settings
+        depends = [log.source, log.negatives, dict(log.changes), run.config(settings).digest, run.mode]
+        digest = digest_json([*depends, self._code, self._digest(log)])
         return self.root / "runs" / f"{digest[:24]}.npy"
 
-    def _digest(self, given: Log) -> str:
+    def _digest(self, log: Log) -> str:
         """Digest of the samples of a log."""
-        key = key_of(given)
+        key = key_of(log)
         if key not in self._digests:
-            store = given.samples
+            store = log.samples
             self._digests[key] = digest_text(*(store.digest(hour) for hour in store.events.hours()))
         return self._digests[key]
 
-    def run(self, wanted: Iterable[tuple[Log, Run]]) -> None:
+    def run(self, requested: Iterable[tuple[Log, Run]]) -> None:
         """Do all runs that are not there yet."""
-        open_ = [(g, r) for g, r in wanted if not self.scores(g, r).exists()]
-        if not open_:
+        pending = [(g, r) for g, r in requested if not self.scores(g, r).exists()]
+        if not pending:
             return
-        log.info("%d runs to do, %d at a time", len(open_), PROCESSES)
+        logger.info("%d runs to do, %d at a time", len(pending), PROCESSES)
         begun, done = time.monotonic(), 0
         context = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(PROCESSES, mp_context=context) as pool:
-            jobs = {pool.submit(_work, g, r, self.scores(g, r)): (g, r) for g, r in open_}
+            jobs = {pool.submit(_work, g, r, self.scores(g, r)): (g, r) for g, r in pending}
             for job in as_completed(jobs):
                 job.result()
                 done += 1
-                given, run = jobs[job]
-                left = (time.monotonic() - begun) / done * (len(open_) - done) / 60
-                log.info(
+                log, run = jobs[job]
+                left = (time.monotonic() - begun) / done * (len(pending) - done) / 60
+                logger.info(
                     "%s, %s, seed %d: %d of %d runs, about %.0f min left",
-                    given.title,
+                    log.title,
                     run.variant,
                     run.seed,
                     done,
-                    len(open_),
+                    len(pending),
                     left,
                 )
 
-    def read(self, given: Log, run: Run) -> np.ndarray:
-        """Scores of a run that was done."""
-        found: np.ndarray = np.load(self.scores(given, run))
-        return found
+    def read(self, log: Log, run: Run) -> np.ndarray:
+        """Scores of a finished run, shape (samples,), or (samples, ages)."""
+        scores: np.ndarray = np.load(self.scores(log, run))
+        return scores
 
     def behaviors(self) -> list[str]:
         """Behaviors that the source knows."""
@@ -230,12 +243,12 @@ class Lab:
         return EventStore(base.events_dir).behaviors
 
     def command(self, name: str) -> str:
-        """How to run a study again."""
+        """The command that runs a study again."""
         data = f" DATA={self.data}" if self.data else ""
         return f"make study NAME={name} SOURCE={self.source}{data} SEEDS={self.seeds}"
 
     def forget(self) -> None:
-        """Remove what was prepared and run."""
+        """Remove prepared logs and finished runs."""
         for name in ("data", "runs"):
             shutil.rmtree(self.root / name, ignore_errors=True)
 
@@ -244,41 +257,43 @@ class Lab:
         return [self.settings.seed + n for n in range(self.seeds)]
 
 
-_kept: dict[str, list[tuple[Hour, HourKeys]]] = {}
+_cached_hours: dict[str, list[tuple[Hour, HourKeys]]] = {}
 
 
-def hours_of(given: Log) -> list[tuple[Hour, HourKeys]]:
-    """The hours that have samples, as keys with everything that any ranker reads; the last log's are kept."""
-    key = key_of(given)
-    if key not in _kept:
-        _kept.clear()
-        store = given.samples
-        everything = Ranker(load_ranker_config(given.settings, "matched_clock"), store.facets, store.heads)
+def hours_of(log: Log) -> list[tuple[Hour, HourKeys]]:
+    """The hours that have samples, as keys with everything that any ranker reads; the last log's stay in memory."""
+    key = key_of(log)
+    if key not in _cached_hours:
+        _cached_hours.clear()
+        store = log.samples
+        everything = Ranker(load_ranker_config(log.settings, "matched_clock"), store.facets, store.heads)
         drawn = ((hour, store.read(hour).tables) for hour in store.events.hours())
-        _kept[key] = [(hour, hour_keys(tables, everything)) for hour, tables in drawn if tables.samples.num_rows]
-    return _kept[key]
+        _cached_hours[key] = [
+            (hour, hour_keys(tables, everything)) for hour, tables in drawn if tables.samples.num_rows
+        ]
+    return _cached_hours[key]
 
 
-def key_of(given: Log) -> str:
-    """Digest of what a log depends on: its place, source, negatives and changed settings."""
-    return digest_json([str(given.var), given.source, given.negatives, dict(given.changes)])
+def key_of(log: Log) -> str:
+    """Digest of what identifies a log: its folder, source, negatives and changed settings."""
+    return digest_json([str(log.var), log.source, log.negatives, dict(log.changes)])
 
 
-def frame_path(given: Log) -> Path:
+def frame_path(log: Log) -> Path:
     """File of a log's samples as one frame."""
-    return given.samples.root / "frame.parquet"
+    return log.samples.root / "frame.parquet"
 
 
-def write_frame(given: Log) -> None:
-    """What comparisons slice by, a row a sample: user, label, hour, local hour and weekday, activity, item's age."""
-    path = frame_path(given)
+def write_frame(log: Log) -> None:
+    """Write what comparisons slice by, one row per sample: user, label, hour, local hour and weekday, activity, item's age."""
+    path = frame_path(log)
     if path.exists():
         return
-    store = given.samples
+    store = log.samples
     seen: dict[int, int] = {}
     tables = []
-    for hour, keys in hours_of(given):
-        at = store.heads.index(label_of(store.heads))
+    for hour, keys in hours_of(log):
+        head = store.heads.index(label_of(store.heads))
         first = np.array([seen.setdefault(int(i), hour.number) for i in keys.items])
         moment = keys.moment
         tables.append(
@@ -286,8 +301,8 @@ def write_frame(given: Log) -> None:
                 {
                     "hour": np.full(len(keys), hour.number),
                     "user": keys.users,
-                    "label": keys.labels[:, at].astype(np.int8),
-                    "known": keys.known[:, at],
+                    "label": keys.labels[:, head].astype(np.int8),
+                    "known": keys.known[:, head],
                     "day": keys.minutes // 1440,
                     "local_hour": moment.hours.numpy().astype(np.int8),
                     "weekday": moment.weekday.numpy().astype(np.int8),
@@ -301,18 +316,18 @@ def write_frame(given: Log) -> None:
     write_parquet(path, pa.concat_tables(tables))
 
 
-def read_frame(given: Log) -> dict[str, np.ndarray]:
+def read_frame(log: Log) -> dict[str, np.ndarray]:
     """Columns of ``write_frame``."""
-    write_frame(given)
-    table = pq.read_table(frame_path(given))
+    write_frame(log)
+    table = pq.read_table(frame_path(log))
     return {name: table[name].to_numpy() for name in table.column_names}
 
 
-def _work(given: Log, run: Run, path: Path) -> None:
+def _work(log: Log, run: Run, path: Path) -> None:
     setup_logging(load_settings())
-    write_frame(given)  # from the same hours
-    found = replay(hours_of(given), given, run)
-    write_atomically(path, lambda target: _save(target, found))
+    write_frame(log)  # from the same hours
+    scores = replay(hours_of(log), log, run)
+    write_atomically(path, lambda target: _save(target, scores))
 
 
 def _save(path: Path, scores: np.ndarray) -> None:
@@ -320,32 +335,38 @@ def _save(path: Path, scores: np.ndarray) -> None:
         np.save(file, scores)
 
 
-def replay(hours: Sequence[tuple[Hour, HourKeys]], given: Log, run: Run) -> np.ndarray:
-    """Scores of the label for every sample, made before the ranker trained on it.
+def replay(hours: Sequence[tuple[Hour, HourKeys]], log: Log, run: Run) -> np.ndarray:
+    """Run a ranker over a log: every sample is scored before the ranker is trained on it.
+
+    Args:
+        hours: of ``hours_of``.
+        log: has the settings and the samples.
+        run: the ranker.
 
     Returns:
+        Scores of the label.
         Shape (samples,); with mode ``ages`` (samples, ages).
     """
-    store, config = given.samples, run.config(given.settings)
+    store, config = log.samples, run.config(log.settings)
     torch.set_num_threads(config.threads)
     ranker = Ranker(config, store.facets, store.heads)
-    optimizer, at = Optimizer(ranker), store.heads.index(label_of(store.heads))
-    found: list[np.ndarray] = []
+    optimizer, head = Optimizer(ranker), store.heads.index(label_of(store.heads))
+    scores: list[np.ndarray] = []
     past: dict[int, Ranker] = {}
     for first, part in _parts(hours, daily=run.mode == "daily"):
         keys = part.only(clock=ranker.time.needs_clock, recent_behaviors=ranker.needs_recent_behaviors)
         if run.mode == "ages":
             olds = [_as_of(past, first.number - age) or ranker for age in AGES]
-            found.append(np.stack([predict(old, keys)[:, at] for old in olds], axis=1))
+            scores.append(np.stack([predict(old, keys)[:, head] for old in olds], axis=1))
         else:
-            found.append(predict(ranker, keys)[:, at])
+            scores.append(predict(ranker, keys)[:, head])
         if run.mode == "daily":
             keys = keys.take(np.random.default_rng([run.seed, first.number]).permutation(len(keys)))
         fit(ranker, optimizer, keys, first)
         if run.mode == "ages":
             past[first.number] = copy.deepcopy(ranker)
             past = {n: r for n, r in past.items() if n >= first.number - 2 * max(AGES)}
-    return np.concatenate(found)
+    return np.concatenate(scores)
 
 
 def _parts(hours: Sequence[tuple[Hour, HourKeys]], *, daily: bool) -> Iterable[tuple[Hour, HourKeys]]:
@@ -357,5 +378,5 @@ def _parts(hours: Sequence[tuple[Hour, HourKeys]], *, daily: bool) -> Iterable[t
 
 
 def _as_of(past: Mapping[int, Ranker], hour: int) -> Ranker | None:
-    """The latest ranker that saw nothing after an hour."""
-    return past[max(known)] if (known := [n for n in past if n <= hour]) else None
+    """The latest ranker that was trained on nothing after an hour."""
+    return past[max(hours)] if (hours := [n for n in past if n <= hour]) else None

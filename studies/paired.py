@@ -25,7 +25,7 @@ class Figure:
 
     Attributes:
         value: mean over the seeds.
-        interval: 95 %, users as the unit; seeds add what they differ by.
+        interval: 95 %; users are the unit of analysis, and the differences between seeds are included.
         seeds: standard deviation over the seeds, 0 with one.
     """
 
@@ -51,7 +51,7 @@ class Figure:
 
 
 def over_seeds(estimates: Sequence[Estimate]) -> Figure:
-    """Mean over seeds. Its variance is that over users, which more seeds do not lower, plus that of the mean over seeds."""
+    """Mean over seeds. Its variance is the variance over users, which more seeds do not reduce, plus that of the mean over seeds."""
     values = np.array([e.value for e in estimates])
     count, users = len(values), float(np.mean([e.standard_error**2 for e in estimates]))
     spread = float(values.std(ddof=1)) if count > 1 else 0.0
@@ -63,17 +63,23 @@ def over_seeds(estimates: Sequence[Estimate]) -> Figure:
 class Panel:
     """A log's samples in the evaluated time, and the scores of runs on them."""
 
-    def __init__(self, lab: Lab, given: Log) -> None:
-        self.lab, self.given = lab, given
-        self.frame = read_frame(given)
-        days = EVALUATED_DAYS.get(given.source, DEFAULT_EVALUATED_DAYS)
+    def __init__(self, lab: Lab, log: Log) -> None:
+        self.lab, self.log = lab, log
+        self.frame = read_frame(log)
+        days = EVALUATED_DAYS.get(log.source, DEFAULT_EVALUATED_DAYS)
         self.first = int(self.frame["hour"].max()) + 1 - 24 * days
         self.evaluated = (self.frame["hour"] >= self.first) & self.frame["known"]
 
     def predictions(self, run: Run, among: np.ndarray | None = None, age: int | None = None) -> Predictions:
-        """Scores of a run on the evaluated samples (of those with ``among``)."""
+        """A run's scores on the evaluated samples.
+
+        Args:
+            run: a finished run.
+            among: mask over all samples; default: all.
+            age: index in ``AGES``, for runs of the mode ``ages``.
+        """
         rows = self.evaluated if among is None else self.evaluated & among
-        scores = self.lab.read(self.given, run)
+        scores = self.lab.read(self.log, run)
         if age is not None:
             scores = scores[:, age]
         return Predictions.of(self.frame["user"][rows], self.frame["label"][rows], scores[rows])
@@ -81,11 +87,11 @@ class Panel:
     def value(
         self, runs: Sequence[Run], metric: str, among: np.ndarray | None = None, age: int | None = None
     ) -> Figure:
-        """A metric of a ranker, a run a seed."""
+        """A ranker's metric, over one run per seed."""
         return over_seeds([METRICS[metric](self.predictions(run, among, age)) for run in runs])
 
     def gap(self, base: Sequence[Run], runs: Sequence[Run], metric: str, among: np.ndarray | None = None) -> Figure:
-        """A metric of ``runs`` less that of ``base``, seed by seed on the same samples."""
+        """A metric of ``runs`` minus that of ``base``, paired by seed, on the same samples."""
         pairs = zip(base, runs, strict=True)
         measure = METRICS[metric]
         return over_seeds([measure(self.predictions(b, among)) - measure(self.predictions(a, among)) for a, b in pairs])

@@ -1,4 +1,4 @@
-"""A study of the clock's settings: the same log, clocks computed again, the same rankers."""
+"""A study of the clock's settings: the same log and the same rankers, with clocks computed for each setting."""
 
 from __future__ import annotations
 
@@ -18,34 +18,43 @@ def compare_settings(
     """Run variants with each setting; every difference is paired with the base setting, on the same samples.
 
     Args:
-        lab: where it runs.
+        lab: has the logs and the runs.
         name: of the study.
         changes: setting → changes of the platform's settings.
         base: the setting that the others are compared with.
         variants: rankers.
 
     Returns:
-        Conclusion and page.
+        The conclusion and the path of the page.
     """
     logs = {setting: lab.logs(change) for setting, change in changes.items()}
     runs = {v: [Run(v, seed) for seed in lab.seed_numbers] for v in variants}
-    lab.run((given, one) for found in logs.values() for given in found for many in runs.values() for one in many)
+    lab.run(
+        (log, run)
+        for logs_of_setting in logs.values()
+        for log in logs_of_setting
+        for runs_of in runs.values()
+        for run in runs_of
+    )
     sections, sentences, results = [], [], {}
-    for at, given in enumerate(logs[base]):
-        panels = {setting: Panel(lab, found[at]) for setting, found in logs.items()}
+    for position, log in enumerate(logs[base]):
+        panels = {setting: Panel(lab, logs_of_setting[position]) for setting, logs_of_setting in logs.items()}
         for variant in variants:
-            made = {
+            estimates = {
                 (s, m): [METRICS[m](panel.predictions(r)) for r in runs[variant]]
                 for s, panel in panels.items()
                 for m in COMPARED
             }
-            values = {s: {m: over_seeds(made[s, m]) for m in COMPARED} for s in panels}
+            values = {s: {m: over_seeds(estimates[s, m]) for m in COMPARED} for s in panels}
             gaps = {
-                s: {m: over_seeds([b - a for a, b in zip(made[base, m], made[s, m], strict=True)]) for m in COMPARED}
+                s: {
+                    m: over_seeds([b - a for a, b in zip(estimates[base, m], estimates[s, m], strict=True)])
+                    for m in COMPARED
+                }
                 for s in panels
                 if s != base
             }
-            title = f"{given.title}, {words(variant)}"
+            title = f"{log.title}, {words(variant)}"
             results[title] = as_json({"values": values, "gaps": gaps})
             sentences.append(f"{title}: {verdict(gaps, base)}.")
             sections.append(against_base(title, "Only the clock's settings differ.", values, gaps, base))

@@ -25,41 +25,45 @@ def run(lab: Lab) -> tuple[str, str]:
         name: [Run("gaussian_clock", seed, change) for seed in lab.seed_numbers] for name, change in changes.items()
     }
     logs = lab.logs()
-    lab.run((given, one) for given in logs for many in runs.values() for one in many)
-    found, sections, sentences = {}, [], []
-    for given in logs:
-        panel = Panel(lab, given)
-        values = {n: {m: panel.value(many, m) for m in COMPARED} for n, many in runs.items()}
-        gaps = {n: {m: panel.gap(runs[PAPER], many, m) for m in COMPARED} for n, many in runs.items() if n != PAPER}
-        parts = segments(panel)
-        kinds = {
-            kind: {n: panel.gap(runs[PAPER], many, "auc", among) for n, many in runs.items() if n != PAPER}
-            for kind, among in parts.items()
+    lab.run((log, run_) for log in logs for runs_of in runs.values() for run_ in runs_of)
+    figures, sections, sentences = {}, [], []
+    for log in logs:
+        panel = Panel(lab, log)
+        values = {n: {m: panel.value(runs_of, m) for m in COMPARED} for n, runs_of in runs.items()}
+        gaps = {
+            n: {m: panel.gap(runs[PAPER], runs_of, m) for m in COMPARED} for n, runs_of in runs.items() if n != PAPER
         }
-        found[given.title] = {"values": values, "gaps": gaps, "segments": kinds}
-        sentences.append(f"{given.title}: {verdict(gaps, PAPER)}.{_by_kind(kinds)}")
-        sections.append(against_base(given.title, "The paper's clock, streaming; only σ differs.", values, gaps, PAPER))
-        if not kinds:
+        segment_masks = segments(panel)
+        by_segment = {
+            segment: {n: panel.gap(runs[PAPER], runs_of, "auc", among) for n, runs_of in runs.items() if n != PAPER}
+            for segment, among in segment_masks.items()
+        }
+        figures[log.title] = {"values": values, "gaps": gaps, "segments": by_segment}
+        sentences.append(f"{log.title}: {verdict(gaps, PAPER)}.{_by_segment(by_segment)}")
+        sections.append(against_base(log.title, "The paper's clock, streaming; only σ differs.", values, gaps, PAPER))
+        if not by_segment:
             continue
         lines = {
             k: [(s, g[f"σ = {s:g} h"]) if s != 1 else (s, Figure(0, (0, 0), 0)) for s in SIGMAS]
-            for k, g in kinds.items()
+            for k, g in by_segment.items()
         }
         plot = curves(
-            lines, "σ, hours", "AUC less that of σ = 1 h", f"{given.title}: AUC by σ and kind of user", log=True
+            lines, "σ, hours", "AUC less that of σ = 1 h", f"{log.title}: AUC by σ and kind of user", log=True
         )
-        rows = tuple((n, *(kinds[k][n].signed for k in kinds)) for n in runs if n != PAPER)
+        rows = tuple((n, *(by_segment[k][n].signed for k in by_segment)) for n in runs if n != PAPER)
         text = "AUC less that of σ = 1 h. Users are split by what they did before the evaluated time: how many samples they \
 have, and how regular their hours are (entropy of the local hour), each at the terciles. Intervals are of one comparison each."
-        sections.append(Section(f"{given.title}, by kind of user", text, ("", *kinds), rows, plot))
+        sections.append(Section(f"{log.title}, by kind of user", text, ("", *by_segment), rows, plot))
     study = Study(lab.settings, "sigma", lab.source)
     conclusion = " ".join(sentences)
-    page = study.write(conclusion, sections, {"logs": {t: as_json(f) for t, f in found.items()}}, lab.command("sigma"))
+    page = study.write(
+        conclusion, sections, {"logs": {t: as_json(f) for t, f in figures.items()}}, lab.command("sigma")
+    )
     return conclusion, str(page)
 
 
-def _by_kind(kinds: dict[str, dict[str, Figure]]) -> str:
-    better = [f"{n} for {kind}" for kind, gaps in kinds.items() for n, gap in gaps.items() if gap.above]
+def _by_segment(by_segment: dict[str, dict[str, Figure]]) -> str:
+    better = [f"{n} for {segment}" for segment, gaps in by_segment.items() for n, gap in gaps.items() if gap.above]
     return (
         f" By kind of user, better than σ = 1 h: {', '.join(better)}."
         if better
@@ -71,9 +75,9 @@ def segments(panel: Panel) -> dict[str, np.ndarray]:
     """Users by activity and regularity before the evaluated time; a mask over the samples each."""
     frame = panel.frame
     before = (frame["hour"] < panel.first) & (frame["label"] > 0)
-    users, at = np.unique(frame["user"], return_inverse=True)
+    users, user_index = np.unique(frame["user"], return_inverse=True)
     hours = np.zeros((len(users), 24))
-    np.add.at(hours, (at[before], frame["local_hour"][before].astype(np.int64)), 1)
+    np.add.at(hours, (user_index[before], frame["local_hour"][before].astype(np.int64)), 1)
     count = hours.sum(axis=1)
     share = hours / np.maximum(count, 1)[:, None]
     entropy = -(share * np.log(np.where(share > 0, share, 1))).sum(axis=1)
@@ -87,4 +91,4 @@ def segments(panel: Panel) -> dict[str, np.ndarray]:
         "regular users": seen & (entropy <= spread[0]),
         "irregular users": seen & (entropy > spread[1]),
     }
-    return {name: mask[at] for name, mask in masks.items()}
+    return {name: mask[user_index] for name, mask in masks.items()}

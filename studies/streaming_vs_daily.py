@@ -10,7 +10,7 @@ from evaluation.metrics import auc
 from studies.lab import AGES, Lab, Mode, Run
 from studies.paired import COMPARED, Figure, Panel, as_json, over_seeds
 from studies.study import Section, Study
-from studies.tables import curves, listed, words
+from studies.tables import curves, join_names, words
 
 VARIANTS = ("none", "hour_embedding", "cyclic", "gaussian_clock", "matched_clock")
 MODES: tuple[Mode, ...] = ("streaming", "daily", "ages")
@@ -21,10 +21,10 @@ def run(lab: Lab) -> tuple[str, str]:
     """Run the study; returns the conclusion and the page."""
     runs = {(v, m): [Run(v, seed, mode=m) for seed in lab.seed_numbers] for v in VARIANTS for m in MODES}
     logs = lab.logs()
-    lab.run((given, one) for given in logs for many in runs.values() for one in many)
-    found, sections, sentences = {}, [], []
-    for given in logs:
-        panel = Panel(lab, given)
+    lab.run((log, run_) for log in logs for runs_of in runs.values() for run_ in runs_of)
+    figures, sections, sentences = {}, [], []
+    for log in logs:
+        panel = Panel(lab, log)
         values = {v: {m: {x: panel.value(runs[v, m], x) for x in COMPARED} for m in MODES[:2]} for v in VARIANTS}
         gaps = {v: panel.gap(runs[v, "daily"], runs[v, "streaming"], "auc") for v in VARIANTS}
         aged = {
@@ -33,8 +33,8 @@ def run(lab: Lab) -> tuple[str, str]:
         }
         swing = {v: _swing(panel, runs[v, "ages"]) for v in VARIANTS}
         hours = {v: _by_hour(panel, runs[v, "streaming"], runs["none", "streaming"]) for v in VARIANTS if v != "none"}
-        found[given.title] = {"values": values, "streaming less daily": gaps, "swing": swing}
-        sentences.append(_sentence(given.title, gaps, swing))
+        figures[log.title] = {"values": values, "streaming less daily": gaps, "swing": swing}
+        sentences.append(_sentence(log.title, gaps, swing))
         rows = tuple(
             (
                 words(v),
@@ -54,13 +54,17 @@ def run(lab: Lab) -> tuple[str, str]:
         )
         text = "Hour by hour: test on an hour, then train on it. Day by day: test on a UTC day, then train on it shuffled. \
 The last column is above 0 where a ranker is better on the hour of day that it was last trained on, a day ago, than on the opposite one."
-        plot = curves(aged, "hours since the ranker's last sample", "AUC", f"{given.title}: AUC as the ranker ages")
-        sections.append(Section(given.title, text, columns, rows, plot))
-        drawn = curves(hours, "local hour of the sample", "AUC less that of none", f"{given.title}: gain by local hour")
-        sections.append(Section(f"{given.title}, by local hour", "Hour by hour, in blocks of three hours.", plot=drawn))
+        plot = curves(aged, "hours since the ranker's last sample", "AUC", f"{log.title}: AUC as the ranker ages")
+        sections.append(Section(log.title, text, columns, rows, plot))
+        plot_by_hour = curves(
+            hours, "local hour of the sample", "AUC less that of none", f"{log.title}: gain by local hour"
+        )
+        sections.append(
+            Section(f"{log.title}, by local hour", "Hour by hour, in blocks of three hours.", plot=plot_by_hour)
+        )
     study = Study(lab.settings, "streaming_vs_daily", lab.source)
     conclusion = " ".join(sentences)
-    results = {"logs": {t: as_json(f) for t, f in found.items()}}
+    results = {"logs": {t: as_json(f) for t, f in figures.items()}}
     return conclusion, str(study.write(conclusion, sections, results, lab.command("streaming_vs_daily")))
 
 
@@ -80,14 +84,14 @@ def _sentence(title: str, gaps: dict[str, Figure], swing: dict[str, Figure]) -> 
     worse = [v for v in VARIANTS if gaps[v].interval[1] < 0]
     better = [v for v in VARIANTS if gaps[v].above]
     parts = [
-        f"{title}: twelve hours after its last sample a ranker is worse than a day after it with {listed(bent)}"
+        f"{title}: twelve hours after its last sample a ranker is worse than a day after it with {join_names(bent)}"
         if bent
         else f"{title}: no module makes a ranker worse twelve hours after its last sample than a day after it",
     ]
     if bent and even:
-        parts.append(f"not with {listed(even)}")
-    parts += [f"hour-by-hour training loses against day-by-day with {listed(worse)}"] if worse else []
-    parts += [f"it wins with {listed(better)}"] if better else []
+        parts.append(f"not with {join_names(even)}")
+    parts += [f"hour-by-hour training loses against day-by-day with {join_names(worse)}"] if worse else []
+    parts += [f"it wins with {join_names(better)}"] if better else []
     hour, clock = swing["hour_embedding"], swing["gaussian_clock"]
     parts.append(f"hour embedding {hour.signed}, paper's clock {clock.signed}")
     return "; ".join(parts) + "."

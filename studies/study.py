@@ -1,4 +1,4 @@
-"""What every study does: parts that are kept when they are done, results as JSON, a page with the conclusion."""
+"""What all studies share: parts whose results are kept, results as JSON, a page with the conclusion."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ PAGE = """
 
 @dataclass(frozen=True)
 class Section:
-    """A part of a study's page: what was asked and found, a table, a plot."""
+    """A section of a study's page: a text, a table, a plot."""
 
     title: str
     text: str
@@ -40,14 +40,20 @@ class Section:
 
 
 class Study:
-    """The folder of a study, ``var/studies/<name>``, and below it one for each source it is run on."""
+    """A study's folder, ``var/studies/<name>``, with one below it for each source that the study is run on."""
 
     def __init__(self, settings: Settings, name: str, source: str = "") -> None:
         self.name = f"{name} ({source})" if source else name
         self.folder = settings.var / "studies" / name / source
 
     def part(self, name: str, parameters: Mapping[str, Any], work: Callable[[], Any]) -> Any:
-        """Result of a part: from the folder where it was done with these parameters, else computed now and kept."""
+        """The result of a part of the study: computed now, unless it is kept from a run with the same parameters.
+
+        Args:
+            name: of the part; its file is ``parts/<name>.json``.
+            parameters: everything that the result depends on.
+            work: computes the result, which must be JSON.
+        """
         path = self.folder / "parts" / f"{name}.json"
         digest = digest_json(dict(parameters))
         if path.exists() and (kept := read_json(path))["digest"] == digest:
@@ -61,8 +67,18 @@ class Study:
         return read_json(path)["result"]
 
     def write(self, conclusion: str, sections: list[Section], results: Mapping[str, Any], command: str) -> Path:
-        """Write ``results.json`` and ``report.html``."""
-        write_json(self.folder / "results.json", {"conclusion": conclusion, **results})
+        """Write ``results.json`` and ``report.html``.
+
+        Args:
+            conclusion: the study's answer, in sentences.
+            sections: of the page.
+            results: figures for ``results.json``.
+            command: repeats the study.
+
+        Returns:
+            The page.
+        """
+        write_json(self.folder / "results.json", {"conclusion": conclusion, "command": command, **results})
         page = self.folder / "report.html"
         write_page(page, f"Study {self.name}", PAGE, conclusion=conclusion, sections=sections, command=command)
         return page

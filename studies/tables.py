@@ -21,7 +21,7 @@ def words(name: str) -> str:
     return name.replace("_", " ")
 
 
-def listed(names: Sequence[str]) -> str:
+def join_names(names: Sequence[str]) -> str:
     """``a, b and c``."""
     plain = [words(n) for n in names]
     return plain[0] if len(plain) == 1 else f"{', '.join(plain[:-1])} and {plain[-1]}" if plain else ""
@@ -35,14 +35,21 @@ def against_base(
     base: str,
     plot: Markup | None = None,
 ) -> Section:
-    """A row a setting: its metrics, and their differences from those of a base setting."""
+    """A section with one row per setting: its metrics, and their differences from a base setting's.
+
+    Args:
+        title, text, plot: of the section.
+        values: setting → metric → figure.
+        gaps: setting → metric → difference from the base.
+        base: name of the base setting.
+    """
     rows = tuple(
         (
             words(name),
-            *(found[m].text for m in COMPARED),
+            *(metrics[m].text for m in COMPARED),
             *(gaps[name][m].signed if name in gaps else BASE for m in COMPARED),
         )
-        for name, found in values.items()
+        for name, metrics in values.items()
     )
     columns = ("", "AUC (95 %)", "UAUC (95 %)", f"AUC less that of {words(base)}", f"UAUC less that of {words(base)}")
     return Section(title, text, columns, rows, plot)
@@ -51,15 +58,20 @@ def against_base(
 def curves(
     lines: Mapping[str, Sequence[tuple[float, Figure]]], x: str, y: str, alt: str, *, log: bool = False
 ) -> Markup:
-    """A line a name with its intervals."""
+    """Draw one line per name, with its intervals."""
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(figsize=(8, 3.4))
     for (name, points), color in zip(lines.items(), COLORS * 3, strict=False):
-        at = [p for p, _ in points]
-        axes.plot(at, [f.value for _, f in points], marker="o", ms=3, color=color, label=words(name))
+        positions = [p for p, _ in points]
+        axes.plot(positions, [f.value for _, f in points], marker="o", ms=3, color=color, label=words(name))
         axes.fill_between(
-            at, [f.interval[0] for _, f in points], [f.interval[1] for _, f in points], color=color, alpha=0.12, lw=0
+            positions,
+            [f.interval[0] for _, f in points],
+            [f.interval[1] for _, f in points],
+            color=color,
+            alpha=0.12,
+            lw=0,
         )
     if log:
         axes.set_xscale("log")
@@ -74,7 +86,7 @@ def curves(
 
 
 def forest(sides: Mapping[str, Mapping[str, Figure]], alt: str) -> Markup:
-    """Differences with their intervals, a row a name, beside one another by what they are differences of."""
+    """Draw differences with their intervals, one row per name, and one panel per kind of difference."""
     import matplotlib.pyplot as plt
 
     names = list(next(iter(sides.values())))
@@ -82,10 +94,10 @@ def forest(sides: Mapping[str, Mapping[str, Figure]], alt: str) -> Markup:
         1, len(sides), figsize=(4.5 * len(sides), 0.32 * len(names) + 1), sharey=True, squeeze=False
     )
     for axes, (x, gaps) in zip(drawn[0], sides.items(), strict=True):
-        for at, name in enumerate(reversed(names)):
+        for y, name in enumerate(reversed(names)):
             gap = gaps[name]
-            axes.plot(gap.interval, [at, at], color=COLORS[0], lw=2)
-            axes.plot(gap.value, at, "o", color=COLORS[0], ms=5)
+            axes.plot(gap.interval, [y, y], color=COLORS[0], lw=2)
+            axes.plot(gap.value, y, "o", color=COLORS[0], ms=5)
         axes.axvline(0, color="#1c2430", lw=0.8)
         axes.set_yticks(range(len(names)), [words(n) for n in reversed(names)])
         axes.set_xlabel(x)
@@ -94,12 +106,12 @@ def forest(sides: Mapping[str, Mapping[str, Figure]], alt: str) -> Markup:
 
 
 def verdict(gaps: Mapping[str, Mapping[str, Figure]], base: str) -> str:
-    """Which settings are better or worse than the base in AUC, the interval on one side of 0."""
-    better = [name for name, found in gaps.items() if found["auc"].above]
-    worse = [name for name, found in gaps.items() if found["auc"].interval[1] < 0]
+    """Which settings are better or worse than the base in AUC: their interval does not include 0."""
+    better = [name for name, gap in gaps.items() if gap["auc"].above]
+    worse = [name for name, gap in gaps.items() if gap["auc"].interval[1] < 0]
     parts = []
     if better:
-        parts.append(f"{listed(better)} {'is' if len(better) == 1 else 'are'} better than {words(base)} in AUC")
+        parts.append(f"{join_names(better)} {'is' if len(better) == 1 else 'are'} better than {words(base)} in AUC")
     if worse:
-        parts.append(f"{listed(worse)} {'is' if len(worse) == 1 else 'are'} worse")
+        parts.append(f"{join_names(worse)} {'is' if len(worse) == 1 else 'are'} worse")
     return ", ".join(parts) or f"no difference from {words(base)} is established in AUC"

@@ -7,7 +7,7 @@ from typing import Any
 from studies.lab import Lab, Run
 from studies.paired import COMPARED, Panel, as_json
 from studies.study import Section, Study
-from studies.tables import forest, listed
+from studies.tables import forest, join_names
 from training.time_modules import MODULES
 
 PAPER, OURS = "gaussian_clock", "matched_clock"
@@ -20,26 +20,31 @@ def run(lab: Lab) -> tuple[str, str]:
     """Run the study; returns the conclusion and the page."""
     runs = {variant: [Run(variant, seed) for seed in lab.seed_numbers] for variant in MODULES}
     logs = lab.logs()
-    lab.run((given, one) for given in logs for many in runs.values() for one in many)
+    lab.run((log, run_) for log in logs for runs_of in runs.values() for run_ in runs_of)
     study = Study(lab.settings, "variants", lab.source)
-    found = {given.title: _figures(Panel(lab, given), runs) for given in logs}
-    conclusion = conclude(found)
-    results = {"seeds": lab.seed_numbers, "logs": {title: as_json(figures) for title, figures in found.items()}}
-    page = study.write(conclusion, [_section(title, f) for title, f in found.items()], results, lab.command("variants"))
+    figures_by_log = {log.title: _figures(Panel(lab, log), runs) for log in logs}
+    conclusion = conclude(figures_by_log)
+    results = {
+        "seeds": lab.seed_numbers,
+        "logs": {title: as_json(figures) for title, figures in figures_by_log.items()},
+    }
+    page = study.write(
+        conclusion, [_section(title, f) for title, f in figures_by_log.items()], results, lab.command("variants")
+    )
     return conclusion, str(page)
 
 
 def _figures(panel: Panel, runs: dict[str, list[Run]]) -> dict[str, Any]:
-    values = {v: {m: panel.value(many, m) for m in (*COMPARED, "gauc", "logloss")} for v, many in runs.items()}
+    values = {v: {m: panel.value(runs_of, m) for m in (*COMPARED, "gauc", "logloss")} for v, runs_of in runs.items()}
     paper = {v: {m: panel.gap(runs[v], runs[PAPER], m) for m in COMPARED} for v in runs if v != PAPER}
     ours = {v: {m: panel.gap(runs[v], runs[OURS], m) for m in COMPARED} for v in runs if v != OURS}
     return {"values": values, f"{PAPER} less": paper, f"{OURS} less": ours}
 
 
-def conclude(found: dict[str, dict[str, Any]]) -> str:
+def conclude(figures_by_log: dict[str, dict[str, Any]]) -> str:
     """What holds and what does not, in sentences."""
     parts = []
-    for title, figures in found.items():
+    for title, figures in figures_by_log.items():
         gaps, ours = figures[f"{PAPER} less"], figures[f"{OURS} less"]
         won = [v for v in BEATEN_BY_PAPER if all(gaps[v][m].above for m in COMPARED)]
         lost = [v for v in BEATEN_BY_PAPER if v not in won]
@@ -47,22 +52,22 @@ def conclude(found: dict[str, dict[str, Any]]) -> str:
         sentence = f"{title}: {papers} in AUC and UAUC"
         more = [m for m, gain in PAPER_GAINS.items() if gaps["none"][m].interval[0] > gain]
         if more:
-            sentence += f"; over none it gains more than in the paper ({listed(more)})"
+            sentence += f"; over none it gains more than in the paper ({join_names(more)})"
         beaten = [v for v in ours if all(ours[v][m].above for m in COMPARED)]
-        open_ = [v for v in ours if v not in beaten]
-        sentence += f". {_compared('Ours', beaten, open_)}"
+        not_beaten = [v for v in ours if v not in beaten]
+        sentence += f". {_compared('Ours', beaten, not_beaten)}"
         gain = ours[PAPER]
         sentence += f"; over the paper's clock AUC {gain['auc'].signed}, UAUC {gain['uauc'].signed}."
         parts.append(sentence)
     return " ".join(parts)
 
 
-def _compared(module: str, better_than: list[str], others: list[str]) -> str:
+def _compared(module: str, better_than: list[str], not_beaten: list[str]) -> str:
     """Which modules one is better than, and which it is not separable from or better than."""
     if not better_than:
-        return f"{module} is not established to be better than {listed(others)}"
-    rest = f", and not established to be better than {listed(others)}" if others else ""
-    return f"{module} is better than {listed(better_than)}{rest}"
+        return f"{module} is not established to be better than {join_names(not_beaten)}"
+    exception = f", and not established to be better than {join_names(not_beaten)}" if not_beaten else ""
+    return f"{module} is better than {join_names(better_than)}{exception}"
 
 
 def _section(title: str, figures: dict[str, Any]) -> Section:

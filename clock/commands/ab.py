@@ -105,7 +105,10 @@ def plan(
 def assign(
     experiment_file: ExperimentFile,
     users: Annotated[
-        str, typer.Argument(metavar="USERS", help="Text (a user a line), CSV or Parquet file; - reads standard input.")
+        str,
+        typer.Argument(
+            metavar="USERS", help="Text file (one user per line), CSV or Parquet file; - reads standard input."
+        ),
     ],
     column: Annotated[
         str | None,
@@ -174,10 +177,11 @@ def analyze(
         typer.Option("--shares", metavar="V=S,V=S", help="Planned shares of the variants. Default: equal."),
     ] = None,
     user: Annotated[
-        str | None, typer.Option("--user", metavar="COLUMN", help="Check that no user is there twice.")
+        str | None,
+        typer.Option("--user", metavar="COLUMN", help="Column of the user; checks that no user appears twice."),
     ] = None,
     exclude_crossed: Annotated[
-        bool, typer.Option("--exclude-crossed", help="Leave users of two variants out and say how many.")
+        bool, typer.Option("--exclude-crossed", help="Leave out users of two variants and report how many.")
     ] = False,
     confidence: Annotated[
         float, typer.Option("--confidence", metavar="LEVEL", help="Level of the intervals, between 0.5 and 1.")
@@ -265,13 +269,13 @@ def report(
 
 
 def _print_rows(rows: list[dict[str, Any]], confidence: float) -> None:
-    wide = max((len(r["metric"]) for r in rows), default=0) + 2
+    width = max((len(r["metric"]) for r in rows), default=0) + 2
     level = f"{confidence:.0%} interval"
     print(
-        f"{'metric':<{wide}}{'variant':<14}{'method':<16}{'control':>12}{'treatment':>12}{'lift':>9}   {level:<22}{'p':>9}"
+        f"{'metric':<{width}}{'variant':<14}{'method':<16}{'control':>12}{'treatment':>12}{'lift':>9}   {level:<22}{'p':>9}"
     )
     for r in rows:
-        known = r["effect"] is not None
+        testable = r["effect"] is not None
         value = "(no value)" if r.get("segment_value") is None else r["segment_value"]
         group = f"  where {r['segment']} = {value}" if "segment" in r else ""
         low, high = r["rel_effect_ci"]
@@ -279,14 +283,14 @@ def _print_rows(rows: list[dict[str, Any]], confidence: float) -> None:
         lift = f"{r['rel_effect']:+.2%}" if r["rel_effect"] is not None else "–"
         figures = (
             f"{r['control']:>12.5g}{r['treatment']:>12.5g}{lift:>9}   {interval:<22}{r['p_value']:>9.3g}"
-            if known
+            if testable
             else "   cannot be tested: the same value for every user, too few users, or nothing in the denominator"
         )
-        print(f"{r['metric']:<{wide}}{r['variant'][:13]:<14}{r['method']:<16}{figures}{group}")
+        print(f"{r['metric']:<{width}}{r['variant'][:13]:<14}{r['method']:<16}{figures}{group}")
 
 
 def _write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
-    """A JSON list, an object a line."""
+    """Write a JSON list, one object per line."""
     from core.files import write_text
 
     lines = ",\n".join(json.dumps(row, ensure_ascii=False) for row in rows)

@@ -1,4 +1,4 @@
-"""``clock bench``: every figure next to its peer's in the same run; results in ``var/bench/results.json``."""
+"""``clock bench``: figures beside their peers' from the same run; results in ``var/bench/results.json``."""
 
 from __future__ import annotations
 
@@ -44,9 +44,9 @@ def bench(
     ] = None,
     scale: Annotated[float, typer.Option("--scale", metavar="SHARE", help="Share of the full size.")] = 1.0,
 ) -> None:
-    """Measure speed and memory, side by side with what a user would pick instead.
+    """Measure speed and memory, beside what a user would use instead.
 
-    Each bench's results are kept in var/bench/results.json as soon as it is through.
+    The results of each benchmark are written to var/bench/results.json as soon as it is done.
     """
     from core.documents import did_you_mean
 

@@ -48,10 +48,10 @@ def metrics(
     from core.settings import load_settings
     from evaluation.streaming import Columns, file_metrics
 
-    found = file_metrics(load_settings(), predictions, Columns(user, label, score, weight), by=by)
-    slices = [("(no value)" if s.value is None else s.value, s.metrics) for s in found.slices]
-    _print_table([("all", found.overall), *slices])
-    print(json.dumps(found.as_json(by), allow_nan=False))
+    result = file_metrics(load_settings(), predictions, Columns(user, label, score, weight), by=by)
+    slices = [("(no value)" if s.value is None else s.value, s.metrics) for s in result.slices]
+    _print_table([("all", result.overall), *slices])
+    print(json.dumps(result.as_json(by), allow_nan=False))
 
 
 @app.command()

@@ -55,7 +55,7 @@ Out = Annotated[
 
 app = cli.App(
     shared_source=True,
-    help="Bring a log in: ingest it, close empty hours, see what is there.",
+    help="Bring in a log: ingest it, close empty hours, see what is there.",
     epilog="Example: clock events ingest my_app.yaml log/",
 )
 
@@ -71,9 +71,9 @@ def ingest(
     ] = None,
     out: Out = None,
     start: Annotated[
-        str | None, typer.Option("--from", metavar="HOUR", help="Take rows of this hour and later only.")
+        str | None, typer.Option("--from", metavar="HOUR", help="Take only rows of this hour and later.")
     ] = None,
-    end: Annotated[str | None, typer.Option("--to", metavar="HOUR", help="Take rows before this hour only.")] = None,
+    end: Annotated[str | None, typer.Option("--to", metavar="HOUR", help="Take only rows before this hour.")] = None,
 ) -> None:
     """Read a log into hour partitions.
 

@@ -14,7 +14,7 @@ from core.errors import ConfigError
 
 app = cli.App(
     shared_source=True,
-    help="Work on a source's interest clocks: rebuild, look at, draw, fit.",
+    help="Work on a source's interest clocks: rebuild, inspect, draw, fit.",
     epilog="Example: clock features page everyone --time 21:15",
 )
 
@@ -54,7 +54,7 @@ def advance(
     until: Annotated[str, typer.Argument(metavar="HOUR", help="For example 2026-11-23T10.")],
     source: cli.SourceOption = None,
 ) -> None:
-    """Bring clocks and online store to an hour, one hour after the other."""
+    """Bring clocks and online store up to an hour, hour by hour."""
     from core.hours import Hour
     from feature_repo.retrieval import advance as advance_to
 

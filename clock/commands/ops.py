@@ -43,7 +43,7 @@ def prepare(
     host: Annotated[str, typer.Option("--host", metavar="NAME", help="Name that people will type.")] = "localhost",
     source: cli.SourceOption = None,
 ) -> None:
-    """Make what compose.yaml wants beside it: secrets, certificate, .env."""
+    """Create what compose.yaml needs beside it: secrets, certificate, .env."""
     from operations.prepare import prepare as prepare_folder
 
     del source
@@ -67,7 +67,7 @@ def service(
     ],
     source: cli.SourceOption = None,
 ) -> None:
-    """Become one of the platform's services."""
+    """Run as one of the platform's services."""
     from operations.services import service as service_of
 
     chosen = service_of(cli.settings_of(source), name)
@@ -86,7 +86,7 @@ def healthy(
 
 @users.command("list")
 def list_users(source: cli.SourceOption = None) -> None:
-    """Everybody and their role."""
+    """List all users and their roles."""
     from operations import users as logins
 
     for name, role in logins.list_users(_production(source)):
@@ -99,7 +99,7 @@ def set_user(
     role: Annotated[str, typer.Option("--role", metavar="ROLE", help="viewer, analyst, operator or admin.")],
     source: cli.SourceOption = None,
 ) -> None:
-    """Make a person, or change role and password; the password is asked or read from standard input."""
+    """Create a user, or change role and password; the password is prompted for or read from standard input."""
     import getpass
 
     from operations import users as logins
@@ -115,7 +115,7 @@ def set_user(
 def remove_user(
     name: Annotated[str, typer.Argument(metavar="NAME", help="Login of the person.")], source: cli.SourceOption = None
 ) -> None:
-    """Take a person's logins away."""
+    """Remove a user's logins."""
     from operations import users as logins
 
     logins.remove_user(_production(source), name)
@@ -138,7 +138,7 @@ def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
     source: cli.SourceOption = None,
 ) -> None:
-    """Check everything the platform stands on, and say what to fix."""
+    """Check everything that the platform needs, and say what to fix."""
     from operations.doctor import examine, failed, table
 
     findings = examine(cli.settings_of(source))
@@ -149,7 +149,7 @@ def doctor(
 
 @app.command()
 def backup(folder: Folder, source: cli.SourceOption = None) -> None:
-    """Put a copy of all state in a new folder below FOLDER."""
+    """Copy all state to a new folder below FOLDER."""
     from operations.backup import back_up
 
     print(json.dumps(back_up(cli.settings_of(source), folder)))
@@ -157,7 +157,7 @@ def backup(folder: Folder, source: cli.SourceOption = None) -> None:
 
 @app.command()
 def restore(folder: Folder, source: cli.SourceOption = None) -> None:
-    """Put a backup back into an empty workspace."""
+    """Restore a backup into an empty workspace."""
     from operations.backup import restore as restore_backup
 
     print(json.dumps(restore_backup(cli.settings_of(source), folder)))
@@ -165,7 +165,7 @@ def restore(folder: Folder, source: cli.SourceOption = None) -> None:
 
 @app.command()
 def migrate(source: cli.SourceOption = None) -> None:
-    """Bring the workspace's state to this version of the platform."""
+    """Migrate the workspace's state to this version of the platform."""
     from operations.migrations import migrate as migrate_state
 
     print(json.dumps({"steps": migrate_state(cli.settings_of(source))}))
@@ -178,8 +178,8 @@ def capacity(
         typer.Option("--users", metavar="USERS...", help="Numbers of users, one or more. Default: 1e6 1e8 1e9."),
     ] = None,
     active_share: Annotated[float | None, typer.Option(help="Share of users active on a day. Default: 0.3.")] = None,
-    events_a_day: Annotated[float | None, typer.Option(help="Events of an active user a day. Default: 60.")] = None,
-    requests_a_day: Annotated[float | None, typer.Option(help="Rankings of an active user a day. Default: 20.")] = None,
+    events_a_day: Annotated[float | None, typer.Option(help="Events per active user and day. Default: 60.")] = None,
+    requests_a_day: Annotated[float | None, typer.Option(help="Rankings per active user and day. Default: 20.")] = None,
     items: Annotated[float | None, typer.Option(help="Items in the catalog. Default: 1e6.")] = None,
     peak: Annotated[float | None, typer.Option(help="Busiest hour over the mean hour. Default: 2.")] = None,
     utilization: Annotated[float | None, typer.Option(help="How busy machines may be. Default: 0.5.")] = None,

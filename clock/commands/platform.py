@@ -50,20 +50,24 @@ def loop(
     ] = "hour_embedding,matched_clock",
     days: Annotated[int, typer.Option("--days", metavar="N", help="Days of the experiment.")] = 14,
     airflow_hours: Annotated[
-        int, typer.Option("--airflow-hours", metavar="N", help="Last hours whose steps run as Airflow's DAGs.")
+        int,
+        typer.Option(
+            "--airflow-hours", metavar="N", help="Number of hours at the end whose steps run as Airflow's DAGs."
+        ),
     ] = 0,
     in_process: Annotated[
         bool, typer.Option("--in-process", help="Rank in this process instead of over HTTP.")
     ] = False,
     no_truth: Annotated[
-        bool, typer.Option("--no-truth", help="Leave out the worlds in which users are in other arms.")
+        bool, typer.Option("--no-truth", help="Do not simulate the worlds in which users are in other arms.")
     ] = False,
     fresh: Fresh = False,
     verbose: Verbose = False,
     source: cli.SourceOption = None,
 ) -> None:
     """The closed loop: users, serving, log, hourly steps, A/B report, and the true effect."""
-    from closed_loop.loop import SOURCE, LoopPlan, describe, run_loop
+    from closed_loop.loop import SOURCE, LoopPlan, run_loop
+    from closed_loop.summary import describe
     from core.progress import showing
 
     plan = LoopPlan(
@@ -98,7 +102,7 @@ def setup(
     ] = None,
     source: cli.SourceOption = None,
 ) -> None:
-    """Say where a source's log comes from. Its mapping and its log are looked at before anything is written."""
+    """Set where a source's log comes from. Mapping and log are checked before anything is written."""
     from core.settings import load_settings
     from events.mapping import load_mapping
     from pipeline.source import Source, log_end, save_app_source, save_source
@@ -187,7 +191,7 @@ def rollback(
     ] = None,
     source: cli.SourceOption = None,
 ) -> None:
-    """Take the champion back to its predecessor or a version."""
+    """Roll the champion back to its predecessor or to a version."""
     from pipeline.promotion import rollback as roll_back
 
     print(json.dumps(asdict(roll_back(cli.settings_of(source), reason, version))))

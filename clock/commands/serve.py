@@ -42,14 +42,14 @@ def run(
 
     import uvicorn
 
-    from core.ports import why_taken
+    from core.ports import bind_error
 
     settings = cli.settings_of(source)
     if source:
         os.environ["CLOCK_SOURCE"] = source  # for worker processes
     port = port or settings.serving_port
-    if why := why_taken(port, host):
-        raise NotReadyError(f"cannot listen on {host}:{port}: {why}; give --port, or set CLOCK_SERVING_PORT")
+    if reason := bind_error(port, host):
+        raise NotReadyError(f"cannot listen on {host}:{port}: {reason}; give --port, or set CLOCK_SERVING_PORT")
     uvicorn.run(
         "serving.api:make_app", factory=True, host=host, port=port, workers=workers, log_level="warning", access_log=False,
         timeout_graceful_shutdown=10,
@@ -83,8 +83,8 @@ def stop(
 
     settings = cli.settings_of(source)
     load_named(settings.experiments_dir, experiment)
-    fresh = stop_experiment(settings, experiment, reason)
-    print(f"{experiment} is stopped" if fresh else f"{experiment} was stopped already")
+    newly_stopped = stop_experiment(settings, experiment, reason)
+    print(f"{experiment} is stopped" if newly_stopped else f"{experiment} was stopped already")
 
 
 @app.command()

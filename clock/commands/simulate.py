@@ -1,4 +1,4 @@
-"""``clock simulate``: write the simulated app's log, or print what is true in it."""
+"""``clock simulate``: write the simulated app's log, or print the truth about it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import typer
 from core import cli
 
 app = cli.App(
-    help="The simulated app: write its log, or print what is true in it.",
+    help="The simulated app: write its log, or print the truth about it.",
     epilog="Example: clock simulate write --out var/app",
 )
 

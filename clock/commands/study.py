@@ -12,10 +12,10 @@ from core import cli
 from core.errors import ConfigError
 
 CALIBRATION = "ab_calibration"
-LIVED = ("closed_loop", "offline_online")
-"""Studies on the simulated app's people who react; they take no other log."""
+REACTIVE = ("closed_loop", "offline_online")
+"""Studies of the simulated app whose users react to rankers; they take no other log."""
 STUDIES = {
-    CALIBRATION: "do the A/B statistics keep their word: errors, coverage, power, daily looks",
+    CALIBRATION: "do the A/B statistics hold what they promise: errors, coverage, power, daily looks",
     "variants": "every time module, streaming: does the clock beat the hour, and ours the clock",
     "baselines": "does the clock help an MLP, DCN-v2, MMoE and DIN alike",
     "sigma": "how wide the Gaussian should be, also by kind of user",
@@ -23,7 +23,7 @@ STUDIES = {
     "granularity": "slots of 15 minutes to 2 hours, a weekend clock",
     "cold_start": "users and items with little history, thin slots that borrow",
     "seasonal": "weekends, holidays, the change of the clocks",
-    "closed_loop": "do A/B intervals hold the truth where people react to rankers",
+    "closed_loop": "do A/B intervals cover the truth when people react to rankers",
     "offline_online": "does the offline order of rankers predict the order of active days and duration",
     "sensitivity": "length of the window, values kept, weights of the behaviors",
 }
@@ -43,7 +43,9 @@ def study(
     data: Annotated[
         str | None, typer.Option("--data", metavar="PATH", help="Files of the log to study rankers on.")
     ] = None,
-    seeds: Annotated[int, typer.Option("--seeds", metavar="N", help="First weights, or worlds, to average over.")] = 5,
+    seeds: Annotated[
+        int, typer.Option("--seeds", metavar="N", help="Number of initial weights, or worlds, to average over.")
+    ] = 5,
     replications: Annotated[
         int | None,
         typer.Option(
@@ -67,7 +69,7 @@ def study(
     if name not in STUDIES:
         raise ConfigError(f"no study '{name}'{did_you_mean(name, STUDIES)} (there is {', '.join(STUDIES)})")
     if replications is not None and replications < 20:
-        raise ConfigError(f"--replications {replications}: at least 20, or nothing can be said")
+        raise ConfigError(f"--replications {replications}: at least 20, fewer say nothing")
     if not 1 <= seeds <= 100:
         raise ConfigError(f"--seeds {seeds}: from 1 to 100")
     settings = cli.settings_of(source)
@@ -76,7 +78,7 @@ def study(
     module = importlib.import_module(f"studies.{name}")
     if name == CALIBRATION:
         conclusion, page = module.run(settings, replications=replications or 2000)
-    elif name in LIVED:
+    elif name in REACTIVE:
         if fresh:
             shutil.rmtree(settings.var / "studies" / "worlds", ignore_errors=True)
         more = {"replications": replications or 100} if name == "closed_loop" else {}

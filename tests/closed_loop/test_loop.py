@@ -10,8 +10,10 @@ import pytest
 import yaml
 
 from ab_analysis.assignment import assign_users
-from closed_loop.loop import TRUTH_METRICS, Loop, LoopPlan, describe, first_exposures, world_totals
+from closed_loop.loop import EXPERIMENT, Loop, LoopPlan
+from closed_loop.summary import describe
 from closed_loop.traffic import ForcedRanker
+from closed_loop.truth import TRUTH_METRICS, first_exposures, world_totals
 from core.errors import ConfigError
 from core.hours import hour_range
 from core.settings import Settings, load_settings
@@ -58,7 +60,7 @@ def lived(tmp_path_factory: pytest.TempPathFactory) -> tuple[Loop, Loop]:
     with pytest.MonkeyPatch.context() as patch:
         whole = make(tmp_path_factory.mktemp("whole") / "var", patch)
         whole.prepare()
-        whole.live()
+        whole.run_experiment()
         summary = whole.conclude()
         assert describe(summary)
         var = tmp_path_factory.mktemp("broken") / "var"
@@ -74,11 +76,11 @@ def lived(tmp_path_factory: pytest.TempPathFactory) -> tuple[Loop, Loop]:
 
         patch.setattr(ForcedRanker, "__call__", failing)
         with pytest.raises(KeyboardInterrupt):
-            broken.live()
+            broken.run_experiment()
         patch.setattr(ForcedRanker, "__call__", rank)
         resumed = make(var, patch)
         resumed.prepare()
-        resumed.live()
+        resumed.run_experiment()
         return whole, resumed
 
 
@@ -113,7 +115,7 @@ def test_worlds_are_the_same_until_the_experiment_and_differ_in_it(lived: tuple[
 
 def test_the_truth_is_every_user_in_every_arm(lived: tuple[Loop, Loop]) -> None:
     whole, _ = lived
-    exposures = first_exposures(whole.settings)
+    exposures = first_exposures(whole.settings, EXPERIMENT)
     arms = assign_users(whole.experiment, [str(u) for u in exposures["user_id"]])
     worlds = [world_totals(w, exposures, whole.end).set_index("user_id") for w in whole.workspaces]
     truth = whole.truth()

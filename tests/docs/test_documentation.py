@@ -168,6 +168,43 @@ def test_the_demo_table_is_what_the_demo_wrote(tmp_path: Path) -> None:
     assert results.demo_experiment_table(tmp_path) is None
 
 
+def figure(value: float) -> dict[str, object]:
+    return {"value": value, "interval": [value - 0.001, value + 0.001], "seeds": 0.0}
+
+
+def write_results(var: Path, study: str, content: dict[str, Any]) -> None:
+    folder = var / "studies" / study
+    folder.mkdir(parents=True)
+    (folder / "results.json").write_text(
+        json.dumps({"conclusion": "…", "command": f"make study NAME={study}", **content})
+    )
+
+
+def test_tables_of_studies_show_the_differences_of_every_log_and_their_command(tmp_path: Path) -> None:
+    gaps = {"σ = 2 h": {"auc": figure(0.01), "uauc": figure(0.02)}}
+    write_results(tmp_path / "a", "sigma/foursquare", {"logs": {"foursquare": {"gaps": gaps}}})
+    assert results.sigma_table(tmp_path / "a") == (
+        "| σ | foursquare |\n| --- | --- |\n| σ = 2 h | +0.0100 (+0.0090 to +0.0110) |\n\n"
+        "From `make study NAME=sigma/foursquare`."
+    )
+    write_results(tmp_path / "b", "baselines", {"logs": {"app": {"gains": {"ours": {"MLP": {"auc": figure(-0.01)}}}}}})
+    assert "| MLP, ours | -0.0100 (-0.0110 to -0.0090) |" in (results.baselines_table(tmp_path / "b") or "")
+    write_results(
+        tmp_path / "c", "cold_start", {"logs": {"app": {"gains": {"ours less_none": {"new users": figure(0.5)}}}}}
+    )
+    assert "| new users, ours less none | +0.5000" in (results.cold_start_table(tmp_path / "c") or "")
+
+
+def test_tables_of_the_loop_studies_show_coverage_and_order(tmp_path: Path) -> None:
+    counts = {"cuped": {"covered": 95, "of": 100}, "welch": {"covered": 97, "of": 100}}
+    write_results(tmp_path, "closed_loop", {"runs": 100, "active_days": counts})
+    assert "| active days | 95 of 100 | 97 of 100 |" in (results.closed_loop_table(tmp_path) or "")
+    write_results(
+        tmp_path, "offline_online", {"tau": {"auc with active_days": [0.2, 0.4], "uauc with active_days": [1.0]}}
+    )
+    assert "| AUC | +0.30 |\n| UAUC | +1.00 |" in (results.offline_online_table(tmp_path) or "")
+
+
 @pytest.fixture(scope="module")
 def reference(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Every generated page."""

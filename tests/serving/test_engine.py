@@ -19,11 +19,12 @@ from feature_repo.served import served_features
 from model_registry.registry import CHALLENGER, CHAMPION
 from model_registry.store import open_registry
 from pipeline.source import ingest_hour
-from serving.engine import FAILURES_TO_STOP, NoChampionError, Ranked, RankingEngine, RankRequest
+from serving.engine import FAILURES_TO_STOP, NoChampionError, RankingEngine
 from serving.replay import replay_hour
 from serving.request_log import read_requests
 from serving.retrieval import near_values
 from serving.routing import load_routes, resume_experiment, stop_experiment, stopped
+from serving.stages import Ranked, RankRequest
 from tests.serving.conftest import APP, UNTIL
 from training.samples import SampleStore
 from training.scoring import predict

@@ -36,11 +36,11 @@ def test_hours_hold_their_own_impressions_in_order_and_can_be_resumed_anywhere()
     rank = perfect_policy(app)
     seen = 0
     for n in range(HOURS):
-        hour, shown = whole.next, whole.hour(rank)
+        hour, shown = whole.next, whole.simulate_hour(rank)
         again = Visits(app, CONFIG.first_hour)
         again.restore(stepped.state())
         stepped = again
-        assert equal(shown, stepped.hour(rank))
+        assert equal(shown, stepped.simulate_hour(rank))
         assert (shown.moment >= hour.start.timestamp()).all()
         assert (shown.moment < (hour + 1).start.timestamp()).all()
         assert (np.diff(shown.moment) >= 0).all()
@@ -53,7 +53,7 @@ def test_a_start_in_the_middle_of_a_day_has_that_days_later_sessions_only() -> N
     app = App(CONFIG)
     start = CONFIG.first_hour + 30
     visits = Visits(app, start)
-    shown = visits.hour(first_policy(app))
+    shown = visits.simulate_hour(first_policy(app))
     assert (shown.moment >= start.start.timestamp()).all()
     days = visits.planned_day
     assert dict(zip(app.zone_names, days.tolist(), strict=True)) == {
@@ -75,7 +75,7 @@ def test_the_first_slate_meets_the_same_candidates_and_moods_under_every_ranker(
 
         visits = Visits(app, CONFIG.first_hour)
         for _ in range(12):
-            visits.hour(watched)
+            visits.simulate_hour(watched)
         asked[name] = [s for s in slates if s.slate == 0]
         for s in slates:
             there = [row[row >= 0] for row in s.candidates]
@@ -89,7 +89,7 @@ def test_no_item_comes_twice_in_a_session_and_attention_falls_with_the_position(
     app = App(CONFIG)
     visits = Visits(app, CONFIG.first_hour)
     rank = first_policy(app)
-    parts = [visits.hour(rank) for _ in range(HOURS)]
+    parts = [visits.simulate_hour(rank) for _ in range(HOURS)]
     session, item, position = (np.concatenate([getattr(p, n) for p in parts]) for n in ("session", "item", "position"))
     assert len(np.unique(np.stack([session, item]), axis=1).T) == len(session)
     by_place = np.bincount(position % CONFIG.reaction.slate, minlength=CONFIG.reaction.slate)
@@ -131,7 +131,7 @@ def test_a_quiet_holiday_brings_fewer() -> None:
     for config in (CONFIG, quiet):
         app = App(config)
         visits = Visits(app, config.first_hour)
-        shown = [visits.hour(timeless_policy(app)) for _ in range(48)]
+        shown = [visits.simulate_hour(timeless_policy(app)) for _ in range(48)]
         counts.append(sum(len(np.unique(s.user)) for s in shown[24:]))
     assert counts[1] < 0.7 * counts[0]
 
@@ -143,7 +143,7 @@ def test_the_log_of_visits_is_ingested_whole_and_totals_agree_with_it(tmp_path: 
     visits, totals = Visits(log.app, config.first_hour), UserTotals(log.app)
     rank = first_policy(log.app)
     for _ in range(30):
-        hour, shown = visits.next, visits.hour(rank)
+        hour, shown = visits.next, visits.simulate_hour(rank)
         first = log.write_visits(hour, shown).read_bytes()
         assert log.write_visits(hour, shown).read_bytes() == first
         totals.add(shown)

@@ -1,0 +1,213 @@
+"""The stages of a ranking, from the request to the answer: immutable values, and the functions between them.
+
+Request → ``RoutedRequest`` → ``CandidateSet`` → ``ScoredCandidates`` → ``Ranked``. Everything that the stages read lies in a
+``Snapshot``, which never changes either.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+
+import numpy as np
+
+from core.hours import Hour
+from feature_repo.retrieval import Features
+from serving.catalog import Catalog
+from serving.models import LoadedModel
+from serving.retrieval import Retrieval
+from serving.routing import Route, Routes
+from training.scoring import predict
+from training.tensors import candidate_keys
+
+
+@dataclass(frozen=True)
+class RankRequest:
+    """A checked request.
+
+    Attributes:
+        request_id: of the caller, or made up.
+        user: the user's id in the source's log.
+        at: time of the request, aware.
+        local_minutes: the same on the user's wall clock, minutes since 1970.
+        candidates: ids of items in the source's log; None: the engine retrieves them.
+        count: number of items in the answer.
+        exclude: items that retrieval leaves out.
+    """
+
+    request_id: str
+    user: str
+    at: datetime
+    local_minutes: int
+    candidates: tuple[str, ...] | None
+    count: int
+    exclude: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """An answer.
+
+    Attributes:
+        items: ids of items in the source's log, best first.
+        scores: their scores, descending.
+        version, model_variant: of the model that ranked; empty if popularity did.
+        route: how the model was chosen.
+        degraded: what was missing for a full answer; empty if nothing was.
+        features_as_of: hour at whose start the features hold.
+        user_known: whether the log has the user.
+        unknown_items: number of candidates that the log does not have.
+    """
+
+    request_id: str
+    items: tuple[str, ...]
+    scores: tuple[float, ...]
+    version: str
+    model_variant: str
+    route: Route
+    degraded: str
+    features_as_of: Hour
+    user_known: bool
+    unknown_items: int
+
+
+@dataclass(frozen=True)
+class FeatureState:
+    """What can be ranked, and for which hour.
+
+    Attributes:
+        as_of: hour at whose start features and catalog hold.
+        catalog: the items.
+        retrieval: finds candidates among them.
+    """
+
+    as_of: Hour
+    catalog: Catalog
+    retrieval: Retrieval
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """What requests are answered with; without ``state`` or a model, none can be answered."""
+
+    state: FeatureState | None = None
+    routes: Routes = field(default_factory=Routes)
+    models: Mapping[str, LoadedModel] = field(default_factory=dict)
+
+    @property
+    def as_of(self) -> Hour | None:
+        """Hour at whose start the features hold."""
+        return self.state.as_of if self.state else None
+
+    @property
+    def items(self) -> int:
+        """Number of items that can be ranked."""
+        return len(self.state.catalog) if self.state else 0
+
+
+@dataclass(frozen=True)
+class RoutedRequest:
+    """First stage: a request, its user's integer id (−1: unknown), and the model that ranks for them."""
+
+    request: RankRequest
+    user: int
+    route: Route
+
+
+@dataclass(frozen=True)
+class CandidateSet:
+    """Second stage: what is ranked. ``keys``, ``items`` and ``rows`` in the catalog are parallel."""
+
+    routed: RoutedRequest
+    keys: Sequence[str]
+    items: np.ndarray
+    rows: np.ndarray
+
+
+@dataclass(frozen=True)
+class ScoredCandidates:
+    """Third stage: scores in the order of the candidates, from a model or, if ``model`` is None, from popularity."""
+
+    candidates: CandidateSet
+    scores: np.ndarray
+    model: LoadedModel | None
+    degraded: str = ""
+
+    def best_first(self) -> ScoredCandidates:
+        """The same, sorted by descending score; ties keep their order."""
+        order = np.argsort(-self.scores, kind="stable")
+        old = self.candidates
+        keys = [old.keys[n] for n in order]
+        return replace(
+            self,
+            candidates=replace(old, keys=keys, items=old.items[order], rows=old.rows[order]),
+            scores=self.scores[order],
+        )
+
+
+def pair_scores(
+    loaded: LoadedModel,
+    catalog: Catalog,
+    features: Features,
+    *,
+    users: np.ndarray,
+    minutes: np.ndarray,
+    items: np.ndarray,
+    rows: np.ndarray | None = None,
+) -> np.ndarray:
+    """A model's scores of N pairs of a user and an item: the only way from features to scores.
+
+    Args:
+        loaded: the model.
+        catalog: has the items' facets.
+        features: of the users.
+        users, minutes, items: user, local minutes since 1970 and item of each pair, shape (N,).
+        rows: rows of the items in the catalog, if they are known already, shape (N,).
+
+    Returns:
+        Shape (N,).
+    """
+    rows = catalog.rows(items) if rows is None else rows
+    ranker = loaded.model.ranker
+    user_tables = (features.slots, features.profiles, features.history)
+    keys = candidate_keys(users, minutes, items, catalog.facets_of(rows), user_tables, ranker)
+    scores: np.ndarray = predict(ranker, keys)[:, loaded.head] if len(keys) else np.empty(0)
+    return scores
+
+
+def score_candidates(
+    model: LoadedModel, candidates: Sequence[CandidateSet], features: Features, catalog: Catalog
+) -> list[np.ndarray]:
+    """Score several requests' candidates by one model; one array per request, in the order of its candidates."""
+    sizes = [len(candidate_set.items) for candidate_set in candidates]
+    scores = pair_scores(
+        model, catalog, features,
+        users=np.repeat(np.array([candidate_set.routed.user for candidate_set in candidates], dtype=np.int64), sizes),
+        minutes=np.repeat(np.array([candidate_set.routed.request.local_minutes for candidate_set in candidates], dtype=np.int64), sizes),
+        items=np.concatenate([candidate_set.items for candidate_set in candidates]),
+        rows=np.concatenate([candidate_set.rows for candidate_set in candidates]),
+    )  # fmt: skip
+    return np.split(scores, np.cumsum(sizes)[:-1])
+
+
+def rank_by_popularity(candidates: CandidateSet, catalog: Catalog, reason: str) -> ScoredCandidates:
+    """Score candidates by popularity; ``reason`` says why no model does."""
+    return ScoredCandidates(candidates, catalog.popularity_of(candidates.rows), None, f"popularity: {reason}")
+
+
+def known_users(routed: Sequence[RoutedRequest]) -> list[int]:
+    """Users of the requests whom the log knows, each once."""
+    return sorted({request.user for request in routed if request.user >= 0})
+
+
+def answer_from(scored: ScoredCandidates, as_of: Hour) -> Ranked:
+    """The answer to a request whose candidates are sorted by score."""
+    candidates, model = scored.candidates, scored.model
+    request = candidates.routed.request
+    return Ranked(
+        request_id=request.request_id, items=tuple(candidates.keys[: request.count]),
+        scores=tuple(map(float, scored.scores[: request.count])), version=model.version if model else "",
+        model_variant=model.variant if model else "", route=candidates.routed.route, degraded=scored.degraded,
+        features_as_of=as_of, user_known=candidates.routed.user >= 0, unknown_items=int((candidates.rows < 0).sum()),
+    )  # fmt: skip
