@@ -256,7 +256,7 @@ def _account(
         join = _join_actions(con, store, mapping.actions, mapping.facet_names)
         account.actions = join.counts()
         account.kept, account.merged = account.actions.kept, account.actions.merged
-        changes = (HourChange(hour, events, facts=facts) for hour, events, facts in join.hours())
+        changes: Iterator[HourChange] = (HourChange(hour, events, facts=facts) for hour, events, facts in join.hours())
         con.execute(
             "CREATE VIEW fresh AS SELECT f.* FROM facts f JOIN owners o USING (fact) WHERE o.is_head AND NOT f.stored"
         )
