@@ -3,10 +3,14 @@
 Rows are kept as facts, in the hour of their time. An hour's events are a function of the set of facts around it, so
 neither the order of files nor a repetition changes them:
 
-1. Facts of one event id, user and item are one event; an impression among them gives its cells, else the earliest.
+1. Facts of one event id, user and item are one event. It has the time of the earliest of them, and the cells of the
+   earliest impression among them, if there is one.
 2. An event of actions only goes to the last impression of its user and item in the window before it.
 3. A behavior is true where any fact of the event says so, false where one denies it and none says so, else unknown.
 4. Of events with one id but another user or item, all but the first get an id of their own.
+
+Facts that come later can take an event away only in favor of an earlier one of its user and item. Every event that an
+hour ever had is of a user, item and slot that its facts have: whoever corrects what stands on an hour goes by them.
 """
 
 from __future__ import annotations
@@ -133,8 +137,11 @@ class ActionJoin:
         con.execute(
             """CREATE TABLE heads AS SELECT *, row_number() OVER (
                 PARTITION BY event_id ORDER BY is_action, timestamp, fact) > 1 AS conflicts FROM (
-            SELECT * FROM facts QUALIFY row_number() OVER (
-                PARTITION BY event_id, user_id, item_id ORDER BY is_action, timestamp, fact) = 1)"""
+            SELECT * REPLACE (
+                first_value(timestamp) OVER told AS timestamp, first_value(local_time) OVER told AS local_time,
+                first_value(fact_hour) OVER told AS fact_hour)
+            FROM facts WINDOW told AS (PARTITION BY event_id, user_id, item_id ORDER BY timestamp, fact)
+            QUALIFY row_number() OVER (PARTITION BY event_id, user_id, item_id ORDER BY is_action, facts.timestamp, fact) = 1)"""
         )
         con.execute(
             f"""CREATE TABLE joined AS SELECT a.fact, s.owner FROM (SELECT * FROM heads WHERE is_action) a ASOF JOIN (

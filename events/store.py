@@ -216,7 +216,10 @@ class EventStore:
         return pq.ParquetFile(path).read() if path.exists() else exposure_schema().empty_table()
 
     def fact_files(self, hours: Iterable[Hour]) -> list[Path]:
-        """Files of what the rows of these hours told, of a log with actions."""
+        """Files of what the rows of these hours told, of a log with actions.
+
+        They hold the user, item and local time of every event that the hours have or ever had.
+        """
         files = [self.partition(hour) / "facts.parquet" for hour in hours if self.has(hour)]
         return [file for file in files if file.exists()]
 
