@@ -1,4 +1,4 @@
-"""Ingestion: a raw log in, hour partitions out; every row kept, a duplicate, or quarantined with a reason."""
+"""Ingestion: a raw log in, hour partitions out; every row kept, merged, a duplicate, or quarantined with a reason."""
 
 from __future__ import annotations
 
@@ -20,18 +20,17 @@ from core.files import digest_file, digest_text, exclusive_lock, read_json, reco
 from core.hours import Hour, hour_range
 from core.settings import Settings
 from core.state_version import check_state_version
+from events.actions import SAME_EVENT_HOURS, ActionCounts, ActionJoin
 from events.exposures import read_exposures
 from events.ids import extend_ids, id_path
-from events.mapping import Mapping, load_mapping, log_paths
+from events.mapping import Actions, Mapping, load_mapping, log_paths
 from events.readers import RawLog, find_files, load_raw, raw_rows
-from events.schema import event_schema
+from events.schema import BEHAVIORS, event_schema
 from events.staging import Staging, inner, timestamp_sql
-from events.store import EventStore, SourceProperties
+from events.store import EventStore, Manifest, SourceProperties
 
 log = logging.getLogger("events.ingest")
 
-DEDUPLICATION_HOURS = 48
-"""An event id is looked for among stored events this many hours around the input's own hours."""
 LONGEST_GAP_HOURS = 31 * 24
 """Hours without events are closed as empty between two events, unless the gap is longer than this."""
 NOTED_GAP_HOURS = 24
@@ -43,11 +42,21 @@ FEW_ROWS = 20
 
 @dataclass
 class Account:
-    """What became of the rows: ``rows_in == kept + duplicates + quarantined``, always."""
+    """What became of the rows: ``rows_in == kept + duplicates + merged + quarantined``, always.
+
+    Attributes:
+        rows_in: rows of the input; a row with a list of items counts once an item.
+        kept: events of their own.
+        duplicates: rows that say nothing new.
+        merged: rows that add a behavior to another row's event.
+        quarantined: rows that could not be read, with their ``reasons``.
+        actions: of a log with actions, what became of those that are new.
+    """
 
     rows_in: int = 0
     kept: int = 0
     duplicates: int = 0
+    merged: int = 0
     quarantined: int = 0
     reasons: dict[str, int] = field(default_factory=dict)
     hours: int = 0
@@ -62,6 +71,37 @@ class Account:
     ambiguous_times: int = 0
     skipped_times: int = 0
     exposure_reasons: dict[str, int] = field(default_factory=dict)
+    unfolded: int = 0
+    actions: ActionCounts | None = None
+
+
+@dataclass(frozen=True)
+class HourChange:
+    """What an input means for an hour.
+
+    Attributes:
+        hour: the hour.
+        events: of a log with actions all events, else the new ones.
+        amended: stored events with other behaviors.
+        facts: of a log with actions all that was told.
+    """
+
+    hour: Hour
+    events: pa.Table
+    amended: pa.Table | None = None
+    facts: pa.Table | None = None
+
+    def write(
+        self, store: EventStore, exposures: pa.Table | None, duplicates: int, rejected: dict[str, int] | None
+    ) -> Manifest:
+        """Write the hour."""
+        if self.facts is not None:
+            return store.rewrite(
+                self.hour, self.events, self.facts, exposures, duplicates=duplicates, rejected=rejected
+            )
+        return store.merge(
+            self.hour, self.events, exposures, amended=self.amended, duplicates=duplicates, rejected=rejected
+        )
 
 
 def _id_kinds(store: EventStore) -> dict[str, str]:
@@ -156,20 +196,21 @@ def ingest(
         _require_some_good(con, staging, close is not None)
         exposures = read_exposures(con, mapping, files, moment, staging.ids["user"])
         store.declare(properties)
-        account = _account(con, store, mapping, staging.ids)
+        account, changes = _account(con, store, mapping, staging.ids)
         account.ids, account.unreadable = dict(sorted(staging.ids.items())), staging.unreadable
         account.ambiguous_times = staging.shifted.get("ambiguous", 0)
         account.skipped_times = staging.shifted.get("skipped", 0)
-        account.exposure_reasons = exposures.rejected
+        account.exposure_reasons, account.unfolded = exposures.rejected, staging.unfolded
         _write_quarantine(con, store, files, account, staging.raw)
-        _write_hours(con, store, mapping, exposures.by_hour(con, store), account, close)
+        _write_hours(con, store, changes, exposures.by_hour(con, store), account, close)
         _say(account, mapping)
         write_json(
             store.root / "_receipts" / f"{_input_digest(files)}.json", {**asdict(account), "changed_hours": None}
         )
     log.info(
-        "%d rows: %d kept, %d duplicates, %d quarantined; %d hours changed",
-        account.rows_in, account.kept, account.duplicates, account.quarantined, len(account.changed_hours),
+        "%d rows: %d kept, %d merged, %d duplicates, %d quarantined; %d hours changed",
+        account.rows_in, account.kept, account.merged, account.duplicates, account.quarantined,
+        len(account.changed_hours),
     )  # fmt: skip
     return account
 
@@ -195,35 +236,36 @@ def close_hours(store: EventStore, first: Hour, last: Hour) -> list[Hour]:
     return closed
 
 
-def _account(con: duckdb.DuckDBPyConnection, store: EventStore, mapping: Mapping, kinds: dict[str, str]) -> Account:
-    """Mark duplicates of ``staged``, give ids, and count; leaves the table ``fresh`` of events to keep."""
-    span = con.execute("SELECT min(ts), max(ts) FROM staged WHERE reason IS NULL").fetchall()[0]
-    con.execute("CREATE TABLE stored_ids (event_id VARCHAR)")
-    if span[0] is not None:
-        first, last = Hour.of(span[0]) - DEDUPLICATION_HOURS, Hour.of(span[1]) + DEDUPLICATION_HOURS
-        near = store.event_files(hour for hour in store.hours() if first <= hour <= last)
-        if near:
-            files = file_list(near)
-            con.execute(f"INSERT INTO stored_ids SELECT event_id FROM read_parquet({files})")
-    con.execute(
-        """CREATE TABLE marked AS SELECT __row, (event_id IN (SELECT event_id FROM stored_ids)
-        OR row_number() OVER (PARTITION BY event_id ORDER BY ts, __row) > 1) AS duplicate
-        FROM staged WHERE reason IS NULL"""
-    )
+def _account(
+    con: duckdb.DuckDBPyConnection, store: EventStore, mapping: Mapping, kinds: dict[str, str]
+) -> tuple[Account, Iterator[HourChange]]:
+    """Give ids, sort new rows from those that say nothing new, and count; with what has to be written."""
     users = _id_table(con, store, "user", kinds)
     items = _id_table(con, store, "item", kinds)
-    names = [f.name for f in event_schema(mapping.facet_names)]
-    rest = ", ".join(
-        f"s.{inner(n)} AS {identifier(n)}" if n in mapping.facet_names else f"s.{identifier(n)}" for n in names[4:]
+    cells = ", ".join(
+        f"s.{inner(n)} AS {identifier(n)}" if n in mapping.facet_names else f"s.{identifier(n)}"
+        for n in event_schema(mapping.facet_names).names[4:]
     )
     con.execute(
-        f"""CREATE TABLE fresh AS SELECT s.event_id, u.id AS user_id, i.id AS item_id, s.ts AS timestamp, {rest}
-        FROM staged s JOIN marked m USING (__row) JOIN {users} u ON u.key = s.user_key
-        JOIN {items} i ON i.key = s.item_key WHERE NOT m.duplicate"""
+        f"""CREATE VIEW identified AS SELECT s.__row, s.is_action, s.event_id, u.id AS user_id, i.id AS item_id,
+        s.ts AS timestamp, {cells}, s.user_key, s.item_key FROM staged s JOIN {users} u ON u.key = s.user_key
+        JOIN {items} i ON i.key = s.item_key WHERE s.reason IS NULL"""
     )
     account = Account(rows_in=raw_rows(con))
+    if mapping.actions:
+        join = _join_actions(con, store, mapping.actions, mapping.facet_names)
+        account.actions = join.counts()
+        account.kept, account.merged = account.actions.kept, account.actions.merged
+        changes: Iterator[HourChange] = (HourChange(hour, events, facts=facts) for hour, events, facts in join.hours())
+        con.execute(
+            "CREATE VIEW fresh AS SELECT f.* FROM facts f JOIN owners o USING (fact) WHERE o.is_head AND NOT f.stored"
+        )
+    else:
+        _mark_repeated(con, store, mapping)
+        account.kept = scalar(con, "SELECT count(*) FROM fresh")
+        account.merged = scalar(con, "SELECT count(*) FROM marked WHERE adds")
+        changes = _changes(con, mapping)
     account.duplicates = scalar(con, "SELECT count(*) FROM marked WHERE duplicate")
-    account.kept = scalar(con, "SELECT count(*) FROM fresh")
     rejected = """SELECT reason, count(*) FROM (SELECT reason FROM staged WHERE reason IS NOT NULL
         UNION ALL SELECT reason FROM malformed) GROUP BY reason ORDER BY reason"""
     account.reasons = dict(con.execute(rejected).fetchall())
@@ -236,9 +278,102 @@ def _account(con: duckdb.DuckDBPyConnection, store: EventStore, mapping: Mapping
         name: scalar(con, f"SELECT count(*) FROM fresh WHERE {identifier(name)} IS NULL")
         for name in mapping.facet_names
     }
-    if account.rows_in != account.kept + account.duplicates + account.quarantined:
+    if account.rows_in != account.kept + account.duplicates + account.merged + account.quarantined:
         raise DataError(f"rows do not add up ({account}); nothing was written. Please report this log's format")
-    return account
+    return account, changes
+
+
+def _join_actions(
+    con: duckdb.DuckDBPyConnection, store: EventStore, rule: Actions, facets: tuple[str, ...]
+) -> ActionJoin:
+    """Join the input's rows and those told before; leaves ``marked``, which rows were there already."""
+    names = event_schema(facets).names
+    said = ", ".join(
+        f"coalesce(CAST({cell} AS VARCHAR), chr(30))"
+        for cell in (
+            "is_action",
+            "event_id",
+            "user_key",
+            "item_key",
+            "epoch_us(timestamp)",
+            *map(identifier, names[4:]),
+        )
+    )
+    con.execute(
+        f"""CREATE TABLE told AS SELECT __row, md5(concat_ws(chr(31), {said})) AS fact, is_action,
+        {", ".join(map(identifier, names))} FROM identified"""
+    )
+    join = ActionJoin(con, store, rule, facets)
+    con.execute(
+        """CREATE TABLE marked AS SELECT __row, fact IN (SELECT fact FROM stored)
+        OR row_number() OVER (PARTITION BY fact ORDER BY __row) > 1 AS duplicate FROM told"""
+    )
+    return join
+
+
+def _mark_repeated(con: duckdb.DuckDBPyConnection, store: EventStore, mapping: Mapping) -> None:
+    """Find rows whose event is there already, and what they add to it.
+
+    Leaves ``marked`` (a row of an event that another row told is a ``duplicate``, or ``adds`` a behavior), ``fresh``
+    (events to keep) and ``amended`` (stored events with the behaviors that were added).
+    """
+    names = event_schema(mapping.facet_names).names
+    cells = ", ".join(map(identifier, names))
+    con.execute(f"CREATE TABLE repeated AS SELECT {cells} FROM identified LIMIT 0")
+    span = con.execute("SELECT min(ts), max(ts) FROM staged WHERE reason IS NULL").fetchall()[0]
+    if span[0] is not None:
+        first, last = Hour.of(span[0]) - SAME_EVENT_HOURS, Hour.of(span[1]) + SAME_EVENT_HOURS
+        near = store.event_files(hour for hour in store.hours() if first <= hour <= last)
+        if near:
+            con.execute(
+                f"""INSERT INTO repeated SELECT {cells} FROM read_parquet({file_list(near)})
+                WHERE event_id IN (SELECT event_id FROM staged WHERE reason IS NULL)
+                QUALIFY row_number() OVER (PARTITION BY event_id ORDER BY timestamp) = 1"""
+            )
+    behaviors = [identifier(name) for name in BEHAVIORS]
+    listed = ", ".join(behaviors)
+    con.execute(
+        """CREATE TABLE placed AS SELECT __row, event_id, (event_id IN (SELECT event_id FROM repeated)
+        OR row_number() OVER (PARTITION BY event_id ORDER BY ts, __row) > 1) AS again FROM staged WHERE reason IS NULL"""
+    )
+    con.execute(
+        f"""CREATE TABLE known AS SELECT event_id, user_id, item_id, {listed} FROM repeated UNION ALL
+        SELECT event_id, user_id, item_id, {listed} FROM identified JOIN placed USING (__row, event_id)
+        WHERE NOT again AND event_id IN (SELECT event_id FROM placed WHERE again)"""
+    )
+    news = " OR ".join(f"(i.{name} AND k.{name} IS DISTINCT FROM true) OR k.{name} IS NULL AND i.{name} IS NOT NULL"
+                       for name in behaviors)  # fmt: skip
+    con.execute(
+        f"""CREATE TABLE additions AS SELECT i.__row, i.event_id, {", ".join(f"i.{name}" for name in behaviors)}
+        FROM identified i JOIN placed p USING (__row, event_id) JOIN known k USING (event_id, user_id, item_id)
+        WHERE p.again AND coalesce({news}, false)"""
+    )
+    con.execute(
+        """CREATE TABLE marked AS SELECT __row, again AND NOT adds AS duplicate, adds FROM
+        (SELECT *, __row IN (SELECT __row FROM additions) AS adds FROM placed)"""
+    )
+    con.execute(
+        f"""CREATE TABLE sums AS SELECT event_id, {", ".join(f"bool_or({name}) AS {name}" for name in behaviors)} FROM
+        (SELECT event_id, {listed} FROM additions UNION ALL SELECT event_id, {listed} FROM known)
+        WHERE event_id IN (SELECT event_id FROM additions) GROUP BY event_id"""
+    )
+    merged = ", ".join(f"coalesce(t.{name}, e.{name}) AS {name}" for name in behaviors)
+    chosen = ", ".join(merged if n == BEHAVIORS[0] else f"e.{identifier(n)}" for n in names if n not in BEHAVIORS[1:])
+    con.execute(
+        f"""CREATE TABLE fresh AS SELECT {chosen} FROM identified e JOIN placed p USING (__row)
+        LEFT JOIN sums t ON t.event_id = e.event_id WHERE NOT p.again"""
+    )
+    con.execute(f"CREATE TABLE amended AS SELECT {chosen} FROM repeated e JOIN sums t ON t.event_id = e.event_id")
+
+
+def _changes(con: duckdb.DuckDBPyConnection, mapping: Mapping) -> Iterator[HourChange]:
+    """What the tables ``fresh`` and ``amended`` mean for each hour: hours with new events in order, then the others."""
+    amended = dict(_hourly(con, mapping, "amended"))
+    for hour, events in _hourly(con, mapping, "fresh"):
+        yield HourChange(hour, events, amended=amended.pop(hour, None))
+    empty = event_schema(mapping.facet_names).empty_table()
+    for hour, events in amended.items():
+        yield HourChange(hour, empty, amended=events)
 
 
 def _id_table(con: duckdb.DuckDBPyConnection, store: EventStore, kind: str, kinds: dict[str, str]) -> str:
@@ -289,7 +424,7 @@ def _write_quarantine(
 def _write_hours(
     con: duckdb.DuckDBPyConnection,
     store: EventStore,
-    mapping: Mapping,
+    changes: Iterator[HourChange],
     exposures: dict[Hour, pa.Table],
     account: Account,
     close: tuple[Hour, Hour] | None,
@@ -308,18 +443,18 @@ def _write_hours(
         rejected.setdefault(number, {})[reason] = count
     previous: Hour | None = None
     done = 0
-    for hour, table in _hourly(con, mapping):
+    for change in changes:
+        hour = change.hour
         if previous is not None:
             _close_gap(store, previous, hour, exposures)
         before = store.manifest(hour).digest if store.has(hour) else None
-        manifest = store.merge(
-            hour, table, exposures.pop(hour, None),
-            duplicates=duplicates.get(hour.number, 0), rejected=rejected.get(hour.number),
-        )  # fmt: skip
+        manifest = change.write(
+            store, exposures.pop(hour, None), duplicates.get(hour.number, 0), rejected.get(hour.number)
+        )
         if manifest.digest != before:
             account.changed_hours.append(hour.key)
-        previous = hour
-        done += table.num_rows
+        previous = hour if change.events.num_rows else previous
+        done += change.events.num_rows
         if len(account.changed_hours) % 500 == 499:
             log.info("%s: %d of %d events written", hour, done, account.kept)
     for hour, table in exposures.items():
@@ -345,10 +480,10 @@ def _close_gap(store: EventStore, previous: Hour, hour: Hour, exposures: dict[Ho
             store.merge(empty, None, exposures.pop(empty, None))
 
 
-def _hourly(con: duckdb.DuckDBPyConnection, mapping: Mapping) -> Iterator[tuple[Hour, pa.Table]]:
-    """The table ``fresh`` an hour at a time, in order; holds two batches of rows at most."""
+def _hourly(con: duckdb.DuckDBPyConnection, mapping: Mapping, source: str) -> Iterator[tuple[Hour, pa.Table]]:
+    """A table of events an hour at a time, in order; holds two batches of rows at most."""
     schema = event_schema(mapping.facet_names)
-    reader = con.sql("SELECT * FROM fresh ORDER BY timestamp, event_id").to_arrow_reader(200_000)
+    reader = con.sql(f"SELECT * FROM {source} ORDER BY timestamp, event_id").to_arrow_reader(200_000)
     pending: list[pa.Table] = []
     current: int | None = None
     for batch in reader:

@@ -138,6 +138,36 @@ class Negatives(_Strict):
     seed: int = 7
 
 
+Behavior = Literal["finish", "like", "skip", "dislike", "share"]
+
+
+class Actions(_Strict):
+    """Rows that tell what a user did with an item, perhaps long after it was shown.
+
+    An action belongs to the impression with its event id; one that has none belongs to the last impression of its user
+    and item in the window before it; one without any impression is a positive of its own.
+    """
+
+    column: str = Field(description="Column that says what a row is. A row without a value is an impression.")
+    values: dict[Behavior, tuple[str, ...]] = Field(min_length=1, description="Values that mean a behavior.")
+    window_minutes: int = Field(30, ge=0, le=7 * 24 * 60)
+
+    @field_validator("values", mode="before")
+    @classmethod
+    def _listed(cls, values: object) -> object:
+        if not isinstance(values, dict):
+            return values
+        return {name: (value,) if isinstance(value, str) else value for name, value in values.items()}
+
+
+class Impressions(_Strict):
+    """Rows that tell what was shown: one row an item, or a list of items in one cell."""
+
+    values: tuple[str, ...] = Field((), description="Values of actions.column that mean that the item was shown.")
+    list_column: str | None = Field(None, description="Column with the items that were shown together.")
+    separator: str = Field("|", min_length=1, description="Between the items of a list that is text and no JSON array.")
+
+
 class Exposures(_Strict):
     """A log of who met which experiment variant, when.
 
@@ -167,17 +197,20 @@ class Mapping(_Strict):
     local_time: LocalTime
     facets: dict[str, str] = Field(default_factory=dict)
     items: Items | None = None
-    behaviors: dict[Literal["finish", "like", "skip", "dislike", "share"], str] = Field(
-        validation_alias=AliasChoices("behaviors", "behaviours")
+    behaviors: dict[Behavior, str] = Field(
+        default_factory=dict, validation_alias=AliasChoices("behaviors", "behaviours")
     )
+    actions: Actions | None = None
+    impressions: Impressions | None = None
     ids: dict[Literal["user", "item"], Literal["auto", "int", "string"]] = Field(default_factory=dict)
     negatives: Negatives | None = None
     exposures: Exposures | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> Mapping:
-        if not self.behaviors:
+        if not self.behavior_names:
             raise ValueError("behaviors: name at least one, for example finish: 'true'")
+        self._check_actions()
         reserved = {*RESERVED, *BEHAVIORS, *INNER}
         if clash := [name for name in self.facet_names if name.lower() in reserved]:
             raise ValueError(f"facets: {sorted(clash)} are names that the platform itself uses; choose others")
@@ -190,6 +223,20 @@ class Mapping(_Strict):
         if both:
             raise ValueError(f"facets: {sorted(both)} come from the log and from the items table; choose one")
         return self
+
+    def _check_actions(self) -> None:
+        shown = self.impressions or Impressions()
+        if shown.values and not self.actions:
+            raise ValueError("impressions.values: give actions.column, the column that has these values")
+        values = [*shown.values, *(v for told in (self.actions.values if self.actions else {}).values() for v in told)]
+        if twice := sorted({value for value in values if values.count(value) > 1}):
+            raise ValueError(f"actions: {twice} would mean several things; a value means one")
+
+    @property
+    def behavior_names(self) -> tuple[str, ...]:
+        """Behaviors that the source can know, in the schema's order."""
+        told = {*self.behaviors, *(self.actions.values if self.actions else ())}
+        return tuple(name for name in BEHAVIORS if name in told)
 
     @property
     def facet_names(self) -> tuple[str, ...]:

@@ -31,6 +31,8 @@ SUFFIXES = {
 }  # fmt: skip
 LINE = "read_csv({files}, columns={{'line': 'VARCHAR'}}, delim='\x01', quote='', escape='', header=false, \
 auto_detect=false, max_line_size=16777216, filename='__file', hive_partitioning=false)"
+REQUIRED = ("columns.user_id", "columns.item_id", "timestamp.column")
+"""Keys of the mapping whose columns every input has."""
 EXACT_DOUBLE = 2**53
 """Integers from here on are not exact as doubles."""
 
@@ -49,6 +51,7 @@ class RawLog:
         repeated: names that a header has more than once.
         untyped: columns that are text although the format has types: names of folders, and mixed kinds.
         blank: the input has no row and no header at all; every column counts as there.
+        partial: an input may lack columns, as impressions and actions have other ones; they are empty there.
     """
 
     columns: dict[str, str]
@@ -58,6 +61,7 @@ class RawLog:
     repeated: frozenset[str] = frozenset()
     blank: bool = False
     untyped: frozenset[str] = frozenset()
+    partial: bool = False
 
     def cell(self, name: str, where: str) -> str:
         """SQL of a column's cell in a row ``r``.
@@ -65,7 +69,7 @@ class RawLog:
         Raises:
             ConfigError: the log has no such column, or several; the message begins with ``where``.
         """
-        if self.blank:
+        if self.blank or (self.partial and name not in self.columns and where not in REQUIRED):
             return "CAST(NULL AS VARCHAR)"
         if name in self.repeated:
             raise ConfigError(f"{where}: the log has several columns named '{name}'; give each a name of its own")

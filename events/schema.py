@@ -32,6 +32,12 @@ def event_schema(facets: Sequence[str]) -> pa.Schema:
     )
 
 
+def fact_schema(facets: Sequence[str]) -> pa.Schema:
+    """Arrow schema of what a log with actions told in an hour: its rows, before they are joined to events."""
+    told = [pa.field("fact", pa.string(), nullable=False), pa.field("is_action", pa.bool_(), nullable=False)]
+    return pa.schema([*told, *event_schema(facets)])
+
+
 def exposure_schema() -> pa.Schema:
     """Arrow schema of an hour's exposures: the first moment a user met a variant in that hour."""
     return pa.schema(

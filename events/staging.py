@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterable
+from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -14,8 +17,10 @@ from core.errors import ConfigError, DataError
 from core.expressions import parse_expression
 from core.hours import Hour
 from events.mapping import Items, Mapping, Timestamp, is_zone, relative
-from events.readers import RawLog, exact_text, find_files, load_raw
+from events.readers import RawLog, exact_text, find_files, load_raw, raw_rows
 from events.schema import BEHAVIORS
+
+log = logging.getLogger("events.staging")
 
 FUTURE_TOLERANCE = timedelta(minutes=5)
 EARLIEST = "TIMESTAMPTZ '1990-01-01 00:00:00+00'"
@@ -52,6 +57,10 @@ class Staging:
             self.raw = load_raw(con, mapping, files)
         except duckdb.Error as error:
             raise DataError(f"cannot read the log: {str(error).splitlines()[0]}; nothing was ingested") from error
+        self.unfolded = 0
+        """Rows that lists of items gave beyond the rows of the input."""
+        self.raw = replace(self.raw, partial=mapping.actions is not None or self._list_column is not None)
+        self._unfold_lists()
         if mapping.items:
             self._load_items(mapping.items, folder)
         self.numbers: set[str] = set()
@@ -106,14 +115,18 @@ class Staging:
             behaviors[name] = f"({sql})" if kind == "BOOLEAN" else boolean_sql(sql)
             guessed += [name] if kind != "BOOLEAN" else []
         digest = "md5(concat_ws(chr(31), p.user_key, p.item_key, CAST(epoch_us(p.ts) AS VARCHAR)))"
+        key = "md5(p.event_key || chr(31) || p.item_key)" if self._list_column else "p.event_key"
+        role, told = self._action(behaviors)
+        behaviors |= told
         reasons = self._reasons(now, zone_bad)
         typed = ", ".join(f"{behaviors.get(name, 'CAST(NULL AS BOOLEAN)')} AS {identifier(name)}" for name in BEHAVIORS)
         self._execute(
-            f"""CREATE TABLE staged AS SELECT p.__row, coalesce(p.event_key, {digest}) AS event_id, p.user_key, p.item_key,
-            p.ts, {local} AS local_time, {", ".join(f"p.{inner(name)}" for name in facets)},
+            f"""CREATE TABLE staged AS SELECT p.__row, coalesce({key}, {digest}) AS event_id, p.user_key, p.item_key,
+            p.ts, {role} AS is_action, {local} AS local_time, {", ".join(f"p.{inner(name)}" for name in facets)},
             p.played_seconds, p.duration_seconds, {typed}, {reasons} AS reason
             FROM parsed p JOIN raw r USING (__row)"""
         )
+        self._say_missing()
         for name in guessed:
             sql = outcomes[name]
             missed = scalar(
@@ -125,6 +138,109 @@ class Staging:
             if missed:
                 self.unreadable[f"behaviors.{name}"] = missed
         self.con.execute("DROP TABLE parsed")
+
+    @property
+    def _list_column(self) -> str | None:
+        return self.mapping.impressions.list_column if self.mapping.impressions else None
+
+    def _unfold_lists(self) -> None:
+        """Make a row of ``raw`` an item that a list shows; a row that has a list and is an action stays one as well."""
+        name, actions = self._list_column, self.mapping.actions
+        if name is None and actions is None:
+            return
+        if name is None or name not in self.raw.columns:
+            self.con.execute("ALTER TABLE raw ADD COLUMN __shown BOOLEAN")
+            return
+        before = raw_rows(self.con)
+        cell, kind, rule = (
+            self.raw.cell(name, "impressions.list_column"),
+            self.raw.types[name],
+            self.mapping.impressions,
+        )
+        item = self.mapping.columns.item_id
+        columns, types = dict(self.raw.columns), dict(self.raw.types)
+        if item not in columns:
+            if not item.isidentifier():
+                raise ConfigError(
+                    f"columns.item_id: '{item}' is no column of the log; with impressions.list_column it names one, and "
+                    "no expression"
+                )
+            columns[item] = f"c{len(columns)}"
+            self.con.execute(f"ALTER TABLE raw ADD COLUMN {columns[item]} VARCHAR")
+        text = f"trim(CAST({cell} AS VARCHAR))"
+        elements = (
+            f"list_transform({cell}, lambda x: CAST(x AS VARCHAR))"
+            if kind.endswith("[]")
+            else f"""CASE WHEN starts_with({text}, '[') AND json_valid({text}) THEN CAST(json({text}) AS VARCHAR[])
+            ELSE string_split({text}, {quoted(rule.separator if rule else "|")}) END"""
+        )
+        own = exact_text(f"r.{columns[item]}", types.get(item, "VARCHAR"))
+        self.con.execute(
+            f"""CREATE TABLE listed AS SELECT __row,
+            list_filter({elements}, lambda x: trim(x) <> '') AS shown FROM raw r WHERE {cell} IS NOT NULL"""
+        )
+        self.con.execute("DELETE FROM listed WHERE len(shown) = 0")
+        acts = f"{self._value()} IN ({_texts(actions.values.values())})" if actions else "false"
+        rest = f"r.* EXCLUDE (__row, {columns[item]})"
+        self.con.execute(
+            f"""CREATE TABLE unfolded AS SELECT * EXCLUDE (__row, place), row_number() OVER (ORDER BY __row, place) AS __row
+            FROM (SELECT {rest}, unnest(shown) AS {columns[item]}, true AS __shown, r.__row,
+                generate_subscripts(shown, 1) AS place FROM raw r JOIN listed USING (__row)
+            UNION ALL BY NAME SELECT {rest}, {own} AS {columns[item]}, CAST(NULL AS BOOLEAN) AS __shown, r.__row, 0 AS place
+            FROM raw r LEFT JOIN listed USING (__row) WHERE shown IS NULL OR coalesce({acts}, false))"""
+        )
+        self.con.execute("DROP TABLE listed")
+        self.con.execute("DROP TABLE raw")
+        self.con.execute("ALTER TABLE unfolded RENAME TO raw")
+        types[item] = "VARCHAR"
+        self.raw = replace(self.raw, columns=columns, types=types, untyped=self.raw.untyped | {item})
+        self.unfolded = raw_rows(self.con) - before
+
+    def _value(self) -> str:
+        """SQL of what a row of a log with actions says that it is."""
+        column = self.mapping.actions.column if self.mapping.actions else ""
+        cell = self.raw.cell(column, "actions.column")
+        return f"nullif(trim({exact_text(cell, self.raw.types.get(column, 'VARCHAR'))}), '')"
+
+    def _action(self, behaviors: dict[str, str]) -> tuple[str, dict[str, str]]:
+        """SQL of "this row is an action" (null where it is nothing known), and of the behaviors that actions tell.
+
+        An item that was shown and has no action yet was not liked; an action says only what it says.
+        """
+        actions, shown = self.mapping.actions, self.mapping.impressions
+        if actions is None:
+            return "false", {}
+        value = self._value()
+        is_action = f"{value} IN ({_texts(actions.values.values())})"
+        impression = f"r.__shown OR {value} IS NULL OR {value} IN ({_texts([shown.values if shown else ()])})"
+        role = f"CASE WHEN {impression} THEN false WHEN {is_action} THEN true END"
+        told = {}
+        for name, values in actions.values.items():
+            says = f"r.__shown IS NULL AND {value} IN ({_texts([values])})"
+            other = behaviors.get(name, "CAST(NULL AS BOOLEAN)")
+            told[str(name)] = (
+                f"CASE WHEN {says} THEN true WHEN {impression} THEN coalesce({other}, false) ELSE {other} END"
+            )
+        return role, told
+
+    def _say_missing(self) -> None:
+        """Tell which columns of the mapping an input of impressions or of actions does not have."""
+        if not self.raw.partial or self.raw.blank:
+            return
+        mapping = self.mapping
+        plain = {
+            "columns.event_id": mapping.columns.event_id, "columns.played_seconds": mapping.columns.played_seconds,
+            "columns.duration_seconds": mapping.columns.duration_seconds, "impressions.list_column": self._list_column,
+            "actions.column": mapping.actions.column if mapping.actions else None,
+            **{f"facets.{name}": text for name, text in mapping.log_facets.items()},
+        }  # fmt: skip
+        missing = [
+            f"'{text}' ({where})"
+            for where, text in plain.items()
+            if text and text.isidentifier() and text not in self.raw.columns
+        ]
+        if missing:
+            log.warning("these files have no column %s; it counts as empty in them", ", ".join(missing))
 
     def likely_cause(self, reason: str) -> str:
         """What a person should look at when no row could be read, most of them for a reason."""
@@ -147,6 +263,7 @@ class Staging:
         return {
             "unknown_zone": "Look at local_time: the zone's or the offset's column",
             "zone_abbreviation": "Abbreviations of zones mean several; write offsets, or leave them out and give zone",
+            "unknown_action": "The values of actions.column are not those under actions.values and impressions.values",
             "bad_user_id": "User ids of this source are integers since its first ingestion",
             "bad_item_id": "Item ids of this source are integers since its first ingestion",
         }.get(reason, "Look at the mapping's columns")
@@ -269,6 +386,7 @@ class Staging:
                 )
                 for name in sorted(self.numbers)
             ),
+            *((("unknown_action", f"{self._action({})[0]} IS NULL"),) if self.mapping.actions else ()),
             ("not_finite", "NOT isfinite(p.played_seconds) OR NOT isfinite(p.duration_seconds)"),
             ("negative_duration", "p.duration_seconds < 0"),
             ("negative_played_seconds", "p.played_seconds < 0"),
@@ -347,8 +465,8 @@ class Staging:
             if name in event_columns:
                 sql = f"p.{identifier(name)}"
             else:
-                sql = self.raw.cell(name, where)
-                if not self.raw.blank:
+                sql = self.raw.cell(name, where if column is tree else f"{where} ({text})")
+                if name in self.raw.columns:
                     if not self._typed(name) and self._is_number(name):
                         self.numbers.add(name)
                     sql = self._cell(name)
@@ -458,6 +576,15 @@ def finite_tree(tree: exp.Expr) -> exp.Expr:
 def inner(facet: str) -> str:
     """Column of a facet in ingestion's own tables, where no name of a user's can meet one of ours."""
     return identifier(f"facet:{facet}")
+
+
+def _texts(groups: Iterable[Iterable[str]]) -> str:
+    """SQL of the texts of all groups, for IN; a text that no cell has where there are none.
+
+    >>> _texts([("a", "b"), ("c",)])
+    "'a', 'b', 'c'"
+    """
+    return ", ".join(quoted(text) for group in groups for text in group) or "''"
 
 
 def _is_integer(key: str) -> str:

@@ -4,6 +4,7 @@ Layout below the store's root::
 
     source.json                            facets, id kinds, negatives: fixed by the first ingestion
     hour=2026-11-23T10/events.parquet      the hour's events, ordered by (timestamp, event_id)
+    hour=2026-11-23T10/facts.parquet       what rows told, where a log has actions: the events follow from it
     hour=2026-11-23T10/exposures.parquet   first exposures of the hour (only where there are any)
     hour=2026-11-23T10/manifest.json       rows, digest, rejected, duplicates, watermark
     _ids/{user,item}.parquet               string ids → integers, those of later hours in user.<first id>.parquet
@@ -28,8 +29,8 @@ import pyarrow.parquet as pq
 from core.errors import CorruptStateError, DataError, NotReadyError
 from core.files import digest_file, digest_text, read_json, replaced_directory, write_json, write_parquet
 from core.hours import Hour
-from events.mapping import Mapping, Negatives
-from events.schema import BEHAVIORS, event_schema, exposure_schema
+from events.mapping import Actions, Mapping, Negatives
+from events.schema import event_schema, exposure_schema, fact_schema
 
 
 @dataclass(frozen=True)
@@ -57,24 +58,26 @@ class SourceProperties:
         facets: item attributes that its events carry, in the schema's order.
         behaviors: behaviors that it can know, in the schema's order.
         negatives: how negatives are drawn, None where the log holds impressions.
+        actions: how actions are joined to impressions, None where a row is an event.
     """
 
     source: str
     facets: tuple[str, ...]
     behaviors: tuple[str, ...]
     negatives: Negatives | None
+    actions: Actions | None = None
 
     @classmethod
     def of(cls, mapping: Mapping) -> SourceProperties:
         """The properties that a mapping gives its source."""
-        behaviors = tuple(name for name in BEHAVIORS if name in mapping.behaviors)
-        return cls(mapping.source, mapping.facet_names, behaviors, mapping.negatives)
+        return cls(mapping.source, mapping.facet_names, mapping.behavior_names, mapping.negatives, mapping.actions)
 
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> SourceProperties:
         """Read what ``to_json`` gave."""
         negatives = Negatives(**content["negatives"]) if content["negatives"] else None
-        return cls(content["source"], tuple(content["facets"]), tuple(content["behaviours"]), negatives)
+        actions = Actions(**content["actions"]) if "actions" in content else None
+        return cls(content["source"], tuple(content["facets"]), tuple(content["behaviours"]), negatives, actions)
 
     def to_json(self) -> dict[str, Any]:
         """The content of ``source.json``."""
@@ -83,6 +86,7 @@ class SourceProperties:
             "facets": list(self.facets),
             "behaviours": list(self.behaviors),
             "negatives": self.negatives.model_dump() if self.negatives else None,
+            **({"actions": self.actions.model_dump(mode="json")} if self.actions else {}),
         }
 
 
@@ -218,44 +222,109 @@ class EventStore:
         path = self.partition(hour) / "exposures.parquet"
         return pq.ParquetFile(path).read() if path.exists() else exposure_schema().empty_table()
 
+    def fact_files(self, hours: Iterable[Hour]) -> list[Path]:
+        """Files of what the rows of these hours told, of a log with actions.
+
+        They hold the user, item and local time of every event that the hours have or ever had.
+        """
+        files = [self.partition(hour) / "facts.parquet" for hour in hours if self.has(hour)]
+        return [file for file in files if file.exists()]
+
     def merge(
         self,
         hour: Hour,
         events: pa.Table | None = None,
         exposures: pa.Table | None = None,
         *,
+        amended: pa.Table | None = None,
         duplicates: int = 0,
         rejected: dict[str, int] | None = None,
     ) -> Manifest:
         """Add rows to an hour (its own rows win over equal ids) and write it whole.
 
         The same rows a second time leave every byte as it was.
+
+        Args:
+            hour: the hour.
+            events: rows to add.
+            exposures: of the hour, to add.
+            amended: rows that take the place of the hour's own with equal ids.
+            duplicates: rows that were dropped.
+            rejected: rows that were quarantined, by reason.
         """
-        folder = self.partition(hour)
         old = self.manifest(hour) if self.has(hour) else None
-        if old and not (events and events.num_rows) and not (exposures and exposures.num_rows):
+        if old and not any(table is not None and table.num_rows for table in (events, exposures, amended)):
             return old
         schema = event_schema(self.facets)
         merged = (events if events is not None else schema.empty_table()).cast(schema)
-        seen = (exposures if exposures is not None else exposure_schema().empty_table()).cast(exposure_schema())
         if old:
             before = self.read(hour, verify=True)
+            if amended is not None:
+                kept = pa.compute.invert(pa.compute.is_in(before["event_id"], amended["event_id"]))
+                before = pa.concat_tables([before.filter(kept), amended.cast(schema)])
             fresh = pa.compute.invert(pa.compute.is_in(merged["event_id"], before["event_id"]))
             merged = pa.concat_tables([before, merged.filter(fresh)])
+        merged = merged.sort_by([("timestamp", "ascending"), ("event_id", "ascending")])
+        return self._write(hour, old, merged, exposures, None, duplicates, rejected)
+
+    def rewrite(
+        self,
+        hour: Hour,
+        events: pa.Table,
+        facts: pa.Table,
+        exposures: pa.Table | None = None,
+        *,
+        duplicates: int = 0,
+        rejected: dict[str, int] | None = None,
+    ) -> Manifest:
+        """Write the events of an hour that follow from its facts; an hour that has both already stays as it is.
+
+        Args:
+            hour: the hour.
+            events: all of the hour, in order of timestamp and event id.
+            facts: all that rows told in the hour, in order of timestamp and fact.
+            exposures: of the hour, to add.
+            duplicates: rows that were dropped.
+            rejected: rows that were quarantined, by reason.
+        """
+        old = self.manifest(hour) if self.has(hour) else None
+        events, facts = events.cast(event_schema(self.facets)), facts.cast(fact_schema(self.facets))
+        if old and not (exposures and exposures.num_rows):
+            files = self.fact_files([hour])
+            known = pq.ParquetFile(files[0]).read() if files else fact_schema(self.facets).empty_table()
+            if known["fact"].equals(facts["fact"]) and self.read(hour, verify=True).equals(events):
+                return old
+        return self._write(hour, old, events, exposures, facts, duplicates, rejected)
+
+    def _write(
+        self,
+        hour: Hour,
+        old: Manifest | None,
+        events: pa.Table,
+        exposures: pa.Table | None,
+        facts: pa.Table | None,
+        duplicates: int,
+        rejected: dict[str, int] | None,
+    ) -> Manifest:
+        seen = (exposures if exposures is not None else exposure_schema().empty_table()).cast(exposure_schema())
+        if old:
             seen = pa.concat_tables([self.read_exposures(hour), seen])
         seen = _first_exposures(seen)
-        merged = merged.sort_by([("timestamp", "ascending"), ("event_id", "ascending")])
+        if facts is None and (files := self.fact_files([hour])):
+            facts = pq.ParquetFile(files[0]).read()
         reasons = dict(old.rejected) if old else {}
         for reason, count in (rejected or {}).items():
             reasons[reason] = reasons.get(reason, 0) + count
-        latest = pa.compute.max(merged["timestamp"]).as_py() if merged.num_rows else None
-        with replaced_directory(folder) as target:
-            write_parquet(target / "events.parquet", merged)
+        latest = pa.compute.max(events["timestamp"]).as_py() if events.num_rows else None
+        with replaced_directory(self.partition(hour)) as target:
+            write_parquet(target / "events.parquet", events)
             if seen.num_rows:
                 write_parquet(target / "exposures.parquet", seen)
+            if facts is not None and facts.num_rows:
+                write_parquet(target / "facts.parquet", facts)
             manifest = Manifest(
                 hour=hour.key,
-                rows=merged.num_rows,
+                rows=events.num_rows,
                 digest=_partition_digest(target),
                 exposures=seen.num_rows,
                 duplicates=(old.duplicates if old else 0) + duplicates,

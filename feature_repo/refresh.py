@@ -73,14 +73,18 @@ class Refresh(ClockComputation):
             ("inside", window if self.late else []),
         ):  # fmt: skip
             self.executor.read_files(name, self.clock.store.event_files(hours))
-        for name, key in (("late_pairs", "user_id, slot"), ("late_users", "user_id"), ("late_items", "item_id")):
-            self.engine.table(name, f"SELECT DISTINCT {key} FROM raw_late")
+        # A late impression takes over the action that was an event before: the hour's facts still have its keys.
+        self.executor.read_files("told_late", self.clock.store.fact_files(self.late))
+        for name, key in (
+            ("late_pairs", "user_id, slot"), ("late_users", "user_id"), ("late_items", "item_id"), ("late_slots", "slot"),
+        ):  # fmt: skip
+            self.engine.table(name, f"SELECT {key} FROM raw_late UNION SELECT {key} FROM told_late")
         day = self.as_of.number - DAY_HOURS - 1
         self.executor.read_files("yesterday", self.clock.store.event_files([Hour(day)] if self.came else []))
         for name, key, sources in (
-            ("pairs", "user_id, slot", ("came", "went", "raw_late")),
-            ("users", "user_id", ("came", "went", "raw_late")),
-            ("items", "item_id", ("came", "went", "raw_late", "yesterday")),
+            ("pairs", "user_id, slot", ("came", "went", "late_pairs")),
+            ("users", "user_id", ("came", "went", "late_users")),
+            ("items", "item_id", ("came", "went", "late_items", "yesterday")),
         ):
             self.engine.table(name, " UNION ".join(f"SELECT {key} FROM {source}" for source in sources))
 
@@ -216,7 +220,6 @@ class Refresh(ClockComputation):
         )
         self.executor.read_files("past_events", files)
         names = columns(["hour", "slot", "user_id", "item_id", *self.clock.facets, *BEHAVIORS])
-        self.engine.table("late_slots", "SELECT DISTINCT slot FROM raw_late")
         for name, key in (
             ("late_pairs", ("user_id", "slot")),
             ("late_users", ("user_id",)),

@@ -40,6 +40,15 @@ behaviors:                           # required: at least one; leave out what th
   finish: played_seconds / duration_seconds >= 0.9
   skip: played_seconds < 5
   like: action = 'like'
+actions:                              # for logs in which what was done is a row of its own, which may come later
+  column: action                      # what a row is; a row without a value is an impression
+  values: {like: [LIKE, BOOKMARK], share: SHARE}   # a value means a behavior; others are quarantined
+  window_minutes: 30                  # an action belongs to the impression with its event_id, or else to the last one of
+                                      # its user and item in this window before it; else it is a positive of its own
+impressions:
+  values: [VIEW]                      # values of actions.column that mean that the item was shown
+  list_column: shown                  # or several items in one cell, as a list, a JSON array, or text with a
+  separator: "|"                      # separator; item_id then names the column of the item that was acted on
 negatives: {per_positive: 4, kind: popularity, seed: 7}   # for logs of positives only; or kind: own
 # Names with spaces or signs are quoted inside expressions: '"rating:float" >= 4'; off, on, yes, no and names with a
 # colon are quoted for YAML: column: "off".
@@ -77,7 +86,7 @@ def ingest(
 ) -> None:
     """Read a log into hour partitions.
 
-    The last line of output is one JSON object with the account: rows_in = kept + duplicates + quarantined.
+    The last line of output is one JSON object with the account: rows_in = kept + duplicates + merged + quarantined.
     Running it again on the same files changes nothing.
     """
     from core.hours import Hour

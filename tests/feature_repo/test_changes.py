@@ -21,7 +21,8 @@ USERS = 6
 
 
 def rows(values: list[tuple[int, int, int]]) -> pa.Table:
-    return pa.table(list(zip(*sorted(values), strict=True)) or [[], [], []], schema=SCHEMA)
+    names = SCHEMA.names
+    return pa.Table.from_pylist([dict(zip(names, value, strict=True)) for value in sorted(values)], schema=SCHEMA)
 
 
 def latest(files: list[Path], hour: Hour) -> dict[int, tuple[int, int]]:

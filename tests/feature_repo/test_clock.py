@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
 
+import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
@@ -20,6 +21,7 @@ from core.hours import Hour
 from core.settings import Settings, load_settings
 from events.ingest import ingest
 from events.store import EventStore
+from feature_repo.behavior_state import BehaviorState
 from feature_repo.changes import bounds
 from feature_repo.clock import ClockState
 from feature_repo.computation import ClockComputation
@@ -219,6 +221,43 @@ def test_late_events_without_a_new_hour_are_corrected_in_place(tmp_path: Path) -
     assert state_of(settings).refresh(START + 6).hours_corrected == 2
     for hour in range(1, 7):
         check(settings, rows + late, START + hour)
+
+
+ACTIONS = """\
+actions: {column: action, values: {finish: PLAY, like: LIKE}}
+"""
+
+
+def test_an_event_that_a_late_impression_takes_over_leaves_the_clocks(tmp_path: Path) -> None:
+    """At first an action is an event of its own, and the only one of its hour, user and item; then it is not."""
+
+    def take(settings: Settings, *lines: str) -> None:
+        (tmp_path / "log.csv").write_text("\n".join(["uid,track,ts,genre,action", *lines]) + "\n")
+        mapping = write_mapping(tmp_path, ACTIONS, columns="columns: {user_id: uid, item_id: track}", behaviors="")
+        ingest(str(mapping), [str(tmp_path / "log.csv")], settings, now=NOW, close=(START, START + 8))
+
+    live = load_settings(var=tmp_path / "live", source="test", window_days=WINDOW_DAYS)
+    begin, impression, action, later = (
+        "1,1,2026-03-27T00:05:00Z,rock,", "2,2,2026-03-27T02:50:00Z,jazz,", "2,2,2026-03-27T03:10:00Z,jazz,PLAY",
+        "2,2,2026-03-27T07:55:00Z,jazz,",
+    )  # fmt: skip
+    take(live, begin, action, later)
+    state_of(live).rebuild(START + 7)
+    recent = BehaviorState(state_of(live))
+    recent.bring_to(START + 7)
+    take(live, impression)
+    state_of(live).refresh(START + 7)
+    state_of(live).refresh(START + 8)
+    recent.bring_to(START + 8)
+    whole = load_settings(var=tmp_path / "whole", source="test", window_days=WINDOW_DAYS)
+    take(whole, begin, impression, action, later)
+    state_of(whole).rebuild(START + 8)
+    assert sums_of(live) == sums_of(whole)
+    for hour in range(1, 9):
+        assert as_of(live, START + hour) == as_of(whole, START + hour)
+    fresh = BehaviorState(state_of(whole))
+    fresh.bring_to(START + 8)
+    assert recent.read(np.array([1, 2])).equals(fresh.read(np.array([1, 2])))
 
 
 def test_a_crash_while_a_day_is_merged_leaves_no_row_twice(tmp_path: Path) -> None:
