@@ -23,6 +23,8 @@ FAST ?=
 SEED ?= 2024
 export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 export PYTHONUNBUFFERED := 1
+# Images often set it. Every step and service is a process of its own: without bytecode each compiles all that it imports.
+unexport PYTHONDONTWRITEBYTECODE
 
 INSTALL = $(VENV)/bin/uv pip install --quiet --python $(VENV)/bin/python
 COMPILE = $(VENV)/bin/uv pip compile --quiet pyproject.toml --python-version 3.11 --no-header --no-annotate \
