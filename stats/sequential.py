@@ -48,6 +48,9 @@ def boundaries(fractions: tuple[float, ...], alpha: float) -> tuple[float, ...]:
 
     Raises:
         ConfigError: the fractions do not grow within (0, 1].
+
+    >>> [round(limit, 2) for limit in boundaries((0.5, 1.0), 0.05)]
+    [2.96, 1.97]
     """
     if (
         not fractions
@@ -101,6 +104,9 @@ def limit_at(look: int, looks: int, first: int, alpha: float) -> float:
         looks: hours after which nothing is looked at any more.
         first: hours seen at the first look.
         alpha: two-sided error over all looks.
+
+    >>> round(limit_at(2, 2, 1, 0.05), 2)
+    1.97
     """
     planned = tuple(n / looks for n in range(first, looks + 1))
     return boundaries(planned, alpha)[min(max(look, first), looks) - first]
@@ -127,6 +133,9 @@ def mixture_limit(fraction: float, alpha: float) -> float:
     Args:
         fraction: information so far, as a share of what is planned; above 1 is allowed.
         alpha: two-sided error over all time.
+
+    >>> round(mixture_limit(1.0, 0.05), 2)
+    3.04
     """
     if fraction <= 0:
         raise ConfigError(f"a look needs some information, not {fraction}")
