@@ -86,6 +86,8 @@ def _become(
     os.environ.update(environment)
     os.chdir(ROOT)
     if file_limit is not None:
+        # Python 3.11 keeps a module's bytecode of which a limit let it write the beginning, and cannot import it again.
+        sys.dont_write_bytecode, os.environ["PYTHONDONTWRITEBYTECODE"] = True, "1"
         resource.setrlimit(resource.RLIMIT_FSIZE, (file_limit, file_limit))
     sys.argv = [module, *arguments]
     runpy.run_module(module, run_name="__main__", alter_sys=True)
