@@ -32,7 +32,7 @@ pytestmark = pytest.mark.slow
 APP = SimulatorConfig(days=4, users=150, items=80, experiment={"start_day": 2}, dirt={"damaged": 0.01, "late": 0.02})
 TAKEOVER = APP.first_hour + 60
 PASSWORD = "correct horse battery"
-DEADLINE_SECONDS = 420
+DEADLINE_SECONDS = 900
 
 
 class Airflow:
