@@ -20,9 +20,12 @@ HOST ?=
 INJECTIONS ?= 200
 WORKERS ?= 2
 FAST ?=
+COVERAGE ?=
 SEED ?= 2024
 export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 export PYTHONUNBUFFERED := 1
+# Images often set it. Every step and service is a process of its own: without bytecode each compiles all that it imports.
+unexport PYTHONDONTWRITEBYTECODE
 
 INSTALL = $(VENV)/bin/uv pip install --quiet --python $(VENV)/bin/python
 COMPILE = $(VENV)/bin/uv pip compile --quiet pyproject.toml --python-version 3.11 --no-header --no-annotate \
@@ -70,9 +73,9 @@ secrets: setup ## what docker/compose.yaml needs: secrets, certificate, .env; no
 doctor: setup ## check everything the platform stands on, and say what to fix (SOURCE=)
 	@$(RUN) -m clock ops doctor --source "$(SOURCE)"
 
-test: dev ## all tests, side by side (WORKERS=, 0: one after the other; FAST=1: only what takes minutes in all, no servers)
+test: dev ## all tests, side by side (WORKERS=, 0: one after the other; FAST=1: only what takes minutes in all, no servers; COVERAGE=1)
 	@$(RUN) -m pytest tests $(if $(filter-out 0,$(WORKERS)),-n $(WORKERS) --dist loadfile --no-loadscope-reorder) \
-	  $(if $(filter-out 0,$(FAST)),-m "not slow")
+	  $(if $(filter-out 0,$(FAST)),-m "not slow") $(if $(filter-out 0,$(COVERAGE)),--cov --cov-report=term)
 
 check: dev ## lint, format, types, layers, bandit; Dockerfile, Compose file and manifests against their schemas
 	@$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check . && $(VENV)/bin/mypy

@@ -11,12 +11,12 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
-
-import pyarrow as pa
-import pyarrow.parquet as pq
+from typing import TYPE_CHECKING, Any
 
 from core.errors import CorruptStateError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 
 def write_atomically(path: Path, write: Callable[[Path], object], *, mode: int = 0o644) -> None:
@@ -65,6 +65,8 @@ def read_json(path: Path) -> Any:
 
 def write_parquet(path: Path, table: pa.Table) -> None:
     """Write a table deterministically: the same rows in the same order give the same bytes."""
+    import pyarrow.parquet as pq  # 0.4 s that every process would take, as each reads its settings
+
     write_atomically(path, lambda target: pq.write_table(table, target, compression="zstd"))
 
 

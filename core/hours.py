@@ -44,13 +44,21 @@ class Hour:
 
     @classmethod
     def of(cls, moment: datetime) -> Hour:
-        """The hour that contains ``moment`` (a naive moment counts as UTC)."""
+        """The hour that contains ``moment`` (a naive moment counts as UTC).
+
+        >>> Hour.of(datetime.fromisoformat("2026-11-23T10:59:59+02:00")).key
+        '2026-11-23T08'
+        """
         aware = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
         return cls(int(aware.timestamp() // 3600))
 
     @classmethod
     def of_day(cls, day: date) -> Hour:
-        """The first hour of a UTC day."""
+        """The first hour of a UTC day.
+
+        >>> Hour.of_day(date(2026, 11, 23)).key
+        '2026-11-23T00'
+        """
         return cls.of(datetime(day.year, day.month, day.day, tzinfo=UTC))
 
     @property
@@ -64,7 +72,11 @@ class Hour:
 
     @property
     def day(self) -> date:
-        """The UTC day that contains the hour."""
+        """The UTC day that contains the hour.
+
+        >>> Hour.parse("2026-11-23T10").day
+        datetime.date(2026, 11, 23)
+        """
         return self.start.date()
 
     def __add__(self, hours: int) -> Hour:
@@ -87,7 +99,12 @@ def hour_range(start: Hour, end: Hour) -> Iterator[Hour]:
 
 
 def day_hours(day: date) -> list[Hour]:
-    """The 24 UTC hours of a day."""
+    """The 24 UTC hours of a day.
+
+    >>> hours = day_hours(date(2026, 11, 23))
+    >>> len(hours), hours[-1].key
+    (24, '2026-11-23T23')
+    """
     first = Hour.of_day(day)
     return list(hour_range(first, first + DAY_HOURS))
 

@@ -174,7 +174,12 @@ def _auc_rows(data: Predictions) -> tuple[float, Array]:
 
 
 def auc(data: Predictions) -> Estimate:
-    """Area under the ROC curve: the chance that a positive outscores a negative, ties count half."""
+    """Area under the ROC curve: the chance that a positive outscores a negative, ties count half.
+
+    >>> data = Predictions.of(["ann", "ann", "bob", "bob"], [1, 0, 1, 0], [0.9, 0.2, 0.4, 0.4])
+    >>> auc(data).value
+    0.875
+    """
     value, rows = _auc_rows(data)
     return Estimate(value, np.bincount(data.users, rows, len(data.user_ids)))
 
@@ -185,7 +190,12 @@ def delong_influence(data: Predictions) -> Array:
 
 
 def user_aucs(data: Predictions) -> tuple[Array, Array]:
-    """AUC of each user (NaN for a user with one label only) and the user's total weight, shape (users,)."""
+    """AUC of each user (NaN for a user with one label only) and the user's total weight, shape (users,).
+
+    >>> data = Predictions.of(["ann", "ann", "bob", "bob"], [1, 0, 1, 0], [0.9, 0.2, 0.4, 0.4])
+    >>> [values.tolist() for values in user_aucs(data)]
+    [[1.0, 0.5], [2.0, 2.0]]
+    """
     users = len(data.user_ids)
     positive, negative = data.weights * data.labels, data.weights * (1 - data.labels)
     p, n = np.bincount(data.users, positive, users), np.bincount(data.users, negative, users)
@@ -202,18 +212,32 @@ def user_aucs(data: Predictions) -> tuple[Array, Array]:
 
 
 def uauc(data: Predictions) -> Estimate:
-    """Mean AUC over the users that have both labels."""
+    """Mean AUC over the users that have both labels.
+
+    >>> data = Predictions.of(["ann", "ann", "bob", "bob"], [1, 0, 1, 0], [0.9, 0.2, 0.4, 0.4])
+    >>> uauc(data).value
+    0.75
+    """
     values, _ = user_aucs(data)
     return mean_over_users(values, np.ones(len(values)))
 
 
 def gauc(data: Predictions) -> Estimate:
-    """AUC over the users that have both labels, weighted by their impressions (Zhu et al. 2017)."""
+    """AUC over the users that have both labels, weighted by their impressions (Zhu et al. 2017).
+
+    >>> data = Predictions.of(["ann", "ann", "bob", "bob", "bob"], [1, 0, 1, 0, 0], [0.9, 0.2, 0.4, 0.4, 0.4])
+    >>> gauc(data).value
+    0.7
+    """
     return mean_over_users(*user_aucs(data))
 
 
 def mean_over_users(values: Array, weights: Array) -> Estimate:
-    """Weighted mean of a value per user; users with NaN are left out."""
+    """Weighted mean of a value per user; users with NaN are left out.
+
+    >>> mean_over_users(np.array([1.0, 0.5, np.nan]), np.array([3.0, 1.0, 5.0])).value
+    0.875
+    """
     weights = np.where(np.isnan(values), 0.0, weights)
     total = weights.sum()
     if not total > 0:
@@ -224,14 +248,22 @@ def mean_over_users(values: Array, weights: Array) -> Estimate:
 
 
 def logloss(data: Predictions) -> Estimate:
-    """Mean negative log-likelihood of the labels, nats; scores are probabilities."""
+    """Mean negative log-likelihood of the labels, nats; scores are probabilities.
+
+    >>> round(logloss(Predictions.of(["ann", "bob"], [1, 0], [0.5, 0.5])).value, 4)
+    0.6931
+    """
     chance = np.clip(data.scores, PROBABILITY_FLOOR, 1 - PROBABILITY_FLOOR)
     loss = -(data.labels * np.log(chance) + (1 - data.labels) * np.log1p(-chance))
     return _mean_over_rows(data, loss, data.weights)
 
 
 def calibration_ratio(data: Predictions) -> Estimate:
-    """Sum of predictions over sum of labels: 1 is calibrated, above 1 too sure."""
+    """Sum of predictions over sum of labels: 1 is calibrated, above 1 too sure.
+
+    >>> calibration_ratio(Predictions.of(["ann", "bob"], [1, 0], [0.75, 0.5])).value
+    1.25
+    """
     return _mean_over_rows(data, data.scores, data.weights, data.weights * data.labels)
 
 
@@ -246,7 +278,11 @@ def _mean_over_rows(data: Predictions, values: Array, weights: Array, below: Arr
 
 
 def normalised_entropy(data: Predictions) -> Estimate:
-    """Log-loss over the entropy of the base rate: below 1 beats predicting the average (He et al. 2014)."""
+    """Log-loss over the entropy of the base rate: below 1 beats predicting the average (He et al. 2014).
+
+    >>> round(normalised_entropy(Predictions.of(["ann", "bob"], [1, 0], [0.5, 0.5])).value, 6)
+    1.0
+    """
     return over_entropy(logloss(data), _mean_over_rows(data, data.labels, data.weights))
 
 
@@ -265,6 +301,9 @@ def ndcg(data: Predictions, k: int = 10) -> Estimate:
 
     Gains are the labels; users without a positive are left out. Rows of equal score share their places'
     mean discount, so the order of the input does not matter (McSherry & Najork 2008).
+
+    >>> round(ndcg(Predictions.of(["ann", "ann"], [0, 1], [0.9, 0.2])).value, 4)
+    0.6309
     """
     return mean_over_users(ndcg_of_users(data, k), np.ones(len(data.user_ids)))
 
@@ -290,7 +329,11 @@ def ndcg_of_users(data: Predictions, k: int = 10) -> Array:
 
 
 def calibration_error(data: Predictions, bins: int = 20) -> float:
-    """Expected calibration error over equal-width bins of the prediction (Naeini et al. 2015)."""
+    """Expected calibration error over equal-width bins of the prediction (Naeini et al. 2015).
+
+    >>> calibration_error(Predictions.of(["ann", "bob"], [1, 0], [0.75, 0.25]))
+    0.25
+    """
     if not len(data):
         return float("nan")
     bucket = np.clip((data.scores * bins).astype(np.int64), 0, bins - 1)

@@ -20,6 +20,9 @@ def hash_to_unit(salt: str, user_keys: Sequence[str]) -> np.ndarray:
 
     Returns:
         Shape (users,).
+
+    >>> hash_to_unit("2026", ["ann", "bob"]).round(4).tolist()
+    [0.8696, 0.2427]
     """
     prefix = hashlib.blake2b(f"{salt}\x1f".encode(), digest_size=8)
     points = np.empty(len(user_keys), dtype=np.uint64)
@@ -41,6 +44,9 @@ def assign(experiment: str, salt: str, shares: Mapping[str, float], user_keys: S
 
     Returns:
         Array of variant names, shape (users,).
+
+    >>> assign("clock_ranker", "2026", {"control": 0.5, "treatment": 0.5}, ["ann", "bob", "cid"]).tolist()
+    ['control', 'treatment', 'control']
     """
     names = np.array(list(shares))
     bounds = np.cumsum([shares[name] for name in names])

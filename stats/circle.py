@@ -39,6 +39,9 @@ def gaussian(distance: Hours, sigma: float = 1.0) -> Hours:
 
     Returns:
         Weights in (0, 1].
+
+    >>> round(float(gaussian(1.0)), 4), round(float(gaussian(1.0, sigma=2.0)), 4)
+    (0.6065, 0.8825)
     """
     return np.exp(-0.5 * (distance / sigma) ** 2)
 
@@ -49,5 +52,8 @@ def normal_density(distance: Hours, sigma: float = 1.0) -> Hours:
     Args:
         distance: hours.
         sigma: standard deviation σ, hours.
+
+    >>> round(float(normal_density(0.0)), 4)
+    0.3989
     """
     return gaussian(distance, sigma) / (sigma * math.sqrt(2 * math.pi))

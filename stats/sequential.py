@@ -48,6 +48,9 @@ def boundaries(fractions: tuple[float, ...], alpha: float) -> tuple[float, ...]:
 
     Raises:
         ConfigError: the fractions do not increase within (0, 1].
+
+    >>> [round(limit, 2) for limit in boundaries((0.5, 1.0), 0.05)]
+    [2.96, 1.97]
     """
     if (
         not fractions
@@ -102,6 +105,9 @@ def limit_at(look: int, looks: int, first: int, alpha: float) -> float:
         looks: number of the last look.
         first: number of the first look.
         alpha: two-sided error over all looks.
+
+    >>> round(limit_at(2, 2, 1, 0.05), 2)
+    1.97
     """
     planned = tuple(n / looks for n in range(first, looks + 1))
     return boundaries(planned, alpha)[min(max(look, first), looks) - first]
@@ -131,6 +137,9 @@ def mixture_limit(fraction: float, alpha: float) -> float:
 
     Raises:
         ConfigError: there is no information yet.
+
+    >>> round(mixture_limit(1.0, 0.05), 2)
+    3.04
     """
     if fraction <= 0:
         raise ConfigError(f"a look needs some information, not {fraction}")

@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +18,7 @@ import yaml
 from core.errors import CorruptStateError, DataError, NotReadyError
 from core.files import write_parquet
 from core.hours import Hour
-from core.settings import ROOT, Settings, load_settings
+from core.settings import Settings, load_settings
 from events.ids import SCHEMA, log_ids
 from events.store import EventStore
 from feature_repo.clock import ClockState
@@ -28,6 +27,7 @@ from feature_repo.retrieval import ClockFeatures, advance
 from feature_repo.shrinkage import Prior, Shrinkage, fit, shrink
 from operations.doctor import examine
 from pages.clocks import write_clock_page
+from tests import forked
 from tests.conftest import TINY
 
 UNTIL = TINY.first_hour + 60
@@ -248,10 +248,8 @@ def test_pages_call_a_user_as_the_log_does(ready: Settings, tmp_path: Path) -> N
 
 
 def command(settings: Settings, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "feature_repo", "--source", "simulator", *arguments],
-        cwd=ROOT, env={**os.environ, "CLOCK_VAR": str(settings.var)}, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    environment = {**os.environ, "CLOCK_VAR": str(settings.var)}
+    return forked.run("feature_repo", "--source", "simulator", *arguments, environment=environment)
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +21,7 @@ import yaml
 from core.ports import free_port
 from core.settings import ROOT
 from operations.prepare import prepare
+from operations.processes import wait_for
 from tests.servers import Cluster, new_cluster, process, redis_server
 
 COMPOSE = ROOT / "docker" / "compose.yaml"
@@ -29,19 +30,21 @@ PORT_SETTINGS = {
     "airflow-api-server": "CLOCK_AIRFLOW_PORT", "mlflow": "CLOCK_MLFLOW_PORT", "serving": "CLOCK_SERVING_PORT",
     "metrics": "CLOCK_METRICS_PORT",
 }  # fmt: skip
-USERS = """
+FORKS = """
 import io, json, os, runpy, sys, tempfile
+answers = os.fdopen(os.dup(1), "w")
+os.dup2(2, 1)
 from core.settings import load_settings
 from operations.services import airflow_environment
 os.environ.update(airflow_environment(load_settings()))
 import airflow.providers.fab.auth_manager.cli_commands.utils, mlflow.server.auth.sqlalchemy_store
-answers = []
-for arguments, given in json.load(sys.stdin):
+for line in sys.stdin:
+    arguments, given = json.loads(line)
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
         child = os.fork()
         if not child:
             os.dup2(out.fileno(), 1), os.dup2(err.fileno(), 2)
-            sys.argv, sys.stdin = ["operations", "users", *arguments], io.StringIO(given)
+            sys.argv, sys.stdin = ["operations", *arguments], io.StringIO(given)
             try:
                 runpy.run_module("operations", run_name="__main__", alter_sys=True)
             except SystemExit as ended:
@@ -51,11 +54,18 @@ for arguments, given in json.load(sys.stdin):
                 os._exit(1)
         status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
         out.seek(0), err.seek(0)
-        answers.append([status, out.read(), err.read()])
-print(json.dumps(answers))
+        print(json.dumps([status, out.read(), err.read()]), file=answers, flush=True)
 """
+"""Reads commands of ``operations``, a line each, and runs each in a fork of a process that has imported Airflow and MLflow."""
 ORDER = ("mlflow", "airflow-api-server", "airflow-scheduler", "airflow-dag-processor", "airflow-triggerer",
          "airflow-worker", "serving", "metrics")  # fmt: skip
+
+
+HEALTH = {
+    "mlflow": "/mlflow/health", "serving": "/health", "metrics": "/metrics", "airflow-api-server": "/api/v2/monitor/health",
+}  # fmt: skip
+START_SECONDS = 240
+"""Given to services that start side by side on a busy machine."""
 
 
 def compose() -> dict[str, Any]:
@@ -89,6 +99,7 @@ class Stack:
     processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
     cluster: Cluster | None = None
     more: dict[str, str] = field(default_factory=dict)
+    forks: subprocess.Popen[str] | None = None
 
     @property
     def secrets(self) -> Path:
@@ -140,44 +151,61 @@ class Stack:
             check=False, cwd=self.folder,
         )  # fmt: skip
 
-    def users(self, *calls: tuple[tuple[str, ...], str]) -> list[subprocess.CompletedProcess[str]]:
-        """Commands ``operations users``, each with its arguments and standard input, one after the other.
+    def operations(self, *arguments: str, given: str = "") -> subprocess.CompletedProcess[str]:
+        """A command of ``operations`` with the environment and secrets of ``init``, which must have run.
 
-        Each is a process, forked from one that has imported Airflow and MLflow: that is most of what a command takes.
+        It is forked from a process that has imported Airflow and MLflow: that is most of what a command takes.
         """
-        done = self.run("init", "-c", USERS, given=json.dumps(calls))
-        assert done.returncode == 0, done.stderr[-2000:]
-        answers = json.loads(done.stdout.splitlines()[-1])
-        return [subprocess.CompletedProcess(call[0], *answer) for call, answer in zip(calls, answers, strict=True)]
+        if self.forks is None:
+            log = (self.folder / "logs" / "forks.log").open("ab")
+            with log:
+                self.forks = subprocess.Popen(
+                    [sys.executable, "-c", FORKS], env=self.environment("init"), cwd=self.folder,
+                    stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True,
+                )  # fmt: skip
+        assert self.forks.stdin is not None
+        assert self.forks.stdout is not None
+        print(json.dumps([arguments, given]), file=self.forks.stdin, flush=True)
+        answer = self.forks.stdout.readline()
+        assert answer, (self.folder / "logs" / "forks.log").read_text()[-2000:]
+        return subprocess.CompletedProcess(arguments, *json.loads(answer))
+
+    def close(self) -> None:
+        """End the process that commands are forked from."""
+        if self.forks is not None:
+            with self.forks:
+                self.forks.kill()
 
     def logs(self, dag: str) -> str:
         """The ends of a DAG's task logs."""
         files = sorted((self.state / "simulator" / "airflow" / "logs").rglob(f"*dag_id={dag}*/**/*.log"))
         return "\n".join(f"{p}:\n{p.read_text()[-1500:]}" for p in files)
 
-    def up(self, name: str, stack: ExitStack) -> None:
-        """Start a service and wait until it is well by its own health check."""
-        log = self.folder / "logs" / f"{name}.log"
-        log.parent.mkdir(exist_ok=True)
-        url = {
-            "mlflow": "/mlflow/health", "serving": "/health", "metrics": "/metrics",
-            "airflow-api-server": "/api/v2/monitor/health",
-        }.get(name)  # fmt: skip
+    def up(self, names: Iterable[str], stack: ExitStack) -> None:
+        """Start services side by side and wait until each is well by its own health check."""
+        for name in names:
+            log = self.folder / "logs" / f"{name}.log"
+            log.parent.mkdir(exist_ok=True)
+            started = process(
+                self.command(name), log, lambda: True, env=self.environment(name), cwd=self.folder,
+                start_new_session=True, stop=signal.SIGTERM,
+            )  # fmt: skip
+            self.processes[name] = stack.enter_context(started)
+            stack.callback(kill_group, self.processes[name].pid)  # its children too, before it is waited for
+        for name in names:
+            wait_for(lambda name=name: self.is_well(name), f"{name} to be well", START_SECONDS)  # type: ignore[misc]
 
-        def ready() -> bool:
-            if url is None:
-                return True
-            try:
-                return httpx.get(f"http://127.0.0.1:{self.ports[name]}{url}", timeout=20).status_code == 200
-            except httpx.HTTPError:
-                return False
-
-        started = process(
-            self.command(name), log, ready, timeout_seconds=180, env=self.environment(name), cwd=self.folder,
-            start_new_session=True, stop=signal.SIGTERM,
-        )  # fmt: skip
-        self.processes[name] = stack.enter_context(started)
-        stack.callback(kill_group, self.processes[name].pid)  # its children too, before it is waited for
+    def is_well(self, name: str) -> bool:
+        """Whether a service answers, or where it has no port, runs."""
+        if (status := self.processes[name].poll()) is not None:
+            log = self.folder / "logs" / f"{name}.log"
+            raise AssertionError(f"{name} ended with status {status}: {log.read_text()[-2000:]}")
+        if name not in HEALTH:
+            return True
+        try:
+            return httpx.get(f"http://127.0.0.1:{self.ports[name]}{HEALTH[name]}", timeout=20).status_code == 200
+        except httpx.HTTPError:
+            return False
 
 
 def kill_group(pid: int, what: signal.Signals = signal.SIGKILL) -> None:
@@ -206,6 +234,7 @@ def base(folder: Path, *, servers: bool = True) -> Iterator[Stack]:
         **{f"{name}:{port}": f"127.0.0.1:{stack.ports[name]}" for name, port in PORTS.items()},
     }
     with ExitStack() as started:
+        started.callback(stack.close)
         if servers:
             log = folder / "postgres.log"
             started.enter_context(process(stack.cluster.command, log, stack.cluster.answers, **stack.cluster.options))

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from fastapi import HTTPException
 
-from core.errors import ConfigError, PlatformError
+from core.errors import ConfigError, CorruptStateError, PlatformError
 from core.hours import Hour, parse_day
 from core.page_template import write_page
 from core.secret_files import SECRETS, make_secrets, read_secret
@@ -28,13 +28,13 @@ def test_no_name_leaves_its_folder(name: str, settings: Settings) -> None:
     from ab_analysis.experiment import load_named
     from serving.routing import resume_experiment
 
-    with pytest.raises(ConfigError):
+    with pytest.raises(ConfigError, match="CLOCK_SOURCE"):
         load_settings(source=name)
-    with pytest.raises(PlatformError):
+    with pytest.raises(ConfigError, match="no experiment"):
         load_named(settings.experiments_dir, name)
-    with pytest.raises((PlatformError, ValueError)):
+    with pytest.raises(ConfigError, match="is not an hour"):
         Hour.parse(name)
-    with pytest.raises((PlatformError, ValueError)):
+    with pytest.raises(ConfigError, match="is not a day"):
         parse_day(name)
     before = sorted(settings.var.rglob("*")) if settings.var.exists() else []
     with contextlib.suppress(PlatformError, OSError, ValueError):
@@ -90,7 +90,7 @@ def test_a_pickle_in_the_place_of_a_checkpoint_is_refused_and_not_run(tmp_path: 
     payload = pickle.dumps(Trap(sprung))
     for name in ("weights.safetensors", "state.json", "python_model.pkl", "model.pkl"):
         (model / name).write_bytes(payload)
-    with pytest.raises((PlatformError, ValueError)):
+    with pytest.raises(CorruptStateError, match="is damaged"):
         load_model(model)
     assert not sprung.exists()
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import shutil
 import subprocess
 import sys
@@ -27,6 +26,7 @@ from pipeline.history import build_history
 from pipeline.hour import run_hour
 from pipeline.source import save_app_source
 from simulation.config import SimulatorConfig
+from tests import forked
 from tests.conftest import SMALL_POLICY, place_tracking_store, write_app
 
 pytestmark = pytest.mark.slow
@@ -62,22 +62,16 @@ def copy_of(built: Settings, folder: Path) -> Settings:
     return settings
 
 
-def run(
-    settings: Settings, *command: str, limit: int | None = None, prefix: tuple[str, ...] = ()
-) -> subprocess.CompletedProcess[str]:
-    """A command line in a process of its own, perhaps with a limit on the size of a file it may write."""
-
-    def before() -> None:
-        if limit is not None:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-
-    environment = {
+def environment(settings: Settings) -> dict[str, str]:
+    return {
         **os.environ, "CLOCK_VAR": str(settings.var), "CLOCK_SOURCE": settings.source, "PYTHONPATH": str(ROOT),
         "CLOCK_VARIANTS": json.dumps(VARIANTS),
     }  # fmt: skip
-    return subprocess.run(
-        [*prefix, sys.executable, "-m", *command], env=environment, cwd=ROOT, capture_output=True, text=True, check=False, preexec_fn=before
-    )  # fmt: skip
+
+
+def run(settings: Settings, *command: str, limit: int | None = None) -> subprocess.CompletedProcess[str]:
+    """A command line in a process of its own, perhaps with a limit on the size of a file it may write."""
+    return forked.run(*command, environment=environment(settings), file_limit=limit)
 
 
 def test_a_new_workspace_is_marked_and_another_versions_is_refused(built: Settings, tmp_path: Path) -> None:
@@ -196,7 +190,8 @@ def test_a_clock_that_jumps_changes_no_state(
     if program is None:
         pytest.skip("faketime is not installed (make services)")
     settings = copy_of(built, tmp_path)
-    done = run(settings, "pipeline", "hour", TAKEOVER.key, prefix=(program, "-f", jump))
+    command = [program, "-f", jump, sys.executable, "-m", "pipeline", "hour", TAKEOVER.key]
+    done = subprocess.run(command, env=environment(settings), cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     assert differences(fingerprint(settings), next_hour) == []
 

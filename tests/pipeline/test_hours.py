@@ -34,6 +34,7 @@ from pipeline.source import Source, ingest_hour, load_source, save_app_source, s
 from pipeline.training import replay, stale_hours, train_hour
 from simulation.config import SimulatorConfig
 from simulation.workspace import app_log
+from tests import forked
 from tests.conftest import SMALL_POLICY, place_tracking_store, small_log, write_app, write_mapping
 from training.state import StateStore
 
@@ -73,6 +74,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Settings:
 def disturbed(tmp_path_factory: pytest.TempPathFactory) -> Settings:
     """The history is built too, by processes that are killed on the way."""
     settings = workspace(tmp_path_factory.mktemp("disturbed"))
+    place_tracking_store(settings)  # its own making is killed in tests/model_registry
     for words, delay in HISTORY_KILLS:
         kill_after(settings, words, delay, "history", TAKEOVER.key)
     finish(settings, "history", TAKEOVER.key)
@@ -93,31 +95,26 @@ def kill_after(settings: Settings, words: str, delay: float, *arguments: str) ->
 
     What ends before is not killed, and would show nothing: an error.
     """
-    process = subprocess.Popen(
-        [sys.executable, "-m", "pipeline", "--source", settings.source, *arguments],
-        env=environment(settings), cwd=ROOT, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    assert process.stderr is not None
-    said = []
-    for line in process.stderr:
-        said.append(line)
-        if words in line:
-            break
-    else:
-        pytest.fail(f"{arguments} never said '{words}', so it was not killed there:\n{''.join(said)[-3000:]}")
-    time.sleep(delay)
-    assert process.poll() is None, f"{arguments} ended by itself within {delay} s of '{words}': nothing was killed"
-    os.killpg(process.pid, signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
-    process.stderr.close()
+    fork = forked.start("pipeline", "--source", settings.source, *arguments, environment=environment(settings))
+    with fork.stdout, fork.stderr:
+        said = []
+        for line in fork.stderr:
+            said.append(line)
+            if words in line:
+                break
+        else:
+            pytest.fail(f"{arguments} never said '{words}', so it was not killed there:\n{''.join(said)[-3000:]}")
+        time.sleep(delay)
+        assert fork.process.is_alive(), f"{arguments} ended by itself within {delay} s of '{words}': nothing was killed"
+        assert fork.process.pid is not None
+        os.killpg(fork.process.pid, signal.SIGKILL)
+        fork.process.join()
+    assert fork.process.exitcode == -signal.SIGKILL
 
 
 def finish(settings: Settings, *arguments: str) -> None:
     """Run the command line to its end."""
-    done = subprocess.run(
-        [sys.executable, "-m", "pipeline", "--source", settings.source, *arguments],
-        env=environment(settings), cwd=ROOT, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    done = forked.run("pipeline", "--source", settings.source, *arguments, environment=environment(settings))
     assert done.returncode == 0, done.stderr
 
 
@@ -332,7 +329,7 @@ def test_the_champion_goes_back_by_hand(undisturbed: Settings) -> None:
     back = rollback(undisturbed, "a test")
     assert (back.version, back.who) == ("1", "a person")
     assert back.hour == EventStore(undisturbed.events_dir).hours()[-1].key
-    with pytest.raises((NotReadyError, DataError)):
+    with pytest.raises(DataError, match="version 1 is the champion already"):
         rollback(undisturbed, "once more", to="1")
 
 
