@@ -57,6 +57,9 @@ def repo_config(settings: Settings) -> dict[str, Any]:
             "connection_string": settings.redis_url
             + (f",password=${REDIS_PASSWORD}" if settings.in_production else ""),
             "skip_dedup": True,  # a corrected row of the same hour must win; hours are written in order
+            "key_ttl_seconds": 24
+            * 3600
+            * max(settings.window_days + 2, settings.history_days + 1),  # who left is forgotten
         }
         if settings.online_store == "redis"
         else {"type": "sqlite", "path": str(folder / "online.db")}

@@ -23,7 +23,7 @@ from events.store import EventStore
 from feature_repo.behavior_state import BehaviorState
 from feature_repo.changes import files_between
 from feature_repo.clock import ClockState
-from feature_repo.online import decode_cells, encode_cells, write_cells
+from feature_repo.online import decode_cells, encode_cells, write_cells, write_rows
 from feature_repo.recent import decode_histories, recent_behaviors, write_histories
 from feature_repo.repository import (
     COLD_START_SERVICE,
@@ -245,10 +245,7 @@ class ClockFeatures:
         """
         rows = self._write_clock(self._changed("clock_slots", hour), hour)
         for view in PLAIN_VIEWS:
-            changed = self._changed(view, hour)
-            if changed.num_rows:
-                self.store.write_to_online_store(view, changed.to_pandas())
-            rows += changed.num_rows
+            rows += write_rows(self.store, view, self._changed(view, hour), *self.clock.logs[view].keys)
         if self._keeps_histories:
             rows += write_histories(
                 self.store, self.clock, self._changed("user_activity", hour)["user_id"].to_numpy(), hour
@@ -271,8 +268,7 @@ class ClockFeatures:
             log.info("online store: %d slots written", rows)
         for view in PLAIN_VIEWS:
             for table in self.latest(view, as_of):
-                self.store.write_to_online_store(view, table.to_pandas())
-                rows += table.num_rows
+                rows += write_rows(self.store, view, table, *self.clock.logs[view].keys)
         if self._keeps_histories:
             behaviors = BehaviorState(self.clock)
             behaviors.bring_to(as_of)

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pyarrow as pa
 import pytest
@@ -97,6 +97,9 @@ def test_a_redis_that_is_gone_fails_the_hour_whole_and_it_can_be_repeated(tmp_pa
         ClockState(settings, EventStore(settings.events_dir)).refresh(hour + 1)  # killed before it was put online
         assert both_sides(settings)[0].equals(before)
         assert advance(settings, hour + 1).online_rows > 0
+        written: Any = list(connection.scan_iter())
+        assert written
+        assert all(cast("int", connection.ttl(key)) > 0 for key in written), "who stays away is forgotten"
         keys = pa.table({"user_id": pa.array([3], pa.int64()), "hour": pa.array([hour.number + 1], pa.int64())})
         found = features(settings)
         online = found.get_clock([3], hour + 1)
