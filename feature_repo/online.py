@@ -109,7 +109,7 @@ def write_rows(store: FeatureStore, view_name: str, rows: pa.Table, key: str) ->
         values = zip(*(_values(part[name]) for name in names), strict=True)
         contents = [dict(zip(names, row, strict=True)) for row in values]
         moments = part["event_timestamp"].to_pylist()
-        batch = [(k, row, moment, now) for k, row, moment in zip(keys, contents, moments, strict=True)]
+        batch: list[Any] = [(k, row, moment, now) for k, row, moment in zip(keys, contents, moments, strict=True)]
         provider.online_write_batch(store.config, view, batch, progress=None)
     return rows.num_rows
 
