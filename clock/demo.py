@@ -58,7 +58,7 @@ def run_demo(source: str, data: str | None, hours: int, *, fresh: bool) -> dict[
     migration = threading.Thread(target=migrate_airflow, args=(settings,), daemon=True)
     migration.start()
     if not plan.get("history"):
-        plan["history"] = build_history(settings, takeover)
+        plan["history"] = build_history(settings, takeover).as_json()
         write_json(_plan_file(settings), plan)
     if load_source(settings).simulated:
         from simulation.workspace import planted_end, write_experiment, write_served_experiment

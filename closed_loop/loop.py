@@ -249,7 +249,7 @@ class Loop:
             effects = truth[self.plan.arms[1]]
             self._write_experiment({metric: values["rel_effect"] for metric, values in effects.items()})
         report = report_experiment(self.settings, EXPERIMENT, self.end)
-        online = headline_effects(read_json(Path(report["report"]).with_suffix(".json"))) if report["report"] else {}
+        online = headline_effects(read_json(Path(report.report).with_suffix(".json"))) if report.report else {}
         summary = {
             "arms": list(self.plan.arms), "hours": [self.start.key, self.end.key], "users": self.config.users,
             "traffic": self._traffic(), "offline": variant_metrics(self.settings, self.start, self.end),
@@ -257,7 +257,7 @@ class Loop:
                 arm: {metric: {name: row[name] for name in SUMMARY_FIELDS} for metric, row in metrics.items()}
                 for arm, metrics in online.items()
             },
-            "sentence": report["sentence"], "truth": truth, "report": report["report"],
+            "sentence": report.sentence, "truth": truth, "report": report.report,
         }  # fmt: skip
         summary["covered"] = covered_truths(summary)
         write_json(self.folder / "summary.json", summary)

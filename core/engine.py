@@ -216,10 +216,11 @@ class SparkEngine(Engine):
     dialect = "spark"
 
     def __init__(self, session: SparkSession) -> None:
+        from py4j.protocol import Py4JError
         from pyspark.errors import PySparkException
 
         super().__init__()
-        self.errors = (PySparkException,)
+        self.errors = (PySparkException, Py4JError)
         self.session = session
         self._tables: dict[str, Any] = {}
         self._files_read = 0

@@ -112,7 +112,7 @@ first champion and candidate. Continues where it was interrupted.
         from pipeline.history import build_history
 
         assert params is not None
-        return build_history(load_settings(), Hour.parse(params["until"]))
+        return build_history(load_settings(), Hour.parse(params["until"])).as_json()
 
     build()
 
@@ -165,13 +165,13 @@ was reported before gets the same page again. A mapped task for each experiment 
 
         assert params is not None
         days = parse_day(params["first"]), parse_day(params["last"])
-        return past_reports(load_settings(), params["experiment"] or None, *days)
+        return [due._asdict() for due in past_reports(load_settings(), params["experiment"] or None, *days)]
 
     @task(max_active_tis_per_dagrun=1)
     def report_as_of(which: dict[str, str]) -> dict[str, Any]:
         from pipeline.reports import report_experiment
 
-        return report_experiment(load_settings(), which["experiment"], Hour.parse(which["until"]))
+        return asdict(report_experiment(load_settings(), which["experiment"], Hour.parse(which["until"])))
 
     @task(trigger_rule="all_done")
     def link_experiments() -> str:

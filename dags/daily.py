@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from datetime import UTC, date, datetime
 from typing import Any
 
@@ -64,7 +65,7 @@ Running it again writes the same pages.
     def report_drift() -> dict[str, Any]:
         from pipeline.reports import report_drift as report
 
-        return report(*settings_and_day())
+        return asdict(report(*settings_and_day()))
 
     @task
     def find_experiments() -> list[str]:
@@ -78,7 +79,7 @@ Running it again writes the same pages.
 
         get_current_context()["name"] = name  # type: ignore[typeddict-unknown-key]
         settings, end = settings_and_end()
-        return report(settings, name, end)
+        return asdict(report(settings, name, end))
 
     @task(trigger_rule="all_done")
     def link_reports() -> str:

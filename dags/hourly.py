@@ -136,8 +136,6 @@ serves and does harm (`automatic_stop`). **To undo a promotion** trigger `rollba
 
     @task(trigger_rule="none_failed_min_one_success")
     def apply_decision(decision: dict[str, Any]) -> list[dict[str, Any]]:
-        from dataclasses import asdict
-
         from evaluation.gate import GateDecision
         from pipeline.promotion import apply_decision as apply
 
@@ -158,7 +156,7 @@ serves and does harm (`automatic_stop`). **To undo a promotion** trigger `rollba
     def watch_experiments() -> list[dict[str, Any]]:
         from pipeline.experiments import watch_experiments as watch
 
-        return watch(*settings_and_hour())
+        return [asdict(look) for look in watch(*settings_and_hour())]
 
     decision = evaluate_candidate()
     approve = ApprovalOperator(

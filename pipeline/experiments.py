@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
+from dataclasses import dataclass
 
 from ab_analysis.experiment import find_experiments, load_named
 from ab_analysis.report import analyze_experiment, write_report
@@ -16,7 +16,22 @@ from serving.routing import stop_experiment, stopped
 log = logging.getLogger("pipeline.experiments")
 
 
-def watch_experiments(settings: Settings, hour: Hour) -> list[dict[str, Any]]:
+@dataclass(frozen=True)
+class ExperimentLook:
+    """What was seen of an experiment.
+
+    Attributes:
+        experiment: its name.
+        verdict: of the decision; None where there could be none.
+        sentence: of the decision, or why there could be none.
+    """
+
+    experiment: str
+    verdict: str | None
+    sentence: str
+
+
+def watch_experiments(settings: Settings, hour: Hour) -> list[ExperimentLook]:
     """Look at the running experiments with ``automatic_stop`` as of the end of an hour.
 
     One whose verdict is to stop (a primary metric is worse, or a guardrail is broken, under its always-valid rule, which
@@ -24,25 +39,25 @@ def watch_experiments(settings: Settings, hour: Hour) -> list[dict[str, Any]]:
     goes out. Looking again changes nothing.
 
     Returns:
-        Experiment, verdict and sentence of every look.
+        Every look that was due.
     """
     until = hour + 1
-    looks: list[dict[str, Any]] = []
+    looks = []
     for name in find_experiments(settings.experiments_dir):
         try:
             look = _look(settings, name, until)
         except NotReadyError as error:  # nobody, or too few, met it yet
-            look = {"experiment": name, "verdict": None, "sentence": str(error)}
+            look = ExperimentLook(name, None, str(error))
         except PlatformError as error:  # its file or its data: the others are looked at all the same
             log.warning("experiment %s at %s cannot be read: %s", name, hour, error)
             send_alert(settings, f"experiment {name} cannot be watched", reason=str(error))
-            look = {"experiment": name, "verdict": None, "sentence": str(error)}
+            look = ExperimentLook(name, None, str(error))
         if look is not None:
             looks.append(look)
     return looks
 
 
-def _look(settings: Settings, name: str, until: Hour) -> dict[str, Any] | None:
+def _look(settings: Settings, name: str, until: Hour) -> ExperimentLook | None:
     """One look at an experiment; None where it has none due. Stops it when that is the verdict."""
     experiment = load_named(settings.experiments_dir, name)
     begun = experiment.start_time < until.start
@@ -57,4 +72,4 @@ def _look(settings: Settings, name: str, until: Hour) -> dict[str, Any] | None:
         report = write_report(settings, experiment, until).page
         stop_experiment(settings, name, decision.sentence, hour=hour.key, report=str(report))
         send_alert(settings, f"experiment {name} is stopped", sentence=decision.sentence, report=str(report))
-    return {"experiment": name, "verdict": decision.verdict, "sentence": decision.sentence}
+    return ExperimentLook(name, decision.verdict, decision.sentence)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from core.hours import Hour
@@ -21,6 +21,21 @@ if TYPE_CHECKING:
 log = logging.getLogger("pipeline.history")
 
 
+@dataclass(frozen=True)
+class HistorySummary:
+    """What building the history led to: the hours in it, the account of the ingestion, the clocks."""
+
+    hours: int
+    ingest: Account
+    clocks: Advanced
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values, for an XCom or the last line of a command; of the changed hours their number."""
+        content = asdict(self)
+        content["ingest"]["changed_hours"] = len(self.ingest.changed_hours)
+        return content
+
+
 def ingest_and_clock(settings: Settings, until: Hour) -> tuple[Account, Advanced]:
     """Ingest the log before an hour, close its hours, and bring clocks and online store to ``until``."""
     from feature_repo.retrieval import advance
@@ -33,13 +48,10 @@ def ingest_and_clock(settings: Settings, until: Hour) -> tuple[Account, Advanced
     return account, advance(settings, until)
 
 
-def build_history(settings: Settings, until: Hour) -> dict[str, Any]:
+def build_history(settings: Settings, until: Hour) -> HistorySummary:
     """Ingest, compute clocks, train every variant, and offer the first champion, for all hours before ``until``.
 
     Every stage keeps what is there already, so an interrupted build continues.
-
-    Returns:
-        ``hours`` in the history and the ``ingest`` account.
     """
     if load_source(settings).simulated:
         from simulation.workspace import app_log
@@ -53,8 +65,4 @@ def build_history(settings: Settings, until: Hour) -> dict[str, Any]:
     log.info("4/4 offering the first champion and candidate", extra=STAGE)
     offer_first(settings, trained)
     hours = [h for h in EventStore(settings.events_dir).hours() if h < until]
-    return {
-        "hours": len(hours),
-        "ingest": {**asdict(account), "changed_hours": len(account.changed_hours)},
-        "clocks": asdict(clocks),
-    }
+    return HistorySummary(len(hours), account, clocks)

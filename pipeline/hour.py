@@ -2,18 +2,43 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from core.hours import Hour
 from core.settings import Settings
-from pipeline.experiments import watch_experiments
+from pipeline.experiments import ExperimentLook, watch_experiments
 from pipeline.promotion import apply_decision, evaluate_candidate, watch_champion
 from pipeline.source import ingest_hour
 from pipeline.training import train_hour
 
+if TYPE_CHECKING:
+    from feature_repo.retrieval import Advanced
 
-def run_hour(settings: Settings, hour: Hour) -> dict[str, Any]:
+
+@dataclass(frozen=True)
+class HourSummary:
+    """What an hour led to.
+
+    Attributes:
+        kept: events.
+        clocks: how they came to its end.
+        trained: variant → digest of its state.
+        verdict: of the gate, with its ``reason``.
+        experiments: that serve, as they were seen.
+        moves: of the aliases, in words.
+    """
+
+    kept: int
+    clocks: Advanced
+    trained: dict[str, str]
+    verdict: str
+    reason: str
+    experiments: list[ExperimentLook]
+    moves: list[str]
+
+
+def run_hour(settings: Settings, hour: Hour) -> HourSummary:
     """Ingest an hour, refresh the clocks, train, and let the gate decide. Running it again changes nothing."""
     from feature_repo.retrieval import advance
 
@@ -24,12 +49,12 @@ def run_hour(settings: Settings, hour: Hour) -> dict[str, Any]:
     moves = apply_decision(settings, hour, decision)
     back = watch_champion(settings, hour)
     looks = watch_experiments(settings, hour)
-    return {
-        "kept": account.kept,
-        "clocks": asdict(clocks),
-        "trained": {each.variant: each.digest for each in trained},
-        "verdict": decision.verdict,
-        "reason": decision.reason,
-        "experiments": looks,
-        "moves": [f"{m.alias} → version {m.version}" for m in [*moves, *([back] if back else [])]],
-    }
+    return HourSummary(
+        kept=account.kept,
+        clocks=clocks,
+        trained={each.variant: each.digest for each in trained},
+        verdict=decision.verdict,
+        reason=decision.reason,
+        experiments=looks,
+        moves=[f"{m.alias} → version {m.version}" for m in [*moves, *([back] if back else [])]],
+    )

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from datetime import date, timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pandas as pd
 
@@ -23,6 +23,9 @@ from core.logs import log_context
 from core.settings import Settings
 from events.store import EventStore
 
+if TYPE_CHECKING:
+    from evaluation.drift import Drift
+
 log = logging.getLogger("pipeline.reports")
 
 REFERENCE_DAYS = 7
@@ -30,7 +33,7 @@ EXAMPLE_CLOCKS = 2
 
 
 @log_context(day="day")
-def report_drift(settings: Settings, day: date) -> dict[str, Any]:
+def report_drift(settings: Settings, day: date) -> Drift:
     """Evidently's drift report of a day: features, labels and the champion's predictions.
 
     The reference is the last week that the champion was trained on, or, without a champion, the week before
@@ -69,7 +72,7 @@ def report_drift(settings: Settings, day: date) -> dict[str, Any]:
     limit = load_policy(own_policy(settings)).max_drift_share
     if drift.share > limit:
         send_alert(settings, f"{drift.share:.0%} of the columns drifted on {day}", columns=drift.drifted, limit=limit)
-    return asdict(drift)
+    return drift
 
 
 def _frame(settings: Settings, store: EventStore, hours: list[Hour], variant: str) -> pd.DataFrame:
@@ -125,12 +128,19 @@ def _is_final(settings: Settings, experiment: Experiment, until: Hour) -> bool:
     return ended and final.exists() and read_json(final)["until"] == (experiment.end_hour or until).key
 
 
-@log_context(experiment="name", hour="until")
-def report_experiment(settings: Settings, name: str, until: Hour) -> dict[str, Any]:
-    """Report one experiment of the workspace as of an hour.
+@dataclass(frozen=True)
+class ReportSummary:
+    """What an experiment's report says; before anybody was exposed there is neither verdict nor page."""
 
-    Returns:
-        Name, verdict, sentence, path of the page; before anybody was exposed the sentence says so and there is no page.
+    experiment: str
+    verdict: str | None
+    sentence: str
+    report: str | None
+
+
+@log_context(experiment="name", hour="until")
+def report_experiment(settings: Settings, name: str, until: Hour) -> ReportSummary:
+    """Report one experiment of the workspace as of an hour; before anybody was exposed the sentence says so.
 
     Raises:
         ConfigError: the file is wrong, its name is not its experiment's, or another experiment claims the same users of
@@ -142,14 +152,14 @@ def report_experiment(settings: Settings, name: str, until: Hour) -> dict[str, A
         written = write_report(settings, experiment, until)
     except NotReadyError as error:
         log.warning("%s: %s", name, error)
-        return {"experiment": name, "verdict": None, "sentence": str(error), "report": None}
+        return ReportSummary(name, None, str(error), None)
     decision = written.analysis.decision
     log.info("experiment %s: %s", name, decision.sentence)
     if decision.verdict in {"stop", "no_conclusion"}:
         send_alert(
             settings, f"experiment {name}: {decision.verdict}", sentence=decision.sentence, report=str(written.page)
         )
-    return {"experiment": name, "verdict": decision.verdict, "sentence": decision.sentence, "report": str(written.page)}
+    return ReportSummary(name, decision.verdict, decision.sentence, str(written.page))
 
 
 def headline_effects(report: dict[str, Any]) -> dict[str, dict[str, dict[str, Any]]]:
@@ -161,8 +171,15 @@ def headline_effects(report: dict[str, Any]) -> dict[str, dict[str, dict[str, An
     return effects
 
 
-def past_reports(settings: Settings, name: str | None, first: date, last: date) -> list[dict[str, str]]:
-    """Experiment and hour of every report that is due at the end of days from ``first`` to ``last``.
+class DueReport(NamedTuple):
+    """A report that is due: of an experiment, as of the start of the hour ``until``, written as its key."""
+
+    experiment: str
+    until: str
+
+
+def past_reports(settings: Settings, name: str | None, first: date, last: date) -> list[DueReport]:
+    """Every report that is due at the end of days from ``first`` to ``last``.
 
     An experiment whose file is wrong is listed once, for the last day: its report fails, by name.
 
@@ -175,15 +192,15 @@ def past_reports(settings: Settings, name: str | None, first: date, last: date) 
     if name:
         load_named(folder, name)
     experiments = {n: _load_if_right(folder, n) for n in ([name] if name else find_experiments(folder))}
-    due: dict[tuple[str, str], None] = {}
+    due: dict[DueReport, None] = {}
     for offset in range((last - first).days + 1):
         until = day_hours(first + timedelta(days=offset))[-1] + 1
         for n, e in experiments.items():
             if e is None:
-                due[n, (day_hours(last)[-1] + 1).key] = None
+                due[DueReport(n, (day_hours(last)[-1] + 1).key)] = None
             elif e.start_time < until.start:
-                due[n, min(until, e.end_hour or until).key] = None
-    return [{"experiment": experiment, "until": until} for experiment, until in due]
+                due[DueReport(n, min(until, e.end_hour or until).key)] = None
+    return list(due)
 
 
 def report_clocks(settings: Settings) -> list[str]:

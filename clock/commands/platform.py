@@ -140,7 +140,7 @@ def history(
 
     settings = cli.settings_of(source)
     end = Hour.parse(until) if until else end_of_log(settings)
-    print(json.dumps(build_history(settings, end), default=str))
+    print(json.dumps(build_history(settings, end).as_json(), default=str))
 
 
 @app.command(rich_help_panel=DATA)
@@ -152,7 +152,7 @@ def hour(
     from core.hours import Hour
     from pipeline.hour import run_hour
 
-    print(json.dumps(run_hour(cli.settings_of(source), Hour.parse(hour)), default=str))
+    print(json.dumps(asdict(run_hour(cli.settings_of(source), Hour.parse(hour))), default=str))
 
 
 @app.command(

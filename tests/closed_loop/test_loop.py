@@ -185,7 +185,7 @@ def harmful(tmp_path: Path) -> Settings:
 def test_an_experiment_that_harms_is_stopped_once(harmful: Settings) -> None:
     store = EventStore(harmful.events_dir)
     looks = [watch_experiments(harmful, hour) for hour in store.hours()[::12]]
-    verdicts = [look[0]["verdict"] for look in looks if look]
+    verdicts = [look[0].verdict for look in looks if look]
     assert verdicts[-1] == "stop"
     assert verdicts.count("stop") == 1
     assert "duration" in (stopped(harmful, "clock_ranker") or "")

@@ -165,7 +165,7 @@ def report_as_of_a_past_day(settings: Settings) -> str:
 
     day = APP.day(APP.experiment.start_day)
     until = day_hours(day)[-1] + 1
-    page = Path(report_experiment(settings, "clock_ranker", until)["report"])
+    page = Path(report_experiment(settings, "clock_ranker", until).report or "")
     before = page.read_bytes()
     page.unlink()
     api = AirflowApi(settings)

@@ -164,7 +164,7 @@ def test_a_backup_goes_back_whole_and_the_next_hour_is_the_same(
     restore(settings, backup)
     assert differences(fingerprint(settings), fingerprint(built)) == []
     save_app_source(settings)
-    assert run_hour(settings, TAKEOVER)["trained"]
+    assert run_hour(settings, TAKEOVER).trained
     assert differences(fingerprint(settings), next_hour) == []
 
 

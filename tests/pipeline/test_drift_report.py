@@ -35,8 +35,8 @@ def test_a_day_that_is_not_over_is_compared_with_the_same_hours_of_the_days_befo
     drift = report_drift(morning, LAST_DAY)
     store = EventStore(morning.events_dir)
     hours = [h for h in store.hours() if h.number % 24 < 10]
-    assert drift["rows"] == sum(store.manifest(h).rows for h in hours if h.day == LAST_DAY)
-    assert drift["reference_rows"] == sum(store.manifest(h).rows for h in hours if h.day < LAST_DAY)
+    assert drift.rows == sum(store.manifest(h).rows for h in hours if h.day == LAST_DAY)
+    assert drift.reference_rows == sum(store.manifest(h).rows for h in hours if h.day < LAST_DAY)
 
 
 def test_a_day_without_events_has_no_report(morning: Settings) -> None:

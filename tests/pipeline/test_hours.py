@@ -137,8 +137,8 @@ def test_running_an_hour_again_changes_nothing(undisturbed: Settings) -> None:
     models = open_registry(undisturbed)
     versions = len(models.client.search_model_versions(f"name = '{models.name}'"))
     again = run_hour(undisturbed, TAKEOVER + 2)
-    assert again["kept"] == 0
-    assert again["moves"] == []
+    assert again.kept == 0
+    assert again.moves == []
     assert fingerprint(undisturbed) == before
     assert len(models.client.search_model_versions(f"name = '{models.name}'")) == versions
 

@@ -44,24 +44,24 @@ def test_a_new_file_is_found_and_one_that_has_ended_is_reported_once_more(worksp
     add(workspace, "ran", end="2026-03-04")
     assert due_experiments(workspace, END) == ["clock_ranker", "ran"]
     assert due_experiments(workspace, Hour.parse("2026-03-03T00")) == []
-    found = report_experiment(workspace, "clock_ranker", END)
-    assert found["report"].endswith(f"{END.key}.html")
+    written = report_experiment(workspace, "clock_ranker", END)
+    assert str(written.report).endswith(f"{END.key}.html")
     assert due_experiments(workspace, END) == ["clock_ranker", "ran"]  # its last day may be reported again
     assert due_experiments(workspace, END + 24) == ["ran"]  # the final report stands
 
 
 def test_an_experiment_nobody_met_yet_says_so_and_has_no_page(workspace: Settings) -> None:
     add(workspace, "lonely")
-    found = report_experiment(workspace, "lonely", END)
-    assert found["report"] is None
-    assert "nobody was exposed to 'lonely'" in found["sentence"]
+    written = report_experiment(workspace, "lonely", END)
+    assert written.report is None
+    assert "nobody was exposed to 'lonely'" in written.sentence
 
 
 def test_past_days_are_listed_up_to_the_end(workspace: Settings) -> None:
     days = date(2026, 3, 2), date(2026, 3, 9)
-    found = past_reports(workspace, "clock_ranker", *days)
-    assert [r["until"] for r in found] == ["2026-03-04T00", "2026-03-05T00", "2026-03-06T00"]
-    assert past_reports(workspace, None, *days) == found
+    due = past_reports(workspace, "clock_ranker", *days)
+    assert [r.until for r in due] == ["2026-03-04T00", "2026-03-05T00", "2026-03-06T00"]
+    assert past_reports(workspace, None, *days) == due
     with pytest.raises(ConfigError, match="lies before the first"):
         past_reports(workspace, None, days[1], days[0])
     with pytest.raises(ConfigError, match="no experiment 'other'"):
@@ -79,11 +79,11 @@ def test_an_experiment_that_is_wrong_fails_by_name_and_the_others_are_reported(w
     }  # fmt: skip
     assert due_experiments(workspace, END) == sorted(["clock_ranker", *wrong])
     day = date(2026, 3, 5)
-    assert {r["experiment"] for r in past_reports(workspace, None, day, day)} == {"clock_ranker", *wrong}
+    assert {r.experiment for r in past_reports(workspace, None, day, day)} == {"clock_ranker", *wrong}
     for name, words in wrong.items():
         with pytest.raises(ConfigError, match=words):
             report_experiment(workspace, name, END)
-    assert report_experiment(workspace, "clock_ranker", END)["report"]
+    assert report_experiment(workspace, "clock_ranker", END).report
 
 
 def test_a_broken_split_is_an_alert(workspace: Settings) -> None:
@@ -92,14 +92,14 @@ def test_a_broken_split_is_an_alert(workspace: Settings) -> None:
     path.write_text(yaml.safe_dump({**content, "variants": {"control": 0.97, "treatment": 0.03}}))
     with webhook() as (url, taken):
         settings = load_settings(var=workspace.var, source="simulator", alert_webhook=url)
-        assert report_experiment(settings, "clock_ranker", END)["verdict"] == "no_conclusion"
+        assert report_experiment(settings, "clock_ranker", END).verdict == "no_conclusion"
     assert taken[0]["title"] == "experiment clock_ranker: no_conclusion"
 
 
 def test_the_index_links_overview_and_reports_with_their_decisions(workspace: Settings) -> None:
     from ab_analysis.overview import write_overview
 
-    sentence = report_experiment(workspace, "clock_ranker", END)["sentence"]
+    sentence = report_experiment(workspace, "clock_ranker", END).sentence
     write_overview(workspace)
     text = Path(write_index(workspace)).read_text()
     assert 'href="ab/index.html"' in text
