@@ -55,7 +55,9 @@ class HourSamples:
     hour: Hour
     tables: SampleTables
     digest: str
-    _decoded: dict[tuple[tuple[str, ...], tuple[str, ...]], DecodedHour] = field(default_factory=dict)
+    _decoded: dict[tuple[tuple[str, ...], tuple[str, ...]], DecodedHour] = field(
+        default_factory=dict, repr=False, compare=False
+    )
 
     def keys(self, ranker: Ranker) -> HourKeys:
         """The samples as the arrays that a ranker needs, decoded once for all rankers."""
@@ -121,6 +123,7 @@ class SampleStore:
             Hours built.
         """
         wanted = [hour for hour in sorted(hours) if force or not self.is_current(hour)]
+        self._last_read = None  # no need of its memory meanwhile
         done = 0
         chunk: list[tuple[Hour, pa.Table, int]] = []
         for hour, table in self._with_negatives(wanted):
