@@ -487,3 +487,12 @@ def test_a_zone_column_of_another_type_is_no_zone(log: Log) -> None:
     frame.to_parquet(log.folder / "log.parquet")
     with pytest.raises(DataError, match="unknown_zone 30"):
         log.ingest(log.folder / "log.parquet", local_time="local_time: {zone_column: tz}")
+
+
+def test_utf_16_without_its_mark_and_a_header_without_end_are_refused(log: Log) -> None:
+    log.write((HEADER + rows(2)).encode("utf-16")[2:])
+    with pytest.raises(DataError, match="no byte order mark"):
+        log.ingest(csv="csv: {encoding: utf-16}")
+    log.write("uid,iid,genre," + "x" * 200_000 + "\n" + rows(2))
+    with pytest.raises(DataError, match="cannot be read as a header"):
+        log.ingest()
