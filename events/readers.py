@@ -331,7 +331,12 @@ def _csv_header(file: Path, options: CsvOptions, delimiter: str) -> list[str]:
             return []
         if len(delimiter) == 1 and len(options.quote) == 1:
             lines: Iterator[str] = iter([first, *(stream.readline() for _ in range(20))])
-            cells = next(csv.reader(lines, delimiter=delimiter, quotechar=options.quote))
+            try:
+                cells = next(csv.reader(lines, delimiter=delimiter, quotechar=options.quote))
+            except csv.Error as error:
+                raise DataError(
+                    f"{file}: its first line cannot be read as a header ({error}); nothing was ingested"
+                ) from None
         else:
             cells = first.rstrip("\r\n").split(delimiter)
     return [cell.strip() for cell in cells]

@@ -403,8 +403,8 @@ class Staging:
             bad = f"coalesce(NOT isfinite({minutes}) OR abs({minutes}) > 26 * 60, true)"
             safe = f"CASE WHEN {bad} THEN 0 ELSE {minutes} END"
             return f"(p.ts AT TIME ZONE 'UTC') + to_minutes(CAST({safe} AS BIGINT))", bad
-        column = self._column(str(rule.zone_column), "local_time.zone_column")
-        names = [row[0] for row in self.con.execute(f"SELECT DISTINCT CAST({column} AS VARCHAR) FROM raw r").fetchall()]
+        column = f"CAST({self._column(str(rule.zone_column), 'local_time.zone_column')} AS VARCHAR)"
+        names = [row[0] for row in self.con.execute(f"SELECT DISTINCT {column} FROM raw r").fetchall()]
         known = [name for name in names if name and is_zone(name)]
         zones = ", ".join(map(quoted, known)) or "''"
         safe = f"CASE WHEN {column} IN ({zones}) THEN {column} ELSE 'UTC' END"
@@ -466,7 +466,9 @@ class Staging:
                 sql = f"p.{identifier(name)}"
             else:
                 sql = self.raw.cell(name, where if column is tree else f"{where} ({text})")
-                if name in self.raw.columns:
+                if self._is_empty(name):
+                    sql = "NULL"  # of any type, so that what is meant for numbers is no error
+                else:
                     if not self._typed(name) and self._is_number(name):
                         self.numbers.add(name)
                     sql = self._cell(name)
@@ -483,11 +485,19 @@ class Staging:
         column = self.raw.cell(name, name)
         return f"TRY_CAST({column} AS DOUBLE)" if name in self.numbers else column
 
+    def _is_empty(self, name: str) -> bool:
+        """Whether a column that is text, or that this input does not have, has no content at all."""
+        if name not in self.raw.columns:
+            return True
+        if self._typed(name):
+            return False
+        return not scalar(self.con, f"SELECT count(*) FROM raw WHERE {filled(self.raw.columns[name])}")
+
     def _is_number(self, name: str) -> bool:
         column = self.raw.columns[name]
         share = scalar(
             self.con,
-            f"SELECT avg((TRY_CAST({column} AS DOUBLE) IS NOT NULL)::INT) FROM raw WHERE {column} IS NOT NULL",
+            f"SELECT avg((TRY_CAST({column} AS DOUBLE) IS NOT NULL)::INT) FROM raw WHERE {filled(column)}",
         )
         return share is not None and share > MAJORITY
 
@@ -571,6 +581,15 @@ def finite_tree(tree: exp.Expr) -> exp.Expr:
         tree = guarded if node is tree else tree
         node.replace(guarded)
     return tree
+
+
+def filled(column: str) -> str:
+    """SQL: a cell has content.
+
+    >>> filled("c0")
+    "(c0 IS NOT NULL AND trim(CAST(c0 AS VARCHAR)) <> '')"
+    """
+    return f"({column} IS NOT NULL AND trim(CAST({column} AS VARCHAR)) <> '')"
 
 
 def inner(facet: str) -> str:

@@ -49,7 +49,19 @@ def binary(file: Path) -> BinaryIO:
 
 
 def decoded(file: Path, encoding: str, newline: str | None = None) -> TextIO:
-    r"""The file's text, with its line ends read as Python's ``open`` does; strange bytes become ``\xNN``."""
+    r"""The file's text, with its line ends read as Python's ``open`` does; strange bytes become ``\xNN``.
+
+    Raises:
+        DataError: the file shall be UTF-16 and has no byte order mark.
+    """
+    if encoding == "utf-16":
+        with binary(file) as stream:
+            head = stream.read(2)
+        if head not in {b"", b"\xff\xfe", b"\xfe\xff"}:
+            raise DataError(
+                f"{file} has no byte order mark, so it is not UTF-16; set csv: {{encoding: utf-8}} in the mapping, or save "
+                "it as UTF-8. Nothing was ingested"
+            )
     return io.TextIOWrapper(binary(file), encoding=encoding, errors="backslashreplace", newline=newline)
 
 

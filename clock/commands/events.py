@@ -17,7 +17,7 @@ source: my_app                        # required: name of the source, and of its
 format: auto                          # auto (by suffix), csv, parquet, jsonl; each also .gz
 csv: {delimiter: ",", quote: '"', header: true, encoding: utf-8}   # columns: [...] where there is no header; "\\t" is a tab
                                       # (.tsv has tabs anyway); encoding: utf-8, latin-1 or utf-16
-paths: [log/{hour}.csv.gz]            # default paths, relative to this file; the command line's win;
+paths: ["log/{hour}.csv.gz"]          # default paths, relative to this file; the command line's win;
                                       # {hour} is the hour's key (2026-11-23T10), where the log has a file an hour
 columns:
   user_id: uid                        # required: a column, or a SQL expression over columns of the row

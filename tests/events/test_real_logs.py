@@ -456,3 +456,43 @@ def test_exposures_are_read_as_events_are(log: Log) -> None:
     (row,) = store.read_exposures(Hour.parse("2026-03-10T10")).to_pylist()
     assert row["timestamp"] == datetime(2026, 3, 10, 10, tzinfo=UTC)
     assert [hour.key for hour in store.hours()] == ["2026-03-10T10"]
+
+
+def test_a_column_without_content_is_unknown_in_every_expression(log: Log) -> None:
+    """An hour in which nobody has a length is an hour like any other."""
+    log.write('{"uid":"a","iid":"x","ts":"2026-03-10T10:00:00Z","genre":"","length":""}\n', "log.jsonl")
+    account = log.ingest(
+        log.folder / "log.jsonl",
+        columns="columns: {user_id: uid, item_id: iid, duration_seconds: length / 2}",
+        facets="facets: {genre: genre, letter: 'left(genre, 1)'}",
+        behaviors="behaviors: {finish: length / 2 > 1}",
+    )
+    assert (account.kept, account.quarantined) == (1, 0)
+    assert outcomes(log, "finish") == [None]
+
+
+def test_empty_cells_do_not_make_a_column_of_numbers_text(log: Log) -> None:
+    cells = ["", "", "100"]
+    lines = [json.dumps({"uid": "a", "iid": f"i{n}", "ts": TIME, "length": cell}) for n, cell in enumerate(cells)]
+    log.write("\n".join(lines) + "\n", "l.jsonl")
+    account = log.ingest(log.folder / "l.jsonl", facets="", behaviors="behaviors: {finish: length / 2 > 1}")
+    assert (account.kept, account.quarantined) == (3, 0)
+    assert list(log.events()["finish"]).count(True) == 1
+
+
+def test_a_zone_column_of_another_type_is_no_zone(log: Log) -> None:
+    frame = pd.DataFrame({"uid": ["a"] * 30, "iid": ["x"] * 30, "genre": ["rock"] * 30})
+    frame["tz"] = pd.Timestamp("2026-03-10")
+    frame["ts"] = [f"2026-03-10T10:{n:02d}:00Z" for n in range(30)]
+    frame.to_parquet(log.folder / "log.parquet")
+    with pytest.raises(DataError, match="unknown_zone 30"):
+        log.ingest(log.folder / "log.parquet", local_time="local_time: {zone_column: tz}")
+
+
+def test_utf_16_without_its_mark_and_a_header_without_end_are_refused(log: Log) -> None:
+    log.write((HEADER + rows(2)).encode("utf-16")[2:])
+    with pytest.raises(DataError, match="no byte order mark"):
+        log.ingest(csv="csv: {encoding: utf-16}")
+    log.write("uid,iid,genre," + "x" * 200_000 + "\n" + rows(2))
+    with pytest.raises(DataError, match="cannot be read as a header"):
+        log.ingest()
