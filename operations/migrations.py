@@ -9,6 +9,7 @@ from core.errors import ConfigError
 from core.settings import Settings
 from core.state_version import STATE_VERSION, state_version, write_state_version
 from events.store import EventStore
+from feature_repo.behavior_state import BehaviorState
 from feature_repo.clock import ClockState
 
 log = logging.getLogger("operations.migrations")
@@ -26,7 +27,14 @@ def _sums_of_scores(settings: Settings) -> None:
         clock.rebuild(clock.as_of or hours[-1] + 1)
 
 
-STEPS: Mapping[int, Callable[[Settings], None]] = {1: _nothing, 2: _sums_of_scores}
+def _recent_behaviors(settings: Settings) -> None:
+    """Id files have deltas, hours may have facts, and recent behaviors are state, which is filled here."""
+    clock = ClockState(settings, EventStore(settings.events_dir))
+    if settings.history_length and (as_of := clock.as_of):
+        BehaviorState(clock).bring_to(as_of)
+
+
+STEPS: Mapping[int, Callable[[Settings], None]] = {1: _nothing, 2: _sums_of_scores, 3: _recent_behaviors}
 """From which version → what brings it to the next."""
 
 
