@@ -182,9 +182,12 @@ class BehaviorState:
             )
 
     def _users_of(self, running: Engine, hours: Sequence[int]) -> list[int]:
-        """Everybody with an event in some hours, whatever its score is now."""
-        files = self.clock.store.event_files(map(Hour, sorted(hours)))
-        rows = running.rows(f"SELECT DISTINCT user_id FROM {running.files(files)} e") if files else []
+        """Everybody who has an event in some hours, whatever its score is now, or had one."""
+        store, closed = self.clock.store, [Hour(number) for number in sorted(hours)]
+        sources = [running.files(files) for files in (store.event_files(closed), store.fact_files(closed)) if files]
+        if not sources:
+            return []
+        rows = running.rows(" UNION ".join(f"SELECT user_id FROM {files} f" for files in sources))
         return [int(user) for (user,) in rows]
 
     def _trim(self, rows: bytes, as_of: Hour) -> bytes:
