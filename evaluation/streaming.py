@@ -180,14 +180,14 @@ def _source(con: duckdb.DuckDBPyConnection, files: Sequence[Path], columns: Colu
         known = [row[0] for row in con.sql(f"DESCRIBE SELECT * FROM read_parquet({names})").fetchall()]
     except duckdb.Error as error:
         raise DataError(f"cannot read {files[0]} as Parquet: {str(error).splitlines()[0]}") from None
-    wanted = [
+    required = [
         columns.user,
         columns.label,
         columns.score,
         *([columns.weight] if columns.weight else []),
         *([extra] if extra else []),
     ]
-    if missing := [c for c in wanted if c not in known]:
+    if missing := [c for c in required if c not in known]:
         raise DataError(
             f"no column {missing} in {files[0]}; it has {known}. Name them with --user, --label, --score, --weight, --by"
         )

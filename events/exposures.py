@@ -87,14 +87,14 @@ def read_exposures(
         file.parent / rule.path.replace("{name}", file.name).replace("{stem}", file.name.split(".")[0])
         for file in files
     ]
-    there = sorted({str(path) for path in paths if path.exists()})
-    if not there:
+    present = sorted({str(path) for path in paths if path.exists()})
+    if not present:
         return Exposures(found=False)
     con.execute(f"CREATE SCHEMA {SCHEMA}")
     con.execute(f"USE {SCHEMA}")
     try:
-        raw = load_raw(con, mapping.model_copy(update={"format": "auto"}), find_files(there))
-        where = f"exposures ({there[0]})"
+        raw = load_raw(con, mapping.model_copy(update={"format": "auto"}), find_files(present))
+        where = f"exposures ({present[0]})"
         cells = {name: raw.cell(name, where) for name in (rule.experiment, rule.variant, rule.user_id)}
         experiment, variant, user = (
             f"nullif(trim({exact_text(cells[name], raw.types.get(name, 'VARCHAR'))}), '')"
@@ -117,7 +117,7 @@ def read_exposures(
             UNION ALL SELECT reason FROM malformed) GROUP BY reason ORDER BY reason"""
         ).fetchall()
     except duckdb.Error as error:
-        raise DataError(f"cannot read {there[0]}: {str(error).splitlines()[0]}; nothing was ingested") from error
+        raise DataError(f"cannot read {present[0]}: {str(error).splitlines()[0]}; nothing was ingested") from error
     finally:
         con.execute("SET TimeZone = 'UTC'")
         con.execute("USE main")

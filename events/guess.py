@@ -234,17 +234,17 @@ def _timestamp(con: duckdb.DuckDBPyConnection, sample: Sample) -> tuple[Column, 
     named = [c for word in MOMENT for c in sample.columns if _has(c, (word,)) and c.share_filled > 0]
     typed = [c for c in sample.columns if c.kind == "moment"]
     for column in [*dict.fromkeys([*named, *typed])]:
-        name, found = json.dumps(column.name), None
+        name, moment = json.dumps(column.name), None
         if column.kind == "moment":
-            found = f"timestamp: {{column: {name}, unit: iso, zone: UTC}}  # check: the zone where no offset is given{_seen(column, '; ')}"
+            moment = f"timestamp: {{column: {name}, unit: iso, zone: UTC}}  # check: the zone where no offset is given{_seen(column, '; ')}"
         elif column.kind == "number" and column.low is not None and column.high is not None:
             for unit, second in (("s", 1.0), ("ms", 1e3), ("us", 1e6)):
                 if column.low / second >= 5e8 and column.high / second <= 4e9:
-                    found = f"timestamp: {{column: {name}, unit: {unit}}}  # numbers that count from 1970{_seen(column, ', ')}"
+                    moment = f"timestamp: {{column: {name}, unit: {unit}}}  # numbers that count from 1970{_seen(column, ', ')}"
         else:
-            found = _text_moment(con, column)
-        if found:
-            return column, found
+            moment = _text_moment(con, column)
+        if moment:
+            return column, moment
     names = ", ".join(c.name for c in sample.columns)
     raise DataError(
         f"{sample.file}: no column looks like a time (there are {names}). See 'clock events explain' for timestamp's unit and format"

@@ -110,8 +110,8 @@ class LocalTime(_Strict):
 
     @model_validator(mode="after")
     def _one(self) -> LocalTime:
-        given = [v for v in (self.zone, self.zone_column, self.offset_minutes_column) if v]
-        if len(given) != 1:
+        zones = [v for v in (self.zone, self.zone_column, self.offset_minutes_column) if v]
+        if len(zones) != 1:
             raise ValueError("give exactly one of zone, zone_column, offset_minutes_column")
         return self
 

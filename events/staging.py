@@ -174,7 +174,7 @@ class Staging:
             else f"""CASE WHEN starts_with({text}, '[') AND json_valid({text}) THEN CAST(json({text}) AS VARCHAR[])
             ELSE string_split({text}, {quoted(rule.separator if rule else "|")}) END"""
         )
-        own = exact_text(f"r.{columns[item]}", types.get(item, "VARCHAR"))
+        row_item = exact_text(f"r.{columns[item]}", types.get(item, "VARCHAR"))
         self.con.execute(
             f"""CREATE TABLE listed AS SELECT __row,
             list_filter({elements}, lambda x: trim(x) <> '') AS shown FROM raw r WHERE {cell} IS NOT NULL"""
@@ -186,7 +186,7 @@ class Staging:
             f"""CREATE TABLE unfolded AS SELECT * EXCLUDE (__row, place), row_number() OVER (ORDER BY __row, place) AS __row
             FROM (SELECT {rest}, unnest(shown) AS {columns[item]}, true AS __shown, r.__row,
                 generate_subscripts(shown, 1) AS place FROM raw r JOIN listed USING (__row)
-            UNION ALL BY NAME SELECT {rest}, {own} AS {columns[item]}, CAST(NULL AS BOOLEAN) AS __shown, r.__row, 0 AS place
+            UNION ALL BY NAME SELECT {rest}, {row_item} AS {columns[item]}, CAST(NULL AS BOOLEAN) AS __shown, r.__row, 0 AS place
             FROM raw r LEFT JOIN listed USING (__row) WHERE shown IS NULL OR coalesce({acts}, false))"""
         )
         self.con.execute("DROP TABLE listed")
@@ -424,8 +424,8 @@ class Staging:
         other.execute("USE items_load")
         raw = load_raw(other, side, find_files([str(path)]))
         key = raw.cell(items.key, f"items.key ({path})")
-        wanted = {**items.facets, **({ITEM_LENGTH: items.duration_seconds} if items.duration_seconds else {})}
-        values = {name: _item_value(text, f"items.{name} ({path})", raw) for name, text in wanted.items()}
+        expressions = {**items.facets, **({ITEM_LENGTH: items.duration_seconds} if items.duration_seconds else {})}
+        values = {name: _item_value(text, f"items.{name} ({path})", raw) for name, text in expressions.items()}
         cells = ", ".join(f"arg_min({sql}, __row) AS {identifier(name)}" for name, sql in values.items())
         try:
             other.execute(

@@ -126,11 +126,11 @@ class EventStore:
         path = self.root / "source.json"
         if not path.exists():
             return
-        known, wanted = read_json(path), properties.to_json()
-        if known != wanted:
-            changed = sorted(k for k in {*known, *wanted} if known.get(k) != wanted.get(k))
+        declared, asked = read_json(path), properties.to_json()
+        if declared != asked:
+            changed = sorted(k for k in {*declared, *asked} if declared.get(k) != asked.get(k))
             raise DataError(
-                f"{self.root} holds events of '{known.get('source')}' with other {', '.join(changed)}; "
+                f"{self.root} holds events of '{declared.get('source')}' with other {', '.join(changed)}; "
                 "give another --out, or remove that folder to start the source again"
             )
 
@@ -195,15 +195,15 @@ class EventStore:
 
     def digests(self) -> dict[str, str]:
         """Digest of every closed hour by the hour's key, in order."""
-        path, found = self.root / ".digests.json", {}
+        path, digests = self.root / ".digests.json", {}
         known = read_json(path) if path.exists() else {}
         for key, seen in self._closed().items():
             stamp = f"{seen.st_ino}-{seen.st_mtime_ns}-{seen.st_size}"
             same = known.get(key, ["", ""])
-            found[key] = same if same[0] == stamp else [stamp, self.manifest(Hour.parse(key)).digest]
-        if found != known:
-            write_json(path, found)
-        return {key: digest for key, (_, digest) in found.items()}
+            digests[key] = same if same[0] == stamp else [stamp, self.manifest(Hour.parse(key)).digest]
+        if digests != known:
+            write_json(path, digests)
+        return {key: digest for key, (_, digest) in digests.items()}
 
     def manifests(self) -> list[Manifest]:
         return [self.manifest(hour) for hour in self.hours()]

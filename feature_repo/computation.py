@@ -71,8 +71,8 @@ class ClockComputation:
             where: condition on the keys of the rows ``s``.
         """
         by, items = columns(part.keys), part == ITEMS
-        wanted = columns([*part.keys, *(["first_hour"] if items else []), *part.counts])
-        rows = sums.rows(self.engine, names, part.name, wanted) if names else self._no_sums(part)
+        selected = columns([*part.keys, *(["first_hour"] if items else []), *part.counts])
+        rows = sums.rows(self.engine, names, part.name, selected) if names else self._no_sums(part)
         return f"""SELECT {by}, {"min(first_hour) AS first_hour, " if items else ""}{summed(part.counts)}
             FROM ({rows}) s {f"WHERE {where}" if where else ""}
             GROUP BY {by} {"" if items else "HAVING sum(events) <> 0"}"""
@@ -83,17 +83,17 @@ class ClockComputation:
         keys = ", ".join(f"CAST(NULL AS {types[key]}) AS {key}" for key in part.keys)
         return f"SELECT {keys}, {zeros(part.counts)} WHERE 1 = 0"
 
-    def write_bases(self, wanted: Mapping[str, Mapping[str, str]]) -> dict[str, Layer]:
+    def write_bases(self, queries: Mapping[str, Mapping[str, str]]) -> dict[str, Layer]:
         """Write bases of sums, in the place of those before.
 
         Args:
-            wanted: by name (a slot, ``users``, ``items``) and part, the query of the sums.
+            queries: by name (a slot, ``users``, ``items``) and part, the query of the sums.
         """
-        folders = {name: f"{name.zfill(3)}-{self.as_of.key}-{self.generation}" for name in wanted}
-        self._write({folders[name]: queries for name, queries in wanted.items()})
+        folders = {name: f"{name.zfill(3)}-{self.as_of.key}-{self.generation}" for name in queries}
+        self._write({folders[name]: parts for name, parts in queries.items()})
         return {
             name: self._layer(
-                folder, {name: sum(self.stored_rows(folder, p) for p in wanted[name] if not p.startswith("everyone-"))}
+                folder, {name: sum(self.stored_rows(folder, p) for p in queries[name] if not p.startswith("everyone-"))}
             )
             for name, folder in folders.items()
         }
@@ -111,14 +111,14 @@ class ClockComputation:
 
     def fold(self, sums: Sums) -> Sums:
         """Write those bases again whose deltas have grown large."""
-        wanted = {
+        folded = {
             name: {
                 part.name: f"SELECT * FROM ({self.merged(sums, [name], part)}) m ORDER BY {columns(part.keys)}"
                 for part in self.build.base_parts(name)
             }
             for name in sums.due()
         }
-        return sums.with_bases(self.write_bases(wanted)) if wanted else sums
+        return sums.with_bases(self.write_bases(folded)) if folded else sums
 
     def _write(self, folders: Mapping[str, Mapping[str, str]]) -> None:
         root = self.clock.sums_folder
@@ -154,13 +154,13 @@ class ClockComputation:
         )
         self.executor.read_files("raw_later", later)
         self.executor.read_files("raw_earlier", earlier)
-        wanted = f" WHERE {among(users, 'user_id')}" if users else ""
+        of_users = f" WHERE {among(users, 'user_id')}" if users else ""
         keys = ("user_id",)
         parts = self.build.parts(keys)
         stored = {}
         for part in parts:
             names = columns(part.columns)
-            stored[part] = f"(SELECT {names} FROM ({sums.rows(self.engine, ['users'], part.name, names)}) s{wanted})"
+            stored[part] = f"(SELECT {names} FROM ({sums.rows(self.engine, ['users'], part.name, names)}) s{of_users})"
         both = "(SELECT * FROM raw_later UNION ALL SELECT * FROM raw_earlier) b"
         texts = {part.facet: f"{sql} t" for part, sql in stored.items() if part.facet is not None}
         back, forth, day = (SumTables(f"day{suffix}") for suffix in ("_back", "_forth", ""))
@@ -173,8 +173,8 @@ class ClockComputation:
         )
         for part in parts:
             by, base = columns(part.keys), self.build.with_ids(stored[part], part)
-            minus = f"SELECT {by}, {negative(part.counts)} FROM {back.of(part)} s{wanted}"
-            plus = f"SELECT {by}, {columns(part.counts)} FROM {forth.of(part)} s{wanted}"
+            minus = f"SELECT {by}, {negative(part.counts)} FROM {back.of(part)} s{of_users}"
+            plus = f"SELECT {by}, {columns(part.counts)} FROM {forth.of(part)} s{of_users}"
             self.engine.table(
                 day.of(part),
                 f"""SELECT {by}, {summed(part.counts)} FROM ({base} UNION ALL {minus} UNION ALL {plus}) s

@@ -27,8 +27,8 @@ class Executor:
 
     def run(self, *statements: Statement | Iterable[Statement]) -> None:
         """Make tables and views, in this order."""
-        for given in statements:
-            for statement in [given] if isinstance(given, Statement) else given:
+        for statement_or_many in statements:
+            for statement in [statement_or_many] if isinstance(statement_or_many, Statement) else statement_or_many:
                 make = self.engine.view if statement.view else self.engine.table
                 make(statement.name, statement.sql)
 

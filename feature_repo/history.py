@@ -190,10 +190,10 @@ def _running(
     counts: tuple[str, ...],
     stays: tuple[int, ...],
 ) -> str:
-    wanted = period.moments(key, tiles, stays)
+    moments = period.moments(key, tiles, stays)
     over = f"(PARTITION BY {key} ORDER BY as_of ROWS BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW)"
     running = ", ".join(f'CAST(sum("{c}") OVER {over} AS BIGINT) AS "{c}"' for c in counts)
-    deltas = " UNION ALL ".join([*signed, f"SELECT {key}, as_of, {zeros(counts)} FROM ({wanted}) w"])
+    deltas = " UNION ALL ".join([*signed, f"SELECT {key}, as_of, {zeros(counts)} FROM ({moments}) w"])
     engine.table(f"{key}_deltas", f"SELECT {key}, as_of, {summed(counts)} FROM ({deltas}) d GROUP BY {key}, as_of")
     low = period.since.number + (0 if period.opening else 1)
     return f"""SELECT {key}, {engine.hour_start("as_of")} AS event_timestamp, {columns(counts)}, as_of FROM (

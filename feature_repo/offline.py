@@ -109,9 +109,11 @@ class ClockOfflineStore(DuckDBOfflineStore):
             selected = [f"e.{identifier(c)}" for c in entity_df.columns]
             joins = []
             for n, view in enumerate(feature_views):
-                wanted = [r.split(":")[1] for r in feature_refs if r.split(":")[0] == view.projection.name_to_use()]
-                joins.append(_asof(view, f"f{n}", wanted, identifier(moment), times))
-                selected += [_unless_expired(view, f"f{n}", name, identifier(moment)) for name in wanted]
+                view_features = [
+                    r.split(":")[1] for r in feature_refs if r.split(":")[0] == view.projection.name_to_use()
+                ]
+                joins.append(_asof(view, f"f{n}", view_features, identifier(moment), times))
+                selected += [_unless_expired(view, f"f{n}", name, identifier(moment)) for name in view_features]
             joined = f"SELECT {', '.join(selected)} FROM entities e {' '.join(joins)} ORDER BY e.{ROW}"
             table = con.sql(joined).to_arrow_table()
         return ComputedJob(

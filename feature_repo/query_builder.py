@@ -161,10 +161,10 @@ class ClockQueryBuilder:
             name: of the view.
             source: what to select events from; None for no events.
         """
-        wanted = columns(["user_id", "item_id", *self.facets, *BEHAVIORS])
+        names = columns(["user_id", "item_id", *self.facets, *BEHAVIORS])
         hour = self.functions.hour_number('"timestamp"')
         events = source or f"({self._no_events()}) nothing"
-        return Statement(name, f"SELECT {hour} AS hour, {self.slot()} AS slot, {wanted} FROM {events}", view=True)
+        return Statement(name, f"SELECT {hour} AS hour, {self.slot()} AS slot, {names} FROM {events}", view=True)
 
     def _no_events(self) -> str:
         types = {"user_id": "BIGINT", "item_id": "BIGINT", "timestamp": "TIMESTAMP", "local_time": "TIMESTAMP"}

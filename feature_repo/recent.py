@@ -71,27 +71,27 @@ def last_before(log: pa.Table, keys: pa.Table, length: int, reach: int) -> pa.Ta
     Returns:
         As ``recent_behaviors``.
     """
-    wanted = np.stack([keys["user_id"].to_numpy(), keys["hour"].to_numpy()], axis=1)
-    wanted = wanted[np.lexsort((wanted[:, 1], wanted[:, 0]))]
+    requests = np.stack([keys["user_id"].to_numpy(), keys["hour"].to_numpy()], axis=1)
+    requests = requests[np.lexsort((requests[:, 1], requests[:, 0]))]
     users, place = np.unique(log["user_id"].to_numpy(), return_inverse=True)
     # One sortable number for (user, hour): the log is in its order.
     stamps = (place.astype(np.int64) << 32) | log["hours"].to_numpy().astype(np.int64)
-    at = np.searchsorted(users, wanted[:, 0])
+    at = np.searchsorted(users, requests[:, 0])
     known = at < len(users)
-    known[known] = users[at[known]] == wanted[known, 0]
-    wanted, at = wanted[known], at[known].astype(np.int64) << 32
-    end = np.searchsorted(stamps, at | wanted[:, 1])
-    begin = np.searchsorted(stamps, at | np.maximum(wanted[:, 1] - reach, 0))
+    known[known] = users[at[known]] == requests[known, 0]
+    requests, at = requests[known], at[known].astype(np.int64) << 32
+    end = np.searchsorted(stamps, at | requests[:, 1])
+    begin = np.searchsorted(stamps, at | np.maximum(requests[:, 1] - reach, 0))
     begin = np.maximum(begin, end - length)
     any_behavior = end > begin
-    wanted, begin, size = wanted[any_behavior], begin[any_behavior], (end - begin)[any_behavior]
+    requests, begin, size = requests[any_behavior], begin[any_behavior], (end - begin)[any_behavior]
     offsets = np.concatenate([[0], np.cumsum(size)])
     rows = np.repeat(begin - offsets[:-1], size) + np.arange(offsets[-1])
     lists = {
         name: pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), log[name].combine_chunks().take(pa.array(rows)))
         for name in LISTS
     }
-    return pa.table({"user_id": wanted[:, 0], "hour": wanted[:, 1], **lists}, schema=SCHEMA)
+    return pa.table({"user_id": requests[:, 0], "hour": requests[:, 1], **lists}, schema=SCHEMA)
 
 
 def _behaviors(clock: ClockStorage, users: np.ndarray, first: Hour, last: Hour) -> pa.Table:

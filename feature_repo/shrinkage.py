@@ -182,8 +182,8 @@ def _long(table: pa.Table, facet: str, keys: list[str], *, events: bool = False)
     lists = {"value": f"{facet}_values", "score": f"{facet}_scores", "count": f"{facet}_counts"}
     rows = _frame(table.select([*keys, *lists.values(), "events"])).filter(pl.col(f"{facet}_values").list.len() > 0)
     rows = rows.select(*keys, *(pl.col(c).alias(n) for n, c in lists.items()), pl.col("events").alias("all_events"))
-    wanted = [*kinds, *(["all_events"] if events else [])]
-    return rows.explode(list(lists)).select(wanted).cast(kinds)  # type: ignore[arg-type]
+    selected = [*kinds, *(["all_events"] if events else [])]
+    return rows.explode(list(lists)).select(selected).cast(kinds)  # type: ignore[arg-type]
 
 
 def _plain(table: pa.Table) -> pa.Table:

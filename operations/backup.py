@@ -103,9 +103,9 @@ def restore(settings: Settings, backup: Path) -> dict[str, Any]:
 @contextmanager
 def _writers_waiting(settings: Settings) -> Iterator[None]:
     """Hold every lock that a writer of the workspace takes, in the order in which writers nest them."""
-    found = [p for p in settings.workspace.rglob("*.lock") if "airflow" not in p.parts]
+    lock_files = [p for p in settings.workspace.rglob("*.lock") if "airflow" not in p.parts]
     with ExitStack() as locks:
-        for path in sorted(found, key=lambda p: (p.parent.name in INNER, p)):
+        for path in sorted(lock_files, key=lambda p: (p.parent.name in INNER, p)):
             locks.enter_context(exclusive_lock(path))
         yield
 
@@ -114,7 +114,7 @@ def _pack(workspace: Path, half: Path) -> None:
     copies = half / "sqlite"
     copies.mkdir()
 
-    def wanted(info: tarfile.TarInfo) -> tarfile.TarInfo | None:
+    def without_leftovers(info: tarfile.TarInfo) -> tarfile.TarInfo | None:
         name = info.name.rsplit("/", 1)[-1]
         skip = name.endswith((".lock", ".tmp", "-wal", "-shm", "-journal", ".pid"))
         return None if skip or (info.issym() and info.name.endswith("latest")) else info
@@ -128,7 +128,7 @@ def _pack(workspace: Path, half: Path) -> None:
                     continue
                 name = str(path.relative_to(workspace))
                 source = _sqlite_copy(path, copies) if _is_sqlite(path) else path
-                archive.add(source, name, filter=wanted)
+                archive.add(source, name, filter=without_leftovers)
     shutil.rmtree(copies)
 
 

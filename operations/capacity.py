@@ -84,11 +84,13 @@ def read_units(path: Path) -> dict[str, float]:
     Raises:
         NotReadyError: some were not measured; names the benches that do.
     """
-    found = {row["name"]: float(row["value"]) for row in read_json(path)} if path.exists() else {}
-    if missing := sorted({bench for name, (_, bench) in UNITS.items() if name not in found}):
+    measured = {row["name"]: float(row["value"]) for row in read_json(path)} if path.exists() else {}
+    if missing := sorted({bench for name, (_, bench) in UNITS.items() if name not in measured}):
         raise NotReadyError(f"{path} lacks unit costs; run 'clock bench {' '.join(missing)}'")
     peers = {row["name"]: float(row["peer_value"]) for row in read_json(path)}
-    return {name: found[name] for name in UNITS} | {"spark_factor": found["spark_rebuild"] / peers["spark_rebuild"]}
+    return {name: measured[name] for name in UNITS} | {
+        "spark_factor": measured["spark_rebuild"] / peers["spark_rebuild"]
+    }
 
 
 def needs(units: dict[str, float], load: Load) -> list[Need]:
@@ -119,20 +121,20 @@ def needs(units: dict[str, float], load: Load) -> list[Need]:
 
 def limits(units: dict[str, float], load: Load) -> list[str]:
     """What one process must do or hold alone and cannot at this load: where the platform as it is ends."""
-    found = []
+    demands = []
     seconds = load.peak_events / 1e6 * units["cpu_training"] / BENCH_CORES
     if seconds > 3600:
-        found.append(
+        demands.append(
             f"one trainer on {BENCH_CORES} cores needs {seconds / 3600:,.1f} h for the busiest hour: `torchrun` with at least "
             f"{math.ceil(seconds / 3600 / load.utilization)} processes a variant"
         )
     model = (load.users + load.items) * units["bytes_model_id"] / 1e9
     if model > load.machine_memory_gb / 2:
-        found.append(
+        demands.append(
             f"a model and its optimizer are {model:,.0f} GB and every training process holds all of it: tables would have to be "
             "spread over machines, which is not built"
         )
-    return found
+    return demands
 
 
 def page(units: dict[str, float], loads: list[Load]) -> str:
@@ -153,11 +155,11 @@ def page(units: dict[str, float], loads: list[Load]) -> str:
             "| part | cores | memory, GB | disk, GB | machines |",
             "| --- | --: | --: | --: | --: |",
         ]
-        found = needs(units, load)
-        for need in found:
+        demands = needs(units, load)
+        for need in demands:
             cells = (_figure(need.cores), _figure(need.memory_gb), _figure(need.disk_gb), f"{need.machines(load):,}")
             lines.append(f"| {need.part} | {' | '.join(cells)} |")
-        total = (sum(n.cores for n in found), sum(n.memory_gb for n in found), sum(n.disk_gb for n in found))
+        total = (sum(n.cores for n in demands), sum(n.memory_gb for n in demands), sum(n.disk_gb for n in demands))
         lines += [f"| **together** | {' | '.join(map(_figure, total))} | |", ""]
         if ends := limits(units, load):
             lines += [*(f"- Does not fit as it is: {limit}." for limit in ends), ""]

@@ -128,11 +128,11 @@ def _versions(settings: Settings) -> list[HealthFinding]:
 def _secrets(settings: Settings) -> list[HealthFinding]:
     folder = settings.secrets_dir
     assert folder is not None
-    there = [name for name in SECRETS if (folder / name).exists()]
-    open_ones = [n for n in there if stat.S_IMODE((folder / n).stat().st_mode) & 0o077]
-    short = [n for n in there if len((folder / n).read_text().strip()) < 16]
+    present = [name for name in SECRETS if (folder / name).exists()]
+    open_ones = [n for n in present if stat.S_IMODE((folder / n).stat().st_mode) & 0o077]
+    short = [n for n in present if len((folder / n).read_text().strip()) < 16]
     return [
-        _verdict("secrets", bool(there), f"{len(there)} in {folder}", "make secrets"),
+        _verdict("secrets", bool(present), f"{len(present)} in {folder}", "make secrets"),
         _verdict("secrets' modes", not open_ones, ", ".join(open_ones) or "for the owner only",
                  f"others can read them: chmod 600 in {folder}", bad="warning"),
         _verdict("secrets' lengths", not short, ", ".join(short) or "16 characters and more", "remove them and run make secrets"),

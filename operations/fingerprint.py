@@ -21,7 +21,7 @@ def fingerprint(settings: Settings) -> dict[str, str]:
 
     Names and contents say nothing of how many tries it took: the number of refreshes is left out.
     """
-    found = {}
+    digests = {}
     for root in (settings.events_dir, settings.features_dir, settings.training_dir):
         for path in sorted(p for p in root.rglob("*") if p.is_file()):
             name = str(path.relative_to(settings.workspace))
@@ -33,8 +33,8 @@ def fingerprint(settings: Settings) -> dict[str, str]:
                 content = json.dumps({k: state[k] for k in ("as_of", "hours") if k in state}).encode()
             if name.startswith("features/sums/"):
                 name = re.sub(r"-\d+/", "/", name)
-            found[name] = hashlib.sha256(content).hexdigest()
-    return found
+            digests[name] = hashlib.sha256(content).hexdigest()
+    return digests
 
 
 def histories(path: Path, settings: Settings) -> bytes:

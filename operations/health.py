@@ -27,20 +27,20 @@ def check(settings: Settings, name: str) -> None:
         NotReadyError: it does not answer, or Airflow has not seen its heartbeat.
         ConfigError: there is no such service, or it has no health to ask for.
     """
-    own = {
+    platform_parts = {
         "mlflow": mlflow_health(settings),
         "serving": f"http://127.0.0.1:{settings.serving_port}/health",
         "metrics": f"http://127.0.0.1:{settings.metrics_port}/metrics",
         "airflow-api-server": f"http://127.0.0.1:{settings.airflow_port}/api/v2/monitor/health",
     }
-    if name in own:
-        fetch(own[name])
+    if name in platform_parts:
+        fetch(platform_parts[name])
     elif name in AIRFLOW_PARTS:
         status = airflow_health(settings)[AIRFLOW_PARTS[name]]["status"]
         if status != "healthy":
             raise NotReadyError(f"Airflow says that {name} is {status}")
     else:
-        raise ConfigError(f"no health check for '{name}'; there are {', '.join([*own, *AIRFLOW_PARTS])}")
+        raise ConfigError(f"no health check for '{name}'; there are {', '.join([*platform_parts, *AIRFLOW_PARTS])}")
 
 
 def airflow_health(settings: Settings) -> dict[str, dict[str, str]]:

@@ -157,8 +157,8 @@ def _drift(settings: Settings) -> list[Metric]:
     days = sorted((settings.reports_dir / "drift").glob("*.json"))
     if not days:
         return []
-    found = read_json(days[-1])
-    share = len(found["drifted"]) / max(1, int(found["columns"]))
+    drift = read_json(days[-1])
+    share = len(drift["drifted"]) / max(1, int(drift["columns"]))
     return [_gauge("clock_drift_share", "Share of columns that drifted on the last day reported.", share)]
 
 

@@ -49,13 +49,13 @@ def migrate(
     Raises:
         ConfigError: the workspace is newer than the code, or there is no step from its version.
     """
-    found = state_version(settings)
-    if found is None:
+    current = state_version(settings)
+    if current is None:
         raise ConfigError(f"there is no state in {settings.workspace}")
-    if found > target:
-        raise ConfigError(f"{settings.workspace} is of version {found}, newer than this platform's {target}")
+    if current > target:
+        raise ConfigError(f"{settings.workspace} is of version {current}, newer than this platform's {target}")
     reached = []
-    for version in range(found, target):
+    for version in range(current, target):
         if version not in steps:
             raise ConfigError(f"there is no way from version {version}; build {settings.source} anew from its log")
         log.info("from version %d to %d", version, version + 1)

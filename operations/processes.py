@@ -140,8 +140,8 @@ def wait_for(check: Callable[[], bool], what: str, timeout_seconds: float = STAR
 
 def with_free_ports(settings: Settings) -> dict[str, int]:
     """A port for every service: the setting's, or another where that one is taken."""
-    wanted = {name: int(getattr(settings, name)) for name in PORTS}
-    return {name: port if port_is_free(port) else free_port() for name, port in wanted.items()}
+    ports = {name: int(getattr(settings, name)) for name in PORTS}
+    return {name: port if port_is_free(port) else free_port() for name, port in ports.items()}
 
 
 def _answers(service: ServiceProcess, process: subprocess.Popen[bytes], logs: Path) -> bool:

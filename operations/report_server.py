@@ -34,12 +34,12 @@ def find_page(folder: Path, path: str) -> Path:
     """A file below ``folder``; 404 for anything else, hidden files and ways out of the folder among it."""
     root = folder.resolve()
     try:
-        found = (root / path).resolve()
-        if found.is_dir():
-            found = found / "index.html"
-        inside = found.is_relative_to(root) and found.is_file()
+        file = (root / path).resolve()
+        if file.is_dir():
+            file = file / "index.html"
+        inside = file.is_relative_to(root) and file.is_file()
     except (OSError, ValueError):  # a name that is too long or has a null byte
         inside = False
-    if not inside or any(part.startswith((".", "_")) for part in found.relative_to(root).parts):
+    if not inside or any(part.startswith((".", "_")) for part in file.relative_to(root).parts):
         raise HTTPException(404, "no such report")
-    return found
+    return file

@@ -53,13 +53,13 @@ def ensure_user(
     """
     check_user(name, role, password)
     with airflow_logins(settings) as logins:
-        found, wanted = logins.find_user(username=name), logins.find_role(AIRFLOW_ROLES[role])
-        if found is None:
-            logins.add_user(name, name, role, f"{name}@localhost", wanted, password)
+        user, airflow_role = logins.find_user(username=name), logins.find_role(AIRFLOW_ROLES[role])
+        if user is None:
+            logins.add_user(name, name, role, f"{name}@localhost", airflow_role, password)
         else:
-            found.roles = [wanted]
-            logins.update_user(found)
-            logins.reset_password(found.id, password)
+            user.roles = [airflow_role]
+            logins.update_user(user)
+            logins.reset_password(user.id, password)
     _mlflow_user(settings, name, mlflow_password or password, admin=role == "admin", edits=role == "operator")
 
 
@@ -77,10 +77,10 @@ def remove_user(settings: Settings, name: str) -> None:
     if name == SERVICE_USER:
         raise ConfigError(f"{name} is the platform's own login")
     with airflow_logins(settings) as logins:
-        found = logins.find_user(username=name)
-        if found is None:
+        user = logins.find_user(username=name)
+        if user is None:
             raise ConfigError(f"there is no user {name!r}")
-        logins.session.delete(found)
+        logins.session.delete(user)
         logins.session.commit()
     store = mlflow_logins(settings)
     if store.has_user(name):

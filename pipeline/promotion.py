@@ -122,11 +122,11 @@ class PopularityScores:
     def of(self, predictions: pa.Table) -> pa.Table:
         """A table with ``item_id`` and ``score``, each item's popularity as its score; 0 for an item without events."""
         items, popular = self._popular_items
-        wanted = predictions["item_id"].to_numpy()
-        scores = np.zeros(len(wanted), dtype=np.float32)
+        item_ids = predictions["item_id"].to_numpy()
+        scores = np.zeros(len(item_ids), dtype=np.float32)
         if len(items):
-            at = np.searchsorted(items, wanted).clip(max=len(items) - 1)
-            scores = np.where(items[at] == wanted, popular[at], np.float32(0))
+            at = np.searchsorted(items, item_ids).clip(max=len(items) - 1)
+            scores = np.where(items[at] == item_ids, popular[at], np.float32(0))
         return predictions.set_column(predictions.column_names.index("score"), "score", pa.array(scores))
 
 

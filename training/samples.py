@@ -122,15 +122,15 @@ class SampleStore:
         Returns:
             Hours built.
         """
-        wanted = [hour for hour in sorted(hours) if force or not self.is_current(hour)]
+        stale = [hour for hour in sorted(hours) if force or not self.is_current(hour)]
         self._last_read = None  # no need of its memory meanwhile
         done = 0
         chunk: list[tuple[Hour, pa.Table, int]] = []
-        for hour, table in self._with_negatives(wanted):
+        for hour, table in self._with_negatives(stale):
             chunk.append((hour, table, len(pc.unique(table["user_id"]))))
             if sum(keys for *_, keys in chunk) >= KEYS_AT_ONCE:
                 done += self._write([(h, t) for h, t, _ in chunk])
-                log.info("samples: %d of %d hours", done, len(wanted))
+                log.info("samples: %d of %d hours", done, len(stale))
                 chunk = []
         return done + self._write([(h, t) for h, t, _ in chunk])
 
