@@ -19,7 +19,8 @@ from events.store import EventStore, SourceProperties
 
 log = logging.getLogger("benchmarks.endurance")
 
-LOG_DAYS = (8, 64, 256)
+LOG_DAYS = (32, 64, 128)
+"""From a full window on: before, an hour has no events that leave it, and a user fewer slots than later."""
 USERS, EVENTS_AN_HOUR, SESSION = 10_000, 1_000, 4
 MEASURED_HOURS = range(9, 14)
 """Hours of the day after the log, one after the other; the first warms up and isn't counted."""
@@ -30,7 +31,7 @@ Step = Callable[[], object]
 
 
 def bench_endurance(scale: float) -> list[Result]:
-    """Median core-seconds of a step for the same hour after 8, 64 and 256 days of log; the peer is the shortest log.
+    """Median core-seconds of a step for the same hour after 32, 64 and 128 days of log; the peer is the shortest log.
 
     Core-seconds, not seconds: what else the machine does leaves them as they are.
     """

@@ -35,6 +35,8 @@ FACET = (
     "genre", "mood", "language", "lang", "category", "tag", "type", "group", "style", "topic", "brand", "class", "kind", "section",
     "cuisine", "channel", "department",
 )  # fmt: skip
+IMPRESSION = frozenset({"view", "impression", "show", "shown", "display", "expose", "exposure", "seen", "pv"})
+"""Words of values that say that an item was shown."""
 ACTION = ("action", "event", "behavior", "behaviour", "interaction", "activity", "verb", "type", "feedback")
 RATING = ("rating", "stars", "score")
 BEHAVIOR_WORDS = {
@@ -303,14 +305,7 @@ def _facets(sample: Sample, taken: list[Column]) -> list[str]:
 
 def _behaviors(sample: Sample, taken: list[Column], timed: bool) -> list[str]:
     """What people did: flags, a column of actions, ratings, the share played; else that the row is there at all."""
-    rules: dict[str, str] = {}
-    for behavior, words in BEHAVIOR_WORDS.items():
-        flag = next(
-            (c for word in words for c in sample.columns
-             if c not in taken and (word in c.words or word == "_".join(c.words)) and _is_flag(c)), None)  # fmt: skip
-        if flag is not None:
-            rules[behavior] = _expression(flag)
-            taken.append(flag)
+    rules = _flags(sample, taken)
     action = next((c for word in ACTION for c in sample.columns
                    if c not in taken and c.kind == "text" and c.distinct <= MOST_ACTIONS and _has(c, (word,))), None)  # fmt: skip
     note = ""
@@ -319,8 +314,11 @@ def _behaviors(sample: Sample, taken: list[Column], timed: bool) -> list[str]:
             behavior: [v for v in action.examples if set(NAME.findall(v.lower())) & {*words}]
             for behavior, words in BEHAVIOR_WORDS.items()
         }
+        shown = [v for v in action.examples if set(NAME.findall(v.lower())) & IMPRESSION]
         if any(matched.values()):
             taken.append(action)
+            if shown:
+                return _actions(action, {name: values for name, values in matched.items() if values}, shown, rules)
             note = f"  # values of {action.name}: {', '.join(action.examples[:12])}"
             for behavior, values in matched.items():
                 if values and behavior not in rules:
@@ -342,6 +340,32 @@ def _behaviors(sample: Sample, taken: list[Column], timed: bool) -> list[str]:
             "negatives: {per_positive: 4, kind: popularity, seed: 7}  # drawn for training, as the log has positives only",
         ]
     return [*lines, *(f"  {name}: {json.dumps(rules[name])}" for name in BEHAVIOR_WORDS if name in rules)]
+
+
+def _flags(sample: Sample, taken: list[Column]) -> dict[str, str]:
+    """Behaviors that have a column of their own, with their rules; the columns are taken."""
+    rules: dict[str, str] = {}
+    for behavior, words in BEHAVIOR_WORDS.items():
+        flag = next(
+            (c for word in words for c in sample.columns
+             if c not in taken and (word in c.words or word == "_".join(c.words)) and _is_flag(c)), None)  # fmt: skip
+        if flag is not None:
+            rules[behavior] = _expression(flag)
+            taken.append(flag)
+    return rules
+
+
+def _actions(action: Column, values: dict[str, list[str]], shown: list[str], rules: dict[str, str]) -> list[str]:
+    """Rows that show an item, and rows that say later what was done with it."""
+    flags = [f"  {name}: {json.dumps(rule)}" for name, rule in rules.items()]
+    return [
+        f"actions:  # check: which values of {json.dumps(action.name)} count as what; there are {', '.join(action.examples[:12])}",
+        f"  column: {json.dumps(action.name)}",
+        *["  values:", *(f"    {name}: {json.dumps(texts)}" for name, texts in values.items())],
+        "  window_minutes: 30  # an action without an event id belongs to the item's last impression so long before it",
+        f"impressions: {{values: {json.dumps(shown)}}}",
+        *(["behaviors:", *flags] if flags else []),
+    ]
 
 
 def _is_flag(column: Column) -> bool:

@@ -67,14 +67,28 @@ def test_a_format_that_is_not_iso_and_another_delimiter(tmp_path: Path, settings
 
 def test_a_column_of_actions_becomes_behaviors(tmp_path: Path) -> None:
     text = "user,item,genre,at,action\n" + "".join(
-        f"u{n % 5},i{n % 9},{n % 3},2026-03-02T08:00:{n % 60:02d}Z,{('view', 'bookmark', 'purchase', 'skip')[n % 4]}\n"
+        f"u{n % 5},i{n % 9},{n % 3},2026-03-02T08:00:{n % 60:02d}Z,{('rent', 'bookmark', 'purchase', 'skip')[n % 4]}\n"
         for n in range(80)
     )
     mapping, written, _ = guessed(tmp_path, "c.csv", text)
     assert mapping.behaviors == {
         "finish": "action IN ('purchase')", "like": "action IN ('bookmark')", "skip": "action IN ('skip')",
     }  # fmt: skip
-    assert "view" in written
+    assert "rent" in written
+
+
+def test_rows_that_show_an_item_are_impressions_and_the_others_actions(tmp_path: Path, settings: Settings) -> None:
+    text = "user,item,genre,at,action\n" + "".join(
+        f"u{n},i{n % 9},{n % 3},2026-03-02T08:00:{n % 60:02d}Z,VIEW\n"
+        f"u{n},i{n % 9},{n % 3},2026-03-02T08:05:{n % 60:02d}Z,{('LIKE', 'add_bookmark')[n % 2]}\n"
+        for n in range(40)
+    )
+    mapping, _, log = guessed(tmp_path, "c.csv", text)
+    assert mapping.actions is not None
+    assert mapping.impressions is not None
+    assert mapping.actions.values == {"like": ("LIKE", "add_bookmark")}
+    account = ingest(str(tmp_path / "mapping.yaml"), [str(log)], settings, now=NOW)
+    assert (account.kept, account.merged) == (40, 40)
 
 
 def test_ratings_become_likes_and_dislikes(tmp_path: Path) -> None:
