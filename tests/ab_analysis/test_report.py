@@ -318,7 +318,7 @@ def test_the_overview_links_every_experiment_and_says_what_they_amount_to(worksp
     text = write_overview(workspace).read_text()
     assert 'href="clock_ranker/final.html"' in text
     assert "1 of 1 experiments have ended; 1 to ship" in text
-    assert "effects whose truth is known" in text
+    assert "effects with a known truth" in text
 
 
 def test_no_pre_period_is_said_and_welch_decides(app: Settings) -> None:
