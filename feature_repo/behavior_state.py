@@ -91,7 +91,7 @@ class BehaviorState:
         self.root = clock.root / "recent"
         self.path = self.root / "behaviors.db"
         self.length = clock.settings.history_length
-        self.reach = DAY_HOURS * clock.settings.history_days
+        self.reach = DAY_HOURS * clock.settings.history_days + KEPT_HOURS  # of the earliest hour that it tells
 
     def bring_to(self, as_of: Hour) -> None:
         """Let the state hold at the start of an hour, late events included; a second call changes nothing."""

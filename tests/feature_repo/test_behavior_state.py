@@ -73,7 +73,7 @@ def histories(clock: ClockStorage, as_of: Hour) -> tuple[pa.Table, pa.Table]:
 
 
 @given(events, events, st.lists(st.integers(1, 40), min_size=1, max_size=4), st.data())
-@hypothesis_settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@hypothesis_settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_the_state_gives_the_histories_of_a_scan_at_each_hour_of_its_last_day(
     tmp_path_factory: pytest.TempPathFactory, log: list[Event], late: list[Event], steps: list[int], data: st.DataObject
 ) -> None:
