@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import duckdb
 import pyarrow as pa
 
-from core.duck import connection, quoted
+from core.duck import connection, file_list, quoted
 from core.errors import NotReadyError
 from core.files import replaced_directory
 from core.settings import Settings
@@ -172,7 +172,7 @@ class DuckEngine(Engine):
         self.con.unregister("arriving")
 
     def files(self, paths: Sequence[Path]) -> str:
-        return "read_parquet([" + ", ".join(quoted(str(p)) for p in paths) + "])"
+        return f"read_parquet({file_list(paths)})"
 
     def arrow(self, sql: str) -> pa.Table:
         return self.con.sql(self._record(sql)).to_arrow_table()

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from core import duck
-from core.duck import identifier, quoted, scalar
+from core.duck import file_list, identifier, quoted, scalar
 from core.errors import DataError
 from core.settings import Settings
 from evaluation.metrics import (
@@ -175,7 +175,7 @@ def _source(con: duckdb.DuckDBPyConnection, files: Sequence[Path], columns: Colu
     for file in files:
         if not file.exists():
             raise DataError(f"no such file: '{file}'")
-    names = "[" + ", ".join(quoted(str(f)) for f in files) + "]"
+    names = file_list(files)
     try:
         known = [row[0] for row in con.sql(f"DESCRIBE SELECT * FROM read_parquet({names})").fetchall()]
     except duckdb.Error as error:

@@ -223,10 +223,9 @@ class ClockFeatures:
         views = {}
         with duck.connection(self.settings) as con:
             for view, changes in self.clock.logs.items():
-                names = ", ".join(map(duck.quoted, map(str, changes.parts())))
                 keys = ", ".join(changes.keys)
                 ((last, rows, entities),) = con.execute(
-                    f"SELECT max(as_of), count(*), count(DISTINCT ({keys})) FROM read_parquet([{names}])"
+                    f"SELECT max(as_of), count(*), count(DISTINCT ({keys})) FROM read_parquet({duck.file_list(changes.parts())})"
                 ).fetchall()
                 views[view] = ViewStatus(Hour(last).key if last else None, rows, entities)
         return FeatureStatus(at.key if at else None, self.settings.engine, views)
@@ -291,19 +290,19 @@ class ClockFeatures:
         if not parts:
             return changes.schema.empty_table()
         with duck.connection(self.settings) as con:
-            names = ", ".join(map(duck.quoted, map(str, parts)))
-            rows = con.sql(f"SELECT * FROM read_parquet([{names}]) WHERE as_of = {hour.number}").to_arrow_table()
+            source = f"read_parquet({duck.file_list(parts)})"
+            rows = con.sql(f"SELECT * FROM {source} WHERE as_of = {hour.number}").to_arrow_table()
         return rows.select(changes.schema.names).cast(changes.schema)
 
     def latest(self, view: str, as_of: Hour) -> Iterator[pa.Table]:
         """The rows of a view that hold at an hour's start, a part of the keys at a time."""
         changes = self.clock.logs[view]
-        names = ", ".join(map(duck.quoted, map(str, changes.parts())))
-        if not names:
+        parts = changes.parts()
+        if not parts:
             return
         keys = ", ".join(changes.keys)
         with duck.connection(self.settings) as con:
-            source = f"read_parquet([{names}])"
+            source = f"read_parquet({duck.file_list(parts)})"
             entities = duck.scalar(con, f"SELECT count(DISTINCT ({keys})) FROM {source}")
             pieces = max(1, -(-int(entities) // FILLED_AT_ONCE))
             for piece in range(pieces):

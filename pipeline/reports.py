@@ -15,7 +15,7 @@ from ab_analysis.experiment import Experiment, find_experiments, load_named
 from ab_analysis.report import write_report
 from core import duck
 from core.alerts import send_alert
-from core.duck import identifier, quoted
+from core.duck import file_list, identifier
 from core.errors import ConfigError, NotReadyError
 from core.files import read_json, write_json
 from core.hours import Hour, day_hours, hour_range
@@ -84,12 +84,11 @@ def _frame(settings: Settings, store: EventStore, hours: list[Hour], variant: st
         raise NotReadyError(f"no events from {hours[0]} to {hours[-1]}")
     scored = [p for h in hours if (p := prediction_file(settings, variant, h)).exists()]
     columns = ", ".join(f"e.{identifier(f)}" for f in store.facets)
-    names, predictions = ("[" + ", ".join(quoted(str(f)) for f in group) + "]" for group in (files, scored))
-    source = f"read_parquet({predictions})" if scored else "(SELECT '' AS event_id, 0.0 AS score WHERE false)"
+    source = f"read_parquet({file_list(scored)})" if scored else "(SELECT '' AS event_id, 0.0 AS score WHERE false)"
     with duck.connection(settings) as con:
         return con.sql(
             f"""SELECT {columns}, CAST(e.finish AS VARCHAR) AS finish, e.played_seconds, hour(e.local_time) AS local_hour,
-            p.score AS prediction FROM read_parquet({names}) e LEFT JOIN {source} p USING (event_id)
+            p.score AS prediction FROM read_parquet({file_list(files)}) e LEFT JOIN {source} p USING (event_id)
             ORDER BY e.timestamp, e.event_id"""
         ).df()
 
