@@ -20,6 +20,7 @@ from core.engine import engine
 from core.files import digest_file, digest_text, write_json
 from core.hours import DAY_HOURS, Hour, hour_range
 from core.settings import Settings, load_settings
+from events.mapping import Negatives
 from events.schema import event_schema
 from events.store import EventStore, SourceProperties
 from feature_repo.clock import ClockState
@@ -38,7 +39,14 @@ PEER_EVENTS = 5_000_000
 
 
 def write_log(
-    settings: Settings, events: int, users: int, hours: int, *, session: int = 1, zones: int = 1
+    settings: Settings,
+    events: int,
+    users: int,
+    hours: int,
+    *,
+    session: int = 1,
+    zones: int = 1,
+    negatives: Negatives | None = None,
 ) -> EventStore:
     """Write an event store of random events, equally many in every hour, values by Zipf's law.
 
@@ -49,9 +57,10 @@ def write_log(
         hours: number of hours, from ``START`` on.
         session: mean number of a user's events in an hour in which they have any.
         zones: number of time zones, an hour apart, over which the users are spread.
+        negatives: how negatives are drawn; None: the log says what was not liked.
     """
     store, rng, per_hour = EventStore(settings.events_dir), np.random.default_rng(1), events // hours
-    store.declare(SourceProperties("bench", (*FACETS,), ("finish", "like", "skip"), None))
+    store.declare(SourceProperties("bench", (*FACETS,), ("finish", "like", "skip"), negatives))
     names = {facet: pa.array([f"{facet}-{n:02d}" for n in range(count)]) for facet, count in FACETS.items()}
     schema, none = event_schema([*FACETS]), np.zeros(per_hour, bool)
     for n in range(hours):

@@ -15,7 +15,8 @@ from benchmarks.clocks import START, write_log
 from benchmarks.result import Result
 from core.hours import DAY_HOURS, Hour
 from core.settings import Settings, load_settings
-from events.store import EventStore, SourceProperties
+from events.mapping import Negatives
+from events.store import EventStore
 
 log = logging.getLogger("benchmarks.endurance")
 
@@ -23,9 +24,9 @@ LOG_DAYS = (32, 64, 128)
 """From a full window on: before, an hour has no events that leave it, and a user fewer slots than later."""
 USERS, EVENTS_AN_HOUR, SESSION = 10_000, 1_000, 4
 MEASURED_HOURS = range(9, 14)
-"""Hours of the day after the log, one after the other; the first warms up and isn't counted."""
+"""Hours after the log that count; those before them warm up: the first reads everything once."""
 VARIANTS = ("long_term_clock", "matched_clock")
-NEGATIVES = {"per_positive": 2, "kind": "popularity", "seed": 7}
+NEGATIVES = Negatives(per_positive=2, kind="popularity", seed=7)
 
 Step = Callable[[], object]
 
@@ -60,9 +61,9 @@ def hour_costs(days: int, scale: float, *, positives_only: bool) -> dict[str, fl
         hours, users = days * DAY_HOURS, int(USERS * scale)
         per_hour = int(EVENTS_AN_HOUR * scale)
         end = hours + MEASURED_HOURS.stop
-        store = write_log(settings, per_hour * end, users, end, session=SESSION)
-        if positives_only:
-            _keep_positives(settings, store)
+        write_log(
+            settings, per_hour * end, users, end, session=SESSION, negatives=NEGATIVES if positives_only else None
+        )
         _prepare(settings, START + hours)
         log.info("%d days of log: prepared in %.0f s", days, time.monotonic() - begun)
         costs = defaultdict(list)
@@ -72,16 +73,6 @@ def hour_costs(days: int, scale: float, *, positives_only: bool) -> dict[str, fl
                 step()
                 costs[name].append(time.process_time() - begun)
         return {name: float(np.median(seconds[MEASURED_HOURS.start :])) for name, seconds in costs.items()}
-
-
-def _keep_positives(settings: Settings, store: EventStore) -> None:
-    """Say that the log holds no negatives: they are drawn from now on."""
-    from core.files import read_json, write_json
-
-    path = settings.events_dir / "source.json"
-    write_json(path, {**read_json(path), "negatives": NEGATIVES})
-    store.__dict__.pop("source", None)
-    assert store.source == SourceProperties.from_json(read_json(path))
 
 
 def _prepare(settings: Settings, until: Hour) -> None:
