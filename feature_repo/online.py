@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
-from itertools import groupby
+from itertools import groupby, islice
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from feast import FeatureStore
 
 WRITTEN_AT_ONCE = 5_000
+Row = tuple[int, dict[str, Any], datetime]
+"""Key of an entity, feature → Feast's value, and from when the row holds."""
 
 
 def encode_cells(rows: pa.Table, facets: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
@@ -66,22 +68,10 @@ def write_cells(
     Returns:
         Cells written.
     """
-    from feast.protos.feast.types.EntityKey_pb2 import EntityKey
-    from feast.protos.feast.types.Value_pb2 import Value
-
-    view, provider, now = store.get_feature_view(view_name), store._get_provider(), datetime.now(UTC)
-    batch: list[Any] = []
-    written = 0
-    for user, contents in cells:
-        key = EntityKey(join_keys=["user_id"], entity_values=[Value(int64_val=user)])
-        batch.append((key, {name: _value(content) for name, content in contents.items()}, hour.start, now))
-        written += len(contents)
-        if len(batch) == WRITTEN_AT_ONCE:
-            provider.online_write_batch(store.config, view, batch, progress=None)
-            batch = []
-    if batch:
-        provider.online_write_batch(store.config, view, batch, progress=None)
-    return written
+    rows = (
+        (user, {name: _value(content) for name, content in contents.items()}, hour.start) for user, contents in cells
+    )
+    return _write(store, view_name, "user_id", rows)
 
 
 def write_rows(store: FeatureStore, view_name: str, rows: pa.Table, key: str) -> int:
@@ -98,23 +88,32 @@ def write_rows(store: FeatureStore, view_name: str, rows: pa.Table, key: str) ->
     Returns:
         Rows written.
     """
+    names = [feature.name for feature in store.get_feature_view(view_name).features]
+    for part in rows.to_batches(max_chunksize=WRITTEN_AT_ONCE):
+        contents = (dict(zip(names, row, strict=True)) for row in zip(*(_values(part[n]) for n in names), strict=True))
+        moments = part["event_timestamp"].to_pylist()
+        _write(store, view_name, key, zip(part[key].to_pylist(), contents, moments, strict=True))
+    return rows.num_rows
+
+
+def _write(store: FeatureStore, view_name: str, key: str, rows: Iterable[Row]) -> int:
+    """Write rows of a view with one entity, whose key is an int64; returns the values written."""
     from feast.protos.feast.types.EntityKey_pb2 import EntityKey
     from feast.protos.feast.types.Value_pb2 import Value
 
     view, provider, now = store.get_feature_view(view_name), store._get_provider(), datetime.now(UTC)
-    names = [feature.name for feature in view.features]
-    for start in range(0, rows.num_rows, WRITTEN_AT_ONCE):
-        part = rows.slice(start, WRITTEN_AT_ONCE)
-        keys = [EntityKey(join_keys=[key], entity_values=[Value(int64_val=n)]) for n in part[key].to_pylist()]
-        values = zip(*(_values(part[name]) for name in names), strict=True)
-        contents = [dict(zip(names, row, strict=True)) for row in values]
-        moments = part["event_timestamp"].to_pylist()
-        batch: list[Any] = [(k, row, moment, now) for k, row, moment in zip(keys, contents, moments, strict=True)]
-        provider.online_write_batch(store.config, view, batch, progress=None)
-    return rows.num_rows
+    remaining, written = iter(rows), 0
+    while batch := list(islice(remaining, WRITTEN_AT_ONCE)):
+        data: list[Any] = [
+            (EntityKey(join_keys=[key], entity_values=[Value(int64_val=number)]), values, moment, now)
+            for number, values, moment in batch
+        ]
+        provider.online_write_batch(store.config, view, data, progress=None)
+        written += sum(len(values) for _, values, _ in batch)
+    return written
 
 
-def _values(column: pa.ChunkedArray) -> list[Any]:
+def _values(column: pa.Array) -> list[Any]:
     """Feast's values of a column of numbers, texts or lists of these."""
     from feast.protos.feast.types import Value_pb2
 
