@@ -17,6 +17,7 @@ import sqlite3
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -107,13 +108,14 @@ class BehaviorState:
         first = (as_of - self.reach).key
         digests = {Hour.parse(k).number: d for k, d in self.clock.store.digests().items() if first <= k < as_of.key}
         with self._transaction() as con:
-            known = dict(con.execute("SELECT hour, digest FROM hours"))
             state = con.execute("SELECT as_of, settings FROM state").fetchone()
+            usable = state is not None and state[1] == self._settings and state[0] <= as_of.number
+            known = dict(con.execute("SELECT hour, digest FROM hours")) if usable else {}
             changed = [hour for hour, digest in digests.items() if known.get(hour) != digest]
-            if state == (as_of.number, self._settings) and not changed:
+            if usable and state[0] == as_of.number and not changed:
                 return
             with engine(self.clock.settings) as running:
-                if state is None or state[1] != self._settings or state[0] > as_of.number:
+                if not usable:
                     self._fill(con, running, as_of)
                 elif changed:
                     self._replace(con, running, as_of, changed, late=[h for h in changed if h < state[0]])
@@ -226,6 +228,22 @@ class BehaviorState:
             return np.array(
                 [user for (user,) in con.execute("SELECT user_id FROM behaviors ORDER BY user_id")], np.int64
             )
+
+
+def last_behaviors(path: Path, length: int) -> tuple[int, dict[int, bytes]]:
+    """What a state's file tells at its own hour, however much more it keeps.
+
+    Args:
+        path: the file.
+        length: behaviors of a history at most.
+
+    Returns:
+        The hour, since 1970 UTC, and by user the bytes of their last behaviors.
+    """
+    with closing(sqlite3.connect(path)) as con:
+        rows = con.execute("SELECT user_id, rows FROM behaviors ORDER BY user_id").fetchall()
+        ((as_of,),) = con.execute("SELECT as_of FROM state").fetchall()
+    return as_of, {user: stored[-length * BYTES :] for user, stored in rows}
 
 
 def _pieces(users: Sequence[int]) -> Iterator[Sequence[int]]:

@@ -5,12 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import sqlite3
-from contextlib import closing
-from pathlib import Path
 
 from core.settings import Settings
-from feature_repo.behavior_state import BYTES
+from feature_repo.behavior_state import last_behaviors
 
 LEFT_OUT = re.compile(r"_receipts|\.digests|\.lock|/versions/|\.tmp|features/latest/|-journal")
 """Who wrote what when, what was read when, locks, downloaded models, rows collected from others: none of it is state."""
@@ -27,7 +24,10 @@ def fingerprint(settings: Settings) -> dict[str, str]:
             name = str(path.relative_to(settings.workspace))
             if LEFT_OUT.search(name):
                 continue
-            content = histories(path, settings) if name == "features/recent/behaviors.db" else path.read_bytes()
+            if name == "features/recent/behaviors.db":
+                content = repr(last_behaviors(path, settings.history_length)).encode()
+            else:
+                content = path.read_bytes()
             if name == "features/state.json":
                 state = json.loads(content)
                 content = json.dumps({k: state[k] for k in ("as_of", "hours") if k in state}).encode()
@@ -35,15 +35,6 @@ def fingerprint(settings: Settings) -> dict[str, str]:
                 name = re.sub(r"-\d+/", "/", name)
             digests[name] = hashlib.sha256(content).hexdigest()
     return digests
-
-
-def histories(path: Path, settings: Settings) -> bytes:
-    """What the state of recent behaviors tells, whatever its pages look like and however much more it keeps."""
-    length = settings.history_length * BYTES
-    with closing(sqlite3.connect(path)) as con:
-        rows = con.execute("SELECT user_id, rows FROM behaviors ORDER BY user_id").fetchall()
-        as_of = con.execute("SELECT as_of FROM state").fetchall()
-    return repr((as_of, [(user, stored[-length:]) for user, stored in rows])).encode()
 
 
 def differences(one: dict[str, str], other: dict[str, str]) -> list[str]:
