@@ -13,11 +13,12 @@ import pyarrow.compute as pc
 from core.duck import hour_number, quoted
 from core.errors import DataError
 from core.hours import Hour
+from events.cells import timestamp_sql
 from events.ids import extend_ids, id_path
 from events.mapping import Mapping
 from events.readers import exact_text, find_files, load_raw
 from events.schema import exposure_schema
-from events.staging import EARLIEST, FUTURE_TOLERANCE, timestamp_sql
+from events.staging import EARLIEST, FUTURE_TOLERANCE
 from events.store import EventStore
 
 SCHEMA = "exposure_load"

@@ -21,12 +21,13 @@ from core.hours import Hour, hour_range
 from core.settings import Settings
 from core.state_version import check_state_version
 from events.actions import SAME_EVENT_HOURS, ActionCounts, ActionJoin
+from events.cells import timestamp_sql
 from events.exposures import read_exposures
 from events.ids import extend_ids, id_path
 from events.mapping import Actions, Mapping, load_mapping, log_paths
 from events.readers import RawLog, find_files, load_raw, raw_rows
 from events.schema import BEHAVIORS, event_schema
-from events.staging import Staging, inner, timestamp_sql
+from events.staging import Staging, inner
 from events.store import EventStore, Manifest, SourceProperties
 
 log = logging.getLogger("events.ingest")

@@ -16,7 +16,8 @@ from core.duck import identifier, quoted, scalar
 from core.errors import ConfigError, DataError
 from core.expressions import parse_expression
 from core.hours import Hour
-from events.mapping import Items, Mapping, Timestamp, is_zone, relative
+from events.cells import FINITE, boolean_sql, filled, finite, finite_tree, timestamp_sql, wall_clock_sql
+from events.mapping import Items, Mapping, is_zone, relative
 from events.readers import RawLog, exact_text, find_files, load_raw, raw_rows
 from events.schema import BEHAVIORS
 
@@ -25,8 +26,6 @@ log = logging.getLogger("events.staging")
 FUTURE_TOLERANCE = timedelta(minutes=5)
 EARLIEST = "TIMESTAMPTZ '1990-01-01 00:00:00+00'"
 ITEM_LENGTH = "item duration"
-FINITE = "clock_finite"
-"""DuckDB macro: a number, null where it is infinite or no number at all."""
 OWN = ("played_seconds", "duration_seconds")
 """What a behavior's expression may name besides the log's columns."""
 MAJORITY = 0.5
@@ -500,96 +499,6 @@ class Staging:
             f"SELECT avg((TRY_CAST({column} AS DOUBLE) IS NOT NULL)::INT) FROM raw WHERE {filled(column)}",
         )
         return share is not None and share > MAJORITY
-
-
-ISO = (
-    r"[0-9]{1,6}-[0-9]{1,2}-[0-9]{1,2}([T ][0-9]{1,2}:[0-9]{2}(:[0-9]{2}(\.[0-9]+)?)?)?"
-    r" ?(Z|z|UTC|GMT|[+-][0-9]{1,2}(:?[0-9]{2}(:?[0-9]{2})?)?| [A-Za-z_]+/[A-Za-z_/+-]+)?"
-)
-"""Times that mean one moment to everybody: an abbreviation such as CST is of several zones."""
-WALL_CLOCK = r"[0-9]{1,6}-[0-9]{1,2}-[0-9]{1,2}([T ][0-9]{1,2}:[0-9]{2}(:[0-9]{2}(\.[0-9]+)?)?)?"
-
-
-def timestamp_sql(column: str, rule: Timestamp, kind: str = "VARCHAR") -> str:
-    """SQL of an instant (TIMESTAMPTZ, null where unreadable); naive times are in the session's zone.
-
-    Args:
-        column: SQL of the cell.
-        rule: how the moment is written.
-        kind: DuckDB type of the cell.
-    """
-    if rule.format:
-        return f"CAST(try_strptime(CAST({column} AS VARCHAR), {quoted(rule.format)}) AS TIMESTAMPTZ)"
-    if rule.unit == "iso":
-        if kind.startswith(("TIMESTAMP", "DATE")):
-            moment = f"TRY_CAST({column} AS TIMESTAMPTZ)"
-            return f"CASE WHEN isfinite({moment}) THEN {moment} END"
-        text = f"trim(CAST({column} AS VARCHAR))"
-        return f"CASE WHEN regexp_full_match({text}, {quoted(ISO)}) THEN TRY_CAST({text} AS TIMESTAMPTZ) END"
-    number = number_of_microseconds(column, rule.unit, kind, rule.origin_us)
-    return f"CASE WHEN abs({number}) < 2.5e17 THEN make_timestamptz(CAST({number} AS BIGINT)) END"
-
-
-def number_of_microseconds(column: str, unit: str, kind: str = "VARCHAR", origin_us: int = 0) -> str:
-    """SQL of microseconds since 1970 of a number of seconds, milliseconds or microseconds, a double."""
-    micros = {"s": 1_000_000, "ms": 1_000, "us": 1}[unit]
-    cell = f"CAST({column} AS VARCHAR)" if kind.startswith(("TIMESTAMP", "DATE", "BOOL")) else column
-    return f"(round(TRY_CAST({cell} AS DOUBLE) * {micros}) + {origin_us})"
-
-
-def wall_clock_sql(column: str, rule: Timestamp, kind: str) -> str:
-    """SQL of a time without an offset as it is written, where its zone's clock can show it twice or never; else null."""
-    nothing = "CAST(NULL AS TIMESTAMP)"
-    if rule.zone in FIXED_ZONES or (rule.unit != "iso" and not rule.format):
-        return nothing
-    if rule.format:
-        naive = not any(code in rule.format for code in ("%z", "%Z"))
-        return f"try_strptime(CAST({column} AS VARCHAR), {quoted(rule.format)})" if naive else nothing
-    if kind.startswith(("TIMESTAMP", "DATE")):
-        return nothing if "TIME ZONE" in kind else f"TRY_CAST({column} AS TIMESTAMP)"
-    text = f"trim(CAST({column} AS VARCHAR))"
-    return f"CASE WHEN regexp_full_match({text}, {quoted(WALL_CLOCK)}) THEN TRY_CAST({text} AS TIMESTAMP) END"
-
-
-FIXED_ZONES = {"UTC", "Etc/UTC", "GMT", "Etc/GMT"}
-
-
-def boolean_sql(sql: str) -> str:
-    """SQL of a behavior's value: true, false, or null for what is neither (2, -1, 0.5, words)."""
-    text = f"lower(trim(CAST(({sql}) AS VARCHAR)))"
-    return f"""CASE WHEN {text} IN ('true', 't', 'yes', 'y', 'on') THEN true WHEN {text} IN ('false', 'f', 'no', 'n', 'off') THEN false
-        WHEN TRY_CAST({text} AS DOUBLE) = 1 THEN true WHEN TRY_CAST({text} AS DOUBLE) = 0 THEN false END"""
-
-
-def finite(sql: str) -> str:
-    """SQL of a number, null where it is infinite or no number at all.
-
-    >>> finite("a / b")
-    'CASE WHEN isfinite(CAST(a / b AS DOUBLE)) THEN a / b END'
-    """
-    return f"CASE WHEN isfinite(CAST({sql} AS DOUBLE)) THEN {sql} END"
-
-
-def finite_tree(tree: exp.Expr) -> exp.Expr:
-    """The expression with every operation that can leave the numbers (x/0, a logarithm, a power) made null there."""
-    for node in reversed(
-        list(tree.find_all(exp.Div, exp.IntDiv, exp.Mod, exp.Pow, exp.Exp, exp.Ln, exp.Log, exp.Sqrt))
-    ):
-        if isinstance(node, exp.Div | exp.IntDiv | exp.Mod):  # whole numbers over 0 are an error, not infinite
-            node.set("expression", exp.Nullif(this=exp.paren(node.expression.copy()), expression=exp.Literal.number(0)))
-        guarded = exp.Anonymous(this=FINITE, expressions=[node.copy()])
-        tree = guarded if node is tree else tree
-        node.replace(guarded)
-    return tree
-
-
-def filled(column: str) -> str:
-    """SQL: a cell has content.
-
-    >>> filled("c0")
-    "(c0 IS NOT NULL AND trim(CAST(c0 AS VARCHAR)) <> '')"
-    """
-    return f"({column} IS NOT NULL AND trim(CAST({column} AS VARCHAR)) <> '')"
 
 
 def inner(facet: str) -> str:
