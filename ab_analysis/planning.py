@@ -63,9 +63,7 @@ def plan_from_history(
     Raises:
         NotReadyError: the log is shorter than a duration.
     """
-    hours = store.hours()
-    if not hours:
-        raise NotReadyError(f"no events in {store.root} yet; ingest a log first")
+    hours = store.require_hours()
     until = until or hours[-1] + 1
     rows = []
     for days in durations:

@@ -105,7 +105,7 @@ class EventStore:
         """
         path = self.root / "source.json"
         if not path.exists():
-            raise NotReadyError(f"no events in {self.root} yet; run 'clock events ingest' first")
+            raise self._nothing_yet()
         return SourceProperties.from_json(read_json(path))
 
     @property
@@ -164,6 +164,22 @@ class EventStore:
     def hours(self) -> list[Hour]:
         """Every hour that was closed, in order, empty ones included."""
         return [Hour.parse(key) for key in self._keys()]
+
+    def require_hours(self) -> list[Hour]:
+        """The hours that were closed, at least one.
+
+        Raises:
+            NotReadyError: nothing was ingested yet.
+        """
+        hours = self.hours()
+        if not hours:
+            raise self._nothing_yet()
+        return hours
+
+    def _nothing_yet(self) -> NotReadyError:
+        return NotReadyError(
+            f"no events in {self.root} yet; run 'clock events ingest' first, or name another source with --source"
+        )
 
     def _keys(self) -> list[str]:
         """Keys of the hours whose folders are there, in order; a folder is whole as soon as it has its name."""

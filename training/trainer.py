@@ -170,10 +170,7 @@ class Trainer:
             return info
 
     def _first_hour(self) -> Hour:
-        hours = self.samples.events.hours()
-        if not hours:
-            raise NotReadyError("no events to train on; ingest a log first")
-        return hours[0]
+        return self.samples.events.require_hours()[0]
 
     def _fresh(self) -> tuple[StateInfo, Ranker, Optimizer]:
         ranker = Ranker(self.config, self.samples.facets, self.samples.heads).to(self.device)

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from core import cli
-from core.errors import ConfigError, DataError
+from core.errors import ConfigError
 
 ExperimentFile = Annotated[Path, typer.Argument(metavar="EXPERIMENT.yaml", help="The experiment's file.")]
 JsonFile = Annotated[
@@ -255,9 +255,7 @@ def report(
 
     settings = cli.settings_of(source)
     names = list(experiment or find_experiments(settings.experiments_dir))
-    hours = EventStore(settings.events_dir).hours()
-    if not hours:
-        raise DataError(f"no events in {settings.events_dir} yet")
+    hours = EventStore(settings.events_dir).require_hours()
     end = day_hours(parse_day(day))[-1] + 1 if day else hours[-1] + 1
     end = Hour.parse(until) if until else end
     for outcome in write_reports(settings, names, end):
