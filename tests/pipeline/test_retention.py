@@ -96,6 +96,12 @@ def test_old_logs_and_run_records_go_and_the_audit_log_stays(tmp_path: Path) -> 
             text = moment.strftime("%Y-%m-%d %H:%M:%S.%f")
             database.execute("INSERT INTO job (state, latest_heartbeat) VALUES ('success', ?)", (text,))
             database.execute("INSERT INTO log (dttm, event) VALUES (?, 'promote')", (text,))
+    sound = (home / "airflow.db").rename(home / "sound.db")
+    (home / "airflow.db").write_bytes(b"no database" * 1000)
+    assert retire_records(settings, now) == 0, (
+        "Airflow's command failed: the files stay, so that the next day tries again"
+    )
+    sound.replace(home / "airflow.db")
     assert retire_records(settings, now) == 1
     assert [p.name for p in (home / "logs").rglob("*.log")] == ["new.log"]
     assert database.execute("SELECT count(*) FROM job").fetchone() == (1,)
