@@ -4,11 +4,16 @@ A task's process is a fork: what its parent has imported it need not import agai
 otherwise do. Importing this module imports them, so that Celery's ``imports`` setting can name it.
 
 Fork safety: a parent may hold modules, but no threads that a child would wait for. Polars starts threads when it is imported, so
-it is hidden while the others are imported (MLflow takes it where it is there), and no step below may import it at its top.
+it is hidden while the others are imported (MLflow and statsmodels take it where it is there), and no step below may import it
+at its top.
+
+What is imported stays for good, so the garbage collector is told to leave it alone: a task's collections, statsmodels' explicit
+ones among them, would go through it all, and write to pages that the processes share.
 """
 
 from __future__ import annotations
 
+import gc
 import importlib
 import logging
 import sys
@@ -19,8 +24,10 @@ from contextlib import contextmanager
 log = logging.getLogger("operations.preload")
 
 MODULES = (
-    "duckdb", "pandas", "pyarrow.parquet", "torch", "feast", "mlflow.pyfunc",
-    "events.ingest", "feature_repo.retrieval", "model_registry.store", "pipeline.source", "training.model", "training.scoring",
+    "duckdb", "matplotlib.pyplot", "mlflow.pyfunc", "mlflow.store.tracking.sqlalchemy_store", "pandas", "pyarrow.parquet",
+    "statsmodels.stats.multitest", "torch", "feast",
+    "ab_analysis.report", "events.ingest", "feature_repo.retrieval", "model_registry.store", "pipeline.source",
+    "pipeline.training", "training.model", "training.scoring",
 )  # fmt: skip
 
 
@@ -47,6 +54,8 @@ def preload() -> float:
     with hidden("polars"):
         for name in MODULES:
             importlib.import_module(name)
+    gc.collect()
+    gc.freeze()
     seconds = time.monotonic() - begun
     log.info("the modules of the hourly steps are imported (%.1f s)", seconds)
     return seconds
