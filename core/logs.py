@@ -10,7 +10,6 @@ import functools
 import inspect
 import logging
 import sys
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,7 +26,8 @@ R = TypeVar("R")
 
 def setup_logging(settings: Settings) -> None:
     """Log to standard error, so that standard output stays machine-readable."""
-    warnings.filterwarnings("ignore", module="ibis|mlflow|feast|evidently|sqlalchemy")
+    logging.captureWarnings(True)  # a filter would not do: libraries put filters of their own before it
+    logging.getLogger("py.warnings").setLevel(logging.WARNING if settings.log_level == "DEBUG" else logging.ERROR)
     for noisy in ("feast", "alembic", "mlflow", "httpx", "matplotlib", "fontTools"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     handler = logging.StreamHandler(sys.stderr)
