@@ -1,11 +1,11 @@
-"""Files that people write: YAML checked against a model, every error with its line and a hint."""
+"""Documents: the files that people write, checked against a model (every error with its line and a hint), and plain JSON."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -13,6 +13,8 @@ from pydantic import BaseModel, ValidationError
 from core.errors import ConfigError
 
 M = TypeVar("M", bound=BaseModel)
+JsonObject: TypeAlias = dict[str, Any]
+"""A JSON object at the edge: read and not checked yet, or dumped from a typed value to be written. Code passes the typed value."""
 
 
 def did_you_mean(name: str, names: Iterable[str]) -> str:
