@@ -61,8 +61,8 @@ def lived(tmp_path_factory: pytest.TempPathFactory) -> tuple[Loop, Loop]:
         whole = make(tmp_path_factory.mktemp("whole") / "var", patch)
         whole.prepare()
         whole.run_experiment()
-        summary = whole.conclude()
-        assert describe(summary)
+        summary, page = whole.conclude()
+        assert str(page) in describe(summary, str(page))
         var = tmp_path_factory.mktemp("broken") / "var"
         broken = make(var, patch)
         broken.prepare()

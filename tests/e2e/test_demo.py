@@ -98,7 +98,7 @@ def test_the_summary_is_what_the_stores_hold(platform: Platform) -> None:
     start, end = map(Hour.parse, summary["metrics_window"])
     for variant in VARIANTS:
         again = with_intervals(as_predictions(read_predictions(settings, variant, start, end)))
-        assert summary["metrics"][variant]["auc"]["value"] == pytest.approx(again["auc"]["value"], abs=1e-12)
+        assert summary["metrics"][variant]["auc"]["value"] == pytest.approx(again["auc"].value, abs=1e-12)
     champion = open_registry(settings).get("champion")
     assert champion is not None
     assert summary["champion"] == {
