@@ -126,7 +126,7 @@ def _repeated_keys(node: yaml.Node | None) -> list[tuple[str, Any, Any]]:
     """Keys that a mapping repeats: key, mark of its first use, mark of the repetition."""
     repeated: list[tuple[str, Any, Any]] = []
     if isinstance(node, yaml.MappingNode):
-        first_marks: dict[str, Any] = {}
+        first_marks: dict[str, yaml.Mark] = {}
         for key, value in node.value:
             if key.value in first_marks:
                 repeated.append((key.value, first_marks[key.value], key.start_mark))

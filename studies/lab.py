@@ -31,6 +31,7 @@ from core.hours import Hour
 from core.logs import setup_logging
 from core.settings import Settings, load_settings
 from events.ingest import close_hours
+from events.mapping import Negatives
 from events.store import EventStore
 from feature_repo import shrinkage
 from feature_repo.clock import ClockState
@@ -86,7 +87,9 @@ class Log:
         if self.negatives:
             store.root = settings.training_dir / f"samples-{self.negatives}"
             store.negative_hours = NEGATIVE_HOURS
-            store.negatives = {"per_positive": PER_POSITIVE, "kind": self.negatives, "seed": NEGATIVES_SEED}
+            store.negatives = Negatives.model_validate(
+                {"per_positive": PER_POSITIVE, "kind": self.negatives, "seed": NEGATIVES_SEED}
+            )
         return store
 
     @property

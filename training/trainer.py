@@ -9,7 +9,6 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -306,7 +305,7 @@ def as_predictions(table: pa.Table) -> Predictions:
     return Predictions.of(table["user_id"].to_numpy(), table["label"].to_numpy(), table["score"].to_numpy())
 
 
-def lineage_tags(info: StateInfo) -> dict[str, Any]:
+def lineage_tags(info: StateInfo) -> dict[str, str | int]:
     """Tags that say where a state comes from."""
     return {
         "variant": info.variant,
