@@ -18,7 +18,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -47,6 +47,9 @@ from training.trainer import fit
 
 logger = logging.getLogger("studies")
 
+Changes: TypeAlias = Mapping[str, Any]
+"""Settings, or values of a ranker's config file, that differ from the defaults; the model that they go to checks them."""
+
 NEGATIVES = ("popularity", "own")
 PER_POSITIVE, NEGATIVES_SEED = 4, 7
 NEGATIVE_HOURS = 24 * 30
@@ -73,7 +76,7 @@ class Log:
     var: Path
     source: str
     negatives: str = ""
-    changes: Mapping[str, Any] = field(default_factory=dict)
+    changes: Changes = field(default_factory=dict)
 
     @property
     def settings(self) -> Settings:
@@ -111,7 +114,7 @@ class Run:
 
     variant: str
     seed: int
-    changes: Mapping[str, Any] = field(default_factory=dict)
+    changes: Changes = field(default_factory=dict)
     mode: Mode = "streaming"
 
     def config(self, settings: Settings) -> RankerConfig:
