@@ -154,7 +154,7 @@ def run_demo(source: str, data: str | None, hours: int, *, fresh: bool) -> DemoS
     """Run the main job on a source.
 
     Args:
-        source: ``simulator``, or the name of a built-in or own mapping.
+        source: ``simulator``, or the name of a mapping, built in or written for the log.
         data: log of the source; the simulated app needs none.
         hours: hours to run through Airflow.
         fresh: remove the workspace first; otherwise what is there is continued.
@@ -241,7 +241,7 @@ def live_hours(settings: Settings, api: AirflowApi, first: Hour, end: Hour, stac
     """Simulate hours [first, end): the ranking service ranks for people, and Airflow ingests their log.
 
     Each hour is ranked by the models and on the features that the previous hour led to. An hour whose log is
-    there already is not simulated again.
+    exists is not simulated again.
     """
     from closed_loop.traffic import HttpRanker, World
     from model_registry.store import open_registry

@@ -178,7 +178,7 @@ class EngineRanker(Answers):
 
 
 class ForcedRanker:
-    """Ranks for every user by a given model, on the features of another world: what would happen to the user in another arm.
+    """Ranks for every user by one model, on the features of another world: what would happen to the user in another arm.
 
     Ids in the log are numbers, so that users and items are the same in all worlds.
 

@@ -56,7 +56,7 @@ CHAMPION = Asset("champion", uri="clock://champion", group="hourly")
 
 RETRY = ExceptionRetryPolicy(
     rules=[
-        RetryRule(NotReadyError, action=RetryAction.RETRY, reason="something this step stands on is not there yet"),
+        RetryRule(NotReadyError, action=RetryAction.RETRY, reason="something that this step needs does not exist yet"),
         RetryRule([ConfigError, DataError, CorruptStateError], action=RetryAction.FAIL,
                   reason="retrying does not help: see the message"),
     ]
@@ -94,8 +94,8 @@ def deadline(dag: str) -> DeadlineAlert:
 def _retry_arguments() -> dict[str, Any]:
     """How often a step is tried again.
 
-    On one person's machine, what is not there after a minute needs the person; in production a database may move to
-    another machine: 25 minutes in all.
+    On one person's machine, what is missing after a minute needs that person. In production a database may move to
+    another machine, so a step is retried for 25 minutes.
     """
     settings = load_settings()
     first = timedelta(seconds=settings.retry_seconds)

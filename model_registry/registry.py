@@ -33,7 +33,7 @@ BY_HAND = "by hand in MLflow"
 """Who moved an alias that does not point where its last recorded move left it."""
 FORBIDDEN = "PERMISSION_DENIED"
 NO_SUCH_THING = frozenset({"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"})
-"""MLflow's codes for an alias, version or model that is not there."""
+"""MLflow's codes for an alias, version or model that does not exist."""
 
 
 class _Unchecked(Enum):

@@ -55,7 +55,7 @@ class ProcessIdentity:
 
     @property
     def lives(self) -> bool:
-        """Whether the process still runs; an id that was given to another program does not count."""
+        """Whether the process still runs; an id that another program has by now does not count."""
         try:
             process = psutil.Process(self.pid)
             return abs(process.create_time() - self.born) < 1 and process.status() != psutil.STATUS_ZOMBIE

@@ -38,7 +38,7 @@ class Replay:
         requests: compared; ``left_out``: degraded, or without their features in the log.
         ranked_by: versions that ranked then.
         same_first: share of requests whose best item is the same.
-        overlap: mean share of the first ten items that both rank there.
+        overlap: mean share of the first ten items that both models rank among the first ten.
         rank_correlation: mean of Spearman's, None where no request can be ranked.
     """
 

@@ -196,7 +196,7 @@ def one_look(settings: Settings, p: Parameters) -> OneLook:
     """Type-I error, coverage of the relative interval, and power beside the promised power, by method."""
     rng = np.random.default_rng(p.seed)
     truth = _truth(np.random.default_rng(p.seed + 1), Parameters(users=4_000_000), p.lift)
-    counts = {n: {"false": 0, "covered": 0, "found": 0, "promised": 0.0, "se": 0.0} for n in truth}
+    counts = {n: {"false": 0, "covered": 0, "detected": 0, "promised": 0.0, "se": 0.0} for n in truth}
     saved, expected = [], []
     with engine(settings) as db:
         for _ in range(p.replications):
@@ -207,7 +207,7 @@ def one_look(settings: Settings, p: Parameters) -> OneLook:
             effects = {**_tests(values, treated, stratum), "quantile 0.9": _quantile(db, values, treated)}
             for n, e in effects.items():
                 counts[n]["covered"] += e.rel_effect_ci[0] <= truth[n] <= e.rel_effect_ci[1]
-                counts[n]["found"] += e.p_value < ALPHA
+                counts[n]["detected"] += e.p_value < ALPHA
                 counts[n]["promised"] += e.power(truth[n] * e.control)
                 counts[n]["se"] += e.se
             saved.append(1 - (effects["mean, cuped"].se / effects["mean, welch"].se) ** 2)
@@ -216,7 +216,7 @@ def one_look(settings: Settings, p: Parameters) -> OneLook:
     r = p.replications
     return {
         "methods": {
-            n: {"type_1": c["false"] / r, "coverage": c["covered"] / r, "power": c["found"] / r, "promised": c["promised"] / r,
+            n: {"type_1": c["false"] / r, "coverage": c["covered"] / r, "power": c["detected"] / r, "promised": c["promised"] / r,
                 "se": c["se"] / r, "truth": truth[n]}
             for n, c in counts.items()
         },

@@ -213,7 +213,7 @@ class Lab:
         return self._digests[key]
 
     def run(self, requested: Iterable[tuple[Log, Run]]) -> None:
-        """Do all runs that are not there yet."""
+        """Do all runs that have no scores yet."""
         pending = [(g, r) for g, r in requested if not self.scores(g, r).exists()]
         if not pending:
             return

@@ -97,12 +97,12 @@ class SampleStore:
         return path.exists() and read_json(path)["inputs"] == self._inputs(hour)
 
     def ensure(self, hour: Hour) -> None:
-        """Build the samples of an hour when they are not there."""
+        """Build the samples of an hour unless they exist."""
         if not (self.folder(hour) / "meta.json").exists():
             self.build([hour])
 
     def read(self, hour: Hour) -> HourSamples:
-        """Samples of an hour, built when they are not there. The last hour that was read is kept for the next reader."""
+        """Samples of an hour, built if they do not exist. The last hour that was read is kept for the next reader."""
         self.ensure(hour)
         folder, digest, last = self.folder(hour), self.digest(hour), self._last_read
         if last is None or (last.hour, last.digest) != (hour, digest):
@@ -112,7 +112,7 @@ class SampleStore:
         return last
 
     def digest(self, hour: Hour) -> str:
-        """Digest of an hour's samples, which are there."""
+        """Digest of an hour's samples, which must exist."""
         return str(read_json(self.folder(hour) / "meta.json")["digest"])
 
     def build(self, hours: Iterable[Hour], *, force: bool = False) -> int:
@@ -274,7 +274,7 @@ class _Pool:
         return had & (end - begin > 1)
 
     def _pairs(self, first: int, last: int) -> tuple[np.ndarray, np.ndarray]:
-        """Distinct (user, item) of the pool's events [first, last), and where each of them is first found."""
+        """Distinct (user, item) of the pool's events [first, last), and the position of its first event."""
         both = np.stack([self.users[first:last], self.items[first:last]], axis=1).astype(np.int64)
         if not len(both):
             return both, np.empty(0, np.int64)

@@ -122,7 +122,7 @@ class Trainer:
             report: called before each checkpoint with the results since the last one.
 
         Returns:
-            Description of the state at ``until`` (or later, if it was there).
+            Description of the state at ``until`` (or later, if a later one exists).
 
         Raises:
             NotReadyError: an hour in between has no events or clocks yet.

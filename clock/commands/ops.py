@@ -49,7 +49,7 @@ def prepare(
 
     del source
     made = prepare_folder(folder, host)
-    print(f"{folder}: " + (f"made {', '.join(made)}" if made else "everything is there"))
+    print(f"{folder}: " + (f"made {', '.join(made)}" if made else "everything exists already"))
 
 
 @app.command()
