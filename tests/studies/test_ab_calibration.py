@@ -26,9 +26,14 @@ def test_the_study_writes_figures_and_a_conclusion_and_goes_on_where_it_was(
 ) -> None:
     conclusion, page = ab_calibration.run(settings, replications=REPLICATIONS)
     assert conclusion.startswith(f"Over {REPLICATIONS} replications")
-    found = json.loads((Path(page).parent / "results.json").read_text())
-    assert found["one_look"]["saved"] == pytest.approx(found["one_look"]["saved_by_theory"], abs=0.02)
-    assert set(found["daily_looks"]["habits"]["false_alarms"]) == {"fixed", "always_valid", "group_sequential", "naive"}
+    results = json.loads((Path(page).parent / "results.json").read_text())
+    assert results["one_look"]["saved"] == pytest.approx(results["one_look"]["saved_by_theory"], abs=0.02)
+    assert set(results["daily_looks"]["habits"]["false_alarms"]) == {
+        "fixed",
+        "always_valid",
+        "group_sequential",
+        "naive",
+    }
     assert "<svg role=" in Path(page).read_text()
     first = Path(page).read_bytes()
     for name in ("one_look", "with_a_model", "daily_looks", "on_the_app"):
