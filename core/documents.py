@@ -12,9 +12,9 @@ from pydantic import BaseModel, ValidationError
 
 from core.errors import ConfigError
 
-M = TypeVar("M", bound=BaseModel)
 JsonObject: TypeAlias = dict[str, Any]
 """A JSON object at the edge: read and not checked yet, or dumped from a typed value to be written. Code passes the typed value."""
+M = TypeVar("M", bound=BaseModel)
 
 
 def did_you_mean(name: str, names: Iterable[str]) -> str:

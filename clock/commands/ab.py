@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from core import cli
-from core.documents import JsonObject
 from core.errors import ConfigError
 
 ExperimentFile = Annotated[Path, typer.Argument(metavar="EXPERIMENT.yaml", help="The experiment's file.")]
@@ -217,7 +216,7 @@ def analyze(
     )
     with engine(settings) as db:
         rows, checks = analyze_table(db, table, spec)
-    objects: list[JsonObject] = [
+    objects: list[dict[str, Any]] = [
         {
             "metric": r.metric, "variant": r.variant, "method": r.method, "n_control": r.n_control, "n_treatment": r.n_treatment,
             **{k: plain(getattr(r.effect, k)) for k in
@@ -267,7 +266,7 @@ def report(
     print(write_overview(settings))
 
 
-def _print_rows(rows: list[JsonObject], confidence: float) -> None:
+def _print_rows(rows: list[dict[str, Any]], confidence: float) -> None:
     width = max((len(r["metric"]) for r in rows), default=0) + 2
     level = f"{confidence:.0%} interval"
     print(
@@ -288,7 +287,7 @@ def _print_rows(rows: list[JsonObject], confidence: float) -> None:
         print(f"{r['metric']:<{width}}{r['variant'][:13]:<14}{r['method']:<16}{figures}{group}")
 
 
-def _write_rows(path: Path, rows: list[JsonObject]) -> None:
+def _write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
     """Write a JSON list, one object per line."""
     from core.files import write_text
 

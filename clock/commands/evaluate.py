@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -108,7 +108,7 @@ def compare(
     print(json.dumps({"results": results}, allow_nan=False))
 
 
-def _print_table(rows: Sequence[tuple[str, dict[str, object]]]) -> None:
+def _print_table(rows: Sequence[tuple[str, dict[str, Any]]]) -> None:
     print(f"{'slice':<16}" + "".join(f"{name[:11]:>12}" for name in METRICS))
     for name, row in rows:
         cells = (
