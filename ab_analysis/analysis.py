@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from statistics import NormalDist
-from typing import Any
 
 from ab_analysis import checks as check
 from ab_analysis.checks import (
@@ -18,7 +17,7 @@ from ab_analysis.checks import (
     withheld_lifts,
 )
 from ab_analysis.decision import ExperimentDecision, decide
-from ab_analysis.experiment import Experiment, ExperimentPlan
+from ab_analysis.experiment import Experiment, ExperimentPlan, RegisteredExperiment
 from ab_analysis.inference import UNKNOWN, Effect, Method, MetricSpec, adjust, compare, measure, shrink
 from ab_analysis.model_covariate import add_model_covariates
 from ab_analysis.moments import Cells, Moments, read_moments
@@ -27,12 +26,26 @@ from ab_analysis.results import MetricResult, Novelty, SegmentResult, plain
 from ab_analysis.series import Point, daily_points, drift, make_post_days
 from ab_analysis.stopping import interval_multiplier
 from ab_analysis.user_table import Counts, segment_labels
+from core.documents import JsonObject
 from core.engine import Engine
 from core.errors import NotReadyError
 
 BINS = 30
 CORRECTIONS = {"primary": "holm", "secondary": "fdr_bh", "guardrail": "holm"}
 """How the p-values of a role are adjusted for how many there are."""
+
+
+@dataclass(frozen=True)
+class Histogram:
+    """Users of each variant by bins of a metric.
+
+    Attributes:
+        width: of a bin, in the metric's unit; the first one begins at 0.
+        users: variant → users in each bin; the last bin takes everything above the 99 % quantile.
+    """
+
+    width: float
+    users: dict[str, list[int]]
 
 
 @dataclass(frozen=True)
@@ -50,12 +63,12 @@ class Analysis:
     segments: tuple[SegmentResult, ...]
     novelty: tuple[Novelty, ...]
     points: tuple[Point, ...]
-    histograms: dict[str, dict[str, Any]]
+    histograms: dict[str, Histogram]
     new_users: int
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> JsonObject:
         """Plain values for JSON, figures to 12 significant digits; unknown ones are null."""
-        cleaned: dict[str, Any] = plain(self)
+        cleaned: JsonObject = plain(self)
         return cleaned
 
     def of(self, metric: str, method: str | None = None) -> list[MetricResult]:
@@ -114,7 +127,7 @@ def _with_methods(
 
 
 def analyze(
-    db: Engine, plan: ExperimentPlan, counts: Counts, *, registered: dict[str, Any] | None = None, seed: int = 0
+    db: Engine, plan: ExperimentPlan, counts: Counts, *, registered: RegisteredExperiment | None = None, seed: int = 0
 ) -> Analysis:
     """Analyze an experiment whose tables are in the engine (``user_table``).
 
@@ -122,7 +135,7 @@ def analyze(
         db: holds ``users`` and ``user_day``.
         plan: the experiment and its metrics.
         counts: from ``build_user_table``.
-        registered: digest and content of the experiment file at its first report.
+        registered: the experiment file at its first report.
         seed: for the models behind ``model_covariates``.
 
     Raises:
@@ -294,7 +307,7 @@ def _relative_se(effect: Effect) -> float:
     return (high - low) / 2 / NormalDist().inv_cdf(0.5 + effect.confidence / 2)
 
 
-def _histogram(db: Engine, metric: str, *, counts: bool) -> dict[str, Any]:
+def _histogram(db: Engine, metric: str, *, counts: bool) -> Histogram:
     """Users by bins of a metric; the last bin takes everything above the 99 % quantile.
 
     The width of a bin is a whole number for a metric of whole numbers (``counts``).
@@ -305,10 +318,10 @@ def _histogram(db: Engine, metric: str, *, counts: bool) -> dict[str, Any]:
         f"""SELECT variant, CAST(greatest(least(floor({metric} / {width!r}), {BINS - 1}), 0) AS INTEGER) AS bin,
         count(*) AS n FROM users GROUP BY 1, 2"""
     )
-    shares = {v: [0] * BINS for v in sorted({r[0] for r in rows})}
+    users = {v: [0] * BINS for v in sorted({r[0] for r in rows})}
     for variant, bin_number, n in rows:
-        shares[variant][int(bin_number)] = int(n)
-    return {"width": width, "users": shares}
+        users[variant][int(bin_number)] = int(n)
+    return Histogram(width, users)
 
 
 def _constant(results: Sequence[MetricResult]) -> list[ExperimentCheck]:

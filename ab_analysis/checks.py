@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
-from ab_analysis.experiment import Experiment, ExperimentPlan, changed_keys
+from ab_analysis.experiment import Experiment, ExperimentPlan, RegisteredExperiment
 from ab_analysis.inference import MetricSpec, adjust, compare
 from ab_analysis.moments import Cells
 from ab_analysis.user_table import Counts
@@ -183,12 +183,12 @@ def _rule(experiment: Experiment) -> str:
     }[experiment.stopping.rule]
 
 
-def edited(before: dict[str, Any] | None, experiment: Experiment) -> list[ExperimentCheck]:
+def edited(registered: RegisteredExperiment | None, experiment: Experiment) -> list[ExperimentCheck]:
     """Check that the experiment file was not changed after the first report."""
-    if before is None or before["digest"] == experiment.digest:
+    if registered is None or registered.digest == experiment.digest:
         return []
-    changed = changed_keys(before["content"], experiment.model_dump(mode="json"))
-    text = f"The experiment file was edited after the start: {', '.join(changed)} changed. What was planned is not what is shown."
+    changed = ", ".join(registered.changed_keys(experiment))
+    text = f"The experiment file was edited after the start: {changed} changed. What was planned is not what is shown."
     return [ExperimentCheck("edited after start", "warn", text)]
 
 

@@ -5,20 +5,22 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from ab_analysis.metrics import EVENT_COLUMNS, Metric, check_expression, check_types, closure, columns_of, load_catalog
-from core.documents import did_you_mean, load_document
+from core.documents import JsonObject, did_you_mean, load_document
 from core.errors import ConfigError
 from core.files import digest_json
 from core.hours import Hour, day_hours
 from core.settings import Settings
 
+D = TypeVar("D")
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,60}")
 VARIANT = re.compile(r"[A-Za-z0-9][A-Za-z0-9 _.-]{0,60}")
 UNPLANNED_DAYS = 14
@@ -176,7 +178,7 @@ class Experiment(_Strict):
 
     @field_validator("metrics", "segments")
     @classmethod
-    def _named(cls, definitions: dict[str, Any]) -> dict[str, Any]:
+    def _named(cls, definitions: dict[str, D]) -> dict[str, D]:
         for name in definitions:
             if not COLUMN.fullmatch(name) or name.endswith(("_pre", "_model", "_raw", "_eligible")):
                 raise ValueError(
@@ -380,6 +382,24 @@ def load_named(folder: Path, name: str) -> Experiment:
     return experiment
 
 
-def changed_keys(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """Keys in which two experiment files differ."""
-    return sorted(k for k in {*before, *now} if before.get(k) != now.get(k))
+@dataclass(frozen=True)
+class RegisteredExperiment:
+    """An experiment file as it was at its first report.
+
+    Attributes:
+        digest: of the file's content.
+        content: the keys of the file; those of an older version of the file's schema are kept as they are.
+    """
+
+    digest: str
+    content: JsonObject
+
+    @classmethod
+    def of(cls, experiment: Experiment) -> RegisteredExperiment:
+        """The record of an experiment that is reported now."""
+        return cls(experiment.digest, experiment.model_dump(mode="json"))
+
+    def changed_keys(self, experiment: Experiment) -> list[str]:
+        """Keys in which the experiment file differs now."""
+        now = experiment.model_dump(mode="json")
+        return sorted(k for k in {*self.content, *now} if self.content.get(k) != now.get(k))

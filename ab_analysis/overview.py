@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import NormalDist
-from typing import Any
 
 from ab_analysis.inference import shrink
-from core.files import read_json
+from ab_analysis.report_file import ReportedResult, ReportFile, read_report
 from core.page_template import write_page
 from core.settings import Settings
 
@@ -40,11 +39,90 @@ instead of {{ meta.shipped|percent }}.{% endif %}</li>{% endif %}
 """
 
 
+@dataclass(frozen=True)
+class LatestReport:
+    """The latest report of an experiment.
+
+    Attributes:
+        link: to its page, from the overview.
+        final: whether it is the experiment's last one.
+    """
+
+    report: ReportFile
+    link: str
+    final: bool
+
+    @property
+    def deciding(self) -> ReportedResult | None:
+        """Headline row of the first primary metric, of the variant that the decision names."""
+        first, variant = self.report.about.primary[0], self.report.decision.variant
+        rows = [r for r in self.report.results if r.headline and r.metric == first]
+        return next((r for r in rows if r.variant == variant), rows[0] if rows else None)
+
+
+@dataclass(frozen=True)
+class OverviewRow:
+    """An experiment's row of the table; ``lift``, ``low`` and ``high`` are relative, None where they are unknown."""
+
+    name: str
+    link: str
+    hypothesis: str
+    owner: str
+    start: str
+    end: str | None
+    until: str
+    users: int
+    verdict: str
+    sentence: str
+    metric: str
+    lift: float | None
+    low: float | None
+    high: float | None
+
+    @classmethod
+    def of(cls, latest: LatestReport) -> OverviewRow:
+        """The row of an experiment's latest report."""
+        report, result = latest.report, latest.deciding
+        low, high = result.rel_effect_ci if result else (None, None)
+        return cls(
+            name=report.experiment, link=latest.link, hypothesis=report.about.hypothesis, owner=report.about.owner,
+            start=report.about.start[:10], end=report.about.end, until=report.until, users=sum(report.users.values()),
+            verdict=report.decision.verdict, sentence=report.decision.sentence, metric=result.metric if result else "",
+            lift=result.rel_effect if result else None, low=low, high=high,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Totals:
+    """What the experiments add up to.
+
+    Attributes:
+        mean_lift: of the first primary metrics; ``shipped``: of those shipped; ``shipped_shrunk``: of those, each shrunk
+            toward the mean of all.
+        covered: of ``covered_of`` effects with a known truth, those in whose interval it lies.
+        aa_failed: of ``aa_of`` experiments with a pre-period, those that differed before they began.
+    """
+
+    experiments: int
+    ended: int
+    ship: int
+    stop: int
+    no_effect: int
+    no_conclusion: int
+    mean_lift: float | None
+    shipped: float | None
+    shipped_shrunk: float | None
+    covered: int
+    covered_of: int
+    level: float
+    aa_of: int
+    aa_failed: int
+
+
 def write_overview(settings: Settings) -> Path:
     """Write ``reports/ab/index.html`` from the latest report of every experiment."""
     root = settings.reports_dir / "ab"
-    latest = [content for folder in sorted(root.glob("*/")) if (content := _latest(folder))]
-    rows = [_row(content) for content in latest]
+    latest = [report for folder in sorted(root.glob("*/")) if (report := _latest(folder))]
     path = root / "index.html"
     write_page(
         path,
@@ -52,71 +130,49 @@ def write_overview(settings: Settings) -> Path:
         PAGE,
         home="../index.html",
         source=settings.source,
-        rows=rows,
-        meta=_together(latest, rows),
+        rows=[OverviewRow.of(report) for report in latest],
+        meta=_totals(latest),
         folder=str(settings.experiments_dir),
     )
     return path
 
 
-def _latest(folder: Path) -> dict[str, Any] | None:
+def _latest(folder: Path) -> LatestReport | None:
     """The final report if there is one, else the latest."""
     final = folder / "final.json"
     dated = sorted(p for p in folder.glob("*.json") if p.stem not in {"registered", "final"})
     path = final if final.exists() else dated[-1] if dated else None
-    return (
-        None if path is None else {**read_json(path), "link": f"{folder.name}/{path.stem}.html", "final": path == final}
-    )
+    if path is None:
+        return None
+    return LatestReport(read_report(path), f"{folder.name}/{path.stem}.html", final=path == final)
 
 
-def _row(content: dict[str, Any]) -> dict[str, Any]:
-    about, decision = content["about"], content["decision"]
-    result = _deciding(content)
-    low, high = result["rel_effect_ci"] if result else (None, None)
-    return {
-        "name": content["experiment"], "link": content["link"], "hypothesis": about["hypothesis"], "owner": about["owner"],
-        "start": about["start"][:10], "end": about["end"], "until": content["until"], "users": sum(content["users"].values()),
-        "verdict": decision["verdict"], "sentence": decision["sentence"], "metric": result["metric"] if result else "",
-        "lift": result["rel_effect"] if result else None, "low": low, "high": high,
-    }  # fmt: skip
-
-
-def _deciding(content: dict[str, Any]) -> dict[str, Any] | None:
-    """Headline row of the first primary metric, of the variant that the decision names."""
-    first, variant = content["about"]["primary"][0], content["decision"]["variant"]
-    rows = [r for r in content["results"] if r["headline"] and r["metric"] == first]
-    row: dict[str, Any] | None = next((r for r in rows if r["variant"] == variant), rows[0] if rows else None)
-    return row
-
-
-def _together(latest: list[dict[str, Any]], rows: list[dict[str, Any]]) -> dict[str, Any]:
-    verdicts = [r["verdict"] for r in rows]
+def _totals(latest: list[LatestReport]) -> Totals:
+    verdicts = [each.report.decision.verdict for each in latest]
     with_lift = [
-        (r, d) for r, c in zip(rows, latest, strict=True) if (d := _deciding(c)) and _finite(d["rel_effect_ci"])
+        (verdict, row.lift)
+        for verdict, each in zip(verdicts, latest, strict=True)
+        if (row := each.deciding) and row.lift is not None
     ]
     z = NormalDist().inv_cdf(0.975)
-    lifts = [d["rel_effect"] for _, d in with_lift]
-    shrunk, _ = shrink(lifts, [(d["rel_effect_ci"][1] - d["rel_effect_ci"][0]) / 2 / z for _, d in with_lift])
-    shipped = [n for n, (r, _) in enumerate(with_lift) if r["verdict"] == "ship"]
+    lifts = [lift.effect for _, lift in with_lift]
+    shrunk, _ = shrink(lifts, [(lift.high - lift.low) / 2 / z for _, lift in with_lift])
+    shipped = [n for n, (verdict, _) in enumerate(with_lift) if verdict == "ship"]
     with_truth = [
-        (r["truth"], r["rel_effect_ci"])
-        for c in latest
-        for r in c["results"]
-        if r["headline"] and r["truth"] is not None and _finite(r["rel_effect_ci"])
+        (row.truth, row.lift)
+        for each in latest
+        for row in each.report.results
+        if row.headline and row.truth is not None and row.lift is not None
     ]
-    aa = [k for c in latest for k in c["checks"] if k["name"] == "pre-period" and k["p_value"] is not None]
-    return {
-        "experiments": len(rows), "ended": sum(c["final"] for c in latest),
-        **{v: verdicts.count(v) for v in ("ship", "stop", "no_effect", "no_conclusion")},
-        "mean_lift": _mean(lifts), "shipped": _mean([lifts[n] for n in shipped]),
-        "shipped_shrunk": _mean([shrunk[n].effect for n in shipped]),
-        "covered": sum(ci[0] <= t <= ci[1] for t, ci in with_truth), "covered_of": len(with_truth), "level": 0.95,
-        "aa_of": len(aa), "aa_failed": sum(k["level"] == "fail" for k in aa),
-    }  # fmt: skip
-
-
-def _finite(interval: Any) -> bool:
-    return interval is not None and all(v is not None and math.isfinite(v) for v in interval)
+    aa = [c for each in latest for c in each.report.checks if c.name == "pre-period" and c.p_value is not None]
+    return Totals(
+        experiments=len(latest), ended=sum(each.final for each in latest), ship=verdicts.count("ship"),
+        stop=verdicts.count("stop"), no_effect=verdicts.count("no_effect"), no_conclusion=verdicts.count("no_conclusion"),
+        mean_lift=_mean(lifts), shipped=_mean([lifts[n] for n in shipped]),
+        shipped_shrunk=_mean([shrunk[n].effect for n in shipped]),
+        covered=sum(lift.low <= truth <= lift.high for truth, lift in with_truth), covered_of=len(with_truth), level=0.95,
+        aa_of=len(aa), aa_failed=sum(c.level == "fail" for c in aa),
+    )  # fmt: skip
 
 
 def _mean(values: list[float]) -> float | None:

@@ -126,10 +126,10 @@ def distributions(analysis: Analysis, titles: Mapping[str, str]) -> Markup:
 
     histograms = analysis.histograms
     figure, panels = plt.subplots(1, len(histograms), figsize=(8, 2.7), squeeze=False, layout="constrained")
-    for axes, (metric, h) in zip(panels[0], histograms.items(), strict=True):
-        for color, (variant, counts) in zip((NEUTRAL, *PALETTE), h["users"].items(), strict=False):
+    for axes, (metric, histogram) in zip(panels[0], histograms.items(), strict=True):
+        for color, (variant, counts) in zip((NEUTRAL, *PALETTE), histogram.users.items(), strict=False):
             total = sum(counts) or 1
-            edges = [n * h["width"] for n in range(len(counts) + 1)]
+            edges = [n * histogram.width for n in range(len(counts) + 1)]
             axes.stairs([100 * c / total for c in counts], edges, color=color, label=variant, lw=1.3)
         axes.set_ylabel("% of users", fontsize=8)
         _finish(axes, titles[metric], dates=False)

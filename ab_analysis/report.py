@@ -6,7 +6,7 @@ import csv
 import io
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,8 @@ import yaml
 from ab_analysis import plots
 from ab_analysis.analysis import Analysis, analyze
 from ab_analysis.decision import guardrail_state, side
-from ab_analysis.experiment import Experiment, ExperimentPlan, load_named, make_plan
+from ab_analysis.experiment import Experiment, ExperimentPlan, RegisteredExperiment, load_named, make_plan
+from ab_analysis.report_file import AboutExperiment
 from ab_analysis.results import MetricResult, plain
 from ab_analysis.user_table import build_user_table
 from core.engine import engine
@@ -90,7 +91,7 @@ def write_report(settings: Settings, experiment: Experiment, until: Hour) -> Rep
     plan, analysis, queries = analyze_experiment(settings, experiment, until)
     stems = [until.key, *(["final"] if ended else [])]
     for stem in stems:
-        write_json(folder / f"{stem}.json", {**analysis.as_json(), **_about(experiment)})
+        write_json(folder / f"{stem}.json", {**analysis.as_json(), "about": _about(experiment).model_dump()})
         write_text(folder / f"{stem}.csv", as_csv(analysis))
     write_pages(folder, stems, plan, analysis, queries)
     return Report(analysis, folder / f"{until.key}.html")
@@ -122,18 +123,17 @@ def write_reports(settings: Settings, names: Sequence[str], until: Hour) -> Iter
             yield ReportOutcome(name, report)
 
 
-def _about(experiment: Experiment) -> dict[str, Any]:
+def _about(experiment: Experiment) -> AboutExperiment:
     """What the overview shows of an experiment without reading its file."""
-    return {"about": {**experiment.model_dump(mode="json", include={"hypothesis", "owner", "start", "end", "primary"})}}
+    return AboutExperiment(**experiment.model_dump(mode="json", include=set(AboutExperiment.model_fields)))
 
 
-def _register(folder: Path, experiment: Experiment) -> dict[str, Any]:
+def _register(folder: Path, experiment: Experiment) -> RegisteredExperiment:
     """The experiment as it was at its first report, which later edits are compared with."""
     path = folder / "registered.json"
     if not path.exists():
-        write_json(path, {"digest": experiment.digest, "content": experiment.model_dump(mode="json")})
-    content: dict[str, Any] = read_json(path)
-    return content
+        write_json(path, asdict(RegisteredExperiment.of(experiment)))
+    return RegisteredExperiment(**read_json(path))
 
 
 def write_pages(folder: Path, stems: list[str], plan: ExperimentPlan, analysis: Analysis, queries: list[str]) -> None:
@@ -152,7 +152,7 @@ def write_pages(folder: Path, stems: list[str], plan: ExperimentPlan, analysis: 
         if r.headline and r.role == "guardrail"
     ]
     has_points = any(p.so_far.known for p in analysis.points)
-    context: dict[str, Any] = {
+    context: dict[str, object] = {
         "experiment": experiment, "analysis": analysis, "decision": analysis.decision, "warnings": analysis.warnings,
         "forest": plots.forest(experiment, analysis, titles, toward), "by_role": by_role, "titles": titles, "side": toward,
         "tones": {1: "good", -1: "bad", 0: ""}, "definitions": {n: m.definition for n, m in plan.metrics.items()},

@@ -67,7 +67,7 @@ def write_log(
         moments = ((START + n).number * 3600 + np.sort(rng.integers(0, 3600, per_hour))) * 1_000_000
         finish = rng.uniform(size=per_hour) < 0.5
         who = rng.choice(rng.integers(0, users, max(per_hour // session, 1)), per_hour)
-        columns: dict[str, Any] = {
+        columns: dict[str, object] = {
             "event_id": pa.array(np.arange(per_hour) + n * per_hour).cast(pa.string()),
             "user_id": who,
             "item_id": rng.integers(0, 50_000, per_hour),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,6 +16,7 @@ from ab_analysis.metrics import load_catalog
 from ab_analysis.table import TableSpec, analyze_table
 from ab_analysis.user_table import Counts, make_tables
 from benchmarks.result import Result, in_own_process, timed
+from core.documents import JsonObject
 from core.duck import connection, quoted, scalar
 from core.engine import Engine, engine
 from core.hours import Hour
@@ -127,7 +127,7 @@ def user_table(folder: Path, events: list[Path]) -> None:
         _make_tables(db, folder, events)
 
 
-def analysis(settings: Settings) -> dict[str, Any]:
+def analysis(settings: Settings) -> JsonObject:
     """The analysis of that experiment, as JSON; its files lie in ``settings.var``."""
     with engine(settings) as db:
         plan, counts = _make_tables(db, settings.var, sorted(settings.var.glob("events-*.parquet")))

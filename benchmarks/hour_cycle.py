@@ -8,9 +8,8 @@ import tempfile
 import threading
 import time
 from contextlib import ExitStack
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import psutil
@@ -47,7 +46,7 @@ def write_hour(folder: Path, hour: Hour, events: int, users: int) -> None:
     user = (users * rng.random(events) ** 2).astype(np.int64)
     length = 120 + item % 180
     played = np.where(rng.random(events) < 0.35 + 0.2 * ((item + user) % 7 == 0), length, rng.random(events) * length)
-    values: dict[str, Any] = {
+    columns = {
         "event_id": [f"{hour.number}-{n}" for n in range(events)],
         "uid": [f"u{n}" for n in user], "track": [f"t{n}" for n in item],
         "ts": int(hour.start.timestamp()) + np.sort(rng.integers(0, 3600, events)),
@@ -55,7 +54,7 @@ def write_hour(folder: Path, hour: Hour, events: int, users: int) -> None:
         **{name: [f"{name}{n}" for n in (item * 7919 + k) % size] for k, (name, size) in enumerate(FACETS.items())},
     }  # fmt: skip
     (folder / "log").mkdir(exist_ok=True)
-    pq.write_table(pa.table(values), folder / "log" / f"{hour.key}.parquet")
+    pq.write_table(pa.table(columns), folder / "log" / f"{hour.key}.parquet")
 
 
 class Memory(threading.Thread):
@@ -120,18 +119,18 @@ def _cycle(settings: Settings) -> list[Result]:
 
         def through() -> bool:
             runs = [r for dag in HOURLY for r in api.runs(dag)]
-            if any(r["state"] == "failed" for r in runs):
-                raise RuntimeError(f"a DAG run failed: {[(r['dag_id'], r['state']) for r in runs]}")
-            return {r["dag_id"] for r in runs if r["state"] == "success"} == set(HOURLY)
+            if any(r.state == "failed" for r in runs):
+                raise RuntimeError(f"a DAG run failed: {[(r.dag_id, r.state) for r in runs]}")
+            return {r.dag_id for r in runs if r.state == "success"} == set(HOURLY)
 
         wait_for(through, f"hour {hour} to run through Airflow", TIMEOUT_SECONDS)
         wall = time.monotonic() - begun
         memory.ended.set()
-        tasks = [t for dag in HOURLY for r in api.runs(dag) for t in api.tasks(dag, r["dag_run_id"])]
-    spent = {f"{t['dag_id']}.{t['task_id']}": float(t["duration"] or 0) for t in tasks}
+        tasks = [t for dag in HOURLY for r in api.runs(dag) for t in api.tasks(dag, r.run_id)]
+    spent = {f"{t.dag_id}.{t.task_id}": t.seconds or 0.0 for t in tasks}
     for name, seconds in spent.items():
         log.info("%-40s %6.1f s", name, seconds)
-    busy = _covered([t for t in tasks if t["start_date"] and t["end_date"]])
+    busy = _covered([(t.start, t.end) for t in tasks if t.start and t.end])
     return [
         Result("airflow_start", started, "s", "the cycle", wall, wall / started),
         Result("hour_cycle", wall, "s", "bar", 240.0, 240.0 / wall),
@@ -140,11 +139,9 @@ def _cycle(settings: Settings) -> list[Result]:
     ]
 
 
-def _covered(tasks: list[dict[str, Any]]) -> float:
-    """Seconds in which at least one task ran."""
-    from datetime import datetime
-
-    spans = sorted((datetime.fromisoformat(t["start_date"]), datetime.fromisoformat(t["end_date"])) for t in tasks)
+def _covered(spans: list[tuple[datetime, datetime]]) -> float:
+    """Seconds that at least one of the spans covers."""
+    spans = sorted(spans)
     total, until = timedelta(), spans[0][0]
     for start, end in spans:
         total += max(timedelta(), end - max(start, until))

@@ -9,8 +9,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from benchmarks.clocks import DAYS, EVENTS, EVENTS_A_USER, START, write_log
 from benchmarks.experiments import write_events
@@ -65,9 +65,9 @@ def bench_spark(scale: float) -> list[Result]:
     ]
 
 
-def _run(what: str, settings: Settings, options: dict[str, Any], conf: Path) -> tuple[float, str]:
+def _run(what: str, settings: Settings, options: Mapping[str, object], conf: Path) -> tuple[float, str]:
     """Seconds and result of a piece of ``RUN``, in a process of its own."""
-    settings_json = json.dumps(settings.model_dump(mode="json", include=settings.model_fields_set) | options)
+    settings_json = json.dumps(settings.model_dump(mode="json", include=settings.model_fields_set) | dict(options))
     begun = time.perf_counter()
     done = subprocess.run(
         [sys.executable, "-c", RUN, what, settings_json], cwd=ROOT, env={**os.environ, "SPARK_CONF_DIR": str(conf)},

@@ -6,7 +6,6 @@ import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -218,7 +217,7 @@ def _batch(
     dense = np.stack(
         [np.log1p(rows["events"]) / 5, rows["finished"] / rows["events"].clip(lower=1), rows["events"] > 0], axis=1
     )
-    arrays: dict[str, Any] = {
+    arrays: dict[str, np.ndarray] = {
         "user": rows["user_id"].to_numpy(),
         "item": rows["item_id"].to_numpy(),
         "facets": np.stack([rows[f].map(codes).fillna(0).astype(int) for f in facets], axis=1),

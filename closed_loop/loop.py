@@ -27,7 +27,7 @@ import yaml
 
 from ab_analysis.assignment import assign_users
 from ab_analysis.experiment import Experiment, load_experiment
-from closed_loop.summary import covered_truths
+from closed_loop.summary import Estimate, LoopSummary, Traffic
 from closed_loop.traffic import EngineRanker, ForcedRanker, HttpRanker, World
 from closed_loop.truth import TrueEffect, first_exposures, true_effects, world_totals
 from core.errors import ConfigError, NotReadyError
@@ -56,9 +56,8 @@ log = logging.getLogger("closed_loop.loop")
 SOURCE = "loop"
 EXPERIMENT = "arms"
 HISTORY_DAYS = 8
-SUMMARY_FIELDS = ("method", "rel_effect", "rel_effect_ci", "p_value")
-"""Fields of an estimate that the summary keeps."""
-APP: dict[str, Any] = {"ids": "number", "users": 2000, "drift": 0.05}
+APP = SimulatorConfig(ids="number", users=2000, drift=0.05)
+"""The app of a workspace without an ``app.yaml``."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +99,7 @@ class LoopPlan:
         return self
 
 
-def run_loop(plan: LoopPlan, *, fresh: bool = False, source: str = SOURCE) -> dict[str, Any]:
+def run_loop(plan: LoopPlan, *, fresh: bool = False, source: str = SOURCE) -> tuple[LoopSummary, Path]:
     """Run a loop to its end, continuing one that was interrupted.
 
     Args:
@@ -109,7 +108,7 @@ def run_loop(plan: LoopPlan, *, fresh: bool = False, source: str = SOURCE) -> di
         source: name of the workspace.
 
     Returns:
-        The summary, also written to ``<workspace>/loop/summary.json`` beside the page.
+        The summary, also written to ``<workspace>/loop/summary.json``, and the path of its page.
     """
     loop = Loop(plan.checked(), source, fresh=fresh)
     loop.prepare()
@@ -147,7 +146,7 @@ class Loop:
         """The workspace's ``app.yaml``, or the loop's own app; a loop can only be continued with the plan it was begun with."""
         plan = self.plan
         app_file = self.settings.workspace / "app.yaml"
-        config = load_config(app_file) if app_file.exists() else SimulatorConfig(**APP)
+        config = load_config(app_file) if app_file.exists() else APP
         days = plan.history_days + plan.days + 1
         rule = config.experiment.model_copy(update={"start_day": plan.history_days})
         config = config.model_copy(update={"days": days, "ids": "number", "experiment": rule})
@@ -232,16 +231,17 @@ class Loop:
                              (hour.number - self.start.number + 1) // 24, self.plan.days, left / 60,
                              extra=step((hour.number - self.start.number + 1) // 24, self.plan.days))  # fmt: skip
 
-    def conclude(self) -> dict[str, Any]:
+    def conclude(self) -> tuple[LoopSummary, Path]:
         """Compare offline gain, A/B estimate and truth; write the summary and the page.
 
         Returns:
-            The summary.
+            The summary, and the path of its page.
         """
+        from ab_analysis.report_file import read_report
         from closed_loop.page import write_loop_page
         from pages.index import write_index
         from pages.rankers import write_model_page
-        from pipeline.reports import headline_effects, report_experiment, variant_metrics
+        from pipeline.reports import report_experiment, variant_metrics
 
         log.info("comparing offline gain, A/B estimate and truth", extra=STAGE)
         truth = self.truth() if self.plan.truth else {}
@@ -249,22 +249,18 @@ class Loop:
             effects = truth[self.plan.arms[1]]
             self._write_experiment({metric: values["rel_effect"] for metric, values in effects.items()})
         report = report_experiment(self.settings, EXPERIMENT, self.end)
-        online = headline_effects(read_json(Path(report.report).with_suffix(".json"))) if report.report else {}
-        summary = {
-            "arms": list(self.plan.arms), "hours": [self.start.key, self.end.key], "users": self.config.users,
-            "traffic": self._traffic(), "offline": variant_metrics(self.settings, self.start, self.end),
-            "ab": {
-                arm: {metric: {name: row[name] for name in SUMMARY_FIELDS} for metric, row in metrics.items()}
-                for arm, metrics in online.items()
-            },
-            "sentence": report.sentence, "truth": truth, "report": report.report,
-        }  # fmt: skip
-        summary["covered"] = covered_truths(summary)
-        write_json(self.folder / "summary.json", summary)
-        summary["page"] = str(write_loop_page(self.settings, summary))
+        online = read_report(Path(report.report).with_suffix(".json")).headlines() if report.report else {}
+        summary = LoopSummary(
+            arms=self.plan.arms, hours=(self.start.key, self.end.key), users=self.config.users, traffic=self._traffic(),
+            offline=variant_metrics(self.settings, self.start, self.end),
+            ab={arm: {metric: Estimate.of(row) for metric, row in metrics.items()} for arm, metrics in online.items()},
+            sentence=report.sentence, truth=truth, report=report.report,
+        )  # fmt: skip
+        write_json(self.folder / "summary.json", summary.as_json())
+        page = write_loop_page(self.settings, summary)
         write_model_page(self.settings)
         write_index(self.settings)
-        return summary
+        return summary, page
 
     def truth(self) -> dict[str, dict[str, TrueEffect]]:
         """The true effect of each arm on each metric, over all exposed users: arm → metric → effect."""
@@ -330,14 +326,14 @@ class Loop:
         ranker.answers.clear()
         ranker.versions.clear()
 
-    def _traffic(self) -> dict[str, Any]:
+    def _traffic(self) -> Traffic:
         answers: Counter[str] = Counter()
         versions: set[str] = set()
         for path in sorted((self.folder / "traffic").glob("*.json")):
             content = read_json(path)
             answers.update(content["answers"])
             versions |= set(content["versions"])
-        return {"over_http": self.plan.http, "answers": dict(answers), "versions_served": len(versions - {""})}
+        return Traffic(self.plan.http, dict(answers), versions_served=len(versions - {""}))
 
     def _write_experiment(self, truth: dict[str, float]) -> None:
         arms = self.plan.arms
@@ -360,7 +356,7 @@ class Loop:
         write_text(self.settings.experiments_dir / f"{EXPERIMENT}.yaml", yaml.safe_dump(content, sort_keys=False))
 
 
-def _overrides(plan: LoopPlan) -> dict[str, Any]:
+def _overrides(plan: LoopPlan) -> dict[str, object]:
     return {
         "variants": plan.arms,
         "baseline_variant": plan.arms[0],

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from closed_loop.summary import LoopSummary
 from core.page_template import svg, write_page
 from core.settings import Settings
 
@@ -39,27 +41,39 @@ all exposed users.</p></section>
 """
 
 
-def write_loop_page(settings: Settings, summary: dict[str, Any]) -> Path:
+@dataclass(frozen=True)
+class EffectRow:
+    """An arm's relative effect on a metric: as estimated, and as it is."""
+
+    arm: str
+    metric: str
+    estimate: float
+    low: float
+    high: float
+    truth: float | None
+    covered: bool | None
+
+
+def write_loop_page(settings: Settings, summary: LoopSummary) -> Path:
     """Write ``reports/loop.html``; returns its path."""
-    rows = []
-    for arm, metrics in summary["ab"].items():
-        for metric in SHOWN:
-            if metric in metrics:
-                low, high = metrics[metric]["rel_effect_ci"]
-                truth = summary["truth"].get(arm, {}).get(metric, {}).get("rel_effect")
-                rows.append(
-                    {"arm": arm, "metric": metric, "estimate": metrics[metric]["rel_effect"], "low": low, "high": high,
-                     "truth": truth, "covered": summary["covered"].get(arm, {}).get(metric)}
-                )  # fmt: skip
-    with_truth = [r for r in rows if r["covered"] is not None]
-    covered = sum(bool(r["covered"]) for r in with_truth)
+    rows = [
+        EffectRow(
+            arm, metric, metrics[metric].rel_effect, *metrics[metric].rel_effect_ci,
+            truth=summary.true_lift(arm, metric), covered=summary.covers_truth(arm, metric),
+        )
+        for arm, metrics in summary.ab.items()
+        for metric in SHOWN
+        if metric in metrics
+    ]  # fmt: skip
+    with_truth = [r for r in rows if r.covered is not None]
+    covered = sum(bool(r.covered) for r in with_truth)
     verdict = (
         f"{covered} of {len(with_truth)} intervals cover the truth."
         if with_truth
         else "The truth was not simulated in this run."
     )
     path = settings.reports_dir / "loop.html"
-    report = Path(summary["report"]).relative_to(settings.reports_dir) if summary["report"] else None
+    report = Path(summary.report).relative_to(settings.reports_dir) if summary.report else None
     write_page(
         path, "Closed loop: offline gain, online gain, truth", PAGE, home="index.html", summary=summary, rows=rows,
         verdict=verdict, covered_all=bool(with_truth) and covered == len(with_truth), report=report,
@@ -68,18 +82,18 @@ def write_loop_page(settings: Settings, summary: dict[str, Any]) -> Path:
     return path
 
 
-def _forest(rows: list[dict[str, Any]]) -> Markup:
+def _forest(rows: list[EffectRow]) -> Markup:
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(figsize=(8, 0.42 * len(rows) + 1.2))
     for n, row in enumerate(rows):
         y = len(rows) - n
-        axes.plot([row["low"] * 100, row["high"] * 100], [y, y], color="#1f5fa8", linewidth=2)
-        axes.plot(row["estimate"] * 100, y, "o", color="#1f5fa8", label="A/B estimate, 95 %" if n == 0 else None)
-        if row["truth"] is not None:
-            axes.plot(row["truth"] * 100, y, "D", color="#a4262c", markersize=6, label="truth" if n == 0 else None)
+        axes.plot([row.low * 100, row.high * 100], [y, y], color="#1f5fa8", linewidth=2)
+        axes.plot(row.estimate * 100, y, "o", color="#1f5fa8", label="A/B estimate, 95 %" if n == 0 else None)
+        if row.truth is not None:
+            axes.plot(row.truth * 100, y, "D", color="#a4262c", markersize=6, label="truth" if n == 0 else None)
     axes.axvline(0, color="#5a6675", linewidth=0.8)
-    axes.set_yticks(range(len(rows), 0, -1), [f"{r['arm']}  {r['metric'].replace('_', ' ')}" for r in rows])
+    axes.set_yticks(range(len(rows), 0, -1), [f"{r.arm}  {r.metric.replace('_', ' ')}" for r in rows])
     axes.set_xlabel("relative effect on the control, %")
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, 1.25 if len(rows) < 4 else 1.15), ncols=2, frameon=False)
     axes.spines[["top", "right"]].set_visible(False)

@@ -9,11 +9,11 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
-from typing import Any
 
 import httpx
 import numpy as np
 
+from core.documents import JsonObject
 from core.errors import NotReadyError
 from core.files import write_atomically
 from core.hours import Hour
@@ -136,7 +136,7 @@ class HttpRanker(Answers):
         scores[filled] = self.count(keys, by_key, answer["degraded"], answer["model"]["version"])
         return scores
 
-    def _post(self, body: dict[str, Any]) -> dict[str, Any]:
+    def _post(self, body: JsonObject) -> JsonObject:
         """The service's answer; while it is busy or starting, the request is repeated."""
         end = time.monotonic() + PATIENCE_SECONDS
         while True:
@@ -178,7 +178,7 @@ class EngineRanker(Answers):
 
 
 class ForcedRanker:
-    """Ranks for every user by a given model, on the features of another world: what would happen to the user in another arm.
+    """Ranks for every user by one model, on the features of another world: what would happen to the user in another arm.
 
     Ids in the log are numbers, so that users and items are the same in all worlds.
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import yaml
@@ -32,7 +31,7 @@ from simulation.visits import Slates, Visits, first_policy
 
 log = logging.getLogger("closed_loop.worlds")
 
-SIZE: dict[str, Any] = {"users": 400, "items": 300, "ids": "number"}
+SIZE: dict[str, object] = {"users": 400, "items": 300, "ids": "number"}
 DAYS, HISTORY_DAYS, OFFLINE_DAYS = 14, 8, 4
 FIRST_SEED = 7100
 
@@ -76,7 +75,7 @@ class FrozenModelWorld:
     def offline(self) -> dict[str, dict[str, float]]:
         """Variant → AUC and UAUC of its progressive predictions on the last days of the history."""
         metrics = variant_metrics(self.settings, self.start - 24 * OFFLINE_DAYS, self.start)
-        return {v: {m: float(metrics[v][m]["value"]) for m in ("auc", "uauc")} for v in self.variants}
+        return {v: {m: float(metrics[v][m].value) for m in ("auc", "uauc")} for v in self.variants}
 
     def app(self, luck: int) -> App:
         """The app with the draws of one ``luck``."""

@@ -37,7 +37,7 @@ SourceOption = Annotated[
     str | None,
     typer.Option("--source", metavar="NAME", help="Workspace to work on. Default: CLOCK_SOURCE, else simulator."),
 ]
-"""``--source`` of a command; if it is missing there, the one before the command counts."""
+"""``--source`` of a command; without it, the one before the command counts."""
 
 
 class Command(TyperCommand):

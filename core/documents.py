@@ -1,17 +1,19 @@
-"""Files that people write: YAML checked against a model, every error with its line and a hint."""
+"""Documents: the files that people write, checked against a model (every error with its line and a hint), and plain JSON."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
 from core.errors import ConfigError
 
+JsonObject: TypeAlias = dict[str, Any]
+"""A JSON object at the edge: read and not checked yet, or dumped from a typed value to be written. Code passes the typed value."""
 M = TypeVar("M", bound=BaseModel)
 
 
@@ -124,7 +126,7 @@ def _repeated_keys(node: yaml.Node | None) -> list[tuple[str, Any, Any]]:
     """Keys that a mapping repeats: key, mark of its first use, mark of the repetition."""
     repeated: list[tuple[str, Any, Any]] = []
     if isinstance(node, yaml.MappingNode):
-        first_marks: dict[str, Any] = {}
+        first_marks: dict[str, yaml.Mark] = {}
         for key, value in node.value:
             if key.value in first_marks:
                 repeated.append((key.value, first_marks[key.value], key.start_mark))

@@ -24,7 +24,7 @@ from core.files import replaced_directory
 from core.settings import Settings
 
 if TYPE_CHECKING:
-    from pyspark.sql import SparkSession
+    from pyspark.sql import DataFrame, SparkSession
 
 SPARK_OPTIONS = {
     "spark.sql.session.timeZone": "UTC",
@@ -222,7 +222,7 @@ class SparkEngine(Engine):
         super().__init__()
         self.errors = (PySparkException, Py4JError)
         self.session = session
-        self._tables: dict[str, Any] = {}
+        self._tables: dict[str, DataFrame] = {}
         self._files_read = 0
 
     def table(self, name: str, sql: str) -> None:

@@ -17,11 +17,11 @@ from typing import Any, Protocol
 
 from core import logs
 
-STAGE: dict[str, Any] = {"stage": True}
+STAGE: dict[str, object] = {"stage": True}
 """``extra`` of a log line that begins a stage of a job."""
 
 
-def step(done: int, total: int) -> dict[str, Any]:
+def step(done: int, total: int) -> dict[str, object]:
     """``extra`` of a log line that reports how much of the running stage is done."""
     return {"step": (done, total)}
 

@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 DATABASES = ("airflow", "mlflow", "mlflow_auth", "feast")
 """PostgreSQL's databases in production. Each belongs to a role of the same name, whose password is the secret ``<name>_db``."""
-PRODUCTION: dict[str, Any] = {"online_store": "redis", "log_format": "json"}
+PRODUCTION: dict[str, object] = {"online_store": "redis", "log_format": "json"}
 """Defaults that differ in the profile ``production``; an environment variable still wins."""
 
 
@@ -164,7 +164,7 @@ class Settings(BaseSettings):
 
     @model_validator(mode="before")
     @classmethod
-    def _defaults_of_profile(cls, values: dict[str, Any]) -> dict[str, Any]:
+    def _defaults_of_profile(cls, values: dict[str, object]) -> dict[str, object]:
         return {**PRODUCTION, **values} if values.get("profile") == "production" else values
 
     @model_validator(mode="after")

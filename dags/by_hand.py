@@ -8,6 +8,7 @@ from typing import Any
 from airflow.providers.standard.operators.trigger_dagrun import TriggerDagRunOperator
 from airflow.sdk import DAG, Param, task
 
+from core.documents import JsonObject
 from core.errors import ConfigError
 from core.hours import Hour, hour_range, parse_day
 from core.settings import load_settings
@@ -50,7 +51,7 @@ Points the `champion` alias at its predecessor, or at the version you name, and 
 ):
 
     @task
-    def rollback(params: dict[str, Any] | None = None) -> dict[str, Any]:
+    def rollback(params: JsonObject | None = None) -> JsonObject:
         from pipeline.promotion import rollback as roll
 
         assert params is not None
@@ -79,7 +80,7 @@ order, from the last state before it. `clock stale` lists the hours whose events
 ):
 
     @task
-    def train_again(params: dict[str, Any] | None = None) -> list[dict[str, Any]]:
+    def train_again(params: JsonObject | None = None) -> list[JsonObject]:
         from pipeline.training import replay
 
         assert params is not None
@@ -108,7 +109,7 @@ first champion and candidate. Continues where it was interrupted.
 ):
 
     @task
-    def build(params: dict[str, Any] | None = None) -> dict[str, Any]:
+    def build(params: JsonObject | None = None) -> JsonObject:
         from pipeline.history import build_history
 
         assert params is not None
@@ -130,7 +131,7 @@ all hours are started: how far they are is on the page of `promote_ranker`.
 ):
 
     @task
-    def list_hours(params: dict[str, Any] | None = None) -> list[dict[str, str]]:
+    def list_hours(params: JsonObject | None = None) -> list[dict[str, str]]:
         assert params is not None
         first, last = Hour.parse(params["first"]), Hour.parse(params["last"])
         if last < first:
@@ -160,7 +161,7 @@ was reported before gets the same page again. A mapped task for each experiment 
 ):
 
     @task
-    def list_reports(params: dict[str, Any] | None = None) -> list[dict[str, str]]:
+    def list_reports(params: JsonObject | None = None) -> list[dict[str, str]]:
         from pipeline.reports import past_reports
 
         assert params is not None
@@ -168,7 +169,7 @@ was reported before gets the same page again. A mapped task for each experiment 
         return [due._asdict() for due in past_reports(load_settings(), params["experiment"] or None, *days)]
 
     @task(max_active_tis_per_dagrun=1)
-    def report_as_of(which: dict[str, str]) -> dict[str, Any]:
+    def report_as_of(which: dict[str, str]) -> JsonObject:
         from pipeline.reports import report_experiment
 
         return asdict(report_experiment(load_settings(), which["experiment"], Hour.parse(which["until"])))

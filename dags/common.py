@@ -6,7 +6,7 @@ import logging
 import re
 from collections.abc import Mapping
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from airflow.sdk import (
@@ -30,13 +30,16 @@ from core.errors import ConfigError, CorruptStateError, DataError, NotReadyError
 from core.hours import Hour
 from core.settings import Settings, load_settings
 
+if TYPE_CHECKING:
+    from pipeline.due import Step
+
 log = logging.getLogger("dags")
 
 HOUR_PATTERN = r"^(\d{4}-\d{2}-\d{2}T\d{2})?$"
 HOUR_FORMAT = "%Y-%m-%dT%H"
 RUN_ID_HOUR = re.compile(r"(?:.*__)?(\d{4}-\d{2}-\d{2}T\d{2})")
 """A run id that names an hour: ``2026-11-23T10``, or anything with ``__2026-11-23T10`` at its end."""
-STEPS: dict[str, Any] = {
+STEPS: dict[str, Step] = {
     "ingest_hour": "ingest",
     "materialize_clock": "clocks",
     "train_ranker": "training",
@@ -53,7 +56,7 @@ CHAMPION = Asset("champion", uri="clock://champion", group="hourly")
 
 RETRY = ExceptionRetryPolicy(
     rules=[
-        RetryRule(NotReadyError, action=RetryAction.RETRY, reason="something this step stands on is not there yet"),
+        RetryRule(NotReadyError, action=RetryAction.RETRY, reason="something that this step needs does not exist yet"),
         RetryRule([ConfigError, DataError, CorruptStateError], action=RetryAction.FAIL,
                   reason="retrying does not help: see the message"),
     ]
@@ -91,8 +94,8 @@ def deadline(dag: str) -> DeadlineAlert:
 def _retry_arguments() -> dict[str, Any]:
     """How often a step is tried again.
 
-    On one person's machine, what is not there after a minute needs the person; in production a database may move to
-    another machine: 25 minutes in all.
+    On one person's machine, what is missing after a minute needs that person. In production a database may move to
+    another machine, so a step is retried for 25 minutes.
     """
     settings = load_settings()
     first = timedelta(seconds=settings.retry_seconds)

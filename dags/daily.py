@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from datetime import UTC, date, datetime
-from typing import Any
 
 from airflow.sdk import (
     DAG,
@@ -16,6 +15,7 @@ from airflow.sdk import (
     task,
 )
 
+from core.documents import JsonObject
 from core.errors import ConfigError
 from core.hours import Hour, day_hours, parse_day
 from core.settings import Settings, load_settings
@@ -62,7 +62,7 @@ Running it again writes the same pages.
         return settings, day_hours(day)[-1] + 1
 
     @task
-    def report_drift() -> dict[str, Any]:
+    def report_drift() -> JsonObject:
         from pipeline.reports import report_drift as report
 
         return asdict(report(*settings_and_day()))
@@ -74,7 +74,7 @@ Running it again writes the same pages.
         return due_experiments(*settings_and_end())
 
     @task(map_index_template="{{ name }}")
-    def report_experiment(name: str) -> dict[str, Any]:
+    def report_experiment(name: str) -> JsonObject:
         from pipeline.reports import report_experiment as report
 
         get_current_context()["name"] = name  # type: ignore[typeddict-unknown-key]

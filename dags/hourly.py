@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from datetime import timedelta
-from typing import Any
 
 from airflow.providers.standard.operators.hitl import ApprovalOperator
 from airflow.sdk import DAG, get_current_context, task
 
+from core.documents import JsonObject
 from dags.common import (
     CHAMPION,
     CLOCKS,
@@ -44,7 +44,7 @@ trigger `backfill_hours`. **If it waits**: the hour's file has not arrived; the 
 ):
 
     @task(outlets=[EVENTS], doc_md="One call of the ingestion; the account is the task's result.")
-    def ingest() -> dict[str, Any]:
+    def ingest() -> JsonObject:
         from pipeline.source import ingest_hour
 
         account = asdict(ingest_hour(*settings_and_hour()))
@@ -70,7 +70,7 @@ skipped: a gap is named in the log and filled first.
 ):
 
     @task(outlets=[CLOCKS])
-    def refresh_and_materialize() -> dict[str, Any]:
+    def refresh_and_materialize() -> JsonObject:
         from feature_repo.retrieval import advance
 
         settings, hour = settings_and_hour()
@@ -96,7 +96,7 @@ same state.
 ):
 
     @task(outlets=[STATES], max_active_tis_per_dag=1)
-    def test_then_train() -> list[dict[str, Any]]:
+    def test_then_train() -> list[JsonObject]:
         from pipeline.training import train_hour
 
         return [trained.as_json() for trained in train_hour(*settings_and_hour())]
@@ -125,17 +125,17 @@ serves and does harm (`automatic_stop`). **To undo a promotion** trigger `rollba
 ):
 
     @task
-    def evaluate_candidate() -> dict[str, Any]:
+    def evaluate_candidate() -> JsonObject:
         from pipeline.promotion import evaluate_candidate as evaluate
 
         return evaluate(*settings_and_hour()).as_json()
 
     @task.branch
-    def route(decision: dict[str, Any]) -> str:
+    def route(decision: JsonObject) -> str:
         return "approve" if decision["verdict"] == "needs_person" else "apply_decision"
 
     @task(trigger_rule="none_failed_min_one_success")
-    def apply_decision(decision: dict[str, Any]) -> list[dict[str, Any]]:
+    def apply_decision(decision: JsonObject) -> list[JsonObject]:
         from evaluation.gate import GateDecision
         from pipeline.promotion import apply_decision as apply
 
@@ -153,7 +153,7 @@ serves and does harm (`automatic_stop`). **To undo a promotion** trigger `rollba
         announce_day(CHAMPION, settings, hour)
 
     @task(trigger_rule="none_failed")
-    def watch_experiments() -> list[dict[str, Any]]:
+    def watch_experiments() -> list[JsonObject]:
         from pipeline.experiments import watch_experiments as watch
 
         return [asdict(look) for look in watch(*settings_and_hour())]

@@ -9,8 +9,8 @@ import re
 import subprocess
 import sys
 import tempfile
-from typing import Any
 
+from core.documents import JsonObject
 from core.settings import ROOT
 from docs.markdown import code, page, table
 
@@ -68,7 +68,7 @@ def dags_page() -> str:
     )
 
 
-def read_dags() -> list[dict[str, Any]]:
+def read_dags() -> list[JsonObject]:
     """What Airflow reads in ``dags/``, in a process of its own, whose database is a temporary file."""
     with tempfile.TemporaryDirectory() as home:
         environment = {
@@ -83,5 +83,5 @@ def read_dags() -> list[dict[str, Any]]:
         )  # fmt: skip
     if done.returncode:
         raise RuntimeError(f"the DAGs cannot be read:\n{done.stderr[-2000:]}")
-    dags: list[dict[str, Any]] = json.loads(done.stdout.splitlines()[-1])
+    dags: list[JsonObject] = json.loads(done.stdout.splitlines()[-1])
     return dags

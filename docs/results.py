@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from core.documents import JsonObject
 from core.files import read_json
 from core.settings import ROOT, load_settings
 from docs.markdown import table
@@ -246,7 +247,7 @@ def loop_offline_table(var: Path) -> str | None:
 
 def bench_table(var: Path) -> str | None:
     """Every figure of the benchmarks beside its peer's."""
-    results: list[dict[str, Any]] | None = _read(var / "bench" / "results.json")
+    results: list[JsonObject] | None = _read(var / "bench" / "results.json")
     if not results:
         return None
     rows = [
@@ -282,7 +283,7 @@ def _slices_table(var: Path, study: str) -> str | None:
 
 
 def _differences_by_log(
-    var: Path, study: str, title: str, rows_by_log: Mapping[str, Mapping[str, dict[str, Any]]]
+    var: Path, study: str, title: str, rows_by_log: Mapping[str, Mapping[str, JsonObject]]
 ) -> str | None:
     """A table of differences with their intervals, one column per log."""
     if not rows_by_log:
@@ -308,12 +309,12 @@ def _study(var: Path, name: str) -> Any:
     return _read(var / "studies" / name / "results.json")
 
 
-def _contents(var: Path, study: str) -> list[dict[str, Any]]:
+def _contents(var: Path, study: str) -> list[JsonObject]:
     """Results of a study on every log that it has run on."""
     return [read_json(path) for path in sorted((var / "studies" / study).rglob("results.json"))]
 
 
-def _logs(var: Path, study: str) -> dict[str, Any]:
+def _logs(var: Path, study: str) -> JsonObject:
     """Log → results of a study on it."""
     return {title: log for content in _contents(var, study) for title, log in content.get("logs", {}).items()}
 
@@ -338,7 +339,7 @@ def _percent(share: float) -> str:
     return f"{100 * share:+.2f} %"
 
 
-def _difference(figure: dict[str, Any]) -> str:
+def _difference(figure: JsonObject) -> str:
     low, high = figure["interval"]
     return f"{figure['value']:+.4f} ({low:+.4f} to {high:+.4f})"
 

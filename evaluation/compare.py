@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from statistics import NormalDist
-from typing import Any
 
 import numpy as np
 
+from core.documents import JsonObject
 from core.errors import ConfigError, DataError
 from evaluation.metrics import COMPARED, METRICS, Estimate, Predictions, auc, delong_influence, finite
 
@@ -33,7 +33,7 @@ class Comparison:
     p_value: float
     detectable: float
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> JsonObject:
         """Its values; what is undefined is None."""
         low, high = self.interval
         figures = {k: finite(getattr(self, k)) for k in ("a", "b", "difference", "p_value", "detectable")}

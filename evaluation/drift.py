@@ -7,11 +7,12 @@ import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
+from core.documents import JsonObject
 from core.errors import NotReadyError
 from core.files import write_atomically
 from core.hours import Hour
@@ -156,7 +157,7 @@ def _sample(frame: pd.DataFrame, categorical: Sequence[str], seed: int) -> pd.Da
     return part.assign(**{c: part[c].astype("string").fillna("(none)").astype(object) for c in categorical})
 
 
-def _drifted_columns(content: dict[str, Any]) -> tuple[str, ...]:
+def _drifted_columns(content: JsonObject) -> tuple[str, ...]:
     """Columns whose drift test failed, from Evidently's metric list."""
     drifted = []
     for metric in content["metrics"]:

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from core.documents import load_document
+from core.documents import JsonObject, load_document
 from core.errors import DataError
 from core.hours import Hour
 from evaluation.compare import check_paired
@@ -147,6 +147,52 @@ class GateCheck:
 
 
 @dataclass(frozen=True)
+class SideFigures:
+    """One side's metrics over the hours compared."""
+
+    auc: float
+    uauc: float
+    logloss: float
+    samples: int
+
+
+@dataclass(frozen=True)
+class DifferenceFigures:
+    """A difference, candidate minus reference; ``interval`` is corrected for the number of looks, the p-value is not."""
+
+    value: float
+    interval: list[float]
+    p_value_one_look: float
+
+
+@dataclass(frozen=True)
+class GateFigures:
+    """What the checks stand on, for who reads the decision's file.
+
+    Attributes:
+        rival: the reference's metrics.
+        z_limit: standard errors that an interval takes to each side of its difference.
+    """
+
+    candidate: SideFigures
+    rival: SideFigures
+    z_limit: float
+    auc_difference: DifferenceFigures
+    uauc_difference: DifferenceFigures
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> GateFigures:
+        """The figures as a decision's JSON holds them."""
+        return cls(
+            candidate=SideFigures(**content["candidate"]),
+            rival=SideFigures(**content["rival"]),
+            z_limit=content["z_limit"],
+            auc_difference=DifferenceFigures(**content["auc_difference"]),
+            uauc_difference=DifferenceFigures(**content["uauc_difference"]),
+        )
+
+
+@dataclass(frozen=True)
 class GateDecision:
     """What the gate decided, and on what.
 
@@ -155,6 +201,7 @@ class GateDecision:
             ``refuse`` (the evaluation itself is broken).
         reason: one sentence.
         hours: hours compared; none was in the training of either version.
+        figures: what the checks stand on; None, an empty object in JSON, where nothing was compared.
         hourly: hour → AUC of candidate and reference, for the plot.
     """
 
@@ -164,12 +211,13 @@ class GateDecision:
     champion: ModelVersion | None
     hours: tuple[str, ...]
     checks: tuple[GateCheck, ...] = ()
-    figures: dict[str, Any] = field(default_factory=dict)
+    figures: GateFigures | None = None
     hourly: dict[str, tuple[float, float]] = field(default_factory=dict)
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> JsonObject:
         """Plain values, for a file or an XCom."""
-        return asdict(self)
+        content = asdict(self)
+        return {**content, "figures": content["figures"] or {}}
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> GateDecision:
@@ -182,7 +230,7 @@ class GateDecision:
             champion=ModelVersion(**champion) if champion else None,
             hours=tuple(content["hours"]),
             checks=tuple(GateCheck.from_json(check) for check in content["checks"]),
-            figures=content["figures"],
+            figures=GateFigures.from_json(content["figures"]) if content["figures"] else None,
             hourly={hour: (pair[0], pair[1]) for hour, pair in content["hourly"].items()},
         )
 
@@ -294,7 +342,7 @@ def _hourly(hours: tuple[Hour, ...], predictions: Mapping[Hour, Scored]) -> dict
 
 def _checks(
     policy: Policy, same_variant: bool, ours: Predictions, theirs: Predictions, slices: pa.Table, z: float
-) -> tuple[tuple[GateCheck, ...], dict[str, Any], bool]:
+) -> tuple[tuple[GateCheck, ...], GateFigures, bool]:
     users = int(np.count_nonzero(~np.isnan(user_aucs(ours)[0])))
     error, ratio = calibration_error(ours), calibration_ratio(ours).value
     low_ratio, high_ratio = policy.calibration.ratio
@@ -309,23 +357,22 @@ def _checks(
     pairs = {
         name: (metric(ours), metric(theirs)) for name, metric in (("auc", auc), ("uauc", uauc), ("logloss", logloss))
     }
-    figures: dict[str, Any] = {
-        side: {**{name: pair[at].value for name, pair in pairs.items()}, "samples": len(ours)}
-        for at, side in enumerate(("candidate", "rival"))
-    }
-    figures["z_limit"] = z
+    candidate, reference = (
+        SideFigures(**{name: pair[at].value for name, pair in pairs.items()}, samples=len(ours)) for at in (0, 1)
+    )
+    differences: dict[str, DifferenceFigures] = {}
     margins = policy.same_variant if same_variant else policy.another_variant
     futile = False
     for name, margin in (("auc", margins.auc_margin), ("uauc", margins.uauc_margin)):
         gap = pairs[name][0] - pairs[name][1]
         low, high = gap.value - z * gap.standard_error, gap.value + z * gap.standard_error
         futile |= high < margin
-        figures[f"{name}_difference"] = {"value": gap.value, "interval": [low, high], "p_value_one_look": gap.p_value()}
+        differences[f"{name}_difference"] = DifferenceFigures(gap.value, [low, high], gap.p_value())
         checks.append(GateCheck(f"{name}_difference", bool(low > margin), gap.value, margin, (low, high)))
     for rule in policy.guardrails:
         for column in _sliced_by(rule, slices.column_names):
             checks += _guard(rule, column, ours, theirs, slices[column], policy.confidence)
-    return tuple(checks), figures, futile
+    return tuple(checks), GateFigures(candidate, reference, z, **differences), futile
 
 
 def _sliced_by(rule: Guardrail, columns: list[str]) -> list[str]:

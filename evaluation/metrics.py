@@ -365,7 +365,15 @@ def summary(data: Predictions) -> dict[str, float]:
     return {**values, "ece": calibration_error(data), "samples": float(len(data)), "users": float(len(data.user_ids))}
 
 
-def with_intervals(data: Predictions) -> dict[str, Any]:
-    """Metric → value and 95 % interval, clustered by user, of the metrics that two models are compared by."""
+@dataclass(frozen=True)
+class MetricValue:
+    """A metric with its 95 % interval, clustered by user."""
+
+    value: float
+    ci95: tuple[float, float]
+
+
+def with_intervals(data: Predictions) -> dict[str, MetricValue]:
+    """Metric → value and interval, of the metrics that two models are compared by."""
     estimates = {name: METRICS[name](data) for name in COMPARED}
-    return {name: {"value": e.value, "ci95": list(e.interval())} for name, e in estimates.items()}
+    return {name: MetricValue(e.value, e.interval()) for name, e in estimates.items()}

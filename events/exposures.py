@@ -30,18 +30,18 @@ class Exposures:
     """Exposures that were read.
 
     Attributes:
-        found: whether there was any exposure log.
+        logged: whether any exposure log exists.
         rejected: rows that are no exposures, by reason.
         user_kind: kind of user ids (int, string).
     """
 
-    found: bool
+    logged: bool
     rejected: dict[str, int] = field(default_factory=dict)
     user_kind: str = "string"
 
     def by_hour(self, con: duckdb.DuckDBPyConnection, store: EventStore) -> dict[Hour, pa.Table]:
         """First exposures of each hour; new users get their ids."""
-        if not self.found:
+        if not self.logged:
             return {}
         good = f"(SELECT * FROM {SCHEMA}.parsed_exposures WHERE reason IS NULL)"
         if self.user_kind == "string":
@@ -83,14 +83,14 @@ def read_exposures(
     """
     rule = mapping.exposures
     if rule is None:
-        return Exposures(found=False)
+        return Exposures(logged=False)
     paths = [
         file.parent / rule.path.replace("{name}", file.name).replace("{stem}", file.name.split(".")[0])
         for file in files
     ]
     present = sorted({str(path) for path in paths if path.exists()})
     if not present:
-        return Exposures(found=False)
+        return Exposures(logged=False)
     con.execute(f"CREATE SCHEMA {SCHEMA}")
     con.execute(f"USE {SCHEMA}")
     try:

@@ -21,11 +21,11 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from core.documents import JsonObject
 from core.errors import CorruptStateError, DataError, NotReadyError
 from core.files import digest_file, digest_text, read_json, replaced_directory, write_json, write_parquet
 from core.hours import Hour
@@ -73,13 +73,13 @@ class SourceProperties:
         return cls(mapping.source, mapping.facet_names, mapping.behavior_names, mapping.negatives, mapping.actions)
 
     @classmethod
-    def from_json(cls, content: dict[str, Any]) -> SourceProperties:
+    def from_json(cls, content: JsonObject) -> SourceProperties:
         """Read what ``to_json`` gave."""
         negatives = Negatives(**content["negatives"]) if content["negatives"] else None
         actions = Actions(**content["actions"]) if "actions" in content else None
         return cls(content["source"], tuple(content["facets"]), tuple(content["behaviours"]), negatives, actions)
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """The content of ``source.json``."""
         return {
             "source": self.source,

@@ -42,7 +42,7 @@ class ClockOfflineStoreConfig(DuckDBOfflineStoreConfig):
 
 
 class ComputedJob(IbisRetrievalJob):
-    """A retrieval whose rows are there already, as Arrow."""
+    """A retrieval whose rows were computed beforehand, as Arrow."""
 
     def __init__(self, rows: pa.Table, *others: Any, **named: Any) -> None:
         super().__init__(ibis.memtable(rows), *others, **named)

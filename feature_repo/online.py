@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from feast import FeatureStore
 
 WRITTEN_AT_ONCE = 5_000
-Row = tuple[int, dict[str, Any], datetime]
+Row = tuple[int, dict[str, object], datetime]
 """Key of an entity, feature → Feast's value, and from when the row holds."""
 
 
@@ -167,7 +167,7 @@ def decode_cells(
                 for part, target in zip(stored, facet, strict=True):
                     target.append(part)
     schema = clock_schema(facets)
-    columns: dict[str, Any] = {"user_id": users, "hour": [at.number] * len(users), "slot": slots}
+    columns: dict[str, list[int] | pa.Array] = {"user_id": users, "hour": [at.number] * len(users), "slot": slots}
     for name, parts in zip(facets, lists, strict=True):
         for part, values in zip(LISTS, parts, strict=True):
             columns[f"{name}_{part}"] = pa.array(values, schema.field(f"{name}_{part}").type)

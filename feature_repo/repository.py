@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from core.documents import JsonObject
 from core.engine import SPARK_OPTIONS
 from core.errors import NotReadyError
 from core.files import digest_json, digest_text, exclusive_lock, read_json, write_json, write_text
@@ -48,7 +49,7 @@ def registry_is_file(settings: Settings) -> bool:
     return not settings.registry_url and not settings.in_production
 
 
-def repo_config(settings: Settings) -> dict[str, Any]:
+def repo_config(settings: Settings) -> JsonObject:
     """The content of ``feature_store.yaml``: which stores Feast uses. Passwords are names of environment variables."""
     folder = settings.workspace / "feast"
     online = (
@@ -83,7 +84,7 @@ def repo_config(settings: Settings) -> dict[str, Any]:
     }
 
 
-def _offline_store(settings: Settings) -> dict[str, Any]:
+def _offline_store(settings: Settings) -> JsonObject:
     if settings.offline_store == "duckdb":
         return {
             "type": "feature_repo.offline.ClockOfflineStore",

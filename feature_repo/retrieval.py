@@ -363,7 +363,7 @@ class ClockFeatures:
     def _table(
         self, view: str, keys: dict[str, list[Any]], references: list[str], at: Hour, values: dict[str, list[Any]]
     ) -> pa.Table:
-        """Rows of a view from values that were read, without those that are not there."""
+        """Rows of a view from the values that were read; keys without a value have no row."""
         columns = {**keys, **{name: values[name] for name in (r.split(":")[1] for r in references)}}
         columns["hour"] = [at.number] * len(next(iter(keys.values())))
         types = {f.name: f.type for f in self.clock.logs[view].schema}

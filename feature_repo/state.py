@@ -21,6 +21,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from core.documents import JsonObject
 from core.errors import DataError, NotReadyError
 from core.files import digest_json, read_json, write_json
 from core.hours import DAY_HOURS, Hour
@@ -92,7 +93,7 @@ class StateDescription:
             sums=Sums.from_json(sums_folder, content["sums"]),
         )
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> JsonObject:
         """The content of ``state.json``, without its digest."""
         return {
             "as_of": self.as_of.key,

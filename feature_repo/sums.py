@@ -21,6 +21,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from core.documents import JsonObject
 from core.engine import Engine, parquet_parts
 from core.errors import CorruptStateError
 from core.files import digest_file, digest_text
@@ -77,7 +78,7 @@ class Sums:
         bases = {name: Layer(**layer) for name, layer in content["bases"].items()}
         return cls(root, bases, tuple(Layer(**layer) for layer in content["deltas"]))
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> JsonObject:
         """Their description for ``state.json``."""
         return {
             "bases": {name: asdict(layer) for name, layer in self.bases.items()},

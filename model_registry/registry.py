@@ -10,8 +10,9 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
+from core.documents import JsonObject
 from core.errors import DataError, NotReadyError
 from core.files import exclusive_lock, read_json, write_json, write_text
 from core.hours import Hour
@@ -32,7 +33,7 @@ BY_HAND = "by hand in MLflow"
 """Who moved an alias that does not point where its last recorded move left it."""
 FORBIDDEN = "PERMISSION_DENIED"
 NO_SUCH_THING = frozenset({"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"})
-"""MLflow's codes for an alias, version or model that is not there."""
+"""MLflow's codes for an alias, version or model that does not exist."""
 
 
 class _Unchecked(Enum):
@@ -67,7 +68,7 @@ class Move:
     who: str = BY_PLATFORM
 
     @classmethod
-    def from_json(cls, line: dict[str, Any]) -> Move:
+    def from_json(cls, line: JsonObject) -> Move:
         """A line of the trail; those written before moves had hours name theirs in the reason, if at all."""
         if "hour" not in line and (named := _HOUR_IN_REASON.search(line["reason"])):
             line = {**line, "hour": named.group(1)}

@@ -89,7 +89,7 @@ def download_version(settings: Settings, version: str) -> Path:
     """The state folder of a registered version, downloaded once.
 
     Raises:
-        NotReadyError: the version or its artifacts are not there.
+        NotReadyError: the version or its artifacts do not exist.
     """
     from mlflow.artifacts import download_artifacts
     from mlflow.exceptions import MlflowException

@@ -54,7 +54,7 @@ class Tracker:
             return self.client.create_experiment(name, artifact_location=folder)
 
     def run_of(self, day: date, info: StateInfo) -> str:
-        """Id of the day's run, which is made if it is not there; it counts as finished, and takes hours all the same."""
+        """Id of the day's run, which is created if it does not exist. It counts as finished and still accepts hours."""
         from mlflow.entities import Param
 
         runs = self.client.search_runs([self.experiment], f"tags.day = '{day}'", max_results=1)

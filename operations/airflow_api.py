@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 import httpx
@@ -11,6 +13,41 @@ from core.errors import NotReadyError
 from core.settings import Settings
 
 ADMIN = "admin"
+
+
+@dataclass(frozen=True)
+class DagRun:
+    """A run of a DAG.
+
+    Attributes:
+        state: for example ``running``, ``success`` or ``failed``.
+        partition_key: its hour or day, None where it has none.
+    """
+
+    dag_id: str
+    run_id: str
+    state: str
+    partition_key: str | None
+
+
+@dataclass(frozen=True)
+class TaskRun:
+    """A task instance; ``seconds``, ``start`` and ``end`` are None before it ran."""
+
+    dag_id: str
+    task_id: str
+    try_number: int
+    seconds: float | None
+    start: datetime | None
+    end: datetime | None
+
+
+@dataclass(frozen=True)
+class UnreadableFile:
+    """A file of DAGs that Airflow could not parse."""
+
+    filename: str
+    stack_trace: str
 
 
 class AirflowApi:
@@ -30,21 +67,24 @@ class AirflowApi:
         """DAGs that Airflow knows."""
         return {d["dag_id"] for d in self._call("GET", "/api/v2/dags?limit=100")["dags"]}
 
-    def import_errors(self) -> list[dict[str, Any]]:
+    def import_errors(self) -> list[UnreadableFile]:
         """Files that could not be parsed."""
-        return self._call("GET", "/api/v2/importErrors")["import_errors"]
+        errors = self._call("GET", "/api/v2/importErrors")["import_errors"]
+        return [UnreadableFile(e["filename"], e["stack_trace"]) for e in errors]
 
-    def trigger(self, dag_id: str, *, partition: str | None = None, conf: dict[str, Any] | None = None) -> str:
+    def trigger(self, dag_id: str, *, partition: str | None = None, conf: Mapping[str, object] | None = None) -> str:
         """Start a run; returns its id."""
-        body = {"logical_date": None, "partition_key": partition, "conf": conf or {}}
+        body = {"logical_date": None, "partition_key": partition, "conf": dict(conf or {})}
         return str(self._call("POST", f"/api/v2/dags/{dag_id}/dagRuns", json=body)["dag_run_id"])
 
-    def runs(self, dag_id: str) -> list[dict[str, Any]]:
+    def runs(self, dag_id: str) -> list[DagRun]:
         """Runs of a DAG, newest first (at most 1,000)."""
-        runs: list[dict[str, Any]] = []
+        runs: list[DagRun] = []
         while True:
             page = self._call("GET", f"/api/v2/dags/{dag_id}/dagRuns?limit=100&offset={len(runs)}&order_by=-run_after")
-            runs += page["dag_runs"]
+            runs += [
+                DagRun(r["dag_id"], r["dag_run_id"], str(r["state"]), r["partition_key"]) for r in page["dag_runs"]
+            ]
             if len(runs) >= min(page["total_entries"], 1000) or not page["dag_runs"]:
                 return runs
 
@@ -52,9 +92,20 @@ class AirflowApi:
         """State of one run, for example ``running`` or ``success``."""
         return str(self._call("GET", f"/api/v2/dags/{dag_id}/dagRuns/{run_id}")["state"])
 
-    def tasks(self, dag_id: str, run_id: str) -> list[dict[str, Any]]:
+    def tasks(self, dag_id: str, run_id: str) -> list[TaskRun]:
         """Task instances of a run."""
-        return self._call("GET", f"/api/v2/dags/{dag_id}/dagRuns/{run_id}/taskInstances")["task_instances"]
+        instances = self._call("GET", f"/api/v2/dags/{dag_id}/dagRuns/{run_id}/taskInstances")["task_instances"]
+        return [
+            TaskRun(
+                t["dag_id"],
+                t["task_id"],
+                int(t["try_number"]),
+                t["duration"],
+                _moment(t["start_date"]),
+                _moment(t["end_date"]),
+            )
+            for t in instances
+        ]
 
     def waiting(self, dag_id: str) -> list[tuple[str, str]]:
         """Tasks of a DAG that wait for a person: (run id, subject)."""
@@ -70,7 +121,7 @@ class AirflowApi:
         """DAG → how many runs succeeded, failed, or are under way."""
         counts = {}
         for dag_id in dag_ids:
-            states = [run["state"] for run in self.runs(dag_id)]
+            states = [run.state for run in self.runs(dag_id)]
             counts[dag_id] = {
                 "succeeded": states.count("success"),
                 "failed": states.count("failed"),
@@ -86,3 +137,7 @@ class AirflowApi:
         if answer.status_code >= 400:
             raise NotReadyError(f"Airflow refused {method} {path}: {answer.status_code} {answer.text[:300]}")
         return answer.json()
+
+
+def _moment(text: str | None) -> datetime | None:
+    return datetime.fromisoformat(text) if text else None

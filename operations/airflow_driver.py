@@ -26,7 +26,7 @@ def start_airflow(settings: Settings, stack: ExitStack) -> AirflowApi:
     api = AirflowApi(settings)
     wait_for(lambda: {*HOURLY, "report_day"} <= api.dag_ids(), "Airflow to read the DAGs")
     if errors := api.import_errors():
-        raise NotReadyError(f"Airflow cannot read {errors[0]['filename']}: {errors[0]['stack_trace'].splitlines()[-1]}")
+        raise NotReadyError(f"Airflow cannot read {errors[0].filename}: {errors[0].stack_trace.splitlines()[-1]}")
     return api
 
 
@@ -44,7 +44,7 @@ def run_hours(api: AirflowApi, first: Hour, end: Hour, *, done: int = 0, total: 
     """
     hours = list(hour_range(first, end))
     total = total or len(hours)
-    triggered = {r["partition_key"] for r in api.runs("ingest_hour") if r["state"] != "failed"}
+    triggered = {r.partition_key for r in api.runs("ingest_hour") if r.state != "failed"}
     for hour in hours:
         if hour.key not in triggered:
             api.trigger("ingest_hour", partition=hour.key)
@@ -60,7 +60,7 @@ def run_hours(api: AirflowApi, first: Hour, end: Hour, *, done: int = 0, total: 
 def _through(api: AirflowApi, hour: Hour) -> bool:
     """Whether the last DAG of the hour succeeded; a failed run on the way raises with what to do."""
     for dag_id in HOURLY:
-        states = [r["state"] for r in api.runs(dag_id) if r["partition_key"] == hour.key]
+        states = [r.state for r in api.runs(dag_id) if r.partition_key == hour.key]
         if "failed" in states and "success" not in states:
             raise NotReadyError(
                 f"{dag_id} failed for hour {hour}; look at its task's log in Airflow ('clock up'), repair the cause, "
@@ -76,7 +76,7 @@ def report_days(api: AirflowApi, days: set[str]) -> None:
         wait_for(lambda r=run: _ended(api, r), f"the reports of {day}", HOUR_TIMEOUT_SECONDS)  # type: ignore[misc]
         log.info("reports of %s are written", day, extra=step(number, len(days)))
     wait_for(
-        lambda: all(run["state"] in {"success", "failed"} for run in api.runs("report_day")),
+        lambda: all(run.state in {"success", "failed"} for run in api.runs("report_day")),
         "the reports of whole days", HOUR_TIMEOUT_SECONDS,
     )  # fmt: skip
 

@@ -15,9 +15,9 @@ import tarfile
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from core.errors import ConfigError, CorruptStateError, NotReadyError
 from core.files import digest_file, exclusive_lock, read_json, replaced_directory, write_json
@@ -35,14 +35,27 @@ LOCK_TIMEOUT_SECONDS, RESTORE_TRIES, RESTORE_PAUSE_SECONDS = 30, 5, 2.0
 SQLITE = (b"SQLite format 3\x00", ".db")
 
 
-def back_up(settings: Settings, folder: Path) -> dict[str, Any]:
+@dataclass(frozen=True)
+class BackupSummary:
+    """A backup that was written: its folder, and its size in bytes."""
+
+    backup: str
+    bytes: int
+
+
+@dataclass(frozen=True)
+class RestoreSummary:
+    """What was put back: how many files and folders of the workspace, and which of PostgreSQL's databases."""
+
+    restored: int
+    databases: tuple[str, ...]
+
+
+def back_up(settings: Settings, folder: Path) -> BackupSummary:
     """Write a backup into a new folder below ``folder``, whole or not at all.
 
     Writers of the workspace wait meanwhile (their locks are held); SQLite files are copied by SQLite's own backup, so
     that Airflow and MLflow may run.
-
-    Returns:
-        ``backup``, its folder, and ``bytes``.
 
     Raises:
         ConfigError: there is no state yet.
@@ -62,16 +75,13 @@ def back_up(settings: Settings, folder: Path) -> dict[str, Any]:
         })  # fmt: skip
     size = sum(p.stat().st_size for p in target.iterdir())
     log.info("backup %s: %.1f MB", target, size / 1e6)
-    return {"backup": str(target), "bytes": size}
+    return BackupSummary(str(target), size)
 
 
-def restore(settings: Settings, backup: Path) -> dict[str, Any]:
+def restore(settings: Settings, backup: Path) -> RestoreSummary:
     """Put a backup back: the workspace must be empty, and so must PostgreSQL's databases (``operations init``).
 
     A damaged backup changes nothing. After an interrupted restore move the workspace away and begin again.
-
-    Returns:
-        ``restored`` files and ``databases``.
 
     Raises:
         ConfigError: there is state already, or the backup is another source's.
@@ -97,7 +107,7 @@ def restore(settings: Settings, backup: Path) -> dict[str, Any]:
             _restore_database(settings, name, backup / f"{name}.dump")
     migrate(settings)
     _fill_online_store(settings)
-    return {"restored": count, "databases": manifest["databases"]}
+    return RestoreSummary(count, tuple(manifest["databases"]))
 
 
 @contextmanager

@@ -233,7 +233,7 @@ def _postgres(settings: Settings) -> list[HealthFinding]:
     findings: list[HealthFinding] = []
     for name in DATABASES:
         if not _has_secret(settings, f"{name}_db"):
-            continue  # this service has no business there
+            continue  # this service does not use the database
         try:
             with psycopg.connect(
                 settings.postgres_url(name, "postgresql"), connect_timeout=TIMEOUT_SECONDS

@@ -82,12 +82,12 @@ def object_store(settings: Settings) -> object:
 
 
 def make_bucket(settings: Settings) -> None:
-    """Make the platform's bucket in the object store unless it is there."""
+    """Make the platform's bucket in the object store unless it exists."""
     from botocore.exceptions import BotoCoreError, ClientError
 
     client = object_store(settings)
 
-    def there() -> bool:
+    def bucket_exists() -> bool:
         try:
             names = {bucket["Name"] for bucket in client.list_buckets()["Buckets"]}  # type: ignore[attr-defined]
             if settings.object_bucket not in names:
@@ -96,7 +96,7 @@ def make_bucket(settings: Settings) -> None:
             return False
         return True
 
-    wait_for(there, f"the object store at {settings.object_store} to answer", WAIT_SECONDS)
+    wait_for(bucket_exists, f"the object store at {settings.object_store} to answer", WAIT_SECONDS)
 
 
 def migrate_mlflow(settings: Settings) -> None:

@@ -11,7 +11,6 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from typing import Any
 
 from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.core import GaugeMetricFamily, Metric
@@ -177,7 +176,7 @@ def _experiments(settings: Settings) -> list[Metric]:
 def _airflow(settings: Settings) -> list[Metric]:
     up: dict[str, float] = dict.fromkeys(AIRFLOW_PARTS, 0.0)
     try:
-        health: dict[str, Any] = airflow_health(settings)
+        health = airflow_health(settings)
     except NotReadyError as error:
         log.warning("%s", error)
     else:

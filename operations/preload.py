@@ -4,7 +4,7 @@ A task's process is a fork: what its parent has imported it need not import agai
 otherwise do. Importing this module imports them, so that Celery's ``imports`` setting can name it.
 
 Fork safety: a parent may hold modules, but no threads that a child would wait for. Polars starts threads when it is imported, so
-it is hidden while the others are imported (MLflow and statsmodels take it where it is there), and no step below may import it
+it is hidden while the others are imported (MLflow and statsmodels take it where it is installed), and no step below may import it
 at its top.
 
 What is imported stays for good, so the garbage collector is told to leave it alone: a task's collections, statsmodels' explicit

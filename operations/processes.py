@@ -10,9 +10,9 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -41,6 +41,36 @@ class ServiceProcess:
     environment: dict[str, str] = field(default_factory=dict, repr=False)
 
 
+@dataclass(frozen=True)
+class ProcessIdentity:
+    """A process, told from a later one with the same id by when it was ``born``, in seconds since 1970."""
+
+    pid: int
+    born: float
+
+    @classmethod
+    def of(cls, pid: int) -> ProcessIdentity:
+        """The identity of a running process."""
+        return cls(pid, psutil.Process(pid).create_time())
+
+    @property
+    def lives(self) -> bool:
+        """Whether the process still runs; an id that another program has by now does not count."""
+        try:
+            process = psutil.Process(self.pid)
+            return abs(process.create_time() - self.born) < 1 and process.status() != psutil.STATUS_ZOMBIE
+        except psutil.NoSuchProcess:
+            return False
+
+
+@dataclass(frozen=True)
+class RunningService:
+    """A service that runs, and the process that it is to end with, if any."""
+
+    process: ProcessIdentity
+    owner: ProcessIdentity | None
+
+
 def start(settings: Settings, services: list[ServiceProcess], *, owned: bool = False) -> None:
     """Start services and wait until those with a page answer. What a killed owner left behind is stopped first.
 
@@ -53,14 +83,14 @@ def start(settings: Settings, services: list[ServiceProcess], *, owned: bool = F
         NotReadyError: a port is taken, a service ended at once, or it did not answer in time.
     """
     known = _known(settings)
-    if orphans := [name for name, entry in known.items() if entry["owner"] and not _lives(entry["owner"])]:
+    if orphans := [name for name, entry in known.items() if entry.owner and not entry.owner.lives]:
         log.info("stopping what a killed process left running: %s", ", ".join(orphans))
         stop(settings, orphans)
         known = _known(settings)
     for service in services:
         if service.name in known:
             raise NotReadyError(
-                f"{service.name} is running already (process {known[service.name]['pid']}); "
+                f"{service.name} is running already (process {known[service.name].process.pid}); "
                 f"'make down SOURCE={settings.source}' stops it"
             )
         if service.url and not port_is_free(port := int(service.url.split(":")[2].split("/")[0])):
@@ -79,8 +109,9 @@ def start(settings: Settings, services: list[ServiceProcess], *, owned: bool = F
                     stdout=sink, stderr=subprocess.STDOUT, start_new_session=True, cwd=ROOT,
                 )  # fmt: skip
             started[service.name] = process
-            known[service.name] = {**_identity(process.pid), "owner": _identity(os.getpid()) if owned else None}
-            write_json(_record(settings), known)
+            owner = ProcessIdentity.of(os.getpid()) if owned else None
+            known[service.name] = RunningService(ProcessIdentity.of(process.pid), owner)
+            _remember(settings, known)
         for service in services:
             wait_for(
                 lambda s=service: _answers(s, started[s.name], logs),  # type: ignore[misc]
@@ -97,7 +128,7 @@ def stop(settings: Settings, only: Sequence[str] | None = None) -> list[str]:
     known = {name: entry for name, entry in remembered.items() if only is None or name in only}
     processes: list[psutil.Process] = []
     for entry in known.values():
-        leader = psutil.Process(entry["pid"])
+        leader = psutil.Process(entry.process.pid)
         processes += [leader, *leader.children(recursive=True)]
         leader.send_signal(signal.SIGTERM)
     _, alive = psutil.wait_procs(processes, timeout=STOP_TIMEOUT_SECONDS)
@@ -108,7 +139,7 @@ def stop(settings: Settings, only: Sequence[str] | None = None) -> list[str]:
             continue
     psutil.wait_procs(alive, timeout=5)
     if rest := {name: entry for name, entry in remembered.items() if name not in known}:
-        write_json(_record(settings), rest)
+        _remember(settings, rest)
     else:
         _record(settings).unlink(missing_ok=True)
     return sorted(known)
@@ -162,21 +193,25 @@ def _record(settings: Settings) -> Path:
     return settings.workspace / "services.json"
 
 
-def _known(settings: Settings) -> dict[str, dict[str, Any]]:
+def _remember(settings: Settings, services: Mapping[str, RunningService]) -> None:
+    write_json(
+        _record(settings),
+        {
+            name: {**asdict(service.process), "owner": asdict(service.owner) if service.owner else None}
+            for name, service in services.items()
+        },
+    )
+
+
+def _known(settings: Settings) -> dict[str, RunningService]:
     """Remembered services that still run."""
     if not _record(settings).exists():
         return {}
-    return {name: {"owner": None, **e} for name, e in read_json(_record(settings)).items() if _lives(e)}
-
-
-def _identity(pid: int) -> dict[str, float]:
-    return {"pid": pid, "born": psutil.Process(pid).create_time()}
-
-
-def _lives(identity: dict[str, Any]) -> bool:
-    """Whether a process still runs; an id that was given to another program does not count."""
-    try:
-        process = psutil.Process(int(identity["pid"]))
-        return abs(process.create_time() - identity["born"]) < 1 and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
+    services = {
+        name: RunningService(
+            ProcessIdentity(entry["pid"], entry["born"]),
+            ProcessIdentity(**entry["owner"]) if entry.get("owner") else None,
+        )
+        for name, entry in read_json(_record(settings)).items()
+    }
+    return {name: service for name, service in services.items() if service.process.lives}

@@ -1,4 +1,4 @@
-"""The report pages inside Airflow's API server: whoever is logged in there may read them, nobody else."""
+"""The report pages inside Airflow's API server: only people who are logged in may read them."""
 
 from __future__ import annotations
 

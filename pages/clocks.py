@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 
+from core.documents import JsonObject
 from core.errors import NotReadyError
 from core.hours import Hour
 from core.page_template import svg, write_page
@@ -36,6 +39,23 @@ The curve is the weight of each hour at the chosen time: a Gaussian, σ = {{ sig
 """
 
 
+@dataclass(frozen=True)
+class ClockSlot:
+    """A slot of a clock.
+
+    Attributes:
+        number: of the slot; those of the weekend, where it is kept apart, follow those of the other days.
+        events: in the window.
+        as_of: hour at whose start the slot holds.
+        tops: facet → its top values and their scores, best first.
+    """
+
+    number: int
+    events: int
+    as_of: Hour
+    tops: dict[str, list[tuple[str, float]]]
+
+
 def write_clock_page(features: ClockFeatures, user: int | None, moment: str = "08:30") -> Path:
     """Draw the clock of a user, or of everybody, as the online store holds it.
 
@@ -60,26 +80,33 @@ def write_clock_page(features: ClockFeatures, user: int | None, moment: str = "0
     hours, minutes = map(int, moment.split(":"))
     now = hours + minutes / 60
     path = features.settings.reports_dir / "clocks" / f"{EVERYONE if user is None else user}.html"
-    table = rows.to_pylist()
+    slots = _slots(features, rows)
     weights = _weights(features, now)
-    blended = {facet: _blend(table, facet, weights) for facet in features.facets}
+    blended = {facet: _blend(slots, facet, weights) for facet in features.facets}
     write_page(
         path, f"Interest clock of {who[0].lower()}{who[1:]}", PAGE, home="../index.html", who=who, moment=moment, sigma=SIGMA_HOURS,
-        events=sum(row["events"] for row in table), as_of=at,
+        events=sum(slot.events for slot in slots), as_of=at,
         now={facet: list(values)[: features.settings.top_k] for facet, values in blended.items()},
-        drawings={facet: _draw(features, table, facet, weights, who, moment) for facet in features.facets},
+        drawings={facet: _draw(features, slots, facet, weights, who, moment) for facet in features.facets},
         rows=[
             {
-                "name": _slot_name(features, row["slot"]), "events": row["events"], "as_of": Hour(row["as_of"]).key,
-                "tops": [
-                    ", ".join(f"{v} ({s:g})" for v, s in zip(row[f"{f}_values"], row[f"{f}_scores"], strict=True))
-                    for f in features.facets
-                ],
+                "name": _slot_name(features, slot.number), "events": slot.events, "as_of": slot.as_of.key,
+                "tops": [", ".join(f"{value} ({score:g})" for value, score in slot.tops[f]) for f in features.facets],
             }
-            for row in table
+            for slot in slots
         ],
     )  # fmt: skip
     return path
+
+
+def _slots(features: ClockFeatures, rows: pa.Table) -> list[ClockSlot]:
+    return [
+        ClockSlot(
+            row["slot"], row["events"], Hour(row["as_of"]),
+            {f: list(zip(row[f"{f}_values"], row[f"{f}_scores"], strict=True)) for f in features.facets},
+        )
+        for row in rows.to_pylist()
+    ]  # fmt: skip
 
 
 def _slot_name(features: ClockFeatures, slot: int) -> str:
@@ -95,31 +122,31 @@ def _weights(features: ClockFeatures, now: float) -> np.ndarray:
     return normal_density(circular_distance(gap), SIGMA_HOURS) * width
 
 
-def _blend(table: list[dict[str, Any]], facet: str, weights: np.ndarray) -> dict[str, float]:
+def _blend(slots: Sequence[ClockSlot], facet: str, weights: np.ndarray) -> dict[str, float]:
     """Values by their share in the Gaussian-weighted slots, largest first."""
     shares: dict[str, float] = defaultdict(float)
-    for row in table:
-        total = sum(row[f"{facet}_scores"])
-        for value, score in zip(row[f"{facet}_values"], row[f"{facet}_scores"], strict=True):
-            shares[value] += weights[row["slot"] % len(weights)] * score / total
+    for slot in slots:
+        total = sum(score for _, score in slot.tops[facet])
+        for value, score in slot.tops[facet]:
+            shares[value] += weights[slot.number % len(weights)] * score / total
     return dict(sorted(shares.items(), key=lambda pair: (-pair[1], pair[0])))
 
 
 def _draw(
-    features: ClockFeatures, table: list[dict[str, Any]], facet: str, weights: np.ndarray, who: str, moment: str
+    features: ClockFeatures, slots: Sequence[ClockSlot], facet: str, weights: np.ndarray, who: str, moment: str
 ) -> Markup:
     import matplotlib.pyplot as plt
 
     totals: dict[str, float] = defaultdict(float)
-    for row in table:
-        for value, score in zip(row[f"{facet}_values"], row[f"{facet}_scores"], strict=True):
+    for slot in slots:
+        for value, score in slot.tops[facet]:
             totals[value] += score
     shown = sorted(totals, key=lambda v: (-totals[v], v))[:SHOWN_VALUES]
     grid = np.zeros((len(shown), len(weights)))
-    for row in table:
-        for value, score in zip(row[f"{facet}_values"], row[f"{facet}_scores"], strict=True):
+    for slot in slots:
+        for value, score in slot.tops[facet]:
             if value in shown:
-                grid[shown.index(value), row["slot"] % len(weights)] += score
+                grid[shown.index(value), slot.number % len(weights)] += score
     figure, (top, axes) = plt.subplots(
         2, 1, figsize=(8, 1.4 + 0.3 * max(len(shown), 1)), height_ratios=[1, max(len(shown), 1) * 0.5], sharex=True
     )
@@ -138,6 +165,6 @@ def _draw(
     return svg(figure, f"{who}: scores of {facet} over the day. {best}", "Darker: a higher score in that slot.")
 
 
-def clock_json(rows: pa.Table) -> list[dict[str, Any]]:
+def clock_json(rows: pa.Table) -> list[JsonObject]:
     """Clock rows as plain objects, for the command line."""
     return [{**row, "as_of": Hour(row["as_of"]).key} for row in rows.drop_columns(["hour"]).to_pylist()]

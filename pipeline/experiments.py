@@ -22,8 +22,8 @@ class ExperimentLook:
 
     Attributes:
         experiment: its name.
-        verdict: of the decision; None where there could be none.
-        sentence: of the decision, or why there could be none.
+        verdict: of the decision; None where nothing could be decided.
+        sentence: of the decision, or why there is none.
     """
 
     experiment: str

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from core.documents import JsonObject
 from core.hours import Hour
 from core.progress import STAGE
 from core.settings import Settings
@@ -29,7 +30,7 @@ class HistorySummary:
     ingest: Account
     clocks: Advanced
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> JsonObject:
         """Plain values, for an XCom or the last line of a command; of the changed hours their number."""
         content = asdict(self)
         content["ingest"]["changed_hours"] = len(self.ingest.changed_hours)

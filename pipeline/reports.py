@@ -6,7 +6,7 @@ import logging
 from dataclasses import asdict, dataclass
 from datetime import date, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import pandas as pd
 
@@ -25,6 +25,7 @@ from events.store import EventStore
 
 if TYPE_CHECKING:
     from evaluation.drift import Drift
+    from evaluation.metrics import MetricValue
 
 log = logging.getLogger("pipeline.reports")
 
@@ -161,15 +162,6 @@ def report_experiment(settings: Settings, name: str, until: Hour) -> ReportSumma
     return ReportSummary(name, decision.verdict, decision.sentence, str(written.page))
 
 
-def headline_effects(report: dict[str, Any]) -> dict[str, dict[str, dict[str, Any]]]:
-    """Variant → metric → the row of a report's JSON by the method that decides; metrics without an effect are left out."""
-    effects: dict[str, dict[str, dict[str, Any]]] = {}
-    for row in report["results"]:
-        if row["headline"] and row["rel_effect_ci"][0] is not None:
-            effects.setdefault(row["variant"], {})[row["metric"]] = row
-    return effects
-
-
 class DueReport(NamedTuple):
     """A report that is due: of an experiment, as of the start of the hour ``until``, written as its key."""
 
@@ -211,7 +203,7 @@ def report_clocks(settings: Settings) -> list[str]:
     return [str(write_clock_page(features, user)) for user in (None, *features.most_active(EXAMPLE_CLOCKS))]
 
 
-def variant_metrics(settings: Settings, start: Hour, end: Hour) -> dict[str, Any]:
+def variant_metrics(settings: Settings, start: Hour, end: Hour) -> dict[str, dict[str, MetricValue]]:
     """Variant → metrics with intervals on its progressive predictions of hours [start, end), each made before training."""
     from evaluation.metrics import with_intervals
     from training.trainer import as_predictions, read_predictions

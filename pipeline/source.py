@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from glob import glob
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from core import duck
 from core.errors import DataError, NotReadyError
@@ -90,7 +90,7 @@ def load_source(settings: Settings) -> Source:
     path = settings.workspace / "source.json"
     if not path.exists():
         raise NotReadyError(f"the workspace {settings.workspace} has no source yet; run 'clock demo' or 'clock setup'")
-    content: dict[str, Any] = read_json(path)
+    content = read_json(path)
     return Source(content["mapping"], tuple(content["paths"]), content["simulated"])
 
 

@@ -7,11 +7,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from structlog.contextvars import bound_contextvars
 
 from core.cli import run_child
+from core.documents import JsonObject
 from core.environment import platform_environment
 from core.errors import NotReadyError
 from core.hours import DAY_HOURS, Hour, hour_range
@@ -66,7 +67,7 @@ class TrainedVariant:
             )
         return self.version
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> JsonObject:
         """Plain values, for an XCom or the last line of a command."""
         return {**asdict(self), "hour": self.hour.key}
 

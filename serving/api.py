@@ -17,7 +17,9 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
+from starlette.types import Receive, Scope, Send
 
+from core.documents import JsonObject
 from core.settings import Settings, load_settings
 from serving.schemas import RankBody, problem_of
 from serving.service import RankingService, RefusedError
@@ -117,7 +119,7 @@ def _add_pages(app: FastAPI, service: RankingService) -> None:
         return _error_response(503, reason) if reason else JSONResponse({"status": "ready"})
 
     @app.get("/model")
-    async def model() -> dict[str, Any]:
+    async def model() -> JsonObject:
         """Models and versions that rank, the hour of the features, experiments, and what could not be refreshed."""
         engine = service.engine
         snapshot = engine.snapshot
@@ -140,7 +142,7 @@ def _add_pages(app: FastAPI, service: RankingService) -> None:
         return Response(service.metrics.text(), media_type=CONTENT_TYPE_LATEST)
 
 
-def _json(ranked: Ranked) -> dict[str, Any]:
+def _json(ranked: Ranked) -> JsonObject:
     return {
         "request_id": ranked.request_id,
         "items": [{"item": i, "score": s} for i, s in zip(ranked.items, ranked.scores, strict=True)],
@@ -160,7 +162,7 @@ class _BodyLimit:
     def __init__(self, app: Callable[..., Awaitable[None]]) -> None:
         self.app = app
 
-    async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return

@@ -147,7 +147,7 @@ def _build(settings: Settings, features: ClockFeatures, as_of: Hour, path: Path)
 
 
 class IdMap:
-    """The ids in the source's log and the integers that the platform has given them."""
+    """The ids in the source's log and the platform's integers for them."""
 
     def __init__(self, events: EventStore, kind: str) -> None:
         self.kind, self.path = kind, id_path(events.root, kind)
@@ -157,7 +157,7 @@ class IdMap:
         self._keys: dict[int, str] = {}
 
     def refresh(self) -> None:
-        """Read ids given since the last time."""
+        """Read the ids that are new since the last call."""
         kinds = self.path.with_name("kinds.json")
         self.integers = kinds.exists() and read_json(kinds).get(self.kind) == "int"
         if self.integers:

@@ -26,7 +26,7 @@ from model_registry.registry import CHAMPION
 from serving.catalog import Catalog, IdMap, load_catalog
 from serving.features import FeatureStoreUnavailableError, OnlineFeatures
 from serving.models import LoadedModel, Models
-from serving.request_log import RequestLog
+from serving.request_log import RequestLog, RequestRow, ShadowRow
 from serving.retrieval import Retrieval
 from serving.routing import load_routes, stop_experiment
 from serving.stages import (
@@ -290,7 +290,7 @@ class RankingEngine:
     def _log_requests(
         request_log: RequestLog, ordered: Sequence[ScoredCandidates], answers: Sequence[Ranked], as_of: Hour
     ) -> None:
-        by_hour: dict[Hour, list[dict[str, object]]] = {}
+        by_hour: dict[Hour, list[RequestRow]] = {}
         for scored, answer in zip(ordered, answers, strict=True):
             routed = scored.candidates.routed
             request = routed.request
@@ -335,7 +335,7 @@ class RankingEngine:
                 candidates, score_candidates(shadow, candidates, features, catalog), strict=True
             ):
                 request = candidate_set.routed.request
-                row = {
+                row: ShadowRow = {
                     "request_id": request.request_id, "version": shadow.version, "items": candidate_set.items, "scores": scores,
                 }  # fmt: skip
                 request_log.add(Hour.of(request.at), "shadow", [row])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 from scipy.stats import rankdata
@@ -20,7 +20,42 @@ from serving.stages import pair_scores
 TOP = 10
 
 
-def replay_hour(settings: Settings, hour: Hour, model: str) -> dict[str, Any]:
+@dataclass(frozen=True)
+class ScoreDifference:
+    """How far two models' scores of the same candidate are apart, absolute."""
+
+    mean: float
+    largest: float
+
+
+@dataclass(frozen=True)
+class Replay:
+    """An hour's requests, ranked again by another model.
+
+    Attributes:
+        hour: its key.
+        model: the other model's name; ``version`` and ``variant``: what stands behind it.
+        requests: compared; ``left_out``: degraded, or without their features in the log.
+        ranked_by: versions that ranked then.
+        same_first: share of requests whose best item is the same.
+        overlap: mean share of the first ten items that both models rank among the first ten.
+        rank_correlation: mean of Spearman's, None where no request can be ranked.
+    """
+
+    hour: str
+    model: str
+    version: str
+    variant: str
+    requests: int
+    left_out: int
+    ranked_by: tuple[str, ...]
+    score_difference: ScoreDifference
+    same_first: float
+    overlap: float
+    rank_correlation: float | None
+
+
+def replay_hour(settings: Settings, hour: Hour, model: str) -> Replay:
     """Rank the requests of an hour again by a model and compare with what was answered then.
 
     Degraded answers, and those whose features are not in the log, are left out.
@@ -29,11 +64,6 @@ def replay_hour(settings: Settings, hour: Hour, model: str) -> dict[str, Any]:
         settings: name the workspace.
         hour: hour of the requests.
         model: name of a model, as ``serving.models.Models`` takes it.
-
-    Returns:
-        Numbers of ``requests`` compared and ``left_out``; ``score_difference`` (mean and largest, absolute);
-        ``same_first`` (share of requests whose best item is the same); ``overlap`` of the first ten items;
-        ``rank_correlation`` (mean of Spearman's); and the versions that ranked then, ``ranked_by``.
 
     Raises:
         NotReadyError: there are no requests in that hour, or the model cannot be loaded.
@@ -69,14 +99,15 @@ def replay_hour(settings: Settings, hour: Hour, model: str) -> dict[str, Any]:
     if not comparisons:
         raise NotReadyError(f"of {len(rows)} requests of {hour} none can be ranked again")
     values = {name: np.array([f[name] for f in comparisons]) for name in comparisons[0]}
-    return {
-        "hour": hour.key, "model": model, "version": loaded.version, "variant": loaded.variant,
-        "requests": len(comparisons), "left_out": len(rows) - len(comparisons),
-        "ranked_by": sorted({row["version"] for row in rows if row["version"]}, key=int),
-        "score_difference": {"mean": float(values["mean"].mean()), "largest": float(values["largest"].max())},
-        "same_first": float(values["same_first"].mean()), "overlap": float(values["overlap"].mean()),
-        "rank_correlation": float(np.nanmean(values["correlation"])) if np.isfinite(values["correlation"]).any() else None,
-    }  # fmt: skip
+    rankable = np.isfinite(values["correlation"]).any()
+    return Replay(
+        hour=hour.key, model=model, version=loaded.version, variant=loaded.variant, requests=len(comparisons),
+        left_out=len(rows) - len(comparisons),
+        ranked_by=tuple(sorted({row["version"] for row in rows if row["version"]}, key=int)),
+        score_difference=ScoreDifference(float(values["mean"].mean()), float(values["largest"].max())),
+        same_first=float(values["same_first"].mean()), overlap=float(values["overlap"].mean()),
+        rank_correlation=float(np.nanmean(values["correlation"])) if rankable else None,
+    )  # fmt: skip
 
 
 def _compared(before: np.ndarray, now: np.ndarray) -> dict[str, float]:

@@ -11,8 +11,10 @@ import threading
 import uuid
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import Any
+from datetime import datetime
+from typing import TypedDict
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -49,6 +51,35 @@ SHADOW = pa.schema(
     ]
 )
 READERS = pa.schema([pa.field("user_id", pa.int64())])
+
+
+class RequestRow(TypedDict):
+    """A row of ``REQUESTS``."""
+
+    request_id: str
+    at: datetime
+    user: str
+    user_id: int
+    local_minutes: int
+    features_as_of: int
+    version: str
+    experiment: str
+    variant: str
+    degraded: str | None
+    items: np.ndarray
+    scores: np.ndarray
+    shown: int
+
+
+class ShadowRow(TypedDict):
+    """A row of ``SHADOW``."""
+
+    request_id: str
+    version: str
+    items: np.ndarray
+    scores: np.ndarray
+
+
 PENDING_LIMIT = 20_000
 FLUSH_SECONDS = 2.0
 
@@ -60,7 +91,7 @@ class RequestLog:
         self.settings, self.flush_seconds = settings, flush_seconds
         self.dropped = 0
         self._lock, self._writing = threading.Lock(), threading.Lock()
-        self._rows: dict[tuple[Hour, str], list[dict[str, Any]]] = defaultdict(list)
+        self._rows: dict[tuple[Hour, str], list[RequestRow | ShadowRow]] = defaultdict(list)
         self._features: dict[Hour, list[tuple[list[int], Features]]] = defaultdict(list)
         self._pending = 0
         # Process ids are reused, and the same in many containers. A part's name must be unique, or it would replace other rows.
@@ -70,13 +101,13 @@ class RequestLog:
         self._thread = threading.Thread(target=self._run, name="request-log", daemon=True)
         self._thread.start()
 
-    def add(self, hour: Hour, kind: str, rows: Sequence[dict[str, Any]]) -> None:
+    def add(self, hour: Hour, kind: str, rows: Sequence[RequestRow | ShadowRow]) -> None:
         """Add rows to ``requests`` or ``shadow``.
 
         Args:
             hour: hour of the requests.
             kind: ``requests`` or ``shadow``.
-            rows: column → value, as in ``REQUESTS`` or ``SHADOW``.
+            rows: in the columns of that kind.
         """
         with self._lock:
             if self._pending + len(rows) > PENDING_LIMIT:

@@ -71,7 +71,7 @@ class AppLog:
         self._days: dict[int, tuple[Impressions, np.ndarray]] = {}
 
     def prepare(self) -> Path:
-        """Write the mapping and the items table, unless they are there for this config.
+        """Write the mapping and the items table, unless those of this config exist.
 
         Returns:
             The mapping file.

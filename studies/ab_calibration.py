@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
 import pyarrow as pa
@@ -128,11 +128,75 @@ def _tests(values: np.ndarray, treated: np.ndarray, stratum: np.ndarray) -> dict
 QUANTILE = Metric(of="y", quantile=0.9)
 
 
-def one_look(settings: Settings, p: Parameters) -> dict[str, Any]:
+class MethodFigures(TypedDict):
+    """Shares of the replications, of one method.
+
+    Attributes:
+        type_1: that differ without an effect; ``power``: that differ with one; ``promised``: the power that was promised.
+        coverage: whose interval covers the true lift, ``truth``.
+        se: mean standard error.
+    """
+
+    type_1: float
+    coverage: float
+    power: float
+    promised: float
+    se: float
+    truth: float
+
+
+class OneLook(TypedDict):
+    """Figures of each method; the variance that CUPED saved, and saves by theory."""
+
+    methods: dict[str, MethodFigures]
+    saved: float
+    saved_by_theory: float
+    replications: int
+
+
+class ModelFigures(TypedDict):
+    """Shares of the replications, of one method beside CUPAC, and the variance that it saved."""
+
+    type_1: float
+    coverage: float
+    saved: float
+
+
+class ModelCovariate(TypedDict):
+    """Figures of each method on the same draws."""
+
+    methods: dict[str, ModelFigures]
+    replications: int
+
+
+class DailyLooks(TypedDict):
+    """By stopping rule: the limits for |z| of each day (None: no look), and the share of false alarms of each method."""
+
+    limits: dict[str, list[float | None]]
+    false_alarms: dict[str, dict[str, float]]
+    replications: int
+
+
+class AppFigures(TypedDict):
+    """Of one metric: the share of intervals of each method that cover the truth, and the variance saved."""
+
+    coverage: dict[str, float]
+    saved: float
+    saved_by_theory: float
+
+
+class OnTheApp(TypedDict):
+    """Figures of each metric over simulated apps."""
+
+    runs: int
+    metrics: dict[str, AppFigures]
+
+
+def one_look(settings: Settings, p: Parameters) -> OneLook:
     """Type-I error, coverage of the relative interval, and power beside the promised power, by method."""
     rng = np.random.default_rng(p.seed)
     truth = _truth(np.random.default_rng(p.seed + 1), Parameters(users=4_000_000), p.lift)
-    counts = {n: {"false": 0, "covered": 0, "found": 0, "promised": 0.0, "se": 0.0} for n in truth}
+    counts = {n: {"false": 0, "covered": 0, "detected": 0, "promised": 0.0, "se": 0.0} for n in truth}
     saved, expected = [], []
     with engine(settings) as db:
         for _ in range(p.replications):
@@ -143,7 +207,7 @@ def one_look(settings: Settings, p: Parameters) -> dict[str, Any]:
             effects = {**_tests(values, treated, stratum), "quantile 0.9": _quantile(db, values, treated)}
             for n, e in effects.items():
                 counts[n]["covered"] += e.rel_effect_ci[0] <= truth[n] <= e.rel_effect_ci[1]
-                counts[n]["found"] += e.p_value < ALPHA
+                counts[n]["detected"] += e.p_value < ALPHA
                 counts[n]["promised"] += e.power(truth[n] * e.control)
                 counts[n]["se"] += e.se
             saved.append(1 - (effects["mean, cuped"].se / effects["mean, welch"].se) ** 2)
@@ -152,7 +216,7 @@ def one_look(settings: Settings, p: Parameters) -> dict[str, Any]:
     r = p.replications
     return {
         "methods": {
-            n: {"type_1": c["false"] / r, "coverage": c["covered"] / r, "power": c["found"] / r, "promised": c["promised"] / r,
+            n: {"type_1": c["false"] / r, "coverage": c["covered"] / r, "power": c["detected"] / r, "promised": c["promised"] / r,
                 "se": c["se"] / r, "truth": truth[n]}
             for n, c in counts.items()
         },
@@ -172,7 +236,7 @@ def _quantile(db: Engine, values: np.ndarray, treated: np.ndarray) -> Effect:
     return compare_quantiles(db, QUANTILE, "a", "b", 1 - ALPHA)
 
 
-def with_a_model(settings: Settings, p: Parameters) -> dict[str, Any]:
+def with_a_model(settings: Settings, p: Parameters) -> ModelCovariate:
     """CUPAC beside Welch and CUPED on the same draws: type-I error and coverage of the mean, and the variance saved."""
     rng = np.random.default_rng(p.seed + 3)
     truth = _truth(np.random.default_rng(p.seed + 1), Parameters(users=4_000_000), p.lift)["mean, welch"]
@@ -200,7 +264,13 @@ def with_a_model(settings: Settings, p: Parameters) -> dict[str, Any]:
                         counts[m]["type_1"] += e.p_value < ALPHA
             db.queries.clear()
     r = p.replications
-    return {"methods": {m: {k: v / r for k, v in c.items()} for m, c in counts.items()}, "replications": r}
+    return {
+        "methods": {
+            m: {"type_1": c["type_1"] / r, "coverage": c["coverage"] / r, "saved": c["saved"] / r}
+            for m, c in counts.items()
+        },
+        "replications": r,
+    }
 
 
 def _explained(y: np.ndarray, x: np.ndarray) -> float:
@@ -230,7 +300,7 @@ def _truth(rng: np.random.Generator, p: Parameters, lift: float) -> dict[str, fl
 RULES = ("fixed", "always_valid", "group_sequential")
 
 
-def daily_looks(p: Parameters, habit: float) -> dict[str, Any]:
+def daily_looks(p: Parameters, habit: float) -> DailyLooks:
     """False alarms without an effect, if somebody looks on each of 14 days and stops at the first difference.
 
     Args:
@@ -290,7 +360,7 @@ def both_methods(metric: str, values: np.ndarray, treated: np.ndarray) -> dict[s
     }
 
 
-def on_the_app(runs: int, seed: int) -> dict[str, Any]:
+def on_the_app(runs: int, seed: int) -> OnTheApp:
     """On simulated apps with different seeds: do intervals cover the effect that a run of all users in both arms shows?"""
     from simulation.config import SimulatorConfig
 
@@ -343,7 +413,7 @@ def _margin(replications: int, rate: float = ALPHA) -> float:
     return 2.576 * math.sqrt(rate * (1 - rate) / replications)
 
 
-def conclude(plain: dict[str, Any], model: dict[str, Any], looks: dict[str, Any], app: dict[str, Any]) -> str:
+def conclude(plain: OneLook, model: ModelCovariate, looks: dict[str, DailyLooks], app: OnTheApp) -> str:
     """The conclusion in one sentence; it also says what is not as promised."""
     margin = _margin(plain["replications"])
     wrong = [n for n, m in plain["methods"].items() if abs(m["type_1"] - ALPHA) > margin]
@@ -377,7 +447,7 @@ def conclude(plain: dict[str, Any], model: dict[str, Any], looks: dict[str, Any]
 
 
 def sections(
-    p: Parameters, plain: dict[str, Any], model: dict[str, Any], looks: dict[str, Any], app: dict[str, Any]
+    p: Parameters, plain: OneLook, model: ModelCovariate, looks: dict[str, DailyLooks], app: OnTheApp
 ) -> list[Section]:
     """The page."""
     r = plain["replications"]

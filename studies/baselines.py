@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from studies.lab import Lab, Run
+from studies.lab import Changes, Lab, Run
 from studies.paired import COMPARED, Figure, Panel, as_json
 from studies.study import Section, Study
 from studies.tables import forest, join_names, words
 
-BASELINES: dict[str, dict[str, Any]] = {
+BASELINES: dict[str, Changes] = {
     "MLP": {"cross_layers": 0},
     "DCN-v2": {},
     "DCN-v2 with MMoE": {"experts": 4},

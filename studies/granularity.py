@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from studies.lab import Lab
+from studies.lab import Changes, Lab
 from studies.settings_study import compare_settings
 
 BASE = "60 minutes"
-CHANGES: dict[str, dict[str, Any]] = {
+CHANGES: dict[str, Changes] = {
     "15 minutes": {"slot_minutes": 15},
     "30 minutes": {"slot_minutes": 30},
     BASE: {},

@@ -18,7 +18,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -31,6 +31,7 @@ from core.hours import Hour
 from core.logs import setup_logging
 from core.settings import Settings, load_settings
 from events.ingest import close_hours
+from events.mapping import Negatives
 from events.store import EventStore
 from feature_repo import shrinkage
 from feature_repo.clock import ClockState
@@ -45,6 +46,9 @@ from training.tensors import LOG_EVENTS_SCALE, hour_keys
 from training.trainer import fit
 
 logger = logging.getLogger("studies")
+
+Changes: TypeAlias = Mapping[str, Any]
+"""Settings, or values of a ranker's config file, that differ from the defaults; the model that they go to checks them."""
 
 NEGATIVES = ("popularity", "own")
 PER_POSITIVE, NEGATIVES_SEED = 4, 7
@@ -72,7 +76,7 @@ class Log:
     var: Path
     source: str
     negatives: str = ""
-    changes: Mapping[str, Any] = field(default_factory=dict)
+    changes: Changes = field(default_factory=dict)
 
     @property
     def settings(self) -> Settings:
@@ -86,7 +90,9 @@ class Log:
         if self.negatives:
             store.root = settings.training_dir / f"samples-{self.negatives}"
             store.negative_hours = NEGATIVE_HOURS
-            store.negatives = {"per_positive": PER_POSITIVE, "kind": self.negatives, "seed": NEGATIVES_SEED}
+            store.negatives = Negatives.model_validate(
+                {"per_positive": PER_POSITIVE, "kind": self.negatives, "seed": NEGATIVES_SEED}
+            )
         return store
 
     @property
@@ -108,7 +114,7 @@ class Run:
 
     variant: str
     seed: int
-    changes: Mapping[str, Any] = field(default_factory=dict)
+    changes: Changes = field(default_factory=dict)
     mode: Mode = "streaming"
 
     def config(self, settings: Settings) -> RankerConfig:
@@ -207,7 +213,7 @@ class Lab:
         return self._digests[key]
 
     def run(self, requested: Iterable[tuple[Log, Run]]) -> None:
-        """Do all runs that are not there yet."""
+        """Do all runs that have no scores yet."""
         pending = [(g, r) for g, r in requested if not self.scores(g, r).exists()]
         if not pending:
             return

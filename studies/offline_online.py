@@ -8,7 +8,7 @@ compared by Kendall's τ.
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy.stats import kendalltau
@@ -39,7 +39,7 @@ def run(settings: Settings, worlds: int) -> tuple[str, str]:
     return _report(study, results)
 
 
-def _world(settings: Settings, number: int) -> dict[str, Any]:
+def _world(settings: Settings, number: int) -> dict[str, dict[str, float]]:
     """Variant → offline metrics, and online effects on ``none`` (mean over lucks)."""
     world = FrozenModelWorld(settings, number, VARIANTS)
     means: dict[str, dict[str, list[float]]] = {v: {m: [] for m in ONLINE} for v in VARIANTS}
@@ -53,7 +53,7 @@ def _world(settings: Settings, number: int) -> dict[str, Any]:
     return {v: {**world.offline[v], **{m: float(np.mean(means[v][m]) / base[m] - 1) for m in ONLINE}} for v in VARIANTS}
 
 
-def _report(study: Study, outcomes: list[dict[str, Any]]) -> tuple[str, str]:
+def _report(study: Study, outcomes: list[dict[str, dict[str, float]]]) -> tuple[str, str]:
     taus = {
         (a, b): [
             float(kendalltau([w[v][a] for v in VARIANTS], [w[v][b] for v in VARIANTS]).statistic) for w in outcomes
@@ -90,7 +90,7 @@ def _report(study: Study, outcomes: list[dict[str, Any]]) -> tuple[str, str]:
     return conclusion, str(page)
 
 
-def _plot(results: list[dict[str, Any]]) -> Markup:
+def _plot(results: list[dict[str, dict[str, float]]]) -> Markup:
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(figsize=(7, 4))

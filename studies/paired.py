@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from core.documents import JsonObject
 from evaluation.metrics import METRICS, Estimate, Predictions
 from studies.lab import Lab, Log, Run, read_frame
 
@@ -97,7 +98,7 @@ class Panel:
         return over_seeds([measure(self.predictions(b, among)) - measure(self.predictions(a, among)) for a, b in pairs])
 
 
-def as_json(figures: Mapping[str, Any]) -> dict[str, Any]:
+def as_json(figures: Mapping[str, Any]) -> JsonObject:
     """Figures as plain values."""
     return {
         k: asdict(v) if isinstance(v, Figure) else as_json(v) if isinstance(v, Mapping) else v

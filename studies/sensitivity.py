@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from studies.lab import Lab
+from studies.lab import Changes, Lab
 from studies.settings_study import compare_settings
 
 BASE = "30 days, top 3"
-CHANGES: dict[str, dict[str, Any]] = {
+CHANGES: dict[str, Changes] = {
     BASE: {},
     "7 days": {"window_days": 7},
     "14 days": {"window_days": 14},
@@ -17,7 +15,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     "top 5": {"top_k": 5},
     "top 10": {"top_k": 10},
 }
-WEIGHTS: dict[str, dict[str, Any]] = {
+WEIGHTS: dict[str, Changes] = {
     "no negative weights": {"score_weights": {"finish": 1, "like": 1, "share": 1}},
     "likes count three times": {"score_weights": {"finish": 1, "like": 3, "skip": -1, "dislike": -1, "share": 1}},
     "half weight to skips": {"score_weights": {"finish": 1, "like": 1, "skip": -0.5, "dislike": -1, "share": 1}},

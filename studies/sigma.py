@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
-from studies.lab import Lab, Run
+from studies.lab import Changes, Lab, Run
 from studies.paired import COMPARED, Figure, Panel, as_json
 from studies.study import Section, Study
 from studies.tables import against_base, curves, verdict
@@ -19,7 +17,7 @@ PAPER, LEARNED = "σ = 1 h", "learned σ"
 
 def run(lab: Lab) -> tuple[str, str]:
     """Run the study; returns the conclusion and the page."""
-    changes: dict[str, dict[str, Any]] = {f"σ = {s:g} h": {"sigma_hours": s} for s in SIGMAS}
+    changes: dict[str, Changes] = {f"σ = {s:g} h": {"sigma_hours": s} for s in SIGMAS}
     changes[LEARNED] = {"sigma_hours": 1.0, "learn_sigma": True}
     runs = {
         name: [Run("gaussian_clock", seed, change) for seed in lab.seed_numbers] for name, change in changes.items()

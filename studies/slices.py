@@ -21,7 +21,7 @@ Masks = Callable[[Panel], Mapping[str, np.ndarray]]
 def compare_slices(
     lab: Lab, name: str, text: str, masks: Masks, extra: Mapping[str, tuple[Log, ...]] | None = None
 ) -> tuple[str, str]:
-    """AUC of the modules on each slice, and the clocks' gains there.
+    """AUC of the modules on each slice, and the clocks' gains on it.
 
     Args:
         lab: has the logs and the runs.

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
 
+from core.documents import JsonObject
 from studies.lab import Lab, Run
-from studies.paired import COMPARED, Panel, as_json
+from studies.paired import COMPARED, Figure, Panel, as_json
 from studies.study import Section, Study
 from studies.tables import forest, join_names
 from training.time_modules import MODULES
@@ -26,7 +27,7 @@ def run(lab: Lab) -> tuple[str, str]:
     conclusion = conclude(figures_by_log)
     results = {
         "seeds": lab.seed_numbers,
-        "logs": {title: as_json(figures) for title, figures in figures_by_log.items()},
+        "logs": {title: figures.as_json() for title, figures in figures_by_log.items()},
     }
     page = study.write(
         conclusion, [_section(title, f) for title, f in figures_by_log.items()], results, lab.command("variants")
@@ -34,18 +35,36 @@ def run(lab: Lab) -> tuple[str, str]:
     return conclusion, str(page)
 
 
-def _figures(panel: Panel, runs: dict[str, list[Run]]) -> dict[str, Any]:
+@dataclass(frozen=True)
+class VariantFigures:
+    """Figures on one log.
+
+    Attributes:
+        values: variant → metric → value.
+        paper_less: variant → metric → the paper's clock less it; ``ours_less``: ours less it.
+    """
+
+    values: dict[str, dict[str, Figure]]
+    paper_less: dict[str, dict[str, Figure]]
+    ours_less: dict[str, dict[str, Figure]]
+
+    def as_json(self) -> JsonObject:
+        """The content of ``results.json`` for the log."""
+        return as_json({"values": self.values, f"{PAPER} less": self.paper_less, f"{OURS} less": self.ours_less})
+
+
+def _figures(panel: Panel, runs: dict[str, list[Run]]) -> VariantFigures:
     values = {v: {m: panel.value(runs_of, m) for m in (*COMPARED, "gauc", "logloss")} for v, runs_of in runs.items()}
     paper = {v: {m: panel.gap(runs[v], runs[PAPER], m) for m in COMPARED} for v in runs if v != PAPER}
     ours = {v: {m: panel.gap(runs[v], runs[OURS], m) for m in COMPARED} for v in runs if v != OURS}
-    return {"values": values, f"{PAPER} less": paper, f"{OURS} less": ours}
+    return VariantFigures(values, paper, ours)
 
 
-def conclude(figures_by_log: dict[str, dict[str, Any]]) -> str:
+def conclude(figures_by_log: dict[str, VariantFigures]) -> str:
     """What holds and what does not, in sentences."""
     parts = []
     for title, figures in figures_by_log.items():
-        gaps, ours = figures[f"{PAPER} less"], figures[f"{OURS} less"]
+        gaps, ours = figures.paper_less, figures.ours_less
         won = [v for v in BEATEN_BY_PAPER if all(gaps[v][m].above for m in COMPARED)]
         lost = [v for v in BEATEN_BY_PAPER if v not in won]
         papers = _compared("the paper's clock", won, lost)
@@ -70,10 +89,10 @@ def _compared(module: str, better_than: list[str], not_beaten: list[str]) -> str
     return f"{module} is better than {join_names(better_than)}{exception}"
 
 
-def _section(title: str, figures: dict[str, Any]) -> Section:
+def _section(title: str, figures: VariantFigures) -> Section:
     rows = []
-    for variant, values in figures["values"].items():
-        gap, ours = figures[f"{PAPER} less"].get(variant), figures[f"{OURS} less"].get(variant)
+    for variant, values in figures.values.items():
+        gap, ours = figures.paper_less.get(variant), figures.ours_less.get(variant)
         rows.append(
             (
                 variant.replace("_", " "),
@@ -88,7 +107,9 @@ def _section(title: str, figures: dict[str, Any]) -> Section:
         "ours less it, AUC", "UAUC",
     )  # fmt: skip
     text = "Each hour was scored before the ranker trained on it. Means over the seeds; intervals by user, paired, seeds included."
-    less = figures[f"{PAPER} less"]
-    sides = {f"{m.upper()} above the paper's clock": {v: -gaps[m] for v, gaps in less.items()} for m in COMPARED}
+    sides = {
+        f"{m.upper()} above the paper's clock": {v: -gaps[m] for v, gaps in figures.paper_less.items()}
+        for m in COMPARED
+    }
     plot = forest(sides, f"{title}: AUC and UAUC of every module less the paper's clock, with 95 % intervals")
     return Section(title, text, columns, tuple(rows), plot)

@@ -80,7 +80,7 @@ class RankerModel:
         if not self.ranker.time.needs_clock:
             return pa.table({})
         users = frame.drop_duplicates("user_id")
-        columns: dict[str, Any] = {
+        columns: dict[str, object] = {
             "user_id": pa.array(np.repeat(users["user_id"].to_numpy(dtype=np.int64), self.slots)),
             "slot": pa.array(np.tile(np.arange(self.slots), len(users))),
         }
@@ -163,7 +163,7 @@ def signature(info: StateInfo) -> ModelSignature:
 
 def input_example(info: StateInfo) -> pd.DataFrame:
     """One impression in the form that the model takes."""
-    row: dict[str, Any] = {"user_id": 1, "item_id": 1, "local_time": pd.Timestamp("2026-03-02T08:30:00")}
+    row: dict[str, object] = {"user_id": 1, "item_id": 1, "local_time": pd.Timestamp("2026-03-02T08:30:00")}
     row |= dict.fromkeys(info.facets, "value") | {"events": 10, "finish": 4}
     ranker = _untrained(info)
     if ranker.needs_recent_behaviors:

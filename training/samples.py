@@ -17,7 +17,6 @@ import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -26,10 +25,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from core import duck
+from core.documents import JsonObject
 from core.duck import file_list, hour_number, identifier
 from core.files import digest_file, digest_json, digest_text, read_json, replaced_directory, write_json, write_parquet
 from core.hours import Hour, hour_range
 from core.settings import Settings
+from events.mapping import Negatives
 from events.schema import BEHAVIORS
 from events.store import EventStore
 from feature_repo.retrieval import ClockFeatures
@@ -75,9 +76,7 @@ class SampleStore:
         self.root = settings.training_dir / "samples"
         self.facets = events.facets
         self.heads = events.behaviors
-        self.negatives: dict[str, Any] | None = (
-            events.source.negatives.model_dump() if events.source.negatives else None
-        )
+        self.negatives = events.source.negatives
         self.negative_hours = settings.window_hours
         self._features: ClockFeatures | None = None
         self._last_read: HourSamples | None = None
@@ -98,12 +97,12 @@ class SampleStore:
         return path.exists() and read_json(path)["inputs"] == self._inputs(hour)
 
     def ensure(self, hour: Hour) -> None:
-        """Build the samples of an hour when they are not there."""
+        """Build the samples of an hour unless they exist."""
         if not (self.folder(hour) / "meta.json").exists():
             self.build([hour])
 
     def read(self, hour: Hour) -> HourSamples:
-        """Samples of an hour, built when they are not there. The last hour that was read is kept for the next reader."""
+        """Samples of an hour, built if they do not exist. The last hour that was read is kept for the next reader."""
         self.ensure(hour)
         folder, digest, last = self.folder(hour), self.digest(hour), self._last_read
         if last is None or (last.hour, last.digest) != (hour, digest):
@@ -113,7 +112,7 @@ class SampleStore:
         return last
 
     def digest(self, hour: Hour) -> str:
-        """Digest of an hour's samples, which are there."""
+        """Digest of an hour's samples, which must exist."""
         return str(read_json(self.folder(hour) / "meta.json")["digest"])
 
     def build(self, hours: Iterable[Hour], *, force: bool = False) -> int:
@@ -134,10 +133,10 @@ class SampleStore:
                 chunk = []
         return done + self._write([(h, t) for h, t, _ in chunk])
 
-    def _inputs(self, hour: Hour) -> dict[str, Any]:
+    def _inputs(self, hour: Hour) -> JsonObject:
         return {
             "events": self.events.manifest(hour).digest,
-            "negatives": self.negatives,
+            "negatives": self.negatives.model_dump() if self.negatives else None,
             "negative_hours": self.negative_hours,
             "window_hours": self.settings.window_hours,
             "top_k": self.settings.top_k,
@@ -163,7 +162,7 @@ class SampleStore:
         for hour in hours:
             events = self.events.read(hour).select(self._columns())
             if pool is not None and rule and events.num_rows:
-                events = pool.with_negatives(hour, events, **rule)
+                events = pool.with_negatives(hour, events, rule)
             yield hour, events
 
     def _write(self, parts: list[tuple[Hour, pa.Table]]) -> int:
@@ -220,25 +219,24 @@ class _Pool:
         self.users, self.items = table["user_id"].to_numpy(), table["item_id"].to_numpy()
         self.table = table
 
-    def with_negatives(self, hour: Hour, events: pa.Table, *, per_positive: int, kind: str, seed: int) -> pa.Table:
+    def with_negatives(self, hour: Hour, events: pa.Table, rule: Negatives) -> pa.Table:
         """The hour's positives, each followed by its negatives.
 
         Args:
             hour: the hour of ``events``.
             events: positives, in time order.
-            per_positive: negatives for each positive.
-            kind: ``popularity`` draws by popularity in the window before the hour; ``own`` draws from
-                the user's own earlier events (which of my places now?), evenly over the items; positives on items that
-                are new to the user, or the only one so far, are left out, for they would be told by that alone.
-            seed: of the draws; they also depend on the hour, so an hour can be built by itself.
+            rule: how they are drawn. The kind ``popularity`` draws by popularity in the window before the hour; ``own``
+                draws from the user's own earlier events (which of my places now?), evenly over the items; positives on
+                items that are new to the user, or the only one so far, are left out, for they would be told by that
+                alone. The draws depend on the seed and on the hour, so an hour can be built by itself.
         """
         first, last = np.searchsorted(self.hours, [hour.number - self.window, hour.number])
-        draw = np.random.default_rng([seed, hour.number])
-        if kind == "own":
+        draw = np.random.default_rng([rule.seed, hour.number])
+        if rule.kind == "own":
             events = events.filter(pa.array(self._revisits(events, first, last)))
-        positives = np.repeat(np.arange(events.num_rows), per_positive)
+        positives = np.repeat(np.arange(events.num_rows), rule.per_positive)
         item = events["item_id"].to_numpy()
-        if kind == "own":
+        if rule.kind == "own":
             picks = self._own(events["user_id"].to_numpy()[positives], item[positives], first, last, draw)
         else:
             picks = np.full(len(positives), -1)
@@ -276,7 +274,7 @@ class _Pool:
         return had & (end - begin > 1)
 
     def _pairs(self, first: int, last: int) -> tuple[np.ndarray, np.ndarray]:
-        """Distinct (user, item) of the pool's events [first, last), and where each of them is first found."""
+        """Distinct (user, item) of the pool's events [first, last), and the position of its first event."""
         both = np.stack([self.users[first:last], self.items[first:last]], axis=1).astype(np.int64)
         if not len(both):
             return both, np.empty(0, np.int64)

@@ -17,13 +17,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from core.documents import JsonObject
 from core.errors import CorruptStateError, DataError, NotReadyError
 from core.files import (
     digest_file,
@@ -71,7 +71,7 @@ class StateInfo:
     hour: str
     parent: str
     data: str
-    config: dict[str, Any]
+    config: JsonObject
     code: str
     samples_seen: int
     facets: tuple[str, ...]

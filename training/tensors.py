@@ -143,7 +143,7 @@ def to_batch(keys: HourKeys, ranker: Ranker) -> Batch:
 
 
 def _positions(unique: np.ndarray, users: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Position of each user among the sorted ``unique``, and whether it is there."""
+    """Position of each user among the sorted ``unique``, and whether it is among them."""
     at = np.searchsorted(unique, users).clip(max=len(unique) - 1)
     return at, unique[at] == users
 
@@ -187,7 +187,7 @@ def _recent_behaviors(unique: np.ndarray, recent: pa.Table, length: int) -> tupl
 
 
 def _ranks(lists: pa.ListArray) -> tuple[np.ndarray, np.ndarray]:
-    """Of every element of a list column: the row of its list, and its place there."""
+    """Of every element of a list column: the row of its list, and its position in that list."""
     parent = pc.list_parent_indices(lists).to_numpy()
     return parent, np.arange(len(parent)) - np.searchsorted(parent, parent)
 

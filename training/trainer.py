@@ -9,7 +9,6 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -123,7 +122,7 @@ class Trainer:
             report: called before each checkpoint with the results since the last one.
 
         Returns:
-            Description of the state at ``until`` (or later, if it was there).
+            Description of the state at ``until`` (or later, if a later one exists).
 
         Raises:
             NotReadyError: an hour in between has no events or clocks yet.
@@ -306,7 +305,7 @@ def as_predictions(table: pa.Table) -> Predictions:
     return Predictions.of(table["user_id"].to_numpy(), table["label"].to_numpy(), table["score"].to_numpy())
 
 
-def lineage_tags(info: StateInfo) -> dict[str, Any]:
+def lineage_tags(info: StateInfo) -> dict[str, str | int]:
     """Tags that say where a state comes from."""
     return {
         "variant": info.variant,

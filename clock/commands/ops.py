@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -48,7 +49,7 @@ def prepare(
 
     del source
     made = prepare_folder(folder, host)
-    print(f"{folder}: " + (f"made {', '.join(made)}" if made else "everything is there"))
+    print(f"{folder}: " + (f"made {', '.join(made)}" if made else "everything exists already"))
 
 
 @app.command()
@@ -152,7 +153,7 @@ def backup(folder: Folder, source: cli.SourceOption = None) -> None:
     """Copy all state to a new folder below FOLDER."""
     from operations.backup import back_up
 
-    print(json.dumps(back_up(cli.settings_of(source), folder)))
+    print(json.dumps(asdict(back_up(cli.settings_of(source), folder))))
 
 
 @app.command()
@@ -160,7 +161,7 @@ def restore(folder: Folder, source: cli.SourceOption = None) -> None:
     """Restore a backup into an empty workspace."""
     from operations.backup import restore as restore_backup
 
-    print(json.dumps(restore_backup(cli.settings_of(source), folder)))
+    print(json.dumps(asdict(restore_backup(cli.settings_of(source), folder))))
 
 
 @app.command()

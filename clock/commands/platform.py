@@ -40,7 +40,7 @@ def demo(
 
     with showing(verbose=verbose):
         summary = run_demo(source or "simulator", data, hours, fresh=fresh)
-    print(describe(summary, load_settings(source=summary["source"])))
+    print(describe(summary, load_settings(source=summary.source)))
 
 
 @app.command(rich_help_panel=RUN, epilog="Example: clock loop --arms none,matched_clock --days 7")
@@ -74,8 +74,8 @@ def loop(
         arms=tuple(arms.split(",")), days=days, http=not in_process, airflow_hours=airflow_hours, truth=not no_truth,
     )  # fmt: skip
     with showing(verbose=verbose):
-        summary = run_loop(plan, fresh=fresh, source=source or SOURCE)
-    print(describe(summary))
+        summary, page = run_loop(plan, fresh=fresh, source=source or SOURCE)
+    print(describe(summary, str(page)))
 
 
 @app.command(rich_help_panel=RUN)

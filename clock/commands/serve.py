@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from typing import Annotated
 
 import typer
@@ -68,7 +69,7 @@ def replay(
     from core.hours import Hour
     from serving.replay import replay_hour
 
-    print(json.dumps(replay_hour(cli.settings_of(source), Hour.parse(hour), model), indent=1))
+    print(json.dumps(asdict(replay_hour(cli.settings_of(source), Hour.parse(hour), model)), indent=1))
 
 
 @app.command()

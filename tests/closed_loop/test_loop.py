@@ -61,8 +61,8 @@ def lived(tmp_path_factory: pytest.TempPathFactory) -> tuple[Loop, Loop]:
         whole = make(tmp_path_factory.mktemp("whole") / "var", patch)
         whole.prepare()
         whole.run_experiment()
-        summary = whole.conclude()
-        assert describe(summary)
+        summary, page = whole.conclude()
+        assert str(page) in describe(summary, str(page))
         var = tmp_path_factory.mktemp("broken") / "var"
         broken = make(var, patch)
         broken.prepare()
@@ -100,7 +100,7 @@ def test_every_user_is_ranked_by_the_model_of_the_users_arm(lived: tuple[Loop, L
     assert [r["variant"] for r in rows] == arms.tolist()
     assert not any(r["degraded"] for r in rows)
     versions = {v: {r["version"] for r in rows if r["variant"] == v} for v in ARMS}
-    assert all(len(found) > 1 for found in versions.values())  # each hour's model is served
+    assert all(len(versions_of_arm) > 1 for versions_of_arm in versions.values())  # each hour's model is served
     assert not versions[ARMS[0]] & versions[ARMS[1]]
 
 
@@ -122,8 +122,8 @@ def test_the_truth_is_every_user_in_every_arm(lived: tuple[Loop, Loop]) -> None:
     for n, arm in enumerate(ARMS):
         for metric in TRUTH_METRICS:
             mine = [
-                worlds[(n - ARMS.index(own)) % 2].loc[user, metric]
-                for user, own in zip(exposures["user_id"], arms, strict=True)
+                worlds[(n - ARMS.index(assigned)) % 2].loc[user, metric]
+                for user, assigned in zip(exposures["user_id"], arms, strict=True)
             ]
             assert truth[arm][metric]["mean"] == pytest.approx(np.mean(mine))
     assert truth[ARMS[0]]["duration_hours"]["rel_effect"] == 0

@@ -49,8 +49,8 @@ def test_a_json_line_has_the_hour_and_the_experiment_and_a_failure_its_traceback
 
 
 def test_text_says_the_same() -> None:
-    found = lines("text")
-    assert "worked on <é>" in found[0]
-    assert "hour=2026-03-02T05" in found[0]
-    assert any("ZeroDivisionError" in line for line in found)
-    assert "hour=" not in found[-1]
+    written = lines("text")
+    assert "worked on <é>" in written[0]
+    assert "hour=2026-03-02T05" in written[0]
+    assert any("ZeroDivisionError" in line for line in written)
+    assert "hour=" not in written[-1]

@@ -98,7 +98,7 @@ def test_the_summary_is_what_the_stores_hold(platform: Platform) -> None:
     start, end = map(Hour.parse, summary["metrics_window"])
     for variant in VARIANTS:
         again = with_intervals(as_predictions(read_predictions(settings, variant, start, end)))
-        assert summary["metrics"][variant]["auc"]["value"] == pytest.approx(again["auc"]["value"], abs=1e-12)
+        assert summary["metrics"][variant]["auc"]["value"] == pytest.approx(again["auc"].value, abs=1e-12)
     champion = open_registry(settings).get("champion")
     assert champion is not None
     assert summary["champion"] == {
@@ -172,7 +172,7 @@ def report_as_of_a_past_day(settings: Settings) -> str:
     run = api.trigger("report_experiments", conf={"experiment": "", "first": str(day), "last": str(day)})
 
     def ended() -> bool:
-        state = next(r["state"] for r in api.runs("report_experiments") if r["dag_run_id"] == run)
+        state = next(r.state for r in api.runs("report_experiments") if r.run_id == run)
         assert state != "failed"
         return bool(state == "success")
 
@@ -200,7 +200,7 @@ def start_the_hour_from_the_form(settings: Settings, following: str) -> None:
     from operations.processes import wait_for
 
     api = AirflowApi(settings)
-    before = {r["dag_run_id"] for r in api.runs("ingest_hour")}
+    before = {r.run_id for r in api.runs("ingest_hour")}
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
@@ -208,10 +208,10 @@ def start_the_hour_from_the_form(settings: Settings, following: str) -> None:
         page = browser.new_page(viewport={"width": 1400, "height": 900})
         form = fill_form(page, settings, "ingest_hour", hour=f"{following}:00")
         form.get_by_text("does not match").first.wait_for(timeout=60_000)
-        assert {r["dag_run_id"] for r in api.runs("ingest_hour")} == before
+        assert {r.run_id for r in api.runs("ingest_hour")} == before
         fill_form(page, settings, "ingest_hour").wait_for(state="hidden", timeout=60_000)
         browser.close()
-    (run,) = {r["dag_run_id"] for r in api.runs("ingest_hour")} - before
+    (run,) = {r.run_id for r in api.runs("ingest_hour")} - before
     wait_for(lambda: api.state("ingest_hour", run) == "success", "the hour started from the form", 300)
     assert EventStore(settings.events_dir).hours()[-1].key == following
 
@@ -229,7 +229,7 @@ def run_the_chain_from_its_forms(settings: Settings) -> None:
 
     def ended_of(wanted: dict[str, int]) -> bool:
         runs = {dag_id: api.runs(dag_id) for dag_id in HOURLY}
-        ended = all(run["state"] in {"success", "failed"} for of_dag in runs.values() for run in of_dag)
+        ended = all(run.state in {"success", "failed"} for of_dag in runs.values() for run in of_dag)
         return ended and all(len(runs[dag_id]) == number for dag_id, number in wanted.items())
 
     hour = EventStore(settings.events_dir).hours()[-1]
@@ -244,16 +244,16 @@ def run_the_chain_from_its_forms(settings: Settings) -> None:
             wanted = {name: len(api.runs(name)) + 1 for name in HOURLY[started:]}
             fill_form(page, settings, dag_id, hour=hour.key).wait_for(state="hidden", timeout=60_000)
             wait_for(partial(ended_of, wanted), f"{dag_id} and what follows it", 300)
-        assert not [run for run in api.runs("report_day") if run["partition_key"] == str(hour.day)]
+        assert not [run for run in api.runs("report_day") if run.partition_key == str(hour.day)]
         fields = {"first": (hour + 1).key, "last": last.key}
         fill_form(page, settings, "backfill_hours", **fields).wait_for(state="hidden", timeout=60_000)
         browser.close()
     wait_for(
-        lambda: str(hour.day) in {r["partition_key"] for r in api.runs("report_day") if r["state"] == "success"},
+        lambda: str(hour.day) in {r.partition_key for r in api.runs("report_day") if r.state == "success"},
         "the report of the day whose last hours were a range", 900,
     )  # fmt: skip
     assert EventStore(settings.events_dir).hours()[-1] == last
-    assert all(run["state"] == "success" for run in api.runs("promote_ranker"))
+    assert all(run.state == "success" for run in api.runs("promote_ranker"))
 
 
 def a_partition_of_another_form_fails_at_once(api: Any) -> None:
@@ -261,7 +261,7 @@ def a_partition_of_another_form_fails_at_once(api: Any) -> None:
 
     run = api.trigger("ingest_hour", partition="2026-11-23T10:00")
     wait_for(lambda: api.state("ingest_hour", run) == "failed", "the run without an hour to fail")
-    assert [task["try_number"] for task in api.tasks("ingest_hour", run)] == [1]
+    assert [task.try_number for task in api.tasks("ingest_hour", run)] == [1]
 
 
 def approve_and_roll_back(platform: Platform, alerts: list[dict[str, Any]]) -> None:
@@ -306,7 +306,7 @@ def approve_and_roll_back(platform: Platform, alerts: list[dict[str, Any]]) -> N
     start_the_hour_from_the_form(settings, following)
     wait_for(lambda: bool(api.waiting("promote_ranker")), "the approval to be asked for")
     for dag_id in ("materialize_clock", "train_ranker", "promote_ranker"):
-        assert following in {r["partition_key"] for r in api.runs(dag_id)}, dag_id
+        assert following in {r.partition_key for r in api.runs(dag_id)}, dag_id
     assert str(open_registry(settings).get("champion").version) == str(before.version)  # type: ignore[union-attr]
     run, subject = api.waiting("promote_ranker")[0]
     assert "matched_clock" in subject
@@ -316,7 +316,7 @@ def approve_and_roll_back(platform: Platform, alerts: list[dict[str, Any]]) -> N
         if api.waiting("promote_ranker"):
             time.sleep(3)
             api.answer("promote_ranker", run, "approve", "Approve")
-        return next(r["state"] for r in api.runs("promote_ranker") if r["dag_run_id"] == run) == "success"
+        return next(r.state for r in api.runs("promote_ranker") if r.run_id == run) == "success"
 
     wait_for(through, "the promotion", 300)
     promoted = open_registry(settings).get("champion")
@@ -333,7 +333,7 @@ def approve_and_roll_back(platform: Platform, alerts: list[dict[str, Any]]) -> N
         )
     run = api.trigger("rollback_champion", conf={"reason": "end-to-end test", "version": str(version)})
     wait_for(
-        lambda: next(r["state"] for r in api.runs("rollback_champion") if r["dag_run_id"] == run) == "success",
+        lambda: next(r.state for r in api.runs("rollback_champion") if r.run_id == run) == "success",
         "the rollback",
     )
     after = open_registry(settings).get("champion")
@@ -343,7 +343,7 @@ def approve_and_roll_back(platform: Platform, alerts: list[dict[str, Any]]) -> N
     assert "promote_ranker is not through after 0.1 minutes" in titles
     run = api.trigger("rollback_champion", conf={"reason": "to a version that is not there", "version": "9999"})
     wait_for(
-        lambda: next(r["state"] for r in api.runs("rollback_champion") if r["dag_run_id"] == run) == "failed",
+        lambda: next(r.state for r in api.runs("rollback_champion") if r.run_id == run) == "failed",
         "the impossible rollback to fail",
     )
     wait_for(lambda: alerts[-1]["title"] == "rollback_champion.rollback failed", "the alert of the failed task")

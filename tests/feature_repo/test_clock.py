@@ -92,27 +92,27 @@ def sums_of(settings: Settings) -> dict[str, list[dict[str, Any]]]:
 
 def as_of(settings: Settings, hour: Hour) -> dict[tuple[Any, ...], dict[str, Any]]:
     """What the offline sources say at an hour, by brute force; rows without events left out."""
-    found: dict[tuple[Any, ...], dict[str, Any]] = {}
+    latest: dict[tuple[Any, ...], dict[str, Any]] = {}
     for view, changes in state_of(settings).logs.items():
         for file in changes.parts():
             for row in pq.ParquetFile(file).read().to_pylist():
                 key = (view, *(row[k] for k in changes.keys))
-                if row["as_of"] <= hour.number and row["as_of"] >= found.get(key, row)["as_of"]:
-                    found[key] = row
+                if row["as_of"] <= hour.number and row["as_of"] >= latest.get(key, row)["as_of"]:
+                    latest[key] = row
     return {
         k: {c: v for c, v in row.items() if c not in {"as_of", "event_timestamp"}}
-        for k, row in found.items()
+        for k, row in latest.items()
         if row["events"]
     }
 
 
 def clocks(settings: Settings, hour: Hour) -> dict[tuple[int, int], tuple[list[str], list[float], int]]:
     """(user, slot) → values, scores, events as of an hour; the whole day as of the last midnight is slot −1."""
-    found = {}
+    rows_by_slot = {}
     for (view, user, *slot), row in as_of(settings, hour).items():
         if view in {"clock_slots", "user_profile"}:
-            found[user, slot[0] if slot else -1] = (row["genre_values"], row["genre_scores"], row["events"])
-    return found
+            rows_by_slot[user, slot[0] if slot else -1] = (row["genre_values"], row["genre_scores"], row["events"])
+    return rows_by_slot
 
 
 def brute_force(rows: list[Any], hour: Hour) -> dict[tuple[int, int], tuple[list[str], list[float], int]]:
@@ -277,8 +277,8 @@ def test_a_crash_while_a_day_is_merged_leaves_no_row_twice(tmp_path: Path) -> No
         shutil.copytree(tmp_path / "before" / span.relative_to(settings.features_dir), span)
     state_of(settings).refresh(START + 25)
     for log in state_of(settings).logs.values():
-        found = pd.concat(pd.read_parquet(part) for part in log.parts())
-        assert not found.duplicated([*log.keys, "as_of"]).any()
+        logged = pd.concat(pd.read_parquet(part) for part in log.parts())
+        assert not logged.duplicated([*log.keys, "as_of"]).any()
     for hour in range(1, 26):
         check(settings, rows, START + hour)
 
@@ -332,8 +332,8 @@ def test_a_facet_with_very_many_values_and_a_user_with_everything(tmp_path: Path
         ingest(str(mapping), [str(tmp_path / "log.csv")], settings, now=NOW, close=(START + hour, START + hour + 1))
         clock = state_of(settings)
         (clock.rebuild if hour == 0 else clock.refresh)(START + hour + 1)
-    found = [clock for _, clock in sorted(clocks(settings, START + 2).items())]
-    assert found == [([f"g{hour * count + n:07d}" for n in (1, 3, 5)], [1.0] * 3, count) for hour in (0, 1)]
+    clock_rows = [clock for _, clock in sorted(clocks(settings, START + 2).items())]
+    assert clock_rows == [([f"g{hour * count + n:07d}" for n in (1, 3, 5)], [1.0] * 3, count) for hour in (0, 1)]
 
 
 def test_counts_beyond_32_bits_are_exact(tmp_path: Path) -> None:

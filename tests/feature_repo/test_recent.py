@@ -29,25 +29,25 @@ def by_a_loop(settings: Settings, user: int, hour: int) -> list[tuple[int, int, 
     """(item, local minute, UTC hour) of the last liked or finished events of the two days before the hour."""
     store = EventStore(settings.events_dir)
     rows = [r for h in store.hours() for r in store.read(h).to_pylist() if r["user_id"] == user]
-    found = []
+    behaviors = []
     for r in sorted(rows, key=lambda r: (r["timestamp"], r["item_id"])):
         at = int(r["timestamp"].timestamp()) // 3600
         score = sum(w * bool(r[b]) for b, w in settings.score_weights.items())
         if score > 0 and hour - 48 <= at < hour:
             minutes = pd.Timestamp(r["local_time"]).value // 60_000_000_000
-            found.append((r["item_id"], minutes, at))
-    return found[-LENGTH:]
+            behaviors.append((r["item_id"], minutes, at))
+    return behaviors[-LENGTH:]
 
 
 def test_histories_are_the_last_good_events_before_the_hour(settings: Settings) -> None:
     clock = ClockState(settings, EventStore(settings.events_dir))
     hours = [START.number + n for n in (1, 20, 47, CUT, CUT + 3)]
     keys = pa.table({"user_id": np.repeat([1, 2, 3, 4, 99], len(hours)), "hour": np.tile(hours, 5)})
-    found = {(r["user_id"], r["hour"]): r for r in recent_behaviors(clock, keys).to_pylist()}
+    histories = {(r["user_id"], r["hour"]): r for r in recent_behaviors(clock, keys).to_pylist()}
     seen = 0
     for user, hour in zip(keys["user_id"].to_pylist(), keys["hour"].to_pylist(), strict=True):
         expected = by_a_loop(settings, user, hour)
-        row = found.get((user, hour), {name: [] for name in LISTS})
+        row = histories.get((user, hour), {name: [] for name in LISTS})
         assert list(zip(row["items"], row["minutes"], row["hours"], strict=True)) == expected
         seen += len(expected) == LENGTH
     assert seen > 3

@@ -61,9 +61,9 @@ def keys(users: list[int], hour: Hour) -> pa.Table:
 
 
 def both_sides_are_equal(settings: Settings) -> pa.Table:
-    found, users = features(settings), users_of(settings)
-    online = found.get_clock(users, UNTIL)
-    offline = found.historical(keys(users, UNTIL)).slots.select(online.column_names)
+    clock_features, users = features(settings), users_of(settings)
+    online = clock_features.get_clock(users, UNTIL)
+    offline = clock_features.historical(keys(users, UNTIL)).slots.select(online.column_names)
     assert online.equals(offline)
     return online
 
@@ -71,10 +71,12 @@ def both_sides_are_equal(settings: Settings) -> pa.Table:
 def test_offline_and_online_are_equal_for_every_user(ready: Settings) -> None:
     clocks = both_sides_are_equal(ready)
     assert clocks.num_rows > 100
-    found = features(ready)
+    clock_features = features(ready)
     users = users_of(ready)
-    assert found.online(users, UNTIL).profiles.equals(
-        found.historical(keys(users, UNTIL)).profiles.select(found.online(users, UNTIL).profiles.column_names)
+    assert clock_features.online(users, UNTIL).profiles.equals(
+        clock_features.historical(keys(users, UNTIL)).profiles.select(
+            clock_features.online(users, UNTIL).profiles.column_names
+        )
     )
 
 
@@ -119,12 +121,12 @@ def test_a_snapshot_without_history_says_the_same_and_is_refreshed_alike(ready: 
     clock.rebuild(UNTIL - 20, history=False)
     features(settings).materialize_all(UNTIL - 20)
     advance(settings, UNTIL)
-    whole, found = features(ready), features(settings)
+    whole, snapshot = features(ready), features(settings)
     users = users_of(ready)
     for view in ("clock_slots", "user_activity", "user_profile", "population_clock", "item_stats"):
         rows = [
             {tuple(r[k] for k in f.clock.logs[view].keys): r for t in f.latest(view, UNTIL) for r in t.to_pylist()}
-            for f in (whole, found)
+            for f in (whole, snapshot)
         ]
         for r in rows:
             for row in r.values():
@@ -132,28 +134,32 @@ def test_a_snapshot_without_history_says_the_same_and_is_refreshed_alike(ready: 
         alive = [{k: v for k, v in r.items() if v["events"]} for r in rows]
         assert alive[0] == alive[1], view
     assert (
-        whole.get_clock(users, UNTIL).drop_columns("as_of").equals(found.get_clock(users, UNTIL).drop_columns("as_of"))
+        whole.get_clock(users, UNTIL)
+        .drop_columns("as_of")
+        .equals(snapshot.get_clock(users, UNTIL).drop_columns("as_of"))
     )
 
 
 def test_pushed_events_show_at_once_and_the_hour_s_refresh_writes_the_same(ready: Settings, tmp_path: Path) -> None:
     settings = load_settings(var=tmp_path / "var", source="simulator")
     shutil.copytree(ready.workspace, settings.workspace)
-    found = features(settings)
-    hour = next(h for h in EventStore(settings.events_dir).hours() if h >= UNTIL and found.events.manifest(h).rows)
+    clock_features = features(settings)
+    hour = next(
+        h for h in EventStore(settings.events_dir).hours() if h >= UNTIL and clock_features.events.manifest(h).rows
+    )
     advance(settings, hour)
-    events = found.events.read(hour)
-    changed = push_events(found, events)
+    events = clock_features.events.read(hour)
+    changed = push_events(clock_features, events)
     assert changed > 0
-    assert push_events(found, events) == changed
+    assert push_events(clock_features, events) == changed
     users = pc.unique(events["user_id"]).to_pylist()
-    pushed = found.get_clock(users, hour)
+    pushed = clock_features.get_clock(users, hour)
     advance(settings, hour + 1)
-    refreshed = found.get_clock(users, hour + 1)
+    refreshed = clock_features.get_clock(users, hour + 1)
     plain = ["user_id", "slot", "genre_values", "genre_scores", "events"]
     assert pushed.select(plain).equals(refreshed.select(plain))
     with pytest.raises(DataError, match="lie before"):
-        push_events(found, events)
+        push_events(clock_features, events)
 
 
 def test_damaged_sums_are_found_and_a_rebuild_mends_them(ready: Settings, tmp_path: Path) -> None:
@@ -217,21 +223,21 @@ def test_a_thin_slot_borrows_and_a_full_one_does_not() -> None:
     fitted = Shrinkage("", 3, {"genre": Prior(day=5, population=5, gain=0, events=0)})
     for events, first in ((1, "rock"), (1000, "jazz")):
         slots = pa.table({**at, "slot": [8], **row(["jazz"], [0.9 * events], events), "as_of": [4]})
-        found = shrink(fitted, pa.table(at), slots, day, everyone).to_pylist()[0]
-        assert found["genre_values"][0] == first
+        shrunk = shrink(fitted, pa.table(at), slots, day, everyone).to_pylist()[0]
+        assert shrunk["genre_values"][0] == first
         expected = {"jazz": 0.9 * events, "rock": 5 * 80 / 105, "soul": 5 * 5 * 0.9 / 105}
-        assert dict(zip(found["genre_values"], found["genre_scores"], strict=True)) == pytest.approx(expected)
+        assert dict(zip(shrunk["genre_values"], shrunk["genre_scores"], strict=True)) == pytest.approx(expected)
 
 
 def test_pages_draw_a_user_and_everybody(ready: Settings) -> None:
-    found = features(ready)
-    user = found.most_active(1)[0]
+    clock_features = features(ready)
+    user = clock_features.most_active(1)[0]
     for who in (user, None):
-        text = write_clock_page(found, who, "21:15").read_text()
+        text = write_clock_page(clock_features, who, "21:15").read_text()
         assert "<svg" in text
         assert "At 21:15 local time the ranker sees" in text
     with pytest.raises(NotReadyError, match="has no event"):
-        write_clock_page(found, 10**9)
+        write_clock_page(clock_features, 10**9)
 
 
 def test_pages_call_a_user_as_the_log_does(ready: Settings, tmp_path: Path) -> None:
@@ -277,7 +283,7 @@ def test_the_asof_join_gives_what_feast_s_own_join_gives(ready: Settings, tmp_pa
     """Hours before the log, inside it, and so late that every row outlived its TTL."""
     from feast import FeatureStore
 
-    found, users = features(ready), users_of(ready)
+    clock_features, users = features(ready), users_of(ready)
     config = yaml.safe_load((ready.workspace / "feast" / "feature_store.yaml").read_text())
     (tmp_path / "feature_store.yaml").write_text(yaml.safe_dump({**config, "offline_store": {"type": "duckdb"}}))
     late = UNTIL.number + 24 * (ready.window_days + 3)
@@ -290,12 +296,12 @@ def test_the_asof_join_gives_what_feast_s_own_join_gives(ready: Settings, tmp_pa
         ]
     )
     frame["event_timestamp"] = pd.to_datetime(frame["hour"] * 3600, unit="s", utc=True)
-    names = [r for view in found._views("training_set").values() for r in view if not r.endswith(":as_of")]
+    names = [r for view in clock_features._views("training_set").values() for r in view if not r.endswith(":as_of")]
     names = [n for n in names if n != "user_activity:events"]  # of the same name in both views
     shown = ["user_id", "slot", "hour", *(name.split(":")[1] for name in names)]
     sides = [
         store.get_historical_features(entity_df=frame, features=names).to_arrow().select(shown)
-        for store in (found.store, FeatureStore(repo_path=str(tmp_path)))
+        for store in (clock_features.store, FeatureStore(repo_path=str(tmp_path)))
     ]
     rows = [sorted(side.to_pylist(), key=lambda r: (r["user_id"], r["slot"], r["hour"])) for side in sides]
     assert rows[0] == rows[1]

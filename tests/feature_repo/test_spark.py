@@ -54,13 +54,13 @@ def run(settings: Settings, what: str, hour: str, master: str, conf: Path) -> No
 
 def out_of_order(settings: Settings) -> list[str]:
     """Pieces of change logs whose rows are not in the order of their keys."""
-    found = []
+    unsorted = []
     for changes in state_of(settings).logs.values():
         for span in changes.spans():
             rows = pa.concat_tables(map(pq.read_table, parquet_parts(span))).select([*changes.keys, "as_of"])
             keys = list(zip(*(column.to_pylist() for column in rows.columns), strict=True))
-            found += [] if keys == sorted(keys) else [str(span)]
-    return found
+            unsorted += [] if keys == sorted(keys) else [str(span)]
+    return unsorted
 
 
 def test_spark_gives_what_duckdb_gives_in_bulk_and_by_the_hour_with_late_events(tmp_path: Path) -> None:
@@ -71,7 +71,7 @@ def test_spark_gives_what_duckdb_gives_in_bulk_and_by_the_hour_with_late_events(
     rows.sort(key=lambda e: (e[0], e[1]))
     before = [r for r in rows if r[0] < CUT]
     after = [r for r in rows if r[0] == CUT] + [(5, 5, 1, "jazz", 100), (30, 5, 2, "soul", 100)]
-    found = {}
+    by_engine = {}
     with spark_cluster(tmp_path) as (url, conf):
         for name, master in (("duckdb", ""), ("spark", url)):
             settings = load_settings(
@@ -84,9 +84,9 @@ def test_spark_gives_what_duckdb_gives_in_bulk_and_by_the_hour_with_late_events(
             run(settings, "refresh", (START + CUT + 1).key, master, conf)
             assert state_of(settings).read() is not None
             assert not out_of_order(settings)
-            found[name] = sums_of(settings), [as_of(settings, START + h) for h in (6, 30, CUT, CUT + 1)]
-    assert found["spark"] == found["duckdb"]
-    assert len(found["spark"][1][-1]) > 30
+            by_engine[name] = sums_of(settings), [as_of(settings, START + h) for h in (6, 30, CUT, CUT + 1)]
+    assert by_engine["spark"] == by_engine["duckdb"]
+    assert len(by_engine["spark"][1][-1]) > 30
 
 
 JOIN = """
@@ -113,13 +113,19 @@ def test_feasts_spark_offline_store_joins_what_duckdb_joins(tmp_path: Path) -> N
     hours = [(START + h).number for h in (6, 30, CUT)]
     keys = {"user_id": [1, 2, 3, 99] * 3, "hour": [hour for hour in hours for _ in range(4)]}
     options = {"var": str(tmp_path), "source": "test", "window_days": WINDOW_DAYS, "slot_minutes": SLOT_MINUTES}
-    found = {}
+    joined = {}
     for store in ("duckdb", "spark"):
-        given = json.dumps({**options, "offline_store": store, "spark_master": "local[1]", "spark_partitions": 1})
+        settings_json = json.dumps(
+            {**options, "offline_store": store, "spark_master": "local[1]", "spark_partitions": 1}
+        )
         done = subprocess.run(
-            [sys.executable, "-c", JOIN, given, json.dumps(keys)], cwd=ROOT, capture_output=True, text=True, check=False
+            [sys.executable, "-c", JOIN, settings_json, json.dumps(keys)],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=False,
         )
         assert done.returncode == 0, done.stderr[-3000:]
-        found[store] = json.loads(done.stdout.strip().splitlines()[-1])
-    assert len(found["duckdb"][0]) > 20
-    assert found["spark"] == found["duckdb"]
+        joined[store] = json.loads(done.stdout.strip().splitlines()[-1])
+    assert len(joined["duckdb"][0]) > 20
+    assert joined["spark"] == joined["duckdb"]

@@ -63,10 +63,10 @@ def features(settings: Settings) -> ClockFeatures:
 def both_sides(settings: Settings) -> tuple[pa.Table, pa.Table]:
     """Clocks of every user as of the last hour, online and offline."""
     at = START + CUT + 3
-    found = features(settings)
-    online = found.get_clock([1, 2, 3, 4, 99], at)
+    clock_features = features(settings)
+    online = clock_features.get_clock([1, 2, 3, 4, 99], at)
     keys = pa.table({"user_id": pa.array([1, 2, 3, 4, 99], pa.int64()), "hour": pa.array([at.number] * 5, pa.int64())})
-    offline = found.historical(keys).slots
+    offline = clock_features.historical(keys).slots
     return online, offline.select(online.column_names)
 
 
@@ -101,9 +101,9 @@ def test_a_redis_that_is_gone_fails_the_hour_whole_and_it_can_be_repeated(tmp_pa
         assert written
         assert all(cast("int", connection.ttl(key)) > 0 for key in written), "who stays away is forgotten"
         keys = pa.table({"user_id": pa.array([3], pa.int64()), "hour": pa.array([hour.number + 1], pa.int64())})
-        found = features(settings)
-        online = found.get_clock([3], hour + 1)
-        assert online.equals(found.historical(keys).slots.select(online.column_names))
+        clock_features = features(settings)
+        online = clock_features.get_clock([3], hour + 1)
+        assert online.equals(clock_features.historical(keys).slots.select(online.column_names))
     with pytest.raises(redis.ConnectionError, match=r"onnect|refused"):
         features(settings).get_clock([3], hour + 1)
 
@@ -147,28 +147,30 @@ def test_a_write_that_is_cut_leaves_every_user_old_or_new_and_the_repeat_mends_i
         settings = filled(tmp_path, online_store="redis", redis_url=proxy.address)
         fresh = [(CUT + 3, 5 + u, u - 1, value, 100) for u in users for value in ("soul", "folk")]
         ingest_rows(tmp_path, settings, fresh, 900, (hour, hour + 1))
-        found = features(settings)
-        found.clock.refresh(hour + 1)
+        clock_features = features(settings)
+        clock_features.clock.refresh(hour + 1)
         keys = pa.table({"user_id": pa.array(users, pa.int64()), "hour": pa.array([hour.number + 1] * 3, pa.int64())})
 
         def of_user(clock: pa.Table) -> list[list[dict[str, Any]]]:
             return [[row for row in clock.to_pylist() if row["user_id"] == user] for user in users]
 
-        old = of_user(found.get_clock(users, hour + 1))
-        new = of_user(found.historical(keys).slots.select(found.get_clock(users, hour + 1).column_names))
+        old = of_user(clock_features.get_clock(users, hour + 1))
+        new = of_user(
+            clock_features.historical(keys).slots.select(clock_features.get_clock(users, hour + 1).column_names)
+        )
         assert all(a != b for a, b in zip(old, new, strict=True))
         seen = set()
         for bytes_left in (40, 700, 1100, 1500):
             proxy.left = bytes_left
             with pytest.raises(redis.ConnectionError, match=r"onnect|closed|reset|pipe"):
-                found.materialize(hour + 1)
+                clock_features.materialize(hour + 1)
             proxy.left = None
-            now = of_user(found.get_clock(users, hour + 1))
+            now = of_user(clock_features.get_clock(users, hour + 1))
             assert all(n in (a, b) for n, a, b in zip(now, old, new, strict=True))
             seen.add(sum(n == b for n, b in zip(now, new, strict=True)))
         assert len(seen) > 1, seen  # some cuts fell between users
-        found.materialize(hour + 1)
-        assert of_user(found.get_clock(users, hour + 1)) == new
+        clock_features.materialize(hour + 1)
+        assert of_user(clock_features.get_clock(users, hour + 1)) == new
 
 
 def test_a_registry_that_does_not_answer_is_named(tmp_path: Path) -> None:
@@ -185,9 +187,9 @@ def test_a_registry_that_does_not_answer_is_named(tmp_path: Path) -> None:
 
 def test_cells_that_left_the_window_are_not_shown(tmp_path: Path) -> None:
     settings = filled(tmp_path)
-    found = features(settings)
-    assert found.get_clock([1], START + CUT + 3).num_rows
-    assert not found.get_clock([1], START + CUT + 4 + 24 * WINDOW_DAYS).num_rows
+    clock_features = features(settings)
+    assert clock_features.get_clock([1], START + CUT + 3).num_rows
+    assert not clock_features.get_clock([1], START + CUT + 4 + 24 * WINDOW_DAYS).num_rows
 
 
 def test_hours_that_were_never_reached_have_no_clock(tmp_path: Path) -> None:

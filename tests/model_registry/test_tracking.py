@@ -146,8 +146,8 @@ def test_a_logged_model_predicts_far_from_this_repository(trained: Settings, tmp
         [sys.executable, "-c", code, uri], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr[-1500:]
-    found = json.loads(done.stdout.strip().splitlines()[-1])
-    assert 0 < found["finish"]["0"] < 1
+    predictions = json.loads(done.stdout.strip().splitlines()[-1])
+    assert 0 < predictions["finish"]["0"] < 1
 
 
 def test_old_versions_go_and_named_ones_and_the_way_back_stay(trained: Settings) -> None:

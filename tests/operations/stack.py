@@ -39,12 +39,12 @@ from operations.services import airflow_environment
 os.environ.update(airflow_environment(load_settings()))
 import airflow.providers.fab.auth_manager.cli_commands.utils, mlflow.server.auth.sqlalchemy_store
 for line in sys.stdin:
-    arguments, given = json.loads(line)
+    arguments, stdin = json.loads(line)
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
         child = os.fork()
         if not child:
             os.dup2(out.fileno(), 1), os.dup2(err.fileno(), 2)
-            sys.argv, sys.stdin = ["operations", *arguments], io.StringIO(given)
+            sys.argv, sys.stdin = ["operations", *arguments], io.StringIO(stdin)
             try:
                 runpy.run_module("operations", run_name="__main__", alter_sys=True)
             except SystemExit as ended:
@@ -122,36 +122,36 @@ class Stack:
         """Environment of a service; of the secrets it sees those that the file gives it."""
         service = compose()["services"][name]
         env_file = dict(line.split("=", 1) for line in (self.folder / ".env").read_text().splitlines())
-        own = {k: self.local(interpolate(str(v), env_file)) for k, v in service["environment"].items()}
+        of_service = {k: self.local(interpolate(str(v), env_file)) for k, v in service["environment"].items()}
         mounted = self.folder / "mounted" / name
         if not mounted.exists():
             mounted.mkdir(parents=True)
             for secret in service["secrets"]:
                 shutil.copy(self.secrets / secret, mounted / secret)
-        own["CLOCK_SECRETS_DIR"] = str(mounted)
-        own["CLOCK_BIND"] = "127.0.0.1"
-        own |= {PORT_SETTINGS[n]: str(self.ports[n]) for n in PORT_SETTINGS}
+        of_service["CLOCK_SECRETS_DIR"] = str(mounted)
+        of_service["CLOCK_BIND"] = "127.0.0.1"
+        of_service |= {PORT_SETTINGS[n]: str(self.ports[n]) for n in PORT_SETTINGS}
         small = {
             "AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL": "5",
             "CLOCK_VARIANTS": '["hour_embedding","matched_clock"]',
         }
         kept = {k: v for k, v in os.environ.items() if not k.startswith(("CLOCK_", "AIRFLOW", "MLFLOW_", "AWS_"))}
-        return {**kept, **own, **small, **self.more, "PYTHONPATH": str(ROOT)}
+        return {**kept, **of_service, **small, **self.more, "PYTHONPATH": str(ROOT)}
 
     def command(self, name: str) -> list[str]:
         """The image's entry point with the service's command."""
         return [sys.executable, "-m", "operations", *compose()["services"][name]["command"]]
 
     def run(
-        self, name: str, *arguments: str, given: str = "", environment: dict[str, str] | None = None
+        self, name: str, *arguments: str, stdin: str = "", environment: dict[str, str] | None = None
     ) -> subprocess.CompletedProcess[str]:
         """A command in a service's container, by its environment and secrets."""
         return subprocess.run(
-            [sys.executable, *arguments], env=environment or self.environment(name), input=given, capture_output=True, text=True,
+            [sys.executable, *arguments], env=environment or self.environment(name), input=stdin, capture_output=True, text=True,
             check=False, cwd=self.folder,
         )  # fmt: skip
 
-    def operations(self, *arguments: str, given: str = "") -> subprocess.CompletedProcess[str]:
+    def operations(self, *arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
         """A command of ``operations`` with the environment and secrets of ``init``, which must have run.
 
         It is forked from a process that has imported Airflow and MLflow: that is most of what a command takes.
@@ -165,7 +165,7 @@ class Stack:
                 )  # fmt: skip
         assert self.forks.stdin is not None
         assert self.forks.stdout is not None
-        print(json.dumps([arguments, given]), file=self.forks.stdin, flush=True)
+        print(json.dumps([arguments, stdin]), file=self.forks.stdin, flush=True)
         answer = self.forks.stdout.readline()
         assert answer, (self.folder / "logs" / "forks.log").read_text()[-2000:]
         return subprocess.CompletedProcess(arguments, *json.loads(answer))

@@ -25,11 +25,11 @@ def test_an_hour_by_hand(tmp_path: Path) -> None:
     load = Load(1e6, active_share=0.24, events_a_day=100, peak=1.5, utilization=0.5, requests_a_day=36)
     assert load.peak_events == pytest.approx(1.5e6)
     assert load.peak_requests == pytest.approx(150)
-    found = {need.part: need for need in needs(units, load)}
-    assert found["ingest and event store"].cores == pytest.approx(1.5 * 36 / 3600 / 0.5)
-    assert found["ingest and event store"].disk_gb == pytest.approx(0.24e6 * 100 * 180 * 100 / 1e9)
-    assert found["online store (Redis)"].memory_gb == pytest.approx(2.0)
-    assert found["ranking service"].cores == pytest.approx(150 * 0.1 / 0.5)
+    need_of = {need.part: need for need in needs(units, load)}
+    assert need_of["ingest and event store"].cores == pytest.approx(1.5 * 36 / 3600 / 0.5)
+    assert need_of["ingest and event store"].disk_gb == pytest.approx(0.24e6 * 100 * 180 * 100 / 1e9)
+    assert need_of["online store (Redis)"].memory_gb == pytest.approx(2.0)
+    assert need_of["ranking service"].cores == pytest.approx(150 * 0.1 / 0.5)
 
 
 def test_what_grows_with_users_grows_in_proportion_and_spark_takes_over(tmp_path: Path) -> None:

@@ -160,8 +160,8 @@ def test_kubernetes_manifests_use_the_same_services_and_settings() -> None:
     documents = list(yaml.safe_load_all((DOCKER / "kubernetes" / "platform.yaml").read_text()))
     settings = next(d["data"] for d in documents if d["kind"] == "ConfigMap")
     values = yaml.safe_load((DOCKER / "kubernetes" / "values.yaml").read_text())
-    given = {e["name"]: e["value"] for e in values["env"]}
-    assert settings.items() <= given.items()
+    environment = {e["name"]: e["value"] for e in values["env"]}
+    assert settings.items() <= environment.items()
     assert {name.removeprefix("CLOCK_").lower() for name in settings} <= set(Settings.model_fields)
     commands = [
         c["args"]

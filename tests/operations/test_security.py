@@ -96,10 +96,10 @@ def test_a_pickle_in_the_place_of_a_checkpoint_is_refused_and_not_run(tmp_path: 
 
 
 def test_no_code_of_ours_unpickles() -> None:
-    own = [p for p in ROOT.glob("*/**/*.py") if p.relative_to(ROOT).parts[0] not in {".venv", "tests", "var"}]
-    assert len(own) > 100
+    sources = [p for p in ROOT.glob("*/**/*.py") if p.relative_to(ROOT).parts[0] not in {".venv", "tests", "var"}]
+    assert len(sources) > 100
     words = ("pickle.load", "torch.load", "joblib.load", "yaml.load(", "yaml.unsafe_load", "cloudpickle", "shell=True")
-    assert [(str(p), w) for p in own for w in words if w in p.read_text()] == []
+    assert [(str(p), w) for p in sources for w in words if w in p.read_text()] == []
 
 
 def test_secrets_are_made_once_for_their_owner_only_and_are_never_guessed(tmp_path: Path) -> None:
@@ -120,13 +120,13 @@ def test_secrets_are_made_once_for_their_owner_only_and_are_never_guessed(tmp_pa
 def test_production_does_not_start_half_configured(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"CLOCK_PROFILE=production needs CLOCK_SECRETS_DIR, CLOCK_PUBLIC_URL"):
         load_settings(profile="production")
-    given = {
+    configured = {
         "profile": "production", "public_url": "https://x", "airflow_url": "http://a", "postgres": "p:1",
         "object_store": "http://o", "secrets_dir": tmp_path,
     }  # fmt: skip
     with pytest.raises(ConfigError, match="has to be a tracking server"):
-        load_settings(**given, mlflow_uri="sqlite:///x.db")
-    settings = load_settings(**given, mlflow_uri="http://m")
+        load_settings(**configured, mlflow_uri="sqlite:///x.db")
+    settings = load_settings(**configured, mlflow_uri="http://m")
     assert settings.online_store == "redis"
     with pytest.raises(ConfigError, match=r"the secret .* cannot be read"):
         settings.secret("redis")
@@ -152,5 +152,5 @@ def test_bandit_finds_nothing_above_low() -> None:
         [sys.executable, "-m", "bandit", "-q", "-r", *packages, "-f", "json", "-ll", "-c", "pyproject.toml"],
         cwd=ROOT, capture_output=True, text=True, check=False,
     )  # fmt: skip
-    found = json.loads(done.stdout)["results"]
-    assert [(f["filename"], f["line_number"], f["test_id"], f["issue_text"]) for f in found] == []
+    issues = json.loads(done.stdout)["results"]
+    assert [(f["filename"], f["line_number"], f["test_id"], f["issue_text"]) for f in issues] == []

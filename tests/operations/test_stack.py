@@ -104,7 +104,7 @@ def lived(stack: Stack, url: str, admin: Airflow) -> Path:
 @pytest.fixture(scope="module")
 def people(stack: Stack) -> None:
     for role in ROLES:
-        done = stack.operations("users", "set", role, "--role", role, given=PASSWORD + "\n")
+        done = stack.operations("users", "set", role, "--role", role, stdin=PASSWORD + "\n")
         assert done.returncode == 0, done.stderr[-2000:]
 
 
@@ -168,19 +168,19 @@ def test_everybody_may_do_what_their_role_says_and_no_more(stack: Stack, url: st
         assert "sandbox" in page.headers["content-security-policy"]
         for way_out in ("../source.json", "%2e%2e/source.json", "..%2fsource.json", "ab/..%2f..%2fsource.json"):
             assert "simulated" not in person.client.get(f"/clock-reports/{way_out}").text, way_out
-        found = {"read"} if person.client.get("/api/v2/dags").status_code == 200 else set()
+        allowed = {"read"} if person.client.get("/api/v2/dags").status_code == 200 else set()
         if person.trigger("report_experiments", conf={"first": "2026-03-03", "last": "2026-03-03"}) == 200:
-            found.add("report")
+            allowed.add("report")
         if person.trigger("rollback_champion", conf={"reason": "a test of roles", "version": "999999"}) == 200:
-            found.add("run")
+            allowed.add("run")
         alias = {"name": "simulator-ranker", "alias": f"seen-by-{role}", "version": "1"}
         login = (role, PASSWORD)
         api = f"{url}/mlflow/api/2.0/mlflow/registered-models"
         got = httpx.get(f"{api}/get?name=simulator-ranker", auth=login, verify=False)
         assert got.status_code == 200, got.text
         if httpx.post(f"{api}/alias", json=alias, auth=login, verify=False).status_code == 200:
-            found.add("promote")
-        assert found == may[role], role
+            allowed.add("promote")
+        assert allowed == may[role], role
     assert httpx.get(f"{api}/get?name=simulator-ranker", auth=("viewer", "wrong"), verify=False).status_code == 401
     listed = stack.operations("users", "list").stdout
     rows = [line.split() for line in listed.splitlines()]  # Airflow's own warnings are among them
@@ -197,10 +197,10 @@ def test_a_person_can_be_changed_and_removed(stack: Stack, url: str) -> None:
         (("remove", "interest-clock"), "", "own login"),
     )
     for role, password in (("viewer", PASSWORD), ("analyst", "another password")):
-        done = stack.operations("users", "set", "temp", "--role", role, given=password + "\n")
+        done = stack.operations("users", "set", "temp", "--role", role, stdin=password + "\n")
         assert done.returncode == 0, done.stderr
-    for arguments, given, word in wrong:
-        done = stack.operations("users", *arguments, given=given + "\n")
+    for arguments, stdin, word in wrong:
+        done = stack.operations("users", *arguments, stdin=stdin + "\n")
         assert done.returncode == 2, arguments
         assert word in done.stderr, (arguments, done.stderr[-500:])
     refused = httpx.post(f"{url}/auth/token", json={"username": "temp", "password": PASSWORD}, verify=False)
@@ -217,13 +217,13 @@ def test_no_secret_is_written_anywhere_but_where_it_must(stack: Stack, lived: Pa
     canaries = {p.name: p.read_text().strip().encode() for p in stack.secrets.iterdir() if p.name[:3] != "tls"}
     canaries = {name: value for name, value in canaries.items() if value}
     allowed = {("mlflow_auth_db", "logins.ini")}  # MLflow reads it from nowhere else; for the owner only
-    found = set()
+    written = set()
     for path in [
         p for root in (stack.folder / "logs", lived, stack.folder / "nginx") for p in root.rglob("*") if p.is_file()
     ]:
         content = path.read_bytes()
-        found |= {(name, path.name) for name, value in canaries.items() if value in content}
-    assert found == allowed
+        written |= {(name, path.name) for name, value in canaries.items() if value in content}
+    assert written == allowed
     assert (lived / "mlflow" / "logins.ini").stat().st_mode & 0o077 == 0
     program = sorted(Path("/usr/lib/postgresql").glob("*/bin/pg_dumpall"))[-1]
     host, port = stack.hosts["postgres:5432"].split(":")
@@ -336,7 +336,7 @@ def test_the_doctor_is_content_and_names_what_is_gone(stack: Stack) -> None:
         "CLOCK_POSTGRES": "127.0.0.1:9",
         "CLOCK_OBJECT_STORE": "http://127.0.0.1:9",
     }
-    done = stack.run("init", "-m", "operations", "doctor", given="", environment=broken)
+    done = stack.run("init", "-m", "operations", "doctor", stdin="", environment=broken)
     assert done.returncode == 2
     for words in ("FAILED   redis", "FAILED   database airflow", "FAILED   object store", "is PostgreSQL running"):
         assert words in done.stdout, done.stdout

@@ -141,8 +141,8 @@ def test_a_backup_goes_back_whole_and_the_next_hour_is_the_same(
     built: Settings, next_hour: dict[str, str], tmp_path: Path
 ) -> None:
     done = back_up(built, tmp_path / "backups")
-    backup = Path(done["backup"])
-    assert done["bytes"] > 10_000
+    backup = Path(done.backup)
+    assert done.bytes > 10_000
     with pytest.raises(ConfigError, match="is not empty"):
         restore(built, backup)
     other = load_settings(var=tmp_path / "var", source="other")

@@ -127,9 +127,9 @@ def test_killed_at_any_moment_and_started_again_the_state_equals_an_undisturbed_
         for words, delay in HOUR_KILLS[n]:
             kill_after(disturbed, words, delay, "hour", hour)
         finish(disturbed, "hour", hour)
-    expected, found = fingerprint(undisturbed), fingerprint(disturbed)
-    assert sorted(found) == sorted(expected)
-    assert [name for name in expected if found[name] != expected[name]] == []
+    expected, actual = fingerprint(undisturbed), fingerprint(disturbed)
+    assert sorted(actual) == sorted(expected)
+    assert [name for name in expected if actual[name] != expected[name]] == []
 
 
 def test_running_an_hour_again_changes_nothing(undisturbed: Settings) -> None:

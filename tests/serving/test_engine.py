@@ -282,12 +282,12 @@ def test_features_and_requests_are_logged_as_served_and_can_be_trained_on_and_re
     again = SampleStore(as_served, EventStore(as_served.events_dir)).read(UNTIL)
     assert again.digest == plain.digest
     same = replay_hour(settings, UNTIL, "champion")
-    assert same["requests"] == len(users)
-    assert same["score_difference"]["largest"] < 1e-6
-    assert same["same_first"] == same["overlap"] == 1.0
+    assert same.requests == len(users)
+    assert same.score_difference.largest < 1e-6
+    assert same.same_first == same.overlap == 1.0
     other = replay_hour(settings, UNTIL, "challenger")
-    assert other["variant"] == "hour_embedding"
-    assert other["score_difference"]["mean"] > 1e-3
+    assert other.variant == "hour_embedding"
+    assert other.score_difference.mean > 1e-3
     shadow = list((settings.workspace / "serving" / "log").rglob("shadow-*.parquet"))
     rows = pa.concat_tables([pa.parquet.read_table(p) for p in shadow])
     assert set(rows["request_id"].to_pylist()) == {f"r{n}" for n in range(len(users))}

@@ -69,17 +69,17 @@ def test_the_first_slate_meets_the_same_candidates_and_moods_under_every_ranker(
         slates: list[Slates] = []
         rank = policy(app)
 
-        def watched(given: Slates, rank=rank, slates=slates) -> np.ndarray:  # type: ignore[no-untyped-def]
-            slates.append(given)
-            return rank(given)
+        def watched(shown: Slates, rank=rank, slates=slates) -> np.ndarray:  # type: ignore[no-untyped-def]
+            slates.append(shown)
+            return rank(shown)
 
         visits = Visits(app, CONFIG.first_hour)
         for _ in range(12):
             visits.simulate_hour(watched)
         asked[name] = [s for s in slates if s.slate == 0]
         for s in slates:
-            there = [row[row >= 0] for row in s.candidates]
-            assert all(len(np.unique(row)) == len(row) for row in there)
+            candidates_of_slates = [row[row >= 0] for row in s.candidates]
+            assert all(len(np.unique(row)) == len(row) for row in candidates_of_slates)
             assert (app.release_day[s.candidates[s.candidates >= 0]] <= s.day.max()).all()
     pairs = list(zip(asked["first"], asked["perfect"], strict=True))
     assert all(np.array_equal(a.candidates, b.candidates) and np.array_equal(a.user, b.user) for a, b in pairs)
@@ -104,8 +104,8 @@ def test_best_takes_the_highest_scores_and_no_absent_candidate() -> None:
 
 
 def test_a_perfect_clock_brings_people_back_and_keeps_them_longer() -> None:
-    found = perfect_truth(CONFIG.model_copy(update={"users": 600}))
-    better, worse = found["perfect_clock"], found["first_policy"]
+    truth = perfect_truth(CONFIG.model_copy(update={"users": 600}))
+    better, worse = truth["perfect_clock"], truth["first_policy"]
     assert better["duration_hours"]["rel_effect"] > 0.05  # type: ignore[index]
     assert better["active_days"]["rel_effect"] > 0  # type: ignore[index]
     assert worse["duration_hours"]["rel_effect"] < 0  # type: ignore[index]
@@ -113,9 +113,9 @@ def test_a_perfect_clock_brings_people_back_and_keeps_them_longer() -> None:
 
 def test_tastes_are_narrow_for_a_user_and_wide_for_everybody_and_drift() -> None:
     entropy = taste_entropy(CONFIG)
-    for found in entropy.values():
-        assert max(found["own"]) < min(found["all"])
-        assert min(found["own"][9:22]) < min(found["own"][3:5])
+    for bits in entropy.values():
+        assert max(bits["own"]) < min(bits["all"])
+        assert min(bits["own"][9:22]) < min(bits["own"][3:5])
     app, user = App(CONFIG.model_copy(update={"days": 20})), np.arange(150)
     weeks = [np.stack([app.facet_taste(user, h, 0, day=d) for h in (8.0, 22.0)]) for d in (1, 8, 15)]
     moved = [np.abs(w - weeks[0]).max(axis=(0, 2)) > 0.5 for w in weeks]

@@ -13,6 +13,7 @@ from core import cli
 from core.errors import ConfigError
 from core.settings import Settings
 from studies import ab_calibration
+from studies.ab_calibration import DailyLooks, MethodFigures, ModelCovariate, OneLook, OnTheApp
 from studies.study import Study
 
 REPLICATIONS = 20
@@ -25,9 +26,14 @@ def test_the_study_writes_figures_and_a_conclusion_and_goes_on_where_it_was(
 ) -> None:
     conclusion, page = ab_calibration.run(settings, replications=REPLICATIONS)
     assert conclusion.startswith(f"Over {REPLICATIONS} replications")
-    found = json.loads((Path(page).parent / "results.json").read_text())
-    assert found["one_look"]["saved"] == pytest.approx(found["one_look"]["saved_by_theory"], abs=0.02)
-    assert set(found["daily_looks"]["habits"]["false_alarms"]) == {"fixed", "always_valid", "group_sequential", "naive"}
+    results = json.loads((Path(page).parent / "results.json").read_text())
+    assert results["one_look"]["saved"] == pytest.approx(results["one_look"]["saved_by_theory"], abs=0.02)
+    assert set(results["daily_looks"]["habits"]["false_alarms"]) == {
+        "fixed",
+        "always_valid",
+        "group_sequential",
+        "naive",
+    }
     assert "<svg role=" in Path(page).read_text()
     first = Path(page).read_bytes()
     for name in ("one_look", "with_a_model", "daily_looks", "on_the_app"):
@@ -50,12 +56,26 @@ def test_the_truth_of_the_made_up_users_is_what_many_of_them_show() -> None:
 
 
 def test_a_method_that_does_not_keep_its_word_is_in_the_conclusion() -> None:
-    good = {"type_1": 0.05, "coverage": 0.95}
-    plain = {"replications": 2000, "methods": {"fine": good, "bad": {"type_1": 0.09, "coverage": 0.9}}}
+    good: MethodFigures = {
+        "type_1": 0.05, "coverage": 0.95, "power": 0.8, "promised": 0.8, "se": 0.1, "truth": 0.03,
+    }  # fmt: skip
+    bad: MethodFigures = {**good, "type_1": 0.09, "coverage": 0.9}
+    plain: OneLook = {
+        "replications": 2000, "methods": {"fine": good, "bad": bad}, "saved": 0.5, "saved_by_theory": 0.5,
+    }  # fmt: skip
     rates = {"fixed": 0.05, "always_valid": 0.01, "group_sequential": 0.2, "naive": 0.2}
-    looks = {"habits": {"false_alarms": {r: {"welch": v, "cuped": v} for r, v in rates.items()}}}
-    app = {"runs": 100, "metrics": {"m": {"coverage": {"welch": 0.9, "cuped": 0.9}}}}
-    model = {"methods": {"cupac": {"type_1": 0.05, "coverage": 0.8}}}
+    looks: dict[str, DailyLooks] = {
+        "habits": {
+            "limits": {}, "false_alarms": {r: {"welch": v, "cuped": v} for r, v in rates.items()}, "replications": 2000,
+        }
+    }  # fmt: skip
+    app: OnTheApp = {
+        "runs": 100,
+        "metrics": {"m": {"coverage": {"welch": 0.9, "cuped": 0.9}, "saved": 0.5, "saved_by_theory": 0.5}},
+    }
+    model: ModelCovariate = {
+        "methods": {"cupac": {"type_1": 0.05, "coverage": 0.8, "saved": 0.6}}, "replications": 2000,
+    }  # fmt: skip
     text = ab_calibration.conclude(plain, model, looks, app)
     assert "type-I error is not as stated for bad; coverage is not as stated for bad, cupac" in text
     assert "daily looks raise the error under group_sequential" in text

@@ -33,20 +33,20 @@ pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Lab:
     """A lab of one seed on the tiny app."""
     settings = load_settings(var=tmp_path_factory.mktemp("lab") / "var", source="simulator")
-    found = Lab(settings, seeds=1)
-    own = Log(found.root / "data", "simulator").settings.workspace
-    own.mkdir(parents=True)
-    (own / "app.yaml").write_text(yaml.safe_dump(TINY.model_dump(mode="json")))
-    return found
+    lab = Lab(settings, seeds=1)
+    workspace = Log(lab.root / "data", "simulator").settings.workspace
+    workspace.mkdir(parents=True)
+    (workspace / "app.yaml").write_text(yaml.safe_dump(TINY.model_dump(mode="json")))
+    return lab
 
 
 def test_a_streaming_run_scores_as_the_hourly_trainer_does(small: Lab) -> None:
-    (given,) = small.logs()
+    (log,) = small.logs()
     run = Run("matched_clock", small.settings.seed)
-    small.run([(given, run)])
-    panel = Panel(small, given)
-    scores = small.read(given, run)
-    settings = given.settings
+    small.run([(log, run)])
+    panel = Panel(small, log)
+    scores = small.read(log, run)
+    settings = log.settings
     hours = EventStore(settings.events_dir).hours()
     Trainer(settings, "matched_clock", SampleStore(settings, EventStore(settings.events_dir))).train(
         hours[-1], start=hours[0], save_every=1000
@@ -58,12 +58,12 @@ def test_a_streaming_run_scores_as_the_hourly_trainer_does(small: Lab) -> None:
 
 
 def test_ages_begin_with_the_streaming_scores_and_days_are_tested_before_they_are_trained_on(small: Lab) -> None:
-    (given,) = small.logs()
+    (log,) = small.logs()
     runs = {mode: Run("hour_embedding", 1, mode=mode) for mode in ("streaming", "ages", "daily")}
-    small.run((given, run) for run in runs.values())
-    streaming, ages, daily = (small.read(given, run) for run in runs.values())
+    small.run((log, run) for run in runs.values())
+    streaming, ages, daily = (small.read(log, run) for run in runs.values())
     assert ages.shape == (len(streaming), len(AGES))
-    hour = Panel(small, given).frame["hour"]
+    hour = Panel(small, log).frame["hour"]
     late = hour >= hour.min() + max(AGES) + 1
     assert np.array_equal(ages[:, 0], streaming)
     assert not np.array_equal(ages[late, 1], streaming[late])
@@ -75,8 +75,8 @@ def test_ages_begin_with_the_streaming_scores_and_days_are_tested_before_they_ar
 def test_the_study_of_variants_is_whole_and_goes_on_where_it_was(small: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     conclusion, page = variants.run(small)
     assert re.match(r"simulator: the paper's clock is (not established to be )?better than ", conclusion)
-    found = json.loads((Path(page).parent / "results.json").read_text())
-    assert set(found["logs"]["simulator"]["values"]) == set(variants.MODULES)
+    results = json.loads((Path(page).parent / "results.json").read_text())
+    assert set(results["logs"]["simulator"]["values"]) == set(variants.MODULES)
     text = Path(page).read_text()
     assert "<svg role=" in text
     assert "make study NAME=variants SOURCE=simulator SEEDS=1" in text
@@ -87,9 +87,9 @@ def test_the_study_of_variants_is_whole_and_goes_on_where_it_was(small: Lab, mon
 
 def test_thin_slots_borrow_with_a_strength_from_before_what_is_evaluated(small: Lab) -> None:
     assert cold_start.run(small)[0].startswith("simulator: paper's clock less none")
-    given = small.logs({"shrinkage": True})[0].settings
-    fitted = json.loads((given.features_dir / "shrinkage.json").read_text())
-    hours = EventStore(given.events_dir).hours()
+    borrowing = small.logs({"shrinkage": True})[0].settings
+    fitted = json.loads((borrowing.features_dir / "shrinkage.json").read_text())
+    hours = EventStore(borrowing.events_dir).hours()
     assert Hour.parse(fitted["as_of"]) == hours[0] + len(hours) // 2
 
 
@@ -106,9 +106,9 @@ def test_other_studies_on_fewer_runs(small: Lab, study: object, monkeypatch: pyt
 def test_settings_are_compared_on_the_same_samples(small: Lab) -> None:
     changes = {name: granularity.CHANGES[name] for name in ("60 minutes", "120 minutes")}
     conclusion, page = compare_settings(small, "granularity", changes, "60 minutes", ("gaussian_clock",))
-    found = json.loads((Path(page).parent / "results.json").read_text())["logs"]["simulator, gaussian clock"]
-    for metric, gap in found["gaps"]["120 minutes"].items():
-        a, b = (found["values"][name][metric]["value"] for name in changes)
+    figures = json.loads((Path(page).parent / "results.json").read_text())["logs"]["simulator, gaussian clock"]
+    for metric, gap in figures["gaps"]["120 minutes"].items():
+        a, b = (figures["values"][name][metric]["value"] for name in changes)
         assert gap["value"] == pytest.approx(b - a, abs=1e-12)
         assert a != b
     assert "simulator, gaussian clock" in conclusion

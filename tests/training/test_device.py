@@ -108,8 +108,8 @@ def test_a_state_of_a_gpu_goes_on_anywhere(gpu: torch.device, tmp_path: Path) ->
     for device in (gpu, CPU):
         _, loaded, its = states.load(FIRST + 1, device=device)
         assert loaded.device == device
-        found = train(loaded, its, range(2, HOURS))
-        np.testing.assert_allclose(found, expected, atol=0 if device == gpu else 2e-3)
+        continued = train(loaded, its, range(2, HOURS))
+        np.testing.assert_allclose(continued, expected, atol=0 if device == gpu else 2e-3)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="PyTorch sees a GPU here")

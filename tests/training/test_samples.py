@@ -50,7 +50,7 @@ def test_negatives_come_from_the_past_and_are_the_same_every_time(positives: Set
     samples.build(hours)
     digests = {h: samples.read(h).digest for h in hours}
     seen: set[int] = set()
-    own: dict[int, set[int]] = {}
+    items_of_user: dict[int, set[int]] = {}
     assert store.source.negatives is not None
     kind = store.source.negatives.kind
     drawn = 0
@@ -59,18 +59,20 @@ def test_negatives_come_from_the_past_and_are_the_same_every_time(positives: Set
         positive = [r for r in rows if r["finish"]]
         negative = [r for r in rows if not r["finish"]]
         events = store.read(hour).to_pylist()
-        answerable = [e for e in events if kind == "popularity" or {e["item_id"]} < own.get(e["user_id"], set())]
+        answerable = [
+            e for e in events if kind == "popularity" or {e["item_id"]} < items_of_user.get(e["user_id"], set())
+        ]
         assert len(positive) == len(answerable)
         assert len(negative) <= 3 * len(positive)
         for row in negative:
-            assert row["item_id"] in (own.get(row["user_id"], set()) if kind == "own" else seen)
+            assert row["item_id"] in (items_of_user.get(row["user_id"], set()) if kind == "own" else seen)
             source = next(p for p in positive if row["event_id"].startswith(p["event_id"] + "/"))
             assert row["item_id"] != source["item_id"]
             assert row["local_time"] == source["local_time"]
         drawn += len(negative)
         for row in events:
             seen.add(row["item_id"])
-            own.setdefault(row["user_id"], set()).add(row["item_id"])
+            items_of_user.setdefault(row["user_id"], set()).add(row["item_id"])
     assert drawn > 100
     assert samples.build(hours) == 0
     samples.build([hours[7]], force=True)

@@ -34,18 +34,18 @@ def config(variant: str = "gaussian_clock", **changes: Any) -> RankerConfig:
 
 def ranker(variant: str, **changes: Any) -> Ranker:
     """A ranker that knows ten users, items and values."""
-    found = Ranker(config(variant, **changes), ["genre", "mood"], ["finish"])
-    for table in found.tables.values():
+    model = Ranker(config(variant, **changes), ["genre", "mood"], ["finish"])
+    for table in model.tables.values():
         table.grow(np.arange(10))
-    return found
+    return model
 
 
 def batch(at: list[float], filled: dict[int, list[int]] | None = None, slots: int = 24, **changes: Tensor) -> Batch:
     """One user at several times (hours from Monday's midnight); ``filled``: slot → value rows of both facets."""
     count = len(at)
     values = torch.zeros(1, slots, FACETS, K, dtype=torch.int64)
-    for slot, found in (filled or {}).items():
-        values[0, slot, :, : len(found)] = torch.tensor(found)
+    for slot, slot_values in (filled or {}).items():
+        values[0, slot, :, : len(slot_values)] = torch.tensor(slot_values)
     scores = (values > 0) * torch.tensor([3.0, 2.0, 1.0])
     parts: dict[str, Tensor] = {
         "users": torch.ones(count, dtype=torch.int64),
@@ -67,11 +67,11 @@ def batch(at: list[float], filled: dict[int, list[int]] | None = None, slots: in
 
 @given(st.floats(0, 23.99), st.floats(0, 23.99))
 def test_distance_goes_the_short_way_round_and_is_symmetric(a: float, b: float) -> None:
-    there = float(circular_distance(torch.tensor(a), torch.tensor(b)))
+    forth = float(circular_distance(torch.tensor(a), torch.tensor(b)))
     back = float(circular_distance(torch.tensor(b), torch.tensor(a)))
     plain = abs(a - b)
-    assert there == pytest.approx(min(plain, 24 - plain), abs=1e-4)
-    assert there == pytest.approx(back, abs=1e-4)
+    assert forth == pytest.approx(min(plain, 24 - plain), abs=1e-4)
+    assert forth == pytest.approx(back, abs=1e-4)
 
 
 def test_a_moment_knows_its_hour_and_weekday() -> None:
@@ -197,7 +197,7 @@ def test_matched_clock_is_the_four_shrunk_log_ratios() -> None:
         recent_items=some.recent_items,
         recent_minutes=some.recent_minutes,
     )
-    found = module(some, model)[0] / SCALE
+    features = module(some, model)[0] / SCALE
 
     def near(hours: float, sigma: float = 1.5) -> float:
         gap = abs(8.5 - hours) % 24
@@ -226,26 +226,26 @@ def test_matched_clock_is_the_four_shrunk_log_ratios() -> None:
         day = (sum(good) + day_prior * rate) / (sum(both) + day_prior)
         now = (blend(good) + now_prior * day) / (blend(both) + now_prior)
         share = max(sum(good) / sum(good_all), SMALLEST_SHARE)
-        own = (scores[0] + day_prior * share) / (events[0] + day_prior)
-        own_now = (scores[1] + now_prior * own) / (events[1] + now_prior)
+        user_share = (scores[0] + day_prior * share) / (events[0] + day_prior)
+        user_share_now = (scores[1] + now_prior * user_share) / (events[1] + now_prior)
         expected = [
             logit(day) - logit(rate),
             logit(now) - logit(day) - logit(usual) + logit(rate),
-            math.log(own / share),
-            math.log(own_now / own),
+            math.log(user_share / share),
+            math.log(user_share_now / user_share),
         ]
-        assert found[4 * at : 4 * at + 4].tolist() == pytest.approx(expected, abs=2e-3)
-    assert float(found[-2]) == pytest.approx(math.log(7.5), abs=1e-4)
+        assert features[4 * at : 4 * at + 4].tolist() == pytest.approx(expected, abs=2e-3)
+    assert float(features[-2]) == pytest.approx(math.log(7.5), abs=1e-4)
     week = [math.exp(-0.5 * (g / 2.0) ** 2) for g in (24.5, 7.5)]
-    assert float(found[-1]) == pytest.approx(math.log(sum(week) + 0.1), abs=1e-3)
+    assert float(features[-1]) == pytest.approx(math.log(sum(week) + 0.1), abs=1e-3)
 
 
 def test_a_stranger_to_matched_clock_is_everybody() -> None:
     """Without clock, history and counts every ratio is 1, and the item was never taken."""
     model = ranker("matched_clock")
-    found = model.time(batch([8.5]), model)[0] / SCALE
-    assert found[:12].abs().max() < 1e-5
-    assert float(found[12]) == pytest.approx(math.log(NEVER_HOURS), abs=1e-4)
+    features = model.time(batch([8.5]), model)[0] / SCALE
+    assert features[:12].abs().max() < 1e-5
+    assert float(features[12]) == pytest.approx(math.log(NEVER_HOURS), abs=1e-4)
 
 
 @pytest.mark.parametrize("cross_layers", [0, 2])
@@ -254,7 +254,7 @@ def test_every_head_mixes_the_experts_by_its_own_gate(cross_layers: int) -> None
         config("none", experts=3, hidden=(8, 5), cross_layers=cross_layers), ["genre", "mood"], ["finish", "like"]
     )
     seen: list[Tensor] = []
-    model.mlp.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    model.mlp.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     logits = model(batch([8.5, 20.0]))
     mixture, x0 = model.mlp, seen[0]
     assert isinstance(mixture, MixtureOfExperts)
@@ -292,16 +292,16 @@ def test_every_module_gives_the_width_it_states_and_every_weight_a_gradient(vari
 def test_a_wrong_config_is_named(settings: Settings) -> None:
     with pytest.raises(ConfigError, match="no variant 'naive_clok'; did you mean 'naive_clock'"):
         load_ranker_config(settings, "naive_clok")
-    own = settings.workspace / "ranker.yaml"
-    own.parent.mkdir(parents=True)
-    own.write_text("dim: 8\nvariants:\n  gaussian_clock: {sigma_hour: 2}\n")
+    config_file = settings.workspace / "ranker.yaml"
+    config_file.parent.mkdir(parents=True)
+    config_file.write_text("dim: 8\nvariants:\n  gaussian_clock: {sigma_hour: 2}\n")
     with pytest.raises(
         ConfigError, match=r"line 3: variants.gaussian_clock.sigma_hour: unknown key; did you mean 'sigma_hours'"
     ):
         load_ranker_config(settings, "gaussian_clock")
-    own.write_text("dim: 8\nseed: 5\nvariants:\n  gaussian_clock: {sigma_hours: 2}\n")
-    found = load_ranker_config(settings, "gaussian_clock")
-    assert (found.dim, found.seed, found.sigma_hours, found.top_k) == (8, 5, 2, settings.top_k)
+    config_file.write_text("dim: 8\nseed: 5\nvariants:\n  gaussian_clock: {sigma_hours: 2}\n")
+    loaded = load_ranker_config(settings, "gaussian_clock")
+    assert (loaded.dim, loaded.seed, loaded.sigma_hours, loaded.top_k) == (8, 5, 2, settings.top_k)
     assert load_ranker_config(settings, "none").sigma_hours == 1
     with pytest.raises(ConfigError, match="history_length is 0"):
         load_ranker_config(load_settings(history_length=0), "long_term_clock")

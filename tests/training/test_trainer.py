@@ -275,9 +275,9 @@ def test_samples_see_features_as_of_the_start_of_their_hour(ready: Settings) -> 
     assert drawn.tables.profiles.num_rows > 3
     past = pa.concat_tables(store.read(h) for h in store.hours() if h < hour)
     for row in drawn.tables.profiles.to_pylist():
-        own = past.filter(pc.equal(past["user_id"], row["user_id"]))
-        assert row["events"] == own.num_rows
-        assert row["finish"] == (pc.sum(own["finish"]).as_py() or 0)
+        events_of_user = past.filter(pc.equal(past["user_id"], row["user_id"]))
+        assert row["events"] == events_of_user.num_rows
+        assert row["finish"] == (pc.sum(events_of_user["finish"]).as_py() or 0)
         assert row["as_of"] <= hour.number
 
 
@@ -354,10 +354,10 @@ def test_two_processes_train_what_one_trains(ready: Settings, tmp_path: Path, va
     assert done.returncode == 0, done.stderr[-2000:]
     a, b = (StateStore(s.training_dir / "states", variant).info(until) for s in (alone, together))
     assert (a.digest, a.tables, a.samples_seen) == (b.digest, b.tables, b.samples_seen)
-    found = [as_predictions(read_predictions(s, variant, FIRST, until + 1)) for s in (alone, together)]
-    assert len(found[0]) == len(found[1]) > 100
-    assert np.abs(found[0].scores - found[1].scores).max() < 1e-3
-    assert auc(found[0]).value == pytest.approx(auc(found[1]).value, abs=1e-4)
+    predictions = [as_predictions(read_predictions(s, variant, FIRST, until + 1)) for s in (alone, together)]
+    assert len(predictions[0]) == len(predictions[1]) > 100
+    assert np.abs(predictions[0].scores - predictions[1].scores).max() < 1e-3
+    assert auc(predictions[0]).value == pytest.approx(auc(predictions[1]).value, abs=1e-4)
 
 
 def test_features_that_are_no_numbers_and_hours_without_samples(ready: Settings, tmp_path: Path) -> None:
