@@ -18,6 +18,7 @@ from core.errors import ConfigError
 from core.files import digest_json
 from core.hours import Hour, day_hours
 from core.settings import Settings
+from stats.confidence import HIGHEST_CONFIDENCE
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,60}")
 VARIANT = re.compile(r"[A-Za-z0-9][A-Za-z0-9 _.-]{0,60}")
@@ -135,7 +136,7 @@ class Experiment(_Strict):
     )
     minimum_effect: float = Field(0.01, gt=0, lt=10, description="Smallest relative effect worth detecting.")
     power: float = Field(0.8, gt=0.5, lt=1)
-    confidence: float = Field(0.95, gt=0.5, lt=1)
+    confidence: float = Field(0.95, gt=0.5, le=HIGHEST_CONFIDENCE)
     stopping: Stopping = Stopping()
     metrics: dict[str, Metric] = Field(default_factory=dict, description="The experiment's own metrics.")
     models: dict[str, str] = Field(

@@ -10,6 +10,7 @@ import numpy as np
 
 from core.errors import ConfigError, DataError
 from evaluation.metrics import COMPARED, METRICS, Estimate, Predictions, auc, delong_influence, finite
+from stats.confidence import check_confidence
 
 POWER = 0.8
 
@@ -38,12 +39,6 @@ class Comparison:
         low, high = self.interval
         figures = {k: finite(getattr(self, k)) for k in ("a", "b", "difference", "p_value", "detectable")}
         return {**asdict(self), **figures, "interval": (finite(low), finite(high))}
-
-
-def check_confidence(confidence: float) -> None:
-    """``ConfigError`` unless it is a share above 0.5 and below 1."""
-    if not 0.5 < confidence < 1:
-        raise ConfigError(f"confidence {confidence:g} must lie between 0.5 and 1 (95 % is 0.95)")
 
 
 def check_paired(a: Predictions, b: Predictions) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,6 +18,7 @@ JsonFile = Annotated[
     Path | None,
     typer.Option("--json", metavar="OUT.json", help="Write the rows to a file: a list, one object per row."),
 ]
+SMALLEST_SHARE = 1e-6
 ANALYZE_EXAMPLE = (
     "Example: clock ab analyze users.parquet --variant variant --control control --metric duration "
     "--covariate duration=duration_pre --ratio per_day=duration/active_days --json out.json"
@@ -199,16 +201,14 @@ def analyze(
     from core.engine import engine
 
     settings = cli.settings_of(source)
-    if not 0.5 < confidence < 1:
-        raise ConfigError(f"--confidence {confidence:g}: must lie between 0.5 and 1")
     spec = TableSpec(
         variant=variant,
         control=control,
         metrics=tuple(dict.fromkeys(metric or ())),
         ratios={name: _ratio(name, text) for name, text in _pairs("--ratio", ratio or [])},
         covariates=_covariates(covariate or []),
-        segments=tuple(segment or ()),
-        strata=tuple(stratum or ()),
+        segments=tuple(dict.fromkeys(segment or ())),
+        strata=tuple(dict.fromkeys(stratum or ())),
         shares=_shares(shares),
         user=user,
         exclude_crossed=exclude_crossed,
@@ -267,10 +267,10 @@ def report(
 
 
 def _print_rows(rows: list[dict[str, Any]], confidence: float) -> None:
-    width = max((len(r["metric"]) for r in rows), default=0) + 2
-    level = f"{confidence:.0%} interval"
+    width, variant_width = (max(map(len, [key, *(r[key] for r in rows)])) + 2 for key in ("metric", "variant"))
+    level = f"{confidence * 100:g}% interval"
     print(
-        f"{'metric':<{width}}{'variant':<14}{'method':<16}{'control':>12}{'treatment':>12}{'lift':>9}   {level:<22}{'p':>9}"
+        f"{'metric':<{width}}{'variant':<{variant_width}}{'method':<16}{'control':>12}{'treatment':>12}{'lift':>11}   {level:<22}{'p':>9}"
     )
     for r in rows:
         testable = r["effect"] is not None
@@ -280,11 +280,11 @@ def _print_rows(rows: list[dict[str, Any]], confidence: float) -> None:
         interval = f"[{low:+.2%}, {high:+.2%}]" if low is not None and high is not None else "–"
         lift = f"{r['rel_effect']:+.2%}" if r["rel_effect"] is not None else "–"
         figures = (
-            f"{r['control']:>12.5g}{r['treatment']:>12.5g}{lift:>9}   {interval:<22}{r['p_value']:>9.3g}"
+            f"{r['control']:>12.5g}{r['treatment']:>12.5g}{lift:>11}   {interval:<22}{r['p_value']:>9.3g}"
             if testable
             else "   cannot be tested: the same value for every user, too few users, or nothing in the denominator"
         )
-        print(f"{r['metric']:<{width}}{r['variant'][:13]:<14}{r['method']:<16}{figures}{group}")
+        print(f"{r['metric']:<{width}}{r['variant']:<{variant_width}}{r['method']:<16}{figures}{group}")
 
 
 def _write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
@@ -324,10 +324,18 @@ def _covariates(texts: list[str]) -> dict[str, tuple[str, ...]]:
 def _shares(text: str | None) -> dict[str, float] | None:
     if text is None:
         return None
-    try:
-        shares = {name: float(value) for name, value in _pairs("--shares", text.split(","))}
-    except ValueError:
-        raise ConfigError(f"--shares {text}: write VARIANT=SHARE,VARIANT=SHARE") from None
-    if min(shares.values()) <= 0:
-        raise ConfigError(f"--shares {text}: every share must be above 0")
+    shares: dict[str, float] = {}
+    for part in text.split(","):
+        name, _, value = part.rpartition("=")
+        try:
+            share = float(value)
+        except ValueError:
+            share = math.nan
+        if not name or math.isnan(share):
+            raise ConfigError(f"--shares {text}: write VARIANT=SHARE,VARIANT=SHARE")
+        if name in shares:
+            raise ConfigError(f"--shares {text}: '{name}' is there twice")
+        if not SMALLEST_SHARE <= share <= 1 / SMALLEST_SHARE:
+            raise ConfigError(f"--shares {text}: every share must be above 0, for example 0.5 or 50")
+        shares[name] = share
     return shares

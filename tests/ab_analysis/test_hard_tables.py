@@ -200,9 +200,10 @@ def test_a_crossed_user_is_refused_or_left_out_and_counted(tmp_path: Path) -> No
         analyze(path, user="user", exclude_crossed=True)
 
 
-def test_a_confidence_in_percent_is_named() -> None:
-    with pytest.raises(ConfigError, match=r"95 must lie between 0.5 and 1 \(95 % is 0.95\)"):
-        TableSpec("variant", "a", ("y",), confidence=95)
+@pytest.mark.parametrize("confidence", [95, 0, 1, -1, 0.5, 0.9999999999999999, math.nan, math.inf])
+def test_a_confidence_that_is_none_is_named(confidence: float) -> None:
+    with pytest.raises(ConfigError, match=r"--confidence .* must lie between 0.5 and 1 \(95 % is 0.95\)"):
+        TableSpec("variant", "a", ("y",), confidence=confidence)
 
 
 def test_users_of_a_file_are_those_of_the_log(tmp_path: Path) -> None:
