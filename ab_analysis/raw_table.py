@@ -18,6 +18,7 @@ MISSING_CELLS = ("", "NA", "N/A", "NULL", "null", "None", "nan", "NaN")
 """Texts that mean a missing value in a CSV file."""
 PADDING = quoted(" \t\u00a0")
 NUMBER = re.compile(r"u?int|float|double|half|decimal|bool")
+FLOATING = re.compile(r"float|double|half")
 LONGEST_LINE = 1 << 24
 """Bytes of a line of a CSV file."""
 REASONS = ("Expected Number", "Value with", "Invalid unicode", "Maximum line size")
@@ -25,7 +26,7 @@ REASONS = ("Expected Number", "Value with", "Invalid unicode", "Maximum line siz
 
 
 def raw_columns(db: Engine, path: Path) -> tuple[str, ...]:
-    """Columns of a table; a name that it has twice is there twice. Parquet is then ``raw`` in the engine.
+    """Columns of a table; a name that it has twice is there twice. Parquet is then ``table_files`` in the engine.
 
     Raises:
         ConfigError: the engine cannot read such a file.
@@ -40,10 +41,10 @@ def raw_columns(db: Engine, path: Path) -> tuple[str, ...]:
     except DataError as error:
         raise DataError(f"{error}; a table is Parquet, or CSV named .csv, .tsv, .txt or .gz") from None
     if isinstance(db, DuckEngine):
-        db.view("raw", f"SELECT * FROM {source.sql}")
+        db.view("table_files", f"SELECT * FROM {source.sql}")
         return source.columns
-    db.view("raw", f"SELECT * FROM {db.files(source.parts)}")
-    return tuple(db.arrow("SELECT * FROM raw LIMIT 0").column_names)
+    db.view("table_files", f"SELECT * FROM {db.files(source.parts)}")
+    return tuple(db.arrow("SELECT * FROM table_files LIMIT 0").column_names)
 
 
 def load_raw(db: Engine, path: Path, columns: Sequence[str], numbers: Sequence[str], groups: Sequence[str]) -> None:
@@ -63,11 +64,20 @@ def load_raw(db: Engine, path: Path, columns: Sequence[str], numbers: Sequence[s
         with one_line_end(path) as text:
             _load_text(db, path, text, columns, numbers, groups)
         return
-    schema = db.arrow("SELECT * FROM raw LIMIT 0").schema
+    schema = db.arrow("SELECT * FROM table_files LIMIT 0").schema
     for c in numbers:
         column_type = str(schema.field(c).type)
         if not NUMBER.match(column_type):
             raise DataError(f"{path.name}: column '{c}' holds {column_type}, not numbers")
+    known = [  # pandas writes a missing value among numbers as NaN
+        f"CASE WHEN isnan({identifier(c)}) THEN NULL ELSE {identifier(c)} END AS {identifier(c)}"
+        if FLOATING.match(str(schema.field(c).type))
+        else identifier(c)
+        for c in groups
+    ]
+    db.view(
+        "raw", f"SELECT {', '.join([*known, *(identifier(c) for c in numbers if c not in groups)])} FROM table_files"
+    )
 
 
 def _is_text(path: Path) -> bool:

@@ -38,6 +38,9 @@ def parquet_source(paths: Sequence[Path]) -> ParquetSource:
         DataError: a path or a folder's parts do not exist, or a file is not Parquet.
     """
     parts = tuple(part for path in paths for part in _parts(path))
+    resolved = [part.resolve() for part in parts]
+    if twice := next((part for n, part in enumerate(parts) if resolved[n] in resolved[:n]), None):
+        raise DataError(f"{twice} is given twice; its rows would count twice")
     columns = _columns(parts)
     known = {name.lower() for name in columns}
     groups: dict[tuple[tuple[str, str], ...], list[Path]] = defaultdict(list)

@@ -46,8 +46,8 @@ def check_paired(a: Predictions, b: Predictions) -> None:
     if not len(a):
         raise DataError("the predictions have no rows: there is nothing to compare")
     same = len(a) == len(b) and np.array_equal(a.user_ids, b.user_ids) and np.array_equal(a.users, b.users)
-    if not same or not np.array_equal(a.labels, b.labels):
-        raise DataError("the two models were not scored on the same impressions (users and labels differ)")
+    if not same or not np.array_equal(a.labels, b.labels) or not np.array_equal(a.weights, b.weights):
+        raise DataError("the two models were not scored on the same impressions (users, labels or weights differ)")
 
 
 def compare(
