@@ -18,7 +18,6 @@ JsonFile = Annotated[
     Path | None,
     typer.Option("--json", metavar="OUT.json", help="Write the rows to a file: a list, one object per row."),
 ]
-SMALLEST_SHARE = 1e-6
 ANALYZE_EXAMPLE = (
     "Example: clock ab analyze users.parquet --variant variant --control control --metric duration "
     "--covariate duration=duration_pre --ratio per_day=duration/active_days --json out.json"
@@ -322,6 +321,8 @@ def _covariates(texts: list[str]) -> dict[str, tuple[str, ...]]:
 
 
 def _shares(text: str | None) -> dict[str, float] | None:
+    from ab_analysis.experiment import check_shares
+
     if text is None:
         return None
     shares: dict[str, float] = {}
@@ -335,7 +336,9 @@ def _shares(text: str | None) -> dict[str, float] | None:
             raise ConfigError(f"--shares {text}: write VARIANT=SHARE,VARIANT=SHARE")
         if name in shares:
             raise ConfigError(f"--shares {text}: '{name}' is there twice")
-        if not SMALLEST_SHARE <= share <= 1 / SMALLEST_SHARE:
-            raise ConfigError(f"--shares {text}: every share must be above 0, for example 0.5 or 50")
         shares[name] = share
+    try:
+        check_shares(shares)
+    except ValueError as error:
+        raise ConfigError(f"--shares {text}: {error}") from None
     return shares
