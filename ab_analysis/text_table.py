@@ -6,7 +6,7 @@ import csv
 import gzip
 import io
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,7 +55,7 @@ def open_text(path: Path) -> Iterator[TextIO]:
 
 
 def read_rows(
-    handle: TextIO, path: Path | str, delimiter: str = ",", *, multiline: bool = False
+    handle: Iterable[str], path: Path | str, delimiter: str = ",", *, multiline: bool = False
 ) -> Iterator[tuple[int, list[str]]]:
     """Line number and cells of every non-empty row; unless ``multiline``, cells must end on the line they begin on.
 
@@ -90,7 +90,7 @@ def read_header(path: Path) -> Header:
     if "\0" in line:
         raise DataError(f"{path} is not UTF-8 text (UTF-16, or no text at all?); save it as UTF-8")
     tabs = {s.lower() for s in path.suffixes} & {".tsv"}
-    delimiter = "\t" if tabs else max(DELIMITERS, key=line.count) if any(d in line for d in DELIMITERS) else ","
+    delimiter = "\t" if tabs else delimiter_of(line)
     ((_, names),) = read_rows(io.StringIO(line), path, delimiter)
     return Header(tuple(name.strip() for name in names), delimiter)
 
@@ -144,6 +144,11 @@ def check_quotes(path: Path, header: Header) -> None:
                     "quote opened and not closed?"
                 )
             before = rows.line_num
+
+
+def delimiter_of(line: str) -> str:
+    """The delimiter most used in a header line."""
+    return max(DELIMITERS, key=line.count)
 
 
 def check_column(name: str, columns: Sequence[str], path: Path | str) -> None:

@@ -66,9 +66,12 @@ def plan(
     from ab_analysis.planning import plan_from_history
     from ab_analysis.results import plain
     from core.engine import engine
+    from core.files import check_output
     from events.store import EventStore
 
     settings = cli.settings_of(source)
+    if json_file:
+        check_output(json_file, experiment_file)
     experiment = load_experiment(experiment_file)
     check_workspace_layers(settings, experiment)
     store = EventStore(settings.events_dir)
@@ -127,7 +130,10 @@ def assign(
     from ab_analysis.assignment import assign_users, check_workspace_layers
     from ab_analysis.experiment import load_experiment
     from ab_analysis.user_file import assignment_table, read_users, write_assignments
+    from core.files import check_output
 
+    if out:
+        check_output(out, experiment_file, *([Path(users)] if users != "-" else []))
     experiment = load_experiment(experiment_file)
     check_workspace_layers(cli.settings_of(source), experiment)
     keys = read_users(users, column)
@@ -138,6 +144,8 @@ def assign(
         print(assignment_table(keys, list(variants)), end="")
     for name in experiment.variants:
         print(f"{name}: {int((variants == name).sum()):,} users", file=sys.stderr)
+    if repeated := len(keys) - len(set(keys)):
+        print(f"rows that repeat a user: {repeated:,}", file=sys.stderr)
     outside = sum(v is None for v in variants)
     if outside:
         print(f"outside the layer's share: {outside:,} users", file=sys.stderr)
@@ -198,8 +206,11 @@ def analyze(
     from ab_analysis.results import plain
     from ab_analysis.table import TableSpec, analyze_table
     from core.engine import engine
+    from core.files import check_output
 
     settings = cli.settings_of(source)
+    if json_file:
+        check_output(json_file, table)
     spec = TableSpec(
         variant=variant,
         control=control,
@@ -288,10 +299,10 @@ def _print_rows(rows: list[dict[str, Any]], confidence: float) -> None:
 
 def _write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
     """Write a JSON list, one object per line."""
-    from core.files import write_text
+    from core.files import write_output
 
     lines = ",\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
-    write_text(path, f"[\n{lines}\n]\n")
+    write_output(path, f"[\n{lines}\n]\n")
     print(f"written to {path}", file=sys.stderr)
 
 
