@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,13 +15,18 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from ab_analysis.metrics import EVENT_COLUMNS, Metric, check_expression, check_types, closure, columns_of, load_catalog
 from core.documents import JsonObject, did_you_mean, load_document
 from core.errors import ConfigError
+from core.expressions import reserved_words
 from core.files import digest_json
 from core.hours import Hour, day_hours
 from core.settings import Settings
+from stats.confidence import HIGHEST_CONFIDENCE
 
 D = TypeVar("D")
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,60}")
-VARIANT = re.compile(r"[A-Za-z0-9][A-Za-z0-9 _.-]{0,60}")
+VARIANT = re.compile(r"[A-Za-z0-9]([A-Za-z0-9 _.-]{0,59}[A-Za-z0-9_.-])?")
+NUMERIC = re.compile(r"\s*[+-]?[\d_.]+(e[+-]?\d+)?\s*", re.IGNORECASE)
+FIRST_YEAR, LAST_YEAR = 1990, 2200
+SMALLEST_SHARE = 1e-6
 UNPLANNED_DAYS = 14
 """Length, days, that the stopping rules assume if an experiment has no end."""
 MOST_EDGES = 10
@@ -42,6 +46,16 @@ RESERVED = {
 """Columns of the user tables, whose names a metric or a segment cannot have."""
 
 
+def check_shares(shares: Mapping[str, float]) -> None:
+    """Check that planned shares, which need not sum to 1, are numbers that can be divided by each other.
+
+    Raises:
+        ValueError: one is not.
+    """
+    if not all(SMALLEST_SHARE <= share <= 1 / SMALLEST_SHARE for share in shares.values()):
+        raise ValueError("every share must be above 0, for example 0.5 or 50")
+
+
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -52,7 +66,7 @@ class Layer(_Strict):
     A user's position in the layer is a hash in [0, 1); the experiment takes the users in [``start``, ``end``).
     """
 
-    name: str = Field(pattern=NAME.pattern)
+    name: str = Field(pattern=f"^{NAME.pattern}$")
     start: float = Field(0.0, ge=0, lt=1)
     end: float = Field(1.0, gt=0, le=1)
 
@@ -137,7 +151,7 @@ class Experiment(_Strict):
     )
     minimum_effect: float = Field(0.01, gt=0, lt=10, description="Smallest relative effect worth detecting.")
     power: float = Field(0.8, gt=0.5, lt=1)
-    confidence: float = Field(0.95, gt=0.5, lt=1)
+    confidence: float = Field(0.95, gt=0.5, le=HIGHEST_CONFIDENCE)
     stopping: Stopping = Stopping()
     metrics: dict[str, Metric] = Field(default_factory=dict, description="The experiment's own metrics.")
     models: dict[str, str] = Field(
@@ -164,10 +178,33 @@ class Experiment(_Strict):
         if len(variants) < 2:
             raise ValueError("name at least two, with their shares")
         if bad := [name for name in variants if not VARIANT.fullmatch(name)]:
-            raise ValueError(f"{bad}: a variant's name has letters, digits, space, _ . and - only")
-        if not all(0 < share < math.inf for share in variants.values()):
-            raise ValueError("every share must be above 0 (and a number)")
+            raise ValueError(
+                f"{bad}: a variant's name has letters, digits, space, _ . and - only, and no space at its ends"
+            )
+        check_shares(variants)
         return variants
+
+    @field_validator("variants", mode="before")
+    @classmethod
+    def _numbers(cls, variants: Any) -> Any:
+        if isinstance(variants, dict) and (truths := [n for n, share in variants.items() if isinstance(share, bool)]):
+            raise ValueError(f"{truths}: a share is a number, not true or false")
+        return variants
+
+    @field_validator("start", "end", mode="before")
+    @classmethod
+    def _dates(cls, day: Any) -> Any:
+        """Refuse numbers, which would be seconds since 1970, and years in which no log was written."""
+        if isinstance(day, int | float) or (isinstance(day, str) and NUMERIC.fullmatch(day)):
+            raise ValueError(f"{day} is not a date; write it as 2026-03-02, or with a time as 2026-03-02T10:00:00Z")
+        return day
+
+    @field_validator("start", "end")
+    @classmethod
+    def _years(cls, day: date | None) -> date | None:
+        if day is not None and not FIRST_YEAR <= day.year <= LAST_YEAR:
+            raise ValueError(f"the year {day.year} is not between {FIRST_YEAR} and {LAST_YEAR}")
+        return day
 
     @field_validator("population", "trigger")
     @classmethod
@@ -184,6 +221,8 @@ class Experiment(_Strict):
                 raise ValueError(
                     f"'{name}': use lower-case letters, digits and _ only, and no _pre, _model, _raw or _eligible at the end"
                 )
+            if name in reserved_words():
+                raise ValueError(f"'{name}' is a word of SQL; choose another")
             if name in RESERVED:
                 raise ValueError(f"'{name}' is the name of a column that every user has; choose another")
         return definitions
@@ -272,6 +311,10 @@ class ExperimentPlan:
 
     def __init__(self, experiment: Experiment, catalog: Mapping[str, Metric], facets: tuple[str, ...] = ()) -> None:
         self.experiment, self.facets = experiment, facets
+        if clashing := [f for f in facets if f.lower() in {*EVENT_COLUMNS, *RESERVED}]:
+            raise ValueError(
+                f"the source's facets {clashing} have names of columns of experiments; rename them in the mapping"
+            )
         required = [
             *experiment.tested_metrics,
             *(c for group in experiment.covariates.values() for c in group),

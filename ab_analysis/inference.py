@@ -19,8 +19,8 @@ import tea_tasting.aggr
 from ab_analysis.moments import Cells, Moments, align
 
 NORMAL = NormalDist()
-ADJUSTMENT = "__adjustment"
-
+ADJUSTMENT = "\x1fadjustment"
+"""A column of our own, by a name that no table's column can have."""
 
 Method = Literal["welch", "cuped", "cupac", "post_stratified", "quantile"]
 
@@ -252,7 +252,7 @@ def _with_lift(effect: Effect) -> Effect:
 
 def _lift_interval(effect: Effect, multiplier: float) -> tuple[float, float]:
     """Fieller's interval of the lift, ``multiplier`` standard errors on either side; NaN if it is unbounded."""
-    low, high = fieller(effect, effect.control_se**2, multiplier=multiplier)
+    low, high = fieller(effect, multiplier=multiplier)
     if not (math.isfinite(low) and math.isfinite(high)):
         return math.nan, math.nan
     return (low, high) if effect.control > 0 else (-high, -low)
@@ -315,26 +315,25 @@ def _quantile(confidence: float) -> float:
     return NORMAL.inv_cdf(0.5 + confidence / 2)
 
 
-def fieller(
-    effect: Effect, control_variance: float, confidence: float = 0.95, *, multiplier: float | None = None
-) -> tuple[float, float]:
+def fieller(effect: Effect, confidence: float = 0.95, *, multiplier: float | None = None) -> tuple[float, float]:
     """Fieller's interval of treatment / control − 1 for independent means; infinite if the control may be 0.
 
     Args:
         effect: the comparison; ``se``² is the sum of both means' variances.
-        control_variance: variance of the control's mean.
         confidence: level of the interval.
         multiplier: standard errors on either side; default: those of the confidence.
     """
-    z2 = (multiplier or _quantile(confidence)) ** 2
-    treatment_variance = max(effect.se**2 - control_variance, 0.0)
-    a = effect.control**2 - z2 * control_variance
-    b = effect.control * effect.treatment
-    c = effect.treatment**2 - z2 * treatment_variance
-    discriminant = b**2 - a * c
-    if a <= 0 or discriminant < 0:
+    if not effect.control:
         return (-math.inf, math.inf)
-    ends = sorted(((b - math.sqrt(discriminant)) / a - 1, (b + math.sqrt(discriminant)) / a - 1))
+    z2 = (multiplier or _quantile(confidence)) ** 2
+    ratio = effect.treatment / effect.control  # everything relative to the control: squares of large values overflow
+    control_error, error = effect.control_se / effect.control, effect.se / effect.control
+    treatment_variance = max(error * error - control_error * control_error, 0.0)
+    a = 1 - z2 * control_error * control_error
+    discriminant = ratio * ratio - a * (ratio * ratio - z2 * treatment_variance)
+    if a <= 0 or not discriminant >= 0:
+        return (-math.inf, math.inf)
+    ends = sorted(((ratio - math.sqrt(discriminant)) / a - 1, (ratio + math.sqrt(discriminant)) / a - 1))
     return ends[0], ends[1]
 
 

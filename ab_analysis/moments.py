@@ -24,9 +24,11 @@ BITS = 43
 """Bits of a column's largest value: products of two take 86 bits, and their sum over a billion users fits 38 digits."""
 SHARED_BITS = 8
 """A group gets its own scale if its largest value has this many bits less than the largest of all users."""
-ORDINARY_RANGE = 300
-"""Columns with values beyond 2^±this are measured in a unit of their own: a double could not hold their squares."""
+ORDINARY_RANGE = 100
+"""Columns with values beyond 2^±this are measured in a unit of their own: a double could not hold their fourth powers."""
 FINITE = "1.7976931348623157e308"
+SMALLEST_UNIT, LARGEST_UNIT = -1074, 1023
+"""Exponents of the powers of two that a double can hold."""
 
 
 @dataclass(frozen=True)
@@ -192,10 +194,12 @@ def read_moments(db: Engine, table: str, by: Sequence[str], blocks: Sequence[Seq
 
 
 def _units(columns: Sequence[str], pairs: Sequence[tuple[str, str]], values: Sequence[Fraction]) -> dict[str, float]:
-    """Units of the columns whose squares a double cannot hold, so that they become numbers around 1."""
+    """Units of the columns whose fourth powers a double cannot hold, so that they become numbers around 1."""
     squares = {a: q for (a, b), q in zip(pairs, values[len(columns) :], strict=True) if a == b and q}
     bits = {c: (q.numerator.bit_length() - q.denominator.bit_length()) // 2 for c, q in squares.items()}
-    return {c: math.ldexp(1.0, n) for c, n in bits.items() if abs(n) > ORDINARY_RANGE}
+    return {
+        c: math.ldexp(1.0, min(max(n, SMALLEST_UNIT), LARGEST_UNIT)) for c, n in bits.items() if abs(n) > ORDINARY_RANGE
+    }
 
 
 def exact_sums(
@@ -288,7 +292,9 @@ class _Scale:
     def apply(self, db: Engine, column: str) -> str:
         value = f"CAST({column} AS DOUBLE)"
         moved = f"({value} - {db.double(self.center)})" if self.center else value
-        return f"{moved} * {db.double(math.ldexp(1.0, self.exponent))}"
+        first = min(self.exponent, LARGEST_UNIT)  # denormal values need a factor that a double cannot hold
+        factors = [first, *([self.exponent - first] if self.exponent > first else [])]
+        return " * ".join([moved, *(db.double(math.ldexp(1.0, n)) for n in factors)])
 
 
 def _scales(
@@ -320,9 +326,9 @@ def _scales(
 def _scale(low: float, high: float, overall: _Scale | None = None) -> _Scale:
     """The scale of values in [low, high]; that of all users if it costs this group at most ``SHARED_BITS``."""
     largest_value = max(abs(low), abs(high))
-    center = (low + high) / 2 if high - low < largest_value / 64 else 0.0
+    center = low / 2 + high / 2 if high - low < largest_value / 64 else 0.0
     largest = max(abs(low - center), abs(high - center))
-    scale = _Scale(center, min(BITS - math.frexp(largest or largest_value)[1], 1000))
+    scale = _Scale(center, BITS - math.frexp(largest or largest_value)[1])
     if overall is None:
         return scale if largest else _Scale(center, BITS)
     if not largest_value or scale.exponent - overall.exponent <= SHARED_BITS:

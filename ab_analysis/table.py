@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-
-import duckdb
 
 from ab_analysis.checks import (
     MIN_SEGMENT_USERS,
@@ -20,19 +17,20 @@ from ab_analysis.checks import (
 )
 from ab_analysis.inference import Effect, Method, MetricSpec, compare, measure
 from ab_analysis.moments import Cells, read_moments
-from ab_analysis.text_table import TEXT_SUFFIXES, check_column, open_text, read_header, read_rows
-from core.duck import identifier, quoted
-from core.engine import DuckEngine, Engine
+from ab_analysis.raw_table import load_raw, raw_columns
+from ab_analysis.text_table import check_column
+from core.duck import identifier
+from core.engine import Engine
 from core.errors import ConfigError, DataError
+from stats.confidence import check_confidence
 
-MISSING = " is missing"
+MISSING = "\x1fis missing"
+"""Ends the name of a covariate's indicator, as no table's column can be named."""
 REFUSED_P_VALUE = 1e-4
 """A covariate that differs between variants with a p-value below this was measured after exposure, or the groups are not
 comparable: adjusting by it would hide an effect, or create one."""
 MOST_SEGMENT_VALUES = 50
-MISSING_CELLS = ("", "NA", "N/A", "NULL", "null", "None", "nan", "NaN")
-"""Texts that mean a missing value in a CSV file."""
-NUMBER = re.compile(r"u?int|float|double|half|decimal|bool")
+MOST_VARIANTS = 50
 
 
 @dataclass(frozen=True)
@@ -64,8 +62,7 @@ class TableSpec:
     confidence: float = 0.95
 
     def __post_init__(self) -> None:
-        if not 0.5 < self.confidence < 1:
-            raise ConfigError(f"confidence {self.confidence:g} must lie between 0.5 and 1 (95 % is 0.95)")
+        check_confidence(self.confidence, "--confidence")
         if self.exclude_crossed and not self.user:
             raise ConfigError("--exclude-crossed needs --user, the column that says who is in two variants")
 
@@ -99,9 +96,16 @@ def analyze_table(db: Engine, path: Path, spec: TableSpec) -> tuple[list[TableRe
         DataError: a value is not a number, a user appears twice, a variant has no users, or a covariate differs between
             the variants (measured after exposure).
     """
+    try:
+        return _analyze(db, path, spec)
+    except db.errors as error:
+        raise DataError(f"{path}: the table cannot be computed: {str(error).splitlines()[0]}") from None
+
+
+def _analyze(db: Engine, path: Path, spec: TableSpec) -> tuple[list[TableResult], list[ExperimentCheck]]:
     specs, excluded = _prepare(db, path, spec)
     by = ("variant", *dict.fromkeys((*spec.segments, *spec.strata)))
-    _check_segments(db, by[1:])
+    _check_values(db, spec, by[1:])
     specs = _with_missing(db, specs)
     cells = read_moments(db, "table_users", by, [t.columns for t in specs])
     counts, planned = _shares(spec, cells, path)
@@ -115,7 +119,7 @@ def analyze_table(db: Engine, path: Path, spec: TableSpec) -> tuple[list[TableRe
         for method, effect in measure(t, cells, spec.control, v, spec.confidence, spec.strata)
     ]
     in_segments, untested = _in_segments(spec, specs, cells, treatments)
-    checks = [sample_ratio(planned, counts)]
+    checks = [sample_ratio(planned, counts), *_alike(list(counts)), *_nothing_to_adjust(specs, cells)]
     if excluded:
         text = f"{excluded:,} users were in more than one variant and are left out; find out why they were."
         checks.append(ExperimentCheck("users in two variants", "warn", text))
@@ -128,8 +132,7 @@ def _prepare(db: Engine, path: Path, spec: TableSpec) -> tuple[list[MetricSpec],
     """Read the table into ``table_users``; returns its metrics, and how many users of two variants are left out."""
     if not path.exists():
         raise ConfigError(f"no table at '{path}'")
-    is_text = path.suffix.lower() in TEXT_SUFFIXES
-    columns = _text_columns(db, path) if is_text else _parquet_columns(db, path)
+    columns = raw_columns(db, path)
     specs = _specs(spec, columns, path)
     if "variant" in {*spec.segments, *spec.strata, *(c for t in specs for c in t.columns)}:
         raise ConfigError("a column named 'variant' cannot be a metric, covariate or segment; rename it")
@@ -141,10 +144,7 @@ def _prepare(db: Engine, path: Path, spec: TableSpec) -> tuple[list[MetricSpec],
     for column in (spec.variant, *spec.segments, *spec.strata, *([spec.user] if spec.user else [])):
         check_column(column, columns, path)
     groups = list(dict.fromkeys((spec.variant, *spec.segments, *spec.strata, *([spec.user] if spec.user else []))))
-    if is_text:
-        _load_text(db, path, columns, numbers, groups)
-    else:
-        _check_column_types(db, path, numbers)
+    load_raw(db, path, columns, numbers, groups)
     excluded = _check_users(db, spec, path)
     _name_users(db, spec, specs, crossed=bool(excluded))
     return specs, excluded
@@ -188,82 +188,6 @@ def _in_segments(
     return rows, list(dict.fromkeys(untested))
 
 
-def _text_columns(db: Engine, path: Path) -> list[str]:
-    if not isinstance(db, DuckEngine):
-        raise ConfigError(f"{path.name}: with Spark the table must be Parquet")
-    return list(read_header(path).names)
-
-
-def _parquet_columns(db: Engine, path: Path) -> list[str]:
-    """Read the table as ``raw``; returns its columns."""
-    try:
-        parts = sorted(path.glob("**/*.parquet")) if path.is_dir() else [path]
-        db.view("raw", f"SELECT * FROM {db.files(parts)}")
-        return list(db.arrow("SELECT * FROM raw LIMIT 0").column_names)
-    except Exception as error:
-        raise DataError(f"{path} cannot be read as Parquet: {str(error).splitlines()[0]}") from None
-
-
-def _load_text(db: Engine, path: Path, columns: Sequence[str], numbers: Sequence[str], groups: Sequence[str]) -> None:
-    """Read a CSV into ``raw``: groups as text, numbers as doubles (true and false are 1 and 0).
-
-    Nothing is guessed: columns are read by position, so that names may repeat, and a cell that is not a number is reported.
-    """
-    header = read_header(path)
-    column_types = ", ".join(f"'c{n}': 'VARCHAR'" for n in range(len(columns)))
-    source = (
-        f"read_csv({quoted(str(path))}, auto_detect = false, header = true, delim = {quoted(header.delimiter)}, quote = '\"', "
-        f"escape = '\"', columns = {{{column_types}}}, nullstr = '')"
-    )
-    position = {name: f"c{n}" for n, name in enumerate(columns)}
-    missing = ", ".join(map(quoted, MISSING_CELLS))
-    selected = [f"{position[c]} AS {identifier(c)}" for c in groups]
-    unreadable = []
-    for n, c in enumerate(numbers):
-        cell = f"trim({position[c]})"
-        number = f"CASE lower({cell}) WHEN 'true' THEN 1.0 WHEN 'false' THEN 0.0 ELSE TRY_CAST({cell} AS DOUBLE) END"
-        filled = f"{position[c]} IS NOT NULL AND {cell} NOT IN ({missing})"
-        if c not in groups:
-            selected.append(f"CASE WHEN {filled} THEN {number} END AS {identifier(c)}")
-        unreadable.append(f"count(*) FILTER (WHERE {filled} AND ({number}) IS NULL) AS u{n}")
-    try:
-        db.table("raw", f"SELECT {', '.join(selected)} FROM {source}")
-        (counts,) = db.rows(f"SELECT {', '.join(unreadable)} FROM {source}")
-    except duckdb.Error as error:
-        raise DataError(f"{path} cannot be read as CSV: {_csv_error(str(error))}") from None
-    for c, bad in zip(numbers, counts, strict=True):
-        if bad:
-            line, text = _first_unreadable(path, columns.index(c), header.delimiter)
-            raise DataError(f"{path.name}, line {line}: column '{c}' holds '{text}', not a number ({bad:,} such cells)")
-
-
-def _csv_error(text: str) -> str:
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    reason = next((line for line in lines if line.startswith(("Expected Number", "Value with", "Invalid unicode"))), "")
-    return f"{lines[0]} {reason}".strip()
-
-
-def _first_unreadable(path: Path, position: int, delimiter: str) -> tuple[int, str]:
-    """Line and text of a column's first cell that is not a number."""
-    with open_text(path) as handle:
-        for line, row in read_rows(handle, path, delimiter):
-            text = row[position].strip() if position < len(row) else ""
-            if line > 1 and text not in MISSING_CELLS and text.lower() not in {"true", "false"}:
-                try:
-                    float(text)
-                except ValueError:
-                    return line, text
-    return 0, "?"
-
-
-def _check_column_types(db: Engine, path: Path, numbers: Sequence[str]) -> None:
-    schema = db.arrow("SELECT * FROM raw LIMIT 0").schema
-    for c in numbers:
-        column_type = str(schema.field(c).type)
-        if not NUMBER.match(column_type):
-            raise DataError(f"{path.name}: column '{c}' holds {column_type}, not numbers")
-
-
 def _specs(spec: TableSpec, columns: Sequence[str], path: Path) -> list[MetricSpec]:
     covariates = dict(spec.covariates or {})
     ratios = dict(spec.ratios or {})
@@ -273,6 +197,8 @@ def _specs(spec: TableSpec, columns: Sequence[str], path: Path) -> list[MetricSp
         raise ConfigError(f"--covariate {unknown[0]}=…: there is no such --metric or --ratio")
     specs = [MetricSpec(m, m, None, tuple(covariates.get(m, ()))) for m in spec.metrics]
     for name, (top, bottom) in ratios.items():
+        if top == bottom:
+            raise ConfigError(f"--ratio {name}={top}/{bottom}: numerator and denominator are the same column")
         own_covariates = covariates.get(name) or tuple(c for part in (top, bottom) for c in covariates.get(part, ()))
         specs.append(MetricSpec(name, top, bottom, tuple(dict.fromkeys(own_covariates))))
     if not specs:
@@ -359,13 +285,43 @@ def _with_missing(db: Engine, specs: Sequence[MetricSpec]) -> list[MetricSpec]:
     return [replace(t, covariates=(*t.covariates, *(c + MISSING for c in t.covariates if c in empty))) for t in specs]
 
 
-def _check_segments(db: Engine, names: Sequence[str]) -> None:
-    if not names:
-        return
-    distinct = ", ".join(f"count(DISTINCT {identifier(name)}) AS n{n}" for n, name in enumerate(names))
-    for name, values in zip(names, db.rows(f"SELECT {distinct} FROM table_users")[0], strict=True):
+def _check_values(db: Engine, spec: TableSpec, names: Sequence[str]) -> None:
+    """Check that variants, segments and strata have few enough values to be read."""
+    distinct = ", ".join(f"count(DISTINCT {identifier(name)}) AS n{n}" for n, name in enumerate(("variant", *names)))
+    variants, *counts = db.rows(f"SELECT {distinct} FROM table_users")[0]
+    if variants > MOST_VARIANTS:
+        raise ConfigError(
+            f"--variant {spec.variant}: the column has {variants:,} values; at most {MOST_VARIANTS} are compared"
+        )
+    for name, values in zip(names, counts, strict=True):
         if values > MOST_SEGMENT_VALUES:
             raise ConfigError(f"segment '{name}' has {values:,} values; at most {MOST_SEGMENT_VALUES} can be read")
+
+
+def _alike(variants: Sequence[str]) -> list[ExperimentCheck]:
+    """Variants whose names differ only in case or spaces: perhaps one variant, written in two ways."""
+    groups: dict[str, list[str]] = {}
+    for v in variants:
+        groups.setdefault("".join(v.split()).casefold(), []).append(v)
+    pairs = [" and ".join(map(repr, names)) for names in groups.values() if len(names) > 1]
+    if not pairs:
+        return []
+    text = (
+        f"Variants {'; '.join(pairs)} are compared as different ones; if they are one, write them alike in the table."
+    )
+    return [ExperimentCheck("variants alike", "warn", text)]
+
+
+def _nothing_to_adjust(specs: Sequence[MetricSpec], cells: Cells) -> list[ExperimentCheck]:
+    """Covariates without any variation, by which nothing is adjusted."""
+    everybody = cells.of()
+    constant = dict.fromkeys(
+        c for t in specs for c in t.covariates if not c.endswith(MISSING) and not everybody.variance(c) > 0
+    )
+    if not constant:
+        return []
+    text = f"Covariate {', '.join(constant)} is empty or the same for every user: nothing is adjusted by it."
+    return [ExperimentCheck("covariates", "warn", text)]
 
 
 def _refuse_late_covariates(spec: TableSpec, t: MetricSpec, cells: Cells, treatments: Sequence[str]) -> None:

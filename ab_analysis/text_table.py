@@ -5,17 +5,22 @@ from __future__ import annotations
 import csv
 import gzip
 import io
-from collections.abc import Iterator, Sequence
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TextIO, cast
+from typing import BinaryIO, TextIO, cast
 
 from core.documents import did_you_mean
 from core.errors import ConfigError, DataError
 
 DELIMITERS = ",;\t|"
 MARK = "\ufeff"
+CHUNK = 1 << 20
+LONGEST_CELL = 1 << 24
+LONGEST_CELL_LINES = 20
+"""A quoted cell that goes on for more lines than this is a quote that was never meant to open one."""
 TEXT_SUFFIXES = {".csv", ".tsv", ".gz", ".txt"}
 
 
@@ -49,12 +54,15 @@ def open_text(path: Path) -> Iterator[TextIO]:
         raise DataError(f"{path} cannot be read: {error}") from None
 
 
-def read_rows(handle: TextIO, path: Path | str, delimiter: str = ",") -> Iterator[tuple[int, list[str]]]:
-    """Line number and cells of every non-empty row; cells must end on the line they begin on.
+def read_rows(
+    handle: Iterable[str], path: Path | str, delimiter: str = ",", *, multiline: bool = False
+) -> Iterator[tuple[int, list[str]]]:
+    """Line number and cells of every non-empty row; unless ``multiline``, cells must end on the line they begin on.
 
     Raises:
         DataError: a quote is opened and not closed on its line, or a cell has bytes that are not valid in CSV.
     """
+    csv.field_size_limit(LONGEST_CELL)
     rows = csv.reader(handle, delimiter=delimiter, strict=True)
     before = 0
     while True:
@@ -66,7 +74,7 @@ def read_rows(handle: TextIO, path: Path | str, delimiter: str = ",") -> Iterato
             ) from None
         if row is None:
             return
-        if rows.line_num > before + 1:
+        if rows.line_num > before + 1 and not multiline:
             raise DataError(f"{path}, line {before + 1}: a quote is opened and not closed on its line")
         before = rows.line_num
         if row:
@@ -79,10 +87,68 @@ def read_header(path: Path) -> Header:
         line = handle.readline().rstrip("\r\n")
     if not line:
         raise DataError(f"{path} has no header line")
+    if "\0" in line:
+        raise DataError(f"{path} is not UTF-8 text (UTF-16, or no text at all?); save it as UTF-8")
     tabs = {s.lower() for s in path.suffixes} & {".tsv"}
-    delimiter = "\t" if tabs else max(DELIMITERS, key=line.count) if any(d in line for d in DELIMITERS) else ","
+    delimiter = "\t" if tabs else delimiter_of(line)
     ((_, names),) = read_rows(io.StringIO(line), path, delimiter)
     return Header(tuple(name.strip() for name in names), delimiter)
+
+
+@contextmanager
+def one_line_end(path: Path) -> Iterator[Path]:
+    """The file itself, or for the ``with`` block a copy whose lines all end alike: DuckDB reads no file that mixes them."""
+    if not _mixes_line_ends(path):
+        yield path
+        return
+    with tempfile.TemporaryDirectory(prefix="clock-table-") as folder:
+        copy = Path(folder) / "table.csv"
+        with _open_bytes(path) as source, copy.open("wb") as target:
+            for line in source:
+                target.write(line[:-2] + b"\n" if line.endswith(b"\r\n") else line)
+        yield copy
+
+
+def _open_bytes(path: Path) -> BinaryIO:
+    return cast(BinaryIO, gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb"))
+
+
+def _mixes_line_ends(path: Path) -> bool:
+    feeds = pairs = 0
+    last = b""
+    with _open_bytes(path) as source:
+        while chunk := source.read(CHUNK):
+            feeds += chunk.count(b"\n")
+            pairs += chunk.count(b"\r\n") + (last == b"\r" and chunk[:1] == b"\n")
+            last = chunk[-1:]
+    return 0 < pairs < feeds
+
+
+def check_quotes(path: Path, header: Header) -> None:
+    """Check that no quoted cell swallowed rows: one may hold line ends, but not lines that are rows themselves.
+
+    Raises:
+        DataError: a cell goes on for many lines, or the lines in it have as many cells as the header.
+    """
+    csv.field_size_limit(LONGEST_CELL)
+    with open_text(path) as handle:
+        rows = csv.reader(handle, delimiter=header.delimiter)
+        before = 0
+        for row in rows:
+            lines = rows.line_num - before
+            inner = max((cell.splitlines()[1:-1] for cell in row), key=len) if lines > 1 else []
+            cells = {len(next(csv.reader([line], delimiter=header.delimiter), [])) for line in inner}
+            if lines > LONGEST_CELL_LINES or (len(header.names) > 2 and cells == {len(header.names)}):
+                raise DataError(
+                    f"{path}, line {before + 1}: a quoted cell goes on for {lines:,} lines, which are rows themselves; is a "
+                    "quote opened and not closed?"
+                )
+            before = rows.line_num
+
+
+def delimiter_of(line: str) -> str:
+    """The delimiter most used in a header line."""
+    return max(DELIMITERS, key=line.count)
 
 
 def check_column(name: str, columns: Sequence[str], path: Path | str) -> None:
@@ -95,5 +161,7 @@ def check_column(name: str, columns: Sequence[str], path: Path | str) -> None:
         raise ConfigError(
             f"{Path(path).name} has no column '{name}'{did_you_mean(name, columns)} (columns: {', '.join(columns)})"
         )
-    if columns.count(name) > 1:
-        raise ConfigError(f"{Path(path).name} has {columns.count(name)} columns named '{name}'; rename all but one")
+    same = [c for c in columns if c.lower() == name.lower()]
+    if len(same) > 1:
+        spelled = "" if len(set(same)) == 1 else f" ({', '.join(same)}: upper and lower case are one)"
+        raise ConfigError(f"{Path(path).name} has {len(same)} columns named '{name}'{spelled}; rename all but one")

@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 import sys
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 from typing import TextIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ab_analysis.text_table import MARK, check_column, open_text, read_rows
+from ab_analysis.text_table import MARK, check_column, delimiter_of, open_text, read_rows
 from core.errors import ConfigError, DataError
-from core.files import write_text
+from core.files import write_output
 
 STANDARD_INPUT = "-"
+OTHER_FORMATS = {".json", ".jsonl", ".ndjson", ".xlsx", ".xls", ".feather", ".arrow", ".orc", ".avro"}
+HEADERS = {"user", "user_id", "userid", "user id", "uid", "id"}
+"""Texts that are no user but the name of the column."""
+CONTROL = re.compile(r"[\x00-\x1f]")
+PADDING = " \t\r\n"
 
 
 def read_users(path: str, column: str | None = None, *, stdin: TextIO | None = None) -> list[str]:
@@ -27,63 +34,97 @@ def read_users(path: str, column: str | None = None, *, stdin: TextIO | None = N
         column: column of the user; a CSV then needs a header. Default: the first column, without a header.
         stdin: what ``-`` reads from.
 
+    Returns:
+        A user per row, without padding, as ingestion reads them.
+
     Raises:
-        ConfigError: there is no such file or column.
-        DataError: a row has no user or not as many cells as the header, a quote is not closed, or ids are neither text nor
-            whole numbers: such users would get another variant than in serving.
+        ConfigError: there is no such file or column, or it is of another kind.
+        DataError: a row has no user or not as many cells as the header, a quote is not closed, or ids hold control characters
+            or are neither text nor whole numbers: such users would get another variant than in serving.
     """
     if path == STANDARD_INPUT:
-        piped = io.StringIO((stdin or sys.stdin).read().removeprefix(MARK), newline="")
-        return _from_csv(piped, "standard input", column) if column else _from_lines(piped)
+        name = "standard input"
+        piped = io.StringIO(_decoded(stdin or sys.stdin), newline="")
+        users = _from_csv(piped, name, column) if column else _from_lines(piped)
+        return _checked(users, name, column)
     file = Path(path)
     if not file.is_file():
         raise ConfigError(f"no file of users at '{path}'")
+    if file.suffix.lower() in OTHER_FORMATS:
+        raise ConfigError(f"'{path}' is neither text nor Parquet; write one user per line, or CSV with --column")
     if file.suffix.lower() == ".parquet":
-        return _from_parquet(file, column)
+        return _checked(_from_parquet(file, column), path, None)
     with open_text(file) as handle:
         if column is None and file.with_suffix("").suffix.lower() != ".csv" and file.suffix.lower() in {".txt", ".gz"}:
-            return _from_lines(handle)
-        tabs = ".tsv" in {s.lower() for s in file.suffixes}
-        return _from_csv(handle, str(file), column, "\t" if tabs else ",")
+            users = _from_lines(handle)
+        else:
+            tabs = ".tsv" in {s.lower() for s in file.suffixes}
+            users = _from_csv(handle, str(file), column, "\t" if tabs else None)
+    return _checked(users, path, column)
 
 
-def _from_lines(handle: TextIO) -> list[str]:
-    return [user for line in handle if (user := line.strip())]
+def _decoded(stream: TextIO) -> str:
+    buffer = getattr(stream, "buffer", None)  # its bytes: the locale may not be UTF-8
+    try:
+        return (buffer.read().decode("utf-8") if buffer else stream.read()).removeprefix(MARK)
+    except UnicodeDecodeError:
+        raise DataError("standard input is not UTF-8 text (UTF-16, Latin-1, compressed?); pipe it as UTF-8") from None
 
 
-def _from_csv(handle: TextIO, name: str, column: str | None, delimiter: str = ",") -> list[str]:
-    rows = read_rows(handle, name, delimiter)
+def _checked(users: list[tuple[int, str]], name: str, column: str | None) -> list[str]:
+    if column is None and users and users[0][1].lower() in HEADERS:
+        header = users[0][1]
+        raise DataError(f"{name}: '{header}' in the first row is a header, not a user; name it with --column {header}")
+    for line, user in users:
+        if CONTROL.search(user):
+            raise DataError(f"{name}, line {line}: the user {user[:40]!r} holds a control character; is it UTF-8 text?")
+    return [user for _, user in users]
+
+
+def _from_lines(handle: TextIO) -> list[tuple[int, str]]:
+    return [(n, user) for n, line in enumerate(handle, 1) if (user := line.strip(PADDING))]
+
+
+def _from_csv(handle: TextIO, name: str, column: str | None, delimiter: str | None = None) -> list[tuple[int, str]]:
+    if delimiter is None and column is not None:  # without a header nothing shows the delimiter
+        first = handle.readline()
+        delimiter = delimiter_of(first)
+        lines = chain([first], handle)
+    else:
+        lines = chain(handle)
+    rows = read_rows(lines, name, delimiter or ",")
     position, width = 0, None
     if column is not None:
-        header = next(rows, (0, []))[1]
+        header = [cell.strip(PADDING) for cell in next(rows, (0, []))[1]]
         check_column(column, header, name)
         position, width = header.index(column), len(header)
     users = []
     for line, row in rows:
         if width is not None and len(row) != width:
             raise DataError(f"{name}, line {line}: {len(row)} cells, but the header has {width}; mend the row")
-        if not row[position].strip():
+        if not (user := row[position].strip(PADDING)):
             raise DataError(
                 f"{name}, line {line}: no user{f' in column {column!r}' if column else ''}; leave the row out"
             )
-        users.append(row[position])
+        users.append((line, user))
     return users
 
 
-def _from_parquet(file: Path, column: str | None) -> list[str]:
+def _from_parquet(file: Path, column: str | None) -> list[tuple[int, str]]:
     try:
         schema = pq.read_schema(file)
         name = column or (schema.names[0] if schema.names else "")
         check_column(name, schema.names, file)
-        values = pq.read_table(file, columns=[name])[name]
+        values = pq.read_table(file, columns=[name], partitioning=None)[name]
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{file} cannot be read as Parquet: {str(error).splitlines()[0]}") from None
     id_type = values.type.value_type if pa.types.is_dictionary(values.type) else values.type
-    if not (pa.types.is_integer(id_type) or pa.types.is_string(id_type) or pa.types.is_large_string(id_type)):
+    is_text = pa.types.is_string(id_type) or pa.types.is_large_string(id_type) or pa.types.is_string_view(id_type)
+    if not (is_text or pa.types.is_integer(id_type)):
         raise DataError(f"{file}: column '{name}' holds {id_type}; users are text or whole numbers, as in the log")
-    users = ["" if v is None else str(v) for v in values.to_pylist()]
-    if missing := sum(not u.strip() for u in users):
-        first = next(n for n, u in enumerate(users, 1) if not u.strip())
+    users = [(n, "" if v is None else str(v).strip(PADDING)) for n, v in enumerate(values.to_pylist(), 1)]
+    if missing := sum(not user for _, user in users):
+        first = next(n for n, user in users if not user)
         raise DataError(
             f"{file}: {missing:,} rows have no user in column '{name}' (the first is row {first}); leave them out"
         )
@@ -101,4 +142,4 @@ def assignment_table(users: Sequence[str], variants: Sequence[str | None]) -> st
 
 def write_assignments(path: Path, users: Sequence[str], variants: Sequence[str | None]) -> None:
     """Write ``assignment_table`` to a file atomically; its folder is created."""
-    write_text(path, assignment_table(users, variants))
+    write_output(path, assignment_table(users, variants))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Sequence
+from datetime import date
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
@@ -15,6 +16,8 @@ from core.errors import ConfigError
 JsonObject: TypeAlias = dict[str, Any]
 """A JSON object at the edge: read and not checked yet, or dumped from a typed value to be written. Code passes the typed value."""
 M = TypeVar("M", bound=BaseModel)
+MOST_VALUES = 100_000
+"""Values that a file may hold, counted as often as anchors repeat them."""
 
 
 def did_you_mean(name: str, names: Iterable[str]) -> str:
@@ -43,19 +46,25 @@ def load_document(path: Path, model: type[M], *, what: str, see: str = "") -> M:
         ConfigError: the file is missing, is not YAML, repeats a key, or a key is wrong; the message lists every problem
             with its line.
     """
+    root: yaml.Node | None = None
     try:
         text = path.read_text(encoding="utf-8")
         root = yaml.compose(text, Loader=yaml.SafeLoader)
-        if _contains_itself(root):
-            raise ConfigError(f"{path} is not valid: an anchor (&) contains itself")
+        _check_size(path, root)
         content = {} if root is None else yaml.safe_load(text)
     except (FileNotFoundError, IsADirectoryError):
-        raise ConfigError(f"no {what} at '{path}'") from None
+        raise ConfigError(f"no {what} at '{path}'" + (f". {see}" if see else "")) from None
+    except OSError as error:
+        raise ConfigError(f"{what} '{path}' cannot be read: {error.strerror}") from None
+    except RecursionError:
+        raise ConfigError(f"{path} is not valid: it is nested too deeply") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path} is not UTF-8 text (UTF-16, Latin-1?); save it as UTF-8") from None
     except yaml.MarkedYAMLError as error:
         line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
         raise ConfigError(f"{path}{line} is not valid YAML: {error.problem}") from None
-    except (yaml.YAMLError, UnicodeDecodeError, ValueError) as error:
-        raise ConfigError(f"{path} is not valid YAML: {error}") from None
+    except (yaml.YAMLError, ValueError) as error:
+        raise ConfigError(f"{path}{_line_of_date(root)} is not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
         raise ConfigError(f"{path} must hold a mapping of keys" + (f". {see}" if see else ""))
     problems = [
@@ -83,6 +92,8 @@ def _problem(error: Any, root: yaml.Node | None, keys: set[str]) -> str:
         text = error["msg"].removeprefix("Value error, ")
         if error["type"] == "string_type" and isinstance(error.get("input"), bool):
             text += " (YAML reads off, on, yes and no as true or false: write the name in quotes)"
+        elif error["type"] == "string_type" and isinstance(error.get("input"), int | float | date):
+            text += " (write it in quotes)"
     return f"  line {_line(root, location)}: {name}: {text}"
 
 
@@ -102,24 +113,40 @@ def _line(node: yaml.Node | None, location: Sequence[Any]) -> int:
     return line
 
 
-def _contains_itself(node: yaml.Node | None) -> bool:
-    """Whether an anchor of a document contains a reference to itself."""
+def _check_size(path: Path, root: yaml.Node | None) -> None:
+    """Check that a document is finite and small once its references (*) are replaced by what their anchors (&) hold."""
+    sizes: dict[int, int] = {}
     ancestors: set[int] = set()
-    checked: set[int] = set()
 
-    def visit(part: yaml.Node | None) -> bool:
-        if not isinstance(part, yaml.CollectionNode) or id(part) in checked:
-            return False
-        if id(part) in ancestors:
-            return True
-        ancestors.add(id(part))
-        children = [n for pair in part.value for n in pair] if isinstance(part, yaml.MappingNode) else part.value
-        cyclic = any(visit(child) for child in children)
-        ancestors.discard(id(part))
-        checked.add(id(part))
-        return cyclic
+    def size(node: yaml.Node) -> int:
+        if id(node) in ancestors:
+            raise ConfigError(f"{path} is not valid: an anchor (&) contains itself")
+        if not isinstance(node, yaml.CollectionNode):
+            return 1
+        if id(node) not in sizes:
+            ancestors.add(id(node))
+            children = [n for pair in node.value for n in pair] if isinstance(node, yaml.MappingNode) else node.value
+            sizes[id(node)] = 1 + sum(map(size, children))
+            ancestors.discard(id(node))
+        return sizes[id(node)]
 
-    return visit(node)
+    if root is not None and size(root) > MOST_VALUES:
+        raise ConfigError(
+            f"{path} is not valid: it has more than {MOST_VALUES:,} values, with what its anchors (&) repeat"
+        )
+
+
+def _line_of_date(node: yaml.Node | None) -> str:
+    """Where a document holds a date that is none, for a message."""
+    if isinstance(node, yaml.ScalarNode) and node.tag == "tag:yaml.org,2002:timestamp":
+        try:
+            yaml.constructor.SafeConstructor().construct_yaml_timestamp(node)
+        except ValueError:
+            return f", line {node.start_mark.line + 1}"
+    if not isinstance(node, yaml.CollectionNode):
+        return ""
+    children = [n for pair in node.value for n in pair] if isinstance(node, yaml.MappingNode) else node.value
+    return next((line for child in children if (line := _line_of_date(child))), "")
 
 
 def _repeated_keys(node: yaml.Node | None) -> list[tuple[str, Any, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -11,6 +12,8 @@ from typing import Any
 import duckdb
 
 from core.settings import Settings
+
+GLOB_SIGN = re.compile(r"[*?\[]")
 
 
 @contextmanager
@@ -62,12 +65,12 @@ def quoted(text: str) -> str:
 
 
 def file_list(paths: Iterable[Path]) -> str:
-    """SQL list of files, as DuckDB's readers take them.
+    """SQL list of files, as DuckDB's readers take them; a sign of a glob in a file's name stands for itself.
 
-    >>> file_list([Path("a.csv"), Path("b'c.csv")])
-    "['a.csv', 'b''c.csv']"
+    >>> file_list([Path("a.csv"), Path("b'c*.csv")])
+    "['a.csv', 'b''c[*].csv']"
     """
-    return "[" + ", ".join(quoted(str(path)) for path in paths) + "]"
+    return "[" + ", ".join(quoted(GLOB_SIGN.sub(r"[\g<0>]", str(path))) for path in paths) + "]"
 
 
 def identifier(name: str) -> str:

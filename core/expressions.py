@@ -130,3 +130,11 @@ def bounded_functions() -> frozenset[str]:
             [list(FIXED_SIZE)],
         ).fetchall()
     return frozenset(str(row[0]).lower() for row in rows) | ALSO_BOUNDED
+
+
+@cache
+def reserved_words() -> frozenset[str]:
+    """Words of SQL that cannot be the name of a column unless it is quoted, in lower case."""
+    with duckdb.connect(config={"threads": 1}) as con:
+        rows = con.execute("SELECT keyword_name FROM duckdb_keywords() WHERE keyword_category = 'reserved'").fetchall()
+    return frozenset(str(row[0]).lower() for row in rows)

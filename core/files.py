@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from core.errors import CorruptStateError
+from core.errors import ConfigError, CorruptStateError
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -42,6 +42,43 @@ def write_atomically(path: Path, write: Callable[[Path], object], *, mode: int =
 def write_text(path: Path, text: str) -> None:
     """Write UTF-8 text by atomic rename."""
     write_atomically(path, lambda target: target.write_text(text, encoding="utf-8"))
+
+
+def check_output(path: Path, *inputs: Path) -> None:
+    """Check, before the work, that a command can write where it was asked to.
+
+    Args:
+        path: the file to write.
+        inputs: what the command reads.
+
+    Raises:
+        ConfigError: the path is a folder, or one of the inputs, which would be lost.
+    """
+    try:
+        if path.is_dir():
+            raise ConfigError(f"cannot write '{path}': it is a folder; name a file in it")
+        if any(path.exists() and source.exists() and path.samefile(source) for source in inputs):
+            raise ConfigError(f"cannot write '{path}': the command reads it; name another file")
+    except OSError as error:
+        raise ConfigError(f"cannot write '{path}': {error.strerror}") from None
+
+
+def write_output(path: Path, text: str) -> None:
+    """Write a command's result, atomically where the path is a file; a device or a pipe, such as /dev/stdout, gets the text.
+
+    Raises:
+        ConfigError: it cannot be written.
+    """
+    try:
+        if path.exists() and not path.is_file():
+            with path.open("w", encoding="utf-8") as device:
+                device.write(text)
+        else:
+            write_text(path.resolve(), text)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise ConfigError(f"cannot write '{path}': {error.strerror}") from None
 
 
 def write_json(path: Path, value: Any) -> None:

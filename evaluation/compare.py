@@ -10,6 +10,7 @@ import numpy as np
 from core.documents import JsonObject
 from core.errors import ConfigError, DataError
 from evaluation.metrics import COMPARED, METRICS, Estimate, Predictions, auc, delong_influence, finite
+from stats.confidence import check_confidence
 
 POWER = 0.8
 
@@ -40,19 +41,13 @@ class Comparison:
         return {**asdict(self), **figures, "interval": (finite(low), finite(high))}
 
 
-def check_confidence(confidence: float) -> None:
-    """``ConfigError`` unless it is a share above 0.5 and below 1."""
-    if not 0.5 < confidence < 1:
-        raise ConfigError(f"confidence {confidence:g} must lie between 0.5 and 1 (95 % is 0.95)")
-
-
 def check_paired(a: Predictions, b: Predictions) -> None:
     """``DataError`` unless both hold the same impressions in the same order."""
     if not len(a):
         raise DataError("the predictions have no rows: there is nothing to compare")
     same = len(a) == len(b) and np.array_equal(a.user_ids, b.user_ids) and np.array_equal(a.users, b.users)
-    if not same or not np.array_equal(a.labels, b.labels):
-        raise DataError("the two models were not scored on the same impressions (users and labels differ)")
+    if not same or not np.array_equal(a.labels, b.labels) or not np.array_equal(a.weights, b.weights):
+        raise DataError("the two models were not scored on the same impressions (users, labels or weights differ)")
 
 
 def compare(

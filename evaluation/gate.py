@@ -29,6 +29,7 @@ from evaluation.metrics import (
     uauc,
     user_aucs,
 )
+from stats.confidence import HIGHEST_CONFIDENCE
 from stats.sequential import limit_at
 
 Verdict = Literal["promote", "keep", "wait", "needs_person", "refuse"]
@@ -73,7 +74,7 @@ class Policy(_Strict):
     max_hours: int = Field(24, ge=1)
     min_samples: int = Field(2000, ge=1)
     min_users: int = Field(100, ge=2)
-    confidence: float = Field(0.95, gt=0.5, lt=1)
+    confidence: float = Field(0.95, gt=0.5, le=HIGHEST_CONFIDENCE)
     another_variant: Margins = Margins(auc_margin=0.0, uauc_margin=-0.01)
     same_variant: Margins = Margins(auc_margin=-0.005, uauc_margin=-0.02)
     guardrails: tuple[Guardrail, ...] = ()

@@ -24,6 +24,8 @@ CONFIDENCE = 0.95
 FACET = "facet_"
 """Prefix of a prediction table's columns of item facets."""
 PROBABILITY_FLOOR = 1e-7
+LARGEST_WEIGHT = 1e100
+"""Sums of products of weights, and of their inverses, fit a double up to here."""
 
 
 @dataclass(frozen=True)
@@ -96,11 +98,17 @@ class Predictions:
                 raise DataError(
                     f"{bad} of {len(column)} values of '{name}' are missing or infinite; remove or mend them"
                 )
-        if np.any((labels != 0) & (labels != 1)):
-            raise DataError("labels must be 0 or 1")
+        wrong = labels[(labels != 0) & (labels != 1)]
+        if len(wrong):
+            raise DataError(
+                f"{len(wrong)} of {len(labels)} labels are not 0 or 1 (the first is {wrong[0]:g}); labels must be 0 or 1"
+            )
         if np.any(weights < 0):
             raise DataError("weights must not be negative")
-        if nobody := int(np.count_nonzero(pd.isna(users))):
+        if not np.all((weights == 0) | ((weights >= 1 / LARGEST_WEIGHT) & (weights <= LARGEST_WEIGHT))):
+            raise DataError(f"weights must be 0 or between {1 / LARGEST_WEIGHT:g} and {LARGEST_WEIGHT:g}; scale them")
+        blank = users == "" if users.dtype.kind in "OU" else False
+        if nobody := int(np.count_nonzero(pd.isna(users) | blank)):
             raise DataError(f"{nobody} of {len(users)} rows have no user; leave them out")
         codes, user_ids = pd.factorize(users, sort=True)
         return cls(codes.astype(np.int64, copy=False), labels, scores, weights, np.asarray(user_ids))
@@ -108,6 +116,11 @@ class Predictions:
     def some(self, rows: Array) -> Predictions:
         """The given rows only (a mask, or positions)."""
         return Predictions.of(self.users[rows], self.labels[rows], self.scores[rows], self.weights[rows])
+
+    @property
+    def are_probabilities(self) -> bool:
+        """Whether every score lies in [0, 1]."""
+        return bool(np.all((self.scores >= 0) & (self.scores <= 1)))
 
     def __len__(self) -> int:
         return len(self.scores)
@@ -353,6 +366,8 @@ METRICS: dict[str, Callable[[Predictions], Estimate]] = {
 """Every metric that has an interval. Higher is better for auc, uauc, gauc; lower for logloss."""
 
 
+OF_PROBABILITIES = ("logloss", "calibration", "normalised_entropy", "ece")
+"""Metrics that mean nothing where scores are not probabilities."""
 COMPARED = ("auc", "uauc", "gauc", "logloss")
 """What two models are compared by."""
 TRACKED = (*COMPARED, "calibration")

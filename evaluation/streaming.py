@@ -15,11 +15,14 @@ import numpy as np
 import pyarrow as pa
 
 from core import duck
-from core.duck import file_list, identifier, quoted, scalar
-from core.errors import DataError
+from core.duck import identifier, quoted, scalar
+from core.errors import ConfigError, DataError
+from core.parquet_source import parquet_source
 from core.settings import Settings
 from evaluation.metrics import (
+    LARGEST_WEIGHT,
     METRICS,
+    OF_PROBABILITIES,
     PROBABILITY_FLOOR,
     Estimate,
     Predictions,
@@ -30,11 +33,13 @@ from evaluation.metrics import (
     over_entropy,
     user_aucs,
 )
+from events.readers import exact_text
 
 ROWS_AT_ONCE = 1_000_000
 IN_MEMORY_ROWS = 6_000_000
 """Up to this many rows the plain functions are used."""
 BINS = 20
+MOST_SLICES = 1000
 
 
 @dataclass(frozen=True)
@@ -62,10 +67,12 @@ class FileMetrics:
     Attributes:
         overall: metric → value, for metrics with an interval also ``<metric>_ci95``; None where it is undefined.
         slices: in the order of their values, rows without a value last.
+        no_probabilities: scores outside [0, 1]; if there are any, the metrics of probabilities are None.
     """
 
     overall: dict[str, object]
     slices: tuple[SliceMetrics, ...] = ()
+    no_probabilities: int = 0
 
     def as_json(self, by: str | None = None) -> dict[str, object]:
         """The overall metrics; ``by`` holds the slices by their text, ``missing`` the rows without a value."""
@@ -90,7 +97,14 @@ def file_metrics(settings: Settings, files: Sequence[Path], columns: Columns, *,
         source = _source(con, files, columns, by)
         if not scalar(con, f"SELECT count(*) FROM {source}"):
             raise DataError(f"no rows in {', '.join(map(str, files))}: there is nothing to measure")
-        overall = _metrics(con, source)
+        if columns.weight and scalar(con, f"SELECT max(weight) FROM {source}") == 0:
+            raise DataError(
+                f"every '{columns.weight}' in {', '.join(map(str, files))} is 0: there is nothing to measure"
+            )
+        outside = int(scalar(con, f"SELECT count(*) FROM {source} WHERE score < 0 OR score > 1"))
+        if by and (values := scalar(con, f"SELECT count(DISTINCT slice) FROM {source}")) > MOST_SLICES:
+            raise ConfigError(f"--by {by}: the column has {values:,} values; at most {MOST_SLICES:,} are measured")
+        overall = _metrics(con, source, files)
         values = (
             [r[0] for r in con.sql(f"SELECT DISTINCT slice FROM {source} ORDER BY slice NULLS LAST").fetchall()]
             if by
@@ -99,8 +113,11 @@ def file_metrics(settings: Settings, files: Sequence[Path], columns: Columns, *,
         slices = []
         for value in values:
             test = "slice IS NULL" if value is None else f"slice = {quoted(value)}"
-            slices.append(SliceMetrics(value, _metrics(con, f"(SELECT * FROM {source} WHERE {test})")))
-    return FileMetrics(overall, tuple(slices))
+            slices.append(SliceMetrics(value, _metrics(con, f"(SELECT * FROM {source} WHERE {test})", files)))
+    if outside:
+        for row in (overall, *(s.metrics for s in slices)):
+            row.update({name: None for name in row if name.removesuffix("_ci95") in OF_PROBABILITIES})
+    return FileMetrics(overall, tuple(slices), outside)
 
 
 def read_predictions(
@@ -114,7 +131,7 @@ def read_predictions(
     with duck.connection(settings) as con, _readable(files, columns):
         source = _source(con, files, columns, order)
         table = con.sql(f"SELECT * FROM {source} {'ORDER BY slice' if order else ''}").to_arrow_table()
-    return _predictions(table)
+    return _predictions(table, files)
 
 
 def read_models(
@@ -172,14 +189,8 @@ def _readable(files: Sequence[Path], columns: Columns) -> Iterator[None]:
 
 def _source(con: duckdb.DuckDBPyConnection, files: Sequence[Path], columns: Columns, extra: str | None) -> str:
     """A view ``predictions`` of (user, label, score, weight[, slice]) over the files, checked."""
-    for file in files:
-        if not file.exists():
-            raise DataError(f"no such file: '{file}'")
-    names = file_list(files)
-    try:
-        known = [row[0] for row in con.sql(f"DESCRIBE SELECT * FROM read_parquet({names})").fetchall()]
-    except duckdb.Error as error:
-        raise DataError(f"cannot read {files[0]} as Parquet: {str(error).splitlines()[0]}") from None
+    table = parquet_source(files)
+    known = table.columns
     required = [
         columns.user,
         columns.label,
@@ -189,27 +200,44 @@ def _source(con: duckdb.DuckDBPyConnection, files: Sequence[Path], columns: Colu
     ]
     if missing := [c for c in required if c not in known]:
         raise DataError(
-            f"no column {missing} in {files[0]}; it has {known}. Name them with --user, --label, --score, --weight, --by"
+            f"no column {missing} in {files[0]}; it has {list(known)}. Name them with --user, --label, --score, --weight, --by"
         )
+    for name in required:
+        if (times := sum(k.lower() == name.lower() for k in known)) > 1:
+            raise DataError(
+                f"{files[0]} has {times} columns named '{name}', upper and lower case aside; rename all but one"
+            )
+    if len(set(required[: len(required) - bool(extra)])) < len(required) - bool(extra):
+        raise ConfigError(f"--user, --label, --score and --weight must be different columns, not {required}")
     weight = f"CAST({identifier(columns.weight)} AS DOUBLE)" if columns.weight else "1.0::DOUBLE"
-    slice_ = f", CAST({identifier(extra)} AS VARCHAR) AS slice" if extra else ""
+    types = {row[0]: row[1] for row in con.sql(f"DESCRIBE SELECT * FROM {table.sql}").fetchall()}
+    if types[columns.user].endswith(("]", ")")) and not types[columns.user].startswith("DECIMAL"):
+        raise DataError(f"{files[0]}: column '{columns.user}' holds {types[columns.user]}; users are text or numbers")
+    user = identifier(columns.user)
+    if types[columns.user] in {"FLOAT", "DOUBLE"}:  # pandas writes a missing value among numbers as NaN
+        user = f"CASE WHEN NOT isnan({user}) THEN {user} END"
+    slice_ = f", {exact_text(identifier(extra), types[extra])} AS slice" if extra else ""
     con.execute(
-        f"""CREATE OR REPLACE VIEW predictions AS SELECT {identifier(columns.user)} AS "user",
+        f"""CREATE OR REPLACE VIEW predictions AS SELECT {user} AS "user",
         CAST({identifier(columns.label)} AS DOUBLE) AS label, CAST({identifier(columns.score)} AS DOUBLE) AS score,
-        {weight} AS weight {slice_} FROM read_parquet({names})"""
+        {weight} AS weight {slice_} FROM {table.sql}"""
     )
     return "predictions"
 
 
-def _predictions(table: pa.Table) -> Predictions:
+def _predictions(table: pa.Table, files: Sequence[Path]) -> Predictions:
     users = table["user"].to_numpy(zero_copy_only=False)
-    return Predictions.of(users, *(table[c].to_numpy() for c in ("label", "score", "weight")))
+    try:
+        return Predictions.of(users, *(table[c].to_numpy() for c in ("label", "score", "weight")))
+    except DataError as error:
+        raise DataError(f"{', '.join(map(str, files))}: {error}") from None
 
 
-def _metrics(con: duckdb.DuckDBPyConnection, source: str) -> dict[str, object]:
+@np.errstate(over="ignore", invalid="ignore", divide="ignore")  # what is undefined becomes null
+def _metrics(con: duckdb.DuckDBPyConnection, source: str, files: Sequence[Path]) -> dict[str, object]:
     rows = int(scalar(con, f"SELECT count(*) FROM {source}"))
     if rows <= IN_MEMORY_ROWS:
-        data = _predictions(con.sql(f"SELECT * FROM {source}").to_arrow_table())
+        data = _predictions(con.sql(f"SELECT * FROM {source}").to_arrow_table(), files)
         estimates = {name: metric(data) for name, metric in METRICS.items()}
         return _row(estimates, calibration_error(data), rows, len(data.user_ids))
     return _streamed(con, source, rows)
@@ -225,7 +253,8 @@ def _row(estimates: dict[str, Estimate], ece: float, rows: int, users: int) -> d
 
 def _streamed(con: duckdb.DuckDBPyConnection, source: str, rows: int) -> dict[str, object]:
     bad = scalar(con, f"""SELECT count(*) FROM {source} WHERE NOT isfinite(score) OR score IS NULL OR label NOT IN (0, 1)
-        OR label IS NULL OR NOT isfinite(weight) OR weight < 0 OR "user" IS NULL""")  # fmt: skip
+        OR label IS NULL OR weight IS NULL OR (weight <> 0 AND NOT weight BETWEEN {1 / LARGEST_WEIGHT!r} AND {LARGEST_WEIGHT!r})
+        OR "user" IS NULL OR CAST("user" AS VARCHAR) = ''""")  # fmt: skip
     if bad:
         raise DataError(
             f"{bad} of {rows} rows have a missing or infinite score or weight, a label that is not 0 or 1, or no user"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -65,9 +66,12 @@ def plan(
     from ab_analysis.planning import plan_from_history
     from ab_analysis.results import plain
     from core.engine import engine
+    from core.files import check_output
     from events.store import EventStore
 
     settings = cli.settings_of(source)
+    if json_file:
+        check_output(json_file, experiment_file)
     experiment = load_experiment(experiment_file)
     check_workspace_layers(settings, experiment)
     store = EventStore(settings.events_dir)
@@ -126,7 +130,10 @@ def assign(
     from ab_analysis.assignment import assign_users, check_workspace_layers
     from ab_analysis.experiment import load_experiment
     from ab_analysis.user_file import assignment_table, read_users, write_assignments
+    from core.files import check_output
 
+    if out:
+        check_output(out, experiment_file, *([Path(users)] if users != "-" else []))
     experiment = load_experiment(experiment_file)
     check_workspace_layers(cli.settings_of(source), experiment)
     keys = read_users(users, column)
@@ -137,6 +144,8 @@ def assign(
         print(assignment_table(keys, list(variants)), end="")
     for name in experiment.variants:
         print(f"{name}: {int((variants == name).sum()):,} users", file=sys.stderr)
+    if repeated := len(keys) - len(set(keys)):
+        print(f"rows that repeat a user: {repeated:,}", file=sys.stderr)
     outside = sum(v is None for v in variants)
     if outside:
         print(f"outside the layer's share: {outside:,} users", file=sys.stderr)
@@ -197,18 +206,19 @@ def analyze(
     from ab_analysis.results import plain
     from ab_analysis.table import TableSpec, analyze_table
     from core.engine import engine
+    from core.files import check_output
 
     settings = cli.settings_of(source)
-    if not 0.5 < confidence < 1:
-        raise ConfigError(f"--confidence {confidence:g}: must lie between 0.5 and 1")
+    if json_file:
+        check_output(json_file, table)
     spec = TableSpec(
         variant=variant,
         control=control,
         metrics=tuple(dict.fromkeys(metric or ())),
         ratios={name: _ratio(name, text) for name, text in _pairs("--ratio", ratio or [])},
         covariates=_covariates(covariate or []),
-        segments=tuple(segment or ()),
-        strata=tuple(stratum or ()),
+        segments=tuple(dict.fromkeys(segment or ())),
+        strata=tuple(dict.fromkeys(stratum or ())),
         shares=_shares(shares),
         user=user,
         exclude_crossed=exclude_crossed,
@@ -267,10 +277,10 @@ def report(
 
 
 def _print_rows(rows: list[dict[str, Any]], confidence: float) -> None:
-    width = max((len(r["metric"]) for r in rows), default=0) + 2
-    level = f"{confidence:.0%} interval"
+    width, variant_width = (max(map(len, [key, *(r[key] for r in rows)])) + 2 for key in ("metric", "variant"))
+    level = f"{confidence * 100:g}% interval"
     print(
-        f"{'metric':<{width}}{'variant':<14}{'method':<16}{'control':>12}{'treatment':>12}{'lift':>9}   {level:<22}{'p':>9}"
+        f"{'metric':<{width}}{'variant':<{variant_width}}{'method':<16}{'control':>12}{'treatment':>12}{'lift':>11}   {level:<22}{'p':>9}"
     )
     for r in rows:
         testable = r["effect"] is not None
@@ -280,19 +290,19 @@ def _print_rows(rows: list[dict[str, Any]], confidence: float) -> None:
         interval = f"[{low:+.2%}, {high:+.2%}]" if low is not None and high is not None else "–"
         lift = f"{r['rel_effect']:+.2%}" if r["rel_effect"] is not None else "–"
         figures = (
-            f"{r['control']:>12.5g}{r['treatment']:>12.5g}{lift:>9}   {interval:<22}{r['p_value']:>9.3g}"
+            f"{r['control']:>12.5g}{r['treatment']:>12.5g}{lift:>11}   {interval:<22}{r['p_value']:>9.3g}"
             if testable
             else "   cannot be tested: the same value for every user, too few users, or nothing in the denominator"
         )
-        print(f"{r['metric']:<{width}}{r['variant'][:13]:<14}{r['method']:<16}{figures}{group}")
+        print(f"{r['metric']:<{width}}{r['variant']:<{variant_width}}{r['method']:<16}{figures}{group}")
 
 
 def _write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
     """Write a JSON list, one object per line."""
-    from core.files import write_text
+    from core.files import write_output
 
     lines = ",\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
-    write_text(path, f"[\n{lines}\n]\n")
+    write_output(path, f"[\n{lines}\n]\n")
     print(f"written to {path}", file=sys.stderr)
 
 
@@ -322,12 +332,24 @@ def _covariates(texts: list[str]) -> dict[str, tuple[str, ...]]:
 
 
 def _shares(text: str | None) -> dict[str, float] | None:
+    from ab_analysis.experiment import check_shares
+
     if text is None:
         return None
+    shares: dict[str, float] = {}
+    for part in text.split(","):
+        name, _, value = part.rpartition("=")
+        try:
+            share = float(value)
+        except ValueError:
+            share = math.nan
+        if not name or math.isnan(share):
+            raise ConfigError(f"--shares {text}: write VARIANT=SHARE,VARIANT=SHARE")
+        if name in shares:
+            raise ConfigError(f"--shares {text}: '{name}' is there twice")
+        shares[name] = share
     try:
-        shares = {name: float(value) for name, value in _pairs("--shares", text.split(","))}
-    except ValueError:
-        raise ConfigError(f"--shares {text}: write VARIANT=SHARE,VARIANT=SHARE") from None
-    if min(shares.values()) <= 0:
-        raise ConfigError(f"--shares {text}: every share must be above 0")
+        check_shares(shares)
+    except ValueError as error:
+        raise ConfigError(f"--shares {text}: {error}") from None
     return shares

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -49,6 +50,8 @@ def metrics(
     from evaluation.streaming import Columns, file_metrics
 
     result = file_metrics(load_settings(), predictions, Columns(user, label, score, weight), by=by)
+    if result.no_probabilities:
+        _say_no_probabilities(result.no_probabilities, predictions)
     slices = [("(no value)" if s.value is None else s.value, s.metrics) for s in result.slices]
     _print_table([("all", result.overall), *slices])
     print(json.dumps(result.as_json(by), allow_nan=False))
@@ -83,6 +86,7 @@ def compare(
     from core.settings import load_settings
     from evaluation.compare import bootstrap
     from evaluation.compare import compare as compare_models
+    from evaluation.metrics import COMPARED, OF_PROBABILITIES
     from evaluation.streaming import Columns, read_models
 
     if replications is not None and replications < 0:
@@ -91,9 +95,13 @@ def compare(
         raise DataError("compare needs at least two files: the baseline first")
     settings, columns = load_settings(), Columns(user, label, score, weight)
     models = read_models(settings, predictions, columns, key)
+    names: tuple[str, ...] = COMPARED
+    if not all(model.are_probabilities for model in models):
+        names = tuple(name for name in COMPARED if name not in OF_PROBABILITIES)
+        _say_no_probabilities(sum(int(((m.scores < 0) | (m.scores > 1)).sum()) for m in models), predictions)
     results = []
     for path, model in zip(predictions[1:], models[1:], strict=True):
-        rows = compare_models(models[0], model, confidence)
+        rows = compare_models(models[0], model, confidence, names)
         if replications:
             rows.append(bootstrap(models[0], model, replications=replications, confidence=confidence))
         for row in rows:
@@ -108,10 +116,20 @@ def compare(
     print(json.dumps({"results": results}, allow_nan=False))
 
 
+def _say_no_probabilities(scores: int, files: Sequence[Path]) -> None:
+    names = ", ".join(map(str, files))
+    print(
+        f"WARN: {scores:,} scores of {names} lie outside 0 to 1, so they are not probabilities: no log-loss, entropy or "
+        "calibration is given; apply a sigmoid, or divide percentages by 100",
+        file=sys.stderr,
+    )
+
+
 def _print_table(rows: Sequence[tuple[str, dict[str, Any]]]) -> None:
-    print(f"{'slice':<16}" + "".join(f"{name[:11]:>12}" for name in METRICS))
+    width = max(16, *(len(name) + 2 for name, _ in rows))
+    print(f"{'slice':<{width}}" + "".join(f"{name[:11]:>12}" for name in METRICS))
     for name, row in rows:
         cells = (
             "" if row[k] is None else f"{row[k]:,}" if isinstance(row[k], int) else f"{row[k]:.6f}" for k in METRICS
         )
-        print(f"{name[:16]:<16}" + "".join(f"{cell:>12}" for cell in cells))
+        print(f"{name if name.isprintable() else ascii(name):<{width}}" + "".join(f"{cell:>12}" for cell in cells))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import jsonschema
@@ -38,6 +39,27 @@ def problem(tmp_path: Path, text: str) -> str:
     [
         ("name: test", "name: ../../etc", "line 1: name: use lower-case letters"),
         ("name: test", "name: <script>", "line 1: name: use lower-case letters"),
+        ("name: test", "name: 2026", "line 1: name: Input should be a valid string (write it in quotes)"),
+        ("b: 0.5}", "'b ': 0.5}", "line 2: variants: ['b ']: a variant's name has"),
+        ("b: 0.5}", "b: true}", "line 2: variants: ['b']: a share is a number"),
+        ("b: 0.5}", "b: 1e308}", "line 2: variants: every share must be above 0"),
+        ("b: 0.5}", "b: 1e-320}", "line 2: variants: every share must be above 0"),
+        ("start: 2026-03-02", "start: 20260302", "line 4: start: 20260302 is not a date; write it as 2026-03-02"),
+        ("start: 2026-03-02", "start: '1772409600'", "line 4: start: 1772409600 is not a date"),
+        ("start: 2026-03-02", "start: 2026-02-30", "line 4 is not valid YAML: day is out of range"),
+        ("start: 2026-03-02", "start: 0001-01-01", "line 4: start: the year 1 is not between 1990 and 2200"),
+        ("end: 2026-03-10", "end: 9999-12-31", "line 5: end: the year 9999 is not between"),
+        ("end: 2026-03-10", "end: 20260310", "line 5: end: 20260310 is not a date"),
+        ("end: 2026-03-10", "confidence: 95", "line 5: confidence: Input should be less than"),
+        ("end: 2026-03-10", "confidence: 0.9999999999999999", "line 5: confidence: Input should be less than"),
+        ("end: 2026-03-10", "layer: {name: ../l}", "line 5: layer.name: String should match"),
+        ("end: 2026-03-10", 'owner: "\a"', "is not valid YAML: unacceptable character #x0007"),
+        ("end: 2026-03-10", "owner: " + "[" * 3000, "is not valid: it is nested too deeply"),
+        (
+            "end: 2026-03-10",
+            "a: &a [x, x]\n" + "".join(f"{b}: &{b} [*{a}, *{a}]\n" for a, b in pairwise("abcdefghijklmnopqrstuvwxyz")),
+            "more than 100,000 values",
+        ),
         ("variants: {a: 0.5, b: 0.5}", "variants: {a: 0.5, '<b>': 0.5}", "line 2: variants: "),
         ("variants: {a: 0.5, b: 0.5}", "variants: {a: 0.5, b: 0}", "line 2: variants: every share"),
         ("variants: {a: 0.5, b: 0.5}", "variants: {a: 1}", "line 2: variants: name at least two"),
@@ -97,6 +119,7 @@ def problem(tmp_path: Path, text: str) -> str:
         ("[likes]", "[likes]\ntrigger: exists(select 1)", "must be one expression over the columns of a row"),
         ("[likes]", "[likes]\npopulation: random() < 0.5", "which is another value each time"),
         ("[likes]", "[likes]\nsegments: &s {s: *s}", "an anchor (&) contains itself"),
+        ("[likes]", "[order]\nmetrics: {order: {count: skip}}", "line 8: metrics: 'order' is a word of SQL"),
         ("[likes]", "[m]\nmetrics: {m: {quantile: 0.5}}", "quantile needs 'of'"),
         ("[likes]", "[likes", "line 8 is not valid YAML"),
         (TEXT, "- one\n- two\n", "must hold a mapping of keys"),
@@ -107,6 +130,13 @@ def test_a_wrong_file_names_line_and_remedy(tmp_path: Path, old: str, new: str, 
     assert message in problem(tmp_path, TEXT.replace(old, new))
 
 
+@pytest.mark.parametrize("facet", ["phase", "local_day", "Local_Hour", "variant"])
+def test_a_facet_named_like_a_column_of_experiments_is_refused(tmp_path: Path, facet: str) -> None:
+    (tmp_path / "test.yaml").write_text(TEXT)
+    with pytest.raises(ConfigError, match=f"facets .*{facet}.*rename them in the mapping"):
+        make_plan(load_settings(var=tmp_path), load_experiment(tmp_path / "test.yaml"), ("genre", facet))
+
+
 def test_all_mistakes_are_named_at_once(tmp_path: Path) -> None:
     text = problem(tmp_path, TEXT.replace("name: test", "name: A B").replace("end:", "ende:"))
     assert "has 2 problem(s)" in text
@@ -114,9 +144,19 @@ def test_all_mistakes_are_named_at_once(tmp_path: Path) -> None:
     assert "line 5: ende: unknown key; did you mean 'end'?" in text
 
 
-def test_a_missing_file_says_so(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="no experiment file at"):
-        load_experiment(tmp_path / "none.yaml")
+@pytest.mark.parametrize("name", ["none.yaml", ".", "file/inner.yaml", "x" * 300])
+def test_a_missing_file_says_how_to_make_one(tmp_path: Path, name: str) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError) as caught:
+        load_experiment(tmp_path / name)
+    assert "clock ab init" in str(caught.value) or "cannot be read: " in str(caught.value)
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "latin-1"])
+def test_a_file_in_another_encoding_says_so(tmp_path: Path, encoding: str) -> None:
+    (tmp_path / "test.yaml").write_bytes((TEXT + "owner: é\n").encode(encoding))
+    with pytest.raises(ConfigError, match="is not UTF-8 text"):
+        load_experiment(tmp_path / "test.yaml")
 
 
 def test_the_example_is_valid_and_the_schema_agrees_with_the_model(tmp_path: Path) -> None:

@@ -111,7 +111,7 @@ def test_a_large_value_of_another_arm_takes_nothing_from_a_small_one(tmp_path: P
     assert c.effect.treatment == pytest.approx(outlier / 100, rel=1e-9)
 
 
-@pytest.mark.parametrize("size", [1e-290, 1e-200, 1e300])
+@pytest.mark.parametrize("size", [2.0**-1070, 1e-290, 1e-200, 1e-80, -1e-80, 1e80, -1e80, 1e300, -1e300, 2.0**1021])
 def test_values_of_any_size_are_values(tmp_path: Path, size: float) -> None:
     values = np.array([1.0, 2, 3, 4, 3, 4, 5, 6])
     (row,), _ = analyze(table(tmp_path, ["a"] * 4 + ["b"] * 4, list(values * size)))
@@ -119,7 +119,8 @@ def test_values_of_any_size_are_values(tmp_path: Path, size: float) -> None:
     assert row.effect.control == pytest.approx(2.5 * size, rel=1e-9)
     assert row.effect.effect == pytest.approx(2 * size, rel=1e-9)
     assert row.effect.p_value == pytest.approx(expected.pvalue, rel=1e-9)
-    assert row.effect.rel_effect == pytest.approx(0.8, rel=1e-9)
+    assert row.effect.rel_effect == pytest.approx(math.copysign(0.8, size), rel=1e-9)
+    assert row.effect.widened(2.0)[1][0] < row.effect.rel_effect < row.effect.widened(2.0)[1][1]
 
 
 def test_booleans_of_a_csv_are_ones_and_zeros(tmp_path: Path) -> None:
@@ -199,9 +200,10 @@ def test_a_crossed_user_is_refused_or_left_out_and_counted(tmp_path: Path) -> No
         analyze(path, user="user", exclude_crossed=True)
 
 
-def test_a_confidence_in_percent_is_named() -> None:
-    with pytest.raises(ConfigError, match=r"95 must lie between 0.5 and 1 \(95 % is 0.95\)"):
-        TableSpec("variant", "a", ("y",), confidence=95)
+@pytest.mark.parametrize("confidence", [95, 0, 1, -1, 0.5, 0.9999999999999999, math.nan, math.inf])
+def test_a_confidence_that_is_none_is_named(confidence: float) -> None:
+    with pytest.raises(ConfigError, match=r"--confidence .* must lie between 0.5 and 1 \(95 % is 0.95\)"):
+        TableSpec("variant", "a", ("y",), confidence=confidence)
 
 
 def test_users_of_a_file_are_those_of_the_log(tmp_path: Path) -> None:

@@ -115,8 +115,8 @@ def test_fieller_inverts_the_test_of_a_ratio() -> None:
 
     low = optimize.brentq(score, -3, -0.25)
     high = optimize.brentq(score, -0.25, 3)
-    assert fieller(found, 0.3**2, 0.95) == pytest.approx((low - 1, high - 1), abs=1e-6)
-    assert fieller(from_estimates(0.1, 1, 0.3, 0.4, 0.95), 0.3**2, 0.95) == (-math.inf, math.inf)
+    assert fieller(found, 0.95) == pytest.approx((low - 1, high - 1), abs=1e-6)
+    assert fieller(from_estimates(0.1, 1, 0.3, 0.4, 0.95), 0.95) == (-math.inf, math.inf)
 
 
 def test_post_stratification_weights_strata_by_all_users() -> None:

@@ -131,7 +131,7 @@ def test_rows_that_cannot_be_measured_are_refused(
 
 def test_a_confidence_in_percent_and_undefined_figures(tmp_path: Path, settings: Settings) -> None:
     model = streaming.read_predictions(settings, [predictions(tmp_path)], Columns("who", "y", "p"))
-    with pytest.raises(ConfigError, match="95 must lie between"):
+    with pytest.raises(ConfigError, match=r"confidence 95 must lie between"):
         compare(model, model, 95)
     one_label = model.some(model.labels == 1)
     text = json.dumps([row.as_json() for row in compare(one_label, one_label)], allow_nan=False)

@@ -1,0 +1,148 @@
+"""Reads somebody else's table, one row per user, into the engine: CSV or Parquet, by the columns that are analyzed."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import duckdb
+
+from ab_analysis.text_table import TEXT_SUFFIXES, Header, check_quotes, one_line_end, open_text, read_header, read_rows
+from core.duck import file_list, identifier, quoted
+from core.engine import DuckEngine, Engine
+from core.errors import ConfigError, DataError
+from core.parquet_source import parquet_source
+
+MISSING_CELLS = ("", "NA", "N/A", "NULL", "null", "None", "nan", "NaN")
+"""Texts that mean a missing value in a CSV file."""
+PADDING = quoted(" \t\u00a0")
+NUMBER = re.compile(r"u?int|float|double|half|decimal|bool")
+FLOATING = re.compile(r"float|double|half")
+LONGEST_LINE = 1 << 24
+"""Bytes of a line of a CSV file."""
+REASONS = ("Expected Number", "Value with", "Invalid unicode", "Maximum line size")
+"""How the line of an engine's error begins that says what is wrong with a CSV file."""
+
+
+def raw_columns(db: Engine, path: Path) -> tuple[str, ...]:
+    """Columns of a table; a name that it has twice is there twice. Parquet is then ``table_files`` in the engine.
+
+    Raises:
+        ConfigError: the engine cannot read such a file.
+        DataError: the file cannot be read.
+    """
+    if _is_text(path):
+        if not isinstance(db, DuckEngine):
+            raise ConfigError(f"{path.name}: with Spark the table must be Parquet")
+        return read_header(path).names
+    try:
+        source = parquet_source([path])
+    except DataError as error:
+        raise DataError(f"{error}; a table is Parquet, or CSV named .csv, .tsv, .txt or .gz") from None
+    if isinstance(db, DuckEngine):
+        db.view("table_files", f"SELECT * FROM {source.sql}")
+        return source.columns
+    db.view("table_files", f"SELECT * FROM {db.files(source.parts)}")
+    return tuple(db.arrow("SELECT * FROM table_files LIMIT 0").column_names)
+
+
+def load_raw(db: Engine, path: Path, columns: Sequence[str], numbers: Sequence[str], groups: Sequence[str]) -> None:
+    """Make the table ``raw`` in the engine.
+
+    Args:
+        db: where to.
+        path: the table.
+        columns: what ``raw_columns`` gave.
+        numbers: columns of numbers.
+        groups: columns of the variant, the user, segments and strata.
+
+    Raises:
+        DataError: a column of numbers holds something else, or the file is damaged.
+    """
+    if _is_text(path):
+        with one_line_end(path) as text:
+            _load_text(db, path, text, columns, numbers, groups)
+        return
+    schema = db.arrow("SELECT * FROM table_files LIMIT 0").schema
+    for c in numbers:
+        column_type = str(schema.field(c).type)
+        if not NUMBER.match(column_type):
+            raise DataError(f"{path.name}: column '{c}' holds {column_type}, not numbers")
+    known = [  # pandas writes a missing value among numbers as NaN
+        f"CASE WHEN isnan({identifier(c)}) THEN NULL ELSE {identifier(c)} END AS {identifier(c)}"
+        if FLOATING.match(str(schema.field(c).type))
+        else identifier(c)
+        for c in groups
+    ]
+    db.view(
+        "raw", f"SELECT {', '.join([*known, *(identifier(c) for c in numbers if c not in groups)])} FROM table_files"
+    )
+
+
+def _is_text(path: Path) -> bool:
+    return path.suffix.lower() in TEXT_SUFFIXES
+
+
+def _load_text(
+    db: Engine, path: Path, text: Path, columns: Sequence[str], numbers: Sequence[str], groups: Sequence[str]
+) -> None:
+    """Read a CSV into ``raw``: groups as text without padding, numbers as doubles (true and false are 1 and 0).
+
+    Nothing is guessed: columns are read by position, so that names may repeat, and a cell that is not a number is reported.
+    """
+    header = read_header(path)
+    column_types = ", ".join(f"'c{n}': 'VARCHAR'" for n in range(len(columns)))
+    source = (
+        f"read_csv({file_list([text])}, auto_detect = false, header = true, delim = {quoted(header.delimiter)}, "
+        f"quote = '\"', escape = '\"', columns = {{{column_types}}}, nullstr = '', max_line_size = {LONGEST_LINE})"
+    )
+    cells = {name: f"trim(c{n}, {PADDING})" for n, name in enumerate(columns)}
+    missing = ", ".join(map(quoted, MISSING_CELLS))
+    selected = [f"nullif({cells[c]}, '') AS {identifier(c)}" for c in groups]
+    unreadable = ["count(*) AS n"]
+    for n, c in enumerate(numbers):
+        number = (
+            f"CASE lower({cells[c]}) WHEN 'true' THEN 1.0 WHEN 'false' THEN 0.0 ELSE TRY_CAST({cells[c]} AS DOUBLE) END"
+        )
+        filled = f"{cells[c]} NOT IN ({missing})"
+        if c not in groups:
+            selected.append(f"CASE WHEN {filled} THEN {number} END AS {identifier(c)}")
+        bad = f"FILTER (WHERE {filled} AND ({number}) IS NULL)"
+        unreadable += [f"count(*) {bad} AS u{n}", f"min({cells[c]}) {bad} AS t{n}"]
+    try:
+        db.table("raw", f"SELECT {', '.join(selected)} FROM {source}")
+        (counts,) = db.rows(f"SELECT {', '.join(unreadable)} FROM {source}")
+    except duckdb.Error as error:
+        raise DataError(f"{path} cannot be read as CSV: {_csv_error(str(error))}") from None
+    for c, bad, example in zip(numbers, counts[1::2], counts[2::2], strict=True):
+        if bad:
+            line = _line_of(path, header, columns.index(c), example)
+            raise DataError(
+                f"{path.name}, line {line}: column '{c}' holds {_shown(example)}, not a number ({bad:,} such cells); write "
+                "1234.5, without currency, units or separators of thousands"
+            )
+    with open_text(text) as handle:
+        lines = sum(1 for _ in handle)
+    if lines - 1 > counts[0]:
+        check_quotes(path, header)
+
+
+def _csv_error(text: str) -> str:
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    if "state machine" in lines[0]:
+        return "a carriage return stands where no line ends, or text follows a quoted cell"
+    reason = next((line for line in lines if line.startswith(REASONS)), "")
+    return f"{lines[0]} {reason}".strip()
+
+
+def _shown(cell: str, most: int = 40) -> str:
+    shown = cell if len(cell) <= most else cell[:most] + "…"
+    return f"'{shown}'" if shown.isprintable() else repr(shown)
+
+
+def _line_of(path: Path, header: Header, position: int, cell: str) -> int:
+    """Line of the first row with a cell."""
+    with open_text(path) as handle:
+        rows = read_rows(handle, path, header.delimiter, multiline=True)
+        return next((line for line, row in rows if position < len(row) and row[position].strip() == cell.strip()), 0)

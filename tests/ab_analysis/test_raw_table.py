@@ -1,0 +1,217 @@
+"""Tables of other people's experiments: cells, names, folders and options that mean something else than they seem to."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from scipy import stats
+
+from ab_analysis.moments import read_moments
+from clock.commands import ab
+from core import cli
+from core.engine import engine
+from core.errors import ConfigError, DataError
+from core.settings import load_settings
+from tests.ab_analysis.test_hard_tables import analyze, text
+
+VARIANTS = ["a", "b"] * 6
+VALUES = [1.0, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12]
+
+
+def parquet(path: Path, **columns: Any) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.table({"variant": VARIANTS, "y": VALUES, **columns}), path)
+    return path
+
+
+def csv(cells: list[str], end: str = "\n") -> str:
+    return f"variant,y{end}" + "".join(f"{'ab'[n % 2]},{cell}{end}" for n, cell in enumerate(cells))
+
+
+@pytest.mark.parametrize(
+    "cell", ['"0,5"', '"1,000"', "5%", "$10", "0x10", "−5", "５", "2024-01-01", "#N/A", "t", "1 2", "2\x00", "x" * 100]
+)
+def test_a_cell_that_is_no_number_is_shown_with_its_line(tmp_path: Path, cell: str) -> None:
+    with pytest.raises(DataError, match=r"t\.csv, line 4: column 'y' holds .*write 1234\.5") as caught:
+        analyze(text(tmp_path, csv(["1", "2", cell, "3", cell])))
+    assert "(2 such cells)" in str(caught.value)
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "variant,y\r\na,1\nb,2\r\na,3\nb,4\n",
+        "variant,y\ra,1\rb,2\ra,3\rb,4\r",
+        "variant,y\n a , 1\nb,\t2 \na\u00a0,3\nb,\u00a04\n",
+        'variant,y,note\na,1,"two\nlines, one cell"\nb,2,z\na,3,\nb,4,\n',
+        "variant,y,note\na,1," + "x" * 3_000_000 + "\nb,2,\na,3,\nb,4,\n",
+        "variant,y,\na,1,\nb,2,\na,3,\nb,4,\n",
+        "variant,y\na,1\n\nb,2\na,3\nb,4\n\n\n",
+    ],
+    ids=[
+        "mixed line ends",
+        "old line ends",
+        "padding",
+        "a cell of two lines",
+        "a long cell",
+        "a nameless column",
+        "blank",
+    ],
+)
+def test_a_csv_as_programs_write_them_has_the_values_that_a_person_sees(tmp_path: Path, content: str) -> None:
+    (row,), _ = analyze(text(tmp_path, content))
+    assert (row.n_control, row.n_treatment) == (2, 2)
+    assert (row.effect.control, row.effect.treatment) == (2, 3)
+
+
+@pytest.mark.parametrize("lines", [3, 50])
+def test_rows_that_a_quote_swallows_are_said(tmp_path: Path, lines: int) -> None:
+    rows = [f"{'ab'[n % 2]},{n},z" for n in range(100)]
+    rows[2] = 'a,2,"z'
+    rows[2 + lines] = rows[2 + lines] + '"'
+    with pytest.raises(DataError, match=f"line 4: a quoted cell goes on for {lines + 1} lines"):
+        analyze(text(tmp_path, "\n".join(["variant,y,note", *rows]) + "\n"))
+
+
+@pytest.mark.parametrize("name", ["t.csv", "t.csv.gz", "t.json", "t.xlsx", "t"])
+def test_what_is_no_table_says_which_files_are(tmp_path: Path, name: str) -> None:
+    with pytest.raises(DataError) as caught:
+        analyze(text(tmp_path, b"PK\x03\x04" + bytes(100), name))
+    assert "UTF-8" in str(caught.value) or "gzip" in str(caught.value) or "or CSV named .csv" in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["t*.parquet", "t?.parquet", "t[1].parquet", "it's.parquet", "t*.csv", "t[1].csv"])
+def test_a_sign_in_a_files_name_stands_for_itself(tmp_path: Path, name: str) -> None:
+    for file in ("t1.parquet", "tt.parquet", "t1.csv"):
+        frame = pd.DataFrame({"variant": VARIANTS, "y": [9.0] * 11 + [8.0]})
+        frame.to_parquet(tmp_path / file) if file.endswith("parquet") else frame.to_csv(tmp_path / file, index=False)
+    frame = pd.DataFrame({"variant": VARIANTS, "y": VALUES})
+    frame.to_parquet(tmp_path / name) if name.endswith("parquet") else frame.to_csv(tmp_path / name, index=False)
+    (row,), _ = analyze(tmp_path / name)
+    assert (row.n_control, row.effect.control, row.effect.treatment) == (6, 6, 7)
+
+
+def test_a_folder_adds_a_column_and_replaces_none(tmp_path: Path) -> None:
+    parquet(tmp_path / "variant=z" / "y=3" / "part.parquet")
+    (row,), _ = analyze(tmp_path / "variant=z")
+    assert (row.effect.control, row.effect.treatment) == (6, 7)
+    (row,), _ = analyze(tmp_path / "variant=z" / "y=3" / "part.parquet")
+    assert row.effect.control == 6
+    for v, values in {"a": [1, 2, 3], "b%20c": [4, 5, 6]}.items():
+        (tmp_path / "t" / f"variant={v}").mkdir(parents=True)
+        pq.write_table(pa.table({"y": values}), tmp_path / "t" / f"variant={v}" / "part.parquet")
+    (row,), _ = analyze(tmp_path / "t")
+    assert (row.variant, row.effect.control, row.effect.treatment) == ("b c", 2, 5)
+
+
+def test_parts_are_joined_by_name_and_what_jobs_leave_behind_is_passed_over(tmp_path: Path) -> None:
+    parquet(tmp_path / "t" / "1.parquet")
+    pq.write_table(pa.table({"y": [20, 10], "variant": ["b", "a"], "more": [1, 2]}), tmp_path / "t" / "2.parquet")
+    for left in ("_temporary/0/part.parquet", ".hidden/part.parquet", "_old.parquet"):
+        parquet(tmp_path / "t" / left)
+    (row,), _ = analyze(tmp_path / "t")
+    assert (row.n_control, row.effect.control) == (7, pytest.approx(46 / 7))
+    (tmp_path / "t" / "3.parquet").write_bytes(b"PAR1")
+    with pytest.raises(DataError, match=r"3\.parquet cannot be read as Parquet"):
+        analyze(tmp_path / "t")
+
+
+@pytest.mark.parametrize("second", ["y", "Y"])
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_two_columns_of_one_name_are_refused_and_others_do_not_matter(tmp_path: Path, kind: str, second: str) -> None:
+    table = pa.table([pa.array(VARIANTS), pa.array(VALUES), pa.array(VALUES[::-1])], names=["variant", "y", second])
+    path = tmp_path / f"t.{kind}"
+    if kind == "csv":
+        table.to_pandas(ignore_metadata=True).to_csv(path, index=False)
+    else:
+        pq.write_table(table, path)
+    with pytest.raises(ConfigError, match=r"2 columns named 'y'.*rename all but one"):
+        analyze(path)
+
+
+@pytest.mark.parametrize(
+    "name", ["\x1fy", "__adjustment", "y is missing", "value", "g0", "raw", "count", 'a"b', "日 本.x"]
+)
+def test_a_column_of_any_name_is_adjusted_like_another(tmp_path: Path, name: str) -> None:
+    x = list(np.random.default_rng(1).normal(size=11))
+    parquet(tmp_path / "1.parquet", x=[None, *x])
+    pq.write_table(pq.read_table(tmp_path / "1.parquet").rename_columns(["variant", name, "x"]), tmp_path / "2.parquet")
+    plain, _ = analyze(tmp_path / "1.parquet", covariates={"y": ("x",)})
+    named, _ = analyze(tmp_path / "2.parquet", metrics=(name,), covariates={name: ("x",)})
+    assert [r.effect for r in named] == [r.effect for r in plain]
+
+
+def test_a_covariate_named_like_the_flag_of_another_is_a_covariate(tmp_path: Path) -> None:
+    rng = np.random.default_rng(2)
+    x, z, y = rng.normal(size=200), rng.normal(size=200), rng.normal(size=200)
+    variant, empty = np.array(["a", "b"] * 100), rng.uniform(size=200) < 0.3
+    frame = pd.DataFrame({"variant": variant, "y": y + x + z, "x": np.where(empty, np.nan, x), "x is missing": z})
+    frame.to_parquet(tmp_path / "t.parquet")
+    rows, _ = analyze(tmp_path / "t.parquet", covariates={"y": ("x", "x is missing")})
+    design = np.column_stack([np.ones(200), np.where(empty, 0, x), empty, z])
+    rest = frame.y - design @ np.linalg.lstsq(design, frame.y, rcond=None)[0]
+    expected = stats.ttest_ind(rest[variant == "b"], rest[variant == "a"], equal_var=False)
+    assert rows[1].effect.p_value == pytest.approx(expected.pvalue, rel=1e-7)
+
+
+@pytest.mark.parametrize("values", [[None] * 12, [3.0] * 12])
+def test_a_covariate_without_variation_is_said(tmp_path: Path, values: list[float | None]) -> None:
+    path = parquet(tmp_path / "t.parquet", x=pa.array(values, pa.float64()))
+    (welch, cuped), said = analyze(path, covariates={"y": ("x",)})
+    assert cuped.effect.p_value == pytest.approx(welch.effect.p_value)
+    assert "Covariate x is empty or the same for every user" in " ".join(said)
+
+
+def test_variants_that_are_written_alike_are_said_and_too_many_are_refused(tmp_path: Path) -> None:
+    path = parquet(tmp_path / "t.parquet", variant=["a", "b", "A", "b "] * 3)
+    _, said = analyze(path)
+    assert "Variants 'A' and 'a'; 'b' and 'b ' are compared as different ones" in " ".join(said)
+    pd.DataFrame({"variant": [f"v{n}" for n in range(3000)], "y": 1.0}).to_parquet(path)
+    with pytest.raises(ConfigError, match="has 3,000 values; at most 50 are compared"):
+        analyze(path, control="v0")
+
+
+def test_sums_beyond_a_double_are_means_within_it(tmp_path: Path) -> None:
+    values = np.array([1e308, 1.7e308, 1.2e308, 1.5e308] * 3)
+    pq.write_table(pa.table({"variant": VARIANTS, "y": values}), tmp_path / "t.parquet")
+    (row,), _ = analyze(tmp_path / "t.parquet")
+    small = values / 2.0**1000
+    expected = stats.ttest_ind(small[1::2], small[::2], equal_var=False)
+    assert row.effect.control == pytest.approx(1.1e308)
+    assert row.effect.effect == pytest.approx(0.5e308)
+    assert row.effect.p_value == pytest.approx(expected.pvalue, rel=1e-9)
+    with engine(load_settings(var=tmp_path)) as db:
+        db.table("ends", "SELECT 'a' AS variant, x FROM (VALUES (1.7e308::DOUBLE), (-1.7e308), (5e-324)) t(x)")
+        moments = read_moments(db, "ends", ("variant",), [("x",)]).of(variant="a")
+    assert moments.count == 3
+    assert moments.mean("x") == pytest.approx(0, abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--shares", "a=nan,b=1"), "write VARIANT=SHARE"),
+        (("--shares", "a=inf,b=1"), "every share must be above 0"),
+        (("--shares", "a=1e308,b=1e308"), "every share must be above 0"),
+        (("--shares", "a=0,b=1"), "every share must be above 0"),
+        (("--shares", "a=-1,b=1"), "every share must be above 0"),
+        (("--shares", "a=1,b=1,a=2"), "'a' is there twice"),
+        (("--shares", "a=50%,b=50%"), "write VARIANT=SHARE"),
+        (("--shares", ""), "write VARIANT=SHARE"),
+        (("--confidence", "95"), "must lie between 0.5 and 1"),
+        (("--confidence", "nan"), "must lie between 0.5 and 1"),
+        (("--ratio", "r=y/y"), "numerator and denominator are the same column"),
+        (("--segment", ""), "no column ''"),
+    ],
+)
+def test_an_option_without_a_meaning_is_refused(tmp_path: Path, options: tuple[str, str], message: str) -> None:
+    path = parquet(tmp_path / "t.parquet")
+    with pytest.raises(ConfigError, match=message):
+        cli.call(ab.app, ["analyze", str(path), "--variant", "variant", "--control", "a", "--metric", "y", *options])
