@@ -17,6 +17,7 @@ from core.hours import Hour
 from events.schema import BEHAVIORS, RESERVED
 
 BUILTIN = Path(__file__).parent / "sources"
+SOURCE_NAME = r"^[a-z][a-z0-9_-]{0,40}$"
 ITEM_FACET = "item"
 """The facet of a log without attributes: the item itself."""
 INNER = (
@@ -185,7 +186,7 @@ class Exposures(_Strict):
 class Mapping(_Strict):
     """A mapping file. See ``clock events explain`` for a commented example."""
 
-    source: str = Field(pattern=r"^[a-z][a-z0-9_-]{0,40}$")
+    source: str = Field(pattern=SOURCE_NAME)
     description: str = ""
     format: Literal["auto", "csv", "parquet", "jsonl"] = "auto"
     csv: CsvOptions = CsvOptions()

@@ -67,8 +67,10 @@ def plan(
     from core.engine import engine
     from events.store import EventStore
 
-    settings = cli.settings_of(source)
+    if few := [count for count in days or () if count < 1]:
+        raise ConfigError(f"--days {few[0]}: at least 1")
     experiment = load_experiment(experiment_file)
+    settings = cli.settings_of(source)
     check_workspace_layers(settings, experiment)
     store = EventStore(settings.events_dir)
     durations = days or [max(round(experiment.planned_days), 1)]
@@ -128,8 +130,8 @@ def assign(
     from ab_analysis.user_file import assignment_table, read_users, write_assignments
 
     experiment = load_experiment(experiment_file)
-    check_workspace_layers(cli.settings_of(source), experiment)
     keys = read_users(users, column)
+    check_workspace_layers(cli.settings_of(source), experiment)
     variants = assign_users(experiment, keys)
     if out:
         write_assignments(out, keys, list(variants))
@@ -253,11 +255,13 @@ def report(
     from core.hours import Hour, day_hours, parse_day
     from events.store import EventStore
 
+    if day and until:
+        raise ConfigError("--day and --until both say as of when; give one of them")
+    asked = day_hours(parse_day(day))[-1] + 1 if day else Hour.parse(until) if until else None
     settings = cli.settings_of(source)
     names = list(experiment or find_experiments(settings.experiments_dir))
     hours = EventStore(settings.events_dir).require_hours()
-    end = day_hours(parse_day(day))[-1] + 1 if day else hours[-1] + 1
-    end = Hour.parse(until) if until else end
+    end = asked or hours[-1] + 1
     for outcome in write_reports(settings, names, end):
         if outcome.report is None:
             print(f"{outcome.experiment}: no report: {outcome.reason}", file=sys.stderr)

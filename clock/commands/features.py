@@ -41,12 +41,12 @@ def rebuild(
     from feature_repo.clock import ClockState
     from feature_repo.retrieval import ClockFeatures
 
+    asked = Hour.parse(until) if until else None
     settings = cli.settings_of(source)
     store = EventStore(settings.events_dir)
     clock_state = ClockState(settings, store)
     hours = store.hours()
-    last = clock_state.as_of or (hours[-1] + 1 if hours else None)
-    end = Hour.parse(until) if until else last
+    end = asked or clock_state.as_of or (hours[-1] + 1 if hours else None)
     if end is None:
         raise ConfigError("no events yet; run 'clock events ingest' first")
     done = asdict(clock_state.rebuild(end, history=not no_history))

@@ -16,12 +16,11 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from clock.commands.events import EXAMPLE
 from core.errors import DataError
 from core.hours import Hour
 from core.settings import Settings, load_settings
 from events.ingest import Account, ingest
-from events.mapping import Mapping, load_mapping
+from events.mapping import Mapping
 from events.store import EventStore
 from tests.conftest import NOW
 
@@ -277,12 +276,6 @@ def test_a_mapping_of_actions_that_means_nothing_is_refused(part: dict[str, obje
     }  # fmt: skip
     with pytest.raises(ValidationError, match=message):
         Mapping.model_validate({**content, **part})
-
-
-def test_the_example_of_the_command_line_is_a_mapping(tmp_path: Path) -> None:
-    (tmp_path / "mapping.yaml").write_text(EXAMPLE)
-    mapping, _ = load_mapping(str(tmp_path / "mapping.yaml"))
-    assert mapping.behavior_names == ("finish", "like", "skip", "share")
 
 
 def test_a_source_keeps_its_rule(log: ActionLog) -> None:
