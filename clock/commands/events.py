@@ -52,6 +52,7 @@ actions:                              # for logs in which what was done is a row
   values: {like: [LIKE, BOOKMARK], share: SHARE}   # a value means a behavior; others are quarantined
   window_minutes: 30                  # an action belongs to the impression with its event_id, or else to the last one of
                                       # its user and item in this window before it; else it is a positive of its own
+  skew_seconds: 0                     # how much later than the action the impression's clock may be
 impressions:
   values: [VIEW]                      # values of actions.column that mean that the item was shown
   list_column: shown                  # or several items in one cell, as a list, a JSON array, or text with a
