@@ -167,6 +167,8 @@ def run_demo(source: str, data: str | None, hours: int, *, fresh: bool) -> DemoS
     settings = load_settings(source=source, **with_free_ports(settings))
     if hours < 1:
         raise ConfigError(f"HOURS={hours}: at least one hour has to run through Airflow")
+    if fresh or not _plan_file(settings).exists():
+        _check_log(settings, data)
     if fresh and settings.workspace.exists():
         log.info("removing %s", settings.workspace)
         shutil.rmtree(settings.workspace)
@@ -207,6 +209,23 @@ def _plan_file(settings: Settings) -> Path:
     return settings.workspace / "demo.json"
 
 
+def _check_log(settings: Settings, data: str | None) -> None:
+    """Fail for a log that is not there, before anything is removed or written."""
+    if settings.source == "simulator":
+        if data:
+            raise ConfigError(
+                "the simulated app writes its own log; give --source, the name of the log's mapping, with --data"
+            )
+        return
+    from events.mapping import load_mapping
+    from events.readers import find_files
+
+    load_mapping(settings.source)
+    if not data:
+        raise ConfigError(f"the source '{settings.source}' needs its log: make demo SOURCE={settings.source} DATA=PATH")
+    find_files([data])
+
+
 def _plan(settings: Settings, data: str | None, hours: int) -> DemoPlan:
     """Which hours are built in bulk and which run through Airflow; kept, so that a second run continues the first."""
     path = _plan_file(settings)
@@ -223,14 +242,7 @@ def _plan(settings: Settings, data: str | None, hours: int) -> DemoPlan:
         save_app_source(settings)
         end = end_of_log(settings)
     else:
-        from events.mapping import load_mapping
-
-        load_mapping(settings.source)
-        if not data:
-            raise ConfigError(
-                f"the source '{settings.source}' needs its log: make demo SOURCE={settings.source} DATA=PATH"
-            )
-        save_source(settings, Source(settings.source, (data,)))
+        save_source(settings, Source(settings.source, (data,) if data else ()))
         end = end_of_log(settings)
     plan = DemoPlan(end - hours, end)
     plan.write(path)

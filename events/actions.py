@@ -5,11 +5,12 @@ neither the order of files nor a repetition changes them:
 
 1. Facts of one event id, user and item are one event. It has the time of the earliest of them, and the cells of the
    earliest impression among them, if there is one.
-2. An event of actions only goes to the last impression of its user and item in the window before it.
+2. An event of actions only goes to the last impression of its user and item in the window before it, or after it by no
+   more than the skew of clocks.
 3. A behavior is true where any fact of the event says so, false where one denies it and none says so, else unknown.
 4. Of events with one id but another user or item, all but the first get an id of their own.
 
-Facts that come later can take an event away only in favor of an earlier one of its user and item. Every event that an
+Facts that come later can take an event away only in favor of another one of its user and item. Every event that an
 hour ever had is of a user, item and slot that its facts have: whoever corrects what stands on an hour goes by them.
 """
 
@@ -72,7 +73,8 @@ class ActionJoin:
         self.con, self.facets = con, facets
         self._columns = ", ".join(identifier(field.name) for field in fact_schema(facets))
         self._window = f"INTERVAL {rule.window_minutes} MINUTE"
-        self._reach = -(-rule.window_minutes // 60)
+        self._skew = f"INTERVAL {rule.skew_seconds} SECOND"
+        self._reach = -(-max(rule.window_minutes * 60, rule.skew_seconds) // 3600)
         self._load(store)
         self._derive()
 
@@ -147,7 +149,7 @@ class ActionJoin:
             f"""CREATE TABLE joined AS SELECT a.fact, s.owner FROM (SELECT * FROM heads WHERE is_action) a ASOF JOIN (
                 SELECT user_id, item_id, timestamp, arg_min(fact, event_id || fact) AS owner
                 FROM heads WHERE NOT is_action GROUP BY ALL) s
-            ON a.user_id = s.user_id AND a.item_id = s.item_id AND a.timestamp >= s.timestamp
+            ON a.user_id = s.user_id AND a.item_id = s.item_id AND a.timestamp + {self._skew} >= s.timestamp
             WHERE a.timestamp - s.timestamp <= {self._window}"""
         )
         con.execute(

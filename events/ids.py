@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,8 +11,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from core.documents import did_you_mean
 from core.duck import file_list
-from core.files import write_parquet
+from core.errors import DataError
+from core.files import read_json, write_parquet
 
 NO_IDS = "(SELECT CAST(NULL AS VARCHAR) AS key, CAST(NULL AS BIGINT) AS id WHERE false)"
 SCHEMA = pa.schema([pa.field("key", pa.string(), nullable=False), pa.field("id", pa.int64(), nullable=False)])
@@ -21,12 +24,22 @@ MOST_DELTAS = 256
 """So many files are appended to a base before they are merged with it; fewer where they hold a fourth of its ids."""
 
 
+MOST_HINTS = 10_000
+"""Ids among which one is looked for that is similar to a mistyped one."""
+
+
 def id_path(root: Path, kind: str) -> Path:
     """The base of the ids of a kind (``user`` or ``item``) in an event store.
 
     Beside it lie deltas, ``user.<first id>.parquet``. A file is never changed, but a base that takes its deltas in.
     """
     return root / "_ids" / f"{kind}.parquet"
+
+
+def id_kinds(root: Path) -> dict[str, str]:
+    """Kinds of ids (int, string) that a source's first events fixed, by user and item."""
+    path = root / "_ids" / "kinds.json"
+    return dict(read_json(path)) if path.exists() else {}
 
 
 def id_files(path: Path) -> list[Path]:
@@ -87,6 +100,43 @@ def log_ids(root: Path, kind: str, ids: Sequence[int]) -> dict[int, str]:
     return {number: str(number) for number in ids} | dict(
         zip(known["id"].to_pylist(), known["key"].to_pylist(), strict=True)
     )
+
+
+def platform_ids(root: Path, kind: str, keys: Sequence[str]) -> list[int]:
+    """The platform's integers for ids as they stand in the log; the inverse of ``log_ids``.
+
+    Args:
+        root: of the event store.
+        kind: ``user`` or ``item``.
+        keys: the log's ids.
+
+    Raises:
+        DataError: the log has no such id; the message says what its ids look like.
+    """
+    if id_kinds(root).get(kind) == "int":
+        if strange := [key for key in keys if not re.fullmatch(r"-?\d{1,18}", key)]:
+            example = _first_number(root, kind)
+            raise DataError(
+                f"'{strange[0]}' is no {kind} id: in this log they are whole numbers"
+                + (f", for example {example}" if example is not None else "")
+            )
+        return [int(key) for key in keys]
+    table = read_ids(id_files(id_path(root, kind)))
+    known = table.filter(pc.is_in(table["key"], pa.array(keys, pa.string())))
+    numbers = dict(zip(known["key"].to_pylist(), known["id"].to_pylist(), strict=True))
+    if unknown := [key for key in keys if key not in numbers]:
+        names = table["key"].slice(0, MOST_HINTS).to_pylist()
+        hint = did_you_mean(unknown[0], names) or (f", for example '{names[0]}'" if names else "")
+        raise DataError(f"no {kind} '{unknown[0]}' in the log; give a {kind}'s id as it stands in the log{hint}")
+    return [numbers[key] for key in keys]
+
+
+def _first_number(root: Path, kind: str) -> int | None:
+    """An id of the first hour that has events."""
+    for file in sorted(root.glob("hour=*/events.parquet")):
+        if ids := pq.ParquetFile(file).read([f"{kind}_id"])[0].slice(0, 1).to_pylist():
+            return int(ids[0])
+    return None
 
 
 def _deltas(path: Path) -> list[Path]:

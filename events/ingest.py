@@ -16,14 +16,14 @@ import pyarrow.compute as pc
 from core import duck
 from core.duck import file_list, hour_number, identifier, quoted, scalar
 from core.errors import DataError
-from core.files import digest_file, digest_text, exclusive_lock, read_json, recover_directories, write_json, write_text
+from core.files import digest_file, digest_text, exclusive_lock, recover_directories, write_json, write_text
 from core.hours import Hour, hour_range
 from core.settings import Settings
 from core.state_version import check_state_version
 from events.actions import SAME_EVENT_HOURS, ActionCounts, ActionJoin
 from events.cells import timestamp_sql
 from events.exposures import read_exposures
-from events.ids import extend_ids, id_path
+from events.ids import extend_ids, id_kinds, id_path
 from events.mapping import Actions, Mapping, load_mapping, log_paths
 from events.readers import RawLog, find_files, load_raw, raw_rows
 from events.schema import BEHAVIORS, event_schema
@@ -103,12 +103,6 @@ class HourChange:
         return store.merge(
             self.hour, self.events, exposures, amended=self.amended, duplicates=duplicates, rejected=rejected
         )
-
-
-def _id_kinds(store: EventStore) -> dict[str, str]:
-    """Kinds of ids that the source's first events fixed, by user and item."""
-    path = store.root / "_ids" / "kinds.json"
-    return dict(read_json(path)) if path.exists() else {}
 
 
 def _require_some_good(con: duckdb.DuckDBPyConnection, staging: Staging, one_hour: bool) -> None:
@@ -191,7 +185,7 @@ def ingest(
         log.info("reading %d file(s)", len(files))
         properties, moment = SourceProperties.of(mapping), now or datetime.now().astimezone()
         store.check_declared(properties)
-        staging = Staging(con, mapping, folder, files, _id_kinds(store))
+        staging = Staging(con, mapping, folder, files, id_kinds(store.root))
         staging.stage(moment)
         staging.restrict(*only)
         _require_some_good(con, staging, close is not None)
@@ -387,7 +381,7 @@ def _id_table(con: duckdb.DuckDBPyConnection, store: EventStore, kind: str, kind
 
 def _keep_id_kind(con: duckdb.DuckDBPyConnection, store: EventStore, kind: str, kinds: dict[str, str]) -> None:
     """Fix the kind of a source's ids with the first input that has events."""
-    known = _id_kinds(store)
+    known = id_kinds(store.root)
     if kind not in known and scalar(con, "SELECT count(*) FROM staged WHERE reason IS NULL"):
         write_json(store.root / "_ids" / "kinds.json", {**known, kind: kinds[kind]})
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
@@ -17,6 +18,7 @@ from core.hours import Hour
 from events.schema import BEHAVIORS, RESERVED
 
 BUILTIN = Path(__file__).parent / "sources"
+SOURCE_NAME = r"^[a-z][a-z0-9_-]{0,40}$"
 ITEM_FACET = "item"
 """The facet of a log without attributes: the item itself."""
 INNER = (
@@ -145,12 +147,15 @@ class Actions(_Strict):
     """Rows that tell what a user did with an item, perhaps long after it was shown.
 
     An action belongs to the impression with its event id; one that has none belongs to the last impression of its user
-    and item in the window before it; one without any impression is a positive of its own.
+    and item in the window before it, or in the skew after it; one without any impression is a positive of its own.
     """
 
     column: str = Field(description="Column that says what a row is. A row without a value is an impression.")
     values: dict[Behavior, tuple[str, ...]] = Field(min_length=1, description="Values that mean a behavior.")
     window_minutes: int = Field(30, ge=0, le=7 * 24 * 60)
+    skew_seconds: int = Field(
+        0, ge=0, le=600, description="An action may have a time so long before its impression's, as clocks differ."
+    )
 
     @field_validator("values", mode="before")
     @classmethod
@@ -185,7 +190,7 @@ class Exposures(_Strict):
 class Mapping(_Strict):
     """A mapping file. See ``clock events explain`` for a commented example."""
 
-    source: str = Field(pattern=r"^[a-z][a-z0-9_-]{0,40}$")
+    source: str = Field(pattern=SOURCE_NAME)
     description: str = ""
     format: Literal["auto", "csv", "parquet", "jsonl"] = "auto"
     csv: CsvOptions = CsvOptions()
@@ -237,6 +242,17 @@ class Mapping(_Strict):
         """Behaviors that the source can know, in the schema's order."""
         told = {*self.behaviors, *(self.actions.values if self.actions else ())}
         return tuple(name for name in BEHAVIORS if name in told)
+
+    @property
+    def mentioned_names(self) -> frozenset[str]:
+        """Every word and quoted name of the keys that name columns of the log."""
+        texts = [
+            *self.columns.model_dump().values(), self.timestamp.column, *self.local_time.model_dump().values(),
+            *self.log_facets.values(), *self.behaviors.values(), self.actions and self.actions.column,
+            self.impressions and self.impressions.list_column,
+        ]  # fmt: skip
+        names = (name for text in texts if text for name in (text, *re.findall(r'\w+|"[^"]+"', text)))
+        return frozenset(name.strip('"') for name in names)
 
     @property
     def facet_names(self) -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import difflib
 import glob
 import gzip
 import logging
@@ -33,6 +34,8 @@ LINE = "read_csv({files}, columns={{'line': 'VARCHAR'}}, delim='\x01', quote='',
 auto_detect=false, max_line_size=16777216, filename='__file', hive_partitioning=false)"
 REQUIRED = ("columns.user_id", "columns.item_id", "timestamp.column")
 """Keys of the mapping whose columns every input has."""
+MISSPELLED = 0.8
+"""Names that are more alike than this are taken for one name and a slip of the pen."""
 EXACT_DOUBLE = 2**53
 """Integers from here on are not exact as doubles."""
 
@@ -52,6 +55,7 @@ class RawLog:
         untyped: columns that are text although the format has types: names of folders, and mixed kinds.
         blank: the input has no row and no header at all; every column counts as there.
         partial: an input may lack columns, as impressions and actions have other ones; they are empty there.
+        mentioned: names that the mapping's expressions hold.
     """
 
     columns: dict[str, str]
@@ -62,6 +66,7 @@ class RawLog:
     blank: bool = False
     untyped: frozenset[str] = frozenset()
     partial: bool = False
+    mentioned: frozenset[str] = frozenset()
 
     def cell(self, name: str, where: str) -> str:
         """SQL of a column's cell in a row ``r``.
@@ -69,7 +74,11 @@ class RawLog:
         Raises:
             ConfigError: the log has no such column, or several; the message begins with ``where``.
         """
-        if self.blank or (self.partial and name not in self.columns and where not in REQUIRED):
+        if self.blank:
+            return "CAST(NULL AS VARCHAR)"
+        if self.partial and name not in self.columns and where not in REQUIRED:
+            if misspelled := self._similar(name):
+                raise ConfigError(f"{where}: the log has no column '{name}'; did you mean '{misspelled}'?")
             return "CAST(NULL AS VARCHAR)"
         if name in self.repeated:
             raise ConfigError(f"{where}: the log has several columns named '{name}'; give each a name of its own")
@@ -79,6 +88,12 @@ class RawLog:
                 f"{where}: the log has no column '{name}'{did_you_mean(name, self.columns)} (columns: {listed})"
             )
         return f"r.{self.columns[name]}"
+
+    def _similar(self, name: str) -> str | None:
+        """A column that the mapping names nowhere and that is called almost like one that no file has."""
+        spare = {column.casefold(): column for column in self.columns if column not in self.mentioned}
+        matches = difflib.get_close_matches(name.casefold(), spare, n=1, cutoff=MISSPELLED)
+        return spare[matches[0]] if matches else None
 
 
 @dataclass

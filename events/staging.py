@@ -58,7 +58,11 @@ class Staging:
             raise DataError(f"cannot read the log: {str(error).splitlines()[0]}; nothing was ingested") from error
         self.unfolded = 0
         """Rows that lists of items gave beyond the rows of the input."""
-        self.raw = replace(self.raw, partial=mapping.actions is not None or self._list_column is not None)
+        self.raw = replace(
+            self.raw,
+            partial=mapping.actions is not None or self._list_column is not None,
+            mentioned=mapping.mentioned_names,
+        )
         self._unfold_lists()
         if mapping.items:
             self._load_items(mapping.items, folder)
@@ -148,6 +152,8 @@ class Staging:
         if name is None and actions is None:
             return
         if name is None or name not in self.raw.columns:
+            if name is not None:
+                self.raw.cell(name, "impressions.list_column")  # a misspelled name is refused
             self.con.execute("ALTER TABLE raw ADD COLUMN __shown BOOLEAN")
             return
         before = raw_rows(self.con)

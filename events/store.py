@@ -126,7 +126,7 @@ class EventStore:
         path = self.root / "source.json"
         if not path.exists():
             return
-        declared, asked = read_json(path), properties.to_json()
+        declared, asked = SourceProperties.from_json(read_json(path)).to_json(), properties.to_json()
         if declared != asked:
             changed = sorted(k for k in {*declared, *asked} if declared.get(k) != asked.get(k))
             raise DataError(

@@ -76,7 +76,7 @@ def write_clock_page(features: ClockFeatures, user: int | None, moment: str = "0
     rows = features.population(at) if user is None else features.get_clock([user], at)
     who = "Everybody" if user is None else f"User {log_ids(features.events.root, 'user', [user])[user]}"
     if not rows.num_rows:
-        raise NotReadyError(f"{who} has no event in the {features.settings.window_days} days before {at}")
+        raise _no_events(features, who, at)
     hours, minutes = map(int, moment.split(":"))
     now = hours + minutes / 60
     path = features.settings.reports_dir / "clocks" / f"{EVERYONE if user is None else user}.html"
@@ -165,6 +165,25 @@ def _draw(
     return svg(figure, f"{who}: scores of {facet} over the day. {best}", "Darker: a higher score in that slot.")
 
 
-def clock_json(rows: pa.Table) -> list[JsonObject]:
-    """Clock rows as plain objects, for the command line."""
-    return [{**row, "as_of": Hour(row["as_of"]).key} for row in rows.drop_columns(["hour"]).to_pylist()]
+def clock_json(features: ClockFeatures, users: Sequence[int], at: Hour) -> list[JsonObject]:
+    """Clocks of users as plain objects, for the command line; ``user`` is the log's id.
+
+    Args:
+        features: of the source.
+        users: the platform's numbers.
+        at: the running hour.
+
+    Raises:
+        NotReadyError: none of the users has a clock.
+    """
+    names = log_ids(features.events.root, "user", users)
+    rows = features.get_clock(users, at).drop_columns(["hour"]).to_pylist()
+    if not rows:
+        raise _no_events(features, ", ".join(names.values()), at)
+    return [{"user": names[row["user_id"]], **row, "as_of": Hour(row["as_of"]).key} for row in rows]
+
+
+def _no_events(features: ClockFeatures, who: str, at: Hour) -> NotReadyError:
+    active = features.most_active(1)
+    example = f"; one that has is {log_ids(features.events.root, 'user', active)[active[0]]}" if active else ""
+    return NotReadyError(f"{who} has no event in the {features.settings.window_days} days before {at}{example}")

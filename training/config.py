@@ -103,6 +103,14 @@ def label_of(heads: Sequence[str]) -> str:
     return LABEL if LABEL in heads else heads[0]
 
 
+def check_variant(variant: str) -> None:
+    """Return if there is a variant of this name; ``ConfigError`` with a near miss otherwise."""
+    if variant not in get_args(Variant):
+        raise ConfigError(
+            f"no variant '{variant}'{did_you_mean(variant, get_args(Variant))} (there is {', '.join(get_args(Variant))})"
+        )
+
+
 def load_ranker_config(settings: Settings, variant: str) -> RankerConfig:
     """The config of a variant: the ranker file with the variant's own section on top.
 
@@ -111,10 +119,7 @@ def load_ranker_config(settings: Settings, variant: str) -> RankerConfig:
     Raises:
         ConfigError: an unknown variant or a wrong value; the message names it, with its line where it has one.
     """
-    if variant not in get_args(Variant):
-        raise ConfigError(
-            f"no variant '{variant}'{did_you_mean(variant, get_args(Variant))} (there is {', '.join(get_args(Variant))})"
-        )
+    check_variant(variant)
     workspace_file = settings.workspace / "ranker.yaml"
     path = workspace_file if workspace_file.exists() else Path(__file__).with_name("ranker.yaml")
     file = load_document(path, RankerFile, what="ranker file")

@@ -69,10 +69,12 @@ def plan(
     from core.files import check_output
     from events.store import EventStore
 
-    settings = cli.settings_of(source)
     if json_file:
         check_output(json_file, experiment_file)
+    if few := [count for count in days or () if count < 1]:
+        raise ConfigError(f"--days {few[0]}: at least 1")
     experiment = load_experiment(experiment_file)
+    settings = cli.settings_of(source)
     check_workspace_layers(settings, experiment)
     store = EventStore(settings.events_dir)
     durations = days or [max(round(experiment.planned_days), 1)]
@@ -135,8 +137,8 @@ def assign(
     if out:
         check_output(out, experiment_file, *([Path(users)] if users != "-" else []))
     experiment = load_experiment(experiment_file)
-    check_workspace_layers(cli.settings_of(source), experiment)
     keys = read_users(users, column)
+    check_workspace_layers(cli.settings_of(source), experiment)
     variants = assign_users(experiment, keys)
     if out:
         write_assignments(out, keys, list(variants))
@@ -263,11 +265,13 @@ def report(
     from core.hours import Hour, day_hours, parse_day
     from events.store import EventStore
 
+    if day and until:
+        raise ConfigError("--day and --until both say as of when; give one of them")
+    asked = day_hours(parse_day(day))[-1] + 1 if day else Hour.parse(until) if until else None
     settings = cli.settings_of(source)
     names = list(experiment or find_experiments(settings.experiments_dir))
     hours = EventStore(settings.events_dir).require_hours()
-    end = day_hours(parse_day(day))[-1] + 1 if day else hours[-1] + 1
-    end = Hour.parse(until) if until else end
+    end = asked or hours[-1] + 1
     for outcome in write_reports(settings, names, end):
         if outcome.report is None:
             print(f"{outcome.experiment}: no report: {outcome.reason}", file=sys.stderr)

@@ -84,11 +84,12 @@ def compare(
     difference that would be found. The last line of output is one JSON object.
     """
     from core.settings import load_settings
-    from evaluation.compare import bootstrap
+    from evaluation.compare import bootstrap, check_confidence
     from evaluation.compare import compare as compare_models
     from evaluation.metrics import COMPARED, OF_PROBABILITIES
     from evaluation.streaming import Columns, read_models
 
+    check_confidence(confidence)
     if replications is not None and replications < 0:
         raise ConfigError(f"--bootstrap {replications}: 0 or more")
     if len(predictions) < 2:

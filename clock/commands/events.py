@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -10,10 +11,14 @@ from typing import Annotated
 import typer
 
 from core import cli
+from core.errors import ConfigError
 
 EXAMPLE = """\
 # A mapping file says how the columns of a log become events. Everything but the marked keys is optional.
+# Names with spaces or signs are quoted inside expressions: '"rating:float" >= 4'; off, on, yes, no and names with a
+# colon are quoted for YAML: column: "off".
 source: my_app                        # required: name of the source, and of its workspace under var/
+description: Streams of my app        # for people
 format: auto                          # auto (by suffix), csv, parquet, jsonl; each also .gz
 csv: {delimiter: ",", quote: '"', header: true, encoding: utf-8}   # columns: [...] where there is no header; "\\t" is a tab
                                       # (.tsv has tabs anyway); encoding: utf-8, latin-1 or utf-16
@@ -33,9 +38,11 @@ ids: {user: string, item: string}     # or int; absent: int where every id of th
 local_time: {zone: Europe/Berlin}     # required; or zone_column: tz, or offset_minutes_column: tz_offset
 facets: {genre: genre}                # attributes in the log itself; no facet at all: the item itself serves as one
 items:                                # attributes in a table of items
-  path: items.csv                     # beside this file or beside the log; may be a pattern; csv: {...} as above
+  path: items.csv                     # beside this file or beside the log; may be a pattern
+  format: auto                        # as above, also csv: {...}
   key: track_id                       # matches item_id as it stands in the log
   facets: {mood: mood, language: lang}   # columns of the table, or expressions over them
+  duration_seconds: length            # where the log does not have it
 behaviors:                           # required: at least one; leave out what the source cannot know
   finish: played_seconds / duration_seconds >= 0.9
   skip: played_seconds < 5
@@ -45,15 +52,16 @@ actions:                              # for logs in which what was done is a row
   values: {like: [LIKE, BOOKMARK], share: SHARE}   # a value means a behavior; others are quarantined
   window_minutes: 30                  # an action belongs to the impression with its event_id, or else to the last one of
                                       # its user and item in this window before it; else it is a positive of its own
+  skew_seconds: 0                     # how much later than the action the impression's clock may be
 impressions:
   values: [VIEW]                      # values of actions.column that mean that the item was shown
   list_column: shown                  # or several items in one cell, as a list, a JSON array, or text with a
   separator: "|"                      # separator; item_id then names the column of the item that was acted on
 negatives: {per_positive: 4, kind: popularity, seed: 7}   # for logs of positives only; or kind: own
-# Names with spaces or signs are quoted inside expressions: '"rating:float" >= 4'; off, on, yes, no and names with a
-# colon are quoted for YAML: column: "off".
 exposures:                            # who met which experiment variant; {name} is the log file's name
   path: ../exposures/{name}
+  experiment: experiment              # columns; user and timestamp are written as in the log
+  variant: variant
   user_id: uid
   timestamp: {column: ts, unit: ms}
 """
@@ -94,9 +102,11 @@ def ingest(
     from events.ingest import ingest as ingest_log
     from events.mapping import load_mapping
 
+    first, last = Hour.parse(start) if start else None, Hour.parse(end) if end else None
+    if first and last and first >= last:
+        raise ConfigError(f"no hour lies from {first} to before {last}; --to names the hour after the last one")
     settings = load_settings() if out else load_settings(source=load_mapping(mapping)[0].source)
-    only = tuple(Hour.parse(hour) if hour else None for hour in (start, end))
-    account = ingest_log(mapping, path or [], settings, out=out, only=(only[0], only[1]))
+    account = ingest_log(mapping, path or [], settings, out=out, only=(first, last))
     print(json.dumps({**asdict(account), "changed_hours": len(account.changed_hours)}, ensure_ascii=False))
 
 
@@ -114,8 +124,10 @@ def close(
     from events.ingest import close_hours
     from events.store import EventStore
 
-    store = EventStore(out or cli.settings_of(source).events_dir)
-    closed = close_hours(store, Hour.parse(first), Hour.parse(last or first))
+    start, end = Hour.parse(first), Hour.parse(last or first)
+    if end < start:
+        raise ConfigError(f"{end} lies before {start}; give the earlier hour first")
+    closed = close_hours(EventStore(out or cli.settings_of(source).events_dir), start, end)
     print(json.dumps({"closed": [hour.key for hour in closed]}))
 
 
@@ -156,10 +168,12 @@ def guess(
     ] = None,
 ) -> None:
     """Look at a log and write a first mapping for it, with comments on what to check."""
-    from core.errors import ConfigError
     from core.files import write_text
     from events.guess import guess_mapping
+    from events.mapping import SOURCE_NAME
 
+    if name is not None and not re.fullmatch(SOURCE_NAME, name):
+        raise ConfigError(f"--name {name}: begin with a letter; small letters, digits, - and _ may follow, 41 in all")
     if out is not None and out.exists():
         raise ConfigError(f"{out} is there already; give another --out, or remove it")
     mapping = guess_mapping(path, name)

@@ -5,12 +5,17 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import asdict
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from core import cli
 from core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from feature_repo.retrieval import ClockFeatures
+
+Key = Annotated[bool, typer.Option("--key", help="USER is the platform's own number, not the log's id.")]
 
 app = cli.App(
     shared_source=True,
@@ -36,12 +41,12 @@ def rebuild(
     from feature_repo.clock import ClockState
     from feature_repo.retrieval import ClockFeatures
 
+    asked = Hour.parse(until) if until else None
     settings = cli.settings_of(source)
     store = EventStore(settings.events_dir)
     clock_state = ClockState(settings, store)
     hours = store.hours()
-    last = clock_state.as_of or (hours[-1] + 1 if hours else None)
-    end = Hour.parse(until) if until else last
+    end = asked or clock_state.as_of or (hours[-1] + 1 if hours else None)
     if end is None:
         raise ConfigError("no events yet; run 'clock events ingest' first")
     done = asdict(clock_state.rebuild(end, history=not no_history))
@@ -73,10 +78,11 @@ def status(source: cli.SourceOption = None) -> None:
 
 @app.command()
 def clock(
-    user: Annotated[list[int], typer.Argument(metavar="USER...", help="User ids.")],
+    user: Annotated[list[str], typer.Argument(metavar="USER...", help="Users' ids as they stand in the log.")],
     at: Annotated[
         str | None, typer.Option("--at", metavar="HOUR", help="The running hour. Default: the clocks' own.")
     ] = None,
+    key: Key = False,
     source: cli.SourceOption = None,
 ) -> None:
     """Print clocks of users as serving sees them, as JSON."""
@@ -85,16 +91,19 @@ def clock(
     from feature_repo.retrieval import ClockFeatures
     from pages.clocks import clock_json
 
+    chosen = Hour.parse(at) if at else None
     settings = cli.settings_of(source)
     features = ClockFeatures(settings, EventStore(settings.events_dir))
-    hour = Hour.parse(at) if at else features.clock.require_state().as_of
-    print(json.dumps(clock_json(features.get_clock(user, hour)), ensure_ascii=False))
+    numbers = _numbers(features, user, is_key=key)
+    hour = chosen or features.clock.require_state().as_of
+    print(json.dumps(clock_json(features, numbers, hour), ensure_ascii=False))
 
 
 @app.command()
 def page(
-    who: Annotated[str, typer.Argument(metavar="USER", help="A user id, or 'everyone'.")],
+    who: Annotated[str, typer.Argument(metavar="USER", help="A user's id as it stands in the log, or 'everyone'.")],
     time: Annotated[str, typer.Option("--time", metavar="HH:MM", help="Local time of the Gaussian window.")] = "08:30",
+    key: Key = False,
     source: cli.SourceOption = None,
 ) -> None:
     """Draw a user's clock, or everybody's; prints the page's path."""
@@ -102,13 +111,24 @@ def page(
     from feature_repo.retrieval import ClockFeatures
     from pages.clocks import EVERYONE, write_clock_page
 
-    settings = cli.settings_of(source)
     if not re.fullmatch(r"([01]\d|2[0-3]):[0-5]\d", time):
         raise ConfigError(f"'{time}' is not a local time; write it as HH:MM, for example 08:30")
-    if who != EVERYONE and not re.fullmatch(r"-?\d{1,18}", who):
-        raise ConfigError(f"'{who}' is no user id; give a whole number, or '{EVERYONE}'")
-    user = None if who == EVERYONE else int(who)
-    print(write_clock_page(ClockFeatures(settings, EventStore(settings.events_dir)), user, time))
+    settings = cli.settings_of(source)
+    features = ClockFeatures(settings, EventStore(settings.events_dir))
+    user = None if who == EVERYONE and not key else _numbers(features, [who], is_key=key)[0]
+    print(write_clock_page(features, user, time))
+
+
+def _numbers(features: ClockFeatures, users: list[str], *, is_key: bool) -> list[int]:
+    """The platform's numbers of users that a person names."""
+    from events.ids import platform_ids
+
+    if not is_key:
+        features.clock.require_state()  # before the first clocks, that is what is missing
+        return platform_ids(features.events.root, "user", users)
+    if strange := [user for user in users if not re.fullmatch(r"-?\d{1,18}", user)]:
+        raise ConfigError(f"'{strange[0]}' is no key; with --key give the platform's own number of a user")
+    return [int(user) for user in users]
 
 
 @app.command()

@@ -208,9 +208,9 @@ def capacity(
         "utilization": utilization, "variants": variants, "kept_days": kept_days, "machine_cores": machine_cores,
         "machine_memory_gb": machine_memory_gb,
     }  # fmt: skip
-    units = read_units(results or settings.var / "bench" / "results.json")
     changes = {name: value for name, value in assumed.items() if value is not None}
     loads = [replace(Load(users=count), **changes) for count in users or (1e6, 1e8, 1e9)]
+    units = read_units(results or settings.var / "bench" / "results.json")
     text = page(units, loads)
     if output:
         write_text(output, text)

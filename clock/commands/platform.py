@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import asdict
 from typing import Annotated
 
@@ -109,6 +110,8 @@ def setup(
 
     settings = cli.settings_of(source)
     if mapping == "simulated":
+        if path:
+            raise ConfigError("the simulated app writes its own log; give no files, or the mapping of theirs")
         save_app_source(settings)
         print(f"{settings.workspace} takes its log from the simulated app; next: clock history")
         return
@@ -168,10 +171,14 @@ def train(
     """Train variants up to an hour; with torchrun in several processes."""
     from core.hours import Hour
     from pipeline.training import train_variants
+    from training.config import check_variant
 
-    trained = train_variants(
-        cli.settings_of(source), variants, Hour.parse(until), save_every=save_every, log_model=not no_model
-    )
+    for variant in variants:
+        check_variant(variant)
+    if save_every < 1:
+        raise ConfigError(f"--save-every {save_every}: at least 1 hour")
+    last = Hour.parse(until)
+    trained = train_variants(cli.settings_of(source), variants, last, save_every=save_every, log_model=not no_model)
     print(json.dumps([each.as_json() for each in trained]))
 
 
@@ -194,4 +201,6 @@ def rollback(
     """Roll the champion back to its predecessor or to a version."""
     from pipeline.promotion import rollback as roll_back
 
+    if version is not None and not re.fullmatch(r"[1-9]\d{0,8}", version):
+        raise ConfigError(f"--version {version}: give the number of a registered version, for example 3")
     print(json.dumps(asdict(roll_back(cli.settings_of(source), reason, version))))

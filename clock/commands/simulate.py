@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from core import cli
+from core.errors import ConfigError
 
 app = cli.App(
     help="The simulated app: write its log, or print the truth about it.",
@@ -49,10 +50,13 @@ def write(
     from simulation.config import load_config
     from simulation.log import AppLog
 
+    asked = Hour.parse(start) if start else None, Hour.parse(end) if end else None
     config = load_config(_config_file(context))
+    first, last = asked[0] or config.first_hour, asked[1] or config.end_hour
+    if first >= last:
+        raise ConfigError(f"no hour lies from {first} to before {last}; --to names the hour after the last one")
     root = out or load_settings().workspace / "app"
-    first = Hour.parse(start) if start else config.first_hour
-    files = AppLog(config, root).write_hours(first, Hour.parse(end) if end else config.end_hour)
+    files = AppLog(config, root).write_hours(first, last)
     print(json.dumps({"root": str(root), "mapping": str(root / "mapping.yaml"), "hours": len(files)}))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ from typer.exceptions import TyperException
 
 from clock.main import app, version
 from core import cli, progress
-from core.errors import ConfigError
+from core.errors import ConfigError, DataError
 from core.settings import ROOT
 
 GROUPS: dict[str, tuple[str, ...]] = {
@@ -156,3 +157,47 @@ def test_a_job_shows_stages_and_keeps_every_line_in_its_log_file(
     assert shown.splitlines()[-1].endswith("demo.log")
     kept = (tmp_path / "logs" / "demo.log").read_text()
     assert all(text in kept for text in ("before the file is known", "1/2 reading", "a detail", "a half"))
+
+
+JUDGED_ALONE = {
+    "train nope --until 2026-03-10T10": "no variant 'nope'",
+    "train matched_clock --until soon": "'soon' is not an hour",
+    "train matched_clock --until 2026-03-10T10 --save-every 0": "--save-every 0",
+    "rollback why --version x": "--version x",
+    "demo --data log/": "the simulated app writes its own log",
+    "setup simulated log/": "the simulated app writes its own log",
+    "hour soon": "'soon' is not an hour",
+    "history soon": "'soon' is not an hour",
+    "features rebuild soon": "'soon' is not an hour",
+    "features clock a --at soon": "'soon' is not an hour",
+    "features page a --time 9": "'9' is not a local time",
+    "ab report --until soon": "'soon' is not an hour",
+    "ab report --day soon": "'soon' is not a day",
+    "ab report --day 2026-03-10 --until 2026-03-10T10": "give one of them",
+    "ab plan none.yaml --days 0": "--days 0",
+    "evaluate compare a b --confidence 95": "95 % is 0.95",
+    "ops capacity --peak 0": "more than 0",
+    "simulate write --from 2026-03-10T10 --to 2026-03-09T10": "no hour lies from",
+    "events ingest none.yaml --from 2026-03-10T10 --to 2026-03-10T10": "no hour lies from",
+    "events close 2026-03-10T10 2026-03-09T10": "lies before",
+    "events guess none.csv --name 9": "--name 9",
+}
+
+
+@pytest.mark.parametrize("line", JUDGED_ALONE)
+def test_arguments_are_judged_before_workspace_and_files(
+    line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CLOCK_VAR", str(tmp_path / "var"))
+    monkeypatch.delenv("CLOCK_SOURCE", raising=False)
+    with pytest.raises(ConfigError, match=re.escape(JUDGED_ALONE[line])):
+        cli.call(app, line.split())
+    assert not (tmp_path / "var").exists()
+
+
+def test_a_demo_starts_over_only_when_the_new_log_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CLOCK_VAR", str(tmp_path))
+    (tmp_path / "foursquare").mkdir()
+    with pytest.raises(DataError, match="no such file"):
+        cli.call(app, ["demo", "--source", "foursquare", "--data", str(tmp_path / "gone"), "--fresh"])
+    assert (tmp_path / "foursquare").is_dir()

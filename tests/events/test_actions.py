@@ -16,12 +16,11 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from clock.commands.events import EXAMPLE
-from core.errors import DataError
+from core.errors import ConfigError, DataError
 from core.hours import Hour
 from core.settings import Settings, load_settings
 from events.ingest import Account, ingest
-from events.mapping import Mapping, load_mapping
+from events.mapping import Mapping
 from events.store import EventStore
 from tests.conftest import NOW
 
@@ -190,6 +189,64 @@ def test_impressions_and_actions_may_be_tables_of_their_own(log: ActionLog, capl
     assert list(log.frame()["genre"]) == ["rock", "jazz"]
 
 
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (("column: action", "column: acton"), r"actions.column: the log has no column 'acton'; did you mean 'action'"),
+        (("genre: genre", "genre: Genres"), r"facets.genre: the log has no column 'Genres'; did you mean 'genre'"),
+        (
+            ("{values: [VIEW]}", "{values: [VIEW], list_column: showns}"),
+            r"list_column: .*'showns'; did you mean 'shown'",
+        ),
+        (("item_id: iid", "item_id: iid, played_seconds: secnds / 2"), r"\(secnds / 2\): .* did you mean 'seconds'"),
+    ],
+)
+def test_a_misspelled_column_is_refused_although_a_file_may_lack_it(
+    log: ActionLog, wrong: tuple[str, str], message: str
+) -> None:
+    log.mapping.write_text(MAPPING.replace(*wrong))
+    with pytest.raises(ConfigError, match=message):
+        log.ingest(row(1, 7, 0) + ",8,5", header=HEADER + ",shown,seconds")
+    assert not log.store.hours()
+
+
+def test_a_column_that_the_mapping_names_elsewhere_is_no_misspelling(log: ActionLog) -> None:
+    log.mapping.write_text(
+        MAPPING.replace("item_id: iid", "item_id: iid, played_seconds: played_s, duration_seconds: played_t")
+    )
+    assert log.ingest("1,7,2026-03-10T10:00:00Z,9", header="uid,iid,ts,played_t").kept == 1
+
+
+def test_an_action_whose_clock_is_behind_joins_within_the_skew(log: ActionLog) -> None:
+    lines = [
+        row(1, 7, 60),
+        row(1, 7, 59.95, "LIKE"),
+        row(2, 7, 0),
+        row(2, 7, 10),
+        row(2, 7, 9.9, "LIKE"),
+        row(3, 7, 5),
+        row(3, 7, 4.8, "LIKE"),
+    ]
+    log.mapping.write_text(MAPPING.replace("  column: action", "  column: action\n  skew_seconds: 6"))
+    log.ingest(*lines)
+    assert [(minute, like) for _, minute, _, like, _ in log.outcomes()] == [
+        ("10:00", False), ("10:04", True), ("10:05", False), ("10:10", True), ("11:00", True),
+    ]  # fmt: skip
+
+
+def test_without_skew_an_action_before_its_impression_stands_alone(log: ActionLog) -> None:
+    log.ingest(row(1, 7, 60), row(1, 7, 59.95, "LIKE"))
+    assert [like for *_, like, _ in log.outcomes()] == [True, False]
+
+
+def test_a_source_of_an_earlier_version_has_no_skew(log: ActionLog) -> None:
+    log.ingest(row(1, 7, 0))
+    declared = json.loads((log.store.root / "source.json").read_text())
+    del declared["actions"]["skew_seconds"]
+    (log.store.root / "source.json").write_text(json.dumps(declared))
+    assert log.ingest(row(1, 7, 1)).kept == 1
+
+
 SESSIONS = """\
 source: test
 columns: {user_id: user_id, item_id: reference}
@@ -279,12 +336,6 @@ def test_a_mapping_of_actions_that_means_nothing_is_refused(part: dict[str, obje
         Mapping.model_validate({**content, **part})
 
 
-def test_the_example_of_the_command_line_is_a_mapping(tmp_path: Path) -> None:
-    (tmp_path / "mapping.yaml").write_text(EXAMPLE)
-    mapping, _ = load_mapping(str(tmp_path / "mapping.yaml"))
-    assert mapping.behavior_names == ("finish", "like", "skip", "share")
-
-
 def test_a_source_keeps_its_rule(log: ActionLog) -> None:
     log.ingest(row(1, 7, 0))
     log.mapping.write_text(MAPPING.replace("  column: action", "  column: action\n  window_minutes: 60"))
@@ -307,13 +358,16 @@ TOLD = st.builds(
         st.tuples(TOLD, st.sampled_from(["", "", "r1", "r2", "r3"]), st.integers(0, 2)), min_size=1, max_size=12
     ),
     order=st.permutations(range(3)),
+    skew=st.sampled_from([0, 60, 300]),
 )
 @hypothesis_settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_split_into_files_and_any_order_gives_the_same_log(
-    tmp_path: Path, lines: list[tuple[str, str, int]], order: list[int]
+    tmp_path: Path, lines: list[tuple[str, str, int]], order: list[int], skew: int
 ) -> None:
     shutil.rmtree(tmp_path)
-    mapping = MAPPING.replace("item_id: iid", "item_id: iid, event_id: request")
+    mapping = MAPPING.replace("item_id: iid", "item_id: iid, event_id: request").replace(
+        "  column: action", f"  column: action\n  skew_seconds: {skew}"
+    )
     whole, parts = ActionLog(tmp_path / "whole", mapping), ActionLog(tmp_path / "parts", mapping)
     header = HEADER + ",request"
     good = row(3, 3, 0) + ","

@@ -6,12 +6,15 @@ from pathlib import Path
 
 import duckdb
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from core.errors import DataError
+from core.files import write_json
 from events import ids
-from events.ids import extend_ids, id_files, id_path, log_ids, read_ids
+from events.ids import extend_ids, id_files, id_path, log_ids, platform_ids, read_ids
 
 
 def extend(root: Path, keys: list[str]) -> dict[str, int]:
@@ -67,3 +70,20 @@ def test_deltas_that_a_crash_left_after_a_merge_do_not_count_twice(tmp_path: Pat
     assert read_ids(id_files(id_path(tmp_path, "user"))).num_rows == 151
     assert extend(tmp_path, ["late", "last"]) == {"late": 101, "last": 152}
     assert not delta.exists()
+
+
+def test_whole_numbers_of_a_log_are_their_own_ids_and_text_is_refused_with_an_example(tmp_path: Path) -> None:
+    write_json(tmp_path / "_ids" / "kinds.json", {"user": "int"})
+    (tmp_path / "hour=2026-03-10T10").mkdir()
+    pq.write_table(pa.table({"user_id": [41, 7]}), tmp_path / "hour=2026-03-10T10" / "events.parquet")
+    assert platform_ids(tmp_path, "user", ["7", "-3"]) == [7, -3]
+    with pytest.raises(DataError, match="'Ann' is no user id: in this log they are whole numbers, for example 41"):
+        platform_ids(tmp_path, "user", ["7", "Ann"])
+
+
+def test_ids_of_the_log_find_their_numbers_and_an_unknown_one_is_named_with_a_near_miss(tmp_path: Path) -> None:
+    extend(tmp_path, ["Ann-7f", "Bob-3c"])
+    extend(tmp_path, ["Cleo"])
+    assert platform_ids(tmp_path, "user", ["Cleo", "Ann-7f"]) == [3, 1]
+    with pytest.raises(DataError, match=r"no user 'Ann-7g' in the log; .*did you mean 'Ann-7f'"):
+        platform_ids(tmp_path, "user", ["Cleo", "Ann-7g"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -15,11 +16,13 @@ import pyarrow.compute as pc
 import pytest
 import yaml
 
-from core.errors import CorruptStateError, DataError, NotReadyError
-from core.files import write_parquet
+from clock.commands.features import app as commands
+from core import cli
+from core.errors import CorruptStateError, DataError, NotReadyError, PlatformError
+from core.files import write_json, write_parquet
 from core.hours import Hour
 from core.settings import Settings, load_settings
-from events.ids import SCHEMA, log_ids
+from events.ids import SCHEMA, log_ids, platform_ids
 from events.store import EventStore
 from feature_repo.clock import ClockState
 from feature_repo.push import push_events
@@ -240,16 +243,46 @@ def test_pages_draw_a_user_and_everybody(ready: Settings) -> None:
         write_clock_page(clock_features, 10**9)
 
 
-def test_pages_call_a_user_as_the_log_does(ready: Settings, tmp_path: Path) -> None:
+def test_pages_and_commands_call_a_user_as_the_log_does(
+    ready: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     settings = load_settings(var=tmp_path / "var", source="simulator")
     shutil.copytree(ready.workspace, settings.workspace)
     source = features(settings)
     first, second = source.most_active(2)
     names = pa.table({"key": ["Ann-7f", "Bob-3c"], "id": [first, second]}, schema=SCHEMA)
     write_parquet(settings.events_dir / "_ids" / "user.parquet", names)
+    write_json(settings.events_dir / "_ids" / "kinds.json", {"user": "string", "item": "int"})
     text = write_clock_page(source, second).read_text()
     assert "User Bob-3c" in text
     assert f"User {second}" not in text
+    assert platform_ids(settings.events_dir, "user", ["Bob-3c", "Ann-7f"]) == [second, first]
+    monkeypatch.setenv("CLOCK_VAR", str(settings.var))
+    printed = []
+    for arguments in (
+        ("page", "Bob-3c"),
+        ("page", "--key", str(second)),
+        ("clock", "Bob-3c"),
+        ("clock", "--key", str(second)),
+    ):
+        cli.call(commands, ["--source", "simulator", *arguments])
+        printed.append(capsys.readouterr().out)
+    assert printed[0] == printed[1]
+    assert printed[2] == printed[3]
+    clock = json.loads(printed[2])
+    assert {(row["user"], row["user_id"]) for row in clock} == {("Bob-3c", second)}
+    for arguments, message in (
+        (
+            ("clock", str(second)),
+            f"no user '{second}' in the log; give a user's id as it stands in the log, for example 'Ann-7f'",
+        ),
+        (("page", "Bob-3d"), "did you mean 'Bob-3c'"),
+        (("clock", "Bob-3c", "--key"), "with --key give the platform's own number"),
+        (("page", "--key", "999999999"), "has no event in the 30 days before"),
+        (("clock", "--key", "999999999"), "one that has is Ann-7f"),
+    ):
+        with pytest.raises(PlatformError, match=re.escape(message)):
+            cli.call(commands, ["--source", "simulator", *arguments])
     assert log_ids(settings.events_dir, "user", [second, 10**9]) == {second: "Bob-3c", 10**9: str(10**9)}
 
 
@@ -261,16 +294,17 @@ def command(settings: Settings, *arguments: str) -> subprocess.CompletedProcess[
 @pytest.mark.slow
 def test_the_command_line_shows_clocks_and_names_wrong_input(ready: Settings) -> None:
     user = features(ready).most_active(1)[0]
-    clock = json.loads(command(ready, "clock", str(user)).stdout)
-    assert clock[0]["user_id"] == user
+    key = log_ids(ready.events_dir, "user", [user])[user]
+    clock = json.loads(command(ready, "clock", key).stdout)
+    assert (clock[0]["user"], clock[0]["user_id"]) == (key, user)
     status = json.loads(command(ready, "status").stdout)
     assert status["as_of"] == UNTIL.key
     assert status["views"]["clock_slots"]["last_change"] <= UNTIL.key
     assert Path(command(ready, "page", "everyone").stdout.strip()).exists()
     for arguments, message in (
-        (("page", "../x"), "is no user id"),
-        (("page", "1", "--time", "25:00"), "is not a local time"),
-        (("clock", "1", "--at", "yesterday"), "is not an hour"),
+        (("page", "../x"), "no user '../x' in the log; give a user's id as it stands in the log, for example 'u"),
+        (("page", key, "--time", "25:00"), "is not a local time"),
+        (("clock", key, "--at", "yesterday"), "is not an hour"),
         (("rebuild", "2031-01-01T00"), "has not been ingested"),
     ):
         done = command(ready, *arguments)
