@@ -156,7 +156,8 @@ def _files(view: FeatureView, times: pd.Series) -> str:
         return quoted(source.path)
     first, last = Hour.of(times.min()), Hour.of(times.max())
     holds = int(view.ttl.total_seconds()) // 3600 if view.ttl else None
-    return file_list(files_between(root, first, last, holds) or [Path(source.path)])
+    files = files_between(root, first, last, holds)
+    return file_list(files) if files else quoted(source.path)  # the path is a pattern
 
 
 def _unless_expired(view: FeatureView, name: str, feature: str, moment: str) -> str:
