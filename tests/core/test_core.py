@@ -1,4 +1,4 @@
-"""What everything stands on: hours, files that are whole or not there, documents, ports, secrets, versions, alerts."""
+"""What everything is built on: hours, files that are complete or absent, documents, ports, secrets, versions, alerts."""
 
 from __future__ import annotations
 

@@ -254,14 +254,14 @@ def test_an_option_that_came_later_does_not_end_a_chain(ready: Settings, tmp_pat
 
 
 def test_a_state_of_another_platform_is_named_and_left_alone(ready: Settings, tmp_path: Path) -> None:
-    """It was trained with an option that is no more; the chain is not continued by accident."""
+    """It was trained with an option that no longer exists; the chain is not continued by accident."""
     settings = fresh(ready, tmp_path)
     Trainer(settings, "none").train(FIRST + 2, start=FIRST)
     path = weights(settings, "none", FIRST + 2).parent / "state.json"
     content = json.loads(path.read_text())
     path.write_text(json.dumps({**content, "config": {**content["config"], "gates": 3}}))
     before = path.read_bytes()
-    with pytest.raises(NotReadyError, match=r"does not have \(gates\): .* train it anew"):
+    with pytest.raises(NotReadyError, match=r"does not have \(gates\): .* train it again"):
         Trainer(settings, "none").train(FIRST + 3)
     assert path.read_bytes() == before
 
