@@ -141,7 +141,7 @@ def test_a_damaged_checkpoint_is_refused_and_the_one_before_still_works(ready: S
     assert Trainer(settings, "none").train(FIRST + 6).digest == whole.digest
 
 
-def test_states_hold_what_changed_and_stand_on_a_whole_one(ready: Settings, tmp_path: Path) -> None:
+def test_a_state_holds_what_changed_since_a_complete_one(ready: Settings, tmp_path: Path) -> None:
     settings = fresh(ready, tmp_path)
     trainer = Trainer(settings, "matched_clock")
     trainer.train(LAST, start=FIRST)
