@@ -166,7 +166,7 @@ def settings_and_hour(*, announce: bool = True) -> tuple[Settings, Hour]:
 def announce_day(asset: Asset, settings: Settings, hour: Hour) -> None:
     """Announce the hours of an hour's day that are through to the day's report, each once.
 
-    The report waits for 24 hours. It would wait for ever for hours that were built in bulk, so they are announced with
+    The report waits for 24 hours. It would never start if it waited for hours that were built in bulk, so they are announced with
     the first hour of their day that runs. It would wait for 23 others if a run that is cleared announced its hour again, so
     that run ends as skipped.
 

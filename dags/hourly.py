@@ -90,7 +90,7 @@ with DAG(
     doc_md="""
 ### Train on an hour
 Every variant is tested on the hour first and then trained on it, once, from its last state. Metrics, lineage
-and models go to MLflow: an experiment a variant, a run a day, a step an hour. Running an hour again gives the
+and models go to MLflow: one experiment per variant, one run per day, one step per hour. Running an hour again gives the
 same state.
 """,
 ):

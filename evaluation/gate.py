@@ -168,7 +168,7 @@ class DifferenceFigures:
 
 @dataclass(frozen=True)
 class GateFigures:
-    """What the checks stand on, for who reads the decision's file.
+    """What the checks were computed from, for readers of the decision's file.
 
     Attributes:
         rival: the reference's metrics.
@@ -202,7 +202,7 @@ class GateDecision:
             ``refuse`` (the evaluation itself is broken).
         reason: one sentence.
         hours: hours compared; none was in the training of either version.
-        figures: what the checks stand on; None, an empty object in JSON, where nothing was compared.
+        figures: what the checks were computed from; None (in JSON an empty object) where nothing was compared.
         hourly: hour → AUC of candidate and reference, for the plot.
     """
 

@@ -164,13 +164,13 @@ def _check_keys(con: duckdb.DuckDBPyConnection, files: Sequence[Path], columns: 
         if twice:
             raise DataError(f"{file}: {twice:,} values of '{key}' are there more than once (for example '{example}')")
     for n, file in enumerate(files[1:], 1):
-        for where, other, here, there in ((file, files[0], 0, n), (files[0], file, n, 0)):
-            lacking, example = con.sql(
-                f"SELECT count(*), min(k) FROM keys_{here} ANTI JOIN keys_{there} USING (k)"
+        for complete, incomplete, having, lacking in ((files[0], file, 0, n), (file, files[0], n, 0)):
+            missing, example = con.sql(
+                f"SELECT count(*), min(k) FROM keys_{having} ANTI JOIN keys_{lacking} USING (k)"
             ).fetchall()[0]
-            if lacking:
+            if missing:
                 raise DataError(
-                    f"{where} lacks {lacking:,} impressions of {other} (for example {key} = '{example}'); "
+                    f"{incomplete} lacks {missing:,} impressions of {complete} (for example {key} = '{example}'); "
                     "score every model on the same impressions"
                 )
 

@@ -2,7 +2,7 @@
 
 Layout below the workspace's ``features``::
 
-    recent/behaviors.db    SQLite: each user's last behaviors, and which hours of events they stand on
+    recent/behaviors.db    SQLite: each user's last behaviors, and which hours of events they come from
 
 A user's row holds the last ``history_length`` behaviors before a day ago, and every one since: enough to tell what a
 history was at each hour of that day. Everything changes in one transaction. The file is derived: when it is damaged or

@@ -124,7 +124,7 @@ class ChangeLog:
             shutil.rmtree(folder)
 
     def _forget_latest(self, since: Hour) -> None:
-        """Remove collected rows that stand on changes from an hour on."""
+        """Remove collected rows that depend on changes from an hour on."""
         for folder in collections(self.root):
             if hour_of(folder) >= since:
                 shutil.rmtree(folder)

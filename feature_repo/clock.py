@@ -51,7 +51,7 @@ class ClockState(ClockStorage):
         """Bring the state from ``as_of − 1`` to ``as_of``.
 
         Adds the events of the hour that ended, takes off those of the hour that expired, and corrects what
-        stands on hours whose events changed since (late events). A second call changes nothing.
+        was computed from hours whose events changed since (late events). A second call changes nothing.
 
         Args:
             as_of: hour at whose start the clocks shall hold.
@@ -80,7 +80,7 @@ class ClockState(ClockStorage):
                 return Refresh(self, running, state, as_of, late).run()
 
     def _late(self, state: StateDescription) -> list[Hour]:
-        """Hours before the state's whose events are not those that it stands on."""
+        """Hours before the state's whose events changed since it was computed."""
         changed = [h for h, digest in self.store.digests().items() if digest != state.hours.get(h, "")]
         return [Hour.parse(h) for h in changed if h < state.as_of.key]
 

@@ -190,7 +190,7 @@ class ClockComputation:
         """The state after this computation.
 
         Args:
-            hours: digest of every hour of events that it stands on.
+            hours: digest of every hour of events that it was computed from.
             sums: as of ``as_of``.
             history_from: first hour whose rows the change logs can tell.
         """

@@ -59,7 +59,7 @@ class Period:
 
 @dataclass(frozen=True)
 class Sources:
-    """The events that each view's rows stand on: views made by ``ClockQueryBuilder.read``, or with the same columns.
+    """The events that each view's rows are computed from: views made by ``ClockQueryBuilder.read``, or with the same columns.
 
     Attributes:
         pairs: for users' slots.

@@ -18,7 +18,7 @@ from feature_repo.sums import Layer
 STORED, BEFORE, DELTA, NOW = map(SumTables, ("stored", "before", "delta", "now"))
 """Sums of what the refresh touches: as they lie on disk, with value ids, what changes, and as they become."""
 CAME, WENT, INSIDE = map(SumTables, ("s_came", "s_went", "s_inside"))
-"""Sums of the events that came, that went, and of all those in the window of keys with late events."""
+"""Sums of the events that entered the window, of those that left it, and of all those in it for keys with late events."""
 
 
 class Refresh(ClockComputation):
@@ -211,7 +211,7 @@ class Refresh(ClockComputation):
         return self.engine.arrow(f"{rows} ORDER BY k.user_id")
 
     def _correct(self) -> None:
-        """Write the rows of past hours again that stand on late events."""
+        """Write the rows of past hours again that late events change."""
         since = max(min(self.late) + 1, self.old.history_from)
         opening = since == self.old.history_from and since - 1 > self.clock.store.hours()[0]
         period = Period(since - (0 if opening else 1), self.as_of, self.clock.window, opening=opening)

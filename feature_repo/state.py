@@ -2,7 +2,7 @@
 
 Layout below the workspace's ``features``::
 
-    state.json                  as-of hour, settings it holds for, digest of every hour it stands on
+    state.json                  as-of hour, settings it holds for, digest of every hour it was computed from
     sums/                       window sums, see ``feature_repo.sums``
     <view>/, latest/<view>/     change logs, see ``feature_repo.changes``
     recent/                     recent behaviors, see ``feature_repo.behavior_state``
@@ -68,7 +68,7 @@ class StateDescription:
         generation: refreshes since the rebuild.
         history_from: first hour whose rows the change logs can tell.
         config: what the clocks were computed with; None: an older platform's, which is no longer understood.
-        hours: digest of every hour of events that the clocks stand on, by the hour's key.
+        hours: digest of every hour of events that the clocks were computed from, by the hour's key.
         sums: the window's sums; None: an older platform's.
     """
 

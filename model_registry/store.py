@@ -66,7 +66,7 @@ def open_mlflow(settings: Settings) -> MlflowClient:
 def _create_store(settings: Settings) -> None:
     """Make a new SQLite store in a folder of its own, then move it: a crash leaves no half-migrated one.
 
-    The folder is emptied first: a journal that a killed process left would be played into the new file.
+    The folder is emptied first: a journal left by a killed process would be applied to the new file.
     """
     prefix = "sqlite:///"
     path = Path(settings.tracking_uri.removeprefix(prefix))

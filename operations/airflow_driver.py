@@ -70,7 +70,7 @@ def _through(api: AirflowApi, hour: Hour) -> bool:
 
 
 def report_days(api: AirflowApi, days: set[str]) -> None:
-    """Run the daily reports of days that may not be over, and wait for those that Airflow starts of itself."""
+    """Run the daily reports of days that may not be over, and wait for those that Airflow starts by itself."""
     for number, day in enumerate(sorted(days), 1):
         run = api.trigger("report_day", conf={"day": day})
         wait_for(lambda r=run: _ended(api, r), f"the reports of {day}", HOUR_TIMEOUT_SECONDS)  # type: ignore[misc]

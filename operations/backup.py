@@ -52,7 +52,7 @@ class RestoreSummary:
 
 
 def back_up(settings: Settings, folder: Path) -> BackupSummary:
-    """Write a backup into a new folder below ``folder``, whole or not at all.
+    """Write a backup into a new folder below ``folder``, completely or not at all.
 
     Writers of the workspace wait meanwhile (their locks are held); SQLite files are copied by SQLite's own backup, so
     that Airflow and MLflow may run.
@@ -166,7 +166,7 @@ def _dump_databases(settings: Settings, half: Path) -> list[str]:
 
 
 def _restore_database(settings: Settings, name: str, dump: Path) -> None:
-    """In one transaction: whole or not at all. A service that still writes waits, or the restore does and tries again."""
+    """In one transaction: completely or not at all. If a service still writes, it waits, or the restore waits and tries again."""
     for left in reversed(range(RESTORE_TRIES)):
         try:
             _postgres_tool(settings, name, ["pg_restore", "--clean", "--if-exists", "--no-owner", "--single-transaction",

@@ -1,4 +1,4 @@
-"""``make doctor``: checks everything the platform stands on, and says what to do about what it finds."""
+"""``make doctor``: checks everything the platform depends on, and says how to fix each problem."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ WAIT_SECONDS = 120
 
 
 def initialize(settings: Settings) -> None:
-    """Make everything ready that the services stand on.
+    """Prepare everything that the services need.
 
     Raises:
         NotReadyError: PostgreSQL, Redis or the object store did not answer in time.

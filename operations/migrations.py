@@ -57,7 +57,7 @@ def migrate(
     reached = []
     for version in range(current, target):
         if version not in steps:
-            raise ConfigError(f"there is no way from version {version}; build {settings.source} anew from its log")
+            raise ConfigError(f"version {version} cannot be migrated; build {settings.source} again from its log")
         log.info("from version %d to %d", version, version + 1)
         steps[version](settings)
         write_state_version(settings, version + 1)

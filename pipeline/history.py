@@ -52,7 +52,7 @@ def ingest_and_clock(settings: Settings, until: Hour) -> tuple[Account, Advanced
 def build_history(settings: Settings, until: Hour) -> HistorySummary:
     """Ingest, compute clocks, train every variant, and offer the first champion, for all hours before ``until``.
 
-    Every stage keeps what is there already, so an interrupted build continues.
+    Every stage keeps what it has done, so an interrupted build continues.
     """
     if load_source(settings).simulated:
         from simulation.workspace import app_log

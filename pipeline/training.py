@@ -122,7 +122,7 @@ def train_variants(
 
     Raises:
         NotReadyError: an hour in between has no events or clocks yet, or MLflow does not answer.
-        Exception: of the variant that failed, once the others are through; one that a retry may mend goes first.
+        Exception: of the variant that failed, once the others are through; one that a retry may fix goes first.
     """
     from model_registry.store import open_mlflow
     from training.group import start_group

@@ -21,7 +21,7 @@ SATURDAY = 5
 CLOCK_PARTS = ("clock_values", "clock_scores", "slot_events")
 RECENT_PARTS = ("recent_items", "recent_minutes")
 BY_USER = (*CLOCK_PARTS, *RECENT_PARTS)
-"""Parts that have a row a user; everything else has a row a sample."""
+"""Parts with one row per user; everything else has one row per sample."""
 
 
 class SampleTables(NamedTuple):

@@ -152,7 +152,7 @@ class GrowingEmbedding(nn.Module):
         return {"keys": torch.from_numpy(self.keys), **{n: getattr(self, n)[: self.size].cpu() for n in self.parts}}
 
     def delta(self) -> dict[str, Tensor] | None:
-        """The keys and rows that came or were touched since ``mark_saved``, with the rows' numbers; see ``checkpoint_delta``.
+        """The keys and rows that were added or changed since ``mark_saved``, with the rows' numbers; see ``checkpoint_delta``.
 
         Returns:
             None where the last checkpoint is no base: there is none, rows have moved, or all of them changed.

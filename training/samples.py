@@ -46,7 +46,7 @@ FILES = ("samples", "slots", "profiles", "history")
 KEYS_AT_ONCE = 20_000
 """Distinct (user, hour) of one point-in-time join: bounds memory."""
 TRIES = 4
-"""A negative equal to its positive is drawn anew this often, then left out."""
+"""A negative equal to its positive is drawn again this often, then left out."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class SampleStore:
         return self.root / f"hour={hour.key}"
 
     def is_current(self, hour: Hour) -> bool:
-        """Whether the hour's samples exist and stand on the hour's events as they are now."""
+        """Whether the hour's samples exist and were built from the hour's events as they are now."""
         path = self.folder(hour) / "meta.json"
         return path.exists() and read_json(path)["inputs"] == self._inputs(hour)
 

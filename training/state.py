@@ -49,7 +49,7 @@ RECENT_HOURS = 48
 WORTHWHILE = 0.5
 """A state builds on another where what changed of its tables is at most this share of them."""
 MOST_LAYERS = 24
-"""A state stands on so many files at most."""
+"""Most files that a state may be spread over."""
 WEIGHTS = "weights.safetensors"
 
 
@@ -64,7 +64,7 @@ class StateInfo:
         digest: identifies the state: of parent, data, config and code.
         weights: digest of its file.
         builds_on: hour of the state whose tensors its own complete; empty where they are whole.
-        layers: files that it stands on, its own included; 0 where nobody counted.
+        layers: files that it is spread over, including the one in its folder; 0 in states that did not count them.
     """
 
     variant: str
@@ -87,10 +87,10 @@ class StateInfo:
 
     @property
     def ranker_config(self) -> RankerConfig:
-        """What it was trained with; an option that came later has its default.
+        """What it was trained with; an option that was added later has its default.
 
         Raises:
-            NotReadyError: it was trained with an option that is no more.
+            NotReadyError: it was trained with an option that no longer exists.
         """
         try:
             return RankerConfig(**self.config)
@@ -98,7 +98,7 @@ class StateInfo:
             wrong = ", ".join(".".join(map(str, e["loc"])) for e in error.errors())
             raise NotReadyError(
                 f"the state of '{self.variant}' at {self.hour} was trained with options that this platform does not have "
-                f"({wrong}): move the states of this variant away to train it anew"
+                f"({wrong}): move the states of this variant away to train it again"
             ) from None
 
 
@@ -187,7 +187,7 @@ class StateStore:
         """Every tensor of a state.
 
         Raises:
-            CorruptStateError: a file that it stands on does not match its digest.
+            CorruptStateError: one of its files does not match its digest.
         """
         return self._read(self._chain(hour))
 

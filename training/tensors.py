@@ -113,7 +113,7 @@ def candidate_keys(
 
 
 def _user_parts(unique: np.ndarray, slots: pa.Table, recent: pa.Table, ranker: Ranker) -> dict[str, np.ndarray]:
-    """The parts of ``HourKeys`` that have a row a user, of the users ``unique``."""
+    """The parts of ``HourKeys`` with one row per user, of the users ``unique``."""
     config = ranker.config
     values, scores, events = _clocks(unique, slots, ranker.facets, ranker.time.needs_clock * config.slots, config.top_k)
     items, minutes = _recent_behaviors(unique, recent, ranker.needs_recent_behaviors * config.history_length)
@@ -135,7 +135,7 @@ def to_batch(keys: HourKeys, ranker: Ranker) -> Batch:
     tensors = {n: looked_up[n].rows(a) if n in looked_up else torch.from_numpy(a) for n, a in arrays.items()}
     for name in ("dense", "clock_scores", "slot_events"):
         if not np.isfinite(getattr(keys, name)).all():
-            raise DataError(f"features of the samples hold NaN or infinity ({name}); mend the source of the features")
+            raise DataError(f"features of the samples hold NaN or infinity ({name}); repair the source of the features")
     filled = keys.clock_values != 0  # most slots are empty
     values = np.zeros(filled.shape, dtype=np.int64)
     values[filled] = ranker.values.rows(keys.clock_values[filled]).numpy()

@@ -1,7 +1,7 @@
 """What all users do at what time of day: decayed counts of each item and facet value by local hour.
 
 The counts are part of the ranker's state and are brought up to date after an hour was trained on, so a prediction
-stands on earlier hours only. Unlike an hour embedding they are not fitted to the present: the counts of
+uses earlier hours only. Unlike an hour embedding they are not fitted to the present: the counts of
 a time of day stay as they are until it comes round again.
 """
 

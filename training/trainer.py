@@ -156,7 +156,7 @@ class Trainer:
             if info.ranker_config != self.config:
                 raise NotReadyError(
                     f"the ranker's settings of '{self.config.variant}' changed since {head}; a chain keeps its config: "
-                    f"set them back, or move {self.states.root} away to train it anew"
+                    f"set them back, or move {self.states.root} away to train it again"
                 )
             results: list[HourResult] = []
             for hour in hour_range(first, until + 1):

@@ -6,11 +6,12 @@ import json
 import math
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from core import cli
+from core.documents import JsonObject
 from core.errors import ConfigError
 
 ExperimentFile = Annotated[Path, typer.Argument(metavar="EXPERIMENT.yaml", help="The experiment's file.")]
@@ -228,7 +229,7 @@ def analyze(
     )
     with engine(settings) as db:
         rows, checks = analyze_table(db, table, spec)
-    objects: list[dict[str, Any]] = [
+    objects: list[JsonObject] = [
         {
             "metric": r.metric, "variant": r.variant, "method": r.method, "n_control": r.n_control, "n_treatment": r.n_treatment,
             **{k: plain(getattr(r.effect, k)) for k in
@@ -280,7 +281,7 @@ def report(
     print(write_overview(settings))
 
 
-def _print_rows(rows: list[dict[str, Any]], confidence: float) -> None:
+def _print_rows(rows: list[JsonObject], confidence: float) -> None:
     width, variant_width = (max(map(len, [key, *(r[key] for r in rows)])) + 2 for key in ("metric", "variant"))
     level = f"{confidence * 100:g}% interval"
     print(
@@ -301,7 +302,7 @@ def _print_rows(rows: list[dict[str, Any]], confidence: float) -> None:
         print(f"{r['metric']:<{width}}{r['variant']:<{variant_width}}{r['method']:<16}{figures}{group}")
 
 
-def _write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
+def _write_rows(path: Path, rows: list[JsonObject]) -> None:
     """Write a JSON list, one object per line."""
     from core.files import write_output
 

@@ -6,7 +6,7 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -126,7 +126,7 @@ def _say_no_probabilities(scores: int, files: Sequence[Path]) -> None:
     )
 
 
-def _print_table(rows: Sequence[tuple[str, dict[str, Any]]]) -> None:
+def _print_table(rows: Sequence[tuple[str, dict[str, object]]]) -> None:
     width = max(16, *(len(name) + 2 for name, _ in rows))
     print(f"{'slice':<{width}}" + "".join(f"{name[:11]:>12}" for name in METRICS))
     for name, row in rows:

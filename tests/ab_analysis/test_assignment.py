@@ -53,8 +53,8 @@ def test_layers_keep_experiments_apart_and_leave_their_split_alone() -> None:
     assert not (in_low & in_high).any()
     assert (in_low | in_high).all()
     assert in_low.mean() == pytest.approx(0.3, abs=0.01)
-    found = assign_users(low, keys)
-    assert (found[in_low] == "a").mean() == pytest.approx(0.5, abs=0.02)
+    variants = assign_users(low, keys)
+    assert (variants[in_low] == "a").mean() == pytest.approx(0.5, abs=0.02)
 
 
 def test_experiments_that_claim_the_same_users_at_the_same_time_are_refused() -> None:
@@ -80,5 +80,8 @@ def test_the_exposure_log_is_what_ingestion_reads(tmp_path: Path) -> None:
     extra = "exposures: {path: '../exposures/{name}', user_id: user, timestamp: {column: timestamp}}\n"
     settings = load_settings(var=tmp_path / "var", source="test")
     ingest(str(write_mapping(tmp_path, extra)), [str(tmp_path / "log" / "2026-03-02T08.csv")], settings, now=NOW)
-    found = EventStore(settings.events_dir).read_exposures(Hour.parse("2026-03-02T08")).to_pylist()
-    assert {(r["experiment"], r["variant"], r["timestamp"]) for r in found} == {("test", "a", at), ("test", "b", at)}
+    exposures = EventStore(settings.events_dir).read_exposures(Hour.parse("2026-03-02T08")).to_pylist()
+    assert {(r["experiment"], r["variant"], r["timestamp"]) for r in exposures} == {
+        ("test", "a", at),
+        ("test", "b", at),
+    }

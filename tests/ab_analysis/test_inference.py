@@ -23,17 +23,17 @@ CLOSE: dict[str, Any] = {"rel": 1e-9, "abs": 1e-9}
 
 def test_welch_agrees_with_statsmodels_to_nine_digits() -> None:
     frame = people()
-    found = compare(MetricSpec("d", "duration"), *sides(frame, ("duration",)), 0.95, adjusted=False)
+    effect = compare(MetricSpec("d", "duration"), *sides(frame, ("duration",)), 0.95, adjusted=False)
     test = CompareMeans(*(DescrStatsW(frame.loc[frame.variant == v, "duration"]) for v in ("b", "a")))
-    assert found.p_value == pytest.approx(test.ttest_ind(usevar="unequal")[1], **CLOSE)
-    assert found.effect_ci == pytest.approx(test.tconfint_diff(usevar="unequal"), **CLOSE)
-    assert found.se == pytest.approx(test.std_meandiff_separatevar, **CLOSE)
+    assert effect.p_value == pytest.approx(test.ttest_ind(usevar="unequal")[1], **CLOSE)
+    assert effect.effect_ci == pytest.approx(test.tconfint_diff(usevar="unequal"), **CLOSE)
+    assert effect.se == pytest.approx(test.std_meandiff_separatevar, **CLOSE)
 
 
 def test_cuped_is_welch_on_the_residuals_of_a_regression_to_nine_digits() -> None:
     """y − θ(x − x̄) with θ = cov(y, x) / var(x) over all users, then scipy's Welch test."""
     frame = people()
-    found = compare(
+    effect = compare(
         MetricSpec("d", "duration", covariates=("duration_pre",)),
         *sides(frame, ("duration", "duration_pre")),
         0.95,
@@ -44,35 +44,35 @@ def test_cuped_is_welch_on_the_residuals_of_a_regression_to_nine_digits() -> Non
     treated = frame.variant == "b"
     expected = stats.ttest_ind(adjusted[treated], adjusted[~treated], equal_var=False)
     interval = expected.confidence_interval(0.95)
-    assert found.p_value == pytest.approx(expected.pvalue, **CLOSE)
-    assert found.effect_ci == pytest.approx((interval.low, interval.high), **CLOSE)
-    assert found.treatment == pytest.approx(adjusted[treated].mean(), **CLOSE)
+    assert effect.p_value == pytest.approx(expected.pvalue, **CLOSE)
+    assert effect.effect_ci == pytest.approx((interval.low, interval.high), **CLOSE)
+    assert effect.treatment == pytest.approx(adjusted[treated].mean(), **CLOSE)
 
 
 def test_several_covariates_are_the_residuals_of_least_squares_also_where_they_repeat_each_other() -> None:
     frame = people().assign(again=lambda f: 2 * f.duration_pre + 1, constant=3.0)
     columns = ("duration", "duration_pre", "days_pre", "again", "constant")
-    found = compare(MetricSpec("d", "duration", covariates=columns[1:]), *sides(frame, columns), 0.95, adjusted=True)
+    effect = compare(MetricSpec("d", "duration", covariates=columns[1:]), *sides(frame, columns), 0.95, adjusted=True)
     design = np.column_stack([np.ones(len(frame)), frame.duration_pre, frame.days_pre])
     residual = frame.duration - design @ np.linalg.lstsq(design, frame.duration, rcond=None)[0]
     treated = frame.variant == "b"
     expected = stats.ttest_ind(residual[treated], residual[~treated], equal_var=False)
-    assert found.p_value == pytest.approx(expected.pvalue, rel=1e-8)
-    assert found.effect == pytest.approx(residual[treated].mean() - residual[~treated].mean(), rel=1e-8)
+    assert effect.p_value == pytest.approx(expected.pvalue, rel=1e-8)
+    assert effect.effect == pytest.approx(residual[treated].mean() - residual[~treated].mean(), rel=1e-8)
 
 
 def test_a_ratio_is_the_delta_method() -> None:
     """Var(ȳ/x̄) ≈ (s_yy − 2 R s_xy + R² s_xx) / (n x̄²), which is Welch on linearized values (statsmodels)."""
     frame = people()
-    found = compare(MetricSpec("r", "duration", "days"), *sides(frame, ("duration", "days")), 0.95, adjusted=False)
+    effect = compare(MetricSpec("r", "duration", "days"), *sides(frame, ("duration", "days")), 0.95, adjusted=False)
     linear = []
     for v in ("b", "a"):
-        own = frame[frame.variant == v]
-        ratio = own.duration.sum() / own.days.sum()
-        linear.append(DescrStatsW(ratio + (own.duration - ratio * own.days) / own.days.mean()))
+        arm = frame[frame.variant == v]
+        ratio = arm.duration.sum() / arm.days.sum()
+        linear.append(DescrStatsW(ratio + (arm.duration - ratio * arm.days) / arm.days.mean()))
     test = CompareMeans(*linear)
-    assert found.effect == pytest.approx(linear[0].mean - linear[1].mean, **CLOSE)
-    assert found.effect_ci == pytest.approx(test.tconfint_diff(usevar="unequal"), **CLOSE)
+    assert effect.effect == pytest.approx(linear[0].mean - linear[1].mean, **CLOSE)
+    assert effect.effect_ci == pytest.approx(test.tconfint_diff(usevar="unequal"), **CLOSE)
 
 
 def test_a_ratio_with_covariates_saves_what_a_regression_of_its_linearized_values_explains() -> None:
@@ -98,16 +98,16 @@ def test_cuped_shrinks_the_variance_by_the_squared_correlation() -> None:
 def test_the_relative_interval_is_the_delta_method_on_the_log_scale() -> None:
     frame = people()
     control, treatment = sides(frame, ("duration",))
-    found = compare(MetricSpec("d", "duration"), control, treatment, 0.95, adjusted=False)
+    effect = compare(MetricSpec("d", "duration"), control, treatment, 0.95, adjusted=False)
     variances = [m.variance("duration") / m.count / m.mean("duration") ** 2 for m in (control, treatment)]
     df = sum(variances) ** 2 / sum(v**2 / (m.count - 1) for v, m in zip(variances, (control, treatment), strict=True))
     half = stats.t.ppf(0.975, df) * math.sqrt(sum(variances))
     ratio = treatment.mean("duration") / control.mean("duration")
-    assert found.rel_effect_ci == pytest.approx((ratio * math.exp(-half) - 1, ratio * math.exp(half) - 1), **CLOSE)
+    assert effect.rel_effect_ci == pytest.approx((ratio * math.exp(-half) - 1, ratio * math.exp(half) - 1), **CLOSE)
 
 
 def test_fieller_inverts_the_test_of_a_ratio() -> None:
-    found = from_estimates(2.0, -0.5, 0.3, 0.4, 0.95)
+    estimate = from_estimates(2.0, -0.5, 0.3, 0.4, 0.95)
     z = stats.norm.ppf(0.975)
 
     def score(rho: float) -> float:
@@ -115,7 +115,7 @@ def test_fieller_inverts_the_test_of_a_ratio() -> None:
 
     low = optimize.brentq(score, -3, -0.25)
     high = optimize.brentq(score, -0.25, 3)
-    assert fieller(found, 0.95) == pytest.approx((low - 1, high - 1), abs=1e-6)
+    assert fieller(estimate, 0.95) == pytest.approx((low - 1, high - 1), abs=1e-6)
     assert fieller(from_estimates(0.1, 1, 0.3, 0.4, 0.95), 0.95) == (-math.inf, math.inf)
 
 
@@ -130,18 +130,18 @@ def test_post_stratification_weights_strata_by_all_users() -> None:
             for g in names
         },
     )
-    found = post_stratified(MetricSpec("d", "duration"), cells, ("group",), "a", "b", 0.95)
+    stratified = post_stratified(MetricSpec("d", "duration"), cells, ("group",), "a", "b", 0.95)
     effect = variance = 0.0
     for g in names:
-        own = frame[frame.group == g]
-        a, b = (own.loc[own.variant == v, "duration"] for v in "ab")
-        weight = len(own) / len(frame)
+        stratum = frame[frame.group == g]
+        a, b = (stratum.loc[stratum.variant == v, "duration"] for v in "ab")
+        weight = len(stratum) / len(frame)
         effect += weight * (b.mean() - a.mean())
         variance += weight**2 * (a.var() / len(a) + b.var() / len(b))
-    assert found.effect == pytest.approx(effect, **CLOSE)
-    assert found.se == pytest.approx(math.sqrt(variance), **CLOSE)
+    assert stratified.effect == pytest.approx(effect, **CLOSE)
+    assert stratified.se == pytest.approx(math.sqrt(variance), **CLOSE)
     plain = compare(MetricSpec("d", "duration"), *sides(frame, ("duration",)), 0.95, adjusted=False)
-    assert found.se < 0.8 * plain.se
+    assert stratified.se < 0.8 * plain.se
 
 
 def test_adjusted_p_values_are_holms_and_benjamini_hochbergs() -> None:
@@ -167,9 +167,9 @@ def test_segments_are_drawn_together_as_far_as_they_are_alike() -> None:
 
 
 def test_the_power_and_the_detectable_effect_are_those_of_the_normal_test() -> None:
-    found = from_estimates(10.0, 10.1, 0.06, 0.08, 0.95)
-    assert found.power(found.detectable(0.8)) == pytest.approx(0.8, abs=1e-4)
-    assert found.power(0) == pytest.approx(0.05, abs=1e-9)
+    effect = from_estimates(10.0, 10.1, 0.06, 0.08, 0.95)
+    assert effect.power(effect.detectable(0.8)) == pytest.approx(0.8, abs=1e-4)
+    assert effect.power(0) == pytest.approx(0.05, abs=1e-9)
 
 
 @pytest.mark.parametrize(
@@ -178,18 +178,18 @@ def test_the_power_and_the_detectable_effect_are_those_of_the_normal_test() -> N
 )
 def test_what_cannot_be_tested_is_unknown_and_breaks_nothing(values: list[float], why: str) -> None:
     frame = pd.DataFrame({"y": values * 2, "variant": ["a"] * len(values) + ["b"] * len(values)})
-    found = compare(MetricSpec("y", "y"), *sides(frame, ("y",)), 0.95, adjusted=False)
-    assert not found.known, why
-    assert math.isnan(found.p_value)
+    effect = compare(MetricSpec("y", "y"), *sides(frame, ("y",)), 0.95, adjusted=False)
+    assert not effect.known, why
+    assert math.isnan(effect.p_value)
 
 
 def test_means_around_zero_have_an_absolute_interval_and_no_false_relative_one() -> None:
     rng = np.random.default_rng(5)
     frame = pd.DataFrame({"y": rng.normal(0, 1, 400), "variant": ["a", "b"] * 200})
-    found = compare(MetricSpec("y", "y"), *sides(frame, ("y",)), 0.95, adjusted=False)
-    assert found.known
-    assert found.lift_withheld
-    assert all(map(math.isnan, (found.rel_effect, *found.rel_effect_ci)))
+    effect = compare(MetricSpec("y", "y"), *sides(frame, ("y",)), 0.95, adjusted=False)
+    assert effect.known
+    assert effect.lift_withheld
+    assert all(map(math.isnan, (effect.rel_effect, *effect.rel_effect_ci)))
 
 
 samples = st.lists(st.tuples(*[st.floats(-1e6, 1e6)] * 2), min_size=1, max_size=30)
@@ -210,7 +210,7 @@ def test_groups_together_have_the_moments_of_all_their_users(parts: list[list[tu
 @given(samples, st.floats(-3, 3), st.floats(-3, 3))
 def test_a_combination_of_columns_has_its_own_moments(part: list[tuple[float, float]], a: float, b: float) -> None:
     frame = pd.DataFrame(part, columns=["x", "y"]).assign(z=lambda f: a * f.x + b * f.y)
-    found: Moments = moments_of(frame[["x", "y"]], ("x", "y")).with_combination("z", {"x": a, "y": b})
+    combined: Moments = moments_of(frame[["x", "y"]], ("x", "y")).with_combination("z", {"x": a, "y": b})
     whole = moments_of(frame, ("x", "y", "z"))
-    np.testing.assert_allclose(found.means, whole.means, rtol=1e-9, atol=1e-6)
-    np.testing.assert_allclose(found.comoments, whole.comoments, rtol=1e-7, atol=1e-1)
+    np.testing.assert_allclose(combined.means, whole.means, rtol=1e-9, atol=1e-6)
+    np.testing.assert_allclose(combined.comoments, whole.comoments, rtol=1e-7, atol=1e-1)

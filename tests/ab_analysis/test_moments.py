@@ -35,33 +35,33 @@ def test_moments_agree_with_numpy_also_far_from_zero(tmp_path: Path) -> None:
     columns = ["count", "heavy", "far", "tiny", "zero"]
     with engine(load_settings(var=tmp_path)) as db:
         db.register("people", table)
-        found = read_moments(db, "people", ("variant", "group"), [columns]).of(variant="a")
-    own = table.to_pandas().query("variant == 'a'")[columns].to_numpy(float)
-    assert found.count == len(own)
-    order = [found.at(c) for c in columns]
-    np.testing.assert_allclose(found.means[order], own.mean(axis=0), rtol=1e-12, atol=1e-20)
-    expected = (own - own.mean(axis=0)).T @ (own - own.mean(axis=0))
+        computed = read_moments(db, "people", ("variant", "group"), [columns]).of(variant="a")
+    values = table.to_pandas().query("variant == 'a'")[columns].to_numpy(float)
+    assert computed.count == len(values)
+    order = [computed.at(c) for c in columns]
+    np.testing.assert_allclose(computed.means[order], values.mean(axis=0), rtol=1e-12, atol=1e-20)
+    expected = (values - values.mean(axis=0)).T @ (values - values.mean(axis=0))
     scale = np.sqrt(np.outer(np.diag(expected), np.diag(expected)))
     scale[scale == 0] = 1
     np.testing.assert_allclose(
-        found.comoments[np.ix_(order, order)] / scale, expected / scale, atol=1e-8
+        computed.comoments[np.ix_(order, order)] / scale, expected / scale, atol=1e-8
     )  # a mean of 10⁹ has steps of 10⁻⁷
 
 
 def test_sums_are_exact_and_the_same_in_every_order(tmp_path: Path) -> None:
     table = users()
     terms = [("count",), ("count", "count"), ("heavy", "far"), ("heavy",)]
-    found = []
+    sums = []
     with engine(load_settings(var=tmp_path)) as db:
         for seed in range(3):
             db.register("people", table.take(np.random.default_rng(seed).permutation(len(table))))
-            found.append(exact_sums(db, "people", ("variant",), terms))
-    assert found[0] == found[1] == found[2]
-    own = table.to_pandas().query("variant == 'b'")
-    count, values = found[0]["b",]
-    assert count == len(own)
-    assert values[:2] == [Fraction(int(own["count"].sum())), Fraction(int((own["count"] ** 2).sum()))]
-    assert float(values[3]) == pytest.approx(own["heavy"].sum(), rel=1e-11)
+            sums.append(exact_sums(db, "people", ("variant",), terms))
+    assert sums[0] == sums[1] == sums[2]
+    group = table.to_pandas().query("variant == 'b'")
+    count, values = sums[0]["b",]
+    assert count == len(group)
+    assert values[:2] == [Fraction(int(group["count"].sum())), Fraction(int((group["count"] ** 2).sum()))]
+    assert float(values[3]) == pytest.approx(group["heavy"].sum(), rel=1e-11)
 
 
 @pytest.mark.parametrize("bad", [None, float("nan"), float("inf")])

@@ -77,27 +77,27 @@ def analysis_of(app: Settings, until: Hour = END, **changes: Any) -> Analysis:
 
 
 def test_the_true_effects_lie_in_the_intervals_and_the_decision_is_to_ship(app: Settings) -> None:
-    found = analysis_of(app)
-    assert found.decision.verdict == "ship"
-    assert found.decision.sentence.startswith("Ship: active days up +")
-    for r in found.results:
+    analysis = analysis_of(app)
+    assert analysis.decision.verdict == "ship"
+    assert analysis.decision.sentence.startswith("Ship: active days up +")
+    for r in analysis.results:
         if r.headline and r.truth is not None:
             assert r.rel_effect_ci[0] < r.truth < r.rel_effect_ci[1], r.metric
-    by_method = {r.method: r for r in found.results if r.metric == "active_days"}
+    by_method = {r.method: r for r in analysis.results if r.metric == "active_days"}
     assert by_method["cuped"].headline
     assert by_method["cuped"].variance_reduction > 0.05
-    assert {r.method for r in found.results if r.metric == "duration_p90"} == {"quantile"}
-    assert not [c for c in found.checks if c.level == "fail"]
+    assert {r.method for r in analysis.results if r.metric == "duration_p90"} == {"quantile"}
+    assert not [c for c in analysis.checks if c.level == "fail"]
 
 
 def test_every_method_finds_the_same_effect_with_its_own_width(app: Settings) -> None:
-    found = analysis_of(
+    analysis = analysis_of(
         app,
         model_covariates=("duration_hours",),
         strata=("activity",),
         covariates={"duration_hours": ("duration_hours", "finishes")},
     )
-    rows = {r.method: r for r in found.results if r.metric == "duration_hours"}
+    rows = {r.method: r for r in analysis.results if r.metric == "duration_hours"}
     assert set(rows) == {"welch", "cuped", "cupac", "post_stratified"}
     assert [m for m, r in rows.items() if r.headline] == ["cupac"]
     half = (rows["welch"].effect_ci[1] - rows["welch"].effect_ci[0]) / 2
@@ -132,22 +132,22 @@ def test_the_models_prediction_of_a_user_does_not_know_the_user(app: Settings) -
 
 
 def test_before_the_end_of_one_planned_look_nothing_is_concluded(app: Settings) -> None:
-    found = analysis_of(app, END - 24)
-    assert found.decision.verdict == "keep_running"
-    assert "An early look" in " ".join(c.text for c in found.warnings)
-    assert all(r.adjusted_ci is None for r in found.results)
+    analysis = analysis_of(app, END - 24)
+    assert analysis.decision.verdict == "keep_running"
+    assert "An early look" in " ".join(c.text for c in analysis.warnings)
+    assert all(r.adjusted_ci is None for r in analysis.results)
 
 
 def test_daily_looks_under_a_sequential_rule_may_conclude(app: Settings) -> None:
     for rule in ("always_valid", "group_sequential"):
-        found = analysis_of(app, END - 24, stopping={"rule": rule})
-        assert found.decision.verdict == "ship"
-        for r in found.results:
+        analysis = analysis_of(app, END - 24, stopping={"rule": rule})
+        assert analysis.decision.verdict == "ship"
+        for r in analysis.results:
             if r.headline:
                 assert r.adjusted_ci is not None
                 assert r.adjusted_ci[0] < r.rel_effect_ci[0]
                 assert r.adjusted_ci[1] > r.rel_effect_ci[1]
-        days = [p.day for p in found.points if p.metric == "active_days"]
+        days = [p.day for p in analysis.points if p.metric == "active_days"]
         assert days == sorted(days)
         assert len(days) >= 3
 
@@ -165,30 +165,30 @@ def test_a_guardrail_that_breaks_stops_and_one_that_is_open_keeps_running(app: S
 
 
 def test_a_metric_that_should_go_down_and_goes_up_is_worse(app: Settings) -> None:
-    found = analysis_of(app, primary=("skips",), secondary=("likes",), guardrails={})
-    assert found.decision.verdict == "stop"
-    assert "skips up" in found.decision.sentence
+    analysis = analysis_of(app, primary=("skips",), secondary=("likes",), guardrails={})
+    assert analysis.decision.verdict == "stop"
+    assert "skips up" in analysis.decision.sentence
 
 
 def test_a_metric_below_zero_is_decided_by_its_own_unit(app: Settings) -> None:
     metrics = {"cost": {"sum": "0 - played_seconds", "better": "down"}}
-    found = analysis_of(app, metrics=metrics, primary=("cost",), secondary=("likes",))
-    assert found.of("cost")[0].effect_ci[1] < 0
-    assert found.decision.verdict == "ship"
+    analysis = analysis_of(app, metrics=metrics, primary=("cost",), secondary=("likes",))
+    assert analysis.of("cost")[0].effect_ci[1] < 0
+    assert analysis.decision.verdict == "ship"
 
 
 def test_a_guardrail_below_zero_that_gets_worse_is_broken(app: Settings) -> None:
     """More hours played are worse for minus the hours: the harm lies in the absolute effect, whatever the lift's base."""
-    found = analysis_of(
+    analysis = analysis_of(
         app, metrics={"saved": {"sum": "-1 * played_seconds / 3600"}}, guardrails={"saved": {"max_worse": 0}},
         secondary=("likes",),
     )  # fmt: skip
-    (row,) = found.of("saved")
+    (row,) = analysis.of("saved")
     assert row.control < 0
     assert row.effect_ci[1] < 0
     assert row.rel_effect == pytest.approx(row.effect / abs(row.control))
     assert row.rel_effect_ci[1] < 0
-    assert found.decision.sentence.startswith("Stop: guardrail saved is worse by more than its margin")
+    assert analysis.decision.sentence.startswith("Stop: guardrail saved is worse by more than its margin")
 
 
 def test_an_expression_that_fails_on_an_event_is_named(app: Settings) -> None:
@@ -205,10 +205,10 @@ def test_an_experiment_without_exposures_does_not_stop_the_others(workspace: Set
 
 
 def test_a_failed_check_forbids_a_conclusion(app: Settings) -> None:
-    found = analysis_of(app, variants={"control": 0.7, "treatment": 0.3})
-    assert found.decision.verdict == "no_conclusion"
-    assert "Sample-ratio mismatch" in found.decision.sentence
-    assert found.warnings[0].level == "fail"
+    analysis = analysis_of(app, variants={"control": 0.7, "treatment": 0.3})
+    assert analysis.decision.verdict == "no_conclusion"
+    assert "Sample-ratio mismatch" in analysis.decision.sentence
+    assert analysis.warnings[0].level == "fail"
 
 
 def test_three_variants_are_compared_with_the_control_and_corrected_for_it(app: Settings) -> None:
@@ -231,27 +231,27 @@ def test_three_variants_are_compared_with_the_control_and_corrected_for_it(app: 
                 "assigned": n,
             }
         )
-        found = analyze(db, plan, counts)
-    assert {r.variant for r in found.results} == {"treatment", "third"}
-    assert "treatment: " in found.decision.sentence
+        three = analyze(db, plan, counts)
+    assert {r.variant for r in three.results} == {"treatment", "third"}
+    assert "treatment: " in three.decision.sentence
     two = analysis_of(app, stopping={"rule": "always_valid"})
-    width = {len(a.users): (r := a.of("active_days")[0]).adjusted_ci[1] - r.rel_effect for a in (found, two)}  # type: ignore[index]
+    width = {len(a.users): (r := a.of("active_days")[0]).adjusted_ci[1] - r.rel_effect for a in (three, two)}  # type: ignore[index]
     assert width[3] > width[2]
 
 
 def test_segments_are_shrunk_and_corrected_and_small_ones_left_out(app: Settings) -> None:
-    found = analysis_of(
+    analysis = analysis_of(
         app, segments={"activity": {"of": "active_days", "edges": [1, 3, 4]}, "genre": {"top": "genre"}}
     )
-    assert {s.segment for s in found.segments} == {"activity", "genre"}
-    assert min(min(s.n_control, s.n_treatment) for s in found.segments) >= 30
-    assert all(s.p_fdr >= s.p_value for s in found.segments)
+    assert {s.segment for s in analysis.segments} == {"activity", "genre"}
+    assert min(min(s.n_control, s.n_treatment) for s in analysis.segments) >= 30
+    assert all(s.p_fdr >= s.p_value for s in analysis.segments)
     for metric in ("active_days", "duration_hours"):
-        own = [s for s in found.segments if s.metric == metric and s.segment == "activity"]
-        assert [s.value for s in own] == [
-            v for v in ("under 1", "1 to under 3", "3 to under 4", "4 or more") if v in {s.value for s in own}
+        by_activity = [s for s in analysis.segments if s.metric == metric and s.segment == "activity"]
+        assert [s.value for s in by_activity] == [
+            v for v in ("under 1", "1 to under 3", "3 to under 4", "4 or more") if v in {s.value for s in by_activity}
         ]
-        raw, shrunk = ([getattr(s, k) for s in own] for k in ("rel_effect", "shrunk"))
+        raw, shrunk = ([getattr(s, k) for s in by_activity] for k in ("rel_effect", "shrunk"))
         assert max(shrunk) - min(shrunk) <= max(raw) - min(raw)
 
 
@@ -322,17 +322,17 @@ def test_the_overview_links_every_experiment_and_says_what_they_amount_to(worksp
 
 
 def test_no_pre_period_is_said_and_welch_decides(app: Settings) -> None:
-    found = analysis_of(app, pre_days=0, segments={}, start=f"{APP.day(4)}T00:00:00Z")
-    assert {r.method for r in found.results} == {"welch", "quantile"}
-    assert "shown without CUPED" in " ".join(c.text for c in found.warnings)
+    analysis = analysis_of(app, pre_days=0, segments={}, start=f"{APP.day(4)}T00:00:00Z")
+    assert {r.method for r in analysis.results} == {"welch", "quantile"}
+    assert "shown without CUPED" in " ".join(c.text for c in analysis.warnings)
 
 
 def test_a_metric_that_is_the_same_for_everybody_is_said_and_the_rest_is_tested(app: Settings) -> None:
     metrics = {"never": {"count": "played_seconds < -1"}}
-    found = analysis_of(app, metrics=metrics, secondary=("never", "likes"))
-    assert "never cannot be tested" in " ".join(c.text for c in found.warnings)
-    assert found.of("likes")[0].p_value < 1
-    row = next(r for r in found.as_json()["results"] if r["metric"] == "never")
+    analysis = analysis_of(app, metrics=metrics, secondary=("never", "likes"))
+    assert "never cannot be tested" in " ".join(c.text for c in analysis.warnings)
+    assert analysis.of("likes")[0].p_value < 1
+    row = next(r for r in analysis.as_json()["results"] if r["metric"] == "never")
     assert row["effect"] is None
 
 
@@ -351,8 +351,8 @@ def test_variants_that_differed_before_fail_the_check(app: Settings) -> None:
             "base",
             "SELECT * REPLACE (CASE WHEN plays_pre > 30 THEN 'treatment' ELSE 'control' END AS variant) FROM base",
         )
-        found = analyze(db, plan, counts)
-    failed = [c for c in found.checks if c.name == "pre-period"]
+        analysis = analyze(db, plan, counts)
+    failed = [c for c in analysis.checks if c.name == "pre-period"]
     assert failed[0].level == "fail"
     assert "A/A check failed" in failed[0].text
 
@@ -375,8 +375,8 @@ def test_missing_hours_are_named(workspace: Settings, app: Settings) -> None:
     for path in app.events_dir.iterdir():
         if path.name != f"hour={(END - 30).key}":
             (folder / path.name).symlink_to(path)
-    found = write_report(workspace, load_experiment(workspace.experiments_dir / "clock_ranker.yaml"), END).analysis
-    assert f"1 hours are missing from the log: {(END - 30).key}" in " ".join(c.text for c in found.warnings)
+    analysis = write_report(workspace, load_experiment(workspace.experiments_dir / "clock_ranker.yaml"), END).analysis
+    assert f"1 hours are missing from the log: {(END - 30).key}" in " ".join(c.text for c in analysis.warnings)
 
 
 def test_a_decision_without_any_figure_keeps_running(app: Settings) -> None:

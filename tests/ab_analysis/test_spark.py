@@ -37,7 +37,7 @@ plan = plan_of(
 )
 with engine(load_settings(**json.loads(sys.argv[1]))) as db:
     counts = make_tables(db, plan, UNTIL, events=[folder / "events.parquet"], exposures=[folder / "exposures.parquet"])
-    found = analyze(db, plan, counts, seed=1).as_json()
+    analysis = analyze(db, plan, counts, seed=1).as_json()
     spec = TableSpec("variant", "a", ("duration_hours",), covariates={"duration_hours": ("duration_hours_pre",)}, segments=("habit",))
     if not (folder / "users.parquet").exists():
         import pyarrow.parquet as pq
@@ -48,7 +48,7 @@ with engine(load_settings(**json.loads(sys.argv[1]))) as db:
         make_tables(db, bad, UNTIL, events=[folder / "events.parquet"], exposures=[folder / "exposures.parquet"])
     except DataError as error:
         refused = str(error)
-print(json.dumps({"refused": refused, "analysis": found, "table": [repr(r) for r in rows]}))
+print(json.dumps({"refused": refused, "analysis": analysis, "table": [repr(r) for r in rows]}))
 """
 
 
@@ -70,7 +70,7 @@ def test_a_spark_cluster_gives_what_duckdb_gives(tmp_path: Path) -> None:
             for m in minutes
         ]
     write_log(tmp_path, rows, met)
-    found = {}
+    by_engine = {}
     with spark_cluster(tmp_path) as (url, conf):
         for name, options in {
             "duckdb": {},
@@ -86,10 +86,12 @@ def test_a_spark_cluster_gives_what_duckdb_gives(tmp_path: Path) -> None:
                 check=False,
             )
             assert done.returncode == 0, done.stderr[-4000:]
-            found[name] = json.loads(done.stdout.splitlines()[-1])
-    assert found["spark"]["table"] == found["duckdb"]["table"]
-    ours, theirs = found["duckdb"]["analysis"], found["spark"]["analysis"]
+            by_engine[name] = json.loads(done.stdout.splitlines()[-1])
+    assert by_engine["spark"]["table"] == by_engine["duckdb"]["table"]
+    ours, theirs = by_engine["duckdb"]["analysis"], by_engine["spark"]["analysis"]
     assert {r["method"] for r in ours["results"]} == {"welch", "cuped", "cupac", "post_stratified", "quantile"}
     assert theirs == ours
     culprit = "metric 'm', 'CAST(CONCAT('x', genre) AS INT)', cannot be computed for an event"
-    assert all(culprit.lower() in result["refused"].lower() for result in found.values()), found["spark"]["refused"]
+    assert all(culprit.lower() in result["refused"].lower() for result in by_engine.values()), by_engine["spark"][
+        "refused"
+    ]

@@ -36,9 +36,9 @@ def test_a_group_sequential_plan_is_wide_early_and_nearly_one_look_at_its_end() 
 
 
 def test_an_always_valid_interval_exists_after_the_end_too() -> None:
-    found = [interval_multiplier(of("always_valid"), d, 1) for d in (1, 7, 14, 28, 280)]
-    assert all(f is not None and f > 2.5 for f in found)
-    assert min(found) == found[2]  # type: ignore[type-var]
+    multipliers = [interval_multiplier(of("always_valid"), d, 1) for d in (1, 7, 14, 28, 280)]
+    assert all(f is not None and f > 2.5 for f in multipliers)
+    assert min(multipliers) == multipliers[2]  # type: ignore[type-var]
 
 
 def test_the_mixture_keeps_its_error_over_a_thousand_looks() -> None:

@@ -107,15 +107,15 @@ def brute(rows: list[Any], met: list[Any], until: Hour = UNTIL) -> dict[int, dic
         after = [e for e in log if e[0] == u and e[1] >= exposed]
         before = [e for e in log if e[0] == u and e[1] < START]
         users[u] = {"variant": variant, "exposed": exposed, "after": after, "before": before}
-        for suffix, own in (("", after), ("_pre", before)):
+        for suffix, events_of_side in (("", after), ("_pre", before)):
             users[u] |= {
-                f"active_days{suffix}": len({(e[1] + ZONE).date() for e in own}),
-                f"duration_hours{suffix}": sum(e[2] for e in own) / 3600,
-                f"plays{suffix}": len(own),
-                f"likes{suffix}": sum(e[3] for e in own),
-                f"skips{suffix}": sum(e[4] for e in own),
-                f"capped{suffix}": min(len(own), 3),
-                f"heavy{suffix}": float(sum(e[2] for e in own) / 3600 >= 0.1),
+                f"active_days{suffix}": len({(e[1] + ZONE).date() for e in events_of_side}),
+                f"duration_hours{suffix}": sum(e[2] for e in events_of_side) / 3600,
+                f"plays{suffix}": len(events_of_side),
+                f"likes{suffix}": sum(e[3] for e in events_of_side),
+                f"skips{suffix}": sum(e[4] for e in events_of_side),
+                f"capped{suffix}": min(len(events_of_side), 3),
+                f"heavy{suffix}": float(sum(e[2] for e in events_of_side) / 3600 >= 0.1),
             }
         days = sorted({(e[1] + ZONE).date() for e in after})
         start_day = days[0] if days else exposed.date()
@@ -145,15 +145,15 @@ def test_the_user_table_is_what_a_loop_over_the_events_gives(rows: list[Any], me
         if not expected:
             return
         counts = tables(db, Path(name), rows, met, plan_of())
-        found = {r["user_id"]: r for r in db.arrow("SELECT * FROM users").to_pylist()}
-    assert set(found) == set(expected)
+        users_by_id = {r["user_id"]: r for r in db.arrow("SELECT * FROM users").to_pylist()}
+    assert set(users_by_id) == set(expected)
     for user, e in expected.items():
         for column, value in e.items():
-            if column in found[user]:
-                assert found[user][column] == pytest.approx(value), (user, column)
+            if column in users_by_id[user]:
+                assert users_by_id[user][column] == pytest.approx(value), (user, column)
     plays = [e["plays"] for e in expected.values()]
     cap = float(np.quantile(plays, 0.8))
-    assert {u: r["winsorised"] for u, r in found.items()} == pytest.approx(
+    assert {u: r["winsorised"] for u, r in users_by_id.items()} == pytest.approx(
         {u: min(e["plays"], cap) for u, e in expected.items()}
     )
     assert counts.analyzed == {v: sum(e["variant"] == v for e in expected.values()) for v in "ab"}
@@ -185,16 +185,16 @@ def test_the_series_of_every_day_is_a_table_built_for_that_day(rows: list[Any], 
                 frame.append((e["variant"], so_far, today, e["duration_hours_pre"]))
         data = pd.DataFrame(frame, columns=["variant", "y", "d", "x"])
         assert point.users == tuple(int((data.variant == v).sum()) for v in "ab")
-        for column, found in (("y", point.so_far), ("d", point.daily)):
+        for column, effect in (("y", point.so_far), ("d", point.daily)):
             if min(point.users) < 2:
                 continue
             whole = compare(
                 MetricSpec(column, column, covariates=("x",)), *sides(data, (column, "x")), 0.95, adjusted=True
             )
-            widths = [e.se if e.known else 0.0 for e in (found, whole)]
+            widths = [e.se if e.known else 0.0 for e in (effect, whole)]
             if max(widths) > 1e-6:  # where a covariate explains everything, what is left is rounding
-                assert found.effect == pytest.approx(whole.effect, abs=1e-8)
-                assert found.se == pytest.approx(whole.se, rel=1e-5, abs=1e-8)
+                assert effect.effect == pytest.approx(whole.effect, abs=1e-8)
+                assert effect.se == pytest.approx(whole.se, rel=1e-5, abs=1e-8)
 
 
 ROWS = [(u, 60 * h, 100 + u, h % 3 == 0, h % 5 == 0, "rock") for u in range(8) for h in range(0, 238, 3 + u)]
@@ -227,10 +227,10 @@ def test_a_population_is_chosen_by_what_was_known_before(tmp_path: Path) -> None
     rows = [r for r in ROWS if r[0] != 3 or r[1] > 4 * 24 * 60]
     with engine(load_settings(var=tmp_path)) as db:
         counts = tables(db, tmp_path, rows, MET, plan_of(population="NOT is_new AND plays_pre >= 10"))
-        found = {r[0] for r in db.rows("SELECT user_id FROM users")}
+        users = {r[0] for r in db.rows("SELECT user_id FROM users")}
     expected = {u for u, e in brute(rows, MET).items() if e["plays_pre"] >= 10}
-    assert found == expected
-    assert 3 not in found
+    assert users == expected
+    assert 3 not in users
     assert sum(counts.assigned.values()) == 8
 
 
@@ -263,9 +263,9 @@ def test_an_effect_that_fades_is_seen(tmp_path: Path) -> None:
     with engine(load_settings(var=tmp_path)) as db:
         tables(db, tmp_path, rows, met, plan_of())
         make_post_days(db, ("duration_hours",), UNTIL)
-        found = drift(db, plan_of().experiment, "duration_hours", UNTIL)["b"]
-    assert found.effect < 0
-    assert found.p_value < 1e-6
+        trend = drift(db, plan_of().experiment, "duration_hours", UNTIL)["b"]
+    assert trend.effect < 0
+    assert trend.p_value < 1e-6
 
 
 def test_values_that_are_no_numbers_are_named(tmp_path: Path) -> None:

@@ -55,7 +55,7 @@ def logs(loop: Loop) -> dict[str, bytes]:
 
 
 @pytest.fixture(scope="module")
-def lived(tmp_path_factory: pytest.TempPathFactory) -> tuple[Loop, Loop]:
+def both_loops(tmp_path_factory: pytest.TempPathFactory) -> tuple[Loop, Loop]:
     """The same loop twice: undisturbed, and broken off in the middle of an hour and resumed."""
     with pytest.MonkeyPatch.context() as patch:
         whole = make(tmp_path_factory.mktemp("whole") / "var", patch)
@@ -84,16 +84,16 @@ def lived(tmp_path_factory: pytest.TempPathFactory) -> tuple[Loop, Loop]:
         return whole, resumed
 
 
-def test_an_interrupted_loop_goes_on_to_the_same_end(lived: tuple[Loop, Loop]) -> None:
-    whole, resumed = lived
+def test_an_interrupted_loop_goes_on_to_the_same_end(both_loops: tuple[Loop, Loop]) -> None:
+    whole, resumed = both_loops
     assert logs(whole) == logs(resumed)
     for one, other in zip(whole.workspaces, resumed.workspaces, strict=True):
         stores = [EventStore(w.events_dir) for w in (one, other)]
         assert [m.digest for m in stores[0].manifests()] == [m.digest for m in stores[1].manifests()]
 
 
-def test_every_user_is_ranked_by_the_model_of_the_users_arm(lived: tuple[Loop, Loop]) -> None:
-    whole, _ = lived
+def test_every_user_is_ranked_by_the_model_of_the_users_arm(both_loops: tuple[Loop, Loop]) -> None:
+    whole, _ = both_loops
     rows = [r for h in hour_range(whole.start, whole.end) for r in read_requests(whole.settings, h).to_pylist()]
     assert len(rows) > 50
     arms = assign_users(whole.experiment, [r["user"] for r in rows])
@@ -104,8 +104,8 @@ def test_every_user_is_ranked_by_the_model_of_the_users_arm(lived: tuple[Loop, L
     assert not versions[ARMS[0]] & versions[ARMS[1]]
 
 
-def test_worlds_are_the_same_until_the_experiment_and_differ_in_it(lived: tuple[Loop, Loop]) -> None:
-    whole, _ = lived
+def test_worlds_are_the_same_until_the_experiment_and_differ_in_it(both_loops: tuple[Loop, Loop]) -> None:
+    whole, _ = both_loops
     files = logs(whole)
     before = [h.key for h in hour_range(whole.config.first_hour, whole.start)]
     within = [h.key for h in hour_range(whole.start, whole.end)]
@@ -113,8 +113,8 @@ def test_worlds_are_the_same_until_the_experiment_and_differ_in_it(lived: tuple[
     assert any(files[f"0/{key}"] != files[f"1/{key}"] for key in within)
 
 
-def test_the_truth_is_every_user_in_every_arm(lived: tuple[Loop, Loop]) -> None:
-    whole, _ = lived
+def test_the_truth_is_every_user_in_every_arm(both_loops: tuple[Loop, Loop]) -> None:
+    whole, _ = both_loops
     exposures = first_exposures(whole.settings, EXPERIMENT)
     arms = assign_users(whole.experiment, [str(u) for u in exposures["user_id"]])
     worlds = [world_totals(w, exposures, whole.end).set_index("user_id") for w in whole.workspaces]
@@ -131,8 +131,8 @@ def test_the_truth_is_every_user_in_every_arm(lived: tuple[Loop, Loop]) -> None:
     assert truth[ARMS[1]]["duration_hours"]["rel_effect"] == pytest.approx(other / control - 1)
 
 
-def test_its_page_shows_offline_online_and_truth(lived: tuple[Loop, Loop]) -> None:
-    whole, _ = lived
+def test_its_page_shows_offline_online_and_truth(both_loops: tuple[Loop, Loop]) -> None:
+    whole, _ = both_loops
     text = (whole.settings.reports_dir / "loop.html").read_text()
     for word in ("Offline", "truth", "gaussian_clock", "all exposed users"):
         assert word in text

@@ -1,4 +1,4 @@
-"""What everything stands on: hours, files that are whole or not there, documents, ports, secrets, versions, alerts."""
+"""What everything is built on: hours, files that are complete or absent, documents, ports, secrets, versions, alerts."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def test_damaged_json_says_what_to_do(tmp_path: Path) -> None:
         read_json(tmp_path / "state.json")
 
 
-def test_a_folder_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
+def test_a_folder_is_replaced_completely_or_not_at_all(tmp_path: Path) -> None:
     path = tmp_path / "model"
     with replaced_directory(path) as folder:
         (folder / "one").write_text("1")
@@ -296,7 +296,7 @@ def test_a_workspace_of_another_version_is_refused(settings: Settings) -> None:
         assert state_version(settings) == version
 
 
-def test_the_environment_sets_what_is_not_given(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_environment_sets_what_no_argument_sets(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("CLOCK_WINDOW_DAYS", "9")
     monkeypatch.setenv("CLOCK_SOURCE", "mine")
     settings = load_settings(var=tmp_path)

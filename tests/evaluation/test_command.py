@@ -55,11 +55,11 @@ COLUMNS = ("--user", "who", "--label", "y", "--score", "p")
 
 def test_metrics_ends_with_one_json_object(tmp_path: Path) -> None:
     done = run("metrics", str(predictions(tmp_path)), *COLUMNS, "--weight", "w", "--by", "local_hour")
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    assert found["samples"] == 4000
-    assert found["users"] == 80
-    assert found["auc_ci95"][0] < found["auc"] < found["auc_ci95"][1]
-    assert set(found["by"]["local_hour"]) == {"0", "1", "2"}
+    content: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    assert content["samples"] == 4000
+    assert content["users"] == 80
+    assert content["auc_ci95"][0] < content["auc"] < content["auc_ci95"][1]
+    assert set(content["by"]["local_hour"]) == {"0", "1", "2"}
 
 
 @pytest.mark.parametrize("weight", [None, "w"])
@@ -86,14 +86,14 @@ def test_a_slice_called_all_and_rows_without_a_value_stand_beside_the_others(
     frame = pd.read_parquet(path)
     frame["platform"] = [["all", "None", None, "null"][n % 4] for n in range(len(frame))]
     frame.to_parquet(path)
-    found = file_metrics(settings, [path], Columns("who", "y", "p"), by="platform")
-    content = found.as_json("platform")
+    measured = file_metrics(settings, [path], Columns("who", "y", "p"), by="platform")
+    content = measured.as_json("platform")
     assert content["samples"] == 4000
     samples = {k: v["samples"] for k, v in content["by"]["platform"].items()}  # type: ignore[index]
     assert samples == dict.fromkeys(("None", "all", "null"), 1000)
     assert content["missing"]["platform"]["samples"] == 1000  # type: ignore[index]
     rows = frame[frame.platform == "all"]
-    assert found.slices[1].metrics["auc"] == pytest.approx(roc_auc_score(rows.y, rows.p))
+    assert measured.slices[1].metrics["auc"] == pytest.approx(roc_auc_score(rows.y, rows.p))
 
 
 @pytest.mark.parametrize(

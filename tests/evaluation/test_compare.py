@@ -92,5 +92,5 @@ def test_ndcg_agrees_with_scikit_learn() -> None:
 
 def test_normalised_entropy_of_the_base_rate_is_one() -> None:
     labels = np.array([0, 1, 1, 0, 1])
-    found = normalised_entropy(Predictions.of(np.arange(5), labels, np.full(5, 0.6)))
-    assert found.value == pytest.approx(1)
+    entropy = normalised_entropy(Predictions.of(np.arange(5), labels, np.full(5, 0.6)))
+    assert entropy.value == pytest.approx(1)

@@ -37,11 +37,11 @@ def test_a_change_within_one_hour_of_day_is_found_in_that_hour(tmp_path: Path) -
         parts = [frame(share if h == 9 else 0.5, 0, seed + h).assign(hour=h) for h in (8, 9)]
         return pd.concat([*parts, frame(0.5, 0, seed, 20).assign(hour=10)])
 
-    found = drift_report(
+    drift = drift_report(
         "2026-03-02", hours(0.9, 100), hours(0.5, 200), categorical=["genre", "mood"], numerical=["played"],
         html=tmp_path / "x.html", hour="hour",
     )  # fmt: skip
-    assert found.hours == {"08": (), "09": ("genre",)}
+    assert drift.hours == {"08": (), "09": ("genre",)}
 
 
 def test_too_few_rows_are_no_drift_report(tmp_path: Path) -> None:

@@ -27,11 +27,11 @@ def columns(data: list[tuple[int, bool, int, float]]) -> tuple[np.ndarray, ...]:
 @hypothesis_settings(deadline=None)
 def test_auc_agrees_with_scikit_learn_with_ties_and_weights(data: list[tuple[int, bool, int, float]]) -> None:
     users, labels, scores, weights = columns(data)
-    found = metrics.auc(Predictions.of(users, labels, scores, weights)).value
+    value = metrics.auc(Predictions.of(users, labels, scores, weights)).value
     if len(set(labels)) < 2:
-        assert np.isnan(found)
+        assert np.isnan(value)
     else:
-        assert found == pytest.approx(roc_auc_score(labels, scores, sample_weight=weights), abs=1e-12)
+        assert value == pytest.approx(roc_auc_score(labels, scores, sample_weight=weights), abs=1e-12)
 
 
 @given(rows)
@@ -58,8 +58,8 @@ def test_uauc_and_gauc_agree_with_a_loop_over_users(data: list[tuple[int, bool, 
 def test_logloss_agrees_with_scikit_learn() -> None:
     rng = np.random.default_rng(3)
     labels, scores = rng.integers(0, 2, 500), rng.uniform(0.01, 0.99, 500)
-    found = metrics.logloss(Predictions.of(rng.integers(0, 9, 500), labels, scores)).value
-    assert found == pytest.approx(log_loss(labels, scores), abs=1e-12)
+    value = metrics.logloss(Predictions.of(rng.integers(0, 9, 500), labels, scores)).value
+    assert value == pytest.approx(log_loss(labels, scores), abs=1e-12)
 
 
 @pytest.mark.parametrize("name", ["auc", "uauc", "gauc", "logloss", "calibration"])

@@ -76,8 +76,8 @@ def test_kuairand_impressions_with_the_tags_of_the_videos(tmp_path: Path, settin
     assert events["tag"].tolist() == ["39", None, None]
     assert events["video_type"].tolist() == ["NORMAL", "AD", "AD"]
     assert events["local_time"].dt.hour.tolist() == [16, 16, 9]
-    found = {name: events[name].tolist() for name in ("finish", "like", "skip", "dislike", "share")}
-    assert found == {
+    behaviors = {name: events[name].tolist() for name in ("finish", "like", "skip", "dislike", "share")}
+    assert behaviors == {
         "finish": [True, False, False],
         "like": [True, False, False],
         "skip": [False, True, False],

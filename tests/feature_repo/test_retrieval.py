@@ -165,7 +165,7 @@ def test_pushed_events_show_at_once_and_the_hour_s_refresh_writes_the_same(ready
         push_events(clock_features, events)
 
 
-def test_damaged_sums_are_found_and_a_rebuild_mends_them(ready: Settings, tmp_path: Path) -> None:
+def test_damaged_sums_are_detected_and_a_rebuild_repairs_them(ready: Settings, tmp_path: Path) -> None:
     settings = load_settings(var=tmp_path / "var", source="simulator")
     shutil.copytree(ready.workspace, settings.workspace)
     clock = ClockState(settings, EventStore(settings.events_dir))

@@ -81,7 +81,7 @@ def test_redis_and_postgres_hold_what_sqlite_and_files_hold(stores: dict[str, An
     assert online.equals(both_sides(plain)[0])
 
 
-def test_a_redis_that_is_gone_fails_the_hour_whole_and_it_can_be_repeated(tmp_path: Path) -> None:
+def test_an_hour_without_redis_fails_completely_and_can_be_repeated(tmp_path: Path) -> None:
     import redis as client
 
     with redis_server(tmp_path) as (url, process):
@@ -140,7 +140,7 @@ class Cut:
                 end.shutdown(socket.SHUT_RDWR)
 
 
-def test_a_write_that_is_cut_leaves_every_user_old_or_new_and_the_repeat_mends_it(tmp_path: Path) -> None:
+def test_an_interrupted_write_leaves_every_user_old_or_new_and_a_repeat_completes_it(tmp_path: Path) -> None:
     users, hour = [1, 2, 3], START + CUT + 3
     with redis_server(tmp_path) as (url, _):
         proxy = Cut(url)

@@ -43,9 +43,9 @@ SEED = int(os.environ.get("CHAOS_SEED", "2024"))
 APP = SimulatorConfig(days=6, users=80, items=60, experiment={"start_day": 2}, dirt={"damaged": 0.01, "late": 0.02})
 TAKEOVER = APP.first_hour + 48
 VARIANTS = ("hour_embedding", "matched_clock")
-PAUSE_SECONDS, SQUALL, CALM_SECONDS = (1.0, 4.0), 10, 120.0
-"""Injections come in squalls. Each is followed by a calm until a step has ended, or for so long: on two cores the stack takes
-longer to start again than a squall takes to kill it, and without a calm nothing would ever end."""
+PAUSE_SECONDS, BURST, PAUSE_AFTER_BURST_SECONDS = (1.0, 4.0), 10, 120.0
+"""Injections come in bursts. A pause follows each burst until a step has ended, but no longer than this: on two cores the
+stack starts more slowly than a burst kills it, and without a pause no step would ever end."""
 PATIENCE_SECONDS = 60
 """How long a DAG that the one before should have started may be missing before a person starts it."""
 DEADLINE_SECONDS = 900
@@ -289,8 +289,8 @@ def test_the_state_after_random_kills_equals_an_undisturbed_run(
         for n in range(INJECTIONS):
             time.sleep(monkey.random.uniform(*PAUSE_SECONDS))
             print(f"injection {n + 1} of {INJECTIONS}: {monkey.inject()}", flush=True)
-            if (n + 1) % SQUALL == 0:
-                steps, end = operator.steps, time.monotonic() + CALM_SECONDS
+            if (n + 1) % BURST == 0:
+                steps, end = operator.steps, time.monotonic() + PAUSE_AFTER_BURST_SECONDS
                 while operator.steps == steps and time.monotonic() < end:
                     time.sleep(0.5)
         over.set()

@@ -147,7 +147,7 @@ def test_prometheus_takes_the_rules() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_dashboards_are_whole() -> None:
+def test_dashboards_are_complete() -> None:
     for path in (DOCKER / "grafana" / "dashboards").glob("*.json"):
         board: dict[str, Any] = json.loads(path.read_text())
         assert board["uid"] == path.stem

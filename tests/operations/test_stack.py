@@ -85,7 +85,7 @@ def admin(stack: Stack, url: str) -> Airflow:
 
 
 @pytest.fixture(scope="module")
-def lived(stack: Stack, url: str, admin: Airflow) -> Path:
+def finished_workspace(stack: Stack, url: str, admin: Airflow) -> Path:
     """The history, one hour and a day's reports, by DAG runs on the Celery worker; a champion by hand: the workspace."""
     assert admin.trigger("build_history", conf={"until": TAKEOVER.key}) == 200
     assert admin.finished("build_history") == "success", stack.logs("build_history")
@@ -108,10 +108,12 @@ def people(stack: Stack) -> None:
         assert done.returncode == 0, done.stderr[-2000:]
 
 
-def test_the_hourly_dags_complete_on_celery_postgresql_redis_and_the_object_store(stack: Stack, lived: Path) -> None:
-    assert json.loads((lived / "features" / "state.json").read_text())["as_of"] == (TAKEOVER + 1).key
-    assert not list(lived.rglob("mlflow.db")), "MLflow is in PostgreSQL"
-    assert not (lived / "feast" / "online.db").exists(), "online features are in Redis"
+def test_the_hourly_dags_complete_on_celery_postgresql_redis_and_the_object_store(
+    stack: Stack, finished_workspace: Path
+) -> None:
+    assert json.loads((finished_workspace / "features" / "state.json").read_text())["as_of"] == (TAKEOVER + 1).key
+    assert not list(finished_workspace.rglob("mlflow.db")), "MLflow is in PostgreSQL"
+    assert not (finished_workspace / "feast" / "online.db").exists(), "online features are in Redis"
     url = f"postgresql://postgres:{stack.secret('postgres_admin')}@{stack.hosts['postgres:5432']}"
     with psycopg.connect(f"{url}/mlflow") as connection:
         versions = connection.execute("SELECT count(*) FROM model_versions").fetchone()
@@ -129,14 +131,14 @@ def test_the_hourly_dags_complete_on_celery_postgresql_redis_and_the_object_stor
     assert queues[0] >= 8, "tasks ran as Celery tasks"
 
 
-def test_init_may_be_repeated(stack: Stack, lived: Path) -> None:
-    before = sorted(p.name for p in lived.iterdir())
+def test_init_may_be_repeated(stack: Stack, finished_workspace: Path) -> None:
+    before = sorted(p.name for p in finished_workspace.iterdir())
     done = stack.operations("init")
     assert done.returncode == 0, done.stderr[-2000:]
-    assert sorted(p.name for p in lived.iterdir()) == before
+    assert sorted(p.name for p in finished_workspace.iterdir()) == before
 
 
-@pytest.mark.usefixtures("lived")
+@pytest.mark.usefixtures("finished_workspace")
 def test_ranking_needs_the_key_and_answers_with_the_champion(stack: Stack, url: str) -> None:
     body = {"user": "u000001", "candidates": ["t000001", "t000002"], "time": (TAKEOVER + 1).start.isoformat()}
     end = time.monotonic() + 60
@@ -152,7 +154,7 @@ def test_ranking_needs_the_key_and_answers_with_the_champion(stack: Stack, url: 
     assert not answer.json().get("degraded"), answer.text
 
 
-@pytest.mark.usefixtures("lived", "people")
+@pytest.mark.usefixtures("finished_workspace", "people")
 def test_everybody_may_do_what_their_role_says_and_no_more(stack: Stack, url: str) -> None:
     assert httpx.get(f"{url}/clock-reports/index.html", verify=False).status_code == 401
     assert httpx.get(f"{url}/api/v2/dags", verify=False).status_code == 401
@@ -211,7 +213,7 @@ def test_a_person_can_be_changed_and_removed(stack: Stack, url: str) -> None:
     assert refused.status_code == 401
 
 
-def test_no_secret_is_written_anywhere_but_where_it_must(stack: Stack, lived: Path, people: None) -> None:
+def test_no_secret_is_written_anywhere_but_where_it_must(stack: Stack, finished_workspace: Path, people: None) -> None:
     """Secrets are random, so each is its own canary: looked for in logs, state, reports and every database."""
     del people
     canaries = {p.name: p.read_text().strip().encode() for p in stack.secrets.iterdir() if p.name[:3] != "tls"}
@@ -219,12 +221,15 @@ def test_no_secret_is_written_anywhere_but_where_it_must(stack: Stack, lived: Pa
     allowed = {("mlflow_auth_db", "logins.ini")}  # MLflow reads it from nowhere else; for the owner only
     written = set()
     for path in [
-        p for root in (stack.folder / "logs", lived, stack.folder / "nginx") for p in root.rglob("*") if p.is_file()
+        p
+        for root in (stack.folder / "logs", finished_workspace, stack.folder / "nginx")
+        for p in root.rglob("*")
+        if p.is_file()
     ]:
         content = path.read_bytes()
         written |= {(name, path.name) for name, value in canaries.items() if value in content}
     assert written == allowed
-    assert (lived / "mlflow" / "logins.ini").stat().st_mode & 0o077 == 0
+    assert (finished_workspace / "mlflow" / "logins.ini").stat().st_mode & 0o077 == 0
     program = sorted(Path("/usr/lib/postgresql").glob("*/bin/pg_dumpall"))[-1]
     host, port = stack.hosts["postgres:5432"].split(":")
     login = {"PGPASSWORD": canaries["postgres_admin"].decode()}
@@ -258,7 +263,7 @@ def alertmanager(folder: Path, address: str) -> Iterator[list[dict[str, Any]]]:
             yield posted
 
 
-@pytest.mark.usefixtures("lived")
+@pytest.mark.usefixtures("finished_workspace")
 def test_prometheus_reads_the_stack_and_every_rule_and_panel_finds_its_metrics(stack: Stack) -> None:
     program = shutil.which("prometheus")
     if program is None:
@@ -316,7 +321,7 @@ LATER = {"clock_drift_share", "clock_events_quarantined", "clock_experiments", "
 """Metrics that have no value before the first drift report, bad row, experiment or degraded answer."""
 
 
-@pytest.mark.usefixtures("lived")
+@pytest.mark.usefixtures("finished_workspace")
 def test_the_doctor_is_content_and_names_what_is_gone(stack: Stack) -> None:
     done = stack.operations("doctor", "--json")
     findings = {f["check"]: f for f in json.loads(done.stdout)}
@@ -342,7 +347,7 @@ def test_the_doctor_is_content_and_names_what_is_gone(stack: Stack) -> None:
         assert words in done.stdout, done.stdout
 
 
-def test_a_backup_is_restored_to_the_same_state(stack: Stack, lived: Path) -> None:
+def test_a_backup_is_restored_to_the_same_state(stack: Stack, finished_workspace: Path) -> None:
     """Onto the same servers: the databases go back to what they were, the workspace to the same bytes."""
     from core.settings import load_settings
     from operations.fingerprint import fingerprint
@@ -364,7 +369,7 @@ def test_a_backup_is_restored_to_the_same_state(stack: Stack, lived: Path) -> No
         expected = connection.execute(count).fetchone()
         connection.execute("DELETE FROM model_version_tags")
         connection.execute("DELETE FROM registered_model_aliases")
-    lived.rename(lived.with_name("simulator.lost"))
+    finished_workspace.rename(finished_workspace.with_name("simulator.lost"))
     done = stack.operations("restore", str(backup))
     assert done.returncode == 0, done.stderr[-2000:]
     assert fingerprint(settings) == before

@@ -137,7 +137,7 @@ def test_a_workspace_of_version_1_is_brought_to_sums_of_scores(built: Settings, 
     assert other.clock.as_of == TAKEOVER + 1
 
 
-def test_a_backup_goes_back_whole_and_the_next_hour_is_the_same(
+def test_a_restored_backup_is_complete_and_the_next_hour_is_the_same(
     built: Settings, next_hour: dict[str, str], tmp_path: Path
 ) -> None:
     done = back_up(built, tmp_path / "backups")

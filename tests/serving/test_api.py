@@ -35,8 +35,8 @@ NOW = (UNTIL.start + timedelta(minutes=20)).isoformat()
 @pytest.fixture(scope="module")
 def client(trained: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
     settings = copy_of(trained, tmp_path_factory.mktemp("client"))
-    with TestClient(make_app(settings), raise_server_exceptions=False) as found:
-        yield found
+    with TestClient(make_app(settings), raise_server_exceptions=False) as test_client:
+        yield test_client
 
 
 @pytest.fixture
@@ -121,11 +121,11 @@ def test_bodies_that_are_no_json_or_too_large(client: TestClient) -> None:
 def test_an_answer_and_the_pages_beside_it(client: TestClient) -> None:
     answer = client.post("/rank", json={"user": "u000005", "candidates": ITEMS, "time": NOW, "request_id": "abc"})
     assert answer.status_code == 200
-    found = answer.json()
-    assert found["request_id"] == answer.headers["x-request-id"] == "abc"
-    assert len(found["items"]) == 60
-    assert found["model"]["variant"] == "matched_clock"
-    assert found["degraded"] is None
+    content = answer.json()
+    assert content["request_id"] == answer.headers["x-request-id"] == "abc"
+    assert len(content["items"]) == 60
+    assert content["model"]["variant"] == "matched_clock"
+    assert content["degraded"] is None
     retrieved = client.post("/rank", json={"user": 7, "count": 5}).json()
     assert len(retrieved["items"]) == 5
     assert not retrieved["user_known"]
@@ -133,7 +133,7 @@ def test_an_answer_and_the_pages_beside_it(client: TestClient) -> None:
     elsewhere = client.post(
         "/rank", json={"user": "u000005", "candidates": ITEMS, "time": NOW, "zone": "Asia/Tokyo"}
     ).json()
-    assert elsewhere["items"] != found["items"]
+    assert elsewhere["items"] != content["items"]
     assert client.get("/health").json() == {"status": "ok"}
     assert client.get("/ready").json() == {"status": "ready"}
     model = client.get("/model").json()
@@ -214,9 +214,11 @@ def load(url: str, clients: int = 3) -> Iterator[list[tuple[int, str | None, str
             while not stop.is_set():
                 body = {"user": f"u{(number * 37 + n) % 120:06d}", "candidates": ITEMS, "time": NOW}
                 answer = client.post("/rank", json=body)
-                found = answer.json()
-                if answer.status_code != 200 or found["user_known"]:  # a stranger has no features to miss
-                    seen.append((answer.status_code, found.get("degraded"), found.get("model", {}).get("version", "")))
+                content = answer.json()
+                if answer.status_code != 200 or content["user_known"]:  # a stranger has no features to miss
+                    seen.append(
+                        (answer.status_code, content.get("degraded"), content.get("model", {}).get("version", ""))
+                    )
                 n += 1
                 time.sleep(0.01)
 

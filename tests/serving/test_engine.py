@@ -43,9 +43,9 @@ def scores(answer: Ranked) -> dict[str, float]:
 
 @pytest.fixture
 def engine(served: Settings) -> RankingEngine:
-    found = RankingEngine(served)
-    found.refresh()
-    return found
+    ranking = RankingEngine(served)
+    ranking.refresh()
+    return ranking
 
 
 def test_serving_scores_what_training_scores(served: Settings, engine: RankingEngine) -> None:
@@ -69,12 +69,12 @@ def test_serving_scores_what_training_scores(served: Settings, engine: RankingEn
             )
             for n, row in enumerate(samples.to_pylist())
         ]  # fmt: skip
-        found = np.array([engine.rank(r).scores[0] for r in requests])
+        one_by_one = np.array([engine.rank(r).scores[0] for r in requests])
         together = np.array([a.scores[0] for a in engine.rank_many(requests)])
         keep = known.to_numpy(zero_copy_only=False)
         assert keep.sum() > 20
-        np.testing.assert_allclose(found[keep], expected[keep], atol=1e-6)
-        np.testing.assert_allclose(together, found, atol=1e-6)
+        np.testing.assert_allclose(one_by_one[keep], expected[keep], atol=1e-6)
+        np.testing.assert_allclose(together, one_by_one, atol=1e-6)
 
 
 def test_an_answer_is_ordered_complete_and_says_where_it_comes_from(engine: RankingEngine) -> None:

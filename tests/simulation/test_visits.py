@@ -136,7 +136,7 @@ def test_a_quiet_holiday_brings_fewer() -> None:
     assert counts[1] < 0.7 * counts[0]
 
 
-def test_the_log_of_visits_is_ingested_whole_and_totals_agree_with_it(tmp_path: Path) -> None:
+def test_the_whole_log_of_visits_is_ingested_and_totals_agree_with_it(tmp_path: Path) -> None:
     settings = load_settings(var=tmp_path / "var", source="simulator")
     config = CONFIG.model_copy(update={"dirt": CONFIG.dirt.model_copy(update={"damaged": 0.0})})
     log = AppLog(config, settings.workspace / "app", served=True)

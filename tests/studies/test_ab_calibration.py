@@ -21,7 +21,7 @@ REPLICATIONS = 20
 
 
 @pytest.mark.slow
-def test_the_study_writes_figures_and_a_conclusion_and_goes_on_where_it_was(
+def test_the_study_writes_figures_and_a_conclusion_and_continues_where_it_stopped(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     conclusion, page = ab_calibration.run(settings, replications=REPLICATIONS)

@@ -1,4 +1,4 @@
-"""Worlds that are lived with rankers held still, and the two studies on them."""
+"""Simulated worlds with frozen rankers, and the two studies on them."""
 
 from __future__ import annotations
 

@@ -72,7 +72,9 @@ def test_ages_begin_with_the_streaming_scores_and_days_are_tested_before_they_ar
     assert untrained < np.abs(daily[~first_day] - 0.5).max()
 
 
-def test_the_study_of_variants_is_whole_and_goes_on_where_it_was(small: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_study_of_variants_is_complete_and_continues_where_it_stopped(
+    small: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
     conclusion, page = variants.run(small)
     assert re.match(r"simulator: the paper's clock is (not established to be )?better than ", conclusion)
     results = json.loads((Path(page).parent / "results.json").read_text())

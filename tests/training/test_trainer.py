@@ -141,7 +141,7 @@ def test_a_damaged_checkpoint_is_refused_and_the_one_before_still_works(ready: S
     assert Trainer(settings, "none").train(FIRST + 6).digest == whole.digest
 
 
-def test_states_hold_what_changed_and_stand_on_a_whole_one(ready: Settings, tmp_path: Path) -> None:
+def test_a_state_holds_what_changed_since_a_complete_one(ready: Settings, tmp_path: Path) -> None:
     settings = fresh(ready, tmp_path)
     trainer = Trainer(settings, "matched_clock")
     trainer.train(LAST, start=FIRST)
@@ -254,14 +254,14 @@ def test_an_option_that_came_later_does_not_end_a_chain(ready: Settings, tmp_pat
 
 
 def test_a_state_of_another_platform_is_named_and_left_alone(ready: Settings, tmp_path: Path) -> None:
-    """It was trained with an option that is no more; the chain is not continued by accident."""
+    """It was trained with an option that no longer exists; the chain is not continued by accident."""
     settings = fresh(ready, tmp_path)
     Trainer(settings, "none").train(FIRST + 2, start=FIRST)
     path = weights(settings, "none", FIRST + 2).parent / "state.json"
     content = json.loads(path.read_text())
     path.write_text(json.dumps({**content, "config": {**content["config"], "gates": 3}}))
     before = path.read_bytes()
-    with pytest.raises(NotReadyError, match=r"does not have \(gates\): .* train it anew"):
+    with pytest.raises(NotReadyError, match=r"does not have \(gates\): .* train it again"):
         Trainer(settings, "none").train(FIRST + 3)
     assert path.read_bytes() == before
 
