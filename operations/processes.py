@@ -27,8 +27,12 @@ log = logging.getLogger("operations.processes")
 
 START_TIMEOUT_SECONDS = 180
 STOP_TIMEOUT_SECONDS = 20
-PORTS = ("airflow_port", "mlflow_port", "feast_port", "reports_port", "serving_port", "metrics_port")
-"""Settings that name a port."""
+SERVICE_OF_PORT = {
+    "airflow_port": "airflow-api-server", "mlflow_port": "mlflow", "feast_port": "feast-ui", "reports_port": "reports",
+    "serving_port": "serving", "metrics_port": "metrics",
+}  # fmt: skip
+"""Settings that name a port, and whose it is."""
+PORTS = tuple(SERVICE_OF_PORT)
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,11 @@ class ServiceProcess:
     command: tuple[str, ...]
     url: str | None = None
     environment: dict[str, str] = field(default_factory=dict, repr=False)
+
+    @property
+    def port(self) -> int | None:
+        """Port of its page."""
+        return int(self.url.split(":")[2].split("/")[0]) if self.url else None
 
 
 @dataclass(frozen=True)
@@ -65,10 +74,11 @@ class ProcessIdentity:
 
 @dataclass(frozen=True)
 class RunningService:
-    """A service that runs, and the process that it is to end with, if any."""
+    """A service that runs, the process that it is to end with, if any, and the port of its page, if it has one."""
 
     process: ProcessIdentity
     owner: ProcessIdentity | None
+    port: int | None = None
 
 
 def start(settings: Settings, services: list[ServiceProcess], *, owned: bool = False) -> None:
@@ -93,9 +103,9 @@ def start(settings: Settings, services: list[ServiceProcess], *, owned: bool = F
                 f"{service.name} is running already (process {known[service.name].process.pid}); "
                 f"'make down SOURCE={settings.source}' stops it"
             )
-        if service.url and not port_is_free(port := int(service.url.split(":")[2].split("/")[0])):
+        if service.port and not port_is_free(service.port):
             raise NotReadyError(
-                f"port {port} of {service.name} is taken; set another: "
+                f"port {service.port} of {service.name} is taken; set another: "
                 + ", ".join(f"CLOCK_{name.upper()}" for name in PORTS)
             )
     logs = settings.workspace / "logs"
@@ -110,7 +120,7 @@ def start(settings: Settings, services: list[ServiceProcess], *, owned: bool = F
                 )  # fmt: skip
             started[service.name] = process
             owner = ProcessIdentity.of(os.getpid()) if owned else None
-            known[service.name] = RunningService(ProcessIdentity.of(process.pid), owner)
+            known[service.name] = RunningService(ProcessIdentity.of(process.pid), owner, service.port)
             _remember(settings, known)
         for service in services:
             wait_for(
@@ -147,13 +157,30 @@ def stop(settings: Settings, only: Sequence[str] | None = None) -> list[str]:
 
 @contextmanager
 def running(settings: Settings, services: list[ServiceProcess]) -> Iterator[None]:
-    """Services for the length of a ``with`` block; a SIGTERM ends it as Ctrl-C does, and the services with it."""
+    """Services for the length of a ``with`` block; a SIGTERM ends it as Ctrl-C does, and the services with it.
+
+    Those that ``clock up`` left running are used, and go on.
+    """
     with ExitStack() as stack:
         if threading.current_thread() is threading.main_thread():
             stack.callback(signal.signal, signal.SIGTERM, signal.signal(signal.SIGTERM, _terminated))
-        start(settings, services, owned=True)
-        stack.callback(stop, settings, [service.name for service in services])
+        missing = [service for service in services if not is_left_running(settings, service)]
+        if len(missing) < len(services):
+            log.info("using what runs already: %s", ", ".join(s.name for s in services if s not in missing))
+        start(settings, missing, owned=True)
+        stack.callback(stop, settings, [service.name for service in missing])
         yield
+
+
+def left_running(settings: Settings) -> list[str]:
+    """Names of the services that ``clock up`` left running."""
+    return sorted(name for name, service in _known(settings).items() if service.owner is None)
+
+
+def is_left_running(settings: Settings, service: ServiceProcess) -> bool:
+    """Whether ``clock up`` left a service running, on the same port."""
+    known = _known(settings).get(service.name)
+    return known is not None and known.owner is None and known.port == service.port
 
 
 def _terminated(number: int, _: Any) -> NoReturn:
@@ -170,9 +197,16 @@ def wait_for(check: Callable[[], bool], what: str, timeout_seconds: float = STAR
 
 
 def with_free_ports(settings: Settings) -> dict[str, int]:
-    """A port for every service: the setting's, or another where that one is taken."""
-    ports = {name: int(getattr(settings, name)) for name in PORTS}
-    return {name: port if port_is_free(port) else free_port() for name, port in ports.items()}
+    """A port for every service: that of the one that ``clock up`` left running, else the setting's, or another where it is taken."""
+    known = _known(settings)
+    ports = {}
+    for name, service in SERVICE_OF_PORT.items():
+        port = int(getattr(settings, name))
+        if service in known and known[service].owner is None and known[service].port:
+            ports[name] = int(known[service].port or 0)
+        else:
+            ports[name] = port if port_is_free(port) else free_port()
+    return ports
 
 
 def _answers(service: ServiceProcess, process: subprocess.Popen[bytes], logs: Path) -> bool:
@@ -197,7 +231,11 @@ def _remember(settings: Settings, services: Mapping[str, RunningService]) -> Non
     write_json(
         _record(settings),
         {
-            name: {**asdict(service.process), "owner": asdict(service.owner) if service.owner else None}
+            name: {
+                **asdict(service.process),
+                "owner": asdict(service.owner) if service.owner else None,
+                "port": service.port,
+            }
             for name, service in services.items()
         },
     )
@@ -211,6 +249,7 @@ def _known(settings: Settings) -> dict[str, RunningService]:
         name: RunningService(
             ProcessIdentity(entry["pid"], entry["born"]),
             ProcessIdentity(**entry["owner"]) if entry.get("owner") else None,
+            entry.get("port"),
         )
         for name, entry in read_json(_record(settings)).items()
     }

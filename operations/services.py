@@ -75,6 +75,7 @@ def _embedded(home: Path) -> dict[str, str]:
         "CORE__PARALLELISM": "3",
         "CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "True",
         "DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home / 'airflow.db'}",
+        "SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.25",  # an hour waits for the scheduler some ten times
     }
 
 

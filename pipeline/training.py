@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("pipeline.training")
 
 BULK_CHECKPOINT_HOURS = DAY_HOURS * 7
+CHILDREN_FROM_EVENTS = 300_000
+"""Events times variants from which a history is trained in processes of their own: fewer are through before one has started."""
 
 
 @dataclass(frozen=True)
@@ -211,7 +213,7 @@ def train_history(settings: Settings, until: Hour, *, processes: int = 2) -> lis
     Args:
         settings: of the workspace.
         until: last hour to train.
-        processes: that share the variants.
+        processes: that share the variants of a long history.
     """
     from model_registry.store import open_mlflow
 
@@ -219,6 +221,10 @@ def train_history(settings: Settings, until: Hour, *, processes: int = 2) -> lis
     log.info("building the samples of %s to %s", first, until)
     build_samples(settings, first, until)
     open_mlflow(settings)
+    events = sum(manifest.rows for manifest in EventStore(settings.events_dir).manifests())
+    if events * len(settings.variants) < CHILDREN_FROM_EVENTS:
+        train_variants(settings, settings.variants, until, save_every=BULK_CHECKPOINT_HOURS, log_model=False)
+        return train_variants(settings, settings.variants, until, save_every=DAY_HOURS)
     done = 0
     shares = [share for n in range(processes) if (share := settings.variants[n::processes])]
     with ThreadPoolExecutor(processes) as pool:

@@ -35,7 +35,8 @@ def demo(
     source: cli.SourceOption = None,
 ) -> None:
     """The main job, from a raw log to a promoted model and an A/B report."""
-    from clock.demo import describe, run_demo
+    from clock.demo import run_demo
+    from clock.demo_summary import describe
     from core.progress import showing
     from core.settings import load_settings
 

@@ -167,7 +167,7 @@ def test_other_forms_of_csv_are_read(tmp_path: Path, name: str, delimiter: str, 
     content = (
         mark + f"variant{delimiter}y\r\n" + "".join(f"{'ab'[n % 2]}{delimiter}{n}\r\n" for n in range(20))
     ).encode()
-    (row,), _ = analyze(text(tmp_path, gzip.compress(content) if name.endswith("gz") else content, name))
+    (row,), _ = analyze(text(tmp_path, gzip.compress(content, mtime=0) if name.endswith("gz") else content, name))
     assert (row.effect.control, row.effect.treatment) == pytest.approx((9.0, 10.0))
 
 
@@ -212,7 +212,7 @@ def test_users_of_a_file_are_those_of_the_log(tmp_path: Path) -> None:
     pq.write_table(pa.table({"uid": [1, 2], "name": ["x", "y"]}), tmp_path / "u.parquet")
     for path in (
         text(tmp_path, "\ufeff" + lines, "marked.csv"), text(tmp_path, lines, "u.txt"),
-        text(tmp_path, gzip.compress(lines.encode()), "u.csv.gz"), text(tmp_path, lines.replace("\n", "\r\n\r\n"), "blank.csv"),
+        text(tmp_path, gzip.compress(lines.encode(), mtime=0), "u.csv.gz"), text(tmp_path, lines.replace("\n", "\r\n\r\n"), "blank.csv"),
     ):  # fmt: skip
         assert read_users(str(path)) == users, path
     assert read_users(str(tmp_path / "u.parquet"), "uid") == ["1", "2"]

@@ -51,7 +51,7 @@ def written(path: Path, content: str | bytes) -> Path:
         ("u.tsv", "uid\tx\nu1\t1\nu2\t2\n", "uid"),
         ("u", "u1\nu2", None),
         ("u.txt", "u1\r\nu2\r", None),
-        ("u.csv.gz", gzip.compress(b"uid,x\nu1,1\nu2,2\n"), "uid"),
+        ("u.csv.gz", gzip.compress(b"uid,x\nu1,1\nu2,2\n", mtime=0), "uid"),
     ],
 )
 def test_users_are_those_of_the_log_without_padding(
@@ -70,7 +70,7 @@ def test_users_are_those_of_the_log_without_padding(
         ("u.txt", "u1\nu2\n".encode("utf-16-le"), "holds a control character; is it UTF-8 text?"),
         ("u.json", '["u1"]', "is neither text nor Parquet"),
         ("u.jsonl", '{"user": "u1"}', "is neither text nor Parquet"),
-        ("u.txt.gz", gzip.compress(b"u1\n" * 1000)[:-9], "cannot be read: "),
+        ("u.txt.gz", gzip.compress(b"u1\n" * 1000, mtime=0)[:-9], "cannot be read: "),
     ],
 )
 def test_what_is_no_list_of_users_assigns_nobody(
@@ -109,7 +109,7 @@ def test_columns_of_parquet_are_ids_or_refused(tmp_path: Path, values: Any, user
 
 
 @pytest.mark.parametrize("errors", ["strict", "surrogateescape"])
-@pytest.mark.parametrize("content", [b"u\xff\n", gzip.compress(b"u1\n"), "u1\n".encode("utf-16")])
+@pytest.mark.parametrize("content", [b"u\xff\n", gzip.compress(b"u1\n", mtime=0), "u1\n".encode("utf-16")])
 def test_standard_input_that_is_no_text_is_refused(content: bytes, errors: str) -> None:
     with pytest.raises(PlatformError, match="standard input is not UTF-8 text"):
         read_users("-", stdin=io.TextIOWrapper(io.BytesIO(content), encoding="utf-8", errors=errors))

@@ -52,7 +52,7 @@ def radio(tmp_path: Path) -> Path:
             for n in range(4)
         ]  # fmt: skip
         lines = "\n".join(json.dumps(r) for r in rows).encode()
-        (tmp_path / "logs" / f"{hour:02d}.jsonl.gz").write_bytes(gzip.compress(lines + b"\n{broken\n"))
+        (tmp_path / "logs" / f"{hour:02d}.jsonl.gz").write_bytes(gzip.compress(lines + b"\n{broken\n", mtime=0))
     return tmp_path
 
 

@@ -24,9 +24,9 @@ import httpx
 import psutil
 import pytest
 
-from clock.demo import HOURLY
 from core.hours import Hour
 from core.settings import Settings, load_settings
+from operations.airflow_driver import HOURLY
 from operations.fingerprint import differences, fingerprint
 from pipeline.history import build_history
 from pipeline.hour import run_hour

@@ -17,9 +17,9 @@ import httpx
 import psycopg
 import pytest
 
-from clock.demo import HOURLY
 from core.ports import free_port
 from core.settings import ROOT
+from operations.airflow_driver import HOURLY
 from operations.processes import wait_for
 from operations.users import ROLES
 from simulation.config import SimulatorConfig

@@ -26,7 +26,7 @@ from events.store import EventStore
 from model_registry.registry import Registry
 from model_registry.store import experiment_name, open_mlflow, open_registry
 from operations.fingerprint import fingerprint
-from operations.processes import ServiceProcess, start, stop
+from operations.processes import ServiceProcess, left_running, running, start, stop, with_free_ports
 from pipeline.history import build_history
 from pipeline.hour import run_hour
 from pipeline.promotion import VersionScores, apply_decision, evaluate_candidate, rollback, watch_champion
@@ -320,6 +320,26 @@ with running(load_settings(var={str(settings.var)!r}, source={settings.source!r}
     start(settings, [ServiceProcess("pages", serve, f"http://127.0.0.1:{port}/")])
     assert stop(settings) == ["pages"]
     assert port_is_free(port)
+
+
+def test_a_job_uses_the_services_that_were_left_running_and_leaves_them(settings: Settings) -> None:
+    port = free_port()
+    settings = load_settings(**{**settings.model_dump(), "reports_port": port})
+    serve = (sys.executable, "-m", "http.server", str(port), "--bind", "127.0.0.1")
+    service = ServiceProcess("reports", serve, f"http://127.0.0.1:{port}/")
+    start(settings, [service])
+    try:
+        assert with_free_ports(settings)["reports_port"] == port
+        with running(settings, [service]):
+            assert left_running(settings) == ["reports"]
+        assert not port_is_free(port)
+        elsewhere = ServiceProcess("reports", serve, f"http://127.0.0.1:{free_port()}/")
+        with pytest.raises(NotReadyError, match="reports is running already"), running(settings, [elsewhere]):
+            pass
+    finally:
+        assert stop(settings) == ["reports"]
+    assert with_free_ports(settings)["reports_port"] == port
+    assert left_running(settings) == []
 
 
 def test_the_champion_goes_back_by_hand(undisturbed: Settings) -> None:
