@@ -340,7 +340,7 @@ def test_a_request_with_nothing_to_rank_is_left_out_of_a_replay(served: Settings
     engine.rank(request("u000003", ["t000001", "t000002"], number="something"))
     engine.close()
     replayed = replay_hour(served, UNTIL, "challenger")
-    assert (replayed["requests"], replayed["left_out"]) == (1, 1)
+    assert (replayed.requests, replayed.left_out) == (1, 1)
 
 
 def test_an_hour_without_requests_cannot_be_replayed(served: Settings) -> None:
