@@ -20,6 +20,7 @@ from core.documents import did_you_mean, load_document
 from core.duck import identifier
 from core.errors import ConfigError
 from core.expressions import parse_expression
+from events.cells import finite_tree
 from events.schema import BEHAVIORS
 
 CATALOG = Path(__file__).with_name("metrics.yaml")
@@ -109,9 +110,9 @@ class Metric(BaseModel):
             exact = f"sum(CASE WHEN abs({value}) <= {LARGEST} THEN CAST({value} AS DECIMAL(28, 10)) END)"
             return f"CASE WHEN count(*) FILTER (WHERE abs({value}) > {LARGEST}) = 0 THEN coalesce({exact}, 0) END"
         if self.count is not None:
-            return f"CAST(count(*) FILTER (WHERE {to_sql(self.count, dialect)}) AS INTEGER)"
+            return f"CAST(count(*) FILTER (WHERE {condition_sql(self.count, dialect)}) AS INTEGER)"
         assert self.days is not None
-        return f"max(CASE WHEN {to_sql(self.days, dialect)} THEN 1 ELSE 0 END)"
+        return f"max(CASE WHEN {condition_sql(self.days, dialect)} THEN 1 ELSE 0 END)"
 
     @property
     def definition(self) -> str:
@@ -236,3 +237,23 @@ def to_sql(text: str, dialect: str) -> str:
         dialect: the engine's SQL, by sqlglot's name.
     """
     return f"({parse_expression(text, 'expression').sql(dialect=dialect, identify=True)})"
+
+
+def condition_sql(text: str, dialect: str) -> str:
+    """A condition in an engine's SQL, in parentheses; what is not finite in it, such as x/0, is unknown.
+
+    Otherwise 0/0 would be at least 0.9: NaN is the largest number to both engines. In a sum such a value is refused.
+
+    Args:
+        text: the condition, in DuckDB's SQL.
+        dialect: the engine's SQL, by sqlglot's name.
+    """
+    return f"({finite_tree(parse_expression(text, 'expression'), _finite).sql(dialect=dialect, identify=True)})"
+
+
+def _finite(number: exp.Expr) -> exp.Expr:
+    """The number where it is one, in SQL that both engines take and that holds it once."""
+    guarded: exp.Expr = exp.cast(number, "DOUBLE")
+    for value in ("Infinity", "-Infinity", "NaN"):
+        guarded = exp.Nullif(this=guarded, expression=exp.cast(exp.Literal.string(value), "DOUBLE"))
+    return guarded

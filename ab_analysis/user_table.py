@@ -18,7 +18,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from ab_analysis.experiment import Experiment, ExperimentPlan, Segment
-from ab_analysis.metrics import to_sql
+from ab_analysis.metrics import condition_sql, to_sql
 from ab_analysis.moments import check_known
 from core.duck import identifier, quoted
 from core.engine import Engine
@@ -164,12 +164,13 @@ def _assigned(db: Engine, experiment: Experiment, until: Hour) -> tuple[int, int
 
 def _culprit(db: Engine, plan: ExperimentPlan) -> str:
     """Which expression of the experiment the engine cannot compute over the events."""
-    expressions = {f"metric '{n}'": text for n, m in plan.additive.items() if (text := m.sum or m.count or m.days)}
+    expressions = {f"metric '{n}'": (m.sum, to_sql) for n, m in plan.additive.items() if m.sum}
+    conditions = {f"metric '{n}'": text for n, m in plan.additive.items() if (text := m.count or m.days)}
     if plan.experiment.trigger:
-        expressions["trigger"] = plan.experiment.trigger
-    for where, text in expressions.items():
+        conditions["trigger"] = plan.experiment.trigger
+    for where, (text, sql) in {**expressions, **{w: (t, condition_sql) for w, t in conditions.items()}}.items():
         try:
-            db.rows(f"SELECT count({to_sql(text, db.dialect)}) FROM events")
+            db.rows(f"SELECT count({sql(text, db.dialect)}) FROM events")
         except db.errors:
             return f"{where}, '{text}', cannot be computed for an event"
     return (
@@ -186,7 +187,7 @@ def _seen(db: Engine, experiment: Experiment) -> None:
     db.table(
         "seen",
         f"""SELECT a.user_id, a.variant, min(e.timestamp) AS exposure FROM events e JOIN assigned a ON a.user_id = e.user_id
-        WHERE e.timestamp >= a.exposure AND {to_sql(experiment.trigger, db.dialect)} GROUP BY a.user_id, a.variant""",
+        WHERE e.timestamp >= a.exposure AND {condition_sql(experiment.trigger, db.dialect)} GROUP BY a.user_id, a.variant""",
     )
 
 
@@ -250,7 +251,7 @@ def _users(db: Engine, plan: ExperimentPlan) -> None:
             columns.append(f"coalesce({identifier('top_' + name)}.top_value, 'none') AS {identifier(name)}")
     selected = ", ".join(["b.*", *columns])
     db.view("everybody", f"SELECT {selected} FROM base b{joins}")
-    where = f" WHERE {to_sql(experiment.population, db.dialect)}" if experiment.population else ""
+    where = f" WHERE {condition_sql(experiment.population, db.dialect)}" if experiment.population else ""
     db.view("users", f"SELECT * FROM everybody{where}")
 
 
@@ -272,7 +273,9 @@ def _derived(db: Engine, plan: ExperimentPlan, name: str) -> list[str]:
             )
             + " FROM base"
         )[0]
-        return [f"least(b.{metric.of}{s}, {float(c)!r}) AS {name}{s}" for s, c in zip(("", "_pre"), caps, strict=True)]
+        return [
+            f"least(b.{metric.of}{s}, {float(c or 0)!r}) AS {name}{s}" for s, c in zip(("", "_pre"), caps, strict=True)
+        ]
     return []
 
 

@@ -15,6 +15,8 @@ DAY_HOURS = 24
 WEEK_HOURS = 7 * DAY_HOURS
 """Hours of a week."""
 _KEY = re.compile(r"\d{4}-\d{2}-\d{2}T\d{2}")
+_YEARS = range(1970, 3000)
+"""Years of keys: the hours around them can be counted and written, too."""
 
 
 @dataclass(frozen=True, order=True)
@@ -34,7 +36,7 @@ class Hour:
             ConfigError: the text is not an hour.
         """
         try:
-            if not _KEY.fullmatch(key):
+            if not _KEY.fullmatch(key) or int(key[:4]) not in _YEARS:
                 raise ValueError
             return cls.of(datetime.fromisoformat(key))
         except ValueError:
@@ -119,6 +121,9 @@ def parse_day(key: str) -> date:
         ConfigError: the text is not a day.
     """
     try:
-        return date.fromisoformat(key)
+        day = date.fromisoformat(key)
+        if day.year not in _YEARS:
+            raise ValueError
+        return day
     except ValueError:
         raise ConfigError(f"'{key}' is not a day; write YYYY-MM-DD, for example 2026-11-23") from None

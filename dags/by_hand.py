@@ -14,6 +14,8 @@ from core.hours import Hour, hour_range, parse_day
 from core.settings import load_settings
 from dags.common import DEFAULTS, optional_param
 
+MOST_TASKS = 1000
+"""Airflow maps a task to no more than 1,024 (``core.max_map_length``)."""
 BY_HAND: dict[str, Any] = {
     "schedule": None,
     "catchup": False,
@@ -34,6 +36,23 @@ def range_params(unit: str, default: str, pattern: str, example: str) -> dict[st
         )
         for name in ("first", "last")
     }
+
+
+def hours_between(first_key: str, last_key: str) -> list[Hour]:
+    """Hours of a range from a trigger form, the last included.
+
+    Raises:
+        ConfigError: a key is no hour, the last lies before the first, or there are more than a run can start.
+    """
+    first, last = Hour.parse(first_key), Hour.parse(last_key)
+    if last < first:
+        raise ConfigError(f"the last hour {last} lies before the first, {first}")
+    hours = list(hour_range(first, last + 1))
+    if len(hours) > MOST_TASKS:
+        raise ConfigError(
+            f"{first} to {last} are {len(hours):,} hours; at most {MOST_TASKS:,} at once: trigger it in parts"
+        )
+    return hours
 
 
 with DAG(
@@ -133,10 +152,7 @@ all hours are started: how far they are is on the page of `promote_ranker`.
     @task
     def list_hours(params: JsonObject | None = None) -> list[dict[str, str]]:
         assert params is not None
-        first, last = Hour.parse(params["first"]), Hour.parse(params["last"])
-        if last < first:
-            raise ConfigError(f"the last hour {last} lies before the first, {first}")
-        return [{"hour": hour.key} for hour in hour_range(first, last + 1)]
+        return [{"hour": hour.key} for hour in hours_between(params["first"], params["last"])]
 
     TriggerDagRunOperator.partial(
         task_id="start_hour", trigger_dag_id="ingest_hour", max_active_tis_per_dagrun=1,
@@ -166,7 +182,12 @@ was reported before gets the same page again. A mapped task for each experiment 
 
         assert params is not None
         days = parse_day(params["first"]), parse_day(params["last"])
-        return [due._asdict() for due in past_reports(load_settings(), params["experiment"] or None, *days)]
+        reports = past_reports(load_settings(), params["experiment"] or None, *days)
+        if len(reports) > MOST_TASKS:
+            raise ConfigError(
+                f"{len(reports):,} reports are due on these days; at most {MOST_TASKS:,} at once: trigger it in parts"
+            )
+        return [due._asdict() for due in reports]
 
     @task(max_active_tis_per_dagrun=1)
     def report_as_of(which: dict[str, str]) -> JsonObject:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from sqlglot import expressions as exp
 
 from core.duck import quoted
@@ -75,14 +77,23 @@ def finite(sql: str) -> str:
     return f"CASE WHEN isfinite(CAST({sql} AS DOUBLE)) THEN {sql} END"
 
 
-def finite_tree(tree: exp.Expr) -> exp.Expr:
-    """The expression with every operation that can leave the numbers (x/0, a logarithm, a power) made null there."""
+def _by_macro(number: exp.Expr) -> exp.Expr:
+    return exp.Anonymous(this=FINITE, expressions=[number])
+
+
+def finite_tree(tree: exp.Expr, guard: Callable[[exp.Expr], exp.Expr] = _by_macro) -> exp.Expr:
+    """The expression with every operation that can leave the numbers (x/0, a logarithm, a power) made null there.
+
+    Args:
+        tree: the expression; it is changed.
+        guard: a number, null where it is infinite or no number at all; by default DuckDB's macro ``FINITE``.
+    """
     for node in reversed(
         list(tree.find_all(exp.Div, exp.IntDiv, exp.Mod, exp.Pow, exp.Exp, exp.Ln, exp.Log, exp.Sqrt))
     ):
         if isinstance(node, exp.Div | exp.IntDiv | exp.Mod):  # whole numbers over 0 are an error, not infinite
             node.set("expression", exp.Nullif(this=exp.paren(node.expression.copy()), expression=exp.Literal.number(0)))
-        guarded = exp.Anonymous(this=FINITE, expressions=[node.copy()])
+        guarded = guard(node.copy())
         tree = guarded if node is tree else tree
         node.replace(guarded)
     return tree

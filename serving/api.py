@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+import json
 import logging
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -15,6 +16,7 @@ from fastapi import FastAPI
 from fastapi import Request as HttpRequest
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
+from fastapi.routing import APIRoute
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
@@ -48,6 +50,7 @@ def make_app(settings: Settings | None = None) -> FastAPI:
 
     app = FastAPI(title="Interest Clock ranking", lifespan=lifespan, description=__doc__ or "")
     app.state.service = service
+    app.router.route_class = _StrictRoute
     app.add_middleware(_BodyLimit)
     _add_errors(app, service)
     _add_ranking(app, service)
@@ -69,12 +72,13 @@ def _add_errors(app: FastAPI, service: RankingService) -> None:
         del request
         status = 400 if any(e["type"] == "json_invalid" for e in error.errors()) else 422
         service.metrics.answers.labels(str(status), "").inc()
-        problems = [problem_of(e) for e in error.errors()]
-        return _error_response(status, problems[0], problems=problems[:20])
+        problems = [problem_of(e) for e in error.errors()[:20]]
+        return _error_response(status, problems[0], problems=problems)
 
     @app.exception_handler(HTTPException)
     async def other(request: HttpRequest, error: HTTPException) -> JSONResponse:
-        del request
+        if request.url.path == "/rank":
+            service.metrics.answers.labels(str(error.status_code), "").inc()
         return _error_response(error.status_code, str(error.detail))
 
     @app.exception_handler(Exception)
@@ -154,6 +158,46 @@ def _json(ranked: Ranked) -> JsonObject:
         "user_known": ranked.user_known,
         "unknown_items": ranked.unknown_items,
     }
+
+
+class _StrictRequest(HttpRequest):
+    """A request whose body is JSON in which no key is there twice."""
+
+    async def json(self) -> Any:
+        try:
+            return json.loads(await self.body(), object_pairs_hook=_unique)
+        except json.JSONDecodeError:
+            raise  # FastAPI names the character
+        except UnicodeDecodeError:
+            raise HTTPException(400, "the body is not JSON: it is not UTF-8 text") from None
+        except RecursionError:
+            raise HTTPException(400, "the body is nested too deeply") from None
+        except ValueError:
+            raise HTTPException(400, "a number in the body has too many digits") from None
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise HTTPException(400, f"the key {twice[:60]!a} is there twice")
+    return values
+
+
+class _StrictRoute(APIRoute):
+    """Refuses bodies that are not JSON, or in which one value would silently replace another."""
+
+    def get_route_handler(self) -> Callable[[HttpRequest], Coroutine[Any, Any, Response]]:
+        handler = super().get_route_handler()
+
+        async def strict(request: HttpRequest) -> Response:
+            kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+            if request.method == "POST" and kind != "application/json" and not kind.endswith("+json"):
+                raise HTTPException(415, "send JSON, with the header Content-Type: application/json")
+            return await handler(_StrictRequest(request.scope, request.receive))
+
+        return strict
 
 
 class _BodyLimit:

@@ -87,7 +87,7 @@ def replay_hour(settings: Settings, hour: Hour, model: str) -> Replay:
         comparable = [
             r
             for r in rows
-            if r["features_as_of"] == as_of and not r["degraded"] and r["user_id"] in users_with_features
+            if r["features_as_of"] == as_of and r["items"] and not r["degraded"] and r["user_id"] in users_with_features
         ]
         for row in comparable:
             items = np.array(row["items"], dtype=np.int64)

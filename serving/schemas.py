@@ -5,21 +5,33 @@ from __future__ import annotations
 import json
 from typing import Annotated, Any, Literal
 
-from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    field_validator,
+    model_validator,
+)
 
 from events.mapping import check_zone
 
 
 def _id_text(value: Any) -> Any:
-    """An id as text: JSON strings and whole numbers unchanged, nothing else."""
-    if isinstance(value, int) and not isinstance(value, bool):
-        return str(value)
-    if isinstance(value, str):
-        return value
-    raise ValueError(f"an id is a text or a whole number, not {json.dumps(value)[:40]}")
+    """An id as text: JSON strings and whole numbers unchanged, nothing else; padding, which no id in a log has, is refused."""
+    if isinstance(value, bool) or not isinstance(value, int | str):
+        raise ValueError(f"an id is a text or a whole number, not {json.dumps(value)[:40]}")
+    text = str(value)
+    if not 1 <= len(text) <= LONGEST_ID:
+        raise ValueError(f"an id has 1 to {LONGEST_ID} characters, not {len(text):,}")
+    if text != text.strip(" "):
+        raise ValueError("an id has no spaces at its ends")
+    return text
 
 
-Key = Annotated[str, BeforeValidator(_id_text), Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f]+$")]
+LONGEST_ID, LONGEST_ZONE = 200, 60
+Key = Annotated[str, BeforeValidator(_id_text), Field(min_length=1, max_length=LONGEST_ID, pattern=r"^[^\x00-\x1f]+$")]
 """An id in the source's log: a text or a whole number."""
 
 
@@ -29,7 +41,7 @@ class RankBody(BaseModel):
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
     user: Key = Field(description="The user's id in the source's log.")
-    candidates: list[Key] | Literal["retrieve"] = Field(
+    candidates: Annotated[list[Key], Field(fail_fast=True)] | Literal["retrieve"] = Field(
         "retrieve",
         description="Ids of the items to rank, without repetitions; 'retrieve': the service finds candidates.",
     )
@@ -40,7 +52,9 @@ class RankBody(BaseModel):
     count: int | None = Field(
         None, ge=1, strict=True, description="Number of items to return; default: all candidates, or 50 retrieved ones."
     )
-    exclude: list[Key] = Field(default_factory=list, description="Ids of items that must not be retrieved.")
+    exclude: Annotated[list[Key], Field(fail_fast=True)] = Field(
+        default_factory=list, description="Ids of items that must not be retrieved."
+    )
     context: dict[str, str | int | float | bool | None] = Field(
         default_factory=dict, max_length=20, description="Further values for the caller's own use; they are ignored."
     )
@@ -51,6 +65,8 @@ class RankBody(BaseModel):
     @field_validator("zone")
     @classmethod
     def _zone(cls, name: str | None) -> str | None:
+        if name is not None and not (name.isascii() and name.isprintable() and 1 <= len(name) <= LONGEST_ZONE):
+            raise ValueError("unknown time zone; write a name such as 'Asia/Shanghai'")
         return check_zone(name) if name else None
 
     @model_validator(mode="after")
@@ -71,8 +87,11 @@ def problem_of(error: Any) -> str:
     Args:
         error: an item of ``errors()``.
     """
+    if error["type"] == "missing" and len(error["loc"]) == 1:
+        return "the body is empty; send a JSON object"
     location = ".".join(str(p) for p in error["loc"] if p != "body" and not str(p).startswith(("list[", "literal[")))
     text = error["msg"].removeprefix("Value error, ")
     if error["type"] == "json_invalid":
         return f"the body is not JSON: {error.get('ctx', {}).get('error', text)} at character {error['loc'][-1]}"
-    return text if not location or text.startswith(location) else f"{location}: {text}"
+    message = text if not location or text.startswith(location) else f"{location}: {text}"
+    return message.encode(errors="backslashreplace").decode()

@@ -168,11 +168,15 @@ def pair_scores(
     Returns:
         Shape (N,).
     """
+    if not len(items):
+        return np.empty(0)
     rows = catalog.rows(items) if rows is None else rows
     ranker = loaded.model.ranker
     user_tables = (features.slots, features.profiles, features.history)
     keys = candidate_keys(users, minutes, items, catalog.facets_of(rows), user_tables, ranker)
-    scores: np.ndarray = predict(ranker, keys)[:, loaded.head] if len(keys) else np.empty(0)
+    scores: np.ndarray = predict(ranker, keys)[:, loaded.head]
+    if not np.isfinite(scores).all():
+        raise ValueError("a score is not a finite number")
     return scores
 
 

@@ -94,6 +94,8 @@ def plan(
             f"{r.detectable:>12.2%}{r.users_needed:>13,}{r.power:>7.0%}"
         )
     print()
+    if missing := [m for m in experiment.tested_metrics if m not in {r.metric for r in rows}]:
+        print(f"not planned, for being a quantile, the same for every user, or 0 on average: {', '.join(missing)}\n")
     for metric in experiment.primary:
         rows_of_metric = [r for r in rows if r.metric == metric]
         for method in dict.fromkeys(r.method for r in rows_of_metric):

@@ -37,6 +37,8 @@ def run(
     source: cli.SourceOption = None,
 ) -> None:
     """Serve POST /rank until stopped."""
+    if not host.strip():
+        raise ConfigError("--host is empty, which would listen on every address; write 0.0.0.0 if that is wanted")
     if workers < 1:
         raise ConfigError(f"--workers {workers}: at least 1")
     import os

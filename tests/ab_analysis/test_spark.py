@@ -33,7 +33,8 @@ folder = Path(sys.argv[2])
 plan = plan_of(
     primary=("active_days", "duration_hours"), strata=("habit",), trigger="local_hour BETWEEN 1 AND 22",
     population="NOT is_new", model_covariates=("duration_hours",),
-    secondary=("likes", "skip_rate", "retained_day_1", "heavy", "capped", "winsorised", "duration_p90"),
+    metrics={**BASE["metrics"], "fast": {"count": "played_seconds / (local_hour % 3) >= 100"}},
+    secondary=("fast", "likes", "skip_rate", "retained_day_1", "heavy", "capped", "winsorised", "duration_p90"),
 )
 with engine(load_settings(**json.loads(sys.argv[1]))) as db:
     counts = make_tables(db, plan, UNTIL, events=[folder / "events.parquet"], exposures=[folder / "exposures.parquet"])

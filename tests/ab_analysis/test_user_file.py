@@ -19,7 +19,7 @@ from clock.commands import ab
 from core import cli
 from core.errors import ConfigError, PlatformError
 from core.files import write_output
-from core.settings import ROOT
+from core.settings import ROOT, load_settings
 
 EXPERIMENT = "name: test\nvariants: {a: 0.5, b: 0.5}\ncontrol: a\nstart: 2026-03-02\n"
 
@@ -180,3 +180,23 @@ def test_an_analysis_writes_to_standard_output_as_a_file(tmp_path: Path) -> None
     assert done.returncode == 0, done.stderr
     assert '"effect": 1.5' in done.stdout
     assert Path("/dev/stdout").is_symlink()
+
+
+@pytest.mark.parametrize("command", ["assign", "plan"])
+def test_a_command_checks_the_layers_of_the_workspace(tmp_path: Path, experiment: Path, command: str) -> None:
+    folder = load_settings().experiments_dir
+    folder.mkdir(parents=True)
+    (folder / "other.yaml").write_text(EXPERIMENT.replace("test", "other") + "layer: {name: l, start: 0, end: 0.6}\n")
+    experiment.write_text(EXPERIMENT + "layer: {name: l, start: 0.5, end: 1}\n")
+    users = [str(written(tmp_path / "u.txt", "u1\n"))] if command == "assign" else []
+    with pytest.raises(ConfigError, match=r"'other' 0 to 0\.6 at the same time"):
+        cli.call(ab.app, [command, str(experiment), *users])
+
+
+@pytest.mark.parametrize("command", ["assign", "plan"])
+def test_a_missing_experiment_file_names_the_command_that_prints_one(tmp_path: Path, command: str) -> None:
+    users = [str(written(tmp_path / "u.txt", "u1\n"))] if command == "assign" else []
+    with pytest.raises(
+        ConfigError, match=r"no experiment file at '/nope\.yaml'\. 'clock ab init' prints a commented file"
+    ):
+        cli.call(ab.app, [command, "/nope.yaml", *users])

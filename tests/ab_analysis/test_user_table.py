@@ -287,3 +287,29 @@ def test_a_day_is_a_users_own_day(tmp_path: Path) -> None:
         assert db.rows("SELECT active_days FROM users ORDER BY user_id") == [(2.0,), (0.0,)]
         make_post_days(db, ("active_days",), Hour.of(START) + 24)
         assert db.rows("SELECT day FROM post_day")[0][0] == (date(2026, 3, 6) - date(1970, 1, 1)).days
+
+
+@pytest.mark.parametrize(
+    ("condition", "true_for"),
+    [
+        ("played_seconds / (played_seconds - 10) >= 0.9", {20}),
+        ("(played_seconds - 10) / (played_seconds - 10) >= 0.9", {0, 20}),
+        ("NOT (played_seconds / (played_seconds - 10) < 0.9)", {20}),
+        ("item_id % (item_id - item_id) = 0", set()),
+        ("exp(played_seconds * 100) > 1", set()),
+        ("sqrt(played_seconds - 10) >= 0", {10, 20}),
+        ("1 / ((played_seconds - 10) / (played_seconds - 10)) = 1", {0, 20}),
+    ],
+)
+def test_what_is_not_finite_makes_no_condition_true(tmp_path: Path, condition: str, true_for: set[int]) -> None:
+    """Of events with 0, 10 and 20 seconds; NaN is the largest number to DuckDB and to Spark."""
+    rows = [(u, 6000 + n, 10 * n, False, False, None) for u in range(4) for n in range(3)]
+    events, exposures = write_log(tmp_path, rows, [(u, "ab"[u % 2], 0) for u in range(4)])
+    plan = plan_of(metrics={"m": {"count": condition}, "d": {"days": condition}}, secondary=("m", "d"))
+    triggered = plan_of(trigger=condition)
+    with engine(load_settings(var=tmp_path, source="test")) as db:
+        make_tables(db, plan, UNTIL, events=events, exposures=exposures)
+        assert db.rows("SELECT DISTINCT m, d FROM users") == [(len(true_for), float(bool(true_for)))]
+    with engine(load_settings(var=tmp_path, source="test")) as db:
+        counts = make_tables(db, triggered, UNTIL, events=events, exposures=exposures)
+    assert sum(counts.analyzed.values()) == (4 if true_for else 0)

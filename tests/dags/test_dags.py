@@ -226,7 +226,11 @@ def test_a_partition_of_another_form_is_refused_when_a_run_is_triggered(bag: dic
 
 @pytest.mark.parametrize(
     ("partition", "form", "words"),
-    [("2026-11-23T10:00", None, "2026-11-23T10"), (None, "2026-11-23T25", "not an hour"), ("2026-11-23T10", "2026-11-23T11", "two hours")],
+    [
+        ("2026-11-23T10:00", None, "2026-11-23T10"), (None, "2026-11-23T25", "not an hour"), (None, " 2026-11-23T10", "not an hour"),
+        (None, "2026-02-30T00", "not an hour"), (None, "9999-12-31T23", "not an hour"), ("2026-11-23", None, "not an hour"),
+        ("2026-11-23T10", "2026-11-23T11", "two hours"),
+    ],
 )  # fmt: skip
 def test_what_is_no_hour_fails_at_once(
     monkeypatch: pytest.MonkeyPatch, partition: str | None, form: str | None, words: str
@@ -241,6 +245,33 @@ def test_what_is_no_hour_fails_at_once(
     with pytest.raises(ConfigError, match=words) as error:
         common.settings_and_hour()
     assert common.RETRY.evaluate(error.value, 1, 3).action is RetryAction.FAIL
+
+
+@pytest.mark.parametrize(
+    ("first", "last", "words"),
+    [
+        ("2026-11-23T10", "2026-11-23T09", "lies before the first"),
+        ("2026-01-01T00", "2026-11-23T09", "are 7,834 hours; at most 1,000 at once"),
+        ("2026-11-23", "2026-11-23T09", "'2026-11-23' is not an hour"),
+        ("2026-11-23T10:00", "2026-11-23T11", "'2026-11-23T10:00' is not an hour"),
+        ("٢٠٢٦-11-23T10", "2026-11-23T11", "is not an hour"),
+        ("0001-01-01T00", "2026-11-23T11", "is not an hour"),
+        ("2026-11-23T10", "9999-12-31T23", "is not an hour"),
+        ("2026-11-23T10", "2026-11-31T00", "is not an hour"),
+    ],
+)
+def test_a_range_that_cannot_be_run_is_refused_before_anything_starts(first: str, last: str, words: str) -> None:
+    from core.errors import ConfigError
+    from dags.by_hand import hours_between
+
+    with pytest.raises(ConfigError, match=words):
+        hours_between(first, last)
+
+
+def test_a_range_holds_its_last_hour() -> None:
+    from dags.by_hand import hours_between
+
+    assert [h.key for h in hours_between("2026-11-23T23", "2026-11-24T00")] == ["2026-11-23T23", "2026-11-24T00"]
 
 
 def test_what_is_not_there_yet_is_tried_again_and_wrong_data_is_not() -> None:

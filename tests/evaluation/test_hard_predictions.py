@@ -190,6 +190,14 @@ def test_models_that_cannot_be_compared_say_why(
     assert message in refused("compare", first, second, *options)
 
 
+@pytest.mark.parametrize("key", [(), ("--key", "event_id")])
+def test_files_without_rows_have_nothing_to_compare(tmp_path: Path, key: tuple[str, ...]) -> None:
+    files = predictions(tmp_path / "a.parquet"), predictions(tmp_path / "b.parquet")
+    for file in files:
+        pq.write_table(pq.read_table(file).slice(0, 0), file)
+    assert "the predictions have no rows: there is nothing to compare" in refused("compare", *files, *key)
+
+
 @pytest.mark.parametrize("columns", [{"label": [1] * ROWS}, {"user_id": ["u"] * ROWS}])
 def test_what_is_undefined_is_null(tmp_path: Path, capsys: pytest.CaptureFixture[str], columns: dict[str, Any]) -> None:
     files = (

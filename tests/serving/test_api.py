@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import threading
 import time
 from collections import Counter
@@ -68,6 +69,17 @@ WRONG: list[tuple[Any, int, str]] = [
     ({"user": "u000001", "request_id": "../../etc"}, 422, "request_id"),
     ({"user": "u000001", "context": {"a": {"b": 1}}}, 422, "context"),
     ({"user": "u000001", "candidats": ITEMS}, 422, "candidats"),
+    ({"user": "   "}, 422, "user: an id has no spaces at its ends"),
+    ({"user": " u000001"}, 422, "user: an id has no spaces at its ends"),
+    ({"user": 10**250}, 422, "user: an id has 1 to 200 characters, not 251"),
+    ({"user": "u000001", "candidates": [""]}, 422, "candidates.0: an id has 1 to 200 characters"),
+    ({"user": "u000001", "candidates": [1, "1"]}, 422, "'1' is there twice"),
+    ({"user": "u000001", "zone": ""}, 422, "zone: unknown time zone"),
+    ({"user": "u000001", "zone": "../../etc/passwd"}, 422, "zone: unknown time zone"),
+    ({"user": "u000001", "zone": "x" * 5000}, 422, "zone: unknown time zone; write a name"),
+    ({"user": "u000001", "time": "9999-12-31T23:59:59+14:00"}, 422, "is not between"),
+    ({"user": "u000001", "time": "0001-01-01T00:00:00-14:00"}, 422, "is not between"),
+    ({"user": "u000001", "time": 1e300}, 422, "time"),
     ([1, 2], 422, "dictionary"),
     ("text", 422, "dictionary"),
 ]
@@ -116,6 +128,63 @@ def test_bodies_that_are_no_json_or_too_large(client: TestClient) -> None:
     assert client.post("/rank", content=chunks, headers=head).status_code == 413
     assert client.get("/rank").status_code == 405
     assert client.get("/nowhere").json() == {"error": "Not Found"}
+
+
+HARD: list[tuple[bytes, int, str]] = [
+    (b"", 422, "the body is empty"),
+    (b"null", 422, "the body is empty"),
+    (b"[" * 100_000, 400, "nested too deeply"),
+    (b'{"user": ' + b"[" * 5000 + b"]" * 5000 + b"}", 400, "nested too deeply"),
+    (b'{"user": ' + b"9" * 5000 + b"}", 400, "too many digits"),
+    (b'{"user": "u000001", "user": "u000002"}', 400, "the key 'user' is there twice"),
+    (b'{"user": "u000001", "context": {"a": 1, "a": 2}}', 400, "the key 'a' is there twice"),
+    (b'{"user": "u000001", "\\ud800": 1, "\\ud800": 2}', 400, "is there twice"),
+    (b'{"user": "\\ud800"}', 422, "user"),
+    (b'{"user": "u000001", "zone": "\\ud800"}', 422, "zone"),
+    (b'{"user": "u000001", "time": "\\ud800"}', 422, "time"),
+    (b'{"user": "u000001", "exclude": ["\\ud800"]}', 422, "exclude"),
+    (b'{"user": "u000001", "request_id": "\\ud800"}', 422, "request_id"),
+    (b'{"user": "u000001", "\\ud800": 1}', 422, ""),
+    (b'{"user": "u000001", "context": {"\\ud800": [1]}}', 422, "context"),
+    (b'{"user": "u\\u0000"}', 422, "user"),
+    (gzip.compress(b'{"user": "u000001"}'), 400, "not UTF-8"),
+    (b"{'user': 'u000001'}", 400, "not JSON"),
+]
+
+
+@pytest.mark.parametrize(("body", "status", "words"), HARD)
+def test_a_body_that_json_readers_take_differently_is_refused(
+    client: TestClient, served_exposures: Callable[[], int], body: bytes, status: int, words: str
+) -> None:
+    before = served_exposures()
+    answer = client.post("/rank", content=body, headers={"content-type": "application/json"})
+    assert answer.status_code == status
+    assert words in answer.json()["error"]
+    assert served_exposures() == before
+
+
+@pytest.mark.parametrize("kind", ["", "text/plain", "application/x-www-form-urlencoded", "application/xml"])
+def test_a_body_that_does_not_say_that_it_is_json_is_told_how(client: TestClient, kind: str) -> None:
+    answer = client.post("/rank", content=b'{"user": "u000001"}', headers={"content-type": kind} if kind else {})
+    assert answer.status_code == 415
+    assert answer.json()["error"] == "send JSON, with the header Content-Type: application/json"
+    assert client.post(
+        "/rank", content=b'{"user": "u"}', headers={"content-type": "application/json; charset=utf-8"}
+    ).is_success
+
+
+def test_a_list_of_wrong_ids_is_refused_at_the_first(client: TestClient) -> None:
+    """The others are not looked at: hundreds of thousands of mistakes took ten seconds, in which nobody was answered."""
+    answer = client.post("/rank", json={"user": "u000001", "candidates": [None] * 150_000})
+    assert answer.status_code == 422
+    assert [p for p in answer.json()["problems"] if p.startswith("candidates.")] == [answer.json()["error"]]
+
+
+def test_nothing_to_rank_is_an_empty_answer_and_no_failure_of_the_model(client: TestClient) -> None:
+    answer = client.post("/rank", json={"user": "u000005", "exclude": [f"t{n:06d}" for n in range(200)]}).json()
+    assert answer["items"] == []
+    assert answer["degraded"] is None
+    assert answer["model"]["variant"] == "matched_clock"
 
 
 def test_an_answer_and_the_pages_beside_it(client: TestClient) -> None:

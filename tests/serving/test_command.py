@@ -26,6 +26,7 @@ def run(var: Path, *arguments: str, **extra: str) -> subprocess.CompletedProcess
     ("arguments", "words"),
     [
         (("run", "--workers", "0"), "at least 1"),
+        (("run", "--host", ""), "--host is empty"),
         (("run", "--port", "70000"), "cannot listen on 127.0.0.1:70000: a port is from 0 to 65535"),
         (("replay", "yesterday"), "is not an hour"),
         (("replay", "2026-03-18T10"), "no requests are logged"),

@@ -214,20 +214,24 @@ def test_an_experiment_splits_traffic_logs_exposures_and_can_be_stopped(served: 
     assert load_routes(served)[0].models == {CHAMPION, CHALLENGER}
 
 
-def test_a_variant_whose_model_fails_is_answered_by_the_champion_and_stopped(
-    served: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize("damage", ["a weight is lost", "scores are NaN"])
+def test_a_variant_whose_model_fails_is_answered_by_the_champion_and_stopped(served: Settings, damage: str) -> None:
     write_experiment(served)
     engine = RankingEngine(served)
     engine.refresh()
     broken = engine.snapshot.models[CHALLENGER].model.ranker
-    broken.head.weight.data = broken.head.weight.data[:, :3]
+    if damage == "a weight is lost":
+        broken.head.weight.data = broken.head.weight.data[:, :3]
+    else:
+        broken.head.weight.data.fill_(float("nan"))
     users = [
         u
         for u in (f"u{n:06d}" for n in range(200))
         if engine.snapshot.routes.of([u], answer_time())[0].variant == "try"
     ]
     for user in users[: FAILURES_TO_STOP + 1]:
+        nothing = engine.rank(request(user, []))
+        assert (nothing.items, nothing.degraded) == ((), ""), "with nothing to rank no model fails"
         answer = engine.rank(request(user, ["t000001", "t000002"]))
         assert answer.model_variant == "matched_clock"
         assert answer.degraded.startswith("champion")
@@ -327,6 +331,16 @@ def test_the_catalog_keeps_up_hour_by_hour(served: Settings) -> None:
     assert stepped.item.tolist() == whole.item.tolist()
     assert stepped.keys.tolist() == whole.keys.tolist()
     assert stepped.popularity.tolist() == whole.popularity.tolist()
+
+
+def test_a_request_with_nothing_to_rank_is_left_out_of_a_replay(served: Settings) -> None:
+    engine = RankingEngine(served)
+    engine.refresh()
+    engine.rank(request("u000003", [], number="nothing"))
+    engine.rank(request("u000003", ["t000001", "t000002"], number="something"))
+    engine.close()
+    replayed = replay_hour(served, UNTIL, "challenger")
+    assert (replayed.requests, replayed.left_out) == (1, 1)
 
 
 def test_an_hour_without_requests_cannot_be_replayed(served: Settings) -> None:
