@@ -18,7 +18,7 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from core.documents import did_you_mean
+from core.documents import did_you_mean, one_line
 from core.duck import file_list, identifier, quoted, scalar
 from core.errors import ConfigError, DataError
 from events.mapping import CsvOptions, Mapping
@@ -34,6 +34,8 @@ LINE = "read_csv({files}, columns={{'line': 'VARCHAR'}}, delim='\x01', quote='',
 auto_detect=false, max_line_size=16777216, filename='__file', hive_partitioning=false)"
 REQUIRED = ("columns.user_id", "columns.item_id", "timestamp.column")
 """Keys of the mapping whose columns every input has."""
+MOST_LISTED = 40
+"""Columns that a message lists."""
 MISSPELLED = 0.8
 """Names that are more alike than this are taken for one name and a slip of the pen."""
 EXACT_DOUBLE = 2**53
@@ -78,14 +80,15 @@ class RawLog:
             return "CAST(NULL AS VARCHAR)"
         if self.partial and name not in self.columns and where not in REQUIRED:
             if misspelled := self._similar(name):
-                raise ConfigError(f"{where}: the log has no column '{name}'; did you mean '{misspelled}'?")
+                raise ConfigError(f"{where}: the log has no column '{name}'; did you mean '{one_line(misspelled)}'?")
             return "CAST(NULL AS VARCHAR)"
         if name in self.repeated:
             raise ConfigError(f"{where}: the log has several columns named '{name}'; give each a name of its own")
         if name not in self.columns:
-            listed = ", ".join(self.columns)
+            listed = ", ".join(one_line(column, 60) for column in [*self.columns][:MOST_LISTED])
+            listed += f" and {len(self.columns) - MOST_LISTED} more" if len(self.columns) > MOST_LISTED else ""
             raise ConfigError(
-                f"{where}: the log has no column '{name}'{did_you_mean(name, self.columns)} (columns: {listed})"
+                f"{where}: the log has no column '{one_line(name)}'{did_you_mean(name, map(one_line, self.columns))} (columns: {listed})"
             )
         return f"r.{self.columns[name]}"
 
@@ -147,6 +150,8 @@ def find_files(paths: list[str]) -> list[Path]:
         else:
             raise DataError(f"no such file: '{text}'; check the path (a file, a folder or a quoted glob)")
     files = sorted({p.resolve(): p for p in matches}.values(), key=str)
+    if strange := [file for file in files if not str(file).isprintable()]:
+        raise DataError(f"{str(strange[0])!a}: a path with control characters or line breaks; rename it")
     if not files:
         raise DataError("no log given: name its files on the command line or under 'paths' in the mapping")
     return files

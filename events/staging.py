@@ -12,6 +12,7 @@ import duckdb
 import sqlglot
 from sqlglot import expressions as exp
 
+from core.documents import one_line
 from core.duck import identifier, quoted, scalar
 from core.errors import ConfigError, DataError
 from core.expressions import parse_expression
@@ -295,7 +296,9 @@ class Staging:
                 except duckdb.Error as cause:
                     reason = str(cause).splitlines()[0]
                     row = self._failing_row(compiled, source)
-                    raise ConfigError(f"{where}: '{text}' fails{row}: {reason}; nothing was ingested") from None
+                    raise ConfigError(
+                        f"{where}: '{one_line(text)}' fails{row}: {reason}; nothing was ingested"
+                    ) from None
             raise DataError(f"the mapping cannot be applied: {first}; nothing was ingested") from None
 
     def _failing_row(self, compiled: str, source: str) -> str:
@@ -470,7 +473,7 @@ class Staging:
             if name in event_columns:
                 sql = f"p.{identifier(name)}"
             else:
-                sql = self.raw.cell(name, where if column is tree else f"{where} ({text})")
+                sql = self.raw.cell(name, where if column is tree else f"{where} ({one_line(text)})")
                 if self._is_empty(name):
                     sql = "NULL"  # of any type, so that what is meant for numbers is no error
                 else:
