@@ -32,8 +32,19 @@ SUFFIXES = {
 }  # fmt: skip
 LINE = "read_csv({files}, columns={{'line': 'VARCHAR'}}, delim='\x01', quote='', escape='', header=false, \
 auto_detect=false, max_line_size=16777216, filename='__file', hive_partitioning=false)"
+GZIP = b"\x1f\x8b"
+NO_TEXT = {
+    GZIP: "gzip", b"PK\x03\x04": "a ZIP archive (or an Excel workbook)", b"PAR1": "Parquet", b"\x28\xb5\x2f\xfd": "Zstandard",
+    b"BZh9": "bzip2", b"\xfd7zXZ": "xz", b"ARROW1": "Arrow", b"Obj\x01": "Avro", b"SQLite f": "a SQLite database",
+    b"\xd0\xcf\x11\xe0": "an old Excel workbook", b"%PDF": "a PDF",
+    b"\xff\xfe\x00\x00": "UTF-32", b"\x00\x00\xfe\xff": "UTF-32",
+}  # fmt: skip
+"""What a file begins with that is not what its name says."""
+REMEDY = defaultdict(lambda: "unpack or convert it", {"gzip": "call it .gz", "Parquet": "call it .parquet, or set format: parquet",
+                                                     "UTF-32": "save it as UTF-8"})  # fmt: skip
 REQUIRED = ("columns.user_id", "columns.item_id", "timestamp.column")
 """Keys of the mapping whose columns every input has."""
+DELIMITERS = (";", "\t", "|", ",")
 MOST_LISTED = 40
 """Columns that a message lists."""
 MISSPELLED = 0.8
@@ -85,6 +96,14 @@ class RawLog:
         if name in self.repeated:
             raise ConfigError(f"{where}: the log has several columns named '{name}'; give each a name of its own")
         if name not in self.columns:
+            if len(self.columns) == 1 and (
+                written := next((d for d in DELIMITERS if d in next(iter(self.columns))), None)
+            ):
+                shown = "\\t" if written == "\t" else written
+                raise ConfigError(
+                    f"{where}: the log has no column '{one_line(name)}'; its cells look separated by '{shown}': set csv: "
+                    f'{{delimiter: "{shown}"}} in the mapping'
+                )
             listed = ", ".join(one_line(column, 60) for column in [*self.columns][:MOST_LISTED])
             listed += f" and {len(self.columns) - MOST_LISTED} more" if len(self.columns) > MOST_LISTED else ""
             raise ConfigError(
@@ -172,10 +191,7 @@ def load_raw(con: duckdb.DuckDBPyConnection, mapping: Mapping, files: list[Path]
     Raises:
         DataError: a file is empty or cut short, or formats are mixed; nothing was written.
     """
-    formats = {mapping.format if mapping.format != "auto" else _format(file) for file in files}
-    if len(formats) != 1 or None in formats:
-        raise DataError(f"cannot tell one format for {len(files)} file(s); set 'format' in the mapping")
-    kind = formats.pop()
+    kind = _one_format(mapping, files)
     for file in files:
         _check_whole(file, kind)
     con.execute("CREATE TABLE malformed (content VARCHAR, reason VARCHAR)")
@@ -203,6 +219,22 @@ def load_raw(con: duckdb.DuckDBPyConnection, mapping: Mapping, files: list[Path]
     )  # fmt: skip
 
 
+def _one_format(mapping: Mapping, files: list[Path]) -> str:
+    if mapping.format != "auto":
+        return mapping.format
+    formats = {_format(file): file for file in files}
+    if (strange := formats.get(None)) is not None:
+        raise DataError(
+            f"cannot tell the format of {strange} by its name (known are {', '.join(sorted(SUFFIXES))}, also .gz); set 'format' in "
+            "the mapping if it is one of these, or convert it"
+        )
+    if len(formats) > 1:
+        raise DataError(
+            f"the files are of several formats ({', '.join(map(str, formats))}); ingest one format at a time"
+        )
+    return str(next(iter(formats)))
+
+
 def _folder_keys(loader: _Loader, files: list[Path]) -> dict[str, str]:
     """Columns that folders named ``key=value`` add, as SQL of the file's name; a file's own column is never replaced."""
     known = {name.lower() for name in loader.columns}
@@ -226,7 +258,7 @@ def _load_parquet(loader: _Loader, files: list[Path]) -> None:
     groups: dict[tuple[tuple[str, str], ...], list[Path]] = defaultdict(list)
     for file in files:
         described = loader.con.execute(
-            f"DESCRIBE SELECT * FROM read_parquet({quoted(str(file))}, hive_partitioning=false)"
+            f"DESCRIBE SELECT * FROM read_parquet({file_list([file])}, hive_partitioning=false)"
         ).fetchall()
         groups[tuple((row[0], row[1]) for row in described)].append(file)
     kinds: dict[str, set[str]] = defaultdict(set)
@@ -389,12 +421,21 @@ def _format(path: Path) -> str | None:
 
 def _check_whole(file: Path, kind: str | None) -> None:
     """Fail for a file that is empty or was cut short, before anything is read from it."""
+    try:
+        with file.open("rb") as stream:
+            head = stream.read(8)
+    except OSError as error:
+        raise DataError(f"{file} cannot be read ({error.strerror}); nothing was ingested") from None
+    packed = file.suffix.lower() in {".gz", ".gzip"}
+    content = next((what for magic, what in NO_TEXT.items() if head.startswith(magic)), None)
+    if content and kind != "parquet" and not (packed and content == NO_TEXT[GZIP]):
+        raise DataError(f"{file} holds {content} and no text; {REMEDY[content]}. Nothing was ingested")
     if file.stat().st_size == 0:
         raise DataError(f"{file} is empty (0 bytes); nothing was ingested. Remove it, or fetch it again")
     try:
         if kind == "parquet":
             pq.ParquetFile(file)
-        elif file.suffix.lower() in {".gz", ".gzip"}:
+        elif packed:
             with gzip.open(file) as stream:
                 while stream.read(1 << 20):
                     pass
