@@ -378,8 +378,8 @@ def _cleaned(loader: _Loader, files: list[Path], clean: CleanText) -> list[Path]
 def _csv_header(file: Path, options: CsvOptions, delimiter: str) -> list[str]:
     """Names in a file's first line; none where the file has no line."""
     with decoded(file, options.encoding) as stream:
-        first = stream.readline().lstrip("\ufeff")
-        if not first.strip("\r\n"):
+        first = next((text for line in stream if (text := line.lstrip("\ufeff")).strip("\r\n")), "")
+        if not first:
             return []
         if len(delimiter) == 1 and len(options.quote) == 1:
             lines: Iterator[str] = iter([first, *(stream.readline() for _ in range(20))])

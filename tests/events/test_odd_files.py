@@ -118,3 +118,18 @@ def test_offsets_that_no_clock_has_are_quarantined(log: Log) -> None:
     assert sorted(log.events()["timestamp"]) == [
         pd.Timestamp(moment) for moment in ("2026-03-09T20:00Z", "2026-03-10T05:00Z", "2026-03-10T19:30Z")
     ]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "latin-1"])
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_blank_lines_before_the_header_hide_no_row(log: Log, encoding: str, end: str) -> None:
+    log.write(("\n\n" + HEADER + rows(3)).replace("\n", end).encode(encoding))
+    assert log.ingest(csv=f"csv: {{encoding: {encoding.removesuffix('-sig')}}}").kept == 3
+
+
+def test_json_that_is_nested_without_end_is_quarantined(log: Log) -> None:
+    good = json.dumps({"uid": "a", "iid": "b", "genre": "x", "ts": TIME})
+    deep = '{"uid": ' + "[" * 3000 + "]" * 3000 + "}"
+    for text in (f"{deep}\n{good}\n", f"[{good},\n{deep}]\n"):
+        account = log.ingest(log.write(text, name="log.jsonl"))
+        assert (account.rows_in, account.quarantined) == (2, 1)
