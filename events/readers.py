@@ -69,6 +69,7 @@ class RawLog:
         blank: the input has no row and no header at all; every column counts as there.
         partial: an input may lack columns, as impressions and actions have other ones; they are empty there.
         mentioned: names that the mapping's expressions hold.
+        hint: what may be the matter where a column is missing.
     """
 
     columns: dict[str, str]
@@ -80,6 +81,7 @@ class RawLog:
     untyped: frozenset[str] = frozenset()
     partial: bool = False
     mentioned: frozenset[str] = frozenset()
+    hint: str = ""
 
     def cell(self, name: str, where: str) -> str:
         """SQL of a column's cell in a row ``r``.
@@ -96,19 +98,11 @@ class RawLog:
         if name in self.repeated:
             raise ConfigError(f"{where}: the log has several columns named '{name}'; give each a name of its own")
         if name not in self.columns:
-            if len(self.columns) == 1 and (
-                written := next((d for d in DELIMITERS if d in next(iter(self.columns))), None)
-            ):
-                shown = "\\t" if written == "\t" else written
-                raise ConfigError(
-                    f"{where}: the log has no column '{one_line(name)}'; its cells look separated by '{shown}': set csv: "
-                    f'{{delimiter: "{shown}"}} in the mapping'
-                )
             listed = ", ".join(one_line(column, 60) for column in [*self.columns][:MOST_LISTED])
             listed += f" and {len(self.columns) - MOST_LISTED} more" if len(self.columns) > MOST_LISTED else ""
-            raise ConfigError(
-                f"{where}: the log has no column '{one_line(name)}'{did_you_mean(name, map(one_line, self.columns))} (columns: {listed})"
-            )
+            listed = f"(columns: {listed}){self.hint}"
+            near = did_you_mean(name, map(one_line, self.columns))
+            raise ConfigError(f"{where}: the log has no column '{one_line(name)}'{near} {listed}")
         return f"r.{self.columns[name]}"
 
     def _similar(self, name: str) -> str | None:
@@ -129,6 +123,7 @@ class _Loader:
     parts: list[str] = field(default_factory=list)
     sources: list[tuple[str, Path]] = field(default_factory=list)
     untyped: set[str] = field(default_factory=set)
+    hint: str = ""
 
     def column(self, name: str) -> str:
         """Column of ``raw`` for a name of the files."""
@@ -215,7 +210,7 @@ def load_raw(con: duckdb.DuckDBPyConnection, mapping: Mapping, files: list[Path]
     types = {row[0]: row[1] for row in con.execute("DESCRIBE raw").fetchall()}
     return RawLog(
         loader.columns, {name: types[column] for name, column in loader.columns.items()}, kind == "parquet",
-        tuple(files), frozenset(loader.repeated), untyped=frozenset(loader.untyped),
+        tuple(files), frozenset(loader.repeated), untyped=frozenset(loader.untyped), hint=loader.hint,
     )  # fmt: skip
 
 
@@ -343,6 +338,8 @@ def _load_csv(loader: _Loader, options: CsvOptions, files: list[Path]) -> None:
         log.warning("the CSV files have different headers; they are joined by name, and empty where a file has none")
     for number, ((cells, delimiter), members) in enumerate(by_header.items()):
         names = _unique(cells, loader.repeated)
+        if len(names) == 1:
+            loader.hint = _other_delimiter(names[0], delimiter)
         columns = [loader.column(name) for name in names]
         texts = _cleaned(loader, members, lambda file, to: clean_csv(file, to, options, delimiter, len(columns)))  # noqa: B023
         if not texts:
@@ -392,6 +389,19 @@ def _csv_header(file: Path, options: CsvOptions, delimiter: str) -> list[str]:
         else:
             cells = first.rstrip("\r\n").split(delimiter)
     return [cell.strip() for cell in cells]
+
+
+def _other_delimiter(name: str, delimiter: str) -> str:
+    """A hint if the only name of a header looks like several names.
+
+    >>> _other_delimiter("uid;iid", ",")
+    '; its cells look separated by ";": set csv: {delimiter: ";"} in the mapping'
+    """
+    other = next((mark for mark in DELIMITERS if mark != delimiter and mark in name), None)
+    if other is None:
+        return ""
+    shown = '"\\t"' if other == "\t" else f'"{other}"'
+    return f"; its cells look separated by {shown}: set csv: {{delimiter: {shown}}} in the mapping"
 
 
 def _unique(header: tuple[str, ...], repeated: set[str]) -> list[str]:
