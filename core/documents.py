@@ -30,6 +30,16 @@ def did_you_mean(name: str, names: Iterable[str]) -> str:
     return f"; did you mean '{matches[0]}'?" if matches else ""
 
 
+def one_line(text: str, longest: int = 200) -> str:
+    r"""Somebody's text as a message quotes it: in one line, and shortened.
+
+    >>> one_line("a\n  b")
+    'a b'
+    """
+    joined = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    return joined if len(joined) <= longest else f"{joined[:longest]}…"
+
+
 def load_document(path: Path, model: type[M], *, what: str, see: str = "") -> M:
     """Read a YAML file into a model.
 

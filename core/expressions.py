@@ -8,6 +8,7 @@ import duckdb
 import sqlglot
 from sqlglot import expressions as exp
 
+from core.documents import one_line
 from core.errors import ConfigError
 
 QUOTING = "; names with spaces or signs are written in double quotes, as in '\"rating:float\" >= 4'"
@@ -47,6 +48,7 @@ def parse_expression(text: str, where: str) -> exp.Expression:
         ConfigError: it cannot be read, or holds a query, an aggregate, or something whose cost or value is not bounded by
             the row.
     """
+    shown = one_line(text)
     if len(text) > LONGEST_EXPRESSION:
         raise ConfigError(
             f"{where}: an expression has at most {LONGEST_EXPRESSION:,} characters, this one has {len(text):,}"
@@ -55,15 +57,15 @@ def parse_expression(text: str, where: str) -> exp.Expression:
         tree = sqlglot.parse_one(f"SELECT {text}", read="duckdb")
     except sqlglot.errors.SqlglotError as error:
         reason = str(error).splitlines()[0]
-        raise ConfigError(f"{where}: cannot read the expression '{text}': {reason}{QUOTING}") from None
+        raise ConfigError(f"{where}: cannot read the expression '{shown}': {reason}{QUOTING}") from None
     except RecursionError:
         raise ConfigError(f"{where}: the expression is nested too deeply") from None
     simple = isinstance(tree, exp.Select) and len(tree.expressions) == 1 and set(_parts(tree)) == {"expressions"}
     nested = sum(1 for _ in tree.find_all(exp.Select)) > 1 or tree.find(exp.Alias) is not None
     if not simple or nested or tree.find(exp.Subquery, exp.AggFunc, exp.Window, exp.Star, exp.Table) is not None:
-        raise ConfigError(f"{where}: '{text}' must be one expression over the columns of a row{QUOTING}")
+        raise ConfigError(f"{where}: '{shown}' must be one expression over the columns of a row{QUOTING}")
     expression: exp.Expression = tree.expressions[0]
-    _check_bounded(expression, text, where)
+    _check_bounded(expression, shown, where)
     return expression
 
 

@@ -3,8 +3,8 @@
 Rows are kept as facts, in the hour of their time. An hour's events are a function of the set of facts around it, so
 neither the order of files nor a repetition changes them:
 
-1. Facts of one event id, user and item are one event. It has the time of the earliest of them, and the cells of the
-   earliest impression among them, if there is one.
+1. Facts of one event id, user and item are one event, unless the id is used again much later (``events.episodes``). It
+   has the time of the earliest of them, and the cells of the earliest impression among them, if there is one.
 2. An event of actions only goes to the last impression of its user and item in the window before it, or after it by no
    more than the skew of clocks.
 3. A behavior is true where any fact of the event says so, false where one denies it and none says so, else unknown.
@@ -16,7 +16,7 @@ hour ever had is of a user, item and slot that its facts have: whoever corrects 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import duckdb
@@ -24,12 +24,10 @@ import pyarrow as pa
 
 from core.duck import file_list, hour_number, identifier
 from core.hours import Hour
+from events.episodes import SAME_EVENT_HOURS, open_episodes
 from events.mapping import Actions
 from events.schema import BEHAVIORS, event_schema, fact_schema
 from events.store import EventStore
-
-SAME_EVENT_HOURS = 48
-"""Rows with one event id are one event when they are no further apart than this."""
 
 
 @dataclass(frozen=True)
@@ -103,28 +101,19 @@ class ActionJoin:
     def _load(self, store: EventStore) -> None:
         """Take from the store what the touched hours' events stand on."""
         con, hour = self.con, hour_number("timestamp")
-        told = [row[0] for row in con.execute(f"SELECT DISTINCT {hour} FROM told").fetchall()]
-        known = store.hours()
-        near = _around(told, SAME_EVENT_HOURS)
-        if files := store.fact_files(h for h in known if h.number in near):
-            told += [
-                row[0]
-                for row in con.execute(
-                    f"""SELECT DISTINCT {hour} FROM read_parquet({file_list(files)})
-                    WHERE event_id IN (SELECT event_id FROM told)"""
-                ).fetchall()
-            ]
-        touched = _around(told, self._reach)
+        told = {int(row[0]) for row in con.execute(f"SELECT DISTINCT {hour} FROM told").fetchall()}
+        touched = _around(self._hours_of(store, "SELECT event_id FROM told", told), self._reach)
         con.execute("CREATE TABLE touched AS SELECT unnest(?::BIGINT[]) AS hour", [sorted(touched)])
         base = _around(touched, self._reach)
-        near = _around(base, SAME_EVENT_HOURS)
+        con.execute("CREATE TABLE base_ids AS SELECT DISTINCT event_id FROM told")
+        if files := store.fact_files(map(Hour, sorted(base))):
+            con.execute(f"INSERT INTO base_ids SELECT DISTINCT event_id FROM read_parquet({file_list(files)})")
         con.execute(f"CREATE TABLE stored AS SELECT {self._columns} FROM told LIMIT 0")
-        if files := store.fact_files(h for h in known if h.number in near):
-            con.execute(f"CREATE VIEW around AS SELECT {self._columns} FROM read_parquet({file_list(files)})")
-            con.execute("CREATE TABLE base AS SELECT unnest(?::BIGINT[]) AS hour", [sorted(base)])
+        hours = self._hours_of(store, "SELECT event_id FROM base_ids", base)
+        if files := store.fact_files(map(Hour, sorted(hours))):
             con.execute(
-                f"""INSERT INTO stored SELECT * FROM around WHERE event_id IN (SELECT event_id FROM around
-                WHERE {hour} IN (SELECT hour FROM base) UNION SELECT event_id FROM told)"""
+                f"""INSERT INTO stored SELECT {self._columns} FROM read_parquet({file_list(files)})
+                WHERE event_id IN (SELECT event_id FROM base_ids)"""
             )
         con.execute(
             f"""CREATE TABLE facts AS SELECT *, {hour} AS fact_hour FROM (
@@ -133,17 +122,37 @@ class ActionJoin:
                 QUALIFY row_number() OVER (PARTITION BY fact ORDER BY __row) = 1) ORDER BY timestamp, fact"""
         )
 
+    def _hours_of(self, store: EventStore, ids: str, hours: Iterable[int]) -> set[int]:
+        """The hours, and those in which the same events' ids were told: each is near one that holds the id, too."""
+        reached, frontier, seen = set(hours), set(hours), set[int]()
+        known = {hour.number for hour in store.hours()}
+        while near := (_around(frontier, SAME_EVENT_HOURS) - seen) & known:
+            seen |= near
+            frontier = set()
+            if files := store.fact_files(map(Hour, sorted(near))):
+                query = f"SELECT DISTINCT {hour_number('timestamp')} FROM read_parquet({file_list(files)}) WHERE event_id IN ({ids})"
+                frontier = {int(row[0]) for row in self.con.execute(query).fetchall()}
+            reached |= frontier
+        return reached
+
     def _derive(self) -> None:
         con = self.con
         behaviors = [identifier(name) for name in BEHAVIORS]
+        con.execute("CREATE VIEW fact_times AS SELECT event_id, timestamp AS ts FROM facts")
+        open_episodes(con, "fact_times")
+        con.execute(
+            """CREATE TABLE dated AS SELECT f.*, opened FROM facts f ASOF JOIN episodes e
+            ON f.event_id = e.event_id AND f.timestamp >= e.opened"""
+        )
         con.execute(
             """CREATE TABLE heads AS SELECT *, row_number() OVER (
-                PARTITION BY event_id ORDER BY is_action, timestamp, fact) > 1 AS conflicts FROM (
+                PARTITION BY event_id, opened ORDER BY is_action, timestamp, fact) > 1 AS conflicts FROM (
             SELECT * REPLACE (
                 first_value(timestamp) OVER told AS timestamp, first_value(local_time) OVER told AS local_time,
                 first_value(fact_hour) OVER told AS fact_hour)
-            FROM facts WINDOW told AS (PARTITION BY event_id, user_id, item_id ORDER BY timestamp, fact)
-            QUALIFY row_number() OVER (PARTITION BY event_id, user_id, item_id ORDER BY is_action, facts.timestamp, fact) = 1)"""
+            FROM dated WINDOW told AS (PARTITION BY event_id, opened, user_id, item_id ORDER BY timestamp, fact)
+            QUALIFY row_number() OVER (
+                PARTITION BY event_id, opened, user_id, item_id ORDER BY is_action, dated.timestamp, fact) = 1)"""
         )
         con.execute(
             f"""CREATE TABLE joined AS SELECT a.fact, s.owner FROM (SELECT * FROM heads WHERE is_action) a ASOF JOIN (
@@ -156,7 +165,7 @@ class ActionJoin:
             f"""CREATE TABLE owners AS SELECT f.fact, f.stored, f.is_action, o.fact AS owner, o.stored AS owner_stored,
                 f.fact = o.fact AS is_head, NOT o.is_action AS has_impression, h.conflicts,
                 {", ".join(f"f.{name}" for name in behaviors)}
-            FROM facts f JOIN heads h USING (event_id, user_id, item_id) LEFT JOIN joined j ON j.fact = h.fact
+            FROM dated f JOIN heads h USING (event_id, opened, user_id, item_id) LEFT JOIN joined j ON j.fact = h.fact
             JOIN heads o ON o.fact = coalesce(j.owner, h.fact)"""
         )
         cells = [field.name for field in event_schema(self.facets)][1:]

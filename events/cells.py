@@ -13,7 +13,7 @@ FINITE = "clock_finite"
 """DuckDB macro: a number, null where it is infinite or no number at all."""
 
 WALL_CLOCK = r"[0-9]{1,6}-[0-9]{1,2}-[0-9]{1,2}([T ][0-9]{1,2}:[0-9]{2}(:[0-9]{2}(\.[0-9]+)?)?)?"
-ISO = WALL_CLOCK + r" ?(Z|z|UTC|GMT|[+-][0-9]{1,2}(:?[0-9]{2}(:?[0-9]{2})?)?| [A-Za-z_]+/[A-Za-z_/+-]+)?"
+ISO = WALL_CLOCK + r" ?(Z|z|UTC|GMT|[+-](0?[0-9]|1[0-5])(:?[0-5][0-9](:?[0-5][0-9])?)?| [A-Za-z_]+/[A-Za-z_/+-]+)?"
 """Times that mean one moment to everybody: an abbreviation such as CST is of several zones."""
 
 
@@ -38,8 +38,8 @@ def timestamp_sql(column: str, rule: Timestamp, kind: str = "VARCHAR") -> str:
 
 
 def number_of_microseconds(column: str, unit: str, kind: str = "VARCHAR", origin_us: int = 0) -> str:
-    """SQL of microseconds since 1970 of a number of seconds, milliseconds or microseconds, a double."""
-    micros = {"s": 1_000_000, "ms": 1_000, "us": 1}[unit]
+    """SQL of microseconds since 1970 of a number of seconds, milliseconds, microseconds or nanoseconds, a double."""
+    micros = {"s": 1_000_000, "ms": 1_000, "us": 1, "ns": 0.001}[unit]
     cell = f"CAST({column} AS VARCHAR)" if kind.startswith(("TIMESTAMP", "DATE", "BOOL")) else column
     return f"(round(TRY_CAST({cell} AS DOUBLE) * {micros}) + {origin_us})"
 

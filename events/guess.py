@@ -6,6 +6,7 @@ marked with ``check``. Only the first rows of the first file are read.
 
 from __future__ import annotations
 
+import glob
 import json
 import re
 from dataclasses import dataclass, field
@@ -158,7 +159,7 @@ def guess_mapping(paths: list[str], source: str | None = None) -> str:
 
 
 def _read(con: duckdb.DuckDBPyConnection, file: Path) -> Sample:
-    name, options = quoted(str(file)), {}
+    name, options = quoted(glob.escape(str(file))), {}
     suffixes = [s.lower() for s in file.suffixes if s.lower() not in {".gz", ".gzip", ".zst"}]
     ending = suffixes[-1] if suffixes else ""
     try:

@@ -20,8 +20,9 @@ from core.files import digest_file, digest_text, exclusive_lock, recover_directo
 from core.hours import Hour, hour_range
 from core.settings import Settings
 from core.state_version import check_state_version
-from events.actions import SAME_EVENT_HOURS, ActionCounts, ActionJoin
+from events.actions import ActionCounts, ActionJoin
 from events.cells import timestamp_sql
+from events.episodes import SAME_EVENT_HOURS, open_episodes
 from events.exposures import read_exposures
 from events.ids import extend_ids, id_kinds, id_path
 from events.mapping import Actions, Mapping, load_mapping, log_paths
@@ -322,25 +323,39 @@ def _mark_repeated(con: duckdb.DuckDBPyConnection, store: EventStore, mapping: M
         if near:
             con.execute(
                 f"""INSERT INTO repeated SELECT {cells} FROM read_parquet({file_list(near)})
-                WHERE event_id IN (SELECT event_id FROM staged WHERE reason IS NULL)
-                QUALIFY row_number() OVER (PARTITION BY event_id ORDER BY timestamp) = 1"""
+                WHERE event_id IN (SELECT event_id FROM staged WHERE reason IS NULL)"""
             )
     behaviors = [identifier(name) for name in BEHAVIORS]
     listed = ", ".join(behaviors)
     con.execute(
-        """CREATE TABLE placed AS SELECT __row, event_id, (event_id IN (SELECT event_id FROM repeated)
-        OR row_number() OVER (PARTITION BY event_id ORDER BY ts, __row) > 1) AS again FROM staged WHERE reason IS NULL"""
+        """CREATE TABLE shared_ids AS SELECT event_id FROM (SELECT event_id FROM staged WHERE reason IS NULL
+        UNION ALL SELECT event_id FROM repeated) GROUP BY event_id HAVING count(*) > 1"""
     )
     con.execute(
-        f"""CREATE TABLE known AS SELECT event_id, user_id, item_id, {listed} FROM repeated UNION ALL
-        SELECT event_id, user_id, item_id, {listed} FROM identified JOIN placed USING (__row, event_id)
-        WHERE NOT again AND event_id IN (SELECT event_id FROM placed WHERE again)"""
+        """CREATE TABLE shared AS SELECT __row, event_id, ts FROM staged SEMI JOIN shared_ids USING (event_id)
+        WHERE reason IS NULL UNION ALL SELECT NULL, event_id, timestamp FROM repeated"""
+    )
+    open_episodes(con, "shared")
+    con.execute(
+        """CREATE TABLE placed AS SELECT * FROM (SELECT __row, s.event_id, opened,
+            row_number() OVER (PARTITION BY s.event_id, opened ORDER BY __row IS NOT NULL, ts, __row) > 1 AS again
+        FROM shared s ASOF JOIN episodes e ON s.event_id = e.event_id AND s.ts >= e.opened) WHERE __row IS NOT NULL
+        UNION ALL SELECT __row, event_id, ts, false FROM staged ANTI JOIN shared_ids USING (event_id) WHERE reason IS NULL"""
+    )
+    con.execute(
+        """CREATE TABLE stored_shared AS SELECT r.*, opened FROM repeated r ASOF JOIN episodes e
+        ON r.event_id = e.event_id AND r.timestamp >= e.opened"""
+    )
+    con.execute(
+        f"""CREATE TABLE known AS SELECT event_id, opened, user_id, item_id, {listed} FROM stored_shared UNION ALL
+        SELECT event_id, opened, user_id, item_id, {listed} FROM identified JOIN placed USING (__row, event_id)
+        WHERE NOT again AND (event_id, opened) IN (SELECT (event_id, opened) FROM placed WHERE again)"""
     )
     news = " OR ".join(f"(i.{name} AND k.{name} IS DISTINCT FROM true) OR k.{name} IS NULL AND i.{name} IS NOT NULL"
                        for name in behaviors)  # fmt: skip
     con.execute(
-        f"""CREATE TABLE additions AS SELECT i.__row, i.event_id, {", ".join(f"i.{name}" for name in behaviors)}
-        FROM identified i JOIN placed p USING (__row, event_id) JOIN known k USING (event_id, user_id, item_id)
+        f"""CREATE TABLE additions AS SELECT i.__row, event_id, opened, {", ".join(f"i.{name}" for name in behaviors)}
+        FROM identified i JOIN placed p USING (__row, event_id) JOIN known k USING (event_id, opened, user_id, item_id)
         WHERE p.again AND coalesce({news}, false)"""
     )
     con.execute(
@@ -348,17 +363,20 @@ def _mark_repeated(con: duckdb.DuckDBPyConnection, store: EventStore, mapping: M
         (SELECT *, __row IN (SELECT __row FROM additions) AS adds FROM placed)"""
     )
     con.execute(
-        f"""CREATE TABLE sums AS SELECT event_id, {", ".join(f"bool_or({name}) AS {name}" for name in behaviors)} FROM
-        (SELECT event_id, {listed} FROM additions UNION ALL SELECT event_id, {listed} FROM known)
-        WHERE event_id IN (SELECT event_id FROM additions) GROUP BY event_id"""
+        f"""CREATE TABLE sums AS SELECT event_id, opened, {", ".join(f"bool_or({name}) AS {name}" for name in behaviors)}
+        FROM (SELECT event_id, opened, {listed} FROM additions UNION ALL SELECT event_id, opened, {listed} FROM known)
+        WHERE (event_id, opened) IN (SELECT (event_id, opened) FROM additions) GROUP BY ALL"""
     )
     merged = ", ".join(f"coalesce(t.{name}, e.{name}) AS {name}" for name in behaviors)
     chosen = ", ".join(merged if n == BEHAVIORS[0] else f"e.{identifier(n)}" for n in names if n not in BEHAVIORS[1:])
     con.execute(
         f"""CREATE TABLE fresh AS SELECT {chosen} FROM identified e JOIN placed p USING (__row)
-        LEFT JOIN sums t ON t.event_id = e.event_id WHERE NOT p.again"""
+        LEFT JOIN sums t ON t.event_id = e.event_id AND t.opened = p.opened WHERE NOT p.again"""
     )
-    con.execute(f"CREATE TABLE amended AS SELECT {chosen} FROM repeated e JOIN sums t ON t.event_id = e.event_id")
+    con.execute(
+        f"""CREATE TABLE amended AS SELECT {chosen} FROM stored_shared e JOIN sums t
+        ON t.event_id = e.event_id AND t.opened = e.opened"""
+    )
 
 
 def _changes(con: duckdb.DuckDBPyConnection, mapping: Mapping) -> Iterator[HourChange]:

@@ -48,6 +48,15 @@ class CsvOptions(_Strict):
             raise ValueError("a delimiter has at least one character")
         return "\t" if text == "\\t" else text
 
+    @model_validator(mode="after")
+    def _readable(self) -> CsvOptions:
+        if len(self.quote) > 1 or not self.quote.isascii() or self.quote in {"\n", "\r"}:
+            raise ValueError("quote is one character of ASCII, or empty")
+        delimiter = self.delimiter or ","
+        if any(c in delimiter for c in "\r\n\0") or (self.quote and self.quote in delimiter):
+            raise ValueError("a delimiter holds no line break and no quote")
+        return self
+
     def delimiter_of(self, file: Path) -> str:
         """What stands between the cells of a file."""
         return self.delimiter or ("\t" if ".tsv" in (s.lower() for s in file.suffixes) else ",")
@@ -67,7 +76,7 @@ class Timestamp(_Strict):
     """Where the moment stands and how it is written."""
 
     column: str
-    unit: Literal["iso", "s", "ms", "us"] = "iso"
+    unit: Literal["iso", "s", "ms", "us", "ns"] = "iso"
     origin: datetime | None = Field(
         None, description="Moment that numbers count from, UTC; absent: 1970. For logs that hide their real start."
     )
@@ -91,10 +100,21 @@ class Timestamp(_Strict):
     def _zone(cls, name: str) -> str:
         return check_zone(name)
 
+    @field_validator("format")
+    @classmethod
+    def _format(cls, pattern: str | None) -> str | None:
+        if pattern is not None:
+            try:
+                with duckdb.connect() as con:
+                    con.execute("SELECT try_strptime('', ?)", [pattern]).fetchall()
+            except duckdb.Error as error:
+                raise ValueError(str(error).splitlines()[0]) from None
+        return pattern
+
     @model_validator(mode="after")
     def _counted(self) -> Timestamp:
         if self.origin and (self.unit == "iso" or self.format):
-            raise ValueError("origin is for numbers: give unit s, ms or us")
+            raise ValueError("origin is for numbers: give unit s, ms, us or ns")
         return self
 
 

@@ -18,7 +18,7 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from core.documents import did_you_mean
+from core.documents import did_you_mean, one_line
 from core.duck import file_list, identifier, quoted, scalar
 from core.errors import ConfigError, DataError
 from events.mapping import CsvOptions, Mapping
@@ -32,8 +32,21 @@ SUFFIXES = {
 }  # fmt: skip
 LINE = "read_csv({files}, columns={{'line': 'VARCHAR'}}, delim='\x01', quote='', escape='', header=false, \
 auto_detect=false, max_line_size=16777216, filename='__file', hive_partitioning=false)"
+GZIP = b"\x1f\x8b"
+NO_TEXT = {
+    GZIP: "gzip", b"PK\x03\x04": "a ZIP archive (or an Excel workbook)", b"PAR1": "Parquet", b"\x28\xb5\x2f\xfd": "Zstandard",
+    b"BZh9": "bzip2", b"\xfd7zXZ": "xz", b"ARROW1": "Arrow", b"Obj\x01": "Avro", b"SQLite f": "a SQLite database",
+    b"\xd0\xcf\x11\xe0": "an old Excel workbook", b"%PDF": "a PDF",
+    b"\xff\xfe\x00\x00": "UTF-32", b"\x00\x00\xfe\xff": "UTF-32",
+}  # fmt: skip
+"""What a file begins with that is not what its name says."""
+REMEDY = defaultdict(lambda: "unpack or convert it", {"gzip": "call it .gz", "Parquet": "call it .parquet, or set format: parquet",
+                                                     "UTF-32": "save it as UTF-8"})  # fmt: skip
 REQUIRED = ("columns.user_id", "columns.item_id", "timestamp.column")
 """Keys of the mapping whose columns every input has."""
+DELIMITERS = (";", "\t", "|", ",")
+MOST_LISTED = 40
+"""Columns that a message lists."""
 MISSPELLED = 0.8
 """Names that are more alike than this are taken for one name and a slip of the pen."""
 EXACT_DOUBLE = 2**53
@@ -56,6 +69,7 @@ class RawLog:
         blank: the input has no row and no header at all; every column counts as there.
         partial: an input may lack columns, as impressions and actions have other ones; they are empty there.
         mentioned: names that the mapping's expressions hold.
+        hint: what may be the matter where a column is missing.
     """
 
     columns: dict[str, str]
@@ -67,6 +81,7 @@ class RawLog:
     untyped: frozenset[str] = frozenset()
     partial: bool = False
     mentioned: frozenset[str] = frozenset()
+    hint: str = ""
 
     def cell(self, name: str, where: str) -> str:
         """SQL of a column's cell in a row ``r``.
@@ -78,15 +93,16 @@ class RawLog:
             return "CAST(NULL AS VARCHAR)"
         if self.partial and name not in self.columns and where not in REQUIRED:
             if misspelled := self._similar(name):
-                raise ConfigError(f"{where}: the log has no column '{name}'; did you mean '{misspelled}'?")
+                raise ConfigError(f"{where}: the log has no column '{name}'; did you mean '{one_line(misspelled)}'?")
             return "CAST(NULL AS VARCHAR)"
         if name in self.repeated:
             raise ConfigError(f"{where}: the log has several columns named '{name}'; give each a name of its own")
         if name not in self.columns:
-            listed = ", ".join(self.columns)
-            raise ConfigError(
-                f"{where}: the log has no column '{name}'{did_you_mean(name, self.columns)} (columns: {listed})"
-            )
+            listed = ", ".join(one_line(column, 60) for column in [*self.columns][:MOST_LISTED])
+            listed += f" and {len(self.columns) - MOST_LISTED} more" if len(self.columns) > MOST_LISTED else ""
+            listed = f"(columns: {listed}){self.hint}"
+            near = did_you_mean(name, map(one_line, self.columns))
+            raise ConfigError(f"{where}: the log has no column '{one_line(name)}'{near} {listed}")
         return f"r.{self.columns[name]}"
 
     def _similar(self, name: str) -> str | None:
@@ -107,6 +123,7 @@ class _Loader:
     parts: list[str] = field(default_factory=list)
     sources: list[tuple[str, Path]] = field(default_factory=list)
     untyped: set[str] = field(default_factory=set)
+    hint: str = ""
 
     def column(self, name: str) -> str:
         """Column of ``raw`` for a name of the files."""
@@ -147,6 +164,8 @@ def find_files(paths: list[str]) -> list[Path]:
         else:
             raise DataError(f"no such file: '{text}'; check the path (a file, a folder or a quoted glob)")
     files = sorted({p.resolve(): p for p in matches}.values(), key=str)
+    if strange := [file for file in files if not str(file).isprintable()]:
+        raise DataError(f"{str(strange[0])!a}: a path with control characters or line breaks; rename it")
     if not files:
         raise DataError("no log given: name its files on the command line or under 'paths' in the mapping")
     return files
@@ -167,10 +186,7 @@ def load_raw(con: duckdb.DuckDBPyConnection, mapping: Mapping, files: list[Path]
     Raises:
         DataError: a file is empty or cut short, or formats are mixed; nothing was written.
     """
-    formats = {mapping.format if mapping.format != "auto" else _format(file) for file in files}
-    if len(formats) != 1 or None in formats:
-        raise DataError(f"cannot tell one format for {len(files)} file(s); set 'format' in the mapping")
-    kind = formats.pop()
+    kind = _one_format(mapping, files)
     for file in files:
         _check_whole(file, kind)
     con.execute("CREATE TABLE malformed (content VARCHAR, reason VARCHAR)")
@@ -194,8 +210,24 @@ def load_raw(con: duckdb.DuckDBPyConnection, mapping: Mapping, files: list[Path]
     types = {row[0]: row[1] for row in con.execute("DESCRIBE raw").fetchall()}
     return RawLog(
         loader.columns, {name: types[column] for name, column in loader.columns.items()}, kind == "parquet",
-        tuple(files), frozenset(loader.repeated), untyped=frozenset(loader.untyped),
+        tuple(files), frozenset(loader.repeated), untyped=frozenset(loader.untyped), hint=loader.hint,
     )  # fmt: skip
+
+
+def _one_format(mapping: Mapping, files: list[Path]) -> str:
+    if mapping.format != "auto":
+        return mapping.format
+    formats = {_format(file): file for file in files}
+    if (strange := formats.get(None)) is not None:
+        raise DataError(
+            f"cannot tell the format of {strange} by its name (known are {', '.join(sorted(SUFFIXES))}, also .gz); set 'format' in "
+            "the mapping if it is one of these, or convert it"
+        )
+    if len(formats) > 1:
+        raise DataError(
+            f"the files are of several formats ({', '.join(map(str, formats))}); ingest one format at a time"
+        )
+    return str(next(iter(formats)))
 
 
 def _folder_keys(loader: _Loader, files: list[Path]) -> dict[str, str]:
@@ -221,7 +253,7 @@ def _load_parquet(loader: _Loader, files: list[Path]) -> None:
     groups: dict[tuple[tuple[str, str], ...], list[Path]] = defaultdict(list)
     for file in files:
         described = loader.con.execute(
-            f"DESCRIBE SELECT * FROM read_parquet({quoted(str(file))}, hive_partitioning=false)"
+            f"DESCRIBE SELECT * FROM read_parquet({file_list([file])}, hive_partitioning=false)"
         ).fetchall()
         groups[tuple((row[0], row[1]) for row in described)].append(file)
     kinds: dict[str, set[str]] = defaultdict(set)
@@ -306,6 +338,8 @@ def _load_csv(loader: _Loader, options: CsvOptions, files: list[Path]) -> None:
         log.warning("the CSV files have different headers; they are joined by name, and empty where a file has none")
     for number, ((cells, delimiter), members) in enumerate(by_header.items()):
         names = _unique(cells, loader.repeated)
+        if len(names) == 1:
+            loader.hint = _other_delimiter(names[0], delimiter)
         columns = [loader.column(name) for name in names]
         texts = _cleaned(loader, members, lambda file, to: clean_csv(file, to, options, delimiter, len(columns)))  # noqa: B023
         if not texts:
@@ -341,8 +375,8 @@ def _cleaned(loader: _Loader, files: list[Path], clean: CleanText) -> list[Path]
 def _csv_header(file: Path, options: CsvOptions, delimiter: str) -> list[str]:
     """Names in a file's first line; none where the file has no line."""
     with decoded(file, options.encoding) as stream:
-        first = stream.readline().lstrip("\ufeff")
-        if not first.strip("\r\n"):
+        first = next((text for line in stream if (text := line.lstrip("\ufeff")).strip("\r\n")), "")
+        if not first:
             return []
         if len(delimiter) == 1 and len(options.quote) == 1:
             lines: Iterator[str] = iter([first, *(stream.readline() for _ in range(20))])
@@ -355,6 +389,19 @@ def _csv_header(file: Path, options: CsvOptions, delimiter: str) -> list[str]:
         else:
             cells = first.rstrip("\r\n").split(delimiter)
     return [cell.strip() for cell in cells]
+
+
+def _other_delimiter(name: str, delimiter: str) -> str:
+    """A hint if the only name of a header looks like several names.
+
+    >>> _other_delimiter("uid;iid", ",")
+    '; its cells look separated by ";": set csv: {delimiter: ";"} in the mapping'
+    """
+    other = next((mark for mark in DELIMITERS if mark != delimiter and mark in name), None)
+    if other is None:
+        return ""
+    shown = '"\\t"' if other == "\t" else f'"{other}"'
+    return f"; its cells look separated by {shown}: set csv: {{delimiter: {shown}}} in the mapping"
 
 
 def _unique(header: tuple[str, ...], repeated: set[str]) -> list[str]:
@@ -384,12 +431,21 @@ def _format(path: Path) -> str | None:
 
 def _check_whole(file: Path, kind: str | None) -> None:
     """Fail for a file that is empty or was cut short, before anything is read from it."""
+    try:
+        with file.open("rb") as stream:
+            head = stream.read(8)
+    except OSError as error:
+        raise DataError(f"{file} cannot be read ({error.strerror}); nothing was ingested") from None
+    packed = file.suffix.lower() in {".gz", ".gzip"}
+    content = next((what for magic, what in NO_TEXT.items() if head.startswith(magic)), None)
+    if content and kind != "parquet" and not (packed and content == NO_TEXT[GZIP]):
+        raise DataError(f"{file} holds {content} and no text; {REMEDY[content]}. Nothing was ingested")
     if file.stat().st_size == 0:
         raise DataError(f"{file} is empty (0 bytes); nothing was ingested. Remove it, or fetch it again")
     try:
         if kind == "parquet":
             pq.ParquetFile(file)
-        elif file.suffix.lower() in {".gz", ".gzip"}:
+        elif packed:
             with gzip.open(file) as stream:
                 while stream.read(1 << 20):
                     pass

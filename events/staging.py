@@ -12,6 +12,7 @@ import duckdb
 import sqlglot
 from sqlglot import expressions as exp
 
+from core.documents import one_line
 from core.duck import identifier, quoted, scalar
 from core.errors import ConfigError, DataError
 from core.expressions import parse_expression
@@ -113,8 +114,9 @@ class Staging:
         self._add_ids()
         local, zone_bad = self._local_time()
         behaviors, guessed = {}, []
-        for name, sql in outcomes.items():
-            kind = "BOOLEAN" if self.raw.blank else self._type_of(sql, f"behaviors.{name}")
+        for (name, sql), text in zip(outcomes.items(), mapping.behaviors.values(), strict=True):
+            where = f"behaviors.{name}: '{one_line(text)}'"
+            kind = "BOOLEAN" if self.raw.blank else self._type_of(sql, where)
             behaviors[name] = f"({sql})" if kind == "BOOLEAN" else boolean_sql(sql)
             guessed += [name] if kind != "BOOLEAN" else []
         digest = "md5(concat_ws(chr(31), p.user_key, p.item_key, CAST(epoch_us(p.ts) AS VARCHAR)))"
@@ -255,17 +257,19 @@ class Staging:
             try:
                 number = float(text)
             except (TypeError, ValueError):
-                return f"Look at timestamp: a cell reads {text!r}; give unit (s, ms, us) for numbers, or a format"
-            for unit, micros in (("s", 1_000_000), ("ms", 1_000), ("us", 1)):
+                return f"Look at timestamp: a cell reads {text!r}; give unit (s, ms, us, ns) for numbers, or a format"
+            for unit, micros in (("s", 1_000_000), ("ms", 1_000), ("us", 1), ("ns", 0.001)):
                 if 1990 <= 1970 + number * micros / 3.15576e13 <= 2100 and unit != rule.unit:
                     return f"Times such as {text} look like unit: {unit}; the mapping says unit: {rule.unit}"
             return f"Look at timestamp: a cell reads {text!r}"
         if reason.startswith("not_a_number:"):
             column = reason.removeprefix("not_a_number:")
             return f"Column '{column}' is used as a number in the mapping and is none"
-        if reason in {"malformed_row", "open_quote", "bad_encoding"}:
-            return "Look at csv: delimiter, quote, encoding and header in the mapping"
+        shape = "Look at csv: delimiter, quote, encoding and header in the mapping"
         return {
+            "malformed_row": shape,
+            "open_quote": shape,
+            "bad_encoding": "The text is not UTF-8: set csv: {encoding: latin-1} in the mapping, or save it as UTF-8",
             "unknown_zone": "Look at local_time: the zone's or the offset's column",
             "zone_abbreviation": "Abbreviations of zones mean several; write offsets, or leave them out and give zone",
             "unknown_action": "The values of actions.column are not those under actions.values and impressions.values",
@@ -295,7 +299,9 @@ class Staging:
                 except duckdb.Error as cause:
                     reason = str(cause).splitlines()[0]
                     row = self._failing_row(compiled, source)
-                    raise ConfigError(f"{where}: '{text}' fails{row}: {reason}; nothing was ingested") from None
+                    raise ConfigError(
+                        f"{where}: '{one_line(text)}' fails{row}: {reason}; nothing was ingested"
+                    ) from None
             raise DataError(f"the mapping cannot be applied: {first}; nothing was ingested") from None
 
     def _failing_row(self, compiled: str, source: str) -> str:
@@ -463,6 +469,7 @@ class Staging:
     def _expression(self, text: str, where: str, event_columns: tuple[str, ...] = ()) -> str:
         """SQL of a mapping's expression: columns checked, text columns that hold numbers made numbers."""
         if text in self.raw.columns:
+            self.raw.cell(text, where)  # a repeated name is refused
             return self._cell(text)
         tree: exp.Expr = parse_expression(text, where)
         for column in list(tree.find_all(exp.Column)):
@@ -470,7 +477,7 @@ class Staging:
             if name in event_columns:
                 sql = f"p.{identifier(name)}"
             else:
-                sql = self.raw.cell(name, where if column is tree else f"{where} ({text})")
+                sql = self.raw.cell(name, where if column is tree else f"{where} ({one_line(text)})")
                 if self._is_empty(name):
                     sql = "NULL"  # of any type, so that what is meant for numbers is no error
                 else:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import gzip
 import io
+import itertools
 import json
 import logging
 from collections.abc import Callable, Iterator
@@ -95,6 +96,8 @@ def _is_json(line: bytes) -> bool:
     """Whether a line is anything else than the opening of an object that goes on in the next line."""
     try:
         json.loads(line)
+    except RecursionError:  # a line of its own, which no reader takes
+        return True
     except ValueError as error:
         ends_open = getattr(error, "pos", 0) >= len(line.decode("utf-8", "replace").rstrip()) - 1
         return not (ends_open and line.rstrip().endswith((b"{", b",", b"[")))
@@ -123,7 +126,7 @@ def _objects(stream: TextIO) -> Iterator[str]:
                 raise ValueError  # a number may go on
             yield " ".join(buffer[at:end].splitlines())
             at = end
-        except ValueError:
+        except (ValueError, RecursionError):
             if ended:
                 break
             more = stream.read(CHUNK)
@@ -151,7 +154,8 @@ def clean_csv(file: Path, copy: Path, options: CsvOptions, delimiter: str, colum
         if not head.removeprefix(b"\xef\xbb\xbf").strip(b"\r\n") and not stream.read(1):
             return Cleaned(file, [], blank=True)
     quote = options.quote if len(options.quote) == 1 and len(delimiter) == 1 else ""
-    if utf8 and not _has_trouble(file) and not (quote and _odd_quotes(file, quote.encode())):
+    begins_blank = head.removeprefix(b"\xef\xbb\xbf")[:1] in {b"\r", b"\n"}
+    if utf8 and not begins_blank and not _has_trouble(file) and not (quote and _odd_quotes(file, quote.encode())):
         return Cleaned(file, [], blank=False)
     if not utf8:
         whole = copy.with_suffix(".utf8")
@@ -161,7 +165,8 @@ def clean_csv(file: Path, copy: Path, options: CsvOptions, delimiter: str, colum
         file = whole
     bad: list[tuple[str, str]] = []
     with binary(file) as stream, copy.open("wb") as target:
-        records = _records(_lines(stream), quote, delimiter, columns, bad)
+        lines = itertools.dropwhile(lambda line: not line, _lines(stream))
+        records = _records(lines, quote, delimiter, columns, bad)
         for record in records:
             target.write(record + b"\n")
     return Cleaned(copy, bad, blank=copy.stat().st_size == 0)

@@ -30,7 +30,7 @@ columns:
   event_id: id                        # absent: a digest of user, item and timestamp
   played_seconds: ms_played / 1000
   duration_seconds: ms_total / 1000
-timestamp: {column: ts, unit: ms, zone: UTC}   # required; unit: iso, s, ms, us; or format: "%d/%m/%Y %H:%M"
+timestamp: {column: ts, unit: ms, zone: UTC}   # required; unit: iso, s, ms, us, ns; or format: "%d/%m/%Y %H:%M"
                                       # origin: 2024-01-01 where numbers do not count from 1970;
                                       # fold: first, second or reject, for times that a zone's clock shows twice in autumn
 ids: {user: string, item: string}     # or int; absent: int where every id of the first input is an integer, else text;

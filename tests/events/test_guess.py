@@ -138,3 +138,10 @@ def test_the_foursquare_log_is_guessed_and_ingests(foursquare_file: Path, tmp_pa
     path.write_text(guess_mapping([str(foursquare_file)]))
     account = ingest(str(path), [str(foursquare_file)], settings, now=datetime(2026, 11, 1, tzinfo=UTC))
     assert account.kept > 130_000
+
+
+def test_a_file_whose_name_looks_like_a_pattern_is_looked_at_alone(tmp_path: Path) -> None:
+    line = "u{u},i{i},{g},2026-03-10T10:{m:02d}:00Z"
+    (tmp_path / "ab.csv").write_text("member,song,genre,ts\n" + rows(900, line))
+    (tmp_path / "a*.csv").write_text("uid,iid,genre,ts\n" + rows(40, line))
+    assert "guessed from 40 rows of a*.csv" in guess_mapping([str(tmp_path / "a*.csv")], source="guessed")

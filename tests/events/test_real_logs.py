@@ -496,3 +496,33 @@ def test_utf_16_without_its_mark_and_a_header_without_end_are_refused(log: Log) 
     log.write("uid,iid,genre," + "x" * 200_000 + "\n" + rows(2))
     with pytest.raises(DataError, match="cannot be read as a header"):
         log.ingest()
+
+
+# A message is one line, whatever the names of columns and the expressions are.
+
+
+@pytest.mark.parametrize(
+    ("content", "mapping", "message"),
+    [
+        ('"uid,iid,genre,ts\ru,i,rock,2026-03-10T10:00:00Z\r', {}, r"no column 'uid' \(columns: uid,iid,genre,ts u,i"),
+        (
+            HEADER,
+            {"behaviors": "behaviors:\n  finish: |\n    uid =\n    (SELECT 1)\n"},
+            r"'uid = \(SELECT 1\)' must be one",
+        ),
+        (HEADER, {"behaviors": "behaviors:\n  finish: |\n    uid =\n    geenre\n"}, r"\(uid = geenre\): .*'genre'"),
+        (",".join(f"c{n}" for n in range(500)) + "\n", {}, r"c39 and 460 more\)"),
+    ],
+)
+def test_messages_are_one_line(log: Log, content: str, mapping: dict[str, str], message: str) -> None:
+    log.write(content)
+    with pytest.raises(ConfigError, match=message) as refused:
+        log.ingest(**mapping)
+    assert "\n" not in str(refused.value)
+    assert not (log.settings.events_dir / "source.json").exists()
+
+
+def test_a_file_name_with_a_line_break_is_refused(log: Log) -> None:
+    path = log.write(HEADER, name="log\n2.csv")
+    with pytest.raises(DataError, match=r"log\\n2.csv': a path with control characters"):
+        log.ingest(path)
