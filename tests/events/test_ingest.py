@@ -106,7 +106,7 @@ def test_a_truncated_parquet_and_a_truncated_gzip_are_refused(tmp_path: Path, se
     whole = tmp_path / "whole.parquet"
     small_log().to_parquet(whole)
     (tmp_path / "cut.parquet").write_bytes(whole.read_bytes()[:-20])
-    packed = gzip.compress(small_log().to_csv(index=False).encode())
+    packed = gzip.compress(small_log().to_csv(index=False).encode(), mtime=0)
     (tmp_path / "cut.csv.gz").write_bytes(packed[:-12])
     mapping = str(write_mapping(tmp_path))
     for name in ("cut.parquet", "cut.csv.gz"):

@@ -36,7 +36,7 @@ def test_patterns_in_names_mean_nothing_to_json_and_parquet_either(log: Log) -> 
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("log.csv", gzip.compress(b"uid,iid"), "holds gzip and no text; call it .gz"),
+        ("log.csv", gzip.compress(b"uid,iid", mtime=0), "holds gzip and no text; call it .gz"),
         ("log.csv", b"PK\x03\x04" + bytes(20), "ZIP archive .or an Excel workbook. and no text"),
         ("log.csv", b"PAR1" + bytes(20), "set format: parquet"),
         ("log.json", b"BZh91AY&SY", "holds bzip2"),
