@@ -22,6 +22,7 @@ from tests.conftest import NOW, small_log, write_mapping
 AB = {"name": "test", "variants": {"a": 1, "b": 1}, "control": "a", "start": "2026-03-02"}
 
 
+@pytest.mark.slow
 def test_ten_million_users_are_split_to_a_thousandth() -> None:
     """In chunks: the keys of ten million users at once would take a gigabyte."""
     total = np.zeros(10, dtype=int)

@@ -105,6 +105,7 @@ def test_every_method_finds_the_same_effect_with_its_own_width(app: Settings) ->
     assert all(0 < rows[m].variance_reduction < 1 for m in ("cuped", "cupac", "post_stratified"))
 
 
+@pytest.mark.slow
 def test_the_models_prediction_of_a_user_does_not_know_the_user(app: Settings) -> None:
     """Cross-fitting: with a covariate that says nothing, the prediction says nothing either."""
     import numpy as np
@@ -255,6 +256,7 @@ def test_segments_are_shrunk_and_corrected_and_small_ones_left_out(app: Settings
         assert max(shrunk) - min(shrunk) <= max(raw) - min(raw)
 
 
+@pytest.mark.slow
 def test_the_page_is_the_same_every_time_also_for_a_past_day_and_needs_no_network(workspace: Settings) -> None:
     experiment = load_experiment(workspace.experiments_dir / "clock_ranker.yaml")
     early = write_report(workspace, experiment, END - 24).page
@@ -279,6 +281,7 @@ def test_the_page_is_the_same_every_time_also_for_a_past_day_and_needs_no_networ
     assert "NaN" not in final.page.with_suffix(".json").read_text()
 
 
+@pytest.mark.slow
 def test_an_edit_after_the_first_report_is_flagged_and_a_new_owner_is_none(workspace: Settings) -> None:
     path = workspace.experiments_dir / "clock_ranker.yaml"
     write_report(workspace, load_experiment(path), END)

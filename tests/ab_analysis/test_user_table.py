@@ -159,6 +159,7 @@ def test_the_user_table_is_what_a_loop_over_the_events_gives(rows: list[Any], me
     assert counts.analyzed == {v: sum(e["variant"] == v for e in expected.values()) for v in "ab"}
 
 
+@pytest.mark.slow
 @hypothesis_settings(max_examples=25, deadline=None)
 @given(events, st.lists(st.integers(0, 4 * 24 * 60), min_size=8, max_size=8))
 def test_the_series_of_every_day_is_a_table_built_for_that_day(rows: list[Any], offsets: list[int]) -> None:

@@ -49,6 +49,7 @@ def test_bootstrap_and_influence_agree() -> None:
     assert drawn.interval == pytest.approx(row.interval, abs=0.004)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("metric", ["auc", "uauc", "gauc"])
 def test_intervals_of_differences_cover_the_truth(metric: str) -> None:
     """1,000 comparisons of equal models: coverage of 95 % intervals within 93 to 97 %, false wins at 2.5 %."""

@@ -22,6 +22,7 @@ def frame(share: float, shift: float, seed: int, rows: int = 1500) -> pd.DataFra
     )
 
 
+@pytest.mark.slow
 def test_a_column_that_moved_is_found_and_the_page_is_written(tmp_path: Path) -> None:
     columns: dict[str, Any] = {"categorical": ["genre", "mood"], "numerical": ["played"]}
     same = drift_report("2026-03-02", frame(0.5, 0, 1), frame(0.5, 0, 2), html=tmp_path / "same.html", **columns)

@@ -353,6 +353,7 @@ TOLD = st.builds(
 )
 
 
+@pytest.mark.slow
 @given(
     lines=st.lists(
         st.tuples(TOLD, st.sampled_from(["", "", "r1", "r2", "r3"]), st.integers(0, 2)), min_size=1, max_size=12

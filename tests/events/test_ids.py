@@ -26,6 +26,7 @@ def extend(root: Path, keys: list[str]) -> dict[str, int]:
         return dict(con.execute(f"SELECT key, id FROM {table} SEMI JOIN seen USING (key)").fetchall())
 
 
+@pytest.mark.slow
 @settings(max_examples=20)
 @given(
     hours=st.lists(st.lists(st.integers(1, 40).map(str), max_size=30), min_size=1, max_size=8), most=st.integers(1, 3)

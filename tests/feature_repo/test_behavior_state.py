@@ -72,6 +72,7 @@ def histories(clock: ClockStorage, as_of: Hour) -> tuple[pa.Table, pa.Table]:
     return last_before(state.read(users), keys, LENGTH, reach), last_before(scanned, keys, LENGTH, reach)
 
 
+@pytest.mark.slow
 @given(events, events, st.lists(st.integers(1, 40), min_size=1, max_size=4), st.data())
 @hypothesis_settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_the_state_gives_the_histories_of_a_scan_at_each_hour_of_its_last_day(

@@ -46,6 +46,7 @@ def change(log: ChangeLog, running: Engine, at: Hour, draw: random.Random) -> No
     log.put(running, at, rows([(user, draw.randrange(100), at.number) for user in changed]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 def test_the_files_of_an_hour_tell_what_all_files_tell(tmp_path: Path, seed: int) -> None:
     draw = random.Random(seed)

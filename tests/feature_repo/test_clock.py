@@ -307,6 +307,7 @@ def test_hours_are_utc_and_ordered() -> None:
     assert START + 1 > START
 
 
+@pytest.mark.slow
 def test_a_facet_with_very_many_values_and_a_user_with_everything(tmp_path: Path) -> None:
     """One person, two hours, every event with a value of its own: nothing is cut, ties go by the value's name."""
     count = 150_000
@@ -369,6 +370,7 @@ def test_weights_are_whole_numbers_of_their_smallest_decimal(
     assert score_units(weights) == (units, one)
 
 
+@pytest.mark.slow
 def test_tenths_add_up_to_exact_scores_and_leave_nothing_behind(tmp_path: Path) -> None:
     settings = load_settings(
         var=tmp_path / "var", source="test", window_days=WINDOW_DAYS, score_weights={"finish": 0.1, "skip": -0.3}

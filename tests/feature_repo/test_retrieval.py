@@ -99,6 +99,7 @@ def test_no_value_comes_from_after_the_start_of_the_sample_s_hour(ready: Setting
     assert then.profiles.equals(now.profiles)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{"slot_minutes": 15}, {"slot_minutes": 120, "split_weekend": True}])
 def test_finer_clocks_and_weekend_clocks_are_equal_on_both_sides(
     app_settings: Settings, tmp_path: Path, options: dict[str, object]

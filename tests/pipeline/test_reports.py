@@ -96,6 +96,7 @@ def test_a_broken_split_is_an_alert(workspace: Settings) -> None:
     assert taken[0]["title"] == "experiment clock_ranker: no_conclusion"
 
 
+@pytest.mark.slow
 def test_the_index_links_overview_and_reports_with_their_decisions(workspace: Settings) -> None:
     from ab_analysis.overview import write_overview
 

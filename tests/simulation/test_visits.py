@@ -103,6 +103,7 @@ def test_best_takes_the_highest_scores_and_no_absent_candidate() -> None:
     assert shown.tolist() == [[7, 5], [2, -1]]
 
 
+@pytest.mark.slow
 def test_a_perfect_clock_brings_people_back_and_keeps_them_longer() -> None:
     truth = perfect_truth(CONFIG.model_copy(update={"users": 600}))
     better, worse = truth["perfect_clock"], truth["first_policy"]

@@ -40,6 +40,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Lab:
     return lab
 
 
+@pytest.mark.slow
 def test_a_streaming_run_scores_as_the_hourly_trainer_does(small: Lab) -> None:
     (log,) = small.logs()
     run = Run("matched_clock", small.settings.seed)
@@ -57,6 +58,7 @@ def test_a_streaming_run_scores_as_the_hourly_trainer_does(small: Lab) -> None:
     assert np.array_equal(table["user_id"].to_numpy(), panel.frame["user"][panel.frame["known"]])
 
 
+@pytest.mark.slow
 def test_ages_begin_with_the_streaming_scores_and_days_are_tested_before_they_are_trained_on(small: Lab) -> None:
     (log,) = small.logs()
     runs = {mode: Run("hour_embedding", 1, mode=mode) for mode in ("streaming", "ages", "daily")}
@@ -72,6 +74,7 @@ def test_ages_begin_with_the_streaming_scores_and_days_are_tested_before_they_ar
     assert untrained < np.abs(daily[~first_day] - 0.5).max()
 
 
+@pytest.mark.slow
 def test_the_study_of_variants_is_complete_and_continues_where_it_stopped(
     small: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -87,6 +90,7 @@ def test_the_study_of_variants_is_complete_and_continues_where_it_stopped(
     assert seasonal.run(small)[0].startswith("simulator: paper's clock less none")
 
 
+@pytest.mark.slow
 def test_thin_slots_borrow_with_a_strength_from_before_what_is_evaluated(small: Lab) -> None:
     assert cold_start.run(small)[0].startswith("simulator: paper's clock less none")
     borrowing = small.logs({"shrinkage": True})[0].settings
@@ -95,6 +99,7 @@ def test_thin_slots_borrow_with_a_strength_from_before_what_is_evaluated(small: 
     assert Hour.parse(fitted["as_of"]) == hours[0] + len(hours) // 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("study", [baselines, sigma, streaming_vs_daily])
 def test_other_studies_on_fewer_runs(small: Lab, study: object, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(baselines, "BASELINES", {n: baselines.BASELINES[n] for n in ("DCN-v2", "DCN-v2 with MMoE")})
@@ -105,6 +110,7 @@ def test_other_studies_on_fewer_runs(small: Lab, study: object, monkeypatch: pyt
     assert Path(page).exists()
 
 
+@pytest.mark.slow
 def test_settings_are_compared_on_the_same_samples(small: Lab) -> None:
     changes = {name: granularity.CHANGES[name] for name in ("60 minutes", "120 minutes")}
     conclusion, page = compare_settings(small, "granularity", changes, "60 minutes", ("gaussian_clock",))

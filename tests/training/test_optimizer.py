@@ -72,6 +72,7 @@ def test_a_loaded_optimizer_goes_on_as_the_saved_one(variant: str) -> None:
     assert all(torch.equal(p, q) for p, q in pairs)
 
 
+@pytest.mark.slow
 def test_training_does_not_import_the_compiler() -> None:
     code = """import sys
 from tests.training.test_time_modules import batch, ranker

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import pytest
 import torch
 
 from training.embedding import GrowingEmbedding
@@ -36,6 +37,7 @@ def test_counts_decay_by_the_hour_and_are_kept_by_local_hour_and_label() -> None
         np.testing.assert_allclose(torch.cat(time_of_day_counts.totals(table)).numpy(), total, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_busy_hour_of_forty_days_is_counted_to_the_last_sample() -> None:
     """600,000 positives and 1,400,000 negatives a day at one time of day: more than a 32-bit sum can count by ones."""
     table, counts = GrowingEmbedding(4, seed=1, width=WIDTH), TimeOfDayCounts()

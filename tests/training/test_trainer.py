@@ -81,6 +81,7 @@ def test_in_bulk_or_hour_by_hour_the_state_is_the_same_to_the_bit(
     assert bits_of(bulk, variant, until) == bits_of(hourly, variant, until)
 
 
+@pytest.mark.slow
 def test_variants_trained_in_turn_end_with_the_bits_that_each_has_alone(ready: Settings, tmp_path: Path) -> None:
     """On one sample store, from different hours on, and beside one whose chain is damaged."""
     until, variants = FIRST + 30, ("adaptive_clock", "hour_embedding", "long_term_clock", "none")
@@ -118,6 +119,7 @@ def test_samples_are_read_and_decoded_once_until_they_change(ready: Settings, tm
     assert samples.read(LAST).keys(plain).facets is not first.facets
 
 
+@pytest.mark.slow
 def test_an_hour_is_trained_once_and_never_skipped(ready: Settings, tmp_path: Path) -> None:
     settings = fresh(ready, tmp_path)
     trainer = Trainer(settings, "none")
@@ -339,6 +341,7 @@ def test_checkpoints_hold_every_id_seen(ready: Settings, tmp_path: Path) -> None
     assert info.tables["users"] == len(users) + 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", ["gaussian_clock", "matched_clock"])
 def test_two_processes_train_what_one_trains(ready: Settings, tmp_path: Path, variant: str) -> None:
     """Real ``torchrun``: the same metrics within rounding, the same ids, one chain of states."""
