@@ -69,7 +69,7 @@ def run_demo(source: str, data: str | None, hours: int, *, fresh: bool) -> DemoS
     settings = load_settings(source=source)
     settings = load_settings(source=source, **with_free_ports(settings))
     if hours < 1:
-        raise ConfigError(f"HOURS={hours}: at least one hour has to run through Airflow")
+        raise ConfigError(f"--hours {hours}: at least one hour has to run through Airflow")
     if fresh or not _plan_file(settings).exists():
         _check_log(settings, data)
     if fresh and (names := left_running(settings)):
@@ -132,7 +132,7 @@ def _check_log(settings: Settings, data: str | None) -> None:
 
     load_mapping(settings.source)
     if not data:
-        raise ConfigError(f"the source '{settings.source}' needs its log: make demo SOURCE={settings.source} DATA=PATH")
+        raise ConfigError(f"the source '{settings.source}' needs its log: --data PATH (of make demo: DATA=PATH)")
     find_files([data])
 
 

@@ -23,7 +23,7 @@ def _workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ("simulator", None, 0, "at least one hour"),
         ("bogus", "x.csv", 6, "no mapping file at 'bogus'"),
-        ("foursquare", None, 6, "needs its log: make demo SOURCE=foursquare DATA=PATH"),
+        ("foursquare", None, 6, "needs its log: --data PATH"),
         ("foursquare", "nowhere.parquet", 6, "no such file"),
         ("../etc", None, 6, "CLOCK_SOURCE"),
     ],
