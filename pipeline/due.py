@@ -1,4 +1,4 @@
-"""How far each step of the hourly chain is: the hour that is due next, the hours of a day that are through."""
+"""How far each step of the hourly chain is: the hour that is due next, the hours of a day that its report can read."""
 
 from __future__ import annotations
 
@@ -46,9 +46,10 @@ def next_due_hour(settings: Settings, step: Step) -> Hour:
 
 
 def hours_through(settings: Settings, day: date) -> list[Hour]:
-    """Hours of a UTC day that no run of the hourly chain is still to come for.
+    """Hours of a UTC day that its report need not wait for: what it reads of them is complete.
 
-    They are the hours that went through it, in bulk or one by one, and those before the log begins.
+    They are the hours that were ingested and trained on, in bulk or one by one, and those before the log begins. The gate of
+    the last ones may still be at work.
     """
     ingested, trained = EventStore(settings.events_dir).hours(), _trained_until(settings)
     if not ingested or trained is None:
