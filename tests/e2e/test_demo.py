@@ -255,6 +255,7 @@ def run_the_chain_from_its_forms(settings: Settings) -> None:
         "the report of the day whose last hours were a range", 900,
     )  # fmt: skip
     assert EventStore(settings.events_dir).hours()[-1] == last
+    wait_for(partial(ended_of, {}), "the gate of the last hours", 300)
     assert all(run.state == "success" for run in api.runs("promote_ranker"))
 
 
