@@ -14,6 +14,7 @@ from typing import BinaryIO, TextIO, cast
 
 from core.documents import did_you_mean
 from core.errors import ConfigError, DataError
+from core.files import is_tabbed
 
 DELIMITERS = ",;\t|"
 MARK = "\ufeff"
@@ -89,8 +90,7 @@ def read_header(path: Path) -> Header:
         raise DataError(f"{path} has no header line")
     if "\0" in line:
         raise DataError(f"{path} is not UTF-8 text (UTF-16, or no text at all?); save it as UTF-8")
-    tabs = {s.lower() for s in path.suffixes} & {".tsv"}
-    delimiter = "\t" if tabs else delimiter_of(line)
+    delimiter = "\t" if is_tabbed(path) else delimiter_of(line)
     ((_, names),) = read_rows(io.StringIO(line), path, delimiter)
     return Header(tuple(name.strip() for name in names), delimiter)
 

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from ab_analysis.text_table import MARK, check_column, delimiter_of, open_text, read_rows
 from core.errors import ConfigError, DataError
-from core.files import write_output
+from core.files import is_tabbed, write_output
 
 STANDARD_INPUT = "-"
 OTHER_FORMATS = {".json", ".jsonl", ".ndjson", ".xlsx", ".xls", ".feather", ".arrow", ".orc", ".avro"}
@@ -58,8 +58,7 @@ def read_users(path: str, column: str | None = None, *, stdin: TextIO | None = N
         if column is None and file.with_suffix("").suffix.lower() != ".csv" and file.suffix.lower() in {".txt", ".gz"}:
             users = _from_lines(handle)
         else:
-            tabs = ".tsv" in {s.lower() for s in file.suffixes}
-            users = _from_csv(handle, str(file), column, "\t" if tabs else None)
+            users = _from_csv(handle, str(file), column, "\t" if is_tabbed(file) else None)
     return _checked(users, path, column)
 
 

@@ -162,8 +162,8 @@ def _plan(settings: Settings, data: str | None, hours: int) -> DemoPlan:
 def live_hours(settings: Settings, api: AirflowApi, first: Hour, end: Hour, stack: ExitStack) -> None:
     """Simulate hours [first, end): the ranking service ranks for people, and Airflow ingests their log.
 
-    Each hour is ranked by the models and on the features that the previous hour led to. An hour whose log is
-    exists is not simulated again.
+    Each hour is ranked by the models and on the features that the previous hour led to. An hour whose log exists
+    is not simulated again.
     """
     from closed_loop.traffic import HttpRanker, World
     from model_registry.store import open_registry

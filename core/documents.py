@@ -135,8 +135,7 @@ def _check_size(path: Path, root: yaml.Node | None) -> None:
             return 1
         if id(node) not in sizes:
             ancestors.add(id(node))
-            children = [n for pair in node.value for n in pair] if isinstance(node, yaml.MappingNode) else node.value
-            sizes[id(node)] = 1 + sum(map(size, children))
+            sizes[id(node)] = 1 + sum(map(size, _children(node)))
             ancestors.discard(id(node))
         return sizes[id(node)]
 
@@ -155,8 +154,12 @@ def _line_of_date(node: yaml.Node | None) -> str:
             return f", line {node.start_mark.line + 1}"
     if not isinstance(node, yaml.CollectionNode):
         return ""
-    children = [n for pair in node.value for n in pair] if isinstance(node, yaml.MappingNode) else node.value
-    return next((line for child in children if (line := _line_of_date(child))), "")
+    return next((line for child in _children(node) if (line := _line_of_date(child))), "")
+
+
+def _children(node: yaml.CollectionNode) -> list[yaml.Node]:
+    """Nodes in a node; of a mapping its keys and values."""
+    return [n for pair in node.value for n in pair] if isinstance(node, yaml.MappingNode) else node.value
 
 
 def _repeated_keys(node: yaml.Node | None) -> list[tuple[str, Any, Any]]:

@@ -44,6 +44,20 @@ def write_text(path: Path, text: str) -> None:
     write_atomically(path, lambda target: target.write_text(text, encoding="utf-8"))
 
 
+def is_passed_over(path: Path, root: Path) -> bool:
+    """Whether a file below ``root``, or a folder on the way to it, begins with ``_`` or ``.``.
+
+    They hold what jobs leave while they write, and a table's own log.
+    """
+    below = path.relative_to(root).parts if path.is_relative_to(root) else (path.name,)
+    return any(part.startswith((".", "_")) for part in below)
+
+
+def is_tabbed(path: Path) -> bool:
+    """Whether a text file's name says that tabs stand between its cells (``.tsv``, ``.tsv.gz``)."""
+    return ".tsv" in (suffix.lower() for suffix in path.suffixes)
+
+
 def check_output(path: Path, *inputs: Path) -> None:
     """Check, before the work, that a command can write where it was asked to.
 

@@ -100,6 +100,16 @@ def hour_range(start: Hour, end: Hour) -> Iterator[Hour]:
     return (Hour(number) for number in range(start.number, end.number))
 
 
+def check_range(start: Hour, end: Hour) -> None:
+    """Check that a range that a person gave, ``--from`` and ``--to`` of a command, holds an hour.
+
+    Raises:
+        ConfigError: [start, end) is empty.
+    """
+    if start >= end:
+        raise ConfigError(f"no hour lies from {start} to before {end}; --to names the hour after the last one")
+
+
 def day_hours(day: date) -> list[Hour]:
     """The 24 UTC hours of a day.
 

@@ -10,6 +10,7 @@ from urllib.parse import unquote
 
 from core.duck import file_list, identifier, quoted
 from core.errors import DataError
+from core.files import is_passed_over
 
 NO_VALUE = "__HIVE_DEFAULT_PARTITION__"
 """What writers call the folder of the rows without a value."""
@@ -38,8 +39,8 @@ def parquet_source(paths: Sequence[Path]) -> ParquetSource:
         DataError: a path or a folder's parts do not exist, or a file is not Parquet.
     """
     parts = tuple(part for path in paths for part in _parts(path))
-    resolved = [part.resolve() for part in parts]
-    if twice := next((part for n, part in enumerate(parts) if resolved[n] in resolved[:n]), None):
+    times = Counter(part.resolve() for part in parts)
+    if twice := next((part for part in reversed(parts) if times[part.resolve()] > 1), None):
         raise DataError(f"{twice} is given twice; its rows would count twice")
     columns = _columns(parts)
     known = {name.lower() for name in columns}
@@ -58,14 +59,12 @@ def parquet_source(paths: Sequence[Path]) -> ParquetSource:
 
 
 def _parts(path: Path) -> list[Path]:
-    """Files of a table; what begins with ``_`` or ``.`` is left behind by jobs while they write."""
+    """Files of a table."""
     if not path.exists():
         raise DataError(f"no such file: '{path}'")
     if not path.is_dir():
         return [path]
-    parts = sorted(
-        p for p in path.rglob("*.parquet") if p.is_file() and not any(n[0] in "_." for n in p.relative_to(path).parts)
-    )
+    parts = sorted(p for p in path.rglob("*.parquet") if p.is_file() and not is_passed_over(p, path))
     if not parts:
         raise DataError(f"folder '{path}' holds no Parquet files (*.parquet)")
     return parts

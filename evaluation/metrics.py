@@ -118,9 +118,9 @@ class Predictions:
         return Predictions.of(self.users[rows], self.labels[rows], self.scores[rows], self.weights[rows])
 
     @property
-    def are_probabilities(self) -> bool:
-        """Whether every score lies in [0, 1]."""
-        return bool(np.all((self.scores >= 0) & (self.scores <= 1)))
+    def no_probabilities(self) -> int:
+        """How many scores lie outside [0, 1]."""
+        return int(np.count_nonzero((self.scores < 0) | (self.scores > 1)))
 
     def __len__(self) -> int:
         return len(self.scores)

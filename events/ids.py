@@ -24,6 +24,8 @@ MOST_DELTAS = 256
 """So many files are appended to a base before they are merged with it; fewer where they hold a fourth of its ids."""
 
 
+WHOLE_NUMBER = re.compile(r"-?\d{1,18}")
+"""A text that is an integer of 64 bits."""
 MOST_HINTS = 10_000
 """Ids among which one is looked for that is similar to a mistyped one."""
 
@@ -114,7 +116,7 @@ def platform_ids(root: Path, kind: str, keys: Sequence[str]) -> list[int]:
         DataError: the log has no such id; the message says what its ids look like.
     """
     if id_kinds(root).get(kind) == "int":
-        if strange := [key for key in keys if not re.fullmatch(r"-?\d{1,18}", key)]:
+        if strange := [key for key in keys if not WHOLE_NUMBER.fullmatch(key)]:
             example = _first_number(root, kind)
             raise DataError(
                 f"'{strange[0]}' is no {kind} id: in this log they are whole numbers"

@@ -14,6 +14,7 @@ from pydantic import AliasChoices, BaseModel, ConfigDict, Field, field_validator
 
 from core.documents import did_you_mean, load_document
 from core.errors import ConfigError
+from core.files import is_tabbed
 from core.hours import Hour
 from events.schema import BEHAVIORS, RESERVED
 
@@ -59,7 +60,7 @@ class CsvOptions(_Strict):
 
     def delimiter_of(self, file: Path) -> str:
         """What stands between the cells of a file."""
-        return self.delimiter or ("\t" if ".tsv" in (s.lower() for s in file.suffixes) else ",")
+        return self.delimiter or ("\t" if is_tabbed(file) else ",")
 
 
 class Columns(_Strict):

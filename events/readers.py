@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 from core.documents import did_you_mean, one_line
 from core.duck import file_list, identifier, quoted, scalar
 from core.errors import ConfigError, DataError
+from core.files import is_passed_over
 from events.mapping import CsvOptions, Mapping
 from events.text import CleanText, clean_csv, clean_json, decoded
 
@@ -151,7 +152,7 @@ def find_files(paths: list[str]) -> list[Path]:
     for text in paths:
         path = Path(text)
         if path.is_dir():
-            inside = [p for p in path.rglob("*") if p.is_file() and _format(p) and not _hidden(p, path)]
+            inside = [p for p in path.rglob("*") if p.is_file() and _format(p) and not is_passed_over(p, path)]
             if not inside:
                 raise DataError(f"folder '{text}' holds no log files ({', '.join(sorted(SUFFIXES))}, also .gz)")
             matches += inside
@@ -160,7 +161,7 @@ def find_files(paths: list[str]) -> list[Path]:
         elif globbed := [Path(p) for p in glob.glob(text, recursive=True) if Path(p).is_file()]:
             fixed = Path(text.split("*")[0].split("?")[0].split("[")[0])
             root = fixed if fixed.is_dir() else fixed.parent
-            matches += [p for p in globbed if not _hidden(p, root)]
+            matches += [p for p in globbed if not is_passed_over(p, root)]
         else:
             raise DataError(f"no such file: '{text}'; check the path (a file, a folder or a quoted glob)")
     files = sorted({p.resolve(): p for p in matches}.values(), key=str)
@@ -169,12 +170,6 @@ def find_files(paths: list[str]) -> list[Path]:
     if not files:
         raise DataError("no log given: name its files on the command line or under 'paths' in the mapping")
     return files
-
-
-def _hidden(path: Path, root: Path) -> bool:
-    """Whether a file below ``root``, or a folder on the way to it, begins with ``_`` or ``.``."""
-    below = path.relative_to(root).parts if path.is_relative_to(root) else (path.name,)
-    return any(part.startswith((".", "_")) for part in below)
 
 
 def load_raw(con: duckdb.DuckDBPyConnection, mapping: Mapping, files: list[Path]) -> RawLog:

@@ -172,15 +172,15 @@ def running(settings: Settings, services: list[ServiceProcess]) -> Iterator[None
         yield
 
 
-def left_running(settings: Settings) -> list[str]:
-    """Names of the services that ``clock up`` left running."""
-    return sorted(name for name, service in _known(settings).items() if service.owner is None)
+def left_running(settings: Settings) -> dict[str, RunningService]:
+    """Services that ``clock up`` left running, by name."""
+    return {name: service for name, service in sorted(_known(settings).items()) if service.owner is None}
 
 
 def is_left_running(settings: Settings, service: ServiceProcess) -> bool:
     """Whether ``clock up`` left a service running, on the same port."""
-    known = _known(settings).get(service.name)
-    return known is not None and known.owner is None and known.port == service.port
+    left = left_running(settings).get(service.name)
+    return left is not None and left.port == service.port
 
 
 def _terminated(number: int, _: Any) -> NoReturn:
@@ -198,12 +198,12 @@ def wait_for(check: Callable[[], bool], what: str, timeout_seconds: float = STAR
 
 def with_free_ports(settings: Settings) -> dict[str, int]:
     """A port for every service: that of the one that ``clock up`` left running, else the setting's, or another where it is taken."""
-    known = _known(settings)
+    left = left_running(settings)
     ports = {}
     for name, service in SERVICE_OF_PORT.items():
         port = int(getattr(settings, name))
-        if service in known and known[service].owner is None and known[service].port:
-            ports[name] = int(known[service].port or 0)
+        if service in left and (taken := left[service].port):
+            ports[name] = taken
         else:
             ports[name] = port if port_is_free(port) else free_port()
     return ports

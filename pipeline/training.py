@@ -217,14 +217,14 @@ def train_history(settings: Settings, until: Hour, *, processes: int = 2) -> lis
     """
     from model_registry.store import open_mlflow
 
-    first = EventStore(settings.events_dir).hours()[0]
+    store = EventStore(settings.events_dir)
+    first = store.hours()[0]
     log.info("building the samples of %s to %s", first, until)
     build_samples(settings, first, until)
     open_mlflow(settings)
-    events = sum(manifest.rows for manifest in EventStore(settings.events_dir).manifests())
+    events = sum(manifest.rows for manifest in store.manifests())
     if events * len(settings.variants) < CHILDREN_FROM_EVENTS:
-        train_variants(settings, settings.variants, until, save_every=BULK_CHECKPOINT_HOURS, log_model=False)
-        return train_variants(settings, settings.variants, until, save_every=DAY_HOURS)
+        return train_variants(settings, settings.variants, until, save_every=BULK_CHECKPOINT_HOURS)
     done = 0
     shares = [share for n in range(processes) if (share := settings.variants[n::processes])]
     with ThreadPoolExecutor(processes) as pool:

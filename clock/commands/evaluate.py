@@ -84,10 +84,11 @@ def compare(
     difference that would be found. The last line of output is one JSON object.
     """
     from core.settings import load_settings
-    from evaluation.compare import bootstrap, check_confidence
+    from evaluation.compare import bootstrap
     from evaluation.compare import compare as compare_models
     from evaluation.metrics import COMPARED, OF_PROBABILITIES
     from evaluation.streaming import Columns, read_models
+    from stats.confidence import check_confidence
 
     check_confidence(confidence)
     if replications is not None and replications < 0:
@@ -97,9 +98,9 @@ def compare(
     settings, columns = load_settings(), Columns(user, label, score, weight)
     models = read_models(settings, predictions, columns, key)
     names: tuple[str, ...] = COMPARED
-    if not all(model.are_probabilities for model in models):
+    if outside := sum(model.no_probabilities for model in models):
         names = tuple(name for name in COMPARED if name not in OF_PROBABILITIES)
-        _say_no_probabilities(sum(int(((m.scores < 0) | (m.scores > 1)).sum()) for m in models), predictions)
+        _say_no_probabilities(outside, predictions)
     results = []
     for path, model in zip(predictions[1:], models[1:], strict=True):
         rows = compare_models(models[0], model, confidence, names)

@@ -97,14 +97,14 @@ def ingest(
     The last line of output is one JSON object with the account: rows_in = kept + duplicates + merged + quarantined.
     Running it again on the same files changes nothing.
     """
-    from core.hours import Hour
+    from core.hours import Hour, check_range
     from core.settings import load_settings
     from events.ingest import ingest as ingest_log
     from events.mapping import load_mapping
 
     first, last = Hour.parse(start) if start else None, Hour.parse(end) if end else None
-    if first and last and first >= last:
-        raise ConfigError(f"no hour lies from {first} to before {last}; --to names the hour after the last one")
+    if first and last:
+        check_range(first, last)
     settings = load_settings() if out else load_settings(source=load_mapping(mapping)[0].source)
     account = ingest_log(mapping, path or [], settings, out=out, only=(first, last))
     print(json.dumps({**asdict(account), "changed_hours": len(account.changed_hours)}, ensure_ascii=False))

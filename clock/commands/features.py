@@ -121,12 +121,12 @@ def page(
 
 def _numbers(features: ClockFeatures, users: list[str], *, is_key: bool) -> list[int]:
     """The platform's numbers of users that a person names."""
-    from events.ids import platform_ids
+    from events.ids import WHOLE_NUMBER, platform_ids
 
     if not is_key:
         features.clock.require_state()  # before the first clocks, that is what is missing
         return platform_ids(features.events.root, "user", users)
-    if strange := [user for user in users if not re.fullmatch(r"-?\d{1,18}", user)]:
+    if strange := [user for user in users if not WHOLE_NUMBER.fullmatch(user)]:
         raise ConfigError(f"'{strange[0]}' is no key; with --key give the platform's own number of a user")
     return [int(user) for user in users]
 

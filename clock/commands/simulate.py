@@ -10,7 +10,6 @@ from typing import Annotated
 import typer
 
 from core import cli
-from core.errors import ConfigError
 
 app = cli.App(
     help="The simulated app: write its log, or print the truth about it.",
@@ -45,7 +44,7 @@ def write(
     ] = None,
 ) -> None:
     """Write the raw log, hour by hour."""
-    from core.hours import Hour
+    from core.hours import Hour, check_range
     from core.settings import load_settings
     from simulation.config import load_config
     from simulation.log import AppLog
@@ -53,8 +52,7 @@ def write(
     asked = Hour.parse(start) if start else None, Hour.parse(end) if end else None
     config = load_config(_config_file(context))
     first, last = asked[0] or config.first_hour, asked[1] or config.end_hour
-    if first >= last:
-        raise ConfigError(f"no hour lies from {first} to before {last}; --to names the hour after the last one")
+    check_range(first, last)
     root = out or load_settings().workspace / "app"
     files = AppLog(config, root).write_hours(first, last)
     print(json.dumps({"root": str(root), "mapping": str(root / "mapping.yaml"), "hours": len(files)}))

@@ -331,7 +331,7 @@ def test_a_job_uses_the_services_that_were_left_running_and_leaves_them(settings
     try:
         assert with_free_ports(settings)["reports_port"] == port
         with running(settings, [service]):
-            assert left_running(settings) == ["reports"]
+            assert list(left_running(settings)) == ["reports"]
         assert not port_is_free(port)
         elsewhere = ServiceProcess("reports", serve, f"http://127.0.0.1:{free_port()}/")
         with pytest.raises(NotReadyError, match="reports is running already"), running(settings, [elsewhere]):
@@ -339,7 +339,7 @@ def test_a_job_uses_the_services_that_were_left_running_and_leaves_them(settings
     finally:
         assert stop(settings) == ["reports"]
     assert with_free_ports(settings)["reports_port"] == port
-    assert left_running(settings) == []
+    assert left_running(settings) == {}
 
 
 def test_the_champion_goes_back_by_hand(undisturbed: Settings) -> None:
