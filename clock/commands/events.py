@@ -168,7 +168,7 @@ def guess(
     ] = None,
 ) -> None:
     """Look at a log and write a first mapping for it, with comments on what to check."""
-    from core.files import write_text
+    from core.files import write_output
     from events.guess import guess_mapping
     from events.mapping import SOURCE_NAME
 
@@ -180,5 +180,5 @@ def guess(
     if out is None:
         print(mapping, end="")
         return
-    write_text(out, mapping)
+    write_output(out, mapping)
     print(f"written to {out}; look at the lines marked 'check', then run 'clock events ingest {out} {' '.join(path)}'")

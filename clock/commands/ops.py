@@ -199,7 +199,7 @@ def capacity(
     """Cores, memory and disk for a number of users, as Markdown."""
     from dataclasses import replace
 
-    from core.files import write_text
+    from core.files import check_output, write_output
     from operations.capacity import Load, page, read_units
 
     settings = cli.settings_of(source)
@@ -210,10 +210,13 @@ def capacity(
     }  # fmt: skip
     changes = {name: value for name, value in assumed.items() if value is not None}
     loads = [replace(Load(users=count), **changes) for count in users or (1e6, 1e8, 1e9)]
-    units = read_units(results or settings.var / "bench" / "results.json")
+    measured = results or settings.var / "bench" / "results.json"
+    if output:
+        check_output(output, measured)
+    units = read_units(measured)
     text = page(units, loads)
     if output:
-        write_text(output, text)
+        write_output(output, text)
         print(f"written to {output}")
     else:
         print(text)

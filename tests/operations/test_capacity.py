@@ -60,6 +60,11 @@ def test_the_command_writes_the_page_and_says_what_is_missing(tmp_path: Path) ->
     done = run("--active-share", "0")
     assert done.returncode == 2
     assert "active_share" in done.stderr
+    for output, reason in (("results.json", "the command reads it"), (".", "it is a folder")):
+        done = run("--output", str(tmp_path / output))
+        assert done.returncode == 2
+        assert reason in done.stderr
+    assert read_units(tmp_path / "results.json"), "the results were not overwritten"
 
 
 def test_impossible_loads_are_refused() -> None:
