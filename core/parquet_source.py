@@ -79,7 +79,7 @@ def _columns(parts: Sequence[Path]) -> tuple[str, ...]:
         try:
             names = pq.read_schema(part).names
         except (pa.ArrowException, OSError) as error:
-            raise DataError(f"{part} cannot be read as Parquet: {str(error).splitlines()[0]}") from None
+            raise DataError(f"{part} cannot be read as Parquet: {str(error).splitlines()[0].rstrip('.')}") from None
         times = Counter(name.lower() for name in names)
         for name in times:
             if times[name] > len(spellings.get(name, ())):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from core.errors import ConfigError
 from core.secret_files import make_secrets, read_secret
@@ -278,6 +279,10 @@ def load_settings(**overrides: object) -> Settings:
         return Settings(**overrides)  # type: ignore[arg-type]
     except ValidationError as error:
         raise ConfigError(f"bad settings: {'; '.join(map(_mistake, error.errors()))}") from None
+    except SettingsError as error:  # says only which setting's text is no JSON
+        field = re.search(r'field "(\w+)"', str(error))
+        name = f"CLOCK_{field[1].upper()}" if field else str(error)
+        raise ConfigError(f'bad settings: {name} is not JSON; write a list as ["none", "matched_clock"]') from None
 
 
 def _mistake(error: Any) -> str:

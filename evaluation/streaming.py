@@ -189,7 +189,12 @@ def _readable(files: Sequence[Path], columns: Columns) -> Iterator[None]:
 
 def _source(con: duckdb.DuckDBPyConnection, files: Sequence[Path], columns: Columns, extra: str | None) -> str:
     """A view ``predictions`` of (user, label, score, weight[, slice]) over the files, checked."""
-    table = parquet_source(files)
+    try:
+        table = parquet_source(files)
+    except DataError as error:
+        raise DataError(
+            f"{error}; predictions are Parquet, a row for each impression with user, label and score"
+        ) from None
     known = table.columns
     required = [
         columns.user,

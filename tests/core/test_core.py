@@ -308,6 +308,12 @@ def test_the_environment_sets_what_no_argument_sets(monkeypatch: pytest.MonkeyPa
         load_settings(var=tmp_path)
 
 
+def test_a_setting_that_is_no_json_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CLOCK_VARIANTS", "none,matched_clock")
+    with pytest.raises(ConfigError, match=r'CLOCK_VARIANTS is not JSON; write a list as \["none", "matched_clock"\]'):
+        load_settings()
+
+
 # --- alerts
 
 
