@@ -48,6 +48,8 @@ REQUIRED = ("columns.user_id", "columns.item_id", "timestamp.column")
 DELIMITERS = (";", "\t", "|", ",")
 MOST_LISTED = 40
 """Columns that a message lists."""
+LONGEST_NAME = 1 << 17
+"""Characters of a column's name."""
 MISSPELLED = 0.8
 """Names that are more alike than this are taken for one name and a slip of the pen."""
 EXACT_DOUBLE = 2**53
@@ -375,6 +377,7 @@ def _csv_header(file: Path, options: CsvOptions, delimiter: str) -> list[str]:
             return []
         if len(delimiter) == 1 and len(options.quote) == 1:
             lines: Iterator[str] = iter([first, *(stream.readline() for _ in range(20))])
+            csv.field_size_limit(LONGEST_NAME)  # the whole process has one limit, which other readers set as well
             try:
                 cells = next(csv.reader(lines, delimiter=delimiter, quotechar=options.quote))
             except csv.Error as error:
