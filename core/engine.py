@@ -7,8 +7,9 @@ Tables are named; files are Parquet folders with any number of parts.
 from __future__ import annotations
 
 import shutil
+import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import duckdb
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from core.duck import connection, file_list, quoted
 from core.errors import NotReadyError
@@ -56,6 +58,8 @@ class Engine(ABC):
 
     dialect: str
     """The engine's SQL, by sqlglot's name."""
+    in_batches: bool
+    """Whether large work should come to it in batches, because it has the memory of one process."""
     errors: tuple[type[Exception], ...]
     """What it raises when it cannot compute a query."""
 
@@ -95,6 +99,17 @@ class Engine(ABC):
         """Write many results, each to its folder."""
         for folder, sql in queries.items():
             self.write(sql, folder)
+
+    def write_by_key(self, query: Callable[[int | None], str], key: str, folders: Mapping[int, Path]) -> None:
+        """Write a query's rows to a Parquet folder for each value of a key, which may have no rows.
+
+        Args:
+            query: the SELECT of one value's rows in their order, which begins with the key; with None of all rows.
+            key: name of the column.
+            folders: by value; each replaces any older one.
+        """
+        del key
+        self.write_all({folder: query(value) for value, folder in folders.items()})
 
     def rows(self, sql: str) -> list[tuple[Any, ...]]:
         """Result of a small query as tuples."""
@@ -152,6 +167,7 @@ class DuckEngine(Engine):
     """DuckDB in this process, memory bounded by the settings, spilling to disk."""
 
     dialect = "duckdb"
+    in_batches = True
 
     errors = (duckdb.Error,)
 
@@ -214,6 +230,7 @@ class SparkEngine(Engine):
     """Spark: the session of ``settings.spark_master``, a local one or a cluster's."""
 
     dialect = "spark"
+    in_batches = False
 
     def __init__(self, session: SparkSession) -> None:
         from py4j.protocol import Py4JError
@@ -257,6 +274,22 @@ class SparkEngine(Engine):
     def write_all(self, queries: Mapping[Path, str]) -> None:
         with ThreadPoolExecutor(WRITES_AT_ONCE) as pool:  # one small job alone would leave most of a cluster idle
             list(pool.map(self.write, queries.values(), queries))
+
+    def write_by_key(self, query: Callable[[int | None], str], key: str, folders: Mapping[int, Path]) -> None:
+        # One job for all values: one for each would sort and write a little at a time.
+        self._record(query(None))
+        frame = self.session.sql(f"SELECT *, {key} AS folder FROM ({query(None)}) s")
+        nearby = next(iter(folders.values())).parent
+        nearby.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".", dir=nearby) as together:
+            frame.write.mode("overwrite").option("compression", "zstd").partitionBy("folder").parquet(together)
+            empty = frame.drop("folder").limit(0).toArrow()
+            for value, folder in folders.items():
+                with replaced_directory(folder) as target:
+                    for part in parquet_parts(Path(together) / f"folder={value}"):
+                        part.rename(target / part.name)
+                    if not parquet_parts(target):
+                        pq.write_table(empty, target / "part-00000.parquet", compression="zstd")
 
     def hour_number(self, instant: str) -> str:
         return f"CAST(unix_micros({instant}) div 3600000000 AS BIGINT)"

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import pyarrow.parquet as pq
 
@@ -89,14 +90,33 @@ class ClockComputation:
         Args:
             queries: by name (a slot, ``users``, ``items``) and part, the query of the sums.
         """
-        folders = {name: f"{name.zfill(3)}-{self.as_of.key}-{self.generation}" for name in queries}
+        folders = {name: self._base_folder(name) for name in queries}
         self._write({folders[name]: parts for name, parts in queries.items()})
-        return {
-            name: self._layer(
-                folder, {name: sum(self.stored_rows(folder, p) for p in queries[name] if not p.startswith("everyone-"))}
-            )
-            for name, folder in folders.items()
-        }
+        return {name: self._base(name, queries[name]) for name in queries}
+
+    def write_slot_bases(self, tables: SumTables, slots: Sequence[int]) -> dict[str, Layer]:
+        """Write bases of slots, in the place of those before.
+
+        Args:
+            tables: of their sums, with value ids.
+            slots: their numbers.
+        """
+        root = self.clock.sums_folder
+        parts = self.build.slot_parts()
+        for slot in slots:
+            shutil.rmtree(root / self._base_folder(str(slot)), ignore_errors=True)
+        for part in parts:
+            folders = {slot: root / self._base_folder(str(slot)) / part.name for slot in slots}
+            self.engine.write_by_key(partial(self.build.slot_sums, tables, part), "slot", folders)
+        return {str(slot): self._base(str(slot), [part.name for part in parts]) for slot in slots}
+
+    def _base_folder(self, name: str) -> str:
+        return f"{name.zfill(3)}-{self.as_of.key}-{self.generation}"
+
+    def _base(self, name: str, parts: Iterable[str]) -> Layer:
+        folder = self._base_folder(name)
+        rows = sum(self.stored_rows(folder, part) for part in parts if not part.startswith("everyone-"))
+        return self._layer(folder, {name: rows})
 
     def write_delta(self, queries: Mapping[str, str], rows: Mapping[str, int]) -> Layer:
         """Write what this refresh changed.

@@ -108,6 +108,20 @@ def clock_history(executor: Executor, events: str, period: Period, keys: tuple[s
         keys: columns of the rows that are kept, of user_id and slot.
     """
     engine, build = executor.engine, executor.build
+    by_hour = (*PAIR, "hour")
+    every_event = build.parts(by_hour)[-1]
+    for of_batch in _batches(engine, events):
+        executor.run(build.encode("part", events, of_batch, by_hour), build.sums(TILES, "part", by_hour))
+        engine.table("moments", period.moments("user_id, slot", TILES.of(every_event)))
+        executor.run(build.windows(WINDOWS, TILES, "moments", period.window))
+        rows = executor.prepare(build.clock_rows(WINDOWS, "moments", (*PAIR, "as_of"), "k.as_of"))
+        yield f"SELECT {columns(clock_schema(build.facets, keys).names)} FROM ({rows}) h"
+
+
+def _batches(engine: Engine, events: str) -> list[str]:
+    """JOINs that restrict the events ``r`` to those of some users at a time, where the engine wants batches."""
+    if not engine.in_batches:
+        return [""]
     engine.table(
         "batches",
         f"""SELECT user_id, CAST(floor(sum(pairs) OVER (ORDER BY user_id) / {BATCH_ROWS}) AS BIGINT) AS batch FROM (
@@ -115,15 +129,8 @@ def clock_history(executor: Executor, events: str, period: Period, keys: tuple[s
                 SELECT user_id, slot, count(DISTINCT hour) AS hours, count(*) AS events FROM {events}
                 GROUP BY user_id, slot) c GROUP BY user_id) u""",
     )
-    by_hour = (*PAIR, "hour")
-    every_event = build.parts(by_hour)[-1]
-    for (batch,) in engine.rows("SELECT DISTINCT batch FROM batches ORDER BY batch"):
-        of_batch = f"JOIN batches b ON b.user_id = r.user_id AND b.batch = {batch}"
-        executor.run(build.encode("part", events, of_batch, by_hour), build.sums(TILES, "part", by_hour))
-        engine.table("moments", period.moments("user_id, slot", TILES.of(every_event)))
-        executor.run(build.windows(WINDOWS, TILES, "moments", period.window))
-        rows = executor.prepare(build.clock_rows(WINDOWS, "moments", (*PAIR, "as_of"), "k.as_of"))
-        yield f"SELECT {columns(clock_schema(build.facets, keys).names)} FROM ({rows}) h"
+    numbers = engine.rows("SELECT DISTINCT batch FROM batches ORDER BY batch")
+    return [f"JOIN batches b ON b.user_id = r.user_id AND b.batch = {batch}" for (batch,) in numbers]
 
 
 def by_day(facets: Sequence[str], events: str) -> str:

@@ -263,15 +263,15 @@ class ClockQueryBuilder:
         order = columns(sorted(part.keys, key=("slot", "user_id", "value").index), "s.")
         return f"SELECT {kept}, {columns(part.counts, 's.')} FROM {sums} s {text} {where} ORDER BY {order}"
 
-    def slot_sums(self, tables: SumTables, slot: int | None = None) -> dict[str, str]:
-        """By the part's name, the query of slots' sums with values as text, in the order of their keys.
+    def slot_sums(self, tables: SumTables, part: Part, slot: int | None = None) -> str:
+        """SELECT of a part's sums with values as text, in the order of their keys.
 
         Args:
             tables: of sums, with value ids.
-            slot: only that one.
+            part: of a slot.
+            slot: only that one; None for all.
         """
-        where = "" if slot is None else f"WHERE s.slot = {slot}"
-        return {part.name: self.with_texts(tables.of(part), part, where) for part in self.slot_parts()}
+        return self.with_texts(tables.of(part), part, "" if slot is None else f"WHERE s.slot = {slot}")
 
     # Clock rows.
 

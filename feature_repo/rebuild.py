@@ -54,7 +54,7 @@ class Rebuild(ClockComputation):
             changes.clear()
         bases: dict[str, Layer] = {}
         for group in self.slots():
-            bases |= self.write_bases({str(slot): self.build.slot_sums(SLOT_SUMS, slot) for slot in group})
+            bases |= self.write_slot_bases(SLOT_SUMS, group)
         bases |= self.write_bases({"users": self._users(Sums(self.clock.sums_folder, bases))})
         self.engine.table("item_sums", self._items())
         self.engine.view("first_hours", "SELECT item_id, first_hour FROM item_sums")
@@ -99,9 +99,13 @@ class Rebuild(ClockComputation):
 
         Without history their clock rows are written as well.
         """
-        loads = dict(self.engine.rows("SELECT slot, count(*) FROM raw GROUP BY slot"))
+        slots = range(self.clock.settings.slots)
+        if self.engine.in_batches:
+            groups = _groups(slots, dict(self.engine.rows("SELECT slot, count(*) FROM raw GROUP BY slot")))
+        else:
+            groups = [[*slots]]
         users, everyone = self.build.parts(PAIR)[-1], self.build.parts(("slot",), everyone=True)[-1]
-        for number, group in enumerate(_groups(range(self.clock.settings.slots), loads)):
+        for number, group in enumerate(groups):
             self.executor.run(
                 self.build.encode("part", "raw", f"WHERE r.slot IN ({', '.join(map(str, group))})"),
                 self.build.sums(SLOT_SUMS, "part", PAIR),

@@ -197,7 +197,8 @@ class Refresh(ClockComputation):
         rows |= {"users": sum(rows.values()), "items": int(self.engine.scalar("SELECT count(*) FROM delta_items"))}
         rows = {name: n for name, n in sorted(rows.items()) if n}
         items = {"items": "SELECT * FROM delta_items ORDER BY item_id"}
-        return self.write_delta({**self.build.slot_sums(DELTA), **items}, rows)
+        slots = {part.name: self.build.slot_sums(DELTA, part) for part in self.build.slot_parts()}
+        return self.write_delta({**slots, **items}, rows)
 
     def _profiles(self) -> pa.Table:
         """Whole-day rows of users whose day came or went at this midnight."""

@@ -32,34 +32,55 @@ from core.settings import load_settings
 from events.store import EventStore
 from feature_repo.clock import ClockState
 settings = load_settings(**json.loads(sys.argv[1]))
-clock = ClockState(settings, EventStore(settings.events_dir))
-getattr(clock, sys.argv[2])(Hour.parse(sys.argv[3]))
+for line in sys.stdin:
+    what, hour = line.split()
+    getattr(ClockState(settings, EventStore(settings.events_dir)), what)(Hour.parse(hour))
+    print("done", flush=True)
 """
 
 
-def run(settings: Settings, what: str, hour: str, master: str, conf: Path) -> None:
-    options = {"var": str(settings.var), "source": "test", "window_days": WINDOW_DAYS, "slot_minutes": SLOT_MINUTES}
-    if master:
-        options |= {"engine": "spark", "spark_master": master, "spark_partitions": 2}
-    done = subprocess.run(
-        [sys.executable, "-c", RUN, json.dumps(options), what, hour],
-        cwd=ROOT,
-        env={**os.environ, "SPARK_CONF_DIR": str(conf)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+class Runner:
+    """A process that rebuilds and refreshes a workspace's clocks with one engine."""
+
+    def __init__(self, settings: Settings, master: str, conf: Path) -> None:
+        options = {"var": str(settings.var), "source": "test", "window_days": WINDOW_DAYS, "slot_minutes": SLOT_MINUTES}
+        if master:
+            options |= {"engine": "spark", "spark_master": master, "spark_partitions": 2}
+        self.log = settings.var.with_suffix(".log")
+        with self.log.open("w") as errors:
+            self.process = subprocess.Popen(
+                [sys.executable, "-c", RUN, json.dumps(options)], cwd=ROOT, env={**os.environ, "SPARK_CONF_DIR": str(conf)},
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True,
+            )  # fmt: skip
+
+    def run(self, what: str, hour: str) -> None:
+        """One of ``ClockState``'s methods as of an hour, to its end."""
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        print(what, hour, file=self.process.stdin, flush=True)
+        assert self.process.stdout.readline() == "done\n", self.log.read_text()[-3000:]
+
+    def __enter__(self) -> Runner:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with self.process:  # closes its input, and waits
+            pass
 
 
 def out_of_order(settings: Settings) -> list[str]:
-    """Pieces of change logs whose rows are not in the order of their keys."""
+    """Pieces of change logs and bases of sums whose rows are not in the order of their keys."""
+    state = state_of(settings)
+    pieces = [(span, [*changes.keys, "as_of"]) for changes in state.logs.values() for span in changes.spans()]
+    for base in state.sums(state.require_state()).bases.values():
+        for part in (state.sums_folder / base.folder).iterdir():
+            names = pq.read_schema(parquet_parts(part)[0]).names
+            pieces.append((part, [key for key in ("slot", "user_id", "item_id", "value") if key in names]))
     unsorted = []
-    for changes in state_of(settings).logs.values():
-        for span in changes.spans():
-            rows = pa.concat_tables(map(pq.read_table, parquet_parts(span))).select([*changes.keys, "as_of"])
-            keys = list(zip(*(column.to_pylist() for column in rows.columns), strict=True))
-            unsorted += [] if keys == sorted(keys) else [str(span)]
+    for folder, keys in pieces:
+        rows = pa.concat_tables(map(pq.read_table, parquet_parts(folder))).select(keys)
+        read = list(zip(*(column.to_pylist() for column in rows.columns), strict=True))
+        unsorted += [] if read == sorted(read) else [str(folder)]
     return unsorted
 
 
@@ -78,10 +99,11 @@ def test_spark_gives_what_duckdb_gives_in_bulk_and_by_the_hour_with_late_events(
                 var=tmp_path / name, source="test", window_days=WINDOW_DAYS, slot_minutes=SLOT_MINUTES
             )
             (tmp_path / f"log-{name}").mkdir()
-            ingest_rows(tmp_path / f"log-{name}", settings, before, 0, (START, START + CUT))
-            run(settings, "rebuild", (START + CUT).key, master, conf)
-            ingest_rows(tmp_path / f"log-{name}", settings, after, len(before), (START + CUT, START + CUT + 1))
-            run(settings, "refresh", (START + CUT + 1).key, master, conf)
+            with Runner(settings, master, conf) as clock:
+                ingest_rows(tmp_path / f"log-{name}", settings, before, 0, (START, START + CUT))
+                clock.run("rebuild", (START + CUT).key)
+                ingest_rows(tmp_path / f"log-{name}", settings, after, len(before), (START + CUT, START + CUT + 1))
+                clock.run("refresh", (START + CUT + 1).key)
             assert state_of(settings).read() is not None
             assert not out_of_order(settings)
             by_engine[name] = sums_of(settings), [as_of(settings, START + h) for h in (6, 30, CUT, CUT + 1)]
