@@ -5,8 +5,8 @@ Layout below the workspace's ``features``::
     <view>/<first hour>--<last hour>.<n>/part-*.parquet    rows that changed in those hours
     latest/<view>/<hour>/part-*.parquet                    every entity's row as of an hour
 
-Every hour up to the clocks' own belongs to one span. The hours of a day get a span each; when the
-day is over they are merged into one. Once a day the rows of a day or two ago are collected: whoever asks for a later
+Every hour up to the clocks' own belongs to one span. The hours of a day get a span each; in the
+course of the next day they are merged into one. Once a day the rows of a day or two ago are collected: whoever asks for a later
 hour reads them and the spans since, however long the log is.
 """
 
@@ -36,14 +36,15 @@ class ChangeLog:
         keys: columns that identify an entity.
         schema: of the rows; has ``as_of``, hours since 1970 UTC.
         holds_hours: after which a row counts no more, at the latest.
-        collected_at: hour of the day from which its latest rows are collected; views take turns.
+        turn: hour of the day from which its latest rows are collected; an hour later days are merged. Views take turns, so
+            that no hour does all of it.
     """
 
     root: Path
     keys: tuple[str, ...]
     schema: pa.Schema
     holds_hours: int
-    collected_at: int = 0
+    turn: int = 0
 
     @property
     def _order(self) -> tuple[str, ...]:
@@ -69,11 +70,10 @@ class ChangeLog:
         """Folder of the rows of the hours first to last, the last included; ``number`` tells pieces of them apart."""
         return self.root / f"{first.key}--{last.key}.{number:05d}"
 
-    def put(self, engine: Engine, as_of: Hour, rows: pa.Table) -> None:
+    def put(self, as_of: Hour, rows: pa.Table) -> None:
         """Write rows of one hour, in the place of that hour's rows of equal key.
 
         Args:
-            engine: merges a day that is over.
             as_of: the hour.
             rows: in the order of their keys.
         """
@@ -86,8 +86,19 @@ class ChangeLog:
             same = pc.and_(pc.equal(old["as_of"], as_of.number), self._is_in(old, rows))
             kept = old.filter(pc.invert(same))
             self._write(span, self._ordered(pa.concat_tables([kept, rows])) if place == 0 else kept)
-        self._merge_days(engine, as_of)
-        self._collect_latest(engine, as_of)
+
+    def tidy(self, engine: Engine, as_of: Hour) -> None:
+        """Once a day, in the view's turn: collect the latest rows, and merge the hours of days that are over.
+
+        Args:
+            engine: does it.
+            as_of: the hour that the log has reached, whether or not it has rows of its own.
+        """
+        hour_of_day = as_of.number % DAY_HOURS
+        if hour_of_day >= self.turn or not collections(self.root):
+            self._collect_latest(engine, as_of)
+        if hour_of_day > self.turn:
+            self._merge_days(engine, as_of)
 
     def _collect_latest(self, engine: Engine, as_of: Hour) -> None:
         """Write every entity's row as of the last hour of the day before yesterday, unless it was done.
@@ -97,7 +108,7 @@ class ChangeLog:
         """
         collected = collections(self.root)
         at = Hour.of_day(as_of.day) - DAY_HOURS - 1 if collected else as_of - 1
-        if collected and (at <= hour_of(collected[-1]) or as_of.number % DAY_HOURS < self.collected_at):
+        if collected and at <= hour_of(collected[-1]):
             return
         spans = [s for s in self.spans() if bounds(s)[0] <= at]
         before = [s for s in collected if hour_of(s) <= at][-1:]
@@ -158,6 +169,8 @@ class ChangeLog:
     def _merge_days(self, engine: Engine, as_of: Hour) -> None:
         """Merge the hours of finished days, but not what the log begins with: after a rebuild that is every row."""
         spans = self.spans()
+        if not spans:
+            return
         begins, wide = min(bounds(s)[0] for s in spans), [bounds(s) for s in spans if bounds(s)[0] < bounds(s)[1]]
         hourly = [s for s in spans if begins < bounds(s)[0] == bounds(s)[1] and bounds(s)[1].day < as_of.day]
         for span in [s for s in hourly if any(first <= bounds(s)[0] <= last for first, last in wide)]:

@@ -59,7 +59,9 @@ class Refresh(ClockComputation):
         if self.late:
             self._correct()
         for view, table in rows.items():
-            self.clock.logs[view].put(self.engine, self.as_of, table)
+            self.clock.logs[view].put(self.as_of, table)
+        for changes in self.clock.logs.values():
+            changes.tidy(self.engine, self.as_of)
         known = {**self.old.hours, **{h.key: self.clock.store.manifest(h).digest for h in (*self.came, *self.late)}}
         self.clock.commit(self.describe(known, self.sums, self.old.history_from))
         changed = rows["clock_slots"].num_rows, rows["user_activity"].num_rows

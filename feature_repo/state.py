@@ -136,7 +136,7 @@ class ClockStorage:
         """The change log of every view, by the view's name."""
         return {
             name: ChangeLog(
-                self.root / name, view.keys, view.columns, self.window + ROWS_HOLD_LONGER, collected_at=1 + 4 * number
+                self.root / name, view.keys, view.columns, self.window + ROWS_HOLD_LONGER, turn=1 + 4 * number
             )
             for number, (name, view) in enumerate(view_schemas(self.facets).items())
         }

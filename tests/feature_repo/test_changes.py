@@ -43,14 +43,15 @@ def change(log: ChangeLog, running: Engine, at: Hour, draw: random.Random) -> No
         running.register("corrected", rows([(user, draw.randrange(100), n) for n in range(since.number, at.number, 7)]))
         log.replace(running, "late", "corrected", since)
     changed = draw.sample(range(USERS), draw.randint(0, 2))
-    log.put(running, at, rows([(user, draw.randrange(100), at.number) for user in changed]))
+    log.put(at, rows([(user, draw.randrange(100), at.number) for user in changed]))
+    log.tidy(running, at)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 def test_the_files_of_an_hour_tell_what_all_files_tell(tmp_path: Path, seed: int) -> None:
     draw = random.Random(seed)
-    log = ChangeLog(tmp_path / "view", ("user_id",), SCHEMA, HOLDS, collected_at=5)
+    log = ChangeLog(tmp_path / "view", ("user_id",), SCHEMA, HOLDS, turn=5)
     used = 0
     with engine(load_settings(var=tmp_path / "var", source="test")) as running:
         running.register("first", rows([(user, user, START.number + user) for user in range(USERS)]))
@@ -70,9 +71,23 @@ def test_the_running_hour_opens_the_last_days_files_however_long_the_log_is(tmp_
     opened = []
     with engine(load_settings(var=tmp_path / "var", source="test")) as running:
         for n in range(20 * DAY_HOURS):
-            log.put(running, START + n, rows([(n % USERS, n, START.number + n)]))
+            log.put(START + n, rows([(n % USERS, n, START.number + n)]))
+            log.tidy(running, START + n)
             if n % DAY_HOURS == DAY_HOURS - 1:
                 opened.append(len(files_between(log.root, START + n, START + n, None)))
     assert max(opened[3:]) == opened[3] < 2 * DAY_HOURS + 2
     assert len(log.parts()) > opened[-1] - DAY_HOURS + 15
     assert len(collections(log.root)) == 1
+
+
+def test_a_view_that_changes_at_midnight_only_is_collected_too(tmp_path: Path) -> None:
+    log = ChangeLog(tmp_path / "view", ("user_id",), SCHEMA, holds_hours=100 * DAY_HOURS, turn=9)
+    opened = []
+    with engine(load_settings(var=tmp_path / "var", source="test")) as running:
+        for n in range(20 * DAY_HOURS):
+            if n % DAY_HOURS == 0:
+                log.put(START + n, rows([(user, n, START.number + n) for user in range(USERS)]))
+            log.tidy(running, START + n)
+            opened.append(len(files_between(log.root, START + n, START + n, None)))
+    assert max(opened) <= 4
+    assert len(log.parts()) > 8
