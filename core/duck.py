@@ -73,6 +73,15 @@ def file_list(paths: Iterable[Path]) -> str:
     return "[" + ", ".join(quoted(GLOB_SIGN.sub(r"[\g<0>]", str(path))) for path in paths) + "]"
 
 
+def parquet_union(paths: Iterable[Path]) -> str:
+    """SQL of the rows of Parquet files, null in columns that only other files have.
+
+    >>> parquet_union([Path("hour=2026-11-23T10/events.parquet")])
+    "read_parquet(['hour=2026-11-23T10/events.parquet'], union_by_name = true, hive_partitioning = false)"
+    """
+    return f"read_parquet({file_list(paths)}, union_by_name = true, hive_partitioning = false)"
+
+
 def identifier(name: str) -> str:
     """A name as a quoted SQL identifier.
 

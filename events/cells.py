@@ -68,6 +68,12 @@ def boolean_sql(sql: str) -> str:
         WHEN TRY_CAST({text} AS DOUBLE) = 1 THEN true WHEN TRY_CAST({text} AS DOUBLE) = 0 THEN false END"""
 
 
+def position_sql(text: str) -> str:
+    """SQL of a place in a list (INTEGER), null where a text is no whole number from 0 on."""
+    number = f"TRY_CAST({text} AS DOUBLE)"
+    return f"CASE WHEN {number} = trunc({number}) AND {number} BETWEEN 0 AND {2**31 - 1} THEN CAST({number} AS INTEGER) END"
+
+
 def finite(sql: str) -> str:
     """SQL of a number, null where it is infinite or no number at all.
 
