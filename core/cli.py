@@ -210,6 +210,13 @@ def run(app: typer.Typer, *, program: str | None = None) -> NoReturn:
         if isinstance(ended.code, str):
             print(ended.code, file=sys.stderr)
         status = ended.code if isinstance(ended.code, int) else int(bool(ended.code))
+    except PermissionError as error:
+        name = f"'{error.filename}'" if error.filename else "a file"
+        print(
+            f"error: {name} must not be read or written by this user ({error.strerror}); give access to it",
+            file=sys.stderr,
+        )
+        status = EXIT_ERROR
     except Exception as error:
         print(f"error: unexpected {type(error).__name__}: {error}; details in {_keep_traceback()}", file=sys.stderr)
         status = EXIT_BUG

@@ -17,6 +17,7 @@ import duckdb
 from core.duck import identifier, quoted
 from core.errors import DataError
 from events.readers import find_files
+from events.schema import RESERVED_FACETS
 
 SAMPLE_ROWS = 20_000
 MOST_FACET_VALUES = 2_000
@@ -415,7 +416,7 @@ def _expression(column: Column) -> str:
 
 def _facet_name(column: Column) -> str:
     plain = re.sub(r"[^a-z0-9_]+", "_", column.name.lower()).strip("_")
-    return plain if plain.isidentifier() and plain not in {"hour", "slot"} else f"facet_{plain}"
+    return plain if plain.isidentifier() and plain not in RESERVED_FACETS else f"facet_{plain}"
 
 
 def _seen(column: Column, lead: str = "  # ") -> str:

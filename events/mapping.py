@@ -16,17 +16,12 @@ from core.documents import did_you_mean, load_document
 from core.errors import ConfigError
 from core.files import is_tabbed
 from core.hours import Hour
-from events.schema import BEHAVIORS, REQUEST_COLUMNS, RESERVED
+from events.schema import BEHAVIORS, RESERVED_FACETS
 
 BUILTIN = Path(__file__).parent / "sources"
 SOURCE_NAME = r"^[a-z][a-z0-9_-]{0,40}$"
 ITEM_FACET = "item"
 """The facet of a log without attributes: the item itself."""
-INNER = (
-    "hour", "slot", "as_of", "first_hour", "event_timestamp", "score", "events", "count", "weight", "place", "batch",
-    "held_from", "id",
-)  # fmt: skip
-"""Columns that features have beside the facets."""
 
 
 class _Strict(BaseModel):
@@ -242,8 +237,7 @@ class Mapping(_Strict):
         if not self.behavior_names:
             raise ValueError("behaviors: name at least one, for example finish: 'true'")
         self._check_actions()
-        reserved = {*RESERVED, *BEHAVIORS, *REQUEST_COLUMNS, *INNER}
-        if clash := [name for name in self.facet_names if name.lower() in reserved]:
+        if clash := [name for name in self.facet_names if name.lower() in RESERVED_FACETS]:
             raise ValueError(f"facets: {sorted(clash)} are names that the platform itself uses; choose others")
         spelled = sorted(set(self.facet_names))
         if twins := [name for name in spelled if [other.lower() for other in spelled].count(name.lower()) > 1]:

@@ -11,6 +11,18 @@ RESERVED = ("event_id", "user_id", "item_id", "timestamp", "local_time", "played
 REQUEST_COLUMNS = ("position", "request_id")
 """Where an item stood among those that were shown with it; a source has both columns if its log tells one of them."""
 
+CLOCK_COLUMNS = (
+    "hour", "slot", "as_of", "first_hour", "event_timestamp", "score", "events", "count", "weight", "place", "batch",
+    "held_from", "id",
+)  # fmt: skip
+"""Columns that features have beside the facets."""
+USER_COLUMNS = (
+    "user_id", "variant", "exposure", "exposure_day", "local_day", "day", "phase", "is_new", "new_user", "days_before",
+)  # fmt: skip
+"""Columns of an experiment's table of users."""
+RESERVED_FACETS = frozenset({*RESERVED, *BEHAVIORS, *REQUEST_COLUMNS, *CLOCK_COLUMNS, *USER_COLUMNS, "local_hour"})
+"""Names that no facet can have."""
+
 
 def event_schema(facets: Sequence[str], *, has_requests: bool = False) -> pa.Schema:
     """Arrow schema of an hour partition.

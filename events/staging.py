@@ -20,6 +20,7 @@ from core.hours import Hour
 from events.cells import (
     FINITE,
     boolean_sql,
+    content,
     filled,
     finite,
     finite_tree,
@@ -100,7 +101,7 @@ class Staging:
         position = f"coalesce(r.__place, {position_sql(place)})" if self._list_column else position_sql(place)
         facets = {name: self._text(text, f"facets.{name}") for name, text in mapping.log_facets.items()}
         facets |= {
-            name: f"nullif(trim(CAST(i.{identifier(name)} AS VARCHAR)), '')"
+            name: content(f"CAST(i.{identifier(name)} AS VARCHAR)")
             for name in (mapping.items.facets if mapping.items else {})
         }
         outcomes: dict[str, str] = {
@@ -150,7 +151,7 @@ class Staging:
             missed = scalar(
                 self.con,
                 f"""SELECT count(*) FROM parsed p JOIN raw r USING (__row) JOIN staged s USING (__row)
-                WHERE s.reason IS NULL AND nullif(trim(CAST(({sql}) AS VARCHAR)), '') IS NOT NULL
+                WHERE s.reason IS NULL AND {content(f"CAST(({sql}) AS VARCHAR)")} IS NOT NULL
                 AND s.{identifier(name)} IS NULL""",
             )
             if missed:
@@ -204,7 +205,7 @@ class Staging:
         row_item = exact_text(f"r.{columns[item]}", types.get(item, "VARCHAR"))
         self.con.execute(
             f"""CREATE TABLE listed AS SELECT __row,
-            list_filter({elements}, lambda x: trim(x) <> '') AS shown FROM raw r WHERE {cell} IS NOT NULL"""
+            list_filter({elements}, lambda x: {content("x")} IS NOT NULL) AS shown FROM raw r WHERE {cell} IS NOT NULL"""
         )
         self.con.execute("DELETE FROM listed WHERE len(shown) = 0")
         acts = f"{self._value()} IN ({_texts(actions.values.values())})" if actions else "false"
@@ -227,7 +228,7 @@ class Staging:
         """SQL of what a row of a log with actions says that it is."""
         column = self.mapping.actions.column if self.mapping.actions else ""
         cell = self.raw.cell(column, "actions.column")
-        return f"nullif(trim({exact_text(cell, self.raw.types.get(column, 'VARCHAR'))}), '')"
+        return content(exact_text(cell, self.raw.types.get(column, "VARCHAR")))
 
     def _action(self, behaviors: dict[str, str]) -> tuple[str, dict[str, str]]:
         """SQL of "this row is an action" (null where it is nothing known), and of the behaviors that actions tell.
@@ -416,7 +417,7 @@ class Staging:
             *(
                 (
                     f"not_a_number:{name}",
-                    f"nullif(trim({self.raw.cell(name, name)}), '') IS NOT NULL AND {self._cell(name)} IS NULL",
+                    f"{content(self.raw.cell(name, name))} IS NOT NULL AND {self._cell(name)} IS NULL",
                 )
                 for name in sorted(self.numbers)
             ),
@@ -476,7 +477,7 @@ class Staging:
 
     def _text(self, text: str, where: str) -> str:
         sql = self._expression(text, where)
-        return f"nullif(trim({exact_text(f'({sql})', self.raw.types.get(text, 'VARCHAR'))}), '')"
+        return content(exact_text(f"({sql})", self.raw.types.get(text, "VARCHAR")))
 
     def _optional_text(self, text: str | None, where: str) -> str:
         return self._text(text, where) if text else "CAST(NULL AS VARCHAR)"

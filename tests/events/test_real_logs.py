@@ -137,7 +137,9 @@ def test_what_a_job_leaves_while_it_writes_is_no_data(log: Log) -> None:
 # Names.
 
 
-@pytest.mark.parametrize("name", ["hour", "slot", "Like", "SLOT", "Timestamp"])
+@pytest.mark.parametrize(
+    "name", ["hour", "slot", "Like", "SLOT", "Timestamp", "phase", "local_day", "Variant", "position"]
+)
 def test_a_facet_with_a_name_of_the_platform_is_refused(name: str) -> None:
     with pytest.raises(ValueError, match="the platform itself uses"):
         mapping(facets={name: "genre"})

@@ -9,13 +9,12 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from pydantic import ValidationError
 
 from core.duck import connection
 from core.engine import DuckEngine
 from core.hours import Hour
 from events.guess import guess_mapping
-from events.mapping import Mapping, load_mapping
+from events.mapping import load_mapping
 from feature_repo.clock import ClockState
 from tests.events.test_actions import ActionLog
 
@@ -190,14 +189,6 @@ def test_readers_that_name_their_columns_read_hours_with_and_without_them(tmp_pa
         for order in (files, files[::-1]):
             db.view("events", f"SELECT * FROM {db.files(order)}")  # as the experiments' tables are read
             assert db.scalar("SELECT count(genre) FROM events") == 2
-
-
-def test_their_names_are_not_for_facets() -> None:
-    with pytest.raises(ValidationError, match=r"\['position'\] are names that the platform itself uses"):
-        Mapping.model_validate(
-            {"source": "test", "columns": {"user_id": "u", "item_id": "i"}, "timestamp": {"column": "t"},
-             "local_time": {"zone": "UTC"}, "facets": {"position": "p"}, "behaviors": {"finish": "true"}}
-        )  # fmt: skip
 
 
 def test_a_guess_names_them(tmp_path: Path) -> None:
