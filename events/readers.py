@@ -8,7 +8,6 @@ import glob
 import gzip
 import logging
 import os
-import tempfile
 import zlib
 from collections import defaultdict
 from collections.abc import Iterator
@@ -22,7 +21,7 @@ import pyarrow.parquet as pq
 from core.documents import did_you_mean, one_line
 from core.duck import GLOB_SIGN, file_list, identifier, quoted, scalar
 from core.errors import ConfigError, DataError
-from core.files import is_passed_over
+from core.files import is_passed_over, temporary_directory
 from events.mapping import CsvOptions, Mapping
 from events.text import CleanText, clean_csv, clean_json, decoded
 
@@ -210,8 +209,8 @@ def load_raw(con: duckdb.DuckDBPyConnection, mapping: Mapping, files: list[Path]
     for file in files:
         _check_whole(file, kind)
     con.execute("CREATE TABLE malformed (content VARCHAR, reason VARCHAR)")
-    with tempfile.TemporaryDirectory(prefix="clock-read-") as scratch:
-        loader = _Loader(con, Path(scratch))
+    with temporary_directory("clock-read-") as scratch:
+        loader = _Loader(con, scratch)
         if kind == "parquet":
             _load_parquet(loader, files)
         elif kind == "jsonl":
