@@ -263,7 +263,8 @@ def check_one_flaw(folder: Path, name: str, content: bytes, mapping: str, rows: 
 
 @given(rows=GOOD_ROWS, flaw=st.sampled_from(["none", "cell", "short", "long", "byte", "blank", "ends", "mark", "again"]),
        odd=ODD_CELL, place=PLACE, byte=st.sampled_from([b"\x00", b"\xff", b"\x01", b"\xe9", b"'", b"\\", b"\xc2\xa0"]),
-       end=st.sampled_from(["\n", "\r\n", "\r"]), quoting=st.booleans(), actions=st.booleans(), unit=UNITS, packed=st.booleans())  # fmt: skip
+       end=st.sampled_from(["\n", "\r\n", "\r"]), quoting=st.booleans(), actions=st.booleans(), unit=UNITS,
+       packed=st.booleans())  # fmt: skip
 @fuzz
 def test_one_flaw_in_a_csv_costs_one_row_at_most(
     tmp_path: Path, rows: list[dict[str, Any]], flaw: str, odd: tuple[str, str], place: int, byte: bytes, end: str, quoting: bool,
