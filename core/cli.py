@@ -295,11 +295,10 @@ def run_child(module: str, *arguments: str, environment: Mapping[str, str]) -> s
 
 def _keep_traceback() -> str:
     """Write the traceback of the running exception to a file; returns its path. Only the last few are kept."""
-    name = {"prefix": "clock-error-", "suffix": ".log"}
-    with tempfile.NamedTemporaryFile("w", delete=False, encoding="utf-8", **name) as sink:
+    with tempfile.NamedTemporaryFile("w", prefix="clock-error-", suffix=".log", delete=False, encoding="utf-8") as sink:
         sink.write(traceback.format_exc())
     with suppress(OSError):  # another process removes them as well, or they are another user's
-        files = Path(tempfile.gettempdir()).glob("{prefix}*{suffix}".format(**name))
+        files = Path(sink.name).parent.glob("clock-error-*.log")
         for old in sorted(files, key=lambda file: file.stat().st_mtime)[:-MOST_TRACEBACKS]:
             old.unlink()
     return sink.name
