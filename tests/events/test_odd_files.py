@@ -143,6 +143,68 @@ def test_json_that_is_nested_without_end_is_quarantined(log: Log) -> None:
         assert (account.rows_in, account.quarantined) == (2, 1)
 
 
+# Line ends, padding, and what stands between objects.
+
+
+@pytest.mark.parametrize(
+    ("content", "kept"),
+    [
+        ((HEADER + rows(2)).replace("\n", "\r\r\n"), 2),
+        (HEADER + rows(1).replace("\n", "\r") + rows(2, 1), 3),
+        (HEADER.replace("\n", "\r") + rows(1) + rows(2, 1).replace("\n", "\r"), 3),
+        (HEADER.replace("\n", "\r\n") + rows(1).replace("\n", "\r") + rows(1, 1).replace("\n", "\r\n"), 2),
+    ],
+)
+def test_carriage_returns_among_line_feeds_end_rows(log: Log, content: str, kept: int) -> None:
+    log.write(content)
+    account = log.ingest()
+    assert (account.rows_in, account.kept, account.users) == (kept, kept, kept)
+
+
+@pytest.mark.parametrize(("cell", "text"), [("ro\rck", "ro\rck"), ('"ro\rck"', "ro\rck"), ('"ro\r""ck"""', 'ro\r"ck"')])
+def test_a_carriage_return_in_a_cell_is_part_of_it(log: Log, cell: str, text: str) -> None:
+    log.write(HEADER + f"u,i,{cell},{TIME}\n" + rows(1))
+    assert log.ingest().kept == 2
+    assert text in set(log.events()["genre"])
+
+
+def test_a_carriage_return_that_breaks_a_row_costs_that_row_only(log: Log) -> None:
+    log.write(HEADER + f"u,i\rrock,{TIME}\n" + rows(3))
+    account = log.ingest()
+    assert (account.kept, account.reasons) == (3, {"malformed_row": 2})
+
+
+def test_zeros_after_a_packed_or_plain_file_hide_no_row(log: Log) -> None:
+    plain = (HEADER + rows(2)).encode()
+    log.write(gzip.compress(plain, mtime=0) + bytes(512), name="log.csv.gz")
+    assert log.ingest(log.folder / "log.csv.gz").kept == 2
+    account = log.ingest(log.write(plain + bytes(512), name="padded.csv"))
+    assert (account.duplicates, account.reasons) == (2, {"control_character": 1})
+
+
+@pytest.mark.parametrize("form", ["{}", "\x1e{}\n", "{}\r", "{},\n", "{} {}\n"])
+def test_objects_may_follow_each_other_in_any_way(log: Log, form: str) -> None:
+    texts = [
+        json.dumps({"uid": f"u{n}", "iid": "i", "genre": "a\u2028b", "ts": TIME}, ensure_ascii=False) for n in range(4)
+    ]
+    per_form = form.count("{}")
+    content = "".join(form.format(*texts[n : n + per_form]) for n in range(0, 4, per_form))
+    assert log.ingest(log.write(content, name="log.json")).kept == 4
+    assert set(log.events()["genre"]) == {"a\u2028b"}
+
+
+def test_one_bad_object_of_a_line_of_many_costs_itself(log: Log) -> None:
+    good = [json.dumps({"uid": f"u{n}", "iid": "i", "genre": "x", "ts": TIME}) for n in range(4)]
+    account = log.ingest(log.write("".join([*good[:2], '{"uid":,"iid":1}', *good[2:]]), name="log.jsonl"))
+    assert (account.kept, account.reasons) == (4, {"malformed_json": 1})
+
+
+def test_a_name_in_another_case_is_proposed(log: Log) -> None:
+    log.write(HEADER.replace("uid", "UID") + rows(1))
+    with pytest.raises(ConfigError, match="no column 'uid'; did you mean 'UID'"):
+        log.ingest()
+
+
 # What shows nothing.
 
 
