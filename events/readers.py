@@ -276,7 +276,9 @@ def _load_parquet(loader: _Loader, files: list[Path]) -> None:
         ).fetchall()
         groups[tuple((row[0], row[1]) for row in described)].append(file)
     kinds: dict[str, set[str]] = defaultdict(set)
-    for schema in groups:
+    for schema, members in groups.items():
+        written = pq.read_schema(members[0]).names
+        loader.repeated |= {name for name in written if written.count(name) > 1}
         for name, kind in schema:
             kinds[name].add(_family(kind))
     for schema, members in groups.items():

@@ -39,6 +39,8 @@ EARLIEST = "TIMESTAMPTZ '1990-01-01 00:00:00+00'"
 ITEM_LENGTH = "item duration"
 OWN = ("played_seconds", "duration_seconds")
 """What a behavior's expression may name besides the log's columns."""
+QUOTES_APART, QUOTES_LISTED = r"'\s+'", "', '"
+"""Between the texts of a list: as NumPy prints it, and as everybody else writes it."""
 MAJORITY = 0.5
 """A text column counts as numbers (or an id as an integer) when more than this share of its cells is."""
 
@@ -200,7 +202,7 @@ class Staging:
             f"list_transform({cell}, lambda x: CAST(x AS VARCHAR))"
             if kind.endswith("[]")
             else f"""CASE WHEN starts_with({text}, '[') AND json_valid({text}) THEN CAST(json({text}) AS VARCHAR[])
-            ELSE string_split({text}, {quoted(rule.separator if rule else "|")}) END"""
+            ELSE coalesce({_printed_list(text)}, string_split({text}, {quoted(rule.separator if rule else "|")})) END"""
         )
         row_item = exact_text(f"r.{columns[item]}", types.get(item, "VARCHAR"))
         self.con.execute(
@@ -544,6 +546,14 @@ class Staging:
 def inner(facet: str) -> str:
     """Column of a facet in ingestion's own tables, where no name of a user's can meet one of ours."""
     return identifier(f"facet:{facet}")
+
+
+def _printed_list(text: str) -> str:
+    """SQL of the elements of a list as Python or NumPy print it (``['a', 'b']``, ``[1 2]``), null where a text is none."""
+    apart = f"regexp_replace({text}, {quoted(QUOTES_APART)}, {quoted(QUOTES_LISTED)}, 'g')"
+    numbers = rf"regexp_replace({text}, '\s+', ', ', 'g')"
+    return rf"""CASE WHEN regexp_full_match({text}, '\[[-0-9.\s]+\]') THEN TRY_CAST({numbers} AS VARCHAR[])
+        WHEN starts_with({text}, '[') THEN TRY_CAST({apart} AS VARCHAR[]) END"""
 
 
 def _texts(groups: Iterable[Iterable[str]]) -> str:

@@ -183,6 +183,16 @@ def test_names_that_are_empty_or_there_twice_hurt_only_where_they_are_used(log: 
 # Ids.
 
 
+def test_a_table_with_two_columns_of_one_name_is_read_unless_it_is_used(log: Log) -> None:
+    cells = [pa.array(["a"]), pa.array(["i"]), pa.array(["x"]), pa.array([TIME]), pa.array(["b"])]
+    path = log.folder / "log.parquet"
+    pq.write_table(pa.Table.from_arrays(cells, names=["uid", "iid", "genre", "ts", "uid"]), path)
+    with pytest.raises(ConfigError, match="several columns named 'uid'"):
+        log.ingest(path)
+    pq.write_table(pa.Table.from_arrays(cells, names=["uid", "iid", "genre", "ts", "other"]), path)
+    assert log.ingest(path).kept == 1
+
+
 def test_an_id_is_the_same_whatever_type_an_hour_gives_it(log: Log) -> None:
     for hour, ids in enumerate((pa.array([1, 2], pa.int64()), pa.array([1.0, None], pa.float64()))):
         table = pa.table({"uid": ids, "iid": ["x", "y"], "genre": ["g", "g"], "ts": [TIME, TIME]})
