@@ -19,6 +19,7 @@ from core.expressions import reserved_words
 from core.files import digest_json
 from core.hours import Hour, day_hours
 from core.settings import Settings
+from events.schema import USER_COLUMNS
 from stats.confidence import HIGHEST_CONFIDENCE
 
 D = TypeVar("D")
@@ -31,19 +32,6 @@ UNPLANNED_DAYS = 14
 """Length, days, that the stopping rules assume if an experiment has no end."""
 MOST_EDGES = 10
 COLUMN = re.compile(r"[a-z][a-z0-9_]{0,50}")
-RESERVED = {
-    "user_id",
-    "variant",
-    "exposure",
-    "exposure_day",
-    "local_day",
-    "day",
-    "phase",
-    "is_new",
-    "new_user",
-    "days_before",
-}
-"""Columns of the user tables, whose names a metric or a segment cannot have."""
 
 
 def check_shares(shares: Mapping[str, float]) -> None:
@@ -223,7 +211,7 @@ class Experiment(_Strict):
                 )
             if name in reserved_words():
                 raise ValueError(f"'{name}' is a word of SQL; choose another")
-            if name in RESERVED:
+            if name in USER_COLUMNS:
                 raise ValueError(f"'{name}' is the name of a column that every user has; choose another")
         return definitions
 
@@ -311,7 +299,7 @@ class ExperimentPlan:
 
     def __init__(self, experiment: Experiment, catalog: Mapping[str, Metric], facets: tuple[str, ...] = ()) -> None:
         self.experiment, self.facets = experiment, facets
-        if clashing := [f for f in facets if f.lower() in {*EVENT_COLUMNS, *RESERVED}]:
+        if clashing := [f for f in facets if f.lower() in {*EVENT_COLUMNS, *USER_COLUMNS}]:
             raise ValueError(
                 f"the source's facets {clashing} have names of columns of experiments; rename them in the mapping"
             )

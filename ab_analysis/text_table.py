@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import gzip
 import io
-import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from typing import BinaryIO, TextIO, cast
 
 from core.documents import did_you_mean
 from core.errors import ConfigError, DataError
-from core.files import is_tabbed
+from core.files import is_tabbed, temporary_directory
 
 DELIMITERS = ",;\t|"
 MARK = "\ufeff"
@@ -101,8 +100,8 @@ def one_line_end(path: Path) -> Iterator[Path]:
     if not _mixes_line_ends(path):
         yield path
         return
-    with tempfile.TemporaryDirectory(prefix="clock-table-") as folder:
-        copy = Path(folder) / "table.csv"
+    with temporary_directory("clock-table-") as folder:
+        copy = folder / "table.csv"
         with _open_bytes(path) as source, copy.open("wb") as target:
             for line in source:
                 target.write(line[:-2] + b"\n" if line.endswith(b"\r\n") else line)

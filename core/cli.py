@@ -9,11 +9,14 @@ import difflib
 import logging
 import os
 import re
+import signal
 import subprocess
 import sys
 import tempfile
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
@@ -30,6 +33,8 @@ EXIT_ERROR = 2
 EXIT_RETRY = 75  # EX_TEMPFAIL of sysexits.h
 EXIT_BUG = 1
 EXIT_INTERRUPTED = 130
+MOST_TRACEBACKS = 10
+"""So many files with the details of unexpected errors are kept."""
 NEGATIVE_NUMBER = re.compile(r"-\d[\d.]*")
 CONTEXT: dict[str, Any] = {"help_option_names": ["-h", "--help"]}
 
@@ -192,6 +197,7 @@ def call(app: typer.Typer, arguments: Sequence[str], *, program: str | None = No
 
 def run(app: typer.Typer, *, program: str | None = None) -> NoReturn:
     """Run the process's command line; a ``PlatformError`` becomes one clear line and an exit status."""
+    signal.signal(signal.SIGTERM, _terminated)  # what is being done cleans up after itself
     try:
         status = call(app, sys.argv[1:], program=program)
         if status == EXIT_INTERRUPTED:
@@ -210,10 +216,21 @@ def run(app: typer.Typer, *, program: str | None = None) -> NoReturn:
         if isinstance(ended.code, str):
             print(ended.code, file=sys.stderr)
         status = ended.code if isinstance(ended.code, int) else int(bool(ended.code))
+    except PermissionError as error:
+        name = f"'{error.filename}'" if error.filename else "a file"
+        print(
+            f"error: {name} must not be read or written by this user ({error.strerror}); give access to it",
+            file=sys.stderr,
+        )
+        status = EXIT_ERROR
     except Exception as error:
         print(f"error: unexpected {type(error).__name__}: {error}; details in {_keep_traceback()}", file=sys.stderr)
         status = EXIT_BUG
     _end(status)
+
+
+def _terminated(number: int, _: object) -> NoReturn:
+    raise SystemExit(128 + number)
 
 
 def usage_message(error: TyperException) -> str:
@@ -258,10 +275,14 @@ def run_child(module: str, *arguments: str, environment: Mapping[str, str]) -> s
     ) as child:
         assert child.stderr is not None
         assert child.stdout is not None
-        for line in child.stderr:
-            relay(line)
-            last = line.strip() or last
-        output = child.stdout.read()
+        try:
+            for line in child.stderr:
+                relay(line)
+                last = line.strip() or last
+            output = child.stdout.read()
+        except BaseException:
+            child.terminate()
+            raise
     if child.returncode == 0:
         return output
     message = last.removeprefix("error: ") or f"{module} ended with status {child.returncode}"
@@ -273,9 +294,13 @@ def run_child(module: str, *arguments: str, environment: Mapping[str, str]) -> s
 
 
 def _keep_traceback() -> str:
-    """Write the traceback of the running exception to a file; returns its path."""
-    with tempfile.NamedTemporaryFile("w", prefix="clock-", suffix=".log", delete=False, encoding="utf-8") as sink:
+    """Write the traceback of the running exception to a file; returns its path. Only the last few are kept."""
+    with tempfile.NamedTemporaryFile("w", prefix="clock-error-", suffix=".log", delete=False, encoding="utf-8") as sink:
         sink.write(traceback.format_exc())
+    with suppress(OSError):  # another process removes them as well, or they are another user's
+        files = Path(sink.name).parent.glob("clock-error-*.log")
+        for old in sorted(files, key=lambda file: file.stat().st_mtime)[:-MOST_TRACEBACKS]:
+            old.unlink()
     return sink.name
 
 

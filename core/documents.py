@@ -26,8 +26,9 @@ def did_you_mean(name: str, names: Iterable[str]) -> str:
     >>> did_you_mean("gerne", ["genre", "mood"])
     "; did you mean 'genre'?"
     """
-    matches = difflib.get_close_matches(name, list(names), n=1, cutoff=0.5)
-    return f"; did you mean '{matches[0]}'?" if matches else ""
+    spelled = {other.casefold(): other for other in names}
+    matches = difflib.get_close_matches(name.casefold(), spelled, n=1, cutoff=0.5)
+    return f"; did you mean '{spelled[matches[0]]}'?" if matches else ""
 
 
 def one_line(text: str, longest: int = 200) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 import duckdb
 
+from core.files import temporary_directory
 from core.settings import Settings
 
 GLOB_SIGN = re.compile(r"[*?\[]")
@@ -26,7 +26,7 @@ def connection(settings: Settings, *, spill_to_file: bool = False) -> Iterator[d
     """
     scratch = settings.workspace / "scratch"
     scratch.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=scratch, prefix="duckdb-") as folder:
+    with temporary_directory("duckdb-", scratch) as folder:
         database = f"{folder}/scratch.duckdb" if spill_to_file else ":memory:"
         con = duckdb.connect(
             database,
@@ -71,6 +71,15 @@ def file_list(paths: Iterable[Path]) -> str:
     "['a.csv', 'b''c[*].csv']"
     """
     return "[" + ", ".join(quoted(GLOB_SIGN.sub(r"[\g<0>]", str(path))) for path in paths) + "]"
+
+
+def parquet_union(paths: Iterable[Path]) -> str:
+    """SQL of the rows of Parquet files, null in columns that only other files have.
+
+    >>> parquet_union([Path("hour=2026-11-23T10/events.parquet")])
+    "read_parquet(['hour=2026-11-23T10/events.parquet'], union_by_name = true, hive_partitioning = false)"
+    """
+    return f"read_parquet({file_list(paths)}, union_by_name = true, hive_partitioning = false)"
 
 
 def identifier(name: str) -> str:

@@ -9,7 +9,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -152,6 +152,40 @@ def scratch_directory(path: Path) -> Iterator[Path]:
         yield path
     finally:
         shutil.rmtree(path, ignore_errors=True)
+
+
+@contextmanager
+def temporary_directory(prefix: str, parent: Path | None = None) -> Iterator[Path]:
+    """A new folder that exists for the ``with`` block; those that killed processes left behind are removed first.
+
+    A process holds a lock on its folder for as long as it lives.
+
+    Args:
+        prefix: begins the folder's name, and the names of those before it.
+        parent: where it stands; by default where the system keeps temporary files.
+    """
+    parent = parent or Path(tempfile.gettempdir())
+    for other in parent.glob(f"{prefix}*"):
+        with suppress(OSError), _locked_folder(other):
+            shutil.rmtree(other, ignore_errors=True)
+    hidden = Path(tempfile.mkdtemp(dir=parent, prefix=f".{prefix}"))
+    with ExitStack() as stack:
+        with suppress(OSError):  # a file system without locks
+            stack.enter_context(_locked_folder(hidden))
+        folder = hidden.rename(parent / hidden.name.removeprefix("."))  # others see it only now that it is locked
+        stack.callback(shutil.rmtree, folder, ignore_errors=True)
+        yield folder
+
+
+@contextmanager
+def _locked_folder(folder: Path) -> Iterator[None]:
+    """Hold a lock on a folder; ``OSError`` where another process holds it, or it is none of ours."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(handle)
 
 
 def recover_directories(root: Path) -> None:

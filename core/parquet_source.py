@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote
 
-from core.duck import file_list, identifier, quoted
+from core.duck import identifier, parquet_union, quoted
 from core.errors import DataError
 from core.files import is_passed_over
 
@@ -52,8 +52,7 @@ def parquet_source(paths: Sequence[Path]) -> ParquetSource:
         added = "".join(
             f", {'CAST(NULL AS VARCHAR)' if v == NO_VALUE else quoted(v)} AS {identifier(k)}" for k, v in values
         )
-        files = f"read_parquet({file_list(members)}, union_by_name = true, hive_partitioning = false)"
-        selects.append(f"SELECT *{added} FROM {files}")
+        selects.append(f"SELECT *{added} FROM {parquet_union(members)}")
     keys = dict.fromkeys(k for values in groups for k, _ in values)
     return ParquetSource(parts, (*columns, *keys), f"({' UNION ALL BY NAME '.join(selects)})")
 

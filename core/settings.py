@@ -20,6 +20,9 @@ DATABASES = ("airflow", "mlflow", "mlflow_auth", "feast")
 PRODUCTION: dict[str, object] = {"online_store": "redis", "log_format": "json"}
 """Defaults that differ in the profile ``production``; an environment variable still wins."""
 
+UNSAFE_IN_PATH = re.compile(r"[\\?\x00-\x1f\x7f]|%[0-9A-Fa-f]{2}")
+"""DuckDB splits names at these, or SQLite's URLs begin their parameters or escapes with them."""
+
 
 class Settings(BaseSettings):
     """Where state lives and how the platform behaves.
@@ -167,6 +170,16 @@ class Settings(BaseSettings):
     @classmethod
     def _defaults_of_profile(cls, values: dict[str, object]) -> dict[str, object]:
         return {**PRODUCTION, **values} if values.get("profile") == "production" else values
+
+    @field_validator("var")
+    @classmethod
+    def _plain_path(cls, folder: Path) -> Path:
+        if sign := UNSAFE_IN_PATH.search(str(folder.absolute())):
+            raise ValueError(
+                f"{str(folder.absolute())!a} holds {sign[0]!a}, which databases read as something else in a file's name; "
+                "choose a folder without it"
+            )
+        return folder
 
     @model_validator(mode="after")
     def _kept_long_enough(self) -> Settings:

@@ -4,7 +4,8 @@ Rows are kept as facts, in the hour of their time. An hour's events are a functi
 neither the order of files nor a repetition changes them:
 
 1. Facts of one event id, user and item are one event, unless the id is used again much later (``events.episodes``). It
-   has the time of the earliest of them, and the cells of the earliest impression among them, if there is one.
+   has the time of the earliest of them, and the cells of the earliest impression among them, if there is one; position
+   and request id are those of the first in this order that has any.
 2. An event of actions only goes to the last impression of its user and item in the window before it, or after it by no
    more than the skew of clocks.
 3. A behavior is true where any fact of the event says so, false where one denies it and none says so, else unknown.
@@ -22,11 +23,11 @@ from dataclasses import dataclass
 import duckdb
 import pyarrow as pa
 
-from core.duck import file_list, hour_number, identifier
+from core.duck import file_list, hour_number, identifier, parquet_union
 from core.hours import Hour
 from events.episodes import SAME_EVENT_HOURS, open_episodes
 from events.mapping import Actions
-from events.schema import BEHAVIORS, event_schema, fact_schema
+from events.schema import BEHAVIORS, REQUEST_COLUMNS
 from events.store import EventStore
 
 
@@ -57,19 +58,16 @@ class ActionJoin:
     Leaves the tables ``facts`` (stored and new, each once), ``owners`` (of each fact its event) and ``derived``.
     """
 
-    def __init__(
-        self, con: duckdb.DuckDBPyConnection, store: EventStore, rule: Actions, facets: tuple[str, ...]
-    ) -> None:
+    def __init__(self, con: duckdb.DuckDBPyConnection, store: EventStore, rule: Actions) -> None:
         """Derive the events.
 
         Args:
-            con: has the table ``told``: columns of ``fact_schema`` and ``__row``.
+            con: has the table ``told``: columns of the store's ``fact_schema`` and ``__row``.
             store: holds what was told before.
             rule: how actions are joined.
-            facets: of the source.
         """
-        self.con, self.facets = con, facets
-        self._columns = ", ".join(identifier(field.name) for field in fact_schema(facets))
+        self.con, self._names = con, store.event_schema.names
+        self._columns = ", ".join(map(identifier, store.fact_schema.names))
         self._window = f"INTERVAL {rule.window_minutes} MINUTE"
         self._skew = f"INTERVAL {rule.skew_seconds} SECOND"
         self._reach = -(-max(rule.window_minutes * 60, rule.skew_seconds) // 3600)
@@ -90,7 +88,7 @@ class ActionJoin:
         """Each touched hour in order, with all its events and facts; ``EventStore.rewrite`` takes them."""
         here = "fact_hour IN (SELECT hour FROM touched)"
         numbers = self.con.execute(f"SELECT DISTINCT fact_hour FROM facts WHERE {here} ORDER BY 1").fetchall()
-        names = ", ".join(identifier(field.name) for field in event_schema(self.facets))
+        names = ", ".join(map(identifier, self._names))
         for (number,) in numbers:
             events = self.con.sql(f"SELECT {names} FROM derived WHERE hour = {number} ORDER BY timestamp, event_id")
             facts = self.con.sql(
@@ -112,7 +110,7 @@ class ActionJoin:
         hours = self._hours_of(store, "SELECT event_id FROM base_ids", base)
         if files := store.fact_files(map(Hour, sorted(hours))):
             con.execute(
-                f"""INSERT INTO stored SELECT {self._columns} FROM read_parquet({file_list(files)})
+                f"""INSERT INTO stored BY NAME SELECT * FROM {parquet_union(files)}
                 WHERE event_id IN (SELECT event_id FROM base_ids)"""
             )
         con.execute(
@@ -138,6 +136,8 @@ class ActionJoin:
     def _derive(self) -> None:
         con = self.con
         behaviors = [identifier(name) for name in BEHAVIORS]
+        requests = [f"first_value({name}) OVER asked AS {name}" for name in REQUEST_COLUMNS if name in self._names]
+        asked = f"{' AND '.join(f'{name} IS NULL' for name in REQUEST_COLUMNS)}, " if requests else ""
         con.execute("CREATE VIEW fact_times AS SELECT event_id, timestamp AS ts FROM facts")
         open_episodes(con, "fact_times")
         con.execute(
@@ -145,12 +145,13 @@ class ActionJoin:
             ON f.event_id = e.event_id AND f.timestamp >= e.opened"""
         )
         con.execute(
-            """CREATE TABLE heads AS SELECT *, row_number() OVER (
+            f"""CREATE TABLE heads AS SELECT *, row_number() OVER (
                 PARTITION BY event_id, opened ORDER BY is_action, timestamp, fact) > 1 AS conflicts FROM (
             SELECT * REPLACE (
                 first_value(timestamp) OVER told AS timestamp, first_value(local_time) OVER told AS local_time,
-                first_value(fact_hour) OVER told AS fact_hour)
-            FROM dated WINDOW told AS (PARTITION BY event_id, opened, user_id, item_id ORDER BY timestamp, fact)
+                {", ".join(["first_value(fact_hour) OVER told AS fact_hour", *requests])})
+            FROM dated WINDOW told AS (PARTITION BY event_id, opened, user_id, item_id ORDER BY timestamp, fact),
+                asked AS (PARTITION BY event_id, opened, user_id, item_id ORDER BY {asked}is_action, timestamp, fact)
             QUALIFY row_number() OVER (
                 PARTITION BY event_id, opened, user_id, item_id ORDER BY is_action, dated.timestamp, fact) = 1)"""
         )
@@ -168,10 +169,9 @@ class ActionJoin:
             FROM dated f JOIN heads h USING (event_id, opened, user_id, item_id) LEFT JOIN joined j ON j.fact = h.fact
             JOIN heads o ON o.fact = coalesce(j.owner, h.fact)"""
         )
-        cells = [field.name for field in event_schema(self.facets)][1:]
         con.execute(
             f"""CREATE TABLE derived AS SELECT CASE WHEN h.conflicts THEN md5(h.event_id || h.fact) ELSE h.event_id END AS event_id,
-                {", ".join(("o." if name in BEHAVIORS else "h.") + identifier(name) for name in cells)}, h.fact_hour AS hour
+                {", ".join(("o." if name in BEHAVIORS else "h.") + identifier(name) for name in self._names[1:])}, h.fact_hour AS hour
             FROM heads h JOIN (SELECT owner, {", ".join(f"bool_or({name}) AS {name}" for name in behaviors)} FROM owners
                 GROUP BY owner) o ON o.owner = h.fact ORDER BY h.timestamp, h.event_id"""
         )

@@ -12,6 +12,8 @@ from events.mapping import Timestamp
 FINITE = "clock_finite"
 """DuckDB macro: a number, null where it is infinite or no number at all."""
 
+BLANK = r"^[\s\p{Z}\p{Cc}\p{Cf}]+$"
+"""A text that shows nothing: spaces of any width (also none), tabs, line ends, marks of direction and byte order."""
 WALL_CLOCK = r"[0-9]{1,6}-[0-9]{1,2}-[0-9]{1,2}([T ][0-9]{1,2}:[0-9]{2}(:[0-9]{2}(\.[0-9]+)?)?)?"
 ISO = WALL_CLOCK + r" ?(Z|z|UTC|GMT|[+-](0?[0-9]|1[0-5])(:?[0-5][0-9](:?[0-5][0-9])?)?| [A-Za-z_]+/[A-Za-z_/+-]+)?"
 """Times that mean one moment to everybody: an abbreviation such as CST is of several zones."""
@@ -68,6 +70,17 @@ def boolean_sql(sql: str) -> str:
         WHEN TRY_CAST({text} AS DOUBLE) = 1 THEN true WHEN TRY_CAST({text} AS DOUBLE) = 0 THEN false END"""
 
 
+def content(text: str) -> str:
+    """SQL of a text without the spaces around it; null where it has nothing but blanks, which need not be spaces."""
+    return f"nullif(trim(regexp_replace({text}, {quoted(BLANK)}, '')), '')"
+
+
+def position_sql(text: str) -> str:
+    """SQL of a place in a list (INTEGER), null where a text is no whole number from 0 on."""
+    number = f"TRY_CAST({text} AS DOUBLE)"
+    return f"CASE WHEN {number} = trunc({number}) AND {number} BETWEEN 0 AND {2**31 - 1} THEN CAST({number} AS INTEGER) END"
+
+
 def finite(sql: str) -> str:
     """SQL of a number, null where it is infinite or no number at all.
 
@@ -102,7 +115,7 @@ def finite_tree(tree: exp.Expr, guard: Callable[[exp.Expr], exp.Expr] = _by_macr
 def filled(column: str) -> str:
     """SQL: a cell has content.
 
-    >>> filled("c0")
-    "(c0 IS NOT NULL AND trim(CAST(c0 AS VARCHAR)) <> '')"
+    >>> filled("c0") == f"({content('CAST(c0 AS VARCHAR)')} IS NOT NULL)"
+    True
     """
-    return f"({column} IS NOT NULL AND trim(CAST({column} AS VARCHAR)) <> '')"
+    return f"({content(f'CAST({column} AS VARCHAR)')} IS NOT NULL)"

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from core.duck import hour_number, quoted
 from core.errors import DataError
 from core.hours import Hour
-from events.cells import timestamp_sql
+from events.cells import content, timestamp_sql
 from events.ids import extend_ids, id_path
 from events.mapping import Mapping
 from events.readers import exact_text, find_files, load_raw
@@ -98,7 +98,7 @@ def read_exposures(
         where = f"exposures ({present[0]})"
         cells = {name: raw.cell(name, where) for name in (rule.experiment, rule.variant, rule.user_id)}
         experiment, variant, user = (
-            f"nullif(trim({exact_text(cells[name], raw.types.get(name, 'VARCHAR'))}), '')"
+            content(exact_text(cells[name], raw.types.get(name, "VARCHAR")))
             for name in (rule.experiment, rule.variant, rule.user_id)
         )
         column = raw.cell(rule.timestamp.column, where)

@@ -17,6 +17,7 @@ import duckdb
 from core.duck import identifier, quoted
 from core.errors import DataError
 from events.readers import find_files
+from events.schema import RESERVED_FACETS
 
 SAMPLE_ROWS = 20_000
 MOST_FACET_VALUES = 2_000
@@ -39,6 +40,10 @@ FACET = (
 IMPRESSION = frozenset({"view", "impression", "show", "shown", "display", "expose", "exposure", "seen", "pv"})
 """Words of values that say that an item was shown."""
 ACTION = ("action", "event", "behavior", "behaviour", "interaction", "activity", "verb", "type", "feedback")
+POSITION = ("position", "pos", "rank", "ranking")
+LAST_POSITION = 10_000
+"""A list that people see has fewer items; a larger number ranks something else."""
+REQUEST = ("request", "req", "slate", "search", "query", "impression", "pageview")
 RATING = ("rating", "stars", "score")
 BEHAVIOR_WORDS = {
     "finish": (
@@ -148,11 +153,13 @@ def guess_mapping(paths: list[str], source: str | None = None) -> str:
     played, length = _seconds(sample, PLAYED, taken), _seconds(sample, LENGTH, taken)
     lines += [f"  played_seconds: {played}  # check the unit"] if played else []
     lines += [f"  duration_seconds: {length}  # check the unit"] if length else []
+    at = len(lines)
     lines += [
         timestamp,
         "local_time: {zone: UTC}  # check: the zone in which these people live, for example Europe/Berlin",
     ]
     taken += [c for c in sample.columns if _has(c, PLAYED) or _has(c, LENGTH)]
+    lines[at:at] = _requests(sample, taken)
     behaviors = _behaviors(sample, taken, bool(played and length))
     lines += _facets(sample, taken) + behaviors
     return "\n".join(lines) + "\n"
@@ -286,6 +293,34 @@ def _seconds(sample: Sample, words: tuple[str, ...], taken: list[Column]) -> str
     return _expression(column) + (" / 1000" if milliseconds else " * 60" if minutes else "")
 
 
+def _requests(sample: Sample, taken: list[Column]) -> list[str]:
+    """Where an item stood among those shown with it, and what these have in common; the columns are taken."""
+    lines = []
+    position = next((c for c in sample.columns if c not in taken and _has(c, POSITION) and _is_position(c)), None)
+    if position is not None:
+        taken.append(position)
+        lines.append(
+            f"  position: {_expression(position)}  # check: the item's place among those that were shown together"
+        )
+    request = next(
+        (c for c in sample.columns if c not in taken and _has(c, REQUEST) and _is_shared_id(c, sample.rows)), None
+    )
+    if request is not None:
+        taken.append(request)
+        lines.append(f"  request_id: {_expression(request)}  # check: items that were shown together have it in common")
+    return lines
+
+
+def _is_position(column: Column) -> bool:
+    return column.kind == "number" and (column.low or 0) >= 0 and (column.high or 0) <= LAST_POSITION
+
+
+def _is_shared_id(column: Column, rows: int) -> bool:
+    """Whether a column names groups of several rows, and not each row or a few kinds of rows."""
+    named = column.words[-1] == "id" or column.words[-1].endswith("id")
+    return named and 1 < column.distinct < column.share_filled * rows
+
+
 def _facets(sample: Sample, taken: list[Column]) -> list[str]:
     suited = [
         c for c in sample.columns
@@ -381,7 +416,7 @@ def _expression(column: Column) -> str:
 
 def _facet_name(column: Column) -> str:
     plain = re.sub(r"[^a-z0-9_]+", "_", column.name.lower()).strip("_")
-    return plain if plain.isidentifier() and plain not in {"hour", "slot"} else f"facet_{plain}"
+    return plain if plain.isidentifier() and plain not in RESERVED_FACETS else f"facet_{plain}"
 
 
 def _seen(column: Column, lead: str = "  # ") -> str:

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from core import duck
-from core.duck import file_list, hour_number, identifier, quoted, scalar
+from core.duck import hour_number, identifier, parquet_union, quoted, scalar
 from core.errors import DataError
 from core.files import digest_file, digest_text, exclusive_lock, recover_directories, write_json, write_text
 from core.hours import Hour, hour_range
@@ -27,7 +27,7 @@ from events.exposures import read_exposures
 from events.ids import extend_ids, id_kinds, id_path
 from events.mapping import Actions, Mapping, load_mapping, log_paths
 from events.readers import RawLog, find_files, load_raw, raw_rows
-from events.schema import BEHAVIORS, event_schema
+from events.schema import BEHAVIORS, REQUEST_COLUMNS
 from events.staging import Staging, inner
 from events.store import EventStore, Manifest, SourceProperties
 
@@ -50,7 +50,7 @@ class Account:
         rows_in: rows of the input; a row with a list of items counts once an item.
         kept: events of their own.
         duplicates: rows that say nothing new.
-        merged: rows that add a behavior to another row's event.
+        merged: rows that add a behavior, or where the item was shown, to another row's event.
         quarantined: rows that could not be read, with their ``reasons``.
         actions: of a log with actions, what became of those that are new.
     """
@@ -128,7 +128,8 @@ def _say(account: Account, mapping: Mapping) -> None:
     """Tell what a person should know of an input that was taken."""
     for part, count in account.unreadable.items():
         if count > account.kept * NOTED_SHARE:
-            log.warning("%s: %d cells are neither true nor false and count as unknown", part, count)
+            kind = "neither true nor false" if part.startswith("behaviors.") else "no whole number from 0 on"
+            log.warning("%s: %d cells are %s and count as unknown", part, count, kind)
     if account.ambiguous_times:
         log.warning(
             "%d times were shown twice by the clocks of %s; timestamp.fold says which is meant (now: %s)",
@@ -240,7 +241,7 @@ def _account(
     items = _id_table(con, store, "item", kinds)
     cells = ", ".join(
         f"s.{inner(n)} AS {identifier(n)}" if n in mapping.facet_names else f"s.{identifier(n)}"
-        for n in event_schema(mapping.facet_names).names[4:]
+        for n in store.event_schema.names[4:]
     )
     con.execute(
         f"""CREATE VIEW identified AS SELECT s.__row, s.is_action, s.event_id, u.id AS user_id, i.id AS item_id,
@@ -249,7 +250,7 @@ def _account(
     )
     account = Account(rows_in=raw_rows(con))
     if mapping.actions:
-        join = _join_actions(con, store, mapping.actions, mapping.facet_names)
+        join = _join_actions(con, store, mapping.actions)
         account.actions = join.counts()
         account.kept, account.merged = account.actions.kept, account.actions.merged
         changes: Iterator[HourChange] = (HourChange(hour, events, facts=facts) for hour, events, facts in join.hours())
@@ -257,10 +258,10 @@ def _account(
             "CREATE VIEW fresh AS SELECT f.* FROM facts f JOIN owners o USING (fact) WHERE o.is_head AND NOT f.stored"
         )
     else:
-        _mark_repeated(con, store, mapping)
+        _mark_repeated(con, store)
         account.kept = scalar(con, "SELECT count(*) FROM fresh")
         account.merged = scalar(con, "SELECT count(*) FROM marked WHERE adds")
-        changes = _changes(con, mapping)
+        changes = _changes(con, store.event_schema)
     account.duplicates = scalar(con, "SELECT count(*) FROM marked WHERE duplicate")
     rejected = """SELECT reason, count(*) FROM (SELECT reason FROM staged WHERE reason IS NOT NULL
         UNION ALL SELECT reason FROM malformed) GROUP BY reason ORDER BY reason"""
@@ -279,11 +280,10 @@ def _account(
     return account, changes
 
 
-def _join_actions(
-    con: duckdb.DuckDBPyConnection, store: EventStore, rule: Actions, facets: tuple[str, ...]
-) -> ActionJoin:
+def _join_actions(con: duckdb.DuckDBPyConnection, store: EventStore, rule: Actions) -> ActionJoin:
     """Join the input's rows and those told before; leaves ``marked``, which rows were there already."""
-    names = event_schema(facets).names
+    names = store.event_schema.names
+    requests = [name for name in REQUEST_COLUMNS if name in names]
     said = ", ".join(
         f"coalesce(CAST({cell} AS VARCHAR), chr(30))"
         for cell in (
@@ -292,14 +292,15 @@ def _join_actions(
             "user_key",
             "item_key",
             "epoch_us(timestamp)",
-            *map(identifier, names[4:]),
+            *(identifier(name) for name in names[4:] if name not in requests),
         )
     )
+    said += "".join(f", '{name}=' || {name}" for name in requests)  # null, it is no part of the text
     con.execute(
         f"""CREATE TABLE told AS SELECT __row, md5(concat_ws(chr(31), {said})) AS fact, is_action,
         {", ".join(map(identifier, names))} FROM identified"""
     )
-    join = ActionJoin(con, store, rule, facets)
+    join = ActionJoin(con, store, rule)
     con.execute(
         """CREATE TABLE marked AS SELECT __row, fact IN (SELECT fact FROM stored)
         OR row_number() OVER (PARTITION BY fact ORDER BY __row) > 1 AS duplicate FROM told"""
@@ -307,14 +308,14 @@ def _join_actions(
     return join
 
 
-def _mark_repeated(con: duckdb.DuckDBPyConnection, store: EventStore, mapping: Mapping) -> None:
+def _mark_repeated(con: duckdb.DuckDBPyConnection, store: EventStore) -> None:
     """Find rows whose event is there already, and what they add to it.
 
-    Leaves ``marked`` (a row of an event that another row told is a ``duplicate``, or ``adds`` a behavior), ``fresh``
-    (events to keep) and ``amended`` (stored events with the behaviors that were added).
+    Leaves ``marked`` (a row of an event that another row told is a ``duplicate``, or ``adds`` a behavior, or the place
+    where the item was shown), ``fresh`` (events to keep) and ``amended`` (stored events with what was added).
     """
-    names = event_schema(mapping.facet_names).names
-    cells = ", ".join(map(identifier, names))
+    names = [identifier(name) for name in store.event_schema.names]
+    cells = ", ".join(names)
     con.execute(f"CREATE TABLE repeated AS SELECT {cells} FROM identified LIMIT 0")
     span = con.execute("SELECT min(ts), max(ts) FROM staged WHERE reason IS NULL").fetchall()[0]
     if span[0] is not None:
@@ -322,11 +323,13 @@ def _mark_repeated(con: duckdb.DuckDBPyConnection, store: EventStore, mapping: M
         near = store.event_files(hour for hour in store.hours() if first <= hour <= last)
         if near:
             con.execute(
-                f"""INSERT INTO repeated SELECT {cells} FROM read_parquet({file_list(near)})
+                f"""INSERT INTO repeated BY NAME SELECT * FROM {parquet_union(near)}
                 WHERE event_id IN (SELECT event_id FROM staged WHERE reason IS NULL)"""
             )
     behaviors = [identifier(name) for name in BEHAVIORS]
-    listed = ", ".join(behaviors)
+    requests = [name for name in map(identifier, REQUEST_COLUMNS) if name in names]
+    added = [*behaviors, *requests]
+    listed = ", ".join(added)
     con.execute(
         """CREATE TABLE shared_ids AS SELECT event_id FROM (SELECT event_id FROM staged WHERE reason IS NULL
         UNION ALL SELECT event_id FROM repeated) GROUP BY event_id HAVING count(*) > 1"""
@@ -353,8 +356,12 @@ def _mark_repeated(con: duckdb.DuckDBPyConnection, store: EventStore, mapping: M
     )
     news = " OR ".join(f"(i.{name} AND k.{name} IS DISTINCT FROM true) OR k.{name} IS NULL AND i.{name} IS NOT NULL"
                        for name in behaviors)  # fmt: skip
+    unplaced = " AND ".join(f"{name} IS NULL" for name in requests)
+    if requests:
+        k, i = (" AND ".join(f"{row}.{name} IS NULL" for name in requests) for row in "ki")
+        news += f" OR {k} AND NOT ({i})"
     con.execute(
-        f"""CREATE TABLE additions AS SELECT i.__row, event_id, opened, {", ".join(f"i.{name}" for name in behaviors)}
+        f"""CREATE TABLE additions AS SELECT i.__row, event_id, opened, {", ".join(f"i.{name}" for name in added)}
         FROM identified i JOIN placed p USING (__row, event_id) JOIN known k USING (event_id, opened, user_id, item_id)
         WHERE p.again AND coalesce({news}, false)"""
     )
@@ -362,13 +369,14 @@ def _mark_repeated(con: duckdb.DuckDBPyConnection, store: EventStore, mapping: M
         """CREATE TABLE marked AS SELECT __row, again AND NOT adds AS duplicate, adds FROM
         (SELECT *, __row IN (SELECT __row FROM additions) AS adds FROM placed)"""
     )
+    totals = [f"bool_or({name}) AS {name}" for name in behaviors]
+    totals += [f"first({name} ORDER BY {unplaced}, __row NULLS FIRST) AS {name}" for name in requests]
     con.execute(
-        f"""CREATE TABLE sums AS SELECT event_id, opened, {", ".join(f"bool_or({name}) AS {name}" for name in behaviors)}
-        FROM (SELECT event_id, opened, {listed} FROM additions UNION ALL SELECT event_id, opened, {listed} FROM known)
+        f"""CREATE TABLE sums AS SELECT event_id, opened, {", ".join(totals)}
+        FROM (FROM additions UNION ALL BY NAME SELECT event_id, opened, {listed} FROM known)
         WHERE (event_id, opened) IN (SELECT (event_id, opened) FROM additions) GROUP BY ALL"""
     )
-    merged = ", ".join(f"coalesce(t.{name}, e.{name}) AS {name}" for name in behaviors)
-    chosen = ", ".join(merged if n == BEHAVIORS[0] else f"e.{identifier(n)}" for n in names if n not in BEHAVIORS[1:])
+    chosen = ", ".join(f"coalesce(t.{name}, e.{name}) AS {name}" if name in added else f"e.{name}" for name in names)
     con.execute(
         f"""CREATE TABLE fresh AS SELECT {chosen} FROM identified e JOIN placed p USING (__row)
         LEFT JOIN sums t ON t.event_id = e.event_id AND t.opened = p.opened WHERE NOT p.again"""
@@ -379,14 +387,13 @@ def _mark_repeated(con: duckdb.DuckDBPyConnection, store: EventStore, mapping: M
     )
 
 
-def _changes(con: duckdb.DuckDBPyConnection, mapping: Mapping) -> Iterator[HourChange]:
+def _changes(con: duckdb.DuckDBPyConnection, schema: pa.Schema) -> Iterator[HourChange]:
     """What the tables ``fresh`` and ``amended`` mean for each hour: hours with new events in order, then the others."""
-    amended = dict(_hourly(con, mapping, "amended"))
-    for hour, events in _hourly(con, mapping, "fresh"):
+    amended = dict(_hourly(con, schema, "amended"))
+    for hour, events in _hourly(con, schema, "fresh"):
         yield HourChange(hour, events, amended=amended.pop(hour, None))
-    empty = event_schema(mapping.facet_names).empty_table()
     for hour, events in amended.items():
-        yield HourChange(hour, empty, amended=events)
+        yield HourChange(hour, schema.empty_table(), amended=events)
 
 
 def _id_table(con: duckdb.DuckDBPyConnection, store: EventStore, kind: str, kinds: dict[str, str]) -> str:
@@ -493,9 +500,8 @@ def _close_gap(store: EventStore, previous: Hour, hour: Hour, exposures: dict[Ho
             store.merge(empty, None, exposures.pop(empty, None))
 
 
-def _hourly(con: duckdb.DuckDBPyConnection, mapping: Mapping, source: str) -> Iterator[tuple[Hour, pa.Table]]:
+def _hourly(con: duckdb.DuckDBPyConnection, schema: pa.Schema, source: str) -> Iterator[tuple[Hour, pa.Table]]:
     """A table of events an hour at a time, in order; holds two batches of rows at most."""
-    schema = event_schema(mapping.facet_names)
     reader = con.sql(f"SELECT * FROM {source} ORDER BY timestamp, event_id").to_arrow_reader(200_000)
     pending: list[pa.Table] = []
     current: int | None = None

@@ -16,17 +16,12 @@ from core.documents import did_you_mean, load_document
 from core.errors import ConfigError
 from core.files import is_tabbed
 from core.hours import Hour
-from events.schema import BEHAVIORS, RESERVED
+from events.schema import BEHAVIORS, RESERVED_FACETS
 
 BUILTIN = Path(__file__).parent / "sources"
 SOURCE_NAME = r"^[a-z][a-z0-9_-]{0,40}$"
 ITEM_FACET = "item"
 """The facet of a log without attributes: the item itself."""
-INNER = (
-    "hour", "slot", "as_of", "first_hour", "event_timestamp", "score", "events", "count", "weight", "place", "batch",
-    "held_from", "id",
-)  # fmt: skip
-"""Columns that features have beside the facets."""
 
 
 class _Strict(BaseModel):
@@ -71,6 +66,11 @@ class Columns(_Strict):
     event_id: str | None = Field(None, description="Absent: a digest of user, item and timestamp.")
     played_seconds: str | None = None
     duration_seconds: str | None = None
+    position: str | None = Field(
+        None,
+        description="Place of the item among those shown with it, a whole number; in a list that is unfolded, its index.",
+    )
+    request_id: str | None = Field(None, description="What the items that were shown together have in common.")
 
 
 class Timestamp(_Strict):
@@ -237,8 +237,7 @@ class Mapping(_Strict):
         if not self.behavior_names:
             raise ValueError("behaviors: name at least one, for example finish: 'true'")
         self._check_actions()
-        reserved = {*RESERVED, *BEHAVIORS, *INNER}
-        if clash := [name for name in self.facet_names if name.lower() in reserved]:
+        if clash := [name for name in self.facet_names if name.lower() in RESERVED_FACETS]:
             raise ValueError(f"facets: {sorted(clash)} are names that the platform itself uses; choose others")
         spelled = sorted(set(self.facet_names))
         if twins := [name for name in spelled if [other.lower() for other in spelled].count(name.lower()) > 1]:
@@ -263,6 +262,12 @@ class Mapping(_Strict):
         """Behaviors that the source can know, in the schema's order."""
         told = {*self.behaviors, *(self.actions.values if self.actions else ())}
         return tuple(name for name in BEHAVIORS if name in told)
+
+    @property
+    def has_requests(self) -> bool:
+        """Whether the log tells where an item was shown, or with which others."""
+        listed = self.impressions and self.impressions.list_column
+        return bool(self.columns.position or self.columns.request_id or listed)
 
     @property
     def mentioned_names(self) -> frozenset[str]:

@@ -7,7 +7,7 @@ import difflib
 import glob
 import gzip
 import logging
-import tempfile
+import os
 import zlib
 from collections import defaultdict
 from collections.abc import Iterator
@@ -19,9 +19,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from core.documents import did_you_mean, one_line
-from core.duck import file_list, identifier, quoted, scalar
+from core.duck import GLOB_SIGN, file_list, identifier, quoted, scalar
 from core.errors import ConfigError, DataError
-from core.files import is_passed_over
+from core.files import is_passed_over, temporary_directory
 from events.mapping import CsvOptions, Mapping
 from events.text import CleanText, clean_csv, clean_json, decoded
 
@@ -148,30 +148,52 @@ def find_files(paths: list[str]) -> list[Path]:
     a table's own log.
 
     Raises:
-        DataError: nothing is there.
+        DataError: nothing is there, or a folder must not be looked into.
     """
     matches: list[Path] = []
     for text in paths:
         path = Path(text)
         if path.is_dir():
-            inside = [p for p in path.rglob("*") if p.is_file() and _format(p) and not is_passed_over(p, path)]
+            inside = [p for p in _below(path) if _format(p)]
             if not inside:
                 raise DataError(f"folder '{text}' holds no log files ({', '.join(sorted(SUFFIXES))}, also .gz)")
             matches += inside
         elif path.is_file():
             matches.append(path)
-        elif globbed := [Path(p) for p in glob.glob(text, recursive=True) if Path(p).is_file()]:
-            fixed = Path(text.split("*")[0].split("?")[0].split("[")[0])
-            root = fixed if fixed.is_dir() else fixed.parent
-            matches += [p for p in globbed if not is_passed_over(p, root)]
+        elif globbed := _globbed(path):
+            matches += globbed
         else:
             raise DataError(f"no such file: '{text}'; check the path (a file, a folder or a quoted glob)")
     files = sorted({p.resolve(): p for p in matches}.values(), key=str)
     if strange := [file for file in files if not str(file).isprintable()]:
         raise DataError(f"{str(strange[0])!a}: a path with control characters or line breaks; rename it")
+    if split := [file for file in files if "\\" in str(file) and GLOB_SIGN.search(str(file))]:
+        raise DataError(f"{split[0]}: a path with a backslash and one of * ? [ in it cannot be read; rename it")
     if not files:
         raise DataError("no log given: name its files on the command line or under 'paths' in the mapping")
     return files
+
+
+def _below(folder: Path) -> list[Path]:
+    """Files in a folder and in those below it that are no job's own; a folder that must not be looked into is an error."""
+
+    def refuse(error: OSError) -> None:
+        raise DataError(f"folder '{error.filename}' cannot be looked into ({error.strerror}); nothing was ingested")
+
+    files: list[Path] = []
+    for root, folders, names in os.walk(folder, onerror=refuse):
+        folders[:] = [name for name in folders if not is_passed_over(Path(root, name), folder)]
+        files += [Path(root, name) for name in names]
+    return [file for file in files if file.is_file() and not is_passed_over(file, folder)]
+
+
+def _globbed(pattern: Path) -> list[Path]:
+    """Files that a pattern matches, below the folders that it names as they are, signs and all."""
+    root = pattern.parent
+    while not root.is_dir():
+        root = root.parent
+    matches = glob.glob(str(pattern.relative_to(root)), root_dir=root, recursive=True)
+    return [file for match in matches if (file := root / match).is_file() and not is_passed_over(file, root)]
 
 
 def load_raw(con: duckdb.DuckDBPyConnection, mapping: Mapping, files: list[Path]) -> RawLog:
@@ -187,8 +209,8 @@ def load_raw(con: duckdb.DuckDBPyConnection, mapping: Mapping, files: list[Path]
     for file in files:
         _check_whole(file, kind)
     con.execute("CREATE TABLE malformed (content VARCHAR, reason VARCHAR)")
-    with tempfile.TemporaryDirectory(prefix="clock-read-") as scratch:
-        loader = _Loader(con, Path(scratch))
+    with temporary_directory("clock-read-") as scratch:
+        loader = _Loader(con, scratch)
         if kind == "parquet":
             _load_parquet(loader, files)
         elif kind == "jsonl":
@@ -254,7 +276,9 @@ def _load_parquet(loader: _Loader, files: list[Path]) -> None:
         ).fetchall()
         groups[tuple((row[0], row[1]) for row in described)].append(file)
     kinds: dict[str, set[str]] = defaultdict(set)
-    for schema in groups:
+    for schema, members in groups.items():
+        written = pq.read_schema(members[0]).names
+        loader.repeated |= {name for name in written if written.count(name) > 1}
         for name, kind in schema:
             kinds[name].add(_family(kind))
     for schema, members in groups.items():

@@ -8,14 +8,32 @@ import pyarrow as pa
 
 BEHAVIORS = ("finish", "like", "skip", "dislike", "share")
 RESERVED = ("event_id", "user_id", "item_id", "timestamp", "local_time", "played_seconds", "duration_seconds")
+REQUEST_COLUMNS = ("position", "request_id")
+"""Where an item stood among those that were shown with it; a source has both columns if its log tells one of them."""
+
+CLOCK_COLUMNS = (
+    "hour", "slot", "as_of", "first_hour", "event_timestamp", "score", "events", "count", "weight", "place", "batch",
+    "held_from", "id",
+)  # fmt: skip
+"""Columns that features have beside the facets."""
+USER_COLUMNS = (
+    "user_id", "variant", "exposure", "exposure_day", "local_day", "day", "phase", "is_new", "new_user", "days_before",
+)  # fmt: skip
+"""Columns of an experiment's table of users."""
+RESERVED_FACETS = frozenset({*RESERVED, *BEHAVIORS, *REQUEST_COLUMNS, *CLOCK_COLUMNS, *USER_COLUMNS, "local_hour"})
+"""Names that no facet can have."""
 
 
-def event_schema(facets: Sequence[str]) -> pa.Schema:
+def event_schema(facets: Sequence[str], *, has_requests: bool = False) -> pa.Schema:
     """Arrow schema of an hour partition.
 
     ``timestamp`` is UTC, ``local_time`` the wall clock of the user without a zone, both in
     microseconds; facets are strings, null where unknown; behaviors are null where the source
-    cannot know them.
+    cannot know them. ``position`` counts as the log does, from 0 in a list that was unfolded.
+
+    Args:
+        facets: of the source.
+        has_requests: whether its log tells ``REQUEST_COLUMNS``. Hours that were written before lack them.
     """
     return pa.schema(
         [
@@ -28,14 +46,15 @@ def event_schema(facets: Sequence[str]) -> pa.Schema:
             pa.field("played_seconds", pa.float64()),
             pa.field("duration_seconds", pa.float64()),
             *(pa.field(name, pa.bool_()) for name in BEHAVIORS),
+            *([pa.field("position", pa.int32()), pa.field("request_id", pa.string())] if has_requests else []),
         ]
     )
 
 
-def fact_schema(facets: Sequence[str]) -> pa.Schema:
+def fact_schema(facets: Sequence[str], *, has_requests: bool = False) -> pa.Schema:
     """Arrow schema of what a log with actions told in an hour: its rows, before they are joined to events."""
     told = [pa.field("fact", pa.string(), nullable=False), pa.field("is_action", pa.bool_(), nullable=False)]
-    return pa.schema([*told, *event_schema(facets)])
+    return pa.schema([*told, *event_schema(facets, has_requests=has_requests)])
 
 
 def exposure_schema() -> pa.Schema:

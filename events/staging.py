@@ -17,10 +17,20 @@ from core.duck import identifier, quoted, scalar
 from core.errors import ConfigError, DataError
 from core.expressions import parse_expression
 from core.hours import Hour
-from events.cells import FINITE, boolean_sql, filled, finite, finite_tree, timestamp_sql, wall_clock_sql
+from events.cells import (
+    FINITE,
+    boolean_sql,
+    content,
+    filled,
+    finite,
+    finite_tree,
+    position_sql,
+    timestamp_sql,
+    wall_clock_sql,
+)
 from events.mapping import Items, Mapping, is_zone, relative
 from events.readers import RawLog, exact_text, find_files, load_raw, raw_rows
-from events.schema import BEHAVIORS
+from events.schema import BEHAVIORS, REQUEST_COLUMNS
 
 log = logging.getLogger("events.staging")
 
@@ -29,6 +39,8 @@ EARLIEST = "TIMESTAMPTZ '1990-01-01 00:00:00+00'"
 ITEM_LENGTH = "item duration"
 OWN = ("played_seconds", "duration_seconds")
 """What a behavior's expression may name besides the log's columns."""
+QUOTES_APART, QUOTES_LISTED = r"'\s+'", "', '"
+"""Between the texts of a list: as NumPy prints it, and as everybody else writes it."""
 MAJORITY = 0.5
 """A text column counts as numbers (or an id as an integer) when more than this share of its cells is."""
 
@@ -85,10 +97,13 @@ class Staging:
         length = self._number(columns.duration_seconds, "columns.duration_seconds")
         if columns.duration_seconds is None and mapping.items and mapping.items.duration_seconds:
             length = f"TRY_CAST(i.{identifier(ITEM_LENGTH)} AS DOUBLE)"
-        event_id = self._text(columns.event_id, "columns.event_id") if columns.event_id else "NULL"
+        event_id = self._optional_text(columns.event_id, "columns.event_id")
+        request_id = self._optional_text(columns.request_id, "columns.request_id")
+        place = self._optional_text(columns.position, "columns.position")
+        position = f"coalesce(r.__place, {position_sql(place)})" if self._list_column else position_sql(place)
         facets = {name: self._text(text, f"facets.{name}") for name, text in mapping.log_facets.items()}
         facets |= {
-            name: f"nullif(trim(CAST(i.{identifier(name)} AS VARCHAR)), '')"
+            name: content(f"CAST(i.{identifier(name)} AS VARCHAR)")
             for name in (mapping.items.facets if mapping.items else {})
         }
         outcomes: dict[str, str] = {
@@ -106,6 +121,7 @@ class Staging:
             {moment} AS ts, {time_cell} IS NULL AS ts_missing,
             {written} AS wall_clock,
             {event_id} AS event_key, {played} AS played_seconds, {length} AS duration_seconds,
+            {place} AS place, {position} AS position, {request_id} AS request_id,
             {", ".join(f"{sql} AS {inner(name)}" for name, sql in facets.items())}
             FROM raw r {join}"""
         )
@@ -128,7 +144,7 @@ class Staging:
         self._execute(
             f"""CREATE TABLE staged AS SELECT p.__row, coalesce({key}, {digest}) AS event_id, p.user_key, p.item_key,
             p.ts, {role} AS is_action, {local} AS local_time, {", ".join(f"p.{inner(name)}" for name in facets)},
-            p.played_seconds, p.duration_seconds, {typed}, {reasons} AS reason
+            p.played_seconds, p.duration_seconds, {typed}, {", ".join(f"p.{n}" for n in REQUEST_COLUMNS)}, {reasons} AS reason
             FROM parsed p JOIN raw r USING (__row)"""
         )
         self._say_missing()
@@ -137,11 +153,18 @@ class Staging:
             missed = scalar(
                 self.con,
                 f"""SELECT count(*) FROM parsed p JOIN raw r USING (__row) JOIN staged s USING (__row)
-                WHERE s.reason IS NULL AND nullif(trim(CAST(({sql}) AS VARCHAR)), '') IS NOT NULL
+                WHERE s.reason IS NULL AND {content(f"CAST(({sql}) AS VARCHAR)")} IS NOT NULL
                 AND s.{identifier(name)} IS NULL""",
             )
             if missed:
                 self.unreadable[f"behaviors.{name}"] = missed
+        misplaced = scalar(
+            self.con,
+            """SELECT count(*) FROM parsed p JOIN staged s USING (__row)
+            WHERE reason IS NULL AND place IS NOT NULL AND p.position IS NULL""",
+        )
+        if misplaced:
+            self.unreadable["columns.position"] = misplaced
         self.con.execute("DROP TABLE parsed")
 
     @property
@@ -156,7 +179,7 @@ class Staging:
         if name is None or name not in self.raw.columns:
             if name is not None:
                 self.raw.cell(name, "impressions.list_column")  # a misspelled name is refused
-            self.con.execute("ALTER TABLE raw ADD COLUMN __shown BOOLEAN")
+            self.con.execute("ALTER TABLE raw ADD COLUMN __place INTEGER")
             return
         before = raw_rows(self.con)
         cell, kind, rule = (
@@ -179,21 +202,21 @@ class Staging:
             f"list_transform({cell}, lambda x: CAST(x AS VARCHAR))"
             if kind.endswith("[]")
             else f"""CASE WHEN starts_with({text}, '[') AND json_valid({text}) THEN CAST(json({text}) AS VARCHAR[])
-            ELSE string_split({text}, {quoted(rule.separator if rule else "|")}) END"""
+            ELSE coalesce({_printed_list(text)}, string_split({text}, {quoted(rule.separator if rule else "|")})) END"""
         )
         row_item = exact_text(f"r.{columns[item]}", types.get(item, "VARCHAR"))
         self.con.execute(
             f"""CREATE TABLE listed AS SELECT __row,
-            list_filter({elements}, lambda x: trim(x) <> '') AS shown FROM raw r WHERE {cell} IS NOT NULL"""
+            list_filter({elements}, lambda x: {content("x")} IS NOT NULL) AS shown FROM raw r WHERE {cell} IS NOT NULL"""
         )
         self.con.execute("DELETE FROM listed WHERE len(shown) = 0")
         acts = f"{self._value()} IN ({_texts(actions.values.values())})" if actions else "false"
         rest = f"r.* EXCLUDE (__row, {columns[item]})"
         self.con.execute(
-            f"""CREATE TABLE unfolded AS SELECT * EXCLUDE (__row, place), row_number() OVER (ORDER BY __row, place) AS __row
-            FROM (SELECT {rest}, unnest(shown) AS {columns[item]}, true AS __shown, r.__row,
-                generate_subscripts(shown, 1) AS place FROM raw r JOIN listed USING (__row)
-            UNION ALL BY NAME SELECT {rest}, {row_item} AS {columns[item]}, CAST(NULL AS BOOLEAN) AS __shown, r.__row, 0 AS place
+            f"""CREATE TABLE unfolded AS SELECT * EXCLUDE (__row), row_number() OVER (ORDER BY __row, __place NULLS FIRST) AS __row
+            FROM (SELECT {rest}, unnest(shown) AS {columns[item]}, r.__row,
+                CAST(generate_subscripts(shown, 1) - 1 AS INTEGER) AS __place FROM raw r JOIN listed USING (__row)
+            UNION ALL BY NAME SELECT {rest}, {row_item} AS {columns[item]}, r.__row, CAST(NULL AS INTEGER) AS __place
             FROM raw r LEFT JOIN listed USING (__row) WHERE shown IS NULL OR coalesce({acts}, false))"""
         )
         self.con.execute("DROP TABLE listed")
@@ -207,7 +230,7 @@ class Staging:
         """SQL of what a row of a log with actions says that it is."""
         column = self.mapping.actions.column if self.mapping.actions else ""
         cell = self.raw.cell(column, "actions.column")
-        return f"nullif(trim({exact_text(cell, self.raw.types.get(column, 'VARCHAR'))}), '')"
+        return content(exact_text(cell, self.raw.types.get(column, "VARCHAR")))
 
     def _action(self, behaviors: dict[str, str]) -> tuple[str, dict[str, str]]:
         """SQL of "this row is an action" (null where it is nothing known), and of the behaviors that actions tell.
@@ -219,11 +242,13 @@ class Staging:
             return "false", {}
         value = self._value()
         is_action = f"{value} IN ({_texts(actions.values.values())})"
-        impression = f"r.__shown OR {value} IS NULL OR {value} IN ({_texts([shown.values if shown else ()])})"
+        impression = (
+            f"r.__place IS NOT NULL OR {value} IS NULL OR {value} IN ({_texts([shown.values if shown else ()])})"
+        )
         role = f"CASE WHEN {impression} THEN false WHEN {is_action} THEN true END"
         told = {}
         for name, values in actions.values.items():
-            says = f"r.__shown IS NULL AND {value} IN ({_texts([values])})"
+            says = f"r.__place IS NULL AND {value} IN ({_texts([values])})"
             other = behaviors.get(name, "CAST(NULL AS BOOLEAN)")
             told[str(name)] = (
                 f"CASE WHEN {says} THEN true WHEN {impression} THEN coalesce({other}, false) ELSE {other} END"
@@ -237,7 +262,8 @@ class Staging:
         mapping = self.mapping
         plain = {
             "columns.event_id": mapping.columns.event_id, "columns.played_seconds": mapping.columns.played_seconds,
-            "columns.duration_seconds": mapping.columns.duration_seconds, "impressions.list_column": self._list_column,
+            "columns.duration_seconds": mapping.columns.duration_seconds, "columns.position": mapping.columns.position,
+            "columns.request_id": mapping.columns.request_id, "impressions.list_column": self._list_column,
             "actions.column": mapping.actions.column if mapping.actions else None,
             **{f"facets.{name}": text for name, text in mapping.log_facets.items()},
         }  # fmt: skip
@@ -393,7 +419,7 @@ class Staging:
             *(
                 (
                     f"not_a_number:{name}",
-                    f"nullif(trim({self.raw.cell(name, name)}), '') IS NOT NULL AND {self._cell(name)} IS NULL",
+                    f"{content(self.raw.cell(name, name))} IS NOT NULL AND {self._cell(name)} IS NULL",
                 )
                 for name in sorted(self.numbers)
             ),
@@ -453,7 +479,10 @@ class Staging:
 
     def _text(self, text: str, where: str) -> str:
         sql = self._expression(text, where)
-        return f"nullif(trim({exact_text(f'({sql})', self.raw.types.get(text, 'VARCHAR'))}), '')"
+        return content(exact_text(f"({sql})", self.raw.types.get(text, "VARCHAR")))
+
+    def _optional_text(self, text: str | None, where: str) -> str:
+        return self._text(text, where) if text else "CAST(NULL AS VARCHAR)"
 
     def _number(self, text: str | None, where: str) -> str:
         if text is None:
@@ -517,6 +546,14 @@ class Staging:
 def inner(facet: str) -> str:
     """Column of a facet in ingestion's own tables, where no name of a user's can meet one of ours."""
     return identifier(f"facet:{facet}")
+
+
+def _printed_list(text: str) -> str:
+    """SQL of the elements of a list as Python or NumPy print it (``['a', 'b']``, ``[1 2]``), null where a text is none."""
+    apart = f"regexp_replace({text}, {quoted(QUOTES_APART)}, {quoted(QUOTES_LISTED)}, 'g')"
+    numbers = rf"regexp_replace({text}, '\s+', ', ', 'g')"
+    return rf"""CASE WHEN regexp_full_match({text}, '\[[-0-9.\s]+\]') THEN TRY_CAST({numbers} AS VARCHAR[])
+        WHEN starts_with({text}, '[') THEN TRY_CAST({apart} AS VARCHAR[]) END"""
 
 
 def _texts(groups: Iterable[Iterable[str]]) -> str:

@@ -2,7 +2,7 @@
 
 Layout below the store's root::
 
-    source.json                            facets, id kinds, negatives: fixed by the first ingestion
+    source.json                            facets, negatives, …: fixed by the first ingestion
     hour=2026-11-23T10/events.parquet      the hour's events, ordered by (timestamp, event_id)
     hour=2026-11-23T10/facts.parquet       what rows told, where a log has actions: the events follow from it
     hour=2026-11-23T10/exposures.parquet   first exposures of the hour (only where there are any)
@@ -18,7 +18,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -59,6 +59,8 @@ class SourceProperties:
         behaviors: behaviors that it can know, in the schema's order.
         negatives: how negatives are drawn, None where the log holds impressions.
         actions: how actions are joined to impressions, None where a row is an event.
+        has_requests: whether events have positions and request ids. This may change once, to true: hours that were
+            written before lack the columns, and are read as if these were null.
     """
 
     source: str
@@ -66,18 +68,25 @@ class SourceProperties:
     behaviors: tuple[str, ...]
     negatives: Negatives | None
     actions: Actions | None = None
+    has_requests: bool = False
 
     @classmethod
     def of(cls, mapping: Mapping) -> SourceProperties:
         """The properties that a mapping gives its source."""
-        return cls(mapping.source, mapping.facet_names, mapping.behavior_names, mapping.negatives, mapping.actions)
+        return cls(
+            mapping.source, mapping.facet_names, mapping.behavior_names, mapping.negatives, mapping.actions,
+            mapping.has_requests,
+        )  # fmt: skip
 
     @classmethod
     def from_json(cls, content: JsonObject) -> SourceProperties:
         """Read what ``to_json`` gave."""
         negatives = Negatives(**content["negatives"]) if content["negatives"] else None
         actions = Actions(**content["actions"]) if "actions" in content else None
-        return cls(content["source"], tuple(content["facets"]), tuple(content["behaviours"]), negatives, actions)
+        return cls(
+            content["source"], tuple(content["facets"]), tuple(content["behaviours"]), negatives, actions,
+            content.get("requests", False),
+        )  # fmt: skip
 
     def to_json(self) -> JsonObject:
         """The content of ``source.json``."""
@@ -87,6 +96,7 @@ class SourceProperties:
             "behaviours": list(self.behaviors),
             "negatives": self.negatives.model_dump() if self.negatives else None,
             **({"actions": self.actions.model_dump(mode="json")} if self.actions else {}),
+            **({"requests": True} if self.has_requests else {}),
         }
 
 
@@ -117,6 +127,16 @@ class EventStore:
         """Behaviors that the source can know, in the schema's order."""
         return list(self.source.behaviors)
 
+    @property
+    def event_schema(self) -> pa.Schema:
+        """Arrow schema of the source's events."""
+        return event_schema(self.source.facets, has_requests=self.source.has_requests)
+
+    @property
+    def fact_schema(self) -> pa.Schema:
+        """Arrow schema of what the rows of a log with actions told."""
+        return fact_schema(self.source.facets, has_requests=self.source.has_requests)
+
     def check_declared(self, properties: SourceProperties) -> None:
         """Return if the source's properties are the ones fixed before, or none were.
 
@@ -126,7 +146,8 @@ class EventStore:
         path = self.root / "source.json"
         if not path.exists():
             return
-        declared, asked = SourceProperties.from_json(read_json(path)).to_json(), properties.to_json()
+        fixed = (SourceProperties.from_json(read_json(path)), properties)
+        declared, asked = (replace(each, has_requests=False).to_json() for each in fixed)
         if declared != asked:
             changed = sorted(k for k in {*declared, *asked} if declared.get(k) != asked.get(k))
             raise DataError(
@@ -138,7 +159,7 @@ class EventStore:
         """Fix the source's properties, or check that they are the ones fixed before (``check_declared``)."""
         self.check_declared(properties)
         path = self.root / "source.json"
-        if not path.exists():
+        if not path.exists() or (properties.has_requests and not self.source.has_requests):
             write_json(path, properties.to_json())
         self.__dict__.pop("source", None)
 
@@ -232,7 +253,7 @@ class EventStore:
             raise CorruptStateError(
                 f"{folder} does not match its manifest; remove the folder and ingest the hour's log again"
             )
-        return pq.ParquetFile(folder / "events.parquet").read()
+        return _with_columns(pq.ParquetFile(folder / "events.parquet").read(), self.event_schema)
 
     def read_exposures(self, hour: Hour) -> pa.Table:
         path = self.partition(hour) / "exposures.parquet"
@@ -271,7 +292,7 @@ class EventStore:
         old = self.manifest(hour) if self.has(hour) else None
         if old and not any(table is not None and table.num_rows for table in (events, exposures, amended)):
             return old
-        schema = event_schema(self.facets)
+        schema = self.event_schema
         merged = (events if events is not None else schema.empty_table()).cast(schema)
         if old:
             before = self.read(hour, verify=True)
@@ -304,10 +325,10 @@ class EventStore:
             rejected: rows that were quarantined, by reason.
         """
         old = self.manifest(hour) if self.has(hour) else None
-        events, facts = events.cast(event_schema(self.facets)), facts.cast(fact_schema(self.facets))
+        events, facts = events.cast(self.event_schema), facts.cast(self.fact_schema)
         if old and not (exposures and exposures.num_rows):
             files = self.fact_files([hour])
-            known = pq.ParquetFile(files[0]).read() if files else fact_schema(self.facets).empty_table()
+            known = pq.ParquetFile(files[0]).read() if files else self.fact_schema.empty_table()
             if known["fact"].equals(facts["fact"]) and self.read(hour, verify=True).equals(events):
                 return old
         return self._write(hour, old, events, exposures, facts, duplicates, rejected)
@@ -349,6 +370,14 @@ class EventStore:
             )
             write_json(target / "manifest.json", asdict(manifest))
         return manifest
+
+
+def _with_columns(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """The rows with a null column for each that the source has had only since they were written."""
+    for column in schema:
+        if column.name not in table.column_names:
+            table = table.append_column(column, pa.nulls(table.num_rows, column.type))
+    return table
 
 
 def _first_exposures(table: pa.Table) -> pa.Table:

@@ -11,6 +11,7 @@ import io
 import itertools
 import json
 import logging
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, TextIO, cast
@@ -21,7 +22,13 @@ from events.mapping import CsvOptions
 log = logging.getLogger("events.text")
 
 CHUNK = 1 << 20
+SEPARATOR = b"\x1e"
+"""Before each text of a JSON text sequence (RFC 7464)."""
+LINE_ENDS = re.compile(r"[\r\n]+")
+BETWEEN_OBJECTS = re.compile(r"[\r\n]+|(?<=\})\s*(?=\{)")
 LONGEST_LINE = 15 << 20
+RETURN = "\ue00d"
+"""Stands for a carriage return while a line is taken apart: a character for private use, as Python's csv takes no return."""
 LONGEST_CELL_LINES = 20
 """A quoted cell that goes on for more lines than this is a quote that was never meant to open one."""
 
@@ -73,7 +80,7 @@ def clean_json(file: Path, copy: Path) -> Cleaned:
         head = stream.read(CHUNK).removeprefix(b"\xef\xbb\xbf").lstrip()
     if not head:
         return Cleaned(file, [], blank=True)
-    if head.startswith(b"[") or (head.startswith(b"{") and not _is_json(head.split(b"\n", 1)[0])):
+    if head.startswith((b"[", SEPARATOR)) or (head.startswith(b"{") and not _is_json(head.split(b"\n", 1)[0])):
         with binary(file) as stream, copy.open("w", encoding="utf-8") as target:
             text = io.TextIOWrapper(stream, encoding="utf-8-sig", errors="replace")
             for value in _objects(text):
@@ -84,7 +91,7 @@ def clean_json(file: Path, copy: Path) -> Cleaned:
         return Cleaned(file, [], blank=False)
     bad: list[tuple[str, str]] = []
     with binary(file) as stream, copy.open("wb") as target:
-        for line in _lines(stream):
+        for line in (part for whole in _lines(stream) for part in whole.split(b"\r")):
             if reason := _unreadable(line):
                 bad.append((line.decode("utf-8", "backslashreplace").replace("\x00", "\\x00"), reason))
             elif line.strip():
@@ -93,14 +100,16 @@ def clean_json(file: Path, copy: Path) -> Cleaned:
 
 
 def _is_json(line: bytes) -> bool:
-    """Whether a line is anything else than the opening of an object that goes on in the next line."""
+    """Whether a line is anything else than the opening of an object that goes on in the next line, or several objects."""
     try:
         json.loads(line)
     except RecursionError:  # a line of its own, which no reader takes
         return True
     except ValueError as error:
-        ends_open = getattr(error, "pos", 0) >= len(line.decode("utf-8", "replace").rstrip()) - 1
-        return not (ends_open and line.rstrip().endswith((b"{", b",", b"[")))
+        text, pos = line.decode("utf-8", "replace").rstrip(), getattr(error, "pos", 0)
+        if pos and text[:pos].rstrip().endswith("}") and text[pos:].startswith("{"):
+            return False
+        return not (pos >= len(text) - 1 and text.endswith(("{", ",", "[")))
     return True
 
 
@@ -112,7 +121,7 @@ def _objects(stream: TextIO) -> Iterator[str]:
     decoder, buffer, at, ended = json.JSONDecoder(), "", 0, False
     array: bool | None = None
     while True:
-        while at < len(buffer) and (buffer[at] in " \t\r\n\ufeff," or (array and buffer[at] == "]")):
+        while at < len(buffer) and (buffer[at] in " \t\r\n\ufeff,\x1e" or (array and buffer[at] == "]")):
             at += 1
         if at < len(buffer) and array is None:
             array = buffer[at] == "["
@@ -124,7 +133,7 @@ def _objects(stream: TextIO) -> Iterator[str]:
             _, end = decoder.raw_decode(buffer, at)
             if end == len(buffer) and not ended:
                 raise ValueError  # a number may go on
-            yield " ".join(buffer[at:end].splitlines())
+            yield LINE_ENDS.sub(" ", buffer[at:end])
             at = end
         except (ValueError, RecursionError):
             if ended:
@@ -132,7 +141,7 @@ def _objects(stream: TextIO) -> Iterator[str]:
             more = stream.read(CHUNK)
             ended = not more
             buffer, at = buffer[at:] + more, 0
-    for line in buffer[at:].splitlines():
+    for line in BETWEEN_OBJECTS.split(buffer[at:]):
         if rest := line.strip().rstrip(",").lstrip("["):
             yield rest.removesuffix("]") if not rest.startswith("{") else rest
 
@@ -165,11 +174,30 @@ def clean_csv(file: Path, copy: Path, options: CsvOptions, delimiter: str, colum
         file = whole
     bad: list[tuple[str, str]] = []
     with binary(file) as stream, copy.open("wb") as target:
-        lines = itertools.dropwhile(lambda line: not line, _lines(stream))
+        rows = (row for line in _lines(stream) for row in _rows_in(line, quote, delimiter, columns))
+        lines = itertools.dropwhile(lambda line: not line, rows)
         records = _records(lines, quote, delimiter, columns, bad)
         for record in records:
             target.write(record + b"\n")
     return Cleaned(copy, bad, blank=copy.stat().st_size == 0)
+
+
+def _rows_in(line: bytes, quote: str, delimiter: str, columns: int) -> list[bytes]:
+    """The rows of a line that holds carriage returns: they end rows, unless the line is a whole row with them."""
+    if b"\r" not in line:
+        return [line]
+    if quote:
+        text = line.decode("utf-8", "surrogateescape").replace("\r", RETURN)
+        try:
+            cells = next(csv.reader([text], delimiter=delimiter, quotechar=quote))
+        except csv.Error:
+            cells = []
+        if len(cells) == columns:
+            marks = (quote + cell.replace(quote, quote * 2).replace(RETURN, "\r") + quote for cell in cells)
+            return [delimiter.join(marks).encode("utf-8", "surrogateescape")]
+    elif line.count(delimiter.encode()) == columns - 1:
+        return [line.replace(b"\r", b" ")]  # nothing can be quoted
+    return [row for row in line.split(b"\r") if row]
 
 
 def _records(
@@ -227,14 +255,17 @@ def _check_encoding(file: Path, encoding: str, key: str) -> None:
     """Fail for a file that a byte order mark or its zeros show to be in another encoding."""
     with binary(file) as stream:
         head = stream.read(1024)
-    wide = head.startswith((b"\xff\xfe", b"\xfe\xff")) or head[:200].count(b"\0") > len(head[:200]) // 3 > 0
+    start = head[:200].rstrip(b"\0")  # a file may be padded with zeros
+    wide = head.startswith((b"\xff\xfe", b"\xfe\xff")) or start.count(b"\0") > len(start) // 3 > 0
     if wide and encoding != "utf-16":
         remedy = f"set {key}{{encoding: utf-16}} in the mapping" if key else "save it as UTF-8"
         raise DataError(f"{file} is UTF-16, not {encoding}; {remedy}. Nothing was ingested")
 
 
 def _has_trouble(file: Path) -> bool:
-    """Whether a file has bytes that are no UTF-8, control characters, mixed line ends, or a very long line."""
+    """Whether a file has bytes that are no UTF-8, control characters, mixed line ends, a very long line, or is padded."""
+    if file.suffix.lower() in {".gz", ".gzip"} and _is_padded(file):
+        return True
     feeds = returns = pairs = since = 0
     rest = b""
     with binary(file) as stream:
@@ -257,7 +288,14 @@ def _has_trouble(file: Path) -> bool:
     except UnicodeDecodeError:
         return True
     returns += rest.removesuffix(b"\r").count(b"\r")
-    return (0 < pairs < feeds) or (returns > 0 and feeds == 0)
+    return 0 < pairs < feeds or returns > pairs
+
+
+def _is_padded(file: Path) -> bool:
+    """Whether zeros follow a packed file, as tapes and block devices leave them."""
+    with file.open("rb") as stream:
+        stream.seek(-min(4, file.stat().st_size), io.SEEK_END)
+        return stream.read() == bytes(4)
 
 
 def _odd_quotes(file: Path, quote: bytes) -> bool:
@@ -278,13 +316,10 @@ def _unreadable(line: bytes) -> str | None:
 
 
 def _lines(stream: BinaryIO) -> Iterator[bytes]:
-    """Lines without their ends, whichever of the three ends a file has."""
+    """Lines without their ends; carriage returns within a line may end rows, too."""
     first = True
     for line in stream:
-        text = line.rstrip(b"\n").removesuffix(b"\r")
+        text = line.rstrip(b"\r\n")
         if first:
             text, first = text.removeprefix(b"\xef\xbb\xbf"), False
-        if not line.endswith(b"\n") and b"\r" in text:
-            yield from text.split(b"\r")
-        else:
-            yield text
+        yield text

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import itertools
 import shutil
-import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -33,6 +32,7 @@ from core.files import (
     read_json,
     recover_directories,
     replaced_directory,
+    temporary_directory,
     write_json,
 )
 from core.hours import Hour
@@ -269,8 +269,8 @@ class StateStore:
         if not info.builds_on:
             yield self.folder(hour)
             return
-        with tempfile.TemporaryDirectory() as scratch:
-            target = Path(scratch) / self.folder(hour).name
+        with temporary_directory("clock-state-") as scratch:
+            target = scratch / self.folder(hour).name
             target.mkdir()
             _write(target, replace(info, builds_on=""), self.tensors(hour))
             yield target

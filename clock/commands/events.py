@@ -30,6 +30,9 @@ columns:
   event_id: id                        # absent: a digest of user, item and timestamp
   played_seconds: ms_played / 1000
   duration_seconds: ms_total / 1000
+  position: rank                      # where the item stood among those shown with it, a whole number; a list that is
+                                      # unfolded gives it by itself, from 0
+  request_id: request                 # what the items that were shown together have in common
 timestamp: {column: ts, unit: ms, zone: UTC}   # required; unit: iso, s, ms, us, ns; or format: "%d/%m/%Y %H:%M"
                                       # origin: 2024-01-01 where numbers do not count from 1970;
                                       # fold: first, second or reject, for times that a zone's clock shows twice in autumn

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import socket
+import subprocess
+import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, date, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -15,6 +21,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict
 
+from core import cli
 from core.alerts import send_alert
 from core.documents import did_you_mean, load_document
 from core.duck import connection, hour_number, identifier, quoted, scalar
@@ -28,6 +35,7 @@ from core.files import (
     recover_directories,
     replaced_directory,
     scratch_directory,
+    temporary_directory,
     write_atomically,
     write_json,
     write_parquet,
@@ -157,6 +165,75 @@ def test_a_scratch_folder_begins_empty_and_ends_gone(tmp_path: Path) -> None:
         assert list(folder.iterdir()) == []
         (folder / "file").touch()
     assert not (tmp_path / "new").exists()
+
+
+HOLDS_A_FOLDER = """
+import time
+from pathlib import Path
+from core import cli
+from core.files import temporary_directory
+app = cli.App()
+@app.command()
+def hold(parent: Path) -> None:
+    with temporary_directory("held-", parent) as folder:
+        (folder / "content").write_text("x")
+        print(folder, flush=True)
+        time.sleep(600)
+@app.command()
+def other() -> None: ...
+cli.run(app)
+"""
+
+
+@contextmanager
+def folder_holder(parent: Path) -> Iterator[tuple[subprocess.Popen[str], Path]]:
+    """A process that has a temporary folder, and the folder."""
+    command = [sys.executable, "-c", HOLDS_A_FOLDER, "hold", str(parent)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        yield process, Path(process.stdout.readline().strip())
+        process.kill()
+
+
+def test_a_temporary_folder_is_gone_at_the_end_also_of_a_process_that_is_told_to_stop(tmp_path: Path) -> None:
+    with temporary_directory("mine-", tmp_path) as folder:
+        assert folder.is_dir()
+    with folder_holder(tmp_path) as (process, held):
+        assert held.is_dir()
+        process.terminate()
+        assert process.wait(60) == 128 + signal.SIGTERM
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_folder_of_a_killed_process_is_removed_by_the_next_and_one_in_use_is_not(tmp_path: Path) -> None:
+    holder = folder_holder(tmp_path)
+    with (
+        temporary_directory("held-", tmp_path) as mine,
+        holder as (process, killed),
+        folder_holder(tmp_path) as (_, used),
+    ):
+        process.kill()
+        process.wait(60)
+        assert killed.is_dir()
+        with temporary_directory("held-", tmp_path) as last:
+            assert sorted(tmp_path.iterdir()) == sorted([mine, used, last])
+        assert (used / "content").exists()
+
+
+def test_only_the_last_details_of_unexpected_errors_are_kept(tmp_path: Path) -> None:
+    program = "from core import cli\napp = cli.App()\n@app.command()\ndef one(): 1 / 0\n@app.command()\ndef two(): ...\ncli.run(app)"
+    (tmp_path / "clock-mine.log").write_text("another program's")
+    for number in range(cli.MOST_TRACEBACKS):
+        (tmp_path / f"clock-error-{number}.log").write_text("x")
+        os.utime(tmp_path / f"clock-error-{number}.log", (number, number))
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", program, "one"], env=environment, capture_output=True, text=True, check=False
+    )
+    details = Path(done.stderr.split("details in ")[1].strip())
+    assert "ZeroDivisionError" in details.read_text()
+    kept = {file.name for file in tmp_path.iterdir()}
+    assert kept == {"clock-mine.log", details.name, *(f"clock-error-{n}.log" for n in range(1, cli.MOST_TRACEBACKS))}
 
 
 def test_two_writers_take_turns(tmp_path: Path) -> None:

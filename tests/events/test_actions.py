@@ -19,6 +19,7 @@ from pydantic import ValidationError
 from core.errors import ConfigError, DataError
 from core.hours import Hour
 from core.settings import Settings, load_settings
+from events.ids import log_ids
 from events.ingest import Account, ingest
 from events.mapping import Mapping
 from events.store import EventStore
@@ -382,3 +383,27 @@ def test_any_split_into_files_and_any_order_gives_the_same_log(
         assert [f.read_bytes() for f in parts.store.fact_files([hour])] == [
             f.read_bytes() for f in whole.store.fact_files([hour])
         ]
+
+
+@pytest.mark.parametrize(
+    ("cell", "items"),
+    [
+        ("['a', 'b c']", {"a", "b c"}),
+        ("""['a', "it's"]""", {"a", "it's"}),
+        ("['a' 'b 1 2'\n 'c']", {"a", "b 1 2", "c"}),
+        ("[1 2\n  3]", {"1", "2", "3"}),
+        ("['a']", {"a"}),
+        ("[1]", {"1"}),
+        ("[a, b", {"[a, b"}),
+    ],
+)
+def test_lists_as_python_prints_them_are_unfolded(tmp_path: Path, cell: str, items: set[str]) -> None:
+    log = ActionLog(
+        tmp_path, MAPPING.replace("{values: [VIEW]}", "{values: [VIEW], list_column: shown}") + "ids: {item: string}\n"
+    )
+    path = tmp_path / "log.csv"
+    pd.DataFrame(
+        [{"uid": "u", "iid": "", "genre": "x", "ts": "2026-03-10T10:00:00Z", "action": "VIEW", "shown": cell}]
+    ).to_csv(path)
+    log.ingest_files(path)
+    assert set(log_ids(log.store.root, "item", log.frame()["item_id"].tolist()).values()) == items

@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
+from core.cli import EXIT_ERROR
 from core.errors import ConfigError, DataError
-from tests.events.test_real_logs import HEADER, TIME, Log, rows
+from core.settings import load_settings
+from events.ingest import ingest
+from tests.conftest import NOW
+from tests.events.test_real_logs import BASE, HEADER, TIME, Log, rows
 
 
 @pytest.fixture
@@ -133,3 +141,176 @@ def test_json_that_is_nested_without_end_is_quarantined(log: Log) -> None:
     for text in (f"{deep}\n{good}\n", f"[{good},\n{deep}]\n"):
         account = log.ingest(log.write(text, name="log.jsonl"))
         assert (account.rows_in, account.quarantined) == (2, 1)
+
+
+# Line ends, padding, and what stands between objects.
+
+
+@pytest.mark.parametrize(
+    ("content", "kept"),
+    [
+        ((HEADER + rows(2)).replace("\n", "\r\r\n"), 2),
+        (HEADER + rows(1).replace("\n", "\r") + rows(2, 1), 3),
+        (HEADER.replace("\n", "\r") + rows(1) + rows(2, 1).replace("\n", "\r"), 3),
+        (HEADER.replace("\n", "\r\n") + rows(1).replace("\n", "\r") + rows(1, 1).replace("\n", "\r\n"), 2),
+    ],
+)
+def test_carriage_returns_among_line_feeds_end_rows(log: Log, content: str, kept: int) -> None:
+    log.write(content)
+    account = log.ingest()
+    assert (account.rows_in, account.kept, account.users) == (kept, kept, kept)
+
+
+@pytest.mark.parametrize(("cell", "text"), [("ro\rck", "ro\rck"), ('"ro\rck"', "ro\rck"), ('"ro\r""ck"""', 'ro\r"ck"')])
+def test_a_carriage_return_in_a_cell_is_part_of_it(log: Log, cell: str, text: str) -> None:
+    log.write(HEADER + f"u,i,{cell},{TIME}\n" + rows(1))
+    assert log.ingest().kept == 2
+    assert text in set(log.events()["genre"])
+
+
+def test_a_carriage_return_that_breaks_a_row_costs_that_row_only(log: Log) -> None:
+    log.write(HEADER + f"u,i\rrock,{TIME}\n" + rows(3))
+    account = log.ingest()
+    assert (account.kept, account.reasons) == (3, {"malformed_row": 2})
+
+
+def test_zeros_after_a_packed_or_plain_file_hide_no_row(log: Log) -> None:
+    plain = (HEADER + rows(2)).encode()
+    log.write(gzip.compress(plain, mtime=0) + bytes(512), name="log.csv.gz")
+    assert log.ingest(log.folder / "log.csv.gz").kept == 2
+    account = log.ingest(log.write(plain + bytes(512), name="padded.csv"))
+    assert (account.duplicates, account.reasons) == (2, {"control_character": 1})
+
+
+@pytest.mark.parametrize("form", ["{}", "\x1e{}\n", "{}\r", "{},\n", "{} {}\n"])
+def test_objects_may_follow_each_other_in_any_way(log: Log, form: str) -> None:
+    texts = [
+        json.dumps({"uid": f"u{n}", "iid": "i", "genre": "a\u2028b", "ts": TIME}, ensure_ascii=False) for n in range(4)
+    ]
+    per_form = form.count("{}")
+    content = "".join(form.format(*texts[n : n + per_form]) for n in range(0, 4, per_form))
+    assert log.ingest(log.write(content, name="log.json")).kept == 4
+    assert set(log.events()["genre"]) == {"a\u2028b"}
+
+
+def test_one_bad_object_of_a_line_of_many_costs_itself(log: Log) -> None:
+    good = [json.dumps({"uid": f"u{n}", "iid": "i", "genre": "x", "ts": TIME}) for n in range(4)]
+    account = log.ingest(log.write("".join([*good[:2], '{"uid":,"iid":1}', *good[2:]]), name="log.jsonl"))
+    assert (account.kept, account.reasons) == (4, {"malformed_json": 1})
+
+
+def test_a_name_in_another_case_is_proposed(log: Log) -> None:
+    log.write(HEADER.replace("uid", "UID") + rows(1))
+    with pytest.raises(ConfigError, match="no column 'uid'; did you mean 'UID'"):
+        log.ingest()
+
+
+# What shows nothing.
+
+
+@pytest.mark.parametrize(
+    "blank", ["\u00a0", "\u3000", "\u2028", "\u200b", "\ufeff", "\t", "\x0b", "\u200e \u00a0", "\x85"]
+)
+def test_an_id_of_blanks_only_is_missing(log: Log, blank: str) -> None:
+    cells = {"uid": "u", "iid": "i", "genre": "x", "ts": TIME}
+    rows_ = [{**cells, "uid": blank}, {**cells, "iid": f" {blank}"}, {**cells, "genre": blank}]
+    log.write("\n".join(json.dumps(row) for row in rows_), name="log.jsonl")
+    account = log.ingest(log.folder / "log.jsonl")
+    assert account.reasons == {"missing_item_id": 1, "missing_user_id": 1}
+    assert (account.kept, account.null_facets) == (1, {"genre": 1})
+
+
+def test_blanks_inside_an_id_are_part_of_it(log: Log) -> None:
+    log.write(HEADER + f"a\u00a0b,i,x,{TIME}\na b,i,x,{TIME}\n")
+    assert log.ingest().users == 2
+
+
+def test_items_of_a_list_that_are_blanks_only_were_not_shown(log: Log) -> None:
+    log.write(f"uid,iid,genre,ts,shown\nu,,x,{TIME},a|\u00a0|\u200b|b\n")
+    assert log.ingest(impressions="impressions: {list_column: shown}").kept == 2
+
+
+# Paths.
+
+
+@pytest.mark.parametrize("folder", ["log [old]", "a*b", "what?", "[x]"])
+def test_a_pattern_below_a_folder_with_signs_in_its_name_means_that_folder(log: Log, folder: str) -> None:
+    log.write(HEADER + rows(1), f"{folder}/2026-03-10T10.csv")
+    log.write(HEADER + rows(1, 5), "a/2026-03-10T10.csv")
+    for pattern in ("{hour}.csv", "*.csv", "2026-03-10T1?.csv"):
+        assert log.ingest(log.folder / folder / pattern).rows_in == 1
+
+
+def test_an_hour_pattern_of_the_mapping_may_stand_below_such_a_folder_too(tmp_path: Path) -> None:
+    log = Log(tmp_path / "log [old]")
+    path = log.write(HEADER + rows(1), "2026-03-10T10.csv")
+    log.ingest(path)
+    mapping = tmp_path / "log [old]" / "mapping.yaml"
+    mapping.write_text(mapping.read_text() + "paths: ['{hour}.csv']\n")
+    assert ingest(str(mapping), [], log.settings, now=NOW).duplicates == 1
+
+
+@pytest.mark.parametrize("name", ["a\\b", "a?b", "a%20b", "a\nb"])
+def test_a_workspace_that_databases_would_not_find_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ConfigError, match=r"CLOCK_VAR: .* holds .*choose a folder without it") as error:
+        load_settings(var=tmp_path / name, source="test", mlflow_uri="")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["a#b", "100%", "a*b", "[a]", "it's", 'a"b', "a;b", "a b", "é"])
+def test_a_workspace_may_have_any_other_name(tmp_path: Path, name: str) -> None:
+    log = Log(tmp_path / name)
+    log.write(HEADER + rows(3))
+    assert (log.ingest().kept, log.ingest().duplicates) == (3, 3)
+
+
+def test_a_backslash_beside_a_sign_of_patterns_is_refused(log: Log) -> None:
+    assert log.ingest(log.write(HEADER + rows(1), name="a\\b.csv")).kept == 1
+    with pytest.raises(DataError, match="a backslash and one of"):
+        log.ingest(log.write(HEADER + rows(1), name="a\\b[1].csv"))
+
+
+# Files that must not be read.
+
+
+@pytest.fixture
+def powerless() -> list[str]:
+    """Beginning of a command line whose process has no right to what the modes of files forbid."""
+    if os.geteuid() != 0:
+        return []
+    if shutil.which("setpriv") is None:
+        pytest.skip("root may read every file, and there is no setpriv to take that right away")
+    return ["setpriv", "--bounding-set=-dac_override,-dac_read_search"]
+
+
+@pytest.mark.parametrize(
+    ("closed", "given", "message"),
+    [
+        ("log/a.csv", "log", "log/a.csv cannot be read (Permission denied)"),
+        ("log/more", "log", "log/more' cannot be looked into (Permission denied)"),
+        ("log", "log/*.csv", "log/*.csv' must not be read or written by this user (Permission denied)"),
+        ("mapping.yaml", "log", "mapping.yaml' cannot be read: Permission denied"),
+        ("var", "log", "var/test/version.json' must not be read or written by this user (Permission denied)"),
+    ],
+)
+def test_what_must_not_be_read_or_written_is_named_in_one_line(
+    log: Log, powerless: list[str], closed: str, given: str, message: str
+) -> None:
+    log.write(HEADER + rows(3), "log/a.csv")
+    log.write(HEADER + rows(3, 9), "log/more/b.csv")
+    log.write("\n".join(BASE.values()), "mapping.yaml")
+    (log.folder / "var").mkdir()
+    path = log.folder / closed
+    path.chmod(0o000)
+    try:
+        done = subprocess.run(
+            [*powerless, sys.executable, "-m", "clock", "events", "ingest", str(log.folder / "mapping.yaml"), str(log.folder / given)],
+            env={**os.environ, "CLOCK_VAR": str(log.folder / "var")}, capture_output=True, text=True, timeout=300, check=False,
+        )  # fmt: skip
+    finally:
+        path.chmod(0o700)
+    assert done.returncode == EXIT_ERROR
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("error: ")
+    assert message in last
+    assert not log.settings.events_dir.exists()

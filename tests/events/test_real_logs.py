@@ -137,7 +137,9 @@ def test_what_a_job_leaves_while_it_writes_is_no_data(log: Log) -> None:
 # Names.
 
 
-@pytest.mark.parametrize("name", ["hour", "slot", "Like", "SLOT", "Timestamp"])
+@pytest.mark.parametrize(
+    "name", ["hour", "slot", "Like", "SLOT", "Timestamp", "phase", "local_day", "Variant", "position"]
+)
 def test_a_facet_with_a_name_of_the_platform_is_refused(name: str) -> None:
     with pytest.raises(ValueError, match="the platform itself uses"):
         mapping(facets={name: "genre"})
@@ -179,6 +181,16 @@ def test_names_that_are_empty_or_there_twice_hurt_only_where_they_are_used(log: 
 
 
 # Ids.
+
+
+def test_a_table_with_two_columns_of_one_name_is_read_unless_it_is_used(log: Log) -> None:
+    cells = [pa.array(["a"]), pa.array(["i"]), pa.array(["x"]), pa.array([TIME]), pa.array(["b"])]
+    path = log.folder / "log.parquet"
+    pq.write_table(pa.Table.from_arrays(cells, names=["uid", "iid", "genre", "ts", "uid"]), path)
+    with pytest.raises(ConfigError, match="several columns named 'uid'"):
+        log.ingest(path)
+    pq.write_table(pa.Table.from_arrays(cells, names=["uid", "iid", "genre", "ts", "other"]), path)
+    assert log.ingest(path).kept == 1
 
 
 def test_an_id_is_the_same_whatever_type_an_hour_gives_it(log: Log) -> None:
