@@ -245,7 +245,7 @@ def _metrics(con: duckdb.DuckDBPyConnection, source: str, files: Sequence[Path])
         data = _predictions(con.sql(f"SELECT * FROM {source}").to_arrow_table(), files)
         estimates = {name: metric(data) for name, metric in METRICS.items()}
         return _row(estimates, calibration_error(data), rows, len(data.user_ids))
-    return _streamed(con, source, rows)
+    return _streamed(con, source, rows, files)
 
 
 def _row(estimates: dict[str, Estimate], ece: float, rows: int, users: int) -> dict[str, object]:
@@ -256,13 +256,14 @@ def _row(estimates: dict[str, Estimate], ece: float, rows: int, users: int) -> d
     return {**row, "ece": finite(ece), "samples": rows, "users": users}
 
 
-def _streamed(con: duckdb.DuckDBPyConnection, source: str, rows: int) -> dict[str, object]:
+def _streamed(con: duckdb.DuckDBPyConnection, source: str, rows: int, files: Sequence[Path]) -> dict[str, object]:
     bad = scalar(con, f"""SELECT count(*) FROM {source} WHERE NOT isfinite(score) OR score IS NULL OR label NOT IN (0, 1)
         OR label IS NULL OR weight IS NULL OR (weight <> 0 AND NOT weight BETWEEN {1 / LARGEST_WEIGHT!r} AND {LARGEST_WEIGHT!r})
         OR "user" IS NULL OR CAST("user" AS VARCHAR) = ''""")  # fmt: skip
     if bad:
         raise DataError(
-            f"{bad} of {rows} rows have a missing or infinite score or weight, a label that is not 0 or 1, or no user"
+            f"{', '.join(map(str, files))}: {bad} of {rows} rows have a missing or infinite score or weight, "
+            "a label that is not 0 or 1, or no user"
         )
     con.execute(
         f"""CREATE OR REPLACE TABLE user_ids AS SELECT "user", row_number() OVER (ORDER BY "user") - 1 AS code
