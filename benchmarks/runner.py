@@ -15,6 +15,7 @@ import psutil
 
 from benchmarks.result import Result
 from core.files import read_json, write_json
+from core.release import platform_version
 
 STOP_SECONDS = 10
 """Time that processes have to end by themselves before they are killed."""
@@ -59,10 +60,10 @@ def run_benches(
 
 
 def keep(path: Path, results: Sequence[Result]) -> None:
-    """Write results to a file of results, replacing those of the same name."""
+    """Write results, with the version that they are of, to a file of results, replacing those of the same name."""
     names = {result.name for result in results}
     others = [result for result in read_json(path) if result["name"] not in names] if path.exists() else []
-    write_json(path, [*others, *(asdict(result) for result in results)])
+    write_json(path, [*others, *(asdict(result) | {"version": platform_version()} for result in results)])
 
 
 @contextmanager
