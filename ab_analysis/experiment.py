@@ -336,7 +336,7 @@ class ExperimentPlan:
         for column in sorted(columns_of(experiment.population or "true") - usable):
             raise ValueError(
                 f"population: '{column}' is not known before the start{did_you_mean(column, usable)} "
-                f"(there are {', '.join(sorted(usable))})"
+                f"(choose from {', '.join(sorted(usable))})"
             )
 
     def _check_types(self, facets: tuple[str, ...]) -> None:
@@ -416,7 +416,7 @@ def load_named(folder: Path, name: str) -> Experiment:
     """
     files = find_experiments(folder)
     if name not in files:
-        raise ConfigError(f"no experiment '{name}' in {folder} (there is {', '.join(files) or 'none'})")
+        raise ConfigError(f"no experiment '{name}' in {folder} (it has {', '.join(files) or 'none'})")
     experiment = load_experiment(files[name])
     if experiment.name != name:
         raise ConfigError(

@@ -146,7 +146,7 @@ def read_models(
         key: column that identifies an impression; without it the rows must be in the same order.
 
     Raises:
-        DataError: a key is null, is there twice, or is not in every file.
+        DataError: a key is null, appears twice, or is not in every file.
     """
     if key is not None:
         with duck.connection(settings) as con, _readable(files, columns):
@@ -160,9 +160,9 @@ def _check_keys(con: duckdb.DuckDBPyConnection, files: Sequence[Path], columns: 
         con.execute(f"CREATE TABLE keys_{n} AS SELECT slice AS k, count(*) AS n FROM predictions GROUP BY slice")
         if missing := scalar(con, f"SELECT n FROM keys_{n} WHERE k IS NULL"):
             raise DataError(f"{file}: {missing:,} rows have no '{key}'; rows without a key cannot be paired")
-        twice, example = con.sql(f"SELECT count(*), min(k) FROM keys_{n} WHERE n > 1").fetchall()[0]
-        if twice:
-            raise DataError(f"{file}: {twice:,} values of '{key}' are there more than once (for example '{example}')")
+        repeated, example = con.sql(f"SELECT count(*), min(k) FROM keys_{n} WHERE n > 1").fetchall()[0]
+        if repeated:
+            raise DataError(f"{file}: {repeated:,} values of '{key}' appear more than once (for example '{example}')")
     for n, file in enumerate(files[1:], 1):
         for complete, incomplete, having, lacking in ((files[0], file, 0, n), (file, files[0], n, 0)):
             missing, example = con.sql(

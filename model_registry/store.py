@@ -64,7 +64,7 @@ def open_mlflow(settings: Settings) -> MlflowClient:
 
 
 def _create_store(settings: Settings) -> None:
-    """Make a new SQLite store in a folder of its own, then move it: a crash leaves no half-migrated one.
+    """Make a new SQLite store in a separate folder, then move it: a crash leaves no half-migrated one.
 
     The folder is emptied first: a journal left by a killed process would be applied to the new file.
     """

@@ -35,7 +35,7 @@ log = logging.getLogger("pipeline.training")
 
 BULK_CHECKPOINT_HOURS = DAY_HOURS * 7
 CHILDREN_FROM_EVENTS = 300_000
-"""Events times variants from which a history is trained in processes of their own: fewer are through before one has started."""
+"""From this many events times variants, a history is trained in separate processes: fewer are done before one has started."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Shared fixtures: a state folder of its own for every test, small logs, a small simulated app."""
+"""Shared fixtures: a separate state folder for every test, small logs, a small simulated app."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ TINY = SimulatorConfig(days=4, users=60, items=80, experiment={"start_day": 2}, 
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Give the run a folder of its own for temporary files.
+    """Give the run its own folder for temporary files.
 
     pytest's shared one is closed to others whenever a run begins; a PostgreSQL server of another run, which works there
     as ``nobody``, would lose its files.

@@ -55,7 +55,7 @@ def app(tmp_path_factory: pytest.TempPathFactory) -> Settings:
 
 @pytest.fixture
 def workspace(app: Settings, tmp_path: Path) -> Settings:
-    """The app's events with reports of its own."""
+    """The app's events with their own reports."""
     settings = load_settings(var=tmp_path / "var", source="simulator")
     settings.workspace.mkdir(parents=True)
     (settings.workspace / "events").symlink_to(app.events_dir)

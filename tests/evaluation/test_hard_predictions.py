@@ -137,7 +137,7 @@ def test_files_are_what_they_hold_and_not_what_their_folders_are_called(
     assert content["samples"] == content["by"]["fold"]["7"]["samples"] == ROWS
     whole, _ = run(capsys, "metrics", tmp_path / "score=1")
     assert whole["samples"] == 2 * ROWS
-    assert "is given twice" in refused("metrics", path, path)
+    assert "is listed twice" in refused("metrics", path, path)
 
 
 def test_files_with_different_columns_are_one_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
