@@ -245,9 +245,9 @@ class Experiment(_Strict):
         if clashing := sorted(set(self.segments) & {*self.tested_metrics, *self.metrics}):
             raise ValueError(f"segments: {clashing} is also the name of a metric; choose another")
         if unknown := sorted(set(self.strata) - set(self.segments)):
-            raise ValueError(f"strata: {unknown} are no segments of this file")
+            raise ValueError(f"strata: {unknown} are not segments of this file")
         if unknown := sorted({*self.covariates, *self.model_covariates} - set(self.tested_metrics)):
-            raise ValueError(f"covariates: {unknown} are no metrics of this experiment")
+            raise ValueError(f"covariates: {unknown} are not metrics of this experiment")
         return self
 
     @model_validator(mode="after")

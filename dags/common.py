@@ -120,7 +120,7 @@ def ingest_schedule() -> Any:
 
 
 def hourly(asset: Asset) -> PartitionedAssetTimetable:
-    """A run for every hour of an asset; Airflow refuses a partition key that is no hour when the run is triggered."""
+    """A run for every hour of an asset; Airflow refuses a partition key that is not an hour when the run is triggered."""
     mapper = StartOfHourMapper(input_format=HOUR_FORMAT, output_format=HOUR_FORMAT)
     return PartitionedAssetTimetable(assets=asset, default_partition_mapper=mapper)
 

@@ -65,7 +65,7 @@ class TrainedVariant:
         """
         if self.version is None:
             raise NotReadyError(
-                f"{self.variant} as of {self.hour} is no registered version; train it with its model logged"
+                f"{self.variant} as of {self.hour} is not a registered version; train it with its model logged"
             )
         return self.version
 

@@ -35,7 +35,7 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 hypothesis.settings.register_profile("desk", deadline=None)
 hypothesis.settings.register_profile("ci", derandomize=True, deadline=None)
 hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "desk")
-# At exit DuckDB's bindings list every object that ibis still holds; that is no finding of a test.
+# At exit DuckDB's bindings list every object that ibis still holds; that has nothing to do with a test.
 atexit.register(lambda: os.dup2(os.open(os.devnull, os.O_WRONLY), 2))
 # Told to end, a run stops the servers that it started, as at Ctrl-C.
 signal.signal(signal.SIGTERM, signal.default_int_handler)

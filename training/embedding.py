@@ -155,7 +155,7 @@ class GrowingEmbedding(nn.Module):
         """The keys and rows that were added or changed since ``mark_saved``, with the rows' numbers; see ``checkpoint_delta``.
 
         Returns:
-            None where the last checkpoint is no base: there is none, rows have moved, or all of them changed.
+            None if the last checkpoint cannot serve as a base: there is none, rows have moved, or all of them changed.
         """
         if self._touched is None:
             return None

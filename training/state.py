@@ -121,7 +121,7 @@ def ranker_tensors(ranker: Ranker) -> dict[str, Tensor]:
 
 
 def changed_tensors(ranker: Ranker) -> Tensors | None:
-    """Like ``ranker_tensors``, but of the tables only what the last checkpoint lacks; None where it is no base."""
+    """Like ``ranker_tensors``, but of the tables only what the last checkpoint lacks; None if it cannot serve as a base."""
     deltas = {name: table.delta() for name, table in ranker.tables.items()}
     known = {name: delta for name, delta in deltas.items() if delta is not None}
     return {**_dense_part(ranker), **_table_parts(known)} if len(known) == len(deltas) else None
