@@ -1,4 +1,4 @@
-# Interest Clock. `make help` lists what there is.
+# Interest Clock. `make help` lists the targets.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 
@@ -24,7 +24,7 @@ COVERAGE ?=
 SEED ?= 2024
 export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 export PYTHONUNBUFFERED := 1
-# Images often set it. Every step and service is a process of its own: without bytecode each compiles all that it imports.
+# Images often set it. Every step and service is a separate process: without bytecode each compiles all that it imports.
 unexport PYTHONDONTWRITEBYTECODE
 
 INSTALL = $(VENV)/bin/uv pip install --quiet --python $(VENV)/bin/python

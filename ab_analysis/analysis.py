@@ -32,7 +32,7 @@ from core.errors import NotReadyError
 
 BINS = 30
 CORRECTIONS = {"primary": "holm", "secondary": "fdr_bh", "guardrail": "holm"}
-"""How the p-values of a role are adjusted for how many there are."""
+"""How the p-values of a role are adjusted for their number."""
 
 
 @dataclass(frozen=True)

@@ -130,7 +130,7 @@ def _decide_variant(
 def _undetected_effects(plan: ExperimentPlan, primary: Sequence[MetricResult]) -> str:
     parts = [
         f"{_words(r.metric)} {_change(r)}, where an effect of {_detectable(r)} had a chance of "
-        f"{plan.experiment.power:.0%} to be found"
+        f"{plan.experiment.power:.0%} of being detected"
         for r in primary
         if math.isfinite(r.effect)
     ]

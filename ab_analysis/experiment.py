@@ -233,9 +233,9 @@ class Experiment(_Strict):
         if clashing := sorted(set(self.segments) & {*self.tested_metrics, *self.metrics}):
             raise ValueError(f"segments: {clashing} is also the name of a metric; choose another")
         if unknown := sorted(set(self.strata) - set(self.segments)):
-            raise ValueError(f"strata: {unknown} are no segments of this file")
+            raise ValueError(f"strata: {unknown} are not segments of this file")
         if unknown := sorted({*self.covariates, *self.model_covariates} - set(self.tested_metrics)):
-            raise ValueError(f"covariates: {unknown} are no metrics of this experiment")
+            raise ValueError(f"covariates: {unknown} are not metrics of this experiment")
         return self
 
     @model_validator(mode="after")
@@ -324,7 +324,7 @@ class ExperimentPlan:
         for column in sorted(columns_of(experiment.population or "true") - usable):
             raise ValueError(
                 f"population: '{column}' is not known before the start{did_you_mean(column, usable)} "
-                f"(there are {', '.join(sorted(usable))})"
+                f"(choose from {', '.join(sorted(usable))})"
             )
 
     def _check_types(self, facets: tuple[str, ...]) -> None:
@@ -404,7 +404,7 @@ def load_named(folder: Path, name: str) -> Experiment:
     """
     files = find_experiments(folder)
     if name not in files:
-        raise ConfigError(f"no experiment '{name}' in {folder} (there is {', '.join(files) or 'none'})")
+        raise ConfigError(f"no experiment '{name}' in {folder} (it has {', '.join(files) or 'none'})")
     experiment = load_experiment(files[name])
     if experiment.name != name:
         raise ConfigError(

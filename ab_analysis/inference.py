@@ -20,7 +20,7 @@ from ab_analysis.moments import Cells, Moments, align
 
 NORMAL = NormalDist()
 ADJUSTMENT = "\x1fadjustment"
-"""A column of our own, by a name that no table's column can have."""
+"""A column that is added, under a name that no table's column can have."""
 
 Method = Literal["welch", "cuped", "cupac", "post_stratified", "quantile"]
 
@@ -454,7 +454,7 @@ def shrink(effects: Sequence[float], ses: Sequence[float]) -> tuple[list[Shrunk]
 
 
 def adjust(p_values: Mapping[str, float], method: str) -> dict[str, float]:
-    """Adjust p-values for how many there are.
+    """Adjust p-values for their number.
 
     Args:
         p_values: name → p-value.

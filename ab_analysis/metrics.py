@@ -75,7 +75,7 @@ class Metric(BaseModel):
     def _one_kind(self) -> Metric:
         kinds = [k for k in KINDS if getattr(self, k) is not None]
         if len(kinds) != 1:
-            raise ValueError(f"give exactly one of {', '.join(KINDS)}; there is {' and '.join(kinds) or 'none'}")
+            raise ValueError(f"give exactly one of {', '.join(KINDS)}; got {' and '.join(kinds) or 'none'}")
         derived = kinds[0] in {"quantile", "winsorise", "cap", "at_least"}
         if derived != (self.of is not None):
             raise ValueError(f"{kinds[0]} {'needs' if derived else 'takes no'} 'of', the metric it is made of")
@@ -155,7 +155,7 @@ def closure(names: Iterable[str], catalog: Mapping[str, Metric]) -> dict[str, Me
 
     Args:
         names: of the metrics.
-        catalog: all metrics there are.
+        catalog: all known metrics.
 
     Raises:
         ValueError: a metric or a part is not in the catalog, or a part is not additive.
@@ -164,7 +164,7 @@ def closure(names: Iterable[str], catalog: Mapping[str, Metric]) -> dict[str, Me
     for name in names:
         if name not in catalog:
             raise ValueError(
-                f"unknown metric '{name}'{did_you_mean(name, catalog)} (there are {', '.join(sorted(catalog))})"
+                f"unknown metric '{name}'{did_you_mean(name, catalog)} (choose from {', '.join(sorted(catalog))})"
             )
         metric = catalog[name]
         for part in metric.parts:

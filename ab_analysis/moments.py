@@ -25,7 +25,7 @@ BITS = 43
 SHARED_BITS = 8
 """A group gets its own scale if its largest value has this many bits less than the largest of all users."""
 ORDINARY_RANGE = 100
-"""Columns with values beyond 2^±this are measured in a unit of their own: a double could not hold their fourth powers."""
+"""Columns with values beyond 2^±this are measured in their own unit: a double could not hold their fourth powers."""
 FINITE = "1.7976931348623157e308"
 SMALLEST_UNIT, LARGEST_UNIT = -1074, 1023
 """Exponents of the powers of two that a double can hold."""

@@ -69,7 +69,7 @@ def plan_from_history(
     for days in durations:
         if (until - 24 * days) < hours[0]:
             raise NotReadyError(
-                f"the log begins at {hours[0]}: {days} days before {until} are not there; plan fewer --days"
+                f"the log begins at {hours[0]}: {days} days before {until} are missing; plan fewer --days"
             )
         rows += _of_length(db, store, plan, days, until)
     return rows

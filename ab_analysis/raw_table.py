@@ -26,7 +26,7 @@ REASONS = ("Expected Number", "Value with", "Invalid unicode", "Maximum line siz
 
 
 def raw_columns(db: Engine, path: Path) -> tuple[str, ...]:
-    """Columns of a table; a name that it has twice is there twice. Parquet is then ``table_files`` in the engine.
+    """Columns of a table; a name that it repeats is repeated here. Parquet is then ``table_files`` in the engine.
 
     Raises:
         ConfigError: the engine cannot read such a file.

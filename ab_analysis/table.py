@@ -44,7 +44,7 @@ class TableSpec:
         covariates: metric or ratio → columns measured before the experiment.
         segments: columns to analyze by; ``strata``: columns to post-stratify by.
         shares: planned share of each variant; empty: equal.
-        user: column of the user, to find users who are in the table twice.
+        user: column of the user, to detect users who are in the table twice.
         exclude_crossed: leave out users of two variants and report how many, instead of rejecting the table.
         confidence: level of the intervals, above 0.5 and below 1.
     """
@@ -156,7 +156,7 @@ def _shares(spec: TableSpec, cells: Cells, path: Path) -> tuple[dict[str, int], 
         raise DataError(f"{path.name} has no rows")
     variants = cells.values("variant")
     if spec.control not in variants:
-        raise DataError(f"no user has {spec.variant} = '{spec.control}' (there are {', '.join(variants)})")
+        raise DataError(f"no user has {spec.variant} = '{spec.control}' (the variants are {', '.join(variants)})")
     if len(variants) < 2:
         raise DataError(f"every user has {spec.variant} = '{spec.control}': there is nothing to compare")
     counts = {v: cells.of(variant=v).count for v in variants}
@@ -234,15 +234,15 @@ def _check_users(db: Engine, spec: TableSpec, path: Path) -> int:
     if n := db.scalar(f"SELECT count(*) FROM raw WHERE {user} IS NULL"):
         raise DataError(f"{path.name}: {n:,} rows have no {spec.user}; leave them out: nobody knows who they are")
     repeated = f"SELECT {user}, count(DISTINCT {variant}) AS variants FROM raw GROUP BY {user} HAVING count(*) > 1"
-    twice, crossed = db.rows(
+    repeated, crossed = db.rows(
         f"SELECT count(*) FILTER (WHERE variants = 1), count(*) FILTER (WHERE variants > 1) FROM ({repeated}) repeated"
     )[0]
     if crossed and not spec.exclude_crossed:
         raise DataError(
             f"{path.name}: {crossed:,} users are in two variants; find out why, and leave them out (--exclude-crossed does)"
         )
-    if twice:
-        raise DataError(f"{path.name}: {twice:,} users are there more than once; the table must have one row per user")
+    if repeated:
+        raise DataError(f"{path.name}: {repeated:,} users appear more than once; the table must have one row per user")
     if crossed:
         db.table("crossed_users", f"SELECT {user} AS crossed_user FROM ({repeated}) repeated WHERE variants > 1")
     return int(crossed)

@@ -21,7 +21,7 @@ from core.files import is_tabbed, write_output
 STANDARD_INPUT = "-"
 OTHER_FORMATS = {".json", ".jsonl", ".ndjson", ".xlsx", ".xls", ".feather", ".arrow", ".orc", ".avro"}
 HEADERS = {"user", "user_id", "userid", "user id", "uid", "id"}
-"""Texts that are no user but the name of the column."""
+"""Texts that are not a user but the name of the column."""
 CONTROL = re.compile(r"[\x00-\x1f]")
 PADDING = " \t\r\n"
 

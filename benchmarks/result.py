@@ -60,7 +60,7 @@ def timed(work: Callable[[], object], repeats: int = 3) -> float:
 
 
 def alone(work: Callable[..., T], *arguments: object) -> T:
-    """Call a function in a process of its own and return its result.
+    """Call a function in a separate process and return its result.
 
     Args:
         work: a function that can be imported.
@@ -71,7 +71,7 @@ def alone(work: Callable[..., T], *arguments: object) -> T:
 
 
 def in_own_process(work: Callable[..., object], *arguments: object) -> tuple[float, float]:
-    """Seconds that a function takes in a process of its own, and that process's peak memory (GB); imports are not timed.
+    """Seconds that a function takes in a separate process, and that process's peak memory (GB); imports are not timed.
 
     Args:
         work: a function that can be imported.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import os
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,9 +15,12 @@ import psutil
 
 from benchmarks.result import Result
 from core.files import read_json, write_json
+from core.release import platform_version
 
 STOP_SECONDS = 10
 """Time that processes have to end by themselves before they are killed."""
+PR_SET_CHILD_SUBREAPER = 36
+"""Of Linux's ``prctl``: a process whose parent has ended becomes our child, not that of process 1."""
 
 
 def run_benches(
@@ -55,38 +60,44 @@ def run_benches(
 
 
 def keep(path: Path, results: Sequence[Result]) -> None:
-    """Write results to a file of results, replacing those of the same name."""
+    """Write results, with the version that they are of, to a file of results, replacing those of the same name."""
     names = {result.name for result in results}
     others = [result for result in read_json(path) if result["name"] not in names] if path.exists() else []
-    write_json(path, [*others, *(asdict(result) for result in results)])
+    write_json(path, [*others, *(asdict(result) | {"version": platform_version()} for result in results)])
 
 
 @contextmanager
 def children_stopped() -> Iterator[None]:
-    """Within a ``with`` block, signals to end raise SystemExit; afterwards all processes that began in it are stopped."""
-    before = {child.pid for child in psutil.Process().children(recursive=True)}
-    started: dict[int, psutil.Process] = {}
+    """Within a ``with`` block, signals to end raise SystemExit; afterwards all processes that began in it are stopped.
 
-    def note() -> None:
-        """Remember the processes running now: one whose parent ends is no longer among our children."""
-        children = psutil.Process().children(recursive=True)
-        started.update({child.pid: child for child in children if child.pid not in before})
+    Those whose parent has ended are among them: a Spark worker that is killed leaves its executors behind.
+    """
+    before = {child.pid for child in psutil.Process().children(recursive=True)}
+
+    def started() -> list[psutil.Process]:
+        return [child for child in psutil.Process().children(recursive=True) if child.pid not in before]
 
     def end(number: int, frame: FrameType | None) -> None:
         del frame
         for each in (signal.SIGTERM, signal.SIGINT):
             signal.signal(each, signal.SIG_IGN)  # the first is enough
-        note()
         raise SystemExit(128 + number)
 
     handlers = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGINT)}
+    _adopt_orphans(True)
     try:
         yield
     finally:
-        note()
-        _stop(list(started.values()))
+        while processes := started():  # again, as one that is told to end may have started another
+            _stop(processes)
+        _adopt_orphans(False)
         for number, handler in handlers.items():
             signal.signal(number, handler)
+
+
+def _adopt_orphans(adopt: bool) -> None:
+    if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, int(adopt), 0, 0, 0):
+        raise OSError(ctypes.get_errno(), f"prctl: {os.strerror(ctypes.get_errno())}")
 
 
 def _stop(processes: Sequence[psutil.Process]) -> None:

@@ -33,7 +33,7 @@ from core.settings import load_settings
 pieces = {"rebuild": lambda settings: rebuild_here(settings, UNTIL), "analysis": analysis}
 print(json.dumps(pieces[sys.argv[1]](load_settings(**json.loads(sys.argv[2])))))
 """
-"""In a process of its own: the session ends with it, and the cluster can be stopped."""
+"""In a separate process: the session ends with it, and the cluster can be stopped."""
 OPTIONS = f"spark.executor.memory {WORKER_MEMORY}\nspark.driver.memory 2g\n"
 
 
@@ -66,7 +66,7 @@ def bench_spark(scale: float) -> list[Result]:
 
 
 def _run(what: str, settings: Settings, options: Mapping[str, object], conf: Path) -> tuple[float, str]:
-    """Seconds and result of a piece of ``RUN``, in a process of its own."""
+    """Seconds and result of a piece of ``RUN``, in a separate process."""
     settings_json = json.dumps(settings.model_dump(mode="json", include=settings.model_fields_set) | dict(options))
     begun = time.perf_counter()
     done = subprocess.run(

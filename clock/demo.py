@@ -60,7 +60,7 @@ def run_demo(source: str, data: str | None, hours: int, *, fresh: bool) -> DemoS
         source: ``simulator``, or the name of a mapping, built in or written for the log.
         data: log of the source; the simulated app needs none.
         hours: hours to run through Airflow.
-        fresh: remove the workspace first; otherwise what is there is continued.
+        fresh: remove the workspace first; otherwise an existing one is continued.
 
     Returns:
         The summary, also written to ``<var>/demo/summary.json``.
@@ -120,7 +120,7 @@ def _plan_file(settings: Settings) -> Path:
 
 
 def _check_log(settings: Settings, data: str | None) -> None:
-    """Fail for a log that is not there, before anything is removed or written."""
+    """Fail if a log does not exist, before anything is removed or written."""
     if settings.source == "simulator":
         if data:
             raise ConfigError(

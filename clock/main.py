@@ -9,6 +9,7 @@ import typer
 
 from clock.commands import ab, bench, evaluate, events, features, ops, platform, serve, simulate, study
 from core import cli
+from core.release import platform_version
 
 PANELS = ("Run the platform", "Data", "Models", "Experiments", "Operate")
 
@@ -23,24 +24,9 @@ class Root(cli.Group):
         )  # fmt: skip
 
 
-def version() -> str:
-    """The installed package's version, or that in ``pyproject.toml`` if it is not installed."""
-    from importlib.metadata import PackageNotFoundError
-    from importlib.metadata import version as installed
-
-    try:
-        return installed("interest-clock")
-    except PackageNotFoundError:
-        import tomllib
-        from pathlib import Path
-
-        text = (Path(__file__).resolve().parent.parent / "pyproject.toml").read_text(encoding="utf-8")
-        return str(tomllib.loads(text)["project"]["version"])
-
-
 def _print_version(requested: bool) -> None:
     if requested:
-        print(f"clock {version()}")
+        print(f"clock {platform_version()}")
         raise typer.Exit
 
 

@@ -79,7 +79,7 @@ def load_document(path: Path, model: type[M], *, what: str, see: str = "") -> M:
     if not isinstance(content, dict):
         raise ConfigError(f"{path} must hold a mapping of keys" + (f". {see}" if see else ""))
     problems = [
-        f"  line {mark.line + 1}: '{key}' is there twice (first in line {first.line + 1})"
+        f"  line {mark.line + 1}: '{key}' appears twice (first in line {first.line + 1})"
         for key, first, mark in _repeated_keys(root)
     ]
     try:

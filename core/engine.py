@@ -44,7 +44,7 @@ WRITES_AT_ONCE = 8
 
 
 def parquet_parts(folder: Path) -> list[Path]:
-    """The part files of a Parquet folder, in order; a single file is its own only part."""
+    """The part files of a Parquet folder, in order; a single file is its only part."""
     return [folder] if folder.is_file() else sorted(folder.glob("*.parquet"))
 
 

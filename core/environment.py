@@ -6,6 +6,9 @@ import json
 
 from core.settings import ROOT, Settings
 
+QUIET_MLFLOW = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_LOGGING_LEVEL": "WARNING"}
+"""MLflow reads them when it is imported, and then sets the levels of its loggers, whatever they were."""
+
 
 def platform_environment(settings: Settings) -> dict[str, str]:
     """Environment variables of any process of the platform: the settings that were set explicitly, without secrets.
@@ -26,6 +29,6 @@ def platform_environment(settings: Settings) -> dict[str, str]:
         "PYTHONPATH": str(ROOT),
         "PYTHONWARNINGS": "ignore",
         "OMP_NUM_THREADS": "1",
-        "MLFLOW_DISABLE_TELEMETRY": "true",
+        **QUIET_MLFLOW,
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # its job workers are for other uses of MLflow
     }

@@ -30,7 +30,7 @@ ALSO_BOUNDED = frozenset({
     "strip_accents", "nfc_normalize", "url_decode", "list_extract", "list_element", "array_extract", "struct_extract",
     "map_extract_value", "json_extract_path_text", "date_part", "datepart",
 })  # fmt: skip
-"""DuckDB's own functions whose text or list is no longer than what they are given."""
+"""DuckDB's own functions whose text or list is no longer than their arguments."""
 FIXED_SIZE = (
     "BOOLEAN", "TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT", "UTINYINT", "USMALLINT", "UINTEGER", "UBIGINT", "UHUGEINT",
     "FLOAT", "DOUBLE", "DATE", "TIME", "TIMESTAMP", "TIMESTAMP WITH TIME ZONE", "INTERVAL",
@@ -124,7 +124,7 @@ def _is_short(new: exp.Expression | None) -> bool:
 
 @cache
 def bounded_functions() -> frozenset[str]:
-    """DuckDB's functions that SQL's parser does not know, whose value has a size of its own and is the same every time."""
+    """DuckDB's functions that SQL's parser does not know, whose result has a fixed size and depends on its arguments only."""
     with duckdb.connect(config={"threads": 1}) as con:
         rows = con.execute(
             """SELECT function_name FROM duckdb_functions() WHERE function_type = 'scalar' GROUP BY function_name

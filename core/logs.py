@@ -26,7 +26,7 @@ R = TypeVar("R")
 
 def setup_logging(settings: Settings) -> None:
     """Log to standard error, so that standard output stays machine-readable."""
-    logging.captureWarnings(True)  # a filter would not do: libraries put filters of their own before it
+    logging.captureWarnings(True)  # a filter would not do: libraries put their own filters before it
     logging.getLogger("py.warnings").setLevel(logging.WARNING if settings.log_level == "DEBUG" else logging.ERROR)
     for noisy in ("feast", "alembic", "mlflow", "httpx", "matplotlib", "fontTools"):
         logging.getLogger(noisy).setLevel(logging.WARNING)

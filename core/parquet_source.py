@@ -22,7 +22,7 @@ class ParquetSource:
 
     Attributes:
         parts: its files.
-        columns: their names; one that a file has more than once, upper and lower case aside, is there as often.
+        columns: their names; a name that a file repeats, upper and lower case aside, is repeated here.
         sql: what DuckDB selects from. Parts are joined by column names; a folder named ``key=value`` adds a column of text,
             and never replaces one that a file has.
     """
@@ -40,8 +40,8 @@ def parquet_source(paths: Sequence[Path]) -> ParquetSource:
     """
     parts = tuple(part for path in paths for part in _parts(path))
     times = Counter(part.resolve() for part in parts)
-    if twice := next((part for part in reversed(parts) if times[part.resolve()] > 1), None):
-        raise DataError(f"{twice} is given twice; its rows would count twice")
+    if repeated := next((part for part in reversed(parts) if times[part.resolve()] > 1), None):
+        raise DataError(f"{repeated} is listed twice; its rows would count twice")
     columns = _columns(parts)
     known = {name.lower() for name in columns}
     groups: dict[tuple[tuple[str, str], ...], list[Path]] = defaultdict(list)

@@ -220,7 +220,7 @@ class Settings(BaseSettings):
 
     @property
     def ranking_key(self) -> str:
-        """Key that ranking requests must send; in production there is always one."""
+        """Key that ranking requests must send; always set in production."""
         return self.serving_key.get_secret_value() or (self.secret("serving_key") if self.in_production else "")
 
     def postgres_url(self, database: str, driver: str = "postgresql+psycopg") -> str:

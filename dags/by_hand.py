@@ -42,7 +42,7 @@ def hours_between(first_key: str, last_key: str) -> list[Hour]:
     """Hours of a range from a trigger form, the last included.
 
     Raises:
-        ConfigError: a key is no hour, the last lies before the first, or there are more than a run can start.
+        ConfigError: a key is not an hour, the last lies before the first, or there are more than a run can start.
     """
     first, last = Hour.parse(first_key), Hour.parse(last_key)
     if last < first:

@@ -120,7 +120,7 @@ def ingest_schedule() -> Any:
 
 
 def hourly(asset: Asset) -> PartitionedAssetTimetable:
-    """A run for every hour of an asset; Airflow refuses a partition key that is no hour when the run is triggered."""
+    """A run for every hour of an asset; Airflow refuses a partition key that is not an hour when the run is triggered."""
     mapper = StartOfHourMapper(input_format=HOUR_FORMAT, output_format=HOUR_FORMAT)
     return PartitionedAssetTimetable(assets=asset, default_partition_mapper=mapper)
 
@@ -190,7 +190,7 @@ def announce_day(asset: Asset, settings: Settings, hour: Hour) -> None:
 
 
 def _named_hour(context: Mapping[str, Any]) -> str | None:
-    """The hour that a run was given, as it was written; None where it was given none."""
+    """The hour that a run was given, as it was written; None if it was given none."""
     run = context["dag_run"]
     form = (context.get("params") or {}).get("hour")
     if form and run.partition_key and form != run.partition_key:

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs the servers that some tests start, from Debian's packages: PostgreSQL, Redis, Chromium, Java for Spark,
 # nginx, Prometheus, faketime.
-# Needs root; what is there already is left as it is.
+# Needs root; what is installed already is left as it is.
 set -euo pipefail
 
 wanted=()
@@ -14,7 +14,7 @@ command -v prometheus >/dev/null || wanted+=(prometheus)
 command -v prometheus-alertmanager >/dev/null || wanted+=(prometheus-alertmanager)
 command -v faketime >/dev/null || wanted+=(faketime)
 if [ ${#wanted[@]} -eq 0 ]; then
-  echo "services: PostgreSQL, Redis, Chromium, Java, nginx, Prometheus, Alertmanager and faketime are there"
+  echo "services: PostgreSQL, Redis, Chromium, Java, nginx, Prometheus, Alertmanager and faketime are installed"
   exit 0
 fi
 if [ "$(id -u)" -ne 0 ]; then

@@ -69,7 +69,7 @@ def dags_page() -> str:
 
 
 def read_dags() -> list[JsonObject]:
-    """What Airflow reads in ``dags/``, in a process of its own, whose database is a temporary file."""
+    """What Airflow reads in ``dags/``, in a separate process, whose database is a temporary file."""
     with tempfile.TemporaryDirectory() as home:
         environment = {
             **os.environ, "AIRFLOW_HOME": home, "PYTHONPATH": str(ROOT), "AIRFLOW__CORE__LOAD_EXAMPLES": "False",

@@ -102,7 +102,7 @@ def variants_table(var: Path) -> str | None:
         [_bold(name), *(f"{log['values'][name]['auc']['value']:.4f} / {log['values'][name]['uauc']['value']:.4f}" for log in logs.values())]
         for name in names
     ]  # fmt: skip
-    return table(["time module", *logs], rows)
+    return _captioned(table(["time module", *logs], rows), _contents(var, "variants"))
 
 
 def variant_differences_table(var: Path) -> str | None:
@@ -113,7 +113,7 @@ def variant_differences_table(var: Path) -> str | None:
     pairs = [("gaussian_clock", other) for other in ("none", "naive_clock", "hour_embedding")]
     pairs += [(OURS, other) for other in ("gaussian_clock", "hour_embedding")]
     rows = [[f"{a} less {b}", *(_difference(log[f"{a} less"][b]["auc"]) for log in logs.values())] for a, b in pairs]
-    return table(["difference", *logs], rows)
+    return _captioned(table(["difference", *logs], rows), _contents(var, "variants"))
 
 
 def ab_calibration_table(var: Path) -> str | None:
@@ -138,7 +138,7 @@ def ab_looks_table(var: Path) -> str | None:
     for rule in rules:
         rates = [rate for users in looks.values() for rate in users["false_alarms"][rule].values()]
         rows.append([rule.replace("_", " "), f"{_share(min(rates))} to {_share(max(rates))}"])
-    return _study_table(["rule", "found an effect"], rows, study)
+    return _study_table(["rule", "detected an effect"], rows, study)
 
 
 def ab_app_table(var: Path) -> str | None:
@@ -251,11 +251,12 @@ def bench_table(var: Path) -> str | None:
     if not results:
         return None
     rows = [
-        [f"`{r['name']}`", _figure(r["value"], r["unit"]), f"{_figure(r['peer_value'], r['unit'])} ({r['peer']})", f"{r['ratio']:.1f} ×"]
+        [f"`{r['name']}`", _figure(r["value"], r["unit"]), f"{_figure(r['peer_value'], r['unit'])} ({r['peer']})",
+         f"{r['ratio']:.1f} ×", str(r.get("version", ""))]
         for r in results
         if r["ratio"] == r["ratio"] and r["ratio"] is not None
     ]  # fmt: skip
-    return table(["figure", "value", "peer", "ratio"], rows)
+    return table(["figure", "value", "peer", "ratio", "version"], rows)
 
 
 def conclusions_table(var: Path) -> str | None:
@@ -290,18 +291,21 @@ def _differences_by_log(
         return None
     names = dict.fromkeys(name for rows in rows_by_log.values() for name in rows)
     rows = [[name, *(_difference(r[name]) if name in r else "" for r in rows_by_log.values())] for name in names]
-    commands = [content.get("command", "") for content in _contents(var, study)]
-    return _captioned(table([title, *rows_by_log], rows), commands)
+    return _captioned(table([title, *rows_by_log], rows), _contents(var, study))
 
 
 def _study_table(columns: Sequence[str], rows: Sequence[Sequence[str]], study: Mapping[str, Any]) -> str:
-    return _captioned(table(columns, rows), [study.get("command", "")])
+    return _captioned(table(columns, rows), [study])
 
 
-def _captioned(markdown: str, commands: Sequence[str]) -> str:
-    """A table with the commands that its results name below it."""
-    named = [f"`{command}`" for command in commands if command]
-    return f"{markdown}\n\nFrom {', '.join(named)}." if named else markdown
+def _captioned(markdown: str, studies: Sequence[Mapping[str, Any]]) -> str:
+    """A table with the commands and versions that its results name below it."""
+    sources = [
+        f"`{study['command']}`" + (f", version {study['version']}" if "version" in study else "")
+        for study in studies
+        if study.get("command")
+    ]
+    return f"{markdown}\n\nFrom {'; '.join(sources)}." if sources else markdown
 
 
 def _study(var: Path, name: str) -> Any:

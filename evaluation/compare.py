@@ -22,7 +22,7 @@ class Comparison:
     Attributes:
         method: ``clustered`` (influences summed by user), ``delong`` (rows taken as independent;
             DeLong et al. 1988, doi:10.2307/2531595), ``bootstrap`` (users drawn with replacement).
-        detectable: smallest true difference found with a power of 80 %.
+        detectable: smallest true difference detected with a power of 80 %.
     """
 
     metric: str

@@ -114,7 +114,7 @@ class Predictions:
         return cls(codes.astype(np.int64, copy=False), labels, scores, weights, np.asarray(user_ids))
 
     def some(self, rows: Array) -> Predictions:
-        """The given rows only (a mask, or positions)."""
+        """These rows only (a mask, or positions)."""
         return Predictions.of(self.users[rows], self.labels[rows], self.scores[rows], self.weights[rows])
 
     @property

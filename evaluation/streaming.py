@@ -146,7 +146,7 @@ def read_models(
         key: column that identifies an impression; without it the rows must be in the same order.
 
     Raises:
-        DataError: a key is null, is there twice, or is not in every file.
+        DataError: a key is null, appears twice, or is not in every file.
     """
     if key is not None:
         with duck.connection(settings) as con, _readable(files, columns):
@@ -160,9 +160,9 @@ def _check_keys(con: duckdb.DuckDBPyConnection, files: Sequence[Path], columns: 
         con.execute(f"CREATE TABLE keys_{n} AS SELECT slice AS k, count(*) AS n FROM predictions GROUP BY slice")
         if missing := scalar(con, f"SELECT n FROM keys_{n} WHERE k IS NULL"):
             raise DataError(f"{file}: {missing:,} rows have no '{key}'; rows without a key cannot be paired")
-        twice, example = con.sql(f"SELECT count(*), min(k) FROM keys_{n} WHERE n > 1").fetchall()[0]
-        if twice:
-            raise DataError(f"{file}: {twice:,} values of '{key}' are there more than once (for example '{example}')")
+        repeated, example = con.sql(f"SELECT count(*), min(k) FROM keys_{n} WHERE n > 1").fetchall()[0]
+        if repeated:
+            raise DataError(f"{file}: {repeated:,} values of '{key}' appear more than once (for example '{example}')")
     for n, file in enumerate(files[1:], 1):
         for complete, incomplete, having, lacking in ((files[0], file, 0, n), (file, files[0], n, 0)):
             missing, example = con.sql(
@@ -245,7 +245,7 @@ def _metrics(con: duckdb.DuckDBPyConnection, source: str, files: Sequence[Path])
         data = _predictions(con.sql(f"SELECT * FROM {source}").to_arrow_table(), files)
         estimates = {name: metric(data) for name, metric in METRICS.items()}
         return _row(estimates, calibration_error(data), rows, len(data.user_ids))
-    return _streamed(con, source, rows)
+    return _streamed(con, source, rows, files)
 
 
 def _row(estimates: dict[str, Estimate], ece: float, rows: int, users: int) -> dict[str, object]:
@@ -256,13 +256,14 @@ def _row(estimates: dict[str, Estimate], ece: float, rows: int, users: int) -> d
     return {**row, "ece": finite(ece), "samples": rows, "users": users}
 
 
-def _streamed(con: duckdb.DuckDBPyConnection, source: str, rows: int) -> dict[str, object]:
+def _streamed(con: duckdb.DuckDBPyConnection, source: str, rows: int, files: Sequence[Path]) -> dict[str, object]:
     bad = scalar(con, f"""SELECT count(*) FROM {source} WHERE NOT isfinite(score) OR score IS NULL OR label NOT IN (0, 1)
         OR label IS NULL OR weight IS NULL OR (weight <> 0 AND NOT weight BETWEEN {1 / LARGEST_WEIGHT!r} AND {LARGEST_WEIGHT!r})
         OR "user" IS NULL OR CAST("user" AS VARCHAR) = ''""")  # fmt: skip
     if bad:
         raise DataError(
-            f"{bad} of {rows} rows have a missing or infinite score or weight, a label that is not 0 or 1, or no user"
+            f"{', '.join(map(str, files))}: {bad} of {rows} rows have a missing or infinite score or weight, "
+            "a label that is not 0 or 1, or no user"
         )
     con.execute(
         f"""CREATE OR REPLACE TABLE user_ids AS SELECT "user", row_number() OVER (ORDER BY "user") - 1 AS code

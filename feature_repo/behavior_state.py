@@ -35,7 +35,7 @@ LISTS = ("items", "minutes", "hours")
 BYTES = 8 * len(LISTS)
 """Of a behavior in a user's row."""
 KEPT_HOURS = DAY_HOURS
-"""Hours before the state's own for which it can tell histories."""
+"""How many hours before its own hour a state can still tell histories."""
 ROWS_AT_ONCE = 20_000_000
 """Events that the first fill sorts at a time, about: bounds its memory."""
 USERS_AT_ONCE = 50_000
@@ -231,7 +231,7 @@ class BehaviorState:
 
 
 def last_behaviors(path: Path, length: int) -> tuple[int, dict[int, bytes]]:
-    """What a state's file tells at its own hour, however much more it keeps.
+    """The histories in a state's file as of its own hour, however much more it keeps.
 
     Args:
         path: the file.

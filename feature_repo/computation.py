@@ -123,7 +123,7 @@ class ClockComputation:
 
         Args:
             queries: of every part, by its name.
-            rows: by name (a slot, ``users``, ``items``), how many of the rows are its own.
+            rows: by name (a slot, ``users``, ``items``), how many rows belong to it.
         """
         folder = f"{self.as_of.key}-{self.generation}"
         self._write({folder: queries})

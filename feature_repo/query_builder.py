@@ -119,7 +119,7 @@ class ClockQueryBuilder:
     def __init__(self, functions: SqlFunctions, settings: Settings, facets: Sequence[str]) -> None:
         self.functions, self.settings, self.facets = functions, settings, list(facets)
 
-    # Which tables there are.
+    # Which tables exist.
 
     def parts(self, keys: Sequence[str], *, everyone: bool = False) -> list[Part]:
         """One part for each facet's values, and one of all events.
@@ -320,7 +320,7 @@ class ClockQueryBuilder:
     def _top(self, facet: int, sums: str, keys: str) -> list[Statement]:
         """Tables ``top_<i>`` of the places of each key's best values, and ``listed_<i>`` of what is at each place.
 
-        A place is that of a (score, events, value) among all there are: one number to compare.
+        A place is the rank of a (score, events, value) among all of them: one number to compare.
         """
         _, one = score_units(self.settings.score_weights)
         lists = ", ".join(

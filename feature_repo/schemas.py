@@ -10,7 +10,7 @@ import pyarrow as pa
 from events.schema import BEHAVIORS
 
 COUNTS = ("events", *BEHAVIORS)
-"""What is counted of a key's events: how many there are, and how many with each behavior."""
+"""What is counted for a key: all its events, and those with each behavior."""
 ITEM_COUNTS = ("day_events", "day_finish", *COUNTS)
 """What is counted of an item: two counts of the last 24 hours, the others of the window."""
 LISTS = ("values", "scores", "counts")

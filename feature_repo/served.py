@@ -36,7 +36,7 @@ def served_hours(settings: Settings) -> list[Path]:
 
 
 def write_part(settings: Settings, hour: Hour, kind: str, rows: pa.Table, part: str) -> None:
-    """Add rows to an hour's log, as a file of its own, by rename.
+    """Add rows to an hour's log, as a separate file, by rename.
 
     Args:
         settings: of the workspace.

@@ -8,8 +8,8 @@ Layout below the workspace's ``features``::
     recent/                     recent behaviors, see ``feature_repo.behavior_state``
 
 ``state.json`` is renamed into place last, so a crash leaves the state of the hour before whole;
-folders that no state names are written again by the next try. Sums carry their digest: damage on the
-disk is found, and a rebuild repairs it.
+folders that no state names are rewritten by the next attempt. Sums carry their digest: damage on the
+disk is detected, and a rebuild repairs it.
 """
 
 from __future__ import annotations
@@ -158,7 +158,7 @@ class ClockStorage:
         """The state's description.
 
         Raises:
-            NotReadyError: there was no rebuild yet.
+            NotReadyError: nothing has been rebuilt yet.
         """
         state = self.read()
         if state is None:

@@ -150,7 +150,7 @@ class Sums:
         """The sums, once the folders of some bases and their deltas are known to hold what was written.
 
         A folder whose files are as they were when they last matched is not read again: an hour reads what changed, not
-        what there is. ``verify`` reads everything.
+        everything. ``verify`` reads everything.
 
         Args:
             names: slots, ``users``, ``items``.

@@ -132,7 +132,7 @@ class Registry:
             reason: kept in the trail and on the version.
             hour: the log's hour at which it happens.
             who: who wants it.
-            expected: version that the caller saw behind the alias; another one there means that
+            expected: version that the caller saw behind the alias; if another one is there now,
                 somebody moved it in between, and nothing is done.
 
         Raises:

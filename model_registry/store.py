@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from core.environment import QUIET_MLFLOW
 from core.errors import NotReadyError
 from core.files import exclusive_lock, replaced_directory, scratch_directory
 from core.settings import Settings
@@ -37,9 +38,8 @@ def open_mlflow(settings: Settings) -> MlflowClient:
     Raises:
         NotReadyError: the tracking server does not answer.
     """
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    for name, value in HTTP.items():
+    for name, value in {**QUIET_MLFLOW, **HTTP}.items():
         os.environ.setdefault(name, value)
     if settings.in_production:
         os.environ["MLFLOW_TRACKING_USERNAME"] = SERVICE_USER
@@ -64,7 +64,7 @@ def open_mlflow(settings: Settings) -> MlflowClient:
 
 
 def _create_store(settings: Settings) -> None:
-    """Make a new SQLite store in a folder of its own, then move it: a crash leaves no half-migrated one.
+    """Make a new SQLite store in a separate folder, then move it: a crash leaves no half-migrated one.
 
     The folder is emptied first: a journal left by a killed process would be applied to the new file.
     """

@@ -88,7 +88,7 @@ def restore(settings: Settings, backup: Path) -> RestoreSummary:
         CorruptStateError: a file of the backup does not match its digest.
     """
     if not (backup / "manifest.json").exists():
-        raise ConfigError(f"{backup} is no backup: it has no manifest.json")
+        raise ConfigError(f"{backup} is not a backup: it has no manifest.json")
     manifest = read_json(backup / "manifest.json")
     if manifest["source"] != settings.source:
         raise ConfigError(f"{backup} is of the source {manifest['source']}, not {settings.source} (--source)")

@@ -33,7 +33,7 @@ WATCHED = ("apache-airflow", "mlflow", "feast", "torch", "duckdb", "evidently", 
 
 @dataclass(frozen=True)
 class HealthFinding:
-    """What one check found; ``advice`` says what to do where it is not ok."""
+    """The outcome of one check; ``advice`` says what to do where it is not ok."""
 
     check: str
     status: Status

@@ -40,7 +40,7 @@ def check(settings: Settings, name: str) -> None:
         if status != "healthy":
             raise NotReadyError(f"Airflow says that {name} is {status}")
     else:
-        raise ConfigError(f"no health check for '{name}'; there are {', '.join([*platform_parts, *AIRFLOW_PARTS])}")
+        raise ConfigError(f"no health check for '{name}'; choose from {', '.join([*platform_parts, *AIRFLOW_PARTS])}")
 
 
 def airflow_health(settings: Settings) -> dict[str, dict[str, str]]:

@@ -37,7 +37,7 @@ def initialize(settings: Settings) -> None:
 
 
 def make_databases(settings: Settings) -> None:
-    """A database for each use, owned by a role of the same name with a password of its own."""
+    """A database for each use, owned by a role of the same name with its own password."""
     import psycopg
     from psycopg import sql
 

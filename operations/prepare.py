@@ -14,11 +14,11 @@ PORT = 8443
 
 
 def prepare(folder: Path, host: str) -> list[str]:
-    """Make what is missing; nothing that is there is changed.
+    """Make what is missing; nothing that exists is changed.
 
     Args:
         folder: ``docker``, or where a copy of its files is.
-        host: name of the proxy's host; a certificate of our own signature is made for it, to be replaced by a real one.
+        host: name of the proxy's host; a self-signed certificate is made for it, to be replaced by a real one.
 
     Returns:
         Names of the files made.

@@ -9,7 +9,7 @@ from fastapi import FastAPI, HTTPException
 from fastapi.responses import FileResponse
 
 HEADERS = {
-    # A page runs its scripts in an origin of its own: whatever a log or a file's name smuggled into a report cannot
+    # A page runs its scripts in a separate origin: whatever a log or a file's name smuggled into a report cannot
     # use the reader's login.
     "Content-Security-Policy": "sandbox allow-scripts allow-popups allow-popups-to-escape-sandbox allow-downloads",
     "X-Content-Type-Options": "nosniff",

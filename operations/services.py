@@ -104,7 +104,7 @@ def migrate_airflow(settings: Settings) -> None:
     environment, database = {**os.environ, **airflow_environment(settings)}, home / "airflow.db"
     with scratch_directory(home / "new") as folder:
         fresh = not settings.in_production and not database.exists()
-        if fresh:  # a new database is made in a folder of its own: a crash leaves no half-migrated one
+        if fresh:  # a new database is made in a separate folder: a crash leaves no half-migrated one
             environment["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"] = f"sqlite:///{folder / database.name}"
         done = subprocess.run(
             [program("airflow"), "db", "migrate"], env=environment, capture_output=True, text=True, check=False

@@ -195,7 +195,9 @@ def probe(settings: Settings, version: str) -> None:
             f"version {version} of {models.name} cannot be promoted, it does not load and score: {error}"
         ) from error
     if not np.isfinite(scores).all() or scores.min() < 0 or scores.max() > 1:
-        raise DataError(f"version {version} of {models.name} cannot be promoted: its probe scores are no probabilities")
+        raise DataError(
+            f"version {version} of {models.name} cannot be promoted: its probe scores are not probabilities"
+        )
 
 
 @log_context(hour="hour")

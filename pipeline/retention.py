@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from core.environment import QUIET_MLFLOW
 from core.hours import Hour
 from core.settings import Settings
 from events.store import EventStore
@@ -123,7 +124,7 @@ def _collect(settings: Settings, models: list[str]) -> None:
     """Remove the rows and artifacts of deleted logged models."""
     uri = settings.tracking_uri
     command = [sys.executable, "-m", "mlflow", "gc", "--backend-store-uri", uri, "--logged-model-ids", ",".join(models)]
-    environment = {**os.environ, "MLFLOW_TRACKING_URI": uri, "MLFLOW_DISABLE_TELEMETRY": "true"}
+    environment = {**os.environ, "MLFLOW_TRACKING_URI": uri, **QUIET_MLFLOW}
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     if done.returncode:
         log.warning("mlflow gc left the artifacts of %d models: %s", len(models), done.stderr.strip()[-500:])

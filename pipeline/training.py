@@ -35,7 +35,7 @@ log = logging.getLogger("pipeline.training")
 
 BULK_CHECKPOINT_HOURS = DAY_HOURS * 7
 CHILDREN_FROM_EVENTS = 300_000
-"""Events times variants from which a history is trained in processes of their own: fewer are through before one has started."""
+"""From this many events times variants, a history is trained in separate processes: fewer are done before one has started."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class TrainedVariant:
         """
         if self.version is None:
             raise NotReadyError(
-                f"{self.variant} as of {self.hour} is no registered version; train it with its model logged"
+                f"{self.variant} as of {self.hour} is not a registered version; train it with its model logged"
             )
         return self.version
 

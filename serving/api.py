@@ -161,7 +161,7 @@ def _json(ranked: Ranked) -> JsonObject:
 
 
 class _StrictRequest(HttpRequest):
-    """A request whose body is JSON in which no key is there twice."""
+    """A request whose body is JSON that repeats no key."""
 
     async def json(self) -> Any:
         try:
@@ -180,8 +180,8 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     values = dict(pairs)
     if len(values) < len(pairs):
         names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise HTTPException(400, f"the key {twice[:60]!a} is there twice")
+        repeated = next(name for name in names if names.count(name) > 1)
+        raise HTTPException(400, f"the key {repeated[:60]!a} appears twice")
     return values
 
 

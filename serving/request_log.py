@@ -85,7 +85,7 @@ FLUSH_SECONDS = 2.0
 
 
 class RequestLog:
-    """Collects rows and writes them in a thread of its own; rows over the limit are dropped and counted."""
+    """Collects rows and writes them in a separate thread; rows over the limit are dropped and counted."""
 
     def __init__(self, settings: Settings, *, flush_seconds: float = FLUSH_SECONDS) -> None:
         self.settings, self.flush_seconds = settings, flush_seconds

@@ -104,5 +104,5 @@ def stopped(settings: Settings, name: str) -> str | None:
 
 def _mark(settings: Settings, name: str) -> Path:
     if not NAME.fullmatch(name):
-        raise ConfigError(f"'{name}' is no experiment's name: lower-case letters, digits, - and _ only")
+        raise ConfigError(f"'{name}' is not an experiment's name: lower-case letters, digits, - and _ only")
     return settings.workspace / "serving" / "stopped" / f"{name}.json"

@@ -76,8 +76,8 @@ class RankBody(BaseModel):
                 raise ValueError("candidates: the list is empty; give items, or 'retrieve'")
             if len(set(self.candidates)) < len(self.candidates):
                 seen: set[str] = set()
-                twice = next(c for c in self.candidates if c in seen or seen.add(c))  # type: ignore[func-returns-value]
-                raise ValueError(f"candidates: '{twice}' is there twice")
+                repeated = next(c for c in self.candidates if c in seen or seen.add(c))  # type: ignore[func-returns-value]
+                raise ValueError(f"candidates: '{repeated}' appears twice")
         return self
 
 

@@ -62,7 +62,7 @@ class ServingMetrics:
             ("clock_features_as_of_seconds", "Hour from whose start the features hold, seconds since 1970.",
              lambda: engine.snapshot.as_of.start.timestamp() if engine.snapshot.as_of else 0),
             ("clock_catalog_items", "Items that can be ranked.", lambda: engine.snapshot.items),
-            ("clock_problems", "Things that could not be refreshed; /model names them.", lambda: len(engine.problems)),
+            ("clock_problems", "How many parts could not be refreshed; /model names them.", lambda: len(engine.problems)),
             ("clock_journal_dropped", "Rows of the request log that were dropped.",
              lambda: engine.request_log.dropped if engine.request_log else 0),
             ("clock_exposures_unlogged", "Exposures that could not be written.", lambda: engine.unlogged),

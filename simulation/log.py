@@ -1,4 +1,4 @@
-"""The app's raw log, hour by hour: gzipped CSV in a format of its own, with the defects of real logs.
+"""The app's raw log, hour by hour: gzipped CSV in its own format, with the defects of real logs.
 
 Layout below the log's root::
 
@@ -62,7 +62,7 @@ SERVED_EXPOSURES = "../../serving/exposures"
 class AppLog:
     """Writes the log of an app; each hour can be written on its own, always with the same bytes.
 
-    With ``served`` the exposures are written where a workspace's ranking service logs its own, which are then added to them.
+    With ``served`` the exposures are written to where a workspace's ranking service logs its own, which are then added.
     """
 
     def __init__(self, config: SimulatorConfig, root: Path, *, served: bool = False) -> None:

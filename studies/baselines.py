@@ -1,4 +1,4 @@
-"""Does the clock help whatever ranker it is given to? The paper arms three production rankers with it; here, four."""
+"""Does the clock help every kind of ranker? The paper arms three production rankers with it; here, four."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ BASELINES: dict[str, Changes] = {
 ARMED = ("none", "gaussian_clock", "matched_clock")
 GAINS = {"the paper's clock": ("none", "gaussian_clock"), "ours over the paper's": ("gaussian_clock", "matched_clock")}
 TEXT = "Each ranker without time, with the paper's clock, and with ours, hour by hour. DCN-v2 (cross network beside an MLP) is \
-the platform's default; MMoE gives every behavior a gate of its own over four MLPs; DIN attends over the user's recent behaviors."
+the platform's default; MMoE gives every behavior its own gate over four MLPs; DIN attends over the user's recent behaviors."
 
 
 def run(lab: Lab) -> tuple[str, str]:

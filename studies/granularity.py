@@ -1,4 +1,4 @@
-"""How fine should the clock be? Slots of 15 minutes to 2 hours, and a clock of its own for the weekend."""
+"""How fine should the clock be? Slots of 15 minutes to 2 hours, and a separate clock for the weekend."""
 
 from __future__ import annotations
 

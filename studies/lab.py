@@ -69,7 +69,7 @@ class Log:
     Attributes:
         var: folder of the workspace.
         source: name of the source.
-        negatives: how negatives are drawn; empty: the log has negatives of its own.
+        negatives: how negatives are drawn; empty: the log has its own negatives.
         changes: settings that differ from the defaults, such as ``window_days``.
     """
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from core.files import digest_json, read_json, write_json
 from core.page_template import write_page
+from core.release import platform_version
 from core.settings import Settings
 
 if TYPE_CHECKING:
@@ -78,7 +79,10 @@ class Study:
         Returns:
             The page.
         """
-        write_json(self.folder / "results.json", {"conclusion": conclusion, "command": command, **results})
+        write_json(
+            self.folder / "results.json",
+            {"conclusion": conclusion, "command": command, "version": platform_version(), **results},
+        )
         page = self.folder / "report.html"
         write_page(page, f"Study {self.name}", PAGE, conclusion=conclusion, sections=sections, command=command)
         return page

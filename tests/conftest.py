@@ -1,4 +1,4 @@
-"""Shared fixtures: a state folder of its own for every test, small logs, a small simulated app."""
+"""Shared fixtures: a separate state folder for every test, small logs, a small simulated app."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 hypothesis.settings.register_profile("desk", deadline=None)
 hypothesis.settings.register_profile("ci", derandomize=True, deadline=None)
 hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "desk")
-# At exit DuckDB's bindings list every object that ibis still holds; that is no finding of a test.
+# At exit DuckDB's bindings list every object that ibis still holds; that has nothing to do with a test.
 atexit.register(lambda: os.dup2(os.open(os.devnull, os.O_WRONLY), 2))
 # Told to end, a run stops the servers that it started, as at Ctrl-C.
 signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -60,7 +60,7 @@ TINY = SimulatorConfig(days=4, users=60, items=80, experiment={"start_day": 2}, 
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Give the run a folder of its own for temporary files.
+    """Give the run its own folder for temporary files.
 
     pytest's shared one is closed to others whenever a run begins; a PostgreSQL server of another run, which works there
     as ``nobody``, would lose its files.

@@ -26,7 +26,7 @@ _FORKS.set_forkserver_preload(["operations.preload"])
 
 @dataclass(frozen=True)
 class Fork:
-    """A running command; it leads a process group of its own.
+    """A running command; it leads its own process group.
 
     Attributes:
         process: with its ``pid`` and, once it has ended, its ``exitcode`` as ``subprocess`` has it.

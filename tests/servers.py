@@ -63,7 +63,7 @@ def redis_command(program: str, folder: Path, port: int, password: str = "") -> 
 def redis_server(
     folder: Path, port: int | None = None, password: str = ""
 ) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
-    """An empty Redis, on a port of its own or a given one: its host:port and its process."""
+    """An empty Redis, on a free port or the one asked for: its host:port and its process."""
     import redis
 
     program = shutil.which("redis-server")

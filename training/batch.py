@@ -179,5 +179,5 @@ class HourKeys:
 
 
 def shares(scores: Tensor) -> Tensor:
-    """Scores (…, K) of a slot's facet, normalised to sum to 1; all 0 where there are none."""
+    """Scores (…, K) of a slot's facet, normalized to sum to 1; all 0 where there are none."""
     return scores / scores.sum(dim=-1, keepdim=True).clamp(min=1e-9)

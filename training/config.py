@@ -43,7 +43,7 @@ class RankerOptions(BaseModel):
     hidden: tuple[int, ...] = Field((64, 32), description="Widths of the MLP's hidden layers.")
     cross_layers: int = Field(1, ge=0, le=4, description="Cross layers (DCN-v2) beside the MLP.")
     experts: int = Field(
-        0, ge=0, le=16, description="MLPs that each head mixes with a gate of its own (MMoE); 0: one, shared."
+        0, ge=0, le=16, description="MLPs that each head mixes with its own gate (MMoE); 0: one, shared."
     )
     sigma_hours: float = Field(1.0, gt=0, le=24)
     learn_sigma: bool = Field(False, description="gaussian_clock: train a σ for each facet, from sigma_hours on.")
@@ -104,10 +104,10 @@ def label_of(heads: Sequence[str]) -> str:
 
 
 def check_variant(variant: str) -> None:
-    """Return if there is a variant of this name; ``ConfigError`` with a near miss otherwise."""
+    """Raise ``ConfigError``, with the nearest name, unless a variant has this name."""
     if variant not in get_args(Variant):
         raise ConfigError(
-            f"no variant '{variant}'{did_you_mean(variant, get_args(Variant))} (there is {', '.join(get_args(Variant))})"
+            f"no variant '{variant}'{did_you_mean(variant, get_args(Variant))} (choose from {', '.join(get_args(Variant))})"
         )
 
 

@@ -1,4 +1,4 @@
-"""Where a ranker is trained: the CPU, or a GPU where there is one and it gains."""
+"""Where a ranker is trained: the CPU, or a GPU if there is one and it is faster."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def training_device(name: str, batch_size: int = WORTH_A_GPU) -> torch.device:
     chain of states repeats exactly on the kind of device that it was trained on.
 
     Args:
-        name: ``cpu``, ``cuda``, or ``auto``: a GPU where there is one and batches are large enough to gain.
+        name: ``cpu``, ``cuda``, or ``auto``: a GPU if there is one and batches are large enough to benefit.
         batch_size: samples a step.
 
     Raises:

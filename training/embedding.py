@@ -1,6 +1,6 @@
 """Embedding tables without collisions that grow with new ids, forget old ones, and learn sparsely.
 
-The idea is Monolith's (Liu et al. 2022, arXiv 2209.07663): every id has a row of its own, made when
+The idea is Monolith's (Liu et al. 2022, arXiv 2209.07663): every id has its own row, made when
 the id is first trained on and given back when the id has not been seen for long. Row 0 stands for ids that have
 no row.
 """
@@ -139,7 +139,7 @@ class GrowingEmbedding(nn.Module):
         return nn.functional.embedding_bag(at, local, offsets, mode="sum", per_sample_weights=weights[inside])
 
     def _gather(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """The rows that a batch uses, once each, as a leaf of its own: no gradient is larger than the batch."""
+        """The rows that a batch uses, once each, as a separate leaf: no gradient is larger than the batch."""
         used, at = distinct(rows, len(self.weight))
         local = self.weight[used]
         if torch.is_grad_enabled():
@@ -155,7 +155,7 @@ class GrowingEmbedding(nn.Module):
         """The keys and rows that were added or changed since ``mark_saved``, with the rows' numbers; see ``checkpoint_delta``.
 
         Returns:
-            None where the last checkpoint is no base: there is none, rows have moved, or all of them changed.
+            None if the last checkpoint cannot serve as a base: there is none, rows have moved, or all of them changed.
         """
         if self._touched is None:
             return None

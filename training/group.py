@@ -1,6 +1,6 @@
 """Training by several processes: each takes a shard of every batch, all end with the same ranker.
 
-``torchrun`` starts the processes; without it there is one, and nothing here does anything. Tables and weights are
+``torchrun`` starts the processes; without it there is a single one, and nothing here has any effect. Tables and weights are
 replicated in every process. What a batch does to them is the sum over the shards, so the figures are those of one
 process up to the rounding of sums.
 """

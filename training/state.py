@@ -63,7 +63,7 @@ class StateInfo:
         data: digest of the samples trained on since the state before.
         digest: identifies the state: of parent, data, config and code.
         weights: digest of its file.
-        builds_on: hour of the state whose tensors its own complete; empty where they are whole.
+        builds_on: hour of the state whose tensors this one's complete; empty if this one's are whole.
         layers: files that it is spread over, including the one in its folder; 0 in states that did not count them.
     """
 
@@ -121,7 +121,7 @@ def ranker_tensors(ranker: Ranker) -> dict[str, Tensor]:
 
 
 def changed_tensors(ranker: Ranker) -> Tensors | None:
-    """Like ``ranker_tensors``, but of the tables only what the last checkpoint lacks; None where it is no base."""
+    """Like ``ranker_tensors``, but of the tables only what the last checkpoint lacks; None if it cannot serve as a base."""
     deltas = {name: table.delta() for name, table in ranker.tables.items()}
     known = {name: delta for name, delta in deltas.items() if delta is not None}
     return {**_dense_part(ranker), **_table_parts(known)} if len(known) == len(deltas) else None
@@ -264,7 +264,7 @@ class StateStore:
 
     @contextmanager
     def whole(self, hour: Hour) -> Iterator[Path]:
-        """A folder of the state with every tensor: its own, or one for the length of the ``with`` block."""
+        """A folder of the state with every tensor: its own, or a temporary one for the ``with`` block."""
         info = self.info(hour)
         if not info.builds_on:
             yield self.folder(hour)

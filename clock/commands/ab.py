@@ -353,7 +353,7 @@ def _shares(text: str | None) -> dict[str, float] | None:
         if not name or math.isnan(share):
             raise ConfigError(f"--shares {text}: write VARIANT=SHARE,VARIANT=SHARE")
         if name in shares:
-            raise ConfigError(f"--shares {text}: '{name}' is there twice")
+            raise ConfigError(f"--shares {text}: '{name}' appears twice")
         shares[name] = share
     try:
         check_shares(shares)

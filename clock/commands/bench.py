@@ -53,7 +53,7 @@ def bench(
     chosen = names or list(BENCHES)
     if unknown := sorted(set(chosen) - set(BENCHES)):
         raise ConfigError(
-            f"no bench {', '.join(unknown)}{did_you_mean(unknown[0], BENCHES)} (there are {', '.join(BENCHES)})"
+            f"no bench {', '.join(unknown)}{did_you_mean(unknown[0], BENCHES)} (choose from {', '.join(BENCHES)})"
         )
     if not scale > 0:
         raise ConfigError(f"--scale {scale:g}: more than 0; 1 is the full size")

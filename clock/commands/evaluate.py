@@ -81,7 +81,7 @@ def compare(
     """Paired tests of models on the same impressions.
 
     Differences from the first file, with intervals clustered by user, DeLong's for the AUC, and the smallest
-    difference that would be found. The last line of output is one JSON object.
+    difference that would be detected. The last line of output is one JSON object.
     """
     from core.settings import load_settings
     from evaluation.compare import bootstrap

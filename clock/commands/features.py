@@ -127,7 +127,7 @@ def _numbers(features: ClockFeatures, users: list[str], *, is_key: bool) -> list
         features.clock.require_state()  # before the first clocks, that is what is missing
         return platform_ids(features.events.root, "user", users)
     if strange := [user for user in users if not WHOLE_NUMBER.fullmatch(user)]:
-        raise ConfigError(f"'{strange[0]}' is no key; with --key give the platform's own number of a user")
+        raise ConfigError(f"'{strange[0]}' is not a key; with --key give the platform's own number of a user")
     return [int(user) for user in users]
 
 

@@ -112,7 +112,7 @@ def setup(
     settings = cli.settings_of(source)
     if mapping == "simulated":
         if path:
-            raise ConfigError("the simulated app writes its own log; give no files, or the mapping of theirs")
+            raise ConfigError("the simulated app writes its own log; give no files, or name the mapping of yours")
         save_app_source(settings)
         print(f"{settings.workspace} takes its log from the simulated app; next: clock history")
         return

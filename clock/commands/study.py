@@ -67,7 +67,7 @@ def study(
         print("\n".join(f"{study_name:<20} {question}" for study_name, question in STUDIES.items()))
         return
     if name not in STUDIES:
-        raise ConfigError(f"no study '{name}'{did_you_mean(name, STUDIES)} (there is {', '.join(STUDIES)})")
+        raise ConfigError(f"no study '{name}'{did_you_mean(name, STUDIES)} (choose from {', '.join(STUDIES)})")
     if replications is not None and replications < 20:
         raise ConfigError(f"--replications {replications}: at least 20, fewer say nothing")
     if not 1 <= seeds <= 100:

@@ -159,9 +159,7 @@ def test_a_wrong_table_or_option_says_what_to_do(
 
 def test_a_user_who_is_there_twice_in_one_variant_is_refused(tmp_path: Path, frame: pd.DataFrame) -> None:
     path = saved(pd.concat([frame, frame.head(3)]), tmp_path)
-    assert "3 users are there more than once" in refused(
-        "analyze", path, *TABLE, "--metric", "duration", "--user", "user"
-    )
+    assert "3 users appear more than once" in refused("analyze", path, *TABLE, "--metric", "duration", "--user", "user")
 
 
 def test_a_covariate_that_the_treatment_moved_is_refused(tmp_path: Path) -> None:

@@ -70,7 +70,7 @@ def problem(tmp_path: Path, text: str) -> str:
         ("[active_days]", "[]", "primary: name at least one"),
         ("[active_days]", "[active_day]", "unknown metric 'active_day'; did you mean 'active_days'?"),
         ("[likes]", "[likes, active_days]", "named twice"),
-        ("[likes]", "[likes]\nsecondary: [skips]", "line 8: 'secondary' is there twice (first in line 7)"),
+        ("[likes]", "[likes]\nsecondary: [skips]", "line 8: 'secondary' appears twice (first in line 7)"),
         ("[likes]", "[likes]\nstopping: {rule: sometimes}", "line 8: stopping.rule"),
         ("end: 2026-03-10", "stopping: {rule: group_sequential}", "group_sequential plans its looks up to the end"),
         (

@@ -30,7 +30,7 @@ AB: dict[str, Any] = {"name": "test", "variants": {"a": 1, "b": 1}, "control": "
 
 
 def analyze(path: Path, **options: Any) -> tuple[list[TableResult], list[str]]:
-    """Rows, and the texts of the checks that are no mere "ok"."""
+    """Rows, and the texts of the checks that are more than "ok"."""
     spec = TableSpec(**{"variant": "variant", "control": "a", "metrics": ("y",), **options})
     with engine(load_settings(var=path.parent / "var")) as db:
         rows, checks = analyze_table(db, path, spec)

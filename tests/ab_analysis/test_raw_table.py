@@ -202,7 +202,7 @@ def test_sums_beyond_a_double_are_means_within_it(tmp_path: Path) -> None:
         (("--shares", "a=1e308,b=1e308"), "every share must be above 0"),
         (("--shares", "a=0,b=1"), "every share must be above 0"),
         (("--shares", "a=-1,b=1"), "every share must be above 0"),
-        (("--shares", "a=1,b=1,a=2"), "'a' is there twice"),
+        (("--shares", "a=1,b=1,a=2"), "'a' appears twice"),
         (("--shares", "a=50%,b=50%"), "write VARIANT=SHARE"),
         (("--shares", ""), "write VARIANT=SHARE"),
         (("--confidence", "95"), "must lie between 0.5 and 1"),

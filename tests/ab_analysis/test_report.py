@@ -55,7 +55,7 @@ def app(tmp_path_factory: pytest.TempPathFactory) -> Settings:
 
 @pytest.fixture
 def workspace(app: Settings, tmp_path: Path) -> Settings:
-    """The app's events with reports of its own."""
+    """The app's events with their own reports."""
     settings = load_settings(var=tmp_path / "var", source="simulator")
     settings.workspace.mkdir(parents=True)
     (settings.workspace / "events").symlink_to(app.events_dir)
@@ -80,9 +80,11 @@ def test_the_true_effects_lie_in_the_intervals_and_the_decision_is_to_ship(app: 
     analysis = analysis_of(app)
     assert analysis.decision.verdict == "ship"
     assert analysis.decision.sentence.startswith("Ship: active days up +")
-    for r in analysis.results:
-        if r.headline and r.truth is not None:
-            assert r.rel_effect_ci[0] < r.truth < r.rel_effect_ci[1], r.metric
+    truths = {r.metric: r for r in analysis.results if r.headline and r.truth is not None}
+    assert set(truths) == {"active_days", "duration_hours", "finishes", "likes", "skips"}
+    for metric, r in truths.items():
+        assert r.truth is not None
+        assert r.rel_effect_ci[0] < r.truth < r.rel_effect_ci[1], metric
     by_method = {r.method: r for r in analysis.results if r.metric == "active_days"}
     assert by_method["cuped"].headline
     assert by_method["cuped"].variance_reduction > 0.05
@@ -136,18 +138,19 @@ def test_before_the_end_of_one_planned_look_nothing_is_concluded(app: Settings) 
     analysis = analysis_of(app, END - 24)
     assert analysis.decision.verdict == "keep_running"
     assert "An early look" in " ".join(c.text for c in analysis.warnings)
-    assert all(r.adjusted_ci is None for r in analysis.results)
+    assert {r.adjusted_ci for r in analysis.results} == {None}
 
 
 def test_daily_looks_under_a_sequential_rule_may_conclude(app: Settings) -> None:
     for rule in ("always_valid", "group_sequential"):
         analysis = analysis_of(app, END - 24, stopping={"rule": rule})
         assert analysis.decision.verdict == "ship"
-        for r in analysis.results:
-            if r.headline:
-                assert r.adjusted_ci is not None
-                assert r.adjusted_ci[0] < r.rel_effect_ci[0]
-                assert r.adjusted_ci[1] > r.rel_effect_ci[1]
+        headlines = [r for r in analysis.results if r.headline]
+        assert len(headlines) == 9
+        for r in headlines:
+            assert r.adjusted_ci is not None
+            assert r.adjusted_ci[0] < r.rel_effect_ci[0]
+            assert r.adjusted_ci[1] > r.rel_effect_ci[1]
         days = [p.day for p in analysis.points if p.metric == "active_days"]
         assert days == sorted(days)
         assert len(days) >= 3

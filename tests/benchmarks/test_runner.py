@@ -17,7 +17,7 @@ from benchmarks.result import Result
 from benchmarks.runner import keep
 from core.settings import ROOT
 
-# A quick bench, then one that starts a shell with a child of its own and waits, as Spark's launcher does.
+# A quick bench, then one that starts a shell and its child, as Spark's launcher does, and a process whose parent ends.
 RUN = """
 import subprocess, sys, time
 from pathlib import Path
@@ -30,6 +30,7 @@ def quick(scale):
     return [Result("quick", scale, "s", "nothing", 1.0, 1.0)]
 
 def endless(scale):
+    subprocess.run(["bash", "-c", "setsid sleep 600 > /dev/null & echo $! > orphan"], cwd=folder, check=True)
     shell = subprocess.Popen(["bash", "-c", "trap '' INT; sleep 600 & echo $! > child; mv child started; wait"], cwd=folder)
     while True:
         time.sleep(0.1)
@@ -60,13 +61,15 @@ def test_a_signal_ends_everything_that_was_started_and_keeps_the_results(
         assert time.monotonic() < deadline
         time.sleep(0.05)
     grandchild = psutil.Process(int(started.read_text()))
+    orphan = psutil.Process(int((tmp_path / "orphan").read_text()))
     shell = grandchild.parent()
     assert shell is not None
     assert grandchild.is_running()
+    assert orphan.is_running()
     assert shell.ppid() == run.pid
     assert [known["name"] for known in json.loads((tmp_path / "results.json").read_text())] == ["quick"]
     run.send_signal(number)
     assert run.wait(40) == 128 + number
-    for process in (shell, grandchild):
+    for process in (shell, grandchild, orphan):
         assert not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
     assert [known["name"] for known in json.loads((tmp_path / "results.json").read_text())] == ["quick"]

@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 from typer.exceptions import TyperException
 
-from clock.main import app, version
+from clock.main import app
 from core import cli, progress
 from core.errors import ConfigError, DataError
+from core.release import platform_version
 from core.settings import ROOT
 
 GROUPS: dict[str, tuple[str, ...]] = {
@@ -85,7 +86,7 @@ def test_every_option_and_argument_has_a_help_text() -> None:
 
 def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.call(app, ["--version"], program="clock") == 0
-    assert capsys.readouterr().out == f"clock {version()}\n"
+    assert capsys.readouterr().out == f"clock {platform_version()}\n"
 
 
 @pytest.mark.parametrize(

@@ -109,6 +109,7 @@ def test_worlds_are_the_same_until_the_experiment_and_differ_in_it(both_loops: t
     files = logs(whole)
     before = [h.key for h in hour_range(whole.config.first_hour, whole.start)]
     within = [h.key for h in hour_range(whole.start, whole.end)]
+    assert before
     assert all(files[f"0/{key}"] == files[f"1/{key}"] for key in before)
     assert any(files[f"0/{key}"] != files[f"1/{key}"] for key in within)
 

@@ -276,7 +276,7 @@ def read(folder: Path, text: str) -> Example:
     [
         ("days: 3\nnamee: y\n", r"line 2.*namee.*did you mean 'name'"),
         ("days: three\n", r"line 1.*days"),
-        ("days: 3\ndays: 4\n", r"line 2: 'days' is there twice \(first in line 1\)"),
+        ("days: 3\ndays: 4\n", r"line 2: 'days' appears twice \(first in line 1\)"),
         ("- 1\n", "must hold a mapping of keys"),
         ("days: [3\n", "is not valid YAML"),
         ("name: y\n", "days"),

@@ -176,16 +176,16 @@ def write_results(var: Path, study: str, content: dict[str, Any]) -> None:
     folder = var / "studies" / study
     folder.mkdir(parents=True)
     (folder / "results.json").write_text(
-        json.dumps({"conclusion": "…", "command": f"make study NAME={study}", **content})
+        json.dumps({"conclusion": "…", "command": f"make study NAME={study}", "version": "1.2.3", **content})
     )
 
 
-def test_tables_of_studies_show_the_differences_of_every_log_and_their_command(tmp_path: Path) -> None:
+def test_tables_of_studies_show_the_differences_of_every_log_their_command_and_version(tmp_path: Path) -> None:
     gaps = {"σ = 2 h": {"auc": figure(0.01), "uauc": figure(0.02)}}
     write_results(tmp_path / "a", "sigma/foursquare", {"logs": {"foursquare": {"gaps": gaps}}})
     assert results.sigma_table(tmp_path / "a") == (
         "| σ | foursquare |\n| --- | --- |\n| σ = 2 h | +0.0100 (+0.0090 to +0.0110) |\n\n"
-        "From `make study NAME=sigma/foursquare`."
+        "From `make study NAME=sigma/foursquare`, version 1.2.3."
     )
     write_results(tmp_path / "b", "baselines", {"logs": {"app": {"gains": {"ours": {"MLP": {"auc": figure(-0.01)}}}}}})
     assert "| MLP, ours | -0.0100 (-0.0110 to -0.0090) |" in (results.baselines_table(tmp_path / "b") or "")

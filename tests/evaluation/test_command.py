@@ -101,7 +101,7 @@ def test_a_slice_called_all_and_rows_without_a_value_stand_beside_the_others(
     [
         (lambda f: f.iloc[1:], "lacks 1 impressions of"),
         (lambda f: f.assign(id=f.id + 100_000), "lacks 4,000 impressions of"),
-        (lambda f: f.assign(id=f.id.where(f.index != 3, f.id.iloc[0])), "1 values of 'id' are there more than once"),
+        (lambda f: f.assign(id=f.id.where(f.index != 3, f.id.iloc[0])), "1 values of 'id' appear more than once"),
         (lambda f: f.assign(id=f.id.astype("Int64").where(f.index != 3)), "1 rows have no 'id'"),
     ],
 )

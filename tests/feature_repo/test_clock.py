@@ -229,7 +229,7 @@ actions: {column: action, values: {finish: PLAY, like: LIKE}}
 
 
 def test_an_event_that_a_late_impression_takes_over_leaves_the_clocks(tmp_path: Path) -> None:
-    """At first an action is an event of its own, and the only one of its hour, user and item; then it is not."""
+    """At first an action is a separate event, and the only one of its hour, user and item; then it is not."""
 
     def take(settings: Settings, *lines: str) -> None:
         (tmp_path / "log.csv").write_text("\n".join(["uid,track,ts,genre,action", *lines]) + "\n")
@@ -313,7 +313,7 @@ def test_hours_are_utc_and_ordered() -> None:
 
 @pytest.mark.slow
 def test_a_facet_with_very_many_values_and_a_user_with_everything(tmp_path: Path) -> None:
-    """One person, two hours, every event with a value of its own: nothing is cut, ties go by the value's name."""
+    """One person, two hours, every event with its own value: nothing is cut, ties go by the value's name."""
     count = 150_000
     settings = load_settings(var=tmp_path / "var", source="test", window_days=WINDOW_DAYS)
     for hour in (0, 1):

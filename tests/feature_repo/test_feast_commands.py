@@ -1,4 +1,4 @@
-"""Feast's own command line in the feature repository's folder, on a workspace of its own."""
+"""Feast's own command line in the feature repository's folder, on a separate workspace."""
 
 from __future__ import annotations
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -10,7 +13,9 @@ import pytest
 
 from core.errors import DataError, NotReadyError
 from core.hours import Hour
+from core.settings import ROOT, load_settings
 from model_registry.registry import BY_HAND, Move, Registry
+from tests.conftest import place_tracking_store
 
 
 @pytest.fixture
@@ -138,3 +143,22 @@ def test_lines_written_before_moves_had_hours_still_read(models: Registry) -> No
     models.trail.write_text("".join(old % (n, reason) for n, reason in enumerate(reasons)))
     assert [move.hour for move in models.moves()] == ["2026-03-02T08", None]
     assert models.moves()[1] == Move("champion", "1", None, "worse", "2026-03-02T09:01:00+00:00")
+
+
+@pytest.mark.slow
+def test_of_what_mlflow_logs_only_warnings_are_shown(tmp_path: Path) -> None:
+    place_tracking_store(load_settings(var=tmp_path))
+    code = """import logging
+from core.settings import load_settings
+from model_registry.store import open_mlflow
+open_mlflow(load_settings())
+logging.getLogger("mlflow.models").info("its progress")
+logging.getLogger("mlflow.models").warning("its trouble")
+"""
+    environment = {**os.environ, "CLOCK_VAR": str(tmp_path), "PYTHONPATH": str(ROOT)}
+    environment.pop("MLFLOW_LOGGING_LEVEL", None)  # set by an earlier test of this process
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
+    )
+    assert "its trouble" in done.stderr
+    assert "its progress" not in done.stderr

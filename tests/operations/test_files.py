@@ -1,4 +1,4 @@
-"""The stack's files: what Compose, Prometheus, Grafana and Kubernetes would refuse is found here."""
+"""The stack's files: what Compose, Prometheus, Grafana and Kubernetes would refuse is detected here."""
 
 from __future__ import annotations
 

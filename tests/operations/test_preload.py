@@ -21,7 +21,7 @@ CHILD = """
 import json, os, sys, threading
 import operations.preload
 pid = os.fork()
-if pid == 0:  # as a task: everything is there, and what has threads works
+if pid == 0:  # as a task: everything is imported, and what has threads works
     import polars, torch
     assert polars.DataFrame({"a": [2, 1]}).sort("a")["a"].to_list() == [1, 2]
     assert torch.ones(1000, 1000).sum() == 1e6

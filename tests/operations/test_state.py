@@ -70,7 +70,7 @@ def environment(settings: Settings) -> dict[str, str]:
 
 
 def run(settings: Settings, *command: str, limit: int | None = None) -> subprocess.CompletedProcess[str]:
-    """A command line in a process of its own, perhaps with a limit on the size of a file it may write."""
+    """A command line in a separate process, perhaps with a limit on the size of a file it may write."""
     return forked.run(*command, environment=environment(settings), file_limit=limit)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -370,21 +371,25 @@ def test_a_version_that_does_not_load_is_never_promoted(undisturbed: Settings) -
     models.client.delete_model_version(models.name, str(broken.version))
 
 
-def test_a_champion_that_falls_behind_its_predecessor_goes_back_by_itself(disturbed: Settings) -> None:
-    models = open_registry(disturbed)
-    policy = disturbed.workspace / "policy.yaml"
+def test_a_champion_that_falls_behind_its_predecessor_goes_back_by_itself(
+    undisturbed: Settings, tmp_path: Path
+) -> None:
+    shutil.copytree(undisturbed.var, tmp_path / "var")
+    settings = load_settings(var=tmp_path / "var", source="simulator", variants=VARIANTS)
+    models = open_registry(settings)
+    policy = settings.workspace / "policy.yaml"
     policy.write_text("{min_hours: 2, max_hours: 6, min_samples: 100, min_users: 10, rollback_hours: 3}")
     for version in ("1", "2"):
         models.move("champion", version, "for the test")
-    scores = VersionScores(disturbed)
+    scores = VersionScores(settings)
     for hour in (TAKEOVER, TAKEOVER + 1, TAKEOVER + 2):
         table = scores.read("1", hour)
         labels = table["label"].to_numpy().astype(np.float32)
         at = table.column_names.index("score")
         for version, score in (("1", 0.2 + 0.6 * labels), ("2", 0.8 - 0.6 * labels)):
             write_parquet(scores.path(version, hour), table.set_column(at, "score", pa.array(score)))
-    move = watch_champion(disturbed, TAKEOVER + 2)
+    move = watch_champion(settings, TAKEOVER + 2)
     assert move is not None
     assert (move.previous, move.version) == ("2", "1")
     assert "automatic" in move.reason
-    assert watch_champion(disturbed, TAKEOVER + 2) is None
+    assert watch_champion(settings, TAKEOVER + 2) is None

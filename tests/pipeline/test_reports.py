@@ -23,7 +23,7 @@ END = TINY.end_hour
 
 @pytest.fixture
 def workspace(app_settings: Settings, tmp_path: Path) -> Settings:
-    """The tiny app's events with experiments of its own."""
+    """The tiny app's events with separate experiments."""
     settings = load_settings(var=tmp_path / "var", source="simulator")
     settings.workspace.mkdir(parents=True)
     (settings.workspace / "events").symlink_to(app_settings.events_dir)

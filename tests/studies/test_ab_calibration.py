@@ -1,4 +1,4 @@
-"""The calibration study: small, whole, resumable; its own oracle where there is one."""
+"""The calibration study: small, whole, resumable; checked against an oracle where there is one."""
 
 from __future__ import annotations
 

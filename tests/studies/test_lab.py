@@ -115,6 +115,7 @@ def test_settings_are_compared_on_the_same_samples(small: Lab) -> None:
     changes = {name: granularity.CHANGES[name] for name in ("60 minutes", "120 minutes")}
     conclusion, page = compare_settings(small, "granularity", changes, "60 minutes", ("gaussian_clock",))
     figures = json.loads((Path(page).parent / "results.json").read_text())["logs"]["simulator, gaussian clock"]
+    assert set(figures["gaps"]["120 minutes"]) == {"auc", "uauc"}
     for metric, gap in figures["gaps"]["120 minutes"].items():
         a, b = (figures["values"][name][metric]["value"] for name in changes)
         assert gap["value"] == pytest.approx(b - a, abs=1e-12)

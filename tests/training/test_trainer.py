@@ -49,7 +49,7 @@ def ready(app_settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> S
 
 
 def fresh(ready: Settings, folder: Path) -> Settings:
-    """The ready workspace with a state folder of its own."""
+    """The ready workspace with its own state folder."""
     settings = load_settings(var=folder / "var", source="simulator")
     settings.workspace.mkdir(parents=True)
     for name in ("events", "features", "feast"):

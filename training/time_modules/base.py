@@ -80,7 +80,7 @@ def normal_density(distance: Tensor, sigma: Tensor | float) -> Tensor:
 def slot_weights(moment: Moment, config: RankerConfig, sigma: Tensor | float) -> Tensor:
     """Gaussian weight of every slot at each moment, times the slot's width in hours.
 
-    Where the weekend has slots of its own, those of the other kind of day weigh nothing.
+    Where the weekend has its own slots, those of the other kind of day weigh nothing.
 
     Args:
         moment: B times.

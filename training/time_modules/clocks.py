@@ -75,7 +75,7 @@ class GaussianClock(Clock):
 
     ``δ_s`` is the shortest way round the 24 h circle between the local time and the slot's center, ``w`` the
     slot's width in hours (1 in the paper), so that a finer clock has the same scale. With ``learn_sigma`` each facet
-    has a σ of its own, which starts at ``sigma_hours`` and is trained like any weight.
+    has its own σ, which starts at ``sigma_hours`` and is trained like any weight.
     """
 
     def __init__(self, config: RankerConfig, facets: int) -> None:
