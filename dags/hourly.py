@@ -124,21 +124,20 @@ serves and does harm (`automatic_stop`). **To undo a promotion** trigger `rollba
 """,
 ):
 
-    @task
-    def evaluate_candidate() -> JsonObject:
+    @task.branch(doc_md="The decision is the XCom `decision`; what follows is the task's result.")
+    def evaluate_candidate() -> str:
         from pipeline.promotion import evaluate_candidate as evaluate
 
-        return evaluate(*settings_and_hour()).as_json()
-
-    @task.branch
-    def route(decision: JsonObject) -> str:
-        return "approve" if decision["verdict"] == "needs_person" else "apply_decision"
+        decision = evaluate(*settings_and_hour())
+        get_current_context()["ti"].xcom_push("decision", decision.as_json())
+        return "approve" if decision.verdict == "needs_person" else "apply_decision"
 
     @task(trigger_rule="none_failed_min_one_success")
-    def apply_decision(decision: JsonObject) -> list[JsonObject]:
+    def apply_decision() -> list[JsonObject]:
         from evaluation.gate import GateDecision
         from pipeline.promotion import apply_decision as apply
 
+        decision = get_current_context()["ti"].xcom_pull(task_ids="evaluate_candidate", key="decision")
         decided = GateDecision.from_json(decision)
         approved = decided.verdict == "needs_person"  # only an approval leads here then
         return [asdict(move) for move in apply(*settings_and_hour(), decided, approved=approved)]
@@ -158,16 +157,15 @@ serves and does harm (`automatic_stop`). **To undo a promotion** trigger `rollba
 
         return [asdict(look) for look in watch(*settings_and_hour())]
 
-    decision = evaluate_candidate()
     approve = ApprovalOperator(
         task_id="approve",
-        subject="Promote {{ ti.xcom_pull('evaluate_candidate')['candidate']['variant'] }}?",
-        body="{{ ti.xcom_pull('evaluate_candidate')['reason'] }}",
+        subject="Promote {{ ti.xcom_pull('evaluate_candidate', key='decision')['candidate']['variant'] }}?",
+        body="{{ ti.xcom_pull('evaluate_candidate', key='decision')['reason'] }}",
         defaults=ApprovalOperator.REJECT,
         response_timeout=APPROVAL_DEADLINE,
         doc_md="A person decides. Without an answer in time nothing is promoted.",
     )
-    applied = apply_decision(decision)  # type: ignore[arg-type]
-    route(decision) >> [approve, applied]  # type: ignore[arg-type]
+    applied = apply_decision()
+    evaluate_candidate() >> [approve, applied]
     approve >> applied >> watch_champion()
     watch_experiments()

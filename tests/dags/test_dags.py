@@ -115,7 +115,6 @@ def test_a_person_can_stand_between_the_gate_and_the_promotion(bag: dict[str, An
         "apply_decision",
         "approve",
         "evaluate_candidate",
-        "route",
         "watch_champion",
         "watch_experiments",
     ]
