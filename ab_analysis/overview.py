@@ -8,21 +8,13 @@ from statistics import NormalDist
 
 from ab_analysis.inference import shrink
 from ab_analysis.report_file import ReportedResult, ReportFile, read_report
-from core.page_template import write_page
+from core.page_table import Cell, Column, Row, Table
+from core.page_template import interval, percent, words, write_page
 from core.settings import Settings
 
 PAGE = """
 <p class="soft">Every experiment of '{{ source }}', by its latest report.</p>
-<section><h2>Experiments</h2>{% if rows %}<div class="scroll"><table><thead><tr>
-<th>experiment</th><th>owner</th><th>from</th><th>to</th>
-<th>users</th><th>as of</th><th>verdict</th><th>metric</th><th>lift</th>
-<th title="One look, one comparison">interval</th></tr></thead><tbody>
-{% for r in rows %}<tr><td><a href="{{ r.link }}" title="{{ r.hypothesis }}">{{ r.name }}</a></td><td>{{ r.owner }}</td>
-<td>{{ r.start }}</td>
-<td>{{ r.end or "open" }}</td><td>{{ "{:,}".format(r.users) }}</td><td>{{ r.until }}</td>
-<td class="{{ {'ship': 'good', 'stop': 'bad', 'no_conclusion': 'bad'}.get(r.verdict, '') }}">{{ r.verdict|words }}</td>
-<td>{{ r.metric|words }}</td><td>{{ r.lift|percent }}</td><td>{{ r.low|percent }} to {{ r.high|percent }}</td></tr>
-<tr><td colspan="10" class="soft" style="text-align:left; white-space:normal">{{ r.sentence }}</td></tr>{% endfor %}</tbody></table></div>
+<section><h2>Experiments</h2>{% if rows %}{{ rows }}
 {% else %}<p class="lead">The log of '{{ source }}' holds no experiment that was reported.</p>
 <p>To analyze one, log who met which variant (see <em>exposures</em> in the mapping file) and describe it in
 <code>{{ folder }}</code>; <code>clock ab init</code> prints a commented file.</p>{% endif %}</section>
@@ -130,11 +122,30 @@ def write_overview(settings: Settings) -> Path:
         PAGE,
         home="../index.html",
         source=settings.source,
-        rows=[OverviewRow.of(report) for report in latest],
+        rows=_table([OverviewRow.of(report) for report in latest]),
         meta=_totals(latest),
         folder=str(settings.experiments_dir),
     )
     return path
+
+
+def _table(rows: list[OverviewRow]) -> Table | None:
+    columns = [
+        Column("experiment"), Column("verdict"), Column("metric"), Column("lift"), Column("interval", "One look, one comparison"),
+        Column("users"), Column("from"), Column("to"), Column("as of"), Column("owner", words=True),
+    ]  # fmt: skip
+    tones = {"ship": "good", "stop": "bad", "no_conclusion": "bad"}
+    lines = [
+        Row(
+            [
+                Cell(r.name, link=r.link, hint=r.hypothesis), Cell(words(r.verdict), tones.get(r.verdict, "")), words(r.metric),
+                percent(r.lift), interval((r.low, r.high)), f"{r.users:,}", r.start, f"{r.end or 'open'}", r.until, r.owner,
+            ],
+            note=r.sentence,
+        )
+        for r in rows
+    ]  # fmt: skip
+    return Table(columns, lines) if lines else None
 
 
 def _latest(folder: Path) -> LatestReport | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -12,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from ab_analysis import plots
+from ab_analysis import plots, report_tables
 from ab_analysis.analysis import Analysis, analyze
 from ab_analysis.decision import guardrail_state, side
 from ab_analysis.experiment import Experiment, ExperimentPlan, RegisteredExperiment, load_named, make_plan
@@ -140,8 +141,6 @@ def write_pages(folder: Path, stems: list[str], plan: ExperimentPlan, analysis: 
     """Write the page of an analysis under each of the names; its plots are drawn once."""
     experiment = plan.experiment
     titles = {name: m.title or name.replace("_", " ") for name, m in plan.metrics.items()}
-    roles = {"primary": "Primary", "guardrail": "Guardrails", "secondary": "Secondary"}
-    by_role = [(roles[k], rows) for k in roles if (rows := [r for r in analysis.results if r.role == k])]
 
     def toward(result: MetricResult) -> int:
         return side(plan, result)
@@ -152,15 +151,19 @@ def write_pages(folder: Path, stems: list[str], plan: ExperimentPlan, analysis: 
         if r.headline and r.role == "guardrail"
     ]
     has_points = any(p.so_far.known for p in analysis.points)
+    planned = max(round(analysis.planned_days), 1)
     context: dict[str, object] = {
         "experiment": experiment, "analysis": analysis, "decision": analysis.decision, "warnings": analysis.warnings,
-        "forest": plots.forest(experiment, analysis, titles, toward), "by_role": by_role, "titles": titles, "side": toward,
-        "tones": {1: "good", -1: "bad", 0: ""}, "definitions": {n: m.definition for n, m in plan.metrics.items()},
-        "level": f"{experiment.confidence:.0%}", "power": f"{experiment.power:.0%}", "minimum": f"{experiment.minimum_effect:.2%}",
-        "guardrails": guardrails, "segments": analysis.segments,
+        "planned": planned, "day": min(max(math.ceil(analysis.elapsed_days), 1), planned), "titles": titles,
+        "worse": report_tables.worse_secondary(plan, analysis, titles), "powers": report_tables.powers(analysis, titles),
+        "forest": plots.forest(experiment, analysis, titles, toward), "effects": report_tables.effects(plan, analysis, titles),
+        "methods": report_tables.methods(plan, analysis, titles), "minimum": f"{experiment.minimum_effect:.2%}",
+        "definitions": {n: m.definition for n, m in plan.metrics.items()}, "guardrails": guardrails,
         "so_far": plots.so_far(experiment, analysis, titles) if has_points else None,
         "daily": plots.daily(experiment, analysis, titles) if has_points else None,
         "segment_plot": plots.segments(analysis.segments, titles) if analysis.segments else None,
+        "segments": report_tables.segments(analysis.segments, titles) if analysis.segments else None,
+        "same": report_tables.same_in_segments(analysis.segments, titles),
         "distributions": plots.distributions(analysis, titles) if analysis.histograms else None,
         "rule": RULES[experiment.stopping.rule], "queries": [LONG_LIST.sub(r"read_parquet([\1, …, \2])", q) for q in queries],
         "content": yaml.safe_dump(experiment.model_dump(mode="json", exclude_unset=True), sort_keys=False),

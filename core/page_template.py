@@ -11,28 +11,33 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup, escape
 
 from core.files import write_text
+from core.page_table import TABLE_STYLE
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-STYLE = """
-:root { --ink: #1c2430; --soft: #5a6675; --line: #d9dfe6; --good: #14703c; --bad: #a4262c; --accent: #1f5fa8; --paper: #ffffff }
-* { box-sizing: border-box }
-body { font: 16px/1.5 system-ui, sans-serif; color: var(--ink); background: #f4f6f9; margin: 0 }
-main { max-width: 72rem; margin: 0 auto; padding: 1.5rem 1rem 4rem }
-h1 { font-size: 1.6rem; margin: .5rem 0 } h2 { font-size: 1.15rem; margin: 2rem 0 .5rem }
-section, .card { background: var(--paper); border: 1px solid var(--line); border-radius: .6rem; padding: 1rem 1.2rem; margin: 1rem 0 }
-.lead { font-size: 1.15rem } .soft { color: var(--soft) } .good { color: var(--good) } .bad { color: var(--bad) }
-.banner { border-left: .35rem solid var(--bad); background: #fdf3f3 } .banner.calm { border-color: var(--good); background: #f1f9f4 }
-.banner.open { border-color: var(--accent); background: #f2f6fb } .headline td { font-weight: 600 } abbr { cursor: help }
-caption { text-align: left; padding-bottom: .4rem } dt { margin-top: .4rem } dd { margin-left: 1rem }
-.scroll { overflow-x: auto } table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums }
-th, td { text-align: right; padding: .35rem .45rem; border-bottom: 1px solid var(--line); white-space: nowrap }
-th:first-child, td:first-child { text-align: left } th { color: var(--soft); font-weight: 600 }
-svg { max-width: 100%; height: auto } figure { margin: 0 } figcaption { color: var(--soft) } a { color: var(--accent) }
-code, pre { font: .85rem/1.4 ui-monospace, monospace; white-space: pre-wrap; overflow-wrap: anywhere }
-@media (max-width: 40rem) { figure { overflow-x: auto } figure svg { max-width: none; width: 40rem } }
-@media print { body { background: none } section { break-inside: avoid } }
+STYLE = f"""
+:root {{ --ink: #1c2430; --soft: #566270; --line: #d9dfe6; --good: #14703c; --bad: #a4262c; --accent: #1f5fa8; --paper: #ffffff;
+  --ground: #f4f6f9; --calm: #f1f9f4; --alarm: #fdf3f3; --open: #f2f6fb; color-scheme: light dark }}
+@media (prefers-color-scheme: dark) {{ :root {{ --ink: #e6eaf0; --soft: #a3aebb; --line: #38424f; --good: #63c58d; --bad: #f0888d;
+  --accent: #85b6f2; --paper: #1a212b; --ground: #11161d; --calm: #16281e; --alarm: #2d1a1c; --open: #17222f }}
+  figure svg {{ background: #ffffff; border-radius: .4rem; padding: .5rem }} }}
+* {{ box-sizing: border-box }}
+body {{ font: 16px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--ground); margin: 0 }}
+main {{ max-width: 72rem; margin: 0 auto; padding: 1.5rem 1rem 4rem }}
+h1 {{ font-size: 1.6rem; margin: .5rem 0; overflow-wrap: anywhere }}
+h2 {{ font-size: 1.15rem; margin: .2rem 0 .6rem }} h3 {{ font-size: 1rem }}
+section, .card {{ background: var(--paper); border: 1px solid var(--line); border-radius: .6rem; padding: 1rem 1.2rem; margin: 1rem 0 }}
+.lead {{ font-size: 1.15rem; margin: .2rem 0 }} .soft {{ color: var(--soft) }} .good {{ color: var(--good) }} .bad {{ color: var(--bad) }}
+.banner {{ border-left: .35rem solid var(--bad); background: var(--alarm) }}
+.banner.calm {{ border-color: var(--good); background: var(--calm) }}
+.banner.open {{ border-color: var(--accent); background: var(--open) }}
+abbr {{ cursor: help }} dt {{ margin-top: .4rem }} dd {{ margin-left: 1rem }} summary {{ cursor: pointer; color: var(--accent) }}
+.facts {{ display: flex; flex-wrap: wrap; gap: .4rem 2rem; margin: .2rem 0; padding: 0; list-style: none }}
+{TABLE_STYLE}
+figure svg {{ max-width: 100%; height: auto }} figure {{ margin: 0 }} figcaption {{ color: var(--soft) }} a {{ color: var(--accent) }}
+code, pre {{ font: .85rem/1.4 ui-monospace, monospace; white-space: pre-wrap; overflow-wrap: anywhere }}
+@media print {{ body {{ background: none }} section {{ break-inside: avoid }} }}
 """
 UNKNOWN = "–"
 BASE = """<!doctype html>
@@ -47,14 +52,49 @@ def _known(value: float | None) -> bool:
     return value is not None and math.isfinite(value)
 
 
+def percent(value: float | None, digits: int = 2) -> str:
+    """A signed share: ``+1.25%``; ``UNKNOWN`` where it is not a number."""
+    return f"{value:+.{digits}%}" if _known(value) else UNKNOWN
+
+
+def share(value: float | None, digits: int = 0) -> str:
+    """A share: ``12%``."""
+    return f"{value:.{digits}%}" if _known(value) else UNKNOWN
+
+
+def number(value: float | None, digits: int = 4) -> str:
+    """A number with decimals, or without where it is whole: ``0.7161``, ``8,023``."""
+    if not _known(value):
+        return UNKNOWN
+    assert value is not None
+    return f"{value:,.0f}" if abs(value) >= 1 and float(value).is_integer() else f"{value:,.{digits}f}"
+
+
+def figure(value: float | None) -> str:
+    """A number with four significant digits."""
+    return f"{value:,.4g}" if _known(value) else UNKNOWN
+
+
+def p_value(value: float | None) -> str:
+    """A p-value with two significant digits."""
+    return f"{value:.2g}" if _known(value) else UNKNOWN
+
+
+def interval(bounds: tuple[float | None, float | None] | None) -> str:
+    """An interval of signed shares: ``+0.51% to +6.77%``."""
+    return f"{percent(bounds[0])} to {percent(bounds[1])}" if bounds else "not yet"
+
+
+def words(value: object) -> str:
+    """A name without underscores."""
+    return str(value).replace("_", " ")
+
+
 def _environment() -> Environment:
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["percent"] = lambda v, digits=2: f"{v:+.{digits}%}" if _known(v) else UNKNOWN
-    environment.filters["share"] = lambda v, digits=0: f"{v:.{digits}%}" if _known(v) else UNKNOWN
-    environment.filters["number"] = lambda v, digits=4: f"{v:,.{digits}f}" if _known(v) else UNKNOWN
-    environment.filters["figure"] = lambda v: f"{v:,.4g}" if _known(v) else UNKNOWN
-    environment.filters["p"] = lambda v: f"{v:.2g}" if _known(v) else UNKNOWN
-    environment.filters["words"] = lambda v: str(v).replace("_", " ")
+    environment.filters |= {
+        "percent": percent, "share": share, "number": number, "figure": figure, "p": p_value, "interval": interval, "words": words,
+    }  # fmt: skip
     return environment
 
 
@@ -74,11 +114,11 @@ def write_page(path: Path, title: str, template: str, *, home: str | None = None
     write_text(path, text)
 
 
-def svg(figure: Figure, alt: str, caption: str = "") -> Markup:
+def svg(drawn: Figure, alt: str, caption: str = "") -> Markup:
     """A figure as inline SVG; the figure is closed.
 
     Args:
-        figure: of matplotlib.
+        drawn: of matplotlib.
         alt: description for those who cannot see it.
         caption: shown below it.
     """
@@ -86,8 +126,8 @@ def svg(figure: Figure, alt: str, caption: str = "") -> Markup:
 
     buffer = io.StringIO()
     with plt.rc_context({"svg.hashsalt": alt}):
-        figure.savefig(buffer, format="svg", bbox_inches="tight", metadata={"Date": None})
-    plt.close(figure)
+        drawn.savefig(buffer, format="svg", bbox_inches="tight", metadata={"Date": None})
+    plt.close(drawn)
     drawing = buffer.getvalue()
     drawing = drawing[drawing.index("<svg") :].replace(
         "<svg", '<svg role="img" aria-label="' + str(escape(alt)) + '"', 1

@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from core.documents import JsonObject
 from core.files import read_json
 from core.hours import Hour
-from core.page_template import svg, write_page
+from core.page_table import Cell, Column, Row, Table
+from core.page_template import number, svg, words, write_page
 from core.settings import Settings
 from evaluation.gate import GateCheck, GateDecision
 from events.store import EventStore
@@ -22,11 +24,7 @@ GATE = """
 {{ decision.reason }}</p></section>
 {% if forest %}<section><h2>Differences</h2>{{ forest }}</section>{% endif %}
 {% if hourly %}<section><h2>Hour by hour</h2>{{ hourly }}</section>{% endif %}
-<section><h2>Checks</h2>{% if decision.checks %}<div class="scroll"><table><thead><tr><th>check</th><th>value</th><th>interval</th>
-<th>limit</th><th></th></tr></thead><tbody>{% for c in decision.checks %}<tr><td>{{ c.name|words }}</td><td>{{ c.value|number }}</td>
-<td>{% if c.interval %}{{ c.interval[0]|number }} to {{ c.interval[1]|number }}{% endif %}</td><td>{{ c.limit|number }}</td>
-<td class="{{ 'good' if c.passed else 'bad' }}">{{ "passed" if c.passed else "failed" }}</td></tr>{% endfor %}</tbody></table></div>
-{% else %}<p>No check was made yet.</p>{% endif %}</section>
+<section><h2>Checks</h2>{% if checks %}{{ checks }}{% else %}<p>No check was made yet.</p>{% endif %}</section>
 <section><h2>Versions</h2><p>Candidate: {{ decision.candidate.variant }}, version {{ decision.candidate.version }}, trained until
 {{ decision.candidate.trained_until }}.<br>Champion: {% if decision.champion %}{{ decision.champion.variant }}, version
 {{ decision.champion.version }}, trained until {{ decision.champion.trained_until }}
@@ -38,20 +36,9 @@ MODEL = """
 <section class="banner calm"><p class="lead">{% if champion %}Champion: <strong>{{ champion.variant }}</strong>, version
 {{ champion.version }}, trained until {{ champion.hour }}.{% else %}No champion yet.{% endif %}</p></section>
 <section><h2>AUC day by day</h2>{{ daily }}</section>
-<section><h2>Moves</h2><div class="scroll"><table><thead><tr><th>when</th><th>hour</th><th>alias</th><th>from</th><th>to</th>
-<th style="text-align:left">who</th><th style="text-align:left">why</th></tr></thead><tbody>
-{% for m in moves %}<tr><td>{{ m.at }}</td><td>{{ m.hour or "" }}</td><td>{{ m.alias }}</td><td>{{ m.previous or "" }}</td>
-<td>{{ m.version or "" }}</td><td style="text-align:left">{{ m.who }}</td>
-<td style="text-align:left; white-space:normal">{{ m.reason }}</td></tr>{% endfor %}</tbody></table></div></section>
+<section><h2>Moves</h2>{{ moves }}</section>
 {% if slices %}<section><h2>Slices of the last decision with figures</h2>{{ slices }}</section>{% endif %}
-<section><h2>Drift</h2>{% if drift %}<div class="scroll"><table><thead><tr><th>day</th><th>columns</th><th>drifted</th>
-<th style="text-align:left">which</th><th style="text-align:left">within hours of day</th></tr></thead><tbody>
-{% for d in drift %}<tr><td><a href="drift/{{ d.day }}.html">{{ d.day }}</a></td>
-<td>{{ d.columns }}</td><td>{{ d.drifted|length }}</td>
-<td style="text-align:left">{{ d.drifted|join(", ") }}</td><td style="text-align:left; white-space:normal">
-{% for hour, columns in d.hours|dictsort if columns %}{{ hour }} h: {{ columns|join(", ") }}; {% endfor %}</td></tr>
-{% endfor %}</tbody></table></div>
-{% else %}<p class="soft">No day was reported yet.</p>{% endif %}</section>
+<section><h2>Drift</h2>{% if drift %}{{ drift }}{% else %}<p class="soft">No day was reported yet.</p>{% endif %}</section>
 """
 
 
@@ -59,7 +46,7 @@ def write_gate_page(path: Path, hour: Hour, decision: GateDecision) -> Path:
     """The page of a decision: verdict, differences, hours, checks."""
     shown = [c for c in decision.checks if c.interval is not None]
     write_page(
-        path, f"Gate at {hour} UTC", GATE, home="../index.html", decision=decision,
+        path, f"Gate at {hour} UTC", GATE, home="../index.html", decision=decision, checks=_checks(decision.checks),
         forest=_forest(shown) if shown else None, hourly=_hourly(decision.hourly) if decision.hourly else None,
     )  # fmt: skip
     return path
@@ -86,13 +73,64 @@ def write_model_page(settings: Settings) -> Path:
     drift = [read_json(p) for p in sorted((settings.reports_dir / "drift").glob("*.json"), reverse=True)[:30]]
     path = settings.reports_dir / "model.html"
     write_page(
-        path, f"Model {models.name}", MODEL, home="index.html", moves=list(reversed(moves)), drift=drift,
+        path, f"Model {models.name}", MODEL, home="index.html", moves=_moves(moves), drift=_drift(drift),
         champion={"variant": champion.tags["variant"], "version": champion.version, "hour": champion.tags["hour"]} if champion else None,
         daily=_daily(settings, moves), slices=_forest(shown) if shown else None,
     )  # fmt: skip
     if champion is not None:
         models.client.set_model_version_tag(models.name, str(champion.version), "report", path.as_uri())
     return path
+
+
+def _checks(checks: Sequence[GateCheck]) -> Table | None:
+    """The checks, those that failed first; None where there are none."""
+    columns = [Column("check"), Column("value"), Column("interval"), Column("limit"), Column("")]
+    rows = [
+        Row(
+            [
+                words(c.name), number(c.value), f"{number(c.interval[0])} to {number(c.interval[1])}" if c.interval else "",
+                number(c.limit), Cell("passed", "good") if c.passed else Cell("failed", "bad"),
+            ],
+            strong=not c.passed,
+        )
+        for c in sorted(checks, key=lambda c: c.passed)
+    ]  # fmt: skip
+    return Table(columns, rows) if rows else None
+
+
+def _moves(moves: Sequence[Move]) -> Table:
+    """What moved the aliases, the newest first."""
+    columns = [
+        Column("when (UTC)"),
+        Column("hour"),
+        Column("alias"),
+        Column("from"),
+        Column("to"),
+        Column("who", words=True),
+        Column("why", words=True),
+    ]
+    rows = [
+        Row([m.at[:16].replace("T", " "), m.hour or "", m.alias, m.previous or "", m.version or "", m.who, m.reason])
+        for m in reversed(moves)
+    ]
+    return Table(columns, rows)
+
+
+def _drift(days: Sequence[JsonObject]) -> Table | None:
+    """Which columns drifted on each day; None where no day was reported."""
+    columns = [
+        Column("day"), Column("columns"), Column("drifted"), Column("which", words=True), Column("within hours of day", words=True),
+    ]  # fmt: skip
+    rows = [
+        Row(
+            [
+                Cell(d["day"], link=f"drift/{d['day']}.html"), f"{d['columns']}", f"{len(d['drifted'])}", ", ".join(d["drifted"]),
+                "; ".join(f"{hour} h: {', '.join(names)}" for hour, names in sorted(d["hours"].items()) if names),
+            ]
+        )
+        for d in days
+    ]  # fmt: skip
+    return Table(columns, rows) if rows else None
 
 
 def _places_of_moves(moves: Sequence[Move], days: Sequence[str]) -> list[float]:

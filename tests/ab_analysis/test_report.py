@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,7 @@ APP = SimulatorConfig(
     dirt={"damaged": 0.001},
 )
 END = APP.end_hour
+CHROMIUM = shutil.which("chromium")
 
 
 @pytest.fixture(scope="module")
@@ -282,6 +284,44 @@ def test_the_page_is_the_same_every_time_also_for_a_past_day_and_needs_no_networ
     assert len(table) == len(content["results"])
     assert float(table[0]["effect"]) == content["results"][0]["effect"]
     assert "NaN" not in final.page.with_suffix(".json").read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed (make services)")
+def test_pages_fit_wide_and_narrow_screens_light_and_dark_and_ask_nobody(workspace: Settings) -> None:
+    from playwright.sync_api import sync_playwright
+
+    experiment = load_experiment(workspace.experiments_dir / "clock_ranker.yaml")
+    report = write_report(workspace, experiment, END)
+    lifts = {f"{r.rel_effect:+.2%}" for r in report.analysis.results if r.headline}
+    asked: list[str] = []
+    said: list[str] = []
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+        for path in (report.page, write_overview(workspace)):
+            for width, scheme in ((1300, "light"), (400, "light"), (400, "dark")):
+                page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)  # type: ignore[arg-type]
+                page.on("request", lambda request: asked.append(request.url))
+                page.on("console", lambda message: said.append(message.text))
+                page.goto(path.as_uri())
+                assert page.evaluate("document.documentElement.scrollWidth") <= width, (path, width)
+                cut = "e => e.getBoundingClientRect().right > innerWidth || e.scrollWidth > e.clientWidth + 1"
+                assert page.locator("section td").evaluate_all(f"all => all.filter({cut}).map(e => e.outerHTML)") == []
+                shown = set(page.locator("td:visible").all_inner_texts())
+                assert path != report.page or lifts <= shown
+                page.close()
+        browser.close()
+    assert {url.split("#")[0] for url in asked} == {p.as_uri() for p in (report.page, write_overview(workspace))}
+    assert said == []
+
+
+def test_a_secondary_metric_that_is_worse_is_said_beside_the_decision(workspace: Settings) -> None:
+    experiment = load_experiment(workspace.experiments_dir / "clock_ranker.yaml")
+    report = write_report(workspace, experiment, END)
+    worse = [r for r in report.analysis.results if r.headline and r.metric == "skips" and r.p_adjusted < 0.05]
+    text = report.page.read_text()
+    assert worse
+    assert f"which block nothing: skips (treatment) {worse[0].rel_effect:+.2%}, p = {worse[0].p_adjusted:.2g}" in text
 
 
 @pytest.mark.slow
