@@ -234,15 +234,15 @@ def _check_users(db: Engine, spec: TableSpec, path: Path) -> int:
     if n := db.scalar(f"SELECT count(*) FROM raw WHERE {user} IS NULL"):
         raise DataError(f"{path.name}: {n:,} rows have no {spec.user}; leave them out: nobody knows who they are")
     repeated = f"SELECT {user}, count(DISTINCT {variant}) AS variants FROM raw GROUP BY {user} HAVING count(*) > 1"
-    repeated, crossed = db.rows(
+    not_crossed, crossed = db.rows(
         f"SELECT count(*) FILTER (WHERE variants = 1), count(*) FILTER (WHERE variants > 1) FROM ({repeated}) repeated"
     )[0]
     if crossed and not spec.exclude_crossed:
         raise DataError(
             f"{path.name}: {crossed:,} users are in two variants; find out why, and leave them out (--exclude-crossed does)"
         )
-    if repeated:
-        raise DataError(f"{path.name}: {repeated:,} users appear more than once; the table must have one row per user")
+    if not_crossed:
+        raise DataError(f"{path.name}: {not_crossed:,} users appear more than once; the table must have one row per user")
     if crossed:
         db.table("crossed_users", f"SELECT {user} AS crossed_user FROM ({repeated}) repeated WHERE variants > 1")
     return int(crossed)

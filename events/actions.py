@@ -9,7 +9,7 @@ neither the order of files nor a repetition changes them:
 2. An event of actions only goes to the last impression of its user and item in the window before it, or after it by no
    more than the skew of clocks.
 3. A behavior is true where any fact of the event says so, false where one denies it and none says so, else unknown.
-4. Of events with one id but another user or item, all but the first get an id of their own.
+4. Of events with one id but another user or item, all but the first get their own id.
 
 Facts that come later can take an event away only in favor of another one of its user and item. Every event that an
 hour ever had is of a user, item and slot that its facts have: whoever corrects what stands on an hour goes by them.
@@ -36,11 +36,11 @@ class ActionCounts:
     """What became of rows that were not told before.
 
     Attributes:
-        kept: events of their own.
+        kept: rows that became an event.
         merged: parts of another row's event.
         joined: actions that belong to an impression.
         alone: actions without an impression.
-        late: actions that changed an event which was there before.
+        late: actions that changed an event that existed before.
         conflicting: rows whose event id is another user's or item's.
     """
 

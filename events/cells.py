@@ -76,7 +76,7 @@ def content(text: str) -> str:
 
 
 def position_sql(text: str) -> str:
-    """SQL of a place in a list (INTEGER), null where a text is no whole number from 0 on."""
+    """SQL of a place in a list (INTEGER), null where a text is not a whole number from 0 on."""
     number = f"TRY_CAST({text} AS DOUBLE)"
     return f"CASE WHEN {number} = trunc({number}) AND {number} BETWEEN 0 AND {2**31 - 1} THEN CAST({number} AS INTEGER) END"
 

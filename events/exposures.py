@@ -31,7 +31,7 @@ class Exposures:
 
     Attributes:
         logged: whether any exposure log exists.
-        rejected: rows that are no exposures, by reason.
+        rejected: rows that are not exposures, by reason.
         user_kind: kind of user ids (int, string).
     """
 
@@ -71,7 +71,7 @@ def read_exposures(
     """Read the exposure logs that stand beside the event logs, with the readers and limits of events.
 
     Args:
-        con: a database of its own; gets the schema ``exposure_load``.
+        con: a separate database; gets the schema ``exposure_load``.
         mapping: names the exposure logs and their columns.
         files: the event logs.
         now: moment after which an exposure counts as from the future.

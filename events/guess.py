@@ -233,7 +233,7 @@ def _require(sample: Sample, column: Column | None, what: str, key: str) -> Colu
     if column is None:
         names = ", ".join(c.name for c in sample.columns)
         raise DataError(
-            f"{sample.file}: no column looks like {what} (there are {names}). Print a commented mapping with "
+            f"{sample.file}: no column looks like {what} (its columns are {names}). Print a commented mapping with "
             f"'clock events explain' and name the column under {key}"
         )
     return column
@@ -257,7 +257,7 @@ def _timestamp(con: duckdb.DuckDBPyConnection, sample: Sample) -> tuple[Column, 
             return column, moment
     names = ", ".join(c.name for c in sample.columns)
     raise DataError(
-        f"{sample.file}: no column looks like a time (there are {names}). See 'clock events explain' for timestamp's unit and format"
+        f"{sample.file}: no column looks like a time (its columns are {names}). See 'clock events explain' for timestamp's unit and format"
     )
 
 
@@ -340,7 +340,7 @@ def _facets(sample: Sample, taken: list[Column]) -> list[str]:
 
 
 def _behaviors(sample: Sample, taken: list[Column], timed: bool) -> list[str]:
-    """What people did: flags, a column of actions, ratings, the share played; else that the row is there at all."""
+    """What people did: flags, a column of actions, ratings, the share played; else that the row exists at all."""
     rules = _flags(sample, taken)
     action = next((c for word in ACTION for c in sample.columns
                    if c not in taken and c.kind == "text" and c.distinct <= MOST_ACTIONS and _has(c, (word,))), None)  # fmt: skip
@@ -379,7 +379,7 @@ def _behaviors(sample: Sample, taken: list[Column], timed: bool) -> list[str]:
 
 
 def _flags(sample: Sample, taken: list[Column]) -> dict[str, str]:
-    """Behaviors that have a column of their own, with their rules; the columns are taken."""
+    """Behaviors that have their own column, with their rules; the columns are taken."""
     rules: dict[str, str] = {}
     for behavior, words in BEHAVIOR_WORDS.items():
         flag = next(
@@ -395,7 +395,7 @@ def _actions(action: Column, values: dict[str, list[str]], shown: list[str], rul
     """Rows that show an item, and rows that say later what was done with it."""
     flags = [f"  {name}: {json.dumps(rule)}" for name, rule in rules.items()]
     return [
-        f"actions:  # check: which values of {json.dumps(action.name)} count as what; there are {', '.join(action.examples[:12])}",
+        f"actions:  # check: which values of {json.dumps(action.name)} count as what; it holds {', '.join(action.examples[:12])}",
         f"  column: {json.dumps(action.name)}",
         *["  values:", *(f"    {name}: {json.dumps(texts)}" for name, texts in values.items())],
         "  window_minutes: 30  # an action without an event id belongs to the item's last impression so long before it",
@@ -410,7 +410,7 @@ def _is_flag(column: Column) -> bool:
 
 
 def _expression(column: Column) -> str:
-    """The column's name as an expression: quoted where it is no plain word."""
+    """The column's name as an expression: quoted unless it is a plain word."""
     return column.name if re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", column.name) else json.dumps(identifier(column.name))
 
 

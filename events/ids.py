@@ -95,7 +95,7 @@ def log_ids(root: Path, kind: str, ids: Sequence[int]) -> dict[int, str]:
         ids: the platform's.
 
     Returns:
-        By the platform's id the log's; one that has none is its own text.
+        Platform's id → the log's; an id without an entry is a whole number in the log too, and becomes its text.
     """
     known = read_ids(id_files(id_path(root, kind)))
     known = known.filter(pc.is_in(known["id"], pa.array(ids, pa.int64())))
@@ -119,7 +119,7 @@ def platform_ids(root: Path, kind: str, keys: Sequence[str]) -> list[int]:
         if strange := [key for key in keys if not WHOLE_NUMBER.fullmatch(key)]:
             example = _first_number(root, kind)
             raise DataError(
-                f"'{strange[0]}' is no {kind} id: in this log they are whole numbers"
+                f"'{strange[0]}' is not {'an' if kind == 'item' else 'a'} {kind} id: in this log they are whole numbers"
                 + (f", for example {example}" if example is not None else "")
             )
         return [int(key) for key in keys]

@@ -39,7 +39,7 @@ NOTED_GAP_HOURS = 24
 NOTED_SHARE = 0.05
 """A part of the events of which more than this share could not be read is worth a warning."""
 FEW_ROWS = 20
-"""So few bad rows alone in an hour are no sign that the mapping is wrong."""
+"""So few bad rows alone in an hour do not mean that the mapping is wrong."""
 
 
 @dataclass
@@ -48,7 +48,7 @@ class Account:
 
     Attributes:
         rows_in: rows of the input; a row with a list of items counts once an item.
-        kept: events of their own.
+        kept: rows that became an event.
         duplicates: rows that say nothing new.
         merged: rows that add a behavior, or where the item was shown, to another row's event.
         quarantined: rows that could not be read, with their ``reasons``.
@@ -143,7 +143,7 @@ def _say(account: Account, mapping: Mapping) -> None:
     if account.exposure_reasons:
         log.warning("exposures that could not be read: %s", account.exposure_reasons)
     if account.rows_in and not account.kept and account.duplicates:
-        log.info("every row was there already; nothing changed")
+        log.info("every row was ingested already; nothing changed")
 
 
 def ingest(
@@ -309,7 +309,7 @@ def _join_actions(con: duckdb.DuckDBPyConnection, store: EventStore, rule: Actio
 
 
 def _mark_repeated(con: duckdb.DuckDBPyConnection, store: EventStore) -> None:
-    """Find rows whose event is there already, and what they add to it.
+    """Find rows whose event exists already, and what they add to it.
 
     Leaves ``marked`` (a row of an event that another row told is a ``duplicate``, or ``adds`` a behavior, or the place
     where the item was shown), ``fresh`` (events to keep) and ``amended`` (stored events with what was added).

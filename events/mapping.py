@@ -168,7 +168,7 @@ class Actions(_Strict):
     """Rows that tell what a user did with an item, perhaps long after it was shown.
 
     An action belongs to the impression with its event id; one that has none belongs to the last impression of its user
-    and item in the window before it, or in the skew after it; one without any impression is a positive of its own.
+    and item in the window before it, or in the skew after it; one without any impression is a separate positive.
     """
 
     column: str = Field(description="Column that says what a row is. A row without a value is an impression.")
@@ -254,8 +254,8 @@ class Mapping(_Strict):
         if shown.values and not self.actions:
             raise ValueError("impressions.values: give actions.column, the column that has these values")
         values = [*shown.values, *(v for told in (self.actions.values if self.actions else {}).values() for v in told)]
-        if twice := sorted({value for value in values if values.count(value) > 1}):
-            raise ValueError(f"actions: {twice} would mean several things; a value means one")
+        if ambiguous := sorted({value for value in values if values.count(value) > 1}):
+            raise ValueError(f"actions: {ambiguous} would mean several things; a value means one")
 
     @property
     def behavior_names(self) -> tuple[str, ...]:
@@ -295,7 +295,7 @@ class Mapping(_Strict):
 
 @cache
 def known_zones() -> frozenset[str]:
-    """Time zones that Python and DuckDB both know; those that mean this machine's own are none."""
+    """Time zones that Python and DuckDB both know; those that stand for this machine's own do not count."""
     with duckdb.connect() as con:
         engine = {str(row[0]) for row in con.execute("SELECT name FROM pg_timezone_names()").fetchall()}
     return frozenset(available_timezones() & engine - {"localtime", "posixrules", "Factory"})

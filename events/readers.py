@@ -58,7 +58,7 @@ EXACT_DOUBLE = 2**53
 
 @dataclass(frozen=True)
 class RawLog:
-    """A log loaded into the table ``raw``; lines that are no rows at all stand in ``malformed``.
+    """A log loaded into the table ``raw``; lines that are not rows at all stand in ``malformed``.
 
     Columns of ``raw`` are called ``c0``, ``c1``, …, so that no name of a user's meets one of ours.
 
@@ -69,7 +69,7 @@ class RawLog:
         files: the files, in order.
         repeated: names that a header has more than once.
         untyped: columns that are text although the format has types: names of folders, and mixed kinds.
-        blank: the input has no row and no header at all; every column counts as there.
+        blank: the input has no row and no header at all; every column counts as present.
         partial: an input may lack columns, as impressions and actions have other ones; they are empty there.
         mentioned: names that the mapping's expressions hold.
         hint: what may be the matter where a column is missing.
@@ -99,7 +99,7 @@ class RawLog:
                 raise ConfigError(f"{where}: the log has no column '{name}'; did you mean '{one_line(misspelled)}'?")
             return "CAST(NULL AS VARCHAR)"
         if name in self.repeated:
-            raise ConfigError(f"{where}: the log has several columns named '{name}'; give each a name of its own")
+            raise ConfigError(f"{where}: the log has several columns named '{name}'; give each its own name")
         if name not in self.columns:
             listed = ", ".join(one_line(column, 60) for column in [*self.columns][:MOST_LISTED])
             listed += f" and {len(self.columns) - MOST_LISTED} more" if len(self.columns) > MOST_LISTED else ""
@@ -133,7 +133,7 @@ class _Loader:
         return self.columns.setdefault(name, f"c{len(self.columns)}")
 
     def malformed(self, rows: list[tuple[str, str]]) -> None:
-        """Keep lines that are no rows: their content and why."""
+        """Keep lines that are not rows: their content and why."""
         if rows:
             contents, reasons = zip(*rows, strict=True)
             self.con.register("bad_lines", pa.table({"content": list(contents), "reason": list(reasons)}))
@@ -148,7 +148,7 @@ def find_files(paths: list[str]) -> list[Path]:
     a table's own log.
 
     Raises:
-        DataError: nothing is there, or a folder must not be looked into.
+        DataError: no file exists, or a folder must not be looked into.
     """
     matches: list[Path] = []
     for text in paths:
@@ -175,7 +175,7 @@ def find_files(paths: list[str]) -> list[Path]:
 
 
 def _below(folder: Path) -> list[Path]:
-    """Files in a folder and in those below it that are no job's own; a folder that must not be looked into is an error."""
+    """Files in a folder and in those below it that no job left; a folder that must not be looked into is an error."""
 
     def refuse(error: OSError) -> None:
         raise DataError(f"folder '{error.filename}' cannot be looked into ({error.strerror}); nothing was ingested")
@@ -381,7 +381,7 @@ def _load_csv(loader: _Loader, options: CsvOptions, files: list[Path]) -> None:
 
 
 def _cleaned(loader: _Loader, files: list[Path], clean: CleanText) -> list[Path]:
-    """The files themselves, or copies where something had to be put right; lines that are no rows are noted."""
+    """The files themselves, or copies where something had to be put right; lines that are not rows are noted."""
     texts = []
     for number, file in enumerate(files):
         copy = loader.scratch / f"{len(loader.sources)}-{number}.txt"

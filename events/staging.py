@@ -54,7 +54,7 @@ class Staging:
         """Load the log.
 
         Args:
-            con: a database of its own.
+            con: a separate database.
             mapping: how the log's columns become events.
             folder: where the mapping's relative paths start.
             files: the log.
@@ -192,7 +192,7 @@ class Staging:
         if item not in columns:
             if not item.isidentifier():
                 raise ConfigError(
-                    f"columns.item_id: '{item}' is no column of the log; with impressions.list_column it names one, and "
+                    f"columns.item_id: '{item}' is not a column of the log; with impressions.list_column it names one, and "
                     "no expression"
                 )
             columns[item] = f"c{len(columns)}"
@@ -508,7 +508,7 @@ class Staging:
             else:
                 sql = self.raw.cell(name, where if column is tree else f"{where} ({one_line(text)})")
                 if self._is_empty(name):
-                    sql = "NULL"  # of any type, so that what is meant for numbers is no error
+                    sql = "NULL"  # of any type, so that what is meant for numbers is not an error
                 else:
                     if not self._typed(name) and self._is_number(name):
                         self.numbers.add(name)

@@ -203,7 +203,7 @@ class EventStore:
         )
 
     def _keys(self) -> list[str]:
-        """Keys of the hours whose folders are there, in order; a folder is whole as soon as it has its name."""
+        """Keys of the hours whose folders exist, in order; a folder is whole as soon as it has its name."""
         if not self.root.exists():
             return []
         with os.scandir(self.root) as entries:
@@ -393,7 +393,7 @@ def _partition_digest(folder: Path) -> str:
 
 
 def missing_hours(hours: Iterable[Hour]) -> list[Hour]:
-    """Hours between the first and the last that are not there."""
+    """Hours between the first and the last that are missing."""
     known = sorted(hours)
     have = set(known)
     if not known:

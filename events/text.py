@@ -1,6 +1,6 @@
 """Text files as people have them, put right before DuckDB reads them: encodings, line ends, quotes, JSON arrays.
 
-A file in which nothing is wrong is read as it is; otherwise a cleaned copy is, and lines that are no rows are listed.
+A file in which nothing is wrong is read as it is; otherwise a cleaned copy is, and lines that are not rows are listed.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Cleaned(NamedTuple):
 
     Attributes:
         path: the file, or a cleaned copy.
-        bad: lines that are no rows, each with the reason.
+        bad: lines that are not rows, each with the reason.
         blank: nothing but line ends is in the file.
     """
 
@@ -100,10 +100,10 @@ def clean_json(file: Path, copy: Path) -> Cleaned:
 
 
 def _is_json(line: bytes) -> bool:
-    """Whether a line is anything else than the opening of an object that goes on in the next line, or several objects."""
+    """Whether a line is anything other than the opening of an object that goes on in the next line, or several objects."""
     try:
         json.loads(line)
-    except RecursionError:  # a line of its own, which no reader takes
+    except RecursionError:  # a separate line, which no reader takes
         return True
     except ValueError as error:
         text, pos = line.decode("utf-8", "replace").rstrip(), getattr(error, "pos", 0)
@@ -116,7 +116,7 @@ def _is_json(line: bytes) -> bool:
 def _objects(stream: TextIO) -> Iterator[str]:
     """Values of an array, or one after another, each as its own text in one line; never more than one in memory.
 
-    What cannot be read is given line by line, so that it is counted.
+    What cannot be read is passed on line by line, so that it is counted.
     """
     decoder, buffer, at, ended = json.JSONDecoder(), "", 0, False
     array: bool | None = None
@@ -203,7 +203,7 @@ def _rows_in(line: bytes, quote: str, delimiter: str, columns: int) -> list[byte
 def _records(
     lines: Iterator[bytes], quote: str, delimiter: str, columns: int, bad: list[tuple[str, str]]
 ) -> Iterator[bytes]:
-    """Rows, each with the lines that its quoted cells span; a line whose quote never closes is no row."""
+    """Rows, each with the lines that its quoted cells span; a line whose quote never closes is not a row."""
     waiting: list[bytes] = []
     while True:
         if waiting:
@@ -263,7 +263,7 @@ def _check_encoding(file: Path, encoding: str, key: str) -> None:
 
 
 def _has_trouble(file: Path) -> bool:
-    """Whether a file has bytes that are no UTF-8, control characters, mixed line ends, a very long line, or is padded."""
+    """Whether a file has bytes that are not UTF-8, control characters, mixed line ends, a very long line, or is padded."""
     if file.suffix.lower() in {".gz", ".gzip"} and _is_padded(file):
         return True
     feeds = returns = pairs = since = 0

@@ -1,4 +1,4 @@
-"""``clock events``: ingest a log, close empty hours, look at what is there."""
+"""``clock events``: ingest a log, close empty hours, look at what the workspace holds."""
 
 from __future__ import annotations
 
@@ -50,11 +50,11 @@ behaviors:                           # required: at least one; leave out what th
   finish: played_seconds / duration_seconds >= 0.9
   skip: played_seconds < 5
   like: action = 'like'
-actions:                              # for logs in which what was done is a row of its own, which may come later
+actions:                              # for logs in which what was done is a separate row, which may come later
   column: action                      # what a row is; a row without a value is an impression
   values: {like: [LIKE, BOOKMARK], share: SHARE}   # a value means a behavior; others are quarantined
   window_minutes: 30                  # an action belongs to the impression with its event_id, or else to the last one of
-                                      # its user and item in this window before it; else it is a positive of its own
+                                      # its user and item in this window before it; else it is a separate positive
   skew_seconds: 0                     # how much later than the action the impression's clock may be
 impressions:
   values: [VIEW]                      # values of actions.column that mean that the item was shown
@@ -75,7 +75,7 @@ Out = Annotated[
 
 app = cli.App(
     shared_source=True,
-    help="Bring in a log: ingest it, close empty hours, see what is there.",
+    help="Bring in a log: ingest it, close empty hours, see what the workspace holds.",
     epilog="Example: clock events ingest my_app.yaml log/",
 )
 
@@ -178,7 +178,7 @@ def guess(
     if name is not None and not re.fullmatch(SOURCE_NAME, name):
         raise ConfigError(f"--name {name}: begin with a letter; small letters, digits, - and _ may follow, 41 in all")
     if out is not None and out.exists():
-        raise ConfigError(f"{out} is there already; give another --out, or remove it")
+        raise ConfigError(f"{out} exists already; give another --out, or remove it")
     mapping = guess_mapping(path, name)
     if out is None:
         print(mapping, end="")

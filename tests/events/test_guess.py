@@ -119,7 +119,7 @@ def test_json_lines_and_names_with_spaces(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("a,b,c\n1,2,3\n", "no column looks like a time (there are a, b, c)"),
+        ("a,b,c\n1,2,3\n", "no column looks like a time (its columns are a, b, c)"),
         ("uid,ts\n1,2026-03-02T08:00:00Z\n", "no column looks like items"),
         ("uid,iid,ts\n", "holds no rows"),
     ],
