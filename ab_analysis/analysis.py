@@ -18,7 +18,7 @@ from ab_analysis.checks import (
 )
 from ab_analysis.decision import ExperimentDecision, decide
 from ab_analysis.experiment import Experiment, ExperimentPlan, RegisteredExperiment
-from ab_analysis.inference import UNKNOWN, Effect, Method, MetricSpec, adjust, compare, measure, shrink
+from ab_analysis.inference import UNKNOWN, Correction, Effect, Method, MetricSpec, adjust, compare, measure, shrink
 from ab_analysis.model_covariate import add_model_covariates
 from ab_analysis.moments import Cells, Moments, read_moments
 from ab_analysis.quantiles import compare_quantiles
@@ -31,7 +31,7 @@ from core.engine import Engine
 from core.errors import NotReadyError
 
 BINS = 30
-CORRECTIONS = {"primary": "holm", "secondary": "fdr_bh", "guardrail": "holm"}
+CORRECTIONS: dict[str, Correction] = {"primary": "holm", "secondary": "fdr_bh", "guardrail": "holm"}
 """How the p-values of a role are adjusted for their number."""
 
 

@@ -7,8 +7,8 @@ Fork safety: a parent may hold modules, but no threads that a child would wait f
 it is hidden while the others are imported (MLflow and statsmodels take it where it is installed), and no step below may import it
 at its top.
 
-What is imported stays for good, so the garbage collector is told to leave it alone: a task's collections, statsmodels' explicit
-ones among them, would go through it all, and write to pages that the processes share.
+What is imported stays for good, so the garbage collector is told to leave it alone: a task's collections would go through it
+all, and write to pages that the processes share.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ log = logging.getLogger("operations.preload")
 
 MODULES = (
     "duckdb", "matplotlib.pyplot", "mlflow.pyfunc", "mlflow.store.tracking.sqlalchemy_store", "pandas", "pyarrow.parquet",
-    "statsmodels.stats.multitest", "torch", "feast",
+    "statsmodels.stats.meta_analysis", "torch", "feast",
     "ab_analysis.report", "events.ingest", "feature_repo.retrieval", "model_registry.store", "pipeline.source",
     "pipeline.training", "training.model", "training.scoring",
 )  # fmt: skip

@@ -120,10 +120,14 @@ class AppLog:
         return self._days[day]
 
     def _parts(self, hour: Hour) -> list[tuple[int, Impressions, np.ndarray]]:
-        """Impressions of an hour: (local day, the day's impressions, the hour's positions among them)."""
+        """Impressions of an hour: (local day, the day's impressions, the hour's positions among them).
+
+        Days without any are left out, but for one where there are none at all.
+        """
         day = (hour.number - self.config.first_hour.number) // 24
         days = range(max(day - 2, 0), min(day + 2, self.config.days))
-        return [(d, self._day(d)[0], np.flatnonzero(self._day(d)[1] == hour.number)) for d in days]
+        parts = [(d, self._day(d)[0], np.flatnonzero(self._day(d)[1] == hour.number)) for d in days]
+        return [part for part in parts if len(part[2])] or parts[:1]
 
     def write_visits(self, hour: Hour, shown: Impressions) -> Path:
         """Write the log of an hour that was simulated with a ranker (``simulation.visits``), replacing an older one.
@@ -182,7 +186,9 @@ class AppLog:
         rule = self.config.experiment
         frames = []
         for day, shown, positions in self._parts(hour):
-            positions = positions[shown.position[positions] == 0] if day >= rule.start_day else positions[:0]
+            positions = positions[shown.position[positions] == 0]
+            if day < rule.start_day or not len(positions):
+                continue
             moments = pd.to_datetime((shown.moment[positions] * 1000).astype(np.int64), unit="ms", utc=True)
             frames.append(
                 pd.DataFrame(
@@ -194,9 +200,8 @@ class AppLog:
                     }
                 )
             )
-        frame = pd.concat(frames)
-        if len(frame):
-            text = frame.sort_values(["timestamp", "user"]).to_csv(index=False)
+        if frames:
+            text = pd.concat(frames).sort_values(["timestamp", "user"]).to_csv(index=False)
             write_text(self.exposures / f"{hour.key}.csv", text)
 
 

@@ -149,6 +149,18 @@ def place_tracking_store(settings: Settings) -> None:
     path.write_bytes(_tracking_store())
 
 
+def copy_var(original: Path, target: Path) -> None:
+    """Copy workspaces for a test to change.
+
+    Parquet files are linked, as none is ever changed in place. MLflow's artifacts stay where its store says they are.
+    """
+
+    def link_or_copy(source: str, path: str) -> None:
+        os.link(source, path) if source.endswith(".parquet") else shutil.copy2(source, path)
+
+    shutil.copytree(original, target, copy_function=link_or_copy, ignore=shutil.ignore_patterns("artifacts"))
+
+
 def write_mapping(folder: Path, extra: str = "", **replace: str) -> Path:
     """A mapping for small CSV logs with columns uid, track, ts, played, length, genre."""
     lines = {

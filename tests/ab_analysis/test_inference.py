@@ -12,9 +12,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import optimize, stats
 from statsmodels.stats.meta_analysis import combine_effects
+from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.weightstats import CompareMeans, DescrStatsW
 
-from ab_analysis.inference import MetricSpec, adjust, compare, fieller, from_estimates, post_stratified, shrink
+from ab_analysis.inference import (
+    Correction,
+    MetricSpec,
+    adjust,
+    compare,
+    fieller,
+    from_estimates,
+    post_stratified,
+    shrink,
+)
 from ab_analysis.moments import Cells, Moments
 from tests.ab_analysis.helpers import moments_of, people, sides
 
@@ -152,6 +162,14 @@ def test_adjusted_p_values_are_holms_and_benjamini_hochbergs() -> None:
     assert adjust(p, "fdr_bh") == pytest.approx(
         {"one": 0.03, "two": 0.04, "three": 0.04, "unknown": math.nan}, nan_ok=True
     )
+
+
+@pytest.mark.parametrize("method", ["holm", "fdr_bh"])
+@pytest.mark.parametrize("count", [0, 1, 2, 40])
+def test_adjusted_p_values_are_those_of_statsmodels_to_the_bit(method: Correction, count: int) -> None:
+    p = np.random.default_rng(count).uniform(size=count).round(2)  # some are equal
+    expected = multipletests(p, method=method)[1].tolist()
+    assert list(adjust({str(n): float(v) for n, v in enumerate(p)}, method).values()) == expected
 
 
 def test_segments_are_drawn_together_as_far_as_they_are_alike() -> None:

@@ -20,19 +20,20 @@ from core.settings import Settings, load_settings
 from events.ingest import close_hours, ingest
 from events.store import EventStore
 from pipeline.experiments import watch_experiments
+from pipeline.source import Source, save_source
 from serving.request_log import read_requests
 from serving.routing import stopped
 from simulation.config import SimulatorConfig
 from simulation.log import AppLog
 from simulation.visits import Slates
 from simulation.workspace import planted_end, write_experiment
-from tests.conftest import NOW
+from tests.conftest import NOW, copy_var
 
 pytestmark = pytest.mark.slow
 
 ARMS = ("hour_embedding", "gaussian_clock")
 PLAN = LoopPlan(arms=ARMS, days=1, history_days=2, http=False)
-HOURS = 5
+HOURS = 4
 
 
 def make(var: Path, monkeypatch: pytest.MonkeyPatch) -> Loop:
@@ -54,18 +55,23 @@ def logs(loop: Loop) -> dict[str, bytes]:
     }
 
 
+def copy_of(loop: Loop, var: Path, monkeypatch: pytest.MonkeyPatch) -> Loop:
+    """A loop's workspaces elsewhere; each reads its own log."""
+    copy_var(loop.settings.var, var)
+    copied = make(var, monkeypatch)
+    for world in copied.workspaces:
+        save_source(world, Source(str(AppLog(copied.config, world.workspace / "app", served=True).prepare())))
+    return copied
+
+
 @pytest.fixture(scope="module")
 def both_loops(tmp_path_factory: pytest.TempPathFactory) -> tuple[Loop, Loop]:
-    """The same loop twice: undisturbed, and broken off in the middle of an hour and resumed."""
+    """The same loop twice from one history: undisturbed, and broken off in the middle of an hour and resumed."""
     with pytest.MonkeyPatch.context() as patch:
         whole = make(tmp_path_factory.mktemp("whole") / "var", patch)
         whole.prepare()
-        whole.run_experiment()
-        summary, page = whole.conclude()
-        assert str(page) in describe(summary, str(page))
         var = tmp_path_factory.mktemp("broken") / "var"
-        broken = make(var, patch)
-        broken.prepare()
+        broken = copy_of(whole, var, patch)
         rank, calls = ForcedRanker.__call__, []
 
         def failing(self: ForcedRanker, slates: Slates) -> np.ndarray:
@@ -81,6 +87,10 @@ def both_loops(tmp_path_factory: pytest.TempPathFactory) -> tuple[Loop, Loop]:
         resumed = make(var, patch)
         resumed.prepare()
         resumed.run_experiment()
+        patch.setenv("CLOCK_VAR", str(whole.settings.var))
+        whole.run_experiment()
+        summary, page = whole.conclude()
+        assert str(page) in describe(summary, str(page))
         return whole, resumed
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import socket
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -42,42 +44,79 @@ def environment(project: Path) -> dict[str, str]:
     return {**plain, "CLOCK_VAR": str(project / "var"), "PYTHONPATH": str(ROOT)}
 
 
-def feast(project: Path, *arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [FEAST, *arguments],
-        cwd=cwd or project,
-        env=environment(project),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+IN_TURN = """
+import json, os, sys
+from feast.cli.cli import cli
+answers = []
+for arguments, folder, environment in json.load(sys.stdin):
+    reader, writer = os.pipe()
+    child = os.fork()
+    if not child:
+        for output in (1, 2):
+            os.dup2(writer, output)
+        os.close(writer)
+        os.chdir(folder)
+        os.environ.update(environment)
+        cli(arguments)
+    os.close(writer)
+    text = open(reader).read()
+    answers.append((os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), text))
+print(json.dumps(answers))
+"""
+"""Runs commands one after the other, each in a fork: to import Feast's command line takes longer than what they do."""
 
 
-def test_feast_lists_and_applies_the_views_and_the_platform_goes_on_to_read_them(project: Path) -> None:
-    listed = feast(project, "-c", "feature_repo", "feature-views", "list")
-    assert listed.returncode == 0, listed.stderr[-2000:]
+@dataclass(frozen=True)
+class Answer:
+    """What a command ended with, and printed."""
+
+    returncode: int
+    output: str
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Of the commands that are run on the project, in this order."""
+
+    views: Answer
+    apply: Answer
+    services: Answer
+    apply_elsewhere: Answer
+
+
+@pytest.fixture(scope="module")
+def answers(project: Path) -> Answers:
+    in_folder, elsewhere = str(project / "feature_repo"), {"CLOCK_VAR": str(project / "elsewhere")}
+    commands = [
+        (["-c", "feature_repo", "feature-views", "list"], str(project), {}),
+        (["apply"], in_folder, {}),
+        (["-c", "feature_repo", "feature-services", "list"], str(project), {}),
+        (["-c", "feature_repo", "apply"], str(project), elsewhere),
+    ]
+    done = subprocess.run(
+        [sys.executable, "-c", IN_TURN], input=json.dumps(commands), cwd=project, env=environment(project),
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    return Answers(*(Answer(*answer) for answer in json.loads(done.stdout.splitlines()[-1])))
+
+
+def test_feast_lists_and_applies_the_views_and_the_platform_goes_on_to_read_them(
+    project: Path, answers: Answers
+) -> None:
+    assert answers.views.returncode == 0, answers.views.output[-2000:]
     for view in (*view_schemas(["genre"]), "clock", "user_history"):
-        assert view in listed.stdout
-    applied = feast(project, "apply", cwd=project / "feature_repo")
-    assert applied.returncode == 0, applied.stderr[-2000:]
-    services = feast(project, "-c", "feature_repo", "feature-services", "list").stdout
+        assert view in answers.views.output
+    assert answers.apply.returncode == 0, answers.apply.output[-2000:]
+    services = answers.services.output
     assert all(service in services for service in ("training_set", "ranking", "cold_start"))
     assert "ranker_" not in services
     assert advance(load_settings(var=project / "var", source="simulator"), UNTIL + 1).online_rows > 0
 
 
-def test_feast_apply_for_another_workspace_names_the_folder_to_use(project: Path) -> None:
-    (project / "var" / "other").mkdir(exist_ok=True)
-    done = subprocess.run(
-        [FEAST, "-c", "feature_repo", "apply"],
-        cwd=project,
-        env={**environment(project), "CLOCK_VAR": str(project / "elsewhere")},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode != 0
-    assert "feature_store.yaml is not that of" in done.stdout + done.stderr
+def test_feast_apply_for_another_workspace_names_the_folder_to_use(answers: Answers) -> None:
+    assert answers.apply_elsewhere.returncode != 0
+    assert "feature_store.yaml is not that of" in answers.apply_elsewhere.output
 
 
 def test_feast_ui_serves_the_repository(project: Path) -> None:

@@ -27,7 +27,7 @@ from pipeline.hour import run_hour
 from pipeline.source import save_app_source
 from simulation.config import SimulatorConfig
 from tests import forked
-from tests.conftest import SMALL_POLICY, place_tracking_store, write_app
+from tests.conftest import SMALL_POLICY, copy_var, place_tracking_store, write_app
 
 pytestmark = pytest.mark.slow
 
@@ -56,7 +56,7 @@ def next_hour(built: Settings, tmp_path_factory: pytest.TempPathFactory) -> dict
 
 
 def copy_of(built: Settings, folder: Path) -> Settings:
-    shutil.copytree(built.var, folder / "var")
+    copy_var(built.var, folder / "var")
     settings = load_settings(var=folder / "var", source="simulator", variants=VARIANTS)
     save_app_source(settings)
     return settings
@@ -182,18 +182,38 @@ def test_a_disk_that_is_full_at_any_size_of_file_costs_nothing_but_the_attempt(
     assert differences(fingerprint(settings), next_hour) == []
 
 
-@pytest.mark.parametrize("jump", ["+400d", "-30d"])
-def test_a_clock_that_jumps_changes_no_state(
-    built: Settings, next_hour: dict[str, str], tmp_path: Path, jump: str
-) -> None:
+JUMPED = """
+import json, os, runpy, sys, time
+import operations.preload
+failed = 0
+for days, environment in json.load(sys.stdin):
+    begun, child = time.time(), os.fork()
+    if not child:
+        os.environ.update(environment, FAKETIME=f"{days:+d}d")
+        print("jumped by", round((time.time() - begun) / 86400), "days", file=sys.stderr, flush=True)
+        runpy.run_module("pipeline", run_name="__main__", alter_sys=True)
+        sys.exit()
+    failed |= os.waitpid(child, 0)[1]
+sys.exit(1 if failed else 0)
+"""
+"""Runs the command line of its arguments in forks, each of which has its own environment and time."""
+
+
+def test_a_clock_that_jumps_changes_no_state(built: Settings, next_hour: dict[str, str], tmp_path: Path) -> None:
     program = shutil.which("faketime")
     if program is None:
         pytest.skip("faketime is not installed (make services)")
-    settings = copy_of(built, tmp_path)
-    command = [program, "-f", jump, sys.executable, "-m", "pipeline", "hour", TAKEOVER.key]
-    done = subprocess.run(command, env=environment(settings), cwd=ROOT, capture_output=True, text=True, check=False)
+    jumps = {days: copy_of(built, tmp_path / str(days)) for days in (400, -30)}
+    done = subprocess.run(
+        [program, "-f", "+0d", sys.executable, "-c", JUMPED, "hour", TAKEOVER.key],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "FAKETIME_NO_CACHE": "1"},
+        input=json.dumps([(days, environment(settings)) for days, settings in jumps.items()]),
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
-    assert differences(fingerprint(settings), next_hour) == []
+    for days, settings in jumps.items():
+        assert f"jumped by {days} days" in done.stderr
+        assert differences(fingerprint(settings), next_hour) == []
 
 
 def test_the_doctor_finds_what_is_wrong_and_says_what_to_do(built: Settings, tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import pytest
@@ -13,7 +12,7 @@ from model_registry.store import open_registry
 from pipeline.history import build_history
 from pipeline.source import save_app_source
 from simulation.config import SimulatorConfig
-from tests.conftest import place_tracking_store, write_app
+from tests.conftest import copy_var, place_tracking_store, write_app
 
 VARIANTS = ("hour_embedding", "matched_clock")
 APP = SimulatorConfig(days=4, users=120, items=80, experiment={"start_day": 2})
@@ -38,7 +37,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Settings:
 
 def copy_of(trained: Settings, folder: Path) -> Settings:
     """A copy of the trained workspace below a folder."""
-    shutil.copytree(trained.var, folder / "var")
+    copy_var(trained.var, folder / "var")
     settings = load_settings(**{**trained.model_dump(exclude_unset=True), "var": folder / "var"})
     save_app_source(settings)
     return settings

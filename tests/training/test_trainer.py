@@ -26,7 +26,7 @@ from evaluation.metrics import auc
 from events.store import EventStore
 from feature_repo.clock import ClockState
 from feature_repo.retrieval import ClockFeatures, advance
-from tests.conftest import TINY
+from tests.conftest import TINY, place_tracking_store
 from training.model import RankerModel, load_model
 from training.samples import SampleStore
 from training.scoring import predict
@@ -122,13 +122,18 @@ def test_samples_are_read_and_decoded_once_until_they_change(ready: Settings, tm
 @pytest.mark.slow
 def test_an_hour_is_trained_once_and_never_skipped(ready: Settings, tmp_path: Path) -> None:
     settings = fresh(ready, tmp_path)
+    settings.events_dir.unlink()
+    settings.events_dir.mkdir()
+    for path in ready.events_dir.iterdir():
+        if path.name <= f"hour={(FIRST + 10).key}" or not path.name.startswith("hour="):
+            (settings.events_dir / path.name).symlink_to(path)
     trainer = Trainer(settings, "none")
     first = trainer.train(FIRST + 5, start=FIRST)
     again = trainer.train(FIRST + 3, start=FIRST)
     assert again == first
     assert trainer.train(FIRST + 8, save_every=100).samples_seen > first.samples_seen
-    with pytest.raises(NotReadyError, match="has not been ingested"):
-        trainer.train(TINY.end_hour + 48)
+    with pytest.raises(NotReadyError, match=f"{FIRST + 11} has not been ingested"):
+        trainer.train(FIRST + 12)
 
 
 def test_a_damaged_checkpoint_is_refused_and_the_one_before_still_works(ready: Settings, tmp_path: Path) -> None:
@@ -342,25 +347,27 @@ def test_checkpoints_hold_every_id_seen(ready: Settings, tmp_path: Path) -> None
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("variant", ["gaussian_clock", "matched_clock"])
-def test_two_processes_train_what_one_trains(ready: Settings, tmp_path: Path, variant: str) -> None:
+def test_two_processes_train_what_one_trains(ready: Settings, tmp_path: Path) -> None:
     """Real ``torchrun``: the same metrics within rounding, the same ids, one chain of states."""
     alone, together = fresh(ready, tmp_path / "alone"), fresh(ready, tmp_path / "together")
-    until = FIRST + 30
-    Trainer(alone, variant).train(until, start=FIRST, save_every=100)
+    place_tracking_store(together)
+    until, variants = FIRST + 30, ("gaussian_clock", "matched_clock")
+    for variant in variants:
+        Trainer(alone, variant).train(until, start=FIRST, save_every=100)
     command = [
         sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone", "-m", "pipeline",
-        "train", variant, "--until", until.key, "--save-every", "100",
+        "train", *variants, "--until", until.key, "--save-every", "100",
     ]  # fmt: skip
     environment = {**os.environ, "CLOCK_VAR": str(together.var), "CLOCK_SOURCE": "simulator", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=300, cwd=ROOT, env=environment)
     assert done.returncode == 0, done.stderr[-2000:]
-    a, b = (StateStore(s.training_dir / "states", variant).info(until) for s in (alone, together))
-    assert (a.digest, a.tables, a.samples_seen) == (b.digest, b.tables, b.samples_seen)
-    predictions = [as_predictions(read_predictions(s, variant, FIRST, until + 1)) for s in (alone, together)]
-    assert len(predictions[0]) == len(predictions[1]) > 100
-    assert np.abs(predictions[0].scores - predictions[1].scores).max() < 1e-3
-    assert auc(predictions[0]).value == pytest.approx(auc(predictions[1]).value, abs=1e-4)
+    for variant in variants:
+        a, b = (StateStore(s.training_dir / "states", variant).info(until) for s in (alone, together))
+        assert (a.digest, a.tables, a.samples_seen) == (b.digest, b.tables, b.samples_seen)
+        predictions = [as_predictions(read_predictions(s, variant, FIRST, until + 1)) for s in (alone, together)]
+        assert len(predictions[0]) == len(predictions[1]) > 100
+        assert np.abs(predictions[0].scores - predictions[1].scores).max() < 1e-3
+        assert auc(predictions[0]).value == pytest.approx(auc(predictions[1]).value, abs=1e-4)
 
 
 def test_features_that_are_no_numbers_and_hours_without_samples(ready: Settings, tmp_path: Path) -> None:
