@@ -18,6 +18,9 @@ WALL_CLOCK = r"[0-9]{1,6}-[0-9]{1,2}-[0-9]{1,2}([T ][0-9]{1,2}:[0-9]{2}(:[0-9]{2
 ISO = WALL_CLOCK + r" ?(Z|z|UTC|GMT|[+-](0?[0-9]|1[0-5])(:?[0-5][0-9](:?[0-5][0-9])?)?| [A-Za-z_]+/[A-Za-z_/+-]+)?"
 """Times that mean one moment to everybody: an abbreviation such as CST is of several zones."""
 
+CLEAR_ZONE = r"\b(UTC|GMT|Z)\b|[A-Za-z_]+/[A-Za-z_]+"
+"""What a format's %Z may stand for: DuckDB reads abbreviations as well, and takes CST for Chicago's."""
+
 
 def timestamp_sql(column: str, rule: Timestamp, kind: str = "VARCHAR") -> str:
     """SQL of an instant (TIMESTAMPTZ, null where unreadable); naive times are in the session's zone.
@@ -28,7 +31,11 @@ def timestamp_sql(column: str, rule: Timestamp, kind: str = "VARCHAR") -> str:
         kind: DuckDB type of the cell.
     """
     if rule.format:
-        return f"CAST(try_strptime(CAST({column} AS VARCHAR), {quoted(rule.format)}) AS TIMESTAMPTZ)"
+        text = f"CAST({column} AS VARCHAR)"
+        moment = f"CAST(try_strptime({text}, {quoted(rule.format)}) AS TIMESTAMPTZ)"
+        if "%Z" not in rule.format:
+            return moment
+        return f"CASE WHEN regexp_matches({text}, {quoted(CLEAR_ZONE)}) THEN {moment} END"
     if rule.unit == "iso":
         if kind.startswith(("TIMESTAMP", "DATE")):
             moment = f"TRY_CAST({column} AS TIMESTAMPTZ)"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -181,6 +182,7 @@ def ingest(
         check_state_version(settings)
     with (
         exclusive_lock(store.root.parent / f".{store.root.name}.lock"),
+        _memory_named(files, settings),
         duck.connection(settings, spill_to_file=True) as con,
     ):
         recover_directories(store.root)
@@ -210,6 +212,18 @@ def ingest(
         len(account.changed_hours),
     )  # fmt: skip
     return account
+
+
+@contextmanager
+def _memory_named(files: list[Path], settings: Settings) -> Iterator[None]:
+    """Make an input that needs too much memory an error that says which setting allows it more."""
+    try:
+        yield
+    except duckdb.OutOfMemoryException:
+        raise DataError(
+            f"{files[0]}{' and others' if len(files) > 1 else ''}: the memory of {settings.duckdb_memory} is not enough; "
+            "set CLOCK_DUCKDB_MEMORY to more, or ingest fewer files at a time"
+        ) from None
 
 
 def last_moment(con: duckdb.DuckDBPyConnection, mapping_name: str, paths: list[str]) -> datetime | None:

@@ -237,7 +237,7 @@ class Mapping(_Strict):
         if not self.behavior_names:
             raise ValueError("behaviors: name at least one, for example finish: 'true'")
         self._check_actions()
-        if clash := [name for name in self.facet_names if name.lower() in RESERVED_FACETS]:
+        if clash := [name for name in self.facet_names if name.lower() in RESERVED_FACETS or name.startswith("__")]:
             raise ValueError(f"facets: {sorted(clash)} are names that the platform itself uses; choose others")
         spelled = sorted(set(self.facet_names))
         if twins := [name for name in spelled if [other.lower() for other in spelled].count(name.lower()) > 1]:

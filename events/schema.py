@@ -20,8 +20,12 @@ USER_COLUMNS = (
     "user_id", "variant", "exposure", "exposure_day", "local_day", "day", "phase", "is_new", "new_user", "days_before",
 )  # fmt: skip
 """Columns of an experiment's table of users."""
-RESERVED_FACETS = frozenset({*RESERVED, *BEHAVIORS, *REQUEST_COLUMNS, *CLOCK_COLUMNS, *USER_COLUMNS, "local_hour"})
-"""Names that no facet can have."""
+INGEST_COLUMNS = ("fact", "is_action", "stored", "fact_hour", "opened", "again", "conflicts")
+"""Columns that ingestion has beside the facets."""
+RESERVED_FACETS = frozenset(
+    {*RESERVED, *BEHAVIORS, *REQUEST_COLUMNS, *CLOCK_COLUMNS, *USER_COLUMNS, "local_hour", *INGEST_COLUMNS}
+)
+"""Names that no facet can have; nor can it have one that begins with two underscores."""
 
 
 def event_schema(facets: Sequence[str], *, has_requests: bool = False) -> pa.Schema:

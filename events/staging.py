@@ -36,6 +36,8 @@ log = logging.getLogger("events.staging")
 
 FUTURE_TOLERANCE = timedelta(minutes=5)
 EARLIEST = "TIMESTAMPTZ '1990-01-01 00:00:00+00'"
+LONGEST_LIST = 10_000
+"""A row is copied for each item of its list; nobody was shown more."""
 ITEM_LENGTH = "item duration"
 OWN = ("played_seconds", "duration_seconds")
 """What a behavior's expression may name besides the log's columns."""
@@ -67,6 +69,8 @@ class Staging:
         con.execute(f"CREATE OR REPLACE MACRO {FINITE}(x) AS {finite('x')}")
         try:
             self.raw = load_raw(con, mapping, files)
+        except duckdb.OutOfMemoryException:
+            raise
         except duckdb.Error as error:
             raise DataError(f"cannot read the log: {str(error).splitlines()[0]}; nothing was ingested") from error
         self.unfolded = 0
@@ -210,6 +214,11 @@ class Staging:
             list_filter({elements}, lambda x: {content("x")} IS NOT NULL) AS shown FROM raw r WHERE {cell} IS NOT NULL"""
         )
         self.con.execute("DELETE FROM listed WHERE len(shown) = 0")
+        self.con.execute(
+            f"""INSERT INTO malformed SELECT CAST({cell} AS VARCHAR), 'list_too_long' FROM raw r JOIN listed USING (__row)
+            WHERE len(shown) > {LONGEST_LIST}"""
+        )
+        self.con.execute(f"DELETE FROM raw WHERE __row IN (SELECT __row FROM listed WHERE len(shown) > {LONGEST_LIST})")
         acts = f"{self._value()} IN ({_texts(actions.values.values())})" if actions else "false"
         rest = f"r.* EXCLUDE (__row, {columns[item]})"
         self.con.execute(
@@ -315,6 +324,8 @@ class Staging:
         """Run a statement with the mapping's expressions in it; an error names the expression and a row."""
         try:
             self.con.execute(sql)
+        except duckdb.OutOfMemoryException:
+            raise
         except duckdb.Error as error:
             self.con.execute("SET TimeZone = 'UTC'")
             first = str(error).splitlines()[0]
@@ -440,7 +451,7 @@ class Staging:
             bad = f"coalesce(NOT isfinite({minutes}) OR abs({minutes}) > 26 * 60, true)"
             safe = f"CASE WHEN {bad} THEN 0 ELSE {minutes} END"
             return f"(p.ts AT TIME ZONE 'UTC') + to_minutes(CAST({safe} AS BIGINT))", bad
-        column = f"CAST({self._column(str(rule.zone_column), 'local_time.zone_column')} AS VARCHAR)"
+        column = f"trim(CAST({self._column(str(rule.zone_column), 'local_time.zone_column')} AS VARCHAR))"
         names = [row[0] for row in self.con.execute(f"SELECT DISTINCT {column} FROM raw r").fetchall()]
         known = [name for name in names if name and is_zone(name)]
         zones = ", ".join(map(quoted, known)) or "''"

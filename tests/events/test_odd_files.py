@@ -225,6 +225,20 @@ def test_blanks_inside_an_id_are_part_of_it(log: Log) -> None:
     assert log.ingest().users == 2
 
 
+def test_a_list_without_end_costs_its_row_and_not_the_memory(log: Log) -> None:
+    shown = "|".join(f"i{n}" for n in range(100_000))
+    log.write(f"uid,iid,genre,ts,shown\nu,,x,{TIME},{shown}\nu,,x,{TIME},a|b\n")
+    account = log.ingest(impressions="impressions: {list_column: shown}")
+    assert (account.rows_in, account.kept, account.reasons) == (3, 2, {"list_too_long": 1})
+
+
+def test_too_little_memory_is_an_error_that_names_the_setting(log: Log) -> None:
+    log.write(HEADER + rows(60_000))
+    log.settings = log.settings.model_copy(update={"duckdb_memory": "2MB"})
+    with pytest.raises(DataError, match="the memory of 2MB is not enough; set CLOCK_DUCKDB_MEMORY"):
+        log.ingest()
+
+
 def test_items_of_a_list_that_are_blanks_only_were_not_shown(log: Log) -> None:
     log.write(f"uid,iid,genre,ts,shown\nu,,x,{TIME},a|\u00a0|\u200b|b\n")
     assert log.ingest(impressions="impressions: {list_column: shown}").kept == 2

@@ -138,7 +138,21 @@ def test_what_a_job_leaves_while_it_writes_is_no_data(log: Log) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["hour", "slot", "Like", "SLOT", "Timestamp", "phase", "local_day", "Variant", "position"]
+    "name",
+    [
+        "hour",
+        "slot",
+        "Like",
+        "SLOT",
+        "Timestamp",
+        "phase",
+        "local_day",
+        "Variant",
+        "position",
+        "opened",
+        "Fact",
+        "__row",
+    ],
 )
 def test_a_facet_with_a_name_of_the_platform_is_refused(name: str) -> None:
     with pytest.raises(ValueError, match="the platform itself uses"):
@@ -371,6 +385,20 @@ def test_abbreviations_of_zones_and_infinity_are_no_times(log: Log) -> None:
     account = log.ingest(timestamp="timestamp: {column: ts, zone: Asia/Shanghai}")
     assert account.reasons == {"bad_timestamp": 2, "zone_abbreviation": 2}
     assert set(log.events()["timestamp"]) == {pd.Timestamp(TIME)}
+
+
+def test_a_format_with_a_zones_name_takes_no_abbreviation(log: Log) -> None:
+    cells = ["2026-03-10 10:00 CST", "2026-03-10 10:00 UTC", "2026-03-10 10:00 Asia/Shanghai", "2026-03-10 10:00 IST"]
+    log.write(HEADER + "".join(f"u{n},i,x,{cell}\n" for n, cell in enumerate(cells)))
+    account = log.ingest(timestamp='timestamp: {column: ts, format: "%Y-%m-%d %H:%M %Z"}')
+    assert account.reasons == {"zone_abbreviation": 2}
+    assert sorted(t.hour for t in log.events()["timestamp"]) == [2, 10]
+
+
+def test_a_zone_with_spaces_around_it_is_that_zone(log: Log) -> None:
+    log.write("uid,iid,genre,ts,tz\n" + f"u,i,x,{TIME}, Europe/Berlin \n")
+    log.ingest(local_time="local_time: {zone_column: tz}")
+    assert log.events()["local_time"].dt.hour.tolist() == [11]
 
 
 def test_an_infinite_time_of_a_table_is_no_time(log: Log) -> None:
