@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from statistics import NormalDist
 
 import numpy as np
@@ -94,7 +94,7 @@ def bootstrap(
     for _ in range(replications):
         times = np.bincount(rng.integers(0, users, users), minlength=users).astype(np.float64)
         weights = times[a.users]
-        drawn = [Predictions(p.users, p.labels, p.scores, p.weights * weights, p.user_ids) for p in (a, b)]
+        drawn = [replace(p, weights=p.weights * weights) for p in (a, b)]
         gaps.append(metric(drawn[1]).value - metric(drawn[0]).value)
     values = np.array([g for g in gaps if not np.isnan(g)])
     if not len(values):

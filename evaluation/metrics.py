@@ -9,9 +9,9 @@ pass per metric gives the estimate, its interval, and the interval of any differ
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import NormalDist
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -23,6 +23,9 @@ Array = np.ndarray
 CONFIDENCE = 0.95
 FACET = "facet_"
 """Prefix of a prediction table's columns of item facets."""
+SESSION_COLUMNS = ("hour", "request_id")
+"""Columns of a prediction table that name a user's session: the UTC hour, and the request where the log tells it."""
+NO_SESSION = -1
 PROBABILITY_FLOOR = 1e-7
 LARGEST_WEIGHT = 1e100
 """Sums of products of weights, and of their inverses, fit a double up to here."""
@@ -75,6 +78,8 @@ class Predictions:
         scores: any real number, higher is better; a probability for log-loss and calibration.
         weights: weight of each row.
         user_ids: the sorted user ids, shape (U,).
+        sessions: session of each row as a number of its user's, ``NO_SESSION`` for none, shape (rows,); None where
+            sessions are not known.
     """
 
     users: Array
@@ -82,16 +87,18 @@ class Predictions:
     scores: Array
     weights: Array
     user_ids: Array
+    sessions: Array | None = None
 
     @classmethod
-    def of(cls, users: Any, labels: Any, scores: Any, weights: Any = None) -> Predictions:
-        """Check and take columns; ``DataError`` names what is wrong."""
+    def of(cls, users: Any, labels: Any, scores: Any, weights: Any = None, sessions: Any = None) -> Predictions:
+        """Check and take columns; ``DataError`` names what is wrong. ``sessions`` are numbers (``session_numbers``)."""
         users, scores = np.asarray(users), np.asarray(scores, dtype=np.float64)
         labels = np.asarray(labels, dtype=np.float64)
         weights = np.ones(len(scores)) if weights is None else np.asarray(weights, dtype=np.float64)
-        lengths = {len(users), len(labels), len(scores), len(weights)}
+        sessions = None if sessions is None else np.asarray(sessions, dtype=np.int64)
+        lengths = {len(users), len(labels), len(scores), len(weights), len(scores if sessions is None else sessions)}
         if len(lengths) > 1:
-            raise DataError(f"user, label, score and weight have different lengths: {sorted(lengths)}")
+            raise DataError(f"user, label, score, weight and session have different lengths: {sorted(lengths)}")
         for name, column in (("score", scores), ("label", labels), ("weight", weights)):
             bad = int(np.count_nonzero(~np.isfinite(column)))
             if bad:
@@ -111,11 +118,16 @@ class Predictions:
         if nobody := int(np.count_nonzero(pd.isna(users) | blank)):
             raise DataError(f"{nobody} of {len(users)} rows have no user; leave them out")
         codes, user_ids = pd.factorize(users, sort=True)
-        return cls(codes.astype(np.int64, copy=False), labels, scores, weights, np.asarray(user_ids))
+        return cls(codes.astype(np.int64, copy=False), labels, scores, weights, np.asarray(user_ids), sessions)
 
     def some(self, rows: Array) -> Predictions:
         """These rows only (a mask, or positions)."""
-        return Predictions.of(self.users[rows], self.labels[rows], self.scores[rows], self.weights[rows])
+        sessions = None if self.sessions is None else self.sessions[rows]
+        return Predictions.of(self.users[rows], self.labels[rows], self.scores[rows], self.weights[rows], sessions)
+
+    def in_sessions_of(self, other: Predictions) -> Predictions:
+        """The same with the sessions of another model's predictions on the same impressions."""
+        return replace(self, sessions=other.sessions)
 
     @property
     def no_probabilities(self) -> int:
@@ -124,6 +136,26 @@ class Predictions:
 
     def __len__(self) -> int:
         return len(self.scores)
+
+
+def session_numbers(*columns: Any) -> Array:
+    """Number the sessions that columns name together, such as hour and request.
+
+    Args:
+        columns: one value per row; a missing one counts as a value where another column has one.
+
+    Returns:
+        Equal numbers for rows that are equal in all columns, ``NO_SESSION`` for rows without any value. Shape (rows,).
+
+    >>> session_numbers([7, 7, 8, 8, None], ["a", None, "a", "a", None]).tolist()
+    [0, 1, 2, 2, -1]
+    """
+    numbers, named = np.zeros(len(columns[0]), dtype=np.int64), np.zeros(len(columns[0]), dtype=bool)
+    for column in columns:
+        codes, distinct = pd.factorize(np.asarray(column))
+        named |= codes >= 0
+        numbers = pd.factorize(numbers * (len(distinct) + 1) + codes + 1)[0]
+    return np.where(named, numbers, NO_SESSION)
 
 
 def finite(value: float) -> float | None:
@@ -209,19 +241,23 @@ def user_aucs(data: Predictions) -> tuple[Array, Array]:
     >>> [values.tolist() for values in user_aucs(data)]
     [[1.0, 0.5], [2.0, 2.0]]
     """
-    users = len(data.user_ids)
-    positive, negative = data.weights * data.labels, data.weights * (1 - data.labels)
-    p, n = np.bincount(data.users, positive, users), np.bincount(data.users, negative, users)
-    if (data.weights == 1).all():  # Mann-Whitney by mean ranks, which Polars has fast
-        frame = pl.DataFrame({"user": data.users, "score": data.scores})
-        ranks = frame.select(pl.col("score").rank("average").over("user")).to_series().to_numpy()
-        wins: Array = np.bincount(data.users, data.labels * ranks, users) - p * (p + 1) / 2
+    return _group_aucs(data.users, len(data.user_ids), data.labels, data.scores, data.weights)
+
+
+def _group_aucs(groups: Array, count: int, labels: Array, scores: Array, weights: Array) -> tuple[Array, Array]:
+    """AUC (NaN with one label only) and total weight of each of ``count`` groups of rows, shape (count,)."""
+    positive, negative = weights * labels, weights * (1 - labels)
+    p, n = np.bincount(groups, positive, count), np.bincount(groups, negative, count)
+    if (weights == 1).all():  # Mann-Whitney by mean ranks, which Polars has fast
+        frame = pl.DataFrame({"group": groups, "score": scores})
+        ranks = frame.select(pl.col("score").rank("average").over("group")).to_series().to_numpy()
+        wins: Array = np.bincount(groups, labels * ranks, count) - p * (p + 1) / 2
     else:
-        below, same = _below(data.users, data.scores, negative)
-        wins = np.bincount(data.users, positive * (below + same / 2), users)
+        below, same = _below(groups, scores, negative)
+        wins = np.bincount(groups, positive * (below + same / 2), count)
     pairs = p * n
     with np.errstate(invalid="ignore", divide="ignore"):
-        return np.where(pairs > 0, wins / pairs, np.nan), np.bincount(data.users, data.weights, users)
+        return np.where(pairs > 0, wins / pairs, np.nan), np.bincount(groups, weights, count)
 
 
 def uauc(data: Predictions) -> Estimate:
@@ -243,6 +279,68 @@ def gauc(data: Predictions) -> Estimate:
     0.7
     """
     return mean_over_users(*user_aucs(data))
+
+
+class Sessions(NamedTuple):
+    """The sessions that have both labels.
+
+    Attributes:
+        users: user of each session, as in ``Predictions``.
+        aucs: AUC within each session.
+        weights: total weight of its rows.
+        samples: its rows.
+    """
+
+    users: Array
+    aucs: Array
+    weights: Array
+    samples: Array
+
+
+def sessions_with_both_labels(data: Predictions) -> Sessions:
+    """AUC within every session that has both labels; none where sessions are not known."""
+    sessions = np.full(len(data), NO_SESSION) if data.sessions is None else data.sessions
+    rows = np.flatnonzero(sessions != NO_SESSION)
+    numbers, distinct = pd.factorize(sessions[rows])
+    codes, pairs = pd.factorize(data.users[rows] * np.int64(len(distinct) + 1) + numbers)
+    aucs, weights = _group_aucs(codes, len(pairs), data.labels[rows], data.scores[rows], data.weights[rows])
+    users = np.empty(len(pairs), dtype=np.int64)
+    users[codes] = data.users[rows]
+    both = ~np.isnan(aucs)
+    return Sessions(users[both], aucs[both], weights[both], np.bincount(codes, minlength=len(pairs))[both])
+
+
+def session_auc(data: Predictions) -> Estimate:
+    """AUC within sessions that have both labels, weighted by their impressions.
+
+    A session is what one user was shown together: a request, or a user's hour where the log tells no requests. This is
+    GAUC (Zhu et al. 2017, doi:10.1145/3097983.3098134) with sessions as groups. Scores of two hours are never compared,
+    so a score that follows the user's own past gains and loses nothing by it, as it does in ``uauc`` and ``gauc``.
+
+    >>> data = Predictions.of(["ann"] * 5, [1, 0, 1, 0, 0], [0.9, 0.2, 0.4, 0.4, 0.4], sessions=[7, 7, 8, 8, 8])
+    >>> session_auc(data).value
+    0.7
+    """
+    return ratio_over_users(*session_sums(data))
+
+
+def session_sums(data: Predictions) -> tuple[Array, Array]:
+    """For each user the weighted sum of the AUCs within sessions, and of the weights, shape (users,)."""
+    users, aucs, weights, _ = sessions_with_both_labels(data)
+    return np.bincount(users, weights * aucs, len(data.user_ids)), np.bincount(users, weights, len(data.user_ids))
+
+
+def ratio_over_users(above: Array, below: Array) -> Estimate:
+    """A ratio of two sums over users, from each user's part of both.
+
+    >>> ratio_over_users(np.array([1.0, 2.0]), np.array([2.0, 2.0])).value
+    0.75
+    """
+    total = below.sum()
+    if not total > 0:
+        return Estimate(float("nan"), np.zeros(len(above)))
+    value = float(above.sum() / total)
+    return Estimate(value, (above - value * below) / total)
 
 
 def mean_over_users(values: Array, weights: Array) -> Estimate:
@@ -358,26 +456,38 @@ METRICS: dict[str, Callable[[Predictions], Estimate]] = {
     "auc": auc,
     "uauc": uauc,
     "gauc": gauc,
+    "session_auc": session_auc,
     "logloss": logloss,
     "calibration": calibration_ratio,
     "normalised_entropy": normalised_entropy,
     "ndcg@10": ndcg,
 }
-"""Every metric that has an interval. Higher is better for auc, uauc, gauc; lower for logloss."""
+"""Every metric that has an interval. Higher is better for auc, uauc, gauc, session_auc; lower for logloss."""
 
 
 OF_PROBABILITIES = ("logloss", "calibration", "normalised_entropy", "ece")
 """Metrics that mean nothing where scores are not probabilities."""
-COMPARED = ("auc", "uauc", "gauc", "logloss")
+COMPARED = ("auc", "uauc", "gauc", "session_auc", "logloss")
 """What two models are compared by."""
 TRACKED = (*COMPARED, "calibration")
 """What is logged for every hour."""
 
 
 def summary(data: Predictions) -> dict[str, float]:
-    """Values of the tracked metrics, with ``ece``, ``samples`` and ``users``."""
+    """Values of the tracked metrics, with ``ece``, ``samples``, ``users``, ``sessions`` and ``session_samples``.
+
+    The last two count the sessions with both labels and their rows. The session AUC of several hours is the mean of the
+    hours', weighted by ``session_samples``.
+    """
     values = {name: METRICS[name](data).value for name in TRACKED}
-    return {**values, "ece": calibration_error(data), "samples": float(len(data)), "users": float(len(data.user_ids))}
+    counts = {"samples": len(data), "users": len(data.user_ids), **session_counts(data)}
+    return {**values, "ece": calibration_error(data), **{name: float(count) for name, count in counts.items()}}
+
+
+def session_counts(data: Predictions) -> dict[str, int]:
+    """``sessions`` with both labels, and ``session_samples``: how many rows are in them."""
+    samples = sessions_with_both_labels(data).samples
+    return {"sessions": len(samples), "session_samples": int(samples.sum())}
 
 
 @dataclass(frozen=True)

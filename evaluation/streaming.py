@@ -5,9 +5,10 @@ DuckDB sorts by score, then by user, spilling to disk; the passes hold a batch a
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import duckdb
@@ -22,8 +23,10 @@ from core.settings import Settings
 from evaluation.metrics import (
     LARGEST_WEIGHT,
     METRICS,
+    NO_SESSION,
     OF_PROBABILITIES,
     PROBABILITY_FLOOR,
+    SESSION_COLUMNS,
     Estimate,
     Predictions,
     calibration_error,
@@ -31,6 +34,9 @@ from evaluation.metrics import (
     mean_over_users,
     ndcg_of_users,
     over_entropy,
+    ratio_over_users,
+    session_counts,
+    session_sums,
     user_aucs,
 )
 from events.readers import exact_text
@@ -44,12 +50,17 @@ MOST_SLICES = 1000
 
 @dataclass(frozen=True)
 class Columns:
-    """Names of the columns of a prediction file."""
+    """Names of the columns of a prediction file.
+
+    Attributes:
+        sessions: columns that name a user's session together; empty: those of ``SESSION_COLUMNS`` that the files have.
+    """
 
     user: str = "user_id"
     label: str = "label"
     score: str = "score"
     weight: str | None = None
+    sessions: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -68,11 +79,13 @@ class FileMetrics:
         overall: metric → value, for metrics with an interval also ``<metric>_ci95``; None where it is undefined.
         slices: in the order of their values, rows without a value last.
         no_probabilities: scores outside [0, 1]; if there are any, the metrics of probabilities are None.
+        session_columns: columns that named the sessions; empty where the files have none.
     """
 
     overall: dict[str, object]
     slices: tuple[SliceMetrics, ...] = ()
     no_probabilities: int = 0
+    session_columns: tuple[str, ...] = ()
 
     def as_json(self, by: str | None = None) -> dict[str, object]:
         """The overall metrics; ``by`` holds the slices by their text, ``missing`` the rows without a value."""
@@ -94,7 +107,7 @@ def file_metrics(settings: Settings, files: Sequence[Path], columns: Columns, *,
         DataError: a file or a column is missing, there are no rows, or a value is not usable.
     """
     with duck.connection(settings, spill_to_file=True) as con, _readable(files, columns):
-        source = _source(con, files, columns, by)
+        source, session_columns = _source(con, files, columns, by)
         if not scalar(con, f"SELECT count(*) FROM {source}"):
             raise DataError(f"no rows in {', '.join(map(str, files))}: there is nothing to measure")
         if columns.weight and scalar(con, f"SELECT max(weight) FROM {source}") == 0:
@@ -117,7 +130,7 @@ def file_metrics(settings: Settings, files: Sequence[Path], columns: Columns, *,
     if outside:
         for row in (overall, *(s.metrics for s in slices)):
             row.update({name: None for name in row if name.removesuffix("_ci95") in OF_PROBABILITIES})
-    return FileMetrics(overall, tuple(slices), outside)
+    return FileMetrics(overall, tuple(slices), outside, session_columns)
 
 
 def read_predictions(
@@ -129,15 +142,18 @@ def read_predictions(
         DataError: a file or a column is missing, or a value is not usable.
     """
     with duck.connection(settings) as con, _readable(files, columns):
-        source = _source(con, files, columns, order)
+        source, session_columns = _source(con, files, columns, order)
         table = con.sql(f"SELECT * FROM {source} {'ORDER BY slice' if order else ''}").to_arrow_table()
-    return _predictions(table, files)
+    predictions = _predictions(table, files)
+    return predictions if session_columns else replace(predictions, sessions=None)
 
 
 def read_models(
     settings: Settings, files: Sequence[Path], columns: Columns, key: str | None = None
 ) -> list[Predictions]:
     """Predictions of several models on the same impressions, one file a model, row by row the same.
+
+    The sessions are those that the first file names.
 
     Args:
         settings: bound memory and threads.
@@ -151,7 +167,8 @@ def read_models(
     if key is not None:
         with duck.connection(settings) as con, _readable(files, columns):
             _check_keys(con, files, columns, key)
-    return [read_predictions(settings, [file], columns, key) for file in files]
+    baseline, *others = (read_predictions(settings, [file], columns, key) for file in files)
+    return [baseline, *(other.in_sessions_of(baseline) for other in others)]
 
 
 def _check_keys(con: duckdb.DuckDBPyConnection, files: Sequence[Path], columns: Columns, key: str) -> None:
@@ -187,8 +204,14 @@ def _readable(files: Sequence[Path], columns: Columns) -> Iterator[None]:
         ) from None
 
 
-def _source(con: duckdb.DuckDBPyConnection, files: Sequence[Path], columns: Columns, extra: str | None) -> str:
-    """A view ``predictions`` of (user, label, score, weight[, slice]) over the files, checked."""
+def _source(
+    con: duckdb.DuckDBPyConnection, files: Sequence[Path], columns: Columns, extra: str | None
+) -> tuple[str, tuple[str, ...]]:
+    """A view ``predictions`` of (user, label, score, weight, session[, slice]) over the files, checked.
+
+    Returns:
+        The view's name, and the columns that name sessions.
+    """
     try:
         table = parquet_source(files)
     except DataError as error:
@@ -196,24 +219,22 @@ def _source(con: duckdb.DuckDBPyConnection, files: Sequence[Path], columns: Colu
             f"{error}; predictions are Parquet, a row for each impression with user, label and score"
         ) from None
     known = table.columns
-    required = [
-        columns.user,
-        columns.label,
-        columns.score,
-        *([columns.weight] if columns.weight else []),
-        *([extra] if extra else []),
-    ]
+    measured = [columns.user, columns.label, columns.score, *([columns.weight] if columns.weight else [])]
+    sessions = columns.sessions or tuple(c for c in SESSION_COLUMNS if c in known and c not in measured)
+    required = [*measured, *sessions, *([extra] if extra else [])]
     if missing := [c for c in required if c not in known]:
         raise DataError(
-            f"no column {missing} in {files[0]}; it has {list(known)}. Name them with --user, --label, --score, --weight, --by"
+            f"no column {missing} in {files[0]}; it has {list(known)}. Name them with --user, --label, --score, --weight, --session, --by"
         )
     for name in required:
         if (times := sum(k.lower() == name.lower() for k in known)) > 1:
             raise DataError(
                 f"{files[0]} has {times} columns named '{name}', upper and lower case aside; rename all but one"
             )
-    if len(set(required[: len(required) - bool(extra)])) < len(required) - bool(extra):
-        raise ConfigError(f"--user, --label, --score and --weight must be different columns, not {required}")
+    if len({*measured, *sessions}) < len(measured) + len(sessions):
+        raise ConfigError(
+            f"--user, --label, --score, --weight and --session must be different columns, not {[*measured, *sessions]}"
+        )
     weight = f"CAST({identifier(columns.weight)} AS DOUBLE)" if columns.weight else "1.0::DOUBLE"
     types = {row[0]: row[1] for row in con.sql(f"DESCRIBE SELECT * FROM {table.sql}").fetchall()}
     if types[columns.user].endswith(("]", ")")) and not types[columns.user].startswith("DECIMAL"):
@@ -225,15 +246,24 @@ def _source(con: duckdb.DuckDBPyConnection, files: Sequence[Path], columns: Colu
     con.execute(
         f"""CREATE OR REPLACE VIEW predictions AS SELECT {user} AS "user",
         CAST({identifier(columns.label)} AS DOUBLE) AS label, CAST({identifier(columns.score)} AS DOUBLE) AS score,
-        {weight} AS weight {slice_} FROM {table.sql}"""
+        {weight} AS weight, {_session_sql({name: types[name] for name in sessions})} AS session {slice_} FROM {table.sql}"""
     )
-    return "predictions"
+    return "predictions", sessions
+
+
+def _session_sql(types: Mapping[str, str]) -> str:
+    """SQL of a row's session, a BIGINT: equal where the columns hold equal text, ``NO_SESSION`` where all are null."""
+    if not types:
+        return f"{NO_SESSION}::BIGINT"
+    texts = [exact_text(identifier(name), type_) for name, type_ in types.items()]
+    number = f"CAST(hash({', '.join(texts)}) >> 1 AS BIGINT)"  # two sessions of one user meet with a chance of 2⁻⁶³
+    return f"CASE WHEN coalesce({', '.join(texts)}) IS NULL THEN {NO_SESSION} ELSE {number} END"
 
 
 def _predictions(table: pa.Table, files: Sequence[Path]) -> Predictions:
     users = table["user"].to_numpy(zero_copy_only=False)
     try:
-        return Predictions.of(users, *(table[c].to_numpy() for c in ("label", "score", "weight")))
+        return Predictions.of(users, *(table[c].to_numpy() for c in ("label", "score", "weight", "session")))
     except DataError as error:
         raise DataError(f"{', '.join(map(str, files))}: {error}") from None
 
@@ -244,16 +274,18 @@ def _metrics(con: duckdb.DuckDBPyConnection, source: str, files: Sequence[Path])
     if rows <= IN_MEMORY_ROWS:
         data = _predictions(con.sql(f"SELECT * FROM {source}").to_arrow_table(), files)
         estimates = {name: metric(data) for name, metric in METRICS.items()}
-        return _row(estimates, calibration_error(data), rows, len(data.user_ids))
+        return _row(
+            estimates, calibration_error(data), {"samples": rows, "users": len(data.user_ids), **session_counts(data)}
+        )
     return _streamed(con, source, rows, files)
 
 
-def _row(estimates: dict[str, Estimate], ece: float, rows: int, users: int) -> dict[str, object]:
+def _row(estimates: Mapping[str, Estimate], ece: float, counts: Mapping[str, int]) -> dict[str, object]:
     row: dict[str, object] = {}
     for name, estimate in estimates.items():
         row[name] = finite(estimate.value)
         row[f"{name}_ci95"] = None if np.isnan(estimate.standard_error) else list(estimate.interval())
-    return {**row, "ece": finite(ece), "samples": rows, "users": users}
+    return {**row, "ece": finite(ece), **counts}
 
 
 def _streamed(con: duckdb.DuckDBPyConnection, source: str, rows: int, files: Sequence[Path]) -> dict[str, object]:
@@ -271,21 +303,21 @@ def _streamed(con: duckdb.DuckDBPyConnection, source: str, rows: int, files: Seq
     )
     users = int(scalar(con, "SELECT count(*) FROM user_ids"))
     con.execute(
-        f"""CREATE OR REPLACE TABLE coded AS SELECT CAST(code AS INTEGER) AS code, label, score, weight
+        f"""CREATE OR REPLACE TABLE coded AS SELECT CAST(code AS INTEGER) AS code, label, score, weight, session
         FROM {source} JOIN user_ids USING ("user")"""
     )
     p, n = con.sql("SELECT sum(weight * label), sum(weight * (1 - label)) FROM coded").fetchall()[0]
     estimates = {"auc": _streamed_auc(con, users, p, n)}
-    estimates |= _by_user(con, users, p, n)
-    ece = estimates.pop("ece").value
+    by_user, ece, counts = _by_user(con, users, p, n)
     con.execute("DROP TABLE coded")
-    return _row(estimates, ece, rows, users)
+    return _row(estimates | by_user, ece, {"samples": rows, "users": users, **counts})
 
 
 def _batches(con: duckdb.DuckDBPyConnection, order: str) -> Iterator[dict[str, np.ndarray]]:
-    reader = con.sql(f"SELECT code, label, score, weight FROM coded ORDER BY {order}").to_arrow_reader(ROWS_AT_ONCE)
+    names = ("code", "label", "score", "weight", "session")
+    reader = con.sql(f"SELECT {', '.join(names)} FROM coded ORDER BY {order}").to_arrow_reader(ROWS_AT_ONCE)
     for batch in reader:
-        yield {name: batch.column(name).to_numpy(zero_copy_only=False) for name in ("code", "label", "score", "weight")}
+        yield {name: batch.column(name).to_numpy(zero_copy_only=False) for name in names}
 
 
 def _whole_groups(batches: Iterator[dict[str, np.ndarray]], key: str) -> Iterator[dict[str, np.ndarray]]:
@@ -323,36 +355,34 @@ def _streamed_auc(con: duckdb.DuckDBPyConnection, users: int, p: float, n: float
     return Estimate(value, influence - value * (positives / p + negatives / n))
 
 
-def _by_user(con: duckdb.DuckDBPyConnection, users: int, p: float, n: float) -> dict[str, Estimate]:
-    """Every other metric in one pass in the order of users."""
+def _by_user(
+    con: duckdb.DuckDBPyConnection, users: int, p: float, n: float
+) -> tuple[dict[str, Estimate], float, dict[str, int]]:
+    """Every other metric in one pass in the order of users, the calibration error, and the counts of sessions."""
     aucs, gains = np.full(users, np.nan), np.full(users, np.nan)
-    weights, losses, scores, labels = (np.zeros(users) for _ in range(4))
-    gaps, total = np.zeros(BINS), p + n
+    weights, losses, scores, labels, session_wins, session_weights = (np.zeros(users) for _ in range(6))
+    gaps, total, counts = np.zeros(BINS), p + n, Counter[str]()
     for part in _whole_groups(_batches(con, "code"), "code"):
         ids, local = np.unique(part["code"], return_inverse=True)
-        data = Predictions(local, part["label"], part["score"], part["weight"], ids)
+        data = Predictions(local, part["label"], part["score"], part["weight"], ids, part["session"])
         aucs[ids], weights[ids] = user_aucs(data)
         gains[ids] = ndcg_of_users(data)
+        session_wins[ids], session_weights[ids] = session_sums(data)
+        counts.update(session_counts(data))
         chance = np.clip(part["score"], PROBABILITY_FLOOR, 1 - PROBABILITY_FLOOR)
         loss = -(part["label"] * np.log(chance) + (1 - part["label"]) * np.log1p(-chance))
         for store, values in ((losses, loss), (scores, part["score"]), (labels, part["label"])):
             store += np.bincount(part["code"], part["weight"] * values, users)
         bucket = np.clip((part["score"] * BINS).astype(np.int64), 0, BINS - 1)
         gaps += np.bincount(bucket, part["weight"] * (part["score"] - part["label"]), BINS)
-    return {
+    loss = ratio_over_users(losses, weights)
+    estimates = {
         "uauc": mean_over_users(aucs, np.ones(users)),
         "gauc": mean_over_users(aucs, weights),
-        "logloss": _ratio(losses, weights),
-        "calibration": _ratio(scores, labels),
-        "normalised_entropy": over_entropy(_ratio(losses, weights), _ratio(labels, weights)),
+        "session_auc": ratio_over_users(session_wins, session_weights),
+        "logloss": loss,
+        "calibration": ratio_over_users(scores, labels),
+        "normalised_entropy": over_entropy(loss, ratio_over_users(labels, weights)),
         "ndcg@10": mean_over_users(gains, np.ones(users)),
-        "ece": Estimate(float(np.abs(gaps).sum() / total), np.zeros(1)),
     }
-
-
-def _ratio(above: np.ndarray, below: np.ndarray) -> Estimate:
-    total = below.sum()
-    if not total > 0:
-        return Estimate(float("nan"), np.zeros(len(above)))
-    value = float(above.sum() / total)
-    return Estimate(value, (above - value * below) / total)
+    return estimates, float(np.abs(gaps).sum() / total), dict(counts)

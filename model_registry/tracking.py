@@ -31,7 +31,9 @@ log = logging.getLogger("model_registry.tracking")
 METRICS_AT_ONCE = 900
 DIGEST_LENGTH = 36
 """Longest digest of a dataset that MLflow takes."""
-LOGGED = ("auc", "uauc", "gauc", "logloss", "calibration", "ece", "samples", "users")
+LOGGED = (
+    "auc", "uauc", "gauc", "session_auc", "logloss", "calibration", "ece", "samples", "users", "sessions", "session_samples",
+)  # fmt: skip
 
 
 class Tracker:

@@ -206,7 +206,8 @@ def report_clocks(settings: Settings) -> list[str]:
 def variant_metrics(settings: Settings, start: Hour, end: Hour) -> dict[str, dict[str, MetricValue]]:
     """Variant → metrics with intervals on its progressive predictions of hours [start, end), each made before training."""
     from evaluation.metrics import with_intervals
-    from training.trainer import as_predictions, read_predictions
+    from evaluation.prediction_table import as_predictions
+    from training.trainer import read_predictions
 
     metrics = {}
     for variant in settings.variants:

@@ -10,9 +10,9 @@ import pyarrow as pa
 import torch
 
 from evaluation.metrics import METRICS, Predictions
+from evaluation.prediction_table import as_predictions
 from training.ranker import Ranker
 from training.time_modules.base import normal_density
-from training.trainer import as_predictions
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

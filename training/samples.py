@@ -154,7 +154,8 @@ class SampleStore:
         return digest_file(Shrinkage.path(self.settings)) if self.settings.shrinkage else ""
 
     def _columns(self) -> list[str]:
-        return ["event_id", "user_id", "item_id", "timestamp", "local_time", *self.facets, *BEHAVIORS]
+        requests = ["request_id"] if self.events.source.has_requests else []
+        return ["event_id", "user_id", "item_id", "timestamp", "local_time", *self.facets, *BEHAVIORS, *requests]
 
     def _with_negatives(self, hours: Sequence[Hour]) -> Iterable[tuple[Hour, pa.Table]]:
         rule = self.negatives

@@ -19,7 +19,8 @@ from core.errors import NotReadyError
 from core.files import digest_json, write_parquet
 from core.hours import Hour, hour_range
 from core.settings import Settings
-from evaluation.metrics import FACET, Predictions, summary
+from evaluation.metrics import FACET, summary
+from evaluation.prediction_table import as_predictions, joined, with_hour
 from events.store import EventStore
 from training.batch import Batch, HourKeys
 from training.config import RankerConfig, code_version, label_of, load_ranker_config
@@ -217,11 +218,10 @@ class Trainer:
 
     def _test(self, drawn: HourSamples, keys: HourKeys, scores: np.ndarray, ranker: Ranker) -> dict[str, float]:
         at = self.samples.heads.index(self.label)
-        known = keys.known[:, at]
         table = prediction_table(drawn, keys, scores[:, at], at, ranker)
         if self.group.first:
             write_parquet(prediction_file(self.settings, self.config.variant, drawn.hour), table)
-        return summary(Predictions.of(keys.users[known], keys.labels[known, at], scores[known, at]))
+        return summary(as_predictions(table))
 
 
 def prediction_table(drawn: HourSamples, keys: HourKeys, scores: np.ndarray, head: int, ranker: Ranker) -> pa.Table:
@@ -229,6 +229,7 @@ def prediction_table(drawn: HourSamples, keys: HourKeys, scores: np.ndarray, hea
 
     ``user_kind`` is new (no event in the clock's window), regular, or heavy (from ``HEAVY_EVENTS`` on);
     ``item_kind`` is new where the ranker has not been trained on the item; ``facet_<name>`` is the item's value.
+    ``hour`` is the hour's number, ``request_id`` is there where the log tells requests.
     """
     events = np.expm1(keys.dense[:, 0] * LOG_EVENTS_SCALE)
     kinds = np.array(["new", "regular", "heavy"])
@@ -238,6 +239,7 @@ def prediction_table(drawn: HourSamples, keys: HourKeys, scores: np.ndarray, hea
             "event_id": drawn.tables.samples["event_id"],
             "user_id": drawn.tables.samples["user_id"],
             "item_id": drawn.tables.samples["item_id"],
+            **{name: drawn.tables.samples[name] for name in drawn.tables.samples.column_names if name == "request_id"},
             "local_hour": pa.array(keys.moment.hours.numpy().astype(np.int32)),
             "weekday": pa.array(keys.moment.weekday.numpy().astype(np.int32)),
             "user_kind": pa.array(kinds[(events > 0.5).astype(int) + (events >= HEAVY_EVENTS - 0.5)]),
@@ -247,7 +249,7 @@ def prediction_table(drawn: HourSamples, keys: HourKeys, scores: np.ndarray, hea
             "score": pa.array(scores.astype(np.float32)),
         }
     )
-    return table.filter(pa.array(keys.known[:, head]))
+    return with_hour(table.filter(pa.array(keys.known[:, head])), drawn.hour)
 
 
 def fit(ranker: Ranker, optimizer: Optimizer, keys: HourKeys, hour: Hour) -> float:
@@ -293,16 +295,8 @@ def read_predictions(settings: Settings, variant: str, start: Hour, end: Hour) -
     """Progressive predictions of the hours in [start, end)."""
     import pyarrow.parquet as pq
 
-    files = [prediction_file(settings, variant, hour) for hour in hour_range(start, end)]
-    tables = [pq.ParquetFile(f).read() for f in files if f.exists()]
-    return pa.concat_tables(tables) if tables else pa.table({})
-
-
-def as_predictions(table: pa.Table) -> Predictions:
-    """Columns of a prediction table, checked."""
-    if not table.num_rows:
-        return Predictions.of(np.empty(0, np.int64), np.empty(0), np.empty(0))
-    return Predictions.of(table["user_id"].to_numpy(), table["label"].to_numpy(), table["score"].to_numpy())
+    files = {hour: prediction_file(settings, variant, hour) for hour in hour_range(start, end)}
+    return joined([with_hour(pq.ParquetFile(f).read(), hour) for hour, f in files.items() if f.exists()])
 
 
 def lineage_tags(info: StateInfo) -> dict[str, str | int]:

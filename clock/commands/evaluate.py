@@ -6,14 +6,20 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from core import cli
 from core.errors import ConfigError, DataError
 
-METRICS = ("auc", "uauc", "gauc", "ndcg@10", "logloss", "normalised_entropy", "calibration", "ece", "samples", "users")
+if TYPE_CHECKING:
+    from evaluation.streaming import Columns, FileMetrics
+
+METRICS = (
+    "auc", "uauc", "gauc", "session_auc", "ndcg@10", "logloss", "normalised_entropy", "calibration", "ece", "samples",
+    "users",
+)  # fmt: skip
 
 Predictions = Annotated[
     list[Path], typer.Argument(metavar="PREDICTIONS.parquet...", help="Parquet files of predictions.")
@@ -22,6 +28,15 @@ User = Annotated[str, typer.Option("--user", metavar="COLUMN", help="Column of t
 Label = Annotated[str, typer.Option("--label", metavar="COLUMN", help="Column of the label, 0 or 1.")]
 Score = Annotated[str, typer.Option("--score", metavar="COLUMN", help="Column of the score, a probability.")]
 Weight = Annotated[str | None, typer.Option("--weight", metavar="COLUMN", help="Column of row weights.")]
+Session = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--session",
+        metavar="COLUMN",
+        help="Column that names what a user was shown together, such as the request; repeat it for several columns. "
+        "Default: those of hour and request_id that the files have.",
+    ),
+]
 
 app = cli.App(
     help="Measure prediction files, and compare models on the same impressions.",
@@ -36,24 +51,26 @@ def metrics(
     label: Label = "label",
     score: Score = "score",
     weight: Weight = None,
+    session: Session = None,
     by: Annotated[
         str | None,
         typer.Option("--by", metavar="COLUMN", help="Also for each value of this column, for example local_hour."),
     ] = None,
 ) -> None:
-    """AUC, UAUC, GAUC, NDCG@10, log-loss, normalized entropy, calibration.
+    """AUC, UAUC, GAUC, session AUC, NDCG@10, log-loss, normalized entropy, calibration.
 
     Metrics have 95 % intervals clustered by user. Files larger than memory are streamed.
     The last line of output is one JSON object.
     """
     from core.settings import load_settings
-    from evaluation.streaming import Columns, file_metrics
+    from evaluation.streaming import file_metrics
 
-    result = file_metrics(load_settings(), predictions, Columns(user, label, score, weight), by=by)
+    result = file_metrics(load_settings(), predictions, _columns(user, label, score, weight, session), by=by)
     if result.no_probabilities:
         _say_no_probabilities(result.no_probabilities, predictions)
     slices = [("(no value)" if s.value is None else s.value, s.metrics) for s in result.slices]
     _print_table([("all", result.overall), *slices])
+    print(_session_line(result))
     print(json.dumps(result.as_json(by), allow_nan=False))
 
 
@@ -64,6 +81,7 @@ def compare(
     label: Label = "label",
     score: Score = "score",
     weight: Weight = None,
+    session: Session = None,
     key: Annotated[
         str | None,
         typer.Option(
@@ -87,7 +105,7 @@ def compare(
     from evaluation.compare import bootstrap
     from evaluation.compare import compare as compare_models
     from evaluation.metrics import COMPARED, OF_PROBABILITIES
-    from evaluation.streaming import Columns, read_models
+    from evaluation.streaming import read_models
     from stats.confidence import check_confidence
 
     check_confidence(confidence)
@@ -95,11 +113,11 @@ def compare(
         raise ConfigError(f"--bootstrap {replications}: 0 or more")
     if len(predictions) < 2:
         raise DataError("compare needs at least two files: the baseline first")
-    settings, columns = load_settings(), Columns(user, label, score, weight)
+    settings, columns = load_settings(), _columns(user, label, score, weight, session)
     models = read_models(settings, predictions, columns, key)
-    names: tuple[str, ...] = COMPARED
+    names = tuple(name for name in COMPARED if name != "session_auc" or models[0].sessions is not None)
     if outside := sum(model.no_probabilities for model in models):
-        names = tuple(name for name in COMPARED if name not in OF_PROBABILITIES)
+        names = tuple(name for name in names if name not in OF_PROBABILITIES)
         _say_no_probabilities(outside, predictions)
     results = []
     for path, model in zip(predictions[1:], models[1:], strict=True):
@@ -109,13 +127,29 @@ def compare(
         for row in rows:
             low, high = row.interval
             print(
-                f"{path.name:<28} {row.metric:<8} {row.method:<10} {row.a:.6f} → {row.b:.6f}  {row.difference:+.6f} "
+                f"{path.name:<28} {row.metric:<11} {row.method:<10} {row.a:.6f} → {row.b:.6f}  {row.difference:+.6f} "
                 f"[{low:+.6f}, {high:+.6f}]  p = {row.p_value:.3g}  detectable {row.detectable:.6f}"
             )
         results.append(
             {"baseline": str(predictions[0]), "model": str(path), "comparisons": [r.as_json() for r in rows]}
         )
     print(json.dumps({"results": results}, allow_nan=False))
+
+
+def _columns(user: str, label: str, score: str, weight: str | None, session: list[str] | None) -> Columns:
+    from evaluation.streaming import Columns
+
+    return Columns(user, label, score, weight, tuple(session or ()))
+
+
+def _session_line(result: FileMetrics) -> str:
+    if not result.session_columns:
+        return "No session AUC: the files have no column hour or request_id; name what a user was shown together with --session."
+    counts = {name: result.overall[name] for name in ("sessions", "session_samples", "samples")}
+    return (
+        f"Sessions by user and {' and '.join(result.session_columns)}: {counts['sessions']:,} with both labels, "
+        f"{counts['session_samples']:,} of {counts['samples']:,} rows."
+    )
 
 
 def _say_no_probabilities(scores: int, files: Sequence[Path]) -> None:

@@ -20,12 +20,13 @@ from core.hours import Hour, day_hours
 from core.ports import free_port
 from core.settings import ROOT, Settings, load_settings
 from evaluation.metrics import with_intervals
+from evaluation.prediction_table import as_predictions
 from events.store import EventStore
 from model_registry.store import open_registry
 from serving.request_log import read_requests
 from simulation.config import SimulatorConfig
 from tests.conftest import webhook
-from training.trainer import as_predictions, read_predictions
+from training.trainer import read_predictions
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 

@@ -38,6 +38,8 @@ def predictions(folder: Path, name: str = "a", noise: float = 0.5, rows: int = 4
         }
     )
     frame["local_hour"] = rng.integers(0, 3, rows)
+    frame["hour"] = rng.integers(0, 9, rows)
+    frame["request_id"] = [None if n % 3 else f"r{n}" for n in rng.integers(0, 9, rows)]
     path = folder / f"{name}.parquet"
     frame.to_parquet(path)
     return path
@@ -77,6 +79,33 @@ def test_streamed_figures_are_the_plain_ones(
     for first, second in pairs:
         for key, value in first.items():
             assert second[key] == pytest.approx(value, abs=1e-12), key
+
+
+def test_sessions_are_a_users_hours_cut_by_request_or_what_the_options_name(tmp_path: Path) -> None:
+    path = predictions(tmp_path)
+    frame = pd.read_parquet(path)
+    for options, names in (((), ["hour", "request_id"]), (("--session", "local_hour"), ["local_hour"])):
+        done = run("metrics", str(path), *COLUMNS, *options)
+        content: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+        groups = [g for _, g in frame.groupby(["who", *names], dropna=False) if g.y.nunique() == 2]
+        sizes = [len(g) for g in groups]
+        expected = np.average([roc_auc_score(g.y, g.p) for g in groups], weights=sizes)
+        assert content["session_auc"] == pytest.approx(expected, abs=1e-12)
+        assert (content["sessions"], content["session_samples"]) == (len(groups), sum(sizes))
+        assert f"Sessions by user and {' and '.join(names)}: {len(groups):,} with both labels" in done.stdout
+
+
+def test_files_without_sessions_say_so(tmp_path: Path) -> None:
+    path = predictions(tmp_path)
+    pd.read_parquet(path).drop(columns=["hour", "request_id"]).to_parquet(path)
+    done = run("metrics", str(path), *COLUMNS)
+    assert json.loads(done.stdout.splitlines()[-1])["session_auc"] is None
+    assert "No session AUC: the files have no column hour or request_id" in done.stdout
+    compared = run("compare", str(path), str(path), *COLUMNS)
+    assert "session_auc" not in compared.stdout
+    refused = run("metrics", str(path), *COLUMNS, "--session", "visit")
+    assert refused.returncode == 2
+    assert "no column ['visit']" in refused.stderr
 
 
 def test_a_slice_called_all_and_rows_without_a_value_stand_beside_the_others(
@@ -147,7 +176,8 @@ def test_compare_pairs_by_key_whatever_the_order(tmp_path: Path) -> None:
     done = run("compare", str(first), str(second), *COLUMNS, "--key", "id", "--bootstrap", "50")
     rows = json.loads(done.stdout.splitlines()[-1])["results"][0]["comparisons"]
     assert [(r["metric"], r["method"]) for r in rows] == [
-        ("auc", "clustered"), ("auc", "delong"), ("uauc", "clustered"), ("gauc", "clustered"), ("logloss", "clustered"),
+        ("auc", "clustered"), ("auc", "delong"), ("uauc", "clustered"), ("gauc", "clustered"),
+        ("session_auc", "clustered"), ("logloss", "clustered"),
         ("auc", "bootstrap"),
     ]  # fmt: skip
     assert rows[0]["interval"][0] > 0

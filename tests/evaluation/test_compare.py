@@ -18,7 +18,8 @@ def draw(rng: np.random.Generator, users: int = 60, edge: float = 0.0) -> tuple[
     signal = rng.normal(0, 1, len(user))
     labels = rng.uniform(size=len(user)) < 1 / (1 + np.exp(-(signal + lean)))
     scores = [1 / (1 + np.exp(-((0.5 + e) * signal + rng.normal(0, 0.7, len(user))))) for e in (0.0, edge)]
-    return Predictions.of(user, labels, scores[0]), Predictions.of(user, labels, scores[1])
+    sessions = np.arange(len(user)) // 6
+    return tuple(Predictions.of(user, labels, s, sessions=sessions) for s in scores)  # type: ignore[return-value]
 
 
 def delong_by_hand(a: Predictions, b: Predictions) -> tuple[float, float]:
@@ -41,16 +42,17 @@ def test_delong_agrees_with_the_definition() -> None:
     assert (row.interval[1] - row.interval[0]) / 2 / 1.959964 == pytest.approx(error, rel=2e-3)
 
 
-def test_bootstrap_and_influence_agree() -> None:
+@pytest.mark.parametrize("metric", ["auc", "session_auc"])
+def test_bootstrap_and_influence_agree(metric: str) -> None:
     a, b = draw(np.random.default_rng(2), users=150, edge=0.3)
-    row = compare(a, b)[0]
-    drawn = bootstrap(a, b, replications=400)
+    row = compare(a, b, names=(metric,))[0]
+    drawn = bootstrap(a, b, metric, replications=400)
     assert drawn.difference == pytest.approx(row.difference, abs=1e-12)
     assert drawn.interval == pytest.approx(row.interval, abs=0.004)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("metric", ["auc", "uauc", "gauc"])
+@pytest.mark.parametrize("metric", ["auc", "uauc", "gauc", "session_auc"])
 def test_intervals_of_differences_cover_the_truth(metric: str) -> None:
     """1,000 comparisons of equal models: coverage of 95 % intervals within 93 to 97 %, false wins at 2.5 %."""
     rng = np.random.default_rng(3)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -18,7 +20,7 @@ rows = st.lists(
 )
 
 
-def columns(data: list[tuple[int, bool, int, float]]) -> tuple[np.ndarray, ...]:
+def columns(data: Sequence[tuple[int, bool, int, float]]) -> tuple[np.ndarray, ...]:
     users, labels, scores, weights = map(np.array, zip(*data, strict=True))
     return users, labels.astype(float), scores / 6, weights
 
@@ -55,6 +57,46 @@ def test_uauc_and_gauc_agree_with_a_loop_over_users(data: list[tuple[int, bool, 
     assert metrics.gauc(predictions).value == pytest.approx(expected, abs=1e-12)
 
 
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 3), st.booleans(), st.integers(0, 5), st.integers(-1, 2)), min_size=2, max_size=80
+    )
+)
+@hypothesis_settings(deadline=None)
+def test_session_auc_agrees_with_a_loop_over_sessions(data: list[tuple[int, bool, int, int]]) -> None:
+    """Sessions of two users are different ones though their numbers agree; rows of no session count nowhere."""
+    users, labels, scores, sessions = columns(data)
+    weights = 1 + scores
+    predictions = Predictions.of(users, labels, scores, weights, sessions)
+    of_sessions = [(users == u) & (sessions == s) for u in np.unique(users) for s in range(3)]
+    judged = [rows for rows in of_sessions if len(set(labels[rows])) == 2]
+    counts = metrics.session_counts(predictions)
+    assert counts == {"sessions": len(judged), "session_samples": sum(int(rows.sum()) for rows in judged)}
+    aucs = [roc_auc_score(labels[rows], scores[rows], sample_weight=weights[rows]) for rows in judged]
+    value = metrics.session_auc(predictions).value
+    if not judged:
+        assert np.isnan(value)
+        return
+    assert value == pytest.approx(np.average(aucs, weights=[weights[rows].sum() for rows in judged]), abs=1e-12)
+
+
+def test_session_auc_of_a_day_is_the_mean_of_its_hours_weighted_by_their_samples_in_sessions() -> None:
+    rng = np.random.default_rng(6)
+    users, labels, scores = rng.integers(0, 30, 2000), rng.integers(0, 2, 2000), rng.uniform(size=2000)
+    hours = np.sort(rng.integers(0, 24, 2000))
+    day = Predictions.of(users, labels, scores, sessions=metrics.session_numbers(hours))
+    hourly = [metrics.summary(day.some(hours == hour)) for hour in range(24)]
+    mean = np.average([h["session_auc"] for h in hourly], weights=[h["session_samples"] for h in hourly])
+    assert metrics.session_auc(day).value == pytest.approx(mean, abs=1e-12)
+
+
+def test_without_sessions_there_is_no_session_auc() -> None:
+    values = metrics.summary(Predictions.of([1, 1, 2, 2], [0, 1, 0, 1], [0.1, 0.2, 0.3, 0.4]))
+    assert np.isnan(values["session_auc"])
+    assert values["sessions"] == values["session_samples"] == 0
+    assert values["uauc"] == 1
+
+
 def test_logloss_agrees_with_scikit_learn() -> None:
     rng = np.random.default_rng(3)
     labels, scores = rng.integers(0, 2, 500), rng.uniform(0.01, 0.99, 500)
@@ -62,7 +104,7 @@ def test_logloss_agrees_with_scikit_learn() -> None:
     assert value == pytest.approx(log_loss(labels, scores), abs=1e-12)
 
 
-@pytest.mark.parametrize("name", ["auc", "uauc", "gauc", "logloss", "calibration"])
+@pytest.mark.parametrize("name", ["auc", "uauc", "gauc", "session_auc", "logloss", "calibration"])
 def test_intervals_cover_the_truth_with_users_of_unequal_activity(name: str) -> None:
     """Coverage over 400 data sets of 80 users; 93 to 97 % allows four standard errors of noise below."""
     rng = np.random.default_rng(11)
@@ -73,7 +115,8 @@ def test_intervals_cover_the_truth_with_users_of_unequal_activity(name: str) -> 
         lean = np.repeat(rng.normal(0, 0.7, users), size)
         signal = rng.normal(0, 1, len(user))
         labels = rng.uniform(size=len(user)) < 1 / (1 + np.exp(-(0.8 * signal + lean)))
-        return Predictions.of(user, labels, 1 / (1 + np.exp(-(signal + rng.normal(0, 0.5, len(user))))))
+        scores = 1 / (1 + np.exp(-(signal + rng.normal(0, 0.5, len(user)))))
+        return Predictions.of(user, labels, scores, sessions=np.arange(len(user)) // 5)
 
     truth = metrics.METRICS[name](draw(40_000)).value
     hits = 0

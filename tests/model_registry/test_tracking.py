@@ -92,6 +92,8 @@ def test_a_run_holds_its_hours_data_usage_and_drawings_and_a_repeat_adds_nothing
     assert run.data.metrics["system/process_peak_memory_megabytes"] > 50
     steps = [m.step for m in tracker.client.get_metric_history(run.info.run_id, "auc")]
     assert len(steps) == len(set(steps)) > 2
+    assert run.data.metrics["sessions"] > 0
+    assert 0 < run.data.metrics["session_auc"] < 1
     names = {f.path for f in tracker.client.list_artifacts(run.info.run_id, "plots")}
     assert names == {"plots/auc_by_hour.png", "plots/calibration.png", "plots/kernel.png"}
     sigmas = learned_sigmas(states.load(head)[1])

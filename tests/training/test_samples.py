@@ -6,15 +6,19 @@ from datetime import timedelta
 from pathlib import Path
 
 import pandas as pd
+import pyarrow as pa
 import pytest
 
 from core.hours import Hour
 from core.settings import Settings, load_settings
+from evaluation.metrics import session_auc, session_counts, uauc
+from evaluation.prediction_table import as_predictions
 from events.ingest import ingest
 from events.store import EventStore
 from feature_repo.retrieval import advance
 from tests.conftest import NOW, write_mapping
 from training.samples import SampleStore
+from training.trainer import Trainer, read_predictions
 
 START = Hour.parse("2026-03-02T00")
 
@@ -77,3 +81,39 @@ def test_negatives_come_from_the_past_and_are_the_same_every_time(positives: Set
     assert samples.build(hours) == 0
     samples.build([hours[7]], force=True)
     assert samples.read(hours[7]).digest == digests[hours[7]]
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_requests_that_the_log_tells_cut_a_users_hour_into_sessions(tmp_path: Path, told: bool) -> None:
+    """One user's hour of three requests; the score follows the request, so it ranks nothing within one."""
+    settings = load_settings(var=tmp_path / "var", source="test", variants=("none",))
+    log = pd.DataFrame(
+        {
+            "uid": "ann",
+            "track": [f"t{n}" for n in range(12)],
+            "ts": [(START.start + timedelta(minutes=n)).isoformat() for n in range(12)],
+            "genre": "rock",
+            "played": [100, 3, 3, 3, 100, 100, 3, 3, 100, 100, 100, 3],
+            "request": [f"r{n // 4}" for n in range(12)],
+        }
+    )
+    log.to_csv(tmp_path / "log.csv", index=False)
+    request = ", request_id: request" if told else ""
+    mapping = write_mapping(
+        tmp_path,
+        columns=f"columns: {{user_id: uid, item_id: track{request}}}",
+        behaviors="behaviors: {finish: played > 90}",
+    )
+    ingest(str(mapping), [str(tmp_path / "log.csv")], settings, now=NOW)
+    advance(settings, START + 1)
+    Trainer(settings, "none").train(START)
+    table = read_predictions(settings, "none", START, START + 1)
+    requests = log.request.str[1].astype(float).to_numpy()
+    assert table["hour"].unique().to_pylist() == [START.number]
+    assert ("request_id" in table.column_names) == told
+    scored = as_predictions(table.set_column(table.column_names.index("score"), "score", pa.array(requests / 4)))
+    assert session_counts(scored) == {"sessions": 3 if told else 1, "session_samples": 12}
+    if told:
+        assert session_auc(scored).value == 0.5
+    else:
+        assert session_auc(scored).value == uauc(scored).value > 0.6

@@ -14,15 +14,17 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 from core.errors import CorruptStateError, DataError, NotReadyError
-from core.files import digest_file
+from core.files import digest_file, write_parquet
 from core.hours import Hour, hour_range
 from core.settings import ROOT, Settings, load_settings
-from evaluation.metrics import auc
+from evaluation.metrics import auc, session_auc
+from evaluation.prediction_table import as_predictions
 from events.store import EventStore
 from feature_repo.clock import ClockState
 from feature_repo.retrieval import ClockFeatures, advance
@@ -32,7 +34,7 @@ from training.samples import SampleStore
 from training.scoring import predict
 from training.state import RECENT_HOURS, StateStore, ranker_tensors
 from training.tensors import hour_keys
-from training.trainer import Trainer, as_predictions, fit, read_predictions, train_together
+from training.trainer import Trainer, fit, prediction_file, read_predictions, train_together
 
 FIRST, LAST = TINY.first_hour, TINY.first_hour + 60
 
@@ -79,6 +81,23 @@ def test_in_bulk_or_hour_by_hour_the_state_is_the_same_to_the_bit(
         step = Trainer(hourly, variant).train(hour, start=FIRST)
     assert info.digest == step.digest
     assert bits_of(bulk, variant, until) == bits_of(hourly, variant, until)
+
+
+def test_predictions_of_a_version_without_hours_have_the_sessions_that_they_have_now(
+    ready: Settings, tmp_path: Path
+) -> None:
+    settings = fresh(ready, tmp_path)
+    Trainer(settings, "none").train(FIRST + 9, start=FIRST, save_every=100)
+    today = read_predictions(settings, "none", FIRST, FIRST + 10)
+    for hour in hour_range(FIRST, FIRST + 5):
+        path = prediction_file(settings, "none", hour)
+        write_parquet(path, pq.ParquetFile(path).read().drop_columns(["hour"]))
+    mixed = read_predictions(settings, "none", FIRST, FIRST + 10)
+    assert set(mixed["hour"].to_pylist()) == set(range(FIRST.number, FIRST.number + 10))
+    before, after = (session_auc(as_predictions(table)) for table in (today, mixed))
+    assert before.value == after.value
+    assert 0 < before.value < 1
+    assert before.standard_error == after.standard_error
 
 
 @pytest.mark.slow
