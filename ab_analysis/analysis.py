@@ -228,10 +228,10 @@ def _results(
 ) -> list[MetricResult]:
     experiment = plan.experiment
     p_adjusted: dict[str, float] = {}
-    for role, method in CORRECTIONS.items():
+    for role, correction in CORRECTIONS.items():
         p_adjusted |= adjust(
             {f"{n}/{v}": e.p_value for n, v, m, e in effects if experiment.role(n) == role and specs[n].headline == m},
-            method,
+            correction,
         )
     elapsed = experiment.elapsed_days(counts.until)
     comparisons = {"primary": len(experiment.primary) * len(experiment.treatments)}
