@@ -144,10 +144,9 @@ def _names(metrics: Sequence[str]) -> str:
 def _changes(plan: ExperimentPlan, rows: Sequence[MetricResult]) -> str:
     parts = []
     for r in rows:
-        one_look = plan.experiment.stopping.rule == "fixed"
         word = "up" if r.effect > 0 else "down"
-        extra = f", p = {r.p_adjusted:.2g} for all primary metrics" if one_look else ""
-        parts.append(f"{_words(r.metric)} {word} {_change(r)} ({_interval(r, one_look=one_look)}{extra})")
+        p_value = f", p = {r.p_adjusted:.2g}" if plan.experiment.stopping.rule == "fixed" else ""
+        parts.append(f"{_words(r.metric)} {word} {_change(r)} ({_interval(r)}{p_value})")
     return ", ".join(parts)
 
 
@@ -166,7 +165,7 @@ def _undecided_effects(primary: Sequence[MetricResult]) -> str:
     parts = []
     for r in testable:
         single_look = "" if r.adjusted_ci else ", one look"
-        parts.append(f"{_words(r.metric)} {_change(r)} ({_interval(r, one_look=not r.adjusted_ci)}{single_look})")
+        parts.append(f"{_words(r.metric)} {_change(r)} ({_interval(r)}{single_look})")
     return f"not shown to change so far: {', '.join(parts)}"
 
 
@@ -175,11 +174,12 @@ def _change(result: MetricResult) -> str:
     return _percent(result.rel_effect) if math.isfinite(result.rel_effect) else f"by {result.effect:+.4g}"
 
 
-def _interval(result: MetricResult, *, one_look: bool) -> str:
+def _interval(result: MetricResult) -> str:
+    """The interval for all looks and primary comparisons together, as the p-value is; of one look before the rule allows any."""
     if math.isfinite(result.rel_effect):
-        low, high = result.rel_effect_ci if one_look else result.adjusted_ci or result.rel_effect_ci
+        low, high = result.adjusted_ci or result.rel_effect_ci
         return f"{_percent(low)} to {_percent(high)}"
-    low, high = result.effect_ci if one_look else result.adjusted_effect_ci or result.effect_ci
+    low, high = result.adjusted_effect_ci or result.effect_ci
     return f"{low:+.4g} to {high:+.4g}"
 
 
