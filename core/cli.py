@@ -5,6 +5,7 @@ Only ``typer`` is imported at start-up, so that help and completion answer at on
 
 from __future__ import annotations
 
+import atexit
 import difflib
 import logging
 import os
@@ -306,6 +307,7 @@ def _keep_traceback() -> str:
 
 def _end(status: int) -> NoReturn:
     """Exit without tearing down modules: DuckDB's bindings would report each object that ibis still holds."""
+    atexit._run_exitfuncs()  # libraries remove their temporary files here, as Feast its folder for metrics
     logging.shutdown()
     for stream in (sys.stdout, sys.stderr):
         try:

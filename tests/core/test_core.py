@@ -220,6 +220,31 @@ def test_the_folder_of_a_killed_process_is_removed_by_the_next_and_one_in_use_is
         assert (used / "content").exists()
 
 
+@pytest.mark.parametrize("ending", ["pass", "raise ConfigError('x')", "1 / 0"])
+def test_what_libraries_leave_for_the_end_of_the_process_is_done(tmp_path: Path, ending: str) -> None:
+    path = tmp_path / "library"
+    path.write_text("x")
+    program = f"""
+import atexit
+from pathlib import Path
+from core import cli
+from core.errors import ConfigError
+atexit.register(Path({str(path)!r}).unlink)
+app = cli.App()
+@app.command()
+def one() -> None: {ending}
+@app.command()
+def two() -> None: ...
+cli.run(app)
+"""
+    command = [sys.executable, "-c", program, "one"]
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, env={**os.environ, "TMPDIR": str(tmp_path)}
+    )
+    assert done.returncode == {"pass": 0, "1 / 0": cli.EXIT_BUG}.get(ending, cli.EXIT_ERROR)
+    assert not path.exists()
+
+
 def test_only_the_last_details_of_unexpected_errors_are_kept(tmp_path: Path) -> None:
     program = "from core import cli\napp = cli.App()\n@app.command()\ndef one(): 1 / 0\n@app.command()\ndef two(): ...\ncli.run(app)"
     (tmp_path / "clock-mine.log").write_text("another program's")
