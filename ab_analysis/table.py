@@ -242,7 +242,9 @@ def _check_users(db: Engine, spec: TableSpec, path: Path) -> int:
             f"{path.name}: {crossed:,} users are in two variants; find out why, and leave them out (--exclude-crossed does)"
         )
     if not_crossed:
-        raise DataError(f"{path.name}: {not_crossed:,} users appear more than once; the table must have one row per user")
+        raise DataError(
+            f"{path.name}: {not_crossed:,} users appear more than once; the table must have one row per user"
+        )
     if crossed:
         db.table("crossed_users", f"SELECT {user} AS crossed_user FROM ({repeated}) repeated WHERE variants > 1")
     return int(crossed)
