@@ -81,6 +81,10 @@ class RunningService:
     port: int | None = None
 
 
+_children: list[subprocess.Popen[bytes]] = []
+"""Services of this process that may still run: a ``Popen`` that is forgotten before its process has ended warns of it."""
+
+
 def start(settings: Settings, services: list[ServiceProcess], *, owned: bool = False) -> None:
     """Start services and wait until those with a page answer. What a killed owner left behind is stopped first.
 
@@ -119,6 +123,7 @@ def start(settings: Settings, services: list[ServiceProcess], *, owned: bool = F
                     stdout=sink, stderr=subprocess.STDOUT, start_new_session=True, cwd=ROOT,
                 )  # fmt: skip
             started[service.name] = process
+            _children[:] = [child for child in _children if child.poll() is None] + [process]
             owner = ProcessIdentity.of(os.getpid()) if owned else None
             known[service.name] = RunningService(ProcessIdentity.of(process.pid), owner, service.port)
             _remember(settings, known)

@@ -56,6 +56,15 @@ LONGEST_FIRST = (
 )
 """Files that take a minute or more: begun last, one of them would run on alone while the other workers are done."""
 
+WARNINGS_SHOWN = (
+    "tests/e2e/test_demo.py",
+    "tests/operations/test_stack.py",
+    "tests/operations/test_chaos.py",
+    "tests/feature_repo/test_spark.py",
+    "tests/ab_analysis/test_spark.py",
+)
+"""Files whose warnings are shown and do not fail: clients of many servers, used side by side, where libraries give most."""
+
 TINY = SimulatorConfig(days=4, users=60, items=80, experiment={"start_day": 2}, dirt={"damaged": 0.01})
 
 
@@ -87,6 +96,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
     items.sort(key=lambda item: rank.get(file_of(item), len(rank)))
     for item in items:
+        if file_of(item) in WARNINGS_SHOWN:
+            item.add_marker(pytest.mark.filterwarnings("default"))
         if "trained" in getattr(item, "fixturenames", ()):  # a whole workspace with models
             item.add_marker(pytest.mark.slow)
 

@@ -197,7 +197,7 @@ def test_matched_clock_is_the_four_shrunk_log_ratios() -> None:
         recent_items=some.recent_items,
         recent_minutes=some.recent_minutes,
     )
-    features = module(some, model)[0] / SCALE
+    features = module(some, model)[0].detach() / SCALE
 
     def near(hours: float, sigma: float = 1.5) -> float:
         gap = abs(8.5 - hours) % 24
@@ -243,7 +243,7 @@ def test_matched_clock_is_the_four_shrunk_log_ratios() -> None:
 def test_a_stranger_to_matched_clock_is_everybody() -> None:
     """Without clock, history and counts every ratio is 1, and the item was never taken."""
     model = ranker("matched_clock")
-    features = model.time(batch([8.5]), model)[0] / SCALE
+    features = model.time(batch([8.5]), model)[0].detach() / SCALE
     assert features[:12].abs().max() < 1e-5
     assert float(features[12]) == pytest.approx(math.log(NEVER_HOURS), abs=1e-4)
 
