@@ -17,6 +17,7 @@ from core.files import digest_json, digest_text, exclusive_lock, read_json, writ
 from core.settings import Settings
 from events.schema import BEHAVIORS
 from feature_repo import schemas
+from feature_repo.feast_import import import_feast
 from feature_repo.schemas import LISTS, ViewSchema, view_schemas
 
 if TYPE_CHECKING:
@@ -271,6 +272,7 @@ def open_store(settings: Settings, facets: list[str]) -> FeatureStore:
     Raises:
         NotReadyError: the clocks have not been computed yet, or the registry's database does not answer.
     """
+    import_feast()
     from feast import FeatureStore
 
     folder = settings.workspace / "feast"
@@ -303,6 +305,8 @@ def open_store(settings: Settings, facets: list[str]) -> FeatureStore:
     try:
         with exclusive_lock(folder / ".lock"):
             if not mark.exists() or read_json(mark)["digest"] != digest or not _readable(folder):
+                # If this fails, going back to the settings that were applied applies them again.
+                mark.unlink(missing_ok=True)
                 write_text(folder / "feature_store.yaml", config)
                 if registry_is_file(settings):  # a torn registry file is written again; it holds definitions only
                     (folder / "registry.db").unlink(missing_ok=True)

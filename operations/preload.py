@@ -21,11 +21,13 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from feature_repo.feast_import import import_feast
+
 log = logging.getLogger("operations.preload")
 
 MODULES = (
     "duckdb", "matplotlib.pyplot", "mlflow.pyfunc", "mlflow.store.tracking.sqlalchemy_store", "pandas", "pyarrow.parquet",
-    "statsmodels.stats.meta_analysis", "torch", "feast",
+    "statsmodels.stats.meta_analysis", "torch",
     "ab_analysis.report", "events.ingest", "feature_repo.retrieval", "model_registry.store", "pipeline.source",
     "pipeline.training", "training.model", "training.scoring",
 )  # fmt: skip
@@ -54,6 +56,10 @@ def preload() -> float:
     with hidden("polars"):
         for name in MODULES:
             importlib.import_module(name)
+        import_feast()
+        from mlflow.utils.requirements_utils import _init_modules_to_packages_map
+    # For a check of each logged model's requirements MLflow lists all installed files once a process: seconds of each task.
+    _init_modules_to_packages_map()
     gc.collect()
     gc.freeze()
     seconds = time.monotonic() - begun

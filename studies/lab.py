@@ -219,9 +219,8 @@ class Lab:
             return
         logger.info("%d runs to do, %d at a time", len(pending), PROCESSES)
         begun, done = time.monotonic(), 0
-        context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(PROCESSES, mp_context=context) as pool:
-            jobs = {pool.submit(_work, g, r, self.scores(g, r)): (g, r) for g, r in pending}
+        jobs = {self.processes.submit(_work, g, r, self.scores(g, r)): (g, r) for g, r in pending}
+        try:
             for job in as_completed(jobs):
                 job.result()
                 done += 1
@@ -236,6 +235,9 @@ class Lab:
                     len(pending),
                     left,
                 )
+        finally:
+            for job in jobs:
+                job.cancel()
 
     def read(self, log: Log, run: Run) -> np.ndarray:
         """Scores of a finished run, shape (samples,), or (samples, ages)."""
@@ -257,6 +259,11 @@ class Lab:
         """Remove prepared logs and finished runs."""
         for name in ("data", "runs"):
             shutil.rmtree(self.root / name, ignore_errors=True)
+
+    @cached_property
+    def processes(self) -> ProcessPoolExecutor:
+        """The processes that do runs; a study asks for runs several times, and each would import PyTorch every time."""
+        return ProcessPoolExecutor(PROCESSES, mp_context=multiprocessing.get_context("spawn"))
 
     @cached_property
     def seed_numbers(self) -> list[int]:

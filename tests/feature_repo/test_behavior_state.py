@@ -28,7 +28,7 @@ LENGTH, DAYS, USERS = 3, 3, 3
 Event = tuple[int, int, int, bool]
 """Hour since ``START``, minute, user, whether they liked the item."""
 
-events = st.lists(st.tuples(st.integers(0, 95), st.integers(0, 59), st.integers(1, USERS), st.booleans()), max_size=60)
+event = st.tuples(st.integers(0, 95), st.integers(0, 59), st.integers(1, USERS), st.booleans())
 
 
 def source(folder: Path) -> ClockStorage:
@@ -73,8 +73,11 @@ def histories(clock: ClockStorage, as_of: Hour) -> tuple[pa.Table, pa.Table]:
 
 
 @pytest.mark.slow
-@given(events, events, st.lists(st.integers(1, 40), min_size=1, max_size=4), st.data())
-@hypothesis_settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.lists(event, max_size=5) | st.lists(event, min_size=20, max_size=80), st.lists(event, min_size=3, max_size=30),
+    st.lists(st.integers(1, 40), min_size=2, max_size=4), st.data(),
+)  # fmt: skip
+@hypothesis_settings(max_examples=10, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_the_state_gives_the_histories_of_a_scan_at_each_hour_of_its_last_day(
     tmp_path_factory: pytest.TempPathFactory, log: list[Event], late: list[Event], steps: list[int], data: st.DataObject
 ) -> None:

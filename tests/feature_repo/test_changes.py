@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import random
 from pathlib import Path
 
@@ -25,11 +26,19 @@ def rows(values: list[tuple[int, int, int]]) -> pa.Table:
     return pa.Table.from_pylist([dict(zip(names, value, strict=True)) for value in sorted(values)], schema=SCHEMA)
 
 
+@functools.cache
+def rows_of(file: Path, inode: int, changed: int) -> list[dict[str, int]]:
+    """Rows of a file, which are read again once another one has taken its place."""
+    rows: list[dict[str, int]] = pq.ParquetFile(file).read().to_pylist()
+    return rows
+
+
 def latest(files: list[Path], hour: Hour) -> dict[int, tuple[int, int]]:
     """User → (as_of, events) of the newest row at an hour that still holds."""
     newest: dict[int, tuple[int, int]] = {}
     for file in files:
-        for row in pq.ParquetFile(file).read().to_pylist():
+        stamp = file.stat()
+        for row in rows_of(file, stamp.st_ino, stamp.st_mtime_ns):
             if hour.number - HOLDS <= row["as_of"] <= hour.number:
                 newest[row["user_id"]] = max(newest.get(row["user_id"], (0, 0)), (row["as_of"], row["events"]))
     return newest

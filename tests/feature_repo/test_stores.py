@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import socket
 import threading
@@ -56,6 +57,23 @@ def filled(folder: Path, **stores: Any) -> Settings:
     return settings
 
 
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    """Filled on SQLite and files; tests must not change it."""
+    return filled(tmp_path_factory.mktemp("plain"))
+
+
+def in_redis(plain: Settings, folder: Path, url: str) -> Settings:
+    """The plain workspace's events and clocks, put online in a Redis of its own."""
+    settings = load_settings(
+        var=folder / "var", source="test", window_days=WINDOW_DAYS, online_store="redis", redis_url=url
+    )
+    shutil.copytree(plain.events_dir, settings.events_dir)
+    shutil.copytree(plain.features_dir, settings.features_dir)
+    features(settings).materialize_all(START + CUT + 3)
+    return settings
+
+
 def features(settings: Settings) -> ClockFeatures:
     return ClockFeatures(settings, EventStore(settings.events_dir))
 
@@ -70,22 +88,21 @@ def both_sides(settings: Settings) -> tuple[pa.Table, pa.Table]:
     return online, offline.select(online.column_names)
 
 
-def test_redis_and_postgres_hold_what_sqlite_and_files_hold(stores: dict[str, Any], tmp_path: Path) -> None:
-    (tmp_path / "a").mkdir()
-    (tmp_path / "b").mkdir()
-    real = filled(tmp_path / "a", **stores)
-    plain = filled(tmp_path / "b")
+def test_redis_and_postgres_hold_what_sqlite_and_files_hold(
+    stores: dict[str, Any], plain: Settings, tmp_path: Path
+) -> None:
+    real = filled(tmp_path, **stores)
     online, offline = both_sides(real)
     assert online.num_rows > 10
     assert online.equals(offline)
     assert online.equals(both_sides(plain)[0])
 
 
-def test_an_hour_without_redis_fails_completely_and_can_be_repeated(tmp_path: Path) -> None:
+def test_an_hour_without_redis_fails_completely_and_can_be_repeated(plain: Settings, tmp_path: Path) -> None:
     import redis as client
 
     with redis_server(tmp_path) as (url, process):
-        settings = filled(tmp_path, online_store="redis", redis_url=url)
+        settings = in_redis(plain, tmp_path, url)
         hour = START + CUT + 3
         ingest_rows(tmp_path, settings, [(CUT + 3, 5, 2, "soul", 100)], 900, (hour, hour + 1))
         before, _ = both_sides(settings)
@@ -140,11 +157,13 @@ class Cut:
                 end.shutdown(socket.SHUT_RDWR)
 
 
-def test_an_interrupted_write_leaves_every_user_old_or_new_and_a_repeat_completes_it(tmp_path: Path) -> None:
+def test_an_interrupted_write_leaves_every_user_old_or_new_and_a_repeat_completes_it(
+    plain: Settings, tmp_path: Path
+) -> None:
     users, hour = [1, 2, 3], START + CUT + 3
     with redis_server(tmp_path) as (url, _):
         proxy = Cut(url)
-        settings = filled(tmp_path, online_store="redis", redis_url=proxy.address)
+        settings = in_redis(plain, tmp_path, proxy.address)
         fresh = [(CUT + 3, 5 + u, u - 1, value, 100) for u in users for value in ("soul", "folk")]
         ingest_rows(tmp_path, settings, fresh, 900, (hour, hour + 1))
         clock_features = features(settings)
@@ -173,26 +192,24 @@ def test_an_interrupted_write_leaves_every_user_old_or_new_and_a_repeat_complete
         assert of_user(clock_features.get_clock(users, hour + 1)) == new
 
 
-def test_a_registry_that_does_not_answer_is_named(tmp_path: Path) -> None:
-    settings = filled(tmp_path)
+def test_a_registry_that_does_not_answer_is_named_and_the_one_before_goes_on_to_work(plain: Settings) -> None:
     gone = load_settings(
-        var=settings.var,
+        var=plain.var,
         source="test",
         window_days=WINDOW_DAYS,
         registry_url="postgresql+psycopg://clock@127.0.0.1:9/clock",
     )
     with pytest.raises(NotReadyError, match="registry"):
         features(gone)
+    assert features(plain).get_clock([1], START + CUT + 3).num_rows
 
 
-def test_cells_that_left_the_window_are_not_shown(tmp_path: Path) -> None:
-    settings = filled(tmp_path)
-    clock_features = features(settings)
+def test_cells_that_left_the_window_are_not_shown(plain: Settings) -> None:
+    clock_features = features(plain)
     assert clock_features.get_clock([1], START + CUT + 3).num_rows
     assert not clock_features.get_clock([1], START + CUT + 4 + 24 * WINDOW_DAYS).num_rows
 
 
-def test_hours_that_were_never_reached_have_no_clock(tmp_path: Path) -> None:
-    settings = filled(tmp_path)
+def test_hours_that_were_never_reached_have_no_clock(plain: Settings) -> None:
     keys = pa.table({"user_id": pa.array([1], pa.int64()), "hour": pa.array([Hour(5).number], pa.int64())})
-    assert not features(settings).historical(keys).slots.num_rows
+    assert not features(plain).historical(keys).slots.num_rows

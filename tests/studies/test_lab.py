@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from core.hours import Hour
 from core.settings import Settings, load_settings
 from evaluation.metrics import Estimate
 from events.store import EventStore
-from studies import baselines, cold_start, granularity, lab, seasonal, sigma, streaming_vs_daily, variants
+from studies import baselines, cold_start, granularity, seasonal, sigma, streaming_vs_daily, variants
 from studies.lab import AGES, Lab, Log, Run
 from studies.paired import Panel, over_seeds
 from studies.settings_study import compare_settings
@@ -30,14 +31,15 @@ pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
 
 
 @pytest.fixture(scope="module")
-def small(tmp_path_factory: pytest.TempPathFactory) -> Lab:
+def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     """A lab of one seed on the tiny app."""
     settings = load_settings(var=tmp_path_factory.mktemp("lab") / "var", source="simulator")
     lab = Lab(settings, seeds=1)
     workspace = Log(lab.root / "data", "simulator").settings.workspace
     workspace.mkdir(parents=True)
     (workspace / "app.yaml").write_text(yaml.safe_dump(TINY.model_dump(mode="json")))
-    return lab
+    yield lab
+    lab.processes.shutdown()
 
 
 @pytest.mark.slow
@@ -85,7 +87,7 @@ def test_the_study_of_variants_is_complete_and_continues_where_it_stopped(
     text = Path(page).read_text()
     assert "<svg role=" in text
     assert "make study NAME=variants SOURCE=simulator SEEDS=1" in text
-    monkeypatch.setattr(lab, "ProcessPoolExecutor", lambda *_, **__: pytest.fail("a run was done again"))
+    monkeypatch.setattr(small, "processes", None)  # a run that is done again would fail
     assert variants.run(small) == (conclusion, page)
     assert seasonal.run(small)[0].startswith("simulator: paper's clock less none")
 
