@@ -66,11 +66,14 @@ def demo_table(var: Path) -> str | None:
     if summary is None:
         return None
     rows = []
+    columns = {"uauc": "UAUC", "gauc": "GAUC", "session_auc": "session AUC", "logloss": "log-loss"}
+    if any("session_auc" not in metrics for metrics in summary["metrics"].values()):  # a demo of a version before it
+        del columns["session_auc"]
     for name, metrics in summary["metrics"].items():
         low, high = metrics["auc"]["ci95"]
-        values = [f"{metrics[m]['value']:.4f}" for m in ("uauc", "gauc", "logloss")]
+        values = [f"{metrics[m]['value']:.4f}" for m in columns]
         rows.append([_bold(name), f"{metrics['auc']['value']:.4f}", f"{low:.4f} – {high:.4f}", *values])
-    return table(["time module", "AUC", "95 % interval", "UAUC", "GAUC", "log-loss"], rows)
+    return table(["time module", "AUC", "95 % interval", *columns.values()], rows)
 
 
 def demo_experiment_table(var: Path) -> str | None:
