@@ -19,6 +19,7 @@ from core.hours import Hour
 from evaluation.compare import check_paired
 from evaluation.metrics import (
     FACET,
+    JUDGED,
     METRICS,
     Estimate,
     Predictions,
@@ -35,8 +36,6 @@ from stats.sequential import limit_at
 Verdict = Literal["promote", "keep", "wait", "needs_person", "refuse"]
 SLICES = ("local_hour", "weekday", "user_kind", "item_kind")
 EVERY_FACET = "facet"
-GATED = {"auc": "AUC", "uauc": "UAUC", "session_auc": "session AUC"}
-"""Metrics that the gate compares, and their names for people."""
 
 
 class _Strict(BaseModel):
@@ -193,7 +192,7 @@ class GateFigures:
     session_auc_difference: DifferenceFigures | None = None
 
     def difference(self, metric: str) -> DifferenceFigures | None:
-        """The difference in one of ``GATED``."""
+        """The difference in one of ``JUDGED``."""
         figures: DifferenceFigures | None = getattr(self, f"{metric}_difference")
         return figures
 
@@ -370,12 +369,12 @@ def _checks(
             "predicted_over_observed", low_ratio <= ratio <= high_ratio, ratio, high_ratio if ratio > 1 else low_ratio
         ),
     ]
-    sides = [{name: METRICS[name](side) for name in (*GATED, "logloss")} for side in (ours, theirs)]
+    sides = [{name: METRICS[name](side) for name in (*JUDGED, "logloss")} for side in (ours, theirs)]
     candidate, reference = (_side_figures(side, len(ours)) for side in sides)
     differences: dict[str, DifferenceFigures] = {}
     margins = policy.same_variant if same_variant else policy.another_variant
     futile = False
-    for name in GATED:
+    for name in JUDGED:
         gap, margin = sides[0][name] - sides[1][name], margins.of(name)
         low, high = gap.value - z * gap.standard_error, gap.value + z * gap.standard_error
         if name != "session_auc" or not np.isnan(gap.value):
@@ -452,7 +451,7 @@ def _verdict(
         if small:
             text = f"Only {small[0].value:.0f} {small[0].name} of the {small[0].limit:.0f} that the policy wants."
             return ("keep" if over else "wait"), text
-        undecided = all(c.name.removesuffix("_difference") in GATED for c in failed) and not futile
+        undecided = all(c.name.removesuffix("_difference") in JUDGED for c in failed) and not futile
         return ("wait" if undecided and not over else "keep"), sentence
     if drift_share is not None and drift_share > policy.max_drift_share:
         return (
@@ -470,7 +469,7 @@ def _sentence(
     who = f"{candidate.variant} (version {candidate.version})"
     reference = f"{champion.variant} (version {champion.version})" if champion else "the popularity baseline"
     gaps = ", ".join(
-        f"{GATED[c.name.removesuffix('_difference')]} {c.value:+.4f} [{c.interval[0]:+.4f}, {c.interval[1]:+.4f}]"
+        f"{JUDGED[c.name.removesuffix('_difference')]} {c.value:+.4f} [{c.interval[0]:+.4f}, {c.interval[1]:+.4f}]"
         for c in checks
         if c.interval is not None and c.name.endswith("_difference")
     )

@@ -10,7 +10,8 @@ from core.files import read_json
 from core.hours import Hour
 from core.page_template import svg, write_page
 from core.settings import Settings
-from evaluation.gate import GATED, GateCheck, GateDecision, GateFigures
+from evaluation.gate import GateCheck, GateDecision, GateFigures
+from evaluation.metrics import JUDGED
 from events.store import EventStore
 from model_registry.registry import CHAMPION, Move
 
@@ -75,7 +76,7 @@ def write_gate_page(path: Path, hour: Hour, decision: GateDecision) -> Path:
 def _figure_rows(figures: GateFigures) -> list[tuple[str, ...]]:
     """Metric, both sides, difference and interval, whether the policy checks it or not."""
     rows = []
-    for metric, title in GATED.items():
+    for metric, title in JUDGED.items():
         difference = figures.difference(metric)
         if difference is not None:
             low, high = difference.interval
