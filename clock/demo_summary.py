@@ -210,13 +210,13 @@ def describe(summary: DemoSummary, settings: Settings) -> str:
         f"{events.quarantined:,} quarantined.",
         f"Champion: {champion.variant} (version {champion.version} of {champion.name}).",
         "",
-        f"{'variant':<16} {'AUC':>7} {'95 % interval':>19} {'UAUC':>9} {'GAUC':>8} {'log-loss':>9}",
+        f"{'variant':<16} {'AUC':>7} {'95 % interval':>19} {'UAUC':>9} {'GAUC':>8} {'session AUC':>12} {'log-loss':>9}",
     ]
     for variant, metrics in summary.metrics.items():
         low, high = metrics["auc"].ci95
         lines.append(
             f"{variant:<16} {metrics['auc'].value:>7.4f} [{low:.4f}, {high:.4f}]{metrics['uauc'].value:>10.4f} "
-            f"{metrics['gauc'].value:>8.4f} {metrics['logloss'].value:>9.4f}"
+            f"{metrics['gauc'].value:>8.4f} {metrics['session_auc'].value:>12.4f} {metrics['logloss'].value:>9.4f}"
         )
     lines.append("")
     if not summary.ab:

@@ -15,6 +15,7 @@ from core.documents import JsonObject
 from core.files import read_json
 from core.settings import ROOT, load_settings
 from docs.markdown import table
+from evaluation.metrics import JUDGED
 
 MARKED = re.compile(r"(<!-- table: (?P<name>[a-z0-9_-]+) -->\n)(?P<body>.*?)(<!-- end table -->)", re.DOTALL)
 OURS = "matched_clock"
@@ -66,11 +67,14 @@ def demo_table(var: Path) -> str | None:
     if summary is None:
         return None
     rows = []
+    columns = {"uauc": "UAUC", "gauc": "GAUC", "session_auc": "session AUC", "logloss": "log-loss"}
+    if any("session_auc" not in metrics for metrics in summary["metrics"].values()):  # a demo of a version before it
+        del columns["session_auc"]
     for name, metrics in summary["metrics"].items():
         low, high = metrics["auc"]["ci95"]
-        values = [f"{metrics[m]['value']:.4f}" for m in ("uauc", "gauc", "logloss")]
+        values = [f"{metrics[m]['value']:.4f}" for m in columns]
         rows.append([_bold(name), f"{metrics['auc']['value']:.4f}", f"{low:.4f} – {high:.4f}", *values])
-    return table(["time module", "AUC", "95 % interval", "UAUC", "GAUC", "log-loss"], rows)
+    return table(["time module", "AUC", "95 % interval", *columns.values()], rows)
 
 
 def demo_experiment_table(var: Path) -> str | None:
@@ -93,13 +97,13 @@ def demo_experiment_table(var: Path) -> str | None:
 
 
 def variants_table(var: Path) -> str | None:
-    """AUC and UAUC of each time module on every log that the study ``variants`` has run on."""
+    """The AUCs of each time module on every log that the study ``variants`` has run on."""
     logs = _logs(var, "variants")
     if not logs:
         return None
     names = list(next(iter(logs.values()))["values"])
     rows = [
-        [_bold(name), *(f"{log['values'][name]['auc']['value']:.4f} / {log['values'][name]['uauc']['value']:.4f}" for log in logs.values())]
+        [_bold(name), *(_aucs(log["values"][name]) for log in logs.values())]
         for name in names
     ]  # fmt: skip
     return _captioned(table(["time module", *logs], rows), _contents(var, "variants"))
@@ -333,6 +337,11 @@ def _bold(name: str) -> str:
 
 def _words(name: str) -> str:
     return name.replace("_", " ")
+
+
+def _aucs(values: JsonObject) -> str:
+    """AUC, UAUC and, where the study has it, session AUC."""
+    return " / ".join(f"{values[metric]['value']:.4f}" for metric in JUDGED if metric in values)
 
 
 def _share(share: float) -> str:

@@ -19,16 +19,17 @@ from core.hours import Hour
 from evaluation.compare import check_paired
 from evaluation.metrics import (
     FACET,
+    JUDGED,
     METRICS,
     Estimate,
     Predictions,
     auc,
     calibration_error,
     calibration_ratio,
-    logloss,
-    uauc,
+    finite,
     user_aucs,
 )
+from evaluation.prediction_table import as_predictions, joined, with_hour
 from stats.confidence import HIGHEST_CONFIDENCE
 from stats.sequential import limit_at
 
@@ -45,7 +46,13 @@ class Margins(_Strict):
     """Where the lower end of a difference's interval must lie above. Points of AUC, 0 to 1."""
 
     auc_margin: float
-    uauc_margin: float
+    uauc_margin: float | None = Field(None, description="Without it UAUC is shown and not checked.")
+    session_auc_margin: float | None = Field(None, description="Without it the session AUC is shown and not checked.")
+
+    def of(self, metric: str) -> float | None:
+        """The margin of a metric, None where it is not checked."""
+        margin: float | None = getattr(self, f"{metric}_margin")
+        return margin
 
 
 class Guardrail(_Strict):
@@ -55,7 +62,7 @@ class Guardrail(_Strict):
     """
 
     by: str = Field(pattern=rf"^({'|'.join(SLICES)}|{EVERY_FACET}|{FACET}.+)$")
-    metric: Literal["auc", "uauc", "gauc"] = "auc"
+    metric: Literal["auc", "uauc", "gauc", "session_auc"] = "auc"
     max_drop: float = Field(gt=0, le=1)
     min_samples: int = Field(300, ge=1)
 
@@ -113,7 +120,7 @@ class ModelVersion:
 
 @dataclass(frozen=True)
 class Scored:
-    """Predictions of one hour: columns event_id, user_id, label, score, and those to slice by.
+    """Predictions of one hour: columns event_id, user_id, label, score, those to slice by, and those of sessions.
 
     ``reference`` is the champion's, or the popularity baseline's where there is no champion.
     """
@@ -149,12 +156,13 @@ class GateCheck:
 
 @dataclass(frozen=True)
 class SideFigures:
-    """One side's metrics over the hours compared."""
+    """One side's metrics over the hours compared; ``session_auc`` is None where no session has both labels."""
 
     auc: float
     uauc: float
     logloss: float
     samples: int
+    session_auc: float | None = None
 
 
 @dataclass(frozen=True)
@@ -173,6 +181,7 @@ class GateFigures:
     Attributes:
         rival: the reference's metrics.
         z_limit: standard errors that an interval takes to each side of its difference.
+        session_auc_difference: None where no session has both labels, and in decisions of versions before this figure.
     """
 
     candidate: SideFigures
@@ -180,16 +189,24 @@ class GateFigures:
     z_limit: float
     auc_difference: DifferenceFigures
     uauc_difference: DifferenceFigures
+    session_auc_difference: DifferenceFigures | None = None
+
+    def difference(self, metric: str) -> DifferenceFigures | None:
+        """The difference in one of ``JUDGED``."""
+        figures: DifferenceFigures | None = getattr(self, f"{metric}_difference")
+        return figures
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> GateFigures:
         """The figures as a decision's JSON holds them."""
+        session_auc = content.get("session_auc_difference")
         return cls(
             candidate=SideFigures(**content["candidate"]),
             rival=SideFigures(**content["rival"]),
             z_limit=content["z_limit"],
             auc_difference=DifferenceFigures(**content["auc_difference"]),
             uauc_difference=DifferenceFigures(**content["uauc_difference"]),
+            session_auc_difference=DifferenceFigures(**session_auc) if session_auc else None,
         )
 
 
@@ -268,7 +285,7 @@ def judge(
         text = f"The candidate was trained {age} hours ago, the limit is {policy.max_age_hours}: a newer one takes its place."
         return GateDecision("keep", text, candidate, champion, keys)
     try:
-        ours, theirs, slices = _aligned([predictions[h] for h in hours])
+        ours, theirs, slices = _aligned({h: predictions[h] for h in hours})
         z = limit_at(len(hours), policy.max_hours, policy.min_hours, 1 - policy.confidence)
         checks, figures, futile = _checks(policy, _same_variant(candidate, champion), ours, theirs, slices, z)
         hourly = _hourly(hours, predictions)
@@ -293,7 +310,7 @@ def falls_behind(policy: Policy, hourly: Mapping[Hour, Scored]) -> str | None:
     if len(hours) < policy.rollback_hours:
         return None
     try:
-        ours, theirs, _ = _aligned([hourly[h] for h in hours])
+        ours, theirs, _ = _aligned({h: hourly[h] for h in hours})
         below = [a < b for a, b in _hourly(tuple(hours), hourly).values()]
     except DataError:
         return None
@@ -308,26 +325,23 @@ def _same_variant(candidate: ModelVersion, champion: ModelVersion | None) -> boo
     return champion is not None and candidate.variant == champion.variant
 
 
-def _aligned(scored: list[Scored]) -> tuple[Predictions, Predictions, pa.Table]:
-    if any(s.reference is None for s in scored):
+def _aligned(hourly: Mapping[Hour, Scored]) -> tuple[Predictions, Predictions, pa.Table]:
+    if any(s.reference is None for s in hourly.values()):
         raise DataError("an hour has no predictions of the champion")
-    ours = pa.concat_tables([s.candidate for s in scored])
-    theirs = pa.concat_tables([s.reference for s in scored if s.reference is not None])
+    ours = joined([with_hour(s.candidate, hour) for hour, s in hourly.items()])
+    theirs = joined([s.reference for s in hourly.values() if s.reference is not None])
     if ours.num_rows != theirs.num_rows:
         raise DataError("candidate and champion were not scored on the same impressions")
     if ours["event_id"].combine_chunks() != theirs["event_id"].combine_chunks():
         ours, theirs = ours.sort_by("event_id"), theirs.sort_by("event_id")
         if ours["event_id"].combine_chunks() != theirs["event_id"].combine_chunks():
             raise DataError("candidate and champion were not scored on the same impressions")
-    pair = _predictions(ours), _predictions(theirs)
+    candidate = as_predictions(ours)
+    pair = candidate, as_predictions(theirs).in_sessions_of(candidate)
     if len(pair[0]) and pair[0].labels.min() == pair[0].labels.max():
         raise DataError("every label of the window is the same, so no ranking can be judged")
     check_paired(*pair)
     return (*pair, ours.select([c for c in ours.column_names if c in SLICES or c.startswith(FACET)]))
-
-
-def _predictions(table: pa.Table) -> Predictions:
-    return Predictions.of(table["user_id"].to_numpy(), table["label"].to_numpy(), table["score"].to_numpy())
 
 
 def _hourly(hours: tuple[Hour, ...], predictions: Mapping[Hour, Scored]) -> dict[str, tuple[float, float]]:
@@ -335,7 +349,7 @@ def _hourly(hours: tuple[Hour, ...], predictions: Mapping[Hour, Scored]) -> dict
     for hour in hours:
         scored = predictions[hour]
         if scored.reference is not None and scored.candidate.num_rows:
-            pair = auc(_predictions(scored.candidate)).value, auc(_predictions(scored.reference)).value
+            pair = auc(as_predictions(scored.candidate)).value, auc(as_predictions(scored.reference)).value
             if not np.isnan(pair[0]):
                 aucs[hour.key] = pair
     return aucs
@@ -355,25 +369,32 @@ def _checks(
             "predicted_over_observed", low_ratio <= ratio <= high_ratio, ratio, high_ratio if ratio > 1 else low_ratio
         ),
     ]
-    pairs = {
-        name: (metric(ours), metric(theirs)) for name, metric in (("auc", auc), ("uauc", uauc), ("logloss", logloss))
-    }
-    candidate, reference = (
-        SideFigures(**{name: pair[at].value for name, pair in pairs.items()}, samples=len(ours)) for at in (0, 1)
-    )
+    sides = [{name: METRICS[name](side) for name in (*JUDGED, "logloss")} for side in (ours, theirs)]
+    candidate, reference = (_side_figures(side, len(ours)) for side in sides)
     differences: dict[str, DifferenceFigures] = {}
     margins = policy.same_variant if same_variant else policy.another_variant
     futile = False
-    for name, margin in (("auc", margins.auc_margin), ("uauc", margins.uauc_margin)):
-        gap = pairs[name][0] - pairs[name][1]
+    for name in JUDGED:
+        gap, margin = sides[0][name] - sides[1][name], margins.of(name)
         low, high = gap.value - z * gap.standard_error, gap.value + z * gap.standard_error
-        futile |= high < margin
-        differences[f"{name}_difference"] = DifferenceFigures(gap.value, [low, high], gap.p_value())
-        checks.append(GateCheck(f"{name}_difference", bool(low > margin), gap.value, margin, (low, high)))
+        if name != "session_auc" or not np.isnan(gap.value):
+            differences[name] = DifferenceFigures(gap.value, [low, high], gap.p_value())
+        if margin is not None:
+            futile |= bool(high < margin)
+            checks.append(GateCheck(f"{name}_difference", bool(low > margin), gap.value, margin, (low, high)))
     for rule in policy.guardrails:
         for column in _sliced_by(rule, slices.column_names):
             checks += _guard(rule, column, ours, theirs, slices[column], policy.confidence)
-    return tuple(checks), GateFigures(candidate, reference, z, **differences), futile
+    figures = GateFigures(
+        candidate, reference, z, differences["auc"], differences["uauc"], differences.get("session_auc")
+    )
+    return tuple(checks), figures, futile
+
+
+def _side_figures(estimates: Mapping[str, Estimate], samples: int) -> SideFigures:
+    session_auc = finite(estimates["session_auc"].value)
+    values = {name: estimates[name].value for name in ("auc", "uauc", "logloss")}
+    return SideFigures(**values, samples=samples, session_auc=session_auc)
 
 
 def _sliced_by(rule: Guardrail, columns: list[str]) -> list[str]:
@@ -430,7 +451,7 @@ def _verdict(
         if small:
             text = f"Only {small[0].value:.0f} {small[0].name} of the {small[0].limit:.0f} that the policy wants."
             return ("keep" if over else "wait"), text
-        undecided = all(c.name in {"auc_difference", "uauc_difference"} for c in failed) and not futile
+        undecided = all(c.name.removesuffix("_difference") in JUDGED for c in failed) and not futile
         return ("wait" if undecided and not over else "keep"), sentence
     if drift_share is not None and drift_share > policy.max_drift_share:
         return (
@@ -448,7 +469,7 @@ def _sentence(
     who = f"{candidate.variant} (version {candidate.version})"
     reference = f"{champion.variant} (version {champion.version})" if champion else "the popularity baseline"
     gaps = ", ".join(
-        f"{c.name.split('_')[0].upper()} {c.value:+.4f} [{c.interval[0]:+.4f}, {c.interval[1]:+.4f}]"
+        f"{JUDGED[c.name.removesuffix('_difference')]} {c.value:+.4f} [{c.interval[0]:+.4f}, {c.interval[1]:+.4f}]"
         for c in checks
         if c.interval is not None and c.name.endswith("_difference")
     )

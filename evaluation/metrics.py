@@ -469,6 +469,8 @@ OF_PROBABILITIES = ("logloss", "calibration", "normalised_entropy", "ece")
 """Metrics that mean nothing where scores are not probabilities."""
 COMPARED = ("auc", "uauc", "gauc", "session_auc", "logloss")
 """What two models are compared by."""
+JUDGED = {"auc": "AUC", "uauc": "UAUC", "session_auc": "session AUC"}
+"""What the gate and studies compare rankers by, and the names for people."""
 TRACKED = (*COMPARED, "calibration")
 """What is logged for every hour."""
 

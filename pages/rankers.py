@@ -13,6 +13,7 @@ from core.page_table import Cell, Column, Row, Table
 from core.page_template import number, svg, words, write_page
 from core.settings import Settings
 from evaluation.gate import GateCheck, GateDecision
+from evaluation.metrics import JUDGED
 from events.store import EventStore
 from model_registry.registry import CHAMPION, Move
 
@@ -23,6 +24,9 @@ GATE = """
 <section class="banner {{ 'calm' if decision.verdict == 'promote' else '' }}"><p class="lead"><strong>{{ decision.verdict|words }}</strong>:
 {{ decision.reason }}</p></section>
 {% if forest %}<section><h2>Differences</h2>{{ forest }}</section>{% endif %}
+{% if figures %}<section><h2>Figures</h2>{{ figures }}
+<p class="soft">UAUC compares scores of different hours, so it falls where a ranker learns from the user's own past; session AUC
+compares only what was shown together. The policy says which of them are checked.</p></section>{% endif %}
 {% if hourly %}<section><h2>Hour by hour</h2>{{ hourly }}</section>{% endif %}
 <section><h2>Checks</h2>{% if checks %}{{ checks }}{% else %}<p>No check was made yet.</p>{% endif %}</section>
 <section><h2>Versions</h2><p>Candidate: {{ decision.candidate.variant }}, version {{ decision.candidate.version }}, trained until
@@ -36,6 +40,7 @@ MODEL = """
 <section class="banner calm"><p class="lead">{% if champion %}Champion: <strong>{{ champion.variant }}</strong>, version
 {{ champion.version }}, trained until {{ champion.hour }}.{% else %}No champion yet.{% endif %}</p></section>
 <section><h2>AUC day by day</h2>{{ daily }}</section>
+<section><h2>Session AUC day by day</h2>{{ sessions }}</section>
 <section><h2>Moves</h2>{{ moves }}</section>
 {% if slices %}<section><h2>Slices of the last decision with figures</h2>{{ slices }}</section>{% endif %}
 <section><h2>Drift</h2>{% if drift %}{{ drift }}{% else %}<p class="soft">No day was reported yet.</p>{% endif %}</section>
@@ -47,7 +52,8 @@ def write_gate_page(path: Path, hour: Hour, decision: GateDecision) -> Path:
     shown = [c for c in decision.checks if c.interval is not None]
     write_page(
         path, f"Gate at {hour} UTC", GATE, home="../index.html", decision=decision, checks=_checks(decision.checks),
-        forest=_forest(shown) if shown else None, hourly=_hourly(decision.hourly) if decision.hourly else None,
+        forest=_forest(shown) if shown else None, figures=_figures(decision),
+        hourly=_hourly(decision.hourly) if decision.hourly else None,
     )  # fmt: skip
     return path
 
@@ -75,7 +81,8 @@ def write_model_page(settings: Settings) -> Path:
     write_page(
         path, f"Model {models.name}", MODEL, home="index.html", moves=_moves(moves), drift=_drift(drift),
         champion={"variant": champion.tags["variant"], "version": champion.version, "hour": champion.tags["hour"]} if champion else None,
-        daily=_daily(settings, moves), slices=_forest(shown) if shown else None,
+        daily=_daily(settings, moves, "auc", "samples", "AUC"),
+        sessions=_daily(settings, moves, "session_auc", "session_samples", "session AUC"), slices=_forest(shown) if shown else None,
     )  # fmt: skip
     if champion is not None:
         models.client.set_model_version_tag(models.name, str(champion.version), "report", path.as_uri())
@@ -96,6 +103,23 @@ def _checks(checks: Sequence[GateCheck]) -> Table | None:
         for c in sorted(checks, key=lambda c: c.passed)
     ]  # fmt: skip
     return Table(columns, rows) if rows else None
+
+
+def _figures(decision: GateDecision) -> Table | None:
+    """Both sides of every metric with their difference, whether the policy checks it or not; None before any was computed."""
+    figures = decision.figures
+    if figures is None:
+        return None
+    rival = "champion" if decision.champion else "popularity"
+    columns = [Column("metric"), Column("candidate"), Column(rival), Column("difference"), Column("interval")]
+    rows = []
+    for metric, title in JUDGED.items():
+        difference = figures.difference(metric)
+        if difference is not None:
+            low, high = difference.interval
+            sides = (f"{getattr(side, metric):.4f}" for side in (figures.candidate, figures.rival))
+            rows.append(Row([title, *sides, f"{difference.value:+.4f}", f"{low:+.4f} to {high:+.4f}"]))
+    return Table(columns, rows)
 
 
 def _moves(moves: Sequence[Move]) -> Table:
@@ -174,8 +198,16 @@ def _hourly(hourly: dict[str, tuple[float, float]]) -> Markup:
     return svg(figure, "AUC of candidate and champion in every hour compared")
 
 
-def _daily(settings: Settings, moves: list[Move]) -> Markup:
-    """AUC of every variant's progressive predictions a day, with the hours at which the champion moved."""
+def _daily(settings: Settings, moves: list[Move], metric: str, weight: str, title: str) -> Markup:
+    """A metric of every variant's progressive predictions a day, with the hours at which the champion moved.
+
+    Args:
+        settings: of the workspace.
+        moves: of the champion.
+        metric: logged for every hour.
+        weight: of the hours in a day's mean, logged for every hour, too.
+        title: of the metric.
+    """
     import matplotlib.pyplot as plt
 
     from model_registry.store import experiment_name, open_mlflow
@@ -188,11 +220,11 @@ def _daily(settings: Settings, moves: list[Move]) -> Markup:
         runs: list[Any] = client.search_runs([experiment.experiment_id], max_results=2000) if experiment else []
         points = {}
         for run in runs:
-            history = {name: client.get_metric_history(run.info.run_id, name) for name in ("auc", "samples")}
-            weights = {m.step: m.value for m in history["samples"]}
-            total = sum(weights.get(m.step, 0) for m in history["auc"])
+            history = {name: client.get_metric_history(run.info.run_id, name) for name in (metric, weight)}
+            weights = {m.step: m.value for m in history[weight]}
+            total = sum(weights.get(m.step, 0) for m in history[metric])
             if total:
-                points[run.data.tags["day"]] = sum(m.value * weights.get(m.step, 0) for m in history["auc"]) / total
+                points[run.data.tags["day"]] = sum(m.value * weights.get(m.step, 0) for m in history[metric]) / total
         series[variant] = points
     days = sorted({day for points in series.values() for day in points})[-60:]
     for variant, points in series.items():
@@ -205,11 +237,11 @@ def _daily(settings: Settings, moves: list[Move]) -> Markup:
     step = max(len(days) // 12, 1)
     axes.set_xticks(range(0, len(days), step), days[::step])
     axes.tick_params(axis="x", rotation=45, labelsize=7)
-    axes.set_ylabel("AUC, mean over hours")
+    axes.set_ylabel(f"{title}, mean over hours")
     axes.legend(frameon=False, fontsize=7, ncols=3)
     axes.spines[["top", "right"]].set_visible(False)
     return svg(
         figure,
-        "AUC of every variant a day; dashed lines: the champion moved",
+        f"{title} of every variant a day; dashed lines: the champion moved",
         "Each hour was predicted before training on it.",
     )

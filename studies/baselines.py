@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from evaluation.metrics import JUDGED
 from studies.lab import Changes, Lab, Run
-from studies.paired import COMPARED, Figure, Panel, as_json
+from studies.paired import COMPARED, SHOWN, Figure, Panel, as_json
 from studies.study import Section, Study
 from studies.tables import forest, join_names, words
 
@@ -27,21 +28,21 @@ def run(lab: Lab) -> tuple[str, str]:
     figures, sections, sentences = {}, [], []
     for log in logs:
         panel = Panel(lab, log)
-        values = {b: {v: {m: panel.value(runs[b, v], m) for m in COMPARED} for v in ARMED} for b in BASELINES}
+        values = {b: {v: {m: panel.value(runs[b, v], m) for m in SHOWN} for v in ARMED} for b in BASELINES}
         gains = {
-            what: {b: {m: panel.gap(runs[b, less], runs[b, more], m) for m in COMPARED} for b in BASELINES}
+            what: {b: {m: panel.gap(runs[b, less], runs[b, more], m) for m in SHOWN} for b in BASELINES}
             for what, (less, more) in GAINS.items()
         }
         figures[log.title] = {"values": values, "gains": gains}
         sentences.append(f"{log.title}: {'; '.join(_where(what, by) for what, by in gains.items())}.")
         rows = tuple(
             (
-                *(b, metric.upper()),
+                *(b, JUDGED[metric]),
                 *(f"{values[b][v][metric].value:.4f}" for v in ARMED),
                 *(by[b][metric].signed for by in gains.values()),
             )
             for b in BASELINES
-            for metric in COMPARED
+            for metric in SHOWN
         )
         columns = ("ranker", "", *(f"with {words(v)}" for v in ARMED), *(f"gain of {g}" for g in gains))
         sides = {f"AUC, gain of {what}": {b: gain["auc"] for b, gain in by.items()} for what, by in gains.items()}
@@ -54,8 +55,8 @@ def run(lab: Lab) -> tuple[str, str]:
 
 
 def _where(gain_name: str, gains: dict[str, dict[str, Figure]]) -> str:
-    better = [b for b, gain in gains.items() if all(f.above for f in gain.values())]
-    partly = [b for b, gain in gains.items() if b not in better and any(f.above for f in gain.values())]
+    better = [b for b, gain in gains.items() if all(gain[m].above for m in COMPARED)]
+    partly = [b for b, gain in gains.items() if b not in better and any(gain[m].above for m in COMPARED)]
     without_gain = [b for b in gains if b not in better and b not in partly]
     if len(better) == len(gains):
         return f"{gain_name}: up in AUC and UAUC with every ranker"

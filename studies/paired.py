@@ -11,13 +11,17 @@ from typing import Any
 import numpy as np
 
 from core.documents import JsonObject
-from evaluation.metrics import METRICS, Estimate, Predictions
+from evaluation.metrics import JUDGED, METRICS, Estimate, Predictions
 from studies.lab import Lab, Log, Run, read_frame
 
 COMPARED = ("auc", "uauc")
+"""What conclusions are about."""
+SHOWN = tuple(JUDGED)
+"""What tables hold. Sessions are users' hours here."""
 CONFIDENCE = 0.95
 EVALUATED_DAYS = {"simulator": 7}
 DEFAULT_EVALUATED_DAYS = 42
+"""The last days of a log, or its second half where the log is shorter than twice as long."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +72,7 @@ class Panel:
         self.lab, self.log = lab, log
         self.frame = read_frame(log)
         days = EVALUATED_DAYS.get(log.source, DEFAULT_EVALUATED_DAYS)
-        self.first = int(self.frame["hour"].max()) + 1 - 24 * days
+        self.first = first_evaluated_hour(self.frame["hour"], days)
         self.evaluated = (self.frame["hour"] >= self.first) & self.frame["known"]
 
     def predictions(self, run: Run, among: np.ndarray | None = None, age: int | None = None) -> Predictions:
@@ -83,7 +87,8 @@ class Panel:
         scores = self.lab.read(self.log, run)
         if age is not None:
             scores = scores[:, age]
-        return Predictions.of(self.frame["user"][rows], self.frame["label"][rows], scores[rows])
+        users, labels, hours = (self.frame[name][rows] for name in ("user", "label", "hour"))
+        return Predictions.of(users, labels, scores[rows], sessions=hours)
 
     def value(
         self, runs: Sequence[Run], metric: str, among: np.ndarray | None = None, age: int | None = None
@@ -96,6 +101,20 @@ class Panel:
         pairs = zip(base, runs, strict=True)
         measure = METRICS[metric]
         return over_seeds([measure(self.predictions(b, among)) - measure(self.predictions(a, among)) for a, b in pairs])
+
+
+def first_evaluated_hour(hours: np.ndarray, days: int) -> int:
+    """First hour of the last ``days``, but none of the log's first half: there a ranker has hardly been trained.
+
+    Args:
+        hours: numbers of the hours of a log's samples.
+        days: to evaluate.
+
+    >>> first_evaluated_hour(np.array([0, 14 * 24 - 1]), 42), first_evaluated_hour(np.array([0, 100 * 24 - 1]), 42)
+    (168, 1392)
+    """
+    first, end = int(hours.min()), int(hours.max()) + 1
+    return max(end - 24 * days, first + (end - first) // 2)
 
 
 def as_json(figures: Mapping[str, Any]) -> JsonObject:

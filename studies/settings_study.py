@@ -7,7 +7,7 @@ from typing import Any
 
 from evaluation.metrics import METRICS
 from studies.lab import Lab, Run
-from studies.paired import COMPARED, Panel, as_json, over_seeds
+from studies.paired import SHOWN, Panel, as_json, over_seeds
 from studies.study import Study
 from studies.tables import against_base, verdict, words
 
@@ -43,13 +43,13 @@ def compare_settings(
             estimates = {
                 (s, m): [METRICS[m](panel.predictions(r)) for r in runs[variant]]
                 for s, panel in panels.items()
-                for m in COMPARED
+                for m in SHOWN
             }
-            values = {s: {m: over_seeds(estimates[s, m]) for m in COMPARED} for s in panels}
+            values = {s: {m: over_seeds(estimates[s, m]) for m in SHOWN} for s in panels}
             gaps = {
                 s: {
                     m: over_seeds([b - a for a, b in zip(estimates[base, m], estimates[s, m], strict=True)])
-                    for m in COMPARED
+                    for m in SHOWN
                 }
                 for s in panels
                 if s != base

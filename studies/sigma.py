@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from studies.lab import Changes, Lab, Run
-from studies.paired import COMPARED, Figure, Panel, as_json
+from studies.paired import SHOWN, Figure, Panel, as_json
 from studies.study import Section, Study
 from studies.tables import against_base, curves, verdict
 
@@ -27,10 +27,8 @@ def run(lab: Lab) -> tuple[str, str]:
     figures, sections, sentences = {}, [], []
     for log in logs:
         panel = Panel(lab, log)
-        values = {n: {m: panel.value(runs_of, m) for m in COMPARED} for n, runs_of in runs.items()}
-        gaps = {
-            n: {m: panel.gap(runs[PAPER], runs_of, m) for m in COMPARED} for n, runs_of in runs.items() if n != PAPER
-        }
+        values = {n: {m: panel.value(runs_of, m) for m in SHOWN} for n, runs_of in runs.items()}
+        gaps = {n: {m: panel.gap(runs[PAPER], runs_of, m) for m in SHOWN} for n, runs_of in runs.items() if n != PAPER}
         segment_masks = segments(panel)
         by_segment = {
             segment: {n: panel.gap(runs[PAPER], runs_of, "auc", among) for n, runs_of in runs.items() if n != PAPER}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from evaluation.metrics import auc
 from studies.lab import AGES, Lab, Mode, Run
-from studies.paired import COMPARED, Figure, Panel, as_json, over_seeds
+from studies.paired import SHOWN, Figure, Panel, as_json, over_seeds
 from studies.study import Section, Study
 from studies.tables import curves, join_names, words
 
@@ -25,7 +25,7 @@ def run(lab: Lab) -> tuple[str, str]:
     figures, sections, sentences = {}, [], []
     for log in logs:
         panel = Panel(lab, log)
-        values = {v: {m: {x: panel.value(runs[v, m], x) for x in COMPARED} for m in MODES[:2]} for v in VARIANTS}
+        values = {v: {m: {x: panel.value(runs[v, m], x) for x in SHOWN} for m in MODES[:2]} for v in VARIANTS}
         gaps = {v: panel.gap(runs[v, "daily"], runs[v, "streaming"], "auc") for v in VARIANTS}
         aged = {
             v: [(float(AGES[n]), panel.value(runs[v, "ages"], "auc", age=n)) for n in range(len(AGES))]

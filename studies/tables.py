@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from core.page_template import svg
-from studies.paired import COMPARED, Figure
+from evaluation.metrics import JUDGED
+from studies.paired import SHOWN, Figure
 from studies.study import Section
 
 if TYPE_CHECKING:
@@ -46,12 +47,13 @@ def against_base(
     rows = tuple(
         (
             words(name),
-            *(metrics[m].text for m in COMPARED),
-            *(gaps[name][m].signed if name in gaps else BASE for m in COMPARED),
+            *(metrics[m].text for m in SHOWN),
+            *(gaps[name][m].signed if name in gaps else BASE for m in SHOWN),
         )
         for name, metrics in values.items()
     )
-    columns = ("", "AUC (95 %)", "UAUC (95 %)", f"AUC less that of {words(base)}", f"UAUC less that of {words(base)}")
+    titles = JUDGED.values()
+    columns = ("", *(f"{t} (95 %)" for t in titles), *(f"{t} less that of {words(base)}" for t in titles))
     return Section(title, text, columns, rows, plot)
 
 

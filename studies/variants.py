@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from core.documents import JsonObject
+from evaluation.metrics import JUDGED
 from studies.lab import Lab, Run
-from studies.paired import COMPARED, Figure, Panel, as_json
+from studies.paired import COMPARED, SHOWN, Figure, Panel, as_json
 from studies.study import Section, Study
 from studies.tables import forest, join_names
 from training.time_modules import MODULES
@@ -54,9 +55,9 @@ class VariantFigures:
 
 
 def _figures(panel: Panel, runs: dict[str, list[Run]]) -> VariantFigures:
-    values = {v: {m: panel.value(runs_of, m) for m in (*COMPARED, "gauc", "logloss")} for v, runs_of in runs.items()}
-    paper = {v: {m: panel.gap(runs[v], runs[PAPER], m) for m in COMPARED} for v in runs if v != PAPER}
-    ours = {v: {m: panel.gap(runs[v], runs[OURS], m) for m in COMPARED} for v in runs if v != OURS}
+    values = {v: {m: panel.value(runs_of, m) for m in (*SHOWN, "gauc", "logloss")} for v, runs_of in runs.items()}
+    paper = {v: {m: panel.gap(runs[v], runs[PAPER], m) for m in SHOWN} for v in runs if v != PAPER}
+    ours = {v: {m: panel.gap(runs[v], runs[OURS], m) for m in SHOWN} for v in runs if v != OURS}
     return VariantFigures(values, paper, ours)
 
 
@@ -76,7 +77,7 @@ def conclude(figures_by_log: dict[str, VariantFigures]) -> str:
         not_beaten = [v for v in ours if v not in beaten]
         sentence += f". {_compared('Ours', beaten, not_beaten)}"
         gain = ours[PAPER]
-        sentence += f"; over the paper's clock AUC {gain['auc'].signed}, UAUC {gain['uauc'].signed}."
+        sentence += f"; over the paper's clock {', '.join(f'{title} {gain[m].signed}' for m, title in JUDGED.items())}."
         parts.append(sentence)
     return " ".join(parts)
 
@@ -96,20 +97,20 @@ def _section(title: str, figures: VariantFigures) -> Section:
         rows.append(
             (
                 variant.replace("_", " "),
-                *(values[m].text for m in ("auc", "uauc")),
+                *(values[m].text for m in SHOWN),
                 f"{values['auc'].seeds:.4f}",
                 f"{values['logloss'].value:.4f}",
-                *(side[m].signed if side else "" for side in (gap, ours) for m in COMPARED),
+                *(side[m].signed if side else "" for side in (gap, ours) for m in SHOWN),
             )
         )
     columns = (
-        "module", "AUC (95 %)", "UAUC (95 %)", "seeds differ by", "log-loss", "paper's clock less it, AUC", "UAUC",
-        "ours less it, AUC", "UAUC",
+        "module", *(f"{title} (95 %)" for title in JUDGED.values()), "seeds differ by", "log-loss",
+        *(f"{side} less it, {title}" for side in ("paper's clock", "ours") for title in JUDGED.values()),
     )  # fmt: skip
     text = "Each hour was scored before the ranker trained on it. Means over the seeds; intervals by user, paired, seeds included."
     sides = {
-        f"{m.upper()} above the paper's clock": {v: -gaps[m] for v, gaps in figures.paper_less.items()}
-        for m in COMPARED
+        f"{t} above the paper's clock": {v: -gaps[m] for v, gaps in figures.paper_less.items()}
+        for m, t in JUDGED.items()
     }
-    plot = forest(sides, f"{title}: AUC and UAUC of every module less the paper's clock, with 95 % intervals")
+    plot = forest(sides, f"{title}: AUCs of every module less the paper's clock, with 95 % intervals")
     return Section(title, text, columns, tuple(rows), plot)

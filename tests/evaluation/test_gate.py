@@ -10,7 +10,18 @@ import pytest
 
 from core.errors import ConfigError
 from core.hours import Hour
-from evaluation.gate import GateDecision, Guardrail, ModelVersion, Policy, Scored, falls_behind, judge, load_policy
+from evaluation.gate import (
+    Calibration,
+    GateDecision,
+    Guardrail,
+    Margins,
+    ModelVersion,
+    Policy,
+    Scored,
+    falls_behind,
+    judge,
+    load_policy,
+)
 
 START = Hour.parse("2026-03-02T10")
 POLICY = Policy(min_hours=3, max_hours=6, min_samples=500, min_users=20)
@@ -212,6 +223,69 @@ def test_a_typo_in_the_policy_is_named(tmp_path: Path, text: str, message: str) 
 
 def test_the_built_in_policy_is_valid() -> None:
     assert load_policy().guardrails
+
+
+def with_scores(scored: Scored, ours: np.ndarray, theirs: np.ndarray) -> Scored:
+    return Scored(*(scored.candidate.set_column(3, "score", pa.array(s)) for s in (ours, theirs)))
+
+
+def test_the_policy_says_which_metrics_are_checked_and_all_are_shown() -> None:
+    """A candidate whose scores fall by the hour: within an hour it ranks as well as before, over hours it does not."""
+    sinking = {}
+    for n, scored in enumerate(window(6, 0.9, 0.4).values(), 1):
+        assert scored.reference is not None
+        ours, theirs = (t["score"].to_numpy() for t in (scored.candidate, scored.reference))
+        labels = scored.candidate["label"].to_numpy()
+        keep = (labels == 1) == (
+            np.arange(len(labels)) % 7 < n
+        )  # more positives in later hours, which get lower scores
+        sunk = (ours / n).astype(np.float32)
+        sinking[START + n] = Scored(
+            *(t.filter(pa.array(keep)) for t in (with_scores(scored, sunk, theirs).candidate, scored.reference))
+        )
+    verdicts = {}
+    for checked in ("uauc", "session_auc"):
+        margins = Margins(auc_margin=-1, **{f"{checked}_margin": 0.0})
+        lenient = Calibration(max_error=1, ratio=(0.0, 9.0))
+        policy = POLICY.model_copy(update={"another_variant": margins, "calibration": lenient})
+        decision = judge(policy, CANDIDATE, CHAMPION, sinking)
+        verdicts[checked] = decision.verdict
+        names = {c.name for c in decision.checks if c.name.endswith("_difference")}
+        assert names == {"auc_difference", f"{checked}_difference"}
+        assert decision.figures is not None
+        assert decision.figures.session_auc_difference is not None
+        assert decision.figures.session_auc_difference.value > 0 > decision.figures.uauc_difference.value
+    assert verdicts == {"uauc": "keep", "session_auc": "promote"}
+
+
+def test_a_session_auc_that_is_asked_for_and_undefined_promotes_nothing() -> None:
+    policy = POLICY.model_copy(update={"another_variant": Margins(auc_margin=0, session_auc_margin=-0.1)})
+    alone = {}
+    for hour, scored in window(6, 0.9, 0.4).items():
+        assert scored.reference is not None
+        requests = pa.array([f"r{n}" for n in range(600)])
+        alone[hour] = Scored(scored.candidate.append_column("request_id", requests), scored.reference)
+    decision = judge(policy, CANDIDATE, CHAMPION, alone)
+    assert decision.verdict == "keep"
+    assert decision.figures is not None
+    assert decision.figures.session_auc_difference is decision.figures.candidate.session_auc is None
+
+
+def test_a_decision_of_a_version_without_session_auc_is_read() -> None:
+    content = json.loads(json.dumps(judge(POLICY, CANDIDATE, CHAMPION, window(6, 0.6, 0.2)).as_json()))
+    del content["figures"]["session_auc_difference"], content["figures"]["candidate"]["session_auc"]
+    del content["figures"]["rival"]["session_auc"]
+    figures = GateDecision.from_json(content).figures
+    assert figures is not None
+    assert figures.session_auc_difference is figures.rival.session_auc is None
+
+
+def test_a_policy_file_that_asks_for_auc_and_uauc_only_checks_these(tmp_path: Path) -> None:
+    path = tmp_path / "policy.yaml"
+    path.write_text("another_variant: {auc_margin: 0.0, uauc_margin: -0.01}\n")
+    assert load_policy(path).another_variant == Margins(auc_margin=0.0, uauc_margin=-0.01, session_auc_margin=None)
+    path.write_text("min_hours: 4\n")
+    assert load_policy(path).another_variant == Margins(auc_margin=0.0, uauc_margin=-0.01, session_auc_margin=None)
 
 
 def test_a_decision_survives_its_json_form() -> None:

@@ -20,7 +20,7 @@ from evaluation.metrics import Estimate
 from events.store import EventStore
 from studies import baselines, cold_start, granularity, seasonal, sigma, streaming_vs_daily, variants
 from studies.lab import AGES, Lab, Log, Run
-from studies.paired import Panel, over_seeds
+from studies.paired import Panel, first_evaluated_hour, over_seeds
 from studies.settings_study import compare_settings
 from studies.tables import verdict
 from tests.conftest import TINY
@@ -117,7 +117,7 @@ def test_settings_are_compared_on_the_same_samples(small: Lab) -> None:
     changes = {name: granularity.CHANGES[name] for name in ("60 minutes", "120 minutes")}
     conclusion, page = compare_settings(small, "granularity", changes, "60 minutes", ("gaussian_clock",))
     figures = json.loads((Path(page).parent / "results.json").read_text())["logs"]["simulator, gaussian clock"]
-    assert set(figures["gaps"]["120 minutes"]) == {"auc", "uauc"}
+    assert set(figures["gaps"]["120 minutes"]) == {"auc", "uauc", "session_auc"}
     for metric, gap in figures["gaps"]["120 minutes"].items():
         a, b = (figures["values"][name][metric]["value"] for name in changes)
         assert gap["value"] == pytest.approx(b - a, abs=1e-12)
@@ -125,6 +125,13 @@ def test_settings_are_compared_on_the_same_samples(small: Lab) -> None:
     assert "simulator, gaussian clock" in conclusion
     frames = [Panel(small, small.logs(change)[0]).frame for change in changes.values()]
     assert all(np.array_equal(frames[0][name], frames[1][name]) for name in ("user", "label", "hour"))
+
+
+def test_no_day_of_a_logs_first_half_is_evaluated() -> None:
+    """A fortnight is evaluated in its second week; logs of more than twice the usual days, in the usual ones."""
+    assert first_evaluated_hour(np.arange(100, 100 + 14 * 24), 42) == 100 + 7 * 24
+    assert first_evaluated_hour(np.arange(16 * 24), 7) == 9 * 24
+    assert first_evaluated_hour(np.arange(300 * 24), 42) == 258 * 24
 
 
 def test_intervals_over_seeds_hold_users_and_seeds() -> None:
