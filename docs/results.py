@@ -17,7 +17,7 @@ from core.files import read_json
 from core.settings import ROOT, load_settings
 from docs.markdown import table
 from evaluation.metrics import JUDGED
-from studies.uauc import share_text
+from studies.uauc import CHECKS, share_text
 
 MARKED = re.compile(r"(<!-- table: (?P<name>[a-z0-9_-]+) -->\n)(?P<body>.*?)(<!-- end table -->)", re.DOTALL)
 OURS = "matched_clock"
@@ -28,14 +28,19 @@ def main() -> None:
     var = load_settings().var
     written = {name: text for name, build in TABLES.items() if (text := build(var))}
     changed = set()
-    pages = (page for folder in ("results", "explanation") for page in sorted((ROOT / "docs" / folder).glob("*.md")))
-    for path in (ROOT / "README.md", *pages):
+    for path in pages():
         before = path.read_text(encoding="utf-8")
         after = rewrite(before, written)
         if after != before:
             path.write_text(after, encoding="utf-8")
             changed.add(path.relative_to(ROOT).as_posix())
     print(f"tables from {var}: {', '.join(written) or 'none'}; changed: {', '.join(sorted(changed)) or 'nothing'}")
+
+
+def pages() -> list[Path]:
+    """Pages that may hold tables of results."""
+    folders = [ROOT / "docs" / name for name in ("results", "explanation")]
+    return [ROOT / "README.md", *(page for folder in folders for page in sorted(folder.glob("*.md")))]
 
 
 def rewrite(text: str, tables: dict[str, str]) -> str:
@@ -257,13 +262,12 @@ def uauc_gate_table(var: Path) -> str | None:
     study = _study(var, "uauc")
     if study is None:
         return None
-    checks = list(next(iter(study["gate"].values()))["promoted"])
     rows = [
         [title, *(f"{case['truth'][k]:+.3f}" for k in JUDGED), "yes" if case["deserved"] else "no",
-         *(share_text(case["promoted"][name], study["replications"]) for name in checks)]
+         *(share_text(case["promoted"][name], study["replications"]) for name in CHECKS)]
         for title, case in study["gate"].items()
     ]  # fmt: skip
-    titles = (*(f"true {title}" for title in JUDGED.values()), "deserves it", *(f"promoted, {name}" for name in checks))
+    titles = (*(f"true {title}" for title in JUDGED.values()), "deserves it", *(f"promoted, {name}" for name in CHECKS))
     return _study_table(["candidate", *titles], rows, study)
 
 
