@@ -1,6 +1,7 @@
 """Rewrite the tables of results from the files that runs write: ``python -m docs.results``.
 
-A table stands between ``<!-- table: NAME -->`` and ``<!-- end table -->`` in the README or in ``docs/results``. It is rewritten
+A table stands between ``<!-- table: NAME -->`` and ``<!-- end table -->`` in the README, ``docs/results`` or
+``docs/explanation``. It is rewritten
 if its file exists and fills every column of the table; otherwise the figures of the last known run stay.
 """
 
@@ -16,6 +17,7 @@ from core.files import read_json
 from core.settings import ROOT, load_settings
 from docs.markdown import table
 from evaluation.metrics import JUDGED
+from studies.uauc import CHECKS, share_text
 
 MARKED = re.compile(r"(<!-- table: (?P<name>[a-z0-9_-]+) -->\n)(?P<body>.*?)(<!-- end table -->)", re.DOTALL)
 OURS = "matched_clock"
@@ -26,13 +28,19 @@ def main() -> None:
     var = load_settings().var
     written = {name: text for name, build in TABLES.items() if (text := build(var))}
     changed = set()
-    for path in (ROOT / "README.md", *sorted((ROOT / "docs" / "results").glob("*.md"))):
+    for path in pages():
         before = path.read_text(encoding="utf-8")
         after = rewrite(before, written)
         if after != before:
             path.write_text(after, encoding="utf-8")
             changed.add(path.relative_to(ROOT).as_posix())
     print(f"tables from {var}: {', '.join(written) or 'none'}; changed: {', '.join(sorted(changed)) or 'nothing'}")
+
+
+def pages() -> list[Path]:
+    """Pages that may hold tables of results."""
+    folders = [ROOT / "docs" / name for name in ("results", "explanation")]
+    return [ROOT / "README.md", *(page for folder in folders for page in sorted(folder.glob("*.md")))]
 
 
 def rewrite(text: str, tables: dict[str, str]) -> str:
@@ -225,6 +233,44 @@ def offline_online_table(var: Path) -> str | None:
     return _study_table(["", *(_words(name) for name in online)], rows, study)
 
 
+def uauc_table(var: Path) -> str | None:
+    """Metrics of scores whose worth is known, over a week."""
+    study = _study(var, "uauc")
+    if study is None:
+        return None
+    rows = [
+        [name, *(f"{m[k]['value']:.3f} ({m[k]['interval'][0]:.3f} to {m[k]['interval'][1]:.3f})" for k in JUDGED)]
+        for name, m in study["bias"]["7"].items()
+    ]
+    return _study_table(["score", *JUDGED.values()], rows, study)
+
+
+def uauc_days_table(var: Path) -> str | None:
+    """UAUC of the same scores by the number of days that are evaluated together."""
+    study = _study(var, "uauc")
+    if study is None:
+        return None
+    days = sorted(study["bias"], key=int)
+    rows = [
+        [name, *(f"{study['bias'][d][name]['uauc']['value']:.3f}" for d in days)] for name in study["bias"][days[0]]
+    ]
+    return _study_table(["score", *("1 day" if d == "1" else f"{d} days" for d in days)], rows, study)
+
+
+def uauc_gate_table(var: Path) -> str | None:
+    """What the gate does with candidates whose worth is known, by what it checks beside AUC."""
+    study = _study(var, "uauc")
+    if study is None:
+        return None
+    rows = [
+        [title, *(f"{case['truth'][k]:+.3f}" for k in JUDGED), "yes" if case["deserved"] else "no",
+         *(share_text(case["promoted"][name], study["replications"]) for name in CHECKS)]
+        for title, case in study["gate"].items()
+    ]  # fmt: skip
+    titles = (*(f"true {title}" for title in JUDGED.values()), "deserves it", *(f"promoted, {name}" for name in CHECKS))
+    return _study_table(["candidate", *titles], rows, study)
+
+
 def loop_effects_table(var: Path) -> str | None:
     """The last closed loop's estimates beside the truth."""
     summary = _read(var / "loop" / "loop" / "summary.json")
@@ -378,6 +424,9 @@ TABLES: dict[str, Callable[[Path], str | None]] = {
     "seasonal": seasonal_table,
     "closed_loop": closed_loop_table,
     "offline_online": offline_online_table,
+    "uauc": uauc_table,
+    "uauc-days": uauc_days_table,
+    "uauc-gate": uauc_gate_table,
     "loop": loop_effects_table,
     "loop-offline": loop_offline_table,
     "bench": bench_table,

@@ -11,11 +11,13 @@ import typer
 from core import cli
 from core.errors import ConfigError
 
-CALIBRATION = "ab_calibration"
+REPLICATIONS = {"ab_calibration": 2000, "uauc": 100}
+"""Studies of simulated data that need no log and no app, and how often they simulate it."""
 REACTIVE = ("closed_loop", "offline_online")
 """Studies of the simulated app whose users react to rankers; they take no other log."""
 STUDIES = {
-    CALIBRATION: "do the A/B statistics hold what they promise: errors, coverage, power, daily looks",
+    "ab_calibration": "do the A/B statistics hold what they promise: errors, coverage, power, daily looks",
+    "uauc": "does UAUC mean what it says where features move by the hour, and what does the gate's check of it do",
     "variants": "every time module, streaming: does the clock beat the hour, and ours the clock",
     "baselines": "does the clock help an MLP, DCN-v2, MMoE and DIN alike",
     "sigma": "how wide the Gaussian should be, also by kind of user",
@@ -51,7 +53,8 @@ def study(
         typer.Option(
             "--replications",
             metavar="N",
-            help="Simulated experiments of ab_calibration (default 2000) and closed_loop (default 100).",
+            help="Simulated experiments of ab_calibration (default 2000) and closed_loop (default 100), and comparisons "
+            "before the gate of uauc (default 100).",
         ),
     ] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Forget what was computed before.")] = False,
@@ -76,8 +79,8 @@ def study(
     if fresh:
         shutil.rmtree(settings.var / "studies" / name, ignore_errors=True)
     module = importlib.import_module(f"studies.{name}")
-    if name == CALIBRATION:
-        conclusion, page = module.run(settings, replications=replications or 2000)
+    if name in REPLICATIONS:
+        conclusion, page = module.run(settings, replications=replications or REPLICATIONS[name])
     elif name in REACTIVE:
         if fresh:
             shutil.rmtree(settings.var / "studies" / "worlds", ignore_errors=True)

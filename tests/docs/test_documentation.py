@@ -139,8 +139,7 @@ def test_the_site_loads_nothing_from_a_network() -> None:
 
 
 def test_tables_of_results_have_a_writer_and_stay_without_files(tmp_path: Path) -> None:
-    pages = [ROOT / "README.md", *sorted((DOCS / "results").glob("*.md"))]
-    marked = {m["name"] for page in pages for m in results.MARKED.finditer(page.read_text(encoding="utf-8"))}
+    marked = {m["name"] for page in results.pages() for m in results.MARKED.finditer(page.read_text(encoding="utf-8"))}
     assert marked == set(results.TABLES)
     assert [build(tmp_path) for build in results.TABLES.values()] == [None] * len(results.TABLES)
 
@@ -203,6 +202,30 @@ def test_tables_of_the_loop_studies_show_coverage_and_order(tmp_path: Path) -> N
         tmp_path, "offline_online", {"tau": {"auc with active_days": [0.2, 0.4], "uauc with active_days": [1.0]}}
     )
     assert "| AUC | +0.30 |\n| UAUC | +1.00 |" in (results.offline_online_table(tmp_path) or "")
+
+
+def test_the_tables_of_uauc_show_the_bias_and_what_the_gate_promotes(tmp_path: Path) -> None:
+    metrics = {"auc": figure(0.6), "uauc": figure(0.3), "session_auc": figure(0.5)}
+    case = {
+        "truth": {"auc": 0.1, "uauc": -0.04, "session_auc": 0.0},
+        "deserved": True,
+        "promoted": {"UAUC": 0, "session AUC": 20, "both": 0},
+    }
+    bias = {"14": {"a rate": metrics}, "7": {"a rate": metrics}}
+    write_results(tmp_path, "uauc", {"bias": bias, "gate": {"follows": case}, "replications": 20})
+    assert "| a rate | 0.600 (0.599 to 0.601) | 0.300 (0.299 to 0.301) | 0.500" in (results.uauc_table(tmp_path) or "")
+    assert "| score | 7 days | 14 days |" in (results.uauc_days_table(tmp_path) or "")
+    gate = results.uauc_gate_table(tmp_path) or ""
+    assert "| follows | +0.100 | -0.040 | +0.000 | yes | 0.0 % (0.0 to 16.1 %) | 100.0 % (83.9 to 100.0 %) |" in gate
+
+
+def test_a_demo_table_has_session_auc_where_the_demo_measured_it(tmp_path: Path) -> None:
+    figures = {name: {"value": 0.5} for name in ("uauc", "gauc", "session_auc", "logloss")}
+    (tmp_path / "demo").mkdir()
+    (tmp_path / "demo" / "summary.json").write_text(
+        json.dumps({"metrics": {"none": {**figures, "auc": {"value": 0.5, "ci95": [0.4, 0.6]}}}, "ab": {}})
+    )
+    assert "| UAUC | GAUC | session AUC | log-loss |" in (results.demo_table(tmp_path) or "")
 
 
 @pytest.fixture(scope="module")
