@@ -75,10 +75,7 @@ class Calibration(_Strict):
 
 
 class Policy(_Strict):
-    """When a candidate becomes champion; see ``evaluation/policy.yaml`` for what each key means.
-
-    Margins that a policy file leaves out are those of the versions before session AUC, so that files keep their meaning.
-    """
+    """When a candidate becomes champion; see ``evaluation/policy.yaml`` for what each key means."""
 
     min_hours: int = Field(4, ge=1)
     max_hours: int = Field(24, ge=1)

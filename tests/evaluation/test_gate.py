@@ -221,12 +221,8 @@ def test_a_typo_in_the_policy_is_named(tmp_path: Path, text: str, message: str) 
         load_policy(path)
 
 
-def test_the_built_in_policy_is_valid_and_checks_auc_and_session_auc() -> None:
-    policy = load_policy()
-    assert policy.guardrails
-    for margins in (policy.another_variant, policy.same_variant):
-        assert margins.uauc_margin is None
-        assert margins.session_auc_margin is not None
+def test_the_built_in_policy_is_valid() -> None:
+    assert load_policy().guardrails
 
 
 def with_scores(scored: Scored, ours: np.ndarray, theirs: np.ndarray) -> Scored:
