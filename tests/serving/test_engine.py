@@ -253,7 +253,7 @@ def test_a_name_that_is_none_stops_nothing(trained: Settings, name: str) -> None
 
     before = sorted(trained.var.rglob("*"))
     for act in (lambda: stop_experiment(trained, name, "x"), lambda: resume_experiment(trained, name)):
-        with pytest.raises(ConfigError, match="no experiment's name"):
+        with pytest.raises(ConfigError, match="not an experiment's name"):
             act()
     assert sorted(trained.var.rglob("*")) == before
 
