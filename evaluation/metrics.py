@@ -158,6 +158,10 @@ def session_numbers(*columns: Any) -> Array:
     return np.where(named, numbers, NO_SESSION)
 
 
+FEW_ROWS = 10_000
+"""Fewer are sorted before Polars has handed them to its threads."""
+
+
 def finite(value: float) -> float | None:
     """The value, or None where it is not a number: JSON holds null, never NaN.
 
@@ -169,7 +173,7 @@ def finite(value: float) -> float | None:
 
 def _ranks(scores: Array) -> tuple[Array, int]:
     """Dense rank of each score, equal scores alike, and the number of distinct ones."""
-    order = pl.Series(scores).arg_sort().to_numpy()
+    order = np.argsort(scores) if len(scores) < FEW_ROWS else pl.Series(scores).arg_sort().to_numpy()
     ranked = scores[order]
     starts = np.empty(len(order), dtype=bool)
     starts[:1] = True

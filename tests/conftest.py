@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import functools
+import gc
 import json
 import os
 import shutil
@@ -30,6 +31,8 @@ from simulation.config import SimulatorConfig
 from simulation.log import AppLog
 
 os.environ.setdefault("MPLBACKEND", "Agg")
+# Workers share the processors: a thread of OpenMP that waits for another one must not keep one busy meanwhile.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 # In CI the examples are the same every time; at a desk hypothesis keeps looking for new ones.
 # Nowhere is an example too slow: side by side with servers that start, the time of one says nothing.
 hypothesis.settings.register_profile("desk", deadline=None)
@@ -53,6 +56,12 @@ LONGEST_FIRST = (
     "tests/operations/test_state.py",
     "tests/ab_analysis/test_spark.py",
     "tests/closed_loop/test_loop.py",
+    "tests/feature_repo/test_clock.py",
+    "tests/model_registry/test_tracking.py",
+    "tests/ab_analysis/test_report.py",
+    "tests/training/test_trainer.py",
+    "tests/feature_repo/test_retrieval.py",
+    "tests/feature_repo/test_feast_commands.py",
 )
 """Files that take a minute or more: begun last, one of them would run on alone while the other workers are done."""
 
@@ -102,6 +111,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.slow)
 
 
+def pytest_collection_finish() -> None:
+    """What the tests import stays to the end: the garbage collector need not go through it again and again."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(scope="session")
 def foursquare_file() -> Path:
     if not FOURSQUARE.exists():
@@ -141,7 +156,7 @@ def write_app(workspace: Path, app: SimulatorConfig, policy: str = "") -> None:
 
 
 @functools.cache
-def _tracking_store() -> bytes:
+def tracking_store() -> bytes:
     """MLflow's store as it is when new: its migrations take longer than most tests, so it is made once for all."""
     with tempfile.TemporaryDirectory() as folder:
         settings = load_settings(var=Path(folder), source="empty")
@@ -157,7 +172,7 @@ def place_tracking_store(settings: Settings) -> None:
     """Give an embedded workspace MLflow's new store."""
     path = _store_file(settings)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(_tracking_store())
+    path.write_bytes(tracking_store())
 
 
 def copy_var(original: Path, target: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from simulation.config import SimulatorConfig
 from simulation.log import AppLog
 from simulation.visits import Slates
 from simulation.workspace import planted_end, write_experiment
-from tests.conftest import NOW, copy_var
+from tests.conftest import NOW
 
 pytestmark = pytest.mark.slow
 
@@ -57,7 +58,7 @@ def logs(loop: Loop) -> dict[str, bytes]:
 
 def copy_of(loop: Loop, var: Path, monkeypatch: pytest.MonkeyPatch) -> Loop:
     """A loop's workspaces elsewhere; each reads its own log."""
-    copy_var(loop.settings.var, var)
+    shutil.copytree(loop.settings.var, var)
     copied = make(var, monkeypatch)
     for world in copied.workspaces:
         save_source(world, Source(str(AppLog(copied.config, world.workspace / "app", served=True).prepare())))

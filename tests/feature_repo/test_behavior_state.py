@@ -28,7 +28,9 @@ LENGTH, DAYS, USERS = 3, 3, 3
 Event = tuple[int, int, int, bool]
 """Hour since ``START``, minute, user, whether they liked the item."""
 
-event = st.tuples(st.integers(0, 95), st.integers(0, 59), st.integers(1, USERS), st.booleans())
+event = st.tuples(
+    st.integers(0, 95), st.integers(0, 59), st.integers(1, USERS), st.sampled_from([True, True, True, False])
+)
 
 
 def source(folder: Path) -> ClockStorage:
@@ -74,7 +76,7 @@ def histories(clock: ClockStorage, as_of: Hour) -> tuple[pa.Table, pa.Table]:
 
 @pytest.mark.slow
 @given(
-    st.lists(event, max_size=5) | st.lists(event, min_size=20, max_size=80), st.lists(event, min_size=3, max_size=30),
+    st.lists(event, max_size=5) | st.lists(event, min_size=80, max_size=200), st.lists(event, min_size=3, max_size=30),
     st.lists(st.integers(1, 40), min_size=2, max_size=4), st.data(),
 )  # fmt: skip
 @hypothesis_settings(max_examples=10, suppress_health_check=[HealthCheck.function_scoped_fixture])

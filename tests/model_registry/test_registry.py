@@ -15,12 +15,14 @@ from core.errors import DataError, NotReadyError
 from core.hours import Hour
 from core.settings import ROOT, load_settings
 from model_registry.registry import BY_HAND, Move, Registry
-from tests.conftest import place_tracking_store
+from tests.conftest import place_tracking_store, tracking_store
 
 
 @pytest.fixture
 def models(tmp_path: Path) -> Registry:
-    client = mlflow.MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    store = tmp_path / "mlflow.db"
+    store.write_bytes(tracking_store())
+    client = mlflow.MlflowClient(f"sqlite:///{store}")
     client.create_registered_model("ranker")
     for _ in range(4):
         client.create_model_version("ranker", source=str(tmp_path), run_id=None)

@@ -38,6 +38,7 @@ def trained(app_settings: Settings, tmp_path_factory: pytest.TempPathFactory) ->
         var=tmp_path_factory.mktemp("tracking") / "var", source="simulator", variants=("matched_clock",),
         candidate_variant="matched_clock",
     )  # fmt: skip
+    place_tracking_store(settings)
     shutil.copytree(app_settings.events_dir, settings.events_dir)
     until = TINY.first_hour + 36
     advance(settings, until + 1)
@@ -100,6 +101,7 @@ def test_a_run_holds_its_hours_data_usage_and_drawings_and_a_repeat_adds_nothing
     assert set(sigmas) == {f"{n}{o}" for n in ("genre", "mood", "language", "item") for o in ("", ", everybody")}
 
 
+@pytest.mark.slow
 def test_models_are_logged_when_they_can_be_offered_and_a_failing_variant_keeps_none_from_training(
     app_settings: Settings, tmp_path: Path
 ) -> None:
@@ -108,7 +110,7 @@ def test_models_are_logged_when_they_can_be_offered_and_a_failing_variant_keeps_
         var=tmp_path, source="simulator", variants=("none", "hour_embedding", "cyclic"), candidate_variant="cyclic",
         baseline_variant="hour_embedding",
     )  # fmt: skip
-    settings.workspace.mkdir(parents=True)
+    place_tracking_store(settings)
     shutil.copytree(app_settings.events_dir, settings.events_dir)
     before_last = Hour.of_day(TINY.first_hour.day) + 22
     advance(settings, before_last + 2)

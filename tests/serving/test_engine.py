@@ -248,14 +248,14 @@ def test_wrong_experiments_are_left_out_and_named(served: Settings) -> None:
 
 
 @pytest.mark.parametrize("name", ["../elsewhere", "", "A B", "x/y"])
-def test_a_name_that_is_none_stops_nothing(served: Settings, name: str) -> None:
+def test_a_name_that_is_none_stops_nothing(trained: Settings, name: str) -> None:
     from core.errors import ConfigError
 
-    before = sorted(served.var.rglob("*"))
-    for act in (lambda: stop_experiment(served, name, "x"), lambda: resume_experiment(served, name)):
-        with pytest.raises(ConfigError, match="no experiment's name"):
+    before = sorted(trained.var.rglob("*"))
+    for act in (lambda: stop_experiment(trained, name, "x"), lambda: resume_experiment(trained, name)):
+        with pytest.raises(ConfigError, match="not an experiment's name"):
             act()
-    assert sorted(served.var.rglob("*")) == before
+    assert sorted(trained.var.rglob("*")) == before
 
 
 def test_features_and_requests_are_logged_as_served_and_can_be_trained_on_and_replayed(served: Settings) -> None:

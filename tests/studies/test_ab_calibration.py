@@ -16,8 +16,8 @@ from studies import ab_calibration
 from studies.ab_calibration import DailyLooks, MethodFigures, ModelCovariate, OneLook, OnTheApp
 from studies.study import Study
 
-REPLICATIONS = 20
-"""The fewest that the command line takes."""
+REPLICATIONS = 5
+"""The command line takes 20 and more; the page and what it goes on from need no precise figures."""
 
 
 @pytest.mark.slow
