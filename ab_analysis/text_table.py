@@ -100,7 +100,7 @@ def one_line_end(path: Path) -> Iterator[Path]:
     if not _mixes_line_ends(path):
         yield path
         return
-    with temporary_directory("clock-table-") as folder:
+    with temporary_directory("clock-csv-") as folder:
         copy = folder / "table.csv"
         with _open_bytes(path) as source, copy.open("wb") as target:
             for line in source:

@@ -209,7 +209,7 @@ def load_raw(con: duckdb.DuckDBPyConnection, mapping: Mapping, files: list[Path]
     for file in files:
         _check_whole(file, kind)
     con.execute("CREATE TABLE malformed (content VARCHAR, reason VARCHAR)")
-    with temporary_directory("clock-read-") as scratch:
+    with temporary_directory("clock-log-") as scratch:
         loader = _Loader(con, scratch)
         if kind == "parquet":
             _load_parquet(loader, files)

@@ -471,6 +471,8 @@ class Staging:
         other.execute("CREATE SCHEMA items_load")
         other.execute("USE items_load")
         raw = load_raw(other, side, find_files([str(path)]))
+        if bad := scalar(other, "SELECT count(*) FROM malformed"):
+            log.warning("items (%s): %d rows could not be read; their items count as unknown", path, bad)
         key = raw.cell(items.key, f"items.key ({path})")
         expressions = {**items.facets, **({ITEM_LENGTH: items.duration_seconds} if items.duration_seconds else {})}
         values = {name: _item_value(text, f"items.{name} ({path})", raw) for name, text in expressions.items()}

@@ -87,7 +87,7 @@ def problem(tmp_path: Path, text: str) -> str:
         ),
         ("[likes]", "[likes]\nsegments: {likes: {top: genre}}", "is also the name of a metric"),
         ("[likes]", "[x_pre]\nmetrics: {x_pre: {count: skip}}", "line 8: metrics: 'x_pre': use lower-case"),
-        ("[likes]", "[likes]\nstrata: [s]", "no segments of this file"),
+        ("[likes]", "[likes]\nstrata: [s]", "not segments of this file"),
         ("[likes]", "[likes]\ncovariates: {likes: [skip_rate]}", "'skip_rate' is not a sum"),
         (
             "[likes]",

@@ -244,6 +244,14 @@ def test_items_of_a_list_that_are_blanks_only_were_not_shown(log: Log) -> None:
     assert log.ingest(impressions="impressions: {list_column: shown}").kept == 2
 
 
+def test_rows_of_the_items_table_that_cannot_be_read_are_said(log: Log, caplog: pytest.LogCaptureFixture) -> None:
+    log.write('id,mood\ni0,"calm\ni1,wild\n', name="items/items.csv")
+    log.write(HEADER + rows(2))
+    account = log.ingest(facets="", items="items: {path: items/items.csv, key: id, facets: {mood: mood}}")
+    assert account.null_facets == {"mood": 1}
+    assert "items.csv): 1 rows could not be read" in caplog.text
+
+
 # Paths.
 
 
