@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterable
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -36,6 +37,8 @@ log = logging.getLogger("events.staging")
 
 FUTURE_TOLERANCE = timedelta(minutes=5)
 EARLIEST = "TIMESTAMPTZ '1990-01-01 00:00:00+00'"
+EXPRESSION = re.compile(r"[('|]")
+"""What is in an expression that computes a text, and hardly in a column's name."""
 LONGEST_LIST = 10_000
 """A row is copied for each item of its list; nobody was shown more."""
 ITEM_LENGTH = "item duration"
@@ -182,6 +185,11 @@ class Staging:
             return
         if name is None or name not in self.raw.columns:
             if name is not None:
+                if EXPRESSION.search(name):
+                    raise ConfigError(
+                        f"impressions.list_column: '{name}' is not a column of the log; it names one, and no expression: write the "
+                        "lists into a column first"
+                    )
                 self.raw.cell(name, "impressions.list_column")  # a misspelled name is refused
             self.con.execute("ALTER TABLE raw ADD COLUMN __place INTEGER")
             return

@@ -298,6 +298,21 @@ def test_lists_alone_need_no_actions(tmp_path: Path) -> None:
     assert told == [(5, False), (6, True), (7, False)]
 
 
+@pytest.mark.parametrize("actions", ["", "actions: {column: action, values: {like: LIKE}}\n"])
+def test_lists_that_an_expression_computes_are_refused_and_not_taken_for_items(tmp_path: Path, actions: str) -> None:
+    (tmp_path / "log.csv").write_text("uid,iid,ts,shown,action\n1,1,2026-03-02T08:00:00,1-0 2-1,VIEW\n")
+    computed = "regexp_replace(shown, '-[01]', '', 'g')"
+    mapping = tmp_path / "mapping.yaml"
+    mapping.write_text(
+        "source: test\ncolumns: {user_id: uid, item_id: iid}\ntimestamp: {column: ts, zone: UTC}\nlocal_time: {zone: UTC}\n"
+        f'behaviors: {{finish: iid = 1}}\n{actions}impressions: {{list_column: "{computed}"}}\n'
+    )
+    settings = load_settings(var=tmp_path / "var", source="test")
+    with pytest.raises(ConfigError, match=r"list_column: 'regexp_replace.*names one, and no expression"):
+        ingest(str(mapping), [str(tmp_path / "log.csv")], settings, now=NOW)
+    assert not settings.events_dir.exists()
+
+
 def test_a_fact_that_comes_again_later_with_a_like_keeps_the_like(tmp_path: Path) -> None:
     log = ActionLog(
         tmp_path,

@@ -148,7 +148,7 @@ def test_a_restored_backup_is_complete_and_the_next_hour_is_the_same(
     other = load_settings(var=tmp_path / "var", source="other")
     with pytest.raises(ConfigError, match="of the source simulator"):
         restore(other, backup)
-    with pytest.raises(ConfigError, match="no backup"):
+    with pytest.raises(ConfigError, match="is not a backup"):
         restore(other, tmp_path)
     with pytest.raises(ConfigError, match="nothing to back up"):
         back_up(other, tmp_path)
