@@ -91,6 +91,22 @@ def test_rows_that_show_an_item_are_impressions_and_the_others_actions(tmp_path:
     assert (account.kept, account.merged) == (40, 40)
 
 
+def test_a_shops_events_are_actions_and_no_facet(tmp_path: Path, settings: Settings) -> None:
+    text = "timestamp,visitorid,event,itemid,transactionid\n" + "".join(
+        f"{1_433_221_332_117 + 60_000 * n},{n},view,{n % 9},\n{1_433_221_392_117 + 60_000 * n},{n},{did},{n % 9},{n if paid else ''}\n"
+        for n in range(60)
+        for did, paid in ([("addtocart", False), ("transaction", True)][n % 2],)
+    )
+    mapping, _, log = guessed(tmp_path, "events.csv", text)
+    assert mapping.actions is not None
+    assert mapping.impressions is not None
+    assert mapping.actions.values == {"finish": ("transaction",), "like": ("addtocart",)}
+    assert mapping.impressions.values == ("view",)
+    assert not mapping.facets
+    account = ingest(str(tmp_path / "mapping.yaml"), [str(log)], settings, now=NOW)
+    assert (account.kept, account.merged) == (60, 60)
+
+
 def test_ratings_become_likes_and_dislikes(tmp_path: Path) -> None:
     text = "userId,movieId,genre,rating,timestamp\n" + "".join(
         f"{n % 5},{n % 9},{'ab'[n % 2]},{n % 5 + 1},{1_772_000_000 + n}\n" for n in range(50)
