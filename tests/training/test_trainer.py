@@ -144,18 +144,13 @@ def test_samples_are_read_and_decoded_once_until_they_change(ready: Settings, tm
 @pytest.mark.slow
 def test_an_hour_is_trained_once_and_never_skipped(ready: Settings, tmp_path: Path) -> None:
     settings = fresh(ready, tmp_path)
-    settings.events_dir.unlink()
-    settings.events_dir.mkdir()
-    for path in ready.events_dir.iterdir():
-        if path.name <= f"hour={(FIRST + 10).key}" or not path.name.startswith("hour="):
-            (settings.events_dir / path.name).symlink_to(path)
     trainer = Trainer(settings, "none")
     first = trainer.train(FIRST + 5, start=FIRST)
     again = trainer.train(FIRST + 3, start=FIRST)
     assert again == first
     assert trainer.train(FIRST + 8, save_every=100).samples_seen > first.samples_seen
-    with pytest.raises(NotReadyError, match=f"{FIRST + 11} has not been ingested"):
-        trainer.train(FIRST + 12)
+    with pytest.raises(NotReadyError, match="has not been ingested"):
+        trainer.train(TINY.end_hour + 48)
 
 
 def test_a_damaged_checkpoint_is_refused_and_the_one_before_still_works(ready: Settings, tmp_path: Path) -> None:
