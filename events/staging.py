@@ -185,12 +185,7 @@ class Staging:
             return
         if name is None or name not in self.raw.columns:
             if name is not None:
-                if EXPRESSION.search(name):
-                    raise ConfigError(
-                        f"impressions.list_column: '{name}' is not a column of the log; it names one, and no expression: write the "
-                        "lists into a column first"
-                    )
-                self.raw.cell(name, "impressions.list_column")  # a misspelled name is refused
+                self._named_column(name, "impressions.list_column")  # a misspelled name is refused
             self.con.execute("ALTER TABLE raw ADD COLUMN __place INTEGER")
             return
         before = raw_rows(self.con)
@@ -243,10 +238,18 @@ class Staging:
         self.raw = replace(self.raw, columns=columns, types=types, untyped=self.raw.untyped | {item})
         self.unfolded = raw_rows(self.con) - before
 
+    def _named_column(self, name: str, where: str) -> str:
+        """Cell of a column that a key names; an expression is refused, as an input that may lack columns takes it for one."""
+        if name not in self.raw.columns and EXPRESSION.search(name):
+            raise ConfigError(
+                f"{where}: '{name}' is not a column of the log; it names one, and no expression: write it into a column first"
+            )
+        return self.raw.cell(name, where)
+
     def _value(self) -> str:
         """SQL of what a row of a log with actions says that it is."""
         column = self.mapping.actions.column if self.mapping.actions else ""
-        cell = self.raw.cell(column, "actions.column")
+        cell = self._named_column(column, "actions.column")
         return content(exact_text(cell, self.raw.types.get(column, "VARCHAR")))
 
     def _action(self, behaviors: dict[str, str]) -> tuple[str, dict[str, str]]:

@@ -313,6 +313,17 @@ def test_lists_that_an_expression_computes_are_refused_and_not_taken_for_items(t
     assert not settings.events_dir.exists()
 
 
+def test_a_column_of_actions_that_an_expression_computes_is_refused_and_not_taken_for_impressions(
+    log: ActionLog,
+) -> None:
+    log.mapping.write_text(MAPPING.replace("column: action", "column: upper(action)"))
+    with pytest.raises(
+        ConfigError, match=r"actions.column: 'upper\(action\)' is not a column .* names one, and no expression"
+    ):
+        log.ingest(row(1, 7, 0), row(1, 7, 1, "LIKE"))
+    assert not log.store.hours()
+
+
 def test_a_fact_that_comes_again_later_with_a_like_keeps_the_like(tmp_path: Path) -> None:
     log = ActionLog(
         tmp_path,
