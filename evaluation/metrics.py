@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from statistics import NormalDist
 from typing import Any, NamedTuple
 
@@ -124,6 +125,11 @@ class Predictions:
         """These rows only (a mask, or positions)."""
         sessions = None if self.sessions is None else self.sessions[rows]
         return Predictions.of(self.users[rows], self.labels[rows], self.scores[rows], self.weights[rows], sessions)
+
+    @cached_property
+    def mixed_sessions(self) -> Sessions:
+        """The sessions that have both labels, with the AUC within each; none where sessions are not known."""
+        return _sessions_with_both_labels(self)
 
     def in_sessions_of(self, other: Predictions) -> Predictions:
         """The same with the sessions of another model's predictions on the same impressions."""
@@ -301,8 +307,7 @@ class Sessions(NamedTuple):
     samples: Array
 
 
-def sessions_with_both_labels(data: Predictions) -> Sessions:
-    """AUC within every session that has both labels; none where sessions are not known."""
+def _sessions_with_both_labels(data: Predictions) -> Sessions:
     sessions = np.full(len(data), NO_SESSION) if data.sessions is None else data.sessions
     rows = np.flatnonzero(sessions != NO_SESSION)
     numbers, distinct = pd.factorize(sessions[rows])
@@ -330,7 +335,7 @@ def session_auc(data: Predictions) -> Estimate:
 
 def session_sums(data: Predictions) -> tuple[Array, Array]:
     """For each user the weighted sum of the AUCs within sessions, and of the weights, shape (users,)."""
-    users, aucs, weights, _ = sessions_with_both_labels(data)
+    users, aucs, weights, _ = data.mixed_sessions
     return np.bincount(users, weights * aucs, len(data.user_ids)), np.bincount(users, weights, len(data.user_ids))
 
 
@@ -492,7 +497,7 @@ def summary(data: Predictions) -> dict[str, float]:
 
 def session_counts(data: Predictions) -> dict[str, int]:
     """``sessions`` with both labels, and ``session_samples``: how many rows are in them."""
-    samples = sessions_with_both_labels(data).samples
+    samples = data.mixed_sessions.samples
     return {"sessions": len(samples), "session_samples": int(samples.sum())}
 
 
