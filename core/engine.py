@@ -7,7 +7,6 @@ Tables are named; files are Parquet folders with any number of parts.
 from __future__ import annotations
 
 import shutil
-import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,7 +21,7 @@ import pyarrow.parquet as pq
 
 from core.duck import connection, file_list, quoted
 from core.errors import NotReadyError
-from core.files import replaced_directory
+from core.files import replaced_directory, temporary_directory
 from core.settings import Settings
 
 if TYPE_CHECKING:
@@ -267,9 +266,13 @@ class SparkEngine(Engine):
 
     def write(self, sql: str, folder: Path) -> None:
         with replaced_directory(folder) as target:
-            self.session.sql(sql).write.mode("overwrite").option("compression", "zstd").parquet(str(target))
+            self._write_parquet(self.session.sql(sql), target)
             for leftover in [*target.glob("_*"), *target.glob(".*")]:  # success marks and checksums of Hadoop
                 leftover.unlink()
+
+    @staticmethod
+    def _write_parquet(frame: DataFrame, folder: Path, *split_by: str) -> None:
+        frame.write.mode("overwrite").option("compression", "zstd").partitionBy(*split_by).parquet(str(folder))
 
     def write_all(self, queries: Mapping[Path, str]) -> None:
         with ThreadPoolExecutor(WRITES_AT_ONCE) as pool:  # one small job alone would leave most of a cluster idle
@@ -277,16 +280,15 @@ class SparkEngine(Engine):
 
     def write_by_key(self, query: Callable[[int | None], str], key: str, folders: Mapping[int, Path]) -> None:
         # One job for all values: one for each would sort and write a little at a time.
-        self._record(query(None))
-        frame = self.session.sql(f"SELECT *, {key} AS folder FROM ({query(None)}) s")
+        frame = self.session.sql(self._record(f"SELECT *, {key} AS folder FROM ({query(None)}) s"))
         nearby = next(iter(folders.values())).parent
         nearby.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".", dir=nearby) as together:
-            frame.write.mode("overwrite").option("compression", "zstd").partitionBy("folder").parquet(together)
+        with temporary_directory("together-", nearby) as together:
+            self._write_parquet(frame, together, "folder")
             empty = frame.drop("folder").limit(0).toArrow()
             for value, folder in folders.items():
                 with replaced_directory(folder) as target:
-                    for part in parquet_parts(Path(together) / f"folder={value}"):
+                    for part in parquet_parts(together / f"folder={value}"):
                         part.rename(target / part.name)
                     if not parquet_parts(target):
                         pq.write_table(empty, target / "part-00000.parquet", compression="zstd")
