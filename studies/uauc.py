@@ -11,11 +11,11 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from statistics import NormalDist
 from typing import Literal, TypedDict
 
 import numpy as np
 import pyarrow as pa
+from scipy.special import expit, logit
 
 from core.hours import Hour
 from core.settings import Settings
@@ -92,7 +92,7 @@ class Impressions:
         hour, user = np.nonzero(rng.uniform(size=(world.hours, world.users)) < world.visit_chance)
         hour, user = np.repeat(hour, world.shown), np.repeat(user, world.shown)
         appeal = rng.normal(size=len(user))
-        label = rng.uniform(size=len(user)) < _sigmoid(logits[user] + appeal)
+        label = rng.uniform(size=len(user)) < expit(logits[user] + appeal)
         seen = np.zeros((2, world.hours + 1, world.users))
         seen[0, 0] = rng.poisson(world.history, world.users)
         seen[1, 0] = rng.binomial(seen[0, 0].astype(np.int64), _mean_rate(logits))
@@ -109,10 +109,10 @@ class Impressions:
         guess = ranker.skill * self.appeal + math.sqrt(1 - ranker.skill**2) * noise
         terms: dict[UserTerm, np.ndarray | float] = {
             "none": MEAN_LOGIT,
-            "running": _logit(self.running_rate),
+            "running": logit(self.running_rate),
             "long_run": self.user_logit,
         }
-        return _sigmoid(terms[ranker.user] + ranker.skill * guess)
+        return expit(terms[ranker.user] + ranker.skill * guess)
 
     def predictions(self, scores: np.ndarray) -> Predictions:
         """Scores of these impressions with their sessions."""
@@ -199,7 +199,7 @@ def measure_bias(days: int) -> dict[str, dict[str, MetricFigure]]:
     seen = Impressions.draw(replace(BIAS_WORLD, hours=24 * days), rng)
     scores = {
         "the user's rate so far": seen.running_rate,
-        "the user's true rate": _sigmoid(seen.user_logit),
+        "the user's true rate": expit(seen.user_logit),
         "the item's appeal": seen.scores(RankerSpec(0.5, "none"), rng),
         "appeal and the user's rate so far": seen.scores(RankerSpec(0.5, "running"), rng),
         "appeal and the user's true rate": seen.scores(RankerSpec(0.5, "long_run"), rng),
@@ -348,25 +348,17 @@ def share_text(count: int, of: int) -> str:
     >>> share_text(10, 200)
     '5.0 % (2.7 to 9.0 %)'
     """
-    z = NormalDist().inv_cdf(0.975)
-    middle = (count + z * z / 2) / (of + z * z)
-    half = z / (of + z * z) * math.sqrt(count * (of - count) / of + z * z / 4)
-    return f"{100 * count / of:.1f} % ({100 * max(middle - half, 0):.1f} to {100 * min(middle + half, 1):.1f} %)"
+    from statsmodels.stats.proportion import proportion_confint
+
+    low, high = proportion_confint(count, of, method="wilson")
+    return f"{100 * count / of:.1f} % ({100 * low:.1f} to {100 * high:.1f} %)"
 
 
 def _figure(figure: MetricFigure) -> Figure:
     return Figure(figure["value"], (figure["interval"][0], figure["interval"][1]), 0.0)
 
 
-def _sigmoid(logits: np.ndarray) -> np.ndarray:
-    return np.asarray(1 / (1 + np.exp(-logits)))
-
-
-def _logit(rates: np.ndarray) -> np.ndarray:
-    return np.asarray(np.log(rates / (1 - rates)))
-
-
 def _mean_rate(logits: np.ndarray) -> np.ndarray:
     """Rate over items of random appeal, by Gauss-Hermite quadrature."""
     nodes, weights = np.polynomial.hermite_e.hermegauss(15)
-    return np.asarray(_sigmoid(logits[:, None] + nodes) @ weights / weights.sum())
+    return np.asarray(expit(logits[:, None] + nodes) @ weights / weights.sum())
