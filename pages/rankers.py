@@ -78,11 +78,12 @@ def write_model_page(settings: Settings) -> Path:
     shown = next((s for s in reversed(sliced) if s), [])
     drift = [read_json(p) for p in sorted((settings.reports_dir / "drift").glob("*.json"), reverse=True)[:30]]
     path = settings.reports_dir / "model.html"
+    means = _daily_means(settings)
     write_page(
         path, f"Model {models.name}", MODEL, home="index.html", moves=_moves(moves), drift=_drift(drift),
         champion={"variant": champion.tags["variant"], "version": champion.version, "hour": champion.tags["hour"]} if champion else None,
-        daily=_daily(settings, moves, "auc", "samples", "AUC"),
-        sessions=_daily(settings, moves, "session_auc", "session_samples", "session AUC"), slices=_forest(shown) if shown else None,
+        daily=_daily(means["auc"], moves, "AUC"), sessions=_daily(means["session_auc"], moves, "session AUC"),
+        slices=_forest(shown) if shown else None,
     )  # fmt: skip
     if champion is not None:
         models.client.set_model_version_tag(models.name, str(champion.version), "report", path.as_uri())
@@ -198,34 +199,41 @@ def _hourly(hourly: dict[str, tuple[float, float]]) -> Markup:
     return svg(figure, "AUC of candidate and champion in every hour compared")
 
 
-def _daily(settings: Settings, moves: list[Move], metric: str, weight: str, title: str) -> Markup:
-    """A metric of every variant's progressive predictions a day, with the hours at which the champion moved.
+WEIGHTS = {"auc": "samples", "session_auc": "session_samples"}
+"""Metrics that are drawn by day: what weighs an hour in a day's mean. Both are logged for every hour."""
+
+
+def _daily_means(settings: Settings) -> dict[str, dict[str, dict[str, float]]]:
+    """Metric of ``WEIGHTS`` → variant → day → mean of its progressive predictions."""
+    from model_registry.store import experiment_name, open_mlflow
+
+    client = open_mlflow(settings)
+    means: dict[str, dict[str, dict[str, float]]] = {metric: {} for metric in WEIGHTS}
+    for variant in settings.variants:
+        experiment = client.get_experiment_by_name(experiment_name(settings, variant))
+        runs: list[Any] = client.search_runs([experiment.experiment_id], max_results=2000) if experiment else []
+        for metric, weight in WEIGHTS.items():
+            points = means[metric].setdefault(variant, {})
+            for run in runs:
+                history, weighing = (client.get_metric_history(run.info.run_id, name) for name in (metric, weight))
+                weights = {m.step: m.value for m in weighing}
+                total = sum(weights.get(m.step, 0) for m in history)
+                if total:
+                    points[run.data.tags["day"]] = sum(m.value * weights.get(m.step, 0) for m in history) / total
+    return means
+
+
+def _daily(series: dict[str, dict[str, float]], moves: list[Move], title: str) -> Markup:
+    """A metric of every variant a day, with the hours at which the champion moved.
 
     Args:
-        settings: of the workspace.
+        series: variant → day → the metric's mean.
         moves: of the champion.
-        metric: logged for every hour.
-        weight: of the hours in a day's mean, logged for every hour, too.
         title: of the metric.
     """
     import matplotlib.pyplot as plt
 
-    from model_registry.store import experiment_name, open_mlflow
-
-    client = open_mlflow(settings)
     figure, axes = plt.subplots(figsize=(8, 3))
-    series: dict[str, dict[str, float]] = {}
-    for variant in settings.variants:
-        experiment = client.get_experiment_by_name(experiment_name(settings, variant))
-        runs: list[Any] = client.search_runs([experiment.experiment_id], max_results=2000) if experiment else []
-        points = {}
-        for run in runs:
-            history = {name: client.get_metric_history(run.info.run_id, name) for name in (metric, weight)}
-            weights = {m.step: m.value for m in history[weight]}
-            total = sum(weights.get(m.step, 0) for m in history[metric])
-            if total:
-                points[run.data.tags["day"]] = sum(m.value * weights.get(m.step, 0) for m in history[metric]) / total
-        series[variant] = points
     days = sorted({day for points in series.values() for day in points})[-60:]
     for variant, points in series.items():
         ordered = [d for d in days if d in points]
