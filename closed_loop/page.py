@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from closed_loop.summary import LoopSummary
-from core.page_template import svg, write_page
+from core.page_table import Cell, Column, Row, Table
+from core.page_template import UNKNOWN, interval, number, percent, svg, words, write_page
 from core.settings import Settings
 
 if TYPE_CHECKING:
@@ -18,16 +19,8 @@ PAGE = """
 <section class="banner {{ 'calm' if covered_all else 'open' }}"><p class="lead">{{ summary.sentence }}</p>
 <p>{{ verdict }}</p></section>
 <section><h2>Effects: estimated and true</h2>{{ forest }}
-<div class="scroll"><table><thead><tr><th>arm</th><th>metric</th><th>A/B estimate</th><th>95 % interval</th>
-<th>truth</th><th>covered</th></tr></thead><tbody>{% for r in rows %}<tr><td>{{ r.arm }}</td><td>{{ r.metric|words }}</td>
-<td>{{ r.estimate|percent }}</td><td>{{ r.low|percent }} to {{ r.high|percent }}</td><td>{{ r.truth|percent }}</td>
-{% if r.covered is none %}<td>–</td>{% elif r.covered %}<td class="good">yes</td>{% else %}<td class="bad">no</td>{% endif %}</tr>
-{% endfor %}</tbody></table></div></section>
-<section><h2>Offline</h2><div class="scroll"><table><thead><tr><th>arm</th><th>AUC</th><th>interval</th><th>UAUC</th>
-<th>log-loss</th></tr></thead><tbody>{% for arm in summary.arms %}{% set m = summary.offline[arm] %}
-<tr><td>{{ arm }}{{ " (control)" if loop.first else "" }}</td><td>{{ m.auc.value|number }}</td>
-<td>{{ m.auc.ci95[0]|number }} to {{ m.auc.ci95[1]|number }}</td><td>{{ m.uauc.value|number }}</td>
-<td>{{ m.logloss.value|number }}</td></tr>{% endfor %}</tbody></table></div>
+{{ effects }}</section>
+<section><h2>Offline</h2>{{ offline }}
 <p class="soft">Progressive: every prediction was made before training on it, on all users' impressions, whichever arm
 showed them.</p></section>
 <section><h2>How</h2><p>{{ summary.users }} users from {{ summary.hours[0] }} to {{ summary.hours[1] }} UTC.
@@ -75,11 +68,51 @@ def write_loop_page(settings: Settings, summary: LoopSummary) -> Path:
     path = settings.reports_dir / "loop.html"
     report = Path(summary.report).relative_to(settings.reports_dir) if summary.report else None
     write_page(
-        path, "Closed loop: offline gain, online gain, truth", PAGE, home="index.html", summary=summary, rows=rows,
+        path, "Closed loop: offline gain, online gain, truth", PAGE, home="index.html", summary=summary, effects=_effects(rows),
+        offline=_offline(summary),
         verdict=verdict, covered_all=bool(with_truth) and covered == len(with_truth), report=report,
         forest=_forest(rows) if rows else "",
     )  # fmt: skip
     return path
+
+
+def _effects(rows: list[EffectRow]) -> Table:
+    columns = [
+        Column("arm"),
+        Column("metric"),
+        Column("A/B estimate"),
+        Column("95 % interval"),
+        Column("truth"),
+        Column("covered"),
+    ]
+    covered = {None: Cell(UNKNOWN), True: Cell("yes", "good"), False: Cell("no", "bad")}
+    return Table(
+        columns,
+        [
+            Row(
+                [
+                    r.arm,
+                    words(r.metric),
+                    percent(r.estimate),
+                    interval((r.low, r.high)),
+                    percent(r.truth),
+                    covered[r.covered],
+                ]
+            )
+            for r in rows
+        ],
+    )
+
+
+def _offline(summary: LoopSummary) -> Table:
+    columns = [Column("arm"), Column("AUC"), Column("interval"), Column("UAUC"), Column("log-loss")]
+    rows = []
+    for place, arm in enumerate(summary.arms):
+        metrics = summary.offline[arm]
+        low, high = metrics["auc"].ci95
+        figures = (number(metrics["auc"].value), f"{number(low)} to {number(high)}", number(metrics["uauc"].value))
+        rows.append(Row([f"{arm} (control)" if place == 0 else arm, *figures, number(metrics["logloss"].value)]))
+    return Table(columns, rows)
 
 
 def _forest(rows: list[EffectRow]) -> Markup:

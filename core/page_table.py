@@ -15,7 +15,6 @@ th:first-child, td:first-child, .words { text-align: left } th { color: var(--so
 td { white-space: nowrap } td.words, td:first-child { white-space: normal; overflow-wrap: break-word }
 tr.strong td { font-weight: 600 } tr.note td { color: var(--soft) } tr:has(+ .note) td { border-bottom: 0 }
 tr.group th { padding-top: 1rem }
-.scroll { overflow-x: auto }
 @media (max-width: 52rem) {
   [role=table] thead { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%) }
   [role=table], [role=table] caption, [role=table] tbody { display: block }

@@ -14,7 +14,8 @@ import pyarrow as pa
 from core.documents import JsonObject
 from core.errors import NotReadyError
 from core.hours import Hour
-from core.page_template import svg, write_page
+from core.page_table import Column, Row, Table
+from core.page_template import svg, words, write_page
 from events.ids import log_ids
 from feature_repo.retrieval import ClockFeatures
 from stats.circle import circular_distance, normal_density
@@ -30,11 +31,7 @@ PAGE = """
 At {{ moment }} local time the ranker sees: {% for facet, values in now.items() %}<strong>{{ facet|words }}</strong>
 {{ values|join(", ") or "nothing" }}{% if not loop.last %}; {% endif %}{% endfor %}.</p></section>
 {% for facet, drawing in drawings.items() %}<section><h2>{{ facet|words }}</h2>{{ drawing }}</section>{% endfor %}
-<section><h2>Slots</h2><div class="scroll"><table><thead><tr><th>slot</th><th>events</th>
-{% for facet in drawings %}<th style="text-align:left">{{ facet|words }}</th>{% endfor %}<th>as of</th></tr></thead><tbody>
-{% for row in rows %}<tr><td>{{ row.name }}</td><td>{{ row.events }}</td>
-{% for text in row.tops %}<td style="text-align:left">{{ text }}</td>{% endfor %}<td>{{ row.as_of }}</td></tr>{% endfor %}
-</tbody></table></div><p class="soft">Top values by score (likes and finishes less skips and dislikes), score in brackets.
+<section><h2>Slots</h2>{{ table }}<p class="soft">Top values by score (likes and finishes less skips and dislikes), score in brackets.
 The curve is the weight of each hour at the chosen time: a Gaussian, σ = {{ sigma }} h, of the shortest way around the clock.</p></section>
 """
 
@@ -88,13 +85,7 @@ def write_clock_page(features: ClockFeatures, user: int | None, moment: str = "0
         events=sum(slot.events for slot in slots), as_of=at,
         now={facet: list(values)[: features.settings.top_k] for facet, values in blended.items()},
         drawings={facet: _draw(features, slots, facet, weights, who, moment) for facet in features.facets},
-        rows=[
-            {
-                "name": _slot_name(features, slot.number), "events": slot.events, "as_of": slot.as_of.key,
-                "tops": [", ".join(f"{value} ({score:g})" for value, score in slot.tops[f]) for f in features.facets],
-            }
-            for slot in slots
-        ],
+        table=_table(features, slots),
     )  # fmt: skip
     return path
 
@@ -107,6 +98,25 @@ def _slots(features: ClockFeatures, rows: pa.Table) -> list[ClockSlot]:
         )
         for row in rows.to_pylist()
     ]  # fmt: skip
+
+
+def _table(features: ClockFeatures, slots: Sequence[ClockSlot]) -> Table:
+    columns = [
+        Column("slot"),
+        Column("events"),
+        *(Column(words(f), words=True) for f in features.facets),
+        Column("as of"),
+    ]
+    rows = [
+        Row(
+            [
+                _slot_name(features, slot.number), f"{slot.events}",
+                *(", ".join(f"{value} ({score:g})" for value, score in slot.tops[f]) for f in features.facets), slot.as_of.key,
+            ]
+        )
+        for slot in slots
+    ]  # fmt: skip
+    return Table(columns, rows)
 
 
 def _slot_name(features: ClockFeatures, slot: int) -> str:

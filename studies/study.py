@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from core.files import digest_json, read_json, write_json
+from core.page_table import Column, Row, Table
 from core.page_template import write_page
 from core.release import platform_version
 from core.settings import Settings
@@ -22,8 +23,7 @@ log = logging.getLogger("studies")
 PAGE = """
 <section class="banner open"><p class="lead"><strong>{{ conclusion }}</strong></p></section>
 {% for s in sections %}<section><h2>{{ s.title }}</h2><p>{{ s.text }}</p>{% if s.plot %}{{ s.plot }}{% endif %}
-{% if s.rows %}<div class="scroll"><table><thead><tr>{% for c in s.columns %}<th>{{ c }}</th>{% endfor %}</tr></thead><tbody>
-{% for row in s.rows %}<tr>{% for cell in row %}<td>{{ cell }}</td>{% endfor %}</tr>{% endfor %}</tbody></table></div>{% endif %}</section>
+{% if s.rows %}{{ s.table }}{% endif %}</section>
 {% endfor %}
 <section><h2>How to repeat it</h2><pre>{{ command }}</pre><p class="soft">Figures: <a href="results.json">results.json</a></p></section>
 """
@@ -38,6 +38,11 @@ class Section:
     columns: tuple[str, ...] = ()
     rows: tuple[tuple[str, ...], ...] = ()
     plot: Markup | None = None
+
+    @property
+    def table(self) -> Table:
+        """Its rows as the page shows them."""
+        return Table([Column(name) for name in self.columns], [Row(cells) for cells in self.rows])
 
 
 class Study:
