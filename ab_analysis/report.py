@@ -163,7 +163,7 @@ def write_pages(folder: Path, stems: list[str], plan: ExperimentPlan, analysis: 
         "daily": plots.daily(experiment, analysis, titles) if has_points else None,
         "segment_plot": plots.segments(analysis.segments, titles) if analysis.segments else None,
         "segments": report_tables.segments(analysis.segments, titles) if analysis.segments else None,
-        "same": report_tables.same_in_segments(analysis.segments, titles),
+        "same": report_tables.same_in_segments(analysis.segments, titles, experiment.confidence),
         "distributions": plots.distributions(analysis, titles) if analysis.histograms else None,
         "rule": RULES[experiment.stopping.rule], "queries": [LONG_LIST.sub(r"read_parquet([\1, …, \2])", q) for q in queries],
         "content": yaml.safe_dump(experiment.model_dump(mode="json", exclude_unset=True), sort_keys=False),

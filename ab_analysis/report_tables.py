@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from ab_analysis.analysis import Analysis
 from ab_analysis.decision import side
@@ -88,12 +88,12 @@ def segments(rows: Sequence[SegmentResult], titles: Mapping[str, str]) -> Table:
     )  # fmt: skip
 
 
-def same_in_segments(rows: Sequence[SegmentResult], titles: Mapping[str, str]) -> list[str]:
+def same_in_segments(rows: Sequence[SegmentResult], titles: Mapping[str, str], confidence: float) -> list[str]:
     """A sentence for each metric and variant on whether its segments differ, by Cochran's Q."""
     tests = {(words(s.segment), titles[s.metric], s.variant): s.p_same for s in rows if math.isfinite(s.p_same)}
     return [
         f"{metric} ({variant}) by {segment}: the segments "
-        f"{'differ' if p < 0.05 else 'may all have the same effect, so their lifts are drawn together'} (p = {p_value(p)})"
+        f"{'differ' if p < 1 - confidence else 'may all have the same effect, so their lifts are drawn together'} (p = {p_value(p)})"
         for (segment, metric, variant), p in tests.items()
     ]
 
@@ -113,7 +113,7 @@ def powers(analysis: Analysis, titles: Mapping[str, str]) -> list[str]:
     return [f"{titles[r.metric]} ({r.variant}) {share(r.power)}" for r in primary]
 
 
-def _by_role(rows, row) -> list[Row | Group]:  # type: ignore[no-untyped-def]
+def _by_role(rows: Sequence[MetricResult], row: Callable[[MetricResult], Row]) -> list[Row | Group]:
     table: list[Row | Group] = []
     for role, title in ROLES.items():
         if of_role := [r for r in rows if r.role == role]:

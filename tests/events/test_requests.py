@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
@@ -191,19 +192,19 @@ def test_readers_that_name_their_columns_read_hours_with_and_without_them(tmp_pa
             assert db.scalar("SELECT count(genre) FROM events") == 2
 
 
+def guessed(folder: Path, last: str, cells: Callable[[int], str]) -> tuple[str | None, str | None]:
+    """Position and request id that a guess names, for a log with the columns ``rank`` and ``last``."""
+    path = folder / "log.csv"
+    rows = [f"u{n % 5},i{n % 7},jazz,2026-03-02T08:{n % 60:02d}:00Z,{cells(n)}" for n in range(60)]
+    path.write_text("\n".join([f"user,item,genre,ts,rank,{last}", *rows]) + "\n")
+    (folder / "mapping.yaml").write_text(guess_mapping([str(path)]))
+    columns = load_mapping(str(folder / "mapping.yaml"))[0].columns
+    return columns.position, columns.request_id
+
+
 def test_a_guess_names_them(tmp_path: Path) -> None:
-    path = tmp_path / "log.csv"
-    rows = [f"u{n % 5},i{n % 7},jazz,2026-03-02T08:{n % 60:02d}:00Z,{n % 4},s{n // 4}" for n in range(60)]
-    path.write_text("\n".join(["user,item,genre,ts,rank,search_id", *rows]) + "\n")
-    (tmp_path / "mapping.yaml").write_text(guess_mapping([str(path)]))
-    columns = load_mapping(str(tmp_path / "mapping.yaml"))[0].columns
-    assert (columns.position, columns.request_id) == ("rank", "search_id")
+    assert guessed(tmp_path, "search_id", lambda n: f"{n % 4},s{n // 4}") == ("rank", "search_id")
 
 
 def test_a_column_with_another_value_in_every_row_is_no_request(tmp_path: Path) -> None:
-    path = tmp_path / "log.csv"
-    rows = [f"u{n % 5},i{n % 7},jazz,2026-03-02T08:{n % 60:02d}:00Z,{n * 1000},r{n}" for n in range(60)]
-    path.write_text("\n".join(["user,item,genre,ts,rank,request_id", *rows]) + "\n")
-    (tmp_path / "mapping.yaml").write_text(guess_mapping([str(path)]))
-    columns = load_mapping(str(tmp_path / "mapping.yaml"))[0].columns
-    assert (columns.position, columns.request_id) == (None, None)
+    assert guessed(tmp_path, "request_id", lambda n: f"{n * 1000},r{n}") == (None, None)
