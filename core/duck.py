@@ -64,6 +64,15 @@ def quoted(text: str) -> str:
     return "'" + str(text).replace("'", "''") + "'"
 
 
+def texts(groups: Iterable[Iterable[str]]) -> str:
+    """SQL of the texts of all groups, for IN; a text that no cell has where there are none.
+
+    >>> texts([("a", "b"), ("c",)])
+    "'a', 'b', 'c'"
+    """
+    return ", ".join(quoted(text) for group in groups for text in group) or "''"
+
+
 def file_list(paths: Iterable[Path]) -> str:
     """SQL list of files, as DuckDB's readers take them; a sign of a glob in a file's name stands for itself.
 

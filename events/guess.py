@@ -40,6 +40,14 @@ FACET = (
 IMPRESSION = frozenset({"view", "impression", "show", "shown", "display", "expose", "exposure", "seen", "pv"})
 """Words of values that say that an item was shown."""
 ACTION = ("action", "event", "behavior", "behaviour", "interaction", "activity", "verb", "type", "feedback")
+LISTED = (
+    "impressions", "impression", "inview", "shown", "slate", "candidates", "displayed", "results", "recommendations", "items",
+)  # fmt: skip
+"""Words of columns that hold what was shown together."""
+CHOSEN = ("clicked", "clicks", "click", "chosen", "selected")
+"""Words of columns that hold what of a list was chosen, besides those of behaviors."""
+SEPARATORS = ("|", ",", ";", " ")
+LIST_TEXT = re.compile(r"\[.*\]", re.DOTALL)
 POSITION = ("position", "pos", "rank", "ranking")
 LAST_POSITION = 10_000
 """A list that people see has fewer items; a larger number ranks something else."""
@@ -129,7 +137,7 @@ class Sample:
 
     file: Path
     format: str
-    options: dict[str, str] = field(default_factory=dict)
+    options: dict[str, str | int] = field(default_factory=dict)
     rows: int = 0
     columns: tuple[Column, ...] = ()
 
@@ -152,9 +160,12 @@ def guess_mapping(paths: list[str], source: str | None = None) -> str:
         sample = _read(con, find_files(paths)[0])
         moment, timestamp = _timestamp(con, sample)
     taken = [moment]
-    user = _require(sample, _by_name(sample, USER, exclude=taken), "users", "columns.user_id")
-    item = _require(sample, _by_name(sample, ITEM, exclude=[*taken, user]), "items", "columns.item_id")
-    taken += [user, item]
+    listed = next((c for word in LISTED for c in sample.columns if _has(c, (word,)) and _is_list(c)), None)
+    taken += [c for c in sample.columns if _is_list(c)]
+    user = _by_name(sample, USER, exclude=taken)
+    item = _by_name(sample, ITEM, exclude=[*taken, *([user] if user else [])])
+    item = item if listed else _require(sample, item, "items", "columns.item_id")
+    taken += [column for column in (user, item) if column]
     lines = [
         f"# A first mapping, guessed from {sample.rows:,} rows of {sample.file.name}. Look at every line marked 'check'.",
         f"source: {source or _source_name(sample.file)}",
@@ -164,8 +175,8 @@ def guess_mapping(paths: list[str], source: str | None = None) -> str:
         lines.append(f"csv: {_flow(sample.options)}")
     lines += [
         "columns:",
-        f"  user_id: {_expression(user)}{_seen(user)}",
-        f"  item_id: {_expression(item)}{_seen(item)}",
+        f"  user_id: {_expression(user)}{_seen(user)}" if user else _one_user(sample),
+        f"  item_id: {_expression(item)}{_seen(item)}" if item else "  item_id: item  # each item of the list",
     ]
     played, length = _seconds(sample, PLAYED, taken), _seconds(sample, LENGTH, taken)
     lines += [f"  played_seconds: {played}  # check the unit"] if played else []
@@ -177,9 +188,52 @@ def guess_mapping(paths: list[str], source: str | None = None) -> str:
     ]
     taken += [c for c in sample.columns if _has(c, PLAYED) or _has(c, LENGTH)]
     lines[at:at] = _requests(sample, taken)
-    behaviors = _behaviors(sample, taken, bool(played and length))
-    lines += _facets(sample, taken) + behaviors
+    told = _lists(sample, listed) if listed else []
+    behaviors = [] if told[1:] else _behaviors(sample, taken, bool(played and length))
+    lines += _facets(sample, taken) + told + behaviors
     return "\n".join(lines) + "\n"
+
+
+def _one_user(sample: Sample) -> str:
+    names = ", ".join(c.name for c in sample.columns)
+    return (
+        f"  user_id: \"'me'\"  # check: no column looks like users (there are {names}); this is for a log of one person"
+    )
+
+
+def _is_list(column: Column) -> bool:
+    """Whether most cells hold several texts: a list, or a text with separators and a name that says so."""
+    cells = column.examples
+    if column.kind != "text" or not cells:
+        return False
+    lists = sum(bool(LIST_TEXT.fullmatch(cell)) for cell in cells)
+    return 2 * lists > len(cells) or (_has(column, LISTED) and _separator(cells) is not None)
+
+
+def _separator(cells: tuple[str, ...]) -> str | None:
+    """What stands between the items of most lists."""
+    return next((mark for mark in SEPARATORS if 2 * sum(mark in cell for cell in cells) > len(cells)), None)
+
+
+def _lists(sample: Sample, listed: Column) -> list[str]:
+    """What was shown together, and what the list or the columns beside it say was done."""
+    mark = _separator(listed.examples) if not LIST_TEXT.fullmatch(listed.examples[0]) else None
+    rule = [
+        f"  list_column: {json.dumps(listed.name)}{_seen(listed)}",
+        *([f"  separator: {json.dumps(mark)}"] if mark else []),
+    ]
+    entries = [entry for cell in listed.examples for entry in cell.strip("[]").split(mark or ",")]
+    if all(re.search(r"-[01]['\"]?$", entry.strip()) for entry in entries):
+        rule.append('  labels: {separator: "-", values: {finish: "1"}, shown: ["0"]}  # check: what the endings mean')
+    else:
+        words = {**BEHAVIOR_WORDS, "finish": (*BEHAVIOR_WORDS["finish"], *CHOSEN)}
+        beside = {
+            name: column.name for name, texts in words.items() for column in sample.columns
+            if column is not listed and _is_list(column) and _has(column, texts)
+        }  # fmt: skip
+        if beside:
+            rule.append(f"  chosen: {_flow(beside)}  # check: those of the list with which something was done")
+    return ["impressions:", "\n".join(rule)] if len(rule) > 1 + bool(mark) else ["impressions:\n" + "\n".join(rule)]
 
 
 def _read(con: duckdb.DuckDBPyConnection, file: Path) -> Sample:
@@ -192,12 +246,14 @@ def _read(con: duckdb.DuckDBPyConnection, file: Path) -> Sample:
         elif ending in {".json", ".jsonl", ".ndjson"}:
             format_, scan = "jsonl", f"read_json_auto({name}, sample_size={SAMPLE_ROWS}, ignore_errors=true)"
         else:
-            row = con.execute(f"SELECT Delimiter, Quote FROM sniff_csv({name}, sample_size={SAMPLE_ROWS})").fetchone()
-            delimiter, quote = row or (",", '"')
+            row = con.execute(
+                f"SELECT Delimiter, Quote, SkipRows FROM sniff_csv({name}, sample_size={SAMPLE_ROWS})"
+            ).fetchone()
+            delimiter, quote, skip = row or (",", '"', 0)
             format_ = "csv"
-            written = {"delimiter": (delimiter, ","), "quote": (quote, '"')}
+            written = {"delimiter": (delimiter, ","), "quote": (quote, '"'), "skip": (skip, 0)}
             options = {k: v for k, (v, usual) in written.items() if v not in {usual, "(empty)", "\0"}}
-            scan = f"read_csv({name}, delim={quoted(delimiter)}, ignore_errors=true, sample_size={SAMPLE_ROWS})"
+            scan = f"read_csv({name}, delim={quoted(delimiter)}, skip={skip}, ignore_errors=true, sample_size={SAMPLE_ROWS})"
         con.execute(f"CREATE TABLE sample AS SELECT * FROM {scan} LIMIT {SAMPLE_ROWS}")
     except duckdb.Error as error:
         raise DataError(f"{file} cannot be looked at: {str(error).splitlines()[0]}") from None
@@ -441,7 +497,7 @@ def _seen(column: Column, lead: str = "  # ") -> str:
     return f"{lead}for example {', '.join(' '.join(v.split())[:24] for v in column.examples[:3])}"
 
 
-def _flow(options: dict[str, str]) -> str:
+def _flow(options: dict[str, str | int] | dict[str, str]) -> str:
     return "{" + ", ".join(f"{k}: {json.dumps(v)}" for k, v in options.items()) + "}"
 
 

@@ -29,7 +29,7 @@ from events.ids import extend_ids, id_kinds, id_path
 from events.mapping import Actions, Mapping, load_mapping, log_paths
 from events.readers import RawLog, find_files, load_raw, raw_rows
 from events.schema import BEHAVIORS, REQUEST_COLUMNS
-from events.staging import Staging, inner
+from events.staging import IGNORED, Staging, inner
 from events.store import EventStore, Manifest, SourceProperties
 
 log = logging.getLogger("events.ingest")
@@ -45,7 +45,7 @@ FEW_ROWS = 20
 
 @dataclass
 class Account:
-    """What became of the rows: ``rows_in == kept + duplicates + merged + quarantined``, always.
+    """What became of the rows: ``rows_in == kept + duplicates + merged + quarantined + ignored``, always.
 
     Attributes:
         rows_in: rows of the input; a row with a list of items counts once an item.
@@ -53,6 +53,7 @@ class Account:
         duplicates: rows that say nothing new.
         merged: rows that add a behavior, or where the item was shown, to another row's event.
         quarantined: rows that could not be read, with their ``reasons``.
+        ignored: rows of a log with actions that the mapping passes over.
         actions: of a log with actions, what became of those that are new.
     """
 
@@ -75,6 +76,7 @@ class Account:
     skipped_times: int = 0
     exposure_reasons: dict[str, int] = field(default_factory=dict)
     unfolded: int = 0
+    ignored: int = 0
     actions: ActionCounts | None = None
 
 
@@ -110,7 +112,7 @@ class HourChange:
 def _require_some_good(con: duckdb.DuckDBPyConnection, staging: Staging, one_hour: bool) -> None:
     """Fail where nothing of the input can be read; a few bad rows alone in their hour do not stop the hour."""
     rows = raw_rows(con)
-    if not rows or scalar(con, "SELECT count(*) FROM staged WHERE reason IS NULL"):
+    if not rows or scalar(con, f"SELECT count(*) FROM staged WHERE reason IS NULL OR reason = {quoted(IGNORED)}"):
         return
     if one_hour and rows < FEW_ROWS:
         return
@@ -207,9 +209,9 @@ def ingest(
             store.root / "_receipts" / f"{_input_digest(files)}.json", {**asdict(account), "changed_hours": None}
         )
     log.info(
-        "%d rows: %d kept, %d merged, %d duplicates, %d quarantined; %d hours changed",
+        "%d rows: %d kept, %d merged, %d duplicates, %d quarantined%s; %d hours changed",
         account.rows_in, account.kept, account.merged, account.duplicates, account.quarantined,
-        len(account.changed_hours),
+        f", {account.ignored} ignored" if account.ignored else "", len(account.changed_hours),
     )  # fmt: skip
     return account
 
@@ -280,6 +282,7 @@ def _account(
     rejected = """SELECT reason, count(*) FROM (SELECT reason FROM staged WHERE reason IS NOT NULL
         UNION ALL SELECT reason FROM malformed) GROUP BY reason ORDER BY reason"""
     account.reasons = dict(con.execute(rejected).fetchall())
+    account.ignored = account.reasons.pop(IGNORED, 0)
     account.quarantined = sum(account.reasons.values())
     account.hours, account.users, account.items = con.execute(
         """SELECT count(DISTINCT time_bucket(INTERVAL 1 HOUR, ts)), count(DISTINCT user_key),
@@ -289,7 +292,7 @@ def _account(
         name: scalar(con, f"SELECT count(*) FROM fresh WHERE {identifier(name)} IS NULL")
         for name in mapping.facet_names
     }
-    if account.rows_in != account.kept + account.duplicates + account.merged + account.quarantined:
+    if account.rows_in != account.kept + account.duplicates + account.merged + account.quarantined + account.ignored:
         raise DataError(f"rows do not add up ({account}); nothing was written. Please report this log's format")
     return account, changes
 
@@ -443,7 +446,8 @@ def _write_quarantine(
         return
     cells = ", ".join(f"{quoted(name)}, {_json_cell(column, raw.types[name])}" for name, column in raw.columns.items())
     rows = con.execute(
-        f"""SELECT reason, __row, json_object({cells}) FROM raw JOIN staged s USING (__row) WHERE reason IS NOT NULL
+        f"""SELECT reason, __row, json_object({cells}) FROM raw JOIN staged s USING (__row)
+        WHERE reason IS NOT NULL AND reason <> {quoted(IGNORED)}
         UNION ALL SELECT reason, NULL, to_json(content) FROM malformed"""
     ).fetchall()
     lines = [
@@ -471,8 +475,9 @@ def _write_hours(
         ).fetchall()
     )
     rejected: dict[int, dict[str, int]] = {}
+    elsewhere = duck.texts([("in_future", "too_old", IGNORED)])
     for number, reason, count in con.execute(
-        f"SELECT {by_hour}, reason, count(*) FROM staged WHERE reason NOT IN ('in_future', 'too_old') AND ts IS NOT NULL GROUP BY ALL"
+        f"SELECT {by_hour}, reason, count(*) FROM staged WHERE reason NOT IN ({elsewhere}) AND ts IS NOT NULL GROUP BY ALL"
     ).fetchall():
         rejected.setdefault(number, {})[reason] = count
     previous: Hour | None = None

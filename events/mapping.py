@@ -6,11 +6,19 @@ import re
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 from zoneinfo import available_timezones
 
 import duckdb
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    AliasChoices,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    field_validator,
+    model_validator,
+)
 
 from core.documents import did_you_mean, load_document
 from core.errors import ConfigError
@@ -33,6 +41,9 @@ class CsvOptions(_Strict):
 
     delimiter: str | None = Field(None, description="Absent: a comma, or a tab in a file called .tsv.")
     quote: str = '"'
+    skip: int = Field(
+        0, ge=0, le=1000, description="Lines before the header, or before the first row where there is none."
+    )
     header: bool = True
     columns: tuple[str, ...] = Field((), description="Column names where the file has no header.")
     encoding: Literal["utf-8", "latin-1", "utf-16"] = "utf-8"
@@ -164,6 +175,15 @@ class Negatives(_Strict):
 Behavior = Literal["finish", "like", "skip", "dislike", "share"]
 
 
+def _several(value: object) -> object:
+    return (str(value),) if isinstance(value, str | int) else value
+
+
+Values = Annotated[tuple[str, ...], BeforeValidator(_several, json_schema_input_type=str | tuple[str, ...])]
+"""One text or several."""
+ValuesByBehavior = dict[Behavior, Values]
+
+
 class Actions(_Strict):
     """Rows that tell what a user did with an item, perhaps long after it was shown.
 
@@ -172,26 +192,45 @@ class Actions(_Strict):
     """
 
     column: str = Field(description="Column that says what a row is. A row without a value is an impression.")
-    values: dict[Behavior, tuple[str, ...]] = Field(min_length=1, description="Values that mean a behavior.")
+    values: ValuesByBehavior = Field(min_length=1, description="Values that mean a behavior.")
+    ignored: Values = Field((), description="Values of rows that are passed over, and counted.")
     window_minutes: int = Field(30, ge=0, le=7 * 24 * 60)
     skew_seconds: int = Field(
         0, ge=0, le=600, description="An action may have a time so long before its impression's, as clocks differ."
     )
 
-    @field_validator("values", mode="before")
-    @classmethod
-    def _listed(cls, values: object) -> object:
-        if not isinstance(values, dict):
-            return values
-        return {name: (value,) if isinstance(value, str) else value for name, value in values.items()}
+
+class Labels(_Strict):
+    """What the ending of an item in a list says: ``N1-1 N2-0``."""
+
+    separator: str = Field("-", min_length=1, description="Between an item and its label; an item may hold it as well.")
+    values: ValuesByBehavior = Field(min_length=1, description="Labels that mean a behavior.")
+    shown: Values = Field(("0",), description="Labels that mean that the item was shown, and nothing was done.")
 
 
 class Impressions(_Strict):
     """Rows that tell what was shown: one row an item, or a list of items in one cell."""
 
-    values: tuple[str, ...] = Field((), description="Values of actions.column that mean that the item was shown.")
+    values: Values = Field((), description="Values of actions.column that mean that the item was shown.")
     list_column: str | None = Field(None, description="Column with the items that were shown together.")
     separator: str = Field("|", min_length=1, description="Between the items of a list that is text and no JSON array.")
+    labels: Labels | None = Field(None, description="Where each item of a list ends with what was done with it.")
+    chosen: dict[Behavior, str] = Field(
+        default_factory=dict,
+        description="Columns with those items of the list, one or several, with which something was done.",
+    )
+
+    @model_validator(mode="after")
+    def _of_a_list(self) -> Impressions:
+        if (self.labels or self.chosen) and not self.list_column:
+            raise ValueError("labels and chosen are about a list: give list_column")
+        if self.labels and self.chosen:
+            raise ValueError("give labels or chosen, not both")
+        if self.labels:
+            told = [*self.labels.shown, *(label for group in self.labels.values.values() for label in group)]
+            if twice := sorted({label for label in told if told.count(label) > 1}):
+                raise ValueError(f"labels: {twice} would mean several things; a label means one")
+        return self
 
 
 class Exposures(_Strict):
@@ -253,14 +292,21 @@ class Mapping(_Strict):
         shown = self.impressions or Impressions()
         if shown.values and not self.actions:
             raise ValueError("impressions.values: give actions.column, the column that has these values")
-        values = [*shown.values, *(v for told in (self.actions.values if self.actions else {}).values() for v in told)]
+        told = self.actions.values if self.actions else {}
+        values = [
+            *shown.values,
+            *(self.actions.ignored if self.actions else ()),
+            *(v for group in told.values() for v in group),
+        ]
         if ambiguous := sorted({value for value in values if values.count(value) > 1}):
             raise ValueError(f"actions: {ambiguous} would mean several things; a value means one")
 
     @property
     def behavior_names(self) -> tuple[str, ...]:
         """Behaviors that the source can know, in the schema's order."""
-        told = {*self.behaviors, *(self.actions.values if self.actions else ())}
+        shown = self.impressions or Impressions()
+        told = {*self.behaviors, *(self.actions.values if self.actions else ()), *shown.chosen}
+        told |= {*shown.labels.values} if shown.labels else set()
         return tuple(name for name in BEHAVIORS if name in told)
 
     @property
@@ -275,7 +321,7 @@ class Mapping(_Strict):
         texts = [
             *self.columns.model_dump().values(), self.timestamp.column, *self.local_time.model_dump().values(),
             *self.log_facets.values(), *self.behaviors.values(), self.actions and self.actions.column,
-            self.impressions and self.impressions.list_column,
+            *([self.impressions.list_column, *self.impressions.chosen.values()] if self.impressions else []),
         ]  # fmt: skip
         names = (name for text in texts if text for name in (text, *re.findall(r'\w+|"[^"]+"', text)))
         return frozenset(name.strip('"') for name in names)

@@ -6,8 +6,10 @@ import csv
 import difflib
 import glob
 import gzip
+import itertools
 import logging
 import os
+import re
 import zlib
 from collections import defaultdict
 from collections.abc import Iterator
@@ -23,7 +25,7 @@ from core.duck import GLOB_SIGN, file_list, identifier, quoted, scalar
 from core.errors import ConfigError, DataError
 from core.files import is_passed_over, temporary_directory
 from events.mapping import CsvOptions, Mapping
-from events.text import CleanText, clean_csv, clean_json, decoded
+from events.text import CleanText, clean_csv, clean_json, decoded, pass_lines
 
 log = logging.getLogger("events.readers")
 
@@ -43,11 +45,22 @@ NO_TEXT = {
 """What a file begins with that is not what its name says."""
 REMEDY = defaultdict(lambda: "unpack or convert it", {"gzip": "call it .gz", "Parquet": "call it .parquet, or set format: parquet",
                                                      "UTF-32": "save it as UTF-8"})  # fmt: skip
-REQUIRED = ("columns.user_id", "columns.item_id", "timestamp.column")
+REQUIRED = (
+    "columns.user_id",
+    "columns.item_id",
+    "timestamp.column",
+    "local_time.zone_column",
+    "local_time.offset_minutes_column",
+)
 """Keys of the mapping whose columns every input has."""
 DELIMITERS = (";", "\t", "|", ",")
 MOST_LISTED = 40
 """Columns that a message lists."""
+EXPRESSION = re.compile(r"[('|]")
+"""What is in an expression that computes a text, and hardly in a column's name."""
+NO_HEADER = re.compile(r"sep=.$|#|%|//|$", re.IGNORECASE)
+"""How lines begin that people and programs put before a header."""
+MOST_COMMENTS = 50
 LONGEST_NAME = 1 << 17
 """Characters of a column's name."""
 MISSPELLED = 0.8
@@ -107,6 +120,14 @@ class RawLog:
             near = did_you_mean(name, map(one_line, self.columns))
             raise ConfigError(f"{where}: the log has no column '{one_line(name)}'{near} {listed}")
         return f"r.{self.columns[name]}"
+
+    def named_cell(self, name: str, where: str) -> str:
+        """As ``cell``, for a key that names a column; an expression is refused, as an input may lack columns."""
+        if name not in self.columns and EXPRESSION.search(name):
+            raise ConfigError(
+                f"{where}: '{name}' is not a column of the log; it names one, and no expression: write it into a column first"
+            )
+        return self.cell(name, where)
 
     def _similar(self, name: str) -> str | None:
         """A column that the mapping names nowhere and that is called almost like one that no file has."""
@@ -359,8 +380,9 @@ def _load_csv(loader: _Loader, options: CsvOptions, files: list[Path]) -> None:
         log.warning("the CSV files have different headers; they are joined by name, and empty where a file has none")
     for number, ((cells, delimiter), members) in enumerate(by_header.items()):
         names = _unique(cells, loader.repeated)
-        if len(names) == 1:
-            loader.hint = _other_delimiter(names[0], delimiter)
+        loader.hint = _no_header(members[0], options) or (
+            _other_delimiter(names[0], delimiter) if len(names) == 1 else ""
+        )
         columns = [loader.column(name) for name in names]
         texts = _cleaned(loader, members, lambda file, to: clean_csv(file, to, options, delimiter, len(columns)))  # noqa: B023
         if not texts:
@@ -396,6 +418,7 @@ def _cleaned(loader: _Loader, files: list[Path], clean: CleanText) -> list[Path]
 def _csv_header(file: Path, options: CsvOptions, delimiter: str) -> list[str]:
     """Names in a file's first line; none where the file has no line."""
     with decoded(file, options.encoding) as stream:
+        pass_lines(stream, options.skip)
         first = next((text for line in stream if (text := line.lstrip("\ufeff")).strip("\r\n")), "")
         if not first:
             return []
@@ -411,6 +434,19 @@ def _csv_header(file: Path, options: CsvOptions, delimiter: str) -> list[str]:
         else:
             cells = first.rstrip("\r\n").split(delimiter)
     return [cell.strip() for cell in cells]
+
+
+def _no_header(file: Path, options: CsvOptions) -> str:
+    """A hint if a file begins with lines that are no header: comments, or Excel's note about the delimiter."""
+    if options.skip or not options.header:
+        return ""
+    with decoded(file, options.encoding) as stream:
+        lines = [line.lstrip("\ufeff").strip() for line in itertools.islice(stream, MOST_COMMENTS)]
+    notes = list(itertools.takewhile(NO_HEADER.match, lines))
+    if not any(notes):
+        return ""
+    what = "line looks" if len(notes) == 1 else f"{len(notes)} lines look"
+    return f"; its first {what} like a note: set csv: {{skip: {len(notes)}}} in the mapping"
 
 
 def _other_delimiter(name: str, delimiter: str) -> str:

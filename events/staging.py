@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
-from collections.abc import Iterable
 from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -14,7 +12,7 @@ import sqlglot
 from sqlglot import expressions as exp
 
 from core.documents import one_line
-from core.duck import identifier, quoted, scalar
+from core.duck import identifier, quoted, scalar, texts
 from core.errors import ConfigError, DataError
 from core.expressions import parse_expression
 from core.hours import Hour
@@ -29,23 +27,20 @@ from events.cells import (
     timestamp_sql,
     wall_clock_sql,
 )
-from events.mapping import Items, Mapping, is_zone, relative
-from events.readers import RawLog, exact_text, find_files, load_raw, raw_rows
+from events.items import ITEM_LENGTH, load_items
+from events.lists import unfold_lists
+from events.mapping import Mapping, is_zone
+from events.readers import exact_text, load_raw, raw_rows
 from events.schema import BEHAVIORS, REQUEST_COLUMNS
 
 log = logging.getLogger("events.staging")
 
 FUTURE_TOLERANCE = timedelta(minutes=5)
 EARLIEST = "TIMESTAMPTZ '1990-01-01 00:00:00+00'"
-EXPRESSION = re.compile(r"[('|]")
-"""What is in an expression that computes a text, and hardly in a column's name."""
-LONGEST_LIST = 10_000
-"""A row is copied for each item of its list; nobody was shown more."""
-ITEM_LENGTH = "item duration"
 OWN = ("played_seconds", "duration_seconds")
 """What a behavior's expression may name besides the log's columns."""
-QUOTES_APART, QUOTES_LISTED = r"'\s+'", "', '"
-"""Between the texts of a list: as NumPy prints it, and as everybody else writes it."""
+IGNORED = "ignored"
+"""Reason of a row that the mapping passes over; it is counted, and not quarantined."""
 MAJORITY = 0.5
 """A text column counts as numbers (or an id as an integer) when more than this share of its cells is."""
 
@@ -76,16 +71,14 @@ class Staging:
             raise
         except duckdb.Error as error:
             raise DataError(f"cannot read the log: {str(error).splitlines()[0]}; nothing was ingested") from error
-        self.unfolded = 0
+        self.raw = replace(self.raw, partial=mapping.actions is not None, mentioned=mapping.mentioned_names)
+        before = raw_rows(con)
+        acts = f"{self._value()} IN ({texts(mapping.actions.values.values())})" if mapping.actions else "false"
+        self.raw, self.marks = unfold_lists(con, mapping, self.raw, acts)
+        self.unfolded = raw_rows(con) - before
         """Rows that lists of items gave beyond the rows of the input."""
-        self.raw = replace(
-            self.raw,
-            partial=mapping.actions is not None or self._list_column is not None,
-            mentioned=mapping.mentioned_names,
-        )
-        self._unfold_lists()
         if mapping.items:
-            self._load_items(mapping.items, folder)
+            load_items(con, mapping, mapping.items, [folder, files[0].parent])
         self.numbers: set[str] = set()
         self.expressions: list[tuple[str, str, str]] = []
         self.ids: dict[str, str] = {}
@@ -107,7 +100,7 @@ class Staging:
         event_id = self._optional_text(columns.event_id, "columns.event_id")
         request_id = self._optional_text(columns.request_id, "columns.request_id")
         place = self._optional_text(columns.position, "columns.position")
-        position = f"coalesce(r.__place, {position_sql(place)})" if self._list_column else position_sql(place)
+        position = f"coalesce(r.__place, {position_sql(place)})" if self._listed else position_sql(place)
         facets = {name: self._text(text, f"facets.{name}") for name, text in mapping.log_facets.items()}
         facets |= {
             name: content(f"CAST(i.{identifier(name)} AS VARCHAR)")
@@ -126,7 +119,7 @@ class Staging:
         self._execute(
             f"""CREATE TABLE parsed AS SELECT r.__row, {user} AS user_key, {item} AS item_key,
             {moment} AS ts, {time_cell} IS NULL AS ts_missing,
-            {written} AS wall_clock,
+            {written} AS wall_clock, {self._ignored()} AS ignored,
             {event_id} AS event_key, {played} AS played_seconds, {length} AS duration_seconds,
             {place} AS place, {position} AS position, {request_id} AS request_id,
             {", ".join(f"{sql} AS {inner(name)}" for name, sql in facets.items())}
@@ -142,8 +135,10 @@ class Staging:
             kind = "BOOLEAN" if self.raw.blank else self._type_of(sql, where)
             behaviors[name] = f"({sql})" if kind == "BOOLEAN" else boolean_sql(sql)
             guessed += [name] if kind != "BOOLEAN" else []
+        for name, sql in self.marks.said.items():
+            behaviors[name] = f"coalesce({sql}, {behaviors.get(name, 'CAST(NULL AS BOOLEAN)')})"
         digest = "md5(concat_ws(chr(31), p.user_key, p.item_key, CAST(epoch_us(p.ts) AS VARCHAR)))"
-        key = "md5(p.event_key || chr(31) || p.item_key)" if self._list_column else "p.event_key"
+        key = "md5(p.event_key || chr(31) || p.item_key)" if self._listed else "p.event_key"
         role, told = self._action(behaviors)
         behaviors |= told
         reasons = self._reasons(now, zone_bad)
@@ -175,81 +170,29 @@ class Staging:
         self.con.execute("DROP TABLE parsed")
 
     @property
-    def _list_column(self) -> str | None:
-        return self.mapping.impressions.list_column if self.mapping.impressions else None
+    def _listed(self) -> bool:
+        return bool(self.mapping.impressions and self.mapping.impressions.list_column)
 
-    def _unfold_lists(self) -> None:
-        """Make a row of ``raw`` an item that a list shows; a row that has a list and is an action stays one as well."""
-        name, actions = self._list_column, self.mapping.actions
-        if name is None and actions is None:
-            return
-        if name is None or name not in self.raw.columns:
-            if name is not None:
-                self._named_column(name, "impressions.list_column")  # a misspelled name is refused
-            self.con.execute("ALTER TABLE raw ADD COLUMN __place INTEGER")
-            return
-        before = raw_rows(self.con)
-        cell, kind, rule = (
-            self.raw.cell(name, "impressions.list_column"),
-            self.raw.types[name],
-            self.mapping.impressions,
-        )
-        item = self.mapping.columns.item_id
-        columns, types = dict(self.raw.columns), dict(self.raw.types)
-        if item not in columns:
-            if not item.isidentifier():
-                raise ConfigError(
-                    f"columns.item_id: '{item}' is not a column of the log; with impressions.list_column it names one, and "
-                    "no expression"
-                )
-            columns[item] = f"c{len(columns)}"
-            self.con.execute(f"ALTER TABLE raw ADD COLUMN {columns[item]} VARCHAR")
-        text = f"trim(CAST({cell} AS VARCHAR))"
-        elements = (
-            f"list_transform({cell}, lambda x: CAST(x AS VARCHAR))"
-            if kind.endswith("[]")
-            else f"""CASE WHEN starts_with({text}, '[') AND json_valid({text}) THEN CAST(json({text}) AS VARCHAR[])
-            ELSE coalesce({_printed_list(text)}, string_split({text}, {quoted(rule.separator if rule else "|")})) END"""
-        )
-        row_item = exact_text(f"r.{columns[item]}", types.get(item, "VARCHAR"))
-        self.con.execute(
-            f"""CREATE TABLE listed AS SELECT __row,
-            list_filter({elements}, lambda x: {content("x")} IS NOT NULL) AS shown FROM raw r WHERE {cell} IS NOT NULL"""
-        )
-        self.con.execute("DELETE FROM listed WHERE len(shown) = 0")
-        self.con.execute(
-            f"""INSERT INTO malformed SELECT CAST({cell} AS VARCHAR), 'list_too_long' FROM raw r JOIN listed USING (__row)
-            WHERE len(shown) > {LONGEST_LIST}"""
-        )
-        self.con.execute(f"DELETE FROM raw WHERE __row IN (SELECT __row FROM listed WHERE len(shown) > {LONGEST_LIST})")
-        acts = f"{self._value()} IN ({_texts(actions.values.values())})" if actions else "false"
-        rest = f"r.* EXCLUDE (__row, {columns[item]})"
-        self.con.execute(
-            f"""CREATE TABLE unfolded AS SELECT * EXCLUDE (__row), row_number() OVER (ORDER BY __row, __place NULLS FIRST) AS __row
-            FROM (SELECT {rest}, unnest(shown) AS {columns[item]}, r.__row,
-                CAST(generate_subscripts(shown, 1) - 1 AS INTEGER) AS __place FROM raw r JOIN listed USING (__row)
-            UNION ALL BY NAME SELECT {rest}, {row_item} AS {columns[item]}, r.__row, CAST(NULL AS INTEGER) AS __place
-            FROM raw r LEFT JOIN listed USING (__row) WHERE shown IS NULL OR coalesce({acts}, false))"""
-        )
-        self.con.execute("DROP TABLE listed")
-        self.con.execute("DROP TABLE raw")
-        self.con.execute("ALTER TABLE unfolded RENAME TO raw")
-        types[item] = "VARCHAR"
-        self.raw = replace(self.raw, columns=columns, types=types, untyped=self.raw.untyped | {item})
-        self.unfolded = raw_rows(self.con) - before
+    @property
+    def _list_columns(self) -> dict[str, str]:
+        """Keys of the mapping that name columns of lists, and the columns."""
+        rule = self.mapping.impressions
+        if not rule or not rule.list_column:
+            return {}
+        chosen = {f"impressions.chosen.{name}": column for name, column in rule.chosen.items()}
+        return {"impressions.list_column": rule.list_column, **chosen}
 
-    def _named_column(self, name: str, where: str) -> str:
-        """Cell of a column that a key names; an expression is refused, as an input that may lack columns takes it for one."""
-        if name not in self.raw.columns and EXPRESSION.search(name):
-            raise ConfigError(
-                f"{where}: '{name}' is not a column of the log; it names one, and no expression: write it into a column first"
-            )
-        return self.raw.cell(name, where)
+    def _ignored(self) -> str:
+        """SQL of "the mapping passes over rows like this one", which show no item."""
+        actions = self.mapping.actions
+        if not actions or not actions.ignored:
+            return "false"
+        return f"r.__place IS NULL AND coalesce({self._value()} IN ({texts([actions.ignored])}), false)"
 
     def _value(self) -> str:
         """SQL of what a row of a log with actions says that it is."""
         column = self.mapping.actions.column if self.mapping.actions else ""
-        cell = self._named_column(column, "actions.column")
+        cell = self.raw.named_cell(column, "actions.column")
         return content(exact_text(cell, self.raw.types.get(column, "VARCHAR")))
 
     def _action(self, behaviors: dict[str, str]) -> tuple[str, dict[str, str]]:
@@ -261,14 +204,14 @@ class Staging:
         if actions is None:
             return "false", {}
         value = self._value()
-        is_action = f"{value} IN ({_texts(actions.values.values())})"
+        is_action = f"{value} IN ({texts(actions.values.values())})"
         impression = (
-            f"r.__place IS NOT NULL OR {value} IS NULL OR {value} IN ({_texts([shown.values if shown else ()])})"
+            f"r.__place IS NOT NULL OR {value} IS NULL OR {value} IN ({texts([shown.values if shown else ()])})"
         )
         role = f"CASE WHEN {impression} THEN false WHEN {is_action} THEN true END"
         told = {}
         for name, values in actions.values.items():
-            says = f"r.__place IS NULL AND {value} IN ({_texts([values])})"
+            says = f"r.__place IS NULL AND {value} IN ({texts([values])})"
             other = behaviors.get(name, "CAST(NULL AS BOOLEAN)")
             told[str(name)] = (
                 f"CASE WHEN {says} THEN true WHEN {impression} THEN coalesce({other}, false) ELSE {other} END"
@@ -283,7 +226,8 @@ class Staging:
         plain = {
             "columns.event_id": mapping.columns.event_id, "columns.played_seconds": mapping.columns.played_seconds,
             "columns.duration_seconds": mapping.columns.duration_seconds, "columns.position": mapping.columns.position,
-            "columns.request_id": mapping.columns.request_id, "impressions.list_column": self._list_column,
+            "columns.request_id": mapping.columns.request_id,
+            **self._list_columns,
             "actions.column": mapping.actions.column if mapping.actions else None,
             **{f"facets.{name}": text for name, text in mapping.log_facets.items()},
         }  # fmt: skip
@@ -316,12 +260,24 @@ class Staging:
             "malformed_row": shape,
             "open_quote": shape,
             "bad_encoding": "The text is not UTF-8: set csv: {encoding: latin-1} in the mapping, or save it as UTF-8",
-            "unknown_zone": "Look at local_time: the zone's or the offset's column",
+            "unknown_zone": self._zone_hint(),
             "zone_abbreviation": "Abbreviations of zones mean several; write offsets, or leave them out and give zone",
             "unknown_action": "The values of actions.column are not those under actions.values and impressions.values",
+            "unknown_label": "The items of impressions.list_column do not end with a separator and a value of impressions.labels",
             "bad_user_id": "User ids of this source are integers since its first ingestion",
             "bad_item_id": "Item ids of this source are integers since its first ingestion",
         }.get(reason, "Look at the mapping's columns")
+
+    def _zone_hint(self) -> str:
+        """What a person should look at when no row has a zone or an offset that can be read."""
+        rule = self.mapping.local_time
+        key = "zone_column" if rule.zone_column else "offset_minutes_column"
+        name = getattr(rule, key)
+        plain = f"CAST({self.raw.cell(name, key)} AS VARCHAR)" if name in self.raw.columns else None
+        cell = content(plain or self._optional_text(name, f"local_time.{key}"))
+        text = scalar(self.con, f"SELECT any_value({cell}) FROM raw r")
+        wanted = "a zone such as Europe/Berlin" if rule.zone_column else "minutes from UTC, such as 120 or -300"
+        return f"Look at local_time.{key}: {'every cell is empty' if text is None else f'a cell reads {text!r}'}, it takes {wanted}"
 
     def _type_of(self, sql: str, where: str) -> str:
         """DuckDB type of a compiled expression over raw and parsed rows."""
@@ -406,7 +362,8 @@ class Staging:
                 )
             if chosen == "auto":
                 every = scalar(
-                    self.con, f"SELECT bool_and({_is_integer(f'{kind}_key')}) FROM parsed WHERE {kind}_key IS NOT NULL"
+                    self.con,
+                    f"SELECT bool_and({_is_integer(f'{kind}_key')}) FROM parsed WHERE {kind}_key IS NOT NULL AND NOT ignored",
                 )
                 chosen = known or ("int" if every else "string")
             self.ids[kind] = chosen
@@ -421,6 +378,7 @@ class Staging:
         rejecting = self.mapping.timestamp.fold == "reject" and self.shifted
         rejected = (("ambiguous", "first_ts IS NOT NULL"), ("skipped", "skipped")) if rejecting else ()
         cases = [
+            (IGNORED, "p.ignored"),
             ("missing_timestamp", "p.ts_missing"),
             *((f"{name}_local_time", f"p.__row IN (SELECT __row FROM folds WHERE {sql})") for name, sql in rejected),
             (
@@ -445,6 +403,7 @@ class Staging:
                 )
                 for name in sorted(self.numbers)
             ),
+            *((("unknown_label", self.marks.unlabeled),) if self.marks.unlabeled != "false" else ()),
             *((("unknown_action", f"{self._action({})[0]} IS NULL"),) if self.mapping.actions else ()),
             ("not_finite", "NOT isfinite(p.played_seconds) OR NOT isfinite(p.duration_seconds)"),
             ("negative_duration", "p.duration_seconds < 0"),
@@ -462,41 +421,12 @@ class Staging:
             bad = f"coalesce(NOT isfinite({minutes}) OR abs({minutes}) > 26 * 60, true)"
             safe = f"CASE WHEN {bad} THEN 0 ELSE {minutes} END"
             return f"(p.ts AT TIME ZONE 'UTC') + to_minutes(CAST({safe} AS BIGINT))", bad
-        column = f"trim(CAST({self._column(str(rule.zone_column), 'local_time.zone_column')} AS VARCHAR))"
+        column = self._text(str(rule.zone_column), "local_time.zone_column")
         names = [row[0] for row in self.con.execute(f"SELECT DISTINCT {column} FROM raw r").fetchall()]
         known = [name for name in names if name and is_zone(name)]
         zones = ", ".join(map(quoted, known)) or "''"
         safe = f"CASE WHEN {column} IN ({zones}) THEN {column} ELSE 'UTC' END"
         return f"p.ts AT TIME ZONE ({safe})", f"coalesce({column} NOT IN ({zones}), true)"
-
-    def _load_items(self, items: Items, folder: Path) -> None:
-        candidates = [
-            [p] if p.is_file() else sorted(p.parent.glob(p.name))
-            for p in (Path(relative(folder, items.path)), self.files[0].parent / items.path)
-        ]
-        path = next((paths[0] for paths in candidates if paths), None)
-        if path is None:
-            raise DataError(f"no items table at '{items.path}' (items.path, relative to the mapping or to the log)")
-        side = self.mapping.model_copy(update={"format": items.format, "csv": items.csv})
-        other = self.con.cursor()
-        other.execute("CREATE SCHEMA items_load")
-        other.execute("USE items_load")
-        raw = load_raw(other, side, find_files([str(path)]))
-        if bad := scalar(other, "SELECT count(*) FROM malformed"):
-            log.warning("items (%s): %d rows could not be read; their items count as unknown", path, bad)
-        key = raw.cell(items.key, f"items.key ({path})")
-        expressions = {**items.facets, **({ITEM_LENGTH: items.duration_seconds} if items.duration_seconds else {})}
-        values = {name: _item_value(text, f"items.{name} ({path})", raw) for name, text in expressions.items()}
-        cells = ", ".join(f"arg_min({sql}, __row) AS {identifier(name)}" for name, sql in values.items())
-        try:
-            other.execute(
-                f"""CREATE TABLE memory_items AS SELECT trim({exact_text(key, raw.types.get(items.key, "VARCHAR"))}) AS key
-                {"," + cells if cells else ""} FROM raw r GROUP BY ALL"""
-            )
-        except duckdb.Error as error:
-            raise ConfigError(f"items ({path}): {str(error).splitlines()[0]}; nothing was ingested") from None
-        self.con.execute("CREATE VIEW items AS SELECT * FROM items_load.memory_items")
-        other.close()
 
     def _column(self, name: str, where: str) -> str:
         return self.raw.cell(name, where)
@@ -572,23 +502,6 @@ def inner(facet: str) -> str:
     return identifier(f"facet:{facet}")
 
 
-def _printed_list(text: str) -> str:
-    """SQL of the elements of a list as Python or NumPy print it (``['a', 'b']``, ``[1 2]``), null where a text is none."""
-    apart = f"regexp_replace({text}, {quoted(QUOTES_APART)}, {quoted(QUOTES_LISTED)}, 'g')"
-    numbers = rf"regexp_replace({text}, '\s+', ', ', 'g')"
-    return rf"""CASE WHEN regexp_full_match({text}, '\[[-0-9.\s]+\]') THEN TRY_CAST({numbers} AS VARCHAR[])
-        WHEN starts_with({text}, '[') THEN TRY_CAST({apart} AS VARCHAR[]) END"""
-
-
-def _texts(groups: Iterable[Iterable[str]]) -> str:
-    """SQL of the texts of all groups, for IN; a text that no cell has where there are none.
-
-    >>> _texts([("a", "b"), ("c",)])
-    "'a', 'b', 'c'"
-    """
-    return ", ".join(quoted(text) for group in groups for text in group) or "''"
-
-
 def _is_integer(key: str) -> str:
     """SQL: a text is an integer of 64 bits as one writes it, perhaps as pandas writes it beside empty cells (7.0)."""
     digits = f"regexp_replace({key}, '\\.0+$', '')"
@@ -597,15 +510,3 @@ def _is_integer(key: str) -> str:
 
 def _instant(hour: Hour) -> str:
     return f"TIMESTAMPTZ {quoted(hour.start.isoformat())}"
-
-
-def _item_value(text: str, where: str, raw: RawLog) -> str:
-    """SQL of a column of the items table, or of an expression over its columns."""
-    if text in raw.columns:
-        return raw.cell(text, where)
-    tree: exp.Expr = parse_expression(text, where)
-    for column in list(tree.find_all(exp.Column)):
-        cell = sqlglot.parse_one(raw.cell(column.name, where), read="duckdb")
-        tree = cell if column is tree else tree
-        column.replace(cell)
-    return tree.sql(dialect="duckdb")

@@ -74,8 +74,8 @@ class SourceProperties:
     def of(cls, mapping: Mapping) -> SourceProperties:
         """The properties that a mapping gives its source."""
         return cls(
-            mapping.source, mapping.facet_names, mapping.behavior_names, mapping.negatives, mapping.actions,
-            mapping.has_requests,
+            mapping.source, mapping.facet_names, mapping.behavior_names, mapping.negatives,
+            mapping.actions.model_copy(update={"ignored": ()}) if mapping.actions else None, mapping.has_requests,
         )  # fmt: skip
 
     @classmethod
@@ -95,7 +95,7 @@ class SourceProperties:
             "facets": list(self.facets),
             "behaviours": list(self.behaviors),
             "negatives": self.negatives.model_dump() if self.negatives else None,
-            **({"actions": self.actions.model_dump(mode="json")} if self.actions else {}),
+            **({"actions": self.actions.model_dump(mode="json", exclude={"ignored"})} if self.actions else {}),
             **({"requests": True} if self.has_requests else {}),
         }
 

@@ -12,6 +12,7 @@ import itertools
 import json
 import logging
 import re
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, TextIO, cast
@@ -71,6 +72,12 @@ def decoded(file: Path, encoding: str, newline: str | None = None) -> TextIO:
                 "it as UTF-8. Nothing was ingested"
             )
     return io.TextIOWrapper(binary(file), encoding=encoding, errors="backslashreplace", newline=newline)
+
+
+def pass_lines(stream: TextIO | BinaryIO, count: int) -> None:
+    """Read lines of a text and forget them."""
+    for _ in range(count):
+        stream.readline()
 
 
 def clean_json(file: Path, copy: Path) -> Cleaned:
@@ -158,6 +165,12 @@ def clean_csv(file: Path, copy: Path, options: CsvOptions, delimiter: str, colum
     """
     _check_encoding(file, options.encoding, "csv: ")
     utf8 = options.encoding == "utf-8"
+    if options.skip and utf8:
+        rest = copy.with_suffix(".rest")
+        with binary(file) as stream, rest.open("wb") as target:
+            pass_lines(stream, options.skip)
+            shutil.copyfileobj(stream, target, CHUNK)
+        file = rest
     with binary(file) as stream:
         head = stream.read(CHUNK)
         if not head.removeprefix(b"\xef\xbb\xbf").strip(b"\r\n") and not stream.read(1):
@@ -169,6 +182,7 @@ def clean_csv(file: Path, copy: Path, options: CsvOptions, delimiter: str, colum
     if not utf8:
         whole = copy.with_suffix(".utf8")
         with decoded(file, options.encoding, "\n") as text, whole.open("w", encoding="utf-8", newline="\n") as target:
+            pass_lines(text, options.skip)
             while chunk := text.read(CHUNK):
                 target.write(chunk.removeprefix("\ufeff"))
         file = whole

@@ -21,7 +21,8 @@ source: my_app                        # required: name of the source, and of its
 description: Streams of my app        # for people
 format: auto                          # auto (by suffix), csv, parquet, jsonl; each also .gz
 csv: {delimiter: ",", quote: '"', header: true, encoding: utf-8}   # columns: [...] where there is no header; "\\t" is a tab
-                                      # (.tsv has tabs anyway); encoding: utf-8, latin-1 or utf-16
+                                      # (.tsv has tabs anyway); encoding: utf-8, latin-1 or utf-16; skip: 1 passes over a
+                                      # line before the header
 paths: ["log/{hour}.csv.gz"]          # default paths, relative to this file; the command line's win;
                                       # {hour} is the hour's key (2026-11-23T10), where the log has a file an hour
 columns:
@@ -53,13 +54,16 @@ behaviors:                           # required: at least one; leave out what th
 actions:                              # for logs in which what was done is a separate row, which may come later
   column: action                      # what a row is; a row without a value is an impression
   values: {like: [LIKE, BOOKMARK], share: SHARE}   # a value means a behavior; others are quarantined
+  ignored: [SEARCH]                   # values of rows that are passed over, and counted
   window_minutes: 30                  # an action belongs to the impression with its event_id, or else to the last one of
                                       # its user and item in this window before it; else it is a separate positive
   skew_seconds: 0                     # how much later than the action the impression's clock may be
 impressions:
   values: [VIEW]                      # values of actions.column that mean that the item was shown
   list_column: shown                  # or several items in one cell, as a list, a JSON array, or text with a
-  separator: "|"                      # separator; item_id then names the column of the item that was acted on
+  separator: "|"                      # separator; item_id then names the column of the item that was acted on, if any
+  chosen: {finish: clicked}           # columns with those of the list's items that were acted on; or, where each item ends
+                                      # with it (a-1|b-0): labels: {separator: "-", values: {finish: "1"}, shown: "0"}
 negatives: {per_positive: 4, kind: popularity, seed: 7}   # for logs of positives only; or kind: own
 exposures:                            # who met which experiment variant; {name} is the log file's name
   path: ../exposures/{name}
@@ -97,7 +101,8 @@ def ingest(
 ) -> None:
     """Read a log into hour partitions.
 
-    The last line of output is one JSON object with the account: rows_in = kept + duplicates + merged + quarantined.
+    The last line of output is one JSON object with the account: rows_in = kept + duplicates + merged + quarantined
+    + ignored.
     Running it again on the same files changes nothing.
     """
     from core.hours import Hour, check_range

@@ -58,7 +58,8 @@ class ActionLog:
 
     def ingest_files(self, *paths: Path) -> Account:
         account = ingest(str(self.mapping), [str(path) for path in paths], self.settings, now=NOW)
-        assert account.rows_in == account.kept + account.duplicates + account.merged + account.quarantined
+        counted = account.kept + account.duplicates + account.merged + account.quarantined + account.ignored
+        assert account.rows_in == counted
         return account
 
     def frame(self) -> pd.DataFrame:

@@ -16,6 +16,7 @@ from events.mapping import (
     Exposures,
     Impressions,
     Items,
+    Labels,
     LocalTime,
     Mapping,
     Negatives,
@@ -37,7 +38,8 @@ def test_what_is_printed_is_a_mapping(tmp_path: Path, capsys: pytest.CaptureFixt
 
 
 @pytest.mark.parametrize(
-    "model", [Mapping, Columns, CsvOptions, Timestamp, LocalTime, Items, Actions, Impressions, Negatives, Exposures]
+    "model",
+    [Mapping, Columns, CsvOptions, Timestamp, LocalTime, Items, Actions, Impressions, Labels, Negatives, Exposures],
 )
 def test_every_key_is_printed_where_it_belongs(model: type[BaseModel], capsys: pytest.CaptureFixture[str]) -> None:
     lines = explained(capsys).splitlines()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -164,3 +165,49 @@ def test_a_file_whose_name_looks_like_a_pattern_is_looked_at_alone(tmp_path: Pat
     (tmp_path / "ab.csv").write_text("member,song,genre,ts\n" + rows(900, line))
     (tmp_path / "a*.csv").write_text("uid,iid,genre,ts\n" + rows(40, line))
     assert "guessed from 40 rows of a*.csv" in guess_mapping([str(tmp_path / "a*.csv")], source="guessed")
+
+
+def test_a_list_with_labels(tmp_path: Path, settings: Settings) -> None:
+    text = "impression_id\tuser_id\ttime\thistory\timpressions\n" + rows(
+        60, "{n}\tU{u}\t2026-03-02T08:{m:02d}:00Z\tN1 N2\tN{i}-0 N9{i}-1 N500-0"
+    )
+    mapping, _, log = guessed(tmp_path, "behaviors.tsv", text)
+    assert mapping.impressions is not None
+    assert mapping.impressions.labels is not None
+    assert (mapping.impressions.list_column, mapping.impressions.separator) == ("impressions", " ")
+    account = ingest(str(tmp_path / "mapping.yaml"), [str(log)], settings, now=NOW)
+    assert (account.kept, account.quarantined) == (180, 0)
+
+
+def test_a_list_with_what_was_clicked_beside_it(tmp_path: Path, settings: Settings) -> None:
+    table = pa.table(
+        {
+            "impression_id": range(40), "user_id": [n % 7 for n in range(40)],
+            "impression_time": [f"2026-03-02T08:{n:02d}:00Z" for n in range(40)],
+            "article_ids_inview": [[n % 5, 10 + n % 5, 20] for n in range(40)], "article_ids_clicked": [[20] for _ in range(40)],
+        }
+    )  # fmt: skip
+    log = tmp_path / "behaviors.parquet"
+    pq.write_table(table, log)
+    path = tmp_path / "mapping.yaml"
+    path.write_text(guess_mapping([str(log)], source="guessed"))
+    mapping = load_mapping(str(path))[0]
+    assert mapping.impressions is not None
+    assert mapping.impressions.chosen == {"finish": "article_ids_clicked"}
+    account = ingest(str(path), [str(log)], settings, now=NOW)
+    assert (account.kept, account.quarantined) == (120, 0)
+
+
+def test_a_log_of_one_person_has_a_constant_user_to_be_checked(tmp_path: Path, settings: Settings) -> None:
+    text = "ts,master_metadata_track_name,ms_played\n" + rows(50, "2026-03-02T08:{m:02d}:00Z,track{i},{n}000")
+    mapping, written, log = guessed(tmp_path, "streams.csv", text)
+    assert mapping.columns.user_id == "'me'"
+    assert "check: no column looks like users" in written
+    assert ingest(str(tmp_path / "mapping.yaml"), [str(log)], settings, now=NOW).users == 1
+
+
+def test_lines_before_the_header_are_passed_over(tmp_path: Path, settings: Settings) -> None:
+    text = "# exported 2026-03-03\nuid,iid,genre,ts\n" + rows(50, "u{u},{i},{g},2026-03-02T08:{m:02d}:00Z")
+    mapping, _, log = guessed(tmp_path, "a.csv", text)
+    assert mapping.csv.skip == 1
+    assert ingest(str(tmp_path / "mapping.yaml"), [str(log)], settings, now=NOW).kept == 50

@@ -336,3 +336,33 @@ def test_what_must_not_be_read_or_written_is_named_in_one_line(
     assert last.startswith("error: ")
     assert message in last
     assert not log.settings.events_dir.exists()
+
+
+ROWS = "uid;iid;genre;ts\n1;7;rock;2026-03-10T10:00:00Z\n2;8;jazz;2026-03-10T10:01:00Z\n"
+
+
+@pytest.mark.parametrize(
+    ("notes", "count"),
+    [("sep=;\n", 1), ("# exported by hand\n# on a Monday\n", 2), ("// log\r\n\r\n", 2), ('% "quoted\n', 1)],
+)
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_lines_before_a_header_are_named_and_passed_over(tmp_path: Path, notes: str, count: int, encoding: str) -> None:
+    path = tmp_path / "log.csv"
+    path.write_bytes((notes + ROWS).encode(encoding))
+    options = f'delimiter: ";", encoding: {"utf-16" if encoding == "utf-16" else "utf-8"}'
+    written = """source: test
+columns: {user_id: uid, item_id: iid}
+timestamp: {column: ts}
+local_time: {zone: UTC}
+facets: {genre: genre}
+behaviors: {finish: "true"}
+csv: {OPTIONS}
+"""
+    mapping, settings = tmp_path / "mapping.yaml", load_settings(var=tmp_path / "var", source="test")
+    mapping.write_text(written.replace("OPTIONS", options))
+    with pytest.raises(ConfigError, match=rf"like a note: set csv: \{{skip: {count}\}}"):
+        ingest(str(mapping), [str(path)], settings, now=NOW)
+    assert not settings.events_dir.exists()
+    mapping.write_text(written.replace("OPTIONS", f"{options}, skip: {count}"))
+    account = ingest(str(mapping), [str(path)], settings, now=NOW)
+    assert (account.rows_in, account.kept, account.quarantined) == (2, 2, 0)

@@ -1,0 +1,157 @@
+"""Rows that show several items in one cell: a row for each of them, with its place and what the list says was done."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field, replace
+
+import duckdb
+
+from core.duck import identifier, quoted, texts
+from core.errors import ConfigError
+from events.cells import content
+from events.mapping import Impressions, Labels, Mapping
+from events.readers import RawLog, exact_text
+
+LONGEST_LIST = 10_000
+"""A row is copied for each item of its list; nobody was shown more."""
+QUOTES_APART, QUOTES_LISTED = r"'\s+'", "', '"
+"""Between the texts of a list: as NumPy prints it, and as everybody else writes it."""
+
+
+@dataclass(frozen=True)
+class ListMarks:
+    """What a list says of a row ``r`` of ``raw``, as SQL. Column ``__place`` is its item's index, null outside a list.
+
+    Attributes:
+        said: by behavior, whether it was done; null where the list says nothing of it.
+        unlabeled: whether the item should have a label and has none that means something.
+    """
+
+    said: dict[str, str] = field(default_factory=dict)
+    unlabeled: str = "false"
+
+
+def unfold_lists(con: duckdb.DuckDBPyConnection, mapping: Mapping, raw: RawLog, acts: str) -> tuple[RawLog, ListMarks]:
+    """Make a row of ``raw`` for each item of its list; a row that has a list and is an action stays one as well.
+
+    Args:
+        con: has the tables ``raw`` and ``malformed``.
+        mapping: its ``impressions`` name the list. Without one, only the column ``__place`` is added.
+        raw: the log.
+        acts: SQL of "the row ``r`` is an action".
+
+    Returns:
+        The log, and what its lists say.
+
+    Raises:
+        ConfigError: the log has no column for the list, or the mapping does not name a column for its items.
+    """
+    rule = mapping.impressions or Impressions()
+    if rule.list_column is None or rule.list_column not in raw.columns:
+        if rule.list_column is not None:
+            raw.named_cell(rule.list_column, "impressions.list_column")  # a misspelled name is refused
+        con.execute("ALTER TABLE raw ADD COLUMN __place INTEGER")
+        return raw, ListMarks()
+    raw = _with_items(con, raw, mapping.columns.item_id)
+    item = raw.columns[mapping.columns.item_id]
+    chosen = {name: identifier(f"__chosen:{name}") for name, column in rule.chosen.items() if column in raw.columns}
+    for name in rule.chosen:
+        raw.named_cell(rule.chosen[name], f"impressions.chosen.{name}")
+    lists = {"shown": rule.list_column, **{column: rule.chosen[name] for name, column in chosen.items()}}
+    _read_lists(con, raw, lists, rule.separator)
+    entry = "unnest(shown) AS entry, CAST(generate_subscripts(shown, 1) - 1 AS INTEGER) AS __place"
+    con.execute(f"CREATE TABLE entries AS SELECT *, {entry} FROM listed")
+    if chosen:  # what was chosen without having been shown is no part of the list, and not lost
+        every = f"list_distinct(list_concat({', '.join([*chosen.values(), '[]'])}))"
+        con.execute(
+            f"""INSERT INTO entries BY NAME SELECT *, unnest(list_filter({every}, lambda x: NOT list_contains(shown, x))) AS entry
+            FROM listed"""
+        )
+    bare, label = _label(rule.labels)
+    marks = "".join(f", list_contains({column}, entry) AS {column}" for column in chosen.values())
+    own = f"CAST({exact_text(f'r.{item}', raw.types[mapping.columns.item_id])} AS VARCHAR) AS {item}"
+    con.execute(
+        f"""CREATE TABLE unfolded AS SELECT * EXCLUDE (__row), row_number() OVER (ORDER BY __row, __place NULLS FIRST) AS __row
+        FROM (SELECT r.* EXCLUDE ({item}), {bare} AS {item}, __place, {label} AS __label{marks}
+            FROM raw r JOIN entries USING (__row)
+        UNION ALL BY NAME SELECT r.* EXCLUDE ({item}), {own} FROM raw r LEFT JOIN listed USING (__row)
+            WHERE shown IS NULL OR coalesce({acts}, false))"""
+    )
+    for table in ("listed", "entries", "raw"):
+        con.execute(f"DROP TABLE {table}")
+    con.execute("ALTER TABLE unfolded RENAME TO raw")
+    types = {**raw.types, mapping.columns.item_id: "VARCHAR"}
+    said: dict[str, str] = {name: f"r.{column}" for name, column in chosen.items()}
+    unlabeled = "false"
+    if rule.labels:
+        said = {name: f"r.__label IN ({texts([values])})" for name, values in rule.labels.values.items()}
+        known = texts([*rule.labels.values.values(), rule.labels.shown])
+        unlabeled = f"r.__place IS NOT NULL AND coalesce(r.__label NOT IN ({known}), true)"
+    unfolded = replace(raw, types=types, untyped=raw.untyped | {mapping.columns.item_id})
+    return unfolded, ListMarks(said, unlabeled)
+
+
+def _with_items(con: duckdb.DuckDBPyConnection, raw: RawLog, item: str) -> RawLog:
+    """The log with a column for the lists' items, which it need not have."""
+    if item in raw.columns:
+        return raw
+    if not item.isidentifier():
+        raise ConfigError(
+            f"columns.item_id: '{item}' is not a column of the log; with impressions.list_column it names one, and no "
+            "expression"
+        )
+    column = f"c{len(raw.columns)}"
+    con.execute(f"ALTER TABLE raw ADD COLUMN {column} VARCHAR")
+    return replace(raw, columns={**raw.columns, item: column}, types={**raw.types, item: "VARCHAR"})
+
+
+def _read_lists(con: duckdb.DuckDBPyConnection, raw: RawLog, lists: dict[str, str], separator: str) -> None:
+    """Make the table ``listed``: of each row with a list its texts, without blanks; the others only if they have some.
+
+    Rows with a list that is too long go to ``malformed``.
+    """
+    cells = [
+        f"coalesce({_texts_of(f'r.{raw.columns[name]}', raw.types[name], separator)}, []) AS {column}"
+        for column, name in lists.items()
+    ]
+    con.execute(f"CREATE TABLE listed AS SELECT __row, {', '.join(cells)} FROM raw r")
+    con.execute(f"DELETE FROM listed WHERE {' AND '.join(f'len({column}) = 0' for column in lists)}")
+    longest = f"greatest({', '.join(f'len({column})' for column in lists)})"
+    con.execute(
+        f"""INSERT INTO malformed SELECT CAST(r.{raw.columns[lists["shown"]]} AS VARCHAR), 'list_too_long'
+        FROM raw r JOIN listed USING (__row) WHERE {longest} > {LONGEST_LIST}"""
+    )
+    con.execute(f"DELETE FROM raw WHERE __row IN (SELECT __row FROM listed WHERE {longest} > {LONGEST_LIST})")
+
+
+def _texts_of(cell: str, kind: str, separator: str) -> str:
+    """SQL of the texts in a cell: a list, a JSON array, a list as Python prints it, or text with separators."""
+    text = f"trim(CAST({cell} AS VARCHAR))"
+    each = (
+        f"list_transform({cell}, lambda x: CAST(x AS VARCHAR))"
+        if kind.endswith("[]")
+        else f"""CASE WHEN starts_with({text}, '[') AND json_valid({text}) THEN CAST(json({text}) AS VARCHAR[])
+        ELSE coalesce({_printed_list(text)}, string_split({text}, {quoted(separator)})) END"""
+    )
+    return f"list_filter(list_transform({each}, lambda x: {content('x')}), lambda x: x IS NOT NULL)"
+
+
+def _printed_list(text: str) -> str:
+    """SQL of the elements of a list as Python or NumPy print it (``['a', 'b']``, ``[1 2]``), null where a text is none."""
+    apart = f"regexp_replace({text}, {quoted(QUOTES_APART)}, {quoted(QUOTES_LISTED)}, 'g')"
+    numbers = rf"regexp_replace({text}, '\s+', ', ', 'g')"
+    return rf"""CASE WHEN regexp_full_match({text}, '\[[-0-9.\s]+\]') THEN TRY_CAST({numbers} AS VARCHAR[])
+        WHEN starts_with({text}, '[') THEN TRY_CAST({apart} AS VARCHAR[]) END"""
+
+
+def _label(rule: Labels | None) -> tuple[str, str]:
+    """SQL of an entry's item and of its label, which stands after the last separator."""
+    if rule is None:
+        return "entry", "CAST(NULL AS VARCHAR)"
+    pattern = quoted(f"(?s)^(.*){re.escape(rule.separator)}(.*)$")
+    labeled = f"contains(entry, {quoted(rule.separator)})"
+    return (
+        f"CASE WHEN {labeled} THEN regexp_extract(entry, {pattern}, 1) ELSE entry END",
+        f"CASE WHEN {labeled} THEN trim(regexp_extract(entry, {pattern}, 2)) END",
+    )

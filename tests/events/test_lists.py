@@ -1,0 +1,246 @@
+"""Lists of items in one cell that say themselves what was done with each item."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from pydantic import ValidationError
+
+from core.errors import ConfigError, DataError
+from events.mapping import Mapping
+from tests.events.test_actions import ActionLog
+
+NEWS = """\
+source: test
+csv: {delimiter: "\\t", header: false, columns: [impression, user, time, history, impressions]}
+columns: {user_id: user, item_id: news, request_id: impression}
+timestamp: {column: time, format: "%m/%d/%Y %I:%M:%S %p"}
+local_time: {zone: UTC}
+impressions: {list_column: impressions, separator: " ", labels: {values: {finish: "1"}}}
+"""
+LINES = (
+    "1\tU13\t3/9/2026 9:05:58 AM\tN8 N9\tN1-1 N2-0 N3-0",
+    "2\tU91\t3/9/2026 9:06:30 AM\t\tN3-1",
+    "3\tU13\t3/9/2026 11:10:00 PM\tN8 N9 N1\tN2-0 N4-1 N5-1",
+)
+
+
+def told(log: ActionLog) -> list[tuple[int, str, bool | None]]:
+    """Place in the list, minute and finish of every event."""
+    frame = log.frame().sort_values(["timestamp", "position"])
+    return [
+        (-1 if pd.isna(row.position) else int(row.position), f"{row.timestamp:%H:%M}", None if pd.isna(row.finish) else bool(row.finish))
+        for row in frame.itertuples()
+    ]  # fmt: skip
+
+
+def write(log: ActionLog, *lines: str, name: str = "log.tsv") -> Path:
+    path = log.folder / name
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def test_each_item_of_a_list_with_labels_is_an_event_with_its_label(tmp_path: Path) -> None:
+    log = ActionLog(tmp_path, NEWS)
+    account = log.ingest_files(write(log, *LINES))
+    assert (account.rows_in, account.unfolded, account.kept, account.items) == (7, 4, 7, 5)
+    assert told(log) == [
+        (0, "09:05", True), (1, "09:05", False), (2, "09:05", False), (0, "09:06", True),
+        (0, "23:10", False), (1, "23:10", True), (2, "23:10", True),
+    ]  # fmt: skip
+    assert set(log.frame()["request_id"]) == {"1", "2", "3"}
+    assert log.store.behaviors == ["finish"]
+    assert log.ingest_files(log.folder / "log.tsv").changed_hours == []
+
+
+def test_an_item_may_hold_the_separator_and_a_label_may_mean_several_behaviors_apart(tmp_path: Path) -> None:
+    labels = "labels: {separator: '::', values: {like: [up, love], dislike: down}, shown: [seen, none]}"
+    log = ActionLog(tmp_path, NEWS.replace('labels: {values: {finish: "1"}}', labels))
+    log.ingest_files(write(log, "1\tU1\t3/9/2026 9:00:00 AM\t\ta::b::love a::seen b::down c::none"))
+    frame = log.frame().sort_values("position")
+    assert frame["like"].tolist() == [True, False, False, False]
+    assert frame["dislike"].tolist() == [False, False, True, False]
+    ids = pd.read_parquet(sorted((log.store.root / "_ids").glob("item*.parquet"))[-1])
+    assert set(ids["key"]) == {"a::b", "a", "b", "c"}
+
+
+def test_an_item_without_a_label_or_with_another_one_is_quarantined_and_never_taken_for_shown(tmp_path: Path) -> None:
+    log = ActionLog(tmp_path, NEWS)
+    account = log.ingest_files(write(log, LINES[0], "4\tU1\t3/9/2026 9:00:00 AM\t\tN1 N2-2 N3-1"))
+    assert account.reasons == {"unknown_label": 2}
+    assert account.kept == 4
+    assert account.quarantine is not None
+    kept_back = [json.loads(line)["content"]["news"] for line in Path(account.quarantine).read_text().splitlines()]
+    assert sorted(kept_back) == ["N1", "N2"]
+    with pytest.raises(DataError, match=r"unknown_label 2\).*labels"):
+        ActionLog(tmp_path / "other", NEWS).ingest_files(write(log, "1\tU1\t3/9/2026 9:00:00 AM\t\tN1_1 N2_0"))
+
+
+CHOSEN = """\
+source: test
+columns: {user_id: user_id, item_id: article_id, event_id: impression_id}
+timestamp: {column: impression_time}
+local_time: {zone: UTC}
+impressions: {list_column: inview, separator: ",", chosen: {finish: clicked, like: liked}}
+"""
+
+
+@pytest.mark.parametrize("form", ["text", "json", "python", "parquet"])
+def test_the_items_of_a_list_that_were_chosen_stand_in_other_columns(tmp_path: Path, form: str) -> None:
+    log = ActionLog(tmp_path, CHOSEN)
+    frame = pd.DataFrame(
+        {
+            "impression_id": [48401, 152513],
+            "user_id": [22779, 150224],
+            "impression_time": ["2026-03-10T10:00:00Z", "2026-03-10T11:00:00Z"],
+            "inview": [[11, 12, 13], [12, 14]],
+            "clicked": [[12], []],
+            "liked": [[12, 13], [99]],  # 99 was not in the list
+        }
+    )
+    lists = ["inview", "clicked", "liked"]
+    path = tmp_path / {"text": "log.csv", "python": "log.csv", "json": "log.jsonl", "parquet": "log.parquet"}[form]
+    if form == "text":
+        frame.assign(**{n: [",".join(map(str, c)) for c in frame[n]] for n in lists}).to_csv(path, index=False)
+    elif form == "python":
+        frame.assign(**{n: frame[n].map(str) for n in lists}).to_csv(path, index=False)
+    elif form == "json":
+        path.write_text("\n".join(json.dumps(line) for line in frame.to_dict("records")) + "\n")
+    else:
+        frame.to_parquet(path)
+    account = log.ingest_files(path)
+    assert (account.rows_in, account.unfolded, account.kept) == (6, 4, 6)
+    outcomes = [(item, finish, like) for item, _, finish, like, _ in log.outcomes()]
+    assert sorted(outcomes) == [
+        (11, False, False), (12, False, False), (12, True, True), (13, False, True), (14, False, False), (99, False, True),
+    ]  # fmt: skip
+    places = log.frame().set_index("item_id")["position"]
+    assert pd.isna(places[99])
+    assert log.ingest_files(path).changed_hours == []
+
+
+def test_a_file_without_the_column_of_what_was_chosen_knows_nothing_of_it(tmp_path: Path) -> None:
+    """Nothing done is something else than nothing known, as in the part of a log that is kept back for a contest."""
+    log = ActionLog(tmp_path, CHOSEN.replace(", like: liked", "") + "actions: {column: act, values: {like: LIKE}}\n")
+    log.ingest("1,5,2026-03-10T10:00:00Z,7,", header="user_id,article_id,impression_time,impression_id,act")
+    log.ingest('1,"5,6",2026-03-10T11:00:00Z,8', header="user_id,inview,impression_time,impression_id", name="b.csv")
+    assert [finish for *_, finish, _, _ in log.outcomes()] == [None, None, None]
+
+
+@pytest.mark.parametrize(
+    ("rule", "said"),
+    [
+        ('{labels: {values: {finish: "1"}}}', "give list_column"),
+        ("{chosen: {finish: clicked}}", "give list_column"),
+        ('{list_column: a, chosen: {finish: b}, labels: {values: {like: "1"}}}', "not both"),
+        ('{list_column: a, labels: {values: {finish: "0"}}}', r"'0'\] would mean several things"),
+        ('{list_column: a, labels: {separator: "", values: {finish: "1"}}}', "labels.separator"),
+    ],
+)
+def test_rules_about_lists_that_cannot_be_meant_are_refused(tmp_path: Path, rule: str, said: str) -> None:
+    log = ActionLog(
+        tmp_path, CHOSEN.partition("impressions:")[0] + f"behaviors: {{share: 'true'}}\nimpressions: {rule}\n"
+    )
+    with pytest.raises((ConfigError, ValidationError), match=said):
+        log.ingest("1,2,2026-03-10T10:00:00Z,9", header="user_id,article_id,impression_time,impression_id")
+
+
+def test_a_list_that_no_file_has_is_refused_where_there_are_no_actions(tmp_path: Path) -> None:
+    log = ActionLog(tmp_path, CHOSEN.replace("list_column: inview", "list_column: slate"))
+    with pytest.raises(
+        ConfigError, match=r"impressions.list_column: the log has no column 'slate'.*\(columns: .*inview"
+    ):
+        log.ingest('1,2,"3,4",3,,2026-03-10T10:00:00Z,9',
+                   header="user_id,article_id,inview,clicked,liked,impression_time,impression_id")  # fmt: skip
+    assert not log.store.hours()
+
+
+SEARCHES = """\
+source: test
+columns: {user_id: user, item_id: reference}
+timestamp: {column: ts}
+local_time: {zone: UTC}
+actions: {column: action, values: {finish: clickout item}, ignored: [search for destination, change of sort order]}
+impressions: {list_column: shown}
+"""
+
+
+def test_actions_of_no_interest_are_passed_over_and_counted(tmp_path: Path) -> None:
+    log = ActionLog(tmp_path, SEARCHES)
+    header = "user,ts,action,reference,shown"
+    lines = (
+        "a,,search for destination,\"Rome, Italy\",",
+        "a,2026-03-10T10:00:00Z,change of sort order,price,7|8",
+        "a,2026-03-10T10:01:00Z,clickout item,8,7|8|9",
+        "a,2026-03-10T10:02:00Z,interaction item image,8,",
+    )  # fmt: skip
+    account = log.ingest(*lines, header=header)
+    assert (account.rows_in, account.ignored, account.kept, account.merged) == (8, 1, 5, 1)
+    assert account.reasons == {"unknown_action": 1}
+    assert account.ids == {"item": "int", "user": "string"}  # the destination is no item
+    assert account.quarantine is not None
+    assert "Rome" not in Path(account.quarantine).read_text()
+    every = SEARCHES.replace("change of sort order]", "change of sort order, interaction item image]")
+    log.mapping.write_text(every)  # what is passed over is no property of the source: it may change
+    again = log.ingest(*lines, header=header)
+    assert (again.ignored, again.duplicates, again.quarantined) == (2, 6, 0)
+    assert again.changed_hours == []
+
+
+def test_a_file_of_nothing_but_what_is_passed_over_is_no_error(tmp_path: Path) -> None:
+    account = ActionLog(tmp_path, SEARCHES).ingest(
+        *[f"a,2026-03-10T10:{n:02d}:00Z,search for destination,Rome,x" for n in range(30)],
+        header="user,ts,action,reference,shown".replace("shown", "other"),
+    )
+    assert (account.ignored, account.kept, account.rows_in) == (30, 0, 30)
+
+
+def test_a_value_is_not_passed_over_and_meant_at_once() -> None:
+    with pytest.raises(ValidationError, match=r"'LIKE'\] would mean several things"):
+        Mapping.model_validate(
+            {
+                "source": "test", "columns": {"user_id": "u", "item_id": "i"}, "timestamp": {"column": "ts"},
+                "local_time": {"zone": "UTC"}, "actions": {"column": "a", "values": {"like": "LIKE"}, "ignored": "LIKE"},
+            }
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("rule", "cells", "said"),
+    [
+        ("{zone_column: tz}", ("Mars/Base",), "local_time.zone_column: a cell reads 'Mars/Base', it takes a zone such as"),
+        ("{zone_column: tz}", ("",), "local_time.zone_column: every cell is empty"),
+        ("{zone_column: zone}", ("UTC",), "local_time.zone_column: the log has no column 'zone'"),
+        ("{offset_minutes_column: minutes}", ("60",), "local_time.offset_minutes_column: the log has no column 'minutes'"),
+        ("{offset_minutes_column: tz}", ("9999",), "a cell reads '9999', it takes minutes from UTC"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("actions", ["", "actions: {column: action, values: {like: LIKE}}\n"])
+def test_zones_that_cannot_be_read_are_named_with_their_key(
+    tmp_path: Path, rule: str, cells: tuple[str], said: str, actions: str
+) -> None:
+    mapping = f"""source: test
+columns: {{user_id: user, item_id: item}}
+timestamp: {{column: ts}}
+local_time: {rule}
+behaviors: {{finish: "true"}}
+{actions}"""
+    with pytest.raises((ConfigError, DataError), match=said):
+        ActionLog(tmp_path, mapping).ingest(
+            *[f"a,7,2026-03-10T10:{n:02d}:00Z,VIEW,{cells[0]}" for n in range(30)], header="user,item,ts,action,tz"
+        )
+
+
+def test_a_zone_may_be_an_expression(tmp_path: Path) -> None:
+    mapping = """source: test
+columns: {user_id: user, item_id: item}
+timestamp: {column: ts}
+local_time: {zone_column: "coalesce(tz, 'Europe/Berlin')"}
+behaviors: {finish: "true"}
+"""
+    log = ActionLog(tmp_path, mapping)
+    log.ingest("1,7,2026-03-10T10:00:00Z,", "1,8,2026-03-10T10:00:00Z,Asia/Tokyo", header="user,item,ts,tz")
+    assert log.frame().set_index("item_id")["local_time"].dt.hour.to_dict() == {7: 11, 8: 19}
