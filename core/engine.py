@@ -6,6 +6,7 @@ Tables are named; files are Parquet folders with any number of parts.
 
 from __future__ import annotations
 
+import re
 import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -38,6 +39,7 @@ SPARK_OPTIONS = {
     "spark.ui.showConsoleProgress": "false",
 }
 """ANSI SQL, UTC, double quotes around identifiers: as the queries are written."""
+GLOB_SIGNS = re.compile(r"[\\*?\[\]{},]")
 WRITES_AT_ONCE = 8
 """Number of results that Spark writes at the same time."""
 
@@ -258,7 +260,8 @@ class SparkEngine(Engine):
     def files(self, paths: Sequence[Path]) -> str:
         self._files_read += 1
         name = f"parquet_{self._files_read}"
-        self.session.read.parquet(*map(str, paths)).createOrReplaceTempView(name)
+        plain = (GLOB_SIGNS.sub(r"\\\g<0>", str(path)) for path in paths)  # a path is a pattern to Spark
+        self.session.read.parquet(*plain).createOrReplaceTempView(name)
         return name
 
     def arrow(self, sql: str) -> pa.Table:

@@ -96,7 +96,7 @@ def test_spark_gives_what_duckdb_gives_in_bulk_and_by_the_hour_with_late_events(
     with spark_cluster(tmp_path) as (url, conf):
         for name, master in (("duckdb", ""), ("spark", url)):
             settings = load_settings(
-                var=tmp_path / name, source="test", window_days=WINDOW_DAYS, slot_minutes=SLOT_MINUTES
+                var=tmp_path / f"{name} [1]*{{a,b}}", source="test", window_days=WINDOW_DAYS, slot_minutes=SLOT_MINUTES
             )
             (tmp_path / f"log-{name}").mkdir()
             with Runner(settings, master, conf) as clock:
@@ -126,7 +126,8 @@ print(json.dumps([found.slots.to_pylist(), found.profiles.to_pylist()]))
 def test_feasts_spark_offline_store_joins_what_duckdb_joins(tmp_path: Path) -> None:
     if shutil.which("java") is None:
         pytest.skip("Java is not installed (make services)")
-    settings = load_settings(var=tmp_path, source="test", window_days=WINDOW_DAYS, slot_minutes=SLOT_MINUTES)
+    var = tmp_path / "a [1]*{b,c}"  # a pattern, were it not a name
+    settings = load_settings(var=var, source="test", window_days=WINDOW_DAYS, slot_minutes=SLOT_MINUTES)
     rows = sorted(
         ((n * 7) % 60, (n * 13) % 60, n % 3, ["rock", "jazz", None][n % 3], [100, 3][n % 2]) for n in range(90)
     )
@@ -134,7 +135,7 @@ def test_feasts_spark_offline_store_joins_what_duckdb_joins(tmp_path: Path) -> N
     ClockState(settings, EventStore(settings.events_dir)).rebuild(START + CUT)
     hours = [(START + h).number for h in (6, 30, CUT)]
     keys = {"user_id": [1, 2, 3, 99] * 3, "hour": [hour for hour in hours for _ in range(4)]}
-    options = {"var": str(tmp_path), "source": "test", "window_days": WINDOW_DAYS, "slot_minutes": SLOT_MINUTES}
+    options = {"var": str(var), "source": "test", "window_days": WINDOW_DAYS, "slot_minutes": SLOT_MINUTES}
     joined = {}
     for store in ("duckdb", "spark"):
         settings_json = json.dumps(
