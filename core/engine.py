@@ -39,7 +39,6 @@ SPARK_OPTIONS = {
     "spark.ui.showConsoleProgress": "false",
 }
 """ANSI SQL, UTC, double quotes around identifiers: as the queries are written."""
-GLOB_SIGNS = re.compile(r"[\\*?\[\]{},]")
 WRITES_AT_ONCE = 8
 """Number of results that Spark writes at the same time."""
 
@@ -227,6 +226,15 @@ class DuckEngine(Engine):
         return f"list_select({values}, coalesce({positions}, []))"
 
 
+def spark_path(path: Path) -> str:
+    r"""The pattern that means one path to Spark.
+
+    >>> spark_path(Path("/data/a[1]"))
+    '/data/a\\[1\\]'
+    """
+    return re.sub(r"[\\*?\[\]{},]", r"\\\g<0>", str(path))
+
+
 class SparkEngine(Engine):
     """Spark: the session of ``settings.spark_master``, a local one or a cluster's."""
 
@@ -260,8 +268,7 @@ class SparkEngine(Engine):
     def files(self, paths: Sequence[Path]) -> str:
         self._files_read += 1
         name = f"parquet_{self._files_read}"
-        plain = (GLOB_SIGNS.sub(r"\\\g<0>", str(path)) for path in paths)  # a path is a pattern to Spark
-        self.session.read.parquet(*plain).createOrReplaceTempView(name)
+        self.session.read.parquet(*map(spark_path, paths)).createOrReplaceTempView(name)
         return name
 
     def arrow(self, sql: str) -> pa.Table:

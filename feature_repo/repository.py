@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from core.documents import JsonObject
-from core.engine import SPARK_OPTIONS
+from core.engine import SPARK_OPTIONS, spark_path
 from core.errors import NotReadyError
 from core.files import digest_json, digest_text, exclusive_lock, read_json, write_json, write_text
 from core.settings import Settings
@@ -241,7 +241,7 @@ def _changes(settings: Settings, view: str) -> Any:
     if settings.offline_store == "spark":
         from feast.infra.offline_stores.contrib.spark_offline_store.spark_source import SparkSource
 
-        return SparkSource(path=str(folder / "*"), file_format="parquet", **common)
+        return SparkSource(path=f"{spark_path(folder)}/*", file_format="parquet", **common)
     from feast import FileSource
     from feast.data_format import ParquetFormat
 

@@ -69,6 +69,7 @@ def saved(frame: pd.DataFrame, folder: Path, kind: str = "csv") -> Path:
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["csv", "parquet"])
 def test_the_form_of_the_issue_gives_an_object_a_row(tmp_path: Path, frame: pd.DataFrame, kind: str) -> None:
     out = tmp_path / "out.json"
@@ -190,6 +191,7 @@ def test_a_file_that_is_none_says_so(tmp_path: Path, path: str) -> None:
     assert "no table at" in message or "cannot be read as Parquet" in message
 
 
+@pytest.mark.slow
 def test_help_teaches_and_the_example_is_complete(tmp_path: Path) -> None:
     assert "--covariate duration=duration_pre" in run("analyze", "--help").stdout
     example = tmp_path / "clock_ranker.yaml"
@@ -207,6 +209,7 @@ def test_help_teaches_and_the_example_is_complete(tmp_path: Path) -> None:
     assert "did you mean 'uid'" in refused("assign", example, users, "--column", "uidd")
 
 
+@pytest.mark.slow
 def test_planning_on_a_history_says_how_many_users_and_days(app_settings: Settings) -> None:
     experiment = Experiment(name="next", variants={"a": 1, "b": 1}, control="a", start="2027-01-01", pre_days=2)
     store = EventStore(app_settings.events_dir)

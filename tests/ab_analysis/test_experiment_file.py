@@ -34,6 +34,7 @@ def problem(tmp_path: Path, text: str) -> str:
     return str(caught.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [

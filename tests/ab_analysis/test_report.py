@@ -78,6 +78,7 @@ def analysis_of(app: Settings, until: Hour = END, **changes: Any) -> Analysis:
         return analyze(db, plan, build_user_table(db, store, plan, until), seed=1)
 
 
+@pytest.mark.slow
 def test_the_true_effects_lie_in_the_intervals_and_the_decision_is_to_ship(app: Settings) -> None:
     analysis = analysis_of(app)
     assert analysis.decision.verdict == "ship"
@@ -94,6 +95,7 @@ def test_the_true_effects_lie_in_the_intervals_and_the_decision_is_to_ship(app: 
     assert not [c for c in analysis.checks if c.level == "fail"]
 
 
+@pytest.mark.slow
 def test_every_method_finds_the_same_effect_with_its_own_width(app: Settings) -> None:
     analysis = analysis_of(
         app,
@@ -143,6 +145,7 @@ def test_before_the_end_of_one_planned_look_nothing_is_concluded(app: Settings) 
     assert {r.adjusted_ci for r in analysis.results} == {None}
 
 
+@pytest.mark.slow
 def test_daily_looks_under_a_sequential_rule_may_conclude(app: Settings) -> None:
     for rule in ("always_valid", "group_sequential"):
         analysis = analysis_of(app, END - 24, stopping={"rule": rule})
@@ -158,6 +161,7 @@ def test_daily_looks_under_a_sequential_rule_may_conclude(app: Settings) -> None
         assert len(days) >= 3
 
 
+@pytest.mark.slow
 def test_a_guardrail_that_breaks_stops_and_one_that_is_open_keeps_running(app: Settings) -> None:
     skips: dict[str, Any] = {
         "guardrails": {"skips": {"max_worse": 0.02}},
@@ -202,6 +206,7 @@ def test_an_expression_that_fails_on_an_event_is_named(app: Settings) -> None:
         analysis_of(app, metrics={"m": {"sum": "CAST(genre AS INT)"}}, secondary=("m",))
 
 
+@pytest.mark.slow
 def test_an_experiment_without_exposures_does_not_stop_the_others(workspace: Settings) -> None:
     content = yaml.safe_load((workspace.experiments_dir / "clock_ranker.yaml").read_text())
     (workspace.experiments_dir / "another.yaml").write_text(yaml.safe_dump({**content, "name": "another"}))
@@ -217,6 +222,7 @@ def test_a_failed_check_forbids_a_conclusion(app: Settings) -> None:
     assert analysis.warnings[0].level == "fail"
 
 
+@pytest.mark.slow
 def test_three_variants_are_compared_with_the_control_and_corrected_for_it(app: Settings) -> None:
     with pytest.raises(NotReadyError, match=r"variant \['third'\] of 'clock_ranker' has fewer than two users"):
         analysis_of(app, variants={"control": 1, "treatment": 1, "third": 1})
@@ -315,6 +321,7 @@ def test_pages_fit_wide_and_narrow_screens_light_and_dark_and_ask_nobody(workspa
     assert said == []
 
 
+@pytest.mark.slow
 def test_a_secondary_metric_that_is_worse_is_said_beside_the_decision(workspace: Settings) -> None:
     experiment = load_experiment(workspace.experiments_dir / "clock_ranker.yaml")
     report = write_report(workspace, experiment, END)
@@ -337,6 +344,7 @@ def test_an_edit_after_the_first_report_is_flagged_and_a_new_owner_is_none(works
     assert "The experiment file was edited after the start: primary, secondary changed" in page.read_text()
 
 
+@pytest.mark.slow
 def test_what_a_person_wrote_is_escaped(workspace: Settings) -> None:
     path = workspace.experiments_dir / "clock_ranker.yaml"
     evil = "<script>alert(1)</script>"
@@ -356,6 +364,7 @@ def test_what_a_person_wrote_is_escaped(workspace: Settings) -> None:
     assert "<script" not in write_overview(workspace).read_text()
 
 
+@pytest.mark.slow
 def test_the_overview_links_every_experiment_and_says_what_they_amount_to(workspace: Settings) -> None:
     assert "holds no experiment" in write_overview(workspace).read_text()
     path = workspace.experiments_dir / "clock_ranker.yaml"
@@ -413,6 +422,7 @@ def test_variants_that_start_on_different_days_fail_the_check(app: Settings) -> 
         assert checks.exposure_days(db, plan.experiment).level == "fail"
 
 
+@pytest.mark.slow
 def test_missing_hours_are_named(workspace: Settings, app: Settings) -> None:
     folder = workspace.workspace / "events"
     folder.unlink()

@@ -160,6 +160,7 @@ def test_a_full_disk_is_said(tmp_path: Path) -> None:
         write_output(Path("/dev/full"), "text\n")
 
 
+@pytest.mark.slow
 def test_repeated_users_are_counted_and_a_closed_pipe_ends_in_silence(tmp_path: Path, experiment: Path) -> None:
     users = written(tmp_path / "users.txt", "".join(f"user-{n % 150_000}\n" for n in range(200_000)))
     command = f"'{sys.executable}' -m ab_analysis assign '{experiment}' '{users}' | head -1"
@@ -170,6 +171,7 @@ def test_repeated_users_are_counted_and_a_closed_pipe_ends_in_silence(tmp_path: 
     assert len((tmp_path / "out.csv").read_text().splitlines()) == 200_001
 
 
+@pytest.mark.slow
 def test_an_analysis_writes_to_standard_output_as_a_file(tmp_path: Path) -> None:
     table = written(tmp_path / "t.csv", "variant,y\na,1\nb,2\na,3\nb,5\n")
     done = subprocess.run(

@@ -137,6 +137,7 @@ def tables(
     return make_tables(db, plan, until, events=log, exposures=seen)
 
 
+@pytest.mark.slow
 @hypothesis_settings(max_examples=40, deadline=None)
 @given(events, exposures)
 def test_the_user_table_is_what_a_loop_over_the_events_gives(rows: list[Any], met: list[Any]) -> None:

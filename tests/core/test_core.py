@@ -326,6 +326,7 @@ def test_only_a_close_name_is_proposed() -> None:
 # --- DuckDB
 
 
+@pytest.mark.slow
 @given(st.text(alphabet=st.characters(exclude_characters="\0", exclude_categories=["Cs"])))
 def test_any_text_is_a_literal_and_a_name(text: str) -> None:
     con = duckdb.connect()

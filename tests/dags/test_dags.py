@@ -64,6 +64,7 @@ def bag(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
+@pytest.mark.slow
 def test_every_file_parses_without_heavy_libraries(bag: dict[str, Any]) -> None:
     assert bag["errors"] == {}
     assert bag["heavy"] == []

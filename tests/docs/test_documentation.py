@@ -85,6 +85,7 @@ def unknown_part(words: list[str]) -> str | None:
     return None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", ALL_PAGES, ids=ids)
 def test_every_command_shown_exists_with_its_options(path: Path) -> None:
     commands = list(shown_commands(path.read_text(encoding="utf-8")))
@@ -237,6 +238,7 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     return {path.stem: path.read_text(encoding="utf-8") for path in folder.glob("*.md")}
 
 
+@pytest.mark.slow
 def test_the_reference_has_every_setting_dag_command_and_endpoint(reference: dict[str, str]) -> None:
     assert set(reference) == set(generate.PAGES)
     assert all(f"`CLOCK_{name.upper()}`" in reference["settings"] for name in Settings.model_fields)

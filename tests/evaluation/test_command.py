@@ -55,6 +55,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
 COLUMNS = ("--user", "who", "--label", "y", "--score", "p")
 
 
+@pytest.mark.slow
 def test_metrics_ends_with_one_json_object(tmp_path: Path) -> None:
     done = run("metrics", str(predictions(tmp_path)), *COLUMNS, "--weight", "w", "--by", "local_hour")
     content: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
@@ -81,6 +82,7 @@ def test_streamed_figures_are_the_plain_ones(
             assert second[key] == pytest.approx(value, abs=1e-12), key
 
 
+@pytest.mark.slow
 def test_sessions_are_a_users_hours_cut_by_request_or_what_the_options_name(tmp_path: Path) -> None:
     path = predictions(tmp_path)
     frame = pd.read_parquet(path)
@@ -95,6 +97,7 @@ def test_sessions_are_a_users_hours_cut_by_request_or_what_the_options_name(tmp_
         assert f"Sessions by user and {' and '.join(names)}: {len(groups):,} with both labels" in done.stdout
 
 
+@pytest.mark.slow
 def test_files_without_sessions_say_so(tmp_path: Path) -> None:
     path = predictions(tmp_path)
     pd.read_parquet(path).drop(columns=["hour", "request_id"]).to_parquet(path)
@@ -167,6 +170,7 @@ def test_a_confidence_in_percent_and_undefined_figures(tmp_path: Path, settings:
     assert json.loads(text)[0]["a"] is None
 
 
+@pytest.mark.slow
 def test_compare_pairs_by_key_whatever_the_order(tmp_path: Path) -> None:
     first, second = predictions(tmp_path, "a", 0.9), predictions(tmp_path, "b", 0.3)
     pd.read_parquet(second).sample(frac=1, random_state=1).to_parquet(second)
@@ -183,6 +187,7 @@ def test_compare_pairs_by_key_whatever_the_order(tmp_path: Path) -> None:
     assert rows[0]["interval"][0] > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

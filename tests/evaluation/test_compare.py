@@ -44,6 +44,7 @@ def test_delong_agrees_with_the_definition() -> None:
     assert (row.interval[1] - row.interval[0]) / 2 / 1.959964 == pytest.approx(error, rel=2e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("metric", ["auc", "session_auc"])
 def test_bootstrap_and_influence_agree(metric: str) -> None:
     a, b = draw(np.random.default_rng(2), users=150, edge=0.3)

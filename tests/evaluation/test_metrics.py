@@ -104,6 +104,7 @@ def test_logloss_agrees_with_scikit_learn() -> None:
     assert value == pytest.approx(log_loss(labels, scores), abs=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["auc", "uauc", "gauc", "session_auc", "logloss", "calibration"])
 def test_intervals_cover_the_truth_with_users_of_unequal_activity(name: str) -> None:
     """Coverage over 400 data sets of 80 users; 93 to 97 % allows four standard errors of noise below."""

@@ -259,6 +259,7 @@ impressions: {list_column: impressions}
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["text", "json", "parquet"])
 def test_a_click_out_with_its_list_is_an_impression_of_each_item_and_a_click_on_one(tmp_path: Path, form: str) -> None:
     log = ActionLog(tmp_path, SESSIONS)

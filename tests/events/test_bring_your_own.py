@@ -56,6 +56,7 @@ def radio(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_the_last_line_is_the_account(radio: Path) -> None:
     done = run(radio, "ingest", "radio.yaml", "logs")
     account = json.loads(done.stdout.splitlines()[-1])
@@ -69,6 +70,7 @@ def test_the_last_line_is_the_account(radio: Path) -> None:
     assert (status["events"], status["missing"]) == (12, [])
 
 
+@pytest.mark.slow
 def test_errors_are_one_line_without_a_traceback(radio: Path) -> None:
     for arguments, message in (
         (("ingest", "radio.yaml", "nowhere"), "no such file: 'nowhere'"),

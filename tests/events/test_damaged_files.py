@@ -17,6 +17,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 from hypothesis import HealthCheck, Phase, event, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
@@ -264,6 +265,7 @@ def check_one_flaw(folder: Path, name: str, content: bytes, mapping: str, rows: 
     assert account.quarantined <= MOST_OF_A_ROW
 
 
+@pytest.mark.slow
 @given(rows=GOOD_ROWS, flaw=st.sampled_from(["none", "cell", "short", "long", "byte", "blank", "ends", "mark", "again"]),
        odd=ODD_CELL, place=PLACE, byte=st.sampled_from([b"\x00", b"\xff", b"\x01", b"\xe9", b"'", b"\\", b"\xc2\xa0", b"\r", b'"']),
        end=st.sampled_from(["\n", "\r\n", "\r"]), quoting=st.booleans(), actions=st.booleans(), unit=UNITS,
@@ -301,6 +303,7 @@ def test_one_flaw_in_a_csv_costs_one_row_at_most(
     check_one_flaw(tmp_path / "case", name, content, mapping_of(unit, actions), len(lines))
 
 
+@pytest.mark.slow
 @given(rows=GOOD_ROWS, flaw=st.sampled_from(["none", "cell", "gone", "new", "byte", "text", "again"]), column=st.sampled_from(COLUMNS),
        value=JSON_VALUES, place=PLACE, byte=st.sampled_from([b"\x00", b"\xff", b"\x01", b"}", b"{", b",", b"\\", b"\r", b'"']),
        actions=st.booleans(), unit=UNITS)  # fmt: skip
@@ -327,6 +330,7 @@ def test_one_flaw_in_json_lines_costs_one_row_at_most(
     check_one_flaw(tmp_path / "case", "log.jsonl", b"\n".join(lines) + b"\n", mapping_of(unit, actions), len(lines))
 
 
+@pytest.mark.slow
 @given(rows=GOOD_ROWS, column=st.sampled_from([name for name in COLUMNS if name not in {"uid", "iid", "ts", "tz"}]), odd=TYPED,
        actions=st.booleans(), unit=UNITS)  # fmt: skip
 @fuzz

@@ -40,6 +40,7 @@ def moment(hours: float) -> str:
     return (START + timedelta(hours=hours)).isoformat()
 
 
+@pytest.mark.slow
 @given(times=st.lists(st.integers(0, 300), min_size=1, max_size=20), ids=st.integers(1, 3))
 @hypothesis_settings(max_examples=30, deadline=None)
 def test_an_episode_lasts_48_hours_from_its_first_row(times: list[int], ids: int) -> None:
@@ -66,6 +67,7 @@ def events(log: ActionLog) -> list[tuple[object, ...]]:
     return sorted(named.itertuples(index=False, name=None))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("one_hour_for_24")
 @given(rows=st.lists(st.tuples(st.sampled_from("ab"), HOURS, st.sampled_from([",", "true,", ",true", "false,"])), min_size=1, max_size=8),
        cuts=st.lists(HOURS, max_size=3))  # fmt: skip
@@ -86,6 +88,7 @@ def test_any_split_in_order_of_time_gives_the_same_events(
     assert events(parts) == events(whole)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("one_hour_for_24")
 @given(rows=st.lists(st.tuples(st.sampled_from("ab"), st.sampled_from("12"), HOURS, st.sampled_from(["", "", "LIKE", "DONE"]),
                                st.integers(0, 2)), min_size=1, max_size=9), order=st.permutations(range(3)))  # fmt: skip

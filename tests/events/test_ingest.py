@@ -135,6 +135,7 @@ def test_a_late_hour_lands_in_its_true_hour_and_changes_its_digest(tmp_path: Pat
     assert EventStore(fresh.events_dir).manifest(hour).digest == store.manifest(hour).digest
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["parquet", "jsonl", "jsonl.gz", "csv.gz", "folder"])
 def test_every_format_gives_the_same_events(tmp_path: Path, form: str) -> None:
     frame, digests = small_log(40), []
@@ -191,6 +192,7 @@ def test_facets_may_come_from_an_items_table(tmp_path: Path, settings: Settings)
     assert account.null_facets == {"mood": 2}
 
 
+@pytest.mark.slow
 @given(
     good=st.integers(0, 12),
     bad=st.integers(0, 6),

@@ -305,6 +305,7 @@ def powerless() -> list[str]:
     return ["setpriv", "--bounding-set=-dac_override,-dac_read_search"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("closed", "given", "message"),
     [

@@ -55,6 +55,7 @@ def test_an_origin_is_for_numbers_only(tmp_path: Path, settings: Settings) -> No
         ingest(str(tmp_path / "mine.yaml"), [str(tmp_path)], settings, now=NOW)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("release", ["pure", "1k"])
 def test_kuairand_impressions_with_the_tags_of_the_videos(tmp_path: Path, settings: Settings, release: str) -> None:
     (tmp_path / f"log_standard_4_08_to_4_21_{release}.csv").write_text(

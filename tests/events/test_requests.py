@@ -91,6 +91,7 @@ def test_an_unfolded_list_gives_positions_by_itself(tmp_path: Path) -> None:
     assert frame["like"].tolist() == [False, True, False]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("parts", [(0, 1, 2), (2, 1, 0), (1, 2, 0)])
 def test_facts_keep_them_and_an_action_that_comes_late_does_not_take_them_away(
     tmp_path: Path, parts: tuple[int, ...]
@@ -157,6 +158,7 @@ def test_a_source_whose_log_tells_neither_keeps_its_layout(tmp_path: Path) -> No
     assert "requests" not in json.loads((log.store.root / "source.json").read_text())
 
 
+@pytest.mark.slow
 def test_clocks_are_the_same_whether_all_some_or_no_hours_have_them(tmp_path: Path) -> None:
     lines = [line(minute, item, minute, "q", hour) for hour in (9, 10, 11, 12) for minute, item in ((0, "a"), (5, "b"))]
     late = (lines[3], [text for text in lines if text is not lines[3]])

@@ -75,6 +75,7 @@ def test_the_files_of_an_hour_tell_what_all_files_tell(tmp_path: Path, seed: int
     assert used > 100
 
 
+@pytest.mark.slow
 def test_the_running_hour_opens_the_last_days_files_however_long_the_log_is(tmp_path: Path) -> None:
     log = ChangeLog(tmp_path / "view", ("user_id",), SCHEMA, holds_hours=100 * DAY_HOURS)
     opened = []

@@ -218,6 +218,7 @@ def test_refreshes_with_late_events_equal_a_full_rebuild(
         assert latest(logged, moment) == latest(rebuilt, moment)
 
 
+@pytest.mark.slow
 def test_every_hour_of_a_rebuilt_history_equals_the_definition(tmp_path: Path) -> None:
     settings = load_settings(var=tmp_path / "var", source="test", window_days=WINDOW_DAYS)
     rows = [
@@ -243,6 +244,7 @@ def test_a_negative_total_drops_a_value_out_and_ties_break_by_count_then_value(t
     assert row["genre_scores"] == [1.0, 1.0, 1.0]
 
 
+@pytest.mark.slow
 def test_late_events_without_a_new_hour_are_corrected_in_place(tmp_path: Path) -> None:
     settings = load_settings(var=tmp_path / "var", source="test", window_days=WINDOW_DAYS)
     rows: list[Any] = [(h, 5, h % 3, "rock", 100) for h in range(6)]
@@ -260,6 +262,7 @@ actions: {column: action, values: {finish: PLAY, like: LIKE}}
 """
 
 
+@pytest.mark.slow
 def test_an_event_that_a_late_impression_takes_over_leaves_the_clocks(tmp_path: Path) -> None:
     """At first an action is a separate event, and the only one of its hour, user and item; then it is not."""
 
@@ -293,6 +296,7 @@ def test_an_event_that_a_late_impression_takes_over_leaves_the_clocks(tmp_path: 
     assert recent.read(np.array([1, 2])).equals(fresh.read(np.array([1, 2])))
 
 
+@pytest.mark.slow
 def test_a_crash_while_a_day_is_merged_leaves_no_row_twice(tmp_path: Path) -> None:
     settings = load_settings(var=tmp_path / "var", source="test", window_days=WINDOW_DAYS)
     rows: list[Any] = [(h, m, h % 3, "rock", 100) for h in range(44) for m in (5, 25)]

@@ -39,6 +39,7 @@ def by_a_loop(settings: Settings, user: int, hour: int) -> list[tuple[int, int, 
     return behaviors[-LENGTH:]
 
 
+@pytest.mark.slow
 def test_histories_are_the_last_good_events_before_the_hour(settings: Settings) -> None:
     clock = ClockState(settings, EventStore(settings.events_dir))
     hours = [START.number + n for n in (1, 20, 47, CUT, CUT + 3)]

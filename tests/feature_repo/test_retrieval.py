@@ -71,6 +71,7 @@ def both_sides_are_equal(settings: Settings) -> pa.Table:
     return online
 
 
+@pytest.mark.slow
 def test_offline_and_online_are_equal_for_every_user(ready: Settings) -> None:
     clocks = both_sides_are_equal(ready)
     assert clocks.num_rows > 100
@@ -83,6 +84,7 @@ def test_offline_and_online_are_equal_for_every_user(ready: Settings) -> None:
     )
 
 
+@pytest.mark.slow
 def test_no_value_comes_from_after_the_start_of_the_sample_s_hour(ready: Settings, tmp_path: Path) -> None:
     """The features of an hour are the same when everything from that hour on never happened."""
     hour = TINY.first_hour + 40
@@ -143,6 +145,7 @@ def test_a_snapshot_without_history_says_the_same_and_is_refreshed_alike(ready: 
     assert online.equals(whole.historical(keys(users, hour)).slots.select(online.column_names))
 
 
+@pytest.mark.slow
 def test_pushed_events_show_at_once_and_the_hour_s_refresh_writes_the_same(ready: Settings, tmp_path: Path) -> None:
     settings = load_settings(var=tmp_path / "var", source="simulator")
     shutil.copytree(ready.workspace, settings.workspace)
@@ -165,6 +168,7 @@ def test_pushed_events_show_at_once_and_the_hour_s_refresh_writes_the_same(ready
         push_events(clock_features, events)
 
 
+@pytest.mark.slow
 def test_damaged_sums_are_detected_and_a_rebuild_repairs_them(ready: Settings, tmp_path: Path) -> None:
     settings = load_settings(var=tmp_path / "var", source="simulator")
     shutil.copytree(ready.workspace, settings.workspace)
@@ -179,6 +183,7 @@ def test_damaged_sums_are_detected_and_a_rebuild_repairs_them(ready: Settings, t
     assert advance(settings, UNTIL + 1).refreshed == 1
 
 
+@pytest.mark.slow
 def test_the_priors_are_fitted_and_give_a_new_user_everybody_s_clock(app_settings: Settings, tmp_path: Path) -> None:
     settings = workspace(app_settings, tmp_path, shrinkage=True)
     plain = load_settings(var=settings.var, source="simulator")
@@ -243,6 +248,7 @@ def test_pages_draw_a_user_and_everybody(ready: Settings) -> None:
         write_clock_page(clock_features, 10**9)
 
 
+@pytest.mark.slow
 def test_pages_and_commands_call_a_user_as_the_log_does(
     ready: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

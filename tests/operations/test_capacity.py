@@ -42,6 +42,7 @@ def test_what_grows_with_users_grows_in_proportion_and_spark_takes_over(tmp_path
     assert any("not built" in limit for limit in limits(units, Load(1e9)))
 
 
+@pytest.mark.slow
 def test_the_command_writes_the_page_and_says_what_is_missing(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "operations", "capacity", "--results", str(tmp_path / "results.json")]
 

@@ -82,6 +82,7 @@ def test_the_image_copies_every_package_that_the_services_import() -> None:
     assert [s[1] for s in stages] == ["build", "platform"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("tool", "file", "right", "wrong"),
     [

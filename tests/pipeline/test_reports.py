@@ -39,6 +39,7 @@ def add(settings: Settings, stem: str, **content: Any) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_a_new_file_is_found_and_one_that_has_ended_is_reported_once_more(workspace: Settings) -> None:
     add(workspace, "later", start="2026-05-01")
     add(workspace, "ran", end="2026-03-04")
@@ -68,6 +69,7 @@ def test_past_days_are_listed_up_to_the_end(workspace: Settings) -> None:
         past_reports(workspace, "other", *days)
 
 
+@pytest.mark.slow
 def test_an_experiment_that_is_wrong_fails_by_name_and_the_others_are_reported(workspace: Settings) -> None:
     add(workspace, "misnamed", name="another")
     (workspace.experiments_dir / "damaged.yaml").write_text("name: [\n")
@@ -86,6 +88,7 @@ def test_an_experiment_that_is_wrong_fails_by_name_and_the_others_are_reported(w
     assert report_experiment(workspace, "clock_ranker", END).report
 
 
+@pytest.mark.slow
 def test_a_broken_split_is_an_alert(workspace: Settings) -> None:
     path = workspace.experiments_dir / "clock_ranker.yaml"
     content = yaml.safe_load(path.read_text())

@@ -22,6 +22,7 @@ def run(var: Path, *arguments: str, **extra: str) -> subprocess.CompletedProcess
     )  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

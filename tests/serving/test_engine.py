@@ -350,6 +350,7 @@ def test_an_hour_without_requests_cannot_be_replayed(served: Settings) -> None:
         replay_hour(served, Hour.parse("2026-03-01T00"), "champion")
 
 
+@pytest.mark.slow
 def test_a_workspace_without_anything_says_what_to_do(tmp_path: Path) -> None:
     engine = RankingEngine(load_settings(var=tmp_path / "var", source="empty"))
     engine.refresh()

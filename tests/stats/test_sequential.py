@@ -16,6 +16,7 @@ def test_the_limits_are_those_of_the_literature() -> None:
     assert boundaries((0.2, 0.4, 0.6, 0.8, 1.0), 0.05) == pytest.approx((4.877, 3.357, 2.680, 2.290, 2.031), abs=0.02)
 
 
+@pytest.mark.slow
 def test_false_alarms_over_all_looks_stay_at_the_level() -> None:
     rng = np.random.default_rng(8)
     fractions = tuple(n / 24 for n in range(4, 25))

@@ -145,6 +145,7 @@ def test_intervals_over_seeds_hold_users_and_seeds() -> None:
     assert verdict({"wide": {"auc": spread}}, "narrow").startswith("wide is better than narrow")
 
 
+@pytest.mark.slow
 def test_a_wrong_call_says_what_to_do(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CLOCK_VAR", str(settings.var))
     for arguments, message in (

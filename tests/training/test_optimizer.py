@@ -21,6 +21,7 @@ def parameters() -> list[nn.Parameter]:
     return [nn.Parameter(torch.randn(shape, generator=drawn)) for shape in ((3, 4), (5,), (2, 2))]
 
 
+@pytest.mark.slow
 def test_it_is_the_bits_of_torch_optim_adam() -> None:
     """Also where a parameter has no gradient at first, or in between."""
     ours, theirs = parameters(), parameters()

@@ -47,6 +47,7 @@ def positives(request: pytest.FixtureRequest, tmp_path: Path) -> Settings:
     return settings
 
 
+@pytest.mark.slow
 def test_negatives_come_from_the_past_and_are_the_same_every_time(positives: Settings) -> None:
     store = EventStore(positives.events_dir)
     samples = SampleStore(positives, store)
@@ -83,6 +84,7 @@ def test_negatives_come_from_the_past_and_are_the_same_every_time(positives: Set
     assert samples.read(hours[7]).digest == digests[hours[7]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("told", [True, False])
 def test_requests_that_the_log_tells_cut_a_users_hour_into_sessions(tmp_path: Path, told: bool) -> None:
     """One user's hour of three requests; the score follows the request, so it ranks nothing within one."""

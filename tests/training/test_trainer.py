@@ -70,6 +70,7 @@ def bits_of(settings: Settings, variant: str, hour: Hour) -> dict[str, bytes]:
     return {name: tensor.numpy().tobytes() for name, tensor in tensors.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", ["hour_embedding", "adaptive_clock", "long_term_clock", "matched_clock"])
 def test_in_bulk_or_hour_by_hour_the_state_is_the_same_to_the_bit(
     ready: Settings, tmp_path: Path, variant: str
@@ -199,6 +200,7 @@ def test_a_state_holds_what_changed_since_a_complete_one(ready: Settings, tmp_pa
         states.load(layered)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_is_written_without_reading_those_of_earlier_hours(ready: Settings, tmp_path: Path) -> None:
     """Their weights lie elsewhere while the last hours are saved; put back, the chain reads as one that had them."""
     settings, away = fresh(ready, tmp_path / "one"), tmp_path / "away"
@@ -320,6 +322,7 @@ def test_offline_and_online_features_are_equal(ready: Settings) -> None:
         assert a.select(names).to_pylist() == b.select(names).to_pylist()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", ["gaussian_clock", "long_term_clock", "matched_clock"])
 def test_the_model_learns_and_the_logged_form_predicts_the_same(ready: Settings, tmp_path: Path, variant: str) -> None:
     settings = fresh(ready, tmp_path)
