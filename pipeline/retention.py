@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import logging
-import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterable
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from core.environment import QUIET_MLFLOW
 from core.hours import Hour
 from core.settings import Settings
 from events.store import EventStore
@@ -121,10 +119,15 @@ def _delete_artifacts(model: LoggedModel) -> None:
 
 
 def _collect(settings: Settings, models: list[str]) -> None:
-    """Remove the rows and artifacts of deleted logged models."""
+    """Remove the rows and artifacts of deleted logged models, as ``mlflow gc`` does; without its start of seconds."""
+    from click import ClickException
+    from mlflow.cli import gc
+    from mlflow.exceptions import MlflowException
+
     uri = settings.tracking_uri
-    command = [sys.executable, "-m", "mlflow", "gc", "--backend-store-uri", uri, "--logged-model-ids", ",".join(models)]
-    environment = {**os.environ, "MLFLOW_TRACKING_URI": uri, **QUIET_MLFLOW}
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
-    if done.returncode:
-        log.warning("mlflow gc left the artifacts of %d models: %s", len(models), done.stderr.strip()[-500:])
+    options = ["--backend-store-uri", uri, "--tracking-uri", uri, "--logged-model-ids", ",".join(models)]
+    try:
+        with redirect_stdout(io.StringIO()):
+            gc.main(options, standalone_mode=False)
+    except (MlflowException, ClickException, OSError) as error:
+        log.warning("mlflow gc left the artifacts of %d models: %s", len(models), error)
