@@ -15,6 +15,7 @@ DAY_HOURS = 24
 WEEK_HOURS = 7 * DAY_HOURS
 """Hours of a week."""
 _KEY = re.compile(r"\d{4}-\d{2}-\d{2}T\d{2}")
+_FIRST_DAY = date(1970, 1, 1).toordinal()
 _YEARS = range(1970, 3000)
 """Years of keys: the hours around them can be counted and written, too."""
 
@@ -36,9 +37,10 @@ class Hour:
             ConfigError: the text is not an hour.
         """
         try:
-            if not _KEY.fullmatch(key) or int(key[:4]) not in _YEARS:
+            day, hour = date.fromisoformat(key[:10]), int(key[11:])
+            if not _KEY.fullmatch(key) or day.year not in _YEARS or hour >= DAY_HOURS:
                 raise ValueError
-            return cls.of(datetime.fromisoformat(key))
+            return cls((day.toordinal() - _FIRST_DAY) * DAY_HOURS + hour)
         except ValueError:
             raise ConfigError(
                 f"'{key}' is not an hour; write a UTC hour as YYYY-MM-DDTHH, for example 2026-11-23T10"
@@ -70,7 +72,7 @@ class Hour:
 
     @property
     def key(self) -> str:
-        return self.start.strftime("%Y-%m-%dT%H")
+        return f"{self.day.isoformat()}T{self.number % DAY_HOURS:02d}"
 
     @property
     def day(self) -> date:
@@ -79,7 +81,7 @@ class Hour:
         >>> Hour.parse("2026-11-23T10").day
         datetime.date(2026, 11, 23)
         """
-        return self.start.date()
+        return date.fromordinal(_FIRST_DAY + self.number // DAY_HOURS)
 
     def __add__(self, hours: int) -> Hour:
         return Hour(self.number + hours)
