@@ -123,6 +123,7 @@ def _read_lists(con: duckdb.DuckDBPyConnection, raw: RawLog, lists: dict[str, st
         FROM raw r JOIN listed USING (__row) WHERE {longest} > {LONGEST_LIST}"""
     )
     con.execute(f"DELETE FROM raw WHERE __row IN (SELECT __row FROM listed WHERE {longest} > {LONGEST_LIST})")
+    con.execute(f"DELETE FROM listed WHERE {longest} > {LONGEST_LIST}")
 
 
 def _texts_of(cell: str, kind: str, separator: str) -> str:
