@@ -22,7 +22,7 @@ from core.errors import DataError
 
 Array = np.ndarray
 CONFIDENCE = 0.95
-FACET = "facet_"
+FACET, CONTEXT = "facet_", "context_"
 """Prefix of a prediction table's columns of item facets."""
 SESSION_COLUMNS = ("hour", "request_id")
 """Columns of a prediction table that name a user's session: the UTC hour, and the request where the log tells it."""

@@ -4,8 +4,8 @@ Rows are kept as facts, in the hour of their time. An hour's events are a functi
 neither the order of files nor a repetition changes them:
 
 1. Facts of one event id, user and item are one event, unless the id is used again much later (``events.episodes``). It
-   has the time of the earliest of them, and the cells of the earliest impression among them, if there is one; position
-   and request id are those of the first in this order that has any.
+   has the time of the earliest of them, and the cells of the earliest impression among them, if there is one; position,
+   request id and context are those of the first in this order that has any.
 2. An event of actions only goes to the last impression of its user and item in the window before it, or after it by no
    more than the skew of clocks.
 3. A behavior is true where any fact of the event says so, false where one denies it and none says so, else unknown.
@@ -27,7 +27,7 @@ from core.duck import file_list, hour_number, identifier, parquet_union
 from core.hours import Hour
 from events.episodes import SAME_EVENT_HOURS, open_episodes
 from events.mapping import Actions
-from events.schema import BEHAVIORS, REQUEST_COLUMNS
+from events.schema import BEHAVIORS
 from events.store import EventStore
 
 
@@ -67,6 +67,7 @@ class ActionJoin:
             rule: how actions are joined.
         """
         self.con, self._names = con, store.event_schema.names
+        self._moment = [identifier(name) for name in store.moment_columns]
         self._columns = ", ".join(map(identifier, store.fact_schema.names))
         self._window = f"INTERVAL {rule.window_minutes} MINUTE"
         self._skew = f"INTERVAL {rule.skew_seconds} SECOND"
@@ -136,8 +137,8 @@ class ActionJoin:
     def _derive(self) -> None:
         con = self.con
         behaviors = [identifier(name) for name in BEHAVIORS]
-        requests = [f"first_value({name}) OVER asked AS {name}" for name in REQUEST_COLUMNS if name in self._names]
-        asked = f"{' AND '.join(f'{name} IS NULL' for name in REQUEST_COLUMNS)}, " if requests else ""
+        requests = [f"first_value({name}) OVER asked AS {name}" for name in self._moment]
+        asked = f"{' AND '.join(f'{name} IS NULL' for name in self._moment)}, " if requests else ""
         con.execute("CREATE VIEW fact_times AS SELECT event_id, timestamp AS ts FROM facts")
         open_episodes(con, "fact_times")
         con.execute(

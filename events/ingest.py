@@ -255,8 +255,14 @@ def _account(
     """Give ids, sort new rows from those that say nothing new, and count; with what has to be written."""
     users = _id_table(con, store, "user", kinds)
     items = _id_table(con, store, "item", kinds)
+    attributes = {*mapping.facet_names, *mapping.context_names}
+    untold = {*store.source.context} - attributes  # the source has it, this mapping does not
     cells = ", ".join(
-        f"s.{inner(n)} AS {identifier(n)}" if n in mapping.facet_names else f"s.{identifier(n)}"
+        f"CAST(NULL AS VARCHAR) AS {identifier(n)}"
+        if n in untold
+        else f"s.{inner(n)} AS {identifier(n)}"
+        if n in attributes
+        else f"s.{identifier(n)}"
         for n in store.event_schema.names[4:]
     )
     con.execute(
@@ -300,7 +306,7 @@ def _account(
 def _join_actions(con: duckdb.DuckDBPyConnection, store: EventStore, rule: Actions) -> ActionJoin:
     """Join the input's rows and those told before; leaves ``marked``, which rows were there already."""
     names = store.event_schema.names
-    requests = [name for name in REQUEST_COLUMNS if name in names]
+    requests = store.moment_columns
     said = ", ".join(
         f"coalesce(CAST({cell} AS VARCHAR), chr(30))"
         for cell in (
@@ -312,7 +318,7 @@ def _join_actions(con: duckdb.DuckDBPyConnection, store: EventStore, rule: Actio
             *(identifier(name) for name in names[4:] if name not in requests),
         )
     )
-    said += "".join(f", '{name}=' || {name}" for name in requests)  # null, it is no part of the text
+    said += "".join(f", '{name}=' || {identifier(name)}" for name in requests)  # null, it is no part of the text
     con.execute(
         f"""CREATE TABLE told AS SELECT __row, md5(concat_ws(chr(31), {said})) AS fact, is_action,
         {", ".join(map(identifier, names))} FROM identified"""
@@ -345,7 +351,8 @@ def _mark_repeated(con: duckdb.DuckDBPyConnection, store: EventStore) -> None:
             )
     behaviors = [identifier(name) for name in BEHAVIORS]
     requests = [name for name in map(identifier, REQUEST_COLUMNS) if name in names]
-    added = [*behaviors, *requests]
+    context = [identifier(name) for name in store.source.context]
+    added = [*behaviors, *requests, *context]
     listed = ", ".join(added)
     con.execute(
         """CREATE TABLE shared_ids AS SELECT event_id FROM (SELECT event_id FROM staged WHERE reason IS NULL
@@ -373,6 +380,7 @@ def _mark_repeated(con: duckdb.DuckDBPyConnection, store: EventStore) -> None:
     )
     news = " OR ".join(f"(i.{name} AND k.{name} IS DISTINCT FROM true) OR k.{name} IS NULL AND i.{name} IS NOT NULL"
                        for name in behaviors)  # fmt: skip
+    news += "".join(f" OR k.{name} IS NULL AND i.{name} IS NOT NULL" for name in context)
     unplaced = " AND ".join(f"{name} IS NULL" for name in requests)
     if requests:
         k, i = (" AND ".join(f"{row}.{name} IS NULL" for name in requests) for row in "ki")
@@ -387,6 +395,7 @@ def _mark_repeated(con: duckdb.DuckDBPyConnection, store: EventStore) -> None:
         (SELECT *, __row IN (SELECT __row FROM additions) AS adds FROM placed)"""
     )
     totals = [f"bool_or({name}) AS {name}" for name in behaviors]
+    totals += [f"first({name} ORDER BY {name} IS NULL, __row NULLS FIRST) AS {name}" for name in context]
     totals += [f"first({name} ORDER BY {unplaced}, __row NULLS FIRST) AS {name}" for name in requests]
     con.execute(
         f"""CREATE TABLE sums AS SELECT event_id, opened, {", ".join(totals)}

@@ -261,6 +261,11 @@ class Mapping(_Strict):
     timestamp: Timestamp
     local_time: LocalTime
     facets: dict[str, str] = Field(default_factory=dict)
+    context: dict[str, str] = Field(
+        default_factory=dict,
+        description="What is known of the moment of an impression besides user, item and time: the place in the app, the "
+        "device. Rankers read it; a request tells it under the same names.",
+    )
     items: Items | None = None
     behaviors: dict[Behavior, str] = Field(
         default_factory=dict, validation_alias=AliasChoices("behaviors", "behaviours")
@@ -276,13 +281,18 @@ class Mapping(_Strict):
         if not self.behavior_names:
             raise ValueError("behaviors: name at least one, for example finish: 'true'")
         self._check_actions()
-        if clash := [name for name in self.facet_names if name.lower() in RESERVED_FACETS or name.startswith("__")]:
-            raise ValueError(f"facets: {sorted(clash)} are names that the platform itself uses; choose others")
-        spelled = sorted(set(self.facet_names))
+        for key, names in (("facets", self.facet_names), ("context", self.context_names)):
+            if clash := [name for name in names if name.lower() in RESERVED_FACETS or name.startswith("__")]:
+                raise ValueError(f"{key}: {sorted(clash)} are names that the platform itself uses; choose others")
+            if bad := [name for name in names if not name.isidentifier()]:
+                raise ValueError(f"{key}: {bad} must be plain names (letters, digits, underscore)")
+        if shared := sorted(set(self.facet_names) & set(self.context)):
+            raise ValueError(
+                f"{shared} are facets and context; an attribute of the item is a facet, else it is context"
+            )
+        spelled = sorted({*self.facet_names, *self.context})
         if twins := [name for name in spelled if [other.lower() for other in spelled].count(name.lower()) > 1]:
             raise ValueError(f"facets: {twins} differ in case only; choose others")
-        if bad := [n for n in self.facet_names if not n.isidentifier()]:
-            raise ValueError(f"facets: {bad} must be plain names (letters, digits, underscore)")
         both = set(self.facets) & set(self.items.facets if self.items else {})
         if both:
             raise ValueError(f"facets: {sorted(both)} come from the log and from the items table; choose one")
@@ -320,7 +330,7 @@ class Mapping(_Strict):
         """Every word and quoted name of the keys that name columns of the log."""
         texts = [
             *self.columns.model_dump().values(), self.timestamp.column, *self.local_time.model_dump().values(),
-            *self.log_facets.values(), *self.behaviors.values(), self.actions and self.actions.column,
+            *self.log_facets.values(), *self.context.values(), *self.behaviors.values(), self.actions and self.actions.column,
             *([self.impressions.list_column, *self.impressions.chosen.values()] if self.impressions else []),
         ]  # fmt: skip
         names = (name for text in texts if text for name in (text, *re.findall(r'\w+|"[^"]+"', text)))
@@ -330,6 +340,11 @@ class Mapping(_Strict):
     def facet_names(self) -> tuple[str, ...]:
         """Facets in the order of the file, those of the log first."""
         return (*self.log_facets, *(self.items.facets if self.items else ()))
+
+    @property
+    def context_names(self) -> tuple[str, ...]:
+        """Names of the context in the order of the file."""
+        return tuple(self.context)
 
     @property
     def log_facets(self) -> dict[str, str]:

@@ -28,15 +28,16 @@ RESERVED_FACETS = frozenset(
 """Names that no facet can have; nor can it have one that begins with two underscores."""
 
 
-def event_schema(facets: Sequence[str], *, has_requests: bool = False) -> pa.Schema:
+def event_schema(facets: Sequence[str], *, context: Sequence[str] = (), has_requests: bool = False) -> pa.Schema:
     """Arrow schema of an hour partition.
 
     ``timestamp`` is UTC, ``local_time`` the wall clock of the user without a zone, both in
-    microseconds; facets are strings, null where unknown; behaviors are null where the source
+    microseconds; facets and context are strings, null where unknown; behaviors are null where the source
     cannot know them. ``position`` counts as the log does, from 0 in a list that was unfolded.
 
     Args:
         facets: of the source.
+        context: names of what its log tells of the moment of an impression. Hours that were written before lack them.
         has_requests: whether its log tells ``REQUEST_COLUMNS``. Hours that were written before lack them.
     """
     return pa.schema(
@@ -50,15 +51,16 @@ def event_schema(facets: Sequence[str], *, has_requests: bool = False) -> pa.Sch
             pa.field("played_seconds", pa.float64()),
             pa.field("duration_seconds", pa.float64()),
             *(pa.field(name, pa.bool_()) for name in BEHAVIORS),
+            *(pa.field(name, pa.string()) for name in context),
             *([pa.field("position", pa.int32()), pa.field("request_id", pa.string())] if has_requests else []),
         ]
     )
 
 
-def fact_schema(facets: Sequence[str], *, has_requests: bool = False) -> pa.Schema:
+def fact_schema(facets: Sequence[str], *, context: Sequence[str] = (), has_requests: bool = False) -> pa.Schema:
     """Arrow schema of what a log with actions told in an hour: its rows, before they are joined to events."""
     told = [pa.field("fact", pa.string(), nullable=False), pa.field("is_action", pa.bool_(), nullable=False)]
-    return pa.schema([*told, *event_schema(facets, has_requests=has_requests)])
+    return pa.schema([*told, *event_schema(facets, context=context, has_requests=has_requests)])
 
 
 def exposure_schema() -> pa.Schema:

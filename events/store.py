@@ -30,7 +30,7 @@ from core.errors import CorruptStateError, DataError, NotReadyError
 from core.files import digest_file, digest_text, read_json, replaced_directory, write_json, write_parquet
 from core.hours import Hour
 from events.mapping import Actions, Mapping, Negatives
-from events.schema import event_schema, exposure_schema, fact_schema
+from events.schema import REQUEST_COLUMNS, event_schema, exposure_schema, fact_schema
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,7 @@ class SourceProperties:
         facets: item attributes that its events carry, in the schema's order.
         behaviors: behaviors that it can know, in the schema's order.
         negatives: how negatives are drawn, None where the log holds impressions.
+        context: names of what is known of the moment of an impression. More may come later.
         actions: how actions are joined to impressions, None where a row is an event.
         has_requests: whether events have positions and request ids. This may change once, to true: hours that were
             written before lack the columns, and are read as if these were null.
@@ -69,6 +70,7 @@ class SourceProperties:
     negatives: Negatives | None
     actions: Actions | None = None
     has_requests: bool = False
+    context: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, mapping: Mapping) -> SourceProperties:
@@ -76,6 +78,7 @@ class SourceProperties:
         return cls(
             mapping.source, mapping.facet_names, mapping.behavior_names, mapping.negatives,
             mapping.actions.model_copy(update={"ignored": ()}) if mapping.actions else None, mapping.has_requests,
+            mapping.context_names,
         )  # fmt: skip
 
     @classmethod
@@ -85,8 +88,13 @@ class SourceProperties:
         actions = Actions(**content["actions"]) if "actions" in content else None
         return cls(
             content["source"], tuple(content["facets"]), tuple(content["behaviours"]), negatives, actions,
-            content.get("requests", False),
+            content.get("requests", False), tuple(content.get("context", ())),
         )  # fmt: skip
+
+    def grown_to(self, other: SourceProperties) -> SourceProperties:
+        """These, and what ``other`` knows more of the moment of an impression; nothing is forgotten."""
+        more = tuple(name for name in other.context if name not in self.context)
+        return replace(self, has_requests=self.has_requests or other.has_requests, context=(*self.context, *more))
 
     def to_json(self) -> JsonObject:
         """The content of ``source.json``."""
@@ -97,6 +105,7 @@ class SourceProperties:
             "negatives": self.negatives.model_dump() if self.negatives else None,
             **({"actions": self.actions.model_dump(mode="json", exclude={"ignored"})} if self.actions else {}),
             **({"requests": True} if self.has_requests else {}),
+            **({"context": list(self.context)} if self.context else {}),
         }
 
 
@@ -123,6 +132,12 @@ class EventStore:
         return list(self.source.facets)
 
     @property
+    def moment_columns(self) -> list[str]:
+        """Columns that say where an item was shown and in what context; the source may have had them only since some hour."""
+        context = self.source.context
+        return [name for name in self.event_schema.names if name in REQUEST_COLUMNS or name in context]
+
+    @property
     def behaviors(self) -> list[str]:
         """Behaviors that the source can know, in the schema's order."""
         return list(self.source.behaviors)
@@ -130,12 +145,12 @@ class EventStore:
     @property
     def event_schema(self) -> pa.Schema:
         """Arrow schema of the source's events."""
-        return event_schema(self.source.facets, has_requests=self.source.has_requests)
+        return event_schema(self.source.facets, context=self.source.context, has_requests=self.source.has_requests)
 
     @property
     def fact_schema(self) -> pa.Schema:
         """Arrow schema of what the rows of a log with actions told."""
-        return fact_schema(self.source.facets, has_requests=self.source.has_requests)
+        return fact_schema(self.source.facets, context=self.source.context, has_requests=self.source.has_requests)
 
     def check_declared(self, properties: SourceProperties) -> None:
         """Return if the source's properties are the ones fixed before, or none were.
@@ -147,7 +162,7 @@ class EventStore:
         if not path.exists():
             return
         fixed = (SourceProperties.from_json(read_json(path)), properties)
-        declared, asked = (replace(each, has_requests=False).to_json() for each in fixed)
+        declared, asked = (replace(each, has_requests=False, context=()).to_json() for each in fixed)
         if declared != asked:
             changed = sorted(k for k in {*declared, *asked} if declared.get(k) != asked.get(k))
             raise DataError(
@@ -159,8 +174,10 @@ class EventStore:
         """Fix the source's properties, or check that they are the ones fixed before (``check_declared``)."""
         self.check_declared(properties)
         path = self.root / "source.json"
-        if not path.exists() or (properties.has_requests and not self.source.has_requests):
+        if not path.exists():
             write_json(path, properties.to_json())
+        elif (grown := self.source.grown_to(properties)) != self.source:
+            write_json(path, grown.to_json())
         self.__dict__.pop("source", None)
 
     def partition(self, hour: Hour) -> Path:

@@ -7,6 +7,7 @@ stages of a ranking are in ``serving.stages``.
 
 from __future__ import annotations
 
+import json
 import logging
 import threading
 from collections import Counter
@@ -301,6 +302,7 @@ class RankingEngine:
                     "experiment": routed.route.experiment, "variant": routed.route.variant,
                     "degraded": scored.degraded or None, "items": scored.candidates.items,
                     "scores": scored.scores.astype(np.float32), "shown": len(answer.items),
+                    "context": json.dumps(dict(request.context)) if request.context else None,
                 }
             )  # fmt: skip
         for hour, rows in by_hour.items():

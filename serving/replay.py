@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 
 import numpy as np
@@ -94,6 +95,7 @@ def replay_hour(settings: Settings, hour: Hour, model: str) -> Replay:
             scores = pair_scores(
                 loaded, catalog, features, users=np.full(len(items), row["user_id"]),
                 minutes=np.full(len(items), row["local_minutes"]), items=items,
+                context=[json.loads(row.get("context") or "{}")] * len(items),
             )  # fmt: skip
             comparisons.append(_compared(np.array(row["scores"]), scores))
     if not comparisons:

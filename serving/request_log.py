@@ -40,6 +40,7 @@ REQUESTS = pa.schema(
         pa.field("items", pa.list_(pa.int64())),
         pa.field("scores", pa.list_(pa.float32())),
         pa.field("shown", pa.int64()),
+        pa.field("context", pa.string()),
     ]
 )
 SHADOW = pa.schema(
@@ -69,6 +70,7 @@ class RequestRow(TypedDict):
     items: np.ndarray
     scores: np.ndarray
     shown: int
+    context: str | None
 
 
 class ShadowRow(TypedDict):

@@ -56,11 +56,24 @@ class RankBody(BaseModel):
         default_factory=list, description="Ids of items that must not be retrieved."
     )
     context: dict[str, str | int | float | bool | None] = Field(
-        default_factory=dict, max_length=20, description="Further values for the caller's own use; they are ignored."
+        default_factory=dict,
+        max_length=20,
+        description="What is known of the moment, by the names under context in the mapping, as text, number or boolean; "
+        "further values are ignored.",
     )
     request_id: str | None = Field(
         None, pattern=r"^[A-Za-z0-9._:-]{1,100}$", description="Returned with the answer; default: a generated one."
     )
+
+    @property
+    def context_texts(self) -> dict[str, str]:
+        """The context as the log writes it: a whole number without a point, true and false in lower case.
+
+        >>> RankBody(user="u", context={"tab": 1.0, "wifi": True, "device": "phone ", "place": None}).context_texts
+        {'tab': '1', 'wifi': 'true', 'device': 'phone'}
+        """
+        texts = {name: _as_logged(value) for name, value in self.context.items() if value is not None}
+        return {name: text for name, text in texts.items() if text}
 
     @field_validator("zone")
     @classmethod
@@ -79,6 +92,14 @@ class RankBody(BaseModel):
                 repeated = next(c for c in self.candidates if c in seen or seen.add(c))  # type: ignore[func-returns-value]
                 raise ValueError(f"candidates: '{repeated}' appears twice")
         return self
+
+
+def _as_logged(value: str | float | bool) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    return str(value).strip()
 
 
 def problem_of(error: Any) -> str:

@@ -158,6 +158,7 @@ class RankingService:
             request_id=body.request_id or uuid.uuid4().hex, user=body.user, at=at, local_minutes=minutes,
             candidates=candidates,
             count=body.count or (len(candidates) if candidates is not None else DEFAULT_COUNT), exclude=tuple(body.exclude),
+            context=body.context_texts,
         )  # fmt: skip
 
     def _time(self, time: datetime | None) -> datetime:

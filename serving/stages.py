@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 import numpy as np
+import pyarrow as pa
 
 from core.hours import Hour
 from feature_repo.retrieval import Features
@@ -19,7 +20,7 @@ from serving.models import LoadedModel
 from serving.retrieval import Retrieval
 from serving.routing import Route, Routes
 from training.scoring import predict
-from training.tensors import candidate_keys
+from training.tensors import candidate_keys, facet_keys
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class RankRequest:
         candidates: ids of items in the source's log; None: the engine retrieves them.
         count: number of items in the answer.
         exclude: items that retrieval leaves out.
+        context: what is known of the moment, by the log's names.
     """
 
     request_id: str
@@ -43,6 +45,7 @@ class RankRequest:
     candidates: tuple[str, ...] | None
     count: int
     exclude: tuple[str, ...] = ()
+    context: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -155,6 +158,7 @@ def pair_scores(
     minutes: np.ndarray,
     items: np.ndarray,
     rows: np.ndarray | None = None,
+    context: Sequence[Mapping[str, str]] = (),
 ) -> np.ndarray:
     """A model's scores of N pairs of a user and an item: the only way from features to scores.
 
@@ -164,6 +168,7 @@ def pair_scores(
         features: of the users.
         users, minutes, items: user, local minutes since 1970 and item of each pair, shape (N,).
         rows: rows of the items in the catalog, if they are known already, shape (N,).
+        context: of each pair; none: it is unknown.
 
     Returns:
         Shape (N,).
@@ -173,7 +178,11 @@ def pair_scores(
     rows = catalog.rows(items) if rows is None else rows
     ranker = loaded.model.ranker
     user_tables = (features.slots, features.profiles, features.history)
-    keys = candidate_keys(users, minutes, items, catalog.facets_of(rows), user_tables, ranker)
+    values = [catalog.facets_of(rows)]
+    for name in ranker.context:
+        told = pa.array([of_pair.get(name) for of_pair in context or [{}] * len(items)], pa.string())
+        values.append(facet_keys(name, told)[:, None])
+    keys = candidate_keys(users, minutes, items, np.concatenate(values, axis=1), user_tables, ranker)
     scores: np.ndarray = predict(ranker, keys)[:, loaded.head]
     if not np.isfinite(scores).all():
         raise ValueError("a score is not a finite number")
@@ -191,6 +200,7 @@ def score_candidates(
         minutes=np.repeat(np.array([candidate_set.routed.request.local_minutes for candidate_set in candidates], dtype=np.int64), sizes),
         items=np.concatenate([candidate_set.items for candidate_set in candidates]),
         rows=np.concatenate([candidate_set.rows for candidate_set in candidates]),
+        context=[c.routed.request.context for c, size in zip(candidates, sizes, strict=True) for _ in range(size)],
     )  # fmt: skip
     return np.split(scores, np.cumsum(sizes)[:-1])
 

@@ -279,7 +279,7 @@ def hours_of(log: Log) -> list[tuple[Hour, HourKeys]]:
     if key not in _cached_hours:
         _cached_hours.clear()
         store = log.samples
-        everything = Ranker(load_ranker_config(log.settings, "matched_clock"), store.facets, store.heads)
+        everything = Ranker(load_ranker_config(log.settings, "matched_clock"), store.facets, store.heads, store.context)
         drawn = ((hour, store.read(hour).tables) for hour in store.events.hours())
         _cached_hours[key] = [
             (hour, hour_keys(tables, everything)) for hour, tables in drawn if tables.samples.num_rows
@@ -362,7 +362,7 @@ def replay(hours: Sequence[tuple[Hour, HourKeys]], log: Log, run: Run) -> np.nda
     """
     store, config = log.samples, run.config(log.settings)
     torch.set_num_threads(config.threads)
-    ranker = Ranker(config, store.facets, store.heads)
+    ranker = Ranker(config, store.facets, store.heads, store.context)
     optimizer, head = Optimizer(ranker), store.heads.index(label_of(store.heads))
     scores: list[np.ndarray] = []
     past: dict[int, Ranker] = {}

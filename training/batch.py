@@ -1,6 +1,7 @@
 """What a ranker reads of an hour: Arrow tables, keys as arrays, and batches of tensors.
 
-Shapes: B samples, U users, S slots (24 in the paper), F facets, K top values, D the embedding width, L recent behaviors.
+Shapes: B samples, U users, S slots (24 in the paper), F facets, C parts of the context, K top values, D the width
+of embeddings, L recent behaviors.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ class SampleTables(NamedTuple):
     """Samples with their features.
 
     Attributes:
-        samples: user_id, item_id, local_time, the facets and the heads (bool, null unknown).
+        samples: user_id, item_id, local_time, the facets, the context and the heads (bool, null unknown).
         slots: clock slots of the users as of the hour's start.
         profiles: activity of the users as of the hour's start.
         recent_behaviors: the users' last behaviors before the hour's start: ``items`` and local ``minutes`` since 1970.
@@ -72,7 +73,7 @@ class Batch:
 
     Attributes:
         users, items: shape (B,).
-        facets: item facets, shape (B, F).
+        facets: the item's facets, then the context, shape (B, F + C).
         minutes: local minutes since 1970, shape (B,).
         dense: log of the user's events in the window, finish rate, and whether there is a profile,
             shape (B, 3).

@@ -1,7 +1,7 @@
 """A trained state as an MLflow model: no pickle, weights in safetensors, loaded by this module.
 
 ``mlflow.pyfunc.load_model`` of a logged version predicts on a data frame, one row an impression:
-``user_id``, ``item_id``, ``local_time``, the item's facets, the user's ``events`` and ``finish`` counts,
+``user_id``, ``item_id``, ``local_time``, the item's facets, the context, the user's ``events`` and ``finish`` counts,
 and for clock variants ``<facet>_values`` and ``<facet>_scores``: a list for each slot of the clock.
 """
 
@@ -20,7 +20,7 @@ from core.files import digest_file
 from training.batch import SampleTables
 from training.ranker import Ranker
 from training.scoring import predict
-from training.state import WEIGHTS, StateInfo, load_ranker, read_info
+from training.state import WEIGHTS, StateInfo, load_ranker, read_info, untrained_ranker
 from training.tensors import hour_keys
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ class RankerModel:
     @property
     def columns(self) -> list[str]:
         """Input columns."""
-        base = ["user_id", "item_id", "local_time", *self.info.facets, "events", "finish"]
+        base = ["user_id", "item_id", "local_time", *self.info.facets, *self.info.context, "events", "finish"]
         clock = [*_clock_columns(self.info), "slot_events"] if self.ranker.time.needs_clock else []
         return [*base, *clock, *(RECENT_COLUMNS if self.ranker.needs_recent_behaviors else [])]
 
@@ -65,7 +65,10 @@ class RankerModel:
             "item_id": pa.array(frame["item_id"].to_numpy(dtype=np.int64)),
             "local_time": pa.array(pd.to_datetime(frame["local_time"]).to_numpy(dtype="datetime64[us]")),
         }
-        columns |= {f: pa.array(frame[f].tolist(), pa.string(), from_pandas=True) for f in self.info.facets}
+        columns |= {
+            f: pa.array(frame[f].tolist(), pa.string(), from_pandas=True)
+            for f in (*self.info.facets, *self.info.context)
+        }
         columns |= {head: pa.nulls(len(frame), pa.bool_()) for head in self.info.heads}
         return pa.table(columns)
 
@@ -124,11 +127,7 @@ def load_model(folder: Path) -> RankerModel:
     weights = folder / WEIGHTS
     if not weights.exists() or digest_file(weights) != info.weights:
         raise CorruptStateError(f"{weights} is damaged or cut short; this model version cannot be used")
-    return RankerModel(info, load_ranker(load_file(weights), info.ranker_config, info.facets, info.heads))
-
-
-def _untrained(info: StateInfo) -> Ranker:
-    return Ranker(info.ranker_config, info.facets, info.heads)
+    return RankerModel(info, load_ranker(load_file(weights), info))
 
 
 def _load_pyfunc(path: str) -> RankerModel:
@@ -145,11 +144,11 @@ def signature(info: StateInfo) -> ModelSignature:
         ColSpec(DataType.long, "user_id"),
         ColSpec(DataType.long, "item_id"),
         ColSpec(DataType.datetime, "local_time"),
-        *(ColSpec(DataType.string, facet, required=False) for facet in info.facets),
+        *(ColSpec(DataType.string, name, required=False) for name in (*info.facets, *info.context)),
         ColSpec(DataType.long, "events"),
         ColSpec(DataType.long, "finish"),
     ]
-    ranker = _untrained(info)
+    ranker = untrained_ranker(info)
     if ranker.time.needs_clock:
         kinds = {"values": DataType.string, "scores": DataType.double}
         inputs += [
@@ -164,8 +163,8 @@ def signature(info: StateInfo) -> ModelSignature:
 def input_example(info: StateInfo) -> pd.DataFrame:
     """One impression in the form that the model takes."""
     row: dict[str, object] = {"user_id": 1, "item_id": 1, "local_time": pd.Timestamp("2026-03-02T08:30:00")}
-    row |= dict.fromkeys(info.facets, "value") | {"events": 10, "finish": 4}
-    ranker = _untrained(info)
+    row |= dict.fromkeys((*info.facets, *info.context), "value") | {"events": 10, "finish": 4}
+    ranker = untrained_ranker(info)
     if ranker.needs_recent_behaviors:
         row |= dict(zip(RECENT_COLUMNS, ([1, 2], [29_540_000, 29_541_000]), strict=True))
     if ranker.time.needs_clock:

@@ -22,15 +22,18 @@ USER, ITEM, FACET = 1, 2, 3
 class Ranker(nn.Module):
     """Predicts the probability of each behavior of a user on an item at a moment.
 
-    The input is ``[E_user, E_item, E_facets(item), time vector, E_user ∘ E_item, recent behaviors, dense]``; the trunk a
+    The input is ``[E_user, E_item, E_facets(item), E_context, time vector, E_user ∘ E_item, recent behaviors, dense]``; the trunk a
     DCN-v2 cross network (Wang et al. 2021, arXiv 2008.13535) beside an MLP, or a mixture of experts; the heads are
     logistic.
-    Item facets and clock values share one table, so the clock speaks the item's language.
+    Item facets and clock values share one table, so the clock speaks the item's language; the context's values are in it
+    as well, under their own keys.
     """
 
-    def __init__(self, config: RankerConfig, facets: Sequence[str], heads: Sequence[str]) -> None:
+    def __init__(
+        self, config: RankerConfig, facets: Sequence[str], heads: Sequence[str], context: Sequence[str] = ()
+    ) -> None:
         super().__init__()
-        self.config, self.facets, self.heads = config, tuple(facets), tuple(heads)
+        self.config, self.facets, self.heads, self.context = config, tuple(facets), tuple(heads), tuple(context)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             self.time = build_time_module(config, len(self.facets))
@@ -40,7 +43,7 @@ class Ranker(nn.Module):
             self.values = GrowingEmbedding(config.dim, config.seed * 10 + FACET, counted)
             self.time_of_day_counts = TimeOfDayCounts()
             self.attention = TargetAttention(config.dim) if config.sequence == "din" else None
-            width = config.dim * (3 + len(self.facets)) + self.time.width + DENSE_FEATURES
+            width = config.dim * (3 + len(self.facets) + len(self.context)) + self.time.width + DENSE_FEATURES
             width += config.dim if self.attention else 0
             self.cross = nn.ModuleList(nn.Linear(width, width) for _ in range(config.cross_layers))
             self.mlp = (

@@ -56,13 +56,11 @@ class HourSamples:
     hour: Hour
     tables: SampleTables
     digest: str
-    _decoded: dict[tuple[tuple[str, ...], tuple[str, ...]], DecodedHour] = field(
-        default_factory=dict, repr=False, compare=False
-    )
+    _decoded: dict[tuple[tuple[str, ...], ...], DecodedHour] = field(default_factory=dict, repr=False, compare=False)
 
     def keys(self, ranker: Ranker) -> HourKeys:
         """The samples as the arrays that a ranker needs, decoded once for all rankers."""
-        names = ranker.facets, ranker.heads
+        names = ranker.facets, ranker.heads, ranker.context
         if names not in self._decoded:
             self._decoded[names] = DecodedHour(self.tables, *names)
         return self._decoded[names].keys(ranker)
@@ -76,6 +74,7 @@ class SampleStore:
         self.root = settings.training_dir / "samples"
         self.facets = events.facets
         self.heads = events.behaviors
+        self.context = events.source.context
         self.negatives = events.source.negatives
         self.negative_hours = settings.window_hours
         self._features: ClockFeatures | None = None
@@ -155,7 +154,17 @@ class SampleStore:
 
     def _columns(self) -> list[str]:
         requests = ["request_id"] if self.events.source.has_requests else []
-        return ["event_id", "user_id", "item_id", "timestamp", "local_time", *self.facets, *BEHAVIORS, *requests]
+        return [
+            "event_id",
+            "user_id",
+            "item_id",
+            "timestamp",
+            "local_time",
+            *self.facets,
+            *BEHAVIORS,
+            *self.context,
+            *requests,
+        ]
 
     def _with_negatives(self, hours: Sequence[Hour]) -> Iterable[tuple[Hour, pa.Table]]:
         rule = self.negatives

@@ -64,6 +64,7 @@ class StateInfo:
         digest: identifies the state: of parent, data, config and code.
         weights: digest of its file.
         builds_on: hour of the state whose tensors this one's complete; empty if this one's are whole.
+        context: names of what is known of an impression's moment, that the ranker reads; states that did not know it read none.
         layers: files that it is spread over, including the one in its folder; 0 in states that did not count them.
     """
 
@@ -80,6 +81,7 @@ class StateInfo:
     builds_on: str = ""
     tables: dict[str, int] = field(default_factory=dict)
     layers: int = 0
+    context: tuple[str, ...] = ()
 
     @property
     def digest(self) -> str:
@@ -107,7 +109,7 @@ def read_info(folder: Path) -> StateInfo:
     content = read_json(folder / "state.json")
     known = {f.name for f in fields(StateInfo)}
     content = {name: value for name, value in content.items() if name in known}  # older states said more
-    return StateInfo(**{**content, **{name: tuple(content[name]) for name in ("facets", "heads")}})
+    return StateInfo(**{**content, **{name: tuple(content.get(name, ())) for name in ("facets", "heads", "context")}})
 
 
 def lineage_digest(parent: str, data: str, config: str, code: str) -> str:
@@ -136,11 +138,9 @@ def _table_parts(tables: dict[str, dict[str, Tensor]]) -> Tensors:
     return {f"tables.{name}.{part}": tensor for name, parts in tables.items() for part, tensor in parts.items()}
 
 
-def load_ranker(
-    tensors: dict[str, Tensor], config: RankerConfig, facets: Sequence[str], heads: Sequence[str]
-) -> Ranker:
-    """A ranker with the given tensors."""
-    ranker = Ranker(config, facets, heads)
+def load_ranker(tensors: dict[str, Tensor], info: StateInfo) -> Ranker:
+    """The ranker that a state describes, with its tensors."""
+    ranker = untrained_ranker(info)
     for name, table in ranker.tables.items():
         prefix = f"tables.{name}."
         table.load({key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)})
@@ -219,7 +219,7 @@ class StateStore:
         """A state ready to train on, in a device's memory; ``CorruptStateError`` as ``tensors``."""
         chain = self._chain(hour)
         info, tensors = replace(chain[0], layers=len(chain)), self._read(chain)
-        ranker = load_ranker(tensors, info.ranker_config, info.facets, info.heads).to(device)
+        ranker = load_ranker(tensors, info).to(device)
         optimizer = Optimizer(ranker, group)
         optimizer.load(tensors)
         if _as_written_today(tensors, ranker):
@@ -324,6 +324,11 @@ def _bytes_of_tables(ranker: Ranker) -> int:
     return sum(rows) + sum(table.keys.nbytes for table in ranker.tables.values())
 
 
+def untrained_ranker(info: StateInfo) -> Ranker:
+    """A ranker of the form that a state describes."""
+    return Ranker(info.ranker_config, info.facets, info.heads, info.context)
+
+
 def _write(folder: Path, info: StateInfo, tensors: Tensors) -> StateInfo:
     save_file(tensors, folder / WEIGHTS)
     info = replace(info, weights=digest_file(folder / WEIGHTS))
@@ -331,9 +336,11 @@ def _write(folder: Path, info: StateInfo, tensors: Tensors) -> StateInfo:
     return info
 
 
-def new_info(config: RankerConfig, facets: Sequence[str], heads: Sequence[str]) -> StateInfo:
+def new_info(
+    config: RankerConfig, facets: Sequence[str], heads: Sequence[str], context: Sequence[str] = ()
+) -> StateInfo:
     """Description of the state before any training."""
     return StateInfo(
         variant=config.variant, hour="", parent="", data="", config=config.model_dump(mode="json"),
-        code=code_version(), samples_seen=0, facets=tuple(facets), heads=tuple(heads),
+        code=code_version(), samples_seen=0, facets=tuple(facets), heads=tuple(heads), context=tuple(context),
     )  # fmt: skip

@@ -38,13 +38,15 @@ def facet_keys(facet: str, values: pa.Array) -> np.ndarray:
 class DecodedHour:
     """The tables of an hour as arrays, each part decoded once for all rankers that read it."""
 
-    def __init__(self, tables: SampleTables, facets: Sequence[str], heads: Sequence[str]) -> None:
-        self.tables, self.facets, self.heads = tables, tuple(facets), tuple(heads)
+    def __init__(
+        self, tables: SampleTables, facets: Sequence[str], heads: Sequence[str], context: Sequence[str] = ()
+    ) -> None:
+        self.tables, self.facets, self.heads, self.context = tables, tuple(facets), tuple(heads), tuple(context)
         self._clocks_by_shape: dict[tuple[int, int], tuple[np.ndarray, np.ndarray, np.ndarray]] = {}
         self._recent_by_length: dict[int, tuple[np.ndarray, np.ndarray]] = {}
 
     def keys(self, ranker: Ranker) -> HourKeys:
-        """What a ranker with these facets and heads reads. The arrays are shared between rankers: nobody writes to them."""
+        """What a ranker with these facets, heads and context reads. The arrays are shared between rankers: nobody writes to them."""
         config, (unique, position) = ranker.config, self._users
         shape = ranker.time.needs_clock * config.slots, config.top_k
         if shape not in self._clocks_by_shape:
@@ -73,17 +75,24 @@ class DecodedHour:
         return {
             "users": samples["user_id"].to_numpy(),
             "items": samples["item_id"].to_numpy(),
-            "facets": np.stack([facet_keys(f, samples[f]) for f in self.facets], axis=1),
+            "facets": np.stack([self._value_keys(name) for name in (*self.facets, *self.context)], axis=1),
             "minutes": local // 60_000_000,
             "dense": _dense(unique, self.tables.profiles)[position],
             "labels": np.stack([_column(samples, h) for h in self.heads], axis=1),
             "known": np.stack([samples[h].is_valid().to_numpy(zero_copy_only=False) for h in self.heads], axis=1),
         }
 
+    def _value_keys(self, name: str) -> np.ndarray:
+        """Keys of a facet or of a part of the context; unknown in samples of before the log told it."""
+        samples = self.tables.samples
+        if name in self.context and name not in samples.column_names:
+            return np.zeros(samples.num_rows, dtype=np.int64)
+        return facet_keys(name, samples[name])
+
 
 def hour_keys(tables: SampleTables, ranker: Ranker) -> HourKeys:
     """Turn the tables of one hour into the arrays that a ranker needs."""
-    return DecodedHour(tables, ranker.facets, ranker.heads).keys(ranker)
+    return DecodedHour(tables, ranker.facets, ranker.heads, ranker.context).keys(ranker)
 
 
 def candidate_keys(
@@ -98,7 +107,7 @@ def candidate_keys(
 
     Args:
         users, minutes, items: user, local minutes since 1970, and item of each candidate, shape (N,).
-        facets: keys of the items' facets (``facet_keys``), shape (N, F).
+        facets: keys (``facet_keys``) of the items' facets, then of the context, shape (N, F + C).
         features: slots, profiles and recent behaviors of the users, as in ``SampleTables``.
         ranker: that will score them.
     """

@@ -19,7 +19,7 @@ from core.errors import NotReadyError
 from core.files import digest_json, write_parquet
 from core.hours import Hour, hour_range
 from core.settings import Settings
-from evaluation.metrics import FACET, summary
+from evaluation.metrics import CONTEXT, FACET, summary
 from evaluation.prediction_table import as_predictions, joined, with_hour
 from events.store import EventStore
 from training.batch import Batch, HourKeys
@@ -31,7 +31,7 @@ from training.optimizer import Optimizer
 from training.ranker import Ranker
 from training.samples import HourSamples, SampleStore
 from training.scoring import predict
-from training.state import StateInfo, StateStore, lineage_digest, new_info
+from training.state import StateInfo, StateStore, lineage_digest, new_info, untrained_ranker
 from training.tensors import LOG_EVENTS_SCALE, to_batch
 
 log = logging.getLogger("training.trainer")
@@ -173,8 +173,8 @@ class Trainer:
         return self.samples.events.require_hours()[0]
 
     def _fresh(self) -> tuple[StateInfo, Ranker, Optimizer]:
-        ranker = Ranker(self.config, self.samples.facets, self.samples.heads).to(self.device)
-        info = new_info(self.config, self.samples.facets, self.samples.heads)
+        info = new_info(self.config, self.samples.facets, self.samples.heads, self.samples.context)
+        ranker = untrained_ranker(info).to(self.device)
         return info, ranker, Optimizer(ranker, self.group)
 
     def _checkpoint(
@@ -193,7 +193,7 @@ class Trainer:
             seen += int(result.metrics.get("samples", 0))
         following = StateInfo(
             variant=info.variant, hour=results[-1].hour.key, parent=parent, data=data, config=info.config, code=code,
-            samples_seen=seen, facets=info.facets, heads=info.heads,
+            samples_seen=seen, facets=info.facets, heads=info.heads, context=info.context,
         )  # fmt: skip
         if self.group.first:
             if report:
@@ -245,6 +245,11 @@ def prediction_table(drawn: HourSamples, keys: HourKeys, scores: np.ndarray, hea
             "user_kind": pa.array(kinds[(events > 0.5).astype(int) + (events >= HEAVY_EVENTS - 0.5)]),
             "item_kind": pa.array(np.where(known, "known", "new")),
             **{f"{FACET}{f}": drawn.tables.samples[f] for f in ranker.facets},
+            **{
+                f"{CONTEXT}{c}": drawn.tables.samples[c]
+                for c in ranker.context
+                if c in drawn.tables.samples.column_names
+            },
             "label": pa.array(keys.labels[:, head].astype(np.int8)),
             "score": pa.array(scores.astype(np.float32)),
         }
