@@ -37,7 +37,8 @@ abbr {{ cursor: help }} dt {{ margin-top: .4rem }} dd {{ margin-left: 1rem }} su
 {TABLE_STYLE}
 figure svg {{ max-width: 100%; height: auto }} figure {{ margin: 0 }} figcaption {{ color: var(--soft) }} a {{ color: var(--accent) }}
 code, pre {{ font: .85rem/1.4 ui-monospace, monospace; white-space: pre-wrap; overflow-wrap: anywhere }}
-@media print {{ body {{ background: none }} section {{ break-inside: avoid }} }}
+@media print {{ body {{ background: none }} section {{ break-inside: avoid }}
+  details::details-content {{ content-visibility: visible; block-size: auto }} }}
 """
 UNKNOWN = "–"
 BASE = """<!doctype html>
@@ -98,7 +99,9 @@ def _environment() -> Environment:
     return environment
 
 
-def write_page(path: Path, title: str, template: str, *, home: str | None = None, **context: Any) -> None:
+def write_page(
+    path: Path, title: str, template: str, *, home: str | None = None, style: str = "", **context: Any
+) -> None:
     """Render a page and write it atomically; every value in it is escaped.
 
     Args:
@@ -106,11 +109,12 @@ def write_page(path: Path, title: str, template: str, *, home: str | None = None
         title: of the page.
         template: Jinja template of the body.
         home: link to the list of all reports, relative to the page; None: no link.
+        style: CSS of this kind of page, after everybody's.
         context: values of the template.
     """
     environment = _environment()
     body = Markup(environment.from_string(template).render(**context))  # noqa: S704 # nosec B704
-    text = environment.from_string(BASE).render(title=title, body=body, home=home, style=Markup(STYLE))  # noqa: S704 # nosec B704
+    text = environment.from_string(BASE).render(title=title, body=body, home=home, style=Markup(STYLE + style))  # noqa: S704 # nosec B704
     write_text(path, text)
 
 

@@ -1,39 +1,52 @@
-"""A page that draws a clock: 24 hours by top values, with the Gaussian window of a chosen time."""
+"""A page that draws a clock as a clock: 24 hours by top values, and a Gaussian window that turns to any time of day."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
+from markupsafe import Markup
 
 from core.documents import JsonObject
 from core.errors import NotReadyError
 from core.hours import Hour
 from core.page_table import Column, Row, Table
-from core.page_template import svg, words, write_page
+from core.page_template import share, words, write_page
 from events.ids import log_ids
 from feature_repo.retrieval import ClockFeatures
+from pages.clock_drawing import (
+    COLORS,
+    FAINTEST,
+    INNER_RING,
+    RING,
+    SlotDrawing,
+    draw_ring,
+    draw_window,
+    hour_labels,
+    slot_opacity,
+)
 from stats.circle import circular_distance, normal_density
-
-if TYPE_CHECKING:
-    from markupsafe import Markup
+from training.config import RankerConfig, load_ranker_config
 
 EVERYONE = "everyone"
-SHOWN_VALUES = 12
-SIGMA_HOURS = 1.0
-PAGE = """
-<section class="banner calm"><p class="lead">{{ who }}: {{ events|number(0) }} events in the window, clock as of {{ as_of }} UTC.
-At {{ moment }} local time the ranker sees: {% for facet, values in now.items() %}<strong>{{ facet|words }}</strong>
-{{ values|join(", ") or "nothing" }}{% if not loop.last %}; {% endif %}{% endfor %}.</p></section>
-{% for facet, drawing in drawings.items() %}<section><h2>{{ facet|words }}</h2>{{ drawing }}</section>{% endfor %}
-<section><h2>Slots</h2>{{ table }}<p class="soft">Top values by score (likes and finishes less skips and dislikes), score in brackets.
-The curve is the weight of each hour at the chosen time: a Gaussian, σ = {{ sigma }} h, of the shortest way around the clock.</p></section>
-"""
+OTHERS = "all others"
+NO_EVENTS = "hours without events"
+GRAY = len(COLORS)
+"""Number of the color of whatever has no color of its own."""
+SIGMAS = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
+"""Widths of the window that a reader can choose, hours; the ranker's own is among them."""
+FOLDER = Path(__file__).parent
+TONES = "".join(
+    f".v{n} {{ --tone: {color} }} .facet:has(.k{n}:hover) .tone:not(.v{n}) {{ opacity: .15 }}\n"
+    for n, color in enumerate((*COLORS, "#8b95a1"))
+) + "".join(
+    f"@media (prefers-color-scheme: dark) {{ .v{n} {{ --tone: color-mix(in srgb, {color} 72%, white) }} }}\n"
+    for n, color in enumerate(COLORS)
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -53,15 +66,145 @@ class ClockSlot:
     tops: dict[str, list[tuple[str, float]]]
 
 
+@dataclass(frozen=True)
+class FacetClock:
+    """What a clock says of a facet on one kind of day.
+
+    Attributes:
+        name: of the facet.
+        values: those that are shown; ``OTHERS`` and ``NO_EVENTS`` stand for what is left, where there is any.
+        colors: number of each value's color, the same on every page of the source.
+        shares: of each value in each slot's scores, shape (slots of a day, values), as the ranker weighs them.
+        compared: the same of the clock that this one is compared with; None without one.
+    """
+
+    name: str
+    values: tuple[str, ...]
+    colors: tuple[int, ...]
+    shares: np.ndarray
+    compared: np.ndarray | None
+
+    def seen(self, weights: np.ndarray, count: int) -> list[tuple[str, float]]:
+        """The top values in a window with their weights, largest first.
+
+        Args:
+            weights: of each slot.
+            count: of values at most.
+        """
+        weighted = zip(self.values, weights @ self.shares, strict=True)
+        named = [(value, float(w)) for value, w in weighted if value not in {OTHERS, NO_EVENTS} and w >= 0.005]
+        return sorted(named, key=lambda pair: -pair[1])[:count]
+
+
+@dataclass(frozen=True)
+class DayClock:
+    """A clock of one kind of day.
+
+    Attributes:
+        name: "working days" or "weekends"; empty where all days share one clock.
+        facets: in the source's order.
+    """
+
+    name: str
+    facets: list[FacetClock]
+
+
+@dataclass(frozen=True)
+class LegendRow:
+    """A value in a window: its weight, and in the clock that is compared."""
+
+    name: str
+    color: int
+    share: float
+    compared: float | None
+
+
+@dataclass(frozen=True)
+class FacetDrawing:
+    """A facet's dial and legend, as the page shows them first."""
+
+    name: str
+    summary: str
+    outer: list[SlotDrawing]
+    inner: list[SlotDrawing]
+    legend: list[LegendRow]
+    seen: str
+
+
+@dataclass(frozen=True)
+class DayDrawing:
+    """The dials of one kind of day."""
+
+    name: str
+    facets: list[FacetDrawing]
+
+
+@dataclass(frozen=True)
+class ClockPage:
+    """What the page shows before its script runs, and without it.
+
+    Attributes:
+        events: in the clock's window of ``window_days`` before ``as_of``.
+        compared: what the inner ring is; empty without one.
+        moment: local time HH:MM, ``minutes`` after midnight.
+        sigma: of the ranker, hours; one of ``sigmas``, which have a drawing each in ``windows``.
+        opacity: of each slot of a day.
+        bars: events of each slot of a day, the most being 1; ``busiest`` says it in words.
+    """
+
+    events: int
+    window_days: int
+    as_of: Hour
+    compared: str
+    moment: str
+    minutes: int
+    sigma: float
+    sigmas: list[float]
+    windows: list[str]
+    opacity: list[float]
+    bars: list[float]
+    busiest: str
+    days: list[DayDrawing]
+
+
+@dataclass(frozen=True)
+class FacetData:
+    """A facet as the script reads it: see ``FacetClock``."""
+
+    values: list[str]
+    shares: list[list[float]]
+    compared: list[list[float]] | None
+
+
+@dataclass(frozen=True)
+class ClockData:
+    """What the page's script reads, under the names that it uses.
+
+    Attributes:
+        centers: local time of each slot's center, hours.
+        slotHours: a slot's width.
+        facets: of every kind of day, one after the other.
+    """
+
+    centers: list[float]
+    slotHours: float  # noqa: N815
+    sigmas: list[float]
+    windows: list[str]
+    faintest: float
+    topCount: int  # noqa: N815
+    unnamed: list[str]
+    facets: list[FacetData]
+
+
 def write_clock_page(features: ClockFeatures, user: int | None, moment: str = "08:30") -> Path:
     """Draw the clock of a user, or of everybody, as the online store holds it.
 
-    The page calls the user as the source's log does.
+    The page calls the user as the source's log does. A user's clock is compared with everybody's.
 
     Args:
         features: of the source.
         user: the platform's number of the user; None for the population.
-        moment: local time HH:MM whose Gaussian window is drawn.
+        moment: local time HH:MM at which the hand stands first.
 
     Returns:
         The page's path.
@@ -70,27 +213,29 @@ def write_clock_page(features: ClockFeatures, user: int | None, moment: str = "0
         NotReadyError: there are no clocks, or the user has none.
     """
     at = features.clock.require_state().as_of
-    rows = features.population(at) if user is None else features.get_clock([user], at)
+    everybody = read_slots(features, features.population(at))
+    slots = everybody if user is None else read_slots(features, features.get_clock([user], at))
     who = "Everybody" if user is None else f"User {log_ids(features.events.root, 'user', [user])[user]}"
-    if not rows.num_rows:
+    if not slots:
         raise _no_events(features, who, at)
-    hours, minutes = map(int, moment.split(":"))
-    now = hours + minutes / 60
+    compared = "" if user is None else "everybody"
+    config = load_ranker_config(features.settings, "gaussian_clock")
+    days = day_clocks(features.facets, config, slots, everybody, everybody if compared else None)
     path = features.settings.reports_dir / "clocks" / f"{EVERYONE if user is None else user}.html"
-    slots = _slots(features, rows)
-    weights = _weights(features, now)
-    blended = {facet: _blend(slots, facet, weights) for facet in features.facets}
+    page = clock_page(
+        days, slots, config, moment, as_of=at, compared=compared, window_days=features.settings.window_days
+    )
     write_page(
-        path, f"Interest clock of {who[0].lower()}{who[1:]}", PAGE, home="../index.html", who=who, moment=moment, sigma=SIGMA_HOURS,
-        events=sum(slot.events for slot in slots), as_of=at,
-        now={facet: list(values)[: features.settings.top_k] for facet, values in blended.items()},
-        drawings={facet: _draw(features, slots, facet, weights, who, moment) for facet in features.facets},
+        path, f"Interest clock of {who[0].lower()}{who[1:]}", (FOLDER / "clock.html").read_text(encoding="utf-8"),
+        style=(FOLDER / "clock.css").read_text(encoding="utf-8") + TONES, home="../index.html", page=page, labels=hour_labels(),
+        data=asdict(clock_data(days, page, config)), script=Markup((FOLDER / "clock.js").read_text(encoding="utf-8")),  # noqa: S704 # nosec B704
         table=_table(features, slots),
     )  # fmt: skip
     return path
 
 
-def _slots(features: ClockFeatures, rows: pa.Table) -> list[ClockSlot]:
+def read_slots(features: ClockFeatures, rows: pa.Table) -> list[ClockSlot]:
+    """The slots of a clock from rows as ``ClockFeatures`` reads them."""
     return [
         ClockSlot(
             row["slot"], row["events"], Hour(row["as_of"]),
@@ -100,6 +245,172 @@ def _slots(features: ClockFeatures, rows: pa.Table) -> list[ClockSlot]:
     ]  # fmt: skip
 
 
+def window_weights(config: RankerConfig, hours: float, sigma: float) -> np.ndarray:
+    """Weight of each slot of a day, as ``training.time_modules`` weighs them.
+
+    Args:
+        config: for the slots.
+        hours: local time.
+        sigma: standard deviation of the window, hours.
+    """
+    return normal_density(circular_distance(_centers(config) - hours), sigma) * config.slot_minutes / 60
+
+
+def _centers(config: RankerConfig) -> np.ndarray:
+    return (np.arange(config.slots_per_day) + config.slot_centre) * config.slot_minutes / 60
+
+
+def day_clocks(
+    facets: Sequence[str],
+    config: RankerConfig,
+    slots: Sequence[ClockSlot],
+    everybody: Sequence[ClockSlot],
+    compared: Sequence[ClockSlot] | None,
+) -> list[DayClock]:
+    """A clock by kind of day and facet, as shares of each slot.
+
+    Args:
+        facets: of the source.
+        config: for the slots.
+        slots: of the clock.
+        everybody: slots of everybody's clock, whose order of values decides the colors.
+        compared: slots of the clock to compare with.
+    """
+    per_day = config.slots_per_day
+    days = []
+    for number, name in enumerate(("working days", "weekends") if config.split_weekend else ("",)):
+        of_day = [s for s in slots if s.number // per_day == number]
+        like = None if compared is None else [s for s in compared if s.number // per_day == number]
+        days.append(DayClock(name, [_facet_clock(f, per_day, of_day, everybody, like) for f in facets]))
+    return days
+
+
+def _facet_clock(
+    facet: str,
+    per_day: int,
+    slots: Sequence[ClockSlot],
+    everybody: Sequence[ClockSlot],
+    compared: Sequence[ClockSlot] | None,
+) -> FacetClock:
+    named = _by_score(slots, facet)[: len(COLORS)]
+    usual = {value: n for n, value in enumerate(_by_score(everybody, facet)[: len(COLORS)])}
+    free = (n for n in range(len(COLORS)) if n not in {usual.get(value) for value in named})
+    colors = [usual[value] if value in usual else next(free) for value in named]
+    order = sorted(range(len(named)), key=colors.__getitem__)
+    named, colors = [named[n] for n in order], [colors[n] for n in order]
+    tables = [
+        _shares(slots, facet, named, per_day),
+        *([] if compared is None else [_shares(compared, facet, named, per_day)]),
+    ]
+    kept = [*range(len(named)), *(len(named) + n for n in (0, 1) if any(t[:, len(named) + n].any() for t in tables))]
+    values = [*named, OTHERS, NO_EVENTS]
+    return FacetClock(
+        facet, tuple(values[n] for n in kept), tuple([*colors, GRAY, GRAY][n] for n in kept), tables[0][:, kept],
+        tables[1][:, kept] if compared is not None else None,
+    )  # fmt: skip
+
+
+def _by_score(slots: Sequence[ClockSlot], facet: str) -> list[str]:
+    """A facet's values, the one with the largest scores over the day first."""
+    totals: dict[str, float] = defaultdict(float)
+    for slot in slots:
+        for value, score in slot.tops[facet]:
+            totals[value] += score
+    return sorted(totals, key=lambda value: (-totals[value], value))
+
+
+def _shares(slots: Sequence[ClockSlot], facet: str, named: Sequence[str], per_day: int) -> np.ndarray:
+    """Shares of each slot's scores: of the named values, of all others, and 1 in the last column where there are no scores."""
+    shares = np.zeros((per_day, len(named) + 2))
+    place = {value: n for n, value in enumerate(named)}
+    for slot in slots:
+        for value, score in slot.tops[facet]:
+            shares[slot.number % per_day, place.get(value, len(named))] += score
+    totals = shares.sum(axis=1, keepdims=True)
+    shares[:, -1] = totals[:, 0] == 0
+    return shares / np.where(totals > 0, totals, 1)
+
+
+def clock_page(
+    days: Sequence[DayClock],
+    slots: Sequence[ClockSlot],
+    config: RankerConfig,
+    moment: str,
+    *,
+    as_of: Hour,
+    compared: str,
+    window_days: int,
+) -> ClockPage:
+    """What a clock's page shows first.
+
+    Args:
+        days: the clock by kind of day.
+        slots: the same clock's.
+        config: of the ranker with the Gaussian clock.
+        moment: local time HH:MM.
+        as_of: hour at whose start the clock holds.
+        compared: what it is compared with; empty: nothing.
+        window_days: that the clock looks back.
+    """
+    hours, minutes = map(int, moment.split(":"))
+    weights = window_weights(config, hours + minutes / 60, config.sigma_hours)
+    sigmas = sorted({*SIGMAS, config.sigma_hours})
+    events = np.zeros(config.slots_per_day)
+    for slot in slots:
+        events[slot.number % config.slots_per_day] += slot.events
+    titles = [_slot_name(n, config.slot_minutes) for n in range(config.slots_per_day)]
+    return ClockPage(
+        events=int(events.sum()), window_days=window_days, as_of=as_of, compared=compared,
+        moment=moment, minutes=60 * hours + minutes, sigma=config.sigma_hours, sigmas=sigmas, windows=[draw_window(s) for s in sigmas],
+        opacity=slot_opacity(weights), bars=[round(float(bar), 3) for bar in events / events.max()],
+        busiest=f"most at {titles[int(events.argmax())]}, {int(events.max()):,}",
+        days=[DayDrawing(day.name, [_draw(facet, weights, titles, config.top_k) for facet in day.facets]) for day in days],
+    )  # fmt: skip
+
+
+def _draw(facet: FacetClock, weights: np.ndarray, titles: Sequence[str], top_k: int) -> FacetDrawing:
+    drawn = [n for n, value in enumerate(facet.values) if value != NO_EVENTS]
+    values, colors = [facet.values[n] for n in drawn], [facet.colors[n] for n in drawn]
+
+    def ring(shares: np.ndarray, radii: tuple[float, float]) -> list[SlotDrawing]:
+        return draw_ring(shares[:, drawn], values, colors, titles, radii)
+
+    compared = None if facet.compared is None else weights @ facet.compared
+    legend = [
+        LegendRow(value, facet.colors[n], float(weight), None if compared is None else float(compared[n]))
+        for n, (value, weight) in enumerate(zip(facet.values, weights @ facet.shares, strict=True))
+    ]
+    most = [(title, facet.values[n]) for title, n in zip(titles, facet.shares.argmax(axis=1), strict=True)]
+    return FacetDrawing(
+        facet.name, f"{words(facet.name)} that leads by hour: {_runs(most)}", ring(facet.shares, RING),
+        [] if facet.compared is None else ring(facet.compared, INNER_RING), legend,
+        ", ".join(f"{value} {share(weight)}" for value, weight in facet.seen(weights, top_k)) or "nothing",
+    )  # fmt: skip
+
+
+def _runs(most: Sequence[tuple[str, str]]) -> str:
+    """Hours in words, those in a row that have the same value as one."""
+    starts = [n for n, (_, value) in enumerate(most) if n == 0 or value != most[n - 1][1]]
+    return "; ".join(f"from {most[n][0]} {most[n][1]}" for n in starts)
+
+
+def clock_data(days: Sequence[DayClock], page: ClockPage, config: RankerConfig) -> ClockData:
+    """What the page's script reads."""
+
+    def rows(shares: np.ndarray) -> list[list[float]]:
+        return [[round(float(cell), 4) for cell in row] for row in shares]
+
+    facets = [
+        FacetData(list(facet.values), rows(facet.shares), None if facet.compared is None else rows(facet.compared))
+        for day in days
+        for facet in day.facets
+    ]
+    return ClockData(
+        [float(center) for center in _centers(config)], config.slot_minutes / 60, page.sigmas, page.windows, FAINTEST, config.top_k,
+        [OTHERS, NO_EVENTS], facets,
+    )  # fmt: skip
+
+
 def _table(features: ClockFeatures, slots: Sequence[ClockSlot]) -> Table:
     columns = [
         Column("slot"),
@@ -107,10 +418,12 @@ def _table(features: ClockFeatures, slots: Sequence[ClockSlot]) -> Table:
         *(Column(words(f), words=True) for f in features.facets),
         Column("as of"),
     ]
+    per_day = features.settings.slots_per_day
     rows = [
         Row(
             [
-                _slot_name(features, slot.number), f"{slot.events}",
+                _slot_name(slot.number % per_day, features.settings.slot_minutes) + (" weekend" if slot.number >= per_day else ""),
+                f"{slot.events:,}",
                 *(", ".join(f"{value} ({score:g})" for value, score in slot.tops[f]) for f in features.facets), slot.as_of.key,
             ]
         )
@@ -119,60 +432,9 @@ def _table(features: ClockFeatures, slots: Sequence[ClockSlot]) -> Table:
     return Table(columns, rows)
 
 
-def _slot_name(features: ClockFeatures, slot: int) -> str:
-    day, number = divmod(slot, features.settings.slots_per_day)
-    start = number * features.settings.slot_minutes
-    return f"{start // 60:02d}:{start % 60:02d}" + (" weekend" if day else "")
-
-
-def _weights(features: ClockFeatures, now: float) -> np.ndarray:
-    """Gaussian weight of each slot of a day at local time ``now``."""
-    width = features.settings.slot_minutes / 60
-    gap = (np.arange(features.settings.slots_per_day) + 0.5) * width - now
-    return normal_density(circular_distance(gap), SIGMA_HOURS) * width
-
-
-def _blend(slots: Sequence[ClockSlot], facet: str, weights: np.ndarray) -> dict[str, float]:
-    """Values by their share in the Gaussian-weighted slots, largest first."""
-    shares: dict[str, float] = defaultdict(float)
-    for slot in slots:
-        total = sum(score for _, score in slot.tops[facet])
-        for value, score in slot.tops[facet]:
-            shares[value] += weights[slot.number % len(weights)] * score / total
-    return dict(sorted(shares.items(), key=lambda pair: (-pair[1], pair[0])))
-
-
-def _draw(
-    features: ClockFeatures, slots: Sequence[ClockSlot], facet: str, weights: np.ndarray, who: str, moment: str
-) -> Markup:
-    import matplotlib.pyplot as plt
-
-    totals: dict[str, float] = defaultdict(float)
-    for slot in slots:
-        for value, score in slot.tops[facet]:
-            totals[value] += score
-    shown = sorted(totals, key=lambda v: (-totals[v], v))[:SHOWN_VALUES]
-    grid = np.zeros((len(shown), len(weights)))
-    for slot in slots:
-        for value, score in slot.tops[facet]:
-            if value in shown:
-                grid[shown.index(value), slot.number % len(weights)] += score
-    figure, (top, axes) = plt.subplots(
-        2, 1, figsize=(8, 1.4 + 0.3 * max(len(shown), 1)), height_ratios=[1, max(len(shown), 1) * 0.5], sharex=True
-    )
-    ticks = np.arange(0, len(weights) + 1, max(len(weights) // 8, 1)) - 0.5
-    top.fill_between(np.arange(len(weights)), weights, color="#1f5fa8", alpha=0.25, step="mid")
-    top.set_yticks([])
-    top.set_title(f"weight at {moment}", fontsize=8, loc="left", color="#5a6675")
-    axes.imshow(grid, aspect="auto", cmap="Blues")
-    axes.set_yticks(range(len(shown)), shown, fontsize=8)
-    axes.set_xticks(
-        ticks, [f"{int((t + 0.5) * features.settings.slot_minutes // 60):02d} h" for t in ticks], fontsize=8
-    )
-    for each in (top, axes):
-        each.spines[["top", "right", "left"]].set_visible(False)
-    best = "; ".join(f"{value}: most at slot {int(grid[n].argmax())}" for n, value in enumerate(shown[:5]))
-    return svg(figure, f"{who}: scores of {facet} over the day. {best}", "Darker: a higher score in that slot.")
+def _slot_name(number: int, slot_minutes: int) -> str:
+    start = number * slot_minutes
+    return f"{start // 60:02d}:{start % 60:02d}"
 
 
 def clock_json(features: ClockFeatures, users: Sequence[int], at: Hour) -> list[JsonObject]:
