@@ -22,7 +22,7 @@ STYLE = f"""
 @media (prefers-color-scheme: dark) {{ :root {{ --ink: #e6eaf0; --soft: #a3aebb; --line: #38424f; --good: #63c58d; --bad: #f0888d;
   --accent: #85b6f2; --paper: #1a212b; --ground: #11161d; --calm: #16281e; --alarm: #2d1a1c; --open: #17222f }}
   figure svg {{ background: #ffffff; border-radius: .4rem; padding: .5rem }} }}
-* {{ box-sizing: border-box }}
+* {{ box-sizing: border-box }} [hidden] {{ display: none !important }}
 body {{ font: 16px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--ground); margin: 0 }}
 main {{ max-width: 72rem; margin: 0 auto; padding: 1.5rem 1rem 4rem }}
 h1 {{ font-size: 1.6rem; margin: .5rem 0; overflow-wrap: anywhere }}
@@ -36,6 +36,8 @@ abbr {{ cursor: help }} dt {{ margin-top: .4rem }} dd {{ margin-left: 1rem }} su
 .facts {{ display: flex; flex-wrap: wrap; gap: .4rem 2rem; margin: .2rem 0; padding: 0; list-style: none }}
 {TABLE_STYLE}
 figure svg {{ max-width: 100%; height: auto }} figure {{ margin: 0 }} figcaption {{ color: var(--soft) }} a {{ color: var(--accent) }}
+input[type=search] {{ font: inherit; color: inherit; background: var(--paper); border: 1px solid var(--soft); border-radius: .4rem;
+  padding: .35rem .6rem }}
 code, pre {{ font: .85rem/1.4 ui-monospace, monospace; white-space: pre-wrap; overflow-wrap: anywhere }}
 @media print {{ body {{ background: none }} section {{ break-inside: avoid }}
   details::details-content {{ content-visibility: visible; block-size: auto }} }}

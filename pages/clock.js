@@ -4,20 +4,21 @@
   const clock = JSON.parse(document.getElementById("clock").textContent);
   const time = document.getElementById("time");
   const sigma = document.getElementById("sigma");
+  const chosen = () => document.querySelector("[name=compared]:checked");
   const each = (selector, change) => document.querySelectorAll(selector).forEach(change);
   const percent = (share) => `${Math.round(100 * share)}%`;
 
   const windowAt = (hour, width) => clock.centers.map((center) => {
     const gap = Math.min(Math.abs(center - hour), 24 - Math.abs(center - hour));
-    return clock.slotHours * Math.exp(-0.5 * (gap / width) ** 2) / (width * Math.sqrt(2 * Math.PI));
+    return clock.slot_hours * Math.exp(-0.5 * (gap / width) ** 2) / (width * Math.sqrt(2 * Math.PI));
   });
   const blend = (shares, weights) => shares[0].map(
     (_, value) => weights.reduce((sum, weight, slot) => sum + weight * shares[slot][value], 0),
   );
 
   function sentence(values, weights) {
-    const order = weights.map((weight, n) => [values[n], weight]).filter(([name, w]) => !clock.unnamed.includes(name) && w >= 0.005)
-      .sort((a, b) => b[1] - a[1]).slice(0, clock.topCount);
+    const order = weights.map((weight, n) => [values[n], weight]).filter(([name, w]) => !clock.unnamed.includes(name) && w >= clock.smallest)
+      .sort((a, b) => b[1] - a[1]).slice(0, clock.top_count);
     return order.map(([name, weight]) => `${name} ${percent(weight)}`).join(", ") || "nothing";
   }
 
@@ -37,11 +38,13 @@
     each("[data-slot]", (e) => {
       e.style.opacity = clock.faintest + (1 - clock.faintest) * weights[Number(e.dataset.slot)] / most;
     });
+    each("[data-compared]", (e) => { e.style.display = e.dataset.compared === chosen()?.value ? "" : "none"; });
+    each("[data-compares]", (e) => { e.textContent = chosen().parentElement.textContent.trim(); });
     const seen = document.querySelectorAll("[data-seen]");
     document.querySelectorAll(".facet").forEach((card, n) => {
       const facet = clock.facets[n];
       const own = blend(facet.shares, weights);
-      const compared = facet.compared && blend(facet.compared, weights);
+      const compared = chosen() && blend(facet.compared[Number(chosen().value)], weights);
       seen[n].textContent = sentence(facet.values, own);
       card.querySelectorAll(".legend li").forEach((row, value) => {
         row.querySelector(".bar b").style.setProperty("--share", Math.min(own[value], 1));
@@ -65,6 +68,7 @@
   each(".scripted", (e) => { e.hidden = false; });
   time.addEventListener("input", show);
   sigma.addEventListener("input", show);
+  each("[name=compared]", (e) => e.addEventListener("input", show));
   each("svg.dial", (dial) => dial.addEventListener("click", turnTo));
   each(".knob", (knob) => {
     knob.addEventListener("pointerdown", (event) => { event.preventDefault(); knob.setPointerCapture(event.pointerId); });

@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import math
 import re
+import shlex
 import shutil
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 
 from core.hours import Hour
+from core.page_table import Group, Row
 from core.settings import Settings, load_settings
+from events.ids import log_ids
 from events.store import EventStore
 from feature_repo.retrieval import ClockFeatures, advance
+from pages import clocks
 from pages.clock_drawing import draw_ring
-from pages.clocks import NO_EVENTS, OTHERS, ClockSlot, day_clocks, read_slots, window_weights, write_clock_page
+from pages.clock_view import NO_EVENTS, OTHERS, ClockSlot, OtherClock, changes_table, day_clocks, window_weights
+from pages.clocks import _slots, write_clock_page
 from tests.conftest import TINY
 from tests.pages.conftest import fits_every_screen, opened
 from training.batch import Moment
@@ -46,18 +52,21 @@ def slot(number: int, tops: dict[str, float], events: int = 9) -> ClockSlot:
     return ClockSlot(number, events, Hour(1), {"genre": list(tops.items())})
 
 
-def seen_by_hand(features: ClockFeatures, user: int, hours: float, sigma: float) -> dict[str, dict[str, float]]:
-    """Facet → value → its weight, straight from the paper's formula."""
-    weights: dict[str, dict[str, float]] = {facet: {} for facet in features.facets}
-    for row in features.get_clock([user], UNTIL).to_pylist():
+def weights_by_hand(rows: pa.Table, facet: str, hours: float, sigma: float) -> dict[str, float]:
+    """Value → its weight, straight from the paper's formula."""
+    weights: dict[str, float] = {}
+    for row in rows.to_pylist():
         gap = abs(row["slot"] + 0.5 - hours)
         gap = min(gap, 24 - gap)
         weight = math.exp(-(gap**2) / (2 * sigma**2)) / math.sqrt(2 * math.pi * sigma**2)
-        for facet, values in weights.items():
-            total = sum(row[f"{facet}_scores"])
-            for value, score in zip(row[f"{facet}_values"], row[f"{facet}_scores"], strict=True):
-                values[value] = values.get(value, 0.0) + weight * score / total
+        for value, score in zip(row[f"{facet}_values"], row[f"{facet}_scores"], strict=True):
+            weights[value] = weights.get(value, 0.0) + weight * score / sum(row[f"{facet}_scores"])
     return weights
+
+
+def seen_by_hand(features: ClockFeatures, user: int, hours: float, sigma: float) -> dict[str, dict[str, float]]:
+    rows = features.get_clock([user], UNTIL)
+    return {facet: weights_by_hand(rows, facet, hours, sigma) for facet in features.facets}
 
 
 def sentence(weights: dict[str, float]) -> str:
@@ -76,8 +85,8 @@ def test_the_window_weighs_slots_as_the_rankers_module_does(minutes: int) -> Non
 
 def test_what_the_page_says_of_a_user_is_the_papers_weighted_sum(features: ClockFeatures, user: int) -> None:
     config = load_ranker_config(features.settings, "gaussian_clock")
-    slots = read_slots(features, features.get_clock([user], UNTIL))
-    (day,) = day_clocks(features.facets, config, slots, slots, None)
+    slots = _slots(features, features.get_clock([user], UNTIL))
+    (day,) = day_clocks(features.facets, config, slots, slots)
     weights = window_weights(config, 21.25, 1.0)
     by_hand = seen_by_hand(features, user, 21.25, 1.0)
     for facet in day.facets:
@@ -92,7 +101,7 @@ def test_a_value_has_one_color_on_every_page_and_two_values_never_share_one() ->
     everybody = [slot(8, {f"usual-{n:02d}": 100.0 - n for n in range(11)})]
     own = [slot(8, {"usual-10": 5.0, "usual-00": 4.0, "rare": 3.0}), slot(9, {f"odd-{n:02d}": 1.0 for n in range(12)})]
     (theirs,), (all_days,) = (
-        [f for d in day_clocks(["genre"], config, s, everybody, None) for f in d.facets] for s in (own, everybody)
+        [f for d in day_clocks(["genre"], config, s, everybody) for f in d.facets] for s in (own, everybody)
     )
     usual = dict(zip(all_days.values, all_days.colors, strict=True))
     colors = dict(zip(theirs.values, theirs.colors, strict=True))
@@ -107,7 +116,7 @@ def test_a_value_has_one_color_on_every_page_and_two_values_never_share_one() ->
 def test_weekends_have_dials_of_their_own_where_their_clock_is_kept_apart() -> None:
     config = RankerConfig(variant="gaussian_clock", split_weekend=True)
     slots = [slot(8, {"work": 2.0}), slot(24 + 8, {"rest": 2.0})]
-    days = {day.name: day.facets[0] for day in day_clocks(["genre"], config, slots, slots, slots)}
+    days = {day.name: day.facets[0] for day in day_clocks(["genre"], config, slots, slots)}
     weights = window_weights(config, 8.5, 1.0)
     assert {name: [value for value, _ in facet.seen(weights, 3)] for name, facet in days.items()} == {
         "working days": ["work"], "weekends": ["rest"],
@@ -123,6 +132,70 @@ def test_equal_shares_take_equal_areas_and_an_empty_slot_only_has_an_outline() -
     areas = [(outer**2 - inner**2) / (100**2 - 40**2) for outer, inner in radii]
     assert areas == pytest.approx([0.5, 0.25, 0.25], abs=1e-3)
     assert [s.title for s in slots[3].segments] == ["3 h: b 50%", "3 h: a 25%", "3 h: c 25%"]
+
+
+def test_hours_whose_leader_changed_are_listed_by_facet_and_others_are_not() -> None:
+    config = RankerConfig(variant="gaussian_clock")
+    before = [slot(8, {"news": 2.0}), slot(9, {"jazz": 5.0, "rock": 4.0}), slot(10, {"jazz": 1.0})]
+    now = [slot(8, {"news": 9.0, "jazz": 1.0}), slot(9, {"rock": 6.0, "jazz": 5.0}), slot(11, {"soul": 1.0})]
+    others = [OtherClock("everybody", now, past=False), OtherClock("a week ago", before, past=True)]
+    table = changes_table(["genre"], config, now, others)
+    assert table is not None
+    assert [column.label for column in table.columns] == ["hour", "a week ago", "now"]
+    group, *rows = table.rows
+    assert group == Group("genre: another leads in 3 of 4 hours with events")
+    assert [row.cells for row in rows if isinstance(row, Row)] == [
+        ["09:00", "jazz", "rock"], ["10:00", "jazz", "no events"], ["11:00", "no events", "soul"],
+    ]  # fmt: skip
+    assert changes_table(["genre"], config, now, others[:1]) is None
+
+
+@pytest.mark.slow
+def test_the_inner_ring_shows_everybody_or_the_users_own_clock_of_the_past(
+    features: ClockFeatures, user: int, chromium: Browser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(clocks, "PAST_DAYS", {1: "a day ago"})
+    then = UNTIL - 24
+    past = features.historical(pa.table({"user_id": [user], "hour": [then.number]})).slots
+    marks = {"everybody": features.population(UNTIL), "a day ago": past}
+    with opened(chromium, write_clock_page(features, user, "21:15")) as page:
+        card = page.locator(".facet").first
+        facet = features.facets[0]
+        for number, (name, rows) in enumerate(marks.items()):
+            page.get_by_label(name).check()
+            assert [ring.is_visible() for ring in card.locator("[data-compared]").all()] == [
+                n == number for n in (0, 1)
+            ]
+            weights = weights_by_hand(rows, facet, 21.25, 1.0)
+            for row in card.locator(".legend li").all():
+                value = row.locator(".name").inner_text()
+                mark = row.locator(".bar i").evaluate("e => Number(e.style.getPropertyValue('--share'))")
+                if value not in {OTHERS, NO_EVENTS}:
+                    assert mark == pytest.approx(weights.get(value, 0.0), abs=1e-3), (name, value)
+
+
+@pytest.mark.slow
+def test_the_list_of_clocks_finds_a_user_by_the_logs_id_and_says_how_to_draw_another(
+    features: ClockFeatures, chromium: Browser
+) -> None:
+    first, second = features.most_active(2)
+    names = log_ids(features.events.root, "user", [first, second])
+    for number in (first, second, None):
+        path = write_clock_page(features, number)
+    fits_every_screen(chromium, path.parent / "index.html")
+    with opened(chromium, path.parent / "index.html", 400) as page:
+        field = page.get_by_label("Find a user")
+        links = page.locator("tbody a:visible")
+        assert links.all_inner_texts() == ["everybody", *sorted(names.values())]
+        field.fill(names[second])
+        assert links.all_inner_texts() == [names[second]]
+        field.fill("Ann O'Neill")
+        assert links.count() == 0
+        command = shlex.split(page.locator("code").inner_text())
+        assert command == ["clock", "features", "page", "Ann O'Neill", "--source", "simulator"]
+        field.fill(names[first])
+        links.click()
+        assert page.locator("h1").inner_text() == f"Interest clock of user {names[first]}"
 
 
 @pytest.mark.slow
@@ -145,10 +218,10 @@ def test_the_hand_turns_by_keyboard_and_pointer_and_the_page_says_what_is_seen_t
         page.locator("#sigma").focus()
         page.keyboard.press("End")
         assert said.all_inner_texts() == expected(9.75, 6.0)
+        page.locator(".knob").first.hover()
         box = page.locator("svg.dial").first.bounding_box()
         assert box is not None
         center = (box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
-        page.locator(".knob").first.hover()
         page.mouse.down()
         page.mouse.move(center[0] - box["width"] / 3, center[1])
         page.mouse.up()
