@@ -82,7 +82,12 @@ def _create_store(settings: Settings) -> None:
 
 def open_registry(settings: Settings) -> Registry:
     """The registered model of the source."""
-    return Registry(open_mlflow(settings), model_name(settings), settings.workspace / "registry" / "moves.jsonl")
+    return Registry(open_mlflow(settings), model_name(settings), moves_file(settings))
+
+
+def moves_file(settings: Settings) -> Path:
+    """The audit trail of the registered model's aliases."""
+    return settings.workspace / "registry" / "moves.jsonl"
 
 
 def download_version(settings: Settings, version: str) -> Path:
