@@ -16,10 +16,32 @@
     (_, value) => weights.reduce((sum, weight, slot) => sum + weight * shares[slot][value], 0),
   );
 
-  function sentence(values, weights) {
-    const order = weights.map((weight, n) => [values[n], weight]).filter(([name, w]) => !clock.unnamed.includes(name) && w >= clock.smallest)
-      .sort((a, b) => b[1] - a[1]).slice(0, clock.top_count);
-    return order.map(([name, weight]) => `${name} ${percent(weight)}`).join(", ") || "nothing";
+  const named = (values, figures, smallest, text) => values.map((name, n) => [name, figures[n]])
+    .filter(([name, figure]) => !clock.unnamed.includes(name) && figure >= smallest)
+    .sort((a, b) => b[1] - a[1]).slice(0, clock.top_count).map(([name, figure]) => `${name}\u00a0${text(figure)}`).join(", ") || "nothing";
+  const seen = (facet, weights) => named(facet.values, blend(facet.shares, weights), clock.smallest_weight, percent);
+
+  function lifted(facet, weights) {
+    const window = weights.map((weight) => weight * weights.length);
+    const events = window.reduce((sum, weight, slot) => sum + weight * facet.events[slot], 0);
+    const all = facet.events.reduce((sum, count) => sum + count, 0);
+    const lifts = blend(facet.scores, window).map((score, value) => {
+      const day = facet.scores.reduce((sum, slot) => sum + slot[value], 0) / all;
+      return day > 0 ? (score + clock.prior * day) / (events + clock.prior) / day : 0;
+    });
+    return named(facet.values, lifts, clock.smallest_lift, (lift) => `×${lift.toFixed(1)}`);
+  }
+
+  function showItems(minutes) {
+    if (!clock.items.length) return;
+    const now = Math.floor(minutes * clock.items[0].length / 1440);
+    const rows = [...document.querySelectorAll("[data-item]")].map((e) => e.closest("tr"));
+    const score = (row) => clock.items[Number(row.querySelector("[data-item]").dataset.item)][now];
+    rows.sort((a, b) => score(b) - score(a)).forEach((row) => {
+      row.querySelector("[data-score]").textContent = score(row).toFixed(3);
+      row.parentElement.append(row);
+    });
+    each(".line .now", (e) => { e.setAttribute("x1", now); e.setAttribute("x2", now); });
   }
 
   function show() {
@@ -40,12 +62,17 @@
     });
     each("[data-compared]", (e) => { e.style.display = e.dataset.compared === chosen()?.value ? "" : "none"; });
     each("[data-compares]", (e) => { e.textContent = chosen().parentElement.textContent.trim(); });
-    const seen = document.querySelectorAll("[data-seen]");
+    const fill = (selector, text) => each(selector, (e, n) => { e.textContent = text(clock.facets[n]); });
+    const slot = weights.map((_, n) => Number(n === Math.floor(minutes / 60 / clock.slot_hours)));
+    fill("[data-seen]", (facet) => seen(facet, weights));
+    fill("[data-module=naive_clock]", (facet) => seen(facet, slot));
+    fill("[data-module=gaussian_clock]", (facet) => seen(facet, weights));
+    fill("[data-module=matched_clock]", (facet) => lifted(facet, weights));
+    showItems(minutes);
     document.querySelectorAll(".facet").forEach((card, n) => {
       const facet = clock.facets[n];
       const own = blend(facet.shares, weights);
       const compared = chosen() && blend(facet.compared[Number(chosen().value)], weights);
-      seen[n].textContent = sentence(facet.values, own);
       card.querySelectorAll(".legend li").forEach((row, value) => {
         row.querySelector(".bar b").style.setProperty("--share", Math.min(own[value], 1));
         row.querySelector("data").value = own[value].toFixed(4);

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from markupsafe import Markup
 
 from core.hours import Hour
-from core.page_table import Column, Group, Row, Table
+from core.page_table import Cell, Column, Group, Row, Table
 from core.page_template import share, words
 from pages.clock_drawing import COLORS, FAINTEST, INNER_RING, RING, SlotDrawing, draw_ring, draw_window, slot_opacity
 from stats.circle import circular_distance, normal_density
@@ -22,8 +23,8 @@ GRAY = len(COLORS)
 SIGMAS = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 """Widths of the window that a reader can choose, hours; the ranker's own is among them."""
 NONE_YET = "no events"
-SMALLEST_WEIGHT = 0.005
-"""Of a value that is named as seen."""
+SMALLEST_WEIGHT, SMALLEST_LIFT = 0.005, 1.05
+"""Of a value that is named as seen, and as taken more often than all day."""
 
 
 @dataclass(frozen=True)
@@ -66,13 +67,15 @@ class FacetClock:
         name: of the facet.
         values: those that are shown; ``OTHERS`` and ``NO_EVENTS`` stand for what is left, where there is any.
         colors: number of each value's color, the same on every page of the source.
-        shares: of each value in each slot's scores, shape (slots of a day, values), as the ranker weighs them.
-        compared: the same of each clock that this one is compared with.
+        scores: of each value in each slot, shape (slots of a day, values).
+        shares: the scores as shares of their slot, as the ranker weighs them.
+        compared: shares of each clock that this one is compared with.
     """
 
     name: str
     values: tuple[str, ...]
     colors: tuple[int, ...]
+    scores: np.ndarray
     shares: np.ndarray
     compared: tuple[np.ndarray, ...]
 
@@ -83,8 +86,27 @@ class FacetClock:
             weights: of each slot.
             count: of values at most.
         """
-        weighted = zip(self.values, weights @ self.shares, strict=True)
-        named = [(v, float(w)) for v, w in weighted if v not in {OTHERS, NO_EVENTS} and w >= SMALLEST_WEIGHT]
+        return self._top(weights @ self.shares, count, SMALLEST_WEIGHT)
+
+    def lifted(self, weights: np.ndarray, events: np.ndarray, prior: float, count: int) -> list[tuple[str, float]]:
+        """The values that the user takes more often in a window than all day, and how many times, largest first.
+
+        It is the ratio that ``matched_clock`` starts from, for a user's own clock.
+
+        Args:
+            weights: of each slot.
+            events: in each slot.
+            prior: events at the day's rate that every window starts with.
+            count: of values at most.
+        """
+        window = weights * len(weights)
+        day = self.scores.sum(axis=0) / events.sum()
+        now = (window @ self.scores + prior * day) / (window @ events + prior)
+        return self._top(np.divide(now, day, out=np.zeros_like(day), where=day > 0), count, SMALLEST_LIFT)
+
+    def _top(self, figures: np.ndarray, count: int, least: float) -> list[tuple[str, float]]:
+        pairs = zip(self.values, map(float, figures), strict=True)
+        named = [(value, figure) for value, figure in pairs if value not in {OTHERS, NO_EVENTS} and figure >= least]
         return sorted(named, key=lambda pair: -pair[1])[:count]
 
 
@@ -94,11 +116,28 @@ class DayClock:
 
     Attributes:
         name: "working days" or "weekends"; empty where all days share one clock.
+        events: in each slot of a day.
         facets: in the source's order.
     """
 
     name: str
+    events: np.ndarray
     facets: list[FacetClock]
+
+
+@dataclass(frozen=True)
+class ItemScores:
+    """A model's scores of an item for the user.
+
+    Attributes:
+        item: id in the log.
+        values: its facets' values.
+        scores: by time of day, the times evenly spaced from midnight.
+    """
+
+    item: str
+    values: tuple[str, ...]
+    scores: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -171,8 +210,10 @@ class FacetData:
     """A facet as the script reads it: see ``FacetClock``."""
 
     values: list[str]
+    scores: list[list[float]]
     shares: list[list[float]]
     compared: list[list[list[float]]]
+    events: list[float]
 
 
 @dataclass(frozen=True)
@@ -184,8 +225,11 @@ class ClockData:
         slot_hours: a slot's width.
         sigmas: widths of the window, hours; ``windows`` has the drawing of each.
         faintest: opacity of a slot that weighs nothing.
-        top_count: how many values are named as seen, those of ``unnamed`` never, and none below ``smallest``.
+        top_count: how many values are named, those of ``unnamed`` never.
+        smallest_weight, smallest_lift: below which a value is not named as seen, or as taken more often than all day.
+        prior: events at the day's rate that a window starts with: see ``FacetClock.lifted``.
         facets: of every kind of day, one after the other.
+        items: scores of items by time of day, the times evenly spaced from midnight.
     """
 
     centers: list[float]
@@ -195,8 +239,11 @@ class ClockData:
     faintest: float
     top_count: int
     unnamed: list[str]
-    smallest: float
+    smallest_weight: float
+    smallest_lift: float
+    prior: float
     facets: list[FacetData]
+    items: list[list[float]]
 
 
 def window_weights(config: RankerConfig, hours: float, sigma: float) -> np.ndarray:
@@ -237,7 +284,12 @@ def day_clocks(
             [slot for slot in clock if slot.number // per_day == number]
             for clock in (slots, *(other.slots for other in others))
         )
-        days.append(DayClock(name, [_facet_clock(facet, per_day, own, everybody, compared) for facet in facets]))
+        events = np.zeros(per_day)
+        for slot in own:
+            events[slot.number % per_day] = slot.events
+        days.append(
+            DayClock(name, events, [_facet_clock(facet, per_day, own, everybody, compared) for facet in facets])
+        )
     return days
 
 
@@ -253,13 +305,15 @@ def _facet_clock(
     free = (n for n in range(len(COLORS)) if n not in {usual.get(value) for value in named})
     colors = {value: usual[value] if value in usual else next(free) for value in named}
     named = sorted(named, key=colors.__getitem__)
-    tables = [_shares(clock, facet, named, per_day) for clock in (slots, *compared)]
+    scores, *others = (_scores(clock, facet, named, per_day) for clock in (slots, *compared))
+    tables = [_shares(table) for table in (scores, *others)]
     used = [n for n in range(len(named) + 2) if n < len(named) or any(table[:, n].any() for table in tables)]
     values = [*named, OTHERS, NO_EVENTS]
     return FacetClock(
         facet,
         tuple(values[n] for n in used),
         tuple(colors.get(values[n], GRAY) for n in used),
+        np.pad(scores, ((0, 0), (0, 1)))[:, used],
         tables[0][:, used],
         tuple(table[:, used] for table in tables[1:]),
     )
@@ -274,16 +328,20 @@ def _by_score(slots: Sequence[ClockSlot], facet: str) -> list[str]:
     return sorted(totals, key=lambda value: (-totals[value], value))
 
 
-def _shares(slots: Sequence[ClockSlot], facet: str, named: Sequence[str], per_day: int) -> np.ndarray:
-    """Shares of each slot's scores: of the named values, of all others, and 1 in the last column where there are no scores."""
-    shares = np.zeros((per_day, len(named) + 2))
+def _scores(slots: Sequence[ClockSlot], facet: str, named: Sequence[str], per_day: int) -> np.ndarray:
+    """Scores of each slot: of the named values, and of all others in the last column."""
+    scores = np.zeros((per_day, len(named) + 1))
     column = {value: n for n, value in enumerate(named)}
     for slot in slots:
         for value, score in slot.tops[facet]:
-            shares[slot.number % per_day, column.get(value, len(named))] += score
-    totals = shares.sum(axis=1, keepdims=True)
-    shares[:, -1] = totals[:, 0] == 0
-    return shares / np.where(totals > 0, totals, 1)
+            scores[slot.number % per_day, column.get(value, len(named))] += score
+    return scores
+
+
+def _shares(scores: np.ndarray) -> np.ndarray:
+    """Scores as shares of their slot, and one more column that is 1 where a slot has none."""
+    totals = scores.sum(axis=1, keepdims=True)
+    return np.hstack([scores / np.where(totals > 0, totals, 1), totals == 0])
 
 
 def clock_page(
@@ -337,8 +395,12 @@ def _draw(facet: FacetClock, weights: np.ndarray, titles: Sequence[str], top_k: 
         outer=ring(facet.shares, RING),
         inner=[ring(shares, INNER_RING) for shares in facet.compared],
         legend=legend,
-        seen=", ".join(f"{value} {share(weight)}" for value, weight in facet.seen(weights, top_k)) or "nothing",
+        seen=_in_words(facet.seen(weights, top_k)),
     )
+
+
+def _in_words(weights: Sequence[tuple[str, float]]) -> str:
+    return ", ".join(f"{value}\u00a0{share(weight)}" for value, weight in weights) or "nothing"
 
 
 def _runs(leaders: Sequence[tuple[str, str]]) -> str:
@@ -347,7 +409,9 @@ def _runs(leaders: Sequence[tuple[str, str]]) -> str:
     return "; ".join(f"from {leaders[n][0]} {leaders[n][1]}" for n in starts)
 
 
-def clock_data(days: Sequence[DayClock], page: ClockPage, config: RankerConfig) -> ClockData:
+def clock_data(
+    days: Sequence[DayClock], page: ClockPage, config: RankerConfig, prior: float, items: Sequence[ItemScores]
+) -> ClockData:
     """What the page's script reads."""
 
     def rows(shares: np.ndarray) -> list[list[float]]:
@@ -361,13 +425,120 @@ def clock_data(days: Sequence[DayClock], page: ClockPage, config: RankerConfig) 
         faintest=FAINTEST,
         top_count=config.top_k,
         unnamed=[OTHERS, NO_EVENTS],
-        smallest=SMALLEST_WEIGHT,
+        smallest_weight=SMALLEST_WEIGHT,
+        smallest_lift=SMALLEST_LIFT,
+        prior=prior,
         facets=[
-            FacetData(list(facet.values), rows(facet.shares), [rows(shares) for shares in facet.compared])
+            FacetData(
+                list(facet.values),
+                rows(facet.scores),
+                rows(facet.shares),
+                [rows(shares) for shares in facet.compared],
+                day.events.tolist(),
+            )
             for day in days
             for facet in day.facets
         ],
+        items=[[round(score, 4) for score in item.scores] for item in items],
     )
+
+
+SENTENCES = {
+    "none": "does not look at the time.",
+    "hour_embedding": "only knows the hour of day: one learned vector for it, the same for every user.",
+    "cyclic": "only knows the time of day, as a sine and a cosine, the same for every user.",
+    "adaptive_clock": "mixes all hours with events, by weights that it learned for each pair of hours.",
+    "long_term_clock": "reads the user's last behaviors instead of the clock: those that suit the candidate and the time of day.",
+}
+"""What time modules make of a time, where the clock alone does not tell it."""
+
+
+def modules_table(
+    days: Sequence[DayClock], variants: Sequence[str], config: RankerConfig, moment: str, prior: float
+) -> Table | None:
+    """What each time module makes of a clock at a time, where the clock tells it; None where it does for none.
+
+    The page's script finds the cells by their ``data-module``.
+
+    Args:
+        days: the clock by kind of day.
+        variants: that are trained.
+        config: of the ranker with the Gaussian clock.
+        moment: local time HH:MM.
+        prior: see ``FacetClock.lifted``.
+    """
+    hours, minutes = map(int, moment.split(":"))
+    weights = window_weights(config, hours + minutes / 60, config.sigma_hours)
+    slot = np.zeros(config.slots_per_day)
+    slot[(hours * 60 + minutes) // config.slot_minutes] = 1
+    top_k = config.top_k
+
+    def lifted(day: DayClock, facet: FacetClock) -> str:
+        lifts = facet.lifted(weights, day.events, prior, top_k) if day.events.any() else []
+        return ", ".join(f"{value}\u00a0×{lift:.1f}" for value, lift in lifts) or "nothing"
+
+    tells: dict[str, tuple[str, Callable[[DayClock, FacetClock], str]]] = {
+        "naive_clock": ("this slot alone", lambda _, facet: _in_words(facet.seen(slot, top_k))),
+        "gaussian_clock": ("the window", lambda _, facet: _in_words(facet.seen(weights, top_k))),
+        "matched_clock": ("more often than all day", lifted),
+    }
+    rows: list[Row | Group] = []
+    for variant, (what, tell) in tells.items():
+        if variant not in variants:
+            continue
+        for day in days:
+            name = f"{words(variant)}: {what}" + (f", {day.name}" if day.name else "")
+            cells = [_live_cell(variant, tell(day, facet)) for facet in day.facets]
+            rows.append(Row([name, *cells]))
+    names = [words(facet.name) for facet in days[0].facets]
+    return Table([Column("time module"), *(Column(name, words=True) for name in names)], rows) if rows else None
+
+
+def _live_cell(variant: str, text: str) -> Cell:
+    return Cell(Markup('<span data-module="{}">{}</span>').format(variant, text))
+
+
+def items_table(items: Sequence[ItemScores], moment: str) -> Table:
+    """Scores of items at a time, best first, and over the day as a line.
+
+    The page's script finds the rows by the item's number in ``data-item``.
+
+    Args:
+        items: with scores at the same times of day.
+        moment: local time HH:MM.
+    """
+    hours, minutes = map(int, moment.split(":"))
+    times = len(items[0].scores)
+    now = (hours * 60 + minutes) * times // 1440
+    least, most = min(min(item.scores) for item in items), max(max(item.scores) for item in items)
+    rows = []
+    for number in sorted(range(len(items)), key=lambda n: -items[n].scores[now]):
+        item = items[number]
+        points = " ".join(f"{n},{(most - score) / max(most - least, 1e-9):.3f}" for n, score in enumerate(item.scores))
+        line = Markup(
+            '<svg class="line" viewBox="0 0 {0} 1" preserveAspectRatio="none" role="img" aria-label="{1}">'
+            '<line class="now" x1="{2}" x2="{2}" y2="1"/><polyline points="{3}"/></svg>'
+        ).format(
+            times - 1,
+            f"{min(item.scores):.3f} to {max(item.scores):.3f}, best at {_clock_time(int(np.argmax(item.scores)), times)}",
+            now,
+            points,
+        )
+        name = Cell(Markup('<span data-item="{}">{}</span>').format(number, item.item))
+        score = Cell(Markup("<span data-score>{}</span>").format(f"{item.scores[now]:.3f}"))
+        rows.append(Row([name, ", ".join(item.values), score, Cell(line)]))
+    columns = [
+        Column("item"),
+        Column("is", words=True),
+        Column("score now"),
+        Column("00 to 24 h", words=True),
+    ]
+    return Table(columns, rows, caption=f"Scores lie between {least:.2f} and {most:.2f} over the day")
+
+
+def _clock_time(number: int, times: int) -> str:
+    minutes = number * 1440 // times
+    return f"{minutes // 60:02d}:{minutes % 60:02d}"
 
 
 def changes_table(

@@ -18,13 +18,17 @@ from core.page_template import write_page
 from events.ids import log_ids
 from feature_repo.retrieval import ClockFeatures
 from pages.clock_drawing import COLORS, hour_labels
+from pages.clock_items import champion_scores
 from pages.clock_view import (
+    SENTENCES,
     ClockSlot,
     OtherClock,
     changes_table,
     clock_data,
     clock_page,
     day_clocks,
+    items_table,
+    modules_table,
     slots_table,
 )
 from training.config import load_ranker_config
@@ -91,6 +95,8 @@ def write_clock_page(features: ClockFeatures, user: int | None, moment: str = "0
     Raises:
         NotReadyError: there are no clocks, or the user has none.
     """
+    from training.time_modules.matched import SLOTS_PRIOR  # with torch, which other commands of this group do without
+
     at = features.clock.require_state().as_of
     name = "" if user is None else log_ids(features.events.root, "user", [user])[user]
     everybody = _slots(features, features.population(at))
@@ -102,12 +108,17 @@ def write_clock_page(features: ClockFeatures, user: int | None, moment: str = "0
     facets, config = features.facets, load_ranker_config(features.settings, "gaussian_clock")
     days = day_clocks(facets, config, slots, everybody, others)
     page = clock_page(days, slots, config, moment, others)
+    champion = None if user is None else champion_scores(features, user, at)
+    items = champion.items if champion else []
     path = features.settings.reports_dir / "clocks" / f"{EVERYONE if user is None else user}.html"
     write_page(
         path, f"Interest clock of user {name}" if name else "Interest clock of everybody",
         (FOLDER / "clock.html").read_text(encoding="utf-8"), style=(FOLDER / "clock.css").read_text(encoding="utf-8") + TONES,
         home="../index.html", page=page, labels=hour_labels(), as_of=at, window_days=features.settings.window_days, everyone=user is None,
-        data=asdict(clock_data(days, page, config)), script=Markup((FOLDER / "clock.js").read_text(encoding="utf-8")),  # noqa: S704 # nosec B704
+        data=asdict(clock_data(days, page, config, SLOTS_PRIOR, items)), script=Markup((FOLDER / "clock.js").read_text(encoding="utf-8")),  # noqa: S704 # nosec B704
+        champion=champion, items=items_table(items, moment) if items else None,
+        modules=modules_table(days, features.settings.variants, config, moment, SLOTS_PRIOR),
+        sentences={v: SENTENCES[v] for v in features.settings.variants if v in SENTENCES},
         table=slots_table(facets, config, slots), changes=changes_table(facets, config, slots, others),
         history_from=features.clock.require_state().history_from,
     )  # fmt: skip

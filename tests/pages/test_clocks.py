@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 import torch
 
@@ -23,11 +24,12 @@ from pages import clocks
 from pages.clock_drawing import draw_ring
 from pages.clock_view import NO_EVENTS, OTHERS, ClockSlot, OtherClock, changes_table, day_clocks, window_weights
 from pages.clocks import _slots, write_clock_page
+from tests.browser import fits_every_screen, opened
 from tests.conftest import TINY
-from tests.pages.conftest import fits_every_screen, opened
 from training.batch import Moment
 from training.config import RankerConfig, load_ranker_config
 from training.time_modules.base import slot_weights
+from training.time_modules.matched import SLOTS_PRIOR
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -71,7 +73,7 @@ def seen_by_hand(features: ClockFeatures, user: int, hours: float, sigma: float)
 
 def sentence(weights: dict[str, float]) -> str:
     best = sorted(weights.items(), key=lambda pair: -pair[1])[:3]
-    return ", ".join(f"{value} {weight:.0%}" for value, weight in best if weight >= 0.005) or "nothing"
+    return ", ".join(f"{value}\u00a0{weight:.0%}" for value, weight in best if weight >= 0.005) or "nothing"
 
 
 @pytest.mark.parametrize("minutes", [60, 30])
@@ -148,6 +150,54 @@ def test_hours_whose_leader_changed_are_listed_by_facet_and_others_are_not() -> 
         ["09:00", "jazz", "rock"], ["10:00", "jazz", "no events"], ["11:00", "no events", "soul"],
     ]  # fmt: skip
     assert changes_table(["genre"], config, now, others[:1]) is None
+
+
+def shares_by_hand(rows: pa.Table, facet: str) -> dict[str, float]:
+    """Value → its share of the one slot's scores; none where it has no events."""
+    return {
+        value: score / sum(row[f"{facet}_scores"])
+        for row in rows.to_pylist()
+        for value, score in zip(row[f"{facet}_values"], row[f"{facet}_scores"], strict=True)
+    }
+
+
+def lifts_by_hand(rows: pa.Table, facet: str, hours: float) -> str:
+    """How many times as often as all day the matched clock's formula has each value in its first window, in words."""
+    all_day: dict[str, float] = {}
+    now: dict[str, float] = {}
+    events = events_now = 0.0
+    for row in rows.to_pylist():
+        gap = abs(row["slot"] + 0.5 - hours)
+        weight = 24 * math.exp(-(min(gap, 24 - gap) ** 2) / 2) / math.sqrt(2 * math.pi)
+        events += row["events"]
+        events_now += weight * row["events"]
+        for value, score in zip(row[f"{facet}_values"], row[f"{facet}_scores"], strict=True):
+            all_day[value] = all_day.get(value, 0.0) + score
+            now[value] = now.get(value, 0.0) + weight * score
+    user = {value: score / events for value, score in all_day.items()}
+    lifts = {
+        value: (now[value] + SLOTS_PRIOR * user[value]) / (events_now + SLOTS_PRIOR) / user[value] for value in user
+    }
+    best = sorted(lifts.items(), key=lambda pair: -pair[1])[:3]
+    return ", ".join(f"{value}\u00a0×{lift:.1f}" for value, lift in best if lift >= 1.05) or "nothing"
+
+
+@pytest.mark.slow
+def test_each_time_module_is_said_to_see_what_its_formula_gives_at_the_chosen_time(
+    features: ClockFeatures, user: int, chromium: Browser
+) -> None:
+    rows = features.get_clock([user], UNTIL)
+    with opened(chromium, write_clock_page(features, user, "08:30")) as page:
+        for hours in (8.5, 20.75):
+            page.locator("#time").fill(str(int(hours * 60)))
+            slot = rows.filter(pc.equal(rows["slot"], int(hours)))
+            expected = {
+                "naive_clock": [sentence(shares_by_hand(slot, f)) for f in features.facets],
+                "gaussian_clock": [sentence(weights_by_hand(rows, f, hours, 1.0)) for f in features.facets],
+                "matched_clock": [lifts_by_hand(rows, f, hours) for f in features.facets],
+            }
+            for variant, texts in expected.items():
+                assert page.locator(f"[data-module={variant}]").all_inner_texts() == texts, (variant, hours)
 
 
 @pytest.mark.slow

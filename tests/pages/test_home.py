@@ -17,8 +17,8 @@ from model_registry.registry import CANDIDATE, CHAMPION, Move
 from model_registry.store import moves_file
 from pages.home import Home, Notice, look
 from pages.index import write_index
+from tests.browser import fits_every_screen, opened
 from tests.conftest import TINY
-from tests.pages.conftest import fits_every_screen, opened
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser

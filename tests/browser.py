@@ -17,8 +17,7 @@ CHROMIUM = shutil.which("chromium")
 CUT = "e => e.getBoundingClientRect().right > innerWidth || e.scrollWidth > e.clientWidth + 1"
 
 
-@pytest.fixture(scope="session")
-def chromium() -> Iterator[Browser]:
+def launched() -> Iterator[Browser]:
     """The browser; skips where there is none."""
     if CHROMIUM is None:
         pytest.skip("Chromium is not installed (make services)")
