@@ -39,7 +39,8 @@ def champion_scores(features: ClockFeatures, user: int, as_of: Hour) -> Champion
         as_of: the clocks' hour.
 
     Returns:
-        The items whose score changes most over the day; None where no champion lies in the workspace.
+        The items whose score changes most over the day; None where no champion of these
+            clocks lies in the workspace.
     """
     settings = features.settings
     champions = [move.version for move in read_moves(moves_file(settings)) if move.alias == CHAMPION]
@@ -56,6 +57,8 @@ def champion_scores(features: ClockFeatures, user: int, as_of: Hour) -> Champion
     model = load_model(folder)
     model.ranker.eval()
     info = model.info
+    if list(info.facets) != list(features.facets) or model.slots != settings.slots:
+        return None  # it was trained on clocks of another shape
     loaded = LoadedModel(version, info.variant, info.hour, folder, model, info.heads.index(label_of(info.heads)))
     catalog = load_catalog(settings, features, as_of)
     rows = np.argsort(-catalog.popularity, kind="stable")[:POPULAR]

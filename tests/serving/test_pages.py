@@ -1,4 +1,4 @@
-"""The scores on the page of a user's clock are those that the ranking service gives."""
+"""Pages of a workspace with a champion: the scores on a user's clock are the ranking service's, the model's page."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from core.files import write_json
 from core.settings import Settings
+from evaluation.gate import GateDecision, ModelVersion
 from events.ids import log_ids
 from events.store import EventStore
 from feature_repo.retrieval import ClockFeatures
@@ -15,10 +17,12 @@ from model_registry.registry import CHAMPION
 from model_registry.store import open_registry
 from pages.clock_items import TIMES, champion_scores
 from pages.clocks import write_clock_page
+from pages.rankers import write_model_page
 from pipeline.promotion import VersionScores
 from serving.engine import RankingEngine
 from serving.stages import RankRequest
 from tests.browser import fits_every_screen, opened
+from tests.pages.test_gate_checks import CHECKS
 from tests.serving.conftest import UNTIL
 
 if TYPE_CHECKING:
@@ -78,3 +82,22 @@ def test_items_are_in_the_order_of_their_scores_at_the_chosen_time(
             assert page.locator("[data-score]").all_inner_texts() == [
                 f"{item.scores[minutes // 30]:.3f}" for item in best
             ]
+
+
+@pytest.mark.slow
+def test_the_models_page_tells_the_last_decision_and_shows_the_checks_of_the_last_one_with_figures(
+    served: Settings, chromium: Browser
+) -> None:
+    version = ModelVersion("2", "matched_clock", UNTIL.key)
+    judged = GateDecision("keep", "It is not better.", version, version, (UNTIL.key,), CHECKS)
+    waits = GateDecision("wait", "1 of 4 hours have been seen.", version, version, (UNTIL.key,))
+    for hour, decision in ((UNTIL, judged), (UNTIL + 1, waits)):
+        write_json(served.reports_dir / "gate" / f"{hour.key}.json", decision.as_json())
+    path = write_model_page(served)
+    fits_every_screen(chromium, path)
+    with opened(chromium, path) as page:
+        assert "wait. 1 of 4 hours have been seen." in page.locator(".banner").inner_text()
+        assert page.get_by_role("heading", name=f"Checks of {UNTIL}").is_visible()
+        first = page.locator("tbody tr").first.inner_text()
+        assert "AUC where genre = jazz" in first
+        assert "failed" in first
