@@ -39,8 +39,7 @@ figure svg {{ max-width: 100%; height: auto }} figure {{ margin: 0 }} figcaption
 input[type=search] {{ font: inherit; color: inherit; background: var(--paper); border: 1px solid var(--soft); border-radius: .4rem;
   padding: .35rem .6rem }}
 code, pre {{ font: .85rem/1.4 ui-monospace, monospace; white-space: pre-wrap; overflow-wrap: anywhere }}
-@media print {{ body {{ background: none }} section {{ break-inside: avoid }}
-  details::details-content {{ content-visibility: visible; block-size: auto }} }}
+@media print {{ body {{ background: none }} section {{ break-inside: avoid }} }}
 """
 UNKNOWN = "–"
 BASE = """<!doctype html>

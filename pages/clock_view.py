@@ -91,7 +91,8 @@ class FacetClock:
     def lifted(self, weights: np.ndarray, events: np.ndarray, prior: float, count: int) -> list[tuple[str, float]]:
         """The values that the user takes more often in a window than all day, and how many times, largest first.
 
-        It is the ratio that ``matched_clock`` starts from, for a user's own clock.
+        ``matched_clock`` starts from this ratio, before it learns. What it borrows from everybody is left out, and where weekends
+        have slots of their own, "all day" is this kind of day here and all days there.
 
         Args:
             weights: of each slot.

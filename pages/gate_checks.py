@@ -22,7 +22,8 @@ STYLE = """
 .margin::before { content: ""; position: absolute; left: 50%; top: -.15rem; bottom: -.15rem; border-left: 2px solid var(--ink) }
 .margin i { position: absolute; top: .4rem; height: .2rem; background: currentColor }
 .margin b { position: absolute; top: .2rem; width: .6rem; height: .6rem; margin-left: -.3rem; border-radius: 50%; background: currentColor }
-@media print { .margin, .margin * { print-color-adjust: exact } }
+@media print { details::details-content { content-visibility: visible; block-size: auto }
+  .margin, .margin * { print-color-adjust: exact } }
 """
 
 
