@@ -58,7 +58,7 @@ def write_index(settings: Settings) -> str:
     write_page(
         path, "Interest Clock", TEMPLATE.read_text(encoding="utf-8"), style=STYLE, source=settings.source, page=page,
         written=f"{now:%Y-%m-%d %H:%M}",
-        freshness=freshness_table(page.freshness), groups=list(_groups(settings.reports_dir)), interfaces=_interfaces(settings),
+        freshness=freshness_table(page.freshness), groups=list(_groups(settings.reports_dir)), interfaces=interfaces(settings),
     )  # fmt: skip
     return str(path)
 
@@ -134,7 +134,7 @@ def _clocks(root: Path) -> LinkGroup:
     return LinkGroup("Interest clocks", [Link("all clocks, by the log's id", "clocks/index.html"), *everybody, *links])
 
 
-def _interfaces(settings: Settings) -> list[tuple[str, str]]:
+def interfaces(settings: Settings) -> list[tuple[str, str]]:
     """Name and address of what runs beside the pages; in production the proxy's login page leads there."""
     if settings.in_production:
         return [("Airflow", settings.public_url), ("MLflow", f"{settings.public_url}/mlflow/")]

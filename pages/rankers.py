@@ -10,13 +10,14 @@ from core.documents import JsonObject
 from core.files import read_json
 from core.hours import Hour
 from core.page_table import Cell, Column, Row, Table
-from core.page_template import svg, write_page
+from core.page_template import svg, words, write_page
 from core.settings import Settings
 from evaluation.gate import GateCheck, GateDecision
 from evaluation.metrics import JUDGED
 from events.store import EventStore
-from model_registry.registry import CHAMPION, Move
+from model_registry.registry import ALIASES, CHAMPION, Move, Registry
 from pages.gate_checks import SLICE, STYLE, checks_table
+from pages.index import interfaces
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -44,6 +45,7 @@ MODEL = """
 {{ champion.version }}, trained until {{ champion.hour }}.{% else %}No champion yet.{% endif %}</p>
 {% if last %}<p>The gate's last decision: {{ last.verdict|words }}. {{ last.reason }}
 <a href="gate/{{ last_at }}.html">Gate at {{ last_at }}</a></p>{% endif %}</section>
+{% if aliases.rows %}<section><h2>Versions</h2>{{ aliases }}</section>{% endif %}
 {% if checks %}<section><h2>Checks of {{ judged_at }}</h2><p>{{ judged.reason }}</p>{{ checks }}
 {% if slices %}<details><summary>Slices that passed: {{ slices.rows|length }}</summary>{{ slices }}</details>{% endif %}
 <p class="soft">The last decision that came to figures, <a href="gate/{{ judged_at }}.html">in full</a>. {{ how }}</p></section>{% endif %}
@@ -107,7 +109,7 @@ def write_model_page(settings: Settings) -> Path:
     means = _daily_means(settings)
     write_page(
         path, f"Model {models.name}", MODEL, style=STYLE, home="index.html", moves=_moves([m for m in moves if m.alias == CHAMPION]),
-        other_moves=_moves([m for m in moves if m.alias != CHAMPION]), drift=_drift(drift),
+        aliases=_aliases(models, settings), other_moves=_moves([m for m in moves if m.alias != CHAMPION]), drift=_drift(drift),
         champion={"variant": champion.tags["variant"], "version": champion.version, "hour": champion.tags["hour"]} if champion else None,
         daily=_daily(means["auc"], moves, "AUC"),
         sessions=_daily(means["session_auc"], moves, "session AUC") if any(means["session_auc"].values()) else None,
@@ -134,6 +136,24 @@ def _figures(decision: GateDecision) -> Table | None:
             sides = (f"{getattr(side, metric):.4f}" for side in (figures.candidate, figures.rival))
             rows.append(Row([title, *sides, f"{difference.value:+.4f}", f"{low:+.4f} to {high:+.4f}"]))
     return Table(columns, rows)
+
+
+def _aliases(models: Registry, settings: Settings) -> Table:
+    """Who stands behind each alias, with links to the versions in MLflow, which lead on to the runs that trained them."""
+    mlflow = dict(interfaces(settings))["MLflow"].rstrip("/")
+    versions = {alias: version for alias in ALIASES if (version := models.get(alias))}
+    rows = [
+        Row(
+            [
+                alias,
+                Cell(str(version.version), link=f"{mlflow}/#/models/{models.name}/versions/{version.version}"),
+                words(version.tags["variant"]),
+                version.tags["hour"],
+            ]
+        )
+        for alias, version in versions.items()
+    ]
+    return Table([Column("alias"), Column("version"), Column("time module", words=True), Column("trained until")], rows)
 
 
 def _moves(moves: Sequence[Move]) -> Table:

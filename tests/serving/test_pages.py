@@ -98,6 +98,16 @@ def test_the_models_page_tells_the_last_decision_and_shows_the_checks_of_the_las
     with opened(chromium, path) as page:
         assert "wait. 1 of 4 hours have been seen." in page.locator(".banner").inner_text()
         assert page.get_by_role("heading", name=f"Checks of {UNTIL}").is_visible()
-        first = page.locator("tbody tr").first.inner_text()
+        aliases = page.locator("section", has=page.get_by_role("heading", name="Versions")).locator("tbody tr")
+        assert [row.split()[0] for row in aliases.all_inner_texts()] == ["champion", "challenger", "candidate"]
+        champion = open_registry(served).get(CHAMPION)
+        assert champion is not None
+        link = str(aliases.first.locator("a").get_attribute("href"))
+        assert link.endswith(f"/#/models/simulator-ranker/versions/{champion.version}")
+        first = (
+            page.locator("section", has=page.get_by_role("heading", name="Checks of"))
+            .locator("tbody tr")
+            .first.inner_text()
+        )
         assert "AUC where genre = jazz" in first
         assert "failed" in first
