@@ -34,13 +34,13 @@ class ClockSlot:
     Attributes:
         number: of the slot; those of the weekend, where it is kept apart, follow those of the other days.
         events: in the window.
-        as_of: hour at whose start the slot holds.
+        as_of: hour at whose start the slot holds; None where it only borrows, from the user's day and everybody's clock.
         tops: facet → its top values and their scores, best first.
     """
 
     number: int
     events: int
-    as_of: Hour
+    as_of: Hour | None
     tops: dict[str, list[tuple[str, float]]]
 
 
@@ -371,7 +371,7 @@ def clock_page(
     return ClockPage(
         events=int(events.sum()), compared=[other.name for other in others],
         moment=moment, minutes=60 * hours + minutes, sigma=config.sigma_hours, sigmas=sigmas, windows=[draw_window(s) for s in sigmas],
-        opacity=slot_opacity(weights), bars=[round(float(bar), 3) for bar in events / events.max()],
+        opacity=slot_opacity(weights), bars=[round(float(bar), 3) for bar in events / max(events.max(), 1)],
         busiest=f"most at {titles[int(events.argmax())]}, {int(events.max()):,}",
         days=[DayDrawing(day.name, [_draw(facet, weights, titles, config.top_k) for facet in day.facets]) for day in days],
     )  # fmt: skip
@@ -584,7 +584,7 @@ def slots_table(facets: Sequence[str], config: RankerConfig, slots: Sequence[Clo
                 slot_name(slot.number, config),
                 f"{slot.events:,}",
                 *(", ".join(f"{value} ({score:g})" for value, score in slot.tops[facet]) for facet in facets),
-                slot.as_of.key,
+                slot.as_of.key if slot.as_of else "borrowed",
             ]
         )
         for slot in slots

@@ -130,12 +130,17 @@ def write_clock_page(features: ClockFeatures, user: int | None, moment: str = "0
 def _slots(features: ClockFeatures, rows: pa.Table) -> list[ClockSlot]:
     return [
         ClockSlot(
-            row["slot"], row["events"], Hour(row["as_of"]),
+            row["slot"], row["events"], _hour(row["as_of"]),
             {f: list(zip(row[f"{f}_values"], row[f"{f}_scores"], strict=True)) for f in features.facets},
         )
         for row in rows.to_pylist()
-        if row["events"]
+        if row["events"] or any(row[f"{f}_values"] for f in features.facets)  # a thin slot may borrow all it has
     ]  # fmt: skip
+
+
+def _hour(number: int | None) -> Hour | None:
+    """The hour from whose start a slot's row holds; None for a slot that only borrows and has no row."""
+    return None if number is None else Hour(number)
 
 
 def _past_clocks(features: ClockFeatures, user: int | None, at: Hour) -> list[OtherClock]:
@@ -185,7 +190,10 @@ def clock_json(features: ClockFeatures, users: Sequence[int], at: Hour) -> list[
     rows = features.get_clock(users, at).drop_columns(["hour"]).to_pylist()
     if not rows:
         raise _no_events(features, ", ".join(names.values()), at)
-    return [{"user": names[row["user_id"]], **row, "as_of": Hour(row["as_of"]).key} for row in rows]
+    return [
+        {"user": names[row["user_id"]], **row, "as_of": hour.key if (hour := _hour(row["as_of"])) else None}
+        for row in rows
+    ]
 
 
 def _no_events(features: ClockFeatures, who: str, at: Hour) -> NotReadyError:

@@ -29,7 +29,7 @@ from feature_repo.push import push_events
 from feature_repo.retrieval import ClockFeatures, advance
 from feature_repo.shrinkage import Prior, Shrinkage, fit, shrink
 from operations.doctor import examine
-from pages.clocks import write_clock_page
+from pages.clocks import clock_json, write_clock_page
 from tests import forked
 from tests.conftest import TINY
 
@@ -202,6 +202,9 @@ def test_the_priors_are_fitted_and_give_a_new_user_everybody_s_clock(app_setting
     offline = features(settings).historical(keys([*users, nobody], UNTIL)).slots
     online = features(settings).get_clock([*users, nobody], UNTIL)
     assert offline.select(online.column_names).equals(online)
+    thin = next(row["user_id"] for row in shrunk.to_pylist() if row["as_of"] is None)
+    assert None in {row["as_of"] for row in clock_json(features(settings), [thin], UNTIL)}
+    assert "borrowed" in write_clock_page(features(settings), thin).read_text()
 
 
 def _by_rate(everyone: pa.Table) -> list[list[str]]:
