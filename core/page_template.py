@@ -22,7 +22,7 @@ STYLE = f"""
 @media (prefers-color-scheme: dark) {{ :root {{ --ink: #e6eaf0; --soft: #a3aebb; --line: #38424f; --good: #63c58d; --bad: #f0888d;
   --accent: #85b6f2; --paper: #1a212b; --ground: #11161d; --calm: #16281e; --alarm: #2d1a1c; --open: #17222f }}
   figure svg {{ background: #ffffff; border-radius: .4rem; padding: .5rem }} }}
-* {{ box-sizing: border-box }}
+* {{ box-sizing: border-box }} [hidden] {{ display: none !important }}
 body {{ font: 16px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--ground); margin: 0 }}
 main {{ max-width: 72rem; margin: 0 auto; padding: 1.5rem 1rem 4rem }}
 h1 {{ font-size: 1.6rem; margin: .5rem 0; overflow-wrap: anywhere }}
@@ -36,6 +36,8 @@ abbr {{ cursor: help }} dt {{ margin-top: .4rem }} dd {{ margin-left: 1rem }} su
 .facts {{ display: flex; flex-wrap: wrap; gap: .4rem 2rem; margin: .2rem 0; padding: 0; list-style: none }}
 {TABLE_STYLE}
 figure svg {{ max-width: 100%; height: auto }} figure {{ margin: 0 }} figcaption {{ color: var(--soft) }} a {{ color: var(--accent) }}
+input[type=search] {{ font: inherit; color: inherit; background: var(--paper); border: 1px solid var(--soft); border-radius: .4rem;
+  padding: .35rem .6rem }}
 code, pre {{ font: .85rem/1.4 ui-monospace, monospace; white-space: pre-wrap; overflow-wrap: anywhere }}
 @media print {{ body {{ background: none }} section {{ break-inside: avoid }} }}
 """
@@ -98,7 +100,9 @@ def _environment() -> Environment:
     return environment
 
 
-def write_page(path: Path, title: str, template: str, *, home: str | None = None, **context: Any) -> None:
+def write_page(
+    path: Path, title: str, template: str, *, home: str | None = None, style: str = "", **context: Any
+) -> None:
     """Render a page and write it atomically; every value in it is escaped.
 
     Args:
@@ -106,11 +110,12 @@ def write_page(path: Path, title: str, template: str, *, home: str | None = None
         title: of the page.
         template: Jinja template of the body.
         home: link to the list of all reports, relative to the page; None: no link.
+        style: CSS of this kind of page, after everybody's.
         context: values of the template.
     """
     environment = _environment()
     body = Markup(environment.from_string(template).render(**context))  # noqa: S704 # nosec B704
-    text = environment.from_string(BASE).render(title=title, body=body, home=home, style=Markup(STYLE))  # noqa: S704 # nosec B704
+    text = environment.from_string(BASE).render(title=title, body=body, home=home, style=Markup(STYLE + style))  # noqa: S704 # nosec B704
     write_text(path, text)
 
 

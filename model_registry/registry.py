@@ -75,6 +75,13 @@ class Move:
         return cls(**line)
 
 
+def read_moves(trail: Path) -> list[Move]:
+    """The moves of an audit trail, oldest first; none where there is no file."""
+    if not trail.exists():
+        return []
+    return [Move.from_json(json.loads(line)) for line in trail.read_text(encoding="utf-8").splitlines() if line]
+
+
 class Registry:
     """Aliases of one registered model.
 
@@ -172,11 +179,7 @@ class Registry:
 
     def moves(self) -> list[Move]:
         """The audit trail, oldest first."""
-        if not self.trail.exists():
-            return []
-        return [
-            Move.from_json(json.loads(line)) for line in self.trail.read_text(encoding="utf-8").splitlines() if line
-        ]
+        return read_moves(self.trail)
 
     def record_moves_by_hand(self, hour: Hour | None = None) -> list[Move]:
         """Add what somebody did to the aliases in MLflow itself to the trail.

@@ -82,7 +82,12 @@ def _create_store(settings: Settings) -> None:
 
 def open_registry(settings: Settings) -> Registry:
     """The registered model of the source."""
-    return Registry(open_mlflow(settings), model_name(settings), settings.workspace / "registry" / "moves.jsonl")
+    return Registry(open_mlflow(settings), model_name(settings), moves_file(settings))
+
+
+def moves_file(settings: Settings) -> Path:
+    """The audit trail of the registered model's aliases."""
+    return settings.workspace / "registry" / "moves.jsonl"
 
 
 def download_version(settings: Settings, version: str) -> Path:
@@ -105,7 +110,13 @@ def download_version(settings: Settings, version: str) -> Path:
             raise NotReadyError(
                 f"version {version} of {model_name(settings)} has no usable artifacts: {error}"
             ) from None
-    states = list(target.rglob("state.json"))
-    if not states:
+    state = downloaded_version(settings, version)
+    if state is None:
         raise NotReadyError(f"version {version} of {model_name(settings)} holds no trained state; register another")
-    return states[0].parent
+    return state
+
+
+def downloaded_version(settings: Settings, version: str) -> Path | None:
+    """The state folder of a registered version that was downloaded before, without asking MLflow; None where it was not."""
+    states = list((settings.training_dir / "versions" / version).rglob("state.json"))
+    return states[0].parent if states else None

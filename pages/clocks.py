@@ -1,67 +1,93 @@
-"""A page that draws a clock: 24 hours by top values, with the Gaussian window of a chosen time."""
+"""Pages of interest clocks: a user's or everybody's drawn as a clock, the list of those that were drawn, and clocks as JSON."""
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-import numpy as np
 import pyarrow as pa
+from markupsafe import Markup
 
 from core.documents import JsonObject
 from core.errors import NotReadyError
-from core.hours import Hour
-from core.page_table import Column, Row, Table
-from core.page_template import svg, words, write_page
+from core.files import read_json, write_json
+from core.hours import DAY_HOURS, Hour
+from core.page_table import Cell, Column, Row, Table
+from core.page_template import write_page
 from events.ids import log_ids
 from feature_repo.retrieval import ClockFeatures
-from stats.circle import circular_distance, normal_density
-
-if TYPE_CHECKING:
-    from markupsafe import Markup
+from pages.clock_drawing import COLORS, hour_labels
+from pages.clock_items import champion_scores
+from pages.clock_view import (
+    SENTENCES,
+    ClockSlot,
+    OtherClock,
+    changes_table,
+    clock_data,
+    clock_page,
+    day_clocks,
+    items_table,
+    modules_table,
+    slots_table,
+)
+from training.config import load_ranker_config
 
 EVERYONE = "everyone"
-SHOWN_VALUES = 12
-SIGMA_HOURS = 1.0
-PAGE = """
-<section class="banner calm"><p class="lead">{{ who }}: {{ events|number(0) }} events in the window, clock as of {{ as_of }} UTC.
-At {{ moment }} local time the ranker sees: {% for facet, values in now.items() %}<strong>{{ facet|words }}</strong>
-{{ values|join(", ") or "nothing" }}{% if not loop.last %}; {% endif %}{% endfor %}.</p></section>
-{% for facet, drawing in drawings.items() %}<section><h2>{{ facet|words }}</h2>{{ drawing }}</section>{% endfor %}
-<section><h2>Slots</h2>{{ table }}<p class="soft">Top values by score (likes and finishes less skips and dislikes), score in brackets.
-The curve is the weight of each hour at the chosen time: a Gaussian, σ = {{ sigma }} h, of the shortest way around the clock.</p></section>
+PAST_DAYS = {28: "four weeks ago", 7: "a week ago"}
+"""How long ago a clock is looked at again, as far as its change logs tell; the oldest first."""
+FOLDER = Path(__file__).parent
+TONES = "".join(
+    f".v{n} {{ --tone: {color} }} .facet:has(.k{n}:hover) .tone:not(.v{n}) {{ opacity: .15 }}\n"
+    for n, color in enumerate((*COLORS, "#8b95a1"))
+) + "".join(
+    f"@media (prefers-color-scheme: dark) {{ .v{n} {{ --tone: color-mix(in srgb, {color} 72%, white) }} }}\n"
+    for n, color in enumerate(COLORS)
+)  # fmt: skip
+INDEX = """
+<section><p><label>Find a user by the id in the log: <input id="user" type="search" list="users" autocomplete="off"></label>
+<datalist id="users">{% for name in names %}<option value="{{ name }}"></option>{% endfor %}</datalist></p>
+<p aria-live="polite">Any other user's clock is drawn by
+<code>clock features page <span id="asked">USER</span> --source {{ source }}</code>, with the id as it stands in the log.</p>
+{{ table }}</section>
+<script>
+"use strict";
+const field = document.getElementById("user");
+field.addEventListener("input", () => {
+  const quoted = `'${field.value.replaceAll("'", "'\\\\''")}'`;
+  document.getElementById("asked").textContent = /^[\\w.-]*$/.test(field.value) ? field.value || "USER" : quoted;
+  document.querySelectorAll("tbody tr").forEach((row) => {
+    row.hidden = !row.cells[0].textContent.toLowerCase().includes(field.value.toLowerCase());
+  });
+});
+</script>
 """
 
 
 @dataclass(frozen=True)
-class ClockSlot:
-    """A slot of a clock.
+class DrawnClock:
+    """A page that was drawn, as the list of pages knows it.
 
     Attributes:
-        number: of the slot; those of the weekend, where it is kept apart, follow those of the other days.
-        events: in the window.
-        as_of: hour at whose start the slot holds.
-        tops: facet → its top values and their scores, best first.
+        user: id in the log; empty for everybody.
+        events: in the clock.
+        as_of: key of the clock's hour.
     """
 
-    number: int
+    user: str
     events: int
-    as_of: Hour
-    tops: dict[str, list[tuple[str, float]]]
+    as_of: str
 
 
 def write_clock_page(features: ClockFeatures, user: int | None, moment: str = "08:30") -> Path:
-    """Draw the clock of a user, or of everybody, as the online store holds it.
+    """Draw the clock of a user, or of everybody, as the online store holds it, and list it among the others.
 
-    The page calls the user as the source's log does.
+    The page calls the user as the source's log does. A user's clock is compared with everybody's, and each with its own past.
 
     Args:
         features: of the source.
         user: the platform's number of the user; None for the population.
-        moment: local time HH:MM whose Gaussian window is drawn.
+        moment: local time HH:MM at which the hand stands first.
 
     Returns:
         The page's path.
@@ -69,110 +95,84 @@ def write_clock_page(features: ClockFeatures, user: int | None, moment: str = "0
     Raises:
         NotReadyError: there are no clocks, or the user has none.
     """
+    from training.time_modules.matched import SLOTS_PRIOR  # with torch, which other commands of this group do without
+
     at = features.clock.require_state().as_of
-    rows = features.population(at) if user is None else features.get_clock([user], at)
-    who = "Everybody" if user is None else f"User {log_ids(features.events.root, 'user', [user])[user]}"
-    if not rows.num_rows:
-        raise _no_events(features, who, at)
-    hours, minutes = map(int, moment.split(":"))
-    now = hours + minutes / 60
+    name = "" if user is None else log_ids(features.events.root, "user", [user])[user]
+    everybody = _slots(features, features.population(at))
+    slots = everybody if user is None else _slots(features, features.get_clock([user], at))
+    if not slots:
+        raise _no_events(features, f"User {name}" if name else "Everybody", at)
+    others = [] if user is None else [OtherClock("everybody", everybody, past=False)]
+    others += _past_clocks(features, user, at)
+    facets, config = features.facets, load_ranker_config(features.settings, "gaussian_clock")
+    days = day_clocks(facets, config, slots, everybody, others)
+    page = clock_page(days, slots, config, moment, others)
+    champion = None if user is None else champion_scores(features, user, at)
+    items = champion.items if champion else []
     path = features.settings.reports_dir / "clocks" / f"{EVERYONE if user is None else user}.html"
-    slots = _slots(features, rows)
-    weights = _weights(features, now)
-    blended = {facet: _blend(slots, facet, weights) for facet in features.facets}
     write_page(
-        path, f"Interest clock of {who[0].lower()}{who[1:]}", PAGE, home="../index.html", who=who, moment=moment, sigma=SIGMA_HOURS,
-        events=sum(slot.events for slot in slots), as_of=at,
-        now={facet: list(values)[: features.settings.top_k] for facet, values in blended.items()},
-        drawings={facet: _draw(features, slots, facet, weights, who, moment) for facet in features.facets},
-        table=_table(features, slots),
+        path, f"Interest clock of user {name}" if name else "Interest clock of everybody",
+        (FOLDER / "clock.html").read_text(encoding="utf-8"), style=(FOLDER / "clock.css").read_text(encoding="utf-8") + TONES,
+        home="../index.html", page=page, labels=hour_labels(), as_of=at, window_days=features.settings.window_days, everyone=user is None,
+        data=asdict(clock_data(days, page, config, SLOTS_PRIOR, items)), script=Markup((FOLDER / "clock.js").read_text(encoding="utf-8")),  # noqa: S704 # nosec B704
+        champion=champion, items=items_table(items, moment) if items else None,
+        modules=modules_table(days, features.settings.variants, config, moment, SLOTS_PRIOR),
+        sentences={v: SENTENCES[v] for v in features.settings.variants if v in SENTENCES},
+        table=slots_table(facets, config, slots), changes=changes_table(facets, config, slots, others),
+        history_from=features.clock.require_state().history_from,
     )  # fmt: skip
+    write_json(path.with_suffix(".json"), asdict(DrawnClock(name, page.events, at.key)))
+    _write_list(path.parent, features.settings.source)
     return path
 
 
 def _slots(features: ClockFeatures, rows: pa.Table) -> list[ClockSlot]:
     return [
         ClockSlot(
-            row["slot"], row["events"], Hour(row["as_of"]),
+            row["slot"], row["events"], _hour(row["as_of"]),
             {f: list(zip(row[f"{f}_values"], row[f"{f}_scores"], strict=True)) for f in features.facets},
         )
         for row in rows.to_pylist()
+        if row["events"] or any(row[f"{f}_values"] for f in features.facets)  # a thin slot may borrow all it has
     ]  # fmt: skip
 
 
-def _table(features: ClockFeatures, slots: Sequence[ClockSlot]) -> Table:
-    columns = [
-        Column("slot"),
-        Column("events"),
-        *(Column(words(f), words=True) for f in features.facets),
-        Column("as of"),
-    ]
+def _hour(number: int | None) -> Hour | None:
+    """The hour from whose start a slot's row holds; None for a slot that only borrows and has no row."""
+    return None if number is None else Hour(number)
+
+
+def _past_clocks(features: ClockFeatures, user: int | None, at: Hour) -> list[OtherClock]:
+    """The clock as it was, at the hours of ``PAST_DAYS`` that the change logs tell."""
+    since = features.clock.require_state().history_from
+    clocks = []
+    for days, name in PAST_DAYS.items():
+        hour = at - days * DAY_HOURS
+        if hour < since:
+            continue
+        if user is None:
+            tables = list(features.latest("population_clock", hour))
+        else:
+            tables = [features.historical(pa.table({"user_id": [user], "hour": [hour.number]})).slots]
+        clocks.append(OtherClock(name, [slot for table in tables for slot in _slots(features, table)], past=True))
+    return clocks
+
+
+def _write_list(folder: Path, source: str) -> None:
+    """The list of the clocks that were drawn, with a search by the log's id."""
+    drawn = {path: DrawnClock(**read_json(path)) for path in sorted(folder.glob("*.json"))}
+    users = sorted((clock.user, path) for path, clock in drawn.items() if clock.user)
+    everybody = [("", path) for path, clock in drawn.items() if not clock.user]
     rows = [
-        Row(
-            [
-                _slot_name(features, slot.number), f"{slot.events}",
-                *(", ".join(f"{value} ({score:g})" for value, score in slot.tops[f]) for f in features.facets), slot.as_of.key,
-            ]
-        )
-        for slot in slots
+        Row([Cell(user or "everybody", link=f"{path.stem}.html"), f"{drawn[path].events:,}", drawn[path].as_of], strong=not user)
+        for user, path in (*everybody, *users)
     ]  # fmt: skip
-    return Table(columns, rows)
-
-
-def _slot_name(features: ClockFeatures, slot: int) -> str:
-    day, number = divmod(slot, features.settings.slots_per_day)
-    start = number * features.settings.slot_minutes
-    return f"{start // 60:02d}:{start % 60:02d}" + (" weekend" if day else "")
-
-
-def _weights(features: ClockFeatures, now: float) -> np.ndarray:
-    """Gaussian weight of each slot of a day at local time ``now``."""
-    width = features.settings.slot_minutes / 60
-    gap = (np.arange(features.settings.slots_per_day) + 0.5) * width - now
-    return normal_density(circular_distance(gap), SIGMA_HOURS) * width
-
-
-def _blend(slots: Sequence[ClockSlot], facet: str, weights: np.ndarray) -> dict[str, float]:
-    """Values by their share in the Gaussian-weighted slots, largest first."""
-    shares: dict[str, float] = defaultdict(float)
-    for slot in slots:
-        total = sum(score for _, score in slot.tops[facet])
-        for value, score in slot.tops[facet]:
-            shares[value] += weights[slot.number % len(weights)] * score / total
-    return dict(sorted(shares.items(), key=lambda pair: (-pair[1], pair[0])))
-
-
-def _draw(
-    features: ClockFeatures, slots: Sequence[ClockSlot], facet: str, weights: np.ndarray, who: str, moment: str
-) -> Markup:
-    import matplotlib.pyplot as plt
-
-    totals: dict[str, float] = defaultdict(float)
-    for slot in slots:
-        for value, score in slot.tops[facet]:
-            totals[value] += score
-    shown = sorted(totals, key=lambda v: (-totals[v], v))[:SHOWN_VALUES]
-    grid = np.zeros((len(shown), len(weights)))
-    for slot in slots:
-        for value, score in slot.tops[facet]:
-            if value in shown:
-                grid[shown.index(value), slot.number % len(weights)] += score
-    figure, (top, axes) = plt.subplots(
-        2, 1, figsize=(8, 1.4 + 0.3 * max(len(shown), 1)), height_ratios=[1, max(len(shown), 1) * 0.5], sharex=True
-    )
-    ticks = np.arange(0, len(weights) + 1, max(len(weights) // 8, 1)) - 0.5
-    top.fill_between(np.arange(len(weights)), weights, color="#1f5fa8", alpha=0.25, step="mid")
-    top.set_yticks([])
-    top.set_title(f"weight at {moment}", fontsize=8, loc="left", color="#5a6675")
-    axes.imshow(grid, aspect="auto", cmap="Blues")
-    axes.set_yticks(range(len(shown)), shown, fontsize=8)
-    axes.set_xticks(
-        ticks, [f"{int((t + 0.5) * features.settings.slot_minutes // 60):02d} h" for t in ticks], fontsize=8
-    )
-    for each in (top, axes):
-        each.spines[["top", "right", "left"]].set_visible(False)
-    best = "; ".join(f"{value}: most at slot {int(grid[n].argmax())}" for n, value in enumerate(shown[:5]))
-    return svg(figure, f"{who}: scores of {facet} over the day. {best}", "Darker: a higher score in that slot.")
+    table = Table([Column("clock of"), Column("events"), Column("as of (UTC)")], rows)
+    write_page(
+        folder / "index.html", "Interest clocks", INDEX,
+        home="../index.html", names=[user for user, _ in users], table=table, source=source,
+    )  # fmt: skip
 
 
 def clock_json(features: ClockFeatures, users: Sequence[int], at: Hour) -> list[JsonObject]:
@@ -190,7 +190,10 @@ def clock_json(features: ClockFeatures, users: Sequence[int], at: Hour) -> list[
     rows = features.get_clock(users, at).drop_columns(["hour"]).to_pylist()
     if not rows:
         raise _no_events(features, ", ".join(names.values()), at)
-    return [{"user": names[row["user_id"]], **row, "as_of": Hour(row["as_of"]).key} for row in rows]
+    return [
+        {"user": names[row["user_id"]], **row, "as_of": hour.key if (hour := _hour(row["as_of"])) else None}
+        for row in rows
+    ]
 
 
 def _no_events(features: ClockFeatures, who: str, at: Hour) -> NotReadyError:

@@ -10,25 +10,29 @@ from core.documents import JsonObject
 from core.files import read_json
 from core.hours import Hour
 from core.page_table import Cell, Column, Row, Table
-from core.page_template import number, svg, words, write_page
+from core.page_template import svg, words, write_page
 from core.settings import Settings
 from evaluation.gate import GateCheck, GateDecision
 from evaluation.metrics import JUDGED
 from events.store import EventStore
-from model_registry.registry import CHAMPION, Move
+from model_registry.registry import ALIASES, CHAMPION, Move, Registry
+from pages.gate_checks import SLICE, STYLE, checks_table
+from pages.index import interfaces
 
 if TYPE_CHECKING:
     from markupsafe import Markup
 
 GATE = """
-<section class="banner {{ 'calm' if decision.verdict == 'promote' else '' }}"><p class="lead"><strong>{{ decision.verdict|words }}</strong>:
+<section class="banner {{ tone }}"><p class="lead"><strong>{{ decision.verdict|words }}</strong>:
 {{ decision.reason }}</p></section>
-{% if forest %}<section><h2>Differences</h2>{{ forest }}</section>{% endif %}
+<section><h2>Checks</h2>{% if checks %}{{ checks }}{% else %}<p>No check was made yet.</p>{% endif %}
+{% if slices %}<details><summary>Slices that passed: {{ slices.rows|length }}</summary>{{ slices }}</details>{% endif %}
+{% if checks %}<p class="soft">
+Differences are candidate minus {{ "champion" if decision.champion else "popularity" }}. {{ how }}</p>{% endif %}</section>
 {% if figures %}<section><h2>Figures</h2>{{ figures }}
 <p class="soft">UAUC compares scores of different hours, so it falls where a ranker learns from the user's own past; session AUC
 compares only what was shown together. The policy says which of them are checked.</p></section>{% endif %}
 {% if hourly %}<section><h2>Hour by hour</h2>{{ hourly }}</section>{% endif %}
-<section><h2>Checks</h2>{% if checks %}{{ checks }}{% else %}<p>No check was made yet.</p>{% endif %}</section>
 <section><h2>Versions</h2><p>Candidate: {{ decision.candidate.variant }}, version {{ decision.candidate.version }}, trained until
 {{ decision.candidate.trained_until }}.<br>Champion: {% if decision.champion %}{{ decision.champion.variant }}, version
 {{ decision.champion.version }}, trained until {{ decision.champion.trained_until }}
@@ -38,24 +42,47 @@ looking every hour; those of slices for the number of slices.</p></section>
 """
 MODEL = """
 <section class="banner calm"><p class="lead">{% if champion %}Champion: <strong>{{ champion.variant }}</strong>, version
-{{ champion.version }}, trained until {{ champion.hour }}.{% else %}No champion yet.{% endif %}</p></section>
+{{ champion.version }}, trained until {{ champion.hour }}.{% else %}No champion yet.{% endif %}</p>
+{% if last %}<p>The gate's last decision: {{ last.verdict|words }}. {{ last.reason }}
+<a href="gate/{{ last_at }}.html">Gate at {{ last_at }}</a></p>{% endif %}</section>
+{% if aliases.rows %}<section><h2>Versions</h2>{{ aliases }}</section>{% endif %}
+{% if checks %}<section><h2>Checks of {{ judged_at }}</h2><p>{{ judged.reason }}</p>{{ checks }}
+{% if slices %}<details><summary>Slices that passed: {{ slices.rows|length }}</summary>{{ slices }}</details>{% endif %}
+<p class="soft">The last decision that came to figures, <a href="gate/{{ judged_at }}.html">in full</a>. {{ how }}</p></section>{% endif %}
 <section><h2>AUC day by day</h2>{{ daily }}</section>
-<section><h2>Session AUC day by day</h2>{{ sessions }}</section>
-<section><h2>Moves</h2>{{ moves }}</section>
-{% if slices %}<section><h2>Slices of the last decision with figures</h2>{{ slices }}</section>{% endif %}
+{% if sessions %}<section><h2>Session AUC day by day</h2>{{ sessions }}</section>{% endif %}
+<section><h2>Moves of the champion</h2>{{ moves }}
+{% if other_moves.rows %}
+<details><summary>Moves of the other aliases: {{ other_moves.rows|length }}</summary>{{ other_moves }}</details>
+{% endif %}</section>
 <section><h2>Drift</h2>{% if drift %}{{ drift }}{% else %}<p class="soft">No day was reported yet.</p>{% endif %}</section>
 """
+HOW = (
+    "Margins of differences share one unit; other figures are drawn by how many limits they are from their limit. "
+    "Left of the line is the wrong side."
+)
+TONES = {"promote": "calm", "wait": "open", "keep": "open"}
+"""Of the banner, by verdict; any other one asks for a person."""
 
 
 def write_gate_page(path: Path, hour: Hour, decision: GateDecision) -> Path:
     """The page of a decision: verdict, differences, hours, checks."""
-    shown = [c for c in decision.checks if c.interval is not None]
     write_page(
-        path, f"Gate at {hour} UTC", GATE, home="../index.html", decision=decision, checks=_checks(decision.checks),
-        forest=_forest(shown) if shown else None, figures=_figures(decision),
-        hourly=_hourly(decision.hourly) if decision.hourly else None,
+        path, f"Gate at {hour} UTC", GATE, style=STYLE, home="../index.html", decision=decision,
+        tone=TONES.get(decision.verdict, ""), figures=_figures(decision),
+        hourly=_hourly(decision.hourly) if decision.hourly else None, how=HOW, **_tables(decision.checks),
     )  # fmt: skip
     return path
+
+
+def _tables(checks: Sequence[GateCheck]) -> dict[str, Table | None]:
+    """The tables of the checks, under the templates' names for them: slices that passed stand apart. None where there are none."""
+    folded = [check for check in checks if SLICE in check.name and check.passed]
+    first = [check for check in checks if check not in folded]
+    return {
+        "checks": checks_table(first) if first else None,
+        "slices": checks_table(folded) if folded else None,
+    }
 
 
 def write_model_page(settings: Settings) -> Path:
@@ -71,39 +98,27 @@ def write_model_page(settings: Settings) -> Path:
     models.record_moves_by_hand(hours[-1] if hours else None)
     champion = models.get(CHAMPION)
     moves = models.moves()
-    decisions = [read_json(p) for p in sorted((settings.reports_dir / "gate").glob("*.json"))]
-    sliced = [
-        [GateCheck.from_json(c) for c in d["checks"] if c["interval"] and " where " in c["name"]] for d in decisions
-    ]
-    shown = next((s for s in reversed(sliced) if s), [])
+    decisions = {
+        path.stem: GateDecision.from_json(read_json(path))
+        for path in sorted((settings.reports_dir / "gate").glob("*.json"), reverse=True)
+    }
+    last_at = next(iter(decisions), None)
+    judged_at = next((at for at, decision in decisions.items() if decision.checks), None)
     drift = [read_json(p) for p in sorted((settings.reports_dir / "drift").glob("*.json"), reverse=True)[:30]]
     path = settings.reports_dir / "model.html"
     means = _daily_means(settings)
     write_page(
-        path, f"Model {models.name}", MODEL, home="index.html", moves=_moves(moves), drift=_drift(drift),
+        path, f"Model {models.name}", MODEL, style=STYLE, home="index.html", moves=_moves([m for m in moves if m.alias == CHAMPION]),
+        aliases=_aliases(models, settings), other_moves=_moves([m for m in moves if m.alias != CHAMPION]), drift=_drift(drift),
         champion={"variant": champion.tags["variant"], "version": champion.version, "hour": champion.tags["hour"]} if champion else None,
-        daily=_daily(means["auc"], moves, "AUC"), sessions=_daily(means["session_auc"], moves, "session AUC"),
-        slices=_forest(shown) if shown else None,
+        daily=_daily(means["auc"], moves, "AUC"),
+        sessions=_daily(means["session_auc"], moves, "session AUC") if any(means["session_auc"].values()) else None,
+        last=decisions[last_at] if last_at else None, last_at=last_at, judged=decisions[judged_at] if judged_at else None,
+        judged_at=judged_at, how=HOW, **_tables(decisions[judged_at].checks if judged_at else ()),
     )  # fmt: skip
     if champion is not None:
         models.client.set_model_version_tag(models.name, str(champion.version), "report", path.as_uri())
     return path
-
-
-def _checks(checks: Sequence[GateCheck]) -> Table | None:
-    """The checks, those that failed first; None where there are none."""
-    columns = [Column("check"), Column("value"), Column("interval"), Column("limit"), Column("")]
-    rows = [
-        Row(
-            [
-                words(c.name), number(c.value), f"{number(c.interval[0])} to {number(c.interval[1])}" if c.interval else "",
-                number(c.limit), Cell("passed", "good") if c.passed else Cell("failed", "bad"),
-            ],
-            strong=not c.passed,
-        )
-        for c in sorted(checks, key=lambda c: c.passed)
-    ]  # fmt: skip
-    return Table(columns, rows) if rows else None
 
 
 def _figures(decision: GateDecision) -> Table | None:
@@ -121,6 +136,24 @@ def _figures(decision: GateDecision) -> Table | None:
             sides = (f"{getattr(side, metric):.4f}" for side in (figures.candidate, figures.rival))
             rows.append(Row([title, *sides, f"{difference.value:+.4f}", f"{low:+.4f} to {high:+.4f}"]))
     return Table(columns, rows)
+
+
+def _aliases(models: Registry, settings: Settings) -> Table:
+    """Who stands behind each alias, with links to the versions in MLflow, which lead on to the runs that trained them."""
+    mlflow = dict(interfaces(settings))["MLflow"].rstrip("/")
+    versions = {alias: version for alias in ALIASES if (version := models.get(alias))}
+    rows = [
+        Row(
+            [
+                alias,
+                Cell(str(version.version), link=f"{mlflow}/#/models/{models.name}/versions/{version.version}"),
+                words(version.tags["variant"]),
+                version.tags["hour"],
+            ]
+        )
+        for alias, version in versions.items()
+    ]
+    return Table([Column("alias"), Column("version"), Column("time module", words=True), Column("trained until")], rows)
 
 
 def _moves(moves: Sequence[Move]) -> Table:
@@ -166,24 +199,6 @@ def _places_of_moves(moves: Sequence[Move], days: Sequence[str]) -> list[float]:
         for hour in dated
         if str(hour.day) in days
     ]
-
-
-def _forest(checks: list[GateCheck]) -> Markup:
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(8, 0.26 * len(checks) + 1))
-    for at, c in enumerate(reversed(checks)):
-        assert c.interval is not None
-        color = "#14703c" if c.passed else "#a4262c"
-        axes.plot(c.interval, [at, at], color=color, lw=1.6)
-        axes.plot(c.value, at, "o", color=color, ms=4)
-        axes.plot(c.limit, at, "|", color="#1c2430", ms=9)
-    axes.axvline(0, color="#5a6675", lw=0.7)
-    axes.set_yticks(range(len(checks)), [c.name.replace("_", " ") for c in reversed(checks)], fontsize=7)
-    axes.set_xlabel("candidate minus champion (tick: limit)")
-    axes.spines[["top", "right", "left"]].set_visible(False)
-    text = "; ".join(f"{c.name}: {c.value:+.4f}" for c in checks)
-    return svg(figure, f"Differences with their intervals and limits. {text}")
 
 
 def _hourly(hourly: dict[str, tuple[float, float]]) -> Markup:

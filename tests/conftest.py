@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import hypothesis
 import pandas as pd
@@ -29,6 +29,10 @@ from events.store import EventStore
 from model_registry.store import open_mlflow
 from simulation.config import SimulatorConfig
 from simulation.log import AppLog
+from tests.browser import launched
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 os.environ.setdefault("MPLBACKEND", "Agg")
 # Workers share the processors: a thread of OpenMP that waits for another one must not keep one busy meanwhile.
@@ -127,6 +131,12 @@ def foursquare_file() -> Path:
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
     return load_settings(var=tmp_path / "var", source="test", mlflow_uri="")
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[Browser]:
+    """The browser, for tests of pages."""
+    yield from launched()
 
 
 @pytest.fixture(scope="session")

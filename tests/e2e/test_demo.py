@@ -292,7 +292,7 @@ def approve_and_roll_back(platform: Platform, alerts: list[dict[str, Any]]) -> N
         for port, path, words in (
             (settings.airflow_port, "/dags", ["ingest_hour", "promote_ranker"]),
             (settings.mlflow_port, "/#/models/simulator-ranker", ["simulator-ranker", "matched_clock"]),
-            (settings.reports_port, "/", ["Experiments", "Promotion gate", "Data drift"]),
+            (settings.reports_port, "/", ["Is everything fresh?", "Experiments", "Models", "Data drift"]),
             (settings.reports_port, "/ab/index.html", ["clock_ranker", "Together"]),
             (
                 settings.reports_port,

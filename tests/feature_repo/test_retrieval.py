@@ -29,7 +29,7 @@ from feature_repo.push import push_events
 from feature_repo.retrieval import ClockFeatures, advance
 from feature_repo.shrinkage import Prior, Shrinkage, fit, shrink
 from operations.doctor import examine
-from pages.clocks import write_clock_page
+from pages.clocks import clock_json, write_clock_page
 from tests import forked
 from tests.conftest import TINY
 
@@ -207,6 +207,9 @@ def test_the_priors_are_fitted_and_give_a_new_user_everybody_s_clock(app_setting
     offline = features(settings).historical(keys([*users, nobody], UNTIL)).slots
     online = features(settings).get_clock([*users, nobody], UNTIL)
     assert offline.select(online.column_names).equals(online)
+    thin = next(row["user_id"] for row in shrunk.to_pylist() if row["as_of"] is None)
+    assert None in {row["as_of"] for row in clock_json(features(settings), [thin], UNTIL)}
+    assert "borrowed" in write_clock_page(features(settings), thin).read_text()
 
 
 def _by_rate(everyone: pa.Table) -> list[list[str]]:
@@ -242,8 +245,7 @@ def test_pages_draw_a_user_and_everybody(ready: Settings) -> None:
     user = clock_features.most_active(1)[0]
     for who in (user, None):
         text = write_clock_page(clock_features, who, "21:15").read_text()
-        assert "<svg" in text
-        assert "At 21:15 local time the ranker sees" in text
+        assert "At <strong data-moment>21:15</strong> the ranker sees" in text
     with pytest.raises(NotReadyError, match="has no event"):
         write_clock_page(clock_features, 10**9)
 
@@ -260,8 +262,8 @@ def test_pages_and_commands_call_a_user_as_the_log_does(
     write_parquet(settings.events_dir / "_ids" / "user.parquet", names)
     write_json(settings.events_dir / "_ids" / "kinds.json", {"user": "string", "item": "int"})
     text = write_clock_page(source, second).read_text()
-    assert "User Bob-3c" in text
-    assert f"User {second}" not in text
+    assert "Interest clock of user Bob-3c" in text
+    assert f"user {second}" not in text
     assert platform_ids(settings.events_dir, "user", ["Bob-3c", "Ann-7f"]) == [second, first]
     monkeypatch.setenv("CLOCK_VAR", str(settings.var))
     printed = []

@@ -1,0 +1,66 @@
+"""A browser for the pages, and how every page is looked at."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import pytest
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+CHROMIUM = shutil.which("chromium")
+CUT = "e => e.getBoundingClientRect().right > innerWidth || e.scrollWidth > e.clientWidth + 1"
+
+
+def launched() -> Iterator[Browser]:
+    """The browser; skips where there is none."""
+    if CHROMIUM is None:
+        pytest.skip("Chromium is not installed (make services)")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+        yield browser
+        browser.close()
+
+
+@contextmanager
+def opened(
+    chromium: Browser,
+    path: Path,
+    width: int = 1300,
+    scheme: Literal["light", "dark"] = "light",
+    *,
+    scripts: bool = True,
+) -> Iterator[Page]:
+    """A page on a screen of some width; it must say nothing to the console and ask no other address for anything."""
+    asked: list[str] = []
+    said: list[str] = []
+    page = chromium.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme, java_script_enabled=scripts)
+    page.on("request", lambda request: asked.append(request.url))
+    page.on("console", lambda message: said.append(message.text))
+    page.on("pageerror", lambda error: said.append(str(error)))
+    page.goto(path.as_uri())
+    yield page
+    page.close()
+    assert [url for url in asked if not url.startswith(path.parent.as_uri())] == []
+    assert said == []
+
+
+def fits_every_screen(chromium: Browser, path: Path) -> None:
+    """Asserts that a page is no wider than a wide and a narrow screen, light and dark, and cuts no cell off."""
+    schemes: tuple[Literal["light", "dark"], ...] = ("light", "dark")
+    for width in (1300, 400):
+        for scheme in schemes:
+            with opened(chromium, path, width, scheme) as page:
+                page.locator("details").evaluate_all("all => all.forEach(e => e.open = true)")
+                assert page.evaluate("document.documentElement.scrollWidth") <= width, (path, width)
+                cut = page.locator("main :is(td, li, dd, p, svg)").evaluate_all(
+                    f"all => all.filter({CUT}).map(e => e.outerHTML.slice(0, 200))"
+                )
+                assert cut == [], (path, width)
