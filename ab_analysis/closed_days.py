@@ -18,6 +18,7 @@ is read, its bytes must have the digest that the index holds.
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,6 +27,10 @@ from dataclasses import dataclass
 from datetime import date
 from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple
+
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from ab_analysis.experiment import ExperimentPlan
 from ab_analysis.metrics import condition_sql
@@ -100,6 +105,13 @@ class _Item:
         return f"{self.kind}/{self.day}-{self.key[:24]}"
 
 
+class _Digests(NamedTuple):
+    """Of an item: its files, and, where other items follow from its rows alone, these; one row may be written in many ways."""
+
+    bytes: str
+    rows: str = ""
+
+
 class UnkeptDaysError(Exception):
     """What closed days add cannot be kept, for the reason that it says."""
 
@@ -121,7 +133,7 @@ class ClosedDays:
     def __init__(self, db: Engine, store: EventStore, plan: ExperimentPlan, root: Path) -> None:
         self.db, self.store, self.plan, self.root = db, store, plan, root
         self.start = plan.experiment.start_time
-        self._index: dict[str, str] = {}
+        self._index: dict[str, _Digests] = {}
         self._used: set[str] = set()
         self._intact: set[str] = set()
 
@@ -182,9 +194,9 @@ class ClosedDays:
             exposures.append(item)
             item = _Item.of("arrivals", day, hours, chain, self._arrivals_sql)
             if not self._has(item):
-                self._write(item, self._arrivals(hours, exposures[-1], arrivals))
+                self._write(item, self._arrivals(hours, exposures[-1], arrivals), digest_rows=True)
             arrivals.append(item)
-            chain = digest_text(chain, self._index[item.name])
+            chain = digest_text(chain, self._index[item.name].rows)
             before_start = (midnight + DAY_HOURS).start <= self.start
             item = _Item.of("days", day, hours, "" if before_start else chain, self._days_sql)
             if not self._has(item):
@@ -327,7 +339,7 @@ class ClosedDays:
         """The sums of all members, the newest sums that are there, and the members that these lack."""
         chain, sums = digest_text(*salt), []
         for member in members:
-            chain = digest_text(chain, self._index[member.name])
+            chain = digest_text(chain, member.name)
             sums.append([_Item.of(kind, member.day, chain) for kind in kinds])
         self._used.update(item.name for items in sums for item in items)
         kept = [n for n, items in enumerate(sums) if all(item.name in self._index for item in items)]
@@ -340,16 +352,19 @@ class ClosedDays:
         self._used.add(item.name)
         return item.name in self._index
 
-    def _write(self, item: _Item, sql: str) -> None:
+    def _write(self, item: _Item, sql: str, *, digest_rows: bool = False) -> None:
         self.db.write(sql, self.root / item.name)
-        self._index[item.name] = self._digest(item.name)
+        self._index[item.name] = _Digests(self._digest(item.name))
         self._intact.add(item.name)
+        if digest_rows:
+            rows = _rows_digest(self.db.arrow(f"SELECT * FROM {self._all([item])} ORDER BY user_id"))
+            self._index[item.name] = _Digests(self._digest(item.name), rows)
         self._write_index()
 
     def _all(self, items: Sequence[_Item]) -> str:
         """SQL to select the rows of items from, whose bytes are those that were written."""
         for name in (item.name for item in items):
-            if name not in self._intact and self._digest(name) != self._index[name]:
+            if name not in self._intact and self._digest(name) != self._index[name].bytes:
                 raise _DamagedError(name)
             self._intact.add(name)
         return self.db.files([part for item in items for part in parquet_parts(self.root / item.name)])
@@ -370,23 +385,27 @@ class ClosedDays:
             if f"{folder.parent.name}/{folder.name}" not in self._index:
                 shutil.rmtree(folder)
 
-    def _read_index(self) -> dict[str, str]:
+    def _read_index(self) -> dict[str, _Digests]:
         path = self.root / "index.json"
         if not path.exists():
             return {}
         try:
-            content = read_json(path)
-            return {str(name): str(digest) for name, digest in content["items"].items()}
-        except (CorruptStateError, AttributeError, KeyError, TypeError) as error:
+            return {str(name): _Digests(*digests) for name, digests in read_json(path).items()}
+        except (CorruptStateError, AttributeError, TypeError) as error:
             log.warning("%s cannot be read (%s); its days are computed again from the events", path, error)
             return {}
 
     def _write_index(self) -> None:
-        write_json(self.root / "index.json", {"items": self._index})
+        write_json(self.root / "index.json", self._index)
 
 
 def _day_of(name: str) -> date:
     return date.fromisoformat(name.split("/")[1][: len("2026-11-23")])
+
+
+def _rows_digest(table: pa.Table) -> str:
+    columns = [pc.fill_null(column.cast(pa.int64()), -1).to_numpy() for column in table.columns]
+    return hashlib.sha256(b"".join(column.tobytes() for column in columns)).hexdigest()
 
 
 def _first_exposures(source: str) -> str:

@@ -16,13 +16,14 @@ import pytest
 from ab_analysis.experiment import ExperimentPlan
 from ab_analysis.series import make_post_days
 from ab_analysis.user_table import build_user_table
-from core.engine import Engine, engine
-from core.errors import NotReadyError
+from core.duck import connection
+from core.engine import DuckEngine, Engine, engine
+from core.errors import DataError, NotReadyError
 from core.hours import Hour
 from core.settings import Settings, load_settings
 from events.schema import exposure_schema
 from events.store import EventStore, SourceProperties
-from tests.ab_analysis.test_user_table import START, plan_of
+from tests.ab_analysis.test_user_table import START, UNTIL, plan_of
 
 FIRST = START - timedelta(days=4)
 ZONES = (-26, -11, 0, 8, 14, 26)
@@ -101,7 +102,7 @@ def tables(db: Engine, store: EventStore, plan: ExperimentPlan, until: Hour, kep
     """Everything that an analysis reads: counts, users, and users' days; or why there is nothing to read."""
     try:
         counts = build_user_table(db, store, plan, until, kept=kept)
-    except NotReadyError as error:
+    except (NotReadyError, DataError) as error:
         return str(error)
     make_post_days(db, tuple(m for m in plan.experiment.primary if plan.metrics[m].additive), until)
     users, days = (db.arrow(f"SELECT * FROM {table} ORDER BY ALL").to_pylist() for table in ("users", "post_day"))
@@ -148,3 +149,118 @@ def test_whatever_happens_a_look_is_what_all_events_give(seed: int, tmp_path: Pa
             assert tables(kept, store, plan, until, root) == expected
         compared += not isinstance(expected, str)
     assert compared > LOOKS / 2
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> tuple[Settings, EventStore]:
+    rng = np.random.default_rng(1)
+    settings = load_settings(var=tmp_path, source="test")
+    store = open_store(settings)
+    ingest(store, random_rows(rng, 150), [("test", u, "ab"[u % 2], 60 * u) for u in range(12)], 0)
+    return settings, store
+
+
+def compare(log: tuple[Settings, EventStore], until: Hour = UNTIL, **changes: Any) -> Any:
+    """The tables, after a look that keeps days was seen to give what all events give."""
+    settings, store = log
+    plan = plan_of(**changes)
+    with both(settings) as (kept, whole):
+        expected = tables(whole, store, plan, until, None)
+        assert tables(kept, store, plan, until, settings.experiment_days_dir / "test") == expected
+    return expected
+
+
+def items(settings: Settings) -> dict[str, int]:
+    """Kind and day of every item that holds what one day adds → the file that it is."""
+    names = {path.parent: path.stat().st_ino for path in settings.experiment_days_dir.glob("test/*/*/*.parquet")}
+    sums = {"spans", "recent", "all-exposures", "all-tastes"}
+    return {
+        f"{p.parent.name} {p.name[: len('2026-11-23')]}": ino for p, ino in names.items() if p.parent.name not in sums
+    }
+
+
+def changed(log: tuple[Settings, EventStore], before: dict[str, int]) -> set[str]:
+    after = items(log[0])
+    return {name for name in {*before, *after} if before.get(name) != after.get(name)}
+
+
+def test_a_late_event_lets_only_its_day_be_computed_again(log: tuple[Settings, EventStore]) -> None:
+    compare(log)
+    before = items(log[0])
+    assert {name for name in before if name.startswith("days")} == {f"days 2026-03-{day:02d}" for day in range(2, 11)}
+    ingest(log[1], [(3, 5 * 24 * 60, 60, True, "rock", 0)], [], 1)
+    compare(log)
+    assert changed(log, before) == {f"{kind} 2026-03-07" for kind in ("exposures", "arrivals", "days")}
+    before = items(log[0])
+    compare(log)
+    assert changed(log, before) == set()
+
+
+def test_a_late_exposure_touches_the_days_from_it_on(log: tuple[Settings, EventStore]) -> None:
+    compare(log)
+    before = items(log[0])
+    ingest(log[1], [], [("test", 5, "b", 3 * 24 * 60)], 1)  # they met it earlier
+    compare(log)
+    assert changed(log, before) == {f"{kind} 2026-03-09" for kind in ("exposures", "arrivals", "days")}
+    before = items(log[0])
+    ingest(log[1], [], [("test", 13, "b", 3 * 24 * 60)], 2)
+    compare(log)
+    assert {name for name in changed(log, before) if name.startswith("days")} == {
+        f"days 2026-03-{day:02d}" for day in range(9, 11)
+    }
+
+
+def test_an_edit_that_changes_no_value_of_a_user_computes_nothing_again(log: tuple[Settings, EventStore]) -> None:
+    compare(log)
+    before = items(log[0])
+    edited = {"confidence": 0.9, "segments": {"habit": {"of": "active_days", "edges": [3]}, "taste": {"top": "genre"}}}
+    compare(log, **edited)
+    assert changed(log, before) == set()
+    compare(log, secondary=("finishes",))
+    assert {name for name in changed(log, before) if name.startswith("days")} == {
+        name for name in before if name.startswith("days")
+    }
+
+
+class Interrupted(DuckEngine):
+    """Is interrupted after some items."""
+
+    left = 20
+
+    def write(self, sql: str, folder: Path) -> None:
+        if self.left == 0:
+            raise KeyboardInterrupt
+        self.left -= 1
+        super().write(sql, folder)
+
+
+def test_work_that_is_interrupted_goes_on_where_it_was(log: tuple[Settings, EventStore]) -> None:
+    settings, store = log
+    with connection(settings) as con, pytest.raises(KeyboardInterrupt):
+        tables(Interrupted(con), store, plan_of(), UNTIL, settings.experiment_days_dir / "test")
+    before = items(settings)
+    assert len(before) == Interrupted.left
+    compare(log)
+    assert before.items() <= items(settings).items()
+
+
+def test_values_that_are_no_numbers_are_refused_for_users_of_the_experiment_only(
+    log: tuple[Settings, EventStore],
+) -> None:
+    ingest(log[1], [(99, minute, float("nan"), True, "rock", 0) for minute in (600, 6 * 24 * 60)], [], 1)
+    assert not isinstance(compare(log), str)
+    ingest(log[1], [(3, minute, float("nan"), True, "rock", 0) for minute in (600, 6 * 24 * 60)], [], 2)
+    assert "duration_hours (1 users)" in compare(log)
+
+
+def test_days_that_cannot_be_kept_are_read_from_the_events(
+    log: tuple[Settings, EventStore], caplog: pytest.LogCaptureFixture
+) -> None:
+    ingest(log[1], [(3, 5 * 24 * 60, 60, True, "rock", -72)], [], 1)
+    compare(log)
+    assert "local times of 2026-03-07 are more than 2 days before UTC" in caplog.text
+    settings, store = log
+    plan = plan_of(metrics={"m": {"sum": "CAST(genre AS INT)"}}, secondary=("m",))
+    with engine(settings) as db:
+        refused = tables(db, store, plan, UNTIL, settings.experiment_days_dir / "test")
+    assert "metric 'm', 'CAST(genre AS INT)', cannot be computed for an event" in refused
