@@ -115,12 +115,14 @@ class Metric(BaseModel):
         return f"max(CASE WHEN {condition_sql(self.days, dialect)} THEN 1 ELSE 0 END)"
 
     def merged(self, column: str) -> str:
-        """SQL of an additive metric on one local day, over what parts of the day gave.
+        """SQL of an additive metric on one local day, over what parts of the day gave; of the same type.
 
         Args:
             column: the parts' values.
         """
-        return f"max({column})" if self.days is not None else self.total(column)
+        if self.days is not None:
+            return f"max({column})"
+        return f"CAST(sum({column}) AS INTEGER)" if self.count is not None else self.total(column)
 
     def total(self, column: str) -> str:
         """SQL of an additive metric over days; null where a day's value is.

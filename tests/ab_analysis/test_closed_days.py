@@ -213,7 +213,10 @@ def test_a_late_exposure_touches_the_days_from_it_on(log: tuple[Settings, EventS
 def test_an_edit_that_changes_no_value_of_a_user_computes_nothing_again(log: tuple[Settings, EventStore]) -> None:
     compare(log)
     before = items(log[0])
-    edited = {"confidence": 0.9, "segments": {"habit": {"of": "active_days", "edges": [3]}, "taste": {"top": "genre"}}}
+    edited: dict[str, Any] = {
+        "confidence": 0.9,
+        "segments": {"habit": {"of": "active_days", "edges": [3]}, "taste": {"top": "genre"}},
+    }
     compare(log, **edited)
     assert changed(log, before) == set()
     compare(log, secondary=("finishes",))
