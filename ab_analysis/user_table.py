@@ -280,7 +280,8 @@ def _user_day(db: Engine, plan: ExperimentPlan, closed: ClosedPart | None) -> No
             _of_seen(db, "user_day", merged_days_sql(plan, rows))
         rows = f"(SELECT {columns} FROM {closed.recent} UNION ALL SELECT {columns} FROM open_day) d"
         recent = spans_sql(plan, f"({merged_days_sql(plan, rows)}) d")
-        _of_seen(db, "user_span", f"SELECT * FROM {closed.spans} UNION ALL {recent}")
+        _of_seen(db, "closed_span", f"SELECT * FROM {closed.spans} UNION ALL {recent}")
+        db.view("user_span", "SELECT * FROM closed_span")
     check_known(db, "user_span", [n for n, m in plan.additive.items() if m.sum is not None])
 
 

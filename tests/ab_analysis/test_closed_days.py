@@ -67,8 +67,8 @@ def random_exposures(rng: np.random.Generator, number: int) -> list[Any]:
     return met
 
 
-def open_store(settings: Settings) -> EventStore:
-    store = EventStore(settings.events_dir)
+def open_store(root: Path) -> EventStore:
+    store = EventStore(root)
     store.declare(SourceProperties("test", ("genre",), ("finish", "like", "skip"), None))
     return store
 
@@ -135,7 +135,7 @@ def test_whatever_happens_a_look_is_what_all_events_give(seed: int, tmp_path: Pa
     """Late events and exposures, looks back, edits, experiments that share days, damage, partitions that are removed."""
     rng = np.random.default_rng(seed)
     settings = load_settings(var=tmp_path, source="test")
-    store = open_store(settings)
+    store = open_store(settings.events_dir)
     ingest(store, random_rows(rng, 150), random_exposures(rng, 25), 0)
     compared = 0
     for batch in range(1, LOOKS + 1):
@@ -155,7 +155,7 @@ def test_whatever_happens_a_look_is_what_all_events_give(seed: int, tmp_path: Pa
 def log(tmp_path: Path) -> tuple[Settings, EventStore]:
     rng = np.random.default_rng(1)
     settings = load_settings(var=tmp_path, source="test")
-    store = open_store(settings)
+    store = open_store(settings.events_dir)
     ingest(store, random_rows(rng, 150), [("test", u, "ab"[u % 2], 60 * u) for u in range(12)], 0)
     return settings, store
 
