@@ -201,7 +201,6 @@ class ClosedDays:
             item = _Item.of("days", day, hours, "" if before_start else chain, self._days_sql)
             if not self._has(item):
                 self._write(item, self._days(hours, [] if before_start else arrivals))
-                self._check_local_days(item)
             days.append(item)
             if self.plan.top_facets and midnight.start < self.start:
                 item = _Item.of("tastes", day, hours, self._tastes_sql)
@@ -282,9 +281,8 @@ class ClosedDays:
         return self._days_sql
 
     def _check_local_days(self, days: _Item) -> None:
-        first = (days.day - EPOCH).days - WESTMOST_DAYS
-        if self.db.scalar(f"SELECT count(*) FROM {self._all([days])} WHERE local_day < {first}"):
-            del self._index[days.name]
+        first, rows = (days.day - EPOCH).days - WESTMOST_DAYS, self.db.files(parquet_parts(self.root / days.name))
+        if self.db.scalar(f"SELECT count(*) FROM {rows} WHERE local_day < {first}"):
             raise UnkeptDaysError(f"local times of {days.day} are more than {WESTMOST_DAYS} days before UTC")
 
     @cached_property
@@ -354,11 +352,13 @@ class ClosedDays:
 
     def _write(self, item: _Item, sql: str, *, digest_rows: bool = False) -> None:
         self.db.write(sql, self.root / item.name)
+        if item.kind == "days":
+            self._check_local_days(item)
         self._index[item.name] = _Digests(self._digest(item.name))
         self._intact.add(item.name)
         if digest_rows:
             rows = _rows_digest(self.db.arrow(f"SELECT * FROM {self._all([item])} ORDER BY user_id"))
-            self._index[item.name] = _Digests(self._digest(item.name), rows)
+            self._index[item.name] = self._index[item.name]._replace(rows=rows)
         self._write_index()
 
     def _all(self, items: Sequence[_Item]) -> str:
