@@ -127,16 +127,23 @@ def _with_methods(
 
 
 def analyze(
-    db: Engine, plan: ExperimentPlan, counts: Counts, *, registered: RegisteredExperiment | None = None, seed: int = 0
+    db: Engine,
+    plan: ExperimentPlan,
+    counts: Counts,
+    *,
+    registered: RegisteredExperiment | None = None,
+    seed: int = 0,
+    with_days: bool = True,
 ) -> Analysis:
     """Analyze an experiment whose tables are in the engine (``user_table``).
 
     Args:
-        db: holds ``users`` and ``user_day``.
+        db: holds ``users`` and, for the series of days, ``user_day``.
         plan: the experiment and its metrics.
         counts: from ``build_user_table``.
         registered: the experiment file at its first report.
         seed: for the models behind ``model_covariates``.
+        with_days: whether to compute the series of days and novelty, on which no decision rests.
 
     Raises:
         NotReadyError: a variant has fewer than two users.
@@ -172,7 +179,7 @@ def analyze(
     series_metrics = [m for m in experiment.primary if plan.metrics[m].additive]
     points: list[Point] = []
     novelty: list[Novelty] = []
-    if series_metrics:
+    if series_metrics and with_days:
         make_post_days(db, tuple(series_metrics), counts.until)
         for metric in series_metrics:
             points += daily_points(db, experiment, metric, counts.until)

@@ -361,6 +361,16 @@ class ExperimentPlan:
     def additive(self) -> dict[str, Metric]:
         return {name: m for name, m in self.metrics.items() if m.additive}
 
+    @property
+    def retained(self) -> dict[str, int]:
+        """Metric of the kind ``retained`` → number of the local day after the first that it asks for."""
+        return {name: m.retained for name, m in self.metrics.items() if m.retained is not None}
+
+    @property
+    def top_facets(self) -> list[str]:
+        """Facets whose most frequent value is a segment, each once."""
+        return list(dict.fromkeys(s.top for s in self.experiment.segments.values() if s.top))
+
 
 def load_experiment(path: Path) -> Experiment:
     """Read an experiment file.

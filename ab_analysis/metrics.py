@@ -114,6 +114,26 @@ class Metric(BaseModel):
         assert self.days is not None
         return f"max(CASE WHEN {condition_sql(self.days, dialect)} THEN 1 ELSE 0 END)"
 
+    def merged(self, column: str) -> str:
+        """SQL of an additive metric on one local day, over what parts of the day gave; of the same type.
+
+        Args:
+            column: the parts' values.
+        """
+        if self.days is not None:
+            return f"max({column})"
+        return f"CAST(sum({column}) AS INTEGER)" if self.count is not None else self.total(column)
+
+    def total(self, column: str) -> str:
+        """SQL of an additive metric over days; null where a day's value is.
+
+        Args:
+            column: the days' values.
+        """
+        if self.sum is not None:
+            return f"CASE WHEN count(*) = count({column}) THEN sum({column}) END"
+        return f"CAST(sum({column}) AS BIGINT)"
+
     @property
     def definition(self) -> str:
         """The metric in words, for the report."""

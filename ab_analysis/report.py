@@ -46,7 +46,7 @@ class Report:
 
 
 def analyze_experiment(
-    settings: Settings, experiment: Experiment, until: Hour
+    settings: Settings, experiment: Experiment, until: Hour, *, with_days: bool = True
 ) -> tuple[ExperimentPlan, Analysis, list[str]]:
     """Analyze an experiment as of an hour, without writing a report.
 
@@ -54,6 +54,8 @@ def analyze_experiment(
         settings: name the workspace.
         experiment: content of the experiment file.
         until: hour up to which events count, exclusive.
+        with_days: whether to compute the series of days and novelty, on which no decision rests: it costs what the
+            experiment's days hold, the rest what the last day holds.
 
     Returns:
         The plan, the analysis, and the queries that were run.
@@ -64,9 +66,10 @@ def analyze_experiment(
     store = EventStore(settings.events_dir)
     plan = make_plan(settings, experiment, tuple(store.facets))
     with engine(settings) as db:
-        counts = build_user_table(db, store, plan, until)
+        kept = settings.experiment_days_dir / experiment.name
+        counts = build_user_table(db, store, plan, until, kept=kept, with_days=with_days)
         registered = _register(settings.reports_dir / "ab" / experiment.name, experiment)
-        analysis = analyze(db, plan, counts, registered=registered, seed=settings.seed)
+        analysis = analyze(db, plan, counts, registered=registered, seed=settings.seed, with_days=with_days)
         return plan, analysis, list(db.queries)
 
 

@@ -4,27 +4,43 @@ It creates these tables in the engine, with the same SQL on DuckDB and on Spark:
 
 =============  ======================================================================================
 ``seen``       user, variant, ``exposure`` (time from which events count)
-``user_day``   user, local day, ``phase`` (1 from exposure on, 0 before the start), every additive metric
+``user_day``   day rows of the users (``user_days``); from closed days only if asked for, and of days from the start on
+``user_span``  spans of the users (``user_days``)
 ``users``      one row per user: variant, ``exposure_day``, metrics, ``<metric>_pre``, ``is_new``, segments
 =============  ======================================================================================
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
 
+from ab_analysis.closed_days import ClosedDays, ClosedPart, UnkeptDaysError
 from ab_analysis.experiment import Experiment, ExperimentPlan, Segment
 from ab_analysis.metrics import condition_sql, to_sql
 from ab_analysis.moments import check_known
+from ab_analysis.user_days import (
+    counted_sql,
+    day_rows_sql,
+    events_sql,
+    first_days_sql,
+    merged_days_sql,
+    merged_tastes_sql,
+    per_user_sql,
+    spans_sql,
+    tastes_sql,
+)
 from core.duck import identifier, quoted
 from core.engine import Engine
 from core.errors import DataError, NotReadyError
 from core.hours import Hour, hour_range
 from events.store import EventStore
+
+log = logging.getLogger("ab_analysis.user_table")
 
 MOST_TOP_VALUES = 15
 FURTHEST_WEST = timedelta(hours=12)
@@ -58,7 +74,15 @@ class Counts:
     others: dict[str, float] = field(default_factory=dict)
 
 
-def build_user_table(db: Engine, store: EventStore, plan: ExperimentPlan, until: Hour) -> Counts:
+def build_user_table(
+    db: Engine,
+    store: EventStore,
+    plan: ExperimentPlan,
+    until: Hour,
+    *,
+    kept: Path | None = None,
+    with_days: bool = True,
+) -> Counts:
     """Create the tables from a source's partitions.
 
     Args:
@@ -66,24 +90,56 @@ def build_user_table(db: Engine, store: EventStore, plan: ExperimentPlan, until:
         store: events and exposures of the source.
         plan: the experiment and its metrics.
         until: hour up to which exposures and events count, exclusive.
+        kept: the experiment's folder of ``closed_days``, which then only the events of the last day are added to; without
+            it all events are read. The tables are the same.
+        with_days: whether ``user_day`` is needed.
 
     Raises:
         NotReadyError: nobody was exposed to the experiment yet.
     """
-    experiment = plan.experiment
-    first = Hour.of(experiment.start_time - timedelta(days=experiment.pre_days))
-    ingested = store.hours()
-    hours = [h for h in ingested if first <= h < until]
-    exposures = store.exposure_files(hours)
-    if not exposures:
-        raise _nobody(experiment, until)
-    expected = hour_range(max(first, min(ingested)), until)
-    counts = make_tables(
-        db, plan, until,
-        events=store.event_files(hours) or [store.partition(hours[0]) / "events.parquet"], exposures=exposures,
-    )  # fmt: skip
-    present = set(hours)
-    return Counts(**{**vars(counts), "missing_hours": tuple(h.key for h in expected if h not in present)})
+    first = Hour.of(plan.experiment.start_time - timedelta(days=plan.experiment.pre_days))
+    ingested = {Hour.parse(key): digest for key, digest in store.digests().items()}
+    hours = {hour: digest for hour, digest in ingested.items() if first <= hour < until}
+    if not hours:
+        raise _nobody(plan.experiment, until)
+    counts = _from_closed_days(db, store, plan, until, hours, kept, with_days=with_days) if kept else None
+    if counts is None:
+        exposures = store.exposure_files(hours)
+        if not exposures:
+            raise _nobody(plan.experiment, until)
+        events = store.event_files(hours) or [store.partition(min(hours)) / "events.parquet"]
+        counts = make_tables(db, plan, until, events=events, exposures=exposures)
+    missing = [hour.key for hour in hour_range(max(first, min(ingested)), until) if hour not in hours]
+    return replace(counts, missing_hours=tuple(missing))
+
+
+def _from_closed_days(
+    db: Engine,
+    store: EventStore,
+    plan: ExperimentPlan,
+    until: Hour,
+    hours: dict[Hour, str],
+    kept: Path,
+    *,
+    with_days: bool,
+) -> Counts | None:
+    """The tables from what closed days add and the events of the hours since; None if it is not to be had."""
+    name = plan.experiment.name
+    try:
+        with ClosedDays(db, store, plan, kept).up_to(hours, until, with_days=with_days) as closed:
+            if closed is None:
+                return None
+            since = [hour for hour in hours if hour >= closed.until]
+            files = store.event_files(since) or [store.partition(max(hours)) / "events.parquet"]
+            exposures = store.exposure_files(since)
+            return _make_tables(
+                db, plan, until,
+                events=events_sql(db, db.files(files), f"timestamp >= {db.instant(closed.until.start)}"),
+                exposures=db.files(exposures) if exposures else None, closed=closed,
+            )  # fmt: skip
+    except UnkeptDaysError as error:
+        log.warning("experiment %s is computed from all its events, as its days cannot be kept: %s", name, error)
+        return None
 
 
 def make_tables(
@@ -102,23 +158,37 @@ def make_tables(
         NotReadyError: nobody was exposed to the experiment yet.
         DataError: the engine cannot compute one of the experiment's expressions.
     """
+    return _make_tables(
+        db, plan, until,
+        events=events_sql(db, db.files(events), f"timestamp < {db.instant(until.start)}"),
+        exposures=exposures if isinstance(exposures, str) else db.files(exposures),
+    )  # fmt: skip
+
+
+def _make_tables(
+    db: Engine,
+    plan: ExperimentPlan,
+    until: Hour,
+    *,
+    events: str,
+    exposures: str | None,
+    closed: ClosedPart | None = None,
+) -> Counts:
+    """``make_tables`` from SQL; of the hours since the closed days, where there are any."""
     experiment = plan.experiment
-    source = exposures if isinstance(exposures, str) else db.files(exposures)
-    db.view("exposure_log", f"SELECT * FROM {source}")
-    db.view(
-        "events",
-        f"SELECT *, hour(local_time) AS local_hour, CAST({db.day_number('local_time')} AS INTEGER) AS local_day FROM {db.files(events)} "
-        f"WHERE timestamp < {db.instant(until.start)}",
-    )
+    columns = "experiment, variant, user_id, timestamp"
+    sources = [source for source in (closed and closed.exposures, exposures) if source]
+    db.view("exposure_log", " UNION ALL ".join(f"SELECT {columns} FROM {source}" for source in sources))
+    db.view("events", events)
     crossed, unknown, early = _assigned(db, experiment, until)
     assigned = _by_variant(db, "assigned", experiment)
     if not sum(assigned.values()):
         raise _nobody(experiment, until)
     try:
-        _seen(db, experiment)
-        _user_day(db, plan)
+        _seen(db, experiment, closed)
+        _user_day(db, plan, closed)
         _base(db, plan, until)
-        _users(db, plan)
+        _users(db, plan, closed)
         analyzed = _by_variant(db, "users", experiment)
     except db.errors as error:
         raise DataError(f"experiment '{experiment.name}': {_culprit(db, plan)}: {str(error).splitlines()[0]}") from None
@@ -180,51 +250,52 @@ def _culprit(db: Engine, plan: ExperimentPlan) -> str:
     )
 
 
-def _seen(db: Engine, experiment: Experiment) -> None:
+def _seen(db: Engine, experiment: Experiment, closed: ClosedPart | None) -> None:
     if experiment.trigger is None:
         db.view("seen", "SELECT * FROM assigned")
         return
+    triggered = f"""SELECT a.user_id, min(e.timestamp) AS since FROM events e JOIN assigned a ON a.user_id = e.user_id
+        WHERE e.timestamp >= a.exposure AND {condition_sql(experiment.trigger, db.dialect)} GROUP BY a.user_id"""
+    if closed:
+        triggered += f" UNION ALL SELECT user_id, since FROM {closed.arrivals} WHERE since IS NOT NULL"
     db.table(
         "seen",
-        f"""SELECT a.user_id, a.variant, min(e.timestamp) AS exposure FROM events e JOIN assigned a ON a.user_id = e.user_id
-        WHERE e.timestamp >= a.exposure AND {condition_sql(experiment.trigger, db.dialect)} GROUP BY a.user_id, a.variant""",
+        f"""SELECT a.user_id, a.variant, min(t.since) AS exposure FROM ({triggered}) t
+        JOIN assigned a ON a.user_id = t.user_id GROUP BY a.user_id, a.variant""",
     )
 
 
-def _user_day(db: Engine, plan: ExperimentPlan) -> None:
-    start = db.instant(plan.experiment.start_time)
-    metrics = ", ".join(f"{m.per_day(db.dialect)} AS {n}" for n, m in plan.additive.items())
-    db.view(
-        "counted",
-        f"""SELECT e.*, CASE WHEN e.timestamp >= s.exposure THEN 1 ELSE 0 END AS phase
-        FROM events e JOIN seen s ON s.user_id = e.user_id WHERE e.timestamp >= s.exposure OR e.timestamp < {start}""",
-    )
-    db.table("user_day", f"SELECT user_id, local_day, phase, {metrics} FROM counted GROUP BY user_id, local_day, phase")
-    check_known(db, "user_day", [n for n, m in plan.additive.items() if m.sum is not None])
+def _user_day(db: Engine, plan: ExperimentPlan, closed: ClosedPart | None) -> None:
+    """Create ``counted``, ``user_day`` (if the closed days have it) and ``user_span``."""
+    db.view("counted", counted_sql(db, plan, "events", "seen"))
+    additive = ", ".join(plan.additive)
+    if closed is None:
+        db.table("user_day", day_rows_sql(db, plan, "counted"))
+        db.view("user_span", spans_sql(plan, "user_day"))
+    else:
+        db.table("open_day", day_rows_sql(db, plan, "counted"))
+        columns = f"user_id, local_day, phase, {additive}"
+        if closed.days:
+            rows = f"(SELECT {columns} FROM {closed.days} UNION ALL SELECT {columns} FROM open_day) d"
+            _of_seen(db, "user_day", merged_days_sql(plan, rows))
+        rows = f"(SELECT {columns} FROM {closed.recent} UNION ALL SELECT {columns} FROM open_day) d"
+        recent = spans_sql(plan, f"({merged_days_sql(plan, rows)}) d")
+        _of_seen(db, "closed_span", f"SELECT * FROM {closed.spans} UNION ALL {recent}")
+        db.view("user_span", "SELECT * FROM closed_span")
+    check_known(db, "user_span", [n for n, m in plan.additive.items() if m.sum is not None])
+
+
+def _of_seen(db: Engine, table: str, rows: str) -> None:
+    db.table(table, f"SELECT r.* FROM ({rows}) r JOIN seen s ON s.user_id = r.user_id")
 
 
 def _base(db: Engine, plan: ExperimentPlan, until: Hour) -> None:
     last_complete_day = (until.start - FURTHEST_WEST - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(days=1) - 1
-    retained = {name: m.retained for name, m in plan.metrics.items() if m.kind == "retained"}
-    sums = [
-        f"coalesce(sum(d.{name}) FILTER (WHERE d.phase = {phase}), 0) AS {name}{suffix}"
-        for phase, suffix in ((1, ""), (0, "_pre"))
-        for name in plan.additive
-    ]
-    returned = [
-        f"max(CASE WHEN d.phase = 1 AND d.local_day = f.first_day + {n} THEN 1 ELSE 0 END) AS {name}_raw"
-        for name, n in retained.items()
-    ]
-    db.table("first_days", "SELECT user_id, min(local_day) AS first_day FROM user_day WHERE phase = 1 GROUP BY user_id")
-    with_first = " LEFT JOIN first_days f ON f.user_id = d.user_id" if retained else ""
-    db.table(
-        "per_user",
-        f"""SELECT d.user_id, count(*) FILTER (WHERE d.phase = 0) AS days_before, {", ".join([*sums, *returned])}
-        FROM user_day d{with_first} GROUP BY d.user_id""",
-    )
+    db.table("first_days", first_days_sql("user_span"))
+    db.table("per_user", per_user_sql(plan, "user_span", "first_days"))
     columns = [f"CAST(coalesce(p.{n}{s}, 0) AS DOUBLE) AS {n}{s}" for s in ("", "_pre") for n in plan.additive]
     day = "coalesce(f.first_day, s.exposure_day)"
-    for name, n in retained.items():
+    for name, n in plan.retained.items():
         eligible = f"CASE WHEN {day} + {n} <= {last_complete_day} THEN 1.0 ELSE 0.0 END"
         columns += [f"{eligible} AS {name}_eligible", f"coalesce(p.{name}_raw, 0) * {eligible} AS {name}"]
     db.table(
@@ -236,11 +307,13 @@ def _base(db: Engine, plan: ExperimentPlan, until: Hour) -> None:
     )
 
 
-def _users(db: Engine, plan: ExperimentPlan) -> None:
+def _users(db: Engine, plan: ExperimentPlan, closed: ClosedPart | None) -> None:
     """Create ``users``: base with capped metrics and segments, without users outside the population."""
     experiment = plan.experiment
     columns = [c for name in plan.metrics for c in _derived(db, plan, name)]
     joins = ""
+    if plan.top_facets:
+        _tastes(db, plan, closed)
     for name, segment in experiment.segments.items():
         if segment.of is not None:
             columns.append(f"{_classes(segment)} AS {identifier(name)}")
@@ -298,14 +371,22 @@ def _classes(segment: Segment) -> str:
     return f"CASE {cases} ELSE {quoted(labels[-1])} END"
 
 
+def _tastes(db: Engine, plan: ExperimentPlan, closed: ClosedPart | None) -> None:
+    tastes = tastes_sql("counted", plan.top_facets)
+    if closed and closed.tastes:
+        both = f"(SELECT user_id, facet, top_value, n FROM {closed.tastes} UNION ALL {tastes}) t"
+        _of_seen(db, "tastes", merged_tastes_sql(both))
+    else:
+        db.table("tastes", tastes)
+
+
 def _top(db: Engine, name: str, facet: str) -> None:
     """Create ``top_<name>``: every user's most frequent value before the start; rare ones are ``other``."""
-    value = identifier(facet)
     db.table(
         f"all_{name}",
-        f"""SELECT user_id, top_value FROM (SELECT user_id, {value} AS top_value,
-        row_number() OVER (PARTITION BY user_id ORDER BY count(*) DESC, {value}) AS place
-        FROM counted WHERE phase = 0 AND {value} IS NOT NULL GROUP BY user_id, {value}) ranked WHERE place = 1""",
+        f"""SELECT user_id, top_value FROM (SELECT user_id, top_value,
+        row_number() OVER (PARTITION BY user_id ORDER BY n DESC, top_value) AS place
+        FROM tastes WHERE facet = {quoted(facet)}) ranked WHERE place = 1""",
     )
     db.table(
         f"top_{name}",

@@ -1,26 +1,35 @@
-"""Speed and memory of the A/B analysis: 10 M users × 6 metrics, and the user table from 100 M events."""
+"""Speed and memory of the A/B analysis: 10 M users × 6 metrics, the user table from 100 M events, and the hourly look."""
 
 from __future__ import annotations
 
 import tempfile
+import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ab_analysis.analysis import analyze
 from ab_analysis.experiment import Experiment, ExperimentPlan
 from ab_analysis.metrics import load_catalog
+from ab_analysis.report import analyze_experiment
 from ab_analysis.table import TableSpec, analyze_table
-from ab_analysis.user_table import Counts, make_tables
+from ab_analysis.user_table import Counts, build_user_table, make_tables
+from benchmarks.clocks import START as LOG_START
+from benchmarks.clocks import write_log
 from benchmarks.result import Result, in_own_process, timed
 from core.documents import JsonObject
 from core.duck import connection, quoted, scalar
 from core.engine import Engine, engine
-from core.hours import Hour
+from core.files import digest_file, digest_text, write_json
+from core.hours import DAY_HOURS, Hour
 from core.settings import Settings, load_settings
+from events.schema import exposure_schema
+from events.store import EventStore
 
 USERS, METRICS = 10_000_000, 6
 PEER_SHARE = 0.1
@@ -28,6 +37,11 @@ EVENTS, EVENT_USERS, DAYS, PRE_DAYS = 100_000_000, 2_000_000, 28, 14
 PEER_EVENTS = 5_000_000
 START = datetime(2026, 1, 15, tzinfo=UTC)
 FIRST = datetime(2026, 1, 1, tzinfo=UTC)
+LOOK_DAYS = (7, 28, 84)
+"""Length of the experiment, days, at which the same look is measured."""
+LOOK_USERS, LOOK_EVENTS_AN_HOUR, LOOK_SESSION = 20_000, 2_000, 4
+LOOK_HOURS = range(10, 15)
+"""Hours of the day that is not over at which it is looked; one look before them brings the closed days up to date."""
 
 
 def write_users(path: Path, users: int) -> None:
@@ -185,3 +199,101 @@ def bench_user_table(scale: float) -> list[Result]:
         Result("ab_user_table", seconds, "s", "pandas, scaled from 5 M events", peer, peer / seconds),
         Result("ab_user_table_memory", memory, "GB", "the clocks' bar", 2.5, 2.5 / memory),
     ]
+
+
+def bench_experiment_look(scale: float) -> list[Result]:
+    """Median core-seconds of an hourly look, and of a report, after 7, 28 and 84 days of experiment.
+
+    Core-seconds, not seconds: what else the machine does leaves them as they are.
+    """
+    with tempfile.TemporaryDirectory() as name:
+        log = EventStore(load_settings(var=Path(name), source="bench").events_dir)
+        hours = DAY_HOURS * (PRE_DAYS + LOOK_DAYS[-1]) + LOOK_HOURS.stop
+        write_log(
+            load_settings(var=Path(name), source="bench"), int(LOOK_EVENTS_AN_HOUR * scale) * hours,
+            int(LOOK_USERS * scale), hours, session=LOOK_SESSION,
+        )  # fmt: skip
+        for hour in log.hours()[DAY_HOURS * PRE_DAYS :]:
+            _expose(log, hour)
+        costs = {
+            days: look_costs(log, load_settings(var=Path(name), source=f"look-{days}"), days) for days in LOOK_DAYS
+        }
+    results = []
+    for days, cost in costs.items():
+        for what in ("look", "report"):
+            seconds, whole, short = cost[what], cost[f"{what}, all events"], costs[LOOK_DAYS[0]][what]
+            results.append(
+                Result(f"experiment_{what}_{days}d", seconds, "s", "all events read again", whole, whole / seconds)
+            )
+            if days > LOOK_DAYS[0]:
+                peer = f"after {LOOK_DAYS[0]} days"
+                results.append(Result(f"experiment_{what}_growth_{days}d", seconds, "s", peer, short, short / seconds))
+    return results
+
+
+def look_costs(log: EventStore, settings: Settings, days: int) -> dict[str, float]:
+    """Median core-seconds of a look and of a report, each also from all events, in a log that ends where it is looked.
+
+    Args:
+        log: the longest log.
+        settings: name a workspace of its own.
+        days: length of the experiment.
+    """
+    store = EventStore(settings.events_dir)
+    settings.events_dir.mkdir(parents=True)
+    (settings.events_dir / "source.json").symlink_to(log.root / "source.json")
+    start = LOG_START + DAY_HOURS * PRE_DAYS
+    experiment = Experiment(
+        name="bench", variants={"a": 1, "b": 1}, control="a", start=start.start, pre_days=PRE_DAYS,
+        secondary=("finishes", "likes", "skips", "plays", "retained_day_7", "finish_rate"),
+        primary=("active_days", "plays_won"), metrics={"plays_won": {"sum": "CASE WHEN finish THEN 1.5 ELSE 0.1 END"}},
+        segments={"activity": {"of": "active_days", "edges": (1, 4, 8)}, "genre": {"top": "genre"}},
+    )  # fmt: skip
+    plan = ExperimentPlan(experiment, load_catalog(), tuple(store.facets))
+
+    def from_all_events(until: Hour) -> None:
+        with engine(settings) as db:
+            analyze(db, plan, build_user_table(db, store, plan, until))
+
+    ways: dict[str, Callable[[Hour], object]] = {
+        "look": lambda until: analyze_experiment(settings, experiment, until, with_days=False),
+        "report": lambda until: analyze_experiment(settings, experiment, until),
+        "all events": from_all_events,
+    }
+    spent: dict[str, list[float]] = {way: [] for way in ways}
+    last = start + DAY_HOURS * days + LOOK_HOURS.start
+    _link(log, store, last)
+    ways["report"](last)
+    for until in (last + n for n in range(1, len(LOOK_HOURS))):
+        _link(log, store, until)
+        for way, work in ways.items():
+            begun = time.process_time()
+            work(until)
+            spent[way].append(time.process_time() - begun)
+    medians = {way: float(np.median(seconds)) for way, seconds in spent.items()}
+    whole = medians.pop("all events")
+    return medians | {f"{way}, all events": whole for way in medians}
+
+
+def _link(log: EventStore, store: EventStore, until: Hour) -> None:
+    """Let a store have the log's hours before ``until``."""
+    known = set(store.hours())
+    for hour in log.hours():
+        if hour < until and hour not in known:
+            store.partition(hour).symlink_to(log.partition(hour))
+
+
+def _expose(store: EventStore, hour: Hour) -> None:
+    """Expose the users of an hour's events to ``bench``."""
+    folder = store.partition(hour)
+    users = np.unique(pq.read_table(folder / "events.parquet", columns=["user_id"])["user_id"].to_numpy())
+    columns = {
+        "experiment": pa.array(["bench"] * len(users)),
+        "variant": pa.array(np.where(users * 2_654_435_761 % 2**32 < 2**31, "a", "b")),
+        "user_id": users,
+        "timestamp": pa.array(np.full(len(users), hour.number * 3_600_000_000), pa.timestamp("us", "UTC")),
+    }
+    pq.write_table(pa.table(columns).cast(exposure_schema()), folder / "exposures.parquet")
+    files = [folder / "events.parquet", folder / "exposures.parquet"]
+    manifest = {"hour": hour.key, "rows": pq.read_metadata(files[0]).num_rows, "exposures": len(users)}
+    write_json(folder / "manifest.json", {**manifest, "digest": digest_text(*map(digest_file, files))})

@@ -257,6 +257,11 @@ class Settings(BaseSettings):
         return self.workspace / "experiments"
 
     @cached_property
+    def experiment_days_dir(self) -> Path:
+        """What closed days add to experiments; derived from the events."""
+        return self.workspace / "experiment_days"
+
+    @cached_property
     def window_hours(self) -> int:
         return self.window_days * 24
 

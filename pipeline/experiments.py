@@ -64,7 +64,7 @@ def _look(settings: Settings, name: str, until: Hour) -> ExperimentLook | None:
     ended = experiment.end_hour is not None and until > experiment.end_hour
     if not experiment.automatic_stop or not begun or ended or stopped(settings, name):
         return None
-    _, analysis, _ = analyze_experiment(settings, experiment, until)
+    _, analysis, _ = analyze_experiment(settings, experiment, until, with_days=False)
     decision = analysis.decision
     hour = until - 1
     log.info("experiment %s at %s: %s", name, hour, decision.sentence)

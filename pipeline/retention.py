@@ -10,6 +10,9 @@ from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ab_analysis.experiment import find_experiments, load_experiment
+from core.errors import ConfigError
+from core.files import exclusive_lock
 from core.hours import Hour
 from core.settings import Settings
 from events.store import EventStore
@@ -73,8 +76,9 @@ def retire_models(settings: Settings) -> dict[str, int]:
 def retire_state(settings: Settings) -> dict[str, int]:
     """Remove samples, predictions, states, changes of features and served requests older than ``keep_days``.
 
-    Days count back from the clocks' hour, not from the wall clock: a log of last year keeps as much as a live one. The
-    newest state of a variant, what it builds on, and all events stay.
+    What closed days add to an experiment goes when the experiment ended before that, or has no file any more. Days count
+    back from the clocks' hour, not from the wall clock: a log of last year keeps as much as a live one. The newest state of
+    a variant, what it builds on, and all events stay.
 
     Returns:
         Folders and files removed of each kind.
@@ -94,8 +98,29 @@ def retire_state(settings: Settings) -> dict[str, int]:
         states = StateStore(settings.training_dir / "states", variant)
         removed["states"] += states.remove(hour for hour in states.hours()[:-1] if hour < cutoff)
     removed["changes"] = clock.retire(cutoff)
+    removed["experiments"] = _retire_experiment_days(settings, cutoff)
     log.info("older than %s: removed %s", cutoff, ", ".join(f"{n} {kind}" for kind, n in removed.items()))
     return removed
+
+
+def _retire_experiment_days(settings: Settings, cutoff: Hour) -> int:
+    files = find_experiments(settings.experiments_dir)
+    folders = [path for path in settings.experiment_days_dir.glob("*") if not _runs(files.get(path.name), cutoff)]
+    for folder in folders:
+        with exclusive_lock(folder / ".lock"):
+            shutil.rmtree(folder)
+    return len(folders)
+
+
+def _runs(experiment: Path | None, cutoff: Hour) -> bool:
+    """Whether an experiment has a file and has not ended before ``cutoff``; one whose file is wrong may be put right."""
+    if experiment is None:
+        return False
+    try:
+        end = load_experiment(experiment).end_hour
+    except ConfigError:
+        return True
+    return end is None or end >= cutoff
 
 
 def _remove(paths: Iterable[Path], cutoff: Hour) -> int:

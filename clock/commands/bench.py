@@ -30,6 +30,7 @@ BENCHES = {
     "imports": "imports:bench_imports",
     "ab_analysis": "experiments:bench_ab_analysis",
     "ab_user_table": "experiments:bench_user_table",
+    "experiment_look": "experiments:bench_experiment_look",
 }
 """Name → module of ``benchmarks`` and function."""
 EPILOG = "Example: clock bench clocks join --scale 0.1"

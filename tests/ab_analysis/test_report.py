@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -290,6 +291,33 @@ def test_the_page_is_the_same_every_time_also_for_a_past_day_and_needs_no_networ
     assert len(table) == len(content["results"])
     assert float(table[0]["effect"]) == content["results"][0]["effect"]
     assert "NaN" not in final.page.with_suffix(".json").read_text()
+
+
+def test_a_report_that_keeps_what_closed_days_add_is_that_of_all_events(workspace: Settings) -> None:
+    store = EventStore(workspace.events_dir)
+    genre = {"activity": {"of": "active_days", "edges": [1, 3]}, "genre": {"top": "genre"}}
+    for changes in ({"segments": genre}, {"trigger": "local_hour >= 12"}):
+        experiment = experiment_of(workspace, **changes)
+        for until in (END - 41, END - 5, END):
+            plan, analysis, _ = analyze_experiment(workspace, experiment, until)
+            with engine(workspace) as db:
+                counts = build_user_table(db, store, plan, until)
+                whole = analyze(db, plan, counts, registered=None, seed=workspace.seed)
+            unlike = {"edited after start"}
+            assert replace(analysis, checks=tuple(c for c in analysis.checks if c.name not in unlike)) == whole
+            _, look, _ = analyze_experiment(workspace, experiment, until, with_days=False)
+            assert look.decision == whole.decision
+            assert not look.points
+
+
+def test_a_page_has_the_same_bytes_whatever_was_kept(workspace: Settings) -> None:
+    experiment = load_experiment(workspace.experiments_dir / "clock_ranker.yaml")
+    for until in (END - 48, END - 3):
+        write_report(workspace, experiment, until)
+    page = write_report(workspace, experiment, END - 1).page
+    before = page.read_bytes()
+    shutil.rmtree(workspace.experiment_days_dir)
+    assert write_report(workspace, experiment, END - 1).page.read_bytes() == before
 
 
 @pytest.mark.slow

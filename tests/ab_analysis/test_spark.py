@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from core.settings import ROOT
+from tests.ab_analysis.test_closed_days import ingest, open_store, random_rows
 from tests.ab_analysis.test_user_table import write_log
 from tests.servers import spark_cluster
 
@@ -24,11 +25,13 @@ from pathlib import Path
 from ab_analysis.analysis import analyze
 from ab_analysis.metrics import load_catalog
 from ab_analysis.table import TableSpec, analyze_table
-from ab_analysis.user_table import make_tables
+from ab_analysis.user_table import build_user_table, make_tables
 from core.engine import engine
 from core.errors import DataError
+from core.hours import Hour
 from core.settings import load_settings
-from tests.ab_analysis.test_user_table import BASE, UNTIL, plan_of
+from events.store import EventStore
+from tests.ab_analysis.test_user_table import BASE, START, UNTIL, plan_of
 folder = Path(sys.argv[2])
 plan = plan_of(
     primary=("active_days", "duration_hours"), strata=("habit",), trigger="local_hour BETWEEN 1 AND 22",
@@ -36,7 +39,8 @@ plan = plan_of(
     metrics={**BASE["metrics"], "fast": {"count": "played_seconds / (local_hour % 3) >= 100"}},
     secondary=("fast", "likes", "skip_rate", "retained_day_1", "heavy", "capped", "winsorised", "duration_p90"),
 )
-with engine(load_settings(**json.loads(sys.argv[1]))) as db:
+settings = load_settings(**json.loads(sys.argv[1]))
+with engine(settings) as db:
     counts = make_tables(db, plan, UNTIL, events=[folder / "events.parquet"], exposures=[folder / "exposures.parquet"])
     analysis = analyze(db, plan, counts, seed=1).as_json()
     spec = TableSpec("variant", "a", ("duration_hours",), covariates={"duration_hours": ("duration_hours_pre",)}, segments=("habit",))
@@ -49,7 +53,12 @@ with engine(load_settings(**json.loads(sys.argv[1]))) as db:
         make_tables(db, bad, UNTIL, events=[folder / "events.parquet"], exposures=[folder / "exposures.parquet"])
     except DataError as error:
         refused = str(error)
-print(json.dumps({"refused": refused, "analysis": analysis, "table": [repr(r) for r in rows]}))
+    looks, store, short = [], EventStore(folder / "store"), plan_of(trigger="local_hour BETWEEN 6 AND 9", pre_days=1)
+    for hours in (30, 55):
+        counts = build_user_table(db, store, short, Hour.of(START) + hours, kept=settings.experiment_days_dir)
+        looks.append([repr(counts), sorted(map(repr, db.rows("SELECT * FROM users")))])
+    assert (settings.experiment_days_dir / "index.json").exists()
+print(json.dumps({"looks": looks, "refused": refused, "analysis": analysis, "table": [repr(r) for r in rows]}))
 """
 
 
@@ -71,6 +80,9 @@ def test_a_spark_cluster_gives_what_duckdb_gives(tmp_path: Path) -> None:
             for m in minutes
         ]
     write_log(tmp_path, rows, met)
+    ingest(
+        open_store(tmp_path / "store"), random_rows(rng, 150), [("test", u, "ab"[u % 2], 60 * u) for u in range(12)], 0
+    )
     by_engine = {}
     with spark_cluster(tmp_path) as (url, conf):
         for name, options in {
@@ -88,6 +100,7 @@ def test_a_spark_cluster_gives_what_duckdb_gives(tmp_path: Path) -> None:
             )
             assert done.returncode == 0, done.stderr[-4000:]
             by_engine[name] = json.loads(done.stdout.splitlines()[-1])
+    assert by_engine["spark"]["looks"] == by_engine["duckdb"]["looks"]
     assert by_engine["spark"]["table"] == by_engine["duckdb"]["table"]
     ours, theirs = by_engine["duckdb"]["analysis"], by_engine["spark"]["analysis"]
     assert {r["method"] for r in ours["results"]} == {"welch", "cuped", "cupac", "post_stratified", "quantile"}

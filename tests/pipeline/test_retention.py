@@ -46,10 +46,24 @@ def test_old_state_goes_and_what_is_still_read_stays_the_same(app_settings: Sett
         write_part(settings, hour, "requests", pa.table({"request_id": ["r"]}), "one")
         write_parquet(prediction_file(settings, "none", hour), pa.table({"score": [0.5]}))
 
+    for name, last in (
+        ("ended", cutoff.day - timedelta(days=2)),
+        ("runs", cutoff.day),
+        ("wrong", None),
+        ("gone", None),
+    ):
+        settings.experiments_dir.mkdir(exist_ok=True)
+        (settings.experiment_days_dir / name).mkdir(parents=True)
+        if name != "gone":
+            first = hours[0].day - timedelta(days=30)
+            text = f"name: {name}\nvariants: {{a: 1, b: 1}}\ncontrol: a\nstart: {first}\nend: {last}\n"
+            (settings.experiments_dir / f"{name}.yaml").write_text("name: [" if last is None else text)
+
     removed = retire_state(settings)
 
     samples = len([hour for hour in hours if hour < cutoff])
-    assert removed == {"samples": samples, "predictions": 1, "served": 1, "states": 0, "changes": 0}
+    assert removed == {"samples": samples, "predictions": 1, "served": 1, "states": 0, "changes": 0, "experiments": 2}
+    assert {path.name for path in settings.experiment_days_dir.iterdir()} == {"runs", "wrong"}
     assert [path.name for path in served_hours(settings)] == [f"hour={h.key}" for h in (cutoff, hours[-2])]
     assert store.hours() == hours
     assert set(retire_state(settings).values()) == {0}

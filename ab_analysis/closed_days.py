@@ -1,0 +1,413 @@
+"""What closed days add to an experiment's user table, kept so that a look costs its own day's hours and a pass over users.
+
+Layout below the workspace's ``experiment_days/<experiment>``, a folder of Parquet per item::
+
+    index.json                        digest of every item that is whole
+    exposures/<day>-<key>/            the day's first exposures, of all experiments
+    arrivals/<day>-<key>/             users from whose exposure on events count from that day on, and who waits for the trigger
+    days/<day>-<key>/                 day rows (``user_days``)
+    tastes/<day>-<key>/               facet values of users before the start, for segments by facet
+    all-exposures/, all-tastes/       the same of all days up to one
+    spans/, recent/<day>-<key>/       day rows of all days up to one: summed by user, and those that later events may still change
+
+A day is a UTC day. A key is the digest of everything that an item follows from: the day's hours, the SQL, and the items
+that it is made of. So what does not fit is not found, and computed from the events: after a late event, an edit of the
+experiment, another version of the platform. An item is renamed into place whole and then entered in the index; when it
+is read, its bytes must have the digest that the index holds.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import date
+from functools import cached_property
+from pathlib import Path
+from typing import NamedTuple
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ab_analysis.experiment import ExperimentPlan
+from ab_analysis.metrics import condition_sql
+from ab_analysis.user_days import (
+    counted_sql,
+    day_rows_sql,
+    events_sql,
+    merged_days_sql,
+    merged_spans_sql,
+    merged_tastes_sql,
+    spans_sql,
+    tastes_sql,
+)
+from core.duck import quoted
+from core.engine import Engine, parquet_parts
+from core.errors import CorruptStateError
+from core.files import digest_file, digest_json, digest_text, exclusive_lock, read_json, write_json
+from core.hours import DAY_HOURS, Hour
+from events.schema import exposure_schema
+from events.store import EventStore
+
+log = logging.getLogger("ab_analysis.closed_days")
+
+FORMAT = 1
+"""Changes whenever something that an item follows from is not in its key."""
+WESTMOST_DAYS = 2
+"""A local time is at most 26 hours from UTC, so a local day lies at most so many days before the UTC day."""
+KEPT_SUMS = 3
+"""How many of the sums of all days are kept: the newest, and those that a late event of yesterday goes back to."""
+SUMS = ("all-exposures", "all-tastes", "spans", "recent")
+EPOCH = date(1970, 1, 1)
+
+
+@dataclass(frozen=True)
+class ClosedPart:
+    """SQL to select what the closed days hold from, while they are locked.
+
+    Attributes:
+        until: first hour that is not among them.
+        exposures: first exposures, columns as in the log.
+        arrivals: users and the moment (``since``, may be null) from which on their events count.
+        spans: of users, see ``user_days``.
+        recent: day rows that later events may still change; they are not in ``spans``.
+        tastes: of users, None if no segment needs them.
+        days: day rows of all days from the start on; None if they were not asked for.
+    """
+
+    until: Hour
+    exposures: str
+    arrivals: str
+    spans: str
+    recent: str
+    tastes: str | None
+    days: str | None
+
+
+@dataclass(frozen=True)
+class _Item:
+    """A folder of Parquet, ``<kind>/<day>-<key>``."""
+
+    kind: str
+    day: date
+    key: str
+
+    @classmethod
+    def of(cls, kind: str, day: date, *follows_from: str | Mapping[str, str]) -> _Item:
+        """The item of a day that follows from digests, keys or SQL."""
+        return cls(kind, day, digest_json([FORMAT, kind, str(day), *follows_from]))
+
+    @property
+    def name(self) -> str:
+        return f"{self.kind}/{self.day}-{self.key[:24]}"
+
+
+class _Digests(NamedTuple):
+    """Of an item: its files, and, where other items follow from its rows alone, these; one row may be written in many ways."""
+
+    bytes: str
+    rows: str = ""
+
+
+class UnkeptDaysError(Exception):
+    """What closed days add cannot be kept, for the reason that it says."""
+
+
+class _DamagedError(Exception):
+    """An item's bytes are not those that were written."""
+
+
+class ClosedDays:
+    """The closed days of one experiment.
+
+    Args:
+        db: computes and reads them.
+        store: events and exposures of the source.
+        plan: the experiment and its metrics.
+        root: the experiment's folder.
+    """
+
+    def __init__(self, db: Engine, store: EventStore, plan: ExperimentPlan, root: Path) -> None:
+        self.db, self.store, self.plan, self.root = db, store, plan, root
+        self.start = plan.experiment.start_time
+        self._index: dict[str, _Digests] = {}
+        self._used: set[str] = set()
+        self._intact: set[str] = set()
+
+    @contextmanager
+    def up_to(self, hours: Mapping[Hour, str], until: Hour, *, with_days: bool) -> Iterator[ClosedPart | None]:
+        """Bring the days that are over at ``until`` up to date, and hold them for the length of a ``with`` block.
+
+        Args:
+            hours: digest of each ingested hour that counts for the experiment.
+            until: hour up to which events count, exclusive.
+            with_days: whether day rows are needed, for a series of days.
+
+        Yields:
+            What they hold; None if no day is over.
+
+        Raises:
+            UnkeptDaysError: they cannot be kept for this log, which must be read whole.
+        """
+        end = Hour.of_day(until.day)
+        digests: dict[date, dict[str, str]] = {}
+        for hour, digest in sorted(hours.items()):
+            if hour < end:
+                digests.setdefault(hour.day, {})[hour.key] = digest
+        if not digests:
+            yield None
+            return
+        self.root.mkdir(parents=True, exist_ok=True)
+        with exclusive_lock(self.root / ".lock"):
+            self._index = self._read_index()
+            before = len(self.db.queries)
+            part = self._repaired(digests, end, with_days)
+            del self.db.queries[before:]  # a report shows the look's own, which are the same whatever was kept
+            yield part
+
+    def _repaired(self, digests: Mapping[date, Mapping[str, str]], end: Hour, with_days: bool) -> ClosedPart:
+        for _ in range(len(self._index) + 1):
+            try:
+                return self._bring(digests, end, with_days)
+            except _DamagedError as error:
+                log.warning("%s is damaged; computed again from the events", self.root / str(error))
+                self._index.pop(str(error))
+            except self.db.errors as error:
+                raise UnkeptDaysError(str(error).splitlines()[0]) from None
+        raise UnkeptDaysError(f"{self.root} is damaged as soon as it is written")
+
+    def _bring(self, digests: Mapping[date, Mapping[str, str]], end: Hour, with_days: bool) -> ClosedPart:
+        self._used, self._intact = set(), set()
+        chain = ""
+        exposures: list[_Item] = []
+        arrivals: list[_Item] = []
+        days: list[_Item] = []
+        tastes: list[_Item] = []
+        for day, hours in digests.items():
+            midnight = Hour.of_day(day)
+            item = _Item.of("exposures", day, hours)
+            if not self._has(item):
+                self._write(item, self._exposures(hours))
+            exposures.append(item)
+            item = _Item.of("arrivals", day, hours, chain, self._arrivals_sql)
+            if not self._has(item):
+                self._write(item, self._arrivals(hours, exposures[-1], arrivals), digest_rows=True)
+            arrivals.append(item)
+            chain = digest_text(chain, self._index[item.name].rows)
+            before_start = (midnight + DAY_HOURS).start <= self.start
+            item = _Item.of("days", day, hours, "" if before_start else chain, self._days_sql)
+            if not self._has(item):
+                self._write(item, self._days(hours, [] if before_start else arrivals))
+            days.append(item)
+            if self.plan.top_facets and midnight.start < self.start:
+                item = _Item.of("tastes", day, hours, self._tastes_sql)
+                if not self._has(item):
+                    self._write(item, self._tastes(hours))
+                tastes.append(item)
+        spans, recent = (self._all([item]) for item in self._sum_days(days))
+        from_start = [item for item in days if (Hour.of_day(item.day) + DAY_HOURS).start > self.start]
+        day_rows = None
+        if with_days:
+            day_rows = self._all(from_start) if from_start else f"(SELECT * FROM {recent} WHERE false) r"
+        part = ClosedPart(
+            end,
+            exposures=self._all([self._sum_exposures(exposures)]),
+            arrivals=self._all(arrivals) if self.plan.experiment.trigger else "",
+            spans=spans,
+            recent=recent,
+            tastes=self._all([self._sum_tastes(tastes)]) if tastes else None,
+            days=day_rows,
+        )
+        self._remove_unused(max(digests))
+        return part
+
+    # What a day adds
+
+    def _exposures(self, hours: Mapping[str, str]) -> str:
+        files = self.store.exposure_files(map(Hour.parse, hours))
+        if not files:
+            self.db.register("closed_nobody", exposure_schema().empty_table())
+        return _first_exposures(self.db.files(files) if files else "closed_nobody")
+
+    @cached_property
+    def _arrivals_sql(self) -> str:
+        """Of ``closed_met``, the day's exposures, ``closed_known``, earlier arrivals, and ``closed_events``.
+
+        ``met``: first exposure to a variant that the file names; ``since``: that, or the first event that meets the trigger
+        from then on. Users of two variants are among them, and are left out where the days are read.
+        """
+        experiment = self.plan.experiment
+        variants = ", ".join(map(quoted, experiment.variants))
+        met = f"""SELECT user_id, min(timestamp) AS met FROM closed_met WHERE experiment = {quoted(experiment.name)}
+            AND variant IN ({variants}) GROUP BY user_id"""
+        if experiment.trigger is None:
+            return f"""SELECT m.user_id, m.met, m.met AS since FROM ({met}) m LEFT JOIN closed_known k ON k.user_id = m.user_id
+                WHERE k.user_id IS NULL ORDER BY m.user_id"""
+        waiting = f"""SELECT w.user_id, min(w.met) AS met, max(w.known) AS known FROM (SELECT user_id, met, 0 AS known FROM ({met}) m
+            UNION ALL SELECT user_id, met, 1 AS known FROM closed_known) w
+            WHERE w.user_id NOT IN (SELECT user_id FROM closed_known WHERE since IS NOT NULL) GROUP BY w.user_id"""
+        first = f"""SELECT e.user_id, min(e.timestamp) AS since FROM closed_events e JOIN ({waiting}) w ON w.user_id = e.user_id
+            WHERE e.timestamp >= w.met AND {condition_sql(experiment.trigger, self.db.dialect)} GROUP BY e.user_id"""
+        return f"""SELECT w.user_id, w.met, f.since FROM ({waiting}) w LEFT JOIN ({first}) f ON f.user_id = w.user_id
+            WHERE f.since IS NOT NULL OR w.known = 0 ORDER BY w.user_id"""
+
+    def _arrivals(self, hours: Mapping[str, str], exposures: _Item, earlier: Sequence[_Item]) -> str:
+        self.db.view("closed_met", f"SELECT * FROM {self._all([exposures])}")
+        if earlier:
+            known = f"SELECT user_id, min(met) AS met, min(since) AS since FROM {self._all(earlier)} GROUP BY user_id"
+        else:
+            known = "SELECT user_id, timestamp AS met, timestamp AS since FROM closed_met WHERE false"
+        self.db.view("closed_known", known)
+        if self.plan.experiment.trigger:
+            self._events(hours)
+        return self._arrivals_sql
+
+    @cached_property
+    def _days_sql(self) -> str:
+        """Of ``closed_events`` and ``closed_starts``."""
+        counted = counted_sql(self.db, self.plan, "closed_events", "closed_starts", everybody=True)
+        return day_rows_sql(self.db, self.plan, f"({counted}) c")
+
+    def _days(self, hours: Mapping[str, str], arrivals: Sequence[_Item]) -> str:
+        self._events(hours)
+        if arrivals:
+            starts = f"SELECT user_id, min(since) AS exposure FROM {self._all(arrivals)} WHERE since IS NOT NULL GROUP BY user_id"
+        else:
+            starts = "SELECT user_id, timestamp AS exposure FROM closed_events WHERE false"
+        self.db.view("closed_starts", starts)
+        return self._days_sql
+
+    def _check_local_days(self, days: _Item) -> None:
+        first, rows = (days.day - EPOCH).days - WESTMOST_DAYS, self.db.files(parquet_parts(self.root / days.name))
+        if self.db.scalar(f"SELECT count(*) FROM {rows} WHERE local_day < {first}"):
+            raise UnkeptDaysError(f"local times of {days.day} are more than {WESTMOST_DAYS} days before UTC")
+
+    @cached_property
+    def _tastes_sql(self) -> str:
+        """Of ``closed_events``."""
+        nobody = "(SELECT user_id, timestamp AS exposure FROM closed_events WHERE false)"
+        counted = counted_sql(self.db, self.plan, "closed_events", nobody, everybody=True)
+        return tastes_sql(f"({counted}) c", self.plan.top_facets)
+
+    def _tastes(self, hours: Mapping[str, str]) -> str:
+        self._events(hours)
+        return self._tastes_sql
+
+    def _events(self, hours: Mapping[str, str]) -> None:
+        closed = [Hour.parse(key) for key in hours]
+        files = self.store.event_files(closed) or [self.store.partition(closed[0]) / "events.parquet"]
+        self.db.view("closed_events", events_sql(self.db, self.db.files(files)))
+
+    # What all days up to one amount to
+
+    def _sum_exposures(self, members: Sequence[_Item]) -> _Item:
+        (target,), base, rest = self._newest(("all-exposures",), members)
+        if rest:
+            self._write(target, _first_exposures(self._all([*base, *rest])))
+        return target
+
+    def _sum_tastes(self, members: Sequence[_Item]) -> _Item:
+        (target,), base, rest = self._newest(("all-tastes",), members)
+        if rest:
+            self._write(target, merged_tastes_sql(self._all([*base, *rest])))
+        return target
+
+    def _sum_days(self, members: Sequence[_Item]) -> tuple[_Item, _Item]:
+        """``spans`` and ``recent``: local days that no later event can belong to are summed, the others kept apart."""
+        plan, open_day = self.plan, (members[-1].day - EPOCH).days + 1 - WESTMOST_DAYS
+        salt = merged_spans_sql(plan, "spans"), merged_days_sql(plan, "days")
+        (spans, recent), base, rest = self._newest(("spans", "recent"), members, *salt)
+        if rest:
+            columns = ", ".join(["user_id", "local_day", "phase", *plan.additive])
+            rows = f"(SELECT {columns} FROM {self._all([*base[1:], *rest])}) r"
+            self.db.view("closed_rows", merged_days_sql(plan, rows))
+            over = f"(SELECT * FROM closed_rows WHERE local_day < {open_day}) o"
+            added = spans_sql(plan, over)
+            self.db.view("closed_spans", f"SELECT * FROM {self._all(base[:1])} UNION ALL {added}" if base else added)
+            self._write(spans, merged_spans_sql(plan, "closed_spans"))
+            self._write(recent, f"SELECT {columns} FROM closed_rows WHERE local_day >= {open_day}")
+        return spans, recent
+
+    def _newest(
+        self, kinds: tuple[str, ...], members: Sequence[_Item], *salt: str
+    ) -> tuple[list[_Item], list[_Item], list[_Item]]:
+        """The sums of all members, the newest sums that are there, and the members that these lack."""
+        chain, sums = digest_text(*salt), []
+        for member in members:
+            chain = digest_text(chain, member.name)
+            sums.append([_Item.of(kind, member.day, chain) for kind in kinds])
+        self._used.update(item.name for items in sums for item in items)
+        kept = [n for n, items in enumerate(sums) if all(item.name in self._index for item in items)]
+        newest = kept[-1] if kept else -1
+        return sums[-1], sums[newest] if kept else [], list(members[newest + 1 :])
+
+    # Items on disk
+
+    def _has(self, item: _Item) -> bool:
+        self._used.add(item.name)
+        return item.name in self._index
+
+    def _write(self, item: _Item, sql: str, *, digest_rows: bool = False) -> None:
+        self.db.write(sql, self.root / item.name)
+        if item.kind == "days":
+            self._check_local_days(item)
+        self._index[item.name] = _Digests(self._digest(item.name))
+        self._intact.add(item.name)
+        if digest_rows:
+            rows = _rows_digest(self.db.arrow(f"SELECT * FROM {self._all([item])} ORDER BY user_id"))
+            self._index[item.name] = self._index[item.name]._replace(rows=rows)
+        self._write_index()
+
+    def _all(self, items: Sequence[_Item]) -> str:
+        """SQL to select the rows of items from, whose bytes are those that were written."""
+        for name in (item.name for item in items):
+            if name not in self._intact and self._digest(name) != self._index[name].bytes:
+                raise _DamagedError(name)
+            self._intact.add(name)
+        return self.db.files([part for item in items for part in parquet_parts(self.root / item.name)])
+
+    def _digest(self, name: str) -> str:
+        return digest_text(*(digest_file(part) for part in parquet_parts(self.root / name)))
+
+    def _remove_unused(self, last: date) -> None:
+        """Remove what was replaced, older sums, and what killed processes left. Days after ``last`` are another look's."""
+        kept = self._intact & set(self._index)
+        for kind in {name.split("/")[0] for name in self._index}:
+            names = [n for n in self._index if n.startswith(f"{kind}/") and (n in self._used or _day_of(n) > last)]
+            kept.update(sorted(names, key=_day_of)[-KEPT_SUMS:] if kind in SUMS else names)
+        if kept != set(self._index):
+            self._index = {name: digest for name, digest in self._index.items() if name in kept}
+            self._write_index()
+        for folder in self.root.glob("*/*"):
+            if f"{folder.parent.name}/{folder.name}" not in self._index:
+                shutil.rmtree(folder)
+
+    def _read_index(self) -> dict[str, _Digests]:
+        path = self.root / "index.json"
+        if not path.exists():
+            return {}
+        try:
+            return {str(name): _Digests(*digests) for name, digests in read_json(path).items()}
+        except (CorruptStateError, AttributeError, TypeError) as error:
+            log.warning("%s cannot be read (%s); its days are computed again from the events", path, error)
+            return {}
+
+    def _write_index(self) -> None:
+        write_json(self.root / "index.json", self._index)
+
+
+def _day_of(name: str) -> date:
+    return date.fromisoformat(name.split("/")[1][: len("2026-11-23")])
+
+
+def _rows_digest(table: pa.Table) -> str:
+    columns = [pc.fill_null(column.cast(pa.int64()), -1).to_numpy() for column in table.columns]
+    return hashlib.sha256(b"".join(column.tobytes() for column in columns)).hexdigest()
+
+
+def _first_exposures(source: str) -> str:
+    return f"""SELECT experiment, variant, user_id, min(timestamp) AS timestamp FROM {source}
+        GROUP BY experiment, variant, user_id"""
