@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import BeforeValidator, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from core.errors import ConfigError
@@ -22,6 +22,11 @@ PRODUCTION: dict[str, object] = {"online_store": "redis", "log_format": "json"}
 
 UNSAFE_IN_PATH = re.compile(r"[\\?\x00-\x1f\x7f]|%[0-9A-Fa-f]{2}")
 """DuckDB splits names at these, or SQLite's URLs begin their parameters or escapes with them."""
+
+
+def _from_text(value: object) -> object:
+    """The environment has texts only, and a choice of numbers takes none."""
+    return int(value) if isinstance(value, str) and value.strip().isdecimal() else value
 
 
 class Settings(BaseSettings):
@@ -63,7 +68,9 @@ class Settings(BaseSettings):
     )
     log_level: str = Field("INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$")
 
-    slot_minutes: Literal[15, 30, 60, 120] = Field(60, description="Width of a clock's slot.")
+    slot_minutes: Annotated[Literal[15, 30, 60, 120], BeforeValidator(_from_text)] = Field(
+        60, description="Width of a clock's slot."
+    )
     shrinkage: bool = Field(
         False, description="Slots with few events borrow from the user's day and from everybody's clock."
     )

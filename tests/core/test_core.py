@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -19,7 +20,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, SecretStr
 
 from core import cli
 from core.alerts import send_alert
@@ -409,6 +410,22 @@ def test_the_environment_sets_what_no_argument_sets(monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("CLOCK_WINDOW_DAYS", "many")
     with pytest.raises(ConfigError, match=r"(?i)window_days"):
         load_settings(var=tmp_path)
+
+
+def test_every_setting_can_be_set_to_each_of_its_choices_by_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The environment has texts only."""
+    for name, about in Settings.model_json_schema()["properties"].items():
+        values = about.get("enum") or [about["default"]] if "default" in about else []
+        for value in values:
+            if value is None or (name, value) == ("profile", "production"):  # which needs many others
+                continue
+            text = value if isinstance(value, str) else json.dumps(value)
+            with monkeypatch.context() as patch:
+                patch.setenv(f"CLOCK_{name.upper()}", text)
+                setting = getattr(load_settings(), name)
+            shown = setting.get_secret_value() if isinstance(setting, SecretStr) else setting
+            kept = str(shown) if isinstance(shown, Path) else list(shown) if isinstance(shown, tuple) else shown
+            assert kept == value, name
 
 
 def test_a_setting_that_is_no_json_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
