@@ -320,10 +320,14 @@ class Mapping(_Strict):
         return tuple(name for name in BEHAVIORS if name in told)
 
     @property
+    def has_lists(self) -> bool:
+        """Whether a cell of the log has several items."""
+        return bool(self.impressions and self.impressions.list_column)
+
+    @property
     def has_requests(self) -> bool:
         """Whether the log tells where an item was shown, or with which others."""
-        listed = self.impressions and self.impressions.list_column
-        return bool(self.columns.position or self.columns.request_id or listed)
+        return bool(self.columns.position or self.columns.request_id or self.has_lists)
 
     @property
     def mentioned_names(self) -> frozenset[str]:

@@ -100,7 +100,7 @@ class Staging:
         event_id = self._optional_text(columns.event_id, "columns.event_id")
         request_id = self._optional_text(columns.request_id, "columns.request_id")
         place = self._optional_text(columns.position, "columns.position")
-        position = f"coalesce(r.__place, {position_sql(place)})" if self._listed else position_sql(place)
+        position = f"coalesce(r.__place, {position_sql(place)})" if mapping.has_lists else position_sql(place)
         facets = {name: self._text(text, f"facets.{name}") for name, text in mapping.log_facets.items()}
         facets |= {name: self._text(text, f"context.{name}") for name, text in mapping.context.items()}
         facets |= {
@@ -139,7 +139,7 @@ class Staging:
         for name, sql in self.marks.said.items():
             behaviors[name] = f"coalesce({sql}, {behaviors.get(name, 'CAST(NULL AS BOOLEAN)')})"
         digest = "md5(concat_ws(chr(31), p.user_key, p.item_key, CAST(epoch_us(p.ts) AS VARCHAR)))"
-        key = "md5(p.event_key || chr(31) || p.item_key)" if self._listed else "p.event_key"
+        key = "md5(p.event_key || chr(31) || p.item_key)" if mapping.has_lists else "p.event_key"
         role, told = self._action(behaviors)
         behaviors |= told
         reasons = self._reasons(now, zone_bad)
@@ -169,10 +169,6 @@ class Staging:
         if misplaced:
             self.unreadable["columns.position"] = misplaced
         self.con.execute("DROP TABLE parsed")
-
-    @property
-    def _listed(self) -> bool:
-        return bool(self.mapping.impressions and self.mapping.impressions.list_column)
 
     @property
     def _list_columns(self) -> dict[str, str]:
@@ -459,6 +455,7 @@ class Staging:
         tree: exp.Expr = parse_expression(text, where)
         for column in list(tree.find_all(exp.Column)):
             name = column.name
+            self._refuse_nested(column, where)
             if name in event_columns:
                 sql = f"p.{identifier(name)}"
             else:
@@ -477,6 +474,16 @@ class Staging:
         compiled = finite_tree(tree).sql(dialect="duckdb")
         self.expressions.append((where, text, compiled))
         return compiled
+
+    def _refuse_nested(self, column: exp.Column, where: str) -> None:
+        """Fail for ``geo.country`` where the log has a column ``geo``: it would be looked for under the last name."""
+        outer = column.table
+        if outer and outer in self.raw.columns:
+            kind = self.raw.types[outer]
+            inside = f"{outer}['{column.name}']" if kind.startswith("STRUCT") else f"{outer}->>'$.{column.name}'"
+            raise ConfigError(
+                f"{where}: '{outer}.{column.name}' names no column; what is inside of column '{outer}' is \"{inside}\""
+            )
 
     def _cell(self, name: str) -> str:
         column = self.raw.cell(name, name)
