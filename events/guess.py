@@ -16,6 +16,7 @@ import duckdb
 
 from core.duck import identifier, quoted
 from core.errors import DataError
+from events.cells import FORMATS
 from events.readers import find_files
 from events.schema import RESERVED_FACETS
 
@@ -88,10 +89,6 @@ BEHAVIOR_WORDS = {
     "dislike": ("dislike", "disliked", "hate", "thumbs_down", "downvote", "ban", "block", "report"),
     "share": ("share", "shared", "forward", "recommend"),
 }
-FORMATS = (
-    "%d/%m/%Y %H:%M:%S", "%d/%m/%Y %H:%M", "%m/%d/%Y %H:%M:%S", "%m/%d/%Y %H:%M", "%d.%m.%Y %H:%M:%S", "%d.%m.%Y %H:%M",
-    "%Y/%m/%d %H:%M:%S", "%Y/%m/%d %H:%M", "%Y%m%d%H%M%S", "%a %b %d %H:%M:%S %z %Y",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)

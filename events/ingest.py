@@ -81,6 +81,7 @@ class Account:
         null_context: the same of context.
         shown: of a log that tells what was shown, how many items, and how many of them have the label.
         chosen_not_in_list: items that a column names as chosen and that are not in their row's list.
+        unknown_actions: the most frequent values of ``actions.column`` that the mapping does not name.
     """
 
     rows_in: int = 0
@@ -108,6 +109,7 @@ class Account:
     null_context: dict[str, int] = field(default_factory=dict)
     shown: ShownItems | None = None
     chosen_not_in_list: int = 0
+    unknown_actions: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -276,6 +278,7 @@ def ingest(
         staging.stage(moment)
         staging.restrict(*only)
         _require_some_good(con, staging, close is not None)
+        staging.check_items(close is not None)
         exposures = read_exposures(con, mapping, files, moment, staging.ids["user"])
         store.declare(properties)
         account, changes = _account(con, store, mapping, staging.ids)
@@ -284,10 +287,16 @@ def ingest(
         account.skipped_times = staging.shifted.get("skipped", 0)
         account.exposure_reasons, account.unfolded = exposures.rejected, staging.unfolded
         account.chosen_not_in_list = staging.marks.chosen_not_in_list
+        account.unknown_actions = staging.unknown_actions()
         _write_quarantine(con, store, files, account, staging.raw)
         _write_hours(con, store, changes, exposures.by_hour(con, store), account, close)
         _say(account, mapping, close is not None)
         _say_not_in_list(staging.marks)
+        if account.unknown_actions:
+            values = staging.describe_actions(account.unknown_actions)
+            log.warning(
+                "values of actions.column that the mapping does not name: %s; their rows are quarantined", values
+            )
         write_json(
             store.root / "_receipts" / f"{_input_digest(files)}.json", {**asdict(account), "changed_hours": None}
         )

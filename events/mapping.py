@@ -62,6 +62,8 @@ class CsvOptions(_Strict):
         delimiter = self.delimiter or ","
         if any(c in delimiter for c in "\r\n\0") or (self.quote and self.quote in delimiter):
             raise ValueError("a delimiter holds no line break and no quote")
+        if self.columns and self.header:
+            raise ValueError("columns are the names of a file without a header: add header: false, or take columns out")
         return self
 
     def delimiter_of(self, file: Path) -> str:
@@ -116,6 +118,8 @@ class Timestamp(_Strict):
     @classmethod
     def _format(cls, pattern: str | None) -> str | None:
         if pattern is not None:
+            if "%p" in pattern and "%H" in pattern:
+                raise ValueError("%p (AM or PM) goes with %I, the hour of 12; %H is the hour of 24")
             try:
                 with duckdb.connect() as con:
                     con.execute("SELECT try_strptime('', ?)", [pattern]).fetchall()
@@ -140,6 +144,10 @@ class LocalTime(_Strict):
     @field_validator("zone")
     @classmethod
     def _zone(cls, name: str | None) -> str | None:
+        if name and name.isidentifier() and not is_zone(name):
+            raise ValueError(
+                f"unknown time zone '{name}'{did_you_mean(name, known_zones())}; if it is a column: zone_column"
+            )
         return check_zone(name) if name else name
 
     @model_validator(mode="after")
@@ -278,6 +286,10 @@ class Mapping(_Strict):
 
     @model_validator(mode="after")
     def _consistent(self) -> Mapping:
+        if not self.behavior_names and self.has_lists:
+            raise ValueError("say what was done: impressions.labels, impressions.chosen or behaviors")
+        if self.has_lists and self.columns.position and not self.actions:
+            raise ValueError("columns.position: a list says by itself where its items stood; take position out")
         if not self.behavior_names:
             raise ValueError("behaviors: name at least one, for example finish: 'true'")
         self._check_actions()

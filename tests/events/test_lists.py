@@ -10,7 +10,10 @@ import pytest
 from pydantic import ValidationError
 
 from core.errors import ConfigError, DataError
+from core.hours import Hour
+from events.ingest import ingest
 from events.mapping import Mapping
+from tests.conftest import NOW
 from tests.events.test_actions import ActionLog
 
 NEWS = """\
@@ -352,3 +355,72 @@ def test_items_that_were_chosen_and_are_not_in_their_list_are_counted_and_warned
     account = log.ingest('1,1,2026-03-10T10:00:00Z,"11,12,13",a12,"11,a12"', header=header)
     assert (account.kept, account.chosen_not_in_list) == (4, 1)
     assert "1 of the 2 items that were chosen are not in their list" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "said"),
+    [
+        ('"%m/%d/%Y %I:%M:%S %p"', '"%m/%d/%Y %H:%M:%S %p"', "%p .AM or PM. goes with %I"),
+        ('format: "%m/%d/%Y %I:%M:%S %p"', "unit: iso", r"bad_timestamp 7\).*timestamp.format: \"%m/%d/%Y %I:%M:%S %p\""),
+        ("header: false, ", "", "add header: false"),
+        ("time, history, impressions]", "time, impressions]", r"malformed_row 3\).*a row has 5 cells, csv.columns 4"),
+        (', labels: {values: {finish: "1"}}', "", "say what was done: impressions.labels, impressions.chosen or behaviors"),
+        ("zone: UTC", "zone: time", "unknown time zone 'time'.*if it is a column: zone_column"),
+        ("item_id: news,", "item_id: news, position: impression,", "columns.position: a list says by itself"),
+    ],
+)  # fmt: skip
+def test_what_newcomers_get_wrong_is_said_with_the_key_that_mends_it(
+    tmp_path: Path, before: str, after: str, said: str
+) -> None:
+    assert before in NEWS
+    log = ActionLog(tmp_path, NEWS.replace(before, after))
+    with pytest.raises((ConfigError, DataError), match=said):
+        log.ingest_files(write(log, *LINES))
+    assert not log.store.hours()
+
+
+ITEMS = """items:
+  path: news.tsv
+  csv: {header: false, columns: [id, title]}
+  key: id
+  facets: {title: title}
+"""
+
+
+def test_a_table_of_items_that_knows_no_item_of_the_log_is_refused_with_both_examples(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    log = ActionLog(tmp_path, NEWS + ITEMS.replace("key: id", "key: title"))
+    write(log, "N1\tTitle 1", "N9\tTitle 1", name="news.tsv")
+    with pytest.raises(ConfigError, match=r"items.key: .*in news.tsv by 'title': it reads 'Title 1', the log 'N[1-5]'"):
+        log.ingest_files(write(log, *LINES))
+    assert not log.store.hours()
+    log.mapping.write_text(NEWS + ITEMS)
+    account = log.ingest_files(log.folder / "log.tsv")
+    assert (account.kept, account.null_facets) == (7, {"title": 6})
+    assert "1 of the 5 items are in news.tsv by 'id'" in caplog.text
+    caplog.clear()
+    write(log, "N1\tTitle 1", "N3\tTitle 3", "N2\tTitle 2", name="news.tsv")
+    log.ingest_files(write(log, *(line.replace("3/9", "3/10") for line in LINES), name="b.tsv"))
+    assert "items.key" not in caplog.text
+
+
+def test_an_hour_whose_items_are_all_newer_than_the_table_is_taken(tmp_path: Path) -> None:
+    log = ActionLog(tmp_path, NEWS + ITEMS)
+    write(log, "N77\tTitle", name="news.tsv")
+    hour = Hour.parse("2026-03-09T09")
+    path = write(log, LINES[1])
+    assert ingest(str(log.mapping), [str(path)], log.settings, now=NOW, close=(hour, hour + 1)).kept == 1
+
+
+def test_unknown_actions_are_told_with_their_rows_and_with_what_may_be_meant(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    log = ActionLog(tmp_path, SEARCHES)
+    header = "user,ts,action,reference,shown"
+    lines = [f"a,2026-03-10T10:{n:02d}:00Z,clickout itm,8," for n in range(3)]
+    lines += ["a,2026-03-10T10:09:00Z,XYZ,8,", "a,2026-03-10T10:10:00Z,clickout item,8,"]
+    assert log.ingest(*lines, header=header).unknown_actions == {"clickout itm": 3, "XYZ": 1}
+    assert "'clickout itm' 3; did you mean 'clickout item'?; 'XYZ' 1" in caplog.text
+    with pytest.raises(DataError, match=r"impressions.values: 'clickout itm' 3; did you mean 'clickout item'"):
+        ActionLog(tmp_path / "other", SEARCHES).ingest(*lines[:3], header=header)
