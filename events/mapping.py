@@ -145,9 +145,8 @@ class LocalTime(_Strict):
     @classmethod
     def _zone(cls, name: str | None) -> str | None:
         if name and name.isidentifier() and not is_zone(name):
-            raise ValueError(
-                f"unknown time zone '{name}'{did_you_mean(name, known_zones())}; if it is a column: zone_column"
-            )
+            near = did_you_mean(name, known_zones())
+            raise ValueError(f"unknown time zone '{name}'; if it is a column: zone_column{near}")
         return check_zone(name) if name else name
 
     @model_validator(mode="after")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import textwrap
 from pathlib import Path
 
 import pandas as pd
@@ -424,3 +426,29 @@ def test_unknown_actions_are_told_with_their_rows_and_with_what_may_be_meant(
     assert "'clickout itm' 3; did you mean 'clickout item'?; 'XYZ' 1" in caplog.text
     with pytest.raises(DataError, match=r"impressions.values: 'clickout itm' 3; did you mean 'clickout item'"):
         ActionLog(tmp_path / "other", SEARCHES).ingest(*lines[:3], header=header)
+
+
+def test_the_tutorials_news_log_is_read_as_it_says(tmp_path: Path) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "tutorials" / "your-own-log.md").read_text()
+    example = text.partition("### A complete example")[2].partition("\n## ")[0]
+    blocks = [textwrap.dedent(block) for block in re.findall(r"(?:^ {4}.*\n)+", example, re.MULTILINE)]
+    shown, described, mapping = blocks[:3]
+    log = ActionLog(tmp_path, mapping.replace("source: news", "source: test"))
+    write(log, described.strip(), "N2\tnews\tlocal\tAnother", "N3\tnews\tworld\tAnother", name="news.tsv")
+    account = log.ingest_files(write(log, shown.strip(), name="behaviors.tsv"))
+    assert (account.kept, account.behaviors) == (3, {"finish": 1})
+    assert account.null_facets == {"category": 0, "subcategory": 0}
+    assert [place for place, *_ in told(log)] == [0, 1, 2]
+    assert set(log.frame()["request_id"]) == {"1"}
+
+
+def test_a_second_ingestion_adds_behaviors_and_takes_none_away(tmp_path: Path) -> None:
+    log = ActionLog(tmp_path, NEWS.replace("request_id: impression", "event_id: impression"))
+    swapped = log.mapping.read_text().replace('{finish: "1"}', '{finish: "0"}, shown: "1"')
+    right = log.mapping.read_text()
+    log.mapping.write_text(swapped)
+    log.ingest_files(write(log, LINES[0]))
+    log.mapping.write_text(right)
+    account = log.ingest_files(log.folder / "log.tsv")
+    assert (account.kept, account.merged, account.duplicates) == (0, 1, 2)
+    assert [finish for *_, finish in told(log)] == [True, True, True]
