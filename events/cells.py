@@ -22,6 +22,17 @@ CLEAR_ZONE = r"\b(UTC|GMT|Z)\b|[A-Za-z_]+/[A-Za-z_]+"
 """What a format's %Z may stand for: DuckDB reads abbreviations as well, and takes CST for Chicago's."""
 
 
+HALF_DAY = r"(?i)[0-9] ?[ap]\.?m\.?$"
+"""How times of a clock of twelve hours end; no zone is called so."""
+
+FORMATS = (
+    "%d/%m/%Y %H:%M:%S", "%d/%m/%Y %H:%M", "%m/%d/%Y %H:%M:%S", "%m/%d/%Y %H:%M", "%d.%m.%Y %H:%M:%S", "%d.%m.%Y %H:%M",
+    "%Y/%m/%d %H:%M:%S", "%Y/%m/%d %H:%M", "%Y%m%d%H%M%S", "%a %b %d %H:%M:%S %z %Y", "%m/%d/%Y %I:%M:%S %p",
+    "%m/%d/%Y %I:%M %p", "%d/%m/%Y %I:%M:%S %p", "%d/%m/%Y %I:%M %p", "%Y-%m-%d %I:%M:%S %p", "%Y-%m-%d %I:%M %p",
+)  # fmt: skip
+"""What logs write that is not ISO 8601, the more likely first; with AM and PM, the month comes first."""
+
+
 def timestamp_sql(column: str, rule: Timestamp, kind: str = "VARCHAR") -> str:
     """SQL of an instant (TIMESTAMPTZ, null where unreadable); naive times are in the session's zone.
 

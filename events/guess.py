@@ -11,11 +11,14 @@ import json
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeAlias
 
 import duckdb
 
 from core.duck import identifier, quoted
 from core.errors import DataError
+from events.cells import FORMATS
+from events.mapping import is_zone
 from events.readers import find_files
 from events.schema import RESERVED_FACETS
 
@@ -48,6 +51,11 @@ CHOSEN = ("clicked", "clicks", "click", "chosen", "selected")
 """Words of columns that hold what of a list was chosen, besides those of behaviors."""
 SEPARATORS = ("|", ",", ";", " ")
 LIST_TEXT = re.compile(r"\[.*\]", re.DOTALL)
+LABELED = re.compile(r"\S+-[01](\s+\S+-[01])*")
+"""A list whose items end with a label, as no header does."""
+UNNAMED = re.compile(r"column\d+")
+"""What DuckDB calls the columns of a file without a header."""
+ZONES = ("tz", "timezone", "zone")
 POSITION = ("position", "pos", "rank", "ranking")
 LAST_POSITION = 10_000
 """A list that people see has fewer items; a larger number ranks something else."""
@@ -88,10 +96,9 @@ BEHAVIOR_WORDS = {
     "dislike": ("dislike", "disliked", "hate", "thumbs_down", "downvote", "ban", "block", "report"),
     "share": ("share", "shared", "forward", "recommend"),
 }
-FORMATS = (
-    "%d/%m/%Y %H:%M:%S", "%d/%m/%Y %H:%M", "%m/%d/%Y %H:%M:%S", "%m/%d/%Y %H:%M", "%d.%m.%Y %H:%M:%S", "%d.%m.%Y %H:%M",
-    "%Y/%m/%d %H:%M:%S", "%Y/%m/%d %H:%M", "%Y%m%d%H%M%S", "%a %b %d %H:%M:%S %z %Y",
-)  # fmt: skip
+
+
+Options: TypeAlias = dict[str, str | int | list[str]]
 
 
 @dataclass(frozen=True)
@@ -137,7 +144,7 @@ class Sample:
 
     file: Path
     format: str
-    options: dict[str, str | int] = field(default_factory=dict)
+    options: Options = field(default_factory=dict)
     rows: int = 0
     columns: tuple[Column, ...] = ()
 
@@ -172,7 +179,8 @@ def guess_mapping(paths: list[str], source: str | None = None) -> str:
         f"format: {sample.format}",
     ]
     if sample.options:
-        lines.append(f"csv: {_flow(sample.options)}")
+        unnamed = "  # check: these names are guesses, as the file has no header" if "columns" in sample.options else ""
+        lines.append(f"csv: {_flow(sample.options)}{unnamed}")
     lines += [
         "columns:",
         f"  user_id: {_expression(user)}{_seen(user)}" if user else _one_user(sample),
@@ -182,16 +190,25 @@ def guess_mapping(paths: list[str], source: str | None = None) -> str:
     lines += [f"  played_seconds: {played}  # check the unit"] if played else []
     lines += [f"  duration_seconds: {length}  # check the unit"] if length else []
     at = len(lines)
-    lines += [
-        timestamp,
-        "local_time: {zone: UTC}  # check: the zone in which these people live, for example Europe/Berlin",
-    ]
+    lines += [timestamp, _local_time(sample, taken)]
     taken += [c for c in sample.columns if _has(c, PLAYED) or _has(c, LENGTH)]
     lines[at:at] = _requests(sample, taken)
     told = _lists(sample, listed) if listed else []
     behaviors = [] if told[1:] else _behaviors(sample, taken, bool(played and length))
     lines += _facets(sample, taken) + told + behaviors
     return "\n".join(lines) + "\n"
+
+
+def _local_time(sample: Sample, taken: list[Column]) -> str:
+    """The mapping's line about the users' clocks; a column of zones is taken."""
+    column = next((c for c in sample.columns if c not in taken and _has(c, ZONES) and c.examples), None)
+    if column is None or not all(map(is_zone, column.examples)):
+        return "local_time: {zone: UTC}  # check: the zone in which these people live, for example Europe/Berlin"
+    taken.append(column)
+    if column.share_filled == 1:
+        return f"local_time: {{zone_column: {json.dumps(_expression(column))}}}{_seen(column)}"
+    rule = f"coalesce(nullif({_expression(column)}, ''), 'UTC')"
+    return f"local_time: {{zone_column: {json.dumps(rule)}}}  # check: the zone of the rows without one{_seen(column, '; ')}"
 
 
 def _one_user(sample: Sample) -> str:
@@ -237,7 +254,8 @@ def _lists(sample: Sample, listed: Column) -> list[str]:
 
 
 def _read(con: duckdb.DuckDBPyConnection, file: Path) -> Sample:
-    name, options = quoted(glob.escape(str(file))), {}
+    name = quoted(glob.escape(str(file)))
+    options: Options = {}
     suffixes = [s.lower() for s in file.suffixes if s.lower() not in {".gz", ".gzip", ".zst"}]
     ending = suffixes[-1] if suffixes else ""
     try:
@@ -247,13 +265,16 @@ def _read(con: duckdb.DuckDBPyConnection, file: Path) -> Sample:
             format_, scan = "jsonl", f"read_json_auto({name}, sample_size={SAMPLE_ROWS}, ignore_errors=true)"
         else:
             row = con.execute(
-                f"SELECT Delimiter, Quote, SkipRows FROM sniff_csv({name}, sample_size={SAMPLE_ROWS})"
+                f"SELECT Delimiter, Quote, SkipRows, HasHeader FROM sniff_csv({name}, sample_size={SAMPLE_ROWS})"
             ).fetchone()
-            delimiter, quote, skip = row or (",", '"', 0)
+            delimiter, quote, skip, header = row or (",", '"', 0, True)
             format_ = "csv"
             written = {"delimiter": (delimiter, ","), "quote": (quote, '"'), "skip": (skip, 0)}
             options = {k: v for k, (v, usual) in written.items() if v not in {usual, "(empty)", "\0"}}
-            scan = f"read_csv({name}, delim={quoted(delimiter)}, skip={skip}, ignore_errors=true, sample_size={SAMPLE_ROWS})"
+            scan = (
+                f"read_csv({name}, delim={quoted(delimiter)}, skip={skip}, header={str(header).lower()}, ignore_errors=true, "
+                f"auto_type_candidates=['BOOLEAN', 'BIGINT', 'DOUBLE', 'VARCHAR'], sample_size={SAMPLE_ROWS})"
+            )  # times stay as they are written, so that their format can be told
         con.execute(f"CREATE TABLE sample AS SELECT * FROM {scan} LIMIT {SAMPLE_ROWS}")
     except duckdb.Error as error:
         raise DataError(f"{file} cannot be looked at: {str(error).splitlines()[0]}") from None
@@ -261,8 +282,41 @@ def _read(con: duckdb.DuckDBPyConnection, file: Path) -> Sample:
     rows = int(count[0]) if count else 0
     if not rows:
         raise DataError(f"{file} holds no rows to guess from")
+    columns = _columns(con, rows)
+    if format_ == "csv" and all(UNNAMED.fullmatch(c.name) for c in columns) and any(map(_is_labeled, columns)):
+        for old, new in _names(con, columns, rows).items():
+            con.execute(f"ALTER TABLE sample RENAME {identifier(old)} TO {identifier(new)}")
+        columns = _columns(con, rows)
+        options |= {"header": False, "columns": [c.name for c in columns]}
+    return Sample(file, format_, options, rows, columns)
+
+
+def _columns(con: duckdb.DuckDBPyConnection, rows: int) -> tuple[Column, ...]:
     described = con.execute("DESCRIBE sample").fetchall()
-    return Sample(file, format_, options, rows, tuple(_column(con, r[0], str(r[1]), rows) for r in described))
+    return tuple(_column(con, r[0], str(r[1]), rows) for r in described)
+
+
+def _is_labeled(column: Column) -> bool:
+    return bool(column.examples) and all(LABELED.fullmatch(cell) for cell in column.examples)
+
+
+def _names(con: duckdb.DuckDBPyConnection, columns: tuple[Column, ...], rows: int) -> dict[str, str]:
+    """Names for columns that have none, by what their cells look like; the others keep what DuckDB calls them."""
+    names: dict[str, str] = {}
+    for column in columns:
+        if _is_labeled(column):
+            role = "impressions"
+        elif column.kind == "moment" or (column.kind == "text" and _text_moment(con, column)):
+            role = "time"
+        elif column.distinct == rows:
+            role = "request_id"
+        elif not any(" " in cell for cell in column.examples):
+            role = "user"
+        else:
+            continue
+        if role not in names.values():
+            names[column.name] = role
+    return names
 
 
 def _column(con: duckdb.DuckDBPyConnection, name: str, dtype: str, rows: int) -> Column:
@@ -467,10 +521,13 @@ def _flags(sample: Sample, taken: list[Column]) -> dict[str, str]:
 def _actions(action: Column, values: dict[str, list[str]], shown: list[str], rules: dict[str, str]) -> list[str]:
     """Rows that show an item, and rows that say later what was done with it."""
     flags = [f"  {name}: {json.dumps(rule)}" for name, rule in rules.items()]
+    named = {*shown, *(text for texts in values.values() for text in texts)}
+    unknown = [value for value in action.examples if value not in named]
     return [
         f"actions:  # check: which values of {json.dumps(action.name)} count as what; it holds {', '.join(action.examples[:12])}",
         f"  column: {json.dumps(action.name)}",
         *["  values:", *(f"    {name}: {json.dumps(texts)}" for name, texts in values.items())],
+        *([f"  ignored: {json.dumps(unknown)}  # check: do they mean nothing?"] if unknown else []),
         "  window_minutes: 30  # an action without an event id belongs to the item's last impression so long before it",
         f"impressions: {{values: {json.dumps(shown)}}}",
         *(["behaviors:", *flags] if flags else []),
@@ -497,7 +554,7 @@ def _seen(column: Column, lead: str = "  # ") -> str:
     return f"{lead}for example {', '.join(' '.join(v.split())[:24] for v in column.examples[:3])}"
 
 
-def _flow(options: dict[str, str | int] | dict[str, str]) -> str:
+def _flow(options: Options | dict[str, str]) -> str:
     return "{" + ", ".join(f"{k}: {json.dumps(v)}" for k, v in options.items()) + "}"
 
 

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from core import duck
+from core.documents import one_line
 from core.duck import hour_number, identifier, parquet_union, quoted, scalar
 from core.errors import DataError
 from core.files import digest_file, digest_text, exclusive_lock, recover_directories, write_json, write_text
@@ -26,6 +27,7 @@ from events.cells import timestamp_sql
 from events.episodes import SAME_EVENT_HOURS, open_episodes
 from events.exposures import read_exposures
 from events.ids import extend_ids, id_kinds, id_path
+from events.lists import ListMarks
 from events.mapping import Actions, Mapping, load_mapping, log_paths
 from events.readers import RawLog, find_files, load_raw, raw_rows
 from events.schema import BEHAVIORS, REQUEST_COLUMNS
@@ -40,7 +42,26 @@ NOTED_GAP_HOURS = 24
 NOTED_SHARE = 0.05
 """A part of the events of which more than this share could not be read is worth a warning."""
 FEW_ROWS = 20
-"""So few bad rows alone in an hour do not mean that the mapping is wrong."""
+"""So few bad rows alone in an hour do not mean that the mapping is wrong, nor do so few events without a behavior."""
+FEW_EVENTS_OF_AN_HOUR = 1000
+"""So few events may all be negatives in a quiet hour."""
+MOST_OF_A_LIST = 0.5
+"""People choose less than this share of what a list shows them."""
+MOST_NOT_IN_LIST = 0.1
+"""Where more than this share of the chosen items are not in their list, the two are written differently."""
+
+
+@dataclass(frozen=True)
+class ShownItems:
+    """Items that were shown, in a log that tells what was.
+
+    Attributes:
+        items: how many: kept events of a log with actions, else readable items of lists that have several.
+        labeled: those of which the behavior that metrics use as the label is true.
+    """
+
+    items: int
+    labeled: int
 
 
 @dataclass
@@ -55,6 +76,12 @@ class Account:
         quarantined: rows that could not be read, with their ``reasons``.
         ignored: rows of a log with actions that the mapping passes over.
         actions: of a log with actions, what became of those that are new.
+        behaviors: how many of the kept events each behavior is true of.
+        null_facets: how many of the kept events have no value of a facet.
+        null_context: the same of context.
+        shown: of a log that tells what was shown, how many items, and how many of them have the label.
+        chosen_not_in_list: items that a column names as chosen and that are not in their row's list.
+        unknown_actions: the most frequent values of ``actions.column`` that the mapping does not name.
     """
 
     rows_in: int = 0
@@ -78,6 +105,11 @@ class Account:
     unfolded: int = 0
     ignored: int = 0
     actions: ActionCounts | None = None
+    behaviors: dict[str, int] = field(default_factory=dict)
+    null_context: dict[str, int] = field(default_factory=dict)
+    shown: ShownItems | None = None
+    chosen_not_in_list: int = 0
+    unknown_actions: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -110,25 +142,36 @@ class HourChange:
 
 
 def _require_some_good(con: duckdb.DuckDBPyConnection, staging: Staging, one_hour: bool) -> None:
-    """Fail where nothing of the input can be read; a few bad rows alone in their hour do not stop the hour."""
-    rows = raw_rows(con)
-    if not rows or scalar(con, f"SELECT count(*) FROM staged WHERE reason IS NULL OR reason = {quoted(IGNORED)}"):
+    """Fail where nothing of the input can be read; a few bad rows alone in their hour do not stop the hour.
+
+    Rows that the mapping passes over tell nothing of the others: an input may hold nothing else.
+    """
+    passed_over = int(scalar(con, f"SELECT count(*) FROM staged WHERE reason = {quoted(IGNORED)}"))
+    rows = raw_rows(con) - passed_over
+    if not rows or scalar(con, "SELECT count(*) FROM staged WHERE reason IS NULL"):
         return
     if one_hour and rows < FEW_ROWS:
         return
     reasons = con.execute(
-        """SELECT reason, count(*) AS n FROM (SELECT reason FROM staged UNION ALL SELECT reason FROM malformed)
-        GROUP BY reason ORDER BY n DESC, reason"""
+        f"""SELECT reason, count(*) AS n FROM (SELECT reason FROM staged UNION ALL SELECT reason FROM malformed)
+        WHERE reason <> {quoted(IGNORED)} GROUP BY reason ORDER BY n DESC, reason"""
     ).fetchall()
     listed = ", ".join(f"{reason} {count}" for reason, count in reasons)
     raise DataError(
-        f"none of the {rows} rows of {staging.files[0]} could be read ({listed}); nothing was ingested. "
+        f"none of the {rows} rows of {staging.files[0]}{_beside(passed_over)} could be read ({listed}); nothing was ingested. "
         + staging.likely_cause(str(reasons[0][0]))
     )
 
 
-def _say(account: Account, mapping: Mapping) -> None:
+def _beside(passed_over: int) -> str:
+    return f" (beside {passed_over} that are ignored)" if passed_over else ""
+
+
+def _say(account: Account, mapping: Mapping, one_hour: bool) -> None:
     """Tell what a person should know of an input that was taken."""
+    _say_odd_shares(account, mapping, FEW_EVENTS_OF_AN_HOUR if one_hour else FEW_ROWS)
+    if not one_hour:
+        _say_empty_attributes(account, mapping)
     for part, count in account.unreadable.items():
         if count > account.kept * NOTED_SHARE:
             kind = "neither true nor false" if part.startswith("behaviors.") else "no whole number from 0 on"
@@ -145,8 +188,48 @@ def _say(account: Account, mapping: Mapping) -> None:
         )  # fmt: skip
     if account.exposure_reasons:
         log.warning("exposures that could not be read: %s", account.exposure_reasons)
-    if account.rows_in and not account.kept and account.duplicates:
+    if account.duplicates and not account.kept and not account.merged and not account.changed_hours:
         log.info("every row was ingested already; nothing changed")
+
+
+def _say_odd_shares(account: Account, mapping: Mapping, few: int) -> None:
+    """Tell where behaviors are so frequent, or so rare, that the mapping may say something else than it means."""
+    if account.kept >= few and not any(account.behaviors.values()) and not mapping.actions:
+        log.warning(
+            "none of the %d events has a behavior (%s), so every one is a negative: look at behaviors, impressions.labels "
+            "or impressions.chosen", account.kept, ", ".join(account.behaviors),
+        )  # fmt: skip
+    shown, label = account.shown, mapping.behavior_names[0]
+    if shown is None or shown.items < few:
+        return
+    if shown.labeled == shown.items:
+        log.warning(
+            "all of the %d items that were shown are %s: is that meant, or are labels or values swapped?", shown.items, label
+        )  # fmt: skip
+    elif not mapping.actions and shown.labeled > MOST_OF_A_LIST * shown.items:
+        log.warning(
+            "%d of the %d items of lists are %s, more than half: is that meant, or are labels swapped?",
+            shown.labeled, shown.items, label,
+        )  # fmt: skip
+
+
+def _say_not_in_list(marks: ListMarks) -> None:
+    if marks.chosen_not_in_list > MOST_NOT_IN_LIST * marks.chosen:
+        log.warning(
+            "%d of the %d items that were chosen are not in their list: do impressions.chosen and impressions.list_column "
+            "write items in the same way?", marks.chosen_not_in_list, marks.chosen,
+        )  # fmt: skip
+
+
+def _say_empty_attributes(account: Account, mapping: Mapping) -> None:
+    """Tell which facets and which context no event has, although there is a column or an expression for them."""
+    for key, nulls in (("facets", account.null_facets), ("context", account.null_context)):
+        for name in (name for name, count in nulls.items() if account.kept and count == account.kept):
+            source = {**mapping.log_facets, **mapping.context, **(mapping.items.facets if mapping.items else {})}[name]
+            log.warning(
+                "%s.%s: '%s' is empty in every one of the %d events; look at the column or the expression",
+                key, name, one_line(source), account.kept,
+            )  # fmt: skip
 
 
 def ingest(
@@ -195,6 +278,7 @@ def ingest(
         staging.stage(moment)
         staging.restrict(*only)
         _require_some_good(con, staging, close is not None)
+        staging.check_items(close is not None)
         exposures = read_exposures(con, mapping, files, moment, staging.ids["user"])
         store.declare(properties)
         account, changes = _account(con, store, mapping, staging.ids)
@@ -202,9 +286,17 @@ def ingest(
         account.ambiguous_times = staging.shifted.get("ambiguous", 0)
         account.skipped_times = staging.shifted.get("skipped", 0)
         account.exposure_reasons, account.unfolded = exposures.rejected, staging.unfolded
+        account.chosen_not_in_list = staging.marks.chosen_not_in_list
+        account.unknown_actions = staging.unknown_actions()
         _write_quarantine(con, store, files, account, staging.raw)
         _write_hours(con, store, changes, exposures.by_hour(con, store), account, close)
-        _say(account, mapping)
+        _say(account, mapping, close is not None)
+        _say_not_in_list(staging.marks)
+        if account.unknown_actions:
+            values = staging.describe_actions(account.unknown_actions)
+            log.warning(
+                "values of actions.column that the mapping does not name: %s; their rows are quarantined", values
+            )
         write_json(
             store.root / "_receipts" / f"{_input_digest(files)}.json", {**asdict(account), "changed_hours": None}
         )
@@ -276,8 +368,11 @@ def _account(
         account.actions = join.counts()
         account.kept, account.merged = account.actions.kept, account.actions.merged
         changes: Iterator[HourChange] = (HourChange(hour, events, facts=facts) for hour, events, facts in join.hours())
+        totals = [f"bool_or({identifier(name)}) AS {identifier(name)}" for name in BEHAVIORS]
         con.execute(
-            "CREATE VIEW fresh AS SELECT f.* FROM facts f JOIN owners o USING (fact) WHERE o.is_head AND NOT f.stored"
+            f"""CREATE VIEW fresh AS SELECT f.* EXCLUDE ({", ".join(map(identifier, BEHAVIORS))}), o.* EXCLUDE (owner)
+            FROM facts f JOIN (SELECT owner, {", ".join(totals)} FROM owners WHERE NOT owner_stored GROUP BY owner) o
+            ON f.fact = o.owner"""
         )
     else:
         _mark_repeated(con, store)
@@ -294,13 +389,29 @@ def _account(
         """SELECT count(DISTINCT time_bucket(INTERVAL 1 HOUR, ts)), count(DISTINCT user_key),
         count(DISTINCT item_key) FROM staged WHERE reason IS NULL"""
     ).fetchall()[0]
-    account.null_facets = {
-        name: scalar(con, f"SELECT count(*) FROM fresh WHERE {identifier(name)} IS NULL")
-        for name in mapping.facet_names
-    }
+    _count_kept(con, mapping, account)
     if account.rows_in != account.kept + account.duplicates + account.merged + account.quarantined + account.ignored:
         raise DataError(f"rows do not add up ({account}); nothing was written. Please report this log's format")
     return account, changes
+
+
+def _count_kept(con: duckdb.DuckDBPyConnection, mapping: Mapping, account: Account) -> None:
+    """Count what the kept events, those of ``fresh``, are, have, and lack."""
+    facets, context, behaviors = mapping.facet_names, mapping.context_names, mapping.behavior_names
+    counts = con.execute(
+        f"""SELECT {"".join(f"count(*) FILTER (WHERE {identifier(name)} IS NULL), " for name in (*facets, *context))}
+        {", ".join(f"count(*) FILTER (WHERE {identifier(name)})" for name in behaviors)} FROM fresh"""
+    ).fetchall()[0]
+    by_name = dict(zip((*facets, *context, *behaviors), counts, strict=True))
+    account.null_facets = {name: by_name[name] for name in facets}
+    account.null_context = {name: by_name[name] for name in context}
+    account.behaviors = {name: by_name[name] for name in behaviors}
+    listed = "staged JOIN raw USING (__row) WHERE reason IS NULL AND __size > 1"
+    shown = "fresh WHERE NOT is_action" if mapping.actions else listed
+    if account.kept and (mapping.impressions or mapping.actions):
+        label = identifier(behaviors[0])
+        row = con.execute(f"SELECT count(*), count(*) FILTER (WHERE {label}) FROM {shown}").fetchall()[0]
+        account.shown = ShownItems(*row)
 
 
 def _join_actions(con: duckdb.DuckDBPyConnection, store: EventStore, rule: Actions) -> ActionJoin:

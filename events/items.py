@@ -20,7 +20,7 @@ log = logging.getLogger("events.items")
 ITEM_LENGTH = "item duration"
 
 
-def load_items(con: duckdb.DuckDBPyConnection, mapping: Mapping, items: Items, folders: list[Path]) -> None:
+def load_items(con: duckdb.DuckDBPyConnection, mapping: Mapping, items: Items, folders: list[Path]) -> Path:
     """Make the view ``items``: of each item its id as text (``key``), its facets and ``ITEM_LENGTH``.
 
     Of several rows of one item the first counts.
@@ -30,6 +30,9 @@ def load_items(con: duckdb.DuckDBPyConnection, mapping: Mapping, items: Items, f
         mapping: how the log is written; the table is read in the same way unless ``items`` says otherwise.
         items: names the table, its key and the columns.
         folders: where the table is looked for, in order.
+
+    Returns:
+        The table's file.
 
     Raises:
         ConfigError: the table lacks a column, or an expression fails.
@@ -60,6 +63,7 @@ def load_items(con: duckdb.DuckDBPyConnection, mapping: Mapping, items: Items, f
         raise ConfigError(f"items ({path}): {str(error).splitlines()[0]}; nothing was ingested") from None
     con.execute("CREATE VIEW items AS SELECT * FROM items_load.memory_items")
     other.close()
+    return path
 
 
 def _value(text: str, where: str, raw: RawLog) -> str:

@@ -7,12 +7,17 @@ from dataclasses import dataclass, field, replace
 
 import duckdb
 
-from core.duck import identifier, quoted, texts
+from core.documents import one_line
+from core.duck import identifier, quoted, scalar, texts
 from core.errors import ConfigError
 from events.cells import content
 from events.mapping import Impressions, Labels, Mapping
 from events.readers import RawLog, exact_text
 
+SEPARATORS = {",": "','", ";": "';'", "|": "'|'", "\t": '"\\t"', " ": "' '"}
+"""What usually stands between items, as YAML has it."""
+UNSPLIT = 0.5
+"""Where more than this share of lists hold another separator, and none the mapping's, the mapping's is wrong."""
 LONGEST_LIST = 10_000
 """A row is copied for each item of its list; nobody was shown more."""
 QUOTES_APART, QUOTES_LISTED = r"'\s+'", "', '"
@@ -21,15 +26,21 @@ QUOTES_APART, QUOTES_LISTED = r"'\s+'", "', '"
 
 @dataclass(frozen=True)
 class ListMarks:
-    """What a list says of a row ``r`` of ``raw``, as SQL. Column ``__place`` is its item's index, null outside a list.
+    """What a list says of a row ``r`` of ``raw``, as SQL.
+
+    Column ``__place`` is its item's index and ``__size`` the number of the list's items, both null outside a list.
 
     Attributes:
         said: by behavior, whether it was done; null where the list says nothing of it.
         unlabeled: whether the item should have a label and has none that means something.
+        chosen: items that columns beside the lists name as chosen.
+        chosen_not_in_list: those of them that their list does not have.
     """
 
     said: dict[str, str] = field(default_factory=dict)
     unlabeled: str = "false"
+    chosen: int = 0
+    chosen_not_in_list: int = 0
 
 
 def unfold_lists(con: duckdb.DuckDBPyConnection, mapping: Mapping, raw: RawLog, acts: str) -> tuple[RawLog, ListMarks]:
@@ -37,7 +48,7 @@ def unfold_lists(con: duckdb.DuckDBPyConnection, mapping: Mapping, raw: RawLog, 
 
     Args:
         con: has the tables ``raw`` and ``malformed``.
-        mapping: its ``impressions`` name the list. Without one, only the column ``__place`` is added.
+        mapping: its ``impressions`` name the list. Without one, only the columns ``__place`` and ``__size`` are added.
         raw: the log.
         acts: SQL of "the row ``r`` is an action".
 
@@ -52,6 +63,7 @@ def unfold_lists(con: duckdb.DuckDBPyConnection, mapping: Mapping, raw: RawLog, 
         if rule.list_column is not None:
             raw.named_cell(rule.list_column, "impressions.list_column")  # a misspelled name is refused
         con.execute("ALTER TABLE raw ADD COLUMN __place INTEGER")
+        con.execute("ALTER TABLE raw ADD COLUMN __size INTEGER")
         return raw, ListMarks()
     raw = _with_items(con, raw, mapping.columns.item_id)
     item = raw.columns[mapping.columns.item_id]
@@ -60,6 +72,8 @@ def unfold_lists(con: duckdb.DuckDBPyConnection, mapping: Mapping, raw: RawLog, 
         raw.named_cell(rule.chosen[name], f"impressions.chosen.{name}")
     lists = {"shown": rule.list_column, **{column: rule.chosen[name] for name, column in chosen.items()}}
     _read_lists(con, raw, lists, rule.separator)
+    _require_separator(con, raw, rule)
+    chosen_counts = _drop_points(con, [*chosen.values()])
     entry = "unnest(shown) AS entry, CAST(generate_subscripts(shown, 1) - 1 AS INTEGER) AS __place"
     con.execute(f"CREATE TABLE entries AS SELECT *, {entry} FROM listed")
     if chosen:  # what was chosen without having been shown is no part of the list, and not lost
@@ -73,7 +87,7 @@ def unfold_lists(con: duckdb.DuckDBPyConnection, mapping: Mapping, raw: RawLog, 
     own = f"CAST({exact_text(f'r.{item}', raw.types[mapping.columns.item_id])} AS VARCHAR) AS {item}"
     con.execute(
         f"""CREATE TABLE unfolded AS SELECT * EXCLUDE (__row), row_number() OVER (ORDER BY __row, __place NULLS FIRST) AS __row
-        FROM (SELECT r.* EXCLUDE ({item}), {bare} AS {item}, __place, {label} AS __label{marks}
+        FROM (SELECT r.* EXCLUDE ({item}), {bare} AS {item}, __place, len(shown) AS __size, {label} AS __label{marks}
             FROM raw r JOIN entries USING (__row)
         UNION ALL BY NAME SELECT r.* EXCLUDE ({item}), {own} FROM raw r LEFT JOIN listed USING (__row)
             WHERE shown IS NULL OR coalesce({acts}, false))"""
@@ -89,7 +103,7 @@ def unfold_lists(con: duckdb.DuckDBPyConnection, mapping: Mapping, raw: RawLog, 
         known = texts([*rule.labels.values.values(), rule.labels.shown])
         unlabeled = f"r.__place IS NOT NULL AND coalesce(r.__label NOT IN ({known}), true)"
     unfolded = replace(raw, types=types, untyped=raw.untyped | {mapping.columns.item_id})
-    return unfolded, ListMarks(said, unlabeled)
+    return unfolded, ListMarks(said, unlabeled, *chosen_counts)
 
 
 def _with_items(con: duckdb.DuckDBPyConnection, raw: RawLog, item: str) -> RawLog:
@@ -126,11 +140,56 @@ def _read_lists(con: duckdb.DuckDBPyConnection, raw: RawLog, lists: dict[str, st
     con.execute(f"DELETE FROM listed WHERE {longest} > {LONGEST_LIST}")
 
 
+def _require_separator(con: duckdb.DuckDBPyConnection, raw: RawLog, rule: Impressions) -> None:
+    """Fail where no list has several items, and most cells look like lists with another separator."""
+    column = str(rule.list_column)
+    if raw.types[column].endswith("[]") or scalar(con, "SELECT coalesce(max(len(shown)), 2) FROM listed") > 1:
+        return
+    con.execute(
+        f"""CREATE TABLE unsplit AS SELECT trim(CAST(r.{raw.columns[column]} AS VARCHAR)) AS cell FROM raw r
+        JOIN listed USING (__row) WHERE len(shown) = 1"""
+    )
+    others = [mark for mark in SEPARATORS if mark != rule.separator]
+    holding = ", ".join(f"avg((contains(cell, {quoted(mark)}) AND NOT starts_with(cell, '['))::INT)" for mark in others)
+    shares = con.execute(f"SELECT {holding} FROM unsplit").fetchall()[0]
+    share, mark = max(zip((value or 0.0 for value in shares), others, strict=True), key=lambda pair: pair[0])
+    if share > UNSPLIT:
+        cell = scalar(con, f"SELECT any_value(cell) FROM unsplit WHERE contains(cell, {quoted(mark)})")
+        raise ConfigError(
+            f"impressions.separator: no list was split by '{rule.separator}'; a cell reads '{one_line(cell, 60)}': "
+            f"is it {SEPARATORS[mark]}? Nothing was ingested"
+        )
+    con.execute("DROP TABLE unsplit")
+
+
+def _drop_points(con: duckdb.DuckDBPyConnection, chosen: list[str]) -> tuple[int, int]:
+    """Write chosen items as their list has them (pandas writes 7.0 for 7 beside empty cells), and count them.
+
+    Returns:
+        How many were chosen, and how many of these their list does not have.
+    """
+    if not chosen:
+        return 0, 0
+    bare = r"regexp_replace(x, '\.0+$', '')"
+    for column in chosen:
+        con.execute(
+            f"""UPDATE listed SET {column} = list_transform({column}, lambda x: CASE WHEN
+            NOT list_contains(shown, x) AND list_contains(shown, {bare}) THEN {bare} ELSE x END)
+            WHERE NOT list_has_all(shown, {column})"""
+        )
+    every = f"list_distinct(list_concat({', '.join([*chosen, '[]'])}))"
+    row = con.execute(
+        f"""SELECT coalesce(sum(len({every})), 0), coalesce(sum(len(list_filter({every}, lambda x:
+        NOT list_contains(shown, x)))), 0) FROM listed"""
+    ).fetchall()[0]
+    return int(row[0]), int(row[1])
+
+
 def _texts_of(cell: str, kind: str, separator: str) -> str:
     """SQL of the texts in a cell: a list, a JSON array, a list as Python prints it, or text with separators."""
-    text = f"trim(CAST({cell} AS VARCHAR))"
+    text = f"trim({exact_text(cell, kind)})"
     each = (
-        f"list_transform({cell}, lambda x: CAST(x AS VARCHAR))"
+        f"list_transform({cell}, lambda x: {exact_text('x', kind.removesuffix('[]'))})"
         if kind.endswith("[]")
         else f"""CASE WHEN starts_with({text}, '[') AND json_valid({text}) THEN CAST(json({text}) AS VARCHAR[])
         ELSE coalesce({_printed_list(text)}, string_split({text}, {quoted(separator)})) END"""

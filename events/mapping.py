@@ -62,6 +62,8 @@ class CsvOptions(_Strict):
         delimiter = self.delimiter or ","
         if any(c in delimiter for c in "\r\n\0") or (self.quote and self.quote in delimiter):
             raise ValueError("a delimiter holds no line break and no quote")
+        if self.columns and self.header:
+            raise ValueError("columns are the names of a file without a header: add header: false, or take columns out")
         return self
 
     def delimiter_of(self, file: Path) -> str:
@@ -116,6 +118,8 @@ class Timestamp(_Strict):
     @classmethod
     def _format(cls, pattern: str | None) -> str | None:
         if pattern is not None:
+            if "%p" in pattern and "%H" in pattern:
+                raise ValueError("%p (AM or PM) goes with %I, the hour of 12; %H is the hour of 24")
             try:
                 with duckdb.connect() as con:
                     con.execute("SELECT try_strptime('', ?)", [pattern]).fetchall()
@@ -140,6 +144,9 @@ class LocalTime(_Strict):
     @field_validator("zone")
     @classmethod
     def _zone(cls, name: str | None) -> str | None:
+        if name and name.isidentifier() and not is_zone(name):
+            near = did_you_mean(name, known_zones())
+            raise ValueError(f"unknown time zone '{name}'; if it is a column: zone_column{near}")
         return check_zone(name) if name else name
 
     @model_validator(mode="after")
@@ -278,6 +285,10 @@ class Mapping(_Strict):
 
     @model_validator(mode="after")
     def _consistent(self) -> Mapping:
+        if not self.behavior_names and self.has_lists:
+            raise ValueError("say what was done: impressions.labels, impressions.chosen or behaviors")
+        if self.has_lists and self.columns.position and not self.actions:
+            raise ValueError("columns.position: a list says by itself where its items stood; take position out")
         if not self.behavior_names:
             raise ValueError("behaviors: name at least one, for example finish: 'true'")
         self._check_actions()
@@ -320,10 +331,14 @@ class Mapping(_Strict):
         return tuple(name for name in BEHAVIORS if name in told)
 
     @property
+    def has_lists(self) -> bool:
+        """Whether a cell of the log has several items."""
+        return bool(self.impressions and self.impressions.list_column)
+
+    @property
     def has_requests(self) -> bool:
         """Whether the log tells where an item was shown, or with which others."""
-        listed = self.impressions and self.impressions.list_column
-        return bool(self.columns.position or self.columns.request_id or listed)
+        return bool(self.columns.position or self.columns.request_id or self.has_lists)
 
     @property
     def mentioned_names(self) -> frozenset[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import logging
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -11,13 +12,15 @@ import duckdb
 import sqlglot
 from sqlglot import expressions as exp
 
-from core.documents import one_line
+from core.documents import did_you_mean, one_line
 from core.duck import identifier, quoted, scalar, texts
 from core.errors import ConfigError, DataError
 from core.expressions import parse_expression
 from core.hours import Hour
 from events.cells import (
     FINITE,
+    FORMATS,
+    HALF_DAY,
     boolean_sql,
     content,
     filled,
@@ -41,6 +44,8 @@ OWN = ("played_seconds", "duration_seconds")
 """What a behavior's expression may name besides the log's columns."""
 IGNORED = "ignored"
 """Reason of a row that the mapping passes over; it is counted, and not quarantined."""
+MOST_VALUES = 10
+"""Unknown values that the account lists."""
 MAJORITY = 0.5
 """A text column counts as numbers (or an id as an integer) when more than this share of its cells is."""
 
@@ -77,8 +82,9 @@ class Staging:
         self.raw, self.marks = unfold_lists(con, mapping, self.raw, acts)
         self.unfolded = raw_rows(con) - before
         """Rows that lists of items gave beyond the rows of the input."""
+        self.items_file: Path | None = None
         if mapping.items:
-            load_items(con, mapping, mapping.items, [folder, files[0].parent])
+            self.items_file = load_items(con, mapping, mapping.items, [folder, files[0].parent])
         self.numbers: set[str] = set()
         self.expressions: list[tuple[str, str, str]] = []
         self.ids: dict[str, str] = {}
@@ -100,7 +106,7 @@ class Staging:
         event_id = self._optional_text(columns.event_id, "columns.event_id")
         request_id = self._optional_text(columns.request_id, "columns.request_id")
         place = self._optional_text(columns.position, "columns.position")
-        position = f"coalesce(r.__place, {position_sql(place)})" if self._listed else position_sql(place)
+        position = f"coalesce(r.__place, {position_sql(place)})" if mapping.has_lists else position_sql(place)
         facets = {name: self._text(text, f"facets.{name}") for name, text in mapping.log_facets.items()}
         facets |= {name: self._text(text, f"context.{name}") for name, text in mapping.context.items()}
         facets |= {
@@ -123,6 +129,7 @@ class Staging:
             {written} AS wall_clock, {self._ignored()} AS ignored,
             {event_id} AS event_key, {played} AS played_seconds, {length} AS duration_seconds,
             {place} AS place, {position} AS position, {request_id} AS request_id,
+            {"i.key IS NOT NULL" if mapping.items else "false"} AS in_items,
             {", ".join(f"{sql} AS {inner(name)}" for name, sql in facets.items())}
             FROM raw r {join}"""
         )
@@ -139,7 +146,7 @@ class Staging:
         for name, sql in self.marks.said.items():
             behaviors[name] = f"coalesce({sql}, {behaviors.get(name, 'CAST(NULL AS BOOLEAN)')})"
         digest = "md5(concat_ws(chr(31), p.user_key, p.item_key, CAST(epoch_us(p.ts) AS VARCHAR)))"
-        key = "md5(p.event_key || chr(31) || p.item_key)" if self._listed else "p.event_key"
+        key = "md5(p.event_key || chr(31) || p.item_key)" if mapping.has_lists else "p.event_key"
         role, told = self._action(behaviors)
         behaviors |= told
         reasons = self._reasons(now, zone_bad)
@@ -147,7 +154,7 @@ class Staging:
         self._execute(
             f"""CREATE TABLE staged AS SELECT p.__row, coalesce({key}, {digest}) AS event_id, p.user_key, p.item_key,
             p.ts, {role} AS is_action, {local} AS local_time, {", ".join(f"p.{inner(name)}" for name in facets)},
-            p.played_seconds, p.duration_seconds, {typed}, {", ".join(f"p.{n}" for n in REQUEST_COLUMNS)}, {reasons} AS reason
+            p.played_seconds, p.duration_seconds, p.in_items, {typed}, {", ".join(f"p.{n}" for n in REQUEST_COLUMNS)}, {reasons} AS reason
             FROM parsed p JOIN raw r USING (__row)"""
         )
         self._say_missing()
@@ -169,10 +176,6 @@ class Staging:
         if misplaced:
             self.unreadable["columns.position"] = misplaced
         self.con.execute("DROP TABLE parsed")
-
-    @property
-    def _listed(self) -> bool:
-        return bool(self.mapping.impressions and self.mapping.impressions.list_column)
 
     @property
     def _list_columns(self) -> dict[str, str]:
@@ -241,6 +244,53 @@ class Staging:
         if missing:
             log.warning("these files have no column %s; it counts as empty in them", ", ".join(missing))
 
+    def check_items(self, one_hour: bool) -> None:
+        """Compare the input's items with the table of items.
+
+        Args:
+            one_hour: the input is an hour of a log, in which every item may be newer than the table.
+
+        Raises:
+            ConfigError: the table has none of them.
+        """
+        if self.mapping.items is None or self.items_file is None:
+            return
+        known, items = self.con.execute(
+            """SELECT count(DISTINCT item_key) FILTER (WHERE in_items), count(DISTINCT item_key)
+            FROM staged WHERE reason IS NULL"""
+        ).fetchall()[0]
+        name, key = self.items_file.name, self.mapping.items.key
+        if items and not known and not one_hour:
+            example = scalar(self.con, "SELECT any_value(key) FROM items")
+            read = "every cell is empty" if example is None else f"it reads '{one_line(example, 40)}'"
+            raise ConfigError(
+                f"items.key: no item of the log is in {name} by '{key}': {read}, the log "
+                f"'{one_line(self.item_example, 40)}'; nothing was ingested"
+            )
+        if known < MAJORITY * items:
+            log.warning(
+                "%d of the %d items are in %s by '%s' (items.key); the others have no facets from it", known, items, name, key
+            )  # fmt: skip
+
+    def unknown_actions(self) -> dict[str, int]:
+        """The most frequent values of ``actions.column`` that the mapping does not name, with their rows."""
+        if not self.mapping.actions:
+            return {}
+        rows = self.con.execute(
+            f"""SELECT {self._value()} AS value, count(*) AS n FROM raw r JOIN staged USING (__row)
+            WHERE reason = 'unknown_action' GROUP BY value ORDER BY n DESC, value LIMIT {MOST_VALUES}"""
+        ).fetchall()
+        return {str(value): int(count) for value, count in rows}
+
+    def describe_actions(self, counts: dict[str, int]) -> str:
+        """For people: values that the mapping does not name, with their rows, and what may be meant."""
+        shown, actions = self.mapping.impressions, self.mapping.actions
+        values = [*(shown.values if shown else ()), *(actions.ignored if actions else ())]
+        values += [value for group in (actions.values if actions else {}).values() for value in group]
+        return "; ".join(
+            f"'{one_line(value, 60)}' {count}{did_you_mean(value, values)}" for value, count in counts.items()
+        )
+
     def likely_cause(self, reason: str) -> str:
         """What a person should look at when no row could be read, most of them for a reason."""
         rule = self.mapping.timestamp
@@ -249,6 +299,8 @@ class Staging:
             try:
                 number = float(text)
             except (TypeError, ValueError):
+                if pattern := self._likely_format():
+                    return f'Times such as {text!r} look like timestamp.format: "{pattern}"'
                 return f"Look at timestamp: a cell reads {text!r}; give unit (s, ms, us, ns) for numbers, or a format"
             for unit, micros in (("s", 1_000_000), ("ms", 1_000), ("us", 1), ("ns", 0.001)):
                 if 1990 <= 1970 + number * micros / 3.15576e13 <= 2100 and unit != rule.unit:
@@ -257,18 +309,41 @@ class Staging:
         if reason.startswith("not_a_number:"):
             column = reason.removeprefix("not_a_number:")
             return f"Column '{column}' is used as a number in the mapping and is none"
-        shape = "Look at csv: delimiter, quote, encoding and header in the mapping"
+        shape = f"Look at csv: delimiter, quote, encoding and header in the mapping{self._cell_counts()}"
         return {
             "malformed_row": shape,
             "open_quote": shape,
             "bad_encoding": "The text is not UTF-8: set csv: {encoding: latin-1} in the mapping, or save it as UTF-8",
             "unknown_zone": self._zone_hint(),
             "zone_abbreviation": "Abbreviations of zones mean several; write offsets, or leave them out and give zone",
-            "unknown_action": "The values of actions.column are not those under actions.values and impressions.values",
+            "unknown_action": "The values of actions.column are not those under actions.values and impressions.values: "
+            + self.describe_actions(self.unknown_actions()),
             "unknown_label": "The items of impressions.list_column do not end with a separator and a value of impressions.labels",
             "bad_user_id": "User ids of this source are integers since its first ingestion",
             "bad_item_id": "Item ids of this source are integers since its first ingestion",
         }.get(reason, "Look at the mapping's columns")
+
+    def _likely_format(self) -> str | None:
+        """The format of times that reads most of the cells, if one reads nearly all."""
+        text = f"CAST({self.time_cell} AS VARCHAR)"
+        counts = ", ".join(f"count(try_strptime({text}, {quoted(pattern)}))" for pattern in FORMATS)
+        total, *read = self.con.execute(f"SELECT count({self.time_cell}), {counts} FROM raw r").fetchall()[0]
+        best = max(range(len(FORMATS)), key=lambda place: read[place])
+        return FORMATS[best] if read[best] >= 0.99 * total else None
+
+    def _cell_counts(self) -> str:
+        """How many cells a row that could not be split has, and how many the mapping or the header names."""
+        text = scalar(self.con, "SELECT any_value(content) FROM malformed WHERE reason = 'malformed_row'")
+        if text is None or self.raw.typed:
+            return ""
+        options = self.mapping.csv
+        delimiter = options.delimiter_of(self.files[0])
+        if len(delimiter) == 1 and options.quote:
+            cells = next(csv.reader([text], delimiter=delimiter, quotechar=options.quote), [])
+        else:
+            cells = text.split(delimiter)
+        names = "the header" if options.header else "csv.columns"
+        return f": a row has {len(cells)} cells, {names} {len(options.columns) or len(self.raw.columns)}"
 
     def _zone_hint(self) -> str:
         """What a person should look at when no row has a zone or an offset that can be read."""
@@ -354,6 +429,9 @@ class Staging:
 
     def _add_ids(self) -> None:
         """Choose the kind of ids: the source's, the mapping's, or integers where every id of the input is one."""
+        self.item_example = scalar(
+            self.con, "SELECT any_value(item_key) FROM parsed WHERE NOT in_items AND NOT ignored"
+        )
         for kind in ("user", "item"):
             chosen: str = self.mapping.ids.get(kind, "auto")
             known = self.known_ids.get(kind)
@@ -385,7 +463,8 @@ class Staging:
             *((f"{name}_local_time", f"p.__row IN (SELECT __row FROM folds WHERE {sql})") for name, sql in rejected),
             (
                 "zone_abbreviation",
-                f"p.ts IS NULL AND regexp_matches(CAST({self.time_cell} AS VARCHAR), '[0-9] ?[A-Za-z]{{2,5}}$')",
+                f"p.ts IS NULL AND regexp_matches(CAST({self.time_cell} AS VARCHAR), '[0-9] ?[A-Za-z]{{2,5}}$') "
+                f"AND NOT regexp_matches(CAST({self.time_cell} AS VARCHAR), {quoted(HALF_DAY)})",
             ),
             ("bad_timestamp", "p.ts IS NULL"),
             ("missing_user_id", "p.user_key IS NULL"),
@@ -459,6 +538,7 @@ class Staging:
         tree: exp.Expr = parse_expression(text, where)
         for column in list(tree.find_all(exp.Column)):
             name = column.name
+            self._refuse_nested(column, where)
             if name in event_columns:
                 sql = f"p.{identifier(name)}"
             else:
@@ -477,6 +557,16 @@ class Staging:
         compiled = finite_tree(tree).sql(dialect="duckdb")
         self.expressions.append((where, text, compiled))
         return compiled
+
+    def _refuse_nested(self, column: exp.Column, where: str) -> None:
+        """Fail for ``geo.country`` where the log has a column ``geo``: it would be looked for under the last name."""
+        outer = column.table
+        if outer and outer in self.raw.columns:
+            kind = self.raw.types[outer]
+            inside = f"{outer}['{column.name}']" if kind.startswith("STRUCT") else f"{outer}->>'$.{column.name}'"
+            raise ConfigError(
+                f"{where}: '{outer}.{column.name}' names no column; what is inside of column '{outer}' is \"{inside}\""
+            )
 
     def _cell(self, name: str) -> str:
         column = self.raw.cell(name, name)

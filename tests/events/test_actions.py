@@ -435,3 +435,58 @@ def test_lists_as_python_prints_them_are_unfolded(tmp_path: Path, cell: str, ite
     ).to_csv(path)
     log.ingest_files(path)
     assert set(log_ids(log.store.root, "item", log.frame()["item_id"].tolist()).values()) == items
+
+
+def test_the_behaviors_of_the_kept_events_are_counted_with_the_actions_that_joined_them(log: ActionLog) -> None:
+    account = log.ingest(row(1, 7, 0), row(1, 8, 1), row(1, 7, 5, "LIKE"), row(2, 9, 40, "BOOKMARK"))
+    assert account.behaviors == {"finish": 0, "like": 2, "share": 0}
+    late = log.ingest(row(1, 8, 6, "LIKE"), row(3, 8, 6, "SHARE"), name="late.csv")
+    assert (late.kept, late.merged, late.behaviors) == (1, 1, {"finish": 0, "like": 0, "share": 1})
+
+
+def test_impressions_that_all_have_the_label_are_warned_about(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    log = ActionLog(tmp_path, MAPPING + 'behaviors: {finish: "true"}\n')
+    log.ingest(*(row(1, item, item) for item in range(30)))
+    assert "all of the 30 items that were shown are finish" in caplog.text
+
+
+@pytest.mark.parametrize("key", ["facets", "context"])
+def test_what_is_inside_of_a_json_column_is_named_by_its_path(tmp_path: Path, key: str) -> None:
+    lines = [
+        json.dumps({"uid": 1, "iid": n, "ts": f"2026-03-10T10:0{n}:00Z", "genre": "rock", "action": "VIEW", "geo": {"country": "DE"}})
+        for n in range(3)
+    ]  # fmt: skip
+    path = tmp_path / "log.jsonl"
+    path.write_text("\n".join(lines) + "\n")
+    other = {"facets": "", "context": "facets: {genre: genre}\n"}[key]
+    wrong = MAPPING.replace("facets: {genre: genre}\n", f"{other}{key}: {{land: geo.country}}\n")
+    with pytest.raises(ConfigError, match=rf"{key}.land: 'geo.country' names no column; .*geo->>'\$.country'"):
+        ActionLog(tmp_path / "wrong", wrong).ingest_files(path)
+    log = ActionLog(tmp_path / "right", wrong.replace("geo.country", "\"geo->>'$.country'\""))
+    log.ingest_files(path)
+    assert set(log.frame()["land"]) == {"DE"}
+
+
+def test_a_facet_that_is_empty_in_every_event_is_warned_about_by_name(
+    log: ActionLog, caplog: pytest.LogCaptureFixture
+) -> None:
+    log.ingest(row(1, 7, 0, genre=""), row(1, 8, 1, genre=""))
+    assert "facets.genre: 'genre' is empty in every one of the 2 events" in caplog.text
+    caplog.clear()
+    log.ingest(row(1, 7, 10, genre=""), row(1, 8, 11), name="b.csv")
+    assert "facets.genre" not in caplog.text
+
+
+def test_nothing_changed_is_not_said_of_an_input_whose_rows_merged(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    plain = MAPPING.partition("actions:")[0] + "behaviors: {like: \"action = 'LIKES'\"}\n"
+    log = ActionLog(tmp_path, plain)
+    log.ingest(row(1, 7, 0), row(1, 7, 1, "LIKE"))
+    log.mapping.write_text(plain.replace("LIKES", "LIKE"))
+    account = log.ingest(row(1, 7, 0), row(1, 7, 1, "LIKE"))
+    assert (account.kept, account.merged, account.duplicates) == (0, 1, 1)
+    assert "nothing changed" not in caplog.text
+    log.ingest(row(1, 7, 0), row(1, 7, 1, "LIKE"))
+    assert "nothing changed" in caplog.text

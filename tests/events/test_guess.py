@@ -211,3 +211,25 @@ def test_lines_before_the_header_are_passed_over(tmp_path: Path, settings: Setti
     mapping, _, log = guessed(tmp_path, "a.csv", text)
     assert mapping.csv.skip == 1
     assert ingest(str(tmp_path / "mapping.yaml"), [str(log)], settings, now=NOW).kept == 50
+
+
+def test_a_list_with_labels_in_a_file_without_a_header(tmp_path: Path, settings: Settings) -> None:
+    text = rows(60, "{n}\tU{u}\t3/19/2026 9:{m:02d}:00 AM\tN1 N2\tN{i}-0 N9{i}-1 N500-0")
+    mapping, written, log = guessed(tmp_path, "behaviors.tsv", text)
+    assert mapping.csv.columns == ("request_id", "user", "time", "column3", "impressions")
+    assert mapping.timestamp.format == "%m/%d/%Y %I:%M:%S %p"
+    assert "check: these names are guesses" in written
+    account = ingest(str(tmp_path / "mapping.yaml"), [str(log)], settings, now=NOW)
+    assert (account.kept, account.quarantined, account.users, account.behaviors) == (180, 0, 7, {"finish": 60})
+
+
+def test_a_column_of_zones_is_the_users_clock_and_other_actions_are_ignored(tmp_path: Path, settings: Settings) -> None:
+    lines = rows(60, "u{u},i{i},{g},2026-03-02T08:{m:02d}:00Z,VIEW,Europe/Berlin")
+    lines += "u1,i1,rock,2026-03-02T09:00:00Z,LIKE,\nu1,i1,rock,2026-03-02T09:01:00Z,scroll,Asia/Tokyo\n"
+    mapping, written, log = guessed(tmp_path, "a.csv", "uid,iid,genre,ts,action,timezone\n" + lines)
+    assert mapping.local_time.zone_column == "coalesce(nullif(timezone, ''), 'UTC')"
+    assert mapping.actions is not None
+    assert mapping.actions.ignored == ("scroll",)
+    assert "check: do they mean nothing?" in written
+    account = ingest(str(tmp_path / "mapping.yaml"), [str(log)], settings, now=NOW)
+    assert (account.quarantined, account.ignored) == (0, 1)

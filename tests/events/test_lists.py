@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import textwrap
 from pathlib import Path
 
 import pandas as pd
@@ -10,7 +12,10 @@ import pytest
 from pydantic import ValidationError
 
 from core.errors import ConfigError, DataError
+from core.hours import Hour
+from events.ingest import ingest
 from events.mapping import Mapping
+from tests.conftest import NOW
 from tests.events.test_actions import ActionLog
 
 NEWS = """\
@@ -244,3 +249,206 @@ behaviors: {finish: "true"}
     log = ActionLog(tmp_path, mapping)
     log.ingest("1,7,2026-03-10T10:00:00Z,", "1,8,2026-03-10T10:00:00Z,Asia/Tokyo", header="user,item,ts,tz")
     assert log.frame().set_index("item_id")["local_time"].dt.hour.to_dict() == {7: 11, 8: 19}
+
+
+def test_the_account_says_how_often_each_behavior_is_true(tmp_path: Path) -> None:
+    log = ActionLog(tmp_path, CHOSEN)
+    header = "user_id,impression_id,impression_time,inview,clicked,liked"
+    lines = ("1,1,2026-03-10T10:00:00Z,\"11,12,13\",12,", "1,2,2026-03-10T11:00:00Z,\"11,12\",12,\"11,12\"")  # fmt: skip
+    assert log.ingest(*lines, header=header).behaviors == {"finish": 2, "like": 2}
+    assert log.ingest(*lines, header=header).behaviors == {"finish": 0, "like": 0}  # nothing was kept
+
+
+def impressions(count: int, cell: str) -> tuple[str, ...]:
+    return tuple(f"{n}\tU{n}\t3/9/2026 9:{n:02d}:00 AM\t\t{cell}" for n in range(count))
+
+
+@pytest.mark.parametrize(
+    ("cell", "said"),
+    [
+        ("N1-0 N2-0", "none of the 60 events has a behavior"),
+        ("N1-1 N2-1", "all of the 60 items that were shown are finish"),
+        ("N1-1 N2-1 N3-0", "60 of the 90 items of lists are finish, more than half"),
+        ("N1-1 N2-0", ""),
+        ("N1-1", ""),
+    ],
+)
+def test_lists_in_which_nothing_or_nearly_everything_was_chosen_are_warned_about(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, cell: str, said: str
+) -> None:
+    log = ActionLog(tmp_path, NEWS)
+    log.ingest_files(write(log, *impressions(30, cell)))
+    warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    warnings = [text for text in warnings if "event" in text or "item" in text]
+    assert [text.startswith(said) for text in warnings] == ([True] if said else [])
+    caplog.clear()
+    small = ActionLog(tmp_path / "small", NEWS)
+    small.ingest_files(write(small, *impressions(3, cell)))
+    assert "swapped" not in caplog.text
+
+
+def test_what_is_passed_over_does_not_hide_that_no_other_row_could_be_read(tmp_path: Path) -> None:
+    log = ActionLog(tmp_path, SEARCHES)
+    lines = [f"a,2026-03-10T10:{n:02d}:00Z,search for destination,Rome," for n in range(30)]
+    lines += [f"a,10/03/2026 10:{n:02d},clickout item,7,7|8" for n in range(30)]
+    with pytest.raises(DataError, match=r"none of the 90 rows of .*beside 30 that are ignored.*\(bad_timestamp 90\)"):
+        log.ingest(*lines, header="user,ts,action,reference,shown")
+    assert not log.store.hours()
+
+
+@pytest.mark.parametrize(
+    ("rule", "cell", "said"),
+    [
+        (
+            "list_column: impressions, ",
+            "N1-1 N2-0 N3-0",
+            r"no list was split by '\|'; a cell reads 'N1-1 N2-0 N3-0': is it ' '\?",
+        ),
+        ("list_column: impressions, separator: ',', ", "N1-1;N2-0", r"no list was split by ','.*is it ';'\?"),
+        ("list_column: impressions, separator: ' ', ", "N1-1,N2-0", r"no list was split by ' '.*is it ','\?"),
+    ],
+)
+def test_a_separator_that_splits_no_list_is_refused_with_the_one_that_it_looks_like(
+    tmp_path: Path, rule: str, cell: str, said: str
+) -> None:
+    log = ActionLog(tmp_path, NEWS.replace('list_column: impressions, separator: " ", ', rule))
+    with pytest.raises(ConfigError, match="impressions.separator: " + said):
+        log.ingest_files(write(log, *impressions(3, cell), "9\tU1\t3/9/2026 9:00:00 AM\t\tN3-1"))
+    assert not log.store.hours()
+
+
+def test_lists_of_one_item_each_need_no_separator(tmp_path: Path) -> None:
+    log = ActionLog(tmp_path, NEWS.replace('separator: " ", ', ""))
+    cells = ("N1-1", "N2-0", "a b-0", '["N 5-1"]', '["N 6-1"]')
+    log.ingest_files(write(log, *(f"{n}\tU1\t3/9/2026 9:0{n}:00 AM\t\t{cell}" for n, cell in enumerate(cells))))
+    assert [finish for *_, finish in told(log)] == [True, False, False, True, True]
+
+
+@pytest.mark.parametrize("form", ["parquet", "lists", "csv"])
+def test_ids_that_pandas_made_floats_beside_nulls_are_those_of_the_list(tmp_path: Path, form: str) -> None:
+    log = ActionLog(tmp_path, CHOSEN.replace(", like: liked", ""))
+    clicked: list[object] = [9700278.0, None]
+    frame = pd.DataFrame(
+        {
+            "impression_id": [1, 2], "user_id": [7, 8], "impression_time": ["2026-03-10T10:00:00Z", "2026-03-10T11:00:00Z"],
+            "inview": [[9700278, 12, 13], [12, 14]], "clicked": clicked,
+        }
+    )  # fmt: skip
+    path = tmp_path / ("log.csv" if form == "csv" else "log.parquet")
+    if form == "csv":
+        frame.assign(inview=["9700278,12,13", "12,14"]).to_csv(path, index=False)
+    else:
+        if form == "lists":
+            frame = frame.assign(inview=[[9700278.0, 12.0, 13.0], [12.0, 14.0]], clicked=[[9700278.0], []])
+        frame.to_parquet(path)
+    account = log.ingest_files(path)
+    assert (account.kept, account.chosen_not_in_list, account.behaviors) == (5, 0, {"finish": 1})
+    assert account.ids["item"] == "int"
+    assert sorted((item, finish) for item, _, finish, *_ in log.outcomes()) == [
+        (12, False), (12, False), (13, False), (14, False), (9700278, True),
+    ]  # fmt: skip
+
+
+def test_items_that_were_chosen_and_are_not_in_their_list_are_counted_and_warned_about(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    header = "user_id,impression_id,impression_time,inview,clicked,liked"
+    log = ActionLog(tmp_path, CHOSEN)
+    account = log.ingest('1,1,2026-03-10T10:00:00Z,"11,12,13",a12,"11,a12"', header=header)
+    assert (account.kept, account.chosen_not_in_list) == (4, 1)
+    assert "1 of the 2 items that were chosen are not in their list" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "said"),
+    [
+        ('"%m/%d/%Y %I:%M:%S %p"', '"%m/%d/%Y %H:%M:%S %p"', "%p .AM or PM. goes with %I"),
+        ('format: "%m/%d/%Y %I:%M:%S %p"', "unit: iso", r"bad_timestamp 7\).*timestamp.format: \"%m/%d/%Y %I:%M:%S %p\""),
+        ("header: false, ", "", "add header: false"),
+        ("time, history, impressions]", "time, impressions]", r"malformed_row 3\).*a row has 5 cells, csv.columns 4"),
+        (', labels: {values: {finish: "1"}}', "", "say what was done: impressions.labels, impressions.chosen or behaviors"),
+        ("zone: UTC", "zone: time", "unknown time zone 'time'.*if it is a column: zone_column"),
+        ("item_id: news,", "item_id: news, position: impression,", "columns.position: a list says by itself"),
+    ],
+)  # fmt: skip
+def test_what_newcomers_get_wrong_is_said_with_the_key_that_mends_it(
+    tmp_path: Path, before: str, after: str, said: str
+) -> None:
+    assert before in NEWS
+    log = ActionLog(tmp_path, NEWS.replace(before, after))
+    with pytest.raises((ConfigError, DataError), match=said):
+        log.ingest_files(write(log, *LINES))
+    assert not log.store.hours()
+
+
+ITEMS = """items:
+  path: news.tsv
+  csv: {header: false, columns: [id, title]}
+  key: id
+  facets: {title: title}
+"""
+
+
+def test_a_table_of_items_that_knows_no_item_of_the_log_is_refused_with_both_examples(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    log = ActionLog(tmp_path, NEWS + ITEMS.replace("key: id", "key: title"))
+    write(log, "N1\tTitle 1", "N9\tTitle 1", name="news.tsv")
+    with pytest.raises(ConfigError, match=r"items.key: .*in news.tsv by 'title': it reads 'Title 1', the log 'N[1-5]'"):
+        log.ingest_files(write(log, *LINES))
+    assert not log.store.hours()
+    log.mapping.write_text(NEWS + ITEMS)
+    account = log.ingest_files(log.folder / "log.tsv")
+    assert (account.kept, account.null_facets) == (7, {"title": 6})
+    assert "1 of the 5 items are in news.tsv by 'id'" in caplog.text
+    caplog.clear()
+    write(log, "N1\tTitle 1", "N3\tTitle 3", "N2\tTitle 2", name="news.tsv")
+    log.ingest_files(write(log, *(line.replace("3/9", "3/10") for line in LINES), name="b.tsv"))
+    assert "items.key" not in caplog.text
+
+
+def test_an_hour_whose_items_are_all_newer_than_the_table_is_taken(tmp_path: Path) -> None:
+    log = ActionLog(tmp_path, NEWS + ITEMS)
+    write(log, "N77\tTitle", name="news.tsv")
+    hour = Hour.parse("2026-03-09T09")
+    path = write(log, LINES[1])
+    assert ingest(str(log.mapping), [str(path)], log.settings, now=NOW, close=(hour, hour + 1)).kept == 1
+
+
+def test_unknown_actions_are_told_with_their_rows_and_with_what_may_be_meant(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    log = ActionLog(tmp_path, SEARCHES)
+    header = "user,ts,action,reference,shown"
+    lines = [f"a,2026-03-10T10:{n:02d}:00Z,clickout itm,8," for n in range(3)]
+    lines += ["a,2026-03-10T10:09:00Z,XYZ,8,", "a,2026-03-10T10:10:00Z,clickout item,8,"]
+    assert log.ingest(*lines, header=header).unknown_actions == {"clickout itm": 3, "XYZ": 1}
+    assert "'clickout itm' 3; did you mean 'clickout item'?; 'XYZ' 1" in caplog.text
+    with pytest.raises(DataError, match=r"impressions.values: 'clickout itm' 3; did you mean 'clickout item'"):
+        ActionLog(tmp_path / "other", SEARCHES).ingest(*lines[:3], header=header)
+
+
+def test_the_tutorials_news_log_is_read_as_it_says(tmp_path: Path) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "tutorials" / "your-own-log.md").read_text()
+    example = text.partition("### A complete example")[2].partition("\n## ")[0]
+    blocks = [textwrap.dedent(block) for block in re.findall(r"(?:^ {4}.*\n)+", example, re.MULTILINE)]
+    shown, described, mapping = blocks[:3]
+    log = ActionLog(tmp_path, mapping.replace("source: news", "source: test"))
+    write(log, described.strip(), "N2\tnews\tlocal\tAnother", "N3\tnews\tworld\tAnother", name="news.tsv")
+    account = log.ingest_files(write(log, shown.strip(), name="behaviors.tsv"))
+    assert (account.kept, account.behaviors) == (3, {"finish": 1})
+    assert account.null_facets == {"category": 0, "subcategory": 0}
+    assert [place for place, *_ in told(log)] == [0, 1, 2]
+    assert set(log.frame()["request_id"]) == {"1"}
+
+
+def test_a_second_ingestion_adds_behaviors_and_takes_none_away(tmp_path: Path) -> None:
+    log = ActionLog(tmp_path, NEWS.replace("request_id: impression", "event_id: impression"))
+    swapped = log.mapping.read_text().replace('{finish: "1"}', '{finish: "0"}, shown: "1"')
+    right = log.mapping.read_text()
+    log.mapping.write_text(swapped)
+    log.ingest_files(write(log, LINES[0]))
+    log.mapping.write_text(right)
+    account = log.ingest_files(log.folder / "log.tsv")
+    assert (account.kept, account.merged, account.duplicates) == (0, 1, 2)
+    assert [finish for *_, finish in told(log)] == [True, True, True]
