@@ -155,7 +155,7 @@ def write_pages(folder: Path, stems: list[str], plan: ExperimentPlan, analysis: 
     ]
     has_points = any(p.so_far.known for p in analysis.points)
     planned = max(round(analysis.planned_days), 1)
-    context: dict[str, object] = {
+    context: dict[str, Any] = {
         "experiment": experiment, "analysis": analysis, "decision": analysis.decision, "warnings": analysis.warnings,
         "planned": planned, "day": min(max(math.ceil(analysis.elapsed_days), 1), planned), "titles": titles,
         "worse": report_tables.worse_secondary(plan, analysis, titles), "powers": report_tables.powers(analysis, titles),
