@@ -20,7 +20,7 @@ from serving.models import LoadedModel
 from serving.retrieval import Retrieval
 from serving.routing import Route, Routes
 from training.scoring import predict
-from training.tensors import candidate_keys, facet_keys
+from training.tensors import candidate_keys, facet_keys, stacked
 
 
 @dataclass(frozen=True)
@@ -178,11 +178,9 @@ def pair_scores(
     rows = catalog.rows(items) if rows is None else rows
     ranker = loaded.model.ranker
     user_tables = (features.slots, features.profiles, features.history)
-    values = [catalog.facets_of(rows)]
-    for name in ranker.context:
-        told = pa.array([of_pair.get(name) for of_pair in context or [{}] * len(items)], pa.string())
-        values.append(facet_keys(name, told)[:, None])
-    keys = candidate_keys(users, minutes, items, np.concatenate(values, axis=1), user_tables, ranker)
+    told = [facet_keys(name, pa.array([each.get(name) for each in context], pa.string())) for name in ranker.context]
+    known = stacked(told, len(items)) if context else np.zeros((len(items), len(ranker.context)), dtype=np.int64)
+    keys = candidate_keys(users, minutes, items, catalog.facets_of(rows), known, user_tables, ranker)
     scores: np.ndarray = predict(ranker, keys)[:, loaded.head]
     if not np.isfinite(scores).all():
         raise ValueError("a score is not a finite number")

@@ -73,7 +73,8 @@ class Batch:
 
     Attributes:
         users, items: shape (B,).
-        facets: the item's facets, then the context, shape (B, F + C).
+        facets: the item's facets, shape (B, F).
+        context: what is known of the moment, shape (B, C).
         minutes: local minutes since 1970, shape (B,).
         dense: log of the user's events in the window, finish rate, and whether there is a profile,
             shape (B, 3).
@@ -91,6 +92,7 @@ class Batch:
     users: Tensor
     items: Tensor
     facets: Tensor
+    context: Tensor
     minutes: Tensor
     dense: Tensor
     user_position: Tensor
@@ -143,6 +145,7 @@ class HourKeys:
     users: np.ndarray
     items: np.ndarray
     facets: np.ndarray
+    context: np.ndarray
     minutes: np.ndarray
     dense: np.ndarray
     user_position: np.ndarray

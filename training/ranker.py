@@ -82,7 +82,8 @@ class Ranker(nn.Module):
             Shape (B, heads).
         """
         user, item = self.users(batch.users), self.items(batch.items)
-        parts = [user, item, self.values(batch.facets).flatten(1), self.time(batch, self), user * item, batch.dense]
+        values = [self.values(rows).flatten(1) for rows in (batch.facets, batch.context) if rows.shape[1]]
+        parts = [user, item, *values, self.time(batch, self), user * item, batch.dense]
         if self.attention is not None:
             compact = batch.compact()
             parts.append(self.attention(item, self.items(compact.recent_items), compact))

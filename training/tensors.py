@@ -75,19 +75,23 @@ class DecodedHour:
         return {
             "users": samples["user_id"].to_numpy(),
             "items": samples["item_id"].to_numpy(),
-            "facets": np.stack([self._value_keys(name) for name in (*self.facets, *self.context)], axis=1),
+            "facets": np.stack([facet_keys(f, samples[f]) for f in self.facets], axis=1),
+            "context": stacked([self._context_keys(name) for name in self.context], len(samples)),
             "minutes": local // 60_000_000,
             "dense": _dense(unique, self.tables.profiles)[position],
             "labels": np.stack([_column(samples, h) for h in self.heads], axis=1),
             "known": np.stack([samples[h].is_valid().to_numpy(zero_copy_only=False) for h in self.heads], axis=1),
         }
 
-    def _value_keys(self, name: str) -> np.ndarray:
-        """Keys of a facet or of a part of the context; unknown in samples of before the log told it."""
+    def _context_keys(self, name: str) -> np.ndarray:
+        """Keys of a part of the context; unknown in samples of before the log told it."""
         samples = self.tables.samples
-        if name in self.context and name not in samples.column_names:
-            return np.zeros(samples.num_rows, dtype=np.int64)
-        return facet_keys(name, samples[name])
+        return facet_keys(name, samples[name]) if name in samples.column_names else np.zeros(len(samples), np.int64)
+
+
+def stacked(columns: Sequence[np.ndarray], rows: int) -> np.ndarray:
+    """Columns of keys side by side, shape (rows, columns), also where there is none."""
+    return np.stack(columns, axis=1) if columns else np.zeros((rows, 0), dtype=np.int64)
 
 
 def hour_keys(tables: SampleTables, ranker: Ranker) -> HourKeys:
@@ -100,6 +104,7 @@ def candidate_keys(
     minutes: np.ndarray,
     items: np.ndarray,
     facets: np.ndarray,
+    context: np.ndarray,
     features: tuple[pa.Table, pa.Table, pa.Table],
     ranker: Ranker,
 ) -> HourKeys:
@@ -107,7 +112,8 @@ def candidate_keys(
 
     Args:
         users, minutes, items: user, local minutes since 1970, and item of each candidate, shape (N,).
-        facets: keys (``facet_keys``) of the items' facets, then of the context, shape (N, F + C).
+        facets: keys of the items' facets (``facet_keys``), shape (N, F).
+        context: keys of what is known of the moment, shape (N, C).
         features: slots, profiles and recent behaviors of the users, as in ``SampleTables``.
         ranker: that will score them.
     """
@@ -115,7 +121,7 @@ def candidate_keys(
     unique, position = np.unique(users, return_inverse=True)
     nothing = np.zeros((len(users), len(ranker.heads)), dtype=np.float32)
     return HourKeys(
-        users=users, items=items, facets=facets, minutes=minutes, dense=_dense(unique, profiles)[position],
+        users=users, items=items, facets=facets, context=context, minutes=minutes, dense=_dense(unique, profiles)[position],
         user_position=position, **_user_parts(unique, slots, recent, ranker), labels=nothing,
         known=nothing.astype(bool),
     )  # fmt: skip
@@ -138,6 +144,7 @@ def to_batch(keys: HourKeys, ranker: Ranker) -> Batch:
         "users": ranker.users,
         "items": ranker.items,
         "facets": ranker.values,
+        "context": ranker.values,
         "recent_items": ranker.items,
     }
     arrays = {f.name: getattr(keys, f.name) for f in fields(keys) if f.name != "clock_values"}

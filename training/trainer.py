@@ -269,7 +269,7 @@ def fit(ranker: Ranker, optimizer: Optimizer, keys: HourKeys, hour: Hour) -> flo
             table.expire(hour.number - 24 * ranker.config.expire_days)
     ranker.users.grow(keys.users, hour.number)
     ranker.items.grow(keys.items, hour.number)
-    values = np.concatenate([keys.facets.ravel(), keys.clock_values.ravel()])
+    values = np.concatenate([keys.facets.ravel(), keys.context.ravel(), keys.clock_values.ravel()])
     ranker.values.grow(values[values != 0], hour.number)
     whole, losses = to_batch(keys, ranker), []
     for batch in whole.batches(ranker.config.batch_size):

@@ -34,7 +34,7 @@ from training.trainer import Trainer, read_predictions
 
 START = Hour.parse("2026-03-02T06")
 HOURS, PER_HOUR = 8, 150
-VARIANT = "gaussian_clock"
+VARIANT = "matched_clock"  # reads facets and counts them: the context must not be among them
 MAPPING = """\
 source: test
 columns: {user_id: uid, item_id: iid}
