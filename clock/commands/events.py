@@ -41,6 +41,7 @@ ids: {user: string, item: string}     # or int; absent: int where every id of th
                                       # fixed by the first input
 local_time: {zone: Europe/Berlin}     # required; or zone_column: tz, or offset_minutes_column: tz_offset
 facets: {genre: genre}                # attributes in the log itself; no facet at all: the item itself serves as one
+context: {device: device}             # what is known of the moment besides user, item and time; rankers read it
 items:                                # attributes in a table of items
   path: items.csv                     # beside this file or beside the log; may be a pattern
   format: auto                        # as above, also csv: {...}
