@@ -1,7 +1,7 @@
 """A first mapping for a log that nobody has described yet: what its names and cells suggest, with comments.
 
 The guess is a beginning for a person, not a decision: what cannot be seen in the file (the zone, what a row means) is
-marked with ``check``. Only the first rows of the first file are read.
+marked with ``check``. Only the first rows of the first files are read.
 """
 
 from __future__ import annotations
@@ -9,13 +9,13 @@ from __future__ import annotations
 import glob
 import json
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeAlias
 
 import duckdb
 
-from core.duck import identifier, quoted
+from core.duck import identifier, quoted, scalar, texts
 from core.errors import DataError
 from events.cells import FORMATS
 from events.mapping import is_zone
@@ -25,6 +25,9 @@ from events.schema import RESERVED_FACETS
 SAMPLE_ROWS = 20_000
 MOST_FACET_VALUES = 2_000
 """A text column with more different values in the sample describes single rows, not kinds of items."""
+MOST_FILES = 10
+LEAST_KNOWN = 0.2
+"""A table of items holds this share of the log's items in its first rows."""
 MOST_ACTIONS = 30
 MOST_FACETS = 3
 NAME = re.compile(r"[a-z]+|[0-9]+")
@@ -51,6 +54,7 @@ CHOSEN = ("clicked", "clicks", "click", "chosen", "selected")
 """Words of columns that hold what of a list was chosen, besides those of behaviors."""
 SEPARATORS = ("|", ",", ";", " ")
 LIST_TEXT = re.compile(r"\[.*\]", re.DOTALL)
+LABEL = re.compile(r"-[01]$")
 LABELED = re.compile(r"\S+-[01](\s+\S+-[01])*")
 """A list whose items end with a label, as no header does."""
 UNNAMED = re.compile(r"column\d+")
@@ -162,10 +166,7 @@ def guess_mapping(paths: list[str], source: str | None = None) -> str:
     Raises:
         DataError: there is no such file, or no rows or no column of users, items or times can be found in it.
     """
-    with duckdb.connect() as con:
-        con.execute("SET TimeZone = 'UTC'")
-        sample = _read(con, find_files(paths)[0])
-        moment, timestamp = _timestamp(con, sample)
+    sample, moment, timestamp, tables = _log_and_tables(find_files(paths)[:MOST_FILES])
     taken = [moment]
     listed = next((c for word in LISTED for c in sample.columns if _has(c, (word,)) and _is_list(c)), None)
     taken += [c for c in sample.columns if _is_list(c)]
@@ -192,11 +193,91 @@ def guess_mapping(paths: list[str], source: str | None = None) -> str:
     at = len(lines)
     lines += [timestamp, _local_time(sample, taken)]
     taken += [c for c in sample.columns if _has(c, PLAYED) or _has(c, LENGTH)]
-    lines[at:at] = _requests(sample, taken)
+    lines[at:at] = _requests(sample, taken, listed is not None)
     told = _lists(sample, listed) if listed else []
     behaviors = [] if told[1:] else _behaviors(sample, taken, bool(played and length))
     lines += _facets(sample, taken) + told + behaviors
+    lines += _items(tables, _item_ids(listed, item), sample)
     return "\n".join(lines) + "\n"
+
+
+def _log_and_tables(files: list[Path]) -> tuple[Sample, Column, str, list[Sample]]:
+    """The first file with a time: its sample, the time's column and its line in the mapping; and the files without one.
+
+    Raises:
+        DataError: no file has a time; the message is about the first.
+    """
+    logs: list[tuple[Sample, Column, str]] = []
+    tables: list[Sample] = []
+    errors: list[DataError] = []
+    for file in files:
+        with duckdb.connect() as con:
+            con.execute("SET TimeZone = 'UTC'")
+            try:
+                sample = _read(con, file)
+            except DataError as error:
+                errors.append(error)
+                continue
+            try:
+                logs.append((sample, *_timestamp(con, sample)))
+            except DataError as error:
+                errors.append(error)
+                tables.append(sample)
+    if not logs:
+        raise errors[0]
+    return *logs[0], tables
+
+
+def _item_ids(listed: Column | None, item: Column | None) -> list[str]:
+    """Some ids of items, as the log writes them."""
+    if listed is None:
+        return list(item.examples) if item else []
+    entries = [entry.strip(" '\"") for entry in _entries(listed)]
+    return [entry[:-2] for entry in entries] if all(map(LABEL.search, entries)) else entries
+
+
+def _items(tables: list[Sample], ids: list[str], log_sample: Sample) -> list[str]:
+    """The mapping's lines about a table of items, if a column of one holds ids of the log's items, each once."""
+    for table in tables:
+        with duckdb.connect() as con:
+            _read(con, table.file)
+            counts = {
+                column: scalar(con, f"SELECT count(*) FROM sample WHERE CAST({identifier(column.name)} AS VARCHAR) IN ({texts([ids])})")
+                for column in table.columns if column.distinct == table.rows
+            }  # fmt: skip
+        key = max(counts, key=lambda column: counts[column], default=None)
+        if key is None or counts[key] < LEAST_KNOWN * len({*ids}):
+            continue
+        columns, options = table.columns, table.options
+        if table.format == "csv" and (
+            UNNAMED.fullmatch(key.name) or _shape(key.name) in {*map(_shape, key.examples)} - {""}
+        ):
+            columns = tuple(replace(c, name=f"column{place}") for place, c in enumerate(columns))
+            key = columns[table.columns.index(key)]
+            options = {**options, "header": False, "columns": [c.name for c in columns]}
+        taken = {_facet_name(c) for c in log_sample.columns}
+        kinds = [
+            c for c in columns
+            if c.kind == "text" and 1 < c.distinct <= max(table.rows // 2, 2) and _facet_name(c) not in taken
+        ]  # fmt: skip
+        return [
+            f"items:  # check: {table.file.name} has no time, and ids of items; ingest the other files by their names, without it",
+            f"  path: {json.dumps(table.file.name)}",
+            *([f"  csv: {_flow(options)}"] if options else []),
+            f"  key: {json.dumps(key.name)}",
+            *(["  facets:", *(f"    {_facet_name(c)}: {_expression(c)}{_seen(c)}" for c in kinds[:MOST_FACETS])] if kinds else []),
+        ]  # fmt: skip
+    return []
+
+
+def _shape(text: str) -> str:
+    """A text with its digits made one, so that ids look alike; empty without any.
+
+    >>> _shape("N10075"), _shape("title")
+    ('N9', '')
+    """
+    shape = re.sub(r"[0-9]+", "9", text)
+    return shape if shape != text or "9" in text else ""
 
 
 def _local_time(sample: Sample, taken: list[Column]) -> str:
@@ -232,6 +313,12 @@ def _separator(cells: tuple[str, ...]) -> str | None:
     return next((mark for mark in SEPARATORS if 2 * sum(mark in cell for cell in cells) > len(cells)), None)
 
 
+def _entries(listed: Column) -> list[str]:
+    """What stands between the separators of a column of lists."""
+    mark = _separator(listed.examples) if not LIST_TEXT.fullmatch(listed.examples[0]) else None
+    return [entry for cell in listed.examples for entry in cell.strip("[]").split(mark or ",")]
+
+
 def _lists(sample: Sample, listed: Column) -> list[str]:
     """What was shown together, and what the list or the columns beside it say was done."""
     mark = _separator(listed.examples) if not LIST_TEXT.fullmatch(listed.examples[0]) else None
@@ -239,8 +326,7 @@ def _lists(sample: Sample, listed: Column) -> list[str]:
         f"  list_column: {json.dumps(listed.name)}{_seen(listed)}",
         *([f"  separator: {json.dumps(mark)}"] if mark else []),
     ]
-    entries = [entry for cell in listed.examples for entry in cell.strip("[]").split(mark or ",")]
-    if all(re.search(r"-[01]['\"]?$", entry.strip()) for entry in entries):
+    if all(LABEL.search(entry.strip(" '\"")) for entry in _entries(listed)):
         rule.append('  labels: {separator: "-", values: {finish: "1"}, shown: ["0"]}  # check: what the endings mean')
     else:
         words = {**BEHAVIOR_WORDS, "finish": (*BEHAVIOR_WORDS["finish"], *CHOSEN)}
@@ -420,17 +506,19 @@ def _seconds(sample: Sample, words: tuple[str, ...], taken: list[Column]) -> str
     return _expression(column) + (" / 1000" if milliseconds else " * 60" if minutes else "")
 
 
-def _requests(sample: Sample, taken: list[Column]) -> list[str]:
+def _requests(sample: Sample, taken: list[Column], listed: bool) -> list[str]:
     """Where an item stood among those shown with it, and what these have in common; the columns are taken."""
     lines = []
     position = next((c for c in sample.columns if c not in taken and _has(c, POSITION) and _is_position(c)), None)
+    position = None if listed else position  # which a list tells by itself
     if position is not None:
         taken.append(position)
         lines.append(
             f"  position: {_expression(position)}  # check: the item's place among those that were shown together"
         )
     request = next(
-        (c for c in sample.columns if c not in taken and _has(c, REQUEST) and _is_shared_id(c, sample.rows)), None
+        (c for c in sample.columns if c not in taken and _has(c, REQUEST) and _is_shared_id(c, sample.rows, listed)),
+        None,
     )
     if request is not None:
         taken.append(request)
@@ -442,10 +530,10 @@ def _is_position(column: Column) -> bool:
     return column.kind == "number" and (column.low or 0) >= 0 and (column.high or 0) <= LAST_POSITION
 
 
-def _is_shared_id(column: Column, rows: int) -> bool:
-    """Whether a column names groups of several rows, and not each row or a few kinds of rows."""
+def _is_shared_id(column: Column, rows: int, listed: bool) -> bool:
+    """Whether a column names what was shown together: groups of several rows, or each row of a log of lists."""
     named = column.words[-1] == "id" or column.words[-1].endswith("id")
-    return named and 1 < column.distinct < column.share_filled * rows
+    return named and 1 < column.distinct < column.share_filled * rows + listed
 
 
 def _facets(sample: Sample, taken: list[Column]) -> list[str]:

@@ -202,6 +202,11 @@ def _say_odd_shares(account: Account, mapping: Mapping, few: int) -> None:
     shown, label = account.shown, mapping.behavior_names[0]
     if shown is None or shown.items < few:
         return
+    if account.actions and account.actions.alone >= few and not account.actions.joined:
+        log.warning(
+            "none of the %d actions belongs to one of the %d impressions: is actions.window_minutes too short, or are the "
+            "values of actions and impressions swapped?", account.actions.alone, shown.items,
+        )  # fmt: skip
     if shown.labeled == shown.items:
         log.warning(
             "all of the %d items that were shown are %s: is that meant, or are labels or values swapped?", shown.items, label
@@ -210,6 +215,16 @@ def _say_odd_shares(account: Account, mapping: Mapping, few: int) -> None:
         log.warning(
             "%d of the %d items of lists are %s, more than half: is that meant, or are labels swapped?",
             shown.labeled, shown.items, label,
+        )  # fmt: skip
+
+
+def _say_quarantined(account: Account, staging: Staging) -> None:
+    read = account.rows_in - account.ignored
+    if account.quarantined >= FEW_ROWS and account.quarantined > NOTED_SHARE * read:
+        reasons = sorted(account.reasons, key=lambda reason: -account.reasons[reason])
+        log.warning(
+            "%d of the %d rows are quarantined (%s). %s", account.quarantined, read,
+            ", ".join(f"{reason} {account.reasons[reason]}" for reason in reasons), staging.likely_cause(reasons[0]),
         )  # fmt: skip
 
 
@@ -292,6 +307,7 @@ def ingest(
         _write_hours(con, store, changes, exposures.by_hour(con, store), account, close)
         _say(account, mapping, close is not None)
         _say_not_in_list(staging.marks)
+        _say_quarantined(account, staging)
         if account.unknown_actions:
             values = staging.describe_actions(account.unknown_actions)
             log.warning(

@@ -273,12 +273,13 @@ class Staging:
             )  # fmt: skip
 
     def unknown_actions(self) -> dict[str, int]:
-        """The most frequent values of ``actions.column`` that the mapping does not name, with their rows."""
+        """The most frequent values of ``actions.column`` in quarantined rows that the mapping does not name, with their rows."""
         if not self.mapping.actions:
             return {}
+        unnamed = f"reason <> {quoted(IGNORED)} AND ({self._action({})[0]}) IS NULL"
         rows = self.con.execute(
             f"""SELECT {self._value()} AS value, count(*) AS n FROM raw r JOIN staged USING (__row)
-            WHERE reason = 'unknown_action' GROUP BY value ORDER BY n DESC, value LIMIT {MOST_VALUES}"""
+            WHERE {unnamed} GROUP BY value ORDER BY n DESC, value LIMIT {MOST_VALUES}"""
         ).fetchall()
         return {str(value): int(count) for value, count in rows}
 
@@ -292,10 +293,14 @@ class Staging:
         )
 
     def likely_cause(self, reason: str) -> str:
-        """What a person should look at when no row could be read, most of them for a reason."""
+        """What a person should look at when many rows could not be read, most of them for a reason."""
         rule = self.mapping.timestamp
         if reason in {"bad_timestamp", "too_old", "in_future"}:
-            text = scalar(self.con, f"SELECT any_value(CAST({self.time_cell} AS VARCHAR)) FROM raw r")
+            text = scalar(
+                self.con,
+                f"""SELECT any_value(CAST({self.time_cell} AS VARCHAR)) FROM raw r JOIN staged USING (__row)
+                WHERE reason = {quoted(reason)}""",
+            )
             try:
                 number = float(text)
             except (TypeError, ValueError):

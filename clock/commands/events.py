@@ -20,8 +20,8 @@ EXAMPLE = """\
 source: my_app                        # required: name of the source, and of its workspace under var/
 description: Streams of my app        # for people
 format: auto                          # auto (by suffix), csv, parquet, jsonl; each also .gz
-csv: {delimiter: ",", quote: '"', header: true, encoding: utf-8}   # columns: [...] where there is no header; "\\t" is a tab
-                                      # (.tsv has tabs anyway); encoding: utf-8, latin-1 or utf-16; skip: 1 passes over a
+csv: {delimiter: ",", quote: '"', header: true, encoding: utf-8}   # header: false, columns: [...] where there is none; "\\t" is
+                                      # a tab (.tsv has tabs anyway); encoding: utf-8, latin-1 or utf-16; skip: 1 passes over a
                                       # line before the header
 paths: ["log/{hour}.csv.gz"]          # default paths, relative to this file; the command line's win;
                                       # {hour} is the hour's key (2026-11-23T10), where the log has a file an hour

@@ -450,6 +450,20 @@ def test_impressions_that_all_have_the_label_are_warned_about(tmp_path: Path, ca
     assert "all of the 30 items that were shown are finish" in caplog.text
 
 
+def test_actions_of_which_none_belongs_to_an_impression_are_warned_about(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    shown, played = (
+        [row(1, item, item) for item in range(20)],
+        [row(1, item, 20 + item, "PLAY_END") for item in range(20)],
+    )
+    ActionLog(tmp_path / "right").ingest(*shown, *played)
+    assert "none of the" not in caplog.text
+    swapped = MAPPING.replace("PLAY_END", "VIEW").replace("values: [VIEW]", "values: [PLAY_END]")
+    ActionLog(tmp_path / "swapped", swapped).ingest(*shown, *played)
+    assert "none of the 20 actions belongs to one of the 20 impressions" in caplog.text
+
+
 @pytest.mark.parametrize("key", ["facets", "context"])
 def test_what_is_inside_of_a_json_column_is_named_by_its_path(tmp_path: Path, key: str) -> None:
     lines = [

@@ -233,3 +233,20 @@ def test_a_column_of_zones_is_the_users_clock_and_other_actions_are_ignored(tmp_
     assert "check: do they mean nothing?" in written
     account = ingest(str(tmp_path / "mapping.yaml"), [str(log)], settings, now=NOW)
     assert (account.quarantined, account.ignored) == (0, 1)
+
+
+@pytest.mark.parametrize("table", ["articles.tsv", "news.tsv"])
+def test_a_table_without_times_beside_the_log_becomes_its_items(tmp_path: Path, settings: Settings, table: str) -> None:
+    folder = tmp_path / "log"
+    folder.mkdir()
+    log = folder / "behaviors.tsv"
+    log.write_text(rows(60, "{n}\tU{u}\t3/19/2026 9:{m:02d}:00 AM\tN1 N2\tN{i}-0 N9{i}-1 N500-0"))
+    (folder / table).write_text("".join(f"N{n}\t{('sports', 'travel')[n % 2]}\tTitle {n}\n" for n in range(1000)))
+    path = folder / "mapping.yaml"
+    path.write_text(guess_mapping([str(folder)], source="guessed"))
+    mapping = load_mapping(str(path))[0]
+    assert mapping.items is not None
+    assert (mapping.items.path, mapping.items.key) == (table, "column0")
+    assert mapping.columns.request_id == "request_id"
+    account = ingest(str(path), [str(log)], settings, now=NOW)
+    assert (account.kept, account.quarantined, account.null_facets) == (180, 0, {"column1": 0})

@@ -415,6 +415,22 @@ def test_an_hour_whose_items_are_all_newer_than_the_table_is_taken(tmp_path: Pat
     assert ingest(str(log.mapping), [str(path)], log.settings, now=NOW, close=(hour, hour + 1)).kept == 1
 
 
+def test_times_of_which_many_cannot_be_read_are_warned_about_with_the_format_that_reads_them(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    log = ActionLog(tmp_path, NEWS.replace("%m/%d/%Y", "%d/%m/%Y"))
+    lines = [f"{n}\tU{n}\t3/{n}/2026 9:00:00 AM\t\tN1-1 N2-0" for n in (3, *range(13, 31))]
+    assert log.ingest_files(write(log, *lines)).reasons == {"bad_timestamp": 36}
+    assert "36 of the 38 rows are quarantined (bad_timestamp 36). Times such as '3/" in caplog.text
+    assert 'look like timestamp.format: "%m/%d/%Y %I:%M:%S %p"' in caplog.text
+
+
+def test_unknown_actions_of_rows_without_an_item_are_told_too(tmp_path: Path) -> None:
+    lines = ("a,2026-03-10T10:00:00Z,session_start,,", "a,2026-03-10T10:10:00Z,clickout item,8,")
+    account = ActionLog(tmp_path, SEARCHES).ingest(*lines, header="user,ts,action,reference,shown")
+    assert (account.reasons, account.unknown_actions) == ({"missing_item_id": 1}, {"session_start": 1})
+
+
 def test_unknown_actions_are_told_with_their_rows_and_with_what_may_be_meant(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
