@@ -6,7 +6,7 @@ import json
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 
@@ -15,22 +15,21 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from core import duck
-from core.documents import one_line
-from core.duck import hour_number, identifier, parquet_union, quoted, scalar
+from core.duck import hour_number, identifier, quoted, scalar
 from core.errors import DataError
 from core.files import digest_file, digest_text, exclusive_lock, recover_directories, write_json, write_text
 from core.hours import Hour, hour_range
 from core.settings import Settings
 from core.state_version import check_state_version
-from events.actions import ActionCounts, ActionJoin
+from events.account import FEW_ROWS, Account, count_kept, tell
+from events.actions import ActionJoin
 from events.cells import timestamp_sql
-from events.episodes import SAME_EVENT_HOURS, open_episodes
 from events.exposures import read_exposures
 from events.ids import extend_ids, id_kinds, id_path
-from events.lists import ListMarks
 from events.mapping import Actions, Mapping, load_mapping, log_paths
 from events.readers import RawLog, find_files, load_raw, raw_rows
-from events.schema import BEHAVIORS, REQUEST_COLUMNS
+from events.repeated import mark_repeated
+from events.schema import BEHAVIORS
 from events.staging import IGNORED, Staging, inner
 from events.store import EventStore, Manifest, SourceProperties
 
@@ -39,77 +38,6 @@ log = logging.getLogger("events.ingest")
 LONGEST_GAP_HOURS = 31 * 24
 """Hours without events are closed as empty between two events, unless the gap is longer than this."""
 NOTED_GAP_HOURS = 24
-NOTED_SHARE = 0.05
-"""A part of the events of which more than this share could not be read is worth a warning."""
-FEW_ROWS = 20
-"""So few bad rows alone in an hour do not mean that the mapping is wrong, nor do so few events without a behavior."""
-FEW_EVENTS_OF_AN_HOUR = 1000
-"""So few events may all be negatives in a quiet hour."""
-MOST_OF_A_LIST = 0.5
-"""People choose less than this share of what a list shows them."""
-MOST_NOT_IN_LIST = 0.1
-"""Where more than this share of the chosen items are not in their list, the two are written differently."""
-
-
-@dataclass(frozen=True)
-class ShownItems:
-    """Items that were shown, in a log that tells what was.
-
-    Attributes:
-        items: how many: kept events of a log with actions, else readable items of lists that have several.
-        labeled: those of which the behavior that metrics use as the label is true.
-    """
-
-    items: int
-    labeled: int
-
-
-@dataclass
-class Account:
-    """What became of the rows: ``rows_in == kept + duplicates + merged + quarantined + ignored``, always.
-
-    Attributes:
-        rows_in: rows of the input; a row with a list of items counts once an item.
-        kept: rows that became an event.
-        duplicates: rows that say nothing new.
-        merged: rows that add a behavior, or where the item was shown, to another row's event.
-        quarantined: rows that could not be read, with their ``reasons``.
-        ignored: rows of a log with actions that the mapping passes over.
-        actions: of a log with actions, what became of those that are new.
-        behaviors: how many of the kept events each behavior is true of.
-        null_facets: how many of the kept events have no value of a facet.
-        null_context: the same of context.
-        shown: of a log that tells what was shown, how many items, and how many of them have the label.
-        chosen_not_in_list: items that a column names as chosen and that are not in their row's list.
-        unknown_actions: the most frequent values of ``actions.column`` that the mapping does not name.
-    """
-
-    rows_in: int = 0
-    kept: int = 0
-    duplicates: int = 0
-    merged: int = 0
-    quarantined: int = 0
-    reasons: dict[str, int] = field(default_factory=dict)
-    hours: int = 0
-    users: int = 0
-    items: int = 0
-    null_facets: dict[str, int] = field(default_factory=dict)
-    exposures: int = 0
-    changed_hours: list[str] = field(default_factory=list)
-    quarantine: str | None = None
-    ids: dict[str, str] = field(default_factory=dict)
-    unreadable: dict[str, int] = field(default_factory=dict)
-    ambiguous_times: int = 0
-    skipped_times: int = 0
-    exposure_reasons: dict[str, int] = field(default_factory=dict)
-    unfolded: int = 0
-    ignored: int = 0
-    actions: ActionCounts | None = None
-    behaviors: dict[str, int] = field(default_factory=dict)
-    null_context: dict[str, int] = field(default_factory=dict)
-    shown: ShownItems | None = None
-    chosen_not_in_list: int = 0
-    unknown_actions: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -165,86 +93,6 @@ def _require_some_good(con: duckdb.DuckDBPyConnection, staging: Staging, one_hou
 
 def _beside(passed_over: int) -> str:
     return f" (beside {passed_over} that are ignored)" if passed_over else ""
-
-
-def _say(account: Account, mapping: Mapping, one_hour: bool) -> None:
-    """Tell what a person should know of an input that was taken."""
-    _say_odd_shares(account, mapping, FEW_EVENTS_OF_AN_HOUR if one_hour else FEW_ROWS)
-    if not one_hour:
-        _say_empty_attributes(account, mapping)
-    for part, count in account.unreadable.items():
-        if count > account.kept * NOTED_SHARE:
-            kind = "neither true nor false" if part.startswith("behaviors.") else "no whole number from 0 on"
-            log.warning("%s: %d cells are %s and count as unknown", part, count, kind)
-    if account.ambiguous_times:
-        log.warning(
-            "%d times were shown twice by the clocks of %s; timestamp.fold says which is meant (now: %s)",
-            account.ambiguous_times, mapping.timestamp.zone, mapping.timestamp.fold,
-        )  # fmt: skip
-    if account.skipped_times:
-        log.warning(
-            "%d times never were on the clocks of %s; %s", account.skipped_times, mapping.timestamp.zone,
-            "they are quarantined" if mapping.timestamp.fold == "reject" else "they count as an hour later",
-        )  # fmt: skip
-    if account.exposure_reasons:
-        log.warning("exposures that could not be read: %s", account.exposure_reasons)
-    if account.duplicates and not account.kept and not account.merged and not account.changed_hours:
-        log.info("every row was ingested already; nothing changed")
-
-
-def _say_odd_shares(account: Account, mapping: Mapping, few: int) -> None:
-    """Tell where behaviors are so frequent, or so rare, that the mapping may say something else than it means."""
-    if account.kept >= few and not any(account.behaviors.values()) and not mapping.actions:
-        log.warning(
-            "none of the %d events has a behavior (%s), so every one is a negative: look at behaviors, impressions.labels "
-            "or impressions.chosen", account.kept, ", ".join(account.behaviors),
-        )  # fmt: skip
-    shown, label = account.shown, mapping.behavior_names[0]
-    if shown is None or shown.items < few:
-        return
-    if account.actions and account.actions.alone >= few and not account.actions.joined:
-        log.warning(
-            "none of the %d actions belongs to one of the %d impressions: is actions.window_minutes too short, or are the "
-            "values of actions and impressions swapped?", account.actions.alone, shown.items,
-        )  # fmt: skip
-    if shown.labeled == shown.items:
-        log.warning(
-            "all of the %d items that were shown are %s: is that meant, or are labels or values swapped?", shown.items, label
-        )  # fmt: skip
-    elif not mapping.actions and shown.labeled > MOST_OF_A_LIST * shown.items:
-        log.warning(
-            "%d of the %d items of lists are %s, more than half: is that meant, or are labels swapped?",
-            shown.labeled, shown.items, label,
-        )  # fmt: skip
-
-
-def _say_quarantined(account: Account, staging: Staging) -> None:
-    read = account.rows_in - account.ignored
-    if account.quarantined >= FEW_ROWS and account.quarantined > NOTED_SHARE * read:
-        reasons = sorted(account.reasons, key=lambda reason: -account.reasons[reason])
-        log.warning(
-            "%d of the %d rows are quarantined (%s). %s", account.quarantined, read,
-            ", ".join(f"{reason} {account.reasons[reason]}" for reason in reasons), staging.likely_cause(reasons[0]),
-        )  # fmt: skip
-
-
-def _say_not_in_list(marks: ListMarks) -> None:
-    if marks.chosen_not_in_list > MOST_NOT_IN_LIST * marks.chosen:
-        log.warning(
-            "%d of the %d items that were chosen are not in their list: do impressions.chosen and impressions.list_column "
-            "write items in the same way?", marks.chosen_not_in_list, marks.chosen,
-        )  # fmt: skip
-
-
-def _say_empty_attributes(account: Account, mapping: Mapping) -> None:
-    """Tell which facets and which context no event has, although there is a column or an expression for them."""
-    for key, nulls in (("facets", account.null_facets), ("context", account.null_context)):
-        for name in (name for name, count in nulls.items() if account.kept and count == account.kept):
-            source = {**mapping.log_facets, **mapping.context, **(mapping.items.facets if mapping.items else {})}[name]
-            log.warning(
-                "%s.%s: '%s' is empty in every one of the %d events; look at the column or the expression",
-                key, name, one_line(source), account.kept,
-            )  # fmt: skip
 
 
 def ingest(
@@ -305,14 +153,7 @@ def ingest(
         account.unknown_actions = staging.unknown_actions()
         _write_quarantine(con, store, files, account, staging.raw)
         _write_hours(con, store, changes, exposures.by_hour(con, store), account, close)
-        _say(account, mapping, close is not None)
-        _say_not_in_list(staging.marks)
-        _say_quarantined(account, staging)
-        if account.unknown_actions:
-            values = staging.describe_actions(account.unknown_actions)
-            log.warning(
-                "values of actions.column that the mapping does not name: %s; their rows are quarantined", values
-            )
+        tell(account, mapping, staging, one_hour=close is not None)
         write_json(
             store.root / "_receipts" / f"{_input_digest(files)}.json", {**asdict(account), "changed_hours": None}
         )
@@ -391,7 +232,7 @@ def _account(
             ON f.fact = o.owner"""
         )
     else:
-        _mark_repeated(con, store)
+        mark_repeated(con, store)
         account.kept = scalar(con, "SELECT count(*) FROM fresh")
         account.merged = scalar(con, "SELECT count(*) FROM marked WHERE adds")
         changes = _changes(con, store.event_schema)
@@ -405,29 +246,10 @@ def _account(
         """SELECT count(DISTINCT time_bucket(INTERVAL 1 HOUR, ts)), count(DISTINCT user_key),
         count(DISTINCT item_key) FROM staged WHERE reason IS NULL"""
     ).fetchall()[0]
-    _count_kept(con, mapping, account)
+    count_kept(con, mapping, account)
     if account.rows_in != account.kept + account.duplicates + account.merged + account.quarantined + account.ignored:
         raise DataError(f"rows do not add up ({account}); nothing was written. Please report this log's format")
     return account, changes
-
-
-def _count_kept(con: duckdb.DuckDBPyConnection, mapping: Mapping, account: Account) -> None:
-    """Count what the kept events, those of ``fresh``, are, have, and lack."""
-    facets, context, behaviors = mapping.facet_names, mapping.context_names, mapping.behavior_names
-    counts = con.execute(
-        f"""SELECT {"".join(f"count(*) FILTER (WHERE {identifier(name)} IS NULL), " for name in (*facets, *context))}
-        {", ".join(f"count(*) FILTER (WHERE {identifier(name)})" for name in behaviors)} FROM fresh"""
-    ).fetchall()[0]
-    by_name = dict(zip((*facets, *context, *behaviors), counts, strict=True))
-    account.null_facets = {name: by_name[name] for name in facets}
-    account.null_context = {name: by_name[name] for name in context}
-    account.behaviors = {name: by_name[name] for name in behaviors}
-    listed = "staged JOIN raw USING (__row) WHERE reason IS NULL AND __size > 1"
-    shown = "fresh WHERE NOT is_action" if mapping.actions else listed
-    if account.kept and (mapping.impressions or mapping.actions):
-        label = identifier(behaviors[0])
-        row = con.execute(f"SELECT count(*), count(*) FILTER (WHERE {label}) FROM {shown}").fetchall()[0]
-        account.shown = ShownItems(*row)
 
 
 def _join_actions(con: duckdb.DuckDBPyConnection, store: EventStore, rule: Actions) -> ActionJoin:
@@ -456,88 +278,6 @@ def _join_actions(con: duckdb.DuckDBPyConnection, store: EventStore, rule: Actio
         OR row_number() OVER (PARTITION BY fact ORDER BY __row) > 1 AS duplicate FROM told"""
     )
     return join
-
-
-def _mark_repeated(con: duckdb.DuckDBPyConnection, store: EventStore) -> None:
-    """Find rows whose event exists already, and what they add to it.
-
-    Leaves ``marked`` (a row of an event that another row told is a ``duplicate``, or ``adds`` a behavior, or the place
-    where the item was shown), ``fresh`` (events to keep) and ``amended`` (stored events with what was added).
-    """
-    names = [identifier(name) for name in store.event_schema.names]
-    cells = ", ".join(names)
-    con.execute(f"CREATE TABLE repeated AS SELECT {cells} FROM identified LIMIT 0")
-    span = con.execute("SELECT min(ts), max(ts) FROM staged WHERE reason IS NULL").fetchall()[0]
-    if span[0] is not None:
-        first, last = Hour.of(span[0]) - SAME_EVENT_HOURS, Hour.of(span[1]) + SAME_EVENT_HOURS
-        near = store.event_files(hour for hour in store.hours() if first <= hour <= last)
-        if near:
-            con.execute(
-                f"""INSERT INTO repeated BY NAME SELECT * FROM {parquet_union(near)}
-                WHERE event_id IN (SELECT event_id FROM staged WHERE reason IS NULL)"""
-            )
-    behaviors = [identifier(name) for name in BEHAVIORS]
-    requests = [name for name in map(identifier, REQUEST_COLUMNS) if name in names]
-    context = [identifier(name) for name in store.source.context]
-    added = [*behaviors, *requests, *context]
-    listed = ", ".join(added)
-    con.execute(
-        """CREATE TABLE shared_ids AS SELECT event_id FROM (SELECT event_id FROM staged WHERE reason IS NULL
-        UNION ALL SELECT event_id FROM repeated) GROUP BY event_id HAVING count(*) > 1"""
-    )
-    con.execute(
-        """CREATE TABLE shared AS SELECT __row, event_id, ts FROM staged SEMI JOIN shared_ids USING (event_id)
-        WHERE reason IS NULL UNION ALL SELECT NULL, event_id, timestamp FROM repeated"""
-    )
-    open_episodes(con, "shared")
-    con.execute(
-        """CREATE TABLE placed AS SELECT * FROM (SELECT __row, s.event_id, opened,
-            row_number() OVER (PARTITION BY s.event_id, opened ORDER BY __row IS NOT NULL, ts, __row) > 1 AS again
-        FROM shared s ASOF JOIN episodes e ON s.event_id = e.event_id AND s.ts >= e.opened) WHERE __row IS NOT NULL
-        UNION ALL SELECT __row, event_id, ts, false FROM staged ANTI JOIN shared_ids USING (event_id) WHERE reason IS NULL"""
-    )
-    con.execute(
-        """CREATE TABLE stored_shared AS SELECT r.*, opened FROM repeated r ASOF JOIN episodes e
-        ON r.event_id = e.event_id AND r.timestamp >= e.opened"""
-    )
-    con.execute(
-        f"""CREATE TABLE known AS SELECT event_id, opened, user_id, item_id, {listed} FROM stored_shared UNION ALL
-        SELECT event_id, opened, user_id, item_id, {listed} FROM identified JOIN placed USING (__row, event_id)
-        WHERE NOT again AND (event_id, opened) IN (SELECT (event_id, opened) FROM placed WHERE again)"""
-    )
-    news = " OR ".join(f"(i.{name} AND k.{name} IS DISTINCT FROM true) OR k.{name} IS NULL AND i.{name} IS NOT NULL"
-                       for name in behaviors)  # fmt: skip
-    news += "".join(f" OR k.{name} IS NULL AND i.{name} IS NOT NULL" for name in context)
-    unplaced = " AND ".join(f"{name} IS NULL" for name in requests)
-    if requests:
-        k, i = (" AND ".join(f"{row}.{name} IS NULL" for name in requests) for row in "ki")
-        news += f" OR {k} AND NOT ({i})"
-    con.execute(
-        f"""CREATE TABLE additions AS SELECT i.__row, event_id, opened, {", ".join(f"i.{name}" for name in added)}
-        FROM identified i JOIN placed p USING (__row, event_id) JOIN known k USING (event_id, opened, user_id, item_id)
-        WHERE p.again AND coalesce({news}, false)"""
-    )
-    con.execute(
-        """CREATE TABLE marked AS SELECT __row, again AND NOT adds AS duplicate, adds FROM
-        (SELECT *, __row IN (SELECT __row FROM additions) AS adds FROM placed)"""
-    )
-    totals = [f"bool_or({name}) AS {name}" for name in behaviors]
-    totals += [f"first({name} ORDER BY {name} IS NULL, __row NULLS FIRST) AS {name}" for name in context]
-    totals += [f"first({name} ORDER BY {unplaced}, __row NULLS FIRST) AS {name}" for name in requests]
-    con.execute(
-        f"""CREATE TABLE sums AS SELECT event_id, opened, {", ".join(totals)}
-        FROM (FROM additions UNION ALL BY NAME SELECT event_id, opened, {listed} FROM known)
-        WHERE (event_id, opened) IN (SELECT (event_id, opened) FROM additions) GROUP BY ALL"""
-    )
-    chosen = ", ".join(f"coalesce(t.{name}, e.{name}) AS {name}" if name in added else f"e.{name}" for name in names)
-    con.execute(
-        f"""CREATE TABLE fresh AS SELECT {chosen} FROM identified e JOIN placed p USING (__row)
-        LEFT JOIN sums t ON t.event_id = e.event_id AND t.opened = p.opened WHERE NOT p.again"""
-    )
-    con.execute(
-        f"""CREATE TABLE amended AS SELECT {chosen} FROM stored_shared e JOIN sums t
-        ON t.event_id = e.event_id AND t.opened = e.opened"""
-    )
 
 
 def _changes(con: duckdb.DuckDBPyConnection, schema: pa.Schema) -> Iterator[HourChange]:

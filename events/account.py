@@ -1,0 +1,204 @@
+"""The account of an ingestion: what became of the rows, and what a person should know of them."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+
+import duckdb
+
+from core.documents import one_line
+from core.duck import identifier
+from events.actions import ActionCounts
+from events.lists import ListMarks
+from events.mapping import Mapping
+from events.staging import Staging
+
+log = logging.getLogger("events.account")
+
+NOTED_SHARE = 0.05
+"""A part of the events of which more than this share could not be read is worth a warning."""
+FEW_ROWS = 20
+"""So few bad rows alone in an hour do not mean that the mapping is wrong, nor do so few events without a behavior."""
+FEW_EVENTS_OF_AN_HOUR = 1000
+"""So few events may all be negatives in a quiet hour."""
+MOST_OF_A_LIST = 0.5
+"""People choose less than this share of what a list shows them."""
+MOST_NOT_IN_LIST = 0.1
+"""Where more than this share of the chosen items are not in their list, the two are written differently."""
+
+
+@dataclass(frozen=True)
+class ShownItems:
+    """Items that were shown, in a log that tells what was.
+
+    Attributes:
+        items: how many: kept events of a log with actions, else readable items of lists that have several.
+        labeled: those of which the behavior that metrics use as the label is true.
+    """
+
+    items: int
+    labeled: int
+
+
+@dataclass
+class Account:
+    """What became of the rows: ``rows_in == kept + duplicates + merged + quarantined + ignored``, always.
+
+    Attributes:
+        rows_in: rows of the input; a row with a list of items counts once an item.
+        kept: rows that became an event.
+        duplicates: rows that say nothing new.
+        merged: rows that add a behavior, or where the item was shown, to another row's event.
+        quarantined: rows that could not be read, with their ``reasons``.
+        ignored: rows of a log with actions that the mapping passes over.
+        actions: of a log with actions, what became of those that are new.
+        behaviors: how many of the kept events each behavior is true of.
+        null_facets: how many of the kept events have no value of a facet.
+        null_context: the same of context.
+        shown: of a log that tells what was shown, how many items, and how many of them have the label.
+        chosen_not_in_list: items that a column names as chosen and that are not in their row's list.
+        unknown_actions: the most frequent values of ``actions.column`` that the mapping does not name.
+    """
+
+    rows_in: int = 0
+    kept: int = 0
+    duplicates: int = 0
+    merged: int = 0
+    quarantined: int = 0
+    reasons: dict[str, int] = field(default_factory=dict)
+    hours: int = 0
+    users: int = 0
+    items: int = 0
+    null_facets: dict[str, int] = field(default_factory=dict)
+    exposures: int = 0
+    changed_hours: list[str] = field(default_factory=list)
+    quarantine: str | None = None
+    ids: dict[str, str] = field(default_factory=dict)
+    unreadable: dict[str, int] = field(default_factory=dict)
+    ambiguous_times: int = 0
+    skipped_times: int = 0
+    exposure_reasons: dict[str, int] = field(default_factory=dict)
+    unfolded: int = 0
+    ignored: int = 0
+    actions: ActionCounts | None = None
+    behaviors: dict[str, int] = field(default_factory=dict)
+    null_context: dict[str, int] = field(default_factory=dict)
+    shown: ShownItems | None = None
+    chosen_not_in_list: int = 0
+    unknown_actions: dict[str, int] = field(default_factory=dict)
+
+
+def count_kept(con: duckdb.DuckDBPyConnection, mapping: Mapping, account: Account) -> None:
+    """Count what the kept events, those of ``fresh``, are, have, and lack."""
+    facets, context, behaviors = mapping.facet_names, mapping.context_names, mapping.behavior_names
+    counts = con.execute(
+        f"""SELECT {"".join(f"count(*) FILTER (WHERE {identifier(name)} IS NULL), " for name in (*facets, *context))}
+        {", ".join(f"count(*) FILTER (WHERE {identifier(name)})" for name in behaviors)} FROM fresh"""
+    ).fetchall()[0]
+    by_name = dict(zip((*facets, *context, *behaviors), counts, strict=True))
+    account.null_facets = {name: by_name[name] for name in facets}
+    account.null_context = {name: by_name[name] for name in context}
+    account.behaviors = {name: by_name[name] for name in behaviors}
+    listed = "staged JOIN raw USING (__row) WHERE reason IS NULL AND __size > 1"
+    shown = "fresh WHERE NOT is_action" if mapping.actions else listed
+    if account.kept and (mapping.impressions or mapping.actions):
+        label = identifier(behaviors[0])
+        row = con.execute(f"SELECT count(*), count(*) FILTER (WHERE {label}) FROM {shown}").fetchall()[0]
+        account.shown = ShownItems(*row)
+
+
+def tell(account: Account, mapping: Mapping, staging: Staging, *, one_hour: bool) -> None:
+    """Tell what a person should know of an input that was taken.
+
+    Args:
+        account: of the input.
+        mapping: how it was read.
+        staging: its rows.
+        one_hour: the input is an hour of a log; some things are odd of a whole log only.
+    """
+    _tell_oddities(account, mapping, one_hour)
+    _tell_not_in_list(staging.marks)
+    _tell_quarantined(account, staging)
+    if account.unknown_actions:
+        values = staging.describe_actions(account.unknown_actions)
+        log.warning("values of actions.column that the mapping does not name: %s; their rows are quarantined", values)
+
+
+def _tell_oddities(account: Account, mapping: Mapping, one_hour: bool) -> None:
+    _tell_odd_shares(account, mapping, FEW_EVENTS_OF_AN_HOUR if one_hour else FEW_ROWS)
+    if not one_hour:
+        _tell_empty_attributes(account, mapping)
+    for part, count in account.unreadable.items():
+        if count > account.kept * NOTED_SHARE:
+            kind = "neither true nor false" if part.startswith("behaviors.") else "no whole number from 0 on"
+            log.warning("%s: %d cells are %s and count as unknown", part, count, kind)
+    if account.ambiguous_times:
+        log.warning(
+            "%d times were shown twice by the clocks of %s; timestamp.fold says which is meant (now: %s)",
+            account.ambiguous_times, mapping.timestamp.zone, mapping.timestamp.fold,
+        )  # fmt: skip
+    if account.skipped_times:
+        log.warning(
+            "%d times never were on the clocks of %s; %s", account.skipped_times, mapping.timestamp.zone,
+            "they are quarantined" if mapping.timestamp.fold == "reject" else "they count as an hour later",
+        )  # fmt: skip
+    if account.exposure_reasons:
+        log.warning("exposures that could not be read: %s", account.exposure_reasons)
+    if account.duplicates and not account.kept and not account.merged and not account.changed_hours:
+        log.info("every row was ingested already; nothing changed")
+
+
+def _tell_odd_shares(account: Account, mapping: Mapping, few: int) -> None:
+    """Tell where behaviors are so frequent, or so rare, that the mapping may say something else than it means."""
+    if account.kept >= few and not any(account.behaviors.values()) and not mapping.actions:
+        log.warning(
+            "none of the %d events has a behavior (%s), so every one is a negative: look at behaviors, impressions.labels "
+            "or impressions.chosen", account.kept, ", ".join(account.behaviors),
+        )  # fmt: skip
+    shown, label = account.shown, mapping.behavior_names[0]
+    if shown is None or shown.items < few:
+        return
+    if account.actions and account.actions.alone >= few and not account.actions.joined:
+        log.warning(
+            "none of the %d actions belongs to one of the %d impressions: is actions.window_minutes too short, or are the "
+            "values of actions and impressions swapped?", account.actions.alone, shown.items,
+        )  # fmt: skip
+    if shown.labeled == shown.items:
+        log.warning(
+            "all of the %d items that were shown are %s: is that meant, or are labels or values swapped?", shown.items, label
+        )  # fmt: skip
+    elif not mapping.actions and shown.labeled > MOST_OF_A_LIST * shown.items:
+        log.warning(
+            "%d of the %d items of lists are %s, more than half: is that meant, or are labels swapped?",
+            shown.labeled, shown.items, label,
+        )  # fmt: skip
+
+
+def _tell_quarantined(account: Account, staging: Staging) -> None:
+    read = account.rows_in - account.ignored
+    if account.quarantined >= FEW_ROWS and account.quarantined > NOTED_SHARE * read:
+        reasons = sorted(account.reasons, key=lambda reason: -account.reasons[reason])
+        log.warning(
+            "%d of the %d rows are quarantined (%s). %s", account.quarantined, read,
+            ", ".join(f"{reason} {account.reasons[reason]}" for reason in reasons), staging.likely_cause(reasons[0]),
+        )  # fmt: skip
+
+
+def _tell_not_in_list(marks: ListMarks) -> None:
+    if marks.chosen_not_in_list > MOST_NOT_IN_LIST * marks.chosen:
+        log.warning(
+            "%d of the %d items that were chosen are not in their list: do impressions.chosen and impressions.list_column "
+            "write items in the same way?", marks.chosen_not_in_list, marks.chosen,
+        )  # fmt: skip
+
+
+def _tell_empty_attributes(account: Account, mapping: Mapping) -> None:
+    """Tell which facets and which context no event has, although there is a column or an expression for them."""
+    for key, nulls in (("facets", account.null_facets), ("context", account.null_context)):
+        for name in (name for name, count in nulls.items() if account.kept and count == account.kept):
+            source = {**mapping.log_facets, **mapping.context, **(mapping.items.facets if mapping.items else {})}[name]
+            log.warning(
+                "%s.%s: '%s' is empty in every one of the %d events; look at the column or the expression",
+                key, name, one_line(source), account.kept,
+            )  # fmt: skip
