@@ -214,7 +214,9 @@ def _welch(
         return _of_constants(test, control, treatment, confidence)
     shift = 0.0
     try:
-        result = test.analyze_aggregates(control, treatment)
+        # Where a covariate explains everything, nothing varies: SciPy says NaN, and warns.
+        with np.errstate(invalid="ignore"):
+            result = test.analyze_aggregates(control, treatment)
     except (
         ValueError,
         OverflowError,

@@ -12,7 +12,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
@@ -161,6 +161,7 @@ def test_the_user_table_is_what_a_loop_over_the_events_gives(rows: list[Any], me
 
 @pytest.mark.slow
 @hypothesis_settings(max_examples=25, deadline=None)
+@example([(0, 0, 1, False, False, "rock"), (0, 5760, 1, False, False, "rock")], [0] * 8)  # the covariate explains all
 @given(events, st.lists(st.integers(0, 4 * 24 * 60), min_size=8, max_size=8))
 def test_the_series_of_every_day_is_a_table_built_for_that_day(rows: list[Any], offsets: list[int]) -> None:
     """Running sums against every user's values summed anew for each day."""
