@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from events import actions, episodes, ingest
+from events import actions, episodes, repeated
 from events.episodes import SAME_EVENT_HOURS, open_episodes
 from tests.events.test_actions import ActionLog
 
@@ -32,7 +32,7 @@ HOURS = st.sampled_from([0, 1, 20, 40, 47, 48, 49, 60, 90, 96, 97, 100, 140, 150
 @pytest.fixture
 def one_hour_for_24(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ids are used again after two hours, so that few hours have to be written."""
-    for module in (episodes, actions, ingest):
+    for module in (episodes, actions, repeated):
         monkeypatch.setattr(module, "SAME_EVENT_HOURS", 2)
 
 
