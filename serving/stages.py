@@ -158,7 +158,7 @@ def pair_scores(
     minutes: np.ndarray,
     items: np.ndarray,
     rows: np.ndarray | None = None,
-    context: Sequence[Mapping[str, str]] = (),
+    context: np.ndarray | None = None,
 ) -> np.ndarray:
     """A model's scores of N pairs of a user and an item: the only way from features to scores.
 
@@ -168,7 +168,7 @@ def pair_scores(
         features: of the users.
         users, minutes, items: user, local minutes since 1970 and item of each pair, shape (N,).
         rows: rows of the items in the catalog, if they are known already, shape (N,).
-        context: of each pair; none: it is unknown.
+        context: ``context_keys`` of each pair, shape (N, C); None: it is unknown.
 
     Returns:
         Shape (N,).
@@ -178,13 +178,19 @@ def pair_scores(
     rows = catalog.rows(items) if rows is None else rows
     ranker = loaded.model.ranker
     user_tables = (features.slots, features.profiles, features.history)
-    told = [facet_keys(name, pa.array([each.get(name) for each in context], pa.string())) for name in ranker.context]
-    known = stacked(told, len(items)) if context else np.zeros((len(items), len(ranker.context)), dtype=np.int64)
+    known = np.zeros((len(items), len(ranker.context)), dtype=np.int64) if context is None else context
     keys = candidate_keys(users, minutes, items, catalog.facets_of(rows), known, user_tables, ranker)
     scores: np.ndarray = predict(ranker, keys)[:, loaded.head]
     if not np.isfinite(scores).all():
         raise ValueError("a score is not a finite number")
     return scores
+
+
+def context_keys(loaded: LoadedModel, contexts: Sequence[Mapping[str, str]]) -> np.ndarray:
+    """Keys of what a model reads of contexts, shape (contexts, C); 0 where one does not tell it."""
+    names = loaded.model.ranker.context
+    columns = [facet_keys(name, pa.array([told.get(name) for told in contexts], pa.string())) for name in names]
+    return stacked(columns, len(contexts))
 
 
 def score_candidates(
@@ -198,7 +204,7 @@ def score_candidates(
         minutes=np.repeat(np.array([candidate_set.routed.request.local_minutes for candidate_set in candidates], dtype=np.int64), sizes),
         items=np.concatenate([candidate_set.items for candidate_set in candidates]),
         rows=np.concatenate([candidate_set.rows for candidate_set in candidates]),
-        context=[c.routed.request.context for c, size in zip(candidates, sizes, strict=True) for _ in range(size)],
+        context=np.repeat(context_keys(model, [c.routed.request.context for c in candidates]), sizes, axis=0),
     )  # fmt: skip
     return np.split(scores, np.cumsum(sizes)[:-1])
 

@@ -22,7 +22,7 @@ from feature_repo.retrieval import ClockFeatures
 from serving.catalog import load_catalog
 from serving.models import LoadedModel
 from serving.schemas import RankBody
-from serving.stages import pair_scores
+from serving.stages import context_keys, pair_scores
 from tests.conftest import NOW
 from training.config import load_ranker_config
 from training.model import RankerModel, input_example, signature
@@ -130,7 +130,13 @@ def test_a_request_with_the_context_gets_the_score_that_training_gives_the_impre
 
     def scored(context: list[dict[str, str]]) -> np.ndarray:
         return pair_scores(
-            model, catalog, features, users=users, minutes=local, items=rows["item_id"].to_numpy(), context=context
+            model,
+            catalog,
+            features,
+            users=users,
+            minutes=local,
+            items=rows["item_id"].to_numpy(),
+            context=context_keys(model, context) if context else None,
         )
 
     latest = catalog.facets_of(catalog.rows(rows["item_id"].to_numpy()))[:, 0]
