@@ -194,9 +194,9 @@ def guess_mapping(paths: list[str], source: str | None = None) -> str:
     lines += [timestamp, _local_time(sample, taken)]
     taken += [c for c in sample.columns if _has(c, PLAYED) or _has(c, LENGTH)]
     lines[at:at] = _requests(sample, taken, listed is not None)
-    told = _lists(sample, listed) if listed else []
-    behaviors = [] if told[1:] else _behaviors(sample, taken, bool(played and length))
-    lines += _facets(sample, taken) + told + behaviors
+    done = _done_in_list(sample, listed) if listed else []
+    behaviors = [] if done else _behaviors(sample, taken, bool(played and length))
+    lines += _facets(sample, taken) + (_shown(listed) if listed else []) + done + behaviors
     lines += _items(tables, _item_ids(listed, item), sample)
     return "\n".join(lines) + "\n"
 
@@ -313,30 +313,37 @@ def _separator(cells: tuple[str, ...]) -> str | None:
     return next((mark for mark in SEPARATORS if 2 * sum(mark in cell for cell in cells) > len(cells)), None)
 
 
+def _mark(listed: Column) -> str | None:
+    """What stands between the items of a column of lists; None where the cells are lists by themselves."""
+    return None if LIST_TEXT.fullmatch(listed.examples[0]) else _separator(listed.examples)
+
+
 def _entries(listed: Column) -> list[str]:
     """What stands between the separators of a column of lists."""
-    mark = _separator(listed.examples) if not LIST_TEXT.fullmatch(listed.examples[0]) else None
-    return [entry for cell in listed.examples for entry in cell.strip("[]").split(mark or ",")]
+    mark = _mark(listed) or ","
+    return [entry for cell in listed.examples for entry in cell.strip("[]").split(mark)]
 
 
-def _lists(sample: Sample, listed: Column) -> list[str]:
-    """What was shown together, and what the list or the columns beside it say was done."""
-    mark = _separator(listed.examples) if not LIST_TEXT.fullmatch(listed.examples[0]) else None
-    rule = [
+def _shown(listed: Column) -> list[str]:
+    """The mapping's lines about what was shown together."""
+    mark = _mark(listed)
+    return [
+        "impressions:",
         f"  list_column: {json.dumps(listed.name)}{_seen(listed)}",
         *([f"  separator: {json.dumps(mark)}"] if mark else []),
     ]
+
+
+def _done_in_list(sample: Sample, listed: Column) -> list[str]:
+    """What the list, or the columns beside it, say was done; nothing where they say none of it."""
     if all(LABEL.search(entry.strip(" '\"")) for entry in _entries(listed)):
-        rule.append('  labels: {separator: "-", values: {finish: "1"}, shown: ["0"]}  # check: what the endings mean')
-    else:
-        words = {**BEHAVIOR_WORDS, "finish": (*BEHAVIOR_WORDS["finish"], *CHOSEN)}
-        beside = {
-            name: column.name for name, texts in words.items() for column in sample.columns
-            if column is not listed and _is_list(column) and _has(column, texts)
-        }  # fmt: skip
-        if beside:
-            rule.append(f"  chosen: {_flow(beside)}  # check: those of the list with which something was done")
-    return ["impressions:", "\n".join(rule)] if len(rule) > 1 + bool(mark) else ["impressions:\n" + "\n".join(rule)]
+        return ['  labels: {separator: "-", values: {finish: "1"}, shown: ["0"]}  # check: what the endings mean']
+    words = {**BEHAVIOR_WORDS, "finish": (*BEHAVIOR_WORDS["finish"], *CHOSEN)}
+    beside = {
+        name: column.name for name, texts in words.items() for column in sample.columns
+        if column is not listed and _is_list(column) and _has(column, texts)
+    }  # fmt: skip
+    return [f"  chosen: {_flow(beside)}  # check: those of the list with which something was done"] if beside else []
 
 
 def _read(con: duckdb.DuckDBPyConnection, file: Path) -> Sample:
