@@ -24,6 +24,8 @@ HOURLY_MAY_LAG = 1
 """Hours that what follows every hour may be behind the events; ``LIVE_MAY_LAG``: the events behind the wall clock."""
 LIVE_MAY_LAG = 2
 DAILY_MAY_LAG = 2 * DAY_HOURS
+DECISIONS = 60
+"""Decisions that the first page knows: more than a day has."""
 MANY_REJECTED = 0.01
 """Share of a day's rows in quarantine that a person should look at."""
 
@@ -138,8 +140,9 @@ def look(settings: Settings, now: Hour) -> Home:
 
 
 def read_decisions(reports: Path) -> list[DecisionFile]:
-    """The gate's decisions, the newest first."""
-    return [DecisionFile.read(path) for path in sorted((reports / "gate").glob("*.json"), reverse=True)]
+    """The gate's last decisions, the newest first: a log of years has thousands."""
+    paths = sorted((reports / "gate").glob("*.json"), reverse=True)[:DECISIONS]
+    return [DecisionFile.read(path) for path in paths]
 
 
 def _reports(folder: Path) -> list[ReportFile]:

@@ -99,7 +99,7 @@ def _groups(root: Path) -> Iterator[LinkGroup]:
 def _models(root: Path) -> LinkGroup:
     """The model's page, then the gate's decisions; those that only wait fold away."""
     page = [Link("champion, variants, moves, drift", "model.html")] if (root / "model.html").exists() else []
-    decisions = read_decisions(root)[:FOLDED]
+    decisions = read_decisions(root)
     links = {d.hour: Link(f"gate at {d.hour}", d.link, f"{words(d.verdict)}: {d.reason}") for d in decisions}
     shown = [d.hour for d in decisions if d.verdict != "wait"][:SHOWN]
     folded = [link for hour, link in links.items() if hour not in shown]
