@@ -233,7 +233,7 @@ def test_the_list_of_clocks_finds_a_user_by_the_logs_id_and_says_how_to_draw_ano
     for number in (first, second, None):
         path = write_clock_page(features, number)
     fits_every_screen(chromium, path.parent / "index.html")
-    with opened(chromium, path.parent / "index.html", 400) as page:
+    with opened(chromium, path.parent / "index.html", 400, follow=True) as page:
         field = page.get_by_label("Find a user")
         links = page.locator("tbody a:visible")
         assert links.all_inner_texts() == ["everybody", *sorted(names.values())]
