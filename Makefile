@@ -28,8 +28,9 @@ export PYTHONUNBUFFERED := 1
 unexport PYTHONDONTWRITEBYTECODE
 
 INSTALL = $(VENV)/bin/uv pip install --quiet --python $(VENV)/bin/python
-COMPILE = $(VENV)/bin/uv pip compile --quiet pyproject.toml --python-version 3.11 --no-header --no-annotate \
-  --no-emit-index-url --no-emit-find-links
+COMPILE_OPTIONS = --python-version 3.11 --no-header --no-annotate --no-emit-index-url --no-emit-find-links
+COMPILE = $(VENV)/bin/uv pip compile --quiet pyproject.toml $(COMPILE_OPTIONS)
+AUDIT = $(VENV)/bin/uv run --quiet --isolated --no-project --with-requirements requirements-audit.txt
 
 $(VENV)/.installed: requirements.txt pyproject.toml
 	@test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
@@ -91,9 +92,9 @@ docs: dev ## the documentation site in var/site: reference pages from the code, 
 screenshots: dev ## the README's pictures, from the workspace of a demo that has run, in headless Chromium
 	@$(RUN) -m docs.screenshots
 
-audit: dev ## known holes in the pinned dependencies (needs the network), and the list of parts as CycloneDX
-	@$(VENV)/bin/cyclonedx-py requirements requirements-production.txt --output-file var/sbom.json && echo "parts: var/sbom.json"
-	@$(VENV)/bin/pip-audit --requirement requirements-production.txt --no-deps --disable-pip --progress-spinner off
+audit: setup ## known holes in the pinned dependencies (needs the network), and the list of parts as CycloneDX
+	@mkdir -p var && $(AUDIT) cyclonedx-py requirements requirements-production.txt --output-file var/sbom.json && echo "parts: var/sbom.json"
+	@$(AUDIT) pip-audit --requirement requirements-production.txt --no-deps --disable-pip --progress-spinner off
 
 format: dev ## put the code in its format
 	@$(VENV)/bin/ruff check --fix . && $(VENV)/bin/ruff format .
@@ -116,6 +117,7 @@ lock: dev ## resolve pyproject.toml into requirements.txt, and one more for ever
 	@$(COMPILE) --output-file requirements.txt
 	@for extra in production spark; do $(COMPILE) --extra $$extra --constraint requirements.txt --output-file requirements-$$extra.txt; done
 	@$(COMPILE) --extra production --extra spark --extra dev --constraint requirements.txt --output-file requirements-dev.txt
+	@$(VENV)/bin/uv pip compile --quiet requirements-audit.in $(COMPILE_OPTIONS) --output-file requirements-audit.txt
 	@sed -i -E 's/^(torch==[0-9.]+)\+cpu$$/\1/' requirements*.txt
 
 clean: ## remove all run-time state (var/)

@@ -6,13 +6,13 @@ from dataclasses import asdict
 from typing import Any
 
 from airflow.providers.standard.operators.trigger_dagrun import TriggerDagRunOperator
-from airflow.sdk import DAG, Param, task
+from airflow.sdk import DAG, Param
 
 from core.documents import JsonObject
 from core.errors import ConfigError
 from core.hours import Hour, hour_range, parse_day
 from core.settings import load_settings
-from dags.common import DEFAULTS, optional_param
+from dags.common import DEFAULTS, optional_param, step
 
 MOST_TASKS = 1000
 """Airflow maps a task to no more than 1,024 (``core.max_map_length``)."""
@@ -69,7 +69,7 @@ Points the `champion` alias at its predecessor, or at the version you name, and 
     **BY_HAND,
 ):
 
-    @task
+    @step()
     def rollback(params: JsonObject | None = None) -> JsonObject:
         from pipeline.promotion import rollback as roll
 
@@ -98,7 +98,7 @@ order, from the last state before it. `clock stale` lists the hours whose events
     **BY_HAND,
 ):
 
-    @task
+    @step()
     def train_again(params: JsonObject | None = None) -> list[JsonObject]:
         from pipeline.training import replay
 
@@ -127,7 +127,7 @@ first champion and candidate. Continues where it was interrupted.
     **BY_HAND,
 ):
 
-    @task
+    @step()
     def build(params: JsonObject | None = None) -> JsonObject:
         from pipeline.history import build_history
 
@@ -149,7 +149,7 @@ all hours are started: how far they are is on the page of `promote_ranker`.
     **BY_HAND,
 ):
 
-    @task
+    @step()
     def list_hours(params: JsonObject | None = None) -> list[dict[str, str]]:
         assert params is not None
         return [{"hour": hour.key} for hour in hours_between(params["first"], params["last"])]
@@ -176,7 +176,7 @@ was reported before gets the same page again. A mapped task for each experiment 
     **BY_HAND,
 ):
 
-    @task
+    @step()
     def list_reports(params: JsonObject | None = None) -> list[dict[str, str]]:
         from pipeline.reports import past_reports
 
@@ -189,13 +189,13 @@ was reported before gets the same page again. A mapped task for each experiment 
             )
         return [due._asdict() for due in reports]
 
-    @task(max_active_tis_per_dagrun=1)
+    @step(max_active_tis_per_dagrun=1)
     def report_as_of(which: dict[str, str]) -> JsonObject:
         from pipeline.reports import report_experiment
 
         return asdict(report_experiment(load_settings(), which["experiment"], Hour.parse(which["until"])))
 
-    @task(trigger_rule="all_done")
+    @step(trigger_rule="all_done")
     def link_experiments() -> str:
         from ab_analysis.overview import write_overview
         from pages.index import write_index

@@ -20,6 +20,7 @@ from airflow.sdk import (
     RetryRule,
     StartOfHourMapper,
     get_current_context,
+    task,
 )
 from airflow.sdk.definitions.callback import SyncCallback
 from airflow.sdk.definitions.deadline import DeadlineAlert, DeadlineReference
@@ -61,6 +62,11 @@ RETRY = ExceptionRetryPolicy(
                   reason="retrying does not help: see the message"),
     ]
 )  # fmt: skip
+
+
+def step(**arguments: Any) -> Any:
+    """Decorator of a task whose result is one XCom: of a dict Airflow would push every key, with a request each."""
+    return task(multiple_outputs=False, **arguments)
 
 
 def notify_failure(context: Any) -> None:

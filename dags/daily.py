@@ -12,14 +12,13 @@ from airflow.sdk import (
     RollupMapper,
     StartOfDayMapper,
     get_current_context,
-    task,
 )
 
 from core.documents import JsonObject
 from core.errors import ConfigError
 from core.hours import Hour, day_hours, parse_day
 from core.settings import Settings, load_settings
-from dags.common import CHAMPION, DEFAULTS, HOUR_FORMAT, optional_param
+from dags.common import CHAMPION, DEFAULTS, HOUR_FORMAT, optional_param, step
 
 with DAG(
     "report_day",
@@ -61,19 +60,19 @@ Running it again writes the same pages.
         settings, day = settings_and_day()
         return settings, day_hours(day)[-1] + 1
 
-    @task
+    @step()
     def report_drift() -> JsonObject:
         from pipeline.reports import report_drift as report
 
         return asdict(report(*settings_and_day()))
 
-    @task
+    @step()
     def find_experiments() -> list[str]:
         from pipeline.reports import due_experiments
 
         return due_experiments(*settings_and_end())
 
-    @task(map_index_template="{{ name }}")
+    @step(map_index_template="{{ name }}")
     def report_experiment(name: str) -> JsonObject:
         from pipeline.reports import report_experiment as report
 
@@ -81,7 +80,7 @@ Running it again writes the same pages.
         settings, end = settings_and_end()
         return asdict(report(settings, name, end))
 
-    @task(trigger_rule="all_done")
+    @step(trigger_rule="all_done")
     def link_reports() -> str:
         from ab_analysis.overview import write_overview
         from pages.index import write_index
@@ -94,13 +93,13 @@ Running it again writes the same pages.
         report_clocks(settings)
         return write_index(settings)
 
-    @task(trigger_rule="all_done")
+    @step(trigger_rule="all_done")
     def retire_models() -> dict[str, int]:
         from pipeline.retention import retire_models as retire
 
         return retire(load_settings())
 
-    @task(trigger_rule="all_done")
+    @step(trigger_rule="all_done")
     def retire_state() -> dict[str, int]:
         from operations.airflow_records import retire_records
         from pipeline.retention import retire_state as retire

@@ -21,6 +21,7 @@ from dags.common import (
     hourly,
     ingest_schedule,
     settings_and_hour,
+    step,
 )
 
 APPROVAL_DEADLINE = timedelta(hours=12)
@@ -43,7 +44,7 @@ trigger `backfill_hours`. **If it waits**: the hour's file has not arrived; the 
 """,
 ):
 
-    @task(outlets=[EVENTS], doc_md="One call of the ingestion; the account is the task's result.")
+    @step(outlets=[EVENTS], doc_md="One call of the ingestion; the account is the task's result.")
     def ingest() -> JsonObject:
         from pipeline.source import ingest_hour
 
@@ -69,7 +70,7 @@ skipped: a gap is named in the log and filled first.
 """,
 ):
 
-    @task(outlets=[CLOCKS])
+    @step(outlets=[CLOCKS])
     def refresh_and_materialize() -> JsonObject:
         from feature_repo.retrieval import advance
 
@@ -95,7 +96,7 @@ same state.
 """,
 ):
 
-    @task(outlets=[STATES], max_active_tis_per_dag=1)
+    @step(outlets=[STATES], max_active_tis_per_dag=1)
     def test_then_train() -> list[JsonObject]:
         from pipeline.training import train_hour
 
@@ -132,7 +133,7 @@ serves and does harm (`automatic_stop`). **To undo a promotion** trigger `rollba
         get_current_context()["ti"].xcom_push("decision", decision.as_json())
         return "approve" if decision.verdict == "needs_person" else "apply_decision"
 
-    @task(trigger_rule="none_failed_min_one_success")
+    @step(trigger_rule="none_failed_min_one_success")
     def apply_decision() -> list[JsonObject]:
         from evaluation.gate import GateDecision
         from pipeline.promotion import apply_decision as apply
@@ -142,7 +143,7 @@ serves and does harm (`automatic_stop`). **To undo a promotion** trigger `rollba
         approved = decided.verdict == "needs_person"  # only an approval leads here then
         return [asdict(move) for move in apply(*settings_and_hour(), decided, approved=approved)]
 
-    @task(inlets=[CHAMPION], outlets=[CHAMPION], trigger_rule="none_failed")
+    @step(inlets=[CHAMPION], outlets=[CHAMPION], trigger_rule="none_failed")
     def watch_champion() -> None:
         from pipeline.promotion import watch_champion as watch
 
@@ -151,7 +152,7 @@ serves and does harm (`automatic_stop`). **To undo a promotion** trigger `rollba
         get_current_context()["ti"].xcom_push("return_value", asdict(move) if move else None)
         announce_day(CHAMPION, settings, hour)
 
-    @task(trigger_rule="none_failed")
+    @step(trigger_rule="none_failed")
     def watch_experiments() -> list[JsonObject]:
         from pipeline.experiments import watch_experiments as watch
 

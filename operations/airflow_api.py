@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -77,11 +77,12 @@ class AirflowApi:
         body = {"logical_date": None, "partition_key": partition, "conf": dict(conf or {})}
         return str(self._call("POST", f"/api/v2/dags/{dag_id}/dagRuns", json=body)["dag_run_id"])
 
-    def runs(self, dag_id: str) -> list[DagRun]:
-        """Runs of a DAG, newest first (at most 1,000)."""
+    def runs(self, *dag_ids: str) -> list[DagRun]:
+        """Runs of DAGs, newest first (at most 1,000)."""
         runs: list[DagRun] = []
         while True:
-            page = self._call("GET", f"/api/v2/dags/{dag_id}/dagRuns?limit=100&offset={len(runs)}&order_by=-run_after")
+            wanted = {"dag_ids": dag_ids, "page_limit": 100, "page_offset": len(runs), "order_by": "-run_after"}
+            page = self._call("POST", "/api/v2/dags/~/dagRuns/list", json=wanted)
             runs += [
                 DagRun(r["dag_id"], r["dag_run_id"], str(r["state"]), r["partition_key"]) for r in page["dag_runs"]
             ]
@@ -117,11 +118,12 @@ class AirflowApi:
         path = f"/api/v2/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}/-1/hitlDetails"
         self._call("PATCH", path, json={"chosen_options": [option], "params_input": {}})
 
-    def count_runs(self, dag_ids: Iterable[str]) -> dict[str, dict[str, int]]:
+    def count_runs(self, dag_ids: Collection[str]) -> dict[str, dict[str, int]]:
         """DAG → how many runs succeeded, failed, or are under way."""
         counts = {}
+        runs = self.runs(*dag_ids)
         for dag_id in dag_ids:
-            states = [run.state for run in self.runs(dag_id)]
+            states = [run.state for run in runs if run.dag_id == dag_id]
             counts[dag_id] = {
                 "succeeded": states.count("success"),
                 "failed": states.count("failed"),

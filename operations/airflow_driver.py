@@ -59,8 +59,9 @@ def run_hours(api: AirflowApi, first: Hour, end: Hour, *, done: int = 0, total: 
 
 def _through(api: AirflowApi, hour: Hour) -> bool:
     """Whether the last DAG of the hour succeeded; a failed run on the way raises with what to do."""
+    runs = [run for run in api.runs(*HOURLY) if run.partition_key == hour.key]
     for dag_id in HOURLY:
-        states = [r.state for r in api.runs(dag_id) if r.partition_key == hour.key]
+        states = [run.state for run in runs if run.dag_id == dag_id]
         if "failed" in states and "success" not in states:
             raise NotReadyError(
                 f"{dag_id} failed for hour {hour}; look at its task's log in Airflow ('clock up'), repair the cause, "

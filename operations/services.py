@@ -119,7 +119,8 @@ def migrate_airflow(settings: Settings) -> None:
 def airflow_services(settings: Settings) -> list[ServiceProcess]:
     """The processes of Airflow: four, and in production a Celery worker."""
     airflow, environment = program("airflow"), airflow_environment(settings)
-    health = f"{_local(settings, settings.airflow_port)}/api/v2/monitor/health"
+    # Airflow builds the tasks' part of its API at its first request: seconds for which else the first task would wait.
+    health = f"{_local(settings, settings.airflow_port)}/execution/health"
     server = (airflow, "api-server", *(("--proxy-headers",) if settings.in_production else ()))
     services = [
         ServiceProcess("airflow-api-server", server, health, environment),

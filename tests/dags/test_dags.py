@@ -38,6 +38,8 @@ print(json.dumps({
     'seconds': {stat.file: stat.duration.total_seconds() for stat in bag.dagbag_stats},
     'dags': {d.dag_id: {'doc': bool(d.doc_md), 'tasks': sorted(d.task_ids), 'retries': [t.retries for t in d.tasks],
                         'serial': d.max_active_runs,
+                        'unrolled': [t.task_id for t in d.tasks
+                                     if getattr(t, 'partial_kwargs', vars(t)).get('multiple_outputs')],
                         'policies': [policy_of(t) is not None for t in d.tasks if t.retries],
                         'waits_for': assets_of(getattr(d.timetable, 'asset_condition', None)),
                         'updates': sorted(a.name for t in d.tasks for a in t.outlets or ())} for d in bag.dags.values()},
@@ -78,6 +80,10 @@ def test_every_dag_explains_itself_and_runs_one_at_a_time(bag: dict[str, Any]) -
     for dag_id, dag in bag["dags"].items():
         assert dag["doc"], dag_id
         assert dag["serial"] == 1, dag_id
+
+
+def test_a_result_is_one_xcom_and_not_one_for_each_of_its_keys(bag: dict[str, Any]) -> None:
+    assert {dag_id: dag["unrolled"] for dag_id, dag in bag["dags"].items() if dag["unrolled"]} == {}
 
 
 def test_the_hourly_dags_are_chained_by_their_assets(bag: dict[str, Any]) -> None:
