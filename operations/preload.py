@@ -33,6 +33,9 @@ MODULES = (
     "pipeline.training", "training.model", "training.scoring",
 )  # fmt: skip
 
+COLLECT_AFTER = 50_000
+"""New objects after which a task looks for garbage, instead of 700: a task ends soon, and what it imports is no garbage."""
+
 
 @contextmanager
 def hidden(name: str) -> Iterator[None]:
@@ -65,6 +68,7 @@ def preload() -> float:
     gc.enable()
     gc.collect()
     gc.freeze()
+    gc.set_threshold(COLLECT_AFTER)
     seconds = time.monotonic() - begun
     log.info("the modules of the hourly steps are imported (%.1f s)", seconds)
     return seconds

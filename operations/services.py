@@ -190,8 +190,8 @@ def page_services(settings: Settings) -> list[ServiceProcess]:
 
 def feast_ui_service(settings: Settings) -> ServiceProcess:
     """Feast's UI on the workspace's registry."""
-    command = (program("feast"), "-c", str(feast_folder(settings)), "ui", "--host", settings.bind,
-               "--port", str(settings.feast_port))  # fmt: skip
+    command = (sys.executable, "-m", "feature_repo.feast_import", "-c", str(feast_folder(settings)), "ui",
+               "--host", settings.bind, "--port", str(settings.feast_port))  # fmt: skip
     environment = {**platform_environment(settings), "FEAST_USAGE": "False"}
     return ServiceProcess("feast-ui", command, f"{_local(settings, settings.feast_port)}/health", environment)
 

@@ -15,6 +15,8 @@ import numpy as np
 from core.errors import ConfigError
 
 GRID = 2001
+REACH = 9
+"""Standard deviations of a step up to which it is followed: what goes farther is less than a double's last digit."""
 NORMAL = NormalDist()
 
 
@@ -71,8 +73,7 @@ def boundaries(fractions: tuple[float, ...], alpha: float) -> tuple[float, ...]:
         if density is None:
             new_density = np.exp(-0.5 * new_grid**2 / fraction) / np.sqrt(2 * np.pi * fraction)
         else:
-            kernel = np.exp(-0.5 * (new_grid[:, None] - grid[None, :]) ** 2 / step) / np.sqrt(2 * np.pi * step)
-            new_density = kernel @ (density * (grid[1] - grid[0]))
+            new_density = _diffuse(density, grid, new_grid, step)
         tail = _tail(new_grid, new_density)
         limit = _solve(new_grid, tail, max(target - spent, 0.0))
         limits.append(limit / np.sqrt(fraction))
@@ -80,6 +81,21 @@ def boundaries(fractions: tuple[float, ...], alpha: float) -> tuple[float, ...]:
         spent = target
         density, grid, previous = np.where(within, new_density, 0.0), new_grid, fraction
     return tuple(float(z) for z in limits)
+
+
+def _diffuse(density: np.ndarray, grid: np.ndarray, new_grid: np.ndarray, variance: float) -> np.ndarray:
+    """Density on a new grid, shape (GRID,), after a normal step was added to a variable whose density is known on an old grid.
+
+    Both are symmetric around 0, the middle of the grids: half is computed.
+    """
+    spacing, half = grid[1] - grid[0], new_grid[GRID // 2 :]
+    reach = int(np.ceil(REACH * np.sqrt(variance) / spacing))
+    columns = np.rint((half - grid[0]) / spacing).astype(int)[:, None] + np.arange(-reach, reach + 1)
+    distances = half[:, None] - (grid[0] + columns * spacing)
+    masses = np.where((columns >= 0) & (columns < GRID), density.take(columns, mode="clip"), 0.0) * spacing
+    kernel = np.exp(-0.5 * distances**2 / variance) / np.sqrt(2 * np.pi * variance)
+    upper = np.einsum("ij,ij->i", kernel, masses)
+    return np.concatenate([upper[:0:-1], upper])
 
 
 def _tail(grid: np.ndarray, density: np.ndarray) -> np.ndarray:
@@ -109,8 +125,8 @@ def limit_at(look: int, looks: int, first: int, alpha: float) -> float:
     >>> round(limit_at(2, 2, 1, 0.05), 2)
     1.97
     """
-    planned = tuple(n / looks for n in range(first, looks + 1))
-    return boundaries(planned, alpha)[min(max(look, first), looks) - first]
+    so_far = tuple(n / looks for n in range(first, min(max(look, first), looks) + 1))  # later looks do not change this one's
+    return boundaries(so_far, alpha)[-1]
 
 
 @lru_cache(maxsize=64)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from core.errors import ConfigError
-from stats.sequential import boundaries, limit_at
+from stats.sequential import GRID, _diffuse, boundaries, limit_at
 
 
 def test_a_single_look_has_the_usual_limit() -> None:
@@ -35,3 +35,14 @@ def test_limits_fall_as_information_grows() -> None:
 def test_looks_that_do_not_grow_are_refused() -> None:
     with pytest.raises(ConfigError, match="growing shares"):
         boundaries((0.5, 0.4), 0.05)
+
+
+@pytest.mark.parametrize(
+    ("fraction", "step", "limit"), [(0.04, 0.04, 0.7), (0.5, 0.5, 2.1), (0.9, 0.01, 2.2), (0.2, 0.7, 1.5)]
+)
+def test_a_step_followed_nearby_gives_the_whole_convolution(fraction: float, step: float, limit: float) -> None:
+    grid, new_grid = (8 * np.sqrt(share) * np.linspace(-1, 1, GRID) for share in (fraction, fraction + step))
+    density = np.where(np.abs(grid) < limit, np.exp(-0.5 * grid**2 / fraction) / np.sqrt(2 * np.pi * fraction), 0.0)
+    kernel = np.exp(-0.5 * (new_grid[:, None] - grid[None, :]) ** 2 / step) / np.sqrt(2 * np.pi * step)
+    whole = kernel @ density * (grid[1] - grid[0])
+    np.testing.assert_allclose(_diffuse(density, grid, new_grid, step), whole, rtol=1e-10, atol=1e-15)
