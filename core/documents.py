@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Sequence
 from datetime import date
 from pathlib import Path
@@ -16,6 +17,7 @@ from core.errors import ConfigError
 JsonObject: TypeAlias = dict[str, Any]
 """A JSON object at the edge: read and not checked yet, or dumped from a typed value to be written. Code passes the typed value."""
 M = TypeVar("M", bound=BaseModel)
+NO_KEY = re.compile(r"[^\w.]")
 MOST_VALUES = 100_000
 """Values that a file may hold, counted as often as anchors repeat them."""
 
@@ -96,7 +98,7 @@ def load_document(path: Path, model: type[M], *, what: str, see: str = "") -> M:
 
 def _problem(error: Any, root: yaml.Node | None, keys: set[str]) -> str:
     location = tuple(error["loc"])
-    name = ".".join(map(str, location)) or "file"
+    name = ".".join(map(str, location))
     if error["type"] == "extra_forbidden":
         text = f"unknown key{did_you_mean(str(location[-1]), keys)}"
     else:
@@ -105,7 +107,14 @@ def _problem(error: Any, root: yaml.Node | None, keys: set[str]) -> str:
             text += " (YAML reads off, on, yes and no as true or false: write the name in quotes)"
         elif error["type"] == "string_type" and isinstance(error.get("input"), int | float | date):
             text += " (write it in quotes)"
+    if not location:  # of the whole file: the text begins with the key that it is about, if it is about one
+        place = NO_KEY.split(text, maxsplit=1)[0].split(".")
+        return f"  line {_line(root, place)}: {text}" if _has_key(root, place[0]) else f"  {text}"
     return f"  line {_line(root, location)}: {name}: {text}"
+
+
+def _has_key(node: yaml.Node | None, key: str) -> bool:
+    return isinstance(node, yaml.MappingNode) and any(name.value == key for name, _ in node.value)
 
 
 def _line(node: yaml.Node | None, location: Sequence[Any]) -> int:

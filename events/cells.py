@@ -93,6 +93,16 @@ def content(text: str) -> str:
     return f"nullif(trim(regexp_replace({text}, {quoted(BLANK)}, '')), '')"
 
 
+def whole_number(text: str) -> str:
+    """SQL: a text is an integer of 64 bits as one writes it, perhaps as pandas writes it beside empty cells (7.0)."""
+    return f"(regexp_full_match({text}, '(0|-?[1-9][0-9]*)(\\.0+)?') AND TRY_CAST({without_point(text)} AS BIGINT) IS NOT NULL)"
+
+
+def without_point(text: str) -> str:
+    """SQL of a text without the zeros behind a point at its end: 7 of 7.0."""
+    return f"regexp_replace({text}, '\\.0+$', '')"
+
+
 def position_sql(text: str) -> str:
     """SQL of a place in a list (INTEGER), null where a text is not a whole number from 0 on."""
     number = f"TRY_CAST({text} AS DOUBLE)"

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from core.duck import hour_number, quoted
 from core.errors import DataError
 from core.hours import Hour
-from events.cells import content, timestamp_sql
+from events.cells import content, timestamp_sql, whole_number
 from events.ids import extend_ids, id_path
 from events.mapping import Mapping
 from events.readers import exact_text, find_files, load_raw
@@ -105,7 +105,7 @@ def read_exposures(
         moment = timestamp_sql(column, rule.timestamp, raw.types.get(rule.timestamp.column, "VARCHAR"))
         con.execute(f"SET TimeZone = {quoted(rule.timestamp.zone)}")
         limit = (now + FUTURE_TOLERANCE).timestamp()
-        is_bad_id = "TRY_CAST(user_key AS BIGINT) IS NULL" if user_kind == "int" else "false"
+        is_bad_id = f"NOT {whole_number('user_key')}" if user_kind == "int" else "false"
         con.execute(
             f"""CREATE TABLE parsed_exposures AS SELECT *, CASE WHEN timestamp IS NULL THEN 'bad_timestamp'
             WHEN user_key IS NULL THEN 'missing_user_id' WHEN {is_bad_id} THEN 'bad_user_id'

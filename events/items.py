@@ -12,6 +12,7 @@ from sqlglot import expressions as exp
 from core.duck import identifier, scalar
 from core.errors import ConfigError, DataError
 from core.expressions import parse_expression
+from events.cells import content, whole_number, without_point
 from events.mapping import Items, Mapping, relative
 from events.readers import RawLog, exact_text, find_files, load_raw
 
@@ -20,7 +21,9 @@ log = logging.getLogger("events.items")
 ITEM_LENGTH = "item duration"
 
 
-def load_items(con: duckdb.DuckDBPyConnection, mapping: Mapping, items: Items, folders: list[Path]) -> Path:
+def load_items(
+    con: duckdb.DuckDBPyConnection, mapping: Mapping, items: Items, folders: list[Path], *, numbers: bool
+) -> Path:
     """Make the view ``items``: of each item its id as text (``key``), its facets and ``ITEM_LENGTH``.
 
     Of several rows of one item the first counts.
@@ -30,6 +33,7 @@ def load_items(con: duckdb.DuckDBPyConnection, mapping: Mapping, items: Items, f
         mapping: how the log is written; the table is read in the same way unless ``items`` says otherwise.
         items: names the table, its key and the columns.
         folders: where the table is looked for, in order.
+        numbers: the log's ids are whole numbers, so that the table's 7.0 is 7.
 
     Returns:
         The table's file.
@@ -50,14 +54,16 @@ def load_items(con: duckdb.DuckDBPyConnection, mapping: Mapping, items: Items, f
     raw = load_raw(other, side, find_files([str(path)]))
     if bad := scalar(other, "SELECT count(*) FROM malformed"):
         log.warning("items (%s): %d rows could not be read; their items count as unknown", path, bad)
-    key = raw.cell(items.key, f"items.key ({path})")
+    key = content(exact_text(raw.cell(items.key, f"items.key ({path})"), raw.types.get(items.key, "VARCHAR")))
+    if numbers:
+        key = f"CASE WHEN {whole_number(key)} THEN {without_point(key)} ELSE {key} END"
     expressions = {**items.facets, **({ITEM_LENGTH: items.duration_seconds} if items.duration_seconds else {})}
     values = {name: _value(text, f"items.{name} ({path})", raw) for name, text in expressions.items()}
     cells = ", ".join(f"arg_min({sql}, __row) AS {identifier(name)}" for name, sql in values.items())
     try:
         other.execute(
-            f"""CREATE TABLE memory_items AS SELECT trim({exact_text(key, raw.types.get(items.key, "VARCHAR"))}) AS key
-            {"," + cells if cells else ""} FROM raw r GROUP BY ALL"""
+            f"""CREATE TABLE memory_items AS SELECT {key} AS key{"," + cells if cells else ""}
+            FROM raw r WHERE ({key}) IS NOT NULL GROUP BY ALL"""
         )
     except duckdb.Error as error:
         raise ConfigError(f"items ({path}): {str(error).splitlines()[0]}; nothing was ingested") from None

@@ -10,7 +10,7 @@ import duckdb
 from core.documents import one_line
 from core.duck import identifier, quoted, scalar, texts
 from core.errors import ConfigError
-from events.cells import content
+from events.cells import content, without_point
 from events.mapping import Impressions, Labels, Mapping
 from events.readers import RawLog, exact_text
 
@@ -170,7 +170,7 @@ def _drop_points(con: duckdb.DuckDBPyConnection, chosen: list[str]) -> tuple[int
     """
     if not chosen:
         return 0, 0
-    bare = r"regexp_replace(x, '\.0+$', '')"
+    bare = without_point("x")
     for column in chosen:
         con.execute(
             f"""UPDATE listed SET {column} = list_transform({column}, lambda x: CASE WHEN

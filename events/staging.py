@@ -29,10 +29,12 @@ from events.cells import (
     position_sql,
     timestamp_sql,
     wall_clock_sql,
+    whole_number,
+    without_point,
 )
 from events.items import ITEM_LENGTH, load_items
 from events.lists import unfold_lists
-from events.mapping import Mapping, is_zone
+from events.mapping import Items, Mapping, is_zone
 from events.readers import exact_text, load_raw, raw_rows
 from events.schema import BEHAVIORS, REQUEST_COLUMNS
 
@@ -83,8 +85,7 @@ class Staging:
         self.unfolded = raw_rows(con) - before
         """Rows that lists of items gave beyond the rows of the input."""
         self.items_file: Path | None = None
-        if mapping.items:
-            self.items_file = load_items(con, mapping, mapping.items, [folder, files[0].parent])
+        self._folders = [folder, files[0].parent]
         self.numbers: set[str] = set()
         self.expressions: list[tuple[str, str, str]] = []
         self.ids: dict[str, str] = {}
@@ -121,7 +122,7 @@ class Staging:
         time_kind = self.raw.types.get(mapping.timestamp.column, "VARCHAR")
         moment = timestamp_sql(time_cell, mapping.timestamp, time_kind)
         written = wall_clock_sql(time_cell, mapping.timestamp, time_kind)
-        join = f"LEFT JOIN items i ON i.key = {item}" if mapping.items else ""
+        join = f"LEFT JOIN items i ON i.key = {self._join_items(mapping.items, item)}" if mapping.items else ""
         self.con.execute(f"SET TimeZone = {quoted(mapping.timestamp.zone)}")
         self._execute(
             f"""CREATE TABLE parsed AS SELECT r.__row, {user} AS user_key, {item} AS item_key,
@@ -176,6 +177,15 @@ class Staging:
         if misplaced:
             self.unreadable["columns.position"] = misplaced
         self.con.execute("DROP TABLE parsed")
+
+    def _join_items(self, items: Items, item: str) -> str:
+        """Load the table of items; SQL of a row's item as that writes it, where 7.0 is 7 if the log's items are numbers."""
+        whole = f"bool_and({whole_number(item)})"
+        self._execute(f"CREATE TABLE item_form AS SELECT {whole} AS whole FROM raw r WHERE NOT {self._ignored()}")
+        kinds = (self.known_ids.get("item"), self.mapping.ids.get("item"))
+        numbers = "int" in kinds or bool(scalar(self.con, "SELECT whole FROM item_form"))
+        self.items_file = load_items(self.con, self.mapping, items, self._folders, numbers=numbers)
+        return without_point(item) if numbers else item
 
     @property
     def _list_columns(self) -> dict[str, str]:
@@ -448,14 +458,14 @@ class Staging:
             if chosen == "auto":
                 every = scalar(
                     self.con,
-                    f"SELECT bool_and({_is_integer(f'{kind}_key')}) FROM parsed WHERE {kind}_key IS NOT NULL AND NOT ignored",
+                    f"SELECT bool_and({whole_number(f'{kind}_key')}) FROM parsed WHERE {kind}_key IS NOT NULL AND NOT ignored",
                 )
                 chosen = known or ("int" if every else "string")
             self.ids[kind] = chosen
             if chosen == "int":
                 key = f"{kind}_key"
                 self.con.execute(
-                    f"UPDATE parsed SET {key} = regexp_replace({key}, '\\.0+$', '') WHERE regexp_full_match({key}, '.*\\.0+')"
+                    f"UPDATE parsed SET {key} = {without_point(key)} WHERE regexp_full_match({key}, '.*\\.0+')"
                 )
 
     def _reasons(self, now: datetime, zone_bad: str) -> str:
@@ -475,7 +485,7 @@ class Staging:
             ("missing_user_id", "p.user_key IS NULL"),
             ("missing_item_id", "p.item_key IS NULL"),
             *(
-                (f"bad_{kind}_id", f"NOT {_is_integer(f'p.{kind}_key')}")
+                (f"bad_{kind}_id", f"NOT {whole_number(f'p.{kind}_key')}")
                 for kind in ("user", "item")
                 if self.ids[kind] == "int"
             ),
@@ -597,12 +607,6 @@ class Staging:
 def inner(facet: str) -> str:
     """Column of a facet in ingestion's own tables, where no name of a user's can meet one of ours."""
     return identifier(f"facet:{facet}")
-
-
-def _is_integer(key: str) -> str:
-    """SQL: a text is an integer of 64 bits as one writes it, perhaps as pandas writes it beside empty cells (7.0)."""
-    digits = f"regexp_replace({key}, '\\.0+$', '')"
-    return f"(regexp_full_match({key}, '(0|-?[1-9][0-9]*)(\\.0+)?') AND TRY_CAST({digits} AS BIGINT) IS NOT NULL)"
 
 
 def _instant(hour: Hour) -> str:

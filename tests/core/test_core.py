@@ -20,7 +20,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import BaseModel, ConfigDict, SecretStr
+from pydantic import BaseModel, ConfigDict, SecretStr, model_validator
 
 from core import cli
 from core.alerts import send_alert
@@ -290,6 +290,14 @@ class Example(BaseModel):
     days: int
     name: str = "x"
 
+    @model_validator(mode="after")
+    def _named(self) -> Example:
+        if self.name == "both":
+            raise ValueError("name both goes with one day only")
+        if self.name == "neither":
+            raise ValueError("give more")
+        return self
+
 
 def read(folder: Path, text: str) -> Example:
     path = folder / "example.yaml"
@@ -306,6 +314,8 @@ def read(folder: Path, text: str) -> Example:
         ("- 1\n", "must hold a mapping of keys"),
         ("days: [3\n", "is not valid YAML"),
         ("name: y\n", "days"),
+        ("days: 3\nname: both\n", r"has 1 problem\(s\):\n  line 2: name both goes with one day only\n"),
+        ("days: 3\nname: neither\n", r"example.yaml has 1 problem\(s\):\n  give more\n"),
     ],
 )
 def test_what_is_wrong_with_a_document_is_named_with_its_line(tmp_path: Path, text: str, words: str) -> None:

@@ -192,6 +192,28 @@ def test_facets_may_come_from_an_items_table(tmp_path: Path, settings: Settings)
     assert account.null_facets == {"mood": 2}
 
 
+@pytest.mark.parametrize(
+    ("log_ids", "table_ids", "moods"),
+    [
+        (["7.0", "8.0"], ["7", "8"], ["calm", "wild"]),
+        (["7", "8"], ["7.0", "8.00"], ["calm", "wild"]),
+        (["7", "8"], ["7", "7.0", "8"], ["calm", "late"]),
+        (["007", "7"], ["7", "007"], ["wild", "calm"]),
+        (["007", "8.0"], ["8", "8.0", "7"], [None, "wild"]),
+        (["8.0", "7.0"], ["none", "7", "8"], ["late", "wild"]),
+    ],
+)
+def test_items_of_a_table_are_those_of_the_log_where_one_writes_whole_numbers_as_floats(
+    tmp_path: Path, settings: Settings, log_ids: list[str], table_ids: list[str], moods: list[str | None]
+) -> None:
+    table = pd.DataFrame({"id": table_ids, "m": ["calm", "wild", "late"][: len(table_ids)]})
+    table.to_csv(tmp_path / "items.csv", index=False)
+    frame = small_log().head(2).assign(track=log_ids)
+    run(tmp_path, settings, frame, facets="items: {path: items.csv, key: id, facets: {mood: m}}")
+    store = EventStore(settings.events_dir)
+    assert [mood for hour in store.hours() for mood in store.read(hour)["mood"].to_pylist()] == moods
+
+
 @pytest.mark.slow
 @given(
     good=st.integers(0, 12),

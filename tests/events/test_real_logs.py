@@ -499,6 +499,18 @@ def test_exposures_are_read_as_events_are(log: Log) -> None:
     assert [hour.key for hour in store.hours()] == ["2026-03-10T10"]
 
 
+def test_exposed_users_are_whole_numbers_as_those_of_events_are(log: Log) -> None:
+    log.write(HEADER + f"8,i,x,{TIME}\n", "log/a.csv")
+    users = ("8.0", "7.5", "008", "1e1", "9")
+    log.write("user,experiment,variant,at\n" + "".join(f"{user},e,control,{TIME}\n" for user in users), "exposures.csv")
+    account = log.ingest(
+        log.folder / "log", exposures="exposures: {path: ../exposures.csv, user_id: user, timestamp: {column: at}}"
+    )
+    assert account.exposure_reasons == {"bad_user_id": 3}
+    rows_ = EventStore(log.settings.events_dir).read_exposures(Hour.parse("2026-03-10T10")).to_pylist()
+    assert sorted(row["user_id"] for row in rows_) == [8, 9]
+
+
 def test_a_column_without_content_is_unknown_in_every_expression(log: Log) -> None:
     """An hour in which nobody has a length is an hour like any other."""
     log.write('{"uid":"a","iid":"x","ts":"2026-03-10T10:00:00Z","genre":"","length":""}\n', "log.jsonl")
