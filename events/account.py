@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 import duckdb
 
 from core.documents import one_line
-from core.duck import identifier
+from core.duck import identifier, scalar
 from events.actions import ActionCounts
+from events.cells import is_nested
 from events.lists import ListMarks
 from events.mapping import Mapping
 from events.staging import Staging
@@ -56,6 +57,7 @@ class Account:
         behaviors: how many of the kept events each behavior is true of.
         null_facets: how many of the kept events have no value of a facet.
         null_context: the same of context.
+        nested: how many of the kept events have a whole JSON object or list as a facet or as context; without those that have none.
         shown: of a log that tells what was shown, how many items, and how many of them have the label.
         chosen_not_in_list: items that a column names as chosen and that are not in their row's list.
         unknown_actions: the most frequent values of ``actions.column`` that the mapping does not name.
@@ -84,6 +86,7 @@ class Account:
     actions: ActionCounts | None = None
     behaviors: dict[str, int] = field(default_factory=dict)
     null_context: dict[str, int] = field(default_factory=dict)
+    nested: dict[str, int] = field(default_factory=dict)
     shown: ShownItems | None = None
     chosen_not_in_list: int = 0
     unknown_actions: dict[str, int] = field(default_factory=dict)
@@ -92,14 +95,15 @@ class Account:
 def count_kept(con: duckdb.DuckDBPyConnection, mapping: Mapping, account: Account) -> None:
     """Count what the kept events, those of ``fresh``, are, have, and lack."""
     facets, context, behaviors = mapping.facet_names, mapping.context_names, mapping.behavior_names
-    counts = con.execute(
-        f"""SELECT {"".join(f"count(*) FILTER (WHERE {identifier(name)} IS NULL), " for name in (*facets, *context))}
-        {", ".join(f"count(*) FILTER (WHERE {identifier(name)})" for name in behaviors)} FROM fresh"""
-    ).fetchall()[0]
-    by_name = dict(zip((*facets, *context, *behaviors), counts, strict=True))
-    account.null_facets = {name: by_name[name] for name in facets}
-    account.null_context = {name: by_name[name] for name in context}
-    account.behaviors = {name: by_name[name] for name in behaviors}
+    conditions = {("null", name): f"{identifier(name)} IS NULL" for name in (*facets, *context)}
+    conditions |= {("nested", name): is_nested(identifier(name)) for name in (*facets, *context)}
+    conditions |= {("true", name): identifier(name) for name in behaviors}
+    selected = ", ".join(f"count(*) FILTER (WHERE {condition})" for condition in conditions.values())
+    counts = dict(zip(conditions, con.execute(f"SELECT {selected} FROM fresh").fetchall()[0], strict=True))
+    account.null_facets = {name: counts["null", name] for name in facets}
+    account.null_context = {name: counts["null", name] for name in context}
+    account.nested = {name: count for name in (*facets, *context) if (count := counts["nested", name])}
+    account.behaviors = {name: counts["true", name] for name in behaviors}
     listed = "staged JOIN raw USING (__row) WHERE reason IS NULL AND __size > 1"
     shown = "fresh WHERE NOT is_action" if mapping.actions else listed
     if account.kept and (mapping.impressions or mapping.actions):
@@ -118,6 +122,7 @@ def tell(account: Account, mapping: Mapping, staging: Staging, *, one_hour: bool
         one_hour: the input is an hour of a log; some things are odd of a whole log only.
     """
     _tell_oddities(account, mapping, one_hour)
+    _tell_nested(account, mapping, staging)
     _tell_not_in_list(staging.marks)
     _tell_quarantined(account, staging)
     if account.unknown_actions:
@@ -131,7 +136,8 @@ def _tell_oddities(account: Account, mapping: Mapping, one_hour: bool) -> None:
         _tell_empty_attributes(account, mapping)
     for part, count in account.unreadable.items():
         if count > account.kept * NOTED_SHARE:
-            kind = "neither true nor false" if part.startswith("behaviors.") else "no whole number from 0 on"
+            kind = "neither true nor false" if part.startswith("behaviors.") else "no JSON"
+            kind = "no whole number from 0 on" if part == "columns.position" else kind
             log.warning("%s: %d cells are %s and count as unknown", part, count, kind)
     if account.ambiguous_times:
         log.warning(
@@ -195,10 +201,32 @@ def _tell_not_in_list(marks: ListMarks) -> None:
 
 def _tell_empty_attributes(account: Account, mapping: Mapping) -> None:
     """Tell which facets and which context no event has, although there is a column or an expression for them."""
-    for key, nulls in (("facets", account.null_facets), ("context", account.null_context)):
-        for name in (name for name, count in nulls.items() if account.kept and count == account.kept):
-            source = {**mapping.log_facets, **mapping.context, **(mapping.items.facets if mapping.items else {})}[name]
+    for name, count in {**account.null_facets, **account.null_context}.items():
+        if account.kept and count == account.kept:
+            key, source = _attribute(mapping, name)
             log.warning(
-                "%s.%s: '%s' is empty in every one of the %d events; look at the column or the expression",
-                key, name, one_line(source), account.kept,
+                "%s: '%s' is empty in every one of the %d events; look at the column or the expression",
+                key, one_line(source), account.kept,
             )  # fmt: skip
+
+
+def _tell_nested(account: Account, mapping: Mapping, staging: Staging) -> None:
+    """Tell where an attribute is a whole JSON object or list, of which one part was meant."""
+    for name, count in account.nested.items():
+        if count > NOTED_SHARE * (account.kept - {**account.null_facets, **account.null_context}[name]):
+            key, source = _attribute(mapping, name)
+            cell = identifier(name)
+            example = str(scalar(staging.con, f"SELECT any_value({cell}) FROM fresh WHERE {is_nested(cell)}"))
+            log.warning(
+                "%s: '%s' is a whole object or list in %d of the %d events, such as %s, and kept as one text; name a part of it: %s",
+                key, one_line(source), count, account.kept, one_line(example, 60), staging.raw.part_of(source, example),
+            )  # fmt: skip
+
+
+def _attribute(mapping: Mapping, name: str) -> tuple[str, str]:
+    """Key of a facet or of context in the mapping, and its column or expression."""
+    if name in mapping.context:
+        return f"context.{name}", mapping.context[name]
+    if mapping.items and name in mapping.items.facets:
+        return f"items.facets.{name}", mapping.items.facets[name]
+    return f"facets.{name}", mapping.log_facets[name]

@@ -93,6 +93,21 @@ def content(text: str) -> str:
     return f"nullif(trim(regexp_replace({text}, {quoted(BLANK)}, '')), '')"
 
 
+def is_nested(text: str) -> str:
+    """SQL: a text is a whole object or list, as JSON has it or as DuckDB prints a nested value."""
+    return f"(regexp_full_match({text}, '(?s)\\{{.*\\}}|\\[.*\\]') AND (json_valid({text}) OR regexp_matches({text}, '[,:=]')))"
+
+
+def is_taken_apart(column: exp.Column) -> bool:
+    """Whether an expression takes a part of a column's cell as of JSON."""
+    return isinstance(column.parent, exp.JSONExtract | exp.JSONExtractScalar)
+
+
+def only_json(cell: str) -> str:
+    """SQL of a text, null where it is no JSON, so that one such cell is no error of the whole log."""
+    return f"(CASE WHEN json_valid({cell}) THEN {cell} END)"
+
+
 def whole_number(text: str) -> str:
     """SQL: a text is an integer of 64 bits as one writes it, perhaps as pandas writes it beside empty cells (7.0)."""
     return f"(regexp_full_match({text}, '(0|-?[1-9][0-9]*)(\\.0+)?') AND TRY_CAST({without_point(text)} AS BIGINT) IS NOT NULL)"

@@ -12,7 +12,7 @@ from sqlglot import expressions as exp
 from core.duck import identifier, scalar
 from core.errors import ConfigError, DataError
 from core.expressions import parse_expression
-from events.cells import content, whole_number, without_point
+from events.cells import content, is_taken_apart, only_json, whole_number, without_point
 from events.mapping import Items, Mapping, relative
 from events.readers import RawLog, exact_text, find_files, load_raw
 
@@ -78,7 +78,9 @@ def _value(text: str, where: str, raw: RawLog) -> str:
         return raw.cell(text, where)
     tree: exp.Expr = parse_expression(text, where)
     for column in list(tree.find_all(exp.Column)):
-        cell = sqlglot.parse_one(raw.cell(column.name, where), read="duckdb")
+        sql = raw.cell(column.name, where)
+        sql = only_json(sql) if raw.types.get(column.name) == "VARCHAR" and is_taken_apart(column) else sql
+        cell = sqlglot.parse_one(sql, read="duckdb")
         tree = cell if column is tree else tree
         column.replace(cell)
     return tree.sql(dialect="duckdb")

@@ -61,6 +61,8 @@ EXPRESSION = re.compile(r"[('|]")
 NO_HEADER = re.compile(r"sep=.$|#|%|//|$", re.IGNORECASE)
 """How lines begin that people and programs put before a header."""
 MOST_COMMENTS = 50
+NESTED = re.compile(r"^(STRUCT|MAP)|\]$")
+"""Types of DuckDB whose values have parts."""
 LONGEST_NAME = 1 << 17
 """Characters of a column's name."""
 MISSPELLED = 0.8
@@ -128,6 +130,14 @@ class RawLog:
                 f"{where}: '{name}' is not a column of the log; it names one, and no expression: write it into a column first"
             )
         return self.cell(name, where)
+
+    def part_of(self, source: str, example: str) -> str:
+        """A column or an expression, and how a mapping names a part of the object or list that it holds."""
+        whole = source if source.isidentifier() else identifier(source) if source in self.columns else f"({source})"
+        is_list = example.startswith("[")
+        if NESTED.search(self.types.get(source, "")):
+            return f"{whole}[1]" if is_list else f"{whole}['name']"
+        return f"{whole}->>'$[0]'" if is_list else f"{whole}->>'$.name'"
 
     def _similar(self, name: str) -> str | None:
         """A column that the mapping names nowhere and that is called almost like one that no file has."""

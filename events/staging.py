@@ -26,6 +26,8 @@ from events.cells import (
     filled,
     finite,
     finite_tree,
+    is_taken_apart,
+    only_json,
     position_sql,
     timestamp_sql,
     wall_clock_sql,
@@ -94,6 +96,8 @@ class Staging:
         """How many times the zone's clock showed twice (``ambiguous``) or never (``skipped``)."""
         self.unreadable: dict[str, int] = {}
         """Cells that are not empty and were not understood, by the part of the event; their rows are kept."""
+        self.json_cells: dict[str, str] = {}
+        """SQL of the cells that are taken for JSON, by the key that says so."""
 
     def stage(self, now: datetime) -> None:
         """Build ``staged``: raw content, event columns, and ``reason`` (null for a good row)."""
@@ -159,24 +163,29 @@ class Staging:
             FROM parsed p JOIN raw r USING (__row)"""
         )
         self._say_missing()
-        for name in guessed:
-            sql = outcomes[name]
-            missed = scalar(
+        self._count_unreadable({name: outcomes[name] for name in guessed})
+        self.con.execute("DROP TABLE parsed")
+
+    def _count_unreadable(self, guessed: dict[str, str]) -> None:
+        """Count the cells of good rows that have content and were not understood.
+
+        Args:
+            guessed: SQL of the behaviors whose cells are no booleans by themselves, by name.
+        """
+        conditions = {
+            f"behaviors.{name}": f"{content(f'CAST(({sql}) AS VARCHAR)')} IS NOT NULL AND s.{identifier(name)} IS NULL"
+            for name, sql in guessed.items()
+        }
+        conditions |= {where: f"{filled(cell)} AND NOT json_valid({cell})" for where, cell in self.json_cells.items()}
+        conditions["columns.position"] = "p.place IS NOT NULL AND p.position IS NULL"
+        for part, condition in conditions.items():
+            count = scalar(
                 self.con,
                 f"""SELECT count(*) FROM parsed p JOIN raw r USING (__row) JOIN staged s USING (__row)
-                WHERE s.reason IS NULL AND {content(f"CAST(({sql}) AS VARCHAR)")} IS NOT NULL
-                AND s.{identifier(name)} IS NULL""",
+                WHERE s.reason IS NULL AND {condition}""",
             )
-            if missed:
-                self.unreadable[f"behaviors.{name}"] = missed
-        misplaced = scalar(
-            self.con,
-            """SELECT count(*) FROM parsed p JOIN staged s USING (__row)
-            WHERE reason IS NULL AND place IS NOT NULL AND p.position IS NULL""",
-        )
-        if misplaced:
-            self.unreadable["columns.position"] = misplaced
-        self.con.execute("DROP TABLE parsed")
+            if count:
+                self.unreadable[part] = count
 
     def _join_items(self, items: Items, item: str) -> str:
         """Load the table of items; SQL of a row's item as that writes it, where 7.0 is 7 if the log's items are numbers."""
@@ -566,6 +575,9 @@ class Staging:
                     sql = self._cell(name)
                     if self.raw.types[name] in {"FLOAT", "DOUBLE"}:
                         sql = finite(sql)
+                    if self.raw.types[name] == "VARCHAR" and is_taken_apart(column):
+                        self.json_cells[where] = sql
+                        sql = only_json(sql)
             cell = sqlglot.parse_one(sql, read="duckdb")
             tree = cell if column is tree else tree
             column.replace(cell)

@@ -477,6 +477,64 @@ def test_a_column_called_off_gets_the_hint(log: Log) -> None:
         log.ingest(local_time="local_time: {offset_minutes_column: off}")
 
 
+NESTED = [{"uid": f"u{n}", "iid": "i", "ts": TIME, "geo": {"country": "DE"}, "tags": ["a", "b"]} for n in range(3)]
+
+
+@pytest.mark.parametrize(
+    ("form", "parts"),
+    [
+        ("csv", ("geo->>'$.country'", "tags->>'$[0]'")),
+        ("jsonl", ("geo->>'$.country'", "tags->>'$[0]'")),
+        ("parquet", ("geo['country']", "tags[1]")),
+    ],
+)
+def test_an_attribute_that_is_a_whole_object_or_list_is_warned_about_with_how_to_name_a_part(
+    log: Log, caplog: pytest.LogCaptureFixture, form: str, parts: tuple[str, str]
+) -> None:
+    path = log.folder / f"log.{form}"
+    if form == "csv":
+        texts = [{k: v if isinstance(v, str) else json.dumps(v) for k, v in row.items()} for row in NESTED]
+        pd.DataFrame(texts).to_csv(path, index=False)
+    elif form == "jsonl":
+        path.write_text("\n".join(map(json.dumps, NESTED)))
+    else:
+        pq.write_table(pa.Table.from_pylist(NESTED), path)
+    account = log.ingest(path, facets="facets: {land: geo}\ncontext: {tag: tags}")
+    assert (account.kept, account.nested) == (3, {"land": 3, "tag": 3})
+    for key, part in (("facets.land", parts[0].replace("country", "name")), ("context.tag", parts[1])):
+        assert any(
+            line.startswith(f"{key}: ") and line.endswith(f"name a part of it: {part}") for line in caplog.messages
+        )
+    caplog.clear()
+    other = Log(log.write("", "other/empty").parent)
+    rule = f'facets: {{land: "{parts[0]}"}}\ncontext: {{tag: "{parts[1]}"}}'
+    assert other.ingest(path, facets=rule).nested == {}
+    assert {tuple(row) for row in other.events()[["land", "tag"]].to_numpy()} == {("DE", "a")}
+    assert not caplog.messages
+
+
+def test_words_in_brackets_are_neither_objects_nor_lists(log: Log, caplog: pytest.LogCaptureFixture) -> None:
+    log.write(
+        HEADER + "".join(f"u{n},i,{cell},{TIME}\n" for n, cell in enumerate(("[deleted]", "{x}", "[", "[a] b [c]")))
+    )
+    assert log.ingest().nested == {}
+    assert not caplog.messages
+
+
+def test_a_cell_that_is_no_json_costs_its_value_and_is_counted(log: Log) -> None:
+    cells = ('"{""country"": ""DE""}"', "", "oops", "[1")
+    log.write("uid,iid,geo,ts\n" + "".join(f"u{n},i,{cell},{TIME}\n" for n, cell in enumerate(cells)))
+    account = log.ingest(facets="facets: {land: \"geo->>'$.country'\"}")
+    assert (account.kept, account.null_facets, account.unreadable) == (4, {"land": 3}, {"facets.land": 2})
+
+
+def test_an_items_table_with_a_cell_that_is_no_json_is_read(log: Log) -> None:
+    log.write('id,about\ni0,"{""mood"": ""calm""}"\ni1,oops\n', name="items.csv")
+    log.write(HEADER + rows(2))
+    log.ingest(facets="", items="items: {path: items.csv, key: id, facets: {mood: \"about->>'$.mood'\"}}")
+    assert log.events()["mood"].tolist() == ["calm", None]
+
+
 # Exposures.
 
 
