@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from dataclasses import dataclass, field, replace
 
@@ -14,10 +15,18 @@ from events.cells import content, without_point
 from events.mapping import Impressions, Labels, Mapping
 from events.readers import RawLog, exact_text
 
+log = logging.getLogger("events.lists")
+
 SEPARATORS = {",": "','", ";": "';'", "|": "'|'", "\t": '"\\t"', " ": "' '"}
 """What usually stands between items, as YAML has it."""
 UNSPLIT = 0.5
-"""Where more than this share of lists hold another separator, and none the mapping's, the mapping's is wrong."""
+"""Where more than this share of lists hold another separator, and none the mapping's, the mapping's may be wrong."""
+MOST_CELLS = 10_000
+"""Lists that are looked at for another separator."""
+ID_PART = re.compile(r"\S*[0-9]\S*")
+"""What items of a list look like where nothing else tells: ids without spaces, with digits."""
+FEW_PARTS = 3
+"""So many parts in every cell are parts of one id as well, such as a latitude and a longitude."""
 LONGEST_LIST = 10_000
 """A row is copied for each item of its list; nobody was shown more."""
 QUOTES_APART, QUOTES_LISTED = r"'\s+'", "', '"
@@ -67,12 +76,12 @@ def unfold_lists(con: duckdb.DuckDBPyConnection, mapping: Mapping, raw: RawLog, 
         return raw, ListMarks()
     raw = _with_items(con, raw, mapping.columns.item_id)
     item = raw.columns[mapping.columns.item_id]
-    chosen = {name: identifier(f"__chosen:{name}") for name, column in rule.chosen.items() if column in raw.columns}
+    chosen = _chosen_columns(rule, raw)
     for name in rule.chosen:
         raw.named_cell(rule.chosen[name], f"impressions.chosen.{name}")
     lists = {"shown": rule.list_column, **{column: rule.chosen[name] for name, column in chosen.items()}}
     _read_lists(con, raw, lists, rule.separator)
-    _require_separator(con, raw, rule)
+    _check_separator(con, raw, rule, mapping.columns.item_id)
     chosen_counts = _drop_points(con, [*chosen.values()])
     entry = "unnest(shown) AS entry, CAST(generate_subscripts(shown, 1) - 1 AS INTEGER) AS __place"
     con.execute(f"CREATE TABLE entries AS SELECT *, {entry} FROM listed")
@@ -104,6 +113,11 @@ def unfold_lists(con: duckdb.DuckDBPyConnection, mapping: Mapping, raw: RawLog, 
         unlabeled = f"r.__place IS NOT NULL AND coalesce(r.__label NOT IN ({known}), true)"
     unfolded = replace(raw, types=types, untyped=raw.untyped | {mapping.columns.item_id})
     return unfolded, ListMarks(said, unlabeled, *chosen_counts)
+
+
+def _chosen_columns(rule: Impressions, raw: RawLog) -> dict[str, str]:
+    """Columns of ``listed`` with the items that were chosen, by behavior; those that the log has."""
+    return {name: identifier(f"__chosen:{name}") for name, column in rule.chosen.items() if column in raw.columns}
 
 
 def _with_items(con: duckdb.DuckDBPyConnection, raw: RawLog, item: str) -> RawLog:
@@ -140,26 +154,62 @@ def _read_lists(con: duckdb.DuckDBPyConnection, raw: RawLog, lists: dict[str, st
     con.execute(f"DELETE FROM listed WHERE {longest} > {LONGEST_LIST}")
 
 
-def _require_separator(con: duckdb.DuckDBPyConnection, raw: RawLog, rule: Impressions) -> None:
-    """Fail where no list has several items, and most cells look like lists with another separator."""
+def _check_separator(con: duckdb.DuckDBPyConnection, raw: RawLog, rule: Impressions, item: str) -> None:
+    """Look for another separator where no list has several items: refuse it where its parts are items, else warn.
+
+    Ids of lists that honestly have one item each may hold commas and spaces.
+
+    Args:
+        con: has the tables ``raw`` and ``listed``.
+        raw: the log.
+        rule: its lists.
+        item: column of the items that rows name outside of their list.
+    """
     column = str(rule.list_column)
     if raw.types[column].endswith("[]") or scalar(con, "SELECT coalesce(max(len(shown)), 2) FROM listed") > 1:
         return
-    con.execute(
-        f"""CREATE TABLE unsplit AS SELECT trim(CAST(r.{raw.columns[column]} AS VARCHAR)) AS cell FROM raw r
-        JOIN listed USING (__row) WHERE len(shown) = 1"""
+    cell = f"trim(CAST(r.{raw.columns[column]} AS VARCHAR))"
+    rows = con.execute(
+        f"SELECT {cell} FROM raw r JOIN listed USING (__row) WHERE len(shown) = 1 ORDER BY __row LIMIT {MOST_CELLS}"
+    ).fetchall()
+    cells = [str(text) for (text,) in rows if not str(text).startswith("[")]
+    marks = [mark for mark in SEPARATORS if mark != rule.separator]
+    mark = max(marks, key=lambda mark: sum(mark in text for text in cells))
+    split = [[part.strip() for part in text.split(mark)] for text in cells if mark in text]
+    if len(split) <= UNSPLIT * len(rows):
+        return
+    sources = [f"SELECT unnest({name}) AS item FROM listed" for name in _chosen_columns(rule, raw).values()]
+    sources += [f"SELECT {exact_text(f'r.{raw.columns[item]}', raw.types[item])} AS item FROM raw r"]
+    named = {
+        str(text) for (text,) in con.execute(f"SELECT DISTINCT item FROM ({' UNION ALL '.join(sources)})").fetchall()
+    }
+    text = (
+        f"no list was split by '{rule.separator}'; a cell reads '{one_line(next(c for c in cells if mark in c), 60)}'"
     )
-    others = [mark for mark in SEPARATORS if mark != rule.separator]
-    holding = ", ".join(f"avg((contains(cell, {quoted(mark)}) AND NOT starts_with(cell, '['))::INT)" for mark in others)
-    shares = con.execute(f"SELECT {holding} FROM unsplit").fetchall()[0]
-    share, mark = max(zip((value or 0.0 for value in shares), others, strict=True), key=lambda pair: pair[0])
-    if share > UNSPLIT:
-        cell = scalar(con, f"SELECT any_value(cell) FROM unsplit WHERE contains(cell, {quoted(mark)})")
-        raise ConfigError(
-            f"impressions.separator: no list was split by '{rule.separator}'; a cell reads '{one_line(cell, 60)}': "
-            f"is it {SEPARATORS[mark]}? Nothing was ingested"
+    if _are_lists(split, cells, named - {"None", ""}, rule.labels):
+        raise ConfigError(f"impressions.separator: {text}: is it {SEPARATORS[mark]}? Nothing was ingested")
+    log.warning("impressions.separator: %s: if that is a list of several items, give %s", text, SEPARATORS[mark])
+
+
+def _are_lists(split: list[list[str]], cells: list[str], named: set[str], labels: Labels | None) -> bool:
+    """Whether the parts of most cells are items: by their labels, by what other cells name, or as they look like ids.
+
+    >>> _are_lists([["N1", "N2"], ["N3", "N4", "N5"]], ["N1 N2", "N3 N4 N5"], set(), None)
+    True
+    >>> _are_lists([["New", "York"], ["San", "Juan", "2"]], ["New York", "San Juan 2"], set(), None)
+    False
+    """
+    if labels:
+        known = tuple(
+            labels.separator + label
+            for label in (*labels.shown, *(x for group in labels.values.values() for x in group))
         )
-    con.execute("DROP TABLE unsplit")
+        return 2 * sum(all(part.endswith(known) for part in parts if part) for parts in split) > len(split)
+    if named:
+        return len(named & {part for parts in split for part in parts}) > len(named & set(cells))
+    counts = {len(parts) for parts in split}
+    like_ids = sum(all(ID_PART.fullmatch(part) for part in parts if part) for parts in split)
+    return 2 * like_ids > len(split) and (len(counts) > 1 or min(counts) > FEW_PARTS)
 
 
 def _drop_points(con: duckdb.DuckDBPyConnection, chosen: list[str]) -> tuple[int, int]:

@@ -317,6 +317,38 @@ def test_a_separator_that_splits_no_list_is_refused_with_the_one_that_it_looks_l
     assert not log.store.hours()
 
 
+PLACES = CHOSEN.replace(", like: liked", "").replace('separator: ","', 'separator: "|"')
+
+
+@pytest.mark.parametrize(
+    ("cells", "clicked", "refused"),
+    [
+        (("New York", "San Juan 2"), ("New York", ""), False),
+        (("52.52,13.40", "48.85,2.35"), ("", ""), False),
+        (("52.52,13.40", "48.85,2.35"), ("", "48.85,2.35"), False),
+        (("Paris, France", "Rome, Italy, EU"), ("", ""), False),
+        (("11,12", "13,14,15"), ("", ""), True),
+        (("red,blue", "blue,green"), ("blue", "green"), True),
+        (("1;2;3;4", "5;6;7;8"), ("", ""), True),
+    ],
+)
+def test_lists_of_one_item_whose_ids_hold_a_separator_are_read_unless_their_parts_are_items(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, cells: tuple[str, str], clicked: tuple[str, str], refused: bool
+) -> None:
+    log = ActionLog(tmp_path, PLACES)
+    path = tmp_path / "log.csv"
+    frame = pd.DataFrame({"impression_id": [1, 2], "user_id": [7, 8], "inview": cells, "clicked": clicked})
+    frame.assign(impression_time="2026-03-10T10:00:00Z").to_csv(path, index=False)
+    if refused:
+        with pytest.raises(ConfigError, match=r"impressions.separator: .*is it '[,;]'\? Nothing was ingested"):
+            log.ingest_files(path)
+        assert not log.store.hours()
+        return
+    account = log.ingest_files(path)
+    assert (account.kept, account.items, account.chosen_not_in_list) == (2, 2, 0)
+    assert "no list was split by '|'; a cell reads " in caplog.text
+
+
 def test_lists_of_one_item_each_need_no_separator(tmp_path: Path) -> None:
     log = ActionLog(tmp_path, NEWS.replace('separator: " ", ', ""))
     cells = ("N1-1", "N2-0", "a b-0", '["N 5-1"]', '["N 6-1"]')
