@@ -12,7 +12,7 @@ from core.documents import one_line
 from core.duck import identifier, quoted, scalar, texts
 from core.errors import ConfigError
 from events.cells import content, without_point
-from events.mapping import Impressions, Labels, Mapping
+from events.mapping import Behavior, Impressions, Labels, Mapping
 from events.readers import RawLog, exact_text
 
 log = logging.getLogger("events.lists")
@@ -115,7 +115,7 @@ def unfold_lists(con: duckdb.DuckDBPyConnection, mapping: Mapping, raw: RawLog, 
     return unfolded, ListMarks(said, unlabeled, *chosen_counts)
 
 
-def _chosen_columns(rule: Impressions, raw: RawLog) -> dict[str, str]:
+def _chosen_columns(rule: Impressions, raw: RawLog) -> dict[Behavior, str]:
     """Columns of ``listed`` with the items that were chosen, by behavior; those that the log has."""
     return {name: identifier(f"__chosen:{name}") for name, column in rule.chosen.items() if column in raw.columns}
 
