@@ -147,7 +147,7 @@ def _tell_oddities(account: Account, mapping: Mapping, one_hour: bool) -> None:
     if account.skipped_times:
         log.warning(
             "%d times never were on the clocks of %s; %s", account.skipped_times, mapping.timestamp.zone,
-            "they are quarantined" if mapping.timestamp.fold == "reject" else "they count as an hour later",
+            "they are quarantined" if mapping.timestamp.fold == "reject" else "they count by the offset before the change",
         )  # fmt: skip
     if account.exposure_reasons:
         log.warning("exposures that could not be read: %s", account.exposure_reasons)

@@ -12,11 +12,17 @@ from events.mapping import Timestamp
 FINITE = "clock_finite"
 """DuckDB macro: a number, null where it is infinite or no number at all."""
 
-BLANK = r"^[\s\p{Z}\p{Cc}\p{Cf}]+$"
-"""A text that shows nothing: spaces of any width (also none), tabs, line ends, marks of direction and byte order."""
-WALL_CLOCK = r"[0-9]{1,6}-[0-9]{1,2}-[0-9]{1,2}([T ][0-9]{1,2}:[0-9]{2}(:[0-9]{2}(\.[0-9]+)?)?)?"
-ISO = WALL_CLOCK + r" ?(Z|z|UTC|GMT|[+-](0?[0-9]|1[0-5])(:?[0-5][0-9](:?[0-5][0-9])?)?| [A-Za-z_]+/[A-Za-z_/+-]+)?"
+BLANK = r"[\s\p{Z}\p{Cc}\x{AD}\x{61C}\x{200B}-\x{200F}\x{202A}-\x{202E}\x{2060}-\x{206F}\x{FEFF}]"
+"""What shows nothing: spaces of any width (also none), tabs, line ends, marks of direction and byte order."""
+WALL_CLOCK = r"[0-9]{1,6}-[0-9]{1,2}-[0-9]{1,2}([Tt ][0-9]{1,2}:[0-9]{2}(:[0-9]{2}([.,][0-9]+)?)?)?"
+ISO = WALL_CLOCK + r" ?(Z|z|UTC|GMT|[+-](0?[0-9]|1[0-5])(:?[0-5][0-9](:?[0-5][0-9])?)?| [A-Za-z_]+/[A-Za-z0-9_/+-]+)?"
 """Times that mean one moment to everybody: an abbreviation such as CST is of several zones."""
+
+SPELLINGS = {
+    "^([0-9-]+)t": r"\1 ", ",": ".", " ?(Z|z|UTC|GMT)$": "+00", " ([+-][0-9:]+)$": r"\1",
+    "([+-])([0-9]|[0-9]:?[0-9]{2})$": r"\10\2",
+}  # fmt: skip
+"""What differs between how people and DuckDB write times of ISO 8601."""
 
 CLEAR_ZONE = r"\b(UTC|GMT|Z)\b|[A-Za-z_]+/[A-Za-z_]+"
 """What a format's %Z may stand for: DuckDB reads abbreviations as well, and takes CST for Chicago's."""
@@ -52,7 +58,7 @@ def timestamp_sql(column: str, rule: Timestamp, kind: str = "VARCHAR") -> str:
             moment = f"TRY_CAST({column} AS TIMESTAMPTZ)"
             return f"CASE WHEN isfinite({moment}) THEN {moment} END"
         text = f"trim(CAST({column} AS VARCHAR))"
-        return f"CASE WHEN regexp_full_match({text}, {quoted(ISO)}) THEN TRY_CAST({text} AS TIMESTAMPTZ) END"
+        return f"CASE WHEN regexp_full_match({text}, {quoted(ISO)}) THEN {_cast_time(text, 'TIMESTAMPTZ')} END"
     number = number_of_microseconds(column, rule.unit, kind, rule.origin_us)
     return f"CASE WHEN abs({number}) < 2.5e17 THEN make_timestamptz(CAST({number} AS BIGINT)) END"
 
@@ -75,7 +81,15 @@ def wall_clock_sql(column: str, rule: Timestamp, kind: str) -> str:
     if kind.startswith(("TIMESTAMP", "DATE")):
         return nothing if "TIME ZONE" in kind else f"TRY_CAST({column} AS TIMESTAMP)"
     text = f"trim(CAST({column} AS VARCHAR))"
-    return f"CASE WHEN regexp_full_match({text}, {quoted(WALL_CLOCK)}) THEN TRY_CAST({text} AS TIMESTAMP) END"
+    return f"CASE WHEN regexp_full_match({text}, {quoted(WALL_CLOCK)}) THEN {_cast_time(text, 'TIMESTAMP')} END"
+
+
+def _cast_time(text: str, kind: str) -> str:
+    """SQL of a time of ISO 8601, also as DuckDB does not read it: a comma, ``t`` and ``z``, a space before the offset."""
+    plain = text
+    for pattern, new in SPELLINGS.items():
+        plain = f"regexp_replace({plain}, {quoted(pattern)}, {quoted(new)})"
+    return f"coalesce(TRY_CAST({text} AS {kind}), TRY_CAST({plain} AS {kind}))"
 
 
 FIXED_ZONES = {"UTC", "Etc/UTC", "GMT", "Etc/GMT"}
@@ -89,8 +103,8 @@ def boolean_sql(sql: str) -> str:
 
 
 def content(text: str) -> str:
-    """SQL of a text without the spaces around it; null where it has nothing but blanks, which need not be spaces."""
-    return f"nullif(trim(regexp_replace({text}, {quoted(BLANK)}, '')), '')"
+    """SQL of a text without the blanks around it; null where it has nothing else."""
+    return f"nullif(regexp_replace({text}, {quoted(f'^{BLANK}+|{BLANK}+$')}, '', 'g'), '')"
 
 
 def is_nested(text: str) -> str:

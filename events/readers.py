@@ -15,6 +15,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import unquote
 
 import duckdb
 import pyarrow as pa
@@ -25,7 +26,7 @@ from core.duck import GLOB_SIGN, file_list, identifier, quoted, scalar
 from core.errors import ConfigError, DataError
 from core.files import is_passed_over, temporary_directory
 from events.mapping import CsvOptions, Mapping
-from events.text import CleanText, clean_csv, clean_json, decoded, pass_lines
+from events.text import CleanText, clean_csv, clean_json, decoded, is_packed, pass_lines
 
 log = logging.getLogger("events.readers")
 
@@ -40,11 +41,19 @@ NO_TEXT = {
     GZIP: "gzip", b"PK\x03\x04": "a ZIP archive (or an Excel workbook)", b"PAR1": "Parquet", b"\x28\xb5\x2f\xfd": "Zstandard",
     b"BZh9": "bzip2", b"\xfd7zXZ": "xz", b"ARROW1": "Arrow", b"Obj\x01": "Avro", b"SQLite f": "a SQLite database",
     b"\xd0\xcf\x11\xe0": "an old Excel workbook", b"%PDF": "a PDF",
-    b"\xff\xfe\x00\x00": "UTF-32", b"\x00\x00\xfe\xff": "UTF-32",
+    b"\xff\xfe\x00\x00": "UTF-32", b"\x00\x00\xfe\xff": "UTF-32", b"version https://git-lfs": "a pointer of Git LFS",
+    b"<!DOCTYPE": "a page of HTML", b"<!doctype": "a page of HTML", b"<html": "a page of HTML", b"<?xml": "XML",
 }  # fmt: skip
 """What a file begins with that is not what its name says."""
 REMEDY = defaultdict(lambda: "unpack or convert it", {"gzip": "call it .gz", "Parquet": "call it .parquet, or set format: parquet",
-                                                     "UTF-32": "save it as UTF-8"})  # fmt: skip
+                                                     "UTF-32": "save it as UTF-8", "a pointer of Git LFS": "fetch it with git lfs pull",
+                                                     "a page of HTML": "download the log itself"})  # fmt: skip
+HEAD = 300
+"""Bytes of a file by which its content is told."""
+TAR = slice(257, 262), b"ustar"
+"""Where an archive of tar says that it is one."""
+NO_VALUE = "__HIVE_DEFAULT_PARTITION__"
+"""The folder of rows without a value of its key."""
 REQUIRED = (
     "columns.user_id",
     "columns.item_id",
@@ -288,8 +297,9 @@ def _folder_keys(loader: _Loader, files: list[Path]) -> dict[str, str]:
     for source, file in originals.items():
         for part in file.parent.parts:
             key, equals, value = part.partition("=")
-            if equals and key and key.lower() not in known:
-                values[key][source] = value
+            key = unquote(key)  # as Spark and Arrow write signs that a path may not have
+            if equals and key and key.lower() not in known and value != NO_VALUE:
+                values[key][source] = unquote(value)
     cells = {}
     for key, by_file in values.items():
         cases = " ".join(f"WHEN {quoted(source)} THEN {quoted(value)}" for source, value in by_file.items())
@@ -390,9 +400,7 @@ def _load_csv(loader: _Loader, options: CsvOptions, files: list[Path]) -> None:
         log.warning("the CSV files have different headers; they are joined by name, and empty where a file has none")
     for number, ((cells, delimiter), members) in enumerate(by_header.items()):
         names = _unique(cells, loader.repeated)
-        loader.hint = _no_header(members[0], options) or (
-            _other_delimiter(names[0], delimiter) if len(names) == 1 else ""
-        )
+        loader.hint = _no_header(members[0], options) or _other_shape(names, delimiter)
         columns = [loader.column(name) for name in names]
         texts = _cleaned(loader, members, lambda file, to: clean_csv(file, to, options, delimiter, len(columns)))  # noqa: B023
         if not texts:
@@ -459,14 +467,16 @@ def _no_header(file: Path, options: CsvOptions) -> str:
     return f"; its first {what} like a note: set csv: {{skip: {len(notes)}}} in the mapping"
 
 
-def _other_delimiter(name: str, delimiter: str) -> str:
-    """A hint if the only name of a header looks like several names.
+def _other_shape(names: list[str], delimiter: str) -> str:
+    """A hint if a header looks like JSON, or its only name like several names.
 
-    >>> _other_delimiter("uid;iid", ",")
+    >>> _other_shape(["uid;iid"], ",")
     '; its cells look separated by ";": set csv: {delimiter: ";"} in the mapping'
     """
-    other = next((mark for mark in DELIMITERS if mark != delimiter and mark in name), None)
-    if other is None:
+    if names[0].startswith(("{", "[")):
+        return "; it looks like JSON: set format: jsonl in the mapping"
+    other = next((mark for mark in DELIMITERS if mark != delimiter and mark in names[0]), None)
+    if other is None or len(names) > 1:
         return ""
     shown = '"\\t"' if other == "\t" else f'"{other}"'
     return f"; its cells look separated by {shown}: set csv: {{delimiter: {shown}}} in the mapping"
@@ -492,28 +502,20 @@ def _unique(header: tuple[str, ...], repeated: set[str]) -> list[str]:
 
 def _format(path: Path) -> str | None:
     suffixes = [s.lower() for s in path.suffixes]
-    if suffixes and suffixes[-1] in {".gz", ".gzip"}:
+    if is_packed(path):
         suffixes.pop()
     return SUFFIXES.get(suffixes[-1]) if suffixes else None
 
 
 def _check_whole(file: Path, kind: str | None) -> None:
     """Fail for a file that is empty or was cut short, before anything is read from it."""
-    try:
-        with file.open("rb") as stream:
-            head = stream.read(8)
-    except OSError as error:
-        raise DataError(f"{file} cannot be read ({error.strerror}); nothing was ingested") from None
-    packed = file.suffix.lower() in {".gz", ".gzip"}
-    content = next((what for magic, what in NO_TEXT.items() if head.startswith(magic)), None)
-    if content and kind != "parquet" and not (packed and content == NO_TEXT[GZIP]):
-        raise DataError(f"{file} holds {content} and no text; {REMEDY[content]}. Nothing was ingested")
+    _check_content(file, kind)
     if file.stat().st_size == 0:
         raise DataError(f"{file} is empty (0 bytes); nothing was ingested. Remove it, or fetch it again")
     try:
         if kind == "parquet":
             pq.ParquetFile(file)
-        elif packed:
+        elif is_packed(file):
             with gzip.open(file) as stream:
                 while stream.read(1 << 20):
                     pass
@@ -522,6 +524,43 @@ def _check_whole(file: Path, kind: str | None) -> None:
             f"{file} is damaged or was cut short ({str(error).splitlines()[0]}); nothing was ingested. "
             "Fetch the file again and repeat the command: rows already ingested are recognized"
         ) from None
+
+
+def _check_content(file: Path, kind: str | None) -> None:
+    """Fail for a file that begins as something else than its name says."""
+    try:
+        with file.open("rb") as stream:
+            head = stream.read(HEAD)
+    except OSError as error:
+        raise DataError(f"{file} cannot be read ({error.strerror}); nothing was ingested") from None
+    content = _content(head)
+    if is_packed(file) and head and content is None:
+        raise DataError(f"{file} is not gzip, as its name says; take {file.suffix} off. Nothing was ingested")
+    if is_packed(file) and content == NO_TEXT[GZIP]:
+        content = _content(_unpacked_head(file))
+        if content == NO_TEXT[GZIP]:
+            raise DataError(f"{file} is packed twice by gzip; unpack it once. Nothing was ingested")
+    wanted = "Parquet" if kind == "parquet" else "text"
+    if content not in {None, wanted}:
+        remedy = REMEDY[content] if wanted == "text" or "LFS" in content else "unpack or convert it"
+        raise DataError(f"{file} holds {content} and no {wanted}; {remedy}. Nothing was ingested")
+
+
+def _content(head: bytes) -> str | None:
+    """What a file holds that begins so, unless it may be text."""
+    place, mark = TAR
+    if head[place] == mark:
+        return "a tar archive"
+    return next((what for magic, what in NO_TEXT.items() if head.startswith(magic)), None)
+
+
+def _unpacked_head(file: Path) -> bytes:
+    """The first bytes of what is packed in a file, none if it is damaged."""
+    try:
+        with gzip.open(file) as stream:
+            return stream.read(HEAD)
+    except (EOFError, OSError, zlib.error):
+        return b""
 
 
 def raw_rows(con: duckdb.DuckDBPyConnection) -> int:

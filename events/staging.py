@@ -332,7 +332,7 @@ class Staging:
             return f"Look at timestamp: a cell reads {text!r}"
         if reason.startswith("not_a_number:"):
             column = reason.removeprefix("not_a_number:")
-            return f"Column '{column}' is used as a number in the mapping and is none"
+            return f"Column '{column}' is used as a number in the mapping and is none{self._decimal_comma(column)}"
         shape = f"Look at csv: delimiter, quote, encoding and header in the mapping{self._cell_counts()}"
         return {
             "malformed_row": shape,
@@ -346,6 +346,17 @@ class Staging:
             "bad_user_id": "User ids of this source are integers since its first ingestion",
             "bad_item_id": "Item ids of this source are integers since its first ingestion",
         }.get(reason, "Look at the mapping's columns")
+
+    def _decimal_comma(self, column: str) -> str:
+        """A hint where cells of a column would be numbers with a point for their comma."""
+        cell = f"CAST({self.raw.cell(column, column)} AS VARCHAR)"
+        text = scalar(
+            self.con,
+            f"""SELECT any_value({cell}) FROM raw r WHERE TRY_CAST({cell} AS DOUBLE) IS NULL
+            AND TRY_CAST(replace({cell}, ',', '.') AS DOUBLE) IS NOT NULL""",
+        )
+        name = column if column.isidentifier() else identifier(column)
+        return f": a cell reads '{one_line(text, 40)}'; write \"replace({name}, ',', '.')\"" if text else ""
 
     def _likely_format(self) -> str | None:
         """The format of times that reads most of the cells, if one reads nearly all."""

@@ -23,6 +23,8 @@ from events.mapping import CsvOptions
 log = logging.getLogger("events.text")
 
 CHUNK = 1 << 20
+MARK = b"\xef\xbb\xbf"
+"""Byte order mark of UTF-8."""
 SEPARATOR = b"\x1e"
 """Before each text of a JSON text sequence (RFC 7464)."""
 LINE_ENDS = re.compile(r"[\r\n]+")
@@ -52,9 +54,14 @@ CleanText = Callable[[Path, Path], Cleaned]
 """Cleans a file, into a copy at the second path where that is needed."""
 
 
+def is_packed(file: Path) -> bool:
+    """Whether a file's name says that it is packed."""
+    return file.suffix.lower() in {".gz", ".gzip"}
+
+
 def binary(file: Path) -> BinaryIO:
     """The file's bytes, unpacked where it is packed."""
-    return cast(BinaryIO, gzip.open(file)) if file.suffix.lower() in {".gz", ".gzip"} else file.open("rb")
+    return cast(BinaryIO, gzip.open(file)) if is_packed(file) else file.open("rb")
 
 
 def decoded(file: Path, encoding: str, newline: str | None = None) -> TextIO:
@@ -84,7 +91,7 @@ def clean_json(file: Path, copy: Path) -> Cleaned:
     """JSON with an object a line from JSON lines, an array of objects, or objects over several lines."""
     _check_encoding(file, "utf-8", "")
     with binary(file) as stream:
-        head = stream.read(CHUNK).removeprefix(b"\xef\xbb\xbf").lstrip()
+        head = stream.read(CHUNK).removeprefix(MARK).lstrip()
     if not head:
         return Cleaned(file, [], blank=True)
     if head.startswith((b"[", SEPARATOR)) or (head.startswith(b"{") and not _is_json(head.split(b"\n", 1)[0])):
@@ -173,10 +180,10 @@ def clean_csv(file: Path, copy: Path, options: CsvOptions, delimiter: str, colum
         file = rest
     with binary(file) as stream:
         head = stream.read(CHUNK)
-        if not head.removeprefix(b"\xef\xbb\xbf").strip(b"\r\n") and not stream.read(1):
+        if not head.removeprefix(MARK).strip(b"\r\n") and not stream.read(1):
             return Cleaned(file, [], blank=True)
     quote = options.quote if len(options.quote) == 1 and len(delimiter) == 1 else ""
-    begins_blank = head.removeprefix(b"\xef\xbb\xbf")[:1] in {b"\r", b"\n"}
+    begins_blank = head.removeprefix(MARK)[:1] in {b"\r", b"\n"}
     if utf8 and not begins_blank and not _has_trouble(file) and not (quote and _odd_quotes(file, quote.encode())):
         return Cleaned(file, [], blank=False)
     if not utf8:
@@ -211,7 +218,7 @@ def _rows_in(line: bytes, quote: str, delimiter: str, columns: int) -> list[byte
             return [delimiter.join(marks).encode("utf-8", "surrogateescape")]
     elif line.count(delimiter.encode()) == columns - 1:
         return [line.replace(b"\r", b" ")]  # nothing can be quoted
-    return [row for row in line.split(b"\r") if row]
+    return [bare for row in line.split(b"\r") if (bare := row.removeprefix(MARK))]
 
 
 def _records(
@@ -277,16 +284,21 @@ def _check_encoding(file: Path, encoding: str, key: str) -> None:
 
 
 def _has_trouble(file: Path) -> bool:
-    """Whether a file has bytes that are not UTF-8, control characters, mixed line ends, a very long line, or is padded."""
-    if file.suffix.lower() in {".gz", ".gzip"} and _is_padded(file):
+    """Whether a file has bytes that are not UTF-8, control characters, mixed line ends, a very long line, or is padded.
+
+    A byte order mark at a later line's beginning is trouble as well: files were put together.
+    """
+    if is_packed(file) and _is_padded(file):
         return True
     feeds = returns = pairs = since = 0
     rest = b""
     with binary(file) as stream:
-        while chunk := stream.read(CHUNK):
-            if b"\0" in chunk or b"\x01" in chunk:
-                return True
+        for number in itertools.count():
+            if not (chunk := stream.read(CHUNK)):
+                break
             block = rest + chunk
+            if b"\0" in chunk or b"\x01" in chunk or b"\n" + MARK in block or (number and block.startswith(MARK)):
+                return True
             cut = block.rfind(b"\n") + 1
             since = 0 if cut else since + len(chunk)
             if since > LONGEST_LINE:
@@ -330,10 +342,6 @@ def _unreadable(line: bytes) -> str | None:
 
 
 def _lines(stream: BinaryIO) -> Iterator[bytes]:
-    """Lines without their ends; carriage returns within a line may end rows, too."""
-    first = True
+    """Lines without their ends and byte order marks; carriage returns within a line may end rows, too."""
     for line in stream:
-        text = line.rstrip(b"\r\n")
-        if first:
-            text, first = text.removeprefix(b"\xef\xbb\xbf"), False
-        yield text
+        yield line.rstrip(b"\r\n").removeprefix(MARK)

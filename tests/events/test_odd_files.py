@@ -51,12 +51,73 @@ def test_patterns_in_names_mean_nothing_to_json_and_parquet_either(log: Log) -> 
         ("log.csv", (HEADER + rows(2)).encode("utf-32"), "holds UTF-32 and no text; save it as UTF-8"),
         ("log.csv.zst", b"\x28\xb5\x2f\xfd", "cannot tell the format of .*log.csv.zst by its name"),
         ("log.feather", b"ARROW1", "cannot tell the format of .*log.feather by its name"),
+        ("log.csv.gz", (HEADER + rows(2)).encode(), "is not gzip, as its name says; take .gz off"),
+        ("log.jsonl.gz", b"{}", "is not gzip, as its name says; take .gz off"),
+        ("log.csv.gz", b"PK\x03\x04" + bytes(20), "holds a ZIP archive"),
+        ("log.csv.gz", gzip.compress(gzip.compress(HEADER.encode())), "is packed twice by gzip; unpack it once"),
+        ("log.csv.gz", gzip.compress(b"PAR1" + bytes(20)), "holds Parquet and no text"),
+        (
+            "log.csv.gz",
+            gzip.compress(bytes(257) + b"ustar\x0000"),
+            "holds a tar archive and no text; unpack or convert it",
+        ),
+        ("log.csv", b"<!DOCTYPE html><html>Log in</html>", "holds a page of HTML and no text; download the log itself"),
+        (
+            "log.csv",
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:4d\n",
+            "pointer of Git LFS .* git lfs pull",
+        ),
+        (
+            "log.parquet",
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:4d\n",
+            "pointer of Git LFS .* git lfs pull",
+        ),
+        ("log.parquet", gzip.compress(b"PAR1"), "holds gzip and no Parquet; unpack or convert it"),
     ],
 )
 def test_a_file_of_another_format_is_named_with_what_to_do(log: Log, name: str, content: bytes, message: str) -> None:
     with pytest.raises(DataError, match=message):
         log.ingest(log.write(content, name=name))
     assert not log.settings.events_dir.joinpath("source.json").exists()
+
+
+def test_json_in_a_file_called_csv_is_named_with_the_format_to_set(log: Log) -> None:
+    log.write(json.dumps({"uid": "a", "iid": "b", "genre": "x", "ts": TIME}) + "\n")
+    with pytest.raises(ConfigError, match="it looks like JSON: set format: jsonl"):
+        log.ingest()
+    assert log.ingest(format="format: jsonl").kept == 1
+
+
+@pytest.mark.parametrize("name", ["log.csv", "log.csv.gz"])
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_byte_order_marks_of_files_that_were_put_together_are_no_part_of_ids(log: Log, name: str, end: str) -> None:
+    parts = [HEADER + rows(3), rows(2), f'"u2",i2,rock,{TIME}\n', rows(1)]
+    content = "".join("\ufeff" + part for part in parts).replace("\n", end).encode()
+    account = log.ingest(log.write(gzip.compress(content, mtime=0) if name.endswith("gz") else content, name=name))
+    assert (account.rows_in, account.users, account.quarantined) == (7, 3, 0)
+
+
+def test_byte_order_marks_between_lines_of_json_cost_no_row(log: Log) -> None:
+    texts = [json.dumps({"uid": f"u{n}", "iid": "i", "genre": "x", "ts": TIME}) for n in range(3)]
+    assert log.ingest(log.write("".join(f"\ufeff{text}\n" for text in texts), name="log.jsonl")).kept == 3
+
+
+@pytest.mark.parametrize(
+    ("folder", "genre"),
+    [
+        ("genre=__HIVE_DEFAULT_PARTITION__", None),
+        ("genre=a%3Ab%2Fc", "a:b/c"),
+        ("genre=r%C3%B6ck%20roll", "röck roll"),
+        ("genre=100%", "100%"),
+        ("genre=a=b", "a=b"),
+        ("genre=", None),
+    ],
+)
+def test_a_folders_value_is_read_as_spark_and_arrow_write_it(log: Log, folder: str, genre: str | None) -> None:
+    log.write(f"uid,iid,ts\nu,i,{TIME}\n", f"log/{folder}/part.csv")
+    log.write(f"uid,iid,ts\nv,i,{TIME}\n", "log/genre=rock/part.csv")
+    log.ingest(log.folder / "log")
+    assert set(log.events()["genre"]) == {genre, "rock"}
 
 
 def test_a_folder_of_several_formats_is_refused(log: Log) -> None:
@@ -218,6 +279,20 @@ def test_an_id_of_blanks_only_is_missing(log: Log, blank: str) -> None:
     account = log.ingest(log.folder / "log.jsonl")
     assert account.reasons == {"missing_item_id": 1, "missing_user_id": 1}
     assert (account.kept, account.null_facets) == (1, {"genre": 1})
+
+
+@pytest.mark.parametrize("blank", ["\u00a0", "\u200b", "\ufeff", "\u2060", "\u200e", "\t", "\u3000"])
+def test_blanks_around_an_id_are_no_part_of_it(log: Log, blank: str) -> None:
+    rows_ = [{"uid": user, "iid": "i", "genre": "x", "ts": TIME} for user in ("u", f"{blank}u", f"u{blank} ", "u u")]
+    account = log.ingest(log.write("\n".join(map(json.dumps, rows_)), name="log.jsonl"))
+    assert (account.users, account.duplicates) == (2, 2)
+
+
+def test_a_flag_that_ends_with_signs_that_show_nothing_alone_stays_that_flag(log: Log) -> None:
+    england = "\U0001f3f4\U000e0067\U000e0062\U000e0065\U000e006e\U000e0067\U000e007f"
+    log.write(HEADER + f"u,i,{england},{TIME}\nv,i,\U0001f3f4,{TIME}\n")
+    log.ingest()
+    assert set(log.events()["genre"]) == {england, "\U0001f3f4"}
 
 
 def test_blanks_inside_an_id_are_part_of_it(log: Log) -> None:

@@ -413,6 +413,65 @@ def test_an_infinite_time_of_a_table_is_no_time(log: Log) -> None:
     assert (account.kept, account.quarantined) == (1, 1)
 
 
+@pytest.mark.parametrize(
+    ("text", "moment"),
+    [
+        ("2026-03-10 10:00:00 +0100", "09:00"),
+        ("2026-03-10 10:00:00 -05:30", "15:30"),
+        ("2026-03-10T10:00:00+1", "09:00"),
+        ("2026-03-10t10:00:00z", "10:00"),
+        ("2026-03-10 10:00:00 Z", "10:00"),
+        ("2026-03-10T10:00:00UTC", "10:00"),
+        ("2026-03-10 10:00:00,000", "10:00"),
+        ("2026-03-10t10:00:00,0", "10:00"),
+        ("2026-03-10 10:00 Etc/GMT+5", "15:00"),
+    ],
+)
+def test_times_of_iso_8601_are_read_as_ruby_git_python_and_java_write_them(log: Log, text: str, moment: str) -> None:
+    log.write(HEADER + f'u,i,x,"{text}"\n')
+    log.ingest()
+    assert [f"{t:%H:%M}" for t in log.events()["timestamp"]] == [moment]
+
+
+def test_an_unusual_spelling_of_a_time_without_an_offset_is_shown_twice_as_any_other(log: Log) -> None:
+    log.write(HEADER + 'u,1,x,"2026-10-25t02:30:00,5"\nu,2,x,"2026-10-25 02:30:00,5"\n')
+    account = log.ingest(timestamp="timestamp: {column: ts, zone: Europe/Berlin, fold: first}")
+    assert account.ambiguous_times == 2
+    assert [f"{t:%H:%M}" for t in log.events()["timestamp"]] == ["00:30", "00:30"]
+
+
+@pytest.mark.parametrize(
+    ("zone", "time", "moments"),
+    [
+        ("Australia/Lord_Howe", "2026-04-05 01:45:00", ["14:45", "15:15"]),
+        ("Antarctica/Troll", "2026-10-25 01:30:00", ["23:30", "01:30"]),
+        ("Australia/Lord_Howe", "2026-10-04 02:15:00", ["15:45", "15:45"]),
+        ("Antarctica/Troll", "2026-03-29 01:30:00", ["01:30", "01:30"]),
+    ],
+)
+def test_clocks_that_change_by_half_an_hour_or_two_are_read_as_others(
+    tmp_path: Path, zone: str, time: str, moments: list[str]
+) -> None:
+    for fold, moment in zip(("first", "second"), moments, strict=True):
+        (tmp_path / fold).mkdir()
+        log = Log(tmp_path / fold)
+        log.write(HEADER + f"u,i,x,{time}\n")
+        account = log.ingest(timestamp=f"timestamp: {{column: ts, zone: {zone}, fold: {fold}}}")
+        assert account.ambiguous_times + account.skipped_times == 1
+        assert [f"{t:%H:%M}" for t in log.events()["timestamp"]] == [moment]
+
+
+def test_a_decimal_comma_is_named_with_the_expression_that_reads_it(log: Log) -> None:
+    log.write(f"uid;iid;genre;ts;played\nu;i;x;{TIME};1,5\nu;j;x;{TIME};2,25\n")
+    played = "columns: {user_id: uid, item_id: iid, played_seconds: PLAYED}"
+    with pytest.raises(
+        DataError, match=r"not_a_number:played 2.*a cell reads '1,5'; write \"replace\(played, ',', '.'\)\""
+    ):
+        log.ingest(csv='csv: {delimiter: ";"}', columns=played.replace("PLAYED", "played"))
+    log.ingest(csv='csv: {delimiter: ";"}', columns=played.replace("PLAYED", "\"replace(played, ',', '.')\""))
+    assert sorted(log.events()["played_seconds"]) == [1.5, 2.25]
+
+
 @pytest.mark.parametrize(("fold", "hours"), [("second", [1, 2]), ("first", [0, 2])])
 def test_the_repeated_hour_of_autumn_is_the_mappings_choice(log: Log, fold: str, hours: list[int]) -> None:
     log.write(HEADER + "u,1,x,2026-10-25 02:30:00\nu,2,x,2026-10-25 03:30:00\nu,3,x,2026-03-29 02:30:00\n")
