@@ -72,6 +72,8 @@ NO_HEADER = re.compile(r"sep=.$|#|%|//|$", re.IGNORECASE)
 MOST_COMMENTS = 50
 NESTED = re.compile(r"^(STRUCT|MAP)|\]$")
 """Types of DuckDB whose values have parts."""
+NO_NUMBER = r"(?i):\s*[+-]?(nan|inf(inity)?)\s*[,}]"
+"""How a JSON line reads in which a value may be one of what is no number."""
 LONGEST_NAME = 1 << 17
 """Characters of a column's name."""
 MISSPELLED = 0.8
@@ -193,17 +195,17 @@ def find_files(paths: list[str]) -> list[Path]:
     matches: list[Path] = []
     for text in paths:
         path = Path(text)
-        if path.is_dir():
+        if path.is_dir() and text.strip():
             inside = [p for p in _below(path) if _format(p)]
             if not inside:
                 raise DataError(f"folder '{text}' holds no log files ({', '.join(sorted(SUFFIXES))}, also .gz)")
             matches += inside
         elif path.is_file():
             matches.append(path)
-        elif globbed := _globbed(path):
+        elif globbed := _globbed(path) if text.strip() else []:
             matches += globbed
         else:
-            raise DataError(f"no such file: '{text}'; check the path (a file, a folder or a quoted glob)")
+            raise DataError(_no_file(text))
     files = sorted({p.resolve(): p for p in matches}.values(), key=str)
     if strange := [file for file in files if not str(file).isprintable()]:
         raise DataError(f"{str(strange[0])!a}: a path with control characters or line breaks; rename it")
@@ -212,6 +214,17 @@ def find_files(paths: list[str]) -> list[Path]:
     if not files:
         raise DataError("no log given: name its files on the command line or under 'paths' in the mapping")
     return files
+
+
+def _no_file(text: str) -> str:
+    """What is wrong with a path under which there is no file."""
+    if not text.strip():
+        return "the path of a log is empty; is a variable of the shell not set?"
+    if Path(text).exists():
+        return f"'{text}' is a pipe or a device, which cannot be read twice; write it to a file first"
+    if "://" in text:
+        return f"'{text}': only files of this machine are read; download it first"
+    return f"no such file: '{text}'; check the path (a file, a folder or a quoted glob)"
 
 
 def _below(folder: Path) -> list[Path]:
@@ -312,6 +325,8 @@ def _load_parquet(loader: _Loader, files: list[Path]) -> None:
     """Files by their schema, so that a column that is whole numbers here and doubles there is not rounded."""
     groups: dict[tuple[tuple[str, str], ...], list[Path]] = defaultdict(list)
     for file in files:
+        if not pq.read_schema(file).names:  # what pandas writes of nothing
+            continue
         described = loader.con.execute(
             f"DESCRIBE SELECT * FROM read_parquet({file_list([file])}, hive_partitioning=false)"
         ).fetchall()
@@ -342,18 +357,20 @@ def _load_parquet(loader: _Loader, files: list[Path]) -> None:
 
 def _family(kind: str) -> str:
     """Types between which nothing is lost: a file may have one and the next another of the same family."""
-    if kind in {"FLOAT", "DOUBLE"} or kind.startswith("DECIMAL"):
+    if kind in {"FLOAT", "DOUBLE"}:
         return "real"
     return "integer" if kind.endswith("INT") or kind.endswith("INTEGER") else kind
 
 
 def exact_text(cell: str, kind: str) -> str:
-    """SQL of a typed cell's text, the same for 1 and 1.0; numbers that a double cannot hold exactly keep their point.
+    """SQL of a typed cell's text, the same for 1, 1.0 and 1.00; numbers that a double cannot hold exactly keep their point.
 
     >>> exact_text("r.c0", "BIGINT")
     'CAST(r.c0 AS VARCHAR)'
     """
     text = f"CAST({cell} AS VARCHAR)"
+    if kind.startswith("DECIMAL"):
+        return f"regexp_replace({text}, '(\\.[0-9]*[1-9])0+$|\\.0+$', '\\1')"
     if kind not in {"FLOAT", "DOUBLE"}:
         return text
     whole = f"{cell} = trunc({cell}) AND abs({cell}) < {EXACT_DOUBLE}"
@@ -374,16 +391,48 @@ def _load_jsonl(loader: _Loader, files: list[Path]) -> None:
     is_object = "CASE WHEN json_valid(line) THEN json_type(line) = 'OBJECT' ELSE false END"
     con.execute(f"INSERT INTO malformed SELECT line, 'malformed_json' FROM lines WHERE NOT ({is_object})")
     con.execute(f"DELETE FROM lines WHERE NOT ({is_object})")
-    keys = [r[0] for r in con.execute("SELECT DISTINCT unnest(json_keys(line)) AS k FROM lines ORDER BY k").fetchall()]
+    con.execute("CREATE TABLE objects AS SELECT DISTINCT json_keys(line) AS keys FROM lines")
+    keys = [row[0] for row in con.execute("SELECT DISTINCT unnest(keys) AS k FROM objects ORDER BY k").fetchall()]
+    if scalar(con, "SELECT count(*) FROM objects WHERE len(keys) > list_unique(keys)"):
+        repeated = "len(json_keys(line)) > list_unique(json_keys(line))"
+        con.execute(f"INSERT INTO malformed SELECT line, 'repeated_key' FROM lines WHERE {repeated}")
+        con.execute(f"DELETE FROM lines WHERE {repeated}")
+    con.execute("DROP TABLE objects")
     if not keys:
         if scalar(con, "SELECT count(*) FROM malformed"):
             raise DataError("no line of the log is a JSON object; is it really JSON lines (one object a line)?")
         return
-    cells = ", ".join(
-        f"json_extract_string(line, {quoted('/' + key.replace('~', '~0').replace('/', '~1'))}) AS {loader.column(key)}"
-        for key in keys
-    )
+    no_numbers = scalar(con, f"SELECT count(*) FROM lines WHERE regexp_matches(line, {quoted(NO_NUMBER)})") > 0
+    cells = ", ".join(f"{_json_cell(key, no_numbers)} AS {loader.column(key)}" for key in keys)
+    loader.hint = _inner_rows(con, keys)
     loader.parts.append(f"SELECT {cells}, __file FROM lines")
+
+
+def _json_cell(key: str, no_numbers: bool) -> str:
+    """SQL of a key's value as text; null for what Python writes for no number (``NaN``), if there may be any."""
+    path = _pointer(key)
+    text = f"json_extract_string(line, {path})"
+    if not no_numbers:
+        return text
+    return f"CASE WHEN json_type(line, {path}) <> 'DOUBLE' OR isfinite(TRY_CAST({text} AS DOUBLE)) THEN {text} END"
+
+
+def _pointer(key: str) -> str:
+    """SQL of a key of an object as a JSON pointer (RFC 6901)."""
+    return quoted("/" + key.replace("~", "~0").replace("/", "~1"))
+
+
+def _inner_rows(con: duckdb.DuckDBPyConnection, keys: list[str]) -> str:
+    """A hint if the only object of a log has its rows in a list."""
+    if scalar(con, "SELECT count(*) FROM lines") != 1:
+        return ""
+    lists = (key for key in keys if scalar(con, f"SELECT json_type(line, {_pointer(key)}) FROM lines") == "ARRAY")
+    key = next(lists, None)
+    return (
+        f"; are its rows the list under '{one_line(key, 60)}'? Take them out, for example with jq '.[\"{key}\"][]'"
+        if key
+        else ""
+    )
 
 
 def _load_csv(loader: _Loader, options: CsvOptions, files: list[Path]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import logging
+import re
 from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -21,6 +22,7 @@ from events.cells import (
     FINITE,
     FORMATS,
     HALF_DAY,
+    ISO,
     boolean_sql,
     content,
     filled,
@@ -313,23 +315,8 @@ class Staging:
 
     def likely_cause(self, reason: str) -> str:
         """What a person should look at when many rows could not be read, most of them for a reason."""
-        rule = self.mapping.timestamp
         if reason in {"bad_timestamp", "too_old", "in_future"}:
-            text = scalar(
-                self.con,
-                f"""SELECT any_value(CAST({self.time_cell} AS VARCHAR)) FROM raw r JOIN staged USING (__row)
-                WHERE reason = {quoted(reason)}""",
-            )
-            try:
-                number = float(text)
-            except (TypeError, ValueError):
-                if pattern := self._likely_format():
-                    return f'Times such as {text!r} look like timestamp.format: "{pattern}"'
-                return f"Look at timestamp: a cell reads {text!r}; give unit (s, ms, us, ns) for numbers, or a format"
-            for unit, micros in (("s", 1_000_000), ("ms", 1_000), ("us", 1), ("ns", 0.001)):
-                if 1990 <= 1970 + number * micros / 3.15576e13 <= 2100 and unit != rule.unit:
-                    return f"Times such as {text} look like unit: {unit}; the mapping says unit: {rule.unit}"
-            return f"Look at timestamp: a cell reads {text!r}"
+            return self._likely_time(reason)
         if reason.startswith("not_a_number:"):
             column = reason.removeprefix("not_a_number:")
             return f"Column '{column}' is used as a number in the mapping and is none{self._decimal_comma(column)}"
@@ -337,6 +324,7 @@ class Staging:
         return {
             "malformed_row": shape,
             "open_quote": shape,
+            "repeated_key": "An object has the same key twice: give each its own name",
             "bad_encoding": "The text is not UTF-8: set csv: {encoding: latin-1} in the mapping, or save it as UTF-8",
             "unknown_zone": self._zone_hint(),
             "zone_abbreviation": "Abbreviations of zones mean several; write offsets, or leave them out and give zone",
@@ -346,6 +334,27 @@ class Staging:
             "bad_user_id": "User ids of this source are integers since its first ingestion",
             "bad_item_id": "Item ids of this source are integers since its first ingestion",
         }.get(reason, "Look at the mapping's columns")
+
+    def _likely_time(self, reason: str) -> str:
+        """What a person should look at when many times could not be read."""
+        rule = self.mapping.timestamp
+        text = scalar(
+            self.con,
+            f"""SELECT any_value(CAST({self.time_cell} AS VARCHAR)) FROM raw r JOIN staged USING (__row)
+            WHERE reason = {quoted(reason)}""",
+        )
+        if rule.unit != "iso" and re.fullmatch(ISO, str(text)):
+            return f"Times such as {text!r} look like unit: iso; the mapping says unit: {rule.unit}"
+        try:
+            number = float(text)
+        except (TypeError, ValueError):
+            if pattern := self._likely_format():
+                return f'Times such as {text!r} look like timestamp.format: "{pattern}"'
+            return f"Look at timestamp: a cell reads {text!r}; give unit (s, ms, us, ns) for numbers, or a format"
+        for unit, micros in (("s", 1_000_000), ("ms", 1_000), ("us", 1), ("ns", 0.001)):
+            if 1990 <= 1970 + number * micros / 3.15576e13 <= 2100 and unit != rule.unit:
+                return f"Times such as {text} look like unit: {unit}; the mapping says unit: {rule.unit}"
+        return f"Look at timestamp: a cell reads {text!r}"
 
     def _decimal_comma(self, column: str) -> str:
         """A hint where cells of a column would be numbers with a point for their comma."""

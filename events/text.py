@@ -133,12 +133,13 @@ def _objects(stream: TextIO) -> Iterator[str]:
     What cannot be read is passed on line by line, so that it is counted.
     """
     decoder, buffer, at, ended = json.JSONDecoder(), "", 0, False
-    array: bool | None = None
+    array = closed = True  # an array may begin here: at the start, or after another one
     while True:
         while at < len(buffer) and (buffer[at] in " \t\r\n\ufeff,\x1e" or (array and buffer[at] == "]")):
+            closed = closed or buffer[at] == "]"
             at += 1
-        if at < len(buffer) and array is None:
-            array = buffer[at] == "["
+        if at < len(buffer) and closed:
+            array, closed = buffer[at] == "[", False
             at += array
             continue
         try:

@@ -127,6 +127,31 @@ def test_a_folder_of_several_formats_is_refused(log: Log) -> None:
         log.ingest(log.folder / "log")
 
 
+def test_paths_that_are_no_files_are_refused_with_what_they_are(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
+    log.write(HEADER + rows(2))
+    monkeypatch.chdir(log.folder)
+    os.mkfifo("pipe.csv")
+    for path, message in (
+        ("", "the path of a log is empty"),
+        (" ", "the path of a log is empty"),
+        ("pipe.csv", "'pipe.csv' is a pipe or a device"),
+        ("/dev/null", "'/dev/null' is a pipe or a device"),
+        ("s3://bucket/log.csv", "only files of this machine are read"),
+    ):
+        with pytest.raises(DataError, match=message):
+            log.ingest(path)
+
+
+def test_folders_that_lead_back_into_themselves_are_read_once(log: Log) -> None:
+    log.write(HEADER + rows(2), "log/a.csv")
+    (log.folder / "log" / "loop").symlink_to(log.folder / "log")
+    (log.folder / "log" / "b.csv").symlink_to(log.folder / "log" / "a.csv")
+    (log.folder / "log" / "gone.csv").symlink_to(log.folder / "nowhere.csv")
+    os.mkfifo(log.folder / "log" / "pipe.csv")
+    assert log.ingest(log.folder / "log").rows_in == 2
+    assert log.ingest(log.folder / "log" / "**" / "*.csv").rows_in == 2
+
+
 def test_a_file_that_cannot_be_read_is_named(log: Log) -> None:
     with pytest.raises(DataError, match="/proc/self/mem cannot be read"):
         log.ingest("/proc/self/mem", format="format: csv")

@@ -6,6 +6,7 @@ import csv
 import gzip
 import json
 from datetime import UTC, datetime
+from decimal import Decimal
 from pathlib import Path
 
 import pandas as pd
@@ -216,6 +217,28 @@ def test_an_id_is_the_same_whatever_type_an_hour_gives_it(log: Log) -> None:
     assert (account.kept, account.duplicates, account.reasons) == (0, 1, {"missing_user_id": 1})
 
 
+def test_ids_of_decimals_are_those_of_other_numbers_and_lose_no_digit(log: Log) -> None:
+    cells = {
+        "a": pa.array([Decimal("7.00"), Decimal("8.50")]), "b": pa.array([7, 8]), "c": pa.array([7.0, 8.5]),
+        "d": pa.array([Decimal(2**53), Decimal(2**53 + 1)], pa.decimal128(20, 0)),
+    }  # fmt: skip
+    for name, ids in cells.items():
+        table = pa.table({"uid": ids, "iid": ["x", "x"], "genre": ["g", "g"], "ts": [TIME, TIME]})
+        pq.write_table(table, log.folder / f"{name}.parquet")
+    account = log.ingest(*(log.folder / f"{name}.parquet" for name in cells))
+    assert (account.users, account.duplicates) == (5, 3)
+    other = Log(log.write("", "other/empty").parent)
+    other.ingest(log.folder / "a.parquet")
+    assert other.ingest(log.folder / "c.parquet").duplicates == 2
+
+
+def test_a_table_without_columns_is_an_hour_without_rows(log: Log) -> None:
+    pd.DataFrame().to_parquet(log.folder / "a.parquet")
+    assert log.ingest(log.folder / "a.parquet").rows_in == 0
+    pd.DataFrame({"uid": ["a"], "iid": ["b"], "genre": ["x"], "ts": [TIME]}).to_parquet(log.folder / "b.parquet")
+    assert log.ingest(log.folder / "a.parquet", log.folder / "b.parquet").kept == 1
+
+
 def test_large_ids_of_two_types_are_not_rounded_into_one(log: Log) -> None:
     big = 2**53
     for name, ids in (("a", pa.array([big, big + 1], pa.int64())), ("b", pa.array([3.0, None], pa.float64()))):
@@ -349,6 +372,39 @@ def test_json_arrays_and_objects_over_several_lines_are_read(log: Log, indent: i
     account = log.ingest(path)
     assert (account.rows_in, account.kept) == (30, 30)
     assert set(log.events()["genre"]) == {"a, [b]"}
+
+
+def test_arrays_that_follow_each_other_are_read_object_by_object(log: Log) -> None:
+    texts = [json.dumps(objects(30)[:10]), json.dumps(objects(30)[10:20], indent=2), json.dumps(objects(30)[20:])]
+    account = log.ingest(log.write("\n".join([*texts, "[]", '{"uid": "alone"}']), "log.json"))
+    assert (account.rows_in, account.kept, account.reasons) == (31, 30, {"missing_timestamp": 1})
+    nested = log.write(f"[{json.dumps(objects(1)[0])}, [1, 2], [[3]]]", "nested.json")
+    assert log.ingest(nested).reasons == {"malformed_json": 2}
+
+
+def test_what_python_writes_for_no_number_is_no_value_of_json(log: Log) -> None:
+    lines = [
+        json.dumps({"uid": u, "iid": "i", "genre": g, "ts": TIME})
+        for u, g in ((float("nan"), "x"), ("a", float("-inf")), ("b", "NaN"))
+    ]
+    account = log.ingest(log.write("\n".join(lines), "log.jsonl"))
+    assert account.reasons == {"missing_user_id": 1}
+    assert set(log.events()["genre"]) == {None, "NaN"}
+
+
+def test_an_object_with_a_key_twice_is_quarantined(log: Log) -> None:
+    lines = [json.dumps(o) for o in objects(3)]
+    lines[1] = lines[1].replace('"uid"', '"uid": "other", "uid"')
+    account = log.ingest(log.write("\n".join(lines), "log.jsonl"))
+    assert (account.rows_in, account.kept, account.reasons) == (3, 2, {"repeated_key": 1})
+
+
+def test_rows_inside_of_one_object_are_named_with_how_to_take_them_out(log: Log) -> None:
+    path = log.write(json.dumps({"total": 1, "data": objects(3)}), "log.json")
+    with pytest.raises(
+        ConfigError, match=r"no column 'uid'.*the list under 'data'\? Take them out, for example with jq"
+    ):
+        log.ingest(path)
 
 
 def test_one_bad_line_of_json_costs_one_row(log: Log) -> None:
@@ -491,6 +547,15 @@ def test_a_wrong_unit_is_an_error_that_names_the_right_one(log: Log) -> None:
     with pytest.raises(DataError, match="look like unit: ms"):
         log.ingest(timestamp="timestamp: {column: ts, unit: s}")
     assert not log.settings.events_dir.joinpath("source.json").exists()
+
+
+def test_times_with_a_type_need_no_unit_and_the_message_says_so(log: Log) -> None:
+    table = pa.table({"uid": ["a"], "iid": ["b"], "genre": ["x"], "ts": pa.array([1773136800], pa.timestamp("s"))})
+    pq.write_table(table, log.folder / "log.parquet")
+    with pytest.raises(
+        DataError, match="Times such as '2026-03-10 10:00:00' look like unit: iso; the mapping says unit: s"
+    ):
+        log.ingest(log.folder / "log.parquet", timestamp="timestamp: {column: ts, unit: s}")
 
 
 @pytest.mark.parametrize("name", ["localtime", "posixrules", "right/Europe/Berlin", "Mars/Base"])
