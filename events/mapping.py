@@ -16,6 +16,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    Strict,
     field_validator,
     model_validator,
 )
@@ -28,6 +29,10 @@ from events.schema import BEHAVIORS, RESERVED_FACETS
 
 BUILTIN = Path(__file__).parent / "sources"
 SOURCE_NAME = r"^[a-z][a-z0-9_-]{0,40}$"
+LONGEST_DELIMITER = 4
+"""Bytes; DuckDB takes no more."""
+WholeNumber = Annotated[int, Strict()]
+"""An integer; ``true`` is none."""
 ITEM_FACET = "item"
 """The facet of a log without attributes: the item itself."""
 
@@ -41,7 +46,7 @@ class CsvOptions(_Strict):
 
     delimiter: str | None = Field(None, description="Absent: a comma, or a tab in a file called .tsv.")
     quote: str = '"'
-    skip: int = Field(
+    skip: WholeNumber = Field(
         0, ge=0, le=1000, description="Lines before the header, or before the first row where there is none."
     )
     header: bool = True
@@ -60,6 +65,8 @@ class CsvOptions(_Strict):
         if len(self.quote) > 1 or not self.quote.isascii() or self.quote in {"\n", "\r"}:
             raise ValueError("quote is one character of ASCII, or empty")
         delimiter = self.delimiter or ","
+        if len(delimiter.encode()) > LONGEST_DELIMITER:
+            raise ValueError(f"a delimiter has at most {LONGEST_DELIMITER} bytes")
         if any(c in delimiter for c in "\r\n\0") or (self.quote and self.quote in delimiter):
             raise ValueError("a delimiter holds no line break and no quote")
         if self.columns and self.header:
@@ -163,7 +170,7 @@ class Items(_Strict):
     ``path`` may be a pattern; each facet is a column of the table, or an expression over its columns.
     """
 
-    path: str
+    path: str = Field(min_length=1)
     format: Literal["auto", "csv", "parquet", "jsonl"] = "auto"
     csv: CsvOptions = CsvOptions()
     key: str
@@ -174,9 +181,9 @@ class Items(_Strict):
 class Negatives(_Strict):
     """Negatives drawn for a log of positives only, at training time and never from the future."""
 
-    per_positive: int = Field(4, ge=1, le=100)
+    per_positive: WholeNumber = Field(4, ge=1, le=100)
     kind: Literal["popularity", "own"] = "popularity"
-    seed: int = 7
+    seed: WholeNumber = 7
 
 
 Behavior = Literal["finish", "like", "skip", "dislike", "share"]
@@ -201,8 +208,8 @@ class Actions(_Strict):
     column: str = Field(description="Column that says what a row is. A row without a value is an impression.")
     values: ValuesByBehavior = Field(min_length=1, description="Values that mean a behavior.")
     ignored: Values = Field((), description="Values of rows that are passed over, and counted.")
-    window_minutes: int = Field(30, ge=0, le=7 * 24 * 60)
-    skew_seconds: int = Field(
+    window_minutes: WholeNumber = Field(30, ge=0, le=7 * 24 * 60)
+    skew_seconds: WholeNumber = Field(
         0, ge=0, le=600, description="An action may have a time so long before its impression's, as clocks differ."
     )
 

@@ -179,6 +179,9 @@ def test_text_that_is_no_utf_8_is_refused_with_the_encoding_to_try(log: Log) -> 
     ("part", "message"),
     [
         ({"timestamp": "timestamp: {column: ts, format: '%Q'}"}, "line 3: timestamp.format: .*%Q"),
+        ({"csv": "csv: {delimiter: '=====>'}"}, "line 7: csv: a delimiter has at most 4 bytes"),
+        ({"csv": "csv: {skip: true}"}, "line 7: csv.skip: Input should be a valid integer"),
+        ({"items": "items: {path: '', key: id}"}, "line 7: items.path: String should have at least 1 character"),
         ({"csv": "csv: {quote: ab}"}, "quote is one character of ASCII"),
         ({"csv": "csv: {quote: «}"}, "quote is one character of ASCII"),
         ({"csv": 'csv: {delimiter: "\\n"}'}, "a delimiter holds no line break"),
