@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ab_analysis.text_table import MARK, check_column, delimiter_of, open_text, read_rows
+from core.blanks import strip_blanks
 from core.errors import ConfigError, DataError
 from core.files import is_tabbed, write_output
 
@@ -23,7 +24,8 @@ OTHER_FORMATS = {".json", ".jsonl", ".ndjson", ".xlsx", ".xls", ".feather", ".ar
 HEADERS = {"user", "user_id", "userid", "user id", "uid", "id"}
 """Texts that are not a user but the name of the column."""
 CONTROL = re.compile(r"[\x00-\x1f]")
-PADDING = " \t\r\n"
+NO_SPACE = re.compile(r"[\x00-\x08\x0e-\x1f]")
+"""Control characters that are not white space."""
 
 
 def read_users(path: str, column: str | None = None, *, stdin: TextIO | None = None) -> list[str]:
@@ -80,8 +82,13 @@ def _checked(users: list[tuple[int, str]], name: str, column: str | None) -> lis
     return [user for _, user in users]
 
 
+def _bare(text: str) -> str:
+    """A cell without padding; a control character stays, so that it is refused, but white space."""
+    return text if NO_SPACE.search(text) else strip_blanks(text)
+
+
 def _from_lines(handle: TextIO) -> list[tuple[int, str]]:
-    return [(n, user) for n, line in enumerate(handle, 1) if (user := line.strip(PADDING))]
+    return [(n, user) for n, line in enumerate(handle, 1) if (user := _bare(line))]
 
 
 def _from_csv(handle: TextIO, name: str, column: str | None, delimiter: str | None = None) -> list[tuple[int, str]]:
@@ -94,14 +101,14 @@ def _from_csv(handle: TextIO, name: str, column: str | None, delimiter: str | No
     rows = read_rows(lines, name, delimiter or ",")
     position, width = 0, None
     if column is not None:
-        header = [cell.strip(PADDING) for cell in next(rows, (0, []))[1]]
+        header = [_bare(cell) for cell in next(rows, (0, []))[1]]
         check_column(column, header, name)
         position, width = header.index(column), len(header)
     users = []
     for line, row in rows:
         if width is not None and len(row) != width:
             raise DataError(f"{name}, line {line}: {len(row)} cells, but the header has {width}; mend the row")
-        if not (user := row[position].strip(PADDING)):
+        if not (user := _bare(row[position])):
             raise DataError(
                 f"{name}, line {line}: no user{f' in column {column!r}' if column else ''}; leave the row out"
             )
@@ -121,7 +128,7 @@ def _from_parquet(file: Path, column: str | None) -> list[tuple[int, str]]:
     is_text = pa.types.is_string(id_type) or pa.types.is_large_string(id_type) or pa.types.is_string_view(id_type)
     if not (is_text or pa.types.is_integer(id_type)):
         raise DataError(f"{file}: column '{name}' holds {id_type}; users are text or whole numbers, as in the log")
-    users = [(n, "" if v is None else str(v).strip(PADDING)) for n, v in enumerate(values.to_pylist(), 1)]
+    users = [(n, "" if v is None else _bare(str(v))) for n, v in enumerate(values.to_pylist(), 1)]
     if missing := sum(not user for _, user in users):
         first = next(n for n, user in users if not user)
         raise DataError(

@@ -24,7 +24,16 @@ UNBOUNDED = (
 Without them the memory and time that an expression takes are bounded by the row."""
 GROWING = (exp.Replace, exp.RegexpReplace, exp.Hex, exp.LowerHex, exp.ToBase64)
 """Make a text longer by a factor: one in another, twenty deep, would fill the memory."""
-CHANGING = (exp.Rand, exp.Uuid, exp.CurrentDate, exp.CurrentTime, exp.CurrentTimestamp, exp.CurrentDatetime)
+CHANGING = (
+    exp.Rand,
+    exp.Uuid,
+    exp.CurrentDate,
+    exp.CurrentTime,
+    exp.CurrentTimestamp,
+    exp.CurrentDatetime,
+    exp.Localtime,
+    exp.Localtimestamp,
+)
 """What is another value each time: the same log would not give the same events again, nor the same report."""
 ALSO_BOUNDED = frozenset({
     "strip_accents", "nfc_normalize", "url_decode", "list_extract", "list_element", "array_extract", "struct_extract",
@@ -83,6 +92,8 @@ def _check_bounded(tree: exp.Expression, text: str, where: str) -> None:
     if changing := tree.find(*CHANGING):
         raise ConfigError(f"{where}: '{text}' holds {changing.sql(dialect='duckdb')}, which is another value each time")
     for call in tree.find_all(exp.Anonymous):
+        if call.name.lower() == "age" and len(call.expressions) == 1:
+            raise ConfigError(f"{where}: '{text}': age() of one time is another value each day; give it two")
         if call.name.lower() not in bounded_functions():
             raise ConfigError(
                 f"{where}: '{text}' calls {call.name}(), which is unknown, or whose cost or value the row does not bound; "

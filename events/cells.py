@@ -6,14 +6,13 @@ from collections.abc import Callable
 
 from sqlglot import expressions as exp
 
+from core.blanks import BLANK_CLASS
 from core.duck import quoted
 from events.mapping import Timestamp
 
 FINITE = "clock_finite"
 """DuckDB macro: a number, null where it is infinite or no number at all."""
 
-BLANK = r"[\s\p{Z}\p{Cc}\x{AD}\x{61C}\x{200B}-\x{200F}\x{202A}-\x{202E}\x{2060}-\x{206F}\x{FEFF}]"
-"""What shows nothing: spaces of any width (also none), tabs, line ends, marks of direction and byte order."""
 WALL_CLOCK = r"[0-9]{1,6}-[0-9]{1,2}-[0-9]{1,2}([Tt ][0-9]{1,2}:[0-9]{2}(:[0-9]{2}([.,][0-9]+)?)?)?"
 ISO = WALL_CLOCK + r" ?(Z|z|UTC|GMT|[+-](0?[0-9]|1[0-5])(:?[0-5][0-9](:?[0-5][0-9])?)?| [A-Za-z_]+/[A-Za-z0-9_/+-]+)?"
 """Times that mean one moment to everybody: an abbreviation such as CST is of several zones."""
@@ -104,7 +103,7 @@ def boolean_sql(sql: str) -> str:
 
 def content(text: str) -> str:
     """SQL of a text without the blanks around it; null where it has nothing else."""
-    return f"nullif(regexp_replace({text}, {quoted(f'^{BLANK}+|{BLANK}+$')}, '', 'g'), '')"
+    return f"nullif(regexp_replace({text}, {quoted(f'^{BLANK_CLASS}+|{BLANK_CLASS}+$')}, '', 'g'), '')"
 
 
 def is_nested(text: str) -> str:

@@ -15,6 +15,7 @@ from pydantic import (
     model_validator,
 )
 
+from core.blanks import strip_blanks
 from events.mapping import check_zone
 
 
@@ -25,7 +26,7 @@ def _id_text(value: Any) -> Any:
     text = str(value)
     if not 1 <= len(text) <= LONGEST_ID:
         raise ValueError(f"an id has 1 to {LONGEST_ID} characters, not {len(text):,}")
-    if text != text.strip(" "):
+    if text != strip_blanks(text):
         raise ValueError("an id has no spaces at its ends")
     return text
 
@@ -99,7 +100,7 @@ def _as_logged(value: str | float | bool) -> str:
         return str(value).lower()
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
-    return str(value).strip()
+    return strip_blanks(str(value))
 
 
 def problem_of(error: Any) -> str:

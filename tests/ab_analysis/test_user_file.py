@@ -45,6 +45,8 @@ def written(path: Path, content: str | bytes) -> Path:
     [
         ("u.csv", " u1 \n\tu2\r\n", None),
         ("u.txt", " u1 \n\tu2\r\n", None),
+        ("u.txt", "\u00a0u1\u200b\n\ufeffu2\u3000\n", None),
+        ("u.csv", "uid,x\n\u200eu1,1\n\u2060u2\u00a0,2\n", "uid"),
         ("u.csv", "uid;x\nu1 ;1\nu2;2\n", "uid"),
         ("u.csv", "x\tuid\n1\tu1\n2\t u2\n", "uid"),
         ("u.csv", "x| uid \n1|u1\n2|u2\n", "uid"),

@@ -71,6 +71,8 @@ WRONG: list[tuple[Any, int, str]] = [
     ({"user": "u000001", "candidats": ITEMS}, 422, "candidats"),
     ({"user": "   "}, 422, "user: an id has no spaces at its ends"),
     ({"user": " u000001"}, 422, "user: an id has no spaces at its ends"),
+    ({"user": "\ufeffu000001"}, 422, "user: an id has no spaces at its ends"),
+    ({"user": "u000001", "candidates": ["a\u200b"]}, 422, "an id has no spaces at its ends"),
     ({"user": 10**250}, 422, "user: an id has 1 to 200 characters, not 251"),
     ({"user": "u000001", "candidates": [""]}, 422, "candidates.0: an id has 1 to 200 characters"),
     ({"user": "u000001", "candidates": [1, "1"]}, 422, "'1' appears twice"),

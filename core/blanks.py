@@ -1,0 +1,21 @@
+"""Characters that show nothing, which are no part of an id or of a text at their ends: in SQL, files and requests alike."""
+
+from __future__ import annotations
+
+_RANGES = (
+    (0x01, 0x20), (0x7F, 0xA0), (0xAD, 0xAD), (0x61C, 0x61C), (0x1680, 0x1680), (0x180E, 0x180E), (0x2000, 0x200F),
+    (0x2028, 0x202F), (0x205F, 0x206F), (0x3000, 0x3000), (0xFEFF, 0xFEFF),
+)  # fmt: skip
+"""Spaces of any width (also none), tabs, line ends and other controls, joiners, marks of direction and byte order."""
+BLANKS = "".join(chr(code) for first, last in _RANGES for code in range(first, last + 1))
+BLANK_CLASS = "[" + "".join(rf"\x{{{first:X}}}-\x{{{last:X}}}" for first, last in _RANGES) + "]"
+"""The same as a class of DuckDB's regular expressions."""
+
+
+def strip_blanks(text: str) -> str:
+    r"""A text without the blanks at its ends.
+
+    >>> strip_blanks("\ufeff\tAnn Lee\u00a0")
+    'Ann Lee'
+    """
+    return text.strip(BLANKS)
