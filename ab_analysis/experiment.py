@@ -153,6 +153,17 @@ class Experiment(_Strict):
         default_factory=dict, description="Known relative effects, for simulated experiments."
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _named_elsewhere(cls, content: object) -> object:
+        """Take what the file tests as something else out of the secondary metrics that it does not name itself."""
+        if not isinstance(content, dict) or "secondary" in content:
+            return content
+        default: tuple[str, ...] = cls.model_fields["secondary"].default
+        groups = [content.get(key) for key in ("primary", "guardrails")]
+        named = [metric for group in groups if isinstance(group, list | tuple | dict) for metric in group]
+        return {**content, "secondary": [metric for metric in default if metric not in named]}
+
     @field_validator("name")
     @classmethod
     def _plain(cls, name: str) -> str:

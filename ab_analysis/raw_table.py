@@ -16,7 +16,7 @@ from core.parquet_source import parquet_source
 
 MISSING_CELLS = ("", "NA", "N/A", "NULL", "null", "None", "nan", "NaN")
 """Texts that mean a missing value in a CSV file."""
-PADDING = quoted(" \t\u00a0")
+PADDING = quoted(" \t\u00a0\u200b\ufeff")
 NUMBER = re.compile(r"u?int|float|double|half|decimal|bool")
 FLOATING = re.compile(r"float|double|half")
 LONGEST_LINE = 1 << 24

@@ -24,6 +24,7 @@ OTHER_FORMATS = {".json", ".jsonl", ".ndjson", ".xlsx", ".xls", ".feather", ".ar
 HEADERS = {"user", "user_id", "userid", "user id", "uid", "id"}
 """Texts that are not a user but the name of the column."""
 CONTROL = re.compile(r"[\x00-\x1f]")
+WHOLE_NUMBER = re.compile(r"(0|-?[1-9][0-9]*)(\.0+)?")
 NO_SPACE = re.compile(r"[\x00-\x08\x0e-\x1f]")
 """Control characters that are not white space."""
 
@@ -37,7 +38,7 @@ def read_users(path: str, column: str | None = None, *, stdin: TextIO | None = N
         stdin: what ``-`` reads from.
 
     Returns:
-        A user per row, without padding, as ingestion reads them.
+        A user per row as ingestion reads them: without padding, and 7 for 7.0 where all are whole numbers.
 
     Raises:
         ConfigError: there is no such file or column, or it is of another kind.
@@ -79,7 +80,10 @@ def _checked(users: list[tuple[int, str]], name: str, column: str | None) -> lis
     for line, user in users:
         if CONTROL.search(user):
             raise DataError(f"{name}, line {line}: the user {user[:40]!r} holds a control character; is it UTF-8 text?")
-    return [user for _, user in users]
+    texts = [user for _, user in users]
+    if all(WHOLE_NUMBER.fullmatch(user) for user in texts):  # 7.0, as pandas writes it, is the log's 7
+        return [user.partition(".")[0] for user in texts]
+    return texts
 
 
 def _bare(text: str) -> str:

@@ -19,6 +19,8 @@ JsonFile = Annotated[
     Path | None,
     typer.Option("--json", metavar="OUT.json", help="Write the rows to a file: a list, one object per row."),
 ]
+MOST_DIGITS = 1000
+"""Shares from here on are written with a power of ten."""
 ANALYZE_EXAMPLE = (
     "Example: clock ab analyze users.parquet --variant variant --control control --metric duration "
     "--covariate duration=duration_pre --ratio per_day=duration/active_days --json out.json"
@@ -283,6 +285,15 @@ def report(
     print(write_overview(settings))
 
 
+def _percent(share: float) -> str:
+    """A share as people read it; beyond a hundred thousand percent with its power of ten.
+
+    >>> _percent(-0.125), _percent(3.45e305)
+    ('-12.50%', '+3.45e+307%')
+    """
+    return f"{share:+.2%}" if abs(share) < MOST_DIGITS else f"{share * 100:+.3g}%"
+
+
 def _print_rows(rows: list[JsonObject], confidence: float) -> None:
     width, variant_width = (max(map(len, [key, *(r[key] for r in rows)])) + 2 for key in ("metric", "variant"))
     level = f"{confidence * 100:g}% interval"
@@ -294,8 +305,8 @@ def _print_rows(rows: list[JsonObject], confidence: float) -> None:
         value = "(no value)" if r.get("segment_value") is None else r["segment_value"]
         group = f"  where {r['segment']} = {value}" if "segment" in r else ""
         low, high = r["rel_effect_ci"]
-        interval = f"[{low:+.2%}, {high:+.2%}]" if low is not None and high is not None else "–"
-        lift = f"{r['rel_effect']:+.2%}" if r["rel_effect"] is not None else "–"
+        interval = f"[{_percent(low)}, {_percent(high)}]" if low is not None and high is not None else "–"
+        lift = _percent(r["rel_effect"]) if r["rel_effect"] is not None else "–"
         figures = (
             f"{r['control']:>12.5g}{r['treatment']:>12.5g}{lift:>11}   {interval:<22}{r['p_value']:>9.3g}"
             if testable

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import jsonschema
 import pytest
 import yaml
+from pydantic import ValidationError
 
 from ab_analysis.experiment import Experiment, load_experiment, make_plan
 from ab_analysis.metrics import Metric, load_catalog
@@ -178,6 +180,30 @@ def test_a_workspace_adds_its_own_metrics(settings: Settings) -> None:
     catalog = load_catalog(settings.workspace / "metrics.yaml")
     assert catalog["shares"] == Metric(count="share", title="shared")
     assert "active_days" in catalog
+
+
+@pytest.mark.parametrize(
+    ("named", "secondary"),
+    [
+        ({"primary": ["finishes"]}, ("likes", "skips")),
+        ({"guardrails": {"likes": {"max_worse": 0.01}}}, ("finishes", "skips")),
+        ({"primary": ["finishes"], "secondary": ["likes"]}, ("likes",)),
+        ({}, ("finishes", "likes", "skips")),
+    ],
+)
+def test_a_metric_that_a_file_names_elsewhere_is_no_secondary_one_by_default(
+    named: dict[str, Any], secondary: tuple[str, ...]
+) -> None:
+    parts = {"name": "x", "variants": {"a": 1, "b": 1}, "control": "a", "start": "2026-03-02", **named}
+    assert Experiment.model_validate(parts).secondary == secondary
+
+
+@pytest.mark.parametrize("primary", [5, "finishes", {"a": [1]}, [["finishes"]], None])
+def test_primary_metrics_that_are_no_list_of_names_are_refused(primary: object) -> None:
+    with pytest.raises(ValidationError, match="primary"):
+        Experiment.model_validate(
+            {"name": "x", "variants": {"a": 1, "b": 1}, "control": "a", "start": "2026-03-02", "primary": primary}
+        )
 
 
 def test_winsorize_and_winsorise_are_one_key() -> None:

@@ -63,6 +63,21 @@ def test_users_are_those_of_the_log_without_padding(
 
 
 @pytest.mark.parametrize(
+    ("cells", "users"),
+    [
+        ("7.0 8.00", ["7", "8"]),
+        ("7.0 8", ["7", "8"]),
+        ("007 7.0", ["007", "7.0"]),
+        ("7.0 a", ["7.0", "a"]),
+        ("7.5", ["7.5"]),
+    ],
+)
+def test_whole_numbers_written_as_floats_are_the_users_of_the_log(tmp_path: Path, cells: str, users: list[str]) -> None:
+    path = written(tmp_path / "u.csv", "\n".join(["uid", *cells.split()]) + "\n")
+    assert read_users(str(path), "uid") == users
+
+
+@pytest.mark.parametrize(
     ("name", "content", "message"),
     [
         ("u.csv", "user_id\nu1\n", "'user_id' in the first row is a header, not a user; name it with --column user_id"),
