@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import duckdb
 
 from core.documents import one_line
-from core.duck import identifier, scalar
+from core.duck import identifier, quoted, scalar
 from events.actions import ActionCounts
 from events.cells import is_nested
 from events.lists import ListMarks
@@ -57,6 +57,7 @@ class Account:
         behaviors: how many of the kept events each behavior is true of.
         null_facets: how many of the kept events have no value of a facet.
         null_context: the same of context.
+        midnights: how many of them were at midnight of the log's zone, to the microsecond.
         nested: how many of the kept events have a whole JSON object or list as a facet or as context; without those that have none.
         shown: of a log that tells what was shown, how many items, and how many of them have the label.
         chosen_not_in_list: items that a column names as chosen and that are not in their row's list.
@@ -87,6 +88,7 @@ class Account:
     behaviors: dict[str, int] = field(default_factory=dict)
     null_context: dict[str, int] = field(default_factory=dict)
     nested: dict[str, int] = field(default_factory=dict)
+    midnights: int = 0
     shown: ShownItems | None = None
     chosen_not_in_list: int = 0
     unknown_actions: dict[str, int] = field(default_factory=dict)
@@ -98,11 +100,14 @@ def count_kept(con: duckdb.DuckDBPyConnection, mapping: Mapping, account: Accoun
     conditions = {("null", name): f"{identifier(name)} IS NULL" for name in (*facets, *context)}
     conditions |= {("nested", name): is_nested(identifier(name)) for name in (*facets, *context)}
     conditions |= {("true", name): identifier(name) for name in behaviors}
+    local = f"timestamp AT TIME ZONE {quoted(mapping.timestamp.zone)}"
+    conditions["midnight", ""] = f"date_trunc('day', {local}) = {local}"
     selected = ", ".join(f"count(*) FILTER (WHERE {condition})" for condition in conditions.values())
     counts = dict(zip(conditions, con.execute(f"SELECT {selected} FROM fresh").fetchall()[0], strict=True))
     account.null_facets = {name: counts["null", name] for name in facets}
     account.null_context = {name: counts["null", name] for name in context}
     account.nested = {name: count for name in (*facets, *context) if (count := counts["nested", name])}
+    account.midnights = counts["midnight", ""]
     account.behaviors = {name: counts["true", name] for name in behaviors}
     listed = "staged JOIN raw USING (__row) WHERE reason IS NULL AND __size > 1"
     shown = "fresh WHERE NOT is_action" if mapping.actions else listed
@@ -132,6 +137,11 @@ def tell(account: Account, mapping: Mapping, staging: Staging, *, one_hour: bool
 
 def _tell_oddities(account: Account, mapping: Mapping, one_hour: bool) -> None:
     _tell_odd_shares(account, mapping, FEW_EVENTS_OF_AN_HOUR if one_hour else FEW_ROWS)
+    if account.kept >= FEW_ROWS and account.midnights == account.kept:
+        log.warning(
+            "all of the %d events are at midnight: does timestamp.column hold dates only? The clock needs the time of day",
+            account.kept,
+        )  # fmt: skip
     if not one_hour:
         _tell_empty_attributes(account, mapping)
     for part, count in account.unreadable.items():

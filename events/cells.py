@@ -57,7 +57,7 @@ def timestamp_sql(column: str, rule: Timestamp, kind: str = "VARCHAR") -> str:
             moment = f"TRY_CAST({column} AS TIMESTAMPTZ)"
             return f"CASE WHEN isfinite({moment}) THEN {moment} END"
         text = f"trim(CAST({column} AS VARCHAR))"
-        return f"CASE WHEN regexp_full_match({text}, {quoted(ISO)}) THEN {_cast_time(text, 'TIMESTAMPTZ')} END"
+        return f"CASE WHEN regexp_full_match({text}, {quoted(ISO)}) THEN {cast_time(text, 'TIMESTAMPTZ')} END"
     number = number_of_microseconds(column, rule.unit, kind, rule.origin_us)
     return f"CASE WHEN abs({number}) < 2.5e17 THEN make_timestamptz(CAST({number} AS BIGINT)) END"
 
@@ -80,10 +80,10 @@ def wall_clock_sql(column: str, rule: Timestamp, kind: str) -> str:
     if kind.startswith(("TIMESTAMP", "DATE")):
         return nothing if "TIME ZONE" in kind else f"TRY_CAST({column} AS TIMESTAMP)"
     text = f"trim(CAST({column} AS VARCHAR))"
-    return f"CASE WHEN regexp_full_match({text}, {quoted(WALL_CLOCK)}) THEN {_cast_time(text, 'TIMESTAMP')} END"
+    return f"CASE WHEN regexp_full_match({text}, {quoted(WALL_CLOCK)}) THEN {cast_time(text, 'TIMESTAMP')} END"
 
 
-def _cast_time(text: str, kind: str) -> str:
+def cast_time(text: str, kind: str) -> str:
     """SQL of a time of ISO 8601, also as DuckDB does not read it: a comma, ``t`` and ``z``, a space before the offset."""
     plain = text
     for pattern, new in SPELLINGS.items():

@@ -14,13 +14,15 @@ from pathlib import Path
 from typing import TypeAlias
 
 import duckdb
+import yaml
 
 from core.duck import identifier, quoted, scalar, texts
 from core.errors import DataError
-from events.cells import FORMATS
+from events.cells import FORMATS, cast_time
 from events.mapping import is_zone
-from events.readers import find_files
+from events.readers import check_content, find_files
 from events.schema import RESERVED_FACETS
+from events.text import CHUNK, binary, check_encoding
 
 SAMPLE_ROWS = 20_000
 MOST_FACET_VALUES = 2_000
@@ -59,6 +61,8 @@ LABELED = re.compile(r"\S+-[01](\s+\S+-[01])*")
 """A list whose items end with a label, as no header does."""
 UNNAMED = re.compile(r"column\d+")
 """What DuckDB calls the columns of a file without a header."""
+DATE = re.compile(r"\d{4}-\d{1,2}-\d{1,2}( 00:00:00)?")
+TIME_OF_DAY = re.compile(r"\d{1,2}:\d{2}(:\d{2}(\.\d+)?)?")
 ZONES = ("tz", "timezone", "zone")
 POSITION = ("position", "pos", "rank", "ranking")
 LAST_POSITION = 10_000
@@ -351,6 +355,9 @@ def _read(con: duckdb.DuckDBPyConnection, file: Path) -> Sample:
     options: Options = {}
     suffixes = [s.lower() for s in file.suffixes if s.lower() not in {".gz", ".gzip", ".zst"}]
     ending = suffixes[-1] if suffixes else ""
+    check_content(file, "parquet" if ending in {".parquet", ".pq"} else "csv")
+    if ending not in {".parquet", ".pq"}:
+        check_encoding(file, "utf-8", "csv: ")
     try:
         if ending in {".parquet", ".pq"}:
             format_, scan = "parquet", f"read_parquet({name})"
@@ -370,6 +377,10 @@ def _read(con: duckdb.DuckDBPyConnection, file: Path) -> Sample:
             )  # times stay as they are written, so that their format can be told
         con.execute(f"CREATE TABLE sample AS SELECT * FROM {scan} LIMIT {SAMPLE_ROWS}")
     except duckdb.Error as error:
+        if ending not in {".parquet", ".pq"} and not _is_utf8(file):
+            raise DataError(
+                f"{file} is not UTF-8 text; save it as UTF-8 for the guess, or set csv: {{encoding: latin-1}} in a mapping of your own"
+            ) from None
         raise DataError(f"{file} cannot be looked at: {str(error).splitlines()[0]}") from None
     count = con.execute("SELECT count(*) FROM sample").fetchone()
     rows = int(count[0]) if count else 0
@@ -382,6 +393,16 @@ def _read(con: duckdb.DuckDBPyConnection, file: Path) -> Sample:
         columns = _columns(con, rows)
         options |= {"header": False, "columns": [c.name for c in columns]}
     return Sample(file, format_, options, rows, columns)
+
+
+def _is_utf8(file: Path) -> bool:
+    with binary(file) as stream:
+        head = stream.read(CHUNK).rpartition(b"\n")[0]
+    try:
+        head.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _columns(con: duckdb.DuckDBPyConnection, rows: int) -> tuple[Column, ...]:
@@ -417,7 +438,7 @@ def _column(con: duckdb.DuckDBPyConnection, name: str, dtype: str, rows: int) ->
     text = f"nullif(trim(CAST({cell} AS VARCHAR)), '')"
     row = con.execute(
         f"""SELECT count({text}), count(DISTINCT {text}), min(TRY_CAST({text} AS DOUBLE)), max(TRY_CAST({text} AS DOUBLE)),
-        count(TRY_CAST({text} AS DOUBLE)), count(TRY_CAST({text} AS TIMESTAMP)) FROM sample"""
+        count(TRY_CAST({text} AS DOUBLE)), count({cast_time(text, "TIMESTAMP")}) FROM sample"""
     ).fetchone()
     assert row is not None
     filled, distinct, low, high, numbers, moments = row
@@ -466,9 +487,10 @@ def _timestamp(con: duckdb.DuckDBPyConnection, sample: Sample) -> tuple[Column, 
     for column in [*dict.fromkeys([*named, *typed])]:
         name, moment = json.dumps(column.name), None
         if column.kind == "moment":
-            moment = f"timestamp: {{column: {name}, unit: iso, zone: UTC}}  # check: the zone where no offset is given{_seen(column, '; ')}"
+            check = f"{_time_apart(sample, column)}the zone where no offset is given{_seen(column, '; ')}"
+            moment = f"timestamp: {{column: {name}, unit: iso, zone: UTC}}  # check: {check}"
         elif column.kind == "number" and column.low is not None and column.high is not None:
-            for unit, second in (("s", 1.0), ("ms", 1e3), ("us", 1e6)):
+            for unit, second in (("s", 1.0), ("ms", 1e3), ("us", 1e6), ("ns", 1e9)):
                 if column.low / second >= 5e8 and column.high / second <= 4e9:
                     moment = f"timestamp: {{column: {name}, unit: {unit}}}  # numbers that count from 1970{_seen(column, ', ')}"
         else:
@@ -479,6 +501,17 @@ def _timestamp(con: duckdb.DuckDBPyConnection, sample: Sample) -> tuple[Column, 
     raise DataError(
         f"{sample.file}: no column looks like a time (its columns are {names}). See 'clock events explain' for timestamp's unit and format"
     )
+
+
+def _time_apart(sample: Sample, column: Column) -> str:
+    """What to check where a column has dates only, and another one has the time of day."""
+    if not all(DATE.fullmatch(text) for text in column.examples):
+        return ""
+    other = next(
+        (c.name for c in sample.columns if c.examples and all(TIME_OF_DAY.fullmatch(text) for text in c.examples)), None
+    )
+    where = f"it may stand in {json.dumps(other)}; write both into one column" if other else "is there none?"
+    return f"a date without the time of day, which the clock needs: {where}; "
 
 
 def _text_moment(con: duckdb.DuckDBPyConnection, column: Column) -> str | None:
@@ -636,12 +669,18 @@ def _is_flag(column: Column) -> bool:
 
 def _expression(column: Column) -> str:
     """The column's name as an expression: quoted unless it is a plain word."""
-    return column.name if re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", column.name) else json.dumps(identifier(column.name))
+    plain = re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", column.name) and _is_yaml_text(column.name)
+    return column.name if plain else json.dumps(identifier(column.name))
 
 
 def _facet_name(column: Column) -> str:
     plain = re.sub(r"[^a-z0-9_]+", "_", column.name.lower()).strip("_")
-    return plain if plain.isidentifier() and plain not in RESERVED_FACETS else f"facet_{plain}"
+    return plain if plain.isidentifier() and plain not in RESERVED_FACETS and _is_yaml_text(plain) else f"facet_{plain}"
+
+
+def _is_yaml_text(word: str) -> bool:
+    """Whether YAML reads a word without quotes as that text: ``no`` and ``null`` are none."""
+    return isinstance(yaml.safe_load(word), str)
 
 
 def _seen(column: Column, lead: str = "  # ") -> str:
@@ -660,4 +699,8 @@ def _source_name(file: Path) -> str:
         else file.resolve().parent.name
     )
     name = re.sub(r"[^a-z0-9_-]+", "_", stem.lower()).strip("_-")[:40]
-    return name if re.fullmatch(r"[a-z][a-z0-9_-]{0,40}", name) else f"log_{name}"[:40].rstrip("_-")
+    return (
+        name
+        if re.fullmatch(r"[a-z][a-z0-9_-]{0,40}", name) and _is_yaml_text(name)
+        else f"log_{name}"[:40].rstrip("_-")
+    )

@@ -558,7 +558,7 @@ def _format(path: Path) -> str | None:
 
 def _check_whole(file: Path, kind: str | None) -> None:
     """Fail for a file that is empty or was cut short, before anything is read from it."""
-    _check_content(file, kind)
+    check_content(file, kind)
     if file.stat().st_size == 0:
         raise DataError(f"{file} is empty (0 bytes); nothing was ingested. Remove it, or fetch it again")
     try:
@@ -575,7 +575,7 @@ def _check_whole(file: Path, kind: str | None) -> None:
         ) from None
 
 
-def _check_content(file: Path, kind: str | None) -> None:
+def check_content(file: Path, kind: str | None) -> None:
     """Fail for a file that begins as something else than its name says."""
     try:
         with file.open("rb") as stream:

@@ -89,7 +89,7 @@ def pass_lines(stream: TextIO | BinaryIO, count: int) -> None:
 
 def clean_json(file: Path, copy: Path) -> Cleaned:
     """JSON with an object a line from JSON lines, an array of objects, or objects over several lines."""
-    _check_encoding(file, "utf-8", "")
+    check_encoding(file, "utf-8", "")
     with binary(file) as stream:
         head = stream.read(CHUNK).removeprefix(MARK).lstrip()
     if not head:
@@ -171,7 +171,7 @@ def clean_csv(file: Path, copy: Path, options: CsvOptions, delimiter: str, colum
         delimiter: between its cells.
         columns: cells of a row.
     """
-    _check_encoding(file, options.encoding, "csv: ")
+    check_encoding(file, options.encoding, "csv: ")
     utf8 = options.encoding == "utf-8"
     if options.skip and utf8:
         rest = copy.with_suffix(".rest")
@@ -273,7 +273,7 @@ def _cells(line: bytes, quote: str, delimiter: str) -> int:
         return 0
 
 
-def _check_encoding(file: Path, encoding: str, key: str) -> None:
+def check_encoding(file: Path, encoding: str, key: str) -> None:
     """Fail for a file that a byte order mark or its zeros show to be in another encoding."""
     with binary(file) as stream:
         head = stream.read(1024)

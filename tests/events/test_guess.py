@@ -52,11 +52,52 @@ def test_plays_with_lengths_in_milliseconds(tmp_path: Path, settings: Settings) 
 
 
 @pytest.mark.parametrize(
-    ("number", "unit"), [("17720{n:05d}", "s"), ("17720{n:05d}000", "ms"), ("17720{n:05d}000000", "us")]
+    ("number", "unit"),
+    [("17720{n:05d}", "s"), ("17720{n:05d}000", "ms"), ("17720{n:05d}000000", "us"), ("17720{n:05d}000000000", "ns")],
 )
 def test_the_unit_of_numbers_is_told_by_their_size(tmp_path: Path, number: str, unit: str) -> None:
     mapping, _, _ = guessed(tmp_path, "a.csv", "uid,iid,genre,time\n" + rows(100, "{u},{i},{g}," + number))
     assert mapping.timestamp.unit == unit
+
+
+def test_dates_without_the_time_of_day_are_to_be_checked(tmp_path: Path) -> None:
+    text = "user,item,date,time\n" + rows(60, "{u},{i},2026-03-10,10:{n:02d}:00")
+    written = guessed(tmp_path, "log.csv", text)[1]
+    assert 'check: a date without the time of day, which the clock needs: it may stand in "time"' in written
+    written = guessed(tmp_path, "log.csv", text.replace(",time", ",other").replace("10:", "x"))[1]
+    assert "which the clock needs: is there none?" in written
+
+
+def test_times_with_a_decimal_comma_are_times(tmp_path: Path, settings: Settings) -> None:
+    text = "user,item,at\n" + rows(60, '{u},{i},"2026-03-10 10:{n:02d}:00,250"')
+    mapping, _, log = guessed(tmp_path, "log.csv", text)
+    assert mapping.timestamp.unit == "iso"
+    assert ingest(str(tmp_path / "mapping.yaml"), [str(log)], settings, now=NOW).kept == 60
+
+
+@pytest.mark.parametrize("name", ["no", "off", "null", "1", "true"])
+def test_names_that_yaml_would_read_otherwise_are_quoted(tmp_path: Path, name: str) -> None:
+    text = f"user,item,at,{name}\n" + rows(60, "{u},{i},2026-03-10T10:{n:02d}:00Z,{g}")
+    assert set(guessed(tmp_path, "log.csv", text)[0].facets.values()) == {f'"{name}"'}
+    (tmp_path / f"{name}.csv").write_text(text)
+    path = tmp_path / "other.yaml"
+    path.write_text(guess_mapping([str(tmp_path / f"{name}.csv")]))
+    assert load_mapping(str(path))[0].source == f"log_{name}"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("user,item,at\nu,i,2026-03-10T10:00:00Z\n".encode("utf-16"), "is UTF-16, not utf-8"),
+        ("user,item,at\nu,caf\xe9,2026-03-10T10:00:00Z\n".encode("latin-1"), "is not UTF-8 text.*encoding: latin-1"),
+        (b"PK\x03\x04" + bytes(50), "holds a ZIP archive"),
+        (b"<html>Log in</html>", "holds a page of HTML"),
+    ],
+)
+def test_files_that_are_no_text_are_named_as_ingestion_names_them(tmp_path: Path, content: bytes, message: str) -> None:
+    (tmp_path / "log.csv").write_bytes(content)
+    with pytest.raises(DataError, match=message):
+        guess_mapping([str(tmp_path / "log.csv")])
 
 
 def test_a_format_that_is_not_iso_and_another_delimiter(tmp_path: Path, settings: Settings) -> None:

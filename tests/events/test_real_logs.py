@@ -549,6 +549,18 @@ def test_a_wrong_unit_is_an_error_that_names_the_right_one(log: Log) -> None:
     assert not log.settings.events_dir.joinpath("source.json").exists()
 
 
+def test_a_log_with_dates_only_is_warned_about(log: Log, caplog: pytest.LogCaptureFixture) -> None:
+    dates = "".join(f"u{n},i,x,2026-03-{n % 9 + 10}\n" for n in range(30))
+    log.write(HEADER + dates)
+    zone = "timestamp: {column: ts, zone: Asia/Tokyo}"
+    assert log.ingest(timestamp=zone).midnights == 30
+    assert "all of the 30 events are at midnight" in caplog.text
+    caplog.clear()
+    log.write(HEADER + dates.replace("u", "v") + rows(1, 50))
+    assert log.ingest(timestamp=zone).midnights == 30
+    assert "midnight" not in caplog.text
+
+
 def test_times_with_a_type_need_no_unit_and_the_message_says_so(log: Log) -> None:
     table = pa.table({"uid": ["a"], "iid": ["b"], "genre": ["x"], "ts": pa.array([1773136800], pa.timestamp("s"))})
     pq.write_table(table, log.folder / "log.parquet")
