@@ -10,7 +10,7 @@ import duckdb
 from core.documents import one_line
 from core.duck import identifier, quoted, scalar
 from events.actions import ActionCounts
-from events.cells import is_nested
+from events.cells import is_missing_word, is_nested
 from events.lists import ListMarks
 from events.mapping import Mapping
 from events.staging import Staging
@@ -57,6 +57,8 @@ class Account:
         behaviors: how many of the kept events each behavior is true of.
         null_facets: how many of the kept events have no value of a facet.
         null_context: the same of context.
+        odd_ids: how many rows have a user or an item whose id is a whole JSON object or list (``nested``), or a word that programs
+            write for one that is missing (``missing``).
         midnights: how many of them were at midnight of the log's zone, to the microsecond.
         nested: how many of the kept events have a whole JSON object or list as a facet or as context; without those that have none.
         shown: of a log that tells what was shown, how many items, and how many of them have the label.
@@ -89,6 +91,7 @@ class Account:
     null_context: dict[str, int] = field(default_factory=dict)
     nested: dict[str, int] = field(default_factory=dict)
     midnights: int = 0
+    odd_ids: dict[str, int] = field(default_factory=dict)
     shown: ShownItems | None = None
     chosen_not_in_list: int = 0
     unknown_actions: dict[str, int] = field(default_factory=dict)
@@ -107,6 +110,13 @@ def count_kept(con: duckdb.DuckDBPyConnection, mapping: Mapping, account: Accoun
     account.null_facets = {name: counts["null", name] for name in facets}
     account.null_context = {name: counts["null", name] for name in context}
     account.nested = {name: count for name in (*facets, *context) if (count := counts["nested", name])}
+    for kind in ("user", "item"):
+        cell = f"{kind}_key"
+        nested, missing = con.execute(
+            f"""SELECT count(*) FILTER (WHERE {is_nested(cell)}), count(*) FILTER (WHERE {is_missing_word(cell)})
+            FROM staged WHERE reason IS NULL"""
+        ).fetchall()[0]
+        account.odd_ids |= {f"{kind}: {what}": n for what, n in (("nested", nested), ("missing", missing)) if n}
     account.midnights = counts["midnight", ""]
     account.behaviors = {name: counts["true", name] for name in behaviors}
     listed = "staged JOIN raw USING (__row) WHERE reason IS NULL AND __size > 1"
@@ -127,6 +137,7 @@ def tell(account: Account, mapping: Mapping, staging: Staging, *, one_hour: bool
         one_hour: the input is an hour of a log; some things are odd of a whole log only.
     """
     _tell_oddities(account, mapping, one_hour)
+    _tell_odd_ids(account, mapping)
     _tell_nested(account, mapping, staging)
     _tell_not_in_list(staging.marks)
     _tell_quarantined(account, staging)
@@ -218,6 +229,17 @@ def _tell_empty_attributes(account: Account, mapping: Mapping) -> None:
                 "%s: '%s' is empty in every one of the %d events; look at the column or the expression",
                 key, one_line(source), account.kept,
             )  # fmt: skip
+
+
+def _tell_odd_ids(account: Account, mapping: Mapping) -> None:
+    for what, count in account.odd_ids.items():
+        kind, _, oddity = what.partition(": ")
+        source = one_line(mapping.columns.user_id if kind == "user" else mapping.columns.item_id)
+        meaning = (
+            "is a whole JSON object or list; name a part of it, as in \"user->>'$.id'\"" if oddity == "nested"
+            else f"reads NaN, None or another word for a missing one, and counts as the id of one {kind}"
+        )  # fmt: skip
+        log.warning("columns.%s_id: in %d rows '%s' %s", kind, count, source, meaning)
 
 
 def _tell_nested(account: Account, mapping: Mapping, staging: Staging) -> None:

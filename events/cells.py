@@ -7,7 +7,7 @@ from collections.abc import Callable
 from sqlglot import expressions as exp
 
 from core.blanks import BLANK_CLASS
-from core.duck import quoted
+from core.duck import quoted, texts
 from events.mapping import Timestamp
 
 FINITE = "clock_finite"
@@ -22,6 +22,8 @@ SPELLINGS = {
     "([+-])([0-9]|[0-9]:?[0-9]{2})$": r"\10\2",
 }  # fmt: skip
 """What differs between how people and DuckDB write times of ISO 8601."""
+
+MISSING_WORDS = ("nan", "null", "none", "(null)", "<na>", "#n/a", "undefined", "\\n", "nat")
 
 CLEAR_ZONE = r"\b(UTC|GMT|Z)\b|[A-Za-z_]+/[A-Za-z_]+"
 """What a format's %Z may stand for: DuckDB reads abbreviations as well, and takes CST for Chicago's."""
@@ -104,6 +106,16 @@ def boolean_sql(sql: str) -> str:
 def content(text: str) -> str:
     """SQL of a text without the blanks around it; null where it has nothing else."""
     return f"nullif(regexp_replace({text}, {quoted(f'^{BLANK_CLASS}+|{BLANK_CLASS}+$')}, '', 'g'), '')"
+
+
+def is_missing_word(text: str) -> str:
+    """SQL: a text is what programs write for a value that is missing."""
+    return f"lower({text}) IN ({texts([MISSING_WORDS])})"
+
+
+def unless_missing(text: str) -> str:
+    """SQL of an id that only ties rows together, null where it is a word for a missing one, which would tie what is not one."""
+    return f"CASE WHEN NOT {is_missing_word(text)} THEN {text} END"
 
 
 def is_nested(text: str) -> str:

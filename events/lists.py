@@ -11,7 +11,7 @@ import duckdb
 from core.documents import one_line
 from core.duck import identifier, quoted, scalar, texts
 from core.errors import ConfigError
-from events.cells import content, without_point
+from events.cells import content, whole_number, without_point
 from events.mapping import Behavior, Impressions, Labels, Mapping
 from events.readers import RawLog, exact_text
 
@@ -29,6 +29,10 @@ FEW_PARTS = 3
 """So many parts in every cell are parts of one id as well, such as a latitude and a longitude."""
 LONGEST_LIST = 10_000
 """A row is copied for each item of its list; nobody was shown more."""
+OTHER_BRACKETS = r"\([-0-9.,\s]+\)|\(\s*['\"](?s:.*)['\"]\s*,?\s*\)|\{[^{}:]*\}"
+"""Tuples of numbers or of texts as Python prints them, and arrays as PostgreSQL does."""
+CUT_SHORT = r"\[\s*[\"'](?s:.*)[^\]\s]\s*"
+"""A list of texts whose end is missing."""
 QUOTES_APART, QUOTES_LISTED = r"'\s+'", "', '"
 """Between the texts of a list: as NumPy prints it, and as everybody else writes it."""
 
@@ -152,6 +156,16 @@ def _read_lists(con: duckdb.DuckDBPyConnection, raw: RawLog, lists: dict[str, st
     )
     con.execute(f"DELETE FROM raw WHERE __row IN (SELECT __row FROM listed WHERE {longest} > {LONGEST_LIST})")
     con.execute(f"DELETE FROM listed WHERE {longest} > {LONGEST_LIST}")
+    shown = f"trim(CAST(r.{raw.columns[lists['shown']]} AS VARCHAR))"
+    cut = f"SELECT __row FROM raw r JOIN listed USING (__row) WHERE len(shown) < 2 AND regexp_full_match({shown}, {quoted(CUT_SHORT)})"
+    con.execute(f"INSERT INTO malformed SELECT {shown}, 'bad_list' FROM raw r WHERE __row IN ({cut})")
+    con.execute(f"DELETE FROM raw WHERE __row IN ({cut})")
+    con.execute("DELETE FROM listed WHERE __row NOT IN (SELECT __row FROM raw)")
+    every = f"list_concat({', '.join([*lists, '[]'])})"
+    whole = f"SELECT bool_and({whole_number('x')}) FROM (SELECT unnest({every}) AS x FROM listed)"
+    if scalar(con, whole):  # 7.0 here and 7 there are one item
+        bare = ", ".join(f"{column} = list_transform({column}, lambda x: {without_point('x')})" for column in lists)
+        con.execute(f"UPDATE listed SET {bare}")
 
 
 def _check_separator(con: duckdb.DuckDBPyConnection, raw: RawLog, rule: Impressions, item: str) -> None:
@@ -248,11 +262,16 @@ def _texts_of(cell: str, kind: str, separator: str) -> str:
 
 
 def _printed_list(text: str) -> str:
-    """SQL of the elements of a list as Python or NumPy print it (``['a', 'b']``, ``[1 2]``), null where a text is none."""
-    apart = f"regexp_replace({text}, {quoted(QUOTES_APART)}, {quoted(QUOTES_LISTED)}, 'g')"
+    """SQL of the elements of a list as Python, NumPy or PostgreSQL print it (``['a', 'b']``, ``[1 2]``, ``{a,b}``), else null."""
+    bare = rf"regexp_replace({text}, 'np\.\w+\(([^()]*)\)', '\1', 'g')"
+    inside = f"substr({text}, 2, len({text}) - 2)"
+    listed = (
+        f"CASE WHEN regexp_full_match({text}, {quoted(OTHER_BRACKETS)}) THEN '[' || {inside} || ']' ELSE {bare} END"
+    )
+    apart = f"regexp_replace({listed}, {quoted(QUOTES_APART)}, {quoted(QUOTES_LISTED)}, 'g')"
     numbers = rf"regexp_replace({text}, '\s+', ', ', 'g')"
     return rf"""CASE WHEN regexp_full_match({text}, '\[[-0-9.\s]+\]') THEN TRY_CAST({numbers} AS VARCHAR[])
-        WHEN starts_with({text}, '[') THEN TRY_CAST({apart} AS VARCHAR[]) END"""
+        WHEN starts_with({listed}, '[') THEN TRY_CAST({apart} AS VARCHAR[]) END"""
 
 
 def _label(rule: Labels | None) -> tuple[str, str]:

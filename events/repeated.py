@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import duckdb
 
-from core.duck import identifier, parquet_union
+from core.duck import identifier, parquet_union, quoted
 from core.hours import Hour
 from events.episodes import SAME_EVENT_HOURS, open_episodes
 from events.schema import BEHAVIORS, REQUEST_COLUMNS
 from events.store import EventStore
+
+CONFLICTING = "conflicting_event_id"
+"""Reason of a row whose event id is that of an event of another user or item."""
 
 
 def mark_repeated(con: duckdb.DuckDBPyConnection, store: EventStore) -> None:
@@ -16,6 +19,7 @@ def mark_repeated(con: duckdb.DuckDBPyConnection, store: EventStore) -> None:
 
     Leaves ``marked`` (a row of an event that another row told is a ``duplicate``, or ``adds`` a behavior, or the place
     where the item was shown), ``fresh`` (events to keep) and ``amended`` (stored events with what was added).
+    A row whose event id is another user's or item's gets the reason ``CONFLICTING``.
     """
     names = [identifier(name) for name in store.event_schema.names]
     cells = ", ".join(names)
@@ -74,6 +78,10 @@ def mark_repeated(con: duckdb.DuckDBPyConnection, store: EventStore) -> None:
         """CREATE TABLE marked AS SELECT __row, again AND NOT adds AS duplicate, adds FROM
         (SELECT *, __row IN (SELECT __row FROM additions) AS adds FROM placed)"""
     )
+    con.execute(
+        """CREATE TABLE conflicting AS SELECT i.__row FROM identified i JOIN placed p USING (__row, event_id)
+        ANTI JOIN known k USING (event_id, opened, user_id, item_id) WHERE p.again"""
+    )
     totals = [f"bool_or({name}) AS {name}" for name in behaviors]
     totals += [f"first({name} ORDER BY {name} IS NULL, __row NULLS FIRST) AS {name}" for name in context]
     totals += [f"first({name} ORDER BY {unplaced}, __row NULLS FIRST) AS {name}" for name in requests]
@@ -91,3 +99,5 @@ def mark_repeated(con: duckdb.DuckDBPyConnection, store: EventStore) -> None:
         f"""CREATE TABLE amended AS SELECT {chosen} FROM stored_shared e JOIN sums t
         ON t.event_id = e.event_id AND t.opened = e.opened"""
     )
+    con.execute("DELETE FROM marked WHERE __row IN (SELECT __row FROM conflicting)")
+    con.execute(f"UPDATE staged SET reason = {quoted(CONFLICTING)} WHERE __row IN (SELECT __row FROM conflicting)")

@@ -32,6 +32,7 @@ from events.cells import (
     only_json,
     position_sql,
     timestamp_sql,
+    unless_missing,
     wall_clock_sql,
     whole_number,
     without_point,
@@ -110,8 +111,8 @@ class Staging:
         length = self._number(columns.duration_seconds, "columns.duration_seconds")
         if columns.duration_seconds is None and mapping.items and mapping.items.duration_seconds:
             length = f"TRY_CAST(i.{identifier(ITEM_LENGTH)} AS DOUBLE)"
-        event_id = self._optional_text(columns.event_id, "columns.event_id")
-        request_id = self._optional_text(columns.request_id, "columns.request_id")
+        event_id = unless_missing(self._optional_text(columns.event_id, "columns.event_id"))
+        request_id = unless_missing(self._optional_text(columns.request_id, "columns.request_id"))
         place = self._optional_text(columns.position, "columns.position")
         position = f"coalesce(r.__place, {position_sql(place)})" if mapping.has_lists else position_sql(place)
         facets = {name: self._text(text, f"facets.{name}") for name, text in mapping.log_facets.items()}
@@ -324,6 +325,8 @@ class Staging:
         return {
             "malformed_row": shape,
             "open_quote": shape,
+            "bad_list": "A list begins and does not end: were cells cut short when the log was written?",
+            "conflicting_event_id": "columns.event_id is not an event's own: rows of other users or items have the same one; take it out",
             "repeated_key": "An object has the same key twice: give each its own name",
             "bad_encoding": "The text is not UTF-8: set csv: {encoding: latin-1} in the mapping, or save it as UTF-8",
             "unknown_zone": self._zone_hint(),

@@ -349,6 +349,41 @@ def test_lists_of_one_item_whose_ids_hold_a_separator_are_read_unless_their_part
     assert "no list was split by '|'; a cell reads " in caplog.text
 
 
+@pytest.mark.parametrize(
+    ("shown", "clicked", "items"),
+    [
+        ("[np.int64(11), np.int64(12)]", "[np.int64(12)]", [11, 12]),
+        ("[np.float64(11.0), np.float64(12.0)]", "12.0", [11, 12]),
+        ("(11, 12)", "(12,)", [11, 12]),
+        ("{11,12}", "{12}", [11, 12]),
+        ("11.0|12.0", "12", [11, 12]),
+        ("11|12", "12.0", [11, 12]),
+        ("('a b', 'c')", "c", [1, 2]),
+        ("{a,c}", "{c}", [1, 2]),
+        ("[Live] a|c", "c", [1, 2]),
+        ("(Live) a|c", "c", [1, 2]),
+    ],
+)
+def test_lists_are_read_as_numpy_python_and_databases_print_them(
+    tmp_path: Path, shown: str, clicked: str, items: list[int]
+) -> None:
+    log = ActionLog(tmp_path, PLACES)
+    frame = pd.DataFrame({"impression_id": [1], "user_id": [7], "inview": [shown], "clicked": [clicked]})
+    frame.assign(impression_time="2026-03-10T10:00:00Z").to_csv(tmp_path / "log.csv", index=False)
+    account = log.ingest_files(tmp_path / "log.csv")
+    assert (account.kept, account.chosen_not_in_list, account.behaviors) == (2, 0, {"finish": 1})
+    assert sorted(item for item, *_ in log.outcomes()) == items
+
+
+def test_a_list_that_was_cut_short_is_quarantined(tmp_path: Path) -> None:
+    log = ActionLog(tmp_path, PLACES)
+    cells = ['["a", "b"', "['a', 'b", '["a", "b"]', "[a", "[x] a|b"]
+    frame = pd.DataFrame({"impression_id": range(5), "user_id": range(5), "inview": cells, "clicked": ""})
+    frame.assign(impression_time="2026-03-10T10:00:00Z").to_csv(tmp_path / "log.csv", index=False)
+    account = log.ingest_files(tmp_path / "log.csv")
+    assert (account.kept, account.reasons) == (5, {"bad_list": 2})
+
+
 def test_lists_of_one_item_each_need_no_separator(tmp_path: Path) -> None:
     log = ActionLog(tmp_path, NEWS.replace('separator: " ", ', ""))
     cells = ("N1-1", "N2-0", "a b-0", '["N 5-1"]', '["N 6-1"]')

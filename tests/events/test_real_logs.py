@@ -273,6 +273,40 @@ def test_leading_zeros_and_19_digits_are_kept_apart(log: Log) -> None:
     assert set(log.events()["item_id"]) == {1234567890123456789}
 
 
+def test_an_event_id_of_another_user_or_item_loses_no_row_without_a_word(log: Log) -> None:
+    header = "uid,iid,genre,ts,event\n"
+    columns = "columns: {user_id: uid, item_id: iid, event_id: event}"
+    log.write(header + f"u,i,x,{TIME},1\nv,i,x,{TIME},1\nu,j,x,{TIME},1\nu,i,x,{TIME},1\nw,i,x,{TIME},2\n")
+    account = log.ingest(columns=columns)
+    assert (account.kept, account.duplicates, account.reasons) == (2, 1, {"conflicting_event_id": 2})
+    again = log.ingest(columns=columns)
+    assert (again.kept, again.duplicates, again.reasons) == (0, 3, {"conflicting_event_id": 2})
+    log.write(header + f"z,i,x,{TIME},2\n" + "".join(f"n{n},i,x,{TIME},e{n}\n" for n in range(3)))
+    account = log.ingest(columns=columns)
+    assert (account.kept, account.reasons) == (3, {"conflicting_event_id": 1})
+    contents = [json.loads(line)["content"] for line in Path(str(account.quarantine)).read_text().splitlines()]
+    assert [content["uid"] for content in contents] == ["z"]
+
+
+@pytest.mark.parametrize("word", ["NaN", "None", "null", "<NA>", "\\N"])
+def test_words_for_a_missing_id_tie_no_rows_together_and_are_said_of_users(
+    log: Log, caplog: pytest.LogCaptureFixture, word: str
+) -> None:
+    log.write(
+        "uid,iid,genre,ts,event\n" + "".join(f"u{n},i,x,{TIME},{word}\n" for n in range(3)) + f"{word},i,x,{TIME},e\n"
+    )
+    account = log.ingest(columns="columns: {user_id: uid, item_id: iid, event_id: event}")
+    assert (account.kept, account.odd_ids) == (4, {"user: missing": 1})
+    assert "columns.user_id: in 1 rows 'uid' reads NaN, None or another word" in caplog.text
+
+
+def test_an_id_that_is_a_whole_object_is_warned_about(log: Log, caplog: pytest.LogCaptureFixture) -> None:
+    lines = [{"uid": {"$oid": f"5f{n}"}, "iid": "i", "genre": "x", "ts": TIME} for n in range(3)]
+    log.write("\n".join(map(json.dumps, lines)), "log.jsonl")
+    assert log.ingest(log.folder / "log.jsonl").odd_ids == {"user: nested": 3}
+    assert "columns.user_id: in 3 rows 'uid' is a whole JSON object or list" in caplog.text
+
+
 # Quotes and lines.
 
 
