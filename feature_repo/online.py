@@ -10,13 +10,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from datetime import UTC, datetime
-from itertools import groupby, islice
-from operator import itemgetter
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+import duckdb
 import pyarrow as pa
 
+from core.duck import identifier
 from core.hours import Hour
 from feature_repo.repository import slot_feature
 from feature_repo.schemas import LISTS, clock_schema
@@ -36,20 +38,17 @@ def encode_cells(rows: pa.Table, facets: Sequence[str]) -> Iterator[tuple[int, d
         rows: in the columns of ``schemas.clock_schema``.
         facets: in the source's order.
     """
-    columns = rows.sort_by([("user_id", "ascending"), ("slot", "ascending")]).to_pydict()
-    lists = [[columns[f"{facet}_{name}"] for name in LISTS] for facet in facets]
-    numbered = zip(columns["user_id"], range(rows.num_rows), strict=True)
-    for user, group in groupby(numbered, key=itemgetter(0)):
-        cells = {}
-        for _, n in group:
-            content = {
-                "as_of": columns["as_of"][n],
-                "events": columns["events"][n],
-                "facets": [[part[n] for part in facet] for facet in lists],
-            }
-            text = json.dumps(content, separators=(",", ":"), ensure_ascii=False) if content["events"] else ""
-            cells[slot_feature(columns["slot"][n])] = text
-        yield user, cells
+    lists = ", ".join(f"json_array({', '.join(identifier(f'{facet}_{name}') for name in LISTS)})" for facet in facets)
+    content = f"json_object('as_of', as_of, 'events', events, 'facets', json_array({lists}))"
+    cells = f"SELECT user_id, slot, CASE WHEN events > 0 THEN CAST({content} AS VARCHAR) ELSE '' END AS cell FROM rows"
+    with closing(duckdb.connect()) as con:
+        con.register("rows", rows)
+        users = con.execute(
+            f"SELECT user_id, list(slot ORDER BY slot), list(cell ORDER BY slot) FROM ({cells}) GROUP BY 1 ORDER BY 1"
+        )
+        while part := users.fetchmany(WRITTEN_AT_ONCE):
+            for user, slots, texts in part:
+                yield user, dict(zip(map(slot_feature, slots), texts, strict=True))
 
 
 def write_cells(
@@ -68,8 +67,13 @@ def write_cells(
     Returns:
         Cells written.
     """
+    from feast.protos.feast.types.Value_pb2 import Value
+
+    def value(content: str | bytes) -> Any:
+        return Value(string_val=content) if isinstance(content, str) else Value(bytes_val=content)
+
     rows = (
-        (user, {name: _value(content) for name, content in contents.items()}, hour.start) for user, contents in cells
+        (user, {name: value(content) for name, content in contents.items()}, hour.start) for user, contents in cells
     )
     return _write(store, view_name, "user_id", rows)
 
@@ -127,12 +131,6 @@ def _values(column: pa.Array) -> list[Any]:
         return [value(**{f"{name}_list_val": values_of(val=items)}) for items in column.to_pylist()]
     field = f"{name_of(column.type)}_val"
     return [value() if item is None else value(**{field: item}) for item in column.to_pylist()]
-
-
-def _value(content: str | bytes) -> Any:
-    from feast.protos.feast.types.Value_pb2 import Value
-
-    return Value(string_val=content) if isinstance(content, str) else Value(bytes_val=content)
 
 
 def decode_cells(

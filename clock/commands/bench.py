@@ -23,6 +23,7 @@ BENCHES = {
     "endurance": "endurance:bench_endurance",
     "spark": "spark:bench_spark",
     "join": "clocks:bench_join",
+    "online_write": "online:bench_online_write",
     "training": "training:bench_training",
     "serving": "serving:bench_serving",
     "hour_cycle": "hour_cycle:bench_hour_cycle",
