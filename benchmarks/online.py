@@ -2,58 +2,29 @@
 
 from __future__ import annotations
 
-import shutil
-import subprocess
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pandas as pd
 import pyarrow as pa
-import redis
 
 from benchmarks.clocks import START, write_log
 from benchmarks.result import Result, timed
-from core.errors import NotReadyError
 from core.hours import DAY_HOURS
-from core.ports import free_port
 from core.settings import load_settings
 from feature_repo.clock import ClockState
 from feature_repo.online import encode_cells, write_cells
 from feature_repo.repository import slot_feature
 from feature_repo.retrieval import ClockFeatures
-from operations.processes import wait_for
 
 USERS, EVENTS_A_USER, DAYS, SESSION = 40_000, 40, 3, 4
 
 
-@contextmanager
-def redis_server() -> Iterator[str]:
-    """An empty Redis on loopback that keeps nothing: its address."""
-    program = shutil.which("redis-server")
-    if program is None:
-        raise NotReadyError("redis-server is not installed ('make services' does)")
-    port = free_port()
-    command = [program, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process, redis.Redis(port=port) as client:
-
-        def answers() -> bool:
-            try:
-                return bool(client.ping())
-            except redis.ConnectionError:
-                return False
-
-        try:
-            wait_for(answers, "Redis")
-            yield f"127.0.0.1:{port}"
-        finally:
-            process.terminate()
-
-
 def bench_online_write(scale: float) -> Result:
     """Cells a second of whole clocks, from Arrow rows to Redis; the peer is Feast's ``write_to_online_store``."""
-    with tempfile.TemporaryDirectory() as folder, redis_server() as url:
+    from tests.servers import redis_server
+
+    with tempfile.TemporaryDirectory() as folder, redis_server(Path(folder)) as (url, _):
         settings = load_settings(var=Path(folder), source="bench", online_store="redis", redis_url=url)
         users, hours = int(USERS * scale), DAYS * DAY_HOURS
         log = write_log(settings, users * EVENTS_A_USER, users, hours, session=SESSION)
