@@ -1,4 +1,4 @@
-"""Unit costs of an hour: core-seconds per million events, bytes per event, user and id. ``clock ops capacity`` uses them."""
+"""Unit costs: bytes per event, user and id, and what a report reads of a day. ``clock ops capacity`` uses them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 
 from benchmarks.clocks import write_log
 from benchmarks.experiments import user_table, write_events
-from benchmarks.hour_cycle import EVENTS, HISTORY_HOURS, START, VARIANTS, prepare
+from benchmarks.hour_cycle import HISTORY_HOURS, START, VARIANTS, prepare
 from benchmarks.result import Result
 from core.settings import Settings, load_settings
 from events.store import EventStore
@@ -26,31 +26,23 @@ NAN = float("nan")
 
 
 def bench_units(scale: float) -> list[Result]:
-    """The steps of an hour of a million events in this process, each in core-seconds, and the bytes that they write."""
+    """The bytes that the steps of an hour of a million events write, and the core-seconds of an experiment's user table."""
     from feature_repo.retrieval import advance
-    from pipeline.promotion import evaluate_candidate
     from pipeline.source import ingest_hour
     from pipeline.training import build_samples, train_variant
 
     hour = START + HISTORY_HOURS
     with tempfile.TemporaryDirectory() as folder:
         settings = prepare(Path(folder), scale)
-        steps = {
-            "ingest": lambda: ingest_hour(settings, hour),
-            "clocks": lambda: advance(settings, hour + 1),
-            "samples": lambda: build_samples(settings, hour, hour),
-            "training": lambda: train_variant(settings, VARIANT, hour),
-            "gate": lambda: evaluate_candidate(settings, hour),
-        }
-        cores = {name: _cores(step) / (EVENTS * scale) * 1e6 for name, step in steps.items()}
-        hour_total = sum(cores.values())
-        results = [Result(f"cpu_{n}", v, "core-s/M", "the hour", hour_total, hour_total / v) for n, v in cores.items()]
-
+        ingest_hour(settings, hour)
+        advance(settings, hour + 1)
+        build_samples(settings, hour, hour)
+        train_variant(settings, VARIANT, hour)
         store, training = EventStore(settings.events_dir), settings.training_dir
         rows = store.read(hour).num_rows
         raw = _bytes(Path(folder) / "log" / f"{hour.key}.parquet") / rows
         event = _bytes(store.partition(hour)) / rows
-        results.append(Result("bytes_event", event, "B", "the raw log's Parquet", raw, raw / event))
+        results = [Result("bytes_event", event, "B", "the raw log's Parquet", raw, raw / event)]
         state = training / "states" / VARIANT / f"hour={hour.key}"
         sizes = {
             "bytes_samples_event": _bytes(training / "samples" / f"hour={hour.key}") / rows,
@@ -60,7 +52,7 @@ def bench_units(scale: float) -> list[Result]:
         table.mkdir()
         events = write_events(table, int(AB_EVENTS * scale), int(AB_USERS * scale))
         cost = _cores(lambda: user_table(table, events)) / (AB_EVENTS * scale) * 1e6
-        results.append(Result("cpu_ab", cost, "core-s/M", "the hour", hour_total, hour_total / cost))
+        results.append(Result("cpu_ab", cost, "core-s/M", "none", NAN, NAN))
         sizes |= _of_regulars(Path(folder) / "regulars", scale)
         return results + [Result(name, value, "B", "none", NAN, NAN) for name, value in sizes.items()]
 

@@ -13,13 +13,14 @@ from core.errors import ConfigError, NotReadyError
 from core.files import read_json
 
 UNITS = {
-    "cpu_ingest": ("core-seconds a million events", "units"),
-    "cpu_clocks": ("core-seconds a million events", "units"),
-    "cpu_samples": ("core-seconds a million events", "units"),
-    "cpu_training": ("core-seconds a million events and variant", "units"),
-    "cpu_gate": ("core-seconds a million events", "units"),
+    "traffic_ingestion_1M": ("core-seconds a million events", "traffic"),
+    "traffic_clocks_1M": ("core-seconds a million events", "traffic"),
+    "traffic_samples_1M": ("core-seconds a million events", "traffic"),
+    "traffic_training_1M": ("core-seconds a million events, two variants", "traffic"),
+    "traffic_gate_1M": ("core-seconds a million events", "traffic"),
+    "traffic_experiments_1M": ("core-seconds a million events, a look at one experiment", "traffic"),
     "serve_cpu_matched": ("core-milliseconds a request of 200 candidates", "serving"),
-    "cpu_ab": ("core-seconds a million events, once a day", "units"),
+    "cpu_ab": ("core-seconds a million events, a day's report of one experiment", "units"),
     "spark_rebuild": ("seconds on two cores", "spark"),
     "bytes_event": ("bytes an event", "units"),
     "bytes_changes_event": ("bytes an event", "units"),
@@ -29,7 +30,13 @@ UNITS = {
     "bytes_model_id": ("bytes a user or item, optimizer included", "units"),
 }
 """Figure of ``var/bench/results.json`` → its unit, and the bench that measures it."""
-BENCH_CORES = 2
+GROWING = ("ingestion", "clocks", "samples", "training", "gate", "experiments")
+"""Steps whose cost in a service of more users `clock bench population` compares."""
+POPULATION = ("0.1M", "4M")
+TRAFFIC_VARIANTS = 2
+"""Rankers that the bench trains in an hour."""
+SERVED_VERSIONS = 2
+"""Models in the memory of each process that ranks: the champion, and its challenger."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +50,8 @@ class Load:
     items: float = 1e6
     peak: float = 2.0
     utilization: float = 0.5
-    variants: int = 2
+    variants: int = 6
+    experiments: int = 10
     kept_days: int = 180
     machine_cores: int = 32
     machine_memory_gb: float = 128.0
@@ -85,11 +93,20 @@ def read_units(path: Path) -> dict[str, float]:
         NotReadyError: some were not measured; names the benches that do.
     """
     measured = {row["name"]: float(row["value"]) for row in read_json(path)} if path.exists() else {}
-    if missing := sorted({bench for name, (_, bench) in UNITS.items() if name not in measured}):
+    benches = {name: bench for name, (_, bench) in UNITS.items()}
+    benches |= {f"population_{step}_{size}": "population" for step in GROWING for size in POPULATION}
+    if missing := sorted({bench for name, bench in benches.items() if name not in measured}):
         raise NotReadyError(f"{path} lacks unit costs; run 'clock bench {' '.join(missing)}'")
     peers = {row["name"]: float(row["peer_value"]) for row in read_json(path)}
-    return {name: measured[name] for name in UNITS} | {
-        "spark_factor": measured["spark_rebuild"] / peers["spark_rebuild"]
+    small, large = POPULATION
+    growth = {
+        f"growth_{step}": measured[f"population_{step}_{large}"] / measured[f"population_{step}_{small}"]
+        for step in GROWING
+    }
+    return {
+        **{name: measured[name] for name in UNITS},
+        **growth,
+        "spark_factor": measured["spark_rebuild"] / peers["spark_rebuild"],
     }
 
 
@@ -102,32 +119,50 @@ def needs(units: dict[str, float], load: Load) -> list[Need]:
 
     daily_gb = load.users * load.active_share * load.events_a_day / 1e9
     model_gb = (load.users + load.items) * units["bytes_model_id"] / 1e9
-    clocks = cores(units["cpu_clocks"])
+    clocks = cores(units["traffic_clocks_1M"])
     on_spark = clocks > load.machine_cores
+    serving = load.peak_requests * units["serve_cpu_matched"] / 1000 / load.utilization
+    processes = math.ceil(serving)
+    report = daily_gb * 1e3 * units["cpu_ab"] / 3600 / load.utilization
     return [
-        Need("ingest and event store", cores(units["cpu_ingest"]), 0, daily_gb * load.kept_days * units["bytes_event"]),
+        Need(
+            "ingest and event store", cores(units["traffic_ingestion_1M"]), 0, daily_gb * load.kept_days * units["bytes_event"],
+        ),
         Need(
             f"clocks ({'Spark' if on_spark else 'DuckDB'})", clocks * (units["spark_factor"] if on_spark else 1), 0,
             load.users * units["bytes_clock_user"] / 1e9 + daily_gb * load.kept_days * units["bytes_changes_event"],
         ),
         Need("online store (Redis)", 0, load.users * units["bytes_online_user"] / 1e9),
-        Need("samples", cores(units["cpu_samples"]), 0, daily_gb * load.kept_days * units["bytes_samples_event"]),
-        Need(f"training, {load.variants} variants", cores(units["cpu_training"]) * load.variants, model_gb * load.variants),
-        Need("gate", cores(units["cpu_gate"])),
-        Need("ranking service", load.peak_requests * units["serve_cpu_matched"] / 1000 / load.utilization, model_gb),
-        Need("A/B user tables, in an hour a day", daily_gb * 1e3 * units["cpu_ab"] / 3600 / load.utilization),
+        Need("samples", cores(units["traffic_samples_1M"]), 0, daily_gb * load.kept_days * units["bytes_samples_event"]),
+        Need(
+            f"training, {load.variants} variants", cores(units["traffic_training_1M"]) * load.variants / TRAFFIC_VARIANTS,
+            model_gb * load.variants,
+        ),
+        Need("gate", cores(units["traffic_gate_1M"])),
+        Need(f"ranking service, {processes:,} processes", serving, processes * SERVED_VERSIONS * model_gb),
+        Need(f"hourly looks at {load.experiments} experiments", cores(units["traffic_experiments_1M"]) * load.experiments),
+        Need(f"reports of {load.experiments} experiments, in an hour a day", report * load.experiments),
     ]  # fmt: skip
 
 
 def limits(units: dict[str, float], load: Load) -> list[str]:
     """What one process must do or hold alone and cannot at this load: where the platform as it is ends."""
     demands = []
-    seconds = load.peak_events / 1e6 * units["cpu_training"] / BENCH_CORES
-    if seconds > 3600:
-        demands.append(
-            f"one trainer on {BENCH_CORES} cores needs {seconds / 3600:,.1f} h for the busiest hour: `torchrun` with at least "
-            f"{math.ceil(seconds / 3600 / load.utilization)} processes a variant"
-        )
+    each = {
+        "the ingestion": units["traffic_ingestion_1M"], "the gate": units["traffic_gate_1M"],
+        "the trainer of one variant": units["traffic_training_1M"] / TRAFFIC_VARIANTS,
+    }  # fmt: skip
+    for part, cost in each.items():
+        seconds = load.peak_events / 1e6 * cost
+        if seconds > 3600:
+            remedy = (
+                f": `torchrun` with at least {math.ceil(seconds / 3600 / load.utilization)} processes"
+                if "trainer" in part
+                else ""
+            )
+            demands.append(
+                f"{part} is one process and needs {seconds / 3600:,.1f} core-hours for the busiest hour{remedy}"
+            )
     model = (load.users + load.items) * units["bytes_model_id"] / 1e9
     if model > load.machine_memory_gb / 2:
         demands.append(
@@ -171,13 +206,20 @@ def page(units: dict[str, float], loads: list[Load]) -> str:
         f"Spark took {units['spark_factor']:.1f} times as long as DuckDB on the same two cores, and is counted with where DuckDB "
         "would need more than a machine.",
         "",
+        "The arithmetic takes a million events to cost the same whatever the service's users. Measured core-time of the same hour in "
+        f"a service of {POPULATION[1][:-1]} million users over that in one of {POPULATION[0][:-1]} million (`clock bench population`): "
+        + ", ".join(f"{step} {units[f'growth_{step}']:.2f}" for step in GROWING)
+        + ".",
+        "",
         "## Assumed",
         "",
         f"{first.active_share:.0%} of the users are active on a day, with {first.events_a_day:g} events and "
         f"{first.requests_a_day:g} requests each; the busiest hour has {first.peak:g} times the mean; processors are "
         f"{first.utilization:.0%} busy at that time; {first.items:,.0f} items; {first.kept_days} days of events, changes and samples "
-        f"are kept; a machine has {first.machine_cores} cores and {first.machine_memory_gb:g} GB. Every one is an option "
-        "(`--help`). Users with clocks online are all users; those of the unit costs had 500 events in 30 days. "
+        f"are kept; {first.variants} rankers are trained; {first.experiments} experiments run at a time, each on all users, and a "
+        "report reads a day of events (what it computes from users and days is left out); each process that ranks has one core and "
+        f"{SERVED_VERSIONS} models of its own; a machine has {first.machine_cores} cores and {first.machine_memory_gb:g} GB. "
+        "Every one is an option (`--help`). Users with clocks online are all users; those of the unit costs had 500 events in 30 days. "
         "The benches' events are made up, a million of 200 k users in an hour: a real log compresses less.",
         "",
     ]

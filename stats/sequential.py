@@ -125,7 +125,9 @@ def limit_at(look: int, looks: int, first: int, alpha: float) -> float:
     >>> round(limit_at(2, 2, 1, 0.05), 2)
     1.97
     """
-    so_far = tuple(n / looks for n in range(first, min(max(look, first), looks) + 1))  # later looks do not change this one's
+    so_far = tuple(
+        n / looks for n in range(first, min(max(look, first), looks) + 1)
+    )  # later looks do not change this one's
     return boundaries(so_far, alpha)[-1]
 
 

@@ -184,7 +184,8 @@ def capacity(
     items: Annotated[float | None, typer.Option(help="Items in the catalog. Default: 1e6.")] = None,
     peak: Annotated[float | None, typer.Option(help="Busiest hour over the mean hour. Default: 2.")] = None,
     utilization: Annotated[float | None, typer.Option(help="How busy machines may be. Default: 0.5.")] = None,
-    variants: Annotated[int | None, typer.Option(help="Rankers that are trained side by side. Default: 2.")] = None,
+    variants: Annotated[int | None, typer.Option(help="Rankers that are trained side by side. Default: 6.")] = None,
+    experiments: Annotated[int | None, typer.Option(help="Experiments that run at a time. Default: 10.")] = None,
     kept_days: Annotated[int | None, typer.Option(help="Days that are kept. Default: 180.")] = None,
     machine_cores: Annotated[int | None, typer.Option(help="Cores of a machine. Default: 32.")] = None,
     machine_memory_gb: Annotated[float | None, typer.Option(help="Memory of a machine, GB. Default: 128.")] = None,
@@ -205,8 +206,8 @@ def capacity(
     settings = cli.settings_of(source)
     assumed: dict[str, Any] = {
         "active_share": active_share, "events_a_day": events_a_day, "requests_a_day": requests_a_day, "items": items, "peak": peak,
-        "utilization": utilization, "variants": variants, "kept_days": kept_days, "machine_cores": machine_cores,
-        "machine_memory_gb": machine_memory_gb,
+        "utilization": utilization, "variants": variants, "experiments": experiments, "kept_days": kept_days,
+        "machine_cores": machine_cores, "machine_memory_gb": machine_memory_gb,
     }  # fmt: skip
     changes = {name: value for name, value in assumed.items() if value is not None}
     loads = [replace(Load(users=count), **changes) for count in users or (1e6, 1e8, 1e9)]
