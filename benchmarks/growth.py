@@ -1,0 +1,244 @@
+"""A service of a chosen size just before an hour, and the steps of that hour: what the benches of growth measure.
+
+The service is made by the platform's own rebuild, fill and training, over a log that is written straight into hour
+partitions. The hours that are measured lie beside it as raw log, so that they are ingested too.
+
+Core-seconds, not seconds, are measured: what else the machine does leaves them nearly as they are.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from benchmarks.clocks import ITEMS, random_events, write_hour
+from benchmarks.experiments import expose_users
+from core.files import write_json, write_text
+from core.hours import DAY_HOURS, Hour, hour_range
+from core.settings import Settings, load_settings
+from events.ids import SCHEMA as ID_SCHEMA
+from events.ids import id_path
+from events.mapping import load_mapping
+from events.store import EventStore, SourceProperties
+from pipeline.experiments import watch_experiments
+from pipeline.promotion import apply_decision, evaluate_candidate, watch_champion
+from pipeline.source import Source, ingest_hour, save_source
+from pipeline.training import build_samples, train_variants
+
+log = logging.getLogger("benchmarks.growth")
+
+BEGIN = Hour.parse("2025-12-01T08")
+"""First hour that is ingested; so that neither a day's end nor what is done once a day lies in the hours that follow."""
+WARM_HOURS, MEASURED_HOURS = 3, 5
+"""Hours that are run before those that count: the first ones read everything once."""
+SPAN = list(hour_range(BEGIN, BEGIN + WARM_HOURS + MEASURED_HOURS))
+VARIANTS = ("long_term_clock", "matched_clock")
+WINDOW_DAYS = 30
+EXPERIMENT_DAYS = 7
+MAPPING = """
+source: bench
+paths: ['{hour}.parquet']
+columns: {event_id: event_id, user_id: user_id, item_id: item_id}
+timestamp: {column: timestamp}
+local_time: {zone: UTC}
+ids: {user: string, item: string}
+facets: {genre: genre, mood: mood, language: language}
+behaviors: {finish: finish, like: like, skip: skip}
+"""
+NEGATIVES = "negatives: {per_positive: 2, kind: popularity}\n"
+EXPERIMENT = """
+name: bench
+variants: {{a: 1, b: 1}}
+control: a
+start: {start}
+pre_days: 14
+primary: [active_days]
+secondary: [finishes, likes]
+stopping: {{rule: always_valid}}
+models: {{a: champion, b: challenger}}
+automatic_stop: true
+"""
+
+Step = Callable[[], object]
+
+
+@dataclass(frozen=True)
+class Service:
+    """What a service has seen before the measured hours, and what these hold.
+
+    Attributes:
+        days: of log.
+        users: who have clocks.
+        active: users with events in a measured hour, about.
+        events: of a measured hour, and of every hour that leaves a window while it runs.
+        events_before: of each other hour of the log.
+        positives_only: whether the log holds positives alone, so that negatives are drawn.
+        history: whether the change logs tell what every row was at each hour, as they do after long operation.
+    """
+
+    days: int
+    users: int
+    active: int
+    events: int
+    events_before: int
+    positives_only: bool = False
+    history: bool = True
+
+    def events_in(self, hour: Hour) -> int:
+        """Events of an hour: what leaves a window is as large as what comes."""
+        leaving = {n + shift for n in (h.number for h in SPAN) for shift in (0, -DAY_HOURS, -DAY_HOURS * WINDOW_DAYS)}
+        return self.events if hour.number in leaving else self.events_before
+
+
+class ServiceLog:
+    """A service's whole log: hour partitions before ``BEGIN``, and the raw log of the hours from then on.
+
+    Args:
+        folder: in which it is written.
+        service: whose log it is.
+    """
+
+    def __init__(self, folder: Path, service: Service) -> None:
+        self.service = service
+        self.store, self.raw = EventStore(folder / "events"), folder / "raw"
+        self.raw.mkdir(parents=True)
+        write_text(self.raw / "bench.yaml", MAPPING + (NEGATIVES if service.positives_only else ""))
+        self.mapping = self.raw / "bench.yaml"
+        self.store.declare(SourceProperties.of(load_mapping(str(self.mapping))[0]))
+        rng = np.random.default_rng(1)
+        for hour in hour_range(BEGIN - DAY_HOURS * service.days, BEGIN):
+            write_hour(self.store, hour, self._events(rng, hour))
+            if hour >= BEGIN - DAY_HOURS * EXPERIMENT_DAYS:
+                expose_users(self.store, hour)
+        for hour in SPAN:
+            events = self._events(rng, hour)
+            for at, name in enumerate(events.column_names):
+                if name in {"user_id", "item_id"}:
+                    events = events.set_column(at, name, _keys(name, events[name].to_numpy()))
+            pq.write_table(events.drop_columns(["local_time"]), self.raw / f"{hour.key}.parquet")
+        for name, count in (("user_id", service.users), ("item_id", ITEMS)):
+            path = id_path(self.store.root, name.removesuffix("_id"))
+            path.parent.mkdir(exist_ok=True)
+            numbers = np.arange(count)
+            pq.write_table(pa.table([_keys(name, numbers), numbers], schema=ID_SCHEMA), path)
+        write_json(self.store.root / "_ids" / "kinds.json", {"user": "string", "item": "string"})
+
+    def _events(self, rng: np.random.Generator, hour: Hour) -> pa.Table:
+        service, count = self.service, self.service.events_in(hour)
+        active = max(1, count * service.active // service.events)
+        finished = 1.0 if service.positives_only else 0.5
+        return random_events(rng, hour, count, service.users, active, finished=finished)
+
+    def workspace(self, var: Path, days: int) -> Settings:
+        """A workspace that has the last days of the log, and everything that the platform makes of them."""
+        settings = load_settings(
+            var=var, source="bench", variants=VARIANTS, candidate_variant=VARIANTS[1], baseline_variant=VARIANTS[0],
+            window_days=WINDOW_DAYS,
+        )  # fmt: skip
+        begun = time.monotonic()
+        settings.events_dir.mkdir(parents=True)
+        for part in ("source.json", "_ids", *(f"hour={h.key}" for h in hour_range(BEGIN - DAY_HOURS * days, BEGIN))):
+            (settings.events_dir / part).symlink_to(self.store.root / part)
+        save_source(settings, Source(str(self.mapping), (str(self.raw / "{hour}.parquet"),)))
+        _fill(settings, self.service)
+        log.info("%d days of log, %d users: ready in %.0f s", days, self.service.users, time.monotonic() - begun)
+        return settings
+
+
+def _keys(column: str, numbers: np.ndarray) -> pa.Array:
+    """Ids as they stand in the log."""
+    prefix = column.removesuffix("_id")
+    return pa.array([f"{prefix}-{n:07d}" for n in numbers.tolist()])
+
+
+def _fill(settings: Settings, service: Service) -> None:
+    """Clocks, online store, trained states, a champion with its challenger, and an experiment, as of ``BEGIN``."""
+    from feature_repo.clock import ClockState
+    from feature_repo.retrieval import ClockFeatures
+
+    store = EventStore(settings.events_dir)
+    ClockState(settings, store).rebuild(BEGIN, history=service.history)
+    ClockFeatures(settings, store).materialize_all(BEGIN)
+    build_samples(settings, BEGIN - 1, BEGIN - 1)
+    for variant in settings.variants:
+        _write_state(settings, variant, service.users, BEGIN - 2)
+    _offer(settings, len(store.hours()))
+    start = (BEGIN - DAY_HOURS * EXPERIMENT_DAYS).day
+    write_text(settings.experiments_dir / "bench.yaml", EXPERIMENT.format(start=start))
+
+
+def _write_state(settings: Settings, variant: str, users: int, hour: Hour) -> None:
+    """A state with rows for every user and item, in the place of one that was trained on the whole log."""
+    from training.config import load_ranker_config
+    from training.optimizer import Optimizer
+    from training.state import StateStore, new_info, untrained_ranker
+
+    store = EventStore(settings.events_dir)
+    info = new_info(load_ranker_config(settings, variant), store.facets, store.behaviors)
+    ranker = untrained_ranker(info)
+    ranker.users.grow(np.arange(users), hour.number)
+    ranker.items.grow(np.arange(ITEMS), hour.number)
+    StateStore(settings.training_dir / "states", variant).save(replace(info, hour=hour.key), ranker, Optimizer(ranker))
+
+
+def _offer(settings: Settings, hours: int) -> None:
+    """Register a champion and its challenger, after as many moves of the candidate as the log has hours."""
+    from model_registry.registry import CANDIDATE, CHALLENGER, CHAMPION, Move
+    from model_registry.store import moves_file, open_registry
+
+    earlier = [
+        Move(CANDIDATE, str(n + 1), str(n), f"newest at {BEGIN - hours + n}", "2025-01-01", (BEGIN - hours + n).key)
+        for n in range(1, hours)
+    ]
+    write_text(moves_file(settings), "".join(json.dumps(asdict(move)) + "\n" for move in earlier))
+    baseline, candidate = train_variants(settings, settings.variants, BEGIN - 1)
+    models = open_registry(settings)
+    models.move(CHAMPION, baseline.registered, "the bench's", hour=BEGIN - 1)
+    for alias in (CANDIDATE, CHALLENGER):
+        models.move(alias, candidate.registered, "the bench's", hour=BEGIN - 1)
+
+
+def hour_steps(settings: Settings, hour: Hour) -> Mapping[str, Step]:
+    """The steps of an hour in the order of its cycle, by name: what the hourly DAGs call."""
+    from feature_repo.retrieval import advance
+
+    return {
+        "ingestion": lambda: ingest_hour(settings, hour),
+        "clocks": lambda: advance(settings, hour + 1),
+        "samples": lambda: build_samples(settings, hour, hour),
+        "training": lambda: train_variants(settings, settings.variants, hour),
+        "gate": lambda: _gate(settings, hour),
+        "experiments": lambda: _look(settings, hour),
+    }
+
+
+def _gate(settings: Settings, hour: Hour) -> None:
+    apply_decision(settings, hour, evaluate_candidate(settings, hour))
+    watch_champion(settings, hour)
+
+
+def _look(settings: Settings, hour: Hour) -> None:
+    looks = watch_experiments(settings, hour)
+    assert [look.verdict for look in looks] != [None], f"the experiment was not looked at: {looks}"
+
+
+def hour_costs(settings: Settings) -> dict[str, float]:
+    """Median core-seconds of every step of the measured hours."""
+    spent = defaultdict(list)
+    for hour in SPAN:
+        for name, step in hour_steps(settings, hour).items():
+            begun = time.process_time()
+            step()
+            spent[name].append(time.process_time() - begun)
+    for name, seconds in spent.items():
+        log.info("%-12s %s", name, " ".join(f"{each:6.2f}" for each in seconds))
+    return {name: float(np.median(seconds[WARM_HOURS:])) for name, seconds in spent.items()}
