@@ -131,8 +131,9 @@ def rebuild_here(settings: Settings, until: Hour) -> None:
 def rows_here(settings: Settings, until: Hour) -> None:
     """Compute only the clock rows as of an hour, users' and everybody's, the way a rebuild writes them."""
     clock = ClockState(settings, EventStore(settings.events_dir))
+    hours = list(hour_range(START, until))
     with engine(settings) as running:
-        run = Rebuild(clock, running, until, list(hour_range(START, until)), history=False)
+        run = Rebuild(clock, running, until, clock.store.changes.position(), hours, history=False)
         run.read()
         for _ in run.slots():
             pass
