@@ -14,6 +14,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ import pyarrow.parquet as pq
 
 from benchmarks.clocks import ITEMS, random_events, write_hour
 from benchmarks.experiments import expose_users
+from benchmarks.result import Result
 from core.files import write_json, write_text
 from core.hours import DAY_HOURS, Hour, hour_range
 from core.settings import Settings, load_settings
@@ -38,9 +40,6 @@ log = logging.getLogger("benchmarks.growth")
 
 BEGIN = Hour.parse("2025-12-01T08")
 """First hour that is ingested; so that neither a day's end nor what is done once a day lies in the hours that follow."""
-WARM_HOURS, MEASURED_HOURS = 3, 5
-"""Hours that are run before those that count: the first ones read everything once."""
-SPAN = list(hour_range(BEGIN, BEGIN + WARM_HOURS + MEASURED_HOURS))
 VARIANTS = ("long_term_clock", "matched_clock")
 WINDOW_DAYS = 30
 EXPERIMENT_DAYS = 7
@@ -81,8 +80,12 @@ class Service:
         active: users with events in a measured hour, about.
         events: of a measured hour, and of every hour that leaves a window while it runs.
         events_before: of each other hour of the log.
+        exposed: users who may be in the experiment; None: all.
         positives_only: whether the log holds positives alone, so that negatives are drawn.
         history: whether the change logs tell what every row was at each hour, as they do after long operation.
+        online: whether the online store is full before the measured hours.
+        warm_hours: hours that are run before those that count: the first ones read everything once.
+        measured_hours: hours that count.
     """
 
     days: int
@@ -90,13 +93,26 @@ class Service:
     active: int
     events: int
     events_before: int
+    exposed: int | None = None
     positives_only: bool = False
     history: bool = True
+    online: bool = True
+    warm_hours: int = 3
+    measured_hours: int = 5
+
+    @property
+    def hours(self) -> list[Hour]:
+        """The hours that are run."""
+        return list(hour_range(BEGIN, BEGIN + self.warm_hours + self.measured_hours))
+
+    @cached_property
+    def full_hours(self) -> frozenset[Hour]:
+        """Hours with ``events``: what leaves a window is as large as what comes."""
+        return frozenset(hour - ago for hour in self.hours for ago in (0, DAY_HOURS, DAY_HOURS * WINDOW_DAYS))
 
     def events_in(self, hour: Hour) -> int:
-        """Events of an hour: what leaves a window is as large as what comes."""
-        leaving = {n + shift for n in (h.number for h in SPAN) for shift in (0, -DAY_HOURS, -DAY_HOURS * WINDOW_DAYS)}
-        return self.events if hour.number in leaving else self.events_before
+        """Events of an hour."""
+        return self.events if hour in self.full_hours else self.events_before
 
 
 class ServiceLog:
@@ -118,8 +134,8 @@ class ServiceLog:
         for hour in hour_range(BEGIN - DAY_HOURS * service.days, BEGIN):
             write_hour(self.store, hour, self._events(rng, hour))
             if hour >= BEGIN - DAY_HOURS * EXPERIMENT_DAYS:
-                expose_users(self.store, hour)
-        for hour in SPAN:
+                expose_users(self.store, hour, service.exposed)
+        for hour in service.hours:
             events = self._events(rng, hour)
             for at, name in enumerate(events.column_names):
                 if name in {"user_id", "item_id"}:
@@ -162,12 +178,16 @@ def _keys(column: str, numbers: np.ndarray) -> pa.Array:
 
 def _fill(settings: Settings, service: Service) -> None:
     """Clocks, online store, trained states, a champion with its challenger, and an experiment, as of ``BEGIN``."""
+    from feature_repo.behavior_state import BehaviorState
     from feature_repo.clock import ClockState
     from feature_repo.retrieval import ClockFeatures
 
     store = EventStore(settings.events_dir)
-    ClockState(settings, store).rebuild(BEGIN, history=service.history)
-    ClockFeatures(settings, store).materialize_all(BEGIN)
+    clock = ClockState(settings, store)
+    clock.rebuild(BEGIN, history=service.history)
+    if service.online:
+        ClockFeatures(settings, store).materialize_all(BEGIN)
+    BehaviorState(clock).bring_to(BEGIN)
     build_samples(settings, BEGIN - 1, BEGIN - 1)
     for variant in settings.variants:
         _write_state(settings, variant, service.users, BEGIN - 2)
@@ -231,14 +251,37 @@ def _look(settings: Settings, hour: Hour) -> None:
     assert [look.verdict for look in looks] != [None], f"the experiment was not looked at: {looks}"
 
 
-def hour_costs(settings: Settings) -> dict[str, float]:
+def hour_costs(settings: Settings, service: Service) -> dict[str, float]:
     """Median core-seconds of every step of the measured hours."""
     spent = defaultdict(list)
-    for hour in SPAN:
+    for hour in service.hours:
         for name, step in hour_steps(settings, hour).items():
             begun = time.process_time()
             step()
             spent[name].append(time.process_time() - begun)
     for name, seconds in spent.items():
         log.info("%-12s %s", name, " ".join(f"{each:6.2f}" for each in seconds))
-    return {name: float(np.median(seconds[WARM_HOURS:])) for name, seconds in spent.items()}
+    return {name: float(np.median(seconds[service.warm_hours :])) for name, seconds in spent.items()}
+
+
+def growth(name: str, costs: Mapping[str, Mapping[str, float]], reference: str, unit: str = "s") -> list[Result]:
+    """The figures of a bench: each step at every size beside the reference.
+
+    Args:
+        name: of the bench; a figure is called ``<name>_<step>_<size>``.
+        costs: size → step → cost.
+        reference: the size that the others are compared with.
+        unit: of the costs.
+    """
+    return [
+        Result(
+            f"{name}_{step}_{size}",
+            cost[step],
+            unit,
+            reference,
+            costs[reference][step],
+            costs[reference][step] / cost[step],
+        )
+        for step in costs[reference]
+        for size, cost in costs.items()
+    ]

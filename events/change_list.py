@@ -13,13 +13,10 @@ from __future__ import annotations
 
 import os
 import uuid
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
-from core.errors import ConfigError
-from core.files import write_atomically
+from core.files import append_lines, end_of_lines, lines_since, write_text
 from core.hours import Hour
 
 LIST = "list"
@@ -71,11 +68,7 @@ class ChangeList:
     def add(self, hour: Hour) -> None:
         """Put an hour on the list."""
         self._create()
-        with self.path.open("rb+") as file:
-            file.seek(-1, os.SEEK_END)
-            whole = file.read(1) == b"\n"  # else a full disk cut the last line short
-            file.write(b"" if whole else b"\n")
-            file.write(f"{hour.key}\n".encode())
+        append_lines(self.path, [hour.key])
 
     def recover(self) -> None:
         """Put the hours on the list whose writing was cut short."""
@@ -85,8 +78,7 @@ class ChangeList:
     def position(self) -> ChangePosition:
         """Where the list ends now."""
         self._create()
-        with self.path.open("rb") as file:
-            return ChangePosition(_id_of(file), file.seek(0, os.SEEK_END))
+        return ChangePosition(self._id(), end_of_lines(self.path))
 
     def since(self, position: ChangePosition) -> set[Hour] | None:
         """Hours that were written after a position, or are being written.
@@ -95,27 +87,19 @@ class ChangeList:
             None where this is not the list of the position: everything may have changed.
         """
         hours = self._being_written()  # first: one that ends meanwhile is on the list when that is read
-        if not self.path.exists():
+        if not self.path.exists() or self._id() != position.list_id or end_of_lines(self.path) < position.offset:
             return None
-        with self.path.open("rb") as file:
-            if _id_of(file) != position.list_id or file.seek(0, os.SEEK_END) < position.offset:
-                return None
-            file.seek(position.offset)
-            lines = file.read().decode().splitlines()
-        for line in lines:
-            with suppress(ConfigError):  # it was cut short; its hour is on a later line
-                hours.add(Hour.parse(line))
-        return hours
+        return hours | {Hour.parse(line) for line in lines_since(self.path, position.offset)}
 
     def _being_written(self) -> set[Hour]:
         if not self.folder.exists():
             return set()
         return {Hour.parse(name) for name in os.listdir(self.folder) if name[0].isdigit()}  # noqa: PTH208 (names alone)
 
+    def _id(self) -> str:
+        with self.path.open(encoding="ascii") as file:
+            return file.readline().strip()
+
     def _create(self) -> None:
         if not self.path.exists():
-            write_atomically(self.path, lambda target: target.write_text(f"{uuid.uuid4().hex}\n", encoding="ascii"))
-
-
-def _id_of(file: BinaryIO) -> str:
-    return file.readline().decode().strip()
+            write_text(self.path, f"{uuid.uuid4().hex}\n")

@@ -21,6 +21,8 @@ BENCHES = {
     "clocks": "clocks:bench_clocks",
     "window": "clocks:bench_window",
     "endurance": "endurance:bench_endurance",
+    "population": "size:bench_population",
+    "traffic": "size:bench_traffic",
     "spark": "spark:bench_spark",
     "join": "clocks:bench_join",
     "online_write": "online:bench_online_write",

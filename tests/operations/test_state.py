@@ -5,19 +5,22 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
 
-from core.errors import ConfigError, CorruptStateError
-from core.files import read_json, write_json
+from core.errors import ConfigError, CorruptStateError, DataError
+from core.files import read_json, write_json, write_text
 from core.settings import ROOT, Settings, load_settings
 from core.state_version import STATE_VERSION, check_state_version, state_version
 from events.store import EventStore
-from feature_repo.retrieval import ClockFeatures
+from feature_repo.clock import ClockState
+from feature_repo.retrieval import ClockFeatures, advance
 from operations.backup import back_up, restore
 from operations.doctor import examine, failed, table
 from operations.fingerprint import differences, fingerprint
@@ -135,6 +138,44 @@ def test_a_workspace_of_version_1_is_brought_to_sums_of_scores(built: Settings, 
     assert after.profiles.equals(before.profiles)
     run_hour(settings, TAKEOVER)
     assert other.clock.as_of == TAKEOVER + 1
+
+
+def test_a_workspace_of_version_4_goes_on_from_its_clocks_and_corrects_what_came_late(
+    built: Settings, next_hour: dict[str, str], tmp_path: Path
+) -> None:
+    settings = copy_of(built, tmp_path)
+    store, clock = EventStore(settings.events_dir), ClockState(settings, EventStore(settings.events_dir))
+    shutil.rmtree(store.changes.folder)
+    late = TAKEOVER - 5
+    state = read_json(clock.path)
+    del state["changes"]
+    state["hours"] = {h.key: store.manifest(h).digest if h != late else "before it was late" for h in store.hours()}
+    write_json(clock.path, state)
+    write_json(settings.workspace / "version.json", {"state": 4})
+    with closing(sqlite3.connect(settings.features_dir / "recent" / "behaviors.db")) as con, con:
+        con.executescript(
+            "DROP TABLE reached; CREATE TABLE hours (hour INTEGER PRIMARY KEY, digest TEXT NOT NULL);"
+            "CREATE TABLE state (as_of INTEGER NOT NULL, settings TEXT NOT NULL)"
+        )
+    sums = clock.require_state().sums
+    assert migrate(settings) == [5]
+    assert migrate(settings) == []
+    assert clock.require_state().sums == sums, "the clocks are not computed again"
+    assert clock._late(clock.require_state()) == [late]
+    run_hour(settings, TAKEOVER)
+    assert clock._late(clock.require_state()) == []
+    assert differences(fingerprint(settings), next_hour) == []
+
+
+def test_clocks_of_other_events_are_computed_again(built: Settings, tmp_path: Path) -> None:
+    settings = copy_of(built, tmp_path)
+    store = EventStore(settings.events_dir)
+    write_text(store.changes.path, "another log's\n")
+    clock = ClockState(settings, store)
+    with pytest.raises(DataError, match=f"clock features rebuild {TAKEOVER}"):
+        clock.refresh(TAKEOVER)
+    assert advance(settings, TAKEOVER).rebuilt
+    assert not advance(settings, TAKEOVER).rebuilt
 
 
 def test_a_restored_backup_is_complete_and_the_next_hour_is_the_same(
