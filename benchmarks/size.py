@@ -40,16 +40,16 @@ def bench_traffic(scale: float) -> list[Result]:
     costs = {}
     for events in EVENTS:
         active = int(events * scale) // EVENTS_A_SESSION
-        seconds = _costs(4 * active, active, exposed=2 * active, warm_hours=2, measured_hours=3)
+        seconds = _costs(4 * active, active, exposed=2 * active)
         costs[f"{events / 1e6:g}M"] = {step: 1e6 * cost / (active * EVENTS_A_SESSION) for step, cost in seconds.items()}
     return growth("traffic", costs, f"{EVENTS[0] / 1e6:g}M", "µs")
 
 
-def _costs(users: int, active: int, exposed: int, warm_hours: int = 3, measured_hours: int = 5) -> dict[str, float]:
+def _costs(users: int, active: int, exposed: int) -> dict[str, float]:
     service = Service(
         days=DAYS, users=users, active=active, events=active * EVENTS_A_SESSION,
         events_before=max(1, users * EVENTS_A_USER // (DAYS * DAY_HOURS)), exposed=exposed, history=False, online=False,
-        warm_hours=warm_hours, measured_hours=measured_hours,
+        warm_hours=2, measured_hours=3,
     )  # fmt: skip
     with tempfile.TemporaryDirectory() as name:
         return hour_costs(ServiceLog(Path(name), service).workspace(Path(name) / "var", DAYS), service)

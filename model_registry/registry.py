@@ -226,7 +226,7 @@ class Registry:
         if not self.trail.exists():
             return {}
         end = end_of_lines(self.trail)
-        known = read_json(self._left) if self._left.exists() else {"bytes": 0, "versions": {}}
+        known: JsonObject = read_json(self._left) if self._left.exists() else {"bytes": 0, "versions": {}}
         if known["bytes"] > end:  # an older copy of the trail was put back
             known = {"bytes": 0, "versions": {}}
         versions: dict[str, str | None] = known["versions"]
