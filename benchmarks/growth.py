@@ -188,9 +188,8 @@ def _fill(settings: Settings, service: Service) -> None:
     if service.online:
         ClockFeatures(settings, store).materialize_all(BEGIN)
     BehaviorState(clock).bring_to(BEGIN)
-    build_samples(settings, BEGIN - 1, BEGIN - 1)
     for variant in settings.variants:
-        _write_state(settings, variant, service.users, BEGIN - 2)
+        _write_state(settings, variant, service.users, BEGIN - 1)
     _offer(settings, len(store.hours()))
     start = (BEGIN - DAY_HOURS * EXPERIMENT_DAYS).day
     write_text(settings.experiments_dir / "bench.yaml", EXPERIMENT.format(start=start))
