@@ -14,9 +14,9 @@ from core.files import read_json, write_atomically
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-FIGURE = re.compile(
-    r"(?P<bench>endurance_impressions|endurance_positives|population|traffic)_(?P<step>[a-z]+)_(?P<size>[\d.]+)[dM]"
-)
+GROWTH = ("endurance_impressions", "endurance_positives", "population", "traffic")
+"""What the names of the benches' figures begin with."""
+FIGURE = re.compile(rf"(?P<bench>{'|'.join(GROWTH)})_(?P<step>[a-z]+)_(?P<size>[\d.]+)[dM]")
 COLORS = ("#1f5fa8", "#b35a00", "#14703c", "#7a3e9d", "#a4262c", "#5a6675")
 
 
