@@ -20,16 +20,22 @@ def bench_endurance(scale: float) -> list[Result]:
     10,000 users, 400 events an hour, in a log of impressions and in one of positives only. Before the window is full an
     hour has no events that leave it, so 8 days cost less by nature.
     """
-    results = []
-    for kind, positives_only in (("impressions", False), ("positives", True)):
-        service = Service(
-            days=LOG_DAYS[-1], users=int(USERS * scale), active=max(1, int(ACTIVE * scale)), events=int(EVENTS * scale),
-            events_before=int(EVENTS * scale), positives_only=positives_only,
-        )  # fmt: skip
-        with tempfile.TemporaryDirectory() as name:
-            whole = ServiceLog(Path(name), service)
-            costs = {
-                f"{days}d": hour_costs(whole.workspace(Path(name) / f"{days}-days", days), service) for days in LOG_DAYS
-            }
-        results += growth(f"endurance_{kind}", costs, f"{FULL_WINDOW}d")
-    return results
+    return [*endurance("impressions", scale), *endurance("positives", scale, positives_only=True)]
+
+
+def endurance(kind: str, scale: float, *, positives_only: bool = False) -> list[Result]:
+    """The figures of one kind of log.
+
+    Args:
+        kind: its name.
+        scale: share of the users and the events.
+        positives_only: whether the log holds positives alone.
+    """
+    service = Service(
+        days=LOG_DAYS[-1], users=int(USERS * scale), active=max(1, int(ACTIVE * scale)), events=int(EVENTS * scale),
+        events_before=int(EVENTS * scale), positives_only=positives_only,
+    )  # fmt: skip
+    with tempfile.TemporaryDirectory() as name:
+        whole = ServiceLog(Path(name), service)
+        workspaces = {f"{days}d": whole.workspace(Path(name) / f"{days}-days", days) for days in LOG_DAYS}
+        return growth(f"endurance_{kind}", hour_costs(workspaces, service), f"{FULL_WINDOW}d")

@@ -250,17 +250,30 @@ def _look(settings: Settings, hour: Hour) -> None:
     assert [look.verdict for look in looks] != [None], f"the experiment was not looked at: {looks}"
 
 
-def hour_costs(settings: Settings, service: Service) -> dict[str, float]:
-    """Median core-seconds of every step of the measured hours."""
-    spent = defaultdict(list)
+def hour_costs(workspaces: Mapping[str, Settings], service: Service) -> dict[str, dict[str, float]]:
+    """Median core-seconds of every step of the measured hours, by workspace and step.
+
+    The workspaces take turns, step by step, so that what else the machine does meets all of them.
+
+    Args:
+        workspaces: by name; each as of ``BEGIN``.
+        service: says which hours are run, and which of them count.
+    """
+    spent: dict[str, dict[str, list[float]]] = {name: defaultdict(list) for name in workspaces}
     for hour in service.hours:
-        for name, step in hour_steps(settings, hour).items():
-            begun = time.process_time()
-            step()
-            spent[name].append(time.process_time() - begun)
-    for name, seconds in spent.items():
-        log.info("%-12s %s", name, " ".join(f"{each:6.2f}" for each in seconds))
-    return {name: float(np.median(seconds[service.warm_hours :])) for name, seconds in spent.items()}
+        steps = {name: hour_steps(settings, hour) for name, settings in workspaces.items()}
+        for step in next(iter(steps.values())):
+            for name, of_workspace in steps.items():
+                begun = time.process_time()
+                of_workspace[step]()
+                spent[name][step].append(time.process_time() - begun)
+    for name, by_step in spent.items():
+        for step, seconds in by_step.items():
+            log.info("%-6s %-12s %s", name, step, " ".join(f"{each:6.2f}" for each in seconds))
+    return {
+        name: {step: float(np.median(seconds[service.warm_hours :])) for step, seconds in by_step.items()}
+        for name, by_step in spent.items()
+    }
 
 
 def growth(name: str, costs: Mapping[str, Mapping[str, float]], reference: str, unit: str = "s") -> list[Result]:

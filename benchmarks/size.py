@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 from benchmarks.growth import Service, ServiceLog, growth, hour_costs
@@ -25,11 +26,9 @@ def bench_population(scale: float) -> list[Result]:
     All users have clocks, recent behaviors and rows in the rankers' tables; the experiment has as many users in each
     service. The online store is empty before: filling it with 4 M users would take most of the run.
     """
-    costs = {}
-    for users in USERS:
-        count = int(users * scale)
-        costs[f"{users / 1e6:g}M"] = _costs(count, int(ACTIVE * scale), exposed=int(USERS[0] * scale))
-    return growth("population", costs, f"{USERS[0] / 1e6:g}M")
+    active = int(ACTIVE * scale)
+    services = {f"{users / 1e6:g}M": _service(int(users * scale), active, int(USERS[0] * scale)) for users in USERS}
+    return growth("population", _costs(services), f"{USERS[0] / 1e6:g}M")
 
 
 def bench_traffic(scale: float) -> list[Result]:
@@ -37,19 +36,30 @@ def bench_traffic(scale: float) -> list[Result]:
 
     5 M events an hour are left out: two variants train on them for minutes, hour after hour.
     """
-    costs = {}
+    services = {}
     for events in EVENTS:
         active = int(events * scale) // EVENTS_A_SESSION
-        seconds = _costs(4 * active, active, exposed=2 * active)
-        costs[f"{events / 1e6:g}M"] = {step: 1e6 * cost / (active * EVENTS_A_SESSION) for step, cost in seconds.items()}
+        services[f"{events / 1e6:g}M"] = _service(4 * active, active, 2 * active)
+    costs = {
+        size: {step: 1e6 * seconds / services[size].events for step, seconds in by_step.items()}
+        for size, by_step in _costs(services).items()
+    }
     return growth("traffic", costs, f"{EVENTS[0] / 1e6:g}M", "µs")
 
 
-def _costs(users: int, active: int, exposed: int) -> dict[str, float]:
-    service = Service(
+def _service(users: int, active: int, exposed: int) -> Service:
+    return Service(
         days=DAYS, users=users, active=active, events=active * EVENTS_A_SESSION,
         events_before=max(1, users * EVENTS_A_USER // (DAYS * DAY_HOURS)), exposed=exposed, history=False, online=False,
         warm_hours=2, measured_hours=3,
     )  # fmt: skip
+
+
+def _costs(services: Mapping[str, Service]) -> dict[str, dict[str, float]]:
+    """What the steps of an hour cost in services that differ in size alone."""
     with tempfile.TemporaryDirectory() as name:
-        return hour_costs(ServiceLog(Path(name), service).workspace(Path(name) / "var", DAYS), service)
+        workspaces = {
+            size: ServiceLog(Path(name) / size, service).workspace(Path(name) / size / "var", DAYS)
+            for size, service in services.items()
+        }
+        return hour_costs(workspaces, next(iter(services.values())))

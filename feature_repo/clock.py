@@ -36,6 +36,7 @@ class ClockState(ClockStorage):
             NotReadyError: an hour before ``as_of`` that follows the first event was never closed.
         """
         with exclusive_lock(self.root / ".lock"):
+            self.store.require_hours()  # before anything is written to a store that is not there
             changes = self.store.changes.position()
             hours = [hour for hour in self.store.hours() if hour < as_of]
             if not hours:

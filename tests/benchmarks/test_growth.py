@@ -46,7 +46,7 @@ def test_every_step_of_an_hour_runs_and_is_measured(tmp_path: Path) -> None:
         days=2, users=60, active=30, events=120, events_before=60, exposed=40, positives_only=True, warm_hours=0, measured_hours=1,
     )  # fmt: skip
     settings = ServiceLog(tmp_path / "log", service).workspace(tmp_path / "var", 2)
-    costs = hour_costs(settings, service)
+    costs = hour_costs({"small": settings}, service)["small"]
     assert list(costs) == STEPS
     assert min(costs.values()) > 0
     assert read_json(settings.events_dir / f"hour={BEGIN}" / "manifest.json")["rows"] == 120
