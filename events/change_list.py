@@ -16,6 +16,7 @@ import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
+from core.errors import ConfigError
 from core.files import append_lines, end_of_lines, lines_since, write_text
 from core.hours import Hour
 
@@ -84,12 +85,15 @@ class ChangeList:
         """Hours that were written after a position, or are being written.
 
         Returns:
-            None where this is not the list of the position: everything may have changed.
+            None where this is not the list of the position, or it is damaged: everything may have changed.
         """
         hours = self._being_written()  # first: one that ends meanwhile is on the list when that is read
         if not self.path.exists() or self._id() != position.list_id or end_of_lines(self.path) < position.offset:
             return None
-        return hours | {Hour.parse(line) for line in lines_since(self.path, position.offset)}
+        try:
+            return hours | {Hour.parse(line) for line in lines_since(self.path, position.offset)}
+        except (ConfigError, UnicodeDecodeError):
+            return None
 
     def _being_written(self) -> set[Hour]:
         if not self.folder.exists():
@@ -97,8 +101,8 @@ class ChangeList:
         return {Hour.parse(name) for name in os.listdir(self.folder) if name[0].isdigit()}  # noqa: PTH208 (names alone)
 
     def _id(self) -> str:
-        with self.path.open(encoding="ascii") as file:
-            return file.readline().strip()
+        with self.path.open("rb") as file:
+            return file.readline().decode(errors="replace").strip()
 
     def _create(self) -> None:
         if not self.path.exists():

@@ -86,14 +86,17 @@ class ClockState(ClockStorage):
         changed = self.store.changes.since(state.changes) if state.changes else None
         if changed is None:
             raise DataError(
-                f"{self.store.changes.path} is not the list of changes that the clocks in {self.root} know: the events were "
-                f"replaced; run 'clock features rebuild {state.as_of}'"
+                f"{self.store.changes.path} is damaged, or not the list of changes that the clocks in {self.root} know; "
+                f"run 'clock features rebuild {state.as_of}'"
             )
         return sorted(hour for hour in changed if hour < state.as_of and self.store.has(hour))
 
     def knows_events(self, state: StateDescription) -> bool:
         """Whether the state was computed from this store's events, so that the refreshes can go on from it."""
-        return state.changes is not None and self.store.changes.since(state.changes) is not None
+        known = state.changes is not None and self.store.changes.since(state.changes) is not None
+        if not known:
+            log.warning("%s is damaged, or not the list that the clocks know", self.store.changes.path)
+        return known
 
     def _require_closed(self, first: Hour, until: Hour) -> None:
         for hour in hour_range(first, until):

@@ -78,6 +78,9 @@ def test_another_list_than_the_one_that_is_known_tells_nothing(store: EventStore
     assert other.changes.since(seen) is None
     other.changes.add(FIRST)
     assert other.changes.since(seen) is None
+    store.merge(FIRST + 1)
     content = store.changes.path.read_bytes()
+    store.changes.path.write_bytes(content[:-4] + b"\xff\xff\xff\n")
+    assert store.changes.since(seen) is None, "it is damaged"
     store.changes.path.write_bytes(content[: content.index(b"\n") + 1])  # an older copy was put back
     assert store.changes.since(seen) is None
