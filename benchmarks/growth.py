@@ -42,6 +42,8 @@ BEGIN = Hour.parse("2025-12-01T08")
 """First hour that is ingested; so that neither a day's end nor what is done once a day lies in the hours that follow."""
 VARIANTS = ("long_term_clock", "matched_clock")
 WINDOW_DAYS = 30
+HISTORY_LENGTH = 10
+"""Recent behaviors of a user: so few that they are full with the window, and a longer log does not make them longer."""
 EXPERIMENT_DAYS = 7
 MAPPING = """
 source: bench
@@ -158,7 +160,7 @@ class ServiceLog:
         """A workspace that has the last days of the log, and everything that the platform makes of them."""
         settings = load_settings(
             var=var, source="bench", variants=VARIANTS, candidate_variant=VARIANTS[1], baseline_variant=VARIANTS[0],
-            window_days=WINDOW_DAYS,
+            window_days=WINDOW_DAYS, history_length=HISTORY_LENGTH,
         )  # fmt: skip
         begun = time.monotonic()
         settings.events_dir.mkdir(parents=True)
