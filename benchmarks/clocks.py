@@ -63,8 +63,8 @@ def write_log(
     store, rng, per_hour = EventStore(settings.events_dir), np.random.default_rng(1), events // hours
     store.declare(SourceProperties("bench", (*FACETS,), ("finish", "like", "skip"), negatives))
     for n in range(hours):
-        active = max(per_hour // session, 1)
-        write_hour(store, START + n, random_events(rng, START + n, per_hour, users, active, zones=zones))
+        active = rng.integers(0, users, max(per_hour // session, 1))
+        write_hour(store, START + n, random_events(rng, START + n, per_hour, active, zones=zones))
     return store
 
 
@@ -72,8 +72,7 @@ def random_events(
     rng: np.random.Generator,
     hour: Hour,
     count: int,
-    users: int,
-    active: int,
+    active: np.ndarray,
     *,
     zones: int = 1,
     finished: float = 0.5,
@@ -84,14 +83,13 @@ def random_events(
         rng: draws them.
         hour: in which they happen.
         count: number of events.
-        users: number of users, numbered from 0.
-        active: how many of them the hour's events are of, about.
+        active: ids of the users whose events they are, each event one of them at random.
         zones: number of time zones, an hour apart, over which the users are spread.
         finished: share of the events that are finishes; 1 in a log of positives only.
     """
     moments = (hour.number * 3600 + np.sort(rng.integers(0, 3600, count))) * 1_000_000
     finish = rng.uniform(size=count) < finished
-    who = rng.choice(rng.integers(0, users, active), count)
+    who = rng.choice(active, count)
     none = np.zeros(count, bool)
     columns: dict[str, object] = {
         "event_id": pa.array([f"{hour.number}-{n}" for n in range(count)]),

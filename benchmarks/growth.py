@@ -152,9 +152,9 @@ class ServiceLog:
 
     def _events(self, rng: np.random.Generator, hour: Hour) -> pa.Table:
         service, count = self.service, self.service.events_in(hour)
-        active = max(1, count * service.active // service.events)
+        active = rng.choice(service.users, max(1, count * service.active // service.events), replace=False)
         finished = 1.0 if service.positives_only else 0.5
-        return random_events(rng, hour, count, service.users, active, finished=finished)
+        return random_events(rng, hour, count, active, finished=finished)
 
     def workspace(self, var: Path, days: int) -> Settings:
         """A workspace that has the last days of the log, and everything that the platform makes of them."""
