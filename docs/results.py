@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.growth_chart import FIGURE, GROWTH, curves, draw_growth
+from benchmarks.growth_chart import FIGURE, GROWTH, PANELS, curves, draw_growth
 from core.documents import JsonObject
 from core.files import read_json
 from core.settings import ROOT, load_settings
@@ -29,7 +29,8 @@ def main() -> None:
     """Rewrite what can be rewritten, and say which tables were."""
     var = load_settings().var
     results = var / "bench" / "results.json"
-    if set(GROWTH) <= curves(results).keys():  # as of a table, not less than the page has
+    drawn = curves(results).keys()
+    if all(panel.benches.keys() & drawn for panel in PANELS):  # as of a table, not less than the page has
         draw_growth(results, ROOT / "docs" / "assets" / "growth.svg")
     written = {name: text for name, build in TABLES.items() if (text := build(var))}
     changed = set()
@@ -311,7 +312,7 @@ def bench_table(var: Path) -> str | None:
         for r in results
         if r["ratio"] == r["ratio"] and r["ratio"] is not None and not FIGURE.fullmatch(r["name"])
     ]  # fmt: skip
-    return table(["figure", "value", "peer", "ratio", "version"], rows)
+    return table(["figure", "value", "peer", "ratio", "version"], rows) if rows else None
 
 
 def growth_table(bench: str, var: Path) -> str | None:
