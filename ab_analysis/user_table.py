@@ -98,8 +98,7 @@ def build_user_table(
         NotReadyError: nobody was exposed to the experiment yet.
     """
     first = Hour.of(plan.experiment.start_time - timedelta(days=plan.experiment.pre_days))
-    ingested = {Hour.parse(key): digest for key, digest in store.digests().items()}
-    hours = {hour: digest for hour, digest in ingested.items() if first <= hour < until}
+    hours = store.digests(first, until)
     if not hours:
         raise _nobody(plan.experiment, until)
     counts = _from_closed_days(db, store, plan, until, hours, kept, with_days=with_days) if kept else None
@@ -109,7 +108,7 @@ def build_user_table(
             raise _nobody(plan.experiment, until)
         events = store.event_files(hours) or [store.partition(min(hours)) / "events.parquet"]
         counts = make_tables(db, plan, until, events=events, exposures=exposures)
-    missing = [hour.key for hour in hour_range(max(first, min(ingested)), until) if hour not in hours]
+    missing = [hour.key for hour in hour_range(max(first, store.first_hour()), until) if hour not in hours]
     return replace(counts, missing_hours=tuple(missing))
 
 

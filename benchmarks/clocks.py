@@ -31,6 +31,7 @@ from feature_repo.retrieval import ClockFeatures
 
 START = Hour.parse("2026-03-02T00")
 FACETS = {"genre": 50, "mood": 12, "language": 8}
+ITEMS = 50_000
 EVENTS, EVENTS_A_USER, DAYS = 20_000_000, 100, 30
 READ_USERS = 2_000
 SAMPLES, SESSION = 2_000_000, 8
@@ -61,36 +62,63 @@ def write_log(
     """
     store, rng, per_hour = EventStore(settings.events_dir), np.random.default_rng(1), events // hours
     store.declare(SourceProperties("bench", (*FACETS,), ("finish", "like", "skip"), negatives))
-    names = {facet: pa.array([f"{facet}-{n:02d}" for n in range(count)]) for facet, count in FACETS.items()}
-    schema, none = event_schema([*FACETS]), np.zeros(per_hour, bool)
     for n in range(hours):
-        moments = ((START + n).number * 3600 + np.sort(rng.integers(0, 3600, per_hour))) * 1_000_000
-        finish = rng.uniform(size=per_hour) < 0.5
-        who = rng.choice(rng.integers(0, users, max(per_hour // session, 1)), per_hour)
-        columns: dict[str, object] = {
-            "event_id": pa.array(np.arange(per_hour) + n * per_hour).cast(pa.string()),
-            "user_id": who,
-            "item_id": rng.integers(0, 50_000, per_hour),
-            "timestamp": pa.array(moments, pa.timestamp("us", "UTC")),
-            "local_time": pa.array(moments + who % zones * 3_600_000_000, pa.timestamp("us")),
-            "played_seconds": pa.nulls(per_hour, pa.float64()),
-            "duration_seconds": pa.nulls(per_hour, pa.float64()),
-            "finish": finish,
-            "like": rng.uniform(size=per_hour) < 0.05,
-            "skip": ~finish & (rng.uniform(size=per_hour) < 0.5),
-            "dislike": none,
-            "share": none,
-        }
-        for facet, values in names.items():
-            columns[facet] = values.take(pa.array(rng.zipf(1.6, per_hour) % len(values)))
-        folder = store.partition(START + n)
-        folder.mkdir(parents=True)
-        pq.write_table(
-            pa.table({c: columns[c] for c in schema.names}).cast(schema), folder / "events.parquet", compression="zstd"
-        )
-        digest = digest_text(digest_file(folder / "events.parquet"))
-        write_json(folder / "manifest.json", {"hour": (START + n).key, "rows": per_hour, "digest": digest})
+        active = rng.integers(0, users, max(per_hour // session, 1))
+        write_hour(store, START + n, random_events(rng, START + n, per_hour, active, zones=zones))
     return store
+
+
+def random_events(
+    rng: np.random.Generator,
+    hour: Hour,
+    count: int,
+    active: np.ndarray,
+    *,
+    zones: int = 1,
+    finished: float = 0.5,
+) -> pa.Table:
+    """Random events of an hour in their order, values by Zipf's law.
+
+    Args:
+        rng: draws them.
+        hour: in which they happen.
+        count: number of events.
+        active: ids of the users whose events they are, each event one of them at random.
+        zones: number of time zones, an hour apart, over which the users are spread.
+        finished: share of the events that are finishes; 1 in a log of positives only.
+    """
+    moments = (hour.number * 3600 + np.sort(rng.integers(0, 3600, count))) * 1_000_000
+    finish = rng.uniform(size=count) < finished
+    who = rng.choice(active, count)
+    none = np.zeros(count, bool)
+    columns: dict[str, object] = {
+        "event_id": pa.array([f"{hour.number}-{n}" for n in range(count)]),
+        "user_id": who,
+        "item_id": rng.integers(0, ITEMS, count),
+        "timestamp": pa.array(moments, pa.timestamp("us", "UTC")),
+        "local_time": pa.array(moments + who % zones * 3_600_000_000, pa.timestamp("us")),
+        "played_seconds": pa.nulls(count, pa.float64()),
+        "duration_seconds": pa.nulls(count, pa.float64()),
+        "finish": finish,
+        "like": rng.uniform(size=count) < 0.05,
+        "skip": ~finish & (rng.uniform(size=count) < 0.5),
+        "dislike": none,
+        "share": none,
+    }
+    for facet, size in FACETS.items():
+        values = pa.array([f"{facet}-{n:02d}" for n in range(size)])
+        columns[facet] = values.take(pa.array(rng.zipf(1.6, count) % size))
+    schema = event_schema([*FACETS])
+    return pa.table({name: columns[name] for name in schema.names}).cast(schema)
+
+
+def write_hour(store: EventStore, hour: Hour, events: pa.Table) -> None:
+    """Write an hour of an event store without ingesting it."""
+    folder = store.partition(hour)
+    folder.mkdir(parents=True)
+    pq.write_table(events, folder / "events.parquet", compression="zstd")
+    digest = digest_text(digest_file(folder / "events.parquet"))
+    write_json(folder / "manifest.json", {"hour": hour.key, "rows": events.num_rows, "digest": digest})
 
 
 def rebuild_here(settings: Settings, until: Hour) -> None:
@@ -101,8 +129,9 @@ def rebuild_here(settings: Settings, until: Hour) -> None:
 def rows_here(settings: Settings, until: Hour) -> None:
     """Compute only the clock rows as of an hour, users' and everybody's, the way a rebuild writes them."""
     clock = ClockState(settings, EventStore(settings.events_dir))
+    hours = list(hour_range(START, until))
     with engine(settings) as running:
-        run = Rebuild(clock, running, until, list(hour_range(START, until)), history=False)
+        run = Rebuild(clock, running, until, clock.store.changes.position(), hours, history=False)
         run.read()
         for _ in run.slots():
             pass

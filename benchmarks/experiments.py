@@ -214,7 +214,7 @@ def bench_experiment_look(scale: float) -> list[Result]:
             int(LOOK_USERS * scale), hours, session=LOOK_SESSION,
         )  # fmt: skip
         for hour in log.hours()[DAY_HOURS * PRE_DAYS :]:
-            _expose(log, hour)
+            expose_users(log, hour)
         costs = {
             days: look_costs(log, load_settings(var=Path(name), source=f"look-{days}"), days) for days in LOOK_DAYS
         }
@@ -283,10 +283,11 @@ def _link(log: EventStore, store: EventStore, until: Hour) -> None:
             store.partition(hour).symlink_to(log.partition(hour))
 
 
-def _expose(store: EventStore, hour: Hour) -> None:
-    """Expose the users of an hour's events to ``bench``."""
+def expose_users(store: EventStore, hour: Hour, below: int | None = None) -> None:
+    """Expose the users of an hour's events to ``bench``, those with a number below a bound alone if there is one."""
     folder = store.partition(hour)
     users = np.unique(pq.read_table(folder / "events.parquet", columns=["user_id"])["user_id"].to_numpy())
+    users = users if below is None else users[users < below]
     columns = {
         "experiment": pa.array(["bench"] * len(users)),
         "variant": pa.array(np.where(users * 2_654_435_761 % 2**32 < 2**31, "a", "b")),

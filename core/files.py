@@ -8,7 +8,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,10 @@ from core.errors import ConfigError, CorruptStateError
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+
+LINES_AT_ONCE = 8192
+"""Bytes in which the end of a line is looked for at a time."""
 
 
 def write_atomically(path: Path, write: Callable[[Path], object], *, mode: int = 0o644) -> None:
@@ -93,6 +97,36 @@ def write_output(path: Path, text: str) -> None:
         raise
     except OSError as error:
         raise ConfigError(f"cannot write '{path}': {error.strerror}") from None
+
+
+def append_lines(path: Path, lines: Iterable[str]) -> None:
+    """Add lines to a text file, for one writer at a time; what a full disk or a crash left of a line is dropped first."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("ab") as file:
+        file.truncate(end_of_lines(path))
+        file.write("".join(f"{line}\n" for line in lines).encode())
+
+
+def end_of_lines(path: Path) -> int:
+    """Size of a text file up to the end of its last whole line."""
+    with path.open("rb") as file:
+        end = file.seek(0, os.SEEK_END)
+        while end:
+            begin = max(0, end - LINES_AT_ONCE)
+            file.seek(begin)
+            newline = file.read(end - begin).rfind(b"\n")
+            if newline >= 0:
+                return begin + newline + 1
+            end = begin
+    return 0
+
+
+def lines_since(path: Path, offset: int) -> list[str]:
+    """The whole lines of a text file from an offset on, which ``end_of_lines`` gave."""
+    with path.open("rb") as file:
+        file.seek(offset)
+        content = file.read()
+    return content[: content.rfind(b"\n") + 1].decode().splitlines()
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -190,13 +224,16 @@ def _locked_folder(folder: Path) -> Iterator[None]:
 
 def recover_directories(root: Path) -> None:
     """Clean up after a crash within ``replaced_directory``, directly below ``root``. Call it while holding the writer's lock."""
-    for retired in root.glob(".*.old"):
+    if not root.exists():
+        return
+    left = [root / name for name in sorted(os.listdir(root)) if name.startswith(".")]  # noqa: PTH208 (names alone)
+    for retired in (path for path in left if path.suffix == ".old"):
         path = root / retired.name.removeprefix(".").removesuffix(".old")
         if path.exists():
             shutil.rmtree(retired)
         else:
             retired.replace(path)
-    for temporary in root.glob(".*.tmp"):
+    for temporary in (path for path in left if path.suffix == ".tmp"):
         shutil.rmtree(temporary) if temporary.is_dir() else temporary.unlink()
 
 

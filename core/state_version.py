@@ -6,7 +6,7 @@ from core.errors import ConfigError
 from core.files import read_json, write_json
 from core.settings import Settings
 
-STATE_VERSION = 4
+STATE_VERSION = 5
 """Increased when the layout of a workspace changes; ``operations.migrations`` then has a step from the previous version."""
 
 

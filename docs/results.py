@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from benchmarks.growth_chart import FIGURE, GROWTH, PANELS, curves, draw_growth
 from core.documents import JsonObject
 from core.files import read_json
 from core.settings import ROOT, load_settings
@@ -26,6 +28,10 @@ OURS = "matched_clock"
 def main() -> None:
     """Rewrite what can be rewritten, and say which tables were."""
     var = load_settings().var
+    results = var / "bench" / "results.json"
+    drawn = curves(results).keys()
+    if all(panel.benches.keys() & drawn for panel in PANELS):  # as of a table, not less than the page has
+        draw_growth(results, ROOT / "docs" / "assets" / "growth.svg")
     written = {name: text for name, build in TABLES.items() if (text := build(var))}
     changed = set()
     for path in pages():
@@ -304,9 +310,25 @@ def bench_table(var: Path) -> str | None:
         [f"`{r['name']}`", _figure(r["value"], r["unit"]), f"{_figure(r['peer_value'], r['unit'])} ({r['peer']})",
          f"{r['ratio']:.1f} ×", str(r.get("version", ""))]
         for r in results
-        if r["ratio"] == r["ratio"] and r["ratio"] is not None
+        if r["ratio"] == r["ratio"] and r["ratio"] is not None and not FIGURE.fullmatch(r["name"])
     ]  # fmt: skip
-    return table(["figure", "value", "peer", "ratio", "version"], rows)
+    return table(["figure", "value", "peer", "ratio", "version"], rows) if rows else None
+
+
+def growth_table(bench: str, var: Path) -> str | None:
+    """What each step of an hour costs at every size of a bench of growth, in core-seconds or core-microseconds an event."""
+    results: list[JsonObject] = _read(var / "bench" / "results.json") or []
+    costs: dict[str, dict[str, str]] = {}
+    for result in results:
+        figure = FIGURE.fullmatch(result["name"])
+        if figure and figure["bench"] == bench:
+            size = result["name"].rpartition("_")[2]
+            costs.setdefault(figure["step"], {})[size] = _figure(result["value"], result["unit"])
+    if not costs:
+        return None
+    sizes = list(dict.fromkeys(size for by_size in costs.values() for size in by_size))
+    rows = [[step, *(by_size.get(size, "") for size in sizes)] for step, by_size in costs.items()]
+    return table(["step", *sizes], rows)
 
 
 def conclusions_table(var: Path) -> str | None:
@@ -430,6 +452,7 @@ TABLES: dict[str, Callable[[Path], str | None]] = {
     "loop": loop_effects_table,
     "loop-offline": loop_offline_table,
     "bench": bench_table,
+    **{name: partial(growth_table, name) for name in GROWTH},
     "conclusions": conclusions_table,
 }
 """Name of a table → function that writes it from the run-time folder; None if its file does not exist."""

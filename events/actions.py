@@ -124,8 +124,7 @@ class ActionJoin:
     def _hours_of(self, store: EventStore, ids: str, hours: Iterable[int]) -> set[int]:
         """The hours, and those in which the same events' ids were told: each is near one that holds the id, too."""
         reached, frontier, seen = set(hours), set(hours), set[int]()
-        known = {hour.number for hour in store.hours()}
-        while near := (_around(frontier, SAME_EVENT_HOURS) - seen) & known:
+        while near := {n for n in _around(frontier, SAME_EVENT_HOURS) - seen if store.has(Hour(n))}:
             seen |= near
             frontier = set()
             if files := store.fact_files(map(Hour, sorted(near))):

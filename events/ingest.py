@@ -134,6 +134,7 @@ def ingest(
         duck.connection(settings, spill_to_file=True) as con,
     ):
         recover_directories(store.root)
+        store.changes.recover()
         log.info("reading %d file(s)", len(files))
         properties, moment = SourceProperties.of(mapping), now or datetime.now().astimezone()
         store.check_declared(properties)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import duckdb
 
 from core.duck import identifier, parquet_union, quoted
-from core.hours import Hour
+from core.hours import Hour, hour_range
 from events.episodes import SAME_EVENT_HOURS, open_episodes
 from events.schema import BEHAVIORS, REQUEST_COLUMNS
 from events.store import EventStore
@@ -27,7 +27,7 @@ def mark_repeated(con: duckdb.DuckDBPyConnection, store: EventStore) -> None:
     span = con.execute("SELECT min(ts), max(ts) FROM staged WHERE reason IS NULL").fetchall()[0]
     if span[0] is not None:
         first, last = Hour.of(span[0]) - SAME_EVENT_HOURS, Hour.of(span[1]) + SAME_EVENT_HOURS
-        near = store.event_files(hour for hour in store.hours() if first <= hour <= last)
+        near = store.event_files(hour_range(first, last + 1))
         if near:
             con.execute(
                 f"""INSERT INTO repeated BY NAME SELECT * FROM {parquet_union(near)}

@@ -10,16 +10,17 @@ Layout below the store's root::
     _ids/{user,item}.parquet               string ids → integers, those of later hours in user.<first id>.parquet
     _quarantine/<digest>.jsonl             rejected rows with their reason and original content
     _receipts/<digest>.json                the account of each ingestion
-    .digests.json                          digests of all hours, so that only manifests written since are read
+    .changes/                              which hours changed, see ``events.change_list``
+    .digests/2026-11.json                  digests of a month's hours, so that only manifests written since are read
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
+from itertools import groupby
 from pathlib import Path
 
 import pyarrow as pa
@@ -28,7 +29,8 @@ import pyarrow.parquet as pq
 from core.documents import JsonObject
 from core.errors import CorruptStateError, DataError, NotReadyError
 from core.files import digest_file, digest_text, read_json, replaced_directory, write_json, write_parquet
-from core.hours import Hour
+from core.hours import Hour, hour_range
+from events.change_list import ChangeList
 from events.mapping import Actions, Mapping, Negatives
 from events.schema import REQUEST_COLUMNS, event_schema, exposure_schema, fact_schema
 
@@ -114,6 +116,7 @@ class EventStore:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self.changes = ChangeList(root)
 
     @cached_property
     def source(self) -> SourceProperties:
@@ -203,6 +206,21 @@ class EventStore:
         """Every hour that was closed, in order, empty ones included."""
         return [Hour.parse(key) for key in self._keys()]
 
+    def closed_between(self, first: Hour, until: Hour) -> list[Hour]:
+        """The hours in [first, until) that were closed, in order; costs as much as they are, however long the log is."""
+        return [hour for hour in hour_range(first, until) if self.has(hour)]
+
+    def first_hour(self) -> Hour:
+        """The first hour that was closed.
+
+        Raises:
+            NotReadyError: nothing was ingested yet.
+        """
+        keys = self._keys()
+        if not keys:
+            raise self._nothing_yet()
+        return Hour.parse(keys[0])
+
     def require_hours(self) -> list[Hour]:
         """The hours that were closed, at least one.
 
@@ -226,14 +244,6 @@ class EventStore:
         with os.scandir(self.root) as entries:
             return sorted(entry.name.removeprefix("hour=") for entry in entries if entry.name.startswith("hour="))
 
-    def _closed(self) -> dict[str, os.stat_result]:
-        """Manifest, as the file system sees it, of every closed hour by the hour's key, in order."""
-        manifests = {}
-        for key in self._keys():
-            with suppress(FileNotFoundError):  # that hour is being written
-                manifests[key] = os.stat(f"{self.root}/hour={key}/manifest.json")  # noqa: PTH116 (three times as fast)
-        return manifests
-
     def has(self, hour: Hour) -> bool:
         return (self.partition(hour) / "manifest.json").exists()
 
@@ -247,17 +257,25 @@ class EventStore:
             )
         return Manifest(**read_json(path))
 
-    def digests(self) -> dict[str, str]:
-        """Digest of every closed hour by the hour's key, in order."""
-        path, digests = self.root / ".digests.json", {}
-        known = read_json(path) if path.exists() else {}
-        for key, seen in self._closed().items():
-            stamp = f"{seen.st_ino}-{seen.st_mtime_ns}-{seen.st_size}"
-            same = known.get(key, ["", ""])
-            digests[key] = same if same[0] == stamp else [stamp, self.manifest(Hour.parse(key)).digest]
-        if digests != known:
-            write_json(path, digests)
-        return {key: digest for key, (_, digest) in digests.items()}
+    def digests(self, first: Hour, until: Hour) -> dict[Hour, str]:
+        """Digest of every closed hour in [first, until), in order."""
+        digests: dict[Hour, str] = {}
+        for month, hours in groupby(hour_range(first, until), key=lambda hour: hour.key[:7]):
+            path = self.root / ".digests" / f"{month}.json"
+            known = read_json(path) if path.exists() else {}
+            news = {}
+            for hour in hours:
+                try:
+                    seen = os.stat(f"{self.root}/hour={hour.key}/manifest.json")  # noqa: PTH116 (three times as fast)
+                except FileNotFoundError:
+                    continue
+                stamp = f"{seen.st_ino}-{seen.st_mtime_ns}-{seen.st_size}"
+                if known.get(hour.key, ("", ""))[0] != stamp:
+                    news[hour.key] = [stamp, self.manifest(hour).digest]
+                digests[hour] = (news.get(hour.key) or known[hour.key])[1]
+            if news:
+                write_json(path, {**known, **news})
+        return digests
 
     def manifests(self) -> list[Manifest]:
         return [self.manifest(hour) for hour in self.hours()]
@@ -370,6 +388,7 @@ class EventStore:
         for reason, count in (rejected or {}).items():
             reasons[reason] = reasons.get(reason, 0) + count
         latest = pa.compute.max(events["timestamp"]).as_py() if events.num_rows else None
+        self.changes.begin(hour)
         with replaced_directory(self.partition(hour)) as target:
             write_parquet(target / "events.parquet", events)
             if seen.num_rows:
@@ -386,6 +405,7 @@ class EventStore:
                 watermark=latest.isoformat() if latest else None,
             )
             write_json(target / "manifest.json", asdict(manifest))
+        self.changes.end(hour, changed=old is None or manifest.digest != old.digest)
         return manifest
 
 

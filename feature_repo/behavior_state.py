@@ -2,7 +2,7 @@
 
 Layout below the workspace's ``features``::
 
-    recent/behaviors.db    SQLite: each user's last behaviors, and which hours of events they come from
+    recent/behaviors.db    SQLite: each user's last behaviors, and how far the events' list of changes is in them
 
 A user's row holds the last ``history_length`` behaviors before a day ago, and every one since: enough to tell what a
 history was at each hour of that day. Everything changes in one transaction. The file is derived: when it is damaged or
@@ -25,6 +25,7 @@ import pyarrow as pa
 from core.engine import Engine, engine
 from core.files import digest_json, exclusive_lock
 from core.hours import DAY_HOURS, Hour, hour_range
+from events.change_list import ChangePosition
 from feature_repo.sql import event_score_sql
 from feature_repo.state import ClockStorage
 
@@ -42,9 +43,11 @@ USERS_AT_ONCE = 50_000
 MINUTE_US = 60_000_000
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS behaviors (user_id INTEGER PRIMARY KEY, rows BLOB NOT NULL);
-CREATE TABLE IF NOT EXISTS hours (hour INTEGER PRIMARY KEY, digest TEXT NOT NULL);
-CREATE TABLE IF NOT EXISTS state (as_of INTEGER NOT NULL, settings TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS reached (as_of INTEGER NOT NULL, settings TEXT NOT NULL, changes TEXT NOT NULL);
+DROP TABLE IF EXISTS hours;
+DROP TABLE IF EXISTS state;
 """
+"""The tables that are dropped are an older platform's; without ``reached`` everything is written again from the log."""
 
 
 def read_behaviors(
@@ -105,24 +108,31 @@ class BehaviorState:
                 self._bring_to(as_of)
 
     def _bring_to(self, as_of: Hour) -> None:
-        first = (as_of - self.reach).key
-        digests = {Hour.parse(k).number: d for k, d in self.clock.store.digests().items() if first <= k < as_of.key}
+        store = self.clock.store
+        changes = store.changes.position()
         with self._transaction() as con:
-            state = con.execute("SELECT as_of, settings FROM state").fetchone()
-            usable = state is not None and state[1] == self._settings and state[0] <= as_of.number
-            known = dict(con.execute("SELECT hour, digest FROM hours")) if usable else {}
-            changed = [hour for hour, digest in digests.items() if known.get(hour) != digest]
-            if usable and state[0] == as_of.number and not changed:
+            reached, late = self._reached(con, as_of)
+            came = store.closed_between(reached, as_of) if reached is not None else []
+            if reached == as_of and not late:
                 return
             with engine(self.clock.settings) as running:
-                if not usable:
+                if reached is None:
                     self._fill(con, running, as_of)
-                elif changed:
-                    self._replace(con, running, as_of, changed, late=[h for h in changed if h < state[0]])
-            con.execute("DELETE FROM state")
-            con.execute("INSERT INTO state VALUES (?, ?)", (as_of.number, self._settings))
-            con.executemany("INSERT OR REPLACE INTO hours VALUES (?, ?)", [(hour, digests[hour]) for hour in changed])
-            con.execute("DELETE FROM hours WHERE hour < ?", (as_of.number - self.reach,))
+                elif came or late:
+                    self._replace(con, running, as_of, came, late)
+            con.execute("DELETE FROM reached")
+            con.execute("INSERT INTO reached VALUES (?, ?, ?)", (as_of.number, self._settings, str(changes)))
+
+    def _reached(self, con: sqlite3.Connection, as_of: Hour) -> tuple[Hour | None, list[Hour]]:
+        """Hour as of which the state holds, and the hours before it that changed since; None if it cannot be gone on from."""
+        row = con.execute("SELECT as_of, settings, changes FROM reached").fetchone()
+        if row is None or row[1] != self._settings or row[0] > as_of.number:
+            return None, []
+        changed = self.clock.store.changes.since(ChangePosition.parse(row[2]))
+        if changed is None:
+            return None, []
+        hours = [hour for hour in changed if as_of - self.reach <= hour < Hour(row[0]) and self.clock.store.has(hour)]
+        return Hour(row[0]), sorted(hours)
 
     @property
     def _settings(self) -> str:
@@ -139,7 +149,6 @@ class BehaviorState:
     def _fill(self, con: sqlite3.Connection, running: Engine, as_of: Hour) -> None:
         """Everybody's rows from the log."""
         con.execute("DELETE FROM behaviors")
-        con.execute("DELETE FROM hours")
         hours = list(hour_range(as_of - self.reach, as_of))
         rows = sum(self.clock.store.manifest(h).rows for h in hours if self.clock.store.has(h))
         pieces = max(1, -(-rows // ROWS_AT_ONCE))
@@ -149,7 +158,7 @@ class BehaviorState:
             log.info("recent behaviors: %d of %d parts of the users", piece + 1, pieces)
 
     def _replace(
-        self, con: sqlite3.Connection, running: Engine, as_of: Hour, changed: Sequence[int], late: Sequence[int]
+        self, con: sqlite3.Connection, running: Engine, as_of: Hour, came: Sequence[Hour], late: Sequence[Hour]
     ) -> None:
         """Put what some hours hold now in the place of what they held.
 
@@ -159,12 +168,13 @@ class BehaviorState:
             con: of the state.
             running: reads the log.
             as_of: hour at whose start the state shall hold.
-            changed: numbers of the hours.
-            late: those of them that the state stood on already, or passed over as not closed.
+            came: hours that the state did not reach.
+            late: hours that it stood on already, or passed over as not closed.
         """
-        replaced = np.array(sorted(changed))
+        changed = [*late, *came]
+        replaced = np.array([hour.number for hour in changed])
         arrived = dict.fromkeys(self._users_of(running, late), b"")
-        arrived |= dict(_packed(read_behaviors(self.clock, running, map(Hour, changed))))
+        arrived |= dict(_packed(read_behaviors(self.clock, running, changed)))
         incomplete = []
         for users in _pieces(sorted(arrived)):
             stored = self._stored(con, users)
@@ -183,10 +193,10 @@ class BehaviorState:
                 [(user, self._trim(rows, as_of)) for user, rows in _packed(table)],
             )
 
-    def _users_of(self, running: Engine, hours: Sequence[int]) -> list[int]:
+    def _users_of(self, running: Engine, hours: Sequence[Hour]) -> list[int]:
         """Everybody who has an event in some hours, whatever its score is now, or had one."""
-        store, closed = self.clock.store, [Hour(number) for number in sorted(hours)]
-        sources = [running.files(files) for files in (store.event_files(closed), store.fact_files(closed)) if files]
+        store = self.clock.store
+        sources = [running.files(files) for files in (store.event_files(hours), store.fact_files(hours)) if files]
         if not sources:
             return []
         rows = running.rows(" UNION ".join(f"SELECT user_id FROM {files} f" for files in sources))
@@ -242,7 +252,7 @@ def last_behaviors(path: Path, length: int) -> tuple[int, dict[int, bytes]]:
     """
     with closing(sqlite3.connect(path)) as con:
         rows = con.execute("SELECT user_id, rows FROM behaviors ORDER BY user_id").fetchall()
-        ((as_of,),) = con.execute("SELECT as_of FROM state").fetchall()
+        ((as_of,),) = con.execute("SELECT as_of FROM reached").fetchall()
     return as_of, {user: stored[-length * BYTES :] for user, stored in rows}
 
 

@@ -36,13 +36,15 @@ class ClockState(ClockStorage):
             NotReadyError: an hour before ``as_of`` that follows the first event was never closed.
         """
         with exclusive_lock(self.root / ".lock"):
+            self.store.require_hours()  # before anything is written to a store that is not there
+            changes = self.store.changes.position()
             hours = [hour for hour in self.store.hours() if hour < as_of]
             if not hours:
                 raise NotReadyError(f"no events before {as_of}; ingest a log first")
             self._require_closed(hours[0], as_of)
             log.info("rebuilding clocks of %s to %s", hours[0], as_of)
             with engine(self.settings) as running:
-                result = Rebuild(self, running, as_of, hours, history=history).run()
+                result = Rebuild(self, running, as_of, changes, hours, history=history).run()
         log.info("clocks as of %s: %d slots, %d users", as_of, result.slots_changed, result.users_changed)
         return result
 
@@ -58,7 +60,7 @@ class ClockState(ClockStorage):
 
         Raises:
             NotReadyError: the state is not at ``as_of − 1``, or the hour that ended is not closed.
-            DataError: the clocks were computed with other settings.
+            DataError: the clocks were computed with other settings, or from other events.
         """
         with exclusive_lock(self.root / ".lock"):
             state = self.require_state()
@@ -73,16 +75,28 @@ class ClockState(ClockStorage):
                     f"clocks are as of {state.as_of}; refresh {state.as_of + 1} before {as_of} (hours are not skipped)"
                 )
             self._require_closed(as_of - 1, as_of)
-            late = self._late(state)
+            changes, late = self.store.changes.position(), self._late(state)
             if state.as_of == as_of and not late:
                 return Refreshed(as_of.key, 0, 0, 0, full=False)
             with engine(self.settings) as running:
-                return Refresh(self, running, state, as_of, late).run()
+                return Refresh(self, running, state, as_of, changes, late).run()
 
     def _late(self, state: StateDescription) -> list[Hour]:
         """Hours before the state's whose events changed since it was computed."""
-        changed = [h for h, digest in self.store.digests().items() if digest != state.hours.get(h, "")]
-        return [Hour.parse(h) for h in changed if h < state.as_of.key]
+        changed = self.store.changes.since(state.changes) if state.changes else None
+        if changed is None:
+            raise DataError(
+                f"{self.store.changes.path} is damaged, or not the list of changes that the clocks in {self.root} know; "
+                f"run 'clock features rebuild {state.as_of}'"
+            )
+        return sorted(hour for hour in changed if hour < state.as_of and self.store.has(hour))
+
+    def knows_events(self, state: StateDescription) -> bool:
+        """Whether the state was computed from this store's events, so that the refreshes can go on from it."""
+        known = state.changes is not None and self.store.changes.since(state.changes) is not None
+        if not known:
+            log.warning("%s is damaged, or not the list that the clocks know", self.store.changes.path)
+        return known
 
     def _require_closed(self, first: Hour, until: Hour) -> None:
         for hour in hour_range(first, until):

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 
 from core.engine import Engine, parquet_parts
 from core.hours import Hour, hour_range
+from events.change_list import ChangePosition
 from feature_repo.executor import Executor
 from feature_repo.query_builder import ITEMS, Part, Query, SumTables
 from feature_repo.sql import columns, negative, summed, zeros
@@ -206,12 +207,12 @@ class ClockComputation:
         """Write rows of the hours from first on as a piece of a view's change log; ``number`` tells pieces apart."""
         self.engine.write(sql, self.clock.logs[view].span(first, self.as_of, number))
 
-    def describe(self, hours: Mapping[str, str], sums: Sums, history_from: Hour) -> StateDescription:
+    def describe(self, changes: ChangePosition, sums: Sums, history_from: Hour) -> StateDescription:
         """The state after this computation.
 
         Args:
-            hours: digest of every hour of events that it was computed from.
+            changes: how far the events' list of changes is in them, taken before any event was read.
             sums: as of ``as_of``.
             history_from: first hour whose rows the change logs can tell.
         """
-        return StateDescription(self.as_of, self.generation, history_from, self.clock.config, hours, sums)
+        return StateDescription(self.as_of, self.generation, history_from, self.clock.config, changes, sums)

@@ -9,6 +9,7 @@ from core.duck import identifier
 from core.engine import Engine
 from core.errors import NotReadyError
 from core.hours import DAY_HOURS, Hour
+from events.change_list import ChangePosition
 from events.schema import BEHAVIORS
 from feature_repo.computation import ClockComputation, Refreshed
 from feature_repo.history import Period, Sources, histories, item_rows
@@ -34,12 +35,23 @@ class Rebuild(ClockComputation):
         clock: where the clocks lie.
         running: computes them.
         as_of: hour at whose start they shall hold.
+        changes: how far the events' list of changes is, taken before any event is read.
         hours: with events, before ``as_of``.
         history: also write what every row was at each hour before.
     """
 
-    def __init__(self, clock: ClockStorage, running: Engine, as_of: Hour, hours: list[Hour], *, history: bool) -> None:
+    def __init__(
+        self,
+        clock: ClockStorage,
+        running: Engine,
+        as_of: Hour,
+        changes: ChangePosition,
+        hours: list[Hour],
+        *,
+        history: bool,
+    ) -> None:
         super().__init__(clock, running, as_of)
+        self.changes = changes
         self.hours, self.history = hours, history
 
     def run(self) -> Refreshed:
@@ -66,8 +78,7 @@ class Rebuild(ClockComputation):
         else:
             self._snapshots(sums)
             since = self.as_of
-        hours = {h.key: self.clock.store.manifest(h).digest for h in self.hours}
-        self.clock.commit(self.describe(hours, sums, since))
+        self.clock.commit(self.describe(self.changes, sums, since))
         pairs = sum(self.stored_rows(bases[slot].folder, "all") for slot in sums.slots)
         return Refreshed(self.as_of.key, pairs, self.stored_rows(bases["users"].folder, "all"), 0, full=True)
 

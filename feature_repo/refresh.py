@@ -6,6 +6,7 @@ import pyarrow as pa
 
 from core.engine import Engine
 from core.hours import DAY_HOURS, Hour, hour_range
+from events.change_list import ChangePosition
 from events.schema import BEHAVIORS
 from feature_repo.computation import ClockComputation, Refreshed, among
 from feature_repo.history import Period, Sources, histories, item_rows
@@ -29,13 +30,21 @@ class Refresh(ClockComputation):
         running: computes them.
         state: the state before.
         as_of: hour at whose start they shall hold: the state's, or the one after.
+        changes: how far the events' list of changes is, taken before any event is read.
         late: hours before the state's whose events changed.
     """
 
     def __init__(
-        self, clock: ClockStorage, running: Engine, state: StateDescription, as_of: Hour, late: list[Hour]
+        self,
+        clock: ClockStorage,
+        running: Engine,
+        state: StateDescription,
+        as_of: Hour,
+        changes: ChangePosition,
+        late: list[Hour],
     ) -> None:
         super().__init__(clock, running, as_of)
+        self.changes = changes
         self.old, self.late = state, late
         self.generation = state.generation + 1
         self.sums = clock.sums(state)
@@ -62,8 +71,7 @@ class Refresh(ClockComputation):
             self.clock.logs[view].put(self.as_of, table)
         for changes in self.clock.logs.values():
             changes.tidy(self.engine, self.as_of)
-        known = {**self.old.hours, **{h.key: self.clock.store.manifest(h).digest for h in (*self.came, *self.late)}}
-        self.clock.commit(self.describe(known, self.sums, self.old.history_from))
+        self.clock.commit(self.describe(self.changes, self.sums, self.old.history_from))
         changed = rows["clock_slots"].num_rows, rows["user_activity"].num_rows
         return Refreshed(self.as_of.key, *changed, len(self.late), full=False)
 
@@ -216,11 +224,9 @@ class Refresh(ClockComputation):
     def _correct(self) -> None:
         """Write the rows of past hours again that late events change."""
         since = max(min(self.late) + 1, self.old.history_from)
-        opening = since == self.old.history_from and since - 1 > self.clock.store.hours()[0]
+        opening = since == self.old.history_from and since - 1 > self.clock.store.first_hour()
         period = Period(since - (0 if opening else 1), self.as_of, self.clock.window, opening=opening)
-        files = self.clock.store.event_files(
-            [h for h in self.clock.store.hours() if since - self.clock.window - DAY_HOURS <= h < self.as_of]
-        )
+        files = self.clock.store.event_files(hour_range(since - self.clock.window - DAY_HOURS, self.as_of))
         self.executor.read_files("past_events", files)
         names = columns(["hour", "slot", "user_id", "item_id", *self.clock.facets, *BEHAVIORS])
         for name, key in (

@@ -139,7 +139,7 @@ class ClockFeatures:
         """
         since = self.clock.require_state().history_from
         first = pc.min(keys["hour"]).as_py()
-        if first is not None and first < since.number and Hour(first) > self.events.hours()[0]:
+        if first is not None and first < since.number and Hour(first) > self.events.first_hour():
             raise DataError(
                 f"what features were at {Hour(first)} is not known: the change logs begin at {since}; "
                 f"'clock features rebuild' computes them again as far back as the log goes"
@@ -413,7 +413,7 @@ def advance(settings: Settings, as_of: Hour) -> Advanced:
     check_state_version(settings)
     state = ClockState(settings, EventStore(settings.events_dir))
     current = state.read()
-    if current is None or current.config != state.config:
+    if current is None or current.config != state.config or not state.knows_events(current):
         state.rebuild(as_of)
         rows = ClockFeatures(settings, state.store).materialize_all(as_of)
         return Advanced(as_of.key, refreshed=0, rebuilt=True, online_rows=rows)

@@ -2,7 +2,7 @@
 
 Layout below the workspace's ``features``::
 
-    state.json                  as-of hour, settings it holds for, digest of every hour it was computed from
+    state.json                  as-of hour, settings it holds for, how far the events' list of changes is in it
     sums/                       window sums, see ``feature_repo.sums``
     <view>/, latest/<view>/     change logs, see ``feature_repo.changes``
     recent/                     recent behaviors, see ``feature_repo.behavior_state``
@@ -26,6 +26,7 @@ from core.errors import DataError, NotReadyError
 from core.files import digest_json, read_json, write_json
 from core.hours import DAY_HOURS, Hour
 from core.settings import Settings
+from events.change_list import ChangePosition
 from events.store import EventStore
 from feature_repo.changes import ChangeLog
 from feature_repo.schemas import view_schemas
@@ -68,7 +69,7 @@ class StateDescription:
         generation: refreshes since the rebuild.
         history_from: first hour whose rows the change logs can tell.
         config: what the clocks were computed with; None: an older platform's, which is no longer understood.
-        hours: digest of every hour of events that the clocks were computed from, by the hour's key.
+        changes: how far the events' list of changes is in the clocks; None: an older platform's, which knew digests.
         sums: the window's sums; None: an older platform's.
     """
 
@@ -76,7 +77,7 @@ class StateDescription:
     generation: int
     history_from: Hour
     config: ClockConfig | None
-    hours: Mapping[str, str]
+    changes: ChangePosition | None
     sums: Sums | None
 
     @classmethod
@@ -89,7 +90,7 @@ class StateDescription:
             generation=content.get("generation", 0),
             history_from=Hour.parse(content.get("history_from", as_of)),
             config=ClockConfig(**config) if known else None,
-            hours=content["hours"],
+            changes=ChangePosition.parse(content["changes"]) if "changes" in content else None,
             sums=Sums.from_json(sums_folder, content["sums"]),
         )
 
@@ -100,7 +101,7 @@ class StateDescription:
             "generation": self.generation,
             "history_from": self.history_from.key,
             "config": asdict(self.config) if self.config else {},
-            "hours": dict(self.hours),
+            "changes": str(self.changes),
             "sums": self.sums.as_json() if self.sums else {},
         }
 
@@ -119,7 +120,8 @@ class ClockStorage:
         self.window = settings.window_hours
 
     @property
-    def _path(self) -> Path:
+    def path(self) -> Path:
+        """File of the state's description."""
         return self.root / "state.json"
 
     @property
@@ -148,11 +150,11 @@ class ClockStorage:
 
     def exists(self) -> bool:
         """Whether there was a rebuild."""
-        return self._path.exists()
+        return self.path.exists()
 
     def read(self) -> StateDescription | None:
         """The state's description, or None before the first rebuild."""
-        return StateDescription.from_json(read_json(self._path), self.sums_folder) if self.exists() else None
+        return StateDescription.from_json(read_json(self.path), self.sums_folder) if self.exists() else None
 
     def require_state(self) -> StateDescription:
         """The state's description.
@@ -185,7 +187,7 @@ class ClockStorage:
     def commit(self, state: StateDescription) -> None:
         """Rename the description into place, then drop the folders of sums that it does not name."""
         content = state.as_json()
-        write_json(self._path, {**content, "digest": digest_json(content)})
+        write_json(self.path, {**content, "digest": digest_json(content)})
         named = self.sums(state).folders
         for folder in self.sums_folder.glob("*"):
             if folder.name not in named:
@@ -193,4 +195,4 @@ class ClockStorage:
 
     def forget(self) -> None:
         """Drop the description: from here on a crash means to rebuild again."""
-        self._path.unlink(missing_ok=True)
+        self.path.unlink(missing_ok=True)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 from core.documents import JsonObject
 from core.errors import DataError, NotReadyError
-from core.files import exclusive_lock, read_json, write_json, write_text
+from core.files import append_lines, end_of_lines, exclusive_lock, lines_since, read_json, write_json
 from core.hours import Hour
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def read_moves(trail: Path) -> list[Move]:
     """The moves of an audit trail, oldest first; none where there is no file."""
     if not trail.exists():
         return []
-    return [Move.from_json(json.loads(line)) for line in trail.read_text(encoding="utf-8").splitlines() if line]
+    return [Move.from_json(json.loads(line)) for line in lines_since(trail, 0)]
 
 
 class Registry:
@@ -88,13 +88,15 @@ class Registry:
     Args:
         client: MLflow client.
         name: registered model.
-        trail: file of the audit trail (JSON lines); its neighbors are the lock that makes moves atomic, and the move that is
-            being made, which a crash leaves behind.
+        trail: file of the audit trail (JSON lines); its neighbors are the lock that makes moves atomic, the move that is
+            being made, which a crash leaves behind, and where each alias was left by the trail up to some byte of it, so
+            that an hour does not read all moves that there ever were.
     """
 
     def __init__(self, client: MlflowClient, name: str, trail: Path) -> None:
         self.client, self.name, self.trail = client, name, trail
         self._pending = trail.with_suffix(".pending.json")
+        self._left = trail.with_suffix(".left.json")
 
     def get(self, alias: str) -> ModelVersion | None:
         """Version behind an alias, None where there is none (or somebody deleted it).
@@ -200,14 +202,13 @@ class Registry:
             return self._record_moves_by_hand(ALIASES, hour)
 
     def _record_moves_by_hand(self, aliases: Sequence[str], hour: Hour | None) -> list[Move]:
-        trail = self.moves()
+        recorded = self._recorded()
         if self._pending.exists():  # a move that was cut short: did it happen?
             cut_short = Move.from_json(read_json(self._pending))
-            if self._version_of(cut_short.alias) == cut_short.version and cut_short not in trail:
-                trail.append(cut_short)
-                self._write(trail)
+            if self._version_of(cut_short.alias) == cut_short.version != recorded.get(cut_short.alias):
+                self._record([cut_short])
+                recorded[cut_short.alias] = cut_short.version
             self._pending.unlink()
-        recorded = {move.alias: move.version for move in trail}
         added = []
         for alias in aliases:
             version, last = self._version_of(alias), recorded.get(alias)
@@ -217,15 +218,30 @@ class Registry:
                     Move(alias, version, last, f"{alias} {where}", _now(), hour.key if hour else None, BY_HAND)
                 )
         if added:
-            self._write([*trail, *added])
+            self._record(added)
         return added
+
+    def _recorded(self) -> dict[str, str | None]:
+        """Alias → version where the last move of the trail left it."""
+        if not self.trail.exists():
+            return {}
+        end = end_of_lines(self.trail)
+        known: JsonObject = read_json(self._left) if self._left.exists() else {"bytes": 0, "versions": {}}
+        if known["bytes"] > end:  # an older copy of the trail was put back
+            known = {"bytes": 0, "versions": {}}
+        versions: dict[str, str | None] = known["versions"]
+        if known["bytes"] < end:
+            moves = [Move.from_json(json.loads(line)) for line in lines_since(self.trail, known["bytes"])]
+            versions |= {move.alias: move.version for move in moves}
+            write_json(self._left, {"bytes": end, "versions": versions})
+        return versions
 
     def _version_of(self, alias: str) -> str | None:
         current = self.get(alias)
         return str(current.version) if current else None
 
-    def _write(self, trail: Sequence[Move]) -> None:
-        write_text(self.trail, "".join(json.dumps(asdict(move)) + "\n" for move in trail))
+    def _record(self, moves: Sequence[Move]) -> None:
+        append_lines(self.trail, [json.dumps(asdict(move)) for move in moves])
 
     def _move(
         self,
@@ -260,7 +276,7 @@ class Registry:
         self.client.set_registered_model_alias(self.name, alias, version)
         self.client.set_model_version_tag(self.name, version, f"{alias}_reason", reason[:4900])
         if seen != version:
-            self._write([*self.moves(), move])
+            self._record([move])
             self._pending.unlink()
         return move
 

@@ -9,7 +9,7 @@ import re
 from core.settings import Settings
 from feature_repo.behavior_state import last_behaviors
 
-LEFT_OUT = re.compile(r"_receipts|\.digests|\.lock|/versions/|\.tmp|features/latest/|-journal")
+LEFT_OUT = re.compile(r"_receipts|\.changes|\.digests|\.lock|/versions/|\.tmp|features/latest/|-journal")
 """Who wrote what when, what was read when, locks, downloaded models, rows collected from others: none of it is state."""
 
 
@@ -30,7 +30,7 @@ def fingerprint(settings: Settings) -> dict[str, str]:
                 content = path.read_bytes()
             if name == "features/state.json":
                 state = json.loads(content)
-                content = json.dumps({k: state[k] for k in ("as_of", "hours") if k in state}).encode()
+                content = json.dumps({"as_of": state["as_of"]}).encode()
             if name.startswith("features/sums/"):
                 name = re.sub(r"-\d+/", "/", name)
             digests[name] = hashlib.sha256(content).hexdigest()

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 from core.errors import ConfigError
+from core.files import read_json
 from core.settings import Settings
 from core.state_version import STATE_VERSION, state_version, write_state_version
 from events.store import EventStore
@@ -34,7 +36,27 @@ def _recent_behaviors(settings: Settings) -> None:
         BehaviorState(clock).bring_to(as_of)
 
 
-STEPS: Mapping[int, Callable[[Settings], None]] = {1: _nothing, 2: _sums_of_scores, 3: _recent_behaviors}
+def _list_of_changes(settings: Settings) -> None:
+    """Clocks and recent behaviors know how far the events' list of changes is in them, not the digest of every hour."""
+    store = EventStore(settings.events_dir)
+    clock = ClockState(settings, store)
+    content = read_json(clock.path) if clock.exists() else {}
+    if "hours" in content:
+        changes, state = store.changes.position(), clock.require_state()
+        for hour in store.hours():
+            if hour < state.as_of and store.manifest(hour).digest != content["hours"].get(hour.key):
+                store.changes.add(hour)  # behind the position: the next refresh corrects it
+        clock.commit(replace(state, changes=changes))
+    (store.root / ".digests.json").unlink(missing_ok=True)
+    _recent_behaviors(settings)
+
+
+STEPS: Mapping[int, Callable[[Settings], None]] = {
+    1: _nothing,
+    2: _sums_of_scores,
+    3: _recent_behaviors,
+    4: _list_of_changes,
+}
 """From which version → what brings it to the next."""
 
 

@@ -51,11 +51,11 @@ def hours_through(settings: Settings, day: date) -> list[Hour]:
     They are the hours that were ingested and trained on, in bulk or one by one, and those before the log begins. The gate of
     the last ones may still be at work.
     """
-    ingested, trained = EventStore(settings.events_dir).hours(), _trained_until(settings)
-    if not ingested or trained is None:
+    store, trained = EventStore(settings.events_dir), _trained_until(settings)
+    if trained is None:
         return []
-    known = set(ingested)
-    return [hour for hour in day_hours(day) if hour < ingested[0] or (hour in known and hour <= trained)]
+    begin = store.first_hour()
+    return [hour for hour in day_hours(day) if hour < begin or (hour <= trained and store.has(hour))]
 
 
 def _trained_until(settings: Settings) -> Hour | None:

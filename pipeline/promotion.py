@@ -107,7 +107,7 @@ class PopularityScores:
         """The items of the window, in order, and how popular each is."""
         settings, since = self.settings, self.since
         store = EventStore(settings.events_dir)
-        files = store.event_files(h for h in store.hours() if since - settings.window_hours <= h < since)
+        files = store.event_files(hour_range(since - settings.window_hours, since))
         if not files:
             return np.empty(0, dtype=np.int64), np.empty(0, dtype=np.float32)
         with duck.connection(settings) as con:
@@ -289,7 +289,7 @@ def _first_champion(settings: Settings, trained: TrainedVariant) -> GateDecision
     from training.trainer import read_predictions
 
     end = trained.hour
-    history = end.number - EventStore(settings.events_dir).hours()[0].number
+    history = end.number - EventStore(settings.events_dir).first_hour().number
     since = end - min(FIRST_CHAMPION_HOURS, history // 2)
     policy = load_policy(own_policy(settings))
     everything = read_predictions(settings, trained.variant, since + 1, end + 1)

@@ -79,7 +79,7 @@ def build_samples(settings: Settings, first: Hour, until: Hour) -> int:
     from training.samples import SampleStore
 
     store = EventStore(settings.events_dir)
-    return SampleStore(settings, store).build(h for h in store.hours() if first <= h <= until)
+    return SampleStore(settings, store).build(store.closed_between(first, until + 1))
 
 
 def train_variant(
@@ -218,7 +218,7 @@ def train_history(settings: Settings, until: Hour, *, processes: int = 2) -> lis
     from model_registry.store import open_mlflow
 
     store = EventStore(settings.events_dir)
-    first = store.hours()[0]
+    first = store.first_hour()
     log.info("building the samples of %s to %s", first, until)
     build_samples(settings, first, until)
     open_mlflow(settings)

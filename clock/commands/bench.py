@@ -21,6 +21,8 @@ BENCHES = {
     "clocks": "clocks:bench_clocks",
     "window": "clocks:bench_window",
     "endurance": "endurance:bench_endurance",
+    "population": "size:bench_population",
+    "traffic": "size:bench_traffic",
     "spark": "spark:bench_spark",
     "join": "clocks:bench_join",
     "online_write": "online:bench_online_write",
@@ -48,7 +50,8 @@ def bench(
 ) -> None:
     """Measure speed and memory, beside what a user would use instead.
 
-    The results of each benchmark are written to var/bench/results.json as soon as it is done.
+    The results of each benchmark are written to var/bench/results.json as soon as it is done. What an hour costs against the
+    log's length, the users and the events is drawn in var/bench/growth.svg.
     """
     from core.documents import did_you_mean
 
@@ -59,6 +62,7 @@ def bench(
         )
     if not scale > 0:
         raise ConfigError(f"--scale {scale:g}: more than 0; 1 is the full size")
+    from benchmarks.growth_chart import draw_growth
     from benchmarks.runner import run_benches
     from core.settings import load_settings
 
@@ -66,6 +70,8 @@ def bench(
     benches = {name: partial(run_bench, name) for name in chosen}
     run_benches(benches, chosen, scale, path, lambda result: print(result.line, flush=True))
     print(f"results in {path}")
+    if draw_growth(path, path.with_name("growth.svg")):
+        print(f"chart in {path.with_name('growth.svg')}")
 
 
 def run_bench(name: str, scale: float) -> list[Result]:

@@ -28,10 +28,13 @@ from core.documents import did_you_mean, load_document
 from core.duck import connection, hour_number, identifier, quoted, scalar
 from core.errors import ConfigError, CorruptStateError, DataError, NotReadyError, PlatformError
 from core.files import (
+    append_lines,
     digest_file,
     digest_json,
     digest_text,
+    end_of_lines,
     exclusive_lock,
+    lines_since,
     read_json,
     recover_directories,
     replaced_directory,
@@ -454,3 +457,18 @@ def test_an_alert_arrives_with_its_details_and_none_is_sent_without_a_webhook(se
         assert send_alert(asked, "late", hour=Hour.parse("2026-03-02T05"))
     expected: list[dict[str, Any]] = [{"title": "late", "source": "test", "details": {"hour": "2026-03-02T05"}}]
     assert taken == expected
+
+
+def test_lines_that_are_added_follow_the_last_whole_one(tmp_path: Path) -> None:
+    path = tmp_path / "a" / "lines"
+    append_lines(path, ["one", "x" * 20_000])
+    end = end_of_lines(path)
+    with path.open("a") as file:
+        file.write("y" * 9_000)  # a disk was full
+    assert end_of_lines(path) == end == path.stat().st_size - 9_000
+    assert lines_since(path, end) == []
+    append_lines(path, ["two", "three"])
+    assert lines_since(path, end) == ["two", "three"]
+    assert lines_since(path, 0)[::2] == ["one", "two"]
+    path.write_text("z" * 9_000)
+    assert end_of_lines(path) == 0

@@ -76,7 +76,7 @@ class ActionLog:
         return {
             str(p.relative_to(self.store.root)): p.read_bytes()
             for p in sorted(self.store.root.rglob("*"))
-            if p.is_file() and "_receipts" not in p.parts
+            if p.is_file() and not {"_receipts", ".changes"} & {*p.parts}
         }
 
 
@@ -117,12 +117,13 @@ def test_the_window_is_the_mappings(log: ActionLog) -> None:
 
 def test_a_later_action_changes_the_event_and_its_hour_is_stale(log: ActionLog) -> None:
     log.ingest(row(1, 7, 50), row(1, 8, 51))
-    before = log.store.digests()
+    hour = Hour.parse("2026-03-10T10")
+    before = log.store.digests(hour, hour + 1)
     account = log.ingest(row(1, 7, 65, "LIKE"))
     assert log.outcomes()[0] == (7, "10:50", False, True, False)
     assert account.changed_hours == ["2026-03-10T10", "2026-03-10T11"]
     assert (account.kept, account.merged, account.actions and account.actions.late) == (0, 1, 1)
-    assert log.store.digests()["2026-03-10T10"] != before["2026-03-10T10"]
+    assert log.store.digests(hour, hour + 1)[hour] != before[hour]
 
 
 def test_an_impression_that_comes_last_takes_the_actions_that_stood_alone(log: ActionLog) -> None:

@@ -125,7 +125,7 @@ def test_a_move_that_a_crash_cut_short_is_never_taken_for_one_by_hand(
     models.move("champion", "1", "first")
     with monkeypatch.context() as broken:
         if done:  # the alias points at it, the trail does not say so yet
-            broken.setattr(models, "_write", lambda trail: (_ for _ in ()).throw(OSError("full")))
+            broken.setattr(models, "_record", lambda moves: (_ for _ in ()).throw(OSError("full")))
         else:
             broken.setattr(
                 models.client, "set_registered_model_alias", lambda *a: (_ for _ in ()).throw(OSError("gone"))
@@ -135,6 +135,28 @@ def test_a_move_that_a_crash_cut_short_is_never_taken_for_one_by_hand(
     assert models.record_moves_by_hand(HOUR + 1) == []
     assert [(m.version, m.who) for m in models.moves()] == [("1", "platform"), ("2", "platform")][: 1 + done]
     assert champion(models) == ("2" if done else "1")
+
+
+def test_a_move_reads_only_what_was_added_to_the_trail_since_the_last_one(models: Registry) -> None:
+    models.move("champion", "1", "first")
+    models.move("champion", "2", "better")
+    models.record_moves_by_hand()
+    lines = models.trail.read_bytes()
+    models.trail.write_bytes(b"?" * (len(lines) - 1) + b"\n")  # unreadable from here on
+    models.move("champion", "3", "better still")
+    assert models.record_moves_by_hand() == []
+    models.trail.write_bytes(lines + models.trail.read_bytes()[len(lines) :])
+    assert [(m.previous, m.version) for m in models.moves()] == [(None, "1"), ("1", "2"), ("2", "3")]
+
+
+def test_a_move_that_a_full_disk_wrote_half_is_written_whole_by_the_next(models: Registry) -> None:
+    models.move("champion", "1", "first")
+    before = models.trail.read_bytes()
+    models.move("champion", "2", "better", hour=HOUR)
+    models.trail.write_bytes(models.trail.read_bytes()[: len(before) + 9])
+    assert [m.version for m in models.moves()] == ["1"]
+    assert [(m.version, m.who) for m in models.record_moves_by_hand(HOUR)] == [("2", BY_HAND)]
+    assert [m.version for m in models.moves()] == ["1", "2"]
 
 
 def test_lines_written_before_moves_had_hours_still_read(models: Registry) -> None:

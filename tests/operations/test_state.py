@@ -5,19 +5,23 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
 
-from core.errors import ConfigError, CorruptStateError
-from core.files import read_json, write_json
+from core.errors import ConfigError, CorruptStateError, DataError
+from core.files import read_json, write_json, write_text
+from core.hours import Hour
 from core.settings import ROOT, Settings, load_settings
 from core.state_version import STATE_VERSION, check_state_version, state_version
 from events.store import EventStore
-from feature_repo.retrieval import ClockFeatures
+from feature_repo.clock import ClockState
+from feature_repo.retrieval import ClockFeatures, advance
 from operations.backup import back_up, restore
 from operations.doctor import examine, failed, table
 from operations.fingerprint import differences, fingerprint
@@ -48,11 +52,17 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Settings:
 
 
 @pytest.fixture(scope="module")
-def next_hour(built: Settings, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """The state after the next hour, undisturbed."""
+def undisturbed(built: Settings, tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    """The workspace after the next hour; tests must not change it."""
     settings = copy_of(built, tmp_path_factory.mktemp("next"))
     run_hour(settings, TAKEOVER)
-    return fingerprint(settings)
+    return settings
+
+
+@pytest.fixture(scope="module")
+def next_hour(undisturbed: Settings) -> dict[str, str]:
+    """The state after the next hour, undisturbed."""
+    return fingerprint(undisturbed)
 
 
 def copy_of(built: Settings, folder: Path) -> Settings:
@@ -135,6 +145,53 @@ def test_a_workspace_of_version_1_is_brought_to_sums_of_scores(built: Settings, 
     assert after.profiles.equals(before.profiles)
     run_hour(settings, TAKEOVER)
     assert other.clock.as_of == TAKEOVER + 1
+
+
+@pytest.mark.parametrize("late", [[], [TAKEOVER - 5]])
+def test_a_workspace_of_version_4_goes_on_from_its_clocks_and_corrects_what_came_late(
+    built: Settings, undisturbed: Settings, next_hour: dict[str, str], tmp_path: Path, late: list[Hour]
+) -> None:
+    settings = copy_of(built, tmp_path)
+    store, clock = EventStore(settings.events_dir), ClockState(settings, EventStore(settings.events_dir))
+    shutil.rmtree(store.changes.folder)
+    state = read_json(clock.path)
+    del state["changes"]
+    state["hours"] = {h.key: "before it was late" if h in late else store.manifest(h).digest for h in store.hours()}
+    write_json(clock.path, state)
+    write_json(settings.workspace / "version.json", {"state": 4})
+    with closing(sqlite3.connect(settings.features_dir / "recent" / "behaviors.db")) as con, con:
+        con.executescript(
+            "DROP TABLE reached; CREATE TABLE hours (hour INTEGER PRIMARY KEY, digest TEXT NOT NULL);"
+            "CREATE TABLE state (as_of INTEGER NOT NULL, settings TEXT NOT NULL)"
+        )
+    sums = clock.require_state().sums
+    assert migrate(settings) == [5]
+    assert migrate(settings) == []
+    assert clock.require_state().sums == sums, "the clocks are not computed again"
+    assert clock._late(clock.require_state()) == late
+    run_hour(settings, TAKEOVER)
+    assert clock._late(clock.require_state()) == []
+    written_otherwise = ("features/",) if late else ()  # a correction moves rows between files
+    assert [n for n in differences(fingerprint(settings), next_hour) if not n.startswith(written_otherwise)] == []
+    one, other = (ClockFeatures(s, EventStore(s.events_dir)) for s in (undisturbed, settings))
+    for view in clock.logs:
+        tables = [
+            pa.concat_tables(features.latest(view, TAKEOVER + 1)).drop_columns(["as_of", "event_timestamp"])
+            for features in (one, other)
+        ]
+        assert tables[0].num_rows
+        assert tables[0].equals(tables[1])
+
+
+def test_clocks_of_other_events_are_computed_again(built: Settings, tmp_path: Path) -> None:
+    settings = copy_of(built, tmp_path)
+    store = EventStore(settings.events_dir)
+    write_text(store.changes.path, "another log's\n")
+    clock = ClockState(settings, store)
+    with pytest.raises(DataError, match=f"clock features rebuild {TAKEOVER}"):
+        clock.refresh(TAKEOVER)
+    assert advance(settings, TAKEOVER).rebuilt
+    assert not advance(settings, TAKEOVER).rebuilt
 
 
 def test_a_restored_backup_is_complete_and_the_next_hour_is_the_same(
