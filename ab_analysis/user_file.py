@@ -25,6 +25,7 @@ HEADERS = {"user", "user_id", "userid", "user id", "uid", "id"}
 """Texts that are not a user but the name of the column."""
 CONTROL = re.compile(r"[\x00-\x1f]")
 WHOLE_NUMBER = re.compile(r"(0|-?[1-9][0-9]*)(\.0+)?")
+DIGIT = re.compile(r"\d")
 NO_SPACE = re.compile(r"[\x00-\x08\x0e-\x1f]")
 """Control characters that are not white space."""
 
@@ -77,6 +78,11 @@ def _checked(users: list[tuple[int, str]], name: str, column: str | None) -> lis
     if column is None and users and users[0][1].lower() in HEADERS:
         header = users[0][1]
         raise DataError(f"{name}: '{header}' in the first row is a header, not a user; name it with --column {header}")
+    if column is None and _looks_like_header([user for _, user in users]):
+        raise DataError(
+            f"{name}: '{users[0][1]}' in the first row looks like a header, as all other users have digits; name it with "
+            f"--column '{users[0][1]}', or if it is a user, do not put it first"
+        )
     for line, user in users:
         if CONTROL.search(user):
             raise DataError(f"{name}, line {line}: the user {user[:40]!r} holds a control character; is it UTF-8 text?")
@@ -84,6 +90,16 @@ def _checked(users: list[tuple[int, str]], name: str, column: str | None) -> lis
     if all(WHOLE_NUMBER.fullmatch(user) for user in texts):  # 7.0, as pandas writes it, is the log's 7
         return [user.partition(".")[0] for user in texts]
     return texts
+
+
+def _looks_like_header(users: Sequence[str]) -> bool:
+    """Whether the first is of another kind than all others.
+
+    >>> _looks_like_header(["customer", "c17", "c18"]), _looks_like_header(["ann", "bob", "c18"])
+    (True, False)
+    """
+    first, *others = [bool(DIGIT.search(user)) for user in users] or [True]
+    return not first and len(others) > 1 and all(others)
 
 
 def _bare(text: str) -> str:

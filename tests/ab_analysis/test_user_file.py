@@ -81,6 +81,11 @@ def test_whole_numbers_written_as_floats_are_the_users_of_the_log(tmp_path: Path
     ("name", "content", "message"),
     [
         ("u.csv", "user_id\nu1\n", "'user_id' in the first row is a header, not a user; name it with --column user_id"),
+        (
+            "u.csv",
+            "customer\nc1\nc2\n",
+            "'customer' in the first row looks like a header, as all other users have digits",
+        ),
         ("u.txt", "UID\nu1\n", "name it with --column UID"),
         ("u.csv", "u1\nu\x012\n", "line 2: the user 'u\\x012' holds a control character"),
         ("u.txt", "u1\tx\n", "line 1: the user 'u1\\tx' holds a control character"),
@@ -219,3 +224,8 @@ def test_a_missing_experiment_file_names_the_command_that_prints_one(tmp_path: P
         ConfigError, match=r"no experiment file at '/nope\.yaml'\. 'clock ab init' prints a commented file"
     ):
         cli.call(ab.app, [command, "/nope.yaml", *users])
+
+
+def test_a_first_user_without_digits_among_names_is_a_user(tmp_path: Path) -> None:
+    (tmp_path / "u.txt").write_text("ann\nbob\nc18\n")
+    assert read_users(str(tmp_path / "u.txt")) == ["ann", "bob", "c18"]
