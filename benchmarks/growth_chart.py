@@ -103,5 +103,5 @@ def _draw(axis: Axes, panel: Panel, drawn: Mapping[str, Mapping[str, Curve]]) ->
     axis.set_xticks(ticks, [f"{size:g}" for size in ticks])
     axis.minorticks_off()
     axis.set_xlabel(panel.axis)
-    axis.set_ylim(bottom=0)
+    axis.set_ylim(0, max(1.4, axis.get_ylim()[1]))
     axis.spines[["top", "right"]].set_visible(False)
