@@ -305,6 +305,7 @@ def _one_format(mapping: Mapping, files: list[Path]) -> str:
 def _folder_keys(loader: _Loader, files: list[Path]) -> dict[str, str]:
     """Columns that folders named ``key=value`` add, as SQL of the file's name; a file's own column is never replaced."""
     known = {name.lower() for name in loader.columns}
+    spelling: dict[str, str] = {}  # genre= beside Genre= is one column, called as where it comes first
     values: dict[str, dict[str, str]] = defaultdict(dict)
     originals = dict(loader.sources) or {str(file): file for file in files}
     for source, file in originals.items():
@@ -312,7 +313,7 @@ def _folder_keys(loader: _Loader, files: list[Path]) -> dict[str, str]:
             key, equals, value = part.partition("=")
             key = unquote(key)  # as Spark and Arrow write signs that a path may not have
             if equals and key and key.lower() not in known and value != NO_VALUE:
-                values[key][source] = unquote(value)
+                values[spelling.setdefault(key.lower(), key)][source] = unquote(value)
     cells = {}
     for key, by_file in values.items():
         cases = " ".join(f"WHEN {quoted(source)} THEN {quoted(value)}" for source, value in by_file.items())

@@ -120,6 +120,13 @@ def test_a_folders_value_is_read_as_spark_and_arrow_write_it(log: Log, folder: s
     assert set(log.events()["genre"]) == {genre, "rock"}
 
 
+def test_a_folders_key_in_two_spellings_is_one_column(log: Log) -> None:
+    log.write(f"uid,iid,ts\nu,i,{TIME}\n", "log/Genre=rock/part.csv")
+    log.write(f"uid,iid,ts\nv,i,{TIME}\n", "log/genre=jazz/part.csv")
+    log.ingest(log.folder / "log", facets="facets: {genre: Genre}")
+    assert set(log.events()["genre"]) == {"rock", "jazz"}
+
+
 def test_a_folder_of_several_formats_is_refused(log: Log) -> None:
     log.write(HEADER + rows(1), name="log/a.csv")
     log.write("{}\n", name="log/b.jsonl")
