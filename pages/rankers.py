@@ -36,7 +36,7 @@ compares only what was shown together. The policy says which of them are checked
 <section><h2>Versions</h2><p>Candidate: {{ decision.candidate.variant }}, version {{ decision.candidate.version }}, trained until
 {{ decision.candidate.trained_until }}.<br>Champion: {% if decision.champion %}{{ decision.champion.variant }}, version
 {{ decision.champion.version }}, trained until {{ decision.champion.trained_until }}
-{% else %}none yet; compared with popularity{% endif %}.</p>
+{%- else %}none yet; compared with popularity{% endif %}.</p>
 <p class="soft">Hours compared: {{ decision.hours|join(", ") or "none" }}. Intervals are clustered by user and corrected for
 looking every hour; those of slices for the number of slices.</p></section>
 """
