@@ -15,16 +15,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ab_analysis.text_table import MARK, check_column, delimiter_of, open_text, read_rows
-from core.blanks import strip_blanks
 from core.errors import ConfigError, DataError
 from core.files import is_tabbed, write_output
+from core.id_text import WHOLE_NUMBER, strip_blanks
 
 STANDARD_INPUT = "-"
 OTHER_FORMATS = {".json", ".jsonl", ".ndjson", ".xlsx", ".xls", ".feather", ".arrow", ".orc", ".avro"}
 HEADERS = {"user", "user_id", "userid", "user id", "uid", "id"}
 """Texts that are not a user but the name of the column."""
 CONTROL = re.compile(r"[\x00-\x1f]")
-WHOLE_NUMBER = re.compile(r"(0|-?[1-9][0-9]*)(\.0+)?")
 DIGIT = re.compile(r"\d")
 NO_SPACE = re.compile(r"[\x00-\x08\x0e-\x1f]")
 """Control characters that are not white space."""
@@ -87,7 +86,7 @@ def _checked(users: list[tuple[int, str]], name: str, column: str | None) -> lis
         if CONTROL.search(user):
             raise DataError(f"{name}, line {line}: the user {user[:40]!r} holds a control character; is it UTF-8 text?")
     texts = [user for _, user in users]
-    if all(WHOLE_NUMBER.fullmatch(user) for user in texts):  # 7.0, as pandas writes it, is the log's 7
+    if all(re.fullmatch(WHOLE_NUMBER, user) for user in texts):  # 7.0, as pandas writes it, is the log's 7
         return [user.partition(".")[0] for user in texts]
     return texts
 

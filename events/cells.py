@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 from sqlglot import expressions as exp
 
-from core.blanks import BLANK_CLASS
 from core.duck import quoted, texts
+from core.id_text import BLANK_CLASS, WHOLE_NUMBER
 from events.mapping import Timestamp
 
 FINITE = "clock_finite"
@@ -135,7 +135,9 @@ def only_json(cell: str) -> str:
 
 def whole_number(text: str) -> str:
     """SQL: a text is an integer of 64 bits as one writes it, perhaps as pandas writes it beside empty cells (7.0)."""
-    return f"(regexp_full_match({text}, '(0|-?[1-9][0-9]*)(\\.0+)?') AND TRY_CAST({without_point(text)} AS BIGINT) IS NOT NULL)"
+    return (
+        f"(regexp_full_match({text}, {quoted(WHOLE_NUMBER)}) AND TRY_CAST({without_point(text)} AS BIGINT) IS NOT NULL)"
+    )
 
 
 def without_point(text: str) -> str:

@@ -15,7 +15,7 @@ from pydantic import (
     model_validator,
 )
 
-from core.blanks import strip_blanks
+from core.id_text import strip_blanks
 from events.mapping import check_zone
 
 

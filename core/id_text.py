@@ -1,4 +1,4 @@
-"""Characters that show nothing, which are no part of an id or of a text at their ends: in SQL, files and requests alike."""
+"""How ids are written, in SQL, files and requests alike: blanks at a text's ends are no part of it, and 7.0 is 7 among numbers."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ _RANGES = (
 BLANKS = "".join(chr(code) for first, last in _RANGES for code in range(first, last + 1))
 BLANK_CLASS = "[" + "".join(rf"\x{{{first:X}}}-\x{{{last:X}}}" for first, last in _RANGES) + "]"
 """The same as a class of DuckDB's regular expressions."""
+WHOLE_NUMBER = r"(0|-?[1-9][0-9]*)(\.0+)?"
+"""A whole number as one writes it, perhaps as pandas writes it beside empty cells (7.0); 007 is text."""
 
 
 def strip_blanks(text: str) -> str:
