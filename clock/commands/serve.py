@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from dataclasses import asdict
 from typing import Annotated
 
@@ -10,6 +11,8 @@ import typer
 
 from core import cli
 from core.errors import ConfigError, NotReadyError
+
+log = logging.getLogger("clock.serve")
 
 
 class ServeGroup(cli.Group):
@@ -53,6 +56,12 @@ def run(
     port = port or settings.serving_port
     if reason := bind_error(port, host):
         raise NotReadyError(f"cannot listen on {host}:{port}: {reason}; give --port, or set CLOCK_SERVING_PORT")
+    log.info("ranking for '%s' on http://%s:%d", settings.source, host, port)
+    if not settings.workspace.exists():
+        log.warning(
+            "%s does not exist yet: requests are refused until 'clock setup' and 'clock history' have made it",
+            settings.workspace,
+        )
     uvicorn.run(
         "serving.api:make_app", factory=True, host=host, port=port, workers=workers, log_level="warning", access_log=False,
         timeout_graceful_shutdown=10,

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from core.cli import EXIT_RETRY
+from core.ports import free_port
 from core.settings import ROOT
 
 
@@ -50,6 +51,18 @@ def test_a_taken_port_is_named(tmp_path: Path) -> None:
         f"error: cannot listen on 127.0.0.1:{port}: Address already in use; give --port, or set CLOCK_SERVING_PORT"
     )
     assert done.returncode == EXIT_RETRY
+
+
+@pytest.mark.slow
+def test_the_service_says_where_it_is_and_that_there_is_nothing_to_rank_by_yet(tmp_path: Path) -> None:
+    environment = {**os.environ, "CLOCK_VAR": str(tmp_path), "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "serving", "run", "--source", "nowhere", "--port", str(port := free_port())]
+    with subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        said = [process.stderr.readline() for _ in range(2)]
+        process.terminate()
+    assert f"ranking for 'nowhere' on http://127.0.0.1:{port}" in said[0]
+    assert f"{tmp_path / 'nowhere'} does not exist yet" in said[1]
 
 
 def test_help_and_wrong_settings(tmp_path: Path) -> None:
