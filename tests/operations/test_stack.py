@@ -283,7 +283,10 @@ def test_prometheus_reads_the_stack_and_every_rule_and_panel_finds_its_metrics(s
     api = f"http://127.0.0.1:{port}/api/v1"
 
     def query(expression: str) -> list[dict[str, Any]]:
-        answer = httpx.get(f"{api}/query", params={"query": expression}).json()
+        response = httpx.get(f"{api}/query", params={"query": expression})
+        if response.is_server_error:  # Prometheus answers 503 in plain text until it has read its write-ahead log
+            response.raise_for_status()
+        answer = response.json()
         assert answer["status"] == "success", (expression, answer)
         return list(answer["data"]["result"])
 
