@@ -32,7 +32,7 @@ class AttributeKeys:
     Attributes:
         categories: keys, shape (B, C); a missing value has a key of its own.
         numbers: shape (B, N); NaN where missing.
-        lists: keys, shape (B, L, M); 0 behind the last value.
+        lists: keys, shape (B, L, M), M at least 1; 0 behind the last value.
     """
 
     categories: np.ndarray
@@ -103,12 +103,12 @@ def attribute_keys(
         for field in of_type(fields, *NUMERIC)
     ]
     lists = [taken(field, 0) for field in of_type(fields, "list")]
-    width = max((keys.shape[1] for keys in lists), default=0)
+    width = max((keys.shape[1] for keys in lists), default=0) or 1
     wide = [np.pad(keys, ((0, 0), (0, width - keys.shape[1]))) for keys in lists]
     return AttributeKeys(
         categories=np.stack(categories, axis=1) if categories else np.zeros((samples, 0), np.int64),
         numbers=np.stack(numbers, axis=1) if numbers else np.zeros((samples, 0)),
-        lists=np.stack(wide, axis=1) if wide else np.zeros((samples, 0, 0), np.int64),
+        lists=np.stack(wide, axis=1) if wide else np.zeros((samples, 0, 1), np.int64),
     )
 
 
@@ -117,6 +117,8 @@ def number_values(values: pa.Array) -> np.ndarray:
     if pa.types.is_string(values.type):
         texts = pc.utf8_trim_whitespace(values).to_pylist()
         return np.array([_number(text) for text in texts], dtype=np.float64)
+    if not values.null_count:
+        return values.to_numpy(zero_copy_only=False).astype(np.float64)
     return np.asarray(pc.fill_null(values.cast(pa.float64()), np.nan), dtype=np.float64)
 
 

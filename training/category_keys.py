@@ -7,6 +7,9 @@ import hashlib
 import numpy as np
 import pyarrow as pa
 
+FEW = 8
+"""So few values are not sorted out by value first: a request has one user."""
+
 
 def text_key(name: str, value: str | None = None) -> int:
     """Key of a value of an attribute, or of its being missing: a 63-bit digest, never 0.
@@ -28,6 +31,8 @@ def category_keys(name: str, values: pa.Array) -> np.ndarray:
 
 
 def _keys(name: str, values: pa.Array, missing: int) -> np.ndarray:
+    if len(values) <= FEW:
+        return np.array([missing if v is None else text_key(name, v) for v in values.to_pylist()], dtype=np.int64)
     encoded = (values.combine_chunks() if isinstance(values, pa.ChunkedArray) else values).dictionary_encode()
     keys = [text_key(name, value) for value in encoded.dictionary.to_pylist()]
     table = np.array([missing, *keys], dtype=np.int64)

@@ -7,6 +7,8 @@ no row.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -137,6 +139,14 @@ class GrowingEmbedding(nn.Module):
         local, at = self._gather(rows[inside])
         offsets = torch.cat([ends.new_zeros(1), ends[:-1]])
         return nn.functional.embedding_bag(at, local, offsets, mode="sum", per_sample_weights=weights[inside])
+
+    def sums(self, rows: Tensor, weights: Tensor, groups: Sequence[Sequence[int]]) -> list[Tensor]:
+        """For each group of columns the weighted sum of its embeddings: rows and weights (N, M) in, (N, dim) out for each."""
+        local, at = self._gather(rows)
+        return [
+            nn.functional.embedding_bag(at[:, columns], local, mode="sum", per_sample_weights=weights[:, columns])
+            for columns in groups
+        ]
 
     def _gather(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """The rows that a batch uses, once each, as a separate leaf: no gradient is larger than the batch."""

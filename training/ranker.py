@@ -42,11 +42,7 @@ class Ranker(nn.Module):
         super().__init__()
         self.config, self.facets, self.heads, self.context = config, tuple(facets), tuple(heads), tuple(context)
         self.attributes, self.numbers = tuple(attributes), NumberBins(attributes)
-        in_batch = (*of_type(attributes, "category"), *of_type(attributes, *NUMERIC), *of_type(attributes, "list"))
-        owners = [field.owner for field in in_batch]
-        self._columns_by_owner = [
-            [n for n, each in enumerate(owners) if each == owner] for owner in dict.fromkeys(owners)
-        ]
+        self._owners = tuple(dict.fromkeys(field.owner for field in attributes))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             self.time = build_time_module(config, len(self.facets))
@@ -58,7 +54,7 @@ class Ranker(nn.Module):
             self.attention = TargetAttention(config.dim) if config.sequence == "din" else None
             width = config.dim * (3 + len(self.facets) + len(self.context)) + self.time.width + DENSE_FEATURES
             width += config.dim if self.attention else 0
-            width += config.dim * len(self._columns_by_owner)
+            width += config.dim * len(self._owners)
             self.cross = nn.ModuleList(nn.Linear(width, width) for _ in range(config.cross_layers))
             self.mlp = (
                 MixtureOfExperts(width, config.hidden, config.experts, len(self.heads))
@@ -90,14 +86,19 @@ class Ranker(nn.Module):
         """For each owner the sum of its attributes' embeddings, (B, dim); of a list the mean of its values'."""
         if not self.attributes:
             return []
-        vectors = [self.values(batch.attributes)]
-        if batch.lists.shape[1]:
-            inside = (batch.lists > 0).float()
-            weights = inside / inside.sum(dim=2, keepdim=True).clamp(min=1)
-            means = self.values.bag(batch.lists.flatten(0, 1), weights.flatten(0, 1))
-            vectors.append(means.unflatten(0, batch.lists.shape[:2]))
-        every = torch.cat(vectors, dim=1)
-        return [every[:, columns].sum(dim=1) for columns in self._columns_by_owner]
+        lists = batch.lists
+        inside = (lists > 0).float()
+        shares = inside / inside.sum(dim=2, keepdim=True).clamp(min=1)
+        rows = torch.cat([batch.attributes, lists.flatten(1)], dim=1)
+        weights = torch.cat([torch.ones_like(batch.attributes, dtype=shares.dtype), shares.flatten(1)], dim=1)
+        return self.values.sums(rows, weights, self._columns_by_owner(lists.shape[2]))
+
+    def _columns_by_owner(self, longest: int) -> list[list[int]]:
+        """For each owner its columns among a batch's attributes and, after them, ``longest`` values of each list."""
+        single = (*of_type(self.attributes, "category"), *of_type(self.attributes, *NUMERIC))
+        owners = [field.owner for field in single]
+        owners += [field.owner for field in of_type(self.attributes, "list") for _ in range(longest)]
+        return [[n for n, each in enumerate(owners) if each == owner] for owner in self._owners]
 
     def forward(self, batch: Batch) -> Tensor:
         """Logit of each behavior.
