@@ -16,6 +16,7 @@ ARMS ?= hour_embedding,matched_clock
 DAYS ?= 14
 AIRFLOW_HOURS ?= 0
 REPLICATIONS ?=
+MAPPING ?=
 HOST ?=
 INJECTIONS ?= 200
 WORKERS ?= 2
@@ -105,9 +106,9 @@ chaos: dev ## kill processes of the whole stack at random, compare the state wit
 bench: dev ## speed and memory, side by side with what a user would pick instead
 	@$(RUN) -m clock bench
 
-study: setup ## a study with its conclusion (NAME= SOURCE= DATA= SEEDS= REPLICATIONS= FRESH=1; without NAME their list)
+study: setup ## a study with its conclusion (NAME= SOURCE= DATA= MAPPING= SEEDS= REPLICATIONS= FRESH=1; without NAME their list)
 	@$(RUN) -m clock study $(if $(NAME),"$(NAME)" --source "$(SOURCE)") $(if $(DATA),--data "$(DATA)") \
-	  $(if $(SEEDS),--seeds "$(SEEDS)") $(if $(REPLICATIONS),--replications "$(REPLICATIONS)") $(if $(filter-out 0,$(FRESH)),--fresh)
+	  $(if $(MAPPING),--mapping "$(MAPPING)") $(if $(SEEDS),--seeds "$(SEEDS)") $(if $(REPLICATIONS),--replications "$(REPLICATIONS)") $(if $(filter-out 0,$(FRESH)),--fresh)
 
 services: ## install the servers that some tests start (Debian packages, needs root): PostgreSQL, Redis, Chromium, Java, nginx, Prometheus
 	@docker/install_services.sh

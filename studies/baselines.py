@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from evaluation.metrics import JUDGED
-from studies.lab import Changes, Lab, Run
+from studies.lab import Lab
+from studies.log import Changes
 from studies.paired import COMPARED, SHOWN, Figure, Panel, as_json
+from studies.replay import Run
 from studies.study import Section, Study
 from studies.tables import forest, join_names, words
 

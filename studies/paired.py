@@ -12,7 +12,8 @@ import numpy as np
 
 from core.documents import JsonObject
 from evaluation.metrics import JUDGED, METRICS, Estimate, Predictions
-from studies.lab import Lab, Log, Run, read_frame
+from studies.lab import Lab, ScoringRun
+from studies.log import Log, read_frame
 
 COMPARED = ("auc", "uauc")
 """What conclusions are about."""
@@ -75,7 +76,7 @@ class Panel:
         self.first = first_evaluated_hour(self.frame["hour"], days)
         self.evaluated = (self.frame["hour"] >= self.first) & self.frame["known"]
 
-    def predictions(self, run: Run, among: np.ndarray | None = None, age: int | None = None) -> Predictions:
+    def predictions(self, run: ScoringRun, among: np.ndarray | None = None, age: int | None = None) -> Predictions:
         """A run's scores on the evaluated samples.
 
         Args:
@@ -91,12 +92,14 @@ class Panel:
         return Predictions.of(users, labels, scores[rows], sessions=hours)
 
     def value(
-        self, runs: Sequence[Run], metric: str, among: np.ndarray | None = None, age: int | None = None
+        self, runs: Sequence[ScoringRun], metric: str, among: np.ndarray | None = None, age: int | None = None
     ) -> Figure:
         """A ranker's metric, over one run per seed."""
         return over_seeds([METRICS[metric](self.predictions(run, among, age)) for run in runs])
 
-    def gap(self, base: Sequence[Run], runs: Sequence[Run], metric: str, among: np.ndarray | None = None) -> Figure:
+    def gap(
+        self, base: Sequence[ScoringRun], runs: Sequence[ScoringRun], metric: str, among: np.ndarray | None = None
+    ) -> Figure:
         """A metric of ``runs`` minus that of ``base``, paired by seed, on the same samples."""
         pairs = zip(base, runs, strict=True)
         measure = METRICS[metric]

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 from core.documents import JsonObject
 from evaluation.metrics import JUDGED
-from studies.lab import Lab, Run
+from studies.lab import Lab
 from studies.paired import COMPARED, SHOWN, Figure, Panel, as_json
+from studies.replay import Run
 from studies.study import Section, Study
 from studies.tables import forest, join_names
 from training.time_modules import MODULES

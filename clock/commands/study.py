@@ -45,6 +45,12 @@ def study(
     data: Annotated[
         str | None, typer.Option("--data", metavar="PATH", help="Files of the log to study rankers on.")
     ] = None,
+    mapping: Annotated[
+        str | None,
+        typer.Option(
+            "--mapping", metavar="PATH", help="Mapping file of that log; without it, the built-in of the source's name."
+        ),
+    ] = None,
     seeds: Annotated[
         int, typer.Option("--seeds", metavar="N", help="Number of initial weights, or worlds, to average over.")
     ] = 5,
@@ -89,7 +95,7 @@ def study(
     else:
         from studies.lab import Lab
 
-        lab = Lab(settings, data or "", seeds)
+        lab = Lab(settings, data or "", seeds, mapping or "")
         if fresh:
             lab.forget()
         conclusion, page = module.run(lab)
