@@ -29,6 +29,9 @@ NEGATIVES = ("popularity", "own")
 PER_POSITIVE, NEGATIVES_SEED = 4, 7
 NEGATIVE_HOURS = 24 * 30
 """Negatives are drawn from this many hours whatever the clock's window, so that settings are compared on the same samples."""
+EVALUATED_DAYS = {"simulator": 7, "kuairand": 4}
+DEFAULT_EVALUATED_DAYS = 42
+"""The last days of a log, or its second half where the log is shorter than twice as long."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +87,30 @@ def hours_of(log: Log) -> list[tuple[Hour, HourKeys]]:
             (hour, hour_keys(tables, everything)) for hour, tables in drawn if tables.samples.num_rows
         ]
     return _cached_hours[key]
+
+
+def evaluated_from(source: str, hours: np.ndarray) -> int:
+    """First hour that studies of a source evaluate.
+
+    Args:
+        source: whose log it is.
+        hours: numbers of the hours of its samples.
+    """
+    return first_evaluated_hour(hours, EVALUATED_DAYS.get(source, DEFAULT_EVALUATED_DAYS))
+
+
+def first_evaluated_hour(hours: np.ndarray, days: int) -> int:
+    """First hour of the last ``days``, but none of the log's first half: there a ranker has hardly been trained.
+
+    Args:
+        hours: numbers of the hours of a log's samples.
+        days: to evaluate.
+
+    >>> first_evaluated_hour(np.array([0, 14 * 24 - 1]), 42), first_evaluated_hour(np.array([0, 100 * 24 - 1]), 42)
+    (168, 1392)
+    """
+    first, end = int(hours.min()), int(hours.max()) + 1
+    return max(end - 24 * days, first + (end - first) // 2)
 
 
 def key_of(log: Log) -> str:

@@ -13,16 +13,13 @@ import numpy as np
 from core.documents import JsonObject
 from evaluation.metrics import JUDGED, METRICS, Estimate, Predictions
 from studies.lab import Lab, ScoringRun
-from studies.log import Log, read_frame
+from studies.log import Log, evaluated_from, read_frame
 
 COMPARED = ("auc", "uauc")
 """What conclusions are about."""
 SHOWN = tuple(JUDGED)
 """What tables hold. Sessions are users' hours here."""
 CONFIDENCE = 0.95
-EVALUATED_DAYS = {"simulator": 7}
-DEFAULT_EVALUATED_DAYS = 42
-"""The last days of a log, or its second half where the log is shorter than twice as long."""
 
 
 @dataclass(frozen=True)
@@ -72,8 +69,7 @@ class Panel:
     def __init__(self, lab: Lab, log: Log) -> None:
         self.lab, self.log = lab, log
         self.frame = read_frame(log)
-        days = EVALUATED_DAYS.get(log.source, DEFAULT_EVALUATED_DAYS)
-        self.first = first_evaluated_hour(self.frame["hour"], days)
+        self.first = evaluated_from(log.source, self.frame["hour"])
         self.evaluated = (self.frame["hour"] >= self.first) & self.frame["known"]
 
     def predictions(self, run: ScoringRun, among: np.ndarray | None = None, age: int | None = None) -> Predictions:
@@ -104,20 +100,6 @@ class Panel:
         pairs = zip(base, runs, strict=True)
         measure = METRICS[metric]
         return over_seeds([measure(self.predictions(b, among)) - measure(self.predictions(a, among)) for a, b in pairs])
-
-
-def first_evaluated_hour(hours: np.ndarray, days: int) -> int:
-    """First hour of the last ``days``, but none of the log's first half: there a ranker has hardly been trained.
-
-    Args:
-        hours: numbers of the hours of a log's samples.
-        days: to evaluate.
-
-    >>> first_evaluated_hour(np.array([0, 14 * 24 - 1]), 42), first_evaluated_hour(np.array([0, 100 * 24 - 1]), 42)
-    (168, 1392)
-    """
-    first, end = int(hours.min()), int(hours.max()) + 1
-    return max(end - 24 * days, first + (end - first) // 2)
 
 
 def as_json(figures: Mapping[str, Any]) -> JsonObject:

@@ -20,8 +20,8 @@ from evaluation.metrics import Estimate
 from events.store import EventStore
 from studies import baselines, cold_start, granularity, seasonal, sigma, streaming_vs_daily, variants
 from studies.lab import Lab
-from studies.log import Log
-from studies.paired import Panel, first_evaluated_hour, over_seeds
+from studies.log import Log, first_evaluated_hour
+from studies.paired import Panel, over_seeds
 from studies.replay import AGES, Run
 from studies.settings_study import compare_settings
 from studies.tables import verdict
