@@ -116,8 +116,8 @@ services: ## install the servers that some tests start (Debian packages, needs r
 lock: dev ## resolve pyproject.toml into requirements.txt, and one more for every extra
 	@sed -i '/^torch==/d' requirements*.txt  # so that the CPU build of UV_FIND_LINKS is taken where there is one
 	@$(COMPILE) --output-file requirements.txt
-	@for extra in production spark; do $(COMPILE) --extra $$extra --constraint requirements.txt --output-file requirements-$$extra.txt; done
-	@$(COMPILE) --extra production --extra spark --extra dev --constraint requirements.txt --output-file requirements-dev.txt
+	@for extra in production spark studies; do $(COMPILE) --extra $$extra --constraint requirements.txt --output-file requirements-$$extra.txt; done
+	@$(COMPILE) --extra production --extra spark --extra studies --extra dev --constraint requirements.txt --output-file requirements-dev.txt
 	@$(VENV)/bin/uv pip compile --quiet requirements-audit.in $(COMPILE_OPTIONS) --output-file requirements-audit.txt
 	@sed -i -E 's/^(torch==[0-9.]+)\+cpu$$/\1/' requirements*.txt
 

@@ -5,19 +5,21 @@ Columns have the names of the source's mapping, so an attribute that the mapping
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
+from core.errors import ConfigError
 from core.hours import DAY_HOURS
 from studies.log import Log, hours_of, key_of
 from training.batch import HourKeys
 from training.config import label_of
 
 USER, ITEM = "user", "item"
+PROFILE_PART = "activity"
 PROFILE = ("log_events", "finish_rate", "has_profile")
 """Columns of ``Batch.dense``."""
 LOCAL_HOUR, WEEKDAY = "local_hour", "weekday"
@@ -48,6 +50,30 @@ def named_keys(log: Log) -> dict[str, NamedKeys]:
         **{name: NamedKeys("facets", at) for at, name in enumerate(store.facets)},
         **{name: NamedKeys("context", at) for at, name in enumerate(store.context)},
     }
+
+
+def without(keys: HourKeys, names: Sequence[str], log: Log) -> HourKeys:
+    """The same samples with features unknown.
+
+    Args:
+        keys: of an hour.
+        names: of ``named_keys``, or ``PROFILE_PART`` for the user's activity. A facet is left out of the clock, too.
+        log: whose samples they are.
+
+    Raises:
+        ConfigError: the log has no feature of a name.
+    """
+    known = {PROFILE_PART: NamedKeys("dense"), **named_keys(log)}
+    if unknown := [name for name in names if name not in known]:
+        raise ConfigError(f"no feature {unknown} in {log.title} (it has {', '.join(known)})")
+    changed: dict[str, np.ndarray] = {}
+    for part, column in (known[name] for name in names):
+        values = changed.setdefault(part, getattr(keys, part).copy())
+        values[... if column is None else (slice(None), column)] = 0
+        if part == "facets" and keys.clock_values.shape[1]:
+            for name in ("clock_values", "clock_scores"):
+                changed.setdefault(name, getattr(keys, name).copy())[:, :, column] = 0
+    return replace(keys, **changed)
 
 
 def keys_column(keys: HourKeys, where: NamedKeys) -> np.ndarray:

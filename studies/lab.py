@@ -30,7 +30,6 @@ from feature_repo import shrinkage
 from feature_repo.clock import ClockState
 from pipeline.source import Source, ingest_history, load_source, save_app_source, save_source
 from studies.log import Log, key_of, write_frame
-from training.config import code_version
 
 logger = logging.getLogger("studies")
 
@@ -48,7 +47,7 @@ class ScoringRun(Protocol):
         """Name for people."""
 
     def identity(self, log: Log) -> list[Any]:
-        """Everything besides the log's samples and the trainer's code that the scores depend on, as JSON."""
+        """Everything besides the log's samples that the scores depend on, as JSON."""
 
     def score(self, log: Log) -> np.ndarray:
         """Scores of the label, shape (samples,) or (samples, ages)."""
@@ -73,7 +72,6 @@ class Lab:
             raise ConfigError(f"{mapping} maps the source '{of}', not '{settings.source}': add --source {of}")
         self.root = settings.var / "studies"
         self._digests: dict[str, str] = {}
-        self._code = code_version()
 
     @property
     def source(self) -> str:
@@ -141,7 +139,7 @@ class Lab:
     def scores(self, log: Log, run: ScoringRun) -> Path:
         """File of a run's scores, shape (samples,), or (samples, ages)."""
         depends = [log.source, log.negatives, dict(log.changes), *run.identity(log)]
-        digest = digest_json([*depends, self._code, self._digest(log)])
+        digest = digest_json([*depends, self._digest(log)])
         return self.root / "runs" / f"{digest[:24]}.npy"
 
     def _digest(self, log: Log) -> str:

@@ -109,8 +109,13 @@ def first_evaluated_hour(hours: np.ndarray, days: int) -> int:
     >>> first_evaluated_hour(np.array([0, 14 * 24 - 1]), 42), first_evaluated_hour(np.array([0, 100 * 24 - 1]), 42)
     (168, 1392)
     """
+    return max(int(hours.max()) + 1 - 24 * days, half_of(hours))
+
+
+def half_of(hours: np.ndarray) -> int:
+    """First hour of a log's second half, given the hours of its samples."""
     first, end = int(hours.min()), int(hours.max()) + 1
-    return max(end - 24 * days, first + (end - first) // 2)
+    return first + (end - first) // 2
 
 
 def key_of(log: Log) -> str:

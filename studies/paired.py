@@ -13,7 +13,7 @@ import numpy as np
 from core.documents import JsonObject
 from evaluation.metrics import JUDGED, METRICS, Estimate, Predictions
 from studies.lab import Lab, ScoringRun
-from studies.log import Log, evaluated_from, read_frame
+from studies.log import Log, evaluated_from, half_of, read_frame
 
 COMPARED = ("auc", "uauc")
 """What conclusions are about."""
@@ -64,12 +64,19 @@ def over_seeds(estimates: Sequence[Estimate]) -> Figure:
 
 
 class Panel:
-    """A log's samples in the evaluated time, and the scores of runs on them."""
+    """A log's samples in the evaluated time, and the scores of runs on them.
 
-    def __init__(self, lab: Lab, log: Log) -> None:
+    Args:
+        lab: has the runs.
+        log: has the samples.
+        second_half: evaluate the log's whole second half, and not its last days only.
+    """
+
+    def __init__(self, lab: Lab, log: Log, *, second_half: bool = False) -> None:
         self.lab, self.log = lab, log
         self.frame = read_frame(log)
-        self.first = evaluated_from(log.source, self.frame["hour"])
+        hours = self.frame["hour"]
+        self.first = half_of(hours) if second_half else evaluated_from(log.source, hours)
         self.evaluated = (self.frame["hour"] >= self.first) & self.frame["known"]
 
     def predictions(self, run: ScoringRun, among: np.ndarray | None = None, age: int | None = None) -> Predictions:
@@ -80,10 +87,12 @@ class Panel:
             among: mask over all samples; default: all.
             age: index in ``AGES``, for runs of the mode ``ages``.
         """
-        rows = self.evaluated if among is None else self.evaluated & among
         scores = self.lab.read(self.log, run)
-        if age is not None:
-            scores = scores[:, age]
+        return self.predictions_of(scores if age is None else scores[:, age], among)
+
+    def predictions_of(self, scores: np.ndarray, among: np.ndarray | None = None) -> Predictions:
+        """Scores of all samples, shape (samples,), on the evaluated ones."""
+        rows = self.evaluated if among is None else self.evaluated & among
         users, labels, hours = (self.frame[name][rows] for name in ("user", "label", "hour"))
         return Predictions.of(users, labels, scores[rows], sessions=hours)
 

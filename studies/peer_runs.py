@@ -49,7 +49,7 @@ class PeerRun:
         return f"{self.peer}, {self.schedule}, seed {self.seed}"
 
     def identity(self, log: Log) -> list[str | int]:
-        """What the scores depend on besides samples and the trainer's code."""
+        """What the scores depend on besides the samples."""
         del log
         code = digest_text(*(Path(__file__).with_name(name).read_text(encoding="utf-8") for name in CODE))
         return [self.peer, self.seed, self.schedule, code]

@@ -6,6 +6,7 @@ import copy
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Literal
 
 import numpy as np
@@ -13,9 +14,10 @@ import torch
 
 from core.hours import Hour
 from core.settings import Settings
+from studies.columns import without
 from studies.log import Changes, Log, hours_of
 from training.batch import HourKeys
-from training.config import RankerConfig, label_of, load_ranker_config
+from training.config import RankerConfig, code_version, label_of, load_ranker_config
 from training.optimizer import Optimizer
 from training.ranker import Ranker
 from training.scoring import predict
@@ -36,12 +38,14 @@ class Run:
         changes: values that differ from the ranker's config file.
         mode: ``streaming`` (test on an hour, then train on it), ``daily`` (test on a day, then train on it
             shuffled), ``ages`` (streaming; every hour scored by the rankers of ``AGES`` hours before).
+        without: features that are unknown to it, see ``studies.columns.without``.
     """
 
     variant: str
     seed: int
     changes: Changes = field(default_factory=dict)
     mode: Mode = "streaming"
+    without: tuple[str, ...] = ()
 
     @property
     def title(self) -> str:
@@ -49,8 +53,8 @@ class Run:
         return f"{self.variant}, seed {self.seed}"
 
     def identity(self, log: Log) -> list[str]:
-        """What the scores depend on besides samples and code."""
-        return [self.config(log.settings).digest, self.mode]
+        """What the scores depend on besides the samples."""
+        return [self.config(log.settings).digest, self.mode, *self.without, _code()]
 
     def score(self, log: Log) -> np.ndarray:
         """Scores of every sample, made before the ranker is trained on it."""
@@ -59,6 +63,12 @@ class Run:
     def config(self, settings: Settings) -> RankerConfig:
         file_values = load_ranker_config(settings, self.variant).model_dump()
         return RankerConfig(**{**file_values, **self.changes, "seed": self.seed})
+
+
+@cache
+def _code() -> str:
+    """Version of the code that trains, once for all runs of a process."""
+    return code_version()
 
 
 def replay(hours: Sequence[tuple[Hour, HourKeys]], log: Log, run: Run) -> np.ndarray:
@@ -81,6 +91,8 @@ def replay(hours: Sequence[tuple[Hour, HourKeys]], log: Log, run: Run) -> np.nda
     past: dict[int, Ranker] = {}
     for first, part in _parts(hours, daily=run.mode == "daily"):
         keys = part.only(clock=ranker.time.needs_clock, recent_behaviors=ranker.needs_recent_behaviors)
+        if run.without:
+            keys = without(keys, run.without, log)
         if run.mode == "ages":
             olds = [_as_of(past, first.number - age) or ranker for age in AGES]
             scores.append(np.stack([predict(old, keys)[:, head] for old in olds], axis=1))
