@@ -14,7 +14,8 @@ import pandas as pd
 
 from core.errors import ConfigError
 from core.hours import DAY_HOURS
-from studies.log import Log, hours_of, key_of
+from studies.log import Log, half_of, hours_of, key_of
+from training.attributes import BINS, NUMERIC, of_type
 from training.batch import HourKeys
 from training.config import label_of
 
@@ -42,13 +43,18 @@ class NamedKeys(NamedTuple):
 
 
 def named_keys(log: Log) -> dict[str, NamedKeys]:
-    """The categories that rankers read of a log's samples: name → where they stand in the keys of an hour."""
+    """What rankers read of a log's samples by names: ids, facets, context and attributes → where they stand in an hour's keys."""
     store = log.samples
     return {
         USER: NamedKeys("users"),
         ITEM: NamedKeys("items"),
         **{name: NamedKeys("facets", at) for at, name in enumerate(store.facets)},
         **{name: NamedKeys("context", at) for at, name in enumerate(store.context)},
+        **{
+            field.column: NamedKeys(part, at)
+            for part, types in (("categories", ("category",)), ("numbers", NUMERIC), ("lists", ("list",)))
+            for at, field in enumerate(of_type(store.attributes, *types))
+        },
     }
 
 
@@ -69,7 +75,7 @@ def without(keys: HourKeys, names: Sequence[str], log: Log) -> HourKeys:
     changed: dict[str, np.ndarray] = {}
     for part, column in (known[name] for name in names):
         values = changed.setdefault(part, getattr(keys, part).copy())
-        values[... if column is None else (slice(None), column)] = 0
+        values[... if column is None else (slice(None), column)] = np.nan if part == "numbers" else 0
         if part == "facets" and keys.clock_values.shape[1]:
             for name in ("clock_values", "clock_scores"):
                 changed.setdefault(name, getattr(keys, name).copy())[:, :, column] = 0
@@ -77,8 +83,10 @@ def without(keys: HourKeys, names: Sequence[str], log: Log) -> HourKeys:
 
 
 def keys_column(keys: HourKeys, where: NamedKeys) -> np.ndarray:
-    """The keys of one category, shape (samples,)."""
+    """The keys or numbers of one feature, shape (samples,); of a list the first value's."""
     values: np.ndarray = getattr(keys, where.part)
+    if where.part == "lists":
+        return values[:, where.column, 0] if values.shape[2] else np.zeros(len(keys), np.int64)
     return values if where.column is None else values[:, where.column]
 
 
@@ -91,8 +99,10 @@ class Columns:
         label: 0 or 1.
         known: whether the label is known.
         categories: name → code from 1 in order of first appearance, 0 where the value is missing.
-        numbers: name → value. ``rate_…`` and ``count_…`` are hourly statistics: of the samples with the same value before
-            the start of the sample's hour, how many were positive (log odds less those of all) and how many there were (log).
+        numbers: name → value. The attributes that are numbers as their rank among the values of the log's first half, in
+            [0, 1], −1 where missing; their quantile bins are categories as well. ``rate_…`` and ``count_…`` are hourly
+            statistics: of the samples with the same value before the start of the sample's hour, how many were positive (log
+            odds less those of all) and how many there were (log).
         recent: codes of the items of the user's last behaviors before the hour, newest first, 0 where there is none,
             shape (rows, RECENT).
     """
@@ -131,9 +141,11 @@ def _read_columns(log: Log) -> Columns:
     hour = np.concatenate([np.full(len(keys), h.number) for h, keys in hours])
     label = np.concatenate([keys.labels[:, head] for _, keys in hours]).astype(np.int8)
     known = np.concatenate([keys.known[:, head] for _, keys in hours])
-    raw = {
-        name: np.concatenate([keys_column(keys, where) for _, keys in hours]) for name, where in named_keys(log).items()
-    }
+    raw: dict[str, np.ndarray] = {}
+    measured: dict[str, np.ndarray] = {}
+    for name, where in named_keys(log).items():
+        values = np.concatenate([keys_column(keys, where) for _, keys in hours])
+        (measured if where.part == "numbers" else raw)[name] = values
     recent = np.concatenate([_recent(keys) for _, keys in hours])
     items = pd.factorize(np.concatenate([raw[ITEM], recent.ravel()]))[0] + 1
     minutes = np.concatenate([keys.minutes for _, keys in hours])
@@ -142,6 +154,9 @@ def _read_columns(log: Log) -> Columns:
     categories[ITEM] = items[: len(hour)].astype(np.int32)
     dense = np.concatenate([keys.dense for _, keys in hours])
     numbers = {name: dense[:, at] for at, name in enumerate(PROFILE)}
+    past = hour < half_of(hour)
+    for name, values in measured.items():
+        numbers[name], categories[name] = ranks_and_bins(values, values[past])
     for name, codes in counted(categories, store.facets, of_day).items():
         numbers[f"rate_{name}"], numbers[f"count_{name}"] = rates_before(codes, hour, label, known)
     categories |= {LOCAL_HOUR: (of_day + 1).astype(np.int32), WEEKDAY: (weekday + 1).astype(np.int32)}
@@ -159,6 +174,22 @@ def counted(
         **{f"user_{name}": _crossed(categories[USER], categories[name]) for name in attributes},
         **{f"{name}_hour": _crossed(categories[name], of_day) for name in attributes},
     }
+
+
+def ranks_and_bins(values: np.ndarray, past: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Numbers by their place among those of the past.
+
+    Args:
+        values: shape (rows,); NaN where missing.
+        past: earlier values.
+
+    Returns:
+        Share of past values that are smaller, −1 where missing; and quantile bins from 1, 0 where missing.
+    """
+    known, missing = np.sort(past[~np.isnan(past)]), np.isnan(values)
+    rank = np.where(missing, -1.0, np.searchsorted(known, values) / max(len(known), 1))
+    bins = np.where(missing, 0, 1 + np.minimum(rank * BINS, BINS - 1).astype(np.int32))
+    return rank.astype(np.float32), bins.astype(np.int32)
 
 
 def rates_before(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from events.schema import Owner
 from studies.columns import ITEM, PROFILE_PART, USER, named_keys
 from studies.lab import Lab
 from studies.log import Log
@@ -14,6 +15,7 @@ from studies.tables import against_base, join_names, words
 
 MODULE = "matched_clock"
 ALL = "all features"
+KINDS: dict[Owner, str] = {"user": "user attributes", "item": "item attributes", "context": "context attributes"}
 TEXT = (
     "The same ranker, hour by hour, with one group of features left out: its values are unknown in training and in testing. Without \
 the clock it is the ranker without a time module. A facet that is left out is missing in the clock, too."
@@ -41,15 +43,17 @@ def run(lab: Lab) -> tuple[str, str]:
 
 def groups_of(log: Log) -> dict[str, tuple[str, ...]]:
     """The groups that are left out one at a time: title → names of features. Each by itself, and those of a kind together."""
-    by_part: dict[str, list[str]] = {}
+    owners = {field.column: field.owner for field in log.samples.attributes}
+    kinds: dict[str, list[str]] = {}
     for name, where in named_keys(log).items():
-        by_part.setdefault(where.part, []).append(name)
+        if name not in {USER, ITEM}:
+            kind = KINDS[owners[name]] if name in owners else where.part
+            kinds.setdefault(kind, []).append(name)
     groups: dict[str, tuple[str, ...]] = {"the user's id": (USER,), "the item's id": (ITEM,)}
     groups["the user's activity"] = (PROFILE_PART,)
-    for part, names in by_part.items():
-        if part not in {"users", "items"}:
-            groups |= {name: (name,) for name in names}
-            groups |= {f"all {part}": tuple(names)} if len(names) > 1 else {}
+    for kind, names in kinds.items():
+        groups |= {name: (name,) for name in names}
+        groups |= {f"all {kind}": tuple(names)} if len(names) > 1 else {}
     return groups
 
 

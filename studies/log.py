@@ -17,7 +17,7 @@ from core.settings import Settings, load_settings
 from events.mapping import Negatives
 from events.store import EventStore
 from training.batch import HourKeys
-from training.config import label_of, load_ranker_config
+from training.config import RankerConfig, label_of, load_ranker_config
 from training.ranker import Ranker
 from training.samples import SampleStore
 from training.tensors import LOG_EVENTS_SCALE, hour_keys
@@ -81,12 +81,17 @@ def hours_of(log: Log) -> list[tuple[Hour, HourKeys]]:
     if key not in _cached_hours:
         _cached_hours.clear()
         store = log.samples
-        everything = Ranker(load_ranker_config(log.settings, "matched_clock"), store.facets, store.heads, store.context)
+        everything = new_ranker(load_ranker_config(log.settings, "matched_clock"), store)
         drawn = ((hour, store.read(hour).tables) for hour in store.events.hours())
         _cached_hours[key] = [
             (hour, hour_keys(tables, everything)) for hour, tables in drawn if tables.samples.num_rows
         ]
     return _cached_hours[key]
+
+
+def new_ranker(config: RankerConfig, store: SampleStore) -> Ranker:
+    """An untrained ranker that reads everything that a log's samples have."""
+    return Ranker(config, store.facets, store.heads, store.context, store.attributes)
 
 
 def evaluated_from(source: str, hours: np.ndarray) -> int:

@@ -15,7 +15,7 @@ import torch
 from core.hours import Hour
 from core.settings import Settings
 from studies.columns import without
-from studies.log import Changes, Log, hours_of
+from studies.log import Changes, Log, hours_of, new_ranker
 from training.batch import HourKeys
 from training.config import RankerConfig, code_version, label_of, load_ranker_config
 from training.optimizer import Optimizer
@@ -85,7 +85,7 @@ def replay(hours: Sequence[tuple[Hour, HourKeys]], log: Log, run: Run) -> np.nda
     """
     store, config = log.samples, run.config(log.settings)
     torch.set_num_threads(config.threads)
-    ranker = Ranker(config, store.facets, store.heads, store.context)
+    ranker = new_ranker(config, store)
     optimizer, head = Optimizer(ranker), store.heads.index(label_of(store.heads))
     scores: list[np.ndarray] = []
     past: dict[int, Ranker] = {}

@@ -19,7 +19,7 @@ COUNT_SCALE = 5.0
 
 
 class TargetStatistics(nn.Module):
-    """Two numbers for the user, the item, each facet and each part of the context.
+    """Two numbers for the user, the item, each facet, each part of the context and each attribute; lists are left out.
 
     1. Log odds that a sample with this value is a positive, shrunk towards the odds of all samples, less those.
     2. Log of how many samples it had.
@@ -28,13 +28,13 @@ class TargetStatistics(nn.Module):
     fitted to the present. (Micci-Barreca 2001, doi:10.1145/507533.507538, with the prior learned.)
 
     Args:
-        attributes: facets and parts of the context.
+        values: facets, parts of the context, and attributes.
     """
 
-    def __init__(self, attributes: int) -> None:
+    def __init__(self, values: int) -> None:
         super().__init__()
-        self.width = FEATURES * (attributes + 2)
-        self.log_prior = nn.Parameter(torch.full((attributes + 2,), math.log(FIRST_PRIOR)))
+        self.width = FEATURES * (values + 2)
+        self.log_prior = nn.Parameter(torch.full((values + 2,), math.log(FIRST_PRIOR)))
 
     def forward(
         self,
@@ -46,7 +46,7 @@ class TargetStatistics(nn.Module):
     ) -> Tensor:
         """Shape (B, ``width``)."""
         looked_up = [(users, batch.users[:, None]), (items, batch.items[:, None])]
-        looked_up += [(values, rows) for rows in (batch.facets, batch.context) if rows.shape[1]]
+        looked_up += [(values, rows) for rows in (batch.facets, batch.context, batch.attributes) if rows.shape[1]]
         read = [counts.read(table, rows) for table, rows in looked_up]
         good = torch.cat([positives.sum(dim=2) for positives, _ in read], dim=1)  # (B, A)
         both = good + torch.cat([negatives.sum(dim=2) for _, negatives in read], dim=1)

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from core.hours import Hour
+from events.schema import AttributeField
 from training.batch import HourKeys
 from training.config import RankerConfig, Variant
 from training.optimizer import Optimizer
@@ -21,6 +22,8 @@ from training.trainer import fit
 
 FIRST = Hour.parse("2026-03-02T00")
 LENGTH = 3
+COUNTED = ("user", "item", "genre", "tab", "city", "length")
+"""What has statistics, in their order; the bins of the last one move from hour to hour."""
 
 
 def hour_of(draw: np.random.Generator, hour: Hour, rows: int = 60) -> HourKeys:
@@ -29,6 +32,7 @@ def hour_of(draw: np.random.Generator, hour: Hour, rows: int = 60) -> HourKeys:
     return HourKeys(
         users=users, items=draw.integers(1, 6, rows), facets=draw.integers(0, 4, (rows, 1)) * 101,
         context=draw.integers(0, 3, (rows, 1)) * 1009, minutes=hour.number * 60 + np.sort(draw.integers(0, 60, rows)),
+        categories=draw.integers(0, 3, (rows, 1)) * 7001, numbers=draw.normal(size=(rows, 1)), lists=np.zeros((rows, 0, 0), np.int64),
         dense=np.zeros((rows, 3), np.float32), user_position=np.zeros(rows, np.int64),
         clock_values=np.zeros((1, 24, 1, 3), np.int64), clock_scores=np.zeros((1, 24, 1, 3), np.float32),
         slot_events=np.zeros((1, 24), np.float32), recent_items=np.zeros((1, LENGTH), np.int64),
@@ -39,7 +43,8 @@ def hour_of(draw: np.random.Generator, hour: Hour, rows: int = 60) -> HourKeys:
 
 def ranker(variant: Variant, **options: object) -> Ranker:
     config = RankerConfig.model_validate({"variant": variant, "dim": 4, "history_length": LENGTH, **options})
-    return Ranker(config, ["genre"], ["finish"], ["tab"])
+    attributes = [AttributeField("user", "city", "category"), AttributeField("item", "length", "number")]
+    return Ranker(config, ["genre"], ["finish"], ["tab"], attributes)
 
 
 @pytest.mark.parametrize("variant", ["none", "matched_clock"])
@@ -65,7 +70,10 @@ def test_they_are_the_shrunk_log_odds_and_counts_of_earlier_hours(variant: Varia
 
 
 def _values(keys: HourKeys, at: int) -> list[tuple[str, int]]:
-    columns = {"user": keys.users, "item": keys.items, "genre": keys.facets[:, 0], "tab": keys.context[:, 0]}
+    columns = {
+        "user": keys.users, "item": keys.items, "genre": keys.facets[:, 0], "tab": keys.context[:, 0],
+        "city": keys.categories[:, 0],
+    }  # fmt: skip
     return [(name, int(values[at])) for name, values in columns.items()]
 
 
@@ -80,7 +88,7 @@ def _compare(model: Ranker, keys: HourKeys, past: dict[tuple[str, int], np.ndarr
             rate = (good + FIRST_PRIOR * usual) / (good + bad + FIRST_PRIOR)
             odds = math.log(rate / (1 - rate)) - math.log(usual / (1 - usual))
             assert statistics[at, n] == pytest.approx(odds, abs=1e-4)
-            assert statistics[at, 4 + n] == pytest.approx(math.log1p(good + bad) / COUNT_SCALE, abs=1e-4)
+            assert statistics[at, len(COUNTED) + n] == pytest.approx(math.log1p(good + bad) / COUNT_SCALE, abs=1e-4)
 
 
 def test_an_hour_does_not_see_its_own_labels() -> None:
