@@ -100,7 +100,7 @@ class Columns:
         known: whether the label is known.
         categories: name → code from 1 in order of first appearance, 0 where the value is missing.
         numbers: name → value. The attributes that are numbers as their rank among the values of the log's first half, in
-            [0, 1], −1 where missing; their quantile bins are categories as well. ``rate_…`` and ``count_…`` are hourly
+            [0, 1], −1 where missing; their quantile bins are categories (``…_bin``). ``rate_…`` and ``count_…`` are hourly
             statistics: of the samples with the same value before the start of the sample's hour, how many were positive (log
             odds less those of all) and how many there were (log).
         recent: codes of the items of the user's last behaviors before the hour, newest first, 0 where there is none,
@@ -156,7 +156,7 @@ def _read_columns(log: Log) -> Columns:
     numbers = {name: dense[:, at] for at, name in enumerate(PROFILE)}
     past = hour < half_of(hour)
     for name, values in measured.items():
-        numbers[name], categories[name] = ranks_and_bins(values, values[past])
+        numbers[name], categories[f"{name}_bin"] = ranks_and_bins(values, values[past])
     for name, codes in counted(categories, store.facets, of_day).items():
         numbers[f"rate_{name}"], numbers[f"count_{name}"] = rates_before(codes, hour, label, known)
     categories |= {LOCAL_HOUR: (of_day + 1).astype(np.int32), WEEKDAY: (weekday + 1).astype(np.int32)}
