@@ -172,9 +172,10 @@ class Lab:
                     len(pending),
                     left,
                 )
-        finally:
-            for job in jobs:
-                job.cancel()
+        except BaseException:  # what is pending would keep the processes, and with them the program, alive
+            self.processes.shutdown(wait=True, cancel_futures=True)
+            del self.processes
+            raise
 
     def read(self, log: Log, run: ScoringRun) -> np.ndarray:
         """Scores of a finished run, shape (samples,), or (samples, ages)."""

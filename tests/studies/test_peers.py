@@ -22,6 +22,7 @@ from studies.log import Log, evaluated_from, hours_of
 from studies.peer_models import LogisticPeer, require_libraries
 from studies.peer_runs import PEERS, PeerRun
 from studies.rechub_models import RechubPeer
+from studies.replay import Run
 from tests.conftest import TINY
 
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
@@ -76,7 +77,7 @@ def test_every_peer_learns_and_repeats_itself(name: str) -> None:
             model.rate, model.passes = 0.01, 6
         model.fit(past)
         scores.append(model.predict(new))
-    assert np.array_equal(*scores)
+    assert np.array_equal(scores[0], scores[1])
     label = columns.label[new]
     positives, negatives = scores[0][label == 1], scores[0][label == 0]
     assert (positives[:, None] > negatives[None]).mean() > 0.72  # the truth has 0.81
@@ -183,7 +184,11 @@ def test_calibration_mends_scores_and_looks_at_earlier_hours_only(name: str) -> 
     draw = np.random.default_rng(6)
     rows = 20_000
     hour, truth = np.sort(draw.integers(0, 96, rows)), draw.uniform(0.05, 0.6, rows)
-    frame = {"hour": hour, "label": (draw.uniform(size=rows) < truth).astype(np.int8), "known": np.ones(rows, bool)}
+    frame: dict[str, np.ndarray] = {
+        "hour": hour,
+        "label": (draw.uniform(size=rows) < truth).astype(np.int8),
+        "known": np.ones(rows, bool),
+    }
     odds = truth / (1 - truth)
     scores = (2 * odds) ** 2 / (1 + (2 * odds) ** 2)  # too sure, and too high
     calibrated = CALIBRATIONS[name](scores, frame)
@@ -205,3 +210,25 @@ def test_a_mapping_of_another_source_is_refused(tmp_path: Path) -> None:
     settings = load_settings(var=tmp_path / "var", source="kuairand")
     with pytest.raises(ConfigError, match="maps the source 'foursquare', not 'kuairand': add --source foursquare"):
         Lab(settings, mapping="foursquare")
+
+
+class FailingRun:
+    """A run that cannot be done."""
+
+    title = "a failing run"
+
+    def identity(self, log: Log) -> list[str]:
+        return ["fails"]
+
+    def score(self, log: Log) -> np.ndarray:
+        raise ConfigError("there is nothing to score")
+
+
+@pytest.mark.slow
+def test_a_run_that_fails_ends_the_study_and_the_next_one_runs(small: Lab) -> None:
+    (log,) = small.logs()
+    with pytest.raises(ConfigError, match="nothing to score"):
+        small.run([(log, FailingRun()), *((log, Run("none", seed)) for seed in range(50, 60))])
+    run = Run("none", 50)
+    small.run([(log, run)])
+    assert len(small.read(log, run)) == len(columns_of(log))

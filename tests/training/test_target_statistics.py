@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import fields
+from typing import Any
 
 import numpy as np
 import pytest
@@ -59,7 +60,7 @@ def test_they_are_the_shrunk_log_odds_and_counts_of_earlier_hours(variant: Varia
         if step:
             _compare(model, keys, past, everything)
         fit(model, optimizer, keys, FIRST + step)
-        model.target_statistics.log_prior.data.fill_(math.log(FIRST_PRIOR))  # type: ignore[union-attr,operator]
+        model.target_statistics.log_prior.data.fill_(math.log(FIRST_PRIOR))  # type: ignore[union-attr]
         fade = math.exp(-(step - last) / MEMORY_HOURS)
         past, everything, last = {key: counts * fade for key, counts in past.items()}, everything * fade, step
         for at in np.flatnonzero(keys.known[:, 0]):
@@ -69,7 +70,7 @@ def test_they_are_the_shrunk_log_odds_and_counts_of_earlier_hours(variant: Varia
                 past[key] = past.get(key, np.zeros(2)) + count
 
 
-def _values(keys: HourKeys, at: int) -> list[tuple[str, int]]:
+def _values(keys: HourKeys, at: Any) -> list[tuple[str, int]]:
     columns = {
         "user": keys.users, "item": keys.items, "genre": keys.facets[:, 0], "tab": keys.context[:, 0],
         "city": keys.categories[:, 0],
