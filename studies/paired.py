@@ -15,8 +15,9 @@ from evaluation.metrics import JUDGED, METRICS, Estimate, Predictions
 from studies.lab import Lab, ScoringRun
 from studies.log import Log, evaluated_from, half_of, read_frame
 
-COMPARED = ("auc", "uauc")
-"""What conclusions are about."""
+COMPARED = ("auc", "session_auc")
+"""What conclusions are about. UAUC is biased against rankers that follow their users, so it is shown and decides nothing."""
+COMPARED_TITLES = " and ".join(JUDGED[metric] for metric in COMPARED)
 SHOWN = tuple(JUDGED)
 """What tables hold. Sessions are users' hours here."""
 CONFIDENCE = 0.95
