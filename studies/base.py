@@ -26,12 +26,12 @@ OPTIONS: dict[str, Changes] = {
     "label smoothing": {"label_smoothing": 0.05},
     "embedding penalty": PENALTY,
     "DIN": ATTENTION,
-    "target statistics, embedding penalty": {**STATISTICS, **PENALTY},
-    "target statistics, DIN": {**STATISTICS, **ATTENTION},
-    "target statistics, embedding penalty, DIN": STRONGER,
-    "and label smoothing": {**STRONGER, "label_smoothing": 0.05},
-    "embeddings half as wide": {**STATISTICS, "dim": 8},
-    "embedding rate 0.03": {**STATISTICS, "embedding_rate": 0.03},
+    "target statistics + embedding penalty": {**STATISTICS, **PENALTY},
+    "target statistics + DIN": {**STATISTICS, **ATTENTION},
+    "target statistics + embedding penalty + DIN": STRONGER,
+    "target statistics + embedding penalty + DIN + label smoothing": {**STRONGER, "label_smoothing": 0.05},
+    "target statistics + embeddings half as wide": {**STATISTICS, "dim": 8},
+    "target statistics + embedding rate 0.03": {**STATISTICS, "embedding_rate": 0.03},
 }
 TIME_MODULES = ("none", "matched_clock")
 REPORTED_DAYS = 2
