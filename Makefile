@@ -16,6 +16,7 @@ ARMS ?= hour_embedding,matched_clock
 DAYS ?= 14
 AIRFLOW_HOURS ?= 0
 REPLICATIONS ?=
+MAPPING ?=
 HOST ?=
 INJECTIONS ?= 200
 WORKERS ?= 2
@@ -105,9 +106,9 @@ chaos: dev ## kill processes of the whole stack at random, compare the state wit
 bench: dev ## speed and memory, side by side with what a user would pick instead
 	@$(RUN) -m clock bench
 
-study: setup ## a study with its conclusion (NAME= SOURCE= DATA= SEEDS= REPLICATIONS= FRESH=1; without NAME their list)
+study: setup ## a study with its conclusion (NAME= SOURCE= DATA= MAPPING= SEEDS= REPLICATIONS= FRESH=1; without NAME their list)
 	@$(RUN) -m clock study $(if $(NAME),"$(NAME)" --source "$(SOURCE)") $(if $(DATA),--data "$(DATA)") \
-	  $(if $(SEEDS),--seeds "$(SEEDS)") $(if $(REPLICATIONS),--replications "$(REPLICATIONS)") $(if $(filter-out 0,$(FRESH)),--fresh)
+	  $(if $(MAPPING),--mapping "$(MAPPING)") $(if $(SEEDS),--seeds "$(SEEDS)") $(if $(REPLICATIONS),--replications "$(REPLICATIONS)") $(if $(filter-out 0,$(FRESH)),--fresh)
 
 services: ## install the servers that some tests start (Debian packages, needs root): PostgreSQL, Redis, Chromium, Java, nginx, Prometheus
 	@docker/install_services.sh
@@ -115,8 +116,8 @@ services: ## install the servers that some tests start (Debian packages, needs r
 lock: dev ## resolve pyproject.toml into requirements.txt, and one more for every extra
 	@sed -i '/^torch==/d' requirements*.txt  # so that the CPU build of UV_FIND_LINKS is taken where there is one
 	@$(COMPILE) --output-file requirements.txt
-	@for extra in production spark; do $(COMPILE) --extra $$extra --constraint requirements.txt --output-file requirements-$$extra.txt; done
-	@$(COMPILE) --extra production --extra spark --extra dev --constraint requirements.txt --output-file requirements-dev.txt
+	@for extra in production spark studies; do $(COMPILE) --extra $$extra --constraint requirements.txt --output-file requirements-$$extra.txt; done
+	@$(COMPILE) --extra production --extra spark --extra studies --extra dev --constraint requirements.txt --output-file requirements-dev.txt
 	@$(VENV)/bin/uv pip compile --quiet requirements-audit.in $(COMPILE_OPTIONS) --output-file requirements-audit.txt
 	@sed -i -E 's/^(torch==[0-9.]+)\+cpu$$/\1/' requirements*.txt
 

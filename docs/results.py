@@ -18,11 +18,26 @@ from core.documents import JsonObject
 from core.files import read_json
 from core.settings import ROOT, load_settings
 from docs.markdown import table
+from docs.ranker_tables import (
+    base_table,
+    baselines_table,
+    features_table,
+    peers_table,
+    variant_differences_table,
+    variants_table,
+)
+from docs.study_results import (
+    bold_ours,
+    captioned,
+    differences_by_log,
+    logs_of,
+    read_results,
+    words,
+)
 from evaluation.metrics import JUDGED
 from studies.uauc import CHECKS, share_text
 
 MARKED = re.compile(r"(<!-- table: (?P<name>[a-z0-9_-]+) -->\n)(?P<body>.*?)(<!-- end table -->)", re.DOTALL)
-OURS = "matched_clock"
 
 
 def main() -> None:
@@ -77,7 +92,7 @@ def columns_of(markdown: str) -> int:
 
 def demo_table(var: Path) -> str | None:
     """Metrics of each time module in the last demo."""
-    summary = _read(var / "demo" / "summary.json")
+    summary = read_results(var / "demo" / "summary.json")
     if summary is None:
         return None
     rows = []
@@ -87,13 +102,13 @@ def demo_table(var: Path) -> str | None:
     for name, metrics in summary["metrics"].items():
         low, high = metrics["auc"]["ci95"]
         values = [f"{metrics[m]['value']:.4f}" for m in columns]
-        rows.append([_bold(name), f"{metrics['auc']['value']:.4f}", f"{low:.4f} – {high:.4f}", *values])
+        rows.append([bold_ours(name), f"{metrics['auc']['value']:.4f}", f"{low:.4f} – {high:.4f}", *values])
     return table(["time module", "AUC", "95 % interval", *columns.values()], rows)
 
 
 def demo_experiment_table(var: Path) -> str | None:
     """Effects of the demo's planted experiment, beside the truth."""
-    summary = _read(var / "demo" / "summary.json")
+    summary = read_results(var / "demo" / "summary.json")
     effects = (summary or {}).get("ab", {}).get("clock_ranker")
     if not effects:
         return None
@@ -108,30 +123,6 @@ def demo_experiment_table(var: Path) -> str | None:
         if e["true_rel_effect"] is not None
     ]
     return table(["metric", "estimate", "95 % interval", "truth"], rows)
-
-
-def variants_table(var: Path) -> str | None:
-    """The AUCs of each time module on every log that the study ``variants`` has run on."""
-    logs = _logs(var, "variants")
-    if not logs:
-        return None
-    names = list(next(iter(logs.values()))["values"])
-    rows = [
-        [_bold(name), *(_aucs(log["values"][name]) for log in logs.values())]
-        for name in names
-    ]  # fmt: skip
-    return _captioned(table(["time module", *logs], rows), _contents(var, "variants"))
-
-
-def variant_differences_table(var: Path) -> str | None:
-    """Differences in AUC that the study ``variants`` is about."""
-    logs = _logs(var, "variants")
-    if not logs:
-        return None
-    pairs = [("gaussian_clock", other) for other in ("none", "naive_clock", "hour_embedding")]
-    pairs += [(OURS, other) for other in ("gaussian_clock", "hour_embedding")]
-    rows = [[f"{a} less {b}", *(_difference(log[f"{a} less"][b]["auc"]) for log in logs.values())] for a, b in pairs]
-    return _captioned(table(["difference", *logs], rows), _contents(var, "variants"))
 
 
 def ab_calibration_table(var: Path) -> str | None:
@@ -165,35 +156,26 @@ def ab_app_table(var: Path) -> str | None:
     if study is None:
         return None
     rows = [
-        [_words(name), *(_share(m["coverage"][k]) for k in ("welch", "cuped")), _share(m["saved"]), _share(m["saved_by_theory"])]
+        [words(name), *(_share(m["coverage"][k]) for k in ("welch", "cuped")), _share(m["saved"]), _share(m["saved_by_theory"])]
         for name, m in study["app"]["metrics"].items()
     ]  # fmt: skip
     return _study_table(["metric", "coverage, Welch", "coverage, CUPED", "variance saved", "by theory"], rows, study)
 
 
-def baselines_table(var: Path) -> str | None:
-    """Gains in AUC from a clock, by ranker."""
-    rows_by_log = {
-        title: {f"{ranker}, {gain}": figures["auc"] for gain, rankers in log["gains"].items() for ranker, figures in rankers.items()}
-        for title, log in _logs(var, "baselines").items()
-    }  # fmt: skip
-    return _differences_by_log(var, "baselines", "ranker, gain of", rows_by_log)
-
-
 def streaming_table(var: Path) -> str | None:
     """How AUC changes as a ranker ages, and by order of training."""
     rows_by_log = {}
-    for title, log in _logs(var, "streaming_vs_daily").items():
-        rows = {f"{_words(v)}, a day old less 12 h old": figure for v, figure in log["swing"].items()}
-        rows |= {f"{_words(v)}, hourly less daily": figure for v, figure in log["streaming less daily"].items()}
+    for title, log in logs_of(var, "streaming_vs_daily").items():
+        rows = {f"{words(v)}, a day old less 12 h old": figure for v, figure in log["swing"].items()}
+        rows |= {f"{words(v)}, hourly less daily": figure for v, figure in log["streaming less daily"].items()}
         rows_by_log[title] = rows
-    return _differences_by_log(var, "streaming_vs_daily", "module, difference", rows_by_log)
+    return differences_by_log(var, "streaming_vs_daily", "module, difference", rows_by_log)
 
 
 def sigma_table(var: Path) -> str | None:
     """AUC of each σ less that of σ = 1 h."""
-    rows_by_log = {t: {s: m["auc"] for s, m in log["gaps"].items()} for t, log in _logs(var, "sigma").items()}
-    return _differences_by_log(var, "sigma", "σ", rows_by_log)
+    rows_by_log = {t: {s: m["auc"] for s, m in log["gaps"].items()} for t, log in logs_of(var, "sigma").items()}
+    return differences_by_log(var, "sigma", "σ", rows_by_log)
 
 
 def granularity_table(var: Path) -> str | None:
@@ -223,7 +205,7 @@ def closed_loop_table(var: Path) -> str | None:
         return None
     metrics = [name for name, value in study.items() if isinstance(value, dict) and "cuped" in value]
     rows = [
-        [_words(m), *(f"{study[m][k]['covered']} of {study[m][k]['of']}" for k in ("cuped", "welch"))] for m in metrics
+        [words(m), *(f"{study[m][k]['covered']} of {study[m][k]['of']}" for k in ("cuped", "welch"))] for m in metrics
     ]
     return _study_table(["metric", "CUPED", "Welch"], rows, study)
 
@@ -236,7 +218,7 @@ def offline_online_table(var: Path) -> str | None:
     taus = {tuple(name.split(" with ")): sum(t) / len(t) for name, t in study["tau"].items()}
     offline, online = ([*dict.fromkeys(pair[n] for pair in taus)] for n in (0, 1))
     rows = [[a.upper(), *(f"{taus[a, b]:+.2f}" for b in online)] for a in offline]
-    return _study_table(["", *(_words(name) for name in online)], rows, study)
+    return _study_table(["", *(words(name) for name in online)], rows, study)
 
 
 def uauc_table(var: Path) -> str | None:
@@ -279,11 +261,11 @@ def uauc_gate_table(var: Path) -> str | None:
 
 def loop_effects_table(var: Path) -> str | None:
     """The last closed loop's estimates beside the truth."""
-    summary = _read(var / "loop" / "loop" / "summary.json")
+    summary = read_results(var / "loop" / "loop" / "summary.json")
     if summary is None or not summary["truth"]:
         return None
     rows = [
-        [arm, _words(metric), _percent(e["rel_effect"]), f"{_percent(e['rel_effect_ci'][0])} to {_percent(e['rel_effect_ci'][1])}",
+        [arm, words(metric), _percent(e["rel_effect"]), f"{_percent(e['rel_effect_ci'][0])} to {_percent(e['rel_effect_ci'][1])}",
          _percent(summary["truth"][arm][metric]["rel_effect"])]
         for arm, metrics in summary["ab"].items()
         for metric, e in metrics.items()
@@ -294,7 +276,7 @@ def loop_effects_table(var: Path) -> str | None:
 
 def loop_offline_table(var: Path) -> str | None:
     """AUC and UAUC of the last closed loop's arms."""
-    summary = _read(var / "loop" / "loop" / "summary.json")
+    summary = read_results(var / "loop" / "loop" / "summary.json")
     if summary is None:
         return None
     rows = [[a, *(f"{m[k]['value']:.4f}" for k in ("auc", "uauc"))] for a, m in summary["offline"].items()]
@@ -303,7 +285,7 @@ def loop_offline_table(var: Path) -> str | None:
 
 def bench_table(var: Path) -> str | None:
     """Every figure of the benchmarks beside its peer's."""
-    results: list[JsonObject] | None = _read(var / "bench" / "results.json")
+    results: list[JsonObject] | None = read_results(var / "bench" / "results.json")
     if not results:
         return None
     rows = [
@@ -317,7 +299,7 @@ def bench_table(var: Path) -> str | None:
 
 def growth_table(bench: str, var: Path) -> str | None:
     """What each step of an hour costs at every size of a bench of growth, in core-seconds or core-microseconds an event."""
-    results: list[JsonObject] = _read(var / "bench" / "results.json") or []
+    results: list[JsonObject] = read_results(var / "bench" / "results.json") or []
     costs: dict[str, dict[str, str]] = {}
     for result in results:
         figure = FIGURE.fullmatch(result["name"])
@@ -342,74 +324,26 @@ def conclusions_table(var: Path) -> str | None:
 
 def _settings_table(var: Path, study: str) -> str | None:
     """A study of settings: differences in AUC from the base setting, one column per log and ranker."""
-    rows_by_log = {t: {s: m["auc"] for s, m in log["gaps"].items()} for t, log in _logs(var, study).items()}
-    return _differences_by_log(var, study, "setting", rows_by_log)
+    rows_by_log = {t: {s: m["auc"] for s, m in log["gaps"].items()} for t, log in logs_of(var, study).items()}
+    return differences_by_log(var, study, "setting", rows_by_log)
 
 
 def _slices_table(var: Path, study: str) -> str | None:
     """A study of slices: gains in AUC, one row per slice and pair of modules."""
     rows_by_log = {
-        title: {f"{part}, {_words(gain)}": figure for gain, parts in log["gains"].items() for part, figure in parts.items()}
-        for title, log in _logs(var, study).items()
+        title: {f"{part}, {words(gain)}": figure for gain, parts in log["gains"].items() for part, figure in parts.items()}
+        for title, log in logs_of(var, study).items()
     }  # fmt: skip
-    return _differences_by_log(var, study, "slice, difference", rows_by_log)
-
-
-def _differences_by_log(
-    var: Path, study: str, title: str, rows_by_log: Mapping[str, Mapping[str, JsonObject]]
-) -> str | None:
-    """A table of differences with their intervals, one column per log."""
-    if not rows_by_log:
-        return None
-    names = dict.fromkeys(name for rows in rows_by_log.values() for name in rows)
-    rows = [[name, *(_difference(r[name]) if name in r else "" for r in rows_by_log.values())] for name in names]
-    return _captioned(table([title, *rows_by_log], rows), _contents(var, study))
+    return differences_by_log(var, study, "slice, difference", rows_by_log)
 
 
 def _study_table(columns: Sequence[str], rows: Sequence[Sequence[str]], study: Mapping[str, Any]) -> str:
-    return _captioned(table(columns, rows), [study])
-
-
-def _captioned(markdown: str, studies: Sequence[Mapping[str, Any]]) -> str:
-    """A table with the commands and versions that its results name below it."""
-    sources = [
-        f"`{study['command']}`" + (f", version {study['version']}" if "version" in study else "")
-        for study in studies
-        if study.get("command")
-    ]
-    return f"{markdown}\n\nFrom {'; '.join(sources)}." if sources else markdown
+    return captioned(table(columns, rows), [study])
 
 
 def _study(var: Path, name: str) -> Any:
     """Results of a study of the simulated app."""
-    return _read(var / "studies" / name / "results.json")
-
-
-def _contents(var: Path, study: str) -> list[JsonObject]:
-    """Results of a study on every log that it has run on."""
-    return [read_json(path) for path in sorted((var / "studies" / study).rglob("results.json"))]
-
-
-def _logs(var: Path, study: str) -> JsonObject:
-    """Log → results of a study on it."""
-    return {title: log for content in _contents(var, study) for title, log in content.get("logs", {}).items()}
-
-
-def _read(path: Path) -> Any:
-    return read_json(path) if path.exists() else None
-
-
-def _bold(name: str) -> str:
-    return f"**{name}**" if name == OURS else name
-
-
-def _words(name: str) -> str:
-    return name.replace("_", " ")
-
-
-def _aucs(values: JsonObject) -> str:
-    """AUC, UAUC and, where the study has it, session AUC."""
-    return " / ".join(f"{values[metric]['value']:.4f}" for metric in JUDGED if metric in values)
+    return read_results(var / "studies" / name / "results.json")
 
 
 def _share(share: float) -> str:
@@ -418,11 +352,6 @@ def _share(share: float) -> str:
 
 def _percent(share: float) -> str:
     return f"{100 * share:+.2f} %"
-
-
-def _difference(figure: JsonObject) -> str:
-    low, high = figure["interval"]
-    return f"{figure['value']:+.4f} ({low:+.4f} to {high:+.4f})"
 
 
 def _figure(value: float, unit: str) -> str:
@@ -438,6 +367,9 @@ TABLES: dict[str, Callable[[Path], str | None]] = {
     "ab_calibration-looks": ab_looks_table,
     "ab_calibration-apps": ab_app_table,
     "baselines": baselines_table,
+    "peers": peers_table,
+    "features": features_table,
+    "base": base_table,
     "streaming_vs_daily": streaming_table,
     "sigma": sigma_table,
     "granularity": granularity_table,

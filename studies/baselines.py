@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from evaluation.metrics import JUDGED
-from studies.lab import Changes, Lab, Run
-from studies.paired import COMPARED, SHOWN, Figure, Panel, as_json
+from studies.lab import Lab
+from studies.log import Changes
+from studies.paired import COMPARED, COMPARED_TITLES, SHOWN, Figure, Panel, as_json
+from studies.replay import Run
 from studies.study import Section, Study
 from studies.tables import forest, join_names, words
 
@@ -59,8 +61,8 @@ def _where(gain_name: str, gains: dict[str, dict[str, Figure]]) -> str:
     partly = [b for b, gain in gains.items() if b not in better and any(gain[m].above for m in COMPARED)]
     without_gain = [b for b in gains if b not in better and b not in partly]
     if len(better) == len(gains):
-        return f"{gain_name}: up in AUC and UAUC with every ranker"
-    parts = [f"up in AUC and UAUC with {join_names(better)}"] if better else []
+        return f"{gain_name}: up in {COMPARED_TITLES} with every ranker"
+    parts = [f"up in {COMPARED_TITLES} with {join_names(better)}"] if better else []
     parts += [f"in one of the two with {join_names(partly)}"] if partly else []
     parts += [f"no gain established with {join_names(without_gain)}"] if without_gain else []
     return f"{gain_name}: {', '.join(parts)}"

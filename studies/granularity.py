@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from studies.lab import Changes, Lab
+from studies.lab import Lab
+from studies.log import Changes
 from studies.settings_study import compare_settings
 
 BASE = "60 minutes"

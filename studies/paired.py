@@ -12,16 +12,15 @@ import numpy as np
 
 from core.documents import JsonObject
 from evaluation.metrics import JUDGED, METRICS, Estimate, Predictions
-from studies.lab import Lab, Log, Run, read_frame
+from studies.lab import Lab, ScoringRun
+from studies.log import Log, evaluated_from, half_of, read_frame
 
-COMPARED = ("auc", "uauc")
-"""What conclusions are about."""
+COMPARED = ("auc", "session_auc")
+"""What conclusions are about. UAUC is biased against rankers that follow their users, so it is shown and decides nothing."""
+COMPARED_TITLES = " and ".join(JUDGED[metric] for metric in COMPARED)
 SHOWN = tuple(JUDGED)
 """What tables hold. Sessions are users' hours here."""
 CONFIDENCE = 0.95
-EVALUATED_DAYS = {"simulator": 7}
-DEFAULT_EVALUATED_DAYS = 42
-"""The last days of a log, or its second half where the log is shorter than twice as long."""
 
 
 @dataclass(frozen=True)
@@ -66,16 +65,22 @@ def over_seeds(estimates: Sequence[Estimate]) -> Figure:
 
 
 class Panel:
-    """A log's samples in the evaluated time, and the scores of runs on them."""
+    """A log's samples in the evaluated time, and the scores of runs on them.
 
-    def __init__(self, lab: Lab, log: Log) -> None:
+    Args:
+        lab: has the runs.
+        log: has the samples.
+        second_half: evaluate the log's whole second half, and not its last days only.
+    """
+
+    def __init__(self, lab: Lab, log: Log, *, second_half: bool = False) -> None:
         self.lab, self.log = lab, log
         self.frame = read_frame(log)
-        days = EVALUATED_DAYS.get(log.source, DEFAULT_EVALUATED_DAYS)
-        self.first = first_evaluated_hour(self.frame["hour"], days)
+        hours = self.frame["hour"]
+        self.first = half_of(hours) if second_half else evaluated_from(log.source, hours)
         self.evaluated = (self.frame["hour"] >= self.first) & self.frame["known"]
 
-    def predictions(self, run: Run, among: np.ndarray | None = None, age: int | None = None) -> Predictions:
+    def predictions(self, run: ScoringRun, among: np.ndarray | None = None, age: int | None = None) -> Predictions:
         """A run's scores on the evaluated samples.
 
         Args:
@@ -83,38 +88,28 @@ class Panel:
             among: mask over all samples; default: all.
             age: index in ``AGES``, for runs of the mode ``ages``.
         """
-        rows = self.evaluated if among is None else self.evaluated & among
         scores = self.lab.read(self.log, run)
-        if age is not None:
-            scores = scores[:, age]
+        return self.predictions_of(scores if age is None else scores[:, age], among)
+
+    def predictions_of(self, scores: np.ndarray, among: np.ndarray | None = None) -> Predictions:
+        """Scores of all samples, shape (samples,), on the evaluated ones."""
+        rows = self.evaluated if among is None else self.evaluated & among
         users, labels, hours = (self.frame[name][rows] for name in ("user", "label", "hour"))
         return Predictions.of(users, labels, scores[rows], sessions=hours)
 
     def value(
-        self, runs: Sequence[Run], metric: str, among: np.ndarray | None = None, age: int | None = None
+        self, runs: Sequence[ScoringRun], metric: str, among: np.ndarray | None = None, age: int | None = None
     ) -> Figure:
         """A ranker's metric, over one run per seed."""
         return over_seeds([METRICS[metric](self.predictions(run, among, age)) for run in runs])
 
-    def gap(self, base: Sequence[Run], runs: Sequence[Run], metric: str, among: np.ndarray | None = None) -> Figure:
+    def gap(
+        self, base: Sequence[ScoringRun], runs: Sequence[ScoringRun], metric: str, among: np.ndarray | None = None
+    ) -> Figure:
         """A metric of ``runs`` minus that of ``base``, paired by seed, on the same samples."""
         pairs = zip(base, runs, strict=True)
         measure = METRICS[metric]
         return over_seeds([measure(self.predictions(b, among)) - measure(self.predictions(a, among)) for a, b in pairs])
-
-
-def first_evaluated_hour(hours: np.ndarray, days: int) -> int:
-    """First hour of the last ``days``, but none of the log's first half: there a ranker has hardly been trained.
-
-    Args:
-        hours: numbers of the hours of a log's samples.
-        days: to evaluate.
-
-    >>> first_evaluated_hour(np.array([0, 14 * 24 - 1]), 42), first_evaluated_hour(np.array([0, 100 * 24 - 1]), 42)
-    (168, 1392)
-    """
-    first, end = int(hours.min()), int(hours.max()) + 1
-    return max(end - 24 * days, first + (end - first) // 2)
 
 
 def as_json(figures: Mapping[str, Any]) -> JsonObject:

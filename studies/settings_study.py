@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from evaluation.metrics import METRICS
-from studies.lab import Lab, Run
+from studies.lab import Lab
 from studies.paired import SHOWN, Panel, as_json, over_seeds
+from studies.replay import Run
 from studies.study import Study
 from studies.tables import against_base, verdict, words
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from studies.lab import Changes, Lab, Run
+from studies.lab import Lab
+from studies.log import Changes
 from studies.paired import SHOWN, Figure, Panel, as_json
+from studies.replay import Run
 from studies.study import Section, Study
 from studies.tables import against_base, curves, verdict
 

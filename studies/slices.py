@@ -6,8 +6,10 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from studies.lab import Lab, Log, Run
+from studies.lab import Lab
+from studies.log import Log
 from studies.paired import Figure, Panel, as_json
+from studies.replay import Run
 from studies.study import Section, Study
 from studies.tables import join_names, words
 

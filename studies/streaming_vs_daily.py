@@ -7,8 +7,9 @@ later, although it is fresher. The difference between the two, on the same sampl
 from __future__ import annotations
 
 from evaluation.metrics import auc
-from studies.lab import AGES, Lab, Mode, Run
+from studies.lab import Lab
 from studies.paired import SHOWN, Figure, Panel, as_json, over_seeds
+from studies.replay import AGES, Mode, Run
 from studies.study import Section, Study
 from studies.tables import curves, join_names, words
 

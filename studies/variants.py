@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 from core.documents import JsonObject
 from evaluation.metrics import JUDGED
-from studies.lab import Lab, Run
-from studies.paired import COMPARED, SHOWN, Figure, Panel, as_json
+from studies.lab import Lab
+from studies.paired import COMPARED, COMPARED_TITLES, SHOWN, Figure, Panel, as_json
+from studies.replay import Run
 from studies.study import Section, Study
 from studies.tables import forest, join_names
 from training.time_modules import MODULES
@@ -69,7 +70,7 @@ def conclude(figures_by_log: dict[str, VariantFigures]) -> str:
         won = [v for v in BEATEN_BY_PAPER if all(gaps[v][m].above for m in COMPARED)]
         lost = [v for v in BEATEN_BY_PAPER if v not in won]
         papers = _compared("the paper's clock", won, lost)
-        sentence = f"{title}: {papers} in AUC and UAUC"
+        sentence = f"{title}: {papers} in {COMPARED_TITLES}"
         more = [m for m, gain in PAPER_GAINS.items() if gaps["none"][m].interval[0] > gain]
         if more:
             sentence += f"; over none it gains more than in the paper ({join_names(more)})"

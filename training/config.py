@@ -55,10 +55,17 @@ class RankerOptions(BaseModel):
     sequence: Literal["none", "din"] = Field("none", description="din: attention over the recent behaviors.")
     attention_heads: int = Field(2, ge=1, le=16, description="long_term_clock: heads.")
     picked: int = Field(20, ge=1, description="long_term_clock: behaviors that are attended to.")
+    target_statistics: bool = Field(
+        False, description="Smoothed rates and counts of the user, the item, its facets and the context as inputs."
+    )
     expire_days: int = Field(180, ge=1, description="Ids unseen for longer give their rows back.")
     batch_size: int = Field(256, ge=1)
     embedding_rate: float = Field(0.1, gt=0, description="Learning rate of the embeddings (row-wise Adagrad).")
     dense_rate: float = Field(0.002, gt=0, description="Learning rate of everything else (Adam).")
+    embedding_penalty: float = Field(
+        0.0, ge=0, description="L2: times the squared embeddings of a batch, each row once, over its samples."
+    )
+    label_smoothing: float = Field(0.0, ge=0, lt=0.5, description="Labels are trained on as this much nearer to ½.")
     threads: int = Field(
         1, ge=1, le=64, description="Threads of a training process. Sums in another order end in other bits."
     )

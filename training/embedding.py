@@ -157,6 +157,11 @@ class GrowingEmbedding(nn.Module):
             self._used.append((used, local))
         return local, at
 
+    def squared(self) -> Tensor:
+        """Sum of the squares of the rows that were used since the last step; the gradient goes to these rows."""
+        parts = [local.square().sum() for _, local in self._used]
+        return torch.stack(parts).sum() if parts else self.weight.new_zeros(())
+
     def state(self) -> dict[str, Tensor]:
         """Tensors of the used rows, for a checkpoint."""
         return {"keys": torch.from_numpy(self.keys), **{n: getattr(self, n)[: self.size].cpu() for n in self.parts}}

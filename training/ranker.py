@@ -14,8 +14,9 @@ from training.config import RankerConfig
 from training.embedding import GrowingEmbedding
 from training.experts import MixtureOfExperts, mlp
 from training.sequence import TargetAttention
+from training.target_statistics import TargetStatistics
 from training.time_modules import build_time_module
-from training.time_of_day_counts import WIDTH, TimeOfDayCounts
+from training.time_of_day_counts import TOTALS_WIDTH, WIDTH, TimeOfDayCounts
 
 DENSE_FEATURES = 3
 USER, ITEM, FACET = 1, 2, 3
@@ -46,8 +47,10 @@ class Ranker(nn.Module):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             self.time = build_time_module(config, len(self.facets))
-            counted = WIDTH if self.time.needs_time_of_day_counts else 0
-            self.users = GrowingEmbedding(config.dim, config.seed * 10 + USER)
+            by_hour = WIDTH if self.time.needs_time_of_day_counts else 0
+            totals = TOTALS_WIDTH if config.target_statistics else 0
+            counted = by_hour or totals
+            self.users = GrowingEmbedding(config.dim, config.seed * 10 + USER, totals)
             self.items = GrowingEmbedding(config.dim, config.seed * 10 + ITEM, counted)
             self.values = GrowingEmbedding(config.dim, config.seed * 10 + FACET, counted)
             self.time_of_day_counts = TimeOfDayCounts()
@@ -55,6 +58,9 @@ class Ranker(nn.Module):
             width = config.dim * (3 + len(self.facets) + len(self.context)) + self.time.width + DENSE_FEATURES
             width += config.dim if self.attention else 0
             width += config.dim * len(self._owners)
+            counted_values = len(self.facets) + len(self.context) + len(of_type(attributes, "category", *NUMERIC))
+            self.target_statistics = TargetStatistics(counted_values) if config.target_statistics else None
+            width += self.target_statistics.width if self.target_statistics else 0
             self.cross = nn.ModuleList(nn.Linear(width, width) for _ in range(config.cross_layers))
             self.mlp = (
                 MixtureOfExperts(width, config.hidden, config.experts, len(self.heads))
@@ -74,9 +80,18 @@ class Ranker(nn.Module):
         return self.head.weight.device
 
     @property
+    def needs_counts(self) -> bool:
+        """Whether it reads what is counted after each hour."""
+        return self.time.needs_time_of_day_counts or self.target_statistics is not None
+
+    @property
     def needs_recent_behaviors(self) -> bool:
         """Whether it reads the users' recent behaviors."""
         return self.time.needs_recent_behaviors or self.attention is not None
+
+    def squared_embeddings(self) -> Tensor:
+        """Sum of the squares of the embeddings that the last ``forward`` used, each row once."""
+        return torch.stack([table.squared() for table in self.tables.values()]).sum()
 
     def dense_parameters(self) -> list[nn.Parameter]:
         """Everything trained that is not an embedding table of ids, in a fixed order."""
@@ -116,6 +131,8 @@ class Ranker(nn.Module):
         if self.attention is not None:
             compact = batch.compact()
             parts.append(self.attention(item, self.items(compact.recent_items), compact))
+        if self.target_statistics is not None:
+            parts.append(self.target_statistics(batch, self.users, self.items, self.values, self.time_of_day_counts))
         x0 = torch.cat(parts, dim=1)
         crossed = x0
         for layer in self.cross:

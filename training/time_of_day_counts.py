@@ -17,6 +17,8 @@ from training.embedding import UNKNOWN, GrowingEmbedding, distinct
 
 WIDTH = 2 * DAY_HOURS
 """Width of the statistics: positives by local hour, then negatives."""
+TOTALS_WIDTH = 2
+"""Width of statistics that do not tell hours apart: positives, then negatives."""
 MEMORY_HOURS = 720.0
 """A count weighs 1/e after this many hours."""
 LARGEST_EXPONENT = 40.0
@@ -52,28 +54,29 @@ class TimeOfDayCounts(nn.Module):
         """Count samples of the present hour.
 
         Args:
-            table: whose statistics are updated.
+            table: whose statistics are updated, by as many periods of the day as they are wide.
             rows: rows of the table, shape (B,).
             hours: local time of day in hours, shape (B,).
             labels: 0 or 1, shape (B,).
         """
-        column = hours.long() + (labels < 0.5).long() * DAY_HOURS
+        width, periods = table.width, table.width // 2
+        column = hours.long() * periods // DAY_HOURS + (labels < 0.5).long() * periods
         growth = self._growth(int(self.span[1]))
         inside = rows != UNKNOWN
         used, at = distinct(rows[inside], len(table.statistics))
-        counts = torch.bincount(at * WIDTH + column[inside], minlength=len(used) * WIDTH)
-        table.statistics[used] += growth * counts.view(-1, WIDTH)
-        table.statistics[UNKNOWN] += growth * torch.bincount(column, minlength=WIDTH)
+        counts = torch.bincount(at * width + column[inside], minlength=len(used) * width)
+        table.statistics[used] += growth * counts.view(-1, width)
+        table.statistics[UNKNOWN] += growth * torch.bincount(column, minlength=width)
         table.touch(used)
         table.touch(rows.new_tensor([UNKNOWN]))
 
     def read(self, table: GrowingEmbedding, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Positives and negatives by local hour as of the present, each (…, 24); zeros for row 0."""
+        """Positives and negatives by period of the day as of the present, each (…, periods); zeros for row 0."""
         scale = (rows != UNKNOWN).double() / self._growth(int(self.span[1]))
         counts = (table.statistics[rows] * scale[..., None]).float()
-        return counts[..., :DAY_HOURS], counts[..., DAY_HOURS:]
+        return counts[..., : table.width // 2], counts[..., table.width // 2 :]
 
     def totals(self, table: GrowingEmbedding) -> tuple[Tensor, Tensor]:
-        """The same of all samples together, each (24,)."""
+        """The same of all samples together, each (periods,)."""
         counts = (table.statistics[UNKNOWN] / self._growth(int(self.span[1]))).float()
-        return counts[:DAY_HOURS], counts[DAY_HOURS:]
+        return counts[: table.width // 2], counts[table.width // 2 :]

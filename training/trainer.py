@@ -303,12 +303,15 @@ def fit(ranker: Ranker, optimizer: Optimizer, keys: HourKeys, hour: Hour) -> flo
     for batch in whole.batches(ranker.config.batch_size):
         mine = optimizer.group.shard(batch)
         if len(mine):
-            each = nn.functional.binary_cross_entropy_with_logits(ranker(mine), mine.labels, reduction="none")
+            labels = mine.labels + ranker.config.label_smoothing * (0.5 - mine.labels)
+            each = nn.functional.binary_cross_entropy_with_logits(ranker(mine), labels, reduction="none")
             loss = (each * mine.known).sum() / len(batch)
+            if ranker.config.embedding_penalty:
+                loss = loss + ranker.config.embedding_penalty * ranker.squared_embeddings() / len(batch)
             loss.backward()
             losses.append(loss.detach() * len(batch))  # read at the end: a GPU is not waited for
         optimizer.step()
-    if ranker.time.needs_time_of_day_counts:
+    if ranker.needs_counts:
         _count(ranker, whole, hour)
     ranker.numbers.update(keys.numbers)
     return sum(float(loss) for loss in losses) / max(len(keys), 1)
@@ -317,12 +320,17 @@ def fit(ranker: Ranker, optimizer: Optimizer, keys: HourKeys, hour: Hour) -> flo
 def _count(ranker: Ranker, whole: Batch, hour: Hour) -> None:
     """Add the hour's samples to what everybody does at this time of day."""
     time_of_day_counts, at = ranker.time_of_day_counts, ranker.heads.index(label_of(ranker.heads))
-    time_of_day_counts.begin(hour.number, [ranker.items, ranker.values])
+    tables = [ranker.items, ranker.values, *([ranker.users] if ranker.target_statistics else [])]
+    time_of_day_counts.begin(hour.number, tables)
     known, hours = whole.known[:, at], whole.moment.hours
     labels = whole.labels[known, at]
     time_of_day_counts.add(ranker.items, whole.items[known], hours[known], labels)
     for f in range(len(ranker.facets)):
         time_of_day_counts.add(ranker.values, whole.facets[known, f], hours[known], labels)
+    if ranker.target_statistics:
+        time_of_day_counts.add(ranker.users, whole.users[known], hours[known], labels)
+        for rows in (*whole.context[known].T, *whole.attributes[known].T):
+            time_of_day_counts.add(ranker.values, rows, hours[known], labels)
 
 
 def read_predictions(settings: Settings, variant: str, start: Hour, end: Hour) -> pa.Table:

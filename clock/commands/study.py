@@ -20,6 +20,9 @@ STUDIES = {
     "uauc": "does UAUC mean what it says where features move by the hour, and what does the gate's check of it do",
     "variants": "every time module, streaming: does the clock beat the hour, and ours the clock",
     "baselines": "does the clock help an MLP, DCN-v2, MMoE and DIN alike",
+    "peers": "is the ranker as good as LightGBM, logistic regression, and torch-rechub's DCN-v2, DeepFM and DIN",
+    "features": "what each group of features is worth: one left out at a time, and all",
+    "base": "what makes the base ranker stronger: target statistics, penalties, calibration; chosen and reported apart",
     "sigma": "how wide the Gaussian should be, also by kind of user",
     "streaming_vs_daily": "does hour-by-hour training bend the hour embedding, and not the clock",
     "granularity": "slots of 15 minutes to 2 hours, a weekend clock",
@@ -44,6 +47,12 @@ def study(
     ] = None,
     data: Annotated[
         str | None, typer.Option("--data", metavar="PATH", help="Files of the log to study rankers on.")
+    ] = None,
+    mapping: Annotated[
+        str | None,
+        typer.Option(
+            "--mapping", metavar="PATH", help="Mapping file of that log; without it, the built-in of the source's name."
+        ),
     ] = None,
     seeds: Annotated[
         int, typer.Option("--seeds", metavar="N", help="Number of initial weights, or worlds, to average over.")
@@ -89,7 +98,7 @@ def study(
     else:
         from studies.lab import Lab
 
-        lab = Lab(settings, data or "", seeds)
+        lab = Lab(settings, data or "", seeds, mapping or "")
         if fresh:
             lab.forget()
         conclusion, page = module.run(lab)

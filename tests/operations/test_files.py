@@ -119,7 +119,7 @@ def test_the_pins_of_the_extras_agree() -> None:
         if path.name not in {"requirements-docs.txt", "requirements-audit.txt"}
     }
     everything = pins["requirements-dev.txt"]
-    assert len(pins) == 4
+    assert len(pins) == 5
     for name, versions in pins.items():
         assert versions.items() <= everything.items(), name
 

@@ -19,8 +19,10 @@ from core.settings import Settings, load_settings
 from evaluation.metrics import Estimate
 from events.store import EventStore
 from studies import baselines, cold_start, granularity, seasonal, sigma, streaming_vs_daily, variants
-from studies.lab import AGES, Lab, Log, Run
-from studies.paired import Panel, first_evaluated_hour, over_seeds
+from studies.lab import Lab
+from studies.log import Log, first_evaluated_hour
+from studies.paired import Panel, over_seeds
+from studies.replay import AGES, Run
 from studies.settings_study import compare_settings
 from studies.tables import verdict
 from tests.conftest import TINY

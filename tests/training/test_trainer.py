@@ -259,6 +259,20 @@ def test_a_reader_does_not_touch_what_is_being_written(ready: Settings, tmp_path
     assert not writing.exists()
 
 
+def test_target_statistics_are_part_of_the_state(ready: Settings, tmp_path: Path) -> None:
+    """A chain that is read again for every hour ends with the bits of one that is not; users are counted, too."""
+    until = FIRST + 8
+    bulk, hourly = fresh(ready, tmp_path / "bulk"), fresh(ready, tmp_path / "hourly")
+    for settings in (bulk, hourly):
+        (settings.workspace / "ranker.yaml").write_text("target_statistics: true\nembedding_penalty: 0.1\n")
+    Trainer(bulk, "none").train(until, start=FIRST, save_every=100)
+    for hour in hour_range(FIRST, until + 1):
+        Trainer(hourly, "none").train(hour, start=FIRST)
+    assert bits_of(bulk, "none", until) == bits_of(hourly, "none", until)
+    _, ranker, _ = StateStore(hourly.training_dir / "states", "none").load(until)
+    assert float(ranker.users.statistics[1:].sum()) > 0
+
+
 def test_a_changed_config_does_not_continue_a_chain(ready: Settings, tmp_path: Path) -> None:
     settings = fresh(ready, tmp_path)
     Trainer(settings, "none").train(FIRST + 2, start=FIRST)

@@ -1,0 +1,85 @@
+"""Tables of the studies that compare rankers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from docs.markdown import table
+from docs.study_results import aucs, bold_ours, captioned, contents_of, differences_by_log, logs_of, signed
+from studies.base import COMPARED
+
+OURS_LESS = ("auc", "session_auc")
+METRICS = {"auc": "AUC", "uauc": "UAUC", "session_auc": "session AUC", "logloss": "log-loss"}
+
+
+def variants_table(var: Path) -> str | None:
+    """The AUCs of each time module on every log that the study ``variants`` has run on."""
+    logs = logs_of(var, "variants")
+    if not logs:
+        return None
+    names = list(next(iter(logs.values()))["values"])
+    rows = [
+        [bold_ours(name), *(aucs(log["values"][name]) for log in logs.values())]
+        for name in names
+    ]  # fmt: skip
+    return captioned(table(["time module", *logs], rows), contents_of(var, "variants"))
+
+
+def variant_differences_table(var: Path) -> str | None:
+    """Differences in AUC that the study ``variants`` is about."""
+    logs = logs_of(var, "variants")
+    if not logs:
+        return None
+    pairs = [("gaussian_clock", other) for other in ("none", "naive_clock", "hour_embedding")]
+    pairs += [("matched_clock", other) for other in ("gaussian_clock", "hour_embedding")]
+    rows = [[f"{a} less {b}", *(signed(log[f"{a} less"][b]["auc"]) for log in logs.values())] for a, b in pairs]
+    return captioned(table(["difference", *logs], rows), contents_of(var, "variants"))
+
+
+def baselines_table(var: Path) -> str | None:
+    """Gains in AUC from a clock, by ranker."""
+    rows_by_log = {
+        title: {f"{ranker}, {gain}": figures["auc"] for gain, rankers in log["gains"].items() for ranker, figures in rankers.items()}
+        for title, log in logs_of(var, "baselines").items()
+    }  # fmt: skip
+    return differences_by_log(var, "baselines", "ranker, gain of", rows_by_log)
+
+
+def peers_table(var: Path) -> str | None:
+    """Every ranker of the study ``peers``: its metrics, and how far our best is from it."""
+    rows = []
+    for title, log in logs_of(var, "peers").items():
+        less = log["best_less"]
+        rows += [
+            [
+                title,
+                name.replace("_", " "),
+                *(f"{of[m]['value']:.4f}" for m in METRICS),
+                *(signed(less[name][m]) if name in less else "" for m in OURS_LESS),
+            ]
+            for name, of in log["values"].items()
+        ]
+    columns = ["log", "ranker", *METRICS.values(), *(f"our best less it, {METRICS[m]}" for m in OURS_LESS)]
+    return captioned(table(columns, rows), contents_of(var, "peers")) if rows else None
+
+
+def features_table(var: Path) -> str | None:
+    """What AUC and session AUC lose without each group of features, the most important first."""
+    rows = [
+        [title, name, *(signed(of[m]) for m in OURS_LESS)]
+        for title, log in logs_of(var, "features").items()
+        for name, of in sorted(log["gaps"].items(), key=lambda gap: gap[1]["auc"]["value"])
+    ]
+    columns = ["log", "", *(f"difference in {METRICS[m]}" for m in OURS_LESS)]
+    return captioned(table(columns, rows), contents_of(var, "features")) if rows else None
+
+
+def base_table(var: Path) -> str | None:
+    """Options of the base ranker: AUC where they were chosen, everything on the days that are reported."""
+    rows = [
+        [title, name, signed(log["gaps"]["chosen"][name]["auc"]), *(signed(of[m]) for m in COMPARED)]
+        for title, log in logs_of(var, "base").items()
+        for name, of in log["gaps"]["reported"].items()
+    ]
+    columns = ["log, time module", "option", "chosen: AUC", *(f"reported: {METRICS[m]}" for m in COMPARED)]
+    return captioned(table(columns, rows), contents_of(var, "base")) if rows else None
