@@ -16,7 +16,6 @@ from training.group import Group, merged
 UNKNOWN = 0
 FIRST_CAPACITY = 256
 INITIAL_SCALE = 0.05
-NO_WEIGHT = 1e-7
 ALONE = Group()
 
 
@@ -130,13 +129,19 @@ class GrowingEmbedding(nn.Module):
         local, at = self._gather(rows)
         return local.index_select(0, at.reshape(-1)).view(*rows.shape, self.dim)
 
-    def bag(self, rows: Tensor, weights: Tensor) -> Tensor:
-        """Weighted sums of embeddings: rows and weights (N, M) in, (N, dim) out. Weights below 1e-7 count as 0."""
-        inside = weights > NO_WEIGHT
-        ends = inside.sum(dim=1).cumsum(0)
-        local, at = self._gather(rows[inside])
-        offsets = torch.cat([ends.new_zeros(1), ends[:-1]])
-        return nn.functional.embedding_bag(at, local, offsets, mode="sum", per_sample_weights=weights[inside])
+    def bag(self, rows: Tensor, weights: Tensor, offsets: Tensor) -> Tensor:
+        """Weighted sums of embeddings.
+
+        Args:
+            rows: of all bags, one bag after the other, shape (M,).
+            weights: theirs, shape (M,).
+            offsets: where each bag begins, shape (N,).
+
+        Returns:
+            Shape (N, dim).
+        """
+        local, at = self._gather(rows)
+        return nn.functional.embedding_bag(at, local, offsets, mode="sum", per_sample_weights=weights)
 
     def _gather(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """The rows that a batch uses, once each, as a separate leaf: no gradient is larger than the batch."""

@@ -272,7 +272,7 @@ def fit(ranker: Ranker, optimizer: Optimizer, keys: HourKeys, hour: Hour) -> flo
     values = np.concatenate([keys.facets.ravel(), keys.context.ravel(), keys.clock_values.ravel()])
     ranker.values.grow(values[values != 0], hour.number)
     whole, losses = to_batch(keys, ranker), []
-    for batch in whole.batches(ranker.config.batch_size):
+    for batch in ranker.batches(whole, ranker.config.batch_size):
         mine = optimizer.group.shard(batch)
         if len(mine):
             each = nn.functional.binary_cross_entropy_with_logits(ranker(mine), mine.labels, reduction="none")

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from core.hours import DAY_HOURS
-from training.batch import Batch, Moment
+from training.batch import Batch, Moment, Prepared
 from training.config import RankerConfig
 from training.embedding import GrowingEmbedding
 from training.time_of_day_counts import TimeOfDayCounts
@@ -40,6 +40,11 @@ class TimeModule(nn.Module, ABC):
     def __init__(self, config: RankerConfig, width: int) -> None:
         super().__init__()
         self.config, self.width = config, width
+
+    def prepare(self, batch: Batch, tables: Tables) -> Prepared | None:
+        """What ``forward`` needs of these samples whatever the weights are; None where there is no gain in computing it before."""
+        del batch, tables
+        return None
 
     @abstractmethod
     def forward(self, batch: Batch, tables: Tables) -> Tensor:
