@@ -205,4 +205,5 @@ class GrowingEmbedding(nn.Module):
         self.accumulator.index_copy_(0, at, sums)
         step = rate * gradient / (sums.sqrt() + 1e-8)[:, None]
         self.weight.index_copy_(0, at, self.weight.index_select(0, at) - step)
-        self.touch(at)
+        if self._touched is not None:
+            self.touch(at[gradient.any(dim=1)])

@@ -118,7 +118,9 @@ class Optimizer:
     def tensors(self) -> dict[str, Tensor]:
         """Adam's moments by the position of their parameter."""
         return {
-            f"adam.{at}.{name}": value.cpu().clone() for at, state in self.dense.state.items() for name, value in state.items()
+            f"adam.{at}.{name}": value.cpu().clone()
+            for at, state in self.dense.state.items()
+            for name, value in state.items()
         }
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:

@@ -71,6 +71,14 @@ def slot_centres(config: RankerConfig, device: torch.device | None = None) -> Te
     return (number + config.slot_centre) * (config.slot_minutes / 60)
 
 
+def same_kind_of_day(moment: Moment, config: RankerConfig) -> Tensor | None:
+    """Whether each slot is of the moment's kind of day, shape (B, S); None where the weekend has no slots of its own."""
+    if not config.split_weekend:
+        return None
+    weekend = torch.arange(config.slots, device=moment.minutes.device) >= config.slots_per_day
+    return weekend[None, :] == moment.weekend[:, None]
+
+
 def circular_distance(a: Tensor, b: Tensor) -> Tensor:
     """Shortest way round the 24 h circle, hours in [0, 12]."""
     gap = torch.remainder(a - b, DAY_HOURS)
@@ -99,8 +107,7 @@ def slot_weights(moment: Moment, config: RankerConfig, sigma: Tensor | float) ->
     if isinstance(sigma, Tensor):
         distance, sigma = distance[:, None, :], sigma[None, :, None]
     weights = normal_density(distance, sigma) * (config.slot_minutes / 60)
-    if config.split_weekend:
-        weekend = torch.arange(config.slots, device=moment.minutes.device) >= config.slots_per_day
-        same = weekend[None, :] == moment.weekend[:, None]
+    same = same_kind_of_day(moment, config)
+    if same is not None:
         weights = weights * (same[:, None, :] if isinstance(sigma, Tensor) else same)
     return weights
