@@ -32,6 +32,7 @@ RANKING_SERVICE = "ranking"
 COLD_START_SERVICE = "cold_start"
 """FeatureService of what thin slots borrow from."""
 CLOCK_PUSH, HISTORY_PUSH = "clock_push", "history_push"
+SQLITE_STORE = "feature_repo.sqlite_store.BatchedSqliteOnlineStore"
 HISTORY_VIEW, HISTORY_FEATURE = "user_history", "history"
 HISTORY_VARIANTS = frozenset({"long_term_clock", "matched_clock"})
 """Variants that read a user's recent behaviors."""
@@ -64,7 +65,7 @@ def repo_config(settings: Settings) -> JsonObject:
             * max(settings.window_days + 2, settings.history_days + 1),  # who left is forgotten
         }
         if settings.online_store == "redis"
-        else {"type": "sqlite", "path": str(folder / "online.db")}
+        else {"type": SQLITE_STORE, "path": str(folder / "online.db")}
     )
     database = settings.registry_url
     if settings.in_production and not database:
