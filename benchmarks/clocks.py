@@ -226,7 +226,7 @@ def bench_reads(features: ClockFeatures, hour: Hour) -> list[Result]:
     rows = pa.concat_tables(
         t.filter(pc.is_in(t["user_id"], pa.array(users))) for t in features.latest("clock_slots", hour)
     )
-    write_cells(features.store, "clock", encode_cells(rows, features.facets), hour)
+    write_cells(features.store, "clock", encode_cells(rows, features.facets, features.settings), hour)
     by_slot = _by_slot(features, rows)
     rng = np.random.default_rng(2)
     gc.collect()

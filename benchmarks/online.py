@@ -33,12 +33,12 @@ def bench_online_write(scale: float) -> Result:
         rows = pa.concat_tables(features.latest("clock_slots", START + hours))
 
         def ours() -> int:
-            return write_cells(features.store, "clock", encode_cells(rows, features.facets), START + hours)
+            return write_cells(features.store, "clock", encode_cells(rows, features.facets, settings), START + hours)
 
-        write_cells(features.store, "clock", encode_cells(rows.slice(0, 1000), features.facets), START)
+        write_cells(features.store, "clock", encode_cells(rows.slice(0, 1000), features.facets, settings), START)
         speed = rows.num_rows / timed(ours, 1)
         empty = {slot_feature(n): "" for n in range(settings.slots)}
-        cells = [{"user_id": user, **empty, **filled} for user, filled in encode_cells(rows, features.facets)]
+        cells = [{"user_id": user, **empty, **filled} for user, filled in encode_cells(rows, features.facets, settings)]
         frame = pd.DataFrame(cells).assign(event_timestamp=pd.Timestamp((START + hours + 1).start))
         peer = rows.num_rows / timed(lambda: features.store.write_to_online_store("clock", frame), 1)
     return Result(

@@ -10,16 +10,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import closing
 from datetime import UTC, datetime
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-import duckdb
 import pyarrow as pa
 
+from core import duck
 from core.duck import identifier
 from core.hours import Hour
+from core.settings import Settings
 from feature_repo.repository import slot_feature
 from feature_repo.schemas import LISTS, clock_schema
 
@@ -31,17 +31,18 @@ Row = tuple[int, dict[str, object], datetime]
 """Key of an entity, feature → Feast's value, and from when the row holds."""
 
 
-def encode_cells(rows: pa.Table, facets: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
+def encode_cells(rows: pa.Table, facets: Sequence[str], settings: Settings) -> Iterator[tuple[int, dict[str, str]]]:
     """Cells of clock rows, by user: (user, feature → JSON). An empty slot gives an empty text.
 
     Args:
         rows: in the columns of ``schemas.clock_schema``.
         facets: in the source's order.
+        settings: how much memory the encoding may take.
     """
     lists = ", ".join(f"json_array({', '.join(identifier(f'{facet}_{name}') for name in LISTS)})" for facet in facets)
     content = f"json_object('as_of', as_of, 'events', events, 'facets', json_array({lists}))"
     cells = f"SELECT user_id, slot, CASE WHEN events > 0 THEN CAST({content} AS VARCHAR) ELSE '' END AS cell FROM rows"
-    with closing(duckdb.connect()) as con:
+    with duck.connection(settings) as con:
         con.register("rows", rows)
         users = con.execute(
             f"SELECT user_id, list(slot ORDER BY slot), list(cell ORDER BY slot) FROM ({cells}) GROUP BY 1 ORDER BY 1"
@@ -132,8 +133,9 @@ def _values(column: pa.Array) -> list[Any]:
             value() if items is None else value(**{f"{name}_list_val": values_of(val=items)})
             for items in column.to_pylist()
         ]
-    field = f"{name_of(column.type)}_val"
-    return [value() if item is None else value(**{field: item}) for item in column.to_pylist()]
+    field, items = f"{name_of(column.type)}_val", column.to_pylist()
+    value_of = {item: value() if item is None else value(**{field: item}) for item in set(items)}  # rows share them
+    return [value_of[item] for item in items]
 
 
 def decode_cells(

@@ -65,7 +65,7 @@ def push_events(features: ClockFeatures, events: pa.Table) -> int:
                     UNION ALL SELECT {columns(part.columns)} FROM {FRESH.of(part)}) u GROUP BY {by}""",
             )
         rows = executor.arrow(build.clock_rows(NOW, "pairs", PAIR, str(state.as_of.number)))
-    cells_of = dict(encode_cells(rows, clock.facets))
+    cells_of = dict(encode_cells(rows, clock.facets, clock.settings))
     users = sorted(cells_of)
     names = [slot_feature(n) for n in range(clock.settings.slots)]
     known = features.store.get_online_features(

@@ -34,6 +34,7 @@ RANKING_SERVICE = "ranking"
 COLD_START_SERVICE = "cold_start"
 """FeatureService of what thin slots borrow from."""
 CLOCK_PUSH, HISTORY_PUSH = "clock_push", "history_push"
+SQLITE_STORE = "feature_repo.sqlite_store.BatchedSqliteOnlineStore"
 HISTORY_VIEW, HISTORY_FEATURE = "user_history", "history"
 ATTRIBUTE_VIEWS: dict[Owner, str] = {"user": "user_attributes", "item": "item_attributes"}
 """Views of what tables beside the log tell; there where the source has such attributes."""
@@ -74,7 +75,7 @@ def repo_config(settings: Settings, events: EventStore | None = None) -> JsonObj
             else 24 * 3600 * max(settings.window_days + 2, settings.history_days + 1),  # who left is forgotten
         }
         if settings.online_store == "redis"
-        else {"type": "sqlite", "path": str(folder / "online.db")}
+        else {"type": SQLITE_STORE, "path": str(folder / "online.db")}
     )
     database = settings.registry_url
     if settings.in_production and not database:

@@ -305,7 +305,7 @@ class ClockFeatures:
         rows = 0
         empty = {slot_feature(n): "" for n in range(self.settings.slots)}
         for table in self.latest("clock_slots", as_of):
-            cells = ((user, {**empty, **filled}) for user, filled in encode_cells(table, self.facets))
+            cells = ((user, {**empty, **filled}) for user, filled in encode_cells(table, self.facets, self.settings))
             write_cells(self.store, "clock", cells, as_of)
             rows += table.num_rows
             log.info("online store: %d slots written", rows)
@@ -346,7 +346,11 @@ class ClockFeatures:
         return bool(self.settings.history_length and HISTORY_VARIANTS & set(self.settings.variants))
 
     def _write_clock(self, changed: pa.Table, hour: Hour) -> int:
-        return write_cells(self.store, "clock", encode_cells(changed, self.facets), hour) if changed.num_rows else 0
+        return (
+            write_cells(self.store, "clock", encode_cells(changed, self.facets, self.settings), hour)
+            if changed.num_rows
+            else 0
+        )
 
     def _changed(self, view: str, hour: Hour) -> pa.Table:
         """Rows of a view that hold from ``hour`` on."""

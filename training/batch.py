@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, Self
 
 import numpy as np
 import pyarrow as pa
@@ -71,6 +71,13 @@ class Moment:
         return self.weekday >= SATURDAY
 
 
+class Prepared(Protocol):
+    """What a time module computes of many samples at once, before they are cut into batches."""
+
+    def slice(self, start: int, stop: int) -> Self:
+        """That of the samples [start, stop)."""
+
+
 @dataclass(frozen=True)
 class Batch:
     """Model input of B samples of U users; ids are rows of the ranker's tables.
@@ -93,6 +100,7 @@ class Batch:
         recent_minutes: their local minutes since 1970, −1 where there is none, shape (U, L).
         labels: 0 or 1 for each head, shape (B, heads); 0 where unknown.
         known: whether a label is known, shape (B, heads).
+        prepared: of the time module, see ``Ranker.batches``; None where nothing was prepared.
     """
 
     users: Tensor
@@ -111,6 +119,7 @@ class Batch:
     recent_minutes: Tensor
     labels: Tensor
     known: Tensor
+    prepared: Prepared | None = None
 
     def __len__(self) -> int:
         return len(self.users)
@@ -120,14 +129,13 @@ class Batch:
         return Moment(self.minutes)
 
     def to(self, device: torch.device) -> Batch:
-        """The same in a device's memory."""
-        return Batch(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})
+        """The same in a device's memory, with nothing prepared."""
+        return Batch(**{name: getattr(self, name).to(device) for name in _TENSORS})
 
     def slice(self, start: int, stop: int) -> Batch:
         """Samples [start, stop); the features of all users stay, see ``compact``."""
-        return replace(
-            self, **{f.name: getattr(self, f.name)[start:stop] for f in fields(self) if f.name not in BY_USER}
-        )
+        parts = {name: getattr(self, name)[start:stop] for name in _TENSORS if name not in BY_USER}
+        return replace(self, **parts, prepared=self.prepared and self.prepared.slice(start, stop))
 
     def compact(self) -> Batch:
         """The same samples with the features of their users only, for what computes on every user of a batch."""
@@ -140,7 +148,10 @@ class Batch:
             yield self
             return
         for start in range(0, len(self), size):
-            yield self.slice(start, start + size)
+            yield self.slice(start, min(start + size, len(self)))
+
+
+_TENSORS = tuple(f.name for f in fields(Batch) if f.name != "prepared")
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,6 @@ from training.group import Group, merged
 UNKNOWN = 0
 FIRST_CAPACITY = 256
 INITIAL_SCALE = 0.05
-NO_WEIGHT = 1e-7
 ALONE = Group()
 
 
@@ -130,15 +129,21 @@ class GrowingEmbedding(nn.Module):
     def forward(self, rows: Tensor) -> Tensor:
         """Embeddings of rows: any shape in, that shape + (dim,) out."""
         local, at = self._gather(rows)
-        return nn.functional.embedding(at, local)
+        return local.index_select(0, at.reshape(-1)).view(*rows.shape, self.dim)
 
-    def bag(self, rows: Tensor, weights: Tensor) -> Tensor:
-        """Weighted sums of embeddings: rows and weights (N, M) in, (N, dim) out. Weights below 1e-7 count as 0."""
-        inside = weights > NO_WEIGHT
-        ends = inside.sum(dim=1).cumsum(0)
-        local, at = self._gather(rows[inside])
-        offsets = torch.cat([ends.new_zeros(1), ends[:-1]])
-        return nn.functional.embedding_bag(at, local, offsets, mode="sum", per_sample_weights=weights[inside])
+    def bag(self, rows: Tensor, weights: Tensor, offsets: Tensor) -> Tensor:
+        """Weighted sums of embeddings.
+
+        Args:
+            rows: of all bags, one bag after the other, shape (M,).
+            weights: theirs, shape (M,).
+            offsets: where each bag begins, shape (N,).
+
+        Returns:
+            Shape (N, dim).
+        """
+        local, at = self._gather(rows)
+        return nn.functional.embedding_bag(at, local, offsets, mode="sum", per_sample_weights=weights)
 
     def sums(self, rows: Tensor, weights: Tensor, groups: Sequence[Sequence[int]]) -> list[Tensor]:
         """For each group of columns the weighted sum of its embeddings: rows and weights (N, M) in, (N, dim) out for each."""
@@ -151,7 +156,7 @@ class GrowingEmbedding(nn.Module):
     def _gather(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """The rows that a batch uses, once each, as a separate leaf: no gradient is larger than the batch."""
         used, at = distinct(rows, len(self.weight))
-        local = self.weight[used]
+        local = self.weight.index_select(0, used)
         if torch.is_grad_enabled():
             local.requires_grad_()
             self._used.append((used, local))
@@ -206,10 +211,14 @@ class GrowingEmbedding(nn.Module):
         """Row-wise Adagrad on the rows that the batch used since the last step, in all processes of a group."""
         used = [(rows, local.grad) for rows, local in self._used if local.grad is not None]
         self._used = []
-        none = self.seen.new_zeros(0, dtype=torch.int64), self.weight.new_zeros(0, self.dim)
-        at, gradient = group.merge(merged(used, self.dim) if used else none)
-        sums = self.accumulator[at] + gradient.square().mean(dim=1)
-        self.accumulator[at] = sums
-        self.weight[at] -= rate * gradient / (sums.sqrt() + 1e-8)[:, None]
+        if not used:
+            part = self.seen.new_zeros(0, dtype=torch.int64), self.weight.new_zeros(0, self.dim)
+        else:
+            part = used[0] if len(used) == 1 else merged(used, self.dim)  # the rows of one use are distinct
+        at, gradient = group.merge(part)
+        sums = self.accumulator.index_select(0, at) + gradient.square().mean(dim=1)
+        self.accumulator.index_copy_(0, at, sums)
+        step = rate * gradient / (sums.sqrt() + 1e-8)[:, None]
+        self.weight.index_copy_(0, at, self.weight.index_select(0, at) - step)
         if self._touched is not None:
-            self.touch(at[(gradient != 0).any(dim=1)])
+            self.touch(at[gradient.any(dim=1)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -26,33 +27,78 @@ class DenseAdam:
     def __init__(self, parameters: Sequence[nn.Parameter], rate: float) -> None:
         self.parameters, self.rate = list(parameters), rate
         self.state: dict[int, dict[str, Tensor]] = {}
+        self._groups: list[_FlatGroup] = []
+        self._grouped: list[int] = []
+
+    def load(self, state: dict[int, dict[str, Tensor]]) -> None:
+        """Take a checkpoint's moments and step counts by the position of their parameter."""
+        self.state, self._groups, self._grouped = state, [], []
 
     @torch.no_grad()
     def step(self) -> None:
         """Apply and clear the gradients; a parameter without one stays as it is."""
-        parts: list[tuple[Tensor, Tensor, dict[str, Tensor]]] = []
-        for at, p in enumerate(self.parameters):
-            if p.grad is not None:
-                if at not in self.state:
-                    self.state[at] = {"step": torch.tensor(0.0), **{name: torch.zeros_like(p) for name in MOMENTS}}
-                parts.append((p, p.grad, self.state[at]))
-        adam(
-            [p for p, _, _ in parts],
-            [gradient for _, gradient, _ in parts],
-            [state["exp_avg"] for *_, state in parts],
-            [state["exp_avg_sq"] for *_, state in parts],
-            [],
-            [state["step"] for *_, state in parts],
-            amsgrad=False,
-            beta1=BETAS[0],
-            beta2=BETAS[1],
-            lr=self.rate,
-            weight_decay=0.0,
-            eps=EPSILON,
-            maximize=False,
-        )
+        present = [at for at, p in enumerate(self.parameters) if p.grad is not None]
+        if present != self._grouped:
+            self._groups, self._grouped = self._flat_groups(present), present
+        for group in self._groups:
+            members = [self.parameters[at] for at in group.members]
+            flat = torch.cat([p.reshape(-1) for p in members])
+            gradient = torch.cat([p.grad.reshape(-1) for p in members if p.grad is not None])
+            adam(
+                [flat],
+                [gradient],
+                [group.moments[0]],
+                [group.moments[1]],
+                [],
+                [group.step],
+                amsgrad=False,
+                beta1=BETAS[0],
+                beta2=BETAS[1],
+                lr=self.rate,
+                weight_decay=0.0,
+                eps=EPSILON,
+                maximize=False,
+            )
+            for p, part in zip(members, flat.split(group.sizes), strict=True):
+                p.copy_(part.view_as(p))
         for parameter in self.parameters:
             parameter.grad = None
+
+    def _flat_groups(self, present: Sequence[int]) -> list[_FlatGroup]:
+        """The parameters with a gradient, by their number of steps so far; their state becomes a view of the group's."""
+        by_steps: dict[float, list[int]] = {}
+        for at in present:
+            if at not in self.state:
+                p = self.parameters[at]
+                self.state[at] = {"step": torch.tensor(0.0), **{name: torch.zeros_like(p) for name in MOMENTS}}
+            by_steps.setdefault(float(self.state[at]["step"]), []).append(at)
+        groups = []
+        for members in by_steps.values():
+            sizes = [self.parameters[at].numel() for at in members]
+            moments = [torch.cat([self.state[at][name].reshape(-1) for at in members]) for name in MOMENTS]
+            step = self.state[members[0]]["step"].clone()
+            for at, *parts in zip(members, *(flat.split(sizes) for flat in moments), strict=True):
+                shape = self.parameters[at].shape
+                views = {name: part.view(shape) for name, part in zip(MOMENTS, parts, strict=True)}
+                self.state[at] = {"step": step, **views}
+            groups.append(_FlatGroup(members, sizes, moments, step))
+        return groups
+
+
+class _FlatGroup(NamedTuple):
+    """Parameters that have taken the same number of steps, updated as one vector: one operation each instead of one per parameter.
+
+    Attributes:
+        members: positions of the parameters.
+        sizes: their numbers of elements.
+        moments: Adam's first and second moment of all of them, flat.
+        step: how many steps they have taken, a scalar.
+    """
+
+    members: list[int]
+    sizes: list[int]
+    moments: list[Tensor]
+    step: Tensor
 
 
 class Optimizer:
@@ -72,14 +118,17 @@ class Optimizer:
     def tensors(self) -> dict[str, Tensor]:
         """Adam's moments by the position of their parameter."""
         return {
-            f"adam.{at}.{name}": value.cpu() for at, state in self.dense.state.items() for name, value in state.items()
+            f"adam.{at}.{name}": value.cpu().clone()
+            for at, state in self.dense.state.items()
+            for name, value in state.items()
         }
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
         """Take a checkpoint's moments; the count of steps stays in the CPU's memory, as PyTorch wants it."""
-        self.dense.state = {}
+        moments: dict[int, dict[str, Tensor]] = {}
         for key, value in tensors.items():
             if key.startswith("adam."):
                 _, at, name = key.split(".")
                 device = self.dense.parameters[int(at)].device if name in MOMENTS else value.device
-                self.dense.state.setdefault(int(at), {})[name] = value.to(device, copy=True)
+                moments.setdefault(int(at), {})[name] = value.to(device, copy=True)
+        self.dense.load(moments)

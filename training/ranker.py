@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +21,8 @@ from training.time_of_day_counts import TOTALS_WIDTH, WIDTH, TimeOfDayCounts
 
 DENSE_FEATURES = 3
 USER, ITEM, FACET = 1, 2, 3
+PREPARED_AT_ONCE = 4096
+"""Samples whose clocks are looked up at once: bounds memory."""
 
 
 class Ranker(nn.Module):
@@ -96,6 +99,11 @@ class Ranker(nn.Module):
     def dense_parameters(self) -> list[nn.Parameter]:
         """Everything trained that is not an embedding table of ids, in a fixed order."""
         return [p for _, p in sorted(self.named_parameters()) if p.requires_grad]
+
+    def batches(self, samples: Batch, size: int) -> Iterator[Batch]:
+        """The samples in order, ``size`` at a time; what the time module can prepare is prepared for many batches at once."""
+        for part in samples.batches(max(PREPARED_AT_ONCE // size, 1) * size):
+            yield from replace(part, prepared=self.time.prepare(part, self)).batches(size)
 
     def _attribute_vectors(self, batch: Batch) -> list[Tensor]:
         """For each owner the sum of its attributes' embeddings, (B, dim); of a list the mean of its values'."""

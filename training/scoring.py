@@ -17,6 +17,6 @@ def predict(ranker: Ranker, keys: HourKeys, batch_size: int = 4096, group: Group
     """Probability of each behavior, shape (samples, heads); the processes of a group share the work."""
     ranker.eval()
     mine = group.shard(to_batch(keys, ranker))
-    probabilities = [torch.sigmoid(ranker(batch)).cpu().numpy() for batch in mine.batches(batch_size)]
+    probabilities = [torch.sigmoid(ranker(batch)).cpu().numpy() for batch in ranker.batches(mine, batch_size)]
     scored = np.concatenate(probabilities) if probabilities else np.empty((0, len(ranker.heads)), np.float32)
     return np.concatenate(group.all_gather(scored))

@@ -193,7 +193,7 @@ def to_batch(keys: HourKeys, ranker: Ranker) -> Batch:
     filled = keys.clock_values != 0  # most slots are empty
     values = np.zeros(filled.shape, dtype=np.int64)
     values[filled] = ranker.values.rows(keys.clock_values[filled]).numpy()
-    return Batch(**tensors, clock_values=torch.from_numpy(values)).to(ranker.device)
+    return Batch(**tensors, clock_values=torch.from_numpy(values), prepared=None).to(ranker.device)
 
 
 def _positions(unique: np.ndarray, users: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

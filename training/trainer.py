@@ -300,7 +300,7 @@ def fit(ranker: Ranker, optimizer: Optimizer, keys: HourKeys, hour: Hour) -> flo
     values = np.concatenate([part.ravel() for part in parts])
     ranker.values.grow(values[values != 0], hour.number)
     whole, losses = to_batch(keys, ranker), []
-    for batch in whole.batches(ranker.config.batch_size):
+    for batch in ranker.batches(whole, ranker.config.batch_size):
         mine = optimizer.group.shard(batch)
         if len(mine):
             labels = mine.labels + ranker.config.label_smoothing * (0.5 - mine.labels)

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import json
+import sqlite3
+from contextlib import closing
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from core.hours import Hour
+from core.settings import load_settings
 from feature_repo.online import decode_cells, encode_cells
 from feature_repo.repository import slot_feature
 from feature_repo.schemas import LISTS, clock_schema
@@ -26,7 +33,10 @@ ROW = st.fixed_dictionaries(
 @given(
     st.dictionaries(st.tuples(st.integers(-(2**62), 2**62), st.integers(0, SLOTS - 1)), ROW, min_size=1, max_size=12)
 )
-def test_what_is_written_is_read_back(clocks: dict[tuple[int, int], dict[str, object]]) -> None:
+def test_what_is_written_is_read_back(
+    tmp_path_factory: pytest.TempPathFactory, clocks: dict[tuple[int, int], dict[str, object]]
+) -> None:
+    folder = tmp_path_factory.getbasetemp() / "cells"
     schema = clock_schema(FACETS)
     columns: dict[str, list[object]] = {field.name: [] for field in schema}
     for (user, slot), row in sorted(clocks.items()):
@@ -36,7 +46,7 @@ def test_what_is_written_is_read_back(clocks: dict[tuple[int, int], dict[str, ob
         for name, column in columns.items():
             column.append(values.get(name))
     rows = pa.table({field.name: pa.array(columns[field.name], field.type) for field in schema})
-    cells = dict(encode_cells(rows.take(list(reversed(range(rows.num_rows)))), FACETS))
+    cells = dict(encode_cells(rows.take(list(reversed(range(rows.num_rows)))), FACETS, load_settings(var=folder)))
     assert list(cells) == sorted({user for user, _ in clocks})
     for (user, slot), row in clocks.items():
         text = cells[user][slot_feature(slot)]
@@ -48,3 +58,52 @@ def test_what_is_written_is_read_back(clocks: dict[tuple[int, int], dict[str, ob
     fresh = [HOUR.number - row["as_of"] <= WINDOW_HOURS and row["events"] > 0 for row in rows.to_pylist()]
     compared = [name for name in schema.names if name in read.column_names and name != "hour"]
     assert read.select(compared).to_pylist() == rows.filter(pa.array(fresh)).select(compared).to_pylist()
+
+
+def test_sqlite_holds_what_feasts_own_class_writes(tmp_path: Path) -> None:
+    """Row by row, also after a second batch that corrects some of the first."""
+    from feast import Entity, FeatureView, Field, FileSource, RepoConfig, ValueType
+    from feast.infra.online_stores.sqlite import SqliteOnlineStore
+    from feast.protos.feast.types.EntityKey_pb2 import EntityKey
+    from feast.protos.feast.types.Value_pb2 import Int64List, Value
+    from feast.types import Array, Float64, Int64, String
+
+    from feature_repo.repository import SQLITE_STORE
+    from feature_repo.sqlite_store import BatchedSqliteOnlineStore
+
+    entity = Entity(name="user", join_keys=["user_id"], value_type=ValueType.INT64)
+    types: dict[str, Any] = {"text": String, "count": Int64, "rate": Float64, "items": Array(Int64)}
+    source = FileSource(path="rows.parquet", timestamp_field="event_timestamp")
+    view = FeatureView(
+        name="rows", entities=[entity], schema=[Field(name=n, dtype=t) for n, t in types.items()], source=source
+    )
+    few = [Value(int64_val=n) for n in range(3)]  # shared by many rows
+
+    def batch(users: range, shift: int) -> list[tuple[EntityKey, dict[str, Value], datetime, datetime | None]]:
+        return [
+            (
+                EntityKey(join_keys=["user_id"], entity_values=[Value(int64_val=user)]),
+                {
+                    "text": Value(string_val=f"'{user}\" {shift}"), "count": few[user % 3], "rate": Value(double_val=user / 7),
+                    "items": Value(int64_list_val=Int64List(val=[user, shift])), **({"gone": Value()} if user % 2 else {}),
+                },
+                datetime(2026, 3, 1, shift, tzinfo=UTC), datetime(2026, 3, 2, tzinfo=UTC),
+            )
+            for user in users
+        ]  # fmt: skip
+
+    contents = []
+    for store_class, kind in ((SqliteOnlineStore, "sqlite"), (BatchedSqliteOnlineStore, SQLITE_STORE)):
+        path = tmp_path / f"{store_class.__name__}.db"
+        config = RepoConfig(
+            project="p", provider="local", registry=str(tmp_path / "registry.db"),
+            online_store={"type": kind, "path": str(path)}, entity_key_serialization_version=3,
+        )  # fmt: skip
+        store = store_class()
+        store.update(config, [], [view], [], [entity], partial=False)
+        for users, shift in ((range(-3, 40), 1), (range(30, 50), 2)):
+            store.online_write_batch(config, view, batch(users, shift), None)
+        with closing(sqlite3.connect(path)) as connection:
+            contents.append(connection.execute("SELECT * FROM p_rows ORDER BY 1, 2").fetchall())
+    assert len(contents[0]) > 53 * 4
+    assert contents[0] == contents[1]

@@ -19,9 +19,11 @@ from training.config import RankerConfig, load_ranker_config
 from training.experts import MixtureOfExperts
 from training.ranker import Ranker
 from training.time_modules import MODULES, build_time_module
-from training.time_modules.base import circular_distance, slot_centres, slot_of, slot_weights
+from training.time_modules.base import circular_distance, normal_density, slot_centres, slot_of, slot_weights
 from training.time_modules.long_term import LongTermClock
-from training.time_modules.matched import NEVER_HOURS, SCALE, SMALLEST_SHARE, MatchedClock
+from training.time_modules.matched import SCALE, SMALLEST_SHARE, MatchedClock
+from training.time_modules.matches import NEVER_HOURS, AttributeCounts, Occurrences
+from training.time_modules.runs import Runs
 from training.time_of_day_counts import MEMORY_HOURS
 
 MONDAY = 29_540_160  # local minutes since 1970 of a Monday's midnight
@@ -65,7 +67,7 @@ def batch(at: list[float], filled: dict[int, list[int]] | None = None, slots: in
         "labels": torch.zeros(count, 1),
         "known": torch.ones(count, 1, dtype=torch.bool),
     }
-    return Batch(**{**parts, **changes})
+    return Batch(**{**parts, **changes}, prepared=None)
 
 
 @given(st.floats(0, 23.99), st.floats(0, 23.99))
@@ -310,3 +312,65 @@ def test_a_wrong_config_is_named(settings: Settings) -> None:
         load_ranker_config(load_settings(history_length=0), "long_term_clock")
     with pytest.raises(ValueError, match="attention_heads"):
         config(attention_heads=3)
+
+
+@pytest.mark.parametrize("variant", ["gaussian_clock", "matched_clock"])
+@pytest.mark.parametrize("split_weekend", [False, True])
+def test_samples_prepared_together_are_scored_as_each_batch_alone(variant: str, split_weekend: bool) -> None:
+    """Runs of one user at one minute are cut by batches, and users come back; values and gradients are the same."""
+    model = ranker(variant, split_weekend=split_weekend)
+    drawn, count, users = np.random.default_rng(7), 40, 3
+    if model.time.needs_time_of_day_counts:
+        model.time_of_day_counts.begin(480_000, [model.items, model.values])
+        rows, hours, labels = (torch.from_numpy(drawn.integers(0, top, 200)) for top in (10, 24, 2))
+        model.time_of_day_counts.add(model.items, rows, hours, labels)
+    minutes = MONDAY + 5 * 1440 + torch.from_numpy(np.sort(drawn.integers(0, 12, count))) * 61
+    slots = model.config.slots
+    values = torch.from_numpy(drawn.integers(0, 10, (users, slots, FACETS, K)))
+    scores = torch.from_numpy(drawn.uniform(0.5, 3, values.shape).astype(np.float32)) * (values > 0)
+    some = batch(
+        [0.0] * count,
+        minutes=minutes,
+        user_position=torch.from_numpy(drawn.integers(0, users, count // 4).repeat(4)),
+        items=torch.from_numpy(drawn.integers(0, 10, count)),
+        facets=torch.from_numpy(drawn.integers(0, 10, (count, FACETS))),
+        clock_values=values,
+        clock_scores=scores,
+        slot_events=scores.sum(dim=(2, 3)),
+        recent_items=torch.from_numpy(drawn.integers(0, 10, (users, LENGTH))),
+        recent_minutes=MONDAY + torch.from_numpy(drawn.integers(-3000, 3000, (users, LENGTH))),
+    )
+    assert len(Runs.of(some)) < count
+
+    def gradients() -> list[Tensor]:
+        gradients_now = [p.grad.clone() for p in model.dense_parameters() if p.grad is not None]
+        model.zero_grad()
+        return gradients_now
+
+    results = []
+    for batches in (list(some.batches(7)), list(model.batches(some, 7))):
+        logits = torch.cat([model(part) for part in batches])
+        (logits * torch.arange(1.0, count + 1)[:, None]).sum().backward()
+        results.append([logits.detach(), *gradients()])
+        for table in model.tables.values():
+            table._used.clear()
+    assert len(results[0]) == len(results[1]) > 1
+    for alone, together in zip(*results, strict=True):
+        assert torch.allclose(alone, together, rtol=1e-4, atol=1e-5)
+
+
+def test_the_slope_of_a_windowed_sum_is_the_one_of_a_traced_window() -> None:
+    drawn = torch.Generator().manual_seed(5)
+    square, weight = (torch.rand(12, generator=drawn) * 6) ** 2, torch.rand(12, generator=drawn)
+    owner, attribute = torch.arange(12) // 3, torch.arange(12) % 2
+    counts = AttributeCounts.of([Occurrences(owner, attribute, square, weight)], 4, 2)
+    sigma = torch.tensor([0.8, 2.5], requires_grad=True)
+    counts.now(sigma, slopes=True).of_sigma(sigma).square().sum().backward()
+    ours, sigma.grad = sigma.grad, None
+    window = weight * 24 * normal_density(square.sqrt(), sigma[attribute])
+    traced = torch.zeros(8).index_add(0, owner * 2 + attribute, window)
+    assert torch.allclose(counts.now(sigma, slopes=False).sums, traced.view(4, 2), rtol=1e-5)
+    traced.square().sum().backward()
+    assert ours is not None
+    assert sigma.grad is not None
+    assert torch.allclose(ours, sigma.grad, rtol=1e-4)

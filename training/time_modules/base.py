@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from core.hours import DAY_HOURS
-from training.batch import Batch, Moment
+from training.batch import Batch, Moment, Prepared
 from training.config import RankerConfig
 from training.embedding import GrowingEmbedding
 from training.time_of_day_counts import TimeOfDayCounts
@@ -41,6 +41,11 @@ class TimeModule(nn.Module, ABC):
         super().__init__()
         self.config, self.width = config, width
 
+    def prepare(self, batch: Batch, tables: Tables) -> Prepared | None:
+        """What ``forward`` needs of these samples whatever the weights are; None where there is no gain in computing it before."""
+        del batch, tables
+        return None
+
     @abstractmethod
     def forward(self, batch: Batch, tables: Tables) -> Tensor:
         """Time vector of each sample.
@@ -64,6 +69,14 @@ def slot_centres(config: RankerConfig, device: torch.device | None = None) -> Te
     """Local time of each slot's center in hours, shape (S,)."""
     number = torch.arange(config.slots, dtype=torch.float32, device=device) % config.slots_per_day
     return (number + config.slot_centre) * (config.slot_minutes / 60)
+
+
+def same_kind_of_day(moment: Moment, config: RankerConfig) -> Tensor | None:
+    """Whether each slot is of the moment's kind of day, shape (B, S); None where the weekend has no slots of its own."""
+    if not config.split_weekend:
+        return None
+    weekend = torch.arange(config.slots, device=moment.minutes.device) >= config.slots_per_day
+    return weekend[None, :] == moment.weekend[:, None]
 
 
 def circular_distance(a: Tensor, b: Tensor) -> Tensor:
@@ -94,8 +107,7 @@ def slot_weights(moment: Moment, config: RankerConfig, sigma: Tensor | float) ->
     if isinstance(sigma, Tensor):
         distance, sigma = distance[:, None, :], sigma[None, :, None]
     weights = normal_density(distance, sigma) * (config.slot_minutes / 60)
-    if config.split_weekend:
-        weekend = torch.arange(config.slots, device=moment.minutes.device) >= config.slots_per_day
-        same = weekend[None, :] == moment.weekend[:, None]
+    same = same_kind_of_day(moment, config)
+    if same is not None:
         weights = weights * (same[:, None, :] if isinstance(sigma, Tensor) else same)
     return weights

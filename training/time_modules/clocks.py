@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from training.batch import Batch, shares
 from training.config import RankerConfig
-from training.embedding import NO_WEIGHT
 from training.time_modules.base import Tables, TimeModule, slot_of, slot_weights
+from training.time_modules.runs import Entries, Runs
+
+NO_WEIGHT = 1e-7
+"""Slots that weigh less are left out."""
 
 
 class Clock(TimeModule):
@@ -22,14 +26,42 @@ class Clock(TimeModule):
         super().__init__(config, facets * config.dim)
         self.facets = facets
 
-    def mixed(self, batch: Batch, tables: Tables, weights: Tensor) -> Tensor:
-        """``Σ_s w(s) e(s)`` for weights (B, F, S); shape (B, F·D)."""
+    def mixed(self, mix: SlotMix, tables: Tables) -> Tensor:
+        """``Σ_s w(s) e(s)`` of each sample, shape (B, F·D)."""
+        rows, weights = mix.entries.columns
+        summed = tables.values.bag(rows, weights, mix.entries.offsets).view(len(mix.runs), self.width)
+        return mix.runs.per_sample(summed)
+
+    def mix(self, runs: Runs, batch: Batch, weights: Tensor) -> SlotMix:
+        """The values that ``Σ_s w(s) e(s)`` is a sum over, for the weights (R, F, S) of runs; small ones are left out."""
         near = (weights > NO_WEIGHT).any(dim=1).any(dim=0).nonzero().ravel()  # the batch's hours are few in a stream
-        at = batch.user_position[:, None], near
-        inside = weights[..., near, None] * shares(batch.clock_scores[at]).transpose(1, 2)  # (B, F, near S, K)
-        values = batch.clock_values[at].transpose(1, 2)
-        count = len(batch) * self.facets
-        return tables.values.bag(values.reshape(count, -1), inside.reshape(count, -1)).view(len(batch), -1)
+        slots, (facets, top) = batch.clock_scores.shape[1], batch.clock_scores.shape[2:]
+        at = (runs.user_position[:, None] * slots + near).reshape(-1)
+        scores = batch.clock_scores.reshape(-1, facets * top).index_select(0, at).view(len(runs), -1, facets, top)
+        run, facet, place, rank = (scores != 0).transpose(1, 2).nonzero().unbind(dim=1)  # most slots are empty
+        slot, score = near[place], scores[run, place, facet, rank]
+        group = (run * facets + facet) * len(near) + place
+        totals = score.new_zeros(len(runs) * facets * len(near)).index_add_(0, group, score)
+        weight = weights[run, facet, slot] * (score / totals[group].clamp(min=1e-9))
+        rows = batch.clock_values[runs.user_position[run], slot, facet, rank]
+        large = weight > NO_WEIGHT
+        owner = (run * facets + facet)[large]
+        return SlotMix(runs, Entries.of(owner, len(runs) * facets, rows[large], weight[large]), facets)
+
+
+@dataclass(frozen=True)
+class SlotMix:
+    """What the clock of each of R runs is mixed of: rows of the values' table and their weights, owned by (run, facet)."""
+
+    runs: Runs
+    entries: Entries
+    facets: int
+
+    def slice(self, start: int, stop: int) -> SlotMix:
+        """That of the samples [start, stop)."""
+        first, last = self.runs.range_of(start, stop)
+        entries = self.entries.slice(first * self.facets, last * self.facets)
+        return SlotMix(self.runs.slice(start, stop), entries, self.facets)
 
 
 class NaiveClock(Clock):
@@ -83,6 +115,16 @@ class GaussianClock(Clock):
         start = torch.full((facets,), math.log(config.sigma_hours))
         self.log_sigma = nn.Parameter(start, requires_grad=config.learn_sigma)
 
+    def _mix(self, batch: Batch) -> SlotMix:
+        runs = Runs.of(batch)
+        return self.mix(runs, batch, slot_weights(runs.moment, self.config, self.log_sigma.exp()))
+
+    def prepare(self, batch: Batch, tables: Tables) -> SlotMix | None:
+        """The weights of the slots, unless σ is learned: then they change with each step."""
+        del tables
+        return None if self.log_sigma.requires_grad else self._mix(batch)
+
     def forward(self, batch: Batch, tables: Tables) -> Tensor:
         """Shape (B, F·D)."""
-        return self.mixed(batch, tables, slot_weights(batch.moment, self.config, self.log_sigma.exp()))
+        mix = batch.prepared if isinstance(batch.prepared, SlotMix) else self._mix(batch)
+        return self.mixed(mix, tables)
