@@ -1,7 +1,6 @@
 """Charts of pages: Vega-Altair's, drawn into the page as SVG, and by Vega's scripts once a reader can see them.
 
-Vega-Lite is compiled when the page is written, so that a page holds Vega alone, compressed. Colors are the page's own variables:
-a chart is light or dark as the page is.
+The scripts stand in the page once, compressed. Colors are the page's own variables: a chart is light or dark as the page is.
 """
 
 from __future__ import annotations
@@ -28,7 +27,6 @@ INK, SOFT, LINE, GOOD, BAD, ACCENT = (f"var(--{name})" for name in ("ink", "soft
 SERIES = (ACCENT, "var(--second)", "var(--third)", "var(--fourth)")
 """Colors of the arms of an experiment, the lines of a chart."""
 CONFIG: JsonObject = {
-    "aria": False,  # the figure has one description; every mark as an image of its own would be noise
     "background": None,
     "font": "system-ui, sans-serif",
     "view": {"stroke": None, "continuousWidth": STATIC_WIDTH},
@@ -64,14 +62,13 @@ class Chart:
         import vl_convert
 
         spec: JsonObject = {**self.drawing.to_dict(), "config": CONFIG}
-        compiled: Any = vl_convert.vegalite_to_vega(spec)
         still = vl_convert.vegalite_to_svg(spec)
         figure = Markup(
-            '<figure class="chart"{}><div role="img" aria-label="{}"><div data-chart>{}</div></div>'
+            '<figure class="chart"{}><div role="img" aria-label="{}"><div data-chart aria-hidden="true">{}</div></div>'
             '<script type="application/json">{}</script><figcaption>{}</figcaption></figure>'
         )
         scale = Markup(' data-scale="{}"').format(self.scale) if self.scale else ""
-        return figure.format(scale, self.description, Markup(still), script_json(compiled), self.caption)  # noqa: S704 # nosec B704
+        return figure.format(scale, self.description, Markup(still), script_json(spec), self.caption)  # noqa: S704 # nosec B704
 
 
 def script_json(content: Any) -> Markup:
@@ -82,10 +79,10 @@ def script_json(content: Any) -> Markup:
 
 @lru_cache(maxsize=1)
 def chart_scripts() -> Markup:
-    """What draws the charts of a page, once for all of them: Vega, compressed, and when to draw."""
+    """What draws the charts of a page, once for all of them: Vega-Embed, compressed, and when to draw."""
     import vl_convert
 
-    library = vl_convert.javascript_bundle("window.vega = vega;")
+    library = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
     packed = base64.b64encode(gzip.compress(library.encode(), mtime=0)).decode()
     return Markup('<script type="application/gzip" id="vega">{}</script>\n<script>{}</script>').format(
         packed,
