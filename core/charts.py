@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import gzip
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -69,6 +70,31 @@ class Chart:
         )
         scale = Markup(' data-scale="{}"').format(self.scale) if self.scale else ""
         return figure.format(scale, self.description, Markup(still), script_json(spec), self.caption)  # noqa: S704 # nosec B704
+
+
+def sparkline(values: Sequence[float], description: str) -> Markup:
+    """A line as high as a row of a table, with the line of 0; its last point stands out.
+
+    Args:
+        values: at equal steps, at least two.
+        description: what it shows, for those who cannot see it and for the pointer.
+    """
+    import altair as alt
+    import vl_convert
+
+    points = alt.Data(values=[{"step": step, "value": value, "zero": 0} for step, value in enumerate(values)])
+    x, y = alt.X("step:Q", axis=None), alt.Y("value:Q", axis=None)
+    base = alt.Chart(points).encode(x=x)
+    drawing = alt.layer(
+        base.mark_line(color=LINE, strokeWidth=1).encode(y=alt.Y("zero:Q", axis=None)),
+        base.mark_line(color=ACCENT, strokeWidth=1.5).encode(y=y),
+        base.mark_circle(color=ACCENT, size=30, opacity=1)
+        .encode(y=y)
+        .transform_filter(f"datum.step == {len(values) - 1}"),
+    ).properties(width=90, height=22)
+    still = vl_convert.vegalite_to_svg({**drawing.to_dict(), "config": CONFIG, "padding": 2})
+    markup = Markup('<span role="img" aria-label="{0}" title="{0}"><span aria-hidden="true">{1}</span></span>')
+    return markup.format(description, Markup(still))  # noqa: S704 # nosec B704
 
 
 def script_json(content: Any) -> Markup:

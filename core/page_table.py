@@ -35,7 +35,7 @@ body[data-scale=absolute] [data-scale=relative], body:not([data-scale=absolute])
   [role=table], [role=table] caption, [role=table] tbody { display: block }
   [role=table] tr { display: block; border-bottom: 1px solid var(--line); padding: .4rem 0 }
   [role=table] :is(th, td) { border: 0; padding: .1rem 0 } [role=table] tr.group th { display: block; text-align: left }
-  [role=table] td { display: flex; justify-content: space-between; gap: 1rem; white-space: normal }
+  [role=table] td { display: flex; justify-content: space-between; gap: 1rem; white-space: normal; overflow-wrap: anywhere }
   [role=table] td::before { content: attr(data-label); color: var(--soft); font-weight: 400; text-align: left; flex: none }
   [role=table] tr.note td { font-weight: 400 } [role=table] tr:has(+ .note) { border-bottom: 0 }
   [role=table] td:first-child { font-weight: 600 } [role=table] td:first-child::before { content: none }

@@ -85,7 +85,7 @@ def fits_every_screen(chromium: Browser, path: Path) -> None:
                 assert cut == [], (path, width)
                 draw_charts(page)
                 violations = [(v["id"], v["nodes"][0]["html"][:300]) for v in Axe().run(page).response["violations"]]
-                assert violations == [], (path, width, scheme)
+                assert violations == [], (path.name, width, scheme, violations)
 
 
 def draw_charts(page: Page) -> None:

@@ -449,13 +449,43 @@ def test_what_a_person_wrote_is_escaped(workspace: Settings, chromium: Browser) 
 
 @pytest.mark.slow
 def test_the_overview_links_every_experiment_and_says_what_they_amount_to(workspace: Settings) -> None:
-    assert "holds no experiment" in write_overview(workspace).read_text()
+    assert "No report yet." in write_overview(workspace).read_text()
     path = workspace.experiments_dir / "clock_ranker.yaml"
     write_report(workspace, load_experiment(path), END)
     text = write_overview(workspace).read_text()
     assert 'href="clock_ranker/final.html"' in text
     assert "1 of 1 experiments have ended; 1 to ship" in text
     assert "effects with a known truth" in text
+
+
+@pytest.mark.slow
+def test_the_overview_has_a_row_for_what_runs_is_planned_ended_or_cannot_be_read(
+    workspace: Settings, chromium: Browser
+) -> None:
+    path = workspace.experiments_dir / "clock_ranker.yaml"
+    content = yaml.safe_load(path.read_text())
+    for until in (END - 48, END - 24, END):
+        write_report(workspace, load_experiment(path), until)
+    later = {"name": "later", "start": f"{APP.day(30)}T00:00:00Z", "end": str(APP.day(40)), "owner": "somebody"}
+    open_end = {"name": "open", "start": f"{APP.day(6)}T00:00:00Z", "end": str((END + 30).day)}
+    for changes in (later, open_end):
+        (workspace.experiments_dir / f"{changes['name']}.yaml").write_text(yaml.safe_dump({**content, **changes}))
+    (workspace.experiments_dir / "broken.yaml").write_text("name: broken\nvariants: {a: 1}\n")
+    overview = write_overview(workspace)
+    fits_every_screen(chromium, overview)
+    with opened(chromium, overview) as page:
+        rows = [row.split("\t") for row in page.locator("#experiments tbody tr:not(.note)").all_inner_texts()]
+        assert [row[:2] for row in rows] == [
+            ["broken", "wrong file"],
+            ["open", "running, 2 days left"],
+            ["later", "planned"],
+            ["clock_ranker", "ended"],
+        ]
+        assert "variants" in page.locator("#experiments tr.note").first.inner_text()
+        line = page.get_by_role("img", name="Lift so far")
+        assert str(line.get_attribute("aria-label")).count("%") == 3
+        page.get_by_role("searchbox").fill("somebody")
+        assert page.locator("#experiments tbody tr:visible:not(.note)").count() == 1
 
 
 def test_no_pre_period_is_said_and_welch_decides(app: Settings) -> None:
