@@ -55,6 +55,11 @@ def hour_number(column: str) -> str:
     return f"(epoch_us({column}) // 3600000000)"
 
 
+def hour_start(number: int) -> str:
+    """SQL of the instant at which an hour starts, given in hours since 1970 UTC."""
+    return f"to_timestamp({int(number) * 3600})"
+
+
 def quoted(text: str) -> str:
     """A text as a SQL string literal.
 

@@ -13,9 +13,10 @@ from airflow.sdk import (
     StartOfDayMapper,
     get_current_context,
 )
+from airflow.sdk.exceptions import AirflowSkipException
 
 from core.documents import JsonObject
-from core.errors import ConfigError
+from core.errors import ConfigError, NotReadyError
 from core.hours import Hour, day_hours, parse_day
 from core.settings import Settings, load_settings
 from dags.common import CHAMPION, DEFAULTS, HOUR_FORMAT, optional_param, step
@@ -41,9 +42,10 @@ with DAG(
     tags=["daily"],
     doc_md="""
 ### Reports of a day
-When the day's 24 hours are through: Evidently's drift report of the day against the week before, and a report of
-every running experiment in the workspace's `experiments` folder, a mapped task each; a new file there needs no code. The
-task of an experiment whose file is wrong fails, with an alert that names it; the others are reported.
+When the day's 24 hours are through: Evidently's drift report of the day against the week before, what the champion's
+ranker rests on (each input permuted, on samples that it had not been trained on), and a report of every running experiment
+in the workspace's `experiments` folder, a mapped task each; a new file there needs no code. The task of an experiment whose
+file is wrong fails, with an alert that names it; the others are reported.
 The day after an experiment's end its final report is written. Trigger it with a day for an earlier or unfinished day.
 Running it again writes the same pages.
 """,
@@ -65,6 +67,15 @@ Running it again writes the same pages.
         from pipeline.reports import report_drift as report
 
         return asdict(report(*settings_and_day()))
+
+    @step()
+    def report_importance() -> JsonObject:
+        from pipeline.importance import report_importance as report
+
+        try:
+            return asdict(report(*settings_and_day()))
+        except NotReadyError as error:  # on the first day nothing was trained before it
+            raise AirflowSkipException(str(error)) from None
 
     @step()
     def find_experiments() -> list[str]:
@@ -108,7 +119,7 @@ Running it again writes the same pages.
         return {**retire(settings), "logs": retire_records(settings, datetime.now(UTC))}
 
     (
-        [report_drift(), report_experiment.expand(name=find_experiments())]
+        [report_drift(), report_importance(), report_experiment.expand(name=find_experiments())]
         >> link_reports()
         >> [retire_models(), retire_state()]
     )

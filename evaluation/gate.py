@@ -18,6 +18,7 @@ from core.errors import DataError
 from core.hours import Hour
 from evaluation.compare import check_paired
 from evaluation.metrics import (
+    ATTRIBUTE,
     CONTEXT,
     FACET,
     JUDGED,
@@ -59,10 +60,11 @@ class Margins(_Strict):
 class Guardrail(_Strict):
     """No slice may be worse by more than ``max_drop``; slices below ``min_samples`` are not judged.
 
-    ``by`` is one of ``SLICES``, ``facet_<name>`` or ``context_<name>`` for the values of one, or ``facet`` for those of every one.
+    ``by`` is one of ``SLICES``, ``facet_<name>``, ``context_<name>`` or ``attribute_<user or item>_<name>`` for the values of
+    one, or ``facet`` for those of every one.
     """
 
-    by: str = Field(pattern=rf"^({'|'.join(SLICES)}|{EVERY_FACET}|({FACET}|{CONTEXT}).+)$")
+    by: str = Field(pattern=rf"^({'|'.join(SLICES)}|{EVERY_FACET}|({FACET}|{CONTEXT}|{ATTRIBUTE}).+)$")
     metric: Literal["auc", "uauc", "gauc", "session_auc"] = "auc"
     max_drop: float = Field(gt=0, le=1)
     min_samples: int = Field(300, ge=1)
@@ -342,7 +344,10 @@ def _aligned(hourly: Mapping[Hour, Scored]) -> tuple[Predictions, Predictions, p
     if len(pair[0]) and pair[0].labels.min() == pair[0].labels.max():
         raise DataError("every label of the window is the same, so no ranking can be judged")
     check_paired(*pair)
-    return (*pair, ours.select([c for c in ours.column_names if c in SLICES or c.startswith((FACET, CONTEXT))]))
+    return (
+        *pair,
+        ours.select([c for c in ours.column_names if c in SLICES or c.startswith((FACET, CONTEXT, ATTRIBUTE))]),
+    )
 
 
 def _hourly(hours: tuple[Hour, ...], predictions: Mapping[Hour, Scored]) -> dict[str, tuple[float, float]]:
@@ -424,7 +429,9 @@ def _guard(
         gap = _slice_gap(rule, ours, theirs, np.sort(order[bounds[code] : bounds[code + 1]]))
         if not np.isnan(gap.value):
             low, high = gap.value - z * gap.standard_error, gap.value + z * gap.standard_error
-            name = f"{rule.metric} where {by.removeprefix(FACET).removeprefix(CONTEXT)} = {label}"
+            name = (
+                f"{rule.metric} where {by.removeprefix(FACET).removeprefix(CONTEXT).removeprefix(ATTRIBUTE)} = {label}"
+            )
             checks.append(GateCheck(name, bool(high >= -rule.max_drop), gap.value, -rule.max_drop, (low, high)))
     return checks
 

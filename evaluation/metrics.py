@@ -22,8 +22,8 @@ from core.errors import DataError
 
 Array = np.ndarray
 CONFIDENCE = 0.95
-FACET, CONTEXT = "facet_", "context_"
-"""Prefix of a prediction table's columns of item facets."""
+FACET, CONTEXT, ATTRIBUTE = "facet_", "context_", "attribute_"
+"""Prefixes of a prediction table's columns of item facets, the context, and attributes of users and items."""
 SESSION_COLUMNS = ("hour", "request_id")
 """Columns of a prediction table that name a user's session: the UTC hour, and the request where the log tells it."""
 NO_SESSION = -1

@@ -258,7 +258,7 @@ def _tell_nested(account: Account, mapping: Mapping, staging: Staging) -> None:
 def _attribute(mapping: Mapping, name: str) -> tuple[str, str]:
     """Key of a facet or of context in the mapping, and its column or expression."""
     if name in mapping.context:
-        return f"context.{name}", mapping.context[name]
+        return f"context.{name}", mapping.context_columns[name]
     if mapping.items and name in mapping.items.facets:
         return f"items.facets.{name}", mapping.items.facets[name]
     return f"facets.{name}", mapping.log_facets[name]

@@ -23,6 +23,7 @@ from core.settings import Settings
 from core.state_version import check_state_version
 from events.account import FEW_ROWS, Account, count_kept, tell
 from events.actions import ActionJoin
+from events.attributes import stage_attributes, write_attributes
 from events.cells import timestamp_sql
 from events.exposures import read_exposures
 from events.ids import extend_ids, id_kinds, id_path
@@ -143,6 +144,7 @@ def ingest(
         staging.restrict(*only)
         _require_some_good(con, staging, close is not None)
         staging.check_items(close is not None)
+        tables = stage_attributes(con, mapping, [folder, files[0].parent], store, staging.ids)
         exposures = read_exposures(con, mapping, files, moment, staging.ids["user"])
         store.declare(properties)
         account, changes = _account(con, store, mapping, staging.ids)
@@ -153,6 +155,7 @@ def ingest(
         account.chosen_not_in_list = staging.marks.chosen_not_in_list
         account.unknown_actions = staging.unknown_actions()
         _write_quarantine(con, store, files, account, staging.raw)
+        write_attributes(con, store, tables, staging.ids)
         _write_hours(con, store, changes, exposures.by_hour(con, store), account, close)
         tell(account, mapping, staging, one_hour=close is not None)
         write_json(

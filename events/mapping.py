@@ -25,7 +25,7 @@ from core.documents import did_you_mean, load_document
 from core.errors import ConfigError
 from core.files import is_tabbed
 from core.hours import Hour
-from events.schema import BEHAVIORS, RESERVED_FACETS
+from events.schema import BEHAVIORS, PREDICTION_COLUMNS, RESERVED_FACETS, AttributeField, AttributeType, Owner
 
 BUILTIN = Path(__file__).parent / "sources"
 SOURCE_NAME = r"^[a-z][a-z0-9_-]{0,40}$"
@@ -35,6 +35,8 @@ WholeNumber = Annotated[int, Strict()]
 """An integer; ``true`` is none."""
 ITEM_FACET = "item"
 """The facet of a log without attributes: the item itself."""
+CONTEXT_TYPES = ("category", "number")
+"""What is known of an impression's moment can be one of these."""
 
 
 class _Strict(BaseModel):
@@ -164,16 +166,80 @@ class LocalTime(_Strict):
         return self
 
 
-class Items(_Strict):
-    """A table of item attributes, joined on the item's id as it stands in the log.
+class Attribute(_Strict):
+    """What a ranker reads beside ids, facets and time: a column or an expression, and how it is understood.
 
-    ``path`` may be a pattern; each facet is a column of the table, or an expression over its columns.
+    A column alone is a category.
     """
 
-    path: str = Field(min_length=1)
+    column: str = Field(min_length=1)
+    type: AttributeType = Field(
+        "category",
+        description="category: each text is a value. number: read by quantiles of the past. list: several categories. "
+        "age: the time since a moment, such as an item's release.",
+    )
+    separator: str = Field(",", min_length=1, description="list: between the values of a text that is no JSON array.")
+    unit: Literal["iso", "s", "ms", "us", "ns"] = Field("iso", description="age: how the moment is written.")
+    format: str | None = Field(None, description="age: strptime format of the moment where it is not ISO 8601.")
+    zone: str = Field("UTC", description="age: zone of a moment written without an offset.")
+
+    @property
+    def moment(self) -> Timestamp:
+        """How the moment of an age is written."""
+        return Timestamp(column=self.column, unit=self.unit, format=self.format, zone=self.zone)
+
+    @model_validator(mode="after")
+    def _of_its_type(self) -> Attribute:
+        foreign = {"separator": "list", "unit": "age", "format": "age", "zone": "age"}
+        if wrong := [name for name, kind in foreign.items() if name in self.model_fields_set and kind != self.type]:
+            raise ValueError(f"{wrong[0]} belongs to the type {foreign[wrong[0]]}, and this is a {self.type}")
+        if self.type == "age":
+            _ = self.moment
+        return self
+
+
+def _attribute(value: object) -> object:
+    return {"column": value} if isinstance(value, str) else value
+
+
+OneAttribute = Annotated[Attribute, BeforeValidator(_attribute, json_schema_input_type=str | Attribute)]
+
+
+class SideTable(_Strict):
+    """A table beside the log, of one row a user or an item, or, with ``since``, one for each time something changed."""
+
+    path: str = Field(min_length=1, description="A file, or a pattern; relative to the mapping or to the log.")
     format: Literal["auto", "csv", "parquet", "jsonl"] = "auto"
     csv: CsvOptions = CsvOptions()
-    key: str
+    key: str = Field(description="Column with the id as it stands in the log.")
+    since: Annotated[
+        Timestamp | None,
+        BeforeValidator(_attribute, json_schema_input_type=str | Timestamp),
+        Field(
+            description="From when a row's attributes hold; absent: one row tells what holds, until a later table differs."
+        ),
+    ] = None
+    attributes: dict[str, OneAttribute] = Field(
+        default_factory=dict,
+        description="What rankers read: for each a column of the table, or an expression over its columns.",
+    )
+
+
+class Users(SideTable):
+    """A table of users: what rankers may read of a person besides what they did."""
+
+    attributes: dict[str, OneAttribute] = Field(
+        min_length=1, description=SideTable.model_fields["attributes"].description
+    )
+
+
+class Items(SideTable):
+    """A table of items, joined on the item's id as it stands in the log.
+
+    ``path`` may be a pattern; each facet is a column of the table, or an expression over its columns. Facets enter the
+    interest clock; attributes are read by rankers only.
+    """
+
     facets: dict[str, str] = Field(default_factory=dict)
     duration_seconds: str | None = None
 
@@ -275,12 +341,13 @@ class Mapping(_Strict):
     timestamp: Timestamp
     local_time: LocalTime
     facets: dict[str, str] = Field(default_factory=dict)
-    context: dict[str, str] = Field(
+    context: dict[str, OneAttribute] = Field(
         default_factory=dict,
         description="What is known of the moment of an impression besides user, item and time: the place in the app, the "
-        "device. Rankers read it; a request tells it under the same names.",
+        "device. Rankers read it; a request tells it under the same names. A column, or a category or number.",
     )
     items: Items | None = None
+    users: Users | None = None
     behaviors: dict[Behavior, str] = Field(
         default_factory=dict, validation_alias=AliasChoices("behaviors", "behaviours")
     )
@@ -299,6 +366,7 @@ class Mapping(_Strict):
         if not self.behavior_names:
             raise ValueError("behaviors: name at least one, for example finish: 'true'")
         self._check_actions()
+        self._check_attributes()
         for key, names in (("facets", self.facet_names), ("context", self.context_names)):
             if clash := [name for name in names if name.lower() in RESERVED_FACETS or name.startswith("__")]:
                 raise ValueError(f"{key}: {sorted(clash)} are names that the platform itself uses; choose others")
@@ -315,6 +383,17 @@ class Mapping(_Strict):
         if both:
             raise ValueError(f"facets: {sorted(both)} come from the log and from the items table; choose one")
         return self
+
+    def _check_attributes(self) -> None:
+        if wrong := [name for name, told in self.context.items() if told.type not in CONTEXT_TYPES]:
+            raise ValueError(f"context.{wrong[0]}: of an impression's moment there are categories and numbers")
+        taken = {name.lower() for name in (*self.facet_names, *self.context)} | RESERVED_FACETS | PREDICTION_COLUMNS
+        columns = [field.column for field in self.attribute_fields if field.owner != "context"]
+        if bad := [name for name in columns if not name.isidentifier()]:
+            raise ValueError(f"attributes: {bad} must be plain names (letters, digits, underscore)")
+        lower = [name.lower() for name in columns]
+        if clash := sorted({name for name in columns if name.lower() in taken or lower.count(name.lower()) > 1}):
+            raise ValueError(f"attributes: the column {clash[0]} would stand twice; choose another name")
 
     def _check_actions(self) -> None:
         shown = self.impressions or Impressions()
@@ -352,7 +431,7 @@ class Mapping(_Strict):
         """Every word and quoted name of the keys that name columns of the log."""
         texts = [
             *self.columns.model_dump().values(), self.timestamp.column, *self.local_time.model_dump().values(),
-            *self.log_facets.values(), *self.context.values(), *self.behaviors.values(), self.actions and self.actions.column,
+            *self.log_facets.values(), *self.context_columns.values(), *self.behaviors.values(), self.actions and self.actions.column,
             *([self.impressions.list_column, *self.impressions.chosen.values()] if self.impressions else []),
         ]  # fmt: skip
         names = (name for text in texts if text for name in (text, *re.findall(r'\w+|"[^"]+"', text)))
@@ -367,6 +446,23 @@ class Mapping(_Strict):
     def context_names(self) -> tuple[str, ...]:
         """Names of the context in the order of the file."""
         return tuple(self.context)
+
+    @property
+    def context_columns(self) -> dict[str, str]:
+        """For each part of the context its column of the log, or the expression."""
+        return {name: told.column for name, told in self.context.items()}
+
+    @property
+    def attribute_fields(self) -> tuple[AttributeField, ...]:
+        """What rankers read beside facets and categories of the context: of the users, the items, and the moment's numbers."""
+        tables: dict[Owner, SideTable | None] = {"user": self.users, "item": self.items}
+        told = [(owner, table.attributes) for owner, table in tables.items() if table]
+        numbers = {name: attribute for name, attribute in self.context.items() if attribute.type == "number"}
+        return tuple(
+            AttributeField(owner, name, attribute.type)
+            for owner, attributes in [*told, ("context", numbers)]
+            for name, attribute in attributes.items()
+        )
 
     @property
     def log_facets(self) -> dict[str, str]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 import pyarrow as pa
 
@@ -26,6 +28,58 @@ RESERVED_FACETS = frozenset(
     {*RESERVED, *BEHAVIORS, *REQUEST_COLUMNS, *CLOCK_COLUMNS, *USER_COLUMNS, "local_hour", *INGEST_COLUMNS}
 )
 """Names that no facet can have; nor can it have one that begins with two underscores."""
+PREDICTION_COLUMNS = frozenset({"user_kind", "item_kind", "weekday", "label", "score", "hour", "local_hour"})
+"""What a table of predictions has beside attributes."""
+
+AttributeType = Literal["category", "number", "list", "age"]
+Owner = Literal["user", "item", "context"]
+"""Whom an attribute tells of; the context is the moment of an impression."""
+OWNERS: tuple[Owner, ...] = ("user", "item")
+"""Owners that have tables beside the log."""
+
+
+@dataclass(frozen=True)
+class AttributeField:
+    """What a ranker reads beside ids, facets and the context's categories.
+
+    Attributes:
+        owner: whom it tells of.
+        name: as the mapping has it.
+        type: how it is understood; the time since a moment is an ``age``.
+    """
+
+    owner: Owner
+    name: str
+    type: AttributeType
+
+    @property
+    def column(self) -> str:
+        """Its column in tables and in a model's input.
+
+        >>> AttributeField("user", "city", "category").column, AttributeField("context", "battery", "number").column
+        ('user_city', 'battery')
+        """
+        return self.name if self.owner == "context" else f"{self.owner}_{self.name}"
+
+    @property
+    def arrow(self) -> pa.Field:
+        """Its field in a table of attributes; an age is kept as its moment, hours since 1970 UTC."""
+        kinds = {"category": pa.string(), "list": pa.list_(pa.string())}
+        return pa.field(self.column, kinds.get(self.type, pa.float64()))
+
+
+def attribute_schema(owner: Owner, fields: Sequence[AttributeField]) -> pa.Schema:
+    """Arrow schema of what users or items were from some time on.
+
+    ``event_timestamp`` is the start of the hour from which a row holds, 1970 where it always did.
+
+    Args:
+        owner: user or item.
+        fields: of the source; those of other owners are left out.
+    """
+    key = pa.field(f"{owner}_id", pa.int64(), nullable=False)
+    moment = pa.field("event_timestamp", pa.timestamp("us", tz="UTC"), nullable=False)
+    return pa.schema([key, moment, *(field.arrow for field in fields if field.owner == owner)])
 
 
 def event_schema(facets: Sequence[str], *, context: Sequence[str] = (), has_requests: bool = False) -> pa.Schema:

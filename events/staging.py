@@ -116,7 +116,7 @@ class Staging:
         place = self._optional_text(columns.position, "columns.position")
         position = f"coalesce(r.__place, {position_sql(place)})" if mapping.has_lists else position_sql(place)
         facets = {name: self._text(text, f"facets.{name}") for name, text in mapping.log_facets.items()}
-        facets |= {name: self._text(text, f"context.{name}") for name, text in mapping.context.items()}
+        facets |= {name: self._text(text, f"context.{name}") for name, text in mapping.context_columns.items()}
         facets |= {
             name: content(f"CAST(i.{identifier(name)} AS VARCHAR)")
             for name in (mapping.items.facets if mapping.items else {})
@@ -256,7 +256,7 @@ class Staging:
             **self._list_columns,
             "actions.column": mapping.actions.column if mapping.actions else None,
             **{f"facets.{name}": text for name, text in mapping.log_facets.items()},
-            **{f"context.{name}": text for name, text in mapping.context.items()},
+            **{f"context.{name}": text for name, text in mapping.context_columns.items()},
         }  # fmt: skip
         missing = [
             f"'{text}' ({where})"

@@ -7,6 +7,7 @@ Layout below the store's root::
     hour=2026-11-23T10/facts.parquet       what rows told, where a log has actions: the events follow from it
     hour=2026-11-23T10/exposures.parquet   first exposures of the hour (only where there are any)
     hour=2026-11-23T10/manifest.json       rows, digest, rejected, duplicates, watermark
+    _attributes/{user,item}.parquet        what tables beside the log tell of users and items, see ``events.attributes``
     _ids/{user,item}.parquet               string ids → integers, those of later hours in user.<first id>.parquet
     _quarantine/<digest>.jsonl             rejected rows with their reason and original content
     _receipts/<digest>.json                the account of each ingestion
@@ -18,7 +19,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, astuple, dataclass, field, replace
 from functools import cached_property
 from itertools import groupby
 from pathlib import Path
@@ -32,7 +33,15 @@ from core.files import digest_file, digest_text, read_json, replaced_directory, 
 from core.hours import Hour, hour_range
 from events.change_list import ChangeList
 from events.mapping import Actions, Mapping, Negatives
-from events.schema import REQUEST_COLUMNS, event_schema, exposure_schema, fact_schema
+from events.schema import (
+    REQUEST_COLUMNS,
+    AttributeField,
+    Owner,
+    attribute_schema,
+    event_schema,
+    exposure_schema,
+    fact_schema,
+)
 
 
 @dataclass(frozen=True)
@@ -61,6 +70,7 @@ class SourceProperties:
         behaviors: behaviors that it can know, in the schema's order.
         negatives: how negatives are drawn, None where the log holds impressions.
         context: names of what is known of the moment of an impression. More may come later.
+        attributes: what rankers read of users, items and the context's numbers. More may come later.
         actions: how actions are joined to impressions, None where a row is an event.
         has_requests: whether events have positions and request ids. This may change once, to true: hours that were
             written before lack the columns, and are read as if these were null.
@@ -73,6 +83,7 @@ class SourceProperties:
     actions: Actions | None = None
     has_requests: bool = False
     context: tuple[str, ...] = ()
+    attributes: tuple[AttributeField, ...] = ()
 
     @classmethod
     def of(cls, mapping: Mapping) -> SourceProperties:
@@ -80,7 +91,7 @@ class SourceProperties:
         return cls(
             mapping.source, mapping.facet_names, mapping.behavior_names, mapping.negatives,
             mapping.actions.model_copy(update={"ignored": ()}) if mapping.actions else None, mapping.has_requests,
-            mapping.context_names,
+            mapping.context_names, mapping.attribute_fields,
         )  # fmt: skip
 
     @classmethod
@@ -91,12 +102,40 @@ class SourceProperties:
         return cls(
             content["source"], tuple(content["facets"]), tuple(content["behaviours"]), negatives, actions,
             content.get("requests", False), tuple(content.get("context", ())),
+            tuple(AttributeField(*told) for told in content.get("attributes", ())),
         )  # fmt: skip
 
     def grown_to(self, other: SourceProperties) -> SourceProperties:
-        """These, and what ``other`` knows more of the moment of an impression; nothing is forgotten."""
+        """These, and what ``other`` knows more of an impression, its user and item; nothing is forgotten."""
         more = tuple(name for name in other.context if name not in self.context)
-        return replace(self, has_requests=self.has_requests or other.has_requests, context=(*self.context, *more))
+        attributes = tuple(field for field in other.attributes if field not in self.attributes)
+        return replace(
+            self, has_requests=self.has_requests or other.has_requests, context=(*self.context, *more),
+            attributes=(*self.attributes, *attributes),
+        )  # fmt: skip
+
+    def check_types(self, other: SourceProperties) -> None:
+        """Return if no attribute and no part of the context is of another type in ``other``.
+
+        Raises:
+            DataError: one is.
+        """
+        types = {(field.owner, field.name): field.type for field in self.attributes}
+        types = {**{("context", name): "category" for name in self.context}, **types}
+        told = {(field.owner, field.name): field.type for field in other.attributes}
+        told = {**{("context", name): "category" for name in other.context}, **told}
+        for (owner, name), kind in told.items():
+            if (known := types.get((owner, name), kind)) != kind:
+                raise DataError(
+                    f"'{name}' of the {owner} is a {known} in this source, and the mapping says {kind}: give it another name, "
+                    "or set its type back"
+                )
+
+    @property
+    def categories(self) -> tuple[str, ...]:
+        """Names of the context whose texts are values; its numbers are among the attributes."""
+        numbers = {field.name for field in self.attributes if field.owner == "context"}
+        return tuple(name for name in self.context if name not in numbers)
 
     def to_json(self) -> JsonObject:
         """The content of ``source.json``."""
@@ -108,6 +147,7 @@ class SourceProperties:
             **({"actions": self.actions.model_dump(mode="json", exclude={"ignored"})} if self.actions else {}),
             **({"requests": True} if self.has_requests else {}),
             **({"context": list(self.context)} if self.context else {}),
+            **({"attributes": [list(astuple(field)) for field in self.attributes]} if self.attributes else {}),
         }
 
 
@@ -155,6 +195,18 @@ class EventStore:
         """Arrow schema of what the rows of a log with actions told."""
         return fact_schema(self.source.facets, context=self.source.context, has_requests=self.source.has_requests)
 
+    def attribute_fields(self, owner: Owner) -> tuple[AttributeField, ...]:
+        """The source's attributes of users, items or the context."""
+        return tuple(each for each in self.source.attributes if each.owner == owner)
+
+    def attribute_schema(self, owner: Owner) -> pa.Schema:
+        """Arrow schema of what users or items were from some hour on."""
+        return attribute_schema(owner, self.source.attributes)
+
+    def attribute_file(self, owner: Owner) -> Path:
+        """What users or items were; the file is there once a table of them was read."""
+        return self.root / "_attributes" / f"{owner}.parquet"
+
     def check_declared(self, properties: SourceProperties) -> None:
         """Return if the source's properties are the ones fixed before, or none were.
 
@@ -165,7 +217,8 @@ class EventStore:
         if not path.exists():
             return
         fixed = (SourceProperties.from_json(read_json(path)), properties)
-        declared, asked = (replace(each, has_requests=False, context=()).to_json() for each in fixed)
+        fixed[0].check_types(properties)
+        declared, asked = (replace(each, has_requests=False, context=(), attributes=()).to_json() for each in fixed)
         if declared != asked:
             changed = sorted(k for k in {*declared, *asked} if declared.get(k) != asked.get(k))
             raise DataError(

@@ -26,6 +26,6 @@ if (_FOLDER / _registry).resolve() != (_settings.workspace / "feast" / "registry
 globals().update(
     {
         f"{definition.name}_{type(definition).__name__}".lower(): definition
-        for definition in feature_objects(_settings, EventStore(_settings.events_dir).facets)
+        for definition in feature_objects(_settings, EventStore(_settings.events_dir))
     }
 )

@@ -128,7 +128,10 @@ def _values(column: pa.Array) -> list[Any]:
     if pa.types.is_list(column.type):
         name = name_of(column.type.value_type)
         values_of = getattr(Value_pb2, f"{name.capitalize()}List")
-        return [value(**{f"{name}_list_val": values_of(val=items)}) for items in column.to_pylist()]
+        return [
+            value() if items is None else value(**{f"{name}_list_val": values_of(val=items)})
+            for items in column.to_pylist()
+        ]
     field = f"{name_of(column.type)}_val"
     return [value() if item is None else value(**{field: item}) for item in column.to_pylist()]
 

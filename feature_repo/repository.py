@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from dataclasses import astuple
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,13 +16,14 @@ from core.engine import SPARK_OPTIONS, spark_path
 from core.errors import NotReadyError
 from core.files import digest_json, digest_text, exclusive_lock, read_json, write_json, write_text
 from core.settings import Settings
-from events.schema import BEHAVIORS
+from events.schema import BEHAVIORS, OWNERS, AttributeField, Owner
+from events.store import EventStore
 from feature_repo import schemas
 from feature_repo.feast_import import import_feast
 from feature_repo.schemas import LISTS, ViewSchema, view_schemas
 
 if TYPE_CHECKING:
-    from feast import FeatureStore
+    from feast import FeatureStore, FeatureView
 
 log = logging.getLogger("feature_repo")
 
@@ -33,6 +35,8 @@ COLD_START_SERVICE = "cold_start"
 """FeatureService of what thin slots borrow from."""
 CLOCK_PUSH, HISTORY_PUSH = "clock_push", "history_push"
 HISTORY_VIEW, HISTORY_FEATURE = "user_history", "history"
+ATTRIBUTE_VIEWS: dict[Owner, str] = {"user": "user_attributes", "item": "item_attributes"}
+"""Views of what tables beside the log tell; there where the source has such attributes."""
 HISTORY_VARIANTS = frozenset({"long_term_clock", "matched_clock"})
 """Variants that read a user's recent behaviors."""
 OWNER = "interest-clock"
@@ -50,18 +54,24 @@ def registry_is_file(settings: Settings) -> bool:
     return not settings.registry_url and not settings.in_production
 
 
-def repo_config(settings: Settings) -> JsonObject:
-    """The content of ``feature_store.yaml``: which stores Feast uses. Passwords are names of environment variables."""
+def repo_config(settings: Settings, events: EventStore | None = None) -> JsonObject:
+    """The content of ``feature_store.yaml``: which stores Feast uses. Passwords are names of environment variables.
+
+    Args:
+        settings: of the workspace.
+        events: of the source; without them it counts as one without attributes of users.
+    """
     folder = settings.workspace / "feast"
+    keep_users = bool(events and events.attribute_fields("user"))  # they are written when they change, not when used
     online = (
         {
             "type": "redis",
             "connection_string": settings.redis_url
             + (f",password=${REDIS_PASSWORD}" if settings.in_production else ""),
             "skip_dedup": True,  # a corrected row of the same hour must win; hours are written in order
-            "key_ttl_seconds": 24
-            * 3600
-            * max(settings.window_days + 2, settings.history_days + 1),  # who left is forgotten
+            "key_ttl_seconds": None
+            if keep_users
+            else 24 * 3600 * max(settings.window_days + 2, settings.history_days + 1),  # who left is forgotten
         }
         if settings.online_store == "redis"
         else {"type": "sqlite", "path": str(folder / "online.db")}
@@ -111,12 +121,12 @@ LIST_TEXTS = {
 }
 
 
-def feature_objects(settings: Settings, facets: list[str]) -> list[Any]:
+def feature_objects(settings: Settings, events: EventStore) -> list[Any]:
     """Everything that is applied to the registry for a source.
 
     Args:
         settings: of the workspace.
-        facets: of the source, in their order.
+        events: of the source: they say which facets and attributes there are.
 
     Returns:
         Feast's entities, feature views and feature services.
@@ -132,6 +142,7 @@ def feature_objects(settings: Settings, facets: list[str]) -> list[Any]:
         value_type=ValueType.INT64,
         description=f"Slot of a clock, {settings.slot_minutes} minutes wide, numbered from local midnight.",
     )
+    facets = events.facets
     window, views = f"{settings.window_days} days", view_schemas(facets)
     # One object each: Feast takes equal ones of one name for different sources.
     changes = {name: _changes(settings, name) for name in views}
@@ -186,17 +197,25 @@ def feature_objects(settings: Settings, facets: list[str]) -> list[Any]:
         "item_stats", [item], _fields(views["item_stats"], facets),
         f"Popularity, age and quality of an item over {window} and the last day.",
     )  # fmt: skip
+    attributes: dict[Owner, FeatureView] = {}
+    for owner, entity in zip(OWNERS, (user, item), strict=True):
+        if fields := [_attribute(field) for field in events.attribute_fields(owner)]:
+            attributes[owner] = view(
+                ATTRIBUTE_VIEWS[owner], [entity], fields, f"What tables beside the log tell of {owner}s.",
+                source=_attributes(settings, events, owner), ttl=timedelta(0), online=owner == "user",
+            )  # fmt: skip
+    of_users = [attributes["user"]] if "user" in attributes else []
     active = activity[["events", "finish", "as_of"]]
     services = [
         FeatureService(
             name=TRAINING_SERVICE,
-            features=[active, clock_slots],
+            features=[active, clock_slots, *attributes.values()],
             description="Everything that any variant of the ranker trains on.",
             owner=OWNER,
         ),
         FeatureService(
             name=RANKING_SERVICE,
-            features=[active, clock, *([history] if settings.history_length else [])],
+            features=[active, clock, *([history] if settings.history_length else []), *of_users],
             description="What serving reads of a request's user, once for every variant that ranks it.",
             owner=OWNER,
         ),
@@ -207,7 +226,19 @@ def feature_objects(settings: Settings, facets: list[str]) -> list[Any]:
             owner=OWNER,
         ),
     ]
-    return [user, item, slot, clock_slots, clock, activity, profile, history, population, items, *services]
+    return [
+        user, item, slot, clock_slots, clock, activity, profile, history, population, items, *attributes.values(), *services,
+    ]  # fmt: skip
+
+
+def _attribute(field: AttributeField) -> Any:
+    """Feast's field of an attribute."""
+    from feast import Field
+    from feast.types import Array, Float64, String
+
+    kinds: dict[str, Any] = {"category": String, "list": Array(String)}
+    text = "Hours since 1970 UTC." if field.type == "age" else f"A {field.type} of the {field.owner}s' table."
+    return Field(name=field.column, dtype=kinds.get(field.type, Float64), description=text)
 
 
 def _fields(view: ViewSchema, facets: list[str], without: tuple[str, ...] = ()) -> list[Any]:
@@ -232,20 +263,29 @@ def _fields(view: ViewSchema, facets: list[str], without: tuple[str, ...] = ()) 
 def _changes(settings: Settings, view: str) -> Any:
     """The change log of a view as the offline store reads it."""
     folder = settings.features_dir / view
+    path = f"{spark_path(folder)}/*" if settings.offline_store == "spark" else str(folder / "*" / "*.parquet")
+    return _source(settings, path, f"{view}_changes", f"Rows of {view}, one per entity and hour of change.")
+
+
+def _attributes(settings: Settings, events: EventStore, owner: Owner) -> Any:
+    """The attributes of users or items as the offline store reads them."""
+    file = events.attribute_file(owner)
+    path = spark_path(file) if settings.offline_store == "spark" else str(file)
+    return _source(settings, path, f"{owner}_attributes_table", f"What {owner}s were, one row per {owner} and change.")
+
+
+def _source(settings: Settings, path: str, name: str, description: str) -> Any:
     common: dict[str, Any] = {
-        "name": f"{view}_changes",
-        "timestamp_field": "event_timestamp",
-        "description": f"Rows of {view}, one per entity and hour of change.",
-        "owner": OWNER,
-    }
+        "name": name, "timestamp_field": "event_timestamp", "description": description, "owner": OWNER,
+    }  # fmt: skip
     if settings.offline_store == "spark":
         from feast.infra.offline_stores.contrib.spark_offline_store.spark_source import SparkSource
 
-        return SparkSource(path=f"{spark_path(folder)}/*", file_format="parquet", **common)
+        return SparkSource(path=path, file_format="parquet", **common)
     from feast import FileSource
     from feast.data_format import ParquetFormat
 
-    return FileSource(path=str(folder / "*" / "*.parquet"), file_format=ParquetFormat(), **common)
+    return FileSource(path=path, file_format=ParquetFormat(), **common)
 
 
 def _push_source(name: str, changes: Any) -> Any:
@@ -260,14 +300,14 @@ def _push_source(name: str, changes: Any) -> Any:
     )
 
 
-def open_store(settings: Settings, facets: list[str]) -> FeatureStore:
+def open_store(settings: Settings, events: EventStore) -> FeatureStore:
     """The feature store of a source, its definitions applied if they changed.
 
     Applying resets nothing here: materialization always names its hour window.
 
     Args:
         settings: of the workspace.
-        facets: of the source, in their order.
+        events: of the source.
 
     Raises:
         NotReadyError: the clocks have not been computed yet, or the registry's database does not answer.
@@ -283,17 +323,19 @@ def open_store(settings: Settings, facets: list[str]) -> FeatureStore:
         )
     if not any((settings.features_dir / "clock_slots").glob("*/*.parquet")):
         raise NotReadyError(f"no clocks in {settings.features_dir}; run 'clock features rebuild' first")
-    config = yaml.safe_dump(repo_config(settings), sort_keys=False)
+    config = yaml.safe_dump(repo_config(settings, events), sort_keys=False)
+    attributes = [list(astuple(each)) for owner in ATTRIBUTE_VIEWS for each in events.attribute_fields(owner)]
     digest = digest_text(
         config,
         digest_json(
             [
-                facets,
+                events.facets,
                 settings.window_days,
                 settings.top_k,
                 settings.slots,
                 settings.history_length,
                 settings.history_days,
+                *([attributes] if attributes else []),
             ]
         ),
         _code_digest(),
@@ -310,7 +352,7 @@ def open_store(settings: Settings, facets: list[str]) -> FeatureStore:
                 write_text(folder / "feature_store.yaml", config)
                 if registry_is_file(settings):  # a torn registry file is written again; it holds definitions only
                     (folder / "registry.db").unlink(missing_ok=True)
-                store, objects = FeatureStore(repo_path=str(folder)), feature_objects(settings, facets)
+                store, objects = FeatureStore(repo_path=str(folder)), feature_objects(settings, events)
                 names = {definition.name for definition in objects}
                 gone: list[Any] = [service for service in store.list_feature_services() if service.name not in names]
                 store.apply(objects, objects_to_delete=gone, partial=False)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from core import duck
 from core.engine import DuckEngine
@@ -19,6 +20,7 @@ from core.hours import Hour, hour_range
 from core.logs import log_context
 from core.settings import Settings
 from core.state_version import check_state_version
+from events.schema import Owner
 from events.store import EventStore
 from feature_repo.behavior_state import BehaviorState
 from feature_repo.changes import files_between
@@ -26,6 +28,7 @@ from feature_repo.clock import ClockState
 from feature_repo.online import decode_cells, encode_cells, write_cells, write_rows
 from feature_repo.recent import decode_histories, recent_behaviors, write_histories
 from feature_repo.repository import (
+    ATTRIBUTE_VIEWS,
     COLD_START_SERVICE,
     HISTORY_FEATURE,
     HISTORY_VARIANTS,
@@ -56,11 +59,14 @@ class Features:
         slots: clocks, one row per non-empty (user_id, hour, slot).
         profiles: activity in the window, one row per (user_id, hour) that has any.
         history: recent behaviors, one row per (user_id, hour) that has any.
+        attributes: what tables beside the log tell of the users, one row per (user_id, hour); no columns where the source
+            has no such table.
     """
 
     slots: pa.Table
     profiles: pa.Table
     history: pa.Table
+    attributes: pa.Table = field(default_factory=lambda: pa.table({}))
 
 
 @dataclass(frozen=True)
@@ -125,7 +131,7 @@ class ClockFeatures:
         self.settings, self.events = settings, events
         self.facets = events.facets
         self.clock = ClockState(settings, events)
-        self.store: FeatureStore = open_store(settings, self.facets)
+        self.store: FeatureStore = open_store(settings, events)
         self._references: dict[str, dict[str, list[str]]] = {}
 
     def historical(self, keys: pa.Table) -> Features:
@@ -150,7 +156,31 @@ class ClockFeatures:
         slots = self._join(self._with_known_slots(frame), "clock_slots", views["clock_slots"])
         if self.settings.shrinkage:
             slots = self._shrunk_offline(frame, slots)
-        return Features(slots=slots, profiles=profiles, history=recent_behaviors(self.clock, keys))
+        history = recent_behaviors(self.clock, keys)
+        return Features(slots=slots, profiles=profiles, history=history, attributes=self.attributes("user", frame))
+
+    def attributes(self, owner: Owner, keys: pa.Table) -> pa.Table:
+        """What tables beside the log tell of users or items as of the start of each hour, by Feast's point-in-time join.
+
+        Args:
+            owner: user or item.
+            keys: distinct (user_id or item_id int64, hour int64 since 1970 UTC).
+
+        Returns:
+            One row for each key, in its order, null where nothing is known; no columns where the source has no such table.
+        """
+        view, file = ATTRIBUTE_VIEWS[owner], self.events.attribute_file(owner)
+        written = {*pq.read_schema(file).names} if file.exists() else set()
+        references = [r for r in self._views(TRAINING_SERVICE).get(view, []) if r.split(":")[1] in written]
+        if not references:
+            return pa.table({})
+        key, types = f"{owner}_id", {f.name: f.type for f in self.events.attribute_schema(owner)}
+        frame = keys.select([key, "hour"]).sort_by([("hour", "ascending"), (key, "ascending")]).to_pandas()
+        frame["event_timestamp"] = pd.to_datetime(frame["hour"] * 3600, unit="s", utc=True)
+        table = self.store.get_historical_features(entity_df=frame, features=references).to_arrow()
+        return pa.table(
+            {n: table[n].cast(types.get(n, pa.int64())) for n in table.column_names if n != "event_timestamp"}
+        )
 
     def online(self, user_ids: Sequence[int], at: Hour) -> Features:
         """The same features from the online store, for serving: those of the ranking FeatureService, in one request.
@@ -164,7 +194,20 @@ class ClockFeatures:
         values = self._values([reference for references in views.values() for reference in references], users)
         profiles = self._table("user_activity", {"user_id": users}, views["user_activity"], at, values)
         history = decode_histories(self.settings, users, values.get(HISTORY_FEATURE, ()), at)
-        return Features(self._clock(users, at, values), profiles, history)
+        attributes = self._attributes_from(users, at, views.get(ATTRIBUTE_VIEWS["user"], []), values)
+        return Features(self._clock(users, at, values), profiles, history, attributes)
+
+    def _attributes_from(
+        self, users: list[int], at: Hour, references: list[str], values: dict[str, list[Any]]
+    ) -> pa.Table:
+        """The users' attributes among the values that were read."""
+        if not references:
+            return pa.table({})
+        types = {f.name: f.type for f in self.events.attribute_schema("user")}
+        names = [reference.split(":")[1] for reference in references]
+        read = {name: pa.array(map(_unpacked, values[name]), types[name]) for name in names}
+        keys = {"user_id": pa.array(users, pa.int64()), "hour": pa.array([at.number] * len(users), pa.int64())}
+        return pa.table({**keys, **read})
 
     def get_clock(self, user_ids: Sequence[int], at: Hour) -> pa.Table:
         """Clocks of users from the online store.
@@ -249,6 +292,7 @@ class ClockFeatures:
             rows += write_histories(
                 self.store, self.clock, self._changed("user_activity", hour)["user_id"].to_numpy(), hour
             )
+        rows += self._write_attributes(f"event_timestamp = {duck.hour_start(hour.number)}")
         log.info("materialized %s: %d rows", hour, rows)
         return rows
 
@@ -272,7 +316,28 @@ class ClockFeatures:
             behaviors = BehaviorState(self.clock)
             behaviors.bring_to(as_of)
             rows += write_histories(self.store, self.clock, behaviors.users(), as_of)
+        rows += self._write_attributes(f"event_timestamp <= {duck.hour_start(as_of.number)}")
         log.info("online store filled as of %s: %d rows", as_of, rows)
+        return rows
+
+    def _write_attributes(self, condition: str) -> int:
+        """Put the users' last attributes of those online whose ``event_timestamp`` meets a condition; returns the rows."""
+        path, rows = self.events.attribute_file("user"), 0
+        if not self.events.attribute_fields("user") or not path.exists():
+            return rows
+        schema = self.events.attribute_schema("user")
+        with duck.connection(self.settings) as con:
+            names = ", ".join(map(duck.identifier, {field.name for field in pq.read_schema(path)} & {*schema.names}))
+            query = f"""SELECT {names} FROM read_parquet({duck.file_list([path])}) WHERE {condition}
+                QUALIFY row_number() OVER (PARTITION BY user_id ORDER BY event_timestamp DESC) = 1 ORDER BY user_id"""
+            for batch in con.sql(query).to_arrow_reader(FILLED_AT_ONCE):
+                table = pa.Table.from_batches([batch])
+                missing = [f for f in schema if f.name not in table.column_names]
+                for absent in missing:
+                    table = table.append_column(absent, pa.nulls(len(table), absent.type))
+                rows += write_rows(
+                    self.store, ATTRIBUTE_VIEWS["user"], table.select(schema.names).cast(schema), "user_id"
+                )
         return rows
 
     @property
@@ -378,6 +443,11 @@ class ClockFeatures:
         hours = keys.select(["hour"]).group_by(["hour"]).aggregate([])
         everyone = self._join(_with_slots(hours, self.settings.slots), "population_clock", views["population_clock"])
         return shrink(self._shrinkage(), keys, slots, profile, everyone)
+
+
+def _unpacked(value: Any) -> Any:
+    """A value that Feast read; of a list its elements."""
+    return list(value.val) if hasattr(value, "val") else value
 
 
 def _with_slots(keys: pa.Table, slots: int) -> pa.Table:

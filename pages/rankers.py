@@ -55,6 +55,10 @@ MODEL = """
 {% if other_moves.rows %}
 <details><summary>Moves of the other aliases: {{ other_moves.rows|length }}</summary>{{ other_moves }}</details>
 {% endif %}</section>
+{% if importance %}<section><h2>What the ranker rests on</h2>{{ importance }}
+<p class="soft">{{ importance_of.variant }} as trained until {{ importance_of.state }}, on
+{{ "{:,}".format(importance_of.rows) }} samples of {{ importance_of.day }}: how much AUC is lost when one input is shuffled among
+them, with its 95 % interval. Inputs that say the same share their importance.</p></section>{% endif %}
 <section><h2>Drift</h2>{% if drift %}{{ drift }}{% else %}<p class="soft">No day was reported yet.</p>{% endif %}</section>
 """
 HOW = (
@@ -105,11 +109,14 @@ def write_model_page(settings: Settings) -> Path:
     last_at = next(iter(decisions), None)
     judged_at = next((at for at, decision in decisions.items() if decision.checks), None)
     drift = [read_json(p) for p in sorted((settings.reports_dir / "drift").glob("*.json"), reverse=True)[:30]]
+    reports = sorted((settings.reports_dir / "importance").glob("*.json"))
+    importance = read_json(reports[-1]) if reports else None
     path = settings.reports_dir / "model.html"
     means = _daily_means(settings)
     write_page(
         path, f"Model {models.name}", MODEL, style=STYLE, home="index.html", moves=_moves([m for m in moves if m.alias == CHAMPION]),
         aliases=_aliases(models, settings), other_moves=_moves([m for m in moves if m.alias != CHAMPION]), drift=_drift(drift),
+        importance=_importance(importance["inputs"]) if importance else None, importance_of=importance,
         champion={"variant": champion.tags["variant"], "version": champion.version, "hour": champion.tags["hour"]} if champion else None,
         daily=_daily(means["auc"], moves, "AUC"),
         sessions=_daily(means["session_auc"], moves, "session AUC") if any(means["session_auc"].values()) else None,
@@ -171,6 +178,13 @@ def _moves(moves: Sequence[Move]) -> Table:
         Row([m.at[:16].replace("T", " "), m.hour or "", m.alias, m.previous or "", m.version or "", m.who, m.reason])
         for m in reversed(moves)
     ]
+    return Table(columns, rows)
+
+
+def _importance(inputs: Sequence[JsonObject]) -> Table:
+    """Each input's permutation importance, the largest first."""
+    columns = [Column("input"), Column("of"), Column("AUC lost"), Column("95 % interval")]
+    rows = [Row([i["name"], i["of"], f"{i['auc_drop']:+.4f}", f"{i['low']:+.4f} to {i['high']:+.4f}"]) for i in inputs]
     return Table(columns, rows)
 
 

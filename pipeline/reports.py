@@ -21,6 +21,7 @@ from core.files import read_json, write_json
 from core.hours import Hour, day_hours, hour_range
 from core.logs import log_context
 from core.settings import Settings
+from events.schema import OWNERS
 from events.store import EventStore
 
 if TYPE_CHECKING:
@@ -31,6 +32,8 @@ log = logging.getLogger("pipeline.reports")
 
 REFERENCE_DAYS = 7
 EXAMPLE_CLOCKS = 2
+MOST_VALUES = 100
+"""An attribute with more values is not compared from day to day."""
 
 
 @log_context(day="day")
@@ -62,8 +65,10 @@ def report_drift(settings: Settings, day: date) -> Drift:
     current = _frame(settings, store, hours, variant)
     before = _frame(settings, store, before_hours, variant)
     folder = settings.reports_dir / "drift"
+    categories, numbers = _attributes_compared(store, current, before)
     drift = drift_report(
-        str(day), current, before, categorical=[*store.facets, "finish"], numerical=_numbers(current, before),
+        str(day), current, before, categorical=[*store.facets, *categories, "finish"],
+        numerical=[*_numbers(current, before), *numbers],
         html=folder / f"{day}.html", hour="local_hour", seed=settings.seed,
     )  # fmt: skip
     write_json(folder / f"{day}.json", asdict(drift))
@@ -77,21 +82,46 @@ def report_drift(settings: Settings, day: date) -> Drift:
 
 
 def _frame(settings: Settings, store: EventStore, hours: list[Hour], variant: str) -> pd.DataFrame:
-    """Events of hours with the prediction that the variant made of them before it trained on them."""
+    """Events of hours with their attributes, and the prediction that the variant made of them before it trained on them."""
     from training.trainer import prediction_file
 
     files = store.event_files(hours)
     if not files:
         raise NotReadyError(f"no events from {hours[0]} to {hours[-1]}")
     scored = [p for h in hours if (p := prediction_file(settings, variant, h)).exists()]
-    columns = ", ".join(f"e.{identifier(f)}" for f in store.facets)
+    tables = [owner for owner in OWNERS if store.attribute_fields(owner) and store.attribute_file(owner).exists()]
+    attributes = "".join(f", {owner}s.* EXCLUDE ({owner}_id, event_timestamp)" for owner in tables)
+    joins = " ".join(
+        f"""ASOF LEFT JOIN read_parquet({file_list([store.attribute_file(owner)])}) {owner}s ON {owner}s.{owner}_id = e.{owner}_id
+        AND date_trunc('hour', e.timestamp) >= {owner}s.event_timestamp"""
+        for owner in tables
+    )
     source = f"read_parquet({file_list(scored)})" if scored else "(SELECT '' AS event_id, 0.0 AS score WHERE false)"
     with duck.connection(settings) as con:
+        events = f"read_parquet({file_list(files)}, union_by_name = true)"
+        written = {row[0] for row in con.execute(f"DESCRIBE SELECT * FROM {events}").fetchall()}
+        columns = ", ".join(f"e.{identifier(f)}" for f in (*store.facets, *store.source.context) if f in written)
         return con.sql(
-            f"""SELECT {columns}, CAST(e.finish AS VARCHAR) AS finish, e.played_seconds, hour(e.local_time) AS local_hour,
-            p.score AS prediction FROM read_parquet({file_list(files)}) e LEFT JOIN {source} p USING (event_id)
+            f"""SELECT {columns}{attributes}, CAST(e.finish AS VARCHAR) AS finish, e.played_seconds, hour(e.local_time) AS local_hour,
+            p.score AS prediction FROM {events} e {joins}
+            LEFT JOIN {source} p ON p.event_id = e.event_id
             ORDER BY e.timestamp, e.event_id"""
         ).df()
+
+
+def _attributes_compared(store: EventStore, *sides: pd.DataFrame) -> tuple[list[str], list[str]]:
+    """Categories and numbers among attributes and context that are compared; ids in disguise have too many values."""
+    fields = store.source.attributes
+    told = [*store.source.categories, *(field.column for field in fields if field.type == "category")]
+    values = {name: pd.concat([side[name] for side in sides]).nunique() for name in told if name in sides[0]}
+    numbers = [field.column for field in fields if field.type == "number" and field.column in sides[0]]
+    for name in numbers:
+        for side in sides:
+            side[name] = pd.to_numeric(side[name], errors="coerce")
+    return (
+        [name for name, count in values.items() if 0 < count <= MOST_VALUES],
+        [name for name in numbers if all(side[name].notna().any() for side in sides)],
+    )
 
 
 def _numbers(*sides: pd.DataFrame) -> list[str]:

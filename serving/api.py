@@ -10,6 +10,7 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
+from dataclasses import asdict
 from typing import Any
 
 from fastapi import FastAPI
@@ -157,6 +158,7 @@ def _json(ranked: Ranked) -> JsonObject:
         "features_as_of": ranked.features_as_of.key,
         "user_known": ranked.user_known,
         "unknown_items": ranked.unknown_items,
+        "context": {name: list(names) for name, names in asdict(ranked.context).items() if names},
     }
 
 

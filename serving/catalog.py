@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +19,8 @@ from evaluation.popularity import popularity
 from events.ids import id_files, id_path, read_ids
 from events.store import EventStore
 from feature_repo.retrieval import ClockFeatures
-from training.tensors import facet_keys
+from training.attributes import Encoded, encode
+from training.category_keys import facet_keys
 
 STATS = ("first_hour", "day_events", "events", "finish_rate")
 AS_OF = b"as_of"
@@ -40,6 +41,7 @@ class Catalog:
             positives only; in [0, 1].
         day_events: events of the last 24 hours.
         first_hour: hour since 1970 UTC of the item's first event.
+        attributes: what a table beside the log tells of the items as of ``as_of``, encoded for the models.
     """
 
     as_of: Hour
@@ -49,6 +51,7 @@ class Catalog:
     popularity: np.ndarray
     day_events: np.ndarray
     first_hour: np.ndarray
+    attributes: Encoded = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.item)
@@ -96,7 +99,14 @@ def load_catalog(settings: Settings, features: ClockFeatures, as_of: Hour) -> Ca
         as_of=as_of, item=table["item_id"].to_numpy(), values=values,
         keys=np.stack([facet_keys(f, v) for f, v in values.items()], axis=1), popularity=item_popularity,
         day_events=table["day_events"].to_numpy(), first_hour=table["first_hour"].to_numpy(),
+        attributes=_attributes(features, table["item_id"], as_of),
     )  # fmt: skip
+
+
+def _attributes(features: ClockFeatures, items: pa.ChunkedArray, as_of: Hour) -> dict[str, np.ndarray]:
+    """The items' attributes as of an hour, in the order of the items."""
+    keys = pa.table({"item_id": items, "hour": pa.array([as_of.number] * len(items), pa.int64())})
+    return encode(features.events.attribute_fields("item"), features.attributes("item", keys))
 
 
 def _read(path: Path, as_of: Hour | None, facets: list[str]) -> pa.Table | None:

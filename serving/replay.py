@@ -16,7 +16,7 @@ from serving.catalog import load_catalog
 from serving.features import open_features
 from serving.models import Models
 from serving.request_log import read_requests
-from serving.stages import context_keys, pair_scores
+from serving.stages import Moments, pair_scores
 
 TOP = 10
 
@@ -95,7 +95,10 @@ def replay_hour(settings: Settings, hour: Hour, model: str) -> Replay:
             scores = pair_scores(
                 loaded, catalog, features, users=np.full(len(items), row["user_id"]),
                 minutes=np.full(len(items), row["local_minutes"]), items=items,
-                context=np.repeat(context_keys(loaded, [json.loads(row.get("context") or "{}")]), len(items), axis=0),
+                moments=Moments(
+                    [json.loads(row.get("context") or "{}")], np.array([row["at"].timestamp() / 3600]),
+                    np.zeros(len(items), dtype=np.int64),
+                ),
             )  # fmt: skip
             comparisons.append(_compared(np.array(row["scores"]), scores))
     if not comparisons:

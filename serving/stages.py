@@ -14,13 +14,16 @@ import numpy as np
 import pyarrow as pa
 
 from core.hours import Hour
+from events.schema import Owner
 from feature_repo.retrieval import Features
 from serving.catalog import Catalog
 from serving.models import LoadedModel
 from serving.retrieval import Retrieval
 from serving.routing import Route, Routes
+from training.attributes import AttributeKeys, Encoded, attribute_keys, encode, number_values
+from training.category_keys import facet_keys
 from training.scoring import predict
-from training.tensors import candidate_keys, facet_keys, stacked
+from training.tensors import candidate_keys, entity_rows, stacked
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,21 @@ class RankRequest:
 
 
 @dataclass(frozen=True)
+class ContextNotes:
+    """How a request's context was understood.
+
+    Attributes:
+        missing: what the model reads and the request does not tell, or not as a number where it is one; it counts as missing.
+        unknown: whose value the model has not been trained on.
+        ignored: what the model does not read.
+    """
+
+    missing: tuple[str, ...] = ()
+    unknown: tuple[str, ...] = ()
+    ignored: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Ranked:
     """An answer.
 
@@ -61,6 +79,7 @@ class Ranked:
         features_as_of: hour at whose start the features hold.
         user_known: whether the log has the user.
         unknown_items: number of candidates that the log does not have.
+        context: how the request's context was understood.
     """
 
     request_id: str
@@ -73,6 +92,7 @@ class Ranked:
     features_as_of: Hour
     user_known: bool
     unknown_items: int
+    context: ContextNotes = ContextNotes()
 
 
 @dataclass(frozen=True)
@@ -149,6 +169,21 @@ class ScoredCandidates:
         )
 
 
+@dataclass(frozen=True)
+class Moments:
+    """What is known of the moments of R requests.
+
+    Attributes:
+        contexts: by the log's names, one for each request.
+        hours: hours since 1970 UTC, shape (R,).
+        request: of each pair that is scored the request, shape (N,).
+    """
+
+    contexts: Sequence[Mapping[str, str]]
+    hours: np.ndarray
+    request: np.ndarray
+
+
 def pair_scores(
     loaded: LoadedModel,
     catalog: Catalog,
@@ -157,18 +192,18 @@ def pair_scores(
     users: np.ndarray,
     minutes: np.ndarray,
     items: np.ndarray,
+    moments: Moments | None = None,
     rows: np.ndarray | None = None,
-    context: np.ndarray | None = None,
 ) -> np.ndarray:
     """A model's scores of N pairs of a user and an item: the only way from features to scores.
 
     Args:
         loaded: the model.
-        catalog: has the items' facets.
+        catalog: has the items' facets and attributes.
         features: of the users.
         users, minutes, items: user, local minutes since 1970 and item of each pair, shape (N,).
+        moments: context and time of the pairs; None: nothing is known of the context, and wall clocks count as UTC.
         rows: rows of the items in the catalog, if they are known already, shape (N,).
-        context: ``context_keys`` of each pair, shape (N, C); None: it is unknown.
 
     Returns:
         Shape (N,).
@@ -177,13 +212,36 @@ def pair_scores(
         return np.empty(0)
     rows = catalog.rows(items) if rows is None else rows
     ranker = loaded.model.ranker
-    user_tables = (features.slots, features.profiles, features.history)
-    known = np.zeros((len(items), len(ranker.context)), dtype=np.int64) if context is None else context
-    keys = candidate_keys(users, minutes, items, catalog.facets_of(rows), known, user_tables, ranker)
+    if moments is None:
+        moments = Moments([{}] * len(items), minutes / 60, np.arange(len(items)))
+    keys = candidate_keys(
+        users, minutes, items, catalog.facets_of(rows), context_keys(loaded, moments.contexts)[moments.request],
+        _attributes(loaded, catalog, features, users, rows, moments), (features.slots, features.profiles, features.history),
+        ranker,
+    )  # fmt: skip
     scores: np.ndarray = predict(ranker, keys)[:, loaded.head]
     if not np.isfinite(scores).all():
         raise ValueError("a score is not a finite number")
     return scores
+
+
+def _attributes(
+    loaded: LoadedModel, catalog: Catalog, features: Features, users: np.ndarray, rows: np.ndarray, moments: Moments
+) -> AttributeKeys:
+    """What a model reads of the pairs' users, items and moments beside the rest."""
+    fields = loaded.model.ranker.attributes
+    if not fields:
+        return attribute_keys((), {}, {}, np.zeros(len(users)))
+    numbers = [field for field in fields if field.owner == "context"]
+    told = pa.table({f.column: pa.array([c.get(f.column) for c in moments.contexts], pa.string()) for f in numbers})
+    encoded: dict[Owner, Encoded] = {
+        "user": encode([field for field in fields if field.owner == "user"], features.attributes),
+        "item": catalog.attributes,
+        "context": encode(numbers, told),
+    }
+    users_rows = entity_rows(features.attributes, "user_id", users)
+    at: dict[Owner, np.ndarray] = {"user": users_rows, "item": rows, "context": moments.request}
+    return attribute_keys(fields, encoded, at, moments.hours[moments.request])
 
 
 def context_keys(loaded: LoadedModel, contexts: Sequence[Mapping[str, str]]) -> np.ndarray:
@@ -191,6 +249,27 @@ def context_keys(loaded: LoadedModel, contexts: Sequence[Mapping[str, str]]) -> 
     names = loaded.model.ranker.context
     columns = [facet_keys(name, pa.array([told.get(name) for told in contexts], pa.string())) for name in names]
     return stacked(columns, len(contexts))
+
+
+def context_notes(loaded: LoadedModel | None, context: Mapping[str, str]) -> ContextNotes:
+    """How a model understands a request's context.
+
+    Args:
+        loaded: the model; None if popularity ranked, which reads no context.
+        context: by the log's names.
+    """
+    if loaded is None:
+        return ContextNotes(ignored=tuple(sorted(context)))
+    ranker = loaded.model.ranker
+    numbers = [field.column for field in ranker.attributes if field.owner == "context"]
+    reads = [*ranker.context, *numbers]
+    known = ranker.values.rows(context_keys(loaded, [context]))[0].numpy() > 0
+    is_number = {name: not np.isnan(number_values(pa.array([context.get(name)], pa.string()))[0]) for name in numbers}
+    return ContextNotes(
+        missing=tuple(name for name in reads if name not in context or not is_number.get(name, True)),
+        unknown=tuple(n for n, seen in zip(ranker.context, known, strict=True) if n in context and not seen),
+        ignored=tuple(sorted(name for name in context if name not in reads)),
+    )
 
 
 def score_candidates(
@@ -204,9 +283,15 @@ def score_candidates(
         minutes=np.repeat(np.array([candidate_set.routed.request.local_minutes for candidate_set in candidates], dtype=np.int64), sizes),
         items=np.concatenate([candidate_set.items for candidate_set in candidates]),
         rows=np.concatenate([candidate_set.rows for candidate_set in candidates]),
-        context=np.repeat(context_keys(model, [c.routed.request.context for c in candidates]), sizes, axis=0),
+        moments=moments_of([candidate_set.routed.request for candidate_set in candidates], sizes),
     )  # fmt: skip
     return np.split(scores, np.cumsum(sizes)[:-1])
+
+
+def moments_of(requests: Sequence[RankRequest], sizes: Sequence[int]) -> Moments:
+    """The moments of requests, each with its number of pairs."""
+    hours = np.array([request.at.timestamp() / 3600 for request in requests])
+    return Moments([request.context for request in requests], hours, np.repeat(np.arange(len(requests)), sizes))
 
 
 def rank_by_popularity(candidates: CandidateSet, catalog: Catalog, reason: str) -> ScoredCandidates:
@@ -228,4 +313,5 @@ def answer_from(scored: ScoredCandidates, as_of: Hour) -> Ranked:
         scores=tuple(map(float, scored.scores[: request.count])), version=model.version if model else "",
         model_variant=model.variant if model else "", route=candidates.routed.route, degraded=scored.degraded,
         features_as_of=as_of, user_known=candidates.routed.user >= 0, unknown_items=int((candidates.rows < 0).sum()),
+        context=context_notes(model, request.context),
     )  # fmt: skip

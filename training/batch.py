@@ -1,7 +1,7 @@
 """What a ranker reads of an hour: Arrow tables, keys as arrays, and batches of tensors.
 
 Shapes: B samples, U users, S slots (24 in the paper), F facets, C parts of the context, K top values, D the width
-of embeddings, L recent behaviors.
+of embeddings, L recent behaviors. Shapes of attributes are in ``training.attributes``.
 """
 
 from __future__ import annotations
@@ -33,12 +33,16 @@ class SampleTables(NamedTuple):
         slots: clock slots of the users as of the hour's start.
         profiles: activity of the users as of the hour's start.
         recent_behaviors: the users' last behaviors before the hour's start: ``items`` and local ``minutes`` since 1970.
+        user_attributes: what tables beside the log tell of the users as of the hour's start; no columns if nothing.
+        item_attributes: the same of the items.
     """
 
     samples: pa.Table
     slots: pa.Table
     profiles: pa.Table
     recent_behaviors: pa.Table
+    user_attributes: pa.Table = pa.table({})
+    item_attributes: pa.Table = pa.table({})
 
 
 @dataclass(frozen=True)
@@ -75,6 +79,8 @@ class Batch:
         users, items: shape (B,).
         facets: the item's facets, shape (B, F).
         context: what is known of the moment, shape (B, C).
+        attributes: of users, items and moments: values of categories, then bins of numbers, shape (B, A).
+        lists: attributes that are lists, shape (B, L, M); 0 behind the last value.
         minutes: local minutes since 1970, shape (B,).
         dense: log of the user's events in the window, finish rate, and whether there is a profile,
             shape (B, 3).
@@ -93,6 +99,8 @@ class Batch:
     items: Tensor
     facets: Tensor
     context: Tensor
+    attributes: Tensor
+    lists: Tensor
     minutes: Tensor
     dense: Tensor
     user_position: Tensor
@@ -139,13 +147,17 @@ class Batch:
 class HourKeys:
     """An hour's samples as raw keys, before the rows of a model's tables are looked up.
 
-    Same attributes as ``Batch``, keys instead of rows.
+    Same attributes as ``Batch``, keys instead of rows; but numbers are kept as they are, shape (B, N), NaN where missing:
+    what bin they are in is known to a ranker.
     """
 
     users: np.ndarray
     items: np.ndarray
     facets: np.ndarray
     context: np.ndarray
+    categories: np.ndarray
+    numbers: np.ndarray
+    lists: np.ndarray
     minutes: np.ndarray
     dense: np.ndarray
     user_position: np.ndarray
@@ -177,6 +189,9 @@ class HourKeys:
     def joined(cls, parts: Sequence[HourKeys]) -> HourKeys:
         """Several hours as one; a user of two hours keeps the features of each."""
         starts = np.cumsum([0, *(len(part.recent_minutes) for part in parts)])
+        width = max((part.lists.shape[2] for part in parts), default=0)
+        padded = [np.pad(part.lists, ((0, 0), (0, 0), (0, width - part.lists.shape[2]))) for part in parts]
+        parts = [replace(part, lists=lists) for part, lists in zip(parts, padded, strict=True)]
         arrays = {f.name: np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(cls)}
         moved = [part.user_position + start for part, start in zip(parts, starts, strict=False)]
         return cls(**{**arrays, "user_position": np.concatenate(moved)})

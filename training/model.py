@@ -1,12 +1,14 @@
 """A trained state as an MLflow model: no pickle, weights in safetensors, loaded by this module.
 
 ``mlflow.pyfunc.load_model`` of a logged version predicts on a data frame, one row an impression:
-``user_id``, ``item_id``, ``local_time``, the item's facets, the context, the user's ``events`` and ``finish`` counts,
+``user_id``, ``item_id``, ``local_time``, the item's facets, the context, the attributes (``user_<name>``, ``item_<name>``; an
+age in hours), the user's ``events`` and ``finish`` counts,
 and for clock variants ``<facet>_values`` and ``<facet>_scores``: a list for each slot of the clock.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +19,8 @@ from safetensors.torch import load_file
 
 from core.errors import CorruptStateError, DataError
 from core.files import digest_file
+from events.schema import AttributeType, Owner
+from training.attributes import AttributeKeys, attribute_keys, encode
 from training.batch import SampleTables
 from training.ranker import Ranker
 from training.scoring import predict
@@ -44,7 +48,10 @@ class RankerModel:
         tables = SampleTables(
             self._samples(frame), self._slots(frame), self._profiles(frame), self._recent_behaviors(frame)
         )
-        keys = hour_keys(tables, self.ranker)
+        told = self._attributes(frame)
+        keys = replace(
+            hour_keys(tables, self.ranker), categories=told.categories, numbers=told.numbers, lists=told.lists
+        )
         return pd.DataFrame(predict(self.ranker, keys), columns=list(self.info.heads), index=frame.index)
 
     @property
@@ -55,7 +62,17 @@ class RankerModel:
     @property
     def columns(self) -> list[str]:
         """Input columns."""
-        base = ["user_id", "item_id", "local_time", *self.info.facets, *self.info.context, "events", "finish"]
+        attributes = [field.column for field in self.info.attributes]
+        base = [
+            "user_id",
+            "item_id",
+            "local_time",
+            *self.info.facets,
+            *self.info.context,
+            *attributes,
+            "events",
+            "finish",
+        ]
         clock = [*_clock_columns(self.info), "slot_events"] if self.ranker.time.needs_clock else []
         return [*base, *clock, *(RECENT_COLUMNS if self.ranker.needs_recent_behaviors else [])]
 
@@ -70,7 +87,21 @@ class RankerModel:
             for f in (*self.info.facets, *self.info.context)
         }
         columns |= {head: pa.nulls(len(frame), pa.bool_()) for head in self.info.heads}
-        return pa.table(columns)
+        return pa.table({**columns, "timestamp": np.zeros(len(frame), dtype=np.int64)})
+
+    def _attributes(self, frame: pd.DataFrame) -> AttributeKeys:
+        """The rows' attributes; an age is that of a moment so long before the time 0."""
+        fields, rows = self.info.attributes, np.arange(len(frame))
+        told = {}
+        for field in fields:
+            values = frame[field.column].to_list()
+            if field.type == "age":
+                values = [None if value is None else -value for value in values]
+            plain = [value.tolist() if isinstance(value, np.ndarray) else value for value in values]
+            told[field.column] = pa.array(plain, field.arrow.type, from_pandas=True)
+        encoded = encode(fields, pa.table(told))
+        owners: tuple[Owner, ...] = ("user", "item", "context")
+        return attribute_keys(fields, dict.fromkeys(owners, encoded), dict.fromkeys(owners, rows), np.zeros(len(frame)))
 
     def _profiles(self, frame: pd.DataFrame) -> pa.Table:
         users = frame.drop_duplicates("user_id")
@@ -145,6 +176,7 @@ def signature(info: StateInfo) -> ModelSignature:
         ColSpec(DataType.long, "item_id"),
         ColSpec(DataType.datetime, "local_time"),
         *(ColSpec(DataType.string, name, required=False) for name in (*info.facets, *info.context)),
+        *(ColSpec(_kinds(Array, DataType)[field.type], field.column, required=False) for field in info.attributes),
         ColSpec(DataType.long, "events"),
         ColSpec(DataType.long, "finish"),
     ]
@@ -160,10 +192,22 @@ def signature(info: StateInfo) -> ModelSignature:
     return ModelSignature(Schema(inputs), Schema([ColSpec(DataType.float, head) for head in info.heads]))
 
 
+def _kinds(array: Any, types: Any) -> dict[AttributeType, Any]:
+    """MLflow's type of each type of attribute."""
+    return {"category": types.string, "number": types.double, "age": types.double, "list": array(types.string)}
+
+
 def input_example(info: StateInfo) -> pd.DataFrame:
     """One impression in the form that the model takes."""
     row: dict[str, object] = {"user_id": 1, "item_id": 1, "local_time": pd.Timestamp("2026-03-02T08:30:00")}
     row |= dict.fromkeys((*info.facets, *info.context), "value") | {"events": 10, "finish": 4}
+    examples: dict[AttributeType, object] = {
+        "category": "value",
+        "number": 1.5,
+        "age": 24.0,
+        "list": ["value", "other"],
+    }
+    row |= {field.column: examples[field.type] for field in info.attributes}
     ranker = untrained_ranker(info)
     if ranker.needs_recent_behaviors:
         row |= dict(zip(RECENT_COLUMNS, ([1, 2], [29_540_000, 29_541_000]), strict=True))

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from events.schema import AttributeField
+from training.attributes import NUMERIC, NumberBins, of_type
 from training.batch import Batch
 from training.config import RankerConfig
 from training.embedding import GrowingEmbedding
@@ -22,18 +24,29 @@ USER, ITEM, FACET = 1, 2, 3
 class Ranker(nn.Module):
     """Predicts the probability of each behavior of a user on an item at a moment.
 
-    The input is ``[E_user, E_item, E_facets(item), E_context, time vector, E_user ∘ E_item, recent behaviors, dense]``; the trunk a
-    DCN-v2 cross network (Wang et al. 2021, arXiv 2008.13535) beside an MLP, or a mixture of experts; the heads are
-    logistic.
-    Item facets and clock values share one table, so the clock speaks the item's language; the context's values are in it
-    as well, under their own keys.
+    The input is ``[E_user, E_item, E_facets(item), E_context, attributes, time vector, E_user ∘ E_item, recent behaviors,
+    dense]``, where attributes are one vector for each of user, item and moment; the trunk a DCN-v2 cross network (Wang et al.
+    2021, arXiv 2008.13535) beside an MLP, or a mixture of experts; the heads are logistic.
+    Item facets and clock values share one table, so the clock speaks the item's language; the values of context and
+    attributes are in it as well, under their own keys.
     """
 
     def __init__(
-        self, config: RankerConfig, facets: Sequence[str], heads: Sequence[str], context: Sequence[str] = ()
+        self,
+        config: RankerConfig,
+        facets: Sequence[str],
+        heads: Sequence[str],
+        context: Sequence[str] = (),
+        attributes: Sequence[AttributeField] = (),
     ) -> None:
         super().__init__()
         self.config, self.facets, self.heads, self.context = config, tuple(facets), tuple(heads), tuple(context)
+        self.attributes, self.numbers = tuple(attributes), NumberBins(attributes)
+        in_batch = (*of_type(attributes, "category"), *of_type(attributes, *NUMERIC), *of_type(attributes, "list"))
+        owners = [field.owner for field in in_batch]
+        self._columns_by_owner = [
+            [n for n, each in enumerate(owners) if each == owner] for owner in dict.fromkeys(owners)
+        ]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             self.time = build_time_module(config, len(self.facets))
@@ -45,6 +58,7 @@ class Ranker(nn.Module):
             self.attention = TargetAttention(config.dim) if config.sequence == "din" else None
             width = config.dim * (3 + len(self.facets) + len(self.context)) + self.time.width + DENSE_FEATURES
             width += config.dim if self.attention else 0
+            width += config.dim * len(self._columns_by_owner)
             self.cross = nn.ModuleList(nn.Linear(width, width) for _ in range(config.cross_layers))
             self.mlp = (
                 MixtureOfExperts(width, config.hidden, config.experts, len(self.heads))
@@ -72,6 +86,19 @@ class Ranker(nn.Module):
         """Everything trained that is not an embedding table of ids, in a fixed order."""
         return [p for _, p in sorted(self.named_parameters()) if p.requires_grad]
 
+    def _attribute_vectors(self, batch: Batch) -> list[Tensor]:
+        """For each owner the sum of its attributes' embeddings, (B, dim); of a list the mean of its values'."""
+        if not self.attributes:
+            return []
+        vectors = [self.values(batch.attributes)]
+        if batch.lists.shape[1]:
+            inside = (batch.lists > 0).float()
+            weights = inside / inside.sum(dim=2, keepdim=True).clamp(min=1)
+            means = self.values.bag(batch.lists.flatten(0, 1), weights.flatten(0, 1))
+            vectors.append(means.unflatten(0, batch.lists.shape[:2]))
+        every = torch.cat(vectors, dim=1)
+        return [every[:, columns].sum(dim=1) for columns in self._columns_by_owner]
+
     def forward(self, batch: Batch) -> Tensor:
         """Logit of each behavior.
 
@@ -83,6 +110,7 @@ class Ranker(nn.Module):
         """
         user, item = self.users(batch.users), self.items(batch.items)
         values = [self.values(rows).flatten(1) for rows in (batch.facets, batch.context) if rows.shape[1]]
+        values += self._attribute_vectors(batch)
         parts = [user, item, *values, self.time(batch, self), user * item, batch.dense]
         if self.attention is not None:
             compact = batch.compact()

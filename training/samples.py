@@ -6,6 +6,7 @@ Layout below the workspace's ``training/samples``::
     hour=2026-11-23T10/slots.parquet      clock slots of the hour's users (empty ones left out)
     hour=2026-11-23T10/profiles.parquet   all-day activity of the hour's users
     hour=2026-11-23T10/history.parquet    their recent behaviors
+    hour=2026-11-23T10/{user,item}_attributes.parquet  what tables beside the log tell of them, where there are any
     hour=2026-11-23T10/meta.json          digests of what they were built from, and of themselves
 
 All variants train on the same files.
@@ -14,8 +15,8 @@ All variants train on the same files.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Hashable, Iterable, Sequence
+from dataclasses import astuple, dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +32,7 @@ from core.files import digest_file, digest_json, digest_text, read_json, replace
 from core.hours import Hour, hour_range
 from core.settings import Settings
 from events.mapping import Negatives
-from events.schema import BEHAVIORS
+from events.schema import BEHAVIORS, OWNERS, Owner
 from events.store import EventStore
 from feature_repo.retrieval import ClockFeatures
 from feature_repo.served import prefer_served
@@ -56,11 +57,13 @@ class HourSamples:
     hour: Hour
     tables: SampleTables
     digest: str
-    _decoded: dict[tuple[tuple[str, ...], ...], DecodedHour] = field(default_factory=dict, repr=False, compare=False)
+    _decoded: dict[tuple[tuple[Hashable, ...], ...], DecodedHour] = field(
+        default_factory=dict, repr=False, compare=False
+    )
 
     def keys(self, ranker: Ranker) -> HourKeys:
         """The samples as the arrays that a ranker needs, decoded once for all rankers."""
-        names = ranker.facets, ranker.heads, ranker.context
+        names = ranker.facets, ranker.heads, ranker.context, ranker.attributes
         if names not in self._decoded:
             self._decoded[names] = DecodedHour(self.tables, *names)
         return self._decoded[names].keys(ranker)
@@ -74,7 +77,8 @@ class SampleStore:
         self.root = settings.training_dir / "samples"
         self.facets = events.facets
         self.heads = events.behaviors
-        self.context = events.source.context
+        self.context = events.source.categories
+        self.attributes = events.source.attributes
         self.negatives = events.source.negatives
         self.negative_hours = settings.window_hours
         self._features: ClockFeatures | None = None
@@ -106,7 +110,12 @@ class SampleStore:
         folder, digest, last = self.folder(hour), self.digest(hour), self._last_read
         if last is None or (last.hour, last.digest) != (hour, digest):
             self._last_read = None  # two hours at once would take twice the memory
-            tables = SampleTables(*(pq.ParquetFile(folder / f"{name}.parquet").read() for name in FILES))
+            files = {name: folder / f"{name}.parquet" for name in FILES}
+            extra = {name: file for name, file in self._attribute_files(folder).items() if file.exists()}
+            tables = SampleTables(
+                *(pq.ParquetFile(file).read() for file in files.values()),
+                **{f"{owner}_attributes": pq.ParquetFile(file).read() for owner, file in extra.items()},
+            )
             self._last_read = last = HourSamples(hour, tables, digest)
         return last
 
@@ -132,6 +141,11 @@ class SampleStore:
                 chunk = []
         return done + self._write([(h, t) for h, t, _ in chunk])
 
+    @staticmethod
+    def _attribute_files(folder: Path) -> dict[Owner, Path]:
+        """Files of an hour that are there where tables beside the log tell of its users or items."""
+        return {owner: folder / f"{owner}_attributes.parquet" for owner in OWNERS}
+
     def _inputs(self, hour: Hour) -> JsonObject:
         return {
             "events": self.events.manifest(hour).digest,
@@ -144,6 +158,7 @@ class SampleStore:
             "slots": [self.settings.slot_minutes, self.settings.split_weekend],
             "shrinkage": self._priors(),
             **({"features": "as served"} if self.settings.features_as_served else {}),
+            **({"attributes": [list(astuple(each)) for each in self.attributes]} if self.attributes else {}),
         }
 
     def _priors(self) -> str:
@@ -162,7 +177,7 @@ class SampleStore:
             "local_time",
             *self.facets,
             *BEHAVIORS,
-            *self.context,
+            *self.events.source.context,
             *requests,
         ]
 
@@ -178,15 +193,17 @@ class SampleStore:
     def _write(self, parts: list[tuple[Hour, pa.Table]]) -> int:
         if not parts:
             return 0
-        keys = pa.concat_tables(
-            pa.table({"user_id": users, "hour": pa.array([hour.number] * len(users), pa.int64())})
-            for hour, table in parts
-            if len(users := pc.unique(table["user_id"]))
-        ) if any(t.num_rows for _, t in parts) else None  # fmt: skip
+        keys = _keys(parts, "user_id") if any(t.num_rows for _, t in parts) else None
         features = self.features.historical(keys) if keys is not None else None
         if features is not None and self.settings.features_as_served:
             features = prefer_served(self.settings, features, [hour for hour, _ in parts])
         joined = (features.slots, features.profiles, features.history) if features is not None else None
+        attributes: dict[Owner, pa.Table] = {}
+        if features is not None:
+            attributes = {
+                "user": features.attributes,
+                "item": self.features.attributes("item", _keys(parts, "item_id")),
+            }
         for hour, table in parts:
             with replaced_directory(self.folder(hour)) as target:
                 write_parquet(target / "samples.parquet", table)
@@ -195,7 +212,12 @@ class SampleStore:
                         self._rows_of(joined[at], hour) if joined else pa.table({"user_id": pa.array([], pa.int64())})
                     )
                     write_parquet(target / f"{name}.parquet", rows)
-                digest = digest_text(*(digest_file(target / f"{name}.parquet") for name in FILES))
+                files = [target / f"{name}.parquet" for name in FILES]
+                for owner, file in self._attribute_files(target).items():
+                    if owner in attributes and attributes[owner].num_columns:
+                        write_parquet(file, self._rows_of(attributes[owner], hour))
+                        files.append(file)
+                digest = digest_text(*map(digest_file, files))
                 write_json(
                     target / "meta.json", {"inputs": self._inputs(hour), "rows": table.num_rows, "digest": digest}
                 )
@@ -204,6 +226,15 @@ class SampleStore:
     @staticmethod
     def _rows_of(rows: pa.Table, hour: Hour) -> pa.Table:
         return rows.filter(pc.equal(rows["hour"], hour.number)).drop_columns(["hour"]).combine_chunks()
+
+
+def _keys(parts: Sequence[tuple[Hour, pa.Table]], key: str) -> pa.Table:
+    """The distinct ids of each hour's samples, with the hour's number."""
+    return pa.concat_tables(
+        pa.table({key: ids, "hour": pa.array([hour.number] * len(ids), pa.int64())})
+        for hour, table in parts
+        if len(ids := pc.unique(table[key]))
+    )
 
 
 class _Pool:

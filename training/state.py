@@ -36,6 +36,7 @@ from core.files import (
     write_json,
 )
 from core.hours import Hour
+from events.schema import AttributeField
 from training.checkpoint_delta import Tensors, apply, table_bytes
 from training.config import RankerConfig, code_version
 from training.device import CPU
@@ -65,6 +66,7 @@ class StateInfo:
         weights: digest of its file.
         builds_on: hour of the state whose tensors this one's complete; empty if this one's are whole.
         context: names of what is known of an impression's moment, that the ranker reads; states that did not know it read none.
+        attributes: of users, items and moments, that the ranker reads.
         layers: files that it is spread over, including the one in its folder; 0 in states that did not count them.
     """
 
@@ -82,6 +84,7 @@ class StateInfo:
     tables: dict[str, int] = field(default_factory=dict)
     layers: int = 0
     context: tuple[str, ...] = ()
+    attributes: tuple[AttributeField, ...] = ()
 
     @property
     def digest(self) -> str:
@@ -109,7 +112,9 @@ def read_info(folder: Path) -> StateInfo:
     content = read_json(folder / "state.json")
     known = {f.name for f in fields(StateInfo)}
     content = {name: value for name, value in content.items() if name in known}  # older states said more
-    return StateInfo(**{**content, **{name: tuple(content.get(name, ())) for name in ("facets", "heads", "context")}})
+    names = {name: tuple(content.get(name, ())) for name in ("facets", "heads", "context")}
+    attributes = tuple(AttributeField(**each) for each in content.get("attributes", ()))
+    return StateInfo(**{**content, **names, "attributes": attributes})
 
 
 def lineage_digest(parent: str, data: str, config: str, code: str) -> str:
@@ -131,7 +136,8 @@ def changed_tensors(ranker: Ranker) -> Tensors | None:
 
 def _dense_part(ranker: Ranker) -> Tensors:
     dense = {f"dense.{name}": p.data.cpu() for name, p in ranker.named_parameters()}
-    return {**dense, "rhythm": ranker.time_of_day_counts.span}
+    bins = {name: torch.from_numpy(array.copy()) for name, array in ranker.numbers.state().items()}
+    return {**dense, "rhythm": ranker.time_of_day_counts.span, **bins}
 
 
 def _table_parts(tables: dict[str, dict[str, Tensor]]) -> Tensors:
@@ -145,6 +151,7 @@ def load_ranker(tensors: dict[str, Tensor], info: StateInfo) -> Ranker:
         prefix = f"tables.{name}."
         table.load({key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)})
     ranker.time_of_day_counts.span.copy_(tensors["rhythm"])
+    ranker.numbers.load({name: tensors[name].numpy() for name in ranker.numbers.state()})
     with torch.no_grad():
         for name, p in ranker.named_parameters():
             p.copy_(tensors[f"dense.{name}"])
@@ -326,7 +333,7 @@ def _bytes_of_tables(ranker: Ranker) -> int:
 
 def untrained_ranker(info: StateInfo) -> Ranker:
     """A ranker of the form that a state describes."""
-    return Ranker(info.ranker_config, info.facets, info.heads, info.context)
+    return Ranker(info.ranker_config, info.facets, info.heads, info.context, info.attributes)
 
 
 def _write(folder: Path, info: StateInfo, tensors: Tensors) -> StateInfo:
@@ -337,10 +344,15 @@ def _write(folder: Path, info: StateInfo, tensors: Tensors) -> StateInfo:
 
 
 def new_info(
-    config: RankerConfig, facets: Sequence[str], heads: Sequence[str], context: Sequence[str] = ()
+    config: RankerConfig,
+    facets: Sequence[str],
+    heads: Sequence[str],
+    context: Sequence[str] = (),
+    attributes: Sequence[AttributeField] = (),
 ) -> StateInfo:
     """Description of the state before any training."""
     return StateInfo(
         variant=config.variant, hour="", parent="", data="", config=config.model_dump(mode="json"),
         code=code_version(), samples_seen=0, facets=tuple(facets), heads=tuple(heads), context=tuple(context),
+        attributes=tuple(attributes),
     )  # fmt: skip

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import fields
 from functools import cached_property
@@ -13,40 +12,40 @@ import pyarrow.compute as pc
 import torch
 
 from core.errors import DataError
+from events.schema import OWNERS, AttributeField, Owner
+from training.attributes import AttributeKeys, attribute_keys, encode
 from training.batch import Batch, HourKeys, SampleTables
+from training.category_keys import facet_keys
 from training.ranker import Ranker
 
+HOUR_US = 3_600_000_000
+NOT_AS_THEY_ARE = frozenset({"clock_values", "categories", "numbers"})
+"""Parts of an hour's keys that a batch has in another form."""
 LOG_EVENTS_SCALE = 5.0
 """Divides the log of a user's events, to bring it near 1."""
-
-
-def facet_keys(facet: str, values: pa.Array) -> np.ndarray:
-    """int64 key of each facet value, 0 for null: a 63-bit digest, so that tables need no shared vocabulary.
-
-    Two of a million values collide with a chance of 5e-8.
-    """
-    encoded = (values.combine_chunks() if isinstance(values, pa.ChunkedArray) else values).dictionary_encode()
-    keys = [
-        int.from_bytes(hashlib.blake2b(f"{facet}={value}".encode(), digest_size=8).digest(), "big") >> 1
-        for value in encoded.dictionary.to_pylist()
-    ]
-    table = np.array([0, *keys], dtype=np.int64)
-    at = encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64) + 1
-    return table[at]
 
 
 class DecodedHour:
     """The tables of an hour as arrays, each part decoded once for all rankers that read it."""
 
     def __init__(
-        self, tables: SampleTables, facets: Sequence[str], heads: Sequence[str], context: Sequence[str] = ()
+        self,
+        tables: SampleTables,
+        facets: Sequence[str],
+        heads: Sequence[str],
+        context: Sequence[str] = (),
+        attributes: Sequence[AttributeField] = (),
     ) -> None:
         self.tables, self.facets, self.heads, self.context = tables, tuple(facets), tuple(heads), tuple(context)
+        self.attributes = tuple(attributes)
         self._clocks_by_shape: dict[tuple[int, int], tuple[np.ndarray, np.ndarray, np.ndarray]] = {}
         self._recent_by_length: dict[int, tuple[np.ndarray, np.ndarray]] = {}
 
     def keys(self, ranker: Ranker) -> HourKeys:
-        """What a ranker with these facets, heads and context reads. The arrays are shared between rankers: nobody writes to them."""
+        """What a ranker with these facets, heads, context and attributes reads.
+
+        The arrays are shared between rankers: nobody writes to them.
+        """
         config, (unique, position) = ranker.config, self._users
         shape = ranker.time.needs_clock * config.slots, config.top_k
         if shape not in self._clocks_by_shape:
@@ -72,21 +71,54 @@ class DecodedHour:
         """The parts of ``HourKeys`` with a row for each sample."""
         samples, (unique, position) = self.tables.samples, self._users
         local = samples["local_time"].cast(pa.timestamp("us")).cast(pa.int64()).to_numpy()
+        attributes = self._attribute_keys()
         return {
             "users": samples["user_id"].to_numpy(),
             "items": samples["item_id"].to_numpy(),
             "facets": np.stack([facet_keys(f, samples[f]) for f in self.facets], axis=1),
             "context": stacked([self._context_keys(name) for name in self.context], len(samples)),
+            "categories": attributes.categories,
+            "numbers": attributes.numbers,
+            "lists": attributes.lists,
             "minutes": local // 60_000_000,
             "dense": _dense(unique, self.tables.profiles)[position],
             "labels": np.stack([_column(samples, h) for h in self.heads], axis=1),
             "known": np.stack([samples[h].is_valid().to_numpy(zero_copy_only=False) for h in self.heads], axis=1),
         }
 
+    def _attribute_keys(self) -> AttributeKeys:
+        """The samples' attributes; ages are taken at the moment of each sample."""
+        samples = self.tables.samples
+        tables: dict[Owner, pa.Table] = {
+            "user": self.tables.user_attributes, "item": self.tables.item_attributes, "context": samples,
+        }  # fmt: skip
+        encoded = {
+            owner: encode([field for field in self.attributes if field.owner == owner], table)
+            for owner, table in tables.items()
+        }
+        rows: dict[Owner, np.ndarray] = {"context": np.arange(len(samples))}
+        for owner in OWNERS:
+            key = f"{owner}_id"
+            rows[owner] = entity_rows(tables[owner], key, samples[key].to_numpy())
+        hours = (
+            samples["timestamp"].cast(pa.int64()).to_numpy() / HOUR_US if self.attributes else np.zeros(len(samples))
+        )
+        return attribute_keys(self.attributes, encoded, rows, hours)
+
     def _context_keys(self, name: str) -> np.ndarray:
         """Keys of a part of the context; unknown in samples of before the log told it."""
         samples = self.tables.samples
         return facet_keys(name, samples[name]) if name in samples.column_names else np.zeros(len(samples), np.int64)
+
+
+def entity_rows(table: pa.Table, key: str, ids: np.ndarray) -> np.ndarray:
+    """Row of each id in a table that has one row for each key, −1 where there is none; the shape of ``ids``."""
+    if not table.num_rows:
+        return np.full(len(ids), -1)
+    keys = table[key].to_numpy()
+    order = np.argsort(keys, kind="stable")
+    at, inside = _positions(keys[order], ids)
+    return np.where(inside, order[at], -1)
 
 
 def stacked(columns: Sequence[np.ndarray], rows: int) -> np.ndarray:
@@ -96,7 +128,7 @@ def stacked(columns: Sequence[np.ndarray], rows: int) -> np.ndarray:
 
 def hour_keys(tables: SampleTables, ranker: Ranker) -> HourKeys:
     """Turn the tables of one hour into the arrays that a ranker needs."""
-    return DecodedHour(tables, ranker.facets, ranker.heads, ranker.context).keys(ranker)
+    return DecodedHour(tables, ranker.facets, ranker.heads, ranker.context, ranker.attributes).keys(ranker)
 
 
 def candidate_keys(
@@ -105,6 +137,7 @@ def candidate_keys(
     items: np.ndarray,
     facets: np.ndarray,
     context: np.ndarray,
+    attributes: AttributeKeys,
     features: tuple[pa.Table, pa.Table, pa.Table],
     ranker: Ranker,
 ) -> HourKeys:
@@ -114,6 +147,7 @@ def candidate_keys(
         users, minutes, items: user, local minutes since 1970, and item of each candidate, shape (N,).
         facets: keys of the items' facets (``facet_keys``), shape (N, F).
         context: keys of what is known of the moment, shape (N, C).
+        attributes: of the N candidates, their users and moments.
         features: slots, profiles and recent behaviors of the users, as in ``SampleTables``.
         ranker: that will score them.
     """
@@ -121,7 +155,8 @@ def candidate_keys(
     unique, position = np.unique(users, return_inverse=True)
     nothing = np.zeros((len(users), len(ranker.heads)), dtype=np.float32)
     return HourKeys(
-        users=users, items=items, facets=facets, context=context, minutes=minutes, dense=_dense(unique, profiles)[position],
+        users=users, items=items, facets=facets, context=context, categories=attributes.categories,
+        numbers=attributes.numbers, lists=attributes.lists, minutes=minutes, dense=_dense(unique, profiles)[position],
         user_position=position, **_user_parts(unique, slots, recent, ranker), labels=nothing,
         known=nothing.astype(bool),
     )  # fmt: skip
@@ -145,9 +180,12 @@ def to_batch(keys: HourKeys, ranker: Ranker) -> Batch:
         "items": ranker.items,
         "facets": ranker.values,
         "context": ranker.values,
+        "attributes": ranker.values,
+        "lists": ranker.values,
         "recent_items": ranker.items,
     }
-    arrays = {f.name: getattr(keys, f.name) for f in fields(keys) if f.name != "clock_values"}
+    arrays = {f.name: getattr(keys, f.name) for f in fields(keys) if f.name not in NOT_AS_THEY_ARE}
+    arrays["attributes"] = np.concatenate([keys.categories, ranker.numbers.keys(keys.numbers)], axis=1)
     tensors = {n: looked_up[n].rows(a) if n in looked_up else torch.from_numpy(a) for n, a in arrays.items()}
     for name in ("dense", "clock_scores", "slot_events"):
         if not np.isfinite(getattr(keys, name)).all():

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from torch import nn
 
@@ -19,9 +20,10 @@ from core.errors import NotReadyError
 from core.files import digest_json, write_parquet
 from core.hours import Hour, hour_range
 from core.settings import Settings
-from evaluation.metrics import CONTEXT, FACET, summary
+from evaluation.metrics import ATTRIBUTE, CONTEXT, FACET, summary
 from evaluation.prediction_table import as_predictions, joined, with_hour
 from events.store import EventStore
+from training.attributes import of_type
 from training.batch import Batch, HourKeys
 from training.config import RankerConfig, code_version, label_of, load_ranker_config
 from training.device import training_device
@@ -32,7 +34,7 @@ from training.ranker import Ranker
 from training.samples import HourSamples, SampleStore
 from training.scoring import predict
 from training.state import StateInfo, StateStore, lineage_digest, new_info, untrained_ranker
-from training.tensors import LOG_EVENTS_SCALE, to_batch
+from training.tensors import LOG_EVENTS_SCALE, entity_rows, to_batch
 
 log = logging.getLogger("training.trainer")
 
@@ -173,7 +175,9 @@ class Trainer:
         return self.samples.events.require_hours()[0]
 
     def _fresh(self) -> tuple[StateInfo, Ranker, Optimizer]:
-        info = new_info(self.config, self.samples.facets, self.samples.heads, self.samples.context)
+        info = new_info(
+            self.config, self.samples.facets, self.samples.heads, self.samples.context, self.samples.attributes
+        )
         ranker = untrained_ranker(info).to(self.device)
         return info, ranker, Optimizer(ranker, self.group)
 
@@ -194,6 +198,7 @@ class Trainer:
         following = StateInfo(
             variant=info.variant, hour=results[-1].hour.key, parent=parent, data=data, config=info.config, code=code,
             samples_seen=seen, facets=info.facets, heads=info.heads, context=info.context,
+            attributes=info.attributes,
         )  # fmt: skip
         if self.group.first:
             if report:
@@ -228,7 +233,8 @@ def prediction_table(drawn: HourSamples, keys: HourKeys, scores: np.ndarray, hea
     """Predictions of one head with what evaluation slices by; rows with an unknown label are left out.
 
     ``user_kind`` is new (no event in the clock's window), regular, or heavy (from ``HEAVY_EVENTS`` on);
-    ``item_kind`` is new where the ranker has not been trained on the item; ``facet_<name>`` is the item's value.
+    ``item_kind`` is new where the ranker has not been trained on the item; ``facet_<name>`` is the item's value,
+    ``attribute_<user or item>_<name>`` that of a category of one.
     ``hour`` is the hour's number, ``request_id`` is there where the log tells requests.
     """
     events = np.expm1(keys.dense[:, 0] * LOG_EVENTS_SCALE)
@@ -250,11 +256,25 @@ def prediction_table(drawn: HourSamples, keys: HourKeys, scores: np.ndarray, hea
                 for c in ranker.context
                 if c in drawn.tables.samples.column_names
             },
+            **{f"{ATTRIBUTE}{name}": values for name, values in _categories(drawn, ranker).items()},
             "label": pa.array(keys.labels[:, head].astype(np.int8)),
             "score": pa.array(scores.astype(np.float32)),
         }
     )
     return with_hour(table.filter(pa.array(keys.known[:, head])), drawn.hour)
+
+
+def _categories(drawn: HourSamples, ranker: Ranker) -> dict[str, pa.ChunkedArray]:
+    """For each sample the categories of its user and item that the ranker reads, by column."""
+    samples, tables = drawn.tables.samples, {"user": drawn.tables.user_attributes, "item": drawn.tables.item_attributes}
+    told = {}
+    for owner, table in tables.items():
+        at = pa.array(entity_rows(table, f"{owner}_id", samples[f"{owner}_id"].to_numpy()))
+        rows = pc.if_else(pc.less(at, 0), pa.scalar(None, pa.int64()), at)
+        for field in of_type(ranker.attributes, "category"):
+            if field.owner == owner and field.column in table.column_names:
+                told[field.column] = table[field.column].take(rows)
+    return told
 
 
 def fit(ranker: Ranker, optimizer: Optimizer, keys: HourKeys, hour: Hour) -> float:
@@ -269,7 +289,15 @@ def fit(ranker: Ranker, optimizer: Optimizer, keys: HourKeys, hour: Hour) -> flo
             table.expire(hour.number - 24 * ranker.config.expire_days)
     ranker.users.grow(keys.users, hour.number)
     ranker.items.grow(keys.items, hour.number)
-    values = np.concatenate([keys.facets.ravel(), keys.context.ravel(), keys.clock_values.ravel()])
+    parts = (
+        keys.facets,
+        keys.context,
+        keys.categories,
+        ranker.numbers.keys(keys.numbers),
+        keys.lists,
+        keys.clock_values,
+    )
+    values = np.concatenate([part.ravel() for part in parts])
     ranker.values.grow(values[values != 0], hour.number)
     whole, losses = to_batch(keys, ranker), []
     for batch in whole.batches(ranker.config.batch_size):
@@ -282,6 +310,7 @@ def fit(ranker: Ranker, optimizer: Optimizer, keys: HourKeys, hour: Hour) -> flo
         optimizer.step()
     if ranker.time.needs_time_of_day_counts:
         _count(ranker, whole, hour)
+    ranker.numbers.update(keys.numbers)
     return sum(float(loss) for loss in losses) / max(len(keys), 1)
 
 

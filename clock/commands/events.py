@@ -42,13 +42,26 @@ ids: {user: string, item: string}     # or int; absent: int where every id of th
 local_time: {zone: Europe/Berlin}     # required; or zone_column: tz, or offset_minutes_column: tz_offset
 facets: {genre: genre}                # attributes in the log itself; no facet at all: the item itself serves as one
 context: {tab: tab, device: platform} # what is known of the moment besides user, item and time: rankers read it, and a
-                                      # request tells it under the same names; it may come later than the first input
+                                      # request tells it under the same names; it may come later than the first input;
+                                      # a column alone is a category; {column: battery, type: number} is read by quantiles
 items:                                # attributes in a table of items
   path: items.csv                     # beside this file or beside the log; may be a pattern
   format: auto                        # as above, also csv: {...}
   key: track_id                       # matches item_id as it stands in the log
   facets: {mood: mood, language: lang}   # columns of the table, or expressions over them
   duration_seconds: length            # where the log does not have it
+  since: valid_from                   # of attributes, as under users
+  attributes:                         # what rankers read besides, and the clock does not; here a column alone is a category
+    label: label
+    tags: {column: tags, type: list, separator: "|"}   # several categories: a list, a JSON array, or text
+    plays: {column: plays, type: number}               # read by quantiles of the past
+    released: {column: released, type: age, zone: UTC} # the time since; unit and format as for timestamp
+users:                                # attributes in a table of users, read like items
+  path: users.csv
+  key: uid
+  since: valid_from                   # from when a row holds, or {column: valid_from, unit: ms}; absent: the first table
+                                      # tells what always held, a later one what changes from then on
+  attributes: {city: city, fans: {column: fans, type: number}}
 behaviors:                           # required: at least one; leave out what the source cannot know
   finish: played_seconds / duration_seconds >= 0.9
   skip: played_seconds < 5

@@ -72,6 +72,12 @@ def test_kuairand_impressions_with_the_tags_of_the_videos(tmp_path: Path, settin
         '5525,10,NORMAL,2022-04-07,ShortImport,1,64600,720,1280,33,9,"39,12"\n'
         "77,11,AD,2022-04-07,Web,1,20000,720,1280,34,4,\n"
     )
+    onehot = ",".join(f"onehot_feat{n}" for n in range(18))
+    (tmp_path / f"user_features_{release}.csv").write_text(
+        "user_id,user_active_degree,is_lowactive_period,is_live_streamer,is_video_author,follow_user_num,follow_user_num_range,"
+        "fans_user_num,fans_user_num_range,friend_user_num,friend_user_num_range,register_days,register_days_range,"
+        f'{onehot}\n0,full_active,0,1,1,514,500+,150,"[100,1k)",34,"[30,60)",799,730+,{"1," * 17}\n'
+    )
     account, events, store = stored("kuairand", tmp_path / "log_standard_*.csv", settings)
     assert (account.rows_in, account.kept) == (3, 3)
     assert events["tag"].tolist() == ["39", None, None]
@@ -87,6 +93,12 @@ def test_kuairand_impressions_with_the_tags_of_the_videos(tmp_path: Path, settin
     }
     assert events["played_seconds"].tolist() == [61.207, 1.2, 15.0]
     assert store.source.negatives is None
+    assert set(events["tab"]) == {"1"}
+    (user,) = pa.parquet.read_table(store.attribute_file("user")).to_pylist()
+    assert (user["user_activity"], user["user_fans"], user["user_feature_11"]) == ("full_active", 150.0, "1")
+    items = {item["item_id"]: item for item in pa.parquet.read_table(store.attribute_file("item")).to_pylist()}
+    assert (items[5525]["item_tags"], items[77]["item_tags"]) == (["39", "12"], None)
+    assert items[77]["item_length"] == 20000.0
 
 
 def test_yambda_listens_and_likes_of_one_moment_are_two_events(tmp_path: Path, settings: Settings) -> None:

@@ -22,14 +22,15 @@ from feature_repo.retrieval import ClockFeatures
 from serving.catalog import load_catalog
 from serving.models import LoadedModel
 from serving.schemas import RankBody
-from serving.stages import context_keys, pair_scores
+from serving.stages import Moments, pair_scores
 from tests.conftest import NOW
+from training.category_keys import facet_keys
 from training.config import load_ranker_config
 from training.model import RankerModel, input_example, signature
 from training.samples import SampleStore
 from training.scoring import predict
 from training.state import StateStore
-from training.tensors import facet_keys, hour_keys
+from training.tensors import hour_keys
 from training.trainer import Trainer, read_predictions
 
 START = Hour.parse("2026-03-02T06")
@@ -136,7 +137,7 @@ def test_a_request_with_the_context_gets_the_score_that_training_gives_the_impre
             users=users,
             minutes=local,
             items=rows["item_id"].to_numpy(),
-            context=context_keys(model, context) if context else None,
+            moments=Moments(context, local / 60, np.arange(len(local))) if context else None,
         )
 
     latest = catalog.facets_of(catalog.rows(rows["item_id"].to_numpy()))[:, 0]

@@ -43,7 +43,8 @@ def hour_of(n: int) -> HourKeys:
     ago = np.sort(rng.integers(1, 20_000, (len(users), HISTORY)), axis=1)[:, ::-1]
     return HourKeys(
         users=who, items=rng.integers(0, ITEMS, SAMPLES) + 1, facets=rng.integers(1, 9, (SAMPLES, len(FACETS))),
-        context=np.zeros((SAMPLES, 0), np.int64),
+        context=np.zeros((SAMPLES, 0), np.int64), categories=np.zeros((SAMPLES, 0), np.int64),
+        numbers=np.zeros((SAMPLES, 0)), lists=np.zeros((SAMPLES, 0, 0), np.int64),
         minutes=minutes, dense=rng.uniform(size=(SAMPLES, 3)).astype(np.float32), user_position=position,
         clock_values=known * rng.integers(1, 9, known.shape),
         clock_scores=(known * rng.integers(1, 5, known.shape)).astype(np.float32),

@@ -52,6 +52,8 @@ def batch(at: list[float], filled: dict[int, list[int]] | None = None, slots: in
         "items": torch.full((count,), 2),
         "facets": torch.tensor([[1, 2]]).repeat(count, 1),
         "context": torch.zeros(count, 0, dtype=torch.int64),
+        "attributes": torch.zeros(count, 0, dtype=torch.int64),
+        "lists": torch.zeros(count, 0, 0, dtype=torch.int64),
         "minutes": MONDAY + (torch.tensor(at, dtype=torch.float64) * 60).round().long(),
         "dense": torch.zeros(count, 3),
         "user_position": torch.zeros(count, dtype=torch.int64),

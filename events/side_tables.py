@@ -1,0 +1,103 @@
+"""Tables beside the log, of users or of items: opened as the mapping says, with their ids as the log writes them."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+import duckdb
+import sqlglot
+from sqlglot import expressions as exp
+
+from core.duck import scalar
+from core.errors import DataError
+from core.expressions import parse_expression
+from events.cells import content, is_taken_apart, only_json, whole_number, without_point
+from events.mapping import Mapping, SideTable, relative
+from events.readers import RawLog, exact_text, find_files, load_raw
+
+log = logging.getLogger("events.side_tables")
+
+
+@dataclass(frozen=True)
+class OpenTable:
+    """A table beside the log, loaded as ``raw`` of a schema of its own.
+
+    Attributes:
+        con: connection that is in that schema.
+        raw: the columns.
+        path: the file.
+        key: SQL of a row's id as the log writes it, null where there is none.
+    """
+
+    con: duckdb.DuckDBPyConnection
+    raw: RawLog
+    path: Path
+    key: str
+
+    def value(self, text: str, where: str) -> str:
+        """SQL of a column of the table, or of an expression over its columns."""
+        if text in self.raw.columns:
+            return self.raw.cell(text, where)
+        tree: exp.Expr = parse_expression(text, where)
+        for column in list(tree.find_all(exp.Column)):
+            sql = self.raw.cell(column.name, where)
+            is_text = self.raw.types.get(column.name) == "VARCHAR"
+            sql = only_json(sql) if is_text and is_taken_apart(column) else sql
+            cell = sqlglot.parse_one(sql, read="duckdb")
+            tree = cell if column is tree else tree
+            column.replace(cell)
+        return tree.sql(dialect="duckdb")
+
+
+def table_file(table: SideTable, folders: list[Path], what: str) -> Path:
+    """The table's file: the first that there is in the folders, in order.
+
+    Raises:
+        DataError: there is none.
+    """
+    candidates = (Path(relative(folder, table.path)) for folder in folders)
+    matches = ([path] if path.is_file() else sorted(path.parent.glob(path.name)) for path in candidates)
+    path = next((paths[0] for paths in matches if paths), None)
+    if path is None:
+        raise DataError(f"no {what} table at '{table.path}' ({what}.path, relative to the mapping or to the log)")
+    return path
+
+
+def open_table(
+    con: duckdb.DuckDBPyConnection,
+    mapping: Mapping,
+    table: SideTable,
+    path: Path,
+    what: str,
+    *,
+    schema: str,
+    numbers: bool,
+) -> OpenTable:
+    """Load a table beside the log.
+
+    Args:
+        con: of the log; the table goes to a schema of its own, so that its names meet none of the log's.
+        mapping: how the log is written; the table is read in the same way unless ``table`` says otherwise.
+        table: names the key and the columns.
+        path: its file.
+        what: the mapping's key, for messages.
+        schema: name of the schema.
+        numbers: the log's ids are whole numbers, so that the table's 7.0 is 7.
+
+    Raises:
+        ConfigError: the table lacks its key.
+        DataError: it cannot be read.
+    """
+    side = mapping.model_copy(update={"format": table.format, "csv": table.csv})
+    other = con.cursor()
+    other.execute(f"CREATE SCHEMA {schema}")
+    other.execute(f"USE {schema}")
+    raw = load_raw(other, side, find_files([str(path)]))
+    if bad := scalar(other, "SELECT count(*) FROM malformed"):
+        log.warning("%s (%s): %d rows could not be read; their %s count as unknown", what, path, bad, what)
+    key = content(exact_text(raw.cell(table.key, f"{what}.key ({path})"), raw.types.get(table.key, "VARCHAR")))
+    if numbers:
+        key = f"CASE WHEN {whole_number(key)} THEN {without_point(key)} ELSE {key} END"
+    return OpenTable(other, raw, path, key)
