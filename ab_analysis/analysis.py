@@ -24,7 +24,7 @@ from ab_analysis.moments import Cells, Moments, read_moments
 from ab_analysis.quantiles import compare_quantiles
 from ab_analysis.results import MetricResult, Novelty, SegmentResult, plain
 from ab_analysis.series import Point, daily_points, drift, make_post_days
-from ab_analysis.stopping import interval_multiplier
+from ab_analysis.stopping import comparisons_of, interval_multiplier
 from ab_analysis.user_table import Counts, segment_labels
 from core.documents import JsonObject
 from core.engine import Engine
@@ -241,12 +241,11 @@ def _results(
             correction,
         )
     elapsed = experiment.elapsed_days(counts.until)
-    comparisons = {"primary": len(experiment.primary) * len(experiment.treatments)}
     welch = {(n, v): e for n, v, m, e in effects if m == "welch"}
     results = []
     for name, variant, method, e in effects:
         role, base = experiment.role(name), welch.get((name, variant), UNKNOWN)
-        multiplier = interval_multiplier(experiment, elapsed, comparisons.get(role, 1))
+        multiplier = interval_multiplier(experiment, elapsed, comparisons_of(experiment, role))
         chosen = specs[name].headline == method
         absolute, relative = e.widened(multiplier) if multiplier and e.known else (None, None)
         results.append(

@@ -136,7 +136,7 @@ class Metric(BaseModel):
 
     @property
     def definition(self) -> str:
-        """The metric in words, for the report."""
+        """How the metric is computed, for the report."""
         text = {
             "sum": f"sum of {self.sum} over the user's events",
             "count": f"events where {self.count}",
@@ -148,7 +148,12 @@ class Metric(BaseModel):
             "cap": f"{self.of}, values above {self.cap} set to it",
             "at_least": f"share of users with {self.of} of at least {self.at_least}",
         }[self.kind]
-        return f"{self.description} {text}.".strip() if self.description else f"{text}."
+        return f"{text[0].upper()}{text[1:]}."
+
+    @property
+    def in_words(self) -> str:
+        """What a user's value is, as its author describes it; else how it is computed."""
+        return self.description or self.definition
 
 
 class Catalog(RootModel[dict[str, Metric]]):

@@ -1,19 +1,31 @@
-"""All experiments on one page: the status of each, and what they add up to."""
+"""All experiments on one page: where each stands, and what they add up to."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import NormalDist
 
+from ab_analysis.experiment import Experiment, find_experiments, load_experiment
 from ab_analysis.inference import shrink
 from ab_analysis.report_file import ReportedResult, ReportFile, read_report
+from core.charts import sparkline
+from core.documents import one_line
+from core.errors import ConfigError
+from core.hours import DAY_HOURS, Hour
 from core.page_table import Cell, Column, Row, Table
-from core.page_template import interval, percent, words, write_page
+from core.page_template import INTERACTIVE, interval, percent, words, write_page
 from core.settings import Settings
+from events.store import EventStore
+
+STATES = ("wrong file", "running", "planned", "ended")
+"""In the order of the page."""
+TONES = {"ship": "good", "stop": "bad", "no_conclusion": "bad"}
 
 PAGE = """
-<p class="soft">Every experiment of '{{ source }}', by its latest report.</p>
+<p class="soft">Every experiment of '{{ source }}', by its latest report{{ ", as of " ~ as_of ~ " UTC" if as_of else "" }}.</p>
 <section><h2>Experiments</h2>{% if rows %}{{ rows }}
 {% else %}<p class="lead">The log of '{{ source }}' holds no experiment that was reported.</p>
 <p>To analyze one, log who met which variant (see <em>exposures</em> in the mapping file) and describe it in
@@ -38,50 +50,44 @@ class LatestReport:
     Attributes:
         link: to its page, from the overview.
         final: whether it is the experiment's last one.
+        lifts: hour of each report up to it → lift of ``deciding`` as of then, the oldest first.
     """
 
     report: ReportFile
     link: str
     final: bool
+    lifts: dict[str, float]
 
     @property
     def deciding(self) -> ReportedResult | None:
         """Headline row of the first primary metric, of the variant that the decision names."""
-        first, variant = self.report.about.primary[0], self.report.decision.variant
-        rows = [r for r in self.report.results if r.headline and r.metric == first]
-        return next((r for r in rows if r.variant == variant), rows[0] if rows else None)
+        return deciding(self.report, self.report.decision.variant)
+
+
+def deciding(report: ReportFile, variant: str | None) -> ReportedResult | None:
+    """Headline row of the first primary metric of a variant, else of the first variant."""
+    rows = [r for r in report.results if r.headline and r.metric == report.about.primary[0]]
+    return next((r for r in rows if r.variant == variant), rows[0] if rows else None)
 
 
 @dataclass(frozen=True)
 class OverviewRow:
-    """An experiment's row of the table; ``lift``, ``low`` and ``high`` are relative, None where they are unknown."""
+    """An experiment's row of the table.
+
+    Attributes:
+        state: ``planned``, ``running``, ``ended``, or ``wrong file``.
+        days_left: until the end of its last day; None where it does not run or no end was given.
+        experiment: what its file says; None where there is none any more, or it is wrong.
+        latest: None before its first report.
+        problem: why its file cannot be read.
+    """
 
     name: str
-    link: str
-    hypothesis: str
-    owner: str
-    start: str
-    end: str | None
-    until: str
-    users: int
-    verdict: str
-    sentence: str
-    metric: str
-    lift: float | None
-    low: float | None
-    high: float | None
-
-    @classmethod
-    def of(cls, latest: LatestReport) -> OverviewRow:
-        """The row of an experiment's latest report."""
-        report, result = latest.report, latest.deciding
-        low, high = result.rel_effect_ci if result else (None, None)
-        return cls(
-            name=report.experiment, link=latest.link, hypothesis=report.about.hypothesis, owner=report.about.owner,
-            start=report.about.start[:10], end=report.about.end, until=report.until, users=sum(report.users.values()),
-            verdict=report.decision.verdict, sentence=report.decision.sentence, metric=result.metric if result else "",
-            lift=result.rel_effect if result else None, low=low, high=high,
-        )  # fmt: skip
+    state: str
+    days_left: int | None
+    experiment: Experiment | None
+    latest: LatestReport | None
+    problem: str = ""
 
 
 @dataclass(frozen=True)
@@ -112,50 +118,122 @@ class Totals:
 
 
 def write_overview(settings: Settings) -> Path:
-    """Write ``reports/ab/index.html`` from the latest report of every experiment."""
+    """Write ``reports/ab/index.html`` from every experiment's file and latest report."""
     root = settings.reports_dir / "ab"
-    latest = [report for folder in sorted(root.glob("*/")) if (report := _latest(folder))]
+    latest = {folder.name: report for folder in sorted(root.glob("*/")) if (report := _latest(folder))}
+    hours = EventStore(settings.events_dir).hours()
+    as_of = hours[-1] + 1 if hours else None
     path = root / "index.html"
     write_page(
         path,
         "Experiments",
         PAGE,
         home="../index.html",
+        scripts=(INTERACTIVE,),
         source=settings.source,
-        rows=_table([OverviewRow.of(report) for report in latest]),
-        meta=_totals(latest),
+        as_of=as_of,
+        rows=_table(overview_rows(settings, latest, as_of)),
+        meta=_totals(list(latest.values())),
         folder=str(settings.experiments_dir),
     )
     return path
 
 
+def overview_rows(settings: Settings, latest: Mapping[str, LatestReport], as_of: Hour | None) -> list[OverviewRow]:
+    """A row for every experiment that has a file or a report: those that run, are planned, and ended, each by name.
+
+    Args:
+        settings: name the workspace.
+        latest: experiment → its latest report.
+        as_of: end of the log, which says what runs; None before the first event.
+    """
+    files = find_experiments(settings.experiments_dir)
+    rows = []
+    for name in sorted({*files, *latest}):
+        experiment, problem = None, ""
+        if name in files:
+            try:
+                experiment = load_experiment(files[name])
+            except ConfigError as error:
+                problem = one_line(str(error))
+        state, days_left = _state(experiment, as_of) if not problem else ("wrong file", None)
+        rows.append(OverviewRow(name, state, days_left, experiment, latest.get(name), problem))
+    return sorted(rows, key=lambda row: (STATES.index(row.state), row.name))
+
+
+def _state(experiment: Experiment | None, as_of: Hour | None) -> tuple[str, int | None]:
+    if experiment is None:
+        return "ended", None
+    if as_of is None or experiment.start_time >= as_of.start:
+        return "planned", None
+    if experiment.end_hour is None:
+        return "running", None
+    left = experiment.end_hour.number - as_of.number
+    return ("running", math.ceil(left / DAY_HOURS)) if left > 0 else ("ended", None)
+
+
 def _table(rows: list[OverviewRow]) -> Table | None:
     columns = [
-        Column("experiment"), Column("verdict"), Column("metric"), Column("lift"), Column("interval", "One look, one comparison"),
-        Column("users"), Column("from"), Column("to"), Column("as of"), Column("owner", words=True),
+        Column("experiment"), Column("state", words=True), Column("verdict", words=True), Column("metric", words=True), Column("lift"),
+        Column("interval", "One look, one comparison"), Column("so far", "The lift in each report up to now"), Column("users"),
+        Column("dates", words=True), Column("owner", words=True),
     ]  # fmt: skip
-    tones = {"ship": "good", "stop": "bad", "no_conclusion": "bad"}
-    lines = [
-        Row(
-            [
-                Cell(r.name, link=r.link, hint=r.hypothesis), Cell(words(r.verdict), tones.get(r.verdict, "")), words(r.metric),
-                percent(r.lift), interval((r.low, r.high)), f"{r.users:,}", r.start, f"{r.end or 'open'}", r.until, r.owner,
-            ],
-            note=r.sentence,
-        )
-        for r in rows
-    ]  # fmt: skip
-    return Table(columns, lines) if lines else None
+    return Table(columns, [_row(row) for row in rows], name="experiments") if rows else None
+
+
+def _row(row: OverviewRow) -> Row:
+    latest, experiment = row.latest, row.experiment
+    about = latest.report.about if latest else None
+    hypothesis = experiment.hypothesis if experiment else about.hypothesis if about else ""
+    start = str(experiment.start_time.date()) if experiment else about.start[:10] if about else ""
+    end = str(experiment.end or "open") if experiment else (about.end or "open") if about else ""
+    owner = experiment.owner if experiment else about.owner if about else ""
+    result = latest.deciding if latest else None
+    low, high = result.rel_effect_ci if result else (None, None)
+    verdict = latest.report.decision.verdict if latest else ""
+    users = sum(latest.report.users.values()) if latest else math.nan
+    state = (
+        row.state
+        if row.days_left is None
+        else f"{row.state}, {row.days_left} {'day' if row.days_left == 1 else 'days'} left"
+    )
+    return Row(
+        [
+            Cell(row.name, link=latest.link if latest else "", hint=hypothesis),
+            Cell(state, "bad" if row.problem else ""),
+            Cell(words(verdict), TONES.get(verdict, "")), words(result.metric) if result else "",
+            Cell(percent(result.rel_effect) if result else "", sort=_or_nan(result.rel_effect) if result else math.nan),
+            Cell(interval((low, high)) if result else "", sort=_or_nan(low)),
+            Cell(sparkline(list(latest.lifts.values()), _told(latest)) if latest and len(latest.lifts) > 1 else ""),
+            Cell(f"{users:,.0f}" if latest else "", sort=users), f"{start} to {end}", owner,
+        ],
+        note=row.problem or (latest.report.decision.sentence if latest else "No report yet."),
+    )  # fmt: skip
+
+
+def _told(latest: LatestReport) -> str:
+    """A sparkline in words."""
+    return "Lift so far: " + ", ".join(f"{hour} {percent(lift)}" for hour, lift in latest.lifts.items())
+
+
+def _or_nan(value: float | None) -> float:
+    return math.nan if value is None else value
 
 
 def _latest(folder: Path) -> LatestReport | None:
     """The final report if there is one, else the latest."""
     final = folder / "final.json"
-    dated = sorted(p for p in folder.glob("*.json") if p.stem not in {"registered", "final"})
+    dated = sorted(p for p in folder.glob("*.json") if p.stem[:1].isdigit())
     path = final if final.exists() else dated[-1] if dated else None
     if path is None:
         return None
-    return LatestReport(read_report(path), f"{folder.name}/{path.stem}.html", final=path == final)
+    report = read_report(path)
+    lifts = {}
+    for each in map(read_report, dated):
+        row = deciding(each, report.decision.variant)
+        if row is not None and row.rel_effect is not None and each.until <= report.until:
+            lifts[each.until] = row.rel_effect
+    return LatestReport(report, f"{folder.name}/{path.stem}.html", path == final, lifts)
 
 
 def _totals(latest: list[LatestReport]) -> Totals:

@@ -12,23 +12,30 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from markupsafe import Markup
 
-from ab_analysis import plots, report_tables
+from ab_analysis import report_charts, report_tables
 from ab_analysis.analysis import Analysis, analyze
-from ab_analysis.decision import guardrail_state, side
+from ab_analysis.decision import guardrail_state
 from ab_analysis.experiment import Experiment, ExperimentPlan, RegisteredExperiment, load_named, make_plan
+from ab_analysis.reading import PRIOR_SD, read_effects
 from ab_analysis.report_file import AboutExperiment
-from ab_analysis.results import MetricResult, plain
+from ab_analysis.results import plain
 from ab_analysis.user_table import build_user_table
+from core.charts import Chart, chart_scripts
 from core.engine import engine
 from core.errors import PlatformError
 from core.files import read_json, write_json, write_text
 from core.hours import Hour
-from core.page_template import write_page
+from core.page_template import INTERACTIVE, write_page
 from core.settings import Settings
 from events.store import EventStore
 
 TEMPLATE = Path(__file__).with_name("report.html")
+STYLE = """
+.pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 26rem), 1fr)); gap: 1rem } .pair > * { min-width: 0 }
+#effects { font-size: .94rem }
+"""
 RULES = {
     "fixed": "one look, at the end",
     "always_valid": "any number of looks, for ever (confidence sequence: Robbins 1970, Waudby-Smith et al. 2024)",
@@ -141,40 +148,46 @@ def _register(folder: Path, experiment: Experiment) -> RegisteredExperiment:
 
 
 def write_pages(folder: Path, stems: list[str], plan: ExperimentPlan, analysis: Analysis, queries: list[str]) -> None:
-    """Write the page of an analysis under each of the names; its plots are drawn once."""
-    experiment = plan.experiment
+    """Write the page of an analysis under each of the names; its charts are drawn once."""
+    experiment, points = plan.experiment, analysis.points
     titles = {name: m.title or name.replace("_", " ") for name, m in plan.metrics.items()}
-
-    def toward(result: MetricResult) -> int:
-        return side(plan, result)
-
+    readings = read_effects(plan, analysis, titles)
     guardrails = [
         (r, guardrail_state(plan, r), experiment.guardrails[r.metric].max_worse)
         for r in analysis.results
         if r.headline and r.role == "guardrail"
     ]
-    has_points = any(p.so_far.known for p in analysis.points)
-    planned = max(round(analysis.planned_days), 1)
+    planned, several = max(round(analysis.planned_days), 1), len(experiment.treatments) > 1
     context: dict[str, Any] = {
         "experiment": experiment, "analysis": analysis, "decision": analysis.decision, "warnings": analysis.warnings,
         "planned": planned, "day": min(max(math.ceil(analysis.elapsed_days), 1), planned), "titles": titles,
-        "worse": report_tables.worse_secondary(plan, analysis, titles), "powers": report_tables.powers(analysis, titles),
-        "forest": plots.forest(experiment, analysis, titles, toward), "effects": report_tables.effects(plan, analysis, titles),
-        "methods": report_tables.methods(plan, analysis, titles), "minimum": f"{experiment.minimum_effect:.2%}",
-        "definitions": {n: m.definition for n, m in plan.metrics.items()}, "guardrails": guardrails,
-        "so_far": plots.so_far(experiment, analysis, titles) if has_points else None,
-        "daily": plots.daily(experiment, analysis, titles) if has_points else None,
-        "segment_plot": plots.segments(analysis.segments, titles) if analysis.segments else None,
+        "shares": {v: s / sum(experiment.variants.values()) for v, s in experiment.variants.items()},
+        "worse": report_tables.worse_secondary(plan, analysis, titles), "power": report_tables.power(plan, analysis, titles),
+        "exposures": _drawn(report_charts.exposures(experiment, points)) if points else None,
+        "lifts": _drawn(report_charts.lifts(experiment, readings)),
+        "absolute": [_drawn(chart) for chart in report_charts.effects(experiment, readings)],
+        "effects": report_tables.effects(plan, readings), "methods": report_tables.methods(plan, analysis, titles),
+        "users": sum(analysis.users.values()), "prior": PRIOR_SD, "several": several,
+        "metrics": {n: plan.metrics[n] for n in plan.metrics}, "guardrails": guardrails,
+        "so_far": [_drawn(chart) for chart in report_charts.so_far(experiment, points, titles)],
+        "daily": [_drawn(chart) for chart in report_charts.daily(experiment, points, titles)],
+        "segment_chart": _drawn(report_charts.segments(analysis.segments, titles, several=several)),
+        "segment_names": list(dict.fromkeys(s.segment for s in analysis.segments)),
         "segments": report_tables.segments(analysis.segments, titles) if analysis.segments else None,
         "same": report_tables.same_in_segments(analysis.segments, titles, experiment.confidence),
-        "distributions": plots.distributions(analysis, titles) if analysis.histograms else None,
+        "distributions": [_drawn(chart) for chart in report_charts.distributions(experiment, analysis, titles)],
         "rule": RULES[experiment.stopping.rule], "queries": [LONG_LIST.sub(r"read_parquet([\1, …, \2])", q) for q in queries],
         "content": yaml.safe_dump(experiment.model_dump(mode="json", exclude_unset=True), sort_keys=False),
     }  # fmt: skip
-    template = TEMPLATE.read_text(encoding="utf-8")
+    template, scripts = TEMPLATE.read_text(encoding="utf-8"), (INTERACTIVE, chart_scripts())
     for stem in stems:
-        path = folder / f"{stem}.html"
-        write_page(path, f"Experiment {experiment.name}", template, home="../index.html", stem=stem, **context)
+        path, title = folder / f"{stem}.html", f"Experiment {experiment.name}"
+        write_page(path, title, template, home="../index.html", style=STYLE, scripts=scripts, stem=stem, **context)
+
+
+def _drawn(chart: Chart | None) -> Markup | None:
+    """A chart's markup, drawn once for all names of a page."""
+    return chart.__html__() if chart else None
 
 
 def as_csv(analysis: Analysis) -> str:

@@ -4,43 +4,72 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 from ab_analysis.analysis import Analysis
 from ab_analysis.decision import side
 from ab_analysis.experiment import ExperimentPlan
+from ab_analysis.reading import PRIOR_SD, EffectReading, Interval
 from ab_analysis.results import MetricResult, SegmentResult
 from core.page_table import Cell, Column, Group, Row, Table
-from core.page_template import UNKNOWN, figure, interval, p_value, percent, share, words
+from core.page_template import figure, interval, p_cell, p_value, percent, share, signed, signed_interval, total, words
 
 ROLES = {"primary": "Primary", "guardrail": "Guardrails", "secondary": "Secondary"}
 TONES = {1: "good", -1: "bad", 0: ""}
 ADJUSTED = "All looks under the stopping rule; among primary metrics all comparisons together"
-P_ADJUSTED = "Holm among primary metrics and among guardrails, Benjamini-Hochberg among the others"
+P_READ = "Of the interval beside it: small exactly where the interval leaves 0 out"
+P_ADJUSTED = "Of one look; Holm among primary metrics and among guardrails, Benjamini-Hochberg among the others"
+BETTER = (
+    "Probability that the true lift is for the better, where lifts are thought to be normal around 0 with a standard deviation of "
+    f"{PRIOR_SD:.0%} before the data"
+)
 
 
-def effects(plan: ExperimentPlan, analysis: Analysis, titles: Mapping[str, str]) -> Table:
+def effects(plan: ExperimentPlan, readings: Sequence[EffectReading]) -> Table:
     """The row that decides of every metric and variant: absolute and relative effect, with the interval that fits the p-value."""
     experiment = plan.experiment
     several, known = len(experiment.treatments) > 1, bool(experiment.truth)
     columns = [
         Column("metric"), *([Column("variant")] if several else []), Column(experiment.control),
-        Column("variant's mean" if several else "variant"),
-        Column("effect", "Difference of the means, in the metric's unit"), Column("lift", "Relative to the control"),
-        Column("interval of the lift", ADJUSTED), Column("p", P_ADJUSTED), *([Column("true lift")] if known else []),
+        Column("variant's mean" if several else experiment.treatments[0]),
+        Column("effect", "Difference of the means, in the metric's unit, per user"), Column("lift", "Relative to the control"),
+        Column("interval of the lift", ADJUSTED, scale="relative"), Column("interval of the effect", ADJUSTED, scale="absolute"),
+        Column("p", P_READ), Column("chance to be better", BETTER), Column("total", "See below the table"),
+        *([Column("true lift")] if known else []),
     ]  # fmt: skip
 
-    def row(r: MetricResult) -> Row:
-        tone = TONES[side(plan, r)]
+    def row(e: EffectReading) -> Row:
+        r, tone = e.result, TONES[e.side]
         return Row(
             [
-                Cell(titles[r.metric], hint=plan.metrics[r.metric].definition), *([r.variant] if several else []), figure(r.control),
-                figure(r.treatment), figure(r.effect), Cell(percent(r.rel_effect), tone), interval(r.adjusted_ci), p_value(r.p_adjusted),
-                *([percent(r.truth) if r.truth is not None else UNKNOWN] if known else []),
+                Cell(e.title, hint=plan.metrics[r.metric].in_words), *([r.variant] if several else []),
+                Cell(figure(r.control), sort=r.control), Cell(figure(r.treatment), sort=r.treatment),
+                Cell(signed(e.absolute.effect), tone, sort=e.absolute.effect),
+                Cell(percent(e.relative.effect), tone, sort=e.relative.effect),
+                Cell(interval(e.relative.bounds), sort=e.relative.bounds[0] if e.relative.bounds else math.nan),
+                Cell(signed_interval(e.absolute.bounds), sort=e.absolute.bounds[0] if e.absolute.bounds else math.nan),
+                Cell(p_cell(e.p_value) if e.p_value is not None else "not yet", sort=_or_nan(e.p_value)),
+                Cell(share(e.chance_better, 1), sort=_or_nan(e.chance_better)),
+                Cell(total(e.total.effect), hint=_total_hint(e.total), sort=e.total.effect) if e.total else Cell("", sort=math.nan),
+                *([Cell(percent(r.truth), sort=_or_nan(r.truth))] if known else []),
             ],
             strong=r.role == "primary",
+            choices={"variant": r.variant} if several else {},
         )  # fmt: skip
 
-    return Table(columns, _by_role([r for r in analysis.results if r.headline], row))
+    rows: list[Row | Group] = []
+    for role, title in ROLES.items():
+        if of_role := [e for e in readings if e.result.role == role]:
+            rows += [Group(title), *map(row, of_role)]
+    return Table(columns, rows, name="effects")
+
+
+def _or_nan(value: float | None) -> float:
+    return math.nan if value is None else value
+
+
+def _total_hint(reading: Interval) -> str:
+    return f"{total(reading.bounds[0])} to {total(reading.bounds[1])}" if reading.bounds else ""
 
 
 def methods(plan: ExperimentPlan, analysis: Analysis, titles: Mapping[str, str]) -> Table:
@@ -50,7 +79,7 @@ def methods(plan: ExperimentPlan, analysis: Analysis, titles: Mapping[str, str])
     columns = [
         Column("metric"), *([Column("variant")] if several else []), Column("method"), Column("lift"),
         Column(f"{experiment.confidence:.0%} interval", "One look, one comparison"), Column("p", "One look, one comparison"),
-        Column("saved", "Variance taken off by the method"),
+        Column("p, corrected", P_ADJUSTED), Column("saved", "Variance taken off by the method"),
         Column("detectable", f"Smallest true effect that would be detected with a chance of {experiment.power:.0%}"),
         Column("power", f"Chance to find the minimum effect of {experiment.minimum_effect:.2%}"),
     ]  # fmt: skip
@@ -58,13 +87,16 @@ def methods(plan: ExperimentPlan, analysis: Analysis, titles: Mapping[str, str])
     def row(r: MetricResult) -> Row:
         return Row(
             [
-                titles[r.metric], *([r.variant] if several else []), words(r.method), percent(r.rel_effect), interval(r.rel_effect_ci),
-                p_value(r.p_value), share(r.variance_reduction), share(r.detectable, 2), share(r.power),
+                titles[r.metric], *([r.variant] if several else []), words(r.method), Cell(percent(r.rel_effect), sort=r.rel_effect),
+                Cell(interval(r.rel_effect_ci), sort=r.rel_effect_ci[0]), Cell(p_cell(r.p_value), sort=r.p_value),
+                Cell(p_cell(r.p_adjusted), sort=r.p_adjusted),
+                Cell(share(r.variance_reduction), sort=r.variance_reduction), Cell(share(r.detectable, 2), sort=r.detectable),
+                Cell(share(r.power), sort=r.power),
             ],
-            strong=r.headline,
+            strong=r.headline, choices={"variant": r.variant} if several else {},
         )  # fmt: skip
 
-    return Table(columns, _by_role(analysis.results, row), "Strong rows decide.")
+    return Table(columns, _by_role(analysis.results, row), "Strong rows decide.", name="methods")
 
 
 def segments(rows: Sequence[SegmentResult], titles: Mapping[str, str]) -> Table:
@@ -74,18 +106,19 @@ def segments(rows: Sequence[SegmentResult], titles: Mapping[str, str]) -> Table:
         Column("p", "Benjamini-Hochberg over all segments and metrics"),
         Column("shrunk lift", "Drawn toward the common effect, as far as the segments are alike"), Column("its interval"),
     ]  # fmt: skip
-    return Table(
-        columns,
-        [
-            Row(
-                [
-                    f"{words(s.segment)}: {s.value}", titles[s.metric], s.variant, f"{s.n_control + s.n_treatment:,}",
-                    percent(s.rel_effect), interval(s.rel_effect_ci), p_value(s.p_fdr), percent(s.shrunk), interval(s.shrunk_ci),
-                ]
-            )
-            for s in rows
-        ],
-    )  # fmt: skip
+    table = [
+        Row(
+            [
+                f"{words(s.segment)}: {s.value}", titles[s.metric], s.variant,
+                Cell(f"{s.n_control + s.n_treatment:,}", sort=s.n_control + s.n_treatment), Cell(percent(s.rel_effect), sort=s.rel_effect),
+                Cell(interval(s.rel_effect_ci), sort=s.rel_effect_ci[0]), Cell(p_cell(s.p_fdr), sort=s.p_fdr),
+                Cell(percent(s.shrunk), sort=s.shrunk), Cell(interval(s.shrunk_ci), sort=s.shrunk_ci[0]),
+            ],
+            choices={"variant": s.variant, "segment": s.segment},
+        )
+        for s in rows
+    ]  # fmt: skip
+    return Table(columns, table, name="segments")
 
 
 def same_in_segments(rows: Sequence[SegmentResult], titles: Mapping[str, str], confidence: float) -> list[str]:
@@ -107,10 +140,25 @@ def worse_secondary(plan: ExperimentPlan, analysis: Analysis, titles: Mapping[st
     ]
 
 
-def powers(analysis: Analysis, titles: Mapping[str, str]) -> list[str]:
-    """For each primary metric and variant, the chance to find the minimum effect."""
+@dataclass(frozen=True)
+class PowerReading:
+    """The chance to find the minimum effect; ``enough`` where every primary metric and variant has the planned one."""
+
+    text: str
+    enough: bool
+
+
+def power(plan: ExperimentPlan, analysis: Analysis, titles: Mapping[str, str]) -> PowerReading | None:
+    """For each primary metric and variant, the chance to find the minimum effect; None where none is known."""
+    experiment = plan.experiment
     primary = [r for r in analysis.results if r.headline and r.role == "primary" and math.isfinite(r.power)]
-    return [f"{titles[r.metric]} ({r.variant}) {share(r.power)}" for r in primary]
+    if not primary:
+        return None
+    chances = ", ".join(f"{titles[r.metric]} ({r.variant}) {share(r.power)}" for r in primary)
+    return PowerReading(
+        f"Chance to find a true effect of {experiment.minimum_effect:.2%}: {chances}. Planned: {share(experiment.power)}.",
+        all(r.power >= experiment.power for r in primary),
+    )
 
 
 def _by_role(rows: Sequence[MetricResult], row: Callable[[MetricResult], Row]) -> list[Row | Group]:

@@ -1,12 +1,22 @@
-"""The width of an interval, in standard errors, under the experiment's stopping rule."""
+"""Intervals and p-values under the experiment's stopping rule."""
 
 from __future__ import annotations
 
 import math
 from statistics import NormalDist
 
+import numpy as np
+
 from ab_analysis.experiment import Experiment
-from stats.sequential import limit_at, mixture_limit
+from stats.sequential import limit_at, mixture_limit, mixture_p_value
+
+LEVELS = (0.0001, 0.001, 0.01, 0.1, 0.3)
+"""Errors at which the limits of a plan in groups are computed to read a p-value between them; none below the first is told."""
+
+
+def comparisons_of(experiment: Experiment, role: str) -> int:
+    """Number of comparisons that share the error of a metric of this role."""
+    return len(experiment.primary) * len(experiment.treatments) if role == "primary" else 1
 
 
 def interval_multiplier(experiment: Experiment, elapsed_days: float, comparisons: int) -> float | None:
@@ -34,3 +44,35 @@ def interval_multiplier(experiment: Experiment, elapsed_days: float, comparisons
         return mixture_limit(elapsed_days / planned, alpha)
     days = max(math.ceil(planned - 1e-9), rule.first_look_days)
     return limit_at(max(min(math.floor(elapsed_days + 1e-9), days), 1), days, rule.first_look_days, alpha)
+
+
+def p_under_rule(experiment: Experiment, elapsed_days: float, comparisons: int, z: float) -> float | None:
+    """P-value that fits the interval: below 1 − confidence exactly where |z| is above ``interval_multiplier``.
+
+    Args:
+        experiment: its rule, confidence and planned length.
+        elapsed_days: from the start to the look.
+        comparisons: number of comparisons that share the error (Bonferroni).
+        z: effect in standard errors.
+
+    Returns:
+        None if the rule allows no look yet. For ``group_sequential`` it is read between the limits of ``LEVELS``.
+    """
+    multiplier = interval_multiplier(experiment, elapsed_days, comparisons)
+    if multiplier is None:
+        return None
+    alpha = 1 - experiment.confidence
+    if experiment.stopping.rule == "fixed":
+        return min(1.0, comparisons * 2 * NormalDist().cdf(-abs(z)))
+    if experiment.stopping.rule == "always_valid":
+        fraction = elapsed_days / experiment.planned_days
+        return min(1.0, comparisons * mixture_p_value(fraction, alpha / comparisons, z))
+    limits = {}
+    for level in (*LEVELS, alpha):
+        limits[level] = interval_multiplier(
+            experiment.model_copy(update={"confidence": 1 - level}), elapsed_days, comparisons
+        )
+    levels = sorted(limits)
+    return float(
+        np.exp(np.interp(-abs(z), [-(limits[level] or 0.0) for level in levels] + [0.0], np.log([*levels, 1.0])))
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,9 +19,11 @@ if TYPE_CHECKING:
 
 STYLE = f"""
 :root {{ --ink: #1c2430; --soft: #566270; --line: #d9dfe6; --good: #14703c; --bad: #a4262c; --accent: #1f5fa8; --paper: #ffffff;
-  --ground: #f4f6f9; --calm: #f1f9f4; --alarm: #fdf3f3; --open: #f2f6fb; color-scheme: light dark }}
+  --ground: #f4f6f9; --calm: #f1f9f4; --alarm: #fdf3f3; --open: #f2f6fb;
+  --second: #a34f00; --third: #14703c; --fourth: #7a3e9d; color-scheme: light dark }}
 @media (prefers-color-scheme: dark) {{ :root {{ --ink: #e6eaf0; --soft: #a3aebb; --line: #38424f; --good: #63c58d; --bad: #f0888d;
-  --accent: #85b6f2; --paper: #1a212b; --ground: #11161d; --calm: #16281e; --alarm: #2d1a1c; --open: #17222f }}
+  --accent: #85b6f2; --paper: #1a212b; --ground: #11161d; --calm: #16281e; --alarm: #2d1a1c; --open: #17222f;
+  --second: #f0a35e; --third: #63c58d; --fourth: #c79be6 }}
   figure svg {{ background: #ffffff; border-radius: .4rem; padding: .5rem }} }}
 * {{ box-sizing: border-box }} [hidden] {{ display: none !important }}
 body {{ font: 16px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--ground); margin: 0 }}
@@ -35,18 +38,28 @@ section, .card {{ background: var(--paper); border: 1px solid var(--line); borde
 abbr {{ cursor: help }} dt {{ margin-top: .4rem }} dd {{ margin-left: 1rem }} summary {{ cursor: pointer; color: var(--accent) }}
 .facts {{ display: flex; flex-wrap: wrap; gap: .4rem 2rem; margin: .2rem 0; padding: 0; list-style: none }}
 {TABLE_STYLE}
-figure svg {{ max-width: 100%; height: auto }} figure {{ margin: 0 }} figcaption {{ color: var(--soft) }} a {{ color: var(--accent) }}
-input[type=search] {{ font: inherit; color: inherit; background: var(--paper); border: 1px solid var(--soft); border-radius: .4rem;
-  padding: .35rem .6rem }}
+figure svg {{ max-width: 100%; height: auto }} figure {{ margin: 0 }} figcaption {{ color: var(--soft) }}
+.chart svg {{ background: none; padding: 0 }} .chart [data-chart] {{ display: block !important; width: 100%; overflow: hidden }}
+#vg-tooltip-element.vg-tooltip {{ background: var(--ink); color: var(--paper); border: 0; border-radius: .4rem;
+  font: .85rem/1.4 system-ui, sans-serif }}
+#vg-tooltip-element.vg-tooltip td {{ border: 0; padding: 0 .3rem; text-align: left; color: inherit; white-space: normal }}
+#vg-tooltip-element table {{ width: auto }}
+a {{ color: var(--accent) }}
 code, pre {{ font: .85rem/1.4 ui-monospace, monospace; white-space: pre-wrap; overflow-wrap: anywhere }}
-@media print {{ body {{ background: none }} section {{ break-inside: avoid }} }}
+@media print {{ body {{ background: none }} section {{ break-inside: avoid-page }}
+  details::details-content {{ content-visibility: visible; block-size: auto }} }}
 """
+INTERACTIVE = Markup("<script>{}</script>").format(
+    Markup(Path(__file__).with_name("page.js").read_text(encoding="utf-8"))  # noqa: S704 # nosec B704
+)
+"""Makes tables with a name sort, filter and copy, and follow the reader's choices."""
 UNKNOWN = "–"
 BASE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{{ title }}</title><style>{{ style }}</style></head><body><main>
 {% if home %}<p class="soft"><a href="{{ home }}">All reports</a></p>{% endif %}<h1>{{ title }}</h1>
-{{ body }}</main></body></html>
+{{ body }}</main>{% for script in scripts %}
+{{ script }}{% endfor %}</body></html>
 """
 
 
@@ -77,9 +90,29 @@ def figure(value: float | None) -> str:
     return f"{value:,.4g}" if _known(value) else UNKNOWN
 
 
+def signed(value: float | None, unit: str = "") -> str:
+    """A difference with three significant digits and its unit: ``+0.512 hours``."""
+    return f"{value:+,.3g}{f' {unit}' if unit else ''}" if _known(value) else UNKNOWN
+
+
+def signed_interval(bounds: tuple[float | None, float | None] | None, unit: str = "") -> str:
+    """An interval of differences: ``+0.21 to +0.6 hours``."""
+    return f"{signed(bounds[0])} to {signed(bounds[1], unit)}" if bounds else "not yet"
+
+
+def total(value: float | None) -> str:
+    """A difference that is counted over many: ``+1,234``."""
+    return f"{value:+,.0f}" if value is not None and _known(value) and abs(value) >= 100 else signed(value)
+
+
 def p_value(value: float | None) -> str:
     """A p-value with two significant digits."""
     return f"{value:.2g}" if _known(value) else UNKNOWN
+
+
+def p_cell(value: float | None) -> str:
+    """A p-value as a table shows it: none below a ten-thousandth, where no test's assumptions hold."""
+    return "< 0.0001" if value is not None and _known(value) and value <= 0.0001 else p_value(value)
 
 
 def interval(bounds: tuple[float | None, float | None] | None) -> str:
@@ -101,7 +134,14 @@ def _environment() -> Environment:
 
 
 def write_page(
-    path: Path, title: str, template: str, *, home: str | None = None, style: str = "", **context: Any
+    path: Path,
+    title: str,
+    template: str,
+    *,
+    home: str | None = None,
+    style: str = "",
+    scripts: Sequence[Markup] = (),
+    **context: Any,
 ) -> None:
     """Render a page and write it atomically; every value in it is escaped.
 
@@ -111,11 +151,13 @@ def write_page(
         template: Jinja template of the body.
         home: link to the list of all reports, relative to the page; None: no link.
         style: CSS of this kind of page, after everybody's.
+        scripts: script elements that stand at its end.
         context: values of the template.
     """
     environment = _environment()
     body = Markup(environment.from_string(template).render(**context))  # noqa: S704 # nosec B704
-    text = environment.from_string(BASE).render(title=title, body=body, home=home, style=Markup(STYLE + style))  # noqa: S704 # nosec B704
+    css = Markup(STYLE + style)  # noqa: S704 # nosec B704
+    text = environment.from_string(BASE).render(title=title, body=body, home=home, style=css, scripts=scripts)
     write_text(path, text)
 
 

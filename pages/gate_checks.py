@@ -69,7 +69,7 @@ def checks_table(checks: Sequence[GateCheck]) -> Table:
     """Checks, those that failed first, then those nearest to their limits."""
     columns = [
         Column("check"), Column("figure"), Column("interval"), Column("limit"),
-        Column("margin", "The dot is the figure, the bar its interval, the line the limit; left of it is the wrong side"), Column(""),
+        Column("margin", "The dot is the figure, the bar its interval, the line the limit; left of it is the wrong side"), Column("result"),
     ]  # fmt: skip
     pairs = sorted(zip(checks, margins(checks), strict=True), key=lambda pair: (pair[0].passed, pair[1].value))
     rows = [

@@ -79,7 +79,7 @@ def write_gate_page(path: Path, hour: Hour, decision: GateDecision) -> Path:
     return path
 
 
-def _tables(checks: Sequence[GateCheck]) -> dict[str, Table | None]:
+def _tables(checks: Sequence[GateCheck]) -> dict[str, Any]:
     """The tables of the checks, under the templates' names for them: slices that passed stand apart. None where there are none."""
     folded = [check for check in checks if SLICE in check.name and check.passed]
     first = [check for check in checks if check not in folded]

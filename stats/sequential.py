@@ -162,3 +162,21 @@ def mixture_limit(fraction: float, alpha: float) -> float:
     if fraction <= 0:
         raise ConfigError(f"a look needs some information, not {fraction}")
     return _mixture(_mixture_ratio(alpha) / fraction, alpha)
+
+
+def mixture_p_value(fraction: float, alpha: float, z: float) -> float:
+    """P-value that holds at any time: below ``alpha`` exactly where |z| is above ``mixture_limit(fraction, alpha)``.
+
+    The mixture is the one of ``alpha``, whatever z is: 1 / p is then a martingale's value (Johari et al. 2022,
+    doi:10.1287/opre.2021.2135).
+
+    Args:
+        fraction: information so far, as a share of the planned information, above 0.
+        alpha: two-sided error for which the mixture is chosen.
+        z: effect in standard errors.
+
+    >>> round(mixture_p_value(0.5, 0.05, mixture_limit(0.5, 0.05)), 6)
+    0.05
+    """
+    ratio = _mixture_ratio(alpha) / fraction
+    return min(1.0, float(np.sqrt((1 + ratio) / ratio) * np.exp(-(z**2) / (2 * (1 + ratio)))))

@@ -38,6 +38,7 @@ def opened(
     *,
     scripts: bool = True,
     follow: bool = False,
+    fragment: str = "",
 ) -> Iterator[Page]:
     """A page on a screen of some width; it must say nothing to the console and ask for nothing but itself.
 
@@ -48,6 +49,7 @@ def opened(
         scheme: that the reader prefers.
         scripts: whether they run.
         follow: a link to a page beside it may be followed.
+        fragment: of the address, with its ``#``.
     """
     asked: list[str] = []
     said: list[str] = []
@@ -55,16 +57,22 @@ def opened(
     page.on("request", lambda request: asked.append(request.url))
     page.on("console", lambda message: said.append(message.text))
     page.on("pageerror", lambda error: said.append(str(error)))
-    page.goto(path.as_uri())
+    page.goto(path.as_uri() + fragment)
     yield page
     page.close()
-    asked_for = {url.split("#")[0] for url in asked} - {path.as_uri()}
+    own = ("blob:", "data:")  # what the page made itself
+    asked_for = {url.split("#")[0] for url in asked if not url.startswith(own)} - {path.as_uri()}
     assert {url for url in asked_for if not (follow and url.startswith(path.parent.as_uri()))} == set()
     assert said == []
 
 
 def fits_every_screen(chromium: Browser, path: Path) -> None:
-    """Asserts that a page is no wider than a wide and a narrow screen, light and dark, and cuts no cell off."""
+    """Asserts that a page is no wider than a wide and a narrow screen, light and dark, cuts no cell off, and that everybody can use it.
+
+    The last by axe-core: names, roles, headings, contrast. Every chart that is in view is drawn, with some width.
+    """
+    from axe_playwright_python.sync_playwright import Axe
+
     schemes: tuple[Literal["light", "dark"], ...] = ("light", "dark")
     for width in (1300, 400):
         for scheme in schemes:
@@ -75,3 +83,14 @@ def fits_every_screen(chromium: Browser, path: Path) -> None:
                     f"all => all.filter({CUT}).map(e => e.outerHTML.slice(0, 200))"
                 )
                 assert cut == [], (path, width)
+                draw_charts(page)
+                violations = [(v["id"], v["nodes"][0]["html"][:300]) for v in Axe().run(page).response["violations"]]
+                assert violations == [], (path.name, width, scheme, violations)
+
+
+def draw_charts(page: Page) -> None:
+    """Scroll to every chart that a reader can see and wait until it is drawn, as wide as its place."""
+    for holder in page.locator("[data-chart]:visible").all():
+        holder.scroll_into_view_if_needed()
+        page.wait_for_function("e => e.dataset.chart === 'drawn'", arg=holder.element_handle())
+        assert holder.locator("svg").evaluate("e => e.getBoundingClientRect().width") > 200

@@ -1,0 +1,116 @@
+"""Charts of pages: Vega-Altair's, drawn into the page as SVG, and by Vega's scripts once a reader can see them.
+
+The scripts stand in the page once, compressed. Colors are the page's own variables: a chart is light or dark as the page is.
+"""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from markupsafe import Markup
+
+from core.documents import JsonObject
+
+if TYPE_CHECKING:
+    import altair as alt
+
+STATIC_WIDTH = 680
+"""Pixels of the drawing that stands in the page until scripts draw it as wide as the screen."""
+SCRIPT = Path(__file__).with_name("charts.js")
+INK, SOFT, LINE, GOOD, BAD, ACCENT = (f"var(--{name})" for name in ("ink", "soft", "line", "good", "bad", "accent"))
+SERIES = (ACCENT, "var(--second)", "var(--third)", "var(--fourth)")
+"""Colors of the arms of an experiment, the lines of a chart."""
+CONFIG: JsonObject = {
+    "background": None,
+    "font": "system-ui, sans-serif",
+    "view": {"stroke": None, "continuousWidth": STATIC_WIDTH},
+    "axis": {
+        "labelColor": SOFT, "titleColor": SOFT, "gridColor": LINE, "domainColor": LINE, "tickColor": LINE, "labelFontSize": 12,
+        "titleFontSize": 12, "titleFontWeight": "normal", "labelLimit": 150,
+    },
+    "legend": {"labelColor": INK, "titleColor": SOFT, "labelFontSize": 12, "titleFontSize": 12, "orient": "top"},
+    "header": {"labelColor": INK, "titleColor": SOFT, "labelFontSize": 13, "labelFontWeight": "bold"},
+    "title": {"color": INK, "fontSize": 13, "anchor": "start"},
+    "text": {"color": INK},
+    "rule": {"color": INK},
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A chart; Jinja renders it where it is named.
+
+    Attributes:
+        drawing: of Altair.
+        description: what it shows, for those who cannot see it; every figure is also in a table.
+        caption: shown below it.
+        scale: ``relative`` or ``absolute`` where the reader chooses between two charts.
+    """
+
+    drawing: alt.TopLevelMixin
+    description: str
+    caption: str = ""
+    scale: str = ""
+
+    def __html__(self) -> Markup:
+        import vl_convert
+
+        spec: JsonObject = {**self.drawing.to_dict(), "config": CONFIG}
+        still = vl_convert.vegalite_to_svg(spec)
+        figure = Markup(
+            '<figure class="chart"{}><div role="img" aria-label="{}"><div data-chart aria-hidden="true">{}</div></div>'
+            '<script type="application/json">{}</script><figcaption>{}</figcaption></figure>'
+        )
+        scale = Markup(' data-scale="{}"').format(self.scale) if self.scale else ""
+        return figure.format(scale, self.description, Markup(still), script_json(spec), self.caption)  # noqa: S704 # nosec B704
+
+
+def sparkline(values: Sequence[float], description: str) -> Markup:
+    """A line as high as a row of a table, with the line of 0; its last point stands out.
+
+    Args:
+        values: at equal steps, at least two.
+        description: what it shows, for those who cannot see it and for the pointer.
+    """
+    import altair as alt
+    import vl_convert
+
+    points = alt.Data(values=[{"step": step, "value": value, "zero": 0} for step, value in enumerate(values)])
+    x, y = alt.X("step:Q", axis=None), alt.Y("value:Q", axis=None)
+    base = alt.Chart(points).encode(x=x)
+    drawing = alt.layer(
+        base.mark_line(color=LINE, strokeWidth=1).encode(y=alt.Y("zero:Q", axis=None)),
+        base.mark_line(color=ACCENT, strokeWidth=1.5).encode(y=y),
+        base.mark_circle(color=ACCENT, size=30, opacity=1)
+        .encode(y=y)
+        .transform_filter(f"datum.step == {len(values) - 1}"),
+    ).properties(width=90, height=22)
+    still = vl_convert.vegalite_to_svg({**drawing.to_dict(), "config": CONFIG, "padding": 2})
+    markup = Markup('<span role="img" aria-label="{0}" title="{0}"><span aria-hidden="true">{1}</span></span>')
+    return markup.format(description, Markup(still))  # noqa: S704 # nosec B704
+
+
+def script_json(content: Any) -> Markup:
+    """JSON that may stand in a script element, whatever texts it holds."""
+    text = json.dumps(content, separators=(",", ":"), ensure_ascii=False)
+    return Markup(text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e"))  # noqa: S704 # nosec B704
+
+
+@lru_cache(maxsize=1)
+def chart_scripts() -> Markup:
+    """What draws the charts of a page, once for all of them: Vega-Embed, compressed, and when to draw."""
+    import vl_convert
+
+    library = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
+    packed = base64.b64encode(gzip.compress(library.encode(), mtime=0)).decode()
+    return Markup('<script type="application/gzip" id="vega">{}</script>\n<script>{}</script>').format(
+        packed,
+        Markup(SCRIPT.read_text(encoding="utf-8")),  # noqa: S704 # nosec B704
+    )
