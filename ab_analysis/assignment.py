@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import csv
+import fcntl
 import io
 import logging
 import os
 import threading
-from collections.abc import Sequence
+import uuid
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -15,6 +18,7 @@ import numpy as np
 
 from ab_analysis.experiment import Experiment, find_experiments, load_experiment
 from core.errors import ConfigError
+from core.files import write_text
 from core.hours import Hour
 from core.settings import Settings
 from stats.assignment import assign, hash_to_unit
@@ -89,14 +93,15 @@ def _overlap(a: Experiment, b: Experiment) -> bool:
 
 
 class ExposureLog:
-    """Appends first exposures to hourly CSV files, ``<root>/<hour>.csv``, which a mapping's ``exposures`` reads.
+    """Appends first exposures to ``<root>/<hour>.csv/<writer>.csv``, which a mapping's ``exposures`` reads as one log.
 
-    A line is written by one system call, so that several processes may write. A process logs a user once per hour, and again
-    if an earlier time arrives later; the analysis takes the earliest.
+    Each process has a file of its own for every hour: on a network file system, appends of two machines to one file overwrite
+    each other. A process logs a user once per hour, and again if an earlier time arrives later; the analysis takes the earliest.
     """
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self.writer = uuid.uuid4().hex[:16]  # process ids are reused, and the same in many containers
         self._lock = threading.Lock()
         self._hour: Hour | None = None
         self._seen: dict[tuple[str, str], datetime] = {}
@@ -111,7 +116,7 @@ class ExposureLog:
             at: time of the exposure, aware.
 
         Returns:
-            False if that hour's log already has the user, at that time or earlier.
+            False if this process has logged the user in that hour, at that time or earlier.
         """
         hour = Hour.of(at)
         with self._lock:
@@ -125,12 +130,50 @@ class ExposureLog:
         return True
 
     def _append(self, hour: Hour, row: tuple[str, ...]) -> None:
-        self.root.mkdir(parents=True, exist_ok=True)
-        handle = os.open(self.root / f"{hour.key}.csv", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-        try:
+        path = self.root / f"{hour.key}.csv"
+        if not path.is_file():  # an hour that an older platform began stays one file
+            path.mkdir(parents=True, exist_ok=True)
+            path /= f"{self.writer}.csv"
+        with locked_file(path) as handle:
             rows = [row] if os.fstat(handle).st_size else [COLUMNS, row]
             text = io.StringIO()
             csv.writer(text, lineterminator="\n").writerows(rows)
             os.write(handle, text.getvalue().encode())
+
+
+@contextmanager
+def locked_file(path: Path) -> Iterator[int]:
+    """Hold a log's file, so that nobody replaces it while a line is added; yields a handle that appends."""
+    while True:
+        handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            if path.exists() and path.stat().st_ino == os.fstat(handle).st_ino:
+                yield handle
+                return
         finally:
             os.close(handle)
+
+
+def forget_exposures(root: Path, user_keys: Collection[str]) -> int:
+    """Remove users from the logs of exposures, while processes may append to them.
+
+    Args:
+        root: of the logs.
+        user_keys: the users' ids in the source's log.
+
+    Returns:
+        Lines removed.
+    """
+    removed = 0
+    for path in sorted(p for p in root.rglob("*.csv") if p.is_file()):
+        with locked_file(path):
+            with path.open(newline="", encoding="utf-8") as file:
+                rows = list(csv.reader(file))
+            kept = [row for n, row in enumerate(rows) if n == 0 or len(row) < len(COLUMNS) or row[2] not in user_keys]
+            if len(kept) < len(rows):
+                text = io.StringIO()
+                csv.writer(text, lineterminator="\n").writerows(kept)
+                write_text(path, text.getvalue())
+                removed += len(rows) - len(kept)
+    return removed

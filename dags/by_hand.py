@@ -108,6 +108,36 @@ order, from the last state before it. `clock stale` lists the hours whose events
     train_again()
 
 with DAG(
+    "forget_user",
+    params={
+        "digest": Param(
+            "",
+            type="string",
+            pattern=r"^[0-9a-f]{64}$",
+            title="Digest of the user's id",
+            description="Printed by: clock forget --digest USER. Airflow keeps what is typed here, so not the id.",
+        )
+    },
+    tags=["by hand"],
+    doc_md="""
+### Forget a person
+Removes everything of a user from every store: events, features, samples, requests, exposures, their rows in models. The
+result says what was removed. Later inputs and restored backups do not bring the person back. Interrupted, run it again.
+The clocks are computed again from the events, which takes as long as a rebuild.
+""",
+    **BY_HAND,
+):
+
+    @step()
+    def remove(params: JsonObject | None = None) -> JsonObject:
+        from pipeline.forgetting import forget_digest
+
+        assert params is not None
+        return forget_digest(load_settings(), params["digest"]).as_json()
+
+    remove()
+
+with DAG(
     "build_history",
     params={
         "until": Param(

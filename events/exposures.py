@@ -88,7 +88,7 @@ def read_exposures(
         file.parent / rule.path.replace("{name}", file.name).replace("{stem}", file.name.split(".")[0])
         for file in files
     ]
-    present = sorted({str(path) for path in paths if path.exists()})
+    present = sorted({str(path) for path in paths if path.is_file() or any(path.glob("*.*"))})
     if not present:
         return Exposures(logged=False)
     con.execute(f"CREATE SCHEMA {SCHEMA}")

@@ -25,7 +25,9 @@ from events.account import FEW_ROWS, Account, count_kept, tell
 from events.actions import ActionJoin
 from events.attributes import stage_attributes, write_attributes
 from events.cells import timestamp_sql
+from events.exposures import SCHEMA as EXPOSURES
 from events.exposures import read_exposures
+from events.forgotten import ForgottenList
 from events.ids import extend_ids, id_kinds, id_path
 from events.mapping import Actions, Mapping, load_mapping, log_paths
 from events.readers import RawLog, find_files, load_raw, raw_rows
@@ -75,14 +77,15 @@ def _require_some_good(con: duckdb.DuckDBPyConnection, staging: Staging, one_hou
 
     Rows that the mapping passes over tell nothing of the others: an input may hold nothing else.
     """
-    passed_over = int(scalar(con, f"SELECT count(*) FROM staged WHERE reason = {quoted(IGNORED)}"))
+    both = "(SELECT reason FROM staged UNION ALL SELECT reason FROM malformed)"
+    passed_over = int(scalar(con, f"SELECT count(*) FROM {both} WHERE reason = {quoted(IGNORED)}"))
     rows = raw_rows(con) - passed_over
     if not rows or scalar(con, "SELECT count(*) FROM staged WHERE reason IS NULL"):
         return
     if one_hour and rows < FEW_ROWS:
         return
     reasons = con.execute(
-        f"""SELECT reason, count(*) AS n FROM (SELECT reason FROM staged UNION ALL SELECT reason FROM malformed)
+        f"""SELECT reason, count(*) AS n FROM {both}
         WHERE reason <> {quoted(IGNORED)} GROUP BY reason ORDER BY n DESC, reason"""
     ).fetchall()
     listed = ", ".join(f"{reason} {count}" for reason, count in reasons)
@@ -142,10 +145,17 @@ def ingest(
         staging = Staging(con, mapping, folder, files, id_kinds(store.root))
         staging.stage(moment)
         staging.restrict(*only)
+        forgotten = ForgottenList(store.root).matcher()
+        if passed := forgotten.pass_over(con, IGNORED):
+            log.info("%d rows of people who asked to be forgotten are passed over", passed)
         _require_some_good(con, staging, close is not None)
         staging.check_items(close is not None)
         tables = stage_attributes(con, mapping, [folder, files[0].parent], store, staging.ids)
         exposures = read_exposures(con, mapping, files, moment, staging.ids["user"])
+        if forgotten:
+            views = {f"{EXPOSURES}.parsed_exposures": "user_key"} if exposures.logged else {}
+            for view, key in (views | {table.view: "key" for table in tables if table.owner == "user"}).items():
+                con.execute(f"DELETE FROM {view} WHERE {forgotten.sql(key)}")
         store.declare(properties)
         account, changes = _account(con, store, mapping, staging.ids)
         account.ids, account.unreadable = dict(sorted(staging.ids.items())), staging.unreadable
@@ -328,7 +338,7 @@ def _write_quarantine(
     rows = con.execute(
         f"""SELECT reason, __row, json_object({cells}) FROM raw JOIN staged s USING (__row)
         WHERE reason IS NOT NULL AND reason <> {quoted(IGNORED)}
-        UNION ALL SELECT reason, NULL, to_json(content) FROM malformed"""
+        UNION ALL SELECT reason, NULL, to_json(content) FROM malformed WHERE reason <> {quoted(IGNORED)}"""
     ).fetchall()
     lines = [
         json.dumps({"reason": reason, "row": number, "content": json.loads(text)}, ensure_ascii=False)

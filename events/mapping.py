@@ -317,7 +317,7 @@ class Exposures(_Strict):
     """A log of who met which experiment variant, when.
 
     ``path`` is relative to the event log's folder; {name} stands for the event log's file name, {stem} for that name
-    up to its first dot.
+    up to its first dot. Where it is a folder, every file in it is read, as where several processes log.
     """
 
     path: str

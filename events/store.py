@@ -11,6 +11,7 @@ Layout below the store's root::
     _ids/{user,item}.parquet               string ids → integers, those of later hours in user.<first id>.parquet
     _quarantine/<digest>.jsonl             rejected rows with their reason and original content
     _receipts/<digest>.json                the account of each ingestion
+    _forgotten.json                        digests of people who are not ingested again, see ``events.forgotten``
     .changes/                              which hours changed, see ``events.change_list``
     .digests/2026-11.json                  digests of a month's hours, so that only manifests written since are read
 """
@@ -18,7 +19,7 @@ Layout below the store's root::
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, astuple, dataclass, field, replace
 from functools import cached_property
 from itertools import groupby
@@ -440,21 +441,56 @@ class EventStore:
         reasons = dict(old.rejected) if old else {}
         for reason, count in (rejected or {}).items():
             reasons[reason] = reasons.get(reason, 0) + count
+        return self._replace(hour, old, events, seen, facts, (old.duplicates if old else 0) + duplicates, reasons)
+
+    def without_users(self, hour: Hour, users: Sequence[int]) -> dict[str, int]:
+        """Write an hour again without the rows of some users; what was counted of its inputs stays.
+
+        Args:
+            hour: that was closed.
+            users: the platform's numbers.
+
+        Returns:
+            Rows left out of ``events``, ``facts`` and ``exposures``.
+        """
+        old, ids = self.manifest(hour), pa.array(users, pa.int64())
+        facts = [pq.ParquetFile(file).read() for file in self.fact_files([hour])]
+        events = pq.ParquetFile(self.partition(hour) / "events.parquet").read()
+        tables = {"events": events, "exposures": self.read_exposures(hour), **dict(zip(["facts"], facts, strict=False))}
+        kept = {n: t.filter(pa.compute.invert(pa.compute.is_in(t["user_id"], ids))) for n, t in tables.items()}
+        removed = {name: table.num_rows - kept[name].num_rows for name, table in tables.items()}
+        if any(removed.values()):
+            self._replace(
+                hour, old, kept["events"], kept["exposures"], kept.get("facts"), old.duplicates, dict(old.rejected)
+            )
+        return removed
+
+    def _replace(
+        self,
+        hour: Hour,
+        old: Manifest | None,
+        events: pa.Table,
+        exposures: pa.Table,
+        facts: pa.Table | None,
+        duplicates: int,
+        rejected: dict[str, int],
+    ) -> Manifest:
+        """Write an hour's folder whole, and put it on the list of changes where it is another one than before."""
         latest = pa.compute.max(events["timestamp"]).as_py() if events.num_rows else None
         self.changes.begin(hour)
         with replaced_directory(self.partition(hour)) as target:
             write_parquet(target / "events.parquet", events)
-            if seen.num_rows:
-                write_parquet(target / "exposures.parquet", seen)
+            if exposures.num_rows:
+                write_parquet(target / "exposures.parquet", exposures)
             if facts is not None and facts.num_rows:
                 write_parquet(target / "facts.parquet", facts)
             manifest = Manifest(
                 hour=hour.key,
                 rows=events.num_rows,
                 digest=_partition_digest(target),
-                exposures=seen.num_rows,
-                duplicates=(old.duplicates if old else 0) + duplicates,
-                rejected=dict(sorted(reasons.items())),
+                exposures=exposures.num_rows,
+                duplicates=duplicates,
+                rejected=dict(sorted(rejected.items())),
                 watermark=latest.isoformat() if latest else None,
             )
             write_json(target / "manifest.json", asdict(manifest))

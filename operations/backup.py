@@ -23,6 +23,7 @@ from core.errors import ConfigError, CorruptStateError, NotReadyError
 from core.files import digest_file, exclusive_lock, read_json, replaced_directory, write_json
 from core.settings import DATABASES, Settings
 from core.state_version import state_version
+from events.forgotten import ForgottenList
 from operations.migrations import migrate
 
 log = logging.getLogger("operations.backup")
@@ -31,6 +32,8 @@ NOT_STATE = frozenset({"logs", "secrets", "services.json"})
 """Entries of a workspace that no backup holds: secrets are kept elsewhere, logs tell of the past."""
 INNER = frozenset({"feast", "mlflow", "registry"})
 """Folders whose locks are taken by writers that hold another one already."""
+FORGOTTEN = "forgotten.json"
+"""In a backup the list of the forgotten, for those who restore an earlier one."""
 LOCK_TIMEOUT_SECONDS, RESTORE_TRIES, RESTORE_PAUSE_SECONDS = 30, 5, 2.0
 SQLITE = (b"SQLite format 3\x00", ".db")
 
@@ -68,6 +71,7 @@ def back_up(settings: Settings, folder: Path) -> BackupSummary:
         with _writers_waiting(settings):
             _pack(settings.workspace, half)
             dumps = _dump_databases(settings, half) if settings.in_production else []
+        write_json(half / FORGOTTEN, ForgottenList(settings.events_dir).groups())
         files = {p.name: digest_file(p) for p in sorted(half.iterdir())}
         write_json(half / "manifest.json", {
             "source": settings.source, "profile": settings.profile, "state": state_version(settings), "files": files,
@@ -81,7 +85,8 @@ def back_up(settings: Settings, folder: Path) -> BackupSummary:
 def restore(settings: Settings, backup: Path) -> RestoreSummary:
     """Put a backup back: the workspace must be empty, and so must PostgreSQL's databases (``operations init``).
 
-    A damaged backup changes nothing. After an interrupted restore move the workspace away and begin again.
+    Who asked to be forgotten after the backup was made is removed again: everybody on the lists in the backups beside it, and on
+    the copy beside the workspaces. A damaged backup changes nothing. After an interrupted restore move the workspace away and begin again.
 
     Raises:
         ConfigError: there is state already, or the backup is another source's.
@@ -106,6 +111,7 @@ def restore(settings: Settings, backup: Path) -> RestoreSummary:
         for name in manifest["databases"]:
             _restore_database(settings, name, backup / f"{name}.dump")
     migrate(settings)
+    _apply_forgotten(settings, backup)
     _fill_online_store(settings)
     return RestoreSummary(count, tuple(manifest["databases"]))
 
@@ -195,6 +201,19 @@ def _postgres_tool(settings: Settings, database: str, command: list[str]) -> Non
     )
     if done.returncode:
         raise NotReadyError(f"{command[0]} of {database} failed: {done.stderr.strip()[-300:]}")
+
+
+def _apply_forgotten(settings: Settings, backup: Path) -> None:
+    """Bring the list of the forgotten up to what is known of it anywhere, and forget who is back."""
+    from pipeline.forgetting import forget_listed, list_copy
+
+    known = ForgottenList(settings.events_dir)
+    beside = [path.parent for path in backup.parent.glob("*/manifest.json")]
+    lists = [path / FORGOTTEN for path in beside if read_json(path / "manifest.json").get("source") == settings.source]
+    for path in sorted(path for path in [*lists, list_copy(settings)] if path.exists()):
+        known.merge(read_json(path))
+    if report := forget_listed(settings):
+        log.info("forgotten again: %d people", len(report.people))
 
 
 def _fill_online_store(settings: Settings) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from core.files import read_json, write_json
 from core.hours import DAY_HOURS, Hour
 from core.page_table import Cell, Column, Row, Table
 from core.page_template import write_page
+from core.settings import Settings
 from events.ids import log_ids
 from feature_repo.retrieval import ClockFeatures
 from pages.clock_drawing import COLORS, hour_labels
@@ -173,6 +174,19 @@ def _write_list(folder: Path, source: str) -> None:
         folder / "index.html", "Interest clocks", INDEX,
         home="../index.html", names=[user for user, _ in users], table=table, source=source,
     )  # fmt: skip
+
+
+def remove_clock_pages(settings: Settings, users: Iterable[int]) -> int:
+    """Remove the pages of users' clocks, and write the list of the others again; returns how many there were."""
+    folder = settings.reports_dir / "clocks"
+    pages = [page for user in users if (page := folder / f"{user}.html").exists()]
+    for page in pages:
+        page.with_suffix(".json").unlink(missing_ok=True)
+    if pages:
+        _write_list(folder, settings.source)
+    for page in pages:  # last: an interrupted removal finds them again
+        page.unlink()
+    return len(pages)
 
 
 def clock_json(features: ClockFeatures, users: Sequence[int], at: Hour) -> list[JsonObject]:

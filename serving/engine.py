@@ -21,15 +21,16 @@ from ab_analysis.assignment import ExposureLog
 from core.errors import NotReadyError, PlatformError
 from core.hours import Hour
 from core.settings import Settings
+from events.forgotten import ForgottenList, ForgottenMatcher
 from events.store import EventStore
 from feature_repo.retrieval import Features
 from model_registry.registry import CHAMPION
 from serving.catalog import Catalog, IdMap, load_catalog
-from serving.features import FeatureStoreUnavailableError, OnlineFeatures
+from serving.features import UNKNOWN_USER, FeatureStoreUnavailableError, OnlineFeatures
 from serving.models import LoadedModel, Models
 from serving.request_log import RequestLog, RequestRow, ShadowRow
 from serving.retrieval import Retrieval
-from serving.routing import load_routes, stop_experiment
+from serving.routing import Route, load_routes, stop_experiment
 from serving.stages import (
     CandidateSet,
     FeatureState,
@@ -70,6 +71,7 @@ class RankingEngine:
         self.features = OnlineFeatures(settings)
         self.exposures = ExposureLog(settings.workspace / "serving" / "exposures")
         self.request_log = RequestLog(settings) if log_requests else None
+        self.forgotten = ForgottenMatcher({})
         self.snapshot = Snapshot()
         self.problems: dict[str, str] = {}
         self.unlogged = 0
@@ -81,6 +83,7 @@ class RankingEngine:
     def refresh(self) -> None:
         """Take over new features, models, experiments and ids. What cannot be read stays as it was; ``problems`` says why."""
         with self._refreshing:
+            self.forgotten = ForgottenList(self.events.root).matcher()
             state, problems = self._refreshed_state(self.snapshot.state)
             routes, route_problems = load_routes(self.settings)
             names = routes.models | ({self.settings.serving_shadow} - {""})
@@ -173,17 +176,22 @@ class RankingEngine:
         return answers
 
     def _route(self, snapshot: Snapshot, requests: Sequence[RankRequest]) -> list[RoutedRequest]:
-        """Which model ranks each request; ``NoChampionError`` if neither that model nor a champion is loaded."""
+        """Which model ranks each request; ``NoChampionError`` if neither that model nor a champion is loaded.
+
+        Who asked to be forgotten is ranked for as a stranger, takes part in no experiment, and is in no log.
+        """
         times = {request.at for request in requests}
         if len(times) == 1:
             routes = snapshot.routes.of([request.user for request in requests], times.pop())
         else:
             routes = [snapshot.routes.of([request.user], request.at)[0] for request in requests]
+        forgotten = [bool(self.forgotten) and self.forgotten.has(request.user) for request in requests]
+        routes = [Route(CHAMPION) if gone else route for route, gone in zip(routes, forgotten, strict=True)]
         if not all(route.model in snapshot.models or CHAMPION in snapshot.models for route in routes):
             raise NoChampionError(self._no_champion())
         return [
-            RoutedRequest(request, self.users.id_of(request.user), route)
-            for request, route in zip(requests, routes, strict=True)
+            RoutedRequest(request, UNKNOWN_USER if gone else self.users.id_of(request.user), route)
+            for request, route, gone in zip(requests, routes, forgotten, strict=True)
         ]
 
     def _read_features(
@@ -287,14 +295,15 @@ class RankingEngine:
             self.unlogged += 1
             log.error("an exposure could not be logged: %s", error)
 
-    @staticmethod
     def _log_requests(
-        request_log: RequestLog, ordered: Sequence[ScoredCandidates], answers: Sequence[Ranked], as_of: Hour
+        self, request_log: RequestLog, ordered: Sequence[ScoredCandidates], answers: Sequence[Ranked], as_of: Hour
     ) -> None:
         by_hour: dict[Hour, list[RequestRow]] = {}
         for scored, answer in zip(ordered, answers, strict=True):
             routed = scored.candidates.routed
             request = routed.request
+            if self.forgotten and self.forgotten.has(request.user):
+                continue
             by_hour.setdefault(Hour.of(request.at), []).append(
                 {
                     "request_id": request.request_id, "at": request.at, "user": request.user, "user_id": routed.user,

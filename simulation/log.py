@@ -202,7 +202,8 @@ class AppLog:
             )
         if frames:
             text = pd.concat(frames).sort_values(["timestamp", "user"]).to_csv(index=False)
-            write_text(self.exposures / f"{hour.key}.csv", text)
+            path = self.exposures / f"{hour.key}.csv"
+            write_text(path / "app.csv" if self.served and not path.is_file() else path, text)
 
 
 def _write_csv(path: Path, frame: pd.DataFrame) -> None:

@@ -257,7 +257,7 @@ class StateStore:
         tensors = {name: t.contiguous() for name, t in {**tensors, **optimizer.tensors()}.items()}
         sizes = {name: table.size for name, table in ranker.tables.items()}
         with replaced_directory(self.folder(hour)) as target:
-            info = _write(target, replace(info, tables=sizes, builds_on=on, layers=layers), tensors)
+            info = write_state(target, replace(info, tables=sizes, builds_on=on, layers=layers), tensors)
         _mark_saved(ranker)
         self._forget(hour)
         return info
@@ -279,7 +279,7 @@ class StateStore:
         with temporary_directory("clock-state-") as scratch:
             target = scratch / self.folder(hour).name
             target.mkdir()
-            _write(target, replace(info, builds_on=""), self.tensors(hour))
+            write_state(target, replace(info, builds_on=""), self.tensors(hour))
             yield target
 
     def drop_after(self, hour: Hour) -> list[Hour]:
@@ -336,7 +336,8 @@ def untrained_ranker(info: StateInfo) -> Ranker:
     return Ranker(info.ranker_config, info.facets, info.heads, info.context, info.attributes)
 
 
-def _write(folder: Path, info: StateInfo, tensors: Tensors) -> StateInfo:
+def write_state(folder: Path, info: StateInfo, tensors: Tensors) -> StateInfo:
+    """Write a state's tensors and its description into a folder; returns the description with the digest of its file."""
     save_file(tensors, folder / WEIGHTS)
     info = replace(info, weights=digest_file(folder / WEIGHTS))
     write_json(folder / "state.json", {**asdict(info), "digest": info.digest})

@@ -183,6 +183,32 @@ def train(
     print(json.dumps([each.as_json() for each in trained]))
 
 
+@app.command(rich_help_panel="Operate", epilog="Example: clock forget u17 u2034")
+def forget(
+    user: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[USER]...", help="Ids as they stand in the log. None: go on with an interrupted removal."
+        ),
+    ] = None,
+    digest: Annotated[
+        bool, typer.Option("--digest", help="Only print the digests of the ids, for the form of the DAG forget_user.")
+    ] = False,
+    source: cli.SourceOption = None,
+) -> None:
+    """Remove people from every store, for good, and report what was removed."""
+    from pipeline.forgetting import digest_of
+    from pipeline.forgetting import forget as forget_people
+
+    settings = cli.settings_of(source)
+    if digest:
+        if not user:
+            raise ConfigError("--digest needs the ids whose digests are asked for")
+        print("\n".join(digest_of(settings, key) for key in user))
+        return
+    print(json.dumps(forget_people(settings, user or []).as_json(), indent=1))
+
+
 @app.command(rich_help_panel=MODELS)
 def stale(source: cli.SourceOption = None) -> None:
     """List hours whose events changed after they were trained on."""

@@ -78,11 +78,16 @@ def test_the_exposure_log_is_what_ingestion_reads(tmp_path: Path) -> None:
     assert log.expose("test", "b", "u,1", at)  # an earlier time that arrives later counts
     assert not log.expose("test", "b", "u,1", at)
     assert log.expose("test", "a", "u0", at + timedelta(hours=1))
+    replica = ExposureLog(tmp_path / "exposures")
+    assert replica.expose("test", "a", "u0", at - timedelta(minutes=2))
+    assert replica.expose("test", "b", "u2", at)
     extra = "exposures: {path: '../exposures/{name}', user_id: user, timestamp: {column: timestamp}}\n"
     settings = load_settings(var=tmp_path / "var", source="test")
     ingest(str(write_mapping(tmp_path, extra)), [str(tmp_path / "log" / "2026-03-02T08.csv")], settings, now=NOW)
     exposures = EventStore(settings.events_dir).read_exposures(Hour.parse("2026-03-02T08")).to_pylist()
-    assert {(r["experiment"], r["variant"], r["timestamp"]) for r in exposures} == {
-        ("test", "a", at),
+    assert len(list((tmp_path / "exposures" / "2026-03-02T08.csv").iterdir())) == 2
+    assert sorted((r["experiment"], r["variant"], r["timestamp"]) for r in exposures) == [
+        ("test", "a", at - timedelta(minutes=2)),
         ("test", "b", at),
-    }
+        ("test", "b", at),
+    ]

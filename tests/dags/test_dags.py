@@ -73,6 +73,7 @@ def test_every_file_parses_without_heavy_libraries(bag: dict[str, Any]) -> None:
     assert set(bag["dags"]) == {
         "ingest_hour", "materialize_clock", "train_ranker", "promote_ranker", "report_day",
         "rollback_champion", "replay_training", "build_history", "backfill_hours", "report_experiments",
+        "forget_user",
     }  # fmt: skip
 
 

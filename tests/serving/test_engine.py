@@ -202,7 +202,8 @@ def test_an_experiment_splits_traffic_logs_exposures_and_can_be_stopped(served: 
     answers = {u: engine.rank(request(u, ["t000001", "t000002"], number=u)) for u in users}
     kinds = {(a.route.variant, a.model_variant) for a in answers.values()}
     assert kinds == {("", "matched_clock"), ("stay", "matched_clock"), ("try", "hour_embedding")}
-    lines = (served.workspace / "serving" / "exposures" / f"{UNTIL.key}.csv").read_text().splitlines()[1:]
+    (file,) = (served.workspace / "serving" / "exposures" / f"{UNTIL.key}.csv").glob("*.csv")
+    lines = file.read_text().splitlines()[1:]
     logged = {line.split(",")[2]: line.split(",")[1] for line in lines}
     assert logged == {u: a.route.variant for u, a in answers.items() if a.route.variant}
     assert 30 < len(logged) < 70

@@ -1,0 +1,67 @@
+"""People who asked to be forgotten go from an event store, and the same log does not bring them back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from core.errors import CorruptStateError
+from core.settings import Settings
+from events.forget import find_matching, find_people, forget_events, forget_ids
+from events.forgotten import ForgottenList
+from events.ingest import ingest
+from events.store import EventStore
+from tests.conftest import NOW, small_log, write_mapping
+
+
+@pytest.mark.parametrize("kind", ["string", "int"])
+def test_the_same_log_again_does_not_bring_a_person_back(tmp_path: Path, settings: Settings, kind: str) -> None:
+    log, users = small_log(12), {"u0": "70", "u1": "71", "u2": "72"}
+    if kind == "int":
+        log["uid"] = log["uid"].map(users)
+    gone, stays = ("71", "72") if kind == "int" else ("u1", "u2")
+    log.loc[11, "ts"] = "never"  # quarantined, of user 2
+    log.loc[10, "ts"] = "never"  # of user 1
+    path = tmp_path / "log.csv"
+    log.to_csv(path, index=False)
+    mapping = str(write_mapping(tmp_path))
+    first = ingest(mapping, [str(path)], settings, now=NOW)
+    store = EventStore(settings.events_dir)
+    people = find_people(store, [gone])
+    ForgottenList(store.root).add([gone])
+    assert find_matching(store, ForgottenList(store.root).matcher()) == people
+
+    removed = forget_events(store, people)
+    forget_ids(store, people)
+
+    assert removed["events"] == 3
+    assert removed["quarantined"] == 1
+    assert find_matching(store, ForgottenList(store.root).matcher()) == []
+    again = ingest(mapping, [str(path)], settings, now=NOW)
+    assert (again.kept, again.ignored, again.quarantined, again.duplicates) == (0, 4, 1, 7)
+    assert again.rows_in == first.rows_in
+    texts = [p.read_bytes() for p in settings.events_dir.rglob("*") if p.is_file() and p.suffix in {".json", ".jsonl"}]
+    assert not any(f'"{gone}"'.encode() in text for text in texts)
+    assert any(f'"{stays}"'.encode() in text or f": {stays}".encode() in text for text in texts)
+    numbers = {n for p in store.event_files() for n in pq.ParquetFile(p).read(["user_id"])["user_id"].to_pylist()}
+    assert people[0].number not in numbers
+    assert len(numbers) == 2
+    fresh = small_log(1).assign(uid="79" if kind == "int" else "newcomer")
+    fresh.to_csv(path, index=False)
+    ingest(mapping, [str(path)], settings, now=NOW)
+    newcomer = find_people(store, ["79" if kind == "int" else "newcomer"])[0]
+    assert newcomer.number not in {None, people[0].number, *numbers}
+
+
+def test_a_damaged_list_is_an_error_and_is_never_begun_anew(tmp_path: Path) -> None:
+    forgotten = ForgottenList(tmp_path)
+    forgotten.add(["a"])
+    forgotten.merge({"another salt": ["b"]})
+    assert forgotten.matcher().has("a")
+    assert not forgotten.matcher().has("b")
+    forgotten.path.write_text("[1]")
+    with pytest.raises(CorruptStateError, match="no list of the forgotten"):
+        forgotten.add(["c"])
+    assert forgotten.path.read_text() == "[1]"
