@@ -100,13 +100,14 @@ def forget_online(store: FeatureStore, numbers: Sequence[int]) -> int:
     """
     from feast.infra.key_encoding_utils import serialize_entity_key
     from feast.infra.online_stores.helpers import _redis_key
+    from feast.infra.online_stores.sqlite import SqliteOnlineStoreConfig
     from feast.protos.feast.types.EntityKey_pb2 import EntityKey
     from feast.protos.feast.types.Value_pb2 import Value
 
     config = store.config
     version = config.entity_key_serialization_version
     keys = [EntityKey(join_keys=["user_id"], entity_values=[Value(int64_val=number)]) for number in numbers]
-    if config.online_store.type == "sqlite":
+    if isinstance(config.online_store, SqliteOnlineStoreConfig):  # Feast's own, or ours of ``sqlite_store``
         path = Path(config.online_store.path)
         if not path.exists():
             return 0
