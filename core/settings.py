@@ -33,10 +33,10 @@ class Settings(BaseSettings):
     """Where state lives and how the platform behaves.
 
     Every source of events has its own workspace, ``<var>/<source>``, so that the simulated app and a real log
-    never mix.
+    never mix. A variable of the environment that is empty counts as not set.
     """
 
-    model_config = SettingsConfigDict(env_prefix="CLOCK_", extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(env_prefix="CLOCK_", env_ignore_empty=True, extra="ignore", frozen=True)
 
     var: Path = Field(ROOT / "var", description="Folder of all run-time state.")
     profile: Literal["embedded", "production"] = Field(
