@@ -133,9 +133,9 @@ def settings(tmp_path: Path) -> Settings:
     return load_settings(var=tmp_path / "var", source="test", mlflow_uri="")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def chromium() -> Iterator[Browser]:
-    """The browser, for tests of pages."""
+    """The browser, for tests of pages; closed with the file, as a process can have one at a time."""
     yield from launched()
 
 

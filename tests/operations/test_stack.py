@@ -361,7 +361,7 @@ def test_a_backup_is_restored_to_the_same_state(stack: Stack, finished_workspace
     assert done.returncode == 0, done.stderr[-2000:]
     backup = Path(json.loads(done.stdout.splitlines()[-1])["backup"])
     assert {p.name for p in backup.iterdir()} == {
-        "manifest.json", "workspace.tar.gz", "airflow.dump", "mlflow.dump", "mlflow_auth.dump", "feast.dump",
+        "manifest.json", "workspace.tar.gz", "airflow.dump", "mlflow.dump", "mlflow_auth.dump", "feast.dump", "forgotten.json",
     }  # fmt: skip
     refused = stack.operations("restore", str(backup))
     assert refused.returncode == 2
