@@ -121,6 +121,14 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Name of a parameter in a test's name: bytes do not stand in it, as a packed file may hold the time of its packing.
+
+    Workers that collect at different seconds would have different tests.
+    """
+    return argname if isinstance(val, bytes) else None
+
+
 @pytest.fixture(scope="session")
 def foursquare_file() -> Path:
     if not FOURSQUARE.exists():
