@@ -213,7 +213,7 @@ def _forest(
     ]  # fmt: skip
     base = _chosen(alt.Chart(alt.Data(values=values)), "variant", "segment").encode(
         y=alt.Y(
-            "name:N", sort=None, title=None, axis=alt.Axis(labelLimit=220, domain=False, ticks=False, labelColor=INK)
+            "name:N", sort=None, title=None, axis=alt.Axis(labelLimit=170, domain=False, ticks=False, labelColor=INK)
         ),
         color=alt.Color("color:N", scale=None),
         tooltip=_hover("name", *drawn[0].hover),
