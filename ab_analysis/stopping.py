@@ -73,6 +73,5 @@ def p_under_rule(experiment: Experiment, elapsed_days: float, comparisons: int, 
             experiment.model_copy(update={"confidence": 1 - level}), elapsed_days, comparisons
         )
     levels = sorted(limits)
-    return float(
-        np.exp(np.interp(-abs(z), [-(limits[level] or 0.0) for level in levels] + [0.0], np.log([*levels, 1.0])))
-    )
+    places = [-(limits[level] or 0.0) for level in levels]
+    return min(1.0, float(np.exp(np.interp(-abs(z), [*places, 0.0], np.log([*levels, 1.0])))))

@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from scipy.stats import norm
 
@@ -45,6 +45,7 @@ RESULT = MetricResult(
     comparisons=st.integers(1, 6),
     z=st.floats(-8, 8, allow_nan=False),
 )
+@example(rule="group_sequential", day=1, comparisons=2, z=2.2250738585072014e-308)  # was a little above 1
 def test_a_p_value_is_below_the_error_exactly_where_the_interval_leaves_zero_out(
     rule: Rule, day: int, comparisons: int, z: float
 ) -> None:
