@@ -55,15 +55,15 @@ def registry_is_file(settings: Settings) -> bool:
     return not settings.registry_url and not settings.in_production
 
 
-def repo_config(settings: Settings, events: EventStore | None = None) -> JsonObject:
+def repo_config(settings: Settings, events: EventStore) -> JsonObject:
     """The content of ``feature_store.yaml``: which stores Feast uses. Passwords are names of environment variables.
 
     Args:
         settings: of the workspace.
-        events: of the source; without them it counts as one without attributes of users.
+        events: of the source.
     """
     folder = settings.workspace / "feast"
-    keep_users = bool(events and events.attribute_fields("user"))  # they are written when they change, not when used
+    keep_users = bool(events.attribute_fields("user"))  # they are written when they change, not when used
     online = (
         {
             "type": "redis",

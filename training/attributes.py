@@ -130,14 +130,19 @@ def _number(text: str | None) -> float:
     return number if np.isfinite(number) else np.nan
 
 
+def list_ranks(lists: pa.ListArray) -> tuple[np.ndarray, np.ndarray]:
+    """Of every element of a list column: the row of its list, and its position in that list."""
+    parent = pc.list_parent_indices(lists).to_numpy()
+    return parent, np.arange(len(parent)) - np.searchsorted(parent, parent)
+
+
 def _list_keys(name: str, values: pa.Array) -> np.ndarray:
     """Keys of lists, shape (rows, M): the first ``LONGEST_LIST`` values of each, 0 behind them."""
     lengths = pc.fill_null(pc.list_value_length(values), 0).to_numpy(zero_copy_only=False)
     width = int(min(lengths.max(initial=0), LONGEST_LIST))
     keys = np.zeros((len(values), width), dtype=np.int64)
     if width:
-        parent = pc.list_parent_indices(values).to_numpy()
-        rank = np.arange(len(parent)) - np.searchsorted(parent, parent)
+        parent, rank = list_ranks(values)
         keep = rank < width
         keys[parent[keep], rank[keep]] = category_keys(name, pc.list_flatten(values))[keep]
     return keys

@@ -15,13 +15,13 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 
-from core.files import digest_file, digest_text, read_json, replaced_directory, write_json
+from core.files import read_json, replaced_directory, write_json
 from core.hours import Hour
 from core.settings import Settings
 from events.forget import filter_parquet
 from events.store import EventStore
 from training.checkpoint_delta import Tensors
-from training.samples import FILES, SampleStore
+from training.samples import SampleStore, samples_digest
 from training.state import WEIGHTS, StateStore, read_info, write_state
 
 USERS = "tables.users"
@@ -54,9 +54,7 @@ def forget_samples(settings: Settings, numbers: Sequence[int], stale: Collection
             tables = [path for path in sorted(target.glob("*.parquet")) if path.stem != "item_attributes"]
             rows = {path.stem: filter_parquet(path, "user_id", numbers) for path in tables}
             removed["samples"] += sum(rows.values())
-            files = [target / f"{name}.parquet" for name in FILES]
-            files += [f for f in (target / "user_attributes.parquet", target / "item_attributes.parquet") if f.exists()]
-            digest = digest_text(*map(digest_file, files)) if any(rows.values()) else meta["digest"]
+            digest = samples_digest(target) if any(rows.values()) else meta["digest"]
             write_json(
                 target / "meta.json",
                 {**meta, "inputs": inputs, "rows": meta["rows"] - rows["samples"], "digest": digest},

@@ -111,7 +111,7 @@ class SampleStore:
         if last is None or (last.hour, last.digest) != (hour, digest):
             self._last_read = None  # two hours at once would take twice the memory
             files = {name: folder / f"{name}.parquet" for name in FILES}
-            extra = {name: file for name, file in self._attribute_files(folder).items() if file.exists()}
+            extra = {name: file for name, file in attribute_files(folder).items() if file.exists()}
             tables = SampleTables(
                 *(pq.ParquetFile(file).read() for file in files.values()),
                 **{f"{owner}_attributes": pq.ParquetFile(file).read() for owner, file in extra.items()},
@@ -140,11 +140,6 @@ class SampleStore:
                 log.info("samples: %d of %d hours", done, len(stale))
                 chunk = []
         return done + self._write([(h, t) for h, t, _ in chunk])
-
-    @staticmethod
-    def _attribute_files(folder: Path) -> dict[Owner, Path]:
-        """Files of an hour that are there where tables beside the log tell of its users or items."""
-        return {owner: folder / f"{owner}_attributes.parquet" for owner in OWNERS}
 
     def _inputs(self, hour: Hour) -> JsonObject:
         return {
@@ -212,12 +207,10 @@ class SampleStore:
                         self._rows_of(joined[at], hour) if joined else pa.table({"user_id": pa.array([], pa.int64())})
                     )
                     write_parquet(target / f"{name}.parquet", rows)
-                files = [target / f"{name}.parquet" for name in FILES]
-                for owner, file in self._attribute_files(target).items():
+                for owner, file in attribute_files(target).items():
                     if owner in attributes and attributes[owner].num_columns:
                         write_parquet(file, self._rows_of(attributes[owner], hour))
-                        files.append(file)
-                digest = digest_text(*map(digest_file, files))
+                digest = samples_digest(target)
                 write_json(
                     target / "meta.json", {"inputs": self._inputs(hour), "rows": table.num_rows, "digest": digest}
                 )
@@ -226,6 +219,19 @@ class SampleStore:
     @staticmethod
     def _rows_of(rows: pa.Table, hour: Hour) -> pa.Table:
         return rows.filter(pc.equal(rows["hour"], hour.number)).drop_columns(["hour"]).combine_chunks()
+
+
+def attribute_files(folder: Path) -> dict[Owner, Path]:
+    """Files of an hour that are there where tables beside the log tell of its users or items."""
+    return {owner: folder / f"{owner}_attributes.parquet" for owner in OWNERS}
+
+
+def samples_digest(folder: Path) -> str:
+    """Digest that identifies the samples in an hour's folder: of all of its tables."""
+    files = [folder / f"{name}.parquet" for name in FILES]
+    return digest_text(
+        *map(digest_file, [*files, *(file for file in attribute_files(folder).values() if file.exists())])
+    )
 
 
 def _keys(parts: Sequence[tuple[Hour, pa.Table]], key: str) -> pa.Table:

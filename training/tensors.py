@@ -13,7 +13,7 @@ import torch
 
 from core.errors import DataError
 from events.schema import OWNERS, AttributeField, Owner
-from training.attributes import AttributeKeys, attribute_keys, encode
+from training.attributes import AttributeKeys, attribute_keys, encode, list_ranks
 from training.batch import Batch, HourKeys, SampleTables
 from training.category_keys import facet_keys
 from training.ranker import Ranker
@@ -215,7 +215,7 @@ def _clocks(
         events[row[inside], slot[inside]] = slots["events"].to_numpy()[inside]
         for f, facet in enumerate(facets):
             lists = slots[f"{facet}_values"].combine_chunks()
-            parent, rank = _ranks(lists)
+            parent, rank = list_ranks(lists)
             keep = inside[parent] & (rank < top_k)
             at = (row[parent[keep]], slot[parent[keep]], f, rank[keep])
             values[at] = facet_keys(facet, lists.flatten())[keep]
@@ -231,19 +231,13 @@ def _recent_behaviors(unique: np.ndarray, recent: pa.Table, length: int) -> tupl
     if length and recent.num_rows:
         row, inside = _positions(unique, recent["user_id"].to_numpy())
         lists = recent["items"].combine_chunks()
-        parent, rank = _ranks(lists)
+        parent, rank = list_ranks(lists)
         column = length - lists.value_lengths().to_numpy()[parent] + rank
         keep = inside[parent] & (column >= 0)
         at = (row[parent[keep]], column[keep])
         items[at] = lists.flatten().to_numpy()[keep]
         minutes[at] = recent["minutes"].combine_chunks().flatten().to_numpy()[keep]
     return items, minutes
-
-
-def _ranks(lists: pa.ListArray) -> tuple[np.ndarray, np.ndarray]:
-    """Of every element of a list column: the row of its list, and its position in that list."""
-    parent = pc.list_parent_indices(lists).to_numpy()
-    return parent, np.arange(len(parent)) - np.searchsorted(parent, parent)
 
 
 def _dense(unique: np.ndarray, profiles: pa.Table) -> np.ndarray:

@@ -4,44 +4,29 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-import yaml
 
 from clock.commands import study
 from core import cli
 from core.errors import ConfigError
 from core.hours import Hour
-from core.settings import Settings, load_settings
+from core.settings import Settings
 from evaluation.metrics import Estimate
 from events.store import EventStore
 from studies import baselines, cold_start, granularity, seasonal, sigma, streaming_vs_daily, variants
 from studies.lab import Lab
-from studies.log import Log, first_evaluated_hour
+from studies.log import first_evaluated_hour
 from studies.paired import Panel, over_seeds
 from studies.replay import AGES, Run
 from studies.settings_study import compare_settings
 from studies.tables import verdict
-from tests.conftest import TINY
 from training.samples import SampleStore
 from training.trainer import Trainer, read_predictions
 
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
-
-
-@pytest.fixture(scope="module")
-def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    """A lab of one seed on the tiny app."""
-    settings = load_settings(var=tmp_path_factory.mktemp("lab") / "var", source="simulator")
-    lab = Lab(settings, seeds=1)
-    workspace = Log(lab.root / "data", "simulator").settings.workspace
-    workspace.mkdir(parents=True)
-    (workspace / "app.yaml").write_text(yaml.safe_dump(TINY.model_dump(mode="json")))
-    yield lab
-    lab.processes.shutdown()
 
 
 @pytest.mark.slow

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-import yaml
 
 from core.errors import ConfigError
 from core.hours import DAY_HOURS
@@ -23,21 +21,8 @@ from studies.peer_models import LogisticPeer, require_libraries
 from studies.peer_runs import PEERS, PeerRun
 from studies.rechub_models import RechubPeer
 from studies.replay import Run
-from tests.conftest import TINY
 
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
-
-
-@pytest.fixture(scope="module")
-def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    """A lab of one seed on the tiny app."""
-    settings = load_settings(var=tmp_path_factory.mktemp("peers") / "var", source="simulator")
-    lab = Lab(settings, seeds=1)
-    workspace = Log(lab.root / "data", "simulator").settings.workspace
-    workspace.mkdir(parents=True)
-    (workspace / "app.yaml").write_text(yaml.safe_dump(TINY.model_dump(mode="json")))
-    yield lab
-    lab.processes.shutdown()
 
 
 def test_rates_and_counts_are_those_of_earlier_hours() -> None:

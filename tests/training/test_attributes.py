@@ -291,7 +291,7 @@ def test_training_in_one_go_and_hour_by_hour_ends_in_the_same_bits(settings: Set
     assert all(first[name].equal(second[name]) for name in first)
 
 
-def test_what_a_ranker_rests_on_is_what_the_log_was_made_of(settings: Settings, loaded: LoadedModel) -> None:
+def test_what_a_ranker_rests_on_is_what_the_log_was_made_of(settings: Settings) -> None:
     drawn = SampleStore(settings, EventStore(settings.events_dir)).read(START + HOURS - 1)
     states = StateStore(settings.training_dir / "states", VARIANT)
     _, before, _ = states.load(START + 5)  # saved every three hours: not trained on the last one
@@ -308,7 +308,6 @@ def test_what_a_ranker_rests_on_is_what_the_log_was_made_of(settings: Settings, 
     scores = predict(before, keys)[:, 0]
     assert len(some) == 50
     assert {*predict(before, some)[:, 0].round(5)} <= {*scores.round(5)}
-    del loaded
 
 
 def test_a_day_s_report_says_what_the_ranker_rests_on(settings: Settings, tmp_path: Path) -> None:
