@@ -37,7 +37,7 @@ settings = load_settings(**json.loads(sys.argv[1]))
 clock = ClockState(settings, EventStore(settings.events_dir))
 
 def collect(hour):
-    """Bring the rows of an hour to the driver, which must not have the memory."""
+    # Brings the rows of an hour to the driver, which must not have the memory.
     with engine(settings) as running:
         try:
             running.arrow(f"SELECT * FROM {running.files(clock.logs['clock_slots'].parts(hour))}")
@@ -99,7 +99,9 @@ def out_of_order(settings: Settings) -> list[str]:
     return unsorted
 
 
-def test_spark_gives_what_duckdb_gives_in_bulk_and_by_the_hour_with_late_events_and_a_small_driver(tmp_path: Path) -> None:
+def test_spark_gives_what_duckdb_gives_in_bulk_and_by_the_hour_with_late_events_and_a_small_driver(
+    tmp_path: Path,
+) -> None:
     rows = [
         ((n * 7) % 90, (n * 13) % 60, n % 3, ["rock", "jazz", None, "folk"][n % 4], [100, 3, 100, 50][n % 4])
         for n in range(120)
