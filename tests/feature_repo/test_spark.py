@@ -134,6 +134,7 @@ def test_spark_gives_what_duckdb_gives_in_bulk_and_by_the_hour_with_late_events_
 
 JOIN = """
 import json, sys
+import pyarrow as pa
 from core.settings import load_settings
 from events.store import EventStore
 from feature_repo.retrieval import ClockFeatures
