@@ -127,8 +127,8 @@ def _check_log(settings: Settings, data: str | None) -> None:
                 "the simulated app writes its own log; give --source, the name of the log's mapping, with --data"
             )
         return
+    from events.log_files import find_files
     from events.mapping import load_mapping
-    from events.readers import find_files
 
     load_mapping(settings.source)
     if not data:

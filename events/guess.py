@@ -49,8 +49,8 @@ from events.first_rows import (
     read_first_rows,
     time_format,
 )
+from events.log_files import find_files
 from events.mapping import is_zone
-from events.readers import find_files
 from events.schema import RESERVED_FACETS
 
 MOST_FACET_VALUES = 2_000

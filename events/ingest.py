@@ -30,8 +30,9 @@ from events.exposures import read_exposures
 from events.forgotten import ForgottenList
 from events.ids import extend_ids, id_kinds, id_path
 from events.likely_cause import likely_cause
+from events.log_files import find_files
 from events.mapping import Actions, Mapping, load_mapping, log_paths
-from events.readers import RawLog, find_files, load_raw, raw_rows
+from events.readers import RawLog, load_raw, raw_rows
 from events.repeated import mark_repeated
 from events.schema import BEHAVIORS
 from events.staging import IGNORED, Staging, inner
