@@ -9,7 +9,8 @@ from typing import Literal
 import numpy as np
 from scipy.stats import chi2_contingency, chisquare
 
-from ab_analysis.experiment import Experiment, ExperimentPlan, RegisteredExperiment
+from ab_analysis.changes import RegisteredExperiment
+from ab_analysis.experiment import Experiment, ExperimentPlan
 from ab_analysis.inference import MetricSpec, adjust, compare
 from ab_analysis.moments import Cells
 from ab_analysis.user_table import Counts
