@@ -14,7 +14,7 @@ from ab_analysis.experiment import Experiment, ExperimentPlan
 from ab_analysis.inference import MetricSpec, adjust, compare
 from ab_analysis.moments import Cells
 from ab_analysis.user_table import Counts
-from core.engine import Engine
+from core.sql_engine import Engine
 
 ALARM = 0.001
 """A p-value of a randomization check below this means that assignment or logging is broken (Fabijan et al. 2019,

@@ -37,9 +37,9 @@ from ab_analysis.user_days import (
     tastes_sql,
 )
 from core.duck import identifier, quoted
-from core.engine import Engine
 from core.errors import DataError, NotReadyError
 from core.hours import Hour, hour_range
+from core.sql_engine import Engine
 from events.store import EventStore
 
 log = logging.getLogger("ab_analysis.user_table")
@@ -214,6 +214,7 @@ def _assigned(db: Engine, experiment: Experiment, until: Hour) -> tuple[int, int
         "met",
         f"""SELECT user_id, variant, min(timestamp) AS exposure FROM exposure_log
         WHERE experiment = {quoted(experiment.name)} AND timestamp < {db.instant(until.start)} GROUP BY user_id, variant""",
+        by=("user_id",),  # what follows is by user: a cluster then moves the events once, to their users
     )
     db.table(
         "met_users",

@@ -25,10 +25,11 @@ from benchmarks.clocks import write_log
 from benchmarks.result import Result, in_own_process, timed
 from core.documents import JsonObject
 from core.duck import connection, quoted, scalar
-from core.engine import Engine, engine
+from core.engine import engine
 from core.files import digest_file, digest_text, write_json
 from core.hours import DAY_HOURS, Hour
 from core.settings import Settings, load_settings
+from core.sql_engine import Engine
 from events.schema import exposure_schema
 from events.store import EventStore
 

@@ -17,10 +17,11 @@ from ab_analysis.experiment import ExperimentPlan
 from ab_analysis.series import make_post_days
 from ab_analysis.user_table import build_user_table
 from core.duck import connection
-from core.engine import DuckEngine, Engine, engine
+from core.engine import DuckEngine, engine
 from core.errors import DataError, NotReadyError
 from core.hours import Hour
 from core.settings import Settings, load_settings
+from core.sql_engine import Engine
 from events.schema import exposure_schema
 from events.store import EventStore, SourceProperties
 from tests.ab_analysis.test_user_table import START, UNTIL, plan_of
