@@ -19,6 +19,8 @@ from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
 
+from scipy.stats import chi2_contingency
+
 from ab_analysis.closed_days import ClosedDays, ClosedPart, UnkeptDaysError
 from ab_analysis.experiment import Experiment, ExperimentPlan, Segment
 from ab_analysis.metrics import condition_sql, to_sql
@@ -398,8 +400,6 @@ def _top(db: Engine, name: str, facet: str) -> None:
 
 def _others(db: Engine, experiment: Experiment) -> dict[str, float]:
     """P-value, for each other experiment with users in common, of its variants being spread evenly over ours."""
-    from scipy.stats import chi2_contingency
-
     rows = db.rows(
         f"""SELECT o.experiment, o.variant AS theirs, s.variant AS ours, count(*) AS n FROM
         (SELECT DISTINCT experiment, variant, user_id FROM exposure_log WHERE experiment <> {quoted(experiment.name)}) o

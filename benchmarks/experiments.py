@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+from scipy.stats import chisquare
 
 from ab_analysis.analysis import analyze
 from ab_analysis.experiment import Experiment, ExperimentPlan
@@ -75,7 +76,6 @@ def _analyze(path: Path) -> None:
 
 def with_pandas(path: Path) -> None:
     """The same in idiomatic pandas and statsmodels."""
-    from scipy.stats import chisquare
     from statsmodels.stats.weightstats import CompareMeans, DescrStatsW
 
     frame = pq.read_table(path).to_pandas()

@@ -131,6 +131,7 @@ def damage(store: EventStore, root: Path, harm: str) -> None:
             shutil.rmtree(store.partition(hour))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(4))
 def test_whatever_happens_a_look_is_what_all_events_give(seed: int, tmp_path: Path) -> None:
     """Late events and exposures, looks back, edits, experiments that share days, damage, partitions that are removed."""
