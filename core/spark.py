@@ -71,31 +71,36 @@ class SparkEngine(Engine):
         frame = self.session.sql(sql)
         if by:
             frame = frame.repartition(self.partitions, *by)
-        frame = frame.persist()
-        frame.count()
+        cached = self._cut(frame).persist()
+        cached.count()
         old = self._tables.pop(name, None)
-        self._leaf(frame).createOrReplaceTempView(name)
-        self._tables[name] = frame
-        if old is not None and not old.sameSemantics(frame):
+        self._from_plan(cached._jdf.queryExecution().withCachedData()).createOrReplaceTempView(name)
+        self._tables[name] = cached
+        if old is not None:
             old.unpersist()
 
     def tables(self, queries: Mapping[str, str]) -> None:
         with ThreadPoolExecutor(QUERIES_AT_ONCE) as pool:
             list(pool.map(self.table, queries, queries.values()))
 
-    def _leaf(self, frame: DataFrame) -> DataFrame:
-        """A cached frame as a plan of one node.
+    def _cut(self, frame: DataFrame) -> DataFrame:
+        """A frame whose plan is one node: its rows, with the partitioning and the size that Spark knows of them.
 
-        Without it each table's plan would include those of all tables before it. A checkpoint cuts plans, too, but is lost with
-        its executor, and it keeps rows; a cached frame keeps compressed columns, knows its size, and Spark computes again
-        whatever of it is lost.
+        Without it each table's plan would include, and each job describe, those of all tables before it. ``localCheckpoint``
+        cuts like this, too, but keeps rows instead of compressed columns, and what is lost with an executor stays lost.
         """
+        jvm: Any = self.session._jvm
+        rows = frame._jdf.queryExecution().toRdd()
+        leaf = getattr(getattr(jvm.org.apache.spark.sql.execution, "LogicalRDD$"), "MODULE$")
+        return self._from_plan(leaf.fromDataset(rows, frame._jdf, False, False))
+
+    def _from_plan(self, plan: Any) -> DataFrame:
         from pyspark.sql import DataFrame
 
         jvm: Any = self.session._jvm
-        cached = frame._jdf.queryExecution().withCachedData()
-        plan = jvm.org.apache.spark.sql.classic.Dataset.ofRows(self.session._jsparkSession, cached)
-        return DataFrame(plan, self.session)
+        return DataFrame(
+            jvm.org.apache.spark.sql.classic.Dataset.ofRows(self.session._jsparkSession, plan), self.session
+        )
 
     def view(self, name: str, sql: str) -> None:
         self._record(f"CREATE VIEW {name} AS {sql}")
