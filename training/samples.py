@@ -37,6 +37,7 @@ from events.schema import BEHAVIORS, OWNERS, Owner
 from events.store import EventStore
 from feature_repo.retrieval import ClockFeatures
 from feature_repo.served import prefer_served
+from feature_repo.shrinkage import Shrinkage
 from training.ahead import start
 from training.batch import HourKeys, SampleTables
 from training.ranker import Ranker
@@ -205,8 +206,6 @@ class SampleStore:
 
     def _priors(self) -> str:
         """Digest of the priors that thin slots are shrunk with, empty where they are not."""
-        from feature_repo.shrinkage import Shrinkage
-
         return digest_file(Shrinkage.path(self.settings)) if self.settings.shrinkage else ""
 
     def _columns(self) -> list[str]:

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import torch
 from torch import nn
 
@@ -347,8 +348,6 @@ def _count(ranker: Ranker, whole: Batch, hour: Hour) -> None:
 
 def read_predictions(settings: Settings, variant: str, start: Hour, end: Hour) -> pa.Table:
     """Progressive predictions of the hours in [start, end)."""
-    import pyarrow.parquet as pq
-
     files = {hour: prediction_file(settings, variant, hour) for hour in hour_range(start, end)}
     return joined([with_hour(pq.ParquetFile(f).read(), hour) for hour, f in files.items() if f.exists()])
 

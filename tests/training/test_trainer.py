@@ -84,6 +84,7 @@ def test_in_bulk_or_hour_by_hour_the_state_is_the_same_to_the_bit(
     assert bits_of(bulk, variant, until) == bits_of(hourly, variant, until)
 
 
+@pytest.mark.slow
 def test_predictions_of_a_version_without_hours_have_the_sessions_that_they_have_now(
     ready: Settings, tmp_path: Path
 ) -> None:
