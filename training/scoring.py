@@ -19,7 +19,8 @@ def predict(ranker: Ranker, keys: HourKeys, batch_size: int = 4096, group: Group
 
     The processes of a group share the work, and so do the cores of each: batches do not depend on one another.
     """
-    ranker.eval()
+    if ranker.training:  # to ask every module costs as much as to look a request's rows up
+        ranker.eval()
     parts = list(ranker.parts(group.shard(to_batch(keys, ranker)), batch_size))
 
     @torch.no_grad()
