@@ -28,8 +28,8 @@ from ab_analysis.series import Point, daily_points, drift, make_post_days
 from ab_analysis.stopping import comparisons_of, interval_multiplier
 from ab_analysis.user_table import Counts, segment_labels
 from core.documents import JsonObject
-from core.engine import Engine
 from core.errors import NotReadyError
+from core.sql_engine import Engine
 
 BINS = 30
 CORRECTIONS: dict[str, Correction] = {"primary": "holm", "secondary": "fdr_bh", "guardrail": "holm"}

@@ -15,9 +15,9 @@ from ab_analysis.inference import ADJUSTMENT, MetricSpec, coefficients
 from ab_analysis.moments import Moments, no_users, read_moments
 from ab_analysis.user_table import make_tables
 from core.duck import quoted
-from core.engine import Engine
 from core.errors import NotReadyError
 from core.hours import Hour
+from core.sql_engine import Engine
 from events.store import EventStore
 
 FEWEST = 4

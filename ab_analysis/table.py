@@ -22,8 +22,8 @@ from ab_analysis.raw_table import load_raw, raw_columns
 from ab_analysis.table_spec import TableSpec, check_names
 from ab_analysis.text_table import check_column
 from core.duck import identifier
-from core.engine import Engine
 from core.errors import ConfigError, DataError
+from core.sql_engine import Engine
 
 MISSING = "\x1fis missing"
 """Ends the name of a covariate's indicator, as no table's column can be named."""

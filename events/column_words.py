@@ -18,6 +18,11 @@ FACET = (
     "genre", "mood", "language", "lang", "category", "tag", "type", "group", "style", "topic", "brand", "class", "kind", "section",
     "cuisine", "channel", "department",
 )  # fmt: skip
+CONTEXT = (
+    "tab", "page", "screen", "surface", "placement", "device", "platform", "os", "network", "carrier", "connection", "browser",
+    "client", "app", "version", "referrer", "referer", "country", "region", "city", "weather",
+)  # fmt: skip
+"""Words of columns that tell the circumstances of an impression."""
 IMPRESSION = frozenset({"view", "impression", "show", "shown", "display", "expose", "exposure", "seen", "pv"})
 """Words of values that say that an item was shown."""
 ACTION = ("action", "event", "behavior", "behaviour", "interaction", "activity", "verb", "type", "feedback")

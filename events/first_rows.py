@@ -13,7 +13,7 @@ import duckdb
 from core.duck import identifier, quoted
 from core.errors import DataError
 from events.cells import FORMATS, cast_time
-from events.readers import check_content
+from events.log_files import check_content
 from events.text import CHUNK, binary, check_encoding
 
 SAMPLE_ROWS = 20_000

@@ -8,18 +8,17 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import replace
 from pathlib import Path
 
 import duckdb
-import yaml
 
-from core.duck import identifier, quoted, scalar, texts
+from core.duck import quoted
 from core.errors import DataError
 from events.column_words import (
     ACTION,
     BEHAVIOR_WORDS,
     CHOSEN,
+    CONTEXT,
     FACET,
     IMPRESSION,
     ITEM,
@@ -42,23 +41,27 @@ from events.column_words import (
 from events.first_rows import (
     EXAMPLES,
     NAME,
-    UNNAMED,
     Column,
-    Options,
     Sample,
     read_first_rows,
     time_format,
 )
+from events.guess_tables import MOST_FACETS, table_lines
+from events.log_files import find_files
 from events.mapping import is_zone
-from events.readers import find_files
-from events.schema import RESERVED_FACETS
+from events.mapping_text import (
+    example_values,
+    expression,
+    facet_name,
+    flow,
+    is_yaml_text,
+)
 
 MOST_FACET_VALUES = 2_000
 """A text column with more different values in the sample describes single rows, not kinds of items."""
 MOST_FILES = 10
-LEAST_KNOWN = 0.2
-"""A table of items holds this share of the log's items in its first rows."""
-MOST_FACETS = 3
+MOST_CONTEXT_VALUES = 200
+"""A column with more different values in the sample names something, and no circumstance."""
 LABEL = re.compile(r"-[01]$")
 DATE = re.compile(r"\d{4}-\d{1,2}-\d{1,2}( 00:00:00)?")
 TIME_OF_DAY = re.compile(r"\d{1,2}:\d{2}(:\d{2}(\.\d+)?)?")
@@ -94,11 +97,11 @@ def guess_mapping(paths: list[str], source: str | None = None) -> str:
     ]
     if sample.options:
         unnamed = "  # check: these names are guesses, as the file has no header" if "columns" in sample.options else ""
-        lines.append(f"csv: {_flow(sample.options)}{unnamed}")
+        lines.append(f"csv: {flow(sample.options)}{unnamed}")
     lines += [
         "columns:",
-        f"  user_id: {_expression(user)}{_seen(user)}" if user else _one_user(sample),
-        f"  item_id: {_expression(item)}{_seen(item)}" if item else "  item_id: item  # each item of the list",
+        f"  user_id: {expression(user)}{example_values(user)}" if user else _one_user(sample),
+        f"  item_id: {expression(item)}{example_values(item)}" if item else "  item_id: item  # each item of the list",
     ]
     played, length = _seconds(sample, PLAYED, taken), _seconds(sample, LENGTH, taken)
     lines += [f"  played_seconds: {played}  # check the unit"] if played else []
@@ -109,36 +112,46 @@ def guess_mapping(paths: list[str], source: str | None = None) -> str:
     lines[at:at] = _requests(sample, taken, listed is not None)
     done = _done_in_list(sample, listed) if listed else []
     behaviors = [] if done else _behaviors(sample, taken, bool(played and length))
-    lines += _facets(sample, taken) + (_shown(listed) if listed else []) + done + behaviors
-    lines += _items(tables, _item_ids(listed, item), sample)
+    context = _context(sample, taken)
+    side_tables = table_lines(
+        tables, {"items": _item_ids(listed, item), "users": list(user.examples) if user else []}, sample
+    )
+    facets = _facets(sample, taken, "  facets:" in side_tables)
+    lines += context + facets + (_shown(listed) if listed else []) + done + behaviors + side_tables
     return "\n".join(lines) + "\n"
 
 
 def _log_and_tables(files: list[Path]) -> tuple[Sample, Column, str, list[Sample]]:
-    """The first file with a time: its sample, the time's column and its line in the mapping; and the files without one.
+    """The first file with a time, and users and items if one has them; and all other files.
+
+    Returns:
+        the log's sample, the time's column, its line in the mapping, and the samples of the files that are not the log.
 
     Raises:
         DataError: no file has a time; the message is about the first.
     """
     logs: list[tuple[Sample, Column, str]] = []
-    tables: list[Sample] = []
+    samples: list[Sample] = []
     errors: list[DataError] = []
     for file in files:
         with duckdb.connect() as con:
             con.execute("SET TimeZone = 'UTC'")
             try:
-                sample = read_first_rows(con, file)
+                samples.append(read_first_rows(con, file))
+                logs.append((samples[-1], *_timestamp(con, samples[-1])))
             except DataError as error:
                 errors.append(error)
-                continue
-            try:
-                logs.append((sample, *_timestamp(con, sample)))
-            except DataError as error:
-                errors.append(error)
-                tables.append(sample)
     if not logs:
         raise errors[0]
-    return *logs[0], tables
+    log = next((log for log in logs if _tells_who_met_what(log[0])), logs[0])
+    return *log, [sample for sample in samples if sample is not log[0]]
+
+
+def _tells_who_met_what(sample: Sample) -> bool:
+    """Whether a file has a column of users and another one of items, or of lists of them."""
+    user = by_name(sample, USER, exclude=[])
+    item = by_name(sample, ITEM, exclude=[user]) if user else None
+    return bool(item) or any(has_word(c, LISTED) and is_list(c) for c in sample.columns)
 
 
 def _item_ids(listed: Column | None, item: Column | None) -> list[str]:
@@ -149,50 +162,6 @@ def _item_ids(listed: Column | None, item: Column | None) -> list[str]:
     return [entry[:-2] for entry in entries] if all(map(LABEL.search, entries)) else entries
 
 
-def _items(tables: list[Sample], ids: list[str], log_sample: Sample) -> list[str]:
-    """The mapping's lines about a table of items, if a column of one holds ids of the log's items, each once."""
-    for table in tables:
-        with duckdb.connect() as con:
-            read_first_rows(con, table.file)
-            counts = {
-                column: scalar(con, f"SELECT count(*) FROM sample WHERE CAST({identifier(column.name)} AS VARCHAR) IN ({texts([ids])})")
-                for column in table.columns if column.distinct == table.rows
-            }  # fmt: skip
-        key = max(counts, key=lambda column: counts[column], default=None)
-        if key is None or counts[key] < LEAST_KNOWN * len({*ids}):
-            continue
-        columns, options = table.columns, table.options
-        if table.format == "csv" and (
-            UNNAMED.fullmatch(key.name) or _shape(key.name) in {*map(_shape, key.examples)} - {""}
-        ):
-            columns = tuple(replace(c, name=f"column{place}") for place, c in enumerate(columns))
-            key = columns[table.columns.index(key)]
-            options = {**options, "header": False, "columns": [c.name for c in columns]}
-        taken = {_facet_name(c) for c in log_sample.columns}
-        kinds = [
-            c for c in columns
-            if c.kind == "text" and 1 < c.distinct <= max(table.rows // 2, 2) and _facet_name(c) not in taken
-        ]  # fmt: skip
-        return [
-            f"items:  # check: {table.file.name} has no time, and ids of items; ingest the other files by their names, without it",
-            f"  path: {json.dumps(table.file.name)}",
-            *([f"  csv: {_flow(options)}"] if options else []),
-            f"  key: {json.dumps(key.name)}",
-            *(["  facets:", *(f"    {_facet_name(c)}: {_expression(c)}{_seen(c)}" for c in kinds[:MOST_FACETS])] if kinds else []),
-        ]  # fmt: skip
-    return []
-
-
-def _shape(text: str) -> str:
-    """A text with its digits made one, so that ids look alike; empty without any.
-
-    >>> _shape("N10075"), _shape("title")
-    ('N9', '')
-    """
-    shape = re.sub(r"[0-9]+", "9", text)
-    return shape if shape != text or "9" in text else ""
-
-
 def _local_time(sample: Sample, taken: list[Column]) -> str:
     """The mapping's line about the users' clocks; a column of zones is taken."""
     column = next((c for c in sample.columns if c not in taken and has_word(c, ZONES) and c.examples), None)
@@ -200,9 +169,9 @@ def _local_time(sample: Sample, taken: list[Column]) -> str:
         return "local_time: {zone: UTC}  # check: the zone in which these people live, for example Europe/Berlin"
     taken.append(column)
     if column.share_filled == 1:
-        return f"local_time: {{zone_column: {json.dumps(_expression(column))}}}{_seen(column)}"
-    rule = f"coalesce(nullif({_expression(column)}, ''), 'UTC')"
-    return f"local_time: {{zone_column: {json.dumps(rule)}}}  # check: the zone of the rows without one{_seen(column, '; ')}"
+        return f"local_time: {{zone_column: {json.dumps(expression(column))}}}{example_values(column)}"
+    rule = f"coalesce(nullif({expression(column)}, ''), 'UTC')"
+    return f"local_time: {{zone_column: {json.dumps(rule)}}}  # check: the zone of the rows without one{example_values(column, '; ')}"
 
 
 def _one_user(sample: Sample) -> str:
@@ -217,7 +186,7 @@ def _shown(listed: Column) -> list[str]:
     mark = separator_of(listed)
     return [
         "impressions:",
-        f"  list_column: {json.dumps(listed.name)}{_seen(listed)}",
+        f"  list_column: {json.dumps(listed.name)}{example_values(listed)}",
         *([f"  separator: {json.dumps(mark)}"] if mark else []),
     ]
 
@@ -231,7 +200,7 @@ def _done_in_list(sample: Sample, listed: Column) -> list[str]:
         name: column.name for name, texts in words.items() for column in sample.columns
         if column is not listed and is_list(column) and has_word(column, texts)
     }  # fmt: skip
-    return [f"  chosen: {_flow(beside)}  # check: those of the list with which something was done"] if beside else []
+    return [f"  chosen: {flow(beside)}  # check: those of the list with which something was done"] if beside else []
 
 
 def _require(sample: Sample, column: Column | None, what: str, key: str) -> Column:
@@ -251,12 +220,12 @@ def _timestamp(con: duckdb.DuckDBPyConnection, sample: Sample) -> tuple[Column, 
     for column in [*dict.fromkeys([*named, *typed])]:
         name, moment = json.dumps(column.name), None
         if column.kind == "moment":
-            check = f"{_time_apart(sample, column)}the zone where no offset is given{_seen(column, '; ')}"
+            check = f"{_time_apart(sample, column)}the zone where no offset is given{example_values(column, '; ')}"
             moment = f"timestamp: {{column: {name}, unit: iso, zone: UTC}}  # check: {check}"
         elif column.kind == "number" and column.low is not None and column.high is not None:
             for unit, second in (("s", 1.0), ("ms", 1e3), ("us", 1e6), ("ns", 1e9)):
                 if column.low / second >= 5e8 and column.high / second <= 4e9:
-                    moment = f"timestamp: {{column: {name}, unit: {unit}}}  # numbers that count from 1970{_seen(column, ', ')}"
+                    moment = f"timestamp: {{column: {name}, unit: {unit}}}  # numbers that count from 1970{example_values(column, ', ')}"
         else:
             moment = _text_moment(con, column)
         if moment:
@@ -285,7 +254,7 @@ def _text_moment(con: duckdb.DuckDBPyConnection, column: Column) -> str | None:
         return None
     return (
         f"timestamp: {{column: {json.dumps(column.name)}, format: {json.dumps(pattern)}, zone: UTC}}"
-        f"  # check: day before month? the zone?{_seen(column, '; ')}"
+        f"  # check: day before month? the zone?{example_values(column, '; ')}"
     )
 
 
@@ -304,7 +273,7 @@ def _seconds(sample: Sample, words: tuple[str, ...], taken: list[Column]) -> str
         return None
     milliseconds = bool({"ms", "millis", "milliseconds", "msec"} & {*column.words}) or (column.high or 0) > 100_000
     minutes = bool({"min", "minutes", "mins"} & {*column.words})
-    return _expression(column) + (" / 1000" if milliseconds else " * 60" if minutes else "")
+    return expression(column) + (" / 1000" if milliseconds else " * 60" if minutes else "")
 
 
 def _requests(sample: Sample, taken: list[Column], listed: bool) -> list[str]:
@@ -315,7 +284,7 @@ def _requests(sample: Sample, taken: list[Column], listed: bool) -> list[str]:
     if position is not None:
         taken.append(position)
         lines.append(
-            f"  position: {_expression(position)}  # check: the item's place among those that were shown together"
+            f"  position: {expression(position)}  # check: the item's place among those that were shown together"
         )
     request = next(
         (
@@ -327,7 +296,7 @@ def _requests(sample: Sample, taken: list[Column], listed: bool) -> list[str]:
     )
     if request is not None:
         taken.append(request)
-        lines.append(f"  request_id: {_expression(request)}  # check: items that were shown together have it in common")
+        lines.append(f"  request_id: {expression(request)}  # check: items that were shown together have it in common")
     return lines
 
 
@@ -341,7 +310,24 @@ def _is_shared_id(column: Column, rows: int, listed: bool) -> bool:
     return named and 1 < column.distinct < column.share_filled * rows + listed
 
 
-def _facets(sample: Sample, taken: list[Column]) -> list[str]:
+def _context(sample: Sample, taken: list[Column]) -> list[str]:
+    """What the log tells of the moment besides user, item and time; the columns are taken."""
+    suited = [
+        c for c in sample.columns
+        if c not in taken and c.kind in {"text", "number", "boolean"} and 1 < c.distinct <= MOST_CONTEXT_VALUES
+        and has_word(c, CONTEXT) and not has_word(c, FACET)
+    ]  # fmt: skip
+    if not suited:
+        return []
+    taken += suited
+    return [
+        "context:  # check: what a request can tell as well; rankers read it, and the clock does not",
+        *(f"  {facet_name(c)}: {expression(c)}{example_values(c)}" for c in suited),
+    ]
+
+
+def _facets(sample: Sample, taken: list[Column], in_items: bool) -> list[str]:
+    """What kinds of items the log tells; a hint where neither it nor, ``in_items``, a table of items tells any."""
     suited = [
         c for c in sample.columns
         if c not in taken and c.kind in {"text", "number"} and 1 < c.distinct <= min(MOST_FACET_VALUES, max(sample.rows // 2, 2))
@@ -350,12 +336,16 @@ def _facets(sample: Sample, taken: list[Column]) -> list[str]:
     named = [c for word in FACET for c in suited if has_word(c, (word,))]
     chosen = [*dict.fromkeys(named or [c for c in suited if c.kind == "text"])][:MOST_FACETS]
     if not chosen:
-        return [
-            "# facets: no attribute of items was seen in the log; add facets, or items: {path: ..., key: ..., facets: {...}}"
-        ]
+        return (
+            []
+            if in_items
+            else [
+                "# facets: no attribute of items was seen in the log; add facets, or items: {path: ..., key: ..., facets: {...}}"
+            ]
+        )
     return [
         "facets:  # check: the attributes of items that the clock encodes",
-        *(f"  {_facet_name(c)}: {_expression(c)}{_seen(c)}" for c in chosen),
+        *(f"  {facet_name(c)}: {expression(c)}{example_values(c)}" for c in chosen),
     ]
 
 
@@ -378,12 +368,12 @@ def _behaviors(sample: Sample, taken: list[Column], timed: bool) -> list[str]:
             note = f"  # values of {action.name}: {', '.join(action.examples[:12])}"
             for behavior, values in matched.items():
                 if values and behavior not in rules:
-                    rules[behavior] = f"{_expression(action)} IN ({', '.join(quoted(v) for v in values)})"
+                    rules[behavior] = f"{expression(action)} IN ({', '.join(quoted(v) for v in values)})"
     rating = next((c for c in sample.columns if c not in taken and c.kind == "number" and has_word(c, RATING)), None)
     if rating is not None and rating.high is not None and "like" not in rules:
         high = rating.high
-        rules["like"] = f"{_expression(rating)} >= {high * 0.8:g}"
-        rules.setdefault("dislike", f"{_expression(rating)} <= {high * 0.4:g}")
+        rules["like"] = f"{expression(rating)} >= {high * 0.8:g}"
+        rules.setdefault("dislike", f"{expression(rating)} <= {high * 0.4:g}")
         taken.append(rating)
     if timed:
         rules.setdefault("finish", "played_seconds / duration_seconds >= 0.9")
@@ -406,7 +396,7 @@ def _flags(sample: Sample, taken: list[Column]) -> dict[str, str]:
             (c for word in words for c in sample.columns
              if c not in taken and (word in c.words or word == "_".join(c.words)) and is_flag(c)), None)  # fmt: skip
         if flag is not None:
-            rules[behavior] = _expression(flag)
+            rules[behavior] = expression(flag)
             taken.append(flag)
     return rules
 
@@ -427,31 +417,6 @@ def _actions(action: Column, values: dict[str, list[str]], shown: list[str], rul
     ]
 
 
-def _expression(column: Column) -> str:
-    """The column's name as an expression: quoted unless it is a plain word."""
-    plain = re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", column.name) and _is_yaml_text(column.name)
-    return column.name if plain else json.dumps(identifier(column.name))
-
-
-def _facet_name(column: Column) -> str:
-    plain = re.sub(r"[^a-z0-9_]+", "_", column.name.lower()).strip("_")
-    return plain if plain.isidentifier() and plain not in RESERVED_FACETS and _is_yaml_text(plain) else f"facet_{plain}"
-
-
-def _is_yaml_text(word: str) -> bool:
-    """Whether YAML reads a word without quotes as that text: ``no`` and ``null`` are none."""
-    return isinstance(yaml.safe_load(word), str)
-
-
-def _seen(column: Column, lead: str = "  # ") -> str:
-    """For example: three values, shortened."""
-    return f"{lead}for example {', '.join(' '.join(v.split())[:24] for v in column.examples[:3])}"
-
-
-def _flow(options: Options | dict[str, str]) -> str:
-    return "{" + ", ".join(f"{k}: {json.dumps(v)}" for k, v in options.items()) + "}"
-
-
 def _source_name(file: Path) -> str:
     stem = (
         file.name.split(".")[0]
@@ -460,7 +425,5 @@ def _source_name(file: Path) -> str:
     )
     name = re.sub(r"[^a-z0-9_-]+", "_", stem.lower()).strip("_-")[:40]
     return (
-        name
-        if re.fullmatch(r"[a-z][a-z0-9_-]{0,40}", name) and _is_yaml_text(name)
-        else f"log_{name}"[:40].rstrip("_-")
+        name if re.fullmatch(r"[a-z][a-z0-9_-]{0,40}", name) and is_yaml_text(name) else f"log_{name}"[:40].rstrip("_-")
     )

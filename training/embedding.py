@@ -18,6 +18,8 @@ from training.group import Group, merged
 UNKNOWN = 0
 FIRST_CAPACITY = 256
 INITIAL_SCALE = 0.05
+SPARSEST, FEW_KEYS = 8, 1024
+"""Keys are looked up by position if they are so many times fewer than the largest of them at most, and so many are asked for."""
 ALONE = Group()
 
 
@@ -50,6 +52,7 @@ class GrowingEmbedding(nn.Module):
         self.dim, self.seed, self.width = dim, seed, width
         self.keys = np.empty(0, dtype=np.int64)
         self._sorted, self._rows = self.keys, self.keys
+        self._by_key: np.ndarray | None = None
         self._used: list[tuple[Tensor, Tensor]] = []
         self._touched: Tensor | None = None
         self._saved_size = 0
@@ -72,6 +75,14 @@ class GrowingEmbedding(nn.Module):
         """Row of each key, 0 where the key is unknown; any shape in, the same shape out, in the CPU's memory."""
         if not len(self.keys):
             return torch.zeros(keys.shape, dtype=torch.int64)
+        first, last = int(self._sorted[0]), int(self._sorted[-1])
+        if keys.size > FEW_KEYS and first >= 0 and last < SPARSEST * len(self.keys):
+            by_key = self._by_key
+            if by_key is None:  # between two rows for keys that are smaller or larger than all
+                by_key = np.zeros(last + 3, dtype=np.int32)
+                by_key[self._sorted + 1] = self._rows
+                self._by_key = by_key  # whole: other threads may read it
+            return torch.from_numpy(np.take(by_key, keys + 1, mode="clip").astype(np.int64))
         at = np.searchsorted(self._sorted, keys).clip(max=len(self._sorted) - 1)
         return torch.from_numpy(np.where(self._sorted[at] == keys, self._rows[at], UNKNOWN))
 
@@ -81,20 +92,18 @@ class GrowingEmbedding(nn.Module):
         Returns:
             How many were new.
         """
-        keys = np.unique(keys)
-        at = np.searchsorted(self._sorted, keys)
-        known = np.zeros(len(keys), dtype=bool)
-        inside = at < len(self._sorted)
-        known[inside] = self._sorted[at[inside]] == keys[inside]
-        new, before = keys[~known], self.size
+        rows = self.rows(keys)
+        new, before = np.unique(keys[rows.numpy() == UNKNOWN]), self.size
         if len(new):
-            self._sorted = np.insert(self._sorted, at[~known], new)
-            self._rows = np.insert(self._rows, at[~known], np.arange(before, before + len(new)))
+            at = np.searchsorted(self._sorted, new)
+            self._sorted = np.insert(self._sorted, at, new)
+            self._rows = np.insert(self._rows, at, np.arange(before, before + len(new)))
+            self._by_key = None
             self.keys = np.concatenate([self.keys, new])
             self._reserve(before)
             draws = torch.Generator().manual_seed(self.seed * 1_000_003 + before)
             self.weight[before : self.size] = INITIAL_SCALE * torch.randn(len(new), self.dim, generator=draws)
-        rows = self.rows(keys)
+            rows = self.rows(keys)
         self.seen[rows] = hour
         self.touch(rows)
         return len(new)
@@ -187,7 +196,7 @@ class GrowingEmbedding(nn.Module):
         """Take a checkpoint's tensors."""
         self.keys = state["keys"].numpy().copy()
         order = np.argsort(self.keys, kind="stable")
-        self._sorted, self._rows = self.keys[order], order + 1
+        self._sorted, self._rows, self._by_key = self.keys[order], order + 1, None
         self._reserve(0)
         for name in self.parts:
             getattr(self, name)[: self.size] = state[name]

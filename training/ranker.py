@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from events.schema import AttributeField
+from training.ahead import one_ahead
 from training.attributes import NUMERIC, NumberBins, of_type
 from training.batch import Batch
 from training.config import RankerConfig
@@ -101,9 +102,20 @@ class Ranker(nn.Module):
         return [p for _, p in sorted(self.named_parameters()) if p.requires_grad]
 
     def batches(self, samples: Batch, size: int) -> Iterator[Batch]:
-        """The samples in order, ``size`` at a time; what the time module can prepare is prepared for many batches at once."""
-        for part in samples.batches(max(PREPARED_AT_ONCE // size, 1) * size):
-            yield from replace(part, prepared=self.time.prepare(part, self)).batches(size)
+        """The samples in order, ``size`` at a time.
+
+        What the time module can prepare is prepared for many batches at once, in another thread while those before are used.
+        """
+
+        def prepared(part: Batch) -> Batch:
+            return replace(part, prepared=self.time.prepare(part, self))
+
+        for part in one_ahead(prepared, self.parts(samples, size)):
+            yield from part.batches(size)
+
+    def parts(self, samples: Batch, size: int) -> Iterator[Batch]:
+        """The samples in order, as many batches of ``size`` at a time as are prepared together."""
+        return samples.batches(max(PREPARED_AT_ONCE // size, 1) * size)
 
     def _attribute_vectors(self, batch: Batch) -> list[Tensor]:
         """For each owner the sum of its attributes' embeddings, (B, dim); of a list the mean of its values'."""

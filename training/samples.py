@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Hashable, Iterable, Sequence
+from concurrent.futures import Future, wait
 from dataclasses import astuple, dataclass, field
 from pathlib import Path
 
@@ -36,6 +37,8 @@ from events.schema import BEHAVIORS, OWNERS, Owner
 from events.store import EventStore
 from feature_repo.retrieval import ClockFeatures
 from feature_repo.served import prefer_served
+from feature_repo.shrinkage import Shrinkage
+from training.ahead import start
 from training.batch import HourKeys, SampleTables
 from training.ranker import Ranker
 from training.tensors import DecodedHour
@@ -68,6 +71,11 @@ class HourSamples:
             self._decoded[names] = DecodedHour(self.tables, *names)
         return self._decoded[names].keys(ranker)
 
+    def decoded_for(self, ranker: Ranker) -> HourSamples:
+        """The same, with what ``keys`` gives for a ranker decoded."""
+        self.keys(ranker)
+        return self
+
 
 class SampleStore:
     """Builds and reads the samples of a source."""
@@ -83,6 +91,7 @@ class SampleStore:
         self.negative_hours = settings.window_hours
         self._features: ClockFeatures | None = None
         self._last_read: HourSamples | None = None
+        self._ahead: tuple[Hour, Future[HourSamples]] | None = None
 
     @property
     def features(self) -> ClockFeatures:
@@ -101,23 +110,59 @@ class SampleStore:
 
     def ensure(self, hour: Hour) -> None:
         """Build the samples of an hour unless they exist."""
-        if not (self.folder(hour) / "meta.json").exists():
-            self.build([hour])
+        if not self._exists(hour):
+            self._settle()
+            self._ensure(hour)
 
     def read(self, hour: Hour) -> HourSamples:
         """Samples of an hour, built if they do not exist. The last hour that was read is kept for the next reader."""
+        if self._ahead and self._ahead[0] == hour:
+            (_, pending), self._ahead = self._ahead, None
+            self._last_read = pending.result()
         self.ensure(hour)
-        folder, digest, last = self.folder(hour), self.digest(hour), self._last_read
-        if last is None or (last.hour, last.digest) != (hour, digest):
-            self._last_read = None  # two hours at once would take twice the memory
-            files = {name: folder / f"{name}.parquet" for name in FILES}
-            extra = {name: file for name, file in attribute_files(folder).items() if file.exists()}
-            tables = SampleTables(
-                *(pq.ParquetFile(file).read() for file in files.values()),
-                **{f"{owner}_attributes": pq.ParquetFile(file).read() for owner, file in extra.items()},
-            )
-            self._last_read = last = HourSamples(hour, tables, digest)
+        last = self._last_read
+        if last is None or (last.hour, last.digest) != (hour, self.digest(hour)):
+            self._last_read = None  # a third hour at once would take more memory
+            self._last_read = last = self._read(hour)
         return last
+
+    def read_ahead(self, hour: Hour, ranker: Ranker) -> None:
+        """Begin to build, read and decode an hour's samples for a ranker, in another thread; ``read`` waits for it.
+
+        Whatever is wrong with the hour is raised by ``read``. Several rankers may ask for the same hour in turn.
+        """
+        if self._ahead and self._ahead[0] == hour:
+            before = self._ahead[1]
+            self._ahead = hour, start(lambda: before.result().decoded_for(ranker))
+        else:
+            self._settle()
+            self._ahead = hour, start(lambda: self._built(hour).decoded_for(ranker))
+
+    def _built(self, hour: Hour) -> HourSamples:
+        self._ensure(hour)
+        return self._read(hour)
+
+    def _settle(self) -> None:
+        """Wait for an hour that is read ahead: files are written by one thread at a time."""
+        if self._ahead:
+            wait([self._ahead[1]])
+
+    def _ensure(self, hour: Hour) -> None:
+        if not self._exists(hour):
+            self._build([hour])
+
+    def _exists(self, hour: Hour) -> bool:
+        return (self.folder(hour) / "meta.json").exists()
+
+    def _read(self, hour: Hour) -> HourSamples:
+        folder, digest = self.folder(hour), self.digest(hour)
+        files = {name: folder / f"{name}.parquet" for name in FILES}
+        extra = {name: file for name, file in attribute_files(folder).items() if file.exists()}
+        tables = SampleTables(
+            *(pq.ParquetFile(file).read() for file in files.values()),
+            **{f"{owner}_attributes": pq.ParquetFile(file).read() for owner, file in extra.items()},
+        )
+        return HourSamples(hour, tables, digest)
 
     def digest(self, hour: Hour) -> str:
         """Digest of an hour's samples, which must exist."""
@@ -129,8 +174,11 @@ class SampleStore:
         Returns:
             Hours built.
         """
-        stale = [hour for hour in sorted(hours) if force or not self.is_current(hour)]
-        self._last_read = None  # no need of its memory meanwhile
+        self._settle()
+        self._last_read = self._ahead = None  # no need of their memory meanwhile
+        return self._build([hour for hour in sorted(hours) if force or not self.is_current(hour)])
+
+    def _build(self, stale: Sequence[Hour]) -> int:
         done = 0
         chunk: list[tuple[Hour, pa.Table, int]] = []
         for hour, table in self._with_negatives(stale):
@@ -158,8 +206,6 @@ class SampleStore:
 
     def _priors(self) -> str:
         """Digest of the priors that thin slots are shrunk with, empty where they are not."""
-        from feature_repo.shrinkage import Shrinkage
-
         return digest_file(Shrinkage.path(self.settings)) if self.settings.shrinkage else ""
 
     def _columns(self) -> list[str]:
