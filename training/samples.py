@@ -46,6 +46,8 @@ FILES = ("samples", "slots", "profiles", "history")
 """Names of the files of an hour, in the order of the fields of ``SampleTables``."""
 KEYS_AT_ONCE = 20_000
 """Distinct (user, hour) of one point-in-time join: bounds memory."""
+ROW_GROUP = 1 << 14
+"""Rows of a row group: several processes that train together read different ones."""
 TRIES = 4
 """A negative equal to its positive is drawn again this often, then left out."""
 
@@ -83,6 +85,7 @@ class SampleStore:
         self.negative_hours = settings.window_hours
         self._features: ClockFeatures | None = None
         self._last_read: HourSamples | None = None
+        self._last_part: tuple[HourSamples, np.ndarray] | None = None
 
     @property
     def features(self) -> ClockFeatures:
@@ -118,6 +121,31 @@ class SampleStore:
             )
             self._last_read = last = HourSamples(hour, tables, digest)
         return last
+
+    def count(self, hour: Hour) -> int:
+        """How many samples an hour has, which must exist."""
+        return int(pq.read_metadata(self.folder(hour) / "samples.parquet").num_rows)
+
+    def read_part(self, hour: Hour, rows: np.ndarray) -> HourSamples:
+        """Some of an hour's samples, with the features of their users and items only; they must exist.
+
+        Args:
+            hour: to read.
+            rows: positions of the samples, ascending; only the row groups that they lie in are read.
+        """
+        folder, digest, last = self.folder(hour), self.digest(hour), self._last_part
+        if last is None or (last[0].hour, last[0].digest) != (hour, digest) or not np.array_equal(last[1], rows):
+            self._last_part = None
+            samples = read_rows(pq.ParquetFile(folder / "samples.parquet"), rows)
+            users, items = pc.unique(samples["user_id"]), pc.unique(samples["item_id"])
+            features = [read_matching(folder / f"{name}.parquet", "user_id", users) for name in FILES[1:]]
+            extra = {
+                f"{owner}_attributes": read_matching(file, f"{owner}_id", {"user": users, "item": items}[owner])
+                for owner, file in attribute_files(folder).items()
+                if file.exists()
+            }
+            self._last_part = last = HourSamples(hour, SampleTables(samples, *features, **extra), digest), rows
+        return last[0]
 
     def digest(self, hour: Hour) -> str:
         """Digest of an hour's samples, which must exist."""
@@ -201,12 +229,12 @@ class SampleStore:
             }
         for hour, table in parts:
             with replaced_directory(self.folder(hour)) as target:
-                write_parquet(target / "samples.parquet", table)
+                write_parquet(target / "samples.parquet", table, row_group=ROW_GROUP)
                 for at, name in enumerate(FILES[1:]):
                     rows = (
                         self._rows_of(joined[at], hour) if joined else pa.table({"user_id": pa.array([], pa.int64())})
                     )
-                    write_parquet(target / f"{name}.parquet", rows)
+                    write_parquet(target / f"{name}.parquet", rows, row_group=ROW_GROUP)
                 for owner, file in attribute_files(target).items():
                     if owner in attributes and attributes[owner].num_columns:
                         write_parquet(file, self._rows_of(attributes[owner], hour))
@@ -219,6 +247,25 @@ class SampleStore:
     @staticmethod
     def _rows_of(rows: pa.Table, hour: Hour) -> pa.Table:
         return rows.filter(pc.equal(rows["hour"], hour.number)).drop_columns(["hour"]).combine_chunks()
+
+
+def read_rows(file: pq.ParquetFile, rows: np.ndarray) -> pa.Table:
+    """Rows of a file by their ascending positions, from the row groups that they lie in."""
+    ends = np.cumsum([file.metadata.row_group(n).num_rows for n in range(file.num_row_groups)])
+    inside = np.searchsorted(ends, rows, side="right")
+    groups = np.unique(inside)
+    if not len(rows):
+        return file.schema_arrow.empty_table()
+    read = [file.read_row_group(int(n)).take(rows[inside == n] - (ends[n - 1] if n else 0)) for n in groups]
+    return pa.concat_tables(read).combine_chunks()
+
+
+def read_matching(path: Path, key: str, ids: pa.Array) -> pa.Table:
+    """The rows of a file that are of some ids, read one row group after the other."""
+    file = pq.ParquetFile(path)
+    groups = (file.read_row_group(n) for n in range(file.num_row_groups))
+    parts = [group.filter(pc.is_in(group[key], ids)) for group in groups]
+    return pa.concat_tables([file.schema_arrow.empty_table(), *parts]).combine_chunks()
 
 
 def attribute_files(folder: Path) -> dict[Owner, Path]:
