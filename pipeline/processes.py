@@ -25,6 +25,8 @@ log = logging.getLogger("pipeline.processes")
 START_SECONDS = 120.0
 """Time that processes have to start, imports included."""
 POLL_SECONDS = 0.2
+SILENT_SECONDS = 4.0
+"""A process that has not even said for so long that it is there is stopped, or its machine is."""
 GRACE_SECONDS = 5.0
 """Once a process has failed, the others have so long to say what they know of it."""
 
@@ -121,8 +123,8 @@ def _check_progress(folder: Path, processes: int, begun: float, stall_seconds: f
             missing = sorted(set(range(processes)) - {pulse.rank for pulse in seen})
             raise NotReadyError(f"rank {missing[0]} has not started within {now - begun:.0f} s")
         return
-    if now - max(pulse.written for pulse in seen) > stall_seconds:
-        behind = min(seen, key=lambda pulse: pulse.count)
+    if now - max(pulse.progressed for pulse in seen) > stall_seconds:
+        behind = min(seen, key=lambda pulse: (now - pulse.alive < SILENT_SECONDS, pulse.count))
         raise NotReadyError(
             f"rank {behind.rank} stands still ({behind.doing}), the others have waited for it for {stall_seconds:.0f} s; "
             "nothing of the hour was kept, and a retry starts from the last state"

@@ -63,6 +63,17 @@ class Group:
         del doing
         return work()
 
+    def agree(self, what: str, value: str) -> None:
+        """Check that all processes have the same.
+
+        Raises:
+            ConfigError: one has something else than the first.
+        """
+        values = self.all_gather(value)
+        for rank, other in enumerate(values):
+            if other != values[0]:
+                raise ConfigError(f"rank {rank} has another {what} than rank 0: {other}, not {values[0]}")
+
 
 class DistributedGroup(Group):
     """The processes that ``torchrun`` started, connected by gloo."""

@@ -23,17 +23,19 @@ class Pulse:
         rank: of the process.
         count: steps that it has begun; all processes go through the same ones.
         doing: the last of them.
-        written: when, seconds since 1970.
+        progressed: when it was seen to have gone on, seconds since 1970.
+        alive: when it said so; a process that is stopped says nothing.
     """
 
     rank: int
     count: int
     doing: str
-    written: float
+    progressed: float
+    alive: float
 
 
 class Heartbeat:
-    """Writes the signs of life of this process: whenever it has begun another step since the last one, or does long work.
+    """Writes the signs of life of this process: that it is there, and whether it has gone on since the last one, or does long work.
 
     It also ends this process when the one that started it is gone.
     """
@@ -61,13 +63,13 @@ class Heartbeat:
             self._busy = False
 
     def _write_on(self) -> None:
-        written = -1
+        last, progressed = -1, time.time()
         while True:
-            count = self._count
-            if self._busy or count != written:
-                text = json.dumps({"count": count, "doing": self._doing, "written": time.time()})
-                self._path.write_text(text, encoding="utf-8")
-                written = count
+            count, now = self._count, time.time()
+            if self._busy or count != last:
+                last, progressed = count, now
+            pulse = {"count": count, "doing": self._doing, "progressed": progressed, "alive": now}
+            self._path.write_text(json.dumps(pulse), encoding="utf-8")
             if os.getppid() != self._parent:  # who started the group was killed: nobody waits for it
                 os._exit(1)
             time.sleep(BEAT_SECONDS)

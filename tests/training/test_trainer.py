@@ -24,38 +24,15 @@ from evaluation.metrics import session_auc
 from evaluation.prediction_table import as_predictions
 from events.store import EventStore
 from feature_repo.clock import ClockState
-from feature_repo.retrieval import ClockFeatures, advance
+from feature_repo.retrieval import ClockFeatures
 from tests.conftest import TINY
+from tests.training.conftest import FIRST, LAST, fresh
 from training.model import RankerModel, load_model
 from training.samples import SampleStore
 from training.scoring import predict
 from training.state import RECENT_HOURS, StateStore, ranker_tensors
 from training.tensors import hour_keys
 from training.trainer import Trainer, fit, prediction_file, read_predictions, train_together
-
-FIRST, LAST = TINY.first_hour, TINY.first_hour + 60
-
-
-@pytest.fixture(scope="module")
-def ready(app_settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Settings:
-    """A workspace with events, clocks up to hour 60, and nothing trained."""
-    var = tmp_path_factory.mktemp("training") / "var"
-    settings = load_settings(var=var, source="simulator")
-    shutil.copytree(app_settings.events_dir, settings.events_dir)
-    advance(settings, LAST + 1)
-    SampleStore(settings, EventStore(settings.events_dir)).build(hour_range(FIRST, LAST + 1))
-    return settings
-
-
-def fresh(ready: Settings, folder: Path) -> Settings:
-    """The ready workspace with its own state folder."""
-    settings = load_settings(var=folder / "var", source="simulator")
-    settings.workspace.mkdir(parents=True)
-    for name in ("events", "features", "feast"):
-        (settings.workspace / name).symlink_to(ready.workspace / name)
-    settings.training_dir.mkdir()
-    (settings.training_dir / "samples").symlink_to(ready.training_dir / "samples")
-    return settings
 
 
 def weights(settings: Settings, variant: str, hour: Hour) -> Path:

@@ -51,17 +51,17 @@ def save(
     """
     hour = Hour.parse(info.hour)
     possible = all(shard.has_delta for shard in shards.values()) and states.is_base(since, hour)
-    mine = _tensors(shards, changed=True) if possible else {}
+    mine = shard_tensors(shards, changed=True) if possible else {}
     sizes = group.all_gather((possible, table_bytes(mine), sum(shard.nbytes for shard in shards.values())))
     if all(each[0] for each in sizes) and sum(s[1] for s in sizes) <= WORTHWHILE * sum(s[2] for s in sizes):
         on, layers = since.hour, since.layers + 1
     else:
-        mine, on, layers = _tensors(shards, changed=False), "", 1
+        mine, on, layers = shard_tensors(shards, changed=False), "", 1
     rows = {name: shard.total for name, shard in shards.items()}
     with replaced_directory(states.folder(hour)) if group.first else nullcontext() as target:
         folder = next(path for path in group.all_gather(target) if path)
         path = shard_path(folder, group.rank, group.size)
-        digest = group.together(lambda: _write_shard(path, mine), "writing its part of the state")
+        digest = group.together(lambda: write_shard(path, mine), "writing its part of the state")
         written = replace(info, tables=rows, builds_on=on, layers=layers, shards=tuple(group.all_gather(digest)))
         written = group.together(
             lambda: _write_first(folder, written, ranker, optimizer) if group.first else written, "writing the state"
@@ -74,7 +74,8 @@ def save(
     return group.all_gather(written)[0]
 
 
-def _tensors(shards: Mapping[str, TableShard], *, changed: bool) -> Tensors:
+def shard_tensors(shards: Mapping[str, TableShard], *, changed: bool) -> Tensors:
+    """The tensors of a process's file: all of its rows, or those that the last checkpoint lacks."""
     return {
         f"tables.{name}.{part}": tensor.contiguous()
         for name, shard in shards.items()
@@ -82,7 +83,8 @@ def _tensors(shards: Mapping[str, TableShard], *, changed: bool) -> Tensors:
     }
 
 
-def _write_shard(path: Path, tensors: Tensors) -> str:
+def write_shard(path: Path, tensors: Tensors) -> str:
+    """Write a process's file; returns its digest."""
     save_file(tensors, path)
     return digest_file(path)
 

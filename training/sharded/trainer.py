@@ -18,7 +18,7 @@ from core.settings import Settings
 from evaluation.metrics import summary
 from evaluation.prediction_table import as_predictions
 from training.batch import HourKeys
-from training.config import RankerConfig
+from training.config import RankerConfig, code_version
 from training.group import DistributedGroup, GroupLostError
 from training.optimizer import Optimizer
 from training.ranker import Ranker
@@ -79,6 +79,8 @@ class ShardedTrainer(Trainer):
             )
         super().__init__(settings.model_copy(update={"device": "cpu"}), variant, samples, config)
         self.group = group
+        group.agree("version of the code", code_version())
+        group.agree("configuration", self.config.model_dump_json())
         self._tables: ShardedTables | None = None
 
     @property
