@@ -33,7 +33,7 @@ def bench_sharded(scale: float) -> list[Result]:
     """Two processes beside one on the training bench's hours, and 1, 2 and 4 processes with 4 million ids."""
     with tempfile.TemporaryDirectory() as folder:
         var = Path(folder)
-        alone(prepare, var, [VARIANT], scale)
+        alone(prepare, var, [VARIANT], scale, 1)
         settings = bench_settings(var)
         last = UNTIL + HOURS - 1
         alone(_build_samples, var)
@@ -87,7 +87,7 @@ def _loads(settings: Settings, folder: Path, ids: int) -> list[Result]:
 def _write_large(var: Path, folder: Path, ids: int) -> None:
     """A state of many users, in one piece."""
     settings = bench_settings(var)
-    store, config = EventStore(settings.events_dir), config_of(settings, VARIANT)
+    store, config = EventStore(settings.events_dir), config_of(settings, VARIANT, threads=1)
     ranker = Ranker(config, store.facets, store.behaviors)
     ranker.users.grow(np.arange(ids), UNTIL.number)
     info = replace(new_info(config, store.facets, store.behaviors), hour=(UNTIL - 1).key)

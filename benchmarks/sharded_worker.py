@@ -33,7 +33,7 @@ def _joined() -> tuple[Settings, Group]:
 def _trainer(settings: Settings, group: Group, variant: str) -> Trainer:
     """A trainer of one thread."""
     samples = SampleStore(settings, EventStore(settings.events_dir))
-    config = config_of(settings, variant).model_copy(update={"threads": 1})
+    config = config_of(settings, variant, threads=1)
     if isinstance(group, DistributedGroup):
         return ShardedTrainer(settings, variant, samples, config, group=group)
     return Trainer(settings, variant, samples, config)

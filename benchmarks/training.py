@@ -41,12 +41,12 @@ def bench_settings(var: Path, device: str = "cpu") -> Settings:
     return load_settings(var=var, source="bench", history_days=1, device=device)
 
 
-def config_of(settings: Settings, variant: str) -> RankerConfig:
+def config_of(settings: Settings, variant: str, threads: int = THREADS) -> RankerConfig:
     """A ranker's configuration with the bench's batch size and threads."""
-    return load_ranker_config(settings, variant).model_copy(update={"batch_size": BATCH, "threads": THREADS})
+    return load_ranker_config(settings, variant).model_copy(update={"batch_size": BATCH, "threads": threads})
 
 
-def prepare(var: Path, variants: list[str], scale: float) -> None:
+def prepare(var: Path, variants: list[str], scale: float, threads: int = THREADS) -> None:
     """Write events and clocks, and a state of each variant that knows every id."""
     settings = bench_settings(var)
     users, hours = int(USERS * scale), HISTORY_HOURS + HOURS
@@ -56,7 +56,7 @@ def prepare(var: Path, variants: list[str], scale: float) -> None:
     for n in range(1, HOURS):
         clock.refresh(UNTIL + n)
     for variant in variants:
-        config = config_of(settings, variant)
+        config = config_of(settings, variant, threads)
         ranker = Ranker(config, store.facets, store.behaviors)
         ranker.users.grow(np.arange(users), UNTIL.number)
         ranker.items.grow(np.arange(ITEMS), UNTIL.number)

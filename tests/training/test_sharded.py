@@ -115,7 +115,7 @@ def test_two_processes_train_what_one_trains(by_one: Settings, by_two: Settings,
             assert torch.allclose(tensor, b[name], atol=2e-3, rtol=1e-3), name
     predictions = [as_predictions(read_predictions(s, variant, FIRST, UNTIL + 1)) for s in (by_one, by_two)]
     assert len(predictions[0]) == len(predictions[1]) > 100
-    assert np.abs(predictions[0].scores - predictions[1].scores).max() < 1e-4
+    assert np.abs(predictions[0].scores - predictions[1].scores).max() < 1e-3
     assert auc(predictions[0]).value == pytest.approx(auc(predictions[1]).value, abs=2e-4)
 
 
