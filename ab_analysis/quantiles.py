@@ -12,7 +12,7 @@ from statistics import NormalDist
 from ab_analysis.inference import UNKNOWN, Effect, from_estimates
 from ab_analysis.metrics import Metric
 from core.duck import quoted
-from core.engine import Engine
+from core.sql_engine import Engine
 
 Z = NormalDist().inv_cdf(0.975)
 

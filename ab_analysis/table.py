@@ -20,8 +20,8 @@ from ab_analysis.moments import Cells, read_moments
 from ab_analysis.raw_table import load_raw, raw_columns
 from ab_analysis.text_table import check_column
 from core.duck import identifier
-from core.engine import Engine
 from core.errors import ConfigError, DataError
+from core.sql_engine import Engine
 from stats.confidence import check_confidence
 
 MISSING = "\x1fis missing"

@@ -270,3 +270,8 @@ def digest_file(path: Path) -> str:
     """SHA-256, in hex, of a file."""
     with path.open("rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def digest_files(paths: Iterable[Path]) -> dict[Path, str]:
+    """SHA-256, in hex, of each of some files."""
+    return {path: digest_file(path) for path in paths}

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from core.documents import JsonObject
-from core.engine import SPARK_OPTIONS, spark_path
 from core.errors import NotReadyError
 from core.files import digest_json, digest_text, exclusive_lock, read_json, write_json, write_text
 from core.settings import Settings
+from core.spark import SPARK_OPTIONS, spark_path
 from events.schema import BEHAVIORS, OWNERS, AttributeField, Owner
 from events.store import EventStore
 from feature_repo import schemas

@@ -17,11 +17,13 @@ from importlib import metadata
 from typing import Any, Literal
 
 from core.errors import PlatformError
-from core.files import exclusive_lock, scratch_directory, write_text
+from core.files import exclusive_lock, read_json, scratch_directory, write_text
+from core.ports import port_is_free
 from core.secret_files import SECRETS
 from core.settings import DATABASES, ROOT, Settings
 from core.state_version import STATE_VERSION, state_version
-from operations.health import disk_usage
+from operations.health import AIRFLOW_PARTS, airflow_health, disk_usage
+from operations.processes import PORTS
 
 Status = Literal["ok", "warning", "failed"]
 FREE_BYTES, FREE_SHARE = 2 * 2**30, 0.1
@@ -203,9 +205,6 @@ def _sums(settings: Settings) -> list[HealthFinding]:
 
 
 def _ports(settings: Settings) -> list[HealthFinding]:
-    from core.files import read_json
-    from core.ports import port_is_free
-    from operations.processes import PORTS
 
     if (settings.workspace / "services.json").exists() and read_json(settings.workspace / "services.json"):
         return [HealthFinding("ports", "ok", "the platform is running")]
@@ -354,7 +353,6 @@ def _mlflow(settings: Settings) -> list[HealthFinding]:
 
 
 def _airflow(settings: Settings) -> list[HealthFinding]:
-    from operations.health import AIRFLOW_PARTS, airflow_health
 
     health = airflow_health(settings)
     findings = [

@@ -16,6 +16,7 @@ from evaluation.gate import GateCheck, GateDecision
 from evaluation.metrics import JUDGED
 from events.store import EventStore
 from model_registry.registry import ALIASES, CHAMPION, Move, Registry
+from model_registry.store import experiment_name, open_mlflow, open_registry
 from pages.gate_checks import SLICE, STYLE, checks_table
 from pages.index import interfaces
 
@@ -95,8 +96,6 @@ def write_model_page(settings: Settings) -> Path:
     Raises:
         NotReadyError: MLflow does not answer.
     """
-    from model_registry.store import open_registry
-
     models = open_registry(settings)
     hours = EventStore(settings.events_dir).hours()
     models.record_moves_by_hand(hours[-1] if hours else None)
@@ -234,8 +233,6 @@ WEIGHTS = {"auc": "samples", "session_auc": "session_samples"}
 
 def _daily_means(settings: Settings) -> dict[str, dict[str, dict[str, float]]]:
     """Metric of ``WEIGHTS`` → variant → day → mean of its progressive predictions."""
-    from model_registry.store import experiment_name, open_mlflow
-
     client = open_mlflow(settings)
     means: dict[str, dict[str, dict[str, float]]] = {metric: {} for metric in WEIGHTS}
     for variant in settings.variants:

@@ -23,9 +23,10 @@ from ab_analysis.model_covariate import add_model_covariates
 from ab_analysis.moments import Cells, Moments
 from ab_analysis.quantiles import compare_quantiles
 from ab_analysis.stopping import interval_multiplier
-from core.engine import Engine, engine
+from core.engine import engine
 from core.page_template import svg
 from core.settings import Settings
+from core.sql_engine import Engine
 from studies.study import Section, Study
 
 if TYPE_CHECKING:

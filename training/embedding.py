@@ -18,6 +18,8 @@ FIRST_CAPACITY = 256
 INITIAL_SCALE = 0.05
 DRAWN_AT_ONCE = 1 << 16
 """First embeddings that are drawn at a time; a multiple of 16, so that they are those of one draw."""
+SPARSEST, FEW_KEYS = 8, 1024
+"""Keys are looked up by position if they are so many times fewer than the largest of them at most, and so many are asked for."""
 
 
 def distinct(rows: Tensor, capacity: int) -> tuple[Tensor, Tensor]:
@@ -49,6 +51,7 @@ class GrowingEmbedding(nn.Module):
         self.dim, self.seed, self.width = dim, seed, width
         self.keys = np.empty(0, dtype=np.int64)
         self._sorted, self._rows = self.keys, self.keys
+        self._by_key: np.ndarray | None = None
         self._used: list[tuple[Tensor, Tensor]] = []
         self._touched: Tensor | None = None
         self._saved_size = 0
@@ -71,6 +74,14 @@ class GrowingEmbedding(nn.Module):
         """Row of each key, 0 where the key is unknown; any shape in, the same shape out, in the CPU's memory."""
         if not len(self.keys):
             return torch.zeros(keys.shape, dtype=torch.int64)
+        first, last = int(self._sorted[0]), int(self._sorted[-1])
+        if keys.size > FEW_KEYS and first >= 0 and last < SPARSEST * len(self.keys):
+            by_key = self._by_key
+            if by_key is None:  # between two rows for keys that are smaller or larger than all
+                by_key = np.zeros(last + 3, dtype=np.int32)
+                by_key[self._sorted + 1] = self._rows
+                self._by_key = by_key  # whole: other threads may read it
+            return torch.from_numpy(np.take(by_key, keys + 1, mode="clip").astype(np.int64))
         at = np.searchsorted(self._sorted, keys).clip(max=len(self._sorted) - 1)
         return torch.from_numpy(np.where(self._sorted[at] == keys, self._rows[at], UNKNOWN))
 
@@ -80,36 +91,29 @@ class GrowingEmbedding(nn.Module):
         Returns:
             How many were new.
         """
-        keys = np.unique(keys)
-        new, before = self.unknown(keys), self.size
+        rows = self.rows(keys)
+        new, before = np.unique(keys[rows.numpy() == UNKNOWN]), self.size
         if len(new):
             self.append(new)
-            for at, rows in first_embeddings(self.seed, before, len(new), self.dim):
-                self.weight[before + at : before + at + len(rows)] = rows
-        self.note_seen(keys, hour)
+            for at, first in first_embeddings(self.seed, before, len(new), self.dim):
+                self.weight[before + at : before + at + len(first)] = first
+            rows = self.rows(keys)
+        self.note_seen(rows, hour)
         return len(new)
-
-    def unknown(self, keys: np.ndarray) -> np.ndarray:
-        """Those of the distinct, ascending keys that have no row."""
-        at = np.searchsorted(self._sorted, keys)
-        known = np.zeros(len(keys), dtype=bool)
-        inside = at < len(self._sorted)
-        known[inside] = self._sorted[at[inside]] == keys[inside]
-        return keys[~known]
 
     def append(self, keys: np.ndarray) -> None:
         """Give distinct, ascending keys that have none a row each, where nothing but the embedding remains to be filled in."""
         at, before = np.searchsorted(self._sorted, keys), self.size
         self._sorted = np.insert(self._sorted, at, keys)
         self._rows = np.insert(self._rows, at, np.arange(before, before + len(keys)))
+        self._by_key = None
         self.keys = np.concatenate([self.keys, keys])
         self._reserve(before)
         for name in ("accumulator", "statistics"):  # what an id that has expired left
             getattr(self, name)[before : self.size] = 0
 
-    def note_seen(self, keys: np.ndarray, hour: int) -> None:
-        """Note that keys, which have rows, were seen in an hour."""
-        rows = self.rows(keys)
+    def note_seen(self, rows: Tensor, hour: int) -> None:
+        """Note that rows' keys were seen in an hour."""
         self.seen[rows] = hour
         self.touch(rows)
 
@@ -222,7 +226,7 @@ class GrowingEmbedding(nn.Module):
         """Take a checkpoint's tensors."""
         self.keys = state["keys"].numpy().copy()
         order = np.argsort(self.keys, kind="stable")
-        self._sorted, self._rows = self.keys[order], order + 1
+        self._sorted, self._rows, self._by_key = self.keys[order], order + 1, None
         self._reserve(0)
         for name in self.parts:
             getattr(self, name)[: self.size] = state[name]

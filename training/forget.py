@@ -22,7 +22,8 @@ from core.settings import Settings
 from events.forget import filter_parquet
 from events.store import EventStore
 from training.checkpoint_delta import Tensors
-from training.samples import SampleStore, samples_digest
+from training.sample_files import samples_digest
+from training.samples import SampleStore
 from training.shard_files import SHARD_PATTERN
 from training.state import WEIGHTS, StateStore, read_info, write_state
 

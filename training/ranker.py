@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from events.schema import AttributeField
+from training.ahead import one_ahead
 from training.attributes import NUMERIC, NumberBins, of_type
 from training.batch import Batch
 from training.config import RankerConfig
@@ -101,9 +102,20 @@ class Ranker(nn.Module):
         return [p for _, p in sorted(self.named_parameters()) if p.requires_grad]
 
     def batches(self, samples: Batch, size: int) -> Iterator[Batch]:
-        """The samples in order, ``size`` at a time; what the time module can prepare is prepared for many batches at once."""
-        for part in samples.batches(max(PREPARED_AT_ONCE // size, 1) * size):
-            yield from replace(part, prepared=self.time.prepare(part, self)).batches(size)
+        """The samples in order, ``size`` at a time.
+
+        What the time module can prepare is prepared for many batches at once, in another thread while those before are used.
+        """
+
+        def prepared(part: Batch) -> Batch:
+            return replace(part, prepared=self.time.prepare(part, self))
+
+        for part in one_ahead(prepared, self.parts(samples, size)):
+            yield from part.batches(size)
+
+    def parts(self, samples: Batch, size: int) -> Iterator[Batch]:
+        """The samples in order, as many batches of ``size`` at a time as are prepared together."""
+        return samples.batches(max(PREPARED_AT_ONCE // size, 1) * size)
 
     def reads(self, batch: Batch) -> dict[str, list[Tensor]]:
         """For each table the rows whose embeddings ``forward`` looks up for a batch, or more; of any shapes."""
@@ -116,8 +128,8 @@ class Ranker(nn.Module):
             "values": [*values, *by_time.values],
         }
 
-    def parts(self, samples: Batch, edges: Sequence[int]) -> Iterator[Batch]:
-        """The samples in parts that end at ``edges``, ascending, prepared as by ``batches``; some may be empty."""
+    def cut(self, samples: Batch, edges: Sequence[int]) -> Iterator[Batch]:
+        """The samples in batches that end at ``edges``, ascending, prepared as by ``batches``; some may be empty."""
         start, done = 0, 0
         while done < len(edges):
             until = done + 1

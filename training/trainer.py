@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import torch
 from torch import Tensor, nn
 
@@ -23,6 +24,7 @@ from core.settings import Settings
 from evaluation.metrics import ATTRIBUTE, CONTEXT, FACET, summary
 from evaluation.prediction_table import as_predictions, joined, with_hour
 from events.store import EventStore
+from training.ahead import start
 from training.attributes import of_type
 from training.batch import Batch, HourKeys
 from training.config import RankerConfig, code_version, label_of, load_ranker_config
@@ -162,7 +164,7 @@ class Trainer:
             for hour in hour_range(first, until + 1):
                 yield hour
                 torch.set_num_threads(self.config.threads)
-                results.append(self._hour(hour, ranker, optimizer))
+                results.append(self._hour(hour, ranker, optimizer, followed=hour < until))
                 if len(results) >= save_every or hour == until:
                     info = self._checkpoint(info, results, ranker, optimizer, report)
                     results = []
@@ -223,22 +225,33 @@ class Trainer:
             report(results, following)
         return self.states.save(following, ranker, optimizer, since=since)
 
-    def _hour(self, hour: Hour, ranker: Ranker, optimizer: Optimizer) -> HourResult:
+    def _hour(self, hour: Hour, ranker: Ranker, optimizer: Optimizer, *, followed: bool) -> HourResult:
+        """Test and train an hour; ``followed``: the next one is made ready meanwhile."""
         begun = time.perf_counter()
         drawn = self.samples.read(hour)
         metrics: dict[str, float] = {}
         if drawn.tables.samples.num_rows:
             keys = drawn.keys(ranker)
             scores = predict(ranker, keys)
-            metrics = self._test(drawn, keys, scores, ranker)
+            tested = start(self._test(drawn, keys, scores, ranker))
+            if followed:
+                self.samples.read_ahead(hour + 1, ranker)
             fit(ranker, optimizer, keys, hour)
+            metrics = tested.result()
         return HourResult(self.config.variant, hour, metrics, time.perf_counter() - begun, drawn.digest)
 
-    def _test(self, drawn: HourSamples, keys: HourKeys, scores: np.ndarray, ranker: Ranker) -> dict[str, float]:
+    def _test(
+        self, drawn: HourSamples, keys: HourKeys, scores: np.ndarray, ranker: Ranker
+    ) -> Callable[[], dict[str, float]]:
+        """What writes the predictions and returns their metrics; it no longer needs the ranker, which may train meanwhile."""
         at = self.samples.heads.index(self.label)
         table = prediction_table(drawn, keys, scores[:, at], at, ranker)
-        write_parquet(prediction_file(self.settings, self.config.variant, drawn.hour), table)
-        return summary(as_predictions(table))
+
+        def judge() -> dict[str, float]:
+            write_parquet(prediction_file(self.settings, self.config.variant, drawn.hour), table)
+            return summary(as_predictions(table))
+
+        return judge
 
 
 def prediction_table(drawn: HourSamples, keys: HourKeys, scores: np.ndarray, head: int, ranker: Ranker) -> pa.Table:
@@ -361,8 +374,6 @@ def count_samples(ranker: Ranker, whole: Batch, hour: Hour) -> None:
 
 def read_predictions(settings: Settings, variant: str, start: Hour, end: Hour) -> pa.Table:
     """Progressive predictions of the hours in [start, end)."""
-    import pyarrow.parquet as pq
-
     files = {hour: prediction_file(settings, variant, hour) for hour in hour_range(start, end)}
     return joined([with_hour(pq.ParquetFile(f).read(), hour) for hour, f in files.items() if f.exists()])
 

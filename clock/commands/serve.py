@@ -64,7 +64,7 @@ def run(
         )
     uvicorn.run(
         "serving.api:make_app", factory=True, host=host, port=port, workers=workers, log_level="warning", access_log=False,
-        timeout_graceful_shutdown=10,
+        timeout_graceful_shutdown=10, http="serving.read_timeout:TimedHttpProtocol",
     )  # fmt: skip
 
 

@@ -73,14 +73,15 @@ def test_every_file_parses_without_heavy_libraries(bag: dict[str, Any]) -> None:
     assert set(bag["dags"]) == {
         "ingest_hour", "materialize_clock", "train_ranker", "promote_ranker", "report_day",
         "rollback_champion", "replay_training", "build_history", "backfill_hours", "report_experiments",
-        "forget_user",
+        "forget_user", "define_experiment", "change_experiment",
     }  # fmt: skip
 
 
 def test_every_dag_explains_itself_and_runs_one_at_a_time(bag: dict[str, Any]) -> None:
     for dag_id, dag in bag["dags"].items():
         assert dag["doc"], dag_id
-        assert dag["serial"] == 1, dag_id
+        drafts = 16  # wait for somebody side by side; they take turns to write
+        assert dag["serial"] == (drafts if dag_id == "define_experiment" else 1), dag_id
 
 
 def test_a_result_is_one_xcom_and_not_one_for_each_of_its_keys(bag: dict[str, Any]) -> None:

@@ -85,6 +85,7 @@ def test_the_window_weighs_slots_as_the_rankers_module_does(minutes: int) -> Non
         assert window_weights(config, clock / 60, 1.5) == pytest.approx(theirs, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_what_the_page_says_of_a_user_is_the_papers_weighted_sum(features: ClockFeatures, user: int) -> None:
     config = load_ranker_config(features.settings, "gaussian_clock")
     slots = _slots(features, features.get_clock([user], UNTIL))

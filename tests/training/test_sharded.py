@@ -39,7 +39,8 @@ from training.group import Group
 from training.heartbeat import pulses
 from training.model import load_model
 from training.ranker import Ranker
-from training.samples import SampleStore, read_rows
+from training.sample_files import read_rows
+from training.samples import SampleStore
 from training.shard_files import merged_shards, shard_path
 from training.sharded import checkpoint
 from training.sharded.collection import require_torchrec
@@ -394,7 +395,7 @@ def test_a_ranker_looks_up_no_embedding_that_it_does_not_name(
     keys = store.read(LAST).keys(ranker)
     for name, grown in trained_keys(ranker, keys).items():
         ranker.tables[name].grow(grown)
-    batch = next(iter(ranker.parts(to_batch(keys, ranker), [20, len(keys)])))
+    batch = next(iter(ranker.cut(to_batch(keys, ranker), [20, len(keys)])))
     named = {name: set(torch.cat([r.reshape(-1) for r in rows]).tolist()) for name, rows in ranker.reads(batch).items()}
     looked_up: dict[str, set[int]] = {name: set() for name in named}
     for name, table in ranker.tables.items():

@@ -58,6 +58,7 @@ def test_in_bulk_or_hour_by_hour_the_state_is_the_same_to_the_bit(
     assert bits_of(bulk, variant, until) == bits_of(hourly, variant, until)
 
 
+@pytest.mark.slow
 def test_predictions_of_a_version_without_hours_have_the_sessions_that_they_have_now(
     ready: Settings, tmp_path: Path
 ) -> None:
@@ -114,6 +115,25 @@ def test_samples_are_read_and_decoded_once_until_they_change(ready: Settings, tm
     meta.write_text(json.dumps({**json.loads(meta.read_text()), "digest": "of other samples"}))
     assert samples.read(LAST).digest == "of other samples"
     assert samples.read(LAST).keys(plain).facets is not first.facets
+
+
+def test_what_is_wrong_with_an_hour_that_is_read_ahead_does_not_touch_the_one_before(
+    ready: Settings, tmp_path: Path
+) -> None:
+    settings = fresh(ready, tmp_path)
+    (settings.training_dir / "samples").unlink()
+    samples = SampleStore(settings, EventStore(settings.events_dir))
+    for hour in (LAST - 1, LAST):
+        shutil.copytree(ready.training_dir / "samples" / f"hour={hour.key}", samples.folder(hour))
+    trainer = Trainer(settings, "none", samples)
+    ranker = trainer._fresh()[1]
+    samples.read_ahead(LAST, ranker)
+    samples.read_ahead(LAST, ranker)
+    assert [samples.read(hour).hour for hour in (LAST - 1, LAST)] == [LAST - 1, LAST]
+    (samples.folder(LAST) / "samples.parquet").write_bytes(b"damaged")
+    with pytest.raises(pa.ArrowInvalid):
+        Trainer(settings, "none").train(LAST, start=LAST - 1)
+    assert trainer.states.head() == LAST - 1
 
 
 @pytest.mark.slow

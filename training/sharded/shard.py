@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from training.checkpoint_delta import Tensors
-from training.embedding import GrowingEmbedding, first_embeddings
+from training.embedding import UNKNOWN, GrowingEmbedding, first_embeddings
 from training.group import DistributedGroup
 
 HASH_FACTOR, HASH_SHIFT = np.uint64(0x9E3779B97F4A7C15), np.uint64(32)
@@ -55,7 +55,7 @@ class TableShard(GrowingEmbedding):
         keys = np.unique(keys)
         sent = [torch.from_numpy(keys[at]) for at in self.by_owner(keys)]
         mine = np.unique(torch.cat(self.group.exchange(sent)).numpy())
-        new, before = self.unknown(mine), self.size
+        new, before = mine[self.rows(mine).numpy() == UNKNOWN], self.size
         every = np.sort(self.group.gather(torch.from_numpy(new)).numpy())
         if len(new):
             self.append(new)
@@ -65,7 +65,7 @@ class TableShard(GrowingEmbedding):
                 first, last = np.searchsorted(place, [at, at + len(rows)])
                 self.weight[before + first : before + last] = rows[torch.from_numpy(place[first:last] - at)]
         self.total += len(every)
-        self.note_seen(mine, hour)
+        self.note_seen(self.rows(mine), hour)
         return len(every)
 
     def expire(self, before: int) -> int:
@@ -125,7 +125,7 @@ class TableShard(GrowingEmbedding):
         """
         self.keys = keys
         order = np.argsort(keys, kind="stable")
-        self._sorted, self._rows = keys[order], order + 1
+        self._sorted, self._rows, self._by_key = keys[order], order + 1, None
         self.numbers, self.total = np.concatenate([[0], numbers]), total
         self._reserve(0)
         self.touch_all()

@@ -142,7 +142,8 @@ class ShardedTrainer(Trainer):
             self.group.together(lambda: report(results, following) if self.group.first else None, "logging the hour")
         return checkpoint.save(self.states, following, ranker, optimizer, self.tables.shards, self.group, since=since)
 
-    def _hour(self, hour: Hour, ranker: Ranker, optimizer: Optimizer) -> HourResult:
+    def _hour(self, hour: Hour, ranker: Ranker, optimizer: Optimizer, *, followed: bool) -> HourResult:
+        del followed
         begun, group = time.perf_counter(), self.group
         group.together(lambda: self.samples.ensure(hour) if group.first else None, f"building the samples of {hour}")
         count = group.together(lambda: self.samples.count(hour), f"reading the size of {hour}")
@@ -203,7 +204,7 @@ class ShardedTrainer(Trainer):
         whole = group.together(lambda: to_batch(keys, ranker), f"looking up its samples of {hour}")
         samples = deal.samples()
         shown = time.monotonic() + PROGRESS_SECONDS
-        for k, batch in enumerate(ranker.parts(whole, deal.edges(group.rank).tolist())):
+        for k, batch in enumerate(ranker.cut(whole, deal.edges(group.rank).tolist())):
             nothing = tables.fetch(ranker.reads(batch))
             loss = nothing + batch_loss(ranker, batch, int(samples[k])) if len(batch) else nothing
             loss.backward()
