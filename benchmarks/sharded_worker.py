@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from core import cli
 from core.hours import Hour
 from core.settings import Settings, load_settings
 from events.store import EventStore
-from training.group import DistributedGroup, Group, join_group
+from training.group import DistributedGroup, Group, join_group, process_rank
 from training.samples import SampleStore
 from training.sharded.trainer import ShardedTrainer
 from training.state import StateStore
@@ -27,6 +28,8 @@ app = cli.App()
 
 def _joined() -> tuple[Settings, Group]:
     settings = load_settings(device="cpu", history_days=1)
+    available = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, {available[process_rank() % len(available)]})  # a core each
     return settings, join_group(settings.training_dir / "processes")
 
 

@@ -28,8 +28,9 @@ from core.settings import ROOT, Settings, load_settings
 from evaluation.metrics import auc
 from evaluation.prediction_table import as_predictions
 from events.store import EventStore
+from model_registry.store import download_version
 from pipeline.processes import run_group
-from pipeline.training import train_variants
+from pipeline.training import train_hour, train_variants
 from tests.conftest import place_tracking_store
 from tests.training.conftest import FIRST, LAST, fresh
 from training.checkpoint_delta import Tensors
@@ -47,7 +48,7 @@ from training.sharded.collection import require_torchrec
 from training.sharded.deal import Deal
 from training.sharded.hour_table import HourTable
 from training.sharded.shard import TableShard, owners
-from training.state import StateInfo, StateStore, write_state
+from training.state import StateInfo, StateStore, ranker_tensors, write_state
 from training.tensors import to_batch
 from training.trainer import Trainer, read_predictions, trained_keys
 
@@ -139,6 +140,24 @@ def test_a_state_of_several_processes_is_served_like_any_other(by_one: Settings,
     ranker = states_of(by_one, "matched_clock").load(UNTIL)[1]
     assert torch.equal(torch.from_numpy(model.ranker.users.keys), torch.from_numpy(ranker.users.keys))
     assert model.info.shards == ()
+
+
+@pytest.mark.slow
+def test_the_hour_of_the_dag_is_trained_by_the_processes_that_the_settings_say_and_registered(
+    by_two: Settings, tmp_path: Path
+) -> None:
+    """What ``train_ranker`` calls; and the version that it registers is what the gate and serving load."""
+    settings = fresh(by_two, tmp_path)
+    shutil.copytree(states_of(by_two, "matched_clock").root, states_of(settings, "matched_clock").root)
+    place_tracking_store(settings)
+    changed = of_processes(settings, 2, variants=("matched_clock",), candidate_variant="matched_clock")
+    (trained,) = train_hour(changed, UNTIL + 1)
+    info = states_of(settings, "matched_clock").info(UNTIL + 1)
+    assert (trained.digest, len(info.shards)) == (info.digest, 2)
+    model = load_model(download_version(settings, trained.registered))
+    assert model.info.digest == info.digest
+    with states_of(settings, "matched_clock").whole(UNTIL + 1) as folder:
+        assert bits(ranker_tensors(model.ranker)) == bits(ranker_tensors(load_model(folder).ranker))
 
 
 @pytest.mark.slow
