@@ -93,7 +93,7 @@ with DAG(
 ### Train on an hour
 Every variant is tested on the hour first and then trained on it, once, from its last state. Metrics, lineage
 and models go to MLflow: one experiment per variant, one run per day, one step per hour. Running an hour again gives the
-same state.
+same state. With `CLOCK_TRAIN_PROCESSES` above 1 several processes train each variant together; the log names one that fails.
 """,
 ):
 
