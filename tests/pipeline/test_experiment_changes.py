@@ -104,6 +104,7 @@ def test_what_is_defined_is_the_text_itself_with_who_when_and_why(workspace: Set
     assert file_of(workspace).read_text() == TEXT
     (kept,) = read_changes(workspace.experiments_dir, "night")
     assert kept == change
+    assert not kept.affects_result
     assert (kept.who, kept.action, kept.why, kept.state) == ("ann", "defined", "people sleep badly", "running")
     assert kept.content["minimum_effect"] == 0.2
     with pytest.raises(ConfigError, match="there is an experiment 'night' already"):
