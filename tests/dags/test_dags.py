@@ -38,7 +38,8 @@ print(json.dumps({
     'seconds': {stat.file: stat.duration.total_seconds() for stat in bag.dagbag_stats},
     'dags': {d.dag_id: {'doc': bool(d.doc_md), 'tasks': sorted(d.task_ids), 'retries': [t.retries for t in d.tasks],
                         'serial': d.max_active_runs,
-                        'linked': sorted(t.task_id for t in d.tasks if t.operator_extra_links),
+                        'linked': sorted(t.task_id for t in d.tasks if any(link.name == 'Page' for link in t.operator_extra_links)),
+                        'fields': sorted(d.params),
                         'form': {k: p.value for k, p in d.params.items() if p.has_value},
                         'unrolled': [t.task_id for t in d.tasks
                                      if getattr(t, 'partial_kwargs', vars(t)).get('multiple_outputs')],
@@ -118,7 +119,7 @@ def test_the_form_as_it_opens_is_an_experiment_but_for_name_and_day(bag: dict[st
     experiment = parse_experiment(text, Path("night.yaml"))
     assert experiment.treatments == ("treatment",)
     assert experiment.guardrails["skip_rate"].max_worse == 0.02
-    assert set(ExperimentForm.model_fields) - set(form) == {"name", "start"}
+    assert set(bag["dags"]["define_experiment"]["fields"]) == {*ExperimentForm.model_fields, "why", "replace"}
 
 
 def test_a_result_is_one_xcom_and_not_one_for_each_of_its_keys(bag: dict[str, Any]) -> None:
