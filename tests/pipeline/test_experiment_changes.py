@@ -11,6 +11,7 @@ import yaml
 
 from ab_analysis.changes import changes_file, read_changes
 from ab_analysis.experiment import load_named
+from ab_analysis.overview import write_overview
 from ab_analysis.preview import find_overlaps, preview_experiment
 from core.errors import ConfigError, CorruptStateError, NotReadyError
 from core.files import read_json
@@ -272,5 +273,6 @@ def test_a_new_experiment_is_due_as_if_a_person_had_put_its_file_there(workspace
     define_experiment(workspace, TEXT, "ann", "people sleep badly")
     assert due_experiments(workspace, END) == ["night"]
     assert log_end(workspace) == Hour.parse("2026-03-05T17")
+    assert 'href="night/plan.html"' in write_overview(workspace).read_text()
     preview: Any = preview_experiment(workspace, load_named(workspace.experiments_dir, "night"))
     assert preview.overlaps == []
