@@ -232,7 +232,7 @@ def wait_for_steps(settings: Settings, steps: int) -> None:
     """Until both processes have gone so many steps."""
     until = time.monotonic() + 180
     while time.monotonic() < until:
-        seen = pulses(settings.training_dir / "processes")
+        seen = [pulse for folder in (settings.training_dir / "processes").glob("*") for pulse in pulses(folder)]
         if len(seen) == 2 and min(pulse.count for pulse in seen) >= steps:
             return
         time.sleep(0.05)
