@@ -20,7 +20,8 @@ def predict(ranker: Ranker, keys: HourKeys, batch_size: int = 4096) -> np.ndarra
 @torch.no_grad()
 def score(ranker: Ranker, samples: Batch, batch_size: int = 4096) -> np.ndarray:
     """The same of samples that are looked up already; the cores share the work, as batches do not depend on one another."""
-    ranker.eval()
+    if ranker.training:  # to ask every module costs as much as to look a request's rows up
+        ranker.eval()
     parts = list(ranker.parts(samples, batch_size))
 
     @torch.no_grad()

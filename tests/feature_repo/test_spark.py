@@ -109,10 +109,8 @@ def test_spark_gives_what_duckdb_gives_in_bulk_and_by_the_hour_with_late_events_
     rows.sort(key=lambda e: (e[0], e[1]))
     before = [r for r in rows if r[0] < CUT]
     # Many come in the hour: more rows than the driver can take.
-    after: list[tuple[int, int, int, str | None, int]] = [
-        (CUT, 1, user, "rock", 100) for user in range(10, 10 + NEW_USERS)
-    ]
-    after += [r for r in rows if r[0] == CUT] + [(5, 5, 1, "jazz", 100), (30, 5, 2, "soul", 100)]
+    many = [(CUT, 1, user, "rock", 100) for user in range(10, 10 + NEW_USERS)]
+    after = [*many, *(r for r in rows if r[0] == CUT), (5, 5, 1, "jazz", 100), (30, 5, 2, "soul", 100)]
     by_engine = {}
     with spark_cluster(tmp_path, options=f"{FEW_ROWS}spark.driver.maxResultSize {DRIVER_TAKES}\n") as (url, conf):
         for name, master in (("duckdb", ""), ("spark", url)):
@@ -136,6 +134,7 @@ def test_spark_gives_what_duckdb_gives_in_bulk_and_by_the_hour_with_late_events_
 
 JOIN = """
 import json, sys
+import pyarrow as pa
 from core.settings import load_settings
 from events.store import EventStore
 from feature_repo.retrieval import ClockFeatures
