@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import time
@@ -84,13 +85,15 @@ def count_bytes() -> list[int]:
     """A counter of the bytes that this process sends to others from now on, in exchanges and sums."""
     sent = [0]
     exchange, reduce = dist.all_to_all_single, dist.all_reduce
+    signature = inspect.signature(exchange)
 
-    def counting(output: torch.Tensor, data: torch.Tensor, *arguments: Any, **options: Any) -> Any:
-        split = options.get("input_split_sizes") or (arguments[1] if len(arguments) > 1 else None)
+    def counting(*arguments: Any, **options: Any) -> Any:
+        called = signature.bind(*arguments, **options).arguments
+        data, split = called["input"], called.get("input_split_sizes")
         row = data[:1].nbytes if len(data) else 0
         kept = split[dist.get_rank()] * row if split else data.nbytes // dist.get_world_size()
         sent[0] += data.nbytes - kept
-        return exchange(output, data, *arguments, **options)
+        return exchange(*arguments, **options)
 
     def summing(data: torch.Tensor, *arguments: Any, **options: Any) -> Any:
         sent[0] += 2 * data.nbytes * (dist.get_world_size() - 1) // dist.get_world_size()  # what a ring sends

@@ -18,7 +18,7 @@ from pathlib import Path
 from core.cli import EXIT_ERROR, EXIT_RETRY
 from core.errors import ConfigError, NotReadyError
 from core.logs import relay
-from training.heartbeat import Pulse, pulses
+from training.heartbeat import Pulse, pulses, signs_of_life
 
 log = logging.getLogger("pipeline.processes")
 
@@ -87,8 +87,10 @@ def run_group(
         ConfigError: a process met an error that a retry does not fix.
         NotReadyError: a process died or stood still; the message names it. A retry starts from the last state.
     """
+    port = str(_free_port())
+    folder = signs_of_life(folder, port)
     shutil.rmtree(folder, ignore_errors=True)
-    rendezvous = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), "WORLD_SIZE": str(processes)}
+    rendezvous = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": str(processes)}
     command = [sys.executable, "-m", module, *arguments]
     group: list[_Process] = []
     begun = time.time()
@@ -111,6 +113,7 @@ def run_group(
             _raise_first_failure(group, folder)
     finally:
         _end(group)
+        shutil.rmtree(folder, ignore_errors=True)
     return group[0].output
 
 
@@ -143,7 +146,8 @@ def _raise_first_failure(group: Sequence[_Process], folder: Path) -> None:
                 "and a retry starts from the last state"
             )
     first = min(failed, key=lambda each: ("another process of the group" in each.message, each.rank))
-    text = f"rank {first.rank}: {first.message or f'ended with status {first.popen.returncode}'}"
+    text = first.message or f"ended with status {first.popen.returncode}"
+    text = text if text.startswith("rank ") else f"rank {first.rank}: {text}"
     raise (ConfigError if first.popen.returncode == EXIT_ERROR else NotReadyError)(
         text if first.popen.returncode in {EXIT_ERROR, EXIT_RETRY} else f"{text} (status {first.popen.returncode})"
     )

@@ -254,7 +254,7 @@ def train_history(settings: Settings, until: Hour, *, processes: int = 2) -> lis
     build_samples(settings, first, until)
     open_mlflow(settings)
     events = sum(manifest.rows for manifest in store.manifests())
-    if events * len(settings.variants) < CHILDREN_FROM_EVENTS:
+    if events * len(settings.variants) < CHILDREN_FROM_EVENTS or settings.train_processes > 1:
         return train_variants(settings, settings.variants, until, save_every=BULK_CHECKPOINT_HOURS)
     done = 0
     shares = [share for n in range(processes) if (share := settings.variants[n::processes])]

@@ -17,7 +17,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from core.errors import ConfigError, CorruptStateError, DataError, NotReadyError, PlatformError
-from training.heartbeat import Heartbeat
+from training.heartbeat import Heartbeat, signs_of_life
 
 PATIENCE = timedelta(minutes=10)
 """Longest wait for another process. On one machine the launcher ends a group that stands still long before."""
@@ -197,6 +197,8 @@ def join_group(folder: Path) -> Group:
     """The group that this process was started in, else a group of one.
 
     Args:
-        folder: for the processes' signs of life.
+        folder: for the processes' signs of life; each group has a folder in it.
     """
-    return DistributedGroup(Heartbeat(folder, process_rank())) if processes_started() > 1 else Group()
+    if processes_started() == 1:
+        return Group()
+    return DistributedGroup(Heartbeat(signs_of_life(folder, os.environ.get("MASTER_PORT", "0")), process_rank()))

@@ -84,3 +84,8 @@ def pulses(folder: Path) -> list[Pulse]:
         except (ValueError, OSError):
             continue
     return sorted(read, key=lambda pulse: pulse.rank)
+
+
+def signs_of_life(folder: Path, port: str) -> Path:
+    """Where the processes that meet at a port of this machine write their signs of life."""
+    return folder / f"port-{port}"

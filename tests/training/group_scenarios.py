@@ -9,13 +9,16 @@ import signal
 import time
 from pathlib import Path
 
+import numpy as np
 import torch
+from safetensors.torch import save_file
 
 from core import cli
 from core.errors import DataError
 from core.hours import Hour
 from core.settings import load_settings
 from training.group import DistributedGroup, join_group
+from training.sharded.shard import TableShard
 from training.sharded.trainer import ShardedTrainer
 
 app = cli.App()
@@ -43,6 +46,28 @@ def exchange(folder: str) -> None:
     everything = group.all_gather((got, gradients, group.gather(torch.tensor([group.rank])).tolist()))
     if group.first:
         print(json.dumps(everything))
+
+
+def rounds() -> list[tuple[int, np.ndarray]]:
+    """Ids of hours: of the first only some come again."""
+    draw = np.random.default_rng(3)
+    return [(hour, draw.integers(-500, 500, 400) * 31) for hour in (1, 40, 60, 61)]
+
+
+@app.command()
+def grow(folder: str) -> None:
+    """A table grows and forgets; each process has every second of the ids. The parts are written beside the signs of life."""
+    group = joined(folder)
+    table = TableShard(5, 7, 2, group)
+    for hour, keys in rounds():
+        table.grow(keys[group.rank :: group.size], hour)
+        table.accumulator[: table.size] = torch.from_numpy(table.numbers).float()
+        table.statistics[: table.size] = torch.from_numpy(table.numbers)[:, None].double()
+        if hour == 40:
+            print(table.expire(30))
+            table.mark_saved()
+            save_file(table.shard(changed=False), Path(folder) / f"whole-{group.rank}")
+    save_file(table.shard(changed=True), Path(folder) / f"delta-{group.rank}")
 
 
 @app.command()

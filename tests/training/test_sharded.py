@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from core.errors import ConfigError, CorruptStateError, NotReadyError
 from core.files import write_parquet
@@ -33,6 +34,7 @@ from pipeline.processes import run_group
 from pipeline.training import train_hour, train_variants
 from tests.conftest import place_tracking_store
 from tests.training.conftest import FIRST, LAST, fresh
+from tests.training.group_scenarios import rounds
 from training.checkpoint_delta import Tensors
 from training.config import load_ranker_config
 from training.embedding import DRAWN_AT_ONCE, INITIAL_SCALE, GrowingEmbedding, first_embeddings
@@ -232,7 +234,7 @@ def wait_for_steps(settings: Settings, steps: int) -> None:
     """Until both processes have gone so many steps."""
     until = time.monotonic() + 180
     while time.monotonic() < until:
-        seen = pulses(settings.training_dir / "processes")
+        seen = [pulse for folder in (settings.training_dir / "processes").glob("*") for pulse in pulses(folder)]
         if len(seen) == 2 and min(pulse.count for pulse in seen) >= steps:
             return
         time.sleep(0.05)
@@ -335,6 +337,28 @@ def test_processes_exchange_rows_and_sum_gradients(tmp_path: Path) -> None:
         assert got == [[[10 * other + rank] * 2] * (other + rank) for other in range(3)]
         assert gradients == [[6.0, 6.0], [1.0, 1.0], None]
         assert ranks == [0, 1, 2]
+
+
+@pytest.mark.slow
+def test_a_table_of_three_processes_grows_and_forgets_like_that_of_one_to_the_bit(tmp_path: Path) -> None:
+    one = GrowingEmbedding(5, 7, 2)
+    for hour, keys in rounds():
+        one.grow(keys, hour)
+        one.accumulator[: one.size] = torch.arange(one.size).float()
+        one.statistics[: one.size] = torch.arange(one.size)[:, None].double()
+        if hour == 40:
+            gone = one.expire(30)
+            one.mark_saved()
+            whole = {name: tensor.clone() for name, tensor in one.state().items()}
+    delta = one.delta()
+    assert delta is not None
+    assert 50 < gone < one.size
+    assert int(scenario("grow", tmp_path, processes=3)) == gone
+    for name, expected in (("whole", whole), ("delta", delta)):
+        parts = [load_file(tmp_path / f"{name}-{rank}") for rank in range(3)]
+        named = [{f"tables.t.{key}": tensor for key, tensor in part.items()} for part in parts]
+        merged = merged_shards(named, whole=name == "whole")
+        assert bits(merged) == bits({f"tables.t.{key}": tensor for key, tensor in expected.items()})
 
 
 def test_ids_are_spread_evenly_and_always_in_the_same_way() -> None:
