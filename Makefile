@@ -44,9 +44,9 @@ $(VENV)/.installed: requirements.txt pyproject.toml
 	@$(INSTALL) -r requirements.txt && $(INSTALL) --no-deps --editable .
 	@touch $@
 
-$(VENV)/.installed-dev: $(VENV)/.installed requirements-dev.txt
+$(VENV)/.installed-dev: $(VENV)/.installed requirements-dev.txt requirements-distributed.txt
 	@echo "installing what checks, tests and benches need"
-	@$(INSTALL) -r requirements-dev.txt
+	@$(INSTALL) -r requirements-dev.txt && $(INSTALL) --no-deps -r requirements-distributed.txt
 	@touch $@
 
 .PHONY: help setup dev demo loop serve up down secrets doctor test check docs screenshots audit chaos format bench study images services lock clean
@@ -56,7 +56,7 @@ help: ## this list
 
 setup: $(VENV)/.installed ## install the platform into .venv, with the command `clock`
 
-dev: $(VENV)/.installed-dev ## and everything that checks, tests and benches need: Spark, the servers' clients, test tools
+dev: $(VENV)/.installed-dev ## and everything that checks, tests and benches need: Spark, TorchRec, the servers' clients, test tools
 
 demo: setup ## the main job: raw log → features → hourly training → promotion → A/B report (SOURCE= DATA= HOURS= FRESH=1)
 	@$(RUN) -m clock demo --source "$(SOURCE)" --hours $(HOURS) $(if $(DATA),--data "$(DATA)") $(if $(filter-out 0,$(FRESH)),--fresh)

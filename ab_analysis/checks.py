@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+from scipy.stats import chi2_contingency, chisquare
 
-from ab_analysis.experiment import Experiment, ExperimentPlan, RegisteredExperiment
+from ab_analysis.changes import RegisteredExperiment
+from ab_analysis.experiment import Experiment, ExperimentPlan
 from ab_analysis.inference import MetricSpec, adjust, compare
 from ab_analysis.moments import Cells
 from ab_analysis.user_table import Counts
-from core.engine import Engine
+from core.sql_engine import Engine
 
 ALARM = 0.001
 """A p-value of a randomization check below this means that assignment or logging is broken (Fabijan et al. 2019,
@@ -46,8 +48,6 @@ def sample_ratio(shares: Mapping[str, float], counts: Mapping[str, int]) -> Expe
         shares: variant → planned share; they need not sum to 1.
         counts: variant → assigned users.
     """
-    from scipy.stats import chisquare
-
     total = sum(counts.values())
     expected = [total * share / sum(shares.values()) for share in shares.values()]
     p = float(chisquare([counts[v] for v in shares], expected).pvalue)
@@ -90,8 +90,6 @@ def pre_period(experiment: Experiment, cells: Cells, specs: Iterable[MetricSpec]
 
 def exposure_days(db: Engine, experiment: Experiment) -> ExperimentCheck:
     """Check that users of all variants arrive on the same days."""
-    from scipy.stats import chi2_contingency
-
     rows = db.rows("SELECT exposure_day, variant, count(*) FROM users GROUP BY exposure_day, variant")
     days = sorted({r[0] for r in rows})
     counts = {(r[0], r[1]): int(r[2]) for r in rows}
@@ -111,8 +109,6 @@ def exposure_days(db: Engine, experiment: Experiment) -> ExperimentCheck:
 
 def counted(experiment: Experiment, counts: Counts) -> list[ExperimentCheck]:
     """Checks of who was left out, which hours are missing, and other experiments on the same users."""
-    from scipy.stats import chi2_contingency
-
     checks = []
     total = sum(counts.assigned.values())
     if counts.crossed:

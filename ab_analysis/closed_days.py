@@ -45,10 +45,10 @@ from ab_analysis.user_days import (
     tastes_sql,
 )
 from core.duck import quoted
-from core.engine import Engine, parquet_parts
 from core.errors import CorruptStateError
 from core.files import digest_file, digest_json, digest_text, exclusive_lock, read_json, write_json
 from core.hours import DAY_HOURS, Hour
+from core.sql_engine import Engine, parquet_parts
 from events.schema import exposure_schema
 from events.store import EventStore
 

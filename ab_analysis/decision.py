@@ -50,6 +50,10 @@ def decide(
     experiment = plan.experiment
     rows = [r for r in results if r.headline]
     ended = experiment.end_hour is not None and until >= experiment.end_hour
+    primary = [r for r in rows if r.role == "primary"]
+    if ended and experiment.stopped and primary and all(r.adjusted_ci is None for r in primary):
+        text = f"No conclusion: it was stopped on {experiment.stopped}, before the first look that its rule allows."
+        return ExperimentDecision("no_conclusion", text)
     decisions = [
         _decide_variant(plan, v, [r for r in rows if r.variant == v], ended=ended) for v in experiment.treatments
     ]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from functools import cached_property
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from ab_analysis.metrics import EVENT_COLUMNS, Metric, check_expression, check_types, closure, columns_of, load_catalog
-from core.documents import JsonObject, did_you_mean, load_document
+from core.documents import did_you_mean, load_document, parse_document
 from core.errors import ConfigError
 from core.expressions import reserved_words
 from core.files import digest_json
@@ -28,6 +27,9 @@ VARIANT = re.compile(r"[A-Za-z0-9]([A-Za-z0-9 _.-]{0,59}[A-Za-z0-9_.-])?")
 NUMERIC = re.compile(r"\s*[+-]?[\d_.]+(e[+-]?\d+)?\s*", re.IGNORECASE)
 FIRST_YEAR, LAST_YEAR = 1990, 2200
 SMALLEST_SHARE = 1e-6
+BESIDE_THE_RESULT = ("hypothesis", "owner", "models", "automatic_stop", "truth", "stopped", "conclusion")
+"""Keys of an experiment file on which no figure of a report as of some hour rests."""
+SEE = "'clock ab init' prints a commented file, 'schema' its JSON schema for an editor."
 UNPLANNED_DAYS = 14
 """Length, days, that the stopping rules assume if an experiment has no end."""
 MOST_EDGES = 10
@@ -100,6 +102,13 @@ class Stopping(_Strict):
     first_look_days: int = Field(1, ge=1, le=90)
 
 
+class Conclusion(_Strict):
+    """What people decided when an experiment was over, and why."""
+
+    outcome: Literal["shipped", "not_shipped", "inconclusive"]
+    note: str = Field(min_length=5)
+
+
 class Experiment(_Strict):
     """An experiment, as an analyst writes it down.
 
@@ -152,6 +161,8 @@ class Experiment(_Strict):
     truth: dict[str, float] = Field(
         default_factory=dict, description="Known relative effects, for simulated experiments."
     )
+    stopped: date | None = Field(None, description="Last day, if it was stopped before its planned end.")
+    conclusion: Conclusion | None = Field(None, description="Written when the experiment is over.")
 
     @model_validator(mode="before")
     @classmethod
@@ -190,7 +201,7 @@ class Experiment(_Strict):
             raise ValueError(f"{truths}: a share is a number, not true or false")
         return variants
 
-    @field_validator("start", "end", mode="before")
+    @field_validator("start", "end", "stopped", mode="before")
     @classmethod
     def _dates(cls, day: Any) -> Any:
         """Refuse numbers, which would be seconds since 1970, and years in which no log was written."""
@@ -198,7 +209,7 @@ class Experiment(_Strict):
             raise ValueError(f"{day} is not a date; write it as 2026-03-02, or with a time as 2026-03-02T10:00:00Z")
         return day
 
-    @field_validator("start", "end")
+    @field_validator("start", "end", "stopped")
     @classmethod
     def _years(cls, day: date | None) -> date | None:
         if day is not None and not FIRST_YEAR <= day.year <= LAST_YEAR:
@@ -233,6 +244,8 @@ class Experiment(_Strict):
             raise ValueError(f"control: '{self.control}' is none of the variants {sorted(self.variants)}{hint}")
         if self.end is not None and self.end < self.start_time.date():
             raise ValueError(f"end: {self.end} lies before start {self.start_time}")
+        if self.stopped is not None and not self.start_time.date() <= self.stopped <= (self.end or self.stopped):
+            raise ValueError(f"stopped: {self.stopped} lies before the start or after the end")
         if not self.primary:
             raise ValueError("primary: name at least one metric")
         if repeated := sorted({m for m in self.tested_metrics if self.tested_metrics.count(m) > 1}):
@@ -279,24 +292,36 @@ class Experiment(_Strict):
 
     @property
     def end_hour(self) -> Hour | None:
-        """The hour after the last one."""
-        return day_hours(self.end)[-1] + 1 if self.end else None
+        """The hour after the last one, whether it ended as planned or was stopped."""
+        day = self.stopped or self.end
+        return day_hours(day)[-1] + 1 if day else None
 
     @property
     def planned_days(self) -> float:
-        """Planned length, days."""
-        last = self.end_hour
-        return (last.start - self.start_time).total_seconds() / 86400 if last else float(UNPLANNED_DAYS)
+        """Planned length, days; stopping rules rest on it however the experiment ends."""
+        if self.end is None:
+            return float(UNPLANNED_DAYS)
+        return ((day_hours(self.end)[-1] + 1).start - self.start_time).total_seconds() / 86400
+
+    def state(self, as_of: Hour | None) -> Literal["planned", "running", "ended"]:
+        """Where it stands at the end of the log; one that was stopped has ended, even if its last day is not over.
+
+        Args:
+            as_of: end of the log; None before the first event.
+        """
+        if self.stopped is not None:
+            return "ended"
+        if as_of is None or self.start_time >= as_of.start:
+            return "planned"
+        return "ended" if self.end_hour is not None and as_of >= self.end_hour else "running"
 
     def elapsed_days(self, until: Hour) -> float:
         return (until.start - self.start_time).total_seconds() / 86400
 
     @cached_property
     def digest(self) -> str:
-        """Digest of everything that determines the result (not of hypothesis, owner and truth)."""
-        return digest_json(
-            self.model_dump(mode="json", exclude={"hypothesis", "owner", "models", "automatic_stop", "truth"})
-        )
+        """Digest of everything that determines the result."""
+        return digest_json(self.model_dump(mode="json", exclude=set(BESIDE_THE_RESULT)))
 
 
 class ExperimentPlan:
@@ -389,10 +414,20 @@ def load_experiment(path: Path) -> Experiment:
     Raises:
         ConfigError: lists every wrong key with its line.
     """
-    return load_document(
-        path, Experiment, what="experiment file",
-        see="'clock ab init' prints a commented file, 'schema' its JSON schema for an editor.",
-    )  # fmt: skip
+    return load_document(path, Experiment, what="experiment file", see=SEE)
+
+
+def parse_experiment(text: str, path: Path) -> Experiment:
+    """The experiment that a text describes.
+
+    Args:
+        text: of an experiment file.
+        path: of the file, for messages.
+
+    Raises:
+        ConfigError: lists every wrong key with its line.
+    """
+    return parse_document(text, Experiment, path=path, see=SEE)
 
 
 def make_plan(settings: Settings, experiment: Experiment, facets: tuple[str, ...]) -> ExperimentPlan:
@@ -432,26 +467,3 @@ def load_named(folder: Path, name: str) -> Experiment:
             f"{files[name]}: the experiment is named '{experiment.name}'; name the file {experiment.name}.yaml"
         )
     return experiment
-
-
-@dataclass(frozen=True)
-class RegisteredExperiment:
-    """An experiment file as it was at its first report.
-
-    Attributes:
-        digest: of the file's content.
-        content: the keys of the file; those of an older version of the file's schema are kept as they are.
-    """
-
-    digest: str
-    content: JsonObject
-
-    @classmethod
-    def of(cls, experiment: Experiment) -> RegisteredExperiment:
-        """The record of an experiment that is reported now."""
-        return cls(experiment.digest, experiment.model_dump(mode="json"))
-
-    def changed_keys(self, experiment: Experiment) -> list[str]:
-        """Keys in which the experiment file differs now."""
-        now = experiment.model_dump(mode="json")
-        return sorted(k for k in {*self.content, *now} if self.content.get(k) != now.get(k))

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 import pyarrow as pa
 
-from core.engine import Engine
+from core.sql_engine import Engine
 
 FOLDS = 4
 MOST_TRAINING_ROWS = 100_000

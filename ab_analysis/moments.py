@@ -17,8 +17,8 @@ import tea_tasting as tt
 import tea_tasting.aggr
 
 from core.duck import identifier, quoted
-from core.engine import Engine
 from core.errors import DataError
+from core.sql_engine import Engine
 
 BITS = 43
 """Bits of a column's largest value: products of two take 86 bits, and their sum over a billion users fits 38 digits."""

@@ -10,6 +10,7 @@ from statistics import NormalDist
 
 from ab_analysis.experiment import Experiment, find_experiments, load_experiment
 from ab_analysis.inference import shrink
+from ab_analysis.plan_page import plan_path
 from ab_analysis.report_file import ReportedResult, ReportFile, read_report
 from core.charts import sparkline
 from core.documents import one_line
@@ -80,6 +81,7 @@ class OverviewRow:
         experiment: what its file says; None where there is none any more, or it is wrong.
         latest: None before its first report.
         problem: why its file cannot be read.
+        plan: link to the page of its plan; empty without one.
     """
 
     name: str
@@ -88,6 +90,7 @@ class OverviewRow:
     experiment: Experiment | None
     latest: LatestReport | None
     problem: str = ""
+    plan: str = ""
 
 
 @dataclass(frozen=True)
@@ -157,19 +160,18 @@ def overview_rows(settings: Settings, latest: Mapping[str, LatestReport], as_of:
             except ConfigError as error:
                 problem = one_line(str(error))
         state, days_left = _state(experiment, as_of) if not problem else ("wrong file", None)
-        rows.append(OverviewRow(name, state, days_left, experiment, latest.get(name), problem))
+        plan = f"{name}/plan.html" if plan_path(settings, name).exists() else ""
+        rows.append(OverviewRow(name, state, days_left, experiment, latest.get(name), problem, plan))
     return sorted(rows, key=lambda row: (STATES.index(row.state), row.name))
 
 
 def _state(experiment: Experiment | None, as_of: Hour | None) -> tuple[str, int | None]:
     if experiment is None:
         return "ended", None
-    if as_of is None or experiment.start_time >= as_of.start:
-        return "planned", None
-    if experiment.end_hour is None:
-        return "running", None
-    left = experiment.end_hour.number - as_of.number
-    return ("running", math.ceil(left / DAY_HOURS)) if left > 0 else ("ended", None)
+    state = experiment.state(as_of)
+    if state != "running" or experiment.end_hour is None or as_of is None:
+        return state, None
+    return state, math.ceil((experiment.end_hour.number - as_of.number) / DAY_HOURS)
 
 
 def _table(rows: list[OverviewRow]) -> Table | None:
@@ -186,7 +188,7 @@ def _row(row: OverviewRow) -> Row:
     about = latest.report.about if latest else None
     hypothesis = experiment.hypothesis if experiment else about.hypothesis if about else ""
     start = str(experiment.start_time.date()) if experiment else about.start[:10] if about else ""
-    end = str(experiment.end or "open") if experiment else (about.end or "open") if about else ""
+    end = str(experiment.stopped or experiment.end or "open") if experiment else (about.end or "open") if about else ""
     owner = experiment.owner if experiment else about.owner if about else ""
     result = latest.deciding if latest else None
     low, high = result.rel_effect_ci if result else (None, None)
@@ -199,7 +201,7 @@ def _row(row: OverviewRow) -> Row:
     )
     return Row(
         [
-            Cell(row.name, link=latest.link if latest else "", hint=hypothesis),
+            Cell(row.name, link=latest.link if latest else row.plan, hint=hypothesis),
             Cell(state, "bad" if row.problem else ""),
             Cell(words(verdict), TONES.get(verdict, "")), words(result.metric) if result else "",
             Cell(percent(result.rel_effect) if result else "", sort=_or_nan(result.rel_effect) if result else math.nan),
@@ -207,8 +209,16 @@ def _row(row: OverviewRow) -> Row:
             Cell(sparkline(list(latest.lifts.values()), _told(latest)) if latest and len(latest.lifts) > 1 else ""),
             Cell(f"{users:,.0f}" if latest else "", sort=users), f"{start} to {end}", owner,
         ],
-        note=row.problem or (latest.report.decision.sentence if latest else "No report yet."),
+        note=row.problem or _note(experiment, latest),
     )  # fmt: skip
+
+
+def _note(experiment: Experiment | None, latest: LatestReport | None) -> str:
+    """What people concluded, else what the report says."""
+    sentence = latest.report.decision.sentence if latest else "No report yet."
+    if experiment is None or experiment.conclusion is None:
+        return sentence
+    return f"Concluded, {words(experiment.conclusion.outcome)}: {experiment.conclusion.note} ({sentence})"
 
 
 def _told(latest: LatestReport) -> str:

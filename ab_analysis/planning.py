@@ -15,10 +15,13 @@ from ab_analysis.inference import ADJUSTMENT, MetricSpec, coefficients
 from ab_analysis.moments import Moments, no_users, read_moments
 from ab_analysis.user_table import make_tables
 from core.duck import quoted
-from core.engine import Engine
 from core.errors import NotReadyError
 from core.hours import Hour
+from core.sql_engine import Engine
 from events.store import EventStore
+
+FEWEST = 4
+"""Users of a control and a treatment together that a plan asks for at least."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +29,7 @@ class PlanRow:
     """What an experiment of a given length could detect.
 
     Attributes:
-        users: number of users that would be in it, all variants together.
+        users: number of users that would be in it, all variants together: those in its share of its layer.
         mean, sd: of the metric; for ``cuped`` the sd is that after the adjustment.
         detectable: smallest true relative effect of one treatment that is detected with the experiment's power.
         users_needed: number of users that detecting the experiment's minimum effect takes.
@@ -117,17 +120,22 @@ def plan_row(plan: ExperimentPlan, spec: MetricSpec, moments: Moments, days: int
     share = min(experiment.variants[v] for v in experiment.treatments)
     control = experiment.variants[experiment.control]
     total = sum(experiment.variants.values())
-    in_pair = moments.count * (share + control) / total
+    layer = experiment.layer
+    users = moments.count if layer is None else round(moments.count * (layer.end - layer.start))
+    in_pair = users * (share + control) / total
 
-    def metric(effect: float | None = None) -> tt.RatioOfMeans:
+    def metric(effect: float | None = None, users: int = max(int(in_pair), FEWEST)) -> tt.RatioOfMeans:
         return tt.RatioOfMeans(
             spec.numerator, spec.denominator, covariate, alpha=1 - experiment.confidence, ratio=share / control,
-            power=experiment.power, use_t=False, rel_effect_size=effect, n_obs=max(int(in_pair), 4),
+            power=experiment.power, use_t=False, rel_effect_size=effect, n_obs=users,
         )  # fmt: skip
 
     smallest = metric().solve_power_from_aggregates(aggregates, "rel_effect_size")[0]
-    needed = metric(experiment.minimum_effect).solve_power_from_aggregates(aggregates, "n_obs")[0]
     power = metric(experiment.minimum_effect).solve_power_from_aggregates(aggregates, "power")[0]
+    of_fewest = metric(experiment.minimum_effect, FEWEST).solve_power_from_aggregates(aggregates, "power")[0]
+    needed = FEWEST
+    if of_fewest.power < experiment.power:  # else the solver, which looks at no fewer users, has no solution
+        needed = metric(experiment.minimum_effect).solve_power_from_aggregates(aggregates, "n_obs")[0].n_obs
     variance = aggregates.ratio_var(spec.numerator, spec.denominator)
     residual_variance = variance
     if covariate:
@@ -135,8 +143,8 @@ def plan_row(plan: ExperimentPlan, spec: MetricSpec, moments: Moments, days: int
     mean = aggregates.mean(spec.numerator) / aggregates.mean(spec.denominator)
     unit = moments.unit(spec.numerator) / (moments.unit(spec.denominator) if spec.denominator else 1.0)
     return PlanRow(
-        spec.metric, "cuped" if adjusted else "welch", days, moments.count, float(mean) * unit,
+        spec.metric, "cuped" if adjusted else "welch", days, users, float(mean) * unit,
         math.sqrt(max(residual_variance, 0.0)) * unit,
-        1 - residual_variance / variance, abs(float(smallest.rel_effect_size)), math.ceil(needed.n_obs * total / (share + control)),
+        1 - residual_variance / variance, abs(float(smallest.rel_effect_size)), math.ceil(needed * total / (share + control)),
         float(power.power),
     )  # fmt: skip

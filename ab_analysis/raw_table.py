@@ -10,9 +10,10 @@ import duckdb
 
 from ab_analysis.text_table import TEXT_SUFFIXES, Header, check_quotes, one_line_end, open_text, read_header, read_rows
 from core.duck import file_list, identifier, quoted
-from core.engine import DuckEngine, Engine
+from core.engine import DuckEngine
 from core.errors import ConfigError, DataError
 from core.parquet_source import parquet_source
+from core.sql_engine import Engine
 
 MISSING_CELLS = ("", "NA", "N/A", "NULL", "null", "None", "nan", "NaN")
 """Texts that mean a missing value in a CSV file."""

@@ -16,8 +16,9 @@ from markupsafe import Markup
 
 from ab_analysis import report_charts, report_tables
 from ab_analysis.analysis import Analysis, analyze
+from ab_analysis.changes import ExperimentChange, RegisteredExperiment, read_changes
 from ab_analysis.decision import guardrail_state
-from ab_analysis.experiment import Experiment, ExperimentPlan, RegisteredExperiment, load_named, make_plan
+from ab_analysis.experiment import Experiment, ExperimentPlan, load_named, make_plan
 from ab_analysis.reading import PRIOR_SD, read_effects
 from ab_analysis.report_file import AboutExperiment
 from ab_analysis.results import plain
@@ -33,7 +34,6 @@ from events.store import EventStore
 
 TEMPLATE = Path(__file__).with_name("report.html")
 STYLE = """
-.pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 26rem), 1fr)); gap: 1rem } .pair > * { min-width: 0 }
 #effects { font-size: .94rem }
 """
 RULES = {
@@ -104,7 +104,7 @@ def write_report(settings: Settings, experiment: Experiment, until: Hour) -> Rep
     for stem in stems:
         write_json(folder / f"{stem}.json", {**analysis.as_json(), "about": _about(experiment).model_dump()})
         write_text(folder / f"{stem}.csv", as_csv(analysis))
-    write_pages(folder, stems, plan, analysis, queries)
+    write_pages(folder, stems, plan, analysis, queries, read_changes(settings.experiments_dir, experiment.name))
     return Report(analysis, folder / f"{until.key}.html")
 
 
@@ -147,8 +147,24 @@ def _register(folder: Path, experiment: Experiment) -> RegisteredExperiment:
     return RegisteredExperiment(**read_json(path))
 
 
-def write_pages(folder: Path, stems: list[str], plan: ExperimentPlan, analysis: Analysis, queries: list[str]) -> None:
-    """Write the page of an analysis under each of the names; its charts are drawn once."""
+def write_pages(
+    folder: Path,
+    stems: list[str],
+    plan: ExperimentPlan,
+    analysis: Analysis,
+    queries: list[str],
+    changes: Sequence[ExperimentChange] = (),
+) -> None:
+    """Write the page of an analysis under each of the names; its charts are drawn once.
+
+    Args:
+        folder: of the experiment's reports.
+        stems: names of the page.
+        plan: the experiment and its metrics.
+        analysis: what the page shows.
+        queries: that were run.
+        changes: of the experiment's file.
+    """
     experiment, points = plan.experiment, analysis.points
     titles = {name: m.title or name.replace("_", " ") for name, m in plan.metrics.items()}
     readings = read_effects(plan, analysis, titles)
@@ -176,6 +192,7 @@ def write_pages(folder: Path, stems: list[str], plan: ExperimentPlan, analysis: 
         "segments": report_tables.segments(analysis.segments, titles) if analysis.segments else None,
         "same": report_tables.same_in_segments(analysis.segments, titles, experiment.confidence),
         "distributions": [_drawn(chart) for chart in report_charts.distributions(experiment, analysis, titles)],
+        "changes": report_tables.changes(changes) if changes else None, "has_plan": (folder / "plan.html").exists(),
         "rule": RULES[experiment.stopping.rule], "queries": [LONG_LIST.sub(r"read_parquet([\1, …, \2])", q) for q in queries],
         "content": yaml.safe_dump(experiment.model_dump(mode="json", exclude_unset=True), sort_keys=False),
     }  # fmt: skip

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from ab_analysis.analysis import Analysis
+from ab_analysis.changes import DEFINED, ExperimentChange
 from ab_analysis.decision import side
 from ab_analysis.experiment import ExperimentPlan
 from ab_analysis.reading import PRIOR_SD, EffectReading, Interval
@@ -167,3 +168,24 @@ def _by_role(rows: Sequence[MetricResult], row: Callable[[MetricResult], Row]) -
         if of_role := [r for r in rows if r.role == role]:
             table += [Group(title), *map(row, of_role)]
     return table
+
+
+def changes(changes: Sequence[ExperimentChange]) -> Table:
+    """Who changed the experiment's file, when and why, the newest first; what touches a result that had begun stands out."""
+    columns = [
+        Column("when (UTC)"),
+        Column("who", words=True),
+        Column("what", words=True),
+        Column("keys from then on", words=True),
+        Column("why", words=True),
+        Column("while it was", words=True),
+    ]
+
+    def row(change: ExperimentChange) -> Row:
+        late = change.affects_result
+        keys = "" if change.action == DEFINED else "; ".join(f"{key}: {change.told(key)}" for key in change.keys)
+        state = f"{change.state}: what was planned is not what is shown" if late else change.state
+        when = change.at[:16].replace("T", " ")
+        return Row([when, change.who, change.action, keys, change.why, Cell(state, "bad" if late else "")], strong=late)
+
+    return Table(columns, [row(change) for change in reversed(changes)])

@@ -18,8 +18,8 @@ from ab_analysis.experiment import Experiment
 from ab_analysis.inference import UNKNOWN, Effect, MetricSpec, compare
 from ab_analysis.moments import Moments, exact_sums, no_users, read_moments
 from ab_analysis.stopping import interval_multiplier
-from core.engine import Engine
 from core.hours import Hour
+from core.sql_engine import Engine
 
 EPOCH = date(1970, 1, 1)
 

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 
 from ab_analysis.experiment import ExperimentPlan
 from core.duck import identifier, quoted
-from core.engine import Engine
+from core.sql_engine import Engine
 
 
 def events_sql(db: Engine, source: str, where: str = "true") -> str:
@@ -43,7 +43,8 @@ def counted_sql(db: Engine, plan: ExperimentPlan, events: str, starts: str, *, e
         everybody: whether events before the start count also for users who are not in ``starts``.
     """
     join = "LEFT JOIN" if everybody else "JOIN"
-    return f"""SELECT e.*, CASE WHEN e.timestamp >= s.exposure THEN 1 ELSE 0 END AS phase
+    # Spark would sort all events to join them.
+    return f"""SELECT /*+ SHUFFLE_HASH(s) */ e.*, CASE WHEN e.timestamp >= s.exposure THEN 1 ELSE 0 END AS phase
         FROM {events} e {join} {starts} s ON s.user_id = e.user_id
         WHERE e.timestamp >= s.exposure OR e.timestamp < {db.instant(plan.experiment.start_time)}"""
 

@@ -19,6 +19,8 @@ from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
 
+from scipy.stats import chi2_contingency
+
 from ab_analysis.closed_days import ClosedDays, ClosedPart, UnkeptDaysError
 from ab_analysis.experiment import Experiment, ExperimentPlan, Segment
 from ab_analysis.metrics import condition_sql, to_sql
@@ -35,9 +37,9 @@ from ab_analysis.user_days import (
     tastes_sql,
 )
 from core.duck import identifier, quoted
-from core.engine import Engine
 from core.errors import DataError, NotReadyError
 from core.hours import Hour, hour_range
+from core.sql_engine import Engine
 from events.store import EventStore
 
 log = logging.getLogger("ab_analysis.user_table")
@@ -212,6 +214,7 @@ def _assigned(db: Engine, experiment: Experiment, until: Hour) -> tuple[int, int
         "met",
         f"""SELECT user_id, variant, min(timestamp) AS exposure FROM exposure_log
         WHERE experiment = {quoted(experiment.name)} AND timestamp < {db.instant(until.start)} GROUP BY user_id, variant""",
+        by=("user_id",),  # what follows is by user: a cluster then moves the events once, to their users
     )
     db.table(
         "met_users",
@@ -397,8 +400,6 @@ def _top(db: Engine, name: str, facet: str) -> None:
 
 def _others(db: Engine, experiment: Experiment) -> dict[str, float]:
     """P-value, for each other experiment with users in common, of its variants being spread evenly over ours."""
-    from scipy.stats import chi2_contingency
-
     rows = db.rows(
         f"""SELECT o.experiment, o.variant AS theirs, s.variant AS ours, count(*) AS n FROM
         (SELECT DISTINCT experiment, variant, user_id FROM exposure_log WHERE experiment <> {quoted(experiment.name)}) o

@@ -126,6 +126,11 @@ def rebuild_here(settings: Settings, until: Hour) -> None:
     ClockState(settings, EventStore(settings.events_dir)).rebuild(until, history=False)
 
 
+def refresh_here(settings: Settings, as_of: Hour) -> None:
+    """Refresh every view as of the next hour."""
+    ClockState(settings, EventStore(settings.events_dir)).refresh(as_of)
+
+
 def rows_here(settings: Settings, until: Hour) -> None:
     """Compute only the clock rows as of an hour, users' and everybody's, the way a rebuild writes them."""
     clock = ClockState(settings, EventStore(settings.events_dir))

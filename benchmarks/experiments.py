@@ -12,22 +12,25 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+from scipy.stats import chisquare
 
 from ab_analysis.analysis import analyze
 from ab_analysis.experiment import Experiment, ExperimentPlan
 from ab_analysis.metrics import load_catalog
 from ab_analysis.report import analyze_experiment
-from ab_analysis.table import TableSpec, analyze_table
+from ab_analysis.table import analyze_table
+from ab_analysis.table_spec import TableSpec
 from ab_analysis.user_table import Counts, build_user_table, make_tables
 from benchmarks.clocks import START as LOG_START
 from benchmarks.clocks import write_log
 from benchmarks.result import Result, in_own_process, timed
 from core.documents import JsonObject
 from core.duck import connection, quoted, scalar
-from core.engine import Engine, engine
+from core.engine import engine
 from core.files import digest_file, digest_text, write_json
 from core.hours import DAY_HOURS, Hour
 from core.settings import Settings, load_settings
+from core.sql_engine import Engine
 from events.schema import exposure_schema
 from events.store import EventStore
 
@@ -74,7 +77,6 @@ def _analyze(path: Path) -> None:
 
 def with_pandas(path: Path) -> None:
     """The same in idiomatic pandas and statsmodels."""
-    from scipy.stats import chisquare
     from statsmodels.stats.weightstats import CompareMeans, DescrStatsW
 
     frame = pq.read_table(path).to_pandas()

@@ -31,6 +31,11 @@ from events.ids import SCHEMA as ID_SCHEMA
 from events.ids import id_path
 from events.mapping import load_mapping
 from events.store import EventStore, SourceProperties
+from feature_repo.behavior_state import BehaviorState
+from feature_repo.clock import ClockState
+from feature_repo.retrieval import ClockFeatures, advance
+from model_registry.registry import CANDIDATE, CHALLENGER, CHAMPION, Move
+from model_registry.store import moves_file, open_registry
 from pipeline.experiments import watch_experiments
 from pipeline.promotion import apply_decision, evaluate_candidate, watch_champion
 from pipeline.source import Source, ingest_hour, save_source
@@ -180,10 +185,6 @@ def _keys(column: str, numbers: np.ndarray) -> pa.Array:
 
 def _fill(settings: Settings, service: Service) -> None:
     """Clocks, online store, trained states, a champion with its challenger, and an experiment, as of ``BEGIN``."""
-    from feature_repo.behavior_state import BehaviorState
-    from feature_repo.clock import ClockState
-    from feature_repo.retrieval import ClockFeatures
-
     store = EventStore(settings.events_dir)
     clock = ClockState(settings, store)
     clock.rebuild(BEGIN, history=service.history)
@@ -213,9 +214,6 @@ def _write_state(settings: Settings, variant: str, users: int, hour: Hour) -> No
 
 def _offer(settings: Settings, hours: int) -> None:
     """Register a champion and its challenger, after as many moves of the candidate as the log has hours."""
-    from model_registry.registry import CANDIDATE, CHALLENGER, CHAMPION, Move
-    from model_registry.store import moves_file, open_registry
-
     earlier = [
         Move(CANDIDATE, str(n + 1), str(n), f"newest at {BEGIN - hours + n}", "2025-01-01", (BEGIN - hours + n).key)
         for n in range(1, hours)
@@ -230,8 +228,6 @@ def _offer(settings: Settings, hours: int) -> None:
 
 def hour_steps(settings: Settings, hour: Hour) -> Mapping[str, Step]:
     """The steps of an hour in the order of its cycle, by name: what the hourly DAGs call."""
-    from feature_repo.retrieval import advance
-
     return {
         "ingestion": lambda: ingest_hour(settings, hour),
         "clocks": lambda: advance(settings, hour + 1),

@@ -1,8 +1,12 @@
-"""Thirty days of events on a Spark standalone cluster of two workers, and the same on DuckDB: times, and every row equal."""
+"""Thirty days of events and an hour on a Spark standalone cluster of two workers, and the same on DuckDB, every row equal.
+
+What Spark did for each figure (jobs, stages, tasks, bytes shuffled) is read from its event log.
+"""
 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 import subprocess
@@ -11,8 +15,11 @@ import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
-from benchmarks.clocks import DAYS, EVENTS, EVENTS_A_USER, START, write_log
+import numpy as np
+
+from benchmarks.clocks import DAYS, EVENTS, EVENTS_A_USER, START, random_events, write_hour, write_log
 from benchmarks.experiments import write_events
 from benchmarks.result import Result
 from core import duck
@@ -21,46 +28,112 @@ from core.files import read_json
 from core.settings import ROOT, Settings, load_settings
 from tests.servers import spark_cluster
 
+log = logging.getLogger("benchmarks.spark")
+
 UNTIL = START + DAYS * 24
 AB_USERS = 2_000_000
 WORKER_MEMORY, PARTITIONS = "4g", 16
 RUN = """
 import json, sys
-from benchmarks.clocks import rebuild_here
+from benchmarks.clocks import rebuild_here, refresh_here
 from benchmarks.experiments import analysis
 from benchmarks.spark import UNTIL
 from core.settings import load_settings
-pieces = {"rebuild": lambda settings: rebuild_here(settings, UNTIL), "analysis": analysis}
+pieces = {
+    "rebuild": lambda settings: rebuild_here(settings, UNTIL),
+    "refresh": lambda settings: refresh_here(settings, UNTIL + 1),
+    "analysis": analysis,
+}
 print(json.dumps(pieces[sys.argv[1]](load_settings(**json.loads(sys.argv[2])))))
 """
 """In a separate process: the session ends with it, and the cluster can be stopped."""
-OPTIONS = f"spark.executor.memory {WORKER_MEMORY}\nspark.driver.memory 2g\n"
+PIECES = ("rebuild", "refresh", "analysis")
+"""Of ``RUN``, in their order; the last one's result is compared."""
+OPTIONS = f"""
+spark.executor.memory {WORKER_MEMORY}
+spark.driver.memory 2g
+spark.eventLog.enabled true
+spark.eventLog.rolling.enabled false
+spark.eventLog.compress false
+"""
+HOUR_EVENTS = 60_000
+"""Events of the hour that is refreshed, of the full size."""
+
+
+class Activity(NamedTuple):
+    """What Spark did, from its event log.
+
+    Attributes:
+        jobs: started by actions, or by stages whose result decides on the plan.
+        stages: completed.
+        tasks: ended.
+        shuffled: bytes written for other stages.
+        cpu: core-seconds of the tasks.
+    """
+
+    jobs: int
+    stages: int
+    tasks: int
+    shuffled: int
+    cpu: float
+
+    @classmethod
+    def of(cls, event_log: Path) -> Activity:
+        """Read an application's event log."""
+        jobs, stages, tasks, shuffled, cpu = 0, 0, 0, 0, 0.0
+        with event_log.open(encoding="utf-8") as lines:
+            for line in lines:
+                event = json.loads(line)
+                kind = event["Event"]
+                jobs += kind == "SparkListenerJobStart"
+                stages += kind == "SparkListenerStageCompleted"
+                if kind == "SparkListenerTaskEnd":
+                    tasks += 1
+                    metrics = event.get("Task Metrics") or {}
+                    shuffled += metrics.get("Shuffle Write Metrics", {}).get("Shuffle Bytes Written", 0)
+                    cpu += metrics.get("Executor CPU Time", 0) / 1e9
+        return cls(jobs, stages, tasks, shuffled, cpu)
+
+    def __str__(self) -> str:
+        return (
+            f"{self.jobs} jobs, {self.stages} stages, {self.tasks} tasks, {self.shuffled / 1e6:.0f} MB shuffled, "
+            f"{self.cpu:.0f} core-seconds in tasks"
+        )
 
 
 def bench_spark(scale: float) -> list[Result]:
-    """The rebuild of every view, and an experiment's analysis; raises ``DataError`` where the engines differ in anything."""
+    """The rebuild of every view, the next hour, an experiment's analysis; ``DataError`` where the engines differ in anything."""
     with tempfile.TemporaryDirectory() as folder:
         settings = load_settings(var=Path(folder), source="bench", window_days=DAYS)
-        write_log(settings, int(EVENTS * scale), int(EVENTS / EVENTS_A_USER * scale), DAYS * 24)
+        users = int(EVENTS / EVENTS_A_USER * scale)
+        store = write_log(settings, int(EVENTS * scale), users, DAYS * 24)
+        rng, events = np.random.default_rng(2), int(HOUR_EVENTS * scale)
+        write_hour(store, UNTIL, random_events(rng, UNTIL, events, rng.integers(0, users, events)))
         write_events(settings.var, int(EVENTS * scale), int(AB_USERS * scale))
-        (settings.var / "cluster").mkdir()
-        theirs = settings.var / "duckdb"
+        cluster, theirs = settings.var / "cluster", settings.var / "duckdb"
+        logs = cluster / "events"
+        logs.mkdir(parents=True)
         seconds: dict[str, dict[str, float]] = {"DuckDB": {}, "Spark": {}}
-        with spark_cluster(settings.var / "cluster", WORKER_MEMORY, OPTIONS) as (master, conf):
+        options = f"{OPTIONS}spark.eventLog.dir {logs.as_uri()}\n"
+        with spark_cluster(cluster, WORKER_MEMORY, options) as (master, conf):
             on_spark = {"engine": "spark", "spark_master": master, "spark_partitions": PARTITIONS}
             analyses = {}
-            for name, options in (("DuckDB", {}), ("Spark", on_spark)):
-                seconds[name]["rebuild"], _ = _run("rebuild", settings, options, conf)
+            for name, chosen in (("DuckDB", {}), ("Spark", on_spark)):
+                for what in PIECES:
+                    seconds[name][what], result = _run(what, settings, chosen, conf)
+                    analyses[name] = result
+                    for event_log in logs.iterdir():
+                        log.info("%s on Spark: %s", what, Activity.of(event_log))
+                        event_log.unlink()
                 if name == "DuckDB":
                     shutil.move(settings.features_dir, theirs)
-                seconds[name]["analysis"], analyses[name] = _run("analysis", settings, options, conf)
         if differing := _differing(settings, theirs):
             raise DataError(f"Spark and DuckDB differ in {', '.join(differing)}")
         if analyses["Spark"] != analyses["DuckDB"]:
             raise DataError("Spark and DuckDB differ in the analysis of the experiment")
     return [
         Result(f"spark_{what}", ours, "s", "DuckDB, equal results", peer, peer / ours)
-        for what in ("rebuild", "analysis")
+        for what in PIECES
         for ours, peer in [(seconds["Spark"][what], seconds["DuckDB"][what])]
     ]
 
@@ -79,7 +152,8 @@ def _run(what: str, settings: Settings, options: Mapping[str, object], conf: Pat
 def _differing(settings: Settings, theirs: Path) -> list[str]:
     """Views and sums of which the two folders do not hold the same rows."""
     views = [folder.name for folder in theirs.iterdir() if any(folder.glob("*--*/*.parquet"))]
-    sums = [layer["folder"] for layer in read_json(theirs / "state.json")["sums"]["bases"].values()]
+    layers = read_json(theirs / "state.json")["sums"]
+    sums = [layer["folder"] for layer in (*layers["bases"].values(), *layers["deltas"])]
     names = [f"{view}/*" for view in views]
     names += [f"sums/{name}/{part.name}" for name in sums for part in (theirs / "sums" / name).iterdir()]
     differing = []

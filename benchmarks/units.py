@@ -17,6 +17,7 @@ from benchmarks.result import Result
 from core.settings import Settings, load_settings
 from events.store import EventStore
 from feature_repo.clock import ClockState
+from feature_repo.retrieval import ClockFeatures, advance
 from training.state import read_info
 
 VARIANT = VARIANTS[-1]
@@ -27,7 +28,6 @@ NAN = float("nan")
 
 def bench_units(scale: float) -> list[Result]:
     """The bytes that the steps of an hour of a million events write, and the core-seconds of an experiment's user table."""
-    from feature_repo.retrieval import advance
     from pipeline.source import ingest_hour
     from pipeline.training import build_samples, train_variant
 
@@ -92,7 +92,6 @@ def _online(settings: Settings, folder: Path) -> float:
     """Bytes per user in Redis with clock, profile, activity and history online."""
     import redis
 
-    from feature_repo.retrieval import ClockFeatures
     from tests.servers import redis_server
 
     redis_folder = folder / "redis"

@@ -17,13 +17,16 @@ from core.files import read_json, write_json
 from core.hours import DAY_HOURS, Hour, hour_range
 from core.progress import STAGE, log_to
 from core.settings import Settings, load_settings
+from events.log_files import find_files
+from events.mapping import load_mapping
 from model_registry.registry import CHAMPION
+from model_registry.store import open_registry
 from operations.airflow_api import AirflowApi
 from operations.airflow_driver import HOURLY, report_days, run_hours, start_airflow
 from operations.processes import is_left_running, left_running, running, with_free_ports
 from operations.services import airflow_services, migrate_airflow, serving_service
 from pipeline.history import build_history
-from pipeline.source import Source, end_of_log, load_source, save_source
+from pipeline.source import Source, end_of_log, load_source, save_app_source, save_source
 
 log = logging.getLogger("clock.demo")
 
@@ -127,8 +130,6 @@ def _check_log(settings: Settings, data: str | None) -> None:
                 "the simulated app writes its own log; give --source, the name of the log's mapping, with --data"
             )
         return
-    from events.mapping import load_mapping
-    from events.readers import find_files
 
     load_mapping(settings.source)
     if not data:
@@ -147,8 +148,6 @@ def _plan(settings: Settings, data: str | None, hours: int) -> DemoPlan:
         plan = DemoPlan.read(path)
         return replace(plan, end=max(plan.end, plan.takeover + hours))
     if settings.source == "simulator":
-        from pipeline.source import save_app_source
-
         save_app_source(settings)
         end = end_of_log(settings)
     else:
@@ -166,7 +165,6 @@ def live_hours(settings: Settings, api: AirflowApi, first: Hour, end: Hour, stac
     is not simulated again.
     """
     from closed_loop.traffic import HttpRanker, World
-    from model_registry.store import open_registry
     from simulation.workspace import app_log
 
     models = open_registry(settings)

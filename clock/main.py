@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from clock.commands import ab, bench, evaluate, events, features, ops, platform, serve, simulate, study
+from clock.commands import ab, ab_changes, bench, evaluate, events, features, ops, platform, serve, simulate, study
 from core import cli
 from core.release import platform_version
 
@@ -58,6 +58,7 @@ app.add_typer(features.app, name="features", rich_help_panel="Data")
 app.add_typer(simulate.app, name="simulate", rich_help_panel="Data")
 app.add_typer(evaluate.app, name="evaluate", rich_help_panel="Models")
 app.add_typer(serve.app, name="serve", rich_help_panel="Models")
+ab.app.registered_commands += ab_changes.app.registered_commands
 app.add_typer(ab.app, name="ab", rich_help_panel="Experiments")
 app.command("study", rich_help_panel="Experiments", epilog=study.EPILOG)(study.study)
 app.add_typer(ops.app, name="ops", rich_help_panel="Operate")

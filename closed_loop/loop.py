@@ -27,6 +27,7 @@ import yaml
 
 from ab_analysis.assignment import assign_users
 from ab_analysis.experiment import Experiment, load_experiment
+from ab_analysis.report_file import read_report
 from closed_loop.summary import Estimate, LoopSummary, Traffic
 from closed_loop.traffic import EngineRanker, ForcedRanker, HttpRanker, World
 from closed_loop.truth import TrueEffect, first_exposures, true_effects, world_totals
@@ -50,6 +51,7 @@ from simulation.app import App
 from simulation.config import SimulatorConfig, load_config
 from simulation.log import AppLog
 from simulation.visits import Rank, first_policy
+from training.config import load_ranker_config
 
 log = logging.getLogger("closed_loop.loop")
 
@@ -86,8 +88,6 @@ class LoopPlan:
         Raises:
             ConfigError: an arm is not a variant or is named twice, or a number is too small.
         """
-        from training.config import load_ranker_config
-
         if len(set(self.arms)) < 2 or len(set(self.arms)) < len(self.arms):
             raise ConfigError(f"ARMS={','.join(self.arms)}: give two or more different variants, the control first")
         for arm in self.arms:
@@ -237,7 +237,6 @@ class Loop:
         Returns:
             The summary, and the path of its page.
         """
-        from ab_analysis.report_file import read_report
         from closed_loop.page import write_loop_page
         from pages.index import write_index
         from pages.rankers import write_model_page

@@ -59,20 +59,36 @@ def load_document(path: Path, model: type[M], *, what: str, see: str = "") -> M:
         ConfigError: the file is missing, is not YAML, repeats a key, or a key is wrong; the message lists every problem
             with its line.
     """
-    root: yaml.Node | None = None
     try:
         text = path.read_text(encoding="utf-8")
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
-        _check_size(path, root)
-        content = {} if root is None else yaml.safe_load(text)
     except (FileNotFoundError, IsADirectoryError):
         raise ConfigError(f"no {what} at '{path}'" + (f". {see}" if see else "")) from None
     except OSError as error:
         raise ConfigError(f"{what} '{path}' cannot be read: {error.strerror}") from None
-    except RecursionError:
-        raise ConfigError(f"{path} is not valid: it is nested too deeply") from None
     except UnicodeDecodeError:
         raise ConfigError(f"{path} is not UTF-8 text (UTF-16, Latin-1?); save it as UTF-8") from None
+    return parse_document(text, model, path=path, see=see)
+
+
+def parse_document(text: str, model: type[M], *, path: Path, see: str = "") -> M:
+    """A file's text as a model.
+
+    Args:
+        text: YAML.
+        model: pydantic model of its content.
+        path: of the file, for messages.
+        see: where to find help; the last line of an error.
+
+    Raises:
+        ConfigError: as ``load_document``.
+    """
+    root: yaml.Node | None = None
+    try:
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        _check_size(path, root)
+        content = {} if root is None else yaml.safe_load(text)
+    except RecursionError:
+        raise ConfigError(f"{path} is not valid: it is nested too deeply") from None
     except yaml.MarkedYAMLError as error:
         line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
         raise ConfigError(f"{path}{line} is not valid YAML: {error.problem}") from None

@@ -15,6 +15,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
+from rich.console import Console
+from rich.markup import escape
+
 from core import logs
 
 STAGE: dict[str, object] = {"stage": True}
@@ -78,7 +81,6 @@ class Terminal:
     """A live line for the running stage, with a bar if its length is known, and a permanent line for each finished one."""
 
     def __init__(self) -> None:
-        from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
         self._bar, self._count = BarColumn(bar_width=20), MofNCompleteColumn()
@@ -123,7 +125,6 @@ class Terminal:
             self._task = None
 
     def _print(self, mark: str, text: str) -> None:
-        from rich.markup import escape
 
         self._console.print(f"{mark} {escape(text)}")
 

@@ -20,6 +20,8 @@ DATABASES = ("airflow", "mlflow", "mlflow_auth", "feast")
 PRODUCTION: dict[str, object] = {"online_store": "redis", "log_format": "json"}
 """Defaults that differ in the profile ``production``; an environment variable still wins."""
 
+REPORTS_PREFIX = "/clock-reports"
+"""Where the report pages are behind the proxy: Airflow's API server has them."""
 UNSAFE_IN_PATH = re.compile(r"[\\?\x00-\x1f\x7f]|%[0-9A-Fa-f]{2}")
 """DuckDB splits names at these, or SQLite's URLs begin their parameters or escapes with them."""
 
@@ -86,6 +88,17 @@ class Settings(BaseSettings):
         "auto",
         pattern="^(auto|cpu|cuda)$",
         description="Where rankers are trained: cpu, cuda, or auto (a GPU if there is one and batches are large).",
+    )
+
+    train_processes: int = Field(
+        1,
+        ge=1,
+        le=64,
+        description="Processes on this machine that train a variant together, each with a part of the tables and of the hour; "
+        "above 1 the extra distributed is needed.",
+    )
+    train_stall_seconds: float = Field(
+        45, gt=0, description="Processes that train together are ended where none goes on for so long, seconds."
     )
 
     offline_store: str = Field(
@@ -285,6 +298,15 @@ class Settings(BaseSettings):
     def airflow_base(self) -> str:
         """URL at which the platform's own processes reach Airflow's API server."""
         return (self.airflow_url or f"http://127.0.0.1:{self.airflow_port}").rstrip("/")
+
+    @cached_property
+    def reports_url(self) -> str:
+        """Address of the report pages for people, without a slash at its end."""
+        return f"{self.public_url}{REPORTS_PREFIX}" if self.in_production else f"http://127.0.0.1:{self.reports_port}"
+
+    def page_url(self, page: Path) -> str:
+        """Address of a report page for people."""
+        return f"{self.reports_url}/{page.relative_to(self.reports_dir).as_posix()}"
 
     @cached_property
     def tracking_uri(self) -> str:

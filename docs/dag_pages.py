@@ -29,7 +29,7 @@ print(json.dumps([{
     'id': dag.dag_id, 'tags': sorted(dag.tags), 'doc': dag.doc_md or '',
     'assets': assets(dag.timetable.asset_condition), 'max_active_runs': dag.max_active_runs,
     'params': [{'name': name, 'title': param.schema.get('title', ''), 'description': param.description or '',
-                'default': param.value} for name, param in dag.params.items()],
+                'default': param.value if param.has_value else None} for name, param in dag.params.items()],
     'tasks': [{'id': t.task_id, 'type': t.task_type, 'after': sorted(t.upstream_task_ids), 'doc': t.doc_md or '',
                'outlets': [o.name for o in t.outlets if hasattr(o, 'name')]} for t in dag.topological_sort()],
 } for dag in sorted(bag.dags.values(), key=order)]))

@@ -11,6 +11,7 @@ from core.documents import one_line
 from core.duck import identifier, quoted, scalar
 from events.actions import ActionCounts
 from events.cells import is_missing_word, is_nested
+from events.likely_cause import likely_cause
 from events.lists import ListMarks
 from events.mapping import Mapping
 from events.staging import Staging
@@ -208,7 +209,7 @@ def _tell_quarantined(account: Account, staging: Staging) -> None:
         reasons = sorted(account.reasons, key=lambda reason: -account.reasons[reason])
         log.warning(
             "%d of the %d rows are quarantined (%s). %s", account.quarantined, read,
-            ", ".join(f"{reason} {account.reasons[reason]}" for reason in reasons), staging.likely_cause(reasons[0]),
+            ", ".join(f"{reason} {account.reasons[reason]}" for reason in reasons), likely_cause(staging, reasons[0]),
         )  # fmt: skip
 
 

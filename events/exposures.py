@@ -15,8 +15,9 @@ from core.errors import DataError
 from core.hours import Hour
 from events.cells import content, timestamp_sql, whole_number
 from events.ids import extend_ids, id_path
+from events.log_files import find_files
 from events.mapping import Mapping
-from events.readers import exact_text, find_files, load_raw
+from events.readers import exact_text, load_raw
 from events.schema import exposure_schema
 from events.staging import EARLIEST, FUTURE_TOLERANCE
 from events.store import EventStore

@@ -6,155 +6,67 @@ marked with ``check``. Only the first rows of the first files are read.
 
 from __future__ import annotations
 
-import glob
 import json
 import re
-from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TypeAlias
 
 import duckdb
-import yaml
 
-from core.duck import identifier, quoted, scalar, texts
+from core.duck import quoted
 from core.errors import DataError
-from events.cells import FORMATS, cast_time
+from events.column_words import (
+    ACTION,
+    BEHAVIOR_WORDS,
+    CHOSEN,
+    CONTEXT,
+    FACET,
+    IMPRESSION,
+    ITEM,
+    LENGTH,
+    LISTED,
+    MOMENT,
+    PLAYED,
+    POSITION,
+    RATING,
+    REQUEST,
+    USER,
+    ZONES,
+    by_name,
+    has_word,
+    is_flag,
+    is_list,
+    list_entries,
+    separator_of,
+)
+from events.first_rows import (
+    EXAMPLES,
+    NAME,
+    Column,
+    Sample,
+    read_first_rows,
+    time_format,
+)
+from events.guess_tables import MOST_FACETS, table_lines
+from events.log_files import find_files
 from events.mapping import is_zone
-from events.readers import check_content, find_files
-from events.schema import RESERVED_FACETS
-from events.text import CHUNK, binary, check_encoding
+from events.mapping_text import (
+    example_values,
+    expression,
+    facet_name,
+    flow,
+    is_yaml_text,
+)
 
-SAMPLE_ROWS = 20_000
 MOST_FACET_VALUES = 2_000
 """A text column with more different values in the sample describes single rows, not kinds of items."""
 MOST_FILES = 10
-LEAST_KNOWN = 0.2
-"""A table of items holds this share of the log's items in its first rows."""
-MOST_ACTIONS = 30
-MOST_FACETS = 3
-NAME = re.compile(r"[a-z]+|[0-9]+")
-USER = ("user", "uid", "userid", "member", "customer", "listener", "visitor", "person", "profile", "account", "session")
-ITEM = (
-    "item", "iid", "itemid", "track", "song", "video", "movie", "product", "article", "news", "venue", "content", "asin", "sku", "book",
-    "recipe", "business", "restaurant", "title", "artist",
-)  # fmt: skip
-MOMENT = ("timestamp", "ts", "time", "datetime", "date", "created", "at", "when", "played")
-PLAYED = ("played", "play", "listened", "watched", "watch", "dwell", "elapsed", "stay")
-LENGTH = ("duration", "length", "total")
-FACET = (
-    "genre", "mood", "language", "lang", "category", "tag", "type", "group", "style", "topic", "brand", "class", "kind", "section",
-    "cuisine", "channel", "department",
-)  # fmt: skip
-IMPRESSION = frozenset({"view", "impression", "show", "shown", "display", "expose", "exposure", "seen", "pv"})
-"""Words of values that say that an item was shown."""
-ACTION = ("action", "event", "behavior", "behaviour", "interaction", "activity", "verb", "type", "feedback")
-LISTED = (
-    "impressions", "impression", "inview", "shown", "slate", "candidates", "displayed", "results", "recommendations", "items",
-)  # fmt: skip
-"""Words of columns that hold what was shown together."""
-CHOSEN = ("clicked", "clicks", "click", "chosen", "selected")
-"""Words of columns that hold what of a list was chosen, besides those of behaviors."""
-SEPARATORS = ("|", ",", ";", " ")
-LIST_TEXT = re.compile(r"\[.*\]", re.DOTALL)
+MOST_CONTEXT_VALUES = 200
+"""A column with more different values in the sample names something, and no circumstance."""
 LABEL = re.compile(r"-[01]$")
-LABELED = re.compile(r"\S+-[01](\s+\S+-[01])*")
-"""A list whose items end with a label, as no header does."""
-UNNAMED = re.compile(r"column\d+")
-"""What DuckDB calls the columns of a file without a header."""
 DATE = re.compile(r"\d{4}-\d{1,2}-\d{1,2}( 00:00:00)?")
 TIME_OF_DAY = re.compile(r"\d{1,2}:\d{2}(:\d{2}(\.\d+)?)?")
-ZONES = ("tz", "timezone", "zone")
-POSITION = ("position", "pos", "rank", "ranking")
 LAST_POSITION = 10_000
 """A list that people see has fewer items; a larger number ranks something else."""
-REQUEST = ("request", "req", "slate", "search", "query", "impression", "pageview")
-RATING = ("rating", "stars", "score")
-BEHAVIOR_WORDS = {
-    "finish": (
-        "finish",
-        "finished",
-        "complete",
-        "completed",
-        "listened",
-        "watched",
-        "purchase",
-        "buy",
-        "bought",
-        "order",
-        "transaction",
-        "checkout",
-        "long_view",
-        "play",
-    ),
-    "like": (
-        "like",
-        "liked",
-        "love",
-        "loved",
-        "favorite",
-        "bookmark",
-        "thumbs_up",
-        "upvote",
-        "save",
-        "cart",
-        "addtocart",
-        "wishlist",
-    ),
-    "skip": ("skip", "skipped", "next", "close"),
-    "dislike": ("dislike", "disliked", "hate", "thumbs_down", "downvote", "ban", "block", "report"),
-    "share": ("share", "shared", "forward", "recommend"),
-}
-
-
-Options: TypeAlias = dict[str, str | int | list[str]]
-
-
-@dataclass(frozen=True)
-class Column:
-    """What a sample says of a column.
-
-    Attributes:
-        name: as in the file.
-        kind: ``number``, ``boolean``, ``moment`` (a typed or ISO 8601 time) or ``text``.
-        share_filled: share of cells that are neither null nor empty, 0 to 1.
-        distinct: different values in the sample.
-        low: smallest number, None where the column has none.
-        high: largest number.
-        examples: the most frequent values, as text.
-    """
-
-    name: str
-    kind: str
-    share_filled: float
-    distinct: int
-    low: float | None
-    high: float | None
-    examples: tuple[str, ...]
-
-    @property
-    def words(self) -> tuple[str, ...]:
-        """Parts of the name in lower case: ``userId`` → user, id."""
-        spaced = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", self.name)
-        return tuple(NAME.findall(spaced.lower()))
-
-
-@dataclass(frozen=True)
-class Sample:
-    """The first rows of a log.
-
-    Attributes:
-        file: the one that was read.
-        format: as the mapping names it.
-        options: CSV options that differ from the defaults.
-        rows: rows read.
-        columns: in the file's order.
-    """
-
-    file: Path
-    format: str
-    options: Options = field(default_factory=dict)
-    rows: int = 0
-    columns: tuple[Column, ...] = ()
 
 
 def guess_mapping(paths: list[str], source: str | None = None) -> str:
@@ -172,10 +84,10 @@ def guess_mapping(paths: list[str], source: str | None = None) -> str:
     """
     sample, moment, timestamp, tables = _log_and_tables(find_files(paths)[:MOST_FILES])
     taken = [moment]
-    listed = next((c for word in LISTED for c in sample.columns if _has(c, (word,)) and _is_list(c)), None)
-    taken += [c for c in sample.columns if _is_list(c)]
-    user = _by_name(sample, USER, exclude=taken)
-    item = _by_name(sample, ITEM, exclude=[*taken, *([user] if user else [])])
+    listed = next((c for word in LISTED for c in sample.columns if has_word(c, (word,)) and is_list(c)), None)
+    taken += [c for c in sample.columns if is_list(c)]
+    user = by_name(sample, USER, exclude=taken)
+    item = by_name(sample, ITEM, exclude=[*taken, *([user] if user else [])])
     item = item if listed else _require(sample, item, "items", "columns.item_id")
     taken += [column for column in (user, item) if column]
     lines = [
@@ -185,115 +97,81 @@ def guess_mapping(paths: list[str], source: str | None = None) -> str:
     ]
     if sample.options:
         unnamed = "  # check: these names are guesses, as the file has no header" if "columns" in sample.options else ""
-        lines.append(f"csv: {_flow(sample.options)}{unnamed}")
+        lines.append(f"csv: {flow(sample.options)}{unnamed}")
     lines += [
         "columns:",
-        f"  user_id: {_expression(user)}{_seen(user)}" if user else _one_user(sample),
-        f"  item_id: {_expression(item)}{_seen(item)}" if item else "  item_id: item  # each item of the list",
+        f"  user_id: {expression(user)}{example_values(user)}" if user else _one_user(sample),
+        f"  item_id: {expression(item)}{example_values(item)}" if item else "  item_id: item  # each item of the list",
     ]
     played, length = _seconds(sample, PLAYED, taken), _seconds(sample, LENGTH, taken)
     lines += [f"  played_seconds: {played}  # check the unit"] if played else []
     lines += [f"  duration_seconds: {length}  # check the unit"] if length else []
     at = len(lines)
     lines += [timestamp, _local_time(sample, taken)]
-    taken += [c for c in sample.columns if _has(c, PLAYED) or _has(c, LENGTH)]
+    taken += [c for c in sample.columns if has_word(c, PLAYED) or has_word(c, LENGTH)]
     lines[at:at] = _requests(sample, taken, listed is not None)
     done = _done_in_list(sample, listed) if listed else []
     behaviors = [] if done else _behaviors(sample, taken, bool(played and length))
-    lines += _facets(sample, taken) + (_shown(listed) if listed else []) + done + behaviors
-    lines += _items(tables, _item_ids(listed, item), sample)
+    context = _context(sample, taken)
+    side_tables = table_lines(
+        tables, {"items": _item_ids(listed, item), "users": list(user.examples) if user else []}, sample
+    )
+    facets = _facets(sample, taken, "  facets:" in side_tables)
+    lines += context + facets + (_shown(listed) if listed else []) + done + behaviors + side_tables
     return "\n".join(lines) + "\n"
 
 
 def _log_and_tables(files: list[Path]) -> tuple[Sample, Column, str, list[Sample]]:
-    """The first file with a time: its sample, the time's column and its line in the mapping; and the files without one.
+    """The first file with a time, and users and items if one has them; and all other files.
+
+    Returns:
+        the log's sample, the time's column, its line in the mapping, and the samples of the files that are not the log.
 
     Raises:
         DataError: no file has a time; the message is about the first.
     """
     logs: list[tuple[Sample, Column, str]] = []
-    tables: list[Sample] = []
+    samples: list[Sample] = []
     errors: list[DataError] = []
     for file in files:
         with duckdb.connect() as con:
             con.execute("SET TimeZone = 'UTC'")
             try:
-                sample = _read(con, file)
+                samples.append(read_first_rows(con, file))
+                logs.append((samples[-1], *_timestamp(con, samples[-1])))
             except DataError as error:
                 errors.append(error)
-                continue
-            try:
-                logs.append((sample, *_timestamp(con, sample)))
-            except DataError as error:
-                errors.append(error)
-                tables.append(sample)
     if not logs:
         raise errors[0]
-    return *logs[0], tables
+    log = next((log for log in logs if _tells_who_met_what(log[0])), logs[0])
+    return *log, [sample for sample in samples if sample is not log[0]]
+
+
+def _tells_who_met_what(sample: Sample) -> bool:
+    """Whether a file has a column of users and another one of items, or of lists of them."""
+    user = by_name(sample, USER, exclude=[])
+    item = by_name(sample, ITEM, exclude=[user]) if user else None
+    return bool(item) or any(has_word(c, LISTED) and is_list(c) for c in sample.columns)
 
 
 def _item_ids(listed: Column | None, item: Column | None) -> list[str]:
     """Some ids of items, as the log writes them."""
     if listed is None:
         return list(item.examples) if item else []
-    entries = [entry.strip(" '\"") for entry in _entries(listed)]
+    entries = [entry.strip(" '\"") for entry in list_entries(listed)]
     return [entry[:-2] for entry in entries] if all(map(LABEL.search, entries)) else entries
-
-
-def _items(tables: list[Sample], ids: list[str], log_sample: Sample) -> list[str]:
-    """The mapping's lines about a table of items, if a column of one holds ids of the log's items, each once."""
-    for table in tables:
-        with duckdb.connect() as con:
-            _read(con, table.file)
-            counts = {
-                column: scalar(con, f"SELECT count(*) FROM sample WHERE CAST({identifier(column.name)} AS VARCHAR) IN ({texts([ids])})")
-                for column in table.columns if column.distinct == table.rows
-            }  # fmt: skip
-        key = max(counts, key=lambda column: counts[column], default=None)
-        if key is None or counts[key] < LEAST_KNOWN * len({*ids}):
-            continue
-        columns, options = table.columns, table.options
-        if table.format == "csv" and (
-            UNNAMED.fullmatch(key.name) or _shape(key.name) in {*map(_shape, key.examples)} - {""}
-        ):
-            columns = tuple(replace(c, name=f"column{place}") for place, c in enumerate(columns))
-            key = columns[table.columns.index(key)]
-            options = {**options, "header": False, "columns": [c.name for c in columns]}
-        taken = {_facet_name(c) for c in log_sample.columns}
-        kinds = [
-            c for c in columns
-            if c.kind == "text" and 1 < c.distinct <= max(table.rows // 2, 2) and _facet_name(c) not in taken
-        ]  # fmt: skip
-        return [
-            f"items:  # check: {table.file.name} has no time, and ids of items; ingest the other files by their names, without it",
-            f"  path: {json.dumps(table.file.name)}",
-            *([f"  csv: {_flow(options)}"] if options else []),
-            f"  key: {json.dumps(key.name)}",
-            *(["  facets:", *(f"    {_facet_name(c)}: {_expression(c)}{_seen(c)}" for c in kinds[:MOST_FACETS])] if kinds else []),
-        ]  # fmt: skip
-    return []
-
-
-def _shape(text: str) -> str:
-    """A text with its digits made one, so that ids look alike; empty without any.
-
-    >>> _shape("N10075"), _shape("title")
-    ('N9', '')
-    """
-    shape = re.sub(r"[0-9]+", "9", text)
-    return shape if shape != text or "9" in text else ""
 
 
 def _local_time(sample: Sample, taken: list[Column]) -> str:
     """The mapping's line about the users' clocks; a column of zones is taken."""
-    column = next((c for c in sample.columns if c not in taken and _has(c, ZONES) and c.examples), None)
+    column = next((c for c in sample.columns if c not in taken and has_word(c, ZONES) and c.examples), None)
     if column is None or not all(map(is_zone, column.examples)):
         return "local_time: {zone: UTC}  # check: the zone in which these people live, for example Europe/Berlin"
     taken.append(column)
     if column.share_filled == 1:
-        return f"local_time: {{zone_column: {json.dumps(_expression(column))}}}{_seen(column)}"
-    rule = f"coalesce(nullif({_expression(column)}, ''), 'UTC')"
-    return f"local_time: {{zone_column: {json.dumps(rule)}}}  # check: the zone of the rows without one{_seen(column, '; ')}"
+        return f"local_time: {{zone_column: {json.dumps(expression(column))}}}{example_values(column)}"
+    rule = f"coalesce(nullif({expression(column)}, ''), 'UTC')"
+    return f"local_time: {{zone_column: {json.dumps(rule)}}}  # check: the zone of the rows without one{example_values(column, '; ')}"
 
 
 def _one_user(sample: Sample) -> str:
@@ -303,171 +181,26 @@ def _one_user(sample: Sample) -> str:
     )
 
 
-def _is_list(column: Column) -> bool:
-    """Whether most cells hold several texts: a list, or a text with separators and a name that says so."""
-    cells = column.examples
-    if column.kind != "text" or not cells:
-        return False
-    lists = sum(bool(LIST_TEXT.fullmatch(cell)) for cell in cells)
-    return 2 * lists > len(cells) or (_has(column, LISTED) and _separator(cells) is not None)
-
-
-def _separator(cells: tuple[str, ...]) -> str | None:
-    """What stands between the items of most lists."""
-    return next((mark for mark in SEPARATORS if 2 * sum(mark in cell for cell in cells) > len(cells)), None)
-
-
-def _mark(listed: Column) -> str | None:
-    """What stands between the items of a column of lists; None where the cells are lists by themselves."""
-    return None if LIST_TEXT.fullmatch(listed.examples[0]) else _separator(listed.examples)
-
-
-def _entries(listed: Column) -> list[str]:
-    """What stands between the separators of a column of lists."""
-    mark = _mark(listed) or ","
-    return [entry for cell in listed.examples for entry in cell.strip("[]").split(mark)]
-
-
 def _shown(listed: Column) -> list[str]:
     """The mapping's lines about what was shown together."""
-    mark = _mark(listed)
+    mark = separator_of(listed)
     return [
         "impressions:",
-        f"  list_column: {json.dumps(listed.name)}{_seen(listed)}",
+        f"  list_column: {json.dumps(listed.name)}{example_values(listed)}",
         *([f"  separator: {json.dumps(mark)}"] if mark else []),
     ]
 
 
 def _done_in_list(sample: Sample, listed: Column) -> list[str]:
     """What the list, or the columns beside it, say was done; nothing where they say none of it."""
-    if all(LABEL.search(entry.strip(" '\"")) for entry in _entries(listed)):
+    if all(LABEL.search(entry.strip(" '\"")) for entry in list_entries(listed)):
         return ['  labels: {separator: "-", values: {finish: "1"}, shown: ["0"]}  # check: what the endings mean']
     words = {**BEHAVIOR_WORDS, "finish": (*BEHAVIOR_WORDS["finish"], *CHOSEN)}
     beside = {
         name: column.name for name, texts in words.items() for column in sample.columns
-        if column is not listed and _is_list(column) and _has(column, texts)
+        if column is not listed and is_list(column) and has_word(column, texts)
     }  # fmt: skip
-    return [f"  chosen: {_flow(beside)}  # check: those of the list with which something was done"] if beside else []
-
-
-def _read(con: duckdb.DuckDBPyConnection, file: Path) -> Sample:
-    name = quoted(glob.escape(str(file)))
-    options: Options = {}
-    suffixes = [s.lower() for s in file.suffixes if s.lower() not in {".gz", ".gzip", ".zst"}]
-    ending = suffixes[-1] if suffixes else ""
-    check_content(file, "parquet" if ending in {".parquet", ".pq"} else "csv")
-    if ending not in {".parquet", ".pq"}:
-        check_encoding(file, "utf-8", "csv: ")
-    try:
-        if ending in {".parquet", ".pq"}:
-            format_, scan = "parquet", f"read_parquet({name})"
-        elif ending in {".json", ".jsonl", ".ndjson"}:
-            format_, scan = "jsonl", f"read_json_auto({name}, sample_size={SAMPLE_ROWS}, ignore_errors=true)"
-        else:
-            row = con.execute(
-                f"SELECT Delimiter, Quote, SkipRows, HasHeader FROM sniff_csv({name}, sample_size={SAMPLE_ROWS})"
-            ).fetchone()
-            delimiter, quote, skip, header = row or (",", '"', 0, True)
-            format_ = "csv"
-            written = {"delimiter": (delimiter, ","), "quote": (quote, '"'), "skip": (skip, 0)}
-            options = {k: v for k, (v, usual) in written.items() if v not in {usual, "(empty)", "\0"}}
-            scan = (
-                f"read_csv({name}, delim={quoted(delimiter)}, skip={skip}, header={str(header).lower()}, ignore_errors=true, "
-                f"auto_type_candidates=['BOOLEAN', 'BIGINT', 'DOUBLE', 'VARCHAR'], sample_size={SAMPLE_ROWS})"
-            )  # times stay as they are written, so that their format can be told
-        con.execute(f"CREATE TABLE sample AS SELECT * FROM {scan} LIMIT {SAMPLE_ROWS}")
-    except duckdb.Error as error:
-        if ending not in {".parquet", ".pq"} and not _is_utf8(file):
-            raise DataError(
-                f"{file} is not UTF-8 text; save it as UTF-8 for the guess, or set csv: {{encoding: latin-1}} in a mapping of your own"
-            ) from None
-        raise DataError(f"{file} cannot be looked at: {str(error).splitlines()[0]}") from None
-    count = con.execute("SELECT count(*) FROM sample").fetchone()
-    rows = int(count[0]) if count else 0
-    if not rows:
-        raise DataError(f"{file} holds no rows to guess from")
-    columns = _columns(con, rows)
-    if format_ == "csv" and all(UNNAMED.fullmatch(c.name) for c in columns) and any(map(_is_labeled, columns)):
-        for old, new in _names(con, columns, rows).items():
-            con.execute(f"ALTER TABLE sample RENAME {identifier(old)} TO {identifier(new)}")
-        columns = _columns(con, rows)
-        options |= {"header": False, "columns": [c.name for c in columns]}
-    return Sample(file, format_, options, rows, columns)
-
-
-def _is_utf8(file: Path) -> bool:
-    with binary(file) as stream:
-        head = stream.read(CHUNK).rpartition(b"\n")[0]
-    try:
-        head.decode("utf-8")
-    except UnicodeDecodeError:
-        return False
-    return True
-
-
-def _columns(con: duckdb.DuckDBPyConnection, rows: int) -> tuple[Column, ...]:
-    described = con.execute("DESCRIBE sample").fetchall()
-    return tuple(_column(con, r[0], str(r[1]), rows) for r in described)
-
-
-def _is_labeled(column: Column) -> bool:
-    return bool(column.examples) and all(LABELED.fullmatch(cell) for cell in column.examples)
-
-
-def _names(con: duckdb.DuckDBPyConnection, columns: tuple[Column, ...], rows: int) -> dict[str, str]:
-    """Names for columns that have none, by what their cells look like; the others keep what DuckDB calls them."""
-    names: dict[str, str] = {}
-    for column in columns:
-        if _is_labeled(column):
-            role = "impressions"
-        elif column.kind == "moment" or (column.kind == "text" and _text_moment(con, column)):
-            role = "time"
-        elif column.distinct == rows:
-            role = "request_id"
-        elif not any(" " in cell for cell in column.examples):
-            role = "user"
-        else:
-            continue
-        if role not in names.values():
-            names[column.name] = role
-    return names
-
-
-def _column(con: duckdb.DuckDBPyConnection, name: str, dtype: str, rows: int) -> Column:
-    cell = identifier(name)
-    text = f"nullif(trim(CAST({cell} AS VARCHAR)), '')"
-    row = con.execute(
-        f"""SELECT count({text}), count(DISTINCT {text}), min(TRY_CAST({text} AS DOUBLE)), max(TRY_CAST({text} AS DOUBLE)),
-        count(TRY_CAST({text} AS DOUBLE)), count({cast_time(text, "TIMESTAMP")}) FROM sample"""
-    ).fetchone()
-    assert row is not None
-    filled, distinct, low, high, numbers, moments = row
-    top = con.execute(
-        f"SELECT {text} AS value FROM sample WHERE {text} IS NOT NULL GROUP BY value ORDER BY count(*) DESC, value LIMIT {MOST_ACTIONS}"
-    ).fetchall()
-    if dtype == "BOOLEAN":
-        kind = "boolean"
-    elif dtype.startswith(("TIMESTAMP", "DATE")) or (filled and moments == filled and numbers < filled):
-        kind = "moment"
-    else:
-        kind = "number" if filled and numbers == filled else "text"
-    return Column(name, kind, filled / rows, distinct, low, high, tuple(r[0] for r in top))
-
-
-def _has(column: Column, words: tuple[str, ...]) -> bool:
-    joined = "".join(column.words)
-    return any(word in column.words or joined in {word, f"{word}id", f"{word}s"} for word in words)
-
-
-def _by_name(sample: Sample, words: tuple[str, ...], exclude: list[Column]) -> Column | None:
-    """The column whose name holds the earliest of ``words``; an id before its companion text."""
-    candidates = [
-        (words.index(word), "id" not in c.words and "key" not in c.words, position, c)
-        for position, c in enumerate(sample.columns)
-        for word in words
-        if c not in exclude and c.kind != "moment" and c.share_filled > 0 and _has(c, (word,))
-    ]
-    return min(candidates)[3] if candidates else None
+    return [f"  chosen: {flow(beside)}  # check: those of the list with which something was done"] if beside else []
 
 
 def _require(sample: Sample, column: Column | None, what: str, key: str) -> Column:
@@ -482,17 +215,17 @@ def _require(sample: Sample, column: Column | None, what: str, key: str) -> Colu
 
 def _timestamp(con: duckdb.DuckDBPyConnection, sample: Sample) -> tuple[Column, str]:
     """The column of the moment and the mapping's line about it."""
-    named = [c for word in MOMENT for c in sample.columns if _has(c, (word,)) and c.share_filled > 0]
+    named = [c for word in MOMENT for c in sample.columns if has_word(c, (word,)) and c.share_filled > 0]
     typed = [c for c in sample.columns if c.kind == "moment"]
     for column in [*dict.fromkeys([*named, *typed])]:
         name, moment = json.dumps(column.name), None
         if column.kind == "moment":
-            check = f"{_time_apart(sample, column)}the zone where no offset is given{_seen(column, '; ')}"
+            check = f"{_time_apart(sample, column)}the zone where no offset is given{example_values(column, '; ')}"
             moment = f"timestamp: {{column: {name}, unit: iso, zone: UTC}}  # check: {check}"
         elif column.kind == "number" and column.low is not None and column.high is not None:
             for unit, second in (("s", 1.0), ("ms", 1e3), ("us", 1e6), ("ns", 1e9)):
                 if column.low / second >= 5e8 and column.high / second <= 4e9:
-                    moment = f"timestamp: {{column: {name}, unit: {unit}}}  # numbers that count from 1970{_seen(column, ', ')}"
+                    moment = f"timestamp: {{column: {name}, unit: {unit}}}  # numbers that count from 1970{example_values(column, ', ')}"
         else:
             moment = _text_moment(con, column)
         if moment:
@@ -515,17 +248,14 @@ def _time_apart(sample: Sample, column: Column) -> str:
 
 
 def _text_moment(con: duckdb.DuckDBPyConnection, column: Column) -> str | None:
-    cell = identifier(column.name)
-    for pattern in FORMATS:
-        row = con.execute(
-            f"SELECT count({cell}), count(TRY_STRPTIME(CAST({cell} AS VARCHAR), {quoted(pattern)})) FROM sample"
-        ).fetchone()
-        if row and row[0] and row[1] >= 0.99 * row[0]:
-            return (
-                f"timestamp: {{column: {json.dumps(column.name)}, format: {json.dumps(pattern)}, zone: UTC}}"
-                f"  # check: day before month? the zone?{_seen(column, '; ')}"
-            )
-    return None
+    """The mapping's line about a column of text that holds times."""
+    pattern = time_format(con, column)
+    if pattern is None:
+        return None
+    return (
+        f"timestamp: {{column: {json.dumps(column.name)}, format: {json.dumps(pattern)}, zone: UTC}}"
+        f"  # check: day before month? the zone?{example_values(column, '; ')}"
+    )
 
 
 def _seconds(sample: Sample, words: tuple[str, ...], taken: list[Column]) -> str | None:
@@ -535,7 +265,7 @@ def _seconds(sample: Sample, words: tuple[str, ...], taken: list[Column]) -> str
             c
             for word in words
             for c in sample.columns
-            if c not in taken and c.kind == "number" and _has(c, (word,)) and not _is_flag(c)
+            if c not in taken and c.kind == "number" and has_word(c, (word,)) and not is_flag(c)
         ),
         None,
     )
@@ -543,26 +273,30 @@ def _seconds(sample: Sample, words: tuple[str, ...], taken: list[Column]) -> str
         return None
     milliseconds = bool({"ms", "millis", "milliseconds", "msec"} & {*column.words}) or (column.high or 0) > 100_000
     minutes = bool({"min", "minutes", "mins"} & {*column.words})
-    return _expression(column) + (" / 1000" if milliseconds else " * 60" if minutes else "")
+    return expression(column) + (" / 1000" if milliseconds else " * 60" if minutes else "")
 
 
 def _requests(sample: Sample, taken: list[Column], listed: bool) -> list[str]:
     """Where an item stood among those shown with it, and what these have in common; the columns are taken."""
     lines = []
-    position = next((c for c in sample.columns if c not in taken and _has(c, POSITION) and _is_position(c)), None)
+    position = next((c for c in sample.columns if c not in taken and has_word(c, POSITION) and _is_position(c)), None)
     position = None if listed else position  # which a list tells by itself
     if position is not None:
         taken.append(position)
         lines.append(
-            f"  position: {_expression(position)}  # check: the item's place among those that were shown together"
+            f"  position: {expression(position)}  # check: the item's place among those that were shown together"
         )
     request = next(
-        (c for c in sample.columns if c not in taken and _has(c, REQUEST) and _is_shared_id(c, sample.rows, listed)),
+        (
+            c
+            for c in sample.columns
+            if c not in taken and has_word(c, REQUEST) and _is_shared_id(c, sample.rows, listed)
+        ),
         None,
     )
     if request is not None:
         taken.append(request)
-        lines.append(f"  request_id: {_expression(request)}  # check: items that were shown together have it in common")
+        lines.append(f"  request_id: {expression(request)}  # check: items that were shown together have it in common")
     return lines
 
 
@@ -576,21 +310,42 @@ def _is_shared_id(column: Column, rows: int, listed: bool) -> bool:
     return named and 1 < column.distinct < column.share_filled * rows + listed
 
 
-def _facets(sample: Sample, taken: list[Column]) -> list[str]:
+def _context(sample: Sample, taken: list[Column]) -> list[str]:
+    """What the log tells of the moment besides user, item and time; the columns are taken."""
+    suited = [
+        c for c in sample.columns
+        if c not in taken and c.kind in {"text", "number", "boolean"} and 1 < c.distinct <= MOST_CONTEXT_VALUES
+        and has_word(c, CONTEXT) and not has_word(c, FACET)
+    ]  # fmt: skip
+    if not suited:
+        return []
+    taken += suited
+    return [
+        "context:  # check: what a request can tell as well; rankers read it, and the clock does not",
+        *(f"  {facet_name(c)}: {expression(c)}{example_values(c)}" for c in suited),
+    ]
+
+
+def _facets(sample: Sample, taken: list[Column], in_items: bool) -> list[str]:
+    """What kinds of items the log tells; a hint where neither it nor, ``in_items``, a table of items tells any."""
     suited = [
         c for c in sample.columns
         if c not in taken and c.kind in {"text", "number"} and 1 < c.distinct <= min(MOST_FACET_VALUES, max(sample.rows // 2, 2))
-        and not _has(c, RATING) and not any(_has(c, words) for words in BEHAVIOR_WORDS.values())
+        and not has_word(c, RATING) and not any(has_word(c, words) for words in BEHAVIOR_WORDS.values())
     ]  # fmt: skip
-    named = [c for word in FACET for c in suited if _has(c, (word,))]
+    named = [c for word in FACET for c in suited if has_word(c, (word,))]
     chosen = [*dict.fromkeys(named or [c for c in suited if c.kind == "text"])][:MOST_FACETS]
     if not chosen:
-        return [
-            "# facets: no attribute of items was seen in the log; add facets, or items: {path: ..., key: ..., facets: {...}}"
-        ]
+        return (
+            []
+            if in_items
+            else [
+                "# facets: no attribute of items was seen in the log; add facets, or items: {path: ..., key: ..., facets: {...}}"
+            ]
+        )
     return [
         "facets:  # check: the attributes of items that the clock encodes",
-        *(f"  {_facet_name(c)}: {_expression(c)}{_seen(c)}" for c in chosen),
+        *(f"  {facet_name(c)}: {expression(c)}{example_values(c)}" for c in chosen),
     ]
 
 
@@ -598,7 +353,7 @@ def _behaviors(sample: Sample, taken: list[Column], timed: bool) -> list[str]:
     """What people did: flags, a column of actions, ratings, the share played; else that the row exists at all."""
     rules = _flags(sample, taken)
     action = next((c for word in ACTION for c in sample.columns
-                   if c not in taken and c.kind == "text" and c.distinct <= MOST_ACTIONS and _has(c, (word,))), None)  # fmt: skip
+                   if c not in taken and c.kind == "text" and c.distinct <= EXAMPLES and has_word(c, (word,))), None)  # fmt: skip
     note = ""
     if action is not None:
         matched = {
@@ -613,12 +368,12 @@ def _behaviors(sample: Sample, taken: list[Column], timed: bool) -> list[str]:
             note = f"  # values of {action.name}: {', '.join(action.examples[:12])}"
             for behavior, values in matched.items():
                 if values and behavior not in rules:
-                    rules[behavior] = f"{_expression(action)} IN ({', '.join(quoted(v) for v in values)})"
-    rating = next((c for c in sample.columns if c not in taken and c.kind == "number" and _has(c, RATING)), None)
+                    rules[behavior] = f"{expression(action)} IN ({', '.join(quoted(v) for v in values)})"
+    rating = next((c for c in sample.columns if c not in taken and c.kind == "number" and has_word(c, RATING)), None)
     if rating is not None and rating.high is not None and "like" not in rules:
         high = rating.high
-        rules["like"] = f"{_expression(rating)} >= {high * 0.8:g}"
-        rules.setdefault("dislike", f"{_expression(rating)} <= {high * 0.4:g}")
+        rules["like"] = f"{expression(rating)} >= {high * 0.8:g}"
+        rules.setdefault("dislike", f"{expression(rating)} <= {high * 0.4:g}")
         taken.append(rating)
     if timed:
         rules.setdefault("finish", "played_seconds / duration_seconds >= 0.9")
@@ -639,9 +394,9 @@ def _flags(sample: Sample, taken: list[Column]) -> dict[str, str]:
     for behavior, words in BEHAVIOR_WORDS.items():
         flag = next(
             (c for word in words for c in sample.columns
-             if c not in taken and (word in c.words or word == "_".join(c.words)) and _is_flag(c)), None)  # fmt: skip
+             if c not in taken and (word in c.words or word == "_".join(c.words)) and is_flag(c)), None)  # fmt: skip
         if flag is not None:
-            rules[behavior] = _expression(flag)
+            rules[behavior] = expression(flag)
             taken.append(flag)
     return rules
 
@@ -662,36 +417,6 @@ def _actions(action: Column, values: dict[str, list[str]], shown: list[str], rul
     ]
 
 
-def _is_flag(column: Column) -> bool:
-    words = {"0", "1", "0.0", "1.0", "true", "false", "t", "f", "yes", "no", "y", "n"}
-    return column.kind == "boolean" or (column.distinct <= 2 and {v.lower() for v in column.examples} <= words)
-
-
-def _expression(column: Column) -> str:
-    """The column's name as an expression: quoted unless it is a plain word."""
-    plain = re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", column.name) and _is_yaml_text(column.name)
-    return column.name if plain else json.dumps(identifier(column.name))
-
-
-def _facet_name(column: Column) -> str:
-    plain = re.sub(r"[^a-z0-9_]+", "_", column.name.lower()).strip("_")
-    return plain if plain.isidentifier() and plain not in RESERVED_FACETS and _is_yaml_text(plain) else f"facet_{plain}"
-
-
-def _is_yaml_text(word: str) -> bool:
-    """Whether YAML reads a word without quotes as that text: ``no`` and ``null`` are none."""
-    return isinstance(yaml.safe_load(word), str)
-
-
-def _seen(column: Column, lead: str = "  # ") -> str:
-    """For example: three values, shortened."""
-    return f"{lead}for example {', '.join(' '.join(v.split())[:24] for v in column.examples[:3])}"
-
-
-def _flow(options: Options | dict[str, str]) -> str:
-    return "{" + ", ".join(f"{k}: {json.dumps(v)}" for k, v in options.items()) + "}"
-
-
 def _source_name(file: Path) -> str:
     stem = (
         file.name.split(".")[0]
@@ -700,7 +425,5 @@ def _source_name(file: Path) -> str:
     )
     name = re.sub(r"[^a-z0-9_-]+", "_", stem.lower()).strip("_-")[:40]
     return (
-        name
-        if re.fullmatch(r"[a-z][a-z0-9_-]{0,40}", name) and _is_yaml_text(name)
-        else f"log_{name}"[:40].rstrip("_-")
+        name if re.fullmatch(r"[a-z][a-z0-9_-]{0,40}", name) and is_yaml_text(name) else f"log_{name}"[:40].rstrip("_-")
     )

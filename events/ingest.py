@@ -29,8 +29,11 @@ from events.exposures import SCHEMA as EXPOSURES
 from events.exposures import read_exposures
 from events.forgotten import ForgottenList
 from events.ids import extend_ids, id_kinds, id_path
+from events.items import write_item_facets
+from events.likely_cause import likely_cause
+from events.log_files import find_files
 from events.mapping import Actions, Mapping, load_mapping, log_paths
-from events.readers import RawLog, find_files, load_raw, raw_rows
+from events.readers import RawLog, load_raw, raw_rows
 from events.repeated import mark_repeated
 from events.schema import BEHAVIORS
 from events.staging import IGNORED, Staging, inner
@@ -91,7 +94,7 @@ def _require_some_good(con: duckdb.DuckDBPyConnection, staging: Staging, one_hou
     listed = ", ".join(f"{reason} {count}" for reason, count in reasons)
     raise DataError(
         f"none of the {rows} rows of {staging.files[0]}{_beside(passed_over)} could be read ({listed}); nothing was ingested. "
-        + staging.likely_cause(str(reasons[0][0]))
+        + likely_cause(staging, str(reasons[0][0]))
     )
 
 
@@ -167,6 +170,8 @@ def ingest(
         _write_quarantine(con, store, files, account, staging.raw)
         write_attributes(con, store, tables, staging.ids)
         _write_hours(con, store, changes, exposures.by_hour(con, store), account, close)
+        if mapping.items:
+            write_item_facets(con, store, mapping.items, numbers=staging.ids["item"] == "int")
         tell(account, mapping, staging, one_hour=close is not None)
         write_json(
             store.root / "_receipts" / f"{_input_digest(files)}.json", {**asdict(account), "changed_hours": None}

@@ -14,8 +14,9 @@ from core.duck import scalar
 from core.errors import DataError
 from core.expressions import parse_expression
 from events.cells import content, is_taken_apart, only_json, whole_number, without_point
+from events.log_files import find_files
 from events.mapping import Mapping, SideTable, relative
-from events.readers import RawLog, exact_text, find_files, load_raw
+from events.readers import RawLog, exact_text, load_raw
 
 log = logging.getLogger("events.side_tables")
 

@@ -2,34 +2,24 @@
 
 from __future__ import annotations
 
-import csv
 import logging
-import re
 from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 
 import duckdb
-import sqlglot
-from sqlglot import expressions as exp
 
 from core.documents import did_you_mean, one_line
 from core.duck import identifier, quoted, scalar, texts
 from core.errors import ConfigError, DataError
-from core.expressions import parse_expression
 from core.hours import Hour
 from events.cells import (
     FINITE,
-    FORMATS,
     HALF_DAY,
-    ISO,
     boolean_sql,
     content,
     filled,
     finite,
-    finite_tree,
-    is_taken_apart,
-    only_json,
     position_sql,
     timestamp_sql,
     unless_missing,
@@ -41,6 +31,7 @@ from events.items import ITEM_LENGTH, load_items
 from events.lists import unfold_lists
 from events.mapping import Items, Mapping, is_zone
 from events.readers import exact_text, load_raw, raw_rows
+from events.row_expressions import RowExpressions
 from events.schema import BEHAVIORS, REQUEST_COLUMNS
 
 log = logging.getLogger("events.staging")
@@ -54,7 +45,7 @@ IGNORED = "ignored"
 MOST_VALUES = 10
 """Unknown values that the account lists."""
 MAJORITY = 0.5
-"""A text column counts as numbers (or an id as an integer) when more than this share of its cells is."""
+"""With fewer of the log's items in the table of items, a warning says so."""
 
 
 class Staging:
@@ -91,47 +82,44 @@ class Staging:
         """Rows that lists of items gave beyond the rows of the input."""
         self.items_file: Path | None = None
         self._folders = [folder, files[0].parent]
-        self.numbers: set[str] = set()
-        self.expressions: list[tuple[str, str, str]] = []
+        self.sql = RowExpressions(con, self.raw)
         self.ids: dict[str, str] = {}
         self.known_ids = kinds
         self.shifted: dict[str, int] = {}
         """How many times the zone's clock showed twice (``ambiguous``) or never (``skipped``)."""
         self.unreadable: dict[str, int] = {}
         """Cells that are not empty and were not understood, by the part of the event; their rows are kept."""
-        self.json_cells: dict[str, str] = {}
-        """SQL of the cells that are taken for JSON, by the key that says so."""
 
     def stage(self, now: datetime) -> None:
         """Build ``staged``: raw content, event columns, and ``reason`` (null for a good row)."""
         mapping, columns = self.mapping, self.mapping.columns
-        user = self._text(columns.user_id, "columns.user_id")
-        item = self._text(columns.item_id, "columns.item_id")
-        played = self._number(columns.played_seconds, "columns.played_seconds")
-        length = self._number(columns.duration_seconds, "columns.duration_seconds")
+        user = self.sql.text(columns.user_id, "columns.user_id")
+        item = self.sql.text(columns.item_id, "columns.item_id")
+        played = self.sql.number(columns.played_seconds, "columns.played_seconds")
+        length = self.sql.number(columns.duration_seconds, "columns.duration_seconds")
         if columns.duration_seconds is None and mapping.items and mapping.items.duration_seconds:
             length = f"TRY_CAST(i.{identifier(ITEM_LENGTH)} AS DOUBLE)"
-        event_id = unless_missing(self._optional_text(columns.event_id, "columns.event_id"))
-        request_id = unless_missing(self._optional_text(columns.request_id, "columns.request_id"))
-        place = self._optional_text(columns.position, "columns.position")
+        event_id = unless_missing(self.sql.optional_text(columns.event_id, "columns.event_id"))
+        request_id = unless_missing(self.sql.optional_text(columns.request_id, "columns.request_id"))
+        place = self.sql.optional_text(columns.position, "columns.position")
         position = f"coalesce(r.__place, {position_sql(place)})" if mapping.has_lists else position_sql(place)
-        facets = {name: self._text(text, f"facets.{name}") for name, text in mapping.log_facets.items()}
-        facets |= {name: self._text(text, f"context.{name}") for name, text in mapping.context_columns.items()}
+        facets = {name: self.sql.text(text, f"facets.{name}") for name, text in mapping.log_facets.items()}
+        facets |= {name: self.sql.text(text, f"context.{name}") for name, text in mapping.context_columns.items()}
         facets |= {
             name: content(f"CAST(i.{identifier(name)} AS VARCHAR)")
             for name in (mapping.items.facets if mapping.items else {})
         }
         outcomes: dict[str, str] = {
-            name: self._expression(text, f"behaviors.{name}", OWN) for name, text in mapping.behaviors.items()
+            name: self.sql.expression(text, f"behaviors.{name}", OWN) for name, text in mapping.behaviors.items()
         }
-        time_cell = self._column(mapping.timestamp.column, "timestamp.column")
+        time_cell = self.raw.cell(mapping.timestamp.column, "timestamp.column")
         self.time_cell = time_cell
         time_kind = self.raw.types.get(mapping.timestamp.column, "VARCHAR")
         moment = timestamp_sql(time_cell, mapping.timestamp, time_kind)
         written = wall_clock_sql(time_cell, mapping.timestamp, time_kind)
         join = f"LEFT JOIN items i ON i.key = {self._join_items(mapping.items, item)}" if mapping.items else ""
         self.con.execute(f"SET TimeZone = {quoted(mapping.timestamp.zone)}")
-        self._execute(
+        self.sql.execute(
             f"""CREATE TABLE parsed AS SELECT r.__row, {user} AS user_key, {item} AS item_key,
             {moment} AS ts, {time_cell} IS NULL AS ts_missing,
             {written} AS wall_clock, {self._ignored()} AS ignored,
@@ -148,7 +136,7 @@ class Staging:
         behaviors, guessed = {}, []
         for (name, sql), text in zip(outcomes.items(), mapping.behaviors.values(), strict=True):
             where = f"behaviors.{name}: '{one_line(text)}'"
-            kind = "BOOLEAN" if self.raw.blank else self._type_of(sql, where)
+            kind = "BOOLEAN" if self.raw.blank else self.sql.type_of(sql, where)
             behaviors[name] = f"({sql})" if kind == "BOOLEAN" else boolean_sql(sql)
             guessed += [name] if kind != "BOOLEAN" else []
         for name, sql in self.marks.said.items():
@@ -159,7 +147,7 @@ class Staging:
         behaviors |= told
         reasons = self._reasons(now, zone_bad)
         typed = ", ".join(f"{behaviors.get(name, 'CAST(NULL AS BOOLEAN)')} AS {identifier(name)}" for name in BEHAVIORS)
-        self._execute(
+        self.sql.execute(
             f"""CREATE TABLE staged AS SELECT p.__row, coalesce({key}, {digest}) AS event_id, p.user_key, p.item_key,
             p.ts, {role} AS is_action, {local} AS local_time, {", ".join(f"p.{inner(name)}" for name in facets)},
             p.played_seconds, p.duration_seconds, p.in_items, {typed}, {", ".join(f"p.{n}" for n in REQUEST_COLUMNS)}, {reasons} AS reason
@@ -179,7 +167,9 @@ class Staging:
             f"behaviors.{name}": f"{content(f'CAST(({sql}) AS VARCHAR)')} IS NOT NULL AND s.{identifier(name)} IS NULL"
             for name, sql in guessed.items()
         }
-        conditions |= {where: f"{filled(cell)} AND NOT json_valid({cell})" for where, cell in self.json_cells.items()}
+        conditions |= {
+            where: f"{filled(cell)} AND NOT json_valid({cell})" for where, cell in self.sql.json_cells.items()
+        }
         conditions["columns.position"] = "p.place IS NOT NULL AND p.position IS NULL"
         for part, condition in conditions.items():
             count = scalar(
@@ -193,7 +183,7 @@ class Staging:
     def _join_items(self, items: Items, item: str) -> str:
         """Load the table of items; SQL of a row's item as that writes it, where 7.0 is 7 if the log's items are numbers."""
         whole = f"bool_and({whole_number(item)})"
-        self._execute(f"CREATE TABLE item_form AS SELECT {whole} AS whole FROM raw r WHERE NOT {self._ignored()}")
+        self.sql.execute(f"CREATE TABLE item_form AS SELECT {whole} AS whole FROM raw r WHERE NOT {self._ignored()}")
         kinds = (self.known_ids.get("item"), self.mapping.ids.get("item"))
         numbers = "int" in kinds or bool(scalar(self.con, "SELECT whole FROM item_form"))
         self.items_file = load_items(self.con, self.mapping, items, self._folders, numbers=numbers)
@@ -314,135 +304,6 @@ class Staging:
             f"'{one_line(value, 60)}' {count}{did_you_mean(value, values)}" for value, count in counts.items()
         )
 
-    def likely_cause(self, reason: str) -> str:
-        """What a person should look at when many rows could not be read, most of them for a reason."""
-        if reason in {"bad_timestamp", "too_old", "in_future"}:
-            return self._likely_time(reason)
-        if reason.startswith("not_a_number:"):
-            column = reason.removeprefix("not_a_number:")
-            return f"Column '{column}' is used as a number in the mapping and is none{self._decimal_comma(column)}"
-        shape = f"Look at csv: delimiter, quote, encoding and header in the mapping{self._cell_counts()}"
-        return {
-            "malformed_row": shape,
-            "open_quote": shape,
-            "bad_list": "A list begins and does not end: were cells cut short when the log was written?",
-            "conflicting_event_id": "columns.event_id is not an event's own: rows of other users or items have the same one; take it out",
-            "repeated_key": "An object has the same key twice: give each its own name",
-            "bad_encoding": "The text is not UTF-8: set csv: {encoding: latin-1} in the mapping, or save it as UTF-8",
-            "unknown_zone": self._zone_hint(),
-            "zone_abbreviation": "Abbreviations of zones mean several; write offsets, or leave them out and give zone",
-            "unknown_action": "The values of actions.column are not those under actions.values and impressions.values: "
-            + self.describe_actions(self.unknown_actions()),
-            "unknown_label": "The items of impressions.list_column do not end with a separator and a value of impressions.labels",
-            "bad_user_id": "User ids of this source are integers since its first ingestion",
-            "bad_item_id": "Item ids of this source are integers since its first ingestion",
-        }.get(reason, "Look at the mapping's columns")
-
-    def _likely_time(self, reason: str) -> str:
-        """What a person should look at when many times could not be read."""
-        rule = self.mapping.timestamp
-        text = scalar(
-            self.con,
-            f"""SELECT any_value(CAST({self.time_cell} AS VARCHAR)) FROM raw r JOIN staged USING (__row)
-            WHERE reason = {quoted(reason)}""",
-        )
-        if rule.unit != "iso" and re.fullmatch(ISO, str(text)):
-            return f"Times such as {text!r} look like unit: iso; the mapping says unit: {rule.unit}"
-        try:
-            number = float(text)
-        except (TypeError, ValueError):
-            if pattern := self._likely_format():
-                return f'Times such as {text!r} look like timestamp.format: "{pattern}"'
-            return f"Look at timestamp: a cell reads {text!r}; give unit (s, ms, us, ns) for numbers, or a format"
-        for unit, micros in (("s", 1_000_000), ("ms", 1_000), ("us", 1), ("ns", 0.001)):
-            if 1990 <= 1970 + number * micros / 3.15576e13 <= 2100 and unit != rule.unit:
-                return f"Times such as {text} look like unit: {unit}; the mapping says unit: {rule.unit}"
-        return f"Look at timestamp: a cell reads {text!r}"
-
-    def _decimal_comma(self, column: str) -> str:
-        """A hint where cells of a column would be numbers with a point for their comma."""
-        cell = f"CAST({self.raw.cell(column, column)} AS VARCHAR)"
-        text = scalar(
-            self.con,
-            f"""SELECT any_value({cell}) FROM raw r WHERE TRY_CAST({cell} AS DOUBLE) IS NULL
-            AND TRY_CAST(replace({cell}, ',', '.') AS DOUBLE) IS NOT NULL""",
-        )
-        name = column if column.isidentifier() else identifier(column)
-        return f": a cell reads '{one_line(text, 40)}'; write \"replace({name}, ',', '.')\"" if text else ""
-
-    def _likely_format(self) -> str | None:
-        """The format of times that reads most of the cells, if one reads nearly all."""
-        text = f"CAST({self.time_cell} AS VARCHAR)"
-        counts = ", ".join(f"count(try_strptime({text}, {quoted(pattern)}))" for pattern in FORMATS)
-        total, *read = self.con.execute(f"SELECT count({self.time_cell}), {counts} FROM raw r").fetchall()[0]
-        best = max(range(len(FORMATS)), key=lambda place: read[place])
-        return FORMATS[best] if read[best] >= 0.99 * total else None
-
-    def _cell_counts(self) -> str:
-        """How many cells a row that could not be split has, and how many the mapping or the header names."""
-        text = scalar(self.con, "SELECT any_value(content) FROM malformed WHERE reason = 'malformed_row'")
-        if text is None or self.raw.typed:
-            return ""
-        options = self.mapping.csv
-        delimiter = options.delimiter_of(self.files[0])
-        if len(delimiter) == 1 and options.quote:
-            cells = next(csv.reader([text], delimiter=delimiter, quotechar=options.quote), [])
-        else:
-            cells = text.split(delimiter)
-        names = "the header" if options.header else "csv.columns"
-        return f": a row has {len(cells)} cells, {names} {len(options.columns) or len(self.raw.columns)}"
-
-    def _zone_hint(self) -> str:
-        """What a person should look at when no row has a zone or an offset that can be read."""
-        rule = self.mapping.local_time
-        key = "zone_column" if rule.zone_column else "offset_minutes_column"
-        name = getattr(rule, key)
-        plain = f"CAST({self.raw.cell(name, key)} AS VARCHAR)" if name in self.raw.columns else None
-        cell = content(plain or self._optional_text(name, f"local_time.{key}"))
-        text = scalar(self.con, f"SELECT any_value({cell}) FROM raw r")
-        wanted = "a zone such as Europe/Berlin" if rule.zone_column else "minutes from UTC, such as 120 or -300"
-        return f"Look at local_time.{key}: {'every cell is empty' if text is None else f'a cell reads {text!r}'}, it takes {wanted}"
-
-    def _type_of(self, sql: str, where: str) -> str:
-        """DuckDB type of a compiled expression over raw and parsed rows."""
-        try:
-            rows = self.con.execute(f"DESCRIBE SELECT ({sql}) FROM raw r JOIN parsed p USING (__row)").fetchall()
-        except duckdb.Error as error:
-            raise ConfigError(f"{where}: {str(error).splitlines()[0]}; nothing was ingested") from None
-        return str(rows[0][1])
-
-    def _execute(self, sql: str) -> None:
-        """Run a statement with the mapping's expressions in it; an error names the expression and a row."""
-        try:
-            self.con.execute(sql)
-        except duckdb.OutOfMemoryException:
-            raise
-        except duckdb.Error as error:
-            self.con.execute("SET TimeZone = 'UTC'")
-            first = str(error).splitlines()[0]
-            for where, text, compiled in self.expressions:
-                source = "raw r" + (" JOIN parsed p USING (__row)" if "p." in compiled else "")
-                try:
-                    self.con.execute(f"SELECT count(({compiled})) FROM {source}").fetchall()
-                except duckdb.Error as cause:
-                    reason = str(cause).splitlines()[0]
-                    row = self._failing_row(compiled, source)
-                    raise ConfigError(
-                        f"{where}: '{one_line(text)}' fails{row}: {reason}; nothing was ingested"
-                    ) from None
-            raise DataError(f"the mapping cannot be applied: {first}; nothing was ingested") from None
-
-    def _failing_row(self, compiled: str, source: str) -> str:
-        """`` in row N`` of the first row in which an expression fails, nothing where none is to blame."""
-        try:
-            row = scalar(
-                self.con,
-                f"SELECT min(__row) FROM {source} WHERE TRY(({compiled})) IS NULL AND __row > 0",
-            )
-        except duckdb.Error:
-            return ""
-        return f" in row {row}" if row is not None else ""
-
     def _resolve_folds(self) -> None:
         """Count times that the zone's clock showed twice or never, and take the one that the mapping chooses."""
         zone = quoted(self.mapping.timestamp.zone)
@@ -527,9 +388,9 @@ class Staging:
             *(
                 (
                     f"not_a_number:{name}",
-                    f"{content(self.raw.cell(name, name))} IS NOT NULL AND {self._cell(name)} IS NULL",
+                    f"{content(self.raw.cell(name, name))} IS NOT NULL AND {self.sql.cell(name)} IS NULL",
                 )
-                for name in sorted(self.numbers)
+                for name in sorted(self.sql.numbers)
             ),
             *((("unknown_label", self.marks.unlabeled),) if self.marks.unlabeled != "false" else ()),
             *((("unknown_action", f"{self._action({})[0]} IS NULL"),) if self.mapping.actions else ()),
@@ -545,98 +406,16 @@ class Staging:
         if rule.zone:
             return f"p.ts AT TIME ZONE {quoted(rule.zone)}", "false"
         if rule.offset_minutes_column:
-            minutes = self._number(rule.offset_minutes_column, "local_time.offset_minutes_column")
+            minutes = self.sql.number(rule.offset_minutes_column, "local_time.offset_minutes_column")
             bad = f"coalesce(NOT isfinite({minutes}) OR abs({minutes}) > 26 * 60, true)"
             safe = f"CASE WHEN {bad} THEN 0 ELSE {minutes} END"
             return f"(p.ts AT TIME ZONE 'UTC') + to_minutes(CAST({safe} AS BIGINT))", bad
-        column = self._text(str(rule.zone_column), "local_time.zone_column")
+        column = self.sql.text(str(rule.zone_column), "local_time.zone_column")
         names = [row[0] for row in self.con.execute(f"SELECT DISTINCT {column} FROM raw r").fetchall()]
         known = [name for name in names if name and is_zone(name)]
         zones = ", ".join(map(quoted, known)) or "''"
         safe = f"CASE WHEN {column} IN ({zones}) THEN {column} ELSE 'UTC' END"
         return f"p.ts AT TIME ZONE ({safe})", f"coalesce({column} NOT IN ({zones}), true)"
-
-    def _column(self, name: str, where: str) -> str:
-        return self.raw.cell(name, where)
-
-    def _text(self, text: str, where: str) -> str:
-        sql = self._expression(text, where)
-        return content(exact_text(f"({sql})", self.raw.types.get(text, "VARCHAR")))
-
-    def _optional_text(self, text: str | None, where: str) -> str:
-        return self._text(text, where) if text else "CAST(NULL AS VARCHAR)"
-
-    def _number(self, text: str | None, where: str) -> str:
-        if text is None:
-            return "CAST(NULL AS DOUBLE)"
-        if text in self.raw.columns and not self._typed(text):
-            self.numbers.add(text)
-        return f"TRY_CAST(({self._expression(text, where)}) AS DOUBLE)"
-
-    def _typed(self, name: str) -> bool:
-        """Whether the file itself says that a column is something else than text."""
-        return self.raw.typed and name in self.raw.columns and name not in self.raw.untyped
-
-    def _expression(self, text: str, where: str, event_columns: tuple[str, ...] = ()) -> str:
-        """SQL of a mapping's expression: columns checked, text columns that hold numbers made numbers."""
-        if text in self.raw.columns:
-            self.raw.cell(text, where)  # a repeated name is refused
-            return self._cell(text)
-        tree: exp.Expr = parse_expression(text, where)
-        for column in list(tree.find_all(exp.Column)):
-            name = column.name
-            self._refuse_nested(column, where)
-            if name in event_columns:
-                sql = f"p.{identifier(name)}"
-            else:
-                sql = self.raw.cell(name, where if column is tree else f"{where} ({one_line(text)})")
-                if self._is_empty(name):
-                    sql = "NULL"  # of any type, so that what is meant for numbers is not an error
-                else:
-                    if not self._typed(name) and self._is_number(name):
-                        self.numbers.add(name)
-                    sql = self._cell(name)
-                    if self.raw.types[name] in {"FLOAT", "DOUBLE"}:
-                        sql = finite(sql)
-                    if self.raw.types[name] == "VARCHAR" and is_taken_apart(column):
-                        self.json_cells[where] = sql
-                        sql = only_json(sql)
-            cell = sqlglot.parse_one(sql, read="duckdb")
-            tree = cell if column is tree else tree
-            column.replace(cell)
-        compiled = finite_tree(tree).sql(dialect="duckdb")
-        self.expressions.append((where, text, compiled))
-        return compiled
-
-    def _refuse_nested(self, column: exp.Column, where: str) -> None:
-        """Fail for ``geo.country`` where the log has a column ``geo``: it would be looked for under the last name."""
-        outer = column.table
-        if outer and outer in self.raw.columns:
-            kind = self.raw.types[outer]
-            inside = f"{outer}['{column.name}']" if kind.startswith("STRUCT") else f"{outer}->>'$.{column.name}'"
-            raise ConfigError(
-                f"{where}: '{outer}.{column.name}' names no column; what is inside of column '{outer}' is \"{inside}\""
-            )
-
-    def _cell(self, name: str) -> str:
-        column = self.raw.cell(name, name)
-        return f"TRY_CAST({column} AS DOUBLE)" if name in self.numbers else column
-
-    def _is_empty(self, name: str) -> bool:
-        """Whether a column that is text, or that this input does not have, has no content at all."""
-        if name not in self.raw.columns:
-            return True
-        if self._typed(name):
-            return False
-        return not scalar(self.con, f"SELECT count(*) FROM raw WHERE {filled(self.raw.columns[name])}")
-
-    def _is_number(self, name: str) -> bool:
-        column = self.raw.columns[name]
-        share = scalar(
-            self.con,
-            f"SELECT avg((TRY_CAST({column} AS DOUBLE) IS NOT NULL)::INT) FROM raw WHERE {filled(column)}",
-        )
-        return share is not None and share > MAJORITY
 
 
 def inner(facet: str) -> str:

@@ -22,9 +22,10 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from core.engine import Engine, engine
+from core.engine import engine
 from core.files import digest_json, exclusive_lock
 from core.hours import DAY_HOURS, Hour, hour_range
+from core.sql_engine import Engine
 from events.change_list import ChangePosition
 from feature_repo.sql import event_score_sql
 from feature_repo.state import ClockStorage

@@ -17,13 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from core.duck import identifier
-from core.engine import Engine, parquet_parts
-from core.files import replaced_directory, write_parquet
 from core.hours import DAY_HOURS, Hour
+from core.sql_engine import Engine, parquet_parts
 from feature_repo.sql import columns
 
 
@@ -70,22 +67,23 @@ class ChangeLog:
         """Folder of the rows of the hours first to last, the last included; ``number`` tells pieces of them apart."""
         return self.root / f"{first.key}--{last.key}.{number:05d}"
 
-    def put(self, as_of: Hour, rows: pa.Table) -> None:
+    def put(self, engine: Engine, as_of: Hour, rows: str) -> None:
         """Write rows of one hour, in the place of that hour's rows of equal key.
 
         Args:
+            engine: has the table, and writes.
             as_of: the hour.
-            rows: in the order of their keys.
+            rows: table of the rows.
         """
         covering = [s for s in self.spans() if bounds(s)[0] <= as_of <= bounds(s)[1]]
-        rows = rows.select(self.schema.names).cast(self.schema)
+        fresh = f"SELECT {columns(self.schema.names)} FROM {rows} r"
         if not covering:
-            self._write(self.span(as_of, as_of), rows)
+            engine.write(self._sorted(engine, fresh), self.span(as_of, as_of))
+        merged = {}
         for place, span in enumerate(covering):
-            old = self._read(span)
-            same = pc.and_(pc.equal(old["as_of"], as_of.number), self._is_in(old, rows))
-            kept = old.filter(pc.invert(same))
-            self._write(span, self._ordered(pa.concat_tables([kept, rows])) if place == 0 else kept)
+            kept = self._kept(engine, span, rows, f"as_of <> {as_of.number}")
+            merged[span] = self._sorted(engine, f"{kept} UNION ALL {fresh}" if place == 0 else kept)
+        engine.write_all(merged)
 
     def tidy(self, engine: Engine, as_of: Hour) -> None:
         """Once a day, in the view's turn: collect the latest rows, and merge the hours of days that are over.
@@ -130,7 +128,7 @@ class ChangeLog:
                 WHERE NOT EXISTS (SELECT 1 FROM newest n WHERE {same})"""
         oldest = at.number - self.holds_hours
         target = latest_folder(self.root) / at.key
-        engine.write(f"SELECT {names} FROM ({rows}) r WHERE as_of >= {oldest} ORDER BY {keys}", target)
+        engine.write(f"SELECT {names} FROM ({rows}) r WHERE as_of >= {oldest} {engine.sorted_by(keys)}", target)
         for folder in collected:
             shutil.rmtree(folder)
 
@@ -150,21 +148,28 @@ class ChangeLog:
             since: earlier rows stay as they are.
         """
         self._forget_latest(since)
-        names, order = columns(self.schema.names), columns(self._order)
-        same = " AND ".join(f'k."{key}" = f."{key}"' for key in self.keys)
         placed: set[tuple[Hour, Hour]] = set()
+        merged = {}
         for span in self.spans():
             first, last = bounds(span)
             if last < since:
                 continue
-            inside = f"SELECT {names} FROM {rows} WHERE as_of >= {first.number} AND as_of <= {last.number}"
-            fresh = "" if (first, last) in placed else f"UNION ALL {inside}"
+            kept = self._kept(engine, span, keys, f"as_of < {since.number}")
+            if (first, last) not in placed:
+                inside = f"as_of >= {first.number} AND as_of <= {last.number}"
+                kept += f" UNION ALL SELECT {columns(self.schema.names)} FROM {rows} r WHERE {inside}"
             placed.add((first, last))
-            merged = engine.arrow(
-                f"""SELECT {names} FROM {engine.files(parquet_parts(span))} f WHERE as_of < {since.number}
-                OR NOT EXISTS (SELECT 1 FROM {keys} k WHERE {same}) {fresh} ORDER BY {order}"""
-            )
-            self._write(span, merged.cast(self.schema))
+            merged[span] = self._sorted(engine, kept)
+        engine.write_all(merged)
+
+    def _kept(self, engine: Engine, span: Path, keys: str, untouched: str) -> str:
+        """SELECT of a span's rows that are untouched, or whose keys are not in a table."""
+        same = " AND ".join(f"k.{key} = f.{key}" for key in map(identifier, self.keys))
+        return f"""SELECT {columns(self.schema.names)} FROM {engine.files(parquet_parts(span))} f
+            WHERE {untouched} OR NOT EXISTS (SELECT 1 FROM {keys} k WHERE {same})"""
+
+    def _sorted(self, engine: Engine, rows: str) -> str:
+        return f"SELECT * FROM ({rows}) r {engine.sorted_by(columns(self._order))}"
 
     def _merge_days(self, engine: Engine, as_of: Hour) -> None:
         """Merge the hours of finished days, but not what the log begins with: after a rebuild that is every row."""
@@ -180,29 +185,11 @@ class ChangeLog:
             return
         files = engine.files([part for span in hourly for part in parquet_parts(span)])
         span = self.span(min(bounds(s)[0] for s in hourly), max(bounds(s)[1] for s in hourly))
-        engine.write(f"SELECT {columns(self.schema.names)} FROM {files} f ORDER BY {columns(self._order)}", span)
+        engine.write(
+            f"SELECT {columns(self.schema.names)} FROM {files} f {engine.sorted_by(columns(self._order))}", span
+        )
         for span in hourly:
             shutil.rmtree(span)
-
-    def _is_in(self, table: pa.Table, rows: pa.Table) -> pa.ChunkedArray:
-        """Whether each row's key is among the keys of ``rows``."""
-        marked = rows.select(self.keys).group_by(list(self.keys)).aggregate([])
-        marked = marked.append_column("is_in", pa.array([True] * marked.num_rows, pa.bool_()))
-        place = table.select(self.keys).append_column("place", pa.array(range(table.num_rows), pa.int64()))
-        joined = place.join(marked, list(self.keys)).sort_by("place")
-        return pc.fill_null(joined["is_in"], False)
-
-    def _ordered(self, rows: pa.Table) -> pa.Table:
-        return rows.select(self.schema.names).cast(self.schema).sort_by([(name, "ascending") for name in self._order])
-
-    def _read(self, span: Path) -> pa.Table:
-        parts = [pq.ParquetFile(part).read().select(self.schema.names) for part in parquet_parts(span)]
-        return pa.concat_tables([part.cast(self.schema) for part in parts]) if parts else self.schema.empty_table()
-
-    @staticmethod
-    def _write(span: Path, rows: pa.Table) -> None:
-        with replaced_directory(span) as target:
-            write_parquet(target / "part-00000.parquet", rows)
 
 
 def spans_of(root: Path) -> list[Path]:

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 import pyarrow.parquet as pq
 
-from core.engine import Engine, parquet_parts
 from core.hours import Hour, hour_range
+from core.sql_engine import Engine, parquet_parts
 from events.change_list import ChangePosition
 from feature_repo.executor import Executor
-from feature_repo.query_builder import ITEMS, Part, Query, SumTables
+from feature_repo.query_builder import ITEMS, Part, SumTables
 from feature_repo.sql import columns, negative, summed, zeros
 from feature_repo.state import ClockStorage, StateDescription
-from feature_repo.sums import Layer, Sums, folder_digest, folder_stamp
+from feature_repo.statements import Query
+from feature_repo.sums import Layer, Sums, folder_digests, folder_stamp
 
 
 def among(table: str, *keys: str) -> str:
@@ -93,7 +94,7 @@ class ClockComputation:
         """
         folders = {name: self._base_folder(name) for name in queries}
         self._write({folders[name]: parts for name, parts in queries.items()})
-        return {name: self._base(name, queries[name]) for name in queries}
+        return self._bases({name: list(parts) for name, parts in queries.items()})
 
     def write_slot_bases(self, tables: SumTables, slots: Sequence[int]) -> dict[str, Layer]:
         """Write bases of slots, in the place of those before.
@@ -109,15 +110,19 @@ class ClockComputation:
         for part in parts:
             folders = {slot: root / self._base_folder(str(slot)) / part.name for slot in slots}
             self.engine.write_by_key(partial(self.build.slot_sums, tables, part), "slot", folders)
-        return {str(slot): self._base(str(slot), [part.name for part in parts]) for slot in slots}
+        return self._bases({str(slot): [part.name for part in parts] for slot in slots})
 
     def _base_folder(self, name: str) -> str:
         return f"{name.zfill(3)}-{self.as_of.key}-{self.generation}"
 
-    def _base(self, name: str, parts: Iterable[str]) -> Layer:
-        folder = self._base_folder(name)
-        rows = sum(self.stored_rows(folder, part) for part in parts if not part.startswith("everyone-"))
-        return self._layer(folder, {name: rows})
+    def _bases(self, parts: Mapping[str, Sequence[str]]) -> dict[str, Layer]:
+        """The bases just written, from the names of their parts."""
+        rows = {}
+        for name, names in parts.items():
+            folder = self._base_folder(name)
+            stored = sum(self.stored_rows(folder, part) for part in names if not part.startswith("everyone-"))
+            rows[folder] = {name: stored}
+        return dict(zip(parts, self._layers(rows), strict=True))
 
     def write_delta(self, queries: Mapping[str, str], rows: Mapping[str, int]) -> Layer:
         """Write what this refresh changed.
@@ -128,13 +133,13 @@ class ClockComputation:
         """
         folder = f"{self.as_of.key}-{self.generation}"
         self._write({folder: queries})
-        return self._layer(folder, rows)
+        return self._layers({folder: rows})[0]
 
     def fold(self, sums: Sums) -> Sums:
         """Write those bases again whose deltas have grown large."""
         folded = {
             name: {
-                part.name: f"SELECT * FROM ({self.merged(sums, [name], part)}) m ORDER BY {columns(part.keys)}"
+                part.name: f"SELECT * FROM ({self.merged(sums, [name], part)}) m {self.engine.sorted_by(columns(part.keys))}"
                 for part in self.build.base_parts(name)
             }
             for name in sums.due()
@@ -149,9 +154,14 @@ class ClockComputation:
             {root / folder / part: sql for folder, queries in folders.items() for part, sql in queries.items()}
         )
 
-    def _layer(self, folder: str, rows: Mapping[str, int]) -> Layer:
-        path = self.clock.sums_folder / folder
-        return Layer(folder, folder_digest(path), self.generation, rows, folder_stamp(path))
+    def _layers(self, rows: Mapping[str, Mapping[str, int]]) -> list[Layer]:
+        """The layers just written, from what each folder has of each name."""
+        root = self.clock.sums_folder
+        digests = folder_digests([root / folder for folder in rows], self.engine.digests)
+        return [
+            Layer(folder, digests[root / folder], self.generation, counts, folder_stamp(root / folder))
+            for folder, counts in rows.items()
+        ]
 
     def stored_rows(self, folder: str, part: str) -> int:
         """Number of rows of a part of a layer."""
@@ -185,23 +195,29 @@ class ClockComputation:
         both = "(SELECT * FROM raw_later UNION ALL SELECT * FROM raw_earlier) b"
         texts = {part.facet: f"{sql} t" for part, sql in stored.items() if part.facet is not None}
         back, forth, day = (SumTables(f"day{suffix}") for suffix in ("_back", "_forth", ""))
-        self.executor.run(
-            self.build.dictionaries(both, texts),
-            self.build.encode("back", "raw_later"),
-            self.build.encode("forth", "raw_earlier"),
-            self.build.sums(back, "back", keys),
-            self.build.sums(forth, "forth", keys),
-        )
-        for part in parts:
-            by, base = columns(part.keys), self.build.with_ids(stored[part], part)
-            minus = f"SELECT {by}, {negative(part.counts)} FROM {back.of(part)} s{of_users}"
-            plus = f"SELECT {by}, {columns(part.counts)} FROM {forth.of(part)} s{of_users}"
-            self.engine.table(
-                day.of(part),
-                f"""SELECT {by}, {summed(part.counts)} FROM ({base} UNION ALL {minus} UNION ALL {plus}) s
-                GROUP BY {by} HAVING sum(events) <> 0""",
-            )
+        self.executor.run(self.build.dictionaries(both, texts))
+        signed = [(tables, events, sign) for tables, events, files, sign in (
+            (back, "raw_later", later, negative), (forth, "raw_earlier", earlier, columns),
+        ) if files]  # fmt: skip
+        for tables, events, _ in signed:
+            encoded = f"{tables.prefix}_events"
+            self.executor.run(self.build.encode(encoded, events), self.build.sums(tables, encoded, keys))
+        self.engine.tables({day.of(part): self._moved(stored[part], part, signed, of_users) for part in parts})
         return self.build.clock_rows(day, users or day.of(parts[-1]), keys, str(midnight.number))
+
+    def _moved(
+        self,
+        stored: str,
+        part: Part,
+        signed: Sequence[tuple[SumTables, str, Callable[[Sequence[str]], str]]],
+        where: str,
+    ) -> str:
+        """SELECT of stored sums, with value ids, and what is added to them or taken off."""
+        by = columns(part.keys)
+        sources = [self.build.with_ids(stored, part)]
+        sources += [f"SELECT {by}, {sign(part.counts)} FROM {tables.of(part)} s{where}" for tables, _, sign in signed]
+        return f"""SELECT {by}, {summed(part.counts)} FROM ({" UNION ALL ".join(sources)}) s
+            GROUP BY {by} HAVING sum(events) <> 0"""
 
     def write_rows(self, view: str, first: Hour, number: int, sql: str) -> None:
         """Write rows of the hours from first on as a piece of a view's change log; ``number`` tells pieces apart."""

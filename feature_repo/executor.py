@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from core.engine import Engine
 from core.settings import Settings
-from feature_repo.query_builder import ClockQueryBuilder, Query, Statement
+from core.sql_engine import Engine
+from feature_repo.query_builder import ClockQueryBuilder
+from feature_repo.statements import Query, Statement
 
 
 class Executor:
@@ -29,8 +30,10 @@ class Executor:
         """Make tables and views, in this order."""
         for statement_or_many in statements:
             for statement in [statement_or_many] if isinstance(statement_or_many, Statement) else statement_or_many:
-                make = self.engine.view if statement.view else self.engine.table
-                make(statement.name, statement.sql)
+                if statement.view:
+                    self.engine.view(statement.name, statement.sql)
+                else:
+                    self.engine.table(statement.name, statement.sql, statement.by)
 
     def prepare(self, query: Query) -> str:
         """Make what a query needs; returns its SELECT, which holds until the same tables are made again."""

@@ -11,8 +11,8 @@ import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from core.engine import Engine
 from core.hours import DAY_HOURS, Hour
+from core.sql_engine import Engine
 from events.schema import BEHAVIORS
 from feature_repo.executor import Executor
 from feature_repo.query_builder import PAIR, WHOLE_DAY, SumTables
@@ -110,8 +110,9 @@ def clock_history(executor: Executor, events: str, period: Period, keys: tuple[s
     engine, build = executor.engine, executor.build
     by_hour = (*PAIR, "hour")
     every_event = build.parts(by_hour)[-1]
+    by = ("user_id",) if "user_id" in keys else ()  # everybody is one user, whose events fit no single task
     for of_batch in _batches(engine, events):
-        executor.run(build.encode("part", events, of_batch, by_hour), build.sums(TILES, "part", by_hour))
+        executor.run(build.encode("part", events, of_batch, by_hour, by), build.sums(TILES, "part", by_hour))
         engine.table("moments", period.moments("user_id, slot", TILES.of(every_event)))
         executor.run(build.windows(WINDOWS, TILES, "moments", period.window))
         rows = executor.prepare(build.clock_rows(WINDOWS, "moments", (*PAIR, "as_of"), "k.as_of"))
@@ -185,7 +186,7 @@ def item_rows(engine: Engine, sums: str) -> str:
     """SELECT of item rows from their sums (item_id, first_hour, counts, as_of)."""
     return f"""SELECT item_id, {engine.hour_start("as_of")} AS event_timestamp, first_hour, {columns(ITEM_COUNTS)},
         CASE WHEN events > 0 THEN CAST(finish AS DOUBLE) / events ELSE CAST(0 AS DOUBLE) END AS finish_rate,
-        CAST(as_of AS BIGINT) AS as_of FROM ({sums}) i ORDER BY item_id, as_of"""
+        CAST(as_of AS BIGINT) AS as_of FROM ({sums}) i {engine.sorted_by("item_id, as_of")}"""
 
 
 def _running(
@@ -205,4 +206,4 @@ def _running(
     low = period.since.number + (0 if period.opening else 1)
     return f"""SELECT {key}, {engine.hour_start("as_of")} AS event_timestamp, {columns(counts)}, as_of FROM (
             SELECT {key}, as_of, {running} FROM {key}_deltas) s
-        WHERE as_of >= {low} AND as_of <= {period.as_of.number} ORDER BY {key}, as_of"""
+        WHERE as_of >= {low} AND as_of <= {period.as_of.number} {engine.sorted_by(f"{key}, as_of")}"""

@@ -14,46 +14,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 from core.duck import identifier
 from core.settings import Settings
 from events.schema import BEHAVIORS
-from feature_repo.schemas import COUNTS, ITEM_COUNTS, LISTS
+from feature_repo.schemas import COUNTS, ITEM_COUNTS
 from feature_repo.sql import columns, counted, event_score_sql, score_units, summed
+from feature_repo.statements import Query, SqlFunctions, Statement
+from feature_repo.top_lists import TOP_LISTS, TopLists
 
 SCORED = ("events", "score")
 """What adds up of a facet's value."""
 WHOLE_DAY = -1
 """Slot of the sums over the whole day."""
-
-
-class SqlFunctions(Protocol):
-    """What engines spell differently; see ``core.engine.Engine``."""
-
-    def hour_number(self, instant: str) -> str: ...
-    def hour_start(self, number: str) -> str: ...
-    def weekday(self, moment: str) -> str: ...
-    def top_n(self, number: str, n: int) -> str: ...
-    def collect_ordered(self, value: str, place: str) -> str: ...
-    def take_at(self, values: str, places: str) -> str: ...
-
-
-@dataclass(frozen=True)
-class Statement:
-    """A table that is to be computed, or with ``view`` a query that is to have a name."""
-
-    name: str
-    sql: str
-    view: bool = False
-
-
-@dataclass(frozen=True)
-class Query:
-    """A SELECT, and what has to be made, in this order, before it can run."""
-
-    sql: str
-    needs: tuple[Statement, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -179,9 +152,12 @@ class ClockQueryBuilder:
             events: what to select events from.
             texts: by facet number, what to select more values (column ``value``, text) from.
         """
-        statements = []
+        if not self.facets:
+            return []
+        # One look at the events for all facets: values belong to items, so their combinations are few.
+        statements = [Statement("facet_values", f"SELECT DISTINCT {columns(self.facets)} FROM {events}")]
         for i, facet in enumerate(self.facets):
-            values = f"SELECT {identifier(facet)} AS value FROM {events}"
+            values = f"SELECT {identifier(facet)} AS value FROM facet_values"
             if texts and i in texts:
                 values += f" UNION ALL SELECT value FROM {texts[i]}"
             sql = f"""SELECT value, CAST(row_number() OVER (ORDER BY value) AS INTEGER) AS id
@@ -189,7 +165,9 @@ class ClockQueryBuilder:
             statements.append(Statement(f"values_{i}", sql))
         return statements
 
-    def encode(self, name: str, events: str, join: str = "", keys: Sequence[str] = PAIR) -> Statement:
+    def encode(
+        self, name: str, events: str, join: str = "", keys: Sequence[str] = PAIR, by: tuple[str, ...] = ()
+    ) -> Statement:
         """Table ``name``: the events encoded.
 
         Args:
@@ -197,13 +175,14 @@ class ClockQueryBuilder:
             events: view made by ``read``, or one with the same columns.
             join: JOIN or WHERE that restricts the events, which are ``r``.
             keys: columns to keep beside values and behaviors.
+            by: columns by whose values a cluster keeps the events together.
         """
         ids = ", ".join(f"v{i}.id AS v{i}" for i in range(len(self.facets)))
         joins = " ".join(
             f"LEFT JOIN values_{i} v{i} ON r.{identifier(facet)} = v{i}.value" for i, facet in enumerate(self.facets)
         )
         marks = f"{event_score_sql(self.settings.score_weights, 'r.')} AS score, {columns(BEHAVIORS, 'r.')}"
-        return Statement(name, f"SELECT {columns(keys, 'r.')}, {ids}, {marks} FROM {events} r {joins} {join}")
+        return Statement(name, f"SELECT {columns(keys, 'r.')}, {ids}, {marks} FROM {events} r {joins} {join}", by=by)
 
     # Sums.
 
@@ -261,7 +240,8 @@ class ClockQueryBuilder:
         text = f"JOIN {part.dictionary} d ON d.id = s.value" if part.facet is not None else ""
         kept = ", ".join("d.value" if key == "value" else f"s.{key}" for key in part.keys)
         order = columns(sorted(part.keys, key=("slot", "user_id", "value").index), "s.")
-        return f"SELECT {kept}, {columns(part.counts, 's.')} FROM {sums} s {text} {where} ORDER BY {order}"
+        order_clause = self.functions.sorted_by(order)
+        return f"SELECT {kept}, {columns(part.counts, 's.')} FROM {sums} s {text} {where} {order_clause}"
 
     def slot_sums(self, tables: SumTables, part: Part, slot: int | None = None) -> str:
         """SELECT of a part's sums with values as text, in the order of their keys.
@@ -271,7 +251,12 @@ class ClockQueryBuilder:
             part: of a slot.
             slot: only that one; None for all.
         """
-        return self.with_texts(tables.of(part), part, "" if slot is None else f"WHERE s.slot = {slot}")
+        table = tables.of(part)
+        if (
+            slot is None
+        ):  # a cluster brings a slot's rows together, in tasks of some size; elsewhere the hint is a comment
+            return self.with_texts(f"(SELECT /*+ REBALANCE(slot) */ * FROM {table})", part)
+        return self.with_texts(table, part, f"WHERE s.slot = {slot}")
 
     # Clock rows.
 
@@ -290,62 +275,34 @@ class ClockQueryBuilder:
             everyone: read everybody's sums.
         """
         parts = self.parts(keys, everyone=everyone)
-        totals, needs = sums.of(parts[-1]), []
+        totals = sums.of(parts[-1])
+        needs: list[Statement] = []
         kept, joins, listed, picked = [columns(keys, "k.")], [], [], []
         for i, (facet, part) in enumerate(zip(self.facets, parts[:-1], strict=True)):
-            needs += self._top(i, sums.of(part), columns(keys))
+            top = self._top(i, sums.of(part), columns(keys))
+            needs += top.needs
             kept.append(f"t{i}.best AS best_{i}")
             joins.append(f"LEFT JOIN top_{i} t{i} ON {self._equal(f't{i}', keys)}")
-            for name in LISTS:
-                listed.append(f"(SELECT {identifier(name)} FROM listed_{i}) AS {name}_{i}")
-                values = self.functions.take_at(f"{name}_{i}", f"best_{i}")
-                picked.append(f"{values} AS {identifier(f'{facet}_{name}')}")
+            listed += [f"{sql} AS {name}" for name, sql in top.looked_up.items()]
+            picked += [f"{sql} AS {identifier(f'{facet}_{name}')}" for name, sql in top.lists.items()]
         if keyed == totals:  # its rows have the totals
             kept.append(columns(COUNTS, "k."))
         else:
             kept += [f"coalesce(a.{identifier(c)}, 0) AS {identifier(c)}" for c in COUNTS]
             joins.append(f"LEFT JOIN {totals} a ON {self._equal('a', keys)}")
         # Sorted while rows are narrow; a join afterwards would lose the order, on Spark even the sort itself.
-        rows = f"SELECT {', '.join(kept)} FROM {keyed} k {' '.join(joins)} ORDER BY {columns(keys, 'k.')}"
+        order = self.functions.sorted_by(columns(keys, "k."))
+        rows = f"SELECT {', '.join(kept)} FROM {keyed} k {' '.join(joins)} {order}"
         named = ", ".join(f"CAST(k.{key} AS BIGINT) AS {key}" for key in keys if key != "as_of")
         sql = f"""SELECT {named}, {self.functions.hour_start(as_of)} AS event_timestamp, {", ".join(picked)},
             {columns(COUNTS, "k.")}, CAST({as_of} AS BIGINT) AS as_of
-            FROM (SELECT k.*, {", ".join(listed)} FROM ({rows}) k) k"""
+            FROM (SELECT {", ".join(["k.*", *listed])} FROM ({rows}) k) k"""
         return Query(sql, tuple(needs))
 
     @staticmethod
     def _equal(table: str, keys: Sequence[str]) -> str:
         return " AND ".join(f"k.{identifier(key)} = {table}.{identifier(key)}" for key in keys)
 
-    def _top(self, facet: int, sums: str, keys: str) -> list[Statement]:
-        """Tables ``top_<i>`` of the places of each key's best values, and ``listed_<i>`` of what is at each place.
-
-        A place is the rank of a (score, events, value) among all of them: one number to compare.
-        """
+    def _top(self, facet: int, sums: str, keys: str) -> TopLists:
         _, one = score_units(self.settings.score_weights)
-        lists = ", ".join(
-            f"{self.functions.collect_ordered(of, 'r.place')} AS {name}"
-            for of, name in (
-                ("d.value", '"values"'),
-                (f"CAST(r.score AS DOUBLE) / {one}", "scores"),
-                ("r.events", "counts"),
-            )
-        )
-        best = self.functions.top_n("r.place", self.settings.top_k)
-        return [
-            Statement(
-                f"ranks_{facet}",
-                f"""SELECT score, events, value, row_number() OVER (ORDER BY score, events, value DESC) AS place
-                FROM (SELECT DISTINCT score, events, value FROM {sums} WHERE score > 0) s""",
-            ),
-            Statement(
-                f"top_{facet}",
-                f"""SELECT {keys}, {best} AS best FROM {sums} s
-                JOIN ranks_{facet} r ON r.score = s.score AND r.events = s.events AND r.value = s.value
-                GROUP BY {keys}""",
-            ),
-            Statement(
-                f"listed_{facet}",
-                f"SELECT {lists} FROM ranks_{facet} r JOIN values_{facet} d ON d.id = r.value",
-            ),
-        ]
+        return TOP_LISTS[self.functions.dialect](facet, sums, keys, self.settings.top_k, one)

@@ -6,9 +6,9 @@ import logging
 from collections.abc import Iterator
 
 from core.duck import identifier
-from core.engine import Engine
 from core.errors import NotReadyError
 from core.hours import DAY_HOURS, Hour
+from core.sql_engine import Engine
 from events.change_list import ChangePosition
 from events.schema import BEHAVIORS
 from feature_repo.computation import ClockComputation, Refreshed
@@ -70,7 +70,7 @@ class Rebuild(ClockComputation):
         bases |= self.write_bases({"users": self._users(Sums(self.clock.sums_folder, bases))})
         self.engine.table("item_sums", self._items())
         self.engine.view("first_hours", "SELECT item_id, first_hour FROM item_sums")
-        bases |= self.write_bases({"items": {"items": "SELECT * FROM item_sums ORDER BY item_id"}})
+        bases |= self.write_bases({"items": {"items": f"SELECT * FROM item_sums {self.engine.sorted_by('item_id')}"}})
         sums = Sums(self.clock.sums_folder, bases)
         if self.history:
             self._histories()
@@ -96,11 +96,15 @@ class Rebuild(ClockComputation):
         self.executor.run(self.build.dictionaries("raw_all"))
 
     def _users(self, slots: Sums) -> dict[str, str]:
-        """Queries of the users' sums, from those of the slots."""
+        """Queries of the users' sums, from those of the slots: as they were written, unless one pass has them all."""
         queries = {}
-        for part in self.build.base_parts("users"):
-            by, rows = columns(part.keys), slots.rows(self.engine, slots.slots, part.name, columns(part.columns))
-            ids = self.build.with_ids(f"({rows})", part)
+        for part, of_slot in zip(self.build.base_parts("users"), self.build.parts(PAIR), strict=True):
+            by = columns(part.keys)
+            if self.engine.in_batches:
+                rows = slots.rows(self.engine, slots.slots, part.name, columns(part.columns))
+                ids = self.build.with_ids(f"({rows})", part)
+            else:
+                ids = f"SELECT {columns(part.columns)} FROM {SLOT_SUMS.of(of_slot)} s"
             merged = f"(SELECT {by}, {summed(part.counts)} FROM ({ids}) i GROUP BY {by})"
             queries[part.name] = self.build.with_texts(merged, part)
         return queries
@@ -118,7 +122,7 @@ class Rebuild(ClockComputation):
         users, everyone = self.build.parts(PAIR)[-1], self.build.parts(("slot",), everyone=True)[-1]
         for number, group in enumerate(groups):
             self.executor.run(
-                self.build.encode("part", "raw", f"WHERE r.slot IN ({', '.join(map(str, group))})"),
+                self.build.encode("part", "raw", f"WHERE r.slot IN ({', '.join(map(str, group))})", by=("user_id",)),
                 self.build.sums(SLOT_SUMS, "part", PAIR),
                 self.build.everyone(SLOT_SUMS),
             )
@@ -150,7 +154,7 @@ class Rebuild(ClockComputation):
         start, at = self.engine.hour_start(str(self.as_of.number)), self.as_of.number
         users = self.merged(sums, ["users"], self.build.base_parts("users")[-1])
         users = f"SELECT user_id, {start} AS event_timestamp, {columns(COUNTS)}, CAST({at} AS BIGINT) AS as_of FROM ({users}) u"
-        self.write_rows("user_activity", self.as_of, 0, f"{users} ORDER BY user_id")
+        self.write_rows("user_activity", self.as_of, 0, f"{users} {self.engine.sorted_by('user_id')}")
         source = f"SELECT *, CAST({at} AS BIGINT) AS as_of FROM item_sums i"
         self.write_rows("item_stats", self.as_of, 0, item_rows(self.engine, source))
         midnight = Hour(at - at % DAY_HOURS)

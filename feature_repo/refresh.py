@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import pyarrow as pa
+from dataclasses import replace
 
-from core.engine import Engine
 from core.hours import DAY_HOURS, Hour, hour_range
+from core.sql_engine import Engine
 from events.change_list import ChangePosition
 from events.schema import BEHAVIORS
 from feature_repo.computation import ClockComputation, Refreshed, among
@@ -14,6 +14,7 @@ from feature_repo.query_builder import ITEMS, PAIR, Part, SumTables
 from feature_repo.schemas import COUNTS, ITEM_COUNTS
 from feature_repo.sql import columns, counted, negative, summed, zeros
 from feature_repo.state import ClockStorage, StateDescription
+from feature_repo.statements import Query
 from feature_repo.sums import Layer
 
 STORED, BEFORE, DELTA, NOW = map(SumTables, ("stored", "before", "delta", "now"))
@@ -60,20 +61,22 @@ class Refresh(ClockComputation):
         """
         self._read()
         touched = [str(slot) for (slot,) in self.engine.rows("SELECT DISTINCT slot FROM pairs ORDER BY slot")]
-        self.sums = self.sums.checked([*touched, "users", "items"])
-        rows = {**self._slots(touched), "user_activity": self._users(), "item_stats": self._items()}
+        self.sums = self.sums.checked([*touched, "users", "items"], self.engine.digests)
+        self._slots(touched)
+        rows = {"population_clock": "rows_everyone", "clock_slots": "rows_slots"}
+        rows |= {"user_activity": self._users(), "item_stats": self._items()}
         self.sums = self.fold(self.sums.with_delta(self._delta()))
         if self.came and self.as_of.number % DAY_HOURS == 0:
             rows["user_profile"] = self._profiles()
         if self.late:
             self._correct()
         for view, table in rows.items():
-            self.clock.logs[view].put(self.as_of, table)
+            self.clock.logs[view].put(self.engine, self.as_of, table)
         for changes in self.clock.logs.values():
             changes.tidy(self.engine, self.as_of)
         self.clock.commit(self.describe(self.changes, self.sums, self.old.history_from))
-        changed = rows["clock_slots"].num_rows, rows["user_activity"].num_rows
-        return Refreshed(self.as_of.key, *changed, len(self.late), full=False)
+        slots, users = (int(self.engine.scalar(f"SELECT count(*) FROM {keys}")) for keys in ("pairs", "users"))
+        return Refreshed(self.as_of.key, slots, users, len(self.late), full=False)
 
     def _read(self) -> None:
         """Views ``came``, ``went``, ``raw_late`` of events; tables of the keys that they touch."""
@@ -88,7 +91,10 @@ class Refresh(ClockComputation):
         for name, key in (
             ("late_pairs", "user_id, slot"), ("late_users", "user_id"), ("late_items", "item_id"), ("late_slots", "slot"),
         ):  # fmt: skip
-            self.engine.table(name, f"SELECT {key} FROM raw_late UNION SELECT {key} FROM told_late")
+            make = (
+                self.engine.table if self.late else self.engine.view
+            )  # an empty view costs nothing wherever it is used
+            make(name, f"SELECT {key} FROM raw_late UNION SELECT {key} FROM told_late")
         day = self.as_of.number - DAY_HOURS - 1
         self.executor.read_files("yesterday", self.clock.store.event_files([Hour(day)] if self.came else []))
         for name, key, sources in (
@@ -98,13 +104,16 @@ class Refresh(ClockComputation):
         ):
             self.engine.table(name, " UNION ".join(f"SELECT {key} FROM {source}" for source in sources))
 
-    def _slots(self, touched: list[str]) -> dict[str, pa.Table]:
-        """Tables ``DELTA`` of what changes; returns the rows of the touched pairs and of everybody in their slots."""
+    def _slots(self, touched: list[str]) -> None:
+        """Tables ``DELTA`` of what changes; ``rows_slots`` of the touched pairs, ``rows_everyone`` of their slots."""
         touching, pairs = among("pairs", *PAIR), self.build.parts(PAIR)
         together = self.build.parts(("slot",), everyone=True)
-        for part in self.build.slot_parts():
-            where = "" if part.everyone else touching
-            self.engine.table(STORED.of(part), self.merged(self.sums, touched, part, where))
+        self.engine.tables(
+            {
+                STORED.of(part): self.merged(self.sums, touched, part, "" if part.everyone else touching)
+                for part in self.build.slot_parts()
+            }
+        )
         moved = "(SELECT * FROM came UNION ALL SELECT * FROM went UNION ALL SELECT * FROM inside) m"
         texts = {
             ours.facet: f"(SELECT value FROM {STORED.of(ours)} UNION ALL SELECT value FROM {STORED.of(everyone)}) t"
@@ -115,17 +124,25 @@ class Refresh(ClockComputation):
         of_late = "JOIN late_pairs k ON k.user_id = r.user_id AND k.slot = r.slot"
         for tables, events, join in ((CAME, "came", ""), (WENT, "went", ""), (INSIDE, "inside", of_late)):
             encoded = f"e_{events}"
-            self.executor.run(self.build.encode(encoded, events, join), self.build.sums(tables, encoded, PAIR))
-        for ours, everyone in zip(pairs, together, strict=True):
-            self.engine.table(BEFORE.of(ours), self.build.with_ids(STORED.of(ours), ours))
-            self._change(ours, self._changes_of_pairs(ours))
-            self.engine.table(BEFORE.of(everyone), self.build.with_ids(STORED.of(everyone), everyone))
-            self._change(everyone, f"SELECT {columns(everyone.columns)} FROM {DELTA.of(ours)} s")
-        as_of, slots = str(self.as_of.number), "(SELECT DISTINCT slot FROM pairs)"
-        return {
-            "population_clock": self.executor.arrow(self.build.clock_rows(NOW, slots, ("slot",), as_of, everyone=True)),
-            "clock_slots": self.executor.arrow(self.build.clock_rows(NOW, "pairs", PAIR, as_of)),
+            self.executor.run(self.build.encode(encoded, events, join))
+            self.executor.run(replace(sums, view=True) for sums in self.build.sums(tables, encoded, PAIR))  # used once
+        for part in self.build.slot_parts():
+            self.engine.view(BEFORE.of(part), self.build.with_ids(STORED.of(part), part))
+        self.engine.tables({DELTA.of(part): self._changes(part, self._changes_of_pairs(part)) for part in pairs})
+        summed_up = {
+            DELTA.of(everyone): self._changes(everyone, f"SELECT {columns(everyone.columns)} FROM {DELTA.of(ours)} s")
+            for ours, everyone in zip(pairs, together, strict=True)
         }
+        self.engine.tables(summed_up)
+        self.engine.tables({NOW.of(part): self._becomes(part) for part in self.build.slot_parts()})
+        as_of, slots = str(self.as_of.number), "(SELECT DISTINCT slot FROM pairs)"
+        self._table("rows_everyone", self.build.clock_rows(NOW, slots, ("slot",), as_of, everyone=True))
+        self._table("rows_slots", self.build.clock_rows(NOW, "pairs", PAIR, as_of))
+
+    def _table(self, name: str, query: Query) -> str:
+        """Compute rows, to be written when all are computed; returns the table's name."""
+        self.engine.table(name, self.executor.prepare(query))
+        return name
 
     def _changes_of_pairs(self, part: Part) -> str:
         """SELECT of what is added to the sums of pairs; a pair with late events is counted again."""
@@ -136,22 +153,22 @@ class Refresh(ClockComputation):
             UNION ALL SELECT {same} FROM {INSIDE.of(part)} s
             UNION ALL SELECT {minus} FROM {BEFORE.of(part)} s WHERE {late}"""
 
-    def _change(self, part: Part, changes: str) -> None:
-        """Tables ``DELTA`` and ``NOW`` of a part, from what is added to its sums."""
-        by, same = columns(part.keys), columns(part.columns)
+    @staticmethod
+    def _changes(part: Part, changes: str) -> str:
+        """SELECT of a part's sums that change, from what is added to them."""
+        by = columns(part.keys)
         changed = " OR ".join(f"sum({c}) <> 0" for c in columns(part.counts).split(", "))
-        self.engine.table(
-            DELTA.of(part),
-            f"SELECT {by}, {summed(part.counts)} FROM ({changes}) u GROUP BY {by} HAVING {changed}",
-        )
-        self.engine.table(
-            NOW.of(part),
-            f"""SELECT {by}, {summed(part.counts)} FROM (SELECT {same} FROM {BEFORE.of(part)}
-                UNION ALL SELECT {same} FROM {DELTA.of(part)}) u GROUP BY {by} HAVING sum(events) <> 0""",
-        )
+        return f"SELECT {by}, {summed(part.counts)} FROM ({changes}) u GROUP BY {by} HAVING {changed}"
 
-    def _users(self) -> pa.Table:
-        """The touched users' rows."""
+    @staticmethod
+    def _becomes(part: Part) -> str:
+        """SELECT of a part's sums as they become, from tables ``BEFORE`` and ``DELTA``."""
+        by, same = columns(part.keys), columns(part.columns)
+        return f"""SELECT {by}, {summed(part.counts)} FROM (SELECT {same} FROM {BEFORE.of(part)}
+                UNION ALL SELECT {same} FROM {DELTA.of(part)}) u GROUP BY {by} HAVING sum(events) <> 0"""
+
+    def _users(self) -> str:
+        """Table of the touched users' rows."""
         stored = self.merged(self.sums, ["users"], self.build.base_parts("users")[-1], among("users", "user_id"))
         counts, every_event = columns(["user_id", *COUNTS]), self.build.parts(PAIR)[-1]
         self.engine.table(
@@ -160,14 +177,17 @@ class Refresh(ClockComputation):
                 UNION ALL SELECT {counts} FROM {DELTA.of(every_event)}) u GROUP BY user_id""",
         )
         filled = ", ".join(f"coalesce(n.{columns([c])}, 0) AS {columns([c])}" for c in COUNTS)
-        return self.engine.arrow(
-            f"""SELECT k.user_id, {self.engine.hour_start(str(self.as_of.number))} AS event_timestamp, {filled},
-            CAST({self.as_of.number} AS BIGINT) AS as_of FROM users k LEFT JOIN users_now n ON n.user_id = k.user_id
-            ORDER BY k.user_id"""
+        start, at = self.engine.hour_start(str(self.as_of.number)), f"CAST({self.as_of.number} AS BIGINT)"
+        return self._table(
+            "rows_users",
+            Query(
+                f"""SELECT k.user_id, {start} AS event_timestamp, {filled}, {at} AS as_of
+                FROM users k LEFT JOIN users_now n ON n.user_id = k.user_id"""
+            ),
         )
 
-    def _items(self) -> pa.Table:
-        """Table ``delta_items`` of what changes, ``items_now`` of the touched items; returns their rows."""
+    def _items(self) -> str:
+        """Table ``delta_items`` of what changes, ``items_now`` of the touched items; returns the table of their rows."""
         late = among("late_items", "item_id")
         self.engine.table("stored_items", self.merged(self.sums, ["items"], ITEMS, among("items", "item_id")))
         never = f"CAST({self.as_of.number} AS BIGINT) AS first_hour"  # later than any hour: only another one counts
@@ -196,7 +216,7 @@ class Refresh(ClockComputation):
                 GROUP BY item_id""",
             )
         touched = f"SELECT n.*, CAST({self.as_of.number} AS BIGINT) AS as_of FROM items_now n"
-        return self.engine.arrow(item_rows(self.engine, touched))
+        return self._table("rows_items", Query(item_rows(self.engine, touched)))
 
     def _delta(self) -> Layer:
         """Write what changes; ``users`` shares the slots' delta."""
@@ -206,20 +226,19 @@ class Refresh(ClockComputation):
         }
         rows |= {"users": sum(rows.values()), "items": int(self.engine.scalar("SELECT count(*) FROM delta_items"))}
         rows = {name: n for name, n in sorted(rows.items()) if n}
-        items = {"items": "SELECT * FROM delta_items ORDER BY item_id"}
+        items = {"items": f"SELECT * FROM delta_items {self.engine.sorted_by('item_id')}"}
         slots = {part.name: self.build.slot_sums(DELTA, part) for part in self.build.slot_parts()}
         return self.write_delta({**slots, **items}, rows)
 
-    def _profiles(self) -> pa.Table:
-        """Whole-day rows of users whose day came or went at this midnight."""
+    def _profiles(self) -> str:
+        """Table of the whole-day rows of users whose day came or went at this midnight."""
         days = [
             *hour_range(self.as_of - DAY_HOURS, self.as_of),
             *hour_range(self.first - DAY_HOURS, self.first),
         ]
         self.executor.read_files("days", self.clock.store.event_files(days))
         self.engine.table("day_users", "SELECT DISTINCT user_id FROM days")
-        rows = self.executor.prepare(self.profiles(self.sums, self.as_of, "day_users"))
-        return self.engine.arrow(f"{rows} ORDER BY k.user_id")
+        return self._table("rows_profiles", self.profiles(self.sums, self.as_of, "day_users"))
 
     def _correct(self) -> None:
         """Write the rows of past hours again that late events change."""
@@ -244,10 +263,11 @@ class Refresh(ClockComputation):
         firsts = "SELECT n.item_id, n.first_hour FROM items_now n JOIN late_items k ON k.item_id = n.item_id"
         self.engine.table("first_hours", firsts)
         sources = Sources(*(f"past_of_{name}" for name in ("late_pairs", "late_users", "late_slots", "late_items")))
-        logs = self.clock.logs
-        rows: dict[str, list[pa.Table]] = {view: [changes.schema.empty_table()] for view, changes in logs.items()}
+        pieces: dict[str, list[str]] = {view: [] for view in self.clock.logs}
         for view, sql in histories(self.executor, sources, period, "first_hours"):
-            rows[view].append(self.engine.arrow(sql).cast(logs[view].schema))
+            piece = f"corrected_{view}_{len(pieces[view])}"
+            self.engine.table(piece, sql)
+            pieces[view].append(piece)
         keys = {
             "clock_slots": "late_pairs",
             "user_profile": "late_users",
@@ -255,6 +275,9 @@ class Refresh(ClockComputation):
             "user_activity": "late_users",
             "item_stats": "late_items",
         }
-        for view, pieces in rows.items():
-            self.engine.register("corrected", pa.concat_tables(pieces))
-            logs[view].replace(self.engine, keys[view], "corrected", since)
+        for view, tables in pieces.items():
+            if not tables:
+                self.engine.register("no_rows", self.clock.logs[view].schema.empty_table())
+                tables.append("no_rows")
+            self.engine.view("corrected", " UNION ALL ".join(f"SELECT * FROM {table}" for table in tables))
+            self.clock.logs[view].replace(self.engine, keys[view], "corrected", since)

@@ -20,11 +20,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
-from core.engine import Engine, engine
+from core.engine import engine
 from core.errors import NotReadyError
 from core.files import read_json, write_json
 from core.hours import Hour, hour_range
 from core.settings import Settings
+from core.sql_engine import Engine
 from events.store import EventStore
 from feature_repo.clock import ClockState
 from feature_repo.executor import Executor

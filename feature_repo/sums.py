@@ -16,18 +16,20 @@ Parts, with their keys: a facet's number (user_id, slot, value), ``all`` (user_i
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from core.documents import JsonObject
-from core.engine import Engine, parquet_parts
 from core.errors import CorruptStateError
-from core.files import digest_file, digest_text
+from core.files import digest_files, digest_text
+from core.sql_engine import Engine, parquet_parts
 
 FOLD_LAYERS = 48
 """A base with that many deltas is folded however small they are: reading opens each."""
+FileDigests = Callable[[Sequence[Path]], Mapping[Path, str]]
+"""Gives the SHA-256 of files, in hex."""
 FOLD_HOURS = 24
 """Hours in which every base could have its turn: bounds what one hour folds."""
 
@@ -146,7 +148,7 @@ class Sums:
     def _files(self, layers: Iterable[Layer], part: str) -> list[Path]:
         return [path for layer in layers for path in parquet_parts(self.root / layer.folder / part)]
 
-    def checked(self, names: Iterable[str]) -> Sums:
+    def checked(self, names: Iterable[str], digests: FileDigests = digest_files) -> Sums:
         """The sums, once the folders of some bases and their deltas are known to hold what was written.
 
         A folder whose files are as they were when they last matched is not read again: an hour reads what changed, not
@@ -154,17 +156,16 @@ class Sums:
 
         Args:
             names: slots, ``users``, ``items``.
+            digests: reads files that have changed.
 
         Raises:
             CorruptStateError: a folder does not hold what was written.
         """
         layers = {layer.folder: layer for name in names for layer in (self.bases[name], *self.since(name))}
-        fresh = {}
-        for folder, layer in layers.items():
-            stamp = folder_stamp(self.root / folder)
-            if stamp != layer.stamp:
-                self._verify(layer)
-                fresh[folder] = replace(layer, stamp=stamp)
+        stamps = {folder: folder_stamp(self.root / folder) for folder in layers}
+        changed = [layer for folder, layer in layers.items() if stamps[folder] != layer.stamp]
+        self._verify(changed, digests)
+        fresh = {layer.folder: replace(layer, stamp=stamps[layer.folder]) for layer in changed}
         return replace(
             self,
             bases={name: fresh.get(layer.folder, layer) for name, layer in self.bases.items()},
@@ -177,20 +178,28 @@ class Sums:
         Raises:
             CorruptStateError: a folder does not hold what was written.
         """
-        for layer in (*self.bases.values(), *self.deltas):
-            self._verify(layer)
+        self._verify([*self.bases.values(), *self.deltas], digest_files)
 
-    def _verify(self, layer: Layer) -> None:
-        if folder_digest(self.root / layer.folder) != layer.digest:
-            raise CorruptStateError(
-                f"the sums in {self.root / layer.folder} are damaged; "
-                "run 'clock features rebuild' to compute them again from the events"
-            )
+    def _verify(self, layers: Sequence[Layer], digests: FileDigests) -> None:
+        stored = folder_digests([self.root / layer.folder for layer in layers], digests)
+        for layer in layers:
+            if stored[self.root / layer.folder] != layer.digest:
+                raise CorruptStateError(
+                    f"the sums in {self.root / layer.folder} are damaged; "
+                    "run 'clock features rebuild' to compute them again from the events"
+                )
 
 
-def folder_digest(folder: Path) -> str:
-    """Digest of every file below a folder of sums."""
-    return digest_text(*(digest_file(path) for path in sorted(folder.rglob("*.parquet"))))
+def folder_digests(folders: Sequence[Path], digests: FileDigests) -> dict[Path, str]:
+    """Digest of every file below each of some folders of sums.
+
+    Args:
+        folders: of sums.
+        digests: reads the files.
+    """
+    files = {folder: sorted(folder.rglob("*.parquet")) for folder in folders}
+    of_files = digests([path for paths in files.values() for path in paths])
+    return {folder: digest_text(*(of_files[path] for path in paths)) for folder, paths in files.items()}
 
 
 def folder_stamp(folder: Path) -> str:

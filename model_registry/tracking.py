@@ -11,6 +11,7 @@ import logging
 import resource
 from collections.abc import Sequence
 from datetime import date
+from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 from structlog.contextvars import bound_contextvars
@@ -18,9 +19,10 @@ from structlog.contextvars import bound_contextvars
 from core.files import digest_text, exclusive_lock
 from core.hours import Hour
 from core.settings import ROOT, Settings
+from model_registry.descriptions import describe_version
 from model_registry.store import experiment_name, model_name, open_mlflow
 from training.state import StateInfo, StateStore
-from training.trainer import HourResult, lineage_tags
+from training.trainer import HourResult, lineage_tags, read_predictions
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -115,7 +117,6 @@ class Tracker:
         import matplotlib.pyplot as plt
 
         from training.plots import drawings
-        from training.trainer import read_predictions
 
         info, ranker, _ = states.load(hour)
         run = self.run_of(hour.day, info)
@@ -165,7 +166,9 @@ class Tracker:
             if not self.client.search_registered_models(f"name = '{name}'"):
                 self.client.create_registered_model(name, description=f"Time-aware ranker of {self.settings.source}.")
         version = mlflow.register_model(logged.model_uri, name, tags={k: str(v) for k, v in lineage_tags(info).items()})
-        return str(version.version)
+        number = str(version.version)
+        self.client.update_model_version(name, number, describe_version(self.settings, self.variant, hour.key))
+        return number
 
 
 def _usage(result: HourResult) -> list[Metric]:
@@ -180,7 +183,5 @@ def _usage(result: HourResult) -> list[Metric]:
 
 def _requirements() -> list[str]:
     """What a logged model needs, at the versions it was trained with."""
-    from importlib.metadata import version
-
     names = ("torch", "safetensors", "numpy", "pandas", "pyarrow", "pydantic", "pydantic-settings", "pyyaml")
     return [f"{name}=={version(name).split('+')[0]}" for name in names]

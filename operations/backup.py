@@ -24,6 +24,7 @@ from core.files import digest_file, exclusive_lock, read_json, replaced_director
 from core.settings import DATABASES, Settings
 from core.state_version import state_version
 from events.forgotten import ForgottenList
+from events.store import EventStore
 from operations.migrations import migrate
 
 log = logging.getLogger("operations.backup")
@@ -218,7 +219,6 @@ def _apply_forgotten(settings: Settings, backup: Path) -> None:
 
 def _fill_online_store(settings: Settings) -> None:
     """Redis starts empty after a restore; what SQLite had came with the files."""
-    from events.store import EventStore
     from feature_repo.retrieval import ClockFeatures
 
     if settings.online_store == "redis":

@@ -17,18 +17,32 @@ from importlib import metadata
 from typing import Any, Literal
 
 from core.errors import PlatformError
-from core.files import exclusive_lock, scratch_directory, write_text
+from core.files import exclusive_lock, read_json, scratch_directory, write_text
+from core.ports import port_is_free
 from core.secret_files import SECRETS
 from core.settings import DATABASES, ROOT, Settings
 from core.state_version import STATE_VERSION, state_version
-from operations.health import disk_usage
+from operations.health import AIRFLOW_PARTS, airflow_health, disk_usage
+from operations.processes import PORTS
 
 Status = Literal["ok", "warning", "failed"]
 FREE_BYTES, FREE_SHARE = 2 * 2**30, 0.1
 CLOCK_SKEW_SECONDS = 2.0
 TIMEOUT_SECONDS = 5
 OLDEST_POSTGRES, OLDEST_REDIS = 14, 6
-WATCHED = ("apache-airflow", "mlflow", "feast", "torch", "duckdb", "evidently", "pandas", "pyarrow", "pyspark")
+WATCHED = (
+    "apache-airflow",
+    "mlflow",
+    "feast",
+    "torch",
+    "duckdb",
+    "evidently",
+    "pandas",
+    "pyarrow",
+    "pyspark",
+    "torchrec",
+    "fbgemm-gpu-cpu",
+)
 
 
 @dataclass(frozen=True)
@@ -110,6 +124,7 @@ def _python(settings: Settings) -> list[HealthFinding]:
 def _versions(settings: Settings) -> list[HealthFinding]:
     file = "requirements-production.txt" if settings.in_production else "requirements.txt"
     files = [file, *(["requirements-spark.txt"] if settings.engine == "spark" else [])]
+    files += ["requirements-distributed.txt"] if settings.train_processes > 1 else []
     text = "\n".join((ROOT / name).read_text() for name in files)
     pins = dict(re.findall(r"^([a-z0-9._-]+)==([^\s;]+)", text, re.MULTILINE))
     wrong = []
@@ -190,9 +205,6 @@ def _sums(settings: Settings) -> list[HealthFinding]:
 
 
 def _ports(settings: Settings) -> list[HealthFinding]:
-    from core.files import read_json
-    from core.ports import port_is_free
-    from operations.processes import PORTS
 
     if (settings.workspace / "services.json").exists() and read_json(settings.workspace / "services.json"):
         return [HealthFinding("ports", "ok", "the platform is running")]
@@ -341,7 +353,6 @@ def _mlflow(settings: Settings) -> list[HealthFinding]:
 
 
 def _airflow(settings: Settings) -> list[HealthFinding]:
-    from operations.health import AIRFLOW_PARTS, airflow_health
 
     health = airflow_health(settings)
     findings = [

@@ -3,7 +3,7 @@
 | role | Airflow and reports | MLflow |
 | --- | --- | --- |
 | viewer | reads | reads |
-| analyst | reads, and starts (or pauses) the DAGs that write reports | reads |
+| analyst | reads, starts (or pauses) the DAGs that write reports; defines, changes experiments | reads |
 | operator | starts, clears, pauses everything; approves promotions | edits: aliases, tags, runs |
 | admin | everything | everything |
 """
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 Role = Literal["viewer", "analyst", "operator", "admin"]
 ROLES: tuple[Role, ...] = get_args(Role)
 AIRFLOW_ROLES: dict[Role, str] = {"viewer": "Viewer", "analyst": "Analyst", "operator": "Op", "admin": "Admin"}
-REPORT_DAGS = ("report_day", "report_experiments")
+ANALYST_DAGS = ("report_day", "report_experiments", "define_experiment", "change_experiment")
 MLFLOW_ROLE, MLFLOW_WORKSPACE = "operator", "default"
 EDITED = ("experiment", "registered_model", "run", "logged_model", "registered_model_version")
 NAME_PATTERN = r"^[a-z][a-z0-9._-]{1,39}$"
@@ -101,20 +101,24 @@ def ensure_roles(settings: Settings) -> None:
     """Airflow's roles of the provider, ours for analysts, and MLflow's for operators."""
     with airflow_logins(settings) as logins:
         from airflow.providers.fab.www.security.permissions import (
+            ACTION_CAN_ACCESS_MENU,
             ACTION_CAN_CREATE,
             ACTION_CAN_EDIT,
             RESOURCE_DAG,
             RESOURCE_DAG_RUN,
+            RESOURCE_HITL_DETAIL,
             resource_name,
         )
 
         logins.sync_roles()
         may = [(p.action.name, p.resource.name) for p in logins.find_role(AIRFLOW_ROLES["viewer"]).permissions]
-        for dag_id in REPORT_DAGS:  # to start a run takes the right to create it and to edit its DAG
+        for dag_id in ANALYST_DAGS:  # to start a run takes the right to create it and to edit its DAG
             may += [
                 (ACTION_CAN_CREATE, resource_name(dag_id, RESOURCE_DAG_RUN)),
                 (ACTION_CAN_EDIT, resource_name(dag_id, RESOURCE_DAG)),
             ]
+        # to answer what a task asks takes the right to edit its DAG too, which analysts have of no other one
+        may += [(ACTION_CAN_EDIT, RESOURCE_HITL_DETAIL), (ACTION_CAN_ACCESS_MENU, RESOURCE_HITL_DETAIL)]
         logins.bulk_sync_roles([{"role": AIRFLOW_ROLES["analyst"], "perms": may}])
 
 

@@ -11,7 +11,8 @@ from events.ids import log_ids
 from feature_repo.retrieval import ClockFeatures
 from model_registry.registry import CHAMPION, read_moves
 from model_registry.store import downloaded_version, moves_file
-from pages.clock_view import ItemScores
+from pages.clock_values import ItemScores
+from training.config import label_of
 
 TIMES = 48
 """Times of day at which items are scored."""
@@ -51,7 +52,6 @@ def champion_scores(features: ClockFeatures, user: int, as_of: Hour) -> Champion
     from serving.catalog import load_catalog
     from serving.models import LoadedModel
     from serving.stages import pair_scores
-    from training.config import label_of
     from training.model import load_model
 
     model = load_model(folder)

@@ -18,14 +18,14 @@ import pyarrow as pa
 
 from ab_analysis.experiment import Experiment, Stopping
 from ab_analysis.inference import Effect, MetricSpec, compare, post_stratified
-from ab_analysis.metrics import Metric
 from ab_analysis.model_covariate import add_model_covariates
 from ab_analysis.moments import Cells, Moments
-from ab_analysis.quantiles import compare_quantiles
+from ab_analysis.quantiles import Quantile, compare_quantiles
 from ab_analysis.stopping import interval_multiplier
-from core.engine import Engine, engine
+from core.engine import engine
 from core.page_template import svg
 from core.settings import Settings
+from core.sql_engine import Engine
 from studies.study import Section, Study
 
 if TYPE_CHECKING:
@@ -125,7 +125,7 @@ def _tests(values: np.ndarray, treated: np.ndarray, stratum: np.ndarray) -> dict
     return effects
 
 
-QUANTILE = Metric(of="y", quantile=0.9)
+QUANTILE = Quantile("y", 0.9)
 
 
 class MethodFigures(TypedDict):

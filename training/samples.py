@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Hashable, Iterable, Sequence
+from concurrent.futures import Future, wait
 from dataclasses import astuple, dataclass, field
 from pathlib import Path
 
@@ -23,29 +24,31 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from core import duck
 from core.documents import JsonObject
 from core.duck import file_list, hour_number, identifier
-from core.files import digest_file, digest_json, digest_text, read_json, replaced_directory, write_json, write_parquet
+from core.files import digest_file, digest_json, read_json, replaced_directory, write_json, write_parquet
 from core.hours import Hour, hour_range
 from core.settings import Settings
 from events.mapping import Negatives
-from events.schema import BEHAVIORS, OWNERS, Owner
+from events.schema import BEHAVIORS, Owner
 from events.store import EventStore
 from feature_repo.retrieval import ClockFeatures
 from feature_repo.served import prefer_served
+from feature_repo.shrinkage import Shrinkage
+from training.ahead import start
 from training.batch import HourKeys, SampleTables
 from training.ranker import Ranker
+from training.sample_files import FILES, attribute_files, count_rows, read_part_of_tables, read_tables, samples_digest
 from training.tensors import DecodedHour
 
 log = logging.getLogger("training.samples")
 
-FILES = ("samples", "slots", "profiles", "history")
-"""Names of the files of an hour, in the order of the fields of ``SampleTables``."""
 KEYS_AT_ONCE = 20_000
 """Distinct (user, hour) of one point-in-time join: bounds memory."""
+ROW_GROUP = 1 << 14
+"""Rows of a row group: several processes that train together read different ones."""
 TRIES = 4
 """A negative equal to its positive is drawn again this often, then left out."""
 
@@ -68,6 +71,11 @@ class HourSamples:
             self._decoded[names] = DecodedHour(self.tables, *names)
         return self._decoded[names].keys(ranker)
 
+    def decoded_for(self, ranker: Ranker) -> HourSamples:
+        """The same, with what ``keys`` gives for a ranker decoded."""
+        self.keys(ranker)
+        return self
+
 
 class SampleStore:
     """Builds and reads the samples of a source."""
@@ -83,6 +91,8 @@ class SampleStore:
         self.negative_hours = settings.window_hours
         self._features: ClockFeatures | None = None
         self._last_read: HourSamples | None = None
+        self._last_part: tuple[HourSamples, np.ndarray] | None = None
+        self._ahead: tuple[Hour, Future[HourSamples]] | None = None
 
     @property
     def features(self) -> ClockFeatures:
@@ -101,23 +111,71 @@ class SampleStore:
 
     def ensure(self, hour: Hour) -> None:
         """Build the samples of an hour unless they exist."""
-        if not (self.folder(hour) / "meta.json").exists():
-            self.build([hour])
+        if not self._exists(hour):
+            self._settle()
+            self._ensure(hour)
 
     def read(self, hour: Hour) -> HourSamples:
         """Samples of an hour, built if they do not exist. The last hour that was read is kept for the next reader."""
+        if self._ahead and self._ahead[0] == hour:
+            (_, pending), self._ahead = self._ahead, None
+            self._last_read = pending.result()
         self.ensure(hour)
-        folder, digest, last = self.folder(hour), self.digest(hour), self._last_read
-        if last is None or (last.hour, last.digest) != (hour, digest):
-            self._last_read = None  # two hours at once would take twice the memory
-            files = {name: folder / f"{name}.parquet" for name in FILES}
-            extra = {name: file for name, file in attribute_files(folder).items() if file.exists()}
-            tables = SampleTables(
-                *(pq.ParquetFile(file).read() for file in files.values()),
-                **{f"{owner}_attributes": pq.ParquetFile(file).read() for owner, file in extra.items()},
-            )
-            self._last_read = last = HourSamples(hour, tables, digest)
+        last = self._last_read
+        if last is None or (last.hour, last.digest) != (hour, self.digest(hour)):
+            self._last_read = None  # a third hour at once would take more memory
+            self._last_read = last = self._read(hour)
         return last
+
+    def count(self, hour: Hour) -> int:
+        """How many samples an hour has, which must exist."""
+        return count_rows(self.folder(hour))
+
+    def read_part(self, hour: Hour, rows: np.ndarray) -> HourSamples:
+        """Some of an hour's samples, with the features of their users and items only; they must exist.
+
+        Args:
+            hour: to read.
+            rows: positions of the samples, ascending; only the row groups that they lie in are read.
+        """
+        digest, last = self.digest(hour), self._last_part
+        if last is None or (last[0].hour, last[0].digest) != (hour, digest) or not np.array_equal(last[1], rows):
+            self._last_part = None
+            tables = read_part_of_tables(self.folder(hour), rows)
+            self._last_part = last = HourSamples(hour, tables, digest), rows
+        return last[0]
+
+    def read_ahead(self, hour: Hour, ranker: Ranker) -> None:
+        """Begin to build, read and decode an hour's samples for a ranker, in another thread; ``read`` waits for it.
+
+        Whatever is wrong with the hour is raised by ``read``. Several rankers may ask for the same hour in turn.
+        """
+        if self._ahead and self._ahead[0] == hour:
+            before = self._ahead[1]
+            self._ahead = hour, start(lambda: before.result().decoded_for(ranker))
+        else:
+            self._settle()
+            self._ahead = hour, start(lambda: self._built(hour).decoded_for(ranker))
+
+    def _built(self, hour: Hour) -> HourSamples:
+        self._ensure(hour)
+        return self._read(hour)
+
+    def _settle(self) -> None:
+        """Wait for an hour that is read ahead: files are written by one thread at a time."""
+        if self._ahead:
+            wait([self._ahead[1]])
+
+    def _ensure(self, hour: Hour) -> None:
+        if not self._exists(hour):
+            self._build([hour])
+
+    def _exists(self, hour: Hour) -> bool:
+        return (self.folder(hour) / "meta.json").exists()
+
+    def _read(self, hour: Hour) -> HourSamples:
+        folder, digest = self.folder(hour), self.digest(hour)
+        return HourSamples(hour, read_tables(folder), digest)
 
     def digest(self, hour: Hour) -> str:
         """Digest of an hour's samples, which must exist."""
@@ -129,8 +187,11 @@ class SampleStore:
         Returns:
             Hours built.
         """
-        stale = [hour for hour in sorted(hours) if force or not self.is_current(hour)]
-        self._last_read = None  # no need of its memory meanwhile
+        self._settle()
+        self._last_read = self._ahead = None  # no need of their memory meanwhile
+        return self._build([hour for hour in sorted(hours) if force or not self.is_current(hour)])
+
+    def _build(self, stale: Sequence[Hour]) -> int:
         done = 0
         chunk: list[tuple[Hour, pa.Table, int]] = []
         for hour, table in self._with_negatives(stale):
@@ -158,8 +219,6 @@ class SampleStore:
 
     def _priors(self) -> str:
         """Digest of the priors that thin slots are shrunk with, empty where they are not."""
-        from feature_repo.shrinkage import Shrinkage
-
         return digest_file(Shrinkage.path(self.settings)) if self.settings.shrinkage else ""
 
     def _columns(self) -> list[str]:
@@ -201,12 +260,12 @@ class SampleStore:
             }
         for hour, table in parts:
             with replaced_directory(self.folder(hour)) as target:
-                write_parquet(target / "samples.parquet", table)
+                write_parquet(target / "samples.parquet", table, row_group=ROW_GROUP)
                 for at, name in enumerate(FILES[1:]):
                     rows = (
                         self._rows_of(joined[at], hour) if joined else pa.table({"user_id": pa.array([], pa.int64())})
                     )
-                    write_parquet(target / f"{name}.parquet", rows)
+                    write_parquet(target / f"{name}.parquet", rows, row_group=ROW_GROUP)
                 for owner, file in attribute_files(target).items():
                     if owner in attributes and attributes[owner].num_columns:
                         write_parquet(file, self._rows_of(attributes[owner], hour))
@@ -219,19 +278,6 @@ class SampleStore:
     @staticmethod
     def _rows_of(rows: pa.Table, hour: Hour) -> pa.Table:
         return rows.filter(pc.equal(rows["hour"], hour.number)).drop_columns(["hour"]).combine_chunks()
-
-
-def attribute_files(folder: Path) -> dict[Owner, Path]:
-    """Files of an hour that are there where tables beside the log tell of its users or items."""
-    return {owner: folder / f"{owner}_attributes.parquet" for owner in OWNERS}
-
-
-def samples_digest(folder: Path) -> str:
-    """Digest that identifies the samples in an hour's folder: of all of its tables."""
-    files = [folder / f"{name}.parquet" for name in FILES]
-    return digest_text(
-        *map(digest_file, [*files, *(file for file in attribute_files(folder).values() if file.exists())])
-    )
 
 
 def _keys(parts: Sequence[tuple[Hour, pa.Table]], key: str) -> pa.Table:

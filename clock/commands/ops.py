@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -198,8 +198,6 @@ def capacity(
     source: cli.SourceOption = None,
 ) -> None:
     """Cores, memory and disk for a number of users, as Markdown."""
-    from dataclasses import replace
-
     from core.files import check_output, write_output
     from operations.capacity import Load, page, read_units
 

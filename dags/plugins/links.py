@@ -6,19 +6,16 @@ from typing import Any
 
 from airflow.plugins_manager import AirflowPlugin
 
-from core.settings import load_settings
+from core.settings import REPORTS_PREFIX, load_settings
 
 _SETTINGS = load_settings()
-REPORTS_PREFIX = "/clock-reports"
 
 
 def _pages() -> dict[str, str]:
-    if _SETTINGS.in_production:
-        reports, mlflow = f"{_SETTINGS.public_url}{REPORTS_PREFIX}", f"{_SETTINGS.public_url}/mlflow"
-    else:
-        reports, mlflow = (f"http://127.0.0.1:{port}" for port in (_SETTINGS.reports_port, _SETTINGS.mlflow_port))
+    reports, in_production = _SETTINGS.reports_url, _SETTINGS.in_production
+    mlflow = f"{_SETTINGS.public_url}/mlflow" if in_production else f"http://127.0.0.1:{_SETTINGS.mlflow_port}"
     links = {"Reports": f"{reports}/index.html", "Experiments": f"{reports}/ab/index.html", "MLflow": f"{mlflow}/"}
-    return links if _SETTINGS.in_production else {**links, "Feast": f"http://127.0.0.1:{_SETTINGS.feast_port}/"}
+    return links if in_production else {**links, "Feast": f"http://127.0.0.1:{_SETTINGS.feast_port}/"}
 
 
 def _reports() -> list[dict[str, Any]]:

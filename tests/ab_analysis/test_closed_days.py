@@ -17,10 +17,11 @@ from ab_analysis.experiment import ExperimentPlan
 from ab_analysis.series import make_post_days
 from ab_analysis.user_table import build_user_table
 from core.duck import connection
-from core.engine import DuckEngine, Engine, engine
+from core.engine import DuckEngine, engine
 from core.errors import DataError, NotReadyError
 from core.hours import Hour
 from core.settings import Settings, load_settings
+from core.sql_engine import Engine
 from events.schema import exposure_schema
 from events.store import EventStore, SourceProperties
 from tests.ab_analysis.test_user_table import START, UNTIL, plan_of
@@ -130,6 +131,7 @@ def damage(store: EventStore, root: Path, harm: str) -> None:
             shutil.rmtree(store.partition(hour))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(4))
 def test_whatever_happens_a_look_is_what_all_events_give(seed: int, tmp_path: Path) -> None:
     """Late events and exposures, looks back, edits, experiments that share days, damage, partitions that are removed."""

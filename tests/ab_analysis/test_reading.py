@@ -39,6 +39,7 @@ RESULT = MetricResult(
 )  # fmt: skip
 
 
+@pytest.mark.slow
 @given(
     rule=st.sampled_from(RULES),
     day=st.integers(1, 7),

@@ -297,6 +297,7 @@ def test_the_page_is_the_same_every_time_also_for_a_past_day_and_needs_no_networ
     assert "NaN" not in final.page.with_suffix(".json").read_text()
 
 
+@pytest.mark.slow
 def test_a_report_that_keeps_what_closed_days_add_is_that_of_all_events(workspace: Settings) -> None:
     store = EventStore(workspace.events_dir)
     genre = {"activity": {"of": "active_days", "edges": [1, 3]}, "genre": {"top": "genre"}}
@@ -314,6 +315,7 @@ def test_a_report_that_keeps_what_closed_days_add_is_that_of_all_events(workspac
             assert not look.points
 
 
+@pytest.mark.slow
 def test_a_page_has_the_same_bytes_whatever_was_kept(workspace: Settings) -> None:
     experiment = load_experiment(workspace.experiments_dir / "clock_ranker.yaml")
     for until in (END - 48, END - 3):

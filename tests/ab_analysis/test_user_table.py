@@ -21,10 +21,11 @@ from ab_analysis.inference import MetricSpec, compare
 from ab_analysis.metrics import load_catalog
 from ab_analysis.series import daily_points, drift, make_post_days
 from ab_analysis.user_table import Counts, make_tables
-from core.engine import Engine, engine
+from core.engine import engine
 from core.errors import DataError
 from core.hours import Hour
 from core.settings import load_settings
+from core.sql_engine import Engine
 from events.schema import event_schema, exposure_schema
 from tests.ab_analysis.helpers import sides
 

@@ -33,6 +33,7 @@ def test_a_column_that_moved_is_found_and_the_page_is_written(tmp_path: Path) ->
     assert "<html" in (tmp_path / "moved.html").read_text()[:2000]
 
 
+@pytest.mark.slow
 def test_a_change_within_one_hour_of_day_is_found_in_that_hour(tmp_path: Path) -> None:
     def hours(share: float, seed: int) -> pd.DataFrame:
         parts = [frame(share if h == 9 else 0.5, 0, seed + h).assign(hour=h) for h in (8, 9)]

@@ -291,3 +291,39 @@ def test_a_table_without_times_beside_the_log_becomes_its_items(tmp_path: Path, 
     assert mapping.columns.request_id == "request_id"
     account = ingest(str(path), [str(log)], settings, now=NOW)
     assert (account.kept, account.quarantined, account.null_facets) == (180, 0, {"column1": 0})
+
+
+def test_tables_of_items_and_users_and_the_context_are_told_apart_and_ingested(
+    tmp_path: Path, settings: Settings
+) -> None:
+    folder = tmp_path / "app"
+    folder.mkdir()
+    log = folder / "plays.csv"
+    header = "user_id,track_id,genre,ts,finished,device,tab\n"
+    log.write_text(
+        header + rows(120, "{u},{i},{g},2026-03-02T08:{m:02d}:00Z,1,android,{u}").replace("android,3", "ios,3")
+    )
+    tracks = "".join(f"{n},{('happy', 'sad')[n % 2]},{n * 10},2026-01-{n + 1:02d},a|b,{n % 4}\n" for n in range(13))
+    (folder / "catalog.csv").write_text("track_id,mood,plays,released,tags,artist_id\n" + tracks)
+    people = "".join(f"{n},{('Berlin', 'Oslo')[n % 2]},{20 + n},yes,name {n}\n" for n in range(13))
+    (folder / "people.csv").write_text("id,city,age,is_paying,full_name\n" + people)
+    written = guess_mapping([str(folder)], source="guessed")
+    path = folder / "mapping.yaml"
+    path.write_text(written)
+    mapping = load_mapping(str(path))[0]
+    assert set(mapping.context) == {"device", "tab"}
+    assert mapping.items is not None
+    assert mapping.users is not None
+    assert (mapping.items.path, mapping.items.key, mapping.items.facets) == (
+        "catalog.csv",
+        "track_id",
+        {"mood": "mood"},
+    )
+    kinds = {name: attribute.type for name, attribute in mapping.items.attributes.items()}
+    assert kinds == {"plays": "number", "released": "age", "artist_id": "category"}
+    assert (mapping.users.path, mapping.users.key) == ("people.csv", "id")
+    assert {name: attribute.type for name, attribute in mapping.users.attributes.items()} == {
+        "city": "category", "age": "number",
+    }  # fmt: skip
+    account = ingest(str(path), [str(log)], settings, now=NOW)
+    assert (account.kept, account.quarantined, account.null_facets) == (120, 0, {"genre": 0, "mood": 0})

@@ -416,6 +416,7 @@ def test_ids_that_pandas_made_floats_beside_nulls_are_those_of_the_list(tmp_path
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_items_that_were_chosen_and_are_not_in_their_list_are_counted_and_warned_about(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

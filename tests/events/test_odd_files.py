@@ -18,12 +18,7 @@ from core.errors import ConfigError, DataError
 from core.settings import load_settings
 from events.ingest import ingest
 from tests.conftest import NOW
-from tests.events.test_real_logs import BASE, HEADER, TIME, Log, rows
-
-
-@pytest.fixture
-def log(tmp_path: Path) -> Log:
-    return Log(tmp_path)
+from tests.events.logs import BASE, HEADER, TIME, Log, rows
 
 
 @pytest.mark.parametrize("name", ["a*.csv", "a?.csv", "a[bc].csv"])

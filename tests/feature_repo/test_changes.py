@@ -10,9 +10,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from core.engine import Engine, engine
+from core.engine import engine
 from core.hours import DAY_HOURS, Hour
 from core.settings import load_settings
+from core.sql_engine import Engine
 from feature_repo.changes import ChangeLog, collections, files_between
 
 START = Hour.parse("2026-03-02T00")
@@ -44,6 +45,11 @@ def latest(files: list[Path], hour: Hour) -> dict[int, tuple[int, int]]:
     return newest
 
 
+def put(log: ChangeLog, running: Engine, at: Hour, values: list[tuple[int, int, int]]) -> None:
+    running.register("put", rows(values))
+    log.put(running, at, "put")
+
+
 def change(log: ChangeLog, running: Engine, at: Hour, draw: random.Random) -> None:
     """A few users' rows of an hour, and now and then those of past hours again."""
     if draw.random() < 0.1:
@@ -52,7 +58,7 @@ def change(log: ChangeLog, running: Engine, at: Hour, draw: random.Random) -> No
         running.register("corrected", rows([(user, draw.randrange(100), n) for n in range(since.number, at.number, 7)]))
         log.replace(running, "late", "corrected", since)
     changed = draw.sample(range(USERS), draw.randint(0, 2))
-    log.put(at, rows([(user, draw.randrange(100), at.number) for user in changed]))
+    put(log, running, at, [(user, draw.randrange(100), at.number) for user in changed])
     log.tidy(running, at)
 
 
@@ -81,7 +87,7 @@ def test_the_running_hour_opens_the_last_days_files_however_long_the_log_is(tmp_
     opened = []
     with engine(load_settings(var=tmp_path / "var", source="test")) as running:
         for n in range(20 * DAY_HOURS):
-            log.put(START + n, rows([(n % USERS, n, START.number + n)]))
+            put(log, running, START + n, [(n % USERS, n, START.number + n)])
             log.tidy(running, START + n)
             if n % DAY_HOURS == DAY_HOURS - 1:
                 opened.append(len(files_between(log.root, START + n, START + n, None)))
@@ -96,7 +102,7 @@ def test_a_view_that_changes_at_midnight_only_is_collected_too(tmp_path: Path) -
     with engine(load_settings(var=tmp_path / "var", source="test")) as running:
         for n in range(20 * DAY_HOURS):
             if n % DAY_HOURS == 0:
-                log.put(START + n, rows([(user, n, START.number + n) for user in range(USERS)]))
+                put(log, running, START + n, [(user, n, START.number + n) for user in range(USERS)])
             log.tidy(running, START + n)
             opened.append(len(files_between(log.root, START + n, START + n, None)))
     assert max(opened) <= 4

@@ -30,6 +30,7 @@ ROW = st.fixed_dictionaries(
 )
 
 
+@pytest.mark.slow
 @given(
     st.dictionaries(st.tuples(st.integers(-(2**62), 2**62), st.integers(0, SLOTS - 1)), ROW, min_size=1, max_size=12)
 )

@@ -54,6 +54,7 @@ def test_histories_are_the_last_good_events_before_the_hour(settings: Settings) 
     assert seen > 3
 
 
+@pytest.mark.slow
 def test_online_histories_are_the_offline_ones_after_hourly_steps_and_late_events(settings: Settings) -> None:
     at = START + CUT + 3
     features = ClockFeatures(settings, EventStore(settings.events_dir))

@@ -9,32 +9,46 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from core.engine import parquet_parts
 from core.settings import ROOT, Settings, load_settings
+from core.sql_engine import parquet_parts
 from events.store import EventStore
 from feature_repo.clock import ClockState
 from tests.feature_repo.test_clock import START, WINDOW_DAYS, as_of, ingest_rows, state_of, sums_of
-from tests.servers import spark_cluster
+from tests.servers import FEW_ROWS, spark_cluster
 
 pytestmark = pytest.mark.slow
 
 CUT = 40
 SLOT_MINUTES = 120
+NEW_USERS, DRIVER_TAKES = 4_000, "256k"
+"""Users of the last hour, and how much a Spark job may bring to the driver: no more than counts and small dictionaries."""
 # A process of its own: its Spark session ends with it, and the cluster can be stopped.
 RUN = """
 import json, sys
+from core.engine import engine
 from core.hours import Hour
 from core.settings import load_settings
 from events.store import EventStore
 from feature_repo.clock import ClockState
 settings = load_settings(**json.loads(sys.argv[1]))
+clock = ClockState(settings, EventStore(settings.events_dir))
+
+def collect(hour):
+    # Brings the rows of an hour to the driver, which must not have the memory.
+    with engine(settings) as running:
+        try:
+            running.arrow(f"SELECT * FROM {running.files(clock.logs['clock_slots'].parts(hour))}")
+        except running.errors as error:
+            assert "maxResultSize" in str(error), error
+        else:
+            raise AssertionError("the driver could take the rows")
+
 for line in sys.stdin:
     what, hour = line.split()
-    getattr(ClockState(settings, EventStore(settings.events_dir)), what)(Hour.parse(hour))
+    (collect if what == "collect" else getattr(clock, what))(Hour.parse(hour))
     print("done", flush=True)
 """
 
@@ -69,7 +83,7 @@ class Runner:
 
 
 def out_of_order(settings: Settings) -> list[str]:
-    """Pieces of change logs and bases of sums whose rows are not in the order of their keys."""
+    """Files of change logs and bases of sums whose rows are not in the order of their keys."""
     state = state_of(settings)
     pieces = [(span, [*changes.keys, "as_of"]) for changes in state.logs.values() for span in changes.spans()]
     for base in state.sums(state.require_state()).bases.values():
@@ -78,22 +92,27 @@ def out_of_order(settings: Settings) -> list[str]:
             pieces.append((part, [key for key in ("slot", "user_id", "item_id", "value") if key in names]))
     unsorted = []
     for folder, keys in pieces:
-        rows = pa.concat_tables(map(pq.read_table, parquet_parts(folder))).select(keys)
-        read = list(zip(*(column.to_pylist() for column in rows.columns), strict=True))
-        unsorted += [] if read == sorted(read) else [str(folder)]
+        for file in parquet_parts(folder):
+            rows = pq.read_table(file, columns=keys)
+            read = list(zip(*(column.to_pylist() for column in rows.columns), strict=True))
+            unsorted += [] if read == sorted(read) else [str(file)]
     return unsorted
 
 
-def test_spark_gives_what_duckdb_gives_in_bulk_and_by_the_hour_with_late_events(tmp_path: Path) -> None:
+def test_spark_gives_what_duckdb_gives_in_bulk_and_by_the_hour_with_late_events_and_a_small_driver(
+    tmp_path: Path,
+) -> None:
     rows = [
         ((n * 7) % 90, (n * 13) % 60, n % 3, ["rock", "jazz", None, "folk"][n % 4], [100, 3, 100, 50][n % 4])
         for n in range(120)
     ]
     rows.sort(key=lambda e: (e[0], e[1]))
     before = [r for r in rows if r[0] < CUT]
-    after = [r for r in rows if r[0] == CUT] + [(5, 5, 1, "jazz", 100), (30, 5, 2, "soul", 100)]
+    # Many come in the hour: more rows than the driver can take.
+    many = [(CUT, 1, user, "rock", 100) for user in range(10, 10 + NEW_USERS)]
+    after = [*many, *(r for r in rows if r[0] == CUT), (5, 5, 1, "jazz", 100), (30, 5, 2, "soul", 100)]
     by_engine = {}
-    with spark_cluster(tmp_path) as (url, conf):
+    with spark_cluster(tmp_path, options=f"{FEW_ROWS}spark.driver.maxResultSize {DRIVER_TAKES}\n") as (url, conf):
         for name, master in (("duckdb", ""), ("spark", url)):
             settings = load_settings(
                 var=tmp_path / f"{name} [1]*{{a,b}}", source="test", window_days=WINDOW_DAYS, slot_minutes=SLOT_MINUTES
@@ -104,6 +123,8 @@ def test_spark_gives_what_duckdb_gives_in_bulk_and_by_the_hour_with_late_events(
                 clock.run("rebuild", (START + CUT).key)
                 ingest_rows(tmp_path / f"log-{name}", settings, after, len(before), (START + CUT, START + CUT + 1))
                 clock.run("refresh", (START + CUT + 1).key)
+                if master:
+                    clock.run("collect", (START + CUT + 1).key)
             assert state_of(settings).read() is not None
             assert not out_of_order(settings)
             by_engine[name] = sums_of(settings), [as_of(settings, START + h) for h in (6, 30, CUT, CUT + 1)]

@@ -109,7 +109,7 @@ def test_files_keep_to_what_their_readers_take(
 
 def test_the_image_leaves_out_the_tools_of_the_tests() -> None:
     installed = re.findall(r"requirements[a-z-]*\.txt", (DOCKER / "Dockerfile").read_text())
-    assert set(installed) == {"requirements-production.txt", "requirements-spark.txt"}
+    assert set(installed) == {"requirements-production.txt", "requirements-spark.txt", "requirements-distributed.txt"}
     names = {re.split(r"[=\[]", line)[0] for name in installed for line in (ROOT / name).read_text().splitlines()}
     assert {"apache-airflow", "mlflow", "feast", "torch", "redis", "pyspark"} <= names
     assert not names & {"pytest", "hypothesis", "playwright", "ruff", "bandit", "moto"}
@@ -119,7 +119,7 @@ def test_the_pins_of_the_extras_agree() -> None:
     pins = {
         path.name: dict(line.split("==") for line in path.read_text().splitlines())
         for path in ROOT.glob("requirements*.txt")
-        if path.name not in {"requirements-docs.txt", "requirements-audit.txt"}
+        if path.name not in {"requirements-docs.txt", "requirements-audit.txt", "requirements-distributed.txt"}
     }
     everything = pins["requirements-dev.txt"]
     assert len(pins) == 5

@@ -136,8 +136,8 @@ def test_everybody_may_do_what_their_role_says_and_no_more(stack: Stack, url: st
     assert httpx.get(f"{url}/api/v2/dags", verify=False).status_code == 401
     assert httpx.get(f"{url}/execution/health", verify=False).status_code == 404
     may = {
-        "viewer": {"read"}, "analyst": {"read", "report"}, "operator": {"read", "report", "run", "promote"},
-        "admin": {"read", "report", "run", "promote"},
+        "viewer": {"read"}, "analyst": {"read", "report", "experiment"},
+        "operator": {"read", "report", "experiment", "run", "promote"}, "admin": {"read", "report", "experiment", "run", "promote"},
     }  # fmt: skip
     for role in ROLES:
         person = AirflowClient(url, role, PASSWORD)
@@ -149,6 +149,9 @@ def test_everybody_may_do_what_their_role_says_and_no_more(stack: Stack, url: st
         allowed = {"read"} if person.client.get("/api/v2/dags").status_code == 200 else set()
         if person.trigger("report_experiments", conf={"first": "2026-03-03", "last": "2026-03-03"}) == 200:
             allowed.add("report")
+        change = {"experiment": "none", "action": "stop", "why": "a test of roles"}
+        if person.trigger("change_experiment", conf=change) == 200:
+            allowed.add("experiment")
         if person.trigger("rollback_champion", conf={"reason": "a test of roles", "version": "999999"}) == 200:
             allowed.add("run")
         alias = {"name": "simulator-ranker", "alias": f"seen-by-{role}", "version": "1"}

@@ -22,7 +22,8 @@ from events.store import EventStore
 from feature_repo.retrieval import ClockFeatures, advance
 from pages import clocks
 from pages.clock_drawing import draw_ring
-from pages.clock_view import NO_EVENTS, OTHERS, ClockSlot, OtherClock, changes_table, day_clocks, window_weights
+from pages.clock_tables import changes_table
+from pages.clock_values import NO_EVENTS, OTHERS, ClockSlot, OtherClock, day_clocks, window_weights
 from pages.clocks import _slots, write_clock_page
 from tests.browser import fits_every_screen, opened
 from tests.conftest import TINY
@@ -85,6 +86,7 @@ def test_the_window_weighs_slots_as_the_rankers_module_does(minutes: int) -> Non
         assert window_weights(config, clock / 60, 1.5) == pytest.approx(theirs, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_what_the_page_says_of_a_user_is_the_papers_weighted_sum(features: ClockFeatures, user: int) -> None:
     config = load_ranker_config(features.settings, "gaussian_clock")
     slots = _slots(features, features.get_clock([user], UNTIL))

@@ -50,6 +50,7 @@ def made_columns(rows: int = 4000) -> Columns:
     return Columns(hour, label.astype(np.int8), np.ones(rows, bool), {**ids, "place": place}, {"n": number}, recent)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PEERS)
 def test_every_peer_learns_and_repeats_itself(name: str) -> None:
     pytest.importorskip("lightgbm" if name == "LightGBM" else "torch_rechub")

@@ -138,6 +138,7 @@ def auc_of(settings: Settings) -> float:
     return auc(as_predictions(table)).value
 
 
+@pytest.mark.slow
 def test_a_ranker_learns_from_tables_what_ids_tell_late(settings: Settings, tmp_path: Path) -> None:
     without = workspace(tmp_path, MAPPING)
     Trainer(without, VARIANT).train(START + HOURS - 1, save_every=100)
@@ -281,6 +282,7 @@ def test_a_saved_state_has_the_quantiles(loaded: LoadedModel) -> None:
     assert (np.diff(again.numbers.edges, axis=1) >= 0).all()
 
 
+@pytest.mark.slow
 def test_training_in_one_go_and_hour_by_hour_ends_in_the_same_bits(settings: Settings, tmp_path: Path) -> None:
     other = workspace(tmp_path, MAPPING + TABLES)
     for at in range(HOURS):
@@ -310,6 +312,7 @@ def test_what_a_ranker_rests_on_is_what_the_log_was_made_of(settings: Settings) 
     assert {*predict(before, some)[:, 0].round(5)} <= {*scores.round(5)}
 
 
+@pytest.mark.slow
 def test_a_day_s_report_says_what_the_ranker_rests_on(settings: Settings, tmp_path: Path) -> None:
     local = settings.model_copy(update={"mlflow_uri": f"sqlite:///{tmp_path}/mlflow.db", "baseline_variant": VARIANT})
     report = report_importance(local, START.day)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 
 from training.embedding import GrowingEmbedding
@@ -75,3 +76,18 @@ def test_a_step_is_row_wise_adagrad_on_the_sum_of_every_use() -> None:
         sums = sums + gradient.square().mean(dim=1)
         plain = (plain - 0.1 * gradient / (sums.sqrt() + 1e-8)[:, None]).detach().requires_grad_()
     assert torch.allclose(table.weight, plain, atol=1e-6)
+
+
+@pytest.mark.parametrize("smallest", [0, 1, -5])
+def test_a_key_has_the_same_row_in_whatever_company_it_is_looked_up(smallest: int) -> None:
+    table, draws = GrowingEmbedding(4, seed=1), np.random.default_rng(0)
+    for known in (draws.integers(smallest, 9000, 3000), draws.integers(smallest, 9500, 3000)):
+        table.grow(known)
+        asked = np.concatenate(
+            [draws.integers(-50, 10_000, 5000), np.iinfo(np.int64).max - np.arange(2), [smallest, -1, -2]]
+        )
+        alone = [int(table.rows(key)[0]) for key in asked[:, None]]
+        assert table.rows(asked).tolist() == alone
+        assert [table.keys[row - 1] if row else None for row in alone] == [
+            key if key in {*table.keys} else None for key in asked
+        ]

@@ -1,0 +1,207 @@
+"""Spark as an engine: the session of ``settings.spark_master``, a local one or a cluster's."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlparse
+from urllib.request import url2pathname
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from core.errors import NotReadyError
+from core.files import replaced_directory, temporary_directory
+from core.settings import Settings
+from core.sql_engine import Engine, microseconds, parquet_parts
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame, SparkSession
+
+SPARK_OPTIONS = {
+    "spark.sql.session.timeZone": "UTC",
+    "spark.sql.ansi.enabled": "true",
+    "spark.sql.ansi.doubleQuotedIdentifiers": "true",
+    "spark.sql.execution.arrow.pyspark.enabled": "true",
+    "spark.sql.parquet.outputTimestampType": "TIMESTAMP_MICROS",
+    "spark.sql.files.openCostInBytes": "65536",  # hours are many small files: read them together
+    "spark.sql.sources.parallelPartitionDiscovery.threshold": "10000",  # else a task for each file, only to list it
+    "spark.sql.requireAllClusterKeysForCoPartition": "false",  # what lies by user is joined by user and slot where it is
+    "spark.ui.enabled": "false",
+    "spark.ui.showConsoleProgress": "false",
+}
+"""ANSI SQL, UTC, double quotes around identifiers: as the queries are written."""
+QUERIES_AT_ONCE = 8
+"""Number of results that Spark computes at the same time: one small job alone would leave most of a cluster idle."""
+
+
+def spark_path(path: Path) -> str:
+    r"""The pattern that means one path to Spark.
+
+    >>> spark_path(Path("/data/a[1]"))
+    '/data/a\\[1\\]'
+    """
+    return re.sub(r"[\\*?\[\]{},]", r"\\\g<0>", str(path))
+
+
+class SparkEngine(Engine):
+    """Spark: the session of ``settings.spark_master``, a local one or a cluster's."""
+
+    dialect = "spark"
+    in_batches = False
+
+    def __init__(self, session: SparkSession) -> None:
+        from py4j.protocol import Py4JError
+        from pyspark.errors import PySparkException
+
+        super().__init__()
+        self.errors = (PySparkException, Py4JError)
+        self.session = session
+        self.partitions = int(session.conf.get("spark.sql.shuffle.partitions") or 1)
+        self._tables: dict[str, DataFrame] = {}
+        self._files_read = 0
+
+    def table(self, name: str, sql: str, by: Sequence[str] = ()) -> None:
+        self._record(f"CREATE TABLE {name} AS {sql}")
+        frame = self.session.sql(sql)
+        if by:
+            frame = frame.repartition(self.partitions, *by)
+        frame = frame.persist()
+        frame.count()
+        old = self._tables.pop(name, None)
+        self._leaf(frame).createOrReplaceTempView(name)
+        self._tables[name] = frame
+        if old is not None and not old.sameSemantics(frame):
+            old.unpersist()
+
+    def tables(self, queries: Mapping[str, str]) -> None:
+        with ThreadPoolExecutor(QUERIES_AT_ONCE) as pool:
+            list(pool.map(self.table, queries, queries.values()))
+
+    def _leaf(self, frame: DataFrame) -> DataFrame:
+        """A cached frame as a plan of one node.
+
+        Without it each table's plan would include those of all tables before it. A checkpoint cuts plans, too, but is lost with
+        its executor, and it keeps rows; a cached frame keeps compressed columns, knows its size, and Spark computes again
+        whatever of it is lost.
+        """
+        from pyspark.sql import DataFrame
+
+        jvm: Any = self.session._jvm
+        cached = frame._jdf.queryExecution().withCachedData()
+        plan = jvm.org.apache.spark.sql.classic.Dataset.ofRows(self.session._jsparkSession, cached)
+        return DataFrame(plan, self.session)
+
+    def view(self, name: str, sql: str) -> None:
+        self._record(f"CREATE VIEW {name} AS {sql}")
+        self.session.sql(sql).createOrReplaceTempView(name)
+
+    def register(self, name: str, table: pa.Table) -> None:
+        self.session.createDataFrame(table).createOrReplaceTempView(name)
+
+    def files(self, paths: Sequence[Path]) -> str:
+        self._files_read += 1
+        name = f"parquet_{self._files_read}"
+        self.session.read.parquet(*map(spark_path, paths)).createOrReplaceTempView(name)
+        return name
+
+    def arrow(self, sql: str) -> pa.Table:
+        return self.session.sql(self._record(sql)).toArrow()
+
+    def write(self, sql: str, folder: Path) -> None:
+        with replaced_directory(folder) as target:
+            self._write_parquet(self.session.sql(sql), target)
+            for leftover in [*target.glob("_*"), *target.glob(".*")]:  # success marks and checksums of Hadoop
+                leftover.unlink()
+
+    @staticmethod
+    def _write_parquet(frame: DataFrame, folder: Path, *split_by: str) -> None:
+        frame.write.mode("overwrite").option("compression", "zstd").partitionBy(*split_by).parquet(str(folder))
+
+    def write_all(self, queries: Mapping[Path, str]) -> None:
+        with ThreadPoolExecutor(QUERIES_AT_ONCE) as pool:
+            list(pool.map(self.write, queries.values(), queries))
+
+    def write_by_key(self, query: Callable[[int | None], str], key: str, folders: Mapping[int, Path]) -> None:
+        # One job for all values: one for each would sort and write a little at a time. A value's rows come to as few tasks, and
+        # files, as their size allows.
+        frame = self.session.sql(self._record(f"SELECT *, {key} AS folder FROM ({query(None)}) s"))
+        nearby = next(iter(folders.values())).parent
+        nearby.mkdir(parents=True, exist_ok=True)
+        with temporary_directory("together-", nearby) as together:
+            self._write_parquet(frame, together, "folder")
+            for value, folder in folders.items():
+                with replaced_directory(folder) as target:
+                    for part in parquet_parts(together / f"folder={value}"):
+                        part.rename(target / part.name)
+                    if not parquet_parts(target):
+                        empty = frame.drop("folder").limit(0).toArrow()
+                        pq.write_table(empty, target / "part-00000.parquet", compression="zstd")
+
+    def digests(self, files: Sequence[Path]) -> dict[Path, str]:
+        if not files:
+            return {}
+        contents = self.session.read.format("binaryFile").load([spark_path(file) for file in files])
+        rows = contents.selectExpr("path", "sha2(content, 256) AS digest").collect()
+        return {Path(url2pathname(urlparse(path).path)): digest for path, digest in rows}
+
+    def sorted_by(self, columns: str) -> str:
+        return f"SORT BY {columns}"
+
+    def hour_number(self, instant: str) -> str:
+        return f"CAST(unix_micros({instant}) div 3600000000 AS BIGINT)"
+
+    def hour_start(self, number: str) -> str:
+        return f"timestamp_micros(CAST({number} AS BIGINT) * 3600000000)"
+
+    def instant(self, moment: datetime) -> str:
+        return f"timestamp_micros({microseconds(moment)})"
+
+    def round_to_int(self, number: str) -> str:
+        return f"CAST(round({number}) AS DECIMAL(38, 0))"
+
+    def day_number(self, moment: str) -> str:
+        return f"CAST(unix_date(CAST({moment} AS DATE)) AS BIGINT)"
+
+    def weekday(self, moment: str) -> str:
+        return f"(weekday({moment}) + 1)"
+
+    def close(self) -> None:
+        """Drop the tables. The session stays open."""
+        for name, frame in self._tables.items():
+            self.session.catalog.dropTempView(name)
+            frame.unpersist()
+        self._tables.clear()
+
+
+def spark_session(settings: Settings) -> SparkSession:
+    """The process's Spark session, created on first use, with ``SPARK_OPTIONS``.
+
+    Args:
+        settings: the master and the number of shuffle partitions.
+
+    Raises:
+        NotReadyError: Spark or Java is missing, or the master does not answer.
+    """
+    if shutil.which("java") is None:
+        raise NotReadyError("Spark needs Java 17; install it ('make services' does), or set CLOCK_ENGINE=duckdb")
+    from pyspark.errors import PySparkException
+    from pyspark.sql import SparkSession
+
+    builder = SparkSession.builder.master(settings.spark_master).appName("interest-clock")
+    options = {**SPARK_OPTIONS, "spark.sql.shuffle.partitions": str(settings.spark_partitions)}
+    if settings.spark_master.startswith("local") or "127.0.0.1" in settings.spark_master:
+        options |= {"spark.driver.bindAddress": "127.0.0.1", "spark.driver.host": "127.0.0.1"}
+    for key, value in options.items():
+        builder = builder.config(key, value)
+    try:
+        session = builder.getOrCreate()
+    except (PySparkException, OSError, RuntimeError) as error:
+        raise NotReadyError(f"Spark at {settings.spark_master} does not answer: {error}") from error
+    session.sparkContext.setLogLevel("ERROR")
+    return session

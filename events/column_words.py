@@ -1,0 +1,123 @@
+"""What names of columns and the look of their cells suggest: words that logs use for users, items, times and behaviors."""
+
+from __future__ import annotations
+
+import re
+
+from events.first_rows import Column, Sample
+
+USER = ("user", "uid", "userid", "member", "customer", "listener", "visitor", "person", "profile", "account", "session")
+ITEM = (
+    "item", "iid", "itemid", "track", "song", "video", "movie", "product", "article", "news", "venue", "content", "asin", "sku", "book",
+    "recipe", "business", "restaurant", "title", "artist",
+)  # fmt: skip
+MOMENT = ("timestamp", "ts", "time", "datetime", "date", "created", "at", "when", "played")
+PLAYED = ("played", "play", "listened", "watched", "watch", "dwell", "elapsed", "stay")
+LENGTH = ("duration", "length", "total")
+FACET = (
+    "genre", "mood", "language", "lang", "category", "tag", "type", "group", "style", "topic", "brand", "class", "kind", "section",
+    "cuisine", "channel", "department",
+)  # fmt: skip
+CONTEXT = (
+    "tab", "page", "screen", "surface", "placement", "device", "platform", "os", "network", "carrier", "connection", "browser",
+    "client", "app", "version", "referrer", "referer", "country", "region", "city", "weather",
+)  # fmt: skip
+"""Words of columns that tell the circumstances of an impression."""
+IMPRESSION = frozenset({"view", "impression", "show", "shown", "display", "expose", "exposure", "seen", "pv"})
+"""Words of values that say that an item was shown."""
+ACTION = ("action", "event", "behavior", "behaviour", "interaction", "activity", "verb", "type", "feedback")
+LISTED = (
+    "impressions", "impression", "inview", "shown", "slate", "candidates", "displayed", "results", "recommendations", "items",
+)  # fmt: skip
+"""Words of columns that hold what was shown together."""
+CHOSEN = ("clicked", "clicks", "click", "chosen", "selected")
+"""Words of columns that hold what of a list was chosen, besides those of behaviors."""
+SEPARATORS = ("|", ",", ";", " ")
+LIST_TEXT = re.compile(r"\[.*\]", re.DOTALL)
+POSITION = ("position", "pos", "rank", "ranking")
+REQUEST = ("request", "req", "slate", "search", "query", "impression", "pageview")
+RATING = ("rating", "stars", "score")
+BEHAVIOR_WORDS = {
+    "finish": (
+        "finish",
+        "finished",
+        "complete",
+        "completed",
+        "listened",
+        "watched",
+        "purchase",
+        "buy",
+        "bought",
+        "order",
+        "transaction",
+        "checkout",
+        "long_view",
+        "play",
+    ),
+    "like": (
+        "like",
+        "liked",
+        "love",
+        "loved",
+        "favorite",
+        "bookmark",
+        "thumbs_up",
+        "upvote",
+        "save",
+        "cart",
+        "addtocart",
+        "wishlist",
+    ),
+    "skip": ("skip", "skipped", "next", "close"),
+    "dislike": ("dislike", "disliked", "hate", "thumbs_down", "downvote", "ban", "block", "report"),
+    "share": ("share", "shared", "forward", "recommend"),
+}
+ZONES = ("tz", "timezone", "zone")
+
+
+def has_word(column: Column, words: tuple[str, ...]) -> bool:
+    """Whether one of ``words`` is a part of the column's name, or all of it but for ``id`` or ``s`` at its end."""
+    joined = "".join(column.words)
+    return any(word in column.words or joined in {word, f"{word}id", f"{word}s"} for word in words)
+
+
+def by_name(sample: Sample, words: tuple[str, ...], exclude: list[Column]) -> Column | None:
+    """The column whose name holds the earliest of ``words``; an id before its companion text."""
+    candidates = [
+        (words.index(word), "id" not in c.words and "key" not in c.words, position, c)
+        for position, c in enumerate(sample.columns)
+        for word in words
+        if c not in exclude and c.kind != "moment" and c.share_filled > 0 and has_word(c, (word,))
+    ]
+    return min(candidates)[3] if candidates else None
+
+
+def is_list(column: Column) -> bool:
+    """Whether most cells hold several texts: a list, or a text with separators and a name that says so."""
+    cells = column.examples
+    if column.kind != "text" or not cells:
+        return False
+    lists = sum(bool(LIST_TEXT.fullmatch(cell)) for cell in cells)
+    return 2 * lists > len(cells) or (has_word(column, LISTED) and _separator(cells) is not None)
+
+
+def _separator(cells: tuple[str, ...]) -> str | None:
+    """What stands between the items of most lists."""
+    return next((mark for mark in SEPARATORS if 2 * sum(mark in cell for cell in cells) > len(cells)), None)
+
+
+def separator_of(listed: Column) -> str | None:
+    """What stands between the items of a column of lists; None where the cells are lists by themselves."""
+    return None if LIST_TEXT.fullmatch(listed.examples[0]) else _separator(listed.examples)
+
+
+def list_entries(listed: Column) -> list[str]:
+    """What stands between the separators of a column of lists."""
+    mark = separator_of(listed) or ","
+    return [entry for cell in listed.examples for entry in cell.strip("[]").split(mark)]
+
+
+def is_flag(column: Column) -> bool:
+    """Whether the column says yes or no."""
+    words = {"0", "1", "0.0", "1.0", "true", "false", "t", "f", "yes", "no", "y", "n"}
+    return column.kind == "boolean" or (column.distinct <= 2 and {v.lower() for v in column.examples} <= words)

@@ -1,0 +1,212 @@
+"""The first rows of a file that nobody has described: its format, and what its columns hold."""
+
+from __future__ import annotations
+
+import glob
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeAlias
+
+import duckdb
+
+from core.duck import identifier, quoted
+from core.errors import DataError
+from events.cells import FORMATS, cast_time
+from events.log_files import check_content
+from events.text import CHUNK, binary, check_encoding
+
+SAMPLE_ROWS = 20_000
+EXAMPLES = 30
+"""Values of a column that are kept, the most frequent ones."""
+LEAST_TIMES = 0.99
+"""A column of text holds times if this share of its cells has one pattern."""
+NAME = re.compile(r"[a-z]+|[0-9]+")
+LABELED = re.compile(r"\S+-[01](\s+\S+-[01])*")
+"""A list whose items end with a label, as no header does."""
+UNNAMED = re.compile(r"column\d+")
+"""What DuckDB calls the columns of a file without a header."""
+
+Options: TypeAlias = dict[str, str | int | list[str]]
+
+
+@dataclass(frozen=True)
+class Column:
+    """What a sample says of a column.
+
+    Attributes:
+        name: as in the file.
+        kind: ``number``, ``boolean``, ``moment`` (a typed or ISO 8601 time) or ``text``.
+        share_filled: share of cells that are neither null nor empty, 0 to 1.
+        distinct: different values in the sample.
+        low: smallest number, None where the column has none.
+        high: largest number.
+        examples: the most frequent values, as text.
+    """
+
+    name: str
+    kind: str
+    share_filled: float
+    distinct: int
+    low: float | None
+    high: float | None
+    examples: tuple[str, ...]
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """Parts of the name in lower case: ``userId`` → user, id."""
+        spaced = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", self.name)
+        return tuple(NAME.findall(spaced.lower()))
+
+
+@dataclass(frozen=True)
+class Sample:
+    """The first rows of a log.
+
+    Attributes:
+        file: the one that was read.
+        format: as the mapping names it.
+        options: CSV options that differ from the defaults.
+        rows: rows read.
+        columns: in the file's order.
+    """
+
+    file: Path
+    format: str
+    options: Options = field(default_factory=dict)
+    rows: int = 0
+    columns: tuple[Column, ...] = ()
+
+
+def read_first_rows(con: duckdb.DuckDBPyConnection, file: Path) -> Sample:
+    """Read the beginning of a file into the table ``sample``, and say what its columns hold.
+
+    Args:
+        con: a connection for this file alone.
+        file: Parquet, JSON Lines or CSV by its ending; anything else is taken for CSV.
+
+    Raises:
+        DataError: the file cannot be read, is in another encoding, or holds no rows.
+    """
+    name = quoted(glob.escape(str(file)))
+    options: Options = {}
+    suffixes = [s.lower() for s in file.suffixes if s.lower() not in {".gz", ".gzip", ".zst"}]
+    ending = suffixes[-1] if suffixes else ""
+    check_content(file, "parquet" if ending in {".parquet", ".pq"} else "csv")
+    if ending not in {".parquet", ".pq"}:
+        check_encoding(file, "utf-8", "csv: ")
+    try:
+        if ending in {".parquet", ".pq"}:
+            format_, scan = "parquet", f"read_parquet({name})"
+        elif ending in {".json", ".jsonl", ".ndjson"}:
+            format_, scan = "jsonl", f"read_json_auto({name}, sample_size={SAMPLE_ROWS}, ignore_errors=true)"
+        else:
+            row = con.execute(
+                f"SELECT Delimiter, Quote, SkipRows, HasHeader FROM sniff_csv({name}, sample_size={SAMPLE_ROWS})"
+            ).fetchone()
+            delimiter, quote, skip, header = row or (",", '"', 0, True)
+            format_ = "csv"
+            written = {"delimiter": (delimiter, ","), "quote": (quote, '"'), "skip": (skip, 0)}
+            options = {k: v for k, (v, usual) in written.items() if v not in {usual, "(empty)", "\0"}}
+            scan = (
+                f"read_csv({name}, delim={quoted(delimiter)}, skip={skip}, header={str(header).lower()}, ignore_errors=true, "
+                f"auto_type_candidates=['BOOLEAN', 'BIGINT', 'DOUBLE', 'VARCHAR'], sample_size={SAMPLE_ROWS})"
+            )  # times stay as they are written, so that their format can be told
+        con.execute(f"CREATE TABLE sample AS SELECT * FROM {scan} LIMIT {SAMPLE_ROWS}")
+    except duckdb.Error as error:
+        if ending not in {".parquet", ".pq"} and not _is_utf8(file):
+            raise DataError(
+                f"{file} is not UTF-8 text; save it as UTF-8 for the guess, or set csv: {{encoding: latin-1}} in a mapping of your own"
+            ) from None
+        raise DataError(f"{file} cannot be looked at: {str(error).splitlines()[0]}") from None
+    count = con.execute("SELECT count(*) FROM sample").fetchone()
+    rows = int(count[0]) if count else 0
+    if not rows:
+        raise DataError(f"{file} holds no rows to guess from")
+    columns = _columns(con, rows)
+    if format_ == "csv" and all(UNNAMED.fullmatch(c.name) for c in columns) and any(map(is_labeled, columns)):
+        for old, new in _names(con, columns, rows).items():
+            con.execute(f"ALTER TABLE sample RENAME {identifier(old)} TO {identifier(new)}")
+        columns = _columns(con, rows)
+        options |= {"header": False, "columns": [c.name for c in columns]}
+    return Sample(file, format_, options, rows, columns)
+
+
+def _is_utf8(file: Path) -> bool:
+    with binary(file) as stream:
+        head = stream.read(CHUNK).rpartition(b"\n")[0]
+    try:
+        head.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _columns(con: duckdb.DuckDBPyConnection, rows: int) -> tuple[Column, ...]:
+    described = con.execute("DESCRIBE sample").fetchall()
+    return tuple(_column(con, r[0], str(r[1]), rows) for r in described)
+
+
+def is_labeled(column: Column) -> bool:
+    """Whether every example is a list of items that end with a label: ``N1-0 N2-1``."""
+    return bool(column.examples) and all(LABELED.fullmatch(cell) for cell in column.examples)
+
+
+def _names(con: duckdb.DuckDBPyConnection, columns: tuple[Column, ...], rows: int) -> dict[str, str]:
+    """Names for columns that have none, by what their cells look like; the others keep what DuckDB calls them."""
+    names: dict[str, str] = {}
+    for column in columns:
+        if is_labeled(column):
+            role = "impressions"
+        elif column.kind == "moment" or (column.kind == "text" and time_format(con, column)):
+            role = "time"
+        elif column.distinct == rows:
+            role = "request_id"
+        elif not any(" " in cell for cell in column.examples):
+            role = "user"
+        else:
+            continue
+        if role not in names.values():
+            names[column.name] = role
+    return names
+
+
+def _column(con: duckdb.DuckDBPyConnection, name: str, dtype: str, rows: int) -> Column:
+    cell = identifier(name)
+    text = f"nullif(trim(CAST({cell} AS VARCHAR)), '')"
+    row = con.execute(
+        f"""SELECT count({text}), count(DISTINCT {text}), min(TRY_CAST({text} AS DOUBLE)), max(TRY_CAST({text} AS DOUBLE)),
+        count(TRY_CAST({text} AS DOUBLE)), count({cast_time(text, "TIMESTAMP")}) FROM sample"""
+    ).fetchone()
+    assert row is not None
+    filled, distinct, low, high, numbers, moments = row
+    top = con.execute(
+        f"SELECT {text} AS value FROM sample WHERE {text} IS NOT NULL GROUP BY value ORDER BY count(*) DESC, value LIMIT {EXAMPLES}"
+    ).fetchall()
+    if dtype == "BOOLEAN":
+        kind = "boolean"
+    elif dtype.startswith(("TIMESTAMP", "DATE")) or (filled and moments == filled and numbers < filled):
+        kind = "moment"
+    else:
+        kind = "number" if filled and numbers == filled else "text"
+    return Column(name, kind, filled / rows, distinct, low, high, tuple(r[0] for r in top))
+
+
+def time_format(con: duckdb.DuckDBPyConnection, column: Column) -> str | None:
+    """The pattern in which nearly all cells of a column of text are times, or None.
+
+    Args:
+        con: holds the table ``sample``.
+        column: of text.
+
+    Returns:
+        a pattern of :data:`events.cells.FORMATS`.
+    """
+    cell = identifier(column.name)
+    for pattern in FORMATS:
+        row = con.execute(
+            f"SELECT count({cell}), count(TRY_STRPTIME(CAST({cell} AS VARCHAR), {quoted(pattern)})) FROM sample"
+        ).fetchone()
+        if row and row[0] and row[1] >= LEAST_TIMES * row[0]:
+            return pattern
+    return None

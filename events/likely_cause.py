@@ -1,0 +1,111 @@
+"""What a person should look at when many rows of a log could not be read: the reason, a cell, and what the mapping may want."""
+
+from __future__ import annotations
+
+import csv
+import re
+
+from core.documents import one_line
+from core.duck import identifier, quoted, scalar
+from events.cells import FORMATS, ISO, content
+from events.staging import Staging
+
+
+def likely_cause(staging: Staging, reason: str) -> str:
+    """What a person should look at when many rows could not be read.
+
+    Args:
+        staging: of the input.
+        reason: the one that most of these rows have.
+    """
+    if reason in {"bad_timestamp", "too_old", "in_future"}:
+        return _likely_time(staging, reason)
+    if reason.startswith("not_a_number:"):
+        column = reason.removeprefix("not_a_number:")
+        return f"Column '{column}' is used as a number in the mapping and is none{_decimal_comma(staging, column)}"
+    shape = f"Look at csv: delimiter, quote, encoding and header in the mapping{_cell_counts(staging)}"
+    return {
+        "malformed_row": shape,
+        "open_quote": shape,
+        "bad_list": "A list begins and does not end: were cells cut short when the log was written?",
+        "conflicting_event_id": "columns.event_id is not an event's own: rows of other users or items have the same one; take it out",
+        "repeated_key": "An object has the same key twice: give each its own name",
+        "bad_encoding": "The text is not UTF-8: set csv: {encoding: latin-1} in the mapping, or save it as UTF-8",
+        "unknown_zone": _zone_hint(staging),
+        "zone_abbreviation": "Abbreviations of zones mean several; write offsets, or leave them out and give zone",
+        "unknown_action": "The values of actions.column are not those under actions.values and impressions.values: "
+        + staging.describe_actions(staging.unknown_actions()),
+        "unknown_label": "The items of impressions.list_column do not end with a separator and a value of impressions.labels",
+        "bad_user_id": "User ids of this source are integers since its first ingestion",
+        "bad_item_id": "Item ids of this source are integers since its first ingestion",
+    }.get(reason, "Look at the mapping's columns")
+
+
+def _likely_time(staging: Staging, reason: str) -> str:
+    """What a person should look at when many times could not be read."""
+    rule = staging.mapping.timestamp
+    text = scalar(
+        staging.con,
+        f"""SELECT any_value(CAST({staging.time_cell} AS VARCHAR)) FROM raw r JOIN staged USING (__row)
+        WHERE reason = {quoted(reason)}""",
+    )
+    if rule.unit != "iso" and re.fullmatch(ISO, str(text)):
+        return f"Times such as {text!r} look like unit: iso; the mapping says unit: {rule.unit}"
+    try:
+        number = float(text)
+    except (TypeError, ValueError):
+        if pattern := _likely_format(staging):
+            return f'Times such as {text!r} look like timestamp.format: "{pattern}"'
+        return f"Look at timestamp: a cell reads {text!r}; give unit (s, ms, us, ns) for numbers, or a format"
+    for unit, micros in (("s", 1_000_000), ("ms", 1_000), ("us", 1), ("ns", 0.001)):
+        if 1990 <= 1970 + number * micros / 3.15576e13 <= 2100 and unit != rule.unit:
+            return f"Times such as {text} look like unit: {unit}; the mapping says unit: {rule.unit}"
+    return f"Look at timestamp: a cell reads {text!r}"
+
+
+def _decimal_comma(staging: Staging, column: str) -> str:
+    """A hint where cells of a column would be numbers with a point for their comma."""
+    cell = f"CAST({staging.raw.cell(column, column)} AS VARCHAR)"
+    text = scalar(
+        staging.con,
+        f"""SELECT any_value({cell}) FROM raw r WHERE TRY_CAST({cell} AS DOUBLE) IS NULL
+        AND TRY_CAST(replace({cell}, ',', '.') AS DOUBLE) IS NOT NULL""",
+    )
+    name = column if column.isidentifier() else identifier(column)
+    return f": a cell reads '{one_line(text, 40)}'; write \"replace({name}, ',', '.')\"" if text else ""
+
+
+def _likely_format(staging: Staging) -> str | None:
+    """The format of times that reads most of the cells, if one reads nearly all."""
+    text = f"CAST({staging.time_cell} AS VARCHAR)"
+    counts = ", ".join(f"count(try_strptime({text}, {quoted(pattern)}))" for pattern in FORMATS)
+    total, *read = staging.con.execute(f"SELECT count({staging.time_cell}), {counts} FROM raw r").fetchall()[0]
+    best = max(range(len(FORMATS)), key=lambda place: read[place])
+    return FORMATS[best] if read[best] >= 0.99 * total else None
+
+
+def _cell_counts(staging: Staging) -> str:
+    """How many cells a row that could not be split has, and how many the mapping or the header names."""
+    text = scalar(staging.con, "SELECT any_value(content) FROM malformed WHERE reason = 'malformed_row'")
+    if text is None or staging.raw.typed:
+        return ""
+    options = staging.mapping.csv
+    delimiter = options.delimiter_of(staging.files[0])
+    if len(delimiter) == 1 and options.quote:
+        cells = next(csv.reader([text], delimiter=delimiter, quotechar=options.quote), [])
+    else:
+        cells = text.split(delimiter)
+    names = "the header" if options.header else "csv.columns"
+    return f": a row has {len(cells)} cells, {names} {len(options.columns) or len(staging.raw.columns)}"
+
+
+def _zone_hint(staging: Staging) -> str:
+    """What a person should look at when no row has a zone or an offset that can be read."""
+    rule = staging.mapping.local_time
+    key = "zone_column" if rule.zone_column else "offset_minutes_column"
+    name = getattr(rule, key)
+    plain = f"CAST({staging.raw.cell(name, key)} AS VARCHAR)" if name in staging.raw.columns else None
+    cell = content(plain or staging.sql.optional_text(name, f"local_time.{key}"))
+    text = scalar(staging.con, f"SELECT any_value({cell}) FROM raw r")
+    wanted = "a zone such as Europe/Berlin" if rule.zone_column else "minutes from UTC, such as 120 or -300"
+    return f"Look at local_time.{key}: {'every cell is empty' if text is None else f'a cell reads {text!r}'}, it takes {wanted}"

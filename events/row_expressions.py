@@ -1,0 +1,167 @@
+"""Expressions of a mapping as SQL over the rows of a log: checked, typed, and with errors that name the expression and a row."""
+
+from __future__ import annotations
+
+import duckdb
+import sqlglot
+from sqlglot import expressions as exp
+
+from core.documents import one_line
+from core.duck import identifier, scalar
+from core.errors import ConfigError, DataError
+from core.expressions import parse_expression
+from events.cells import content, filled, finite, finite_tree, is_taken_apart, only_json
+from events.readers import RawLog, exact_text
+
+MAJORITY = 0.5
+"""A text column counts as numbers when more than this share of its cells is."""
+
+
+class RowExpressions:
+    """Compiles a mapping's expressions for the tables ``raw`` (``r``) and ``parsed`` (``p``).
+
+    Attributes:
+        numbers: columns of text that expressions use as numbers.
+        compiled: of each expression the mapping's key, its text and its SQL.
+        json_cells: SQL of the cells that are taken for JSON, by the key that says so.
+    """
+
+    def __init__(self, con: duckdb.DuckDBPyConnection, raw: RawLog) -> None:
+        """Start with no expressions.
+
+        Args:
+            con: holds the table ``raw``.
+            raw: its columns.
+        """
+        self.con, self.raw = con, raw
+        self.numbers: set[str] = set()
+        self.compiled: list[tuple[str, str, str]] = []
+        self.json_cells: dict[str, str] = {}
+
+    def text(self, text: str, where: str) -> str:
+        """SQL of the text of a column or expression; null where there is no content.
+
+        Args:
+            text: as in the mapping.
+            where: the mapping's key, for errors.
+        """
+        sql = self.expression(text, where)
+        return content(exact_text(f"({sql})", self.raw.types.get(text, "VARCHAR")))
+
+    def optional_text(self, text: str | None, where: str) -> str:
+        """SQL as of :meth:`text`, null where the mapping has nothing."""
+        return self.text(text, where) if text else "CAST(NULL AS VARCHAR)"
+
+    def number(self, text: str | None, where: str) -> str:
+        """SQL of the number of a column or expression; null where the mapping has nothing, or the cell is none."""
+        if text is None:
+            return "CAST(NULL AS DOUBLE)"
+        if text in self.raw.columns and not self._typed(text):
+            self.numbers.add(text)
+        return f"TRY_CAST(({self.expression(text, where)}) AS DOUBLE)"
+
+    def expression(self, text: str, where: str, event_columns: tuple[str, ...] = ()) -> str:
+        """SQL of a mapping's expression: columns checked, text columns that hold numbers made numbers."""
+        if text in self.raw.columns:
+            self.raw.cell(text, where)  # a repeated name is refused
+            return self.cell(text)
+        tree: exp.Expr = parse_expression(text, where)
+        for column in list(tree.find_all(exp.Column)):
+            name = column.name
+            self._refuse_nested(column, where)
+            if name in event_columns:
+                sql = f"p.{identifier(name)}"
+            else:
+                sql = self.raw.cell(name, where if column is tree else f"{where} ({one_line(text)})")
+                if self._is_empty(name):
+                    sql = "NULL"  # of any type, so that what is meant for numbers is not an error
+                else:
+                    if not self._typed(name) and self._is_number(name):
+                        self.numbers.add(name)
+                    sql = self.cell(name)
+                    if self.raw.types[name] in {"FLOAT", "DOUBLE"}:
+                        sql = finite(sql)
+                    if self.raw.types[name] == "VARCHAR" and is_taken_apart(column):
+                        self.json_cells[where] = sql
+                        sql = only_json(sql)
+            cell = sqlglot.parse_one(sql, read="duckdb")
+            tree = cell if column is tree else tree
+            column.replace(cell)
+        compiled = finite_tree(tree).sql(dialect="duckdb")
+        self.compiled.append((where, text, compiled))
+        return compiled
+
+    def cell(self, name: str) -> str:
+        """SQL of a column's cell, as a number if an expression uses it as one."""
+        column = self.raw.cell(name, name)
+        return f"TRY_CAST({column} AS DOUBLE)" if name in self.numbers else column
+
+    def type_of(self, sql: str, where: str) -> str:
+        """DuckDB type of a compiled expression over raw and parsed rows."""
+        try:
+            rows = self.con.execute(f"DESCRIBE SELECT ({sql}) FROM raw r JOIN parsed p USING (__row)").fetchall()
+        except duckdb.Error as error:
+            raise ConfigError(f"{where}: {str(error).splitlines()[0]}; nothing was ingested") from None
+        return str(rows[0][1])
+
+    def execute(self, sql: str) -> None:
+        """Run a statement with the mapping's expressions in it; an error names the expression and a row."""
+        try:
+            self.con.execute(sql)
+        except duckdb.OutOfMemoryException:
+            raise
+        except duckdb.Error as error:
+            self.con.execute("SET TimeZone = 'UTC'")
+            first = str(error).splitlines()[0]
+            for where, text, compiled in self.compiled:
+                source = "raw r" + (" JOIN parsed p USING (__row)" if "p." in compiled else "")
+                try:
+                    self.con.execute(f"SELECT count(({compiled})) FROM {source}").fetchall()
+                except duckdb.Error as cause:
+                    reason = str(cause).splitlines()[0]
+                    row = self._failing_row(compiled, source)
+                    raise ConfigError(
+                        f"{where}: '{one_line(text)}' fails{row}: {reason}; nothing was ingested"
+                    ) from None
+            raise DataError(f"the mapping cannot be applied: {first}; nothing was ingested") from None
+
+    def _failing_row(self, compiled: str, source: str) -> str:
+        """`` in row N`` of the first row in which an expression fails, nothing where none is to blame."""
+        try:
+            row = scalar(
+                self.con,
+                f"SELECT min(__row) FROM {source} WHERE TRY(({compiled})) IS NULL AND __row > 0",
+            )
+        except duckdb.Error:
+            return ""
+        return f" in row {row}" if row is not None else ""
+
+    def _refuse_nested(self, column: exp.Column, where: str) -> None:
+        """Fail for ``geo.country`` where the log has a column ``geo``: it would be looked for under the last name."""
+        outer = column.table
+        if outer and outer in self.raw.columns:
+            kind = self.raw.types[outer]
+            inside = f"{outer}['{column.name}']" if kind.startswith("STRUCT") else f"{outer}->>'$.{column.name}'"
+            raise ConfigError(
+                f"{where}: '{outer}.{column.name}' names no column; what is inside of column '{outer}' is \"{inside}\""
+            )
+
+    def _typed(self, name: str) -> bool:
+        """Whether the file itself says that a column is something else than text."""
+        return self.raw.typed and name in self.raw.columns and name not in self.raw.untyped
+
+    def _is_empty(self, name: str) -> bool:
+        """Whether a column that is text, or that this input does not have, has no content at all."""
+        if name not in self.raw.columns:
+            return True
+        if self._typed(name):
+            return False
+        return not scalar(self.con, f"SELECT count(*) FROM raw WHERE {filled(self.raw.columns[name])}")
+
+    def _is_number(self, name: str) -> bool:
+        column = self.raw.columns[name]
+        share = scalar(
+            self.con,
+            f"SELECT avg((TRY_CAST({column} AS DOUBLE) IS NOT NULL)::INT) FROM raw WHERE {filled(column)}",
+        )
+        return share is not None and share > MAJORITY
