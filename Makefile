@@ -23,6 +23,10 @@ WORKERS ?= 2
 FAST ?=
 COVERAGE ?=
 SEED ?= 2024
+BASES ?=
+SPARK ?=
+ENGINE ?=
+export ENGINE
 export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 export PYTHONUNBUFFERED := 1
 # Images often set it. Every step and service is a separate process: without bytecode each compiles all that it imports.
@@ -45,7 +49,7 @@ $(VENV)/.installed-dev: $(VENV)/.installed requirements-dev.txt requirements-dis
 	@$(INSTALL) -r requirements-dev.txt && $(INSTALL) --no-deps -r requirements-distributed.txt
 	@touch $@
 
-.PHONY: help setup dev demo loop serve up down secrets doctor test check docs screenshots audit chaos format bench study services lock clean
+.PHONY: help setup dev demo loop serve up down secrets doctor test check docs screenshots audit chaos format bench study images services lock clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -83,7 +87,7 @@ check: dev ## lint, format, types, layers, bandit; Dockerfile, Compose file and 
 	@$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check . && $(VENV)/bin/mypy
 	@$(VENV)/bin/lint-imports --no-cache > /dev/null || $(VENV)/bin/lint-imports --no-cache
 	@$(VENV)/bin/bandit --quiet --recursive -ll -c pyproject.toml $(PACKAGES) 2> >(grep -v "nosec encountered" >&2)
-	@$(VENV)/bin/hadolint docker/Dockerfile && $(VENV)/bin/check-jsonschema --quiet --builtin-schema vendor.compose-spec docker/compose.yaml
+	@$(VENV)/bin/hadolint docker/Dockerfile docker/debian/Dockerfile && $(VENV)/bin/check-jsonschema --quiet --builtin-schema vendor.compose-spec docker/compose.yaml
 	@$(VENV)/bin/kubernetes-validate --strict --quiet docker/kubernetes/platform.yaml
 
 docs: dev ## the documentation site in var/site: reference pages from the code, then a strict build
@@ -110,7 +114,10 @@ study: setup ## a study with its conclusion (NAME= SOURCE= DATA= MAPPING= SEEDS=
 	@$(RUN) -m clock study $(if $(NAME),"$(NAME)" --source "$(SOURCE)") $(if $(DATA),--data "$(DATA)") \
 	  $(if $(MAPPING),--mapping "$(MAPPING)") $(if $(SEEDS),--seeds "$(SEEDS)") $(if $(REPLICATIONS),--replications "$(REPLICATIONS)") $(if $(filter-out 0,$(FRESH)),--fresh)
 
-services: ## install the servers that some tests start (Debian packages, needs root): PostgreSQL, Redis, Chromium, Java, nginx, Prometheus
+images: ## build the platform's container image with docker, podman or buildah (ENGINE=; SPARK=1: Spark's too; BASES=debian: without a registry)
+	@docker/images.sh $(BASES) platform $(if $(filter-out 0,$(SPARK)),spark)
+
+services: ## install the servers that some tests start (Debian packages, needs root): PostgreSQL, Redis, Chromium, Java, nginx, Prometheus, podman
 	@docker/install_services.sh
 
 lock: dev ## resolve pyproject.toml into requirements.txt, and one more for every extra

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -15,7 +16,7 @@ import yaml
 
 from core.secret_files import SECRETS
 from core.settings import ROOT, Settings
-from operations.prepare import prepare
+from operations.prepare import IMAGE_USER, prepare
 from operations.services import all_services
 from tests.operations.stack import ORDER, compose, interpolate
 
@@ -64,6 +65,8 @@ def test_compose_wants_what_make_secrets_writes(tmp_path: Path) -> None:
     assert prepare(tmp_path, "other.example.com") == [], "nothing is overwritten"
     assert all((tmp_path / "secrets" / name).stat().st_mode & 0o077 == 0 for name in SECRETS)
     values = dict(line.split("=", 1) for line in (tmp_path / ".env").read_text().splitlines())
+    assert values["CLOCK_UID"] == str(os.getuid() or IMAGE_USER), "no container runs as root"
+    assert {p.stat().st_uid for p in (tmp_path / "secrets").iterdir()} == {int(values["CLOCK_UID"])}
     assert "https://clock.example.com:8443" in interpolate((DOCKER / "compose.yaml").read_text(), values)
     with pytest.raises(AssertionError, match="run make secrets"):
         interpolate((DOCKER / "compose.yaml").read_text(), {})
