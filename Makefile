@@ -49,7 +49,7 @@ $(VENV)/.installed-dev: $(VENV)/.installed requirements-dev.txt requirements-dis
 	@$(INSTALL) -r requirements-dev.txt && $(INSTALL) --no-deps -r requirements-distributed.txt
 	@touch $@
 
-.PHONY: help setup dev demo loop serve up down secrets doctor test check docs screenshots audit chaos format bench study images services lock clean
+.PHONY: help setup dev demo loop serve up down secrets doctor test check docs screenshots audit chaos format bench study images services containers lock clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -117,8 +117,12 @@ study: setup ## a study with its conclusion (NAME= SOURCE= DATA= MAPPING= SEEDS=
 images: ## build the platform's container image with docker, podman or buildah (ENGINE=; SPARK=1: Spark's too; BASES=debian: without a registry)
 	@docker/images.sh $(BASES) platform $(if $(filter-out 0,$(SPARK)),spark)
 
-services: ## install the servers that some tests start (Debian packages, needs root): PostgreSQL, Redis, Chromium, Java, nginx, Prometheus, podman
+services: ## install the servers that some tests start (Debian packages, needs root): PostgreSQL, Redis, Chromium, Java, nginx, Prometheus
 	@docker/install_services.sh
+
+containers: dev ## build the images, run the whole stack in containers and test it (podman; as root, 10 to 30 minutes)
+	@docker/install_services.sh containers
+	@CLOCK_TEST_CONTAINERS=1 $(RUN) -m pytest -s tests/operations/test_containers.py
 
 lock: dev ## resolve pyproject.toml into requirements.txt, and one more for every extra
 	@sed -i '/^torch==/d' requirements*.txt  # so that the CPU build of UV_FIND_LINKS is taken where there is one

@@ -18,7 +18,7 @@ choose_engine() {
     command -v "$candidate" >/dev/null || continue
     if [ "$candidate" = buildah ] || "$candidate" info >/dev/null 2>&1; then echo "$candidate"; return; fi
   done
-  fail "no container engine answers; 'make services' installs podman (Debian, as root)"
+  fail "no container engine answers; 'make containers' installs podman (Debian, as root)"
 }
 
 engine=$(choose_engine)
@@ -66,12 +66,13 @@ build() {  # arguments of the engine's build
 }
 
 debian_root() {
-  command -v debootstrap >/dev/null || fail "debootstrap is not installed (make services)"
+  command -v debootstrap >/dev/null || fail "debootstrap is not installed (make containers)"
   local mirror
   mirror=$(awk '$1 == "URIs:" {print $2; exit} $1 == "deb" {print $2; exit}' \
     /etc/apt/sources.list.d/debian.sources /etc/apt/sources.list 2>/dev/null)
+  [ -n "$mirror" ] || fail "apt has no source to take Debian from"
   echo "images: debootstrap makes Debian 12's root file system"
-  debootstrap --variant=minbase --include=ca-certificates bookworm "$scratch/root" "${mirror:-http://deb.debian.org/debian}" > "$scratch/log" 2>&1 \
+  debootstrap --variant=minbase --include=ca-certificates bookworm "$scratch/root" "$mirror" > "$scratch/log" 2>&1 \
     || { tail -n 20 "$scratch/log" >&2; fail "debootstrap failed"; }
   # What the official slim images leave out too.
   printf 'path-exclude /usr/share/%s/*\n' doc man locale info lintian > "$scratch/root/etc/dpkg/dpkg.cfg.d/slim"
@@ -96,13 +97,13 @@ debian() {
 }
 
 debian_names() {  # target of docker/debian/Dockerfile, and the name that our files use for what it stands for
-  echo "python docker.io/library/python:$(sed -n 's/^ARG PYTHON=//p' docker/Dockerfile)"
-  awk '$1 == "image:" && $2 ~ /^docker.io/ {print $2}' docker/compose.yaml | while read -r name; do
+  echo "python python:$(sed -n 's/^ARG PYTHON=//p' docker/Dockerfile)"
+  awk '$1 == "image:" {print $2}' docker/compose.yaml | while read -r name; do
     case $name in
-      */postgres:*) echo "postgres $name" ;;
-      */redis:*) echo "redis $name" ;;
-      */nginx-unprivileged:*) echo "nginx $name" ;;
-      */seaweedfs:*) echo "objects $name" ;;
+      postgres:*) echo "postgres $name" ;;
+      redis:*) echo "redis $name" ;;
+      *nginx-unprivileged:*) echo "nginx $name" ;;
+      *seaweedfs:*) echo "objects $name" ;;
     esac
   done
 }

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs the servers that some tests start, from Debian's packages: PostgreSQL, Redis, Chromium, Java for Spark,
-# nginx, Prometheus, faketime, and podman with what builds images where no registry is reached.
+# nginx, Prometheus, faketime. With the argument 'containers' also podman, and what builds images where no registry is reached.
 # Needs root; what is installed already is left as it is.
 set -euo pipefail
 
@@ -13,7 +13,7 @@ command -v nginx >/dev/null || wanted+=(nginx-light)
 command -v prometheus >/dev/null || wanted+=(prometheus)
 command -v prometheus-alertmanager >/dev/null || wanted+=(prometheus-alertmanager)
 command -v faketime >/dev/null || wanted+=(faketime)
-if ! docker info >/dev/null 2>&1; then
+if [ "${1:-}" = containers ] && ! docker info >/dev/null 2>&1; then
   command -v podman >/dev/null || wanted+=(podman runc netavark aardvark-dns)
   # crun, Debian's choice, refuses machines that have both versions of cgroups; limits are not raised, which a container may not.
   if [ "$(id -u)" -eq 0 ] && [ ! -e /etc/containers/containers.conf ]; then
@@ -29,9 +29,9 @@ network_backend = "netavark"
 EOF
   fi
 fi
-command -v debootstrap >/dev/null || wanted+=(debootstrap)
+if [ "${1:-}" = containers ] && ! command -v debootstrap >/dev/null; then wanted+=(debootstrap); fi
 if [ ${#wanted[@]} -eq 0 ]; then
-  echo "services: PostgreSQL, Redis, Chromium, Java, nginx, Prometheus, Alertmanager, faketime and a container engine are installed"
+  echo "services: all are installed"
   exit 0
 fi
 if [ "$(id -u)" -ne 0 ]; then
