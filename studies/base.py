@@ -19,7 +19,7 @@ from studies.tables import join_names, words
 STATISTICS: Changes = {"target_statistics": True}
 PENALTY: Changes = {"embedding_penalty": 0.1}
 ATTENTION: Changes = {"sequence": "din"}
-RATES: Changes = {"dense_rate": 0.001, "embedding_rate": 0.03}
+RATES: Changes = {"dense_rate": 0.0005, "embedding_rate": 0.03}
 STRONGER: Changes = {**STATISTICS, **PENALTY, **ATTENTION, **RATES}
 """The options that were chosen on KuaiRand: the rates on days up to 1 May, the others on days up to 3 May."""
 OPTIONS: dict[str, Changes] = {
