@@ -23,6 +23,10 @@ WORKERS ?= 2
 FAST ?=
 COVERAGE ?=
 SEED ?= 2024
+BASES ?=
+SPARK ?=
+ENGINE ?=
+export ENGINE
 export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 export PYTHONUNBUFFERED := 1
 # Images often set it. Every step and service is a separate process: without bytecode each compiles all that it imports.
@@ -40,19 +44,19 @@ $(VENV)/.installed: requirements.txt pyproject.toml
 	@$(INSTALL) -r requirements.txt && $(INSTALL) --no-deps --editable .
 	@touch $@
 
-$(VENV)/.installed-dev: $(VENV)/.installed requirements-dev.txt
+$(VENV)/.installed-dev: $(VENV)/.installed requirements-dev.txt requirements-distributed.txt
 	@echo "installing what checks, tests and benches need"
-	@$(INSTALL) -r requirements-dev.txt
+	@$(INSTALL) -r requirements-dev.txt && $(INSTALL) --no-deps -r requirements-distributed.txt
 	@touch $@
 
-.PHONY: help setup dev demo loop serve up down secrets doctor test check docs screenshots audit chaos format bench study services lock clean
+.PHONY: help setup dev demo loop serve up down secrets doctor test check docs screenshots audit chaos format bench study images services containers lock clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 setup: $(VENV)/.installed ## install the platform into .venv, with the command `clock`
 
-dev: $(VENV)/.installed-dev ## and everything that checks, tests and benches need: Spark, the servers' clients, test tools
+dev: $(VENV)/.installed-dev ## and everything that checks, tests and benches need: Spark, TorchRec, the servers' clients, test tools
 
 demo: setup ## the main job: raw log → features → hourly training → promotion → A/B report (SOURCE= DATA= HOURS= FRESH=1)
 	@$(RUN) -m clock demo --source "$(SOURCE)" --hours $(HOURS) $(if $(DATA),--data "$(DATA)") $(if $(filter-out 0,$(FRESH)),--fresh)
@@ -83,7 +87,7 @@ check: dev ## lint, format, types, layers, bandit; Dockerfile, Compose file and 
 	@$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check . && $(VENV)/bin/mypy
 	@$(VENV)/bin/lint-imports --no-cache > /dev/null || $(VENV)/bin/lint-imports --no-cache
 	@$(VENV)/bin/bandit --quiet --recursive -ll -c pyproject.toml $(PACKAGES) 2> >(grep -v "nosec encountered" >&2)
-	@$(VENV)/bin/hadolint docker/Dockerfile && $(VENV)/bin/check-jsonschema --quiet --builtin-schema vendor.compose-spec docker/compose.yaml
+	@$(VENV)/bin/hadolint docker/Dockerfile docker/debian/Dockerfile && $(VENV)/bin/check-jsonschema --quiet --builtin-schema vendor.compose-spec docker/compose.yaml
 	@$(VENV)/bin/kubernetes-validate --strict --quiet docker/kubernetes/platform.yaml
 
 docs: dev ## the documentation site in var/site: reference pages from the code, then a strict build
@@ -110,8 +114,15 @@ study: setup ## a study with its conclusion (NAME= SOURCE= DATA= MAPPING= SEEDS=
 	@$(RUN) -m clock study $(if $(NAME),"$(NAME)" --source "$(SOURCE)") $(if $(DATA),--data "$(DATA)") \
 	  $(if $(MAPPING),--mapping "$(MAPPING)") $(if $(SEEDS),--seeds "$(SEEDS)") $(if $(REPLICATIONS),--replications "$(REPLICATIONS)") $(if $(filter-out 0,$(FRESH)),--fresh)
 
+images: ## build the platform's container image with docker, podman or buildah (ENGINE=; SPARK=1: Spark's too; BASES=debian: without a registry)
+	@docker/images.sh $(BASES) platform $(if $(filter-out 0,$(SPARK)),spark)
+
 services: ## install the servers that some tests start (Debian packages, needs root): PostgreSQL, Redis, Chromium, Java, nginx, Prometheus
 	@docker/install_services.sh
+
+containers: dev ## build the images, run the whole stack in containers and test it (podman; as root, 10 to 30 minutes)
+	@docker/install_services.sh containers
+	@CLOCK_TEST_CONTAINERS=1 $(RUN) -m pytest -s tests/operations/test_containers.py
 
 lock: dev ## resolve pyproject.toml into requirements.txt, and one more for every extra
 	@sed -i '/^torch==/d' requirements*.txt  # so that the CPU build of UV_FIND_LINKS is taken where there is one

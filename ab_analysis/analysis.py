@@ -22,7 +22,7 @@ from ab_analysis.experiment import Experiment, ExperimentPlan
 from ab_analysis.inference import UNKNOWN, Correction, Effect, Method, MetricSpec, adjust, compare, measure, shrink
 from ab_analysis.model_covariate import add_model_covariates
 from ab_analysis.moments import Cells, Moments, read_moments
-from ab_analysis.quantiles import compare_quantiles
+from ab_analysis.quantiles import Quantile, compare_quantiles
 from ab_analysis.results import MetricResult, Novelty, SegmentResult, plain
 from ab_analysis.series import Point, daily_points, drift, make_post_days
 from ab_analysis.stopping import comparisons_of, interval_multiplier
@@ -222,7 +222,11 @@ def _effects(
     for (name, spec), variant in product(specs.items(), experiment.treatments):
         measured = measure(spec, cells, experiment.control, variant, experiment.confidence, experiment.strata)
         if spec.headline == "quantile":
-            effect = compare_quantiles(db, plan.metrics[name], experiment.control, variant, experiment.confidence)
+            metric = plan.metrics[name]
+            assert metric.of is not None
+            assert metric.quantile is not None
+            quantile = Quantile(metric.of, metric.quantile)
+            effect = compare_quantiles(db, quantile, experiment.control, variant, experiment.confidence)
             measured.append(("quantile", effect))
         effects += [(name, variant, method, effect) for method, effect in measured]
     return effects

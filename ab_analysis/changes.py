@@ -12,7 +12,7 @@ from core.documents import JsonObject
 from core.errors import CorruptStateError
 from core.files import append_lines, lines_since
 
-IN_AN_EDITOR = "edited by hand"
+DEFINED, IN_AN_EDITOR = "defined", "edited by hand"
 
 
 @dataclass(frozen=True)
@@ -62,8 +62,9 @@ class ExperimentChange:
 
     @property
     def affects_result(self) -> bool:
-        """Whether it changed, after the start, what a result rests on."""
-        return self.state != "planned" and any(key not in BESIDE_THE_RESULT for key in self.keys)
+        """Whether it changed, after the start, what a result rests on; a first definition changes nothing."""
+        late = self.state != "planned" and self.action != DEFINED
+        return late and any(key not in BESIDE_THE_RESULT for key in self.keys)
 
     def told(self, key: str) -> str:
         """A key's value from then on, as the file has it."""

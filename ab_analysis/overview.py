@@ -10,6 +10,7 @@ from statistics import NormalDist
 
 from ab_analysis.experiment import Experiment, find_experiments, load_experiment
 from ab_analysis.inference import shrink
+from ab_analysis.plan_page import plan_path
 from ab_analysis.report_file import ReportedResult, ReportFile, read_report
 from core.charts import sparkline
 from core.documents import one_line
@@ -80,6 +81,7 @@ class OverviewRow:
         experiment: what its file says; None where there is none any more, or it is wrong.
         latest: None before its first report.
         problem: why its file cannot be read.
+        plan: link to the page of its plan; empty without one.
     """
 
     name: str
@@ -88,6 +90,7 @@ class OverviewRow:
     experiment: Experiment | None
     latest: LatestReport | None
     problem: str = ""
+    plan: str = ""
 
 
 @dataclass(frozen=True)
@@ -157,7 +160,8 @@ def overview_rows(settings: Settings, latest: Mapping[str, LatestReport], as_of:
             except ConfigError as error:
                 problem = one_line(str(error))
         state, days_left = _state(experiment, as_of) if not problem else ("wrong file", None)
-        rows.append(OverviewRow(name, state, days_left, experiment, latest.get(name), problem))
+        plan = f"{name}/plan.html" if plan_path(settings, name).exists() else ""
+        rows.append(OverviewRow(name, state, days_left, experiment, latest.get(name), problem, plan))
     return sorted(rows, key=lambda row: (STATES.index(row.state), row.name))
 
 
@@ -197,7 +201,7 @@ def _row(row: OverviewRow) -> Row:
     )
     return Row(
         [
-            Cell(row.name, link=latest.link if latest else "", hint=hypothesis),
+            Cell(row.name, link=latest.link if latest else row.plan, hint=hypothesis),
             Cell(state, "bad" if row.problem else ""),
             Cell(words(verdict), TONES.get(verdict, "")), words(result.metric) if result else "",
             Cell(percent(result.rel_effect) if result else "", sort=_or_nan(result.rel_effect) if result else math.nan),

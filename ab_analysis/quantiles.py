@@ -7,45 +7,60 @@ divided by 2z, so that no density has to be estimated (Liu, Sun, Varshney & Xu 2
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from statistics import NormalDist
 
 from ab_analysis.inference import UNKNOWN, Effect, from_estimates
-from ab_analysis.metrics import Metric
-from core.duck import quoted
+from core.duck import identifier, quoted
 from core.sql_engine import Engine
 
 Z = NormalDist().inv_cdf(0.975)
 
 
-def compare_quantiles(db: Engine, metric: Metric, control: str, treatment: str, confidence: float) -> Effect:
-    """Compare a quantile metric between two variants.
+@dataclass(frozen=True)
+class Quantile:
+    """A quantile of the users' values.
+
+    Attributes:
+        column: of the values.
+        share: of the users below it, between 0 and 1.
+        table: one row per user, with the column ``variant``.
+    """
+
+    column: str
+    share: float
+    table: str = "users"
+
+
+def compare_quantiles(db: Engine, quantile: Quantile, control: str, treatment: str, confidence: float) -> Effect:
+    """Compare a quantile between two variants.
 
     Args:
-        db: has the table ``users``.
-        metric: of the kind ``quantile``.
+        db: has the table of users.
+        quantile: which one.
         control, treatment: names of the variants.
         confidence: level of the intervals.
 
     Returns:
         ``UNKNOWN`` if there are too few users or too few distinct values.
     """
-    sides = [_quantile(db, metric, variant) for variant in (control, treatment)]
+    sides = [_estimate(db, quantile, variant) for variant in (control, treatment)]
     if not all(math.isfinite(se) for _, se in sides):
         return UNKNOWN
     return from_estimates(sides[0][0], sides[1][0], sides[0][1], sides[1][1], confidence)
 
 
-def _quantile(db: Engine, metric: Metric, variant: str) -> tuple[float, float]:
+def _estimate(db: Engine, quantile: Quantile, variant: str) -> tuple[float, float]:
     """Quantile and its standard error; NaN if the order statistics around it lie outside the sample."""
-    assert metric.quantile is not None
-    p, where = metric.quantile, f"FROM users WHERE variant = {quoted(variant)}"
+    p, where = quantile.share, f"FROM {quantile.table} WHERE variant = {quoted(variant)}"
     n = int(db.scalar(f"SELECT count(*) {where}"))
     step = Z * math.sqrt(p * (1 - p) / n)
     low, high = p - step, p + step
     if low <= 0 or high >= 1:
         return math.nan, math.nan
     percentiles = ", ".join(
-        f"percentile_cont({q!r}) WITHIN GROUP (ORDER BY {metric.of}) AS q{i}" for i, q in enumerate((p, low, high))
+        f"percentile_cont({q!r}) WITHIN GROUP (ORDER BY {identifier(quantile.column)}) AS q{i}"
+        for i, q in enumerate((p, low, high))
     )
     value, lower, upper = map(float, db.rows(f"SELECT {percentiles} {where}")[0])
     return value, (upper - lower) / (2 * Z) or math.nan

@@ -34,7 +34,6 @@ from events.store import EventStore
 
 TEMPLATE = Path(__file__).with_name("report.html")
 STYLE = """
-.pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 26rem), 1fr)); gap: 1rem } .pair > * { min-width: 0 }
 #effects { font-size: .94rem }
 """
 RULES = {

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from ab_analysis.analysis import Analysis
-from ab_analysis.changes import ExperimentChange
+from ab_analysis.changes import DEFINED, ExperimentChange
 from ab_analysis.decision import side
 from ab_analysis.experiment import ExperimentPlan
 from ab_analysis.reading import PRIOR_SD, EffectReading, Interval
@@ -183,7 +183,7 @@ def changes(changes: Sequence[ExperimentChange]) -> Table:
 
     def row(change: ExperimentChange) -> Row:
         late = change.affects_result
-        keys = "" if change.action == "defined" else "; ".join(f"{key}: {change.told(key)}" for key in change.keys)
+        keys = "" if change.action == DEFINED else "; ".join(f"{key}: {change.told(key)}" for key in change.keys)
         state = f"{change.state}: what was planned is not what is shown" if late else change.state
         when = change.at[:16].replace("T", " ")
         return Row([when, change.who, change.action, keys, change.why, Cell(state, "bad" if late else "")], strong=late)

@@ -17,12 +17,13 @@ from ab_analysis.checks import (
 )
 from ab_analysis.inference import Effect, Method, MetricSpec, compare, measure
 from ab_analysis.moments import Cells, read_moments
+from ab_analysis.quantiles import compare_quantiles
 from ab_analysis.raw_table import load_raw, raw_columns
+from ab_analysis.table_spec import TableSpec, check_names
 from ab_analysis.text_table import check_column
 from core.duck import identifier
 from core.errors import ConfigError, DataError
 from core.sql_engine import Engine
-from stats.confidence import check_confidence
 
 MISSING = "\x1fis missing"
 """Ends the name of a covariate's indicator, as no table's column can be named."""
@@ -31,40 +32,6 @@ REFUSED_P_VALUE = 1e-4
 comparable: adjusting by it would hide an effect, or create one."""
 MOST_SEGMENT_VALUES = 50
 MOST_VARIANTS = 50
-
-
-@dataclass(frozen=True)
-class TableSpec:
-    """What to analyze in a table.
-
-    Attributes:
-        variant: column of the variant; ``control``: its value for the control.
-        metrics: columns of means.
-        ratios: name → (numerator column, denominator column).
-        covariates: metric or ratio → columns measured before the experiment.
-        segments: columns to analyze by; ``strata``: columns to post-stratify by.
-        shares: planned share of each variant; empty: equal.
-        user: column of the user, to detect users who are in the table twice.
-        exclude_crossed: leave out users of two variants and report how many, instead of rejecting the table.
-        confidence: level of the intervals, above 0.5 and below 1.
-    """
-
-    variant: str
-    control: str
-    metrics: tuple[str, ...] = ()
-    ratios: Mapping[str, tuple[str, str]] | None = None
-    covariates: Mapping[str, tuple[str, ...]] | None = None
-    segments: tuple[str, ...] = ()
-    strata: tuple[str, ...] = ()
-    shares: Mapping[str, float] | None = None
-    user: str | None = None
-    exclude_crossed: bool = False
-    confidence: float = 0.95
-
-    def __post_init__(self) -> None:
-        check_confidence(self.confidence, "--confidence")
-        if self.exclude_crossed and not self.user:
-            raise ConfigError("--exclude-crossed needs --user, the column that says who is in two variants")
 
 
 @dataclass(frozen=True)
@@ -103,11 +70,13 @@ def analyze_table(db: Engine, path: Path, spec: TableSpec) -> tuple[list[TableRe
 
 
 def _analyze(db: Engine, path: Path, spec: TableSpec) -> tuple[list[TableResult], list[ExperimentCheck]]:
-    specs, excluded = _prepare(db, path, spec)
+    specs, excluded, capped = _prepare(db, path, spec)
     by = ("variant", *dict.fromkeys((*spec.segments, *spec.strata)))
     _check_values(db, spec, by[1:])
     specs = _with_missing(db, specs)
-    cells = read_moments(db, "table_users", by, [t.columns for t in specs])
+    cells = read_moments(
+        db, "table_users", by, [*(t.columns for t in specs), *((q.column,) for q in spec.quantiles.values())]
+    )
     counts, planned = _shares(spec, cells, path)
     treatments = [v for v in counts if v != spec.control]
     for t in specs:
@@ -118,8 +87,14 @@ def _analyze(db: Engine, path: Path, spec: TableSpec) -> tuple[list[TableResult]
         for v in treatments
         for method, effect in measure(t, cells, spec.control, v, spec.confidence, spec.strata)
     ]
+    rows += [
+        TableResult(name, v, "quantile", counts[spec.control], counts[v], effect)
+        for name, quantile in spec.quantiles.items()
+        for v in treatments
+        for effect in [compare_quantiles(db, replace(quantile, table="table_users"), spec.control, v, spec.confidence)]
+    ]
     in_segments, untested = _in_segments(spec, specs, cells, treatments)
-    checks = [sample_ratio(planned, counts), *_alike(list(counts)), *_nothing_to_adjust(specs, cells)]
+    checks = [sample_ratio(planned, counts), *_alike(list(counts)), *_nothing_to_adjust(specs, cells), *capped]
     if excluded:
         text = f"{excluded:,} users were in more than one variant and are left out; find out why they were."
         checks.append(ExperimentCheck("users in two variants", "warn", text))
@@ -128,15 +103,21 @@ def _analyze(db: Engine, path: Path, spec: TableSpec) -> tuple[list[TableResult]
     return rows + in_segments, checks
 
 
-def _prepare(db: Engine, path: Path, spec: TableSpec) -> tuple[list[MetricSpec], int]:
-    """Read the table into ``table_users``; returns its metrics, and how many users of two variants are left out."""
+def _prepare(db: Engine, path: Path, spec: TableSpec) -> tuple[list[MetricSpec], int, list[ExperimentCheck]]:
+    """Read the table into ``table_users``.
+
+    Returns:
+        Its metrics, how many users of two variants are left out, and what was limited.
+    """
     if not path.exists():
         raise ConfigError(f"no table at '{path}'")
     columns = raw_columns(db, path)
     specs = _specs(spec, columns, path)
     if "variant" in {*spec.segments, *spec.strata, *(c for t in specs for c in t.columns)}:
         raise ConfigError("a column named 'variant' cannot be a metric, covariate or segment; rename it")
-    numbers = list(dict.fromkeys(c for t in specs for c in t.columns))
+    numbers = list(
+        dict.fromkeys([*(c for t in specs for c in t.columns), *(q.column for q in spec.quantiles.values())])
+    )
     if clashing := sorted({*spec.segments, *spec.strata} & set(numbers)):
         raise ConfigError(
             f"column '{clashing[0]}' cannot be a metric or covariate and a segment or stratum at once; copy it"
@@ -146,8 +127,33 @@ def _prepare(db: Engine, path: Path, spec: TableSpec) -> tuple[list[MetricSpec],
     groups = list(dict.fromkeys((spec.variant, *spec.segments, *spec.strata, *([spec.user] if spec.user else []))))
     load_raw(db, path, columns, numbers, groups)
     excluded = _check_users(db, spec, path)
-    _name_users(db, spec, specs, crossed=bool(excluded))
-    return specs, excluded
+    where = _where_uncrossed(spec, crossed=bool(excluded))
+    limits, capped = _limits(db, spec, where)
+    _name_users(db, spec, specs, limits, where)
+    return specs, excluded, capped
+
+
+def _where_uncrossed(spec: TableSpec, *, crossed: bool) -> str:
+    """SQL that leaves out users of two variants."""
+    if not (spec.user and crossed):
+        return ""
+    return f" WHERE {identifier(spec.user)} NOT IN (SELECT crossed_user FROM crossed_users)"
+
+
+def _limits(db: Engine, spec: TableSpec, where: str) -> tuple[dict[str, float], list[ExperimentCheck]]:
+    """Limit of each limited column, and how many users it concerns."""
+    limits, checks = {}, []
+    for column, limit in spec.limits.items():
+        value, name = limit.value, f"CAST({identifier(column)} AS DOUBLE)"
+        if limit.of_users:
+            value = float(
+                db.scalar(f"SELECT percentile_cont({limit.value!r}) WITHIN GROUP (ORDER BY {name}) FROM raw{where}")
+            )
+        users = db.scalar(f"SELECT count(*) FILTER (WHERE {name} > {value!r}) FROM raw{where}")
+        limits[column] = value
+        text = f"Values of {column} above {value:,.6g} count as {value:,.6g}: {users:,} users."
+        checks.append(ExperimentCheck("limited values", "ok", text))
+    return limits, checks
 
 
 def _shares(spec: TableSpec, cells: Cells, path: Path) -> tuple[dict[str, int], dict[str, float]]:
@@ -201,9 +207,10 @@ def _specs(spec: TableSpec, columns: Sequence[str], path: Path) -> list[MetricSp
             raise ConfigError(f"--ratio {name}={top}/{bottom}: numerator and denominator are the same column")
         own_covariates = covariates.get(name) or tuple(c for part in (top, bottom) for c in covariates.get(part, ()))
         specs.append(MetricSpec(name, top, bottom, tuple(dict.fromkeys(own_covariates))))
-    if not specs:
-        raise ConfigError("nothing to analyze: give --metric or --ratio")
+    if not (specs or spec.quantiles):
+        raise ConfigError("nothing to analyze: give --metric, --ratio or --quantile")
     outcomes = {c for t in specs for c in (t.numerator, t.denominator) if c}
+    check_names(spec, columns, path, outcomes)
     for t in specs:
         if outcome_covariates := sorted(set(t.covariates) & outcomes):
             raise ConfigError(
@@ -250,26 +257,28 @@ def _check_users(db: Engine, spec: TableSpec, path: Path) -> int:
     return int(crossed)
 
 
-def _name_users(db: Engine, spec: TableSpec, specs: Sequence[MetricSpec], *, crossed: bool) -> None:
+def _name_users(
+    db: Engine, spec: TableSpec, specs: Sequence[MetricSpec], limits: Mapping[str, float], where: str
+) -> None:
     """Define ``table_users``: numbers as doubles, missing covariates as 0 with a column that flags them.
 
     A segment's value begins with ``v``; ``n`` marks a user without one, so that no text can be mistaken for it.
     """
     covariates = list(dict.fromkeys(c for t in specs for c in t.covariates))
-    outcomes = list(dict.fromkeys(c for t in specs for c in (t.numerator, t.denominator) if c))
+    outcomes = [c for t in specs for c in (t.numerator, t.denominator) if c]
+    outcomes = list(dict.fromkeys([*outcomes, *(q.column for q in spec.quantiles.values())]))
     selected = [f"CAST({identifier(spec.variant)} AS STRING) AS variant"]
-    selected += [f"CAST({identifier(c)} AS DOUBLE) AS {identifier(c)}" for c in outcomes]
+    for c in outcomes:
+        value = f"CAST({identifier(c)} AS DOUBLE)"
+        if c in limits:  # what is missing stays so, and is refused
+            value = f"CASE WHEN {value} > {limits[c]!r} THEN {limits[c]!r} ELSE {value} END"
+        selected.append(f"{value} AS {identifier(c)}")
     for c in covariates:
         name = identifier(c)
         selected.append(f"coalesce(CAST({name} AS DOUBLE), 0) AS {name}")
         selected.append(f"CASE WHEN {name} IS NULL THEN 1.0 ELSE 0.0 END AS {identifier(c + MISSING)}")
-    for s in dict.fromkeys((*spec.segments, *spec.strata)):
-        selected.append(f"coalesce('v' || CAST({identifier(s)} AS STRING), 'n') AS {identifier(s)}")
-    where = (
-        f" WHERE {identifier(spec.user)} NOT IN (SELECT crossed_user FROM crossed_users)"
-        if spec.user and crossed
-        else ""
-    )
+    groups = [identifier(name) for name in dict.fromkeys((*spec.segments, *spec.strata))]
+    selected += [f"coalesce('v' || CAST({name} AS STRING), 'n') AS {name}" for name in groups]
     db.view("table_users", f"SELECT {', '.join(selected)} FROM raw{where}")
 
 

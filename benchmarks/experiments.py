@@ -18,7 +18,8 @@ from ab_analysis.analysis import analyze
 from ab_analysis.experiment import Experiment, ExperimentPlan
 from ab_analysis.metrics import load_catalog
 from ab_analysis.report import analyze_experiment
-from ab_analysis.table import TableSpec, analyze_table
+from ab_analysis.table import analyze_table
+from ab_analysis.table_spec import TableSpec
 from ab_analysis.user_table import Counts, build_user_table, make_tables
 from benchmarks.clocks import START as LOG_START
 from benchmarks.clocks import write_log

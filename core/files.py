@@ -148,11 +148,17 @@ def read_json(path: Path) -> Any:
         ) from error
 
 
-def write_parquet(path: Path, table: pa.Table) -> None:
-    """Write a table deterministically: the same rows in the same order give the same bytes."""
+def write_parquet(path: Path, table: pa.Table, *, row_group: int | None = None) -> None:
+    """Write a table deterministically: the same rows in the same order give the same bytes.
+
+    Args:
+        path: the file.
+        table: its content.
+        row_group: rows of a row group; by default PyArrow's million.
+    """
     import pyarrow.parquet as pq  # 0.4 s that every process would take, as each reads its settings
 
-    write_atomically(path, lambda target: pq.write_table(table, target, compression="zstd"))
+    write_atomically(path, lambda target: pq.write_table(table, target, row_group, compression="zstd"))
 
 
 @contextmanager

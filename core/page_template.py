@@ -37,6 +37,7 @@ section, .card {{ background: var(--paper); border: 1px solid var(--line); borde
 .banner.open {{ border-color: var(--accent); background: var(--open) }}
 abbr {{ cursor: help }} dt {{ margin-top: .4rem }} dd {{ margin-left: 1rem }} summary {{ cursor: pointer; color: var(--accent) }}
 .facts {{ display: flex; flex-wrap: wrap; gap: .4rem 2rem; margin: .2rem 0; padding: 0; list-style: none }}
+.pair {{ display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 26rem), 1fr)); gap: 1rem }} .pair > * {{ min-width: 0 }}
 {TABLE_STYLE}
 figure svg {{ max-width: 100%; height: auto }} figure {{ margin: 0 }} figcaption {{ color: var(--soft) }}
 .chart svg {{ background: none; padding: 0 }} .chart [data-chart] {{ display: block !important; width: 100%; overflow: hidden }}

@@ -90,6 +90,17 @@ class Settings(BaseSettings):
         description="Where rankers are trained: cpu, cuda, or auto (a GPU if there is one and batches are large).",
     )
 
+    train_processes: int = Field(
+        1,
+        ge=1,
+        le=64,
+        description="Processes on this machine that train a variant together, each with a part of the tables and of the hour; "
+        "above 1 the extra distributed is needed.",
+    )
+    train_stall_seconds: float = Field(
+        45, gt=0, description="Processes that train together are ended where none goes on for so long, seconds."
+    )
+
     offline_store: str = Field(
         "duckdb", pattern="^(duckdb|spark)$", description="Feast offline store: duckdb or spark."
     )

@@ -13,6 +13,7 @@ from core.errors import ConfigError
 from core.hours import Hour, hour_range, parse_day
 from core.settings import load_settings
 from dags.common import DEFAULTS, optional_param, step
+from dags.links import link_page, page_step
 
 MOST_TASKS = 1000
 """Airflow maps a task to no more than 1,024 (``core.max_map_length``)."""
@@ -219,11 +220,14 @@ was reported before gets the same page again. A mapped task for each experiment 
             )
         return [due._asdict() for due in reports]
 
-    @step(max_active_tis_per_dagrun=1)
+    @page_step(max_active_tis_per_dagrun=1)
     def report_as_of(which: dict[str, str]) -> JsonObject:
         from pipeline.reports import report_experiment
 
-        return asdict(report_experiment(load_settings(), which["experiment"], Hour.parse(which["until"])))
+        summary = report_experiment(load_settings(), which["experiment"], Hour.parse(which["until"]))
+        if summary.report:
+            link_page(summary.report)
+        return asdict(summary)
 
     @step(trigger_rule="all_done")
     def link_experiments() -> str:

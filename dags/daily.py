@@ -20,6 +20,7 @@ from core.errors import ConfigError, NotReadyError
 from core.hours import Hour, day_hours, parse_day
 from core.settings import Settings, load_settings
 from dags.common import CHAMPION, DEFAULTS, HOUR_FORMAT, optional_param, step
+from dags.links import link_page, page_step
 
 with DAG(
     "report_day",
@@ -62,18 +63,23 @@ Running it again writes the same pages.
         settings, day = settings_and_day()
         return settings, day_hours(day)[-1] + 1
 
-    @step()
+    @page_step()
     def report_drift() -> JsonObject:
         from pipeline.reports import report_drift as report
 
-        return asdict(report(*settings_and_day()))
+        settings, day = settings_and_day()
+        drift = report(settings, day)
+        link_page(settings.reports_dir / "drift" / f"{day}.html")
+        return asdict(drift)
 
-    @step()
+    @page_step()
     def report_importance() -> JsonObject:
         from pipeline.importance import report_importance as report
 
+        settings, day = settings_and_day()
+        link_page(settings.reports_dir / "model.html")
         try:
-            return asdict(report(*settings_and_day()))
+            return asdict(report(settings, day))
         except NotReadyError as error:  # on the first day nothing was trained before it
             raise AirflowSkipException(str(error)) from None
 
@@ -83,15 +89,18 @@ Running it again writes the same pages.
 
         return due_experiments(*settings_and_end())
 
-    @step(map_index_template="{{ name }}")
+    @page_step(map_index_template="{{ name }}")
     def report_experiment(name: str) -> JsonObject:
         from pipeline.reports import report_experiment as report
 
         get_current_context()["name"] = name  # type: ignore[typeddict-unknown-key]
         settings, end = settings_and_end()
-        return asdict(report(settings, name, end))
+        summary = report(settings, name, end)
+        if summary.report:
+            link_page(summary.report)
+        return asdict(summary)
 
-    @step(trigger_rule="all_done")
+    @page_step(trigger_rule="all_done")
     def link_reports() -> str:
         from ab_analysis.overview import write_overview
         from pages.index import write_index
@@ -102,7 +111,9 @@ Running it again writes the same pages.
         write_overview(settings)
         write_model_page(settings)
         report_clocks(settings)
-        return write_index(settings)
+        index = write_index(settings)
+        link_page(index)
+        return index
 
     @step(trigger_rule="all_done")
     def retire_models() -> dict[str, int]:

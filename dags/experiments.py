@@ -56,13 +56,22 @@ def experiment_names() -> list[str]:
     return sorted(path.stem for path in load_settings().experiments_dir.glob("*.yaml"))
 
 
-def metrics_param(default: list[str], title: str, description: str) -> Param:
+def metrics_param(default: list[str], title: str, description: str, *, optional: bool = True) -> Param:
     """A field in which metrics of the catalog are chosen."""
-    titles = metric_titles()
+    titles = {
+        name: name if title in {name, name.replace("_", " ")} else f"{title} ({name})"
+        for name, title in metric_titles().items()
+    }
     return Param(
-        default, type="array", items={"type": "string"}, title=title, description=description, section=METRICS,
-        examples=list(titles), values_display={name: f"{title} ({name})" for name, title in titles.items()},
-    )  # fmt: skip
+        default,
+        type=["array", "null"] if optional else "array",
+        items={"type": "string"},
+        title=title,
+        description=description,
+        section=METRICS,
+        examples=list(titles),
+        values_display=titles,
+    )
 
 
 def percent_param(default: float, title: str, description: str, section: str, **limits: Any) -> Param:
@@ -152,7 +161,9 @@ DEFINITION: dict[str, Param] = {
             description="From which covariates and segments come.",
         ),
     ),
-    "primary": metrics_param(["active_days", "duration_hours"], "Primary metrics", "The decision rests on these."),
+    "primary": metrics_param(
+        ["active_days", "duration_hours"], "Primary metrics", "The decision rests on these.", optional=False
+    ),
     "secondary": metrics_param(["finishes", "likes"], "Secondary metrics", "Shown beside; they block nothing."),
     "guardrails": metrics_param(["skip_rate"], "Guardrails", "They may not get worse by more than the limit below."),
     "max_worse": percent_param(2, "Worse by at most", "Of the control's value.", METRICS, minimum=0, maximum=99),

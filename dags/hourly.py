@@ -6,7 +6,7 @@ from dataclasses import asdict
 from datetime import timedelta
 
 from airflow.providers.standard.operators.hitl import ApprovalOperator
-from airflow.sdk import DAG, get_current_context, task
+from airflow.sdk import DAG, get_current_context
 
 from core.documents import JsonObject
 from dags.common import (
@@ -23,6 +23,7 @@ from dags.common import (
     settings_and_hour,
     step,
 )
+from dags.links import link_page, page_branch
 
 APPROVAL_DEADLINE = timedelta(hours=12)
 
@@ -92,7 +93,7 @@ with DAG(
 ### Train on an hour
 Every variant is tested on the hour first and then trained on it, once, from its last state. Metrics, lineage
 and models go to MLflow: one experiment per variant, one run per day, one step per hour. Running an hour again gives the
-same state.
+same state. With `CLOCK_TRAIN_PROCESSES` above 1 several processes train each variant together; the log names one that fails.
 """,
 ):
 
@@ -125,11 +126,14 @@ serves and does harm (`automatic_stop`). **To undo a promotion** trigger `rollba
 """,
 ):
 
-    @task.branch(doc_md="The decision is the XCom `decision`; what follows is the task's result.")
+    @page_branch(doc_md="The decision is the XCom `decision`; what follows is the task's result.")
     def evaluate_candidate() -> str:
+        from pipeline.promotion import decision_page
         from pipeline.promotion import evaluate_candidate as evaluate
 
-        decision = evaluate(*settings_and_hour())
+        settings, hour = settings_and_hour()
+        decision = evaluate(settings, hour)
+        link_page(decision_page(settings, hour))
         get_current_context()["ti"].xcom_push("decision", decision.as_json())
         return "approve" if decision.verdict == "needs_person" else "apply_decision"
 

@@ -29,6 +29,7 @@ from events.exposures import SCHEMA as EXPOSURES
 from events.exposures import read_exposures
 from events.forgotten import ForgottenList
 from events.ids import extend_ids, id_kinds, id_path
+from events.items import write_item_facets
 from events.likely_cause import likely_cause
 from events.log_files import find_files
 from events.mapping import Actions, Mapping, load_mapping, log_paths
@@ -169,6 +170,8 @@ def ingest(
         _write_quarantine(con, store, files, account, staging.raw)
         write_attributes(con, store, tables, staging.ids)
         _write_hours(con, store, changes, exposures.by_hour(con, store), account, close)
+        if mapping.items:
+            write_item_facets(con, store, mapping.items, numbers=staging.ids["item"] == "int")
         tell(account, mapping, staging, one_hour=close is not None)
         write_json(
             store.root / "_receipts" / f"{_input_digest(files)}.json", {**asdict(account), "changed_hours": None}

@@ -8,8 +8,12 @@ import duckdb
 
 from core.duck import identifier
 from core.errors import ConfigError
+from core.files import write_parquet
+from events.cells import content
+from events.ids import extend_ids, id_path
 from events.mapping import Items, Mapping
 from events.side_tables import open_table, table_file
+from events.store import EventStore
 
 ITEM_LENGTH = "item duration"
 
@@ -50,3 +54,26 @@ def load_items(
     con.execute("CREATE VIEW items AS SELECT * FROM items_load.memory_items")
     table.con.close()
     return path
+
+
+def write_item_facets(con: duckdb.DuckDBPyConnection, store: EventStore, items: Items, *, numbers: bool) -> None:
+    """Keep the facets of every item of the table, so that items can be ranked before they were first shown.
+
+    Items that the log does not have get their ids here: call it after its events were written.
+
+    Args:
+        con: has the view ``items``.
+        store: where the events go.
+        items: names the facets.
+        numbers: the log's ids are whole numbers; other items are left out.
+    """
+    if numbers:
+        ids = "(SELECT key, TRY_CAST(key AS BIGINT) AS id FROM items)"
+    else:
+        keys = "SELECT key, CAST(NULL AS TIMESTAMPTZ) AS first_seen FROM items"
+        ids = extend_ids(con, id_path(store.root, "item"), keys)
+    cells = "".join(f", {content(f'CAST(t.{identifier(n)} AS VARCHAR)')} AS {identifier(n)}" for n in items.facets)
+    rows = con.sql(
+        f"SELECT i.id AS item_id{cells} FROM items t JOIN {ids} i USING (key) WHERE i.id IS NOT NULL ORDER BY i.id"
+    )
+    write_parquet(store.item_facets_file, rows.to_arrow_table())

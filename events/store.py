@@ -208,6 +208,11 @@ class EventStore:
         """What users or items were; the file is there once a table of them was read."""
         return self.root / "_attributes" / f"{owner}.parquet"
 
+    @property
+    def item_facets_file(self) -> Path:
+        """Facets of the items of the last table of items, shown or not; the file is there once one was read."""
+        return self.root / "_items" / "facets.parquet"
+
     def check_declared(self, properties: SourceProperties) -> None:
         """Return if the source's properties are the ones fixed before, or none were.
 

@@ -11,7 +11,9 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import cache
 from itertools import islice
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -149,31 +151,37 @@ def decode_cells(
         facets: in the source's order.
         at: hour of the reading; a cell older than the window has expired.
         window_hours: length of the clock's window.
+
+    Returns:
+        Rows with events, by user and slot.
     """
-    users: list[int] = []
-    slots: list[int] = []
-    events: list[int] = []
-    moments: list[int] = []
-    lists: list[list[list[list[Any]]]] = [[[], [], []] for _ in facets]
-    for n, user in enumerate(user_ids):
-        for slot, column in enumerate(cells):
-            if not column[n]:
-                continue
-            content = json.loads(column[n])
-            if at.number - content["as_of"] > window_hours:
-                continue
-            users.append(user)
-            slots.append(slot)
-            events.append(content["events"])
-            moments.append(content["as_of"])
-            for stored, facet in zip(content["facets"], lists, strict=True):
-                for part, target in zip(stored, facet, strict=True):
-                    target.append(part)
-    schema = clock_schema(facets)
-    columns: dict[str, list[int] | pa.Array] = {"user_id": users, "hour": [at.number] * len(users), "slot": slots}
-    for name, parts in zip(facets, lists, strict=True):
-        for part, values in zip(LISTS, parts, strict=True):
-            columns[f"{name}_{part}"] = pa.array(values, schema.field(f"{name}_{part}").type)
-    columns |= {"events": events, "as_of": moments}
-    integers = {"user_id", "hour", "slot", "events", "as_of"}
-    return pa.table({name: pa.array(v, pa.int64()) if name in integers else v for name, v in columns.items()})
+    filled = [
+        (user, slot, column[n])
+        for n, user in sorted(enumerate(user_ids), key=itemgetter(1))
+        for slot, column in enumerate(cells)
+        if column[n]
+    ]
+    contents = json.loads(f"[{','.join(cell for *_, cell in filled)}]")
+    rows = [
+        (user, slot, content)
+        for (user, slot, _), content in zip(filled, contents, strict=True)
+        if content["events"] > 0 and at.number - content["as_of"] <= window_hours
+    ]
+    columns: dict[str, list[Any]] = {
+        "user_id": [user for user, *_ in rows],
+        "hour": [at.number] * len(rows),
+        "slot": [slot for _, slot, _ in rows],
+    }
+    for f, facet in enumerate(facets):
+        for part, name in enumerate(LISTS):
+            columns[f"{facet}_{name}"] = [content["facets"][f][part] for *_, content in rows]
+    for name in ("events", "as_of"):
+        columns[name] = [content[name] for *_, content in rows]
+    types = _cell_types(tuple(facets))
+    return pa.table({name: pa.array(values, types[name]) for name, values in columns.items()})
+
+
+@cache
+def _cell_types(facets: tuple[str, ...]) -> dict[str, pa.DataType]:
+    """Arrow types of the columns of clocks that are read online."""
+    return {"hour": pa.int64(), **{field.name: field.type for field in clock_schema(facets)}}

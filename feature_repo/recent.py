@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from operator import itemgetter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -147,13 +147,14 @@ def decode_histories(settings: Settings, users: Sequence[int], values: Sequence[
         values: of the U users, None where there is none; empty where nothing was read.
         at: hour of the reading.
     """
-    rows: dict[str, list[Any]] = {name: [] for name in SCHEMA.names}
+    held: list[int] = []
+    parts = [np.empty((len(LISTS), 0), dtype=np.int64)]
     for user, blob in sorted(zip(users, values, strict=True), key=itemgetter(0)) if values else ():
         matrix = np.frombuffer(blob or b"", dtype=np.int64).reshape(len(LISTS), -1)
         matrix = matrix[:, matrix[2] >= at.number - DAY_HOURS * settings.history_days]
         if matrix.shape[1]:
-            rows["user_id"].append(user)
-            rows["hour"].append(at.number)
-            for name, values_of in zip(LISTS, matrix, strict=True):
-                rows[name].append(values_of)
-    return pa.table(rows, schema=SCHEMA)
+            held.append(user)
+            parts.append(matrix)
+    ends = pa.array(np.cumsum([part.shape[1] for part in parts]), pa.int32())
+    lists = [pa.ListArray.from_arrays(ends, pa.array(row)) for row in np.concatenate(parts, axis=1)]
+    return pa.table([held, [at.number] * len(held), *lists], schema=SCHEMA)

@@ -179,7 +179,7 @@ def feature_objects(settings: Settings, events: EventStore) -> list[Any]:
     activity = view("user_activity", [user], _fields(views["user_activity"], facets), f"What a user did in {window}.")
     profile = view(
         "user_profile", [user], _fields(views["user_profile"], facets),
-        f"All-day top values of a user over {window}, as of the last UTC midnight.",
+        f"All-day top values of a user over {window}, as of the last UTC midnight. Online where thin slots are shrunk.",
         ttl=timedelta(days=settings.window_days + 2),
     )  # fmt: skip
     history = view(
@@ -196,7 +196,8 @@ def feature_objects(settings: Settings, events: EventStore) -> list[Any]:
     )  # fmt: skip
     items = view(
         "item_stats", [item], _fields(views["item_stats"], facets),
-        f"Popularity, age and quality of an item over {window} and the last day.",
+        f"Popularity, age and quality of an item over {window} and the last day. Serving's catalog reads them offline.",
+        online=False,
     )  # fmt: skip
     attributes: dict[Owner, FeatureView] = {}
     for owner, entity in zip(OWNERS, (user, item), strict=True):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from operator import itemgetter
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -44,8 +46,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("feature_repo.retrieval")
 
-PLAIN_VIEWS = ("user_activity", "user_profile", "population_clock", "item_stats")
+PLAIN_VIEWS = ("user_activity", "population_clock")
 """Views whose rows go online as they are; those of ``clock_slots`` become cells of ``clock``."""
+PROFILES = "user_profile"
+"""The view that goes online as well where thin slots are shrunk; nothing else reads it there."""
 KEYS = ("user_id", "hour", "slot")
 FILLED_AT_ONCE = 400_000
 """Rows put online at a time when everything is."""
@@ -133,6 +137,7 @@ class ClockFeatures:
         self.clock = ClockState(settings, events)
         self.store: FeatureStore = open_store(settings, events)
         self._references: dict[str, dict[str, list[str]]] = {}
+        self._column_types: dict[str, dict[str, pa.DataType]] = {}
 
     def historical(self, keys: pa.Table) -> Features:
         """Features as of the start of each hour, by Feast's point-in-time join of the training FeatureService.
@@ -236,10 +241,10 @@ class ClockFeatures:
     def _clock(self, users: list[int], at: Hour, values: dict[str, list[Any]]) -> pa.Table:
         """Clocks from the values of their cells."""
         cells = [values[slot_feature(n)] for n in range(self.settings.slots)]
-        rows = _present(decode_cells(users, cells, self.facets, at, self.settings.window_hours))
+        rows = decode_cells(users, cells, self.facets, at, self.settings.window_hours)
         if self.settings.shrinkage and users:
             references = self._views(COLD_START_SERVICE)
-            profile = self._read("user_profile", {"user_id": users}, references["user_profile"], at)
+            profile = self._read(PROFILES, {"user_id": users}, references[PROFILES], at)
             everyone = self.population(at)
             keys = pa.table({"user_id": pa.array(users, pa.int64()), "hour": pa.array([at.number] * len(users))})
             rows = shrink(self._shrinkage(), keys, rows, profile, everyone)
@@ -288,6 +293,7 @@ class ClockFeatures:
         rows = self._write_clock(self._changed("clock_slots", hour), hour)
         for view in PLAIN_VIEWS:
             rows += write_rows(self.store, view, self._changed(view, hour), *self.clock.logs[view].keys)
+        rows += self.materialize_profiles(hour)
         if self._keeps_histories:
             rows += write_histories(
                 self.store, self.clock, self._changed("user_activity", hour)["user_id"].to_numpy(), hour
@@ -309,15 +315,45 @@ class ClockFeatures:
             write_cells(self.store, "clock", cells, as_of)
             rows += table.num_rows
             log.info("online store: %d slots written", rows)
-        for view in PLAIN_VIEWS:
-            for table in self.latest(view, as_of):
-                rows += write_rows(self.store, view, table, *self.clock.logs[view].keys)
+        rows += sum(self._write_latest(view, as_of) for view in PLAIN_VIEWS)
+        self._profiles_marker.unlink(missing_ok=True)
+        rows += self.materialize_profiles(as_of)
         if self._keeps_histories:
             behaviors = BehaviorState(self.clock)
             behaviors.bring_to(as_of)
             rows += write_histories(self.store, self.clock, behaviors.users(), as_of)
         rows += self._write_attributes(f"event_timestamp <= {duck.hour_start(as_of.number)}")
         log.info("online store filled as of %s: %d rows", as_of, rows)
+        return rows
+
+    def _write_latest(self, view: str, as_of: Hour) -> int:
+        """Put every row of a view as of an hour online; returns the rows."""
+        return sum(
+            write_rows(self.store, view, table, *self.clock.logs[view].keys) for table in self.latest(view, as_of)
+        )
+
+    @property
+    def _profiles_marker(self) -> Path:
+        """A file that is there while the online store has everybody's whole day."""
+        return self.settings.workspace / "feast" / "profiles_online"
+
+    def materialize_profiles(self, hour: Hour) -> int:
+        """Write users' whole days to the online store where thin slots are shrunk towards them.
+
+        Args:
+            hour: as of which the clocks hold.
+
+        Returns:
+            Rows written: those that changed, or all of them if slots were not shrunk until now.
+        """
+        marker = self._profiles_marker
+        if not self.settings.shrinkage:
+            marker.unlink(missing_ok=True)
+            return 0
+        if marker.exists():
+            return write_rows(self.store, PROFILES, self._changed(PROFILES, hour), *self.clock.logs[PROFILES].keys)
+        rows = self._write_latest(PROFILES, hour)
+        marker.touch()
         return rows
 
     def _write_attributes(self, condition: str) -> int:
@@ -395,7 +431,7 @@ class ClockFeatures:
     def _join(self, keys: pa.Table, view: str, references: list[str]) -> pa.Table:
         """Point-in-time join of distinct keys (with hour) with a view: rows that have events, in the order of their key."""
         order = ", ".join(key for key in KEYS if key in keys.column_names)
-        types = {f.name: f.type for f in self.clock.logs[view].schema}
+        types = self._types(view)
         with duck.connection(self.settings) as con:
             con.register("keys", keys)
             frame = con.sql(f"SELECT * FROM keys ORDER BY {order}").to_arrow_table().to_pandas()
@@ -404,9 +440,9 @@ class ClockFeatures:
             table = table.drop_columns(["event_timestamp"])
             rows = pa.table({c: table[c].cast(types.get(c, pa.int64())) for c in table.column_names})
             in_order = all(np.array_equal(rows[key].to_numpy(), frame[key].to_numpy()) for key in keys.column_names)
-            if in_order and pc.all(_has_events(rows), min_count=0).as_py():
+            if in_order and pc.all(pc.greater(pc.fill_null(rows["events"], 0), 0), min_count=0).as_py():
                 return rows
-            sort = "" if in_order else f"ORDER BY {order}"  # as ``_present`` does, faster for millions of rows
+            sort = "" if in_order else f"ORDER BY {order}"
             return con.sql(f"SELECT * FROM rows WHERE events > 0 {sort}").to_arrow_table()
 
     def _with_known_slots(self, keys: pa.Table) -> pa.Table:
@@ -432,18 +468,30 @@ class ClockFeatures:
     def _table(
         self, view: str, keys: dict[str, list[Any]], references: list[str], at: Hour, values: dict[str, list[Any]]
     ) -> pa.Table:
-        """Rows of a view from the values that were read; keys without a value have no row."""
-        columns = {**keys, **{name: values[name] for name in (r.split(":")[1] for r in references)}}
-        columns["hour"] = [at.number] * len(next(iter(keys.values())))
-        types = {f.name: f.type for f in self.clock.logs[view].schema}
-        return _present(pa.table({name: pa.array(v, types.get(name, pa.int64())) for name, v in columns.items()}))
+        """Rows of a view from the values that were read, by key; keys without events have no row."""
+        names = [*keys, *(r.split(":")[1] for r in references)]
+        columns = [keys[name] if name in keys else values[name] for name in names]
+        events = names.index("events")
+        rows = sorted(
+            (row for row in zip(*columns, strict=True) if (row[events] or 0) > 0), key=itemgetter(*range(len(keys)))
+        )
+        types = self._types(view)
+        parts = zip(*rows, strict=True) if rows else [()] * len(names)
+        table = {name: pa.array(part, types.get(name, pa.int64())) for name, part in zip(names, parts, strict=True)}
+        return pa.table({**table, "hour": pa.array([at.number] * len(rows), pa.int64())})
+
+    def _types(self, view: str) -> dict[str, pa.DataType]:
+        """Arrow types of a view's columns."""
+        if view not in self._column_types:
+            self._column_types[view] = {f.name: f.type for f in self.clock.logs[view].schema}
+        return self._column_types[view]
 
     def _shrinkage(self) -> Shrinkage:
         return Shrinkage.load(self.settings, self.facets)
 
     def _shrunk_offline(self, keys: pa.Table, slots: pa.Table) -> pa.Table:
         views = self._views(COLD_START_SERVICE)
-        profile = self._join(keys, "user_profile", views["user_profile"])
+        profile = self._join(keys, PROFILES, views[PROFILES])
         hours = keys.select(["hour"]).group_by(["hour"]).aggregate([])
         everyone = self._join(_with_slots(hours, self.settings.slots), "population_clock", views["population_clock"])
         return shrink(self._shrinkage(), keys, slots, profile, everyone)
@@ -458,17 +506,6 @@ def _with_slots(keys: pa.Table, slots: int) -> pa.Table:
     """Every key with every slot."""
     wide = keys.take(np.repeat(np.arange(keys.num_rows), slots))
     return wide.append_column("slot", pa.array(np.tile(np.arange(slots), keys.num_rows)))
-
-
-def _has_events(table: pa.Table) -> pa.ChunkedArray:
-    return pc.greater(pc.fill_null(table["events"], 0), 0)
-
-
-def _present(table: pa.Table) -> pa.Table:
-    """Rows that have events, in the order of their key; an empty slot is the same as none."""
-    table = table.filter(_has_events(table))
-    keys = [name for name in KEYS if name in table.column_names]
-    return table.sort_by([(key, "ascending") for key in keys])
 
 
 def advance(settings: Settings, as_of: Hour) -> Advanced:

@@ -16,6 +16,7 @@ from core.documents import JsonObject
 from core.errors import DataError, NotReadyError
 from core.files import append_lines, end_of_lines, exclusive_lock, lines_since, read_json, write_json
 from core.hours import Hour
+from model_registry.descriptions import short_reason
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -274,7 +275,7 @@ class Registry:
         if seen != version:
             write_json(self._pending, asdict(move))
         self.client.set_registered_model_alias(self.name, alias, version)
-        self.client.set_model_version_tag(self.name, version, f"{alias}_reason", reason[:4900])
+        self.client.set_model_version_tag(self.name, version, f"{alias}_reason", short_reason(reason))
         if seen != version:
             self._record([move])
             self._pending.unlink()

@@ -19,6 +19,7 @@ from structlog.contextvars import bound_contextvars
 from core.files import digest_text, exclusive_lock
 from core.hours import Hour
 from core.settings import ROOT, Settings
+from model_registry.descriptions import describe_version
 from model_registry.store import experiment_name, model_name, open_mlflow
 from training.state import StateInfo, StateStore
 from training.trainer import HourResult, lineage_tags, read_predictions
@@ -165,7 +166,9 @@ class Tracker:
             if not self.client.search_registered_models(f"name = '{name}'"):
                 self.client.create_registered_model(name, description=f"Time-aware ranker of {self.settings.source}.")
         version = mlflow.register_model(logged.model_uri, name, tags={k: str(v) for k, v in lineage_tags(info).items()})
-        return str(version.version)
+        number = str(version.version)
+        self.client.update_model_version(name, number, describe_version(self.settings, self.variant, hour.key))
+        return number
 
 
 def _usage(result: HourResult) -> list[Metric]:

@@ -156,7 +156,8 @@ def limits(units: dict[str, float], load: Load) -> list[str]:
         seconds = load.peak_events / 1e6 * cost
         if seconds > 3600:
             remedy = (
-                f": `torchrun` with at least {math.ceil(seconds / 3600 / load.utilization)} processes"
+                f": at least {math.ceil(seconds / 3600 / load.utilization)} processes a variant (CLOCK_TRAIN_PROCESSES, "
+                "or `torchrun` over machines)"
                 if "trainer" in part
                 else ""
             )
@@ -166,8 +167,8 @@ def limits(units: dict[str, float], load: Load) -> list[str]:
     model = (load.users + load.items) * units["bytes_model_id"] / 1e9
     if model > load.machine_memory_gb / 2:
         demands.append(
-            f"a model and its optimizer are {model:,.0f} GB and every training process holds all of it: tables would have to be "
-            "spread over machines, which is not built"
+            f"a model and its optimizer are {model:,.0f} GB: `torchrun` spreads the tables over the training processes of several "
+            "machines, but the gate and every ranking process hold all of it"
         )
     return demands
 

@@ -30,7 +30,19 @@ FREE_BYTES, FREE_SHARE = 2 * 2**30, 0.1
 CLOCK_SKEW_SECONDS = 2.0
 TIMEOUT_SECONDS = 5
 OLDEST_POSTGRES, OLDEST_REDIS = 14, 6
-WATCHED = ("apache-airflow", "mlflow", "feast", "torch", "duckdb", "evidently", "pandas", "pyarrow", "pyspark")
+WATCHED = (
+    "apache-airflow",
+    "mlflow",
+    "feast",
+    "torch",
+    "duckdb",
+    "evidently",
+    "pandas",
+    "pyarrow",
+    "pyspark",
+    "torchrec",
+    "fbgemm-gpu-cpu",
+)
 
 
 @dataclass(frozen=True)
@@ -112,6 +124,7 @@ def _python(settings: Settings) -> list[HealthFinding]:
 def _versions(settings: Settings) -> list[HealthFinding]:
     file = "requirements-production.txt" if settings.in_production else "requirements.txt"
     files = [file, *(["requirements-spark.txt"] if settings.engine == "spark" else [])]
+    files += ["requirements-distributed.txt"] if settings.train_processes > 1 else []
     text = "\n".join((ROOT / name).read_text() for name in files)
     pins = dict(re.findall(r"^([a-z0-9._-]+)==([^\s;]+)", text, re.MULTILINE))
     wrong = []

@@ -11,6 +11,8 @@ from core.secret_files import PRIVATE, make_secrets
 
 CERTIFICATE_DAYS = 365
 PORT = 8443
+IMAGE_USER = 50000
+"""The image's own user: containers run as it where root prepares them, and as whoever prepares them elsewhere."""
 
 
 def prepare(folder: Path, host: str) -> list[str]:
@@ -33,13 +35,17 @@ def prepare(folder: Path, host: str) -> list[str]:
     environment = folder / ".env"
     if not environment.exists():
         lines = {
-            "CLOCK_UID": os.getuid(),
-            "CLOCK_GID": os.getgid(),
+            "CLOCK_UID": os.getuid() or IMAGE_USER,
+            "CLOCK_GID": os.getgid() or IMAGE_USER,
             "CLOCK_STATE": state.resolve(),
             "CLOCK_PUBLIC_URL": f"https://{host}:{PORT}",
         }
         write_text(environment, "".join(f"{name}={value}\n" for name, value in lines.items()))
         made.append(".env")
+    if os.getuid() == 0:  # files of root only, the containers could not read or write
+        for path in (secrets, *secrets.iterdir(), state):
+            if path.stat().st_uid == 0:
+                os.chown(path, IMAGE_USER, IMAGE_USER)
     return made
 
 

@@ -11,7 +11,7 @@ from events.ids import log_ids
 from feature_repo.retrieval import ClockFeatures
 from model_registry.registry import CHAMPION, read_moves
 from model_registry.store import downloaded_version, moves_file
-from pages.clock_view import ItemScores
+from pages.clock_values import ItemScores
 from training.config import label_of
 
 TIMES = 48

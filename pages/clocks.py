@@ -20,18 +20,9 @@ from events.ids import log_ids
 from feature_repo.retrieval import ClockFeatures
 from pages.clock_drawing import COLORS, hour_labels
 from pages.clock_items import champion_scores
-from pages.clock_view import (
-    SENTENCES,
-    ClockSlot,
-    OtherClock,
-    changes_table,
-    clock_data,
-    clock_page,
-    day_clocks,
-    items_table,
-    modules_table,
-    slots_table,
-)
+from pages.clock_tables import SENTENCES, changes_table, items_table, modules_table, slots_table
+from pages.clock_values import ClockSlot, OtherClock, day_clocks
+from pages.clock_view import clock_data, clock_page
 from training.config import load_ranker_config
 
 EVERYONE = "everyone"

@@ -6,19 +6,31 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from core.charts import Chart, chart_scripts
 from core.documents import JsonObject
 from core.files import read_json
 from core.hours import Hour
 from core.page_table import Cell, Column, Row, Table
-from core.page_template import svg, words, write_page
+from core.page_template import INTERACTIVE, svg, words, write_page
 from core.settings import Settings
 from evaluation.gate import GateCheck, GateDecision
 from evaluation.metrics import JUDGED
 from events.store import EventStore
 from model_registry.registry import ALIASES, CHAMPION, Move, Registry
 from model_registry.store import experiment_name, open_mlflow, open_registry
+from pages import model_charts
 from pages.gate_checks import SLICE, STYLE, checks_table
 from pages.index import interfaces
+from pages.model_history import (
+    BY_HOUR,
+    MEASURED_DAYS,
+    by_hour_of_day,
+    calibration,
+    overall,
+    recent_predictions,
+    timeline,
+)
+from pages.model_tables import calibration_table, hours_table, overall_table, slices_table
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -41,27 +53,7 @@ compares only what was shown together. The policy says which of them are checked
 <p class="soft">Hours compared: {{ decision.hours|join(", ") or "none" }}. Intervals are clustered by user and corrected for
 looking every hour; those of slices for the number of slices.</p></section>
 """
-MODEL = """
-<section class="banner calm"><p class="lead">{% if champion %}Champion: <strong>{{ champion.variant }}</strong>, version
-{{ champion.version }}, trained until {{ champion.hour }}.{% else %}No champion yet.{% endif %}</p>
-{% if last %}<p>The gate's last decision: {{ last.verdict|words }}. {{ last.reason }}
-<a href="gate/{{ last_at }}.html">Gate at {{ last_at }}</a></p>{% endif %}</section>
-{% if aliases.rows %}<section><h2>Versions</h2>{{ aliases }}</section>{% endif %}
-{% if checks %}<section><h2>Checks of {{ judged_at }}</h2><p>{{ judged.reason }}</p>{{ checks }}
-{% if slices %}<details><summary>Slices that passed: {{ slices.rows|length }}</summary>{{ slices }}</details>{% endif %}
-<p class="soft">The last decision that came to figures, <a href="gate/{{ judged_at }}.html">in full</a>. {{ how }}</p></section>{% endif %}
-<section><h2>AUC day by day</h2>{{ daily }}</section>
-{% if sessions %}<section><h2>Session AUC day by day</h2>{{ sessions }}</section>{% endif %}
-<section><h2>Moves of the champion</h2>{{ moves }}
-{% if other_moves.rows %}
-<details><summary>Moves of the other aliases: {{ other_moves.rows|length }}</summary>{{ other_moves }}</details>
-{% endif %}</section>
-{% if importance %}<section><h2>What the ranker rests on</h2>{{ importance }}
-<p class="soft">{{ importance_of.variant }} as trained until {{ importance_of.state }}, on
-{{ "{:,}".format(importance_of.rows) }} samples of {{ importance_of.day }}: how much AUC is lost when one input is shuffled among
-them, with its 95 % interval. Inputs that say the same share their importance.</p></section>{% endif %}
-<section><h2>Drift</h2>{% if drift %}{{ drift }}{% else %}<p class="soft">No day was reported yet.</p>{% endif %}</section>
-"""
+MODEL = Path(__file__).with_name("model.html")
 HOW = (
     "Margins of differences share one unit; other figures are drawn by how many limits they are from their limit. "
     "Left of the line is the wrong side."
@@ -91,7 +83,7 @@ def _tables(checks: Sequence[GateCheck]) -> dict[str, Any]:
 
 
 def write_model_page(settings: Settings) -> Path:
-    """The champion's page: metrics over time, moves on the time axis, slices, drift.
+    """The champion's page: lineages on one time axis, checks, slices, hours of the day, calibration, days, moves, drift.
 
     Raises:
         NotReadyError: MLflow does not answer.
@@ -107,20 +99,25 @@ def write_model_page(settings: Settings) -> Path:
     }
     last_at = next(iter(decisions), None)
     judged_at = next((at for at, decision in decisions.items() if decision.checks), None)
+    judged = decisions[judged_at] if judged_at else None
     drift = [read_json(p) for p in sorted((settings.reports_dir / "drift").glob("*.json"), reverse=True)[:30]]
     reports = sorted((settings.reports_dir / "importance").glob("*.json"))
     importance = read_json(reports[-1]) if reports else None
     path = settings.reports_dir / "model.html"
-    means = _daily_means(settings)
+    versions = models.client.search_model_versions(f"name = '{models.name}'")
+    lineages = timeline(settings, moves, {str(v.version): v.tags.get("variant", "") for v in versions})
     write_page(
-        path, f"Model {models.name}", MODEL, style=STYLE, home="index.html", moves=_moves([m for m in moves if m.alias == CHAMPION]),
+        path, f"Model {models.name}", MODEL.read_text(encoding="utf-8"), style=STYLE, home="index.html",
+        scripts=(INTERACTIVE, chart_scripts()),
+        moves=_moves([m for m in moves if m.alias == CHAMPION]), lineages=model_charts.lineages(lineages),
         aliases=_aliases(models, settings), other_moves=_moves([m for m in moves if m.alias != CHAMPION]), drift=_drift(drift),
         importance=_importance(importance["inputs"]) if importance else None, importance_of=importance,
         champion={"variant": champion.tags["variant"], "version": champion.version, "hour": champion.tags["hour"]} if champion else None,
-        daily=_daily(means["auc"], moves, "AUC"),
-        sessions=_daily(means["session_auc"], moves, "session AUC") if any(means["session_auc"].values()) else None,
-        last=decisions[last_at] if last_at else None, last_at=last_at, judged=decisions[judged_at] if judged_at else None,
-        judged_at=judged_at, how=HOW, **_tables(decisions[judged_at].checks if judged_at else ()),
+        daily=_daily(settings, moves), last=decisions[last_at] if last_at else None, last_at=last_at, judged=judged, judged_at=judged_at,
+        tone=TONES.get(decisions[last_at].verdict, "") if last_at else "", how=HOW, days=MEASURED_DAYS,
+        checks=checks_table([c for c in judged.checks if not (c.passed and SLICE in c.name)]) if judged else None,
+        slice_table=slices_table(judged.checks) if judged else None,
+        **_recent(settings, [champion.tags["variant"] if champion else settings.baseline_variant, settings.candidate_variant]),
     )  # fmt: skip
     if champion is not None:
         models.client.set_model_version_tag(models.name, str(champion.version), "report", path.as_uri())
@@ -204,16 +201,6 @@ def _drift(days: Sequence[JsonObject]) -> Table | None:
     return Table(columns, rows) if rows else None
 
 
-def _places_of_moves(moves: Sequence[Move], days: Sequence[str]) -> list[float]:
-    """Where the champion's moves are on an axis with one unit per day; moves without an hour or on other days are left out."""
-    dated = [Hour.parse(move.hour) for move in moves if move.alias == CHAMPION and move.hour]
-    return [
-        days.index(str(hour.day)) + (hour.number - Hour.of_day(hour.day).number) / 24
-        for hour in dated
-        if str(hour.day) in days
-    ]
-
-
 def _hourly(hourly: dict[str, tuple[float, float]]) -> Markup:
     import matplotlib.pyplot as plt
 
@@ -249,33 +236,25 @@ def _daily_means(settings: Settings) -> dict[str, dict[str, dict[str, float]]]:
     return means
 
 
-def _daily(series: dict[str, dict[str, float]], moves: list[Move], title: str) -> Markup:
-    """A metric of every variant a day, with the hours at which the champion moved.
+def _daily(settings: Settings, moves: Sequence[Move]) -> list[Chart]:
+    """AUC and session AUC of every variant a day, with the hours at which the champion moved."""
+    at = [move.hour for move in moves if move.alias == CHAMPION and move.hour]
+    charts = [model_charts.daily(series, at, JUDGED[metric]) for metric, series in _daily_means(settings).items()]
+    return [chart for chart in charts if chart]
 
-    Args:
-        series: variant → day → the metric's mean.
-        moves: of the champion.
-        title: of the metric.
-    """
-    import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(figsize=(8, 3))
-    days = sorted({day for points in series.values() for day in points})[-60:]
-    for variant, points in series.items():
-        ordered = [d for d in days if d in points]
-        axes.plot(
-            [days.index(d) for d in ordered], [points[d] for d in ordered], marker="o", ms=2.5, lw=1, label=variant
-        )
-    for at in _places_of_moves(moves, days):
-        axes.axvline(at, color="#1f5fa8", lw=0.8, ls="--")
-    step = max(len(days) // 12, 1)
-    axes.set_xticks(range(0, len(days), step), days[::step])
-    axes.tick_params(axis="x", rotation=45, labelsize=7)
-    axes.set_ylabel(f"{title}, mean over hours")
-    axes.legend(frameon=False, fontsize=7, ncols=3)
-    axes.spines[["top", "right"]].set_visible(False)
-    return svg(
-        figure,
-        f"{title} of every variant a day; dashed lines: the champion moved",
-        "Each hour was predicted before training on it.",
-    )
+def _recent(settings: Settings, variants: Sequence[str]) -> dict[str, Any]:
+    """What the last days' predictions say of some variants, under the template's names for it."""
+    tables = recent_predictions(settings, variants)
+    if not tables:
+        return dict.fromkeys(("overall", "hours", "hours_table", "calibration", "calibration_table"))
+    hours = [figure for variant, table in tables.items() for figure in by_hour_of_day(variant, table)]
+    bins = [each for variant, table in tables.items() for each in calibration(variant, table)]
+    charts = [model_charts.by_hour(hours, metric, JUDGED[metric]) for metric in BY_HOUR]
+    return {
+        "overall": overall_table([figure for variant, table in tables.items() for figure in overall(variant, table)]),
+        "hours": [chart for chart in charts if chart],
+        "hours_table": hours_table(hours),
+        "calibration": model_charts.calibration(bins),
+        "calibration_table": calibration_table(bins),
+    }

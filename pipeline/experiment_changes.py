@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ab_analysis.changes import (
+    DEFINED,
     IN_AN_EDITOR,
     ExperimentChange,
     changed_keys,
@@ -90,7 +91,7 @@ def define_experiment(settings: Settings, text: str, who: str, why: str, *, repl
     with _writing(settings):
         before = _check_definition(settings, experiment, text, replace=replace)
         preview = preview_experiment(settings, experiment)
-        action = "redefined" if before else "defined"
+        action = "redefined" if before else DEFINED
         change = _save(settings, before, experiment, text, action, who, why)
         write_plan_page(settings, preview, text, f"Saved by {who} on {change.at[:10]}.")
     return change

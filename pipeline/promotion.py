@@ -22,6 +22,7 @@ from core.settings import Settings
 from evaluation.gate import GateDecision, ModelVersion, Scored, falls_behind, judge, load_policy
 from evaluation.popularity import popularity
 from events.store import EventStore
+from model_registry.descriptions import GateNote, describe_version, short_reason
 from model_registry.registry import CANDIDATE, CHALLENGER, CHAMPION, PREDECESSOR, Move, Registry
 from model_registry.store import download_version, open_registry
 from pipeline.training import TrainedVariant
@@ -160,10 +161,21 @@ def evaluate_candidate(settings: Settings, hour: Hour, policy_file: Path | None 
     if version.run_id:
         for path in (page, page.with_suffix(".json")):
             models.client.log_artifact(version.run_id, str(path), "gate")
-    for key, value in (("gate_verdict", decision.verdict), ("gate_reason", decision.reason), ("gate_hour", hour.key)):
-        models.client.set_model_version_tag(models.name, challenger.version, key, value[:4900])
+    _note_decision(settings, models, hour, decision)
     log.info("%s: %s: %s", hour, decision.verdict, decision.reason)
     return decision
+
+
+def _note_decision(settings: Settings, models: Registry, hour: Hour, decision: GateDecision) -> None:
+    """Put a decision on the version that it is about: short tags, and the whole in the description."""
+    tested = decision.candidate
+    tags = {"gate_verdict": decision.verdict, "gate_reason": short_reason(decision.reason), "gate_hour": hour.key}
+    for key, value in tags.items():
+        models.client.set_model_version_tag(models.name, tested.version, key, value)
+    note = GateNote(hour, decision.verdict, decision.reason)
+    told = models.client.get_model_version(models.name, tested.version).tags
+    text = describe_version(settings, told["variant"], told["hour"], note)
+    models.client.update_model_version(models.name, tested.version, text)
 
 
 def last_drift(settings: Settings, hour: Hour) -> float | None:
@@ -274,6 +286,7 @@ def offer_first(settings: Settings, trained: Sequence[TrainedVariant]) -> None:
         first = by_variant[settings.baseline_variant]
         decision = _first_champion(settings, first)
         write_decision(settings, first.hour, decision)
+        _note_decision(settings, models, first.hour, decision)
         if decision.verdict == "promote":
             probe(settings, first.registered)
             models.move(CHAMPION, first.registered, decision.reason, hour=first.hour, expected=None)
@@ -299,13 +312,18 @@ def _first_champion(settings: Settings, trained: TrainedVariant) -> GateDecision
     return judge(policy.model_copy(update={"min_hours": 1, "max_hours": 1}), tested, None, whole, now=since + 1)
 
 
+def decision_page(settings: Settings, hour: Hour) -> Path:
+    """Where the page of an hour's decision stands."""
+    return settings.reports_dir / "gate" / f"{hour.key}.html"
+
+
 def write_decision(settings: Settings, hour: Hour, decision: GateDecision) -> Path:
     """Write a decision as JSON and page; returns the page."""
     from pages.rankers import write_gate_page
 
-    folder = settings.reports_dir / "gate"
-    write_json(folder / f"{hour.key}.json", decision.as_json())
-    return write_gate_page(folder / f"{hour.key}.html", hour, decision)
+    page = decision_page(settings, hour)
+    write_json(page.with_suffix(".json"), decision.as_json())
+    return write_gate_page(page, hour, decision)
 
 
 def rollback(settings: Settings, reason: str, to: str | None = None) -> Move:

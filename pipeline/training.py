@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
 from structlog.contextvars import bound_contextvars
@@ -73,6 +75,11 @@ class TrainedVariant:
         """Plain values, for an XCom or the last line of a command."""
         return {**asdict(self), "hour": self.hour.key}
 
+    @classmethod
+    def from_json(cls, content: JsonObject) -> TrainedVariant:
+        """The reverse of ``as_json``."""
+        return cls(**{**content, "hour": Hour.parse(content["hour"])})
+
 
 def build_samples(settings: Settings, first: Hour, until: Hour) -> int:
     """Build the samples of hours [first, until]; returns the hours built."""
@@ -107,8 +114,8 @@ def train_variants(
 
     The state of the candidate's and the baseline's variant, and of variants that an experiment serves, becomes a registered
     version; of the others a model is logged once a day. A variant that fails does not keep the others from being trained;
-    run again, those that are done are not trained again. Started by ``torchrun``, the processes train together, and
-    the first of them logs.
+    run again, those that are done are not trained again. With ``train_processes`` above 1 so many processes are started and
+    train together; so do those that ``torchrun`` started. The first of them logs.
 
     Args:
         settings: of the workspace.
@@ -125,12 +132,14 @@ def train_variants(
         Exception: of the variant that failed, once the others are through; one that a retry may fix goes first.
     """
     from model_registry.store import open_mlflow
-    from training.group import start_group
+    from training.group import join_group, processes_started
     from training.samples import SampleStore
     from training.trainer import train_together
 
     check_state_version(settings)
-    group = start_group()
+    if settings.train_processes > 1 and processes_started() == 1:
+        return _train_in_processes(settings, variants, until, save_every=save_every, log_model=log_model)
+    group = join_group(settings.training_dir / "processes")
     client = open_mlflow(settings) if group.first else None
     samples = SampleStore(settings, EventStore(settings.events_dir))
     failures: dict[str, Exception] = {}
@@ -146,11 +155,27 @@ def train_variants(
         with _noting_failure(failures, job.variant), bound_contextvars(variant=job.variant):
             if isinstance(outcome, Exception):
                 raise outcome
-            trained.append(job.finish(outcome, log_model=log_model, in_bulk=save_every > 1))
-    group.wait()
+            trained.append(group.together(partial(job.finish, outcome, log_model=log_model, in_bulk=save_every > 1),
+                                          f"logging {job.variant}"))  # fmt: skip
     if failures:
         raise next((e for e in failures.values() if isinstance(e, NotReadyError)), next(iter(failures.values())))
     return trained
+
+
+def _train_in_processes(
+    settings: Settings, variants: Sequence[str], until: Hour, *, save_every: int, log_model: bool
+) -> list[TrainedVariant]:
+    """``train_variants`` in processes that train together."""
+    from pipeline.processes import run_group
+
+    log.info("training %s in %d processes", ", ".join(variants), settings.train_processes)
+    output = run_group(
+        "pipeline", "train", *variants, "--until", until.key, "--save-every", str(save_every),
+        *([] if log_model else ["--no-model"]), processes=settings.train_processes,
+        environment=platform_environment(settings), folder=settings.training_dir / "processes",
+        stall_seconds=settings.train_stall_seconds,
+    )  # fmt: skip
+    return [TrainedVariant.from_json(each) for each in json.loads(output.splitlines()[-1])]
 
 
 class _VariantTraining:
@@ -160,11 +185,17 @@ class _VariantTraining:
         self, settings: Settings, variant: str, samples: SampleStore, group: Group, client: MlflowClient | None
     ) -> None:
         from model_registry.tracking import Tracker
+        from training.group import DistributedGroup
         from training.trainer import Trainer
 
         self.settings, self.variant = settings, variant
         self.tracker = Tracker(settings, variant, client) if group.first else None
-        self.trainer = Trainer(settings, variant, samples, group=group)
+        if isinstance(group, DistributedGroup):
+            from training.sharded.trainer import ShardedTrainer
+
+            self.trainer: Trainer = ShardedTrainer(settings, variant, samples, group=group)
+        else:
+            self.trainer = Trainer(settings, variant, samples)
         self.metrics: Mapping[str, float] = {}
 
     def report(self, results: Sequence[HourResult], info: StateInfo) -> None:
@@ -223,7 +254,7 @@ def train_history(settings: Settings, until: Hour, *, processes: int = 2) -> lis
     build_samples(settings, first, until)
     open_mlflow(settings)
     events = sum(manifest.rows for manifest in store.manifests())
-    if events * len(settings.variants) < CHILDREN_FROM_EVENTS:
+    if events * len(settings.variants) < CHILDREN_FROM_EVENTS or settings.train_processes > 1:
         return train_variants(settings, settings.variants, until, save_every=BULK_CHECKPOINT_HOURS)
     done = 0
     shares = [share for n in range(processes) if (share := settings.variants[n::processes])]

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from core import duck
@@ -30,7 +31,7 @@ RATE_EVENTS = 20
 
 @dataclass(frozen=True)
 class Catalog:
-    """The items that the log knows, by ascending id; every array has shape (items,), ``keys`` (items, facets).
+    """The items of the log and of the table of items, by ascending id; every array has shape (items,), ``keys`` (items, facets).
 
     Attributes:
         as_of: hour up to which events count, exclusive.
@@ -40,7 +41,8 @@ class Catalog:
         popularity: finish rate in the window, shrunk toward the average; or share of the events if the log has
             positives only; in [0, 1].
         day_events: events of the last 24 hours.
-        first_hour: hour since 1970 UTC of the item's first event.
+        first_hour: hour since 1970 UTC of the item's first event; ``as_of`` of an item without events.
+        shown: whether the log has events of the item. The others are ranked where a request names them.
         attributes: what a table beside the log tells of the items as of ``as_of``, encoded for the models.
     """
 
@@ -51,6 +53,7 @@ class Catalog:
     popularity: np.ndarray
     day_events: np.ndarray
     first_hour: np.ndarray
+    shown: np.ndarray
     attributes: Encoded = field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -91,6 +94,7 @@ def load_catalog(settings: Settings, features: ClockFeatures, as_of: Hour) -> Ca
     if table is None:
         table = _build(settings, features, as_of, path)
         write_parquet(path, table.replace_schema_metadata({AS_OF: str(as_of.number).encode()}))
+    table, shown = _with_new_items(table, features, as_of)
     events, rate = table["events"].to_numpy(), table["finish_rate"].to_numpy()
     positives_only = features.events.source.negatives is not None
     item_popularity = popularity(events, rate * events, positives_only=positives_only, prior_events=RATE_EVENTS)
@@ -98,9 +102,28 @@ def load_catalog(settings: Settings, features: ClockFeatures, as_of: Hour) -> Ca
     return Catalog(
         as_of=as_of, item=table["item_id"].to_numpy(), values=values,
         keys=np.stack([facet_keys(f, v) for f, v in values.items()], axis=1), popularity=item_popularity,
-        day_events=table["day_events"].to_numpy(), first_hour=table["first_hour"].to_numpy(),
+        day_events=table["day_events"].to_numpy(), first_hour=table["first_hour"].to_numpy(), shown=shown,
         attributes=_attributes(features, table["item_id"], as_of),
     )  # fmt: skip
+
+
+def _with_new_items(table: pa.Table, features: ClockFeatures, as_of: Hour) -> tuple[pa.Table, np.ndarray]:
+    """The catalog and the items that only the table of items knows, by ascending id; and which of them the log has shown."""
+    file = features.events.item_facets_file
+    if not file.exists():
+        return table, np.ones(len(table), dtype=bool)
+    told = pq.ParquetFile(file).read()
+    told = told.filter(pc.invert(pc.is_in(told["item_id"], table["item_id"])))
+    nothing = {"first_hour": as_of.number, "day_events": 0, "events": 0, "finish_rate": 0.0}
+    columns = {
+        name: told[name]
+        if name in told.column_names
+        else pa.array([nothing.get(name)] * len(told), table.schema.field(name).type)
+        for name in table.column_names
+    }
+    both = pa.concat_tables([table.replace_schema_metadata(), pa.table(columns).cast(table.schema.remove_metadata())])
+    order = np.argsort(both["item_id"].to_numpy(), kind="stable")
+    return both.take(order), order < len(table)
 
 
 def _attributes(features: ClockFeatures, items: pa.ChunkedArray, as_of: Hour) -> dict[str, np.ndarray]:

@@ -1,7 +1,8 @@
 """A simple first stage: popular items, new items, and items that fit the user's clock now.
 
 Half of the candidates are the most popular of the last day, a fifth the newest, and the rest the most popular items whose
-facet value is a top value of the user's clock around now. If a group has too few items, popular ones fill up.
+facet value is a top value of the user's clock around now. If a group has too few items, popular ones fill up. Items without
+events are not looked for: they are ranked where a request names them.
 """
 
 from __future__ import annotations
@@ -24,14 +25,15 @@ class Retrieval:
 
     def __init__(self, catalog: Catalog, slot_minutes: int) -> None:
         self.catalog, self.slot_hours = catalog, slot_minutes / 60
-        self.popular = np.lexsort((catalog.item, -catalog.popularity, -catalog.day_events))
-        self.fresh = np.lexsort((catalog.item, -catalog.day_events, -catalog.first_hour))
-        rank = np.empty(len(catalog), dtype=np.int64)
-        rank[self.popular] = np.arange(len(catalog))
+        popular = np.lexsort((catalog.item, -catalog.popularity, -catalog.day_events))
+        fresh = np.lexsort((catalog.item, -catalog.day_events, -catalog.first_hour))
+        self.popular, self.fresh = popular[catalog.shown[popular]], fresh[catalog.shown[fresh]]
+        rank = np.full(len(catalog), len(catalog), dtype=np.int64)
+        rank[self.popular] = np.arange(len(self.popular))
         self._of_value: dict[tuple[str, str], np.ndarray] = {}
         for facet, values in catalog.values.items():
             encoded = values.dictionary_encode()
-            codes = pc.fill_null(encoded.indices, -1).to_numpy(zero_copy_only=False)
+            codes = np.where(catalog.shown, pc.fill_null(encoded.indices, -1).to_numpy(zero_copy_only=False), -1)
             order = np.lexsort((rank, codes))
             bounds = np.searchsorted(codes[order], np.arange(len(encoded.dictionary) + 1))
             for code, value in enumerate(encoded.dictionary.to_pylist()):

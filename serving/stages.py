@@ -78,7 +78,7 @@ class Ranked:
         degraded: what was missing for a full answer; empty if nothing was.
         features_as_of: hour at whose start the features hold.
         user_known: whether the log has the user.
-        unknown_items: number of candidates that the log does not have.
+        unknown_items: number of candidates that neither the log nor the table of items has.
         context: how the request's context was understood.
     """
 

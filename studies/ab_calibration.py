@@ -18,10 +18,9 @@ import pyarrow as pa
 
 from ab_analysis.experiment import Experiment, Stopping
 from ab_analysis.inference import Effect, MetricSpec, compare, post_stratified
-from ab_analysis.metrics import Metric
 from ab_analysis.model_covariate import add_model_covariates
 from ab_analysis.moments import Cells, Moments
-from ab_analysis.quantiles import compare_quantiles
+from ab_analysis.quantiles import Quantile, compare_quantiles
 from ab_analysis.stopping import interval_multiplier
 from core.engine import engine
 from core.page_template import svg
@@ -126,7 +125,7 @@ def _tests(values: np.ndarray, treated: np.ndarray, stratum: np.ndarray) -> dict
     return effects
 
 
-QUANTILE = Metric(of="y", quantile=0.9)
+QUANTILE = Quantile("y", 0.9)
 
 
 class MethodFigures(TypedDict):

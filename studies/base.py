@@ -19,8 +19,9 @@ from studies.tables import join_names, words
 STATISTICS: Changes = {"target_statistics": True}
 PENALTY: Changes = {"embedding_penalty": 0.1}
 ATTENTION: Changes = {"sequence": "din"}
-STRONGER: Changes = {**STATISTICS, **PENALTY, **ATTENTION}
-"""The options that were chosen on KuaiRand's days up to 3 May."""
+RATES: Changes = {"dense_rate": 0.0005, "embedding_rate": 0.03}
+STRONGER: Changes = {**STATISTICS, **PENALTY, **ATTENTION, **RATES}
+"""The options that were chosen on KuaiRand: the rates on days up to 1 May, the others on days up to 3 May."""
 OPTIONS: dict[str, Changes] = {
     "target statistics": STATISTICS,
     "label smoothing": {"label_smoothing": 0.05},
@@ -28,8 +29,14 @@ OPTIONS: dict[str, Changes] = {
     "DIN": ATTENTION,
     "target statistics + embedding penalty": {**STATISTICS, **PENALTY},
     "target statistics + DIN": {**STATISTICS, **ATTENTION},
-    "target statistics + embedding penalty + DIN": STRONGER,
-    "target statistics + embedding penalty + DIN + label smoothing": {**STRONGER, "label_smoothing": 0.05},
+    "target statistics + embedding penalty + DIN": {**STATISTICS, **PENALTY, **ATTENTION},
+    "target statistics + embedding penalty + DIN + lower rates": STRONGER,
+    "target statistics + embedding penalty + DIN + label smoothing": {
+        **STATISTICS,
+        **PENALTY,
+        **ATTENTION,
+        "label_smoothing": 0.05,
+    },
     "target statistics + embeddings half as wide": {**STATISTICS, "dim": 8},
     "target statistics + embedding rate 0.03": {**STATISTICS, "embedding_rate": 0.03},
 }

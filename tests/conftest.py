@@ -52,6 +52,7 @@ FOURSQUARE = Path(__file__).resolve().parents[2] / "shared" / "data" / "foursqua
 
 LONGEST_FIRST = (
     "tests/e2e/test_demo.py",
+    "tests/operations/test_containers.py",
     "tests/operations/test_stack.py",
     "tests/operations/test_chaos.py",
     "tests/pipeline/test_hours.py",
@@ -71,6 +72,7 @@ LONGEST_FIRST = (
 
 WARNINGS_SHOWN = (
     "tests/e2e/test_demo.py",
+    "tests/operations/test_containers.py",
     "tests/operations/test_stack.py",
     "tests/operations/test_chaos.py",
     "tests/feature_repo/test_spark.py",

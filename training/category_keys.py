@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from functools import lru_cache
 
 import numpy as np
 import pyarrow as pa
@@ -11,6 +12,7 @@ FEW = 8
 """So few values are not sorted out by value first: a request has one user."""
 
 
+@lru_cache(maxsize=1 << 16)
 def text_key(name: str, value: str | None = None) -> int:
     """Key of a value of an attribute, or of its being missing: a 63-bit digest, never 0.
 

@@ -7,20 +7,19 @@ no row.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from training.group import Group, merged
-
 UNKNOWN = 0
 FIRST_CAPACITY = 256
 INITIAL_SCALE = 0.05
+DRAWN_AT_ONCE = 1 << 16
+"""First embeddings that are drawn at a time; a multiple of 16, so that they are those of one draw."""
 SPARSEST, FEW_KEYS = 8, 1024
 """Keys are looked up by position if they are so many times fewer than the largest of them at most, and so many are asked for."""
-ALONE = Group()
 
 
 def distinct(rows: Tensor, capacity: int) -> tuple[Tensor, Tensor]:
@@ -95,18 +94,28 @@ class GrowingEmbedding(nn.Module):
         rows = self.rows(keys)
         new, before = np.unique(keys[rows.numpy() == UNKNOWN]), self.size
         if len(new):
-            at = np.searchsorted(self._sorted, new)
-            self._sorted = np.insert(self._sorted, at, new)
-            self._rows = np.insert(self._rows, at, np.arange(before, before + len(new)))
-            self._by_key = None
-            self.keys = np.concatenate([self.keys, new])
-            self._reserve(before)
-            draws = torch.Generator().manual_seed(self.seed * 1_000_003 + before)
-            self.weight[before : self.size] = INITIAL_SCALE * torch.randn(len(new), self.dim, generator=draws)
+            self.append(new)
+            for at, first in first_embeddings(self.seed, before, len(new), self.dim):
+                self.weight[before + at : before + at + len(first)] = first
             rows = self.rows(keys)
+        self.note_seen(rows, hour)
+        return len(new)
+
+    def append(self, keys: np.ndarray) -> None:
+        """Give distinct, ascending keys that have none a row each, where nothing but the embedding remains to be filled in."""
+        at, before = np.searchsorted(self._sorted, keys), self.size
+        self._sorted = np.insert(self._sorted, at, keys)
+        self._rows = np.insert(self._rows, at, np.arange(before, before + len(keys)))
+        self._by_key = None
+        self.keys = np.concatenate([self.keys, keys])
+        self._reserve(before)
+        for name in ("accumulator", "statistics"):  # what an id that has expired left
+            getattr(self, name)[before : self.size] = 0
+
+    def note_seen(self, rows: Tensor, hour: int) -> None:
+        """Note that rows' keys were seen in an hour."""
         self.seen[rows] = hour
         self.touch(rows)
-        return len(new)
 
     def touch(self, rows: Tensor) -> None:
         """Note that rows are no longer as in the last checkpoint."""
@@ -134,6 +143,27 @@ class GrowingEmbedding(nn.Module):
             kept = {name: getattr(self, name)[at] for name in ("weight", "accumulator", "seen", "statistics")}
             self.load({"keys": torch.from_numpy(self.keys[stay]), **kept})
         return gone
+
+    def add_counts(self, rows: Tensor, columns: Tensor, weight: float) -> None:
+        """Count samples in the statistics, and all of them in row 0's.
+
+        Args:
+            rows: of the samples, shape (B,); ``UNKNOWN`` counts in the sum only.
+            columns: of the statistics, shape (B,).
+            weight: of each sample.
+        """
+        inside = rows != UNKNOWN
+        used, at = distinct(rows[inside], len(self.statistics))
+        counts = torch.bincount(at * self.width + columns[inside], minlength=len(used) * self.width)
+        self.statistics[used] += weight * counts.view(-1, self.width)
+        self.statistics[UNKNOWN] += weight * torch.bincount(columns, minlength=self.width)
+        self.touch(used)
+        self.touch(rows.new_tensor([UNKNOWN]))
+
+    def scale_counts(self, factor: float) -> None:
+        """Multiply all statistics."""
+        self.statistics *= factor
+        self.touch_all()
 
     def forward(self, rows: Tensor) -> Tensor:
         """Embeddings of rows: any shape in, that shape + (dim,) out."""
@@ -216,18 +246,58 @@ class GrowingEmbedding(nn.Module):
             self._touched = torch.cat([self._touched, self._touched.new_zeros(capacity - len(self._touched))])
 
     @torch.no_grad()
-    def step(self, rate: float, group: Group = ALONE) -> None:
-        """Row-wise Adagrad on the rows that the batch used since the last step, in all processes of a group."""
+    def step(self, rate: float) -> None:
+        """Row-wise Adagrad on the rows that were used since the last step."""
         used = [(rows, local.grad) for rows, local in self._used if local.grad is not None]
         self._used = []
         if not used:
-            part = self.seen.new_zeros(0, dtype=torch.int64), self.weight.new_zeros(0, self.dim)
-        else:
-            part = used[0] if len(used) == 1 else merged(used, self.dim)  # the rows of one use are distinct
-        at, gradient = group.merge(part)
+            return
+        at, gradient = used[0] if len(used) == 1 else merged(used, self.dim)  # the rows of one use are distinct
         sums = self.accumulator.index_select(0, at) + gradient.square().mean(dim=1)
         self.accumulator.index_copy_(0, at, sums)
         step = rate * gradient / (sums.sqrt() + 1e-8)[:, None]
         self.weight.index_copy_(0, at, self.weight.index_select(0, at) - step)
         if self._touched is not None:
             self.touch(at[gradient.any(dim=1)])
+
+
+def first_embeddings(seed: int, before: int, count: int, dim: int) -> Iterator[tuple[int, Tensor]]:
+    """What the rows of new keys start with: a function of the table's seed and of its rows before them.
+
+    Args:
+        seed: of the table.
+        before: rows of the whole table before them.
+        count: rows to fill.
+        dim: their width.
+
+    Yields:
+        The position of the first row of a chunk, and the chunk, shape (rows, dim).
+    """
+    draws = torch.Generator().manual_seed(seed * 1_000_003 + before)
+    at = 0
+    while at < count:
+        rest = count - at
+        rows = (
+            rest if rest < DRAWN_AT_ONCE + 16 else DRAWN_AT_ONCE
+        )  # PyTorch draws the last 16 numbers of a tensor in another way
+        yield at, INITIAL_SCALE * torch.randn(rows, dim, generator=draws)
+        at += rows
+
+
+def merged(parts: list[tuple[Tensor, Tensor]], dim: int) -> tuple[Tensor, Tensor]:
+    """Distinct rows and the sum of their gradients, from (rows, gradients) of several uses.
+
+    Args:
+        parts: rows (N,) with gradients (N, dim).
+        dim: width of a gradient.
+
+    Returns:
+        Distinct rows (M,) in ascending order, and their gradients (M, dim).
+
+    >>> rows, sums = merged([(torch.tensor([3, 1]), torch.tensor([[1.0], [2.0]])), (torch.tensor([3]), torch.ones(1, 1))], 1)
+    >>> rows.tolist(), sums.ravel().tolist()
+    ([1, 3], [2.0, 2.0])
+    """
+    at, inverse = torch.unique(torch.cat([rows for rows, _ in parts]), return_inverse=True)
+    gradients = torch.cat([gradient for _, gradient in parts])
+    return at, gradients.new_zeros(len(at), dim).index_add_(0, inverse, gradients)

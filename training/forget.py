@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Collection, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,9 @@ from core.settings import Settings
 from events.forget import filter_parquet
 from events.store import EventStore
 from training.checkpoint_delta import Tensors
-from training.samples import SampleStore, samples_digest
+from training.sample_files import samples_digest
+from training.samples import SampleStore
+from training.shard_files import SHARD_PATTERN
 from training.state import WEIGHTS, StateStore, read_info, write_state
 
 USERS = "tables.users"
@@ -90,7 +93,8 @@ def _forget_chain(states: StateStore, numbers: Sequence[int]) -> int:
     written = 0
     given_up: dict[str, tuple[int, frozenset[int]]] = {}
     for hour in states.hours():
-        info, tensors = states.info(hour), load_file(states.folder(hour) / WEIGHTS)
+        info = states.info(hour)
+        tensors = states.link(info)
         size, rows = given_up[info.builds_on] if info.builds_on else (1, frozenset())
         every, changed = _give_up(tensors, numbers, size, rows)
         given_up[hour.key] = size + len(tensors[f"{USERS}.keys"]), frozenset(every)
@@ -128,6 +132,7 @@ def _give_up(tensors: Tensors, numbers: Sequence[int], size: int, before: Iterab
 
 
 def _write(folder: Path, tensors: Tensors) -> None:
+    """Write a state again, in one file whatever the number of its shards was."""
     with replaced_directory(folder) as target:
-        shutil.copytree(folder, target, dirs_exist_ok=True)
-        write_state(target, read_info(folder), tensors)
+        shutil.copytree(folder, target, dirs_exist_ok=True, ignore=shutil.ignore_patterns(SHARD_PATTERN))
+        write_state(target, replace(read_info(folder), shards=()), tensors)

@@ -9,8 +9,6 @@ import torch
 from torch import Tensor, nn
 from torch.optim.adam import adam
 
-from training.embedding import ALONE
-from training.group import Group
 from training.ranker import Ranker
 
 BETAS, EPSILON = (0.9, 0.999), 1e-8
@@ -104,16 +102,15 @@ class _FlatGroup(NamedTuple):
 class Optimizer:
     """Adam on the dense parameters; row-wise Adagrad on the tables."""
 
-    def __init__(self, ranker: Ranker, group: Group = ALONE) -> None:
-        self.ranker, self.group = ranker, group
+    def __init__(self, ranker: Ranker) -> None:
+        self.ranker = ranker
         self.dense = DenseAdam(ranker.dense_parameters(), ranker.config.dense_rate)
 
     def step(self) -> None:
         """Apply the gradients of the last backward pass and clear them."""
-        self.group.all_reduce(self.dense.parameters)
         self.dense.step()
         for table in self.ranker.tables.values():
-            table.step(self.ranker.config.embedding_rate, self.group)
+            table.step(self.ranker.config.embedding_rate)
 
     def tensors(self) -> dict[str, Tensor]:
         """Adam's moments by the position of their parameter."""

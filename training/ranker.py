@@ -117,6 +117,30 @@ class Ranker(nn.Module):
         """The samples in order, as many batches of ``size`` at a time as are prepared together."""
         return samples.batches(max(PREPARED_AT_ONCE // size, 1) * size)
 
+    def reads(self, batch: Batch) -> dict[str, list[Tensor]]:
+        """For each table the rows whose embeddings ``forward`` looks up for a batch, or more; of any shapes."""
+        by_time = self.time.reads(batch)
+        recent = [batch.compact().recent_items] if self.attention is not None else []
+        values = [batch.facets, batch.context, batch.attributes, batch.lists]
+        return {
+            "users": [batch.users],
+            "items": [batch.items, *recent, *by_time.items],
+            "values": [*values, *by_time.values],
+        }
+
+    def cut(self, samples: Batch, edges: Sequence[int]) -> Iterator[Batch]:
+        """The samples in batches that end at ``edges``, ascending, prepared as by ``batches``; some may be empty."""
+        start, done = 0, 0
+        while done < len(edges):
+            until = done + 1
+            while until < len(edges) and edges[until] - start <= PREPARED_AT_ONCE:
+                until += 1
+            part = samples.slice(start, edges[until - 1])
+            part = replace(part, prepared=self.time.prepare(part, self) if len(part) else None)
+            begins = [start, *edges[done : until - 1]]
+            yield from (part.slice(a - start, b - start) for a, b in zip(begins, edges[done:until], strict=True))
+            start, done = edges[until - 1], until
+
     def _attribute_vectors(self, batch: Batch) -> list[Tensor]:
         """For each owner the sum of its attributes' embeddings, (B, dim); of a list the mean of its values'."""
         if not self.attributes:

@@ -24,16 +24,15 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from core import duck
 from core.documents import JsonObject
 from core.duck import file_list, hour_number, identifier
-from core.files import digest_file, digest_json, digest_text, read_json, replaced_directory, write_json, write_parquet
+from core.files import digest_file, digest_json, read_json, replaced_directory, write_json, write_parquet
 from core.hours import Hour, hour_range
 from core.settings import Settings
 from events.mapping import Negatives
-from events.schema import BEHAVIORS, OWNERS, Owner
+from events.schema import BEHAVIORS, Owner
 from events.store import EventStore
 from feature_repo.retrieval import ClockFeatures
 from feature_repo.served import prefer_served
@@ -41,14 +40,15 @@ from feature_repo.shrinkage import Shrinkage
 from training.ahead import start
 from training.batch import HourKeys, SampleTables
 from training.ranker import Ranker
+from training.sample_files import FILES, attribute_files, count_rows, read_part_of_tables, read_tables, samples_digest
 from training.tensors import DecodedHour
 
 log = logging.getLogger("training.samples")
 
-FILES = ("samples", "slots", "profiles", "history")
-"""Names of the files of an hour, in the order of the fields of ``SampleTables``."""
 KEYS_AT_ONCE = 20_000
 """Distinct (user, hour) of one point-in-time join: bounds memory."""
+ROW_GROUP = 1 << 14
+"""Rows of a row group: several processes that train together read different ones."""
 TRIES = 4
 """A negative equal to its positive is drawn again this often, then left out."""
 
@@ -91,6 +91,7 @@ class SampleStore:
         self.negative_hours = settings.window_hours
         self._features: ClockFeatures | None = None
         self._last_read: HourSamples | None = None
+        self._last_part: tuple[HourSamples, np.ndarray] | None = None
         self._ahead: tuple[Hour, Future[HourSamples]] | None = None
 
     @property
@@ -126,6 +127,24 @@ class SampleStore:
             self._last_read = last = self._read(hour)
         return last
 
+    def count(self, hour: Hour) -> int:
+        """How many samples an hour has, which must exist."""
+        return count_rows(self.folder(hour))
+
+    def read_part(self, hour: Hour, rows: np.ndarray) -> HourSamples:
+        """Some of an hour's samples, with the features of their users and items only; they must exist.
+
+        Args:
+            hour: to read.
+            rows: positions of the samples, ascending; only the row groups that they lie in are read.
+        """
+        digest, last = self.digest(hour), self._last_part
+        if last is None or (last[0].hour, last[0].digest) != (hour, digest) or not np.array_equal(last[1], rows):
+            self._last_part = None
+            tables = read_part_of_tables(self.folder(hour), rows)
+            self._last_part = last = HourSamples(hour, tables, digest), rows
+        return last[0]
+
     def read_ahead(self, hour: Hour, ranker: Ranker) -> None:
         """Begin to build, read and decode an hour's samples for a ranker, in another thread; ``read`` waits for it.
 
@@ -156,13 +175,7 @@ class SampleStore:
 
     def _read(self, hour: Hour) -> HourSamples:
         folder, digest = self.folder(hour), self.digest(hour)
-        files = {name: folder / f"{name}.parquet" for name in FILES}
-        extra = {name: file for name, file in attribute_files(folder).items() if file.exists()}
-        tables = SampleTables(
-            *(pq.ParquetFile(file).read() for file in files.values()),
-            **{f"{owner}_attributes": pq.ParquetFile(file).read() for owner, file in extra.items()},
-        )
-        return HourSamples(hour, tables, digest)
+        return HourSamples(hour, read_tables(folder), digest)
 
     def digest(self, hour: Hour) -> str:
         """Digest of an hour's samples, which must exist."""
@@ -247,12 +260,12 @@ class SampleStore:
             }
         for hour, table in parts:
             with replaced_directory(self.folder(hour)) as target:
-                write_parquet(target / "samples.parquet", table)
+                write_parquet(target / "samples.parquet", table, row_group=ROW_GROUP)
                 for at, name in enumerate(FILES[1:]):
                     rows = (
                         self._rows_of(joined[at], hour) if joined else pa.table({"user_id": pa.array([], pa.int64())})
                     )
-                    write_parquet(target / f"{name}.parquet", rows)
+                    write_parquet(target / f"{name}.parquet", rows, row_group=ROW_GROUP)
                 for owner, file in attribute_files(target).items():
                     if owner in attributes and attributes[owner].num_columns:
                         write_parquet(file, self._rows_of(attributes[owner], hour))
@@ -265,19 +278,6 @@ class SampleStore:
     @staticmethod
     def _rows_of(rows: pa.Table, hour: Hour) -> pa.Table:
         return rows.filter(pc.equal(rows["hour"], hour.number)).drop_columns(["hour"]).combine_chunks()
-
-
-def attribute_files(folder: Path) -> dict[Owner, Path]:
-    """Files of an hour that are there where tables beside the log tell of its users or items."""
-    return {owner: folder / f"{owner}_attributes.parquet" for owner in OWNERS}
-
-
-def samples_digest(folder: Path) -> str:
-    """Digest that identifies the samples in an hour's folder: of all of its tables."""
-    files = [folder / f"{name}.parquet" for name in FILES]
-    return digest_text(
-        *map(digest_file, [*files, *(file for file in attribute_files(folder).values() if file.exists())])
-    )
 
 
 def _keys(parts: Sequence[tuple[Hour, pa.Table]], key: str) -> pa.Table:

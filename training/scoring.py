@@ -7,20 +7,22 @@ import torch
 
 from training.ahead import cores, side_by_side
 from training.batch import Batch, HourKeys
-from training.embedding import ALONE
-from training.group import Group
 from training.ranker import Ranker
 from training.tensors import to_batch
 
 
 @torch.no_grad()
-def predict(ranker: Ranker, keys: HourKeys, batch_size: int = 4096, group: Group = ALONE) -> np.ndarray:
-    """Probability of each behavior, shape (samples, heads).
+def predict(ranker: Ranker, keys: HourKeys, batch_size: int = 4096) -> np.ndarray:
+    """Probability of each behavior, shape (samples, heads)."""
+    return score(ranker, to_batch(keys, ranker), batch_size)
 
-    The processes of a group share the work, and so do the cores of each: batches do not depend on one another.
-    """
-    ranker.eval()
-    parts = list(ranker.parts(group.shard(to_batch(keys, ranker)), batch_size))
+
+@torch.no_grad()
+def score(ranker: Ranker, samples: Batch, batch_size: int = 4096) -> np.ndarray:
+    """The same of samples that are looked up already; the cores share the work, as batches do not depend on one another."""
+    if ranker.training:  # to ask every module costs as much as to look a request's rows up
+        ranker.eval()
+    parts = list(ranker.parts(samples, batch_size))
 
     @torch.no_grad()
     def scores(part: Batch) -> list[np.ndarray]:
@@ -28,5 +30,4 @@ def predict(ranker: Ranker, keys: HourKeys, batch_size: int = 4096, group: Group
 
     threads = cores() // torch.get_num_threads() if ranker.device.type == "cpu" else 1
     probabilities = [batch for part in side_by_side(scores, parts, threads) for batch in part]
-    scored = np.concatenate(probabilities) if probabilities else np.empty((0, len(ranker.heads)), np.float32)
-    return np.concatenate(group.all_gather(scored))
+    return np.concatenate(probabilities) if probabilities else np.empty((0, len(ranker.heads)), np.float32)

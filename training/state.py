@@ -3,7 +3,8 @@
 Layout below the workspace's ``training/states/<variant>``::
 
     hour=2026-11-23T10/weights.safetensors   tensors of the ranker and its optimizers
-    hour=2026-11-23T10/state.json            hour, lineage (parent, data, config, code), file digest
+    hour=2026-11-23T10/state.json            hour, lineage (parent, data, config, code), file digests
+    hour=2026-11-23T10/shard-000-of-002.safetensors  the tables' rows of one of several processes (``training.shard_files``)
 
 A day's last state has every tensor, others only what changed since the one that they build on (``training.checkpoint_delta``).
 """
@@ -12,7 +13,7 @@ from __future__ import annotations
 
 import itertools
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -40,10 +41,9 @@ from events.schema import AttributeField
 from training.checkpoint_delta import Tensors, apply, table_bytes
 from training.config import RankerConfig, code_version
 from training.device import CPU
-from training.embedding import ALONE
-from training.group import Group
 from training.optimizer import Optimizer
 from training.ranker import Ranker
+from training.shard_files import merged_shards, shard_path
 
 RECENT_HOURS = 48
 """States of this many last hours are kept, and the last one of every day."""
@@ -67,6 +67,7 @@ class StateInfo:
         builds_on: hour of the state whose tensors this one's complete; empty if this one's are whole.
         context: names of what is known of an impression's moment, that the ranker reads; states that did not know it read none.
         attributes: of users, items and moments, that the ranker reads.
+        shards: digests of the files with its tables, one for each process that trained it; empty where ``weights`` has them.
         layers: files that it is spread over, including the one in its folder; 0 in states that did not count them.
     """
 
@@ -85,6 +86,7 @@ class StateInfo:
     layers: int = 0
     context: tuple[str, ...] = ()
     attributes: tuple[AttributeField, ...] = ()
+    shards: tuple[str, ...] = ()
 
     @property
     def digest(self) -> str:
@@ -112,7 +114,7 @@ def read_info(folder: Path) -> StateInfo:
     content = read_json(folder / "state.json")
     known = {f.name for f in fields(StateInfo)}
     content = {name: value for name, value in content.items() if name in known}  # older states said more
-    names = {name: tuple(content.get(name, ())) for name in ("facets", "heads", "context")}
+    names = {name: tuple(content.get(name, ())) for name in ("facets", "heads", "context", "shards")}
     attributes = tuple(AttributeField(**each) for each in content.get("attributes", ()))
     return StateInfo(**{**content, **names, "attributes": attributes})
 
@@ -124,17 +126,18 @@ def lineage_digest(parent: str, data: str, config: str, code: str) -> str:
 
 def ranker_tensors(ranker: Ranker) -> dict[str, Tensor]:
     """Every tensor of the ranker, on the CPU: its dense parameters and the used rows of its tables, copied from a GPU only."""
-    return {**_dense_part(ranker), **_table_parts({name: table.state() for name, table in ranker.tables.items()})}
+    return {**dense_part(ranker), **_table_parts({name: table.state() for name, table in ranker.tables.items()})}
 
 
 def changed_tensors(ranker: Ranker) -> Tensors | None:
     """Like ``ranker_tensors``, but of the tables only what the last checkpoint lacks; None if it cannot serve as a base."""
     deltas = {name: table.delta() for name, table in ranker.tables.items()}
     known = {name: delta for name, delta in deltas.items() if delta is not None}
-    return {**_dense_part(ranker), **_table_parts(known)} if len(known) == len(deltas) else None
+    return {**dense_part(ranker), **_table_parts(known)} if len(known) == len(deltas) else None
 
 
-def _dense_part(ranker: Ranker) -> Tensors:
+def dense_part(ranker: Ranker) -> Tensors:
+    """What belongs to no table: dense parameters, the time that counts are of, bins of numbers."""
     dense = {f"dense.{name}": p.data.cpu() for name, p in ranker.named_parameters()}
     bins = {name: torch.from_numpy(array.copy()) for name, array in ranker.numbers.state().items()}
     return {**dense, "rhythm": ranker.time_of_day_counts.span, **bins}
@@ -150,12 +153,17 @@ def load_ranker(tensors: dict[str, Tensor], info: StateInfo) -> Ranker:
     for name, table in ranker.tables.items():
         prefix = f"tables.{name}."
         table.load({key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)})
+    load_dense_part(ranker, tensors)
+    return ranker
+
+
+def load_dense_part(ranker: Ranker, tensors: Mapping[str, Tensor]) -> None:
+    """Take what ``dense_part`` gave."""
     ranker.time_of_day_counts.span.copy_(tensors["rhythm"])
     ranker.numbers.load({name: tensors[name].numpy() for name in ranker.numbers.state()})
     with torch.no_grad():
         for name, p in ranker.named_parameters():
             p.copy_(tensors[f"dense.{name}"])
-    return ranker
 
 
 class StateStore:
@@ -196,12 +204,12 @@ class StateStore:
         Raises:
             CorruptStateError: one of its files does not match its digest.
         """
-        return self._read(self._chain(hour))
+        return self._read(self.chain(hour))
 
     def _read(self, chain: Sequence[StateInfo]) -> Tensors:
-        return apply([self._verified(info) for info in reversed(chain)])
+        return apply([self.link(info) for info in reversed(chain)])
 
-    def _chain(self, hour: Hour) -> list[StateInfo]:
+    def chain(self, hour: Hour) -> list[StateInfo]:
         """The state and those that it builds on, down to a whole one."""
         chain = [self.info(hour)]
         while on := chain[-1].builds_on:
@@ -213,21 +221,34 @@ class StateStore:
             chain.append(self.info(Hour.parse(on)))
         return chain
 
-    def _verified(self, info: StateInfo) -> Tensors:
-        path = self.folder(Hour.parse(info.hour)) / WEIGHTS
-        if not path.exists() or digest_file(path) != info.weights:
-            raise CorruptStateError(
-                f"{path} is damaged or cut short; remove {path.parent} (and what is later, which builds on it) and "
-                "train again: it continues from the state before"
-            )
-        return load_file(path)
+    def link(self, info: StateInfo) -> Tensors:
+        """The tensors of a state's own files, those of several processes put together."""
+        weights, *shards = map(load_file, self.files(info))
+        return {**weights, **merged_shards(shards, whole=not info.builds_on)} if shards else weights
 
-    def load(self, hour: Hour, group: Group = ALONE, device: torch.device = CPU) -> tuple[StateInfo, Ranker, Optimizer]:
+    def files(self, info: StateInfo) -> list[Path]:
+        """A state's own files, the dense part's first.
+
+        Raises:
+            CorruptStateError: one does not match its digest.
+        """
+        folder = self.folder(Hour.parse(info.hour))
+        digests = {folder / WEIGHTS: info.weights}
+        digests |= {shard_path(folder, rank, len(info.shards)): digest for rank, digest in enumerate(info.shards)}
+        for path, digest in digests.items():
+            if not path.exists() or digest_file(path) != digest:
+                raise CorruptStateError(
+                    f"{path} is damaged or cut short; remove {path.parent} (and what is later, which builds on it) and "
+                    "train again: it continues from the state before"
+                )
+        return list(digests)
+
+    def load(self, hour: Hour, device: torch.device = CPU) -> tuple[StateInfo, Ranker, Optimizer]:
         """A state ready to train on, in a device's memory; ``CorruptStateError`` as ``tensors``."""
-        chain = self._chain(hour)
+        chain = self.chain(hour)
         info, tensors = replace(chain[0], layers=len(chain)), self._read(chain)
         ranker = load_ranker(tensors, info).to(device)
-        optimizer = Optimizer(ranker, group)
+        optimizer = Optimizer(ranker)
         optimizer.load(tensors)
         if _as_written_today(tensors, ranker):
             _mark_saved(ranker)
@@ -249,7 +270,7 @@ class StateStore:
             The description as it was written.
         """
         hour = Hour.parse(info.hour)
-        delta = changed_tensors(ranker) if since is not None and self._is_base(since, hour) else None
+        delta = changed_tensors(ranker) if since is not None and self.is_base(since, hour) else None
         if since is None or delta is None or table_bytes(delta) > WORTHWHILE * _bytes_of_tables(ranker):
             tensors, on, layers = ranker_tensors(ranker), "", 1
         else:
@@ -259,10 +280,10 @@ class StateStore:
         with replaced_directory(self.folder(hour)) as target:
             info = write_state(target, replace(info, tables=sizes, builds_on=on, layers=layers), tensors)
         _mark_saved(ranker)
-        self._forget(hour)
+        self.drop_unneeded(hour)
         return info
 
-    def _is_base(self, since: StateInfo, hour: Hour) -> bool:
+    def is_base(self, since: StateInfo, hour: Hour) -> bool:
         """Whether the state of an hour may build on another one; a day's last state stands alone."""
         if not since.hour or not since.layers or since.layers >= MOST_LAYERS or (hour + 1).day != hour.day:
             return False
@@ -273,13 +294,13 @@ class StateStore:
     def whole(self, hour: Hour) -> Iterator[Path]:
         """A folder of the state with every tensor: its own, or a temporary one for the ``with`` block."""
         info = self.info(hour)
-        if not info.builds_on:
+        if not info.builds_on and not info.shards:
             yield self.folder(hour)
             return
         with temporary_directory("clock-state-") as scratch:
             target = scratch / self.folder(hour).name
             target.mkdir()
-            write_state(target, replace(info, builds_on=""), self.tensors(hour))
+            write_state(target, replace(info, builds_on="", shards=()), self.tensors(hour))
             yield target
 
     def drop_after(self, hour: Hour) -> list[Hour]:
@@ -303,7 +324,8 @@ class StateStore:
                 removed += 1
         return removed
 
-    def _forget(self, head: Hour) -> None:
+    def drop_unneeded(self, head: Hour) -> None:
+        """Remove states that lie further back than the last hours and are not the last of their day."""
         self.remove(
             hour
             for hour, following in itertools.pairwise(self.hours())

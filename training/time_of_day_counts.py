@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from core.hours import DAY_HOURS
-from training.embedding import UNKNOWN, GrowingEmbedding, distinct
+from training.embedding import UNKNOWN, GrowingEmbedding
 
 WIDTH = 2 * DAY_HOURS
 """Width of the statistics: positives by local hour, then negatives."""
@@ -42,10 +42,14 @@ class TimeOfDayCounts(nn.Module):
             self.span[0] = hour
         if (hour - int(self.span[0])) / MEMORY_HOURS > LARGEST_EXPONENT:
             for table in tables:
-                table.statistics *= self._growth(int(self.span[0]) - (hour - int(self.span[0])))
-                table.touch_all()
+                table.scale_counts(self._growth(int(self.span[0]) - (hour - int(self.span[0]))))
             self.span[0] = hour
         self.span[1] = hour
+
+    @property
+    def weight(self) -> float:
+        """What a sample of the present hour adds to the counts."""
+        return self._growth(int(self.span[1]))
 
     def _growth(self, hour: int) -> float:
         return math.exp((hour - int(self.span[0])) / MEMORY_HOURS)
@@ -59,16 +63,9 @@ class TimeOfDayCounts(nn.Module):
             hours: local time of day in hours, shape (B,).
             labels: 0 or 1, shape (B,).
         """
-        width, periods = table.width, table.width // 2
+        periods = table.width // 2
         column = hours.long() * periods // DAY_HOURS + (labels < 0.5).long() * periods
-        growth = self._growth(int(self.span[1]))
-        inside = rows != UNKNOWN
-        used, at = distinct(rows[inside], len(table.statistics))
-        counts = torch.bincount(at * width + column[inside], minlength=len(used) * width)
-        table.statistics[used] += growth * counts.view(-1, width)
-        table.statistics[UNKNOWN] += growth * torch.bincount(column, minlength=width)
-        table.touch(used)
-        table.touch(rows.new_tensor([UNKNOWN]))
+        table.add_counts(rows, column, self.weight)
 
     def read(self, table: GrowingEmbedding, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Positives and negatives by period of the day as of the present, each (…, periods); zeros for row 0."""

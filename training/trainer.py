@@ -6,7 +6,7 @@ import heapq
 import logging
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from core.errors import NotReadyError
 from core.files import digest_json, write_parquet
@@ -29,8 +29,7 @@ from training.attributes import of_type
 from training.batch import Batch, HourKeys
 from training.config import RankerConfig, code_version, label_of, load_ranker_config
 from training.device import training_device
-from training.embedding import ALONE
-from training.group import Group
+from training.group import GroupLostError
 from training.optimizer import Optimizer
 from training.ranker import Ranker
 from training.samples import HourSamples, SampleStore
@@ -83,6 +82,8 @@ def train_together(
     def turns(at: int) -> Iterator[Hour]:
         try:
             outcomes[at] = yield from trainers[at].steps(until, save_every=save_every, report=reports[at])
+        except GroupLostError:
+            raise
         except Exception as error:  # one variant's failure is not the others'
             outcomes[at] = error
 
@@ -100,9 +101,8 @@ class Trainer:
         variant: str,
         samples: SampleStore | None = None,
         config: RankerConfig | None = None,
-        group: Group = ALONE,
     ) -> None:
-        self.settings, self.group = settings, group
+        self.settings = settings
         self.config = config or load_ranker_config(settings, variant)
         torch.set_num_threads(self.config.threads)
         self.device = training_device(settings.device, self.config.batch_size)
@@ -149,15 +149,12 @@ class Trainer:
         report: Report | None = None,
     ) -> Generator[Hour, None, StateInfo]:
         """``train`` in steps: yields each hour before it is trained, so that several variants can take turns."""
-        with self.states.writing() if self.group.first else nullcontext():
-            self.group.wait()
+        with self._writing():
             head = self.states.head()
             if head is not None and head >= until:
                 return self.states.info(head)
             first = head + 1 if head is not None else start or self._first_hour()
-            info, ranker, optimizer = (
-                self.states.load(head, self.group, self.device) if head is not None else self._fresh()
-            )
+            info, ranker, optimizer = self._load(head) if head is not None else self._fresh()
             if info.ranker_config != self.config:
                 raise NotReadyError(
                     f"the ranker's settings of '{self.config.variant}' changed since {head}; a chain keeps its config: "
@@ -173,15 +170,24 @@ class Trainer:
                     results = []
             return info
 
+    def _writing(self) -> AbstractContextManager[None]:
+        """One writer of the chain at a time."""
+        return self.states.writing()
+
+    def _load(self, hour: Hour) -> tuple[StateInfo, Ranker, Optimizer]:
+        return self.states.load(hour, self.device)
+
     def _first_hour(self) -> Hour:
         return self.samples.events.require_hours()[0]
 
+    def _first_info(self) -> StateInfo:
+        samples = self.samples
+        return new_info(self.config, samples.facets, samples.heads, samples.context, samples.attributes)
+
     def _fresh(self) -> tuple[StateInfo, Ranker, Optimizer]:
-        info = new_info(
-            self.config, self.samples.facets, self.samples.heads, self.samples.context, self.samples.attributes
-        )
+        info = self._first_info()
         ranker = untrained_ranker(info).to(self.device)
-        return info, ranker, Optimizer(ranker, self.group)
+        return info, ranker, Optimizer(ranker)
 
     def _checkpoint(
         self,
@@ -202,26 +208,33 @@ class Trainer:
             samples_seen=seen, facets=info.facets, heads=info.heads, context=info.context,
             attributes=info.attributes,
         )  # fmt: skip
-        if self.group.first:
-            if report:
-                report(results, following)
-            following = self.states.save(following, ranker, optimizer, since=info)
-        self.group.wait()
-        return following
+        return self._commit(results, following, ranker, optimizer, report, since=info)
+
+    def _commit(
+        self,
+        results: Sequence[HourResult],
+        following: StateInfo,
+        ranker: Ranker,
+        optimizer: Optimizer,
+        report: Report | None,
+        *,
+        since: StateInfo,
+    ) -> StateInfo:
+        """Report the hours, then write the state that they led to; returns its description as written."""
+        if report:
+            report(results, following)
+        return self.states.save(following, ranker, optimizer, since=since)
 
     def _hour(self, hour: Hour, ranker: Ranker, optimizer: Optimizer, *, followed: bool) -> HourResult:
         """Test and train an hour; ``followed``: the next one is made ready meanwhile."""
         begun = time.perf_counter()
-        if self.group.first:
-            self.samples.ensure(hour)
-        self.group.wait()
         drawn = self.samples.read(hour)
         metrics: dict[str, float] = {}
         if drawn.tables.samples.num_rows:
             keys = drawn.keys(ranker)
-            scores = predict(ranker, keys, group=self.group)
+            scores = predict(ranker, keys)
             tested = start(self._test(drawn, keys, scores, ranker))
-            if followed and self.group.size == 1:
+            if followed:
                 self.samples.read_ahead(hour + 1, ranker)
             fit(ranker, optimizer, keys, hour)
             metrics = tested.result()
@@ -235,8 +248,7 @@ class Trainer:
         table = prediction_table(drawn, keys, scores[:, at], at, ranker)
 
         def judge() -> dict[str, float]:
-            if self.group.first:
-                write_parquet(prediction_file(self.settings, self.config.variant, drawn.hour), table)
+            write_parquet(prediction_file(self.settings, self.config.variant, drawn.hour), table)
             return summary(as_predictions(table))
 
         return judge
@@ -291,17 +303,37 @@ def _categories(drawn: HourSamples, ranker: Ranker) -> dict[str, pa.ChunkedArray
 
 
 def fit(ranker: Ranker, optimizer: Optimizer, keys: HourKeys, hour: Hour) -> float:
-    """One pass over an hour's samples in order; returns the mean loss (of this process's part).
+    """One pass over an hour's samples in order; returns the mean loss.
 
     The loss is the mean binary cross-entropy over known labels, summed over the heads. At the first hour of a UTC
     day ids unseen for long give their rows back.
     """
     ranker.train()
-    if hour.number % 24 == 0:
+    if ids_expire(hour):
         for table in ranker.tables.values():
             table.expire(hour.number - 24 * ranker.config.expire_days)
-    ranker.users.grow(keys.users, hour.number)
-    ranker.items.grow(keys.items, hour.number)
+    trained = trained_keys(ranker, keys)
+    for name, table in ranker.tables.items():
+        table.grow(trained[name], hour.number)
+    whole, losses = to_batch(keys, ranker), []
+    for batch in ranker.batches(whole, ranker.config.batch_size):
+        loss = batch_loss(ranker, batch, len(batch))
+        loss.backward()
+        losses.append(loss.detach() * len(batch))  # read at the end: a GPU is not waited for
+        optimizer.step()
+    if ranker.needs_counts:
+        count_samples(ranker, whole, hour)
+    ranker.numbers.update(keys.numbers)
+    return sum(float(loss) for loss in losses) / max(len(keys), 1)
+
+
+def ids_expire(hour: Hour) -> bool:
+    """Whether ids unseen for long give their rows back before this hour is trained on: once a UTC day."""
+    return hour.number % 24 == 0
+
+
+def trained_keys(ranker: Ranker, keys: HourKeys) -> dict[str, np.ndarray]:
+    """For each table the keys that get a row by being trained on."""
     parts = (
         keys.facets,
         keys.context,
@@ -311,26 +343,20 @@ def fit(ranker: Ranker, optimizer: Optimizer, keys: HourKeys, hour: Hour) -> flo
         keys.clock_values,
     )
     values = np.concatenate([part.ravel() for part in parts])
-    ranker.values.grow(values[values != 0], hour.number)
-    whole, losses = to_batch(keys, ranker), []
-    for batch in ranker.batches(whole, ranker.config.batch_size):
-        mine = optimizer.group.shard(batch)
-        if len(mine):
-            labels = mine.labels + ranker.config.label_smoothing * (0.5 - mine.labels)
-            each = nn.functional.binary_cross_entropy_with_logits(ranker(mine), labels, reduction="none")
-            loss = (each * mine.known).sum() / len(batch)
-            if ranker.config.embedding_penalty:
-                loss = loss + ranker.config.embedding_penalty * ranker.squared_embeddings() / len(batch)
-            loss.backward()
-            losses.append(loss.detach() * len(batch))  # read at the end: a GPU is not waited for
-        optimizer.step()
-    if ranker.needs_counts:
-        _count(ranker, whole, hour)
-    ranker.numbers.update(keys.numbers)
-    return sum(float(loss) for loss in losses) / max(len(keys), 1)
+    return {"users": keys.users, "items": keys.items, "values": values[values != 0]}
 
 
-def _count(ranker: Ranker, whole: Batch, hour: Hour) -> None:
+def batch_loss(ranker: Ranker, batch: Batch, count: int) -> Tensor:
+    """Loss of samples of a step that ``count`` samples take part in, in all processes."""
+    labels = batch.labels + ranker.config.label_smoothing * (0.5 - batch.labels)
+    each = nn.functional.binary_cross_entropy_with_logits(ranker(batch), labels, reduction="none")
+    loss = (each * batch.known).sum() / count
+    if ranker.config.embedding_penalty:
+        loss = loss + ranker.config.embedding_penalty * ranker.squared_embeddings() / count
+    return loss
+
+
+def count_samples(ranker: Ranker, whole: Batch, hour: Hour) -> None:
     """Add the hour's samples to what everybody does at this time of day."""
     time_of_day_counts, at = ranker.time_of_day_counts, ranker.heads.index(label_of(ranker.heads))
     tables = [ranker.items, ranker.values, *([ranker.users] if ranker.target_statistics else [])]

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import math
 import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from clock.commands.ab_options import covariates_of, limits_of, pairs, quantiles_of, ratio_of, shares_of
 from core import cli
 from core.documents import JsonObject
 from core.errors import ConfigError
@@ -180,6 +180,22 @@ def analyze(
             help="Measured before exposure; for a metric or a ratio (NAME=A_PRE/B_PRE). May be repeated.",
         ),
     ] = None,
+    quantile: Annotated[
+        list[str] | None,
+        typer.Option("--quantile", metavar="NAME=COLUMN@SHARE", help="For example p90=duration@0.9. May be repeated."),
+    ] = None,
+    cap: Annotated[
+        list[str] | None,
+        typer.Option("--cap", metavar="COLUMN=VALUE", help="Larger values count as this one. May be repeated."),
+    ] = None,
+    winsorize: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--winsorize",
+            metavar="COLUMN=SHARE",
+            help="The same at a quantile of all users, such as 0.99. May be repeated.",
+        ),
+    ] = None,
     segment: Annotated[
         list[str] | None,
         typer.Option("--segment", metavar="COLUMN", help="Also for each value of this column; may be repeated."),
@@ -211,7 +227,8 @@ def analyze(
     empty count as users without a pre-period. Metrics must be numbers for every user.
     """
     from ab_analysis.results import plain
-    from ab_analysis.table import TableSpec, analyze_table
+    from ab_analysis.table import analyze_table
+    from ab_analysis.table_spec import TableSpec
     from core.engine import engine
     from core.files import check_output
 
@@ -222,14 +239,16 @@ def analyze(
         variant=variant,
         control=control,
         metrics=tuple(dict.fromkeys(metric or ())),
-        ratios={name: _ratio(name, text) for name, text in _pairs("--ratio", ratio or [])},
-        covariates=_covariates(covariate or []),
+        ratios={name: ratio_of(name, text) for name, text in pairs("--ratio", ratio or [])},
+        covariates=covariates_of(covariate or []),
         segments=tuple(dict.fromkeys(segment or ())),
         strata=tuple(dict.fromkeys(stratum or ())),
-        shares=_shares(shares),
+        shares=shares_of(shares),
         user=user,
         exclude_crossed=exclude_crossed,
         confidence=confidence,
+        quantiles=quantiles_of(quantile or []),
+        limits=limits_of(cap or [], winsorize or []),
     )
     with engine(settings) as db:
         rows, checks = analyze_table(db, table, spec)
@@ -322,52 +341,3 @@ def _write_rows(path: Path, rows: list[JsonObject]) -> None:
     lines = ",\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
     write_output(path, f"[\n{lines}\n]\n")
     print(f"written to {path}", file=sys.stderr)
-
-
-def _pairs(option: str, texts: list[str]) -> list[tuple[str, str]]:
-    pairs = []
-    for text in texts:
-        name, _, value = text.partition("=")
-        if not name or not value:
-            raise ConfigError(f"{option} {text}: write NAME=VALUE")
-        pairs.append((name, value))
-    return pairs
-
-
-def _ratio(name: str, text: str) -> tuple[str, str]:
-    top, slash, bottom = text.partition("/")
-    if not (top and slash and bottom):
-        raise ConfigError(f"--ratio {name}={text}: write NAME=NUMERATOR/DENOMINATOR")
-    return top.strip(), bottom.strip()
-
-
-def _covariates(texts: list[str]) -> dict[str, tuple[str, ...]]:
-    covariates: dict[str, tuple[str, ...]] = {}
-    for name, value in _pairs("--covariate", texts):
-        columns = tuple(c.strip() for part in value.split(",") for c in part.split("/") if c.strip())
-        covariates[name] = (*covariates.get(name, ()), *columns)
-    return covariates
-
-
-def _shares(text: str | None) -> dict[str, float] | None:
-    from ab_analysis.experiment import check_shares
-
-    if text is None:
-        return None
-    shares: dict[str, float] = {}
-    for part in text.split(","):
-        name, _, value = part.rpartition("=")
-        try:
-            share = float(value)
-        except ValueError:
-            share = math.nan
-        if not name or math.isnan(share):
-            raise ConfigError(f"--shares {text}: write VARIANT=SHARE,VARIANT=SHARE")
-        if name in shares:
-            raise ConfigError(f"--shares {text}: '{name}' appears twice")
-        shares[name] = share
-    try:
-        check_shares(shares)
-    except ValueError as error:
-        raise ConfigError(f"--shares {text}: {error}") from None
-    return shares

@@ -97,7 +97,7 @@ def conclude(
 @app.command()
 def changes(experiment: ExperimentName, source: cli.SourceOption = None) -> None:
     """Who changed an experiment, when and why; * marks what touches a result that had begun."""
-    from ab_analysis.changes import read_changes
+    from ab_analysis.changes import DEFINED, read_changes
     from ab_analysis.experiment import load_named
 
     folder = cli.settings_of(source).experiments_dir
@@ -108,7 +108,7 @@ def changes(experiment: ExperimentName, source: cli.SourceOption = None) -> None
             f"no change of {experiment} was recorded; what was edited by hand is in your version control"
         )
     for change in recorded:
-        keys = "; ".join(f"{key}: {change.told(key)}" for key in change.keys) if change.action != "defined" else ""
+        keys = "; ".join(f"{key}: {change.told(key)}" for key in change.keys) if change.action != DEFINED else ""
         print(
             f"{'*' if change.affects_result else ' '} {change.at[:16]}  {change.who:<16} {change.action:<15} {keys or '-'}"
         )

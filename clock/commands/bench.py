@@ -27,6 +27,7 @@ BENCHES = {
     "join": "clocks:bench_join",
     "online_write": "online:bench_online_write",
     "training": "training:bench_training",
+    "sharded": "sharded:bench_sharded",
     "attributes": "attributes:bench_attributes",
     "serving": "serving:bench_serving",
     "hour_cycle": "hour_cycle:bench_hour_cycle",

@@ -140,7 +140,12 @@ def fit(
 ) -> None:
     """Fit how much thin slots borrow (for CLOCK_SHRINKAGE=true)."""
     from core.hours import Hour
+    from events.store import EventStore
+    from feature_repo.retrieval import ClockFeatures
     from feature_repo.shrinkage import fit as fit_shrinkage
 
-    fitted = fit_shrinkage(cli.settings_of(source), Hour.parse(until) if until else None)
+    settings = cli.settings_of(source)
+    fitted = fit_shrinkage(settings, Hour.parse(until) if until else None)
+    features = ClockFeatures(settings, EventStore(settings.events_dir))
+    features.materialize_profiles(features.clock.require_state().as_of)
     print(json.dumps(asdict(fitted), indent=1))

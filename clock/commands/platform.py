@@ -159,9 +159,7 @@ def hour(
     print(json.dumps(asdict(run_hour(cli.settings_of(source), Hour.parse(hour))), default=str))
 
 
-@app.command(
-    rich_help_panel=MODELS, epilog="Example: torchrun --nproc-per-node 2 -m pipeline train matched_clock --until HOUR"
-)
+@app.command(rich_help_panel=MODELS, epilog="Example: clock train matched_clock --until HOUR")
 def train(
     variants: Annotated[list[str], typer.Argument(metavar="VARIANT…", help="Time modules of the rankers.")],
     until: Annotated[str, typer.Option("--until", metavar="HOUR", help="Last hour to train on.")],
@@ -169,10 +167,11 @@ def train(
     no_model: Annotated[bool, typer.Option("--no-model", help="Log no model to MLflow.")] = False,
     source: cli.SourceOption = None,
 ) -> None:
-    """Train variants up to an hour; with torchrun in several processes."""
+    """Train variants up to an hour; in several processes with CLOCK_TRAIN_PROCESSES, or with torchrun on several machines."""
     from core.hours import Hour
     from pipeline.training import train_variants
     from training.config import check_variant
+    from training.group import process_rank
 
     for variant in variants:
         check_variant(variant)
@@ -180,7 +179,8 @@ def train(
         raise ConfigError(f"--save-every {save_every}: at least 1 hour")
     last = Hour.parse(until)
     trained = train_variants(cli.settings_of(source), variants, last, save_every=save_every, log_model=not no_model)
-    print(json.dumps([each.as_json() for each in trained]))
+    if process_rank() == 0:
+        print(json.dumps([each.as_json() for each in trained]))
 
 
 @app.command(rich_help_panel="Operate", epilog="Example: clock forget u17 u2034")

@@ -19,7 +19,8 @@ from scipy import stats
 from ab_analysis.assignment import assign_users, check_workspace_layers
 from ab_analysis.experiment import Experiment
 from ab_analysis.inference import MetricSpec, compare
-from ab_analysis.table import TableResult, TableSpec, analyze_table
+from ab_analysis.table import TableResult, analyze_table
+from ab_analysis.table_spec import TableSpec
 from ab_analysis.user_file import read_users, write_assignments
 from core.engine import engine
 from core.errors import ConfigError, DataError

@@ -13,6 +13,8 @@ import pytest
 from scipy import stats
 
 from ab_analysis.moments import read_moments
+from ab_analysis.quantiles import Quantile
+from ab_analysis.table_spec import Limit
 from clock.commands import ab
 from core import cli
 from core.engine import engine
@@ -217,3 +219,79 @@ def test_an_option_without_a_meaning_is_refused(tmp_path: Path, options: tuple[s
     path = parquet(tmp_path / "t.parquet")
     with pytest.raises(ConfigError, match=message):
         cli.call(ab.app, ["analyze", str(path), "--variant", "variant", "--control", "a", "--metric", "y", *options])
+
+
+def heavy(tmp_path: Path) -> tuple[Path, pd.DataFrame]:
+    """Users of two variants, a few of whom have values far beyond the others'."""
+    rng = np.random.default_rng(8)
+    frame = pd.DataFrame({"variant": np.repeat(["a", "b"], 500), "y": rng.lognormal(1, 1.5, 1000)})
+    path = tmp_path / "heavy.parquet"
+    frame.to_parquet(path, index=False)
+    return path, frame
+
+
+@pytest.mark.parametrize(
+    ("option", "limit"), [(Limit(20.0), 20.0), (Limit(0.95, of_users=True), None), (Limit(1e9), np.inf)]
+)
+def test_a_limited_metric_is_the_metric_of_limited_values(tmp_path: Path, option: Limit, limit: float | None) -> None:
+    path, frame = heavy(tmp_path)
+    top = float(np.quantile(frame["y"], 0.95)) if limit is None else limit
+    limited = frame.assign(y=frame["y"].clip(upper=top))
+    a, b = (limited["y"][limited["variant"] == v] for v in "ab")
+    ((row,), _) = analyze(path, limits={"y": option})
+    assert (row.effect.control, row.effect.treatment) == pytest.approx((a.mean(), b.mean()))
+    assert row.effect.p_value == pytest.approx(float(stats.ttest_ind(a, b, equal_var=False).pvalue), rel=1e-6)
+
+
+def test_a_quantile_is_numpys_with_an_interval_around_its_difference(tmp_path: Path) -> None:
+    path, frame = heavy(tmp_path)
+    rows, _ = analyze(path, quantiles={"p90": Quantile("y", 0.9)})
+    assert [(r.metric, r.method) for r in rows] == [("y", "welch"), ("p90", "quantile")]
+    effect = rows[1].effect
+    a, b = (float(np.quantile(frame["y"][frame["variant"] == v], 0.9)) for v in "ab")
+    assert (effect.control, effect.treatment) == pytest.approx((a, b))
+    low, high = effect.effect_ci
+    assert low < b - a < high
+    alone, _ = analyze(path, metrics=(), quantiles={"p90": Quantile("y", 0.9)})
+    assert alone == [rows[1]]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"quantiles": {"y": Quantile("y", 0.5)}}, "name of a quantile and of a metric"),
+        ({"quantiles": {"q": Quantile("y", 1.5)}}, "between 0 and 1"),
+        ({"quantiles": {"q": Quantile("z", 0.5)}}, "has no column 'z'"),
+        ({"quantiles": {"q": Quantile("y", 0.5)}, "limits": {"y": Limit(3.0)}}, "which a quantile does not need"),
+        ({"limits": {"z": Limit(3.0)}}, "no --metric or --ratio is made of it"),
+        ({"limits": {"y": Limit(0.2, of_users=True)}}, "between 0.5 and 1"),
+        ({"limits": {"y": Limit(float("nan"))}}, "give a number"),
+    ],
+)
+def test_a_limit_or_quantile_that_means_nothing_is_named(tmp_path: Path, options: Any, message: str) -> None:
+    path, _ = heavy(tmp_path)
+    with pytest.raises(ConfigError, match=message):
+        analyze(path, **options)
+
+
+def test_a_missing_value_is_refused_with_a_limit_and_in_a_quantile_too(tmp_path: Path) -> None:
+    path = tmp_path / "t.parquet"
+    pd.DataFrame({"variant": VARIANTS, "y": [None, *VALUES[1:]], "z": VALUES}).to_parquet(path, index=False)
+    for options in ({"limits": {"y": Limit(5.0)}}, {"metrics": ("z",), "quantiles": {"q": Quantile("y", 0.5)}}):
+        with pytest.raises(DataError):
+            analyze(path, **options)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("--quantile p90=y", "write NAME=COLUMN@SHARE"),
+        ("--quantile p90=y@most", "'most' is not a number"),
+        ("--metric y --cap y=1 --winsorize y=0.9", "'y' has a limit already"),
+        ("--metric y --cap y=much", "'much' is not a number"),
+    ],
+)
+def test_a_wrong_option_of_a_limit_or_quantile_says_its_form(tmp_path: Path, arguments: str, message: str) -> None:
+    path, _ = heavy(tmp_path)
+    with pytest.raises(ConfigError, match=message):
+        cli.call(ab.app, ["analyze", str(path), "--variant", "variant", "--control", "a", *arguments.split()])

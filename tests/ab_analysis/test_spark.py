@@ -24,7 +24,8 @@ import json, sys
 from pathlib import Path
 from ab_analysis.analysis import analyze
 from ab_analysis.metrics import load_catalog
-from ab_analysis.table import TableSpec, analyze_table
+from ab_analysis.table import analyze_table
+from ab_analysis.table_spec import TableSpec
 from ab_analysis.user_table import build_user_table, make_tables
 from core.engine import engine
 from core.errors import DataError

@@ -38,6 +38,9 @@ print(json.dumps({
     'seconds': {stat.file: stat.duration.total_seconds() for stat in bag.dagbag_stats},
     'dags': {d.dag_id: {'doc': bool(d.doc_md), 'tasks': sorted(d.task_ids), 'retries': [t.retries for t in d.tasks],
                         'serial': d.max_active_runs,
+                        'linked': sorted(t.task_id for t in d.tasks if any(link.name == 'Page' for link in t.operator_extra_links)),
+                        'fields': sorted(d.params),
+                        'form': {k: p.value for k, p in d.params.items() if p.has_value},
                         'unrolled': [t.task_id for t in d.tasks
                                      if getattr(t, 'partial_kwargs', vars(t)).get('multiple_outputs')],
                         'policies': [policy_of(t) is not None for t in d.tasks if t.retries],
@@ -82,6 +85,41 @@ def test_every_dag_explains_itself_and_runs_one_at_a_time(bag: dict[str, Any]) -
         assert dag["doc"], dag_id
         drafts = 16  # wait for somebody side by side; they take turns to write
         assert dag["serial"] == (drafts if dag_id == "define_experiment" else 1), dag_id
+
+
+def test_every_task_that_writes_a_page_links_it(bag: dict[str, Any]) -> None:
+    assert {dag_id: dag["linked"] for dag_id, dag in bag["dags"].items() if dag["linked"]} == {
+        "promote_ranker": ["evaluate_candidate"],
+        "report_day": ["link_reports", "report_drift", "report_experiment", "report_importance"],
+        "report_experiments": ["report_as_of"],
+        "define_experiment": ["plan"],
+        "change_experiment": ["report"],
+    }
+
+
+def test_the_link_is_that_of_the_running_task_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from core.settings import load_settings
+    from dags import links
+
+    monkeypatch.setenv("CLOCK_VAR", str(tmp_path))
+    ours, another = SimpleNamespace(id="1"), SimpleNamespace(id="2")
+    monkeypatch.setattr(links, "get_current_context", lambda: {"ti": ours})
+    links.link_page(load_settings().reports_dir / "ab" / "night" / "plan.html")
+    assert links.PageLink().get_link(None, ti_key=ours) == "http://127.0.0.1:8090/ab/night/plan.html"
+    assert links.PageLink().get_link(None, ti_key=another) == ""
+
+
+def test_the_form_as_it_opens_is_an_experiment_but_for_name_and_day(bag: dict[str, Any]) -> None:
+    from ab_analysis.experiment import parse_experiment
+    from ab_analysis.form import ExperimentForm
+
+    form = dict(bag["dags"]["define_experiment"]["form"])
+    assert form.pop("replace") is False
+    text = ExperimentForm.read({**form, "name": "night", "start": "2026-03-10"}).text()
+    experiment = parse_experiment(text, Path("night.yaml"))
+    assert experiment.treatments == ("treatment",)
+    assert experiment.guardrails["skip_rate"].max_worse == 0.02
+    assert set(bag["dags"]["define_experiment"]["fields"]) == {*ExperimentForm.model_fields, "why", "replace"}
 
 
 def test_a_result_is_one_xcom_and_not_one_for_each_of_its_keys(bag: dict[str, Any]) -> None:

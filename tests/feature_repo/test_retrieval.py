@@ -6,7 +6,9 @@ import json
 import os
 import re
 import shutil
+import sqlite3
 import subprocess
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -169,6 +171,20 @@ def test_pushed_events_show_at_once_and_the_hour_s_refresh_writes_the_same(ready
 
 
 @pytest.mark.slow
+def test_what_nothing_reads_online_is_not_written_there(app_settings: Settings, tmp_path: Path) -> None:
+    settings = workspace(app_settings, tmp_path)
+    advance(settings, UNTIL)
+    with closing(sqlite3.connect(settings.workspace / "feast" / "online.db")) as online:
+        tables = [name for (name,) in online.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+        rows = {
+            t.removeprefix("simulator_"): online.execute(f'SELECT count(*) FROM "{t}"').fetchone()[0] for t in tables
+        }
+    assert rows["clock"] > 0 < rows["user_activity"]
+    assert not rows.get("item_stats")
+    assert not rows.get("user_profile")
+
+
+@pytest.mark.slow
 def test_damaged_sums_are_detected_and_a_rebuild_repairs_them(ready: Settings, tmp_path: Path) -> None:
     settings = load_settings(var=tmp_path / "var", source="simulator")
     shutil.copytree(ready.workspace, settings.workspace)
@@ -193,6 +209,8 @@ def test_the_priors_are_fitted_and_give_a_new_user_everybody_s_clock(app_setting
     fitted = fit(settings)
     assert all(prior.gain >= 0 and prior.events > 50 for prior in fitted.priors.values())
     assert fitted.priors["genre"].gain > 0.1
+    whole_days = [advance(settings, UNTIL).online_rows for _ in range(2)]
+    assert whole_days[0] - whole_days[1] > 10  # everybody's go online once
     nobody = 10**9
     clock = features(settings).get_clock([nobody], UNTIL)
     everyone = features(settings).population(UNTIL)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -15,7 +16,7 @@ import yaml
 
 from core.secret_files import SECRETS
 from core.settings import ROOT, Settings
-from operations.prepare import prepare
+from operations.prepare import IMAGE_USER, prepare
 from operations.services import all_services
 from tests.operations.stack import ORDER, compose, interpolate
 
@@ -64,6 +65,8 @@ def test_compose_wants_what_make_secrets_writes(tmp_path: Path) -> None:
     assert prepare(tmp_path, "other.example.com") == [], "nothing is overwritten"
     assert all((tmp_path / "secrets" / name).stat().st_mode & 0o077 == 0 for name in SECRETS)
     values = dict(line.split("=", 1) for line in (tmp_path / ".env").read_text().splitlines())
+    assert values["CLOCK_UID"] == str(os.getuid() or IMAGE_USER), "no container runs as root"
+    assert {p.stat().st_uid for p in (tmp_path / "secrets").iterdir()} == {int(values["CLOCK_UID"])}
     assert "https://clock.example.com:8443" in interpolate((DOCKER / "compose.yaml").read_text(), values)
     with pytest.raises(AssertionError, match="run make secrets"):
         interpolate((DOCKER / "compose.yaml").read_text(), {})
@@ -106,7 +109,7 @@ def test_files_keep_to_what_their_readers_take(
 
 def test_the_image_leaves_out_the_tools_of_the_tests() -> None:
     installed = re.findall(r"requirements[a-z-]*\.txt", (DOCKER / "Dockerfile").read_text())
-    assert set(installed) == {"requirements-production.txt", "requirements-spark.txt"}
+    assert set(installed) == {"requirements-production.txt", "requirements-spark.txt", "requirements-distributed.txt"}
     names = {re.split(r"[=\[]", line)[0] for name in installed for line in (ROOT / name).read_text().splitlines()}
     assert {"apache-airflow", "mlflow", "feast", "torch", "redis", "pyspark"} <= names
     assert not names & {"pytest", "hypothesis", "playwright", "ruff", "bandit", "moto"}
@@ -116,7 +119,7 @@ def test_the_pins_of_the_extras_agree() -> None:
     pins = {
         path.name: dict(line.split("==") for line in path.read_text().splitlines())
         for path in ROOT.glob("requirements*.txt")
-        if path.name not in {"requirements-docs.txt", "requirements-audit.txt"}
+        if path.name not in {"requirements-docs.txt", "requirements-audit.txt", "requirements-distributed.txt"}
     }
     everything = pins["requirements-dev.txt"]
     assert len(pins) == 5
@@ -157,6 +160,8 @@ def test_dashboards_are_complete() -> None:
         assert all(p["title"] and p["targets"] for p in board["panels"])
 
 
+CHART_PARTS = ("apiServer", "scheduler", "dagProcessor", "triggerer", "workers")
+"""Components of Airflow's chart that run the platform's image."""
 BY_THE_STACK = {
     "airflow_port", "feast_port", "metrics_port", "mlflow_port", "reports_port", "serving_port",  # each has its address
     "online_store", "log_format",  # follow from the profile
@@ -180,7 +185,8 @@ def test_kubernetes_manifests_use_the_same_services_and_settings() -> None:
     settings = next(d["data"] for d in documents if d["kind"] == "ConfigMap")
     values = yaml.safe_load((DOCKER / "kubernetes" / "values.yaml").read_text())
     assert yaml.safe_load(values["extraEnvFrom"]) == [{"configMapRef": {"name": "clock-settings"}}]
-    assert [e["name"] for e in values["env"]] == ["AIRFLOW__CORE__EXECUTOR"]
+    assert "env" not in values
+    assert values["executor"] == "CeleryExecutor", "the one that operations/services.py sets"
     in_compose = compose()["services"]["serving"]["environment"]
     assert settings.keys() == {name for name in in_compose if name.startswith("CLOCK_")}
     told = {name.removeprefix("CLOCK_").lower() for name in settings}
@@ -192,11 +198,88 @@ def test_kubernetes_manifests_use_the_same_services_and_settings() -> None:
         if d["kind"] in {"Deployment", "Job"}
         for c in d["spec"]["template"]["spec"]["containers"]
     ]
-    commands += [values[part]["args"] for part in ("apiServer", "scheduler", "dagProcessor", "triggerer")]
-    expected = [["init"], *(["service", name] for name in ORDER if name != "airflow-worker")]
+    commands += [values[part]["args"] for part in CHART_PARTS]
+    expected = [["init"], *(["service", name] for name in ORDER)]
     assert sorted(commands) == sorted(expected)
-    mounted = {
-        i["key"] for d in documents if d["kind"] == "Deployment"
-        for v in d["spec"]["template"]["spec"]["volumes"] if "secret" in v for i in v["secret"]["items"]
-    }  # fmt: skip
-    assert mounted <= set(SECRETS)
+
+
+def manifests() -> list[dict[str, Any]]:
+    return list(yaml.safe_load_all((DOCKER / "kubernetes" / "platform.yaml").read_text()))
+
+
+def workloads() -> dict[str, dict[str, Any]]:
+    """Pods of the manifests and of Airflow's chart, each under its name in the Compose file."""
+    pods = {
+        d["spec"]["template"]["metadata"]["labels"]["app"]: d["spec"]["template"]["spec"]
+        for d in manifests()
+        if d["kind"] in {"Deployment", "Job"}
+    }
+    values = yaml.safe_load((DOCKER / "kubernetes" / "values.yaml").read_text())
+    for part in CHART_PARTS:
+        container = {
+            "volumeMounts": values["volumeMounts"], "securityContext": values["securityContexts"]["container"],
+            "envFrom": yaml.safe_load(values["extraEnvFrom"]), "resources": values[part]["resources"],
+        }  # fmt: skip
+        pods[values[part]["args"][1]] = {
+            "containers": [container],
+            "volumes": values["volumes"],
+            "securityContext": values["securityContexts"]["pod"],
+        }
+    return pods
+
+
+def test_every_pod_is_given_all_that_its_container_needs() -> None:
+    """Settings, its own secrets and no others, the state where the settings say, and a place for temporary files."""
+    services = compose()["services"]
+    settings = next(d["data"] for d in manifests() if d["kind"] == "ConfigMap")
+    assert set(workloads()) == {"init", *ORDER}
+    for name, pod in workloads().items():
+        (container,) = pod["containers"]
+        assert container["envFrom"] == [{"configMapRef": {"name": "clock-settings"}}], name
+        volumes = {v["name"]: v for v in pod["volumes"]}
+        assert len(volumes) == len(pod["volumes"]), name
+        mounts = {m["mountPath"]: volumes[m["name"]] for m in container["volumeMounts"]}
+        assert mounts[settings["CLOCK_VAR"]]["persistentVolumeClaim"]["claimName"] == "clock-state", name
+        assert mounts["/tmp"]["emptyDir"] == {}, name
+        secret = mounts[settings["CLOCK_SECRETS_DIR"]]["secret"]
+        assert [item["key"] for item in secret["items"]] == [item["path"] for item in secret["items"]], name
+        assert {item["key"] for item in secret["items"]} == set(services[name]["secrets"]), name
+        assert secret["defaultMode"] == 0o400, name
+        assert pod["securityContext"]["runAsNonRoot"] is True, name
+        locked = {"allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True, "capabilities": {"drop": ["ALL"]}}
+        assert container["securityContext"] == locked, name
+        assert container["resources"].keys() == {"requests", "limits"}, name
+
+
+def test_deployments_have_probes_and_serving_outlives_a_node_and_grows_with_its_load() -> None:
+    by_kind: dict[str, list[dict[str, Any]]] = {}
+    for document in manifests():
+        by_kind.setdefault(document["kind"], []).append(document)
+    for deployment in by_kind["Deployment"]:
+        pod = deployment["spec"]["template"]
+        (container,) = pod["spec"]["containers"]
+        (port,) = (p["containerPort"] for p in container["ports"])
+        for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
+            assert container[probe]["httpGet"]["port"] == port, probe
+        service = next(s for s in by_kind["Service"] if s["metadata"]["name"] == deployment["metadata"]["name"])
+        assert service["spec"]["selector"] == pod["metadata"]["labels"]
+        assert service["spec"]["ports"] == [{"port": port}]
+    (scaler,), (budget,) = by_kind["HorizontalPodAutoscaler"], by_kind["PodDisruptionBudget"]
+    assert scaler["spec"]["scaleTargetRef"]["name"] == budget["spec"]["selector"]["matchLabels"]["app"] == "serving"
+    assert scaler["spec"]["minReplicas"] > budget["spec"]["minAvailable"] >= 1
+    scaled = next(d for d in by_kind["Deployment"] if d["metadata"]["name"] == "serving")
+    assert "replicas" not in scaled["spec"], "applying the file again must not undo the scaler"
+    everything = [p for p in by_kind["NetworkPolicy"] if p["spec"]["podSelector"] == {}]
+    assert [p["spec"]["ingress"] for p in everything] == [[{"from": [{"podSelector": {}}]}]]
+
+
+def test_airflows_chart_has_each_volume_once_and_starts_nothing_that_our_image_lacks() -> None:
+    """The chart adds a component's ``extraVolumes`` to ``volumes``: the same twice is refused by the cluster."""
+    values = yaml.safe_load((DOCKER / "kubernetes" / "values.yaml").read_text())
+    for part in CHART_PARTS:
+        assert not {"extraVolumes", "extraVolumeMounts"} & values[part].keys(), part
+        assert values[part]["waitForMigrations"] == {"enabled": False}, part
+        if part != "apiServer":
+            assert values[part]["logGroomerSidecar"] == {"enabled": False}, part
+        if part in {"scheduler", "dagProcessor", "triggerer"}:
+            assert values[part]["livenessProbe"]["command"][-2:] == ["healthy", values[part]["args"][1]]

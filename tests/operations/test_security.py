@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import pickle
+import re
 import subprocess
 import sys
 import urllib.parse
@@ -154,3 +155,15 @@ def test_bandit_finds_nothing_above_low() -> None:
     )  # fmt: skip
     issues = json.loads(done.stdout)["results"]
     assert [(f["filename"], f["line_number"], f["test_id"], f["issue_text"]) for f in issues] == []
+
+
+def test_the_list_of_requirements_names_tests_that_exist() -> None:
+    text = (ROOT / "docker" / "SECURITY.md").read_text().split("# OWASP ASVS")[1]
+    named = set(re.findall(r"`(test_\w+)`", text))
+    written = {
+        name
+        for path in (ROOT / "tests").rglob("test_*.py")
+        for name in re.findall(r"^def (test_\w+)", path.read_text(), re.M)
+    }
+    assert len(named) > 10
+    assert named <= written

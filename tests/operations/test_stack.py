@@ -24,6 +24,7 @@ from operations.processes import wait_for
 from operations.users import ROLES
 from simulation.config import SimulatorConfig
 from tests.conftest import SMALL_POLICY, webhook, write_app
+from tests.operations.airflow_client import AirflowClient
 from tests.operations.stack import ORDER, Stack, base, proxy
 from tests.servers import process
 
@@ -32,31 +33,6 @@ pytestmark = pytest.mark.slow
 APP = SimulatorConfig(days=4, users=150, items=80, experiment={"start_day": 2}, dirt={"damaged": 0.01, "late": 0.02})
 TAKEOVER = APP.first_hour + 60
 PASSWORD = "correct horse battery"
-DEADLINE_SECONDS = 900
-
-
-class Airflow:
-    """Airflow behind the proxy, as somebody."""
-
-    def __init__(self, url: str, name: str, password: str) -> None:
-        self.client = httpx.Client(base_url=url, verify=False, timeout=60)
-        answer = self.client.post("/auth/token", json={"username": name, "password": password})
-        assert answer.status_code in {200, 201}, answer.text
-        self.client.headers["Authorization"] = f"Bearer {answer.json()['access_token']}"
-
-    def trigger(self, dag: str, *, partition: str | None = None, conf: dict[str, Any] | None = None) -> int:
-        body = {"logical_date": None, "partition_key": partition, "conf": conf or {}}
-        return self.client.post(f"/api/v2/dags/{dag}/dagRuns", json=body).status_code
-
-    def finished(self, dag: str) -> str:
-        """State of the newest run, once it has ended."""
-        end = time.monotonic() + DEADLINE_SECONDS
-        while time.monotonic() < end:
-            runs = self.client.get(f"/api/v2/dags/{dag}/dagRuns?order_by=-run_after&limit=1").json()["dag_runs"]
-            if runs and runs[0]["state"] in {"success", "failed"}:
-                return str(runs[0]["state"])
-            time.sleep(1)
-        raise AssertionError(f"{dag} did not end")
 
 
 @pytest.fixture(scope="module")
@@ -80,12 +56,12 @@ def url(stack: Stack) -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def admin(stack: Stack, url: str) -> Airflow:
-    return Airflow(url, "admin", stack.secret("airflow_admin"))
+def admin(stack: Stack, url: str) -> AirflowClient:
+    return AirflowClient(url, "admin", stack.secret("airflow_admin"))
 
 
 @pytest.fixture(scope="module")
-def finished_workspace(stack: Stack, url: str, admin: Airflow) -> Path:
+def finished_workspace(stack: Stack, url: str, admin: AirflowClient) -> Path:
     """The history, one hour and a day's reports, by DAG runs on the Celery worker; a champion by hand: the workspace."""
     assert admin.trigger("build_history", conf={"until": TAKEOVER.key}) == 200
     assert admin.finished("build_history") == "success", stack.logs("build_history")
@@ -164,7 +140,7 @@ def test_everybody_may_do_what_their_role_says_and_no_more(stack: Stack, url: st
         "operator": {"read", "report", "experiment", "run", "promote"}, "admin": {"read", "report", "experiment", "run", "promote"},
     }  # fmt: skip
     for role in ROLES:
-        person = Airflow(url, role, PASSWORD)
+        person = AirflowClient(url, role, PASSWORD)
         page = person.client.get("/clock-reports/index.html")
         assert page.status_code == 200
         assert "sandbox" in page.headers["content-security-policy"]
@@ -210,7 +186,7 @@ def test_a_person_can_be_changed_and_removed(stack: Stack, url: str) -> None:
         assert word in done.stderr, (arguments, done.stderr[-500:])
     refused = httpx.post(f"{url}/auth/token", json={"username": "temp", "password": PASSWORD}, verify=False)
     assert refused.status_code == 401
-    Airflow(url, "temp", "another password")
+    AirflowClient(url, "temp", "another password")
     assert stack.operations("users", "remove", "temp").returncode == 0
     refused = httpx.post(f"{url}/auth/token", json={"username": "temp", "password": "another password"}, verify=False)
     assert refused.status_code == 401

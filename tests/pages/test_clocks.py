@@ -22,7 +22,8 @@ from events.store import EventStore
 from feature_repo.retrieval import ClockFeatures, advance
 from pages import clocks
 from pages.clock_drawing import draw_ring
-from pages.clock_view import NO_EVENTS, OTHERS, ClockSlot, OtherClock, changes_table, day_clocks, window_weights
+from pages.clock_tables import changes_table
+from pages.clock_values import NO_EVENTS, OTHERS, ClockSlot, OtherClock, day_clocks, window_weights
 from pages.clocks import _slots, write_clock_page
 from tests.browser import fits_every_screen, opened
 from tests.conftest import TINY

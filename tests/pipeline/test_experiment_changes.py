@@ -11,6 +11,7 @@ import yaml
 
 from ab_analysis.changes import changes_file, read_changes
 from ab_analysis.experiment import load_named
+from ab_analysis.overview import write_overview
 from ab_analysis.preview import find_overlaps, preview_experiment
 from core.errors import ConfigError, CorruptStateError, NotReadyError
 from core.files import read_json
@@ -104,6 +105,7 @@ def test_what_is_defined_is_the_text_itself_with_who_when_and_why(workspace: Set
     assert file_of(workspace).read_text() == TEXT
     (kept,) = read_changes(workspace.experiments_dir, "night")
     assert kept == change
+    assert not kept.affects_result
     assert (kept.who, kept.action, kept.why, kept.state) == ("ann", "defined", "people sleep badly", "running")
     assert kept.content["minimum_effect"] == 0.2
     with pytest.raises(ConfigError, match="there is an experiment 'night' already"):
@@ -271,5 +273,6 @@ def test_a_new_experiment_is_due_as_if_a_person_had_put_its_file_there(workspace
     define_experiment(workspace, TEXT, "ann", "people sleep badly")
     assert due_experiments(workspace, END) == ["night"]
     assert log_end(workspace) == Hour.parse("2026-03-05T17")
+    assert 'href="night/plan.html"' in write_overview(workspace).read_text()
     preview: Any = preview_experiment(workspace, load_named(workspace.experiments_dir, "night"))
     assert preview.overlaps == []

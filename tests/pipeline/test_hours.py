@@ -173,6 +173,27 @@ def test_a_registered_version_loads_from_mlflow_and_predicts(undisturbed: Settin
     assert scores.to_numpy().max() < 1
 
 
+def test_a_versions_description_says_what_it_is_what_the_gate_decided_and_where_its_pages_are(
+    undisturbed: Settings,
+) -> None:
+    models = open_registry(undisturbed)
+    versions = models.client.search_model_versions(f"name = '{models.name}'")
+    judged = [v for v in versions if "gate_hour" in v.tags]
+    assert judged
+    for version in versions:
+        text = str(version.description)
+        assert f"time module `{version.tags['variant']}`, trained until {version.tags['hour']} UTC" in text
+        assert f"({undisturbed.reports_url}/model.html)" in text
+        if version in judged:
+            page = undisturbed.reports_dir / "gate" / f"{version.tags['gate_hour']}.html"
+            assert page.exists()
+            assert undisturbed.page_url(page) in text
+            assert version.tags["gate_verdict"].replace("_", " ") in text
+        else:
+            assert "The gate has not judged it yet." in text
+        assert all(len(value) <= 250 for key, value in version.tags.items() if key.endswith("_reason"))
+
+
 def test_a_version_scores_an_hour_once_until_its_samples_change(undisturbed: Settings) -> None:
     """Kept scores are read back as they are, whoever asks; those of other samples are made again."""
     hour, scores = TAKEOVER + 2, VersionScores(undisturbed)

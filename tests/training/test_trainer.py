@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,43 +19,20 @@ from safetensors.torch import load_file, save_file
 from core.errors import CorruptStateError, DataError, NotReadyError
 from core.files import digest_file, write_parquet
 from core.hours import Hour, hour_range
-from core.settings import ROOT, Settings, load_settings
-from evaluation.metrics import auc, session_auc
+from core.settings import Settings, load_settings
+from evaluation.metrics import session_auc
 from evaluation.prediction_table import as_predictions
 from events.store import EventStore
 from feature_repo.clock import ClockState
-from feature_repo.retrieval import ClockFeatures, advance
-from tests.conftest import TINY, place_tracking_store
+from feature_repo.retrieval import ClockFeatures
+from tests.conftest import TINY
+from tests.training.conftest import FIRST, LAST, fresh
 from training.model import RankerModel, load_model
 from training.samples import SampleStore
 from training.scoring import predict
 from training.state import RECENT_HOURS, StateStore, ranker_tensors
 from training.tensors import hour_keys
 from training.trainer import Trainer, fit, prediction_file, read_predictions, train_together
-
-FIRST, LAST = TINY.first_hour, TINY.first_hour + 60
-
-
-@pytest.fixture(scope="module")
-def ready(app_settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Settings:
-    """A workspace with events, clocks up to hour 60, and nothing trained."""
-    var = tmp_path_factory.mktemp("training") / "var"
-    settings = load_settings(var=var, source="simulator")
-    shutil.copytree(app_settings.events_dir, settings.events_dir)
-    advance(settings, LAST + 1)
-    SampleStore(settings, EventStore(settings.events_dir)).build(hour_range(FIRST, LAST + 1))
-    return settings
-
-
-def fresh(ready: Settings, folder: Path) -> Settings:
-    """The ready workspace with its own state folder."""
-    settings = load_settings(var=folder / "var", source="simulator")
-    settings.workspace.mkdir(parents=True)
-    for name in ("events", "features", "feast"):
-        (settings.workspace / name).symlink_to(ready.workspace / name)
-    settings.training_dir.mkdir()
-    (settings.training_dir / "samples").symlink_to(ready.training_dir / "samples")
-    return settings
 
 
 def weights(settings: Settings, variant: str, hour: Hour) -> Path:
@@ -191,7 +165,7 @@ def test_a_state_holds_what_changed_since_a_complete_one(ready: Settings, tmp_pa
     trainer = Trainer(settings, "matched_clock")
     trainer.train(LAST, start=FIRST)
     states = trainer.states
-    chains = {hour: states._chain(hour) for hour in states.hours()}
+    chains = {hour: states.chain(hour) for hour in states.hours()}
     assert max(map(len, chains.values())) > 1
     for hour, chain in chains.items():
         assert not chain[-1].builds_on
@@ -398,30 +372,6 @@ def test_checkpoints_hold_every_id_seen(ready: Settings, tmp_path: Path) -> None
     tensors = StateStore(settings.training_dir / "states", "none").tensors(FIRST + 20)
     assert sorted(tensors["tables.users.keys"].tolist()) == sorted(users.tolist())
     assert info.tables["users"] == len(users) + 1
-
-
-@pytest.mark.slow
-def test_two_processes_train_what_one_trains(ready: Settings, tmp_path: Path) -> None:
-    """Real ``torchrun``: the same metrics within rounding, the same ids, one chain of states."""
-    alone, together = fresh(ready, tmp_path / "alone"), fresh(ready, tmp_path / "together")
-    place_tracking_store(together)
-    until, variants = FIRST + 30, ("gaussian_clock", "matched_clock")
-    for variant in variants:
-        Trainer(alone, variant).train(until, start=FIRST, save_every=100)
-    command = [
-        sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone", "-m", "pipeline",
-        "train", *variants, "--until", until.key, "--save-every", "100",
-    ]  # fmt: skip
-    environment = {**os.environ, "CLOCK_VAR": str(together.var), "CLOCK_SOURCE": "simulator", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=300, cwd=ROOT, env=environment)
-    assert done.returncode == 0, done.stderr[-2000:]
-    for variant in variants:
-        a, b = (StateStore(s.training_dir / "states", variant).info(until) for s in (alone, together))
-        assert (a.digest, a.tables, a.samples_seen) == (b.digest, b.tables, b.samples_seen)
-        predictions = [as_predictions(read_predictions(s, variant, FIRST, until + 1)) for s in (alone, together)]
-        assert len(predictions[0]) == len(predictions[1]) > 100
-        assert np.abs(predictions[0].scores - predictions[1].scores).max() < 1e-3
-        assert auc(predictions[0]).value == pytest.approx(auc(predictions[1]).value, abs=1e-4)
 
 
 def test_features_that_are_no_numbers_and_hours_without_samples(ready: Settings, tmp_path: Path) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from typing import Protocol
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +24,18 @@ class Tables(Protocol):
     items: GrowingEmbedding
     values: GrowingEmbedding
     time_of_day_counts: TimeOfDayCounts
+
+
+class Reads(NamedTuple):
+    """Rows whose embeddings are looked up, of any shapes.
+
+    Attributes:
+        items: of the table of items.
+        values: of the table of values.
+    """
+
+    items: Sequence[Tensor] = ()
+    values: Sequence[Tensor] = ()
 
 
 class TimeModule(nn.Module, ABC):
@@ -45,6 +58,11 @@ class TimeModule(nn.Module, ABC):
         """What ``forward`` needs of these samples whatever the weights are; None where there is no gain in computing it before."""
         del batch, tables
         return None
+
+    def reads(self, batch: Batch) -> Reads:
+        """The rows whose embeddings ``forward`` looks up for a batch, or more: where they lie elsewhere they are fetched first."""
+        del batch
+        return Reads()
 
     @abstractmethod
     def forward(self, batch: Batch, tables: Tables) -> Tensor:

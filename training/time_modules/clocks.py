@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from training.batch import Batch, shares
 from training.config import RankerConfig
-from training.time_modules.base import Tables, TimeModule, slot_of, slot_weights
+from training.time_modules.base import Reads, Tables, TimeModule, slot_of, slot_weights
 from training.time_modules.runs import Entries, Runs
 
 NO_WEIGHT = 1e-7
@@ -25,6 +25,12 @@ class Clock(TimeModule):
     def __init__(self, config: RankerConfig, facets: int) -> None:
         super().__init__(config, facets * config.dim)
         self.facets = facets
+
+    def reads(self, batch: Batch) -> Reads:
+        """All values of the users' clocks, unless it is known which of them weigh anything."""
+        if isinstance(batch.prepared, SlotMix):
+            return Reads(values=[batch.prepared.entries.columns[0]])
+        return Reads(values=[batch.compact().clock_values])
 
     def mixed(self, mix: SlotMix, tables: Tables) -> Tensor:
         """``Σ_s w(s) e(s)`` of each sample, shape (B, F·D)."""

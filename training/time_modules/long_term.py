@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from training.batch import DAY_MINUTES, Batch
 from training.config import RankerConfig
-from training.time_modules.base import Tables, TimeModule, circular_distance
+from training.time_modules.base import Reads, Tables, TimeModule, circular_distance
 
 GAP_WIDTH = 8
 
@@ -34,6 +34,10 @@ class LongTermClock(TimeModule):
         self.value = nn.Linear(config.dim, config.dim, bias=False)
         self.out = nn.Linear(config.dim, config.dim, bias=False)
         self.gap = nn.Sequential(nn.Linear(2, GAP_WIDTH), nn.ReLU(), nn.Linear(GAP_WIDTH, self.heads))
+
+    def reads(self, batch: Batch) -> Reads:
+        """The users' recent behaviors."""
+        return Reads(items=[batch.compact().recent_items])
 
     def relevance(self, batch: Batch, candidates: Tensor, behaviors: Tensor) -> Tensor:
         """α of every behavior.

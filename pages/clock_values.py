@@ -1,0 +1,250 @@
+"""An interest clock as values: its slots, what each facet says by hour, and how a window of time weighs them."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from core.hours import Hour
+from core.page_template import share
+from pages.clock_drawing import COLORS
+from stats.circle import circular_distance, normal_density
+from training.config import RankerConfig
+
+OTHERS = "all others"
+NO_EVENTS = "hours without events"
+GRAY = len(COLORS)
+"""Number of the color of whatever has no color of its own."""
+SIGMAS = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
+"""Widths of the window that a reader can choose, hours; the ranker's own is among them."""
+NONE_YET = "no events"
+SMALLEST_WEIGHT, SMALLEST_LIFT = 0.005, 1.05
+"""Of a value that is named as seen, and as taken more often than all day."""
+
+
+@dataclass(frozen=True)
+class ClockSlot:
+    """A slot of a clock.
+
+    Attributes:
+        number: of the slot; those of the weekend, where it is kept apart, follow those of the other days.
+        events: in the window.
+        as_of: hour at whose start the slot holds; None where it only borrows, from the user's day and everybody's clock.
+        tops: facet → its top values and their scores, best first.
+    """
+
+    number: int
+    events: int
+    as_of: Hour | None
+    tops: dict[str, list[tuple[str, float]]]
+
+
+@dataclass(frozen=True)
+class OtherClock:
+    """A clock to compare with.
+
+    Attributes:
+        name: what it is, such as "a week ago".
+        slots: of it; none where there were no events.
+        past: whether it is the same user's at an earlier hour.
+    """
+
+    name: str
+    slots: list[ClockSlot]
+    past: bool
+
+
+@dataclass(frozen=True)
+class FacetClock:
+    """What a clock says of a facet on one kind of day.
+
+    Attributes:
+        name: of the facet.
+        values: those that are shown; ``OTHERS`` and ``NO_EVENTS`` stand for what is left, where there is any.
+        colors: number of each value's color, the same on every page of the source.
+        scores: of each value in each slot, shape (slots of a day, values).
+        shares: the scores as shares of their slot, as the ranker weighs them.
+        compared: shares of each clock that this one is compared with.
+    """
+
+    name: str
+    values: tuple[str, ...]
+    colors: tuple[int, ...]
+    scores: np.ndarray
+    shares: np.ndarray
+    compared: tuple[np.ndarray, ...]
+
+    def seen(self, weights: np.ndarray, count: int) -> list[tuple[str, float]]:
+        """The top values in a window with their weights, largest first.
+
+        Args:
+            weights: of each slot.
+            count: of values at most.
+        """
+        return self._top(weights @ self.shares, count, SMALLEST_WEIGHT)
+
+    def lifted(self, weights: np.ndarray, events: np.ndarray, prior: float, count: int) -> list[tuple[str, float]]:
+        """The values that the user takes more often in a window than all day, and how many times, largest first.
+
+        ``matched_clock`` starts from this ratio, before it learns. What it borrows from everybody is left out, and where weekends
+        have slots of their own, "all day" is this kind of day here and all days there.
+
+        Args:
+            weights: of each slot.
+            events: in each slot.
+            prior: events at the day's rate that every window starts with.
+            count: of values at most.
+        """
+        window = weights * len(weights)
+        day = self.scores.sum(axis=0) / events.sum()
+        now = (window @ self.scores + prior * day) / (window @ events + prior)
+        return self._top(np.divide(now, day, out=np.zeros_like(day), where=day > 0), count, SMALLEST_LIFT)
+
+    def _top(self, figures: np.ndarray, count: int, least: float) -> list[tuple[str, float]]:
+        pairs = zip(self.values, map(float, figures), strict=True)
+        named = [(value, figure) for value, figure in pairs if value not in {OTHERS, NO_EVENTS} and figure >= least]
+        return sorted(named, key=lambda pair: -pair[1])[:count]
+
+
+@dataclass(frozen=True)
+class DayClock:
+    """A clock of one kind of day.
+
+    Attributes:
+        name: "working days" or "weekends"; empty where all days share one clock.
+        events: in each slot of a day.
+        facets: in the source's order.
+    """
+
+    name: str
+    events: np.ndarray
+    facets: list[FacetClock]
+
+
+@dataclass(frozen=True)
+class ItemScores:
+    """A model's scores of an item for the user.
+
+    Attributes:
+        item: id in the log.
+        values: its facets' values.
+        scores: by time of day, the times evenly spaced from midnight.
+    """
+
+    item: str
+    values: tuple[str, ...]
+    scores: tuple[float, ...]
+
+
+def window_weights(config: RankerConfig, hours: float, sigma: float) -> np.ndarray:
+    """Weight of each slot of a day, as ``training.time_modules`` weighs them.
+
+    Args:
+        config: for the slots.
+        hours: local time.
+        sigma: standard deviation of the window, hours.
+    """
+    return normal_density(circular_distance(centers(config) - hours), sigma) * config.slot_minutes / 60
+
+
+def centers(config: RankerConfig) -> np.ndarray:
+    """Local time of each slot's center, hours."""
+    return (np.arange(config.slots_per_day) + config.slot_centre) * config.slot_minutes / 60
+
+
+def day_clocks(
+    facets: Sequence[str],
+    config: RankerConfig,
+    slots: Sequence[ClockSlot],
+    everybody: Sequence[ClockSlot],
+    others: Sequence[OtherClock] = (),
+) -> list[DayClock]:
+    """A clock by kind of day and facet, as shares of each slot.
+
+    Args:
+        facets: of the source.
+        config: for the slots.
+        slots: of the clock.
+        everybody: slots of everybody's clock, whose order of values decides the colors.
+        others: clocks to compare with.
+    """
+    per_day = config.slots_per_day
+    days = []
+    for number, name in enumerate(("working days", "weekends") if config.split_weekend else ("",)):
+        own, *compared = (
+            [slot for slot in clock if slot.number // per_day == number]
+            for clock in (slots, *(other.slots for other in others))
+        )
+        events = np.zeros(per_day)
+        for slot in own:
+            events[slot.number % per_day] = slot.events
+        days.append(
+            DayClock(name, events, [_facet_clock(facet, per_day, own, everybody, compared) for facet in facets])
+        )
+    return days
+
+
+def _facet_clock(
+    facet: str,
+    per_day: int,
+    slots: Sequence[ClockSlot],
+    everybody: Sequence[ClockSlot],
+    compared: Sequence[Sequence[ClockSlot]],
+) -> FacetClock:
+    named = _by_score(slots, facet)[: len(COLORS)]
+    usual = {value: n for n, value in enumerate(_by_score(everybody, facet)[: len(COLORS)])}
+    free = (n for n in range(len(COLORS)) if n not in {usual.get(value) for value in named})
+    colors = {value: usual[value] if value in usual else next(free) for value in named}
+    named = sorted(named, key=colors.__getitem__)
+    scores, *others = (_scores(clock, facet, named, per_day) for clock in (slots, *compared))
+    tables = [_shares(table) for table in (scores, *others)]
+    used = [n for n in range(len(named) + 2) if n < len(named) or any(table[:, n].any() for table in tables)]
+    values = [*named, OTHERS, NO_EVENTS]
+    return FacetClock(
+        facet,
+        tuple(values[n] for n in used),
+        tuple(colors.get(values[n], GRAY) for n in used),
+        np.pad(scores, ((0, 0), (0, 1)))[:, used],
+        tables[0][:, used],
+        tuple(table[:, used] for table in tables[1:]),
+    )
+
+
+def _by_score(slots: Sequence[ClockSlot], facet: str) -> list[str]:
+    """A facet's values, the one with the largest scores over the day first."""
+    totals: dict[str, float] = defaultdict(float)
+    for slot in slots:
+        for value, score in slot.tops[facet]:
+            totals[value] += score
+    return sorted(totals, key=lambda value: (-totals[value], value))
+
+
+def _scores(slots: Sequence[ClockSlot], facet: str, named: Sequence[str], per_day: int) -> np.ndarray:
+    """Scores of each slot: of the named values, and of all others in the last column."""
+    scores = np.zeros((per_day, len(named) + 1))
+    column = {value: n for n, value in enumerate(named)}
+    for slot in slots:
+        for value, score in slot.tops[facet]:
+            scores[slot.number % per_day, column.get(value, len(named))] += score
+    return scores
+
+
+def _shares(scores: np.ndarray) -> np.ndarray:
+    """Scores as shares of their slot, and one more column that is 1 where a slot has none."""
+    totals = scores.sum(axis=1, keepdims=True)
+    return np.hstack([scores / np.where(totals > 0, totals, 1), totals == 0])
+
+
+def slot_name(number: int, config: RankerConfig) -> str:
+    """A slot by the time at which it starts."""
+    weekend, of_day = divmod(number, config.slots_per_day)
+    start = of_day * config.slot_minutes
+    return f"{start // 60:02d}:{start % 60:02d}" + (" weekend" if weekend else "")
+
+
+def in_words(weights: Sequence[tuple[str, float]]) -> str:
+    """Values with their weights as people read them."""
+    return ", ".join(f"{value}\u00a0{share(weight)}" for value, weight in weights) or "nothing"

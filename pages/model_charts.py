@@ -1,0 +1,219 @@
+"""The charts of the model's page, drawn by Vega-Altair from its values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from core.charts import BAD, GOOD, INK, LINE, SERIES, SOFT, Chart
+from core.page_template import words
+from pages.model_history import CalibrationBin, Figure, Timeline
+
+if TYPE_CHECKING:
+    import altair as alt
+
+ROWS = ("champion", "challenger", "candidate", "trained", "drift")
+"""Rows of the time axis, from above."""
+KINDS = {
+    "promotion": ("triangle-up", GOOD),
+    "rollback": ("triangle-down", BAD),
+    "by hand": ("diamond", INK),
+    "drift": ("circle", SOFT),
+}
+"""Kind of a mark → shape and color."""
+HEIGHT = 230
+
+
+def lineages(timeline: Timeline) -> Chart | None:
+    """Who stood behind each alias when, with promotions, rollbacks, moves by hand and days of drift; None without any."""
+    import altair as alt
+
+    if not timeline.spans:
+        return None
+    spans = [
+        {"row": s.row, "start": f"{s.start}:00:00Z", "end": f"{s.end}:00:00Z", "what": s.what, "variant": words(s.variant) or "not known"}
+        for s in timeline.spans
+    ]  # fmt: skip
+    marks = [{"row": m.row, "at": f"{m.at}:00:00Z", "kind": m.kind, "text": m.text} for m in timeline.marks]
+    variants = list(dict.fromkeys(str(span["variant"]) for span in spans))
+    rows = [row for row in ROWS if any(each["row"] == row for each in (*spans, *marks))]
+    y = alt.Y("row:N", title=None, sort=None, scale=alt.Scale(domain=rows))
+    x = alt.X(
+        "start:T", title="UTC", scale=alt.Scale(type="utc"), axis=alt.Axis(format="%m-%d %H:%M", labelOverlap=True)
+    )
+    bars = (
+        alt.Chart(alt.Data(values=spans))
+        .mark_bar(height=16, stroke="var(--paper)", strokeWidth=1)
+        .encode(
+            y=y, x=x, x2="end:T", color=alt.Color("variant:N", title="time module", scale=_colors(variants)),
+            tooltip=[
+                alt.Tooltip("what:N", title="what"), alt.Tooltip("start:T", title="from (UTC)", format="%Y-%m-%d %H:%M"),
+                alt.Tooltip("end:T", title="to (UTC)", format="%Y-%m-%d %H:%M"),
+            ],
+        )
+    )  # fmt: skip
+    layers: list[Any] = [bars]
+    if marks:
+        kinds = [kind for kind in KINDS if any(mark["kind"] == kind for mark in marks)]
+        layers.append(
+            alt.Chart(alt.Data(values=marks))
+            .mark_point(filled=True, size=90, opacity=1, yOffset=-13)
+            .encode(
+                y=y, x=alt.X("at:T", scale=alt.Scale(type="utc")),
+                shape=alt.Shape("kind:N", title="moves", scale=alt.Scale(domain=kinds, range=[KINDS[k][0] for k in kinds])),
+                fill=alt.Fill("kind:N", title="moves", scale=alt.Scale(domain=kinds, range=[KINDS[k][1] for k in kinds])),
+                tooltip=[alt.Tooltip("kind:N"), alt.Tooltip("text:N"), alt.Tooltip("at:T", title="at (UTC)", format="%Y-%m-%d %H:%M")],
+            )
+        )  # fmt: skip
+    drawing = (
+        alt.layer(*layers)
+        .resolve_scale(color="independent", fill="independent", shape="independent")
+        .properties(width="container", height=38 * len(rows))
+    )
+    return Chart(
+        drawing,
+        "Which version stood behind each alias when, which hours were trained, and what moved the champion; the tables of moves and of "
+        "drift say the same.",
+        "Above a bar: a promotion, a rollback, or a move by hand of the champion. A gap in the row trained is an hour that was not.",
+    )
+
+
+def by_hour(figures: Sequence[Figure], metric: str, title: str) -> Chart | None:
+    """A metric by hour of the day, a line for each variant in its 95 % interval; None where no hour has one."""
+    import altair as alt
+
+    points = [
+        {"variant": words(f.variant), "hour": f.local_hour, "value": f.value, "low": f.low, "high": f.high, "samples": f.samples}
+        for f in figures
+        if f.metric == metric and f.local_hour is not None
+    ]  # fmt: skip
+    if not points:
+        return None
+    variants = list(dict.fromkeys(str(point["variant"]) for point in points))
+    base = alt.Chart(alt.Data(values=points)).encode(
+        x=alt.X(
+            "hour:Q", title="hour of the day (users' clocks)", scale=alt.Scale(domain=[0, 23]),
+            axis=alt.Axis(values=list(range(0, 24, 3))),
+        ),
+        color=alt.Color("variant:N", title=None, scale=_colors(variants), legend=alt.Legend(symbolOpacity=1)),
+    )  # fmt: skip
+    value = alt.Y("value:Q", title=title, scale=alt.Scale(zero=False))
+    drawing = alt.layer(
+        base.mark_area(opacity=0.15).encode(y=alt.Y("low:Q", title=title, scale=alt.Scale(zero=False)), y2="high:Q"),
+        base.mark_line().encode(y=value),
+        base.mark_circle(size=35, opacity=1).encode(y=value, tooltip=_tooltips("hour:Q")),
+    ).properties(width="container", height=HEIGHT)
+    return Chart(
+        drawing,
+        f"{title} by hour of the day of each variant; the figures are in the table below.",
+        f"{title} by hour of the day, with 95 % intervals.",
+    )
+
+
+def calibration(bins: Sequence[CalibrationBin]) -> Chart | None:
+    """Predicted against observed shares in bins of equal numbers; None without predictions."""
+    import altair as alt
+
+    if not bins:
+        return None
+    points = [
+        {"variant": words(b.variant), "predicted": b.predicted, "value": b.observed, "low": b.low, "high": b.high, "samples": b.samples}
+        for b in bins
+    ]  # fmt: skip
+    variants = list(dict.fromkeys(str(point["variant"]) for point in points))
+    most = max(max(b.predicted, b.high) for b in bins)
+    right = alt.Chart(alt.Data(values=[{"x": 0, "y": 0}, {"x": most, "y": most}])).mark_line(
+        color=SOFT, strokeDash=[4, 3]
+    )
+    base = alt.Chart(alt.Data(values=points)).encode(
+        x=alt.X("predicted:Q", title="predicted", axis=alt.Axis(format="%")),
+        color=alt.Color("variant:N", title=None, scale=_colors(variants)),
+    )
+    axis = alt.Axis(format="%")
+    drawing = alt.layer(
+        right.encode(x=alt.X("x:Q"), y=alt.Y("y:Q", axis=axis)),
+        base.mark_rule().encode(y=alt.Y("low:Q", title="came true", axis=axis), y2="high:Q"),
+        base.mark_circle(size=50, opacity=1).encode(
+            y=alt.Y("value:Q", title="came true", axis=axis), tooltip=_tooltips("predicted:Q", ".2%")
+        ),
+    ).properties(width="container", height=HEIGHT)
+    return Chart(
+        drawing,
+        "Predicted share against the share that came true, in bins of equal numbers of predictions; the figures are in the table below.",
+        "Dots on the dashed line are calibrated; bars are 95 % intervals, clustered by user.",
+    )
+
+
+def daily(series: Mapping[str, Mapping[str, float]], moves: Sequence[str], title: str) -> Chart | None:
+    """A metric of every variant a day, with the hours at which the champion moved; None without figures.
+
+    Args:
+        series: variant → day → the metric's mean.
+        moves: keys of the hours at which the champion moved.
+        title: of the metric.
+    """
+    import altair as alt
+
+    points = [
+        {"variant": words(variant), "day": f"{day}T00:00:00Z", "value": value}
+        for variant, days in series.items()
+        for day, value in sorted(days.items())[-60:]
+    ]
+    if not points:
+        return None
+    variants = list(dict.fromkeys(str(point["variant"]) for point in points))
+    first = min(str(point["day"]) for point in points)[:10]
+    pick = alt.selection_point(fields=["variant"], bind="legend")
+    base = alt.Chart(alt.Data(values=points)).encode(
+        x=alt.X(
+            "day:T",
+            title=None,
+            scale=alt.Scale(type="utc"),
+            axis=alt.Axis(format="%m-%d", tickCount="day", labelOverlap=True),
+        ),
+        y=alt.Y("value:Q", title=f"{title}, mean over hours", scale=alt.Scale(zero=False)),
+        color=alt.Color("variant:N", title=None, scale=_colors(variants)),
+        strokeDash=alt.StrokeDash("variant:N", title=None, scale=_dashes(variants)),
+        opacity=alt.condition(pick, alt.value(1), alt.value(0.15)),
+    )
+    tooltips = [
+        alt.Tooltip("variant:N"),
+        alt.Tooltip("day:T", title="day", format="%Y-%m-%d"),
+        alt.Tooltip("value:Q", title=title, format=".4f"),
+    ]
+    layers: list[Any] = [base.mark_line(), base.mark_point(size=30, filled=True).encode(tooltip=tooltips)]
+    moved = [{"at": f"{hour}:00:00Z"} for hour in moves if hour >= first]
+    if moved:
+        rule = alt.Chart(alt.Data(values=moved)).mark_rule(color=LINE, strokeWidth=2)
+        layers.insert(
+            0, rule.encode(x="at:T", tooltip=alt.Tooltip("at:T", title="the champion moved", format="%Y-%m-%d %H:%M"))
+        )
+    drawing = alt.layer(*layers).add_params(pick).properties(width="container", height=HEIGHT)
+    return Chart(
+        drawing,
+        f"{title} of every variant a day; vertical lines: the champion moved.",
+        "Each hour was predicted before training on it. A click on a name in the legend shows it alone. Vertical lines: the champion "
+        "moved.",
+    )
+
+
+def _colors(variants: Sequence[str]) -> alt.Scale:
+    import altair as alt
+
+    return alt.Scale(domain=list(variants), range=[SERIES[n % len(SERIES)] for n in range(len(variants))])
+
+
+def _dashes(variants: Sequence[str]) -> alt.Scale:
+    """Lines beyond the number of colors are dashed."""
+    import altair as alt
+
+    return alt.Scale(domain=list(variants), range=[[1, 0] if n < len(SERIES) else [5, 3] for n in range(len(variants))])
+
+
+def _tooltips(x: str, form: str = "d") -> list[alt.Tooltip]:
+    import altair as alt
+
+    return [
+        alt.Tooltip("variant:N"), alt.Tooltip(x, format=form), alt.Tooltip("value:Q", format=".4f"), alt.Tooltip("low:Q", format=".4f"),
+        alt.Tooltip("high:Q", format=".4f"), alt.Tooltip("samples:Q", format=","),
+    ]  # fmt: skip

@@ -1,0 +1,39 @@
+"""A workspace that is ready for training, and copies of it."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from core.hours import hour_range
+from core.settings import Settings, load_settings
+from events.store import EventStore
+from feature_repo.retrieval import advance
+from tests.conftest import TINY
+from training.samples import SampleStore
+
+FIRST, LAST = TINY.first_hour, TINY.first_hour + 60
+
+
+@pytest.fixture(scope="module")
+def ready(app_settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    """A workspace with events, clocks up to hour 60, and nothing trained."""
+    var = tmp_path_factory.mktemp("training") / "var"
+    settings = load_settings(var=var, source="simulator")
+    shutil.copytree(app_settings.events_dir, settings.events_dir)
+    advance(settings, LAST + 1)
+    SampleStore(settings, EventStore(settings.events_dir)).build(hour_range(FIRST, LAST + 1))
+    return settings
+
+
+def fresh(ready: Settings, folder: Path) -> Settings:
+    """The ready workspace with its own state folder."""
+    settings = load_settings(var=folder / "var", source="simulator")
+    settings.workspace.mkdir(parents=True)
+    for name in ("events", "features", "feast"):
+        (settings.workspace / name).symlink_to(ready.workspace / name)
+    settings.training_dir.mkdir()
+    (settings.training_dir / "samples").symlink_to(ready.training_dir / "samples")
+    return settings

@@ -1,0 +1,160 @@
+"""One process's rows of a growing table: the ids that hash to it, each with a row of its own."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from training.checkpoint_delta import Tensors
+from training.embedding import UNKNOWN, GrowingEmbedding, first_embeddings
+from training.group import DistributedGroup
+
+HASH_FACTOR, HASH_SHIFT = np.uint64(0x9E3779B97F4A7C15), np.uint64(32)
+
+
+def owners(keys: np.ndarray, ranks: int) -> np.ndarray:
+    """The process that each int64 key belongs to, by a multiplicative hash (Knuth), shape (N,).
+
+    >>> owners(np.arange(8), 2).tolist()
+    [0, 1, 0, 0, 1, 1, 0, 0]
+    """
+    mixed = keys.astype(np.uint64) * HASH_FACTOR
+    return ((mixed >> HASH_SHIFT) % np.uint64(ranks)).astype(np.int64)
+
+
+class TableShard(GrowingEmbedding):
+    """A process's part of a table.
+
+    Rows are numbered twice: here, and as they would be in one process, where ids are in the order in which they came. The
+    second numbers go into checkpoints, which any number of processes can read, and decide what a new row starts with, so that
+    a row has the same first embedding however many processes there are. Row 0, of ids without a row, is trained in process 0
+    and counted in all.
+
+    Attributes:
+        numbers: of each row here, its number in the whole table, ascending, shape (size,).
+        total: rows of the whole table.
+    """
+
+    def __init__(self, dim: int, seed: int, width: int, group: DistributedGroup) -> None:
+        super().__init__(dim, seed, width)
+        self.group = group
+        self.numbers, self.total = np.zeros(1, dtype=np.int64), 1
+
+    def by_owner(self, keys: np.ndarray) -> list[np.ndarray]:
+        """Positions of the keys that belong to each process."""
+        owner = owners(keys, self.group.size)
+        return [np.flatnonzero(owner == rank) for rank in range(self.group.size)]
+
+    def grow(self, keys: np.ndarray, hour: int = 0) -> int:
+        """Give new keys of all processes a row each, in the process that they belong to; all processes call it together.
+
+        Returns:
+            How many were new, in all processes.
+        """
+        keys = np.unique(keys)
+        sent = [torch.from_numpy(keys[at]) for at in self.by_owner(keys)]
+        mine = np.unique(torch.cat(self.group.exchange(sent)).numpy())
+        new, before = mine[self.rows(mine).numpy() == UNKNOWN], self.size
+        every = np.sort(self.group.gather(torch.from_numpy(new)).numpy())
+        if len(new):
+            self.append(new)
+            place = np.searchsorted(every, new)
+            self.numbers = np.concatenate([self.numbers, self.total + place])
+            for at, rows in first_embeddings(self.seed, self.total, len(every), self.dim):
+                first, last = np.searchsorted(place, [at, at + len(rows)])
+                self.weight[before + first : before + last] = rows[torch.from_numpy(place[first:last] - at)]
+        self.total += len(every)
+        self.note_seen(self.rows(mine), hour)
+        return len(every)
+
+    def expire(self, before: int) -> int:
+        """Forget the keys of all processes that were last seen before an hour; all processes call it together.
+
+        Returns:
+            How many were forgotten, in all processes.
+        """
+        stay = np.concatenate([[True], (self.seen[1 : self.size] >= before).numpy()])
+        kept = self.numbers[stay]
+        gone = np.sort(self.group.gather(torch.from_numpy(self.numbers[~stay])).numpy())
+        if len(gone):
+            super().expire(before)
+            self.numbers = kept - np.searchsorted(gone, kept)
+            self.total -= len(gone)
+            self.touch_all()
+        return len(gone)
+
+    def shard(self, *, changed: bool) -> Tensors:
+        """The tensors of a checkpoint's part.
+
+        Args:
+            changed: only what the last checkpoint lacks; else everything.
+
+        Returns:
+            ``keys`` and ``key_numbers``; ``rows``, numbers of the rows that follow, and their parts.
+        """
+        first = self._saved_size if changed else 1
+        touched = self._touched if changed else None
+        rows = torch.arange(self.size) if touched is None else touched[: self.size].nonzero().ravel()
+        if not self.group.first:
+            rows = rows[rows > 0]  # row 0 is process 0's
+        return {
+            "keys": torch.from_numpy(self.keys[first - 1 :].copy()),
+            "key_numbers": torch.from_numpy(self.numbers[first:].copy()),
+            "rows": torch.from_numpy(self.numbers[rows.numpy()]),
+            **{name: getattr(self, name)[rows] for name in self.parts},
+        }
+
+    @property
+    def has_delta(self) -> bool:
+        """Whether the last checkpoint can serve as a base."""
+        return self._touched is not None
+
+    @property
+    def nbytes(self) -> int:
+        """Size of this part in a whole checkpoint."""
+        return self.size * sum(getattr(self, part)[:1].nbytes for part in self.parts) + self.keys.nbytes
+
+    def take(self, keys: np.ndarray, numbers: np.ndarray, total: int) -> None:
+        """Begin with the ids of a checkpoint that belong here.
+
+        Args:
+            keys: theirs.
+            numbers: of their rows in the whole table, ascending.
+            total: rows of the whole table.
+        """
+        self.keys = keys
+        order = np.argsort(keys, kind="stable")
+        self._sorted, self._rows, self._by_key = keys[order], order + 1, None
+        self.numbers, self.total = np.concatenate([[0], numbers]), total
+        self._reserve(0)
+        self.touch_all()
+
+    def take_rows(self, numbers: np.ndarray, parts: Tensors) -> None:
+        """Take rows of a checkpoint; those that do not belong here are passed over.
+
+        Args:
+            numbers: of the rows in the whole table, shape (N,).
+            parts: theirs by name, each with N rows.
+        """
+        at = np.searchsorted(self.numbers, numbers).clip(max=len(self.numbers) - 1)
+        here = np.flatnonzero(self.numbers[at] == numbers)
+        rows, source = torch.from_numpy(at[here]), torch.from_numpy(here)
+        for name in self.parts:
+            getattr(self, name)[rows] = parts[name][source].to(getattr(self, name).dtype)
+
+    def move_into(self, weight: Tensor, accumulator: Tensor) -> None:
+        """Let embeddings and their sums lie in other, larger tensors from now on; what is kept beside them grows to their length."""
+        for name, target in (("weight", weight), ("accumulator", accumulator)):
+            source = getattr(self, name)
+            target.zero_()
+            target[: self.size] = source[: self.size]
+            setattr(self, name, target)
+        for name in ("seen", "statistics"):
+            source = getattr(self, name)
+            if len(source) < len(weight):
+                wide = source.new_zeros(len(weight), *source.shape[1:])
+                wide[: self.size] = source[: self.size]
+                setattr(self, name, wide)
+        if self._touched is not None and len(self._touched) < len(weight):
+            self._touched = torch.cat([self._touched, self._touched.new_zeros(len(weight) - len(self._touched))])

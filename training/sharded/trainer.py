@@ -1,0 +1,231 @@
+"""The hourly trainer of several processes: what one process does, on parts of the hour and of the tables."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from core.errors import ConfigError, PlatformError
+from core.files import write_parquet
+from core.hours import Hour
+from core.settings import Settings
+from evaluation.metrics import summary
+from evaluation.prediction_table import as_predictions
+from training.batch import HourKeys
+from training.config import RankerConfig, code_version
+from training.group import DistributedGroup, GroupLostError
+from training.optimizer import Optimizer
+from training.ranker import Ranker
+from training.samples import HourSamples, SampleStore
+from training.scoring import score
+from training.sharded import checkpoint
+from training.sharded.deal import Deal
+from training.sharded.tables import ShardedTables
+from training.state import StateInfo, load_dense_part, untrained_ranker
+from training.tensors import to_batch
+from training.trainer import (
+    HourResult,
+    Report,
+    Trainer,
+    batch_loss,
+    count_samples,
+    ids_expire,
+    prediction_file,
+    prediction_table,
+    trained_keys,
+)
+
+log = logging.getLogger("training.sharded")
+
+POSITION = "position"
+PROGRESS_SECONDS = 15.0
+"""How often a long hour says how far it is."""
+
+
+class SharedAdam(Optimizer):
+    """Adam on the dense parameters, which all processes have alike; the tables learn within the backward pass."""
+
+    def __init__(self, ranker: Ranker, group: DistributedGroup) -> None:
+        super().__init__(ranker)
+        self._group = group
+
+    def step(self) -> None:
+        """Apply the sum of the processes' gradients and clear them."""
+        self._group.all_reduce(self.dense.parameters)
+        self.dense.step()
+
+
+class ShardedTrainer(Trainer):
+    """Trains one variant of a source in several processes; each of them runs one, and all do the same in the same order."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        variant: str,
+        samples: SampleStore | None = None,
+        config: RankerConfig | None = None,
+        *,
+        group: DistributedGroup,
+    ) -> None:
+        if settings.device == "cuda":
+            raise ConfigError(
+                "training in several processes uses CPUs: set CLOCK_DEVICE=cpu, or CLOCK_TRAIN_PROCESSES=1"
+            )
+        super().__init__(settings.model_copy(update={"device": "cpu"}), variant, samples, config)
+        self.group = group
+        group.agree("version of the code", code_version())
+        group.agree("configuration", self.config.model_dump_json())
+        self._tables: ShardedTables | None = None
+
+    @property
+    def tables(self) -> ShardedTables:
+        """Of the state that is being trained on."""
+        assert self._tables is not None
+        return self._tables
+
+    def steps(
+        self, until: Hour, *, start: Hour | None = None, save_every: int = 1, report: Report | None = None
+    ) -> Generator[Hour, None, StateInfo]:
+        """As ``Trainer.steps``; whatever one process alone stumbles over ends the group."""
+        try:
+            return (yield from super().steps(until, start=start, save_every=save_every, report=report))
+        except (PlatformError, GeneratorExit):
+            raise
+        except Exception as error:
+            raise GroupLostError(f"rank {self.group.rank}: {type(error).__name__}: {error}") from error
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        with self.states.writing() if self.group.first else nullcontext():
+            self.group.wait()
+            yield
+
+    def _make(self, info: StateInfo) -> tuple[Ranker, SharedAdam]:
+        ranker = untrained_ranker(info)
+        self._tables = None  # two states at once would take twice the memory
+        self._tables = ShardedTables(ranker, self.group)
+        return ranker, SharedAdam(ranker, self.group)
+
+    def _fresh(self) -> tuple[StateInfo, Ranker, Optimizer]:
+        info = self._first_info()
+        return info, *self._make(info)
+
+    def _load(self, hour: Hour) -> tuple[StateInfo, Ranker, Optimizer]:
+        ranker, optimizer = self._make(self.states.info(hour))
+        info, dense = self.group.together(
+            lambda: checkpoint.load(self.states, hour, self.tables.shards), f"reading the state of {hour}"
+        )
+        self.tables.make_room()
+        load_dense_part(ranker, dense)
+        optimizer.load(dense)
+        for shard in self.tables.shards.values():
+            shard.mark_saved()
+        return info, ranker, optimizer
+
+    def _commit(
+        self,
+        results: Sequence[HourResult],
+        following: StateInfo,
+        ranker: Ranker,
+        optimizer: Optimizer,
+        report: Report | None,
+        *,
+        since: StateInfo,
+    ) -> StateInfo:
+        if report:
+            self.group.together(lambda: report(results, following) if self.group.first else None, "logging the hour")
+        return checkpoint.save(self.states, following, ranker, optimizer, self.tables.shards, self.group, since=since)
+
+    def _hour(self, hour: Hour, ranker: Ranker, optimizer: Optimizer, *, followed: bool) -> HourResult:
+        del followed
+        begun, group = time.perf_counter(), self.group
+        group.together(lambda: self.samples.ensure(hour) if group.first else None, f"building the samples of {hour}")
+        count = group.together(lambda: self.samples.count(hour), f"reading the size of {hour}")
+        deal = Deal(count, ranker.config.batch_size, group.size)
+        rows = deal.rows(group.rank)
+        drawn = group.together(lambda: self.samples.read_part(hour, rows), f"reading its samples of {hour}")
+        metrics: dict[str, float] = {}
+        if count:
+            keys = group.together(lambda: drawn.keys(ranker), f"decoding its samples of {hour}")
+            self.tables.open(_looked_up(ranker, keys))
+            batch = group.together(lambda: to_batch(keys, ranker), f"looking up its samples of {hour}")
+            with torch.no_grad():
+                self.tables.fetch(ranker.reads(batch))
+            scores = group.together(lambda: score(ranker, batch), f"scoring its samples of {hour}")
+            metrics = self._test_part(drawn, rows, keys, scores, ranker)
+            self._fit(ranker, optimizer, keys, hour, deal)
+        return HourResult(self.config.variant, hour, metrics, time.perf_counter() - begun, drawn.digest)
+
+    def _test_part(
+        self, drawn: HourSamples, rows: np.ndarray, keys: HourKeys, scores: np.ndarray, ranker: Ranker
+    ) -> dict[str, float]:
+        """Predictions of all processes, written in the samples' order and measured by the first."""
+        at = self.samples.heads.index(self.label)
+
+        def predictions() -> pa.Table:
+            table = prediction_table(drawn, keys, scores[:, at], at, ranker)
+            return table.append_column(POSITION, pa.array(rows[keys.known[:, at]]))
+
+        part = self.group.together(predictions, "listing its predictions")
+        tables = self._to_first(part)
+
+        def measured() -> dict[str, float]:
+            if not self.group.first:
+                return {}
+            table = pa.concat_tables(tables).sort_by(POSITION).drop_columns([POSITION]).combine_chunks()
+            write_parquet(prediction_file(self.settings, self.config.variant, drawn.hour), table)
+            return summary(as_predictions(table))
+
+        return self.group.all_gather(self.group.together(measured, "measuring the predictions"))[0]
+
+    def _to_first(self, table: pa.Table) -> list[pa.Table]:
+        """The processes' tables in the first one, in the order of the ranks; nothing in the others."""
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_stream(sink, table.schema) as stream:
+            stream.write_table(table)
+        mine = torch.frombuffer(sink.getvalue(), dtype=torch.uint8)
+        parts = self.group.exchange([mine, *[mine[:0]] * (self.group.size - 1)])
+        return [pa.ipc.open_stream(part.numpy()).read_all() for part in parts if len(part)]
+
+    def _fit(self, ranker: Ranker, optimizer: Optimizer, keys: HourKeys, hour: Hour, deal: Deal) -> None:
+        """One pass over the hour: each step takes the next samples of every process's part of it."""
+        tables, group = self.tables, self.group
+        ranker.train()
+        if ids_expire(hour):
+            tables.expire(hour.number - 24 * ranker.config.expire_days)
+        tables.grow(trained_keys(ranker, keys), hour.number)
+        tables.open(_looked_up(ranker, keys))
+        whole = group.together(lambda: to_batch(keys, ranker), f"looking up its samples of {hour}")
+        samples = deal.samples()
+        shown = time.monotonic() + PROGRESS_SECONDS
+        for k, batch in enumerate(ranker.cut(whole, deal.edges(group.rank).tolist())):
+            nothing = tables.fetch(ranker.reads(batch))
+            loss = nothing + batch_loss(ranker, batch, int(samples[k])) if len(batch) else nothing
+            loss.backward()
+            optimizer.step()
+            if group.first and time.monotonic() > shown:
+                shown += PROGRESS_SECONDS
+                log.info("%s: %s, step %d of %d", self.config.variant, hour, k + 1, len(samples))
+        if ranker.needs_counts:
+            count_samples(ranker, whole, hour)
+        tables.settle(ranker.time_of_day_counts.weight)
+        self._close(ranker, keys)
+
+    def _close(self, ranker: Ranker, keys: HourKeys) -> None:
+        """After an hour: quantiles of numbers rest on the samples of all processes."""
+        if ranker.numbers.columns:
+            ranker.numbers.update(self.group.gather(torch.from_numpy(keys.numbers)).numpy())
+        for table in self.tables.hour.values():
+            table.close()
+
+
+def _looked_up(ranker: Ranker, keys: HourKeys) -> dict[str, np.ndarray]:
+    """For each table the keys that samples have, also those that get no row by being trained on."""
+    trained = trained_keys(ranker, keys)
+    return {**trained, "items": np.concatenate([trained["items"], keys.recent_items.ravel()])}
