@@ -84,15 +84,21 @@ class SparkEngine(Engine):
             list(pool.map(self.table, queries, queries.values()))
 
     def _cut(self, frame: DataFrame) -> DataFrame:
-        """A frame whose plan is one node: its rows, with the partitioning and the size that Spark knows of them.
+        """A frame whose plan is one node: its rows, and how Spark has partitioned and sorted them.
 
         Without it each table's plan would include, and each job describe, those of all tables before it. ``localCheckpoint``
-        cuts like this, too, but keeps rows instead of compressed columns, and what is lost with an executor stays lost.
+        cuts like this, too, but keeps rows instead of compressed columns, what is lost with an executor stays lost, and it does
+        not ask an adaptive plan, which alone knows at its end, for the partitioning.
         """
         jvm: Any = self.session._jvm
-        rows = frame._jdf.queryExecution().toRdd()
-        leaf = getattr(getattr(jvm.org.apache.spark.sql.execution, "LogicalRDD$"), "MODULE$")
-        return self._from_plan(leaf.fromDataset(rows, frame._jdf, False, False))
+        execution = frame._jdf.queryExecution()
+        rows, plan, none = execution.toRdd(), execution.executedPlan(), jvm.scala.Option.empty()
+        if plan.getClass().getSimpleName() == "AdaptiveSparkPlanExec":
+            plan = plan.executedPlan()
+        columns, partitioning, order = execution.analyzed().output(), plan.outputPartitioning(), plan.outputOrdering()
+        session = self.session._jsparkSession
+        leaf = jvm.org.apache.spark.sql.execution.LogicalRDD
+        return self._from_plan(leaf(columns, rows, partitioning, order, False, none, session, none, none, False))
 
     def _from_plan(self, plan: Any) -> DataFrame:
         from pyspark.sql import DataFrame

@@ -173,3 +173,37 @@ def test_feasts_spark_offline_store_joins_what_duckdb_joins(tmp_path: Path) -> N
         joined[store] = json.loads(done.stdout.strip().splitlines()[-1])
     assert len(joined["duckdb"][0]) > 20
     assert joined["spark"] == joined["duckdb"]
+
+
+PLANS = """
+import json, sys
+from core.engine import engine
+from core.settings import load_settings
+with engine(load_settings(**json.loads(sys.argv[1]))) as running:
+    running.table("part", "SELECT id % 100 AS user_id, id % 24 AS slot, id % 7 AS value FROM range(5000)", by=("user_id",))
+    running.table("sums", "SELECT user_id, slot, value, count(*) AS n FROM part GROUP BY user_id, slot, value")
+    top = "SELECT user_id, slot, max_by(value, n, 3) AS best FROM sums GROUP BY user_id, slot"
+    rows = f"SELECT s.*, t.best FROM sums s LEFT JOIN ({top}) t ON t.user_id = s.user_id AND t.slot = s.slot SORT BY s.user_id"
+    spread = "SELECT slot, count(*) AS n FROM sums GROUP BY slot"
+    plans = [running.rows(f"EXPLAIN {sql}")[0][0] for sql in (rows, spread)]
+    print(json.dumps([plans, running.scalar(f"SELECT count(*) FROM ({rows}) r")]))
+"""
+
+
+def test_what_lies_by_user_is_grouped_and_joined_where_it_lies(tmp_path: Path) -> None:
+    if shutil.which("java") is None:
+        pytest.skip("Java is not installed (make services)")
+    (tmp_path / "spark-defaults.conf").write_text(
+        f"{FEW_ROWS}spark.sql.autoBroadcastJoinThreshold -1\nspark.sql.adaptive.autoBroadcastJoinThreshold -1\n"
+    )
+    options = {"var": str(tmp_path), "engine": "spark", "spark_master": "local[1]", "spark_partitions": 2}
+    done = subprocess.run(
+        [sys.executable, "-c", PLANS, json.dumps(options)], cwd=ROOT, env={**os.environ, "SPARK_CONF_DIR": str(tmp_path)},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    (rows, spread), count = json.loads(done.stdout.strip().splitlines()[-1])
+    assert "Join" in rows
+    assert "Exchange" not in rows
+    assert "Exchange" in spread  # a plan that moves rows says so
+    assert count == 100 * 6 * 7
