@@ -95,10 +95,32 @@ class SparkEngine(Engine):
         rows, plan, none = execution.toRdd(), execution.executedPlan(), jvm.scala.Option.empty()
         if plan.getClass().getSimpleName() == "AdaptiveSparkPlanExec":
             plan = plan.executedPlan()
-        columns, partitioning, order = execution.analyzed().output(), plan.outputPartitioning(), plan.outputOrdering()
-        session = self.session._jsparkSession
+        columns, session = execution.analyzed().output(), self.session._jsparkSession
+        partitioning, order = self._partitioning(execution, plan, rows), self._order(execution, plan)
         leaf = jvm.org.apache.spark.sql.execution.LogicalRDD
         return self._from_plan(leaf(columns, rows, partitioning, order, False, none, session, none, none, False))
+
+    def _partitioning(self, execution: Any, plan: Any, rows: Any) -> Any:
+        """How a physical plan's rows lie by the hash of columns that its query returns; unknown where they do not."""
+        jvm: Any = self.session._jvm
+        returned, pending = execution.analyzed().outputSet(), [plan.outputPartitioning()]
+        for partitioning in pending:
+            kind = partitioning.getClass().getSimpleName()
+            if kind == "PartitioningCollection":
+                several = partitioning.partitionings()
+                pending += [several.apply(n) for n in range(several.size())]
+            elif kind == "HashPartitioning" and partitioning.references().subsetOf(returned):
+                return partitioning
+        return jvm.org.apache.spark.sql.catalyst.plans.physical.UnknownPartitioning(rows.getNumPartitions())
+
+    @staticmethod
+    def _order(execution: Any, plan: Any) -> Any:
+        """How a physical plan's rows are sorted within partitions, by columns that its query returns."""
+        returned, order = execution.analyzed().outputSet(), plan.outputOrdering()
+        known = 0
+        while known < order.size() and order.apply(known).references().subsetOf(returned):
+            known += 1
+        return order.take(known)
 
     def _from_plan(self, plan: Any) -> DataFrame:
         from pyspark.sql import DataFrame
