@@ -22,13 +22,13 @@ import pyarrow.parquet as pq
 from core.documents import one_line
 from core.duck import hour_start, identifier, quoted, scalar
 from core.errors import ConfigError
-from core.files import digest_json, digest_text, read_json, write_json, write_parquet
+from core.files import write_json, write_parquet
 from events.cells import content, filled, timestamp_sql
 from events.ids import extend_ids, id_path
 from events.mapping import Attribute, Mapping, SideTable, Timestamp
 from events.readers import exact_text
 from events.schema import Owner
-from events.side_tables import OpenTable, open_table, table_file
+from events.side_tables import OpenTable, is_marked, mark_file, open_table, table_file, table_mark
 from events.store import EventStore
 
 log = logging.getLogger("events.attributes")
@@ -75,23 +75,10 @@ def stage_attributes(
         if table is None or not table.attributes:
             continue
         path = table_file(table, folders, f"{owner}s")
-        stat = path.stat()
-        mark: dict[str, object] = {
-            "file": path.name, "size": stat.st_size, "modified_ns": stat.st_mtime_ns,
-            "table": digest_text(digest_json(table.model_dump(mode="json")), digest_json(mapping.csv.model_dump(mode="json"))),
-        }  # fmt: skip
-        if not _is_known(store, owner, mark):
+        mark = table_mark(mapping, table, path)
+        if not is_marked(store.attribute_file(owner), mark):
             staged.append(_stage(con, mapping, owner, table, path, kinds[owner] == "int", mark))
     return staged
-
-
-def _mark_file(store: EventStore, owner: Owner) -> Path:
-    return store.attribute_file(owner).with_suffix(".json")
-
-
-def _is_known(store: EventStore, owner: Owner, mark: dict[str, object]) -> bool:
-    path = _mark_file(store, owner)
-    return path.exists() and read_json(path) == mark
 
 
 def _stage(
@@ -272,7 +259,7 @@ def write_attributes(
         rows = con.sql(_merged(told, known, names, None if table.dated else _next_hour(store))).to_arrow_table()
         rows = rows.rename_columns([f"{table.owner}_id", "event_timestamp", *names])
         write_parquet(path, rows.select(schema.names).cast(schema))
-        write_json(_mark_file(store, table.owner), table.mark)
+        write_json(mark_file(path), table.mark)
         log.info("%ss: %d rows of attributes from %s", table.owner, rows.num_rows, table.mark["file"])
 
 

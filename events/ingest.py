@@ -170,8 +170,8 @@ def ingest(
         _write_quarantine(con, store, files, account, staging.raw)
         write_attributes(con, store, tables, staging.ids)
         _write_hours(con, store, changes, exposures.by_hour(con, store), account, close)
-        if mapping.items:
-            write_item_facets(con, store, mapping.items, numbers=staging.ids["item"] == "int")
+        if staging.items_file:
+            write_item_facets(con, store, mapping, staging.items_file, numbers=staging.ids["item"] == "int")
         tell(account, mapping, staging, one_hour=close is not None)
         write_json(
             store.root / "_receipts" / f"{_input_digest(files)}.json", {**asdict(account), "changed_hours": None}

@@ -8,11 +8,11 @@ import duckdb
 
 from core.duck import identifier
 from core.errors import ConfigError
-from core.files import write_parquet
+from core.files import write_json, write_parquet
 from events.cells import content
 from events.ids import extend_ids, id_path
 from events.mapping import Items, Mapping
-from events.side_tables import open_table, table_file
+from events.side_tables import is_marked, mark_file, open_table, table_file, table_mark
 from events.store import EventStore
 
 ITEM_LENGTH = "item duration"
@@ -56,17 +56,26 @@ def load_items(
     return path
 
 
-def write_item_facets(con: duckdb.DuckDBPyConnection, store: EventStore, items: Items, *, numbers: bool) -> None:
+def write_item_facets(
+    con: duckdb.DuckDBPyConnection, store: EventStore, mapping: Mapping, path: Path, *, numbers: bool
+) -> None:
     """Keep the facets of every item of the table, so that items can be ranked before they were first shown.
 
-    Items that the log does not have get their ids here: call it after its events were written.
+    Items that the log does not have get their ids here: call it after its events were written. A table that did not change
+    since the last time is not kept again.
 
     Args:
         con: has the view ``items``.
         store: where the events go.
-        items: names the facets.
+        mapping: names the facets.
+        path: the table's file.
         numbers: the log's ids are whole numbers; other items are left out.
     """
+    items, kept = mapping.items, store.item_facets_file
+    assert items is not None
+    mark = table_mark(mapping, items, path)
+    if is_marked(kept, mark):
+        return
     if numbers:
         ids = "(SELECT key, TRY_CAST(key AS BIGINT) AS id FROM items)"
     else:
@@ -76,4 +85,5 @@ def write_item_facets(con: duckdb.DuckDBPyConnection, store: EventStore, items: 
     rows = con.sql(
         f"SELECT i.id AS item_id{cells} FROM items t JOIN {ids} i USING (key) WHERE i.id IS NOT NULL ORDER BY i.id"
     )
-    write_parquet(store.item_facets_file, rows.to_arrow_table())
+    write_parquet(kept, rows.to_arrow_table())
+    write_json(mark_file(kept), mark)

@@ -10,9 +10,11 @@ import duckdb
 import sqlglot
 from sqlglot import expressions as exp
 
+from core.documents import JsonObject
 from core.duck import scalar
 from core.errors import DataError
 from core.expressions import parse_expression
+from core.files import digest_json, digest_text, read_json
 from events.cells import content, is_taken_apart, only_json, whole_number, without_point
 from events.log_files import find_files
 from events.mapping import Mapping, SideTable, relative
@@ -64,6 +66,26 @@ def table_file(table: SideTable, folders: list[Path], what: str) -> Path:
     if path is None:
         raise DataError(f"no {what} table at '{table.path}' ({what}.path, relative to the mapping or to the log)")
     return path
+
+
+def table_mark(mapping: Mapping, table: SideTable, path: Path) -> JsonObject:
+    """What identifies a table's file and how it is read, so that one that did not change need not be kept again."""
+    stat = path.stat()
+    digests = (digest_json(part.model_dump(mode="json")) for part in (table, mapping.csv))
+    return {
+        "file": path.name, "size": stat.st_size, "modified_ns": stat.st_mtime_ns, "table": digest_text(*digests),
+    }  # fmt: skip
+
+
+def mark_file(kept: Path) -> Path:
+    """Where the mark of the table stands from which a file was made."""
+    return kept.with_suffix(".json")
+
+
+def is_marked(kept: Path, mark: JsonObject) -> bool:
+    """Whether a file was made from the table with this mark."""
+    path = mark_file(kept)
+    return path.exists() and read_json(path) == mark
 
 
 def open_table(

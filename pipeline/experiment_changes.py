@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -164,7 +165,7 @@ def conclude(settings: Settings, name: str, who: str, outcome: str, note: str) -
         return _set(settings, experiment, values, "concluded", who, note)
 
 
-def _writing(settings: Settings) -> Any:
+def _writing(settings: Settings) -> AbstractContextManager[None]:
     return exclusive_lock(settings.workspace / ".experiments.lock")
 
 

@@ -6,7 +6,6 @@ import logging
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -18,6 +17,7 @@ from pathlib import Path
 from core.cli import EXIT_ERROR, EXIT_RETRY
 from core.errors import ConfigError, NotReadyError
 from core.logs import relay
+from core.ports import LOOPBACK, free_port
 from training.heartbeat import Pulse, pulses, signs_of_life
 
 log = logging.getLogger("pipeline.processes")
@@ -87,18 +87,18 @@ def run_group(
         ConfigError: a process met an error that a retry does not fix.
         NotReadyError: a process died or stood still; the message names it. A retry starts from the last state.
     """
-    port = str(_free_port())
+    port = str(free_port())
     folder = signs_of_life(folder, port)
     shutil.rmtree(folder, ignore_errors=True)
-    rendezvous = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": str(processes)}
+    rendezvous = {"MASTER_ADDR": LOOPBACK, "MASTER_PORT": port, "WORLD_SIZE": str(processes)}
     command = [sys.executable, "-m", module, *arguments]
     group: list[_Process] = []
     begun = time.time()
     try:
         for rank in range(processes):
-            own = {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+            place = {"RANK": str(rank), "LOCAL_RANK": str(rank)}
             popen = subprocess.Popen(
-                command, env={**os.environ, **environment, **rendezvous, **own}, stdout=subprocess.PIPE,
+                command, env={**os.environ, **environment, **rendezvous, **place}, stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE, text=True,
             )  # fmt: skip
             group.append(_Process(rank, popen))
@@ -175,10 +175,3 @@ def _end(group: Sequence[_Process]) -> None:
         for stream in (each.popen.stdout, each.popen.stderr):
             if stream is not None:
                 stream.close()
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-    return port

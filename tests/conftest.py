@@ -164,6 +164,14 @@ def app_events(app_settings: Settings) -> EventStore:
     return EventStore(app_settings.events_dir)
 
 
+def workspace_of_app(app_settings: Settings, var: Path) -> Settings:
+    """A workspace with the tiny app's events, and nothing made of them yet."""
+    settings = load_settings(var=var, source="simulator")
+    settings.workspace.mkdir(parents=True)
+    (settings.workspace / "events").symlink_to(app_settings.events_dir)
+    return settings
+
+
 SMALL_POLICY = "{min_hours: 2, max_hours: 6, min_samples: 100, min_users: 10}"
 
 

@@ -18,7 +18,7 @@ from model_registry.store import moves_file
 from pages.home import Home, Notice, look
 from pages.index import write_index
 from tests.browser import fits_every_screen, opened
-from tests.conftest import TINY
+from tests.conftest import TINY, workspace_of_app
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -33,10 +33,7 @@ def last(app_events: EventStore) -> Hour:
 @pytest.fixture
 def workspace(app_settings: Settings, tmp_path: Path) -> Settings:
     """The tiny app's events, and nothing made of them yet."""
-    settings = load_settings(var=tmp_path / "var", source="simulator")
-    settings.workspace.mkdir(parents=True)
-    (settings.workspace / "events").symlink_to(app_settings.events_dir)
-    return settings
+    return workspace_of_app(app_settings, tmp_path / "var")
 
 
 def write_moves(settings: Settings, *moves: Move) -> None:

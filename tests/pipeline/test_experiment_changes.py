@@ -22,7 +22,7 @@ from pipeline.reports import due_experiments, report_experiment
 from serving.routing import stopped
 from simulation.workspace import write_experiment
 from tests.browser import fits_every_screen
-from tests.conftest import TINY
+from tests.conftest import TINY, workspace_of_app, write_app
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -44,10 +44,8 @@ stopping: {rule: always_valid}
 @pytest.fixture
 def workspace(app_settings: Settings, tmp_path: Path) -> Settings:
     """The tiny app's events, without any experiment."""
-    settings = load_settings(var=tmp_path / "var", source="simulator")
-    settings.workspace.mkdir(parents=True)
-    (settings.workspace / "events").symlink_to(app_settings.events_dir)
-    (settings.workspace / "app.yaml").write_text(yaml.safe_dump(TINY.model_dump(mode="json")))
+    settings = workspace_of_app(app_settings, tmp_path / "var")
+    write_app(settings.workspace, TINY)
     return settings
 
 

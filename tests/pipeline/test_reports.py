@@ -16,7 +16,7 @@ from core.settings import Settings, load_settings
 from pages.index import write_index
 from pipeline.reports import due_experiments, past_reports, report_experiment
 from simulation.workspace import write_experiment
-from tests.conftest import TINY, webhook
+from tests.conftest import TINY, webhook, workspace_of_app, write_app
 
 END = TINY.end_hour
 
@@ -24,10 +24,8 @@ END = TINY.end_hour
 @pytest.fixture
 def workspace(app_settings: Settings, tmp_path: Path) -> Settings:
     """The tiny app's events with separate experiments."""
-    settings = load_settings(var=tmp_path / "var", source="simulator")
-    settings.workspace.mkdir(parents=True)
-    (settings.workspace / "events").symlink_to(app_settings.events_dir)
-    (settings.workspace / "app.yaml").write_text(yaml.safe_dump(TINY.model_dump(mode="json")))
+    settings = workspace_of_app(app_settings, tmp_path / "var")
+    write_app(settings.workspace, TINY)
     write_experiment(settings, END)
     return settings
 

@@ -82,3 +82,14 @@ def test_a_new_table_brings_new_items_without_new_events(tmp_path: Path, setting
     assert after.item[~after.shown].tolist() == [90, 91]
     assert after.values["genre"].to_pylist()[-2:] == ["folk", None]
     assert after.popularity[after.shown].tolist() == before.popularity.tolist()
+
+
+def test_a_table_that_did_not_change_is_not_kept_again(tmp_path: Path, settings: Settings) -> None:
+    take_in(settings, tmp_path, "", "1,rock\n90,folk\n")
+    kept = EventStore(settings.events_dir).item_facets_file
+    first = kept.stat().st_ino
+    ingest(str(tmp_path / "mapping.yaml"), [str(tmp_path / "log.csv")], settings, now=NOW)
+    assert kept.stat().st_ino == first
+    (tmp_path / "items.csv").write_text("id,kind\n1,rock\n90,jazz\n")
+    ingest(str(tmp_path / "mapping.yaml"), [str(tmp_path / "log.csv")], settings, now=NOW)
+    assert pq.read_table(kept)["genre"].to_pylist() == ["rock", "jazz"]
