@@ -9,8 +9,11 @@ import re
 from core.settings import Settings
 from feature_repo.behavior_state import last_behaviors
 
-LEFT_OUT = re.compile(r"_receipts|\.changes|\.digests|\.lock|/versions/|\.tmp|features/latest/|-journal")
-"""Who wrote what when, what was read when, locks, downloaded models, rows collected from others: none of it is state."""
+LEFT_OUT = re.compile(
+    r"_receipts|\.changes|\.digests|\.lock|/versions/|\.tmp|features/latest/|-journal|/_(items|attributes)/\w+\.json"
+)
+"""Who wrote what when, what was read when, locks, downloaded models, rows collected from others, when a table of items or
+attributes was last modified: none of it is state."""
 
 
 def fingerprint(settings: Settings) -> dict[str, str]:
