@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import duckdb
+import pyarrow.parquet as pq
 
 from core.duck import identifier
 from core.errors import ConfigError
@@ -15,13 +17,14 @@ from events.mapping import Items, Mapping
 from events.side_tables import is_marked, mark_file, open_table, table_file, table_mark
 from events.store import EventStore
 
-ITEM_LENGTH = "item duration"
+ITEM_LENGTH, ITEM_TITLE = "item duration", "item title"
+"""Columns beside the facets; no facet's name has a space."""
 
 
 def load_items(
     con: duckdb.DuckDBPyConnection, mapping: Mapping, items: Items, folders: list[Path], *, numbers: bool
 ) -> Path:
-    """Make the view ``items``: of each item its id as text (``key``), its facets and ``ITEM_LENGTH``.
+    """Make the view ``items``: of each item its id as text (``key``), its facets, ``ITEM_LENGTH`` and ``ITEM_TITLE``.
 
     Of several rows of one item the first counts.
 
@@ -41,8 +44,8 @@ def load_items(
     """
     path = table_file(items, folders, "items")
     table = open_table(con, mapping, items, path, "items", schema="items_load", numbers=numbers)
-    expressions = {**items.facets, **({ITEM_LENGTH: items.duration_seconds} if items.duration_seconds else {})}
-    values = {name: table.value(text, f"items.{name} ({path})") for name, text in expressions.items()}
+    expressions = {**items.facets, ITEM_LENGTH: items.duration_seconds, ITEM_TITLE: items.title}
+    values = {name: table.value(text, f"items.{name} ({path})") for name, text in expressions.items() if text}
     cells = ", ".join(f"arg_min({sql}, __row) AS {identifier(name)}" for name, sql in values.items())
     try:
         table.con.execute(
@@ -59,7 +62,7 @@ def load_items(
 def write_item_facets(
     con: duckdb.DuckDBPyConnection, store: EventStore, mapping: Mapping, path: Path, *, numbers: bool
 ) -> None:
-    """Keep the facets of every item of the table, so that items can be ranked before they were first shown.
+    """Keep the facets and the title of every item of the table, so that items can be ranked before they were first shown.
 
     Items that the log does not have get their ids here: call it after its events were written. A table that did not change
     since the last time is not kept again.
@@ -81,9 +84,25 @@ def write_item_facets(
     else:
         keys = "SELECT key, CAST(NULL AS TIMESTAMPTZ) AS first_seen FROM items"
         ids = extend_ids(con, id_path(store.root, "item"), keys)
-    cells = "".join(f", {content(f'CAST(t.{identifier(n)} AS VARCHAR)')} AS {identifier(n)}" for n in items.facets)
+    names = [*items.facets, *([ITEM_TITLE] if items.title else [])]
+    cells = "".join(f", {content(f'CAST(t.{identifier(n)} AS VARCHAR)')} AS {identifier(n)}" for n in names)
     rows = con.sql(
         f"SELECT i.id AS item_id{cells} FROM items t JOIN {ids} i USING (key) WHERE i.id IS NOT NULL ORDER BY i.id"
     )
     write_parquet(kept, rows.to_arrow_table())
     write_json(mark_file(kept), mark)
+
+
+def item_titles(store: EventStore, items: Sequence[int]) -> dict[int, str]:
+    """What people call some items, as the table of items tells; those that it does not tell of are left out.
+
+    Args:
+        store: of the source.
+        items: the platform's numbers.
+    """
+    path = store.item_facets_file
+    if not path.exists() or ITEM_TITLE not in pq.read_schema(path).names:
+        return {}
+    rows = pq.read_table(path, columns=["item_id", ITEM_TITLE], filters=[("item_id", "in", list(items))])
+    pairs = zip(rows["item_id"].to_pylist(), rows[ITEM_TITLE].to_pylist(), strict=True)
+    return {item: title for item, title in pairs if title}

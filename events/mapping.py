@@ -242,6 +242,7 @@ class Items(SideTable):
 
     facets: dict[str, str] = Field(default_factory=dict)
     duration_seconds: str | None = None
+    title: str | None = Field(None, description="What people call an item; pages show it, nothing is trained on it.")
 
 
 class Negatives(_Strict):

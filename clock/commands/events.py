@@ -50,6 +50,7 @@ items:                                # attributes in a table of items
   key: track_id                       # matches item_id as it stands in the log
   facets: {mood: mood, language: lang}   # columns of the table, or expressions over them
   duration_seconds: length            # where the log does not have it
+  title: name                         # what people call an item: pages show it, nothing is trained on it
   since: valid_from                   # of attributes, as under users
   attributes:                         # what rankers read besides, and the clock does not; here a column alone is a category
     label: label

@@ -11,6 +11,7 @@ import pytest
 from core.errors import ConfigError
 from core.settings import Settings
 from events.ingest import Account, ingest
+from events.items import item_titles
 from events.mapping import BUILTIN
 from events.store import EventStore
 from tests.conftest import NOW
@@ -136,8 +137,9 @@ def test_movielens_in_both_formats_gives_the_same_events(tmp_path: Path, setting
         "5,No Year,(no genres listed)",
     ]
     (tmp_path / "movies.csv").write_text("\n".join(["movieId,title,genres", *films, ""]))
-    account, events, _ = stored("movielens", tmp_path / "ratings.csv", settings)
+    account, events, store = stored("movielens", tmp_path / "ratings.csv", settings)
     assert account.kept == 3
+    assert item_titles(store, [307, 481, 99]) == {307: "Three Colors: Blue (1993)", 481: "Oh, that (1993)"}
     assert events["genre"].tolist() == ["Drama", "Drama", None]
     assert events["decade"].tolist() == ["199", "199", None]
     assert events["like"].tolist() == [False, True, False]
@@ -149,8 +151,9 @@ def test_movielens_1m_in_its_original_format(tmp_path: Path, settings: Settings)
     (tmp_path / "movies.dat").write_bytes(
         "1193::Amélie, or One Flew (1975)::Drama|War\n661::James (1996)::Animation\n".encode("latin-1")
     )
-    account, events, _ = stored("movielens_1m", tmp_path / "ratings.dat", settings)
+    account, events, store = stored("movielens_1m", tmp_path / "ratings.dat", settings)
     assert account.kept == 2
+    assert item_titles(store, [1193]) == {1193: "Amélie, or One Flew (1975)"}
     assert events["genre"].tolist() == ["Drama", "Animation"]
     assert events["decade"].tolist() == ["197", "199"]
     assert events["local_time"].dt.hour.tolist() == [16, 16]
