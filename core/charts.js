@@ -11,10 +11,12 @@
     return window.vegaEmbed;
   }
 
-  // The reader's choices are signals of the charts that know them.
+  // The reader's choices are signals of the charts that know them, and what a page's own script makes of them.
   function choose(view) {
     const known = Object.keys(view.getState().signals);
-    for (const [name, value] of Object.entries(document.body.dataset)) if (known.includes(name)) view.signal(name, value);
+    for (const [name, value] of Object.entries({ ...document.body.dataset, ...window.chartSignals })) {
+      if (known.includes(name)) view.signal(name, value);
+    }
     return view.runAsync();
   }
 

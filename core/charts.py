@@ -28,6 +28,7 @@ INK, SOFT, LINE, GOOD, BAD, ACCENT = (f"var(--{name})" for name in ("ink", "soft
 SERIES = (ACCENT, "var(--second)", "var(--third)", "var(--fourth)")
 """Colors of the arms of an experiment, the lines of a chart."""
 CONFIG: JsonObject = {
+    "aria": False,  # a chart has one description; its parts are hidden from screen readers
     "background": None,
     "font": "system-ui, sans-serif",
     "view": {"stroke": None, "continuousWidth": STATIC_WIDTH},

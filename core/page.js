@@ -150,18 +150,19 @@
     redraw();
   }
 
-  for (const choice of document.querySelectorAll("select[data-choice]")) {
+  for (const choice of document.querySelectorAll("[data-choice]")) {
     const name = choice.dataset.choice;
     const usual = choice.value;
-    if ([...choice.options].some(option => option.value === state.get(name))) choice.value = state.get(name);
+    const kept = state.get(name);
+    if (kept && (choice.options ? [...choice.options].some(option => option.value === kept) : Number.isFinite(Number(kept)))) choice.value = kept;
     document.body.dataset[name] = choice.value;
-    choice.addEventListener("change", () => {
-      for (const other of document.querySelectorAll(`select[data-choice="${name}"]`)) other.value = choice.value;
+    choice.addEventListener("input", () => {
+      for (const other of document.querySelectorAll(`[data-choice="${name}"]`)) other.value = choice.value;
       document.body.dataset[name] = choice.value;
-      remember(name, choice.value, usual);
-      for (const redraw of tables) redraw();
+      if (document.querySelector(`tr[data-${name}]`)) for (const redraw of tables) redraw();
       dispatchEvent(new Event("choice"));
     });
+    choice.addEventListener("change", () => remember(name, choice.value, usual)); // not while a slider is drawn
   }
   for (const redraw of tables) redraw();
   for (const button of document.querySelectorAll("button[data-copy]")) {

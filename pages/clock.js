@@ -1,17 +1,20 @@
 "use strict";
-// Turns the hand: the same weights as stats.circle, for a time and a σ that the reader chooses.
+// What a clock says at a time and a σ that the reader chooses: the same weights as stats.circle. Charts draw it from their signals.
 (() => {
   const clock = JSON.parse(document.getElementById("clock").textContent);
   const time = document.getElementById("time");
   const sigma = document.getElementById("sigma");
-  const chosen = () => document.querySelector("[name=compared]:checked");
+  const compared = document.getElementById("compared");
   const each = (selector, change) => document.querySelectorAll(selector).forEach(change);
   const percent = (share) => `${Math.round(100 * share)}%`;
 
-  const windowAt = (hour, width) => clock.centers.map((center) => {
-    const gap = Math.min(Math.abs(center - hour), 24 - Math.abs(center - hour));
-    return clock.slot_hours * Math.exp(-0.5 * (gap / width) ** 2) / (width * Math.sqrt(2 * Math.PI));
-  });
+  const kernel = (at, hour, width) => {
+    const gap = Math.min(Math.abs(at - hour), 24 - Math.abs(at - hour));
+    return Math.exp(-0.5 * (gap / width) ** 2);
+  };
+  const windowAt = (hour, width) => clock.centers.map(
+    (center) => clock.slot_hours * kernel(center, hour, width) / (width * Math.sqrt(2 * Math.PI)),
+  );
   const blend = (shares, weights) => shares[0].map(
     (_, value) => weights.reduce((sum, weight, slot) => sum + weight * shares[slot][value], 0),
   );
@@ -41,7 +44,6 @@
       row.querySelector("[data-score]").textContent = score(row).toFixed(3);
       row.parentElement.append(row);
     });
-    each(".line .now", (e) => { e.setAttribute("x1", now); e.setAttribute("x2", now); });
   }
 
   function show() {
@@ -55,13 +57,11 @@
     document.getElementById("width").textContent = `${width} h`;
     each("[data-moment]", (e) => { e.textContent = moment; });
     each("[data-sigma]", (e) => { e.textContent = width; });
-    each(".hand", (e) => e.setAttribute("transform", `rotate(${minutes / 4})`));
-    each(".window", (e) => e.setAttribute("d", clock.windows[Number(sigma.value)]));
-    each("[data-slot]", (e) => {
-      e.style.opacity = clock.faintest + (1 - clock.faintest) * weights[Number(e.dataset.slot)] / most;
+    const steps = Array.from({ length: clock.curve_steps }, (_, n) => (n + 0.5) * 24 / clock.curve_steps);
+    Object.assign(window.chartSignals, {
+      minutes, sigma: width, emphasis: weights.map((weight) => weight / most), curve: steps.map((at) => kernel(at, minutes / 60, width)),
     });
-    each("[data-compared]", (e) => { e.style.display = e.dataset.compared === chosen()?.value ? "" : "none"; });
-    each("[data-compares]", (e) => { e.textContent = chosen().parentElement.textContent.trim(); });
+    each("[data-compares]", (e) => { e.textContent = compared.selectedOptions[0].textContent; });
     const fill = (selector, text) => each(selector, (e, n) => { e.textContent = text(clock.facets[n]); });
     const slot = weights.map((_, n) => Number(n === Math.floor(minutes / 60 / clock.slot_hours)));
     fill("[data-seen]", (facet) => seen(facet, weights));
@@ -72,34 +72,50 @@
     document.querySelectorAll(".facet").forEach((card, n) => {
       const facet = clock.facets[n];
       const own = blend(facet.shares, weights);
-      const compared = chosen() && blend(facet.compared[Number(chosen().value)], weights);
+      const other = compared && blend(facet.compared[Number(compared.value)], weights);
       card.querySelectorAll(".legend li").forEach((row, value) => {
         row.querySelector(".bar b").style.setProperty("--share", Math.min(own[value], 1));
         row.querySelector("data").value = own[value].toFixed(4);
         row.querySelector("data").textContent = percent(own[value]);
-        if (compared) row.querySelector(".bar i").style.setProperty("--share", Math.min(compared[value], 1));
+        if (other) row.querySelector(".bar i").style.setProperty("--share", Math.min(other[value], 1));
       });
     });
   }
 
+  // The pointer turns the hand by moving the slider, and names the value that it is on.
   function turnTo(event) {
-    const box = event.currentTarget.closest("svg").getBoundingClientRect();
+    const box = event.currentTarget.getBoundingClientRect();
     const x = event.clientX - box.left - box.width / 2;
     const y = event.clientY - box.top - box.height / 2;
-    const turned = (Math.atan2(x, -y) / (2 * Math.PI) + 1) % 1;
-    time.value = Math.round(turned * 288) % 288 * 5;
-    show();
+    time.value = Math.round((Math.atan2(x, -y) / (2 * Math.PI) + 1) % 1 * 288) % 288 * 5;
+    time.dispatchEvent(new Event("input"));
   }
 
-  document.body.classList.add("live");
+  function highlight(dial, value) {
+    window.chartSignals.highlight = { dial, value };
+    dispatchEvent(new Event("choice"));
+  }
+
+  function alone(item) {
+    window.chartSignals.item = item;
+    dispatchEvent(new Event("choice"));
+  }
+
+  window.chartSignals = {};
   each(".scripted", (e) => { e.hidden = false; });
-  time.addEventListener("input", show);
-  sigma.addEventListener("input", show);
-  each("[name=compared]", (e) => e.addEventListener("input", show));
-  each("svg.dial", (dial) => dial.addEventListener("click", turnTo));
-  each(".knob", (knob) => {
-    knob.addEventListener("pointerdown", (event) => { event.preventDefault(); knob.setPointerCapture(event.pointerId); });
-    knob.addEventListener("pointermove", (event) => { if (knob.hasPointerCapture(event.pointerId)) turnTo(event); });
+  each(".dial [data-chart]", (dial) => {
+    dial.addEventListener("pointerdown", (event) => dial.setPointerCapture(event.pointerId));
+    dial.addEventListener("pointermove", (event) => { if (dial.hasPointerCapture(event.pointerId)) turnTo(event); });
+    dial.addEventListener("click", (event) => { turnTo(event); time.dispatchEvent(new Event("change")); });
   });
+  document.querySelectorAll(".facet").forEach((card, number) => card.querySelectorAll(".legend li").forEach((row, value) => {
+    row.addEventListener("pointerenter", () => highlight(number, clock.facets[number].values[value]));
+    row.addEventListener("pointerleave", () => highlight(-1, ""));
+  }));
+  each("[data-item]", (e) => {
+    e.closest("tr").addEventListener("pointerenter", () => alone(e.textContent));
+    e.closest("tr").addEventListener("pointerleave", () => alone(""));
+  });
+  addEventListener("choice", show);
   show();
 })();

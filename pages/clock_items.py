@@ -8,6 +8,7 @@ import numpy as np
 
 from core.hours import Hour
 from events.ids import log_ids
+from events.items import item_titles
 from feature_repo.retrieval import ClockFeatures
 from model_registry.registry import CHAMPION, read_moves
 from model_registry.store import downloaded_version, moves_file
@@ -70,7 +71,8 @@ def champion_scores(features: ClockFeatures, user: int, as_of: Hour) -> Champion
         items=np.tile(catalog.item[rows], TIMES), rows=np.tile(rows, TIMES),
     ).reshape(TIMES, len(rows))  # fmt: skip
     order = np.argsort(-np.ptp(scores, axis=0), kind="stable")[:SHOWN]
-    names = log_ids(features.events.root, "item", catalog.item[rows[order]].tolist())
+    numbers = catalog.item[rows[order]].tolist()
+    names, titles = log_ids(features.events.root, "item", numbers), item_titles(features.events, numbers)
     items = [
         ItemScores(
             names[int(catalog.item[rows[n]])],
@@ -80,6 +82,7 @@ def champion_scores(features: ClockFeatures, user: int, as_of: Hour) -> Champion
                 if (value := catalog.values[facet][int(rows[n])].as_py()) is not None
             ),
             tuple(map(float, scores[:, n])),
+            titles.get(int(catalog.item[rows[n]]), ""),
         )
         for n in order
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -10,14 +11,16 @@ from markupsafe import Markup
 from core.page_table import Cell, Column, Group, Row, Table
 from core.page_template import words
 from pages.clock_values import (
-    NONE_YET,
+    NO_EVENTS,
     ClockSlot,
     DayClock,
     FacetClock,
     ItemScores,
     OtherClock,
     in_words,
+    leading_values,
     slot_name,
+    time_of,
     window_weights,
 )
 from training.config import RankerConfig
@@ -78,7 +81,7 @@ def _live_cell(variant: str, text: str) -> Cell:
 
 
 def items_table(items: Sequence[ItemScores], moment: str) -> Table:
-    """Scores of items at a time, best first, and over the day as a line.
+    """Scores of items at a time, best first, and what they are over the day.
 
     The page's script finds the rows by the item's number in ``data-item``.
 
@@ -93,31 +96,39 @@ def items_table(items: Sequence[ItemScores], moment: str) -> Table:
     rows = []
     for number in sorted(range(len(items)), key=lambda n: -items[n].scores[now]):
         item = items[number]
-        points = " ".join(f"{n},{(most - score) / max(most - least, 1e-9):.3f}" for n, score in enumerate(item.scores))
-        line = Markup(
-            '<svg class="line" viewBox="0 0 {0} 1" preserveAspectRatio="none" role="img" aria-label="{1}">'
-            '<line class="now" x1="{2}" x2="{2}" y2="1"/><polyline points="{3}"/></svg>'
-        ).format(
-            times - 1,
-            f"{min(item.scores):.3f} to {max(item.scores):.3f}, best at {_clock_time(int(np.argmax(item.scores)), times)}",
-            now,
-            points,
-        )
-        name = Cell(Markup('<span data-item="{}">{}</span>').format(number, item.item))
+        name = Cell(Markup('<b class="key v{0}"></b> <span data-item="{0}">{1}</span>').format(number, item.name))
         score = Cell(Markup("<span data-score>{}</span>").format(f"{item.scores[now]:.3f}"))
-        rows.append(Row([name, ", ".join(item.values), score, Cell(line)]))
+        extremes = [f"{score:.3f}" for score in (min(item.scores), max(item.scores))]
+        rows.append(Row([name, ", ".join(item.values), score, *extremes, time_of(int(np.argmax(item.scores)), times)]))
     columns = [
-        Column("item"),
-        Column("is", words=True),
-        Column("score now"),
-        Column("00 to 24 h", words=True),
-    ]
+        Column("item"), Column("is", words=True), Column("score now"), Column("least"), Column("most"), Column("best at"),
+    ]  # fmt: skip
     return Table(columns, rows, caption=f"Scores lie between {least:.2f} and {most:.2f} over the day")
 
 
-def _clock_time(number: int, times: int) -> str:
-    minutes = number * 1440 // times
-    return f"{minutes // 60:02d}:{minutes % 60:02d}"
+def segments_table(facets: Sequence[str], config: RankerConfig, segments: Sequence[OtherClock]) -> Table:
+    """Segments: how many users and events, when they are busiest, and what leads over the day.
+
+    Args:
+        facets: of the source.
+        config: for the slots.
+        segments: with their users; everybody first.
+    """
+    hint = "The values with the largest scores over the day, each with its share of all scores"
+    columns = [
+        Column("segment"), Column("users"), Column("events"), Column("busiest"),
+        *(Column(words(facet), hint, words=True) for facet in facets),
+    ]  # fmt: skip
+    rows = []
+    for number, clock in enumerate(segments):
+        events: Counter[int] = Counter()
+        for slot in clock.slots:
+            events[slot.number % config.slots_per_day] += slot.events
+        busiest = min(events, key=lambda slot: (-events[slot], slot), default=0)
+        cells = [Cell(f"{count:,}", sort=count) for count in (clock.users or 0, events.total())]
+        tops = [in_words(leading_values(clock.slots, facet)) for facet in facets]
+        rows.append(Row([clock.name, *cells, slot_name(busiest, config), *tops], strong=number == 0))
+    return Table(columns, rows, name="segments")
 
 
 def changes_table(
@@ -138,14 +149,16 @@ def changes_table(
     rows: list[Row | Group] = []
     for facet in facets:
         tops = {
-            number: [clock[number][facet][0][0] if clock.get(number, {}).get(facet) else NONE_YET for clock in clocks]
+            number: [clock[number][facet][0][0] if clock.get(number, {}).get(facet) else NO_EVENTS for clock in clocks]
             for number in range(config.slots)
         }
         changed = [number for number, values in tops.items() if len(set(values)) > 1]
-        filled = sum(set(values) != {NONE_YET} for values in tops.values())
+        filled = sum(set(values) != {NO_EVENTS} for values in tops.values())
         rows.append(Group(f"{words(facet)}: another leads in {len(changed)} of {filled} hours with events"))
         rows += [Row([slot_name(number, config), *tops[number]]) for number in changed]
-    return Table([Column("hour"), *(Column(name, words=True) for name in (*(p.name for p in past), "now"))], rows)
+    return Table(
+        [Column("hour"), *(Column(name, words=True) for name in (*(p.name for p in past), "now"))], rows, name="changes"
+    )
 
 
 def slots_table(facets: Sequence[str], config: RankerConfig, slots: Sequence[ClockSlot]) -> Table:
@@ -160,11 +173,11 @@ def slots_table(facets: Sequence[str], config: RankerConfig, slots: Sequence[Clo
         Row(
             [
                 slot_name(slot.number, config),
-                f"{slot.events:,}",
+                Cell(f"{slot.events:,}", sort=slot.events),
                 *(", ".join(f"{value} ({score:g})" for value, score in slot.tops[facet]) for facet in facets),
                 slot.as_of.key if slot.as_of else "borrowed",
             ]
         )
         for slot in slots
     ]
-    return Table(columns, rows)
+    return Table(columns, rows, name="slots")

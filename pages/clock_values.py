@@ -10,17 +10,16 @@ import numpy as np
 
 from core.hours import Hour
 from core.page_template import share
-from pages.clock_drawing import COLORS
-from stats.circle import circular_distance, normal_density
+from pages.clock_colors import COLORS, EMPTY, GRAY
+from stats.circle import circular_distance, gaussian, normal_density
 from training.config import RankerConfig
 
 OTHERS = "all others"
-NO_EVENTS = "hours without events"
-GRAY = len(COLORS)
-"""Number of the color of whatever has no color of its own."""
+NO_EVENTS = "no events"
+CURVE_STEPS = 288
+"""Times of day at which the window itself is drawn."""
 SIGMAS = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 """Widths of the window that a reader can choose, hours; the ranker's own is among them."""
-NONE_YET = "no events"
 SMALLEST_WEIGHT, SMALLEST_LIFT = 0.005, 1.05
 """Of a value that is named as seen, and as taken more often than all day."""
 
@@ -50,11 +49,13 @@ class OtherClock:
         name: what it is, such as "a week ago".
         slots: of it; none where there were no events.
         past: whether it is the same user's at an earlier hour.
+        users: how many it is the clock of; None where that is not counted.
     """
 
     name: str
     slots: list[ClockSlot]
-    past: bool
+    past: bool = False
+    users: int | None = None
 
 
 @dataclass(frozen=True)
@@ -132,11 +133,18 @@ class ItemScores:
         item: id in the log.
         values: its facets' values.
         scores: by time of day, the times evenly spaced from midnight.
+        title: what people call it; empty where nobody tells.
     """
 
     item: str
     values: tuple[str, ...]
     scores: tuple[float, ...]
+    title: str = ""
+
+    @property
+    def name(self) -> str:
+        """Its title, with the id that tells two of one title apart; else the id."""
+        return f"{self.title} ({self.item})" if self.title else self.item
 
 
 def window_weights(config: RankerConfig, hours: float, sigma: float) -> np.ndarray:
@@ -148,6 +156,17 @@ def window_weights(config: RankerConfig, hours: float, sigma: float) -> np.ndarr
         sigma: standard deviation of the window, hours.
     """
     return normal_density(circular_distance(centers(config) - hours), sigma) * config.slot_minutes / 60
+
+
+def window_curve(hours: float, sigma: float) -> np.ndarray:
+    """The window itself, 1 at its middle, at ``CURVE_STEPS`` times of day.
+
+    Args:
+        hours: local time of its middle.
+        sigma: its standard deviation, hours.
+    """
+    times = (np.arange(CURVE_STEPS) + 0.5) * 24 / CURVE_STEPS
+    return gaussian(circular_distance(times - hours), sigma)
 
 
 def centers(config: RankerConfig) -> np.ndarray:
@@ -181,9 +200,9 @@ def day_clocks(
         events = np.zeros(per_day)
         for slot in own:
             events[slot.number % per_day] = slot.events
-        days.append(
-            DayClock(name, events, [_facet_clock(facet, per_day, own, everybody, compared) for facet in facets])
-        )
+        past = [slot for other, kept in zip(others, compared, strict=True) if other.past for slot in kept]
+        facet_clocks = [_facet_clock(facet, per_day, own, past, everybody, compared) for facet in facets]
+        days.append(DayClock(name, events, facet_clocks))
     return days
 
 
@@ -191,10 +210,11 @@ def _facet_clock(
     facet: str,
     per_day: int,
     slots: Sequence[ClockSlot],
+    past: Sequence[ClockSlot],
     everybody: Sequence[ClockSlot],
     compared: Sequence[Sequence[ClockSlot]],
 ) -> FacetClock:
-    named = _by_score(slots, facet)[: len(COLORS)]
+    named = list(dict.fromkeys([*_by_score(slots, facet), *_by_score(past, facet)]))[: len(COLORS)]
     usual = {value: n for n, value in enumerate(_by_score(everybody, facet)[: len(COLORS)])}
     free = (n for n in range(len(COLORS)) if n not in {usual.get(value) for value in named})
     colors = {value: usual[value] if value in usual else next(free) for value in named}
@@ -206,7 +226,7 @@ def _facet_clock(
     return FacetClock(
         facet,
         tuple(values[n] for n in used),
-        tuple(colors.get(values[n], GRAY) for n in used),
+        tuple(EMPTY if values[n] == NO_EVENTS else colors.get(values[n], GRAY) for n in used),
         np.pad(scores, ((0, 0), (0, 1)))[:, used],
         tables[0][:, used],
         tuple(table[:, used] for table in tables[1:]),
@@ -215,11 +235,22 @@ def _facet_clock(
 
 def _by_score(slots: Sequence[ClockSlot], facet: str) -> list[str]:
     """A facet's values, the one with the largest scores over the day first."""
+    totals = _totals(slots, facet)
+    return sorted(totals, key=lambda value: (-totals[value], value))
+
+
+def leading_values(slots: Sequence[ClockSlot], facet: str, count: int = 2) -> list[tuple[str, float]]:
+    """A facet's values with the largest scores over the day, each with its share of all scores that the slots keep."""
+    totals = _totals(slots, facet)
+    return [(value, totals[value] / sum(totals.values())) for value in _by_score(slots, facet)[:count]]
+
+
+def _totals(slots: Sequence[ClockSlot], facet: str) -> dict[str, float]:
     totals: dict[str, float] = defaultdict(float)
     for slot in slots:
         for value, score in slot.tops[facet]:
             totals[value] += score
-    return sorted(totals, key=lambda value: (-totals[value], value))
+    return totals
 
 
 def _scores(slots: Sequence[ClockSlot], facet: str, named: Sequence[str], per_day: int) -> np.ndarray:
@@ -243,6 +274,17 @@ def slot_name(number: int, config: RankerConfig) -> str:
     weekend, of_day = divmod(number, config.slots_per_day)
     start = of_day * config.slot_minutes
     return f"{start // 60:02d}:{start % 60:02d}" + (" weekend" if weekend else "")
+
+
+def time_of(number: int, count: int) -> str:
+    """One of some evenly spaced times of day, HH:MM."""
+    hours, minutes = divmod(number * 1440 // count, 60)
+    return f"{hours:02d}:{minutes:02d}"
+
+
+def slot_names(config: RankerConfig) -> list[str]:
+    """The slots of a day by the times at which they start."""
+    return [slot_name(number, config) for number in range(config.slots_per_day)]
 
 
 def in_words(weights: Sequence[tuple[str, float]]) -> str:

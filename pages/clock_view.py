@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from core.charts import Chart
 from core.page_template import words
-from pages.clock_drawing import FAINTEST, INNER_RING, RING, SlotDrawing, draw_ring, draw_window, slot_opacity
+from pages.clock_charts import events_by_time
+from pages.clock_dial import Hand, dial
 from pages.clock_values import (
+    CURVE_STEPS,
     NO_EVENTS,
     OTHERS,
     SIGMAS,
@@ -22,7 +26,7 @@ from pages.clock_values import (
     OtherClock,
     centers,
     in_words,
-    slot_name,
+    slot_names,
     window_weights,
 )
 from training.config import RankerConfig
@@ -39,32 +43,28 @@ class LegendRow:
 
 
 @dataclass(frozen=True)
-class FacetDrawing:
+class FacetView:
     """A facet's dial and legend, as the page shows them first.
 
     Attributes:
         name: of the facet.
-        summary: the dial in words.
-        outer: the clock's ring.
-        inner: a ring of each clock that is compared.
+        dial: 24 hours around.
         legend: a row for each value.
         seen: the top values of the window in words.
     """
 
     name: str
-    summary: str
-    outer: list[SlotDrawing]
-    inner: list[list[SlotDrawing]]
+    dial: Chart
     legend: list[LegendRow]
     seen: str
 
 
 @dataclass(frozen=True)
-class DayDrawing:
+class DayView:
     """The dials of one kind of day."""
 
     name: str
-    facets: list[FacetDrawing]
+    facets: list[FacetView]
 
 
 @dataclass(frozen=True)
@@ -75,9 +75,9 @@ class ClockPage:
         events: in the clock.
         compared: what the inner rings are; the first one is shown.
         moment: local time HH:MM, ``minutes`` after midnight.
-        sigma: of the ranker, hours; one of ``sigmas``, which have a drawing each in ``windows``.
-        opacity: of each slot of a day.
-        bars: events of each slot of a day, the most being 1; ``busiest`` says it in words.
+        sigma: of the ranker, hours; one of ``sigmas``.
+        by_time: events by time of day.
+        days: the dials.
     """
 
     events: int
@@ -86,11 +86,8 @@ class ClockPage:
     minutes: int
     sigma: float
     sigmas: list[float]
-    windows: list[str]
-    opacity: list[float]
-    bars: list[float]
-    busiest: str
-    days: list[DayDrawing]
+    by_time: Chart
+    days: list[DayView]
 
 
 @dataclass(frozen=True)
@@ -111,8 +108,8 @@ class ClockData:
     Attributes:
         centers: local time of each slot's center, hours.
         slot_hours: a slot's width.
-        sigmas: widths of the window, hours; ``windows`` has the drawing of each.
-        faintest: opacity of a slot that weighs nothing.
+        sigmas: widths of the window, hours.
+        curve_steps: times of day at which the window itself is drawn.
         top_count: how many values are named, those of ``unnamed`` never.
         smallest_weight, smallest_lift: below which a value is not named as seen, or as taken more often than all day.
         prior: events at the day's rate that a window starts with: see ``FacetClock.lifted``.
@@ -123,8 +120,7 @@ class ClockData:
     centers: list[float]
     slot_hours: float
     sigmas: list[float]
-    windows: list[str]
-    faintest: float
+    curve_steps: int
     top_count: int
     unnamed: list[str]
     smallest_weight: float
@@ -151,42 +147,32 @@ def clock_page(
         others: what it is compared with.
     """
     hours, minutes = map(int, moment.split(":"))
-    weights = window_weights(config, hours + minutes / 60, config.sigma_hours)
-    sigmas = sorted({*SIGMAS, config.sigma_hours})
+    hand = Hand(60 * hours + minutes, config.sigma_hours)
     events = np.zeros(config.slots_per_day)
     for slot in slots:
         events[slot.number % config.slots_per_day] += slot.events
-    titles = [slot_name(n, config) for n in range(config.slots_per_day)]
+    names = [other.name for other in others]
+    numbers = itertools.count()
     return ClockPage(
-        events=int(events.sum()), compared=[other.name for other in others],
-        moment=moment, minutes=60 * hours + minutes, sigma=config.sigma_hours, sigmas=sigmas, windows=[draw_window(s) for s in sigmas],
-        opacity=slot_opacity(weights), bars=[round(float(bar), 3) for bar in events / max(events.max(), 1)],
-        busiest=f"most at {titles[int(events.argmax())]}, {int(events.max()):,}",
-        days=[DayDrawing(day.name, [_draw(facet, weights, titles, config.top_k) for facet in day.facets]) for day in days],
+        events=int(events.sum()), compared=names, moment=moment, minutes=hand.minutes, sigma=hand.sigma,
+        sigmas=sorted({*SIGMAS, hand.sigma}), by_time=events_by_time(events, slot_names(config)),
+        days=[
+            DayView(day.name, [_view(facet, next(numbers), names, config, hand) for facet in day.facets]) for day in days
+        ],
     )  # fmt: skip
 
 
-def _draw(facet: FacetClock, weights: np.ndarray, titles: Sequence[str], top_k: int) -> FacetDrawing:
-    drawn = [n for n, value in enumerate(facet.values) if value != NO_EVENTS]
-    values, colors = [facet.values[n] for n in drawn], [facet.colors[n] for n in drawn]
-
-    def ring(shares: np.ndarray, radii: tuple[float, float]) -> list[SlotDrawing]:
-        return draw_ring(shares[:, drawn], values, colors, titles, radii)
-
-    compared = weights @ facet.compared[0] if facet.compared else None
+def _view(facet: FacetClock, number: int, compared: Sequence[str], config: RankerConfig, hand: Hand) -> FacetView:
+    weights = window_weights(config, hand.minutes / 60, hand.sigma)
+    marks = weights @ facet.compared[0] if facet.compared else None
     legend = [
-        LegendRow(value, facet.colors[n], float(weight), None if compared is None else float(compared[n]))
+        LegendRow(value, facet.colors[n], float(weight), None if marks is None else float(marks[n]))
         for n, (value, weight) in enumerate(zip(facet.values, weights @ facet.shares, strict=True))
     ]
-    leaders = [(title, facet.values[n]) for title, n in zip(titles, facet.shares.argmax(axis=1), strict=True)]
-    return FacetDrawing(
-        name=facet.name,
-        summary=f"{words(facet.name)} that leads by hour: {_runs(leaders)}",
-        outer=ring(facet.shares, RING),
-        inner=[ring(shares, INNER_RING) for shares in facet.compared],
-        legend=legend,
-        seen=in_words(facet.seen(weights, top_k)),
-    )
+    pairs = zip(slot_names(config), facet.shares.argmax(axis=1), strict=True)
+    summary = f"{words(facet.name)} that leads by hour: {_runs([(name, facet.values[n]) for name, n in pairs])}"
+    chart = dial(facet, number, compared, config, hand, summary)
+    return FacetView(facet.name, chart, legend, in_words(facet.seen(weights, config.top_k)))
 
 
 def _runs(leaders: Sequence[tuple[str, str]]) -> str:
@@ -207,8 +193,7 @@ def clock_data(
         centers=[float(center) for center in centers(config)],
         slot_hours=config.slot_minutes / 60,
         sigmas=page.sigmas,
-        windows=page.windows,
-        faintest=FAINTEST,
+        curve_steps=CURVE_STEPS,
         top_count=config.top_k,
         unnamed=[OTHERS, NO_EVENTS],
         smallest_weight=SMALLEST_WEIGHT,

@@ -7,35 +7,33 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from markupsafe import Markup
 
+from core.charts import chart_scripts
 from core.documents import JsonObject
 from core.errors import NotReadyError
 from core.files import read_json, write_json
 from core.hours import DAY_HOURS, Hour
 from core.page_table import Cell, Column, Row, Table
-from core.page_template import write_page
+from core.page_template import INTERACTIVE, words, write_page
 from core.settings import Settings
 from events.ids import log_ids
 from feature_repo.retrieval import ClockFeatures
-from pages.clock_drawing import COLORS, hour_labels
+from feature_repo.segments import EVERYBODY, segment_clocks
+from pages.clock_charts import LeadersView, leaders, scores_by_time
+from pages.clock_colors import tone_style
 from pages.clock_items import champion_scores
-from pages.clock_tables import SENTENCES, changes_table, items_table, modules_table, slots_table
-from pages.clock_values import ClockSlot, OtherClock, day_clocks
+from pages.clock_tables import SENTENCES, changes_table, items_table, modules_table, segments_table, slots_table
+from pages.clock_values import ClockSlot, DayClock, OtherClock, day_clocks
 from pages.clock_view import clock_data, clock_page
-from training.config import load_ranker_config
+from training.config import RankerConfig, load_ranker_config
 
 EVERYONE = "everyone"
-PAST_DAYS = {28: "four weeks ago", 7: "a week ago"}
+PAST_DAYS = {28: "four weeks ago", 21: "three weeks ago", 14: "two weeks ago", 7: "a week ago", 1: "a day ago"}
 """How long ago a clock is looked at again, as far as its change logs tell; the oldest first."""
 FOLDER = Path(__file__).parent
-TONES = "".join(
-    f".v{n} {{ --tone: {color} }} .facet:has(.k{n}:hover) .tone:not(.v{n}) {{ opacity: .15 }}\n"
-    for n, color in enumerate((*COLORS, "#8b95a1"))
-) + "".join(
-    f"@media (prefers-color-scheme: dark) {{ .v{n} {{ --tone: color-mix(in srgb, {color} 72%, white) }} }}\n"
-    for n, color in enumerate(COLORS)
-)  # fmt: skip
+SCRIPT = Markup("<script>{}</script>").format(Markup((FOLDER / "clock.js").read_text(encoding="utf-8")))  # noqa: S704 # nosec B704
 INDEX = """
 <section><p><label>Find a user by the id in the log: <input id="user" type="search" list="users" autocomplete="off"></label>
 <datalist id="users">{% for name in names %}<option value="{{ name }}"></option>{% endfor %}</datalist></p>
@@ -95,27 +93,34 @@ def write_clock_page(features: ClockFeatures, user: int | None, moment: str = "0
     slots = everybody if user is None else _slots(features, features.get_clock([user], at))
     if not slots:
         raise _no_events(features, f"User {name}" if name else "Everybody", at)
-    others = [] if user is None else [OtherClock("everybody", everybody, past=False)]
-    others += _past_clocks(features, user, at)
+    past = _past_clocks(features, user, at)
+    segments = _segments(features) if user is None else []
+    others = [*segments[1:], *past] if user is None else [OtherClock(EVERYBODY, everybody), *past]
     facets, config = features.facets, load_ranker_config(features.settings, "gaussian_clock")
     days = day_clocks(facets, config, slots, everybody, others)
     page = clock_page(days, slots, config, moment, others)
     champion = None if user is None else champion_scores(features, user, at)
     items = champion.items if champion else []
-    path = features.settings.reports_dir / "clocks" / f"{EVERYONE if user is None else user}.html"
+    settings = features.settings
+    path = settings.reports_dir / "clocks" / f"{EVERYONE if user is None else user}.html"
     write_page(
         path, f"Interest clock of user {name}" if name else "Interest clock of everybody",
-        (FOLDER / "clock.html").read_text(encoding="utf-8"), style=(FOLDER / "clock.css").read_text(encoding="utf-8") + TONES,
-        home="../index.html", page=page, labels=hour_labels(), as_of=at, window_days=features.settings.window_days, everyone=user is None,
-        data=asdict(clock_data(days, page, config, SLOTS_PRIOR, items)), script=Markup((FOLDER / "clock.js").read_text(encoding="utf-8")),  # noqa: S704 # nosec B704
+        (FOLDER / "clock.html").read_text(encoding="utf-8"), style=(FOLDER / "clock.css").read_text(encoding="utf-8") + tone_style(),
+        scripts=(INTERACTIVE, SCRIPT, chart_scripts()), home="../index.html", page=page, as_of=at,
+        window_days=settings.window_days, everyone=user is None,
+        data=asdict(clock_data(days, page, config, SLOTS_PRIOR, items)),
         champion=champion, items=items_table(items, moment) if items else None,
-        modules=modules_table(days, features.settings.variants, config, moment, SLOTS_PRIOR),
-        sentences={v: SENTENCES[v] for v in features.settings.variants if v in SENTENCES},
-        table=slots_table(facets, config, slots), changes=changes_table(facets, config, slots, others),
+        scores=scores_by_time(items, page.minutes) if items else None,
+        modules=modules_table(days, settings.variants, config, moment, SLOTS_PRIOR),
+        sentences={v: SENTENCES[v] for v in settings.variants if v in SENTENCES},
+        table=slots_table(facets, config, slots), changes=changes_table(facets, config, slots, past),
+        change_charts=_leaders(days, config, [*past, OtherClock("now", slots)]) if past else [],
+        segments=segments_table(facets, config, segments) if len(segments) > 1 else None,
+        segment_charts=_leaders(days, config, segments) if len(segments) > 1 else [],
         history_from=features.clock.require_state().history_from,
     )  # fmt: skip
     write_json(path.with_suffix(".json"), asdict(DrawnClock(name, page.events, at.key)))
-    _write_list(path.parent, features.settings.source)
+    _write_list(path.parent, settings.source)
     return path
 
 
@@ -138,17 +143,36 @@ def _hour(number: int | None) -> Hour | None:
 def _past_clocks(features: ClockFeatures, user: int | None, at: Hour) -> list[OtherClock]:
     """The clock as it was, at the hours of ``PAST_DAYS`` that the change logs tell."""
     since = features.clock.require_state().history_from
-    clocks = []
-    for days, name in PAST_DAYS.items():
-        hour = at - days * DAY_HOURS
-        if hour < since:
-            continue
-        if user is None:
-            tables = list(features.latest("population_clock", hour))
-        else:
-            tables = [features.historical(pa.table({"user_id": [user], "hour": [hour.number]})).slots]
-        clocks.append(OtherClock(name, [slot for table in tables for slot in _slots(features, table)], past=True))
-    return clocks
+    hours = {name: hour for days, name in PAST_DAYS.items() if (hour := at - days * DAY_HOURS) >= since}
+    if user is None:
+        tables = {name: list(features.latest("population_clock", hour)) for name, hour in hours.items()}
+    else:
+        numbers = [hour.number for hour in hours.values()]
+        keys = pa.table({"user_id": pa.array([user] * len(numbers), pa.int64()), "hour": pa.array(numbers, pa.int64())})
+        slots = features.historical(keys).slots if hours else keys
+        tables = {name: [slots.filter(pc.field("hour") == hour.number)] for name, hour in hours.items()}
+    return [
+        OtherClock(name, [slot for table in each for slot in _slots(features, table)], past=True)
+        for name, each in tables.items()
+    ]
+
+
+def _segments(features: ClockFeatures) -> list[OtherClock]:
+    """Everybody's clock, then those of segments."""
+    return [
+        OtherClock(segment.name, _slots(features, segment.rows), users=segment.users)
+        for segment in segment_clocks(features.settings, features.events)
+    ]
+
+
+def _leaders(days: Sequence[DayClock], config: RankerConfig, clocks: Sequence[OtherClock]) -> list[LeadersView]:
+    """For each facet and kind of day which value leads each hour of some clocks."""
+    named = [(clock.name, clock.slots) for clock in clocks]
+    return [
+        leaders(facet, number, words(facet.name) + (f", {day.name}" if day.name else ""), named, config)
+        for number, day in enumerate(days)
+        for facet in day.facets
+    ]
 
 
 def _write_list(folder: Path, source: str) -> None:

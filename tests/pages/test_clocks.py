@@ -21,11 +21,21 @@ from events.ids import log_ids
 from events.store import EventStore
 from feature_repo.retrieval import ClockFeatures, advance
 from pages import clocks
-from pages.clock_drawing import draw_ring
-from pages.clock_tables import changes_table
-from pages.clock_values import NO_EVENTS, OTHERS, ClockSlot, OtherClock, day_clocks, window_weights
+from pages.clock_charts import leaders
+from pages.clock_dial import INNER_RING, RADIUS, RING, Hand, dial
+from pages.clock_tables import changes_table, segments_table
+from pages.clock_values import (
+    NO_EVENTS,
+    OTHERS,
+    ClockSlot,
+    FacetClock,
+    OtherClock,
+    day_clocks,
+    window_curve,
+    window_weights,
+)
 from pages.clocks import _slots, write_clock_page
-from tests.browser import fits_every_screen, opened
+from tests.browser import draw_charts, fits_every_screen, opened
 from tests.conftest import TINY
 from training.batch import Moment
 from training.config import RankerConfig, load_ranker_config
@@ -36,6 +46,10 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
 UNTIL = TINY.first_hour + 60
+INNER_SECTORS = """([within, count]) => [...document.querySelectorAll(".facet [data-chart]")][0]
+  .querySelectorAll(".layer_0_marks path").values().filter(
+    path => [...path.getAttribute("d").matchAll(/A([\\d.]+)/g)].every(found => Number(found[1]) < within)).toArray().length === count"""
+"""Whether the first dial has so many sectors within a radius."""
 
 
 @pytest.fixture(scope="module")
@@ -127,15 +141,64 @@ def test_weekends_have_dials_of_their_own_where_their_clock_is_kept_apart() -> N
     }  # fmt: skip
 
 
-def test_equal_shares_take_equal_areas_and_an_empty_slot_only_has_an_outline() -> None:
-    shares = np.zeros((24, 3))
-    shares[3] = [0.25, 0.5, 0.25]
-    slots = draw_ring(shares, ["a", "b", "c"], [0, 1, 2], [f"{n} h" for n in range(24)], (40.0, 100.0))
-    assert [s.number for s in slots if s.segments] == [3]
-    radii = [[float(r) for r in re.findall(r"A([\d.]+)", segment.path)] for segment in slots[3].segments]
-    areas = [(outer**2 - inner**2) / (100**2 - 40**2) for outer, inner in radii]
-    assert areas == pytest.approx([0.5, 0.25, 0.25], abs=1e-3)
-    assert [s.title for s in slots[3].segments] == ["3 h: b 50%", "3 h: a 25%", "3 h: c 25%"]
+def arcs(drawing: str) -> list[tuple[float, float]]:
+    """Radii of every sector of a drawing's clocks, outside first."""
+    (sectors,) = re.findall(r'<g class="mark-arc role-mark layer_0_marks".*?</g>', drawing)
+    paths = re.findall(r' d="([^"]+)"', sectors)
+    return [tuple(sorted({float(r) for r in re.findall(r"A([\d.]+)", path)}, reverse=True)) for path in paths]  # type: ignore[misc]
+
+
+def test_equal_shares_take_equal_areas_in_both_rings_and_hours_without_events_are_one_sector() -> None:
+    config = RankerConfig(variant="gaussian_clock")
+    shares = np.zeros((24, 4))
+    shares[:, 3] = 1
+    shares[3] = [0.25, 0.5, 0.25, 0]
+    facet = FacetClock("genre", ("a", "b", "c", NO_EVENTS), (0, 1, 2, 13), shares, shares, (shares[::-1],))
+    drawing = str(dial(facet, 0, ["everybody"], config, Hand(510, 1.0), "in words").__html__())
+    drawn = [(outer / RADIUS, inner / RADIUS) for outer, inner in arcs(drawing)]
+    for inner, outer in (RING, INNER_RING):
+        ring = [(low, high) for high, low in drawn if inner - 1e-3 <= low < high <= outer + 1e-3]
+        areas = [(high**2 - low**2) / (outer**2 - inner**2) for low, high in ring]
+        assert sorted(areas) == pytest.approx([0.25, 0.25, 0.5, *[1.0] * 23], abs=1e-3), (inner, outer)
+        largest = max((area, high) for area, (_, high) in zip(areas, ring, strict=True) if area < 0.9)
+        assert largest == pytest.approx((0.5, outer), abs=1e-3)
+    assert 'aria-label="in words"' in drawing
+    assert ">08:30<" in drawing
+
+
+def test_the_window_is_one_at_its_middle_and_falls_by_its_width_on_both_sides_of_midnight() -> None:
+    curve = window_curve(0.0, 2.0)
+    times = (np.arange(len(curve)) + 0.5) * 24 / len(curve)
+    assert curve[[0, -1]] == pytest.approx(1.0, abs=1e-3)
+    for at in (2.0, 22.0):
+        assert np.interp(at, times, curve) == pytest.approx(math.exp(-0.5), abs=1e-3)
+
+
+def test_the_value_that_leads_each_hour_has_its_color_in_every_row() -> None:
+    config = RankerConfig(variant="gaussian_clock")
+    now, then = [slot(8, {"news": 2.0, "jazz": 1.0}), slot(9, {"jazz": 3.0})], [slot(8, {"jazz": 1.0})]
+    (day,) = day_clocks(["genre"], config, now, now, [OtherClock("a week ago", then, past=True)])
+    view = leaders(day.facets[0], 0, "genre", [("a week ago", then), ("now", now)], config)
+    spec = view.chart.drawing.to_dict()
+    rows = {(row["clock"], row["from"]): row["value"] for row in spec["data"]["values"]}
+    assert len(rows) == 48
+    assert {key: value for key, value in rows.items() if value != NO_EVENTS} == {
+        ("a week ago", "08:00"): "jazz", ("now", "08:00"): "news", ("now", "09:00"): "jazz",
+    }  # fmt: skip
+    scale = spec["encoding"]["color"]["scale"]
+    assert set(scale["domain"]) == {"jazz", "news", NO_EVENTS} == {value for value, _ in view.key}
+    assert len(set(scale["range"])) == 3
+
+
+def test_a_segment_has_its_users_events_busiest_hour_and_leading_values() -> None:
+    everybody = OtherClock("everybody", [slot(8, {"jazz": 6.0}, 20), slot(9, {"rock": 2.0}, 30)], users=7)
+    heavy = OtherClock("heavy users", [slot(8, {"jazz": 3.0, "rock": 1.0}, 12)], users=2)
+    rows = segments_table(["genre"], RankerConfig(variant="gaussian_clock"), [everybody, heavy]).rows
+    texts = [[getattr(cell, "text", cell) for cell in row.cells] for row in rows if isinstance(row, Row)]
+    assert texts == [
+        ["everybody", "7", "50", "09:00", "jazz\u00a075%, rock\u00a025%"],
+        ["heavy users", "2", "12", "08:00", "jazz\u00a075%, rock\u00a025%"],
+    ]
 
 
 def test_hours_whose_leader_changed_are_listed_by_facet_and_others_are_not() -> None:
@@ -202,6 +265,12 @@ def test_each_time_module_is_said_to_see_what_its_formula_gives_at_the_chosen_ti
                 assert page.locator(f"[data-module={variant}]").all_inner_texts() == texts, (variant, hours)
 
 
+def sectors(rows: pa.Table, facet: str) -> int:
+    """Parts of all slots of a ring: the values that are drawn, and a slot without any."""
+    slots = {row["slot"]: [s / sum(row[f"{facet}_scores"]) for s in row[f"{facet}_scores"]] for row in rows.to_pylist()}
+    return sum(sum(share > 0.005 for share in slots.get(number, [])) or 1 for number in range(24))
+
+
 @pytest.mark.slow
 def test_the_inner_ring_shows_everybody_or_the_users_own_clock_of_the_past(
     features: ClockFeatures, user: int, chromium: Browser, monkeypatch: pytest.MonkeyPatch
@@ -213,11 +282,11 @@ def test_the_inner_ring_shows_everybody_or_the_users_own_clock_of_the_past(
     with opened(chromium, write_clock_page(features, user, "21:15")) as page:
         card = page.locator(".facet").first
         facet = features.facets[0]
+        draw_charts(page)
         for number, (name, rows) in enumerate(marks.items()):
-            page.get_by_label(name).check()
-            assert [ring.is_visible() for ring in card.locator("[data-compared]").all()] == [
-                n == number for n in (0, 1)
-            ]
+            page.get_by_label("Compare with").select_option(name)
+            page.wait_for_function(INNER_SECTORS, arg=[RADIUS * 0.44, sectors(rows, facet)], timeout=10_000)
+            assert page.evaluate("location.hash") == ("" if number == 0 else f"#compared={number}")
             weights = weights_by_hand(rows, facet, 21.25, 1.0)
             for row in card.locator(".legend li").all():
                 value = row.locator(".name").inner_text()
@@ -270,15 +339,24 @@ def test_the_hand_turns_by_keyboard_and_pointer_and_the_page_says_what_is_seen_t
         page.locator("#sigma").focus()
         page.keyboard.press("End")
         assert said.all_inner_texts() == expected(9.75, 6.0)
-        page.locator(".knob").first.hover()
-        box = page.locator("svg.dial").first.bounding_box()
+        draw_charts(page)
+        face = page.locator(".dial [data-chart]").first
+        face.scroll_into_view_if_needed()
+        box = face.bounding_box()
         assert box is not None
         center = (box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+        page.mouse.move(center[0] + 60, center[1])
         page.mouse.down()
-        page.mouse.move(center[0] - box["width"] / 3, center[1])
+        page.mouse.move(center[0], center[1] + 60)
+        assert page.locator("[data-moment]").first.inner_text() == "12:00"
+        page.mouse.move(center[0] - 60, center[1])
         page.mouse.up()
         assert page.locator("[data-moment]").first.inner_text() == "18:00"
         assert said.all_inner_texts() == expected(18.0, 6.0)
+        page.wait_for_function("document.querySelector('.dial svg').textContent.includes('18:00σ 6 h')")
+        sent = page.evaluate("location.hash")
+    with opened(chromium, path, fragment=sent) as page:
+        assert page.locator("[data-seen]").all_inner_texts() == expected(18.0, 6.0)
 
 
 @pytest.mark.slow
@@ -286,10 +364,10 @@ def test_clock_pages_fit_every_screen_and_are_small_and_read_without_scripts(
     features: ClockFeatures, user: int, chromium: Browser
 ) -> None:
     for path in (write_clock_page(features, user), write_clock_page(features, None)):
-        assert path.stat().st_size < 400_000
+        assert path.stat().st_size < 1_000_000
         fits_every_screen(chromium, path)
         with opened(chromium, path, scripts=False) as page:
             assert page.locator("#time").is_hidden()
-            assert page.locator("svg.dial").count() == len(features.facets)
-            assert page.locator(".moment").first.text_content() == "08:30"
+            assert page.locator(".dial svg").count() == len(features.facets)
+            assert "08:30" in str(page.locator(".dial svg").first.text_content())
             assert page.locator(".legend data").first.is_visible()
