@@ -6,11 +6,16 @@ All of it is read from files of the workspace: the page is right while MLflow an
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
+from ab_analysis.changes import read_changes
+from ab_analysis.experiment import Experiment, find_experiments, load_experiment
 from ab_analysis.report_file import ReportFile, read_report
+from core.documents import one_line
+from core.errors import ConfigError
 from core.files import read_json
 from core.hours import DAY_HOURS, Hour
 from core.page_template import percent, words
@@ -26,6 +31,12 @@ LIVE_MAY_LAG = 2
 DAILY_MAY_LAG = 2 * DAY_HOURS
 DECISIONS = 60
 """Decisions that the first page knows: more than a day has."""
+CHANGED_HOURS = 24
+"""Hours by the wall clock for which a person's change of an experiment is told."""
+ASKING = frozenset({"ship", "stop", "person", "no_conclusion"})
+"""Verdicts of a report on which a person has to act."""
+ENDINGS_ASKED = 30 * DAY_HOURS
+"""Hours after an experiment's end for which the first page asks for a conclusion."""
 MANY_REJECTED = 0.01
 """Share of a day's rows in quarantine that a person should look at."""
 
@@ -125,16 +136,18 @@ def look(settings: Settings, now: Hour) -> Home:
     reports = {
         folder.name: read for folder in sorted((settings.reports_dir / "ab").glob("*/")) if (read := _reports(folder))
     }
+    experiments = dict(_experiments(settings))
     freshness = list(_freshness(settings, end, moves, decisions, reports, now))
     first = Hour.of_day((end - 1).day)
     today = [store.manifest(hour) for hour in hours if hour >= first]
     needs = [
-        *_late(freshness), *_gaps(hours), *_quarantined(today, MANY_REJECTED), *_waiting(decisions, moves), *_experiments_that_ask(reports),
+        *_late(freshness), *_gaps(hours), *_quarantined(today, MANY_REJECTED), *_waiting(decisions, moves), *_wrong(experiments),
+        *_experiments_that_ask(experiments, reports, end),
     ]  # fmt: skip
     before = [store.manifest(hour - DAY_HOURS) for hour in hours if hour >= first and store.has(hour - DAY_HOURS)]
     changes = [
         *_events_of_day(today, before), *_quarantined(today), *_moves_of_day(moves, first), *_decisions_of_day(decisions, first),
-        *_verdicts_of_day(reports, first), *_drift_of_day(settings.reports_dir, first),
+        *_changed_experiments(settings, experiments, now), *_verdicts_of_day(reports, first), *_drift_of_day(settings.reports_dir, first),
     ]  # fmt: skip
     return Home(end, freshness, needs, changes)
 
@@ -146,8 +159,17 @@ def read_decisions(reports: Path) -> list[DecisionFile]:
 
 
 def _reports(folder: Path) -> list[ReportFile]:
-    """Reports of an experiment by their hours, the newest last."""
-    return [read_report(path) for path in sorted(folder.glob("*.json")) if path.stem[:1].isdigit()]
+    """The last two reports of an experiment by their hours, the newest last."""
+    return [read_report(path) for path in sorted(folder.glob("[0-9]*.json"))[-2:]]
+
+
+def _experiments(settings: Settings) -> Iterator[tuple[str, Experiment | ConfigError]]:
+    """What each experiment's file says, or what is wrong with it."""
+    for name, path in find_experiments(settings.experiments_dir).items():
+        try:
+            yield name, load_experiment(path)
+        except ConfigError as error:
+            yield name, error
 
 
 def _freshness(
@@ -178,6 +200,13 @@ def _freshness(
     yield row("champion's promotion", promoted[-1] if promoted else None, None, "model.html")
     yield row(
         "gate", decisions[0].hour + 1 if decisions else None, HOURLY_MAY_LAG, decisions[0].link if decisions else ""
+    )
+    drawn = settings.reports_dir / "clocks" / "everyone.json"
+    yield row(
+        "pages of clocks",
+        Hour.parse(read_json(drawn)["as_of"]) if drawn.exists() else None,
+        DAILY_MAY_LAG,
+        "clocks/index.html",
     )
     drift = sorted((settings.reports_dir / "drift").glob("*.json"))
     reported = Hour.parse(f"{drift[-1].stem}T00") + DAY_HOURS if drift else None
@@ -217,10 +246,37 @@ def _waiting(decisions: Sequence[DecisionFile], moves: Sequence[Move]) -> Iterat
         yield Notice("gate", f"refuses {newest.candidate}. {newest.reason}", newest.link)
 
 
-def _experiments_that_ask(reports: dict[str, list[ReportFile]]) -> Iterator[Notice]:
+def _wrong(experiments: Mapping[str, Experiment | ConfigError]) -> Iterator[Notice]:
+    for name, experiment in experiments.items():
+        if isinstance(experiment, ConfigError):
+            yield Notice(name, f"its file is wrong: {one_line(str(experiment))}", "ab/index.html")
+
+
+def _experiments_that_ask(
+    experiments: Mapping[str, Experiment | ConfigError], reports: dict[str, list[ReportFile]], end: Hour
+) -> Iterator[Notice]:
+    """Experiments to stop, to look into, or to conclude; those with a conclusion ask for nothing."""
     for name, each in reports.items():
-        if each[-1].decision.verdict in {"stop", "no_conclusion"}:
-            yield Notice(name, each[-1].decision.sentence, f"ab/{name}/{each[-1].until}.html")
+        newest, link, experiment = each[-1].decision, f"ab/{name}/{each[-1].until}.html", experiments.get(name)
+        if isinstance(experiment, Experiment) and experiment.conclusion is not None:
+            continue
+        last = experiment.end_hour if isinstance(experiment, Experiment) and experiment.state(end) == "ended" else None
+        if last is None:
+            if newest.verdict in ASKING:
+                yield Notice(name, newest.sentence, link)
+        elif end.number - last.number <= ENDINGS_ASKED:
+            yield Notice(name, f"has ended and waits for a conclusion. {newest.sentence}", link)
+
+
+def _changed_experiments(
+    settings: Settings, experiments: Mapping[str, Experiment | ConfigError], now: Hour
+) -> Iterator[Notice]:
+    """What people did to experiments in the last hours, by the wall clock."""
+    since = (now + 1 - CHANGED_HOURS).start
+    for name in experiments:
+        for change in read_changes(settings.experiments_dir, name):
+            if datetime.fromisoformat(change.at) >= since:
+                yield Notice(name, f"{change.action} by {change.who}: {change.why}", "ab/index.html")
 
 
 def _events_of_day(today: Sequence[Manifest], before: Sequence[Manifest]) -> Iterator[Notice]:

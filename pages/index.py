@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
+
+from markupsafe import Markup
 
 from core.files import read_json
 from core.hours import Hour
@@ -26,6 +28,16 @@ details .links { margin-top: .4rem } .links .soft { display: block; font-size: .
 @media (max-width: 52rem) { .halves { grid-template-columns: minmax(0, 1fr) }
   .notices { grid-template-columns: 1fr; gap: 0 } .notices dd { margin-bottom: .5rem } }
 """
+AGE = Markup("""<script>
+"use strict";
+(() => { // how old the page is, as far as the reader's clock can be trusted
+  const time = document.getElementById("written");
+  const hours = (Date.now() - Date.parse(time.dateTime)) / 3600e3;
+  const [unit, each] = hours < 1 ? ["minute", 1 / 60] : hours < 48 ? ["hour", 1] : ["day", 24];
+  const count = Math.round(hours / each);
+  if (hours >= 0) time.after(` (${count} ${unit}${count === 1 ? "" : "s"} ago)`);
+})();
+</script>""")
 SHOWN = 6
 """Pages of a kind that are listed at once; up to ``FOLDED`` older ones fold away."""
 FOLDED = 60
@@ -57,7 +69,7 @@ def write_index(settings: Settings) -> str:
     page = look(settings, Hour.of(now))
     write_page(
         path, "Interest Clock", TEMPLATE.read_text(encoding="utf-8"), style=STYLE, source=settings.source, page=page,
-        written=f"{now:%Y-%m-%d %H:%M}",
+        written=f"{now:%Y-%m-%dT%H:%MZ}", scripts=(AGE,),
         freshness=freshness_table(page.freshness), groups=list(_groups(settings.reports_dir)), interfaces=interfaces(settings),
     )  # fmt: skip
     return str(path)
@@ -111,15 +123,10 @@ def _experiments(root: Path) -> LinkGroup:
     newest, earlier = [Link("all experiments", "ab/index.html")], []
     for folder in sorted((root / "ab").glob("*/")):
         pages = sorted(folder.glob("20*.html"), reverse=True)[:FOLDED]
-        links = [
-            Link(
-                f"{folder.name} as of {path.stem}",
-                path.relative_to(root).as_posix(),
-                read_json(path.with_suffix(".json"))["decision"]["sentence"],
-            )
-            for path in pages
-        ]
-        newest += links[:1]
+        links = [Link(f"{folder.name} as of {path.stem}", path.relative_to(root).as_posix()) for path in pages]
+        if pages:
+            sentence = read_json(pages[0].with_suffix(".json"))["decision"]["sentence"]
+            newest.append(replace(links[0], note=sentence))
         earlier += links[1:]
     return LinkGroup("Experiments", newest, earlier)
 

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from core import duck
 from core.duck import file_list
-from core.errors import DataError, NotReadyError
+from core.errors import DataError, NotReadyError, PlatformError
 from core.files import read_json, write_json, write_parquet
 from core.hours import Hour, hour_range
 from core.logs import log_context
@@ -162,6 +162,7 @@ def evaluate_candidate(settings: Settings, hour: Hour, policy_file: Path | None 
         for path in (page, page.with_suffix(".json")):
             models.client.log_artifact(version.run_id, str(path), "gate")
     _note_decision(settings, models, hour, decision)
+    _refresh_first_page(settings)
     log.info("%s: %s: %s", hour, decision.verdict, decision.reason)
     return decision
 
@@ -246,7 +247,19 @@ def apply_decision(settings: Settings, hour: Hour, decision: GateDecision, *, ap
     moves = [m for m in moves if m.previous != m.version]
     for move in moves:
         log.info("%s of %s is version %s (was %s)", move.alias, models.name, move.version, move.previous)
+    if moves:
+        _refresh_first_page(settings)
     return moves
+
+
+def _refresh_first_page(settings: Settings) -> None:
+    """Write the first page again, every hour: it says what is fresh and what needs a person. What it cannot read stops no promotion."""
+    from pages.index import write_index
+
+    try:
+        write_index(settings)
+    except PlatformError as error:
+        log.warning("the first page stays as it was: %s", error)
 
 
 @log_context(hour="hour")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+from ab_analysis.changes import ExperimentChange, record_change
 from core.files import write_json
 from core.hours import Hour
 from core.settings import Settings, load_settings
@@ -65,7 +67,7 @@ def test_what_follows_every_hour_is_late_after_an_hour_and_the_champion_never(wo
     page = home(workspace)
     assert {row.what: (row.behind, row.is_late) for row in page.freshness} == {
         "events": (0, False), "clocks": (None, False), "candidate (matched clock)": (1, False), "champion's promotion": (40, False),
-        "gate": (3, True), "drift": (None, False), "experiments": (None, False),
+        "gate": (3, True), "pages of clocks": (None, False), "drift": (None, False), "experiments": (None, False),
     }  # fmt: skip
     assert text_of(page.needs) == "gate: 3 hours behind"
 
@@ -98,6 +100,49 @@ def test_only_what_happened_on_the_last_day_is_told_as_changed(workspace: Settin
     assert "refuse" not in changes
 
 
+def write_experiment(settings: Settings, name: str, first: Hour, last: Hour, more: str = "") -> None:
+    settings.experiments_dir.mkdir(parents=True, exist_ok=True)
+    (settings.experiments_dir / f"{name}.yaml").write_text(
+        f"name: {name}\nvariants: {{a: 0.5, b: 0.5}}\ncontrol: a\nstart: {first.day}\nend: {last.day}\nprimary: [finish_rate]\n{more}"
+    )
+
+
+def report(settings: Settings, name: str, until: Hour, verdict: str, sentence: str) -> None:
+    about = {"hypothesis": "", "owner": "", "start": "2026-03-01", "end": None, "primary": ["finish_rate"]}
+    content = {
+        "experiment": name, "until": until.key, "users": {"a": 5, "b": 5}, "about": about, "checks": [], "results": [],
+        "decision": {"verdict": verdict, "sentence": sentence, "variant": "b"},
+    }  # fmt: skip
+    write_json(settings.reports_dir / "ab" / name / f"{until.key}.json", content)
+
+
+def test_experiments_ask_a_person_until_they_are_concluded(workspace: Settings, last: Hour) -> None:
+    first, end = last - 48, last + 1
+    write_experiment(workspace, "over", first, last - 24)
+    write_experiment(workspace, "done", first, last - 24, "conclusion: {outcome: shipped, note: it was better}\n")
+    write_experiment(workspace, "harms", first, last + 240)
+    write_experiment(workspace, "runs", first, last + 240)
+    for name in ("over", "done", "runs"):
+        report(workspace, name, end - 24, "keep_running", "Keep running.")
+    report(workspace, "harms", end - 24, "stop", "Stop: fewer finish.")
+    (workspace.experiments_dir / "typo.yaml").write_text("name: typo\nvariant: {}\n")
+    needs = {notice.subject: notice.text for notice in look(workspace, end).needs}
+    assert set(needs) == {"typo", "over", "harms"}
+    assert "its file is wrong" in needs["typo"]
+    assert needs["over"] == "has ended and waits for a conclusion. Keep running."
+    assert needs["harms"] == "Stop: fewer finish."
+
+
+def test_what_people_did_to_experiments_is_told_for_a_day(workspace: Settings, last: Hour) -> None:
+    write_experiment(workspace, "tried", last - 24, last + 240)
+    at = (last - 3).start.isoformat(timespec="seconds")
+    change = ExperimentChange(at, "ann", "extended", "too few users", "running", ["end"], {})
+    record_change(workspace.experiments_dir, change, "tried")
+    told = "tried: extended by ann: too few users"
+    assert told in text_of(look(workspace, last).changes)
+    assert told not in text_of(look(workspace, last + 24).changes)
+
+
 def test_a_source_without_events_says_what_to_do(tmp_path: Path) -> None:
     settings = load_settings(var=tmp_path / "var", source="simulator")
     assert "none yet: ingest a log" in Path(write_index(settings)).read_text()
@@ -119,3 +164,4 @@ def test_the_first_page_fits_every_screen(workspace: Settings, last: Hour, chrom
     with opened(chromium, path) as page:
         assert "Everything is fresh" in page.locator(".banner").inner_text()
         assert page.get_by_text("more decisions").is_visible()
+        assert re.search(r"Written [\d-]+ [\d:]+ UTC \(\d+ minutes? ago\)", page.locator(".facts").first.inner_text())
