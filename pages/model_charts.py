@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from core.charts import BAD, GOOD, INK, LINE, SERIES, SOFT, Chart
 from core.page_template import words
+from pages.daily_figures import DayFigure
 from pages.model_history import CalibrationBin, Figure, Timeline
 
 if TYPE_CHECKING:
@@ -22,6 +23,8 @@ KINDS = {
 }
 """Kind of a mark → shape and color."""
 HEIGHT = 230
+LEGEND_COLUMNS = 3
+"""Of a legend with every variant, which has to fit a narrow screen."""
 
 
 def lineages(timeline: Timeline) -> Chart | None:
@@ -144,44 +147,42 @@ def calibration(bins: Sequence[CalibrationBin]) -> Chart | None:
     )
 
 
-def daily(series: Mapping[str, Mapping[str, float]], moves: Sequence[str], title: str) -> Chart | None:
-    """A metric of every variant a day, with the hours at which the champion moved; None without figures.
+def daily(figures: Sequence[DayFigure], moves: Sequence[str], title: str) -> Chart | None:
+    """A metric of every variant a day in its interval, with the hours at which the champion moved; None without figures.
 
     Args:
-        series: variant → day → the metric's mean.
+        figures: of one metric.
         moves: keys of the hours at which the champion moved.
         title: of the metric.
     """
     import altair as alt
 
-    points = [
-        {"variant": words(variant), "day": f"{day}T00:00:00Z", "value": value}
-        for variant, days in series.items()
-        for day, value in sorted(days.items())[-60:]
-    ]
-    if not points:
+    if not figures:
         return None
-    variants = list(dict.fromkeys(str(point["variant"]) for point in points))
-    first = min(str(point["day"]) for point in points)[:10]
+    points = [
+        {"variant": words(f.variant), "day": f"{f.day}T00:00:00Z", "value": f.value, "low": f.low, "high": f.high, "samples": f.samples}
+        for f in figures
+    ]  # fmt: skip
+    variants = list(dict.fromkeys(words(f.variant) for f in figures))
+    first = str(min(f.day for f in figures))
     pick = alt.selection_point(fields=["variant"], bind="legend")
+    value = alt.Y("value:Q", title=title, scale=alt.Scale(zero=False))
+    days = alt.Axis(format="%m-%d", tickCount="day", labelOverlap=True)
     base = alt.Chart(alt.Data(values=points)).encode(
-        x=alt.X(
-            "day:T",
-            title=None,
-            scale=alt.Scale(type="utc"),
-            axis=alt.Axis(format="%m-%d", tickCount="day", labelOverlap=True),
-        ),
-        y=alt.Y("value:Q", title=f"{title}, mean over hours", scale=alt.Scale(zero=False)),
-        color=alt.Color("variant:N", title=None, scale=_colors(variants)),
-        strokeDash=alt.StrokeDash("variant:N", title=None, scale=_dashes(variants)),
-        opacity=alt.condition(pick, alt.value(1), alt.value(0.15)),
+        x=alt.X("day:T", title=None, scale=alt.Scale(type="utc"), axis=days),
+        color=alt.Color("variant:N", title=None, scale=_colors(variants), legend=alt.Legend(columns=LEGEND_COLUMNS)),
     )
-    tooltips = [
-        alt.Tooltip("variant:N"),
-        alt.Tooltip("day:T", title="day", format="%Y-%m-%d"),
-        alt.Tooltip("value:Q", title=title, format=".4f"),
-    ]
-    layers: list[Any] = [base.mark_line(), base.mark_point(size=30, filled=True).encode(tooltip=tooltips)]
+    lines = base.mark_line().encode(
+        y=value, strokeDash=alt.StrokeDash("variant:N", title=None, scale=_dashes(variants)),
+        opacity=alt.condition(pick, alt.value(1), alt.value(0.15)),
+    )  # fmt: skip
+    dots = base.mark_circle(size=35).encode(
+        y=value, opacity=alt.condition(pick, alt.value(1), alt.value(0.15)), tooltip=_tooltips("day:T", "%Y-%m-%d"),
+    )  # fmt: skip
+    band = base.mark_area().encode(
+        y=alt.Y("low:Q", title=title, scale=alt.Scale(zero=False)), y2="high:Q", opacity=alt.condition(pick, alt.value(0.13), alt.value(0)),
+    )  # fmt: skip
+    layers: list[Any] = [band, lines, dots]
     moved = [{"at": f"{hour}:00:00Z"} for hour in moves if hour >= first]
     if moved:
         rule = alt.Chart(alt.Data(values=moved)).mark_rule(color=LINE, strokeWidth=2)
@@ -191,8 +192,8 @@ def daily(series: Mapping[str, Mapping[str, float]], moves: Sequence[str], title
     drawing = alt.layer(*layers).add_params(pick).properties(width="container", height=HEIGHT)
     return Chart(
         drawing,
-        f"{title} of every variant a day; vertical lines: the champion moved.",
-        "Each hour was predicted before training on it. A click on a name in the legend shows it alone. Vertical lines: the champion "
+        f"{title} of every variant a day with 95 % intervals; vertical lines: the champion moved. The figures are in the table below.",
+        f"{title}, with 95 % intervals clustered by user. A click on a name in the legend shows it alone. Vertical lines: the champion "
         "moved.",
     )
 

@@ -8,6 +8,7 @@ from core.page_table import Cell, Column, Row, Table
 from core.page_template import share, words
 from evaluation.gate import GateCheck
 from evaluation.metrics import JUDGED
+from pages.daily_figures import DayFigure
 from pages.gate_checks import SLICE, check_name, plain
 from pages.model_history import CalibrationBin, Figure
 
@@ -34,6 +35,14 @@ def hours_table(figures: Sequence[Figure]) -> Table:
         for f in figures
     ]
     return Table(columns, rows, name="hours")
+
+
+def days_table(figures: Sequence[DayFigure]) -> Table:
+    """A row for each variant, metric and day, the newest first."""
+    columns = [Column("day"), Column("time module", words=True), Column("metric", words=True), *_figure_columns()]
+    newest_first = sorted(figures, key=lambda figure: figure.day, reverse=True)
+    rows = [Row([str(f.day), words(f.variant), TITLES[f.metric], *_figure_cells(f)]) for f in newest_first]
+    return Table(columns, rows, name="days")
 
 
 def calibration_table(bins: Sequence[CalibrationBin]) -> Table:
@@ -83,7 +92,7 @@ def _figure_columns() -> list[Column]:
     return [Column("figure"), Column("95 % interval"), Column("predictions")]
 
 
-def _figure_cells(figure: Figure) -> list[Cell]:
+def _figure_cells(figure: Figure | DayFigure) -> list[Cell]:
     return [
         Cell(f"{figure.value:.4f}", sort=figure.value),
         Cell(f"{figure.low:.4f} to {figure.high:.4f}", sort=figure.low),

@@ -6,21 +6,21 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from core.charts import Chart, chart_scripts
+from core.charts import chart_scripts
 from core.documents import JsonObject
 from core.files import read_json
 from core.hours import Hour
 from core.page_table import Cell, Column, Row, Table
-from core.page_template import INTERACTIVE, svg, words, write_page
+from core.page_template import INTERACTIVE, svg, write_page
 from core.settings import Settings
 from evaluation.gate import GateCheck, GateDecision
 from evaluation.metrics import JUDGED
 from events.store import EventStore
-from model_registry.registry import ALIASES, CHAMPION, Move, Registry
-from model_registry.store import experiment_name, open_mlflow, open_registry
+from model_registry.registry import CHAMPION, Move
+from model_registry.store import open_registry
 from pages import model_charts
+from pages.daily_figures import daily_figures
 from pages.gate_checks import SLICE, STYLE, checks_table
-from pages.index import interfaces
 from pages.model_history import (
     BY_HOUR,
     MEASURED_DAYS,
@@ -30,7 +30,8 @@ from pages.model_history import (
     recent_predictions,
     timeline,
 )
-from pages.model_tables import calibration_table, hours_table, overall_table, slices_table
+from pages.model_tables import calibration_table, days_table, hours_table, overall_table, slices_table
+from pages.model_versions import versions_table
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -110,10 +111,10 @@ def write_model_page(settings: Settings) -> Path:
         path, f"Model {models.name}", MODEL.read_text(encoding="utf-8"), style=STYLE, home="index.html",
         scripts=(INTERACTIVE, chart_scripts()),
         moves=_moves([m for m in moves if m.alias == CHAMPION]), lineages=model_charts.lineages(lineages),
-        aliases=_aliases(models, settings), other_moves=_moves([m for m in moves if m.alias != CHAMPION]), drift=_drift(drift),
+        aliases=versions_table(settings, models), other_moves=_moves([m for m in moves if m.alias != CHAMPION]), drift=_drift(drift),
         importance=_importance(importance["inputs"]) if importance else None, importance_of=importance,
         champion={"variant": champion.tags["variant"], "version": champion.version, "hour": champion.tags["hour"]} if champion else None,
-        daily=_daily(settings, moves), last=decisions[last_at] if last_at else None, last_at=last_at, judged=judged, judged_at=judged_at,
+        **_daily(settings, moves), last=decisions[last_at] if last_at else None, last_at=last_at, judged=judged, judged_at=judged_at,
         tone=TONES.get(decisions[last_at].verdict, "") if last_at else "", how=HOW, days=MEASURED_DAYS,
         checks=checks_table([c for c in judged.checks if not (c.passed and SLICE in c.name)]) if judged else None,
         slice_table=slices_table(judged.checks) if judged else None,
@@ -139,24 +140,6 @@ def _figures(decision: GateDecision) -> Table | None:
             sides = (f"{getattr(side, metric):.4f}" for side in (figures.candidate, figures.rival))
             rows.append(Row([title, *sides, f"{difference.value:+.4f}", f"{low:+.4f} to {high:+.4f}"]))
     return Table(columns, rows)
-
-
-def _aliases(models: Registry, settings: Settings) -> Table:
-    """Who stands behind each alias, with links to the versions in MLflow, which lead on to the runs that trained them."""
-    mlflow = dict(interfaces(settings))["MLflow"].rstrip("/")
-    versions = {alias: version for alias in ALIASES if (version := models.get(alias))}
-    rows = [
-        Row(
-            [
-                alias,
-                Cell(str(version.version), link=f"{mlflow}/#/models/{models.name}/versions/{version.version}"),
-                words(version.tags["variant"]),
-                version.tags["hour"],
-            ]
-        )
-        for alias, version in versions.items()
-    ]
-    return Table([Column("alias"), Column("version"), Column("time module", words=True), Column("trained until")], rows)
 
 
 def _moves(moves: Sequence[Move]) -> Table:
@@ -214,33 +197,12 @@ def _hourly(hourly: dict[str, tuple[float, float]]) -> Markup:
     return svg(figure, "AUC of candidate and champion in every hour compared")
 
 
-WEIGHTS = {"auc": "samples", "session_auc": "session_samples"}
-"""Metrics that are drawn by day: what weighs an hour in a day's mean. Both are logged for every hour."""
-
-
-def _daily_means(settings: Settings) -> dict[str, dict[str, dict[str, float]]]:
-    """Metric of ``WEIGHTS`` → variant → day → mean of its progressive predictions."""
-    client = open_mlflow(settings)
-    means: dict[str, dict[str, dict[str, float]]] = {metric: {} for metric in WEIGHTS}
-    for variant in settings.variants:
-        experiment = client.get_experiment_by_name(experiment_name(settings, variant))
-        runs: list[Any] = client.search_runs([experiment.experiment_id], max_results=2000) if experiment else []
-        for metric, weight in WEIGHTS.items():
-            points = means[metric].setdefault(variant, {})
-            for run in runs:
-                history, weighing = (client.get_metric_history(run.info.run_id, name) for name in (metric, weight))
-                weights = {m.step: m.value for m in weighing}
-                total = sum(weights.get(m.step, 0) for m in history)
-                if total:
-                    points[run.data.tags["day"]] = sum(m.value * weights.get(m.step, 0) for m in history) / total
-    return means
-
-
-def _daily(settings: Settings, moves: Sequence[Move]) -> list[Chart]:
-    """AUC and session AUC of every variant a day, with the hours at which the champion moved."""
+def _daily(settings: Settings, moves: Sequence[Move]) -> dict[str, Any]:
+    """What was measured on each day, under the template's names for it, with the hours at which the champion moved."""
     at = [move.hour for move in moves if move.alias == CHAMPION and move.hour]
-    charts = [model_charts.daily(series, at, JUDGED[metric]) for metric, series in _daily_means(settings).items()]
-    return [chart for chart in charts if chart]
+    figures = daily_figures(settings, settings.variants)
+    charts = [model_charts.daily([f for f in figures if f.metric == m], at, title) for m, title in JUDGED.items()]
+    return {"daily": [chart for chart in charts if chart], "days_table": days_table(figures) if figures else None}
 
 
 def _recent(settings: Settings, variants: Sequence[str]) -> dict[str, Any]:

@@ -139,4 +139,4 @@ def test_tables_have_a_row_for_every_figure_and_slices_sort() -> None:
 def test_without_figures_there_is_no_chart() -> None:
     assert model_charts.by_hour([], "auc", "AUC") is None
     assert model_charts.calibration([]) is None
-    assert model_charts.daily({"none": {}}, [], "AUC") is None
+    assert model_charts.daily([], [], "AUC") is None

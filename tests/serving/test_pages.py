@@ -102,8 +102,16 @@ def test_the_models_page_tells_the_last_decision_and_shows_the_checks_of_the_las
         assert [row.split()[0] for row in aliases.all_inner_texts()] == ["champion", "challenger", "candidate"]
         champion = open_registry(served).get(CHAMPION)
         assert champion is not None
-        link = str(aliases.first.locator("a").get_attribute("href"))
+        link = str(aliases.first.locator("a").first.get_attribute("href"))
         assert link.endswith(f"/#/models/simulator-ranker/versions/{champion.version}")
+        run, trained, events = (
+            aliases.first.get_by_role("link", name=name, exact=True) for name in ("training run", "trained", "events")
+        )
+        assert str(run.get_attribute("href")).endswith(f"/runs/{champion.run_id}")
+        assert f"/dags/train_ranker/runs?partition_key_pattern={champion.tags['hour']}" in str(
+            trained.get_attribute("href")
+        )
+        assert "/dags/ingest_hour/runs?" in str(events.get_attribute("href"))
         first = (
             page.locator("section", has=page.get_by_role("heading", name="Checks of"))
             .locator("tbody tr")

@@ -1,0 +1,118 @@
+"""How good every variant was on each day, with intervals: computed once from a day's predictions, and kept beside the pages."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import date
+from pathlib import Path
+
+from core.files import digest_text, read_json, write_json
+from core.hours import day_hours
+from core.settings import Settings
+from evaluation.metrics import JUDGED, METRICS
+from evaluation.prediction_table import as_predictions
+from events.store import EventStore
+from training.trainer import prediction_file, read_predictions
+
+SHOWN_DAYS = 60
+MOST_PREDICTIONS = 3_000_000
+"""Predictions that are read for one page: of a longer history the newest days come first, and the others with later pages."""
+
+
+@dataclass(frozen=True)
+class DayFigure:
+    """A metric of a variant's progressive predictions of a day, with its 95 % interval, clustered by user.
+
+    Attributes:
+        variant: of the ranker.
+        metric: one of ``JUDGED``.
+        day: UTC.
+        samples: predictions behind it.
+    """
+
+    variant: str
+    metric: str
+    day: date
+    value: float
+    low: float
+    high: float
+    samples: int
+
+
+@dataclass(frozen=True)
+class _KeptDay:
+    """A day as it is kept: ``stamp`` says which files it was computed from."""
+
+    stamp: str
+    samples: int
+    figures: dict[str, tuple[float, float, float]] = field(default_factory=dict)
+
+
+def daily_figures(settings: Settings, variants: Sequence[str], most: int = MOST_PREDICTIONS) -> list[DayFigure]:
+    """Figures of the last ``SHOWN_DAYS`` days of the log, by metric, variant and day.
+
+    A day is computed again where its predictions changed. One whose predictions were removed since keeps its figures.
+
+    Args:
+        settings: of the workspace.
+        variants: to tell of.
+        most: predictions to read at most; those of the last day that is begun are all read.
+    """
+    days = sorted({hour.day for hour in EventStore(settings.events_dir).hours()})[-SHOWN_DAYS:]
+    kept = {variant: _read(_file(settings, variant)) for variant in variants}
+    before = {variant: dict(of_days) for variant, of_days in kept.items()}
+    for day in reversed(days):
+        for variant in variants:
+            stamp, known = _stamp(settings, variant, day), kept[variant].get(str(day))
+            if not stamp or (known and known.stamp == stamp) or most <= 0:
+                continue
+            computed = _compute(settings, variant, day, stamp)
+            kept[variant][str(day)] = computed
+            most -= computed.samples
+    for variant, of_days in kept.items():
+        if of_days != before[variant]:
+            write_json(_file(settings, variant), {day: asdict(each) for day, each in sorted(of_days.items())})
+    return list(_figures(kept, days))
+
+
+def _figures(kept: dict[str, dict[str, _KeptDay]], days: Sequence[date]) -> Iterator[DayFigure]:
+    for metric in JUDGED:
+        for variant, of_days in kept.items():
+            for day in days:
+                each = of_days.get(str(day))
+                if each and metric in each.figures:
+                    yield DayFigure(variant, metric, day, *each.figures[metric], each.samples)
+
+
+def _file(settings: Settings, variant: str) -> Path:
+    return settings.reports_dir / "days" / f"{variant}.json"
+
+
+def _read(path: Path) -> dict[str, _KeptDay]:
+    content = read_json(path) if path.exists() else {}
+    return {
+        day: _KeptDay(each["stamp"], each["samples"], {name: tuple(bounds) for name, bounds in each["figures"].items()})
+        for day, each in content.items()
+    }
+
+
+def _stamp(settings: Settings, variant: str, day: date) -> str:
+    """Names, sizes and times of a day's files of predictions, in short; empty where there are none."""
+    files = [path for hour in day_hours(day) if (path := prediction_file(settings, variant, hour)).exists()]
+    told = [(path.name, path.stat()) for path in files]
+    return digest_text(*(f"{name} {stat.st_size} {stat.st_mtime_ns}" for name, stat in told)) if told else ""
+
+
+def _compute(settings: Settings, variant: str, day: date, stamp: str) -> _KeptDay:
+    hours = day_hours(day)
+    table = read_predictions(settings, variant, hours[0], hours[-1] + 1)
+    data = as_predictions(table)
+    figures = {}
+    for metric in JUDGED:
+        estimate = METRICS[metric](data)
+        bounds = (estimate.value, *estimate.interval())
+        if all(map(math.isfinite, bounds)):
+            figures[metric] = bounds
+    return _KeptDay(stamp, table.num_rows, figures)
