@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from core import duck
-from core.engine import engine
+from core.engine import DuckEngine
 from core.hours import Hour
 from core.settings import Settings
 from events.store import EventStore
@@ -23,6 +23,7 @@ from feature_repo.executor import Executor
 from feature_repo.query_builder import SumTables
 from feature_repo.sql import columns, summed
 from feature_repo.statements import Statement
+from feature_repo.sums import Sums
 
 EVERYBODY = "everybody"
 KEYS = ("segment", "slot")
@@ -53,7 +54,7 @@ class SegmentClock:
 def segment_clocks(settings: Settings, events: EventStore) -> list[SegmentClock]:
     """Clocks of everybody, of the segments by activity, and of those by attributes, as of the clocks' hour.
 
-    It reads the sums of all users once for each facet.
+    It reads the sums of all users once for each facet, in this process, whichever engine computes the clocks.
 
     Args:
         settings: of the workspace.
@@ -66,7 +67,8 @@ def segment_clocks(settings: Settings, events: EventStore) -> list[SegmentClock]
     clock = ClockState(settings, events)
     state = clock.require_state()
     sums = clock.sums(state).checked([*clock.sums(state).slots, "users"])
-    with engine(settings) as running:
+    with duck.connection(settings) as con:
+        running = DuckEngine(con)
         executor = Executor(running, settings, clock.facets)
         users = sums.rows(running, ["users"], "all", "user_id, events")
         activity = running.arrow(f"SELECT user_id, {summed(['events'])} FROM ({users}) u GROUP BY user_id")
@@ -74,23 +76,28 @@ def segment_clocks(settings: Settings, events: EventStore) -> list[SegmentClock]
         numbers = [np.full(len(members), number) for number, (_, members) in enumerate(segments)]
         members = [members for _, members in segments]
         running.register("members", pa.table({"user_id": _joined(members), "segment": _joined(numbers)}))
-        parts = executor.build.parts(KEYS)
-        for part in parts:
-            names = columns(part.columns[1:], "t.")  # without the segment
-            source = sums.rows(running, sums.slots, part.name, f"user_id, {columns(part.columns[1:])}")
-            by = ", ".join(["m.segment", *(f"t.{key}" for key in part.keys[1:])])
-            sql = f"""SELECT {by}, {summed(part.counts, "t.")} FROM (SELECT t.user_id, {names} FROM ({source}) t) t
-                JOIN members m ON m.user_id = t.user_id GROUP BY {by} HAVING sum(t.events) > 0"""
-            executor.run(Statement(SUMS_OF_TEXTS.of(part), sql))
-        executor.read_files("nothing", [])
-        texts = {part.facet: f"{SUMS_OF_TEXTS.of(part)} t" for part in parts if part.facet is not None}
-        executor.run(executor.build.dictionaries("nothing", texts))
-        executor.run(Statement(SUMS.of(part), executor.build.with_ids(SUMS_OF_TEXTS.of(part), part)) for part in parts)
-        rows = executor.arrow(executor.build.clock_rows(SUMS, SUMS.of(parts[-1]), KEYS, str(state.as_of.number)))
+        _sum_up(executor, sums)
+        total = SUMS.of(executor.build.parts(KEYS)[-1])
+        rows = executor.arrow(executor.build.clock_rows(SUMS, total, KEYS, str(state.as_of.number)))
     return [
         SegmentClock(name, len(members), rows.filter(pc.field("segment") == number))
         for number, (name, members) in enumerate(segments)
     ]
+
+
+def _sum_up(executor: Executor, sums: Sums) -> None:
+    """Tables ``SUMS`` of the segments of table ``members`` (user_id, segment)."""
+    parts = executor.build.parts(KEYS)
+    for part in parts:
+        of_users = sums.rows(executor.engine, sums.slots, part.name, f"user_id, {columns(part.columns[1:])}")
+        by = ", ".join(["m.segment", *(f"s.{key}" for key in part.keys[1:])])
+        sql = f"""SELECT {by}, {summed(part.counts, "s.")} FROM ({of_users}) s JOIN members m ON m.user_id = s.user_id
+            GROUP BY {by} HAVING sum(s.events) > 0"""
+        executor.run(Statement(SUMS_OF_TEXTS.of(part), sql))
+    executor.read_files("no_events", [])
+    texts = {part.facet: f"{SUMS_OF_TEXTS.of(part)} t" for part in parts if part.facet is not None}
+    executor.run(executor.build.dictionaries("no_events", texts))
+    executor.run(Statement(SUMS.of(part), executor.build.with_ids(SUMS_OF_TEXTS.of(part), part)) for part in parts)
 
 
 def _joined(parts: list[np.ndarray]) -> pa.Array:
