@@ -194,6 +194,24 @@ def test_a_versions_description_says_what_it_is_what_the_gate_decided_and_where_
         assert all(len(value) <= 250 for key, value in version.tags.items() if key.endswith("_reason"))
 
 
+def test_the_newest_decision_is_on_the_first_page_at_once(undisturbed: Settings) -> None:
+    newest = max((undisturbed.reports_dir / "gate").glob("*.html"))
+    assert f'href="gate/{newest.name}"' in (undisturbed.reports_dir / "index.html").read_text()
+
+
+def test_a_report_that_the_first_page_cannot_read_stops_no_decision(
+    undisturbed: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    damaged = undisturbed.reports_dir / "ab" / "damaged" / "2026-03-02T00.json"
+    damaged.parent.mkdir(parents=True)
+    damaged.write_text("{")
+    try:
+        assert evaluate_candidate(undisturbed, TAKEOVER + 2).candidate
+    finally:
+        shutil.rmtree(damaged.parent)
+    assert "the first page stays as it was" in caplog.text
+
+
 def test_a_version_scores_an_hour_once_until_its_samples_change(undisturbed: Settings) -> None:
     """Kept scores are read back as they are, whoever asks; those of other samples are made again."""
     hour, scores = TAKEOVER + 2, VersionScores(undisturbed)
