@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -17,6 +16,7 @@ from pages.clock_values import (
     FacetClock,
     ItemScores,
     OtherClock,
+    events_by_slot,
     in_words,
     leading_values,
     slot_name,
@@ -121,13 +121,10 @@ def segments_table(facets: Sequence[str], config: RankerConfig, segments: Sequen
     ]  # fmt: skip
     rows = []
     for number, clock in enumerate(segments):
-        events: Counter[int] = Counter()
-        for slot in clock.slots:
-            events[slot.number % config.slots_per_day] += slot.events
-        busiest = min(events, key=lambda slot: (-events[slot], slot), default=0)
-        cells = [Cell(f"{count:,}", sort=count) for count in (clock.users or 0, events.total())]
+        events = events_by_slot(clock.slots, config)
+        cells = [Cell(f"{count:,}", sort=count) for count in (clock.users or 0, int(events.sum()))]
         tops = [in_words(leading_values(clock.slots, facet)) for facet in facets]
-        rows.append(Row([clock.name, *cells, slot_name(busiest, config), *tops], strong=number == 0))
+        rows.append(Row([clock.name, *cells, slot_name(int(events.argmax()), config), *tops], strong=number == 0))
     return Table(columns, rows, name="segments")
 
 

@@ -282,6 +282,20 @@ def time_of(number: int, count: int) -> str:
     return f"{hours:02d}:{minutes:02d}"
 
 
+def events_by_slot(slots: Sequence[ClockSlot], config: RankerConfig) -> np.ndarray:
+    """Events in each slot of a day, weekends that have slots of their own among them."""
+    events = np.zeros(config.slots_per_day)
+    for slot in slots:
+        events[slot.number % config.slots_per_day] += slot.events
+    return events
+
+
+def busiest_time(slots: Sequence[ClockSlot], config: RankerConfig) -> str:
+    """Local time HH:MM of the middle of the slot of a day with the most events."""
+    start = int(events_by_slot(slots, config).argmax()) * config.slot_minutes + config.slot_minutes // 2
+    return f"{start // 60:02d}:{start % 60:02d}"
+
+
 def slot_names(config: RankerConfig) -> list[str]:
     """The slots of a day by the times at which they start."""
     return [slot_name(number, config) for number in range(config.slots_per_day)]

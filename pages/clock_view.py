@@ -25,6 +25,7 @@ from pages.clock_values import (
     ItemScores,
     OtherClock,
     centers,
+    events_by_slot,
     in_words,
     slot_names,
     window_weights,
@@ -148,9 +149,7 @@ def clock_page(
     """
     hours, minutes = map(int, moment.split(":"))
     hand = Hand(60 * hours + minutes, config.sigma_hours)
-    events = np.zeros(config.slots_per_day)
-    for slot in slots:
-        events[slot.number % config.slots_per_day] += slot.events
+    events = events_by_slot(slots, config)
     names = [other.name for other in others]
     numbers = itertools.count()
     return ClockPage(

@@ -25,7 +25,7 @@ from pages.clock_charts import LeadersView, leaders, scores_by_time
 from pages.clock_colors import tone_style
 from pages.clock_items import champion_scores
 from pages.clock_tables import SENTENCES, changes_table, items_table, modules_table, segments_table, slots_table
-from pages.clock_values import ClockSlot, DayClock, OtherClock, day_clocks
+from pages.clock_values import ClockSlot, DayClock, OtherClock, busiest_time, day_clocks
 from pages.clock_view import clock_data, clock_page
 from training.config import RankerConfig, load_ranker_config
 
@@ -69,7 +69,7 @@ class DrawnClock:
     as_of: str
 
 
-def write_clock_page(features: ClockFeatures, user: int | None, moment: str = "08:30") -> Path:
+def write_clock_page(features: ClockFeatures, user: int | None, moment: str | None = None) -> Path:
     """Draw the clock of a user, or of everybody, as the online store holds it, and list it among the others.
 
     The page calls the user as the source's log does. A user's clock is compared with everybody's, and each with its own past.
@@ -77,7 +77,7 @@ def write_clock_page(features: ClockFeatures, user: int | None, moment: str = "0
     Args:
         features: of the source.
         user: the platform's number of the user; None for the population.
-        moment: local time HH:MM at which the hand stands first.
+        moment: local time HH:MM at which the hand stands first; None: the middle of the busiest slot of the day.
 
     Returns:
         The page's path.
@@ -97,6 +97,7 @@ def write_clock_page(features: ClockFeatures, user: int | None, moment: str = "0
     segments = _segments(features) if user is None else []
     others = [*segments[1:], *past] if user is None else [OtherClock(EVERYBODY, everybody), *past]
     facets, config = features.facets, load_ranker_config(features.settings, "gaussian_clock")
+    moment = moment or busiest_time(slots, config)
     days = day_clocks(facets, config, slots, everybody, others)
     page = clock_page(days, slots, config, moment, others)
     champion = None if user is None else champion_scores(features, user, at)

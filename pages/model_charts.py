@@ -23,7 +23,7 @@ KINDS = {
 }
 """Kind of a mark → shape and color."""
 HEIGHT = 230
-LEGEND_COLUMNS = 3
+LEGEND_COLUMNS = 2
 """Of a legend with every variant, which has to fit a narrow screen."""
 
 
@@ -170,7 +170,9 @@ def daily(figures: Sequence[DayFigure], moves: Sequence[str], title: str) -> Cha
     days = alt.Axis(format="%m-%d", tickCount="day", labelOverlap=True)
     base = alt.Chart(alt.Data(values=points)).encode(
         x=alt.X("day:T", title=None, scale=alt.Scale(type="utc"), axis=days),
-        color=alt.Color("variant:N", title=None, scale=_colors(variants), legend=alt.Legend(columns=LEGEND_COLUMNS)),
+        color=alt.Color(
+            "variant:N", title=None, scale=_colors(variants), legend=alt.Legend(columns=LEGEND_COLUMNS, symbolOpacity=1)
+        ),
     )
     lines = base.mark_line().encode(
         y=value, strokeDash=alt.StrokeDash("variant:N", title=None, scale=_dashes(variants)),
@@ -193,8 +195,8 @@ def daily(figures: Sequence[DayFigure], moves: Sequence[str], title: str) -> Cha
     return Chart(
         drawing,
         f"{title} of every variant a day with 95 % intervals; vertical lines: the champion moved. The figures are in the table below.",
-        f"{title}, with 95 % intervals clustered by user. A click on a name in the legend shows it alone. Vertical lines: the champion "
-        "moved.",
+        f"{title[:1].upper()}{title[1:]}, with 95 % intervals clustered by user. A click on a name in the legend shows it "
+        "alone. Vertical lines: the champion moved.",
     )
 
 

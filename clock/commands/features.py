@@ -103,7 +103,10 @@ def clock(
 @app.command()
 def page(
     who: Annotated[str, typer.Argument(metavar="USER", help="A user's id as it stands in the log, or 'everyone'.")],
-    time: Annotated[str, typer.Option("--time", metavar="HH:MM", help="Local time of the Gaussian window.")] = "08:30",
+    time: Annotated[
+        str | None,
+        typer.Option("--time", metavar="HH:MM", help="Local time of the Gaussian window. Default: the busiest hour."),
+    ] = None,
     key: Key = False,
     source: cli.SourceOption = None,
 ) -> None:
@@ -112,7 +115,7 @@ def page(
     from feature_repo.retrieval import ClockFeatures
     from pages.clocks import EVERYONE, write_clock_page
 
-    if not re.fullmatch(r"([01]\d|2[0-3]):[0-5]\d", time):
+    if time is not None and not re.fullmatch(r"([01]\d|2[0-3]):[0-5]\d", time):
         raise ConfigError(f"'{time}' is not a local time; write it as HH:MM, for example 08:30")
     settings = cli.settings_of(source)
     features = ClockFeatures(settings, EventStore(settings.events_dir))

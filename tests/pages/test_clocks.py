@@ -31,6 +31,7 @@ from pages.clock_values import (
     ClockSlot,
     FacetClock,
     OtherClock,
+    busiest_time,
     day_clocks,
     window_curve,
     window_weights,
@@ -173,6 +174,12 @@ def test_the_window_is_one_at_its_middle_and_falls_by_its_width_on_both_sides_of
     assert curve[[0, -1]] == pytest.approx(1.0, abs=1e-3)
     for at in (2.0, 22.0):
         assert np.interp(at, times, curve) == pytest.approx(math.exp(-0.5), abs=1e-3)
+
+
+def test_the_hand_stands_in_the_busiest_hour_at_first() -> None:
+    slots = [slot(8, {"work": 2.0}, 5), slot(9, {"work": 2.0}, 7), slot(24 + 8, {"rest": 2.0}, 4)]
+    assert busiest_time(slots, RankerConfig(variant="gaussian_clock", split_weekend=True)) == "08:30"
+    assert busiest_time(slots[:2], RankerConfig(variant="gaussian_clock", slot_minutes=30)) == "04:45"
 
 
 def test_the_value_that_leads_each_hour_has_its_color_in_every_row() -> None:
@@ -364,7 +371,7 @@ def test_the_hand_turns_by_keyboard_and_pointer_and_the_page_says_what_is_seen_t
 def test_clock_pages_fit_every_screen_and_are_small_and_read_without_scripts(
     features: ClockFeatures, user: int, chromium: Browser
 ) -> None:
-    for path in (write_clock_page(features, user), write_clock_page(features, None)):
+    for path in (write_clock_page(features, user, "08:30"), write_clock_page(features, None, "08:30")):
         assert path.stat().st_size < 1_000_000
         fits_every_screen(chromium, path)
         with opened(chromium, path, scripts=False) as page:
