@@ -115,7 +115,6 @@ def pictures(settings: Settings) -> Iterator[Picture]:
     yield Picture("experiment", f"{base}/{experiment}", "Effects relative to control", 1000)
     yield Picture("model", f"{base}/model.html", "champion", 1000)
     yield Picture("clock", f"{base}/{newest(reports, 'clocks/[0-9]*.html')}", "the ranker sees", 1300)
-    yield Picture("everybody", f"{base}/clocks/everyone.html", "the ranker sees", 1300)
     yield Picture("gate", f"{base}/{newest(reports, 'gate/*.html')}", "Gate at")
     airflow = f"http://127.0.0.1:{settings.airflow_port}"
     yield Picture("airflow", f"{airflow}/dags/promote_ranker", "promote_ranker")

@@ -268,6 +268,7 @@ def test_a_thin_slot_borrows_and_a_full_one_does_not() -> None:
         assert dict(zip(shrunk["genre_values"], shrunk["genre_scores"], strict=True)) == pytest.approx(expected)
 
 
+@pytest.mark.slow
 def test_pages_draw_a_user_and_everybody(ready: Settings) -> None:
     clock_features = features(ready)
     user = clock_features.most_active(1)[0]
