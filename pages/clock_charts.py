@@ -11,14 +11,15 @@ import numpy as np
 from core.charts import ACCENT, INK, Chart
 from core.page_template import words
 from pages.clock_colors import color_scale
-from pages.clock_values import NO_EVENTS, OTHERS, ClockSlot, FacetClock, ItemScores, slot_name, time_of
+from pages.clock_dial import CLOCK_TIME
+from pages.clock_values import NO_EVENTS, OTHERS, ClockSlot, FacetClock, ItemScores, time_of
 from training.config import RankerConfig
 
 if TYPE_CHECKING:
     import altair as alt
 
-STRIP = 26
-"""Pixels of a clock among others below each other."""
+STRIP, GAP = 26, 0.06
+"""Pixels of a clock among others below each other; ``GAP``: share of an hour that is left free."""
 
 
 @dataclass(frozen=True)
@@ -80,26 +81,25 @@ def leaders(
         for number in range(config.slots_per_day):
             top = tops.get(day * config.slots_per_day + number) or []
             value = top[0][0] if top else NO_EVENTS
+            text = ", ".join(f"{each} ({score:g})" for each, score in top) or NO_EVENTS
             rows.append(
-                {
-                    "clock": name, "start": number * hours, "end": (number + 1) * hours, "from": slot_name(number, config),
-                    "value": value if value in facet.values else OTHERS,
-                    "text": ", ".join(f"{each} ({score:g})" for each, score in top) or NO_EVENTS,
-                }
-            )  # fmt: skip
+                {"clock": name, "slot": number, "value": value if value in facet.values else OTHERS, "text": text}
+            )
     names = [name for name, _ in clocks]
     leading = {row["value"] for row in rows}
     key = [(value, color) for value, color in zip(facet.values, facet.colors, strict=True) if value in leading]
+    labels = alt.Axis(labelLimit=130, ticks=False, domain=False)
     drawing = (
         alt.Chart(alt.Data(values=rows))
-        .mark_rect(stroke="var(--paper)", strokeWidth=1)
+        .transform_calculate(start=f"datum.slot * {hours}", end=f"(datum.slot + {1 - GAP}) * {hours}")
+        .transform_calculate(at=CLOCK_TIME)
+        .mark_rect()
         .encode(
-            x=alt.X("start:Q", title="hour of the day", scale=alt.Scale(domain=[0, 24], nice=False), axis=_hours(grid=False)),
-            x2="end:Q", y=alt.Y("clock:N", title=None, sort=names, axis=alt.Axis(labelLimit=130, ticks=False, domain=False)),
+            x=alt.X("start:Q", title="hour of the day", scale=alt.Scale(domain=[0, 24], nice=False), axis=_hours(grid=False)), x2="end:Q",
+            y=alt.Y("clock:N", title=None, sort=names, axis=labels, scale=alt.Scale(padding=GAP)),
             color=alt.Color("value:N", scale=color_scale([value for value, _ in key], [color for _, color in key]), legend=None),
             tooltip=[
-                alt.Tooltip("clock:N", title="clock"), alt.Tooltip("from:N", title="from"),
-                alt.Tooltip("text:N", title=words(facet.name)),
+                alt.Tooltip("clock:N", title="clock"), alt.Tooltip("at:N", title="from"), alt.Tooltip("text:N", title=words(facet.name)),
             ],
         )
         .properties(width="container", height=STRIP * len(names))

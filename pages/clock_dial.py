@@ -32,7 +32,8 @@ SMALLEST_SHARE = 0.005
 """Of a slot's scores that is drawn."""
 FAINTEST, FADED = 0.3, 0.15
 """Opacity of a slot that weighs nothing, and of values beside the one that the pointer is on."""
-AT = "timeFormat(datetime(2000, 0, 1, 0, round(60 * datum.start)), '%H:%M')"
+CLOCK_TIME = "timeFormat(datetime(2000, 0, 1, 0, round(60 * datum.start)), '%H:%M')"
+"""Expression of ``start``, hours, as a time of day."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,7 @@ def _slots(facet: FacetClock, number: int, config: RankerConfig) -> Any:
             f" * ({FAINTEST} + {1 - FAINTEST:.2f} * emphasis[datum.slot])",
             of="clocks[datum.clock]",
         )
-        .transform_calculate(at=AT)
+        .transform_calculate(at=CLOCK_TIME)
         .mark_arc(stroke="var(--paper)", strokeWidth=0.7)
         .encode(
             **_sector(), color=alt.Color("value:N", scale=color_scale(facet.values, facet.colors), legend=None),
@@ -160,7 +161,9 @@ def _texts() -> list[Any]:
     hours = [{"start": hour, "radius": LABELS**2, "text": f"{hour:02d}"} for hour in range(0, 24, 3)]
     around = alt.Chart(alt.Data(values=hours)).mark_text(fontSize=12, color=SOFT, baseline="middle")
     middle = alt.Chart(alt.Data(values=[{}]))
-    middle = middle.transform_calculate(start="minutes / 60", sigma="'σ ' + sigma + ' h'").transform_calculate(at=AT)
+    middle = middle.transform_calculate(start="minutes / 60", sigma="'σ ' + sigma + ' h'").transform_calculate(
+        at=CLOCK_TIME
+    )
     place = {"x": alt.value(RADIUS), "y": alt.value(RADIUS)}
     return [
         around.encode(theta=_theta("start:Q"), radius=_radius("radius:Q"), text="text:N"),

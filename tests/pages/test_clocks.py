@@ -188,10 +188,10 @@ def test_the_value_that_leads_each_hour_has_its_color_in_every_row() -> None:
     (day,) = day_clocks(["genre"], config, now, now, [OtherClock("a week ago", then, past=True)])
     view = leaders(day.facets[0], 0, "genre", [("a week ago", then), ("now", now)], config)
     spec = view.chart.drawing.to_dict()
-    rows = {(row["clock"], row["from"]): row["value"] for row in spec["data"]["values"]}
+    rows = {(row["clock"], row["slot"]): row["value"] for row in spec["data"]["values"]}
     assert len(rows) == 48
     assert {key: value for key, value in rows.items() if value != NO_EVENTS} == {
-        ("a week ago", "08:00"): "jazz", ("now", "08:00"): "news", ("now", "09:00"): "jazz",
+        ("a week ago", 8): "jazz", ("now", 8): "news", ("now", 9): "jazz",
     }  # fmt: skip
     scale = spec["encoding"]["color"]["scale"]
     assert set(scale["domain"]) == {"jazz", "news", NO_EVENTS} == {value for value, _ in view.key}
