@@ -12,7 +12,7 @@ from core.charts import ACCENT, INK, Chart
 from core.page_template import words
 from pages.clock_colors import color_scale
 from pages.clock_dial import CLOCK_TIME
-from pages.clock_values import NO_EVENTS, OTHERS, ClockSlot, FacetClock, ItemScores, time_of
+from pages.clock_values import NO_INTEREST, OTHERS, ClockSlot, FacetClock, ItemScores, time_of
 from training.config import RankerConfig
 
 if TYPE_CHECKING:
@@ -80,8 +80,8 @@ def leaders(
         tops = {slot.number: slot.tops[facet.name] for slot in slots}
         for number in range(config.slots_per_day):
             top = tops.get(day * config.slots_per_day + number) or []
-            value = top[0][0] if top else NO_EVENTS
-            text = ", ".join(f"{each} ({score:g})" for each, score in top) or NO_EVENTS
+            value = top[0][0] if top else NO_INTEREST
+            text = ", ".join(f"{each} ({score:g})" for each, score in top) or NO_INTEREST
             rows.append(
                 {"clock": name, "slot": number, "value": value if value in facet.values else OTHERS, "text": text}
             )

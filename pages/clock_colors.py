@@ -12,7 +12,7 @@ COLORS = (
     "#2f6db5", "#d9730d", "#1f9170", "#c2387e", "#7d5cc0", "#a58a00", "#2398c4", "#b5332a", "#6b8f23", "#8a5638", "#4b5f9e", "#d7719b",
 )  # fmt: skip
 GRAY, EMPTY = len(COLORS), len(COLORS) + 1
-"""Number of the color of all values that have none of their own, and of hours without events."""
+"""Number of the color of all values that have none of their own, and of hours without an interest."""
 
 
 def tone(color: int) -> str:

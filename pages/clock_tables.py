@@ -10,7 +10,7 @@ from markupsafe import Markup
 from core.page_table import Cell, Column, Group, Row, Table
 from core.page_template import words
 from pages.clock_values import (
-    NO_EVENTS,
+    NO_INTEREST,
     ClockSlot,
     DayClock,
     FacetClock,
@@ -146,12 +146,14 @@ def changes_table(
     rows: list[Row | Group] = []
     for facet in facets:
         tops = {
-            number: [clock[number][facet][0][0] if clock.get(number, {}).get(facet) else NO_EVENTS for clock in clocks]
+            number: [
+                clock[number][facet][0][0] if clock.get(number, {}).get(facet) else NO_INTEREST for clock in clocks
+            ]
             for number in range(config.slots)
         }
         changed = [number for number, values in tops.items() if len(set(values)) > 1]
-        filled = sum(set(values) != {NO_EVENTS} for values in tops.values())
-        rows.append(Group(f"{words(facet)}: another leads in {len(changed)} of {filled} hours with events"))
+        filled = sum(set(values) != {NO_INTEREST} for values in tops.values())
+        rows.append(Group(f"{words(facet)}: another leads in {len(changed)} of {filled} hours with an interest"))
         rows += [Row([slot_name(number, config), *tops[number]]) for number in changed]
     return Table(
         [Column("hour"), *(Column(name, words=True) for name in (*(p.name for p in past), "now"))], rows, name="changes"

@@ -15,7 +15,8 @@ from stats.circle import circular_distance, gaussian, normal_density
 from training.config import RankerConfig
 
 OTHERS = "all others"
-NO_EVENTS = "no events"
+NO_INTEREST = "no interest"
+"""Of hours without events, and of those in which no value has a positive score."""
 CURVE_STEPS = 288
 """Times of day at which the window itself is drawn."""
 SIGMAS = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
@@ -64,7 +65,7 @@ class FacetClock:
 
     Attributes:
         name: of the facet.
-        values: those that are shown; ``OTHERS`` and ``NO_EVENTS`` stand for what is left, where there is any.
+        values: those that are shown; ``OTHERS`` and ``NO_INTEREST`` stand for what is left, where there is any.
         colors: number of each value's color, the same on every page of the source.
         scores: of each value in each slot, shape (slots of a day, values).
         shares: the scores as shares of their slot, as the ranker weighs them.
@@ -106,7 +107,7 @@ class FacetClock:
 
     def _top(self, figures: np.ndarray, count: int, least: float) -> list[tuple[str, float]]:
         pairs = zip(self.values, map(float, figures), strict=True)
-        named = [(value, figure) for value, figure in pairs if value not in {OTHERS, NO_EVENTS} and figure >= least]
+        named = [(value, figure) for value, figure in pairs if value not in {OTHERS, NO_INTEREST} and figure >= least]
         return sorted(named, key=lambda pair: -pair[1])[:count]
 
 
@@ -222,11 +223,11 @@ def _facet_clock(
     scores, *others = (_scores(clock, facet, named, per_day) for clock in (slots, *compared))
     tables = [_shares(table) for table in (scores, *others)]
     used = [n for n in range(len(named) + 2) if n < len(named) or any(table[:, n].any() for table in tables)]
-    values = [*named, OTHERS, NO_EVENTS]
+    values = [*named, OTHERS, NO_INTEREST]
     return FacetClock(
         facet,
         tuple(values[n] for n in used),
-        tuple(EMPTY if values[n] == NO_EVENTS else colors.get(values[n], GRAY) for n in used),
+        tuple(EMPTY if values[n] == NO_INTEREST else colors.get(values[n], GRAY) for n in used),
         np.pad(scores, ((0, 0), (0, 1)))[:, used],
         tables[0][:, used],
         tuple(table[:, used] for table in tables[1:]),

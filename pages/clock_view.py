@@ -14,7 +14,7 @@ from pages.clock_charts import events_by_time
 from pages.clock_dial import Hand, dial
 from pages.clock_values import (
     CURVE_STEPS,
-    NO_EVENTS,
+    NO_INTEREST,
     OTHERS,
     SIGMAS,
     SMALLEST_LIFT,
@@ -194,7 +194,7 @@ def clock_data(
         sigmas=page.sigmas,
         curve_steps=CURVE_STEPS,
         top_count=config.top_k,
-        unnamed=[OTHERS, NO_EVENTS],
+        unnamed=[OTHERS, NO_INTEREST],
         smallest_weight=SMALLEST_WEIGHT,
         smallest_lift=SMALLEST_LIFT,
         prior=prior,

@@ -26,7 +26,7 @@ from pages.clock_charts import leaders
 from pages.clock_dial import INNER_RING, RADIUS, RING, Hand, dial
 from pages.clock_tables import changes_table, segments_table
 from pages.clock_values import (
-    NO_EVENTS,
+    NO_INTEREST,
     OTHERS,
     ClockSlot,
     FacetClock,
@@ -111,7 +111,7 @@ def test_what_the_page_says_of_a_user_is_the_papers_weighted_sum(features: Clock
     by_hand = seen_by_hand(features, user, 21.25, 1.0)
     for facet in day.facets:
         shares = dict(zip(facet.values, weights @ facet.shares, strict=True))
-        empty = shares.pop(NO_EVENTS, 0.0)
+        empty = shares.pop(NO_INTEREST, 0.0)
         assert shares == pytest.approx(by_hand[facet.name])
         assert empty + sum(shares.values()) == pytest.approx(weights.sum())
 
@@ -129,7 +129,7 @@ def test_a_value_has_one_color_on_every_page_and_two_values_never_share_one() ->
     assert {name: colors[name] for name in ("usual-10", "usual-00")} == {
         name: usual[name] for name in ("usual-10", "usual-00")
     }
-    named = [color for name, color in colors.items() if name not in {OTHERS, NO_EVENTS}]
+    named = [color for name, color in colors.items() if name not in {OTHERS, NO_INTEREST}]
     assert len(named) == len(set(named)) == 12
 
 
@@ -155,7 +155,7 @@ def test_equal_shares_take_equal_areas_in_both_rings_and_hours_without_events_ar
     shares = np.zeros((24, 4))
     shares[:, 3] = 1
     shares[3] = [0.25, 0.5, 0.25, 0]
-    facet = FacetClock("genre", ("a", "b", "c", NO_EVENTS), (0, 1, 2, 13), shares, shares, (shares[::-1],))
+    facet = FacetClock("genre", ("a", "b", "c", NO_INTEREST), (0, 1, 2, 13), shares, shares, (shares[::-1],))
     drawing = str(dial(facet, 0, ["everybody"], config, Hand(510, 1.0), "in words").__html__())
     drawn = [(outer / RADIUS, inner / RADIUS) for outer, inner in arcs(drawing)]
     for inner, outer in (RING, INNER_RING):
@@ -190,11 +190,11 @@ def test_the_value_that_leads_each_hour_has_its_color_in_every_row() -> None:
     spec = view.chart.drawing.to_dict()
     rows = {(row["clock"], row["slot"]): row["value"] for row in spec["data"]["values"]}
     assert len(rows) == 48
-    assert {key: value for key, value in rows.items() if value != NO_EVENTS} == {
+    assert {key: value for key, value in rows.items() if value != NO_INTEREST} == {
         ("a week ago", 8): "jazz", ("now", 8): "news", ("now", 9): "jazz",
     }  # fmt: skip
     scale = spec["encoding"]["color"]["scale"]
-    assert set(scale["domain"]) == {"jazz", "news", NO_EVENTS} == {value for value, _ in view.key}
+    assert set(scale["domain"]) == {"jazz", "news", NO_INTEREST} == {value for value, _ in view.key}
     assert len(set(scale["range"])) == 3
 
 
@@ -218,9 +218,9 @@ def test_hours_whose_leader_changed_are_listed_by_facet_and_others_are_not() -> 
     assert table is not None
     assert [column.label for column in table.columns] == ["hour", "a week ago", "now"]
     group, *rows = table.rows
-    assert group == Group("genre: another leads in 3 of 4 hours with events")
+    assert group == Group("genre: another leads in 3 of 4 hours with an interest")
     assert [row.cells for row in rows if isinstance(row, Row)] == [
-        ["09:00", "jazz", "rock"], ["10:00", "jazz", "no events"], ["11:00", "no events", "soul"],
+        ["09:00", "jazz", "rock"], ["10:00", "jazz", "no interest"], ["11:00", "no interest", "soul"],
     ]  # fmt: skip
     assert changes_table(["genre"], config, now, others[:1]) is None
 
@@ -299,7 +299,7 @@ def test_the_inner_ring_shows_everybody_or_the_users_own_clock_of_the_past(
             for row in card.locator(".legend li").all():
                 value = row.locator(".name").inner_text()
                 mark = row.locator(".bar i").evaluate("e => Number(e.style.getPropertyValue('--share'))")
-                if value not in {OTHERS, NO_EVENTS}:
+                if value not in {OTHERS, NO_INTEREST}:
                     assert mark == pytest.approx(weights.get(value, 0.0), abs=1e-3), (name, value)
 
 
