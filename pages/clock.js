@@ -97,7 +97,7 @@
   }
 
   function alone(item) {
-    window.chartSignals.item = item;
+    window.chartSignals.chosen = item;
     dispatchEvent(new Event("choice"));
   }
 

@@ -111,7 +111,7 @@ def leaders(
 def scores_by_time(items: Sequence[ItemScores], minutes: int) -> Chart:
     """Scores of items over the day, a line for each, and where the hand stands.
 
-    The page's script tells it the time, and the item that the pointer is on, by the signals ``minutes`` and ``item``.
+    The page's script tells it the time, and the item that the pointer is on, by the signals ``minutes`` and ``chosen``.
 
     Args:
         items: with scores at the same times of day.
@@ -131,7 +131,7 @@ def scores_by_time(items: Sequence[ItemScores], minutes: int) -> Chart:
         for n, score in enumerate(item.scores)
     ]
     names = [item.name for item in items]
-    strength = alt.condition("item == '' || datum.item == item", alt.value(1), alt.value(0.12))
+    strength = alt.condition("chosen == '' || datum.item == chosen", alt.value(1), alt.value(0.12))
     base = alt.Chart(alt.Data(values=points)).encode(
         x=alt.X("hour:Q", title="hour of the day", scale=alt.Scale(domain=[0, 24], nice=False), axis=_hours()),
         y=alt.Y("score:Q", title="score", scale=alt.Scale(zero=False)),
@@ -147,7 +147,7 @@ def scores_by_time(items: Sequence[ItemScores], minutes: int) -> Chart:
             base.mark_line(strokeWidth=2),
             base.mark_circle(size=80).encode(opacity=alt.value(0), tooltip=tooltip),
         )
-        .add_params(alt.param(name="minutes", value=minutes), alt.param(name="item", value=""))
+        .add_params(alt.param(name="minutes", value=minutes), alt.param(name="chosen", value=""))
         .properties(width="container", height=260)
     )
     return Chart(

@@ -21,7 +21,7 @@ from pages.rankers import write_model_page
 from pipeline.promotion import VersionScores
 from serving.engine import RankingEngine
 from serving.stages import RankRequest
-from tests.browser import fits_every_screen, opened
+from tests.browser import draw_charts, fits_every_screen, opened
 from tests.pages.test_gate_checks import CHECKS
 from tests.serving.conftest import UNTIL
 
@@ -76,6 +76,12 @@ def test_items_are_in_the_order_of_their_scores_at_the_chosen_time(
     assert champion is not None
     fits_every_screen(chromium, path)
     with opened(chromium, path) as page:
+        draw_charts(page)
+        rows, lines = page.locator("tr:has([data-item])"), page.locator(".mark-line path")
+        strong = "all => all.filter(e => Number(e.getAttribute('opacity') ?? 1) === 1).length"
+        assert lines.evaluate_all(strong) == len(champion.items) == rows.count()
+        rows.nth(1).hover()
+        page.wait_for_function(f"({strong})([...document.querySelectorAll('.mark-line path')]) === 1")
         for minutes in (510, 1260, 60):
             page.locator("#time").fill(str(minutes))
             best = sorted(champion.items, key=lambda item: -item.scores[minutes // 30])
