@@ -96,7 +96,8 @@ def items_table(items: Sequence[ItemScores], moment: str) -> Table:
     rows = []
     for number in sorted(range(len(items)), key=lambda n: -items[n].scores[now]):
         item = items[number]
-        name = Cell(Markup('<b class="key v{0}"></b>\u00a0<span data-item="{0}">{1}</span>').format(number, item.name))
+        swatch = Markup('<span class="swatched"><b class="key v{0}"></b><span data-item="{0}">{1}</span></span>')
+        name = Cell(swatch.format(number, item.name))
         score = Cell(Markup("<span data-score>{}</span>").format(f"{item.scores[now]:.3f}"))
         extremes = [f"{score:.3f}" for score in (min(item.scores), max(item.scores))]
         rows.append(Row([name, ", ".join(item.values), score, *extremes, time_of(int(np.argmax(item.scores)), times)]))
