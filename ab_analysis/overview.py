@@ -9,9 +9,9 @@ from pathlib import Path
 from statistics import NormalDist
 
 from ab_analysis.experiment import Experiment, find_experiments, load_experiment
-from ab_analysis.inference import shrink
 from ab_analysis.plan_page import plan_path
 from ab_analysis.report_file import ReportedResult, ReportFile, read_report
+from ab_analysis.segments import shrink
 from core.charts import sparkline
 from core.documents import one_line
 from core.errors import ConfigError

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from ab_analysis.assignment import check_workspace_layers
 from ab_analysis.experiment import Experiment, ExperimentPlan, find_experiments, load_experiment, make_plan
-from ab_analysis.planning import PlanRow, plan_from_history
+from ab_analysis.planning import plan_from_history
+from ab_analysis.power import PlanRow
 from core.engine import engine
 from core.errors import ConfigError, NotReadyError
 from core.hours import DAY_HOURS
