@@ -35,31 +35,39 @@ def users_of(moments: Moments) -> int:
     return round(moments.mean(USERS) * moments.count) if USERS in moments.columns and moments.count else moments.count
 
 
-def read_clusters(db: Engine, by: Sequence[str], specs: Sequence[MetricSpec], name: str) -> Cells:
+def refuse_crossed(db: Engine, name: str) -> None:
+    """Check that all users of a cluster are in one variant.
+
+    Args:
+        db: has ``table_users``.
+        name: of the column, for messages.
+
+    Raises:
+        DataError: those of some cluster are in two.
+    """
+    cluster = identifier(CLUSTER)
+    crossed = f"SELECT {cluster} FROM table_users GROUP BY {cluster} HAVING count(DISTINCT variant) > 1"
+    if n := db.scalar(f"SELECT count(*) FROM ({crossed}) crossed"):
+        raise DataError(
+            f"{n:,} values of '{name}' have users in two variants: it is not what was assigned. Name the column that was, or leave "
+            "--cluster out if users were"
+        )
+
+
+def read_clusters(db: Engine, by: Sequence[str], specs: Sequence[MetricSpec]) -> Cells:
     """Moments of the clusters' sums.
 
     Args:
         db: has ``table_users``.
         by: group columns, the variant first.
         specs: from ``of_clusters``.
-        name: of the column, for messages.
-
-    Raises:
-        DataError: a cluster is in two variants.
     """
-    cluster, variant = identifier(CLUSTER), "variant"
-    crossed = f"SELECT {cluster} FROM table_users GROUP BY {cluster} HAVING count(DISTINCT {variant}) > 1"
-    if n := db.scalar(f"SELECT count(*) FROM ({crossed}) crossed"):
-        raise DataError(
-            f"{n:,} values of '{name}' have users in two variants: it is not what was assigned. Name the column that was, or leave "
-            "--cluster out if users were"
-        )
     columns = sorted({c for t in specs for c in t.columns} - {USERS})
     groups = ", ".join(map(identifier, by))
-    sums = ", ".join(f"sum({identifier(c)}) AS {identifier(c)}" for c in columns)
+    sums = "".join(f", sum({identifier(c)}) AS {identifier(c)}" for c in columns)
     db.table(
         "table_clusters",
-        f"SELECT {groups}, count(*) AS {identifier(USERS)}, {sums} FROM table_users GROUP BY {groups}, {cluster}",
+        f"SELECT {groups}, count(*) AS {identifier(USERS)}{sums} FROM table_users GROUP BY {groups}, {identifier(CLUSTER)}",
     )
     return read_moments(db, "table_clusters", by, [(*t.columns, USERS) for t in specs])
 

@@ -22,6 +22,7 @@ class Comparison:
         decides: whether it is counted where several comparisons are corrected: one method per metric.
         segment: column and value, None for all users; a value of None: users without one.
         clusters: of the control and the variant, if they and not the users were assigned.
+        additive: whether the users' values add up to something, as those of a ratio or a quantile do not.
     """
 
     metric: str
@@ -33,6 +34,7 @@ class Comparison:
     decides: bool = True
     segment: tuple[str, str | None] | None = None
     clusters: tuple[int, int] | None = None
+    additive: bool = True
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,7 @@ class TableResult:
         adjusted: the same for all of them; None where neither a correction nor looks were asked for, and for methods that do not
             decide.
         power: None unless it was asked for.
+        segment, clusters, additive: as of the comparison.
     """
 
     metric: str
@@ -82,6 +85,7 @@ class TableResult:
     clusters: tuple[int, int] | None = None
     adjusted: Adjusted | None = None
     power: PowerOfRow | None = None
+    additive: bool = True
 
 
 def read_comparisons(spec: TableSpec, comparisons: Sequence[Comparison], users: int) -> list[TableResult]:
@@ -109,7 +113,7 @@ def _read_family(spec: TableSpec, comparisons: Sequence[Comparison], users: int)
     return [
         TableResult(
             c.metric, c.variant, c.method, c.n_control, c.n_treatment, e, c.segment, c.clusters, adjusted.get(n),
-            _power(spec, c, e, limit) if spec.power is not None and e.known else None,
+            _power(spec, c, e, limit) if spec.power is not None and e.known else None, c.additive,
         )
         for n, (c, e) in enumerate(zip(comparisons, effects, strict=True))
     ]  # fmt: skip

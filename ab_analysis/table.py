@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import product
 from pathlib import Path
 
 from ab_analysis import clusters
@@ -88,11 +89,10 @@ def _read(db: Engine, path: Path, spec: TableSpec) -> TableData:
         text = f"{users.excluded:,} users were in more than one variant and are left out; find out why they were."
         checks.append(ExperimentCheck("users in two variants", "warn", text))
     if spec.cluster:
+        clusters.refuse_crossed(db, spec.cluster)
         specs = [clusters.of_clusters(t) for t in users.specs]
-        cells, *segments = (
-            clusters.read_clusters(db, ("variant", *by), specs, spec.cluster)
-            for by in ((), *((s,) for s in spec.segments))
-        )
+        cells = clusters.read_clusters(db, ("variant",), specs)
+        segments = [clusters.read_clusters(db, ("variant", segment), specs) for segment in spec.segments]
     else:
         specs = users.specs
         cells = read_moments(db, "table_users", users.by, [t.columns for t in specs], users.ranges)
@@ -124,19 +124,24 @@ def analyze_data(data: TableData, spec: TableSpec, path: Path) -> tuple[list[Tab
     treatments = [v for v in counts if v != spec.control]
     for t in data.specs:
         _refuse_late_covariates(spec, t, data.cells[t.metric], treatments)
-    comparisons = [
-        _comparison(data, t.metric, v, method, partial(measure, t, method, data.cells[t.metric], spec.control, v, strata=spec.strata),
-                    [data.cells[t.metric].of(variant=side) for side in (spec.control, v)], decides=method == t.headline)
-        for t in data.specs
-        for v in treatments
-        for method in t.methods
-    ]  # fmt: skip
+    comparisons = []
+    for t, v in product(data.specs, treatments):
+        cells = data.cells[t.metric]
+        sides = [cells.of(variant=side) for side in (spec.control, v)]
+        for method in t.methods:
+            at = partial(measure, t, method, cells, spec.control, v, strata=spec.strata)
+            comparisons.append(_comparison(data, t, v, method, at, sides))
     comparisons += [
         Comparison(
-            name, v, "quantile", counts[spec.control], counts[v], partial(_quantile, data, name, spec.control, v)
+            name,
+            v,
+            "quantile",
+            counts[spec.control],
+            counts[v],
+            partial(_quantile, data, name, spec.control, v),
+            additive=False,
         )
-        for name in spec.quantiles
-        for v in treatments
+        for name, v in product(spec.quantiles, treatments)
     ]
     in_segments, untested = _in_segments(spec, data, treatments)
     users = sum(clusters.users_of(next(iter(data.cells.values())).of(variant=v)) for v in counts)
@@ -152,18 +157,18 @@ def analyze_data(data: TableData, spec: TableSpec, path: Path) -> tuple[list[Tab
 
 def _comparison(
     data: TableData,
-    metric: str,
+    t: MetricSpec,
     variant: str,
     method: Method,
     at: Callable[[float], Effect],
     sides: Sequence[Moments],
-    *,
-    decides: bool = True,
     segment: tuple[str, str | None] | None = None,
 ) -> Comparison:
     users = [clusters.users_of(side) for side in sides]
-    counts = (sides[0].count, sides[1].count) if data.clustered else None
-    return Comparison(metric, variant, method, users[0], users[1], at, decides, segment, counts)  # fmt: skip
+    return Comparison(
+        t.metric, variant, method, users[0], users[1], at, decides=segment is not None or method == t.headline, segment=segment,
+        clusters=(sides[0].count, sides[1].count) if data.clustered else None, additive=t.denominator in {None, clusters.USERS},
+    )  # fmt: skip
 
 
 def _quantile(data: TableData, name: str, control: str, variant: str, confidence: float) -> Effect:
@@ -196,7 +201,7 @@ def _in_segments(
     for segment, cells in data.segments.items():
         for key in cells.values(segment):
             value = key[1:] if key.startswith("v") else None
-            for t, v in ((t, v) for t in data.specs for v in treatments):
+            for t, v in product(data.specs, treatments):
                 sides = [cells.of(variant=side, **{segment: key}) for side in (spec.control, v)]
                 users = (clusters.users_of(sides[0]), clusters.users_of(sides[1]))
                 if min(users) < MIN_SEGMENT_USERS:
@@ -204,7 +209,7 @@ def _in_segments(
                     continue
                 method: Method = "cuped" if t.covariates else "welch"
                 at = partial(compare, t, sides[0], sides[1], adjusted=bool(t.covariates))
-                rows.append(_comparison(data, t.metric, v, method, at, sides, segment=(segment, value)))
+                rows.append(_comparison(data, t, v, method, at, sides, (segment, value)))
     return rows, list(dict.fromkeys(untested))
 
 

@@ -151,7 +151,7 @@ def _result(spec: TableSpec, row: TableResult, rows: Sequence[TableResult]) -> M
 def _read(spec: TableSpec, row: TableResult, result: MetricResult, users: int, better: int) -> EffectReading:
     bounds = result.adjusted_effect_ci or NO_INTERVAL
     direction = 1 if bounds[0] > 0 else -1 if bounds[1] < 0 else 0
-    additive = row.method != "quantile" and row.metric not in (spec.ratios or {}) and math.isfinite(result.effect)
+    additive = row.additive and math.isfinite(result.effect)
     return EffectReading(
         result=result, title=words(row.metric), unit="", side=direction * better,
         relative=Interval(result.rel_effect, result.adjusted_ci), absolute=Interval(result.effect, bounds),

@@ -44,7 +44,7 @@ def power_of_table(
         users = prepare_users(db, path, spec)
         specs = [of_clusters(t) for t in users.specs] if spec.cluster else users.specs
         cells = (
-            read_clusters(db, ("variant",), specs, spec.cluster)
+            read_clusters(db, ("variant",), specs)
             if spec.cluster
             else read_moments(db, "table_users", ("variant",), [t.columns for t in specs], users.ranges)
         )

@@ -206,7 +206,8 @@ def analyze(
     if html:
         from ab_analysis.table_page import write_table_page
 
-        write_table_page(html, table, asked, rows, checks, lower_is_better or ())
+        shown = replace(asked, metrics=()) if summary else asked  # of a summary's metrics only the names are known
+        write_table_page(html, table, shown, rows, checks, lower_is_better or ())
         print(f"page: {html}", file=sys.stderr)
 
 

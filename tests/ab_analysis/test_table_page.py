@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from clock.commands import ab
 from core import cli
 from core.errors import ConfigError
 from tests.ab_analysis.helpers import people
+from tests.ab_analysis.test_summaries import summary_of
 from tests.browser import draw_charts, fits_every_screen, opened
 
 if TYPE_CHECKING:
@@ -64,6 +66,16 @@ def test_what_should_go_down_is_better_when_it_does(tmp_path: Path) -> None:
     assert "<strong>Better</strong>: duration (b) +" in page_of(tmp_path, "--metric duration")[0].read_text()
     with pytest.raises(ConfigError, match="--lower-is-better days: it is none of duration"):
         page_of(tmp_path, "--metric duration --lower-is-better days")
+
+
+def test_a_page_of_a_summary_adds_up_what_adds_up_and_defines_nothing(tmp_path: Path) -> None:
+    summary_of(people()).to_csv(tmp_path / "s.csv", index=False)
+    call = f"analyze {tmp_path}/s.csv --summary --variant variant --control a --metric days --metric per_day --html {tmp_path}/p.html"
+    assert cli.call(ab.app, call.split()) == 0
+    text = (tmp_path / "p.html").read_text()
+    totals = re.findall(r'data-label="total"[^>]*>(.*?)</td>', text)
+    assert [bool(total) for total in totals] == [True, False]
+    assert "What the metrics are" not in text
 
 
 def test_a_failed_check_comes_before_any_effect(tmp_path: Path) -> None:
