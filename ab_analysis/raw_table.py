@@ -73,8 +73,11 @@ def load_raw(db: Engine, path: Path, columns: Sequence[str], numbers: Sequence[s
         DataError: a column of numbers holds something else, or the file is damaged.
     """
     if _is_text(path):
-        with one_line_end(path) as text:
-            _load_text(db, path, text, columns, numbers, groups)
+        ends = line_ends(path)
+        with one_line_end(path, ends) as text:
+            rows = _load_text(db, path, text, columns, numbers, groups)
+        if ends.lines - 1 > rows:
+            check_quotes(path, read_header(path))
         return
     schema = db.arrow("SELECT * FROM table_files LIMIT 0").schema
     for c in numbers:
@@ -98,8 +101,8 @@ def _is_text(path: Path) -> bool:
 
 def _load_text(
     db: Engine, path: Path, text: Path, columns: Sequence[str], numbers: Sequence[str], groups: Sequence[str]
-) -> None:
-    """Read a CSV into ``raw``: groups as text without padding, numbers as doubles (true and false are 1 and 0).
+) -> int:
+    """Read a CSV into ``raw``, and return its rows: groups as text without padding, numbers as doubles (true and false are 1 and 0).
 
     Nothing is guessed: columns are read by position, so that names may repeat, and a cell that is not a number is reported.
     """
@@ -114,10 +117,10 @@ def _load_text(
     # Most cells are numbers as they are; only the others are looked at closely.
     plain = ", ".join(f"TRY_CAST(c{at[c]} AS DOUBLE) AS x{at[c]}" for c in numbers)
     values = ", ".join(
-        f"CASE WHEN isfinite(x{at[c]}) THEN x{at[c]} WHEN {_filled(at[c])} THEN {_number(at[c])} END AS v{at[c]}"
+        f"CASE WHEN isfinite(x{at[c]}) THEN x{at[c]} ELSE CASE WHEN {_filled(at[c])} THEN {_number(at[c])} END END AS v{at[c]}"
         for c in numbers
     )
-    unreadable = " OR ".join(f"CASE WHEN v{at[c]} IS NULL THEN {_filled(at[c])} ELSE false END" for c in numbers)
+    unreadable = " OR ".join(f"CASE WHEN v{at[c]} IS NOT NULL THEN false ELSE {_filled(at[c])} END" for c in numbers)
     selected = [f"nullif({_cell(at[c])}, '') AS {identifier(c)}" for c in groups]
     selected += [f"v{at[c]} AS {identifier(c)}" for c in numbers if c not in groups]
     selected.append(f"{unreadable or 'false'} AS {identifier(UNREADABLE)}")
@@ -130,8 +133,7 @@ def _load_text(
             _raise_unreadable(db, path, header, source, at, numbers)
     except duckdb.Error as error:
         raise DataError(f"{path} cannot be read as CSV: {_csv_error(str(error))}") from None
-    if line_ends(text).lines - 1 > rows:
-        check_quotes(path, header)
+    return int(rows)
 
 
 def _cell(number: int) -> str:
@@ -140,8 +142,8 @@ def _cell(number: int) -> str:
 
 
 def _filled(number: int) -> str:
-    """SQL of whether a cell has a value."""
-    return f"{_cell(number)} NOT IN ({', '.join(map(quoted, MISSING_CELLS))})"
+    """SQL of whether a cell has a value. With ``IN`` it would become a join, which looks at every cell."""
+    return f"({' AND '.join(f'{_cell(number)} <> {quoted(text)}' for text in MISSING_CELLS)})"
 
 
 def _number(number: int) -> str:

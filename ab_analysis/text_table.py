@@ -94,24 +94,6 @@ def read_header(path: Path) -> Header:
     return Header(tuple(name.strip() for name in names), delimiter)
 
 
-@contextmanager
-def one_line_end(path: Path) -> Iterator[Path]:
-    """The file itself, or for the ``with`` block a copy whose lines all end alike: DuckDB reads no file that mixes them."""
-    if not line_ends(path).mixed:
-        yield path
-        return
-    with temporary_directory("clock-csv-") as folder:
-        copy = folder / "table.csv"
-        with _open_bytes(path) as source, copy.open("wb") as target:
-            for line in source:
-                target.write(line[:-2] + b"\n" if line.endswith(b"\r\n") else line)
-        yield copy
-
-
-def _open_bytes(path: Path) -> BinaryIO:
-    return cast(BinaryIO, gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb"))
-
-
 @dataclass(frozen=True)
 class LineEnds:
     """How the lines of a file end.
@@ -137,6 +119,24 @@ class LineEnds:
         return self.feeds + self.returns - self.pairs + self.unfinished
 
 
+@contextmanager
+def one_line_end(path: Path, ends: LineEnds) -> Iterator[Path]:
+    """The file itself, or for the ``with`` block a copy whose lines all end alike: DuckDB reads no file that mixes them."""
+    if not ends.mixed:
+        yield path
+        return
+    with temporary_directory("clock-csv-") as folder:
+        copy = folder / "table.csv"
+        with _open_bytes(path) as source, copy.open("wb") as target:
+            for line in source:
+                target.write(line[:-2] + b"\n" if line.endswith(b"\r\n") else line)
+        yield copy
+
+
+def _open_bytes(path: Path) -> BinaryIO:
+    return cast(BinaryIO, gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb"))
+
+
 def line_ends(path: Path) -> LineEnds:
     """Count the ends of a file's lines."""
     feeds = returns = pairs = 0
@@ -144,8 +144,10 @@ def line_ends(path: Path) -> LineEnds:
     with _open_bytes(path) as source:
         while chunk := source.read(CHUNK):
             feeds += chunk.count(b"\n")
-            returns += chunk.count(b"\r")
-            pairs += chunk.count(b"\r\n") + (last == b"\r" and chunk[:1] == b"\n")
+            if carriage_returns := chunk.count(b"\r"):
+                returns += carriage_returns
+                pairs += chunk.count(b"\r\n")
+            pairs += last == b"\r" and chunk[:1] == b"\n"
             last = chunk[-1:]
     return LineEnds(feeds, returns, pairs, unfinished=last not in b"\r\n")
 
