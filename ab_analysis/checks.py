@@ -172,6 +172,17 @@ def counted(experiment: Experiment, counts: Counts) -> list[ExperimentCheck]:
                 f"effect is diluted to about {share:.1%} of what is shown."
             )
             checks.append(ExperimentCheck("trigger", "warn" if share < 1 else "ok", text, p))
+    return checks + _other_experiments(experiment, counts)
+
+
+def _other_experiments(experiment: Experiment, counts: Counts) -> list[ExperimentCheck]:
+    checks = []
+    if counts.met_by_held_out:
+        listed = ", ".join(f"{other} ({users:,})" for other, users in counts.met_by_held_out.items())
+        text = f"Users who are held out met other experiments: {listed}. The effect of all together is diluted by them."
+        checks.append(ExperimentCheck("held out", "warn", text))
+    elif experiment.holdout:
+        checks.append(ExperimentCheck("held out", "ok", f"Nobody of '{experiment.control}' met another experiment."))
     for other, p in counts.others.items():
         if p < ALARM:
             text = (

@@ -18,7 +18,12 @@ from events.store import EventStore
 
 
 def plan_from_history(
-    db: Engine, store: EventStore, plan: ExperimentPlan, durations: Sequence[int], until: Hour | None = None
+    db: Engine,
+    store: EventStore,
+    plan: ExperimentPlan,
+    durations: Sequence[int],
+    until: Hour | None = None,
+    held_out: float = 0.0,
 ) -> list[PlanRow]:
     """Pretend that an experiment of each length ended at ``until``, and measure how its metrics vary.
 
@@ -30,6 +35,7 @@ def plan_from_history(
         plan: the experiment and its metrics.
         durations: lengths to compare, days.
         until: end of the pretended experiments, exclusive; default: the end of the log.
+        held_out: share of all users whom holdouts keep from the experiment.
 
     Raises:
         NotReadyError: the log is shorter than a duration.
@@ -42,11 +48,13 @@ def plan_from_history(
             raise NotReadyError(
                 f"the log begins at {hours[0]}: {days} days before {until} are missing; plan fewer --days"
             )
-        rows += _of_length(db, store, plan, days, until)
+        rows += _of_length(db, store, plan, days, until, held_out)
     return rows
 
 
-def _of_length(db: Engine, store: EventStore, plan: ExperimentPlan, days: int, until: Hour) -> list[PlanRow]:
+def _of_length(
+    db: Engine, store: EventStore, plan: ExperimentPlan, days: int, until: Hour, held_out: float
+) -> list[PlanRow]:
     start = (until - 24 * days).start
     pretended = plan.experiment.model_copy(update={"start": start, "end": None, "trigger": plan.experiment.trigger})
     pretended_plan = ExperimentPlan(pretended, plan.metrics, plan.facets)
@@ -65,5 +73,5 @@ def _of_length(db: Engine, store: EventStore, plan: ExperimentPlan, days: int, u
         row
         for t in specs.values()
         for adjusted in ((False, True) if t.covariates else (False,))
-        if (row := plan_row(Design.of(pretended), t, moments, days, adjusted=adjusted))
+        if (row := plan_row(Design.of(pretended, held_out), t, moments, days, adjusted=adjusted))
     ]

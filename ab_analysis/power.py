@@ -41,12 +41,17 @@ class Design:
     taken: float = 1.0
 
     @classmethod
-    def of(cls, experiment: Experiment) -> Design:
-        """The design of an experiment file."""
+    def of(cls, experiment: Experiment, held_out: float = 0.0) -> Design:
+        """The design of an experiment file.
+
+        Args:
+            experiment: content of the file.
+            held_out: share of all users whom holdouts keep from it.
+        """
         layer = experiment.layer
         return cls(
             experiment.variants, experiment.control, experiment.minimum_effect, experiment.power, experiment.confidence,
-            1.0 if layer is None else layer.end - layer.start,
+            (1.0 if layer is None else layer.end - layer.start) * (1 - held_out),
         )  # fmt: skip
 
 

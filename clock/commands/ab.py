@@ -53,7 +53,7 @@ def plan(
     Pretends that the experiment just ran on the last days of the log: how many users it would have had, how much its
     metrics vary, what CUPED saves, the smallest effect it would find, and the users its minimum effect needs.
     """
-    from ab_analysis.assignment import check_workspace_layers
+    from ab_analysis.assignment import check_workspace_layers, concurrent_holdouts
     from ab_analysis.experiment import load_experiment, make_plan
     from ab_analysis.planning import plan_from_history
     from ab_analysis.results import plain
@@ -69,9 +69,12 @@ def plan(
     settings = cli.settings_of(source)
     check_workspace_layers(settings, experiment)
     store = EventStore(settings.events_dir)
+    held_out = sum(holdout.held_out for holdout in concurrent_holdouts(settings, experiment))
     durations = days or [max(round(experiment.planned_days), 1)]
     with engine(settings) as db:
-        rows = plan_from_history(db, store, make_plan(settings, experiment, tuple(store.facets)), durations)
+        rows = plan_from_history(
+            db, store, make_plan(settings, experiment, tuple(store.facets)), durations, held_out=held_out
+        )
     print(
         f"{experiment.name}: effects of {experiment.minimum_effect:.2%} or more, power {experiment.power:.0%}, confidence "
         f"{experiment.confidence:.0%}, one look\n"
@@ -116,7 +119,7 @@ def assign(
 
     Writes user,variant. The split is a salted hash: the same every time, on every machine.
     """
-    from ab_analysis.assignment import assign_users, check_workspace_layers
+    from ab_analysis.assignment import assign_users, check_workspace_layers, concurrent_holdouts
     from ab_analysis.experiment import load_experiment
     from ab_analysis.user_file import assignment_table, read_users, write_assignments
     from core.files import check_output
@@ -125,8 +128,10 @@ def assign(
         check_output(out, experiment_file, *([Path(users)] if users != "-" else []))
     experiment = load_experiment(experiment_file)
     keys = read_users(users, column)
-    check_workspace_layers(cli.settings_of(source), experiment)
-    variants = assign_users(experiment, keys)
+    settings = cli.settings_of(source)
+    check_workspace_layers(settings, experiment)
+    holdouts = concurrent_holdouts(settings, experiment)
+    variants = assign_users(experiment, keys, holdouts)
     if out:
         write_assignments(out, keys, list(variants))
     else:
@@ -137,7 +142,11 @@ def assign(
         print(f"rows that repeat a user: {repeated:,}", file=sys.stderr)
     outside = sum(v is None for v in variants)
     if outside:
-        print(f"outside the layer's share: {outside:,} users", file=sys.stderr)
+        why = [
+            *(["outside the layer's share"] if experiment.layer else []),
+            *(f"held out by {h.name}" for h in holdouts),
+        ]
+        print(f"{' or '.join(why)}: {outside:,} users", file=sys.stderr)
 
 
 @app.command()

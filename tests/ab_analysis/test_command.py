@@ -261,3 +261,25 @@ def test_a_plan_is_the_textbooks() -> None:
     rho = np.corrcoef(frame.duration, frame.duration_pre)[0, 1]
     assert adjusted.users_needed == pytest.approx(plain.users_needed * (1 - rho**2), rel=1e-3)
     assert plain.detectable == pytest.approx(0.02 * np.sqrt(plain.users_needed / 20_000), rel=1e-3)
+    experiment = Experiment(
+        name="next", variants={"a": 1, "b": 1}, control="a", start="2027-01-01", minimum_effect=0.02
+    )
+    held_out = plan_row(Design.of(experiment, held_out=0.2), t, moments, 14, adjusted=False)
+    assert held_out is not None
+    assert (held_out.users, held_out.users_needed) == (16_000, plain.users_needed)
+
+
+def test_who_is_held_out_is_assigned_to_nothing_and_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "simulator" / "experiments"
+    folder.mkdir(parents=True)
+    keys = "variants: {a: 0.2, b: 0.8}\ncontrol: a\nstart: 2026-03-10\n"
+    (folder / "all.yaml").write_text(f"name: all\nholdout: true\n{keys}")
+    (tmp_path / "next.yaml").write_text(f"name: next\n{keys}")
+    (tmp_path / "users.txt").write_text("\n".join(map(str, range(1000))))
+    call("assign", tmp_path / "next.yaml", tmp_path / "users.txt")
+    told = capsys.readouterr()
+    assigned = {line.split(",")[0] for line in told.out.splitlines()[1:]}
+    assert f"held out by all: {1000 - len(assigned):,} users" in told.err
+    call("assign", folder / "all.yaml", tmp_path / "users.txt")
+    held_out = {line.split(",")[0] for line in capsys.readouterr().out.splitlines() if line.endswith(",a")}
+    assert held_out == {str(n) for n in range(1000)} - assigned

@@ -21,7 +21,7 @@ from ab_analysis.model_covariate import add_model_covariates
 from ab_analysis.overview import write_overview
 from ab_analysis.reading import read_effects
 from ab_analysis.report import analyze_experiment, write_report, write_reports
-from ab_analysis.user_table import build_user_table
+from ab_analysis.user_table import Counts, build_user_table
 from core.engine import engine
 from core.errors import DataError, NotReadyError
 from core.hours import Hour
@@ -465,6 +465,31 @@ def test_the_overview_links_every_experiment_and_says_what_they_amount_to(worksp
     assert 'href="clock_ranker/final.html"' in text
     assert "1 of 1 experiments have ended; 1 to ship" in text
     assert "effects with a known truth" in text
+
+
+@pytest.mark.slow
+def test_a_holdout_shows_what_all_other_experiments_add_up_to(workspace: Settings) -> None:
+    path = workspace.experiments_dir / "clock_ranker.yaml"
+    conclusion = "conclusion: {outcome: not_shipped, note: it goes on}"
+    path.write_text(f"{path.read_text()}holdout: true\n{conclusion}\n")
+    report = write_report(workspace, load_experiment(path), END)
+    assert report.analysis.decision.sentence.startswith("What was tried and shipped helps in all: active days up +")
+    assert [c.level for c in report.analysis.checks if c.name == "held out"] == ["ok"]
+    assert "users of control meet no other experiment" in report.page.read_text()
+    text = write_overview(workspace).read_text()
+    lift = report.analysis.of("active_days")[0].rel_effect
+    assert "ended, holdout" in text
+    assert "Concluded by people: 1 not shipped." in text
+    assert f"all that was tried and shipped changes active days by {lift:+.2%}" in text
+    assert "0 of 0 experiments have ended" in text
+
+
+def test_held_out_users_who_met_another_experiment_are_said(app: Settings) -> None:
+    counts = Counts(
+        END, {"control": 9, "treatment": 9}, {"control": 9, "treatment": 9}, 0, 0, 0, 0, met_by_held_out={"next": 3}
+    )
+    (check,) = [c for c in checks.counted(experiment_of(app, holdout=True), counts) if c.name == "held out"]
+    assert (check.level, "next (3)" in check.text) == ("warn", True)
 
 
 @pytest.mark.slow
