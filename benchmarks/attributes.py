@@ -18,7 +18,8 @@ from core.settings import Settings, load_settings
 from events.schema import AttributeField, AttributeType, Owner
 from events.store import EventStore
 from feature_repo.clock import ClockState
-from feature_repo.retrieval import ClockFeatures, advance
+from feature_repo.materialization import advance
+from feature_repo.retrieval import ClockFeatures
 from serving.catalog import load_catalog
 from serving.models import LoadedModel
 from serving.stages import Moments, pair_scores

@@ -24,6 +24,7 @@ from events.mapping import Negatives
 from events.schema import event_schema
 from events.store import EventStore, SourceProperties
 from feature_repo.clock import ClockState
+from feature_repo.materialization import Materialization
 from feature_repo.online import encode_cells, write_cells
 from feature_repo.rebuild import Rebuild
 from feature_repo.repository import TRAINING_SERVICE
@@ -217,17 +218,17 @@ def bench_clocks(scale: float) -> list[Result]:
 
 def bench_materialize(features: ClockFeatures, hour: Hour) -> Result:
     """Write the changed slots of an hour to SQLite through Feast; the peer writes those users' complete clocks."""
-    changed = features._changed("clock_slots", hour)
-    ours = timed(lambda: features._write_clock(changed, hour), 1)
+    changed, online = features.changed("clock_slots", hour), Materialization(features)
+    ours = timed(lambda: online.write_clock(changed, hour), 1)
     users = changed["user_id"].unique()
     all_slots = pa.concat_tables(t.filter(pc.is_in(t["user_id"], users)) for t in features.latest("clock_slots", hour))
-    peer = timed(lambda: features._write_clock(all_slots, hour), 1)
+    peer = timed(lambda: online.write_clock(all_slots, hour), 1)
     return Result("feast_materialize", ours, "s", f"all slots of the {len(users)} users", peer, peer / ours)
 
 
 def bench_reads(features: ClockFeatures, hour: Hour) -> list[Result]:
     """Read the clock of one user and of 100; the peer is a Feast view with one row per (user, slot) and one feature per list."""
-    users = sorted(features._changed("clock_slots", hour)["user_id"].unique().to_pylist())[:READ_USERS]
+    users = sorted(features.changed("clock_slots", hour)["user_id"].unique().to_pylist())[:READ_USERS]
     rows = pa.concat_tables(
         t.filter(pc.is_in(t["user_id"], pa.array(users))) for t in features.latest("clock_slots", hour)
     )

@@ -33,7 +33,8 @@ from events.mapping import load_mapping
 from events.store import EventStore, SourceProperties
 from feature_repo.behavior_state import BehaviorState
 from feature_repo.clock import ClockState
-from feature_repo.retrieval import ClockFeatures, advance
+from feature_repo.materialization import Materialization, advance
+from feature_repo.retrieval import ClockFeatures
 from model_registry.registry import CANDIDATE, CHALLENGER, CHAMPION, Move
 from model_registry.store import moves_file, open_registry
 from pipeline.experiments import watch_experiments
@@ -189,7 +190,7 @@ def _fill(settings: Settings, service: Service) -> None:
     clock = ClockState(settings, store)
     clock.rebuild(BEGIN, history=service.history)
     if service.online:
-        ClockFeatures(settings, store).materialize_all(BEGIN)
+        Materialization(ClockFeatures(settings, store)).materialize_all(BEGIN)
     BehaviorState(clock).bring_to(BEGIN)
     for variant in settings.variants:
         _write_state(settings, variant, service.users, BEGIN - 1)

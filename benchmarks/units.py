@@ -17,7 +17,8 @@ from benchmarks.result import Result
 from core.settings import Settings, load_settings
 from events.store import EventStore
 from feature_repo.clock import ClockState
-from feature_repo.retrieval import ClockFeatures, advance
+from feature_repo.materialization import Materialization, advance
+from feature_repo.retrieval import ClockFeatures
 from training.state import read_info
 
 VARIANT = VARIANTS[-1]
@@ -104,6 +105,6 @@ def _online(settings: Settings, folder: Path) -> float:
         features = ClockFeatures(online, EventStore(online.events_dir))
         until = features.clock.as_of
         assert until is not None
-        features.materialize_all(until)
+        Materialization(features).materialize_all(until)
         users = [key for key in cast("Any", server).scan_iter(count=1000) if b"user_id" in key]
         return float(np.mean([cast("Any", server).memory_usage(key) for key in users]))

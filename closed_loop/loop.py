@@ -37,7 +37,8 @@ from core.hours import Hour, hour_range
 from core.progress import STAGE, log_to, step
 from core.settings import load_settings
 from events.store import EventStore
-from feature_repo.retrieval import ClockFeatures, advance
+from feature_repo.materialization import advance
+from feature_repo.retrieval import ClockFeatures
 from model_registry.registry import CHAMPION
 from model_registry.store import open_registry
 from operations.airflow_api import AirflowApi

@@ -73,7 +73,7 @@ skipped: a gap is named in the log and filled first.
 
     @step(outlets=[CLOCKS])
     def refresh_and_materialize() -> JsonObject:
-        from feature_repo.retrieval import advance
+        from feature_repo.materialization import advance
 
         settings, hour = settings_and_hour()
         return asdict(advance(settings, hour + 1))

@@ -21,6 +21,7 @@ from events.forgotten import Person
 from events.store import EventStore
 from feature_repo.behavior_state import BehaviorState
 from feature_repo.clock import ClockState
+from feature_repo.materialization import Materialization
 from feature_repo.retrieval import ClockFeatures
 from feature_repo.served import served_hours
 
@@ -54,7 +55,7 @@ def forget_features(settings: Settings, people: Sequence[Person], as_of: Hour) -
     clock.rebuild(as_of)
     features = ClockFeatures(settings, clock.store)
     online = forget_online(features.store, numbers)
-    features.materialize_all(as_of)
+    Materialization(features).materialize_all(as_of)
     return {"recent_behaviors": behaviors, "online": online}
 
 

@@ -8,7 +8,7 @@ the top lists join each moment with the tiles of its window, batch by batch of u
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 from core.hours import DAY_HOURS, Hour
@@ -16,7 +16,7 @@ from core.sql_engine import Engine
 from events.schema import BEHAVIORS
 from feature_repo.executor import Executor
 from feature_repo.query_builder import PAIR, WHOLE_DAY, SumTables
-from feature_repo.schemas import COUNTS, ITEM_COUNTS, clock_schema
+from feature_repo.schemas import COUNTS, ITEM_COUNTS, WHOLE_DAYS, clock_schema
 from feature_repo.sql import columns, counted, negative, summed, zeros
 
 log = logging.getLogger("feature_repo.history")
@@ -74,23 +74,28 @@ class Sources:
     items: str
 
 
-def histories(executor: Executor, sources: Sources, period: Period, first_hours: str) -> Iterator[tuple[str, str]]:
-    """(view, SELECT of its rows) for every view, the top lists in batches; each holds until the next is asked for.
+def histories(
+    executor: Executor, sources: Sources, period: Period, first_hours: str, views: Collection[str]
+) -> Iterator[tuple[str, str]]:
+    """(view, SELECT of its rows) for the views that there are, the top lists in batches; each holds until the next is asked for.
 
     Args:
         executor: has made the dictionaries of the events.
         sources: the events.
         period: the moments.
         first_hours: table (item_id, first_hour).
+        views: which there are; all but users' whole days are always there.
     """
     engine, facets = executor.engine, executor.build.facets
     engine.view("history_days", by_day(facets, sources.users))
     engine.view("history_everyone", of_everyone(facets, sources.everyone))
     for view, events, keys in (
         ("clock_slots", sources.pairs, PAIR),
-        ("user_profile", "history_days", ("user_id",)),
+        (WHOLE_DAYS, "history_days", ("user_id",)),
         ("population_clock", "history_everyone", ("slot",)),
     ):
+        if view not in views:
+            continue
         log.info("history of %s", view)
         for sql in clock_history(executor, events, period, keys):
             yield view, sql

@@ -111,10 +111,15 @@ class ClockQueryBuilder:
         return [part for both in together for part in both]
 
     def base_parts(self, name: str) -> list[Part]:
-        """The parts of a base of sums: of ``users``, ``items`` or a slot's number."""
+        """The parts of a base of sums: of ``users``, ``items`` or a slot's number.
+
+        Users' values are summed only where there are rows of their whole days.
+        """
         if name == "items":
             return [ITEMS]
-        return self.parts(("user_id",)) if name == "users" else self.slot_parts()
+        if name == "users":
+            return self.parts(("user_id",))[0 if self.settings.shrinkage else -1 :]
+        return self.slot_parts()
 
     # Events.
 

@@ -14,7 +14,7 @@ from events.schema import BEHAVIORS
 from feature_repo.computation import ClockComputation, Refreshed
 from feature_repo.history import Period, Sources, histories, item_rows
 from feature_repo.query_builder import PAIR, SumTables
-from feature_repo.schemas import COUNTS
+from feature_repo.schemas import COUNTS, WHOLE_DAYS
 from feature_repo.sql import columns, summed
 from feature_repo.state import ClockStorage
 from feature_repo.sums import Layer, Sums
@@ -98,7 +98,8 @@ class Rebuild(ClockComputation):
     def _users(self, slots: Sums) -> dict[str, str]:
         """Queries of the users' sums, from those of the slots: as they were written, unless one pass has them all."""
         queries = {}
-        for part, of_slot in zip(self.build.base_parts("users"), self.build.parts(PAIR), strict=True):
+        of_users = self.build.base_parts("users")
+        for part, of_slot in zip(of_users, self.build.parts(PAIR)[-len(of_users) :], strict=True):
             by = columns(part.keys)
             if self.engine.in_batches:
                 rows = slots.rows(self.engine, slots.slots, part.name, columns(part.columns))
@@ -147,7 +148,9 @@ class Rebuild(ClockComputation):
         first = self.hours[0]
         period = Period(first, self.as_of, self.clock.window)
         sources = Sources(pairs="raw_all", users="raw_all", everyone="raw_all", items="raw_all")
-        for number, (view, sql) in enumerate(histories(self.executor, sources, period, "first_hours")):
+        for number, (view, sql) in enumerate(
+            histories(self.executor, sources, period, "first_hours", [*self.clock.logs])
+        ):
             self.write_rows(view, first + 1, number, sql)
 
     def _snapshots(self, sums: Sums) -> None:
@@ -157,9 +160,10 @@ class Rebuild(ClockComputation):
         self.write_rows("user_activity", self.as_of, 0, f"{users} {self.engine.sorted_by('user_id')}")
         source = f"SELECT *, CAST({at} AS BIGINT) AS as_of FROM item_sums i"
         self.write_rows("item_stats", self.as_of, 0, item_rows(self.engine, source))
-        midnight = Hour(at - at % DAY_HOURS)
-        profiles = self.executor.prepare(self.profiles(sums, midnight, None))
-        self.engine.write(profiles, self.clock.logs["user_profile"].span(midnight, self.as_of))
+        if WHOLE_DAYS in self.clock.logs:
+            midnight = Hour(at - at % DAY_HOURS)
+            profiles = self.executor.prepare(self.profiles(sums, midnight, None))
+            self.engine.write(profiles, self.clock.logs[WHOLE_DAYS].span(midnight, self.as_of))
 
 
 def _groups(slots: range, loads: dict[int, int]) -> list[list[int]]:

@@ -11,7 +11,7 @@ from events.schema import BEHAVIORS
 from feature_repo.computation import ClockComputation, Refreshed, among
 from feature_repo.history import Period, Sources, histories, item_rows
 from feature_repo.query_builder import ITEMS, PAIR, Part, SumTables
-from feature_repo.schemas import COUNTS, ITEM_COUNTS
+from feature_repo.schemas import COUNTS, ITEM_COUNTS, WHOLE_DAYS
 from feature_repo.sql import columns, counted, negative, summed, zeros
 from feature_repo.state import ClockStorage, StateDescription
 from feature_repo.statements import Query
@@ -66,8 +66,8 @@ class Refresh(ClockComputation):
         rows = {"population_clock": "rows_everyone", "clock_slots": "rows_slots"}
         rows |= {"user_activity": self._users(), "item_stats": self._items()}
         self.sums = self.fold(self.sums.with_delta(self._delta()))
-        if self.came and self.as_of.number % DAY_HOURS == 0:
-            rows["user_profile"] = self._profiles()
+        if WHOLE_DAYS in self.clock.logs and self.came and self.as_of.number % DAY_HOURS == 0:
+            rows[WHOLE_DAYS] = self._profiles()
         if self.late:
             self._correct()
         for view, table in rows.items():
@@ -264,13 +264,13 @@ class Refresh(ClockComputation):
         self.engine.table("first_hours", firsts)
         sources = Sources(*(f"past_of_{name}" for name in ("late_pairs", "late_users", "late_slots", "late_items")))
         pieces: dict[str, list[str]] = {view: [] for view in self.clock.logs}
-        for view, sql in histories(self.executor, sources, period, "first_hours"):
+        for view, sql in histories(self.executor, sources, period, "first_hours", [*self.clock.logs]):
             piece = f"corrected_{view}_{len(pieces[view])}"
             self.engine.table(piece, sql)
             pieces[view].append(piece)
         keys = {
             "clock_slots": "late_pairs",
-            "user_profile": "late_users",
+            WHOLE_DAYS: "late_users",
             "population_clock": "late_slots",
             "user_activity": "late_users",
             "item_stats": "late_items",

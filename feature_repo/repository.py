@@ -20,7 +20,7 @@ from events.schema import BEHAVIORS, OWNERS, AttributeField, Owner
 from events.store import EventStore
 from feature_repo import schemas
 from feature_repo.feast_import import import_feast
-from feature_repo.schemas import LISTS, ViewSchema, view_schemas
+from feature_repo.schemas import LISTS, WHOLE_DAYS, ViewSchema, view_schemas
 
 if TYPE_CHECKING:
     from feast import FeatureStore, FeatureView
@@ -144,7 +144,7 @@ def feature_objects(settings: Settings, events: EventStore) -> list[Any]:
         description=f"Slot of a clock, {settings.slot_minutes} minutes wide, numbered from local midnight.",
     )
     facets = events.facets
-    window, views = f"{settings.window_days} days", view_schemas(facets)
+    window, views = f"{settings.window_days} days", view_schemas(facets, whole_days=settings.shrinkage)
     # One object each: Feast takes equal ones of one name for different sources.
     changes = {name: _changes(settings, name) for name in views}
 
@@ -177,11 +177,13 @@ def feature_objects(settings: Settings, events: EventStore) -> list[Any]:
         source=_push_source(CLOCK_PUSH, changes["clock_slots"]),
     )
     activity = view("user_activity", [user], _fields(views["user_activity"], facets), f"What a user did in {window}.")
-    profile = view(
-        "user_profile", [user], _fields(views["user_profile"], facets),
-        f"All-day top values of a user over {window}, as of the last UTC midnight. Online where thin slots are shrunk.",
-        ttl=timedelta(days=settings.window_days + 2),
-    )  # fmt: skip
+    whole_days = [
+        view(
+            WHOLE_DAYS, [user], _fields(views[WHOLE_DAYS], facets),
+            f"All-day top values of a user over {window}, as of the last UTC midnight: what thin slots borrow from.",
+            ttl=timedelta(days=settings.window_days + 2),
+        )
+    ] if settings.shrinkage else []  # fmt: skip
     history = view(
         HISTORY_VIEW,
         [user],
@@ -223,13 +225,13 @@ def feature_objects(settings: Settings, events: EventStore) -> list[Any]:
         ),
         FeatureService(
             name=COLD_START_SERVICE,
-            features=[profile, population],
-            description="What thin slots are shrunk towards: the user's whole day, and everybody's clock.",
+            features=[*whole_days, population],
+            description="What thin slots are shrunk towards: everybody's clock and, where there is one, the user's whole day.",
             owner=OWNER,
         ),
     ]
     return [
-        user, item, slot, clock_slots, clock, activity, profile, history, population, items, *attributes.values(), *services,
+        user, item, slot, clock_slots, clock, activity, *whole_days, history, population, items, *attributes.values(), *services,
     ]  # fmt: skip
 
 
@@ -338,6 +340,7 @@ def open_store(settings: Settings, events: EventStore) -> FeatureStore:
                 settings.history_length,
                 settings.history_days,
                 *([attributes] if attributes else []),
+                *([WHOLE_DAYS] if settings.shrinkage else []),
             ]
         ),
         _code_digest(),

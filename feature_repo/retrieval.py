@@ -1,4 +1,4 @@
-"""Reading and filling the feature store: point-in-time rows, the online store, users' clocks."""
+"""Reading the feature store: point-in-time rows, users' features and clocks online."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from operator import itemgetter
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,28 +16,25 @@ import pyarrow.parquet as pq
 
 from core import duck
 from core.engine import DuckEngine
-from core.errors import DataError
-from core.hours import Hour, hour_range
-from core.logs import log_context
+from core.errors import DataError, NotReadyError
+from core.hours import Hour
 from core.settings import Settings
-from core.state_version import check_state_version
 from events.schema import Owner
 from events.store import EventStore
-from feature_repo.behavior_state import BehaviorState
 from feature_repo.changes import files_between
 from feature_repo.clock import ClockState
-from feature_repo.online import decode_cells, encode_cells, write_cells, write_rows
-from feature_repo.recent import decode_histories, recent_behaviors, write_histories
+from feature_repo.online import decode_cells
+from feature_repo.recent import decode_histories, recent_behaviors
 from feature_repo.repository import (
     ATTRIBUTE_VIEWS,
     COLD_START_SERVICE,
     HISTORY_FEATURE,
-    HISTORY_VARIANTS,
     RANKING_SERVICE,
     TRAINING_SERVICE,
     open_store,
     slot_feature,
 )
+from feature_repo.schemas import WHOLE_DAYS
 from feature_repo.shrinkage import Shrinkage, shrink
 
 if TYPE_CHECKING:
@@ -46,10 +42,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("feature_repo.retrieval")
 
-PLAIN_VIEWS = ("user_activity", "population_clock")
-"""Views whose rows go online as they are; those of ``clock_slots`` become cells of ``clock``."""
-PROFILES = "user_profile"
-"""The view that goes online as well where thin slots are shrunk; nothing else reads it there."""
 KEYS = ("user_id", "hour", "slot")
 FILLED_AT_ONCE = 400_000
 """Rows put online at a time when everything is."""
@@ -71,23 +63,6 @@ class Features:
     profiles: pa.Table
     history: pa.Table
     attributes: pa.Table = field(default_factory=lambda: pa.table({}))
-
-
-@dataclass(frozen=True)
-class Advanced:
-    """What it took to bring the clocks to an hour.
-
-    Attributes:
-        as_of: key of the hour at whose start they now hold.
-        refreshed: hours refreshed.
-        rebuilt: whether they were rebuilt instead.
-        online_rows: rows written to the online store.
-    """
-
-    as_of: str
-    refreshed: int
-    rebuilt: bool
-    online_rows: int
 
 
 @dataclass(frozen=True)
@@ -243,11 +218,11 @@ class ClockFeatures:
         cells = [values[slot_feature(n)] for n in range(self.settings.slots)]
         rows = decode_cells(users, cells, self.facets, at, self.settings.window_hours)
         if self.settings.shrinkage and users:
-            references = self._views(COLD_START_SERVICE)
-            profile = self._read(PROFILES, {"user_id": users}, references[PROFILES], at)
+            references, fitted = self._views(COLD_START_SERVICE), self._shrinkage()
+            profile = self._read(WHOLE_DAYS, {"user_id": users}, references[WHOLE_DAYS], at)
             everyone = self.population(at)
             keys = pa.table({"user_id": pa.array(users, pa.int64()), "hour": pa.array([at.number] * len(users))})
-            rows = shrink(self._shrinkage(), keys, rows, profile, everyone)
+            rows = shrink(fitted, keys, rows, profile, everyone)
         return rows
 
     def population(self, at: Hour) -> pa.Table:
@@ -278,117 +253,7 @@ class ClockFeatures:
                 views[view] = ViewStatus(Hour(last).key if last else None, rows, entities)
         return FeatureStatus(at.key if at else None, self.settings.engine, views)
 
-    @log_context(hour="hour")
-    def materialize(self, hour: Hour) -> int:
-        """Write the rows that changed at the start of an hour to the online store.
-
-        The window is explicit, so repeating an hour writes the same rows again and nothing else.
-
-        Args:
-            hour: as of which the clocks hold.
-
-        Returns:
-            Rows written.
-        """
-        rows = self._write_clock(self._changed("clock_slots", hour), hour)
-        for view in PLAIN_VIEWS:
-            rows += write_rows(self.store, view, self._changed(view, hour), *self.clock.logs[view].keys)
-        rows += self.materialize_profiles(hour)
-        if self._keeps_histories:
-            rows += write_histories(
-                self.store, self.clock, self._changed("user_activity", hour)["user_id"].to_numpy(), hour
-            )
-        rows += self._write_attributes(f"event_timestamp = {duck.hour_start(hour.number)}")
-        log.info("materialized %s: %d rows", hour, rows)
-        return rows
-
-    def materialize_all(self, as_of: Hour) -> int:
-        """Fill the online store with every row as of an hour, a part at a time.
-
-        Returns:
-            Rows written.
-        """
-        rows = 0
-        empty = {slot_feature(n): "" for n in range(self.settings.slots)}
-        for table in self.latest("clock_slots", as_of):
-            cells = ((user, {**empty, **filled}) for user, filled in encode_cells(table, self.facets, self.settings))
-            write_cells(self.store, "clock", cells, as_of)
-            rows += table.num_rows
-            log.info("online store: %d slots written", rows)
-        rows += sum(self._write_latest(view, as_of) for view in PLAIN_VIEWS)
-        self._profiles_marker.unlink(missing_ok=True)
-        rows += self.materialize_profiles(as_of)
-        if self._keeps_histories:
-            behaviors = BehaviorState(self.clock)
-            behaviors.bring_to(as_of)
-            rows += write_histories(self.store, self.clock, behaviors.users(), as_of)
-        rows += self._write_attributes(f"event_timestamp <= {duck.hour_start(as_of.number)}")
-        log.info("online store filled as of %s: %d rows", as_of, rows)
-        return rows
-
-    def _write_latest(self, view: str, as_of: Hour) -> int:
-        """Put every row of a view as of an hour online; returns the rows."""
-        return sum(
-            write_rows(self.store, view, table, *self.clock.logs[view].keys) for table in self.latest(view, as_of)
-        )
-
-    @property
-    def _profiles_marker(self) -> Path:
-        """A file that is there while the online store has everybody's whole day."""
-        return self.settings.workspace / "feast" / "profiles_online"
-
-    def materialize_profiles(self, hour: Hour) -> int:
-        """Write users' whole days to the online store where thin slots are shrunk towards them.
-
-        Args:
-            hour: as of which the clocks hold.
-
-        Returns:
-            Rows written: those that changed, or all of them if slots were not shrunk until now.
-        """
-        marker = self._profiles_marker
-        if not self.settings.shrinkage:
-            marker.unlink(missing_ok=True)
-            return 0
-        if marker.exists():
-            return write_rows(self.store, PROFILES, self._changed(PROFILES, hour), *self.clock.logs[PROFILES].keys)
-        rows = self._write_latest(PROFILES, hour)
-        marker.touch()
-        return rows
-
-    def _write_attributes(self, condition: str) -> int:
-        """Put the users' last attributes of those online whose ``event_timestamp`` meets a condition; returns the rows."""
-        path, rows = self.events.attribute_file("user"), 0
-        if not self.events.attribute_fields("user") or not path.exists():
-            return rows
-        schema = self.events.attribute_schema("user")
-        with duck.connection(self.settings) as con:
-            names = ", ".join(map(duck.identifier, {field.name for field in pq.read_schema(path)} & {*schema.names}))
-            query = f"""SELECT {names} FROM read_parquet({duck.file_list([path])}) WHERE {condition}
-                QUALIFY row_number() OVER (PARTITION BY user_id ORDER BY event_timestamp DESC) = 1 ORDER BY user_id"""
-            for batch in con.sql(query).to_arrow_reader(FILLED_AT_ONCE):
-                table = pa.Table.from_batches([batch])
-                missing = [f for f in schema if f.name not in table.column_names]
-                for absent in missing:
-                    table = table.append_column(absent, pa.nulls(len(table), absent.type))
-                rows += write_rows(
-                    self.store, ATTRIBUTE_VIEWS["user"], table.select(schema.names).cast(schema), "user_id"
-                )
-        return rows
-
-    @property
-    def _keeps_histories(self) -> bool:
-        """Whether a variant reads the recent behaviors at serving."""
-        return bool(self.settings.history_length and HISTORY_VARIANTS & set(self.settings.variants))
-
-    def _write_clock(self, changed: pa.Table, hour: Hour) -> int:
-        return (
-            write_cells(self.store, "clock", encode_cells(changed, self.facets, self.settings), hour)
-            if changed.num_rows
-            else 0
-        )
-
-    def _changed(self, view: str, hour: Hour) -> pa.Table:
+    def changed(self, view: str, hour: Hour) -> pa.Table:
         """Rows of a view that hold from ``hour`` on."""
         changes = self.clock.logs[view]
         parts = changes.parts(hour)
@@ -487,14 +352,19 @@ class ClockFeatures:
         return self._column_types[view]
 
     def _shrinkage(self) -> Shrinkage:
+        state = self.clock.require_state()
+        if state.config and not state.config.whole_days:
+            raise NotReadyError(
+                f"CLOCK_SHRINKAGE is on, but the clocks have no whole days: run 'clock features rebuild {state.as_of}'"
+            )
         return Shrinkage.load(self.settings, self.facets)
 
     def _shrunk_offline(self, keys: pa.Table, slots: pa.Table) -> pa.Table:
-        views = self._views(COLD_START_SERVICE)
-        profile = self._join(keys, PROFILES, views[PROFILES])
+        views, fitted = self._views(COLD_START_SERVICE), self._shrinkage()
+        profile = self._join(keys, WHOLE_DAYS, views[WHOLE_DAYS])
         hours = keys.select(["hour"]).group_by(["hour"]).aggregate([])
         everyone = self._join(_with_slots(hours, self.settings.slots), "population_clock", views["population_clock"])
-        return shrink(self._shrinkage(), keys, slots, profile, everyone)
+        return shrink(fitted, keys, slots, profile, everyone)
 
 
 def _unpacked(value: Any) -> Any:
@@ -506,34 +376,3 @@ def _with_slots(keys: pa.Table, slots: int) -> pa.Table:
     """Every key with every slot."""
     wide = keys.take(np.repeat(np.arange(keys.num_rows), slots))
     return wide.append_column("slot", pa.array(np.tile(np.arange(slots), keys.num_rows)))
-
-
-def advance(settings: Settings, as_of: Hour) -> Advanced:
-    """Bring clocks and online store to an hour: by refreshes where the state allows, else by a rebuild.
-
-    Running it again writes the same rows again.
-
-    Args:
-        settings: of the workspace.
-        as_of: hour at whose start the clocks shall hold.
-
-    Raises:
-        NotReadyError: an hour before ``as_of`` is not closed.
-        CorruptStateError: sums on disk are damaged.
-    """
-    check_state_version(settings)
-    state = ClockState(settings, EventStore(settings.events_dir))
-    current = state.read()
-    if current is None or current.config != state.config or not state.knows_events(current):
-        state.rebuild(as_of)
-        rows = ClockFeatures(settings, state.store).materialize_all(as_of)
-        return Advanced(as_of.key, refreshed=0, rebuilt=True, online_rows=rows)
-    if as_of < current.as_of:
-        return Advanced(current.as_of.key, refreshed=0, rebuilt=False, online_rows=0)
-    rows = 0
-    hours = list(hour_range(current.as_of + 1, as_of + 1)) or [as_of]
-    features = ClockFeatures(settings, state.store)
-    for hour in hours:
-        state.refresh(hour)
-        rows += features.materialize(hour)
-    return Advanced(as_of.key, refreshed=len(hours), rebuilt=False, online_rows=rows)

@@ -44,11 +44,16 @@ def clock_schema(facets: Sequence[str], keys: Sequence[str] = ("user_id", "slot"
     return pa.schema([*_integers(keys), _TIME, *lists, *_integers(COUNTS), _AS_OF])
 
 
-def view_schemas(facets: Sequence[str]) -> dict[str, ViewSchema]:
+WHOLE_DAYS = "user_profile"
+"""View of users' whole days, which nothing but shrinking thin slots reads."""
+
+
+def view_schemas(facets: Sequence[str], *, whole_days: bool) -> dict[str, ViewSchema]:
     """The schema of every view that has a change log, by the view's name.
 
     Args:
         facets: of the source, in their order.
+        whole_days: with that of the users' whole days.
     """
     activity = pa.schema([*_integers(["user_id"]), _TIME, *_integers(COUNTS), _AS_OF])
     items = pa.schema(
@@ -63,9 +68,9 @@ def view_schemas(facets: Sequence[str]) -> dict[str, ViewSchema]:
     return {
         "clock_slots": ViewSchema(("user_id", "slot"), clock_schema(facets)),
         "user_activity": ViewSchema(("user_id",), activity),
-        "user_profile": ViewSchema(("user_id",), clock_schema(facets, ("user_id",))),
         "population_clock": ViewSchema(("slot",), clock_schema(facets, ("slot",))),
         "item_stats": ViewSchema(("item_id",), items),
+        **({WHOLE_DAYS: ViewSchema(("user_id",), clock_schema(facets, ("user_id",)))} if whole_days else {}),
     }
 
 

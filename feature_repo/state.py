@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from core.settings import Settings
 from events.change_list import ChangePosition
 from events.store import EventStore
 from feature_repo.changes import ChangeLog
-from feature_repo.schemas import view_schemas
+from feature_repo.schemas import WHOLE_DAYS, view_schemas
 from feature_repo.sums import Sums
 
 ROWS_HOLD_LONGER = 2 * DAY_HOURS
@@ -38,7 +38,11 @@ ROWS_HOLD_LONGER = 2 * DAY_HOURS
 
 @dataclass(frozen=True)
 class ClockConfig:
-    """Everything that the sums and the rows depend on besides the events."""
+    """Everything that the sums and the rows depend on besides the events.
+
+    Attributes:
+        whole_days: whether there are rows of users' whole days, for thin slots to borrow from.
+    """
 
     facets: list[str]
     window_hours: int
@@ -46,6 +50,7 @@ class ClockConfig:
     weights: dict[str, float]
     slot_minutes: int
     split_weekend: bool
+    whole_days: bool = False
 
     @classmethod
     def of(cls, settings: Settings, facets: list[str]) -> ClockConfig:
@@ -57,7 +62,12 @@ class ClockConfig:
             settings.score_weights,
             settings.slot_minutes,
             settings.split_weekend,
+            settings.shrinkage,
         )
+
+    def includes(self, wanted: ClockConfig) -> bool:
+        """Whether clocks that were computed with this are what is wanted, perhaps with more."""
+        return wanted in (self, replace(self, whole_days=False))
 
 
 @dataclass(frozen=True)
@@ -84,7 +94,9 @@ class StateDescription:
     def from_json(cls, content: Mapping[str, Any], sums_folder: Path) -> StateDescription:
         """From the content of ``state.json``; an older platform's too, so that a rebuild can begin from it."""
         as_of, config = content["as_of"], content["config"]
-        known = set(config) == {field.name for field in fields(ClockConfig)}
+        known = {*config, "whole_days"} == {
+            field.name for field in fields(ClockConfig)
+        }  # older ones' whole days are computed again
         return cls(
             as_of=Hour.parse(as_of),
             generation=content.get("generation", 0),
@@ -140,7 +152,7 @@ class ClockStorage:
             name: ChangeLog(
                 self.root / name, view.keys, view.columns, self.window + ROWS_HOLD_LONGER, turn=1 + 4 * number
             )
-            for number, (name, view) in enumerate(view_schemas(self.facets).items())
+            for number, (name, view) in enumerate(view_schemas(self.facets, whole_days=self.settings.shrinkage).items())
         }
 
     @property
@@ -185,13 +197,15 @@ class ClockStorage:
         return state.sums
 
     def commit(self, state: StateDescription) -> None:
-        """Rename the description into place, then drop the folders of sums that it does not name."""
+        """Rename the description into place, then drop what it does not name: folders of sums, rows of whole days."""
         content = state.as_json()
         write_json(self.path, {**content, "digest": digest_json(content)})
         named = self.sums(state).folders
         for folder in self.sums_folder.glob("*"):
             if folder.name not in named:
                 shutil.rmtree(folder)
+        if WHOLE_DAYS not in self.logs and (self.root / WHOLE_DAYS).exists():
+            shutil.rmtree(self.root / WHOLE_DAYS)
 
     def forget(self) -> None:
         """Drop the description: from here on a crash means to rebuild again."""

@@ -219,9 +219,10 @@ def _apply_forgotten(settings: Settings, backup: Path) -> None:
 
 def _fill_online_store(settings: Settings) -> None:
     """Redis starts empty after a restore; what SQLite had came with the files."""
+    from feature_repo.materialization import Materialization
     from feature_repo.retrieval import ClockFeatures
 
     if settings.online_store == "redis":
         features = ClockFeatures(settings, EventStore(settings.events_dir))
         if features.clock.as_of:
-            features.materialize_all(features.clock.as_of)
+            Materialization(features).materialize_all(features.clock.as_of)

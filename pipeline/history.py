@@ -17,7 +17,7 @@ from pipeline.source import ingest_history, load_source
 from pipeline.training import train_history
 
 if TYPE_CHECKING:
-    from feature_repo.retrieval import Advanced
+    from feature_repo.materialization import Advanced
 
 log = logging.getLogger("pipeline.history")
 
@@ -39,7 +39,7 @@ class HistorySummary:
 
 def ingest_and_clock(settings: Settings, until: Hour) -> tuple[Account, Advanced]:
     """Ingest the log before an hour, close its hours, and bring clocks and online store to ``until``."""
-    from feature_repo.retrieval import advance
+    from feature_repo.materialization import advance
 
     log.info("1/4 ingesting the log before %s", until, extra=STAGE)
     account = ingest_history(settings, until)

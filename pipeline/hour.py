@@ -13,7 +13,7 @@ from pipeline.source import ingest_hour
 from pipeline.training import train_hour
 
 if TYPE_CHECKING:
-    from feature_repo.retrieval import Advanced
+    from feature_repo.materialization import Advanced
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class HourSummary:
 
 def run_hour(settings: Settings, hour: Hour) -> HourSummary:
     """Ingest an hour, refresh the clocks, train, and let the gate decide. Running it again changes nothing."""
-    from feature_repo.retrieval import advance
+    from feature_repo.materialization import advance
 
     account = ingest_hour(settings, hour)
     clocks = advance(settings, hour + 1)

@@ -39,6 +39,7 @@ def rebuild(
     from core.hours import Hour
     from events.store import EventStore
     from feature_repo.clock import ClockState
+    from feature_repo.materialization import Materialization
     from feature_repo.retrieval import ClockFeatures
 
     asked = Hour.parse(until) if until else None
@@ -50,7 +51,7 @@ def rebuild(
     if end is None:
         raise ConfigError("no events yet; run 'clock events ingest' first")
     done = asdict(clock_state.rebuild(end, history=not no_history))
-    rows = ClockFeatures(settings, store).materialize_all(end)
+    rows = Materialization(ClockFeatures(settings, store)).materialize_all(end)
     print(json.dumps({**done, "online_rows": rows}))
 
 
@@ -61,7 +62,7 @@ def advance(
 ) -> None:
     """Bring clocks and online store up to an hour, hour by hour."""
     from core.hours import Hour
-    from feature_repo.retrieval import advance as advance_to
+    from feature_repo.materialization import advance as advance_to
 
     print(json.dumps(asdict(advance_to(cli.settings_of(source), Hour.parse(until)))))
 
@@ -140,12 +141,8 @@ def fit(
 ) -> None:
     """Fit how much thin slots borrow (for CLOCK_SHRINKAGE=true)."""
     from core.hours import Hour
-    from events.store import EventStore
-    from feature_repo.retrieval import ClockFeatures
     from feature_repo.shrinkage import fit as fit_shrinkage
 
     settings = cli.settings_of(source)
     fitted = fit_shrinkage(settings, Hour.parse(until) if until else None)
-    features = ClockFeatures(settings, EventStore(settings.events_dir))
-    features.materialize_profiles(features.clock.require_state().as_of)
     print(json.dumps(asdict(fitted), indent=1))

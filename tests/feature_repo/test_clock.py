@@ -187,7 +187,7 @@ def test_refreshes_with_late_events_equal_a_full_rebuild(
     tmp_path_factory: pytest.TempPathFactory, history: list[Any], late: list[Any], cut: int
 ) -> None:
     folder = tmp_path_factory.mktemp("clock")
-    settings = load_settings(var=folder / "var", source="test", window_days=WINDOW_DAYS)
+    settings = load_settings(var=folder / "var", source="test", window_days=WINDOW_DAYS, shrinkage=True)
     # Every user has an event in the first hour, so that the log begins there.
     first = [(0, 0, u, "rock", 100) for u in range(USERS)]
     history = first + sorted(history, key=lambda e: e[0])
@@ -220,7 +220,7 @@ def test_refreshes_with_late_events_equal_a_full_rebuild(
 
 @pytest.mark.slow
 def test_every_hour_of_a_rebuilt_history_equals_the_definition(tmp_path: Path) -> None:
-    settings = load_settings(var=tmp_path / "var", source="test", window_days=WINDOW_DAYS)
+    settings = load_settings(var=tmp_path / "var", source="test", window_days=WINDOW_DAYS, shrinkage=True)
     rows = [
         ((n * 7) % 90, (n * 13) % 60, n % 3, ["rock", "jazz", None, "folk"][n % 4], [100, 3, 100, 50][n % 4])
         for n in range(120)
@@ -232,7 +232,7 @@ def test_every_hour_of_a_rebuilt_history_equals_the_definition(tmp_path: Path) -
 
 
 def test_a_negative_total_drops_a_value_out_and_ties_break_by_count_then_value(tmp_path: Path) -> None:
-    settings = load_settings(var=tmp_path / "var", source="test", window_days=WINDOW_DAYS)
+    settings = load_settings(var=tmp_path / "var", source="test", window_days=WINDOW_DAYS, shrinkage=True)
     rows = [
         (0, 0, 0, "soul", 100), (0, 1, 0, "soul", 50), (0, 2, 0, "jazz", 100), (0, 3, 0, "folk", 100), (0, 4, 0, "rock", 3),
         (0, 5, 0, "blue", 100),
@@ -246,7 +246,7 @@ def test_a_negative_total_drops_a_value_out_and_ties_break_by_count_then_value(t
 
 @pytest.mark.slow
 def test_late_events_without_a_new_hour_are_corrected_in_place(tmp_path: Path) -> None:
-    settings = load_settings(var=tmp_path / "var", source="test", window_days=WINDOW_DAYS)
+    settings = load_settings(var=tmp_path / "var", source="test", window_days=WINDOW_DAYS, shrinkage=True)
     rows: list[Any] = [(h, 5, h % 3, "rock", 100) for h in range(6)]
     ingest_rows(tmp_path, settings, rows, 0, (START, START + 6))
     state_of(settings).rebuild(START + 5)
@@ -271,7 +271,7 @@ def test_an_event_that_a_late_impression_takes_over_leaves_the_clocks(tmp_path: 
         mapping = write_mapping(tmp_path, ACTIONS, columns="columns: {user_id: uid, item_id: track}", behaviors="")
         ingest(str(mapping), [str(tmp_path / "log.csv")], settings, now=NOW, close=(START, START + 8))
 
-    live = load_settings(var=tmp_path / "live", source="test", window_days=WINDOW_DAYS)
+    live = load_settings(var=tmp_path / "live", source="test", window_days=WINDOW_DAYS, shrinkage=True)
     begin, impression, action, later = (
         "1,1,2026-03-27T00:05:00Z,rock,", "2,2,2026-03-27T02:50:00Z,jazz,", "2,2,2026-03-27T03:10:00Z,jazz,PLAY",
         "2,2,2026-03-27T07:55:00Z,jazz,",
@@ -284,7 +284,7 @@ def test_an_event_that_a_late_impression_takes_over_leaves_the_clocks(tmp_path: 
     state_of(live).refresh(START + 7)
     state_of(live).refresh(START + 8)
     recent.bring_to(START + 8)
-    whole = load_settings(var=tmp_path / "whole", source="test", window_days=WINDOW_DAYS)
+    whole = load_settings(var=tmp_path / "whole", source="test", window_days=WINDOW_DAYS, shrinkage=True)
     take(whole, begin, impression, action, later)
     state_of(whole).rebuild(START + 8)
     assert sums_of(live) == sums_of(whole)
@@ -298,7 +298,7 @@ def test_an_event_that_a_late_impression_takes_over_leaves_the_clocks(tmp_path: 
 
 @pytest.mark.slow
 def test_a_crash_while_a_day_is_merged_leaves_no_row_twice(tmp_path: Path) -> None:
-    settings = load_settings(var=tmp_path / "var", source="test", window_days=WINDOW_DAYS)
+    settings = load_settings(var=tmp_path / "var", source="test", window_days=WINDOW_DAYS, shrinkage=True)
     rows: list[Any] = [(h, m, h % 3, "rock", 100) for h in range(44) for m in (5, 25)]
     ingest_rows(tmp_path, settings, rows, 0, (START, START + 44))
     state_of(settings).rebuild(START + 19)
@@ -324,7 +324,7 @@ def test_a_crash_while_a_day_is_merged_leaves_no_row_twice(tmp_path: Path) -> No
 
 
 def test_a_missing_hour_is_named_and_not_skipped(tmp_path: Path) -> None:
-    settings = load_settings(var=tmp_path / "var", source="test", window_days=WINDOW_DAYS)
+    settings = load_settings(var=tmp_path / "var", source="test", window_days=WINDOW_DAYS, shrinkage=True)
     ingest_rows(tmp_path, settings, [(0, 0, 0, "rock", 100)], 0, (START, START + 1))
     state_of(settings).rebuild(START + 1)
     with pytest.raises(NotReadyError, match="2026-03-27T01 has not been ingested"):
@@ -334,7 +334,7 @@ def test_a_missing_hour_is_named_and_not_skipped(tmp_path: Path) -> None:
 
 
 def test_changing_the_window_asks_for_a_rebuild(tmp_path: Path) -> None:
-    settings = load_settings(var=tmp_path / "var", source="test", window_days=WINDOW_DAYS)
+    settings = load_settings(var=tmp_path / "var", source="test", window_days=WINDOW_DAYS, shrinkage=True)
     ingest_rows(tmp_path, settings, [(0, 0, 0, "rock", 100)], 0, (START, START + 2))
     state_of(settings).rebuild(START + 1)
     other = load_settings(var=tmp_path / "var", source="test", window_days=3)
@@ -351,7 +351,7 @@ def test_hours_are_utc_and_ordered() -> None:
 def test_a_facet_with_very_many_values_and_a_user_with_everything(tmp_path: Path) -> None:
     """One person, two hours, every event with its own value: nothing is cut, ties go by the value's name."""
     count = 150_000
-    settings = load_settings(var=tmp_path / "var", source="test", window_days=WINDOW_DAYS)
+    settings = load_settings(var=tmp_path / "var", source="test", window_days=WINDOW_DAYS, shrinkage=True)
     for hour in (0, 1):
         numbers = pd.Series(range(count))
         frame = pd.DataFrame(

@@ -27,8 +27,9 @@ from core.settings import Settings, load_settings
 from events.ids import SCHEMA, log_ids, platform_ids
 from events.store import EventStore
 from feature_repo.clock import ClockState
+from feature_repo.materialization import Materialization, advance
 from feature_repo.push import push_events
-from feature_repo.retrieval import ClockFeatures, advance
+from feature_repo.retrieval import ClockFeatures
 from feature_repo.shrinkage import Prior, Shrinkage, fit, shrink
 from operations.doctor import examine
 from pages.clocks import clock_json, write_clock_page
@@ -129,11 +130,11 @@ def test_a_snapshot_without_history_says_the_same_and_is_refreshed_alike(ready: 
     midnight = TINY.first_hour + 48
     hour = midnight + 2
     clock.rebuild(midnight - 2, history=False)
-    features(settings).materialize_all(midnight - 2)
+    Materialization(features(settings)).materialize_all(midnight - 2)
     advance(settings, hour)
     whole, snapshot = features(ready), features(settings)
     users = users_of(ready)
-    for view in ("clock_slots", "user_activity", "user_profile", "population_clock", "item_stats"):
+    for view in ("clock_slots", "user_activity", "population_clock", "item_stats"):
         rows = [
             {tuple(r[k] for k in f.clock.logs[view].keys): r for t in f.latest(view, hour) for r in t.to_pylist()}
             for f in (whole, snapshot)
@@ -170,15 +171,20 @@ def test_pushed_events_show_at_once_and_the_hour_s_refresh_writes_the_same(ready
         push_events(clock_features, events)
 
 
+def online_rows(settings: Settings) -> dict[str, int]:
+    """Rows of each view's table in the online store."""
+    with closing(sqlite3.connect(settings.workspace / "feast" / "online.db")) as online:
+        tables = [name for (name,) in online.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+        return {
+            t.removeprefix("simulator_"): online.execute(f'SELECT count(*) FROM "{t}"').fetchone()[0] for t in tables
+        }
+
+
 @pytest.mark.slow
 def test_what_nothing_reads_online_is_not_written_there(app_settings: Settings, tmp_path: Path) -> None:
     settings = workspace(app_settings, tmp_path)
     advance(settings, UNTIL)
-    with closing(sqlite3.connect(settings.workspace / "feast" / "online.db")) as online:
-        tables = [name for (name,) in online.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
-        rows = {
-            t.removeprefix("simulator_"): online.execute(f'SELECT count(*) FROM "{t}"').fetchone()[0] for t in tables
-        }
+    rows = online_rows(settings)
     assert rows["clock"] > 0 < rows["user_activity"]
     assert not rows.get("item_stats")
     assert not rows.get("user_profile")
@@ -204,13 +210,15 @@ def test_the_priors_are_fitted_and_give_a_new_user_everybody_s_clock(app_setting
     settings = workspace(app_settings, tmp_path, shrinkage=True)
     plain = load_settings(var=settings.var, source="simulator")
     advance(plain, UNTIL)
+    with pytest.raises(NotReadyError, match="clock features rebuild"):
+        features(settings).get_clock([1], UNTIL)
+    assert advance(settings, UNTIL).rebuilt
     with pytest.raises(NotReadyError, match="clock features fit"):
         features(settings).get_clock([1], UNTIL)
     fitted = fit(settings)
     assert all(prior.gain >= 0 and prior.events > 50 for prior in fitted.priors.values())
     assert fitted.priors["genre"].gain > 0.1
-    whole_days = [advance(settings, UNTIL).online_rows for _ in range(2)]
-    assert whole_days[0] - whole_days[1] > 10  # everybody's go online once
+    assert online_rows(settings)["user_profile"] > 10
     nobody = 10**9
     clock = features(settings).get_clock([nobody], UNTIL)
     everyone = features(settings).population(UNTIL)
@@ -228,6 +236,8 @@ def test_the_priors_are_fitted_and_give_a_new_user_everybody_s_clock(app_setting
     thin = next(row["user_id"] for row in shrunk.to_pylist() if row["as_of"] is None)
     assert None in {row["as_of"] for row in clock_json(features(settings), [thin], UNTIL)}
     assert "borrowed" in write_clock_page(features(settings), thin).read_text()
+    assert not advance(plain, UNTIL + 1).rebuilt  # what has whole days serves who wants none, and keeps none of them
+    assert not (plain.features_dir / "user_profile").exists()
 
 
 def _by_rate(everyone: pa.Table) -> list[list[str]]:

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -53,11 +54,14 @@ for line in sys.stdin:
 """
 
 
+OPTIONS: dict[str, Any] = {"window_days": WINDOW_DAYS, "slot_minutes": SLOT_MINUTES, "shrinkage": True}
+
+
 class Runner:
     """A process that rebuilds and refreshes a workspace's clocks with one engine."""
 
     def __init__(self, settings: Settings, master: str, conf: Path) -> None:
-        options = {"var": str(settings.var), "source": "test", "window_days": WINDOW_DAYS, "slot_minutes": SLOT_MINUTES}
+        options = {"var": str(settings.var), "source": "test", **OPTIONS}
         if master:
             options |= {"engine": "spark", "spark_master": master, "spark_partitions": 2}
         self.log = settings.var.with_suffix(".log")
@@ -114,9 +118,7 @@ def test_spark_gives_what_duckdb_gives_in_bulk_and_by_the_hour_with_late_events_
     by_engine = {}
     with spark_cluster(tmp_path, options=f"{FEW_ROWS}spark.driver.maxResultSize {DRIVER_TAKES}\n") as (url, conf):
         for name, master in (("duckdb", ""), ("spark", url)):
-            settings = load_settings(
-                var=tmp_path / f"{name} [1]*{{a,b}}", source="test", window_days=WINDOW_DAYS, slot_minutes=SLOT_MINUTES
-            )
+            settings = load_settings(var=tmp_path / f"{name} [1]*{{a,b}}", source="test", **OPTIONS)
             (tmp_path / f"log-{name}").mkdir()
             with Runner(settings, master, conf) as clock:
                 ingest_rows(tmp_path / f"log-{name}", settings, before, 0, (START, START + CUT))

@@ -20,7 +20,8 @@ from core.hours import Hour
 from core.settings import Settings, load_settings
 from events.store import EventStore
 from feature_repo.clock import ClockState
-from feature_repo.retrieval import ClockFeatures, advance
+from feature_repo.materialization import Materialization, advance
+from feature_repo.retrieval import ClockFeatures
 from tests.feature_repo.test_clock import START, WINDOW_DAYS, ingest_rows
 from tests.servers import postgres_server, redis_server
 
@@ -70,7 +71,7 @@ def in_redis(plain: Settings, folder: Path, url: str) -> Settings:
     )
     shutil.copytree(plain.events_dir, settings.events_dir)
     shutil.copytree(plain.features_dir, settings.features_dir)
-    features(settings).materialize_all(START + CUT + 3)
+    Materialization(features(settings)).materialize_all(START + CUT + 3)
     return settings
 
 
@@ -182,13 +183,13 @@ def test_an_interrupted_write_leaves_every_user_old_or_new_and_a_repeat_complete
         for bytes_left in (40, 700, 1100, 1500):
             proxy.left = bytes_left
             with pytest.raises(redis.ConnectionError, match=r"onnect|closed|reset|pipe"):
-                clock_features.materialize(hour + 1)
+                Materialization(clock_features).materialize(hour + 1)
             proxy.left = None
             now = of_user(clock_features.get_clock(users, hour + 1))
             assert all(n in (a, b) for n, a, b in zip(now, old, new, strict=True))
             seen.add(sum(n == b for n, b in zip(now, new, strict=True)))
         assert len(seen) > 1, seen  # some cuts fell between users
-        clock_features.materialize(hour + 1)
+        Materialization(clock_features).materialize(hour + 1)
         assert of_user(clock_features.get_clock(users, hour + 1)) == new
 
 

@@ -18,7 +18,7 @@ from core.errors import CorruptStateError
 from core.hours import Hour
 from core.ports import free_port
 from core.settings import ROOT, Settings, load_settings
-from feature_repo.retrieval import advance
+from feature_repo.materialization import advance
 from model_registry.store import download_version, experiment_name, model_name, open_mlflow, open_registry
 from model_registry.tracking import Tracker
 from pipeline.retention import retire_models

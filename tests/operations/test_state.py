@@ -21,7 +21,8 @@ from core.settings import ROOT, Settings, load_settings
 from core.state_version import STATE_VERSION, check_state_version, state_version
 from events.store import EventStore
 from feature_repo.clock import ClockState
-from feature_repo.retrieval import ClockFeatures, advance
+from feature_repo.materialization import advance
+from feature_repo.retrieval import ClockFeatures
 from operations.backup import back_up, restore
 from operations.doctor import examine, failed, table
 from operations.fingerprint import differences, fingerprint

@@ -19,7 +19,8 @@ from core.page_table import Group, Row
 from core.settings import Settings, load_settings
 from events.ids import log_ids
 from events.store import EventStore
-from feature_repo.retrieval import ClockFeatures, advance
+from feature_repo.materialization import advance
+from feature_repo.retrieval import ClockFeatures
 from pages import clocks
 from pages.clock_drawing import draw_ring
 from pages.clock_tables import changes_table

@@ -209,7 +209,7 @@ def test_a_version_scores_an_hour_once_until_its_samples_change(undisturbed: Set
 
 
 def test_an_hour_that_was_skipped_is_named(undisturbed: Settings) -> None:
-    from feature_repo.retrieval import advance
+    from feature_repo.materialization import advance
 
     with pytest.raises(NotReadyError, match=f"hour {TAKEOVER + 3} has not been ingested"):
         advance(undisturbed, TAKEOVER + 5)
@@ -225,7 +225,7 @@ def test_late_events_mark_hours_stale_and_a_replay_brings_them_in(disturbed: Set
     late = [lines[0], *(",".join(["late-" + line.split(",", 1)[0], line.split(",", 1)[1]]) for line in lines[1:4])]
     (disturbed.workspace / "late.csv").write_text("\n".join(late) + "\n")
     from events.ingest import ingest
-    from feature_repo.retrieval import advance
+    from feature_repo.materialization import advance
 
     rows = sum(m.rows for m in store.manifests())
     account = ingest(load_source(disturbed).mapping, [str(disturbed.workspace / "late.csv")], disturbed)

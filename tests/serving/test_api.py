@@ -20,6 +20,7 @@ from pydantic import SecretStr
 from core.ports import free_port
 from core.settings import Settings, load_settings
 from events.store import EventStore
+from feature_repo.materialization import Materialization
 from feature_repo.retrieval import ClockFeatures
 from model_registry.registry import CHALLENGER, CHAMPION
 from model_registry.store import open_registry
@@ -347,7 +348,7 @@ def test_redis_stopped_and_started_under_load(served: Settings, tmp_path: Path, 
                 "serving_port": free_port(), "serving_refresh_seconds": 0.5,
             }
         )  # fmt: skip
-        ClockFeatures(settings, EventStore(settings.events_dir)).materialize_all(UNTIL)
+        Materialization(ClockFeatures(settings, EventStore(settings.events_dir))).materialize_all(UNTIL)
         environment = {"CLOCK_ONLINE_STORE": "redis", "CLOCK_REDIS_URL": address}
         with pytest.MonkeyPatch.context() as patch:
             for name, value in environment.items():
@@ -363,7 +364,7 @@ def test_redis_stopped_and_started_under_load(served: Settings, tmp_path: Path, 
                 away = len(seen) - 40
                 with redis_server(folder, int(address.split(":")[1])):
                     again = ClockFeatures(settings, EventStore(settings.events_dir))
-                    again.materialize_all(UNTIL)
+                    Materialization(again).materialize_all(UNTIL)
                     recovered = len(seen) + 30
                     until(lambda: len(seen) > recovered and not any(degraded for _, degraded, _ in seen[-30:]))
     assert {status for status, *_ in seen} == {200}

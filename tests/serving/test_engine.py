@@ -342,7 +342,7 @@ def test_served_features_win_over_joined_ones(served: Settings) -> None:
 
 
 def test_the_catalog_keeps_up_hour_by_hour(served: Settings) -> None:
-    from feature_repo.retrieval import advance
+    from feature_repo.materialization import advance
     from serving.catalog import load_catalog
 
     features = RankingEngine(served).features.store

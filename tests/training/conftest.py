@@ -10,7 +10,7 @@ import pytest
 from core.hours import hour_range
 from core.settings import Settings, load_settings
 from events.store import EventStore
-from feature_repo.retrieval import advance
+from feature_repo.materialization import advance
 from tests.conftest import TINY
 from training.samples import SampleStore
 

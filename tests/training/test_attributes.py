@@ -18,7 +18,8 @@ from evaluation.prediction_table import as_predictions
 from events.ingest import ingest
 from events.schema import AttributeField, Owner
 from events.store import EventStore
-from feature_repo.retrieval import ClockFeatures, Features, advance
+from feature_repo.materialization import advance
+from feature_repo.retrieval import ClockFeatures, Features
 from pipeline.importance import report_importance
 from serving.catalog import load_catalog
 from serving.models import LoadedModel

@@ -15,7 +15,7 @@ from evaluation.metrics import session_auc, session_counts, uauc
 from evaluation.prediction_table import as_predictions
 from events.ingest import ingest
 from events.store import EventStore
-from feature_repo.retrieval import advance
+from feature_repo.materialization import advance
 from tests.conftest import NOW, write_mapping
 from training.samples import SampleStore
 from training.trainer import Trainer, read_predictions

@@ -1,0 +1,176 @@
+"""Filling the online store: the rows that an hour changed, or all of them; the hour's step that brings the clocks forward."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from core import duck
+from core.hours import Hour, hour_range
+from core.logs import log_context
+from core.settings import Settings
+from core.state_version import check_state_version
+from events.store import EventStore
+from feature_repo.behavior_state import BehaviorState
+from feature_repo.clock import ClockState
+from feature_repo.online import encode_cells, write_cells, write_rows
+from feature_repo.recent import write_histories
+from feature_repo.repository import ATTRIBUTE_VIEWS, HISTORY_VARIANTS, slot_feature
+from feature_repo.retrieval import FILLED_AT_ONCE, ClockFeatures
+from feature_repo.schemas import WHOLE_DAYS
+
+log = logging.getLogger("feature_repo.materialization")
+
+
+@dataclass(frozen=True)
+class Advanced:
+    """What it took to bring the clocks to an hour.
+
+    Attributes:
+        as_of: key of the hour at whose start they now hold.
+        refreshed: hours refreshed.
+        rebuilt: whether they were rebuilt instead.
+        online_rows: rows written to the online store.
+    """
+
+    as_of: str
+    refreshed: int
+    rebuilt: bool
+    online_rows: int
+
+
+class Materialization:
+    """Writes what the offline views say to the online store.
+
+    Args:
+        features: of the source.
+    """
+
+    def __init__(self, features: ClockFeatures) -> None:
+        self.features, self.settings, self.events = features, features.settings, features.events
+        self.facets, self.clock, self.store = features.facets, features.clock, features.store
+        self._plain_views = ["user_activity", "population_clock", *([WHOLE_DAYS] if self.settings.shrinkage else [])]
+        """Views whose rows go online as they are; those of ``clock_slots`` become cells of ``clock``."""
+
+    @log_context(hour="hour")
+    def materialize(self, hour: Hour) -> int:
+        """Write the rows that changed at the start of an hour to the online store.
+
+        The window is explicit, so repeating an hour writes the same rows again and nothing else.
+
+        Args:
+            hour: as of which the clocks hold.
+
+        Returns:
+            Rows written.
+        """
+        rows = self.write_clock(self.features.changed("clock_slots", hour), hour)
+        for view in self._plain_views:
+            rows += write_rows(self.store, view, self.features.changed(view, hour), *self.clock.logs[view].keys)
+        if self._keeps_histories:
+            rows += write_histories(
+                self.store, self.clock, self.features.changed("user_activity", hour)["user_id"].to_numpy(), hour
+            )
+        rows += self._write_attributes(f"event_timestamp = {duck.hour_start(hour.number)}")
+        log.info("materialized %s: %d rows", hour, rows)
+        return rows
+
+    def materialize_all(self, as_of: Hour) -> int:
+        """Fill the online store with every row as of an hour, a part at a time.
+
+        Returns:
+            Rows written.
+        """
+        rows = 0
+        empty = {slot_feature(n): "" for n in range(self.settings.slots)}
+        for table in self.features.latest("clock_slots", as_of):
+            cells = ((user, {**empty, **filled}) for user, filled in encode_cells(table, self.facets, self.settings))
+            write_cells(self.store, "clock", cells, as_of)
+            rows += table.num_rows
+            log.info("online store: %d slots written", rows)
+        rows += sum(self._write_latest(view, as_of) for view in self._plain_views)
+        if self._keeps_histories:
+            behaviors = BehaviorState(self.clock)
+            behaviors.bring_to(as_of)
+            rows += write_histories(self.store, self.clock, behaviors.users(), as_of)
+        rows += self._write_attributes(f"event_timestamp <= {duck.hour_start(as_of.number)}")
+        log.info("online store filled as of %s: %d rows", as_of, rows)
+        return rows
+
+    def _write_latest(self, view: str, as_of: Hour) -> int:
+        """Put every row of a view as of an hour online; returns the rows."""
+        return sum(
+            write_rows(self.store, view, table, *self.clock.logs[view].keys)
+            for table in self.features.latest(view, as_of)
+        )
+
+    def _write_attributes(self, condition: str) -> int:
+        """Put the users' last attributes of those online whose ``event_timestamp`` meets a condition; returns the rows."""
+        path, rows = self.events.attribute_file("user"), 0
+        if not self.events.attribute_fields("user") or not path.exists():
+            return rows
+        schema = self.events.attribute_schema("user")
+        with duck.connection(self.settings) as con:
+            names = ", ".join(map(duck.identifier, {field.name for field in pq.read_schema(path)} & {*schema.names}))
+            query = f"""SELECT {names} FROM read_parquet({duck.file_list([path])}) WHERE {condition}
+                QUALIFY row_number() OVER (PARTITION BY user_id ORDER BY event_timestamp DESC) = 1 ORDER BY user_id"""
+            for batch in con.sql(query).to_arrow_reader(FILLED_AT_ONCE):
+                table = pa.Table.from_batches([batch])
+                missing = [f for f in schema if f.name not in table.column_names]
+                for absent in missing:
+                    table = table.append_column(absent, pa.nulls(len(table), absent.type))
+                rows += write_rows(
+                    self.store, ATTRIBUTE_VIEWS["user"], table.select(schema.names).cast(schema), "user_id"
+                )
+        return rows
+
+    @property
+    def _keeps_histories(self) -> bool:
+        """Whether a variant reads the recent behaviors at serving."""
+        return bool(self.settings.history_length and HISTORY_VARIANTS & set(self.settings.variants))
+
+    def write_clock(self, changed: pa.Table, hour: Hour) -> int:
+        return (
+            write_cells(self.store, "clock", encode_cells(changed, self.facets, self.settings), hour)
+            if changed.num_rows
+            else 0
+        )
+
+
+def advance(settings: Settings, as_of: Hour) -> Advanced:
+    """Bring clocks and online store to an hour: by refreshes where the state allows, else by a rebuild.
+
+    Running it again writes the same rows again.
+
+    Args:
+        settings: of the workspace.
+        as_of: hour at whose start the clocks shall hold.
+
+    Raises:
+        NotReadyError: an hour before ``as_of`` is not closed.
+        CorruptStateError: sums on disk are damaged.
+    """
+    check_state_version(settings)
+    state = ClockState(settings, EventStore(settings.events_dir))
+    current = state.read()
+    if (
+        current is None
+        or current.config is None
+        or not current.config.includes(state.config)
+        or not state.knows_events(current)
+    ):
+        state.rebuild(as_of)
+        rows = Materialization(ClockFeatures(settings, state.store)).materialize_all(as_of)
+        return Advanced(as_of.key, refreshed=0, rebuilt=True, online_rows=rows)
+    if as_of < current.as_of:
+        return Advanced(current.as_of.key, refreshed=0, rebuilt=False, online_rows=0)
+    rows = 0
+    hours = list(hour_range(current.as_of + 1, as_of + 1)) or [as_of]
+    online = Materialization(ClockFeatures(settings, state.store))
+    for hour in hours:
+        state.refresh(hour)
+        rows += online.materialize(hour)
+    return Advanced(as_of.key, refreshed=len(hours), rebuilt=False, online_rows=rows)
