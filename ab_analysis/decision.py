@@ -10,6 +10,7 @@ from typing import Literal
 from ab_analysis.checks import ExperimentCheck
 from ab_analysis.experiment import ExperimentPlan
 from ab_analysis.results import MetricResult
+from ab_analysis.stopping import comparisons_of
 from core.hours import Hour
 
 OF_HOLDOUT = {
@@ -167,9 +168,12 @@ def _names(metrics: Sequence[str]) -> str:
 
 def _changes(plan: ExperimentPlan, rows: Sequence[MetricResult]) -> str:
     parts = []
+    holm = (
+        " by Holm" if comparisons_of(plan.experiment, "primary") > 1 else ""
+    )  # the table's is Bonferroni's, as its intervals are
     for r in rows:
         word = "up" if r.effect > 0 else "down"
-        p_value = f", p = {r.p_adjusted:.2g}" if plan.experiment.stopping.rule == "fixed" else ""
+        p_value = f", p = {r.p_adjusted:.2g}{holm}" if plan.experiment.stopping.rule == "fixed" else ""
         parts.append(f"{_words(r.metric)} {word} {_change(r)} ({_interval(r)}{p_value})")
     return ", ".join(parts)
 

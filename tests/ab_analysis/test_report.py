@@ -101,6 +101,15 @@ def test_the_true_effects_lie_in_the_intervals_and_the_decision_is_to_ship(app: 
 
 
 @pytest.mark.slow
+def test_the_decision_says_by_which_correction_its_p_value_is(app: Settings) -> None:
+    primary = ("active_days", "duration_hours")
+    for count, told in ((2, " by Holm)"), (1, ")")):
+        analysis = analysis_of(app, primary=primary[:count], secondary=("likes",), stopping={"rule": "fixed"})
+        first = analysis.of("active_days")[0]
+        assert f"p = {first.p_adjusted:.2g}{told}" in analysis.decision.sentence
+
+
+@pytest.mark.slow
 def test_every_method_finds_the_same_effect_with_its_own_width(app: Settings) -> None:
     analysis = analysis_of(
         app,
