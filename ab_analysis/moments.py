@@ -323,25 +323,25 @@ def read_ranges(db: Engine, table: str, by: Sequence[str], columns: Sequence[str
     Raises:
         DataError: names the columns with values that are not finite numbers.
     """
-    names = [f"g{n}" for n in range(len(by))]
-    parts = [f"{identifier(name)} AS {alias}" for name, alias in zip(by, names, strict=True)]
-    for n, c in enumerate(columns):
-        v = f"CAST({identifier(c)} AS DOUBLE)"
-        finite = f"CASE WHEN abs({v}) <= {FINITE} THEN {v} END"
-        parts.append(
-            f"count(*) FILTER (WHERE {v} IS NULL OR NOT abs({v}) <= {FINITE}) AS b{n}, min({finite}) AS l{n}, "
-            f"max({finite}) AS h{n}"
-        )
-    rows = db.rows(f"SELECT {', '.join(parts)} FROM {table} GROUP BY {', '.join(map(identifier, by))}")
-    groups = {row[: len(by)]: row[len(by) :] for row in rows}
-    _raise_unknown({c: sum(int(r[3 * n]) for r in groups.values()) for n, c in enumerate(columns)})
-    return Ranges(
-        tuple(columns),
-        {
-            group: tuple((float(row[3 * n + 1]), float(row[3 * n + 2])) for n in range(len(columns)))
-            for group, row in groups.items()
-        },
-    )
+    values = [f"CAST({identifier(c)} AS DOUBLE)" for c in columns]
+    parts = [f"{identifier(name)} AS g{n}" for n, name in enumerate(by)]
+    parts += [f"count({v}) AS k{n}, min({v}) AS l{n}, max({v}) AS h{n}" for n, v in enumerate(values)]
+    select, by_groups = ", ".join([*parts, "count(*) AS n"]), ", ".join(map(identifier, by))
+    groups = {}
+    for *row, users in db.rows(f"SELECT {select} FROM {table} GROUP BY {by_groups}"):
+        figures = row[len(by) :]
+        ends = list(zip(figures[1::3], figures[2::3], strict=True))
+        if any(count < users for count in figures[::3]) or not all(math.isfinite(end) for pair in ends for end in pair):
+            _raise_unknown(_count_unknown(db, table, columns))
+        groups[tuple(row[: len(by)])] = tuple((float(low), float(high)) for low, high in ends)
+    return Ranges(tuple(columns), groups)
+
+
+def _count_unknown(db: Engine, table: str, columns: Sequence[str]) -> dict[str, int]:
+    """Column → users whose value is not a finite number; NaN is the largest of numbers to both engines."""
+    values = [f"CAST({identifier(c)} AS DOUBLE)" for c in columns]
+    counts = [f"count(*) FILTER (WHERE {v} IS NULL OR NOT abs({v}) <= {FINITE}) AS b{n}" for n, v in enumerate(values)]
+    return dict(zip(columns, map(int, db.rows(f"SELECT {', '.join(counts)} FROM {table}")[0]), strict=True))
 
 
 def _scales(ranges: Ranges, columns: Sequence[str]) -> dict[tuple[Any, ...], tuple[_Scale, ...]]:
