@@ -19,6 +19,7 @@ from ab_analysis.checks import (
 from ab_analysis.decision import ExperimentDecision, decide
 from ab_analysis.effect import UNKNOWN, Effect
 from ab_analysis.experiment import Experiment, ExperimentPlan
+from ab_analysis.histograms import Histogram, read_histogram
 from ab_analysis.inference import Method, MetricSpec, compare, measure
 from ab_analysis.model_covariate import add_model_covariates
 from ab_analysis.moments import Cells, read_moments
@@ -33,22 +34,8 @@ from core.documents import JsonObject
 from core.errors import NotReadyError
 from core.sql_engine import Engine
 
-BINS = 30
 CORRECTIONS: dict[str, Correction] = {"primary": "holm", "secondary": "fdr_bh", "guardrail": "holm"}
 """How the p-values of a role are adjusted for their number."""
-
-
-@dataclass(frozen=True)
-class Histogram:
-    """Users of each variant by bins of a metric.
-
-    Attributes:
-        width: of a bin, in the metric's unit; the first one begins at 0.
-        users: variant → users in each bin; the last bin takes everything above the 99 % quantile.
-    """
-
-    width: float
-    users: dict[str, list[int]]
 
 
 @dataclass(frozen=True)
@@ -210,7 +197,7 @@ def analyze(
         users=counts.analyzed, decision=decide(plan, results, checks, counts.until), checks=tuple(checks),
         results=tuple(results), segments=tuple(segments), novelty=tuple(novelty),
         points=tuple(points),
-        histograms={m: _histogram(db, m, counts=plan.metrics[m].sum is None) for m in series_metrics},
+        histograms={m: read_histogram(db, "users", m, whole=plan.metrics[m].sum is None) for m in series_metrics},
         new_users=counts.new_users,
     )  # fmt: skip
 
@@ -301,23 +288,6 @@ def _segments(
 def _in_order(experiment: Experiment, segment: str, cells: Cells) -> list[str]:
     rule, values = experiment.segments[segment], cells.values(segment)
     return [label for label in segment_labels(rule) if label in values] if rule.of else values
-
-
-def _histogram(db: Engine, metric: str, *, counts: bool) -> Histogram:
-    """Users by bins of a metric; the last bin takes everything above the 99 % quantile.
-
-    The width of a bin is a whole number for a metric of whole numbers (``counts``).
-    """
-    largest = float(db.scalar(f"SELECT percentile_cont(0.99) WITHIN GROUP (ORDER BY {metric}) FROM users") or 0) or 1.0
-    width = float(math.ceil(largest / (BINS - 1))) if counts else largest / (BINS - 1)
-    rows = db.rows(
-        f"""SELECT variant, CAST(greatest(least(floor({metric} / {width!r}), {BINS - 1}), 0) AS INTEGER) AS bin,
-        count(*) AS n FROM users GROUP BY 1, 2"""
-    )
-    users = {v: [0] * BINS for v in sorted({r[0] for r in rows})}
-    for variant, bin_number, n in rows:
-        users[variant][int(bin_number)] = int(n)
-    return Histogram(width, users)
 
 
 def _constant(results: Sequence[MetricResult]) -> list[ExperimentCheck]:

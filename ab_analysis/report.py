@@ -196,7 +196,7 @@ def write_pages(
         "segment_names": list(dict.fromkeys(s.segment for s in analysis.segments)),
         "segments": report_tables.segments(analysis.segments, titles) if analysis.segments else None,
         "same": report_tables.same_in_segments(analysis.segments, titles, experiment.confidence),
-        "distributions": [_drawn(chart) for chart in report_charts.distributions(experiment, analysis, titles)],
+        "distributions": [_drawn(chart) for chart in report_charts.distributions(experiment, analysis.histograms, titles)],
         "changes": report_tables.changes(changes) if changes else None, "has_plan": (folder / "plan.html").exists(),
         "rule": RULES[experiment.stopping.rule], "queries": [LONG_LIST.sub(r"read_parquet([\1, …, \2])", q) for q in queries],
         "content": yaml.safe_dump(experiment.model_dump(mode="json", exclude_unset=True), sort_keys=False),

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ab_analysis.analysis import Analysis
+from ab_analysis.histograms import Histogram
 from ab_analysis.reading import Arms, EffectReading
 from ab_analysis.results import SegmentResult
 from ab_analysis.series import Point
@@ -152,19 +152,22 @@ def exposures(arms: Arms, points: Sequence[Point]) -> Chart | None:
     return Chart(drawing, f"Users exposed so far by day. On {last}: {text}")
 
 
-def distributions(arms: Arms, analysis: Analysis, titles: Mapping[str, str]) -> list[Chart]:
-    """Share of users by value of the primary metrics, a line for each arm."""
+def distributions(arms: Arms, histograms: Mapping[str, Histogram], titles: Mapping[str, str]) -> list[Chart]:
+    """Share of users by value of metrics, a line for each arm."""
     import altair as alt
 
     charts = []
-    for metric, histogram in analysis.histograms.items():
+    for metric, histogram in histograms.items():
         rows = []
         for arm, counts in histogram.users.items():
             total = sum(counts) or 1
             for number, users in enumerate((*counts, 0)):
-                low = number * histogram.width
-                upper = f"{figure(low)} to under {figure(low + histogram.width)}"
-                values = upper if number < len(counts) - 1 else f"{figure(low)} or more"
+                low = histogram.start + number * histogram.width
+                values = f"{figure(low)} to under {figure(low + histogram.width)}"
+                if number >= len(counts) - 1:
+                    values = f"{figure(low)} or more"
+                elif number == 0 and histogram.start:
+                    values = f"under {figure(low + histogram.width)}"
                 rows.append(
                     {
                         "arm": arm,

@@ -11,6 +11,7 @@ from typing import Any
 from ab_analysis import report_charts, report_tables
 from ab_analysis.checks import ExperimentCheck
 from ab_analysis.comparisons import TableResult
+from ab_analysis.histograms import Histogram
 from ab_analysis.reading import PRIOR_SD, EffectReading, Interval, chance_to_be_better
 from ab_analysis.results import MetricResult
 from ab_analysis.segments import MeasuredSegment, shrink_segments
@@ -40,6 +41,7 @@ def write_table_page(
     rows: Sequence[TableResult],
     checks: Sequence[ExperimentCheck],
     lower_is_better: Collection[str] = (),
+    histograms: Mapping[str, Histogram] | None = None,
 ) -> None:
     """Write the page.
 
@@ -50,6 +52,7 @@ def write_table_page(
         rows: the result.
         checks: of the table.
         lower_is_better: metrics that should go down.
+        histograms: metric → its distribution, where it is to be shown.
 
     Raises:
         ConfigError: ``lower_is_better`` names something that was not analyzed.
@@ -92,6 +95,7 @@ def write_table_page(
         "segments": report_tables.segments(shrunk, titles) if shrunk else None,
         "segment_names": list(dict.fromkeys(s.segment for s in shrunk)),
         "same": report_tables.same_in_segments(shrunk, titles, spec.confidence),
+        "distributions": report_charts.distributions(arms, histograms or {}, titles),
         "definitions": {m: text for m, text in definitions(spec).items() if m in metrics}, "titles": titles,
     }  # fmt: skip
     title = f"Experiment in {table.name}"

@@ -161,6 +161,7 @@ def analyze(
     Compares every variant with the control: Welch's test, and CUPED where a covariate is given. Users whose covariate is
     empty count as users without a pre-period. Metrics must be numbers for every user.
     """
+    from ab_analysis.histograms import read_table_histograms
     from ab_analysis.summaries import analyze_summary
     from ab_analysis.table import analyze_table
     from ab_analysis.table_spec import TableSpec
@@ -196,6 +197,7 @@ def analyze(
     asked = replace(spec, power=spec.power or DEFAULT_POWER) if html else spec
     with engine(settings) as db:
         rows, checks = analyze_summary(db, table, asked) if summary else analyze_table(db, table, asked)
+        histograms = read_table_histograms(db, spec.metrics) if html and not summary else {}
     for c in checks:
         print(f"{'' if c.state == 'ok' else c.state.upper() + ': '}{c.text}", file=sys.stderr)
     if told := told_reading(spec, rows):
@@ -207,7 +209,7 @@ def analyze(
         from ab_analysis.table_page import write_table_page
 
         shown = replace(asked, metrics=()) if summary else asked  # of a summary's metrics only the names are known
-        write_table_page(html, table, shown, rows, checks, lower_is_better or ())
+        write_table_page(html, table, shown, rows, checks, lower_is_better or (), histograms)
         print(f"page: {html}", file=sys.stderr)
 
 

@@ -7,11 +7,17 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import pandas as pd
+import pyarrow as pa
 import pytest
 
+from ab_analysis.histograms import read_table_histograms
 from clock.commands import ab
 from core import cli
+from core.engine import engine
 from core.errors import ConfigError
+from core.settings import load_settings
 from tests.ab_analysis.helpers import people
 from tests.ab_analysis.test_summaries import summary_of
 from tests.browser import draw_charts, fits_every_screen, opened
@@ -57,6 +63,8 @@ def test_the_page_has_the_figures_of_the_rows_on_every_screen(tmp_path: Path, ch
             ends = row.get("adjusted_ci", row["rel_effect_ci"])
             assert " to ".join("∞" if end is None else f"{end:+.2%}" for end in ends) in cells
         assert page.locator("#effects tbody tr:not(.group)").count() == len(decides)
+        metrics = len(re.findall("--metric", options))
+        assert page.get_by_role("img", name="Distribution of").count() == metrics
     assert path.stat().st_size < 1.5e6
 
 
@@ -76,6 +84,27 @@ def test_a_page_of_a_summary_adds_up_what_adds_up_and_defines_nothing(tmp_path: 
     totals = re.findall(r'data-label="total"[^>]*>(.*?)</td>', text)
     assert [bool(total) for total in totals] == [True, False]
     assert "What the metrics are" not in text
+
+
+def test_a_histogram_counts_every_user_once_also_below_zero(tmp_path: Path) -> None:
+    frame = pd.DataFrame(
+        {"variant": ["a", "b"] * 500, "y": np.random.default_rng(3).normal(0, 1, 1000), "n": np.arange(1000) % 7}
+    )
+    frame.loc[0, "y"] = -1e6
+    with engine(load_settings(var=tmp_path)) as db:
+        db.register("table_users", pa.Table.from_pandas(frame))
+        histograms = read_table_histograms(db, ("y", "n"))
+    for histogram in histograms.values():
+        assert [sum(users) for users in histogram.users.values()] == [500, 500]
+    y, n = histograms["y"], histograms["n"]
+    assert y.start == pytest.approx(frame.y.quantile(0.01))
+    inner = frame[(frame.variant == "b") & (frame.y >= y.start + 5 * y.width) & (frame.y < y.start + 6 * y.width)]
+    assert y.users["b"][5] == len(inner)
+    assert (n.start, n.width, n.users["a"][:7]) == (
+        0,
+        1,
+        frame[frame.variant == "a"].n.value_counts().sort_index().tolist(),
+    )
 
 
 def test_a_failed_check_comes_before_any_effect(tmp_path: Path) -> None:
