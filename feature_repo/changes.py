@@ -3,15 +3,17 @@
 Layout below the workspace's ``features``::
 
     <view>/<first hour>--<last hour>.<n>/part-*.parquet    rows that changed in those hours
-    latest/<view>/<hour>/part-*.parquet                    every entity's row as of an hour
+    latest/<view>/<hour>.<low>_<high>/part-*.parquet       the row as of an hour of every entity in a range: a tablet
 
 Every hour up to the clocks' own belongs to one span. The hours of a day get a span each; in the
-course of the next day they are merged into one. Once a day the rows of a day or two ago are collected: whoever asks for a later
-hour reads them and the spans since, however long the log is.
+course of the next day they are merged into one. Tablets hold the rows of a day or two ago: whoever asks for a later hour reads
+them and the spans since, however long the log is. In the course of each day every tablet is brought forward by a day, a few of
+them each hour, so that no hour has to read and write everybody's rows.
 """
 
 from __future__ import annotations
 
+import math
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +25,55 @@ from core.hours import DAY_HOURS, Hour
 from core.sql_engine import Engine, parquet_parts
 from feature_repo.sql import columns
 
+TABLET_ROWS = 200_000
+"""Rows that a tablet has, about; one with twice as many is split."""
+
+
+@dataclass(frozen=True)
+class Tablet:
+    """Every entity's row as of an hour, of entities whose first key is in a range.
+
+    Attributes:
+        folder: has the rows.
+        hour: as of whose start they hold.
+        low: first of the range; None: there is no lower bound.
+        high: end of the range, which it does not include; None: there is no upper bound.
+    """
+
+    folder: Path
+    hour: Hour
+    low: int | None = None
+    high: int | None = None
+
+    @classmethod
+    def of(cls, root: Path, hour: Hour, low: int | None, high: int | None) -> Tablet:
+        """That of a view's change log."""
+        name = f"{hour.key}.{'' if low is None else low}_{'' if high is None else high}"
+        return cls(latest_folder(root) / name, hour, low, high)
+
+    @classmethod
+    def at(cls, folder: Path) -> Tablet:
+        """That in a folder, as its name says; without a range it is an older platform's, and has everybody."""
+        hour, _, limits = folder.name.partition(".")
+        low, _, high = limits.partition("_")
+        return cls(folder, Hour.parse(hour), int(low) if low else None, int(high) if high else None)
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        """The range, as numbers."""
+        return -math.inf if self.low is None else self.low, math.inf if self.high is None else self.high
+
+    def has(self, key: str) -> str:
+        """SQL condition that a key is in the range."""
+        limits = ((">=", self.low), ("<", self.high))
+        return " AND ".join(f"{key} {sign} {limit}" for sign, limit in limits if limit is not None) or "1 = 1"
+
+    def split(self, root: Path, pieces: int, first: int, last: int) -> list[Tablet]:
+        """Tablets of equally wide ranges in its place, of whose keys some are from ``first`` to ``last``."""
+        edges = sorted({first + (last + 1 - first) * n // pieces for n in range(1, pieces)} - {first})
+        lows, highs = [self.low, *edges], [*edges, self.high]
+        return [Tablet.of(root, self.hour, low, high) for low, high in zip(lows, highs, strict=True)]
+
 
 @dataclass(frozen=True)
 class ChangeLog:
@@ -33,7 +84,7 @@ class ChangeLog:
         keys: columns that identify an entity.
         schema: of the rows; has ``as_of``, hours since 1970 UTC.
         holds_hours: after which a row counts no more, at the latest.
-        turn: hour of the day from which its latest rows are collected; an hour later days are merged. Views take turns, so
+        turn: hour of the day from which its tablets are brought forward; an hour later days are merged. Views take turns, so
             that no hour does all of it.
     """
 
@@ -84,59 +135,102 @@ class ChangeLog:
             kept = self._kept(engine, span, rows, f"as_of <> {as_of.number}")
             merged[span] = self._sorted(engine, f"{kept} UNION ALL {fresh}" if place == 0 else kept)
         engine.write_all(merged)
+        self._correct_tablets(engine, rows, as_of)
 
     def tidy(self, engine: Engine, as_of: Hour) -> None:
-        """Once a day, in the view's turn: collect the latest rows, and merge the hours of days that are over.
+        """Each hour from the view's turn on: bring some tablets forward, and merge the hours of days that are over.
 
         Args:
             engine: does it.
             as_of: the hour that the log has reached, whether or not it has rows of its own.
         """
-        hour_of_day = as_of.number % DAY_HOURS
-        if hour_of_day >= self.turn or not collections(self.root):
-            self._collect_latest(engine, as_of)
+        hour_of_day, tablets = as_of.number % DAY_HOURS, covering(self.root, as_of)
+        # So long ago because late events mostly touch the last day, and samples are made an hour after the clocks.
+        at = Hour.of_day(as_of.day) - DAY_HOURS - 1
+        if not tablets:
+            begins = [bounds(s)[0] for s in self.spans()]
+            reached = [hour for hour in (at, as_of - 1, as_of) if any(first <= hour for first in begins)]
+            if reached:
+                self._bring_forward(engine, None, reached[0])
+        elif hour_of_day >= self.turn:
+            due = sorted((t for t in tablets if t.hour < at), key=lambda t: (t.hour, t.ends))
+            for tablet in due[: -(-len(due) // (DAY_HOURS - hour_of_day))]:
+                self._bring_forward(engine, tablet, at)
         if hour_of_day > self.turn:
             self._merge_days(engine, as_of)
 
-    def _collect_latest(self, engine: Engine, as_of: Hour) -> None:
-        """Write every entity's row as of the last hour of the day before yesterday, unless it was done.
-
-        So long ago because late events mostly touch the last day, and samples are made an hour after the clocks.
-        Without any collected rows, as after a rebuild, it is those of the hour before.
-        """
-        collected = collections(self.root)
-        at = Hour.of_day(as_of.day) - DAY_HOURS - 1 if collected else as_of - 1
-        if collected and at <= hour_of(collected[-1]):
-            return
-        spans = [s for s in self.spans() if bounds(s)[0] <= at]
-        before = [s for s in collected if hour_of(s) <= at][-1:]
-        since = hour_of(before[0]).number if before else -1
-        parts = [part for s in spans if bounds(s)[1].number > since for part in parquet_parts(s)]
-        if not parts:
-            return
-        names, keys = columns(self.schema.names), columns(self.keys)
-        engine.table(
-            "newest",
-            f"""SELECT {names} FROM (
-                SELECT *, row_number() OVER (PARTITION BY {keys} ORDER BY as_of DESC) AS nth FROM {engine.files(parts)} f
-                WHERE as_of > {since} AND as_of <= {at.number}) r WHERE nth = 1""",
+    def _bring_forward(self, engine: Engine, tablet: Tablet | None, at: Hour) -> None:
+        """Write a tablet as of a later hour, or without one all tablets as of an hour; the rows that held before go."""
+        parts = self._parts_of(tablet.hour + 1 if tablet else None, at)
+        target = Tablet.of(self.root, at, *(tablet.low, tablet.high) if tablet else (None, None))
+        names, key = columns(self.schema.names), identifier(self.keys[0])
+        changes = f"as_of <= {at.number} AND {target.has(key)}" + (
+            f" AND as_of > {tablet.hour.number}" if tablet else ""
         )
-        rows = f"SELECT {names} FROM newest"
-        if before:
+        rows = self._newest(engine, parts, changes)
+        if tablet:
+            engine.table("newest", rows)
             same = " AND ".join(f"n.{key} = f.{key}" for key in map(identifier, self.keys))
-            rows += f""" UNION ALL SELECT {names} FROM {engine.files(parquet_parts(before[0]))} f
-                WHERE NOT EXISTS (SELECT 1 FROM newest n WHERE {same})"""
-        oldest = at.number - self.holds_hours
-        target = latest_folder(self.root) / at.key
-        engine.write(f"SELECT {names} FROM ({rows}) r WHERE as_of >= {oldest} {engine.sorted_by(keys)}", target)
-        for folder in collected:
-            shutil.rmtree(folder)
+            rows = f"""SELECT {names} FROM newest UNION ALL
+                SELECT {names} FROM {self._rows(engine, parquet_parts(tablet.folder))} f
+                WHERE {target.has(key)} AND NOT EXISTS (SELECT 1 FROM newest n WHERE {same})"""
+        engine.table("collected", f"SELECT * FROM ({rows}) r WHERE as_of >= {at.number - self.holds_hours}")
+        ((count, first, last),) = engine.rows(f"SELECT count(*), min({key}), max({key}) FROM collected")
+        pieces = int(count) // TABLET_ROWS if int(count) >= 2 * TABLET_ROWS else 1
+        self._write_tablets(engine, target.split(self.root, pieces, int(first), int(last)) if pieces > 1 else [target])
 
-    def _forget_latest(self, since: Hour) -> None:
-        """Remove collected rows that depend on changes from an hour on."""
-        for folder in collections(self.root):
-            if hour_of(folder) >= since:
-                shutil.rmtree(folder)
+    def _write_tablets(self, engine: Engine, tablets: list[Tablet]) -> None:
+        """Write the rows in table ``collected`` to the tablets that they belong to, and remove what these replace."""
+        names, key = columns(self.schema.names), identifier(self.keys[0])
+        engine.write_all(
+            {
+                tablet.folder: f"SELECT {names} FROM collected WHERE {tablet.has(key)} {engine.sorted_by(columns(self.keys))}"
+                for tablet in tablets
+            }
+        )
+        needed = {tablet.folder for tablet in covering(self.root)}
+        for tablet in tablets_of(self.root):
+            if tablet.folder not in needed:
+                shutil.rmtree(tablet.folder)
+
+    def _newest(self, engine: Engine, parts: list[Path], condition: str) -> str:
+        """SELECT of every entity's newest row in files among those that meet a condition."""
+        names, keys = columns(self.schema.names), columns(self.keys)
+        return f"""SELECT {names} FROM (
+            SELECT *, row_number() OVER (PARTITION BY {keys} ORDER BY as_of DESC) AS nth
+            FROM {self._rows(engine, parts)} f WHERE {condition}) r WHERE nth = 1"""
+
+    def _rows(self, engine: Engine, parts: list[Path]) -> str:
+        """SQL of the rows of files, of which there may be none."""
+        if parts:
+            return engine.files(parts)
+        engine.register("no_rows_yet", self.schema.empty_table())
+        return "no_rows_yet"
+
+    def _parts_of(self, first: Hour | None, last: Hour) -> list[Path]:
+        """Files of the spans that may have rows of the hours first to last."""
+        spans = [s for s in self.spans() if bounds(s)[0] <= last and (first is None or bounds(s)[1] >= first)]
+        return [part for span in spans for part in parquet_parts(span)]
+
+    def _correct_tablets(self, engine: Engine, keys: str, since: Hour) -> None:
+        """Compute the rows again of the keys in a table, in the tablets as of ``since`` or later."""
+        names, key = columns(self.schema.names), identifier(self.keys[0])
+        for tablet in tablets_of(self.root):
+            if tablet.hour < since or not engine.scalar(
+                f"SELECT count(*) FROM {keys} k WHERE {tablet.has(f'k.{key}')}"
+            ):
+                continue
+            same = " AND ".join(f"k.{key} = f.{key}" for key in map(identifier, self.keys))
+            wanted = f"EXISTS (SELECT 1 FROM {keys} k WHERE {same})"
+            oldest = tablet.hour - self.holds_hours
+            inside = (
+                f"as_of <= {tablet.hour.number} AND as_of >= {oldest.number} AND {tablet.has(f'f.{key}')} AND {wanted}"
+            )
+            corrected = self._newest(engine, self._parts_of(oldest, tablet.hour), inside)
+            kept = f"SELECT {names} FROM {self._rows(engine, parquet_parts(tablet.folder))} f WHERE NOT {wanted}"
+            engine.write(
+                f"SELECT * FROM ({kept} UNION ALL {corrected}) r {engine.sorted_by(columns(self.keys))}", tablet.folder
+            )
 
     def replace(self, engine: Engine, keys: str, rows: str, since: Hour) -> None:
         """Write the rows again of the keys in table ``keys`` that hold from ``since`` on.
@@ -147,7 +241,6 @@ class ChangeLog:
             rows: table of their new rows, every one at or after ``since``.
             since: earlier rows stay as they are.
         """
-        self._forget_latest(since)
         placed: set[tuple[Hour, Hour]] = set()
         merged = {}
         for span in self.spans():
@@ -161,6 +254,7 @@ class ChangeLog:
             placed.add((first, last))
             merged[span] = self._sorted(engine, kept)
         engine.write_all(merged)
+        self._correct_tablets(engine, keys, since)
 
     def _kept(self, engine: Engine, span: Path, keys: str, untouched: str) -> str:
         """SELECT of a span's rows that are untouched, or whose keys are not in a table."""
@@ -202,13 +296,32 @@ def latest_folder(root: Path) -> Path:
     return root.parent / "latest" / root.name
 
 
-def collections(root: Path) -> list[Path]:
-    """Folders of every entity's row as of an hour, in the order of the hours."""
-    return sorted(p for p in latest_folder(root).glob("*T*") if not p.name.startswith("."))
+def tablets_of(root: Path) -> list[Tablet]:
+    """All tablets of a view's change log, the oldest first."""
+    folders = (p for p in latest_folder(root).glob("*T*") if not p.name.startswith("."))
+    return sorted(map(Tablet.at, folders), key=lambda tablet: (tablet.hour, tablet.ends))
+
+
+def covering(root: Path, until: Hour | None = None) -> list[Tablet]:
+    """The newest tablets as of an hour at the latest that together have every entity; none if they do not.
+
+    After a crash two may overlap: where both have a row of an entity, the newer one holds.
+    """
+    covered: list[tuple[float, float]] = []
+    chosen = []
+    for tablet in reversed(tablets_of(root)):
+        low, high = tablet.ends
+        if (until is not None and tablet.hour > until) or any(a <= low and high <= b for a, b in covered):
+            continue
+        chosen.append(tablet)
+        touching = [(a, b) for a, b in covered if a <= high and low <= b]
+        covered = [each for each in covered if each not in touching]
+        covered.append((min([low, *(a for a, _ in touching)]), max([high, *(b for _, b in touching)])))
+    return chosen if (-math.inf, math.inf) in covered else []
 
 
 def files_between(root: Path, first: Hour, last: Hour, holds_hours: int | None) -> list[Path]:
-    """Files with all rows of a view's change log that may hold at any of some hours.
+    """Files with all rows of a view's change log that may hold at any of some hours; some rows may be there twice.
 
     Args:
         root: folder of the change log.
@@ -216,15 +329,11 @@ def files_between(root: Path, first: Hour, last: Hour, holds_hours: int | None) 
         last: hour, not before ``first``.
         holds_hours: after which a row counts no more; None: it always does.
     """
-    collected = [folder for folder in collections(root) if hour_of(folder) <= first]
-    since = hour_of(collected[-1]) + 1 if collected else first - holds_hours if holds_hours is not None else Hour(0)
+    tablets = covering(root, first)
+    oldest = first - holds_hours if holds_hours is not None else Hour(0)
+    since = min(tablet.hour for tablet in tablets) + 1 if tablets else oldest
     spans = [s for s in spans_of(root) if bounds(s)[0] <= last and bounds(s)[1] >= since]
-    return [part for folder in (*collected[-1:], *spans) for part in parquet_parts(folder)]
-
-
-def hour_of(collected: Path) -> Hour:
-    """Hour as of which collected rows hold."""
-    return Hour.parse(collected.name)
+    return [part for folder in (*(t.folder for t in tablets), *spans) for part in parquet_parts(folder)]
 
 
 def bounds(span: Path) -> tuple[Hour, Hour]:

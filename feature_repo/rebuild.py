@@ -78,6 +78,8 @@ class Rebuild(ClockComputation):
         else:
             self._snapshots(sums)
             since = self.as_of
+        for changes in self.clock.logs.values():
+            changes.tidy(self.engine, self.as_of)
         self.clock.commit(self.describe(self.changes, sums, since))
         pairs = sum(self.stored_rows(bases[slot].folder, "all") for slot in sums.slots)
         return Refreshed(self.as_of.key, pairs, self.stored_rows(bases["users"].folder, "all"), 0, full=True)

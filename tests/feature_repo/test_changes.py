@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import functools
 import random
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -14,7 +16,7 @@ from core.engine import engine
 from core.hours import DAY_HOURS, Hour
 from core.settings import load_settings
 from core.sql_engine import Engine
-from feature_repo.changes import ChangeLog, collections, files_between
+from feature_repo.changes import ChangeLog, Tablet, covering, files_between, latest_folder, tablets_of
 
 START = Hour.parse("2026-03-02T00")
 HOLDS = 60
@@ -63,9 +65,12 @@ def change(log: ChangeLog, running: Engine, at: Hour, draw: random.Random) -> No
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(3))
-def test_the_files_of_an_hour_tell_what_all_files_tell(tmp_path: Path, seed: int) -> None:
-    draw = random.Random(seed)
+@pytest.mark.parametrize(("seed", "tablet_rows"), [(0, 100), (1, 1), (2, 2)])
+def test_the_files_of_an_hour_tell_what_all_files_tell(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int, tablet_rows: int
+) -> None:
+    monkeypatch.setattr("feature_repo.changes.TABLET_ROWS", tablet_rows)
+    draw, most = random.Random(seed), 0
     log = ChangeLog(tmp_path / "view", ("user_id",), SCHEMA, HOLDS, turn=5)
     used = 0
     with engine(load_settings(var=tmp_path / "var", source="test")) as running:
@@ -78,7 +83,9 @@ def test_the_files_of_an_hour_tell_what_all_files_tell(tmp_path: Path, seed: int
                 files = files_between(log.root, hour, at, HOLDS)
                 assert latest(files, hour) == latest(log.parts(), hour)
                 used += any("latest" in file.parts for file in files)
+            most = max(most, len(tablets_of(log.root)))
     assert used > 100
+    assert (most > 1) == (tablet_rows < USERS)
 
 
 @pytest.mark.slow
@@ -93,7 +100,7 @@ def test_the_running_hour_opens_the_last_days_files_however_long_the_log_is(tmp_
                 opened.append(len(files_between(log.root, START + n, START + n, None)))
     assert max(opened[3:]) == opened[3] < 2 * DAY_HOURS + 2
     assert len(log.parts()) > opened[-1] - DAY_HOURS + 15
-    assert len(collections(log.root)) == 1
+    assert len(tablets_of(log.root)) == 1
 
 
 def test_a_view_that_changes_at_midnight_only_is_collected_too(tmp_path: Path) -> None:
@@ -107,3 +114,76 @@ def test_a_view_that_changes_at_midnight_only_is_collected_too(tmp_path: Path) -
             opened.append(len(files_between(log.root, START + n, START + n, None)))
     assert max(opened) <= 4
     assert len(log.parts()) > 8
+
+
+def filled(tmp_path: Path, running: Engine, users: int) -> ChangeLog:
+    """A log that begins with a row of every user, two days ago."""
+    log = ChangeLog(tmp_path / "view", ("user_id",), SCHEMA, holds_hours=100 * DAY_HOURS, turn=3)
+    put(log, running, START, [(user, user, START.number) for user in range(users)])
+    for n in range(1, 2 * DAY_HOURS + 1):
+        put(log, running, START + n, [(n % users, n, (START + n).number)])
+        log.tidy(running, START + n)
+    return log
+
+
+def test_every_hour_brings_a_few_tablets_forward_and_the_day_all_of_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("feature_repo.changes.TABLET_ROWS", 4)
+    users, written = 100, []
+    with engine(load_settings(var=tmp_path / "var", source="test")) as running:
+        log = filled(tmp_path, running, users)
+        for n in range(2 * DAY_HOURS + 1, 4 * DAY_HOURS):
+            before = {tablet.folder for tablet in tablets_of(log.root)}
+            log.tidy(running, START + n)
+            after = tablets_of(log.root)
+            written.append(len({tablet.folder for tablet in after} - before))
+            assert len(covering(log.root)) == len(after) == users // 4
+        read, expected = (
+            latest(files, START + n) for files in (files_between(log.root, START + n, START + n, None), log.parts())
+        )
+    assert {tablet.hour for tablet in after} == {START + 2 * DAY_HOURS - 1}
+    assert read == expected
+    of_the_last_day = written[-DAY_HOURS:]
+    assert sum(of_the_last_day) == users // 4
+    assert max(of_the_last_day) == 2
+    assert of_the_last_day[:3] == [0, 0, 0]  # other views' turns
+
+
+def test_a_crash_between_writing_tablets_and_removing_what_they_replace_costs_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at = START + 3 * DAY_HOURS + 5
+    with engine(load_settings(var=tmp_path / "var", source="test")) as running:
+        log = filled(tmp_path, running, 10)
+        expected = latest(log.parts(), at)
+        monkeypatch.setattr("feature_repo.changes.TABLET_ROWS", 2)
+        with monkeypatch.context() as patch:
+            patch.setattr("feature_repo.changes.shutil", SimpleNamespace(rmtree=lambda _: pytest.fail("stopped")))
+            with pytest.raises(pytest.fail.Exception, match="stopped"):
+                log.tidy(running, at)
+        whole, *pieces = tablets_of(log.root)
+        assert (whole.low, whole.high, len(pieces)) == (None, None, 5)
+        assert [tablet.folder for tablet in covering(log.root)] == [tablet.folder for tablet in reversed(pieces)]
+        assert latest(files_between(log.root, at, at, None), at) == expected
+        shutil.rmtree(pieces[2].folder)  # what was not written yet
+        assert {tablet.folder for tablet in covering(log.root)} == {
+            t.folder for t in (whole, *pieces) if t != pieces[2]
+        }
+        assert latest(files_between(log.root, at, at, None), at) == expected
+        log.tidy(running, at)
+        assert whole.folder not in {tablet.folder for tablet in tablets_of(log.root)}
+        assert latest(files_between(log.root, at, at, None), at) == expected
+
+
+def test_what_an_older_platform_collected_is_read_and_brought_forward(tmp_path: Path) -> None:
+    at = START + 3 * DAY_HOURS + 5
+    with engine(load_settings(var=tmp_path / "var", source="test")) as running:
+        log = filled(tmp_path, running, 10)
+        (tablet,) = tablets_of(log.root)
+        older = tablet.folder.rename(latest_folder(log.root) / tablet.hour.key)
+        assert covering(log.root) == [Tablet(older, tablet.hour)]
+        expected = latest(log.parts(), at)
+        log.tidy(running, at)
+        assert older not in {tablet.folder for tablet in tablets_of(log.root)}
+        assert latest(files_between(log.root, at, at, None), at) == expected
