@@ -6,7 +6,6 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
-from statistics import NormalDist
 
 from ab_analysis import checks as check
 from ab_analysis.changes import RegisteredExperiment
@@ -18,12 +17,16 @@ from ab_analysis.checks import (
     withheld_lifts,
 )
 from ab_analysis.decision import ExperimentDecision, decide
+from ab_analysis.effect import UNKNOWN, Effect
 from ab_analysis.experiment import Experiment, ExperimentPlan
-from ab_analysis.inference import UNKNOWN, Correction, Effect, Method, MetricSpec, adjust, compare, measure, shrink
+from ab_analysis.histograms import Histogram, read_histogram
+from ab_analysis.inference import Method, MetricSpec, compare, measure
 from ab_analysis.model_covariate import add_model_covariates
-from ab_analysis.moments import Cells, Moments, read_moments
+from ab_analysis.moments import Cells, read_moments
+from ab_analysis.multiplicity import Correction, adjust
 from ab_analysis.quantiles import Quantile, compare_quantiles
 from ab_analysis.results import MetricResult, Novelty, SegmentResult, plain
+from ab_analysis.segments import MeasuredSegment, shrink_segments
 from ab_analysis.series import Point, daily_points, drift, make_post_days
 from ab_analysis.stopping import comparisons_of, interval_multiplier
 from ab_analysis.user_table import Counts, segment_labels
@@ -31,22 +34,8 @@ from core.documents import JsonObject
 from core.errors import NotReadyError
 from core.sql_engine import Engine
 
-BINS = 30
 CORRECTIONS: dict[str, Correction] = {"primary": "holm", "secondary": "fdr_bh", "guardrail": "holm"}
 """How the p-values of a role are adjusted for their number."""
-
-
-@dataclass(frozen=True)
-class Histogram:
-    """Users of each variant by bins of a metric.
-
-    Attributes:
-        width: of a bin, in the metric's unit; the first one begins at 0.
-        users: variant → users in each bin; the last bin takes everything above the 99 % quantile.
-    """
-
-    width: float
-    users: dict[str, list[int]]
 
 
 @dataclass(frozen=True)
@@ -208,7 +197,7 @@ def analyze(
         users=counts.analyzed, decision=decide(plan, results, checks, counts.until), checks=tuple(checks),
         results=tuple(results), segments=tuple(segments), novelty=tuple(novelty),
         points=tuple(points),
-        histograms={m: _histogram(db, m, counts=plan.metrics[m].sum is None) for m in series_metrics},
+        histograms={m: read_histogram(db, "users", m, whole=plan.metrics[m].sum is None) for m in series_metrics},
         new_users=counts.new_users,
     )  # fmt: skip
 
@@ -220,15 +209,16 @@ def _effects(
     experiment = plan.experiment
     effects: list[tuple[str, str, Method, Effect]] = []
     for (name, spec), variant in product(specs.items(), experiment.treatments):
-        measured = measure(spec, cells, experiment.control, variant, experiment.confidence, experiment.strata)
-        if spec.headline == "quantile":
-            metric = plan.metrics[name]
-            assert metric.of is not None
-            assert metric.quantile is not None
-            quantile = Quantile(metric.of, metric.quantile)
-            effect = compare_quantiles(db, quantile, experiment.control, variant, experiment.confidence)
-            measured.append(("quantile", effect))
-        effects += [(name, variant, method, effect) for method, effect in measured]
+        sides = experiment.control, variant, experiment.confidence
+        for method in spec.methods:
+            if method == "quantile":
+                metric = plan.metrics[name]
+                assert metric.of is not None
+                assert metric.quantile is not None
+                effect = compare_quantiles(db, Quantile(metric.of, metric.quantile), *sides)
+            else:
+                effect = measure(spec, method, cells, *sides, experiment.strata)
+            effects.append((name, variant, method, effect))
     return effects
 
 
@@ -273,7 +263,7 @@ def _results(
 def _segments(
     experiment: Experiment, cells: Cells, specs: Mapping[str, MetricSpec]
 ) -> tuple[list[SegmentResult], list[UntestedSegment]]:
-    rows: list[tuple[str, str, str, str, Moments, Moments, Effect]] = []
+    rows: list[MeasuredSegment] = []
     untested: list[UntestedSegment] = []
     for segment in experiment.segments:
         for name in (m for m in experiment.primary if specs[m].headline != "quantile"):
@@ -287,52 +277,17 @@ def _segments(
                     effect = compare(
                         specs[name], sides[0], sides[1], experiment.confidence, adjusted="cuped" in specs[name].methods
                     )
-                    if effect.known and effect.se and all(map(math.isfinite, effect.rel_effect_ci)):
-                        rows.append((segment, value, name, variant, sides[0], sides[1], effect))
+                    measured = MeasuredSegment(segment, value, name, variant, *users, effect)
+                    if measured.has_lift:
+                        rows.append(measured)
                     else:
                         untested.append(UntestedSegment(segment, value, variant, *users, metric=name))
-    fdr = adjust({str(n): row[-1].p_value for n, row in enumerate(rows)}, "fdr_bh")
-    results = []
-    for family in dict.fromkeys((r[0], r[2], r[3]) for r in rows):
-        members = [(n, r) for n, r in enumerate(rows) if (r[0], r[2], r[3]) == family]
-        effects = [r[-1] for _, r in members]
-        shrunk, p_same = shrink([e.rel_effect for e in effects], [_relative_se(e) for e in effects])
-        for (n, (segment, value, name, variant, control, treatment, e)), s in zip(members, shrunk, strict=True):
-            half = (e.rel_effect_ci[1] - e.rel_effect_ci[0]) / 2 / _relative_se(e) * s.se
-            results.append(
-                SegmentResult(
-                    segment, value, name, variant, control.count, treatment.count, e.rel_effect, e.rel_effect_ci,
-                    e.p_value, fdr[str(n)], s.effect, (s.effect - half, s.effect + half), p_same,
-                )
-            )  # fmt: skip
-    return results, list(dict.fromkeys(untested))
+    return shrink_segments(rows), list(dict.fromkeys(untested))
 
 
 def _in_order(experiment: Experiment, segment: str, cells: Cells) -> list[str]:
     rule, values = experiment.segments[segment], cells.values(segment)
     return [label for label in segment_labels(rule) if label in values] if rule.of else values
-
-
-def _relative_se(effect: Effect) -> float:
-    low, high = effect.rel_effect_ci
-    return (high - low) / 2 / NormalDist().inv_cdf(0.5 + effect.confidence / 2)
-
-
-def _histogram(db: Engine, metric: str, *, counts: bool) -> Histogram:
-    """Users by bins of a metric; the last bin takes everything above the 99 % quantile.
-
-    The width of a bin is a whole number for a metric of whole numbers (``counts``).
-    """
-    largest = float(db.scalar(f"SELECT percentile_cont(0.99) WITHIN GROUP (ORDER BY {metric}) FROM users") or 0) or 1.0
-    width = float(math.ceil(largest / (BINS - 1))) if counts else largest / (BINS - 1)
-    rows = db.rows(
-        f"""SELECT variant, CAST(greatest(least(floor({metric} / {width!r}), {BINS - 1}), 0) AS INTEGER) AS bin,
-        count(*) AS n FROM users GROUP BY 1, 2"""
-    )
-    users = {v: [0] * BINS for v in sorted({r[0] for r in rows})}
-    for variant, bin_number, n in rows:
-        users[variant][int(bin_number)] = int(n)
-    return Histogram(width, users)
 
 
 def _constant(results: Sequence[MetricResult]) -> list[ExperimentCheck]:

@@ -28,8 +28,8 @@ log = logging.getLogger("ab_analysis.assignment")
 COLUMNS = ("experiment", "variant", "user", "timestamp")
 
 
-def assign_users(experiment: Experiment, user_keys: Sequence[str]) -> np.ndarray:
-    """Variant of each user, None for users outside the experiment's share of its layer.
+def assign_users(experiment: Experiment, user_keys: Sequence[str], holdouts: Sequence[Experiment] = ()) -> np.ndarray:
+    """Variant of each user, None for users outside the experiment's share of its layer, and for those who are held out.
 
     The same user always gets the same variant; experiments with other names or salts split independently; experiments
     with disjoint shares of one layer have no user in common.
@@ -37,25 +37,37 @@ def assign_users(experiment: Experiment, user_keys: Sequence[str]) -> np.ndarray
     Args:
         experiment: its variants, shares, salt and layer.
         user_keys: the users' ids in the source's log, shape (users,).
+        holdouts: whose control meets no other experiment; for a holdout itself they do not count.
 
     Returns:
         Array of objects, shape (users,).
     """
-    variants = assign(experiment.name, experiment.salt, experiment.variants, user_keys).astype(object)
+    variants = _split(experiment, user_keys)
     if experiment.layer is not None:
         position = hash_to_unit(f"layer\x1f{experiment.layer.name}", user_keys)
         variants[(position < experiment.layer.start) | (position >= experiment.layer.end)] = None
+    for holdout in () if experiment.holdout else holdouts:
+        variants[_split(holdout, user_keys) == holdout.control] = None
     return variants
 
 
+def _split(experiment: Experiment, user_keys: Sequence[str]) -> np.ndarray:
+    """Variant of each user, whatever layers and holdouts say; shape (users,)."""
+    return assign(experiment.name, experiment.salt, experiment.variants, user_keys).astype(object)
+
+
 def check_layers(experiments: Sequence[Experiment]) -> None:
-    """Check that experiments which run at the same time do not claim the same users of a layer.
+    """Check that experiments which run at the same time do not claim the same users of a layer, and that one at most is a holdout.
 
     Raises:
-        ConfigError: two of them do.
+        ConfigError: two of them do, or are.
     """
     for n, a in enumerate(experiments):
         for b in experiments[n + 1 :]:
+            if a.holdout and b.holdout and _overlap(a, b):
+                raise ConfigError(
+                    f"'{a.name}' and '{b.name}' are holdouts at the same time, so that neither shows the effect of all; end one first"
+                )
             if a.layer is None or b.layer is None or a.layer.name != b.layer.name:
                 continue
             apart = a.layer.end <= b.layer.start or b.layer.end <= a.layer.start
@@ -72,8 +84,21 @@ def check_workspace_layers(settings: Settings, experiment: Experiment) -> None:
     Other experiments whose files are wrong are skipped with a warning: they cannot be served either.
 
     Raises:
-        ConfigError: another experiment claims the same users.
+        ConfigError: another experiment claims the same users, or is a holdout at the same time.
     """
+    for other in _others(settings, experiment):
+        check_layers([experiment, other])
+
+
+def concurrent_holdouts(settings: Settings, experiment: Experiment) -> list[Experiment]:
+    """The workspace's holdouts that run on some of the same days as an experiment, and keep users from it."""
+    if experiment.holdout:
+        return []
+    return [other for other in _others(settings, experiment) if other.holdout and _overlap(experiment, other)]
+
+
+def _others(settings: Settings, experiment: Experiment) -> list[Experiment]:
+    """The workspace's other experiments whose files can be read."""
     others = []
     for name, path in find_experiments(settings.experiments_dir).items():
         try:
@@ -83,8 +108,7 @@ def check_workspace_layers(settings: Settings, experiment: Experiment) -> None:
             continue
         if other.name != experiment.name:
             others.append(other)
-    for other in others:
-        check_layers([experiment, other])
+    return others
 
 
 def _overlap(a: Experiment, b: Experiment) -> bool:

@@ -4,21 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-from scipy.stats import chi2_contingency, chisquare
+from scipy.special import chdtrc
 
-from ab_analysis.changes import RegisteredExperiment
-from ab_analysis.experiment import Experiment, ExperimentPlan
-from ab_analysis.inference import MetricSpec, adjust, compare
+from ab_analysis.inference import MetricSpec, compare
 from ab_analysis.moments import Cells
-from ab_analysis.user_table import Counts
+from ab_analysis.multiplicity import adjust
 from core.sql_engine import Engine
+
+if TYPE_CHECKING:  # a plain table needs no experiment file
+    from ab_analysis.changes import RegisteredExperiment
+    from ab_analysis.experiment import Experiment, ExperimentPlan
+    from ab_analysis.user_table import Counts
 
 ALARM = 0.001
 """A p-value of a randomization check below this means that assignment or logging is broken (Fabijan et al. 2019,
-doi:10.1145/3292500.3330722)."""
+doi:10.1145/3292500.3330722). It is this low because a report looks every day, and at each look a sound experiment may fail;
+0.01 is for who looks once."""
+CLOSE = 0.01
+"""A randomization check that passes with a p-value below this is told apart from one that passes clearly."""
 MOST_CROSSED = 0.01
 """If a larger share of users was in two variants, the remaining users are not a random sample."""
 SHOWN = 5
@@ -40,6 +46,18 @@ class ExperimentCheck:
     text: str
     p_value: float | None = None
 
+    @property
+    def state(self) -> Literal["ok", "close", "warn", "fail"]:
+        """The level as a person is told it: ``close`` is a check that passed, but not clearly."""
+        close = self.level == "ok" and self.p_value is not None and self.p_value < CLOSE
+        return "close" if close else self.level
+
+
+def _passed(name: str, p: float, text: str) -> ExperimentCheck:
+    """A randomization check that passed, and how clearly."""
+    close = f" Close to failing, which it does below {ALARM}: look at it again with more users." if p < CLOSE else ""
+    return ExperimentCheck(name, "ok", text + close, p)
+
 
 def sample_ratio(shares: Mapping[str, float], counts: Mapping[str, int]) -> ExperimentCheck:
     """Check that the variants have their planned shares, by Pearson's χ².
@@ -50,7 +68,8 @@ def sample_ratio(shares: Mapping[str, float], counts: Mapping[str, int]) -> Expe
     """
     total = sum(counts.values())
     expected = [total * share / sum(shares.values()) for share in shares.values()]
-    p = float(chisquare([counts[v] for v in shares], expected).pvalue)
+    distance = sum((counts[v] - e) ** 2 / e for v, e in zip(shares, expected, strict=True))
+    p = float(chdtrc(len(expected) - 1, distance))
     users = ", ".join(f"{v} {counts[v]:,} of {e:,.0f}" for v, e in zip(shares, expected, strict=True))
     if p < ALARM:
         text = (
@@ -58,7 +77,8 @@ def sample_ratio(shares: Mapping[str, float], counts: Mapping[str, int]) -> Expe
             "doubled exposures first."
         )
         return ExperimentCheck("sample ratio", "fail", text, p)
-    return ExperimentCheck("sample ratio", "ok", f"Sample ratio as planned (p = {p:.2g}): {users} expected.", p)
+    verdict = "Sample ratio not far from the planned one" if p < CLOSE else "Sample ratio as planned"
+    return _passed("sample ratio", p, f"{verdict} (p = {p:.2g}): {users} expected.")
 
 
 def pre_period(experiment: Experiment, cells: Cells, specs: Iterable[MetricSpec]) -> ExperimentCheck:
@@ -83,9 +103,7 @@ def pre_period(experiment: Experiment, cells: Cells, specs: Iterable[MetricSpec]
             "not random, or an earlier experiment still works on it. Do not read the effects."
         )
         return ExperimentCheck("pre-period", "fail", text, p)
-    return ExperimentCheck(
-        "pre-period", "ok", f"The variants did not differ before the start (smallest p = {p:.2g}, {worst}).", p
-    )
+    return _passed("pre-period", p, f"The variants did not differ before the start (smallest p = {p:.2g}, {worst}).")
 
 
 def exposure_days(db: Engine, experiment: Experiment) -> ExperimentCheck:
@@ -97,14 +115,21 @@ def exposure_days(db: Engine, experiment: Experiment) -> ExperimentCheck:
     table = table[table.sum(axis=1) >= 5 * len(experiment.variants)]
     if len(table) < 2 or not table.sum(axis=0).all():
         return ExperimentCheck("exposure", "ok", "Too few days of arrival to compare.")
-    p = float(chi2_contingency(table).pvalue)
+    p = _same_shares(table)
     if p < ALARM:
         text = (
             f"Exposure imbalance (p = {p:.2g}): users of the variants arrive on different days. The variants were not "
             "started together, or one of them logs its exposures late."
         )
         return ExperimentCheck("exposure", "fail", text, p)
-    return ExperimentCheck("exposure", "ok", f"Users of all variants arrive on the same days (p = {p:.2g}).", p)
+    return _passed("exposure", p, f"Users of all variants arrive on the same days (p = {p:.2g}).")
+
+
+def _same_shares(table: np.ndarray) -> float:
+    """P-value of "every row has the same shares", shape (rows, columns), by Pearson's χ²."""
+    from scipy.stats import chi2_contingency
+
+    return float(chi2_contingency(table).pvalue)
 
 
 def counted(experiment: Experiment, counts: Counts) -> list[ExperimentCheck]:
@@ -134,7 +159,7 @@ def counted(experiment: Experiment, counts: Counts) -> list[ExperimentCheck]:
     if experiment.trigger or experiment.population:
         table = np.array([[counts.analyzed[v], counts.assigned[v] - counts.analyzed[v]] for v in experiment.variants])
         share = analyzed / total if total else 0.0
-        p = float(chi2_contingency(table).pvalue) if table.sum(axis=0).all() else 1.0
+        p = _same_shares(table) if table.sum(axis=0).all() else 1.0
         if p < ALARM:
             text = (
                 f"The share of users in the analysis differs between the variants (p = {p:.2g}): the treatment changes who "
@@ -147,6 +172,17 @@ def counted(experiment: Experiment, counts: Counts) -> list[ExperimentCheck]:
                 f"effect is diluted to about {share:.1%} of what is shown."
             )
             checks.append(ExperimentCheck("trigger", "warn" if share < 1 else "ok", text, p))
+    return checks + _other_experiments(experiment, counts)
+
+
+def _other_experiments(experiment: Experiment, counts: Counts) -> list[ExperimentCheck]:
+    checks = []
+    if counts.met_by_held_out:
+        listed = ", ".join(f"{other} ({users:,})" for other, users in counts.met_by_held_out.items())
+        text = f"Users who are held out met other experiments: {listed}. The effect of all together is diluted by them."
+        checks.append(ExperimentCheck("held out", "warn", text))
+    elif experiment.holdout:
+        checks.append(ExperimentCheck("held out", "ok", f"Nobody of '{experiment.control}' met another experiment."))
     for other, p in counts.others.items():
         if p < ALARM:
             text = (

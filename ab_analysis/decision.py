@@ -4,14 +4,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from ab_analysis.checks import ExperimentCheck
 from ab_analysis.experiment import ExperimentPlan
 from ab_analysis.results import MetricResult
+from ab_analysis.stopping import comparisons_of
 from core.hours import Hour
 
+OF_HOLDOUT = {
+    "Ship:": "What was tried and shipped helps in all:",
+    "Stop:": "What was tried and shipped harms in all:",
+    "Keep running:": "What was tried and shipped in all:",
+    "A person decides:": "What was tried and shipped in all:",
+    "No effect was shown:": "No effect was shown of what was tried and shipped in all:",
+}
+"""How a holdout's sentence begins instead: it decides on no variant, but shows the effect of all other experiments together."""
 Verdict = Literal["ship", "stop", "keep_running", "no_effect", "person", "no_conclusion"]
 
 
@@ -57,12 +66,24 @@ def decide(
     decisions = [
         _decide_variant(plan, v, [r for r in rows if r.variant == v], ended=ended) for v in experiment.treatments
     ]
+    if experiment.holdout:
+        decisions = [replace(d, sentence=_of_holdout(d.sentence)) for d in decisions]
     order: list[Verdict] = ["ship", "person", "keep_running", "stop", "no_effect"]
     best = min(decisions, key=lambda d: (order.index(d.verdict), -_first_gain(plan, d, rows)))
     if len(decisions) == 1:
         return best
     others = "; ".join(f"{d.variant}: {d.verdict.replace('_', ' ')}" for d in decisions if d is not best)
     return ExperimentDecision(best.verdict, f"{best.variant}: {best.sentence} Others: {others}.", best.variant)
+
+
+def _of_holdout(sentence: str) -> str:
+    """A decision's sentence as that of a holdout.
+
+    >>> _of_holdout("Ship: active days up +2.00%.")
+    'What was tried and shipped helps in all: active days up +2.00%.'
+    """
+    begins = next(start for start in OF_HOLDOUT if sentence.startswith(start))
+    return OF_HOLDOUT[begins] + sentence.removeprefix(begins)
 
 
 def _first_gain(plan: ExperimentPlan, decision: ExperimentDecision, rows: Sequence[MetricResult]) -> float:
@@ -147,9 +168,12 @@ def _names(metrics: Sequence[str]) -> str:
 
 def _changes(plan: ExperimentPlan, rows: Sequence[MetricResult]) -> str:
     parts = []
+    holm = (
+        " by Holm" if comparisons_of(plan.experiment, "primary") > 1 else ""
+    )  # the table's is Bonferroni's, as its intervals are
     for r in rows:
         word = "up" if r.effect > 0 else "down"
-        p_value = f", p = {r.p_adjusted:.2g}" if plan.experiment.stopping.rule == "fixed" else ""
+        p_value = f", p = {r.p_adjusted:.2g}{holm}" if plan.experiment.stopping.rule == "fixed" else ""
         parts.append(f"{_words(r.metric)} {word} {_change(r)} ({_interval(r)}{p_value})")
     return ", ".join(parts)
 

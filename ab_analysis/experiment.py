@@ -27,7 +27,7 @@ VARIANT = re.compile(r"[A-Za-z0-9]([A-Za-z0-9 _.-]{0,59}[A-Za-z0-9_.-])?")
 NUMERIC = re.compile(r"\s*[+-]?[\d_.]+(e[+-]?\d+)?\s*", re.IGNORECASE)
 FIRST_YEAR, LAST_YEAR = 1990, 2200
 SMALLEST_SHARE = 1e-6
-BESIDE_THE_RESULT = ("hypothesis", "owner", "models", "automatic_stop", "truth", "stopped", "conclusion")
+BESIDE_THE_RESULT = ("hypothesis", "owner", "holdout", "models", "automatic_stop", "truth", "stopped", "conclusion")
 """Keys of an experiment file on which no figure of a report as of some hour rests."""
 SEE = "'clock ab init' prints a commented file, 'schema' its JSON schema for an editor."
 UNPLANNED_DAYS = 14
@@ -124,6 +124,10 @@ class Experiment(_Strict):
     control: str
     salt: str = ""
     layer: Layer | None = None
+    holdout: bool = Field(
+        False,
+        description="Users of the control meet no other experiment: the effect of all that is tried and shipped together.",
+    )
     start: datetime
     end: date | None = None
     pre_days: int = Field(14, ge=0, le=365)
@@ -264,6 +268,10 @@ class Experiment(_Strict):
 
     @model_validator(mode="after")
     def _servable(self) -> Experiment:
+        if self.holdout and self.layer is not None:
+            raise ValueError("holdout: its shares are of all users; leave out 'layer'")
+        if self.holdout and self.automatic_stop:
+            raise ValueError("holdout: it is there to show harm, not to end by itself; leave out 'automatic_stop'")
         if self.models and set(self.models) != set(self.variants):
             raise ValueError(f"models: name one for each of the variants {sorted(self.variants)}, or none")
         if self.automatic_stop and not self.models:
@@ -285,6 +293,11 @@ class Experiment(_Strict):
     @property
     def treatments(self) -> tuple[str, ...]:
         return tuple(v for v in self.variants if v != self.control)
+
+    @property
+    def held_out(self) -> float:
+        """Share of all users whom a holdout keeps from other experiments; 0 for an experiment that is none."""
+        return self.variants[self.control] / sum(self.variants.values()) if self.holdout else 0.0
 
     @property
     def start_time(self) -> datetime:

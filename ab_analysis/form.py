@@ -36,6 +36,7 @@ class ExperimentForm(BaseModel):
     variants: list[str]
     models: list[str] | None = None
     automatic_stop: bool = False
+    holdout: bool = False
     layer: str | None = None
     layer_from: float = 0.0
     layer_to: float = 100.0
@@ -94,6 +95,7 @@ class ExperimentForm(BaseModel):
             "layer": {"name": self.layer.strip(), "start": _share(self.layer_from), "end": _share(self.layer_to)}
             if self.layer and self.layer.strip()
             else None,
+            "holdout": self.holdout,
             "start": self.start,
             "end": self.end,
             "pre_days": self.pre_days,

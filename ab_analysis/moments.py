@@ -13,8 +13,6 @@ from itertools import combinations_with_replacement
 from typing import Any
 
 import numpy as np
-import tea_tasting as tt
-import tea_tasting.aggr
 
 from core.duck import identifier, quoted
 from core.errors import DataError
@@ -100,16 +98,10 @@ class Moments:
             {**self.units, name: self.unit(next(iter(weights)))},
         )
 
-    def aggregates(self, *names: str) -> tea_tasting.aggr.Aggregates:
-        """The moments of some columns in tea-tasting's form."""
-        n = max(self.count - 1, 1)
-        pairs = [(a, b) for a in names for b in names if a < b]
-        return tt.aggr.Aggregates(
-            count_=self.count,
-            mean_={a: self.mean(a) for a in names},
-            var_={a: self.variance(a) for a in names},
-            cov_={(a, b): float(self.comoments[self.at(a), self.at(b)]) / n for a, b in pairs},
-        )
+    def combined_variance(self, weights: Mapping[str, float]) -> float:
+        """Sample variance of Σ weight · column."""
+        names, vector = list(weights), np.array(list(weights.values()))
+        return float(vector @ self.block(names, names) @ vector) / max(self.count - 1, 1)
 
 
 def align(*groups: Moments) -> list[Moments]:
@@ -164,7 +156,9 @@ def pairs_of(blocks: Iterable[Sequence[str]]) -> list[tuple[str, str]]:
     return [(a, b) for a, b in pairs]
 
 
-def read_moments(db: Engine, table: str, by: Sequence[str], blocks: Sequence[Sequence[str]]) -> Cells:
+def read_moments(
+    db: Engine, table: str, by: Sequence[str], blocks: Sequence[Sequence[str]], ranges: Ranges | None = None
+) -> Cells:
     """Moments of a table of users, in two passes: the first finds the largest values, the second sums.
 
     Args:
@@ -172,13 +166,14 @@ def read_moments(db: Engine, table: str, by: Sequence[str], blocks: Sequence[Seq
         table: its name.
         by: group columns, the variant first.
         blocks: columns whose co-moments are needed together, one block per metric.
+        ranges: of these columns, if they were read already: the first pass.
 
     Raises:
         DataError: a user's value is NaN, infinite or missing.
     """
     columns = tuple(sorted({name for block in blocks for name in block}))
     pairs = pairs_of(blocks)
-    sums = exact_sums(db, table, by, [*((c,) for c in columns), *pairs])
+    sums = exact_sums(db, table, by, [*((c,) for c in columns), *pairs], ranges)
     cells = {}
     for key, (count, values) in sums.items():
         total = dict(zip(columns, values, strict=False))
@@ -203,7 +198,7 @@ def _units(columns: Sequence[str], pairs: Sequence[tuple[str, str]], values: Seq
 
 
 def exact_sums(
-    db: Engine, table: str, by: Sequence[str], terms: Sequence[tuple[str, ...]]
+    db: Engine, table: str, by: Sequence[str], terms: Sequence[tuple[str, ...]], ranges: Ranges | None = None
 ) -> dict[tuple[str, ...], tuple[int, list[Fraction]]]:
     """Sums of columns and of products of two columns by group, without rounding.
 
@@ -217,6 +212,7 @@ def exact_sums(
         table: its name.
         by: group columns.
         terms: single columns, and pairs of columns whose products are summed.
+        ranges: of the columns, by the same groups, if they were read already.
 
     Returns:
         Group → number of users, and a sum per term; groups in order.
@@ -226,7 +222,7 @@ def exact_sums(
     """
     columns = sorted({name for term in terms for name in term})
     groups_by_scales: dict[tuple[_Scale, ...], list[tuple[Any, ...]]] = {}
-    for group, scales in _scales(db, table, by, columns).items():
+    for group, scales in _scales(ranges or read_ranges(db, table, by, columns), columns).items():
         groups_by_scales.setdefault(scales, []).append(group)
     sums: dict[tuple[str, ...], tuple[int, list[Fraction]]] = {}
     for scales, groups in groups_by_scales.items():
@@ -297,29 +293,67 @@ class _Scale:
         return " * ".join([moved, *(db.double(math.ldexp(1.0, n)) for n in factors)])
 
 
-def _scales(
-    db: Engine, table: str, by: Sequence[str], columns: Sequence[str]
-) -> dict[tuple[Any, ...], tuple[_Scale, ...]]:
-    """The scale of each column in each group; ``DataError`` names the columns with values that are not finite numbers."""
-    names = [f"g{n}" for n in range(len(by))]
-    parts = [f"{identifier(name)} AS {alias}" for name, alias in zip(by, names, strict=True)]
-    for n, c in enumerate(columns):
-        v = f"CAST({identifier(c)} AS DOUBLE)"
-        finite = f"CASE WHEN abs({v}) <= {FINITE} THEN {v} END"
-        parts.append(
-            f"count(*) FILTER (WHERE {v} IS NULL OR NOT abs({v}) <= {FINITE}) AS b{n}, min({finite}) AS l{n}, "
-            f"max({finite}) AS h{n}"
-        )
-    rows = db.rows(f"SELECT {', '.join(parts)} FROM {table} GROUP BY {', '.join(map(identifier, by))}")
-    groups = {row[: len(by)]: row[len(by) :] for row in rows}
-    _raise_unknown({c: sum(int(r[3 * n]) for r in groups.values()) for n, c in enumerate(columns)})
+@dataclass(frozen=True)
+class Ranges:
+    """Smallest and largest values of columns, by group.
+
+    Attributes:
+        columns: k names.
+        groups: values of the group columns → (smallest, largest) of each column.
+    """
+
+    columns: tuple[str, ...]
+    groups: dict[tuple[Any, ...], tuple[tuple[float, float], ...]]
+
+    def largest(self, column: str) -> float:
+        """The largest value of all groups; 0 without any."""
+        at = self.columns.index(column)
+        return max((ends[at][1] for ends in self.groups.values()), default=0.0)
+
+
+def read_ranges(db: Engine, table: str, by: Sequence[str], columns: Sequence[str]) -> Ranges:
+    """Smallest and largest values of columns in each group, in one pass.
+
+    Args:
+        db: has the table.
+        table: its name.
+        by: group columns.
+        columns: of numbers.
+
+    Raises:
+        DataError: names the columns with values that are not finite numbers.
+    """
+    values = [f"CAST({identifier(c)} AS DOUBLE)" for c in columns]
+    parts = [f"{identifier(name)} AS g{n}" for n, name in enumerate(by)]
+    parts += [f"count({v}) AS k{n}, min({v}) AS l{n}, max({v}) AS h{n}" for n, v in enumerate(values)]
+    select, by_groups = ", ".join([*parts, "count(*) AS n"]), ", ".join(map(identifier, by))
+    groups = {}
+    for *row, users in db.rows(f"SELECT {select} FROM {table} GROUP BY {by_groups}"):
+        figures = row[len(by) :]
+        ends = list(zip(figures[1::3], figures[2::3], strict=True))
+        if any(count < users for count in figures[::3]) or not all(math.isfinite(end) for pair in ends for end in pair):
+            _raise_unknown(_count_unknown(db, table, columns))
+        groups[tuple(row[: len(by)])] = tuple((float(low), float(high)) for low, high in ends)
+    return Ranges(tuple(columns), groups)
+
+
+def _count_unknown(db: Engine, table: str, columns: Sequence[str]) -> dict[str, int]:
+    """Column → users whose value is not a finite number; NaN is the largest of numbers to both engines."""
+    values = [f"CAST({identifier(c)} AS DOUBLE)" for c in columns]
+    counts = [f"count(*) FILTER (WHERE {v} IS NULL OR NOT abs({v}) <= {FINITE}) AS b{n}" for n, v in enumerate(values)]
+    return dict(zip(columns, map(int, db.rows(f"SELECT {', '.join(counts)} FROM {table}")[0]), strict=True))
+
+
+def _scales(ranges: Ranges, columns: Sequence[str]) -> dict[tuple[Any, ...], tuple[_Scale, ...]]:
+    """The scale of each column in each group."""
+    at = [ranges.columns.index(c) for c in columns]
     overall = []
-    for n in range(len(columns)):
-        ends = [(float(r[3 * n + 1]), float(r[3 * n + 2])) for r in groups.values()]
+    for n in at:
+        ends = [group[n] for group in ranges.groups.values()]
         overall.append(_scale(min((low for low, _ in ends), default=0.0), max((high for _, high in ends), default=0.0)))
     return {
-        group: tuple(_scale(float(row[3 * n + 1]), float(row[3 * n + 2]), overall[n]) for n in range(len(columns)))
-        for group, row in groups.items()
+        group: tuple(_scale(*ends[n], whole) for n, whole in zip(at, overall, strict=True))
+        for group, ends in ranges.groups.items()
     }
 
 

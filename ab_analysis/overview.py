@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import NormalDist
 
 from ab_analysis.experiment import Experiment, find_experiments, load_experiment
-from ab_analysis.inference import shrink
 from ab_analysis.plan_page import plan_path
 from ab_analysis.report_file import ReportedResult, ReportFile, read_report
+from ab_analysis.segments import shrink
 from core.charts import sparkline
 from core.documents import one_line
 from core.errors import ConfigError
@@ -32,8 +33,10 @@ PAGE = """
 <p>To analyze one, log who met which variant (see <em>exposures</em> in the mapping file) and describe it in
 <code>{{ folder }}</code>; <code>clock ab init</code> prints a commented file.</p>{% endif %}</section>
 <section><h2>Together</h2><ul>
+{% for text in holdouts %}<li>{{ text }}</li>{% endfor %}
 <li>{{ meta.ended }} of {{ meta.experiments }} experiments have ended; {{ meta.ship }} to ship, {{ meta.stop }} to stop,
 {{ meta.no_effect }} without an effect, {{ meta.no_conclusion }} without a conclusion.</li>
+{% if concluded %}<li>Concluded by people: {{ concluded|join(", ") }}.</li>{% endif %}
 {% if meta.mean_lift is not none %}<li>Mean lift of the first primary metric {{ meta.mean_lift|percent }} as measured.
 {% if meta.experiments > 2 and meta.ship %}What is shipped was selected for its lift, which overstates it: shrunk toward the mean of all,
 the shipped ones have {{ meta.shipped_shrunk|percent }}
@@ -127,6 +130,8 @@ def write_overview(settings: Settings) -> Path:
     hours = EventStore(settings.events_dir).hours()
     as_of = hours[-1] + 1 if hours else None
     path = root / "index.html"
+    rows = overview_rows(settings, latest, as_of)
+    outcomes = Counter(r.experiment.conclusion.outcome for r in rows if r.experiment and r.experiment.conclusion)
     write_page(
         path,
         "Experiments",
@@ -135,8 +140,10 @@ def write_overview(settings: Settings) -> Path:
         scripts=(INTERACTIVE,),
         source=settings.source,
         as_of=as_of,
-        rows=_table(overview_rows(settings, latest, as_of)),
-        meta=_totals(list(latest.values())),
+        rows=_table(rows),
+        concluded=[f"{count} {words(outcome)}" for outcome, count in sorted(outcomes.items())],
+        meta=_totals([each for each in latest.values() if not each.report.about.holdout]),
+        holdouts=[_total_effect(each) for each in latest.values() if each.report.about.holdout],
         folder=str(settings.experiments_dir),
     )
     return path
@@ -199,6 +206,8 @@ def _row(row: OverviewRow) -> Row:
         if row.days_left is None
         else f"{row.state}, {row.days_left} {'day' if row.days_left == 1 else 'days'} left"
     )
+    if experiment.holdout if experiment else about is not None and about.holdout:
+        state += ", holdout"
     return Row(
         [
             Cell(row.name, link=latest.link if latest else row.plan, hint=hypothesis),
@@ -244,6 +253,20 @@ def _latest(folder: Path) -> LatestReport | None:
         if row is not None and row.rel_effect is not None and each.until <= report.until:
             lifts[each.until] = row.rel_effect
     return LatestReport(report, f"{folder.name}/{path.stem}.html", path == final, lifts)
+
+
+def _total_effect(holdout: LatestReport) -> str:
+    """What everything adds up to, by a holdout, in a sentence."""
+    report, result = holdout.report, holdout.deciding
+    begin = f"Holdout {report.experiment}, since {report.about.start[:10]}"
+    if result is None or result.lift is None:
+        return f"{begin}: the effect of all that was tried and shipped is not known yet."
+    users = sum(report.users.values())
+    held_out = users - report.users.get(result.variant, 0)
+    return (
+        f"{begin}: all that was tried and shipped changes {words(result.metric)} by {percent(result.lift.effect)} "
+        f"({interval((result.lift.low, result.lift.high))}, one look), {held_out:,} users held out of {users:,}."
+    )
 
 
 def _totals(latest: list[LatestReport]) -> Totals:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ab_analysis.assignment import check_workspace_layers
+from ab_analysis.assignment import check_workspace_layers, concurrent_holdouts
 from ab_analysis.experiment import Experiment, ExperimentPlan, find_experiments, load_experiment, make_plan
-from ab_analysis.planning import PlanRow, plan_from_history
+from ab_analysis.planning import plan_from_history
+from ab_analysis.power import PlanRow
 from core.engine import engine
 from core.errors import ConfigError, NotReadyError
 from core.hours import DAY_HOURS
@@ -121,13 +122,15 @@ def preview_experiment(settings: Settings, experiment: Experiment) -> Experiment
     longest = min(logged, LONGEST)
     days = sorted({length for length in (*WEEKS, planned) if length <= longest} or ({longest} if longest else set()))
     rows: list[PlanRow] = []
+    holdouts = concurrent_holdouts(settings, experiment)
     warnings = _warnings(experiment, planned)
+    warnings += [f"{h.held_out:.1%} of the users are held out by '{h.name}' and will not be in it." for h in holdouts]
     if not days:
         warnings.append("The log holds no whole day yet, so nothing can be planned from it.")
     else:
         try:
             with engine(settings) as db:
-                rows = plan_from_history(db, store, plan, days)
+                rows = plan_from_history(db, store, plan, days, held_out=sum(h.held_out for h in holdouts))
         except NotReadyError as error:
             warnings.append(f"Nothing could be planned: {error}.")
         if planned not in days:
@@ -169,6 +172,7 @@ def _warnings(experiment: Experiment, planned: int) -> list[str]:
 def find_overlaps(settings: Settings, experiment: Experiment) -> list[Overlap]:
     """Other experiments of the workspace that run on some of the same days, those with the most users in common first.
 
+    A holdout shares its users with every other experiment but for those it holds out, and is not among them.
     Those whose files are wrong are passed over: ``check_workspace_layers`` names them.
     """
     overlaps = []
@@ -179,7 +183,12 @@ def find_overlaps(settings: Settings, experiment: Experiment) -> list[Overlap]:
             continue
         ends = [e.end for e in (experiment, other) if e.end]
         start, end = max(experiment.start_time, other.start_time), min(ends, default=None)
-        if other.name == experiment.name or (end is not None and end < start.date()):
+        if (
+            other.name == experiment.name
+            or experiment.holdout
+            or other.holdout
+            or (end is not None and end < start.date())
+        ):
             continue
         same_layer = experiment.layer and other.layer and experiment.layer.name == other.layer.name
         width = other.layer.end - other.layer.start if other.layer else 1.0

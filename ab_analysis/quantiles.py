@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass
 from statistics import NormalDist
 
-from ab_analysis.inference import UNKNOWN, Effect, from_estimates
+from ab_analysis.effect import UNKNOWN, Effect, from_estimates
 from core.duck import identifier, quoted
 from core.sql_engine import Engine
 
@@ -44,14 +44,20 @@ def compare_quantiles(db: Engine, quantile: Quantile, control: str, treatment: s
     Returns:
         ``UNKNOWN`` if there are too few users or too few distinct values.
     """
-    sides = [_estimate(db, quantile, variant) for variant in (control, treatment)]
+    sides = [estimate_quantile(db, quantile, variant) for variant in (control, treatment)]
     if not all(math.isfinite(se) for _, se in sides):
         return UNKNOWN
     return from_estimates(sides[0][0], sides[1][0], sides[0][1], sides[1][1], confidence)
 
 
-def _estimate(db: Engine, quantile: Quantile, variant: str) -> tuple[float, float]:
-    """Quantile and its standard error; NaN if the order statistics around it lie outside the sample."""
+def estimate_quantile(db: Engine, quantile: Quantile, variant: str) -> tuple[float, float]:
+    """A quantile of a variant and its standard error; NaN if the order statistics around it lie outside the sample.
+
+    Args:
+        db: has the table of users.
+        quantile: which one.
+        variant: name of the variant.
+    """
     p, where = quantile.share, f"FROM {quantile.table} WHERE variant = {quoted(variant)}"
     n = int(db.scalar(f"SELECT count(*) {where}"))
     step = Z * math.sqrt(p * (1 - p) / n)

@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import duckdb
 
-from ab_analysis.text_table import TEXT_SUFFIXES, Header, check_quotes, one_line_end, open_text, read_header, read_rows
+from ab_analysis.text_table import (
+    TEXT_SUFFIXES,
+    Header,
+    check_quotes,
+    line_ends,
+    one_line_end,
+    open_text,
+    read_header,
+    read_rows,
+)
 from core.duck import file_list, identifier, quoted
 from core.engine import DuckEngine
 from core.errors import ConfigError, DataError
@@ -18,6 +27,8 @@ from core.sql_engine import Engine
 MISSING_CELLS = ("", "NA", "N/A", "NULL", "null", "None", "nan", "NaN")
 """Texts that mean a missing value in a CSV file."""
 PADDING = quoted(" \t\u00a0\u200b\ufeff")
+UNREADABLE = "\x1funreadable"
+"""Column of ``raw`` that says whether a row of a CSV file has a cell that is not a number."""
 NUMBER = re.compile(r"u?int|float|double|half|decimal|bool")
 FLOATING = re.compile(r"float|double|half")
 LONGEST_LINE = 1 << 24
@@ -62,8 +73,11 @@ def load_raw(db: Engine, path: Path, columns: Sequence[str], numbers: Sequence[s
         DataError: a column of numbers holds something else, or the file is damaged.
     """
     if _is_text(path):
-        with one_line_end(path) as text:
-            _load_text(db, path, text, columns, numbers, groups)
+        ends = line_ends(path)
+        with one_line_end(path, ends) as text:
+            rows = _load_text(db, path, text, columns, numbers, groups)
+        if ends.lines - 1 > rows:
+            check_quotes(path, read_header(path))
         return
     schema = db.arrow("SELECT * FROM table_files LIMIT 0").schema
     for c in numbers:
@@ -87,8 +101,8 @@ def _is_text(path: Path) -> bool:
 
 def _load_text(
     db: Engine, path: Path, text: Path, columns: Sequence[str], numbers: Sequence[str], groups: Sequence[str]
-) -> None:
-    """Read a CSV into ``raw``: groups as text without padding, numbers as doubles (true and false are 1 and 0).
+) -> int:
+    """Read a CSV into ``raw``, and return its rows: groups as text without padding, numbers as doubles (true and false are 1 and 0).
 
     Nothing is guessed: columns are read by position, so that names may repeat, and a cell that is not a number is reported.
     """
@@ -96,37 +110,64 @@ def _load_text(
     column_types = ", ".join(f"'c{n}': 'VARCHAR'" for n in range(len(columns)))
     source = (
         f"read_csv({file_list([text])}, auto_detect = false, header = true, delim = {quoted(header.delimiter)}, "
-        f"quote = '\"', escape = '\"', columns = {{{column_types}}}, nullstr = '', max_line_size = {LONGEST_LINE})"
+        f"quote = '\"', escape = '\"', columns = {{{column_types}}}, nullstr = '', max_line_size = {LONGEST_LINE}, "
+        f"buffer_size = {2 * LONGEST_LINE})"
     )
-    cells = {name: f"trim(c{n}, {PADDING})" for n, name in enumerate(columns)}
-    missing = ", ".join(map(quoted, MISSING_CELLS))
-    selected = [f"nullif({cells[c]}, '') AS {identifier(c)}" for c in groups]
-    unreadable = ["count(*) AS n"]
-    for n, c in enumerate(numbers):
-        number = (
-            f"CASE lower({cells[c]}) WHEN 'true' THEN 1.0 WHEN 'false' THEN 0.0 ELSE TRY_CAST({cells[c]} AS DOUBLE) END"
-        )
-        filled = f"{cells[c]} NOT IN ({missing})"
-        if c not in groups:
-            selected.append(f"CASE WHEN {filled} THEN {number} END AS {identifier(c)}")
-        bad = f"FILTER (WHERE {filled} AND ({number}) IS NULL)"
-        unreadable += [f"count(*) {bad} AS u{n}", f"min({cells[c]}) {bad} AS t{n}"]
+    at = {c: columns.index(c) for c in (*numbers, *groups)}
+    # Most cells are numbers as they are; only the others are looked at closely.
+    plain = ", ".join(f"TRY_CAST(c{at[c]} AS DOUBLE) AS x{at[c]}" for c in numbers)
+    values = ", ".join(
+        f"CASE WHEN isfinite(x{at[c]}) THEN x{at[c]} ELSE CASE WHEN {_filled(at[c])} THEN {_number(at[c])} END END AS v{at[c]}"
+        for c in numbers
+    )
+    unreadable = " OR ".join(f"CASE WHEN v{at[c]} IS NOT NULL THEN false ELSE {_filled(at[c])} END" for c in numbers)
+    selected = [f"nullif({_cell(at[c])}, '') AS {identifier(c)}" for c in groups]
+    selected += [f"v{at[c]} AS {identifier(c)}" for c in numbers if c not in groups]
+    selected.append(f"{unreadable or 'false'} AS {identifier(UNREADABLE)}")
+    read = f"(SELECT {', '.join(['*', *([plain] if numbers else [])])} FROM {source})"
+    read = f"(SELECT {', '.join(['*', *([values] if numbers else [])])} FROM {read})"
     try:
-        db.table("raw", f"SELECT {', '.join(selected)} FROM {source}")
-        (counts,) = db.rows(f"SELECT {', '.join(unreadable)} FROM {source}")
+        db.table("raw", f"SELECT {', '.join(selected)} FROM {read}")
+        rows, bad = db.rows(f"SELECT count(*), count(*) FILTER (WHERE {identifier(UNREADABLE)}) FROM raw")[0]
+        if bad:
+            _raise_unreadable(db, path, header, source, at, numbers)
     except duckdb.Error as error:
         raise DataError(f"{path} cannot be read as CSV: {_csv_error(str(error))}") from None
-    for c, bad, example in zip(numbers, counts[1::2], counts[2::2], strict=True):
+    return int(rows)
+
+
+def _cell(number: int) -> str:
+    """SQL of a cell without padding."""
+    return f"trim(c{number}, {PADDING})"
+
+
+def _filled(number: int) -> str:
+    """SQL of whether a cell has a value. With ``IN`` it would become a join, which looks at every cell."""
+    return f"({' AND '.join(f'{_cell(number)} <> {quoted(text)}' for text in MISSING_CELLS)})"
+
+
+def _number(number: int) -> str:
+    """SQL of a cell's number, null if it is none."""
+    cell = _cell(number)
+    return f"CASE lower({cell}) WHEN 'true' THEN 1.0 WHEN 'false' THEN 0.0 ELSE TRY_CAST({cell} AS DOUBLE) END"
+
+
+def _raise_unreadable(
+    db: Engine, path: Path, header: Header, source: str, at: Mapping[str, int], numbers: Sequence[str]
+) -> None:
+    """Name the first column with a cell that is not a number, and such a cell."""
+    found = []
+    for n, c in enumerate(numbers):
+        bad = f"FILTER (WHERE {_filled(at[c])} AND ({_number(at[c])}) IS NULL)"
+        found += [f"count(*) {bad} AS u{n}", f"min({_cell(at[c])}) {bad} AS t{n}"]
+    (counts,) = db.rows(f"SELECT {', '.join(found)} FROM {source}")
+    for c, bad, example in zip(numbers, counts[::2], counts[1::2], strict=True):
         if bad:
-            line = _line_of(path, header, columns.index(c), example)
+            line = _line_of(path, header, at[c], example)
             raise DataError(
                 f"{path.name}, line {line}: column '{c}' holds {_shown(example)}, not a number ({bad:,} such cells); write "
                 "1234.5, without currency, units or separators of thousands"
             )
-    with open_text(text) as handle:
-        lines = sum(1 for _ in handle)
-    if lines - 1 > counts[0]:
-        check_quotes(path, header)
 
 
 def _csv_error(text: str) -> str:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from statistics import NormalDist
+from typing import Literal, Protocol
 
 from ab_analysis.analysis import Analysis
 from ab_analysis.decision import side
@@ -20,6 +21,21 @@ PRIOR_SD = 0.1
 ROLES = ("primary", "guardrail", "secondary")
 """In the order in which a person asks for them."""
 UNITS = {"days": "days", "retained": "share of users", "at_least": "share of users"}
+
+
+class Arms(Protocol):
+    """The variants of a page: those of an experiment file, or of a table."""
+
+    @property
+    def control(self) -> str: ...
+
+    @property
+    def treatments(self) -> tuple[str, ...]: ...
+
+    @property
+    def truth(self) -> Mapping[str, float]:
+        """Metric → true relative effect, where it is known."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -75,7 +91,8 @@ def _read(plan: ExperimentPlan, analysis: Analysis, result: MetricResult, title:
     return EffectReading(
         result=result, title=f"{title}, {unit}" if unit and unit not in title else title, unit=unit, side=side(plan, result),
         relative=Interval(result.rel_effect, result.adjusted_ci), absolute=Interval(result.effect, bounds),
-        p_value=_p_value(experiment, analysis, result), chance_better=chance_to_be_better(experiment, metric, result),
+        p_value=_p_value(experiment, analysis, result),
+        chance_better=chance_to_be_better(result.rel_effect, result.rel_effect_ci, experiment.confidence, metric.better),
         total=total if metric.additive and math.isfinite(result.effect) else None,
     )  # fmt: skip
 
@@ -98,17 +115,24 @@ def _p_value(experiment: Experiment, analysis: Analysis, result: MetricResult) -
     return p_under_rule(experiment, analysis.elapsed_days, comparisons, result.effect / ((high - low) / 2 / multiplier))
 
 
-def chance_to_be_better(experiment: Experiment, metric: Metric, result: MetricResult) -> float | None:
+def chance_to_be_better(
+    lift: float, lift_ci: tuple[float, float], confidence: float, better: Literal["up", "down"] = "up"
+) -> float | None:
     """Posterior probability that the true lift has the sign that is good, None where no lift is given.
 
     The prior of the lift is normal around 0 with the standard deviation ``PRIOR_SD``; the data enter as a normal likelihood with
     the lift and the standard error of the interval of one look. The prior is the same at every look, so looking early or often
     needs no correction, and the reading holds only as far as one shares the prior.
+
+    Args:
+        lift: as measured.
+        lift_ci: its two-sided interval of one look; ``confidence``: the interval's level.
+        better: the sign that is good.
     """
-    low, high = result.rel_effect_ci
-    error = (high - low) / 2 / NORMAL.inv_cdf(0.5 + experiment.confidence / 2)
-    if not (math.isfinite(result.rel_effect) and error > 0 and math.isfinite(error)):
+    low, high = lift_ci
+    error = (high - low) / 2 / NORMAL.inv_cdf(0.5 + confidence / 2)
+    if not (math.isfinite(lift) and error > 0 and math.isfinite(error)):
         return None
     kept = PRIOR_SD**2 / (PRIOR_SD**2 + error**2)
-    z = result.rel_effect * kept / math.sqrt(kept * error**2)
-    return NORMAL.cdf(z if metric.better == "up" else -z)
+    z = lift * kept / math.sqrt(kept * error**2)
+    return NORMAL.cdf(z if better == "up" else -z)

@@ -34,7 +34,7 @@ from events.store import EventStore
 
 TEMPLATE = Path(__file__).with_name("report.html")
 STYLE = """
-#effects { font-size: .94rem }
+#effects { font-size: .94rem } .close { color: var(--second); font-weight: 600 }
 """
 RULES = {
     "fixed": "one look, at the end",
@@ -178,11 +178,16 @@ def write_pages(
         "experiment": experiment, "analysis": analysis, "decision": analysis.decision, "warnings": analysis.warnings,
         "planned": planned, "day": min(max(math.ceil(analysis.elapsed_days), 1), planned), "titles": titles,
         "shares": {v: s / sum(experiment.variants.values()) for v, s in experiment.variants.items()},
-        "worse": report_tables.worse_secondary(plan, analysis, titles), "power": report_tables.power(plan, analysis, titles),
+        "worse": report_tables.worse_secondary(readings), "secondary": len(experiment.secondary),
+        "power": report_tables.power(plan, analysis, titles),
         "exposures": _drawn(report_charts.exposures(experiment, points)) if points else None,
         "lifts": _drawn(report_charts.lifts(experiment, readings)),
         "absolute": [_drawn(chart) for chart in report_charts.effects(experiment, readings)],
-        "effects": report_tables.effects(plan, readings), "methods": report_tables.methods(plan, analysis, titles),
+        "effects": report_tables.effects(experiment, readings, {name: m.in_words for name, m in plan.metrics.items()}),
+        "methods": report_tables.methods(
+            experiment, analysis.results, titles, confidence=experiment.confidence, power=experiment.power,
+            minimum_effect=experiment.minimum_effect,
+        ),
         "users": sum(analysis.users.values()), "prior": PRIOR_SD, "several": several,
         "metrics": {n: plan.metrics[n] for n in plan.metrics}, "guardrails": guardrails,
         "so_far": [_drawn(chart) for chart in report_charts.so_far(experiment, points, titles)],
@@ -191,7 +196,7 @@ def write_pages(
         "segment_names": list(dict.fromkeys(s.segment for s in analysis.segments)),
         "segments": report_tables.segments(analysis.segments, titles) if analysis.segments else None,
         "same": report_tables.same_in_segments(analysis.segments, titles, experiment.confidence),
-        "distributions": [_drawn(chart) for chart in report_charts.distributions(experiment, analysis, titles)],
+        "distributions": [_drawn(chart) for chart in report_charts.distributions(experiment, analysis.histograms, titles)],
         "changes": report_tables.changes(changes) if changes else None, "has_plan": (folder / "plan.html").exists(),
         "rule": RULES[experiment.stopping.rule], "queries": [LONG_LIST.sub(r"read_parquet([\1, …, \2])", q) for q in queries],
         "content": yaml.safe_dump(experiment.model_dump(mode="json", exclude_unset=True), sort_keys=False),

@@ -6,9 +6,8 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ab_analysis.analysis import Analysis
-from ab_analysis.experiment import Experiment
-from ab_analysis.reading import EffectReading
+from ab_analysis.histograms import Histogram
+from ab_analysis.reading import Arms, EffectReading
 from ab_analysis.results import SegmentResult
 from ab_analysis.series import Point
 from core.charts import ACCENT, BAD, GOOD, INK, SERIES, SOFT, Chart
@@ -40,11 +39,11 @@ class _ForestRow(NamedTuple):
     truth: float | None = None
 
 
-def lifts(experiment: Experiment, readings: Sequence[EffectReading]) -> Chart | None:
+def lifts(arms: Arms, readings: Sequence[EffectReading]) -> Chart | None:
     """Lifts with the interval that decides, of one look where the stopping rule allows none yet."""
     rows = [
         _ForestRow(
-            _name(experiment, r), r.result.variant, "", r.relative.effect, r.relative.bounds or r.result.rel_effect_ci, TONES[r.side],
+            _name(arms, r), r.result.variant, "", r.relative.effect, r.relative.bounds or r.result.rel_effect_ci, TONES[r.side],
             {
                 "lift": percent(r.relative.effect), "interval": interval(r.relative.bounds or r.result.rel_effect_ci),
                 "effect": signed(r.absolute.effect, r.unit), "p": p_cell(r.p_value), "chance to be better": share(r.chance_better, 1),
@@ -54,7 +53,7 @@ def lifts(experiment: Experiment, readings: Sequence[EffectReading]) -> Chart | 
         )
         for r in readings
     ]  # fmt: skip
-    known = "diamond: true lift; " if experiment.truth else ""
+    known = "diamond: true lift; " if arms.truth else ""
     return _forest(
         rows,
         "lift",
@@ -65,7 +64,7 @@ def lifts(experiment: Experiment, readings: Sequence[EffectReading]) -> Chart | 
     )
 
 
-def effects(experiment: Experiment, readings: Sequence[EffectReading]) -> list[Chart]:
+def effects(arms: Arms, readings: Sequence[EffectReading]) -> list[Chart]:
     """Absolute effects, a chart for each unit."""
     by_unit: dict[str, list[EffectReading]] = {}
     for r in readings:
@@ -74,7 +73,7 @@ def effects(experiment: Experiment, readings: Sequence[EffectReading]) -> list[C
         _forest(
             [
                 _ForestRow(
-                    _name(experiment, r), r.result.variant, "", r.absolute.effect, r.absolute.bounds or r.result.effect_ci,
+                    _name(arms, r), r.result.variant, "", r.absolute.effect, r.absolute.bounds or r.result.effect_ci,
                     TONES[r.side],
                     {
                         "effect": signed(r.absolute.effect, r.unit),
@@ -110,23 +109,23 @@ def segments(rows: Sequence[SegmentResult], titles: Mapping[str, str], *, severa
     )  # fmt: skip
 
 
-def so_far(experiment: Experiment, points: Sequence[Point], titles: Mapping[str, str]) -> list[Chart]:
+def so_far(arms: Arms, points: Sequence[Point], titles: Mapping[str, str]) -> list[Chart]:
     """The cumulative effect after each day of every metric, with the band of the stopping rule."""
     return _by_metric(
-        experiment, points, titles, lambda p: (p.so_far.rel_effect, *p.so_far.rel_effect_ci), lambda p: p.so_far_ci,
+        arms, points, titles, lambda p: (p.so_far.rel_effect, *p.so_far.rel_effect_ci), lambda p: p.so_far_ci,
         "effect so far", f"{BAND}, which holds on all days together. {ONE_LOOK}",
     )  # fmt: skip
 
 
-def daily(experiment: Experiment, points: Sequence[Point], titles: Mapping[str, str]) -> list[Chart]:
+def daily(arms: Arms, points: Sequence[Point], titles: Mapping[str, str]) -> list[Chart]:
     """The effect of each day alone of every metric."""
     return _by_metric(
-        experiment, points, titles, lambda p: (p.daily.rel_effect, *p.daily.rel_effect_ci), lambda _: (math.nan, math.nan),
+        arms, points, titles, lambda p: (p.daily.rel_effect, *p.daily.rel_effect_ci), lambda _: (math.nan, math.nan),
         "effect of each day", f"{ONE_LOOK} Users exposed so far; the first and the last day may be incomplete.",
     )  # fmt: skip
 
 
-def exposures(experiment: Experiment, points: Sequence[Point]) -> Chart | None:
+def exposures(arms: Arms, points: Sequence[Point]) -> Chart | None:
     """Users exposed so far by day, a line for each arm; None where no day was computed."""
     import altair as alt
 
@@ -134,8 +133,8 @@ def exposures(experiment: Experiment, points: Sequence[Point]) -> Chart | None:
     rows = [
         {"day": p.day.isoformat(), "arm": arm, "users": users, "text": f"{users:,}"}
         for p in first
-        for arm, users in ((experiment.control, p.users[0]), (p.variant, p.users[1]))
-        if arm != experiment.control or p.variant == experiment.treatments[0]
+        for arm, users in ((arms.control, p.users[0]), (p.variant, p.users[1]))
+        if arm != arms.control or p.variant == arms.treatments[0]
     ]
     if not rows:
         return None
@@ -143,7 +142,7 @@ def exposures(experiment: Experiment, points: Sequence[Point]) -> Chart | None:
         alt.Chart(alt.Data(values=rows))
         .mark_line(point=True)
         .encode(
-            x=_days(), y=alt.Y("users:Q", title="users so far"), color=_arms(experiment),
+            x=_days(), y=alt.Y("users:Q", title="users so far"), color=_arms(arms),
             tooltip=_hover("day", "arm", users="text"),
         )
         .properties(width="container", height=HEIGHT)
@@ -153,19 +152,22 @@ def exposures(experiment: Experiment, points: Sequence[Point]) -> Chart | None:
     return Chart(drawing, f"Users exposed so far by day. On {last}: {text}")
 
 
-def distributions(experiment: Experiment, analysis: Analysis, titles: Mapping[str, str]) -> list[Chart]:
-    """Share of users by value of the primary metrics, a line for each arm."""
+def distributions(arms: Arms, histograms: Mapping[str, Histogram], titles: Mapping[str, str]) -> list[Chart]:
+    """Share of users by value of metrics, a line for each arm."""
     import altair as alt
 
     charts = []
-    for metric, histogram in analysis.histograms.items():
+    for metric, histogram in histograms.items():
         rows = []
         for arm, counts in histogram.users.items():
             total = sum(counts) or 1
             for number, users in enumerate((*counts, 0)):
-                low = number * histogram.width
-                upper = f"{figure(low)} to under {figure(low + histogram.width)}"
-                values = upper if number < len(counts) - 1 else f"{figure(low)} or more"
+                low = histogram.start + number * histogram.width
+                values = f"{figure(low)} to under {figure(low + histogram.width)}"
+                if number >= len(counts) - 1:
+                    values = f"{figure(low)} or more"
+                elif number == 0 and histogram.start:
+                    values = f"under {figure(low + histogram.width)}"
                 rows.append(
                     {
                         "arm": arm,
@@ -180,7 +182,7 @@ def distributions(experiment: Experiment, analysis: Analysis, titles: Mapping[st
             .mark_line(interpolate="step-after")
             .encode(
                 x=alt.X("value:Q", title=titles[metric]), y=alt.Y("share:Q", title="share of users", axis=alt.Axis(format="~%")),
-                color=_arms(experiment),
+                color=_arms(arms),
             )
         )  # fmt: skip
         dots = drawing.mark_circle(opacity=0, size=200).encode(
@@ -191,8 +193,8 @@ def distributions(experiment: Experiment, analysis: Analysis, titles: Mapping[st
     return charts
 
 
-def _name(experiment: Experiment, reading: EffectReading) -> str:
-    return f"{reading.title} ({reading.result.variant})" if len(experiment.treatments) > 1 else reading.title
+def _name(arms: Arms, reading: EffectReading) -> str:
+    return f"{reading.title} ({reading.result.variant})" if len(arms.treatments) > 1 else reading.title
 
 
 def _forest(
@@ -201,7 +203,8 @@ def _forest(
     """Effects with their intervals, a row each; None where there is none."""
     import altair as alt
 
-    drawn = [row for row in rows if all(map(math.isfinite, (row.middle, *row.bounds)))]
+    closed = [row._replace(bounds=_closed(row.middle, row.bounds)) for row in rows]
+    drawn = [row for row in closed if all(map(math.isfinite, (row.middle, *row.bounds)))]
     if not drawn:
         return None
     values = [
@@ -236,8 +239,14 @@ def _forest(
     return Chart(drawing, f"{title}. {text}", caption, scale)
 
 
+def _closed(middle: float, bounds: tuple[float, float]) -> tuple[float, float]:
+    """An interval that is open to a side, as it is drawn: from its bound to the effect."""
+    low, high = (middle if math.isinf(bound) else bound for bound in bounds)
+    return low, high
+
+
 def _by_metric(
-    experiment: Experiment,
+    arms: Arms,
     points: Sequence[Point],
     titles: Mapping[str, str],
     value: Callable[[Point], tuple[float, float, float]],
@@ -266,9 +275,7 @@ def _by_metric(
             )  # fmt: skip
         if not rows:
             continue
-        base = _chosen(alt.Chart(alt.Data(values=rows)), "variant").encode(
-            x=_days(), color=_arms(experiment, "variant")
-        )
+        base = _chosen(alt.Chart(alt.Data(values=rows)), "variant").encode(x=_days(), color=_arms(arms, "variant"))
         banded = any(row["lower"] is not None for row in rows)
         hover = ("day", "variant", "lift", "one look", *(["stopping rule"] if banded else []), "users")
         y = alt.Y("middle:Q", title="lift", axis=alt.Axis(format=PERCENT))
@@ -313,15 +320,17 @@ def _days() -> alt.X:
     return alt.X("day:O", title=None, axis=alt.Axis(labelAngle=-45, labelOverlap="greedy"))
 
 
-def _arms(experiment: Experiment, field: str = "arm") -> alt.Color:
+def _arms(arms: Arms, field: str = "arm") -> alt.Color:
     """Each arm in its color, which is the same in every chart; a legend where a chart shows several."""
     import altair as alt
 
-    arms = (experiment.control, *experiment.treatments)
-    colors = [SOFT, *(SERIES[n % len(SERIES)] for n in range(len(experiment.treatments)))]
-    shown = arms if field == "arm" else experiment.treatments
+    names = (arms.control, *arms.treatments)
+    colors = [SOFT, *(SERIES[n % len(SERIES)] for n in range(len(arms.treatments)))]
+    shown = names if field == "arm" else arms.treatments
     legend = alt.Legend(values=list(shown)) if len(shown) > 1 else None
-    return alt.Color(field, type="nominal", scale=alt.Scale(domain=list(arms), range=colors), title=None, legend=legend)
+    return alt.Color(
+        field, type="nominal", scale=alt.Scale(domain=list(names), range=colors), title=None, legend=legend
+    )
 
 
 def _hover(*fields: str, **named: str) -> list[alt.Tooltip]:

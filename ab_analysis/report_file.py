@@ -70,6 +70,7 @@ class AboutExperiment(_Part):
     start: str
     end: str | None
     primary: tuple[str, ...]
+    holdout: bool = False
 
 
 class ReportFile(_Part):

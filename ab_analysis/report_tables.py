@@ -8,14 +8,25 @@ from dataclasses import dataclass
 
 from ab_analysis.analysis import Analysis
 from ab_analysis.changes import DEFINED, ExperimentChange
-from ab_analysis.decision import side
 from ab_analysis.experiment import ExperimentPlan
-from ab_analysis.reading import PRIOR_SD, EffectReading, Interval
+from ab_analysis.reading import PRIOR_SD, Arms, EffectReading, Interval
 from ab_analysis.results import MetricResult, SegmentResult
 from core.page_table import Cell, Column, Group, Row, Table
-from core.page_template import figure, interval, p_cell, p_value, percent, share, signed, signed_interval, total, words
+from core.page_template import (
+    figure,
+    interval,
+    p_cell,
+    p_told,
+    p_value,
+    percent,
+    share,
+    signed,
+    signed_interval,
+    total,
+    words,
+)
 
-ROLES = {"primary": "Primary", "guardrail": "Guardrails", "secondary": "Secondary"}
+ROLES = {"primary": "Primary", "guardrail": "Guardrails", "secondary": "Secondary", "metric": "Metrics"}
 TONES = {1: "good", -1: "bad", 0: ""}
 ADJUSTED = "All looks under the stopping rule; among primary metrics all comparisons together"
 P_READ = "Of the interval beside it: small exactly where the interval leaves 0 out"
@@ -26,15 +37,21 @@ BETTER = (
 )
 
 
-def effects(plan: ExperimentPlan, readings: Sequence[EffectReading]) -> Table:
-    """The row that decides of every metric and variant: absolute and relative effect, with the interval that fits the p-value."""
-    experiment = plan.experiment
-    several, known = len(experiment.treatments) > 1, bool(experiment.truth)
+def effects(arms: Arms, readings: Sequence[EffectReading], hints: Mapping[str, str], held: str = ADJUSTED) -> Table:
+    """The row that decides of every metric and variant: absolute and relative effect, with the interval that fits the p-value.
+
+    Args:
+        arms: the variants.
+        readings: the rows.
+        hints: metric → what it is, in words.
+        held: for what the intervals hold.
+    """
+    several, known = len(arms.treatments) > 1, bool(arms.truth)
     columns = [
-        Column("metric"), *([Column("variant")] if several else []), Column(experiment.control),
-        Column("variant's mean" if several else experiment.treatments[0]),
+        Column("metric"), *([Column("variant")] if several else []), Column(arms.control),
+        Column("variant's mean" if several else arms.treatments[0]),
         Column("effect", "Difference of the means, in the metric's unit, per user"), Column("lift", "Relative to the control"),
-        Column("interval of the lift", ADJUSTED, scale="relative"), Column("interval of the effect", ADJUSTED, scale="absolute"),
+        Column("interval of the lift", held, scale="relative"), Column("interval of the effect", held, scale="absolute"),
         Column("p", P_READ), Column("chance to be better", BETTER), Column("total", "See below the table"),
         *([Column("true lift")] if known else []),
     ]  # fmt: skip
@@ -43,7 +60,7 @@ def effects(plan: ExperimentPlan, readings: Sequence[EffectReading]) -> Table:
         r, tone = e.result, TONES[e.side]
         return Row(
             [
-                Cell(e.title, hint=plan.metrics[r.metric].in_words), *([r.variant] if several else []),
+                Cell(e.title, hint=hints.get(r.metric, "")), *([r.variant] if several else []),
                 Cell(figure(r.control), sort=r.control), Cell(figure(r.treatment), sort=r.treatment),
                 Cell(signed(e.absolute.effect), tone, sort=e.absolute.effect),
                 Cell(percent(e.relative.effect), tone, sort=e.relative.effect),
@@ -58,10 +75,10 @@ def effects(plan: ExperimentPlan, readings: Sequence[EffectReading]) -> Table:
             choices={"variant": r.variant} if several else {},
         )  # fmt: skip
 
+    of_roles = {role: [e for e in readings if e.result.role == role] for role in ROLES}
     rows: list[Row | Group] = []
-    for role, title in ROLES.items():
-        if of_role := [e for e in readings if e.result.role == role]:
-            rows += [Group(title), *map(row, of_role)]
+    for role, of_role in of_roles.items():
+        rows += [Group(ROLES[role]), *map(row, of_role)] if of_role else []
     return Table(columns, rows, name="effects")
 
 
@@ -73,16 +90,33 @@ def _total_hint(reading: Interval) -> str:
     return f"{total(reading.bounds[0])} to {total(reading.bounds[1])}" if reading.bounds else ""
 
 
-def methods(plan: ExperimentPlan, analysis: Analysis, titles: Mapping[str, str]) -> Table:
-    """Every method's row of every metric and variant: intervals of one look, and what the method saves."""
-    experiment = plan.experiment
-    several = len(experiment.treatments) > 1
+def methods(
+    arms: Arms,
+    results: Sequence[MetricResult],
+    titles: Mapping[str, str],
+    *,
+    confidence: float,
+    power: float,
+    minimum_effect: float | None,
+    corrected: str = P_ADJUSTED,
+) -> Table:
+    """Every method's row of every metric and variant: intervals of one look, and what the method saves.
+
+    Args:
+        arms: the variants.
+        results: the rows.
+        titles: metric → title.
+        confidence: of the intervals.
+        power: of what is detectable; ``minimum_effect``: whose power is shown, None without one.
+        corrected: for what p-values are corrected.
+    """
+    several = len(arms.treatments) > 1
     columns = [
         Column("metric"), *([Column("variant")] if several else []), Column("method"), Column("lift"),
-        Column(f"{experiment.confidence:.0%} interval", "One look, one comparison"), Column("p", "One look, one comparison"),
-        Column("p, corrected", P_ADJUSTED), Column("saved", "Variance taken off by the method"),
-        Column("detectable", f"Smallest true effect that would be detected with a chance of {experiment.power:.0%}"),
-        Column("power", f"Chance to find the minimum effect of {experiment.minimum_effect:.2%}"),
+        Column(f"{confidence:.0%} interval", "One look, one comparison"), Column("p", "One look, one comparison"),
+        Column("p, corrected", corrected), Column("saved", "Variance taken off by the method"),
+        Column("detectable", f"Smallest true effect that would be detected with a chance of {power:.0%}"),
+        *([] if minimum_effect is None else [Column("power", f"Chance to find the minimum effect of {minimum_effect:.2%}")]),
     ]  # fmt: skip
 
     def row(r: MetricResult) -> Row:
@@ -92,12 +126,12 @@ def methods(plan: ExperimentPlan, analysis: Analysis, titles: Mapping[str, str])
                 Cell(interval(r.rel_effect_ci), sort=r.rel_effect_ci[0]), Cell(p_cell(r.p_value), sort=r.p_value),
                 Cell(p_cell(r.p_adjusted), sort=r.p_adjusted),
                 Cell(share(r.variance_reduction), sort=r.variance_reduction), Cell(share(r.detectable, 2), sort=r.detectable),
-                Cell(share(r.power), sort=r.power),
+                *([] if minimum_effect is None else [Cell(share(r.power), sort=r.power)]),
             ],
             strong=r.headline, choices={"variant": r.variant} if several else {},
         )  # fmt: skip
 
-    return Table(columns, _by_role(analysis.results, row), "Strong rows decide.", name="methods")
+    return Table(columns, _by_role(results, row), "Strong rows decide.", name="methods")
 
 
 def segments(rows: Sequence[SegmentResult], titles: Mapping[str, str]) -> Table:
@@ -132,12 +166,15 @@ def same_in_segments(rows: Sequence[SegmentResult], titles: Mapping[str, str], c
     ]
 
 
-def worse_secondary(plan: ExperimentPlan, analysis: Analysis, titles: Mapping[str, str]) -> list[str]:
-    """Secondary metrics that are significantly worse, in words: they block nothing, and somebody should know."""
+def worse_secondary(readings: Sequence[EffectReading]) -> list[str]:
+    """Secondary metrics that are significantly worse, in words: they block nothing, and somebody should know.
+
+    The p-value is the one that stands beside the interval in the table of effects.
+    """
     return [
-        f"{titles[r.metric]} ({r.variant}) {percent(r.rel_effect)}, p = {p_value(r.p_adjusted)}"
-        for r in analysis.results
-        if r.headline and r.role == "secondary" and side(plan, r) < 0
+        f"{e.title} ({e.result.variant}) {percent(e.relative.effect)}, {p_told(e.p_value)}"
+        for e in readings
+        if e.result.role == "secondary" and e.side < 0
     ]
 
 

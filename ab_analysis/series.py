@@ -14,8 +14,9 @@ from fractions import Fraction
 
 import numpy as np
 
+from ab_analysis.effect import UNKNOWN, Effect
 from ab_analysis.experiment import Experiment
-from ab_analysis.inference import UNKNOWN, Effect, MetricSpec, compare
+from ab_analysis.inference import MetricSpec, compare
 from ab_analysis.moments import Moments, exact_sums, no_users, read_moments
 from ab_analysis.stopping import interval_multiplier
 from core.hours import Hour

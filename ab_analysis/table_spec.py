@@ -7,10 +7,18 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ab_analysis.effect import Alternative
+from ab_analysis.multiplicity import Correction
 from ab_analysis.quantiles import Quantile
 from ab_analysis.text_table import check_column
 from core.errors import ConfigError
 from stats.confidence import check_confidence
+
+CORRECTION_NAMES: dict[Correction, str] = {
+    "bonferroni": "Bonferroni",
+    "holm": "Holm",
+    "fdr_bh": "Benjamini and Hochberg",
+}
 
 
 @dataclass(frozen=True)
@@ -30,7 +38,7 @@ class TableSpec:
     """What to analyze in a table.
 
     Attributes:
-        variant: column of the variant; ``control``: its value for the control.
+        variant: column of the variant, empty for a table of users who were not assigned yet; ``control``: its value for the control.
         metrics: columns of means.
         ratios: name → (numerator column, denominator column).
         covariates: metric or ratio → columns measured before the experiment.
@@ -41,6 +49,13 @@ class TableSpec:
         confidence: level of the intervals, above 0.5 and below 1.
         quantiles: name → quantile of a column's values over the users.
         limits: column of an outcome → what larger values count as.
+        alternative: on which side of 0 an effect is looked for.
+        correction: for the number of metrics and variants; None: each comparison by itself.
+        planned_users: of all variants, for intervals that hold however often the growing table is analyzed and are the narrowest at
+            this number; None: one look.
+        cluster: column of what was assigned to the variants, if that is not the user: a household, a shop, a city.
+        power: with which the smallest detectable effect is told; None: it is not.
+        minimum_effect: relative effect whose power and users are told.
     """
 
     variant: str
@@ -56,11 +71,45 @@ class TableSpec:
     confidence: float = 0.95
     quantiles: Mapping[str, Quantile] = field(default_factory=dict)
     limits: Mapping[str, Limit] = field(default_factory=dict)
+    alternative: Alternative = "two-sided"
+    correction: Correction | None = None
+    planned_users: int | None = None
+    cluster: str | None = None
+    power: float | None = None
+    minimum_effect: float | None = None
 
     def __post_init__(self) -> None:
         check_confidence(self.confidence, "--confidence")
+        if self.planned_users is not None and self.planned_users < 2:
+            raise ConfigError(f"--sequential {self.planned_users}: the planned number of users, at least 2")
+        if self.planned_users is not None and self.alternative != "two-sided":
+            raise ConfigError(f"--sequential has two-sided limits only; leave out --alternative {self.alternative}")
+        check_power(self.power, self.minimum_effect)
+        if self.cluster and (self.strata or self.quantiles):
+            option = "--stratum" if self.strata else "--quantile"
+            raise ConfigError(
+                f"{option} takes users as independent, which those of a cluster are not; leave it or --cluster out"
+            )
         if self.exclude_crossed and not self.user:
             raise ConfigError("--exclude-crossed needs --user, the column that says who is in two variants")
+
+    def covariates_of(self, metric: str) -> tuple[str, ...]:
+        """What adjusts a metric or ratio; for a ratio that has none of its own, what adjusts its parts."""
+        covariates = self.covariates or {}
+        parts = (self.ratios or {}).get(metric, ())
+        return tuple(dict.fromkeys(covariates.get(metric) or (c for part in parts for c in covariates.get(part, ()))))
+
+
+def check_power(power: float | None, minimum_effect: float | None) -> None:
+    """Check what a power is asked for.
+
+    Raises:
+        ConfigError: a number is out of its range.
+    """
+    if power is not None and not 0.5 < power < 1:
+        raise ConfigError(f"--power {power:g}: between 0.5 and 1, for example 0.8")
+    if minimum_effect is not None and not 0 < minimum_effect < 10:
+        raise ConfigError(f"--minimum-effect {minimum_effect:g}: a relative effect above 0, for example 0.02 for 2 %")
 
 
 def check_names(spec: TableSpec, columns: Sequence[str], path: Path, outcomes: Collection[str]) -> None:

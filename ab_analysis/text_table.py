@@ -94,10 +94,35 @@ def read_header(path: Path) -> Header:
     return Header(tuple(name.strip() for name in names), delimiter)
 
 
+@dataclass(frozen=True)
+class LineEnds:
+    """How the lines of a file end.
+
+    Attributes:
+        feeds: line feeds; ``returns``: carriage returns; ``pairs``: both together.
+        unfinished: whether the last line has no end.
+    """
+
+    feeds: int
+    returns: int
+    pairs: int
+    unfinished: bool
+
+    @property
+    def mixed(self) -> bool:
+        """Whether some lines end in both and some in a line feed."""
+        return 0 < self.pairs < self.feeds
+
+    @property
+    def lines(self) -> int:
+        """Number of lines."""
+        return self.feeds + self.returns - self.pairs + self.unfinished
+
+
 @contextmanager
-def one_line_end(path: Path) -> Iterator[Path]:
+def one_line_end(path: Path, ends: LineEnds) -> Iterator[Path]:
     """The file itself, or for the ``with`` block a copy whose lines all end alike: DuckDB reads no file that mixes them."""
-    if not _mixes_line_ends(path):
+    if not ends.mixed:
         yield path
         return
     with temporary_directory("clock-csv-") as folder:
@@ -112,15 +137,19 @@ def _open_bytes(path: Path) -> BinaryIO:
     return cast(BinaryIO, gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb"))
 
 
-def _mixes_line_ends(path: Path) -> bool:
-    feeds = pairs = 0
-    last = b""
+def line_ends(path: Path) -> LineEnds:
+    """Count the ends of a file's lines."""
+    feeds = returns = pairs = 0
+    last = b"\n"
     with _open_bytes(path) as source:
         while chunk := source.read(CHUNK):
             feeds += chunk.count(b"\n")
-            pairs += chunk.count(b"\r\n") + (last == b"\r" and chunk[:1] == b"\n")
+            if carriage_returns := chunk.count(b"\r"):
+                returns += carriage_returns
+                pairs += chunk.count(b"\r\n")
+            pairs += last == b"\r" and chunk[:1] == b"\n"
             last = chunk[-1:]
-    return 0 < pairs < feeds
+    return LineEnds(feeds, returns, pairs, unfinished=last not in b"\r\n")
 
 
 def check_quotes(path: Path, header: Header) -> None:

@@ -62,6 +62,7 @@ class Counts:
         early: users who were exposed before the start, left out.
         new_users: users in the table without events before the start.
         missing_hours: hours of the experiment and its pre-period that were not ingested.
+        met_by_held_out: other experiment → users of a holdout's control who met it; empty for an experiment that is no holdout.
         others: other experiment with users in common → p-value of "its variants are spread evenly over ours".
     """
 
@@ -74,6 +75,7 @@ class Counts:
     new_users: int
     missing_hours: tuple[str, ...] = ()
     others: dict[str, float] = field(default_factory=dict)
+    met_by_held_out: dict[str, int] = field(default_factory=dict)
 
 
 def build_user_table(
@@ -194,7 +196,8 @@ def _make_tables(
     except db.errors as error:
         raise DataError(f"experiment '{experiment.name}': {_culprit(db, plan)}: {str(error).splitlines()[0]}") from None
     new_users = int(db.scalar("SELECT count(*) FROM users WHERE is_new"))
-    return Counts(until, assigned, analyzed, crossed, unknown, early, new_users, others=_others(db, experiment))
+    others, met = _others(db, experiment)
+    return Counts(until, assigned, analyzed, crossed, unknown, early, new_users, others=others, met_by_held_out=met)
 
 
 def _nobody(experiment: Experiment, until: Hour) -> NotReadyError:
@@ -398,8 +401,8 @@ def _top(db: Engine, name: str, facet: str) -> None:
     )
 
 
-def _others(db: Engine, experiment: Experiment) -> dict[str, float]:
-    """P-value, for each other experiment with users in common, of its variants being spread evenly over ours."""
+def _others(db: Engine, experiment: Experiment) -> tuple[dict[str, float], dict[str, int]]:
+    """For each other experiment with users in common: p-value of its variants being spread evenly; and whom a holdout did not keep."""
     rows = db.rows(
         f"""SELECT o.experiment, o.variant AS theirs, s.variant AS ours, count(*) AS n FROM
         (SELECT DISTINCT experiment, variant, user_id FROM exposure_log WHERE experiment <> {quoted(experiment.name)}) o
@@ -412,4 +415,8 @@ def _others(db: Engine, experiment: Experiment) -> dict[str, float]:
         if len(theirs) > 1 and len(ours) > 1:
             table = [[sum(r[3] for r in shared if r[1:3] == (t, o)) for o in ours] for t in theirs]
             p_values[other] = float(chi2_contingency(table).pvalue)
-    return p_values
+    met: dict[str, int] = {}
+    for other, _, ours, users in rows if experiment.holdout else ():
+        if ours == experiment.control:
+            met[other] = met.get(other, 0) + int(users)
+    return p_values, dict(sorted(met.items()))

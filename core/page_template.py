@@ -97,8 +97,21 @@ def signed(value: float | None, unit: str = "") -> str:
 
 
 def signed_interval(bounds: tuple[float | None, float | None] | None, unit: str = "") -> str:
-    """An interval of differences: ``+0.21 to +0.6 hours``."""
-    return f"{signed(bounds[0])} to {signed(bounds[1], unit)}" if bounds else "not yet"
+    """An interval of differences: ``+0.21 to +0.6 hours``; an end that is infinite is open."""
+    return (
+        f"{_open(bounds[0]) or signed(bounds[0])} to {_open(bounds[1]) or signed(bounds[1], unit)}"
+        if bounds
+        else "not yet"
+    )
+
+
+def _open(bound: float | None) -> str:
+    """Sign of an infinite end of an interval, empty for another.
+
+    >>> _open(float("-inf")), _open(0.5)
+    ('−∞', '')
+    """
+    return "" if bound is None or not math.isinf(bound) else "∞" if bound > 0 else "−∞"
 
 
 def total(value: float | None) -> str:
@@ -116,9 +129,19 @@ def p_cell(value: float | None) -> str:
     return "< 0.0001" if value is not None and _known(value) and value <= 0.0001 else p_value(value)
 
 
+def p_told(value: float | None) -> str:
+    """A p-value in a sentence, as ``p_cell`` shows it in a table.
+
+    >>> p_told(0.0123), p_told(1e-9)
+    ('p = 0.012', 'p < 0.0001')
+    """
+    shown = p_cell(value)
+    return f"p {shown}" if shown.startswith("<") else f"p = {shown}"
+
+
 def interval(bounds: tuple[float | None, float | None] | None) -> str:
-    """An interval of signed shares: ``+0.51% to +6.77%``."""
-    return f"{percent(bounds[0])} to {percent(bounds[1])}" if bounds else "not yet"
+    """An interval of signed shares: ``+0.51% to +6.77%``; an end that is infinite is open."""
+    return " to ".join(_open(bound) or percent(bound) for bound in bounds) if bounds else "not yet"
 
 
 def words(value: object) -> str:

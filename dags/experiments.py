@@ -120,6 +120,12 @@ DEFINITION: dict[str, Param] = {
         variants=lines_param(
             ["control: 50", "treatment: 50"], "Variants", "One a line with its share; the first is the control.", WHO
         ),
+        holdout=Param(
+            False,
+            type="boolean",
+            title="Holdout",
+            description="The control meets no other experiment: shows what all that is tried and shipped adds up to.",
+        ),
         layer=optional_param(
             "Layer", r"^[a-z0-9_-]*$", "Experiments of one layer divide the users among them. Empty: all users."
         ),

@@ -331,8 +331,11 @@ def _mlflow(settings: Settings) -> list[HealthFinding]:
     import httpx
     import mlflow
 
+    from model_registry.store import SERVICE_USER
+
+    login = (SERVICE_USER, settings.secret("mlflow_service")) if _has_secret(settings, "mlflow_service") else None
     try:
-        version = httpx.get(f"{settings.mlflow_uri}/version", timeout=TIMEOUT_SECONDS).text.strip()
+        version = httpx.get(f"{settings.mlflow_uri}/version", auth=login, timeout=TIMEOUT_SECONDS).text.strip()
         anonymous = httpx.post(
             f"{settings.mlflow_uri}/api/2.0/mlflow/experiments/search", json={"max_results": 1}, timeout=TIMEOUT_SECONDS
         )
@@ -344,7 +347,7 @@ def _mlflow(settings: Settings) -> list[HealthFinding]:
         _verdict("mlflow's logins", anonymous.status_code == 401, f"anonymous requests get {anonymous.status_code}",
                  "start it with --app-name basic-auth"),
     ]  # fmt: skip
-    if _has_secret(settings, "mlflow_service"):
+    if login:
         from model_registry.store import open_mlflow
 
         open_mlflow(settings)

@@ -36,7 +36,7 @@ from serving.routing import stop_experiment
 
 log = logging.getLogger("pipeline.experiment_changes")
 
-SPLITS_USERS = ("variants", "control", "salt", "layer", "start")
+SPLITS_USERS = ("variants", "control", "salt", "layer", "holdout", "start")
 """Keys that would give users who met the experiment another variant, or another moment at which they met it."""
 SHORTEST_REASON = 5
 

@@ -275,7 +275,8 @@ class RankingEngine:
         return [rank_by_popularity(candidate_set, catalog, "the model failed") for candidate_set in group]
 
     def _count_failures(self, group: Sequence[CandidateSet], model: LoadedModel, reason: str) -> None:
-        stoppable = {e.name for e in self.snapshot.routes.experiments if e.automatic_stop}
+        routes = self.snapshot.routes
+        stoppable = {e.name for e in (*routes.experiments, *routes.holdouts) if e.automatic_stop}
         for name in (candidate_set.routed.route.experiment for candidate_set in group):
             if name:
                 self._failures[name] += 1
@@ -287,10 +288,8 @@ class RankingEngine:
     def _log_exposures(self, routed: Sequence[RoutedRequest]) -> None:
         try:
             for request in routed:
-                if request.route.experiment:
-                    self.exposures.expose(
-                        request.route.experiment, request.route.variant, request.request.user, request.request.at
-                    )
+                for experiment, variant in request.route.exposures:
+                    self.exposures.expose(experiment, variant, request.request.user, request.request.at)
         except OSError as error:  # on a full disk exposures are lost, which the analysis reports; ranking goes on
             self.unlogged += 1
             log.error("an exposure could not be logged: %s", error)

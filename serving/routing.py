@@ -2,12 +2,15 @@
 
 An experiment whose file names ``models`` takes part in serving. With a small layer and ``automatic_stop`` it is a canary:
 once it is stopped, the champion ranks for its users again, and nobody is exposed any more.
+
+The control of a holdout meets no other experiment: the model that the holdout names for it ranks for it, else the champion. Everybody
+else meets the holdout beside the experiment that decides.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -22,34 +25,63 @@ from model_registry.registry import CHAMPION
 
 @dataclass(frozen=True)
 class Route:
-    """Which model ranks for a user: its name, and the experiment and variant that chose it (empty: none)."""
+    """Which model ranks for a user: its name, and the experiment and variant that chose it (empty: none).
+
+    Attributes:
+        beside: holdout and variant that the user meets beside the experiment; None where there is none, or it chose the model.
+    """
 
     model: str
     experiment: str = ""
     variant: str = ""
+    beside: tuple[str, str] | None = None
+
+    @property
+    def exposures(self) -> list[tuple[str, str]]:
+        """Experiments that the user meets, with the variant of each."""
+        chosen = [(self.experiment, self.variant)] if self.experiment else []
+        return [*chosen, *([self.beside] if self.beside else [])]
 
 
 class Routes:
-    """The experiments that name models and are not stopped; the first that includes a user decides."""
+    """The experiments that name models and are not stopped, and holdouts; the first that includes a user decides."""
 
     def __init__(self, experiments: Sequence[Experiment] = ()) -> None:
-        self.experiments = tuple(experiments)
+        self.experiments = tuple(e for e in experiments if not e.holdout)
+        self.holdouts = tuple(e for e in experiments if e.holdout)
 
     @property
     def models(self) -> set[str]:
         """Names of all models that may be needed."""
-        return {CHAMPION, *(model for e in self.experiments for model in e.models.values())}
+        return {CHAMPION, *(model for e in (*self.experiments, *self.holdouts) for model in e.models.values())}
 
     def of(self, user_keys: Sequence[str], at: datetime) -> list[Route]:
         """The route of each user at a point in time."""
         routes = [Route(CHAMPION)] * len(user_keys)
+        holdouts = [holdout for holdout in self.holdouts if _runs(holdout, at)]
         for experiment in reversed(self.experiments):
-            if experiment.start_time <= at and (experiment.end_hour is None or at < experiment.end_hour.start):
+            if _runs(experiment, at):
                 routes = [
                     route if variant is None else Route(experiment.models[variant], experiment.name, variant)
-                    for route, variant in zip(routes, assign_users(experiment, user_keys), strict=True)
+                    for route, variant in zip(routes, assign_users(experiment, user_keys, holdouts), strict=True)
                 ]
+        for holdout in holdouts:
+            routes = [
+                _beside(route, holdout, variant)
+                for route, variant in zip(routes, assign_users(holdout, user_keys), strict=True)
+            ]
         return routes
+
+
+def _runs(experiment: Experiment, at: datetime) -> bool:
+    return experiment.start_time <= at and (experiment.end_hour is None or at < experiment.end_hour.start)
+
+
+def _beside(route: Route, holdout: Experiment, variant: str) -> Route:
+    """The route of a user of a holdout: its own where no other experiment has the user, else that one's with the holdout beside."""
+    if route.experiment:
+        return replace(route, beside=(holdout.name, variant))
+    return Route(holdout.models.get(variant, CHAMPION), holdout.name, variant)
 
 
 def load_routes(settings: Settings) -> tuple[Routes, dict[str, str]]:
@@ -63,7 +95,7 @@ def load_routes(settings: Settings) -> tuple[Routes, dict[str, str]]:
     for name, path in find_experiments(settings.experiments_dir).items():
         try:
             experiment = load_experiment(path)
-            if experiment.models and not stopped(settings, experiment.name):
+            if (experiment.models or experiment.holdout) and not stopped(settings, experiment.name):
                 check_layers([*experiments, experiment])
                 experiments.append(experiment)
         except ConfigError as error:

@@ -143,7 +143,7 @@ def _mixture(ratio: float, alpha: float) -> float:
     return float(np.sqrt((1 + ratio) * np.log((1 + ratio) / (ratio * alpha**2))))
 
 
-def mixture_limit(fraction: float, alpha: float) -> float:
+def mixture_limit(fraction: float, alpha: float, *, tuned_for: float | None = None) -> float:
     """Limit for |z| that holds at any time, without a planned end.
 
     Normal mixture (Robbins 1970, doi:10.1214/aoms/1177696786), asymptotic for means by Waudby-Smith et al. 2024
@@ -152,6 +152,8 @@ def mixture_limit(fraction: float, alpha: float) -> float:
     Args:
         fraction: information so far, as a share of the planned information; above 1 is allowed.
         alpha: two-sided error over all time.
+        tuned_for: the error for which the mixture is chosen, if not ``alpha``: then |z| is above the limit exactly where
+            ``mixture_p_value`` of that error is below ``alpha``.
 
     Raises:
         ConfigError: there is no information yet.
@@ -161,7 +163,7 @@ def mixture_limit(fraction: float, alpha: float) -> float:
     """
     if fraction <= 0:
         raise ConfigError(f"a look needs some information, not {fraction}")
-    return _mixture(_mixture_ratio(alpha) / fraction, alpha)
+    return _mixture(_mixture_ratio(tuned_for or alpha) / fraction, alpha)
 
 
 def mixture_p_value(fraction: float, alpha: float, z: float) -> float:

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any, TypedDict
 import numpy as np
 import pyarrow as pa
 
+from ab_analysis.effect import Effect
 from ab_analysis.experiment import Experiment, Stopping
-from ab_analysis.inference import Effect, MetricSpec, compare, post_stratified
+from ab_analysis.inference import MetricSpec, compare, post_stratified
 from ab_analysis.model_covariate import add_model_covariates
 from ab_analysis.moments import Cells, Moments
 from ab_analysis.quantiles import Quantile, compare_quantiles

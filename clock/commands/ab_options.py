@@ -1,15 +1,70 @@
-"""Options of ``clock ab analyze`` whose values have parts, such as NAME=A/B."""
+"""Options that commands of ``clock ab`` share, and those whose values have parts, such as NAME=A/B."""
 
 from __future__ import annotations
 
+import json
 import math
-from typing import TYPE_CHECKING
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
 
 from core.errors import ConfigError
 
 if TYPE_CHECKING:
+    from ab_analysis.power import PlanRow
     from ab_analysis.quantiles import Quantile
     from ab_analysis.table_spec import Limit
+    from core.documents import JsonObject
+
+JsonFile = Annotated[
+    Path | None,
+    typer.Option("--json", metavar="OUT.json", help="Write the rows to a file: a list, one object per row."),
+]
+TableArgument = Annotated[
+    Path, typer.Argument(metavar="TABLE", help="CSV or Parquet, a file or a folder of Parquet parts.")
+]
+MetricOption = Annotated[
+    list[str] | None, typer.Option("--metric", metavar="COLUMN", help="A mean per user; may be repeated.")
+]
+RatioOption = Annotated[
+    list[str] | None,
+    typer.Option("--ratio", metavar="NAME=A/B", help="Sum of A over sum of B; delta method. May be repeated."),
+]
+CovariateOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--covariate",
+        metavar="METRIC=COLUMN[,COLUMN]",
+        help="Measured before exposure; for a metric or a ratio (NAME=A_PRE/B_PRE). May be repeated.",
+    ),
+]
+CapOption = Annotated[
+    list[str] | None,
+    typer.Option("--cap", metavar="COLUMN=VALUE", help="Larger values count as this one. May be repeated."),
+]
+WinsorizeOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--winsorize",
+        metavar="COLUMN=SHARE",
+        help="The same at a quantile of all users, such as 0.99. May be repeated.",
+    ),
+]
+SharesOption = Annotated[
+    str | None,
+    typer.Option("--shares", metavar="V=S,V=S", help="Planned shares of the variants. Default: equal."),
+]
+ClusterOption = Annotated[
+    str | None,
+    typer.Option(
+        "--cluster",
+        metavar="COLUMN",
+        help="What was assigned, if not the user: a household, a shop. Errors are over these.",
+    ),
+]
 
 
 def pairs(option: str, texts: list[str]) -> list[tuple[str, str]]:
@@ -75,10 +130,10 @@ def limits_of(caps: list[str], shares: list[str]) -> dict[str, Limit]:
 
 def shares_of(text: str | None) -> dict[str, float] | None:
     """Variant → planned share; None where none was given."""
-    from ab_analysis.experiment import check_shares
-
     if text is None:
         return None
+    from ab_analysis.experiment import check_shares
+
     shares: dict[str, float] = {}
     for part in text.split(","):
         name, _, value = part.rpartition("=")
@@ -96,3 +151,32 @@ def shares_of(text: str | None) -> dict[str, float] | None:
     except ValueError as error:
         raise ConfigError(f"--shares {text}: {error}") from None
     return shares
+
+
+def write_rows(path: Path, rows: list[JsonObject]) -> None:
+    """Write a JSON list, one object per line."""
+    from core.files import write_output
+
+    lines = ",\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
+    write_output(path, f"[\n{lines}\n]\n")
+    print(f"written to {path}", file=sys.stderr)
+
+
+def print_plan(rows: Sequence[PlanRow], units: str = "users") -> None:
+    """Print what tests could find, one line per row; a column of days where they are known.
+
+    Args:
+        rows: of a plan.
+        units: what is assigned.
+    """
+    days = any(r.days for r in rows)
+    width = max([len(r.metric) for r in rows] + [24]) + 2
+    print(
+        f"{'metric':<{width}}{'method':<8}{'days':>5}"[: None if days else -5]
+        + f"{units:>12}{'mean':>11}{'sd':>11}{'saved':>7}{'detectable':>12}{'needed':>13}{'power':>7}"
+    )
+    for r in rows:
+        print(
+            f"{r.metric:<{width}}{r.method:<8}{f'{r.days:>5}' if days else ''}{r.users:>12,}{r.mean:>11.4g}{r.sd:>11.4g}"
+            f"{r.variance_reduction:>7.0%}{r.detectable:>12.2%}{r.users_needed:>13,}{r.power:>7.0%}"
+        )

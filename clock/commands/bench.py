@@ -34,6 +34,7 @@ BENCHES = {
     "units": "units:bench_units",
     "imports": "imports:bench_imports",
     "ab_analysis": "experiments:bench_ab_analysis",
+    "analyze": "table_analysis:bench_table_analysis",
     "ab_user_table": "experiments:bench_user_table",
     "experiment_look": "experiments:bench_experiment_look",
 }

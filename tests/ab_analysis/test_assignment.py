@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -44,6 +45,40 @@ def test_experiments_split_independently_by_name_and_by_salt() -> None:
         table = [[int(((first == x) & (second == y)).sum()) for y in "ab"] for x in "ab"]
         assert chi2_contingency(table).pvalue > 0.001
     assert (assign_users(Experiment(**AB), keys) == first).all()
+
+
+def test_who_is_held_out_is_in_no_other_experiment_and_everybody_else_is_where_they_were() -> None:
+    keys = [str(n) for n in range(20_000)]
+    holdout = Experiment(
+        **{**AB, "name": "all", "variants": {"out": 0.1, "in": 0.9}, "control": "out", "holdout": True}
+    )
+    layered = Experiment(**{**AB, "name": "next", "layer": {"name": "ranking", "start": 0.3, "end": 1}})
+    kept = assign_users(holdout, keys, [holdout])
+    assert kept.tolist() == assign_users(holdout, keys).tolist()
+    assert (kept == "out").mean() == pytest.approx(0.1, abs=0.01)
+    for experiment in (Experiment(**AB), layered):
+        alone, beside = assign_users(experiment, keys), assign_users(experiment, keys, [holdout])
+        assert {*beside[kept == "out"]} == {None}
+        assert beside[kept == "in"].tolist() == alone[kept == "in"].tolist()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"layer": {"name": "l", "end": 0.5}}, "leave out 'layer'"),
+        ({"automatic_stop": True, "models": {"a": "champion", "b": "challenger"}}, "leave out 'automatic_stop'"),
+    ],
+)
+def test_a_holdout_is_of_all_users_and_ends_by_nothing_itself(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Experiment(**{**AB, "holdout": True, **changes})
+
+
+def test_there_is_one_holdout_at_a_time() -> None:
+    first = Experiment(**{**AB, "holdout": True, "end": "2026-03-20"})
+    check_layers([first, Experiment(**{**AB, "name": "next", "holdout": True, "start": "2026-03-21"})])
+    with pytest.raises(ConfigError, match="'test' and 'next' are holdouts at the same time"):
+        check_layers([first, Experiment(**{**AB, "name": "next", "holdout": True, "start": "2026-03-20"})])
 
 
 def test_layers_keep_experiments_apart_and_leave_their_split_alone() -> None:

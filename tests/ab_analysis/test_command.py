@@ -13,10 +13,12 @@ import pandas as pd
 import pytest
 from scipy import stats
 
+from ab_analysis.checks import sample_ratio
 from ab_analysis.experiment import Experiment, ExperimentPlan
 from ab_analysis.inference import MetricSpec
 from ab_analysis.metrics import load_catalog
-from ab_analysis.planning import plan_from_history, plan_row
+from ab_analysis.planning import plan_from_history
+from ab_analysis.power import Design, plan_row
 from clock.commands import ab
 from core import cli
 from core.engine import engine
@@ -184,6 +186,22 @@ def test_a_sample_ratio_mismatch_is_shouted(tmp_path: Path, capsys: pytest.Captu
     assert "FAIL: Sample-ratio mismatch" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("users", "level", "state", "words"),
+    [
+        ({"a": 5000, "b": 5050}, "ok", "ok", "Sample ratio as planned"),
+        ({"a": 5000, "b": 5268}, "ok", "close", "Close to failing, which it does below 0.001"),
+        ({"a": 5000, "b": 5400}, "fail", "fail", "Sample-ratio mismatch"),
+    ],
+)
+def test_a_sample_ratio_that_nearly_fails_is_told_from_one_as_planned(
+    users: dict[str, int], level: str, state: str, words: str
+) -> None:
+    check = sample_ratio({"a": 1, "b": 1}, users)
+    assert (check.level, check.state) == (level, state)
+    assert words in check.text
+
+
 @pytest.mark.parametrize("path", ["none.csv", "text.parquet"])
 def test_a_file_that_is_none_says_so(tmp_path: Path, path: str) -> None:
     (tmp_path / "text.parquet").write_text("hello")
@@ -231,13 +249,10 @@ def test_planning_on_a_history_says_how_many_users_and_days(app_settings: Settin
 def test_a_plan_is_the_textbooks() -> None:
     """n per variant = 2 (z₀.₉₇₅ + z₀.₈)² σ² / δ², for a small effect; detectable and needed users are inverse to each other."""
     frame = people(users=20_000, lift=0)
-    experiment = Experiment(
-        name="next", variants={"a": 1, "b": 1}, control="a", start="2027-01-01", minimum_effect=0.02
-    )
-    plan = ExperimentPlan(experiment, load_catalog())
+    design = Design({"a": 1, "b": 1}, "a", minimum_effect=0.02)
     moments = moments_of(frame, ("duration", "duration_pre"))
     t = MetricSpec("duration", "duration", covariates=("duration_pre",))
-    plain, adjusted = (plan_row(plan, t, moments, 14, adjusted=a) for a in (False, True))
+    plain, adjusted = (plan_row(design, t, moments, adjusted=a) for a in (False, True))
     assert plain is not None
     assert adjusted is not None
     delta = 0.02 * frame.duration.mean()
@@ -246,3 +261,25 @@ def test_a_plan_is_the_textbooks() -> None:
     rho = np.corrcoef(frame.duration, frame.duration_pre)[0, 1]
     assert adjusted.users_needed == pytest.approx(plain.users_needed * (1 - rho**2), rel=1e-3)
     assert plain.detectable == pytest.approx(0.02 * np.sqrt(plain.users_needed / 20_000), rel=1e-3)
+    experiment = Experiment(
+        name="next", variants={"a": 1, "b": 1}, control="a", start="2027-01-01", minimum_effect=0.02
+    )
+    held_out = plan_row(Design.of(experiment, held_out=0.2), t, moments, 14, adjusted=False)
+    assert held_out is not None
+    assert (held_out.users, held_out.users_needed) == (16_000, plain.users_needed)
+
+
+def test_who_is_held_out_is_assigned_to_nothing_and_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "simulator" / "experiments"
+    folder.mkdir(parents=True)
+    keys = "variants: {a: 0.2, b: 0.8}\ncontrol: a\nstart: 2026-03-10\n"
+    (folder / "all.yaml").write_text(f"name: all\nholdout: true\n{keys}")
+    (tmp_path / "next.yaml").write_text(f"name: next\n{keys}")
+    (tmp_path / "users.txt").write_text("\n".join(map(str, range(1000))))
+    call("assign", tmp_path / "next.yaml", tmp_path / "users.txt")
+    told = capsys.readouterr()
+    assigned = {line.split(",")[0] for line in told.out.splitlines()[1:]}
+    assert f"held out by all: {1000 - len(assigned):,} users" in told.err
+    call("assign", folder / "all.yaml", tmp_path / "users.txt")
+    held_out = {line.split(",")[0] for line in capsys.readouterr().out.splitlines() if line.endswith(",a")}
+    assert held_out == {str(n) for n in range(1000)} - assigned

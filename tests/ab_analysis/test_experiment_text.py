@@ -53,6 +53,8 @@ def test_what_differs_from_its_default_is_written() -> None:
     assert experiment.models == {"control": "champion", "treatment": "challenger"}
     assert (experiment.automatic_stop, experiment.pre_days, experiment.population) == (True, 7, "active_days_pre >= 1")
     assert (experiment.confidence, experiment.power) == (0.9, 0.9)
+    assert not experiment.holdout
+    assert parse_experiment(ExperimentForm.read({**FORM, "holdout": True}).text(), PATH).holdout
 
 
 @pytest.mark.parametrize(

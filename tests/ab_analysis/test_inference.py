@@ -8,24 +8,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import tea_tasting as tt
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import optimize, stats
 from statsmodels.stats.meta_analysis import combine_effects
-from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.weightstats import CompareMeans, DescrStatsW
 
-from ab_analysis.inference import (
-    Correction,
-    MetricSpec,
-    adjust,
-    compare,
-    fieller,
-    from_estimates,
-    post_stratified,
-    shrink,
-)
+from ab_analysis.effect import fieller, from_estimates
+from ab_analysis.inference import MetricSpec, compare, post_stratified
 from ab_analysis.moments import Cells, Moments
+from ab_analysis.segments import shrink
 from tests.ab_analysis.helpers import moments_of, people, sides
 
 CLOSE: dict[str, Any] = {"rel": 1e-9, "abs": 1e-9}
@@ -38,6 +31,25 @@ def test_welch_agrees_with_statsmodels_to_nine_digits() -> None:
     assert effect.p_value == pytest.approx(test.ttest_ind(usevar="unequal")[1], **CLOSE)
     assert effect.effect_ci == pytest.approx(test.tconfint_diff(usevar="unequal"), **CLOSE)
     assert effect.se == pytest.approx(test.std_meandiff_separatevar, **CLOSE)
+
+
+@pytest.mark.parametrize("denominator", [None, "days"])
+@pytest.mark.parametrize("covariate", [None, "duration_pre"])
+def test_means_and_ratios_with_and_without_a_covariate_are_tea_tastings(
+    denominator: str | None, covariate: str | None
+) -> None:
+    frame = people(users=500, lift=0.2, share=0.3)
+    columns = tuple(c for c in ("duration", denominator, covariate) if c)
+    spec = MetricSpec("d", "duration", denominator, (covariate,) if covariate else ())
+    effect = compare(spec, *sides(frame, columns), 0.9, adjusted=bool(covariate))
+    metric = tt.RatioOfMeans("duration", denominator, covariate, confidence_level=0.9)
+    theirs = tt.Experiment(d=metric).analyze(frame, control="a")["d"]
+    assert (effect.control, effect.treatment, effect.p_value) == pytest.approx(
+        (theirs.control, theirs.treatment, theirs.pvalue), **CLOSE
+    )
+    assert effect.effect_ci == pytest.approx((theirs.effect_size_ci_lower, theirs.effect_size_ci_upper), **CLOSE)
+    bounds = (theirs.rel_effect_size_ci_lower, theirs.rel_effect_size_ci_upper)
+    assert effect.rel_effect_ci == pytest.approx(bounds, **CLOSE)
 
 
 def test_cuped_is_welch_on_the_residuals_of_a_regression_to_nine_digits() -> None:
@@ -154,24 +166,6 @@ def test_post_stratification_weights_strata_by_all_users() -> None:
     assert stratified.se < 0.8 * plain.se
 
 
-def test_adjusted_p_values_are_holms_and_benjamini_hochbergs() -> None:
-    p = {"one": 0.01, "two": 0.04, "three": 0.03, "unknown": math.nan}
-    assert adjust(p, "holm") == pytest.approx(
-        {"one": 0.03, "two": 0.06, "three": 0.06, "unknown": math.nan}, nan_ok=True
-    )
-    assert adjust(p, "fdr_bh") == pytest.approx(
-        {"one": 0.03, "two": 0.04, "three": 0.04, "unknown": math.nan}, nan_ok=True
-    )
-
-
-@pytest.mark.parametrize("method", ["holm", "fdr_bh"])
-@pytest.mark.parametrize("count", [0, 1, 2, 40])
-def test_adjusted_p_values_are_those_of_statsmodels_to_the_bit(method: Correction, count: int) -> None:
-    p = np.random.default_rng(count).uniform(size=count).round(2)  # some are equal
-    expected = multipletests(p, method=method)[1].tolist()
-    assert list(adjust({str(n): float(v) for n, v in enumerate(p)}, method).values()) == expected
-
-
 def test_segments_are_drawn_together_as_far_as_they_are_alike() -> None:
     alike, p_same = shrink([0.05, 0.06, 0.04], [0.1, 0.1, 0.1])
     assert p_same > 0.9
@@ -232,3 +226,13 @@ def test_a_combination_of_columns_has_its_own_moments(part: list[tuple[float, fl
     whole = moments_of(frame, ("x", "y", "z"))
     np.testing.assert_allclose(combined.means, whole.means, rtol=1e-9, atol=1e-6)
     np.testing.assert_allclose(combined.comoments, whole.comoments, rtol=1e-7, atol=1e-1)
+
+
+def test_a_ratio_that_is_the_same_for_every_user_has_no_error_and_one_of_a_constant_has_its_denominators() -> None:
+    frame = people(users=400).assign(twice=lambda f: 2 * f.days, one=1.0)
+    frame.loc[frame.variant == "b", "twice"] = 3 * frame.days
+    same = compare(MetricSpec("r", "twice", "days"), *sides(frame, ("twice", "days")), 0.95, adjusted=False)
+    assert (same.effect, same.se) == (pytest.approx(1), 0)
+    constant = compare(MetricSpec("r", "one", "days"), *sides(frame, ("one", "days")), 0.95, adjusted=False)
+    days = {v: frame.loc[frame.variant == v, "days"] for v in "ab"}
+    assert constant.se == pytest.approx(math.sqrt(sum(d.var() / len(d) / d.mean() ** 4 for d in days.values())))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Literal
 
 import numpy as np
@@ -13,8 +14,8 @@ from hypothesis import strategies as st
 from scipy.stats import norm
 
 from ab_analysis.experiment import Experiment
-from ab_analysis.metrics import Metric
-from ab_analysis.reading import PRIOR_SD, chance_to_be_better
+from ab_analysis.reading import PRIOR_SD, EffectReading, Interval, chance_to_be_better
+from ab_analysis.report_tables import effects, worse_secondary
 from ab_analysis.results import MetricResult
 from ab_analysis.stopping import interval_multiplier, p_under_rule
 from stats.sequential import mixture_p_value
@@ -30,13 +31,6 @@ def experiment_of(rule: Rule) -> Experiment:
             "end": "2026-03-07", "stopping": {"rule": rule},
         }
     )  # fmt: skip
-
-
-RESULT = MetricResult(
-    metric="active_days", variant="treatment", role="primary", method="welch", headline=True, n_control=100, n_treatment=100,
-    control=2.0, treatment=2.1, effect=0.1, effect_ci=(0.0, 0.2), rel_effect=0.05, rel_effect_ci=(0.0, 0.1), adjusted_ci=None,
-    adjusted_effect_ci=None, p_value=0.05, p_adjusted=0.05, variance_reduction=0.0, detectable=0.1, power=0.5,
-)  # fmt: skip
 
 
 @pytest.mark.slow
@@ -86,15 +80,29 @@ def test_an_always_valid_p_value_holds_its_error_over_all_looks() -> None:
 @given(lift=st.floats(-0.3, 0.3), error=st.floats(0.002, 0.2))
 def test_the_chance_to_be_better_is_that_of_prior_times_likelihood_on_a_grid(lift: float, error: float) -> None:
     half = norm.ppf(0.975) * error
-    result = replace(RESULT, rel_effect=lift, rel_effect_ci=(lift - half, lift + half))
     lifts = np.linspace(-1.5, 1.5, 60_000)
     weights = norm.pdf(lifts, 0, PRIOR_SD) * norm.pdf(lift, lifts, error)
     expected = weights[lifts > 0].sum() / weights.sum()
-    for better, chance in (("up", expected), ("down", 1 - expected)):
-        metric = Metric.model_validate({"count": "finish", "better": better})
-        assert chance_to_be_better(experiment_of("fixed"), metric, result) == pytest.approx(chance, abs=2e-3)
+    bounds = (lift - half, lift + half)
+    assert chance_to_be_better(lift, bounds, 0.95) == pytest.approx(expected, abs=2e-3)
+    assert chance_to_be_better(lift, bounds, 0.95, "down") == pytest.approx(1 - expected, abs=2e-3)
 
 
 def test_without_a_lift_there_is_no_chance() -> None:
-    withheld = replace(RESULT, rel_effect=math.nan, rel_effect_ci=(math.nan, math.nan))
-    assert chance_to_be_better(experiment_of("fixed"), Metric.model_validate({"count": "finish"}), withheld) is None
+    assert chance_to_be_better(math.nan, (math.nan, math.nan), 0.95) is None
+    assert chance_to_be_better(0.1, (0.05, math.inf), 0.95) is None
+
+
+@pytest.mark.parametrize(("p_value", "told"), [(0.0104, "p = 0.01"), (3e-7, "p < 0.0001")])
+def test_a_worse_secondary_metric_is_named_by_the_p_value_of_the_table(p_value: float, told: str) -> None:
+    """And not by the one that is corrected for the number of metrics, which stands in the table of methods."""
+    result = MetricResult(
+        metric="skips", variant="b", role="secondary", method="welch", headline=True, n_control=9, n_treatment=9, control=2.0,
+        treatment=2.1, effect=0.1, effect_ci=(0.0, 0.2), rel_effect=0.05, rel_effect_ci=(0.0, 0.1), adjusted_ci=(0.01, 0.09),
+        adjusted_effect_ci=(0.02, 0.18), p_value=p_value, p_adjusted=0.031, variance_reduction=0.0, detectable=0.1, power=0.5,
+    )  # fmt: skip
+    both = Interval(0.05, (0.01, 0.09))
+    reading = EffectReading(result, "skips", "", -1, both, both, p_value, None, None)
+    arms = SimpleNamespace(control="a", treatments=("b",), truth={})
+    assert worse_secondary([reading, replace(reading, side=0)]) == [f"skips (b) +5.00%, {told}"]
+    assert f">{told.removeprefix('p = ').removeprefix('p ')}<" in effects(arms, [reading], {}).__html__().unescape()

@@ -19,8 +19,9 @@ from ab_analysis.decision import decide
 from ab_analysis.experiment import Experiment, load_experiment, make_plan
 from ab_analysis.model_covariate import add_model_covariates
 from ab_analysis.overview import write_overview
+from ab_analysis.reading import read_effects
 from ab_analysis.report import analyze_experiment, write_report, write_reports
-from ab_analysis.user_table import build_user_table
+from ab_analysis.user_table import Counts, build_user_table
 from core.engine import engine
 from core.errors import DataError, NotReadyError
 from core.hours import Hour
@@ -97,6 +98,15 @@ def test_the_true_effects_lie_in_the_intervals_and_the_decision_is_to_ship(app: 
     assert by_method["cuped"].variance_reduction > 0.05
     assert {r.method for r in analysis.results if r.metric == "duration_p90"} == {"quantile"}
     assert not [c for c in analysis.checks if c.level == "fail"]
+
+
+@pytest.mark.slow
+def test_the_decision_says_by_which_correction_its_p_value_is(app: Settings) -> None:
+    primary = ("active_days", "duration_hours")
+    for count, told in ((2, " by Holm)"), (1, ")")):
+        analysis = analysis_of(app, primary=primary[:count], secondary=("likes",), stopping={"rule": "fixed"})
+        first = analysis.of("active_days")[0]
+        assert f"p = {first.p_adjusted:.2g}{told}" in analysis.decision.sentence
 
 
 @pytest.mark.slow
@@ -407,10 +417,16 @@ def test_a_copied_table_is_markdown(workspace: Settings, chromium: Browser) -> N
 def test_a_secondary_metric_that_is_worse_is_said_beside_the_decision(workspace: Settings) -> None:
     experiment = load_experiment(workspace.experiments_dir / "clock_ranker.yaml")
     report = write_report(workspace, experiment, END)
-    worse = [r for r in report.analysis.results if r.headline and r.metric == "skips" and r.p_adjusted < 0.05]
+    plan = make_plan(workspace, experiment, tuple(EventStore(workspace.events_dir).facets))
+    readings = read_effects(plan, report.analysis, {name: name for name in plan.metrics})
+    (worse,) = [e for e in readings if e.result.metric == "skips"]
     text = report.page.read_text()
-    assert worse
-    assert f"which block nothing: skips (treatment) {worse[0].rel_effect:+.2%}, p = {worse[0].p_adjusted:.2g}" in text
+    assert f"which block nothing: skips (treatment) {worse.relative.effect:+.2%}, p < 0.0001." in text.replace(
+        "&lt;", "<"
+    )
+    assert worse.p_value is not None
+    assert worse.p_value < 1e-4
+    assert f"each of the {len(experiment.secondary)} metrics by itself" in text
 
 
 @pytest.mark.slow
@@ -458,6 +474,31 @@ def test_the_overview_links_every_experiment_and_says_what_they_amount_to(worksp
     assert 'href="clock_ranker/final.html"' in text
     assert "1 of 1 experiments have ended; 1 to ship" in text
     assert "effects with a known truth" in text
+
+
+@pytest.mark.slow
+def test_a_holdout_shows_what_all_other_experiments_add_up_to(workspace: Settings) -> None:
+    path = workspace.experiments_dir / "clock_ranker.yaml"
+    conclusion = "conclusion: {outcome: not_shipped, note: it goes on}"
+    path.write_text(f"{path.read_text()}holdout: true\n{conclusion}\n")
+    report = write_report(workspace, load_experiment(path), END)
+    assert report.analysis.decision.sentence.startswith("What was tried and shipped helps in all: active days up +")
+    assert [c.level for c in report.analysis.checks if c.name == "held out"] == ["ok"]
+    assert "users of control meet no other experiment" in report.page.read_text()
+    text = write_overview(workspace).read_text()
+    lift = report.analysis.of("active_days")[0].rel_effect
+    assert "ended, holdout" in text
+    assert "Concluded by people: 1 not shipped." in text
+    assert f"all that was tried and shipped changes active days by {lift:+.2%}" in text
+    assert "0 of 0 experiments have ended" in text
+
+
+def test_held_out_users_who_met_another_experiment_are_said(app: Settings) -> None:
+    counts = Counts(
+        END, {"control": 9, "treatment": 9}, {"control": 9, "treatment": 9}, 0, 0, 0, 0, met_by_held_out={"next": 3}
+    )
+    (check,) = [c for c in checks.counted(experiment_of(app, holdout=True), counts) if c.name == "held out"]
+    assert (check.level, "next (3)" in check.text) == ("warn", True)
 
 
 @pytest.mark.slow

@@ -317,6 +317,7 @@ def test_the_doctor_is_content_and_names_what_is_gone(stack: Stack) -> None:
         "mlflow's logins",
         "airflow-scheduler",
     } <= set(findings)
+    assert findings["mlflow"]["status"] == "ok", findings["mlflow"]
     broken = stack.environment("init")
     broken |= {
         "CLOCK_REDIS_URL": "127.0.0.1:9",

@@ -215,6 +215,29 @@ def test_an_experiment_splits_traffic_logs_exposures_and_can_be_stopped(served: 
     assert load_routes(served)[0].models == {CHAMPION, CHALLENGER}
 
 
+def test_who_is_held_out_meets_nothing_else_and_everybody_else_meets_both(served: Settings) -> None:
+    write_experiment(served)
+    holdout = {
+        "name": "all",
+        "variants": {"out": 0.3, "in": 0.7},
+        "control": "out",
+        "start": APP.start.isoformat(),
+        "holdout": True,
+    }
+    (served.experiments_dir / "all.yaml").write_text(yaml.safe_dump(holdout))
+    engine = RankingEngine(served)
+    engine.refresh()
+    users = [f"u{n:06d}" for n in range(60)]
+    routes = {u: engine.rank(request(u, ["t000001", "t000002"], number=u)).route for u in users}
+    assert {r.exposures[0] for r in routes.values() if len(r.exposures) == 1} == {("all", "out")}
+    assert {r.exposures[1:] == [("all", "in")] for r in routes.values() if r.experiment == "canary"} == {True}
+    assert {r.model for r in routes.values() if r.variant == "out"} == {CHAMPION}
+    (file,) = (served.workspace / "serving" / "exposures" / f"{UNTIL.key}.csv").glob("*.csv")
+    logged = {tuple(line.split(",")[:3]) for line in file.read_text().splitlines()[1:]}
+    assert logged == {(*exposure, u) for u, route in routes.items() for exposure in route.exposures}
+    assert 5 < sum(r.variant == "out" for r in routes.values()) < 32
+
+
 @pytest.mark.parametrize("damage", ["a weight is lost", "scores are NaN"])
 def test_a_variant_whose_model_fails_is_answered_by_the_champion_and_stopped(served: Settings, damage: str) -> None:
     write_experiment(served)
