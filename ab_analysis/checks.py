@@ -59,18 +59,20 @@ def _passed(name: str, p: float, text: str) -> ExperimentCheck:
     return ExperimentCheck(name, "ok", text + close, p)
 
 
-def sample_ratio(shares: Mapping[str, float], counts: Mapping[str, int]) -> ExperimentCheck:
+def sample_ratio(shares: Mapping[str, float], counts: Mapping[str, int], units: str = "") -> ExperimentCheck:
     """Check that the variants have their planned shares, by Pearson's χ².
 
     Args:
         shares: variant → planned share; they need not sum to 1.
         counts: variant → assigned users.
+        units: what was assigned, if not users.
     """
     total = sum(counts.values())
     expected = [total * share / sum(shares.values()) for share in shares.values()]
     distance = sum((counts[v] - e) ** 2 / e for v, e in zip(shares, expected, strict=True))
     p = float(chdtrc(len(expected) - 1, distance))
     users = ", ".join(f"{v} {counts[v]:,} of {e:,.0f}" for v, e in zip(shares, expected, strict=True))
+    users += f" {units}" if units else ""
     if p < ALARM:
         text = (
             f"Sample-ratio mismatch (p = {p:.2g}): {users} expected. Do not read the effects; look for lost or "

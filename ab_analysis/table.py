@@ -146,7 +146,12 @@ def analyze_data(data: TableData, spec: TableSpec, path: Path) -> tuple[list[Tab
     in_segments, untested = _in_segments(spec, data, treatments)
     users = sum(clusters.users_of(next(iter(data.cells.values())).of(variant=v)) for v in counts)
     rows = read_comparisons(spec, [*comparisons, *in_segments], users)
-    checks = [sample_ratio(planned, counts), *_alike(list(counts)), *_nothing_to_adjust(data), *data.checks]
+    checks = [
+        sample_ratio(planned, counts, "clusters" if data.clustered else ""),
+        *_alike(list(counts)),
+        *_nothing_to_adjust(data),
+        *data.checks,
+    ]
     if data.clustered:
         first = next(iter(data.cells.values()))
         checks += clusters.check_clusters(spec.cluster or "", spec.control, first, spec.confidence)

@@ -19,7 +19,8 @@ from ab_analysis.table_spec import TableSpec
 from ab_analysis.table_text import told_reading
 from core.charts import chart_scripts
 from core.errors import ConfigError
-from core.page_template import INTERACTIVE, interval, p_told, percent, words, write_page
+from core.files import write_output
+from core.page_template import INTERACTIVE, interval, p_told, percent, render_page, words
 
 TEMPLATE = Path(__file__).with_name("table.html")
 NO_INTERVAL = (math.nan, math.nan)
@@ -55,7 +56,7 @@ def write_table_page(
         histograms: metric → its distribution, where it is to be shown.
 
     Raises:
-        ConfigError: ``lower_is_better`` names something that was not analyzed.
+        ConfigError: ``lower_is_better`` names something that was not analyzed, or the page cannot be written.
     """
     assert spec.power is not None
     whole = [r for r in rows if not r.segment]
@@ -99,10 +100,11 @@ def write_table_page(
         "definitions": {m: text for m, text in definitions(spec).items() if m in metrics}, "titles": titles,
     }  # fmt: skip
     title = f"Experiment in {table.name}"
-    write_page(
-        path, title, TEMPLATE.read_text(encoding="utf-8"), style=".close { color: var(--second); font-weight: 600 }",
+    page = render_page(
+        title, TEMPLATE.read_text(encoding="utf-8"), style=".close { color: var(--second); font-weight: 600 }",
         scripts=(INTERACTIVE, chart_scripts()), **context,
     )  # fmt: skip
+    write_output(path, page)
 
 
 def findings(readings: Sequence[EffectReading]) -> dict[str, list[str]]:

@@ -103,9 +103,8 @@ def told_reading(spec: TableSpec, rows: Sequence[TableResult]) -> str:
             for segments in (False, True)
         }
         several = f" (and apart from them for the {counted[True]} in segments)" if counted[True] else ""
-        parts.append(
-            f"they are corrected for {counted[False]} comparisons{several} by {CORRECTION_NAMES[spec.correction]}"
-        )
+        comparisons = f"{counted[False]} comparison{'' if counted[False] == 1 else 's'}"
+        parts.append(f"they are corrected for {comparisons}{several} by {CORRECTION_NAMES[spec.correction]}")
     if spec.planned_users:
         parts.append(f"they hold at every look, and are the narrowest at {spec.planned_users:,} users")
     return f"Intervals and p-values: {', '.join(parts)}." if parts else ""

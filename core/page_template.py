@@ -167,10 +167,27 @@ def write_page(
     scripts: Sequence[Markup] = (),
     **context: Any,
 ) -> None:
-    """Render a page and write it atomically; every value in it is escaped.
+    """Render a page and write it atomically.
 
     Args:
         path: the HTML file.
+        title, template, home, style, scripts, context: as of ``render_page``.
+    """
+    write_text(path, render_page(title, template, home=home, style=style, scripts=scripts, **context))
+
+
+def render_page(
+    title: str,
+    template: str,
+    *,
+    home: str | None = None,
+    style: str = "",
+    scripts: Sequence[Markup] = (),
+    **context: Any,
+) -> str:
+    """A page as HTML; every value in it is escaped.
+
+    Args:
         title: of the page.
         template: Jinja template of the body.
         home: link to the list of all reports, relative to the page; None: no link.
@@ -181,8 +198,7 @@ def write_page(
     environment = _environment()
     body = Markup(environment.from_string(template).render(**context))  # noqa: S704 # nosec B704
     css = Markup(STYLE + style)  # noqa: S704 # nosec B704
-    text = environment.from_string(BASE).render(title=title, body=body, home=home, style=css, scripts=scripts)
-    write_text(path, text)
+    return environment.from_string(BASE).render(title=title, body=body, home=home, style=css, scripts=scripts)
 
 
 def svg(drawn: Figure, alt: str, caption: str = "") -> Markup:

@@ -30,6 +30,7 @@ from clock.commands.ab_options import (
     write_rows,
 )
 from core import cli
+from core.errors import ConfigError
 
 if TYPE_CHECKING:
     from ab_analysis.multiplicity import Correction
@@ -173,6 +174,8 @@ def analyze(
     for out in (json_file, html):
         if out:
             check_output(out, table)
+    if json_file and html and json_file.absolute() == html.absolute():
+        raise ConfigError(f"--json and --html both name '{html}'")
     spec = TableSpec(
         variant=variant,
         control=control,

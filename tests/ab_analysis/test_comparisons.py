@@ -198,6 +198,7 @@ def test_what_is_told_of_clusters_that_are_few_or_differ_in_size(tmp_path: Path)
     frame.to_parquet(path)
     with engine(load_settings(var=tmp_path)) as db:
         _, checks = analyze_table(db, path, TableSpec("variant", "a", ("duration",), cluster="shop"))
+    assert "clusters expected" in checks[0].text
     assert {c.name: c.level for c in checks} == {"sample ratio": "ok", "clusters": "warn", "cluster sizes": "warn"}
 
 

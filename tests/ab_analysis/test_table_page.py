@@ -133,8 +133,18 @@ def test_names_of_a_table_are_escaped(tmp_path: Path) -> None:
     assert odd not in (tmp_path / "p.html").read_text()
 
 
-def test_the_table_is_never_written_over(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("outputs", "message"),
+    [
+        ("--html {0}/t.csv", "the command reads it"),
+        ("--html /proc/nowhere/p.html", "cannot write '/proc/nowhere/p.html'"),
+        ("--html {0}/o --json {0}/o", "--json and --html both name"),
+    ],
+)
+def test_a_page_that_cannot_be_written_says_so_in_one_line(tmp_path: Path, outputs: str, message: str) -> None:
     people(users=50).to_csv(tmp_path / "t.csv", index=False)
-    call = f"analyze {tmp_path}/t.csv --variant variant --control a --metric days --html {tmp_path}/t.csv"
-    with pytest.raises(ConfigError):
+    call = f"analyze {tmp_path}/t.csv --variant variant --control a --metric days {outputs.format(tmp_path)}"
+    with pytest.raises(ConfigError) as caught:
         cli.call(ab.app, call.split())
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
