@@ -43,17 +43,19 @@ class DayFigure:
 
 @dataclass(frozen=True)
 class _KeptDay:
-    """A day as it is kept: ``stamp`` says which files it was computed from."""
+    """A day as it is kept: ``stamp`` says which files it was computed from, ``hours`` how many they were."""
 
     stamp: str
     samples: int
     figures: dict[str, tuple[float, float, float]] = field(default_factory=dict)
+    hours: int = 0
 
 
 def daily_figures(settings: Settings, variants: Sequence[str], most: int = MOST_PREDICTIONS) -> list[DayFigure]:
     """Figures of the last ``SHOWN_DAYS`` days of the log, by metric, variant and day.
 
-    A day is computed again where its predictions changed. One whose predictions were removed since keeps its figures.
+    A day is computed again where its predictions changed. One whose predictions were removed since keeps its figures, also where only
+    those of some hours were: what is too old goes by the hour.
 
     Args:
         settings: of the workspace.
@@ -65,10 +67,13 @@ def daily_figures(settings: Settings, variants: Sequence[str], most: int = MOST_
     before = {variant: dict(of_days) for variant, of_days in kept.items()}
     for day in reversed(days):
         for variant in variants:
-            stamp, known = _stamp(settings, variant, day), kept[variant].get(str(day))
-            if not stamp or (known and known.stamp == stamp) or most <= 0:
+            files, known = _files(settings, variant, day), kept[variant].get(str(day))
+            if not files or (known and len(files) < known.hours) or most <= 0:
                 continue
-            computed = _compute(settings, variant, day, stamp)
+            stamp = _stamp(files)
+            if known and known.stamp == stamp:
+                continue
+            computed = _compute(settings, variant, day, stamp, len(files))
             kept[variant][str(day)] = computed
             most -= computed.samples
     for variant, of_days in kept.items():
@@ -93,19 +98,23 @@ def _file(settings: Settings, variant: str) -> Path:
 def _read(path: Path) -> dict[str, _KeptDay]:
     content = read_json(path) if path.exists() else {}
     return {
-        day: _KeptDay(each["stamp"], each["samples"], {name: tuple(bounds) for name, bounds in each["figures"].items()})
+        day: _KeptDay(**{**each, "figures": {name: tuple(bounds) for name, bounds in each["figures"].items()}})
         for day, each in content.items()
     }
 
 
-def _stamp(settings: Settings, variant: str, day: date) -> str:
-    """Names, sizes and times of a day's files of predictions, in short; empty where there are none."""
-    files = [path for hour in day_hours(day) if (path := prediction_file(settings, variant, hour)).exists()]
+def _files(settings: Settings, variant: str, day: date) -> list[Path]:
+    """A day's files of predictions."""
+    return [path for hour in day_hours(day) if (path := prediction_file(settings, variant, hour)).exists()]
+
+
+def _stamp(files: Sequence[Path]) -> str:
+    """Names, sizes and times of files, in short."""
     told = [(path.name, path.stat()) for path in files]
-    return digest_text(*(f"{name} {stat.st_size} {stat.st_mtime_ns}" for name, stat in told)) if told else ""
+    return digest_text(*(f"{name} {stat.st_size} {stat.st_mtime_ns}" for name, stat in told))
 
 
-def _compute(settings: Settings, variant: str, day: date, stamp: str) -> _KeptDay:
+def _compute(settings: Settings, variant: str, day: date, stamp: str, files: int) -> _KeptDay:
     hours = day_hours(day)
     table = read_predictions(settings, variant, hours[0], hours[-1] + 1)
     data = as_predictions(table)
@@ -115,4 +124,4 @@ def _compute(settings: Settings, variant: str, day: date, stamp: str) -> _KeptDa
         bounds = (estimate.value, *estimate.interval())
         if all(map(math.isfinite, bounds)):
             figures[metric] = bounds
-    return _KeptDay(stamp, table.num_rows, figures)
+    return _KeptDay(stamp, table.num_rows, figures, files)

@@ -74,6 +74,26 @@ def test_a_day_whose_predictions_were_removed_keeps_its_figures(workspace: Setti
     assert daily_figures(workspace, VARIANTS) == before
 
 
+def test_a_day_of_which_some_hours_were_removed_keeps_the_figures_of_all_of_them(workspace: Settings) -> None:
+    before = daily_figures(workspace, VARIANTS)
+    for hour in hour_range(FIRST, FIRST + 20):
+        prediction_file(workspace, "none", hour).unlink()
+    assert daily_figures(workspace, VARIANTS) == before
+
+
+def test_a_day_that_goes_on_is_computed_again_with_its_new_hours(workspace: Settings) -> None:
+    evening = {hour: prediction_file(workspace, "none", hour) for hour in hour_range(FIRST + 60, FIRST + 72)}
+    content = {path: path.read_bytes() for path in evening.values()}
+    for path in content:
+        path.unlink()
+    half = [f for f in daily_figures(workspace, VARIANTS) if f.day == (FIRST + 60).day and f.variant == "none"]
+    for path, data in content.items():
+        path.write_bytes(data)
+    whole = [f for f in daily_figures(workspace, VARIANTS) if f.day == (FIRST + 60).day and f.variant == "none"]
+    assert {f.samples for f in half} == {12 * 60}
+    assert {f.samples for f in whole} == {24 * 60}
+
+
 def test_of_a_long_history_the_newest_days_come_first_and_the_others_with_later_pages(workspace: Settings) -> None:
     a_day = 24 * 60 * len(VARIANTS)
     days = [sorted({f.day for f in daily_figures(workspace, VARIANTS, most=a_day)}) for _ in range(3)]
