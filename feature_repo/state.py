@@ -28,7 +28,7 @@ from core.hours import DAY_HOURS, Hour
 from core.settings import Settings
 from events.change_list import ChangePosition
 from events.store import EventStore
-from feature_repo.changes import ChangeLog
+from feature_repo.changes import ChangeLog, latest_folder
 from feature_repo.schemas import WHOLE_DAYS, view_schemas
 from feature_repo.sums import Sums
 
@@ -204,8 +204,9 @@ class ClockStorage:
         for folder in self.sums_folder.glob("*"):
             if folder.name not in named:
                 shutil.rmtree(folder)
-        if WHOLE_DAYS not in self.logs and (self.root / WHOLE_DAYS).exists():
-            shutil.rmtree(self.root / WHOLE_DAYS)
+        if not (state.config and state.config.whole_days):  # the state's, as the setting may have changed since
+            for folder in (self.root / WHOLE_DAYS, latest_folder(self.root / WHOLE_DAYS)):
+                shutil.rmtree(folder, ignore_errors=True)
 
     def forget(self) -> None:
         """Drop the description: from here on a crash means to rebuild again."""

@@ -323,6 +323,20 @@ def test_a_crash_while_a_day_is_merged_leaves_no_row_twice(tmp_path: Path) -> No
     check(settings, rows, *(START + hour for hour in range(1, 44)))
 
 
+def test_rows_of_whole_days_stay_until_clocks_are_computed_without_them_and_then_go_whole(tmp_path: Path) -> None:
+    settings = load_settings(var=tmp_path / "var", source="test", window_days=WINDOW_DAYS, shrinkage=True)
+    ingest_rows(tmp_path, settings, [(h, 0, 0, "rock", 100) for h in range(49)], 0, (START, START + 49))
+    state_of(settings).rebuild(START + 48)
+    folders = [state_of(settings).root / "user_profile", state_of(settings).root / "latest" / "user_profile"]
+    assert all(folder.exists() for folder in folders)
+    without = state_of(settings.model_copy(update={"shrinkage": False}))
+    without.commit(without.require_state())  # as retention does, which computes nothing
+    assert all(folder.exists() for folder in folders)
+    assert without.require_state().config == state_of(settings).config
+    without.refresh(START + 49)
+    assert not any(folder.exists() for folder in folders)
+
+
 def test_a_missing_hour_is_named_and_not_skipped(tmp_path: Path) -> None:
     settings = load_settings(var=tmp_path / "var", source="test", window_days=WINDOW_DAYS, shrinkage=True)
     ingest_rows(tmp_path, settings, [(0, 0, 0, "rock", 100)], 0, (START, START + 1))
