@@ -12,6 +12,9 @@ from ab_analysis.multiplicity import adjust, error_levels
 from ab_analysis.table_spec import TableSpec
 from stats.sequential import mixture_limit, mixture_p_value
 
+MOST_USERS = 1e15
+"""Number of users from which on none is told: nobody has them."""
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -54,7 +57,7 @@ class PowerOfRow:
         detectable: smallest true lift that it finds with the power asked for; NaN where no lift is given.
         detectable_effect: the same in the metric's unit.
         power: probability of finding the minimum effect; ``users_needed``: users of the control and the variant together that it
-            would take. NaN and None unless a minimum effect was given.
+            would take, None where nobody has so many. NaN and None unless a minimum effect was given.
     """
 
     detectable: float
@@ -174,5 +177,6 @@ def _power(spec: TableSpec, comparison: Comparison, effect: Effect, limit: float
         return PowerOfRow(detectable, smallest)
     shift = spec.minimum_effect * scale / effect.se
     power = NORMAL.cdf(shift - limit) + (NORMAL.cdf(-shift - limit) if spec.alternative == "two-sided" else 0.0)
-    users = (comparison.n_control + comparison.n_treatment) * (detectable / spec.minimum_effect) ** 2
-    return PowerOfRow(detectable, smallest, power, math.ceil(users))
+    times = detectable / spec.minimum_effect
+    users = (comparison.n_control + comparison.n_treatment) * times * times  # a power overflows with an error
+    return PowerOfRow(detectable, smallest, power, math.ceil(users) if users < MOST_USERS else None)

@@ -82,7 +82,7 @@ class PlanRow:
 
 
 def plan_row(design: Design, spec: MetricSpec, moments: Moments, days: int = 0, *, adjusted: bool) -> PlanRow | None:
-    """Power of one metric on users like these; None where the metric does not vary.
+    """Power of one metric on users like these; None where the metric does not vary, or its mean is as good as 0.
 
     Solved by tea-tasting, with the normal distribution: its noncentral t has no value for the users of a real app.
 
@@ -114,12 +114,15 @@ def plan_row(design: Design, spec: MetricSpec, moments: Moments, days: int = 0, 
             power=design.power, use_t=False, rel_effect_size=effect, n_obs=users,
         )  # fmt: skip
 
-    smallest = metric().solve_power_from_aggregates(aggregates, "rel_effect_size")[0]
-    power = metric(design.minimum_effect).solve_power_from_aggregates(aggregates, "power")[0]
-    of_fewest = metric(design.minimum_effect, FEWEST).solve_power_from_aggregates(aggregates, "power")[0]
-    needed = FEWEST
-    if of_fewest.power < design.power:  # else the solver, which looks at no fewer users, has no solution
-        needed = metric(design.minimum_effect).solve_power_from_aggregates(aggregates, "n_obs")[0].n_obs
+    try:
+        smallest = metric().solve_power_from_aggregates(aggregates, "rel_effect_size")[0]
+        power = metric(design.minimum_effect).solve_power_from_aggregates(aggregates, "power")[0]
+        of_fewest = metric(design.minimum_effect, FEWEST).solve_power_from_aggregates(aggregates, "power")[0]
+        needed = FEWEST
+        if of_fewest.power < design.power:  # else the solver, which looks at no fewer users, has no solution
+            needed = metric(design.minimum_effect).solve_power_from_aggregates(aggregates, "n_obs")[0].n_obs
+    except RuntimeError:  # the solver finds no number that is large enough
+        return None
     variance = aggregates.ratio_var(spec.numerator, spec.denominator)
     residual_variance = variance
     if covariate:

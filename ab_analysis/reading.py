@@ -133,6 +133,5 @@ def chance_to_be_better(
     error = (high - low) / 2 / NORMAL.inv_cdf(0.5 + confidence / 2)
     if not (math.isfinite(lift) and error > 0 and math.isfinite(error)):
         return None
-    kept = PRIOR_SD**2 / (PRIOR_SD**2 + error**2)
-    z = lift * kept / math.sqrt(kept * error**2)
+    z = lift / error * (PRIOR_SD / math.hypot(PRIOR_SD, error))  # without squares, for which a number can be too large
     return NORMAL.cdf(z if better == "up" else -z)

@@ -19,6 +19,8 @@ CORRECTION_NAMES: dict[Correction, str] = {
     "holm": "Holm",
     "fdr_bh": "Benjamini and Hochberg",
 }
+SMALLEST_EFFECT = 1e-6
+"""Relative effect for which a test can be planned."""
 
 
 @dataclass(frozen=True)
@@ -108,8 +110,10 @@ def check_power(power: float | None, minimum_effect: float | None) -> None:
     """
     if power is not None and not 0.5 < power < 1:
         raise ConfigError(f"--power {power:g}: between 0.5 and 1, for example 0.8")
-    if minimum_effect is not None and not 0 < minimum_effect < 10:
-        raise ConfigError(f"--minimum-effect {minimum_effect:g}: a relative effect above 0, for example 0.02 for 2 %")
+    if minimum_effect is not None and not SMALLEST_EFFECT <= minimum_effect < 10:
+        raise ConfigError(
+            f"--minimum-effect {minimum_effect:g}: a relative effect from {SMALLEST_EFFECT:f} to 10, for example 0.02 for 2 %"
+        )
 
 
 def check_names(spec: TableSpec, columns: Sequence[str], path: Path, outcomes: Collection[str]) -> None:

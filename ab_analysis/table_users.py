@@ -114,7 +114,7 @@ def _limits(db: Engine, spec: TableSpec, where: str) -> tuple[dict[str, float], 
 def _specs(spec: TableSpec, columns: Sequence[str], path: Path) -> list[MetricSpec]:
     covariates, ratios = spec.covariates or {}, dict(spec.ratios or {})
     if clashing := sorted(set(spec.metrics) & set(ratios)):
-        raise ConfigError(f"{clashing} is the name of a metric and of a ratio")
+        raise ConfigError(f"'{clashing[0]}' is the name of a metric and of a ratio; give the ratio another one")
     if unknown := sorted(set(covariates) - {*spec.metrics, *ratios}):
         raise ConfigError(f"--covariate {unknown[0]}=…: there is no such --metric or --ratio")
     specs = [MetricSpec(m, m, None, spec.covariates_of(m)) for m in spec.metrics]
@@ -123,7 +123,9 @@ def _specs(spec: TableSpec, columns: Sequence[str], path: Path) -> list[MetricSp
             raise ConfigError(f"--ratio {name}={top}/{bottom}: numerator and denominator are the same column")
         specs.append(MetricSpec(name, top, bottom, spec.covariates_of(name)))
     if not (specs or spec.quantiles):
-        raise ConfigError("nothing to analyze: give --metric, --ratio or --quantile")
+        raise ConfigError(
+            f"nothing to analyze: give --metric{', --ratio or --quantile' if spec.variant else ' or --ratio'}"
+        )
     outcomes = {c for t in specs for c in (t.numerator, t.denominator) if c}
     check_names(spec, columns, path, outcomes)
     for t in specs:
@@ -167,7 +169,8 @@ def _check_groups(db: Engine, spec: TableSpec, path: Path, groups: Sequence[str]
         )
     for name, values in zip(groups, counts, strict=True):
         if values > MOST_SEGMENT_VALUES:
-            raise ConfigError(f"segment '{name}' has {values:,} values; at most {MOST_SEGMENT_VALUES} can be read")
+            kind = "segment" if name in spec.segments else "stratum"
+            raise ConfigError(f"{kind} '{name}' has {values:,} values; at most {MOST_SEGMENT_VALUES} can be read")
 
 
 def _check_users(db: Engine, spec: TableSpec, path: Path) -> int:

@@ -247,7 +247,7 @@ def usage_message(error: TyperException) -> str:
         text = error.message + (f"; did you mean '{matches[0]}'?" if matches else "")
     else:
         text = error.format_message()
-    text = re.sub(r"\s+", " ", text).rstrip(".")
+    text = re.sub(r"\s+", " ", text).replace(": Value error, ", ": ").rstrip(".")
     return text + (f" (help: {context.command_path} --help)" if context else "")
 
 

@@ -176,6 +176,8 @@ def analyze(
             check_output(out, table)
     if json_file and html and json_file.absolute() == html.absolute():
         raise ConfigError(f"--json and --html both name '{html}'")
+    if lower_is_better and not html:
+        raise ConfigError("--lower-is-better says what is good on the page: give --html, too")
     spec = TableSpec(
         variant=variant,
         control=control,

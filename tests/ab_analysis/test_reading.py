@@ -93,6 +93,11 @@ def test_without_a_lift_there_is_no_chance() -> None:
     assert chance_to_be_better(0.1, (0.05, math.inf), 0.95) is None
 
 
+def test_the_chance_of_a_lift_beyond_all_measure_is_still_a_chance() -> None:
+    assert chance_to_be_better(5e296, (-8e297, 4e298), 0.95) == pytest.approx(0.5, abs=0.01)
+    assert chance_to_be_better(2e-200, (1e-200, 3e-200), 0.95) == pytest.approx(norm.cdf(2 * norm.ppf(0.975)))
+
+
 @pytest.mark.parametrize(("p_value", "told"), [(0.0104, "p = 0.01"), (3e-7, "p < 0.0001")])
 def test_a_worse_secondary_metric_is_named_by_the_p_value_of_the_table(p_value: float, told: str) -> None:
     """And not by the one that is corrected for the number of metrics, which stands in the table of methods."""

@@ -76,6 +76,14 @@ def test_what_should_go_down_is_better_when_it_does(tmp_path: Path) -> None:
         page_of(tmp_path, "--metric duration --lower-is-better days")
 
 
+def test_a_value_beyond_all_measure_is_shown_as_it_is(tmp_path: Path) -> None:
+    durations = people(users=400).duration
+    durations[7] = 1e300
+    path, (row,) = page_of(tmp_path, "--metric duration --minimum-effect 0.01", users=400, duration=durations)
+    assert row["users_needed"] is None
+    assert "Not shown to differ" in path.read_text()
+
+
 def test_a_page_of_a_summary_adds_up_what_adds_up_and_defines_nothing(tmp_path: Path) -> None:
     summary_of(people()).to_csv(tmp_path / "s.csv", index=False)
     call = f"analyze {tmp_path}/s.csv --summary --variant variant --control a --metric days --metric per_day --html {tmp_path}/p.html"

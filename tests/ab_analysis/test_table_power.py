@@ -84,16 +84,24 @@ def test_a_metric_that_does_not_vary_is_named(tmp_path: Path, capsys: pytest.Cap
     assert "not planned, for being the same for every user, or 0 on average: one" in capsys.readouterr().out
 
 
+def test_a_metric_whose_mean_is_as_good_as_0_is_named_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    frame = people(users=400)
+    frame["change"] = np.where(frame.user % 2, 1e200, -1e200) + 1e185
+    assert planned(tmp_path, "--metric change --metric days --minimum-effect 0.000001", frame)[-1]["metric"] == "days"
+    assert "or 0 on average: change" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         (f"{METRIC} --users 1", "--users 1: at least 2"),
         (f"{METRIC} --power 2", "--power 2: between 0.5 and 1"),
-        ("--metric duration --minimum-effect 0", "a relative effect above 0"),
+        ("--metric duration --minimum-effect 0", "a relative effect from 0.000001 to 10"),
+        ("--metric duration --minimum-effect 1e-200", "a relative effect from 0.000001 to 10"),
         (f"{METRIC} --shares a=1", "--shares names 1 variant"),
         (f"{METRIC} --shares a=1,b=1 --control c", "--control c: --shares names a, b"),
         (f"{METRIC} --confidence 1", "--confidence 1.0 must lie between"),
-        ("--minimum-effect 0.1", "nothing to analyze"),
+        ("--minimum-effect 0.1", "nothing to analyze: give --metric or --ratio"),
         ("--metric none --minimum-effect 0.1", "no column 'none'"),
     ],
 )
