@@ -123,7 +123,7 @@ def stop_early(settings: Settings, name: str, who: str, why: str, last_day: date
                 f"{name} cannot be stopped as of {day}: it ran from {experiment.start_time.date()} to {(as_of - 1).day}"
             )
         change = _set(settings, experiment, {"stopped": day}, "stopped", who, why)
-        if experiment.models:
+        if experiment.models or experiment.holdout:
             stop_experiment(settings, name, f"{who}: {why}", hour=(as_of - 1).key)
     return change
 

@@ -19,7 +19,7 @@ from core.hours import Hour
 from core.settings import Settings, load_settings
 from pipeline.experiment_changes import conclude, define_experiment, extend, log_end, plan_experiment, stop_early
 from pipeline.reports import due_experiments, report_experiment
-from serving.routing import stopped
+from serving.routing import load_routes, stopped
 from simulation.workspace import write_experiment
 from tests.browser import fits_every_screen
 from tests.conftest import TINY, workspace_of_app, write_app
@@ -189,6 +189,15 @@ def test_a_stop_sends_everybody_back_and_a_conclusion_needs_an_end(workspace: Se
     assert conclusion
     assert (conclusion.outcome, conclusion.note) == ("not_shipped", "they sleep badly: all of them")
     assert [a for a, _, _ in actions(workspace)] == ["defined", "stopped", "concluded"]
+
+
+def test_a_stopped_holdout_holds_nobody_out_any_more(workspace: Settings) -> None:
+    text = TEXT.replace("night", "held").replace("end: 2026-03-17\n", "") + "holdout: true\n"
+    define_experiment(workspace, text, "ann", "what it adds up to")
+    users, moment = ["u1", "u2", "u3", "u4", "u5", "u6"], (END - 1).start
+    assert {route.experiment for route in load_routes(workspace)[0].of(users, moment)} == {"held"}
+    stop_early(workspace, "held", "bob", "the quarter is over")
+    assert {route.experiment for route in load_routes(workspace)[0].of(users, moment)} == {""}
 
 
 def test_what_is_planned_cannot_be_stopped(workspace: Settings) -> None:
