@@ -18,6 +18,7 @@ FACET = (
     "genre", "mood", "language", "lang", "category", "tag", "type", "group", "style", "topic", "brand", "class", "kind", "section",
     "cuisine", "channel", "department",
 )  # fmt: skip
+TITLE = ("title", "name", "headline")
 CONTEXT = (
     "tab", "page", "screen", "surface", "placement", "device", "platform", "os", "network", "carrier", "connection", "browser",
     "client", "app", "version", "referrer", "referer", "country", "region", "city", "weather",

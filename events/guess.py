@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from pathlib import Path
 
 import duckdb
@@ -48,7 +49,7 @@ from events.first_rows import (
 )
 from events.guess_tables import MOST_FACETS, table_lines
 from events.log_files import find_files
-from events.mapping import is_zone
+from events.mapping import Mapping, is_zone
 from events.mapping_text import (
     example_values,
     expression,
@@ -59,7 +60,7 @@ from events.mapping_text import (
 
 MOST_FACET_VALUES = 2_000
 """A text column with more different values in the sample describes single rows, not kinds of items."""
-MOST_FILES = 10
+MOST_FILES, MOST_NAMED = 10, 5
 MOST_CONTEXT_VALUES = 200
 """A column with more different values in the sample names something, and no circumstance."""
 LABEL = re.compile(r"-[01]$")
@@ -119,6 +120,21 @@ def guess_mapping(paths: list[str], source: str | None = None) -> str:
     facets = _facets(sample, taken, "  facets:" in side_tables)
     lines += context + facets + (_shown(listed) if listed else []) + done + behaviors + side_tables
     return "\n".join(lines) + "\n"
+
+
+def ingest_arguments(paths: list[str], mapping: Mapping) -> str:
+    """How the log's files are named for ``clock events ingest``: without the tables beside it, whose rows are no events.
+
+    Args:
+        paths: files, folders or globs that the guess was made from.
+        mapping: the guess.
+    """
+    tables = {table.path for table in (mapping.items, mapping.users) if table}
+    files = find_files(paths)
+    logs = [file for file in files if file.name not in tables]
+    if not logs or len(logs) == len(files):
+        return shlex.join(paths)
+    return shlex.join(map(str, logs)) if len(logs) <= MOST_NAMED else f"FILES, all but {', '.join(sorted(tables))}"
 
 
 def _log_and_tables(files: list[Path]) -> tuple[Sample, Column, str, list[Sample]]:

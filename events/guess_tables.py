@@ -11,7 +11,7 @@ from typing import Literal
 import duckdb
 
 from core.duck import identifier, scalar, texts
-from events.column_words import FACET, ITEM, USER, has_word, is_flag, is_list, separator_of
+from events.column_words import FACET, ITEM, TITLE, USER, has_word, is_flag, is_list, separator_of
 from events.first_rows import UNNAMED, Column, Options, Sample, read_first_rows
 from events.mapping_text import example_values, expression, facet_name, flow
 
@@ -93,7 +93,10 @@ def _lines(match: _Match, taken: set[str]) -> list[str]:
         options = {**options, "header": False, "columns": [c.name for c in columns]}
     usable = [c for c in columns if c.name != key.name and c.distinct > 1 and facet_name(c) not in taken]
     facets = [c for c in usable if _is_facet(c, table.rows)][:MOST_FACETS] if match.role == "items" else []
-    attributes = [line for c in usable if c not in facets for line in _attribute(c, table.rows)][:MOST_ATTRIBUTES]
+    titles = [c for c in usable if c not in facets and _is_title(c)][:1] if match.role == "items" else []
+    attributes = [line for c in usable if c not in [*facets, *titles] for line in _attribute(c, table.rows)][
+        :MOST_ATTRIBUTES
+    ]
     if match.role == "users" and not attributes:
         return []
     what = f"check: {table.file.name} has ids of {match.role}; ingest the log by its files' names, without it"
@@ -102,6 +105,7 @@ def _lines(match: _Match, taken: set[str]) -> list[str]:
         f"  path: {json.dumps(table.file.name)}",
         *_csv(table, options),
         f"  key: {json.dumps(key.name)}",
+        *(f"  title: {expression(c)}  # check: pages show it{example_values(c, '; ')}" for c in titles),
         *(["  facets:", *(f"    {facet_name(c)}: {expression(c)}{example_values(c)}" for c in facets)] if facets else []),
         *(["  attributes:  # check: what rankers read besides", *attributes] if attributes else []),
     ]  # fmt: skip
@@ -113,6 +117,11 @@ def _csv(table: Sample, options: Options) -> Sequence[str]:
 
 def _is_facet(column: Column, rows: int) -> bool:
     return column.kind == "text" and not is_list(column) and column.distinct <= max(rows // 2, 2)
+
+
+def _is_title(column: Column) -> bool:
+    """Whether a column holds what people call an item."""
+    return column.kind == "text" and not is_list(column) and has_word(column, TITLE)
 
 
 def _attribute(column: Column, rows: int) -> list[str]:

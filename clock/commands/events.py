@@ -193,8 +193,8 @@ def guess(
 ) -> None:
     """Look at a log and write a first mapping for it, with comments on what to check."""
     from core.files import write_output
-    from events.guess import guess_mapping
-    from events.mapping import SOURCE_NAME
+    from events.guess import guess_mapping, ingest_arguments
+    from events.mapping import SOURCE_NAME, load_mapping
 
     if name is not None and not re.fullmatch(SOURCE_NAME, name):
         raise ConfigError(f"--name {name}: begin with a letter; small letters, digits, - and _ may follow, 41 in all")
@@ -205,4 +205,5 @@ def guess(
         print(mapping, end="")
         return
     write_output(out, mapping)
-    print(f"written to {out}; look at the lines marked 'check', then run 'clock events ingest {out} {' '.join(path)}'")
+    arguments = ingest_arguments(path, load_mapping(str(out))[0])
+    print(f"written to {out}; look at the lines marked 'check', then run 'clock events ingest {out} {arguments}'")

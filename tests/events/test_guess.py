@@ -10,7 +10,7 @@ import pytest
 
 from core.errors import DataError
 from core.settings import Settings
-from events.guess import guess_mapping
+from events.guess import guess_mapping, ingest_arguments
 from events.ingest import ingest
 from events.mapping import Mapping, load_mapping
 from tests.conftest import NOW
@@ -303,8 +303,10 @@ def test_tables_of_items_and_users_and_the_context_are_told_apart_and_ingested(
     log.write_text(
         header + rows(120, "{u},{i},{g},2026-03-02T08:{m:02d}:00Z,1,android,{u}").replace("android,3", "ios,3")
     )
-    tracks = "".join(f"{n},{('happy', 'sad')[n % 2]},{n * 10},2026-01-{n + 1:02d},a|b,{n % 4}\n" for n in range(13))
-    (folder / "catalog.csv").write_text("track_id,mood,plays,released,tags,artist_id\n" + tracks)
+    tracks = "".join(
+        f"{n},{('happy', 'sad')[n % 2]},{n * 10},2026-01-{n + 1:02d},a|b,{n % 4},Song {n}\n" for n in range(13)
+    )
+    (folder / "catalog.csv").write_text("track_id,mood,plays,released,tags,artist_id,name\n" + tracks)
     people = "".join(f"{n},{('Berlin', 'Oslo')[n % 2]},{20 + n},yes,name {n}\n" for n in range(13))
     (folder / "people.csv").write_text("id,city,age,is_paying,full_name\n" + people)
     written = guess_mapping([str(folder)], source="guessed")
@@ -319,6 +321,8 @@ def test_tables_of_items_and_users_and_the_context_are_told_apart_and_ingested(
         "track_id",
         {"mood": "mood"},
     )
+    assert mapping.items.title == "name"
+    assert ingest_arguments([str(folder)], mapping) == str(log)
     kinds = {name: attribute.type for name, attribute in mapping.items.attributes.items()}
     assert kinds == {"plays": "number", "released": "age", "artist_id": "category"}
     assert (mapping.users.path, mapping.users.key) == ("people.csv", "id")
