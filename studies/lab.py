@@ -35,6 +35,7 @@ logger = logging.getLogger("studies")
 
 NEGATIVES = ("popularity", "own")
 PROCESSES = 2
+SECONDS_TO_END = 5.0
 FIT_DAYS = 29
 """How much thin slots borrow is fitted on the first days, or on half of a shorter log: before the evaluated time."""
 
@@ -173,8 +174,7 @@ class Lab:
                     left,
                 )
         except BaseException:  # what is pending would keep the processes, and with them the program, alive
-            self.processes.shutdown(wait=True, cancel_futures=True)
-            del self.processes
+            self.close()
             raise
 
     def read(self, log: Log, run: ScoringRun) -> np.ndarray:
@@ -193,6 +193,18 @@ class Lab:
         data = f" DATA={self.data}" if self.data else ""
         data += f" MAPPING={self.mapping}" if self.mapping else ""
         return f"make study NAME={name} SOURCE={self.source}{data} SEEDS={self.seeds}"
+
+    def close(self) -> None:
+        """End the processes that do runs; what they did is on disk.
+
+        After many runs some wait for work, and the program at its end for them, for ever: they are not asked for long.
+        """
+        if "processes" in self.__dict__:
+            self.processes.shutdown(wait=False, cancel_futures=True)
+            del self.processes
+            for process in multiprocessing.active_children():
+                process.join(SECONDS_TO_END)
+                process.terminate()
 
     def forget(self) -> None:
         """Remove prepared logs and finished runs."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import shutil
+from contextlib import closing
 from typing import Annotated
 
 import typer
@@ -101,7 +102,8 @@ def study(
         lab = Lab(settings, data or "", seeds, mapping or "")
         if fresh:
             lab.forget()
-        conclusion, page = module.run(lab)
+        with closing(lab):
+            conclusion, page = module.run(lab)
     print(f"{conclusion}\n{page}")
 
 
