@@ -261,6 +261,12 @@ def digest_text(*parts: str) -> str:
     return hashlib.sha256("\x1f".join(parts).encode()).hexdigest()
 
 
+def files_stamp(root: Path, files: Iterable[Path]) -> str:
+    """Names below a folder, sizes and times of change of files, in short."""
+    seen = ((path.relative_to(root).as_posix(), path.stat()) for path in files)
+    return digest_text(*(f"{name} {stat.st_size} {stat.st_mtime_ns}" for name, stat in seen))
+
+
 def digest_json(value: Any) -> str:
     """SHA-256, in hex, of a value as JSON with sorted keys."""
     return digest_text(json.dumps(value, sort_keys=True, default=str))

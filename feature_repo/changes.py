@@ -46,7 +46,7 @@ class Tablet:
     high: int | None = None
 
     @classmethod
-    def of(cls, root: Path, hour: Hour, low: int | None, high: int | None) -> Tablet:
+    def of(cls, root: Path, hour: Hour, low: int | None = None, high: int | None = None) -> Tablet:
         """That of a view's change log."""
         name = f"{hour.key}.{'' if low is None else low}_{'' if high is None else high}"
         return cls(latest_folder(root) / name, hour, low, high)
@@ -101,8 +101,7 @@ class ChangeLog:
 
     def parts(self, hour: Hour | None = None) -> list[Path]:
         """Every part file; with ``hour`` those that may have rows of that hour."""
-        spans = [s for s in self.spans() if hour is None or bounds(s)[0] <= hour <= bounds(s)[1]]
-        return [part for span in spans for part in parquet_parts(span)]
+        return [part for span in spans_of(self.root, hour, hour) for part in parquet_parts(span)]
 
     def spans(self) -> list[Path]:
         """Folders of the pieces, in the order of their hours."""
@@ -126,12 +125,12 @@ class ChangeLog:
             as_of: the hour.
             rows: table of the rows.
         """
-        covering = [s for s in self.spans() if bounds(s)[0] <= as_of <= bounds(s)[1]]
+        spans = spans_of(self.root, as_of, as_of)
         fresh = f"SELECT {columns(self.schema.names)} FROM {rows} r"
-        if not covering:
+        if not spans:
             engine.write(self._sorted(engine, fresh), self.span(as_of, as_of))
         merged = {}
-        for place, span in enumerate(covering):
+        for place, span in enumerate(spans):
             kept = self._kept(engine, span, rows, f"as_of <> {as_of.number}")
             merged[span] = self._sorted(engine, f"{kept} UNION ALL {fresh}" if place == 0 else kept)
         engine.write_all(merged)
@@ -161,20 +160,13 @@ class ChangeLog:
 
     def _bring_forward(self, engine: Engine, tablet: Tablet | None, at: Hour) -> None:
         """Write a tablet as of a later hour, or without one all tablets as of an hour; the rows that held before go."""
-        parts = self._parts_of(tablet.hour + 1 if tablet else None, at)
-        target = Tablet.of(self.root, at, *(tablet.low, tablet.high) if tablet else (None, None))
-        names, key = columns(self.schema.names), identifier(self.keys[0])
-        changes = f"as_of <= {at.number} AND {target.has(key)}" + (
-            f" AND as_of > {tablet.hour.number}" if tablet else ""
-        )
-        rows = self._newest(engine, parts, changes)
+        target = Tablet.of(self.root, at, tablet.low, tablet.high) if tablet else Tablet.of(self.root, at)
+        names, key, oldest = columns(self.schema.names), identifier(self.keys[0]), at - self.holds_hours
+        rows = self._newest(engine, tablet.hour + 1 if tablet else oldest, at, target.has(key))
         if tablet:
             engine.table("newest", rows)
-            same = " AND ".join(f"n.{key} = f.{key}" for key in map(identifier, self.keys))
-            rows = f"""SELECT {names} FROM newest UNION ALL
-                SELECT {names} FROM {self._rows(engine, parquet_parts(tablet.folder))} f
-                WHERE {target.has(key)} AND NOT EXISTS (SELECT 1 FROM newest n WHERE {same})"""
-        engine.table("collected", f"SELECT * FROM ({rows}) r WHERE as_of >= {at.number - self.holds_hours}")
+            rows = f"SELECT {names} FROM newest UNION ALL {self._kept(engine, tablet.folder, 'newest')}"
+        engine.table("collected", f"SELECT * FROM ({rows}) r WHERE as_of >= {oldest.number}")
         ((count, first, last),) = engine.rows(f"SELECT count(*), min({key}), max({key}) FROM collected")
         pieces = int(count) // TABLET_ROWS if int(count) >= 2 * TABLET_ROWS else 1
         self._write_tablets(engine, target.split(self.root, pieces, int(first), int(last)) if pieces > 1 else [target])
@@ -193,12 +185,13 @@ class ChangeLog:
             if tablet.folder not in needed:
                 shutil.rmtree(tablet.folder)
 
-    def _newest(self, engine: Engine, parts: list[Path], condition: str) -> str:
-        """SELECT of every entity's newest row in files among those that meet a condition."""
+    def _newest(self, engine: Engine, first: Hour, last: Hour, condition: str) -> str:
+        """SELECT of every entity's newest row of the hours first to last, among the rows ``f`` that meet a condition."""
         names, keys = columns(self.schema.names), columns(self.keys)
+        parts = [part for span in spans_of(self.root, first, last) for part in parquet_parts(span)]
         return f"""SELECT {names} FROM (
-            SELECT *, row_number() OVER (PARTITION BY {keys} ORDER BY as_of DESC) AS nth
-            FROM {self._rows(engine, parts)} f WHERE {condition}) r WHERE nth = 1"""
+            SELECT *, row_number() OVER (PARTITION BY {keys} ORDER BY as_of DESC) AS nth FROM {self._rows(engine, parts)} f
+            WHERE as_of >= {first.number} AND as_of <= {last.number} AND {condition}) r WHERE nth = 1"""
 
     def _rows(self, engine: Engine, parts: list[Path]) -> str:
         """SQL of the rows of files, of which there may be none."""
@@ -207,30 +200,18 @@ class ChangeLog:
         engine.register("no_rows_yet", self.schema.empty_table())
         return "no_rows_yet"
 
-    def _parts_of(self, first: Hour | None, last: Hour) -> list[Path]:
-        """Files of the spans that may have rows of the hours first to last."""
-        spans = [s for s in self.spans() if bounds(s)[0] <= last and (first is None or bounds(s)[1] >= first)]
-        return [part for span in spans for part in parquet_parts(span)]
-
     def _correct_tablets(self, engine: Engine, keys: str, since: Hour) -> None:
         """Compute the rows again of the keys in a table, in the tablets as of ``since`` or later."""
-        names, key = columns(self.schema.names), identifier(self.keys[0])
         for tablet in tablets_of(self.root):
-            if tablet.hour < since or not engine.scalar(
-                f"SELECT count(*) FROM {keys} k WHERE {tablet.has(f'k.{key}')}"
-            ):
+            if tablet.hour < since:
                 continue
-            same = " AND ".join(f"k.{key} = f.{key}" for key in map(identifier, self.keys))
-            wanted = f"EXISTS (SELECT 1 FROM {keys} k WHERE {same})"
-            oldest = tablet.hour - self.holds_hours
-            inside = (
-                f"as_of <= {tablet.hour.number} AND as_of >= {oldest.number} AND {tablet.has(f'f.{key}')} AND {wanted}"
-            )
-            corrected = self._newest(engine, self._parts_of(oldest, tablet.hour), inside)
-            kept = f"SELECT {names} FROM {self._rows(engine, parquet_parts(tablet.folder))} f WHERE NOT {wanted}"
-            engine.write(
-                f"SELECT * FROM ({kept} UNION ALL {corrected}) r {engine.sorted_by(columns(self.keys))}", tablet.folder
-            )
+            touched = tablet.has(f"k.{identifier(self.keys[0])}")
+            if not engine.scalar(f"SELECT count(*) FROM {keys} k WHERE {touched}"):
+                continue
+            wanted = f"EXISTS (SELECT 1 FROM {keys} k WHERE {self._same} AND {touched})"
+            corrected = self._newest(engine, tablet.hour - self.holds_hours, tablet.hour, wanted)
+            rows = f"{self._kept(engine, tablet.folder, keys)} UNION ALL {corrected}"
+            engine.write(f"SELECT * FROM ({rows}) r {engine.sorted_by(columns(self.keys))}", tablet.folder)
 
     def replace(self, engine: Engine, keys: str, rows: str, since: Hour) -> None:
         """Write the rows again of the keys in table ``keys`` that hold from ``since`` on.
@@ -256,11 +237,15 @@ class ChangeLog:
         engine.write_all(merged)
         self._correct_tablets(engine, keys, since)
 
-    def _kept(self, engine: Engine, span: Path, keys: str, untouched: str) -> str:
-        """SELECT of a span's rows that are untouched, or whose keys are not in a table."""
-        same = " AND ".join(f"k.{key} = f.{key}" for key in map(identifier, self.keys))
-        return f"""SELECT {columns(self.schema.names)} FROM {engine.files(parquet_parts(span))} f
-            WHERE {untouched} OR NOT EXISTS (SELECT 1 FROM {keys} k WHERE {same})"""
+    @property
+    def _same(self) -> str:
+        """SQL condition that the rows ``k`` and ``f`` are of one entity."""
+        return " AND ".join(f"k.{key} = f.{key}" for key in map(identifier, self.keys))
+
+    def _kept(self, engine: Engine, folder: Path, keys: str, untouched: str = "1 = 0") -> str:
+        """SELECT of a folder's rows that are untouched, or whose keys are not in a table."""
+        return f"""SELECT {columns(self.schema.names)} FROM {self._rows(engine, parquet_parts(folder))} f
+            WHERE {untouched} OR NOT EXISTS (SELECT 1 FROM {keys} k WHERE {self._same})"""
 
     def _sorted(self, engine: Engine, rows: str) -> str:
         return f"SELECT * FROM ({rows}) r {engine.sorted_by(columns(self._order))}"
@@ -286,9 +271,10 @@ class ChangeLog:
             shutil.rmtree(span)
 
 
-def spans_of(root: Path) -> list[Path]:
-    """Folders of the pieces of a view's change log, in the order of their hours."""
-    return sorted(p for p in root.glob("*--*.*") if p.is_dir() and not p.name.startswith("."))
+def spans_of(root: Path, first: Hour | None = None, last: Hour | None = None) -> list[Path]:
+    """Folders of the pieces of a view's change log that may have rows of the hours first to last, in the order of their hours."""
+    spans = sorted(p for p in root.glob("*--*.*") if p.is_dir() and not p.name.startswith("."))
+    return [s for s in spans if (first is None or bounds(s)[1] >= first) and (last is None or bounds(s)[0] <= last)]
 
 
 def latest_folder(root: Path) -> Path:
@@ -332,8 +318,11 @@ def files_between(root: Path, first: Hour, last: Hour, holds_hours: int | None) 
     tablets = covering(root, first)
     oldest = first - holds_hours if holds_hours is not None else Hour(0)
     since = min(tablet.hour for tablet in tablets) + 1 if tablets else oldest
-    spans = [s for s in spans_of(root) if bounds(s)[0] <= last and bounds(s)[1] >= since]
-    return [part for folder in (*(t.folder for t in tablets), *spans) for part in parquet_parts(folder)]
+    return [
+        part
+        for folder in (*(t.folder for t in tablets), *spans_of(root, since, last))
+        for part in parquet_parts(folder)
+    ]
 
 
 def bounds(span: Path) -> tuple[Hour, Hour]:

@@ -64,7 +64,7 @@ class ClockState(ClockStorage):
         """
         with exclusive_lock(self.root / ".lock"):
             state = self.require_state()
-            if state.config is None or not state.config.includes(self.config):
+            if not state.serves(self.config):
                 raise DataError(f"the clock's settings changed; run 'clock features rebuild {as_of}' to apply them")
             if state.as_of > as_of:
                 raise NotReadyError(

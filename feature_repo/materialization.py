@@ -156,12 +156,7 @@ def advance(settings: Settings, as_of: Hour) -> Advanced:
     check_state_version(settings)
     state = ClockState(settings, EventStore(settings.events_dir))
     current = state.read()
-    if (
-        current is None
-        or current.config is None
-        or not current.config.includes(state.config)
-        or not state.knows_events(current)
-    ):
+    if current is None or not current.serves(state.config) or not state.knows_events(current):
         state.rebuild(as_of)
         rows = Materialization(ClockFeatures(settings, state.store)).materialize_all(as_of)
         return Advanced(as_of.key, refreshed=0, rebuilt=True, online_rows=rows)

@@ -90,6 +90,10 @@ class StateDescription:
     changes: ChangePosition | None
     sums: Sums | None
 
+    def serves(self, wanted: ClockConfig) -> bool:
+        """Whether refreshes can go on from it to clocks of a configuration."""
+        return self.config is not None and self.config.includes(wanted)
+
     @classmethod
     def from_json(cls, content: Mapping[str, Any], sums_folder: Path) -> StateDescription:
         """From the content of ``state.json``; an older platform's too, so that a rebuild can begin from it."""

@@ -23,7 +23,7 @@ from typing import Any
 
 from core.documents import JsonObject
 from core.errors import CorruptStateError
-from core.files import digest_files, digest_text
+from core.files import digest_files, digest_text, files_stamp
 from core.sql_engine import Engine, parquet_parts
 
 FOLD_LAYERS = 48
@@ -204,5 +204,4 @@ def folder_digests(folders: Sequence[Path], digests: FileDigests) -> dict[Path, 
 
 def folder_stamp(folder: Path) -> str:
     """Names, sizes and times of change of every file below a folder of sums, in short."""
-    files = [(path.relative_to(folder).as_posix(), path.stat()) for path in sorted(folder.rglob("*.parquet"))]
-    return digest_text(*(f"{name} {seen.st_size} {seen.st_mtime_ns}" for name, seen in files))
+    return files_stamp(folder, sorted(folder.rglob("*.parquet")))

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import date
 from pathlib import Path
 
-from core.files import digest_text, read_json, write_json
+from core.files import files_stamp, read_json, write_json
 from core.hours import day_hours
 from core.settings import Settings
 from evaluation.metrics import JUDGED, METRICS
@@ -70,7 +70,7 @@ def daily_figures(settings: Settings, variants: Sequence[str], most: int = MOST_
             files, known = _files(settings, variant, day), kept[variant].get(str(day))
             if not files or (known and len(files) < known.hours) or most <= 0:
                 continue
-            stamp = _stamp(files)
+            stamp = files_stamp(files[0].parent, files)
             if known and known.stamp == stamp:
                 continue
             computed = _compute(settings, variant, day, stamp, len(files))
@@ -106,12 +106,6 @@ def _read(path: Path) -> dict[str, _KeptDay]:
 def _files(settings: Settings, variant: str, day: date) -> list[Path]:
     """A day's files of predictions."""
     return [path for hour in day_hours(day) if (path := prediction_file(settings, variant, hour)).exists()]
-
-
-def _stamp(files: Sequence[Path]) -> str:
-    """Names, sizes and times of files, in short."""
-    told = [(path.name, path.stat()) for path in files]
-    return digest_text(*(f"{name} {stat.st_size} {stat.st_mtime_ns}" for name, stat in told))
 
 
 def _compute(settings: Settings, variant: str, day: date, stamp: str, files: int) -> _KeptDay:
