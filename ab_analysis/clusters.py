@@ -12,7 +12,8 @@ from dataclasses import replace
 from ab_analysis.checks import ALARM, ExperimentCheck
 from ab_analysis.inference import MetricSpec, compare
 from ab_analysis.moments import Cells, Moments, read_moments
-from ab_analysis.table_users import CLUSTER
+from ab_analysis.table_spec import TableSpec
+from ab_analysis.table_users import CLUSTER, TableUsers
 from core.duck import identifier
 from core.errors import DataError
 from core.sql_engine import Engine
@@ -70,6 +71,20 @@ def read_clusters(db: Engine, by: Sequence[str], specs: Sequence[MetricSpec]) ->
         f"SELECT {groups}, count(*) AS {identifier(USERS)}{sums} FROM table_users GROUP BY {groups}, {identifier(CLUSTER)}",
     )
     return read_moments(db, "table_clusters", by, [(*t.columns, USERS) for t in specs])
+
+
+def read_assigned(db: Engine, users: TableUsers, spec: TableSpec) -> tuple[list[MetricSpec], Cells]:
+    """The metrics of what was assigned, and its moments: of users by all groups, of clusters by the variant alone.
+
+    Args:
+        db: has ``table_users``.
+        users: what it holds.
+        spec: what to analyze.
+    """
+    if not spec.cluster:
+        return users.specs, read_moments(db, "table_users", users.by, [t.columns for t in users.specs], users.ranges)
+    specs = [of_clusters(t) for t in users.specs]
+    return specs, read_clusters(db, ("variant",), specs)
 
 
 def check_clusters(name: str, control: str, cells: Cells, confidence: float) -> list[ExperimentCheck]:

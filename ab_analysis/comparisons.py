@@ -49,6 +49,9 @@ class Adjusted:
     rel_effect_ci: tuple[float, float]
 
 
+NOT_COUNTED = Adjusted(math.nan, (math.nan, math.nan), (math.nan, math.nan))
+
+
 @dataclass(frozen=True)
 class PowerOfRow:
     """What a test of this size can find.
@@ -90,6 +93,12 @@ class TableResult:
     power: PowerOfRow | None = None
     additive: bool = True
 
+    def reading(self, spec: TableSpec) -> Adjusted:
+        """What is shown: of all comparisons and looks together where that was asked for, unknown where this one does not count."""
+        if spec.reads_together:
+            return self.adjusted or NOT_COUNTED
+        return Adjusted(self.effect.p_value, self.effect.effect_ci, self.effect.rel_effect_ci)
+
 
 def read_comparisons(spec: TableSpec, comparisons: Sequence[Comparison], users: int) -> list[TableResult]:
     """The rows of the result, in the order of the comparisons. Those of all users and those of segments are corrected separately.
@@ -110,7 +119,7 @@ def _read_family(spec: TableSpec, comparisons: Sequence[Comparison], users: int)
     error, information = 1 - spec.confidence, users / spec.planned_users if spec.planned_users else None
     effects = [_effect(spec, c, error) for c in comparisons]
     counted = [n for n, (c, e) in enumerate(zip(comparisons, effects, strict=True)) if c.decides and e.known]
-    adjusted = _adjusted(spec, comparisons, effects, information) if spec.correction or information else {}
+    adjusted = _adjusted(spec, comparisons, effects, information) if spec.reads_together else {}
     first_error = error / len(counted) if spec.correction and counted else error
     limit = _limit(spec, first_error, information)
     return [

@@ -41,9 +41,11 @@ def raw_columns(db: Engine, path: Path) -> tuple[str, ...]:
     """Columns of a table; a name that it repeats is repeated here. Parquet is then ``table_files`` in the engine.
 
     Raises:
-        ConfigError: the engine cannot read such a file.
+        ConfigError: there is no file, or the engine cannot read such a one.
         DataError: the file cannot be read.
     """
+    if not path.exists():
+        raise ConfigError(f"no table at '{path}'")
     if _is_text(path):
         if not isinstance(db, DuckEngine):
             raise ConfigError(f"{path.name}: with Spark the table must be Parquet")

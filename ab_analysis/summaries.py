@@ -79,8 +79,6 @@ def _refuse_what_needs_users(spec: TableSpec) -> None:
 
 def _read(db: Engine, path: Path, spec: TableSpec) -> dict[tuple[str, str], Figures]:
     """(metric, variant) → figures of its row."""
-    if not path.exists():
-        raise ConfigError(f"no table at '{path}'")
     columns = raw_columns(db, path)
     for name in (spec.variant, METRIC, USERS, *VALUE):
         check_column(name, columns, path)

@@ -21,10 +21,10 @@ from ab_analysis.checks import (
 from ab_analysis.comparisons import Comparison, TableResult, read_comparisons
 from ab_analysis.effect import Effect, from_estimates
 from ab_analysis.inference import Method, MetricSpec, compare, measure
-from ab_analysis.moments import Cells, Moments, read_moments
+from ab_analysis.moments import Cells, Moments
 from ab_analysis.quantiles import estimate_quantile
 from ab_analysis.table_spec import TableSpec
-from ab_analysis.table_users import MISSING, prepare_users
+from ab_analysis.table_users import MISSING, prepare_users, told_errors
 from core.errors import ConfigError, DataError
 from core.sql_engine import Engine
 
@@ -75,10 +75,8 @@ def analyze_table(db: Engine, path: Path, spec: TableSpec) -> tuple[list[TableRe
         DataError: a value is not a number, a user appears twice, a variant has no users, or a covariate differs between
             the variants (measured after exposure).
     """
-    try:
+    with told_errors(db, path):
         data = _read(db, path, spec)
-    except db.errors as error:
-        raise DataError(f"{path}: the table cannot be computed: {str(error).splitlines()[0]}") from None
     return analyze_data(data, spec, path)
 
 
@@ -90,21 +88,18 @@ def _read(db: Engine, path: Path, spec: TableSpec) -> TableData:
         checks.append(ExperimentCheck("users in two variants", "warn", text))
     if spec.cluster:
         clusters.refuse_crossed(db, spec.cluster)
-        specs = [clusters.of_clusters(t) for t in users.specs]
-        cells = clusters.read_clusters(db, ("variant",), specs)
-        segments = [clusters.read_clusters(db, ("variant", segment), specs) for segment in spec.segments]
-    else:
-        specs = users.specs
-        cells = read_moments(db, "table_users", users.by, [t.columns for t in specs], users.ranges)
-        segments = [cells] * len(spec.segments)
+    specs, cells = clusters.read_assigned(db, users, spec)
+    segments = {
+        segment: clusters.read_clusters(db, ("variant", segment), specs) if spec.cluster else cells
+        for segment in spec.segments
+    }
     quantiles = {
         (name, v): estimate_quantile(db, replace(quantile, table="table_users"), v)
         for name, quantile in spec.quantiles.items()
         for v in cells.values("variant")
     }
     return TableData(
-        specs, {t.metric: cells for t in specs} or {"": cells}, dict(zip(spec.segments, segments, strict=True)), quantiles,
-        bool(spec.cluster), checks,
+        specs, {t.metric: cells for t in specs} or {"": cells}, segments, quantiles, bool(spec.cluster), checks,
     )  # fmt: skip
 
 

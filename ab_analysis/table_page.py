@@ -23,7 +23,6 @@ from core.files import write_output
 from core.page_template import INTERACTIVE, interval, p_told, percent, render_page, words
 
 TEMPLATE = Path(__file__).with_name("table.html")
-NO_INTERVAL = (math.nan, math.nan)
 
 
 @dataclass(frozen=True)
@@ -141,13 +140,12 @@ def _result(spec: TableSpec, row: TableResult, rows: Sequence[TableResult]) -> M
     """The row as a report has it."""
     of_metric = [r for r in rows if not r.segment and (r.metric, r.variant) == (row.metric, row.variant)]
     welch, e = next((r.effect for r in of_metric if r.method == "welch"), row.effect), row.effect
-    adjusts = bool(spec.correction or spec.planned_users)
+    shown = row.reading(spec)
     return MetricResult(
         metric=row.metric, variant=row.variant, role="metric", method=row.method, headline=row is of_metric[-1],
         n_control=row.n_control, n_treatment=row.n_treatment, control=e.control, treatment=e.treatment, effect=e.effect,
         effect_ci=e.effect_ci, rel_effect=e.rel_effect, rel_effect_ci=e.rel_effect_ci,
-        adjusted_ci=row.adjusted.rel_effect_ci if row.adjusted else NO_INTERVAL if adjusts else e.rel_effect_ci,
-        adjusted_effect_ci=row.adjusted.effect_ci if row.adjusted else NO_INTERVAL if adjusts else e.effect_ci,
+        adjusted_ci=shown.rel_effect_ci, adjusted_effect_ci=shown.effect_ci,
         p_value=e.p_value, p_adjusted=row.adjusted.p_value if row.adjusted else math.nan,
         variance_reduction=1 - (e.se / welch.se) ** 2 if e.known and welch.known and welch.se else 0.0,
         detectable=row.power.detectable if row.power else math.nan, power=row.power.power if row.power else math.nan,
@@ -155,13 +153,14 @@ def _result(spec: TableSpec, row: TableResult, rows: Sequence[TableResult]) -> M
 
 
 def _read(spec: TableSpec, row: TableResult, result: MetricResult, users: int, better: int) -> EffectReading:
-    bounds = result.adjusted_effect_ci or NO_INTERVAL
+    shown = row.reading(spec)
+    bounds = shown.effect_ci
     direction = 1 if bounds[0] > 0 else -1 if bounds[1] < 0 else 0
     additive = row.additive and math.isfinite(result.effect)
     return EffectReading(
         result=result, title=words(row.metric), unit="", side=direction * better,
         relative=Interval(result.rel_effect, result.adjusted_ci), absolute=Interval(result.effect, bounds),
-        p_value=row.adjusted.p_value if row.adjusted else math.nan if spec.correction or spec.planned_users else result.p_value,
+        p_value=shown.p_value,
         chance_better=chance_to_be_better(
             result.rel_effect, result.rel_effect_ci, spec.confidence, "up" if better > 0 else "down"
         ),

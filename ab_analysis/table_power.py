@@ -6,11 +6,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from ab_analysis.clusters import of_clusters, read_clusters
-from ab_analysis.moments import read_moments
+from ab_analysis.clusters import read_assigned
 from ab_analysis.power import Design, PlanRow, plan_row
 from ab_analysis.table_spec import TableSpec, check_power
-from ab_analysis.table_users import prepare_users
+from ab_analysis.table_users import prepare_users, told_errors
 from core.errors import ConfigError, DataError
 from core.sql_engine import Engine
 
@@ -40,16 +39,8 @@ def power_of_table(
         raise ConfigError("--quantile cannot be planned: its error is known only where two variants are compared")
     if units is not None and units < 2:
         raise ConfigError(f"--users {units}: at least 2")
-    try:
-        users = prepare_users(db, path, spec)
-        specs = [of_clusters(t) for t in users.specs] if spec.cluster else users.specs
-        cells = (
-            read_clusters(db, ("variant",), specs)
-            if spec.cluster
-            else read_moments(db, "table_users", ("variant",), [t.columns for t in specs], users.ranges)
-        )
-    except db.errors as error:
-        raise DataError(f"{path}: the table cannot be computed: {str(error).splitlines()[0]}") from None
+    with told_errors(db, path):
+        specs, cells = read_assigned(db, prepare_users(db, path, spec), spec)
     moments = cells.of() if cells.cells else None
     if moments is None or moments.count < 2:
         raise DataError(f"{path.name} has fewer than two {'clusters' if spec.cluster else 'users'}")

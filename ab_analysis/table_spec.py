@@ -95,6 +95,16 @@ class TableSpec:
         if self.exclude_crossed and not self.user:
             raise ConfigError("--exclude-crossed needs --user, the column that says who is in two variants")
 
+    @property
+    def groups(self) -> list[str]:
+        """Columns of segments and strata."""
+        return list(dict.fromkeys((*self.segments, *self.strata)))
+
+    @property
+    def reads_together(self) -> bool:
+        """Whether p-values and intervals hold for several comparisons or looks together."""
+        return bool(self.correction or self.planned_users)
+
     def covariates_of(self, metric: str) -> tuple[str, ...]:
         """What adjusts a metric or ratio; for a ratio that has none of its own, what adjusts its parts."""
         covariates = self.covariates or {}

@@ -28,7 +28,7 @@ def as_object(row: TableResult, spec: TableSpec) -> dict[str, Any]:
     }  # fmt: skip
     if row.clusters:
         shown |= {"clusters_control": row.clusters[0], "clusters_treatment": row.clusters[1]}
-    if spec.correction or spec.planned_users:
+    if spec.reads_together:
         a = row.adjusted
         shown |= {
             "p_adjusted": a.p_value if a else None, "adjusted_effect_ci": a.effect_ci if a else None,
@@ -74,16 +74,9 @@ def _line(row: TableResult, spec: TableSpec, width: int, variant_width: int) -> 
     e = row.effect
     if not math.isfinite(e.effect):
         return f"{name}   cannot be tested: the same value for every user, too few users, or nothing in the denominator{group}"
-    bounds, p_value, note = e.rel_effect_ci, e.p_value, ""
-    if spec.correction or spec.planned_users:
-        if row.adjusted:
-            bounds, p_value = row.adjusted.rel_effect_ci, row.adjusted.p_value
-        else:
-            bounds, p_value, note = (math.nan, math.nan), math.nan, "  not counted"
+    shown, note = row.reading(spec), "  not counted" if spec.reads_together and not row.adjusted else ""
     lift = _percent(e.rel_effect) if math.isfinite(e.rel_effect) else "–"
-    line = (
-        f"{name}{e.control:>12.5g}{e.treatment:>12.5g}{lift:>11}   {_interval(bounds):<22}{_or_dash(p_value, '.3g'):>9}"
-    )
+    line = f"{name}{e.control:>12.5g}{e.treatment:>12.5g}{lift:>11}   {_interval(shown.rel_effect_ci):<22}{_or_dash(shown.p_value, '.3g'):>9}"
     if spec.power is not None:
         line += f"{_or_dash(row.power.detectable if row.power else math.nan, '.2%'):>12}"
     if spec.minimum_effect is not None:

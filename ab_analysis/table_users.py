@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -43,6 +44,19 @@ class TableUsers:
     checks: list[ExperimentCheck]
 
 
+@contextmanager
+def told_errors(db: Engine, path: Path) -> Iterator[None]:
+    """Turn an error of the engine, within a ``with`` block, into one that says which table cannot be computed.
+
+    Raises:
+        DataError: the engine failed.
+    """
+    try:
+        yield
+    except db.errors as error:
+        raise DataError(f"{path}: the table cannot be computed: {str(error).splitlines()[0]}") from None
+
+
 def prepare_users(db: Engine, path: Path, spec: TableSpec) -> TableUsers:
     """Check a table and read it into ``table_users``.
 
@@ -55,15 +69,13 @@ def prepare_users(db: Engine, path: Path, spec: TableSpec) -> TableUsers:
         ConfigError: a column does not exist, or cannot be what it was named for.
         DataError: what a row holds cannot be analyzed.
     """
-    if not path.exists():
-        raise ConfigError(f"no table at '{path}'")
     columns = raw_columns(db, path)
     specs = _specs(spec, columns, path)
     if "variant" in {*spec.segments, *spec.strata, *(c for t in specs for c in t.columns)}:
         raise ConfigError("a column named 'variant' cannot be a metric, covariate or segment; rename it")
     quantiles = [q.column for q in spec.quantiles.values()]
     numbers = list(dict.fromkeys([*(c for t in specs for c in t.columns), *quantiles]))
-    groups = list(dict.fromkeys((*spec.segments, *spec.strata)))
+    groups = spec.groups
     keys = [name for name in (spec.user, spec.cluster) if name]
     if clashing := sorted({*groups, *([spec.cluster] if spec.cluster else [])} & set(numbers)):
         raise ConfigError(
@@ -73,7 +85,7 @@ def prepare_users(db: Engine, path: Path, spec: TableSpec) -> TableUsers:
     for column in (*variants, *groups, *keys):
         check_column(column, columns, path)
     load_raw(db, path, columns, numbers, list(dict.fromkeys((*variants, *groups, *keys))))
-    _check_groups(db, spec, path, groups)
+    _check_groups(db, spec, path)
     excluded = _check_users(db, spec, path)
     where = _where_uncrossed(spec, crossed=bool(excluded))
     limits, limited = _limits(db, spec, where)
@@ -147,13 +159,13 @@ def _methods(spec: TableSpec, t: MetricSpec) -> tuple[Method, ...]:
     return tuple(methods)
 
 
-def _check_groups(db: Engine, spec: TableSpec, path: Path, groups: Sequence[str]) -> None:
+def _check_groups(db: Engine, spec: TableSpec, path: Path) -> None:
     """Check that every row has a variant, a user and a cluster, and that variants, segments and strata have few enough values."""
     keys = [name for name in (spec.variant, spec.user, spec.cluster) if name]
     selected = [f"count(*) FILTER (WHERE {identifier(name)} IS NULL) AS k{n}" for n, name in enumerate(keys)]
     selected += [
         f"count(DISTINCT {identifier(name)}) + count(DISTINCT CASE WHEN {identifier(name)} IS NULL THEN 1 END) AS d{n}"
-        for n, name in enumerate((*([spec.variant] if spec.variant else []), *groups))
+        for n, name in enumerate((*([spec.variant] if spec.variant else []), *spec.groups))
     ]
     if not selected:
         return
@@ -167,7 +179,7 @@ def _check_groups(db: Engine, spec: TableSpec, path: Path, groups: Sequence[str]
         raise ConfigError(
             f"--variant {spec.variant}: the column has {variants:,} values; at most {MOST_VARIANTS} are compared"
         )
-    for name, values in zip(groups, counts, strict=True):
+    for name, values in zip(spec.groups, counts, strict=True):
         if values > MOST_SEGMENT_VALUES:
             kind = "segment" if name in spec.segments else "stratum"
             raise ConfigError(f"{kind} '{name}' has {values:,} values; at most {MOST_SEGMENT_VALUES} can be read")
@@ -218,6 +230,6 @@ def _name_users(
         selected.append(f"CASE WHEN {name} IS NULL THEN 1.0 ELSE 0.0 END AS {identifier(c + MISSING)}")
     if spec.cluster:
         selected.append(f"{identifier(spec.cluster)} AS {identifier(CLUSTER)}")
-    groups = [identifier(name) for name in dict.fromkeys((*spec.segments, *spec.strata))]
+    groups = [identifier(name) for name in spec.groups]
     selected += [f"coalesce('v' || CAST({name} AS STRING), 'n') AS {name}" for name in groups]
     db.view("table_users", f"SELECT {', '.join(selected)} FROM raw{where}")
