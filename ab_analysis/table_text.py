@@ -76,7 +76,8 @@ def _line(row: TableResult, spec: TableSpec, width: int, variant_width: int) -> 
         return f"{name}   cannot be tested: the same value for every user, too few users, or nothing in the denominator{group}"
     shown, note = row.reading(spec), "  not counted" if spec.reads_together and not row.adjusted else ""
     lift = _percent(e.rel_effect) if math.isfinite(e.rel_effect) else "–"
-    line = f"{name}{e.control:>12.5g}{e.treatment:>12.5g}{lift:>11}   {_interval(shown.rel_effect_ci):<22}{_or_dash(shown.p_value, '.3g'):>9}"
+    line = f"{name}{e.control:>12.5g}{e.treatment:>12.5g}{lift:>11}"
+    line += f"   {_interval(shown.rel_effect_ci):<22}{_or_dash(shown.p_value, '.3g'):>9}"
     if spec.power is not None:
         line += f"{_or_dash(row.power.detectable if row.power else math.nan, '.2%'):>12}"
     if spec.minimum_effect is not None:
