@@ -70,6 +70,9 @@ class DuckEngine(Engine):
     def day_number(self, moment: str) -> str:
         return f"(epoch_us({moment}) // 86400000000)"
 
+    def minute_number(self, moment: str) -> str:
+        return f"(epoch_us({moment}) // 60000000)"
+
     def weekday(self, moment: str) -> str:
         return f"CAST(isodow({moment}) AS INTEGER)"
 
