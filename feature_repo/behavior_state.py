@@ -25,6 +25,7 @@ import pyarrow as pa
 from core.engine import engine
 from core.files import digest_json, exclusive_lock
 from core.hours import DAY_HOURS, Hour, hour_range
+from core.settings import Settings
 from core.sql_engine import Engine
 from events.change_list import ChangePosition
 from feature_repo.sql import event_score_sql
@@ -70,27 +71,42 @@ def read_behaviors(
     files = clock.store.event_files(sorted(hours))
     if not files:
         return pa.table({name: pa.array([], pa.int64()) for name in ("user_id", *LISTS)})
-    rows = behaviors_sql(clock, running, files, where)
+    return select_behaviors(running, running.files(files), clock.settings, where, whole_since)
+
+
+def select_behaviors(
+    running: Engine, events: str, settings: Settings, where: str = "true", whole_since: Hour | None = None
+) -> pa.Table:
+    """Behaviors among events, as ``read_behaviors`` gives them.
+
+    Args:
+        running: reads them.
+        events: what to select them from.
+        settings: weights of a score, and the length of a history.
+        where: condition on ``e.user_id``.
+        whole_since: as ``read_behaviors`` has it.
+    """
+    rows = behaviors_sql(running, events, settings, where)
     if whole_since is not None:
         old, newest = f"hours < {whole_since.number}", "moment DESC, items DESC, local_time DESC"
         rows = f"""SELECT * FROM (SELECT *, row_number() OVER (PARTITION BY user_id, {old} ORDER BY {newest}) AS number
-            FROM ({rows}) r) n WHERE NOT {old} OR number <= {clock.settings.history_length}"""
+            FROM ({rows}) r) n WHERE NOT {old} OR number <= {settings.history_length}"""
     table = running.arrow(f"SELECT user_id, items, minutes, hours FROM ({rows}) o ORDER BY user_id, {IN_ORDER}")
     return table.cast(pa.schema([(name, pa.int64()) for name in ("user_id", *LISTS)]))
 
 
-def behaviors_sql(clock: ClockStorage, running: Engine, files: Sequence[Path], where: str = "true") -> str:
-    """SELECT of the behaviors in files of events, whose order for a user is ``IN_ORDER``.
+def behaviors_sql(running: Engine, events: str, settings: Settings, where: str = "true") -> str:
+    """SELECT of the behaviors among events, whose order for a user is ``IN_ORDER``.
 
     Args:
-        clock: the source's clocks, for its settings.
         running: reads them.
-        files: of events, at least one.
+        events: what to select them from.
+        settings: weights of a score.
         where: condition on ``e.user_id``.
     """
     hour, minute = running.hour_number('e."timestamp"'), running.minute_number("e.local_time")
     return f"""SELECT e.user_id, e.item_id AS items, {minute} AS minutes, {hour} AS hours, e.local_time, e."timestamp" AS moment
-        FROM {running.files(files)} e WHERE {event_score_sql(clock.settings.score_weights, "e.")} > 0 AND {where}"""
+        FROM {events} e WHERE {event_score_sql(settings.score_weights, "e.")} > 0 AND {where}"""
 
 
 class BehaviorState:

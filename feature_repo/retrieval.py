@@ -67,36 +67,6 @@ class Features:
     attributes: pa.Table = field(default_factory=lambda: pa.table({}))
 
 
-@dataclass(frozen=True)
-class ViewStatus:
-    """Freshness and rows of a view's change log.
-
-    Attributes:
-        last_change: key of the hour of its newest row, None without any.
-        rows: in the log.
-        entities: that have one.
-    """
-
-    last_change: str | None
-    rows: int
-    entities: int
-
-
-@dataclass(frozen=True)
-class FeatureStatus:
-    """Freshness of a source's features.
-
-    Attributes:
-        as_of: key of the hour at whose start the clocks hold, None before the first rebuild.
-        engine: that computes them.
-        views: by name.
-    """
-
-    as_of: str | None
-    engine: str
-    views: dict[str, ViewStatus]
-
-
 class ClockFeatures:
     """A source's features through Feast, offline and online.
 
@@ -260,19 +230,6 @@ class ClockFeatures:
             ).fetchall()
         return [int(user) for (user,) in rows]
 
-    def status(self) -> FeatureStatus:
-        """Freshness and rows: the clocks' hour, and for every view its last change and number of rows offline."""
-        at = self.clock.as_of
-        views = {}
-        with duck.connection(self.settings) as con:
-            for view, changes in self.clock.logs.items():
-                keys = ", ".join(changes.keys)
-                ((last, rows, entities),) = con.execute(
-                    f"SELECT max(as_of), count(*), count(DISTINCT ({keys})) FROM read_parquet({duck.file_list(changes.parts())})"
-                ).fetchall()
-                views[view] = ViewStatus(Hour(last).key if last else None, rows, entities)
-        return FeatureStatus(at.key if at else None, self.settings.engine, views)
-
     def changed(self, view: str, hour: Hour) -> pa.Table:
         """Rows of a view that hold from ``hour`` on."""
         changes = self.clock.logs[view]
@@ -282,6 +239,28 @@ class ClockFeatures:
         with duck.connection(self.settings) as con:
             source = f"read_parquet({duck.file_list(parts)})"
             rows = con.sql(f"SELECT * FROM {source} WHERE as_of = {hour.number}").to_arrow_table()
+        return rows.select(changes.schema.names).cast(changes.schema)
+
+    def rows_of(self, view: str, users: Sequence[int], as_of: Hour) -> pa.Table:
+        """The rows of users in a view that hold at an hour's start.
+
+        Args:
+            view: one whose first key is the user.
+            users: any number of ids; one without a row has none here.
+            as_of: the hour.
+        """
+        changes = self.clock.logs[view]
+        parts = files_between(changes.root, as_of, as_of, changes.holds_hours)
+        if not parts or not len(users):
+            return changes.schema.empty_table()
+        keys = ", ".join(changes.keys)
+        with duck.connection(self.settings) as con:
+            con.register("wanted", pa.table({"user_id": pa.array(users, pa.int64())}))
+            rows = con.sql(
+                f"""SELECT * FROM read_parquet({duck.file_list(parts)})
+                WHERE user_id IN (SELECT user_id FROM wanted) AND as_of <= {as_of.number}
+                QUALIFY row_number() OVER (PARTITION BY {keys} ORDER BY as_of DESC) = 1 ORDER BY {keys}"""
+            ).to_arrow_table()
         return rows.select(changes.schema.names).cast(changes.schema)
 
     def latest(self, view: str, as_of: Hour) -> Iterator[pa.Table]:

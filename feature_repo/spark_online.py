@@ -140,7 +140,7 @@ class SparkMaterialization:
         """Write everybody's recent behaviors as of an hour; returns the users."""
         reach = DAY_HOURS * self.settings.history_days + KEPT_HOURS
         files = self.events.event_files(list(hour_range(as_of - reach, as_of)))
-        log = behaviors_sql(self.clock, self.engine, files)
+        log = behaviors_sql(self.engine, self.engine.files(files), self.settings)
         return self._write_histories(f"SELECT DISTINCT user_id FROM ({log}) l", as_of)
 
     def _write_histories(self, users: str, hour: Hour) -> int:

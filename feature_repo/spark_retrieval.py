@@ -97,7 +97,9 @@ class SparkRetrieval:
         files = clock.store.event_files(list(hour_range(self.first - reach, self.last)))
         if not files or not length:
             return self._nothing(SCHEMA)
-        log = behaviors_sql(clock, self.engine, files, f"e.user_id IN (SELECT user_id FROM {users})")
+        log = behaviors_sql(
+            self.engine, self.engine.files(files), settings, f"e.user_id IN (SELECT user_id FROM {users})"
+        )
         numbered = f"""SELECT user_id, items, minutes, hours,
             row_number() OVER (PARTITION BY user_id ORDER BY {IN_ORDER}) AS number FROM ({log}) l"""
         self.engine.table("numbered_behaviors", numbered, by=("user_id",))
