@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import shutil
 import socket
@@ -27,6 +28,8 @@ from core.sql_engine import Engine, microseconds, parquet_parts
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
+
+log = logging.getLogger("core.spark")
 
 SPARK_OPTIONS = {
     "spark.sql.session.timeZone": "UTC",
@@ -333,6 +336,7 @@ def open_session(options: Mapping[str, str]) -> SparkSession:
         session.sparkContext.pythonExec = sys.executable  # lies under the same path at executors, as the platform does
         if new:
             _require_worker(session)
+            log.info("Spark application %s at %s", session.sparkContext.applicationId, options["spark.master"])
         return session
 
 
