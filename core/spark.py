@@ -62,6 +62,25 @@ def spark_path(path: Path) -> str:
     return re.sub(r"[\\*?\[\]{},]", r"\\\g<0>", str(path))
 
 
+def failure_of_tasks(message: str) -> str | None:
+    r"""Why Spark gave a job up, in one line, from what it raises; None: no task failed.
+
+    >>> failure_of_tasks("Job aborted due to stage failure: Task 0 (a): java.io.IOException: No space\n\tat a.B(B.java:1)")
+    'Task 0 (a): java.io.IOException: No space'
+    >>> failure_of_tasks("Job aborted due to stage failure: Task 0: Traceback:\n  File\nValueError: no\n\n\tat a.B(B.java:1)")
+    'ValueError: no'
+    >>> failure_of_tasks("[PARSE_SYNTAX_ERROR] Syntax error")
+
+    Args:
+        message: of the exception.
+    """
+    for words in ("Job aborted due to stage failure: ", "An exception was thrown from the Python worker"):
+        _, failed, cause = message.partition(words)
+        if failed:
+            return re.split(r"\n\s+at [\w.$]+\(|\n\nJVM stacktrace", cause)[0].strip().splitlines()[-1].strip()
+    return None
+
+
 class SparkEngine(Engine):
     """Spark: the session of ``settings.spark_master``, a local one or a cluster's."""
 
@@ -362,5 +381,5 @@ def _require_worker(session: SparkSession) -> None:
         session.stop()
         raise NotReadyError(
             f"Spark at {master} gives no executor with {memory} of memory in {WORKER_SECONDS} s; its page shows whether workers "
-            f"are alive and have that much left; spark.executor.memory asks for less"
+            f"are alive and have so much memory and a core left; spark.executor.memory asks for less"
         )

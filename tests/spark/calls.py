@@ -44,6 +44,14 @@ def bring_forward(options: Options, hour: str) -> dict[str, Any]:
     return asdict(advance(load_settings(**options), Hour.parse(hour)))
 
 
+def failed_online(options: Options, hour: str) -> str:
+    """What a person reads when the online store cannot be filled."""
+    try:
+        return str(fill_online(options, hour))
+    except PlatformError as error:
+        return str(error)
+
+
 def fill_online(options: Options, hour: str) -> int:
     settings = load_settings(**options)
     return Materialization(ClockFeatures(settings, EventStore(settings.events_dir))).materialize_all(Hour.parse(hour))

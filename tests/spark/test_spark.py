@@ -262,6 +262,16 @@ def test_executors_put_the_same_bytes_online(spark: Spark, app: Path, tmp_path: 
     assert len(contents["spark", "bring_forward"]) >= MANY_USERS
 
 
+def test_what_fails_at_executors_is_named_in_one_line(spark: Spark, app: Path, tmp_path: Path) -> None:
+    away = f"127.0.0.1:{free_port()}"
+    options = copied(app, tmp_path, online_store="redis", redis_url=away, **spark.options)
+    said = spark.driver.call("failed_online", options=options, hour=(START + HOURS).key)
+    assert said.startswith(
+        f"Spark at {spark.cluster.url} gave up after several tries (redis.exceptions.ConnectionError: "
+    ), said
+    assert "\n" not in said
+
+
 def test_feasts_spark_offline_store_joins_what_duckdb_joins(spark: Spark, tmp_path: Path) -> None:
     options = {
         "var": str(tmp_path / "a [1]*{b,c}"),
