@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -166,10 +166,13 @@ class SparkCluster:
 
     def executors(self) -> list[int]:
         """Process ids of the executors."""
-        children = [child for worker in self.workers for child in psutil.Process(worker.pid).children()]
-        return [
-            child.pid for child in children if any("CoarseGrainedExecutorBackend" in word for word in child.cmdline())
-        ]
+        executors = []
+        for worker in self.workers:
+            for child in psutil.Process(worker.pid).children():
+                with suppress(psutil.Error):  # it has just ended
+                    if "CoarseGrainedExecutorBackend" in " ".join(child.cmdline()):
+                        executors.append(child.pid)
+        return executors
 
 
 @contextmanager

@@ -31,10 +31,13 @@ class Driver:
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True,
             )  # fmt: skip
 
+        self.calls = 0
+
     def begin(self, call: str, **arguments: Any) -> None:
         """Let the process call a function, and do not wait for it."""
         assert self.process.stdin is not None
-        print(json.dumps([call, arguments]), file=self.process.stdin, flush=True)
+        self.calls += 1
+        print(json.dumps([self.calls, call, arguments]), file=self.process.stdin, flush=True)
 
     def at_work(self) -> bool:
         """Whether the function that was begun has not returned yet."""
@@ -42,11 +45,13 @@ class Driver:
         return not select.select([self.process.stdout], [], [], 0)[0]
 
     def result(self) -> Any:
-        """What the function that was begun returns."""
+        """What the function that was begun last returns; answers that a failed test did not wait for are left."""
         assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        assert line, self.log.read_text()[-3000:]
-        content = json.loads(line)
+        content: dict[str, Any] = {"number": 0}
+        while content["number"] != self.calls:
+            line = self.process.stdout.readline()
+            assert line, self.log.read_text()[-3000:]
+            content = json.loads(line)
         assert "error" not in content, content["error"]
         return content["result"]
 
@@ -69,12 +74,12 @@ def serve() -> None:
     os.dup2(2, 1)
     calls = importlib.import_module("tests.spark.calls")
     for line in sys.stdin:
-        name, arguments = json.loads(line)
+        number, name, arguments = json.loads(line)
         try:
             content = {"result": getattr(calls, name)(**arguments)}
         except Exception:
             content = {"error": traceback.format_exc()[-4000:]}
-        print(json.dumps(content), file=answers, flush=True)
+        print(json.dumps({"number": number, **content}), file=answers, flush=True)
 
 
 if __name__ == "__main__":

@@ -60,7 +60,7 @@ class Spark:
 @pytest.fixture(scope="module")
 def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Spark]:
     folder = tmp_path_factory.mktemp("cluster")
-    limits = f"{FEW_ROWS}spark.driver.maxResultSize {DRIVER_TAKES}\n"
+    limits = f"{FEW_ROWS}spark.driver.maxResultSize {DRIVER_TAKES}\nspark.task.maxFailures 2\n"
     with spark_cluster(folder, options=limits) as cluster, Driver(cluster.conf, folder / "driver.log") as driver:
         yield Spark(cluster, driver)
 
