@@ -170,7 +170,7 @@ class Lane:
                 raise
             if not rows:
                 continue
-            piece = self.root / f"piece{''.join(Path(path).suffixes[-1:])}"
+            piece = self.root / f"piece{self._tails[path].plain.suffix}"
             piece.write_bytes(rows)
             try:
                 account = ingest(

@@ -204,7 +204,9 @@ def test_what_cannot_be_followed_is_said(workspace: Settings) -> None:
     with pytest.raises(NotReadyError, match="clock stream follow"):
         LaneStatus.read(workspace)
     mapping = (app / "mapping.yaml").read_text()
-    (app / "mapping.yaml").write_text(mapping.replace("{hour}.csv", "{hour}.csv.gz"))
+    (app / "mapping.yaml").write_text(
+        mapping.replace("{hour}.csv", "{hour}.parquet").replace("format: csv", "format: parquet")
+    )
     with pytest.raises(ConfigError, match="only CSV and JSON lines"):
         Lane(workspace)
     (app / "mapping.yaml").write_text(mapping.replace("mood: mood", "feeling: mood"))
