@@ -20,7 +20,8 @@ from pipeline.processes import run_group
 from training.optimizer import Optimizer
 from training.ranker import Ranker
 from training.samples import SampleStore
-from training.state import StateStore, new_info
+from training.state import StateStore
+from training.state_info import new_info
 
 VARIANT = "gaussian_clock"
 IDS = 4_000_000

@@ -223,13 +223,20 @@ class GrowingEmbedding(nn.Module):
         return {"keys": torch.from_numpy(self.keys[self._saved_size - 1 :].copy()), "rows": rows.cpu(), **parts}
 
     def load(self, state: dict[str, Tensor]) -> None:
-        """Take a checkpoint's tensors."""
+        """Take a checkpoint's tensors; a part that it lacks stays what it is in an empty table."""
         self.keys = state["keys"].numpy().copy()
         order = np.argsort(self.keys, kind="stable")
         self._sorted, self._rows, self._by_key = self.keys[order], order + 1, None
         self._reserve(0)
         for name in self.parts:
-            getattr(self, name)[: self.size] = state[name]
+            if name in state:
+                getattr(self, name)[: self.size] = state[name]
+        self.touch_all()
+
+    def restart(self) -> None:
+        """Let every row have the embedding that it would begin with, had all keys come at once in their rows' order."""
+        for at, first in first_embeddings(self.seed, 1, self.size - 1, self.dim):
+            self.weight[1 + at : 1 + at + len(first)] = first
         self.touch_all()
 
     def _reserve(self, used: int) -> None:

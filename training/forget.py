@@ -25,7 +25,8 @@ from training.checkpoint_delta import Tensors
 from training.sample_files import samples_digest
 from training.samples import SampleStore
 from training.shard_files import SHARD_PATTERN
-from training.state import WEIGHTS, StateStore, read_info, write_state
+from training.state import WEIGHTS, StateStore, write_state
+from training.state_info import read_info
 
 USERS = "tables.users"
 NOBODY = int(np.iinfo(np.int64).min)

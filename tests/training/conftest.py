@@ -12,7 +12,10 @@ from core.settings import Settings, load_settings
 from events.store import EventStore
 from feature_repo.materialization import advance
 from tests.conftest import TINY
+from training.group import Group
+from training.ranker import Ranker
 from training.samples import SampleStore
+from training.sharded.shard import TableShard
 
 FIRST, LAST = TINY.first_hour, TINY.first_hour + 60
 
@@ -37,3 +40,13 @@ def fresh(ready: Settings, folder: Path) -> Settings:
     settings.training_dir.mkdir()
     (settings.training_dir / "samples").symlink_to(ready.training_dir / "samples")
     return settings
+
+
+def empty_shards(ranker: Ranker, rank: int, ranks: int) -> dict[str, TableShard]:
+    """A process's parts of a ranker's tables, before any key has come."""
+    group = Group()
+    group.rank, group.size = rank, ranks
+    return {
+        name: TableShard(table.dim, table.seed, table.width, group)  # type: ignore[arg-type]
+        for name, table in ranker.tables.items()
+    }

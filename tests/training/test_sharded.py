@@ -33,7 +33,7 @@ from model_registry.store import download_version
 from pipeline.processes import run_group
 from pipeline.training import train_hour, train_variants
 from tests.conftest import place_tracking_store
-from tests.training.conftest import FIRST, LAST, fresh
+from tests.training.conftest import FIRST, LAST, empty_shards, fresh
 from tests.training.group_scenarios import rounds
 from training.checkpoint_delta import Tensors
 from training.config import load_ranker_config
@@ -41,7 +41,6 @@ from training.embedding import DRAWN_AT_ONCE, INITIAL_SCALE, GrowingEmbedding, f
 from training.group import Group
 from training.heartbeat import pulses
 from training.model import load_model
-from training.ranker import Ranker
 from training.sample_files import read_rows
 from training.samples import SampleStore
 from training.shard_files import merged_shards, shard_path
@@ -50,7 +49,8 @@ from training.sharded.collection import require_torchrec
 from training.sharded.deal import Deal
 from training.sharded.hour_table import HourTable
 from training.sharded.shard import TableShard, owners
-from training.state import StateInfo, StateStore, ranker_tensors, write_state
+from training.state import StateStore, ranker_tensors, write_state
+from training.state_info import StateInfo
 from training.tensors import to_batch
 from training.trainer import Trainer, read_predictions, trained_keys
 
@@ -163,6 +163,30 @@ def test_the_hour_of_the_dag_is_trained_by_the_processes_that_the_settings_say_a
 
 
 @pytest.mark.slow
+def test_two_processes_go_on_with_another_configuration_as_one_does(
+    by_one: Settings, by_two: Settings, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    settings = [fresh(by_one, tmp_path / "one"), fresh(by_two, tmp_path / "two")]
+    for each, trained in zip(settings, (by_one, by_two), strict=True):
+        shutil.copytree(states_of(trained, "matched_clock").root, states_of(each, "matched_clock").root)
+        (each.workspace / "ranker.yaml").write_text("dim: 8\nexperts: 2\n")
+        place_tracking_store(each)
+    Trainer(settings[0], "matched_clock").train(UNTIL + 2)
+    train_variants(of_processes(settings[1], 2), ["matched_clock"], UNTIL + 2, save_every=2, log_model=False)
+    one, two = (states_of(each, "matched_clock").info(UNTIL + 2) for each in settings)
+    assert one.warm_start == two.warm_start
+    assert one.warm_start is not None
+    assert one.warm_start.fresh_tables == ("users", "items", "values")
+    assert len(two.shards) == 2
+    assert capfd.readouterr().err.count("took over 0 of 3 tables") >= 1
+    a, b = (states_of(each, "matched_clock").tensors(UNTIL + 2) for each in settings)
+    assert a.keys() == b.keys()
+    for name, tensor in a.items():
+        if name.startswith("tables."):
+            assert torch.allclose(tensor, b[name], atol=2e-3, rtol=1e-3), name
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("processes", [1, 2])
 def test_any_number_of_processes_reads_a_state_bit_for_bit(
     by_one: Settings, by_two: Settings, tmp_path: Path, processes: int
@@ -182,15 +206,6 @@ def test_any_number_of_processes_reads_a_state_bit_for_bit(
         assert bits(merged) == bits(expected), ranks
         states = written_by(tmp_path / str(ranks), info, parts, dense)
         assert bits(states.tensors(UNTIL)) == bits(expected), ranks
-
-
-def empty_shards(ranker: Ranker, rank: int, ranks: int) -> dict[str, TableShard]:
-    group = Group()
-    group.rank, group.size = rank, ranks
-    return {
-        name: TableShard(table.dim, table.seed, table.width, group)  # type: ignore[arg-type]
-        for name, table in ranker.tables.items()
-    }
 
 
 def written_by(root: Path, info: StateInfo, parts: list[Tensors], dense: Tensors) -> StateStore:

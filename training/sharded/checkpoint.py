@@ -20,7 +20,8 @@ from training.optimizer import Optimizer
 from training.ranker import Ranker
 from training.shard_files import shard_path
 from training.sharded.shard import TableShard, owners
-from training.state import WORTHWHILE, StateInfo, StateStore, dense_part, write_state
+from training.state import WORTHWHILE, StateStore, dense_part, write_state
+from training.state_info import StateInfo
 
 READ_AT_ONCE = 1 << 18
 """Rows of a file that are in memory at a time: a process need not have room for others' rows."""
@@ -94,13 +95,28 @@ def _write_first(folder: Path, info: StateInfo, ranker: Ranker, optimizer: Optim
     return write_state(folder, info, tensors)
 
 
-def load(states: StateStore, hour: Hour, shards: Mapping[str, TableShard]) -> tuple[StateInfo, Tensors]:
+def tensor_shapes(states: StateStore, hour: Hour) -> dict[str, tuple[int, ...]]:
+    """Shapes of the tensors in a state's own files by name; of a table's parts in several files one process's."""
+    shapes = {}
+    for path in states.files(states.info(hour))[:2]:
+        with safe_open(path, "pt") as file:
+            shapes |= {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+    return shapes
+
+
+def load(
+    states: StateStore,
+    hour: Hour,
+    shards: Mapping[str, TableShard],
+    parts: Mapping[str, tuple[str, ...]] | None = None,
+) -> tuple[StateInfo, Tensors]:
     """Read the rows of a state that belong to this process, whatever number of processes wrote it.
 
     Args:
         states: of the variant.
         hour: of the state.
         shards: to be filled; their embeddings then lie outside of TorchRec's collection.
+        parts: names of each table's tensors that are read; None for all of them. Embeddings that are not read begin anew.
 
     Returns:
         The state's description, and what belongs to no table.
@@ -117,10 +133,13 @@ def load(states: StateStore, hour: Hour, shards: Mapping[str, TableShard]) -> tu
         keys, numbers = (np.concatenate(each) for each in zip(*ids, strict=True))
         order = np.argsort(numbers)
         shard.take(keys[order], numbers[order], totals[-1])
+        wanted = shard.parts if parts is None else parts[name]
         for _, files in links:
             for path in _table_files(files):
-                for rows, parts in _Part(path, name).chunks(shard.parts):
-                    shard.take_rows(rows, parts)
+                for rows, read in _Part(path, name).chunks(wanted):
+                    shard.take_rows(rows, read)
+        if "weight" not in wanted:
+            shard.restart()
     with safe_open(links[-1][1][0], "pt") as file:
         dense = {name: file.get_tensor(name) for name in file.keys() if not name.startswith("tables.")}  # noqa: SIM118
     return replace(chain[0], layers=len(chain)), dense_tensors(dense)

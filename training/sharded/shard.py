@@ -130,18 +130,25 @@ class TableShard(GrowingEmbedding):
         self._reserve(0)
         self.touch_all()
 
+    def restart(self) -> None:
+        """As in one process: what a row begins with is decided by its number in the whole table."""
+        for at, first in first_embeddings(self.seed, 1, self.total - 1, self.dim):
+            begin, end = np.searchsorted(self.numbers, [1 + at, 1 + at + len(first)])
+            self.weight[begin:end] = first[torch.from_numpy(self.numbers[begin:end] - 1 - at)]
+        self.touch_all()
+
     def take_rows(self, numbers: np.ndarray, parts: Tensors) -> None:
         """Take rows of a checkpoint; those that do not belong here are passed over.
 
         Args:
             numbers: of the rows in the whole table, shape (N,).
-            parts: theirs by name, each with N rows.
+            parts: theirs by name, each with N rows; a part that is not among them stays as it is.
         """
         at = np.searchsorted(self.numbers, numbers).clip(max=len(self.numbers) - 1)
         here = np.flatnonzero(self.numbers[at] == numbers)
         rows, source = torch.from_numpy(at[here]), torch.from_numpy(here)
-        for name in self.parts:
-            getattr(self, name)[rows] = parts[name][source].to(getattr(self, name).dtype)
+        for name, values in parts.items():
+            getattr(self, name)[rows] = values[source].to(getattr(self, name).dtype)
 
     def move_into(self, weight: Tensor, accumulator: Tensor) -> None:
         """Let embeddings and their sums lie in other, larger tensors from now on; what is kept beside them grows to their length."""

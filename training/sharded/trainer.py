@@ -27,7 +27,8 @@ from training.scoring import score
 from training.sharded import checkpoint
 from training.sharded.deal import Deal
 from training.sharded.tables import ShardedTables
-from training.state import StateInfo, load_dense_part, untrained_ranker
+from training.state import load_dense_part, untrained_ranker
+from training.state_info import StateInfo
 from training.tensors import to_batch
 from training.trainer import (
     HourResult,
@@ -40,6 +41,7 @@ from training.trainer import (
     prediction_table,
     trained_keys,
 )
+from training.warm_start import TakeOver
 
 log = logging.getLogger("training.sharded")
 
@@ -127,6 +129,20 @@ class ShardedTrainer(Trainer):
         for shard in self.tables.shards.values():
             shard.mark_saved()
         return info, ranker, optimizer
+
+    def _warm_start(self, before: StateInfo) -> tuple[StateInfo, Ranker, Optimizer]:
+        info, ranker, optimizer = self._fresh()
+        hour, shards, group = Hour.parse(before.hour), self.tables.shards, self.group
+        shapes = group.together(lambda: checkpoint.tensor_shapes(self.states, hour), f"reading the state of {hour}")
+        take_over = TakeOver.of(before, info, shapes, ranker, shards)
+        _, dense = group.together(
+            lambda: checkpoint.load(self.states, hour, shards, take_over.parts), f"taking over the state of {hour}"
+        )
+        self.tables.make_room()
+        take_over.fill(ranker, optimizer, dense)
+        if group.first:
+            log.info("%s: %s", self.config.variant, take_over.info.warm_start)
+        return take_over.info, ranker, optimizer
 
     def _commit(
         self,
