@@ -74,6 +74,31 @@ def features_table(var: Path) -> str | None:
     return captioned(table(columns, rows), contents_of(var, "features")) if rows else None
 
 
+def options_table(study: str, var: Path) -> str | None:
+    """Differences in AUC and session AUC of each option that a study compares with the default."""
+    rows = []
+    for title, log in logs_of(var, study).items():
+        for name, of in log["values"].items():
+            less = log["gaps"].get(name)
+            differences = [signed(less[m]) if less else "" for m in OURS_LESS]
+            rows.append([title, name, *(f"{of[m]['value']:.4f}" for m in OURS_LESS), *differences])
+    titles = [METRICS[m] for m in OURS_LESS]
+    columns = ["log, time module", "", *titles, *(f"difference in {title}" for title in titles)]
+    return captioned(table(columns, rows), contents_of(var, study)) if rows else None
+
+
+def admission_rows_table(var: Path) -> str | None:
+    """Rows and memory of the tables of ids, by the sightings after which an id has a row."""
+    rows = [
+        [title, name, f"{of['users']:,}", f"{of['items']:,}", f"{of['memory'] / 1e6:.2f}", f"{of['filter'] / 1e6:.1f}"]
+        for content in contents_of(var, "admission")
+        for title, log in content["extra"].items()
+        for name, of in log.items()
+    ]
+    columns = ["log", "", "users with a row", "items with a row", "their memory, MB", "the filters' cells, MB"]
+    return table(columns, rows) if rows else None
+
+
 def base_table(var: Path) -> str | None:
     """Options of the base ranker: AUC where they were chosen, everything on the days that are reported."""
     rows = [

@@ -19,9 +19,11 @@ from core.files import read_json
 from core.settings import ROOT, load_settings
 from docs.markdown import table
 from docs.ranker_tables import (
+    admission_rows_table,
     base_table,
     baselines_table,
     features_table,
+    options_table,
     peers_table,
     variant_differences_table,
     variants_table,
@@ -370,6 +372,8 @@ TABLES: dict[str, Callable[[Path], str | None]] = {
     "peers": peers_table,
     "features": features_table,
     "base": base_table,
+    "admission": partial(options_table, "admission"),
+    "admission-rows": admission_rows_table,
     "streaming_vs_daily": streaming_table,
     "sigma": sigma_table,
     "granularity": granularity_table,

@@ -16,6 +16,7 @@ from training.config import RankerConfig
 from training.embedding import GrowingEmbedding
 from training.experts import MixtureOfExperts, mlp
 from training.sequence import TargetAttention
+from training.sightings import SightingFilter
 from training.target_statistics import TargetStatistics
 from training.time_modules import build_time_module
 from training.time_of_day_counts import TOTALS_WIDTH, WIDTH, TimeOfDayCounts
@@ -54,8 +55,8 @@ class Ranker(nn.Module):
             by_hour = WIDTH if self.time.needs_time_of_day_counts else 0
             totals = TOTALS_WIDTH if config.target_statistics else 0
             counted = by_hour or totals
-            self.users = GrowingEmbedding(config.dim, config.seed * 10 + USER, totals)
-            self.items = GrowingEmbedding(config.dim, config.seed * 10 + ITEM, counted)
+            self.users = GrowingEmbedding(config.dim, config.seed * 10 + USER, totals, _new_filter(config))
+            self.items = GrowingEmbedding(config.dim, config.seed * 10 + ITEM, counted, _new_filter(config))
             self.values = GrowingEmbedding(config.dim, config.seed * 10 + FACET, counted)
             self.time_of_day_counts = TimeOfDayCounts()
             self.attention = TargetAttention(config.dim) if config.sequence == "din" else None
@@ -187,3 +188,8 @@ class Ranker(nn.Module):
         if len(self.cross):
             deep = torch.cat([deep, crossed[:, None, :].expand(-1, len(self.heads), -1)], dim=2)
         return torch.einsum("bhd,hd->bh", deep, self.head.weight) + self.head.bias
+
+
+def _new_filter(config: RankerConfig) -> SightingFilter | None:
+    """What decides which ids get a row; None where all do."""
+    return SightingFilter(config.admit_after, config.admission_cells) if config.admit_after > 1 else None

@@ -274,7 +274,8 @@ def _mark_saved(ranker: Ranker) -> None:
 def _bytes_of_tables(ranker: Ranker) -> int:
     """Size of the tables in a whole checkpoint."""
     rows = (table.size * getattr(table, part)[:1].nbytes for table in ranker.tables.values() for part in table.parts)
-    return sum(rows) + sum(table.keys.nbytes for table in ranker.tables.values())
+    counted = sum(table.sightings.nbytes for table in ranker.tables.values() if table.sightings is not None)
+    return sum(rows) + counted + sum(table.keys.nbytes for table in ranker.tables.values())
 
 
 def untrained_ranker(info: StateInfo) -> Ranker:

@@ -320,9 +320,7 @@ def fit(ranker: Ranker, optimizer: Optimizer, keys: HourKeys, hour: Hour) -> flo
     day ids unseen for long give their rows back.
     """
     ranker.train()
-    if ids_expire(hour):
-        for table in ranker.tables.values():
-            table.expire(hour.number - 24 * ranker.config.expire_days)
+    expire_ids(ranker, hour)
     trained = trained_keys(ranker, keys)
     for name, table in ranker.tables.items():
         table.grow(trained[name], hour.number)
@@ -341,6 +339,13 @@ def fit(ranker: Ranker, optimizer: Optimizer, keys: HourKeys, hour: Hour) -> flo
 def ids_expire(hour: Hour) -> bool:
     """Whether ids unseen for long give their rows back before this hour is trained on: once a UTC day."""
     return hour.number % 24 == 0
+
+
+def expire_ids(ranker: Ranker, hour: Hour) -> None:
+    """Let ids unseen for long give their rows back, if an hour is the one for it."""
+    if ids_expire(hour):
+        for table in ranker.tables.values():
+            table.expire(hour.number - 24 * ranker.config.expire_days)
 
 
 def trained_keys(ranker: Ranker, keys: HourKeys) -> dict[str, np.ndarray]:

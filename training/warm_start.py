@@ -21,6 +21,7 @@ from training.config import label_of
 from training.embedding import GrowingEmbedding
 from training.optimizer import Optimizer
 from training.ranker import Ranker
+from training.sightings import SPARSE
 from training.state import untrained_ranker
 from training.state_info import StateInfo, WarmStart
 
@@ -127,7 +128,9 @@ def _fitting_parts(
         fitting -= {"accumulator"}
     if label_of(before.heads) != label_of(after.heads):
         fitting -= {"statistics"}
-    return tuple(part for part in table.parts if part in fitting)
+    counted = table.sightings is not None and f"tables.{name}.cells" in shapes
+    same = counted and before.ranker_config.admission_cells == after.ranker_config.admission_cells
+    return (*(part for part in table.parts if part in fitting), *(SPARSE if same else ()))
 
 
 def _fitting_layers(

@@ -46,7 +46,4 @@ def empty_shards(ranker: Ranker, rank: int, ranks: int) -> dict[str, TableShard]
     """A process's parts of a ranker's tables, before any key has come."""
     group = Group()
     group.rank, group.size = rank, ranks
-    return {
-        name: TableShard(table.dim, table.seed, table.width, group)  # type: ignore[arg-type]
-        for name, table in ranker.tables.items()
-    }
+    return {name: TableShard.of(table, group) for name, table in ranker.tables.items()}  # type: ignore[arg-type]

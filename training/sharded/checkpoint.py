@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,7 +19,8 @@ from training.group import DistributedGroup
 from training.optimizer import Optimizer
 from training.ranker import Ranker
 from training.shard_files import shard_path
-from training.sharded.shard import TableShard, owners
+from training.sharded.shard import TableShard
+from training.sightings import SPARSE, owners
 from training.state import WORTHWHILE, StateStore, dense_part, write_state
 from training.state_info import StateInfo
 
@@ -136,10 +137,14 @@ def load(
         wanted = shard.parts if parts is None else parts[name]
         for _, files in links:
             for path in _table_files(files):
-                for rows, read in _Part(path, name).chunks(wanted):
+                for rows, read in _Part(path, name).chunks([part for part in wanted if part not in SPARSE]):
                     shard.take_rows(rows, read)
         if "weight" not in wanted:
             shard.restart()
+        for _, files in links if shard.sightings is not None and (parts is None or "cells" in parts[name]) else ():
+            for path in _table_files(files):
+                part = _Part(path, name)
+                shard.sightings.add(part.numpy("cells"), part.numpy("sightings"))
     with safe_open(links[-1][1][0], "pt") as file:
         dense = {name: file.get_tensor(name) for name in file.keys() if not name.startswith("tables.")}  # noqa: SIM118
     return replace(chain[0], layers=len(chain)), dense_tensors(dense)
@@ -177,7 +182,7 @@ class _Part:
             array: np.ndarray = file.get_tensor(self._name(part)).numpy()
         return array
 
-    def chunks(self, parts: tuple[str, ...]) -> Iterator[tuple[np.ndarray, Tensors]]:
+    def chunks(self, parts: Sequence[str]) -> Iterator[tuple[np.ndarray, Tensors]]:
         """Numbers of rows with the rows' parts, some at a time."""
         with safe_open(self.path, "pt") as file:
             slices = {part: file.get_slice(self._name(part)) for part in parts}

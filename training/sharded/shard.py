@@ -9,18 +9,7 @@ from torch import Tensor
 from training.checkpoint_delta import Tensors
 from training.embedding import UNKNOWN, GrowingEmbedding, first_embeddings
 from training.group import DistributedGroup
-
-HASH_FACTOR, HASH_SHIFT = np.uint64(0x9E3779B97F4A7C15), np.uint64(32)
-
-
-def owners(keys: np.ndarray, ranks: int) -> np.ndarray:
-    """The process that each int64 key belongs to, by a multiplicative hash (Knuth), shape (N,).
-
-    >>> owners(np.arange(8), 2).tolist()
-    [0, 1, 0, 0, 1, 1, 0, 0]
-    """
-    mixed = keys.astype(np.uint64) * HASH_FACTOR
-    return ((mixed >> HASH_SHIFT) % np.uint64(ranks)).astype(np.int64)
+from training.sightings import SightingFilter, owners
 
 
 class TableShard(GrowingEmbedding):
@@ -36,10 +25,17 @@ class TableShard(GrowingEmbedding):
         total: rows of the whole table.
     """
 
-    def __init__(self, dim: int, seed: int, width: int, group: DistributedGroup) -> None:
-        super().__init__(dim, seed, width)
+    def __init__(
+        self, dim: int, seed: int, width: int, group: DistributedGroup, sightings: SightingFilter | None = None
+    ) -> None:
+        super().__init__(dim, seed, width, sightings.part(group.rank, group.size) if sightings is not None else None)
         self.group = group
         self.numbers, self.total = np.zeros(1, dtype=np.int64), 1
+
+    @classmethod
+    def of(cls, table: GrowingEmbedding, group: DistributedGroup) -> TableShard:
+        """This process's part of a table that no key has come to."""
+        return cls(table.dim, table.seed, table.width, group, table.sightings)
 
     def by_owner(self, keys: np.ndarray) -> list[np.ndarray]:
         """Positions of the keys that belong to each process."""
@@ -52,10 +48,12 @@ class TableShard(GrowingEmbedding):
         Returns:
             How many were new, in all processes.
         """
-        keys = np.unique(keys)
-        sent = [torch.from_numpy(keys[at]) for at in self.by_owner(keys)]
-        mine = np.unique(torch.cat(self.group.exchange(sent)).numpy())
-        new, before = mine[self.rows(mine).numpy() == UNKNOWN], self.size
+        mine, counts = self._gathered(keys)
+        unknown = self.rows(mine).numpy() == UNKNOWN
+        new, before = mine[unknown], self.size
+        if self.sightings is not None and counts is not None:
+            self.sightings.begin(sum(self.group.all_gather(self.sightings.filled)))
+            new = new[self.sightings.admit(new, counts[unknown])]
         every = np.sort(self.group.gather(torch.from_numpy(new)).numpy())
         if len(new):
             self.append(new)
@@ -67,6 +65,19 @@ class TableShard(GrowingEmbedding):
         self.total += len(every)
         self.note_seen(self.rows(mine), hour)
         return len(every)
+
+    def _gathered(self, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+        """The distinct keys of all processes that belong here, ascending, and how often they occur where that decides anything."""
+        keys, counts = np.unique(keys, return_counts=True)
+        owned = self.by_owner(keys)
+        theirs = torch.cat(self.group.exchange([torch.from_numpy(keys[at]) for at in owned])).numpy()
+        mine, place = np.unique(theirs, return_inverse=True)
+        if self.sightings is None:
+            return mine, None
+        occurred = torch.cat(self.group.exchange([torch.from_numpy(counts[at]) for at in owned])).numpy()
+        sums = np.zeros(len(mine), dtype=np.int64)
+        np.add.at(sums, place, occurred)
+        return mine, sums
 
     def expire(self, before: int) -> int:
         """Forget the keys of all processes that were last seen before an hour; all processes call it together.
@@ -91,29 +102,27 @@ class TableShard(GrowingEmbedding):
             changed: only what the last checkpoint lacks; else everything.
 
         Returns:
-            ``keys`` and ``key_numbers``; ``rows``, numbers of the rows that follow, and their parts.
+            ``keys`` and ``key_numbers``; ``rows``, numbers of the rows that follow, and their parts; sightings of keys without one.
         """
         first = self._saved_size if changed else 1
         touched = self._touched if changed else None
         rows = torch.arange(self.size) if touched is None else touched[: self.size].nonzero().ravel()
         if not self.group.first:
             rows = rows[rows > 0]  # row 0 is process 0's
+        counted = {} if self.sightings is None else self.sightings.delta() if changed else self.sightings.state()
         return {
             "keys": torch.from_numpy(self.keys[first - 1 :].copy()),
             "key_numbers": torch.from_numpy(self.numbers[first:].copy()),
             "rows": torch.from_numpy(self.numbers[rows.numpy()]),
             **{name: getattr(self, name)[rows] for name in self.parts},
+            **counted,
         }
-
-    @property
-    def has_delta(self) -> bool:
-        """Whether the last checkpoint can serve as a base."""
-        return self._touched is not None
 
     @property
     def nbytes(self) -> int:
         """Size of this part in a whole checkpoint."""
-        return self.size * sum(getattr(self, part)[:1].nbytes for part in self.parts) + self.keys.nbytes
+        counted = 0 if self.sightings is None else self.sightings.nbytes
+        return self.size * sum(getattr(self, part)[:1].nbytes for part in self.parts) + self.keys.nbytes + counted
 
     def take(self, keys: np.ndarray, numbers: np.ndarray, total: int) -> None:
         """Begin with the ids of a checkpoint that belong here.

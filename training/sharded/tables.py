@@ -22,9 +22,7 @@ class ShardedTables:
     def __init__(self, ranker: Ranker, group: DistributedGroup) -> None:
         """Put sharded tables in the place of an untrained ranker's own ones."""
         self.group, self.config = group, ranker.config
-        self.shards = {
-            name: TableShard(table.dim, table.seed, table.width, group) for name, table in ranker.tables.items()
-        }
+        self.shards = {name: TableShard.of(table, group) for name, table in ranker.tables.items()}
         self.hour = {name: HourTable(shard) for name, shard in self.shards.items()}
         self._collection = self._make()
         for name, table in self.hour.items():
