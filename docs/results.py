@@ -374,6 +374,7 @@ TABLES: dict[str, Callable[[Path], str | None]] = {
     "base": base_table,
     "admission": partial(options_table, "admission"),
     "admission-rows": admission_rows_table,
+    "decay": partial(options_table, "decay"),
     "streaming_vs_daily": streaming_table,
     "sigma": sigma_table,
     "granularity": granularity_table,

@@ -75,6 +75,12 @@ class RankerOptions(BaseModel):
     )
     batch_size: int = Field(256, ge=1)
     embedding_rate: float = Field(0.1, gt=0, description="Learning rate of the embeddings (row-wise Adagrad).")
+    accumulator_decay: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="Adagrad's sum of a row is multiplied by it in each hour that trains the row. 1: sums only grow.",
+    )
     dense_rate: float = Field(0.002, gt=0, description="Learning rate of everything else (Adam).")
     embedding_penalty: float = Field(
         0.0, ge=0, description="L2: times the squared embeddings of a batch, each row once, over its samples."

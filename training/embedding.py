@@ -42,6 +42,7 @@ class GrowingEmbedding(nn.Module):
         seen: hour since 1970 UTC in which each row was last trained on, shape (capacity,).
         statistics: counts of each row, float64, shape (capacity, width); see ``training.time_of_day_counts``.
         sightings: decides which new keys get a row; None where all do.
+        decay: the accumulators of an hour's rows are multiplied by it before the hour is trained on.
     """
 
     weight: Tensor
@@ -49,9 +50,11 @@ class GrowingEmbedding(nn.Module):
     seen: Tensor
     statistics: Tensor
 
-    def __init__(self, dim: int, seed: int, width: int = 0, sightings: SightingFilter | None = None) -> None:
+    def __init__(
+        self, dim: int, seed: int, width: int = 0, sightings: SightingFilter | None = None, decay: float = 1.0
+    ) -> None:
         super().__init__()
-        self.dim, self.seed, self.width, self.sightings = dim, seed, width, sightings
+        self.dim, self.seed, self.width, self.sightings, self.decay = dim, seed, width, sightings, decay
         self.keys = np.empty(0, dtype=np.int64)
         self._sorted, self._rows = self.keys, self.keys
         self._by_key: np.ndarray | None = None
@@ -128,10 +131,18 @@ class GrowingEmbedding(nn.Module):
             getattr(self, name)[before : self.size] = 0
 
     def note_seen(self, rows: Tensor, hour: int) -> None:
-        """Note that rows' keys were seen in an hour."""
+        """Note that rows' keys were seen in an hour, which is about to be trained on."""
         rows = rows[rows != UNKNOWN] if self.sightings is not None else rows
         self.seen[rows] = hour
         self.touch(rows)
+        if self.decay < 1:
+            self._decay_accumulators(torch.cat([rows.new_tensor([UNKNOWN]), rows]))
+
+    def _decay_accumulators(self, rows: Tensor) -> None:
+        """Multiply the accumulators of rows by ``decay``, once each however often they occur."""
+        at = distinct(rows, len(self.accumulator))[0]
+        self.accumulator[at] = self.accumulator[at] * self.decay
+        self.touch(at)
 
     def touch(self, rows: Tensor) -> None:
         """Note that rows are no longer as in the last checkpoint."""

@@ -55,9 +55,9 @@ class Ranker(nn.Module):
             by_hour = WIDTH if self.time.needs_time_of_day_counts else 0
             totals = TOTALS_WIDTH if config.target_statistics else 0
             counted = by_hour or totals
-            self.users = GrowingEmbedding(config.dim, config.seed * 10 + USER, totals, _new_filter(config))
-            self.items = GrowingEmbedding(config.dim, config.seed * 10 + ITEM, counted, _new_filter(config))
-            self.values = GrowingEmbedding(config.dim, config.seed * 10 + FACET, counted)
+            self.users = _new_table(config, USER, totals, _new_filter(config))
+            self.items = _new_table(config, ITEM, counted, _new_filter(config))
+            self.values = _new_table(config, FACET, counted)
             self.time_of_day_counts = TimeOfDayCounts()
             self.attention = TargetAttention(config.dim) if config.sequence == "din" else None
             width = config.dim * (3 + len(self.facets) + len(self.context)) + self.time.width + DENSE_FEATURES
@@ -188,6 +188,13 @@ class Ranker(nn.Module):
         if len(self.cross):
             deep = torch.cat([deep, crossed[:, None, :].expand(-1, len(self.heads), -1)], dim=2)
         return torch.einsum("bhd,hd->bh", deep, self.head.weight) + self.head.bias
+
+
+def _new_table(
+    config: RankerConfig, kind: int, width: int, sightings: SightingFilter | None = None
+) -> GrowingEmbedding:
+    """An empty table; ``kind`` lets tables of one ranker begin differently."""
+    return GrowingEmbedding(config.dim, config.seed * 10 + kind, width, sightings, config.accumulator_decay)
 
 
 def _new_filter(config: RankerConfig) -> SightingFilter | None:

@@ -191,7 +191,7 @@ def test_two_processes_go_on_with_another_configuration_as_one_does(
 def test_two_processes_admit_the_ids_that_one_admits(ready: Settings, tmp_path: Path) -> None:
     settings = [fresh(ready, tmp_path / name) for name in ("one", "two")]
     for each in settings:
-        (each.workspace / "ranker.yaml").write_text("admit_after: 4\n")
+        (each.workspace / "ranker.yaml").write_text("admit_after: 4\naccumulator_decay: 0.8\n")
         place_tracking_store(each)
     until = FIRST + 8
     Trainer(settings[0], "matched_clock").train(until, start=FIRST, save_every=4)
@@ -375,12 +375,15 @@ def test_processes_exchange_rows_and_sum_gradients(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("after", [1, 2])
-def test_a_table_of_three_processes_grows_and_forgets_like_that_of_one_to_the_bit(tmp_path: Path, after: int) -> None:
-    one = GrowingEmbedding(5, 7, 2, SightingFilter(after, 16 * PARTITIONS) if after > 1 else None)
+@pytest.mark.parametrize(("after", "decay"), [(1, 1.0), (2, 0.7)])
+def test_a_table_of_three_processes_grows_and_forgets_like_that_of_one_to_the_bit(
+    tmp_path: Path, after: int, decay: float
+) -> None:
+    one = GrowingEmbedding(5, 7, 2, SightingFilter(after, 16 * PARTITIONS) if after > 1 else None, decay)
     for hour, keys in rounds():
         one.grow(keys, hour)
-        one.accumulator[: one.size] = torch.arange(one.size).float()
+        if hour < 60:
+            one.accumulator[: one.size] = torch.arange(one.size).float()
         one.statistics[: one.size] = torch.arange(one.size)[:, None].double()
         if hour == 40:
             gone = one.expire(30)
@@ -389,7 +392,8 @@ def test_a_table_of_three_processes_grows_and_forgets_like_that_of_one_to_the_bi
     delta = one.delta()
     assert delta is not None
     assert 50 < gone < one.size + 200
-    assert int(scenario("grow", tmp_path, str(after), processes=3)) == gone
+    assert decay == 1 or len(np.unique(one.accumulator[1 : one.size] / torch.arange(1, one.size))) > 2
+    assert int(scenario("grow", tmp_path, str(after), str(decay), processes=3)) == gone
     for name, expected in (("whole", whole), ("delta", delta)):
         parts = [load_file(tmp_path / f"{name}-{rank}") for rank in range(3)]
         named = [{f"tables.t.{key}": tensor for key, tensor in part.items()} for part in parts]

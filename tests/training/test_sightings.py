@@ -27,7 +27,8 @@ from training.trainer import Trainer, read_predictions
 
 SMALL = 16 * PARTITIONS
 VARIANT, UNTIL = "matched_clock", FIRST + 8
-ADMITTING = "admit_after: 3\n"
+ADMITTING = "admit_after: 3\naccumulator_decay: 0.9\n"
+"""Sums that decay are state, too."""
 
 
 def bits(tensors: dict[str, torch.Tensor]) -> dict[str, bytes]:

@@ -26,16 +26,23 @@ class TableShard(GrowingEmbedding):
     """
 
     def __init__(
-        self, dim: int, seed: int, width: int, group: DistributedGroup, sightings: SightingFilter | None = None
+        self,
+        dim: int,
+        seed: int,
+        width: int,
+        group: DistributedGroup,
+        sightings: SightingFilter | None = None,
+        decay: float = 1.0,
     ) -> None:
-        super().__init__(dim, seed, width, sightings.part(group.rank, group.size) if sightings is not None else None)
+        mine = sightings.part(group.rank, group.size) if sightings is not None else None
+        super().__init__(dim, seed, width, mine, decay)
         self.group = group
         self.numbers, self.total = np.zeros(1, dtype=np.int64), 1
 
     @classmethod
     def of(cls, table: GrowingEmbedding, group: DistributedGroup) -> TableShard:
         """This process's part of a table that no key has come to."""
-        return cls(table.dim, table.seed, table.width, group, table.sightings)
+        return cls(table.dim, table.seed, table.width, group, table.sightings, table.decay)
 
     def by_owner(self, keys: np.ndarray) -> list[np.ndarray]:
         """Positions of the keys that belong to each process."""
