@@ -362,10 +362,10 @@ def trained_keys(ranker: Ranker, keys: HourKeys) -> dict[str, np.ndarray]:
     return {"users": keys.users, "items": keys.items, "values": values[values != 0]}
 
 
-def batch_loss(ranker: Ranker, batch: Batch, count: int) -> Tensor:
-    """Loss of samples of a step that ``count`` samples take part in, in all processes."""
+def batch_loss(ranker: Ranker, batch: Batch, count: int, model: nn.Module | None = None) -> Tensor:
+    """Loss of samples of a step that ``count`` samples take part in, in all processes; ``model`` may wrap the ranker."""
     labels = batch.labels + ranker.config.label_smoothing * (0.5 - batch.labels)
-    each = nn.functional.binary_cross_entropy_with_logits(ranker(batch), labels, reduction="none")
+    each = nn.functional.binary_cross_entropy_with_logits((model or ranker)(batch), labels, reduction="none")
     loss = (each * batch.known).sum() / count
     if ranker.config.embedding_penalty:
         loss = loss + ranker.config.embedding_penalty * ranker.squared_embeddings() / count
