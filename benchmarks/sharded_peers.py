@@ -130,7 +130,7 @@ def torchrec(variant: str, until: str) -> None:
 
     def test(batch: Batch) -> Tensor:
         fetch(batch)
-        return ranker(batch)  # type: ignore[no-any-return]
+        return ranker(batch)
 
     def train(batch: Batch, count: int) -> None:
         fetch(batch)

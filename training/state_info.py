@@ -109,8 +109,9 @@ def read_info(folder: Path) -> StateInfo:
     content = {name: value for name, value in content.items() if name in known}  # older states said more
     names = {name: tuple(content.get(name, ())) for name in ("facets", "heads", "context", "shards")}
     attributes = tuple(AttributeField(**each) for each in content.get("attributes", ()))
-    warm = content.get("warm_start")
-    warm_start = WarmStart(**{k: v if k == "hour" else tuple(v) for k, v in warm.items()}) if warm else None
+    warm: JsonObject = content.get("warm_start") or {}
+    lists = {name: tuple(value) for name, value in warm.items() if name != "hour"}
+    warm_start = WarmStart(hour=warm["hour"], **lists) if warm else None
     return StateInfo(**{**content, **names, "attributes": attributes, "warm_start": warm_start})
 
 

@@ -103,7 +103,7 @@ class TakeOver:
     def _moments(self, ranker: Ranker, tensors: Tensors) -> Tensors:
         """Adam's moments of the parameters that are taken over; a checkpoint names them by their position."""
         positions = {name: at for at, name in enumerate(_trained(untrained_ranker(self.before)))}
-        moments = {}
+        moments: Tensors = {}
         for at, name in enumerate(_trained(ranker)):
             prefix = f"adam.{positions.get(name)}."
             if name in self.parameters:

@@ -33,7 +33,7 @@ from model_registry.store import download_version
 from pipeline.processes import run_group
 from pipeline.training import train_hour, train_variants
 from tests.conftest import place_tracking_store
-from tests.training.conftest import FIRST, LAST, empty_shards, fresh
+from tests.training.conftest import FIRST, LAST, empty_shards, fresh, read_shards
 from tests.training.group_scenarios import rounds
 from training.checkpoint_delta import Tensors
 from training.config import load_ranker_config
@@ -220,7 +220,7 @@ def test_any_number_of_processes_reads_a_state_bit_for_bit(
         parts = []
         for rank in range(ranks):
             shards = empty_shards(ranker, rank, ranks)
-            _, dense = checkpoint.load(states, UNTIL, shards)
+            dense = read_shards(states, UNTIL, shards)
             parts.append(checkpoint.shard_tensors(shards, changed=False))
         merged = {**dense, **merged_shards(parts, whole=True)}
         assert bits(merged) == bits(expected), ranks
@@ -246,7 +246,7 @@ def test_a_shard_that_is_cut_short_is_named_before_anything_is_trained_on_it(by_
     shard = shard_path(copy.folder(UNTIL), 1, 2)
     shard.write_bytes(shard.read_bytes()[:-10])
     ranker = states.load(UNTIL)[1]
-    for read in (lambda: copy.load(UNTIL), lambda: checkpoint.load(copy, UNTIL, empty_shards(ranker, 0, 2))):
+    for read in (lambda: copy.load(UNTIL), lambda: read_shards(copy, UNTIL, empty_shards(ranker, 0, 2))):
         with pytest.raises(CorruptStateError, match=r"shard-001-of-002.*cut short"):
             read()
 
@@ -391,7 +391,7 @@ def test_a_table_of_three_processes_grows_and_forgets_like_that_of_one_to_the_bi
             whole = {name: tensor.clone() for name, tensor in one.state().items()}
     delta = one.delta()
     assert delta is not None
-    assert 50 < gone < one.size + 200
+    assert 40 < gone < one.size + 200
     assert decay == 1 or len(np.unique(one.accumulator[1 : one.size] / torch.arange(1, one.size))) > 2
     assert int(scenario("grow", tmp_path, str(after), str(decay), processes=3)) == gone
     for name, expected in (("whole", whole), ("delta", delta)):

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from core.errors import ConfigError
 from core.hours import hour_range
 from core.settings import Settings
-from tests.training.conftest import FIRST, empty_shards, fresh
+from tests.training.conftest import FIRST, empty_shards, fresh, read_shards
 from training.config import RankerConfig, load_ranker_config
 from training.embedding import UNKNOWN, GrowingEmbedding
 from training.forget import forget_states
@@ -98,7 +98,7 @@ def test_counts_end_at_the_largest_that_a_cell_holds() -> None:
 def test_the_filters_of_several_processes_are_parts_of_that_of_one(ranks: int) -> None:
     keys = np.random.default_rng(2).integers(-(2**62), 2**62, 5000)
     sightings = np.random.default_rng(3).integers(1, 5, 5000)
-    one, admitted = SightingFilter(3, SMALL), {}
+    one, admitted = SightingFilter(3, SMALL), dict[int, bool]()
     expected = dict(zip(keys.tolist(), one.admit(keys, sightings).tolist(), strict=True))
     cells = []
     for rank in range(ranks):
@@ -174,7 +174,7 @@ def test_any_number_of_processes_reads_the_sightings(admitting: Settings, ranks:
     states, ranker, parts = states_of(admitting), loaded(admitting), []
     for rank in range(ranks):
         shards = empty_shards(ranker, rank, ranks)
-        checkpoint.load(states, UNTIL, shards)
+        read_shards(states, UNTIL, shards)
         parts.append(checkpoint.shard_tensors(shards, changed=False))
     expected = {name: t for name, t in states.tensors(UNTIL).items() if name.startswith("tables.")}
     assert bits(merged_shards(parts, whole=True)) == bits(expected)

@@ -14,7 +14,7 @@ import torch
 
 from core.hours import hour_range
 from core.settings import Settings
-from tests.training.conftest import FIRST, empty_shards, fresh
+from tests.training.conftest import FIRST, empty_shards, fresh, read_shards
 from training.checkpoint_delta import Tensors
 from training.config import RankerConfig, load_ranker_config
 from training.embedding import first_embeddings
@@ -26,7 +26,7 @@ from training.state_info import StateInfo, lineage_tags
 from training.trainer import Trainer
 from training.warm_start import TakeOver, shapes_of
 
-VARIANT, HEAD = "matched_clock", FIRST + 9
+VARIANT, HEAD = "matched_clock", FIRST + 19
 TABLES = ("users", "items", "values")
 
 
@@ -34,7 +34,7 @@ TABLES = ("users", "items", "values")
 def trained(ready: Settings, tmp_path_factory: pytest.TempPathFactory) -> Settings:
     """A chain with target statistics, saved as a base and a delta."""
     settings = fresh(ready, tmp_path_factory.mktemp("trained"))
-    Trainer(settings, VARIANT, config=changed(settings)).train(HEAD, start=FIRST, save_every=5)
+    Trainer(settings, VARIANT, config=changed(settings)).train(HEAD, start=FIRST, save_every=18)
     assert StateStore(settings.training_dir / "states", VARIANT).info(HEAD).builds_on
     return settings
 
@@ -215,13 +215,13 @@ def test_the_parts_of_several_processes_are_what_one_takes_over(
     settings = copy_of(trained, tmp_path)
     info, ranker, _, _ = started(settings, **changes)
     states = StateStore(settings.training_dir / "states", VARIANT)
-    before, shapes = states.info(HEAD), checkpoint.tensor_shapes(states, HEAD)
+    before, shapes = states.info(HEAD), checkpoint.StateReader(states, HEAD).shapes()
     untrained, parts = untrained_ranker(info), []
     for rank in range(ranks):
         shards = empty_shards(untrained, rank, ranks)
         take_over = TakeOver.of(before, replace(info, parent=""), shapes, untrained, shards)
         assert take_over.info == info
-        checkpoint.load(states, HEAD, shards, take_over.parts)
+        read_shards(states, HEAD, shards, take_over.parts)
         parts.append(checkpoint.shard_tensors(shards, changed=False))
     expected = {name: tensor for name, tensor in ranker_tensors(ranker).items() if name.startswith("tables.")}
     assert bits(merged_shards(parts, whole=True)) == bits(expected)

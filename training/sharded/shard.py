@@ -132,7 +132,7 @@ class TableShard(GrowingEmbedding):
         return self.size * sum(getattr(self, part)[:1].nbytes for part in self.parts) + self.keys.nbytes + counted
 
     def take(self, keys: np.ndarray, numbers: np.ndarray, total: int) -> None:
-        """Begin with the ids of a checkpoint that belong here.
+        """Begin with the ids of a checkpoint that belong here; room for their rows is made by ``reserve`` or ``move_into``.
 
         Args:
             keys: theirs.
@@ -143,8 +143,16 @@ class TableShard(GrowingEmbedding):
         order = np.argsort(keys, kind="stable")
         self._sorted, self._rows, self._by_key = keys[order], order + 1, None
         self.numbers, self.total = np.concatenate([[0], numbers]), total
-        self._reserve(0)
         self.touch_all()
+
+    def reserve(self) -> None:
+        """Make room for the rows of all ids outside of a collection."""
+        self._reserve(0)
+
+    @property
+    def capacity(self) -> int:
+        """Rows to make room for."""
+        return max(len(self.weight), 1 << (self.size - 1).bit_length())
 
     def restart(self) -> None:
         """As in one process: what a row begins with is decided by its number in the whole table."""
@@ -168,16 +176,16 @@ class TableShard(GrowingEmbedding):
 
     def move_into(self, weight: Tensor, accumulator: Tensor) -> None:
         """Let embeddings and their sums lie in other, larger tensors from now on; what is kept beside them grows to their length."""
+        kept = min(self.size, len(self.weight))  # ids may have been taken whose rows are still to come
         for name, target in (("weight", weight), ("accumulator", accumulator)):
-            source = getattr(self, name)
             target.zero_()
-            target[: self.size] = source[: self.size]
+            target[:kept] = getattr(self, name)[:kept]
             setattr(self, name, target)
         for name in ("seen", "statistics"):
             source = getattr(self, name)
             if len(source) < len(weight):
                 wide = source.new_zeros(len(weight), *source.shape[1:])
-                wide[: self.size] = source[: self.size]
+                wide[:kept] = source[:kept]
                 setattr(self, name, wide)
         if self._touched is not None and len(self._touched) < len(weight):
             self._touched = torch.cat([self._touched, self._touched.new_zeros(len(weight) - len(self._touched))])
