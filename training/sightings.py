@@ -18,7 +18,7 @@ PARTITIONS = 1 << PARTITION_BITS
 CELLS_OF_A_KEY = 4
 MOST_SIGHTINGS = 255
 FULL = 0.5
-"""Share of filled cells from which on a new generation begins. An unseen id then counts as seen in less than 1 of 16 cases."""
+"""Share of filled cells from which on a new generation begins. A generation takes an unseen id for a seen one in 1 of 16 cases then."""
 GENERATIONS = 2
 """The present one and the one before: what was seen before that is forgotten."""
 SPARSE = ("cells", "sightings")
