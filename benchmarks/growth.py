@@ -203,7 +203,8 @@ def _write_state(settings: Settings, variant: str, users: int, hour: Hour) -> No
     """A state with rows for every user and item, in the place of one that was trained on the whole log."""
     from training.config import load_ranker_config
     from training.optimizer import Optimizer
-    from training.state import StateStore, new_info, untrained_ranker
+    from training.state import StateStore, untrained_ranker
+    from training.state_info import new_info
 
     store = EventStore(settings.events_dir)
     info = new_info(load_ranker_config(settings, variant), store.facets, store.behaviors)
