@@ -25,6 +25,7 @@ from events.store import EventStore
 from feature_repo.materialization import advance
 from feature_repo.retrieval import ClockFeatures, Features
 from feature_repo.running import running_events
+from operations.doctor import examine
 from operations.health import check
 from operations.metrics import WorkspaceCollector
 from pipeline.forgetting import forget
@@ -248,6 +249,8 @@ def test_the_command_follows_until_it_is_stopped(workspace: Settings) -> None:
     os.utime(status_file(workspace), (0, 0))
     with pytest.raises(NotReadyError, match="has not looked at the log"):
         check(workspace, "streaming")
+    (finding,) = [finding for finding in examine(workspace) if finding.check == "streaming"]
+    assert (finding.status, "has not looked at the log" in finding.detail) == ("warning", True)
 
 
 def status_of(settings: Settings) -> LaneStatus:
