@@ -34,7 +34,7 @@ from streaming import lane as lane_module
 from streaming.lane import Lane, follow
 from streaming.status import LaneStatus, status_file
 from tests import forked
-from tests.conftest import TINY, copy_var
+from tests.conftest import TINY, copy_var, place_tracking_store
 
 UNTIL = TINY.first_hour + 60
 
@@ -236,6 +236,7 @@ def test_the_command_follows_until_it_is_stopped(workspace: Settings) -> None:
             log_file(workspace).write_bytes(header + rows[0] + rows[1])
             wait_until(lambda: status_of(workspace).events == 2 and not status_of(workspace).problem)
             check(workspace, "streaming")
+            place_tracking_store(workspace)
             told_of = {m.name: m.samples[0].value for m in WorkspaceCollector(workspace).collect() if m.samples}
             assert told_of["clock_stream_events"] == 2
             assert time.time() - told_of["clock_stream_seen_seconds"] < 60
