@@ -30,7 +30,8 @@ from core.settings import Settings, load_settings
 from events.ids import SCHEMA as ID_SCHEMA
 from events.ids import id_path
 from events.mapping import load_mapping
-from events.store import EventStore, SourceProperties
+from events.source_properties import SourceProperties
+from events.store import EventStore
 from feature_repo.behavior_state import BehaviorState
 from feature_repo.clock import ClockState
 from feature_repo.materialization import Materialization, advance

@@ -39,7 +39,8 @@ from events.forgotten import ForgottenList
 from events.ids import id_files, id_kinds, id_path
 from events.ingest import ingest
 from events.mapping import load_mapping
-from events.store import EventStore, SourceProperties
+from events.source_properties import SourceProperties
+from events.store import EventStore
 from feature_repo.retrieval import ClockFeatures
 from feature_repo.running import RunningHour, running_events, running_lock
 from pipeline.source import Source, load_source
