@@ -165,7 +165,7 @@ def row_text(fields: Mapping[str, str]) -> str:
 
     >>> row_text({"user": "u1", "item": "7"})
     '{"user": "u1", "item": "7"}'
-    >>> row_text({"json": '{"user": "u1",\\n "liked": true}'})
+    >>> row_text({"json": '{"user": "u1",\n "liked": true}'})
     '{"user": "u1", "liked": true}'
     """
     if [*fields] == ["json"]:

@@ -23,7 +23,7 @@ from core.engine import DuckEngine
 from core.errors import ConfigError
 from core.files import replaced_directory, write_parquet
 from core.hours import Hour, hour_range
-from evaluation.metrics import Predictions
+from evaluation.predictions import Predictions
 from feature_repo.behavior_state import select_behaviors
 from feature_repo.executor import Executor
 from feature_repo.query_builder import PAIR, SumTables

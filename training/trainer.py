@@ -21,8 +21,9 @@ from core.errors import NotReadyError
 from core.files import digest_json, write_parquet
 from core.hours import Hour, hour_range
 from core.settings import Settings
-from evaluation.metrics import ATTRIBUTE, CONTEXT, FACET, summary
+from evaluation.metrics import summary
 from evaluation.prediction_table import as_predictions, joined, with_hour
+from evaluation.predictions import ATTRIBUTE, CONTEXT, FACET
 from events.store import EventStore
 from training.ahead import start
 from training.attributes import of_type

@@ -14,7 +14,7 @@ from core import cli
 from core.errors import ConfigError
 from core.hours import Hour
 from core.settings import Settings
-from evaluation.metrics import Estimate
+from evaluation.estimate import Estimate
 from events.store import EventStore
 from studies import admission, baselines, cold_start, decay, granularity, seasonal, sigma, streaming_vs_daily, variants
 from studies.lab import Lab
