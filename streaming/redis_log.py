@@ -25,7 +25,7 @@ from core.errors import ConfigError, NotReadyError
 from core.files import read_json, write_json
 from core.hours import Hour
 from core.settings import Settings
-from streaming.tail import PART
+from streaming.tail import part_of
 
 if TYPE_CHECKING:
     import redis
@@ -95,8 +95,7 @@ class LogWriter:
 
     def part_of(self, hour: Hour) -> Path:
         """An hour's file while it is written."""
-        path = self.file_of(hour)
-        return path.with_name(path.name + PART)
+        return part_of(self.file_of(hour))
 
     def write(self, entries: Iterable[tuple[str, Mapping[str, str]]]) -> int:
         """Append entries to the files of their hours, and complete the hours before.
@@ -166,7 +165,7 @@ def row_text(fields: Mapping[str, str]) -> str:
 
     >>> row_text({"user": "u1", "item": "7"})
     '{"user": "u1", "item": "7"}'
-    >>> row_text({"json": '{"user": "u1",\\n "liked": true}'})
+    >>> row_text({"json": '{"user": "u1",\n "liked": true}'})
     '{"user": "u1", "liked": true}'
     """
     if [*fields] == ["json"]:
