@@ -21,6 +21,8 @@ from feature_repo.spark_retrieval import SparkRetrieval
 from training.negatives import write_sampled_events
 from training.sample_files import FILES, ROW_GROUP, count_rows, samples_digest
 
+TASKS_A_CORE = 4
+"""Tasks that write events: so many that the cores end at about the same time."""
 NO_USERS = pa.table({"user_id": pa.array([], pa.int64())})
 """Features of an hour when no hour has any samples."""
 ORDERS = {"slots": ("user_id", "slot"), "profiles": ("user_id",), "history": ("user_id",)}
@@ -68,7 +70,7 @@ class SparkSampleBuilder:
 
     def _shares(self, hours: Sequence[Hour]) -> list[Sequence[Hour]]:
         """Hours by task. Negatives are drawn from a pool of all events before: a task draws those of many hours."""
-        tasks = min(self.engine.cores, len(hours)) if self.events.source.negatives else len(hours)
+        tasks = min(self.engine.cores * (1 if self.events.source.negatives else TASKS_A_CORE), len(hours))
         ends = [len(hours) * n // tasks for n in range(tasks + 1)]
         return [hours[begin:end] for begin, end in pairwise(ends)]
 
