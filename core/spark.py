@@ -20,7 +20,6 @@ from urllib.request import url2pathname
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from core.duck import identifier
 from core.errors import NotReadyError
 from core.files import replaced_directory, temporary_directory
 from core.settings import ROOT, Settings
@@ -208,27 +207,6 @@ class SparkEngine(Engine):
                         empty = frame.drop("folder").limit(0).toArrow()
                         pq.write_table(empty, target / "part-00000.parquet", compression="zstd")
 
-    def write_file_by_key(
-        self, sql: str, key: str, order: Sequence[str], folder: Path, row_group: int
-    ) -> dict[int, Path]:
-        """Write a query's rows to one Parquet file for each value of a key, as an hour is read as a whole by one process.
-
-        Args:
-            sql: the query.
-            key: name of its integer column that says to which file a row goes; the files do not have it.
-            order: columns by which each file is sorted.
-            folder: new, below which the files are.
-            row_group: rows of a row group.
-
-        Returns:
-            The file of each value that has rows.
-        """
-        by = ", ".join([identifier(key), *map(identifier, order)])
-        frame = self.session.sql(self._record(f"SELECT * FROM ({sql}) s DISTRIBUTE BY {identifier(key)} SORT BY {by}"))
-        limited = frame.write.option("compression", "zstd").option("parquet.block.row.count.limit", row_group)
-        limited.partitionBy(key).parquet(str(folder))
-        return {int(file.parent.name.split("=")[1]): file for file in folder.glob(f"{key}=*/*.parquet")}
-
     @property
     def cores(self) -> int:
         """Tasks that Spark runs at a time, as far as it knows."""
@@ -243,18 +221,19 @@ class SparkEngine(Engine):
         """
         self.session.sparkContext.parallelize(items, max(len(items), 1)).foreach(work)
 
-    def hand_over(self, sql: str, by: Sequence[str], write: ArrowFunction) -> int:
+    def hand_over(self, sql: str, by: str, write: ArrowFunction, order: Sequence[str] = ()) -> int:
         """Hand a query's rows over to a function of the platform, which writes them to a store, in executors' Python processes.
 
         Args:
             sql: the query.
-            by: columns by which rows are kept together and sorted.
+            by: column whose equal rows come to one task, one value after the other.
             write: takes a partition's batches and gives one with the column ``written``; a task that fails is tried again.
+            order: columns by which the rows of one value are sorted.
 
         Returns:
             The sum of what it says it wrote.
         """
-        frame = self.session.sql(self._record(sql)).repartition(*by).sortWithinPartitions(*by)
+        frame = self.session.sql(self._record(sql)).repartition(by).sortWithinPartitions(by, *order)
         ((written,),) = frame.mapInArrow(write, "written BIGINT").selectExpr("sum(written)").collect()
         return int(written or 0)
 

@@ -146,7 +146,7 @@ class SparkMaterialization:
     def _write_histories(self, users: str, hour: Hour) -> int:
         with_hour = f"SELECT user_id, CAST({hour.number} AS BIGINT) AS hour FROM ({users}) u"
         self.engine.table("history_users", with_hour, by=("user_id",))
-        histories = SparkRetrieval(self.features, self.engine, hour, hour).histories("history_users")
+        histories = SparkRetrieval(self.features, self.engine, hour, hour).histories("history_users").sql
         rows = f"""SELECT u.user_id, h.items, h.minutes, h.hours FROM history_users u
             LEFT JOIN ({histories}) h ON h.user_id = u.user_id"""
         return self._write(HISTORY_VIEW, "user_id", rows, hour)
@@ -164,4 +164,4 @@ class SparkMaterialization:
         return self._write(ATTRIBUTE_VIEWS["user"], "user_id", last, hour)
 
     def _write(self, view: str, key: str, rows: str, hour: Hour, *, whole: bool = False) -> int:
-        return self.engine.hand_over(rows, [key], OnlineWriter(self.settings, view, key, hour, whole))
+        return self.engine.hand_over(rows, key, OnlineWriter(self.settings, view, key, hour, whole))

@@ -6,7 +6,7 @@ Keys are a table of the engine, and so is what comes of them: no row reaches the
 from __future__ import annotations
 
 from collections.abc import Container
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pyarrow as pa
 import yaml
@@ -25,6 +25,19 @@ from feature_repo.sql import known_slots
 
 if TYPE_CHECKING:
     from feast import FeatureStore
+
+
+class Features(NamedTuple):
+    """Features that have not been computed.
+
+    Attributes:
+        sql: SELECT of them, with the column ``hour``.
+        schema: of the rows without the hour, as ``ClockFeatures.historical`` gives them.
+    """
+
+    sql: str
+    schema: pa.Schema
+
 
 TYPES = {
     pa.int64(): "BIGINT", pa.float64(): "DOUBLE", pa.string(): "STRING", pa.timestamp("us", tz="UTC"): "TIMESTAMP",
@@ -50,27 +63,26 @@ class SparkRetrieval:
         self.store = _open_store(features.settings, features.events)
         self.first, self.last = first, last
 
-    def profiles(self, users: str) -> str:
-        """SELECT of users' activity; those without any have no row.
+    def profiles(self, users: str) -> Features:
+        """Users' activity; those without any have no row.
 
         Args:
             users: table of distinct (user_id, hour).
         """
         return self._active("user_activity", f"SELECT user_id, hour FROM {users}")
 
-    def slots(self, users: str) -> str:
-        """SELECT of users' clocks, one row for each slot that is not empty.
+    def slots(self, users: str) -> Features:
+        """Users' clocks, one row for each slot that is not empty.
 
         Args:
             users: table of distinct (user_id, hour).
         """
         files = self.features.slot_files(self.first, self.last)
-        if not files:
-            return self._nothing(self._schema("clock_slots", ["user_id", "slot"]))
-        return self._active("clock_slots", known_slots(self.engine.files(files), users))
+        keys = f"SELECT user_id, hour, CAST(0 AS BIGINT) AS slot FROM {users} WHERE 1 = 0"
+        return self._active("clock_slots", known_slots(self.engine.files(files), users) if files else keys)
 
-    def attributes(self, owner: Owner, keys: str) -> str | None:
-        """SELECT of what tables beside the log tell, one row for each key; None where there is no such table.
+    def attributes(self, owner: Owner, keys: str) -> Features | None:
+        """What tables beside the log tell, one row for each key; None where there is no such table.
 
         Args:
             owner: user or item.
@@ -84,8 +96,8 @@ class SparkRetrieval:
         schema = pa.schema([(name, types.get(name, pa.int64())) for name in names])
         return self._joined(f"SELECT {owner}_id, hour FROM {keys}", references, schema)
 
-    def histories(self, users: str) -> str:
-        """SELECT of users' recent behaviors in the columns of ``recent.SCHEMA``; those without any have no row.
+    def histories(self, users: str) -> Features:
+        """Users' recent behaviors in the columns of ``recent.SCHEMA``; those without any have no row.
 
         Every behavior of a user gets its number; a history is the numbers up to that of the last behavior before its hour.
 
@@ -95,8 +107,9 @@ class SparkRetrieval:
         clock, settings = self.features.clock, self.features.settings
         reach, length = DAY_HOURS * settings.history_days, settings.history_length
         files = clock.store.event_files(list(hour_range(self.first - reach, self.last)))
+        schema = SCHEMA.remove(SCHEMA.get_field_index("hour"))
         if not files or not length:
-            return self._nothing(SCHEMA)
+            return Features(f"SELECT {cast_columns(schema, ())}, CAST(NULL AS BIGINT) AS hour WHERE 1 = 0", schema)
         log = behaviors_sql(
             self.engine, self.engine.files(files), settings, f"e.user_id IN (SELECT user_id FROM {users})"
         )
@@ -111,31 +124,25 @@ class SparkRetrieval:
         chosen = f"""SELECT user_id, hour, explode(sequence(greatest(before - {length - 1}, CAST(1 AS BIGINT)), before)) AS number
             FROM ({before}) b"""
         lists = ", ".join(f"transform(behaviors, b -> b.{name}) AS {name}" for name in ("items", "minutes", "hours"))
-        return f"""SELECT user_id, hour, {lists} FROM (
+        sql = f"""SELECT user_id, hour, {lists} FROM (
             SELECT c.user_id, c.hour, array_sort(collect_list(struct(n.number, n.items, n.minutes, n.hours))) AS behaviors
             FROM ({chosen}) c JOIN numbered_behaviors n ON n.user_id = c.user_id AND n.number = c.number
             WHERE n.hours >= c.hour - {reach} GROUP BY c.user_id, c.hour) h"""
+        return Features(sql, schema)
 
-    def _active(self, view: str, keys: str) -> str:
-        """SELECT of the rows of a view that have events, for keys with an hour."""
+    def _active(self, view: str, keys: str) -> Features:
+        """The rows of a view that have events, for keys with an hour."""
         references = self.features.references(TRAINING_SERVICE)[view]
         columns = [*self.features.clock.logs[view].keys, *(r.split(":")[1] for r in references)]
-        return f"SELECT * FROM ({self._joined(keys, references, self._schema(view, columns))}) j WHERE events > 0"
-
-    def _schema(self, view: str, columns: list[str]) -> pa.Schema:
         types = {field.name: field.type for field in self.features.clock.logs[view].schema}
-        return pa.schema([(name, types[name]) for name in columns])
+        joined = self._joined(keys, references, pa.schema([(name, types[name]) for name in columns]))
+        return Features(f"SELECT * FROM ({joined.sql}) j WHERE events > 0", joined.schema)
 
-    def _joined(self, keys: str, references: list[str], schema: pa.Schema) -> str:
-        """SELECT of keys with hour and features, by Feast; columns as in the schema, and the hour."""
+    def _joined(self, keys: str, references: list[str], schema: pa.Schema) -> Features:
+        """Features of keys with an hour, by Feast."""
         entities = f"SELECT k.*, {self.engine.hour_start('k.hour')} AS event_timestamp FROM ({keys}) k"
         job: Any = self.store.get_historical_features(entity_df=entities, features=references)
-        return f"SELECT {cast_columns(schema)}, hour FROM ({job.query}) q"
-
-    def _nothing(self, schema: pa.Schema) -> str:
-        """SELECT of no rows."""
-        columns = [field for field in schema if field.name != "hour"]
-        return f"SELECT {cast_columns(pa.schema(columns), ())}, CAST(NULL AS BIGINT) AS hour WHERE 1 = 0"
+        return Features(f"SELECT {cast_columns(schema)}, hour FROM ({job.query}) q", schema)
 
 
 def _open_store(settings: Settings, events: EventStore) -> FeatureStore:

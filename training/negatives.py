@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -12,7 +11,6 @@ import pyarrow.compute as pc
 
 from core import duck
 from core.duck import file_list, hour_number, identifier
-from core.files import write_parquet
 from core.hours import Hour, hour_range
 from core.settings import Settings
 from events.mapping import Negatives
@@ -42,19 +40,6 @@ def sampled_events(settings: Settings, events: EventStore, hours: Sequence[Hour]
         if pool is not None and rule and rows.num_rows:
             rows = pool.with_negatives(hour, rows, rule)
         yield hour, rows
-
-
-def write_sampled_events(settings: Settings, row_group: int, files: Sequence[tuple[Hour, Path]]) -> None:
-    """Write the samples of hours without their features.
-
-    Args:
-        settings: of the workspace.
-        row_group: rows of a row group.
-        files: hours, ascending, each with its file.
-    """
-    paths = dict(files)
-    for hour, rows in sampled_events(settings, EventStore(settings.events_dir), [*paths]):
-        write_parquet(paths[hour], rows, row_group=row_group)
 
 
 class NegativePool:
