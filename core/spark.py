@@ -64,7 +64,7 @@ def spark_path(path: Path) -> str:
 def failure_of_tasks(message: str) -> str | None:
     r"""Why Spark gave a job up, in one line, from what it raises; None: no task failed.
 
-    >>> failure_of_tasks("Job aborted due to stage failure: Task 0 (a): java.io.IOException: No space\n\tat a.B(B.java:1)")
+    >>> failure_of_tasks("Job aborted due to stage failure: Task 0 (a): java.io.IOException: No space\n\tat java.base/a.B(B.java:1)")
     'Task 0 (a): java.io.IOException: No space'
     >>> failure_of_tasks("Job aborted due to stage failure: Task 0: Traceback:\n  File\nValueError: no\n\n\tat a.B(B.java:1)")
     'ValueError: no'
@@ -76,7 +76,7 @@ def failure_of_tasks(message: str) -> str | None:
     for words in ("Job aborted due to stage failure: ", "An exception was thrown from the Python worker"):
         _, failed, cause = message.partition(words)
         if failed:
-            return re.split(r"\n\s+at [\w.$]+\(|\n\nJVM stacktrace", cause)[0].strip().splitlines()[-1].strip()
+            return re.split(r"\n\s+at [\w.$/]+\(|\n\nJVM stacktrace", cause)[0].strip().splitlines()[-1].strip()
     return None
 
 
