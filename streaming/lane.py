@@ -23,6 +23,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
+from glob import glob, has_magic
 from pathlib import Path
 
 import duckdb
@@ -38,6 +39,7 @@ from core.settings import Settings
 from events.forgotten import ForgottenList
 from events.ids import id_files, id_kinds, id_path
 from events.ingest import ingest
+from events.log_files import find_files
 from events.mapping import load_mapping, relative
 from events.source_properties import SourceProperties
 from events.store import EventStore
@@ -119,13 +121,14 @@ class Lane:
     def _files(self, hour: Hour) -> list[str]:
         """The log's files of the hours that are not in the clocks yet."""
         if not any("{hour}" in path for path in self.paths):
-            return list(self.paths)
+            return [str(file) for file in find_files([*self.paths])]
         now = max(Hour.of(datetime.now(UTC)), hour) if self.settings.live else hour
         if now > hour + MOST_HOURS:
             raise NotReadyError(
                 f"the clocks hold for {hour}, more than {MOST_HOURS} hours ago: the lane goes on when the hourly runs have caught up"
             )
-        return [path.replace("{hour}", each.key) for each in hour_range(hour, now + 1) for path in self.paths]
+        of_hours = [path.replace("{hour}", each.key) for each in hour_range(hour, now + 1) for path in self.paths]
+        return [file for path in of_hours for file in (sorted(glob(path)) if has_magic(path) else [path])]
 
     def _begin(self, hour: Hour) -> None:
         """Take back what was written on top of other clocks, and follow the log from the clocks' hour on."""
