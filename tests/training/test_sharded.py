@@ -456,9 +456,11 @@ def test_parts_of_an_hour_have_the_features_of_their_own_users(ready: Settings) 
         assert set(part.tables.profiles["user_id"].to_pylist()) <= users
         assert 0 < part.tables.profiles.num_rows <= len(users) <= 3 < whole.tables.profiles.num_rows
         ranker = Trainer(ready, "matched_clock", store)._fresh()[1]
-        own, all_keys = part.keys(ranker), whole.keys(ranker)
-        assert np.array_equal(own.dense, all_keys.dense[rows])
-        assert np.array_equal(own.clock_values[own.user_position], all_keys.clock_values[all_keys.user_position[rows]])
+        part_keys, all_keys = part.keys(ranker), whole.keys(ranker)
+        assert np.array_equal(part_keys.dense, all_keys.dense[rows])
+        assert np.array_equal(
+            part_keys.clock_values[part_keys.user_position], all_keys.clock_values[all_keys.user_position[rows]]
+        )
 
 
 def noting(rows_looked_up: set[int], gather: Gather, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

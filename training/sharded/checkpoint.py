@@ -127,8 +127,8 @@ class StateReader:
         """Give the shards their ids; there need not be room for their rows yet."""
         for name, shard in shards.items():
             totals = [link.tables[name] for link, _ in self._links]
-            ids = [own for (_, files), before in zip(self._links, [1, *totals], strict=False)
-                   for path in _table_files(files) for own in _own_ids(_Part(path, name), before, shard)]  # fmt: skip
+            ids = [pair for (_, files), before in zip(self._links, [1, *totals], strict=False)
+                   for path in _table_files(files) for pair in _own_ids(_Part(path, name), before, shard)]  # fmt: skip
             keys, numbers = (np.concatenate(each) for each in zip(*ids, strict=True))
             del ids
             if np.any(numbers[1:] < numbers[:-1]):
