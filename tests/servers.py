@@ -192,9 +192,11 @@ def spark_cluster(folder: Path, memory: str = "1g", options: str = FEW_ROWS) -> 
     ports = [free_port() for _ in range(6)]
     environment = {
         **os.environ, "SPARK_LOCAL_IP": "127.0.0.1", "SPARK_MASTER_HOST": "127.0.0.1", "PYSPARK_PYTHON": sys.executable,
-        "SPARK_WORKER_DIR": str(folder / "work"), "SPARK_LOG_DIR": str(folder), "SPARK_DAEMON_MEMORY": "512m",
+        "SPARK_WORKER_DIR": str(folder / "work"), "SPARK_LOCAL_DIRS": str(folder / "local"), "SPARK_LOG_DIR": str(folder),
+        "SPARK_DAEMON_MEMORY": "512m",
     }  # fmt: skip
     (folder / "conf").mkdir()
+    (folder / "local").mkdir()  # what a killed executor leaves goes with the folder
     (folder / "conf" / "spark-defaults.conf").write_text(options)
     url = f"spark://127.0.0.1:{ports[0]}"
     logs = [folder / f"{name}.log" for name in ("master", "worker1", "worker2")]
