@@ -4,7 +4,7 @@ SHELL := /bin/bash
 
 PYTHON ?= python3.11
 PACKAGES := core stats events simulation feature_repo training evaluation model_registry ab_analysis serving pages \
-  pipeline operations dags closed_loop studies benchmarks clock
+  pipeline streaming operations dags closed_loop studies benchmarks clock
 VENV := .venv
 RUN := PYTHONPATH=. $(VENV)/bin/python
 SOURCE ?= simulator

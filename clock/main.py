@@ -7,7 +7,20 @@ from typing import Annotated, Any
 
 import typer
 
-from clock.commands import ab, ab_changes, bench, evaluate, events, features, ops, platform, serve, simulate, study
+from clock.commands import (
+    ab,
+    ab_changes,
+    bench,
+    evaluate,
+    events,
+    features,
+    ops,
+    platform,
+    serve,
+    simulate,
+    stream,
+    study,
+)
 from core import cli
 from core.release import platform_version
 
@@ -55,6 +68,7 @@ def clock(
 app.registered_commands += platform.app.registered_commands
 app.add_typer(events.app, name="events", rich_help_panel="Data")
 app.add_typer(features.app, name="features", rich_help_panel="Data")
+app.add_typer(stream.app, name="stream", rich_help_panel="Data")
 app.add_typer(simulate.app, name="simulate", rich_help_panel="Data")
 app.add_typer(evaluate.app, name="evaluate", rich_help_panel="Models")
 app.add_typer(serve.app, name="serve", rich_help_panel="Models")

@@ -141,6 +141,12 @@ class Settings(BaseSettings):
         45, gt=0, description="An hourly DAG run that takes longer than this raises an alert, minutes."
     )
     live: bool = Field(False, description="Ingest each hour when it is over; off: hours are triggered.")
+    streaming: bool = Field(
+        False, description="'clock up' also starts the lane that puts what users do in the running hour online at once."
+    )
+    streaming_seconds: float = Field(
+        2, ge=0.1, le=600, description="How often the lane looks for new rows of the log, seconds."
+    )
     airflow_port: int = 8080
     feast_port: int = 8888
     mlflow_port: int = 5000
@@ -263,6 +269,10 @@ class Settings(BaseSettings):
     @cached_property
     def features_dir(self) -> Path:
         return self.workspace / "features"
+
+    @cached_property
+    def streaming_dir(self) -> Path:
+        return self.workspace / "streaming"
 
     @cached_property
     def training_dir(self) -> Path:

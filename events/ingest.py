@@ -111,6 +111,7 @@ def ingest(
     now: datetime | None = None,
     close: tuple[Hour, Hour] | None = None,
     only: tuple[Hour | None, Hour | None] = (None, None),
+    piece_of: Path | None = None,
 ) -> Account:
     """Ingest log files into the event store.
 
@@ -123,6 +124,8 @@ def ingest(
         close: hours [from, to) to close even where the input has no event in them.
         only: take rows of hours [from, to) only, as if the rest were not in the input. Rows whose time
             cannot be read belong to a range without a start.
+        piece_of: log that the files are a piece of: the table of items is looked for beside it, and exposures and attributes
+            are left to whoever ingests the whole.
 
     Returns:
         The account. Ingesting the same input again keeps nothing and changes no byte.
@@ -131,6 +134,8 @@ def ingest(
         ConfigError, DataError: nothing was written; the message says what to do.
     """
     mapping, folder = load_mapping(mapping_name)
+    if piece_of:
+        mapping = mapping.model_copy(update={"exposures": None})
     files = find_files([p.replace("{hour}", "*") for p in paths] or log_paths(mapping, folder))
     store = EventStore(out or settings.events_dir)
     if out is None:
@@ -145,7 +150,8 @@ def ingest(
         log.info("reading %d file(s)", len(files))
         properties, moment = SourceProperties.of(mapping), now or datetime.now().astimezone()
         store.check_declared(properties)
-        staging = Staging(con, mapping, folder, files, id_kinds(store.root))
+        beside = (piece_of or files[0]).parent
+        staging = Staging(con, mapping, [folder, beside], files, id_kinds(store.root))
         staging.stage(moment)
         staging.restrict(*only)
         forgotten = ForgottenList(store.root).matcher()
@@ -153,7 +159,7 @@ def ingest(
             log.info("%d rows of people who asked to be forgotten are passed over", passed)
         _require_some_good(con, staging, close is not None)
         staging.check_items(close is not None)
-        tables = stage_attributes(con, mapping, [folder, files[0].parent], store, staging.ids)
+        tables = [] if piece_of else stage_attributes(con, mapping, [folder, beside], store, staging.ids)
         exposures = read_exposures(con, mapping, files, moment, staging.ids["user"])
         if forgotten:
             views = {f"{EXPOSURES}.parsed_exposures": "user_key"} if exposures.logged else {}
@@ -170,7 +176,7 @@ def ingest(
         _write_quarantine(con, store, files, account, staging.raw)
         write_attributes(con, store, tables, staging.ids)
         _write_hours(con, store, changes, exposures.by_hour(con, store), account, close)
-        if staging.items_file:
+        if staging.items_file and not piece_of:
             write_item_facets(con, store, mapping, staging.items_file, numbers=staging.ids["item"] == "int")
         tell(account, mapping, staging, one_hour=close is not None)
         write_json(

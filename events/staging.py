@@ -52,14 +52,19 @@ class Staging:
     """Turns the table ``raw`` into ``staged``: one row an input row, with its event and its reason."""
 
     def __init__(
-        self, con: duckdb.DuckDBPyConnection, mapping: Mapping, folder: Path, files: list[Path], kinds: dict[str, str]
+        self,
+        con: duckdb.DuckDBPyConnection,
+        mapping: Mapping,
+        folders: list[Path],
+        files: list[Path],
+        kinds: dict[str, str],
     ) -> None:
         """Load the log.
 
         Args:
             con: a separate database.
             mapping: how the log's columns become events.
-            folder: where the mapping's relative paths start.
+            folders: where the mapping's relative paths may start.
             files: the log.
             kinds: kinds of ids (int, string) that the source has already, by user and item.
 
@@ -81,7 +86,7 @@ class Staging:
         self.unfolded = raw_rows(con) - before
         """Rows that lists of items gave beyond the rows of the input."""
         self.items_file: Path | None = None
-        self._folders = [folder, files[0].parent]
+        self._folders = folders
         self.sql = RowExpressions(con, self.raw)
         self.ids: dict[str, str] = {}
         self.known_ids = kinds

@@ -25,6 +25,7 @@ import pyarrow as pa
 from core.engine import engine
 from core.files import digest_json, exclusive_lock
 from core.hours import DAY_HOURS, Hour, hour_range
+from core.settings import Settings
 from core.sql_engine import Engine
 from events.change_list import ChangePosition
 from feature_repo.sql import event_score_sql
@@ -69,19 +70,34 @@ def read_behaviors(
     files = clock.store.event_files(sorted(hours))
     if not files:
         return pa.table({name: pa.array([], pa.int64()) for name in ("user_id", *LISTS)})
+    return select_behaviors(running, running.files(files), clock.settings, where, whole_since)
+
+
+def select_behaviors(
+    running: Engine, events: str, settings: Settings, where: str = "true", whole_since: Hour | None = None
+) -> pa.Table:
+    """Behaviors among events, as ``read_behaviors`` gives them.
+
+    Args:
+        running: reads them.
+        events: what to select them from.
+        settings: weights of a score, and the length of a history.
+        where: condition on ``e.user_id``.
+        whole_since: as ``read_behaviors`` has it.
+    """
     hour = running.hour_number('e."timestamp"')
     rows = f"""SELECT e.user_id, {hour} AS hours, e.item_id AS items, e.local_time, e."timestamp" AS moment
-        FROM {running.files(files)} e WHERE {event_score_sql(clock.settings.score_weights, "e.")} > 0 AND {where}"""
+        FROM {events} e WHERE {event_score_sql(settings.score_weights, "e.")} > 0 AND {where}"""
     if whole_since is not None:
         old, newest = f"hours < {whole_since.number}", "moment DESC, items DESC, local_time DESC"
         rows = f"""SELECT * FROM (SELECT *, row_number() OVER (PARTITION BY user_id, {old} ORDER BY {newest}) AS number
-            FROM ({rows}) r) n WHERE NOT {old} OR number <= {clock.settings.history_length}"""
+            FROM ({rows}) r) n WHERE NOT {old} OR number <= {settings.history_length}"""
     table = running.arrow(
         f"SELECT user_id, hours, items, local_time FROM ({rows}) o ORDER BY user_id, moment, items, local_time"
     )
     local = table["local_time"].cast(pa.timestamp("us")).cast(pa.int64()).to_numpy()
     columns = {name: table[name].cast(pa.int64()) for name in ("user_id", "hours", "items")}
-    return pa.table({**columns, "minutes": pa.array(local // MINUTE_US)})
+    return pa.table({**columns, "minutes": pa.array(local // MINUTE_US)}).select(["user_id", *LISTS])
 
 
 class BehaviorState:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -70,7 +71,7 @@ class Materialization:
         rows = self.write_clock(self.features.changed("clock_slots", hour), hour)
         for view in self._plain_views:
             rows += write_rows(self.store, view, self.features.changed(view, hour), *self.clock.logs[view].keys)
-        if self._keeps_histories:
+        if self.keeps_histories:
             rows += write_histories(
                 self.store, self.clock, self.features.changed("user_activity", hour)["user_id"].to_numpy(), hour
             )
@@ -85,14 +86,14 @@ class Materialization:
             Rows written.
         """
         rows = 0
-        empty = {slot_feature(n): "" for n in range(self.settings.slots)}
+        empty = self._empty_clock
         for table in self.features.latest("clock_slots", as_of):
             cells = ((user, {**empty, **filled}) for user, filled in encode_cells(table, self.facets, self.settings))
             write_cells(self.store, "clock", cells, as_of)
             rows += table.num_rows
             log.info("online store: %d slots written", rows)
         rows += sum(self._write_latest(view, as_of) for view in self._plain_views)
-        if self._keeps_histories:
+        if self.keeps_histories:
             behaviors = BehaviorState(self.clock)
             behaviors.bring_to(as_of)
             rows += write_histories(self.store, self.clock, behaviors.users(), as_of)
@@ -128,11 +129,25 @@ class Materialization:
         return rows
 
     @property
-    def _keeps_histories(self) -> bool:
+    def keeps_histories(self) -> bool:
         """Whether a variant reads the recent behaviors at serving."""
         return bool(self.settings.history_length and HISTORY_VARIANTS & set(self.settings.variants))
 
+    def write_whole_clocks(self, users: Sequence[int], as_of: Hour) -> None:
+        """Put every slot of users online as of an hour, empty ones too."""
+        rows = self.features.rows_of("clock_slots", users, as_of)
+        filled = dict(encode_cells(rows, self.facets, self.settings))
+        write_cells(
+            self.store, "clock", ((user, {**self._empty_clock, **filled.get(user, {})}) for user in users), as_of
+        )
+
+    @property
+    def _empty_clock(self) -> dict[str, str]:
+        """The cells of a clock in which nothing happened."""
+        return {slot_feature(n): "" for n in range(self.settings.slots)}
+
     def write_clock(self, changed: pa.Table, hour: Hour) -> int:
+        """Put slots that changed online; returns how many cells were written."""
         return (
             write_cells(self.store, "clock", encode_cells(changed, self.facets, self.settings), hour)
             if changed.num_rows

@@ -107,7 +107,9 @@ def _behaviors(clock: ClockStorage, users: np.ndarray, first: Hour, last: Hour) 
         return read_behaviors(clock, running, hours, "e.user_id IN (SELECT user_id FROM wanted_users)")
 
 
-def write_histories(store: FeatureStore, clock: ClockStorage, users: np.ndarray, at: Hour) -> int:
+def write_histories(
+    store: FeatureStore, clock: ClockStorage, users: np.ndarray, at: Hour, since: pa.Table | None = None
+) -> int:
     """Write the recent behaviors of users as of ``at`` to the online store.
 
     Args:
@@ -115,19 +117,33 @@ def write_histories(store: FeatureStore, clock: ClockStorage, users: np.ndarray,
         clock: the source's clocks.
         users: ids; who has no behaviors gets an empty row.
         at: hour at whose start they hold.
+        since: behaviors from that hour on, as ``read_behaviors`` gives them; they count as well.
 
     Returns:
         Users written.
     """
     for start in range(0, len(users), USERS_AT_ONCE):
         part = users[start : start + USERS_AT_ONCE]
-        keys = pa.table({"user_id": part, "hour": np.full(len(part), at.number)})
-        histories = recent_behaviors(clock, keys)
+        if since is None:
+            histories = recent_behaviors(clock, pa.table({"user_id": part, "hour": np.full(len(part), at.number)}))
+        else:
+            histories = _with_later(clock, part, at, since)
         held = set(histories["user_id"].to_pylist())
         cells = [(user, {FEATURE: b""}) for user in part.tolist() if user not in held]
         cells += [(user, {FEATURE: blob}) for user, blob in _encoded(histories)]
         write_cells(store, VIEW, cells, at)
     return len(users)
+
+
+def _with_later(clock: ClockStorage, users: np.ndarray, at: Hour, since: pa.Table) -> pa.Table:
+    """The last behaviors of users, those from hour ``at`` on included, as ``recent_behaviors`` gives them."""
+    log = pa.concat_tables([_behaviors(clock, users, at, at), since])
+    log = log.take(np.argsort(log["user_id"].to_numpy(), kind="stable"))
+    end = max(since["hours"].to_numpy().max(initial=at.number), at.number) + 1
+    reach = end - at.number + DAY_HOURS * clock.settings.history_days
+    return last_before(
+        log, pa.table({"user_id": users, "hour": np.full(len(users), end)}), clock.settings.history_length, reach
+    )
 
 
 def _encoded(histories: pa.Table) -> Iterator[tuple[int, bytes]]:

@@ -264,6 +264,28 @@ class ClockFeatures:
             rows = con.sql(f"SELECT * FROM {source} WHERE as_of = {hour.number}").to_arrow_table()
         return rows.select(changes.schema.names).cast(changes.schema)
 
+    def rows_of(self, view: str, users: Sequence[int], as_of: Hour) -> pa.Table:
+        """The rows of users in a view that hold at an hour's start.
+
+        Args:
+            view: one whose first key is the user.
+            users: any number of ids; one without a row has none here.
+            as_of: the hour.
+        """
+        changes = self.clock.logs[view]
+        parts = files_between(changes.root, as_of, as_of, changes.holds_hours)
+        if not parts or not len(users):
+            return changes.schema.empty_table()
+        keys = ", ".join(changes.keys)
+        with duck.connection(self.settings) as con:
+            con.register("wanted", pa.table({"user_id": pa.array(users, pa.int64())}))
+            rows = con.sql(
+                f"""SELECT * FROM read_parquet({duck.file_list(parts)})
+                WHERE user_id IN (SELECT user_id FROM wanted) AND as_of <= {as_of.number}
+                QUALIFY row_number() OVER (PARTITION BY {keys} ORDER BY as_of DESC) = 1 ORDER BY {keys}"""
+            ).to_arrow_table()
+        return rows.select(changes.schema.names).cast(changes.schema)
+
     def latest(self, view: str, as_of: Hour) -> Iterator[pa.Table]:
         """The rows of a view that hold at an hour's start, a part of the keys at a time."""
         changes = self.clock.logs[view]

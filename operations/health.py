@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 import urllib.error
 import urllib.request
 from typing import Any
@@ -11,8 +12,11 @@ from typing import Any
 from core.errors import ConfigError, NotReadyError
 from core.settings import Settings
 from operations.services import mlflow_health
+from streaming.status import last_seen
 
 TIMEOUT_SECONDS = 10
+LANE_SILENT_SECONDS = 300
+"""A lane that has not looked at the log for so long is not well; one look may have much to catch up with."""
 AIRFLOW_PARTS = {
     "airflow-scheduler": "scheduler",
     "airflow-dag-processor": "dag_processor",
@@ -39,8 +43,14 @@ def check(settings: Settings, name: str) -> None:
         status = airflow_health(settings)[AIRFLOW_PARTS[name]]["status"]
         if status != "healthy":
             raise NotReadyError(f"Airflow says that {name} is {status}")
+    elif name == "streaming":
+        silent = time.time() - last_seen(settings)
+        if silent > LANE_SILENT_SECONDS:
+            raise NotReadyError(f"the lane has not looked at the log for {silent:.0f} s")
     else:
-        raise ConfigError(f"no health check for '{name}'; choose from {', '.join([*platform_parts, *AIRFLOW_PARTS])}")
+        raise ConfigError(
+            f"no health check for '{name}'; choose from {', '.join([*platform_parts, *AIRFLOW_PARTS, 'streaming'])}"
+        )
 
 
 def airflow_health(settings: Settings) -> dict[str, dict[str, str]]:

@@ -11,6 +11,7 @@ from operations.services import (
     migrate_airflow,
     page_services,
     serving_service,
+    streaming_service,
 )
 from pages.index import write_index
 
@@ -25,6 +26,8 @@ def up(settings: Settings) -> None:
         feast = f"http://127.0.0.1:{settings.feast_port}"
     else:
         feast = "not started: no features yet; run 'clock up' again after the first hour"
+    if settings.streaming:
+        services.append(streaming_service(settings))
     start(settings, services)
     print(
         f"Airflow   http://127.0.0.1:{settings.airflow_port}\n"

@@ -11,6 +11,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from datetime import datetime
 
 from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.core import GaugeMetricFamily, Metric
@@ -21,6 +22,7 @@ from core.files import read_json
 from core.hours import Hour
 from core.settings import Settings
 from operations.health import AIRFLOW_PARTS, airflow_health, disk_usage
+from streaming.status import LaneStatus, last_seen
 
 log = logging.getLogger("operations.metrics")
 
@@ -60,7 +62,7 @@ class WorkspaceCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         groups: list[Callable[[Settings], list[Metric]]] = [
-            _events, _clocks, _states, _champion, _gate, _drift, _experiments, _airflow, _disk,
+            _events, _clocks, _states, _champion, _gate, _drift, _experiments, _streaming, _airflow, _disk,
         ]  # fmt: skip
         unread = GaugeMetricFamily("clock_unread", "Groups of metrics that could not be read.", labels=["group"])
         for group in groups:
@@ -171,6 +173,22 @@ def _experiments(settings: Settings) -> list[Metric]:
     return [
         _labeled("clock_experiments", "Experiments by the verdict of their newest report.", "verdict", dict(verdicts))
     ]
+
+
+def _streaming(settings: Settings) -> list[Metric]:
+    seen = last_seen(settings)
+    if not seen:
+        return []
+    status = LaneStatus.read(settings)
+    newest = datetime.fromisoformat(status.newest).timestamp() if status.newest else 0.0
+    return [
+        _gauge("clock_stream_seen_seconds", "When the lane last looked at the log.", seen),
+        _gauge("clock_stream_events", "Events of the running hour that are in the features online.", status.events),
+        _gauge("clock_stream_users", "Users whose features online are newer than the clocks.", status.users),
+        _gauge("clock_stream_newest_seconds", "Time of the newest event that is in the features online.", newest),
+        _gauge("clock_stream_step_seconds", "From the look at the log to the online store, the last time.", status.step_seconds),
+        _gauge("clock_stream_problem", "Whether something keeps the lane from going on.", float(bool(status.problem))),
+    ]  # fmt: skip
 
 
 def _airflow(settings: Settings) -> list[Metric]:

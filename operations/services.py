@@ -222,6 +222,12 @@ def metrics_service(settings: Settings) -> ServiceProcess:
     )
 
 
+def streaming_service(settings: Settings) -> ServiceProcess:
+    """The lane between two hours."""
+    command = (sys.executable, "-m", "clock", "stream", "follow")
+    return ServiceProcess("streaming", command, None, platform_environment(settings))
+
+
 def all_services(settings: Settings) -> list[ServiceProcess]:
     """Every service of the profile, in the order in which they may start."""
     return [
@@ -229,6 +235,7 @@ def all_services(settings: Settings) -> list[ServiceProcess]:
         *airflow_services(settings),
         serving_service(settings),
         metrics_service(settings),
+        *([streaming_service(settings)] if settings.streaming else []),
     ]
 
 
@@ -241,6 +248,7 @@ def service(settings: Settings, name: str) -> ServiceProcess:
         "feast-ui": lambda s: [feast_ui_service(s)],
         "serving": lambda s: [serving_service(s)],
         "metrics": lambda s: [metrics_service(s)],
+        "streaming": lambda s: [streaming_service(s)],
     }
     for prefix, make in groups.items():
         if name.startswith(prefix):

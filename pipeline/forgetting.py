@@ -159,6 +159,7 @@ def _remove(settings: Settings, store: EventStore, people: list[Person], pending
     """Remove people step by step, each of which may be repeated; their ids go last, as the steps need them."""
     from feature_repo.clock import ClockState
     from feature_repo.forget import forget_features, forget_served
+    from feature_repo.running import forget_running
     from model_registry.forget import forget_models
     from pages.clocks import remove_clock_pages
     from pages.index import write_index
@@ -180,6 +181,7 @@ def _remove(settings: Settings, store: EventStore, people: list[Person], pending
     removed |= forget_events(store, people)
     removed["exposure_lines"] = forget_exposures(settings.workspace / "serving" / "exposures", keys)
     removed |= forget_served(settings, people)
+    forget_running(settings, numbers)
     removed["experiment_days"] = _forget_experiment_days(settings)
     if numbers:
         removed |= forget_samples(settings, numbers, {Hour.parse(key) for key in removal.stale})

@@ -28,8 +28,8 @@ from events.ids import SCHEMA, log_ids, platform_ids
 from events.store import EventStore
 from feature_repo.clock import ClockState
 from feature_repo.materialization import Materialization, advance
-from feature_repo.push import push_events
 from feature_repo.retrieval import ClockFeatures
+from feature_repo.running import RunningHour
 from feature_repo.shrinkage import Prior, Shrinkage, fit, shrink
 from operations.doctor import examine
 from pages.clocks import clock_json, write_clock_page
@@ -149,26 +149,54 @@ def test_a_snapshot_without_history_says_the_same_and_is_refreshed_alike(ready: 
 
 
 @pytest.mark.slow
-def test_pushed_events_show_at_once_and_the_hour_s_refresh_writes_the_same(ready: Settings, tmp_path: Path) -> None:
+def test_the_running_hour_shows_at_once_and_its_refresh_writes_the_same(ready: Settings, tmp_path: Path) -> None:
     settings = load_settings(var=tmp_path / "var", source="simulator")
     shutil.copytree(ready.workspace, settings.workspace)
     clock_features = features(settings)
     hour = next(
-        h for h in EventStore(settings.events_dir).hours() if h >= UNTIL and clock_features.events.manifest(h).rows
+        h for h in EventStore(settings.events_dir).hours() if h >= UNTIL and clock_features.events.manifest(h).rows > 20
     )
     advance(settings, hour)
     events = clock_features.events.read(hour)
-    changed = push_events(clock_features, events)
-    assert changed > 0
-    assert push_events(clock_features, events) == changed
-    users = pc.unique(events["user_id"]).to_pylist()
-    pushed = clock_features.get_clock(users, hour)
+    users = [*pc.unique(events["user_id"]).to_pylist(), 10_000]
+    before = clock_features.online(users, hour)
+    running_hour = RunningHour(clock_features)
+    events = pa.concat_tables([events, one_event_of(10_000, events)])  # of somebody whom the log has never seen
+    rows = running_hour.rows(events)
+    assert running_hour.write(rows) > 0
+    shown = clock_features.online(users, hour)
+    assert not shown.slots.equals(before.slots)
+    assert 10_000 in shown.slots["user_id"].to_pylist()
+    assert shown.history.num_rows > 1
+    assert not shown.history.equals(before.history)
+    running_hour.write(running_hour.rows(events))
+    again = clock_features.online(users, hour)
+    assert (again.slots, again.profiles, again.history) == (shown.slots, shown.profiles, shown.history)
+    assert running_hour.restore(users) == hour
+    restored = clock_features.online(users, hour)
+    assert restored.slots.equals(before.slots)
+    assert restored.profiles.equals(before.profiles)
+    assert restored.history.equals(before.history)
+    running_hour.write(rows)
     advance(settings, hour + 1)
-    refreshed = clock_features.get_clock(users, hour + 1)
+    refreshed = clock_features.online(users[:-1], hour + 1)
+    known = [pc.is_in(t["user_id"], pa.array(users[:-1])) for t in (shown.slots, shown.profiles, shown.history)]
     plain = ["user_id", "slot", "genre_values", "genre_scores", "events"]
-    assert pushed.select(plain).equals(refreshed.select(plain))
+    assert shown.slots.filter(known[0]).select(plain).equals(refreshed.slots.select(plain))
+    assert (
+        shown.profiles.filter(known[1])
+        .drop_columns(["as_of", "hour"])
+        .equals(refreshed.profiles.drop_columns(["as_of", "hour"]))
+    )
+    assert shown.history.filter(known[2]).drop_columns("hour").equals(refreshed.history.drop_columns("hour"))
     with pytest.raises(DataError, match="lie before"):
-        push_events(clock_features, events)
+        running_hour.rows(events)
+
+
+def one_event_of(user: int, events: pa.Table) -> pa.Table:
+    """A finished item of another user, told of this one."""
+    row = events.filter(pc.equal(events["finish"], True)).slice(0, 1).to_pylist()[0]
+    return pa.Table.from_pylist([{**row, "user_id": user, "event_id": "one"}], schema=events.schema)
 
 
 def online_rows(settings: Settings) -> dict[str, int]:

@@ -21,7 +21,8 @@ from operations.services import all_services
 from tests.operations.stack import ORDER, compose, interpolate
 
 DOCKER = ROOT / "docker"
-PLATFORM = (*ORDER, "init")
+PROBES = ("startupProbe", "readinessProbe", "livenessProbe")
+PLATFORM = (*ORDER, "init", "streaming")
 
 
 def test_every_service_of_the_production_profile_is_in_the_compose_file_and_runs_as_itself(tmp_path: Path) -> None:
@@ -35,7 +36,9 @@ def test_every_service_of_the_production_profile_is_in_the_compose_file_and_runs
     )  # fmt: skip
     services = compose()["services"]
     assert {s.name for s in all_services(settings)} == set(ORDER)
-    for name in ORDER:
+    with_lane = all_services(settings.model_copy(update={"streaming": True}))
+    assert {s.name for s in with_lane} == {*ORDER, "streaming"}
+    for name in (*ORDER, "streaming"):
         assert services[name]["command"] == ["service", name]
 
 
@@ -51,7 +54,7 @@ def test_containers_are_locked_down_and_have_only_their_own_secrets() -> None:
     for name, service in file["services"].items():
         assert set(service.get("secrets", ())) <= set(file["secrets"]), name
         assert set(service.get("depends_on", ())) <= set(file["services"]), name
-        assert service["profiles"][0] in {"core", "spark", "monitoring"}, name
+        assert service["profiles"][0] in {"core", "spark", "monitoring", "streaming"}, name
         assert ":latest" not in service["image"] or "interest-clock" in service["image"], name
     holders = {s for s in file["services"] if "postgres_admin" in file["services"][s].get("secrets", ())}
     assert holders == {"postgres", "init"}
@@ -167,6 +170,7 @@ BY_THE_STACK = {
     "online_store", "log_format",  # follow from the profile
     "object_bucket", "registry_url",  # made by the start of the stack
     "serving_key",  # a secret
+    "streaming",  # a profile, or a number of replicas
 }  # fmt: skip
 """Settings that no process of the production stack is given: the stack itself decides them."""
 
@@ -199,7 +203,7 @@ def test_kubernetes_manifests_use_the_same_services_and_settings() -> None:
         for c in d["spec"]["template"]["spec"]["containers"]
     ]
     commands += [values[part]["args"] for part in CHART_PARTS]
-    expected = [["init"], *(["service", name] for name in ORDER)]
+    expected = [["init"], *(["service", name] for name in (*ORDER, "streaming"))]
     assert sorted(commands) == sorted(expected)
 
 
@@ -232,7 +236,7 @@ def test_every_pod_is_given_all_that_its_container_needs() -> None:
     """Settings, its own secrets and no others, the state where the settings say, and a place for temporary files."""
     services = compose()["services"]
     settings = next(d["data"] for d in manifests() if d["kind"] == "ConfigMap")
-    assert set(workloads()) == {"init", *ORDER}
+    assert set(workloads()) == {"init", *ORDER, "streaming"}
     for name, pod in workloads().items():
         (container,) = pod["containers"]
         assert container["envFrom"] == [{"configMapRef": {"name": "clock-settings"}}], name
@@ -258,8 +262,12 @@ def test_deployments_have_probes_and_serving_outlives_a_node_and_grows_with_its_
     for deployment in by_kind["Deployment"]:
         pod = deployment["spec"]["template"]
         (container,) = pod["spec"]["containers"]
+        if deployment["metadata"]["name"] == "streaming":  # it has no page
+            asked = ["python", "-m", "operations", "healthy", "streaming"]
+            assert [container[probe]["exec"]["command"] for probe in PROBES] == [asked] * 3
+            continue
         (port,) = (p["containerPort"] for p in container["ports"])
-        for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
+        for probe in PROBES:
             assert container[probe]["httpGet"]["port"] == port, probe
         service = next(s for s in by_kind["Service"] if s["metadata"]["name"] == deployment["metadata"]["name"])
         assert service["spec"]["selector"] == pod["metadata"]["labels"]

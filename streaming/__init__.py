@@ -1,0 +1,1 @@
+"""The minutes between two hours: what users do now reaches the online features seconds later."""
