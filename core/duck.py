@@ -7,7 +7,7 @@ import os
 import re
 import threading
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,8 @@ import duckdb
 from core.files import temporary_directory
 from core.settings import Settings
 
+DATABASE = "work"
+"""Name that a connection's database has in its instance."""
 GLOB_SIGN = re.compile(r"[*?\[]")
 
 
@@ -45,39 +47,42 @@ def connection(settings: Settings, *, spill_to_file: bool = False) -> Iterator[d
     scratch.mkdir(parents=True, exist_ok=True)
     with temporary_directory("duckdb-", scratch) as folder:
         limits = {"memory_limit": settings.duckdb_memory, "threads": settings.duckdb_threads}
-        with _database_in_file(limits, folder) if spill_to_file else _database_in_memory(limits, folder) as con:
+        with _attached(f"{folder}/scratch.duckdb" if spill_to_file else ":memory:", limits, f"{folder}/spill") as con:
             con.execute("SET TimeZone = 'UTC'")
             con.execute("SET enable_progress_bar = false")
             yield con
 
 
-def _database_in_file(limits: Mapping[str, Any], folder: Path) -> AbstractContextManager[duckdb.DuckDBPyConnection]:
-    return duckdb.connect(folder / "scratch.duckdb", config={**limits, "temp_directory": f"{folder}/spill"})
-
-
 @contextmanager
-def _database_in_memory(limits: Mapping[str, Any], folder: Path) -> Iterator[duckdb.DuckDBPyConnection]:
+def _attached(database: str, limits: Mapping[str, Any], spill: str) -> Iterator[duckdb.DuckDBPyConnection]:
     """A database that nobody else sees, in the instance that was used last if that is idle and has the same limits.
 
     An instance is used by one ``with`` block at a time, so each has the whole memory limit. It is not used again after a
     block that failed or spilled.
     """
-    instance = _take(limits, f"{folder}/spill")
+    instance = _take(limits, spill)
     try:
         with instance.root.cursor() as con:
-            con.execute("ATTACH ':memory:' AS work")
-            con.execute("USE work")
+            con.execute(f"ATTACH {quoted(database)} AS {DATABASE}")
+            con.execute(f"USE {DATABASE}")
             con.execute("RESET preserve_insertion_order")  # the one setting of an instance that its users change
             yield con
     except BaseException:
         instance.root.close()
         raise
     try:
-        instance.root.execute("DETACH work")
+        instance.root.execute(f"DETACH {DATABASE}")
     except duckdb.Error:  # something of it is still held: it goes with its instance
         instance.root.close()
     else:
         _give_back(instance)
+
+
+def beside(con: duckdb.DuckDBPyConnection) -> duckdb.DuckDBPyConnection:
+    """A second connection to the database of a `connection`."""
+    other = con.cursor()
+    other.execute(f"USE {DATABASE}")
+    return other
 
 
 def _take(limits: Mapping[str, Any], spill: str) -> _Instance:

@@ -11,7 +11,7 @@ import duckdb
 import pytest
 
 from core import duck
-from core.duck import connection, scalar
+from core.duck import DATABASE, beside, connection, scalar
 from core.settings import Settings, load_settings
 
 SORTED = "SELECT max(h) FROM (SELECT md5(range::VARCHAR) AS h FROM range(1_500_000) ORDER BY h LIMIT 1_400_000)"
@@ -110,3 +110,16 @@ def test_threads_have_their_own(settings: Settings) -> None:
     for thread in threads:
         thread.join()
     assert sums == [0] * 40
+
+
+def test_a_second_connection_sees_the_same_tables_in_memory_and_in_a_file(settings: Settings) -> None:
+    for spill_to_file in (False, True):
+        with connection(settings, spill_to_file=spill_to_file) as con:
+            other = beside(con)
+            other.execute("CREATE SCHEMA apart")
+            other.execute("USE apart")
+            other.execute("CREATE TABLE t AS SELECT 7 AS a")
+            assert scalar(con, "SELECT a FROM apart.t") == 7
+            on_disk = scalar(con, f"SELECT path FROM duckdb_databases() WHERE database_name = '{DATABASE}'")
+            assert (on_disk is not None) == spill_to_file
+    assert list((settings.workspace / "scratch").iterdir()) == []
