@@ -50,15 +50,15 @@ def error_levels(p_values: Mapping[str, float], method: Correction, error: float
         Name → two-sided error of its interval; ``error`` itself where the p-value is NaN.
     """
     tested, adjusted = _ordered(p_values), adjust(p_values, method)
-    count, found = len(tested), sum(adjusted[name] < error for name in tested)
+    count, rejected = len(tested), sum(adjusted[name] < error for name in tested)
     levels = dict.fromkeys(p_values, error)
     for rank, name in enumerate(tested):
         if method == "bonferroni":
             levels[name] = error / count
         elif method == "holm":
-            levels[name] = error / (count - min(rank, found))
+            levels[name] = error / (count - min(rank, rejected))
         else:
-            levels[name] = error * max(found, 1) / count
+            levels[name] = error * max(rejected, 1) / count
     return levels
 
 

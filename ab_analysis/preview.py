@@ -89,14 +89,14 @@ class ExperimentPreview:
             return f"nothing can be said of {metric}"
         at = next((f for f in forecasts if f.row.days == self.planned), forecasts[-1])
         enough = next((f.row.days for f in forecasts if f.is_enough), None)
-        found = f"{at.row.days} days find an effect of {effect} with a power of {at.row.power:.0%}"
+        detectable = f"{at.row.days} days find an effect of {effect} with a power of {at.row.power:.0%}"
         if at.is_enough:
             rest = "" if enough == at.row.days or enough is None else f"; {enough} days are enough"
         elif enough is not None:
             rest = f"; {enough} days are enough"
         else:
             rest = f"; {at.row.users_needed:,} users are needed, {at.row.days} days have {at.row.users:,}"
-        return found + rest
+        return detectable + rest
 
     @property
     def is_enough(self) -> bool:

@@ -158,11 +158,11 @@ def _raise_unreadable(
     db: Engine, path: Path, header: Header, source: str, at: Mapping[str, int], numbers: Sequence[str]
 ) -> None:
     """Name the first column with a cell that is not a number, and such a cell."""
-    found = []
+    counted = []
     for n, c in enumerate(numbers):
         bad = f"FILTER (WHERE {_filled(at[c])} AND ({_number(at[c])}) IS NULL)"
-        found += [f"count(*) {bad} AS u{n}", f"min({_cell(at[c])}) {bad} AS t{n}"]
-    (counts,) = db.rows(f"SELECT {', '.join(found)} FROM {source}")
+        counted += [f"count(*) {bad} AS u{n}", f"min({_cell(at[c])}) {bad} AS t{n}"]
+    (counts,) = db.rows(f"SELECT {', '.join(counted)} FROM {source}")
     for c, bad, example in zip(numbers, counts[::2], counts[1::2], strict=True):
         if bad:
             line = _line_of(path, header, at[c], example)

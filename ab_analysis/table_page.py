@@ -111,7 +111,7 @@ def write_table_page(
 
 def findings(readings: Sequence[EffectReading]) -> dict[str, list[str]]:
     """What was shown, in words: better, worse, not shown to differ."""
-    found: dict[str, list[str]] = {"Better": [], "Worse": [], "Not shown to differ": []}
+    by_verdict: dict[str, list[str]] = {"Better": [], "Worse": [], "Not shown to differ": []}
     for e in readings:
         name = f"{e.title} ({e.result.variant})"
         if not math.isfinite(e.result.effect):
@@ -119,8 +119,8 @@ def findings(readings: Sequence[EffectReading]) -> dict[str, list[str]]:
         effect = percent(e.relative.effect) if math.isfinite(e.relative.effect) else f"by {e.absolute.effect:+.4g}"
         bounds = f"{interval(e.relative.bounds)}, " if math.isfinite(e.relative.effect) else ""
         state = {1: "Better", -1: "Worse", 0: "Not shown to differ"}[e.side]
-        found[state].append(f"{name} {effect} ({bounds}{p_told(e.p_value)})")
-    return {state: texts for state, texts in found.items() if texts}
+        by_verdict[state].append(f"{name} {effect} ({bounds}{p_told(e.p_value)})")
+    return {state: texts for state, texts in by_verdict.items() if texts}
 
 
 def definitions(spec: TableSpec) -> dict[str, str]:

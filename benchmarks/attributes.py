@@ -27,7 +27,8 @@ from training.model import RankerModel
 from training.optimizer import Optimizer
 from training.ranker import Ranker
 from training.samples import SampleStore
-from training.state import StateStore, new_info
+from training.state import StateStore
+from training.state_info import new_info
 from training.trainer import Trainer
 
 TYPES: dict[Owner, tuple[AttributeType, ...]] = {

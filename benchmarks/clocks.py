@@ -22,7 +22,8 @@ from core.hours import DAY_HOURS, Hour, hour_range
 from core.settings import Settings, load_settings
 from events.mapping import Negatives
 from events.schema import event_schema
-from events.store import EventStore, SourceProperties
+from events.source_properties import SourceProperties
+from events.store import EventStore
 from feature_repo.clock import ClockState
 from feature_repo.materialization import Materialization
 from feature_repo.online import encode_cells, write_cells

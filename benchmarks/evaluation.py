@@ -14,7 +14,8 @@ def bench_uauc(scale: float) -> Result:
     """UAUC of 5 M predictions of 100 k users; the peer is scikit-learn in a loop over users, on 2,000 of them."""
     from sklearn.metrics import roc_auc_score
 
-    from evaluation.metrics import Predictions, uauc
+    from evaluation.metrics import uauc
+    from evaluation.predictions import Predictions
 
     rng = np.random.default_rng(0)
     rows, users, sample = int(5_000_000 * scale), int(100_000 * scale), 2000
@@ -36,7 +37,8 @@ def bench_auc(scale: float) -> Result:
     """Paired AUC difference of two models on 5 M predictions with its interval; the peer gives two AUCs and no interval."""
     from sklearn.metrics import roc_auc_score
 
-    from evaluation.metrics import Predictions, auc
+    from evaluation.metrics import auc
+    from evaluation.predictions import Predictions
 
     rng = np.random.default_rng(2)
     rows = int(5_000_000 * scale)

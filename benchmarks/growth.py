@@ -30,7 +30,8 @@ from core.settings import Settings, load_settings
 from events.ids import SCHEMA as ID_SCHEMA
 from events.ids import id_path
 from events.mapping import load_mapping
-from events.store import EventStore, SourceProperties
+from events.source_properties import SourceProperties
+from events.store import EventStore
 from feature_repo.behavior_state import BehaviorState
 from feature_repo.clock import ClockState
 from feature_repo.materialization import Materialization, advance
@@ -203,7 +204,8 @@ def _write_state(settings: Settings, variant: str, users: int, hour: Hour) -> No
     """A state with rows for every user and item, in the place of one that was trained on the whole log."""
     from training.config import load_ranker_config
     from training.optimizer import Optimizer
-    from training.state import StateStore, new_info, untrained_ranker
+    from training.state import StateStore, untrained_ranker
+    from training.state_info import new_info
 
     store = EventStore(settings.events_dir)
     info = new_info(load_ranker_config(settings, variant), store.facets, store.behaviors)

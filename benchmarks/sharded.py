@@ -20,11 +20,13 @@ from pipeline.processes import run_group
 from training.optimizer import Optimizer
 from training.ranker import Ranker
 from training.samples import SampleStore
-from training.state import StateStore, new_info
+from training.state import StateStore
+from training.state_info import new_info
 
 VARIANT = "gaussian_clock"
 IDS = 4_000_000
 STALL_SECONDS = 300.0
+PEERS = {"torchrec": "plain TorchRec, nothing saved", "ddp": "DDP with dense gradients, nothing saved"}
 TODAYS_BYTES = 215.1
 """Bytes a sample that two processes sent before tables were sharded, at a tenth of the size; measured once, with commit bdfd9a7."""
 
@@ -53,6 +55,7 @@ def bench_sharded(scale: float) -> list[Result]:
                 "train_sharded_bytes", sent, "B", "whole tables in every process", TODAYS_BYTES, TODAYS_BYTES / sent
             ),
         ]
+        results += [each for name in PEERS for each in _peer(settings, name, last, speeds[1], rows / cores[1])]
         return results + _loads(settings, var / "large", int(IDS * scale))
 
 
@@ -61,10 +64,10 @@ def _build_samples(var: Path) -> None:
     SampleStore(settings, EventStore(settings.events_dir)).build([UNTIL + n for n in range(HOURS)])
 
 
-def _run(settings: Settings, processes: int, *arguments: str) -> list[dict[str, float]]:
+def _run(settings: Settings, processes: int, *arguments: str, module: str = "sharded_worker") -> list[dict[str, float]]:
     environment = {**platform_environment(settings), "OMP_NUM_THREADS": "1"}
     output = run_group(
-        "benchmarks.sharded_worker", *arguments, processes=processes, environment=environment,
+        f"benchmarks.{module}", *arguments, processes=processes, environment=environment,
         folder=settings.training_dir / "processes", stall_seconds=STALL_SECONDS,
     )  # fmt: skip
     measured: list[dict[str, float]] = json.loads(output.splitlines()[-1])
@@ -74,6 +77,18 @@ def _run(settings: Settings, processes: int, *arguments: str) -> list[dict[str, 
 def _hours(settings: Settings, processes: int, last: Hour) -> list[dict[str, float]]:
     StateStore(settings.training_dir / "states", VARIANT).drop_after(UNTIL - 1)
     return _run(settings, processes, "hours", VARIANT, last.key)
+
+
+def _peer(settings: Settings, name: str, last: Hour, speed: float, by_core: float) -> list[Result]:
+    """The same ranker in two processes as a library's examples do it, by the clock and by the busiest process's core."""
+    measured = _run(settings, 2, name, VARIANT, last.key, module="sharded_peers")
+    rows = measured[0]["rows"]
+    seconds, cores = (max(each[unit] for each in measured) for unit in ("seconds", "cpu"))
+    peer = PEERS[name]
+    return [
+        Result(f"train_sharded_{name}", speed, "/s", peer, rows / seconds, speed / (rows / seconds)),
+        Result(f"train_sharded_{name}_core", by_core, "/s", peer, rows / cores, by_core / (rows / cores)),
+    ]
 
 
 def _loads(settings: Settings, folder: Path, ids: int) -> list[Result]:

@@ -27,7 +27,8 @@ from training.trainer import Trainer
 app = cli.App()
 
 
-def _joined() -> tuple[Settings, Group]:
+def join_on_a_core() -> tuple[Settings, Group]:
+    """The settings and the group of this process, which keeps to a core of its own."""
     settings = load_settings(device="cpu", history_days=1)
     available = sorted(os.sched_getaffinity(0))
     os.sched_setaffinity(0, {available[process_rank() % len(available)]})  # a core each
@@ -46,7 +47,7 @@ def _trainer(settings: Settings, group: Group, variant: str) -> Trainer:
 @app.command()
 def hours(variant: str, until: str) -> None:
     """Test, train and save hours, each from the state before; imports and resuming are not timed."""
-    settings, group = _joined()
+    settings, group = join_on_a_core()
     trainer = _trainer(settings, group, variant)
     sent = count_bytes()
     steps = trainer.steps(Hour.parse(until))
@@ -65,7 +66,7 @@ def hours(variant: str, until: str) -> None:
 @app.command()
 def load(folder: str, variant: str, hour: str) -> None:
     """Resume from a state; how long it takes, and the memory that it takes on top of the process's."""
-    settings, group = _joined()
+    settings, group = join_on_a_core()
     trainer = _trainer(settings, group, variant)
     trainer.states = StateStore(Path(folder), variant)
     trainer._fresh()  # libraries are loaded by it

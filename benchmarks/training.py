@@ -25,7 +25,8 @@ from training.config import RankerConfig, load_ranker_config
 from training.optimizer import Optimizer
 from training.ranker import Ranker
 from training.samples import SampleStore
-from training.state import WEIGHTS, StateStore, new_info
+from training.state import WEIGHTS, StateStore
+from training.state_info import new_info
 from training.tensors import hour_keys
 from training.trainer import Trainer, fit
 

@@ -19,7 +19,7 @@ from events.store import EventStore
 from feature_repo.clock import ClockState
 from feature_repo.materialization import Materialization, advance
 from feature_repo.retrieval import ClockFeatures
-from training.state import read_info
+from training.state_info import read_info
 
 VARIANT = VARIANTS[-1]
 REGULARS, REGULAR_EVENTS = 4_000, 500

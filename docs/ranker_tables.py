@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from docs.markdown import table
@@ -72,6 +73,36 @@ def features_table(var: Path) -> str | None:
     ]
     columns = ["log", "", *(f"difference in {METRICS[m]}" for m in OURS_LESS)]
     return captioned(table(columns, rows), contents_of(var, "features")) if rows else None
+
+
+def options_table(study: str, var: Path) -> str | None:
+    """Differences in AUC and session AUC of each option that a study compares with the default."""
+    rows = []
+    for title, log in logs_of(var, study).items():
+        for name, of in sorted(log["values"].items(), key=_by_numbers):
+            less = log["gaps"].get(name)
+            differences = [signed(less[m]) if less else "" for m in OURS_LESS]
+            rows.append([title, name, *(f"{of[m]['value']:.4f}" for m in OURS_LESS), *differences])
+    titles = [METRICS[m] for m in OURS_LESS]
+    columns = ["log, time module", "", *titles, *(f"difference in {title}" for title in titles)]
+    return captioned(table(columns, rows), contents_of(var, study)) if rows else None
+
+
+def _by_numbers(named: tuple[str, object]) -> list[float]:
+    """Order of options by the numbers in their names; the default has none and comes first."""
+    return [float(number) for number in re.findall(r"\d+(?:\.\d+)?", named[0])]
+
+
+def admission_rows_table(var: Path) -> str | None:
+    """Rows and memory of the tables of ids, by the sightings after which an id has a row."""
+    rows = [
+        [title, name, f"{of['users']:,}", f"{of['items']:,}", f"{of['memory'] / 1e6:.2f}", f"{of['filter'] / 1e6:.1f}"]
+        for content in contents_of(var, "admission")
+        for title, log in content["extra"].items()
+        for name, of in sorted(log.items(), key=_by_numbers)
+    ]
+    columns = ["log", "", "users with a row", "items with a row", "their memory, MB", "the filters' cells, MB"]
+    return table(columns, rows) if rows else None
 
 
 def base_table(var: Path) -> str | None:

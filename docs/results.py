@@ -19,9 +19,11 @@ from core.files import read_json
 from core.settings import ROOT, load_settings
 from docs.markdown import table
 from docs.ranker_tables import (
+    admission_rows_table,
     base_table,
     baselines_table,
     features_table,
+    options_table,
     peers_table,
     variant_differences_table,
     variants_table,
@@ -29,9 +31,11 @@ from docs.ranker_tables import (
 from docs.study_results import (
     bold_ours,
     captioned,
+    contents_of,
     differences_by_log,
     logs_of,
     read_results,
+    signed,
     words,
 )
 from evaluation.metrics import JUDGED
@@ -176,6 +180,21 @@ def sigma_table(var: Path) -> str | None:
     """AUC of each σ less that of σ = 1 h."""
     rows_by_log = {t: {s: m["auc"] for s, m in log["gaps"].items()} for t, log in logs_of(var, "sigma").items()}
     return differences_by_log(var, "sigma", "σ", rows_by_log)
+
+
+def freshness_table(var: Path) -> str | None:
+    """What features that are minutes old add, by module and metric."""
+    logs = logs_of(var, "freshness")
+    if not logs:
+        return None
+    rows = [
+        [title, words(variant), name, *(signed(metrics[m]) for m in ("auc", "session_auc"))]
+        for title, by_variant in logs.items()
+        for variant, content in by_variant.items()
+        for name, metrics in content["gaps"].items()
+    ]
+    columns = ["log", "module", "features", "AUC", "AUC within a user's 5 minutes"]
+    return captioned(table(columns, rows), contents_of(var, "freshness"))
 
 
 def granularity_table(var: Path) -> str | None:
@@ -370,8 +389,12 @@ TABLES: dict[str, Callable[[Path], str | None]] = {
     "peers": peers_table,
     "features": features_table,
     "base": base_table,
+    "admission": partial(options_table, "admission"),
+    "admission-rows": admission_rows_table,
+    "decay": partial(options_table, "decay"),
     "streaming_vs_daily": streaming_table,
     "sigma": sigma_table,
+    "freshness": freshness_table,
     "granularity": granularity_table,
     "sensitivity": sensitivity_table,
     "cold_start": cold_start_table,

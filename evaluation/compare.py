@@ -9,7 +9,9 @@ import numpy as np
 
 from core.documents import JsonObject
 from core.errors import ConfigError, DataError
-from evaluation.metrics import COMPARED, METRICS, Estimate, Predictions, auc, delong_influence, finite
+from evaluation.estimate import Estimate
+from evaluation.metrics import COMPARED, METRICS, auc, delong_influence, finite
+from evaluation.predictions import Predictions
 from stats.confidence import check_confidence
 
 POWER = 0.8

@@ -17,21 +17,10 @@ from core.documents import JsonObject, load_document
 from core.errors import DataError
 from core.hours import Hour
 from evaluation.compare import check_paired
-from evaluation.metrics import (
-    ATTRIBUTE,
-    CONTEXT,
-    FACET,
-    JUDGED,
-    METRICS,
-    Estimate,
-    Predictions,
-    auc,
-    calibration_error,
-    calibration_ratio,
-    finite,
-    user_aucs,
-)
+from evaluation.estimate import Estimate
+from evaluation.metrics import JUDGED, METRICS, auc, calibration_error, calibration_ratio, finite, user_aucs
 from evaluation.prediction_table import as_predictions, joined, with_hour
+from evaluation.predictions import ATTRIBUTE, CONTEXT, FACET, Predictions
 from stats.confidence import HIGHEST_CONFIDENCE
 from stats.sequential import limit_at
 

@@ -9,163 +9,15 @@ pass per metric gives the estimate, its interval, and the interval of any differ
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from functools import cached_property
-from statistics import NormalDist
-from typing import Any, NamedTuple
+from dataclasses import dataclass
 
 import numpy as np
-import pandas as pd
-import polars as pl
 
-from core.errors import DataError
+from evaluation.estimate import Array, Estimate
+from evaluation.groups import group_aucs, ranks
+from evaluation.predictions import Predictions
 
-Array = np.ndarray
-CONFIDENCE = 0.95
-FACET, CONTEXT, ATTRIBUTE = "facet_", "context_", "attribute_"
-"""Prefixes of a prediction table's columns of item facets, the context, and attributes of users and items."""
-SESSION_COLUMNS = ("hour", "request_id")
-"""Columns of a prediction table that name a user's session: the UTC hour, and the request where the log tells it."""
-NO_SESSION = -1
 PROBABILITY_FLOOR = 1e-7
-LARGEST_WEIGHT = 1e100
-"""Sums of products of weights, and of their inverses, fit a double up to here."""
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A metric's value with the influence of each user.
-
-    Attributes:
-        value: the metric; NaN where it is undefined (only one label, no user with both).
-        influence: shape (users,), users in ascending order of their id; sums to 0. The standard error
-            is the root of ``U / (U − 1) · Σ influence²``.
-    """
-
-    value: float
-    influence: Array
-
-    @property
-    def standard_error(self) -> float:
-        users = int(np.count_nonzero(self.influence)) or len(self.influence)
-        if users < 2 or np.isnan(self.value):
-            return float("nan")
-        return float(np.sqrt(users / (users - 1) * np.square(self.influence).sum()))
-
-    def interval(self, confidence: float = CONFIDENCE) -> tuple[float, float]:
-        """Normal interval of the value."""
-        half = NormalDist().inv_cdf(0.5 + confidence / 2) * self.standard_error
-        return self.value - half, self.value + half
-
-    def p_value(self) -> float:
-        """Two-sided p-value of "the value is 0", for differences."""
-        error = self.standard_error
-        if not error > 0:
-            return float("nan") if np.isnan(self.value) else float(self.value == 0)
-        return 2 * (1 - NormalDist().cdf(abs(self.value) / error))
-
-    def __sub__(self, other: Estimate) -> Estimate:
-        """Paired difference: both were taken on the same users."""
-        return Estimate(self.value - other.value, self.influence - other.influence)
-
-
-@dataclass(frozen=True)
-class Predictions:
-    """Scores of one model on labeled impressions, checked.
-
-    Attributes:
-        users: user of each row, as positions 0..U−1 in the sorted user ids, shape (rows,).
-        labels: 0 or 1, shape (rows,).
-        scores: any real number, higher is better; a probability for log-loss and calibration.
-        weights: weight of each row.
-        user_ids: the sorted user ids, shape (U,).
-        sessions: session of each row as a number of its user's, ``NO_SESSION`` for none, shape (rows,); None where
-            sessions are not known.
-    """
-
-    users: Array
-    labels: Array
-    scores: Array
-    weights: Array
-    user_ids: Array
-    sessions: Array | None = None
-
-    @classmethod
-    def of(cls, users: Any, labels: Any, scores: Any, weights: Any = None, sessions: Any = None) -> Predictions:
-        """Check and take columns; ``DataError`` names what is wrong. ``sessions`` are numbers (``session_numbers``)."""
-        users, scores = np.asarray(users), np.asarray(scores, dtype=np.float64)
-        labels = np.asarray(labels, dtype=np.float64)
-        weights = np.ones(len(scores)) if weights is None else np.asarray(weights, dtype=np.float64)
-        sessions = None if sessions is None else np.asarray(sessions, dtype=np.int64)
-        lengths = {len(users), len(labels), len(scores), len(weights), len(scores if sessions is None else sessions)}
-        if len(lengths) > 1:
-            raise DataError(f"user, label, score, weight and session have different lengths: {sorted(lengths)}")
-        for name, column in (("score", scores), ("label", labels), ("weight", weights)):
-            bad = int(np.count_nonzero(~np.isfinite(column)))
-            if bad:
-                raise DataError(
-                    f"{bad} of {len(column)} values of '{name}' are missing or infinite; remove or mend them"
-                )
-        wrong = labels[(labels != 0) & (labels != 1)]
-        if len(wrong):
-            raise DataError(
-                f"{len(wrong)} of {len(labels)} labels are not 0 or 1 (the first is {wrong[0]:g}); labels must be 0 or 1"
-            )
-        if np.any(weights < 0):
-            raise DataError("weights must not be negative")
-        if not np.all((weights == 0) | ((weights >= 1 / LARGEST_WEIGHT) & (weights <= LARGEST_WEIGHT))):
-            raise DataError(f"weights must be 0 or between {1 / LARGEST_WEIGHT:g} and {LARGEST_WEIGHT:g}; scale them")
-        blank = users == "" if users.dtype.kind in "OU" else False
-        if nobody := int(np.count_nonzero(pd.isna(users) | blank)):
-            raise DataError(f"{nobody} of {len(users)} rows have no user; leave them out")
-        codes, user_ids = pd.factorize(users, sort=True)
-        return cls(codes.astype(np.int64, copy=False), labels, scores, weights, np.asarray(user_ids), sessions)
-
-    def some(self, rows: Array) -> Predictions:
-        """These rows only (a mask, or positions)."""
-        sessions = None if self.sessions is None else self.sessions[rows]
-        return Predictions.of(self.users[rows], self.labels[rows], self.scores[rows], self.weights[rows], sessions)
-
-    @cached_property
-    def mixed_sessions(self) -> Sessions:
-        """The sessions that have both labels, with the AUC within each; none where sessions are not known."""
-        return _sessions_with_both_labels(self)
-
-    def in_sessions_of(self, other: Predictions) -> Predictions:
-        """The same with the sessions of another model's predictions on the same impressions."""
-        return replace(self, sessions=other.sessions)
-
-    @property
-    def no_probabilities(self) -> int:
-        """How many scores lie outside [0, 1]."""
-        return int(np.count_nonzero((self.scores < 0) | (self.scores > 1)))
-
-    def __len__(self) -> int:
-        return len(self.scores)
-
-
-def session_numbers(*columns: Any) -> Array:
-    """Number the sessions that columns name together, such as hour and request.
-
-    Args:
-        columns: one value per row; a missing one counts as a value where another column has one.
-
-    Returns:
-        Equal numbers for rows that are equal in all columns, ``NO_SESSION`` for rows without any value. Shape (rows,).
-
-    >>> session_numbers([7, 7, 8, 8, None], ["a", None, "a", "a", None]).tolist()
-    [0, 1, 2, 2, -1]
-    """
-    numbers, named = np.zeros(len(columns[0]), dtype=np.int64), np.zeros(len(columns[0]), dtype=bool)
-    for column in columns:
-        codes, distinct = pd.factorize(np.asarray(column))
-        named |= codes >= 0
-        numbers = pd.factorize(numbers * (len(distinct) + 1) + codes + 1)[0]
-    return np.where(named, numbers, NO_SESSION)
-
-
-FEW_ROWS = 10_000
-"""Fewer are sorted before Polars has handed them to its threads."""
 
 
 def finite(value: float) -> float | None:
@@ -177,42 +29,6 @@ def finite(value: float) -> float | None:
     return float(value) if np.isfinite(value) else None
 
 
-def _ranks(scores: Array) -> tuple[Array, int]:
-    """Dense rank of each score, equal scores alike, and the number of distinct ones."""
-    order = np.argsort(scores) if len(scores) < FEW_ROWS else pl.Series(scores).arg_sort().to_numpy()
-    ranked = scores[order]
-    starts = np.empty(len(order), dtype=bool)
-    starts[:1] = True
-    np.not_equal(ranked[1:], ranked[:-1], out=starts[1:])
-    dense = np.cumsum(starts) - 1
-    ranks = np.empty(len(order), dtype=np.int64)
-    ranks[order] = dense
-    return ranks, int(dense[-1]) + 1 if len(dense) else 0
-
-
-def _below(groups: Array, scores: Array, weights: Array) -> tuple[Array, Array]:
-    """Weight of rows with a lower score in the row's group, and with an equal one, shape (rows,)."""
-    ranks, distinct = _ranks(scores)
-    keys = groups * distinct + ranks
-    order = pl.Series(keys).arg_sort().to_numpy()
-    ordered = keys[order]
-    starts = np.empty(len(order), dtype=bool)
-    starts[:1] = True
-    np.not_equal(ordered[1:], ordered[:-1], out=starts[1:])
-    first = np.flatnonzero(starts)
-    run = np.cumsum(starts) - 1
-    total = np.concatenate([[0.0], np.cumsum(weights[order])])
-    before, equal = total[first], np.diff(np.append(total[first], total[-1]))
-    group_of_run = groups[order[first]]
-    new_group = np.empty(len(first), dtype=bool)
-    new_group[:1] = True
-    np.not_equal(group_of_run[1:], group_of_run[:-1], out=new_group[1:])
-    at_group = before[np.flatnonzero(new_group)][np.cumsum(new_group) - 1] if len(first) else before
-    below, same = np.empty(len(order)), np.empty(len(order))
-    below[order], same[order] = (before - at_group)[run], equal[run]
-    return below, same
-
-
 def _auc_rows(data: Predictions) -> tuple[float, Array]:
     """AUC and the influence of every row on it; NaN and zeros with one label only."""
     positive = data.weights * data.labels
@@ -220,12 +36,12 @@ def _auc_rows(data: Predictions) -> tuple[float, Array]:
     p, n = positive.sum(), negative.sum()
     if not (p > 0 and n > 0):
         return float("nan"), np.zeros(len(data))
-    ranks, distinct = _ranks(data.scores)
-    per_p, per_n = np.bincount(ranks, positive, distinct), np.bincount(ranks, negative, distinct)
+    places, distinct = ranks(data.scores)
+    per_p, per_n = np.bincount(places, positive, distinct), np.bincount(places, negative, distinct)
     wins = (np.cumsum(per_n) - per_n / 2) / n  # of a positive with this score
     losses = (p - np.cumsum(per_p) + per_p / 2) / p  # of a negative: the share of positives above it
     value = float(np.dot(per_p, wins) / p)
-    return value, positive * (wins - value)[ranks] / p + negative * (losses - value)[ranks] / n
+    return value, positive * (wins - value)[places] / p + negative * (losses - value)[places] / n
 
 
 def auc(data: Predictions) -> Estimate:
@@ -251,23 +67,7 @@ def user_aucs(data: Predictions) -> tuple[Array, Array]:
     >>> [values.tolist() for values in user_aucs(data)]
     [[1.0, 0.5], [2.0, 2.0]]
     """
-    return _group_aucs(data.users, len(data.user_ids), data.labels, data.scores, data.weights)
-
-
-def _group_aucs(groups: Array, count: int, labels: Array, scores: Array, weights: Array) -> tuple[Array, Array]:
-    """AUC (NaN with one label only) and total weight of each of ``count`` groups of rows, shape (count,)."""
-    positive, negative = weights * labels, weights * (1 - labels)
-    p, n = np.bincount(groups, positive, count), np.bincount(groups, negative, count)
-    if (weights == 1).all():  # Mann-Whitney by mean ranks, which Polars has fast
-        frame = pl.DataFrame({"group": groups, "score": scores})
-        ranks = frame.select(pl.col("score").rank("average").over("group")).to_series().to_numpy()
-        wins: Array = np.bincount(groups, labels * ranks, count) - p * (p + 1) / 2
-    else:
-        below, same = _below(groups, scores, negative)
-        wins = np.bincount(groups, positive * (below + same / 2), count)
-    pairs = p * n
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return np.where(pairs > 0, wins / pairs, np.nan), np.bincount(groups, weights, count)
+    return group_aucs(data.users, len(data.user_ids), data.labels, data.scores, data.weights)
 
 
 def uauc(data: Predictions) -> Estimate:
@@ -289,34 +89,6 @@ def gauc(data: Predictions) -> Estimate:
     0.7
     """
     return mean_over_users(*user_aucs(data))
-
-
-class Sessions(NamedTuple):
-    """The sessions that have both labels.
-
-    Attributes:
-        users: user of each session, as in ``Predictions``.
-        aucs: AUC within each session.
-        weights: total weight of its rows.
-        samples: its rows.
-    """
-
-    users: Array
-    aucs: Array
-    weights: Array
-    samples: Array
-
-
-def _sessions_with_both_labels(data: Predictions) -> Sessions:
-    sessions = np.full(len(data), NO_SESSION) if data.sessions is None else data.sessions
-    rows = np.flatnonzero(sessions != NO_SESSION)
-    numbers, distinct = pd.factorize(sessions[rows])
-    codes, pairs = pd.factorize(data.users[rows] * np.int64(len(distinct) + 1) + numbers)
-    aucs, weights = _group_aucs(codes, len(pairs), data.labels[rows], data.scores[rows], data.weights[rows])
-    users = np.empty(len(pairs), dtype=np.int64)
-    users[codes] = data.users[rows]
-    both = ~np.isnan(aucs)
-    return Sessions(users[both], aucs[both], weights[both], np.bincount(codes, minlength=len(pairs))[both])
 
 
 def session_auc(data: Predictions) -> Estimate:

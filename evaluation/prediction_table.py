@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 
 from core.hours import Hour
-from evaluation.metrics import SESSION_COLUMNS, Predictions, session_numbers
+from evaluation.predictions import SESSION_COLUMNS, Predictions, session_numbers
 
 
 def with_hour(table: pa.Table, hour: Hour) -> pa.Table:

@@ -20,15 +20,12 @@ from core.duck import identifier, quoted, scalar
 from core.errors import ConfigError, DataError
 from core.parquet_source import parquet_source
 from core.settings import Settings
+from evaluation.estimate import Estimate
+from evaluation.groups import NO_SESSION
 from evaluation.metrics import (
-    LARGEST_WEIGHT,
     METRICS,
-    NO_SESSION,
     OF_PROBABILITIES,
     PROBABILITY_FLOOR,
-    SESSION_COLUMNS,
-    Estimate,
-    Predictions,
     calibration_error,
     finite,
     mean_over_users,
@@ -39,6 +36,7 @@ from evaluation.metrics import (
     session_sums,
     user_aucs,
 )
+from evaluation.predictions import LARGEST_WEIGHT, SESSION_COLUMNS, Predictions
 from events.readers import exact_text
 
 ROWS_AT_ONCE = 1_000_000

@@ -117,7 +117,7 @@ def _attribute_files(store: EventStore) -> list[Path]:
 
 def _hours_of(store: EventStore, numbers: Sequence[int]) -> list[Hour]:
     """Hours that hold anything of some users."""
-    found: set[str] = set()
+    keys: set[str] = set()
     if not numbers:
         return []
     with duckdb.connect() as con:
@@ -127,8 +127,8 @@ def _hours_of(store: EventStore, numbers: Sequence[int]) -> list[Hour]:
                     f"""SELECT DISTINCT filename FROM read_parquet({file_list(files)}, union_by_name = true, filename = true)
                     WHERE user_id IN ({", ".join(map(str, numbers))})"""
                 ).fetchall()
-                found |= {Path(name).parent.name.removeprefix("hour=") for (name,) in rows}
-    return sorted(map(Hour.parse, found))
+                keys |= {Path(name).parent.name.removeprefix("hour=") for (name,) in rows}
+    return sorted(map(Hour.parse, keys))
 
 
 def _forget_quarantined(store: EventStore, keys: set[str]) -> int:

@@ -36,8 +36,9 @@ from events.mapping import Actions, Mapping, load_mapping, log_paths
 from events.readers import RawLog, load_raw, raw_rows
 from events.repeated import mark_repeated
 from events.schema import BEHAVIORS
+from events.source_properties import SourceProperties
 from events.staging import IGNORED, Staging, inner
-from events.store import EventStore, Manifest, SourceProperties
+from events.store import EventStore, Manifest
 
 log = logging.getLogger("events.ingest")
 

@@ -97,12 +97,12 @@ def unfold_lists(con: duckdb.DuckDBPyConnection, mapping: Mapping, raw: RawLog, 
         )
     bare, label = _label(rule.labels)
     marks = "".join(f", list_contains({column}, entry) AS {column}" for column in chosen.values())
-    own = f"CAST({exact_text(f'r.{item}', raw.types[mapping.columns.item_id])} AS VARCHAR) AS {item}"
+    single = f"CAST({exact_text(f'r.{item}', raw.types[mapping.columns.item_id])} AS VARCHAR) AS {item}"
     con.execute(
         f"""CREATE TABLE unfolded AS SELECT * EXCLUDE (__row), row_number() OVER (ORDER BY __row, __place NULLS FIRST) AS __row
         FROM (SELECT r.* EXCLUDE ({item}), {bare} AS {item}, __place, len(shown) AS __size, {label} AS __label{marks}
             FROM raw r JOIN entries USING (__row)
-        UNION ALL BY NAME SELECT r.* EXCLUDE ({item}), {own} FROM raw r LEFT JOIN listed USING (__row)
+        UNION ALL BY NAME SELECT r.* EXCLUDE ({item}), {single} FROM raw r LEFT JOIN listed USING (__row)
             WHERE shown IS NULL OR coalesce({acts}, false))"""
     )
     for table in ("listed", "entries", "raw"):

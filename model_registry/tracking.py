@@ -21,8 +21,9 @@ from core.hours import Hour
 from core.settings import ROOT, Settings
 from model_registry.descriptions import describe_version
 from model_registry.store import experiment_name, model_name, open_mlflow
-from training.state import StateInfo, StateStore
-from training.trainer import HourResult, lineage_tags, read_predictions
+from training.state import StateStore
+from training.state_info import StateInfo, lineage_tags
+from training.trainer import HourResult, read_predictions
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

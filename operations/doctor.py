@@ -22,8 +22,9 @@ from core.ports import port_is_free
 from core.secret_files import SECRETS
 from core.settings import DATABASES, ROOT, Settings
 from core.state_version import STATE_VERSION, state_version
-from operations.health import AIRFLOW_PARTS, airflow_health, disk_usage
+from operations.health import AIRFLOW_PARTS, LANE_SILENT_SECONDS, airflow_health, disk_usage
 from operations.processes import PORTS
+from streaming.status import LaneStatus, last_seen
 
 Status = Literal["ok", "warning", "failed"]
 FREE_BYTES, FREE_SHARE = 2 * 2**30, 0.1
@@ -86,6 +87,8 @@ def examine(settings: Settings) -> list[HealthFinding]:
             _airflow,
             _engine,
         ]
+    if last_seen(settings):
+        checks.append(_streaming)
     findings: list[HealthFinding] = []
     for check in checks:
         try:
@@ -202,6 +205,20 @@ def _sums(settings: Settings) -> list[HealthFinding]:
         except PlatformError as error:
             return [HealthFinding("sums", "failed", str(error), "clock features rebuild")]
     return [HealthFinding("sums", "ok", f"{len(sums.folders)} folders match their digests")]
+
+
+def _streaming(settings: Settings) -> list[HealthFinding]:
+    """A lane that was started and does not go on; serving has the hour's features then."""
+    status, silent = LaneStatus.read(settings), time.time() - last_seen(settings)
+    well = not status.problem and silent < LANE_SILENT_SECONDS
+    detail = f"{status.events:,} events of the hours since {status.as_of}"
+    if not well:
+        detail = status.problem or f"has not looked at the log for {silent:,.0f} s"
+    return [
+        _verdict(
+            "streaming", well, detail, "'clock stream follow' starts it again; else remove streaming/", bad="warning"
+        )
+    ]
 
 
 def _ports(settings: Settings) -> list[HealthFinding]:

@@ -194,15 +194,15 @@ def day_clocks(
     per_day = config.slots_per_day
     days = []
     for number, name in enumerate(("working days", "weekends") if config.split_weekend else ("",)):
-        own, *compared = (
+        shown, *compared = (
             [slot for slot in clock if slot.number // per_day == number]
             for clock in (slots, *(other.slots for other in others))
         )
         events = np.zeros(per_day)
-        for slot in own:
+        for slot in shown:
             events[slot.number % per_day] = slot.events
         past = [slot for other, kept in zip(others, compared, strict=True) if other.past for slot in kept]
-        facet_clocks = [_facet_clock(facet, per_day, own, past, everybody, compared) for facet in facets]
+        facet_clocks = [_facet_clock(facet, per_day, shown, past, everybody, compared) for facet in facets]
         days.append(DayClock(name, events, facet_clocks))
     return days
 

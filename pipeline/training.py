@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from training.group import Group
     from training.samples import SampleStore
-    from training.state import StateInfo
+    from training.state_info import StateInfo
     from training.trainer import HourResult
 
 log = logging.getLogger("pipeline.training")

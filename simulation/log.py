@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import gzip
 import io
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +27,8 @@ from simulation.config import SimulatorConfig
 from simulation.random import uniform
 
 DIRT = 100
+PLAYED_EVERY = 0.2
+"""Seconds between two looks at what is due."""
 EXPOSURES = {
     "path": "../exposures/{stem}.csv",
     "user_id": "user",
@@ -107,8 +111,40 @@ class AppLog:
             if not path.exists():
                 self._write_exposures(hour)
                 _write_csv(path, self._rows(hour))
+            self._played(hour).unlink(missing_ok=True)
             written.append(path)
         return written
+
+    def _played(self, hour: Hour) -> Path:
+        """An hour's log while ``play_hour`` writes it."""
+        return self.log_file(hour).with_suffix(".part")
+
+    def play_hour(self, hour: Hour, seconds: float) -> Iterator[int]:
+        """Write an hour's rows one after the other, as they would reach the log within the hour, into ``HOUR.csv.part``.
+
+        Args:
+            hour: to write.
+            seconds: that the hour is to take.
+
+        Yields:
+            Rows written so far, some times a second.
+        """
+        self.prepare()
+        rows = self._rows(hour)
+        header, *lines = rows.to_csv(index=False).encode().splitlines(keepends=True)
+        due = (pd.to_numeric(rows["ts_ms"]).to_numpy() / 1000 - hour.start.timestamp()).clip(0, 3600) * seconds / 3600
+        path = self._played(hour)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        begun, written = time.monotonic(), 0
+        with path.open("wb") as file:
+            file.write(header)
+            while written < len(lines):
+                until = int(np.searchsorted(due, time.monotonic() - begun, side="right"))
+                file.writelines(lines[written:until])
+                file.flush()
+                written = max(until, written)
+                yield written
+                time.sleep(PLAYED_EVERY)
 
     def _day(self, day: int) -> tuple[Impressions, np.ndarray]:
         """Impressions of a local day, and the UTC hour in which each reaches the log."""

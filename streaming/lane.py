@@ -39,7 +39,8 @@ from events.forgotten import ForgottenList
 from events.ids import id_files, id_kinds, id_path
 from events.ingest import ingest
 from events.mapping import load_mapping
-from events.store import EventStore, SourceProperties
+from events.source_properties import SourceProperties
+from events.store import EventStore
 from feature_repo.retrieval import ClockFeatures
 from feature_repo.running import RunningHour, running_events, running_lock
 from pipeline.source import Source, load_source
@@ -170,7 +171,7 @@ class Lane:
                 raise
             if not rows:
                 continue
-            piece = self.root / f"piece{''.join(Path(path).suffixes[-1:])}"
+            piece = self.root / f"piece{self._tails[path].plain.suffix}"
             piece.write_bytes(rows)
             try:
                 account = ingest(

@@ -25,7 +25,8 @@ from core.errors import ConfigError, NotReadyError
 from core.files import read_json, write_json
 from core.hours import Hour
 from core.settings import Settings
-from streaming.tail import PART
+from events.ingest import LONGEST_GAP_HOURS
+from streaming.tail import part_of
 
 if TYPE_CHECKING:
     import redis
@@ -95,8 +96,7 @@ class LogWriter:
 
     def part_of(self, hour: Hour) -> Path:
         """An hour's file while it is written."""
-        path = self.file_of(hour)
-        return path.with_name(path.name + PART)
+        return part_of(self.file_of(hour))
 
     def write(self, entries: Iterable[tuple[str, Mapping[str, str]]]) -> int:
         """Append entries to the files of their hours, and complete the hours before.
@@ -127,19 +127,25 @@ class LogWriter:
         return max(hour, Hour.parse(self.position.hour)) if self.position.hour else hour
 
     def complete_before(self, hour: Hour) -> None:
-        """Give the file that is being written its name, if its hour is over; an hour without an entry gets a file without a row."""
+        """Give the file that is being written its name, if its hour is over; an hour without an entry gets a file without a row.
+
+        Not so where nothing came for very long: then whoever closes hours decides whether nothing happened in them.
+        """
         if not self.position.hour:
             self._reach(Position(self.position.stream, self.position.entry, hour.key))
         running = Hour.parse(self.position.hour)
+        silent = hour > running + LONGEST_GAP_HOURS
+        if silent:
+            log.warning("no entry from %s to %s: their hours get no file", running + 1, hour - 1)
         while running < hour:
             part = self.part_of(running)
-            if not part.exists() and not self.file_of(running).exists():
+            if not silent and not part.exists() and not self.file_of(running).exists():
                 part.parent.mkdir(parents=True, exist_ok=True)
                 part.write_text("\n")
             if part.exists():
                 part.replace(self.file_of(running))
                 log.info("the log of %s is complete: %s", running, self.file_of(running))
-            running += 1
+            running = hour if silent else running + 1
             self._reach(Position(self.position.stream, self.position.entry, running.key))
 
     def _reach(self, position: Position) -> None:
@@ -166,7 +172,7 @@ def row_text(fields: Mapping[str, str]) -> str:
 
     >>> row_text({"user": "u1", "item": "7"})
     '{"user": "u1", "item": "7"}'
-    >>> row_text({"json": '{"user": "u1",\\n "liked": true}'})
+    >>> row_text({"json": '{"user": "u1",\n "liked": true}'})
     '{"user": "u1", "liked": true}'
     """
     if [*fields] == ["json"]:

@@ -20,11 +20,18 @@ PART = ".part"
 UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 
 
+def part_of(path: Path) -> Path:
+    """Where a log file lies while it is written, if its writer renames or packs it when it is complete."""
+    plain = path.with_suffix("") if is_packed(path) else path
+    return plain.with_name(plain.name + PART)
+
+
 class LogTail:
     """Reads a growing text log from its begin on.
 
     Args:
-        path: of the log; it need not exist yet, or lies there with ``PART`` behind its name.
+        path: of the log; it need not exist yet, or lies there with ``PART`` behind its name. One that is packed when it is
+            complete is read where it is not yet: beside it, without the ending.
         mapping: says how the log is written.
 
     Raises:
@@ -34,11 +41,11 @@ class LogTail:
     def __init__(self, path: Path, mapping: Mapping) -> None:
         self.path, self.csv = path, mapping.csv
         self.kind = mapping.format if mapping.format != "auto" else format_of(path)
-        if self.kind == "parquet" or is_packed(path) or self.csv.encoding == "utf-16":
+        if self.kind == "parquet" or self.csv.encoding == "utf-16":
             raise ConfigError(
-                f"{path} cannot be followed: only CSV and JSON lines, not compressed and in UTF-8 or Latin-1, "
-                "can be read while they are written"
+                f"{path} cannot be followed: only CSV and JSON lines in UTF-8 or Latin-1 can be read while they are written"
             )
+        self.plain = path.with_suffix("") if is_packed(path) else path
         self.offset = 0
         self.head = b""
         """The lines before the first row; every piece of the log begins with them."""
@@ -49,8 +56,8 @@ class LogTail:
         Raises:
             DataError: the file is now shorter than what was read of it.
         """
-        part = self.path.with_name(self.path.name + PART)
-        path = part if part.exists() else self.path
+        part = part_of(self.path)
+        path = part if part.exists() else self.plain
         try:
             file = path.open("rb")
         except FileNotFoundError:  # nothing yet, or it was renamed just now

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from core.hours import DAY_HOURS
-from evaluation.metrics import METRICS, Predictions
+from evaluation.metrics import METRICS
+from evaluation.predictions import Predictions
 from studies.calibration import CALIBRATIONS
 from studies.lab import Lab
 from studies.log import Changes

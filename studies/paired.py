@@ -11,7 +11,9 @@ from typing import Any
 import numpy as np
 
 from core.documents import JsonObject
-from evaluation.metrics import JUDGED, METRICS, Estimate, Predictions
+from evaluation.estimate import Estimate
+from evaluation.metrics import JUDGED, METRICS
+from evaluation.predictions import Predictions
 from studies.lab import Lab, ScoringRun
 from studies.log import Log, evaluated_from, half_of, read_frame
 

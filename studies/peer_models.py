@@ -77,7 +77,7 @@ class LightGBMPeer:
         """Number of leaves, and of trees where the later rows' log-loss stops to fall."""
         import lightgbm
 
-        found: list[tuple[float, int, int]] = []
+        trials: list[tuple[float, int, int]] = []
         for leaves in self.LEAVES:
             train = self._dataset(fitted)
             stop = lightgbm.early_stopping(self.PATIENCE, verbose=False)
@@ -85,8 +85,8 @@ class LightGBMPeer:
                 {**self.parameters, "num_leaves": leaves, "metric": "binary_logloss"}, train, self.ROUNDS,
                 valid_sets=[self._dataset(checked, train)], callbacks=[stop],
             )  # fmt: skip
-            found.append((booster.best_score["valid_0"]["binary_logloss"], leaves, booster.best_iteration))
-        loss, self.leaves, self.rounds = min(found)
+            trials.append((booster.best_score["valid_0"]["binary_logloss"], leaves, booster.best_iteration))
+        loss, self.leaves, self.rounds = min(trials)
         logger.info("LightGBM: %d leaves, %d trees (log-loss %.4f)", self.leaves, self.rounds, loss)
 
     def fit(self, rows: np.ndarray) -> None:
@@ -121,12 +121,12 @@ class LogisticPeer:
         self.numbers = np.column_stack(list(columns.numbers.values()))
 
     def tune(self, fitted: np.ndarray, checked: np.ndarray) -> None:
-        found: list[tuple[float, float]] = []
+        trials: list[tuple[float, float]] = []
         for strength in self.STRENGTHS:
             self.inverse_strength = strength
             self.fit(fitted)
-            found.append((log_loss(self.columns.label[checked], self.predict(checked)), strength))
-        loss, self.inverse_strength = min(found)
+            trials.append((log_loss(self.columns.label[checked], self.predict(checked)), strength))
+        loss, self.inverse_strength = min(trials)
         logger.info("logistic regression: C = %g (log-loss %.4f)", self.inverse_strength, loss)
 
     def fit(self, rows: np.ndarray) -> None:

@@ -44,14 +44,14 @@ class RechubPeer:
 
     def tune(self, fitted: np.ndarray, checked: np.ndarray) -> None:
         """Learning rate and number of passes."""
-        found: list[tuple[float, float, int]] = []
+        trials: list[tuple[float, float, int]] = []
         for rate in self.RATES:
             self.rate = rate
             self._begin(fitted)
             for done in range(1, self.MOST_PASSES + 1):
                 self._pass(fitted)
-                found.append((log_loss(self.columns.label[checked], self.predict(checked)), rate, done))
-        loss, self.rate, self.passes = min(found)
+                trials.append((log_loss(self.columns.label[checked], self.predict(checked)), rate, done))
+        loss, self.rate, self.passes = min(trials)
         logger.info("%s: rate %g, %d passes (log-loss %.4f)", self.model, self.rate, self.passes, loss)
 
     def fit(self, rows: np.ndarray) -> None:

@@ -20,7 +20,8 @@ from scipy.special import expit, logit
 from core.hours import Hour
 from core.settings import Settings
 from evaluation.gate import Margins, ModelVersion, Policy, Scored, judge, load_policy
-from evaluation.metrics import JUDGED, METRICS, Predictions
+from evaluation.metrics import JUDGED, METRICS
+from evaluation.predictions import Predictions
 from studies.paired import Figure
 from studies.study import Section, Study
 from studies.tables import curves

@@ -63,8 +63,8 @@ def opened(
     page.goto(path.as_uri() + fragment)
     yield page
     page.close()
-    own = ("blob:", "data:")  # what the page made itself
-    asked_for = {url.split("#")[0] for url in asked if not url.startswith(own)} - {path.as_uri()}
+    inline = ("blob:", "data:")  # what the page made itself
+    asked_for = {url.split("#")[0] for url in asked if not url.startswith(inline)} - {path.as_uri()}
     assert {url for url in asked_for if not (follow and url.startswith(path.parent.as_uri()))} == set()
     assert said == []
 

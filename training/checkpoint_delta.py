@@ -2,8 +2,9 @@
 
 A checkpoint is a dictionary of tensors. Those of a growing table are named ``tables.<name>.<part>``: ``keys``,
 shape (n,), and parts of shape (n + 1, …), whose row 0 has no key. A delta has only the keys and rows that are new or were
-touched since the checkpoint before it, and ``rows``, the numbers of the latter; all other tensors it has in full. The
-tables note what they touch (``training.embedding``), so no earlier checkpoint is read to make one.
+touched since the checkpoint before it, and ``rows``, the numbers of the latter; of ``cells`` (``training.sightings``) those
+that changed; all other tensors it has in full. The tables note what they touch (``training.embedding``), so no earlier
+checkpoint is read to make one.
 """
 
 from __future__ import annotations
@@ -13,7 +14,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from training.sightings import SPARSE, latest_cells
+
 Tensors = dict[str, Tensor]
+WITHOUT_ROWS = frozenset({"keys", *SPARSE})
+"""Parts of a table that have no value for each of its rows."""
 
 
 def apply(checkpoints: Sequence[Tensors]) -> Tensors:
@@ -22,6 +27,9 @@ def apply(checkpoints: Sequence[Tensors]) -> Tensors:
         return checkpoints[0]
     full = dense_tensors(checkpoints[-1])
     for table, parts in _parts_of_tables(checkpoints[0]).items():
+        if f"{table}.cells" in checkpoints[0]:
+            sparse = latest_cells([(each[f"{table}.cells"], each[f"{table}.sightings"]) for each in checkpoints])
+            full |= {f"{table}.{name}": tensor for name, tensor in sparse.items()}
         keys = torch.cat([each[f"{table}.keys"] for each in checkpoints])
         full[f"{table}.keys"] = keys
         for name in parts:
@@ -49,6 +57,11 @@ def table_bytes(tensors: Tensors) -> int:
 
 
 def _parts_of_tables(tensors: Tensors) -> dict[str, list[str]]:
-    """Names of each table's parts but its keys, by the name's beginning."""
+    """Names of each table's parts with a value for each row, by the name's beginning."""
     names = [name.removesuffix(".keys") for name in tensors if name.startswith("tables.") and name.endswith(".keys")]
-    return {t: [name for name in tensors if name.startswith(f"{t}.") and name != f"{t}.keys"] for t in names}
+    return {
+        table: [
+            name for name in tensors if name.startswith(f"{table}.") and name.rpartition(".")[2] not in WITHOUT_ROWS
+        ]
+        for table in names
+    }

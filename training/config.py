@@ -12,6 +12,7 @@ from core.documents import did_you_mean, load_document
 from core.errors import ConfigError
 from core.files import digest_json, digest_text
 from core.settings import Settings
+from training.sightings import MOST_SIGHTINGS, PARTITIONS
 
 Variant = Literal[
     "none",
@@ -59,8 +60,27 @@ class RankerOptions(BaseModel):
         False, description="Smoothed rates and counts of the user, the item, its facets and the context as inputs."
     )
     expire_days: int = Field(180, ge=1, description="Ids unseen for longer give their rows back.")
+    admit_after: int = Field(
+        1,
+        ge=1,
+        le=MOST_SIGHTINGS,
+        description="Samples of a user or an item before it has a row of its own; until then it trains the row of unknown ids.",
+    )
+    admission_cells: int = Field(
+        1 << 22,
+        ge=16 * PARTITIONS,
+        le=1 << 30,
+        multiple_of=PARTITIONS,
+        description="Cells that count these samples, for users and for items; 6 for each new id of a day is plenty. A cell takes 2 bytes.",
+    )
     batch_size: int = Field(256, ge=1)
     embedding_rate: float = Field(0.1, gt=0, description="Learning rate of the embeddings (row-wise Adagrad).")
+    accumulator_decay: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="Adagrad's sum of a row is multiplied by it in each hour that trains the row. 1: sums only grow.",
+    )
     dense_rate: float = Field(0.002, gt=0, description="Learning rate of everything else (Adam).")
     embedding_penalty: float = Field(
         0.0, ge=0, description="L2: times the squared embeddings of a batch, each row once, over its samples."

@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from training.sightings import SightingFilter
+
 UNKNOWN = 0
 FIRST_CAPACITY = 256
 INITIAL_SCALE = 0.05
@@ -39,6 +41,8 @@ class GrowingEmbedding(nn.Module):
         accumulator: sum of squared gradients of each row, shape (capacity,), for row-wise Adagrad.
         seen: hour since 1970 UTC in which each row was last trained on, shape (capacity,).
         statistics: counts of each row, float64, shape (capacity, width); see ``training.time_of_day_counts``.
+        sightings: decides which new keys get a row; None where all do.
+        decay: the accumulators of an hour's rows are multiplied by it before the hour is trained on.
     """
 
     weight: Tensor
@@ -46,9 +50,11 @@ class GrowingEmbedding(nn.Module):
     seen: Tensor
     statistics: Tensor
 
-    def __init__(self, dim: int, seed: int, width: int = 0) -> None:
+    def __init__(
+        self, dim: int, seed: int, width: int = 0, sightings: SightingFilter | None = None, decay: float = 1.0
+    ) -> None:
         super().__init__()
-        self.dim, self.seed, self.width = dim, seed, width
+        self.dim, self.seed, self.width, self.sightings, self.decay = dim, seed, width, sightings, decay
         self.keys = np.empty(0, dtype=np.int64)
         self._sorted, self._rows = self.keys, self.keys
         self._by_key: np.ndarray | None = None
@@ -86,13 +92,17 @@ class GrowingEmbedding(nn.Module):
         return torch.from_numpy(np.where(self._sorted[at] == keys, self._rows[at], UNKNOWN))
 
     def grow(self, keys: np.ndarray, hour: int = 0) -> int:
-        """Give new keys a row each, in ascending order, and note that all of them were seen in ``hour``.
+        """Give new keys a row each, in ascending order, and note that all that have one were seen in ``hour``.
+
+        Args:
+            keys: of the hour's samples, as often as they occur.
+            hour: since 1970 UTC.
 
         Returns:
             How many were new.
         """
         rows = self.rows(keys)
-        new, before = np.unique(keys[rows.numpy() == UNKNOWN]), self.size
+        new, before = self._admitted(keys[rows.numpy() == UNKNOWN]), self.size
         if len(new):
             self.append(new)
             for at, first in first_embeddings(self.seed, before, len(new), self.dim):
@@ -100,6 +110,14 @@ class GrowingEmbedding(nn.Module):
             rows = self.rows(keys)
         self.note_seen(rows, hour)
         return len(new)
+
+    def _admitted(self, keys: np.ndarray) -> np.ndarray:
+        """The distinct keys, of those without a row, that get one, ascending."""
+        if self.sightings is None:
+            return np.unique(keys)
+        distinct_keys, counts = np.unique(keys, return_counts=True)
+        self.sightings.begin(self.sightings.filled)
+        return distinct_keys[self.sightings.admit(distinct_keys, counts)]
 
     def append(self, keys: np.ndarray) -> None:
         """Give distinct, ascending keys that have none a row each, where nothing but the embedding remains to be filled in."""
@@ -113,9 +131,18 @@ class GrowingEmbedding(nn.Module):
             getattr(self, name)[before : self.size] = 0
 
     def note_seen(self, rows: Tensor, hour: int) -> None:
-        """Note that rows' keys were seen in an hour."""
+        """Note that rows' keys were seen in an hour, which is about to be trained on."""
+        rows = rows[rows != UNKNOWN] if self.sightings is not None else rows
         self.seen[rows] = hour
         self.touch(rows)
+        if self.decay < 1:
+            self._decay_accumulators(torch.cat([rows.new_tensor([UNKNOWN]), rows]))
+
+    def _decay_accumulators(self, rows: Tensor) -> None:
+        """Multiply the accumulators of rows by ``decay``, once each however often they occur."""
+        at = distinct(rows, len(self.accumulator))[0]
+        self.accumulator[at] = self.accumulator[at] * self.decay
+        self.touch(at)
 
     def touch(self, rows: Tensor) -> None:
         """Note that rows are no longer as in the last checkpoint."""
@@ -129,6 +156,13 @@ class GrowingEmbedding(nn.Module):
     def mark_saved(self) -> None:
         """Note that a checkpoint holds the table as it is now: the next ``delta`` leads on from here."""
         self._touched, self._saved_size = self.weight.new_zeros(len(self.weight), dtype=torch.bool), self.size
+        if self.sightings is not None:
+            self.sightings.mark_saved()
+
+    @property
+    def has_delta(self) -> bool:
+        """Whether the last checkpoint can serve as a base: there is one, and neither rows nor counts of sightings have moved."""
+        return self._touched is not None and not (self.sightings is not None and self.sightings.moved)
 
     def expire(self, before: int) -> int:
         """Forget the keys that were last seen before an hour; the rows that stay close up, in order.
@@ -207,8 +241,9 @@ class GrowingEmbedding(nn.Module):
         return torch.stack(parts).sum() if parts else self.weight.new_zeros(())
 
     def state(self) -> dict[str, Tensor]:
-        """Tensors of the used rows, for a checkpoint."""
-        return {"keys": torch.from_numpy(self.keys), **{n: getattr(self, n)[: self.size].cpu() for n in self.parts}}
+        """Tensors of the used rows, for a checkpoint, and of the sightings of keys without one."""
+        rows = {name: getattr(self, name)[: self.size].cpu() for name in self.parts}
+        return {"keys": torch.from_numpy(self.keys), **rows, **(self.sightings.state() if self.sightings else {})}
 
     def delta(self) -> dict[str, Tensor] | None:
         """The keys and rows that were added or changed since ``mark_saved``, with the rows' numbers; see ``checkpoint_delta``.
@@ -216,20 +251,31 @@ class GrowingEmbedding(nn.Module):
         Returns:
             None if the last checkpoint cannot serve as a base: there is none, rows have moved, or all of them changed.
         """
-        if self._touched is None:
+        if self._touched is None or not self.has_delta:
             return None
         rows = self._touched[: self.size].nonzero().ravel()
         parts = {name: getattr(self, name)[rows].cpu() for name in self.parts}
-        return {"keys": torch.from_numpy(self.keys[self._saved_size - 1 :].copy()), "rows": rows.cpu(), **parts}
+        sightings = self.sightings.delta() if self.sightings else {}
+        new = torch.from_numpy(self.keys[self._saved_size - 1 :].copy())
+        return {"keys": new, "rows": rows.cpu(), **parts, **sightings}
 
     def load(self, state: dict[str, Tensor]) -> None:
-        """Take a checkpoint's tensors."""
+        """Take a checkpoint's tensors; a part that it lacks stays what it is in an empty table."""
         self.keys = state["keys"].numpy().copy()
         order = np.argsort(self.keys, kind="stable")
         self._sorted, self._rows, self._by_key = self.keys[order], order + 1, None
         self._reserve(0)
         for name in self.parts:
-            getattr(self, name)[: self.size] = state[name]
+            if name in state:
+                getattr(self, name)[: self.size] = state[name]
+        if self.sightings is not None and "cells" in state:
+            self.sightings.load(state["cells"], state["sightings"])
+        self.touch_all()
+
+    def restart(self) -> None:
+        """Let every row have the embedding that it would begin with, had all keys come at once in their rows' order."""
+        for at, first in first_embeddings(self.seed, 1, self.size - 1, self.dim):
+            self.weight[1 + at : 1 + at + len(first)] = first
         self.touch_all()
 
     def _reserve(self, used: int) -> None:

@@ -21,11 +21,13 @@ from core.hours import Hour
 from core.settings import Settings
 from events.forget import filter_parquet
 from events.store import EventStore
-from training.checkpoint_delta import Tensors
+from training.checkpoint_delta import WITHOUT_ROWS, Tensors
 from training.sample_files import samples_digest
 from training.samples import SampleStore
 from training.shard_files import SHARD_PATTERN
-from training.state import WEIGHTS, StateStore, read_info, write_state
+from training.sightings import cells_of
+from training.state import WEIGHTS, StateStore, write_state
+from training.state_info import StateInfo, read_info
 
 USERS = "tables.users"
 NOBODY = int(np.iinfo(np.int64).min)
@@ -82,7 +84,7 @@ def forget_states(settings: Settings, numbers: Sequence[int]) -> int:
 def forget_state(folder: Path, numbers: Sequence[int]) -> bool:
     """Remove users from a folder with a whole state; returns whether it had any."""
     tensors = load_file(folder / WEIGHTS)
-    changed = bool(_give_up(tensors, numbers, 1, ())[1])
+    changed = bool(_give_up(tensors, numbers, 1, ())[1]) | _forget_sightings(tensors, numbers, read_info(folder))
     if changed:
         _write(folder, tensors)
     return changed
@@ -98,7 +100,7 @@ def _forget_chain(states: StateStore, numbers: Sequence[int]) -> int:
         size, rows = given_up[info.builds_on] if info.builds_on else (1, frozenset())
         every, changed = _give_up(tensors, numbers, size, rows)
         given_up[hour.key] = size + len(tensors[f"{USERS}.keys"]), frozenset(every)
-        if changed:
+        if _forget_sightings(tensors, numbers, info) | changed:
             _write(states.folder(hour), tensors)
             written += 1
     return written
@@ -125,10 +127,31 @@ def _give_up(tensors: Tensors, numbers: Sequence[int], size: int, before: Iterab
     at = torch.isin(numbered, torch.tensor(sorted(rows), dtype=torch.int64))
     changed = bool(theirs.any())
     for name, tensor in tensors.items():
-        if name.startswith(f"{USERS}.") and name not in {f"{USERS}.keys", f"{USERS}.rows"}:
+        if name.startswith(f"{USERS}.") and name.removeprefix(f"{USERS}.") not in {"rows", *WITHOUT_ROWS}:
             changed = changed or bool(tensor[at].any())
             tensor[at] = 0
     return rows, changed
+
+
+def _forget_sightings(tensors: Tensors, numbers: Sequence[int], info: StateInfo) -> bool:
+    """Empty the cells that count sightings of users without a row; others that share one are given a row later for it.
+
+    Args:
+        tensors: of a state; they are changed in place.
+        numbers: of the users.
+        info: the state's description.
+
+    Returns:
+        Whether anything was counted there.
+    """
+    if f"{USERS}.cells" not in tensors:
+        return False
+    size, sightings = info.ranker_config.admission_cells, tensors[f"{USERS}.sightings"]
+    cells = tensors[f"{USERS}.cells"].numpy() % size
+    theirs = torch.from_numpy(np.isin(cells, cells_of(np.array(numbers, dtype=np.int64), size)))
+    counted = bool(sightings[theirs].any())
+    sightings[theirs] = 0
+    return counted
 
 
 def _write(folder: Path, tensors: Tensors) -> None:

@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from evaluation.metrics import Predictions, auc
+from evaluation.metrics import auc
+from evaluation.predictions import Predictions
 from training.attributes import NUMERIC, of_type
 from training.batch import BY_USER, CLOCK_PARTS, RECENT_PARTS, HourKeys
 from training.ranker import Ranker

@@ -24,7 +24,8 @@ from training.attributes import AttributeKeys, attribute_keys, encode
 from training.batch import SampleTables
 from training.ranker import Ranker
 from training.scoring import predict
-from training.state import WEIGHTS, StateInfo, load_ranker, read_info, untrained_ranker
+from training.state import WEIGHTS, load_ranker, untrained_ranker
+from training.state_info import StateInfo, read_info
 from training.tensors import hour_keys
 
 if TYPE_CHECKING:

@@ -9,8 +9,9 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from evaluation.metrics import METRICS, Predictions
+from evaluation.metrics import METRICS
 from evaluation.prediction_table import as_predictions
+from evaluation.predictions import Predictions
 from training.ranker import Ranker
 from training.time_modules.base import normal_density
 

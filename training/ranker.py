@@ -16,6 +16,7 @@ from training.config import RankerConfig
 from training.embedding import GrowingEmbedding
 from training.experts import MixtureOfExperts, mlp
 from training.sequence import TargetAttention
+from training.sightings import SightingFilter
 from training.target_statistics import TargetStatistics
 from training.time_modules import build_time_module
 from training.time_of_day_counts import TOTALS_WIDTH, WIDTH, TimeOfDayCounts
@@ -54,9 +55,9 @@ class Ranker(nn.Module):
             by_hour = WIDTH if self.time.needs_time_of_day_counts else 0
             totals = TOTALS_WIDTH if config.target_statistics else 0
             counted = by_hour or totals
-            self.users = GrowingEmbedding(config.dim, config.seed * 10 + USER, totals)
-            self.items = GrowingEmbedding(config.dim, config.seed * 10 + ITEM, counted)
-            self.values = GrowingEmbedding(config.dim, config.seed * 10 + FACET, counted)
+            self.users = _new_table(config, USER, totals, _new_filter(config))
+            self.items = _new_table(config, ITEM, counted, _new_filter(config))
+            self.values = _new_table(config, FACET, counted)
             self.time_of_day_counts = TimeOfDayCounts()
             self.attention = TargetAttention(config.dim) if config.sequence == "din" else None
             width = config.dim * (3 + len(self.facets) + len(self.context)) + self.time.width + DENSE_FEATURES
@@ -187,3 +188,15 @@ class Ranker(nn.Module):
         if len(self.cross):
             deep = torch.cat([deep, crossed[:, None, :].expand(-1, len(self.heads), -1)], dim=2)
         return torch.einsum("bhd,hd->bh", deep, self.head.weight) + self.head.bias
+
+
+def _new_table(
+    config: RankerConfig, kind: int, width: int, sightings: SightingFilter | None = None
+) -> GrowingEmbedding:
+    """An empty table; ``kind`` lets tables of one ranker begin differently."""
+    return GrowingEmbedding(config.dim, config.seed * 10 + kind, width, sightings, config.accumulator_decay)
+
+
+def _new_filter(config: RankerConfig) -> SightingFilter | None:
+    """What decides which ids get a row; None where all do."""
+    return SightingFilter(config.admit_after, config.admission_cells) if config.admit_after > 1 else None

@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 
 from training.checkpoint_delta import Tensors
+from training.sightings import SPARSE
 
 SHARD_PATTERN = "shard-*.safetensors"
-NUMBERING = frozenset({"keys", "key_numbers", "rows"})
+NUMBERING = frozenset({"keys", "key_numbers", "rows", *SPARSE})
 
 
 def shard_path(folder: Path, rank: int, ranks: int) -> Path:
@@ -46,6 +47,12 @@ def merged_shards(shards: Sequence[Tensors], *, whole: bool) -> Tensors:
             merged[prefix + "rows"] = rows
         elif len(rows) != len(numbers) + 1:
             raise ValueError(f"{table}: {len(rows)} rows of {len(numbers)} keys")
+        if prefix + "cells" in shards[0]:
+            cells, order_of_cells = _joined(shards, prefix + "cells").sort()
+            merged |= {
+                prefix + "cells": cells,
+                prefix + "sightings": _joined(shards, prefix + "sightings")[order_of_cells],
+            }
         for name in shards[0]:
             if name.startswith(prefix) and name.removeprefix(prefix) not in NUMBERING:
                 merged[name] = _joined(shards, name)[order]

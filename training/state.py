@@ -15,35 +15,29 @@ import itertools
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
-from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from core.documents import JsonObject
-from core.errors import CorruptStateError, DataError, NotReadyError
+from core.errors import CorruptStateError, DataError
 from core.files import (
     digest_file,
-    digest_json,
-    digest_text,
     exclusive_lock,
-    read_json,
     recover_directories,
     replaced_directory,
     temporary_directory,
     write_json,
 )
 from core.hours import Hour
-from events.schema import AttributeField
 from training.checkpoint_delta import Tensors, apply, table_bytes
-from training.config import RankerConfig, code_version
 from training.device import CPU
 from training.optimizer import Optimizer
 from training.ranker import Ranker
 from training.shard_files import merged_shards, shard_path
+from training.state_info import StateInfo, read_info
 
 RECENT_HOURS = 48
 """States of this many last hours are kept, and the last one of every day."""
@@ -52,76 +46,6 @@ WORTHWHILE = 0.5
 MOST_LAYERS = 24
 """Most files that a state may be spread over."""
 WEIGHTS = "weights.safetensors"
-
-
-@dataclass(frozen=True)
-class StateInfo:
-    """What a state is and what it came from.
-
-    Attributes:
-        hour: last hour trained on.
-        parent: digest of the state before, empty for the first.
-        data: digest of the samples trained on since the state before.
-        digest: identifies the state: of parent, data, config and code.
-        weights: digest of its file.
-        builds_on: hour of the state whose tensors this one's complete; empty if this one's are whole.
-        context: names of what is known of an impression's moment, that the ranker reads; states that did not know it read none.
-        attributes: of users, items and moments, that the ranker reads.
-        shards: digests of the files with its tables, one for each process that trained it; empty where ``weights`` has them.
-        layers: files that it is spread over, including the one in its folder; 0 in states that did not count them.
-    """
-
-    variant: str
-    hour: str
-    parent: str
-    data: str
-    config: JsonObject
-    code: str
-    samples_seen: int
-    facets: tuple[str, ...]
-    heads: tuple[str, ...]
-    weights: str = ""
-    builds_on: str = ""
-    tables: dict[str, int] = field(default_factory=dict)
-    layers: int = 0
-    context: tuple[str, ...] = ()
-    attributes: tuple[AttributeField, ...] = ()
-    shards: tuple[str, ...] = ()
-
-    @property
-    def digest(self) -> str:
-        return lineage_digest(self.parent, self.data, digest_json(self.config), self.code)
-
-    @property
-    def ranker_config(self) -> RankerConfig:
-        """What it was trained with; an option that was added later has its default.
-
-        Raises:
-            NotReadyError: it was trained with an option that no longer exists.
-        """
-        try:
-            return RankerConfig(**self.config)
-        except ValidationError as error:
-            wrong = ", ".join(".".join(map(str, e["loc"])) for e in error.errors())
-            raise NotReadyError(
-                f"the state of '{self.variant}' at {self.hour} was trained with options that this platform does not have "
-                f"({wrong}): move the states of this variant away to train it again"
-            ) from None
-
-
-def read_info(folder: Path) -> StateInfo:
-    """The description in a state's folder, wherever that folder lies."""
-    content = read_json(folder / "state.json")
-    known = {f.name for f in fields(StateInfo)}
-    content = {name: value for name, value in content.items() if name in known}  # older states said more
-    names = {name: tuple(content.get(name, ())) for name in ("facets", "heads", "context", "shards")}
-    attributes = tuple(AttributeField(**each) for each in content.get("attributes", ()))
-    return StateInfo(**{**content, **names, "attributes": attributes})
-
-
-def lineage_digest(parent: str, data: str, config: str, code: str) -> str:
-    """Digest that identifies a state by where it comes from."""
-    return digest_text(parent, data, config, code)
 
 
 def ranker_tensors(ranker: Ranker) -> dict[str, Tensor]:
@@ -350,7 +274,8 @@ def _mark_saved(ranker: Ranker) -> None:
 def _bytes_of_tables(ranker: Ranker) -> int:
     """Size of the tables in a whole checkpoint."""
     rows = (table.size * getattr(table, part)[:1].nbytes for table in ranker.tables.values() for part in table.parts)
-    return sum(rows) + sum(table.keys.nbytes for table in ranker.tables.values())
+    counted = sum(table.sightings.nbytes for table in ranker.tables.values() if table.sightings is not None)
+    return sum(rows) + counted + sum(table.keys.nbytes for table in ranker.tables.values())
 
 
 def untrained_ranker(info: StateInfo) -> Ranker:
@@ -364,18 +289,3 @@ def write_state(folder: Path, info: StateInfo, tensors: Tensors) -> StateInfo:
     info = replace(info, weights=digest_file(folder / WEIGHTS))
     write_json(folder / "state.json", {**asdict(info), "digest": info.digest})
     return info
-
-
-def new_info(
-    config: RankerConfig,
-    facets: Sequence[str],
-    heads: Sequence[str],
-    context: Sequence[str] = (),
-    attributes: Sequence[AttributeField] = (),
-) -> StateInfo:
-    """Description of the state before any training."""
-    return StateInfo(
-        variant=config.variant, hour="", parent="", data="", config=config.model_dump(mode="json"),
-        code=code_version(), samples_seen=0, facets=tuple(facets), heads=tuple(heads), context=tuple(context),
-        attributes=tuple(attributes),
-    )  # fmt: skip

@@ -21,8 +21,9 @@ from core.errors import NotReadyError
 from core.files import digest_json, write_parquet
 from core.hours import Hour, hour_range
 from core.settings import Settings
-from evaluation.metrics import ATTRIBUTE, CONTEXT, FACET, summary
+from evaluation.metrics import summary
 from evaluation.prediction_table import as_predictions, joined, with_hour
+from evaluation.predictions import ATTRIBUTE, CONTEXT, FACET
 from events.store import EventStore
 from training.ahead import start
 from training.attributes import of_type
@@ -34,8 +35,10 @@ from training.optimizer import Optimizer
 from training.ranker import Ranker
 from training.samples import HourSamples, SampleStore
 from training.scoring import predict
-from training.state import StateInfo, StateStore, lineage_digest, new_info, untrained_ranker
+from training.state import StateStore, untrained_ranker
+from training.state_info import StateInfo, lineage_digest, new_info
 from training.tensors import LOG_EVENTS_SCALE, entity_rows, to_batch
+from training.warm_start import TakeOver, shapes_of
 
 log = logging.getLogger("training.trainer")
 
@@ -154,12 +157,7 @@ class Trainer:
             if head is not None and head >= until:
                 return self.states.info(head)
             first = head + 1 if head is not None else start or self._first_hour()
-            info, ranker, optimizer = self._load(head) if head is not None else self._fresh()
-            if info.ranker_config != self.config:
-                raise NotReadyError(
-                    f"the ranker's settings of '{self.config.variant}' changed since {head}; a chain keeps its config: "
-                    f"set them back, or move {self.states.root} away to train it again"
-                )
+            info, ranker, optimizer = self._resume(head) if head is not None else self._fresh()
             results: list[HourResult] = []
             for hour in hour_range(first, until + 1):
                 yield hour
@@ -174,8 +172,22 @@ class Trainer:
         """One writer of the chain at a time."""
         return self.states.writing()
 
+    def _resume(self, hour: Hour) -> tuple[StateInfo, Ranker, Optimizer]:
+        """The state of an hour to train on; if the configuration has changed since, what of it fits."""
+        before = self.states.info(hour)
+        return self._load(hour) if before.ranker_config == self.config else self._warm_start(before)
+
     def _load(self, hour: Hour) -> tuple[StateInfo, Ranker, Optimizer]:
         return self.states.load(hour, self.device)
+
+    def _warm_start(self, before: StateInfo) -> tuple[StateInfo, Ranker, Optimizer]:
+        info, ranker, optimizer = self._fresh()
+        tensors = self.states.tensors(Hour.parse(before.hour))
+        take_over = TakeOver.of(before, info, shapes_of(tensors), ranker, ranker.tables)
+        take_over.fill_tables(ranker.tables, tensors)
+        take_over.fill(ranker, optimizer, tensors)
+        log.info("%s: %s", self.config.variant, take_over.info.warm_start)
+        return take_over.info, ranker, optimizer
 
     def _first_hour(self) -> Hour:
         return self.samples.events.require_hours()[0]
@@ -198,7 +210,7 @@ class Trainer:
         report: Report | None,
     ) -> StateInfo:
         """One link of the chain, whatever the number of hours: each hour's digest enters in turn."""
-        parent, seen = info.digest if info.hour else "", info.samples_seen
+        parent, seen = info.digest if info.hour else info.parent, info.samples_seen
         data, config, code = "", digest_json(info.config), code_version()
         for result in results:
             parent, data = (lineage_digest(parent, data, config, code) if data else parent), result.data
@@ -206,7 +218,7 @@ class Trainer:
         following = StateInfo(
             variant=info.variant, hour=results[-1].hour.key, parent=parent, data=data, config=info.config, code=code,
             samples_seen=seen, facets=info.facets, heads=info.heads, context=info.context,
-            attributes=info.attributes,
+            attributes=info.attributes, warm_start=info.warm_start,
         )  # fmt: skip
         return self._commit(results, following, ranker, optimizer, report, since=info)
 
@@ -309,9 +321,7 @@ def fit(ranker: Ranker, optimizer: Optimizer, keys: HourKeys, hour: Hour) -> flo
     day ids unseen for long give their rows back.
     """
     ranker.train()
-    if ids_expire(hour):
-        for table in ranker.tables.values():
-            table.expire(hour.number - 24 * ranker.config.expire_days)
+    expire_ids(ranker, hour)
     trained = trained_keys(ranker, keys)
     for name, table in ranker.tables.items():
         table.grow(trained[name], hour.number)
@@ -332,6 +342,13 @@ def ids_expire(hour: Hour) -> bool:
     return hour.number % 24 == 0
 
 
+def expire_ids(ranker: Ranker, hour: Hour) -> None:
+    """Let ids unseen for long give their rows back, if an hour is the one for it."""
+    if ids_expire(hour):
+        for table in ranker.tables.values():
+            table.expire(hour.number - 24 * ranker.config.expire_days)
+
+
 def trained_keys(ranker: Ranker, keys: HourKeys) -> dict[str, np.ndarray]:
     """For each table the keys that get a row by being trained on."""
     parts = (
@@ -346,10 +363,10 @@ def trained_keys(ranker: Ranker, keys: HourKeys) -> dict[str, np.ndarray]:
     return {"users": keys.users, "items": keys.items, "values": values[values != 0]}
 
 
-def batch_loss(ranker: Ranker, batch: Batch, count: int) -> Tensor:
-    """Loss of samples of a step that ``count`` samples take part in, in all processes."""
+def batch_loss(ranker: Ranker, batch: Batch, count: int, model: nn.Module | None = None) -> Tensor:
+    """Loss of samples of a step that ``count`` samples take part in, in all processes; ``model`` may wrap the ranker."""
     labels = batch.labels + ranker.config.label_smoothing * (0.5 - batch.labels)
-    each = nn.functional.binary_cross_entropy_with_logits(ranker(batch), labels, reduction="none")
+    each = nn.functional.binary_cross_entropy_with_logits((model or ranker)(batch), labels, reduction="none")
     loss = (each * batch.known).sum() / count
     if ranker.config.embedding_penalty:
         loss = loss + ranker.config.embedding_penalty * ranker.squared_embeddings() / count
@@ -376,16 +393,3 @@ def read_predictions(settings: Settings, variant: str, start: Hour, end: Hour) -
     """Progressive predictions of the hours in [start, end)."""
     files = {hour: prediction_file(settings, variant, hour) for hour in hour_range(start, end)}
     return joined([with_hour(pq.ParquetFile(f).read(), hour) for hour, f in files.items() if f.exists()])
-
-
-def lineage_tags(info: StateInfo) -> dict[str, str | int]:
-    """Tags that say where a state comes from."""
-    return {
-        "variant": info.variant,
-        "hour": info.hour,
-        "state_digest": info.digest,
-        "parent_digest": info.parent,
-        "data_digest": info.data,
-        "code_version": info.code,
-        "samples_seen": info.samples_seen,
-    }

@@ -30,6 +30,7 @@ BENCHES = {
     "sharded": "sharded:bench_sharded",
     "attributes": "attributes:bench_attributes",
     "serving": "serving:bench_serving",
+    "streaming": "streaming:bench_streaming",
     "hour_cycle": "hour_cycle:bench_hour_cycle",
     "units": "units:bench_units",
     "imports": "imports:bench_imports",

@@ -59,6 +59,41 @@ def write(
 
 
 @app.command()
+def live(
+    seconds: Annotated[
+        float, typer.Option("--seconds", min=1, metavar="S", help="How long the hour takes; 3600 is real time.")
+    ] = 60,
+    source: cli.SourceOption = None,
+) -> None:
+    """Write the log of the workspace's running hour row by row, for 'clock stream follow' to see.
+
+    The running hour is the one that the clocks hold for, the next that 'clock hour' runs: that writes the same rows again, as the
+    whole hour's file.
+    """
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from core.errors import ConfigError, NotReadyError
+    from events.store import EventStore
+    from feature_repo.clock import ClockState
+    from pipeline.source import load_source
+    from simulation.workspace import app_log
+
+    settings = cli.settings_of(source)
+    if not load_source(settings).simulated:
+        raise ConfigError(f"the log of '{settings.source}' is not simulated: its own app writes it")
+    hour = ClockState(settings, EventStore(settings.events_dir)).as_of
+    if hour is None:
+        raise NotReadyError("there are no clocks yet; run 'clock demo', or 'clock history'")
+    rows = 0
+    with Progress(console=Console(stderr=True), disable=not sys.stderr.isatty()) as progress:
+        task = progress.add_task(f"rows of {hour.key}", total=None)
+        for rows in app_log(settings).play_hour(hour, seconds):
+            progress.update(task, completed=rows)
+    print(json.dumps({"hour": hour.key, "rows": rows}))
+
+
+@app.command()
 def truth(context: typer.Context) -> None:
     """Print the true effects, the attainable AUC, tastes by hour."""
     from simulation.config import load_config

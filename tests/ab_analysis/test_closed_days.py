@@ -23,7 +23,8 @@ from core.hours import Hour
 from core.settings import Settings, load_settings
 from core.sql_engine import Engine
 from events.schema import exposure_schema
-from events.store import EventStore, SourceProperties
+from events.source_properties import SourceProperties
+from events.store import EventStore
 from tests.ab_analysis.test_user_table import START, UNTIL, plan_of
 
 FIRST = START - timedelta(days=4)

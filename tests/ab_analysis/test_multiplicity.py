@@ -59,8 +59,8 @@ def test_bonferronis_intervals_hold_together_and_those_of_what_is_found_hold_at_
             for method in METHODS
         }
         any_missed += any(missed["bonferroni"].values()) / samples
-        found = [n for n, p in adjust(p_values, "fdr_bh").items() if p < error]
-        false_share += sum(missed["fdr_bh"][n] for n in found) / max(len(found), 1) / samples
+        rejected = [n for n, p in adjust(p_values, "fdr_bh").items() if p < error]
+        false_share += sum(missed["fdr_bh"][n] for n in rejected) / max(len(rejected), 1) / samples
     noise = 3 * math.sqrt(error * (1 - error) / samples)
     assert 0.5 * error < any_missed < error + noise
     assert 0.3 * error < false_share < error + noise

@@ -37,7 +37,8 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "evaluate": ("metrics", "compare"),
     "serve": ("run", "replay", "stop", "resume"),
     "ops": ("prepare", "init", "service", "healthy", "users", "metrics", "doctor", "backup", "restore", "migrate"),
-    "simulate": ("write", "truth"),
+    "simulate": ("write", "live", "truth"),
+    "stream": ("follow", "status", "land"),
 }
 
 

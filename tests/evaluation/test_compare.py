@@ -9,7 +9,8 @@ import pytest
 
 from core.errors import DataError
 from evaluation.compare import bootstrap, compare
-from evaluation.metrics import Predictions, ndcg, normalised_entropy
+from evaluation.metrics import ndcg, normalised_entropy
+from evaluation.predictions import Predictions
 
 
 def draw(rng: np.random.Generator, users: int = 60, edge: float = 0.0) -> tuple[Predictions, Predictions]:

@@ -11,7 +11,7 @@ from sklearn.metrics import log_loss, roc_auc_score
 
 from core.errors import DataError
 from evaluation import metrics
-from evaluation.metrics import Predictions
+from evaluation.predictions import Predictions, session_numbers
 
 rows = st.lists(
     st.tuples(st.integers(0, 6), st.booleans(), st.integers(0, 5), st.sampled_from([0.5, 1.0, 2.5])),
@@ -84,7 +84,7 @@ def test_session_auc_of_a_day_is_the_mean_of_its_hours_weighted_by_their_samples
     rng = np.random.default_rng(6)
     users, labels, scores = rng.integers(0, 30, 2000), rng.integers(0, 2, 2000), rng.uniform(size=2000)
     hours = np.sort(rng.integers(0, 24, 2000))
-    day = Predictions.of(users, labels, scores, sessions=metrics.session_numbers(hours))
+    day = Predictions.of(users, labels, scores, sessions=session_numbers(hours))
     hourly = [metrics.summary(day.some(hours == hour)) for hour in range(24)]
     mean = np.average([h["session_auc"] for h in hourly], weights=[h["session_samples"] for h in hourly])
     assert metrics.session_auc(day).value == pytest.approx(mean, abs=1e-12)

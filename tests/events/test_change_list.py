@@ -10,7 +10,8 @@ import pytest
 from core.hours import Hour
 from events.change_list import ChangePosition
 from events.schema import event_schema
-from events.store import EventStore, SourceProperties
+from events.source_properties import SourceProperties
+from events.store import EventStore
 
 FIRST = Hour.parse("2026-03-02T08")
 

@@ -412,7 +412,7 @@ def powerless() -> list[str]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("closed", "given", "message"),
+    ("closed", "argument", "message"),
     [
         ("log/a.csv", "log", "log/a.csv cannot be read (Permission denied)"),
         ("log/more", "log", "log/more' cannot be looked into (Permission denied)"),
@@ -422,7 +422,7 @@ def powerless() -> list[str]:
     ],
 )
 def test_what_must_not_be_read_or_written_is_named_in_one_line(
-    log: Log, powerless: list[str], closed: str, given: str, message: str
+    log: Log, powerless: list[str], closed: str, argument: str, message: str
 ) -> None:
     log.write(HEADER + rows(3), "log/a.csv")
     log.write(HEADER + rows(3, 9), "log/more/b.csv")
@@ -432,7 +432,7 @@ def test_what_must_not_be_read_or_written_is_named_in_one_line(
     path.chmod(0o000)
     try:
         done = subprocess.run(
-            [*powerless, sys.executable, "-m", "clock", "events", "ingest", str(log.folder / "mapping.yaml"), str(log.folder / given)],
+            [*powerless, sys.executable, "-m", "clock", "events", "ingest", str(log.folder / "mapping.yaml"), str(log.folder / argument)],
             env={**os.environ, "CLOCK_VAR": str(log.folder / "var")}, capture_output=True, text=True, timeout=300, check=False,
         )  # fmt: skip
     finally:

@@ -18,7 +18,8 @@ from core.engine import engine
 from core.hours import DAY_HOURS, Hour, hour_range
 from core.settings import load_settings
 from events.schema import event_schema
-from events.store import EventStore, SourceProperties
+from events.source_properties import SourceProperties
+from events.store import EventStore
 from feature_repo.behavior_state import KEPT_HOURS, BehaviorState, read_behaviors
 from feature_repo.recent import last_before
 from feature_repo.state import ClockStorage

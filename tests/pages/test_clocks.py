@@ -119,9 +119,12 @@ def test_what_the_page_says_of_a_user_is_the_papers_weighted_sum(features: Clock
 def test_a_value_has_one_color_on_every_page_and_two_values_never_share_one() -> None:
     config = RankerConfig(variant="gaussian_clock")
     everybody = [slot(8, {f"usual-{n:02d}": 100.0 - n for n in range(11)})]
-    own = [slot(8, {"usual-10": 5.0, "usual-00": 4.0, "rare": 3.0}), slot(9, {f"odd-{n:02d}": 1.0 for n in range(12)})]
+    of_user = [
+        slot(8, {"usual-10": 5.0, "usual-00": 4.0, "rare": 3.0}),
+        slot(9, {f"odd-{n:02d}": 1.0 for n in range(12)}),
+    ]
     (theirs,), (all_days,) = (
-        [f for d in day_clocks(["genre"], config, s, everybody) for f in d.facets] for s in (own, everybody)
+        [f for d in day_clocks(["genre"], config, s, everybody) for f in d.facets] for s in (of_user, everybody)
     )
     usual = dict(zip(all_days.values, all_days.colors, strict=True))
     colors = dict(zip(theirs.values, theirs.colors, strict=True))

@@ -100,10 +100,10 @@ def predictions(rows: int = 4000) -> pa.Table:
 def test_each_hour_of_the_day_has_its_own_figures_with_intervals() -> None:
     figures = by_hour_of_day("matched_clock", predictions())
     assert {(f.metric, f.local_hour) for f in figures} == {(m, h) for m in ("auc", "uauc") for h in (8, 20)}
-    found = {f.local_hour: f for f in figures if f.metric == "auc"}
-    assert found[8].low < 0.5 < found[8].high
-    assert found[20].low > 0.6
-    assert found[20].samples == 2000
+    of_auc = {f.local_hour: f for f in figures if f.metric == "auc"}
+    assert of_auc[8].low < 0.5 < of_auc[8].high
+    assert of_auc[20].low > 0.6
+    assert of_auc[20].samples == 2000
     few = predictions(6)
     assert by_hour_of_day("matched_clock", few) == []
 

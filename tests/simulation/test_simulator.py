@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gzip
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from simulation.app import App
 from simulation.config import load_config
 from simulation.log import AppLog
 from simulation.truth import attainable_auc, experiment_truth
+from streaming.tail import part_of
 from tests.conftest import TINY
 
 
@@ -51,3 +53,16 @@ def test_a_wrong_config_names_the_key(tmp_path: Path) -> None:
     path.write_text("users: -3\nzones: {Mars/Base: 1}\n")
     with pytest.raises(ConfigError, match=r"(?s)users.*zones"):
         load_config(path)
+
+
+def test_an_hour_that_is_played_has_the_rows_of_its_file(tmp_path: Path) -> None:
+    log = AppLog(TINY, tmp_path)
+    hour = TINY.first_hour + 36
+    counts = list(log.play_hour(hour, 0.5))
+    part = part_of(log.log_file(hour))
+    played = part.read_bytes()
+    assert counts == sorted(counts)
+    assert counts[-1] == len(played.splitlines()) - 1 > 10
+    log.write_hours(hour, hour + 1)
+    assert gzip.decompress(log.log_file(hour).read_bytes()) == played
+    assert not part.exists()

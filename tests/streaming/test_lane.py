@@ -25,6 +25,7 @@ from events.store import EventStore
 from feature_repo.materialization import advance
 from feature_repo.retrieval import ClockFeatures, Features
 from feature_repo.running import running_events
+from operations.doctor import examine
 from operations.health import check
 from operations.metrics import WorkspaceCollector
 from pipeline.forgetting import forget
@@ -33,7 +34,7 @@ from streaming import lane as lane_module
 from streaming.lane import Lane, follow
 from streaming.status import LaneStatus, status_file
 from tests import forked
-from tests.conftest import TINY, copy_var
+from tests.conftest import TINY, copy_var, place_tracking_store
 
 UNTIL = TINY.first_hour + 60
 
@@ -204,7 +205,9 @@ def test_what_cannot_be_followed_is_said(workspace: Settings) -> None:
     with pytest.raises(NotReadyError, match="clock stream follow"):
         LaneStatus.read(workspace)
     mapping = (app / "mapping.yaml").read_text()
-    (app / "mapping.yaml").write_text(mapping.replace("{hour}.csv", "{hour}.csv.gz"))
+    (app / "mapping.yaml").write_text(
+        mapping.replace("{hour}.csv", "{hour}.parquet").replace("format: csv", "format: parquet")
+    )
     with pytest.raises(ConfigError, match="only CSV and JSON lines"):
         Lane(workspace)
     (app / "mapping.yaml").write_text(mapping.replace("mood: mood", "feeling: mood"))
@@ -233,6 +236,7 @@ def test_the_command_follows_until_it_is_stopped(workspace: Settings) -> None:
             log_file(workspace).write_bytes(header + rows[0] + rows[1])
             wait_until(lambda: status_of(workspace).events == 2 and not status_of(workspace).problem)
             check(workspace, "streaming")
+            place_tracking_store(workspace)
             told_of = {m.name: m.samples[0].value for m in WorkspaceCollector(workspace).collect() if m.samples}
             assert told_of["clock_stream_events"] == 2
             assert time.time() - told_of["clock_stream_seen_seconds"] < 60
@@ -243,9 +247,11 @@ def test_the_command_follows_until_it_is_stopped(workspace: Settings) -> None:
     assert "Traceback" not in told
     shown = forked.run("clock", "stream", "status", environment=environment)
     assert json.loads(shown.stdout)["events"] == 2
-    os.utime(status_file(workspace), (0, 0))
+    os.utime(status_file(workspace), (1, 1))
     with pytest.raises(NotReadyError, match="has not looked at the log"):
         check(workspace, "streaming")
+    (finding,) = [finding for finding in examine(workspace) if finding.check == "streaming"]
+    assert (finding.status, "has not looked at the log" in finding.detail) == ("warning", True)
 
 
 def status_of(settings: Settings) -> LaneStatus:

@@ -66,6 +66,9 @@ def test_entries_are_in_the_file_of_their_hour_which_is_complete_when_it_is_over
     assert run(trim=True) == 0
     assert not [*log.glob("*.part")]
     assert rows(log / f"{(HOUR + 3).key}.jsonl") == ["185", "186"]
+    at += 40 * 24 * 3600
+    assert run() == 0
+    assert not (log / f"{(HOUR + 5).key}.jsonl").exists()  # silent for a month: nobody knows whether nothing happened
 
 
 def test_after_a_crash_at_any_point_every_entry_is_there_once(

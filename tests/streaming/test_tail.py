@@ -67,12 +67,15 @@ def test_a_file_that_is_renamed_when_it_is_complete_is_read_on(tmp_path: Path) -
     append(part, b"u2,t2\n")
     part.rename(path)
     assert log.read() == b"uid,track\nu2,t2\n"
+    packed = tail(tmp_path / "packed.csv.gz")  # packed when it is complete
+    append(tmp_path / "packed.csv", b"uid,track\nu1,t1\n")
+    assert packed.read() == b"uid,track\nu1,t1\n"
     path.write_bytes(b"uid,track\n")
     with pytest.raises(DataError, match="cut off or written again"):
         log.read()
 
 
-@pytest.mark.parametrize(("name", "begin"), [("log.parquet", b""), ("log.csv.gz", b""), ("log.csv", b"\xff\xfeu\x00")])
+@pytest.mark.parametrize(("name", "begin"), [("log.parquet", b""), ("log.csv", b"\xff\xfeu\x00")])
 def test_other_formats_are_refused(tmp_path: Path, name: str, begin: bytes) -> None:
     append(tmp_path / name, begin)
     with pytest.raises(ConfigError, match=r"only (CSV|UTF-8)"):

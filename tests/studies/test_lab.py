@@ -14,15 +14,16 @@ from core import cli
 from core.errors import ConfigError
 from core.hours import Hour
 from core.settings import Settings
-from evaluation.metrics import Estimate
+from evaluation.estimate import Estimate
 from events.store import EventStore
-from studies import baselines, cold_start, granularity, seasonal, sigma, streaming_vs_daily, variants
+from studies import admission, baselines, cold_start, decay, granularity, seasonal, sigma, streaming_vs_daily, variants
 from studies.lab import Lab
 from studies.log import first_evaluated_hour
 from studies.paired import Panel, over_seeds
 from studies.replay import AGES, Run
 from studies.settings_study import compare_settings
 from studies.tables import verdict
+from tests.conftest import TINY
 from training.samples import SampleStore
 from training.trainer import Trainer, read_predictions
 
@@ -142,3 +143,32 @@ def test_a_wrong_call_says_what_to_do(settings: Settings, tmp_path: Path, monkey
     ):
         with pytest.raises(ConfigError, match=message):
             cli.call(study.app, arguments)
+
+
+@pytest.mark.slow
+def test_the_study_of_admission_counts_the_rows_that_are_kept(small: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(admission, "OPTIONS", {admission.BASE: {}, "after 3": {"admit_after": 3}})
+    monkeypatch.setattr(admission, "MODULES", ("none",))
+    conclusion, page = admission.run(small)
+    assert conclusion.startswith("simulator, none: ")
+    results = json.loads((Path(page).parent / "results.json").read_text())
+    assert set(results["logs"]["simulator, none"]["gaps"]) == {"after 3"}
+    at_once, later = (results["extra"]["simulator"][name] for name in (admission.BASE, "after 3"))
+    (log,) = small.logs()
+    frame = Panel(small, log).frame
+    counts = np.unique(frame["user"], return_counts=True)[1]
+    assert (at_once["users"], later["users"]) == (len(counts), int((counts >= 3).sum()))
+    assert later["memory"] < at_once["memory"]
+    assert (at_once["filter"], later["filter"]) == (0, 4 << 22)
+
+
+@pytest.mark.slow
+def test_the_study_of_decay_has_an_app_of_its_own(small: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    app = {**TINY.model_dump(mode="json"), "drift": 0.5}
+    monkeypatch.setattr(decay, "APP", app)
+    monkeypatch.setattr(decay, "OPTIONS", {decay.BASE: {}, "times 0.8 an hour": {"accumulator_decay": 0.8}})
+    monkeypatch.setattr(decay, "MODULES", ("none",))
+    _, page = decay.run(small)
+    log = json.loads((Path(page).parent / "results.json").read_text())["logs"]["simulator, none"]
+    assert log["values"][decay.BASE]["auc"] != log["values"]["times 0.8 an hour"]["auc"]
+    assert (small.root / "drifting").is_dir()

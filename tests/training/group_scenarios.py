@@ -20,6 +20,7 @@ from core.settings import load_settings
 from training.group import DistributedGroup, join_group
 from training.sharded.shard import TableShard
 from training.sharded.trainer import ShardedTrainer
+from training.sightings import PARTITIONS, SightingFilter
 
 app = cli.App()
 SMALL_FILE = 4096
@@ -55,13 +56,14 @@ def rounds() -> list[tuple[int, np.ndarray]]:
 
 
 @app.command()
-def grow(folder: str) -> None:
+def grow(folder: str, after: int, decay: float) -> None:
     """A table grows and forgets; each process has every second of the ids. The parts are written beside the signs of life."""
     group = joined(folder)
-    table = TableShard(5, 7, 2, group)
+    table = TableShard(5, 7, 2, group, SightingFilter(after, 16 * PARTITIONS) if after > 1 else None, decay)
     for hour, keys in rounds():
         table.grow(keys[group.rank :: group.size], hour)
-        table.accumulator[: table.size] = torch.from_numpy(table.numbers).float()
+        if hour < 60:  # afterwards they decay
+            table.accumulator[: table.size] = torch.from_numpy(table.numbers).float()
         table.statistics[: table.size] = torch.from_numpy(table.numbers)[:, None].double()
         if hour == 40:
             print(table.expire(30))

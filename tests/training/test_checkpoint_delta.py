@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from training.checkpoint_delta import Tensors, apply
 from training.embedding import GrowingEmbedding
+from training.sightings import PARTITIONS, SightingFilter
 
 
 def named(parts: dict[str, torch.Tensor]) -> Tensors:
@@ -29,9 +30,10 @@ def train(table: GrowingEmbedding, keys: list[int], hour: int) -> None:
 HOURS = st.lists(st.lists(st.integers(0, 600), max_size=300), min_size=1, max_size=6)
 
 
-@given(hours=HOURS, expire=st.integers(0, 8))
-def test_deltas_make_the_last_checkpoint_to_the_bit(hours: list[list[int]], expire: int) -> None:
-    table, chain = GrowingEmbedding(3, seed=1), list[Tensors]()
+@given(hours=HOURS, expire=st.integers(0, 8), after=st.integers(1, 3))
+def test_deltas_make_the_last_checkpoint_to_the_bit(hours: list[list[int]], expire: int, after: int) -> None:
+    sightings = SightingFilter(after, 16 * PARTITIONS) if after > 1 else None
+    table, chain = GrowingEmbedding(3, 1, 0, sightings), list[Tensors]()
     for hour, keys in enumerate(hours):
         if hour == expire:
             table.expire(hour - 1)

@@ -18,7 +18,8 @@ from training.device import CPU, training_device
 from training.optimizer import Optimizer
 from training.ranker import Ranker
 from training.scoring import predict
-from training.state import StateStore, new_info, ranker_tensors
+from training.state import StateStore, ranker_tensors
+from training.state_info import new_info
 from training.trainer import fit
 
 FIRST, HOURS = Hour.parse("2026-03-02T22"), 4

@@ -78,6 +78,34 @@ def test_a_step_is_row_wise_adagrad_on_the_sum_of_every_use() -> None:
     assert torch.allclose(table.weight, plain, atol=1e-6)
 
 
+def test_the_sums_of_an_hour_s_rows_decay_once_and_the_others_stay() -> None:
+    table = GrowingEmbedding(4, 1, decay=0.5)
+    table.grow(np.array([1, 2, 3]), 1)
+    table.accumulator[: table.size] = torch.tensor([8.0, 1.0, 2.0, 4.0])
+    table.mark_saved()
+    table.grow(np.array([2, 2, 2, 9]), 2)
+    assert table.accumulator[: table.size].tolist() == [4.0, 1.0, 1.0, 4.0, 0.0]
+    delta = table.delta()
+    assert delta is not None
+    assert delta["rows"].tolist() == [0, 2, 4]
+    table.grow(np.array([], dtype=np.int64), 3)
+    assert table.accumulator[: table.size].tolist() == [2.0, 1.0, 1.0, 4.0, 0.0]
+
+
+def test_with_decay_a_row_that_is_trained_often_goes_on_learning() -> None:
+    moved = {}
+    for decay in (1.0, 0.5):
+        table = GrowingEmbedding(4, 1, decay=decay)
+        for hour in range(200):
+            table.grow(np.array([7]), hour)
+            before = table.weight[1].clone()
+            table(torch.tensor([1])).sum().backward()
+            table.step(0.1)
+            moved[decay] = float((table.weight[1] - before).abs().sum())
+    assert moved[0.5] == pytest.approx(4 * 0.1 / 2**0.5, rel=1e-3)  # 1 + ½ + ¼ + … = 2
+    assert moved[1.0] == pytest.approx(4 * 0.1 / 200**0.5, rel=1e-3)
+
+
 @pytest.mark.parametrize("smallest", [0, 1, -5])
 def test_a_key_has_the_same_row_in_whatever_company_it_is_looked_up(smallest: int) -> None:
     table, draws = GrowingEmbedding(4, seed=1), np.random.default_rng(0)

@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from core.errors import CorruptStateError, DataError, NotReadyError
 from core.files import digest_file, write_parquet
 from core.hours import Hour, hour_range
-from core.settings import Settings, load_settings
+from core.settings import Settings
 from evaluation.metrics import session_auc
 from evaluation.prediction_table import as_predictions
 from events.store import EventStore
@@ -265,13 +265,6 @@ def test_target_statistics_are_part_of_the_state(ready: Settings, tmp_path: Path
     assert bits_of(bulk, "none", until) == bits_of(hourly, "none", until)
     _, ranker, _ = StateStore(hourly.training_dir / "states", "none").load(until)
     assert float(ranker.users.statistics[1:].sum()) > 0
-
-
-def test_a_changed_config_does_not_continue_a_chain(ready: Settings, tmp_path: Path) -> None:
-    settings = fresh(ready, tmp_path)
-    Trainer(settings, "none").train(FIRST + 2, start=FIRST)
-    with pytest.raises(NotReadyError, match="settings of 'none' changed"):
-        Trainer(load_settings(var=settings.var, source="simulator", seed=7), "none").train(FIRST + 3)
 
 
 def test_an_option_that_came_later_does_not_end_a_chain(ready: Settings, tmp_path: Path) -> None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
@@ -19,8 +18,10 @@ from training.group import DistributedGroup
 from training.optimizer import Optimizer
 from training.ranker import Ranker
 from training.shard_files import shard_path
-from training.sharded.shard import TableShard, owners
-from training.state import WORTHWHILE, StateInfo, StateStore, dense_part, write_state
+from training.sharded.shard import TableShard
+from training.sightings import SPARSE, owners
+from training.state import WORTHWHILE, StateStore, dense_part, write_state
+from training.state_info import StateInfo
 
 READ_AT_ONCE = 1 << 18
 """Rows of a file that are in memory at a time: a process need not have room for others' rows."""
@@ -94,36 +95,72 @@ def _write_first(folder: Path, info: StateInfo, ranker: Ranker, optimizer: Optim
     return write_state(folder, info, tensors)
 
 
-def load(states: StateStore, hour: Hour, shards: Mapping[str, TableShard]) -> tuple[StateInfo, Tensors]:
-    """Read the rows of a state that belong to this process, whatever number of processes wrote it.
+class StateReader:
+    """Reads the part of a state that belongs to this process, whatever number of processes wrote it.
 
-    Args:
-        states: of the variant.
-        hour: of the state.
-        shards: to be filled; their embeddings then lie outside of TorchRec's collection.
-
-    Returns:
-        The state's description, and what belongs to no table.
-
-    Raises:
-        CorruptStateError: a file does not match its digest.
+    First the ids, then the rows: between the two the shards' rows can be given the place where they are to stay, so that no
+    process ever holds them twice.
     """
-    chain = states.chain(hour)
-    links = [(info, states.files(info)) for info in reversed(chain)]
-    for name, shard in shards.items():
-        totals = [link.tables[name] for link, _ in links]
-        ids = [_own_ids(_Part(path, name), before, shard)
-               for (_, files), before in zip(links, [1, *totals], strict=False) for path in _table_files(files)]  # fmt: skip
-        keys, numbers = (np.concatenate(each) for each in zip(*ids, strict=True))
-        order = np.argsort(numbers)
-        shard.take(keys[order], numbers[order], totals[-1])
-        for _, files in links:
-            for path in _table_files(files):
-                for rows, parts in _Part(path, name).chunks(shard.parts):
-                    shard.take_rows(rows, parts)
-    with safe_open(links[-1][1][0], "pt") as file:
-        dense = {name: file.get_tensor(name) for name in file.keys() if not name.startswith("tables.")}  # noqa: SIM118
-    return replace(chain[0], layers=len(chain)), dense_tensors(dense)
+
+    def __init__(self, states: StateStore, hour: Hour) -> None:
+        """Find the files.
+
+        Args:
+            states: of the variant.
+            hour: of the state.
+
+        Raises:
+            CorruptStateError: a file does not match its digest.
+        """
+        self._chain = states.chain(hour)
+        self._links = [(info, states.files(info)) for info in reversed(self._chain)]
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shapes of the tensors in the state's own files by name; of a table's parts in several files one process's."""
+        shapes: dict[str, tuple[int, ...]] = {}
+        for path in self._links[-1][1][:2]:
+            with safe_open(path, "pt") as file:
+                shapes |= {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+        return shapes
+
+    def read_ids(self, shards: Mapping[str, TableShard]) -> None:
+        """Give the shards their ids; there need not be room for their rows yet."""
+        for name, shard in shards.items():
+            totals = [link.tables[name] for link, _ in self._links]
+            ids = [pair for (_, files), before in zip(self._links, [1, *totals], strict=False)
+                   for path in _table_files(files) for pair in _own_ids(_Part(path, name), before, shard)]  # fmt: skip
+            keys, numbers = (np.concatenate(each) for each in zip(*ids, strict=True))
+            del ids
+            if np.any(numbers[1:] < numbers[:-1]):
+                order = np.argsort(numbers)
+                keys, numbers = keys[order], numbers[order]
+            shard.take(keys, numbers, totals[-1])
+
+    def read_rows(
+        self, shards: Mapping[str, TableShard], parts: Mapping[str, tuple[str, ...]] | None = None
+    ) -> tuple[StateInfo, Tensors]:
+        """Give the shards their rows.
+
+        Args:
+            shards: have their ids, and room for their rows.
+            parts: names of each table's tensors that are read; None for all of them. Embeddings that are not read begin anew.
+
+        Returns:
+            The state's description, and what belongs to no table.
+        """
+        for name, shard in shards.items():
+            wanted = (*shard.parts, *SPARSE) if parts is None else parts[name]
+            for path in (path for _, files in self._links for path in _table_files(files)):
+                part = _Part(path, name)
+                for rows, read in part.chunks([each for each in wanted if each not in SPARSE]):
+                    shard.take_rows(rows, read)
+                if shard.sightings is not None and "cells" in wanted:
+                    shard.sightings.add(part.numpy("cells"), part.numpy("sightings"))
+            if "weight" not in wanted:
+                shard.restart()
+        with safe_open(self._links[-1][1][0], "pt") as file:
+            dense = {name: file.get_tensor(name) for name in file.keys() if not name.startswith("tables.")}  # noqa: SIM118
+        return replace(self._chain[0], layers=len(self._chain)), dense_tensors(dense)
 
 
 def _table_files(files: list[Path]) -> list[Path]:
@@ -131,12 +168,14 @@ def _table_files(files: list[Path]) -> list[Path]:
     return files[1:] or files
 
 
-def _own_ids(part: _Part, before: int, shard: TableShard) -> tuple[np.ndarray, np.ndarray]:
-    """Keys of a file that belong to a shard, and the numbers of their rows."""
-    keys = part.numpy("keys")
-    numbers = part.numpy("key_numbers") if part.has("key_numbers") else before + np.arange(len(keys))
-    here = owners(keys, shard.group.size) == shard.group.rank
-    return keys[here], numbers[here]
+def _own_ids(part: _Part, before: int, shard: TableShard) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Keys of a file that belong to a shard, and the numbers of their rows, some at a time."""
+    numbered = part.has("key_numbers")
+    for at, read in part.slices(["keys", *(["key_numbers"] if numbered else [])]):
+        keys = read["keys"].numpy()
+        numbers = read["key_numbers"].numpy() if numbered else before + at + np.arange(len(keys))
+        here = owners(keys, shard.group.size) == shard.group.rank
+        yield keys[here], numbers[here]
 
 
 @dataclass(frozen=True)
@@ -158,12 +197,18 @@ class _Part:
             array: np.ndarray = file.get_tensor(self._name(part)).numpy()
         return array
 
-    def chunks(self, parts: tuple[str, ...]) -> Iterator[tuple[np.ndarray, Tensors]]:
+    def chunks(self, parts: Sequence[str]) -> Iterator[tuple[np.ndarray, Tensors]]:
         """Numbers of rows with the rows' parts, some at a time."""
+        numbered = self.has("rows")
+        for at, read in self.slices([*parts, *(["rows"] if numbered else [])]):
+            rows = read.pop("rows").numpy() if numbered else at + np.arange(len(read[parts[0]]))
+            yield rows, read
+
+    def slices(self, parts: Sequence[str]) -> Iterator[tuple[int, Tensors]]:
+        """Parts of one length, some rows at a time, and the place of the first; once also where there are none."""
         with safe_open(self.path, "pt") as file:
             slices = {part: file.get_slice(self._name(part)) for part in parts}
             count = slices[parts[0]].get_shape()[0]
-            rows = file.get_tensor(self._name("rows")) if self.has("rows") else torch.arange(count)
-            for at in range(0, count, READ_AT_ONCE):
+            for at in range(0, max(count, 1), READ_AT_ONCE):
                 until = min(at + READ_AT_ONCE, count)
-                yield rows[at:until].numpy(), {part: each[at:until] for part, each in slices.items()}
+                yield at, {part: each[at:until] for part, each in slices.items()}

@@ -22,9 +22,7 @@ class ShardedTables:
     def __init__(self, ranker: Ranker, group: DistributedGroup) -> None:
         """Put sharded tables in the place of an untrained ranker's own ones."""
         self.group, self.config = group, ranker.config
-        self.shards = {
-            name: TableShard(table.dim, table.seed, table.width, group) for name, table in ranker.tables.items()
-        }
+        self.shards = {name: TableShard.of(table, group) for name, table in ranker.tables.items()}
         self.hour = {name: HourTable(shard) for name, shard in self.shards.items()}
         self._collection = self._make()
         for name, table in self.hour.items():
@@ -32,7 +30,7 @@ class ShardedTables:
 
     def _make(self) -> RowWiseCollection:
         config: RankerConfig = self.config
-        capacities = {name: len(shard.weight) for name, shard in self.shards.items()}
+        capacities = {name: shard.capacity for name, shard in self.shards.items()}
         largest = [max(sizes) for sizes in zip(*self.group.all_gather(list(capacities.values())), strict=True)]
         with lost_becomes_error("placing the tables"):
             made = RowWiseCollection(config.dim, dict(zip(capacities, largest, strict=True)), config.embedding_rate)
@@ -43,7 +41,8 @@ class ShardedTables:
     def make_room(self) -> None:
         """Let the collection be as large as the shards have become; all processes call it together."""
         inside = all(
-            shard.weight.data_ptr() == self._collection.weights[name].data_ptr() for name, shard in self.shards.items()
+            shard.weight.data_ptr() == self._collection.weights[name].data_ptr() and shard.size <= len(shard.weight)
+            for name, shard in self.shards.items()
         )
         if not all(self.group.all_gather(inside)):
             self._collection = self._make()

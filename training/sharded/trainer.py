@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 
 import numpy as np
@@ -18,6 +18,7 @@ from core.settings import Settings
 from evaluation.metrics import summary
 from evaluation.prediction_table import as_predictions
 from training.batch import HourKeys
+from training.checkpoint_delta import Tensors
 from training.config import RankerConfig, code_version
 from training.group import DistributedGroup, GroupLostError
 from training.optimizer import Optimizer
@@ -25,9 +26,11 @@ from training.ranker import Ranker
 from training.samples import HourSamples, SampleStore
 from training.scoring import score
 from training.sharded import checkpoint
+from training.sharded.checkpoint import StateReader
 from training.sharded.deal import Deal
 from training.sharded.tables import ShardedTables
-from training.state import StateInfo, load_dense_part, untrained_ranker
+from training.state import load_dense_part, untrained_ranker
+from training.state_info import StateInfo
 from training.tensors import to_batch
 from training.trainer import (
     HourResult,
@@ -40,6 +43,7 @@ from training.trainer import (
     prediction_table,
     trained_keys,
 )
+from training.warm_start import TakeOver
 
 log = logging.getLogger("training.sharded")
 
@@ -118,15 +122,33 @@ class ShardedTrainer(Trainer):
 
     def _load(self, hour: Hour) -> tuple[StateInfo, Ranker, Optimizer]:
         ranker, optimizer = self._make(self.states.info(hour))
-        info, dense = self.group.together(
-            lambda: checkpoint.load(self.states, hour, self.tables.shards), f"reading the state of {hour}"
-        )
-        self.tables.make_room()
+        reader = self.group.together(lambda: StateReader(self.states, hour), f"finding the state of {hour}")
+        info, dense = self._read(reader, hour)
         load_dense_part(ranker, dense)
         optimizer.load(dense)
         for shard in self.tables.shards.values():
             shard.mark_saved()
         return info, ranker, optimizer
+
+    def _read(
+        self, reader: StateReader, hour: Hour, parts: Mapping[str, tuple[str, ...]] | None = None
+    ) -> tuple[StateInfo, Tensors]:
+        """Read this process's ids and rows of a state; returns its description and what belongs to no table."""
+        shards, group = self.tables.shards, self.group
+        group.together(lambda: reader.read_ids(shards), f"reading the ids of {hour}")
+        self.tables.make_room()
+        return group.together(lambda: reader.read_rows(shards, parts), f"reading the state of {hour}")
+
+    def _warm_start(self, before: StateInfo) -> tuple[StateInfo, Ranker, Optimizer]:
+        info, ranker, optimizer = self._fresh()
+        hour = Hour.parse(before.hour)
+        reader = self.group.together(lambda: StateReader(self.states, hour), f"finding the state of {hour}")
+        take_over = TakeOver.of(before, info, reader.shapes(), ranker, self.tables.shards)
+        _, dense = self._read(reader, hour, take_over.parts)
+        take_over.fill(ranker, optimizer, dense)
+        if self.group.first:
+            log.info("%s: %s", self.config.variant, take_over.info.warm_start)
+        return take_over.info, ranker, optimizer
 
     def _commit(
         self,
