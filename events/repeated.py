@@ -42,9 +42,8 @@ def mark_repeated(con: duckdb.DuckDBPyConnection, store: EventStore) -> None:
         """CREATE TABLE shared_ids AS SELECT event_id FROM (SELECT event_id FROM staged WHERE reason IS NULL
         UNION ALL SELECT event_id FROM repeated) GROUP BY event_id HAVING count(*) > 1"""
     )
-    if not scalar(
-        con, "SELECT count(*) FROM shared_ids"
-    ):  # every id is new: what follows would leave the same, at length
+    if not scalar(con, "SELECT count(*) FROM shared_ids"):
+        # Every id is new: what follows would leave the same, at length.
         con.execute(
             "CREATE TABLE marked AS SELECT __row, false AS duplicate, false AS adds FROM staged WHERE reason IS NULL"
         )
