@@ -291,7 +291,7 @@ def bench_join(scale: float) -> Result:
         samples = pa.concat_tables(store.read(hour).select(["user_id", "timestamp"]) for hour in store.hours())
         hours = pc.divide(samples["timestamp"].cast(pa.int64()), 3600 * 1_000_000)
         samples = pa.table({"user_id": samples["user_id"], "hour": hours})
-        references = features._views(TRAINING_SERVICE)["clock_slots"]
+        references = features.references(TRAINING_SERVICE)["clock_slots"]
 
         def ours() -> int:
             keys = samples.group_by(["user_id", "hour"]).aggregate([])

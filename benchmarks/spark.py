@@ -13,20 +13,35 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from benchmarks.clocks import DAYS, EVENTS, EVENTS_A_USER, START, random_events, write_hour, write_log
+from benchmarks.clocks import (
+    DAYS,
+    EVENTS,
+    EVENTS_A_USER,
+    SAMPLES,
+    SESSION,
+    START,
+    random_events,
+    write_hour,
+    write_log,
+)
 from benchmarks.experiments import write_events
 from benchmarks.result import Result
 from core import duck
 from core.errors import DataError
 from core.files import read_json
+from core.hours import Hour, hour_range
 from core.settings import ROOT, Settings, load_settings
-from tests.servers import spark_cluster
+from events.store import EventStore
+from feature_repo.clock import ClockState
+from tests.servers import SparkCluster, spark_cluster
 
 log = logging.getLogger("benchmarks.spark")
 
@@ -37,12 +52,13 @@ RUN = """
 import json, sys
 from benchmarks.clocks import rebuild_here, refresh_here
 from benchmarks.experiments import analysis
-from benchmarks.spark import UNTIL
+from benchmarks.spark import UNTIL, samples_here
 from core.settings import load_settings
 pieces = {
     "rebuild": lambda settings: rebuild_here(settings, UNTIL),
     "refresh": lambda settings: refresh_here(settings, UNTIL + 1),
     "analysis": analysis,
+    "samples": lambda settings: samples_here(settings, UNTIL),
 }
 print(json.dumps(pieces[sys.argv[1]](load_settings(**json.loads(sys.argv[2])))))
 """
@@ -101,6 +117,45 @@ class Activity(NamedTuple):
         )
 
 
+@dataclass(frozen=True)
+class TracedCluster:
+    """A cluster whose applications leave event logs.
+
+    Attributes:
+        cluster: that runs.
+        logs: folder of the event logs.
+    """
+
+    cluster: SparkCluster
+    logs: Path
+
+    @property
+    def options(self) -> dict[str, object]:
+        """Settings that let it compute."""
+        return {"engine": "spark", "spark_master": self.cluster.url, "spark_partitions": PARTITIONS}
+
+    def report(self, what: str) -> None:
+        """Log what Spark did since the last report."""
+        for event_log in self.logs.iterdir():
+            log.info("%s on Spark: %s", what, Activity.of(event_log))
+            event_log.unlink()
+
+
+@contextmanager
+def traced_cluster(folder: Path, options: str = "") -> Iterator[TracedCluster]:
+    """Two workers of one core.
+
+    Args:
+        folder: new, for logs and scratch.
+        options: further lines of ``spark-defaults.conf``.
+    """
+    logs = folder / "events"
+    logs.mkdir(parents=True)
+    lines = f"{OPTIONS}{options}spark.eventLog.dir {logs.as_uri()}\n"
+    with spark_cluster(folder, WORKER_MEMORY, lines) as cluster:
+        yield TracedCluster(cluster, logs)
+
+
 def bench_spark(scale: float) -> list[Result]:
     """The rebuild of every view, the next hour, an experiment's analysis; ``DataError`` where the engines differ in anything."""
     with tempfile.TemporaryDirectory() as folder:
@@ -110,21 +165,15 @@ def bench_spark(scale: float) -> list[Result]:
         rng, events = np.random.default_rng(2), int(HOUR_EVENTS * scale)
         write_hour(store, UNTIL, random_events(rng, UNTIL, events, rng.integers(0, users, events)))
         write_events(settings.var, int(EVENTS * scale), int(AB_USERS * scale))
-        cluster, theirs = settings.var / "cluster", settings.var / "duckdb"
-        logs = cluster / "events"
-        logs.mkdir(parents=True)
+        theirs = settings.var / "duckdb"
         seconds: dict[str, dict[str, float]] = {"DuckDB": {}, "Spark": {}}
-        options = f"{OPTIONS}spark.eventLog.dir {logs.as_uri()}\n"
-        with spark_cluster(cluster, WORKER_MEMORY, options) as (master, conf):
-            on_spark = {"engine": "spark", "spark_master": master, "spark_partitions": PARTITIONS}
+        with traced_cluster(settings.var / "cluster") as running:
             analyses = {}
-            for name, chosen in (("DuckDB", {}), ("Spark", on_spark)):
+            for name, chosen in (("DuckDB", {}), ("Spark", running.options)):
                 for what in PIECES:
-                    seconds[name][what], result = _run(what, settings, chosen, conf)
+                    seconds[name][what], result = _run(what, settings, chosen, running.cluster.conf)
                     analyses[name] = result
-                    for event_log in logs.iterdir():
-                        log.info("%s on Spark: %s", what, Activity.of(event_log))
-                        event_log.unlink()
+                    running.report(what)
                 if name == "DuckDB":
                     shutil.move(settings.features_dir, theirs)
         if differing := _differing(settings, theirs):
@@ -136,6 +185,53 @@ def bench_spark(scale: float) -> list[Result]:
         for what in PIECES
         for ours, peer in [(seconds["Spark"][what], seconds["DuckDB"][what])]
     ]
+
+
+def bench_spark_join(scale: float) -> list[Result]:
+    """Samples of thirty days with their features, built by both engines; ``DataError`` where a row differs."""
+    with tempfile.TemporaryDirectory() as folder:
+        settings = load_settings(var=Path(folder), source="bench", window_days=DAYS)
+        events = int(SAMPLES * scale)
+        store = write_log(settings, events, events // EVENTS_A_USER, DAYS * 24, session=SESSION)
+        ClockState(settings, store).rebuild(UNTIL)
+        samples, theirs = settings.training_dir / "samples", settings.var / "duckdb"
+        with traced_cluster(settings.var / "cluster") as running:
+            peer, _ = _run("samples", settings, {}, running.cluster.conf)
+            shutil.move(samples, theirs)
+            seconds, _ = _run("samples", settings, running.options, running.cluster.conf)
+            running.report("samples")
+        with duck.connection(settings) as con:
+            for name in sorted({file.stem for file in samples.glob("*/*.parquet")}):
+                one, other = (f"SELECT * FROM {_hours_of(root, name)}" for root in (samples, theirs))
+                for left, right in ((one, other), (other, one)):
+                    if duck.scalar(con, f"SELECT count(*) FROM (({left}) EXCEPT ALL ({right}))"):
+                        raise DataError(f"Spark and DuckDB differ in {name} of the samples")
+    return [Result("spark_join", seconds, "s", "DuckDB, equal samples", peer, peer / seconds)]
+
+
+def samples_here(settings: Settings, until: Hour) -> None:
+    """Build the samples of every hour before one."""
+    from training.samples import SampleStore  # with PyTorch, which the other pieces do not wait for
+
+    SampleStore(settings, EventStore(settings.events_dir)).build(hour_range(START, until))
+
+
+def _hours_of(root: Path, name: str) -> str:
+    pattern = duck.quoted(str(root / "*" / f"{name}.parquet"))
+    return f"read_parquet({pattern}, hive_partitioning = true, hive_types_autocast = false)"
+
+
+def bench_spark_scaling(scale: float) -> list[Result]:
+    """The rebuild with one worker's core and with two."""
+    seconds = {}
+    with tempfile.TemporaryDirectory() as folder:
+        settings = load_settings(var=Path(folder), source="bench", window_days=DAYS)
+        write_log(settings, int(EVENTS * scale), int(EVENTS / EVENTS_A_USER * scale), DAYS * 24)
+        for cores in (1, 2):
+            with traced_cluster(settings.var / f"cluster-{cores}", f"spark.cores.max {cores}\n") as running:
+                seconds[cores], _ = _run("rebuild", settings, running.options, running.cluster.conf)
+                running.report(f"rebuild with {cores} cores")
+    return [Result("spark_two_workers", seconds[2], "s", "one worker", seconds[1], seconds[1] / seconds[2])]
 
 
 def _run(what: str, settings: Settings, options: Mapping[str, object], conf: Path) -> tuple[float, str]:

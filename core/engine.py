@@ -11,9 +11,10 @@ import duckdb
 import pyarrow as pa
 
 from core.duck import connection, file_list, quoted
+from core.errors import NotReadyError
 from core.files import replaced_directory
 from core.settings import Settings
-from core.spark import SparkEngine, spark_session
+from core.spark import SparkEngine, failure_of_tasks, spark_session
 from core.sql_engine import Engine, microseconds
 
 
@@ -70,13 +71,23 @@ class DuckEngine(Engine):
     def day_number(self, moment: str) -> str:
         return f"(epoch_us({moment}) // 86400000000)"
 
+    def minute_number(self, moment: str) -> str:
+        return f"(epoch_us({moment}) // 60000000)"
+
     def weekday(self, moment: str) -> str:
         return f"CAST(isodow({moment}) AS INTEGER)"
 
 
 @contextmanager
 def engine(settings: Settings) -> Iterator[Engine]:
-    """The engine that the settings name, for the length of a ``with`` block."""
+    """The engine that the settings name, for the length of a ``with`` block.
+
+    Args:
+        settings: of the workspace.
+
+    Raises:
+        NotReadyError: Spark is not there, or gave up what it was asked for in the block.
+    """
     if settings.engine == "duckdb":
         with connection(settings) as con:
             yield DuckEngine(con)
@@ -84,5 +95,12 @@ def engine(settings: Settings) -> Iterator[Engine]:
     spark = SparkEngine(spark_session(settings))
     try:
         yield spark
+    except spark.errors as error:
+        if (cause := failure_of_tasks(str(error))) is None:
+            raise
+        raise NotReadyError(
+            f"Spark at {settings.spark_master} gave up after several tries ({cause}); what was there before stays; "
+            f"when that is repaired, run it again"
+        ) from error
     finally:
         spark.close()

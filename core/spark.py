@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+import socket
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
+from threading import RLock, Thread
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlparse
 from urllib.request import url2pathname
@@ -17,11 +22,13 @@ import pyarrow.parquet as pq
 
 from core.errors import NotReadyError
 from core.files import replaced_directory, temporary_directory
-from core.settings import Settings
+from core.settings import ROOT, Settings
 from core.sql_engine import Engine, microseconds, parquet_parts
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
+
+log = logging.getLogger("core.spark")
 
 SPARK_OPTIONS = {
     "spark.sql.session.timeZone": "UTC",
@@ -36,6 +43,11 @@ SPARK_OPTIONS = {
     "spark.ui.showConsoleProgress": "false",
 }
 """ANSI SQL, UTC, double quotes around identifiers: as the queries are written."""
+MASTER_SECONDS = 5
+WORKER_SECONDS = 45
+"""How long the first task may wait for an executor."""
+SESSION_LOCK = RLock()
+ArrowFunction = Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]
 QUERIES_AT_ONCE = 8
 """Number of results that Spark computes at the same time: one small job alone would leave most of a cluster idle."""
 
@@ -47,6 +59,25 @@ def spark_path(path: Path) -> str:
     '/data/a\\[1\\]'
     """
     return re.sub(r"[\\*?\[\]{},]", r"\\\g<0>", str(path))
+
+
+def failure_of_tasks(message: str) -> str | None:
+    r"""Why Spark gave a job up, in one line, from what it raises; None: no task failed.
+
+    >>> failure_of_tasks("Job aborted due to stage failure: Task 0 (a): java.io.IOException: No space\n\tat java.base/a.B(B.java:1)")
+    'Task 0 (a): java.io.IOException: No space'
+    >>> failure_of_tasks("Job aborted due to stage failure: Task 0: Traceback:\n  File\nValueError: no\n\n\tat a.B(B.java:1)")
+    'ValueError: no'
+    >>> failure_of_tasks("[PARSE_SYNTAX_ERROR] Syntax error")
+
+    Args:
+        message: of the exception.
+    """
+    for words in ("Job aborted due to stage failure: ", "An exception was thrown from the Python worker"):
+        _, failed, cause = message.partition(words)
+        if failed:
+            return re.split(r"\n\s+at [\w.$/]+\(|\n\nJVM stacktrace", cause)[0].strip().splitlines()[-1].strip()
+    return None
 
 
 class SparkEngine(Engine):
@@ -176,6 +207,36 @@ class SparkEngine(Engine):
                         empty = frame.drop("folder").limit(0).toArrow()
                         pq.write_table(empty, target / "part-00000.parquet", compression="zstd")
 
+    @property
+    def cores(self) -> int:
+        """Tasks that Spark runs at a time, as far as it knows."""
+        return int(self.session.sparkContext.defaultParallelism)
+
+    def run_tasks(self, work: Callable[[Any], None], items: Sequence[Any]) -> None:
+        """Run a function of the platform for each of some items, a task each, in executors' Python processes.
+
+        Args:
+            work: changes files or stores; what it returns is left.
+            items: small: they are sent to the executors with the tasks.
+        """
+        self.session.sparkContext.parallelize(items, max(len(items), 1)).foreach(work)
+
+    def hand_over(self, sql: str, by: str, write: ArrowFunction, order: Sequence[str] = ()) -> int:
+        """Hand a query's rows over to a function of the platform, which writes them to a store, in executors' Python processes.
+
+        Args:
+            sql: the query.
+            by: column whose equal rows come to one task, one value after the other.
+            write: takes a partition's batches and gives one with the column ``written``; a task that fails is tried again.
+            order: columns by which the rows of one value are sorted.
+
+        Returns:
+            The sum of what it says it wrote.
+        """
+        frame = self.session.sql(self._record(sql)).repartition(by).sortWithinPartitions(by, *order)
+        ((written,),) = frame.mapInArrow(write, "written BIGINT").selectExpr("sum(written)").collect()
+        return int(written or 0)
+
     def digests(self, files: Sequence[Path]) -> dict[Path, str]:
         if not files:
             return {}
@@ -201,6 +262,9 @@ class SparkEngine(Engine):
     def day_number(self, moment: str) -> str:
         return f"CAST(unix_date(CAST({moment} AS DATE)) AS BIGINT)"
 
+    def minute_number(self, moment: str) -> str:
+        return f"(unix_micros(CAST({moment} AS TIMESTAMP)) div 60000000)"
+
     def weekday(self, moment: str) -> str:
         return f"(weekday({moment}) + 1)"
 
@@ -212,11 +276,40 @@ class SparkEngine(Engine):
         self._tables.clear()
 
 
-def spark_session(settings: Settings) -> SparkSession:
-    """The process's Spark session, created on first use, with ``SPARK_OPTIONS``.
+def session_options(settings: Settings) -> dict[str, str]:
+    """Spark's options of a workspace: master, ``SPARK_OPTIONS``, the number of shuffle partitions, addresses.
 
     Args:
-        settings: the master and the number of shuffle partitions.
+        settings: of the workspace.
+    """
+    options = {
+        "spark.master": settings.spark_master,
+        **SPARK_OPTIONS,
+        "spark.sql.shuffle.partitions": str(settings.spark_partitions),
+        "spark.executorEnv.PYTHONPATH": str(ROOT),
+    }
+    if settings.spark_master.startswith("local") or "127.0.0.1" in settings.spark_master:
+        options |= {"spark.driver.bindAddress": "127.0.0.1", "spark.driver.host": "127.0.0.1"}
+    return options
+
+
+def spark_session(settings: Settings) -> SparkSession:
+    """The process's Spark session, created on first use, with ``session_options``.
+
+    Args:
+        settings: of the workspace.
+
+    Raises:
+        NotReadyError: Spark or Java is missing, or the master does not answer.
+    """
+    return open_session(session_options(settings))
+
+
+def open_session(options: Mapping[str, str]) -> SparkSession:
+    """The process's Spark session, created on first use.
+
+    Args:
+        options: as ``session_options`` gives them.
 
     Raises:
         NotReadyError: Spark or Java is missing, or the master does not answer.
@@ -226,15 +319,46 @@ def spark_session(settings: Settings) -> SparkSession:
     from pyspark.errors import PySparkException
     from pyspark.sql import SparkSession
 
-    builder = SparkSession.builder.master(settings.spark_master).appName("interest-clock")
-    options = {**SPARK_OPTIONS, "spark.sql.shuffle.partitions": str(settings.spark_partitions)}
-    if settings.spark_master.startswith("local") or "127.0.0.1" in settings.spark_master:
-        options |= {"spark.driver.bindAddress": "127.0.0.1", "spark.driver.host": "127.0.0.1"}
-    for key, value in options.items():
-        builder = builder.config(key, value)
-    try:
-        session = builder.getOrCreate()
-    except (PySparkException, OSError, RuntimeError) as error:
-        raise NotReadyError(f"Spark at {settings.spark_master} does not answer: {error}") from error
-    session.sparkContext.setLogLevel("ERROR")
-    return session
+    with SESSION_LOCK:
+        new = SparkSession.getActiveSession() is None
+        if new:
+            _require_master(options["spark.master"])
+        builder = SparkSession.builder.appName("interest-clock")
+        for key, value in options.items():
+            builder = builder.config(key, value)
+        try:
+            session = builder.getOrCreate()
+        except (PySparkException, OSError, RuntimeError) as error:
+            raise NotReadyError(f"Spark at {options['spark.master']} does not answer: {error}") from error
+        session.sparkContext.setLogLevel("ERROR")
+        session.sparkContext.pythonExec = sys.executable  # lies under the same path at executors, as the platform does
+        if new:
+            _require_worker(session)
+            log.info("Spark application %s at %s", session.sparkContext.applicationId, options["spark.master"])
+        return session
+
+
+def _require_master(master: str) -> None:
+    """Refuse a standalone cluster none of whose masters listens: Spark itself would try for a minute."""
+    if not master.startswith("spark://"):
+        return
+    for address in master.removeprefix("spark://").split(","):
+        host, _, port = address.rpartition(":")
+        with suppress(OSError, ValueError), socket.create_connection((host, int(port)), MASTER_SECONDS):
+            return
+    raise NotReadyError(f"Spark at {master} does not answer: nothing listens there; start its master, then retry")
+
+
+def _require_worker(session: SparkSession) -> None:
+    """Refuse a cluster that does not run a task within ``WORKER_SECONDS``: Spark itself would wait for a worker forever."""
+    first_job = Thread(target=session.range(1).count, daemon=True)
+    first_job.start()
+    first_job.join(WORKER_SECONDS)
+    if first_job.is_alive():
+        context, memory = session.sparkContext, session.conf.get("spark.executor.memory", "1g")
+        master = context.master
+        session.stop()
+        raise NotReadyError(
+            f"Spark at {master} gives no executor with {memory} of memory in {WORKER_SECONDS} s; its page shows whether workers "
+            f"are alive and have so much memory and a core left; spark.executor.memory asks for less"
+        )

@@ -141,5 +141,9 @@ class Engine(ABC):
         """Days since 1970 of a timestamp's date."""
 
     @abstractmethod
+    def minute_number(self, moment: str) -> str:
+        """Minutes since 1970 of a timestamp without a zone."""
+
+    @abstractmethod
     def weekday(self, moment: str) -> str:
         """Day of the week, 1 Monday to 7 Sunday."""

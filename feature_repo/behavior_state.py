@@ -42,7 +42,8 @@ KEPT_HOURS = DAY_HOURS
 ROWS_AT_ONCE = 20_000_000
 """Events that the first fill sorts at a time, about: bounds its memory."""
 USERS_AT_ONCE = 50_000
-MINUTE_US = 60_000_000
+IN_ORDER = "moment, items, local_time"
+"""Columns by which a user's behaviors are in the order of time."""
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS behaviors (user_id INTEGER PRIMARY KEY, rows BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS reached (as_of INTEGER NOT NULL, settings TEXT NOT NULL, changes TEXT NOT NULL);
@@ -85,19 +86,27 @@ def select_behaviors(
         where: condition on ``e.user_id``.
         whole_since: as ``read_behaviors`` has it.
     """
-    hour = running.hour_number('e."timestamp"')
-    rows = f"""SELECT e.user_id, {hour} AS hours, e.item_id AS items, e.local_time, e."timestamp" AS moment
-        FROM {events} e WHERE {event_score_sql(settings.score_weights, "e.")} > 0 AND {where}"""
+    rows = behaviors_sql(running, events, settings, where)
     if whole_since is not None:
         old, newest = f"hours < {whole_since.number}", "moment DESC, items DESC, local_time DESC"
         rows = f"""SELECT * FROM (SELECT *, row_number() OVER (PARTITION BY user_id, {old} ORDER BY {newest}) AS number
             FROM ({rows}) r) n WHERE NOT {old} OR number <= {settings.history_length}"""
-    table = running.arrow(
-        f"SELECT user_id, hours, items, local_time FROM ({rows}) o ORDER BY user_id, moment, items, local_time"
-    )
-    local = table["local_time"].cast(pa.timestamp("us")).cast(pa.int64()).to_numpy()
-    columns = {name: table[name].cast(pa.int64()) for name in ("user_id", "hours", "items")}
-    return pa.table({**columns, "minutes": pa.array(local // MINUTE_US)}).select(["user_id", *LISTS])
+    table = running.arrow(f"SELECT user_id, items, minutes, hours FROM ({rows}) o ORDER BY user_id, {IN_ORDER}")
+    return table.cast(pa.schema([(name, pa.int64()) for name in ("user_id", *LISTS)]))
+
+
+def behaviors_sql(running: Engine, events: str, settings: Settings, where: str = "true") -> str:
+    """SELECT of the behaviors among events, whose order for a user is ``IN_ORDER``.
+
+    Args:
+        running: reads them.
+        events: what to select them from.
+        settings: weights of a score.
+        where: condition on ``e.user_id``.
+    """
+    hour, minute = running.hour_number('e."timestamp"'), running.minute_number("e.local_time")
+    return f"""SELECT e.user_id, e.item_id AS items, {minute} AS minutes, {hour} AS hours, e.local_time, e."timestamp" AS moment
+        FROM {events} e WHERE {event_score_sql(settings.score_weights, "e.")} > 0 AND {where}"""
 
 
 class BehaviorState:

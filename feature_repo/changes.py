@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 import shutil
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pyarrow as pa
@@ -162,7 +163,7 @@ class ChangeLog:
         """Write a tablet as of a later hour, or without one all tablets as of an hour; the rows that held before go."""
         target = Tablet.of(self.root, at, tablet.low, tablet.high) if tablet else Tablet.of(self.root, at)
         names, key, oldest = columns(self.schema.names), identifier(self.keys[0]), at - self.holds_hours
-        rows = self._newest(engine, tablet.hour + 1 if tablet else oldest, at, target.has(key))
+        rows = self.newest(engine, tablet.hour + 1 if tablet else oldest, at, target.has(key))
         if tablet:
             engine.table("newest", rows)
             rows = f"SELECT {names} FROM newest UNION ALL {self._kept(engine, tablet.folder, 'newest')}"
@@ -185,8 +186,15 @@ class ChangeLog:
             if tablet.folder not in needed:
                 shutil.rmtree(tablet.folder)
 
-    def _newest(self, engine: Engine, first: Hour, last: Hour, condition: str) -> str:
-        """SELECT of every entity's newest row of the hours first to last, among the rows ``f`` that meet a condition."""
+    def newest(self, engine: Engine, first: Hour, last: Hour, condition: str) -> str:
+        """SELECT of every entity's newest row of some hours.
+
+        Args:
+            engine: reads.
+            first: hour.
+            last: hour, which is included.
+            condition: which rows ``f`` count.
+        """
         names, keys = columns(self.schema.names), columns(self.keys)
         parts = [part for span in spans_of(self.root, first, last) for part in parquet_parts(span)]
         return f"""SELECT {names} FROM (
@@ -209,7 +217,7 @@ class ChangeLog:
             if not engine.scalar(f"SELECT count(*) FROM {keys} k WHERE {touched}"):
                 continue
             wanted = f"EXISTS (SELECT 1 FROM {keys} k WHERE {self._same} AND {touched})"
-            corrected = self._newest(engine, tablet.hour - self.holds_hours, tablet.hour, wanted)
+            corrected = self.newest(engine, tablet.hour - self.holds_hours, tablet.hour, wanted)
             rows = f"{self._kept(engine, tablet.folder, keys)} UNION ALL {corrected}"
             engine.write(f"SELECT * FROM ({rows}) r {engine.sorted_by(columns(self.keys))}", tablet.folder)
 
@@ -323,6 +331,21 @@ def files_between(root: Path, first: Hour, last: Hour, holds_hours: int | None) 
         for folder in (*(t.folder for t in tablets), *spans_of(root, since, last))
         for part in parquet_parts(folder)
     ]
+
+
+def files_that_may_hold(root: Path, first: datetime, last: datetime, ttl: timedelta | None) -> list[Path]:
+    """``files_between`` for the times of entity rows, as Feast gives them; none where the folder is not a change log.
+
+    Args:
+        root: folder of a source.
+        first: time.
+        last: time, not before ``first``.
+        ttl: after which a row counts no more; None or 0: it always does.
+    """
+    if not spans_of(root):
+        return []
+    holds = int(ttl.total_seconds()) // 3600 if ttl else None
+    return files_between(root, Hour.of(first), Hour.of(last), holds)
 
 
 def bounds(span: Path) -> tuple[Hour, Hour]:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from core import duck
+from core.engine import engine
 from core.hours import Hour, hour_range
 from core.logs import log_context
 from core.settings import Settings
+from core.spark import SparkEngine
 from core.state_version import check_state_version
 from events.store import EventStore
 from feature_repo.behavior_state import BehaviorState
@@ -22,6 +25,7 @@ from feature_repo.recent import write_histories
 from feature_repo.repository import ATTRIBUTE_VIEWS, HISTORY_VARIANTS, slot_feature
 from feature_repo.retrieval import FILLED_AT_ONCE, ClockFeatures
 from feature_repo.schemas import WHOLE_DAYS
+from feature_repo.spark_online import SparkMaterialization
 
 log = logging.getLogger("feature_repo.materialization")
 
@@ -68,14 +72,19 @@ class Materialization:
         Returns:
             Rows written.
         """
-        rows = self.write_clock(self.features.changed("clock_slots", hour), hour)
-        for view in self._plain_views:
-            rows += write_rows(self.store, view, self.features.changed(view, hour), *self.clock.logs[view].keys)
-        if self.keeps_histories:
-            rows += write_histories(
-                self.store, self.clock, self.features.changed("user_activity", hour)["user_id"].to_numpy(), hour
-            )
-        rows += self._write_attributes(f"event_timestamp = {duck.hour_start(hour.number)}")
+        if self._by_executors:
+            with self._spark() as spark:
+                rows = sum(spark.write_changed(view, hour) for view in ["clock_slots", *self._plain_views])
+                rows += spark.write_changed_histories(hour) if self.keeps_histories else 0
+                rows += spark.write_attributes("=", hour)
+        else:
+            rows = self.write_clock(self.features.changed("clock_slots", hour), hour)
+            for view in self._plain_views:
+                rows += write_rows(self.store, view, self.features.changed(view, hour), *self.clock.logs[view].keys)
+            if self.keeps_histories:
+                changed = self.features.changed("user_activity", hour)["user_id"].to_numpy()
+                rows += write_histories(self.store, self.clock, changed, hour)
+            rows += self._write_attributes(f"event_timestamp = {duck.hour_start(hour.number)}")
         log.info("materialized %s: %d rows", hour, rows)
         return rows
 
@@ -85,6 +94,29 @@ class Materialization:
         Returns:
             Rows written.
         """
+        if self._by_executors:
+            with self._spark() as spark:
+                rows = sum(spark.write_latest(view, as_of) for view in ["clock_slots", *self._plain_views])
+                rows += spark.write_all_histories(as_of) if self.keeps_histories else 0
+                rows += spark.write_attributes("<=", as_of)
+        else:
+            rows = self._write_all(as_of)
+        log.info("online store filled as of %s: %d rows", as_of, rows)
+        return rows
+
+    @property
+    def _by_executors(self) -> bool:
+        """Whether Spark fills the store: one that its executors reach."""
+        return self.settings.engine == "spark" and self.settings.online_store == "redis"
+
+    @contextmanager
+    def _spark(self) -> Iterator[SparkMaterialization]:
+        with engine(self.settings) as running:
+            assert isinstance(running, SparkEngine)
+            yield SparkMaterialization(self.features, running)
+
+    def _write_all(self, as_of: Hour) -> int:
+        """Put every row as of an hour online from this process; returns the rows."""
         rows = 0
         empty = self._empty_clock
         for table in self.features.latest("clock_slots", as_of):
@@ -97,9 +129,7 @@ class Materialization:
             behaviors = BehaviorState(self.clock)
             behaviors.bring_to(as_of)
             rows += write_histories(self.store, self.clock, behaviors.users(), as_of)
-        rows += self._write_attributes(f"event_timestamp <= {duck.hour_start(as_of.number)}")
-        log.info("online store filled as of %s: %d rows", as_of, rows)
-        return rows
+        return rows + self._write_attributes(f"event_timestamp <= {duck.hour_start(as_of.number)}")
 
     def _write_latest(self, view: str, as_of: Hour) -> int:
         """Put every row of a view as of an hour online; returns the rows."""

@@ -26,8 +26,7 @@ from feast.on_demand_feature_view import OnDemandFeatureView
 from feast.repo_config import RepoConfig
 
 from core.duck import file_list, identifier, quoted
-from core.hours import Hour
-from feature_repo.changes import files_between, spans_of
+from feature_repo.changes import files_that_may_hold
 
 ROW = "entity_row"
 """Column that numbers the entity rows within a query."""
@@ -152,11 +151,7 @@ def _files(view: FeatureView, times: pd.Series) -> str:
     """The files of a view's source whose rows may hold at some times: of a change log not all, else the source's path."""
     source: Any = view.batch_source
     root = Path(source.path).parent.parent
-    if not len(times) or not spans_of(root):
-        return quoted(source.path)
-    first, last = Hour.of(times.min()), Hour.of(times.max())
-    holds = int(view.ttl.total_seconds()) // 3600 if view.ttl else None
-    files = files_between(root, first, last, holds)
+    files = files_that_may_hold(root, times.min(), times.max(), view.ttl) if len(times) else []
     return file_list(files) if files else quoted(source.path)  # the path is a pattern
 
 

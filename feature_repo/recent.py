@@ -128,11 +128,27 @@ def write_histories(
             histories = recent_behaviors(clock, pa.table({"user_id": part, "hour": np.full(len(part), at.number)}))
         else:
             histories = _with_later(clock, part, at, since)
-        held = set(histories["user_id"].to_pylist())
-        cells = [(user, {FEATURE: b""}) for user in part.tolist() if user not in held]
-        cells += [(user, {FEATURE: blob}) for user, blob in _encoded(histories)]
-        write_cells(store, VIEW, cells, at)
+        held = pc.is_in(pa.array(part), histories["user_id"].combine_chunks())
+        nobody = pa.table({"user_id": pa.array(part).filter(pc.invert(held))})
+        write_encoded(store, pa.concat_tables([nobody, histories], promote_options="default"), at)
     return len(users)
+
+
+def write_encoded(store: FeatureStore, histories: pa.Table, at: Hour) -> int:
+    """Write histories to the online store.
+
+    Args:
+        store: Feast's.
+        histories: in the columns of ``SCHEMA``; where the lists are null the user gets an empty row.
+        at: hour at whose start they hold.
+
+    Returns:
+        Users written.
+    """
+    filled = pc.is_valid(histories["items"])
+    cells = [(user, {FEATURE: b""}) for user in histories["user_id"].filter(pc.invert(filled)).to_pylist()]
+    cells += [(user, {FEATURE: blob}) for user, blob in _encoded(histories.filter(filled))]
+    return write_cells(store, VIEW, cells, at)
 
 
 def _with_later(clock: ClockStorage, users: np.ndarray, at: Hour, since: pa.Table) -> pa.Table:
@@ -148,6 +164,8 @@ def _with_later(clock: ClockStorage, users: np.ndarray, at: Hour, since: pa.Tabl
 
 def _encoded(histories: pa.Table) -> Iterator[tuple[int, bytes]]:
     """User and bytes of every row."""
+    if not histories.num_rows:
+        return
     ends = np.cumsum(histories["items"].combine_chunks().value_lengths().to_numpy())
     matrix = np.stack([histories[name].combine_chunks().flatten().to_numpy() for name in LISTS])
     for user, begin, end in zip(histories["user_id"].to_pylist(), np.concatenate([[0], ends[:-1]]), ends, strict=True):

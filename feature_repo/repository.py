@@ -15,7 +15,7 @@ from core.documents import JsonObject
 from core.errors import NotReadyError
 from core.files import digest_json, digest_text, exclusive_lock, read_json, write_json, write_text
 from core.settings import Settings
-from core.spark import SPARK_OPTIONS, spark_path
+from core.spark import session_options, spark_path
 from events.schema import BEHAVIORS, OWNERS, AttributeField, Owner
 from events.store import EventStore
 from feature_repo import schemas
@@ -103,7 +103,12 @@ def _offline_store(settings: Settings) -> JsonObject:
             "memory_limit": settings.duckdb_memory,
             "threads": settings.duckdb_threads,
         }
-    return {"type": "spark", "spark_conf": {"spark.master": settings.spark_master, **SPARK_OPTIONS}}
+    return spark_offline_store(settings)
+
+
+def spark_offline_store(settings: Settings) -> JsonObject:
+    """Spark's offline store in ``feature_store.yaml``."""
+    return {"type": "feature_repo.spark_offline.ClockSparkOfflineStore", "spark_conf": session_options(settings)}
 
 
 FIELD_TEXTS = {

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from operator import itemgetter
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -36,6 +37,7 @@ from feature_repo.repository import (
 )
 from feature_repo.schemas import WHOLE_DAYS
 from feature_repo.shrinkage import Shrinkage, shrink
+from feature_repo.sql import known_slots
 
 if TYPE_CHECKING:
     from feast import FeatureStore
@@ -63,36 +65,6 @@ class Features:
     profiles: pa.Table
     history: pa.Table
     attributes: pa.Table = field(default_factory=lambda: pa.table({}))
-
-
-@dataclass(frozen=True)
-class ViewStatus:
-    """Freshness and rows of a view's change log.
-
-    Attributes:
-        last_change: key of the hour of its newest row, None without any.
-        rows: in the log.
-        entities: that have one.
-    """
-
-    last_change: str | None
-    rows: int
-    entities: int
-
-
-@dataclass(frozen=True)
-class FeatureStatus:
-    """Freshness of a source's features.
-
-    Attributes:
-        as_of: key of the hour at whose start the clocks hold, None before the first rebuild.
-        engine: that computes them.
-        views: by name.
-    """
-
-    as_of: str | None
-    engine: str
-    views: dict[str, ViewStatus]
 
 
 class ClockFeatures:
@@ -123,14 +95,10 @@ class ClockFeatures:
         Raises:
             DataError: an hour before those that the change logs cover.
         """
-        since = self.clock.require_state().history_from
         first = pc.min(keys["hour"]).as_py()
-        if first is not None and first < since.number and Hour(first) > self.events.first_hour():
-            raise DataError(
-                f"what features were at {Hour(first)} is not known: the change logs begin at {since}; "
-                f"'clock features rebuild' computes them again as far back as the log goes"
-            )
-        views = self._views(TRAINING_SERVICE)
+        if first is not None:
+            self.check_known(Hour(first))
+        views = self.references(TRAINING_SERVICE)
         frame = keys.select(["user_id", "hour"])
         profiles = self._join(frame, "user_activity", views["user_activity"])
         slots = self._join(self._with_known_slots(frame), "clock_slots", views["clock_slots"])
@@ -138,6 +106,30 @@ class ClockFeatures:
             slots = self._shrunk_offline(frame, slots)
         history = recent_behaviors(self.clock, keys)
         return Features(slots=slots, profiles=profiles, history=history, attributes=self.attributes("user", frame))
+
+    def check_known(self, hour: Hour) -> None:
+        """Refuse an hour before those that the change logs cover.
+
+        Args:
+            hour: at whose start features are asked for.
+
+        Raises:
+            DataError: what they were is not known.
+        """
+        since = self.clock.require_state().history_from
+        if hour < since and hour > self.events.first_hour():
+            raise DataError(
+                f"what features were at {hour} is not known: the change logs begin at {since}; "
+                f"'clock features rebuild' computes them again as far back as the log goes"
+            )
+
+    def attribute_references(self, owner: Owner) -> list[str]:
+        """Feature references of what tables beside the log tell of users or items; none where there is no such table."""
+        file = self.events.attribute_file(owner)
+        written = {*pq.read_schema(file).names} if file.exists() else set()
+        return [
+            r for r in self.references(TRAINING_SERVICE).get(ATTRIBUTE_VIEWS[owner], []) if r.split(":")[1] in written
+        ]
 
     def attributes(self, owner: Owner, keys: pa.Table) -> pa.Table:
         """What tables beside the log tell of users or items as of the start of each hour, by Feast's point-in-time join.
@@ -149,9 +141,7 @@ class ClockFeatures:
         Returns:
             One row for each key, in its order, null where nothing is known; no columns where the source has no such table.
         """
-        view, file = ATTRIBUTE_VIEWS[owner], self.events.attribute_file(owner)
-        written = {*pq.read_schema(file).names} if file.exists() else set()
-        references = [r for r in self._views(TRAINING_SERVICE).get(view, []) if r.split(":")[1] in written]
+        references = self.attribute_references(owner)
         if not references:
             return pa.table({})
         key, types = f"{owner}_id", {f.name: f.type for f in self.events.attribute_schema(owner)}
@@ -170,7 +160,7 @@ class ClockFeatures:
             at: the running hour.
         """
         users = list(dict.fromkeys(map(int, user_ids)))
-        views = self._views(RANKING_SERVICE)
+        views = self.references(RANKING_SERVICE)
         values = self._values([reference for references in views.values() for reference in references], users)
         profiles = self._table("user_activity", {"user_id": users}, views["user_activity"], at, values)
         history = decode_histories(self.settings, users, values.get(HISTORY_FEATURE, ()), at)
@@ -201,7 +191,7 @@ class ClockFeatures:
             and ``as_of``, the hour since 1970 UTC from whose start the row holds.
         """
         users = list(dict.fromkeys(map(int, user_ids)))
-        return self._clock(users, at, self._values(self._views(RANKING_SERVICE)["clock"], users))
+        return self._clock(users, at, self._values(self.references(RANKING_SERVICE)["clock"], users))
 
     def _values(self, references: list[str], users: Sequence[int]) -> dict[str, list[Any]]:
         """Feature → the users' values, None where there is none."""
@@ -218,7 +208,7 @@ class ClockFeatures:
         cells = [values[slot_feature(n)] for n in range(self.settings.slots)]
         rows = decode_cells(users, cells, self.facets, at, self.settings.window_hours)
         if self.settings.shrinkage and users:
-            references, fitted = self._views(COLD_START_SERVICE), self._shrinkage()
+            references, fitted = self.references(COLD_START_SERVICE), self._shrinkage()
             profile = self._read(WHOLE_DAYS, {"user_id": users}, references[WHOLE_DAYS], at)
             everyone = self.population(at)
             keys = pa.table({"user_id": pa.array(users, pa.int64()), "hour": pa.array([at.number] * len(users))})
@@ -227,7 +217,7 @@ class ClockFeatures:
 
     def population(self, at: Hour) -> pa.Table:
         """Everybody's clock in hour ``at`` from the online store, one row per slot, in the columns of ``get_clock``."""
-        references = self._views(COLD_START_SERVICE)["population_clock"]
+        references = self.references(COLD_START_SERVICE)["population_clock"]
         return self._read("population_clock", {"slot": list(range(self.settings.slots))}, references, at)
 
     def most_active(self, count: int) -> list[int]:
@@ -239,19 +229,6 @@ class ClockFeatures:
                 f"SELECT user_id FROM ({users}) u GROUP BY user_id ORDER BY sum(events) DESC, user_id LIMIT {int(count)}"
             ).fetchall()
         return [int(user) for (user,) in rows]
-
-    def status(self) -> FeatureStatus:
-        """Freshness and rows: the clocks' hour, and for every view its last change and number of rows offline."""
-        at = self.clock.as_of
-        views = {}
-        with duck.connection(self.settings) as con:
-            for view, changes in self.clock.logs.items():
-                keys = ", ".join(changes.keys)
-                ((last, rows, entities),) = con.execute(
-                    f"SELECT max(as_of), count(*), count(DISTINCT ({keys})) FROM read_parquet({duck.file_list(changes.parts())})"
-                ).fetchall()
-                views[view] = ViewStatus(Hour(last).key if last else None, rows, entities)
-        return FeatureStatus(at.key if at else None, self.settings.engine, views)
 
     def changed(self, view: str, hour: Hour) -> pa.Table:
         """Rows of a view that hold from ``hour`` on."""
@@ -305,7 +282,7 @@ class ClockFeatures:
                 if rows.num_rows:
                     yield rows.select(changes.schema.names).cast(changes.schema)
 
-    def _views(self, service: str) -> dict[str, list[str]]:
+    def references(self, service: str) -> dict[str, list[str]]:
         """Feature references of a service by view."""
         if service not in self._references:
             definition = self.store.get_feature_service(service)
@@ -332,20 +309,19 @@ class ClockFeatures:
             sort = "" if in_order else f"ORDER BY {order}"
             return con.sql(f"SELECT * FROM rows WHERE events > 0 {sort}").to_arrow_table()
 
+    def slot_files(self, first: Hour, last: Hour) -> list[Path]:
+        """Files with all rows of slots that may hold at the start of any of the hours first to last."""
+        slots = self.clock.logs["clock_slots"]
+        return files_between(slots.root, first, last, slots.holds_hours)
+
     def _with_known_slots(self, keys: pa.Table) -> pa.Table:
         """Every key with every slot in which its user had a row by then: most users live in few of them."""
-        first, last = (Hour(bound(keys["hour"]).as_py()) for bound in (pc.min, pc.max))
-        slots = self.clock.logs["clock_slots"]
-        parts = files_between(slots.root, first, last, slots.holds_hours)
+        parts = self.slot_files(*(Hour(bound(keys["hour"]).as_py()) for bound in (pc.min, pc.max)))
         if not parts:
             return keys.slice(0, 0).append_column("slot", pa.array([], pa.int64()))
         with duck.connection(self.settings) as con:
             con.register("keys", keys)
-            known = f"""SELECT user_id, slot, min(as_of) AS since FROM read_parquet({duck.file_list(parts)})
-                WHERE user_id IN (SELECT user_id FROM keys) GROUP BY user_id, slot"""
-            return con.sql(
-                f"SELECT k.user_id, k.hour, o.slot FROM keys k JOIN ({known}) o USING (user_id) WHERE k.hour >= o.since"
-            ).to_arrow_table()
+            return con.sql(known_slots(f"read_parquet({duck.file_list(parts)})", "keys")).to_arrow_table()
 
     def _read(self, view: str, keys: dict[str, list[Any]], references: list[str], at: Hour) -> pa.Table:
         rows = [dict(zip(keys, values, strict=True)) for values in zip(*keys.values(), strict=True)]
@@ -382,7 +358,7 @@ class ClockFeatures:
         return Shrinkage.load(self.settings, self.facets)
 
     def _shrunk_offline(self, keys: pa.Table, slots: pa.Table) -> pa.Table:
-        views, fitted = self._views(COLD_START_SERVICE), self._shrinkage()
+        views, fitted = self.references(COLD_START_SERVICE), self._shrinkage()
         profile = self._join(keys, WHOLE_DAYS, views[WHOLE_DAYS])
         hours = keys.select(["hour"]).group_by(["hour"]).aggregate([])
         everyone = self._join(_with_slots(hours, self.settings.slots), "population_clock", views["population_clock"])

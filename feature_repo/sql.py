@@ -63,3 +63,15 @@ def columns(names: Sequence[str], prefix: str = "") -> str:
     'k."user_id", k."slot"'
     """
     return ", ".join(f"{prefix}{identifier(name)}" for name in names)
+
+
+def known_slots(rows: str, keys: str) -> str:
+    """SELECT of keys (user_id, hour) with every slot in which their user has a row by then.
+
+    Args:
+        rows: SQL of the slots' change log.
+        keys: table of the keys.
+    """
+    return f"""SELECT k.user_id, k.hour, o.slot FROM {keys} k JOIN (
+            SELECT user_id, slot, min(as_of) AS since FROM {rows} r WHERE user_id IN (SELECT user_id FROM {keys})
+            GROUP BY user_id, slot) o ON o.user_id = k.user_id WHERE k.hour >= o.since"""

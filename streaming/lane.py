@@ -23,6 +23,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
+from glob import glob, has_magic
 from pathlib import Path
 
 import duckdb
@@ -38,7 +39,8 @@ from core.settings import Settings
 from events.forgotten import ForgottenList
 from events.ids import id_files, id_kinds, id_path
 from events.ingest import ingest
-from events.mapping import load_mapping
+from events.log_files import find_files
+from events.mapping import load_mapping, relative
 from events.source_properties import SourceProperties
 from events.store import EventStore
 from feature_repo.retrieval import ClockFeatures
@@ -70,7 +72,8 @@ class Lane:
     def __init__(self, settings: Settings) -> None:
         self.settings, self.root = settings, settings.streaming_dir
         self.source: Source = load_source(settings)
-        self.mapping, _ = load_mapping(self.source.mapping)
+        self.mapping, folder = load_mapping(self.source.mapping)
+        self.paths = self.source.paths or tuple(relative(folder, path) for path in self.mapping.paths)
         events = EventStore(settings.events_dir)
         events.check_declared(SourceProperties.of(self.mapping))
         self.features = ClockFeatures(settings, events)
@@ -117,14 +120,15 @@ class Lane:
 
     def _files(self, hour: Hour) -> list[str]:
         """The log's files of the hours that are not in the clocks yet."""
-        if not self.source.hourly_files:
-            return self.source.files_of()
+        if not any("{hour}" in path for path in self.paths):
+            return [str(file) for file in find_files([*self.paths])]
         now = max(Hour.of(datetime.now(UTC)), hour) if self.settings.live else hour
         if now > hour + MOST_HOURS:
             raise NotReadyError(
                 f"the clocks hold for {hour}, more than {MOST_HOURS} hours ago: the lane goes on when the hourly runs have caught up"
             )
-        return [path for each in hour_range(hour, now + 1) for path in self.source.files_of(each)]
+        of_hours = [path.replace("{hour}", each.key) for each in hour_range(hour, now + 1) for path in self.paths]
+        return [file for path in of_hours for file in (sorted(glob(path)) if has_magic(path) else [path])]
 
     def _begin(self, hour: Hour) -> None:
         """Take back what was written on top of other clocks, and follow the log from the clocks' hour on."""

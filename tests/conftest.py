@@ -56,10 +56,9 @@ LONGEST_FIRST = (
     "tests/operations/test_stack.py",
     "tests/training/test_sharded.py",
     "tests/pipeline/test_hours.py",
-    "tests/feature_repo/test_spark.py",
+    "tests/spark/test_spark.py",
     "tests/studies/test_ab_calibration.py",
     "tests/operations/test_state.py",
-    "tests/ab_analysis/test_spark.py",
     "tests/closed_loop/test_loop.py",
     "tests/feature_repo/test_clock.py",
     "tests/model_registry/test_tracking.py",
@@ -85,8 +84,7 @@ WARNINGS_SHOWN = (
     "tests/operations/test_containers.py",
     "tests/operations/test_stack.py",
     "tests/operations/test_chaos.py",
-    "tests/feature_repo/test_spark.py",
-    "tests/ab_analysis/test_spark.py",
+    "tests/spark/test_spark.py",
 )
 """Files whose warnings are shown and do not fail: clients of many servers, used side by side, where libraries give most."""
 

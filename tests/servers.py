@@ -10,11 +10,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from core.ports import free_port
@@ -149,9 +150,34 @@ spark.executor.extraJavaOptions {QUICK_TO_START}
 """Three users repay neither compiled queries nor the second tier of Java's compiler: it took two fifths of the time."""
 
 
+@dataclass(frozen=True)
+class SparkCluster:
+    """A standalone cluster that runs.
+
+    Attributes:
+        url: of its master.
+        conf: folder of settings, for ``SPARK_CONF_DIR``.
+        workers: their processes.
+    """
+
+    url: str
+    conf: Path
+    workers: tuple[subprocess.Popen[bytes], ...]
+
+    def executors(self) -> list[int]:
+        """Process ids of the executors."""
+        executors = []
+        for worker in self.workers:
+            for child in psutil.Process(worker.pid).children():
+                with suppress(psutil.Error):  # it has just ended
+                    if "CoarseGrainedExecutorBackend" in " ".join(child.cmdline()):
+                        executors.append(child.pid)
+        return executors
+
+
 @contextmanager
-def spark_cluster(folder: Path, memory: str = "1g", options: str = FEW_ROWS) -> Iterator[tuple[str, Path]]:
-    """A standalone cluster of a master and two workers of one core: the master's URL, and Spark's folder of settings.
+def spark_cluster(folder: Path, memory: str = "1g", options: str = FEW_ROWS) -> Iterator[SparkCluster]:
+    """A standalone cluster of a master and two workers of one core.
 
     Args:
         folder: for logs, scratch and settings.
@@ -183,9 +209,10 @@ def spark_cluster(folder: Path, memory: str = "1g", options: str = FEW_ROWS) -> 
         return [str(launcher), "org.apache.spark.deploy.worker.Worker", "--cores", "1", "--memory", memory, "--host", "127.0.0.1",
                 "--port", str(ports[2 * n]), "--webui-port", str(ports[2 * n + 1]), url]  # fmt: skip
 
+    registered = [says(log, "Successfully registered") for log in logs[1:]]
     with (
         process(master, logs[0], says(logs[0], "I have been elected leader"), env=environment),
-        process(worker(1), logs[1], says(logs[1], "Successfully registered"), env=environment),
-        process(worker(2), logs[2], says(logs[2], "Successfully registered"), env=environment),
+        process(worker(1), logs[1], logs[1].exists, env=environment) as first,  # both start at the same time
+        process(worker(2), logs[2], lambda: all(ready() for ready in registered), env=environment) as second,
     ):
-        yield url, folder / "conf"
+        yield SparkCluster(url, folder / "conf", (first, second))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,8 @@ from training.batch import SampleTables
 
 FILES = ("samples", "slots", "profiles", "history")
 """Names of the files of an hour, in the order of the fields of ``SampleTables``."""
+ROW_GROUP = 1 << 14
+"""Rows of a row group: several processes that train together read different ones."""
 
 
 def read_tables(folder: Path) -> SampleTables:
@@ -74,9 +77,13 @@ def attribute_files(folder: Path) -> dict[Owner, Path]:
     return {owner: folder / f"{owner}_attributes.parquet" for owner in OWNERS}
 
 
-def samples_digest(folder: Path) -> str:
-    """Digest that identifies the samples in an hour's folder: of all of its tables."""
+def samples_digest(folder: Path, known: Mapping[Path, str] | None = None) -> str:
+    """Digest that identifies the samples in an hour's folder: of all of its tables.
+
+    Args:
+        folder: of the hour.
+        known: digests of some of its files.
+    """
     files = [folder / f"{name}.parquet" for name in FILES]
-    return digest_text(
-        *map(digest_file, [*files, *(file for file in attribute_files(folder).values() if file.exists())])
-    )
+    present = [*files, *(file for file in attribute_files(folder).values() if file.exists())]
+    return digest_text(*((known or {}).get(file) or digest_file(file) for file in present))

@@ -21,36 +21,40 @@ from dataclasses import astuple, dataclass, field
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from core import duck
 from core.documents import JsonObject
-from core.duck import file_list, hour_number, identifier
+from core.engine import engine
 from core.files import digest_file, digest_json, read_json, replaced_directory, write_json, write_parquet
-from core.hours import Hour, hour_range
+from core.hours import Hour
 from core.settings import Settings
-from events.mapping import Negatives
-from events.schema import BEHAVIORS, Owner
+from core.spark import SparkEngine
+from events.schema import Owner
 from events.store import EventStore
 from feature_repo.retrieval import ClockFeatures
 from feature_repo.served import prefer_served
 from feature_repo.shrinkage import Shrinkage
 from training.ahead import start
 from training.batch import HourKeys, SampleTables
+from training.negatives import sampled_events
 from training.ranker import Ranker
-from training.sample_files import FILES, attribute_files, count_rows, read_part_of_tables, read_tables, samples_digest
+from training.sample_files import (
+    FILES,
+    ROW_GROUP,
+    attribute_files,
+    count_rows,
+    read_part_of_tables,
+    read_tables,
+    samples_digest,
+)
+from training.spark_samples import SparkSampleBuilder
 from training.tensors import DecodedHour
 
 log = logging.getLogger("training.samples")
 
 KEYS_AT_ONCE = 20_000
 """Distinct (user, hour) of one point-in-time join: bounds memory."""
-ROW_GROUP = 1 << 14
-"""Rows of a row group: several processes that train together read different ones."""
-TRIES = 4
-"""A negative equal to its positive is drawn again this often, then left out."""
 
 
 @dataclass(frozen=True)
@@ -192,15 +196,26 @@ class SampleStore:
         return self._build([hour for hour in sorted(hours) if force or not self.is_current(hour)])
 
     def _build(self, stale: Sequence[Hour]) -> int:
+        if self.settings.engine == "spark" and not (self.settings.shrinkage or self.settings.features_as_served):
+            return self._build_on_spark(stale)
         done = 0
         chunk: list[tuple[Hour, pa.Table, int]] = []
-        for hour, table in self._with_negatives(stale):
+        for hour, table in sampled_events(self.settings, self.events, stale):
             chunk.append((hour, table, len(pc.unique(table["user_id"]))))
             if sum(keys for *_, keys in chunk) >= KEYS_AT_ONCE:
                 done += self._write([(h, t) for h, t, _ in chunk])
                 log.info("samples: %d of %d hours", done, len(stale))
                 chunk = []
         return done + self._write([(h, t) for h, t, _ in chunk])
+
+    def _build_on_spark(self, stale: Sequence[Hour]) -> int:
+        """Let executors build the hours: no row of theirs comes to this process."""
+        if stale:
+            with engine(self.settings) as running:
+                assert isinstance(running, SparkEngine)
+                builder = SparkSampleBuilder(self.features, running)
+                builder.build({hour: self._inputs(hour) for hour in stale}, self.root)
+        return len(stale)
 
     def _inputs(self, hour: Hour) -> JsonObject:
         return {
@@ -220,29 +235,6 @@ class SampleStore:
     def _priors(self) -> str:
         """Digest of the priors that thin slots are shrunk with, empty where they are not."""
         return digest_file(Shrinkage.path(self.settings)) if self.settings.shrinkage else ""
-
-    def _columns(self) -> list[str]:
-        requests = ["request_id"] if self.events.source.has_requests else []
-        return [
-            "event_id",
-            "user_id",
-            "item_id",
-            "timestamp",
-            "local_time",
-            *self.facets,
-            *BEHAVIORS,
-            *self.events.source.context,
-            *requests,
-        ]
-
-    def _with_negatives(self, hours: Sequence[Hour]) -> Iterable[tuple[Hour, pa.Table]]:
-        rule = self.negatives
-        pool = _Pool(self.settings, self.events, self.facets, self.negative_hours, hours) if rule and hours else None
-        for hour in hours:
-            events = self.events.read(hour).select(self._columns())
-            if pool is not None and rule and events.num_rows:
-                events = pool.with_negatives(hour, events, rule)
-            yield hour, events
 
     def _write(self, parts: list[tuple[Hour, pa.Table]]) -> int:
         if not parts:
@@ -287,110 +279,3 @@ def _keys(parts: Sequence[tuple[Hour, pa.Table]], key: str) -> pa.Table:
         for hour, table in parts
         if len(ids := pc.unique(table[key]))
     )
-
-
-class _Pool:
-    """Past events to draw negatives from: a uniform draw from them is a draw by popularity.
-
-    Only events before the start of the positive's hour, and so many hours before it at most, take part, so no
-    negative and no facet of one comes from the future.
-    """
-
-    def __init__(
-        self, settings: Settings, events: EventStore, facets: Sequence[str], window: int, hours: Sequence[Hour]
-    ) -> None:
-        self.window, self.facets = window, list(facets)
-        past = hour_range(hours[0] - window, hours[-1] + 1)
-        names = file_list(events.event_files(past))
-        columns = ", ".join(map(identifier, ["user_id", "item_id", *self.facets]))
-        with duck.connection(settings) as con:
-            table = con.sql(
-                f"""SELECT {hour_number("timestamp")} AS hour, {columns}
-                FROM read_parquet({names}) ORDER BY timestamp, event_id"""
-            ).to_arrow_table()
-        self.hours = table["hour"].to_numpy()
-        self.users, self.items = table["user_id"].to_numpy(), table["item_id"].to_numpy()
-        self.table = table
-
-    def with_negatives(self, hour: Hour, events: pa.Table, rule: Negatives) -> pa.Table:
-        """The hour's positives, each followed by its negatives.
-
-        Args:
-            hour: the hour of ``events``.
-            events: positives, in time order.
-            rule: how they are drawn. The kind ``popularity`` draws by popularity in the window before the hour; ``own``
-                draws from the user's own earlier events (which of my places now?), evenly over the items; positives on
-                items that are new to the user, or the only one so far, are left out, for they would be told by that
-                alone. The draws depend on the seed and on the hour, so an hour can be built by itself.
-        """
-        first, last = np.searchsorted(self.hours, [hour.number - self.window, hour.number])
-        draw = np.random.default_rng([rule.seed, hour.number])
-        if rule.kind == "own":
-            events = events.filter(pa.array(self._revisits(events, first, last)))
-        positives = np.repeat(np.arange(events.num_rows), rule.per_positive)
-        item = events["item_id"].to_numpy()
-        if rule.kind == "own":
-            picks = self._own(events["user_id"].to_numpy()[positives], item[positives], first, last, draw)
-        else:
-            picks = np.full(len(positives), -1)
-            for _ in range(TRIES if last > first else 0):
-                bad = (picks < 0) | (self.items[picks] == item[positives])
-                picks[bad] = draw.integers(first, last, int(bad.sum()))
-            if last > first:
-                picks[self.items[picks] == item[positives]] = -1
-        keep = picks >= 0
-        positives, picks = positives[keep], picks[keep]
-        number = np.arange(len(positives)) - np.searchsorted(positives, positives)
-        copied = events.take(positives)
-        ids = pc.binary_join_element_wise(copied["event_id"], pa.array([f"n{n}" for n in number], pa.string()), "/")
-        drawn = self.table.take(picks)
-        columns = {
-            name: ids
-            if name == "event_id"
-            else drawn[name].cast(events.schema.field(name).type)
-            if name in {"item_id", *self.facets}
-            else _negated(copied[name])
-            if name in BEHAVIORS
-            else copied[name]
-            for name in events.column_names
-        }
-        negatives = pa.table(columns, schema=events.schema)
-        order = np.argsort(np.concatenate([np.arange(events.num_rows), positives]), kind="stable")
-        return pa.concat_tables([events, negatives]).take(order).combine_chunks()
-
-    def _revisits(self, events: pa.Table, first: int, last: int) -> np.ndarray:
-        """Which events are of an item that the user had before, while there is another such item."""
-        pairs, _ = self._pairs(first, last)
-        users, items = (events[name].to_numpy().astype(np.int64) for name in ("user_id", "item_id"))
-        begin, end = np.searchsorted(pairs[:, 0], users, "left"), np.searchsorted(pairs[:, 0], users, "right")
-        had = pd.MultiIndex.from_arrays([users, items]).isin(pd.MultiIndex.from_arrays(pairs.T))
-        return had & (end - begin > 1)
-
-    def _pairs(self, first: int, last: int) -> tuple[np.ndarray, np.ndarray]:
-        """Distinct (user, item) of the pool's events [first, last), and the position of its first event."""
-        both = np.stack([self.users[first:last], self.items[first:last]], axis=1).astype(np.int64)
-        if not len(both):
-            return both, np.empty(0, np.int64)
-        pairs, where = np.unique(both, axis=0, return_index=True)
-        return pairs, where + first
-
-    def _own(
-        self, users: np.ndarray, items: np.ndarray, first: int, last: int, draw: np.random.Generator
-    ) -> np.ndarray:
-        """A random earlier event of each user with another item; −1 where there is none."""
-        pairs, where = self._pairs(first, last)
-        begin, end = np.searchsorted(pairs[:, 0], users, "left"), np.searchsorted(pairs[:, 0], users, "right")
-        picks = np.full(len(users), -1)
-        for _ in range(TRIES):
-            open_ = (picks < 0) & (end > begin)
-            at = begin + (draw.uniform(size=len(users)) * (end - begin)).astype(np.int64)
-            at = np.minimum(at, max(len(pairs) - 1, 0))
-            fits = np.zeros(len(users), dtype=bool)
-            fits[open_] = pairs[at[open_], 1] != items[open_]
-            picks[fits] = where[at[fits]]
-        return picks
-
-
-def _negated(values: pa.ChunkedArray) -> pa.ChunkedArray:
-    """False where the positive knows the behavior, null where it does not."""
-    return pc.if_else(pc.is_valid(values), pa.scalar(False), pa.scalar(None, pa.bool_()))

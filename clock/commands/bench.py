@@ -24,6 +24,8 @@ BENCHES = {
     "population": "size:bench_population",
     "traffic": "size:bench_traffic",
     "spark": "spark:bench_spark",
+    "spark_join": "spark:bench_spark_join",
+    "spark_scaling": "spark:bench_spark_scaling",
     "join": "clocks:bench_join",
     "online_write": "online:bench_online_write",
     "training": "training:bench_training",

@@ -72,9 +72,10 @@ def status(source: cli.SourceOption = None) -> None:
     """Show freshness and rows of every view."""
     from events.store import EventStore
     from feature_repo.retrieval import ClockFeatures
+    from feature_repo.status import feature_status
 
     settings = cli.settings_of(source)
-    print(json.dumps(asdict(ClockFeatures(settings, EventStore(settings.events_dir)).status()), indent=1))
+    print(json.dumps(asdict(feature_status(ClockFeatures(settings, EventStore(settings.events_dir)))), indent=1))
 
 
 @app.command()

@@ -395,7 +395,7 @@ def test_the_asof_join_gives_what_feast_s_own_join_gives(ready: Settings, tmp_pa
         ]
     )
     frame["event_timestamp"] = pd.to_datetime(frame["hour"] * 3600, unit="s", utc=True)
-    names = [r for view in clock_features._views("training_set").values() for r in view if not r.endswith(":as_of")]
+    names = [r for view in clock_features.references("training_set").values() for r in view if not r.endswith(":as_of")]
     names = [n for n in names if n != "user_activity:events"]  # of the same name in both views
     shown = ["user_id", "slot", "hour", *(name.split(":")[1] for name in names)]
     sides = [

@@ -200,6 +200,26 @@ def test_who_is_forgotten_within_the_hour_is_in_nothing_of_the_lane(workspace: S
     assert str(user) not in (workspace.streaming_dir / f"users-{UNTIL.key}.txt").read_text().split()
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("paths", "file"), [("log", "log/all.csv"), ("log/{hour}/*.csv", f"log/{UNTIL.key}/app-1.csv")]
+)
+def test_logs_in_folders_are_followed_too(workspace: Settings, paths: str, file: str) -> None:
+    """A folder of files that grow, and several writers' files of an hour."""
+    app = workspace.workspace / "app"
+    mapping = (app / "mapping.yaml").read_text()
+    (app / "mapping.yaml").write_text(mapping.replace("log/{hour}.csv", paths))
+    header, *rows = rows_of_hour(workspace)
+    path = app / file
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(header)
+    lane = Lane(workspace)
+    assert not lane.step()
+    path.write_bytes(header + b"".join(rows[:8]))
+    assert lane.step()
+    assert lane.status.events > 3
+
+
 def test_what_cannot_be_followed_is_said(workspace: Settings) -> None:
     app = workspace.workspace / "app"
     with pytest.raises(NotReadyError, match="clock stream follow"):

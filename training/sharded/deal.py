@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from training.samples import ROW_GROUP
+from training.sample_files import ROW_GROUP
 
 LONG_HOUR = 4
 """Windows of row groups from which an hour is dealt by row groups."""

@@ -1,0 +1,142 @@
+"""What tests let both engines do: functions of JSON, called in the test's process with DuckDB and in the driver's with Spark."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+import core.spark
+from ab_analysis.analysis import analyze
+from ab_analysis.table import analyze_table
+from ab_analysis.table_spec import TableSpec
+from ab_analysis.user_table import build_user_table, make_tables
+from core.engine import engine
+from core.errors import DataError, PlatformError
+from core.hours import Hour, hour_range
+from core.settings import load_settings
+from core.spark import SparkEngine
+from events.store import EventStore
+from feature_repo.clock import ClockState
+from feature_repo.materialization import Materialization, advance
+from feature_repo.retrieval import ClockFeatures
+from tests.ab_analysis.test_user_table import BASE, START, UNTIL, plan_of
+from training.samples import SampleStore
+
+Options = Mapping[str, Any]
+
+
+def rebuild(options: Options, hour: str) -> None:
+    settings = load_settings(**options)
+    ClockState(settings, EventStore(settings.events_dir)).rebuild(Hour.parse(hour))
+
+
+def refresh(options: Options, hour: str) -> None:
+    settings = load_settings(**options)
+    ClockState(settings, EventStore(settings.events_dir)).refresh(Hour.parse(hour))
+
+
+def bring_forward(options: Options, hour: str) -> dict[str, Any]:
+    return asdict(advance(load_settings(**options), Hour.parse(hour)))
+
+
+def failed_online(options: Options, hour: str) -> str:
+    """What a person reads when the online store cannot be filled."""
+    try:
+        return str(fill_online(options, hour))
+    except PlatformError as error:
+        return str(error)
+
+
+def fill_online(options: Options, hour: str) -> int:
+    settings = load_settings(**options)
+    return Materialization(ClockFeatures(settings, EventStore(settings.events_dir))).materialize_all(Hour.parse(hour))
+
+
+def refused_rows(options: Options, files: list[str]) -> str:
+    """What Spark says when Parquet files are brought to the driver, which must not have the memory."""
+    with engine(load_settings(**options)) as running:
+        try:
+            running.arrow(f"SELECT * FROM {running.files([Path(file) for file in files])}")
+        except running.errors as error:
+            return str(error)
+    return ""
+
+
+def build_samples(options: Options, first: str, until: str) -> int:
+    settings = load_settings(**options)
+    hours = hour_range(Hour.parse(first), Hour.parse(until))
+    return SampleStore(settings, EventStore(settings.events_dir)).build(hours)
+
+
+def historical(options: Options, keys: dict[str, list[int]]) -> list[Any]:
+    settings = load_settings(**options)
+    features = ClockFeatures(settings, EventStore(settings.events_dir)).historical(pa.table(keys))
+    return [features.slots.to_pylist(), features.profiles.to_pylist()]
+
+
+def plans(options: Options) -> tuple[list[str], int]:
+    """Plans of a query by user and of one by slot, where nothing is small enough to be sent to everybody; rows of the first."""
+    with engine(load_settings(**options)) as running:
+        assert isinstance(running, SparkEngine)
+        limits = ("spark.sql.autoBroadcastJoinThreshold", "spark.sql.adaptive.autoBroadcastJoinThreshold")
+        for limit in limits:
+            running.session.conf.set(limit, -1)
+        running.table(
+            "part", "SELECT id % 100 AS user_id, id % 24 AS slot, id % 7 AS value FROM range(5000)", by=("user_id",)
+        )
+        running.table("sums", "SELECT user_id, slot, value, count(*) AS n FROM part GROUP BY user_id, slot, value")
+        top = "SELECT user_id, slot, max_by(value, n, 3) AS best FROM sums GROUP BY user_id, slot"
+        rows = f"SELECT s.*, t.best FROM sums s LEFT JOIN ({top}) t ON t.user_id = s.user_id AND t.slot = s.slot SORT BY s.user_id"
+        spread = "SELECT slot, count(*) AS n FROM sums GROUP BY slot"
+        explained = [running.rows(f"EXPLAIN {sql}")[0][0] for sql in (rows, spread)]
+        count = running.scalar(f"SELECT count(*) FROM ({rows}) r")
+        for limit in limits:
+            running.session.conf.unset(limit)
+        return explained, count
+
+
+def experiment(options: Options, folder: str) -> dict[str, Any]:
+    """An analysis with every method, one of a table of users, two looks at a running experiment, and a metric that fails."""
+    root, settings = Path(folder), load_settings(**options)
+    plan = plan_of(
+        primary=("active_days", "duration_hours"), strata=("habit",), trigger="local_hour BETWEEN 1 AND 22",
+        population="NOT is_new", model_covariates=("duration_hours",),
+        metrics={**BASE["metrics"], "fast": {"count": "played_seconds / (local_hour % 3) >= 100"}},
+        secondary=("fast", "likes", "skip_rate", "retained_day_1", "heavy", "capped", "winsorised", "duration_p90"),
+    )  # fmt: skip
+    files = {"events": [root / "events.parquet"], "exposures": [root / "exposures.parquet"]}
+    with engine(settings) as db:
+        counts = make_tables(db, plan, UNTIL, **files)
+        analysis = analyze(db, plan, counts, seed=1).as_json()
+        covariates = {"duration_hours": ("duration_hours_pre",)}
+        spec = TableSpec("variant", "a", ("duration_hours",), covariates=covariates, segments=("habit",))
+        if not (root / "users.parquet").exists():
+            pq.write_table(db.arrow("SELECT * FROM users"), root / "users.parquet")
+        rows, _ = analyze_table(db, root / "users.parquet", spec)
+        refused = ""
+        try:
+            bad = plan_of(metrics={"m": {"sum": "CAST(concat('x', genre) AS INT)"}}, secondary=("m",))
+            make_tables(db, bad, UNTIL, **files)
+        except DataError as error:
+            refused = str(error)
+        looks, store, short = [], EventStore(root / "store"), plan_of(trigger="local_hour BETWEEN 6 AND 9", pre_days=1)
+        for hours in (30, 55):
+            counts = build_user_table(db, store, short, Hour.of(START) + hours, kept=settings.experiment_days_dir)
+            looks.append([repr(counts), sorted(map(repr, db.rows("SELECT * FROM users")))])
+        assert (settings.experiment_days_dir / "index.json").exists()
+    return {"looks": looks, "refused": refused, "analysis": analysis, "table": [repr(row) for row in rows]}
+
+
+def refusal(options: Options, seconds: int = core.spark.WORKER_SECONDS) -> str:
+    """What a person reads when Spark cannot be used; so long a task may wait for an executor."""
+    core.spark.WORKER_SECONDS = seconds
+    try:
+        with engine(load_settings(**options)):
+            return ""
+    except PlatformError as error:
+        return str(error)
