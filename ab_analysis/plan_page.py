@@ -33,7 +33,7 @@ def write_plan_page(settings: Settings, preview: ExperimentPreview, text: str, s
     titles = metric_titles(preview)
     write_page(
         path, f"Plan of {experiment.name}", TEMPLATE.read_text(encoding="utf-8"), home="../../index.html",
-        scripts=(INTERACTIVE, chart_scripts()),
+        scripts=(INTERACTIVE, chart_scripts(settings.var)),
         experiment=experiment, preview=preview, text=text, state=state,
         sentences=[(titles[m], preview.sentence(m)) for m in experiment.primary],
         table=forecast_table(preview) if preview.forecasts else None, overlaps=overlap_table(preview) if preview.overlaps else None,

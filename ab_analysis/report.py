@@ -104,7 +104,8 @@ def write_report(settings: Settings, experiment: Experiment, until: Hour) -> Rep
     for stem in stems:
         write_json(folder / f"{stem}.json", {**analysis.as_json(), "about": _about(experiment).model_dump()})
         write_text(folder / f"{stem}.csv", as_csv(analysis))
-    write_pages(folder, stems, plan, analysis, queries, read_changes(settings.experiments_dir, experiment.name))
+    changes = read_changes(settings.experiments_dir, experiment.name)
+    write_pages(folder, stems, plan, analysis, queries, changes, var=settings.var)
     return Report(analysis, folder / f"{until.key}.html")
 
 
@@ -154,6 +155,8 @@ def write_pages(
     analysis: Analysis,
     queries: list[str],
     changes: Sequence[ExperimentChange] = (),
+    *,
+    var: Path,
 ) -> None:
     """Write the page of an analysis under each of the names; its charts are drawn once.
 
@@ -164,6 +167,7 @@ def write_pages(
         analysis: what the page shows.
         queries: that were run.
         changes: of the experiment's file.
+        var: folder of the workspaces.
     """
     experiment, points = plan.experiment, analysis.points
     titles = {name: m.title or name.replace("_", " ") for name, m in plan.metrics.items()}
@@ -201,7 +205,7 @@ def write_pages(
         "rule": RULES[experiment.stopping.rule], "queries": [LONG_LIST.sub(r"read_parquet([\1, …, \2])", q) for q in queries],
         "content": yaml.safe_dump(experiment.model_dump(mode="json", exclude_unset=True), sort_keys=False),
     }  # fmt: skip
-    template, scripts = TEMPLATE.read_text(encoding="utf-8"), (INTERACTIVE, chart_scripts())
+    template, scripts = TEMPLATE.read_text(encoding="utf-8"), (INTERACTIVE, chart_scripts(var))
     for stem in stems:
         path, title = folder / f"{stem}.html", f"Experiment {experiment.name}"
         write_page(path, title, template, home="../index.html", style=STYLE, scripts=scripts, stem=stem, **context)

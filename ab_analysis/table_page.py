@@ -42,6 +42,8 @@ def write_table_page(
     checks: Sequence[ExperimentCheck],
     lower_is_better: Collection[str] = (),
     histograms: Mapping[str, Histogram] | None = None,
+    *,
+    var: Path,
 ) -> None:
     """Write the page.
 
@@ -53,6 +55,7 @@ def write_table_page(
         checks: of the table.
         lower_is_better: metrics that should go down.
         histograms: metric → its distribution, where it is to be shown.
+        var: folder of the workspaces, which need not exist.
 
     Raises:
         ConfigError: ``lower_is_better`` names something that was not analyzed, or the page cannot be written.
@@ -101,7 +104,7 @@ def write_table_page(
     title = f"Experiment in {table.name}"
     page = render_page(
         title, TEMPLATE.read_text(encoding="utf-8"), style=".close { color: var(--second); font-weight: 600 }",
-        scripts=(INTERACTIVE, chart_scripts()), **context,
+        scripts=(INTERACTIVE, chart_scripts(var)), **context,
     )  # fmt: skip
     write_output(path, page)
 

@@ -8,15 +8,19 @@ from __future__ import annotations
 import base64
 import gzip
 import json
+import zlib
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
 from core.documents import JsonObject
+from core.files import write_atomically
 
 if TYPE_CHECKING:
     import altair as alt
@@ -104,14 +108,35 @@ def script_json(content: Any) -> Markup:
     return Markup(text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e"))  # noqa: S704 # nosec B704
 
 
-@lru_cache(maxsize=1)
-def chart_scripts() -> Markup:
-    """What draws the charts of a page, once for all of them: Vega-Embed, compressed, and when to draw."""
-    import vl_convert
+def chart_scripts(var: Path) -> Markup:
+    """What draws the charts of a page, once for all of them: Vega-Embed, compressed, and when to draw.
 
-    library = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
-    packed = base64.b64encode(gzip.compress(library.encode(), mtime=0)).decode()
+    Args:
+        var: folder of the workspaces, where it exists: the scripts are kept in its ``cache``, as making them takes longer
+            than most pages.
+    """
+    packed = base64.b64encode(_packed_scripts(var)).decode()
     return Markup('<script type="application/gzip" id="vega">{}</script>\n<script>{}</script>').format(
         packed,
         Markup(SCRIPT.read_text(encoding="utf-8")),  # noqa: S704 # nosec B704
     )
+
+
+def _packed_scripts(var: Path) -> bytes:
+    path = var / "cache" / f"vega-{version('vl-convert-python')}.js.gz"
+    try:
+        packed = path.read_bytes()
+        gzip.decompress(packed)
+    except (OSError, EOFError, zlib.error):  # not made yet, or damaged
+        packed = _make_scripts()
+        if var.is_dir():
+            with suppress(OSError):  # not writable: they are made each time
+                write_atomically(path, lambda target: target.write_bytes(packed))
+    return packed
+
+
+@lru_cache(maxsize=1)
+def _make_scripts() -> bytes:
+    import vl_convert
+
+    return gzip.compress(vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;").encode(), mtime=0)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
+import os
 import re
-from collections.abc import Iterable, Iterator
+import threading
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +17,22 @@ import duckdb
 from core.files import temporary_directory
 from core.settings import Settings
 
+DATABASE = "work"
+"""Name that a connection's database has in its instance."""
 GLOB_SIGN = re.compile(r"[*?\[]")
+
+
+@dataclass(frozen=True)
+class _Instance:
+    """A running DuckDB: making one takes longer than most queries, as it fills a catalog with thousands of functions."""
+
+    root: duckdb.DuckDBPyConnection
+    limits: Mapping[str, Any]
+
+
+_idle: list[_Instance] = []
+"""The instance that was used last, if nobody uses it now; a process keeps no more than one."""
+_lock = threading.Lock()
 
 
 @contextmanager
@@ -27,21 +46,80 @@ def connection(settings: Settings, *, spill_to_file: bool = False) -> Iterator[d
     scratch = settings.workspace / "scratch"
     scratch.mkdir(parents=True, exist_ok=True)
     with temporary_directory("duckdb-", scratch) as folder:
-        database = f"{folder}/scratch.duckdb" if spill_to_file else ":memory:"
-        con = duckdb.connect(
-            database,
-            config={
-                "memory_limit": settings.duckdb_memory,
-                "threads": settings.duckdb_threads,
-                "temp_directory": f"{folder}/spill",
-            },
-        )
-        try:
+        limits = {"memory_limit": settings.duckdb_memory, "threads": settings.duckdb_threads}
+        with _attached(f"{folder}/scratch.duckdb" if spill_to_file else ":memory:", limits, f"{folder}/spill") as con:
             con.execute("SET TimeZone = 'UTC'")
             con.execute("SET enable_progress_bar = false")
             yield con
-        finally:
-            con.close()
+
+
+@contextmanager
+def _attached(database: str, limits: Mapping[str, Any], spill: str) -> Iterator[duckdb.DuckDBPyConnection]:
+    """A database that nobody else sees, in the instance that was used last if that is idle and has the same limits.
+
+    An instance is used by one ``with`` block at a time, so each has the whole memory limit. It is not used again after a
+    block that failed or spilled.
+    """
+    instance = _take(limits, spill)
+    try:
+        with instance.root.cursor() as con:
+            con.execute(f"ATTACH {quoted(database)} AS {DATABASE}")
+            con.execute(f"USE {DATABASE}")
+            con.execute("RESET preserve_insertion_order")  # the one setting of an instance that its users change
+            yield con
+    except BaseException:
+        instance.root.close()
+        raise
+    try:
+        instance.root.execute(f"DETACH {DATABASE}")
+    except duckdb.Error:  # something of it is still held: it goes with its instance
+        instance.root.close()
+    else:
+        _give_back(instance)
+
+
+def beside(con: duckdb.DuckDBPyConnection) -> duckdb.DuckDBPyConnection:
+    """A second connection to the database of a `connection`."""
+    other = con.cursor()
+    other.execute(f"USE {DATABASE}")
+    return other
+
+
+def _take(limits: Mapping[str, Any], spill: str) -> _Instance:
+    with _lock:
+        instance = _idle.pop() if _idle else None
+    if instance is not None:
+        try:
+            if instance.limits == limits:
+                instance.root.execute(f"SET temp_directory = {quoted(spill)}")
+                return instance
+        except duckdb.Error:  # it has spilled, and stays with the folder of then
+            pass
+        instance.root.close()
+    config = {**limits, "temp_directory": spill, "enable_external_file_cache": False}
+    return _Instance(duckdb.connect(":memory:", config=config), limits)
+
+
+def _give_back(instance: _Instance) -> None:
+    with _lock:
+        instance.root.close() if _idle else _idle.append(instance)
+
+
+def close_idle() -> None:
+    """Close the instance that is kept for the next connection."""
+    with _lock:
+        while _idle:
+            _idle.pop().root.close()
+
+
+def _before_fork() -> None:
+    """A child would have an instance without its threads, and wait for them at its end."""
+    close_idle()
+    _lock.acquire()
+
+
+os.register_at_fork(before=_before_fork, after_in_parent=_lock.release, after_in_child=_lock.release)
+atexit.register(close_idle)
 
 
 def scalar(con: duckdb.DuckDBPyConnection, sql: str, parameters: list[Any] | None = None) -> Any:

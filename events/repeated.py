@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import duckdb
 
-from core.duck import identifier, parquet_union, quoted
+from core.duck import identifier, parquet_union, quoted, scalar
 from core.hours import Hour, hour_range
 from events.episodes import SAME_EVENT_HOURS, open_episodes
 from events.schema import BEHAVIORS, REQUEST_COLUMNS
@@ -42,6 +42,14 @@ def mark_repeated(con: duckdb.DuckDBPyConnection, store: EventStore) -> None:
         """CREATE TABLE shared_ids AS SELECT event_id FROM (SELECT event_id FROM staged WHERE reason IS NULL
         UNION ALL SELECT event_id FROM repeated) GROUP BY event_id HAVING count(*) > 1"""
     )
+    if not scalar(con, "SELECT count(*) FROM shared_ids"):
+        # Every id is new: what follows would leave the same, at length.
+        con.execute(
+            "CREATE TABLE marked AS SELECT __row, false AS duplicate, false AS adds FROM staged WHERE reason IS NULL"
+        )
+        con.execute(f"CREATE TABLE fresh AS SELECT {cells} FROM identified")
+        con.execute("CREATE TABLE amended AS FROM repeated")
+        return
     con.execute(
         """CREATE TABLE shared AS SELECT __row, event_id, ts FROM staged SEMI JOIN shared_ids USING (event_id)
         WHERE reason IS NULL UNION ALL SELECT NULL, event_id, timestamp FROM repeated"""

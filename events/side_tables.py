@@ -11,7 +11,7 @@ import sqlglot
 from sqlglot import expressions as exp
 
 from core.documents import JsonObject
-from core.duck import scalar
+from core.duck import beside, scalar
 from core.errors import DataError
 from core.expressions import parse_expression
 from core.files import digest_json, digest_text, read_json
@@ -114,7 +114,7 @@ def open_table(
         DataError: it cannot be read.
     """
     side = mapping.model_copy(update={"format": table.format, "csv": table.csv})
-    other = con.cursor()
+    other = beside(con)
     other.execute(f"CREATE SCHEMA {schema}")
     other.execute(f"USE {schema}")
     raw = load_raw(other, side, find_files([str(path)]))

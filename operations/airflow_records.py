@@ -5,11 +5,10 @@ from __future__ import annotations
 import logging
 import os
 import subprocess
-import sys
 from datetime import datetime, timedelta
 
 from core.settings import Settings
-from operations.services import airflow_environment, airflow_home
+from operations.services import AIRFLOW, airflow_environment, airflow_home
 
 log = logging.getLogger("operations.airflow_records")
 
@@ -34,7 +33,7 @@ def retire_records(settings: Settings, now: datetime) -> int:
     if not old:
         return 0
     done = subprocess.run(
-        [sys.executable, "-m", "airflow", "db", "clean", "--yes", "--skip-archive", "--error-on-cleanup-failure",
+        [*AIRFLOW, "db", "clean", "--yes", "--skip-archive", "--error-on-cleanup-failure",
          "--clean-before-timestamp", since.isoformat(), "--tables", ",".join(RUN_RECORDS)],
         capture_output=True, text=True, check=False, env={**os.environ, **airflow_environment(settings)},
     )  # fmt: skip

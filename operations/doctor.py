@@ -346,7 +346,6 @@ def _objects(settings: Settings) -> list[HealthFinding]:
 
 def _mlflow(settings: Settings) -> list[HealthFinding]:
     import httpx
-    import mlflow
 
     from model_registry.store import SERVICE_USER
 
@@ -358,8 +357,9 @@ def _mlflow(settings: Settings) -> list[HealthFinding]:
         )
     except httpx.HTTPError as error:
         return [HealthFinding("mlflow", "failed", f"{settings.mlflow_uri}: {error}", "is the service mlflow running?")]
+    client = metadata.version("mlflow")
     findings = [
-        _verdict("mlflow", version == mlflow.__version__, f"server {version}, client {mlflow.__version__}",
+        _verdict("mlflow", version == client, f"server {version}, client {client}",
                  "run the same image for both", bad="warning"),
         _verdict("mlflow's logins", anonymous.status_code == 401, f"anonymous requests get {anonymous.status_code}",
                  "start it with --app-name basic-auth"),

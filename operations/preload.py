@@ -22,6 +22,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from feature_repo.feast_import import import_feast
+from operations.airflow_command import COLLECT_AFTER
 
 log = logging.getLogger("operations.preload")
 
@@ -32,9 +33,6 @@ MODULES = (
     "ab_analysis.report", "events.ingest", "feature_repo.retrieval", "model_registry.store", "pipeline.source",
     "pipeline.training", "training.model", "training.scoring",
 )  # fmt: skip
-
-COLLECT_AFTER = 50_000
-"""New objects after which a task looks for garbage, instead of 700: a task ends soon, and what it imports is no garbage."""
 
 
 @contextmanager

@@ -19,6 +19,8 @@ from core.settings import ROOT, Settings
 from operations.processes import ServiceProcess
 
 FAB = "airflow.providers.fab.auth_manager.fab_auth_manager.FabAuthManager"
+AIRFLOW = (sys.executable, "-m", "operations.airflow_command")
+"""What starts any process of Airflow, before its subcommand."""
 CELERY_DATABASE = 1
 """Redis database of the broker; the online store has 0."""
 LOGIN_CACHE_SECONDS = 30
@@ -76,6 +78,7 @@ def _embedded(home: Path) -> dict[str, str]:
         "CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "True",
         "DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home / 'airflow.db'}",
         "SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.25",  # an hour waits for the scheduler some ten times
+        "WORKERS__MIN_HEARTBEAT_INTERVAL": "2",  # for so long a task that has just ended may hold one of the three places
     }
 
 
@@ -106,9 +109,7 @@ def migrate_airflow(settings: Settings) -> None:
         fresh = not settings.in_production and not database.exists()
         if fresh:  # a new database is made in a separate folder: a crash leaves no half-migrated one
             environment["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"] = f"sqlite:///{folder / database.name}"
-        done = subprocess.run(
-            [program("airflow"), "db", "migrate"], env=environment, capture_output=True, text=True, check=False
-        )
+        done = subprocess.run([*AIRFLOW, "db", "migrate"], env=environment, capture_output=True, text=True, check=False)
         if done.returncode:
             write_text(home / "migrate.log", done.stdout + done.stderr)
             raise NotReadyError(f"Airflow's database could not be made ready; see {home / 'migrate.log'}")
@@ -118,18 +119,18 @@ def migrate_airflow(settings: Settings) -> None:
 
 def airflow_services(settings: Settings) -> list[ServiceProcess]:
     """The processes of Airflow: four, and in production a Celery worker."""
-    airflow, environment = program("airflow"), airflow_environment(settings)
+    environment = airflow_environment(settings)
     # Airflow builds the tasks' part of its API at its first request: seconds for which else the first task would wait.
     health = f"{_local(settings, settings.airflow_port)}/execution/health"
-    server = (airflow, "api-server", *(("--proxy-headers",) if settings.in_production else ()))
+    server = (*AIRFLOW, "api-server", *(("--proxy-headers",) if settings.in_production else ()))
     services = [
         ServiceProcess("airflow-api-server", server, health, environment),
-        ServiceProcess("airflow-scheduler", (airflow, "scheduler"), None, environment),
-        ServiceProcess("airflow-dag-processor", (airflow, "dag-processor"), None, environment),
-        ServiceProcess("airflow-triggerer", (airflow, "triggerer"), None, environment),
+        ServiceProcess("airflow-scheduler", (*AIRFLOW, "scheduler"), None, environment),
+        ServiceProcess("airflow-dag-processor", (*AIRFLOW, "dag-processor"), None, environment),
+        ServiceProcess("airflow-triggerer", (*AIRFLOW, "triggerer"), None, environment),
     ]
     if settings.in_production:
-        services.append(ServiceProcess("airflow-worker", (airflow, "celery", "worker"), None, environment))
+        services.append(ServiceProcess("airflow-worker", (*AIRFLOW, "celery", "worker"), None, environment))
     return services
 
 

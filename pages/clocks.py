@@ -107,7 +107,7 @@ def write_clock_page(features: ClockFeatures, user: int | None, moment: str | No
     write_page(
         path, f"Interest clock of user {name}" if name else "Interest clock of everybody",
         (FOLDER / "clock.html").read_text(encoding="utf-8"), style=(FOLDER / "clock.css").read_text(encoding="utf-8") + tone_style(),
-        scripts=(INTERACTIVE, SCRIPT, chart_scripts()), home="../index.html", page=page, as_of=at,
+        scripts=(INTERACTIVE, SCRIPT, chart_scripts(settings.var)), home="../index.html", page=page, as_of=at,
         window_days=settings.window_days, everyone=user is None,
         data=asdict(clock_data(days, page, config, SLOTS_PRIOR, items)),
         champion=champion, items=items_table(items, moment) if items else None,

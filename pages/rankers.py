@@ -109,7 +109,7 @@ def write_model_page(settings: Settings) -> Path:
     lineages = timeline(settings, moves, {str(v.version): v.tags.get("variant", "") for v in versions})
     write_page(
         path, f"Model {models.name}", MODEL.read_text(encoding="utf-8"), style=STYLE, home="index.html",
-        scripts=(INTERACTIVE, chart_scripts()),
+        scripts=(INTERACTIVE, chart_scripts(settings.var)),
         moves=_moves([m for m in moves if m.alias == CHAMPION]), lineages=model_charts.lineages(lineages),
         aliases=versions_table(settings, models), other_moves=_moves([m for m in moves if m.alias != CHAMPION]), drift=_drift(drift),
         importance=_importance(importance["inputs"]) if importance else None, importance_of=importance,

@@ -64,7 +64,7 @@ class Lane:
         settings: of the workspace.
 
     Raises:
-        NotReadyError: there are no clocks yet, or another lane of the workspace runs.
+        NotReadyError: there are no clocks yet.
         ConfigError: the log is of a format that cannot be followed.
         DataError: the mapping's facets or behaviors are not those of the events.
     """
@@ -85,6 +85,8 @@ class Lane:
         self._known: dict[str, int | None] = {}
         self._seen: pa.Table | None = None
         self._forgotten = ""
+        self._unwritten = False
+        self._keeps_rows = True
         for path in self._files(self._clocks_hour()):
             LogTail(Path(path), self.mapping)
 
@@ -106,8 +108,10 @@ class Lane:
         if hour != self.as_of or self._list_of_the_forgotten() != self._forgotten or not self.store.root.exists():
             self._begin(hour)
         came = self._ingest(hour)
-        if came:
+        self._unwritten |= came
+        if self._unwritten:  # also what a store did not take the last time
             self._write(hour, begun)
+            self._unwritten = False
         return came
 
     def report(self, problem: str = "") -> None:
@@ -133,14 +137,15 @@ class Lane:
     def _begin(self, hour: Hour) -> None:
         """Take back what was written on top of other clocks, and follow the log from the clocks' hour on."""
         self.as_of = None
-        kept = hour if self.store.root.exists() else None  # its events are read again, and its rows written again
-        self.running_hour.take_back(keep=kept)
+        # Of the same hour the events are read again and their rows written again, unless some may be gone.
+        keeps_rows = self._keeps_rows and self.store.root.exists()
+        self.running_hour.take_back(keep=hour if keeps_rows else None)
         shutil.rmtree(self.store.root, ignore_errors=True)
         self._copy_ids()
         self.store = EventStore(running_events(self.settings))
         self._forgotten = self._list_of_the_forgotten()
         ForgottenList(self.store.root).merge(ForgottenList(self.settings.events_dir).groups())
-        self._tails, self._seen, self.as_of = {}, None, hour
+        self._tails, self._seen, self._keeps_rows, self.as_of = {}, None, True, hour
         self.status = LaneStatus(hour.key)
         self.report()
         log.info("following the log of '%s' from %s on", self.settings.source, hour)
@@ -171,7 +176,7 @@ class Lane:
             try:
                 rows = self._tails[path].read()
             except DataError:
-                self.as_of = None  # what was read of the file may be gone
+                self.as_of, self._keeps_rows = None, False  # what was read of the file may be gone
                 raise
             if not rows:
                 continue
@@ -185,6 +190,9 @@ class Lane:
             except DataError as error:  # not one row can be read: the hour's ingestion will say so
                 log.warning("%s: %s", path, error)
                 self.status = replace(self.status, rejected=self.status.rejected + rows.count(b"\n"))
+            except Exception:
+                self.as_of = None  # these rows are read once more
+                raise
             else:
                 self.status = replace(self.status, rejected=self.status.rejected + account.quarantined)
                 came = True
@@ -231,25 +239,29 @@ def follow(settings: Settings) -> None:
     """Follow the source's log until the process is stopped; what fails is tried again, and stands in the status.
 
     Raises:
-        NotReadyError: there are no clocks yet, or another lane of the workspace runs.
-        ConfigError: the log is of a format that cannot be followed.
+        NotReadyError: another lane of the workspace runs.
+        ConfigError, DataError: as ``Lane``.
     """
     with only_one(settings):
-        lane, problem = Lane(settings), ""
+        lane: Lane | None = None
+        problem = ""
         logging.getLogger("events").setLevel(
             max(logging.ERROR, log.getEffectiveLevel())
         )  # the hour's ingestion tells it
         while True:
             begun = time.monotonic()
             try:
+                lane = lane or Lane(settings)
                 lane.step()
                 now = ""
             except Exception as error:  # the lane goes on: an hour may just be refreshed, or a store be away
+                if lane is None and not isinstance(error, NotReadyError):
+                    raise
                 now = str(error).splitlines()[0] if str(error) else type(error).__name__
                 if now != problem:
                     log.warning("%s; trying again", now, exc_info=None if isinstance(error, EXPECTED) else error)
             if now != problem:
-                lane.report(now)
+                lane.report(now) if lane else LaneStatus("", problem=now).write(settings)
                 problem = now
             look_alive(settings)
             time.sleep(max(settings.streaming_seconds - (time.monotonic() - begun), 0.05))

@@ -16,7 +16,7 @@ class LaneStatus:
     """How far the lane is.
 
     Attributes:
-        as_of: key of the hour that the clocks hold for.
+        as_of: key of the hour that the clocks hold for; empty before there are any.
         events: of the hours since, counted in.
         users: whose features online are newer than the clocks.
         rejected: rows that could not be read.

@@ -54,7 +54,7 @@ LONGEST_FIRST = (
     "tests/e2e/test_demo.py",
     "tests/operations/test_containers.py",
     "tests/operations/test_stack.py",
-    "tests/operations/test_chaos.py",
+    "tests/training/test_sharded.py",
     "tests/pipeline/test_hours.py",
     "tests/spark/test_spark.py",
     "tests/studies/test_ab_calibration.py",
@@ -63,11 +63,21 @@ LONGEST_FIRST = (
     "tests/feature_repo/test_clock.py",
     "tests/model_registry/test_tracking.py",
     "tests/ab_analysis/test_report.py",
+    "tests/operations/test_chaos.py",  # by now the worker that had the demo and the stack is free: all three wait a lot
     "tests/training/test_trainer.py",
     "tests/feature_repo/test_retrieval.py",
     "tests/feature_repo/test_feast_commands.py",
+    "tests/feature_repo/test_stores.py",
+    "tests/serving/test_api.py",
+    "tests/pages/test_clocks.py",
+    "tests/studies/test_lab.py",
+    "tests/pipeline/test_retention.py",
+    "tests/studies/test_peers.py",
+    "tests/serving/test_pages.py",
+    "tests/ab_analysis/test_table_page.py",
+    "tests/pipeline/test_forgetting.py",
 )
-"""Files that take a minute or more: begun last, one of them would run on alone while the other workers are done."""
+"""Files that take half a minute or more: begun last, one of them would run on alone while the other workers are done."""
 
 WARNINGS_SHOWN = (
     "tests/e2e/test_demo.py",

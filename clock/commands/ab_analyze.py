@@ -214,7 +214,7 @@ def analyze(
         from ab_analysis.table_page import write_table_page
 
         shown = replace(asked, metrics=()) if summary else asked  # of a summary's metrics only the names are known
-        write_table_page(html, table, shown, rows, checks, lower_is_better or (), histograms)
+        write_table_page(html, table, shown, rows, checks, lower_is_better or (), histograms, var=settings.var)
         print(f"page: {html}", file=sys.stderr)
 
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
@@ -28,6 +28,9 @@ from simulation.config import SimulatorConfig
 from tests.conftest import webhook
 from training.trainer import read_predictions
 
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
 VARIANTS = ("hour_embedding", "matched_clock")
@@ -42,7 +45,6 @@ POLICY: dict[str, Any] = {
     "min_hours": 1, "max_hours": 6, "min_samples": 20, "min_users": 2, "another_variant": ANYTHING, "same_variant": ANYTHING,
     "calibration": {"max_error": 1.0, "ratio": [0.0, 100.0]}, "max_drift_share": 1.0,
 }  # fmt: skip
-CHROMIUM = shutil.which("chromium")
 
 
 class Platform:
@@ -159,9 +161,12 @@ def test_a_second_run_continues_and_counts_nothing_twice(platform: Platform) -> 
     assert len(ids) == len(set(ids)) == second["events"]["kept"]
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed (make services)")
-def test_pages_open_in_a_browser_a_person_approves_and_rolls_back_and_alerts_arrive(platform: Platform) -> None:
-    approve_and_roll_back(platform, platform.alerts)
+def test_pages_open_in_a_browser_a_person_approves_and_rolls_back_and_alerts_arrive(
+    platform: Platform, chromium: Browser
+) -> None:
+    page = chromium.new_page(viewport={"width": 1400, "height": 900})
+    approve_and_roll_back(platform, platform.alerts, page)
+    page.close()
 
 
 def report_as_of_a_past_day(settings: Settings) -> str:
@@ -188,7 +193,7 @@ def report_as_of_a_past_day(settings: Settings) -> str:
     return until.key
 
 
-def fill_form(page: Any, settings: Settings, dag_id: str, **fields: str) -> Any:
+def fill_form(page: Page, settings: Settings, dag_id: str, **fields: str) -> Any:
     """Open a DAG's trigger form, fill it in and press its button; returns the form."""
     page.goto(f"http://127.0.0.1:{settings.airflow_port}/dags/{dag_id}", timeout=120_000)
     page.get_by_role("button", name="Trigger").first.click(timeout=120_000)
@@ -199,35 +204,31 @@ def fill_form(page: Any, settings: Settings, dag_id: str, **fields: str) -> Any:
     return form
 
 
-def start_the_hour_from_the_form(settings: Settings, following: str) -> None:
+def start_the_hour_from_the_form(page: Page, settings: Settings, following: str) -> None:
     """Click through the real form: an hour in a wrong form is refused; an empty form runs the next hour that is due."""
-    from playwright.sync_api import sync_playwright
-
     from operations.airflow_api import AirflowApi
     from operations.processes import wait_for
 
     api = AirflowApi(settings)
     before = {r.run_id for r in api.runs("ingest_hour")}
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-        )
-        page = browser.new_page(viewport={"width": 1400, "height": 900})
-        form = fill_form(page, settings, "ingest_hour", hour=f"{following}:00")
-        form.get_by_text("does not match").first.wait_for(timeout=60_000)
-        assert {r.run_id for r in api.runs("ingest_hour")} == before
-        fill_form(page, settings, "ingest_hour").wait_for(state="hidden", timeout=60_000)
-        browser.close()
+    form = fill_form(page, settings, "ingest_hour", hour=f"{following}:00")
+    form.get_by_text("does not match").first.wait_for(timeout=60_000)
+    assert {r.run_id for r in api.runs("ingest_hour")} == before
+    fill_form(page, settings, "ingest_hour").wait_for(state="hidden", timeout=60_000)
+    leave(page)
     (run,) = {r.run_id for r in api.runs("ingest_hour")} - before
     wait_for(lambda: api.state("ingest_hour", run) == "success", "the hour started from the form", 300)
     assert EventStore(settings.events_dir).hours()[-1].key == following
 
 
-def run_the_chain_from_its_forms(settings: Settings) -> None:
+def leave(page: Page) -> None:
+    """Go to an empty page: Airflow's, left open, draws itself again and again, which takes half a core."""
+    page.goto("about:blank")
+
+
+def run_the_chain_from_its_forms(page: Page, settings: Settings) -> None:
     """The other hourly DAGs run for the hour in their forms, what follows too; a range leaves its day's report nothing to
     wait for, though the day began in bulk."""
-    from playwright.sync_api import sync_playwright
-
     from operations.airflow_api import AirflowApi
     from operations.airflow_driver import HOURLY
     from operations.processes import wait_for
@@ -235,27 +236,22 @@ def run_the_chain_from_its_forms(settings: Settings) -> None:
     api = AirflowApi(settings)
 
     def ended_of(wanted: dict[str, int]) -> bool:
-        runs = {dag_id: api.runs(dag_id) for dag_id in HOURLY}
-        ended = all(run.state in {"success", "failed"} for of_dag in runs.values() for run in of_dag)
-        return ended and all(len(runs[dag_id]) == number for dag_id, number in wanted.items())
+        runs = api.runs(*HOURLY)
+        ended, number = all(run.state in {"success", "failed"} for run in runs), Counter(run.dag_id for run in runs)
+        return ended and all(number[dag_id] == expected for dag_id, expected in wanted.items())
 
     hour = EventStore(settings.events_dir).hours()[-1]
     last = day_hours(hour.day)[-1]
     wait_for(partial(ended_of, {}), "runs under way", 300)
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-        )
-        page = browser.new_page(viewport={"width": 1400, "height": 900})
-        for started, dag_id in enumerate(HOURLY[1:], 1):
-            wanted = {name: len(api.runs(name)) + 1 for name in HOURLY[started:]}
-            fill_form(page, settings, dag_id, hour=hour.key).wait_for(state="hidden", timeout=60_000)
-            page.goto("about:blank")  # Airflow's page, left open, draws itself again and again: half a core
-            wait_for(partial(ended_of, wanted), f"{dag_id} and what follows it", 300)
-        assert not [run for run in api.runs("report_day") if run.partition_key == str(hour.day)]
-        fields = {"first": (hour + 1).key, "last": last.key}
-        fill_form(page, settings, "backfill_hours", **fields).wait_for(state="hidden", timeout=60_000)
-        browser.close()
+    for started, dag_id in enumerate(HOURLY[1:], 1):
+        wanted = {name: len(api.runs(name)) + 1 for name in HOURLY[started:]}
+        fill_form(page, settings, dag_id, hour=hour.key).wait_for(state="hidden", timeout=60_000)
+        leave(page)
+        wait_for(partial(ended_of, wanted), f"{dag_id} and what follows it", 300)
+    assert not [run for run in api.runs("report_day") if run.partition_key == str(hour.day)]
+    fields = {"first": (hour + 1).key, "last": last.key}
+    fill_form(page, settings, "backfill_hours", **fields).wait_for(state="hidden", timeout=60_000)
+    leave(page)
     wait_for(
         lambda: str(hour.day) in {r.partition_key for r in api.runs("report_day") if r.state == "success"},
         "the report of the day whose last hours were a range", 900,
@@ -277,9 +273,7 @@ def errors_of(alerts: list[dict[str, Any]], title: str) -> list[str]:
     return [alert["details"]["error"] for alert in alerts if alert["title"] == title]
 
 
-def approve_and_roll_back(platform: Platform, alerts: list[dict[str, Any]]) -> None:
-    from playwright.sync_api import sync_playwright
-
+def approve_and_roll_back(platform: Platform, alerts: list[dict[str, Any]], page: Page) -> None:
     from operations.airflow_api import AirflowApi
     from operations.processes import wait_for
 
@@ -289,26 +283,21 @@ def approve_and_roll_back(platform: Platform, alerts: list[dict[str, Any]]) -> N
         variants=VARIANTS,
         **{k.lower(): v for k, v in platform.ports.items()},
     )
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-        )
-        page = browser.new_page(viewport={"width": 1400, "height": 900})
-        for port, path, words in (
-            (settings.airflow_port, "/dags", ["ingest_hour", "promote_ranker"]),
-            (settings.mlflow_port, "/#/models/simulator-ranker", ["simulator-ranker", "matched_clock"]),
-            (settings.reports_port, "/", ["Is everything fresh?", "Experiments", "Models", "Data drift"]),
-            (settings.reports_port, "/ab/index.html", ["clock_ranker", "Together"]),
-            (
-                settings.reports_port,
-                f"/ab/clock_ranker/{report_as_of_a_past_day(settings)}.html",
-                ["Effects relative to control"],
-            ),
-        ):
-            page.goto(f"http://127.0.0.1:{port}{path}")
-            for word in words:
-                page.get_by_text(word).first.wait_for(timeout=60_000)
-        browser.close()
+    for port, path, words in (
+        (settings.airflow_port, "/dags", ["ingest_hour", "promote_ranker"]),
+        (settings.mlflow_port, "/#/models/simulator-ranker", ["simulator-ranker", "matched_clock"]),
+        (settings.reports_port, "/", ["Is everything fresh?", "Experiments", "Models", "Data drift"]),
+        (settings.reports_port, "/ab/index.html", ["clock_ranker", "Together"]),
+        (
+            settings.reports_port,
+            f"/ab/clock_ranker/{report_as_of_a_past_day(settings)}.html",
+            ["Effects relative to control"],
+        ),
+    ):
+        page.goto(f"http://127.0.0.1:{port}{path}")
+        for word in words:
+            page.get_by_text(word).first.wait_for(timeout=60_000)
+    leave(page)
     api = AirflowApi(settings)
     models = open_registry(settings)
     asks = {**POLICY, "require_approval": True}
@@ -316,7 +305,7 @@ def approve_and_roll_back(platform: Platform, alerts: list[dict[str, Any]]) -> N
     before = models.get("champion")
     assert before is not None
     following = (EventStore(settings.events_dir).hours()[-1] + 1).key
-    start_the_hour_from_the_form(settings, following)
+    start_the_hour_from_the_form(page, settings, following)
     wait_for(lambda: bool(api.waiting("promote_ranker")), "the approval to be asked for")
     for dag_id in ("materialize_clock", "train_ranker", "promote_ranker"):
         assert following in {r.partition_key for r in api.runs(dag_id)}, dag_id
@@ -362,5 +351,5 @@ def approve_and_roll_back(platform: Platform, alerts: list[dict[str, Any]]) -> N
     wait_for(lambda: bool(errors_of(alerts, "rollback_champion.rollback failed")), "the alert of the failed task")
     assert "no version 9999" in errors_of(alerts, "rollback_champion.rollback failed")[0]
     (settings.workspace / "policy.yaml").write_text(yaml.safe_dump(POLICY))
-    run_the_chain_from_its_forms(settings)
+    run_the_chain_from_its_forms(page, settings)
     a_partition_of_another_form_fails_at_once(api)

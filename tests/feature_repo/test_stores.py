@@ -6,6 +6,7 @@ import shutil
 import signal
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -99,6 +100,14 @@ def test_redis_and_postgres_hold_what_sqlite_and_files_hold(
     assert online.equals(both_sides(plain)[0])
 
 
+@pytest.fixture
+def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Redis's client tries again as often as ever, after milliseconds instead of seconds."""
+    pause = time.sleep
+    monkeypatch.setattr("redis.retry.sleep", lambda seconds: pause(seconds / 100))
+
+
+@pytest.mark.usefixtures("short_pauses")
 def test_an_hour_without_redis_fails_completely_and_can_be_repeated(plain: Settings, tmp_path: Path) -> None:
     import redis as client
 
@@ -158,6 +167,7 @@ class Cut:
                 end.shutdown(socket.SHUT_RDWR)
 
 
+@pytest.mark.usefixtures("short_pauses")
 def test_an_interrupted_write_leaves_every_user_old_or_new_and_a_repeat_completes_it(
     plain: Settings, tmp_path: Path
 ) -> None:

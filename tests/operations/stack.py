@@ -39,12 +39,13 @@ from operations.services import airflow_environment
 os.environ.update(airflow_environment(load_settings()))
 import airflow.providers.fab.auth_manager.cli_commands.utils, mlflow.server.auth.sqlalchemy_store
 for line in sys.stdin:
-    arguments, stdin = json.loads(line)
+    arguments, stdin, more = json.loads(line)
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
         child = os.fork()
         if not child:
             os.dup2(out.fileno(), 1), os.dup2(err.fileno(), 2)
             sys.argv, sys.stdin = ["operations", *arguments], io.StringIO(stdin)
+            os.environ.update(more)
             try:
                 runpy.run_module("operations", run_name="__main__", alter_sys=True)
             except SystemExit as ended:
@@ -142,17 +143,15 @@ class Stack:
         """The image's entry point with the service's command."""
         return [sys.executable, "-m", "operations", *compose()["services"][name]["command"]]
 
-    def run(
-        self, name: str, *arguments: str, stdin: str = "", environment: dict[str, str] | None = None
-    ) -> subprocess.CompletedProcess[str]:
+    def run(self, name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         """A command in a service's container, by its environment and secrets."""
         return subprocess.run(
-            [sys.executable, *arguments], env=environment or self.environment(name), input=stdin, capture_output=True, text=True,
+            [sys.executable, *arguments], env=self.environment(name), stdin=subprocess.DEVNULL, capture_output=True, text=True,
             check=False, cwd=self.folder,
         )  # fmt: skip
 
-    def operations(self, *arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
-        """A command of ``operations`` with the environment and secrets of ``init``, which must have run.
+    def operations(self, *arguments: str, stdin: str = "", **more: str) -> subprocess.CompletedProcess[str]:
+        """A command of ``operations`` with the environment and secrets of ``init``, which must have run, and ``more`` on top.
 
         It is forked from a process that has imported Airflow and MLflow: that is most of what a command takes.
         """
@@ -165,7 +164,7 @@ class Stack:
                 )  # fmt: skip
         assert self.forks.stdin is not None
         assert self.forks.stdout is not None
-        print(json.dumps([arguments, stdin]), file=self.forks.stdin, flush=True)
+        print(json.dumps([arguments, stdin, more]), file=self.forks.stdin, flush=True)
         answer = self.forks.stdout.readline()
         assert answer, (self.folder / "logs" / "forks.log").read_text()[-2000:]
         return subprocess.CompletedProcess(arguments, *json.loads(answer))

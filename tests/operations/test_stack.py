@@ -321,13 +321,9 @@ def test_the_doctor_is_content_and_names_what_is_gone(stack: Stack) -> None:
         "airflow-scheduler",
     } <= set(findings)
     assert findings["mlflow"]["status"] == "ok", findings["mlflow"]
-    broken = stack.environment("init")
-    broken |= {
-        "CLOCK_REDIS_URL": "127.0.0.1:9",
-        "CLOCK_POSTGRES": "127.0.0.1:9",
-        "CLOCK_OBJECT_STORE": "http://127.0.0.1:9",
-    }
-    done = stack.run("init", "-m", "operations", "doctor", stdin="", environment=broken)
+    nowhere = "127.0.0.1:9"
+    broken = {"CLOCK_REDIS_URL": nowhere, "CLOCK_POSTGRES": nowhere, "CLOCK_OBJECT_STORE": f"http://{nowhere}"}
+    done = stack.operations("doctor", **broken)
     assert done.returncode == 2
     for words in ("FAILED   redis", "FAILED   database airflow", "FAILED   object store", "is PostgreSQL running"):
         assert words in done.stdout, done.stdout

@@ -6,10 +6,12 @@ import gzip
 import json
 import os
 import shutil
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pandas as pd
@@ -147,6 +149,7 @@ def late_users(settings: Settings) -> list[int]:
 def test_what_the_hour_does_not_have_in_the_end_is_taken_back(workspace: Settings) -> None:
     """Rows that disappear, a lane that is killed, an hour that is refreshed in the middle: the exact state wins."""
     header, *rows = rows_of_hour(workspace)
+    at_first = read_online(workspace)
     log_file(workspace).write_bytes(header + b"".join(rows))
     lane = Lane(workspace)
     assert lane.step()
@@ -158,6 +161,7 @@ def test_what_the_hour_does_not_have_in_the_end_is_taken_back(workspace: Setting
         lane.step()
     assert lane.step()
     assert lane.status.events == 1
+    assert events_in(read_online(workspace)) == events_in(at_first) + 1  # nothing of the rows that are gone
     ingest_hour(workspace, UNTIL)
     advance(workspace, UNTIL + 1)
     lane.running_hour.write(killed)  # what a lane does that has not seen the refresh
@@ -220,6 +224,20 @@ def test_logs_in_folders_are_followed_too(workspace: Settings, paths: str, file:
     assert lane.status.events > 3
 
 
+@pytest.mark.slow
+def test_rows_that_a_store_did_not_take_are_written_with_the_next_look(workspace: Settings) -> None:
+    header, *rows = rows_of_hour(workspace)
+    at_first = read_online(workspace)
+    log_file(workspace).write_bytes(header + b"".join(rows[:9]))
+    lane = Lane(workspace)
+    with closing(sqlite3.connect(workspace.workspace / "feast" / "online.db")) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(sqlite3.OperationalError, match="locked"):
+            lane.step()
+    assert not lane.step()  # nothing came meanwhile
+    assert events_in(read_online(workspace)) == events_in(at_first) + lane.status.events > events_in(at_first)
+
+
 def test_what_cannot_be_followed_is_said(workspace: Settings) -> None:
     app = workspace.workspace / "app"
     with pytest.raises(NotReadyError, match="clock stream follow"):
@@ -246,8 +264,11 @@ def test_the_command_follows_until_it_is_stopped(workspace: Settings) -> None:
     header, *rows = rows_of_hour(workspace)
     environment = {**os.environ, "CLOCK_VAR": str(workspace.var), "CLOCK_STREAMING_SECONDS": "0.2"}
     command = [sys.executable, "-m", "clock", "stream", "follow"]
+    clocks = workspace.features_dir.rename(workspace.workspace / "later")
     with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
         try:
+            wait_until(lambda: "no clocks" in status_of(workspace).problem)  # started before the first hour
+            clocks.rename(workspace.features_dir)
             log_file(workspace).write_bytes(header + rows[0])
             wait_until(lambda: status_of(workspace).events == 1)
             log_file(workspace).unlink()
