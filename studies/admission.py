@@ -5,7 +5,7 @@ from __future__ import annotations
 from core.documents import JsonObject
 from studies.lab import Lab
 from studies.log import Changes, Log, hours_of
-from studies.options_study import Extra, compare_options
+from studies.options_study import Supplement, compare_options
 from studies.replay import Run
 from studies.study import Section
 from training.config import RankerConfig
@@ -31,7 +31,7 @@ def run(lab: Lab) -> tuple[str, str]:
     return compare_options(lab, "admission", OPTIONS, MODULES, TEXT, rows_kept)
 
 
-def rows_kept(log: Log) -> Extra:
+def rows_kept(log: Log) -> Supplement:
     """Rows and memory of the tables of users and items after a log, by option."""
     figures: dict[str, JsonObject] = {}
     for option, changes in OPTIONS.items():
@@ -42,7 +42,7 @@ def rows_kept(log: Log) -> Extra:
         (option, f"{of['users']:,}", f"{of['items']:,}", f"{of['memory'] / 1e6:.2f}", f"{of['filter'] / 1e6:.1f}")
         for option, of in figures.items()
     )
-    return Extra(Section(f"{log.title}: rows", ROWS_TEXT, columns, rows), figures)
+    return Supplement(Section(f"{log.title}: rows", ROWS_TEXT, columns, rows), figures)
 
 
 def _tables_after(log: Log, config: RankerConfig) -> JsonObject:

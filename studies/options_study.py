@@ -14,7 +14,7 @@ from studies.study import Section, Study
 from studies.tables import against_base, verdict, words
 
 
-class Extra(NamedTuple):
+class Supplement(NamedTuple):
     """What a study shows of a log beside the comparison: a section of its page, and the figures in it."""
 
     section: Section
@@ -27,7 +27,7 @@ def compare_options(
     options: Mapping[str, Changes],
     modules: Sequence[str],
     text: str,
-    extra: Callable[[Log], Extra] | None = None,
+    supplement: Callable[[Log], Supplement] | None = None,
 ) -> tuple[str, str]:
     """Run time modules with each option; every difference is paired with the first option, on the same samples.
 
@@ -37,7 +37,7 @@ def compare_options(
         options: title → values that differ from the ranker's config file; the first is what the others are compared with.
         modules: time modules.
         text: of the sections.
-        extra: what else is shown of a log.
+        supplement: what else is shown of a log.
 
     Returns:
         The conclusion and the path of the page.
@@ -58,8 +58,8 @@ def compare_options(
             results[title] = as_json({"values": values, "gaps": gaps})
             sentences.append(f"{title}: {verdict(gaps, base)}.")
             sections.append(against_base(title, text, values, gaps, base))
-        if extra is not None:
-            shown = extra(log)
+        if supplement is not None:
+            shown = supplement(log)
             sections.append(shown.section)
             more[log.title] = shown.results
     conclusion = " ".join(sentences)
