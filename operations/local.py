@@ -35,7 +35,8 @@ def up(settings: Settings) -> None:
         f"Feast     {feast}\n"
         f"Reports   http://127.0.0.1:{settings.reports_port}\n"
         f"Ranking   http://127.0.0.1:{settings.serving_port}/docs\n"
-        f"Logs in {settings.workspace / 'logs'}; 'make down SOURCE={settings.source}' stops everything."
+        + ("Lane      follows the log; 'clock stream status' shows how far it is\n" if settings.streaming else "")
+        + f"Logs in {settings.workspace / 'logs'}; 'make down SOURCE={settings.source}' stops everything."
     )
 
 

@@ -239,9 +239,11 @@ def follow(settings: Settings) -> None:
     """Follow the source's log until the process is stopped; what fails is tried again, and stands in the status.
 
     Raises:
-        NotReadyError: another lane of the workspace runs.
+        NotReadyError: there is no such workspace, or another lane of it runs.
         ConfigError, DataError: as ``Lane``.
     """
+    if not settings.workspace.exists():
+        raise NotReadyError(f"there is no workspace {settings.workspace}; run 'clock setup' first, or check --source")
     with only_one(settings):
         lane: Lane | None = None
         problem = ""

@@ -208,7 +208,7 @@ def land(
     try:
         import redis
     except ImportError:
-        raise ConfigError("Redis is read with the extra 'production': pip install '.[production]'") from None
+        raise ConfigError("a Redis stream needs the extra 'production': install requirements-production.txt") from None
     writer = LogWriter(pattern, settings.streaming_dir / "landing.json", stream)
     try:
         client: redis.Redis = redis.Redis.from_url(url, decode_responses=True, health_check_interval=30)

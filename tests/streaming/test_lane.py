@@ -257,6 +257,10 @@ def test_what_cannot_be_followed_is_said(workspace: Settings) -> None:
         Lane(behind)
     with lane_module.only_one(workspace), pytest.raises(NotReadyError, match="runs already"):
         follow(workspace)
+    typo = load_settings(var=workspace.var, source="simulater")
+    with pytest.raises(NotReadyError, match="there is no workspace"):
+        follow(typo)
+    assert not typo.workspace.exists()
 
 
 @pytest.mark.slow
