@@ -83,9 +83,21 @@ def rewrite(text: str, tables: dict[str, str]) -> str:
         new = tables.get(match["name"])
         if new is None or columns_of(new) < columns_of(match["body"]):
             return match[0]
-        return f"{match[1]}{new}\n{match[4]}"
+        kept = rows_of_others(match["body"], new) if match["name"] == "conclusions" else ""
+        return f"{match[1]}{new}\n{kept}{match[4]}"
 
     return MARKED.sub(replaced, text)
+
+
+def rows_of_others(before: str, new: str) -> str:
+    r"""Rows of a table whose first two cells no row of its new version has: studies that another workspace ran.
+
+    >>> rows_of_others("| study | log |\n| --- | --- |\n| a | x | 1 |\n| b | x | 2 |\n", "| a | x | 3 |")
+    '| b | x | 2 |\n'
+    """
+    known = {tuple(line.split("|")[1:3]) for line in new.splitlines()}
+    lines = before.splitlines()[2:]
+    return "".join(f"{line}\n" for line in lines if tuple(line.split("|")[1:3]) not in known)
 
 
 def columns_of(markdown: str) -> int:
