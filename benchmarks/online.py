@@ -13,8 +13,7 @@ from benchmarks.result import Result, timed
 from core.hours import DAY_HOURS
 from core.settings import load_settings
 from feature_repo.clock import ClockState
-from feature_repo.online import encode_cells, write_cells
-from feature_repo.repository import slot_feature
+from feature_repo.online import empty_clock, encode_cells, write_cells
 from feature_repo.retrieval import ClockFeatures
 
 USERS, EVENTS_A_USER, DAYS, SESSION = 40_000, 40, 3, 4
@@ -37,7 +36,7 @@ def bench_online_write(scale: float) -> Result:
 
         write_cells(features.store, "clock", encode_cells(rows.slice(0, 1000), features.facets, settings), START)
         speed = rows.num_rows / timed(ours, 1)
-        empty = {slot_feature(n): "" for n in range(settings.slots)}
+        empty = empty_clock(settings)
         cells = [{"user_id": user, **empty, **filled} for user, filled in encode_cells(rows, features.facets, settings)]
         frame = pd.DataFrame(cells).assign(event_timestamp=pd.Timestamp((START + hours + 1).start))
         peer = rows.num_rows / timed(lambda: features.store.write_to_online_store("clock", frame), 1)

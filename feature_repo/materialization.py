@@ -20,9 +20,9 @@ from core.state_version import check_state_version
 from events.store import EventStore
 from feature_repo.behavior_state import BehaviorState
 from feature_repo.clock import ClockState
-from feature_repo.online import encode_cells, write_cells, write_rows
+from feature_repo.online import empty_clock, encode_cells, write_cells, write_rows
 from feature_repo.recent import write_histories
-from feature_repo.repository import ATTRIBUTE_VIEWS, HISTORY_VARIANTS, slot_feature
+from feature_repo.repository import ATTRIBUTE_VIEWS, HISTORY_VARIANTS
 from feature_repo.retrieval import FILLED_AT_ONCE, ClockFeatures
 from feature_repo.schemas import WHOLE_DAYS
 from feature_repo.spark_online import SparkMaterialization
@@ -118,7 +118,7 @@ class Materialization:
     def _write_all(self, as_of: Hour) -> int:
         """Put every row as of an hour online from this process; returns the rows."""
         rows = 0
-        empty = self._empty_clock
+        empty = empty_clock(self.settings)
         for table in self.features.latest("clock_slots", as_of):
             cells = ((user, {**empty, **filled}) for user, filled in encode_cells(table, self.facets, self.settings))
             write_cells(self.store, "clock", cells, as_of)
@@ -166,15 +166,8 @@ class Materialization:
     def write_whole_clocks(self, users: Sequence[int], as_of: Hour) -> None:
         """Put every slot of users online as of an hour, empty ones too."""
         rows = self.features.rows_of("clock_slots", users, as_of)
-        filled = dict(encode_cells(rows, self.facets, self.settings))
-        write_cells(
-            self.store, "clock", ((user, {**self._empty_clock, **filled.get(user, {})}) for user in users), as_of
-        )
-
-    @property
-    def _empty_clock(self) -> dict[str, str]:
-        """The cells of a clock in which nothing happened."""
-        return {slot_feature(n): "" for n in range(self.settings.slots)}
+        filled, empty = dict(encode_cells(rows, self.facets, self.settings)), empty_clock(self.settings)
+        write_cells(self.store, "clock", ((user, {**empty, **filled.get(user, {})}) for user in users), as_of)
 
     def write_clock(self, changed: pa.Table, hour: Hour) -> int:
         """Put slots that changed online; returns how many cells were written."""

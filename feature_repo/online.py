@@ -33,6 +33,11 @@ Row = tuple[int, dict[str, object], datetime]
 """Key of an entity, feature → Feast's value, and from when the row holds."""
 
 
+def empty_clock(settings: Settings) -> dict[str, str]:
+    """The cells of a clock in which nothing happened."""
+    return {slot_feature(n): "" for n in range(settings.slots)}
+
+
 def encode_cells(rows: pa.Table, facets: Sequence[str], settings: Settings) -> Iterator[tuple[int, dict[str, str]]]:
     """Cells of clock rows, by user: (user, feature → JSON). An empty slot gives an empty text.
 

@@ -9,6 +9,7 @@ from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import duckdb
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -22,7 +23,7 @@ from core.hours import Hour
 from core.settings import Settings
 from events.schema import Owner
 from events.store import EventStore
-from feature_repo.changes import files_between
+from feature_repo.changes import ChangeLog, files_between
 from feature_repo.clock import ClockState
 from feature_repo.online import decode_cells
 from feature_repo.recent import decode_histories, recent_behaviors
@@ -253,15 +254,9 @@ class ClockFeatures:
         parts = files_between(changes.root, as_of, as_of, changes.holds_hours)
         if not parts or not len(users):
             return changes.schema.empty_table()
-        keys = ", ".join(changes.keys)
         with duck.connection(self.settings) as con:
             con.register("wanted", pa.table({"user_id": pa.array(users, pa.int64())}))
-            rows = con.sql(
-                f"""SELECT * FROM read_parquet({duck.file_list(parts)})
-                WHERE user_id IN (SELECT user_id FROM wanted) AND as_of <= {as_of.number}
-                QUALIFY row_number() OVER (PARTITION BY {keys} ORDER BY as_of DESC) = 1 ORDER BY {keys}"""
-            ).to_arrow_table()
-        return rows.select(changes.schema.names).cast(changes.schema)
+            return _newest_rows(con, changes, parts, as_of, "user_id IN (SELECT user_id FROM wanted)")
 
     def latest(self, view: str, as_of: Hour) -> Iterator[pa.Table]:
         """The rows of a view that hold at an hour's start, a part of the keys at a time."""
@@ -275,12 +270,9 @@ class ClockFeatures:
             entities = duck.scalar(con, f"SELECT count(DISTINCT ({keys})) FROM {source}")
             pieces = max(1, -(-int(entities) // FILLED_AT_ONCE))
             for piece in range(pieces):
-                rows = con.sql(
-                    f"""SELECT * FROM {source} WHERE {changes.keys[0]} % {pieces} = {piece} AND as_of <= {as_of.number}
-                    QUALIFY row_number() OVER (PARTITION BY {keys} ORDER BY as_of DESC) = 1 ORDER BY {keys}"""
-                ).to_arrow_table()
+                rows = _newest_rows(con, changes, parts, as_of, f"{changes.keys[0]} % {pieces} = {piece}")
                 if rows.num_rows:
-                    yield rows.select(changes.schema.names).cast(changes.schema)
+                    yield rows
 
     def references(self, service: str) -> dict[str, list[str]]:
         """Feature references of a service by view."""
@@ -363,6 +355,18 @@ class ClockFeatures:
         hours = keys.select(["hour"]).group_by(["hour"]).aggregate([])
         everyone = self._join(_with_slots(hours, self.settings.slots), "population_clock", views["population_clock"])
         return shrink(fitted, keys, slots, profile, everyone)
+
+
+def _newest_rows(
+    con: duckdb.DuckDBPyConnection, changes: ChangeLog, parts: Sequence[Path], as_of: Hour, condition: str
+) -> pa.Table:
+    """The newest row at an hour's start of every entity that meets a condition, by key."""
+    keys = ", ".join(changes.keys)
+    rows = con.sql(
+        f"""SELECT * FROM read_parquet({duck.file_list(parts)}) WHERE {condition} AND as_of <= {as_of.number}
+        QUALIFY row_number() OVER (PARTITION BY {keys} ORDER BY as_of DESC) = 1 ORDER BY {keys}"""
+    ).to_arrow_table()
+    return rows.select(changes.schema.names).cast(changes.schema)
 
 
 def _unpacked(value: Any) -> Any:

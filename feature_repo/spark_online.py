@@ -16,9 +16,9 @@ from core.spark import SparkEngine
 from events.store import EventStore
 from feature_repo.behavior_state import KEPT_HOURS, behaviors_sql
 from feature_repo.clock import ClockState
-from feature_repo.online import encode_cells, write_cells, write_rows
+from feature_repo.online import empty_clock, encode_cells, write_cells, write_rows
 from feature_repo.recent import write_encoded
-from feature_repo.repository import ATTRIBUTE_VIEWS, HISTORY_VIEW, open_store, slot_feature
+from feature_repo.repository import ATTRIBUTE_VIEWS, HISTORY_VIEW, open_store
 from feature_repo.retrieval import ClockFeatures
 from feature_repo.spark_retrieval import SparkRetrieval, cast_columns
 from feature_repo.sql import columns
@@ -39,7 +39,7 @@ class OnlineWriter:
         view: whose rows come: ``clock_slots``, the view of histories, or one whose rows go online as they are.
         key: column that identifies an entity.
         hour: from whose start cells and histories hold.
-        whole: whether slots without a row are written as empty.
+        whole: whether slots without a row are written as empty; rows are counted then, and not the cells.
     """
 
     settings: Settings
@@ -67,9 +67,10 @@ class OnlineWriter:
         rows = table.select(schema.names).cast(schema)
         if self.view != "clock_slots":
             return write_rows(store, self.view, rows, self.key)
-        empty = {slot_feature(n): "" for n in range(self.settings.slots)} if self.whole else {}
+        empty = empty_clock(self.settings) if self.whole else {}
         cells = encode_cells(rows, events.facets, self.settings)
-        return write_cells(store, "clock", ((user, {**empty, **filled}) for user, filled in cells), self.hour)
+        written = write_cells(store, "clock", ((user, {**empty, **filled}) for user, filled in cells), self.hour)
+        return rows.num_rows if self.whole else written
 
 
 def whole_entities(batches: Iterator[pa.RecordBatch], key: str) -> Iterator[pa.Table]:
@@ -124,8 +125,7 @@ class SparkMaterialization:
         """Write every entity's row of a view as of an hour; returns the rows."""
         changes = self.clock.logs[view]
         rows = changes.newest(self.engine, Hour(0), as_of, "1 = 1")
-        self._write(view, changes.keys[0], rows, as_of, whole=True)
-        return int(self.engine.scalar(f"SELECT count(*) FROM ({rows}) r"))
+        return self._write(view, changes.keys[0], rows, as_of, whole=True)
 
     def write_changed_histories(self, hour: Hour) -> int:
         """Write the recent behaviors of the users whose activity changed at an hour; returns the users."""
