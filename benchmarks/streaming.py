@@ -47,7 +47,8 @@ def bench_streaming(scale: float) -> list[Result]:
         results = []
         ages = _followed(lane, log, rows[:count], rate)
         results += _ages("early", ages, "features of the hour's start")
-        log.open("ab").writelines(rows[count:-count])
+        with log.open("ab") as file:
+            file.writelines(rows[count:-count])
         begun = time.process_time()
         lane.step()
         caught_up = time.process_time() - begun

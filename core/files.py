@@ -248,11 +248,16 @@ def _retired(path: Path) -> Path:
 
 
 @contextmanager
-def exclusive_lock(path: Path) -> Iterator[None]:
-    """Hold an advisory lock on ``path``, so that writers of one store take turns; a crash releases it."""
+def exclusive_lock(path: Path, *, wait: bool = True) -> Iterator[None]:
+    """Hold an advisory lock on ``path``, so that writers of one store take turns; a crash releases it.
+
+    Args:
+        path: a file, made where it is missing.
+        wait: for its holder; else ``BlockingIOError`` where somebody has it.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+        fcntl.flock(handle, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield
 
 

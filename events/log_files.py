@@ -113,6 +113,17 @@ def format_of(path: Path) -> str | None:
     return SUFFIXES.get(suffixes[-1]) if suffixes else None
 
 
+def unpacked(path: Path) -> Path:
+    """Where a log file that is packed when it is complete lies before; any other file's own path."""
+    return path.with_suffix("") if is_packed(path) else path
+
+
+def part_of(path: Path) -> Path:
+    """Where a log file lies while it is written, if its writer renames or packs it when it is complete."""
+    plain = unpacked(path)
+    return plain.with_name(f"{plain.name}.part")
+
+
 def check_whole(file: Path, kind: str | None) -> None:
     """Fail for a file that is empty or was cut short, before anything is read from it.
 

@@ -24,7 +24,6 @@ from pydantic import (
 from core.documents import did_you_mean, load_document
 from core.errors import ConfigError
 from core.files import is_tabbed
-from core.hours import Hour
 from events.schema import BEHAVIORS, PREDICTION_COLUMNS, RESERVED_FACETS, AttributeField, AttributeType, Owner
 
 BUILTIN = Path(__file__).parent / "sources"
@@ -513,9 +512,9 @@ def load_mapping(name: str) -> tuple[Mapping, Path]:
     return load_document(path, Mapping, what="mapping file", see=see), path.parent
 
 
-def log_paths(mapping: Mapping, folder: Path, hour: Hour | None = None) -> list[str]:
-    """The mapping's own paths; ``{hour}`` becomes the hour's key, or any hour's."""
-    return [relative(folder, p.replace("{hour}", hour.key if hour else "*")) for p in mapping.paths]
+def log_paths(mapping: Mapping, folder: Path) -> list[str]:
+    """The mapping's own paths; ``{hour}`` becomes any hour's key."""
+    return [relative(folder, p.replace("{hour}", "*")) for p in mapping.paths]
 
 
 def relative(folder: Path, path: str) -> str:

@@ -14,7 +14,7 @@ from core.hours import Hour
 from core.logs import log_context
 from core.settings import Settings
 from events.ingest import Account, ingest, last_moment
-from events.mapping import load_mapping, log_paths
+from events.mapping import load_mapping, relative
 
 if TYPE_CHECKING:
     from simulation.log import AppLog
@@ -37,15 +37,17 @@ class Source:
     @property
     def hourly_files(self) -> bool:
         """Whether the log has a file an hour (else each hour is taken out of the whole by its times)."""
-        mapping, _ = load_mapping(self.mapping)
-        return any("{hour}" in path for path in (self.paths or mapping.paths))
+        return any("{hour}" in path for path in self.patterns)
+
+    @property
+    def patterns(self) -> tuple[str, ...]:
+        """Paths of the log; ``{hour}`` in one stands for an hour's key."""
+        mapping, folder = load_mapping(self.mapping)
+        return self.paths or tuple(relative(folder, path) for path in mapping.paths)
 
     def files_of(self, hour: Hour | None = None) -> list[str]:
         """Paths of an hour's log, or of the whole."""
-        mapping, folder = load_mapping(self.mapping)
-        if not self.paths:
-            return log_paths(mapping, folder, hour)
-        return [p.replace("{hour}", hour.key if hour else "*") for p in self.paths]
+        return [path.replace("{hour}", hour.key if hour else "*") for path in self.patterns]
 
 
 def save_source(settings: Settings, source: Source) -> None:

@@ -22,6 +22,7 @@ import yaml
 
 from core.files import digest_json, read_json, write_atomically, write_json, write_text
 from core.hours import Hour, hour_range
+from events.log_files import part_of
 from simulation.app import FACETS, App, Impressions
 from simulation.config import SimulatorConfig
 from simulation.random import uniform
@@ -111,13 +112,9 @@ class AppLog:
             if not path.exists():
                 self._write_exposures(hour)
                 _write_csv(path, self._rows(hour))
-            self._played(hour).unlink(missing_ok=True)
+            part_of(self.log_file(hour)).unlink(missing_ok=True)
             written.append(path)
         return written
-
-    def _played(self, hour: Hour) -> Path:
-        """An hour's log while ``play_hour`` writes it."""
-        return self.log_file(hour).with_suffix(".part")
 
     def play_hour(self, hour: Hour, seconds: float) -> Iterator[int]:
         """Write an hour's rows one after the other, as they would reach the log within the hour, into ``HOUR.csv.part``.
@@ -133,7 +130,7 @@ class AppLog:
         rows = self._rows(hour)
         header, *lines = rows.to_csv(index=False).encode().splitlines(keepends=True)
         due = (pd.to_numeric(rows["ts_ms"]).to_numpy() / 1000 - hour.start.timestamp()).clip(0, 3600) * seconds / 3600
-        path = self._played(hour)
+        path = part_of(self.log_file(hour))
         path.parent.mkdir(parents=True, exist_ok=True)
         begun, written = time.monotonic(), 0
         with path.open("wb") as file:

@@ -14,13 +14,12 @@ Layout below the workspace's ``streaming``::
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import shutil
 import sqlite3
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from glob import glob, has_magic
@@ -40,7 +39,7 @@ from events.forgotten import ForgottenList
 from events.ids import id_files, id_kinds, id_path
 from events.ingest import ingest
 from events.log_files import find_files
-from events.mapping import load_mapping, relative
+from events.mapping import load_mapping
 from events.source_properties import SourceProperties
 from events.store import EventStore
 from feature_repo.retrieval import ClockFeatures
@@ -72,8 +71,8 @@ class Lane:
     def __init__(self, settings: Settings) -> None:
         self.settings, self.root = settings, settings.streaming_dir
         self.source: Source = load_source(settings)
-        self.mapping, folder = load_mapping(self.source.mapping)
-        self.paths = self.source.paths or tuple(relative(folder, path) for path in self.mapping.paths)
+        self.mapping, _ = load_mapping(self.source.mapping)
+        self.paths = self.source.patterns  # asked for at every look
         events = EventStore(settings.events_dir)
         events.check_declared(SourceProperties.of(self.mapping))
         self.features = ClockFeatures(settings, events)
@@ -272,10 +271,9 @@ def follow(settings: Settings) -> None:
 @contextmanager
 def only_one(settings: Settings) -> Iterator[None]:
     """Hold the workspace's lane; ``NotReadyError`` if another process has it."""
-    settings.streaming_dir.mkdir(parents=True, exist_ok=True)
-    with (settings.streaming_dir / ".lock").open("w") as handle:
+    with ExitStack() as stack:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            stack.enter_context(exclusive_lock(settings.streaming_dir / ".lock", wait=False))
         except BlockingIOError:
             raise NotReadyError(f"a lane of '{settings.source}' runs already in {settings.streaming_dir}") from None
         yield

@@ -26,7 +26,7 @@ from core.files import read_json, write_json
 from core.hours import Hour
 from core.settings import Settings
 from events.ingest import LONGEST_GAP_HOURS
-from streaming.tail import part_of
+from events.log_files import part_of
 
 if TYPE_CHECKING:
     import redis

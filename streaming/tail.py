@@ -7,30 +7,21 @@ from pathlib import Path
 from typing import BinaryIO
 
 from core.errors import ConfigError, DataError
-from events.log_files import format_of
+from events.log_files import format_of, part_of, unpacked
 from events.mapping import Mapping
-from events.text import is_packed
 
 MOST_BYTES = 64 << 20
 """Bytes of one look at most: bounds the memory of a lane that has much to catch up with."""
 LONGEST_ROW = 1 << 20
 """A quoted cell may hold line breaks; one that is not closed after so many bytes is a stray quote."""
-PART = ".part"
-"""Follows the name of a log file that its writer renames when it is complete."""
 UTF_16 = (b"\xff\xfe", b"\xfe\xff")
-
-
-def part_of(path: Path) -> Path:
-    """Where a log file lies while it is written, if its writer renames or packs it when it is complete."""
-    plain = path.with_suffix("") if is_packed(path) else path
-    return plain.with_name(plain.name + PART)
 
 
 class LogTail:
     """Reads a growing text log from its begin on.
 
     Args:
-        path: of the log; it need not exist yet, or lies there with ``PART`` behind its name. One that is packed when it is
+        path: of the log; it need not exist yet, or lies where ``part_of`` says. One that is packed when it is
             complete is read where it is not yet: beside it, without the ending.
         mapping: says how the log is written.
 
@@ -45,7 +36,7 @@ class LogTail:
             raise ConfigError(
                 f"{path} cannot be followed: only CSV and JSON lines in UTF-8 or Latin-1 can be read while they are written"
             )
-        self.plain = path.with_suffix("") if is_packed(path) else path
+        self.plain = unpacked(path)
         self.offset = 0
         self.head = b""
         """The lines before the first row; every piece of the log begins with them."""

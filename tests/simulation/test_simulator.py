@@ -8,12 +8,12 @@ import pytest
 
 from core.errors import ConfigError
 from core.settings import Settings
+from events.log_files import part_of
 from events.store import EventStore
 from simulation.app import App
 from simulation.config import load_config
 from simulation.log import AppLog
 from simulation.truth import attainable_auc, experiment_truth
-from streaming.tail import part_of
 from tests.conftest import TINY
 
 
