@@ -114,10 +114,11 @@ def compare(spec: MetricSpec, control: Moments, treatment: Moments, confidence: 
     noise = RATIO_NOISE if spec.denominator else 0.0
     varies = any(side.plain_variance > noise * side.mean**2 for side in (first, second))
     effect = (welch if varies else _of_constants)(first, second, confidence)
-    return effect.in_units_of(_unit(spec, control))
+    return effect.in_units_of(unit_of(spec, control))
 
 
-def _unit(spec: MetricSpec, moments: Moments) -> float:
+def unit_of(spec: MetricSpec, moments: Moments) -> float:
+    """What 1 of a metric's means stands for."""
     return moments.unit(spec.numerator) / (moments.unit(spec.denominator) if spec.denominator else 1.0)
 
 
@@ -250,7 +251,7 @@ def post_stratified(
         sides.append(Estimate(count, mean, variance * count, variance * count))
     varies = any(side.variance > 0 for side in sides)
     effect = (welch if varies else _of_constants)(sides[0], sides[1], confidence)
-    return effect.in_units_of(_unit(spec, groups[0][0]))
+    return effect.in_units_of(unit_of(spec, groups[0][0]))
 
 
 def measure(
