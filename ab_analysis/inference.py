@@ -179,7 +179,8 @@ def welch(control: Estimate, treatment: Estimate, confidence: float) -> Effect:
         log_df = _degrees_of_freedom(relative, counts)
         log_half = float(stdtrit(log_df, 0.5 + confidence / 2)) * math.sqrt(sum(relative))
         ratio = treatment.mean / control.mean
-        lift, lift_ci = ratio - 1, (ratio * float(np.exp(-log_half)) - 1, _or_nan(ratio * np.exp(log_half) - 1))
+        with np.errstate(over="ignore"):  # of a mean that may as well be 0: its lift is withheld
+            lift, lift_ci = ratio - 1, (ratio * float(np.exp(-log_half)) - 1, _or_nan(ratio * np.exp(log_half) - 1))
     return with_lift(
         Effect(
             control=control.mean, treatment=treatment.mean, effect=effect, se=se, effect_ci=(effect - half, effect + half),
