@@ -148,6 +148,13 @@ class Settings(BaseSettings):
     streaming_seconds: float = Field(
         2, ge=0.1, le=600, description="How often the lane looks for new rows of the log, seconds."
     )
+    streaming_train: bool = Field(
+        False,
+        description="The lane also trains what serving ranks by on the running hour's samples, until the hour is over.",
+    )
+    streaming_train_seconds: float = Field(
+        60, ge=0.1, le=3600, description="How often the lane trains and publishes what fills a batch, seconds."
+    )
     airflow_port: int = 8080
     feast_port: int = 8888
     mlflow_port: int = 5000

@@ -209,6 +209,36 @@ def freshness_table(var: Path) -> str | None:
     return captioned(table(columns, rows), contents_of(var, "freshness"))
 
 
+def parameters_table(var: Path) -> str | None:
+    """What parameters that were trained within the hour add, by module and pace."""
+    logs = logs_of(var, "parameters")
+    if not logs:
+        return None
+    rows = [
+        [title, words(variant), name, *(signed(metrics[m]) for m in ("auc", "logloss", "uauc"))]
+        for title, content in logs.items()
+        for variant, by_pace in content["gaps"].items()
+        for name, metrics in by_pace.items()
+    ]
+    columns = ["log", "module", "trained", "AUC", "log-loss", "UAUC"]
+    return captioned(table(columns, rows), contents_of(var, "parameters"))
+
+
+def parameters_age_table(var: Path) -> str | None:
+    """How far states are bent to their last hour, and what the running hour brings to a version that is a day old, in AUC."""
+    logs = logs_of(var, "parameters")
+    if not logs:
+        return None
+    rows = [
+        [title, words(variant), *map(signed, bent.values()), signed(content["a day old"][variant]["auc"])]
+        for title, content in logs.items()
+        for variant, bent in content["swing"].items()
+    ]
+    chain, copy = next(iter(logs.values()))["swing"]["none"]
+    columns = ["log", "module", f"bent, {chain}", f"bent, {copy}", "the running hour to a version a day old"]
+    return captioned(table(columns, rows), contents_of(var, "parameters"))
+
+
 def granularity_table(var: Path) -> str | None:
     """AUC of each width of slots less that of 60 minutes."""
     return _settings_table(var, "granularity")
@@ -407,6 +437,8 @@ TABLES: dict[str, Callable[[Path], str | None]] = {
     "streaming_vs_daily": streaming_table,
     "sigma": sigma_table,
     "freshness": freshness_table,
+    "parameters": parameters_table,
+    "parameters-age": parameters_age_table,
     "granularity": granularity_table,
     "sensitivity": sensitivity_table,
     "cold_start": cold_start_table,

@@ -255,7 +255,14 @@ class EventStore:
             raise CorruptStateError(
                 f"{folder} does not match its manifest; remove the folder and ingest the hour's log again"
             )
-        return _with_columns(pq.ParquetFile(folder / "events.parquet").read(), self.event_schema)
+        return self.with_all_columns(pq.ParquetFile(folder / "events.parquet").read())
+
+    def with_all_columns(self, events: pa.Table) -> pa.Table:
+        """Events with a null column for each that the source has had only since they were written."""
+        for column in self.event_schema:
+            if column.name not in events.column_names:
+                events = events.append_column(column, pa.nulls(events.num_rows, column.type))
+        return events
 
     def read_exposures(self, hour: Hour) -> pa.Table:
         path = self.partition(hour) / "exposures.parquet"
@@ -409,14 +416,6 @@ class EventStore:
             write_json(target / "manifest.json", asdict(manifest))
         self.changes.end(hour, changed=old is None or manifest.digest != old.digest)
         return manifest
-
-
-def _with_columns(table: pa.Table, schema: pa.Schema) -> pa.Table:
-    """The rows with a null column for each that the source has had only since they were written."""
-    for column in schema:
-        if column.name not in table.column_names:
-            table = table.append_column(column, pa.nulls(table.num_rows, column.type))
-    return table
 
 
 def _first_exposures(table: pa.Table) -> pa.Table:

@@ -171,7 +171,7 @@ def _noted(note: Path) -> list[int]:
 
 
 def forget_running(settings: Settings, users: Sequence[int]) -> None:
-    """Let nothing of the running hour tell of users: its events are read again without them, and they are in no note.
+    """Let nothing of the running hour tell of users: its events are read again, what was trained is gone, they are in no note.
 
     Args:
         settings: of the workspace.
@@ -180,7 +180,8 @@ def forget_running(settings: Settings, users: Sequence[int]) -> None:
     if not settings.streaming_dir.exists():
         return
     with exclusive_lock(running_lock(settings)):
-        shutil.rmtree(running_events(settings), ignore_errors=True)
+        for folder in (running_events(settings), running_parameters(settings)):
+            shutil.rmtree(folder, ignore_errors=True)
         for note in settings.streaming_dir.glob(NOTES):
             write_text(note, "".join(f"{user}\n" for user in _noted(note) if user not in {*users}))
 
@@ -193,6 +194,11 @@ def running_lock(settings: Settings) -> Path:
 def running_events(settings: Settings) -> Path:
     """The event store of the hours after the clocks' own."""
     return settings.streaming_dir / "events"
+
+
+def running_parameters(settings: Settings) -> Path:
+    """What rankers learned from the events of the clocks' hour (``training.running``)."""
+    return settings.streaming_dir / "parameters"
 
 
 def _clocks(computation: ClockComputation, state: StateDescription) -> pa.Table:

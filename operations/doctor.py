@@ -24,7 +24,7 @@ from core.settings import DATABASES, ROOT, Settings
 from core.state_version import STATE_VERSION, state_version
 from operations.health import AIRFLOW_PARTS, LANE_SILENT_SECONDS, airflow_health, disk_usage
 from operations.processes import PORTS
-from streaming.status import LaneStatus, last_seen
+from streaming.status import LaneStatus, TrainingStatus, last_seen
 
 Status = Literal["ok", "warning", "failed"]
 FREE_BYTES, FREE_SHARE = 2 * 2**30, 0.1
@@ -214,11 +214,18 @@ def _streaming(settings: Settings) -> list[HealthFinding]:
     detail = f"{status.events:,} events of the hours since {status.as_of}"
     if not well:
         detail = status.problem or f"has not looked at the log for {silent:,.0f} s"
-    return [
-        _verdict(
-            "streaming", well, detail, "'clock stream follow' starts it again; else remove streaming/", bad="warning"
-        )
-    ]
+    followed = _verdict(
+        "streaming", well, detail, "'clock stream follow' starts it again; else remove streaming/", bad="warning"
+    )
+    return [followed, *([_parameters(status.training)] if status.training else [])]
+
+
+def _parameters(training: TrainingStatus) -> HealthFinding:
+    """Parameters that were trained within the hour and must not serve; the registered versions rank then."""
+    withheld = "; ".join(f"version {version}: {reason}" for version, reason in training.withheld.items())
+    detail = f"{', '.join(training.parameters)}, of {training.samples:,} samples" if training.parameters else "none yet"
+    advice = "the registered versions rank until the hour is over; look at the hour's rows"
+    return _verdict("streaming parameters", not withheld, withheld or detail, advice, bad="warning")
 
 
 def _ports(settings: Settings) -> list[HealthFinding]:

@@ -22,7 +22,7 @@ from core.files import read_json
 from core.hours import Hour
 from core.settings import Settings
 from operations.health import AIRFLOW_PARTS, airflow_health, disk_usage
-from streaming.status import LaneStatus, last_seen
+from streaming.status import LaneStatus, TrainingStatus, last_seen
 
 log = logging.getLogger("operations.metrics")
 
@@ -180,7 +180,8 @@ def _streaming(settings: Settings) -> list[Metric]:
     if not seen:
         return []
     status = LaneStatus.read(settings)
-    newest = datetime.fromisoformat(status.newest).timestamp() if status.newest else 0.0
+    newest = _seconds(status.newest)
+    training = status.training or TrainingStatus()
     return [
         _gauge("clock_stream_seen_seconds", "When the lane last looked at the log.", seen),
         _gauge("clock_stream_events", "Events of the running hour that are in the features online.", status.events),
@@ -188,7 +189,16 @@ def _streaming(settings: Settings) -> list[Metric]:
         _gauge("clock_stream_newest_seconds", "Time of the newest event that is in the features online.", newest),
         _gauge("clock_stream_step_seconds", "From the look at the log to the online store, the last time.", status.step_seconds),
         _gauge("clock_stream_problem", "Whether something keeps the lane from going on.", float(bool(status.problem))),
+        _gauge("clock_stream_trained_seconds", "Time of the newest sample in the parameters that the lane publishes; 0: none.",
+               _seconds(training.trained)),
+        _gauge("clock_stream_parameters", "Versions whose parameters the lane publishes.", len(training.parameters)),
+        _gauge("clock_stream_withheld", "Versions whose parameters the lane must not publish.", len(training.withheld)),
+        _gauge("clock_stream_train_seconds", "From the events to what is published, the last time.", training.train_seconds),
     ]  # fmt: skip
+
+
+def _seconds(moment: str | None) -> float:
+    return datetime.fromisoformat(moment).timestamp() if moment else 0.0
 
 
 def _airflow(settings: Settings) -> list[Metric]:

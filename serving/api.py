@@ -131,7 +131,16 @@ def _add_pages(app: FastAPI, service: RankingService) -> None:
         return {
             "source": service.settings.source,
             "models": {
-                name: {"version": m.version, "variant": m.variant, "trained_until": m.hour}
+                name: {
+                    "version": m.version,
+                    "variant": m.variant,
+                    "trained_until": m.hour,
+                    **(
+                        {"registered": m.registered.version, "newest_sample": m.lane.until}
+                        if m.registered and m.lane
+                        else {}
+                    ),
+                }
                 for name, m in sorted(snapshot.models.items())
             },
             "shadow": service.settings.serving_shadow or None,

@@ -87,7 +87,7 @@ class RankingEngine:
             state, problems = self._refreshed_state(self.snapshot.state)
             routes, route_problems = load_routes(self.settings)
             names = routes.models | ({self.settings.serving_shadow} - {""})
-            self.models.refresh(names)
+            self.models.refresh(names, state.as_of if state else None)
             models = {name: model for name in names if (model := self.models.get(name))}
             self.snapshot = Snapshot(state, routes, models)
             self.problems = {**problems, **route_problems, **self.models.problems}
@@ -251,15 +251,18 @@ class RankingEngine:
         features: Features,
     ) -> list[ScoredCandidates]:
         """Score candidates by one model, or by whatever replaces it."""
-        for ranker in (model,) if champion is None or champion is model else (model, champion):
+        others = (model.registered, *((champion, champion.registered) if champion and champion is not model else ()))
+        for ranker in (model, *(other for other in others if other is not None)):
             try:
                 scores = score_candidates(ranker, group, features, catalog)
             except Exception as error:  # a failing model lowers the quality of the answer, nothing else
                 log.warning("version %s failed: %s", ranker.version, error)
-                if ranker is model:
-                    self._count_failures(group, model, str(error))
+                if ranker is (model.registered or model):  # the lane's parameters are not the experiment's
+                    self._count_failures(group, ranker, str(error))
                 continue
-            if ranker is not model:
+            if ranker is model.registered:
+                reasons = ["registered version: the lane's parameters failed"] * len(group)
+            elif ranker is not model:
                 reasons = ["champion: the variant's model failed"] * len(group)
             else:
                 reasons = [

@@ -72,7 +72,7 @@ def replay_hour(settings: Settings, hour: Hour, model: str) -> Replay:
     requests = read_requests(settings, hour)
     if not requests.num_rows:
         raise NotReadyError(f"no requests are logged for {hour}; the service logs what it ranks")
-    models = Models(settings)
+    models = Models(settings, recorded=False)
     models.refresh({model})
     loaded = models.get(model)
     if loaded is None:
@@ -108,11 +108,16 @@ def replay_hour(settings: Settings, hour: Hour, model: str) -> Replay:
     return Replay(
         hour=hour.key, model=model, version=loaded.version, variant=loaded.variant, requests=len(comparisons),
         left_out=len(rows) - len(comparisons),
-        ranked_by=tuple(sorted({row["version"] for row in rows if row["version"]}, key=int)),
+        ranked_by=tuple(sorted({row["version"] for row in rows if row["version"]}, key=_by_number)),
         score_difference=ScoreDifference(float(values["mean"].mean()), float(values["largest"].max())),
         same_first=float(values["same_first"].mean()), overlap=float(values["overlap"].mean()),
         rank_correlation=float(np.nanmean(values["correlation"])) if rankable else None,
     )  # fmt: skip
+
+
+def _by_number(version: str) -> tuple[int, str]:
+    """Order of versions; the lane's parameters of one follow it."""
+    return int(version.partition("+")[0]), version
 
 
 def _compared(before: np.ndarray, now: np.ndarray) -> dict[str, float]:

@@ -61,6 +61,8 @@ class ServingMetrics:
             ("clock_rank_pending", "Requests being ranked or waiting.", lambda: service.pending),
             ("clock_features_as_of_seconds", "Hour from whose start the features hold, seconds since 1970.",
              lambda: engine.snapshot.as_of.start.timestamp() if engine.snapshot.as_of else 0),
+            ("clock_lane_sample_seconds", "Newest sample in the champion's parameters, seconds since 1970; 0: the registered ones rank.",
+             lambda: engine.snapshot.newest_sample),
             ("clock_catalog_items", "Items that can be ranked.", lambda: engine.snapshot.items),
             ("clock_problems", "How many parts could not be refreshed; /model names them.", lambda: len(engine.problems)),
             ("clock_journal_dropped", "Rows of the request log that were dropped.",

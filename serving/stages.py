@@ -16,6 +16,7 @@ import pyarrow as pa
 from core.hours import Hour
 from events.schema import Owner
 from feature_repo.retrieval import Features
+from model_registry.registry import CHAMPION
 from serving.catalog import Catalog
 from serving.models import LoadedModel
 from serving.retrieval import Retrieval
@@ -122,6 +123,12 @@ class Snapshot:
     def as_of(self) -> Hour | None:
         """Hour at whose start the features hold."""
         return self.state.as_of if self.state else None
+
+    @property
+    def newest_sample(self) -> float:
+        """Time of the newest sample in the champion's parameters, seconds since 1970; 0 where the registered ones rank."""
+        champion = self.models.get(CHAMPION)
+        return datetime.fromisoformat(champion.lane.until).timestamp() if champion and champion.lane else 0.0
 
     @property
     def items(self) -> int:

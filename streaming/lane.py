@@ -8,6 +8,7 @@ Layout below the workspace's ``streaming``::
 
     events/           event store of the hours since the clocks' own
     users-HOUR.txt    whose features were written on top of the clocks of HOUR (``feature_repo.running``)
+    parameters/       what rankers learned from the clocks' hour (``training.running``)
     status.json       how far the lane is
     landing.json      how far a Redis stream was written to log files (``streaming.redis_log``)
 """
@@ -24,6 +25,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from glob import glob, has_magic
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import duckdb
 import pyarrow as pa
@@ -43,10 +45,13 @@ from events.mapping import load_mapping
 from events.source_properties import SourceProperties
 from events.store import EventStore
 from feature_repo.retrieval import ClockFeatures
-from feature_repo.running import RunningHour, running_events, running_lock
+from feature_repo.running import RunningHour, running_events, running_lock, running_parameters
 from pipeline.source import Source, load_source
 from streaming.status import LaneStatus, look_alive
 from streaming.tail import LogTail
+
+if TYPE_CHECKING:
+    from streaming.parameters import ParameterLane
 
 log = logging.getLogger("streaming.lane")
 
@@ -80,6 +85,7 @@ class Lane:
         self.as_of: Hour | None = None
         self.store = EventStore(running_events(settings))
         self.status = LaneStatus(self._clocks_hour().key)
+        self.parameters = _parameter_lane(settings) if settings.streaming_train else None
         self._tails: dict[str, LogTail] = {}
         self._known: dict[str, int | None] = {}
         self._seen: pa.Table | None = None
@@ -111,6 +117,9 @@ class Lane:
         if self._unwritten:  # also what a store did not take the last time
             self._write(hour, begun)
             self._unwritten = False
+        if self.parameters is not None and self.as_of is not None and self.parameters.step(lambda: self._rows_of(hour)):
+            self.status = replace(self.status, training=self.parameters.status)
+            self.report()
         return came
 
     def report(self, problem: str = "") -> None:
@@ -144,8 +153,11 @@ class Lane:
         self.store = EventStore(running_events(self.settings))
         self._forgotten = self._list_of_the_forgotten()
         ForgottenList(self.store.root).merge(ForgottenList(self.settings.events_dir).groups())
+        shutil.rmtree(running_parameters(self.settings), ignore_errors=True)
+        if self.parameters is not None:
+            self.parameters.begin(hour)
         self._tails, self._seen, self._keeps_rows, self.as_of = {}, None, True, hour
-        self.status = LaneStatus(hour.key)
+        self.status = LaneStatus(hour.key, training=self.parameters.status if self.parameters else None)
         self.report()
         log.info("following the log of '%s' from %s on", self.settings.source, hour)
 
@@ -221,6 +233,8 @@ class Lane:
                 self.as_of = None  # an hour was refreshed: these events may be in its clocks already
                 return
             self.running_hour.write(features)
+        if self.parameters is not None:
+            self.parameters.take(rows)
         self._seen = seen
         self.status = replace(
             self.status, events=int(pc.sum(seen["events"]).as_py() or 0), users=len(seen),
@@ -229,9 +243,21 @@ class Lane:
         )  # fmt: skip
         self.report()
 
+    def _rows_of(self, hour: Hour) -> pa.Table:
+        """Everything of an hour that counts."""
+        with duck.connection(self.settings) as con:
+            files = duck.file_list(self.store.event_files([hour]))
+            return con.sql(f"SELECT * FROM read_parquet({files}) WHERE {self._known_by_the_log()}").to_arrow_table()
+
     def _known_by_the_log(self) -> str:
         """Condition: user and item have the id that the hour's ingestion gives them; those of newcomers are not known yet."""
         return " AND ".join(f"{kind}_id <= {most}" for kind, most in self._known.items() if most is not None) or "true"
+
+
+def _parameter_lane(settings: Settings) -> ParameterLane:
+    from streaming.parameters import ParameterLane  # PyTorch's import takes seconds, and most lanes do not train
+
+    return ParameterLane(settings)
 
 
 def follow(settings: Settings) -> None:

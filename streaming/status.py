@@ -3,12 +3,32 @@
 from __future__ import annotations
 
 import os
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
+from core.documents import JsonObject
 from core.errors import NotReadyError
 from core.files import read_json, write_json
 from core.settings import Settings
+
+
+@dataclass(frozen=True)
+class TrainingStatus:
+    """What the lane has trained.
+
+    Attributes:
+        parameters: published for serving, by the names that answers give them.
+        trained: time of the newest sample that one of them was trained on, None if none is published.
+        samples: of the hour that they were trained on.
+        withheld: version → why its parameters are not published.
+        train_seconds: how long the last step took from the events to what is published, for all versions.
+    """
+
+    parameters: list[str] = field(default_factory=list)
+    trained: str | None = None
+    samples: int = 0
+    withheld: dict[str, str] = field(default_factory=dict)
+    train_seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -24,6 +44,7 @@ class LaneStatus:
         written: when the features were last written, None if they were not yet.
         step_seconds: how long the last rows took from the look at the log to the online store.
         problem: what keeps the lane from going on, empty if nothing does.
+        training: what it has trained, None if it does not train.
     """
 
     as_of: str
@@ -34,6 +55,7 @@ class LaneStatus:
     written: str | None = None
     step_seconds: float = 0.0
     problem: str = ""
+    training: TrainingStatus | None = None
 
     @classmethod
     def read(cls, settings: Settings) -> LaneStatus:
@@ -45,12 +67,19 @@ class LaneStatus:
         path = status_file(settings)
         if not path.exists():
             raise NotReadyError(f"no lane has run for '{settings.source}' yet; 'clock stream follow' starts it")
-        names = {field.name for field in fields(cls)}
-        return cls(**{name: value for name, value in read_json(path).items() if name in names})
+        content = _known(cls, read_json(path))
+        training = content.pop("training", None)
+        return cls(**content, training=TrainingStatus(**_known(TrainingStatus, training)) if training else None)
 
     def write(self, settings: Settings) -> None:
         """Put the status where others read it."""
         write_json(status_file(settings), asdict(self))
+
+
+def _known(of: type, content: JsonObject) -> JsonObject:
+    """What this platform's class has of a file that another version may have written."""
+    names = {field.name for field in fields(of)}
+    return {name: value for name, value in content.items() if name in names}
 
 
 def last_seen(settings: Settings) -> float:

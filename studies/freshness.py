@@ -15,7 +15,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-import torch
 
 from core import duck
 from core.documents import JsonObject
@@ -29,18 +28,14 @@ from feature_repo.behavior_state import select_behaviors
 from feature_repo.executor import Executor
 from feature_repo.query_builder import PAIR, SumTables
 from studies.lab import Lab
-from studies.log import Log, evaluated_from, hours_of, new_ranker
+from studies.log import Log, evaluated_from, hours_of
 from studies.paired import Figure, Panel, as_json
-from studies.replay import Run
+from studies.replay import Learner, Run, progressive_scores
 from studies.study import Section, Study
 from studies.tables import BASE
 from training.batch import HourKeys, SampleTables
-from training.config import label_of
-from training.optimizer import Optimizer
 from training.ranker import Ranker
-from training.scoring import predict
 from training.tensors import hour_keys
-from training.trainer import fit
 
 VARIANTS = ("none", "gaussian_clock", "matched_clock")
 MINUTE_US = 60_000_000
@@ -80,17 +75,14 @@ class FreshRun:
 
     def score(self, log: Log) -> np.ndarray:
         """Scores of every sample, made before the ranker is trained on it."""
-        store, config = log.samples, self.run.config(log.settings)
-        torch.set_num_threads(config.threads)
-        ranker, fresh = new_ranker(config, store), FreshTables(log)
-        optimizer, head = Optimizer(ranker), store.heads.index(label_of(store.heads))
-        scores = []
-        for hour, whole in hours_of(log):
-            plain = whole.only(clock=ranker.time.needs_clock, recent_behaviors=ranker.needs_recent_behaviors)
-            newer = fresh.keys(hour, ranker) if self.use == "trained" or hour.number >= fresh.first else plain
-            scores.append(predict(ranker, newer)[:, head])
-            fit(ranker, optimizer, newer if self.use == "trained" else plain, hour)
-        return np.concatenate(scores)
+        learner, fresh = Learner(self.run, log), FreshTables(log)
+        if self.use == "trained":
+            return progressive_scores(((hour, fresh.keys(hour, learner.ranker)) for hour, _ in hours_of(log)), learner)
+
+        def served(learner: Learner, hour: Hour, plain: HourKeys) -> np.ndarray:
+            return learner.scores(fresh.keys(hour, learner.ranker) if hour.number >= fresh.first else plain)
+
+        return progressive_scores(hours_of(log), learner, served)
 
 
 class FreshTables:

@@ -82,16 +82,16 @@ class Panel:
         self.first = half_of(hours) if second_half else evaluated_from(log.source, hours)
         self.evaluated = (self.frame["hour"] >= self.first) & self.frame["known"]
 
-    def predictions(self, run: ScoringRun, among: np.ndarray | None = None, age: int | None = None) -> Predictions:
+    def predictions(self, run: ScoringRun, among: np.ndarray | None = None, column: int | None = None) -> Predictions:
         """A run's scores on the evaluated samples.
 
         Args:
             run: a finished run.
             among: mask over all samples; default: all.
-            age: index in ``AGES``, for runs of the mode ``ages``.
+            column: of runs that score each sample several times, as the mode ``ages`` does.
         """
         scores = self.lab.read(self.log, run)
-        return self.predictions_of(scores if age is None else scores[:, age], among)
+        return self.predictions_of(scores if column is None else scores[:, column], among)
 
     def predictions_of(self, scores: np.ndarray, among: np.ndarray | None = None) -> Predictions:
         """Scores of all samples, shape (samples,), on the evaluated ones."""
@@ -100,10 +100,10 @@ class Panel:
         return Predictions.of(users, labels, scores[rows], sessions=hours)
 
     def value(
-        self, runs: Sequence[ScoringRun], metric: str, among: np.ndarray | None = None, age: int | None = None
+        self, runs: Sequence[ScoringRun], metric: str, among: np.ndarray | None = None, column: int | None = None
     ) -> Figure:
         """A ranker's metric, over one run per seed."""
-        return over_seeds([METRICS[metric](self.predictions(run, among, age)) for run in runs])
+        return over_seeds([METRICS[metric](self.predictions(run, among, column)) for run in runs])
 
     def gap(
         self, base: Sequence[ScoringRun], runs: Sequence[ScoringRun], metric: str, among: np.ndarray | None = None

@@ -31,7 +31,7 @@ def run(lab: Lab) -> tuple[str, str]:
         values = {v: {m: {x: panel.value(runs[v, m], x) for x in SHOWN} for m in MODES[:2]} for v in VARIANTS}
         gaps = {v: panel.gap(runs[v, "daily"], runs[v, "streaming"], "auc") for v in VARIANTS}
         aged = {
-            v: [(float(AGES[n]), panel.value(runs[v, "ages"], "auc", age=n)) for n in range(len(AGES))]
+            v: [(float(AGES[n]), panel.value(runs[v, "ages"], "auc", column=n)) for n in range(len(AGES))]
             for v in VARIANTS
         }
         swing = {v: _swing(panel, runs[v, "ages"]) for v in VARIANTS}
@@ -71,7 +71,7 @@ The last column is above 0 where a ranker is better on the hour of day that it w
 
 def _swing(panel: Panel, runs: list[Run]) -> Figure:
     """AUC a day after the last sample less AUC twelve hours after it."""
-    return over_seeds([auc(panel.predictions(r, age=DAY)) - auc(panel.predictions(r, age=NOON)) for r in runs])
+    return over_seeds([auc(panel.predictions(r, column=DAY)) - auc(panel.predictions(r, column=NOON)) for r in runs])
 
 
 def _by_hour(panel: Panel, runs: list[Run], base: list[Run]) -> list[tuple[float, Figure]]:

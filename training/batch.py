@@ -196,6 +196,12 @@ class HourKeys:
         """The samples in another order."""
         return replace(self, **{f.name: getattr(self, f.name)[order] for f in fields(self) if f.name not in BY_USER})
 
+    def piece(self, start: int, stop: int) -> HourKeys:
+        """Samples [start, stop), with the features of their users only."""
+        taken = self.take(np.arange(start, stop))
+        users, position = np.unique(taken.user_position, return_inverse=True)
+        return replace(taken, **{name: getattr(self, name)[users] for name in BY_USER}, user_position=position)
+
     @classmethod
     def joined(cls, parts: Sequence[HourKeys]) -> HourKeys:
         """Several hours as one; a user of two hours keeps the features of each."""

@@ -162,7 +162,7 @@ def load_ranker_config(settings: Settings, variant: str) -> RankerConfig:
         raise ConfigError(f"ranker '{variant}' ({path}): {lines}") from None
 
 
-NOT_TRAINING = frozenset({"tracking.py", "model.py", "__init__.py"})
+NOT_TRAINING = frozenset({"tracking.py", "model.py", "running.py", "running_samples.py", "__init__.py"})
 
 
 def code_version() -> str:

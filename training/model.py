@@ -22,9 +22,10 @@ from core.files import digest_file
 from events.schema import AttributeType, Owner
 from training.attributes import AttributeKeys, attribute_keys, encode
 from training.batch import SampleTables
+from training.checkpoint_delta import Tensors, apply
 from training.ranker import Ranker
 from training.scoring import predict
-from training.state import WEIGHTS, load_ranker, untrained_ranker
+from training.state import WEIGHTS, load_ranker, ranker_tensors, untrained_ranker
 from training.state_info import StateInfo, read_info
 from training.tensors import hour_keys
 
@@ -153,13 +154,29 @@ def _padded(clock: Any, count: int) -> list[Any]:
     return slots or [[]] * count
 
 
-def load_model(folder: Path) -> RankerModel:
-    """Load a state folder; ``CorruptStateError`` when its weights do not match their digest."""
+def load_model(folder: Path, base: RankerModel | None = None) -> RankerModel:
+    """Load a state folder.
+
+    Args:
+        folder: of the state.
+        base: the state that it builds on, where it does.
+
+    Raises:
+        CorruptStateError: its weights do not match their digest.
+    """
+    info, tensors = load_tensors(folder)
+    if base is not None and info.builds_on:
+        tensors = apply([ranker_tensors(base.ranker), tensors])
+    return RankerModel(info, load_ranker(tensors, info))
+
+
+def load_tensors(folder: Path) -> tuple[StateInfo, Tensors]:
+    """What a state folder holds; ``CorruptStateError`` when its weights do not match their digest."""
     info = read_info(folder)
     weights = folder / WEIGHTS
     if not weights.exists() or digest_file(weights) != info.weights:
         raise CorruptStateError(f"{weights} is damaged or cut short; this model version cannot be used")
-    return RankerModel(info, load_ranker(load_file(weights), info))
+    return info, load_file(weights)
 
 
 def _load_pyfunc(path: str) -> RankerModel:

@@ -29,17 +29,21 @@ def sampled_events(settings: Settings, events: EventStore, hours: Sequence[Hour]
         events: of the source, which say how negatives are drawn.
         hours: ascending; a draw depends on the hour alone, not on the others.
     """
-    source = events.source
-    requests = ["request_id"] if source.has_requests else []
-    columns = ["event_id", "user_id", "item_id", "timestamp", "local_time"]
-    columns += [*events.facets, *BEHAVIORS, *source.context, *requests]
-    rule = source.negatives
+    rule, columns = events.source.negatives, sample_columns(events)
     pool = NegativePool(settings, events, events.facets, settings.window_hours, hours) if rule and hours else None
     for hour in hours:
         rows = events.read(hour).select(columns)
         if pool is not None and rule and rows.num_rows:
             rows = pool.with_negatives(hour, rows, rule)
         yield hour, rows
+
+
+def sample_columns(events: EventStore) -> list[str]:
+    """Columns of a source's events that samples have."""
+    source = events.source
+    requests = ["request_id"] if source.has_requests else []
+    columns = ["event_id", "user_id", "item_id", "timestamp", "local_time"]
+    return [*columns, *events.facets, *BEHAVIORS, *source.context, *requests]
 
 
 class NegativePool:
@@ -65,7 +69,7 @@ class NegativePool:
         self.users, self.items = table["user_id"].to_numpy(), table["item_id"].to_numpy()
         self.table = table
 
-    def with_negatives(self, hour: Hour, events: pa.Table, rule: Negatives) -> pa.Table:
+    def with_negatives(self, hour: Hour, events: pa.Table, rule: Negatives, piece: int = 0) -> pa.Table:
         """The hour's positives, each followed by its negatives.
 
         Args:
@@ -75,9 +79,10 @@ class NegativePool:
                 draws from the user's own earlier events (which of my places now?), evenly over the items; positives on
                 items that are new to the user, or the only one so far, are left out, for they would be told by that
                 alone. The draws depend on the seed and on the hour, so an hour can be built by itself.
+            piece: number of the piece of the hour that the events are, as each draws for itself; 0: they are the hour.
         """
         first, last = np.searchsorted(self.hours, [hour.number - self.window, hour.number])
-        draw = np.random.default_rng([rule.seed, hour.number])
+        draw = np.random.default_rng([rule.seed, hour.number, *([piece] if piece else [])])
         if rule.kind == "own":
             events = events.filter(pa.array(self._revisits(events, first, last)))
         positives = np.repeat(np.arange(events.num_rows), rule.per_positive)

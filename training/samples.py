@@ -30,7 +30,6 @@ from core.files import digest_file, digest_json, read_json, replaced_directory, 
 from core.hours import Hour
 from core.settings import Settings
 from core.spark import SparkEngine
-from events.schema import Owner
 from events.store import EventStore
 from feature_repo.retrieval import ClockFeatures
 from feature_repo.served import prefer_served
@@ -239,37 +238,48 @@ class SampleStore:
     def _write(self, parts: list[tuple[Hour, pa.Table]]) -> int:
         if not parts:
             return 0
-        keys = _keys(parts, "user_id") if any(t.num_rows for _, t in parts) else None
-        features = self.features.historical(keys) if keys is not None else None
-        if features is not None and self.settings.features_as_served:
-            features = prefer_served(self.settings, features, [hour for hour, _ in parts])
-        joined = (features.slots, features.profiles, features.history) if features is not None else None
-        attributes: dict[Owner, pa.Table] = {}
-        if features is not None:
-            attributes = {
-                "user": features.attributes,
-                "item": self.features.attributes("item", _keys(parts, "item_id")),
-            }
-        for hour, table in parts:
+        anybody = any(table.num_rows for _, table in parts)
+        complete = with_features(self.features, parts) if anybody else [_without_features(table) for _, table in parts]
+        for (hour, table), tables in zip(parts, complete, strict=True):
             with replaced_directory(self.folder(hour)) as target:
-                write_parquet(target / "samples.parquet", table, row_group=ROW_GROUP)
-                for at, name in enumerate(FILES[1:]):
-                    rows = (
-                        self._rows_of(joined[at], hour) if joined else pa.table({"user_id": pa.array([], pa.int64())})
-                    )
+                for name, rows in zip(FILES, tables, strict=False):
                     write_parquet(target / f"{name}.parquet", rows, row_group=ROW_GROUP)
+                attributes = {"user": tables.user_attributes, "item": tables.item_attributes}
                 for owner, file in attribute_files(target).items():
-                    if owner in attributes and attributes[owner].num_columns:
-                        write_parquet(file, self._rows_of(attributes[owner], hour))
+                    if attributes[owner].num_columns:
+                        write_parquet(file, attributes[owner])
                 digest = samples_digest(target)
                 write_json(
                     target / "meta.json", {"inputs": self._inputs(hour), "rows": table.num_rows, "digest": digest}
                 )
         return len(parts)
 
-    @staticmethod
-    def _rows_of(rows: pa.Table, hour: Hour) -> pa.Table:
-        return rows.filter(pc.equal(rows["hour"], hour.number)).drop_columns(["hour"]).combine_chunks()
+
+def with_features(features: ClockFeatures, parts: Sequence[tuple[Hour, pa.Table]]) -> list[SampleTables]:
+    """Samples of hours with their features as of the start of each hour, by one point-in-time join.
+
+    Args:
+        features: of the source.
+        parts: hours with their samples, as ``sampled_events`` gives them; at least one sample.
+    """
+    joined = features.historical(_keys(parts, "user_id"))
+    if features.settings.features_as_served:
+        joined = prefer_served(features.settings, joined, [hour for hour, _ in parts])
+    items = features.attributes("item", _keys(parts, "item_id"))
+    tables = (joined.slots, joined.profiles, joined.history, joined.attributes, items)
+    return [SampleTables(samples, *(_rows_of(table, hour) for table in tables)) for hour, samples in parts]
+
+
+def _without_features(samples: pa.Table) -> SampleTables:
+    nobody = pa.table({"user_id": pa.array([], pa.int64())})
+    return SampleTables(samples, nobody, nobody, nobody)
+
+
+def _rows_of(rows: pa.Table, hour: Hour) -> pa.Table:
+    """An hour's rows; nothing of a table without columns."""
+    if not rows.num_columns:
+        return rows
+    return rows.filter(pc.equal(rows["hour"], hour.number)).drop_columns(["hour"]).combine_chunks()
 
 
 def _keys(parts: Sequence[tuple[Hour, pa.Table]], key: str) -> pa.Table:

@@ -81,6 +81,22 @@ def load_ranker(tensors: dict[str, Tensor], info: StateInfo) -> Ranker:
     return ranker
 
 
+def load_to_train(tensors: Tensors, info: StateInfo, device: torch.device = CPU) -> tuple[Ranker, Optimizer]:
+    """The ranker that a state describes with its optimizer, in a device's memory; what it learns from here on is noted.
+
+    Args:
+        tensors: every one of the state.
+        info: the state's description.
+        device: where to train.
+    """
+    ranker = load_ranker(tensors, info).to(device)
+    optimizer = Optimizer(ranker)
+    optimizer.load(tensors)
+    if _as_written_today(tensors, ranker):
+        _mark_saved(ranker)
+    return ranker, optimizer
+
+
 def load_dense_part(ranker: Ranker, tensors: Mapping[str, Tensor]) -> None:
     """Take what ``dense_part`` gave."""
     ranker.time_of_day_counts.span.copy_(tensors["rhythm"])
@@ -170,13 +186,8 @@ class StateStore:
     def load(self, hour: Hour, device: torch.device = CPU) -> tuple[StateInfo, Ranker, Optimizer]:
         """A state ready to train on, in a device's memory; ``CorruptStateError`` as ``tensors``."""
         chain = self.chain(hour)
-        info, tensors = replace(chain[0], layers=len(chain)), self._read(chain)
-        ranker = load_ranker(tensors, info).to(device)
-        optimizer = Optimizer(ranker)
-        optimizer.load(tensors)
-        if _as_written_today(tensors, ranker):
-            _mark_saved(ranker)
-        return info, ranker, optimizer
+        info = replace(chain[0], layers=len(chain))
+        return info, *load_to_train(self._read(chain), info, device)
 
     def save(
         self, info: StateInfo, ranker: Ranker, optimizer: Optimizer, *, since: StateInfo | None = None

@@ -27,6 +27,7 @@ STUDIES = {
     "admission": "rows for ids that were seen more than once only: what it saves, and what it costs",
     "decay": "does it pay that tables go on learning (Adagrad's sums decay) where tastes drift",
     "freshness": "does it pay to count in what users did minutes ago",
+    "parameters": "does it pay to serve parameters that were trained within the hour",
     "sigma": "how wide the Gaussian should be, also by kind of user",
     "streaming_vs_daily": "does hour-by-hour training bend the hour embedding, and not the clock",
     "granularity": "slots of 15 minutes to 2 hours, a weekend clock",

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 
 from core.hours import Hour
@@ -17,6 +18,7 @@ from events.ingest import ingest
 from events.store import EventStore
 from feature_repo.materialization import advance
 from tests.conftest import NOW, write_mapping
+from training.running_samples import RunningSamples
 from training.samples import SampleStore
 from training.trainer import Trainer, read_predictions
 
@@ -82,6 +84,25 @@ def test_negatives_come_from_the_past_and_are_the_same_every_time(positives: Set
     assert samples.build(hours) == 0
     samples.build([hours[7]], force=True)
     assert samples.read(hours[7]).digest == digests[hours[7]]
+
+
+@pytest.mark.slow
+def test_pieces_of_an_hour_have_its_positives_and_features_and_draw_negatives_of_their_own(positives: Settings) -> None:
+    store = EventStore(positives.events_dir)
+    hour = store.hours()[20]
+    whole, events = SampleStore(positives, store).read(hour).tables, store.read(hour)
+    pieces = RunningSamples(positives, hour)
+    assert pieces.per_event == 4
+    drawn = [pieces.of(part).tables for part in (events.slice(2), events.slice(0, 2))]
+    ids = {e for tables in drawn for e in tables.samples["event_id"].to_pylist() if "/" not in e}
+    assert ids == {e for e in whole.samples["event_id"].to_pylist() if "/" not in e}
+    users = drawn[0].samples["user_id"]
+    assert drawn[0].profiles.equals(whole.profiles.filter(pc.is_in(whole.profiles["user_id"], users)))
+    again = [RunningSamples(positives, hour).of(events).tables.samples for _ in range(2)]
+    assert again[0].equals(again[1])
+    second = pieces.of(events).tables.samples
+    assert set(second["event_id"].to_pylist()) & set(again[0]["event_id"].to_pylist())
+    assert not second.equals(again[0])  # another piece, other draws
 
 
 @pytest.mark.slow
