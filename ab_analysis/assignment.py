@@ -64,14 +64,14 @@ def check_layers(experiments: Sequence[Experiment]) -> None:
     """
     for n, a in enumerate(experiments):
         for b in experiments[n + 1 :]:
-            if a.holdout and b.holdout and _overlap(a, b):
+            if a.holdout and b.holdout and run_together(a, b):
                 raise ConfigError(
                     f"'{a.name}' and '{b.name}' are holdouts at the same time, so that neither shows the effect of all; end one first"
                 )
             if a.layer is None or b.layer is None or a.layer.name != b.layer.name:
                 continue
             apart = a.layer.end <= b.layer.start or b.layer.end <= a.layer.start
-            if not apart and _overlap(a, b):
+            if not apart and run_together(a, b):
                 raise ConfigError(
                     f"layer '{a.layer.name}': '{a.name}' takes users {a.layer.start:g} to {a.layer.end:g} and '{b.name}' "
                     f"{b.layer.start:g} to {b.layer.end:g} at the same time; give them shares that do not overlap"
@@ -91,10 +91,13 @@ def check_workspace_layers(settings: Settings, experiment: Experiment) -> None:
 
 
 def concurrent_holdouts(settings: Settings, experiment: Experiment) -> list[Experiment]:
-    """The workspace's holdouts that run on some of the same days as an experiment, and keep users from it."""
+    """The workspace's holdouts that run at some time of an experiment: they keep their control from it on all of its days.
+
+    A user's variant therefore does not change on a holdout's first or last day; the ranking service goes by the same rule.
+    """
     if experiment.holdout:
         return []
-    return [other for other in _others(settings, experiment) if other.holdout and _overlap(experiment, other)]
+    return [other for other in _others(settings, experiment) if other.holdout and run_together(experiment, other)]
 
 
 def _others(settings: Settings, experiment: Experiment) -> list[Experiment]:
@@ -111,7 +114,8 @@ def _others(settings: Settings, experiment: Experiment) -> list[Experiment]:
     return others
 
 
-def _overlap(a: Experiment, b: Experiment) -> bool:
+def run_together(a: Experiment, b: Experiment) -> bool:
+    """Whether two experiments run at the same time, were it for an hour."""
     ends = [e.end_hour.start if e.end_hour else datetime.max.replace(tzinfo=UTC) for e in (a, b)]
     return a.start_time < ends[1] and b.start_time < ends[0]
 

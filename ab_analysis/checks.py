@@ -204,8 +204,9 @@ def looks(experiment: Experiment, counts: Counts, *, allowed: bool) -> Experimen
         text = f"An early look. With one look planned, the result may be read at {end} only; until then a difference is noise."
         return ExperimentCheck("looks", "warn", text)
     days = experiment.stopping.first_look_days
+    after = "1 day" if days == 1 else f"{days} days"
     return ExperimentCheck(
-        "looks", "warn", f"An early look: the first one is planned {days} days after the start. ({counts.until})"
+        "looks", "warn", f"An early look: the first one is planned {after} after the start. ({counts.until})"
     )
 
 

@@ -70,7 +70,7 @@ def read_clusters(db: Engine, by: Sequence[str], specs: Sequence[MetricSpec]) ->
         "table_clusters",
         f"SELECT {groups}, count(*) AS {identifier(USERS)}{sums} FROM table_users GROUP BY {groups}, {identifier(CLUSTER)}",
     )
-    return read_moments(db, "table_clusters", by, [(*t.columns, USERS) for t in specs])
+    return read_moments(db, "table_clusters", by, [(USERS,), *((*t.columns, USERS) for t in specs)])
 
 
 def read_assigned(db: Engine, users: TableUsers, spec: TableSpec) -> tuple[list[MetricSpec], Cells]:

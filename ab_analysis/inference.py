@@ -114,10 +114,11 @@ def compare(spec: MetricSpec, control: Moments, treatment: Moments, confidence: 
     noise = RATIO_NOISE if spec.denominator else 0.0
     varies = any(side.plain_variance > noise * side.mean**2 for side in (first, second))
     effect = (welch if varies else _of_constants)(first, second, confidence)
-    return effect.in_units_of(_unit(spec, control))
+    return effect.in_units_of(unit_of(spec, control))
 
 
-def _unit(spec: MetricSpec, moments: Moments) -> float:
+def unit_of(spec: MetricSpec, moments: Moments) -> float:
+    """What 1 of a metric's means stands for."""
     return moments.unit(spec.numerator) / (moments.unit(spec.denominator) if spec.denominator else 1.0)
 
 
@@ -178,7 +179,8 @@ def welch(control: Estimate, treatment: Estimate, confidence: float) -> Effect:
         log_df = _degrees_of_freedom(relative, counts)
         log_half = float(stdtrit(log_df, 0.5 + confidence / 2)) * math.sqrt(sum(relative))
         ratio = treatment.mean / control.mean
-        lift, lift_ci = ratio - 1, (ratio * float(np.exp(-log_half)) - 1, _or_nan(ratio * np.exp(log_half) - 1))
+        with np.errstate(over="ignore"):  # of a mean that may as well be 0: its lift is withheld
+            lift, lift_ci = ratio - 1, (ratio * float(np.exp(-log_half)) - 1, _or_nan(ratio * np.exp(log_half) - 1))
     return with_lift(
         Effect(
             control=control.mean, treatment=treatment.mean, effect=effect, se=se, effect_ci=(effect - half, effect + half),
@@ -250,7 +252,7 @@ def post_stratified(
         sides.append(Estimate(count, mean, variance * count, variance * count))
     varies = any(side.variance > 0 for side in sides)
     effect = (welch if varies else _of_constants)(sides[0], sides[1], confidence)
-    return effect.in_units_of(_unit(spec, groups[0][0]))
+    return effect.in_units_of(unit_of(spec, groups[0][0]))
 
 
 def measure(

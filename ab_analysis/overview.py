@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from statistics import NormalDist
 
@@ -54,24 +55,29 @@ class LatestReport:
     Attributes:
         link: to its page, from the overview.
         final: whether it is the experiment's last one.
-        lifts: hour of each report up to it → lift of ``deciding`` as of then, the oldest first.
     """
 
     report: ReportFile
     link: str
     final: bool
-    lifts: dict[str, float]
 
     @property
     def deciding(self) -> ReportedResult | None:
-        """Headline row of the first primary metric, of the variant that the decision names."""
-        return deciding(self.report, self.report.decision.variant)
+        """Headline row of the first primary metric, of the variant that the decision names, else of the first variant."""
+        rows = [r for r in self.report.results if r.headline and r.metric == self.report.about.primary[0]]
+        return next((r for r in rows if r.variant == self.report.decision.variant), rows[0] if rows else None)
 
-
-def deciding(report: ReportFile, variant: str | None) -> ReportedResult | None:
-    """Headline row of the first primary metric of a variant, else of the first variant."""
-    rows = [r for r in report.results if r.headline and r.metric == report.about.primary[0]]
-    return next((r for r in rows if r.variant == variant), rows[0] if rows else None)
+    @property
+    def lifts(self) -> dict[date, float]:
+        """Day → the lift of ``deciding`` at its end, on the days on which there is one."""
+        row = self.deciding
+        return {
+            point.day: point.so_far.rel_effect
+            for point in self.report.points
+            if row
+            and (point.metric, point.variant) == (row.metric, row.variant)
+            and point.so_far.rel_effect is not None
+        }
 
 
 @dataclass(frozen=True)
@@ -184,7 +190,8 @@ def _state(experiment: Experiment | None, as_of: Hour | None) -> tuple[str, int 
 def _table(rows: list[OverviewRow]) -> Table | None:
     columns = [
         Column("experiment"), Column("state", words=True), Column("verdict", words=True), Column("metric", words=True), Column("lift"),
-        Column("interval", "One look, one comparison"), Column("so far", "The lift in each report up to now"), Column("users"),
+        Column("interval", "Of all looks and all primary metrics together, as the decision reads it"),
+        Column("so far", "The lift at the end of each day"), Column("users"),
         Column("dates", words=True), Column("owner", words=True),
     ]  # fmt: skip
     return Table(columns, [_row(row) for row in rows], name="experiments") if rows else None
@@ -198,7 +205,7 @@ def _row(row: OverviewRow) -> Row:
     end = str(experiment.stopped or experiment.end or "open") if experiment else (about.end or "open") if about else ""
     owner = experiment.owner if experiment else about.owner if about else ""
     result = latest.deciding if latest else None
-    low, high = result.rel_effect_ci if result else (None, None)
+    bounds = result.adjusted_ci if result else None
     verdict = latest.report.decision.verdict if latest else ""
     users = sum(latest.report.users.values()) if latest else math.nan
     state = (
@@ -214,7 +221,7 @@ def _row(row: OverviewRow) -> Row:
             Cell(state, "bad" if row.problem else ""),
             Cell(words(verdict), TONES.get(verdict, "")), words(result.metric) if result else "",
             Cell(percent(result.rel_effect) if result else "", sort=_or_nan(result.rel_effect) if result else math.nan),
-            Cell(interval((low, high)) if result else "", sort=_or_nan(low)),
+            Cell(interval(bounds) if result else "", sort=_or_nan(bounds[0] if bounds else None)),
             Cell(sparkline(list(latest.lifts.values()), _told(latest)) if latest and len(latest.lifts) > 1 else ""),
             Cell(f"{users:,.0f}" if latest else "", sort=users), f"{start} to {end}", owner,
         ],
@@ -232,7 +239,7 @@ def _note(experiment: Experiment | None, latest: LatestReport | None) -> str:
 
 def _told(latest: LatestReport) -> str:
     """A sparkline in words."""
-    return "Lift so far: " + ", ".join(f"{hour} {percent(lift)}" for hour, lift in latest.lifts.items())
+    return "Lift so far: " + ", ".join(f"{day} {percent(lift)}" for day, lift in latest.lifts.items())
 
 
 def _or_nan(value: float | None) -> float:
@@ -246,13 +253,7 @@ def _latest(folder: Path) -> LatestReport | None:
     path = final if final.exists() else dated[-1] if dated else None
     if path is None:
         return None
-    report = read_report(path)
-    lifts = {}
-    for each in map(read_report, dated):
-        row = deciding(each, report.decision.variant)
-        if row is not None and row.rel_effect is not None and each.until <= report.until:
-            lifts[each.until] = row.rel_effect
-    return LatestReport(report, f"{folder.name}/{path.stem}.html", path == final, lifts)
+    return LatestReport(read_report(path), f"{folder.name}/{path.stem}.html", path == final)
 
 
 def _total_effect(holdout: LatestReport) -> str:

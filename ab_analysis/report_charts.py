@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
+from ab_analysis.forest import LIFT_FORMAT, ForestRow, chosen, forest, hover, params
 from ab_analysis.histograms import Histogram
 from ab_analysis.reading import Arms, EffectReading
 from ab_analysis.results import SegmentResult
@@ -16,33 +17,18 @@ from core.page_template import figure, interval, p_cell, percent, share, signed,
 if TYPE_CHECKING:
     import altair as alt
 
-ROW = 30
-"""Pixels of a row of a forest plot; ``HEIGHT``: of a chart of days or of a distribution."""
 HEIGHT = 200
+"""Pixels of a chart of days or of a distribution."""
 TONES = {1: GOOD, -1: BAD, 0: SOFT}
-PERCENT = "+.1~%"
 BAND, ONE_LOOK = "Band: interval of the stopping rule", "Thin lines: interval of one look."
 LONGEST = 2.0
 """A lift's interval that is longer says nothing yet and would flatten all others: it is not drawn."""
 
 
-class _ForestRow(NamedTuple):
-    """An effect with its interval, a truth where it is known, a color, and what hovering says."""
-
-    name: str
-    variant: str
-    segment: str
-    middle: float
-    bounds: tuple[float, float]
-    color: str
-    hover: Mapping[str, str]
-    truth: float | None = None
-
-
 def lifts(arms: Arms, readings: Sequence[EffectReading]) -> Chart | None:
     """Lifts with the interval that decides, of one look where the stopping rule allows none yet."""
     rows = [
-        _ForestRow(
+        ForestRow(
             _name(arms, r), r.result.variant, "", r.relative.effect, r.relative.bounds or r.result.rel_effect_ci, TONES[r.side],
             {
                 "lift": percent(r.relative.effect), "interval": interval(r.relative.bounds or r.result.rel_effect_ci),
@@ -54,10 +40,10 @@ def lifts(arms: Arms, readings: Sequence[EffectReading]) -> Chart | None:
         for r in readings
     ]  # fmt: skip
     known = "diamond: true lift; " if arms.truth else ""
-    return _forest(
+    return forest(
         rows,
         "lift",
-        PERCENT,
+        LIFT_FORMAT,
         "Lifts with intervals",
         f"{known}green: shown to be better, red: worse.".capitalize(),
         "relative",
@@ -70,9 +56,9 @@ def effects(arms: Arms, readings: Sequence[EffectReading]) -> list[Chart]:
     for r in readings:
         by_unit.setdefault(r.unit or r.title, []).append(r)
     charts = [
-        _forest(
+        forest(
             [
-                _ForestRow(
+                ForestRow(
                     _name(arms, r), r.result.variant, "", r.absolute.effect, r.absolute.bounds or r.result.effect_ci,
                     TONES[r.side],
                     {
@@ -92,9 +78,9 @@ def effects(arms: Arms, readings: Sequence[EffectReading]) -> list[Chart]:
 
 def segments(rows: Sequence[SegmentResult], titles: Mapping[str, str], *, several: bool) -> Chart | None:
     """Lifts of segments, shrunk toward the common effect; hovering also shows them as measured."""
-    return _forest(
+    return forest(
         [
-            _ForestRow(
+            ForestRow(
                 f"{s.value} ({words(s.segment)}), {titles[s.metric]}{f' ({s.variant})' if several else ''}",
                 s.variant, s.segment, s.shrunk, s.shrunk_ci, ACCENT,
                 {
@@ -105,7 +91,7 @@ def segments(rows: Sequence[SegmentResult], titles: Mapping[str, str], *, severa
             )
             for s in rows
         ],
-        "lift, shrunk", PERCENT, "Shrunk lifts by segment", "Drawn toward the common effect, as far as the segments are alike.",
+        "lift, shrunk", LIFT_FORMAT, "Shrunk lifts by segment", "Drawn toward the common effect, as far as the segments are alike.",
     )  # fmt: skip
 
 
@@ -143,7 +129,7 @@ def exposures(arms: Arms, points: Sequence[Point]) -> Chart | None:
         .mark_line(point=True)
         .encode(
             x=_days(), y=alt.Y("users:Q", title="users so far"), color=_arms(arms),
-            tooltip=_hover("day", "arm", users="text"),
+            tooltip=hover("day", "arm", users="text"),
         )
         .properties(width="container", height=HEIGHT)
     )  # fmt: skip
@@ -186,7 +172,7 @@ def distributions(arms: Arms, histograms: Mapping[str, Histogram], titles: Mappi
             )
         )  # fmt: skip
         dots = drawing.mark_circle(opacity=0, size=200).encode(
-            tooltip=_hover("arm", "values", **{"share of users": "text"})
+            tooltip=hover("arm", "values", **{"share of users": "text"})
         )
         chart = alt.layer(drawing, dots).properties(width="container", height=HEIGHT)
         charts.append(Chart(chart, f"Distribution of {titles[metric]} by arm", "The last class takes the top 1 %."))
@@ -195,54 +181,6 @@ def distributions(arms: Arms, histograms: Mapping[str, Histogram], titles: Mappi
 
 def _name(arms: Arms, reading: EffectReading) -> str:
     return f"{reading.title} ({reading.result.variant})" if len(arms.treatments) > 1 else reading.title
-
-
-def _forest(
-    rows: Iterable[_ForestRow], axis: str, number_format: str, title: str, caption: str, scale: str = ""
-) -> Chart | None:
-    """Effects with their intervals, a row each; None where there is none."""
-    import altair as alt
-
-    closed = [row._replace(bounds=_closed(row.middle, row.bounds)) for row in rows]
-    drawn = [row for row in closed if all(map(math.isfinite, (row.middle, *row.bounds)))]
-    if not drawn:
-        return None
-    values = [
-        {
-            "name": row.name, "variant": row.variant, "segment": row.segment, "middle": row.middle, "low": row.bounds[0],
-            "high": row.bounds[1], "color": row.color, "truth": row.truth, **row.hover,
-        }
-        for row in drawn
-    ]  # fmt: skip
-    base = _chosen(alt.Chart(alt.Data(values=values)), "variant", "segment").encode(
-        y=alt.Y(
-            "name:N", sort=None, title=None, axis=alt.Axis(labelLimit=170, domain=False, ticks=False, labelColor=INK)
-        ),
-        color=alt.Color("color:N", scale=None),
-        tooltip=_hover("name", *drawn[0].hover),
-    )
-    x = alt.X("low:Q", title=axis, axis=alt.Axis(format=number_format, tickCount=5))
-    layers = [
-        alt.Chart(alt.Data(values=[{"zero": 0}])).mark_rule(color=INK).encode(x=alt.X("zero:Q", title=axis)),
-        base.mark_rule(strokeWidth=3).encode(x=x, x2="high:Q"),
-        base.mark_circle(size=90, opacity=1).encode(x="middle:Q"),
-    ]
-    if any(row.truth is not None for row in drawn):
-        truths = base.transform_filter("datum.truth !== null")
-        layers.append(truths.mark_point(shape="diamond", size=160).encode(x="truth:Q", color=alt.value(ACCENT)))
-    drawing = (
-        alt.layer(*layers)
-        .add_params(*_params("variant", "segment"))
-        .properties(width="container", height=ROW * len(drawn))
-    )
-    text = "; ".join(f"{row.name}: {next(iter(row.hover.values()))}" for row in drawn)
-    return Chart(drawing, f"{title}. {text}", caption, scale)
-
-
-def _closed(middle: float, bounds: tuple[float, float]) -> tuple[float, float]:
-    """An interval that is open to a side, as it is drawn: from its bound to the effect."""
-    low, high = (middle if math.isinf(bound) else bound for bound in bounds)
-    return low, high
 
 
 def _by_metric(
@@ -275,18 +213,18 @@ def _by_metric(
             )  # fmt: skip
         if not rows:
             continue
-        base = _chosen(alt.Chart(alt.Data(values=rows)), "variant").encode(x=_days(), color=_arms(arms, "variant"))
+        base = chosen(alt.Chart(alt.Data(values=rows)), "variant").encode(x=_days(), color=_arms(arms, "variant"))
         banded = any(row["lower"] is not None for row in rows)
-        hover = ("day", "variant", "lift", "one look", *(["stopping rule"] if banded else []), "users")
-        y = alt.Y("middle:Q", title="lift", axis=alt.Axis(format=PERCENT))
+        shown = ("day", "variant", "lift", "one look", *(["stopping rule"] if banded else []), "users")
+        y = alt.Y("middle:Q", title="lift", axis=alt.Axis(format=LIFT_FORMAT))
         layers = [
             alt.Chart(alt.Data(values=[{"zero": 0}])).mark_rule(color=INK).encode(y="zero:Q"),
             *([base.mark_area(opacity=0.2).encode(y=alt.Y("lower:Q", title="lift"), y2="upper:Q")] if banded else []),
             *(base.mark_line(strokeWidth=1, opacity=0.7).encode(y=alt.Y(f"{edge}:Q", title="lift")) for edge in ("low", "high")),
             base.mark_line(strokeWidth=2.5).encode(y=y),
-            base.mark_circle(size=80, opacity=1).encode(y=y, tooltip=_hover(*hover)),
+            base.mark_circle(size=80, opacity=1).encode(y=y, tooltip=hover(*shown)),
         ]  # fmt: skip
-        drawing = alt.layer(*layers).add_params(*_params("variant")).properties(
+        drawing = alt.layer(*layers).add_params(*params("variant")).properties(
             width="container", height=HEIGHT, title=titles[metric]
         )  # fmt: skip
         text = "; ".join(f"{row['day']} {row['variant']} {row['lift']} ({row['one look']})" for row in rows)
@@ -298,19 +236,6 @@ def _by_metric(
             )
         )
     return charts
-
-
-def _params(*names: str) -> list[alt.Parameter]:
-    """Choices of the reader that the page sets; empty: all."""
-    import altair as alt
-
-    return [alt.param(name=name, value="") for name in names]
-
-
-def _chosen(chart: alt.Chart, *names: str) -> alt.Chart:
-    for name in names:
-        chart = chart.transform_filter(f"{name} === '' || datum.{name} === {name}")
-    return chart
 
 
 def _days() -> alt.X:
@@ -331,11 +256,3 @@ def _arms(arms: Arms, field: str = "arm") -> alt.Color:
     return alt.Color(
         field, type="nominal", scale=alt.Scale(domain=list(names), range=colors), title=None, legend=legend
     )
-
-
-def _hover(*fields: str, **named: str) -> list[alt.Tooltip]:
-    """Texts shown by hovering: fields by their name, or title = field."""
-    import altair as alt
-
-    titles = {**{name: name for name in fields}, **named}
-    return [alt.Tooltip(field=field, type="nominal", title=title) for title, field in titles.items()]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from datetime import date
 from pathlib import Path
 from typing import NamedTuple
 
@@ -36,6 +37,7 @@ class ReportedResult(_Part):
     rel_effect_ci: tuple[float | None, float | None]
     p_value: float | None
     truth: float | None
+    adjusted_ci: tuple[float | None, float | None] | None = None
 
     @property
     def lift(self) -> Lift | None:
@@ -73,6 +75,21 @@ class AboutExperiment(_Part):
     holdout: bool = False
 
 
+class ReportedLift(_Part):
+    """A relative effect, None where it is not known."""
+
+    rel_effect: float | None
+
+
+class ReportedPoint(_Part):
+    """A metric's effect of a variant after a day, see ``ab_analysis.series.Point``."""
+
+    day: date
+    metric: str
+    variant: str
+    so_far: ReportedLift
+
+
 class ReportFile(_Part):
     """An experiment's report as of an hour.
 
@@ -80,6 +97,7 @@ class ReportFile(_Part):
         until: key of the hour up to which events count, exclusive.
         users: variant → users.
         results: one row per metric, variant and method.
+        points: metrics day by day.
     """
 
     experiment: str
@@ -89,6 +107,7 @@ class ReportFile(_Part):
     decision: ReportedDecision
     checks: tuple[ReportedCheck, ...]
     results: tuple[ReportedResult, ...]
+    points: tuple[ReportedPoint, ...] = ()
 
     def headlines(self) -> dict[str, dict[str, ReportedResult]]:
         """Variant → metric → the row by the method that decides; metrics whose lift is unknown are left out."""

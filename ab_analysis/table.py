@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -18,13 +18,14 @@ from ab_analysis.checks import (
     untested_segments,
     withheld_lifts,
 )
+from ab_analysis.cluster_strata import ClusterStrata, Stratified, measure_stratified
 from ab_analysis.comparisons import Comparison, TableResult, read_comparisons
 from ab_analysis.effect import Effect, from_estimates
 from ab_analysis.inference import Method, MetricSpec, compare, measure
 from ab_analysis.moments import Cells, Moments
 from ab_analysis.quantiles import estimate_quantile
 from ab_analysis.table_spec import TableSpec
-from ab_analysis.table_users import MISSING, prepare_users, told_errors
+from ab_analysis.table_users import CLUSTER, MISSING, TableUsers, prepare_users, told_errors
 from core.errors import ConfigError, DataError
 from core.sql_engine import Engine
 
@@ -44,6 +45,7 @@ class TableData:
         quantiles: (name, variant) → the quantile and its standard error.
         clustered: whether clusters were assigned.
         checks: what was limited or left out.
+        stratified: (metric, variant) → post-stratified estimates, where clusters were assigned.
     """
 
     specs: Sequence[MetricSpec]
@@ -52,6 +54,7 @@ class TableData:
     quantiles: Mapping[tuple[str, str], tuple[float, float]]
     clustered: bool = False
     checks: Sequence[ExperimentCheck] = ()
+    stratified: Mapping[tuple[str, str], Stratified | None] = field(default_factory=dict)
 
     def units(self, metric: str | None = None) -> dict[str, int]:
         """Variant → what was assigned to it, of a metric, else of the first one."""
@@ -93,14 +96,32 @@ def _read(db: Engine, path: Path, spec: TableSpec) -> TableData:
         segment: clusters.read_clusters(db, ("variant", segment), specs) if spec.cluster else cells
         for segment in spec.segments
     }
+    cluster = CLUSTER if spec.cluster else None
     quantiles = {
-        (name, v): estimate_quantile(db, replace(quantile, table="table_users"), v)
+        (name, v): estimate_quantile(db, replace(quantile, table="table_users", cluster=cluster), v)
         for name, quantile in spec.quantiles.items()
         for v in cells.values("variant")
     }
     return TableData(
         specs, {t.metric: cells for t in specs} or {"": cells}, segments, quantiles, bool(spec.cluster), checks,
+        _stratified(db, users, spec, cells.values("variant")) if spec.cluster and spec.strata else {},
     )  # fmt: skip
+
+
+def _stratified(
+    db: Engine, users: TableUsers, spec: TableSpec, variants: Sequence[str]
+) -> dict[tuple[str, str], Stratified | None]:
+    """(metric, variant) → the post-stratified estimates of clusters."""
+    specs = [t for t in users.specs if "post_stratified" in t.methods]
+    if not (specs and spec.control in variants):
+        return {}
+    strata = ClusterStrata(db, specs, spec.strata)
+    return {
+        (metric, v): estimates
+        for v in variants
+        if v != spec.control
+        for metric, estimates in strata.compare(spec.control, v).items()
+    }
 
 
 def analyze_data(data: TableData, spec: TableSpec, path: Path) -> tuple[list[TableResult], list[ExperimentCheck]]:
@@ -124,22 +145,21 @@ def analyze_data(data: TableData, spec: TableSpec, path: Path) -> tuple[list[Tab
         cells = data.cells[t.metric]
         sides = [cells.of(variant=side) for side in (spec.control, v)]
         for method in t.methods:
-            at = partial(measure, t, method, cells, spec.control, v, strata=spec.strata)
+            if method == "post_stratified" and data.clustered:
+                at = partial(measure_stratified, data.stratified[t.metric, v])
+            else:
+                at = partial(measure, t, method, cells, spec.control, v, strata=spec.strata)
             comparisons.append(_comparison(data, t, v, method, at, sides))
-    comparisons += [
-        Comparison(
-            name,
-            v,
-            "quantile",
-            counts[spec.control],
-            counts[v],
-            partial(_quantile, data, name, spec.control, v),
-            additive=False,
+    first = next(iter(data.cells.values()))
+    for name, v in product(spec.quantiles, treatments):
+        at = partial(_quantile, data, name, spec.control, v)
+        of_control, of_variant = (clusters.users_of(first.of(variant=side)) for side in (spec.control, v))
+        assigned = (counts[spec.control], counts[v]) if data.clustered else None
+        comparisons.append(
+            Comparison(name, v, "quantile", of_control, of_variant, at, clusters=assigned, additive=False)
         )
-        for name, v in product(spec.quantiles, treatments)
-    ]
     in_segments, untested = _in_segments(spec, data, treatments)
-    users = sum(clusters.users_of(next(iter(data.cells.values())).of(variant=v)) for v in counts)
+    users = sum(clusters.users_of(first.of(variant=v)) for v in counts)
     rows = read_comparisons(spec, [*comparisons, *in_segments], users)
     checks = [
         sample_ratio(planned, counts, "clusters" if data.clustered else ""),
@@ -148,7 +168,6 @@ def analyze_data(data: TableData, spec: TableSpec, path: Path) -> tuple[list[Tab
         *data.checks,
     ]
     if data.clustered:
-        first = next(iter(data.cells.values()))
         checks += clusters.check_clusters(spec.cluster or "", spec.control, first, spec.confidence)
     checks += withheld_lifts(list(dict.fromkeys(r.metric for r in rows if not r.segment and r.effect.lift_withheld)))
     checks += untested_segments(untested)

@@ -87,11 +87,6 @@ class TableSpec:
         if self.planned_users is not None and self.alternative != "two-sided":
             raise ConfigError(f"--sequential has two-sided limits only; leave out --alternative {self.alternative}")
         check_power(self.power, self.minimum_effect)
-        if self.cluster and (self.strata or self.quantiles):
-            option = "--stratum" if self.strata else "--quantile"
-            raise ConfigError(
-                f"{option} takes users as independent, which those of a cluster are not; leave it or --cluster out"
-            )
         if self.exclude_crossed and not self.user:
             raise ConfigError("--exclude-crossed needs --user, the column that says who is in two variants")
 

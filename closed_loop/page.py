@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from ab_analysis.forest import LIFT_FORMAT, ForestRow, forest
 from closed_loop.summary import LoopSummary
+from core.charts import BAD, GOOD, SOFT, Chart, chart_scripts
 from core.page_table import Cell, Column, Row, Table
-from core.page_template import UNKNOWN, interval, number, percent, svg, words, write_page
+from core.page_template import UNKNOWN, interval, number, percent, words, write_page
 from core.settings import Settings
-
-if TYPE_CHECKING:
-    from markupsafe import Markup
 
 SHOWN = ("active_days", "duration_hours", "finishes", "likes", "skips")
 PAGE = """
 <section class="banner {{ 'calm' if covered_all else 'open' }}"><p class="lead">{{ summary.sentence }}</p>
 <p>{{ verdict }}</p></section>
-<section><h2>Effects: estimated and true</h2>{{ forest }}
+<section><h2>Effects: estimated and true</h2>{% if forest %}{{ forest }}{% endif %}
 {{ effects }}</section>
 <section><h2>Offline</h2>{{ offline }}
 <p class="soft">Progressive: every prediction was made before training on it, on all users' impressions, whichever arm
@@ -65,15 +64,20 @@ def write_loop_page(settings: Settings, summary: LoopSummary) -> Path:
         if with_truth
         else "The truth was not simulated in this run."
     )
+    chart = _forest(rows)
     path = settings.reports_dir / "loop.html"
     report = Path(summary.report).relative_to(settings.reports_dir) if summary.report else None
     write_page(
         path, "Closed loop: offline gain, online gain, truth", PAGE, home="index.html", summary=summary, effects=_effects(rows),
         offline=_offline(summary),
         verdict=verdict, covered_all=bool(with_truth) and covered == len(with_truth), report=report,
-        forest=_forest(rows) if rows else "",
+        forest=chart, scripts=(chart_scripts(settings.var),) if chart else (),
     )  # fmt: skip
     return path
+
+
+_TONES = {None: SOFT, True: GOOD, False: BAD}
+"""Color of an estimate by whether its interval covers the truth."""
 
 
 def _effects(rows: list[EffectRow]) -> Table:
@@ -115,19 +119,25 @@ def _offline(summary: LoopSummary) -> Table:
     return Table(columns, rows)
 
 
-def _forest(rows: list[EffectRow]) -> Markup:
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(8, 0.42 * len(rows) + 1.2))
-    for n, row in enumerate(rows):
-        y = len(rows) - n
-        axes.plot([row.low * 100, row.high * 100], [y, y], color="#1f5fa8", linewidth=2)
-        axes.plot(row.estimate * 100, y, "o", color="#1f5fa8", label="A/B estimate, 95 %" if n == 0 else None)
-        if row.truth is not None:
-            axes.plot(row.truth * 100, y, "D", color="#a4262c", markersize=6, label="truth" if n == 0 else None)
-    axes.axvline(0, color="#5a6675", linewidth=0.8)
-    axes.set_yticks(range(len(rows), 0, -1), [f"{r.arm}  {r.metric.replace('_', ' ')}" for r in rows])
-    axes.set_xlabel("relative effect on the control, %")
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, 1.25 if len(rows) < 4 else 1.15), ncols=2, frameon=False)
-    axes.spines[["top", "right"]].set_visible(False)
-    return svg(figure, "Estimated and true effects of the arms", "Relative effects on the control.")
+def _forest(rows: Sequence[EffectRow]) -> Chart | None:
+    """Estimated effects with their intervals, and the true ones."""
+    several = len({row.arm for row in rows}) > 1
+    drawn = [
+        ForestRow(
+            name=f"{words(row.metric)} ({row.arm})" if several else words(row.metric),
+            variant=row.arm,
+            segment="",
+            middle=row.estimate,
+            bounds=(row.low, row.high),
+            color=_TONES[row.covered],
+            hover={
+                "A/B estimate": percent(row.estimate), "interval": interval((row.low, row.high)), "true effect": percent(row.truth),
+            },
+            truth=row.truth,
+        )
+        for row in rows
+    ]  # fmt: skip
+    known = any(row.truth is not None for row in rows)
+    caption = "Diamond: the true effect; green: the interval covers it, red: it does not." if known else ""
+    title = "Estimated effects of the arms, relative to the control, with 95 % intervals"
+    return forest(drawn, "lift", LIFT_FORMAT, title, caption)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import gzip
 import json
+import re
 import zlib
 from collections.abc import Sequence
 from contextlib import suppress
@@ -27,6 +28,10 @@ if TYPE_CHECKING:
 
 STATIC_WIDTH = 680
 """Pixels of the drawing that stands in the page until scripts draw it as wide as the screen."""
+STILL_WIDTH = 420
+"""Pixels of a drawing that stays: its texts can still be read where a phone makes it smaller."""
+COORDINATES = re.compile(r' (?:d|transform|x1?|y1?|x2|y2|width|height)="[^"]*"')
+LONG_FRACTION = re.compile(r"(\.\d\d)\d+(?!e)")
 SCRIPT = Path(__file__).with_name("charts.js")
 INK, SOFT, LINE, GOOD, BAD, ACCENT = (f"var(--{name})" for name in ("ink", "soft", "line", "good", "bad", "accent"))
 SERIES = (ACCENT, "var(--second)", "var(--third)", "var(--fourth)")
@@ -57,24 +62,28 @@ class Chart:
         description: what it shows, for those who cannot see it; every figure is also in a table.
         caption: shown below it.
         scale: ``relative`` or ``absolute`` where the reader chooses between two charts.
+        still: drawn once, ``STILL_WIDTH`` wide, for pages of which so many are written that each does without scripts.
     """
 
     drawing: alt.TopLevelMixin
     description: str
     caption: str = ""
     scale: str = ""
+    still: bool = False
 
     def __html__(self) -> Markup:
-        import vl_convert
-
         spec: JsonObject = {**self.drawing.to_dict(), "config": CONFIG}
-        still = vl_convert.vegalite_to_svg(spec)
+        if self.still:
+            spec["width"] = STILL_WIDTH
+            figure = Markup('<figure class="chart still"><div role="img" aria-label="{}"><div aria-hidden="true">{}</div></div>'
+                            "<figcaption>{}</figcaption></figure>")  # fmt: skip
+            return figure.format(self.description, draw_svg(spec), self.caption)
         figure = Markup(
             '<figure class="chart"{}><div role="img" aria-label="{}"><div data-chart aria-hidden="true">{}</div></div>'
             '<script type="application/json">{}</script><figcaption>{}</figcaption></figure>'
         )
         scale = Markup(' data-scale="{}"').format(self.scale) if self.scale else ""
-        return figure.format(scale, self.description, Markup(still), script_json(spec), self.caption)  # noqa: S704 # nosec B704
+        return figure.format(scale, self.description, draw_svg(spec), script_json(spec), self.caption)
 
 
 def sparkline(values: Sequence[float], description: str) -> Markup:
@@ -85,7 +94,6 @@ def sparkline(values: Sequence[float], description: str) -> Markup:
         description: what it shows, for those who cannot see it and for the pointer.
     """
     import altair as alt
-    import vl_convert
 
     points = alt.Data(values=[{"step": step, "value": value, "zero": 0} for step, value in enumerate(values)])
     x, y = alt.X("step:Q", axis=None), alt.Y("value:Q", axis=None)
@@ -97,9 +105,19 @@ def sparkline(values: Sequence[float], description: str) -> Markup:
         .encode(y=y)
         .transform_filter(f"datum.step == {len(values) - 1}"),
     ).properties(width=90, height=22)
-    still = vl_convert.vegalite_to_svg({**drawing.to_dict(), "config": CONFIG, "padding": 2})
+    still = draw_svg({**drawing.to_dict(), "config": CONFIG, "padding": 2})
     markup = Markup('<span role="img" aria-label="{0}" title="{0}"><span aria-hidden="true">{1}</span></span>')
-    return markup.format(description, Markup(still))  # noqa: S704 # nosec B704
+    return markup.format(description, still)
+
+
+def draw_svg(spec: JsonObject) -> Markup:
+    """A Vega-Lite specification as SVG, with coordinates to a hundredth of a pixel: they are most of its bytes."""
+    import vl_convert
+
+    def rounded(attribute: re.Match[str]) -> str:
+        return LONG_FRACTION.sub(r"\1", attribute.group())
+
+    return Markup(COORDINATES.sub(rounded, vl_convert.vegalite_to_svg(spec)))  # noqa: S704 # nosec B704
 
 
 def script_json(content: Any) -> Markup:

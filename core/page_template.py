@@ -1,21 +1,17 @@
-"""Self-contained HTML pages: one style, no network, values escaped, plots as inline SVG."""
+"""Self-contained HTML pages: one style, no network, values escaped."""
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from jinja2 import Environment, StrictUndefined
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
 from core.files import write_text
 from core.page_table import TABLE_STYLE
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 STYLE = f"""
 :root {{ --ink: #1c2430; --soft: #566270; --line: #d9dfe6; --good: #14703c; --bad: #a4262c; --accent: #1f5fa8; --paper: #ffffff;
@@ -23,8 +19,7 @@ STYLE = f"""
   --second: #a34f00; --third: #14703c; --fourth: #7a3e9d; color-scheme: light dark }}
 @media (prefers-color-scheme: dark) {{ :root {{ --ink: #e6eaf0; --soft: #a3aebb; --line: #38424f; --good: #63c58d; --bad: #f0888d;
   --accent: #85b6f2; --paper: #1a212b; --ground: #11161d; --calm: #16281e; --alarm: #2d1a1c; --open: #17222f;
-  --second: #f0a35e; --third: #63c58d; --fourth: #c79be6 }}
-  figure svg {{ background: #ffffff; border-radius: .4rem; padding: .5rem }} }}
+  --second: #f0a35e; --third: #63c58d; --fourth: #c79be6 }} }}
 * {{ box-sizing: border-box }} [hidden] {{ display: none !important }}
 body {{ font: 16px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--ground); margin: 0 }}
 main {{ max-width: 72rem; margin: 0 auto; padding: 1.5rem 1rem 4rem }}
@@ -39,8 +34,8 @@ abbr {{ cursor: help }} dt {{ margin-top: .4rem }} dd {{ margin-left: 1rem }} su
 .facts {{ display: flex; flex-wrap: wrap; gap: .4rem 2rem; margin: .2rem 0; padding: 0; list-style: none }}
 .pair {{ display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 26rem), 1fr)); gap: 1rem }} .pair > * {{ min-width: 0 }}
 {TABLE_STYLE}
-figure svg {{ max-width: 100%; height: auto }} figure {{ margin: 0 }} figcaption {{ color: var(--soft) }}
-.chart svg {{ background: none; padding: 0 }} .chart [data-chart] {{ display: block !important; width: 100%; overflow: hidden }}
+figure svg {{ max-width: 100%; height: auto }} figure {{ margin: 0 }} figcaption {{ color: var(--soft); margin-bottom: .6rem }}
+.chart [data-chart] {{ display: block !important; width: 100%; overflow: hidden }}
 #vg-tooltip-element.vg-tooltip {{ background: var(--ink); color: var(--paper); border: 0; border-radius: .4rem;
   font: .85rem/1.4 system-ui, sans-serif }}
 #vg-tooltip-element.vg-tooltip td {{ border: 0; padding: 0 .3rem; text-align: left; color: inherit; white-space: normal }}
@@ -55,6 +50,8 @@ INTERACTIVE = Markup("<script>{}</script>").format(
 )
 """Makes tables with a name sort, filter and copy, and follow the reader's choices."""
 UNKNOWN = "–"
+LIVE_BEGIN, LIVE_END = Markup("<!-- live -->"), Markup("<!-- /live -->")
+"""Around what a server of the pages replaces by what it knows at that moment."""
 BASE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{{ title }}</title><style>{{ style }}</style></head><body><main>
@@ -176,6 +173,11 @@ def write_page(
     write_text(path, render_page(title, template, home=home, style=style, scripts=scripts, **context))
 
 
+def render_part(template: str, **context: Any) -> Markup:
+    """A part of a page as HTML; every value in it is escaped."""
+    return Markup(_environment().from_string(template).render(**context))  # noqa: S704 # nosec B704
+
+
 def render_page(
     title: str,
     template: str,
@@ -195,28 +197,6 @@ def render_page(
         scripts: script elements that stand at its end.
         context: values of the template.
     """
-    environment = _environment()
-    body = Markup(environment.from_string(template).render(**context))  # noqa: S704 # nosec B704
+    body = render_part(template, **context)
     css = Markup(STYLE + style)  # noqa: S704 # nosec B704
-    return environment.from_string(BASE).render(title=title, body=body, home=home, style=css, scripts=scripts)
-
-
-def svg(drawn: Figure, alt: str, caption: str = "") -> Markup:
-    """A figure as inline SVG; the figure is closed.
-
-    Args:
-        drawn: of matplotlib.
-        alt: description for those who cannot see it.
-        caption: shown below it.
-    """
-    import matplotlib.pyplot as plt
-
-    buffer = io.StringIO()
-    with plt.rc_context({"svg.hashsalt": alt}):
-        drawn.savefig(buffer, format="svg", bbox_inches="tight", metadata={"Date": None})
-    plt.close(drawn)
-    drawing = buffer.getvalue()
-    drawing = drawing[drawing.index("<svg") :].replace(
-        "<svg", '<svg role="img" aria-label="' + str(escape(alt)) + '"', 1
-    )
-    return Markup("<figure>") + Markup(drawing) + Markup(f"<figcaption>{escape(caption)}</figcaption></figure>")  # noqa: S704 # nosec B704
+    return _environment().from_string(BASE).render(title=title, body=body, home=home, style=css, scripts=scripts)

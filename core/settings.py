@@ -21,6 +21,7 @@ PRODUCTION: dict[str, object] = {"online_store": "redis", "log_format": "json"}
 """Defaults that differ in the profile ``production``; an environment variable still wins."""
 
 REPORTS_PREFIX = "/clock-reports"
+CLOCK_LOOKUP = "clock"
 """Where the report pages are behind the proxy: Airflow's API server has them."""
 UNSAFE_IN_PATH = re.compile(r"[\\?\x00-\x1f\x7f]|%[0-9A-Fa-f]{2}")
 """DuckDB splits names at these, or SQLite's URLs begin their parameters or escapes with them."""
@@ -320,6 +321,16 @@ class Settings(BaseSettings):
     def reports_url(self) -> str:
         """Address of the report pages for people, without a slash at its end."""
         return f"{self.public_url}{REPORTS_PREFIX}" if self.in_production else f"http://127.0.0.1:{self.reports_port}"
+
+    @property
+    def live_reports_url(self) -> str:
+        """Address of the report pages within Airflow, which adds what waits there."""
+        return f"{self.public_url or self.airflow_base}{REPORTS_PREFIX}"
+
+    @property
+    def clock_lookup_url(self) -> str:
+        """Address of the form that draws the clock of any user."""
+        return f"{self.live_reports_url}/{CLOCK_LOOKUP}"
 
     def page_url(self, page: Path) -> str:
         """Address of a report page for people."""

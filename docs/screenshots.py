@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from core.errors import NotReadyError, PlatformError
+from core.files import read_json
 from core.settings import ROOT, Settings, load_settings
 from operations.processes import running, with_free_ports
 from operations.services import airflow_services, migrate_airflow, page_services
@@ -115,7 +116,8 @@ def pictures(settings: Settings) -> Iterator[Picture]:
     yield Picture("experiment", f"{base}/{experiment}", "Effects relative to control", 1000)
     yield Picture("model", f"{base}/model.html", "champion", 1000)
     yield Picture("clock", f"{base}/{newest(reports, 'clocks/[0-9]*.html')}", "the ranker sees", 1300)
-    yield Picture("gate", f"{base}/{newest(reports, 'gate/*.html')}", "Gate at")
+    yield Picture("gate", f"{base}/{newest_comparison(reports)}", "Gate at", 1300)
+    yield Picture("drift", f"{base}/{newest(reports, 'drift/*.html')}", "Drift on", 1400)
     airflow = f"http://127.0.0.1:{settings.airflow_port}"
     yield Picture("airflow", f"{airflow}/dags/promote_ranker", "promote_ranker")
     mlflow = f"http://127.0.0.1:{settings.mlflow_port}"
@@ -132,6 +134,18 @@ def newest(reports: Path, *patterns: str) -> str:
         if pages := sorted(reports.glob(pattern)):
             return pages[-1].relative_to(reports).as_posix()
     raise NotReadyError(f"no page {' or '.join(patterns)} in {reports}; run 'make demo' to the end first")
+
+
+def newest_comparison(reports: Path) -> str:
+    """The page of the last gate decision that came to figures; relative to the reports.
+
+    Raises:
+        NotReadyError: there is none.
+    """
+    for path in sorted((reports / "gate").glob("*.json"), reverse=True):
+        if read_json(path)["hourly"]:
+            return path.with_suffix(".html").relative_to(reports).as_posix()
+    raise NotReadyError(f"the gate has compared no models in {reports}; run 'make demo' with more hours first")
 
 
 def take(page: Page, picture: Picture, folder: Path) -> Path:

@@ -1,4 +1,4 @@
-"""Data drift of a day against like hours of the days before it, by Evidently."""
+"""Data drift of a day against like hours of the days before it, by Evidently's tests."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ import logging
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from core.documents import JsonObject
 from core.errors import NotReadyError
-from core.files import write_atomically
-from core.hours import Hour
+from core.hours import DAY_HOURS, Hour
 
 if TYPE_CHECKING:
     from evidently.core.report import Snapshot
@@ -25,6 +25,13 @@ log = logging.getLogger("evaluation.drift")
 ROWS = 50_000
 """A larger side is sampled down to this many rows, seeded."""
 MIN_ROWS = 50
+NONE = "(none)"
+"""Stands for a missing value; ``OTHERS``: for the values of a category beyond the ``VALUES`` most frequent."""
+OTHERS, VALUES = "(others)", 15
+BINS = 20
+"""Ranges of a number, the outer ones open; one with no more values than this, or hours of a day, has a bin for each."""
+TAIL = 0.01
+"""Share of rows in each open range."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +44,7 @@ class Drift:
         drifted: names of those that drifted.
         share: of the columns that drifted, 0 to 1.
         rows, reference_rows: compared.
-        html: path of Evidently's page.
+        html: path of the page.
         hours: for every local hour of day with enough rows on both sides, the columns that drifted within it.
     """
 
@@ -68,7 +75,42 @@ def like_hours(reference: Iterable[Hour], current: Iterable[Hour]) -> list[Hour]
     return [hour for hour in reference if hour.number % 24 in hours_of_day]
 
 
-def drift_report(
+@dataclass(frozen=True)
+class ColumnDrift:
+    """How a column of the day differs from the days before it.
+
+    Attributes:
+        name: of the column.
+        kind: ``category`` or ``number``.
+        test: Evidently's name of the test, chosen by the column's kind and the number of rows.
+        value: of the test; a p-value where the name says so, which drifts below the limit, else a distance, which drifts above it.
+        limit: of the value.
+        drifted: whether the column did.
+        hours: local hours of day within which it drifted.
+        bins: values of a category, the most frequent first, or ranges of a number.
+        current, reference: share of the rows in each bin, 0 to 1.
+    """
+
+    name: str
+    kind: str
+    test: str
+    value: float
+    limit: float
+    drifted: bool
+    hours: tuple[str, ...]
+    bins: tuple[str, ...]
+    current: tuple[float, ...]
+    reference: tuple[float, ...]
+
+
+class DriftComparison(NamedTuple):
+    """What drifted, and how each column was distributed on both sides, those that drifted first."""
+
+    drift: Drift
+    columns: tuple[ColumnDrift, ...]
+
+
+def compare_days(
     day: str,
     current: pd.DataFrame,
     reference: pd.DataFrame,
@@ -78,14 +120,14 @@ def drift_report(
     html: Path,
     hour: str | None = None,
     seed: int = 0,
-) -> Drift:
-    """Compare two samples of rows column by column and write Evidently's report.
+) -> DriftComparison:
+    """Compare two samples of rows column by column.
 
     Args:
         day: what ``current`` is.
         current, reference: rows with the columns named.
         categorical, numerical: columns to compare.
-        html: where the page goes.
+        html: where the page will be.
         hour: column of the local hour of day, to compare each hour with the same hour of the reference too.
         seed: of the sampling.
 
@@ -98,12 +140,20 @@ def drift_report(
         )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        result = _compare(current, reference, categorical, numerical, seed)
-        write_atomically(html, lambda target: result.save_html(str(target)))
-        drifted = _drifted_columns(result.dict())
+        tests = _column_tests(_compare(current, reference, categorical, numerical, seed).dict())
         hours = _by_hour(current, reference, hour, categorical, numerical, seed) if hour else {}
-    columns = len(categorical) + len(numerical)
-    return Drift(day, columns, drifted, len(drifted) / columns, len(current), len(reference), str(html), hours)
+    drifted = tuple(sorted(name for name, test in tests.items() if test.drifted))
+    columns = [
+        ColumnDrift(
+            name, "category" if name in categorical else "number", *test,
+            tuple(key for key, names in hours.items() if name in names),
+            *(_category_shares if name in categorical else _number_shares)(current[name], reference[name]),
+        )
+        for name, test in tests.items()
+    ]  # fmt: skip
+    count = len(categorical) + len(numerical)
+    drift = Drift(day, count, drifted, len(drifted) / count, len(current), len(reference), str(html), hours)
+    return DriftComparison(drift, tuple(sorted(columns, key=lambda column: not column.drifted)))
 
 
 def _compare(
@@ -157,14 +207,69 @@ def _sample(frame: pd.DataFrame, categorical: Sequence[str], seed: int) -> pd.Da
     return part.assign(**{c: part[c].astype("string").fillna("(none)").astype(object) for c in categorical})
 
 
-def _drifted_columns(content: JsonObject) -> tuple[str, ...]:
-    """Columns whose drift test failed, from Evidently's metric list."""
-    drifted = []
+class _ColumnTest(NamedTuple):
+    """Evidently's test of a column: see ``ColumnDrift``."""
+
+    test: str
+    value: float
+    limit: float
+    drifted: bool
+
+
+def _column_tests(content: JsonObject) -> dict[str, _ColumnTest]:
+    """Column → its drift test, from Evidently's metric list."""
+    tests = {}
     for metric in content["metrics"]:
         config = metric["config"]
-        if not config["type"].endswith(":ValueDrift"):
-            continue
-        value, threshold = float(metric["value"]), float(config["threshold"])
-        if (value < threshold) if "p_value" in config["method"] else (value >= threshold):
-            drifted.append(config["column"])
-    return tuple(sorted(drifted))
+        if config["type"].endswith(":ValueDrift"):
+            value, limit = float(metric["value"]), float(config["threshold"])
+            drifted = value < limit if "p_value" in config["method"] else value >= limit
+            tests[config["column"]] = _ColumnTest(config["method"], value, limit, drifted)
+    return tests
+
+
+class _Shares(NamedTuple):
+    """Bins of a column, and the shares of the rows of both sides in them."""
+
+    bins: tuple[str, ...]
+    current: tuple[float, ...]
+    reference: tuple[float, ...]
+
+
+def _category_shares(current: pd.Series, reference: pd.Series) -> _Shares:
+    sides = [side.astype("string").fillna(NONE).value_counts(normalize=True) for side in (current, reference)]
+    largest = pd.concat(sides, axis=1).fillna(0.0).max(axis=1)
+    order = sorted(largest.index, key=lambda value: (-largest[value], value))
+    bins, others = order[:VALUES], order[VALUES:]
+    shares = [[float(side.get(value, 0.0)) for value in bins] for side in sides]
+    if others:
+        bins = [*bins, OTHERS]
+        shares = [[*of_side, max(1.0 - sum(of_side), 0.0)] for of_side in shares]
+    return _Shares(tuple(bins), tuple(shares[0]), tuple(shares[1]))
+
+
+def _number_shares(current: pd.Series, reference: pd.Series) -> _Shares:
+    sides = [side.to_numpy(dtype=float, na_value=np.nan) for side in (current, reference)]
+    joined = np.concatenate(sides)
+    joined = joined[np.isfinite(joined)]
+    values = np.unique(joined)
+    if len(values) <= max(BINS, DAY_HOURS):
+        edges, bins = values, [f"{value:.6g}" for value in values]
+    else:
+        low, high = (float(np.quantile(joined, share)) for share in (TAIL, 1 - TAIL))
+        edges = np.unique(np.linspace(low, high, BINS - 1))
+        bins = [
+            f"under {edges[0]:.4g}",
+            *(f"{a:.4g} to {b:.4g}" for a, b in pairwise(edges)),
+            f"{edges[-1]:.4g} or more",
+        ]
+        edges = np.concatenate(([-np.inf], edges))
+    counts = [
+        np.bincount(np.searchsorted(edges, side[np.isfinite(side)], side="right") - 1, minlength=len(bins))
+        for side in sides
+    ]
+    missing = [len(side) - int(count.sum()) for side, count in zip(sides, counts, strict=True)]
+    if any(missing):
+        bins, counts = [*bins, NONE], [np.append(count, gone) for count, gone in zip(counts, missing, strict=True)]
+    shares = [tuple((count / len(side)).tolist()) for side, count in zip(sides, counts, strict=True)]
+    return _Shares(tuple(bins), *shares)

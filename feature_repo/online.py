@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from feast import FeatureStore
 
 WRITTEN_AT_ONCE = 5_000
-Row = tuple[int, dict[str, object], datetime]
+Row = tuple[int, dict[str, Any], datetime]
 """Key of an entity, feature → Feast's value, and from when the row holds."""
 
 
@@ -113,14 +113,19 @@ def _write(store: FeatureStore, view_name: str, key: str, rows: Iterable[Row]) -
     from feast.protos.feast.types.EntityKey_pb2 import EntityKey
     from feast.protos.feast.types.Value_pb2 import Value
 
-    view, provider, now = store.get_feature_view(view_name), store._get_provider(), datetime.now(UTC)
+    from feature_repo.sqlite_store import BatchedSqliteOnlineStore
+
+    view, online, now = store.get_feature_view(view_name), store._get_provider().online_store, datetime.now(UTC)
     remaining, written = iter(rows), 0
     while batch := list(islice(remaining, WRITTEN_AT_ONCE)):
-        data: list[Any] = [
-            (EntityKey(join_keys=[key], entity_values=[Value(int64_val=number)]), values, moment, now)
-            for number, values, moment in batch
-        ]
-        provider.online_write_batch(store.config, view, data, progress=None)
+        if isinstance(online, BatchedSqliteOnlineStore):
+            online.write_numbered(store.config, view, key, batch, now)
+        else:
+            data: list[Any] = [
+                (EntityKey(join_keys=[key], entity_values=[Value(int64_val=number)]), values, moment, now)
+                for number, values, moment in batch
+            ]
+            online.online_write_batch(store.config, view, data, progress=None)
         written += sum(len(values) for _, values, _ in batch)
     return written
 

@@ -3,7 +3,7 @@
 | role | Airflow and reports | MLflow |
 | --- | --- | --- |
 | viewer | reads | reads |
-| analyst | reads, starts (or pauses) the DAGs that write reports; defines, changes experiments | reads |
+| analyst | reads, also clocks of users; starts (or pauses) the DAGs that write reports; defines, changes experiments | reads |
 | operator | starts, clears, pauses everything; approves promotions | edits: aliases, tags, runs |
 | admin | everything | everything |
 """
@@ -104,11 +104,14 @@ def ensure_roles(settings: Settings) -> None:
             ACTION_CAN_ACCESS_MENU,
             ACTION_CAN_CREATE,
             ACTION_CAN_EDIT,
+            ACTION_CAN_READ,
             RESOURCE_DAG,
             RESOURCE_DAG_RUN,
             RESOURCE_HITL_DETAIL,
             resource_name,
         )
+
+        from operations.clock_lookup import RESOURCE
 
         logins.sync_roles()
         may = [(p.action.name, p.resource.name) for p in logins.find_role(AIRFLOW_ROLES["viewer"]).permissions]
@@ -119,7 +122,9 @@ def ensure_roles(settings: Settings) -> None:
             ]
         # to answer what a task asks takes the right to edit its DAG too, which analysts have of no other one
         may += [(ACTION_CAN_EDIT, RESOURCE_HITL_DETAIL), (ACTION_CAN_ACCESS_MENU, RESOURCE_HITL_DETAIL)]
-        logins.bulk_sync_roles([{"role": AIRFLOW_ROLES["analyst"], "perms": may}])
+        clocks = (ACTION_CAN_READ, RESOURCE)
+        others = [{"role": AIRFLOW_ROLES[role], "perms": [clocks]} for role in ("operator", "admin")]
+        logins.bulk_sync_roles([{"role": AIRFLOW_ROLES["analyst"], "perms": [*may, clocks]}, *others])
 
 
 @contextmanager

@@ -13,11 +13,12 @@ from markupsafe import Markup
 from core.charts import chart_scripts
 from core.documents import JsonObject
 from core.errors import NotReadyError
-from core.files import read_json, write_json
+from core.files import read_json, write_json, write_text
 from core.hours import DAY_HOURS, Hour
 from core.page_table import Cell, Column, Row, Table
-from core.page_template import INTERACTIVE, words, write_page
+from core.page_template import INTERACTIVE, render_page, words, write_page
 from core.settings import Settings
+from events.forgotten import ForgottenList
 from events.ids import log_ids
 from feature_repo.retrieval import ClockFeatures
 from feature_repo.segments import EVERYBODY, segment_clocks
@@ -37,8 +38,9 @@ SCRIPT = Markup("<script>{}</script>").format(Markup((FOLDER / "clock.js").read_
 INDEX = """
 <section><p><label>Find a user by the id in the log: <input id="user" type="search" list="users" autocomplete="off"></label>
 <datalist id="users">{% for name in names %}<option value="{{ name }}"></option>{% endfor %}</datalist></p>
-<p aria-live="polite">Any other user's clock is drawn by
-<code>clock features page <span id="asked">USER</span> --source {{ source }}</code>, with the id as it stands in the log.</p>
+<p><a href="{{ lookup }}" target="_blank" rel="noopener">The clock of any other user</a> is drawn for people who are logged in at
+Airflow and whose role may see it. In a shell
+<code aria-live="polite">clock features page <span id="asked">USER</span> --source {{ source }}</code> does.</p>
 {{ table }}</section>
 <script>
 "use strict";
@@ -72,12 +74,8 @@ class DrawnClock:
 def write_clock_page(features: ClockFeatures, user: int | None, moment: str | None = None) -> Path:
     """Draw the clock of a user, or of everybody, as the online store holds it, and list it among the others.
 
-    The page calls the user as the source's log does. A user's clock is compared with everybody's, and each with its own past.
-
     Args:
-        features: of the source.
-        user: the platform's number of the user; None for the population.
-        moment: local time HH:MM at which the hand stands first; None: the middle of the busiest slot of the day.
+        features, user, moment: as of ``render_clock_page``.
 
     Returns:
         The page's path.
@@ -85,10 +83,45 @@ def write_clock_page(features: ClockFeatures, user: int | None, moment: str | No
     Raises:
         NotReadyError: there are no clocks, or the user has none.
     """
+    settings = features.settings
+    path = settings.reports_dir / "clocks" / f"{EVERYONE if user is None else user}.html"
+    html, drawn = render_clock_page(features, user, moment, reports="..")
+    write_text(path, html)
+    write_json(path.with_suffix(".json"), asdict(drawn))
+    _write_list(path.parent, settings)
+    if user is not None and ForgottenList(features.events.root).matcher().has(drawn.user):  # while the page was drawn
+        remove_clock_pages(settings, [user])
+        raise _no_events(features, f"User {drawn.user}", Hour.parse(drawn.as_of))
+    return path
+
+
+def render_clock_page(
+    features: ClockFeatures, user: int | None, moment: str | None = None, *, reports: str | None = None
+) -> tuple[str, DrawnClock]:
+    """A page with the clock of a user, or of everybody, as the online store holds it.
+
+    The page calls the user as the source's log does. A user's clock is compared with everybody's, and each with its own past.
+
+    Args:
+        features: of the source.
+        user: the platform's number of the user; None for the population.
+        moment: local time HH:MM at which the hand stands first; None: the middle of the busiest slot of the day.
+        reports: address of the reports, for links to them; None: no links.
+
+    Returns:
+        The page as HTML, and what the list of pages knows of it.
+
+    Raises:
+        NotReadyError: there are no clocks, or the user has none, as one who was forgotten.
+    """
     from training.time_modules.matched import SLOTS_PRIOR  # with torch, which other commands of this group do without
 
     at = features.clock.require_state().as_of
     name = "" if user is None else log_ids(features.events.root, "user", [user])[user]
+    if user is not None and ForgottenList(features.events.root).matcher().has(
+        name
+    ):  # also while the removal is under way
+        raise _no_events(features, f"User {name}", at)
     everybody = _slots(features, features.population(at))
     slots = everybody if user is None else _slots(features, features.get_clock([user], at))
     if not slots:
@@ -103,11 +136,11 @@ def write_clock_page(features: ClockFeatures, user: int | None, moment: str | No
     champion = None if user is None else champion_scores(features, user, at)
     items = champion.items if champion else []
     settings = features.settings
-    path = settings.reports_dir / "clocks" / f"{EVERYONE if user is None else user}.html"
-    write_page(
-        path, f"Interest clock of user {name}" if name else "Interest clock of everybody",
+    html = render_page(
+        f"Interest clock of user {name}" if name else "Interest clock of everybody",
         (FOLDER / "clock.html").read_text(encoding="utf-8"), style=(FOLDER / "clock.css").read_text(encoding="utf-8") + tone_style(),
-        scripts=(INTERACTIVE, SCRIPT, chart_scripts(settings.var)), home="../index.html", page=page, as_of=at,
+        scripts=(INTERACTIVE, SCRIPT, chart_scripts(settings.var)), home=f"{reports}/index.html" if reports else None,
+        clocks=f"{reports}/clocks" if reports else None, page=page, as_of=at,
         window_days=settings.window_days, everyone=user is None,
         data=asdict(clock_data(days, page, config, SLOTS_PRIOR, items)),
         champion=champion, items=items_table(items, moment) if items else None,
@@ -120,9 +153,7 @@ def write_clock_page(features: ClockFeatures, user: int | None, moment: str | No
         segment_charts=_leaders(days, config, segments) if len(segments) > 1 else [],
         history_from=features.clock.require_state().history_from,
     )  # fmt: skip
-    write_json(path.with_suffix(".json"), asdict(DrawnClock(name, page.events, at.key)))
-    _write_list(path.parent, settings.source)
-    return path
+    return html, DrawnClock(name, page.events, at.key)
 
 
 def _slots(features: ClockFeatures, rows: pa.Table) -> list[ClockSlot]:
@@ -176,7 +207,7 @@ def _leaders(days: Sequence[DayClock], config: RankerConfig, clocks: Sequence[Ot
     ]
 
 
-def _write_list(folder: Path, source: str) -> None:
+def _write_list(folder: Path, settings: Settings) -> None:
     """The list of the clocks that were drawn, with a search by the log's id."""
     drawn = {path: DrawnClock(**read_json(path)) for path in sorted(folder.glob("*.json"))}
     users = sorted((clock.user, path) for path, clock in drawn.items() if clock.user)
@@ -188,7 +219,8 @@ def _write_list(folder: Path, source: str) -> None:
     table = Table([Column("clock of"), Column("events"), Column("as of (UTC)")], rows)
     write_page(
         folder / "index.html", "Interest clocks", INDEX,
-        home="../index.html", names=[user for user, _ in users], table=table, source=source,
+        home="../index.html", names=[user for user, _ in users], table=table, source=settings.source,
+        lookup=settings.clock_lookup_url,
     )  # fmt: skip
 
 
@@ -199,7 +231,7 @@ def remove_clock_pages(settings: Settings, users: Iterable[int]) -> int:
     for page in pages:
         page.with_suffix(".json").unlink(missing_ok=True)
     if pages:
-        _write_list(folder, settings.source)
+        _write_list(folder, settings)
     for page in pages:  # last: an interrupted removal finds them again
         page.unlink()
     return len(pages)

@@ -16,7 +16,8 @@ from evaluation.prediction_table import as_predictions
 from events.store import EventStore
 from training.trainer import prediction_file, read_predictions
 
-SHOWN_DAYS = 60
+SHOWN_DAYS = 42
+"""Six weeks: with six variants the model's page takes 1.2 MB."""
 MOST_PREDICTIONS = 3_000_000
 """Predictions that are read for one page: of a longer history the newest days come first, and the others with later pages."""
 

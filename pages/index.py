@@ -12,7 +12,7 @@ from markupsafe import Markup
 from core.files import read_json
 from core.hours import Hour
 from core.page_table import Cell, Column, Row, Table
-from core.page_template import words, write_page
+from core.page_template import LIVE_BEGIN, LIVE_END, words, write_page
 from core.settings import Settings
 from pages.home import Freshness, count, look, read_decisions
 
@@ -69,8 +69,8 @@ def write_index(settings: Settings) -> str:
     page = look(settings, Hour.of(now))
     write_page(
         path, "Interest Clock", TEMPLATE.read_text(encoding="utf-8"), style=STYLE, source=settings.source, page=page,
-        written=f"{now:%Y-%m-%dT%H:%MZ}", scripts=(AGE,),
-        freshness=freshness_table(page.freshness), groups=list(_groups(settings.reports_dir)), interfaces=interfaces(settings),
+        written=f"{now:%Y-%m-%dT%H:%MZ}", scripts=(AGE,), live=(LIVE_BEGIN, settings.live_reports_url, LIVE_END),
+        freshness=freshness_table(page.freshness), groups=list(_groups(settings)), interfaces=interfaces(settings),
     )  # fmt: skip
     return str(path)
 
@@ -94,13 +94,14 @@ def freshness_table(rows: list[Freshness]) -> Table:
     )
 
 
-def _groups(root: Path) -> Iterator[LinkGroup]:
+def _groups(settings: Settings) -> Iterator[LinkGroup]:
+    root = settings.reports_dir
     yield _models(root)
     if (root / "loop.html").exists():
         yield LinkGroup("Closed loop", [Link("offline gain, online gain, truth", "loop.html")])
     if (root / "ab" / "index.html").exists():
         yield _experiments(root)
-    yield _clocks(root)
+    yield _clocks(root, settings.clock_lookup_url)
     drift = [
         Link(path.stem, f"drift/{path.stem}.html", count(len(read_json(path)["drifted"]), "column") + " drifted")
         for path in sorted((root / "drift").glob("*.json"), reverse=True)[:FOLDED]
@@ -131,14 +132,16 @@ def _experiments(root: Path) -> LinkGroup:
     return LinkGroup("Experiments", newest, earlier)
 
 
-def _clocks(root: Path) -> LinkGroup:
+def _clocks(root: Path, lookup: str) -> LinkGroup:
     folder = root / "clocks"
     if not (folder / "index.html").exists():
         return LinkGroup("Interest clocks", [])
     users = [(path, str(read_json(path)["user"])) for path in sorted(folder.glob("*.json"))]
     links = [Link(f"user {user}", f"clocks/{path.stem}.html") for path, user in users if user][:SHOWN]
     everybody = [Link("everybody", f"clocks/{path.stem}.html") for path, user in users if not user]
-    return LinkGroup("Interest clocks", [Link("all clocks, by the log's id", "clocks/index.html"), *everybody, *links])
+    anybody = Link("any user", lookup, "drawn by Airflow's server for those who may see it")
+    drawn = Link("all clocks that were drawn, by the log's id", "clocks/index.html")
+    return LinkGroup("Interest clocks", [drawn, *everybody, *links, anybody])
 
 
 def interfaces(settings: Settings) -> list[tuple[str, str]]:

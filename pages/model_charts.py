@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from math import isfinite
 from typing import TYPE_CHECKING, Any
 
 from core.charts import BAD, GOOD, INK, LINE, SERIES, SOFT, Chart
@@ -23,6 +24,8 @@ KINDS = {
 }
 """Kind of a mark → shape and color."""
 HEIGHT = 230
+DIGITS = 5
+"""Of figures that the page holds by the hundred, after the point: tables show four."""
 LEGEND_COLUMNS = 2
 """Of a legend with every variant, which has to fit a narrow screen."""
 
@@ -113,6 +116,43 @@ def by_hour(figures: Sequence[Figure], metric: str, title: str) -> Chart | None:
     )
 
 
+def hour_by_hour(hourly: Mapping[str, tuple[float, float]], reference: str) -> Chart | None:
+    """AUC of a candidate and what it is compared with in every hour compared, for a page without scripts; None without hours.
+
+    Args:
+        hourly: key of an hour → AUC of the candidate, of the reference; NaN where all labels were alike.
+        reference: name of what it is compared with.
+    """
+    import altair as alt
+
+    sides = ("candidate", reference)
+    points = [
+        {"side": side, "hour": f"{hour}:00:00Z", "auc": value}
+        for hour, pair in hourly.items()
+        for side, value in zip(sides, pair, strict=True)
+        if isfinite(value)
+    ]
+    if not points:
+        return None
+    drawing = (
+        alt.Chart(alt.Data(values=points))
+        .mark_line(point=alt.OverlayMarkDef(size=40))
+        .encode(
+            x=alt.X(
+                "hour:T", title="UTC", scale=alt.Scale(type="utc"), axis=alt.Axis(format="%m-%d %H:%M", labelOverlap=True, tickCount=5)
+            ),
+            y=alt.Y("auc:Q", title="AUC", scale=alt.Scale(zero=False)), color=alt.Color("side:N", title=None, scale=_colors(sides)),
+            strokeDash=alt.StrokeDash("side:N", title=None, scale=alt.Scale(domain=list(sides), range=[[1, 0], [5, 3]])),
+        )
+        .properties(width="container", height=HEIGHT)
+    )  # fmt: skip
+    return Chart(
+        drawing,
+        f"AUC of candidate and {reference} in every hour compared; the figures are in the table beside it.",
+        still=True,
+    )
+
+
 def calibration(bins: Sequence[CalibrationBin]) -> Chart | None:
     """Predicted against observed shares in bins of equal numbers; None without predictions."""
     import altair as alt
@@ -160,7 +200,10 @@ def daily(figures: Sequence[DayFigure], moves: Sequence[str], title: str) -> Cha
     if not figures:
         return None
     points = [
-        {"variant": words(f.variant), "day": f"{f.day}T00:00:00Z", "value": f.value, "low": f.low, "high": f.high, "samples": f.samples}
+        {
+            "variant": words(f.variant), "day": f"{f.day}T00:00:00Z", "samples": f.samples,
+            **{name: round(bound, DIGITS) for name, bound in (("value", f.value), ("low", f.low), ("high", f.high))},
+        }
         for f in figures
     ]  # fmt: skip
     variants = list(dict.fromkeys(words(f.variant) for f in figures))
@@ -168,7 +211,7 @@ def daily(figures: Sequence[DayFigure], moves: Sequence[str], title: str) -> Cha
     pick = alt.selection_point(fields=["variant"], bind="legend")
     value = alt.Y("value:Q", title=title, scale=alt.Scale(zero=False))
     days = alt.Axis(format="%m-%d", tickCount="day", labelOverlap=True)
-    base = alt.Chart(alt.Data(values=points)).encode(
+    base = alt.Chart().encode(
         x=alt.X("day:T", title=None, scale=alt.Scale(type="utc"), axis=days),
         color=alt.Color(
             "variant:N", title=None, scale=_colors(variants), legend=alt.Legend(columns=LEGEND_COLUMNS, symbolOpacity=1)
@@ -191,7 +234,9 @@ def daily(figures: Sequence[DayFigure], moves: Sequence[str], title: str) -> Cha
         layers.insert(
             0, rule.encode(x="at:T", tooltip=alt.Tooltip("at:T", title="the champion moved", format="%Y-%m-%d %H:%M"))
         )
-    drawing = alt.layer(*layers).add_params(pick).properties(width="container", height=HEIGHT)
+    drawing = (
+        alt.layer(*layers, data=alt.Data(values=points)).add_params(pick).properties(width="container", height=HEIGHT)
+    )
     return Chart(
         drawing,
         f"{title} of every variant a day with 95 % intervals; vertical lines: the champion moved. The figures are in the table below.",

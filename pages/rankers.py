@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from math import isfinite
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from core.charts import chart_scripts
 from core.documents import JsonObject
 from core.files import read_json
 from core.hours import Hour
 from core.page_table import Cell, Column, Row, Table
-from core.page_template import INTERACTIVE, svg, write_page
+from core.page_template import INTERACTIVE, UNKNOWN, number, write_page
 from core.settings import Settings
 from evaluation.gate import GateCheck, GateDecision
 from evaluation.metrics import JUDGED
@@ -33,20 +34,17 @@ from pages.model_history import (
 from pages.model_tables import calibration_table, days_table, hours_table, overall_table, slices_table
 from pages.model_versions import versions_table
 
-if TYPE_CHECKING:
-    from markupsafe import Markup
-
 GATE = """
 <section class="banner {{ tone }}"><p class="lead"><strong>{{ decision.verdict|words }}</strong>:
 {{ decision.reason }}</p></section>
 <section><h2>Checks</h2>{% if checks %}{{ checks }}{% else %}<p>No check was made yet.</p>{% endif %}
 {% if slices %}<details><summary>Slices that passed: {{ slices.rows|length }}</summary>{{ slices }}</details>{% endif %}
 {% if checks %}<p class="soft">
-Differences are candidate minus {{ "champion" if decision.champion else "popularity" }}. {{ how }}</p>{% endif %}</section>
+Differences are candidate minus {{ reference }}. {{ how }}</p>{% endif %}</section>
 {% if figures %}<section><h2>Figures</h2>{{ figures }}
 <p class="soft">UAUC compares scores of different hours, so it falls where a ranker learns from the user's own past; session AUC
 compares only what was shown together. The policy says which of them are checked.</p></section>{% endif %}
-{% if hourly %}<section><h2>Hour by hour</h2>{{ hourly }}</section>{% endif %}
+{% if hourly_chart %}<section><h2>Hour by hour</h2><div class="pair">{{ hourly_chart }}<div>{{ hourly }}</div></div></section>{% endif %}
 <section><h2>Versions</h2><p>Candidate: {{ decision.candidate.variant }}, version {{ decision.candidate.version }}, trained until
 {{ decision.candidate.trained_until }}.<br>Champion: {% if decision.champion %}{{ decision.champion.variant }}, version
 {{ decision.champion.version }}, trained until {{ decision.champion.trained_until }}
@@ -67,10 +65,15 @@ def write_gate_page(path: Path, hour: Hour, decision: GateDecision) -> Path:
     """The page of a decision: verdict, differences, hours, checks."""
     write_page(
         path, f"Gate at {hour} UTC", GATE, style=STYLE, home="../index.html", decision=decision,
-        tone=TONES.get(decision.verdict, ""), figures=_figures(decision),
-        hourly=_hourly(decision.hourly) if decision.hourly else None, how=HOW, **_tables(decision.checks),
+        tone=TONES.get(decision.verdict, ""), figures=_figures(decision), reference=_reference(decision), how=HOW,
+        **_hourly(decision.hourly, _reference(decision)), **_tables(decision.checks),
     )  # fmt: skip
     return path
+
+
+def _reference(decision: GateDecision) -> str:
+    """What the candidate was compared with."""
+    return "champion" if decision.champion else "popularity"
 
 
 def _tables(checks: Sequence[GateCheck]) -> dict[str, Any]:
@@ -130,8 +133,13 @@ def _figures(decision: GateDecision) -> Table | None:
     figures = decision.figures
     if figures is None:
         return None
-    rival = "champion" if decision.champion else "popularity"
-    columns = [Column("metric"), Column("candidate"), Column(rival), Column("difference"), Column("interval")]
+    columns = [
+        Column("metric"),
+        Column("candidate"),
+        Column(_reference(decision)),
+        Column("difference"),
+        Column("interval"),
+    ]
     rows = []
     for metric, title in JUDGED.items():
         difference = figures.difference(metric)
@@ -184,17 +192,14 @@ def _drift(days: Sequence[JsonObject]) -> Table | None:
     return Table(columns, rows) if rows else None
 
 
-def _hourly(hourly: dict[str, tuple[float, float]]) -> Markup:
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(8, 2.6))
-    for at, name in enumerate(("candidate", "champion")):
-        axes.plot(range(len(hourly)), [pair[at] for pair in hourly.values()], marker="o", ms=3, label=name)
-    axes.set_xticks(range(len(hourly)), [h[5:] for h in hourly], rotation=60, fontsize=7)
-    axes.set_ylabel("AUC")
-    axes.legend(frameon=False, fontsize=8)
-    axes.spines[["top", "right"]].set_visible(False)
-    return svg(figure, "AUC of candidate and champion in every hour compared")
+def _hourly(hourly: Mapping[str, tuple[float, float]], reference: str) -> dict[str, Any]:
+    """AUCs of every hour compared as a chart and as a table, the newest hour first, under the template's names for them."""
+    columns = [Column("hour (UTC)"), Column("candidate"), Column(reference), Column("difference")]
+    rows = [
+        Row([hour, number(candidate), number(other), f"{candidate - other:+.4f}" if isfinite(candidate - other) else UNKNOWN])
+        for hour, (candidate, other) in reversed([*hourly.items()])
+    ]  # fmt: skip
+    return {"hourly_chart": model_charts.hour_by_hour(hourly, reference), "hourly": Table(columns, rows)}
 
 
 def _daily(settings: Settings, moves: Sequence[Move]) -> dict[str, Any]:

@@ -38,7 +38,7 @@ MOST_VALUES = 100
 
 @log_context(day="day")
 def report_drift(settings: Settings, day: date) -> Drift:
-    """Evidently's drift report of a day: features, labels and the champion's predictions.
+    """Drift of a day by Evidently's tests: features, labels and the champion's predictions.
 
     The reference is the last week that the champion was trained on, or, without a champion, the week before
     the day. A day that is not over is compared with the same UTC hours of day. More drift than the policy allows raises
@@ -47,9 +47,10 @@ def report_drift(settings: Settings, day: date) -> Drift:
     Raises:
         NotReadyError: too few events on either side.
     """
-    from evaluation.drift import drift_report, like_hours
+    from evaluation.drift import compare_days, like_hours
     from evaluation.gate import load_policy
     from model_registry.store import open_registry
+    from pages.drift import write_drift_page
     from pipeline.promotion import own_policy
 
     store = EventStore(settings.events_dir)
@@ -66,16 +67,19 @@ def report_drift(settings: Settings, day: date) -> Drift:
     before = _frame(settings, store, before_hours, variant)
     folder = settings.reports_dir / "drift"
     categories, numbers = _attributes_compared(store, current, before)
-    drift = drift_report(
+    comparison = compare_days(
         str(day), current, before, categorical=[*store.facets, *categories, "finish"],
         numerical=[*_numbers(current, before), *numbers],
         html=folder / f"{day}.html", hour="local_hour", seed=settings.seed,
     )  # fmt: skip
+    drift, limit = comparison.drift, load_policy(own_policy(settings)).max_drift_share
+    write_drift_page(
+        comparison, f"the same hours of day from {before_hours[0]} to {before_hours[-1]} UTC", limit, settings.var
+    )
     write_json(folder / f"{day}.json", asdict(drift))
     log.info(
         "drift of %s: %d of %d columns (%s)", day, len(drift.drifted), drift.columns, ", ".join(drift.drifted) or "none"
     )
-    limit = load_policy(own_policy(settings)).max_drift_share
     if drift.share > limit:
         send_alert(settings, f"{drift.share:.0%} of the columns drifted on {day}", columns=drift.drifted, limit=limit)
     return drift

@@ -3,8 +3,8 @@
 An experiment whose file names ``models`` takes part in serving. With a small layer and ``automatic_stop`` it is a canary:
 once it is stopped, the champion ranks for its users again, and nobody is exposed any more.
 
-The control of a holdout meets no other experiment: the model that the holdout names for it ranks for it, else the champion. Everybody
-else meets the holdout beside the experiment that decides.
+The control of a holdout meets no experiment that runs at some time of the holdout, on none of that experiment's days: the model that
+the holdout names for it ranks for it, else the champion. Everybody else meets the holdout beside the experiment that decides.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from ab_analysis.assignment import assign_users, check_layers
+from ab_analysis.assignment import assign_users, check_layers, run_together
 from ab_analysis.experiment import NAME, Experiment, find_experiments, load_experiment
 from core.errors import ConfigError
 from core.files import read_json, write_json
@@ -44,11 +44,18 @@ class Route:
 
 
 class Routes:
-    """The experiments that name models and are not stopped, and holdouts; the first that includes a user decides."""
+    """The experiments that name models and are not stopped, and holdouts; the first that includes a user decides.
 
-    def __init__(self, experiments: Sequence[Experiment] = ()) -> None:
+    Args:
+        experiments: that are not stopped.
+        stopped_holdouts: to which nobody is exposed any more; whom they held out stays out of what ran beside them.
+    """
+
+    def __init__(self, experiments: Sequence[Experiment] = (), stopped_holdouts: Sequence[Experiment] = ()) -> None:
         self.experiments = tuple(e for e in experiments if not e.holdout)
         self.holdouts = tuple(e for e in experiments if e.holdout)
+        every = (*self.holdouts, *stopped_holdouts)
+        self._keeping_out = {e.name: [h for h in every if run_together(e, h)] for e in self.experiments}
 
     @property
     def models(self) -> set[str]:
@@ -58,14 +65,15 @@ class Routes:
     def of(self, user_keys: Sequence[str], at: datetime) -> list[Route]:
         """The route of each user at a point in time."""
         routes = [Route(CHAMPION)] * len(user_keys)
-        holdouts = [holdout for holdout in self.holdouts if _runs(holdout, at)]
         for experiment in reversed(self.experiments):
             if _runs(experiment, at):
                 routes = [
                     route if variant is None else Route(experiment.models[variant], experiment.name, variant)
-                    for route, variant in zip(routes, assign_users(experiment, user_keys, holdouts), strict=True)
+                    for route, variant in zip(
+                        routes, assign_users(experiment, user_keys, self._keeping_out[experiment.name]), strict=True
+                    )
                 ]
-        for holdout in holdouts:
+        for holdout in (h for h in self.holdouts if _runs(h, at)):
             routes = [
                 _beside(route, holdout, variant)
                 for route, variant in zip(routes, assign_users(holdout, user_keys), strict=True)
@@ -91,16 +99,21 @@ def load_routes(settings: Settings) -> tuple[Routes, dict[str, str]]:
         The routes, and the problems of experiment files that are left out (name → reason).
     """
     experiments: list[Experiment] = []
+    stopped_holdouts: list[Experiment] = []
     problems: dict[str, str] = {}
     for name, path in find_experiments(settings.experiments_dir).items():
         try:
             experiment = load_experiment(path)
-            if (experiment.models or experiment.holdout) and not stopped(settings, experiment.name):
+            if not (experiment.models or experiment.holdout):
+                continue
+            if not stopped(settings, experiment.name):
                 check_layers([*experiments, experiment])
                 experiments.append(experiment)
+            elif experiment.holdout:
+                stopped_holdouts.append(experiment)
         except ConfigError as error:
             problems[f"experiment {name}"] = str(error)
-    return Routes(experiments), problems
+    return Routes(experiments, stopped_holdouts), problems
 
 
 def stop_experiment(settings: Settings, name: str, reason: str, **details: Any) -> bool:

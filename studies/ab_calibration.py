@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import Any, TypedDict
 
 import numpy as np
 import pyarrow as pa
@@ -24,13 +24,10 @@ from ab_analysis.moments import Cells, Moments
 from ab_analysis.quantiles import Quantile, compare_quantiles
 from ab_analysis.stopping import interval_multiplier
 from core.engine import engine
-from core.page_template import svg
 from core.settings import Settings
 from core.sql_engine import Engine
+from studies.charts import steps
 from studies.study import Section, Study
-
-if TYPE_CHECKING:
-    from markupsafe import Markup
 
 ALPHA = 0.05
 COLUMNS = ("y", "x", "new", "events", "events_x", "kept")
@@ -484,7 +481,12 @@ def sections(
                 for name, result in looks.items()
                 for rule, c in result["false_alarms"].items()
             ),
-            _limits_plot(next(iter(looks.values()))["limits"]),
+            [
+                steps(
+                    next(iter(looks.values()))["limits"], "day of the look", "limit for |z|",
+                    "Limits for the standardized difference by day and stopping rule",
+                )
+            ],
         ),
         Section(
             "On the simulated app",
@@ -497,17 +499,3 @@ def sections(
             ),
         ),
     ]  # fmt: skip
-
-
-def _limits_plot(limits: dict[str, list[float | None]]) -> Markup:
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(7, 2.8))
-    for rule, values in limits.items():
-        points = [(d, v) for d, v in enumerate(values, 1) if v is not None]
-        axes.plot([d for d, _ in points], [v for _, v in points], marker="o", ms=3, label=rule.replace("_", " "))
-    axes.set_xlabel("day of the look")
-    axes.set_ylabel("limit for |z|")
-    axes.legend(frameon=False, fontsize=8)
-    axes.spines[["top", "right"]].set_visible(False)
-    return svg(figure, "Limits for the standardized difference by day and stopping rule")

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from core.hours import DAY_HOURS
+from core.page_template import words
 from evaluation.metrics import METRICS
 from evaluation.predictions import Predictions
 from studies.calibration import CALIBRATIONS
@@ -15,7 +16,7 @@ from studies.log import Changes
 from studies.paired import SHOWN, Figure, Panel, as_json, over_seeds
 from studies.replay import Run
 from studies.study import Section, Study
-from studies.tables import join_names, words
+from studies.tables import join_names
 
 STATISTICS: Changes = {"target_statistics": True}
 PENALTY: Changes = {"embedding_penalty": 0.1}

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from core.page_template import words
 from evaluation.metrics import JUDGED
+from studies.charts import forest
 from studies.lab import Lab
 from studies.log import Changes
 from studies.paired import COMPARED, COMPARED_TITLES, SHOWN, Figure, Panel, as_json
 from studies.replay import Run
 from studies.study import Section, Study
-from studies.tables import forest, join_names, words
+from studies.tables import join_names
 
 BASELINES: dict[str, Changes] = {
     "MLP": {"cross_layers": 0},
@@ -48,8 +50,8 @@ def run(lab: Lab) -> tuple[str, str]:
         )
         columns = ("ranker", "", *(f"with {words(v)}" for v in ARMED), *(f"gain of {g}" for g in gains))
         sides = {f"AUC, gain of {what}": {b: gain["auc"] for b, gain in by.items()} for what, by in gains.items()}
-        plot = forest(sides, f"{log.title}: gain in AUC by ranker, with 95 % intervals")
-        sections.append(Section(log.title, TEXT, columns, rows, plot))
+        charts = forest(sides, f"{log.title}: gain in AUC by ranker, with 95 % intervals")
+        sections.append(Section(log.title, TEXT, columns, rows, charts))
     study = Study(lab.settings, "baselines", lab.source)
     conclusion = " ".join(sentences)
     results = {"logs": {t: as_json(f) for t, f in figures.items()}}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from core.page_template import words
 from events.schema import Owner
 from studies.columns import ITEM, PROFILE_PART, USER, named_keys
 from studies.lab import Lab
@@ -11,7 +12,7 @@ from studies.log import Log
 from studies.paired import SHOWN, Figure, Panel, as_json
 from studies.replay import Run
 from studies.study import Study
-from studies.tables import against_base, join_names, words
+from studies.tables import against_base, join_names
 
 MODULE = "matched_clock"
 ALL = "all features"

@@ -22,6 +22,7 @@ from core.engine import DuckEngine
 from core.errors import ConfigError
 from core.files import replaced_directory, write_parquet
 from core.hours import Hour, hour_range
+from core.page_template import words
 from evaluation.predictions import Predictions
 from feature_repo.behavior_state import select_behaviors
 from feature_repo.executor import Executor
@@ -31,7 +32,7 @@ from studies.log import Log, evaluated_from, hours_of
 from studies.paired import Figure, Panel, as_json
 from studies.replay import Learner, Run, progressive_scores
 from studies.study import Section, Study
-from studies.tables import BASE, words
+from studies.tables import BASE
 from training.batch import HourKeys, SampleTables
 from training.ranker import Ranker
 from training.tensors import hour_keys

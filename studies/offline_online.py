@@ -8,19 +8,16 @@ compared by Kendall's τ.
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy.stats import kendalltau
 
 from closed_loop.worlds import FrozenModelWorld
-from core.page_template import svg
+from core.charts import Chart
+from core.page_template import words
 from core.settings import Settings
+from studies.charts import dots
 from studies.study import Section, Study
-from studies.tables import words
-
-if TYPE_CHECKING:
-    from markupsafe import Markup
 
 VARIANTS = ("none", "hour_embedding", "naive_clock", "adaptive_clock", "gaussian_clock", "matched_clock")
 OFFLINE, ONLINE = ("auc", "uauc"), ("active_days", "duration_hours")
@@ -81,7 +78,7 @@ def _report(study: Study, outcomes: list[dict[str, dict[str, float]]]) -> tuple[
     )
     sections = [
         Section("Rankers", "Means over the worlds; online effects are against none, all users under each ranker.",
-                ("ranker", "AUC", "UAUC", "active days", "duration"), rows, _plot(outcomes)),
+                ("ranker", "AUC", "UAUC", "active days", "duration"), rows, [_chart(outcomes)]),
         Section("Orders", "Kendall's τ of the offline with the online order: mean, and each world.",
                 ("offline", "online", "mean", "worlds"), orders),
     ]  # fmt: skip
@@ -90,16 +87,9 @@ def _report(study: Study, outcomes: list[dict[str, dict[str, float]]]) -> tuple[
     return conclusion, str(page)
 
 
-def _plot(results: list[dict[str, dict[str, float]]]) -> Markup:
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(7, 4))
-    for v in VARIANTS:
-        axes.plot([w[v]["auc"] for w in results], [w[v]["duration_hours"] * 100 for w in results], "o", label=words(v))
-    axes.set_xlabel("progressive AUC")
-    axes.set_ylabel("effect on duration against none, %")
-    axes.legend(frameon=False, fontsize="small")
-    axes.spines[["top", "right"]].set_visible(False)
-    return svg(
-        figure, "Offline AUC and online duration of each ranker in each world", "One dot is a ranker in a world."
-    )
+def _chart(results: list[dict[str, dict[str, float]]]) -> Chart:
+    return dots(
+        {v: [(world[v]["auc"], world[v]["duration_hours"] * 100) for world in results] for v in VARIANTS},
+        "progressive AUC", "effect on duration against none, %", "Offline AUC and online duration of each ranker in each world",
+        "One dot is a ranker in a world.",
+    )  # fmt: skip

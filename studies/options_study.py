@@ -6,12 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from core.documents import JsonObject
+from core.page_template import words
 from studies.lab import Lab
 from studies.log import Changes, Log
 from studies.paired import SHOWN, Panel, as_json
 from studies.replay import Run
 from studies.study import Section, Study
-from studies.tables import against_base, verdict, words
+from studies.tables import against_base, verdict
 
 
 class Supplement(NamedTuple):

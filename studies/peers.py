@@ -6,15 +6,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from core.documents import JsonObject
+from core.page_template import words
 from evaluation.metrics import JUDGED
 from studies.base import STRONGER
+from studies.charts import forest
 from studies.lab import Lab, ScoringRun
 from studies.paired import SHOWN, Figure, Panel, as_json
 from studies.peer_models import require_libraries
 from studies.peer_runs import PEERS, PeerRun
 from studies.replay import Run
 from studies.study import Section, Study
-from studies.tables import forest, words
 
 METRICS_OF_PEERS = (*SHOWN, "logloss")
 TITLES = {**JUDGED, "logloss": "log-loss"}

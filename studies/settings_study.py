@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from core.page_template import words
 from evaluation.metrics import METRICS
 from studies.lab import Lab
 from studies.paired import SHOWN, Panel, as_json, over_seeds
 from studies.replay import Run
 from studies.study import Study
-from studies.tables import against_base, verdict, words
+from studies.tables import against_base, verdict
 
 
 def compare_settings(

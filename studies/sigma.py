@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
+from studies.charts import curves
 from studies.lab import Lab
 from studies.log import Changes
 from studies.paired import SHOWN, Figure, Panel, as_json
 from studies.replay import Run
 from studies.study import Section, Study
-from studies.tables import against_base, curves, verdict
+from studies.tables import against_base, verdict
 
 SIGMAS = (0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 6.0)
 FEWEST = 5
@@ -45,13 +46,13 @@ def run(lab: Lab) -> tuple[str, str]:
             k: [(s, g[f"σ = {s:g} h"]) if s != 1 else (s, Figure(0, (0, 0), 0)) for s in SIGMAS]
             for k, g in by_segment.items()
         }
-        plot = curves(
+        chart = curves(
             lines, "σ, hours", "AUC less that of σ = 1 h", f"{log.title}: AUC by σ and kind of user", log=True
         )
         rows = tuple((n, *(by_segment[k][n].signed for k in by_segment)) for n in runs if n != PAPER)
         text = "AUC less that of σ = 1 h. Users are split by what they did before the evaluated time: how many samples they \
 have, and how regular their hours are (entropy of the local hour), each at the terciles. Intervals are of one comparison each."
-        sections.append(Section(f"{log.title}, by kind of user", text, ("", *by_segment), rows, plot))
+        sections.append(Section(f"{log.title}, by kind of user", text, ("", *by_segment), rows, [chart]))
     study = Study(lab.settings, "sigma", lab.source)
     conclusion = " ".join(sentences)
     page = study.write(

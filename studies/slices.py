@@ -6,12 +6,13 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
+from core.page_template import words
 from studies.lab import Lab
 from studies.log import Log
 from studies.paired import Figure, Panel, as_json
 from studies.replay import Run
 from studies.study import Section, Study
-from studies.tables import join_names, words
+from studies.tables import join_names
 
 SHOWN = ("none", "hour_embedding", "naive_clock", "gaussian_clock", "matched_clock")
 PAPER, OURS = "gaussian_clock", "matched_clock"

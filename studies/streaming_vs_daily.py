@@ -6,12 +6,14 @@ later, although it is fresher. The difference between the two, on the same sampl
 
 from __future__ import annotations
 
+from core.page_template import words
 from evaluation.metrics import auc
+from studies.charts import curves
 from studies.lab import Lab
 from studies.paired import SHOWN, Figure, Panel, as_json, over_seeds
 from studies.replay import AGES, Mode, Run
 from studies.study import Section, Study
-from studies.tables import curves, join_names, words
+from studies.tables import join_names
 
 VARIANTS = ("none", "hour_embedding", "cyclic", "gaussian_clock", "matched_clock")
 MODES: tuple[Mode, ...] = ("streaming", "daily", "ages")
@@ -55,13 +57,11 @@ def run(lab: Lab) -> tuple[str, str]:
         )
         text = "Hour by hour: test on an hour, then train on it. Day by day: test on a UTC day, then train on it shuffled. \
 The last column is above 0 where a ranker is better on the hour of day that it was last trained on, a day ago, than on the opposite one."
-        plot = curves(aged, "hours since the ranker's last sample", "AUC", f"{log.title}: AUC as the ranker ages")
-        sections.append(Section(log.title, text, columns, rows, plot))
-        plot_by_hour = curves(
-            hours, "local hour of the sample", "AUC less that of none", f"{log.title}: gain by local hour"
-        )
+        chart = curves(aged, "hours since the ranker's last sample", "AUC", f"{log.title}: AUC as the ranker ages")
+        sections.append(Section(log.title, text, columns, rows, [chart]))
+        by_hour = curves(hours, "local hour of the sample", "AUC less that of none", f"{log.title}: gain by local hour")
         sections.append(
-            Section(f"{log.title}, by local hour", "Hour by hour, in blocks of three hours.", plot=plot_by_hour)
+            Section(f"{log.title}, by local hour", "Hour by hour, in blocks of three hours.", charts=[by_hour])
         )
     study = Study(lab.settings, "streaming_vs_daily", lab.source)
     conclusion = " ".join(sentences)

@@ -4,25 +4,23 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from core.charts import Chart, chart_scripts
 from core.files import digest_json, read_json, write_json
 from core.page_table import Column, Row, Table
 from core.page_template import write_page
 from core.release import platform_version
 from core.settings import Settings
 
-if TYPE_CHECKING:
-    from markupsafe import Markup
-
 log = logging.getLogger("studies")
 
 PAGE = """
 <section class="banner open"><p class="lead"><strong>{{ conclusion }}</strong></p></section>
-{% for s in sections %}<section><h2>{{ s.title }}</h2><p>{{ s.text }}</p>{% if s.plot %}{{ s.plot }}{% endif %}
+{% for s in sections %}<section><h2>{{ s.title }}</h2><p>{{ s.text }}</p>{% for chart in s.charts %}{{ chart }}{% endfor %}
 {% if s.rows %}{{ s.table }}{% endif %}</section>
 {% endfor %}
 <section><h2>How to repeat it</h2><pre>{{ command }}</pre><p class="soft">Figures: <a href="results.json">results.json</a></p></section>
@@ -31,13 +29,13 @@ PAGE = """
 
 @dataclass(frozen=True)
 class Section:
-    """A section of a study's page: a text, a table, a plot."""
+    """A section of a study's page: a text, charts, a table."""
 
     title: str
     text: str
     columns: tuple[str, ...] = ()
     rows: tuple[tuple[str, ...], ...] = ()
-    plot: Markup | None = None
+    charts: Sequence[Chart] = ()
 
     @property
     def table(self) -> Table:
@@ -50,6 +48,7 @@ class Study:
 
     def __init__(self, settings: Settings, name: str, source: str = "") -> None:
         self.name = f"{name} ({source})" if source else name
+        self.var = settings.var
         self.folder = settings.var / "studies" / name / source
 
     def part(self, name: str, parameters: Mapping[str, Any], work: Callable[[], Any]) -> Any:
@@ -89,5 +88,9 @@ class Study:
             {"conclusion": conclusion, "command": command, "version": platform_version(), **results},
         )
         page = self.folder / "report.html"
-        write_page(page, f"Study {self.name}", PAGE, conclusion=conclusion, sections=sections, command=command)
+        drawn = any(section.charts for section in sections)
+        write_page(
+            page, f"Study {self.name}", PAGE, conclusion=conclusion, sections=sections, command=command,
+            scripts=(chart_scripts(self.var),) if drawn else (),
+        )  # fmt: skip
         return page

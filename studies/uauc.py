@@ -22,9 +22,9 @@ from core.settings import Settings
 from evaluation.gate import Margins, ModelVersion, Policy, Scored, judge, load_policy
 from evaluation.metrics import JUDGED, METRICS
 from evaluation.predictions import Predictions
+from studies.charts import curves
 from studies.paired import Figure
 from studies.study import Section, Study
-from studies.tables import curves
 
 SEED = 20261127
 START = Hour.parse("2026-03-02T00")
@@ -303,7 +303,7 @@ def sections(
         name: [(float(days), _figure(figures[name]["uauc"])) for days, figures in bias.items()]
         for name in bias[DAYS[0]]
     }
-    plot = curves(
+    chart = curves(
         lines,
         "days evaluated together",
         "UAUC",
@@ -314,7 +314,7 @@ def sections(
         Section(
             "Scores whose worth is known",
             "Users with constant rates visit about once a day and see two items. Seven days evaluated together; intervals by user.",
-            ("score", *JUDGED.values(), "GAUC"), bias_rows(bias[7]), plot,
+            ("score", *JUDGED.values(), "GAUC"), bias_rows(bias[7]), [chart],
         ),
         Section(
             "What the gate does",

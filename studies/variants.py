@@ -6,11 +6,12 @@ from dataclasses import dataclass
 
 from core.documents import JsonObject
 from evaluation.metrics import JUDGED
+from studies.charts import forest
 from studies.lab import Lab
 from studies.paired import COMPARED, COMPARED_TITLES, SHOWN, Figure, Panel, as_json
 from studies.replay import Run
 from studies.study import Section, Study
-from studies.tables import forest, join_names
+from studies.tables import join_names
 from training.time_modules import MODULES
 
 PAPER, OURS = "gaussian_clock", "matched_clock"
@@ -113,5 +114,5 @@ def _section(title: str, figures: VariantFigures) -> Section:
         f"{t} above the paper's clock": {v: -gaps[m] for v, gaps in figures.paper_less.items()}
         for m, t in JUDGED.items()
     }
-    plot = forest(sides, f"{title}: AUCs of every module less the paper's clock, with 95 % intervals")
-    return Section(title, text, columns, tuple(rows), plot)
+    charts = forest(sides, f"{title}: AUCs of every module less the paper's clock, with 95 % intervals")
+    return Section(title, text, columns, tuple(rows), charts)

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
 CHROMIUM = shutil.which("chromium")
+SHEET_WIDTH = 794
+"""Of A4, in CSS pixels."""
 Scheme = Literal["light", "dark"]
 CUT = "e => e.getBoundingClientRect().right > innerWidth || e.scrollWidth > e.clientWidth + 1"
 
@@ -91,6 +93,22 @@ def fits_every_screen(chromium: Browser, path: Path) -> None:
                 draw_charts(page)
                 violations = [(v["id"], v["nodes"][0]["html"][:300]) for v in Axe().run(page).response["violations"]]
                 assert violations == [], (path.name, width, scheme, violations)
+    prints_everything(chromium, path)
+
+
+def prints_everything(chromium: Browser, path: Path) -> None:
+    """Asserts that a page on paper is no wider than a sheet, cuts no cell off, and shows what is folded on the screen."""
+    with opened(chromium, path, SHEET_WIDTH) as page:
+        page.emulate_media(media="print")
+        assert page.evaluate("document.documentElement.scrollWidth") <= SHEET_WIDTH, path
+        cut = page.locator("main :is(td, li, dd, p)").evaluate_all(
+            f"all => all.filter({CUT}).map(e => e.outerHTML.slice(0, 200))"
+        )
+        assert cut == [], path
+        folded = page.locator("details:not([open]) > :not(summary)").evaluate_all(
+            "all => all.filter(e => getComputedStyle(e).display !== 'none' && !e.checkVisibility()).map(e => e.outerHTML.slice(0, 200))"
+        )
+        assert folded == [], path
 
 
 def draw_charts(page: Page) -> None:

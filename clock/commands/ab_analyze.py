@@ -20,12 +20,9 @@ from clock.commands.ab_options import (
     SharesOption,
     TableArgument,
     WinsorizeOption,
-    covariates_of,
-    limits_of,
-    pairs,
+    outcomes_of,
     print_plan,
     quantiles_of,
-    ratio_of,
     shares_of,
     write_rows,
 )
@@ -165,7 +162,6 @@ def analyze(
     from ab_analysis.histograms import read_table_histograms
     from ab_analysis.summaries import analyze_summary
     from ab_analysis.table import analyze_table
-    from ab_analysis.table_spec import TableSpec
     from ab_analysis.table_text import as_object, text_table, told_reading
     from core.engine import engine
     from core.files import check_output
@@ -178,24 +174,19 @@ def analyze(
         raise ConfigError(f"--json and --html both name '{html}'")
     if lower_is_better and not html:
         raise ConfigError("--lower-is-better says what is good on the page: give --html, too")
-    spec = TableSpec(
+    spec = replace(
+        outcomes_of(metric, ratio, covariate, cap, winsorize, cluster, confidence),
         variant=variant,
         control=control,
-        metrics=tuple(dict.fromkeys(metric or ())),
-        ratios={name: ratio_of(name, text) for name, text in pairs("--ratio", ratio or [])},
-        covariates=covariates_of(covariate or []),
         segments=tuple(dict.fromkeys(segment or ())),
         strata=tuple(dict.fromkeys(stratum or ())),
         shares=shares_of(shares),
         user=user,
         exclude_crossed=exclude_crossed,
-        confidence=confidence,
         quantiles=quantiles_of(quantile or []),
-        limits=limits_of(cap or [], winsorize or []),
         alternative=alternative.value,
         correction=CORRECTIONS[correction],
         planned_users=sequential,
-        cluster=cluster,
         power=DEFAULT_POWER if power is None and minimum_effect is not None else power,
         minimum_effect=minimum_effect,
     )
@@ -256,23 +247,13 @@ def power(
     """
     from ab_analysis.results import plain
     from ab_analysis.table_power import design_of, power_of_table
-    from ab_analysis.table_spec import TableSpec
     from core.engine import engine
     from core.files import check_output
 
     settings = cli.settings_of(source)
     if json_file:
         check_output(json_file, table)
-    spec = TableSpec(
-        variant="",
-        control="",
-        metrics=tuple(dict.fromkeys(metric or ())),
-        ratios={name: ratio_of(name, text) for name, text in pairs("--ratio", ratio or [])},
-        covariates=covariates_of(covariate or []),
-        limits=limits_of(cap or [], winsorize or []),
-        cluster=cluster,
-        confidence=confidence,
-    )
+    spec = outcomes_of(metric, ratio, covariate, cap, winsorize, cluster, confidence)
     design = design_of(shares_of(shares), control, minimum_effect=minimum_effect, power=level, confidence=confidence)
     with engine(settings) as db:
         rows, unplanned = power_of_table(db, table, spec, design, users)

@@ -16,7 +16,7 @@ from core.errors import ConfigError
 if TYPE_CHECKING:
     from ab_analysis.power import PlanRow
     from ab_analysis.quantiles import Quantile
-    from ab_analysis.table_spec import Limit
+    from ab_analysis.table_spec import Limit, TableSpec
     from core.documents import JsonObject
 
 JsonFile = Annotated[
@@ -113,6 +113,33 @@ def quantiles_of(texts: list[str]) -> dict[str, Quantile]:
             raise ConfigError(f"--quantile {name}={text}: write NAME=COLUMN@SHARE, for example p90=duration@0.9")
         quantiles[name] = Quantile(column.strip(), _number("--quantile", share))
     return quantiles
+
+
+def outcomes_of(
+    metric: list[str] | None,
+    ratio: list[str] | None,
+    covariate: list[str] | None,
+    cap: list[str] | None,
+    winsorize: list[str] | None,
+    cluster: str | None,
+    confidence: float,
+) -> TableSpec:
+    """What is measured in a table, from the options that its analysis and its plan share; without variants.
+
+    Args:
+        metric, ratio, covariate, cap, winsorize, cluster, confidence: values of the options.
+
+    Raises:
+        ConfigError: a value is not of its option's form.
+    """
+    from ab_analysis.table_spec import TableSpec
+
+    return TableSpec(
+        variant="", control="", metrics=tuple(dict.fromkeys(metric or ())),
+        ratios={name: ratio_of(name, text) for name, text in pairs("--ratio", ratio or [])},
+        covariates=covariates_of(covariate or []), limits=limits_of(cap or [], winsorize or []), cluster=cluster,
+        confidence=confidence,
+    )  # fmt: skip
 
 
 def limits_of(caps: list[str], shares: list[str]) -> dict[str, Limit]:

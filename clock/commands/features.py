@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -103,25 +105,46 @@ def clock(
 
 @app.command()
 def page(
-    who: Annotated[str, typer.Argument(metavar="USER", help="A user's id as it stands in the log, or 'everyone'.")],
+    who: Annotated[
+        str,
+        typer.Argument(
+            metavar="USER",
+            help="A user's id as it stands in the log, or 'everyone'; '-' reads the id from standard input.",
+        ),
+    ],
     time: Annotated[
         str | None,
         typer.Option("--time", metavar="HH:MM", help="Local time of the Gaussian window. Default: the busiest hour."),
     ] = None,
+    output: Annotated[
+        str | None,
+        typer.Option(
+            "--output", metavar="FILE", help="Write only this file. Default: among the reports, listed with the others."
+        ),
+    ] = None,
+    reports: Annotated[
+        str | None, typer.Option("--reports", metavar="URL", help="With --output: link to the reports at this address.")
+    ] = None,
     key: Key = False,
     source: cli.SourceOption = None,
 ) -> None:
-    """Draw a user's clock, or everybody's; prints the page's path."""
+    """Draw a user's clock, or everybody's; without --output prints the page's path."""
+    from core.files import write_output
     from events.store import EventStore
     from feature_repo.retrieval import ClockFeatures
-    from pages.clocks import EVERYONE, write_clock_page
+    from pages.clocks import EVERYONE, render_clock_page, write_clock_page
 
     if time is not None and not re.fullmatch(r"([01]\d|2[0-3]):[0-5]\d", time):
         raise ConfigError(f"'{time}' is not a local time; write it as HH:MM, for example 08:30")
     settings = cli.settings_of(source)
     features = ClockFeatures(settings, EventStore(settings.events_dir))
-    user = None if who == EVERYONE and not key else _numbers(features, [who], is_key=key)[0]
-    print(write_clock_page(features, user, time))
+    name = sys.stdin.readline().rstrip("\n") if who == "-" else who
+    user = None if who == EVERYONE and not key else _numbers(features, [name], is_key=key)[0]
+    if output is None:
+        print(write_clock_page(features, user, time))
+        return
+    html, _ = render_clock_page(features, user, time, reports=reports)
+    write_output(Path(output), html)
 
 
 def _numbers(features: ClockFeatures, users: list[str], *, is_key: bool) -> list[int]:

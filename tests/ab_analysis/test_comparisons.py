@@ -239,8 +239,6 @@ def test_one_sided_or_corrected_power_is_that_of_the_limit_that_decides(tmp_path
         ({"planned_users": 100, "alternative": "greater"}, "two-sided limits only"),
         ({"power": 1.5}, "--power 1.5: between 0.5 and 1"),
         ({"minimum_effect": -0.1}, "a relative effect from 0.000001 to 10"),
-        ({"cluster": "shop", "strata": ("group",)}, "--stratum takes users as independent"),
-        ({"cluster": "shop", "quantiles": {"p90": Quantile("days", 0.9)}}, "--quantile takes users as independent"),
         ({"cluster": "shops"}, "no column 'shops'; did you mean 'shop'?"),
         ({"cluster": "days"}, "cannot be a metric or covariate and a segment, stratum or cluster"),
     ],

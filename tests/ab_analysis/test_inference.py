@@ -16,7 +16,7 @@ from statsmodels.stats.meta_analysis import combine_effects
 from statsmodels.stats.weightstats import CompareMeans, DescrStatsW
 
 from ab_analysis.effect import fieller, from_estimates
-from ab_analysis.inference import MetricSpec, compare, post_stratified
+from ab_analysis.inference import Estimate, MetricSpec, compare, post_stratified, welch
 from ab_analysis.moments import Cells, Moments
 from ab_analysis.segments import shrink
 from tests.ab_analysis.helpers import moments_of, people, sides
@@ -236,3 +236,10 @@ def test_a_ratio_that_is_the_same_for_every_user_has_no_error_and_one_of_a_const
     constant = compare(MetricSpec("r", "one", "days"), *sides(frame, ("one", "days")), 0.95, adjusted=False)
     days = {v: frame.loc[frame.variant == v, "days"] for v in "ab"}
     assert constant.se == pytest.approx(math.sqrt(sum(d.var() / len(d) / d.mean() ** 4 for d in days.values())))
+
+
+def test_a_mean_that_may_as_well_be_0_has_an_effect_and_no_lift_and_says_nothing_else() -> None:
+    effect = welch(Estimate(40, 0.07, 0.3, 0.3), Estimate(40, 0.0003, 0.7, 0.7), 0.95)
+    assert effect.known
+    assert effect.lift_withheld
+    assert all(map(math.isnan, effect.rel_effect_ci))

@@ -93,18 +93,32 @@ def test_sqlite_holds_what_feasts_own_class_writes(tmp_path: Path) -> None:
             for user in users
         ]  # fmt: skip
 
+    def batched(store: SqliteOnlineStore, config: RepoConfig, users: range, shift: int) -> None:
+        store.online_write_batch(config, view, batch(users, shift), None)
+
+    def numbered(store: SqliteOnlineStore, config: RepoConfig, users: range, shift: int) -> None:
+        assert isinstance(store, BatchedSqliteOnlineStore)
+        rows = [(user, values, since) for user, (_, values, since, _) in zip(users, batch(users, shift), strict=True)]
+        store.write_numbered(config, view, "user_id", rows, datetime(2026, 3, 2, tzinfo=UTC))
+
     contents = []
-    for store_class, kind in ((SqliteOnlineStore, "sqlite"), (BatchedSqliteOnlineStore, SQLITE_STORE)):
-        path = tmp_path / f"{store_class.__name__}.db"
+    for n, (store, kind, write) in enumerate(
+        [
+            (SqliteOnlineStore(), "sqlite", batched), (BatchedSqliteOnlineStore(), SQLITE_STORE, batched),
+            (BatchedSqliteOnlineStore(), SQLITE_STORE, numbered),
+        ]
+    ):  # fmt: skip
+        path = tmp_path / f"{n}.db"
         config = RepoConfig(
             project="p", provider="local", registry=str(tmp_path / "registry.db"),
             online_store={"type": kind, "path": str(path)}, entity_key_serialization_version=3,
         )  # fmt: skip
-        store = store_class()
         store.update(config, [], [view], [], [entity], partial=False)
         for users, shift in ((range(-3, 40), 1), (range(30, 50), 2)):
-            store.online_write_batch(config, view, batch(users, shift), None)
+            write(store, config, users, shift)
         with closing(sqlite3.connect(path)) as connection:
             contents.append(connection.execute("SELECT * FROM p_rows ORDER BY 1, 2").fetchall())
+            kept = connection.execute("SELECT count(*) FROM sqlite_master WHERE name = 'p_rows_ek'").fetchone()[0]
+            assert bool(kept) == (kind == "sqlite"), "the primary key begins with what this index is of"
     assert len(contents[0]) > 53 * 4
-    assert contents[0] == contents[1]
+    assert contents[0] == contents[1] == contents[2]

@@ -133,6 +133,8 @@ def test_ranking_needs_the_key_and_answers_with_the_champion(stack: Stack, url: 
 @pytest.mark.usefixtures("finished_workspace", "people")
 def test_everybody_may_do_what_their_role_says_and_no_more(stack: Stack, url: str) -> None:
     assert httpx.get(f"{url}/clock-reports/index.html", verify=False).status_code == 401
+    assert httpx.get(f"{url}/clock-reports/clock", verify=False).status_code == 401
+    assert httpx.post(f"{url}/clock-reports/clock", data={"user": "u000001"}, verify=False).status_code == 401
     assert httpx.get(f"{url}/api/v2/dags", verify=False).status_code == 401
     assert httpx.get(f"{url}/execution/health", verify=False).status_code == 404
     may = {
@@ -141,6 +143,11 @@ def test_everybody_may_do_what_their_role_says_and_no_more(stack: Stack, url: st
     }  # fmt: skip
     for role in ROLES:
         person = AirflowClient(url, role, PASSWORD)
+        look_ups = (
+            person.client.get("/clock-reports/clock"),
+            person.client.post("/clock-reports/clock", data={"user": "nobody at all"}),
+        )
+        assert [look_up.status_code for look_up in look_ups] == ([403, 403] if role == "viewer" else [200, 404]), role
         page = person.client.get("/clock-reports/index.html")
         assert page.status_code == 200
         assert "sandbox" in page.headers["content-security-policy"]

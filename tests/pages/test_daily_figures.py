@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
+from markupsafe import escape
 
 from core.files import write_parquet
 from core.hours import Hour, hour_range
@@ -15,7 +17,7 @@ from evaluation.metrics import JUDGED, METRICS
 from evaluation.prediction_table import as_predictions
 from events.store import EventStore
 from pages import model_charts
-from pages.daily_figures import daily_figures
+from pages.daily_figures import SHOWN_DAYS, DayFigure, daily_figures
 from pages.model_tables import days_table
 from training.trainer import prediction_file, read_predictions
 
@@ -106,7 +108,19 @@ def test_the_chart_and_the_table_have_every_day_with_its_interval(workspace: Set
     figures = daily_figures(workspace, VARIANTS)
     chart = model_charts.daily([f for f in figures if f.metric == "auc"], [(FIRST + 30).key], "AUC")
     assert chart is not None
-    layers = chart.drawing.to_dict()["layer"]
-    assert [len(layer["data"]["values"]) for layer in layers] == [1, *[len(VARIANTS) * DAYS] * 3]
-    assert layers[1]["encoding"]["y2"]["field"] == "high"
+    drawing = chart.drawing.to_dict()
+    assert len(drawing["data"]["values"]) == len(VARIANTS) * DAYS
+    assert [len(layer["data"]["values"]) for layer in drawing["layer"] if "data" in layer] == [1]
+    assert drawing["layer"][1]["encoding"]["y2"]["field"] == "high"
     assert len(days_table(figures).rows) == len(figures)
+
+
+def test_the_days_of_six_variants_leave_room_for_the_rest_of_a_page() -> None:
+    rng = np.random.default_rng(0)
+    figures = [
+        DayFigure(f"a_time_module_{n}", metric, FIRST.day + timedelta(days), rng.uniform(), rng.uniform(), rng.uniform(), 100_000)
+        for metric in JUDGED for n in range(6) for days in range(SHOWN_DAYS)
+    ]  # fmt: skip
+    charts = [model_charts.daily([f for f in figures if f.metric == metric], [FIRST.key], metric) for metric in JUDGED]
+    size = sum(len(str(escape(part)).encode()) for part in (*charts, days_table(figures)))
+    assert size < 750_000  # of 1.5 MB, with 0.6 MB for the scripts and all else

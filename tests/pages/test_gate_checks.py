@@ -63,11 +63,17 @@ def test_figures_have_decimals_only_where_they_mean_something() -> None:
 @pytest.mark.slow
 def test_the_gates_page_fits_every_screen_and_shows_what_failed_unfolded(tmp_path: Path, chromium: Browser) -> None:
     version = ModelVersion("12", "matched_clock", "2026-03-02T00")
-    decision = GateDecision("keep", "A reason of some words. " * 6, version, version, ("2026-03-02T01",), CHECKS)
+    hourly = {f"2026-03-{day:02}T{hour:02}": (0.6 + hour / 1000, 0.59) for day in (1, 2) for hour in range(24)}
+    decision = GateDecision(
+        "keep", "A reason of some words. " * 6, version, version, ("2026-03-02T01",), CHECKS, None, hourly
+    )
     path = write_gate_page(tmp_path / "gate.html", Hour.parse("2026-03-02T01"), decision)
+    assert path.stat().st_size < 100_000
     fits_every_screen(chromium, path)
     with opened(chromium, path, 400) as page:
         assert page.get_by_text("AUC where genre = jazz").is_visible()
         assert not page.get_by_text("AUC where local hour = 3").is_visible()
         page.get_by_text("Slices that passed: 1").click()
         assert page.get_by_text("AUC where local hour = 3").is_visible()
+        newest = page.locator("section", has_text="Hour by hour").locator("tbody tr").first
+        assert newest.inner_text().split() == ["2026-03-02T23", "0.6230", "0.5900", "+0.0330"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager, nullcontext
 
 import numpy as np
@@ -14,9 +15,11 @@ import torch
 from core.errors import ConfigError, PlatformError
 from core.files import write_parquet
 from core.hours import Hour
+from core.memory import return_freed_memory
 from core.settings import Settings
 from evaluation.metrics import summary
 from evaluation.prediction_table import as_predictions
+from training.ahead import start
 from training.batch import HourKeys
 from training.checkpoint_delta import Tensors
 from training.config import RankerConfig, code_version
@@ -137,7 +140,9 @@ class ShardedTrainer(Trainer):
         shards, group = self.tables.shards, self.group
         group.together(lambda: reader.read_ids(shards), f"reading the ids of {hour}")
         self.tables.make_room()
-        return group.together(lambda: reader.read_rows(shards, parts), f"reading the state of {hour}")
+        read = group.together(lambda: reader.read_rows(shards, parts), f"reading the state of {hour}")
+        return_freed_memory()
+        return read
 
     def _warm_start(self, before: StateInfo) -> tuple[StateInfo, Ranker, Optimizer]:
         info, ranker, optimizer = self._fresh()
@@ -180,14 +185,15 @@ class ShardedTrainer(Trainer):
             with torch.no_grad():
                 self.tables.fetch(ranker.reads(batch))
             scores = group.together(lambda: score(ranker, batch), f"scoring its samples of {hour}")
-            metrics = self._test_part(drawn, rows, keys, scores, ranker)
+            tested = self._test_part(drawn, rows, keys, scores, ranker)
             self._fit(ranker, optimizer, keys, hour, deal)
+            metrics = group.all_gather(group.together(tested.result, "measuring the predictions"))[0]
         return HourResult(self.config.variant, hour, metrics, time.perf_counter() - begun, drawn.digest)
 
     def _test_part(
         self, drawn: HourSamples, rows: np.ndarray, keys: HourKeys, scores: np.ndarray, ranker: Ranker
-    ) -> dict[str, float]:
-        """Predictions of all processes, written in the samples' order and measured by the first."""
+    ) -> Future[dict[str, float]]:
+        """Predictions of all processes, which the first writes in the samples' order and measures while it trains."""
         at = self.samples.heads.index(self.label)
 
         def predictions() -> pa.Table:
@@ -198,13 +204,13 @@ class ShardedTrainer(Trainer):
         tables = self._to_first(part)
 
         def measured() -> dict[str, float]:
-            if not self.group.first:
+            if not tables:
                 return {}
             table = pa.concat_tables(tables).sort_by(POSITION).drop_columns([POSITION]).combine_chunks()
             write_parquet(prediction_file(self.settings, self.config.variant, drawn.hour), table)
             return summary(as_predictions(table))
 
-        return self.group.all_gather(self.group.together(measured, "measuring the predictions"))[0]
+        return start(measured)
 
     def _to_first(self, table: pa.Table) -> list[pa.Table]:
         """The processes' tables in the first one, in the order of the ranks; nothing in the others."""

@@ -1,0 +1,162 @@
+"""Charts of the studies' pages; every figure in them is in a table of the page or in ``results.json``."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from core.charts import ACCENT, INK, SERIES, Chart
+from core.page_template import words
+from studies.paired import Figure
+
+if TYPE_CHECKING:
+    import altair as alt
+
+HEIGHT, ROW = 260, 24
+"""Pixels of a chart of lines; ``ROW``: of a row of a forest plot."""
+DASHES = ([1, 0], [6, 3], [2, 2])
+"""Lines beyond the number of colors are dashed."""
+
+
+def curves(
+    lines: Mapping[str, Sequence[tuple[float, Figure]]], x: str, y: str, description: str, *, log: bool = False
+) -> Chart:
+    """One line per name, with its intervals.
+
+    Args:
+        lines: name → places on the axis and figures.
+        x, y: titles of the axes.
+        description: what the chart shows.
+        log: whether the places lie on a logarithmic axis.
+    """
+    import altair as alt
+
+    rows = [
+        {"name": words(name), "x": place, "value": f.value, "low": f.interval[0], "high": f.interval[1], "text": f.text}
+        for name, points in lines.items()
+        for place, f in points
+    ]  # fmt: skip
+    places = sorted({float(str(row["x"])) for row in rows})
+    across = alt.X(
+        "x:Q", title=x, scale=alt.Scale(type="log", nice=False) if log else alt.Scale(zero=False),
+        axis=alt.Axis(values=places, format="~g") if log else alt.Axis(),
+    )  # fmt: skip
+    scale = alt.Scale(zero=False)
+    base = alt.Chart(alt.Data(values=rows)).encode(x=across, color=_colors([words(name) for name in lines]))
+    drawing = alt.layer(
+        base.mark_area(opacity=0.12).encode(y=alt.Y("low:Q", title=y, scale=scale), y2="high:Q"),
+        base.mark_line().encode(
+            y=alt.Y("value:Q", title=y, scale=scale), strokeDash=_dashes([words(name) for name in lines])
+        ),
+        base.mark_circle(size=40, opacity=1).encode(
+            y=alt.Y("value:Q", title=y, scale=scale),
+            tooltip=[alt.Tooltip("name:N", title="of"), alt.Tooltip("x:Q", title=x), alt.Tooltip("text:N", title=y)],
+        ),
+    ).properties(width="container", height=HEIGHT)
+    return Chart(drawing, description, f"{description}.")
+
+
+def forest(sides: Mapping[str, Mapping[str, Figure]], description: str) -> list[Chart]:
+    """Differences with their intervals, one row per name, and one chart per kind of difference."""
+    import altair as alt
+
+    charts = []
+    for title, gaps in sides.items():
+        rows = [
+            {"name": words(name), "value": gap.value, "low": gap.interval[0], "high": gap.interval[1], "text": gap.signed}
+            for name, gap in gaps.items()
+        ]  # fmt: skip
+        base = alt.Chart(alt.Data(values=rows)).encode(
+            y=alt.Y("name:N", sort=None, title=None, axis=alt.Axis(labelLimit=170, domain=False, ticks=False)),
+            tooltip=[alt.Tooltip("name:N", title="of"), alt.Tooltip("text:N", title="difference")],
+        )
+        x = alt.X("low:Q", title=title, axis=alt.Axis(tickCount=5))
+        drawing = alt.layer(
+            alt.Chart(alt.Data(values=[{"zero": 0}])).mark_rule(color=INK).encode(x=alt.X("zero:Q", title=title)),
+            base.mark_rule(color=ACCENT, strokeWidth=3).encode(x=x, x2="high:Q"),
+            base.mark_circle(color=ACCENT, size=70, opacity=1).encode(x="value:Q"),
+        ).properties(width="container", height=ROW * len(rows))
+        charts.append(Chart(drawing, f"{description}; {title}"))
+    return charts
+
+
+def dots(points: Mapping[str, Sequence[tuple[float, float]]], x: str, y: str, description: str, caption: str) -> Chart:
+    """A dot for each pair of figures, in the color of its name."""
+    import altair as alt
+
+    rows = [{"name": words(name), "x": a, "y": b} for name, pairs in points.items() for a, b in pairs]
+    drawing = (
+        alt.Chart(alt.Data(values=rows))
+        .mark_point(filled=True, size=70, opacity=0.9)
+        .encode(
+            x=alt.X("x:Q", title=x, scale=alt.Scale(zero=False)), y=alt.Y("y:Q", title=y, scale=alt.Scale(zero=False)),
+            color=_colors([words(name) for name in points]), shape=_shapes([words(name) for name in points]),
+            tooltip=[
+                alt.Tooltip("name:N", title="of"), alt.Tooltip("x:Q", title=x, format=".4f"), alt.Tooltip("y:Q", title=y, format=".4f"),
+            ],
+        )
+        .properties(width="container", height=HEIGHT)
+    )  # fmt: skip
+    return Chart(drawing, description, caption)
+
+
+def steps(lines: Mapping[str, Sequence[float | None]], x: str, y: str, description: str) -> Chart:
+    """One line per name over the numbers from 1 on; None leaves a place out.
+
+    Args:
+        lines: name → value at each place.
+        x, y: titles of the axes.
+        description: what the chart shows.
+    """
+    import altair as alt
+
+    rows = [
+        {"name": words(name), "x": place, "value": value}
+        for name, values in lines.items()
+        for place, value in enumerate(values, 1)
+        if value is not None and math.isfinite(value)
+    ]
+    base = alt.Chart(alt.Data(values=rows)).encode(
+        x=alt.X("x:Q", title=x), y=alt.Y("value:Q", title=y), color=_colors([words(name) for name in lines])
+    )
+    drawing = alt.layer(
+        base.mark_line().encode(strokeDash=_dashes([words(name) for name in lines])),
+        base.mark_circle(size=40, opacity=1).encode(
+            tooltip=[alt.Tooltip("name:N", title="of"), alt.Tooltip("x:Q", title=x), alt.Tooltip("value:Q", title=y, format=".3f")]
+        ),
+    ).properties(width="container", height=HEIGHT)  # fmt: skip
+    return Chart(drawing, description, f"{description}.")
+
+
+def _cycled(values: Sequence[Any], names: Sequence[str], each: int = 1) -> Iterator[Any]:
+    return (values[n // each % len(values)] for n in range(len(names)))
+
+
+def _legend() -> alt.Legend:
+    import altair as alt
+
+    return alt.Legend(columns=2, symbolOpacity=1)
+
+
+def _colors(names: Sequence[str]) -> alt.Color:
+    import altair as alt
+
+    scale = alt.Scale(domain=list(names), range=list(_cycled(SERIES, names)))
+    return alt.Color("name:N", title=None, scale=scale, legend=_legend())
+
+
+def _dashes(names: Sequence[str]) -> alt.StrokeDash:
+    import altair as alt
+
+    scale = alt.Scale(domain=list(names), range=list(_cycled(DASHES, names, len(SERIES))))
+    return alt.StrokeDash("name:N", title=None, scale=scale, legend=_legend())
+
+
+def _shapes(names: Sequence[str]) -> alt.Shape:
+    import altair as alt
+
+    scale = alt.Scale(
+        domain=list(names), range=list(_cycled(("circle", "square", "triangle-up", "diamond"), names, len(SERIES)))
+    )
+    return alt.Shape("name:N", title=None, scale=scale, legend=_legend())

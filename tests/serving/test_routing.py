@@ -1,0 +1,82 @@
+"""What the ranking service and ``clock ab assign`` say of a user agrees at every moment."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from ab_analysis.assignment import assign_users, concurrent_holdouts
+from ab_analysis.experiment import load_named
+from core.settings import Settings, load_settings
+from serving.routing import load_routes, stop_experiment
+
+USERS = [f"u{n}" for n in range(400)]
+DAYS = (("2026-03-02", "2026-03-20"), ("2026-03-02", "2026-03-09"), ("2026-03-02", "2026-03-10"), ("2026-03-12", "2026-03-25"),
+        ("2026-03-14", "2026-03-25"), ("2026-03-15", "2026-03-25"), ("2026-03-11", None))  # fmt: skip
+"""First and last days of experiments around the holdout, which runs from the 10th to the 14th."""
+
+
+def write(settings: Settings, name: str, **keys: Any) -> None:
+    settings.experiments_dir.mkdir(parents=True, exist_ok=True)
+    content = {
+        "name": name,
+        "variants": {"a": 0.3, "b": 0.7},
+        "control": "a",
+        **{k: v for k, v in keys.items() if v is not None},
+    }
+    (settings.experiments_dir / f"{name}.yaml").write_text(yaml.safe_dump(content))
+
+
+@pytest.fixture(params=DAYS)
+def settings(request: pytest.FixtureRequest, tmp_path: Path) -> Settings:
+    """A workspace with an experiment on some days, and a holdout that begins in the middle of a day."""
+    settings = load_settings(var=tmp_path, source="app")
+    first, last = request.param
+    write(settings, "ranking", start=first, end=last, models={"a": "champion", "b": "challenger"})
+    write(settings, "all", start="2026-03-10T06:00:00", end="2026-03-14", holdout=True)
+    return settings
+
+
+def moments() -> Iterator[datetime]:
+    first = datetime.fromisoformat("2026-03-01T23:30:00+00:00")
+    return (first + timedelta(hours=n) for n in range(24 * 27))
+
+
+def check_agreement(settings: Settings) -> tuple[int, int]:
+    """Compare both at every half past an hour; moments at which users met the experiment, and at which they met the holdout."""
+    routes, problems = load_routes(settings)
+    assert not problems
+    experiment = load_named(settings.experiments_dir, "ranking")
+    assigned = dict(zip(USERS, assign_users(experiment, USERS, concurrent_holdouts(settings, experiment)), strict=True))
+    met, beside = 0, 0
+    for at in moments():
+        exposures = [dict(route.exposures) for route in routes.of(USERS, at)]
+        beside += any("all" in of_user for of_user in exposures)
+        served = {user: of_user.get("ranking") for user, of_user in zip(USERS, exposures, strict=True)}
+        runs = experiment.start_time <= at and (experiment.end_hour is None or at < experiment.end_hour.start)
+        assert served == (assigned if runs else dict.fromkeys(USERS)), at
+        met += any(served.values())
+    return met, beside
+
+
+def test_a_user_has_one_variant_on_all_days_of_an_experiment_in_the_service_and_in_assign(settings: Settings) -> None:
+    met, beside = check_agreement(settings)
+    assert met >= 8 * 24
+    assert beside == 4 * 24 + 18
+    begun = datetime.fromisoformat("2026-03-10T06:30:00+00:00")
+    exposures = [route.exposures for route in load_routes(settings)[0].of(USERS, begun)]
+    held_out = [of_user for of_user in exposures if of_user[-1] == ("all", "a")]
+    assert 80 < len(held_out) < 160
+    assert all(len(of_user) == 1 for of_user in held_out)
+
+
+def test_they_agree_when_the_holdout_was_stopped_in_the_service(settings: Settings) -> None:
+    assert stop_experiment(settings, "all", "the quarter is over")
+    met, beside = check_agreement(settings)
+    assert met >= 8 * 24
+    assert beside == 0
