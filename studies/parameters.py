@@ -18,6 +18,7 @@ import pyarrow as pa
 
 from core.documents import JsonObject
 from core.hours import Hour
+from core.page_template import words
 from evaluation.metrics import METRICS
 from evaluation.predictions import Predictions
 from studies.lab import Lab
@@ -25,7 +26,7 @@ from studies.log import Log, evaluated_from, hours_of
 from studies.paired import Figure, Panel, as_json, over_seeds
 from studies.replay import Learner, PastRankers, Run, progressive_scores
 from studies.study import Section, Study
-from studies.tables import BASE, words
+from studies.tables import BASE
 from training.batch import HourKeys
 
 VARIANTS = ("none", "hour_embedding", "gaussian_clock", "matched_clock")
