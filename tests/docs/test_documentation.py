@@ -288,10 +288,12 @@ def test_pictures_are_of_the_newest_pages(tmp_path: Path) -> None:
         "ab/other/2026-03-18T00",
         "clocks/7",
         "gate/a",
+        "drift/2026-03-17",
     ):
         page = settings.reports_dir / f"{name}.html"
         page.parent.mkdir(parents=True, exist_ok=True)
         page.write_text("")
+    (settings.reports_dir / "gate" / "a.json").write_text('{"hourly": [{}]}')
     urls = {picture.name: picture.url for picture in screenshots.pictures(settings)}
     assert urls["experiment"].endswith("/ab/clock_ranker/2026-03-17T00.html")
     assert urls["clock"].endswith("/clocks/7.html")
