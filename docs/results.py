@@ -234,8 +234,8 @@ def parameters_age_table(var: Path) -> str | None:
         for title, content in logs.items()
         for variant, bent in content["swing"].items()
     ]
-    chain, copy = next(iter(logs.values()))["swing"]["none"]
-    columns = ["log", "module", f"bent, {chain}", f"bent, {copy}", "the running hour to a version a day old"]
+    names = next(iter(logs.values()))["swing"]["none"]
+    columns = ["log", "module", *(f"bent, {name}" for name in names), "the running hour to a version a day old"]
     return captioned(table(columns, rows), contents_of(var, "parameters"))
 
 

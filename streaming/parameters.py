@@ -113,9 +113,7 @@ class ParameterLane:
             ids = _hashes(piece)
             self._trained = np.union1d(self._trained, ids)
             self._pending = self._pending.filter(pa.array(~np.isin(_hashes(self._pending), ids)))
-            if (
-                ripe.num_rows - piece.num_rows >= piece.num_rows
-            ):  # much to catch up with: features first, then the next piece
+            if ripe.num_rows >= 2 * piece.num_rows:  # much to catch up with: features first, then the next piece
                 self._next = 0.0
         return self._publish(begun)
 
