@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -16,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 
+from ab_analysis.changes import read_changes
+from ab_analysis.experiment import load_named
 from core.hours import Hour, day_hours
 from core.ports import free_port
 from core.settings import ROOT, Settings, load_settings
@@ -29,7 +32,7 @@ from tests.conftest import webhook
 from training.trainer import read_predictions
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Page
+    from playwright.sync_api import Browser, Locator, Page
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
@@ -75,6 +78,11 @@ class Platform:
         )  # fmt: skip
         assert done.returncode == 0, done.stderr[-4000:]
         return done
+
+    def ported(self) -> Settings:
+        """Settings with the ports of what runs."""
+        ports = {name.lower(): port for name, port in self.ports.items()}
+        return load_settings(var=self.settings.var, source="simulator", variants=VARIANTS, **ports)
 
     def summary(self) -> dict[str, Any]:
         return dict(json.loads((self.settings.var / "demo" / "summary.json").read_text()))
@@ -169,6 +177,58 @@ def test_pages_open_in_a_browser_a_person_approves_and_rolls_back_and_alerts_arr
     page.close()
 
 
+def test_an_analysts_day_from_the_plan_to_the_conclusion_needs_no_shell(platform: Platform, chromium: Browser) -> None:
+    from operations.processes import wait_for
+
+    settings = platform.ported()
+    page = chromium.new_page(viewport={"width": 1400, "height": 1000})
+    path, start = settings.experiments_dir / "by_hand.yaml", APP.day(APP.experiment.start_day)
+    form = {"name": "by_hand", "why": "to see whether it can be done", "owner": "an analyst", "start": str(start)}
+    fill_form(page, settings, "define_experiment", **form).wait_for(state="hidden", timeout=60_000)
+    leave(page)
+    plan = settings.reports_dir / "ab" / "by_hand" / "plan.html"
+    wait_for(plan.exists, "the plan", 120)
+    assert not path.exists()
+    approve_in_the_browser(page, settings, "Save the experiment by_hand?")
+    wait_for(path.exists, "the experiment's file", 120)
+    experiment = load_named(settings.experiments_dir, "by_hand")
+    assert (experiment.owner, experiment.start_time.date()) == ("an analyst", start)
+    for action, why in (("stop", "all is seen"), ("conclude", "it can be done")):
+        fields = {"experiment": "by_hand", "why": why}
+        fill_form(page, settings, "change_experiment", choose=action, **fields).wait_for(state="hidden", timeout=60_000)
+        leave(page)
+        wait_for(partial(last_change_is, settings, action), action, 120)
+    wait_for(lambda: "it can be done" in (settings.reports_dir / "ab" / "index.html").read_text(), "the index", 120)
+    page.goto(f"{settings.live_reports_url}/ab/index.html")
+    row = page.locator("#experiments tr", has=page.get_by_role("link", name="by_hand"))
+    assert "ended" in row.inner_text()
+    row.get_by_role("link").click()
+    page.get_by_role("heading", name="by_hand").first.wait_for()  # its plan: nobody was exposed to it
+    page.close()
+
+
+def last_change_is(settings: Settings, action: str) -> bool:
+    return read_changes(settings.experiments_dir, "by_hand")[-1].action.startswith(action)
+
+
+def approve_in_the_browser(page: Page, settings: Settings, subject: str) -> None:
+    """Follow the first page's link to a question that waits in Airflow, and approve."""
+    from operations.processes import wait_for
+
+    def waits() -> bool:
+        page.goto(f"{settings.live_reports_url}/index.html")
+        return page.locator("dd", has_text=subject).count() == 1
+
+    wait_for(waits, f"{subject} on the first page", 120)
+    link = page.locator("dt:has(+ dd)", has=page.get_by_role("link", name="define_experiment: approve")).get_by_role(
+        "link"
+    )
+    page.goto(str(link.get_attribute("href")))
+    page.get_by_role("button", name="Approve").first.click(timeout=60_000)
+    page.wait_for_timeout(1000)
+    leave(page)
+
+
 def report_as_of_a_past_day(settings: Settings) -> str:
     """Write the experiment's report as of its first day again, through Airflow: the same bytes as at the day."""
     from operations.airflow_api import AirflowApi
@@ -193,15 +253,39 @@ def report_as_of_a_past_day(settings: Settings) -> str:
     return until.key
 
 
-def fill_form(page: Page, settings: Settings, dag_id: str, **fields: str) -> Any:
-    """Open a DAG's trigger form, fill it in and press its button; returns the form."""
+def fill_form(page: Page, settings: Settings, dag_id: str, choose: str = "", **fields: str) -> Any:
+    """Open a DAG's trigger form, fill it in and press its button; returns the form.
+
+    Args:
+        page: of the browser.
+        settings: name Airflow's port.
+        dag_id: of the DAG.
+        choose: what to choose in the field ``action``, as it begins; empty: what is there.
+        fields: name → text.
+    """
     page.goto(f"http://127.0.0.1:{settings.airflow_port}/dags/{dag_id}", timeout=120_000)
     page.get_by_role("button", name="Trigger").first.click(timeout=120_000)
     form = page.get_by_role("dialog")
     for name, text in fields.items():
-        form.locator(f"#element_{name}").fill(text, timeout=60_000)
+        field = form.locator(f"#element_{name}")
+        field.wait_for(state="attached", timeout=60_000)
+        unfold_until_visible(form, field)
+        field.fill(text, timeout=60_000)
+    if choose:
+        form.locator("#element_action").click(timeout=60_000)
+        page.get_by_role("option").filter(has_text=re.compile(f"^{choose}")).click(timeout=60_000)
     form.get_by_role("button", name="Trigger", exact=True).click(timeout=60_000)
     return form
+
+
+def unfold_until_visible(form: Locator, field: Locator) -> None:
+    """Open the sections of a form, one after the other, until a field is seen; Airflow folds all but one."""
+    for name in form.locator("button[aria-expanded]").all_inner_texts():
+        if field.is_visible():
+            return
+        if name.strip():
+            form.get_by_role("button", name=name.strip(), exact=True).click(timeout=60_000)
+            form.page.wait_for_timeout(500)
 
 
 def start_the_hour_from_the_form(page: Page, settings: Settings, following: str) -> None:
@@ -277,12 +361,7 @@ def approve_and_roll_back(platform: Platform, alerts: list[dict[str, Any]], page
     from operations.airflow_api import AirflowApi
     from operations.processes import wait_for
 
-    settings = load_settings(
-        var=platform.settings.var,
-        source="simulator",
-        variants=VARIANTS,
-        **{k.lower(): v for k, v in platform.ports.items()},
-    )
+    settings = platform.ported()
     for port, path, words in (
         (settings.airflow_port, "/dags", ["ingest_hour", "promote_ranker"]),
         (settings.mlflow_port, "/#/models/simulator-ranker", ["simulator-ranker", "matched_clock"]),
