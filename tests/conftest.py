@@ -63,6 +63,9 @@ LONGEST_FIRST = (
     "tests/feature_repo/test_clock.py",
     "tests/model_registry/test_tracking.py",
     "tests/ab_analysis/test_report.py",
+    "tests/operations/test_report_pages.py",
+    "tests/ab_analysis/test_clusters.py",
+    "tests/streaming/test_parameters.py",
     "tests/operations/test_chaos.py",  # by now the worker that had the demo and the stack is free: all three wait a lot
     "tests/training/test_trainer.py",
     "tests/feature_repo/test_retrieval.py",
