@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import datetime
+from importlib.util import find_spec
 from pathlib import Path
 from threading import RLock, Thread
 from typing import TYPE_CHECKING, Any
@@ -20,7 +21,7 @@ from urllib.request import url2pathname
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from core.errors import NotReadyError
+from core.errors import ConfigError, NotReadyError
 from core.files import replaced_directory, temporary_directory
 from core.settings import ROOT, Settings
 from core.sql_engine import Engine, microseconds, parquet_parts
@@ -300,9 +301,22 @@ def spark_session(settings: Settings) -> SparkSession:
         settings: of the workspace.
 
     Raises:
-        NotReadyError: Spark or Java is missing, or the master does not answer.
+        ConfigError: Spark is not installed.
+        NotReadyError: Java is missing, or the master does not answer.
     """
     return open_session(session_options(settings))
+
+
+def require_spark() -> None:
+    """Refuse to go on where Spark is not installed.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    if find_spec("pyspark") is None:
+        raise ConfigError(
+            "Spark is not installed: pip install -r requirements-spark.txt, or set CLOCK_ENGINE and CLOCK_OFFLINE_STORE to duckdb"
+        )
 
 
 def open_session(options: Mapping[str, str]) -> SparkSession:
@@ -312,8 +326,10 @@ def open_session(options: Mapping[str, str]) -> SparkSession:
         options: as ``session_options`` gives them.
 
     Raises:
-        NotReadyError: Spark or Java is missing, or the master does not answer.
+        ConfigError: Spark is not installed.
+        NotReadyError: Java is missing, or the master does not answer.
     """
+    require_spark()
     if shutil.which("java") is None:
         raise NotReadyError("Spark needs Java 17; install it ('make services' does), or set CLOCK_ENGINE=duckdb")
     from pyspark.errors import PySparkException

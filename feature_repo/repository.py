@@ -15,7 +15,7 @@ from core.documents import JsonObject
 from core.errors import NotReadyError
 from core.files import digest_json, digest_text, exclusive_lock, read_json, write_json, write_text
 from core.settings import Settings
-from core.spark import session_options, spark_path
+from core.spark import require_spark, session_options, spark_path
 from events.schema import BEHAVIORS, OWNERS, AttributeField, Owner
 from events.store import EventStore
 from feature_repo import schemas
@@ -107,7 +107,12 @@ def _offline_store(settings: Settings) -> JsonObject:
 
 
 def spark_offline_store(settings: Settings) -> JsonObject:
-    """Spark's offline store in ``feature_store.yaml``."""
+    """Spark's offline store in ``feature_store.yaml``.
+
+    Raises:
+        ConfigError: Spark is not installed.
+    """
+    require_spark()
     return {"type": "feature_repo.spark_offline.ClockSparkOfflineStore", "spark_conf": session_options(settings)}
 
 

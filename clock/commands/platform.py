@@ -202,8 +202,8 @@ def forget(
 
     settings = cli.settings_of(source)
     if digest:
-        if not user:
-            raise ConfigError("--digest needs the ids whose digests are asked for")
+        if not user or not all(key.strip() for key in user):
+            raise ConfigError("--digest needs the ids whose digests are asked for, none of them empty")
         print("\n".join(digest_of(settings, key) for key in user))
         return
     print(json.dumps(forget_people(settings, user or []).as_json(), indent=1))
