@@ -86,9 +86,15 @@ def run_bench(name: str, scale: float) -> list[Result]:
     Args:
         name: of ``BENCHES``.
         scale: share of the full size, above 0.
+
+    Raises:
+        ConfigError: it needs a library that only ``make dev`` installs: its peers', or the tests' servers.
     """
     module, function = BENCHES[name].split(":")
-    outcome = getattr(importlib.import_module(f"benchmarks.{module}"), function)(scale)
+    try:
+        outcome = getattr(importlib.import_module(f"benchmarks.{module}"), function)(scale)
+    except ModuleNotFoundError as error:
+        raise ConfigError(f"the bench {name} needs {error.name}, which 'make dev' installs") from error
     return outcome if isinstance(outcome, list) else [outcome]
 
 

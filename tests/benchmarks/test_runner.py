@@ -15,6 +15,8 @@ import pytest
 
 from benchmarks.result import Result
 from benchmarks.runner import keep
+from clock.commands.bench import run_bench
+from core.errors import ConfigError
 from core.settings import ROOT
 
 # A quick bench, then one that starts a shell and its child, as Spark's launcher does, and a process whose parent ends.
@@ -73,3 +75,9 @@ def test_a_signal_ends_everything_that_was_started_and_keeps_the_results(
     for process in (shell, grandchild, orphan):
         assert not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
     assert [known["name"] for known in json.loads((tmp_path / "results.json").read_text())] == ["quick"]
+
+
+def test_a_bench_says_which_library_it_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tests.servers", None)  # as in an installation for users, where it lacks pytest
+    with pytest.raises(ConfigError, match=r"the bench online_write needs tests\.servers, which 'make dev' installs"):
+        run_bench("online_write", 0.01)
