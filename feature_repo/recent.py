@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 
 from core.engine import engine
 from core.hours import DAY_HOURS, Hour, hour_range
+from core.lookup import positions
 from core.settings import Settings
 from feature_repo.behavior_state import KEPT_HOURS, LISTS, BehaviorState, read_behaviors
 from feature_repo.online import write_cells
@@ -76,9 +77,7 @@ def last_before(log: pa.Table, keys: pa.Table, length: int, reach: int) -> pa.Ta
     users, place = np.unique(log["user_id"].to_numpy(), return_inverse=True)
     # One sortable number for (user, hour): the log is in its order.
     stamps = (place.astype(np.int64) << 32) | log["hours"].to_numpy().astype(np.int64)
-    at = np.searchsorted(users, requests[:, 0])
-    known = at < len(users)
-    known[known] = users[at[known]] == requests[known, 0]
+    at, known = positions(users, requests[:, 0])
     requests, at = requests[known], at[known].astype(np.int64) << 32
     end = np.searchsorted(stamps, at | requests[:, 1])
     begin = np.searchsorted(stamps, at | np.maximum(requests[:, 1] - reach, 0))

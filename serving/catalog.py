@@ -15,6 +15,7 @@ from core.duck import file_list, identifier
 from core.errors import NotReadyError
 from core.files import read_json, write_parquet
 from core.hours import Hour
+from core.lookup import positions
 from core.settings import Settings
 from evaluation.popularity import popularity
 from events.ids import id_files, id_path, read_ids
@@ -61,10 +62,8 @@ class Catalog:
 
     def rows(self, items: np.ndarray) -> np.ndarray:
         """Row of each item, −1 for an unknown one; the shape of ``items``."""
-        if not len(self.item):
-            return np.full(items.shape, -1)
-        positions = np.searchsorted(self.item, items).clip(max=len(self.item) - 1)
-        return np.where(self.item[positions] == items, positions, -1)
+        at, known = positions(self.item, items)
+        return np.where(known, at, -1)
 
     def facets_of(self, rows: np.ndarray) -> np.ndarray:
         """Facet keys of rows, 0 for unknown items, shape (N, F)."""

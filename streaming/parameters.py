@@ -23,6 +23,7 @@ import pyarrow.compute as pc
 
 from core.errors import ConfigError
 from core.hours import Hour
+from core.lookup import positions
 from core.settings import Settings
 from events.mapping import Actions
 from events.store import EventStore
@@ -84,7 +85,7 @@ class ParameterLane:
         rows = self._of_the_hour(events)
         rows = pa.concat_tables([self._pending, rows]) if self._pending is not None else rows
         ids = _hashes(rows)
-        new = ~pd.Series(ids).duplicated(keep="last").to_numpy() & ~_inside(ids, self._trained)
+        new = ~pd.Series(ids).duplicated(keep="last").to_numpy() & ~positions(self._trained, ids)[1]
         self._pending = rows.filter(pa.array(new)).combine_chunks()
 
     def step(self, earlier: Callable[[], pa.Table]) -> bool:
@@ -107,7 +108,7 @@ class ParameterLane:
             return self._publish(begun) if self._left_over() else False
         if new and len(self._trained):
             told = self._of_the_hour(earlier())
-            self._learn(told.filter(pa.array(_inside(_hashes(told), self._trained))), new)
+            self._learn(told.filter(pa.array(positions(self._trained, _hashes(told))[1])), new)
         if piece.num_rows:
             self._learn(piece, [*self._trainers])
             ids = _hashes(piece)
@@ -205,11 +206,3 @@ def shown_before(events: pa.Table, moment: datetime) -> pa.Table:
 def _hashes(events: pa.Table) -> np.ndarray:
     """Hashes of 64 bits of the events' ids."""
     return pd.util.hash_array(events["event_id"].to_numpy(), categorize=False)
-
-
-def _inside(values: np.ndarray, sorted_values: np.ndarray) -> np.ndarray:
-    """Which values are among sorted ones."""
-    if not len(sorted_values):
-        return np.zeros(len(values), dtype=bool)
-    at = np.searchsorted(sorted_values, values).clip(max=len(sorted_values) - 1)
-    return np.asarray(sorted_values[at] == values)

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from core.lookup import positions
 from training.sightings import SightingFilter
 
 UNKNOWN = 0
@@ -88,8 +89,8 @@ class GrowingEmbedding(nn.Module):
                 by_key[self._sorted + 1] = self._rows
                 self._by_key = by_key  # whole: other threads may read it
             return torch.from_numpy(np.take(by_key, keys + 1, mode="clip").astype(np.int64))
-        at = np.searchsorted(self._sorted, keys).clip(max=len(self._sorted) - 1)
-        return torch.from_numpy(np.where(self._sorted[at] == keys, self._rows[at], UNKNOWN))
+        at, known = positions(self._sorted, keys)
+        return torch.from_numpy(np.where(known, self._rows[at], UNKNOWN))
 
     def grow(self, keys: np.ndarray, hour: int = 0) -> int:
         """Give new keys a row each, in ascending order, and note that all that have one were seen in ``hour``.

@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 import torch
 
 from core.errors import DataError
+from core.lookup import positions
 from events.schema import OWNERS, AttributeField, Owner
 from training.attributes import AttributeKeys, attribute_keys, encode, list_ranks
 from training.batch import Batch, HourKeys, SampleTables
@@ -117,7 +118,7 @@ def entity_rows(table: pa.Table, key: str, ids: np.ndarray) -> np.ndarray:
         return np.full(len(ids), -1)
     keys = table[key].to_numpy()
     order = np.argsort(keys, kind="stable")
-    at, inside = _positions(keys[order], ids)
+    at, inside = positions(keys[order], ids)
     return np.where(inside, order[at], -1)
 
 
@@ -196,12 +197,6 @@ def to_batch(keys: HourKeys, ranker: Ranker) -> Batch:
     return Batch(**tensors, clock_values=torch.from_numpy(values), prepared=None).to(ranker.device)
 
 
-def _positions(unique: np.ndarray, users: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Position of each user among the sorted ``unique``, and whether it is among them."""
-    at = np.searchsorted(unique, users).clip(max=len(unique) - 1)
-    return at, unique[at] == users
-
-
 def _clocks(
     unique: np.ndarray, slots: pa.Table, facets: Sequence[str], count: int, top_k: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -210,7 +205,7 @@ def _clocks(
     scores = np.zeros(values.shape, dtype=np.float32)
     events = np.zeros((len(unique), count), dtype=np.float32)
     if count and slots.num_rows:
-        row, inside = _positions(unique, slots["user_id"].to_numpy())
+        row, inside = positions(unique, slots["user_id"].to_numpy())
         slot = slots["slot"].to_numpy()
         events[row[inside], slot[inside]] = slots["events"].to_numpy()[inside]
         for f, facet in enumerate(facets):
@@ -229,7 +224,7 @@ def _recent_behaviors(unique: np.ndarray, recent: pa.Table, length: int) -> tupl
     items = np.zeros((len(unique), length), dtype=np.int64)
     minutes = np.full((len(unique), length), -1, dtype=np.int64)
     if length and recent.num_rows:
-        row, inside = _positions(unique, recent["user_id"].to_numpy())
+        row, inside = positions(unique, recent["user_id"].to_numpy())
         lists = recent["items"].combine_chunks()
         parent, rank = list_ranks(lists)
         column = length - lists.value_lengths().to_numpy()[parent] + rank
@@ -243,7 +238,7 @@ def _recent_behaviors(unique: np.ndarray, recent: pa.Table, length: int) -> tupl
 def _dense(unique: np.ndarray, profiles: pa.Table) -> np.ndarray:
     dense = np.zeros((len(unique), 3), dtype=np.float32)
     if profiles.num_rows:
-        row, inside = _positions(unique, profiles["user_id"].to_numpy())
+        row, inside = positions(unique, profiles["user_id"].to_numpy())
         events, finish = (pc.fill_null(profiles[c], 0).to_numpy().astype(np.float32) for c in ("events", "finish"))
         features = np.stack(
             [np.log1p(events) / LOG_EVENTS_SCALE, finish / np.maximum(events, 1), np.ones_like(events)], axis=1

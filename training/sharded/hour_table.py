@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from core.lookup import positions
 from training.embedding import UNKNOWN, distinct
 from training.sharded.shard import TableShard
 
@@ -54,10 +55,8 @@ class HourTable(nn.Module):
 
     def rows(self, keys: np.ndarray) -> Tensor:
         """Number of each key among the hour's, 0 where it has no row; any shape in, the same shape out."""
-        if not len(self._keys):
-            return torch.zeros(keys.shape, dtype=torch.int64)
-        at = np.searchsorted(self._keys, keys).clip(max=len(self._keys) - 1)
-        return torch.from_numpy(np.where(self._keys[at] == keys, at + 1, UNKNOWN))
+        at, known = positions(self._keys, keys)
+        return torch.from_numpy(np.where(known, at + 1, UNKNOWN))
 
     def wanted(self, rows: Sequence[Tensor]) -> Tensor:
         """The distinct rows of several look-ups."""

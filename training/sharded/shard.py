@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from core.lookup import positions
 from training.checkpoint_delta import Tensors
 from training.embedding import UNKNOWN, GrowingEmbedding, first_embeddings
 from training.group import DistributedGroup
@@ -168,8 +169,8 @@ class TableShard(GrowingEmbedding):
             numbers: of the rows in the whole table, shape (N,).
             parts: theirs by name, each with N rows; a part that is not among them stays as it is.
         """
-        at = np.searchsorted(self.numbers, numbers).clip(max=len(self.numbers) - 1)
-        here = np.flatnonzero(self.numbers[at] == numbers)
+        at, mine = positions(self.numbers, numbers)
+        here = np.flatnonzero(mine)
         rows, source = torch.from_numpy(at[here]), torch.from_numpy(here)
         for name, values in parts.items():
             getattr(self, name)[rows] = values[source].to(getattr(self, name).dtype)
