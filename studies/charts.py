@@ -6,15 +6,17 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from core.charts import ACCENT, INK, SERIES, Chart
+from ab_analysis.forest import ForestRow
+from ab_analysis.forest import forest as rows_with_intervals
+from core.charts import ACCENT, SERIES, Chart
 from core.page_template import words
 from studies.paired import Figure
 
 if TYPE_CHECKING:
     import altair as alt
 
-HEIGHT, ROW = 260, 24
-"""Pixels of a chart of lines; ``ROW``: of a row of a forest plot."""
+HEIGHT = 260
+"""Pixels of a chart of lines."""
 DASHES = ([1, 0], [6, 3], [2, 2])
 """Lines beyond the number of colors are dashed."""
 
@@ -59,26 +61,17 @@ def curves(
 
 def forest(sides: Mapping[str, Mapping[str, Figure]], description: str) -> list[Chart]:
     """Differences with their intervals, one row per name, and one chart per kind of difference."""
-    import altair as alt
-
-    charts = []
-    for title, gaps in sides.items():
-        rows = [
-            {"name": words(name), "value": gap.value, "low": gap.interval[0], "high": gap.interval[1], "text": gap.signed}
-            for name, gap in gaps.items()
-        ]  # fmt: skip
-        base = alt.Chart(alt.Data(values=rows)).encode(
-            y=alt.Y("name:N", sort=None, title=None, axis=alt.Axis(labelLimit=170, domain=False, ticks=False)),
-            tooltip=[alt.Tooltip("name:N", title="of"), alt.Tooltip("text:N", title="difference")],
+    charts = [
+        rows_with_intervals(
+            [
+                ForestRow(words(name), "", "", gap.value, gap.interval, ACCENT, {"difference": gap.signed})
+                for name, gap in gaps.items()
+            ],
+            title, "~g", f"{description}; {title}", "",
         )
-        x = alt.X("low:Q", title=title, axis=alt.Axis(tickCount=5))
-        drawing = alt.layer(
-            alt.Chart(alt.Data(values=[{"zero": 0}])).mark_rule(color=INK).encode(x=alt.X("zero:Q", title=title)),
-            base.mark_rule(color=ACCENT, strokeWidth=3).encode(x=x, x2="high:Q"),
-            base.mark_circle(color=ACCENT, size=70, opacity=1).encode(x="value:Q"),
-        ).properties(width="container", height=ROW * len(rows))
-        charts.append(Chart(drawing, f"{description}; {title}"))
-    return charts
+        for title, gaps in sides.items()
+    ]  # fmt: skip
+    return [chart for chart in charts if chart]
 
 
 def dots(points: Mapping[str, Sequence[tuple[float, float]]], x: str, y: str, description: str, caption: str) -> Chart:

@@ -292,8 +292,5 @@ def run(lab: Lab) -> tuple[str, str]:
 
 
 def _sentence(title: str, variant: str, name: str, gaps: Mapping[str, Figure]) -> str:
-    told = [
-        f"{JUDGED_BY[m]} {'higher' if f.above else 'lower' if (-f).above else 'not established to differ'} ({f.signed})"
-        for m, f in gaps.items()
-    ]
+    told = [f"{JUDGED_BY[m]} {f.direction} ({f.signed})" for m, f in gaps.items()]
     return f"{title}, {words(variant)}, {name}: {', '.join(told)}."

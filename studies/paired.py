@@ -48,6 +48,11 @@ class Figure:
         return self.interval[0] > 0
 
     @property
+    def direction(self) -> str:
+        """Whether it is established to be higher or lower than 0, in words."""
+        return "higher" if self.above else "lower" if (-self).above else "not established to differ"
+
+    @property
     def text(self) -> str:
         return f"{self.value:.4f} ({self.interval[0]:.4f} – {self.interval[1]:.4f})"
 

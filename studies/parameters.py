@@ -288,7 +288,7 @@ def _table(values: Differences, gaps: Differences) -> tuple[tuple[str, ...], tup
 
 def _sentence(title: str, variant: str, gaps: Mapping[str, Mapping[str, Figure]]) -> str:
     told = [
-        f"{name}: AUC {_direction(f['auc'])} ({f['auc'].signed}), log-loss {_direction(f['logloss'])} ({f['logloss'].signed})"
+        f"{name}: AUC {f['auc'].direction} ({f['auc'].signed}), log-loss {f['logloss'].direction} ({f['logloss'].signed})"
         for name, f in gaps.items()
         if name in {p.title for p in PACES if p.way != "again"}
     ]
@@ -301,7 +301,3 @@ def _sentence_on_hours(title: str, more: Mapping[str, Figure], bent: Mapping[str
         f"{title}: the hour embedding's gain in AUC {OF_THE_LANE.title} less that of none is {gained.signed}; a day old less twelve "
         f"hours old it is {by[HOURLY].signed} by the chain and {by[FASTEST.title].signed} by its copy."
     )
-
-
-def _direction(figure: Figure) -> str:
-    return "higher" if figure.above else "lower" if (-figure).above else "not established to differ"
