@@ -28,7 +28,8 @@ from operations.processes import running
 from operations.services import serving_service
 from serving.api import BODY_LIMIT, make_app
 from tests.servers import redis_server
-from tests.serving.conftest import UNTIL, copy_of
+from tests.serving.conftest import UNTIL
+from tests.trained import copy_of
 
 ITEMS = [f"t{n:06d}" for n in range(60)]
 NOW = (UNTIL.start + timedelta(minutes=20)).isoformat()
