@@ -115,7 +115,8 @@ def _write(store: FeatureStore, view_name: str, key: str, rows: Iterable[Row]) -
 
     from feature_repo.sqlite_store import BatchedSqliteOnlineStore
 
-    view, online, now = store.get_feature_view(view_name), store._get_provider().online_store, datetime.now(UTC)
+    view, provider, now = store.get_feature_view(view_name), store._get_provider(), datetime.now(UTC)
+    online = provider.online_store
     remaining, written = iter(rows), 0
     while batch := list(islice(remaining, WRITTEN_AT_ONCE)):
         if isinstance(online, BatchedSqliteOnlineStore):
@@ -125,7 +126,7 @@ def _write(store: FeatureStore, view_name: str, key: str, rows: Iterable[Row]) -
                 (EntityKey(join_keys=[key], entity_values=[Value(int64_val=number)]), values, moment, now)
                 for number, values, moment in batch
             ]
-            online.online_write_batch(store.config, view, data, progress=None)
+            provider.online_write_batch(store.config, view, data, progress=None)
         written += sum(len(values) for _, values, _ in batch)
     return written
 
