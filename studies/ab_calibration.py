@@ -73,7 +73,7 @@ def run(settings: Settings, *, replications: int = 2000) -> tuple[str, str]:
         conclusion,
         sections(p, plain, model, looks, app),
         {"one_look": plain, "model": model, "daily_looks": looks, "app": app, "parameters": asdict(p)},
-        "make study NAME=ab_calibration",
+        f"make study NAME=ab_calibration REPLICATIONS={replications}",
     )
     return conclusion, str(page)
 
