@@ -18,7 +18,8 @@ from ab_analysis.checks import (
 )
 from ab_analysis.decision import ExperimentDecision, decide
 from ab_analysis.effect import UNKNOWN, Effect
-from ab_analysis.experiment import Experiment, ExperimentPlan
+from ab_analysis.experiment import Experiment
+from ab_analysis.experiment_plan import ExperimentPlan
 from ab_analysis.histograms import Histogram, read_histogram
 from ab_analysis.inference import Method, MetricSpec, compare, measure
 from ab_analysis.model_covariate import add_model_covariates

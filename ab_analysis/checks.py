@@ -16,7 +16,8 @@ from core.sql_engine import Engine
 
 if TYPE_CHECKING:  # a plain table needs no experiment file
     from ab_analysis.changes import RegisteredExperiment
-    from ab_analysis.experiment import Experiment, ExperimentPlan
+    from ab_analysis.experiment import Experiment
+    from ab_analysis.experiment_plan import ExperimentPlan
     from ab_analysis.user_table import Counts
 
 ALARM = 0.001

@@ -32,7 +32,7 @@ from typing import NamedTuple
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ab_analysis.experiment import ExperimentPlan
+from ab_analysis.experiment_plan import ExperimentPlan
 from ab_analysis.metrics import condition_sql
 from ab_analysis.user_days import (
     counted_sql,

@@ -22,7 +22,8 @@ from pathlib import Path
 from scipy.stats import chi2_contingency
 
 from ab_analysis.closed_days import ClosedDays, ClosedPart, UnkeptDaysError
-from ab_analysis.experiment import Experiment, ExperimentPlan, Segment
+from ab_analysis.experiment import Experiment, Segment
+from ab_analysis.experiment_plan import ExperimentPlan
 from ab_analysis.metrics import condition_sql, to_sql
 from ab_analysis.moments import check_known
 from ab_analysis.user_days import (

@@ -16,7 +16,8 @@ import yaml
 from ab_analysis import checks
 from ab_analysis.analysis import Analysis, analyze
 from ab_analysis.decision import decide
-from ab_analysis.experiment import Experiment, load_experiment, make_plan
+from ab_analysis.experiment import Experiment, load_experiment
+from ab_analysis.experiment_plan import make_plan
 from ab_analysis.model_covariate import add_model_covariates
 from ab_analysis.overview import write_overview
 from ab_analysis.reading import read_effects
