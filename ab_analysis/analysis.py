@@ -30,7 +30,8 @@ from ab_analysis.results import MetricResult, Novelty, SegmentResult, plain
 from ab_analysis.segments import MeasuredSegment, shrink_segments
 from ab_analysis.series import Point, daily_points, drift, make_post_days
 from ab_analysis.stopping import comparisons_of, interval_multiplier
-from ab_analysis.user_table import Counts, segment_labels
+from ab_analysis.user_segments import segment_labels
+from ab_analysis.user_table import Counts
 from core.documents import JsonObject
 from core.errors import NotReadyError
 from core.sql_engine import Engine
