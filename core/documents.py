@@ -86,7 +86,8 @@ def parse_document(text: str, model: type[M], *, path: Path, see: str = "") -> M
     try:
         root = yaml.compose(text, Loader=yaml.SafeLoader)
         _check_size(path, root)
-        content = {} if root is None else yaml.safe_load(text)
+        repeated = _repeated_keys(root)  # before keys that a merge (<<) brings stand among them
+        content = {} if root is None else yaml.SafeLoader("").construct_document(root)
     except RecursionError:
         raise ConfigError(f"{path} is not valid: it is nested too deeply") from None
     except yaml.MarkedYAMLError as error:
@@ -98,7 +99,7 @@ def parse_document(text: str, model: type[M], *, path: Path, see: str = "") -> M
         raise ConfigError(f"{path} must hold a mapping of keys" + (f". {see}" if see else ""))
     problems = [
         f"  line {mark.line + 1}: '{key}' appears twice (first in line {first.line + 1})"
-        for key, first, mark in _repeated_keys(root)
+        for key, first, mark in repeated
     ]
     try:
         if not problems:
@@ -194,9 +195,10 @@ def _repeated_keys(node: yaml.Node | None) -> list[tuple[str, Any, Any]]:
     if isinstance(node, yaml.MappingNode):
         first_marks: dict[str, yaml.Mark] = {}
         for key, value in node.value:
-            if key.value in first_marks:
-                repeated.append((key.value, first_marks[key.value], key.start_mark))
-            first_marks.setdefault(key.value, key.start_mark)
+            if isinstance(key, yaml.ScalarNode):  # a list or a mapping is no key, which constructing the document tells
+                if key.value in first_marks:
+                    repeated.append((key.value, first_marks[key.value], key.start_mark))
+                first_marks.setdefault(key.value, key.start_mark)
             repeated += _repeated_keys(value)
     elif isinstance(node, yaml.SequenceNode):
         for value in node.value:
