@@ -71,7 +71,7 @@ class Analysis:
     @property
     def warnings(self) -> list[ExperimentCheck]:
         """Checks that did not pass, the worst first."""
-        return sorted((c for c in self.checks if c.level != "ok"), key=lambda c: c.level)
+        return sorted((c for c in self.checks if c.warns), key=lambda c: c.level)
 
 
 def metric_specs(plan: ExperimentPlan, *, with_new_users: bool) -> dict[str, MetricSpec]:

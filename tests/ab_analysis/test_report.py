@@ -585,6 +585,15 @@ def test_variants_that_start_on_different_days_fail_the_check(app: Settings) -> 
         assert checks.exposure_days(db, plan.experiment).level == "fail"
 
 
+def test_too_few_days_of_arrival_are_neither_passed_nor_a_warning(workspace: Settings) -> None:
+    experiment = load_experiment(workspace.experiments_dir / "clock_ranker.yaml")
+    report = write_report(workspace, experiment, END - 97)
+    exposure = [c for c in report.analysis.checks if c.name == "exposure"]
+    assert [(c.level, c.state, c.warns) for c in exposure] == [("skipped", "skipped", False)]
+    assert exposure[0] not in report.analysis.warnings
+    assert '<span class="soft">skipped</span> <strong>exposure</strong>' in report.page.read_text()
+
+
 @pytest.mark.slow
 def test_missing_hours_are_named(workspace: Settings, app: Settings) -> None:
     folder = workspace.workspace / "events"
