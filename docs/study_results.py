@@ -9,19 +9,24 @@ from typing import Any
 from core.documents import JsonObject
 from core.files import read_json
 from docs.markdown import table
-from evaluation.metrics import JUDGED
 
 OURS = "matched_clock"
 
 
-def logs_of(var: Path, study: str) -> JsonObject:
-    """Log → results of a study on it."""
-    return {title: log for content in contents_of(var, study) for title, log in content.get("logs", {}).items()}
+def logs_of(var: Path, study: str, source: str = "**") -> JsonObject:
+    """Log → results of a study on it.
+
+    Args:
+        var: run-time folder.
+        study: its name.
+        source: of the logs; default: every one that the study has run on.
+    """
+    return {title: log for content in contents_of(var, study, source) for title, log in content.get("logs", {}).items()}
 
 
-def contents_of(var: Path, study: str) -> list[JsonObject]:
-    """Results of a study on every log that it has run on."""
-    return [read_json(path) for path in sorted((var / "studies" / study).rglob("results.json"))]
+def contents_of(var: Path, study: str, source: str = "**") -> list[JsonObject]:
+    """Results of a study on every log that it has run on, or on those of one source."""
+    return [read_json(path) for path in sorted((var / "studies" / study).glob(f"{source}/results.json"))]
 
 
 def read_results(path: Path) -> Any:
@@ -29,15 +34,22 @@ def read_results(path: Path) -> Any:
     return read_json(path) if path.exists() else None
 
 
-def differences_by_log(
-    var: Path, study: str, title: str, rows_by_log: Mapping[str, Mapping[str, JsonObject]]
-) -> str | None:
-    """A table of differences with their intervals, one column per log."""
-    if not rows_by_log:
-        return None
-    names = dict.fromkeys(name for rows in rows_by_log.values() for name in rows)
-    rows = [[name, *(signed(r[name]) if name in r else "" for r in rows_by_log.values())] for name in names]
-    return captioned(table([title, *rows_by_log], rows), contents_of(var, study))
+def parts_of(title: str, source: str) -> tuple[str, str]:
+    """What the title of a source's log says of the negatives, and what else.
+
+    >>> parts_of("foursquare, own negatives, naive clock", "foursquare"), parts_of("simulator, naive clock", "simulator")
+    (('own', 'naive clock'), ('', 'naive clock'))
+    """
+    first, _, rest = title.removeprefix(source).removeprefix(", ").partition(", ")
+    negatives = first.removesuffix(" negatives")
+    return (negatives, rest) if negatives != first else ("", f"{first}, {rest}" if rest else first)
+
+
+def by_negatives(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table whose rows begin with the kind of negatives, which is left out where the log has its own negatives."""
+    if any(row[0] for row in rows):
+        return table(["negatives", *columns], rows)
+    return table(columns, [row[1:] for row in rows])
 
 
 def captioned(markdown: str, studies: Sequence[Mapping[str, Any]]) -> str:
@@ -50,15 +62,15 @@ def captioned(markdown: str, studies: Sequence[Mapping[str, Any]]) -> str:
     return f"{markdown}\n\nFrom {'; '.join(sources)}." if sources else markdown
 
 
-def aucs(values: JsonObject) -> str:
-    """AUC, UAUC and, where the study has it, session AUC."""
-    return " / ".join(f"{values[metric]['value']:.4f}" for metric in JUDGED if metric in values)
-
-
 def signed(figure: JsonObject) -> str:
     """A difference with its interval."""
     low, high = figure["interval"]
     return f"{figure['value']:+.4f} ({low:+.4f} to {high:+.4f})"
+
+
+def percent(share: float) -> str:
+    """A share with its sign, per cent."""
+    return f"{100 * share:+.2f} %"
 
 
 def bold_ours(name: str) -> str:
