@@ -9,10 +9,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from ab_analysis.metrics import Metric, check_expression
-from core.documents import did_you_mean, load_document, parse_document
+from core.documents import StrictModel, did_you_mean, load_document, parse_document
 from core.errors import ConfigError
 from core.expressions import reserved_words
 from core.files import digest_json
@@ -45,11 +45,11 @@ def check_shares(shares: Mapping[str, float]) -> None:
         raise ValueError("every share must be above 0, for example 0.5 or 50")
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+class _Finite(StrictModel):
+    model_config = ConfigDict(allow_inf_nan=False)
 
 
-class Layer(_Strict):
+class Layer(_Finite):
     """An experiment's share of a layer. Experiments of one layer divide the users among them, so that nobody is in two.
 
     A user's position in the layer is a hash in [0, 1); the experiment takes the users in [``start``, ``end``).
@@ -66,7 +66,7 @@ class Layer(_Strict):
         return self
 
 
-class Segment(_Strict):
+class Segment(_Finite):
     """Groups of users by what was known before the experiment: ranges of a metric, or the most frequent facet value."""
 
     of: str | None = Field(None, description="Metric whose value before the start is divided into ranges.")
@@ -84,13 +84,13 @@ class Segment(_Strict):
         return self
 
 
-class Guardrail(_Strict):
+class Guardrail(_Finite):
     """A metric that may get worse by no more than ``max_worse``, as a share of the control's value."""
 
     max_worse: float = Field(0.0, ge=0, lt=1)
 
 
-class Stopping(_Strict):
+class Stopping(_Finite):
     """How looks before the end are read.
 
     ``fixed``: one look, at the end. ``always_valid``: any day, without an end (confidence sequence).
@@ -101,14 +101,14 @@ class Stopping(_Strict):
     first_look_days: int = Field(1, ge=1, le=90)
 
 
-class Conclusion(_Strict):
+class Conclusion(_Finite):
     """What people decided when an experiment was over, and why."""
 
     outcome: Literal["shipped", "not_shipped", "inconclusive"]
     note: str = Field(min_length=5)
 
 
-class Experiment(_Strict):
+class Experiment(_Finite):
     """An experiment, as an analyst writes it down.
 
     ``variants`` maps each variant to its share of the users. ``start`` is the time (UTC) at which the experiment begins; a

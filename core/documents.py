@@ -7,19 +7,27 @@ import re
 from collections.abc import Iterable, Sequence
 from datetime import date
 from pathlib import Path
-from typing import Any, TypeAlias, TypeVar
+from typing import Annotated, Any, TypeAlias, TypeVar
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ConfigDict, Strict, ValidationError
 
 from core.errors import ConfigError
 
 JsonObject: TypeAlias = dict[str, Any]
 """A JSON object at the edge: read and not checked yet, or dumped from a typed value to be written. Code passes the typed value."""
+WholeNumber = Annotated[int, Strict()]
+"""An integer; ``true`` is none."""
 M = TypeVar("M", bound=BaseModel)
 NO_KEY = re.compile(r"[^\w.]")
 MOST_VALUES = 100_000
 """Values that a file may hold, counted as often as anchors repeat them."""
+
+
+class StrictModel(BaseModel):
+    """Content of a document, or a part of it: unknown keys are errors, and nothing changes once it is read."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 def did_you_mean(name: str, names: Iterable[str]) -> str:

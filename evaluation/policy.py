@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-from core.documents import load_document
+from core.documents import StrictModel, load_document
 from evaluation.predictions import ATTRIBUTE, CONTEXT, FACET
 from stats.confidence import HIGHEST_CONFIDENCE
 
@@ -15,11 +15,7 @@ SLICES = ("local_hour", "weekday", "user_kind", "item_kind")
 EVERY_FACET = "facet"
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Margins(_Strict):
+class Margins(StrictModel):
     """Where the lower end of a difference's interval must lie above. Points of AUC, 0 to 1."""
 
     auc_margin: float
@@ -32,7 +28,7 @@ class Margins(_Strict):
         return margin
 
 
-class Guardrail(_Strict):
+class Guardrail(StrictModel):
     """No slice may be worse by more than ``max_drop``; slices below ``min_samples`` are not judged.
 
     ``by`` is one of ``SLICES``, ``facet_<name>``, ``context_<name>`` or ``attribute_<user or item>_<name>`` for the values of
@@ -45,14 +41,14 @@ class Guardrail(_Strict):
     min_samples: int = Field(300, ge=1)
 
 
-class Calibration(_Strict):
+class Calibration(StrictModel):
     """Limits on the candidate's own calibration."""
 
     max_error: float = Field(0.2, gt=0, le=1)
     ratio: tuple[float, float] = (0.7, 1.4)
 
 
-class Policy(_Strict):
+class Policy(StrictModel):
     """When a candidate becomes champion; see ``evaluation/policy.yaml`` for what each key means."""
 
     min_hours: int = Field(4, ge=1)
