@@ -8,7 +8,17 @@ from __future__ import annotations
 from pathlib import Path
 
 from docs.markdown import table
-from docs.study_results import by_negatives, captioned, contents_of, logs_of, parts_of, signed, words
+from docs.study_results import (
+    by_module,
+    by_negatives,
+    captioned,
+    contents_of,
+    logs_of,
+    natural,
+    parts_of,
+    signed,
+    words,
+)
 
 PAPER, SHRUNK = "gaussian_clock", "gaussian clock, thin slots borrow"
 
@@ -23,7 +33,7 @@ def streaming_table(source: str, var: Path) -> str | None:
             signed(log["streaming less daily"][module]),
         ]
         for title, log in logs_of(var, "streaming_vs_daily", source).items()
-        for module in log["swing"]
+        for module in by_module(log["swing"])
     ]
     columns = ["time module", "a day old less 12 h old", "trained by the hour less by the shuffled day"]
     return captioned(by_negatives(columns, rows), contents_of(var, "streaming_vs_daily", source)) if rows else None
@@ -41,7 +51,10 @@ def settings_table(study: str, source: str, var: Path) -> str | None:
             rows.setdefault((negatives, setting), {})[ranker] = signed(metrics["auc"])
     if not rows:
         return None
-    lines = [[*place, *(by_ranker.get(r, "") for r in rankers)] for place, by_ranker in rows.items()]
+    lines = [
+        [*place, *(by_ranker.get(r, "") for r in rankers)]
+        for place, by_ranker in sorted(rows.items(), key=lambda row: (row[0][0], natural(row[0][1])))
+    ]
     return captioned(by_negatives(["setting", *rankers], lines), contents_of(var, study, source))
 
 
@@ -58,7 +71,7 @@ def slices_table(study: str, source: str, var: Path) -> str | None:
                 *(signed(gain[part]) for gain in log["gains"].values()),
                 *(f"{log['values'][module][part]['value']:.4f}" for module in shown),
             ]
-            for part in next(iter(log["gains"].values()))
+            for part in sorted(next(iter(log["gains"].values())), key=natural)
         ]
     return captioned(by_negatives(columns, rows), contents_of(var, study, source)) if rows else None
 

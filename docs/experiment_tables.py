@@ -21,7 +21,7 @@ def ab_calibration_table(var: Path) -> str | None:
     if study is None:
         return None
     figures = ("type_1", "coverage", "power", "promised")
-    rows = [[name, *(_share(m[k]) for k in figures)] for name, m in study["one_look"]["methods"].items()]
+    rows = [[_method(name), *(_share(m[k]) for k in figures)] for name, m in study["one_look"]["methods"].items()]
     return _study_table(["method", "type-I error", "coverage of 95 %", "power", "power promised"], rows, study)
 
 
@@ -31,7 +31,7 @@ def ab_model_table(var: Path) -> str | None:
     if study is None:
         return None
     figures = ("type_1", "coverage", "saved")
-    rows = [[name, *(_share(m[k]) for k in figures)] for name, m in study["model"]["methods"].items()]
+    rows = [[_method(name), *(_share(m[k]) for k in figures)] for name, m in study["model"]["methods"].items()]
     return _study_table(["method", "type-I error", "coverage of 95 %", "variance saved"], rows, study)
 
 
@@ -171,6 +171,15 @@ def _study_table(columns: Sequence[str], rows: Sequence[Sequence[str]], study: M
 def _study(var: Path, name: str) -> Any:
     """Results of a study of the simulated app."""
     return read_results(var / "studies" / name / "results.json")
+
+
+def _method(name: str) -> str:
+    """A method's name as people write it.
+
+    >>> _method("mean, cuped")
+    'mean, CUPED'
+    """
+    return name.replace("cuped", "CUPED").replace("cupac", "CUPAC").replace("welch", "Welch")
 
 
 def _share(share: float) -> str:

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from docs.markdown import table
-from docs.study_results import bold_ours, by_negatives, captioned, contents_of, logs_of, parts_of, signed
+from docs.study_results import bold_ours, by_module, by_negatives, captioned, contents_of, logs_of, parts_of, signed
 from studies.base import COMPARED
 
 OURS_LESS = ("auc", "session_auc")
@@ -19,7 +19,7 @@ def variants_table(source: str, var: Path) -> str | None:
     rows = [
         [parts_of(title, source)[0], bold_ours(name), *(f"{of[m]['value']:.4f}" for m in METRICS)]
         for title, log in logs.items()
-        for name, of in log["values"].items()
+        for name, of in by_module(log["values"]).items()
     ]
     columns = ["time module", *METRICS.values()]
     return captioned(by_negatives(columns, rows), contents_of(var, "variants", source)) if rows else None

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from core.documents import JsonObject
 from core.files import read_json
 from docs.markdown import table
+from training.time_modules import MODULES
 
+V = TypeVar("V")
 OURS = "matched_clock"
+NUMBER = re.compile(r"(\d+(?:\.\d+)?)")
 
 
 def logs_of(var: Path, study: str, source: str = "**") -> JsonObject:
@@ -62,6 +66,15 @@ def captioned(markdown: str, studies: Sequence[Mapping[str, Any]]) -> str:
     return f"{markdown}\n\nFrom {'; '.join(sources)}." if sources else markdown
 
 
+def natural(name: str) -> tuple[str, ...]:
+    """Key that sorts names with numbers in them by these, as files of results keep no order.
+
+    >>> sorted(["14 days", "7 days", "top 10", "top 5"], key=natural)
+    ['7 days', '14 days', 'top 5', 'top 10']
+    """
+    return tuple(f"{float(part):020.6f}" if NUMBER.fullmatch(part) else part for part in NUMBER.split(name))
+
+
 def signed(figure: JsonObject) -> str:
     """A difference with its interval."""
     low, high = figure["interval"]
@@ -71,6 +84,11 @@ def signed(figure: JsonObject) -> str:
 def percent(share: float) -> str:
     """A share with its sign, per cent."""
     return f"{100 * share:+.2f} %"
+
+
+def by_module(values: Mapping[str, V]) -> dict[str, V]:
+    """Values of time modules in the modules' order."""
+    return {name: values[name] for name in MODULES if name in values}
 
 
 def bold_ours(name: str) -> str:
