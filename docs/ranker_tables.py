@@ -29,10 +29,12 @@ def variant_differences_table(source: str, var: Path) -> str | None:
     """Differences in AUC and session AUC that the study ``variants`` is about."""
     pairs = [("gaussian_clock", other) for other in ("none", "naive_clock", "hour_embedding")]
     pairs += [("matched_clock", other) for other in ("gaussian_clock", "hour_embedding")]
+    pairs += [("hour_embedding", "none")]
     rows = [
         [parts_of(title, source)[0], f"{a} less {b}", *(signed(log[f"{a} less"][b][m]) for m in OURS_LESS)]
         for title, log in logs_of(var, "variants", source).items()
         for a, b in pairs
+        if f"{a} less" in log
     ]
     columns = ["difference", *(METRICS[m] for m in OURS_LESS)]
     return captioned(by_negatives(columns, rows), contents_of(var, "variants", source)) if rows else None

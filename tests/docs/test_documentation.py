@@ -225,7 +225,7 @@ def test_tables_of_rankers_and_slices_have_a_row_for_each(tmp_path: Path) -> Non
     metrics = dict.fromkeys(("auc", "uauc", "session_auc", "logloss"), figure(0.6))
     modules = ("none", "naive_clock", "hour_embedding", "gaussian_clock", "matched_clock")
     values = {"values": dict.fromkeys(modules, metrics), "gaussian_clock less": dict.fromkeys(modules, metrics),
-              "matched_clock less": dict.fromkeys(modules, metrics)}  # fmt: skip
+              "matched_clock less": dict.fromkeys(modules, metrics), "hour_embedding less": {"none": metrics}}  # fmt: skip
     write_results(tmp_path, "variants/simulator", {"logs": {"simulator": values}})
     assert "| **matched_clock** | 0.6000 | 0.6000 | 0.6000 | 0.6000 |" in (
         results.TABLES["variants-simulator"](tmp_path) or ""
