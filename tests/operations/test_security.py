@@ -58,7 +58,7 @@ def test_report_pages_are_only_those_below_the_folder(name: str, tmp_path: Path)
 
 
 def test_markup_in_values_is_text_on_every_kind_of_page(tmp_path: Path) -> None:
-    from evaluation.gate import GateDecision, ModelVersion
+    from evaluation.gate_decision import GateDecision, ModelVersion
     from pages.rankers import write_gate_page
 
     write_page(tmp_path / "page.html", MARKUP, '<p title="{{ value }}">{{ value }}</p>', value=MARKUP)
