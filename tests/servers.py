@@ -15,12 +15,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx
 import psutil
 import pytest
 
 from core.ports import free_port
 
 TIMEOUT_SECONDS = 60
+HTTP = httpx.Client(verify=False, timeout=20)
+"""One for all: a client reads all certificates when it is made, which takes longer than a server's answer."""
+
+
+def answers(url: str) -> bool:
+    """Whether a server says that it is well."""
+    try:
+        return HTTP.get(url).status_code == 200
+    except httpx.HTTPError:
+        return False
 
 
 @contextmanager
