@@ -21,8 +21,10 @@ from core.documents import did_you_mean, one_line
 from core.duck import file_list, identifier, quoted, scalar
 from core.errors import ConfigError, DataError
 from core.files import temporary_directory
+from events.input_part import InputPart, Layout, family
 from events.log_files import SUFFIXES, check_whole, format_of
 from events.mapping import CsvOptions, Mapping
+from events.spans import copy_span
 from events.text import CleanText, clean_csv, clean_json, decoded, pass_lines
 
 log = logging.getLogger("events.readers")
@@ -140,6 +142,7 @@ class _Loader:
 
     con: duckdb.DuckDBPyConnection
     scratch: Path
+    part: InputPart
     columns: dict[str, str] = field(default_factory=dict)
     repeated: set[str] = field(default_factory=set)
     parts: list[str] = field(default_factory=list)
@@ -160,44 +163,91 @@ class _Loader:
             self.con.unregister("bad_lines")
 
 
-def load_raw(con: duckdb.DuckDBPyConnection, mapping: Mapping, files: list[Path]) -> RawLog:
+def load_raw(
+    con: duckdb.DuckDBPyConnection, mapping: Mapping, files: list[Path], part: InputPart | None = None
+) -> RawLog:
     """Load files into the tables ``raw`` and ``malformed(content, reason)`` of ``con``.
 
     Cells of text formats stay text; a row that cannot be split into its columns goes to
     ``malformed``. Every raw row carries ``__row``, its number over the whole input.
 
+    Args:
+        con: where the tables go.
+        mapping: how the files are written.
+        files: the files, in order.
+        part: which part of the input they are; by default all of it.
+
     Raises:
         DataError: a file is empty or cut short, or formats are mixed; nothing was written.
     """
-    kind = _one_format(mapping, files)
-    for file in files:
+    part = part or InputPart()
+    kind = one_format(mapping, files)
+    for file in files if part.span is None else []:
         check_whole(file, kind)
     con.execute("CREATE TABLE malformed (content VARCHAR, reason VARCHAR)")
     with temporary_directory("clock-log-") as scratch:
-        loader = _Loader(con, scratch)
+        loader = _Loader(con, scratch, part)
         if kind == "parquet":
             _load_parquet(loader, files)
         elif kind == "jsonl":
             _load_jsonl(loader, files)
         else:
             _load_csv(loader, mapping.csv, files)
-        if not loader.parts:
-            con.execute("CREATE TABLE raw AS SELECT CAST(NULL AS BIGINT) AS __row WHERE false")
-            return RawLog({}, {}, False, tuple(files), blank=True)
-        keys = _folder_keys(loader, files)
+        keys = _folder_keys(loader, files) if loader.parts else {}
+        folder_keys = tuple(name for name, column in loader.columns.items() if column in keys)
+        source = " UNION ALL BY NAME ".join(loader.parts) or "SELECT NULL AS __file WHERE false"
         cells = "".join(f", {cell} AS {column}" for column, cell in keys.items())
-        source = " UNION ALL BY NAME ".join(loader.parts)
         con.execute(
-            f"CREATE TABLE raw AS SELECT * EXCLUDE (__file){cells}, row_number() OVER () AS __row FROM ({source})"
+            f"""CREATE TABLE raw AS SELECT * EXCLUDE (__file){cells}, row_number() OVER () + {part.first_row} AS __row
+            FROM ({source})"""
         )
-    types = {row[0]: row[1] for row in con.execute("DESCRIBE raw").fetchall()}
+    described = {row[0]: row[1] for row in con.execute("DESCRIBE raw").fetchall()}
+    types = {name: described[column] for name, column in loader.columns.items() if column in described}
+    names = tuple(name for name in types if name not in folder_keys)
+    share = Layout(names, folder_keys, types, frozenset(loader.untyped), frozenset(loader.repeated), kind == "jsonl")
+    layout = part.layout(share)
+    if kind == "jsonl" and not layout.names and scalar(con, "SELECT count(*) FROM malformed"):
+        raise DataError("no line of the log is a JSON object; is it really JSON lines (one object a line)?")
+    columns = loader.columns if layout == share else _fit(con, share, loader.columns, layout)
+    if not columns:
+        return RawLog({}, {}, False, tuple(files), blank=True)
     return RawLog(
-        loader.columns, {name: types[column] for name, column in loader.columns.items()}, kind == "parquet",
-        tuple(files), frozenset(loader.repeated), untyped=frozenset(loader.untyped), hint=loader.hint,
+        columns, {name: layout.types[name] for name in columns}, kind == "parquet",
+        tuple(files), layout.repeated, untyped=layout.untyped, hint=loader.hint,
     )  # fmt: skip
 
 
-def _one_format(mapping: Mapping, files: list[Path]) -> str:
+def _fit(
+    con: duckdb.DuckDBPyConnection, share: Layout, columns: dict[str, str], layout: Layout
+) -> dict[str, str]:
+    """Give ``raw`` the columns of the whole input; gives the columns of its names."""
+    keys = {key.lower(): columns[key] for key in share.keys}
+    cells = {}
+    for name in (*layout.names, *layout.keys):
+        kind = layout.types[name]
+        if name in layout.keys:
+            cell = keys.get(name.lower(), "NULL")
+        elif name not in share.names:
+            cell = "NULL"
+        elif kind == "VARCHAR" != share.types[name]:
+            cell = exact_text(columns[name], share.types[name])
+        else:
+            cell = columns[name]
+        cells[name] = f"CAST({cell} AS {kind})"
+    fitted = {name: f"c{number}" for number, name in enumerate(cells)}
+    selected = "".join(f"{cell} AS {fitted[name]}, " for name, cell in cells.items())
+    con.execute("ALTER TABLE raw RENAME TO read")
+    con.execute(f"CREATE TABLE raw AS SELECT {selected}__row FROM read")
+    con.execute("DROP TABLE read")
+    return fitted
+
+
+def one_format(mapping: Mapping, files: list[Path]) -> str:
+    """The format of all files.
+
+    Raises:
+        DataError: they have several, or a name tells none.
+    """
     if mapping.format != "auto":
         return mapping.format
     formats = {format_of(file): file for file in files}
@@ -235,20 +285,13 @@ def _folder_keys(loader: _Loader, files: list[Path]) -> dict[str, str]:
 
 def _load_parquet(loader: _Loader, files: list[Path]) -> None:
     """Files by their schema, so that a column that is whole numbers here and doubles there is not rounded."""
-    groups: dict[tuple[tuple[str, str], ...], list[Path]] = defaultdict(list)
-    for file in files:
-        if not pq.read_schema(file).names:  # what pandas writes of nothing
-            continue
-        described = loader.con.execute(
-            f"DESCRIBE SELECT * FROM read_parquet({file_list([file])}, hive_partitioning=false)"
-        ).fetchall()
-        groups[tuple((row[0], row[1]) for row in described)].append(file)
+    groups = _by_schema(loader.con, files)
     kinds: dict[str, set[str]] = defaultdict(set)
     for schema, members in groups.items():
         written = pq.read_schema(members[0]).names
         loader.repeated |= {name for name in written if written.count(name) > 1}
         for name, kind in schema:
-            kinds[name].add(_family(kind))
+            kinds[name].add(family(kind))
     for schema, members in groups.items():
         cells = []
         for name, kind in schema:
@@ -267,11 +310,34 @@ def _load_parquet(loader: _Loader, files: list[Path]) -> None:
             log.warning("the files have different columns; they are joined by name, and empty where a file has none")
 
 
-def _family(kind: str) -> str:
-    """Types between which nothing is lost: a file may have one and the next another of the same family."""
-    if kind in {"FLOAT", "DOUBLE"}:
-        return "real"
-    return "integer" if kind.endswith("INT") or kind.endswith("INTEGER") else kind
+def _by_schema(
+    con: duckdb.DuckDBPyConnection, files: list[Path]
+) -> dict[tuple[tuple[str, str], ...], list[Path]]:
+    """Parquet files by the names and DuckDB types of their columns, without those that have none."""
+    groups: dict[tuple[tuple[str, str], ...], list[Path]] = defaultdict(list)
+    for file in files:
+        if not pq.read_schema(file).names:  # what pandas writes of nothing
+            continue
+        described = con.execute(
+            f"DESCRIBE SELECT * FROM read_parquet({file_list([file])}, hive_partitioning=false)"
+        ).fetchall()
+        groups[tuple((row[0], row[1]) for row in described)].append(file)
+    return groups
+
+
+def in_order_of_rows(con: duckdb.DuckDBPyConnection, mapping: Mapping, kind: str, files: list[Path]) -> list[Path]:
+    """Files in the order in which ``load_raw`` numbers their rows.
+
+    Args:
+        con: any connection.
+        mapping: how they are written.
+        kind: their format.
+        files: the log.
+    """
+    if kind == "jsonl":
+        return files
+    groups = _by_schema(con, files).values() if kind == "parquet" else _by_header(mapping.csv, files).values()
+    return list(dict.fromkeys([*(file for group in groups for file in group), *files]))
 
 
 def exact_text(cell: str, kind: str) -> str:
@@ -311,8 +377,6 @@ def _load_jsonl(loader: _Loader, files: list[Path]) -> None:
         con.execute(f"DELETE FROM lines WHERE {repeated}")
     con.execute("DROP TABLE objects")
     if not keys:
-        if scalar(con, "SELECT count(*) FROM malformed"):
-            raise DataError("no line of the log is a JSON object; is it really JSON lines (one object a line)?")
         return
     no_numbers = scalar(con, f"SELECT count(*) FROM lines WHERE regexp_matches(line, {quoted(NO_NUMBER)})") > 0
     cells = ", ".join(f"{_json_cell(key, no_numbers)} AS {loader.column(key)}" for key in keys)
@@ -349,21 +413,15 @@ def _inner_rows(con: duckdb.DuckDBPyConnection, keys: list[str]) -> str:
 
 def _load_csv(loader: _Loader, options: CsvOptions, files: list[Path]) -> None:
     con = loader.con
-    by_header: dict[tuple[tuple[str, ...], str], list[Path]] = defaultdict(list)
-    for file in files:
-        delimiter = options.delimiter_of(file)
-        header = list(options.columns) if not options.header else _csv_header(file, options, delimiter)
-        if not options.header and not header:
-            raise DataError("csv.header is false: name the columns, in order, under csv.columns in the mapping")
-        if header:
-            by_header[tuple(header), delimiter].append(file)
+    by_header = _by_header(options, files)
     if len({header for header, _ in by_header}) > 1:
         log.warning("the CSV files have different headers; they are joined by name, and empty where a file has none")
     for number, ((cells, delimiter), members) in enumerate(by_header.items()):
         names = _unique(cells, loader.repeated)
         loader.hint = _no_header(members[0], options) or _other_shape(names, delimiter)
         columns = [loader.column(name) for name in names]
-        texts = _cleaned(loader, members, lambda file, to: clean_csv(file, to, options, delimiter, len(columns)))  # noqa: B023
+        clean: CleanText = lambda file, to: clean_csv(file, to, options, delimiter, len(columns))  # noqa: B023, E731
+        texts = _cleaned(loader, members, clean, with_header=options.header)
         if not texts:
             continue
         types = "{" + ", ".join(f"{quoted(column)}: 'VARCHAR'" for column in columns) + "}"
@@ -381,12 +439,28 @@ def _load_csv(loader: _Loader, options: CsvOptions, files: list[Path]) -> None:
         loader.parts.append(f"SELECT * FROM raw_{number}")
 
 
-def _cleaned(loader: _Loader, files: list[Path], clean: CleanText) -> list[Path]:
+def _by_header(options: CsvOptions, files: list[Path]) -> dict[tuple[tuple[str, ...], str], list[Path]]:
+    """Files by their header and delimiter, without those that have no line."""
+    groups: dict[tuple[tuple[str, ...], str], list[Path]] = defaultdict(list)
+    for file in files:
+        delimiter = options.delimiter_of(file)
+        header = list(options.columns) if not options.header else _csv_header(file, options, delimiter)
+        if not options.header and not header:
+            raise DataError("csv.header is false: name the columns, in order, under csv.columns in the mapping")
+        if header:
+            groups[tuple(header), delimiter].append(file)
+    return groups
+
+
+def _cleaned(loader: _Loader, files: list[Path], clean: CleanText, with_header: bool = False) -> list[Path]:
     """The files themselves, or copies where something had to be put right; lines that are not rows are noted."""
     texts = []
     for number, file in enumerate(files):
         copy = loader.scratch / f"{len(loader.sources)}-{number}.txt"
-        text, bad, blank = clean(file, copy)
+        if loader.part.span is not None:
+            text, bad, blank = copy_span(file, copy, loader.part.span, with_first_line=with_header), [], False
+        else:
+            text, bad, blank = clean(file, copy)
         loader.malformed(bad)
         if not blank:
             texts.append(text)

@@ -27,6 +27,7 @@ from events.cells import (
     whole_number,
     without_point,
 )
+from events.input_part import InputPart
 from events.items import ITEM_LENGTH, load_items
 from events.lists import unfold_lists
 from events.mapping import Items, Mapping, is_zone
@@ -58,6 +59,7 @@ class Staging:
         folders: list[Path],
         files: list[Path],
         kinds: dict[str, str],
+        part: InputPart | None = None,
     ) -> None:
         """Load the log.
 
@@ -67,14 +69,15 @@ class Staging:
             folders: where the mapping's relative paths may start.
             files: the log.
             kinds: kinds of ids (int, string) that the source has already, by user and item.
+            part: which part of the input the files are; by default all of it.
 
         Raises:
             DataError: the log cannot be read.
         """
-        self.con, self.mapping, self.files = con, mapping, files
+        self.con, self.mapping, self.files, self.part = con, mapping, files, part or InputPart()
         con.execute(f"CREATE OR REPLACE MACRO {FINITE}(x) AS {finite('x')}")
         try:
-            self.raw = load_raw(con, mapping, files)
+            self.raw = load_raw(con, mapping, files, self.part)
         except duckdb.OutOfMemoryException:
             raise
         except duckdb.Error as error:
@@ -87,7 +90,7 @@ class Staging:
         """Rows that lists of items gave beyond the rows of the input."""
         self.items_file: Path | None = None
         self._folders = folders
-        self.sql = RowExpressions(con, self.raw)
+        self.sql = RowExpressions(con, self.raw, self.part)
         self.ids: dict[str, str] = {}
         self.known_ids = kinds
         self.shifted: dict[str, int] = {}
@@ -190,7 +193,8 @@ class Staging:
         whole = f"bool_and({whole_number(item)})"
         self.sql.execute(f"CREATE TABLE item_form AS SELECT {whole} AS whole FROM raw r WHERE NOT {self._ignored()}")
         kinds = (self.known_ids.get("item"), self.mapping.ids.get("item"))
-        numbers = "int" in kinds or bool(scalar(self.con, "SELECT whole FROM item_form"))
+        is_whole = self.part.is_whole("item cells", scalar(self.con, "SELECT whole FROM item_form"))
+        numbers = "int" in kinds or bool(is_whole)
         self.items_file = load_items(self.con, self.mapping, items, self._folders, numbers=numbers)
         return without_point(item) if numbers else item
 
@@ -358,7 +362,7 @@ class Staging:
                     self.con,
                     f"SELECT bool_and({whole_number(f'{kind}_key')}) FROM parsed WHERE {kind}_key IS NOT NULL AND NOT ignored",
                 )
-                chosen = known or ("int" if every else "string")
+                chosen = known or ("int" if self.part.is_whole(f"{kind} ids", every) else "string")
             self.ids[kind] = chosen
             if chosen == "int":
                 key = f"{kind}_key"
