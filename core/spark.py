@@ -14,7 +14,7 @@ from datetime import datetime
 from importlib.util import find_spec
 from pathlib import Path
 from threading import RLock, Thread
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlparse
 from urllib.request import url2pathname
 
@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from core.errors import ConfigError, NotReadyError
-from core.files import replaced_directory, temporary_directory
+from core.files import replaced_directory, temporary_directory, write_atomically
 from core.settings import ROOT, Settings
 from core.sql_engine import Engine, microseconds, parquet_parts
 
@@ -48,6 +48,8 @@ MASTER_SECONDS = 5
 WORKER_SECONDS = 45
 """How long the first task may wait for an executor."""
 SESSION_LOCK = RLock()
+T = TypeVar("T")
+R = TypeVar("R")
 ArrowFunction = Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]
 QUERIES_AT_ONCE = 8
 """Number of results that Spark computes at the same time: one small job alone would leave most of a cluster idle."""
@@ -222,6 +224,43 @@ class SparkEngine(Engine):
         """
         self.session.sparkContext.parallelize(items, max(len(items), 1)).foreach(work)
 
+    def map_tasks(self, work: Callable[[T], R], items: Sequence[T]) -> list[R]:
+        """Results of a function of the platform for each of some items, a task each, in executors' Python processes.
+
+        Args:
+            work: may be called again for an item whose task failed.
+            items: small, and so are the results, which come to the driver in the items' order.
+        """
+        if not items:
+            return []
+        return self.session.sparkContext.parallelize(items, len(items)).map(work).collect()
+
+    def map_rows(self, name: str, sql: str, by: str, work: ArrowFunction, schema: str) -> None:
+        """Define a view of what a function of the platform makes of a query's rows, in executors' Python processes.
+
+        Args:
+            name: of the view.
+            sql: the query.
+            by: column whose equal rows come to one call, one value after the other.
+            work: takes the batches of some values and gives batches.
+            schema: of what it gives, as Spark's DDL.
+        """
+        frame = self.session.sql(self._record(sql)).repartition(by).sortWithinPartitions(by)
+        frame.mapInArrow(work, schema).createOrReplaceTempView(name)
+
+    def write_lines(self, sql: str, file: Path) -> None:
+        """Write a query's only column of text to a file, a line each, in the order of their bytes.
+
+        Args:
+            sql: the query; its column is called ``line``.
+            file: replaces any older one.
+        """
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with temporary_directory("lines-", file.parent) as folder:
+            self.session.sql(self._record(sql)).orderBy("line").write.text(str(folder / "parts"))
+            parts = sorted((folder / "parts").glob("part-*"))
+            write_atomically(file, lambda target: _concatenate(parts, target))
+
     def hand_over(self, sql: str, by: str, write: ArrowFunction, order: Sequence[str] = ()) -> int:
         """Hand a query's rows over to a function of the platform, which writes them to a store, in executors' Python processes.
 
@@ -275,6 +314,13 @@ class SparkEngine(Engine):
             self.session.catalog.dropTempView(name)
             frame.unpersist()
         self._tables.clear()
+
+
+def _concatenate(files: Sequence[Path], target: Path) -> None:
+    with target.open("wb") as whole:
+        for file in files:
+            with file.open("rb") as part:
+                shutil.copyfileobj(part, whole)
 
 
 def session_options(settings: Settings) -> dict[str, str]:

@@ -56,7 +56,7 @@ class InputPart:
 
     def layout(self, share: Layout) -> Layout:
         """The whole input's columns, given the part's."""
-        return self._ask("layout", "", share)  # type: ignore[no-any-return]
+        return self._ask("layout", "", share)
 
     def has_numbers(self, column: str, filled: int, numbers: int) -> bool | None:
         """Whether most cells of a column are numbers, None where no cell has content.
@@ -66,7 +66,7 @@ class InputPart:
             filled: cells of the part that have content.
             numbers: those that are numbers.
         """
-        return self._ask("numbers", column, (filled, numbers))  # type: ignore[no-any-return]
+        return self._ask("numbers", column, (filled, numbers))
 
     def is_whole(self, what: str, share: bool | None) -> bool | None:
         """Whether all ids of some kind are whole numbers, None where there are none.
@@ -75,7 +75,7 @@ class InputPart:
             what: the kind.
             share: the same of the part.
         """
-        return self._ask("whole", what, share)  # type: ignore[no-any-return]
+        return self._ask("whole", what, share)
 
     def _ask(self, question: str, subject: str, share: Any) -> Any:
         key = f"{question}:{subject}"
@@ -115,7 +115,7 @@ def _layout(shares: Sequence[Layout]) -> Layout:
     for key in chain.from_iterable(share.keys for share in shares):
         if key.lower() not in taken:
             spelling.setdefault(key.lower(), key)
-    untyped = {key for key in spelling.values()}
+    untyped = set(spelling.values())
     types = dict.fromkeys(untyped, "VARCHAR")
     for name in names:
         having = [share for share in shares if name in share.names]

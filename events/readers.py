@@ -25,7 +25,7 @@ from events.input_part import InputPart, Layout, family
 from events.log_files import SUFFIXES, check_whole, format_of
 from events.mapping import CsvOptions, Mapping
 from events.spans import copy_span
-from events.text import CleanText, clean_csv, clean_json, decoded, pass_lines
+from events.text import Cleaned, CleanText, clean_csv, clean_json, decoded, pass_lines
 
 log = logging.getLogger("events.readers")
 
@@ -217,9 +217,7 @@ def load_raw(
     )  # fmt: skip
 
 
-def _fit(
-    con: duckdb.DuckDBPyConnection, share: Layout, columns: dict[str, str], layout: Layout
-) -> dict[str, str]:
+def _fit(con: duckdb.DuckDBPyConnection, share: Layout, columns: dict[str, str], layout: Layout) -> dict[str, str]:
     """Give ``raw`` the columns of the whole input; gives the columns of its names."""
     keys = {key.lower(): columns[key] for key in share.keys}
     cells = {}
@@ -310,9 +308,7 @@ def _load_parquet(loader: _Loader, files: list[Path]) -> None:
             log.warning("the files have different columns; they are joined by name, and empty where a file has none")
 
 
-def _by_schema(
-    con: duckdb.DuckDBPyConnection, files: list[Path]
-) -> dict[tuple[tuple[str, str], ...], list[Path]]:
+def _by_schema(con: duckdb.DuckDBPyConnection, files: list[Path]) -> dict[tuple[tuple[str, str], ...], list[Path]]:
     """Parquet files by the names and DuckDB types of their columns, without those that have none."""
     groups: dict[tuple[tuple[str, str], ...], list[Path]] = defaultdict(list)
     for file in files:
@@ -457,10 +453,9 @@ def _cleaned(loader: _Loader, files: list[Path], clean: CleanText, with_header: 
     texts = []
     for number, file in enumerate(files):
         copy = loader.scratch / f"{len(loader.sources)}-{number}.txt"
-        if loader.part.span is not None:
-            text, bad, blank = copy_span(file, copy, loader.part.span, with_first_line=with_header), [], False
-        else:
-            text, bad, blank = clean(file, copy)
+        span = loader.part.span
+        whole_lines = span and Cleaned(copy_span(file, copy, span, with_first_line=with_header), [], blank=False)
+        text, bad, blank = whole_lines or clean(file, copy)
         loader.malformed(bad)
         if not blank:
             texts.append(text)

@@ -59,7 +59,9 @@ def divide(mapping: Mapping, kind: str, files: Sequence[Path], size: int, check:
         size: bytes of a piece, about.
         check: runs the checks.
     """
-    checks = [c for file in files if _is_divisible(mapping, kind, file, size) for c in _checks(mapping, kind, file, size)]
+    checks = [
+        c for file in files if _is_divisible(mapping, kind, file, size) for c in _checks(mapping, kind, file, size)
+    ]
     ends: dict[Path, list[LineEnds | None]] = {}
     for each, counted in zip(checks, check(checks) if checks else [], strict=True):
         ends.setdefault(each.file, []).append(counted)

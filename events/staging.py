@@ -6,6 +6,7 @@ import logging
 from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import NamedTuple
 
 import duckdb
 
@@ -47,6 +48,45 @@ MOST_VALUES = 10
 """Unknown values that the account lists."""
 MAJORITY = 0.5
 """With fewer of the log's items in the table of items, a warning says so."""
+
+
+class ItemMatches(NamedTuple):
+    """How an input's items match the table of items.
+
+    Attributes:
+        known: items of good rows that the table has.
+        items: items of good rows.
+        example: one that the table does not have.
+        in_table: an item of the table, where it has none of the log's.
+    """
+
+    known: int
+    items: int
+    example: str | None
+    in_table: str | None
+
+    def check(self, items: Items, file: Path, one_hour: bool) -> None:
+        """Say what a person should know.
+
+        Args:
+            items: the mapping's table.
+            file: its file.
+            one_hour: the input is an hour of a log, in which every item may be newer than the table.
+
+        Raises:
+            ConfigError: the table has none of the items.
+        """
+        if self.items and not self.known and not one_hour:
+            read = "every cell is empty" if self.in_table is None else f"it reads '{one_line(self.in_table, 40)}'"
+            raise ConfigError(
+                f"items.key: no item of the log is in {file.name} by '{items.key}': {read}, the log "
+                f"'{one_line(self.example or '', 40)}'; nothing was ingested"
+            )
+        if self.known < MAJORITY * self.items:
+            log.warning(
+                "%d of the %d items are in %s by '%s' (items.key); the others have no facets from it",
+                self.known, self.items, file.name, items.key,
+            )  # fmt: skip
 
 
 class Staging:
@@ -265,33 +305,14 @@ class Staging:
         if missing:
             log.warning("these files have no column %s; it counts as empty in them", ", ".join(missing))
 
-    def check_items(self, one_hour: bool) -> None:
-        """Compare the input's items with the table of items.
-
-        Args:
-            one_hour: the input is an hour of a log, in which every item may be newer than the table.
-
-        Raises:
-            ConfigError: the table has none of them.
-        """
-        if self.mapping.items is None or self.items_file is None:
-            return
+    def match_items(self) -> ItemMatches:
+        """Compare the input's items with the table of items."""
         known, items = self.con.execute(
             """SELECT count(DISTINCT item_key) FILTER (WHERE in_items), count(DISTINCT item_key)
             FROM staged WHERE reason IS NULL"""
         ).fetchall()[0]
-        name, key = self.items_file.name, self.mapping.items.key
-        if items and not known and not one_hour:
-            example = scalar(self.con, "SELECT any_value(key) FROM items")
-            read = "every cell is empty" if example is None else f"it reads '{one_line(example, 40)}'"
-            raise ConfigError(
-                f"items.key: no item of the log is in {name} by '{key}': {read}, the log "
-                f"'{one_line(self.item_example, 40)}'; nothing was ingested"
-            )
-        if known < MAJORITY * items:
-            log.warning(
-                "%d of the %d items are in %s by '%s' (items.key); the others have no facets from it", known, items, name, key
-            )  # fmt: skip
+        in_table = None if known else scalar(self.con, "SELECT any_value(key) FROM items")
+        return ItemMatches(known, items, self.item_example, in_table)
 
     def unknown_actions(self) -> dict[str, int]:
         """The most frequent values of ``actions.column`` in quarantined rows that the mapping does not name, with their rows."""
