@@ -51,6 +51,8 @@ SESSION_LOCK = RLock()
 T = TypeVar("T")
 R = TypeVar("R")
 ArrowFunction = Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]
+_applications: list[str] = []
+"""Ids of the applications that this process began."""
 QUERIES_AT_ONCE = 8
 """Number of results that Spark computes at the same time: one small job alone would leave most of a cluster idle."""
 
@@ -353,6 +355,15 @@ def spark_session(settings: Settings) -> SparkSession:
     return open_session(session_options(settings))
 
 
+def application_page(settings: Settings) -> str:
+    """Page of the application that this process began last; empty where it began none, or the settings name no pages.
+
+    Args:
+        settings: of the workspace.
+    """
+    return settings.spark_ui.replace("{application}", _applications[-1]) if _applications else ""
+
+
 def require_spark() -> None:
     """Refuse to go on where Spark is not installed.
 
@@ -396,7 +407,8 @@ def open_session(options: Mapping[str, str]) -> SparkSession:
         session.sparkContext.pythonExec = sys.executable  # lies under the same path at executors, as the platform does
         if new:
             _require_worker(session)
-            log.info("Spark application %s at %s", session.sparkContext.applicationId, options["spark.master"])
+            _applications.append(session.sparkContext.applicationId)
+            log.info("Spark application %s at %s", _applications[-1], options["spark.master"])
         return session
 
 

@@ -71,6 +71,7 @@ class PieceResult:
         counts: of its rows.
         unreadable: as of the account.
         shifted: times that the zone's clock showed twice or never.
+        times: first and last time of the good rows.
         ids: kinds of ids.
         causes: what a person should look at, by reason.
         item_example: an item that the table of items does not have.
@@ -87,6 +88,7 @@ class PieceResult:
     counts: RowCounts = NO_ROWS
     unreadable: dict[str, int] = field(default_factory=dict)
     shifted: dict[str, int] = field(default_factory=dict)
+    times: Times = (None, None)
     ids: dict[str, str] = field(default_factory=dict)
     causes: dict[str, str] = field(default_factory=dict)
     item_example: str | None = None
@@ -113,6 +115,11 @@ class Reader:
     kinds: dict[str, str]
     folder: Path
 
+    def make_folders(self) -> None:
+        """Make what the tasks write to."""
+        for name in ("staged", "rejected", "quarantine"):
+            (self.folder / name).mkdir()
+
     def __call__(self, work: PieceWork) -> PieceResult:
         """Read a piece, and write its rows."""
         part = InputPart(work.piece.span, work.first_row, work.known)
@@ -135,6 +142,7 @@ class Reader:
         bad = [
             reason for reason in bad if reason != IGNORED and (not counts.good or counts.reasons[reason] >= FEW_ROWS)
         ]
+        times = con.execute("SELECT min(ts), max(ts) FROM staged WHERE reason IS NULL").fetchall()[0]
         name = f"{work.number:06d}-{uuid4().hex}.parquet"
         staged, rejected, quarantine = (self.folder / kind / name for kind in ("staged", "rejected", "quarantine"))
         _copy(con, self._good_rows(work.number), staged)
@@ -142,7 +150,7 @@ class Reader:
         if any(reason != IGNORED for reason in counts.reasons):
             _copy(con, _numbered(work.number, f"{rejected_rows(staging.raw)} UNION ALL {malformed_rows()}"), quarantine)
         return PieceResult(
-            part, None, rows, counts, staging.unreadable, staging.shifted, staging.ids,
+            part, None, rows, counts, staging.unreadable, staging.shifted, times, staging.ids,
             {reason: likely_cause(staging, reason) for reason in bad[:MOST_CAUSES]},
             staging.item_example, tuple(dict.fromkeys(warnings))[:MOST_WARNINGS], staged, rejected,
             quarantine if quarantine.exists() else None, staging.items_file,

@@ -193,7 +193,7 @@ def load_raw(
             _load_jsonl(loader, files)
         else:
             _load_csv(loader, mapping.csv, files)
-        keys = _folder_keys(loader, files) if loader.parts else {}
+        keys = _folder_keys(loader, {str(file): file for file in files} if kind == "parquet" else dict(loader.sources))
         folder_keys = tuple(name for name, column in loader.columns.items() if column in keys)
         source = " UNION ALL BY NAME ".join(loader.parts) or "SELECT NULL AS __file WHERE false"
         cells = "".join(f", {cell} AS {column}" for column, cell in keys.items())
@@ -209,7 +209,7 @@ def load_raw(
     if kind == "jsonl" and not layout.names and scalar(con, "SELECT count(*) FROM malformed"):
         raise DataError("no line of the log is a JSON object; is it really JSON lines (one object a line)?")
     columns = loader.columns if layout == share else _fit(con, share, loader.columns, layout)
-    if not columns:
+    if not layout.names:
         return RawLog({}, {}, False, tuple(files), blank=True)
     return RawLog(
         columns, {name: layout.types[name] for name in columns}, kind == "parquet",
@@ -261,12 +261,16 @@ def one_format(mapping: Mapping, files: list[Path]) -> str:
     return str(next(iter(formats)))
 
 
-def _folder_keys(loader: _Loader, files: list[Path]) -> dict[str, str]:
-    """Columns that folders named ``key=value`` add, as SQL of the file's name; a file's own column is never replaced."""
+def _folder_keys(loader: _Loader, originals: dict[str, Path]) -> dict[str, str]:
+    """Columns that folders named ``key=value`` add, as SQL of the file's name; a file's own column is never replaced.
+
+    Args:
+        loader: has read the files.
+        originals: what was read → the file.
+    """
     known = {name.lower() for name in loader.columns}
     spelling: dict[str, str] = {}  # genre= beside Genre= is one column, called as where it comes first
     values: dict[str, dict[str, str]] = defaultdict(dict)
-    originals = dict(loader.sources) or {str(file): file for file in files}
     for source, file in originals.items():
         for part in file.parent.parts:
             key, equals, value = part.partition("=")
@@ -302,10 +306,6 @@ def _load_parquet(loader: _Loader, files: list[Path]) -> None:
             f"SELECT {', '.join(cells)}, __file FROM read_parquet({file_list(members)}, "
             "hive_partitioning=false, filename='__file')"
         )
-    if len(groups) > 1:
-        names = [{name for name, _ in schema} for schema in groups]
-        if any(other != names[0] for other in names):
-            log.warning("the files have different columns; they are joined by name, and empty where a file has none")
 
 
 def _by_schema(con: duckdb.DuckDBPyConnection, files: list[Path]) -> dict[tuple[tuple[str, str], ...], list[Path]]:
@@ -318,6 +318,10 @@ def _by_schema(con: duckdb.DuckDBPyConnection, files: list[Path]) -> dict[tuple[
             f"DESCRIBE SELECT * FROM read_parquet({file_list([file])}, hive_partitioning=false)"
         ).fetchall()
         groups[tuple((row[0], row[1]) for row in described)].append(file)
+    if len(groups) > 1:
+        names = [{name for name, _ in schema} for schema in groups]
+        if any(other != names[0] for other in names):
+            log.warning("the files have different columns; they are joined by name, and empty where a file has none")
     return groups
 
 
@@ -410,8 +414,6 @@ def _inner_rows(con: duckdb.DuckDBPyConnection, keys: list[str]) -> str:
 def _load_csv(loader: _Loader, options: CsvOptions, files: list[Path]) -> None:
     con = loader.con
     by_header = _by_header(options, files)
-    if len({header for header, _ in by_header}) > 1:
-        log.warning("the CSV files have different headers; they are joined by name, and empty where a file has none")
     for number, ((cells, delimiter), members) in enumerate(by_header.items()):
         names = _unique(cells, loader.repeated)
         loader.hint = _no_header(members[0], options) or _other_shape(names, delimiter)
@@ -445,6 +447,8 @@ def _by_header(options: CsvOptions, files: list[Path]) -> dict[tuple[tuple[str, 
             raise DataError("csv.header is false: name the columns, in order, under csv.columns in the mapping")
         if header:
             groups[tuple(header), delimiter].append(file)
+    if len({header for header, _ in groups}) > 1:
+        log.warning("the CSV files have different headers; they are joined by name, and empty where a file has none")
     return groups
 
 

@@ -11,12 +11,10 @@ from __future__ import annotations
 
 import json
 import logging
-import zlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -31,28 +29,25 @@ from core.spark import SparkEngine
 from events.account import Account, odd_id_conditions, take_counts
 from events.hour_changes import HourCounts, HourWriter, rejected_by_hour
 from events.ids import drop_merged_ids, id_files, id_kinds, id_path
-from events.input_part import answers_of
 from events.items import load_items
 from events.likely_cause import FIXED_CAUSES, NO_CAUSE
 from events.lists import ListMarks
 from events.local_input import Log, RowCounts, add_up, cells_sql, keep_id_kinds
-from events.log_files import check_content, check_whole
 from events.mapping import Mapping as LogMapping
 from events.part_tasks import (
     ConflictReader,
     HourFiller,
     IdWriter,
     PieceResult,
-    PieceWork,
     QuarantineLines,
     Reader,
     Repetitions,
     repetition_schema,
 )
+from events.pieces import read_pieces
 from events.quarantine import input_digest
-from events.readers import RawLog, in_order_of_rows, one_format
+from events.readers import RawLog
 from events.repeated import CONFLICTING
-from events.spans import check_span, divide
 from events.staging import IGNORED, ItemMatches
 from events.store import EventStore, Manifest
 
@@ -101,63 +96,22 @@ class SparkInput:
     ) -> None:
         self._engine, self._con, self._log, self._store = running, con, log, store
         self._settings, self._folder = settings, folder
-        for name in ("staged", "rejected", "quarantine", "hours"):
-            (folder / name).mkdir()
+        (folder / "hours").mkdir()
         self._reader = Reader(settings, log, id_kinds(store.root), folder)
-        self._results, self._known = self._read()
+        self._pieces = read_pieces(con, log, self._reader, running.map_tasks, PIECE_BYTES)
+        self._results = self._pieces.results
         self.ids, self.items_file = self._results[0].ids, self._results[0].items_file
         self._counts_by_hour = HourCounts()
         self._conflicts: list[Path] = []
         self._staged = running.files([result.staged for result in self._results if result.staged])
 
-    def _read(self) -> tuple[list[PieceResult], dict[str, Any]]:
-        """Let every piece be read by what holds for all."""
-        mapping, files = self._log.mapping, [*self._log.files]
-        kind = one_format(mapping, files)
-        for file in files:
-            check_content(file, kind)
-        try:
-            ordered = in_order_of_rows(self._con, mapping, kind, files)
-        except (EOFError, OSError, zlib.error, pa.ArrowInvalid):
-            for file in files:
-                check_whole(file, kind)
-            raise
-        pieces = divide(mapping, kind, ordered, PIECE_BYTES, lambda checks: self._engine.map_tasks(check_span, checks))
-        self._pieces = [PieceWork(number, piece, {}) for number, piece in enumerate(pieces)]
-        results: list[PieceResult | None] = [None] * len(pieces)
-        known: dict[str, Any] = {}
-        while work := [
-            each._replace(known=known)
-            for each in self._pieces
-            if (result := results[each.number]) is None
-            or any(known[key] != used for key, used in result.part.used.items())
-        ]:
-            log.info("Spark reads %d pieces of the input", len(work))
-            for each, result in zip(work, self._engine.map_tasks(self._reader, work), strict=True):
-                results[each.number] = result
-            known = answers_of(result.part.shares for result in results if result)
-        done = [result for result in results if result]
-        self._offsets = tuple(accumulate((result.rows for result in done), initial=0))
-        for result, each in zip(done, self._pieces, strict=True):
-            if result.error is not None:
-                again = each._replace(known=known, first_row=self._offsets[each.number])
-                (told,) = self._engine.map_tasks(self._reader, [again])  # it names the row by its number in the input
-                raise told.error or result.error
-        for warning in dict.fromkeys(warning for result in done for warning in result.warnings):
-            log.warning("%s", warning)
-        return done, known
-
-    @cached_property
+    @property
     def counts(self) -> RowCounts:
-        good, reasons, forgotten = 0, Counter[str](), 0
-        for result in self._results:
-            good, forgotten = good + result.counts.good, forgotten + result.counts.forgotten
-            reasons.update(result.counts.reasons)
-        return RowCounts(good, dict(sorted(reasons.items())), forgotten)
+        return self._pieces.counts
 
     @cached_property
     def examples(self) -> CollectedExamples:
-        layout = self._known["layout:"]
+        layout = self._pieces.known["layout:"]
         columns = {name: f"c{number}" for number, name in enumerate((*layout.names, *layout.keys))}
         raw = RawLog(columns, dict(layout.types), False, tuple(self._log.files))
         return CollectedExamples(self._results, raw, {})
@@ -207,8 +161,8 @@ class SparkInput:
             total.update(each["counts"])
             self.examples.nested_texts.update(each["nested"])
         take_counts(account, mapping, total)
-        account.ids, account.unreadable = dict(sorted(self.ids.items())), self._sums("unreadable")
-        shifted = self._sums("shifted")
+        account.ids, account.unreadable = dict(sorted(self.ids.items())), self._pieces.sums("unreadable")
+        shifted = self._pieces.sums("shifted")
         account.ambiguous_times, account.skipped_times = shifted.get("ambiguous", 0), shifted.get("skipped", 0)
         add_up(account)
         return account
@@ -219,7 +173,7 @@ class SparkInput:
     def write_quarantine(self, file: Path) -> None:
         files = [result.quarantine for result in self._results if result.quarantine]
         query = f"SELECT part, reason, number, content FROM {self._engine.files([*files, *self._conflicts])}"
-        self._engine.map_rows("quarantine_lines", query, "part", QuarantineLines(self._offsets), "line STRING")
+        self._engine.map_rows("quarantine_lines", query, "part", QuarantineLines(self._pieces.offsets), "line STRING")
         self._engine.write_lines("SELECT line FROM quarantine_lines", file)
 
     def changes(self) -> Iterator[HourWriter]:
@@ -241,7 +195,10 @@ class SparkInput:
         items = self._log.mapping.items
         loaded = self._con.execute("SELECT count(*) FROM duckdb_views() WHERE view_name = 'items'").fetchall()[0][0]
         if items and not loaded:
-            numbers = self._known["whole:item cells"] or "int" in (self.ids["item"], self._log.mapping.ids.get("item"))
+            numbers = self._pieces.known["whole:item cells"] or "int" in (
+                self.ids["item"],
+                self._log.mapping.ids.get("item"),
+            )
             load_items(self._con, self._log.mapping, items, [*self._log.folders], numbers=bool(numbers))
 
     def _give_ids(self) -> None:
@@ -267,7 +224,7 @@ class SparkInput:
     def _find_repetitions(self, store: EventStore) -> list[dict[str, Any]]:
         """Make the table ``repetitions``, and give the counts of its parts."""
         engine, schema = self._engine, repetition_schema(store.event_schema)
-        ((first, last),) = engine.rows(f"SELECT min(ts), max(ts) FROM {self._staged}")
+        times = [each for result in self._results for each in result.times if each is not None]
         ids, joins = [], []
         for kind in ("user", "item"):
             if self.ids[kind] == "string":
@@ -278,7 +235,9 @@ class SparkInput:
         query = f"""SELECT {self._row} AS __row, s.event_id, {", ".join(ids)}, s.ts AS timestamp,
             {cells_sql(store, self._log.mapping, "CAST(NULL AS STRING)")} FROM {self._staged} s {" ".join(joins)}"""
         log_of_rows = self._log._replace(files=())
-        work = Repetitions(self._settings, store.root, log_of_rows, (first, last), schema)
+        work = Repetitions(
+            self._settings, store.root, log_of_rows, (min(times, default=None), max(times, default=None)), schema
+        )
         engine.map_rows("found_repetitions", query, "event_id", work, ddl(schema))
         engine.table("repetitions", "SELECT * FROM found_repetitions")
         return [json.loads(note) for (note,) in engine.rows("SELECT note FROM repetitions WHERE kind = 'counts'")]
@@ -290,7 +249,7 @@ class SparkInput:
 
     @property
     def _offsets_sql(self) -> str:
-        return f"array({', '.join(f'{n}L' for n in self._offsets[:-1])})"
+        return f"array({', '.join(f'{n}L' for n in self._pieces.offsets[:-1])})"
 
     def _read_conflicts(self) -> None:
         """Write the content of rows whose event id is another event's."""
@@ -300,9 +259,7 @@ class SparkInput:
             f"""SELECT DISTINCT size(filter({self._offsets_sql}, x -> x < n)) - 1 FROM repetitions
             WHERE kind = 'conflicting'"""
         )
-        work = [
-            self._pieces[part]._replace(known=self._known, first_row=self._offsets[part]) for (part,) in sorted(parts)
-        ]
+        work = [self._pieces.again(part) for (part,) in sorted(parts)]
         self._conflicts = engine.map_tasks(ConflictReader(self._reader, folder), work)
 
     def _count_staged(self, account: Account, conflicts: bool) -> None:
@@ -312,20 +269,15 @@ class SparkInput:
         if conflicts:
             rows += f" LEFT ANTI JOIN (SELECT n FROM repetitions WHERE kind = 'conflicting') c ON c.n = {self._row}"
         engine.view("good_rows", rows)
-        account.hours, account.users, account.items = (
-            engine.scalar(f"SELECT count(*) FROM (SELECT DISTINCT {column} FROM good_rows)")
-            for column in (f"{engine.hour_number('ts')} AS hour", "user_key", "item_key")
+        distinct = ", ".join(
+            f"(SELECT count(DISTINCT {column}) FROM good_rows) AS {name}"
+            for name, column in (("hours", engine.hour_number("ts")), ("users", "user_key"), ("items", "item_key"))
         )
+        ((account.hours, account.users, account.items),) = engine.rows(f"SELECT {distinct}")
         what = odd_id_conditions()
-        selected = ", ".join(f"count_if((odd & {1 << bit}) <> 0)" for bit, _ in enumerate(what))
+        selected = ", ".join(f"count_if((odd & {1 << bit}) <> 0) AS odd_{bit}" for bit, _ in enumerate(what))
         (odd,) = engine.rows(f"SELECT {selected} FROM good_rows")
         account.odd_ids = {name: n for name, n in zip(what, odd, strict=True) if n}
-
-    def _sums(self, name: str) -> dict[str, int]:
-        total: Counter[str] = Counter()
-        for result in self._results:
-            total.update(getattr(result, name))
-        return dict(total)
 
 
 @dataclass(frozen=True)

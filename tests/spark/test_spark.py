@@ -5,12 +5,12 @@ All tests share a cluster and a driver, in one file: to start these takes longer
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
-import signal
-import time
+import subprocess
+import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -22,57 +22,37 @@ import pytest
 import redis
 
 from core.files import read_json
+from core.hours import Hour
 from core.ports import free_port
-from core.settings import Settings, load_settings
+from core.settings import ROOT, Settings, load_settings
 from core.sql_engine import parquet_parts
 from events.ingest import ingest
+from feature_repo.materialization import advance
+from operations.services import airflow_environment, migrate_airflow
+from pipeline.source import Source, ingest_history, ingest_hour, save_source
+from pipeline.training import train_hour
 from tests.ab_analysis import test_closed_days as closed_days
 from tests.ab_analysis.test_user_table import write_log
 from tests.conftest import NOW
 from tests.feature_repo.test_clock import START, WINDOW_DAYS, as_of, ingest_rows, state_of, sums_of
-from tests.servers import FEW_ROWS, SparkCluster, redis_server, spark_cluster
+from tests.servers import FEW_ROWS, redis_server
 from tests.spark import calls
+from tests.spark.cluster import Spark, call_and_kill, running_cluster
 from tests.spark.driver import Driver
+from tests.spark.logs import dirty_log, repeated_log, stored_files
 from tests.training.test_attributes import MAPPING, TABLES
+from training.state import StateStore
 
 pytestmark = pytest.mark.slow
 
-DRIVER_TAKES = "256k"
-"""How much a Spark job may bring to the driver: no more than counts and small dictionaries."""
 MANY_USERS = 4_000
 """Users of a last hour: more rows than the driver can take."""
 
 
-@dataclass(frozen=True)
-class Spark:
-    """A cluster and a driver."""
-
-    cluster: SparkCluster
-    driver: Driver
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """Settings that let Spark compute."""
-        return {"engine": "spark", "spark_master": self.cluster.url, "spark_partitions": 2}
-
-
 @pytest.fixture(scope="module")
 def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Spark]:
-    folder = tmp_path_factory.mktemp("cluster")
-    limits = f"{FEW_ROWS}spark.driver.maxResultSize {DRIVER_TAKES}\nspark.task.maxFailures 2\n"
-    with spark_cluster(folder, options=limits) as cluster, Driver(cluster.conf, folder / "driver.log") as driver:
-        yield Spark(cluster, driver)
-
-
-def call_and_kill(spark: Spark, call: str, seconds: float, **arguments: Any) -> Any:
-    """What a function returns an executor of which is killed after a while, in the middle of its work."""
-    spark.driver.begin(call, **arguments)
-    while not (executors := spark.cluster.executors()):
-        time.sleep(0.2)
-    time.sleep(seconds)
-    assert spark.driver.at_work()
-    os.kill(executors[0], signal.SIGKILL)
-    return spark.driver.result()
+    with running_cluster(tmp_path_factory.mktemp("cluster")) as running:
+        yield running
 
 
 CUT, SLOT_MINUTES = 40, 120
@@ -131,6 +111,67 @@ def test_clocks_are_duckdbs_in_bulk_and_by_the_hour_with_late_events_a_small_dri
         by_engine[name] = sums_of(settings), [as_of(settings, START + h) for h in (6, 30, CUT, CUT + 1)]
     assert by_engine["spark"] == by_engine["duckdb"]
     assert len(by_engine["spark"][1][-1]) > 30
+
+
+def test_executors_of_which_one_is_lost_ingest_what_one_process_does_byte_for_byte(
+    spark: Spark, tmp_path: Path
+) -> None:
+    first, later = dirty_log(tmp_path), repeated_log(tmp_path)
+    stores = {}
+    for name, engine in (("duckdb", {}), ("spark", spark.options)):
+        options = {"var": str(tmp_path / name), "source": "test", **engine, "spark_ingest_megabytes": 0}
+        accounts = []
+        for files, seconds in ((first, 3), (later, 0)):
+            arguments: dict[str, Any] = {
+                "options": options,
+                "folder": str(tmp_path),
+                "files": files,
+                "piece_bytes": 60_000,
+            }
+            if name == "duckdb":
+                accounts.append(calls.ingest(**arguments))
+            elif seconds:
+                accounts.append(call_and_kill(spark, "ingest", seconds, **arguments))
+            else:
+                accounts.append(spark.driver.call("ingest", **arguments))
+        stores[name] = stored_files(tmp_path / name), repr(accounts).replace(str(tmp_path / name), "VAR")
+        assert not [*(tmp_path / name / "test").glob(".*-ingest-*")]
+    assert stores["spark"] == stores["duckdb"]
+    for account in accounts:
+        assert min(account[what] for what in ("kept", "duplicates", "merged", "quarantined")) > 100
+    assert {"malformed_row", "open_quote", "bad_encoding", "conflicting_event_id"} <= {*accounts[0]["reasons"]}
+    events = [str(file) for file in (tmp_path / "spark" / "test" / "events").glob("hour=*/events.parquet")]
+    assert "maxResultSize" in spark.driver.call("refused_rows", options=options, files=events)
+
+
+def test_an_hours_dags_on_the_cluster_give_the_events_clocks_and_ranker_of_duckdb(spark: Spark, tmp_path: Path) -> None:
+    (log,) = dirty_log(tmp_path)
+    hour, plain = (
+        Hour.parse("2026-03-28T04"),
+        {"source": "test", "window_days": 1, "variants": ["none"], "slot_minutes": 120},
+    )
+    before = load_settings(var=tmp_path / "duckdb", **plain)
+    save_source(before, Source(str(tmp_path / "mapping.yaml"), (str(tmp_path / log),)))
+    ingest_history(before, hour)
+    calls.rebuild({"var": str(before.var), **plain}, hour.key)
+    shutil.copytree(before.var, tmp_path / "spark")
+    settings = load_settings(var=tmp_path / "spark", **plain, **spark.options, spark_ingest_megabytes=0)
+    migrate_airflow(settings)
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.spark.airflow_hour", hour.key, "ingest_hour", "materialize_clock", "train_ranker"],
+        cwd=ROOT, env={**os.environ, **airflow_environment(settings), "SPARK_CONF_DIR": str(spark.cluster.conf)},
+        check=False, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert set(json.loads(done.stdout.splitlines()[-1]).values()) == {"success"}, done.stdout[-3000:]
+    assert done.stdout.count("Spark application app-") == 1  # all tasks' work was one session's
+    ingest_hour(before, hour)
+    advance(before, hour + 1)
+    (trained,) = train_hour(before, hour)
+    assert stored_files(settings.var) == stored_files(before.var)
+    assert sums_of(settings) == sums_of(before)
+    assert as_of(settings, hour + 1) == as_of(before, hour + 1)
+    assert StateStore(settings.training_dir / "states", "none").info(hour).digest == trained.digest
 
 
 HOURS = 32
