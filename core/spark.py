@@ -108,7 +108,7 @@ class SparkEngine(Engine):
         if by:
             frame = frame.repartition(self.partitions, *by)
         cached = self._cut(frame).persist()
-        cached.count()
+        cached._jdf.queryExecution().toRdd().count()  # a count as a query is a job more
         old = self._tables.pop(name, None)
         self._from_plan(cached._jdf.queryExecution().withCachedData()).createOrReplaceTempView(name)
         self._tables[name] = cached

@@ -16,7 +16,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import duckdb
 import pyarrow as pa
@@ -130,29 +129,30 @@ class SparkInput:
     def account(self, store: EventStore) -> Account:
         engine, mapping, counts = self._engine, self._log.mapping, self.counts
         self._give_ids()
-        told = self._find_repetitions(store)
+        self._find_repetitions(store)
+        rows = engine.rows(
+            f"""SELECT kind, CAST({engine.hour_number("timestamp")} AS BIGINT) AS hour, note, {self._piece} AS piece,
+            sum(CASE kind WHEN 'duplicates' THEN n ELSE 1 END) AS n FROM repetitions
+            WHERE kind NOT IN ('fresh', 'amended') GROUP BY 1, 2, 3, 4"""
+        )
+        told = [json.loads(note) for kind, _, note, _, _ in rows if kind == "counts"]
         account = Account(rows_in=counts.good + sum(counts.reasons.values()))
         account.kept, account.merged, account.duplicates = (
             sum(each[name] for each in told) for name in ("kept", "merged", "duplicates")
         )
-        rejected = engine.rows(
-            f"""SELECT CAST({engine.hour_number("timestamp")} AS BIGINT), kind, sum(n) FROM
-            (SELECT timestamp, kind, CASE kind WHEN 'duplicates' THEN n ELSE 1 END AS n FROM repetitions
-            WHERE kind IN ('duplicates', 'conflicting')) GROUP BY 1, 2"""
-        )
-        conflicts = [(hour, CONFLICTING, int(n)) for hour, kind, n in rejected if kind == "conflicting"]
+        duplicates = Counter[int]()
+        for kind, hour, _, _, n in rows:
+            duplicates.update({hour: int(n)} if kind == "duplicates" else {})
+        conflicts = [(hour, CONFLICTING, int(n)) for kind, hour, _, _, n in rows if kind == "conflicting"]
         files = [result.rejected for result in self._results if result.rejected]
         by_reason = self._con.execute(
             f"SELECT hour, reason, CAST(sum(n) AS BIGINT) FROM read_parquet({file_list(files)}) GROUP BY ALL"
         ).fetchall()
-        self._counts_by_hour = HourCounts(
-            {hour: int(n) for hour, kind, n in rejected if kind == "duplicates"},
-            rejected_by_hour([*by_reason, *conflicts]),
-        )
+        self._counts_by_hour = HourCounts(duplicates, rejected_by_hour([*by_reason, *conflicts]))
         reasons = Counter(counts.reasons)
         if number := sum(n for *_, n in conflicts):
             reasons[CONFLICTING] += number
-            self._read_conflicts()
+            self._read_conflicts({piece for kind, _, _, piece, _ in rows if kind == "conflicting"})
         account.ignored = reasons.pop(IGNORED, 0)
         account.reasons, account.quarantined = dict(sorted(reasons.items())), sum(reasons.values())
         self._count_staged(account, bool(number))
@@ -221,8 +221,8 @@ class SparkInput:
             known = f"SELECT key, id FROM {engine.files(files)}" if files else "SELECT '' AS key, 0L AS id WHERE false"
             engine.view(f"{kind}_ids", known)
 
-    def _find_repetitions(self, store: EventStore) -> list[dict[str, Any]]:
-        """Make the table ``repetitions``, and give the counts of its parts."""
+    def _find_repetitions(self, store: EventStore) -> None:
+        """Make the table ``repetitions``: what ``Repetitions`` gives."""
         engine, schema = self._engine, repetition_schema(store.event_schema)
         times = [each for result in self._results for each in result.times if each is not None]
         ids, joins = [], []
@@ -240,7 +240,6 @@ class SparkInput:
         )
         engine.map_rows("found_repetitions", query, "event_id", work, ddl(schema))
         engine.table("repetitions", "SELECT * FROM found_repetitions")
-        return [json.loads(note) for (note,) in engine.rows("SELECT note FROM repetitions WHERE kind = 'counts'")]
 
     @property
     def _row(self) -> str:
@@ -251,15 +250,16 @@ class SparkInput:
     def _offsets_sql(self) -> str:
         return f"array({', '.join(f'{n}L' for n in self._pieces.offsets[:-1])})"
 
-    def _read_conflicts(self) -> None:
-        """Write the content of rows whose event id is another event's."""
+    @property
+    def _piece(self) -> str:
+        """SQL of the piece that has the conflicting row ``n``, null of other kinds."""
+        return f"CASE kind WHEN 'conflicting' THEN size(filter({self._offsets_sql}, x -> x < n)) - 1 END"
+
+    def _read_conflicts(self, pieces: set[int]) -> None:
+        """Write the content of rows of pieces whose event id is another event's."""
         engine, folder = self._engine, self._folder / "conflicts"
         engine.write("SELECT n FROM repetitions WHERE kind = 'conflicting'", folder)
-        parts = engine.rows(
-            f"""SELECT DISTINCT size(filter({self._offsets_sql}, x -> x < n)) - 1 FROM repetitions
-            WHERE kind = 'conflicting'"""
-        )
-        work = [self._pieces.again(part) for (part,) in sorted(parts)]
+        work = [self._pieces.again(piece) for piece in sorted(pieces)]
         self._conflicts = engine.map_tasks(ConflictReader(self._reader, folder), work)
 
     def _count_staged(self, account: Account, conflicts: bool) -> None:

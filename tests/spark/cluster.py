@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,9 +42,29 @@ def call_and_kill(spark: Spark, call: str, seconds: float, **arguments: Any) -> 
     return spark.driver.result()
 
 
+def kill_driver(spark: Spark, log: Path, is_begun: Callable[[], bool], call: str, **arguments: Any) -> None:
+    """Let a driver of its own call a function, and kill it in the middle of the work."""
+    with Driver(spark.cluster.conf, log) as driver:
+        driver.begin(call, **arguments)
+        while not is_begun():
+            assert driver.at_work(), driver.result()
+            time.sleep(0.05)
+        assert driver.at_work()
+        driver.process.kill()
+
+
+LIMITS = f"""{FEW_ROWS}
+spark.driver.maxResultSize {DRIVER_TAKES}
+spark.task.maxFailures 2
+spark.executor.cores 1
+spark.executor.memory 1g
+spark.cores.max 2
+"""
+"""A driver that can take no rows, and an executor of one core on each worker."""
+
+
 @contextmanager
 def running_cluster(folder: Path) -> Iterator[Spark]:
-    """A cluster of two workers, and a driver that can take no rows."""
-    limits = f"{FEW_ROWS}spark.driver.maxResultSize {DRIVER_TAKES}\nspark.task.maxFailures 2\n"
-    with spark_cluster(folder, options=limits) as cluster, Driver(cluster.conf, folder / "driver.log") as driver:
+    """A cluster of two workers that run two applications at a time, and a driver."""
+    with spark_cluster(folder, "2g", LIMITS, cores=2) as cluster, Driver(cluster.conf, folder / "driver.log") as driver:
         yield Spark(cluster, driver)

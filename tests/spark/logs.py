@@ -52,6 +52,12 @@ def dirty_log(folder: Path) -> list[str]:
     return ["log"]
 
 
+def one_facet(folder: Path) -> None:
+    """Leave the log of ``dirty_log`` one facet, as the clocks' work grows with them."""
+    mapping = MAPPING.replace("genre: genre, channel: channel", "genre: genre").replace(", facets: {mood: mood}", "")
+    (folder / "mapping.yaml").write_text(mapping.replace("items: {path: items.csv, key: iid}\n", ""))
+
+
 def repeated_log(folder: Path) -> list[str]:
     """Write JSON lines that repeat events of ``dirty_log``, add to them, and come late; gives the files."""
     rng = np.random.default_rng(9)

@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +30,7 @@ from core.ports import free_port
 from core.settings import ROOT, Settings, load_settings
 from core.sql_engine import parquet_parts
 from events.ingest import ingest
+from events.store import EventStore
 from feature_repo.materialization import advance
 from operations.services import airflow_environment, migrate_airflow
 from pipeline.source import Source, ingest_history, ingest_hour, save_source
@@ -37,9 +41,9 @@ from tests.conftest import NOW
 from tests.feature_repo.test_clock import START, WINDOW_DAYS, as_of, ingest_rows, state_of, sums_of
 from tests.servers import FEW_ROWS, redis_server
 from tests.spark import calls
-from tests.spark.cluster import Spark, call_and_kill, running_cluster
+from tests.spark.cluster import Spark, call_and_kill, kill_driver, running_cluster
 from tests.spark.driver import Driver
-from tests.spark.logs import dirty_log, repeated_log, stored_files
+from tests.spark.logs import dirty_log, one_facet, repeated_log, stored_files
 from tests.training.test_attributes import MAPPING, TABLES
 from training.state import StateStore
 
@@ -146,6 +150,7 @@ def test_executors_of_which_one_is_lost_ingest_what_one_process_does_byte_for_by
 
 def test_an_hours_dags_on_the_cluster_give_the_events_clocks_and_ranker_of_duckdb(spark: Spark, tmp_path: Path) -> None:
     (log,) = dirty_log(tmp_path)
+    one_facet(tmp_path)
     hour, plain = (
         Hour.parse("2026-03-28T04"),
         {"source": "test", "window_days": 1, "variants": ["none"], "slot_minutes": 120},
@@ -155,7 +160,8 @@ def test_an_hours_dags_on_the_cluster_give_the_events_clocks_and_ranker_of_duckd
     ingest_history(before, hour)
     calls.rebuild({"var": str(before.var), **plain}, hour.key)
     shutil.copytree(before.var, tmp_path / "spark")
-    settings = load_settings(var=tmp_path / "spark", **plain, **spark.options, spark_ingest_megabytes=0)
+    pages = "http://127.0.0.1:8080/app/?appId={application}"
+    settings = load_settings(var=tmp_path / "spark", **plain, **spark.options, spark_ingest_megabytes=0, spark_ui=pages)
     migrate_airflow(settings)
     done = subprocess.run(
         [sys.executable, "-m", "tests.spark.airflow_hour", hour.key, "ingest_hour", "materialize_clock", "train_ranker"],
@@ -163,8 +169,12 @@ def test_an_hours_dags_on_the_cluster_give_the_events_clocks_and_ranker_of_duckd
         check=False, capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
-    assert set(json.loads(done.stdout.splitlines()[-1]).values()) == {"success"}, done.stdout[-3000:]
-    assert done.stdout.count("Spark application app-") == 1  # all tasks' work was one session's
+    (states,) = (line for line in done.stdout.splitlines() if line.startswith("{"))
+    assert set(json.loads(states).values()) == {"success"}, done.stdout[-3000:]
+    (application,) = set(re.findall(r"Spark application (app-\S+)", done.stdout))  # all tasks' work was one session's
+    with sqlite3.connect(settings.workspace / "airflow" / "airflow.db") as database:
+        links = database.execute("SELECT value FROM xcom WHERE key = '_link_SparkLink'").fetchall()
+    assert [json.loads(value) for (value,) in links] == [pages.format(application=application)] * 3
     ingest_hour(before, hour)
     advance(before, hour + 1)
     (trained,) = train_hour(before, hour)
@@ -274,6 +284,63 @@ def stored(url: str) -> dict[bytes, dict[bytes, bytes]]:
     with redis.Redis(host, int(port)) as client:
         content: Any = {key: client.hgetall(key) for key in client.scan_iter()}
     return content
+
+
+KILLED = (
+    ("ingest", "rebuild", "refresh", "build_samples") if os.environ.get("CHAOS_INJECTIONS") else ("ingest", "refresh")
+)
+"""Phases whose driver is killed; ``make chaos`` kills all."""
+
+
+def test_a_driver_that_is_killed_leaves_nothing_half_written_and_the_work_is_repeated(
+    spark: Spark, tmp_path: Path
+) -> None:
+    (log,) = dirty_log(tmp_path)
+    one_facet(tmp_path)
+    hours = [Hour.parse("2026-03-27T23"), Hour.parse("2026-03-28T04"), Hour.parse("2026-03-28T05")]
+    plain, var = {"source": "test", "window_days": 1, "slot_minutes": 120, "variants": ["none"]}, tmp_path / "spark"
+    options = {**plain, "var": str(var), **spark.options, "spark_ingest_megabytes": 0}
+    settings, theirs = load_settings(**options), {**plain, "var": str(tmp_path / "duckdb")}
+    work: dict[str, dict[str, Any]] = {
+        "ingest": {"folder": str(tmp_path), "files": [log], "piece_bytes": 60_000},
+        "rebuild": {"hour": hours[1].key},
+        "refresh": {"hour": hours[2].key},
+        "build_samples": {"first": hours[0].key, "until": hours[2].key},
+    }
+    results = [repr(calls.ingest(theirs, **work["ingest"]))]
+    for call, arguments in work.items():
+        if call in KILLED:
+            begun = partial(has_more_files, var, files_of(var))
+            kill_driver(spark, tmp_path / f"{call}.log", begun, call, options=options, **arguments)
+            events = EventStore(settings.events_dir)
+            assert not [events.read(hour, verify=True) for hour in events.hours() if call == "ingest"]
+            as_before = {"rebuild": None, "refresh": hours[1], "build_samples": hours[2]}
+            if call in as_before:
+                state = state_of(settings).read()
+                assert (state and state.as_of) == as_before[call]
+            assert not [*(settings.training_dir / "samples").glob("hour=*")]
+        result = spark.driver.call(call, options=options, **arguments)
+        results.append(repr(result))
+        if call != "ingest":
+            assert getattr(calls, call)(theirs, **arguments) == result
+    assert results[0].replace(str(tmp_path / "duckdb"), str(var)) == results[1]
+    other = load_settings(**theirs)
+    assert stored_files(var) == stored_files(other.var)
+    assert sums_of(settings) == sums_of(other)
+    assert [as_of(settings, hour) for hour in hours[1:]] == [as_of(other, hour) for hour in hours[1:]]
+    for file in (other.training_dir / "samples").glob("hour=*/meta.json"):
+        assert read_json(file) == read_json(settings.training_dir / "samples" / file.parent.name / file.name)
+    assert not [path for path in var.rglob("*") if path.name.startswith((".events-ingest-", "spark-", "together-"))]
+
+
+def files_of(var: Path) -> int:
+    """How many Parquet files a workspace holds, finished or not."""
+    return sum(1 for _ in var.rglob("*.parquet"))
+
+
+def has_more_files(var: Path, than: int) -> bool:
+    """Whether a workspace holds more Parquet files than before."""
+    return files_of(var) > than
 
 
 def test_executors_put_the_same_bytes_online(spark: Spark, app: Path, tmp_path: Path) -> None:
