@@ -2,30 +2,27 @@
 
 from __future__ import annotations
 
-import csv
 import difflib
-import itertools
 import logging
 import re
 from collections import defaultdict
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote
 
 import duckdb
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from core.documents import did_you_mean, one_line
 from core.duck import file_list, identifier, quoted, scalar
 from core.errors import ConfigError, DataError
 from core.files import temporary_directory
+from events.csv_reader import by_header, load_csv
 from events.input_part import InputPart, Layout, family
+from events.loader import Loader, cleaned
 from events.log_files import SUFFIXES, check_whole, format_of
-from events.mapping import CsvOptions, Mapping
-from events.spans import copy_span
-from events.text import Cleaned, CleanText, clean_csv, clean_json, decoded, pass_lines
+from events.mapping import Mapping
+from events.text import clean_json
 
 log = logging.getLogger("events.readers")
 
@@ -41,20 +38,14 @@ REQUIRED = (
     "local_time.offset_minutes_column",
 )
 """Keys of the mapping whose columns every input has."""
-DELIMITERS = (";", "\t", "|", ",")
 MOST_LISTED = 40
 """Columns that a message lists."""
 EXPRESSION = re.compile(r"[('|]")
 """What is in an expression that computes a text, and hardly in a column's name."""
-NO_HEADER = re.compile(r"sep=.$|#|%|//|$", re.IGNORECASE)
-"""How lines begin that people and programs put before a header."""
-MOST_COMMENTS = 50
 NESTED = re.compile(r"^(STRUCT|MAP)|\]$")
 """Types of DuckDB whose values have parts."""
 NO_NUMBER = r"(?i):\s*[+-]?(nan|inf(inity)?)\s*[,}]"
 """How a JSON line reads in which a value may be one of what is no number."""
-LONGEST_NAME = 1 << 17
-"""Characters of a column's name."""
 MISSPELLED = 0.8
 """Names that are more alike than this are taken for one name and a slip of the pen."""
 EXACT_DOUBLE = 2**53
@@ -136,33 +127,6 @@ class RawLog:
         return spare[matches[0]] if matches else None
 
 
-@dataclass
-class _Loader:
-    """What loading gathers on its way."""
-
-    con: duckdb.DuckDBPyConnection
-    scratch: Path
-    part: InputPart
-    columns: dict[str, str] = field(default_factory=dict)
-    repeated: set[str] = field(default_factory=set)
-    parts: list[str] = field(default_factory=list)
-    sources: list[tuple[str, Path]] = field(default_factory=list)
-    untyped: set[str] = field(default_factory=set)
-    hint: str = ""
-
-    def column(self, name: str) -> str:
-        """Column of ``raw`` for a name of the files."""
-        return self.columns.setdefault(name, f"c{len(self.columns)}")
-
-    def malformed(self, rows: list[tuple[str, str]]) -> None:
-        """Keep lines that are not rows: their content and why."""
-        if rows:
-            contents, reasons = zip(*rows, strict=True)
-            self.con.register("bad_lines", pa.table({"content": list(contents), "reason": list(reasons)}))
-            self.con.execute("INSERT INTO malformed SELECT content, reason FROM bad_lines")
-            self.con.unregister("bad_lines")
-
-
 def load_raw(
     con: duckdb.DuckDBPyConnection, mapping: Mapping, files: list[Path], part: InputPart | None = None
 ) -> RawLog:
@@ -186,13 +150,13 @@ def load_raw(
         check_whole(file, kind)
     con.execute("CREATE TABLE malformed (content VARCHAR, reason VARCHAR)")
     with temporary_directory("clock-log-") as scratch:
-        loader = _Loader(con, scratch, part)
+        loader = Loader(con, scratch, part)
         if kind == "parquet":
             _load_parquet(loader, files)
         elif kind == "jsonl":
             _load_jsonl(loader, files)
         else:
-            _load_csv(loader, mapping.csv, files)
+            load_csv(loader, mapping.csv, files)
         keys = _folder_keys(loader, {str(file): file for file in files} if kind == "parquet" else dict(loader.sources))
         folder_keys = tuple(name for name, column in loader.columns.items() if column in keys)
         source = " UNION ALL BY NAME ".join(loader.parts) or "SELECT NULL AS __file WHERE false"
@@ -261,7 +225,7 @@ def one_format(mapping: Mapping, files: list[Path]) -> str:
     return str(next(iter(formats)))
 
 
-def _folder_keys(loader: _Loader, originals: dict[str, Path]) -> dict[str, str]:
+def _folder_keys(loader: Loader, originals: dict[str, Path]) -> dict[str, str]:
     """Columns that folders named ``key=value`` add, as SQL of the file's name; a file's own column is never replaced.
 
     Args:
@@ -285,7 +249,7 @@ def _folder_keys(loader: _Loader, originals: dict[str, Path]) -> dict[str, str]:
     return cells
 
 
-def _load_parquet(loader: _Loader, files: list[Path]) -> None:
+def _load_parquet(loader: Loader, files: list[Path]) -> None:
     """Files by their schema, so that a column that is whole numbers here and doubles there is not rounded."""
     groups = _by_schema(loader.con, files)
     kinds: dict[str, set[str]] = defaultdict(set)
@@ -336,7 +300,7 @@ def in_order_of_rows(con: duckdb.DuckDBPyConnection, mapping: Mapping, kind: str
     """
     if kind == "jsonl":
         return files
-    groups = _by_schema(con, files).values() if kind == "parquet" else _by_header(mapping.csv, files).values()
+    groups = _by_schema(con, files).values() if kind == "parquet" else by_header(mapping.csv, files).values()
     return list(dict.fromkeys([*(file for group in groups for file in group), *files]))
 
 
@@ -358,9 +322,9 @@ def exact_text(cell: str, kind: str) -> str:
     )
 
 
-def _load_jsonl(loader: _Loader, files: list[Path]) -> None:
+def _load_jsonl(loader: Loader, files: list[Path]) -> None:
     con = loader.con
-    texts = _cleaned(loader, files, clean_json)
+    texts = cleaned(loader, files, clean_json)
     con.execute("CREATE TABLE lines (line VARCHAR, __file VARCHAR)")
     if texts:
         con.execute(
@@ -409,129 +373,6 @@ def _inner_rows(con: duckdb.DuckDBPyConnection, keys: list[str]) -> str:
         if key
         else ""
     )
-
-
-def _load_csv(loader: _Loader, options: CsvOptions, files: list[Path]) -> None:
-    con = loader.con
-    by_header = _by_header(options, files)
-    for number, ((cells, delimiter), members) in enumerate(by_header.items()):
-        names = _unique(cells, loader.repeated)
-        loader.hint = _no_header(members[0], options) or _other_shape(names, delimiter)
-        columns = [loader.column(name) for name in names]
-        clean: CleanText = lambda file, to: clean_csv(file, to, options, delimiter, len(columns))  # noqa: B023, E731
-        texts = _cleaned(loader, members, clean, with_header=options.header)
-        if not texts:
-            continue
-        types = "{" + ", ".join(f"{quoted(column)}: 'VARCHAR'" for column in columns) + "}"
-        con.execute(
-            f"""CREATE TABLE raw_{number} AS SELECT * FROM read_csv({file_list(texts)},
-            columns={types}, auto_detect=false, header={str(options.header).lower()},
-            delim={quoted(delimiter)}, quote={quoted(options.quote)}, escape={quoted(options.quote)},
-            encoding='utf-8', store_rejects=true, max_line_size=16777216, filename='__file', hive_partitioning=false)"""
-        )
-        con.execute(
-            "INSERT INTO malformed SELECT any_value(csv_line), 'malformed_row' FROM reject_errors GROUP BY file_id, scan_id, line"
-        )
-        con.execute("DROP TABLE reject_errors")  # shared by every scan of the connection
-        con.execute("DROP TABLE reject_scans")
-        loader.parts.append(f"SELECT * FROM raw_{number}")
-
-
-def _by_header(options: CsvOptions, files: list[Path]) -> dict[tuple[tuple[str, ...], str], list[Path]]:
-    """Files by their header and delimiter, without those that have no line."""
-    groups: dict[tuple[tuple[str, ...], str], list[Path]] = defaultdict(list)
-    for file in files:
-        delimiter = options.delimiter_of(file)
-        header = list(options.columns) if not options.header else _csv_header(file, options, delimiter)
-        if not options.header and not header:
-            raise DataError("csv.header is false: name the columns, in order, under csv.columns in the mapping")
-        if header:
-            groups[tuple(header), delimiter].append(file)
-    if len({header for header, _ in groups}) > 1:
-        log.warning("the CSV files have different headers; they are joined by name, and empty where a file has none")
-    return groups
-
-
-def _cleaned(loader: _Loader, files: list[Path], clean: CleanText, with_header: bool = False) -> list[Path]:
-    """The files themselves, or copies where something had to be put right; lines that are not rows are noted."""
-    texts = []
-    for number, file in enumerate(files):
-        copy = loader.scratch / f"{len(loader.sources)}-{number}.txt"
-        span = loader.part.span
-        whole_lines = span and Cleaned(copy_span(file, copy, span, with_first_line=with_header), [], blank=False)
-        text, bad, blank = whole_lines or clean(file, copy)
-        loader.malformed(bad)
-        if not blank:
-            texts.append(text)
-            loader.sources.append((str(text), file))
-    return texts
-
-
-def _csv_header(file: Path, options: CsvOptions, delimiter: str) -> list[str]:
-    """Names in a file's first line; none where the file has no line."""
-    with decoded(file, options.encoding) as stream:
-        pass_lines(stream, options.skip)
-        first = next((text for line in stream if (text := line.lstrip("\ufeff")).strip("\r\n")), "")
-        if not first:
-            return []
-        if len(delimiter) == 1 and len(options.quote) == 1:
-            lines: Iterator[str] = iter([first, *(stream.readline() for _ in range(20))])
-            csv.field_size_limit(LONGEST_NAME)  # the whole process has one limit, which other readers set as well
-            try:
-                cells = next(csv.reader(lines, delimiter=delimiter, quotechar=options.quote))
-            except csv.Error as error:
-                raise DataError(
-                    f"{file}: its first line cannot be read as a header ({error}); nothing was ingested"
-                ) from None
-        else:
-            cells = first.rstrip("\r\n").split(delimiter)
-    return [cell.strip() for cell in cells]
-
-
-def _no_header(file: Path, options: CsvOptions) -> str:
-    """A hint if a file begins with lines that are no header: comments, or Excel's note about the delimiter."""
-    if options.skip or not options.header:
-        return ""
-    with decoded(file, options.encoding) as stream:
-        lines = [line.lstrip("\ufeff").strip() for line in itertools.islice(stream, MOST_COMMENTS)]
-    notes = list(itertools.takewhile(NO_HEADER.match, lines))
-    if not any(notes):
-        return ""
-    what = "line looks" if len(notes) == 1 else f"{len(notes)} lines look"
-    return f"; its first {what} like a note: set csv: {{skip: {len(notes)}}} in the mapping"
-
-
-def _other_shape(names: list[str], delimiter: str) -> str:
-    """A hint if a header looks like JSON, or its only name like several names.
-
-    >>> _other_shape(["uid;iid"], ",")
-    '; its cells look separated by ";": set csv: {delimiter: ";"} in the mapping'
-    """
-    if names[0].startswith(("{", "[")):
-        return "; it looks like JSON: set format: jsonl in the mapping"
-    other = next((mark for mark in DELIMITERS if mark != delimiter and mark in names[0]), None)
-    if other is None or len(names) > 1:
-        return ""
-    shown = '"\\t"' if other == "\t" else f'"{other}"'
-    return f"; its cells look separated by {shown}: set csv: {{delimiter: {shown}}} in the mapping"
-
-
-def _unique(header: tuple[str, ...], repeated: set[str]) -> list[str]:
-    """Names of a header, each once: empty ones by their place, repeated ones by a number.
-
-    >>> _unique(("id", "", "id"), set())
-    ['id', 'column_2', 'id_2']
-    """
-    names: list[str] = []
-    for place, cell in enumerate(header, 1):
-        name, times = cell or f"column_{place}", 1
-        if name in names:
-            repeated.add(name)
-        while name in names:
-            times += 1
-            name = f"{cell or f'column_{place}'}_{times}"
-        names.append(name)
-    return names
 
 
 def raw_rows(con: duckdb.DuckDBPyConnection) -> int:
