@@ -237,17 +237,21 @@ class SparkEngine(Engine):
             return []
         return self.session.sparkContext.parallelize(items, len(items)).map(work).collect()
 
-    def map_rows(self, name: str, sql: str, by: str, work: ArrowFunction, schema: str) -> None:
+    def map_rows(
+        self, name: str, sql: str, by: str, work: ArrowFunction, schema: str, *, in_order: bool = False
+    ) -> None:
         """Define a view of what a function of the platform makes of a query's rows, in executors' Python processes.
 
         Args:
             name: of the view.
             sql: the query.
-            by: column whose equal rows come to one call, one value after the other.
+            by: column whose equal rows come to one call.
             work: takes the batches of some values and gives batches.
             schema: of what it gives, as Spark's DDL.
+            in_order: let equal rows follow each other.
         """
-        frame = self.session.sql(self._record(sql)).repartition(by).sortWithinPartitions(by)
+        frame = self.session.sql(self._record(sql)).repartition(by)
+        frame = frame.sortWithinPartitions(by) if in_order else frame
         frame.mapInArrow(work, schema).createOrReplaceTempView(name)
 
     def write_lines(self, sql: str, file: Path) -> None:

@@ -181,7 +181,7 @@ class SparkInput:
         query = f"""SELECT {engine.hour_number("timestamp")} AS hour, kind, {", ".join(map(identifier, names))} FROM repetitions
             WHERE kind IN ('fresh', 'amended')"""
         filler = HourFiller(self._store.root, self._folder / "hours", self._counts_by_hour)
-        engine.map_rows("filled_hours", query, "hour", filler, "hour BIGINT, rows BIGINT, folder STRING")
+        engine.map_rows("filled_hours", query, "hour", filler, "hour BIGINT, rows BIGINT, folder STRING", in_order=True)
         filled = [
             FilledHour(Hour(hour), rows, self._folder / "hours" / name)
             for hour, rows, name in engine.rows("SELECT hour, rows, folder FROM filled_hours")
