@@ -82,7 +82,8 @@ def _answer(panel: Panel, runs: Mapping[Case, Sequence[AveragedRun]]) -> Answer:
     hours, log = panel.frame["hour"], panel.log.title
     days = reported_days(panel.log.source, (int(hours[-1]) + 1 - panel.first) // DAY_HOURS)
     earlier, last = (Comparison(panel, runs, mask) for mask in chosen_and_reported(hours, days).values())
-    answer, figures = Answer([], [], {}), {}
+    answer = Answer([], [], {})
+    figures: dict[str, JsonObject] = {}
     for base in dict.fromkeys(case.base for case in runs):
         title = f"{log}, {base} base"
         cases = {case.module: case for case in runs if case.base == base}
