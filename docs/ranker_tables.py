@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from core.documents import JsonObject
 from docs.markdown import table
-from docs.study_results import aucs, bold_ours, captioned, contents_of, differences_by_log, logs_of, signed
+from docs.study_results import aucs, bold_ours, captioned, contents_of, differences_by_log, logs_of, signed, words
 from studies.base import COMPARED
 
 OURS_LESS = ("auc", "session_auc")
@@ -114,3 +115,53 @@ def base_table(var: Path) -> str | None:
     ]
     columns = ["log, time module", "option", "chosen: AUC", *(f"reported: {METRICS[m]}" for m in COMPARED)]
     return captioned(table(columns, rows), contents_of(var, "base")) if rows else None
+
+
+def averaging_tried_table(var: Path) -> str | None:
+    """Averages of the dense weights on the days that one is chosen on: differences in AUC and session AUC by time module."""
+    logs = logs_of(var, "averaging")
+    modules = [*dict.fromkeys(m for log in logs.values() for base in log["bases"].values() for m in base["tried"])]
+    rows = [
+        [
+            f"{title}, {name}",
+            f"**{average}**" if average == base["average"] else average,
+            *(_both(base["tried"][m][average]) if m in base["tried"] else "" for m in modules),
+        ]
+        for title, log in logs.items()
+        for name, base in log["bases"].items()
+        for average in base["tried"]["none"]
+    ]
+    columns = ["log, base", "half-life", *map(words, modules)]
+    return captioned(table(columns, rows), contents_of(var, "averaging")) if rows else None
+
+
+def _both(differences: JsonObject) -> str:
+    return " / ".join(f"{differences[m]['value']:+.4f}" for m in OURS_LESS)
+
+
+def averaging_table(var: Path) -> str | None:
+    """What the chosen average changes on the last days, and what slower steps change."""
+    rows = []
+    for title, log in logs_of(var, "averaging").items():
+        for name, base in log["bases"].items():
+            rows += [
+                [f"{title}, {name}", words(m), base["average"], *(signed(of[metric]) for metric in COMPARED)]
+                for m, of in base["gaps"].items()
+            ]
+        rows += [
+            [title, "none", name, *(signed(of[metric]) for metric in COMPARED)] for name, of in log["rate"].items()
+        ]
+    columns = ["log, base", "module", "half-life", *(METRICS[m] for m in COMPARED)]
+    return captioned(table(columns, rows), contents_of(var, "averaging")) if rows else None
+
+
+def averaging_modules_table(var: Path) -> str | None:
+    """Time modules less none on the last days, by the weights as they are and by the chosen average, in AUC."""
+    rows = [
+        [f"{title}, {name}", words(module), *(signed(of["auc"]) for of in by_weights.values())]
+        for title, log in logs_of(var, "averaging").items()
+        for name, base in log["bases"].items()
+        for module, by_weights in base["modules"].items()
+    ]
+    columns = ["log, base", "module less none", "weights as they are", "average", "difference"]
+    return captioned(table(columns, rows), contents_of(var, "averaging")) if rows else None

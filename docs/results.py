@@ -20,6 +20,9 @@ from core.settings import ROOT, load_settings
 from docs.markdown import table
 from docs.ranker_tables import (
     admission_rows_table,
+    averaging_modules_table,
+    averaging_table,
+    averaging_tried_table,
     base_table,
     baselines_table,
     features_table,
@@ -439,6 +442,9 @@ TABLES: dict[str, Callable[[Path], str | None]] = {
     "freshness": freshness_table,
     "parameters": parameters_table,
     "parameters-age": parameters_age_table,
+    "averaging": averaging_table,
+    "averaging-tried": averaging_tried_table,
+    "averaging-modules": averaging_modules_table,
     "granularity": granularity_table,
     "sensitivity": sensitivity_table,
     "cold_start": cold_start_table,

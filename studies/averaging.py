@@ -35,7 +35,8 @@ class Case(NamedTuple):
 
 
 DEFAULT, SLOWER, STRONG = "default", "a quarter of the dense rate", "stronger"
-BASES: dict[str, Changes] = {DEFAULT: {}, SLOWER: {"dense_rate": 0.0005}, STRONG: STRONGER}
+PLAIN: Changes = {"average_hours": 0.0}
+BASES: dict[str, Changes] = {DEFAULT: PLAIN, SLOWER: {**PLAIN, "dense_rate": 0.0005}, STRONG: {**PLAIN, **STRONGER}}
 """Options of the ranker. The second tells whether an average does what slower steps do as well."""
 CASES: dict[str, tuple[str, ...]] = {DEFAULT: MODULES, SLOWER: ("none",), STRONG: ("none", "matched_clock")}
 TUNED_ON = "kuairand"

@@ -7,14 +7,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from core.hours import Hour
 from studies.log import Log, half_of, hours_of
 from studies.replay import Learner, Run, progressive_scores
 from training.batch import HourKeys
 from training.ranker import Ranker
+from training.weight_average import WeightAverage
 
 Unit = Literal["hours", "samples"]
 Part = Literal["all", "without the time module", "MLP and heads", "cross network"]
@@ -76,49 +75,29 @@ class MovingAverages:
     """Every average of ``AVERAGES`` of a ranker's dense parameters.
 
     Args:
+        ranker: that is trained.
         hourly: samples of a mean hour.
     """
 
-    def __init__(self, hourly: float) -> None:
+    def __init__(self, ranker: Ranker, hourly: float) -> None:
         self.hourly = hourly
-        self._averages: dict[Average, dict[str, Tensor]] = {}
+        parameters = ranker.named_dense_parameters()
+        self._averages = {
+            average: WeightAverage({n: p for n, p in parameters.items() if PARTS[average.part](n)}, average.half_life)
+            for average in AVERAGES
+        }
 
-    @torch.no_grad()
-    def add(self, ranker: Ranker, samples: int) -> None:
-        """Take in the weights at the end of an hour; the first hour's are the averages' beginning.
+    def add(self, samples: int) -> None:
+        """Take in the weights at the end of an hour of so many samples."""
+        for average, weights in self._averages.items():
+            weights.add(average.decay(samples, self.hourly))
 
-        Args:
-            ranker: trained on the hour.
-            samples: of the hour.
-        """
-        for average in AVERAGES:
-            chosen = {name: p for name, p in ranker.named_parameters() if p.requires_grad and PARTS[average.part](name)}
-            if average not in self._averages:
-                self._averages[average] = {name: p.detach().clone() for name, p in chosen.items()}
-            weight = 1 - average.decay(samples, self.hourly)
-            for name, mean in self._averages[average].items():
-                mean.lerp_(chosen[name], weight)
-
-    @torch.no_grad()
     def scores(self, learner: Learner, keys: HourKeys) -> list[np.ndarray]:
-        """Scores by the ranker with each average in its place; the ranker is left as it was.
-
-        Args:
-            learner: has the ranker.
-            keys: samples to score.
-
-        Returns:
-            For each of ``AVERAGES`` shape (samples,).
-        """
-        parameters = dict(learner.ranker.named_parameters())
-        trained = {name: p.detach().clone() for name, p in parameters.items()}
+        """Scores by the ranker with each of ``AVERAGES`` in the place of its weights, each of shape (samples,)."""
         scores = []
-        for average in AVERAGES:
-            for name, mean in self._averages[average].items():
-                parameters[name].copy_(mean)
-            scores.append(learner.scores(keys))
-            for name in self._averages[average]:
-                parameters[name].copy_(trained[name])
+        for weights in self._averages.values():
+            with weights.in_place():
+                scores.append(learner.scores(keys))
         return scores
 
 
@@ -141,14 +120,16 @@ class AveragedRun:
         """Scores of every sample by each of ``COLUMNS``, shape (samples, columns); equal ones in the log's first half."""
         sizes = {hour.number: len(keys) for hour, keys in hours_of(log)}
         evaluated = half_of(np.array([*sizes]))
-        averages = MovingAverages(float(np.mean([size for number, size in sizes.items() if number < evaluated])))
+        learner = Learner(self.run, log)
+        mean_size = float(np.mean([size for number, size in sizes.items() if number < evaluated]))
+        averages = MovingAverages(learner.ranker, mean_size)
 
         def scores(learner: Learner, hour: Hour, keys: HourKeys) -> np.ndarray:
             if learner.hour is not None:
-                averages.add(learner.ranker, sizes[learner.hour.number])
+                averages.add(sizes[learner.hour.number])
             as_they_are = learner.scores(keys)
             if hour.number < evaluated:
                 return np.repeat(as_they_are[:, None], len(COLUMNS), axis=1)
             return np.stack([as_they_are, *averages.scores(learner, keys)], axis=1)
 
-        return progressive_scores(hours_of(log), Learner(self.run, log), scores)
+        return progressive_scores(hours_of(log), learner, scores)
