@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import logging
+import multiprocessing
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
 from core.cli import EXIT_ERROR, EXIT_RETRY
 from core.errors import ConfigError, NotReadyError
+from core.forks import become_command
 from core.logs import relay
 from core.ports import LOOPBACK, free_port
 from training.heartbeat import Pulse, pulses, signs_of_life
@@ -30,32 +32,42 @@ SILENT_SECONDS = 4.0
 GRACE_SECONDS = 5.0
 """Once a process has failed, the others have so long to say what they know of it."""
 
+PRELOAD = "pipeline.rank_imports"
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload([PRELOAD])
+
 
 @dataclass
-class _Process:
+class _Rank:
     """One of the processes, and the last line that it logged."""
 
-    rank: int
-    popen: subprocess.Popen[str]
+    number: int
+    process: ForkServerProcess
     output: str = ""
     last: str = ""
     readers: list[threading.Thread] = field(default_factory=list)
 
-    def read(self) -> None:
+    @property
+    def status(self) -> int | None:
+        """Its exit status, negative for a signal; None while it runs."""
+        return self.process.exitcode
+
+    def read(self, output: Connection, errors: Connection) -> None:
         """Relay its log, and keep its output, in threads."""
-        self.readers = [threading.Thread(target=each, daemon=True) for each in (self._relay, self._keep)]
+        tasks = ((self._keep, output), (self._relay, errors))
+        self.readers = [threading.Thread(target=task, args=(pipe,), daemon=True) for task, pipe in tasks]
         for reader in self.readers:
             reader.start()
 
-    def _relay(self) -> None:
-        assert self.popen.stderr is not None
-        for line in self.popen.stderr:
-            relay(line if self.rank == 0 else f"rank {self.rank}: {line}")
-            self.last = line.strip() or self.last
+    def _relay(self, pipe: Connection) -> None:
+        with pipe, os.fdopen(os.dup(pipe.fileno()), errors="replace") as lines:
+            for line in lines:
+                relay(line if self.number == 0 else f"rank {self.number}: {line}")
+                self.last = line.strip() or self.last
 
-    def _keep(self) -> None:
-        assert self.popen.stdout is not None
-        self.output = self.popen.stdout.read()
+    def _keep(self, pipe: Connection) -> None:
+        with pipe, os.fdopen(os.dup(pipe.fileno()), errors="replace") as text:
+            self.output = text.read()
 
     @property
     def message(self) -> str:
@@ -71,6 +83,9 @@ def run_group(
     stall_seconds: float,
 ) -> str:
     """Run a command line of the platform in several processes that train together, as ``torchrun`` does on one machine.
+
+    The processes are forked from one that has imported torch and TorchRec (Python's fork server): these imports take each group
+    the time of one, and most of their memory is shared.
 
     Args:
         module: run as ``python -m module`` in each process.
@@ -90,31 +105,36 @@ def run_group(
     port = str(free_port())
     folder = signs_of_life(folder, port)
     shutil.rmtree(folder, ignore_errors=True)
-    rendezvous = {"MASTER_ADDR": LOOPBACK, "MASTER_PORT": port, "WORLD_SIZE": str(processes)}
-    command = [sys.executable, "-m", module, *arguments]
-    group: list[_Process] = []
+    common = {**os.environ, **environment, "MASTER_ADDR": LOOPBACK, "MASTER_PORT": port, "WORLD_SIZE": str(processes)}
+    command = (module, *arguments)
+    group: list[_Rank] = []
     begun = time.time()
     try:
-        for rank in range(processes):
-            place = {"RANK": str(rank), "LOCAL_RANK": str(rank)}
-            popen = subprocess.Popen(
-                command, env={**os.environ, **environment, **rendezvous, **place}, stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE, text=True,
-            )  # fmt: skip
-            group.append(_Process(rank, popen))
-            group[-1].read()
-        while any(each.popen.poll() is None for each in group):
-            if any(each.popen.poll() for each in group):
+        places = ({"RANK": str(number), "LOCAL_RANK": str(number)} for number in range(processes))
+        group.extend(_start(number, command, {**common, **place}) for number, place in enumerate(places))
+        while any(each.status is None for each in group):
+            if any(each.status for each in group):
                 break
             _check_progress(folder, processes, begun, stall_seconds)
             time.sleep(POLL_SECONDS)
-        if any(each.popen.poll() for each in group):
+        if any(each.status for each in group):
             _wait(group, GRACE_SECONDS)
             _raise_first_failure(group, folder)
     finally:
         _end(group)
         shutil.rmtree(folder, ignore_errors=True)
     return group[0].output
+
+
+def _start(number: int, command: tuple[str, ...], environment: dict[str, str]) -> _Rank:
+    """Fork a process from the server, which is started with the first one."""
+    output, errors = FORKS.Pipe(duplex=False), FORKS.Pipe(duplex=False)
+    process = FORKS.Process(target=become_command, args=(command, environment, Path.cwd(), output[1], errors[1]))
+    with output[1], errors[1]:  # the process has them now
+        process.start()
+    rank = _Rank(number, process)
+    rank.read(output[0], errors[0])
+    return rank
 
 
 def _check_progress(folder: Path, processes: int, begun: float, stall_seconds: float) -> None:
@@ -134,44 +154,41 @@ def _check_progress(folder: Path, processes: int, begun: float, stall_seconds: f
         )
 
 
-def _raise_first_failure(group: Sequence[_Process], folder: Path) -> None:
+def _raise_first_failure(group: Sequence[_Rank], folder: Path) -> None:
     """Raise the error of the process that failed by itself, and not because another one did."""
-    failed = [each for each in group if each.popen.returncode]
+    failed = {each.number: each.status for each in group if each.status}
     doing: dict[int, Pulse] = {pulse.rank: pulse for pulse in pulses(folder)}
-    for each in failed:
-        if each.popen.returncode < 0:
-            name, last = signal.Signals(-each.popen.returncode).name, doing.get(each.rank)
+    for number, status in failed.items():
+        if status < 0:
+            name, last = signal.Signals(-status).name, doing.get(number)
             raise NotReadyError(
-                f"rank {each.rank} was ended by {name}{f' ({last.doing})' if last else ''}; nothing of the hour was kept, "
+                f"rank {number} was ended by {name}{f' ({last.doing})' if last else ''}; nothing of the hour was kept, "
                 "and a retry starts from the last state"
             )
-    first = min(failed, key=lambda each: ("another process of the group" in each.message, each.rank))
-    text = first.message or f"ended with status {first.popen.returncode}"
-    text = text if text.startswith("rank ") else f"rank {first.rank}: {text}"
-    raise (ConfigError if first.popen.returncode == EXIT_ERROR else NotReadyError)(
-        text if first.popen.returncode in {EXIT_ERROR, EXIT_RETRY} else f"{text} (status {first.popen.returncode})"
+    first = min(failed, key=lambda number: ("another process of the group" in group[number].message, number))
+    status, text = failed[first], group[first].message or f"ended with status {failed[first]}"
+    text = text if text.startswith("rank ") else f"rank {first}: {text}"
+    raise (ConfigError if status == EXIT_ERROR else NotReadyError)(
+        text if status in {EXIT_ERROR, EXIT_RETRY} else f"{text} (status {status})"
     )
 
 
-def _wait(group: Sequence[_Process], seconds: float) -> None:
+def _wait(group: Sequence[_Rank], seconds: float) -> None:
     """Wait until all processes have ended, but not longer."""
     until = time.monotonic() + seconds
-    while time.monotonic() < until and any(each.popen.poll() is None for each in group):
+    while time.monotonic() < until and any(each.status is None for each in group):
         time.sleep(POLL_SECONDS)
 
 
-def _end(group: Sequence[_Process]) -> None:
+def _end(group: Sequence[_Rank]) -> None:
     """End what still runs; one that is stopped does not hear a request."""
     for each in group:
-        if each.popen.poll() is None:
-            each.popen.terminate()
+        if each.status is None:
+            each.process.terminate()
     _wait(group, GRACE_SECONDS)
     for each in group:
-        if each.popen.poll() is None:
-            each.popen.kill()
-        each.popen.wait()
+        if each.status is None:
+            each.process.kill()
+        each.process.join()
         for reader in each.readers:
             reader.join(GRACE_SECONDS)
-        for stream in (each.popen.stdout, each.popen.stderr):
-            if stream is not None:
-                stream.close()

@@ -7,10 +7,8 @@ limits, and can be killed. That the command line starts from nothing is for othe
 from __future__ import annotations
 
 import io
-import multiprocessing
 import os
 import resource
-import runpy
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,10 +16,11 @@ from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerProcess
 from subprocess import CompletedProcess
 
+from core.forks import become_command
 from core.settings import ROOT
+from pipeline.processes import FORKS, PRELOAD
 
-_FORKS = multiprocessing.get_context("forkserver")
-_FORKS.set_forkserver_preload(["operations.preload"])
+FORKS.set_forkserver_preload(["operations.preload", PRELOAD])  # a process has one server
 
 
 @dataclass(frozen=True)
@@ -48,8 +47,8 @@ def start(module: str, *arguments: str, environment: Mapping[str, str], file_lim
         environment: all of its environment.
         file_limit: bytes that a file which it writes may have.
     """
-    readers, writers = zip(*(_FORKS.Pipe(duplex=False) for _ in range(2)), strict=True)
-    process = _FORKS.Process(target=_become, args=(writers, module, arguments, dict(environment), file_limit))
+    readers, writers = zip(*(FORKS.Pipe(duplex=False) for _ in range(2)), strict=True)
+    process = FORKS.Process(target=_become, args=(writers, module, arguments, dict(environment), file_limit))
     process.start()
     for writer in writers:
         writer.close()
@@ -77,17 +76,8 @@ def _become(
     file_limit: int | None,
 ) -> None:
     os.setsid()
-    for number, output in enumerate(outputs, 1):
-        os.dup2(output.fileno(), number)
-        output.close()
-    sys.stdin = open(os.devnull)  # noqa: SIM115, PTH123
-    sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1) for number in (1, 2))
-    os.environ.clear()
-    os.environ.update(environment)
-    os.chdir(ROOT)
     if file_limit is not None:
         # Python 3.11 keeps a module's bytecode of which a limit let it write the beginning, and cannot import it again.
-        sys.dont_write_bytecode, os.environ["PYTHONDONTWRITEBYTECODE"] = True, "1"
+        sys.dont_write_bytecode, environment["PYTHONDONTWRITEBYTECODE"] = True, "1"
         resource.setrlimit(resource.RLIMIT_FSIZE, (file_limit, file_limit))
-    sys.argv = [module, *arguments]
-    runpy.run_module(module, run_name="__main__", alter_sys=True)
+    become_command((module, *arguments), environment, ROOT, *outputs)

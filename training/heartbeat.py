@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import threading
 import time
@@ -25,6 +26,7 @@ class Pulse:
         doing: the last of them.
         progressed: when it was seen to have gone on, seconds since 1970.
         alive: when it said so; a process that is stopped says nothing.
+        pid: of the process.
     """
 
     rank: int
@@ -32,6 +34,7 @@ class Pulse:
     doing: str
     progressed: float
     alive: float
+    pid: int
 
 
 class Heartbeat:
@@ -68,11 +71,16 @@ class Heartbeat:
             count, now = self._count, time.time()
             if self._busy or count != last:
                 last, progressed = count, now
-            pulse = {"count": count, "doing": self._doing, "progressed": progressed, "alive": now}
+            pulse = {"count": count, "doing": self._doing, "progressed": progressed, "alive": now, "pid": os.getpid()}
             self._path.write_text(json.dumps(pulse), encoding="utf-8")
-            if os.getppid() != self._parent:  # who started the group was killed: nobody waits for it
+            if self._is_orphan():
                 os._exit(1)
             time.sleep(BEAT_SECONDS)
+
+    def _is_orphan(self) -> bool:
+        """Whether who started the group was killed: nobody waits for it. A forked process has a server between."""
+        starter = multiprocessing.parent_process()
+        return os.getppid() != self._parent or (starter is not None and not starter.is_alive())
 
 
 def pulses(folder: Path) -> list[Pulse]:

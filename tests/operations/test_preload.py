@@ -10,8 +10,9 @@ import sys
 import pytest
 from airflow.executors.local_executor import LocalExecutor
 
+from core.forks import hidden
 from core.settings import ROOT, load_settings
-from operations.preload import MODULES, hidden
+from operations.preload import MODULES
 from operations.preloading_executor import PreloadingLocalExecutor
 from operations.services import airflow_environment
 

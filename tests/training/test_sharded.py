@@ -39,7 +39,7 @@ from training.checkpoint_delta import Tensors
 from training.config import load_ranker_config
 from training.embedding import DRAWN_AT_ONCE, INITIAL_SCALE, GrowingEmbedding, first_embeddings
 from training.group import Group
-from training.heartbeat import pulses
+from training.heartbeat import Pulse, pulses
 from training.model import load_model
 from training.sample_files import read_rows
 from training.samples import SampleStore
@@ -259,25 +259,26 @@ def test_a_shard_that_is_cut_short_is_named_before_anything_is_trained_on_it(by_
             read()
 
 
-def rank_one(parent: psutil.Process) -> psutil.Process:
-    """The second of the processes that a process started."""
+def rank_one(settings: Settings) -> psutil.Process:
+    """The second of the processes that train a workspace."""
     until = time.monotonic() + 60
     while time.monotonic() < until:
-        for child in parent.children(recursive=True):
-            try:
-                if child.environ().get("RANK") == "1":
-                    return child
-            except psutil.Error:
-                continue
+        for pulse in all_pulses(settings):
+            if pulse.rank == 1:
+                return psutil.Process(pulse.pid)
         time.sleep(0.05)
     raise AssertionError("no second process was started")
+
+
+def all_pulses(settings: Settings) -> list[Pulse]:
+    return [pulse for folder in (settings.training_dir / "processes").glob("*") for pulse in pulses(folder)]
 
 
 def wait_for_steps(settings: Settings, steps: int) -> None:
     """Until both processes have gone so many steps."""
     until = time.monotonic() + 180
     while time.monotonic() < until:
-        seen = [pulse for folder in (settings.training_dir / "processes").glob("*") for pulse in pulses(folder)]
+        seen = all_pulses(settings)
         if len(seen) == 2 and min(pulse.count for pulse in seen) >= steps:
             return
         time.sleep(0.05)
@@ -300,7 +301,7 @@ def test_a_process_that_is_killed_is_named_and_the_retry_equals_the_undisturbed_
 
     thread = threading.Thread(target=train)
     thread.start()
-    victim = rank_one(psutil.Process())
+    victim = rank_one(settings)
     wait_for_steps(settings, 300)
     victim.kill()
     killed = time.monotonic()
@@ -328,7 +329,6 @@ def test_processes_end_with_the_one_that_started_them_and_a_retry_goes_on_from_t
         [*command, "--no-model"], cwd=ROOT, env={**os.environ, **changes, "OMP_NUM_THREADS": "1"},
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     ) as started:  # fmt: skip
-        rank_one(psutil.Process(started.pid))
         wait_for_steps(settings, 300)
         children = psutil.Process(started.pid).children(recursive=True)
         started.kill()
