@@ -8,7 +8,9 @@ from pathlib import Path
 from core.documents import JsonObject
 from docs.markdown import table
 from docs.study_results import aucs, bold_ours, captioned, contents_of, differences_by_log, logs_of, signed, words
+from studies.averaging import AVERAGED, BASES, DIFFERENCE, MODULES
 from studies.base import COMPARED
+from studies.weight_averages import AVERAGES, RAW
 
 OURS_LESS = ("auc", "session_auc")
 METRICS = {"auc": "AUC", "uauc": "UAUC", "session_auc": "session AUC", "logloss": "log-loss"}
@@ -117,51 +119,65 @@ def base_table(var: Path) -> str | None:
     return captioned(table(columns, rows), contents_of(var, "base")) if rows else None
 
 
-def averaging_tried_table(var: Path) -> str | None:
-    """Averages of the dense weights on the days that one is chosen on: differences in AUC and session AUC by time module."""
-    logs = logs_of(var, "averaging")
-    modules = [*dict.fromkeys(m for log in logs.values() for base in log["bases"].values() for m in base["tried"])]
-    rows = [
-        [
-            f"{title}, {name}",
-            f"**{average}**" if average == base["average"] else average,
-            *(_both(base["tried"][m][average]) if m in base["tried"] else "" for m in modules),
-        ]
-        for title, log in logs.items()
-        for name, base in log["bases"].items()
-        for average in base["tried"]["none"]
+def _averaged(var: Path) -> list[tuple[str, JsonObject]]:
+    """What the study ``averaging`` says of each log's bases, by their title."""
+    return [
+        (f"{title}, {name}", log["bases"][name])
+        for title, log in logs_of(var, "averaging").items()
+        for name in BASES
+        if name in log["bases"]
     ]
-    columns = ["log, base", "half-life", *map(words, modules)]
-    return captioned(table(columns, rows), contents_of(var, "averaging")) if rows else None
-
-
-def _both(differences: JsonObject) -> str:
-    return " / ".join(f"{differences[m]['value']:+.4f}" for m in OURS_LESS)
 
 
 def averaging_table(var: Path) -> str | None:
-    """What the chosen average changes on the last days, and what slower steps change."""
-    rows = []
-    for title, log in logs_of(var, "averaging").items():
-        for name, base in log["bases"].items():
-            rows += [
-                [f"{title}, {name}", words(m), base["average"], *(signed(of[metric]) for metric in COMPARED)]
-                for m, of in base["gaps"].items()
-            ]
-        rows += [
-            [title, "none", name, *(signed(of[metric]) for metric in COMPARED)] for name, of in log["rate"].items()
-        ]
+    """What the chosen average changes on the last days."""
+    rows = [
+        [title, words(m), base["average"], *(signed(base["gaps"][m][metric]) for metric in COMPARED)]
+        for title, base in _averaged(var)
+        for m in MODULES
+        if m in base["gaps"]
+    ]
     columns = ["log, base", "module", "half-life", *(METRICS[m] for m in COMPARED)]
+    return captioned(table(columns, rows), contents_of(var, "averaging")) if rows else None
+
+
+def averaging_rate_table(var: Path) -> str | None:
+    """What slower steps change on the last days, and what an average adds to that."""
+    rows = [
+        [title, name, *(signed(of[m]) for m in COMPARED)]
+        for title, log in logs_of(var, "averaging").items()
+        for name, of in log["rate"].items()
+    ]
+    columns = ["log", "difference", *(METRICS[m] for m in COMPARED)]
     return captioned(table(columns, rows), contents_of(var, "averaging")) if rows else None
 
 
 def averaging_modules_table(var: Path) -> str | None:
     """Time modules less none on the last days, by the weights as they are and by the chosen average, in AUC."""
     rows = [
-        [f"{title}, {name}", words(module), *(signed(of["auc"]) for of in by_weights.values())]
-        for title, log in logs_of(var, "averaging").items()
-        for name, base in log["bases"].items()
-        for module, by_weights in base["modules"].items()
+        [title, words(m), *(signed(base["modules"][m][name]["auc"]) for name in (RAW, AVERAGED, DIFFERENCE))]
+        for title, base in _averaged(var)
+        for m in MODULES
+        if m in base["modules"]
     ]
-    columns = ["log, base", "module less none", "weights as they are", "average", "difference"]
+    columns = ["log, base", "module less none", f"weights {RAW}", AVERAGED, DIFFERENCE]
     return captioned(table(columns, rows), contents_of(var, "averaging")) if rows else None
+
+
+def averaging_tried_table(var: Path) -> str | None:
+    """Averages on the days that one is chosen on: differences in AUC and session AUC by time module, the chosen one in bold."""
+    rows = [
+        [
+            title,
+            f"**{average.title}**" if average.title == base["average"] else average.title,
+            *(_both(base["tried"][m][average.title]) if m in base["tried"] else "" for m in MODULES),
+        ]
+        for title, base in _averaged(var)
+        for average in AVERAGES
+    ]
+    columns = ["log, base", "half-life", *map(words, MODULES)]
+    return captioned(table(columns, rows), contents_of(var, "averaging")) if rows else None
+
+
+def _both(differences: JsonObject) -> str:
+    return " / ".join(f"{differences[m]['value']:+.4f}" for m in OURS_LESS)

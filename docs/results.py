@@ -21,6 +21,7 @@ from docs.markdown import table
 from docs.ranker_tables import (
     admission_rows_table,
     averaging_modules_table,
+    averaging_rate_table,
     averaging_table,
     averaging_tried_table,
     base_table,
@@ -443,6 +444,7 @@ TABLES: dict[str, Callable[[Path], str | None]] = {
     "parameters": parameters_table,
     "parameters-age": parameters_age_table,
     "averaging": averaging_table,
+    "averaging-rate": averaging_rate_table,
     "averaging-tried": averaging_tried_table,
     "averaging-modules": averaging_modules_table,
     "granularity": granularity_table,

@@ -24,6 +24,7 @@ from studies.replay import Run
 from studies.study import Section, Study
 from studies.weight_averages import COLUMNS, RAW, AveragedRun
 
+AVERAGED, DIFFERENCE = "averaged", "difference"
 MODULES = ("none", "hour_embedding", "gaussian_clock", "matched_clock")
 
 
@@ -168,8 +169,8 @@ class Comparison:
         gains = {m: [self._differences((case, c), (none, c), m) for c in (RAW, column)] for m in COMPARED}
         return {
             RAW: {m: over_seeds(raw) for m, (raw, _) in gains.items()},
-            "averaged": {m: over_seeds(averaged) for m, (_, averaged) in gains.items()},
-            "difference": {m: over_seeds([b - a for a, b in zip(*of, strict=True)]) for m, of in gains.items()},
+            AVERAGED: {m: over_seeds(averaged) for m, (_, averaged) in gains.items()},
+            DIFFERENCE: {m: over_seeds([b - a for a, b in zip(*of, strict=True)]) for m, of in gains.items()},
         }
 
     def _differences(self, scored: Scored, than: Scored, metric: str) -> list[Estimate]:
