@@ -105,7 +105,7 @@ format: dev ## put the code in its format
 	@$(VENV)/bin/ruff check --fix . && $(VENV)/bin/ruff format .
 
 chaos: dev ## kill processes of the whole stack at random, compare the state with an undisturbed run (INJECTIONS= SEED=)
-	@CHAOS_INJECTIONS=$(INJECTIONS) CHAOS_SEED=$(SEED) CHAOS_REPORT=$(CURDIR)/var/chaos.json $(RUN) -m pytest -s -q tests/operations/test_chaos.py
+	@CHAOS_INJECTIONS=$(INJECTIONS) CHAOS_SEED=$(SEED) CHAOS_REPORT=$(CURDIR)/var/chaos.json $(RUN) -m pytest -s -q tests/operations/test_chaos.py tests/spark/test_spark.py -k "chaos or killed"
 
 bench: dev ## speed and memory, side by side with what a user would pick instead
 	@$(RUN) -m clock bench

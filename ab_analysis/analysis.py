@@ -18,7 +18,8 @@ from ab_analysis.checks import (
 )
 from ab_analysis.decision import ExperimentDecision, decide
 from ab_analysis.effect import UNKNOWN, Effect
-from ab_analysis.experiment import Experiment, ExperimentPlan
+from ab_analysis.experiment import Experiment
+from ab_analysis.experiment_plan import ExperimentPlan
 from ab_analysis.histograms import Histogram, read_histogram
 from ab_analysis.inference import Method, MetricSpec, compare, measure
 from ab_analysis.model_covariate import add_model_covariates
@@ -29,7 +30,8 @@ from ab_analysis.results import MetricResult, Novelty, SegmentResult, plain
 from ab_analysis.segments import MeasuredSegment, shrink_segments
 from ab_analysis.series import Point, daily_points, drift, make_post_days
 from ab_analysis.stopping import comparisons_of, interval_multiplier
-from ab_analysis.user_table import Counts, segment_labels
+from ab_analysis.user_segments import segment_labels
+from ab_analysis.user_table import Counts
 from core.documents import JsonObject
 from core.errors import NotReadyError
 from core.sql_engine import Engine
@@ -69,7 +71,7 @@ class Analysis:
     @property
     def warnings(self) -> list[ExperimentCheck]:
         """Checks that did not pass, the worst first."""
-        return sorted((c for c in self.checks if c.level != "ok"), key=lambda c: c.level)
+        return sorted((c for c in self.checks if c.warns), key=lambda c: c.level)
 
 
 def metric_specs(plan: ExperimentPlan, *, with_new_users: bool) -> dict[str, MetricSpec]:

@@ -16,7 +16,8 @@ from core.sql_engine import Engine
 
 if TYPE_CHECKING:  # a plain table needs no experiment file
     from ab_analysis.changes import RegisteredExperiment
-    from ab_analysis.experiment import Experiment, ExperimentPlan
+    from ab_analysis.experiment import Experiment
+    from ab_analysis.experiment_plan import ExperimentPlan
     from ab_analysis.user_table import Counts
 
 ALARM = 0.001
@@ -37,17 +38,23 @@ class ExperimentCheck:
     """One check.
 
     Attributes:
-        level: ``fail``: effects must not be read; ``warn``: read them with this in mind; ``ok``.
+        level: ``fail``: effects must not be read; ``warn``: read them with this in mind; ``ok``; ``skipped``: the data are
+            too few to judge, which is neither good nor bad.
         text: the finding, and what to do.
     """
 
     name: str
-    level: Literal["ok", "warn", "fail"]
+    level: Literal["ok", "skipped", "warn", "fail"]
     text: str
     p_value: float | None = None
 
     @property
-    def state(self) -> Literal["ok", "close", "warn", "fail"]:
+    def warns(self) -> bool:
+        """Whether a reader of the effects has to know of it."""
+        return self.level in {"warn", "fail"}
+
+    @property
+    def state(self) -> Literal["ok", "close", "skipped", "warn", "fail"]:
         """The level as a person is told it: ``close`` is a check that passed, but not clearly."""
         close = self.level == "ok" and self.p_value is not None and self.p_value < CLOSE
         return "close" if close else self.level
@@ -116,7 +123,7 @@ def exposure_days(db: Engine, experiment: Experiment) -> ExperimentCheck:
     table = np.array([[counts.get((d, v), 0) for v in experiment.variants] for d in days])
     table = table[table.sum(axis=1) >= 5 * len(experiment.variants)]
     if len(table) < 2 or not table.sum(axis=0).all():
-        return ExperimentCheck("exposure", "ok", "Too few days of arrival to compare.")
+        return ExperimentCheck("exposure", "skipped", "Too few days of arrival to compare.")
     p = _same_shares(table)
     if p < ALARM:
         text = (

@@ -12,27 +12,21 @@ Layout below the workspace's ``experiment_days/<experiment>``, a folder of Parqu
 
 A day is a UTC day. A key is the digest of everything that an item follows from: the day's hours, the SQL, and the items
 that it is made of. So what does not fit is not found, and computed from the events: after a late event, an edit of the
-experiment, another version of the platform. An item is renamed into place whole and then entered in the index; when it
-is read, its bytes must have the digest that the index holds.
+experiment, another version of the platform. ``kept_items`` writes and reads them.
 """
 
 from __future__ import annotations
 
-import hashlib
 import logging
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
-from typing import NamedTuple
 
-import pyarrow as pa
-import pyarrow.compute as pc
-
-from ab_analysis.experiment import ExperimentPlan
+from ab_analysis.experiment_plan import ExperimentPlan
+from ab_analysis.kept_items import DamagedItemError, Item, KeptItems
 from ab_analysis.metrics import condition_sql
 from ab_analysis.user_days import (
     counted_sql,
@@ -45,22 +39,18 @@ from ab_analysis.user_days import (
     tastes_sql,
 )
 from core.duck import quoted
-from core.errors import CorruptStateError
-from core.files import digest_file, digest_json, digest_text, exclusive_lock, read_json, write_json
+from core.files import digest_text, exclusive_lock
 from core.hours import DAY_HOURS, Hour
-from core.sql_engine import Engine, parquet_parts
+from core.sql_engine import Engine
 from events.schema import exposure_schema
 from events.store import EventStore
 
 log = logging.getLogger("ab_analysis.closed_days")
 
-FORMAT = 1
-"""Changes whenever something that an item follows from is not in its key."""
 WESTMOST_DAYS = 2
 """A local time is at most 26 hours from UTC, so a local day lies at most so many days before the UTC day."""
-KEPT_SUMS = 3
-"""How many of the sums of all days are kept: the newest, and those that a late event of yesterday goes back to."""
 SUMS = ("all-exposures", "all-tastes", "spans", "recent")
+"""Kinds of items that hold what all days up to one amount to."""
 EPOCH = date(1970, 1, 1)
 
 
@@ -87,37 +77,8 @@ class ClosedPart:
     days: str | None
 
 
-@dataclass(frozen=True)
-class _Item:
-    """A folder of Parquet, ``<kind>/<day>-<key>``."""
-
-    kind: str
-    day: date
-    key: str
-
-    @classmethod
-    def of(cls, kind: str, day: date, *follows_from: str | Mapping[str, str]) -> _Item:
-        """The item of a day that follows from digests, keys or SQL."""
-        return cls(kind, day, digest_json([FORMAT, kind, str(day), *follows_from]))
-
-    @property
-    def name(self) -> str:
-        return f"{self.kind}/{self.day}-{self.key[:24]}"
-
-
-class _Digests(NamedTuple):
-    """Of an item: its files, and, where other items follow from its rows alone, these; one row may be written in many ways."""
-
-    bytes: str
-    rows: str = ""
-
-
 class UnkeptDaysError(Exception):
     """What closed days add cannot be kept, for the reason that it says."""
-
-
-class _DamagedError(Exception):
-    """An item's bytes are not those that were written."""
 
 
 class ClosedDays:
@@ -133,9 +94,7 @@ class ClosedDays:
     def __init__(self, db: Engine, store: EventStore, plan: ExperimentPlan, root: Path) -> None:
         self.db, self.store, self.plan, self.root = db, store, plan, root
         self.start = plan.experiment.start_time
-        self._index: dict[str, _Digests] = {}
-        self._used: set[str] = set()
-        self._intact: set[str] = set()
+        self._items = KeptItems(db, root, SUMS)
 
     @contextmanager
     def up_to(self, hours: Mapping[Hour, str], until: Hour, *, with_days: bool) -> Iterator[ClosedPart | None]:
@@ -162,66 +121,67 @@ class ClosedDays:
             return
         self.root.mkdir(parents=True, exist_ok=True)
         with exclusive_lock(self.root / ".lock"):
-            self._index = self._read_index()
+            self._items.open()
             before = len(self.db.queries)
             part = self._repaired(digests, end, with_days)
             del self.db.queries[before:]  # a report shows the look's own, which are the same whatever was kept
             yield part
 
     def _repaired(self, digests: Mapping[date, Mapping[str, str]], end: Hour, with_days: bool) -> ClosedPart:
-        for _ in range(len(self._index) + 1):
+        for _ in range(len(self._items) + 1):
             try:
                 return self._bring(digests, end, with_days)
-            except _DamagedError as error:
+            except DamagedItemError as error:
                 log.warning("%s is damaged; computed again from the events", self.root / str(error))
-                self._index.pop(str(error))
+                self._items.drop(str(error))
             except self.db.errors as error:
                 raise UnkeptDaysError(str(error).splitlines()[0]) from None
         raise UnkeptDaysError(f"{self.root} is damaged as soon as it is written")
 
     def _bring(self, digests: Mapping[date, Mapping[str, str]], end: Hour, with_days: bool) -> ClosedPart:
-        self._used, self._intact = set(), set()
+        self._items.begin()
         chain = ""
-        exposures: list[_Item] = []
-        arrivals: list[_Item] = []
-        days: list[_Item] = []
-        tastes: list[_Item] = []
+        exposures: list[Item] = []
+        arrivals: list[Item] = []
+        days: list[Item] = []
+        tastes: list[Item] = []
         for day, hours in digests.items():
             midnight = Hour.of_day(day)
-            item = _Item.of("exposures", day, hours)
-            if not self._has(item):
-                self._write(item, self._exposures(hours))
+            item = Item.of("exposures", day, hours)
+            if not self._items.has(item):
+                self._items.write(item, self._exposures(hours))
             exposures.append(item)
-            item = _Item.of("arrivals", day, hours, chain, self._arrivals_sql)
-            if not self._has(item):
-                self._write(item, self._arrivals(hours, exposures[-1], arrivals), digest_rows=True)
+            item = Item.of("arrivals", day, hours, chain, self._arrivals_sql)
+            if not self._items.has(item):
+                self._items.write(item, self._arrivals(hours, exposures[-1], arrivals), digest_rows=True)
             arrivals.append(item)
-            chain = digest_text(chain, self._index[item.name].rows)
+            chain = digest_text(chain, self._items.rows_digest(item))
             before_start = (midnight + DAY_HOURS).start <= self.start
-            item = _Item.of("days", day, hours, "" if before_start else chain, self._days_sql)
-            if not self._has(item):
-                self._write(item, self._days(hours, [] if before_start else arrivals))
+            item = Item.of("days", day, hours, "" if before_start else chain, self._days_sql)
+            if not self._items.has(item):
+                rows = self._days(hours, [] if before_start else arrivals)
+                self._items.write(item, rows, check=partial(self._check_local_days, day))
             days.append(item)
             if self.plan.top_facets and midnight.start < self.start:
-                item = _Item.of("tastes", day, hours, self._tastes_sql)
-                if not self._has(item):
-                    self._write(item, self._tastes(hours))
+                item = Item.of("tastes", day, hours, self._tastes_sql)
+                if not self._items.has(item):
+                    self._items.write(item, self._tastes(hours))
                 tastes.append(item)
-        spans, recent = (self._all([item]) for item in self._sum_days(days))
+        spans, recent = (self._items.select([item]) for item in self._sum_days(days))
         from_start = [item for item in days if (Hour.of_day(item.day) + DAY_HOURS).start > self.start]
         day_rows = None
         if with_days:
-            day_rows = self._all(from_start) if from_start else f"(SELECT * FROM {recent} WHERE false) r"
+            day_rows = self._items.select(from_start) if from_start else f"(SELECT * FROM {recent} WHERE false) r"
         part = ClosedPart(
             end,
-            exposures=self._all([self._sum_exposures(exposures)]),
-            arrivals=self._all(arrivals) if self.plan.experiment.trigger else "",
+            exposures=self._items.select([self._sum_exposures(exposures)]),
+            arrivals=self._items.select(arrivals) if self.plan.experiment.trigger else "",
             spans=spans,
             recent=recent,
-            tastes=self._all([self._sum_tastes(tastes)]) if tastes else None,
+            tastes=self._items.select([self._sum_tastes(tastes)]) if tastes else None,
             days=day_rows,
         )
-        self._remove_unused(max(digests))
+        self._items.remove_unused(max(digests))
         return part
 
     # What a day adds
@@ -254,10 +214,10 @@ class ClosedDays:
         return f"""SELECT w.user_id, w.met, f.since FROM ({waiting}) w LEFT JOIN ({first}) f ON f.user_id = w.user_id
             WHERE f.since IS NOT NULL OR w.known = 0 ORDER BY w.user_id"""
 
-    def _arrivals(self, hours: Mapping[str, str], exposures: _Item, earlier: Sequence[_Item]) -> str:
-        self.db.view("closed_met", f"SELECT * FROM {self._all([exposures])}")
+    def _arrivals(self, hours: Mapping[str, str], exposures: Item, earlier: Sequence[Item]) -> str:
+        self.db.view("closed_met", f"SELECT * FROM {self._items.select([exposures])}")
         if earlier:
-            known = f"SELECT user_id, min(met) AS met, min(since) AS since FROM {self._all(earlier)} GROUP BY user_id"
+            known = f"SELECT user_id, min(met) AS met, min(since) AS since FROM {self._items.select(earlier)} GROUP BY user_id"
         else:
             known = "SELECT user_id, timestamp AS met, timestamp AS since FROM closed_met WHERE false"
         self.db.view("closed_known", known)
@@ -271,19 +231,20 @@ class ClosedDays:
         counted = counted_sql(self.db, self.plan, "closed_events", "closed_starts", everybody=True)
         return day_rows_sql(self.db, self.plan, f"({counted}) c")
 
-    def _days(self, hours: Mapping[str, str], arrivals: Sequence[_Item]) -> str:
+    def _days(self, hours: Mapping[str, str], arrivals: Sequence[Item]) -> str:
         self._events(hours)
         if arrivals:
-            starts = f"SELECT user_id, min(since) AS exposure FROM {self._all(arrivals)} WHERE since IS NOT NULL GROUP BY user_id"
+            known = self._items.select(arrivals)
+            starts = f"SELECT user_id, min(since) AS exposure FROM {known} WHERE since IS NOT NULL GROUP BY user_id"
         else:
             starts = "SELECT user_id, timestamp AS exposure FROM closed_events WHERE false"
         self.db.view("closed_starts", starts)
         return self._days_sql
 
-    def _check_local_days(self, days: _Item) -> None:
-        first, rows = (days.day - EPOCH).days - WESTMOST_DAYS, self.db.files(parquet_parts(self.root / days.name))
+    def _check_local_days(self, day: date, rows: str) -> None:
+        first = (day - EPOCH).days - WESTMOST_DAYS
         if self.db.scalar(f"SELECT count(*) FROM {rows} WHERE local_day < {first}"):
-            raise UnkeptDaysError(f"local times of {days.day} are more than {WESTMOST_DAYS} days before UTC")
+            raise UnkeptDaysError(f"local times of {day} are more than {WESTMOST_DAYS} days before UTC")
 
     @cached_property
     def _tastes_sql(self) -> str:
@@ -303,109 +264,47 @@ class ClosedDays:
 
     # What all days up to one amount to
 
-    def _sum_exposures(self, members: Sequence[_Item]) -> _Item:
+    def _sum_exposures(self, members: Sequence[Item]) -> Item:
         (target,), base, rest = self._newest(("all-exposures",), members)
         if rest:
-            self._write(target, _first_exposures(self._all([*base, *rest])))
+            self._items.write(target, _first_exposures(self._items.select([*base, *rest])))
         return target
 
-    def _sum_tastes(self, members: Sequence[_Item]) -> _Item:
+    def _sum_tastes(self, members: Sequence[Item]) -> Item:
         (target,), base, rest = self._newest(("all-tastes",), members)
         if rest:
-            self._write(target, merged_tastes_sql(self._all([*base, *rest])))
+            self._items.write(target, merged_tastes_sql(self._items.select([*base, *rest])))
         return target
 
-    def _sum_days(self, members: Sequence[_Item]) -> tuple[_Item, _Item]:
+    def _sum_days(self, members: Sequence[Item]) -> tuple[Item, Item]:
         """``spans`` and ``recent``: local days that no later event can belong to are summed, the others kept apart."""
         plan, open_day = self.plan, (members[-1].day - EPOCH).days + 1 - WESTMOST_DAYS
         salt = merged_spans_sql(plan, "spans"), merged_days_sql(plan, "days")
         (spans, recent), base, rest = self._newest(("spans", "recent"), members, *salt)
         if rest:
             columns = ", ".join(["user_id", "local_day", "phase", *plan.additive])
-            rows = f"(SELECT {columns} FROM {self._all([*base[1:], *rest])}) r"
+            rows = f"(SELECT {columns} FROM {self._items.select([*base[1:], *rest])}) r"
             self.db.view("closed_rows", merged_days_sql(plan, rows))
             over = f"(SELECT * FROM closed_rows WHERE local_day < {open_day}) o"
             added = spans_sql(plan, over)
-            self.db.view("closed_spans", f"SELECT * FROM {self._all(base[:1])} UNION ALL {added}" if base else added)
-            self._write(spans, merged_spans_sql(plan, "closed_spans"))
-            self._write(recent, f"SELECT {columns} FROM closed_rows WHERE local_day >= {open_day}")
+            self.db.view(
+                "closed_spans", f"SELECT * FROM {self._items.select(base[:1])} UNION ALL {added}" if base else added
+            )
+            self._items.write(spans, merged_spans_sql(plan, "closed_spans"))
+            self._items.write(recent, f"SELECT {columns} FROM closed_rows WHERE local_day >= {open_day}")
         return spans, recent
 
     def _newest(
-        self, kinds: tuple[str, ...], members: Sequence[_Item], *salt: str
-    ) -> tuple[list[_Item], list[_Item], list[_Item]]:
+        self, kinds: tuple[str, ...], members: Sequence[Item], *salt: str
+    ) -> tuple[list[Item], list[Item], list[Item]]:
         """The sums of all members, the newest sums that are there, and the members that these lack."""
         chain, sums = digest_text(*salt), []
         for member in members:
             chain = digest_text(chain, member.name)
-            sums.append([_Item.of(kind, member.day, chain) for kind in kinds])
-        self._used.update(item.name for items in sums for item in items)
-        kept = [n for n, items in enumerate(sums) if all(item.name in self._index for item in items)]
+            sums.append([Item.of(kind, member.day, chain) for kind in kinds])
+        kept = [n for n, items in enumerate(sums) if self._items.has(*items)]
         newest = kept[-1] if kept else -1
         return sums[-1], sums[newest] if kept else [], list(members[newest + 1 :])
-
-    # Items on disk
-
-    def _has(self, item: _Item) -> bool:
-        self._used.add(item.name)
-        return item.name in self._index
-
-    def _write(self, item: _Item, sql: str, *, digest_rows: bool = False) -> None:
-        self.db.write(sql, self.root / item.name)
-        if item.kind == "days":
-            self._check_local_days(item)
-        self._index[item.name] = _Digests(self._digest(item.name))
-        self._intact.add(item.name)
-        if digest_rows:
-            rows = _rows_digest(self.db.arrow(f"SELECT * FROM {self._all([item])} ORDER BY user_id"))
-            self._index[item.name] = self._index[item.name]._replace(rows=rows)
-        self._write_index()
-
-    def _all(self, items: Sequence[_Item]) -> str:
-        """SQL to select the rows of items from, whose bytes are those that were written."""
-        for name in (item.name for item in items):
-            if name not in self._intact and self._digest(name) != self._index[name].bytes:
-                raise _DamagedError(name)
-            self._intact.add(name)
-        return self.db.files([part for item in items for part in parquet_parts(self.root / item.name)])
-
-    def _digest(self, name: str) -> str:
-        return digest_text(*(digest_file(part) for part in parquet_parts(self.root / name)))
-
-    def _remove_unused(self, last: date) -> None:
-        """Remove what was replaced, older sums, and what killed processes left. Days after ``last`` are another look's."""
-        kept = self._intact & set(self._index)
-        for kind in {name.split("/")[0] for name in self._index}:
-            names = [n for n in self._index if n.startswith(f"{kind}/") and (n in self._used or _day_of(n) > last)]
-            kept.update(sorted(names, key=_day_of)[-KEPT_SUMS:] if kind in SUMS else names)
-        if kept != set(self._index):
-            self._index = {name: digest for name, digest in self._index.items() if name in kept}
-            self._write_index()
-        for folder in self.root.glob("*/*"):
-            if f"{folder.parent.name}/{folder.name}" not in self._index:
-                shutil.rmtree(folder)
-
-    def _read_index(self) -> dict[str, _Digests]:
-        path = self.root / "index.json"
-        if not path.exists():
-            return {}
-        try:
-            return {str(name): _Digests(*digests) for name, digests in read_json(path).items()}
-        except (CorruptStateError, AttributeError, TypeError) as error:
-            log.warning("%s cannot be read (%s); its days are computed again from the events", path, error)
-            return {}
-
-    def _write_index(self) -> None:
-        write_json(self.root / "index.json", self._index)
-
-
-def _day_of(name: str) -> date:
-    return date.fromisoformat(name.split("/")[1][: len("2026-11-23")])
-
-
-def _rows_digest(table: pa.Table) -> str:
-    columns = [pc.fill_null(column.cast(pa.int64()), -1).to_numpy() for column in table.columns]
-    return hashlib.sha256(b"".join(column.tobytes() for column in columns)).hexdigest()
 
 
 def _first_exposures(source: str) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from ab_analysis.checks import ExperimentCheck
-from ab_analysis.experiment import ExperimentPlan
+from ab_analysis.experiment_plan import ExperimentPlan
 from ab_analysis.results import MetricResult
 from ab_analysis.stopping import comparisons_of
 from core.hours import Hour

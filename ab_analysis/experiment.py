@@ -9,15 +9,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import ConfigDict, Field, field_validator, model_validator
 
-from ab_analysis.metrics import EVENT_COLUMNS, Metric, check_expression, check_types, closure, columns_of, load_catalog
-from core.documents import did_you_mean, load_document, parse_document
+from ab_analysis.metrics import Metric, check_expression
+from core.documents import StrictModel, did_you_mean, load_document, parse_document
 from core.errors import ConfigError
 from core.expressions import reserved_words
 from core.files import digest_json
 from core.hours import Hour, day_hours
-from core.settings import Settings
 from events.schema import USER_COLUMNS
 from stats.confidence import HIGHEST_CONFIDENCE
 
@@ -46,11 +45,11 @@ def check_shares(shares: Mapping[str, float]) -> None:
         raise ValueError("every share must be above 0, for example 0.5 or 50")
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+class _Finite(StrictModel):
+    model_config = ConfigDict(allow_inf_nan=False)
 
 
-class Layer(_Strict):
+class Layer(_Finite):
     """An experiment's share of a layer. Experiments of one layer divide the users among them, so that nobody is in two.
 
     A user's position in the layer is a hash in [0, 1); the experiment takes the users in [``start``, ``end``).
@@ -67,7 +66,7 @@ class Layer(_Strict):
         return self
 
 
-class Segment(_Strict):
+class Segment(_Finite):
     """Groups of users by what was known before the experiment: ranges of a metric, or the most frequent facet value."""
 
     of: str | None = Field(None, description="Metric whose value before the start is divided into ranges.")
@@ -85,13 +84,13 @@ class Segment(_Strict):
         return self
 
 
-class Guardrail(_Strict):
+class Guardrail(_Finite):
     """A metric that may get worse by no more than ``max_worse``, as a share of the control's value."""
 
     max_worse: float = Field(0.0, ge=0, lt=1)
 
 
-class Stopping(_Strict):
+class Stopping(_Finite):
     """How looks before the end are read.
 
     ``fixed``: one look, at the end. ``always_valid``: any day, without an end (confidence sequence).
@@ -102,14 +101,14 @@ class Stopping(_Strict):
     first_look_days: int = Field(1, ge=1, le=90)
 
 
-class Conclusion(_Strict):
+class Conclusion(_Finite):
     """What people decided when an experiment was over, and why."""
 
     outcome: Literal["shipped", "not_shipped", "inconclusive"]
     note: str = Field(min_length=5)
 
 
-class Experiment(_Strict):
+class Experiment(_Finite):
     """An experiment, as an analyst writes it down.
 
     ``variants`` maps each variant to its share of the users. ``start`` is the time (UTC) at which the experiment begins; a
@@ -337,90 +336,6 @@ class Experiment(_Strict):
         return digest_json(self.model_dump(mode="json", exclude=set(BESIDE_THE_RESULT)))
 
 
-class ExperimentPlan:
-    """An experiment with the metrics that it needs, checked against the catalog and the source's facets.
-
-    Attributes:
-        experiment: content of the experiment file.
-        metrics: every metric needed, parts first.
-        facets: names of the source's facets.
-    """
-
-    def __init__(self, experiment: Experiment, catalog: Mapping[str, Metric], facets: tuple[str, ...] = ()) -> None:
-        self.experiment, self.facets = experiment, facets
-        if clashing := [f for f in facets if f.lower() in {*EVENT_COLUMNS, *USER_COLUMNS}]:
-            raise ValueError(
-                f"the source's facets {clashing} have names of columns of experiments; rename them in the mapping"
-            )
-        required = [
-            *experiment.tested_metrics,
-            *(c for group in experiment.covariates.values() for c in group),
-            *(s.of for s in experiment.segments.values() if s.of),
-            "active_days",
-        ]
-        self.metrics = closure(dict.fromkeys(required), {**catalog, **experiment.metrics})
-        self._check_columns({*EVENT_COLUMNS, *facets})
-        self._check_parts(facets)
-        self._check_types(facets)
-
-    def _check_columns(self, event_columns: set[str]) -> None:
-        experiment = self.experiment
-        texts = [t for m in self.metrics.values() if (t := m.sum or m.count or m.days)]
-        for text in (*texts, *([experiment.trigger] if experiment.trigger else [])):
-            for column in sorted(columns_of(text) - event_columns):
-                raise ValueError(f"'{text}': events have no column '{column}'{did_you_mean(column, event_columns)}")
-        usable = {"is_new", *experiment.segments, *(f"{m}_pre" for m in self.additive)}
-        for column in sorted(columns_of(experiment.population or "true") - usable):
-            raise ValueError(
-                f"population: '{column}' is not known before the start{did_you_mean(column, usable)} "
-                f"(choose from {', '.join(sorted(usable))})"
-            )
-
-    def _check_types(self, facets: tuple[str, ...]) -> None:
-        event_types = {**EVENT_COLUMNS, **dict.fromkeys(facets, "VARCHAR")}
-        expressions = {
-            f"metric {name}": (text, m.sum is not None)
-            for name, m in self.metrics.items()
-            if (text := m.sum or m.count or m.days)
-        }
-        if self.experiment.trigger:
-            expressions["trigger"] = (self.experiment.trigger, False)
-        check_types(expressions, event_types)
-        if self.experiment.population:
-            user_types = {
-                "is_new": "BOOLEAN",
-                **dict.fromkeys(self.experiment.segments, "VARCHAR"),
-                **dict.fromkeys((f"{m}_pre" for m in self.additive), "DOUBLE"),
-            }
-            check_types({"population": (self.experiment.population, False)}, user_types)
-
-    def _check_parts(self, facets: tuple[str, ...]) -> None:
-        parts = {f"segment {n}": s.of for n, s in self.experiment.segments.items() if s.of}
-        parts |= {f"covariate of {m}": c for m, group in self.experiment.covariates.items() for c in group}
-        for where, name in parts.items():
-            if not self.metrics[name].additive:
-                raise ValueError(f"{where}: '{name}' is not a sum, a count or days")
-        for name, segment in self.experiment.segments.items():
-            if segment.top and segment.top not in facets:
-                raise ValueError(
-                    f"segment {name}: the source has no facet '{segment.top}' (it has {', '.join(facets)})"
-                )
-
-    @property
-    def additive(self) -> dict[str, Metric]:
-        return {name: m for name, m in self.metrics.items() if m.additive}
-
-    @property
-    def retained(self) -> dict[str, int]:
-        """Metric of the kind ``retained`` → number of the local day after the first that it asks for."""
-        return {name: m.retained for name, m in self.metrics.items() if m.retained is not None}
-
-    @property
-    def top_facets(self) -> list[str]:
-        """Facets whose most frequent value is a segment, each once."""
-        return list(dict.fromkeys(s.top for s in self.experiment.segments.values() if s.top))
-
-
 def load_experiment(path: Path) -> Experiment:
     """Read an experiment file.
 
@@ -441,23 +356,6 @@ def parse_experiment(text: str, path: Path) -> Experiment:
         ConfigError: lists every wrong key with its line.
     """
     return parse_document(text, Experiment, path=path, see=SEE)
-
-
-def make_plan(settings: Settings, experiment: Experiment, facets: tuple[str, ...]) -> ExperimentPlan:
-    """An experiment with its metrics from the catalog and the workspace's ``metrics.yaml``.
-
-    Args:
-        settings: name the workspace.
-        experiment: content of the experiment file.
-        facets: names of the source's facets.
-
-    Raises:
-        ConfigError: the experiment names a metric, a column or a segment that does not exist.
-    """
-    try:
-        return ExperimentPlan(experiment, load_catalog(settings.workspace / "metrics.yaml"), facets)
-    except ValueError as error:
-        raise ConfigError(f"experiment '{experiment.name}': {error}") from None
 
 
 def find_experiments(folder: Path) -> dict[str, Path]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 
 from ab_analysis.analysis import metric_specs
-from ab_analysis.experiment import ExperimentPlan
+from ab_analysis.experiment_plan import ExperimentPlan
 from ab_analysis.moments import read_moments
 from ab_analysis.power import Design, PlanRow, plan_row
 from ab_analysis.user_table import make_tables

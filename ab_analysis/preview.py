@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ab_analysis.assignment import check_workspace_layers, concurrent_holdouts
-from ab_analysis.experiment import Experiment, ExperimentPlan, find_experiments, load_experiment, make_plan
+from ab_analysis.experiment import Experiment, find_experiments, load_experiment
+from ab_analysis.experiment_plan import ExperimentPlan, make_plan
 from ab_analysis.planning import plan_from_history
 from ab_analysis.power import PlanRow
 from core.engine import engine

@@ -10,7 +10,8 @@ from typing import Literal, Protocol
 
 from ab_analysis.analysis import Analysis
 from ab_analysis.decision import side
-from ab_analysis.experiment import Experiment, ExperimentPlan
+from ab_analysis.experiment import Experiment
+from ab_analysis.experiment_plan import ExperimentPlan
 from ab_analysis.metrics import Metric
 from ab_analysis.results import MetricResult
 from ab_analysis.stopping import comparisons_of, interval_multiplier, p_under_rule

@@ -18,7 +18,8 @@ from ab_analysis import report_charts, report_tables
 from ab_analysis.analysis import Analysis, analyze
 from ab_analysis.changes import ExperimentChange, RegisteredExperiment, read_changes
 from ab_analysis.decision import guardrail_state
-from ab_analysis.experiment import Experiment, ExperimentPlan, load_named, make_plan
+from ab_analysis.experiment import Experiment, load_named
+from ab_analysis.experiment_plan import ExperimentPlan, make_plan
 from ab_analysis.reading import PRIOR_SD, read_effects
 from ab_analysis.report_file import AboutExperiment
 from ab_analysis.results import plain

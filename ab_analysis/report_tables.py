@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from ab_analysis.analysis import Analysis
 from ab_analysis.changes import DEFINED, ExperimentChange
-from ab_analysis.experiment import ExperimentPlan
+from ab_analysis.experiment_plan import ExperimentPlan
 from ab_analysis.reading import PRIOR_SD, Arms, EffectReading, Interval
 from ab_analysis.results import MetricResult, SegmentResult
 from core.page_table import Cell, Column, Group, Row, Table

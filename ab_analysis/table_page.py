@@ -86,7 +86,7 @@ def write_table_page(
     context: dict[str, Any] = {
         "table": table.name, "spec": spec, "users": users, "everybody": sum(users.values()), "prior": PRIOR_SD,
         "findings": findings(readings), "failed": [c for c in checks if c.level == "fail"],
-        "warnings": [c for c in checks if c.level != "ok"], "passed": [c for c in checks if c.level == "ok"],
+        "warnings": [c for c in checks if c.warns], "passed": [c for c in checks if not c.warns],
         "several": len(arms.treatments) > 1, "treatments": arms.treatments, "reading": told_reading(spec, rows),
         "lifts": report_charts.lifts(arms, readings), "absolute": report_charts.effects(arms, readings),
         "effects": report_tables.effects(arms, readings, definitions(spec), held),

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ab_analysis.experiment import ExperimentPlan
+from ab_analysis.experiment_plan import ExperimentPlan
 from core.duck import identifier, quoted
 from core.sql_engine import Engine
 

@@ -16,13 +16,13 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
-from itertools import pairwise
 from pathlib import Path
 
 from scipy.stats import chi2_contingency
 
 from ab_analysis.closed_days import ClosedDays, ClosedPart, UnkeptDaysError
-from ab_analysis.experiment import Experiment, ExperimentPlan, Segment
+from ab_analysis.experiment import Experiment
+from ab_analysis.experiment_plan import ExperimentPlan
 from ab_analysis.metrics import condition_sql, to_sql
 from ab_analysis.moments import check_known
 from ab_analysis.user_days import (
@@ -36,6 +36,7 @@ from ab_analysis.user_days import (
     spans_sql,
     tastes_sql,
 )
+from ab_analysis.user_segments import create_top_values, range_sql
 from core.duck import identifier, quoted
 from core.errors import DataError, NotReadyError
 from core.hours import Hour, hour_range
@@ -44,7 +45,6 @@ from events.store import EventStore
 
 log = logging.getLogger("ab_analysis.user_table")
 
-MOST_TOP_VALUES = 15
 FURTHEST_WEST = timedelta(hours=12)
 """A local day is over everywhere this long after it is over in UTC."""
 
@@ -321,10 +321,10 @@ def _users(db: Engine, plan: ExperimentPlan, closed: ClosedPart | None) -> None:
         _tastes(db, plan, closed)
     for name, segment in experiment.segments.items():
         if segment.of is not None:
-            columns.append(f"{_classes(segment)} AS {identifier(name)}")
+            columns.append(f"{range_sql(segment)} AS {identifier(name)}")
         else:
             assert segment.top is not None
-            _top(db, name, segment.top)
+            create_top_values(db, name, segment.top)
             joins += f" LEFT JOIN {identifier('top_' + name)} ON {identifier('top_' + name)}.user_id = b.user_id"
             columns.append(f"coalesce({identifier('top_' + name)}.top_value, 'none') AS {identifier(name)}")
     selected = ", ".join(["b.*", *columns])
@@ -357,25 +357,6 @@ def _derived(db: Engine, plan: ExperimentPlan, name: str) -> list[str]:
     return []
 
 
-def segment_labels(segment: Segment) -> list[str]:
-    """Names of a segment's ranges, in order."""
-    edges = [f"{e:g}" for e in segment.edges]
-    return [
-        f"under {edges[0]}",
-        *(f"{a} to under {b}" for a, b in pairwise(edges)),
-        f"{edges[-1]} or more",
-    ]
-
-
-def _classes(segment: Segment) -> str:
-    labels = segment_labels(segment)
-    cases = " ".join(
-        f"WHEN b.{segment.of}_pre < {edge!r} THEN {quoted(label)}"
-        for edge, label in zip(segment.edges, labels, strict=False)
-    )
-    return f"CASE {cases} ELSE {quoted(labels[-1])} END"
-
-
 def _tastes(db: Engine, plan: ExperimentPlan, closed: ClosedPart | None) -> None:
     tastes = tastes_sql("counted", plan.top_facets)
     if closed and closed.tastes:
@@ -383,22 +364,6 @@ def _tastes(db: Engine, plan: ExperimentPlan, closed: ClosedPart | None) -> None
         _of_seen(db, "tastes", merged_tastes_sql(both))
     else:
         db.table("tastes", tastes)
-
-
-def _top(db: Engine, name: str, facet: str) -> None:
-    """Create ``top_<name>``: every user's most frequent value before the start; rare ones are ``other``."""
-    db.table(
-        f"all_{name}",
-        f"""SELECT user_id, top_value FROM (SELECT user_id, top_value,
-        row_number() OVER (PARTITION BY user_id ORDER BY n DESC, top_value) AS place
-        FROM tastes WHERE facet = {quoted(facet)}) ranked WHERE place = 1""",
-    )
-    db.table(
-        f"top_{name}",
-        f"""SELECT a.user_id, CASE WHEN c.top_value IS NULL THEN 'other' ELSE a.top_value END AS top_value FROM all_{name} a
-        LEFT JOIN (SELECT top_value FROM all_{name} GROUP BY top_value ORDER BY count(*) DESC, top_value
-        LIMIT {MOST_TOP_VALUES}) c ON c.top_value = a.top_value""",
-    )
 
 
 def _others(db: Engine, experiment: Experiment) -> tuple[dict[str, float], dict[str, int]]:

@@ -58,7 +58,9 @@ def bench_gate(scale: float) -> Result:
     """A whole decision: two models, 24 hours, all slices, intervals; the peer gives scikit-learn's AUCs of the slices."""
     from sklearn.metrics import roc_auc_score
 
-    from evaluation.gate import ModelVersion, Scored, judge, load_policy
+    from evaluation.gate import Scored, judge
+    from evaluation.gate_decision import ModelVersion
+    from evaluation.policy import load_policy
 
     rng = np.random.default_rng(3)
     rows, start = int(5_000_000 * scale), Hour.parse("2026-03-02T00")

@@ -15,7 +15,8 @@ import pyarrow.parquet as pq
 from scipy.stats import chisquare
 
 from ab_analysis.analysis import analyze
-from ab_analysis.experiment import Experiment, ExperimentPlan
+from ab_analysis.experiment import Experiment
+from ab_analysis.experiment_plan import ExperimentPlan
 from ab_analysis.metrics import load_catalog
 from ab_analysis.report import analyze_experiment
 from ab_analysis.table import analyze_table

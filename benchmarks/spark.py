@@ -36,9 +36,10 @@ from benchmarks.experiments import write_events
 from benchmarks.result import Result
 from core import duck
 from core.errors import DataError
-from core.files import read_json
+from core.files import digest_file, read_json
 from core.hours import Hour, hour_range
 from core.settings import ROOT, Settings, load_settings
+from events.ingest import ingest
 from events.store import EventStore
 from feature_repo.clock import ClockState
 from tests.servers import SparkCluster, spark_cluster
@@ -52,13 +53,14 @@ RUN = """
 import json, sys
 from benchmarks.clocks import rebuild_here, refresh_here
 from benchmarks.experiments import analysis
-from benchmarks.spark import UNTIL, samples_here
+from benchmarks.spark import UNTIL, ingest_here, samples_here
 from core.settings import load_settings
 pieces = {
     "rebuild": lambda settings: rebuild_here(settings, UNTIL),
     "refresh": lambda settings: refresh_here(settings, UNTIL + 1),
     "analysis": analysis,
     "samples": lambda settings: samples_here(settings, UNTIL),
+    "ingest": ingest_here,
 }
 print(json.dumps(pieces[sys.argv[1]](load_settings(**json.loads(sys.argv[2])))))
 """
@@ -71,6 +73,14 @@ spark.driver.memory 2g
 spark.eventLog.enabled true
 spark.eventLog.rolling.enabled false
 spark.eventLog.compress false
+"""
+LOG_MAPPING = """\
+source: bench
+columns: {user_id: uid, item_id: iid, event_id: eid, played_seconds: secs}
+timestamp: {column: ts}
+local_time: {zone: Europe/Berlin}
+facets: {genre: genre, mood: mood}
+behaviors: {finish: finish, like: liked}
 """
 HOUR_EVENTS = 60_000
 """Events of the hour that is refreshed, of the full size."""
@@ -219,6 +229,58 @@ def samples_here(settings: Settings, until: Hour) -> None:
 def _hours_of(root: Path, name: str) -> str:
     pattern = duck.quoted(str(root / "*" / f"{name}.parquet"))
     return f"read_parquet({pattern}, hive_partitioning = true, hive_types_autocast = false)"
+
+
+def bench_spark_ingest(scale: float) -> list[Result]:
+    """A month's CSV files ingested by both engines; ``DataError`` where a byte of an hour, of ids or of quarantine differs."""
+    with tempfile.TemporaryDirectory() as folder:
+        settings = load_settings(var=Path(folder), source="bench", spark_ingest_megabytes=0)
+        write_csv(settings, int(EVENTS * scale))
+        theirs = settings.var / "duckdb"
+        with traced_cluster(settings.var / "cluster") as running:
+            peer, _ = _run("ingest", settings, {}, running.cluster.conf)
+            shutil.move(settings.events_dir, theirs)
+            seconds, _ = _run("ingest", settings, running.options, running.cluster.conf)
+            running.report("ingestion")
+        stores = [_kept(root) for root in (settings.events_dir, theirs)]
+        if differing := [name for name in {**stores[0], **stores[1]} if stores[0].get(name) != stores[1].get(name)]:
+            raise DataError(f"Spark and DuckDB differ in {len(differing)} files, such as {differing[0]}")
+    return [Result("spark_ingest", seconds, "s", "DuckDB, equal files", peer, peer / seconds)]
+
+
+def write_csv(settings: Settings, rows: int) -> None:
+    """Write a log of CSV files, one a day, and its mapping: texts as ids of users; one row in a hundred cannot be read, or is repeated.
+
+    Args:
+        settings: of the workspace; the log lies in its ``log``.
+        rows: number of rows.
+    """
+    log_dir, a_day = settings.var / "log", rows // DAYS
+    log_dir.mkdir()
+    (settings.var / "mapping.yaml").write_text(LOG_MAPPING)
+    with duck.connection(settings) as con:
+        for day in range(DAYS):
+            start = (START + 24 * day).start.isoformat()
+            con.execute(
+                f"""COPY (SELECT 'u' || (hash(n, 1) % {max(rows // EVENTS_A_USER, 1)}) AS uid, hash(n, 2) % 20000 AS iid,
+                {day * a_day} + n - CAST(n % 100 = 99 AS BIGINT) AS eid,
+                CASE WHEN n % 100 = 50 THEN 'soon' ELSE strftime(TIMESTAMPTZ '{start}'
+                    + to_microseconds(CAST((n // 100) * 100 * {86_400_000_000 // a_day} AS BIGINT)), '%Y-%m-%dT%H:%M:%S.%fZ') END AS ts,
+                hash(n, 4) % 300 AS secs, 'genre' || (hash(n, 5) % 12) AS genre, 'mood' || (hash(n, 6) % 8) AS mood,
+                hash(n, 7) % 2 AS finish, hash(n, 8) % 20 // 19 AS liked FROM range({a_day}) t(n) ORDER BY n)
+                TO {duck.quoted(str(log_dir / f"day-{day:02d}.csv"))} (HEADER)"""
+            )
+
+
+def ingest_here(settings: Settings) -> None:
+    """Ingest what ``write_csv`` wrote."""
+    ingest(str(settings.var / "mapping.yaml"), [str(settings.var / "log")], settings)
+
+
+def _kept(root: Path) -> dict[str, str]:
+    """Digests of the hours, ids and quarantined rows of an event store."""
+    files = (file for folder in ("hour=*", "_ids", "_quarantine") for file in root.glob(f"{folder}/*"))
+    return {str(file.relative_to(root)): digest_file(file) for file in files}
 
 
 def bench_spark_scaling(scale: float) -> list[Result]:

@@ -35,6 +35,7 @@ from core.errors import ConfigError, NotReadyError
 from core.files import read_json, write_json, write_text
 from core.hours import Hour, hour_range
 from core.progress import STAGE, log_to, step
+from core.release import platform_version
 from core.settings import load_settings
 from events.store import EventStore
 from feature_repo.materialization import advance
@@ -82,6 +83,11 @@ class LoopPlan:
     http: bool = True
     airflow_hours: int = 0
     truth: bool = True
+
+    @property
+    def command(self) -> str:
+        """The command that runs a loop of this size."""
+        return f"make loop ARMS={','.join(self.arms)} DAYS={self.days}"
 
     def checked(self) -> LoopPlan:
         """Check the plan and return it.
@@ -254,7 +260,7 @@ class Loop:
             arms=self.plan.arms, hours=(self.start.key, self.end.key), users=self.config.users, traffic=self._traffic(),
             offline=variant_metrics(self.settings, self.start, self.end),
             ab={arm: {metric: Estimate.of(row) for metric, row in metrics.items()} for arm, metrics in online.items()},
-            sentence=report.sentence, truth=truth, report=report.report,
+            sentence=report.sentence, truth=truth, report=report.report, command=self.plan.command, version=platform_version(),
         )  # fmt: skip
         write_json(self.folder / "summary.json", summary.as_json())
         page = write_loop_page(self.settings, summary)

@@ -57,6 +57,8 @@ class LoopSummary:
         sentence: the report's decision.
         truth: arm → metric → true effect; empty where it was not simulated.
         report: path of the A/B report's page, None where nobody was exposed.
+        command: runs it again.
+        version: of the platform that ran it.
     """
 
     arms: tuple[str, ...]
@@ -68,6 +70,8 @@ class LoopSummary:
     sentence: str
     truth: dict[str, dict[str, TrueEffect]]
     report: str | None
+    command: str
+    version: str
 
     def true_lift(self, arm: str, metric: str) -> float | None:
         """The true relative effect of an arm on a metric, None where it was not simulated."""

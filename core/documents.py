@@ -7,19 +7,27 @@ import re
 from collections.abc import Iterable, Sequence
 from datetime import date
 from pathlib import Path
-from typing import Any, TypeAlias, TypeVar
+from typing import Annotated, Any, TypeAlias, TypeVar
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ConfigDict, Strict, ValidationError
 
 from core.errors import ConfigError
 
 JsonObject: TypeAlias = dict[str, Any]
 """A JSON object at the edge: read and not checked yet, or dumped from a typed value to be written. Code passes the typed value."""
+WholeNumber = Annotated[int, Strict()]
+"""An integer; ``true`` is none."""
 M = TypeVar("M", bound=BaseModel)
 NO_KEY = re.compile(r"[^\w.]")
 MOST_VALUES = 100_000
 """Values that a file may hold, counted as often as anchors repeat them."""
+
+
+class StrictModel(BaseModel):
+    """Content of a document, or a part of it: unknown keys are errors, and nothing changes once it is read."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 def did_you_mean(name: str, names: Iterable[str]) -> str:
@@ -86,7 +94,8 @@ def parse_document(text: str, model: type[M], *, path: Path, see: str = "") -> M
     try:
         root = yaml.compose(text, Loader=yaml.SafeLoader)
         _check_size(path, root)
-        content = {} if root is None else yaml.safe_load(text)
+        repeated = _repeated_keys(root)  # before keys that a merge (<<) brings stand among them
+        content = {} if root is None else yaml.SafeLoader("").construct_document(root)
     except RecursionError:
         raise ConfigError(f"{path} is not valid: it is nested too deeply") from None
     except yaml.MarkedYAMLError as error:
@@ -98,7 +107,7 @@ def parse_document(text: str, model: type[M], *, path: Path, see: str = "") -> M
         raise ConfigError(f"{path} must hold a mapping of keys" + (f". {see}" if see else ""))
     problems = [
         f"  line {mark.line + 1}: '{key}' appears twice (first in line {first.line + 1})"
-        for key, first, mark in _repeated_keys(root)
+        for key, first, mark in repeated
     ]
     try:
         if not problems:
@@ -194,9 +203,10 @@ def _repeated_keys(node: yaml.Node | None) -> list[tuple[str, Any, Any]]:
     if isinstance(node, yaml.MappingNode):
         first_marks: dict[str, yaml.Mark] = {}
         for key, value in node.value:
-            if key.value in first_marks:
-                repeated.append((key.value, first_marks[key.value], key.start_mark))
-            first_marks.setdefault(key.value, key.start_mark)
+            if isinstance(key, yaml.ScalarNode):  # a list or a mapping is no key, which constructing the document tells
+                if key.value in first_marks:
+                    repeated.append((key.value, first_marks[key.value], key.start_mark))
+                first_marks.setdefault(key.value, key.start_mark)
             repeated += _repeated_keys(value)
     elif isinstance(node, yaml.SequenceNode):
         for value in node.value:

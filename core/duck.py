@@ -36,14 +36,17 @@ _lock = threading.Lock()
 
 
 @contextmanager
-def connection(settings: Settings, *, spill_to_file: bool = False) -> Iterator[duckdb.DuckDBPyConnection]:
+def connection(
+    settings: Settings, *, spill_to_file: bool = False, scratch: Path | None = None
+) -> Iterator[duckdb.DuckDBPyConnection]:
     """A private DuckDB database that is removed at the end of the ``with`` block.
 
     Args:
         settings: the memory limit, the number of threads and the workspace for spill files.
         spill_to_file: keep tables in a file, for inputs larger than memory.
+        scratch: folder for what is spilled; by default the workspace's.
     """
-    scratch = settings.workspace / "scratch"
+    scratch = scratch or settings.workspace / "scratch"
     scratch.mkdir(parents=True, exist_ok=True)
     with temporary_directory("duckdb-", scratch) as folder:
         limits = {"memory_limit": settings.duckdb_memory, "threads": settings.duckdb_threads}

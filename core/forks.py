@@ -7,6 +7,7 @@ it is hidden meanwhile (MLflow and statsmodels take it where it is installed); a
 from __future__ import annotations
 
 import gc
+import multiprocessing
 import os
 import runpy
 import sys
@@ -14,6 +15,20 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from pathlib import Path
+
+FORKS = multiprocessing.get_context("forkserver")
+"""Starts processes as forks of Python's fork server, which is started with the first one."""
+_preloaded: list[str] = []
+
+
+def preload(module: str) -> None:
+    """Have the fork server import a module, besides those that others ask for. It has to be said before the server is started.
+
+    Args:
+        module: that imports others within `imports_for_forks`. If it cannot be imported, the forks do it, and say so.
+    """
+    _preloaded.append(module)
+    FORKS.set_forkserver_preload(_preloaded)
 
 
 @contextmanager

@@ -85,6 +85,17 @@ class Settings(BaseSettings):
     spark_master: str = Field("local[2]", description="Spark's master: local[n], or a cluster's spark://host:port.")
     spark_partitions: int = Field(8, ge=1, description="Partitions of Spark's shuffles.")
 
+    spark_ui: str = Field(
+        "",
+        description="Page of a Spark application, with {application} for its id, such as http://master:8080/app/?appId={application} "
+        "or a history server's; tasks in Airflow link it.",
+    )
+    spark_ingest_megabytes: int = Field(
+        256,
+        ge=0,
+        description="With CLOCK_ENGINE=spark, logs of fewer megabytes are ingested by one process, which takes less time.",
+    )
+
     device: str = Field(
         "auto",
         pattern="^(auto|cpu|cuda)$",

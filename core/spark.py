@@ -14,7 +14,7 @@ from datetime import datetime
 from importlib.util import find_spec
 from pathlib import Path
 from threading import RLock, Thread
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlparse
 from urllib.request import url2pathname
 
@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from core.errors import ConfigError, NotReadyError
-from core.files import replaced_directory, temporary_directory
+from core.files import replaced_directory, temporary_directory, write_atomically
 from core.settings import ROOT, Settings
 from core.sql_engine import Engine, microseconds, parquet_parts
 
@@ -48,7 +48,11 @@ MASTER_SECONDS = 5
 WORKER_SECONDS = 45
 """How long the first task may wait for an executor."""
 SESSION_LOCK = RLock()
+T = TypeVar("T")
+R = TypeVar("R")
 ArrowFunction = Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]
+_applications: list[str] = []
+"""Ids of the applications that this process began."""
 QUERIES_AT_ONCE = 8
 """Number of results that Spark computes at the same time: one small job alone would leave most of a cluster idle."""
 
@@ -104,7 +108,7 @@ class SparkEngine(Engine):
         if by:
             frame = frame.repartition(self.partitions, *by)
         cached = self._cut(frame).persist()
-        cached.count()
+        cached._jdf.queryExecution().toRdd().count()  # a count as a query is a job more
         old = self._tables.pop(name, None)
         self._from_plan(cached._jdf.queryExecution().withCachedData()).createOrReplaceTempView(name)
         self._tables[name] = cached
@@ -222,6 +226,47 @@ class SparkEngine(Engine):
         """
         self.session.sparkContext.parallelize(items, max(len(items), 1)).foreach(work)
 
+    def map_tasks(self, work: Callable[[T], R], items: Sequence[T]) -> list[R]:
+        """Results of a function of the platform for each of some items, a task each, in executors' Python processes.
+
+        Args:
+            work: may be called again for an item whose task failed.
+            items: small, and so are the results, which come to the driver in the items' order.
+        """
+        if not items:
+            return []
+        return self.session.sparkContext.parallelize(items, len(items)).map(work).collect()
+
+    def map_rows(
+        self, name: str, sql: str, by: str, work: ArrowFunction, schema: str, *, in_order: bool = False
+    ) -> None:
+        """Define a view of what a function of the platform makes of a query's rows, in executors' Python processes.
+
+        Args:
+            name: of the view.
+            sql: the query.
+            by: column whose equal rows come to one call.
+            work: takes the batches of some values and gives batches.
+            schema: of what it gives, as Spark's DDL.
+            in_order: let equal rows follow each other.
+        """
+        frame = self.session.sql(self._record(sql)).repartition(by)
+        frame = frame.sortWithinPartitions(by) if in_order else frame
+        frame.mapInArrow(work, schema).createOrReplaceTempView(name)
+
+    def write_lines(self, sql: str, file: Path) -> None:
+        """Write a query's only column of text to a file, a line each, in the order of their bytes.
+
+        Args:
+            sql: the query; its column is called ``line``.
+            file: replaces any older one.
+        """
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with temporary_directory("lines-", file.parent) as folder:
+            self.session.sql(self._record(sql)).orderBy("line").write.text(str(folder / "parts"))
+            parts = sorted((folder / "parts").glob("part-*"))
+            write_atomically(file, lambda target: _concatenate(parts, target))
+
     def hand_over(self, sql: str, by: str, write: ArrowFunction, order: Sequence[str] = ()) -> int:
         """Hand a query's rows over to a function of the platform, which writes them to a store, in executors' Python processes.
 
@@ -277,6 +322,13 @@ class SparkEngine(Engine):
         self._tables.clear()
 
 
+def _concatenate(files: Sequence[Path], target: Path) -> None:
+    with target.open("wb") as whole:
+        for file in files:
+            with file.open("rb") as part:
+                shutil.copyfileobj(part, whole)
+
+
 def session_options(settings: Settings) -> dict[str, str]:
     """Spark's options of a workspace: master, ``SPARK_OPTIONS``, the number of shuffle partitions, addresses.
 
@@ -305,6 +357,15 @@ def spark_session(settings: Settings) -> SparkSession:
         NotReadyError: Java is missing, or the master does not answer.
     """
     return open_session(session_options(settings))
+
+
+def application_page(settings: Settings) -> str:
+    """Page of the application that this process began last; empty where it began none, or the settings name no pages.
+
+    Args:
+        settings: of the workspace.
+    """
+    return settings.spark_ui.replace("{application}", _applications[-1]) if _applications else ""
 
 
 def require_spark() -> None:
@@ -350,7 +411,8 @@ def open_session(options: Mapping[str, str]) -> SparkSession:
         session.sparkContext.pythonExec = sys.executable  # lies under the same path at executors, as the platform does
         if new:
             _require_worker(session)
-            log.info("Spark application %s at %s", session.sparkContext.applicationId, options["spark.master"])
+            _applications.append(session.sparkContext.applicationId)
+            log.info("Spark application %s at %s", _applications[-1], options["spark.master"])
         return session
 
 

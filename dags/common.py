@@ -20,8 +20,8 @@ from airflow.sdk import (
     RetryRule,
     StartOfHourMapper,
     get_current_context,
-    task,
 )
+from airflow.sdk.bases.decorator import task_decorator_factory
 from airflow.sdk.definitions.callback import SyncCallback
 from airflow.sdk.definitions.deadline import DeadlineAlert, DeadlineReference
 from airflow.sdk.exceptions import AirflowSkipException
@@ -30,6 +30,7 @@ from core.alerts import send_alert
 from core.errors import ConfigError, CorruptStateError, DataError, NotReadyError
 from core.hours import Hour
 from core.settings import Settings, load_settings
+from dags.links import StepOperator
 
 if TYPE_CHECKING:
     from pipeline.due import Step
@@ -66,7 +67,7 @@ RETRY = ExceptionRetryPolicy(
 
 def step(**arguments: Any) -> Any:
     """Decorator of a task whose result is one XCom: of a dict Airflow would push every key, with a request each."""
-    return task(multiple_outputs=False, **arguments)
+    return task_decorator_factory(multiple_outputs=False, decorated_operator_class=StepOperator, **arguments)
 
 
 def notify_failure(context: Any) -> None:

@@ -139,7 +139,7 @@ serves and does harm (`automatic_stop`). **To undo a promotion** trigger `rollba
 
     @step(trigger_rule="none_failed_min_one_success")
     def apply_decision() -> list[JsonObject]:
-        from evaluation.gate import GateDecision
+        from evaluation.gate_decision import GateDecision
         from pipeline.promotion import apply_decision as apply
 
         decision = get_current_context()["ti"].xcom_pull(task_ids="evaluate_candidate", key="decision")

@@ -27,16 +27,40 @@ class PageLink(BaseOperatorLink):
         return _pages.get(str(ti_key.id), "")
 
 
+class SparkLink(BaseOperatorLink):
+    """The page of the Spark application whose driver the task's process was."""
+
+    name = "Spark"
+
+    def get_link(self, operator: Any, *, ti_key: Any) -> str:
+        """Address of the page; empty where the task began no application."""
+        del operator, ti_key
+        from core.spark import application_page
+
+        return application_page(load_settings())
+
+
+def _spark_links() -> tuple[BaseOperatorLink, ...]:
+    settings = load_settings()
+    return (SparkLink(),) if settings.engine == "spark" and settings.spark_ui else ()
+
+
+class StepOperator(_PythonDecoratedOperator):
+    """A task written as a function, with a link to its Spark application, if Spark has pages."""
+
+    operator_extra_links = _spark_links()
+
+
 class _PageOperator(_PythonDecoratedOperator):
     """A task written as a function, with a link to its page."""
 
-    operator_extra_links = (PageLink(),)
+    operator_extra_links = (PageLink(), *_spark_links())
 
 
 class _PageBranchOperator(_BranchPythonDecoratedOperator):
     """A branch written as a function, with a link to its page."""
 
-    operator_extra_links = (PageLink(),)
+    operator_extra_links = (PageLink(), *_spark_links())
 
 
 def page_step(**arguments: Any) -> Any:

@@ -141,7 +141,7 @@ def experiment_page() -> str:
 
 def policy_page() -> str:
     """The gate's policy: the built-in file and its schema."""
-    from evaluation.gate import Policy
+    from evaluation.policy import Policy
 
     return _built_in_file_page(
         "Policy file", "The policy says when a candidate becomes champion.", "evaluation/policy.yaml", Policy

@@ -5,48 +5,51 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from core.documents import JsonObject
 from docs.markdown import table
-from docs.study_results import aucs, bold_ours, captioned, contents_of, differences_by_log, logs_of, signed, words
-from studies.averaging import AVERAGED, BASES, DIFFERENCE, MODULES
+from docs.study_results import bold_ours, by_module, by_negatives, captioned, contents_of, logs_of, parts_of, signed
 from studies.base import COMPARED
-from studies.weight_averages import AVERAGES, RAW
 
 OURS_LESS = ("auc", "session_auc")
 METRICS = {"auc": "AUC", "uauc": "UAUC", "session_auc": "session AUC", "logloss": "log-loss"}
 
 
-def variants_table(var: Path) -> str | None:
-    """The AUCs of each time module on every log that the study ``variants`` has run on."""
-    logs = logs_of(var, "variants")
-    if not logs:
-        return None
-    names = list(next(iter(logs.values()))["values"])
+def variants_table(source: str, var: Path) -> str | None:
+    """The metrics of each time module on a source's logs."""
+    logs = logs_of(var, "variants", source)
     rows = [
-        [bold_ours(name), *(aucs(log["values"][name]) for log in logs.values())]
-        for name in names
-    ]  # fmt: skip
-    return captioned(table(["time module", *logs], rows), contents_of(var, "variants"))
+        [parts_of(title, source)[0], bold_ours(name), *(f"{of[m]['value']:.4f}" for m in METRICS)]
+        for title, log in logs.items()
+        for name, of in by_module(log["values"]).items()
+    ]
+    columns = ["time module", *METRICS.values()]
+    return captioned(by_negatives(columns, rows), contents_of(var, "variants", source)) if rows else None
 
 
-def variant_differences_table(var: Path) -> str | None:
-    """Differences in AUC that the study ``variants`` is about."""
-    logs = logs_of(var, "variants")
-    if not logs:
-        return None
+def variant_differences_table(source: str, var: Path) -> str | None:
+    """Differences in AUC and session AUC that the study ``variants`` is about."""
     pairs = [("gaussian_clock", other) for other in ("none", "naive_clock", "hour_embedding")]
     pairs += [("matched_clock", other) for other in ("gaussian_clock", "hour_embedding")]
-    rows = [[f"{a} less {b}", *(signed(log[f"{a} less"][b]["auc"]) for log in logs.values())] for a, b in pairs]
-    return captioned(table(["difference", *logs], rows), contents_of(var, "variants"))
+    pairs += [("hour_embedding", "none")]
+    rows = [
+        [parts_of(title, source)[0], f"{a} less {b}", *(signed(log[f"{a} less"][b][m]) for m in OURS_LESS)]
+        for title, log in logs_of(var, "variants", source).items()
+        for a, b in pairs
+        if f"{a} less" in log
+    ]
+    columns = ["difference", *(METRICS[m] for m in OURS_LESS)]
+    return captioned(by_negatives(columns, rows), contents_of(var, "variants", source)) if rows else None
 
 
-def baselines_table(var: Path) -> str | None:
+def baselines_table(source: str, var: Path) -> str | None:
     """Gains in AUC from a clock, by ranker."""
-    rows_by_log = {
-        title: {f"{ranker}, {gain}": figures["auc"] for gain, rankers in log["gains"].items() for ranker, figures in rankers.items()}
-        for title, log in logs_of(var, "baselines").items()
-    }  # fmt: skip
-    return differences_by_log(var, "baselines", "ranker, gain of", rows_by_log)
+    logs = logs_of(var, "baselines", source)
+    rows = [
+        [parts_of(title, source)[0], ranker, *(signed(by_ranker[ranker]["auc"]) for by_ranker in log["gains"].values())]
+        for title, log in logs.items()
+        for ranker in next(iter(log["gains"].values()))
+    ]
+    columns = ["ranker", *next((log["gains"] for log in logs.values()), ())]
+    return captioned(by_negatives(columns, rows), contents_of(var, "baselines", source)) if rows else None
 
 
 def peers_table(var: Path) -> str | None:
@@ -117,67 +120,3 @@ def base_table(var: Path) -> str | None:
     ]
     columns = ["log, time module", "option", "chosen: AUC", *(f"reported: {METRICS[m]}" for m in COMPARED)]
     return captioned(table(columns, rows), contents_of(var, "base")) if rows else None
-
-
-def _averaged(var: Path) -> list[tuple[str, JsonObject]]:
-    """What the study ``averaging`` says of each log's bases, by their title."""
-    return [
-        (f"{title}, {name}", log["bases"][name])
-        for title, log in logs_of(var, "averaging").items()
-        for name in BASES
-        if name in log["bases"]
-    ]
-
-
-def averaging_table(var: Path) -> str | None:
-    """What the chosen average changes on the last days."""
-    rows = [
-        [title, words(m), base["average"], *(signed(base["gaps"][m][metric]) for metric in COMPARED)]
-        for title, base in _averaged(var)
-        for m in MODULES
-        if m in base["gaps"]
-    ]
-    columns = ["log, base", "module", "half-life", *(METRICS[m] for m in COMPARED)]
-    return captioned(table(columns, rows), contents_of(var, "averaging")) if rows else None
-
-
-def averaging_rate_table(var: Path) -> str | None:
-    """What slower steps change on the last days, and what an average adds to that."""
-    rows = [
-        [title, name, *(signed(of[m]) for m in COMPARED)]
-        for title, log in logs_of(var, "averaging").items()
-        for name, of in log["rate"].items()
-    ]
-    columns = ["log", "difference", *(METRICS[m] for m in COMPARED)]
-    return captioned(table(columns, rows), contents_of(var, "averaging")) if rows else None
-
-
-def averaging_modules_table(var: Path) -> str | None:
-    """Time modules less none on the last days, by the weights as they are and by the chosen average, in AUC."""
-    rows = [
-        [title, words(m), *(signed(base["modules"][m][name]["auc"]) for name in (RAW, AVERAGED, DIFFERENCE))]
-        for title, base in _averaged(var)
-        for m in MODULES
-        if m in base["modules"]
-    ]
-    columns = ["log, base", "module less none", f"weights {RAW}", AVERAGED, DIFFERENCE]
-    return captioned(table(columns, rows), contents_of(var, "averaging")) if rows else None
-
-
-def averaging_tried_table(var: Path) -> str | None:
-    """Averages on the days that one is chosen on: differences in AUC and session AUC by time module, the chosen one in bold."""
-    rows = [
-        [
-            title,
-            f"**{average.title}**" if average.title == base["average"] else average.title,
-            *(_both(base["tried"][m][average.title]) if m in base["tried"] else "" for m in MODULES),
-        ]
-        for title, base in _averaged(var)
-        for average in AVERAGES
-    ]
-    columns = ["log, base", "half-life", *map(words, MODULES)]
-    return captioned(table(columns, rows), contents_of(var, "averaging")) if rows else None
-
-
-def _both(differences: JsonObject) -> str:
-    return " / ".join(f"{differences[m]['value']:+.4f}" for m in OURS_LESS)

@@ -3,111 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 from statistics import NormalDist
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from core.documents import JsonObject, load_document
 from core.errors import DataError
 from core.hours import Hour
 from evaluation.compare import check_paired
 from evaluation.estimate import Estimate
+from evaluation.gate_decision import (
+    DifferenceFigures,
+    GateCheck,
+    GateDecision,
+    GateFigures,
+    ModelVersion,
+    SideFigures,
+    Verdict,
+)
 from evaluation.metrics import JUDGED, METRICS, auc, calibration_error, calibration_ratio, finite, user_aucs
+from evaluation.policy import EVERY_FACET, SLICES, Guardrail, Policy
 from evaluation.prediction_table import as_predictions, joined, with_hour
 from evaluation.predictions import ATTRIBUTE, CONTEXT, FACET, Predictions
-from stats.confidence import HIGHEST_CONFIDENCE
 from stats.sequential import limit_at
-
-Verdict = Literal["promote", "keep", "wait", "needs_person", "refuse"]
-SLICES = ("local_hour", "weekday", "user_kind", "item_kind")
-EVERY_FACET = "facet"
-
-
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Margins(_Strict):
-    """Where the lower end of a difference's interval must lie above. Points of AUC, 0 to 1."""
-
-    auc_margin: float
-    uauc_margin: float | None = Field(None, description="Without it UAUC is shown and not checked.")
-    session_auc_margin: float | None = Field(None, description="Without it the session AUC is shown and not checked.")
-
-    def of(self, metric: str) -> float | None:
-        """The margin of a metric, None where it is not checked."""
-        margin: float | None = getattr(self, f"{metric}_margin")
-        return margin
-
-
-class Guardrail(_Strict):
-    """No slice may be worse by more than ``max_drop``; slices below ``min_samples`` are not judged.
-
-    ``by`` is one of ``SLICES``, ``facet_<name>``, ``context_<name>`` or ``attribute_<user or item>_<name>`` for the values of
-    one, or ``facet`` for those of every one.
-    """
-
-    by: str = Field(pattern=rf"^({'|'.join(SLICES)}|{EVERY_FACET}|({FACET}|{CONTEXT}|{ATTRIBUTE}).+)$")
-    metric: Literal["auc", "uauc", "gauc", "session_auc"] = "auc"
-    max_drop: float = Field(gt=0, le=1)
-    min_samples: int = Field(300, ge=1)
-
-
-class Calibration(_Strict):
-    """Limits on the candidate's own calibration."""
-
-    max_error: float = Field(0.2, gt=0, le=1)
-    ratio: tuple[float, float] = (0.7, 1.4)
-
-
-class Policy(_Strict):
-    """When a candidate becomes champion; see ``evaluation/policy.yaml`` for what each key means."""
-
-    min_hours: int = Field(4, ge=1)
-    max_hours: int = Field(24, ge=1)
-    min_samples: int = Field(2000, ge=1)
-    min_users: int = Field(100, ge=2)
-    confidence: float = Field(0.95, gt=0.5, le=HIGHEST_CONFIDENCE)
-    another_variant: Margins = Margins(auc_margin=0.0, uauc_margin=-0.01)
-    same_variant: Margins = Margins(auc_margin=-0.005, uauc_margin=-0.02)
-    guardrails: tuple[Guardrail, ...] = ()
-    calibration: Calibration = Calibration()
-    max_age_hours: int = Field(72, ge=1)
-    max_drift_share: float = Field(0.7, gt=0, le=1)
-    require_approval: bool = False
-    rollback_hours: int = Field(6, ge=1)
-
-    @model_validator(mode="after")
-    def _hours(self) -> Policy:
-        if self.max_hours < self.min_hours:
-            raise ValueError(f"max_hours {self.max_hours} is below min_hours {self.min_hours}")
-        return self
-
-
-def load_policy(path: Path | None = None) -> Policy:
-    """Read a policy file; ``ConfigError`` names the wrong key."""
-    return load_document(path or Path(__file__).with_name("policy.yaml"), Policy, what="policy file")
-
-
-@dataclass(frozen=True)
-class ModelVersion:
-    """A registered version in front of the gate.
-
-    Attributes:
-        version: its number in the registry.
-        variant: of its ranker.
-        trained_until: key of the last hour that it was trained on.
-    """
-
-    version: str
-    variant: str
-    trained_until: str
 
 
 @dataclass(frozen=True)
@@ -119,130 +40,6 @@ class Scored:
 
     candidate: pa.Table
     reference: pa.Table | None
-
-
-@dataclass(frozen=True)
-class GateCheck:
-    """One figure against its limit.
-
-    Attributes:
-        name: what was checked.
-        passed: whether the figure keeps the limit.
-        value: the figure; for differences candidate minus reference.
-        limit: of the policy.
-        interval: of the figure, corrected for the number of looks (and of slices); None where it has none.
-    """
-
-    name: str
-    passed: bool
-    value: float
-    limit: float
-    interval: tuple[float, float] | None = None
-
-    @classmethod
-    def from_json(cls, content: Mapping[str, Any]) -> GateCheck:
-        """A check as a decision's JSON holds it."""
-        low_high = content["interval"]
-        return cls(**{**content, "interval": (low_high[0], low_high[1]) if low_high else None})
-
-
-@dataclass(frozen=True)
-class SideFigures:
-    """One side's metrics over the hours compared; ``session_auc`` is None where no session has both labels."""
-
-    auc: float
-    uauc: float
-    logloss: float
-    samples: int
-    session_auc: float | None = None
-
-
-@dataclass(frozen=True)
-class DifferenceFigures:
-    """A difference, candidate minus reference; ``interval`` is corrected for the number of looks, the p-value is not."""
-
-    value: float
-    interval: list[float]
-    p_value_one_look: float
-
-
-@dataclass(frozen=True)
-class GateFigures:
-    """What the checks were computed from, for readers of the decision's file.
-
-    Attributes:
-        rival: the reference's metrics.
-        z_limit: standard errors that an interval takes to each side of its difference.
-        session_auc_difference: None where no session has both labels, and in decisions of versions before this figure.
-    """
-
-    candidate: SideFigures
-    rival: SideFigures
-    z_limit: float
-    auc_difference: DifferenceFigures
-    uauc_difference: DifferenceFigures
-    session_auc_difference: DifferenceFigures | None = None
-
-    def difference(self, metric: str) -> DifferenceFigures | None:
-        """The difference in one of ``JUDGED``."""
-        figures: DifferenceFigures | None = getattr(self, f"{metric}_difference")
-        return figures
-
-    @classmethod
-    def from_json(cls, content: Mapping[str, Any]) -> GateFigures:
-        """The figures as a decision's JSON holds them."""
-        session_auc = content.get("session_auc_difference")
-        return cls(
-            candidate=SideFigures(**content["candidate"]),
-            rival=SideFigures(**content["rival"]),
-            z_limit=content["z_limit"],
-            auc_difference=DifferenceFigures(**content["auc_difference"]),
-            uauc_difference=DifferenceFigures(**content["uauc_difference"]),
-            session_auc_difference=DifferenceFigures(**session_auc) if session_auc else None,
-        )
-
-
-@dataclass(frozen=True)
-class GateDecision:
-    """What the gate decided, and on what.
-
-    Attributes:
-        verdict: ``promote``, ``keep`` (the champion), ``wait`` (not decided yet), ``needs_person``,
-            ``refuse`` (the evaluation itself is broken).
-        reason: one sentence.
-        hours: hours compared; none was in the training of either version.
-        figures: what the checks were computed from; None (in JSON an empty object) where nothing was compared.
-        hourly: hour → AUC of candidate and reference, for the plot.
-    """
-
-    verdict: Verdict
-    reason: str
-    candidate: ModelVersion
-    champion: ModelVersion | None
-    hours: tuple[str, ...]
-    checks: tuple[GateCheck, ...] = ()
-    figures: GateFigures | None = None
-    hourly: dict[str, tuple[float, float]] = field(default_factory=dict)
-
-    def as_json(self) -> JsonObject:
-        """Plain values, for a file or an XCom."""
-        content = asdict(self)
-        return {**content, "figures": content["figures"] or {}}
-
-    @classmethod
-    def from_json(cls, content: Mapping[str, Any]) -> GateDecision:
-        """A decision from its JSON form (``as_json``)."""
-        champion = content["champion"]
-        return cls(
-            verdict=content["verdict"],
-            reason=content["reason"],
-            candidate=ModelVersion(**content["candidate"]),
-            champion=ModelVersion(**champion) if champion else None,
-            hours=tuple(content["hours"]),
-            checks=tuple(GateCheck.from_json(check) for check in content["checks"]),
-            figures=GateFigures.from_json(content["figures"]) if content["figures"] else None,
-            hourly={hour: (pair[0], pair[1]) for hour, pair in content["hourly"].items()},
-        )
 
 
 def judge(

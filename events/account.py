@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping as ABCMapping
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import duckdb
 
@@ -98,52 +100,119 @@ class Account:
     unknown_actions: dict[str, int] = field(default_factory=dict)
 
 
-def count_kept(con: duckdb.DuckDBPyConnection, mapping: Mapping, account: Account) -> None:
-    """Count what the kept events, those of ``fresh``, are, have, and lack."""
-    facets, context, behaviors = mapping.facet_names, mapping.context_names, mapping.behavior_names
-    conditions = {("null", name): f"{identifier(name)} IS NULL" for name in (*facets, *context)}
-    conditions |= {("nested", name): is_nested(identifier(name)) for name in (*facets, *context)}
-    conditions |= {("true", name): identifier(name) for name in behaviors}
+class Examples(Protocol):
+    """What of an input's rows a warning shows."""
+
+    @property
+    def marks(self) -> ListMarks:
+        """What its lists say."""
+        ...
+
+    def cause(self, reason: str) -> str:
+        """What a person should look at when many rows have a reason."""
+        ...
+
+    def nested(self, name: str) -> str:
+        """A kept event's facet or context that is a whole object or list."""
+        ...
+
+    def part_of(self, source: str, example: str) -> str:
+        """How a mapping names a part of it, by its column or expression."""
+        ...
+
+    def describe_actions(self, counts: dict[str, int]) -> str:
+        """Values of ``actions.column`` that the mapping does not name, with their rows."""
+        ...
+
+
+class StagedExamples:
+    """Examples from the tables of a `Staging`.
+
+    Args:
+        staging: of the input.
+    """
+
+    def __init__(self, staging: Staging) -> None:
+        self._staging = staging
+        self.marks = staging.marks
+        self.part_of = staging.raw.part_of
+        self.describe_actions = staging.describe_actions
+
+    def cause(self, reason: str) -> str:
+        return likely_cause(self._staging, reason)
+
+    def nested(self, name: str) -> str:
+        return nested_example(self._staging.con, name)
+
+
+def nested_example(con: duckdb.DuckDBPyConnection, name: str) -> str:
+    """A facet or context of the events of ``fresh`` that is a whole object or list."""
+    cell = identifier(name)
+    return str(scalar(con, f"SELECT any_value({cell}) FROM fresh WHERE {is_nested(cell)}"))
+
+
+def kept_counts(con: duckdb.DuckDBPyConnection, mapping: Mapping) -> dict[str, int]:
+    """Count what the kept events, those of ``fresh``, are, have, and lack; counts of parts add up."""
+    attributes = (*mapping.facet_names, *mapping.context_names)
+    conditions = {f"null:{name}": f"{identifier(name)} IS NULL" for name in attributes}
+    conditions |= {f"nested:{name}": is_nested(identifier(name)) for name in attributes}
+    conditions |= {f"true:{name}": identifier(name) for name in mapping.behavior_names}
     local = f"timestamp AT TIME ZONE {quoted(mapping.timestamp.zone)}"
-    conditions["midnight", ""] = f"date_trunc('day', {local}) = {local}"
+    conditions["midnight"] = f"date_trunc('day', {local}) = {local}"
     selected = ", ".join(f"count(*) FILTER (WHERE {condition})" for condition in conditions.values())
-    counts = dict(zip(conditions, con.execute(f"SELECT {selected} FROM fresh").fetchall()[0], strict=True))
-    account.null_facets = {name: counts["null", name] for name in facets}
-    account.null_context = {name: counts["null", name] for name in context}
-    account.nested = {name: count for name in (*facets, *context) if (count := counts["nested", name])}
-    for kind in ("user", "item"):
-        cell = f"{kind}_key"
-        nested, missing = con.execute(
-            f"""SELECT count(*) FILTER (WHERE {is_nested(cell)}), count(*) FILTER (WHERE {is_missing_word(cell)})
-            FROM staged WHERE reason IS NULL"""
-        ).fetchall()[0]
-        account.odd_ids |= {f"{kind}: {what}": n for what, n in (("nested", nested), ("missing", missing)) if n}
-    account.midnights = counts["midnight", ""]
-    account.behaviors = {name: counts["true", name] for name in behaviors}
+    return dict(zip(conditions, con.execute(f"SELECT {selected} FROM fresh").fetchall()[0], strict=True))
+
+
+def take_counts(account: Account, mapping: Mapping, counts: ABCMapping[str, int]) -> None:
+    """Put what ``kept_counts`` counted into an account."""
+    facets, context = mapping.facet_names, mapping.context_names
+    account.null_facets = {name: counts[f"null:{name}"] for name in facets}
+    account.null_context = {name: counts[f"null:{name}"] for name in context}
+    account.nested = {name: count for name in (*facets, *context) if (count := counts[f"nested:{name}"])}
+    account.midnights = counts["midnight"]
+    account.behaviors = {name: counts[f"true:{name}"] for name in mapping.behavior_names}
+
+
+def odd_id_conditions() -> dict[str, str]:
+    """DuckDB's conditions on ``user_key`` and ``item_key``, by what is odd of an id (``Account.odd_ids``)."""
+    return {
+        f"{kind}: {what}": is_odd(f"{kind}_key")
+        for kind in ("user", "item")
+        for what, is_odd in (("nested", is_nested), ("missing", is_missing_word))
+    }
+
+
+def count_kept(con: duckdb.DuckDBPyConnection, mapping: Mapping, account: Account) -> None:
+    """Count what the kept events, those of ``fresh``, are, have, and lack, and what is odd of good rows."""
+    take_counts(account, mapping, kept_counts(con, mapping))
+    odd = odd_id_conditions()
+    selected = ", ".join(f"count(*) FILTER (WHERE {condition})" for condition in odd.values())
+    counts = con.execute(f"SELECT {selected} FROM staged WHERE reason IS NULL").fetchall()[0]
+    account.odd_ids = {what: n for what, n in zip(odd, counts, strict=True) if n}
     listed = "staged JOIN raw USING (__row) WHERE reason IS NULL AND __size > 1"
     shown = "fresh WHERE NOT is_action" if mapping.actions else listed
     if account.kept and (mapping.impressions or mapping.actions):
-        label = identifier(behaviors[0])
+        label = identifier(mapping.behavior_names[0])
         row = con.execute(f"SELECT count(*), count(*) FILTER (WHERE {label}) FROM {shown}").fetchall()[0]
         account.shown = ShownItems(*row)
 
 
-def tell(account: Account, mapping: Mapping, staging: Staging, *, one_hour: bool) -> None:
+def tell(account: Account, mapping: Mapping, examples: Examples, *, one_hour: bool) -> None:
     """Tell what a person should know of an input that was taken.
 
     Args:
         account: of the input.
         mapping: how it was read.
-        staging: its rows.
+        examples: of its rows.
         one_hour: the input is an hour of a log; some things are odd of a whole log only.
     """
     _tell_oddities(account, mapping, one_hour)
     _tell_odd_ids(account, mapping)
-    _tell_nested(account, mapping, staging)
-    _tell_not_in_list(staging.marks)
-    _tell_quarantined(account, staging)
+    _tell_nested(account, mapping, examples)
+    _tell_not_in_list(examples.marks)
+    _tell_quarantined(account, examples)
     if account.unknown_actions:
-        values = staging.describe_actions(account.unknown_actions)
+        values = examples.describe_actions(account.unknown_actions)
         log.warning("values of actions.column that the mapping does not name: %s; their rows are quarantined", values)
 
 
@@ -203,13 +272,13 @@ def _tell_odd_shares(account: Account, mapping: Mapping, few: int) -> None:
         )  # fmt: skip
 
 
-def _tell_quarantined(account: Account, staging: Staging) -> None:
+def _tell_quarantined(account: Account, examples: Examples) -> None:
     read = account.rows_in - account.ignored
     if account.quarantined >= FEW_ROWS and account.quarantined > NOTED_SHARE * read:
         reasons = sorted(account.reasons, key=lambda reason: -account.reasons[reason])
         log.warning(
             "%d of the %d rows are quarantined (%s). %s", account.quarantined, read,
-            ", ".join(f"{reason} {account.reasons[reason]}" for reason in reasons), likely_cause(staging, reasons[0]),
+            ", ".join(f"{reason} {account.reasons[reason]}" for reason in reasons), examples.cause(reasons[0]),
         )  # fmt: skip
 
 
@@ -243,16 +312,15 @@ def _tell_odd_ids(account: Account, mapping: Mapping) -> None:
         log.warning("columns.%s_id: in %d rows '%s' %s", kind, count, source, meaning)
 
 
-def _tell_nested(account: Account, mapping: Mapping, staging: Staging) -> None:
+def _tell_nested(account: Account, mapping: Mapping, examples: Examples) -> None:
     """Tell where an attribute is a whole JSON object or list, of which one part was meant."""
     for name, count in account.nested.items():
         if count > NOTED_SHARE * (account.kept - {**account.null_facets, **account.null_context}[name]):
             key, source = _attribute(mapping, name)
-            cell = identifier(name)
-            example = str(scalar(staging.con, f"SELECT any_value({cell}) FROM fresh WHERE {is_nested(cell)}"))
+            example = examples.nested(name)
             log.warning(
                 "%s: '%s' is a whole object or list in %d of the %d events, such as %s, and kept as one text; name a part of it: %s",
-                key, one_line(source), count, account.kept, one_line(example, 60), staging.raw.part_of(source, example),
+                key, one_line(source), count, account.kept, one_line(example, 60), examples.part_of(source, example),
             )  # fmt: skip
 
 

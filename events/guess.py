@@ -13,25 +13,19 @@ from pathlib import Path
 
 import duckdb
 
-from core.duck import quoted
 from core.errors import DataError
 from events.column_words import (
-    ACTION,
     BEHAVIOR_WORDS,
-    CHOSEN,
     CONTEXT,
     FACET,
-    IMPRESSION,
     ITEM,
     LENGTH,
     LISTED,
-    MOMENT,
     PLAYED,
     POSITION,
     RATING,
     REQUEST,
     USER,
-    ZONES,
     by_name,
     has_word,
     is_flag,
@@ -39,33 +33,19 @@ from events.column_words import (
     list_entries,
     separator_of,
 )
-from events.first_rows import (
-    EXAMPLES,
-    NAME,
-    Column,
-    Sample,
-    read_first_rows,
-    time_format,
-)
+from events.first_rows import Column, Sample, read_first_rows
+from events.guess_behaviors import LABEL, behavior_lines, list_behavior_lines
 from events.guess_tables import MOST_FACETS, table_lines
+from events.guess_times import local_time_line, timestamp_line
 from events.log_files import find_files
-from events.mapping import Mapping, is_zone
-from events.mapping_text import (
-    example_values,
-    expression,
-    facet_name,
-    flow,
-    is_yaml_text,
-)
+from events.mapping import Mapping
+from events.mapping_text import example_values, expression, facet_name, flow, is_yaml_text
 
 MOST_FACET_VALUES = 2_000
 """A text column with more different values in the sample describes single rows, not kinds of items."""
 MOST_FILES, MOST_NAMED = 10, 5
 MOST_CONTEXT_VALUES = 200
 """A column with more different values in the sample names something, and no circumstance."""
-LABEL = re.compile(r"-[01]$")
-DATE = re.compile(r"\d{4}-\d{1,2}-\d{1,2}( 00:00:00)?")
-TIME_OF_DAY = re.compile(r"\d{1,2}:\d{2}(:\d{2}(\.\d+)?)?")
 LAST_POSITION = 10_000
 """A list that people see has fewer items; a larger number ranks something else."""
 
@@ -108,11 +88,11 @@ def guess_mapping(paths: list[str], source: str | None = None) -> str:
     lines += [f"  played_seconds: {played}  # check the unit"] if played else []
     lines += [f"  duration_seconds: {length}  # check the unit"] if length else []
     at = len(lines)
-    lines += [timestamp, _local_time(sample, taken)]
+    lines += [timestamp, local_time_line(sample, taken)]
     taken += [c for c in sample.columns if has_word(c, PLAYED) or has_word(c, LENGTH)]
     lines[at:at] = _requests(sample, taken, listed is not None)
-    done = _done_in_list(sample, listed) if listed else []
-    behaviors = [] if done else _behaviors(sample, taken, bool(played and length))
+    done = list_behavior_lines(sample, listed) if listed else []
+    behaviors = [] if done else behavior_lines(sample, taken, bool(played and length))
     context = _context(sample, taken)
     side_tables = table_lines(
         tables, {"items": _item_ids(listed, item), "users": list(user.examples) if user else []}, sample
@@ -154,7 +134,7 @@ def _log_and_tables(files: list[Path]) -> tuple[Sample, Column, str, list[Sample
             con.execute("SET TimeZone = 'UTC'")
             try:
                 samples.append(read_first_rows(con, file))
-                logs.append((samples[-1], *_timestamp(con, samples[-1])))
+                logs.append((samples[-1], *timestamp_line(con, samples[-1])))
             except DataError as error:
                 errors.append(error)
     if not logs:
@@ -178,18 +158,6 @@ def _item_ids(listed: Column | None, item: Column | None) -> list[str]:
     return [entry[:-2] for entry in entries] if all(map(LABEL.search, entries)) else entries
 
 
-def _local_time(sample: Sample, taken: list[Column]) -> str:
-    """The mapping's line about the users' clocks; a column of zones is taken."""
-    column = next((c for c in sample.columns if c not in taken and has_word(c, ZONES) and c.examples), None)
-    if column is None or not all(map(is_zone, column.examples)):
-        return "local_time: {zone: UTC}  # check: the zone in which these people live, for example Europe/Berlin"
-    taken.append(column)
-    if column.share_filled == 1:
-        return f"local_time: {{zone_column: {json.dumps(expression(column))}}}{example_values(column)}"
-    rule = f"coalesce(nullif({expression(column)}, ''), 'UTC')"
-    return f"local_time: {{zone_column: {json.dumps(rule)}}}  # check: the zone of the rows without one{example_values(column, '; ')}"
-
-
 def _one_user(sample: Sample) -> str:
     names = ", ".join(c.name for c in sample.columns)
     return (
@@ -207,18 +175,6 @@ def _shown(listed: Column) -> list[str]:
     ]
 
 
-def _done_in_list(sample: Sample, listed: Column) -> list[str]:
-    """What the list, or the columns beside it, say was done; nothing where they say none of it."""
-    if all(LABEL.search(entry.strip(" '\"")) for entry in list_entries(listed)):
-        return ['  labels: {separator: "-", values: {finish: "1"}, shown: ["0"]}  # check: what the endings mean']
-    words = {**BEHAVIOR_WORDS, "finish": (*BEHAVIOR_WORDS["finish"], *CHOSEN)}
-    beside = {
-        name: column.name for name, texts in words.items() for column in sample.columns
-        if column is not listed and is_list(column) and has_word(column, texts)
-    }  # fmt: skip
-    return [f"  chosen: {flow(beside)}  # check: those of the list with which something was done"] if beside else []
-
-
 def _require(sample: Sample, column: Column | None, what: str, key: str) -> Column:
     if column is None:
         names = ", ".join(c.name for c in sample.columns)
@@ -227,51 +183,6 @@ def _require(sample: Sample, column: Column | None, what: str, key: str) -> Colu
             f"'clock events explain' and name the column under {key}"
         )
     return column
-
-
-def _timestamp(con: duckdb.DuckDBPyConnection, sample: Sample) -> tuple[Column, str]:
-    """The column of the moment and the mapping's line about it."""
-    named = [c for word in MOMENT for c in sample.columns if has_word(c, (word,)) and c.share_filled > 0]
-    typed = [c for c in sample.columns if c.kind == "moment"]
-    for column in [*dict.fromkeys([*named, *typed])]:
-        name, moment = json.dumps(column.name), None
-        if column.kind == "moment":
-            check = f"{_time_apart(sample, column)}the zone where no offset is given{example_values(column, '; ')}"
-            moment = f"timestamp: {{column: {name}, unit: iso, zone: UTC}}  # check: {check}"
-        elif column.kind == "number" and column.low is not None and column.high is not None:
-            for unit, second in (("s", 1.0), ("ms", 1e3), ("us", 1e6), ("ns", 1e9)):
-                if column.low / second >= 5e8 and column.high / second <= 4e9:
-                    moment = f"timestamp: {{column: {name}, unit: {unit}}}  # numbers that count from 1970{example_values(column, ', ')}"
-        else:
-            moment = _text_moment(con, column)
-        if moment:
-            return column, moment
-    names = ", ".join(c.name for c in sample.columns)
-    raise DataError(
-        f"{sample.file}: no column looks like a time (its columns are {names}). See 'clock events explain' for timestamp's unit and format"
-    )
-
-
-def _time_apart(sample: Sample, column: Column) -> str:
-    """What to check where a column has dates only, and another one has the time of day."""
-    if not all(DATE.fullmatch(text) for text in column.examples):
-        return ""
-    other = next(
-        (c.name for c in sample.columns if c.examples and all(TIME_OF_DAY.fullmatch(text) for text in c.examples)), None
-    )
-    where = f"it may stand in {json.dumps(other)}; write both into one column" if other else "is there none?"
-    return f"a date without the time of day, which the clock needs: {where}; "
-
-
-def _text_moment(con: duckdb.DuckDBPyConnection, column: Column) -> str | None:
-    """The mapping's line about a column of text that holds times."""
-    pattern = time_format(con, column)
-    if pattern is None:
-        return None
-    return (
-        f"timestamp: {{column: {json.dumps(column.name)}, format: {json.dumps(pattern)}, zone: UTC}}"
-        f"  # check: day before month? the zone?{example_values(column, '; ')}"
-    )
 
 
 def _seconds(sample: Sample, words: tuple[str, ...], taken: list[Column]) -> str | None:
@@ -362,74 +273,6 @@ def _facets(sample: Sample, taken: list[Column], in_items: bool) -> list[str]:
     return [
         "facets:  # check: the attributes of items that the clock encodes",
         *(f"  {facet_name(c)}: {expression(c)}{example_values(c)}" for c in chosen),
-    ]
-
-
-def _behaviors(sample: Sample, taken: list[Column], timed: bool) -> list[str]:
-    """What people did: flags, a column of actions, ratings, the share played; else that the row exists at all."""
-    rules = _flags(sample, taken)
-    action = next((c for word in ACTION for c in sample.columns
-                   if c not in taken and c.kind == "text" and c.distinct <= EXAMPLES and has_word(c, (word,))), None)  # fmt: skip
-    note = ""
-    if action is not None:
-        matched = {
-            behavior: [v for v in action.examples if set(NAME.findall(v.lower())) & {*words}]
-            for behavior, words in BEHAVIOR_WORDS.items()
-        }
-        shown = [v for v in action.examples if set(NAME.findall(v.lower())) & IMPRESSION]
-        if any(matched.values()):
-            taken.append(action)
-            if shown:
-                return _actions(action, {name: values for name, values in matched.items() if values}, shown, rules)
-            note = f"  # values of {action.name}: {', '.join(action.examples[:12])}"
-            for behavior, values in matched.items():
-                if values and behavior not in rules:
-                    rules[behavior] = f"{expression(action)} IN ({', '.join(quoted(v) for v in values)})"
-    rating = next((c for c in sample.columns if c not in taken and c.kind == "number" and has_word(c, RATING)), None)
-    if rating is not None and rating.high is not None and "like" not in rules:
-        high = rating.high
-        rules["like"] = f"{expression(rating)} >= {high * 0.8:g}"
-        rules.setdefault("dislike", f"{expression(rating)} <= {high * 0.4:g}")
-        taken.append(rating)
-    if timed:
-        rules.setdefault("finish", "played_seconds / duration_seconds >= 0.9")
-        rules.setdefault("skip", "played_seconds < 5")
-    lines = [f"behaviors:  # check: which rows count as what{note and ';' + note[3:]}"]
-    if not rules:
-        return [
-            *lines,
-            '  finish: "true"  # nothing says what people did: every row is taken as a positive',
-            "negatives: {per_positive: 4, kind: popularity, seed: 7}  # drawn for training, as the log has positives only",
-        ]
-    return [*lines, *(f"  {name}: {json.dumps(rules[name])}" for name in BEHAVIOR_WORDS if name in rules)]
-
-
-def _flags(sample: Sample, taken: list[Column]) -> dict[str, str]:
-    """Behaviors that have their own column, with their rules; the columns are taken."""
-    rules: dict[str, str] = {}
-    for behavior, words in BEHAVIOR_WORDS.items():
-        flag = next(
-            (c for word in words for c in sample.columns
-             if c not in taken and (word in c.words or word == "_".join(c.words)) and is_flag(c)), None)  # fmt: skip
-        if flag is not None:
-            rules[behavior] = expression(flag)
-            taken.append(flag)
-    return rules
-
-
-def _actions(action: Column, values: dict[str, list[str]], shown: list[str], rules: dict[str, str]) -> list[str]:
-    """Rows that show an item, and rows that say later what was done with it."""
-    flags = [f"  {name}: {json.dumps(rule)}" for name, rule in rules.items()]
-    named = {*shown, *(text for texts in values.values() for text in texts)}
-    unknown = [value for value in action.examples if value not in named]
-    return [
-        f"actions:  # check: which values of {json.dumps(action.name)} count as what; it holds {', '.join(action.examples[:12])}",
-        f"  column: {json.dumps(action.name)}",
-        *["  values:", *(f"    {name}: {json.dumps(texts)}" for name, texts in values.items())],
-        *([f"  ignored: {json.dumps(unknown)}  # check: do they mean nothing?"] if unknown else []),
-        "  window_minutes: 30  # an action without an event id belongs to the item's last impression so long before it",
-        f"impressions: {{values: {json.dumps(shown)}}}",
-        *(["behaviors:", *flags] if flags else []),
     ]
 
 

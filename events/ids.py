@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import duckdb
 import pyarrow as pa
@@ -56,6 +57,26 @@ def read_ids(files: Sequence[Path]) -> pa.Table:
     return pa.concat_tables([pq.ParquetFile(file).read() for file in files]) if files else SCHEMA.empty_table()
 
 
+class NewIds(NamedTuple):
+    """A file of ids that was written, and where it belongs.
+
+    Attributes:
+        file: the file.
+        place: where it belongs.
+        merged: files that it takes in.
+    """
+
+    file: Path
+    place: Path
+    merged: tuple[Path, ...]
+
+    def put(self) -> None:
+        """Put the file where it belongs."""
+        self.file.replace(self.place)
+        for merged in self.merged:
+            merged.unlink(missing_ok=True)
+
+
 def extend_ids(con: duckdb.DuckDBPyConnection, path: Path, query: str) -> str:
     """Give every new key an id, in the order of ``query``, and append it to the mapping.
 
@@ -67,23 +88,46 @@ def extend_ids(con: duckdb.DuckDBPyConnection, path: Path, query: str) -> str:
     Returns:
         A table expression of (key, id) that covers every key of the query.
     """
+    drop_merged_ids(path)
+    if new := new_ids(con, path, query, path.parent):
+        new.put()
     files = id_files(path)
-    for obsolete in set(_deltas(path)) - set(files):  # a crash came after a merge
-        obsolete.unlink()
+    return f"read_parquet({file_list(files)})" if files else NO_IDS
+
+
+def drop_merged_ids(path: Path) -> None:
+    """Remove files that a base took in, and that a crash left.
+
+    Args:
+        path: base of a mapping.
+    """
+    for merged in set(_deltas(path)) - set(id_files(path)):
+        merged.unlink()
+
+
+def new_ids(con: duckdb.DuckDBPyConnection, path: Path, query: str, folder: Path) -> NewIds | None:
+    """Write the ids of new keys to a folder, None where no key is new.
+
+    Args:
+        con: as of ``extend_ids``, like the next two.
+        path: base of the mapping.
+        query: of (key, first_seen).
+        folder: where the file goes until it is ``put``.
+    """
+    files = id_files(path)
     known = f"read_parquet({file_list(files)})" if files else NO_IDS
     keys = con.sql(f"SELECT key FROM ({query}) ANTI JOIN {known} USING (key) ORDER BY first_seen, key").to_arrow_table()
-    if keys.num_rows:
-        rows = [pq.read_metadata(file).num_rows for file in files]
-        first = sum(rows) + 1
-        new = pa.table([keys["key"].cast(pa.string()), pa.array(range(first, first + keys.num_rows))], schema=SCHEMA)
-        if not files or len(files) > MOST_DELTAS or 4 * (sum(rows[1:]) + len(new)) >= rows[0]:
-            write_parquet(path, pa.concat_tables([read_ids(files), new]))
-            for merged in files[1:]:
-                merged.unlink()
-        else:
-            write_parquet(path.with_name(f"{path.stem}.{first:012d}.parquet"), new)
-        files = id_files(path)
-    return f"read_parquet({file_list(files)})" if files else NO_IDS
+    if not keys.num_rows:
+        return None
+    rows = [pq.read_metadata(file).num_rows for file in files]
+    first = sum(rows) + 1
+    new = pa.table([keys["key"].cast(pa.string()), pa.array(range(first, first + keys.num_rows))], schema=SCHEMA)
+    if not files or len(files) > MOST_DELTAS or 4 * (sum(rows[1:]) + len(new)) >= rows[0]:
+        place, table, merged = path, pa.concat_tables([read_ids(files), new]), tuple(files[1:])
+    else:
+        place, table, merged = path.with_name(f"{path.stem}.{first:012d}.parquet"), new, ()
+    write_parquet(folder / place.name, table)
+    return NewIds(folder / place.name, place, merged)
 
 
 def log_ids(root: Path, kind: str, ids: Sequence[int]) -> dict[int, str]:

@@ -10,6 +10,19 @@ from core.duck import identifier, quoted, scalar
 from events.cells import FORMATS, ISO, content
 from events.staging import Staging
 
+NO_CAUSE = "Look at the mapping's columns"
+FIXED_CAUSES = {
+    "bad_list": "A list begins and does not end: were cells cut short when the log was written?",
+    "conflicting_event_id": "columns.event_id is not an event's own: rows of other users or items have the same one; take it out",
+    "repeated_key": "An object has the same key twice: give each its own name",
+    "bad_encoding": "The text is not UTF-8: set csv: {encoding: latin-1} in the mapping, or save it as UTF-8",
+    "zone_abbreviation": "Abbreviations of zones mean several; write offsets, or leave them out and give zone",
+    "unknown_label": "The items of impressions.list_column do not end with a separator and a value of impressions.labels",
+    "bad_user_id": "User ids of this source are integers since its first ingestion",
+    "bad_item_id": "Item ids of this source are integers since its first ingestion",
+}
+"""What a person should look at, whatever the cells are."""
+
 
 def likely_cause(staging: Staging, reason: str) -> str:
     """What a person should look at when many rows could not be read.
@@ -23,22 +36,16 @@ def likely_cause(staging: Staging, reason: str) -> str:
     if reason.startswith("not_a_number:"):
         column = reason.removeprefix("not_a_number:")
         return f"Column '{column}' is used as a number in the mapping and is none{_decimal_comma(staging, column)}"
-    shape = f"Look at csv: delimiter, quote, encoding and header in the mapping{_cell_counts(staging)}"
-    return {
-        "malformed_row": shape,
-        "open_quote": shape,
-        "bad_list": "A list begins and does not end: were cells cut short when the log was written?",
-        "conflicting_event_id": "columns.event_id is not an event's own: rows of other users or items have the same one; take it out",
-        "repeated_key": "An object has the same key twice: give each its own name",
-        "bad_encoding": "The text is not UTF-8: set csv: {encoding: latin-1} in the mapping, or save it as UTF-8",
-        "unknown_zone": _zone_hint(staging),
-        "zone_abbreviation": "Abbreviations of zones mean several; write offsets, or leave them out and give zone",
-        "unknown_action": "The values of actions.column are not those under actions.values and impressions.values: "
-        + staging.describe_actions(staging.unknown_actions()),
-        "unknown_label": "The items of impressions.list_column do not end with a separator and a value of impressions.labels",
-        "bad_user_id": "User ids of this source are integers since its first ingestion",
-        "bad_item_id": "Item ids of this source are integers since its first ingestion",
-    }.get(reason, "Look at the mapping's columns")
+    if reason in {"malformed_row", "open_quote"}:
+        return f"Look at csv: delimiter, quote, encoding and header in the mapping{_cell_counts(staging)}"
+    if reason == "unknown_zone":
+        return _zone_hint(staging)
+    if reason == "unknown_action":
+        return (
+            "The values of actions.column are not those under actions.values and impressions.values: "
+            + staging.describe_actions(staging.unknown_actions())
+        )
+    return FIXED_CAUSES.get(reason, NO_CAUSE)
 
 
 def _likely_time(staging: Staging, reason: str) -> str:

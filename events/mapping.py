@@ -12,16 +12,13 @@ from zoneinfo import available_timezones
 import duckdb
 from pydantic import (
     AliasChoices,
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
-    Strict,
     field_validator,
     model_validator,
 )
 
-from core.documents import did_you_mean, load_document
+from core.documents import StrictModel, WholeNumber, did_you_mean, load_document
 from core.errors import ConfigError
 from core.files import is_tabbed
 from events.schema import BEHAVIORS, PREDICTION_COLUMNS, RESERVED_FACETS, AttributeField, AttributeType, Owner
@@ -30,19 +27,13 @@ BUILTIN = Path(__file__).parent / "sources"
 SOURCE_NAME = r"^[a-z][a-z0-9_-]{0,40}$"
 LONGEST_DELIMITER = 4
 """Bytes; DuckDB takes no more."""
-WholeNumber = Annotated[int, Strict()]
-"""An integer; ``true`` is none."""
 ITEM_FACET = "item"
 """The facet of a log without attributes: the item itself."""
 CONTEXT_TYPES = ("category", "number")
 """What is known of an impression's moment can be one of these."""
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class CsvOptions(_Strict):
+class CsvOptions(StrictModel):
     """How a delimited text file is written."""
 
     delimiter: str | None = Field(None, description="Absent: a comma, or a tab in a file called .tsv.")
@@ -79,7 +70,7 @@ class CsvOptions(_Strict):
         return self.delimiter or ("\t" if is_tabbed(file) else ",")
 
 
-class Columns(_Strict):
+class Columns(StrictModel):
     """A column name, or an expression over columns, for each part of an event."""
 
     user_id: str
@@ -94,7 +85,7 @@ class Columns(_Strict):
     request_id: str | None = Field(None, description="What the items that were shown together have in common.")
 
 
-class Timestamp(_Strict):
+class Timestamp(StrictModel):
     """Where the moment stands and how it is written."""
 
     column: str
@@ -142,7 +133,7 @@ class Timestamp(_Strict):
         return self
 
 
-class LocalTime(_Strict):
+class LocalTime(StrictModel):
     """The user's wall clock: one zone, a zone per row, or an offset in minutes per row."""
 
     zone: str | None = None
@@ -165,7 +156,7 @@ class LocalTime(_Strict):
         return self
 
 
-class Attribute(_Strict):
+class Attribute(StrictModel):
     """What a ranker reads beside ids, facets and time: a column or an expression, and how it is understood.
 
     A column alone is a category.
@@ -204,7 +195,7 @@ def _attribute(value: object) -> object:
 OneAttribute = Annotated[Attribute, BeforeValidator(_attribute, json_schema_input_type=str | Attribute)]
 
 
-class SideTable(_Strict):
+class SideTable(StrictModel):
     """A table beside the log, of one row a user or an item, or, with ``since``, one for each time something changed."""
 
     path: str = Field(min_length=1, description="A file, or a pattern; relative to the mapping or to the log.")
@@ -244,7 +235,7 @@ class Items(SideTable):
     title: str | None = Field(None, description="What people call an item; pages show it, nothing is trained on it.")
 
 
-class Negatives(_Strict):
+class Negatives(StrictModel):
     """Negatives drawn for a log of positives only, at training time and never from the future."""
 
     per_positive: WholeNumber = Field(4, ge=1, le=100)
@@ -264,7 +255,7 @@ Values = Annotated[tuple[str, ...], BeforeValidator(_several, json_schema_input_
 ValuesByBehavior = dict[Behavior, Values]
 
 
-class Actions(_Strict):
+class Actions(StrictModel):
     """Rows that tell what a user did with an item, perhaps long after it was shown.
 
     An action belongs to the impression with its event id; one that has none belongs to the last impression of its user
@@ -280,7 +271,7 @@ class Actions(_Strict):
     )
 
 
-class Labels(_Strict):
+class Labels(StrictModel):
     """What the ending of an item in a list says: ``N1-1 N2-0``."""
 
     separator: str = Field("-", min_length=1, description="Between an item and its label; an item may hold it as well.")
@@ -288,7 +279,7 @@ class Labels(_Strict):
     shown: Values = Field(("0",), description="Labels that mean that the item was shown, and nothing was done.")
 
 
-class Impressions(_Strict):
+class Impressions(StrictModel):
     """Rows that tell what was shown: one row an item, or a list of items in one cell."""
 
     values: Values = Field((), description="Values of actions.column that mean that the item was shown.")
@@ -313,7 +304,7 @@ class Impressions(_Strict):
         return self
 
 
-class Exposures(_Strict):
+class Exposures(StrictModel):
     """A log of who met which experiment variant, when.
 
     ``path`` is relative to the event log's folder; {name} stands for the event log's file name, {stem} for that name
@@ -327,7 +318,7 @@ class Exposures(_Strict):
     timestamp: Timestamp
 
 
-class Mapping(_Strict):
+class Mapping(StrictModel):
     """A mapping file. See ``clock events explain`` for a commented example."""
 
     source: str = Field(pattern=SOURCE_NAME)

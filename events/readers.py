@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
-import csv
 import difflib
-import itertools
 import logging
 import re
 from collections import defaultdict
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote
 
 import duckdb
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from core.documents import did_you_mean, one_line
 from core.duck import file_list, identifier, quoted, scalar
 from core.errors import ConfigError, DataError
 from core.files import temporary_directory
+from events.csv_reader import by_header, load_csv
+from events.input_part import InputPart, Layout, family
+from events.loader import Loader, cleaned
 from events.log_files import SUFFIXES, check_whole, format_of
-from events.mapping import CsvOptions, Mapping
-from events.text import CleanText, clean_csv, clean_json, decoded, pass_lines
+from events.mapping import Mapping
+from events.text import clean_json
 
 log = logging.getLogger("events.readers")
 
@@ -39,20 +38,14 @@ REQUIRED = (
     "local_time.offset_minutes_column",
 )
 """Keys of the mapping whose columns every input has."""
-DELIMITERS = (";", "\t", "|", ",")
 MOST_LISTED = 40
 """Columns that a message lists."""
 EXPRESSION = re.compile(r"[('|]")
 """What is in an expression that computes a text, and hardly in a column's name."""
-NO_HEADER = re.compile(r"sep=.$|#|%|//|$", re.IGNORECASE)
-"""How lines begin that people and programs put before a header."""
-MOST_COMMENTS = 50
 NESTED = re.compile(r"^(STRUCT|MAP)|\]$")
 """Types of DuckDB whose values have parts."""
 NO_NUMBER = r"(?i):\s*[+-]?(nan|inf(inity)?)\s*[,}]"
 """How a JSON line reads in which a value may be one of what is no number."""
-LONGEST_NAME = 1 << 17
-"""Characters of a column's name."""
 MISSPELLED = 0.8
 """Names that are more alike than this are taken for one name and a slip of the pen."""
 EXACT_DOUBLE = 2**53
@@ -134,70 +127,89 @@ class RawLog:
         return spare[matches[0]] if matches else None
 
 
-@dataclass
-class _Loader:
-    """What loading gathers on its way."""
-
-    con: duckdb.DuckDBPyConnection
-    scratch: Path
-    columns: dict[str, str] = field(default_factory=dict)
-    repeated: set[str] = field(default_factory=set)
-    parts: list[str] = field(default_factory=list)
-    sources: list[tuple[str, Path]] = field(default_factory=list)
-    untyped: set[str] = field(default_factory=set)
-    hint: str = ""
-
-    def column(self, name: str) -> str:
-        """Column of ``raw`` for a name of the files."""
-        return self.columns.setdefault(name, f"c{len(self.columns)}")
-
-    def malformed(self, rows: list[tuple[str, str]]) -> None:
-        """Keep lines that are not rows: their content and why."""
-        if rows:
-            contents, reasons = zip(*rows, strict=True)
-            self.con.register("bad_lines", pa.table({"content": list(contents), "reason": list(reasons)}))
-            self.con.execute("INSERT INTO malformed SELECT content, reason FROM bad_lines")
-            self.con.unregister("bad_lines")
-
-
-def load_raw(con: duckdb.DuckDBPyConnection, mapping: Mapping, files: list[Path]) -> RawLog:
+def load_raw(
+    con: duckdb.DuckDBPyConnection, mapping: Mapping, files: list[Path], part: InputPart | None = None
+) -> RawLog:
     """Load files into the tables ``raw`` and ``malformed(content, reason)`` of ``con``.
 
     Cells of text formats stay text; a row that cannot be split into its columns goes to
     ``malformed``. Every raw row carries ``__row``, its number over the whole input.
 
+    Args:
+        con: where the tables go.
+        mapping: how the files are written.
+        files: the files, in order.
+        part: which part of the input they are; by default all of it.
+
     Raises:
         DataError: a file is empty or cut short, or formats are mixed; nothing was written.
     """
-    kind = _one_format(mapping, files)
-    for file in files:
+    part = part or InputPart()
+    kind = one_format(mapping, files)
+    for file in files if part.span is None else []:
         check_whole(file, kind)
     con.execute("CREATE TABLE malformed (content VARCHAR, reason VARCHAR)")
     with temporary_directory("clock-log-") as scratch:
-        loader = _Loader(con, scratch)
+        loader = Loader(con, scratch, part)
         if kind == "parquet":
             _load_parquet(loader, files)
         elif kind == "jsonl":
             _load_jsonl(loader, files)
         else:
-            _load_csv(loader, mapping.csv, files)
-        if not loader.parts:
-            con.execute("CREATE TABLE raw AS SELECT CAST(NULL AS BIGINT) AS __row WHERE false")
-            return RawLog({}, {}, False, tuple(files), blank=True)
-        keys = _folder_keys(loader, files)
+            load_csv(loader, mapping.csv, files)
+        keys = _folder_keys(loader, {str(file): file for file in files} if kind == "parquet" else dict(loader.sources))
+        folder_keys = tuple(name for name, column in loader.columns.items() if column in keys)
+        source = " UNION ALL BY NAME ".join(loader.parts) or "SELECT NULL AS __file WHERE false"
         cells = "".join(f", {cell} AS {column}" for column, cell in keys.items())
-        source = " UNION ALL BY NAME ".join(loader.parts)
         con.execute(
-            f"CREATE TABLE raw AS SELECT * EXCLUDE (__file){cells}, row_number() OVER () AS __row FROM ({source})"
+            f"""CREATE TABLE raw AS SELECT * EXCLUDE (__file){cells}, row_number() OVER () + {part.first_row} AS __row
+            FROM ({source})"""
         )
-    types = {row[0]: row[1] for row in con.execute("DESCRIBE raw").fetchall()}
+    described = {row[0]: row[1] for row in con.execute("DESCRIBE raw").fetchall()}
+    types = {name: described[column] for name, column in loader.columns.items() if column in described}
+    names = tuple(name for name in types if name not in folder_keys)
+    share = Layout(names, folder_keys, types, frozenset(loader.untyped), frozenset(loader.repeated), kind == "jsonl")
+    layout = part.layout(share)
+    if kind == "jsonl" and not layout.names and scalar(con, "SELECT count(*) FROM malformed"):
+        raise DataError("no line of the log is a JSON object; is it really JSON lines (one object a line)?")
+    columns = loader.columns if layout == share else _fit(con, share, loader.columns, layout)
+    if not layout.names:
+        return RawLog({}, {}, False, tuple(files), blank=True)
     return RawLog(
-        loader.columns, {name: types[column] for name, column in loader.columns.items()}, kind == "parquet",
-        tuple(files), frozenset(loader.repeated), untyped=frozenset(loader.untyped), hint=loader.hint,
+        columns, {name: layout.types[name] for name in columns}, kind == "parquet",
+        tuple(files), layout.repeated, untyped=layout.untyped, hint=loader.hint,
     )  # fmt: skip
 
 
-def _one_format(mapping: Mapping, files: list[Path]) -> str:
+def _fit(con: duckdb.DuckDBPyConnection, share: Layout, columns: dict[str, str], layout: Layout) -> dict[str, str]:
+    """Give ``raw`` the columns of the whole input; gives the columns of its names."""
+    keys = {key.lower(): columns[key] for key in share.keys}
+    cells = {}
+    for name in (*layout.names, *layout.keys):
+        kind = layout.types[name]
+        if name in layout.keys:
+            cell = keys.get(name.lower(), "NULL")
+        elif name not in share.names:
+            cell = "NULL"
+        elif kind == "VARCHAR" != share.types[name]:
+            cell = exact_text(columns[name], share.types[name])
+        else:
+            cell = columns[name]
+        cells[name] = f"CAST({cell} AS {kind})"
+    fitted = {name: f"c{number}" for number, name in enumerate(cells)}
+    selected = "".join(f"{cell} AS {fitted[name]}, " for name, cell in cells.items())
+    con.execute("ALTER TABLE raw RENAME TO read")
+    con.execute(f"CREATE TABLE raw AS SELECT {selected}__row FROM read")
+    con.execute("DROP TABLE read")
+    return fitted
+
+
+def one_format(mapping: Mapping, files: list[Path]) -> str:
+    """The format of all files.
+
+    Raises:
+        DataError: they have several, or a name tells none.
+    """
     if mapping.format != "auto":
         return mapping.format
     formats = {format_of(file): file for file in files}
@@ -213,12 +225,16 @@ def _one_format(mapping: Mapping, files: list[Path]) -> str:
     return str(next(iter(formats)))
 
 
-def _folder_keys(loader: _Loader, files: list[Path]) -> dict[str, str]:
-    """Columns that folders named ``key=value`` add, as SQL of the file's name; a file's own column is never replaced."""
+def _folder_keys(loader: Loader, originals: dict[str, Path]) -> dict[str, str]:
+    """Columns that folders named ``key=value`` add, as SQL of the file's name; a file's own column is never replaced.
+
+    Args:
+        loader: has read the files.
+        originals: what was read → the file.
+    """
     known = {name.lower() for name in loader.columns}
     spelling: dict[str, str] = {}  # genre= beside Genre= is one column, called as where it comes first
     values: dict[str, dict[str, str]] = defaultdict(dict)
-    originals = dict(loader.sources) or {str(file): file for file in files}
     for source, file in originals.items():
         for part in file.parent.parts:
             key, equals, value = part.partition("=")
@@ -233,22 +249,15 @@ def _folder_keys(loader: _Loader, files: list[Path]) -> dict[str, str]:
     return cells
 
 
-def _load_parquet(loader: _Loader, files: list[Path]) -> None:
+def _load_parquet(loader: Loader, files: list[Path]) -> None:
     """Files by their schema, so that a column that is whole numbers here and doubles there is not rounded."""
-    groups: dict[tuple[tuple[str, str], ...], list[Path]] = defaultdict(list)
-    for file in files:
-        if not pq.read_schema(file).names:  # what pandas writes of nothing
-            continue
-        described = loader.con.execute(
-            f"DESCRIBE SELECT * FROM read_parquet({file_list([file])}, hive_partitioning=false)"
-        ).fetchall()
-        groups[tuple((row[0], row[1]) for row in described)].append(file)
+    groups = _by_schema(loader.con, files)
     kinds: dict[str, set[str]] = defaultdict(set)
     for schema, members in groups.items():
         written = pq.read_schema(members[0]).names
         loader.repeated |= {name for name in written if written.count(name) > 1}
         for name, kind in schema:
-            kinds[name].add(_family(kind))
+            kinds[name].add(family(kind))
     for schema, members in groups.items():
         cells = []
         for name, kind in schema:
@@ -261,17 +270,38 @@ def _load_parquet(loader: _Loader, files: list[Path]) -> None:
             f"SELECT {', '.join(cells)}, __file FROM read_parquet({file_list(members)}, "
             "hive_partitioning=false, filename='__file')"
         )
+
+
+def _by_schema(con: duckdb.DuckDBPyConnection, files: list[Path]) -> dict[tuple[tuple[str, str], ...], list[Path]]:
+    """Parquet files by the names and DuckDB types of their columns, without those that have none."""
+    groups: dict[tuple[tuple[str, str], ...], list[Path]] = defaultdict(list)
+    for file in files:
+        if not pq.read_schema(file).names:  # what pandas writes of nothing
+            continue
+        described = con.execute(
+            f"DESCRIBE SELECT * FROM read_parquet({file_list([file])}, hive_partitioning=false)"
+        ).fetchall()
+        groups[tuple((row[0], row[1]) for row in described)].append(file)
     if len(groups) > 1:
         names = [{name for name, _ in schema} for schema in groups]
         if any(other != names[0] for other in names):
             log.warning("the files have different columns; they are joined by name, and empty where a file has none")
+    return groups
 
 
-def _family(kind: str) -> str:
-    """Types between which nothing is lost: a file may have one and the next another of the same family."""
-    if kind in {"FLOAT", "DOUBLE"}:
-        return "real"
-    return "integer" if kind.endswith("INT") or kind.endswith("INTEGER") else kind
+def in_order_of_rows(con: duckdb.DuckDBPyConnection, mapping: Mapping, kind: str, files: list[Path]) -> list[Path]:
+    """Files in the order in which ``load_raw`` numbers their rows.
+
+    Args:
+        con: any connection.
+        mapping: how they are written.
+        kind: their format.
+        files: the log.
+    """
+    if kind == "jsonl":
+        return files
+    groups = _by_schema(con, files).values() if kind == "parquet" else by_header(mapping.csv, files).values()
+    return list(dict.fromkeys([*(file for group in groups for file in group), *files]))
 
 
 def exact_text(cell: str, kind: str) -> str:
@@ -292,9 +322,9 @@ def exact_text(cell: str, kind: str) -> str:
     )
 
 
-def _load_jsonl(loader: _Loader, files: list[Path]) -> None:
+def _load_jsonl(loader: Loader, files: list[Path]) -> None:
     con = loader.con
-    texts = _cleaned(loader, files, clean_json)
+    texts = cleaned(loader, files, clean_json)
     con.execute("CREATE TABLE lines (line VARCHAR, __file VARCHAR)")
     if texts:
         con.execute(
@@ -311,8 +341,6 @@ def _load_jsonl(loader: _Loader, files: list[Path]) -> None:
         con.execute(f"DELETE FROM lines WHERE {repeated}")
     con.execute("DROP TABLE objects")
     if not keys:
-        if scalar(con, "SELECT count(*) FROM malformed"):
-            raise DataError("no line of the log is a JSON object; is it really JSON lines (one object a line)?")
         return
     no_numbers = scalar(con, f"SELECT count(*) FROM lines WHERE regexp_matches(line, {quoted(NO_NUMBER)})") > 0
     cells = ", ".join(f"{_json_cell(key, no_numbers)} AS {loader.column(key)}" for key in keys)
@@ -345,120 +373,6 @@ def _inner_rows(con: duckdb.DuckDBPyConnection, keys: list[str]) -> str:
         if key
         else ""
     )
-
-
-def _load_csv(loader: _Loader, options: CsvOptions, files: list[Path]) -> None:
-    con = loader.con
-    by_header: dict[tuple[tuple[str, ...], str], list[Path]] = defaultdict(list)
-    for file in files:
-        delimiter = options.delimiter_of(file)
-        header = list(options.columns) if not options.header else _csv_header(file, options, delimiter)
-        if not options.header and not header:
-            raise DataError("csv.header is false: name the columns, in order, under csv.columns in the mapping")
-        if header:
-            by_header[tuple(header), delimiter].append(file)
-    if len({header for header, _ in by_header}) > 1:
-        log.warning("the CSV files have different headers; they are joined by name, and empty where a file has none")
-    for number, ((cells, delimiter), members) in enumerate(by_header.items()):
-        names = _unique(cells, loader.repeated)
-        loader.hint = _no_header(members[0], options) or _other_shape(names, delimiter)
-        columns = [loader.column(name) for name in names]
-        texts = _cleaned(loader, members, lambda file, to: clean_csv(file, to, options, delimiter, len(columns)))  # noqa: B023
-        if not texts:
-            continue
-        types = "{" + ", ".join(f"{quoted(column)}: 'VARCHAR'" for column in columns) + "}"
-        con.execute(
-            f"""CREATE TABLE raw_{number} AS SELECT * FROM read_csv({file_list(texts)},
-            columns={types}, auto_detect=false, header={str(options.header).lower()},
-            delim={quoted(delimiter)}, quote={quoted(options.quote)}, escape={quoted(options.quote)},
-            encoding='utf-8', store_rejects=true, max_line_size=16777216, filename='__file', hive_partitioning=false)"""
-        )
-        con.execute(
-            "INSERT INTO malformed SELECT any_value(csv_line), 'malformed_row' FROM reject_errors GROUP BY file_id, scan_id, line"
-        )
-        con.execute("DROP TABLE reject_errors")  # shared by every scan of the connection
-        con.execute("DROP TABLE reject_scans")
-        loader.parts.append(f"SELECT * FROM raw_{number}")
-
-
-def _cleaned(loader: _Loader, files: list[Path], clean: CleanText) -> list[Path]:
-    """The files themselves, or copies where something had to be put right; lines that are not rows are noted."""
-    texts = []
-    for number, file in enumerate(files):
-        copy = loader.scratch / f"{len(loader.sources)}-{number}.txt"
-        text, bad, blank = clean(file, copy)
-        loader.malformed(bad)
-        if not blank:
-            texts.append(text)
-            loader.sources.append((str(text), file))
-    return texts
-
-
-def _csv_header(file: Path, options: CsvOptions, delimiter: str) -> list[str]:
-    """Names in a file's first line; none where the file has no line."""
-    with decoded(file, options.encoding) as stream:
-        pass_lines(stream, options.skip)
-        first = next((text for line in stream if (text := line.lstrip("\ufeff")).strip("\r\n")), "")
-        if not first:
-            return []
-        if len(delimiter) == 1 and len(options.quote) == 1:
-            lines: Iterator[str] = iter([first, *(stream.readline() for _ in range(20))])
-            csv.field_size_limit(LONGEST_NAME)  # the whole process has one limit, which other readers set as well
-            try:
-                cells = next(csv.reader(lines, delimiter=delimiter, quotechar=options.quote))
-            except csv.Error as error:
-                raise DataError(
-                    f"{file}: its first line cannot be read as a header ({error}); nothing was ingested"
-                ) from None
-        else:
-            cells = first.rstrip("\r\n").split(delimiter)
-    return [cell.strip() for cell in cells]
-
-
-def _no_header(file: Path, options: CsvOptions) -> str:
-    """A hint if a file begins with lines that are no header: comments, or Excel's note about the delimiter."""
-    if options.skip or not options.header:
-        return ""
-    with decoded(file, options.encoding) as stream:
-        lines = [line.lstrip("\ufeff").strip() for line in itertools.islice(stream, MOST_COMMENTS)]
-    notes = list(itertools.takewhile(NO_HEADER.match, lines))
-    if not any(notes):
-        return ""
-    what = "line looks" if len(notes) == 1 else f"{len(notes)} lines look"
-    return f"; its first {what} like a note: set csv: {{skip: {len(notes)}}} in the mapping"
-
-
-def _other_shape(names: list[str], delimiter: str) -> str:
-    """A hint if a header looks like JSON, or its only name like several names.
-
-    >>> _other_shape(["uid;iid"], ",")
-    '; its cells look separated by ";": set csv: {delimiter: ";"} in the mapping'
-    """
-    if names[0].startswith(("{", "[")):
-        return "; it looks like JSON: set format: jsonl in the mapping"
-    other = next((mark for mark in DELIMITERS if mark != delimiter and mark in names[0]), None)
-    if other is None or len(names) > 1:
-        return ""
-    shown = '"\\t"' if other == "\t" else f'"{other}"'
-    return f"; its cells look separated by {shown}: set csv: {{delimiter: {shown}}} in the mapping"
-
-
-def _unique(header: tuple[str, ...], repeated: set[str]) -> list[str]:
-    """Names of a header, each once: empty ones by their place, repeated ones by a number.
-
-    >>> _unique(("id", "", "id"), set())
-    ['id', 'column_2', 'id_2']
-    """
-    names: list[str] = []
-    for place, cell in enumerate(header, 1):
-        name, times = cell or f"column_{place}", 1
-        if name in names:
-            repeated.add(name)
-        while name in names:
-            times += 1
-            name = f"{cell or f'column_{place}'}_{times}"
-        names.append(name)
-    return names
 
 
 def raw_rows(con: duckdb.DuckDBPyConnection) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+
 import duckdb
 
 from core.duck import identifier, parquet_union, quoted, scalar
@@ -14,19 +16,27 @@ CONFLICTING = "conflicting_event_id"
 """Reason of a row whose event id is that of an event of another user or item."""
 
 
-def mark_repeated(con: duckdb.DuckDBPyConnection, store: EventStore) -> None:
+Times = tuple[datetime | None, datetime | None]
+
+
+def mark_repeated(con: duckdb.DuckDBPyConnection, store: EventStore, span: Times | None = None) -> None:
     """Find rows whose event exists already, and what they add to it.
 
     Leaves ``marked`` (a row of an event that another row told is a ``duplicate``, or ``adds`` a behavior, or the place
     where the item was shown), ``fresh`` (events to keep) and ``amended`` (stored events with what was added).
     A row whose event id is another user's or item's gets the reason ``CONFLICTING``.
+
+    Args:
+        con: has ``staged`` and ``identified``: all rows of the input, or all that have one of some event ids.
+        store: holds what was told before.
+        span: first and last time of the input's good rows; by default of those in ``con``.
     """
     names = [identifier(name) for name in store.event_schema.names]
     cells = ", ".join(names)
     con.execute(f"CREATE TABLE repeated AS SELECT {cells} FROM identified LIMIT 0")
-    span = con.execute("SELECT min(ts), max(ts) FROM staged WHERE reason IS NULL").fetchall()[0]
-    if span[0] is not None:
-        first, last = Hour.of(span[0]) - SAME_EVENT_HOURS, Hour.of(span[1]) + SAME_EVENT_HOURS
+    begin, end = span or con.execute("SELECT min(ts), max(ts) FROM staged WHERE reason IS NULL").fetchall()[0]
+    if begin is not None and end is not None:
+        first, last = Hour.of(begin) - SAME_EVENT_HOURS, Hour.of(end) + SAME_EVENT_HOURS
         near = store.event_files(hour_range(first, last + 1))
         if near:
             con.execute(

@@ -11,10 +11,8 @@ from core.duck import identifier, scalar
 from core.errors import ConfigError, DataError
 from core.expressions import parse_expression
 from events.cells import content, filled, finite, finite_tree, is_taken_apart, only_json
+from events.input_part import InputPart
 from events.readers import RawLog, exact_text
-
-MAJORITY = 0.5
-"""A text column counts as numbers when more than this share of its cells is."""
 
 
 class RowExpressions:
@@ -26,17 +24,19 @@ class RowExpressions:
         json_cells: SQL of the cells that are taken for JSON, by the key that says so.
     """
 
-    def __init__(self, con: duckdb.DuckDBPyConnection, raw: RawLog) -> None:
+    def __init__(self, con: duckdb.DuckDBPyConnection, raw: RawLog, part: InputPart) -> None:
         """Start with no expressions.
 
         Args:
             con: holds the table ``raw``.
             raw: its columns.
+            part: which part of the input it is.
         """
-        self.con, self.raw = con, raw
+        self.con, self.raw, self.part = con, raw, part
         self.numbers: set[str] = set()
         self.compiled: list[tuple[str, str, str]] = []
         self.json_cells: dict[str, str] = {}
+        self._numeric: dict[str, bool | None] = {}
 
     def text(self, text: str, where: str) -> str:
         """SQL of the text of a column or expression; null where there is no content.
@@ -156,12 +156,18 @@ class RowExpressions:
             return True
         if self._typed(name):
             return False
-        return not scalar(self.con, f"SELECT count(*) FROM raw WHERE {filled(self.raw.columns[name])}")
+        return self._has_numbers(name) is None
 
     def _is_number(self, name: str) -> bool:
-        column = self.raw.columns[name]
-        share = scalar(
-            self.con,
-            f"SELECT avg((TRY_CAST({column} AS DOUBLE) IS NOT NULL)::INT) FROM raw WHERE {filled(column)}",
-        )
-        return share is not None and share > MAJORITY
+        """Whether a text column counts as numbers: more than half of its cells with content are."""
+        return bool(self._has_numbers(name))
+
+    def _has_numbers(self, name: str) -> bool | None:
+        """Whether most cells are numbers, None where none has content."""
+        if name not in self._numeric:
+            column = self.raw.columns[name]
+            counts = self.con.execute(
+                f"SELECT count(*), count(TRY_CAST({column} AS DOUBLE)) FROM raw WHERE {filled(column)}"
+            ).fetchall()[0]
+            self._numeric[name] = self.part.has_numbers(name, *counts)
+        return self._numeric[name]

@@ -6,6 +6,7 @@ import logging
 from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import NamedTuple
 
 import duckdb
 
@@ -27,6 +28,7 @@ from events.cells import (
     whole_number,
     without_point,
 )
+from events.input_part import InputPart
 from events.items import ITEM_LENGTH, load_items
 from events.lists import unfold_lists
 from events.mapping import Items, Mapping, is_zone
@@ -48,6 +50,45 @@ MAJORITY = 0.5
 """With fewer of the log's items in the table of items, a warning says so."""
 
 
+class ItemMatches(NamedTuple):
+    """How an input's items match the table of items.
+
+    Attributes:
+        known: items of good rows that the table has.
+        items: items of good rows.
+        example: one that the table does not have.
+        in_table: an item of the table, where it has none of the log's.
+    """
+
+    known: int
+    items: int
+    example: str | None
+    in_table: str | None
+
+    def check(self, items: Items, file: Path, one_hour: bool) -> None:
+        """Say what a person should know.
+
+        Args:
+            items: the mapping's table.
+            file: its file.
+            one_hour: the input is an hour of a log, in which every item may be newer than the table.
+
+        Raises:
+            ConfigError: the table has none of the items.
+        """
+        if self.items and not self.known and not one_hour:
+            read = "every cell is empty" if self.in_table is None else f"it reads '{one_line(self.in_table, 40)}'"
+            raise ConfigError(
+                f"items.key: no item of the log is in {file.name} by '{items.key}': {read}, the log "
+                f"'{one_line(self.example or '', 40)}'; nothing was ingested"
+            )
+        if self.known < MAJORITY * self.items:
+            log.warning(
+                "%d of the %d items are in %s by '%s' (items.key); the others have no facets from it",
+                self.known, self.items, file.name, items.key,
+            )  # fmt: skip
+
+
 class Staging:
     """Turns the table ``raw`` into ``staged``: one row an input row, with its event and its reason."""
 
@@ -58,6 +99,7 @@ class Staging:
         folders: list[Path],
         files: list[Path],
         kinds: dict[str, str],
+        part: InputPart | None = None,
     ) -> None:
         """Load the log.
 
@@ -67,14 +109,15 @@ class Staging:
             folders: where the mapping's relative paths may start.
             files: the log.
             kinds: kinds of ids (int, string) that the source has already, by user and item.
+            part: which part of the input the files are; by default all of it.
 
         Raises:
             DataError: the log cannot be read.
         """
-        self.con, self.mapping, self.files = con, mapping, files
+        self.con, self.mapping, self.files, self.part = con, mapping, files, part or InputPart()
         con.execute(f"CREATE OR REPLACE MACRO {FINITE}(x) AS {finite('x')}")
         try:
-            self.raw = load_raw(con, mapping, files)
+            self.raw = load_raw(con, mapping, files, self.part)
         except duckdb.OutOfMemoryException:
             raise
         except duckdb.Error as error:
@@ -87,7 +130,7 @@ class Staging:
         """Rows that lists of items gave beyond the rows of the input."""
         self.items_file: Path | None = None
         self._folders = folders
-        self.sql = RowExpressions(con, self.raw)
+        self.sql = RowExpressions(con, self.raw, self.part)
         self.ids: dict[str, str] = {}
         self.known_ids = kinds
         self.shifted: dict[str, int] = {}
@@ -190,7 +233,8 @@ class Staging:
         whole = f"bool_and({whole_number(item)})"
         self.sql.execute(f"CREATE TABLE item_form AS SELECT {whole} AS whole FROM raw r WHERE NOT {self._ignored()}")
         kinds = (self.known_ids.get("item"), self.mapping.ids.get("item"))
-        numbers = "int" in kinds or bool(scalar(self.con, "SELECT whole FROM item_form"))
+        is_whole = self.part.is_whole("item cells", scalar(self.con, "SELECT whole FROM item_form"))
+        numbers = "int" in kinds or bool(is_whole)
         self.items_file = load_items(self.con, self.mapping, items, self._folders, numbers=numbers)
         return without_point(item) if numbers else item
 
@@ -261,33 +305,14 @@ class Staging:
         if missing:
             log.warning("these files have no column %s; it counts as empty in them", ", ".join(missing))
 
-    def check_items(self, one_hour: bool) -> None:
-        """Compare the input's items with the table of items.
-
-        Args:
-            one_hour: the input is an hour of a log, in which every item may be newer than the table.
-
-        Raises:
-            ConfigError: the table has none of them.
-        """
-        if self.mapping.items is None or self.items_file is None:
-            return
+    def match_items(self) -> ItemMatches:
+        """Compare the input's items with the table of items."""
         known, items = self.con.execute(
             """SELECT count(DISTINCT item_key) FILTER (WHERE in_items), count(DISTINCT item_key)
             FROM staged WHERE reason IS NULL"""
         ).fetchall()[0]
-        name, key = self.items_file.name, self.mapping.items.key
-        if items and not known and not one_hour:
-            example = scalar(self.con, "SELECT any_value(key) FROM items")
-            read = "every cell is empty" if example is None else f"it reads '{one_line(example, 40)}'"
-            raise ConfigError(
-                f"items.key: no item of the log is in {name} by '{key}': {read}, the log "
-                f"'{one_line(self.item_example, 40)}'; nothing was ingested"
-            )
-        if known < MAJORITY * items:
-            log.warning(
-                "%d of the %d items are in %s by '%s' (items.key); the others have no facets from it", known, items, name, key
-            )  # fmt: skip
+        in_table = None if known else scalar(self.con, "SELECT any_value(key) FROM items")
+        return ItemMatches(known, items, self.item_example, in_table)
 
     def unknown_actions(self) -> dict[str, int]:
         """The most frequent values of ``actions.column`` in quarantined rows that the mapping does not name, with their rows."""
@@ -358,7 +383,7 @@ class Staging:
                     self.con,
                     f"SELECT bool_and({whole_number(f'{kind}_key')}) FROM parsed WHERE {kind}_key IS NOT NULL AND NOT ignored",
                 )
-                chosen = known or ("int" if every else "string")
+                chosen = known or ("int" if self.part.is_whole(f"{kind} ids", every) else "string")
             self.ids[kind] = chosen
             if chosen == "int":
                 key = f"{kind}_key"

@@ -285,6 +285,7 @@ class EventStore:
         amended: pa.Table | None = None,
         duplicates: int = 0,
         rejected: dict[str, int] | None = None,
+        into: Path | None = None,
     ) -> Manifest:
         """Add rows to an hour (its own rows win over equal ids) and write it whole.
 
@@ -297,6 +298,7 @@ class EventStore:
             amended: rows that take the place of the hour's own with equal ids.
             duplicates: rows that were dropped.
             rejected: rows that were quarantined, by reason.
+            into: an empty folder that is filled instead of the hour's own; ``place`` puts it there.
         """
         old = self.manifest(hour) if self.has(hour) else None
         if old and not any(table is not None and table.num_rows for table in (events, exposures, amended)):
@@ -311,7 +313,7 @@ class EventStore:
             fresh = pa.compute.invert(pa.compute.is_in(merged["event_id"], before["event_id"]))
             merged = pa.concat_tables([before, merged.filter(fresh)])
         merged = merged.sort_by([("timestamp", "ascending"), ("event_id", "ascending")])
-        return self._write(hour, old, merged, exposures, None, duplicates, rejected)
+        return self._write(hour, old, merged, exposures, None, duplicates, rejected, into)
 
     def rewrite(
         self,
@@ -351,6 +353,7 @@ class EventStore:
         facts: pa.Table | None,
         duplicates: int,
         rejected: dict[str, int] | None,
+        into: Path | None = None,
     ) -> Manifest:
         seen = (exposures if exposures is not None else exposure_schema().empty_table()).cast(exposure_schema())
         if old:
@@ -361,7 +364,25 @@ class EventStore:
         reasons = dict(old.rejected) if old else {}
         for reason, count in (rejected or {}).items():
             reasons[reason] = reasons.get(reason, 0) + count
-        return self._replace(hour, old, events, seen, facts, (old.duplicates if old else 0) + duplicates, reasons)
+        duplicates += old.duplicates if old else 0
+        if into is not None:
+            return _fill(into, hour, events, seen, facts, duplicates, reasons)
+        return self._replace(hour, old, events, seen, facts, duplicates, reasons)
+
+    def place(self, hour: Hour, folder: Path) -> Manifest:
+        """Let a folder that ``merge`` filled take the place of an hour.
+
+        Args:
+            hour: the hour, which was not written since.
+            folder: on the store's file system.
+        """
+        old, manifest = self.manifest(hour) if self.has(hour) else None, Manifest(**read_json(folder / "manifest.json"))
+        self.changes.begin(hour)
+        with replaced_directory(self.partition(hour)) as target:
+            for file in sorted(folder.iterdir()):
+                file.replace(target / file.name)
+        self.changes.end(hour, changed=old is None or manifest.digest != old.digest)
+        return manifest
 
     def without_users(self, hour: Hour, users: Sequence[int]) -> dict[str, int]:
         """Write an hour again without the rows of some users; what was counted of its inputs stays.
@@ -396,26 +417,40 @@ class EventStore:
         rejected: dict[str, int],
     ) -> Manifest:
         """Write an hour's folder whole, and put it on the list of changes where it is another one than before."""
-        latest = pa.compute.max(events["timestamp"]).as_py() if events.num_rows else None
         self.changes.begin(hour)
         with replaced_directory(self.partition(hour)) as target:
-            write_parquet(target / "events.parquet", events)
-            if exposures.num_rows:
-                write_parquet(target / "exposures.parquet", exposures)
-            if facts is not None and facts.num_rows:
-                write_parquet(target / "facts.parquet", facts)
-            manifest = Manifest(
-                hour=hour.key,
-                rows=events.num_rows,
-                digest=_partition_digest(target),
-                exposures=exposures.num_rows,
-                duplicates=duplicates,
-                rejected=dict(sorted(rejected.items())),
-                watermark=latest.isoformat() if latest else None,
-            )
-            write_json(target / "manifest.json", asdict(manifest))
+            manifest = _fill(target, hour, events, exposures, facts, duplicates, rejected)
         self.changes.end(hour, changed=old is None or manifest.digest != old.digest)
         return manifest
+
+
+def _fill(
+    target: Path,
+    hour: Hour,
+    events: pa.Table,
+    exposures: pa.Table,
+    facts: pa.Table | None,
+    duplicates: int,
+    rejected: dict[str, int],
+) -> Manifest:
+    """Write an hour's files and its manifest to an empty folder."""
+    latest = pa.compute.max(events["timestamp"]).as_py() if events.num_rows else None
+    write_parquet(target / "events.parquet", events)
+    if exposures.num_rows:
+        write_parquet(target / "exposures.parquet", exposures)
+    if facts is not None and facts.num_rows:
+        write_parquet(target / "facts.parquet", facts)
+    manifest = Manifest(
+        hour=hour.key,
+        rows=events.num_rows,
+        digest=_partition_digest(target),
+        exposures=exposures.num_rows,
+        duplicates=duplicates,
+        rejected=dict(sorted(rejected.items())),
+        watermark=latest.isoformat() if latest else None,
+    )
+    write_json(target / "manifest.json", asdict(manifest))
+    return manifest
 
 
 def _first_exposures(table: pa.Table) -> pa.Table:

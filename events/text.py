@@ -94,7 +94,7 @@ def clean_json(file: Path, copy: Path) -> Cleaned:
         head = stream.read(CHUNK).removeprefix(MARK).lstrip()
     if not head:
         return Cleaned(file, [], blank=True)
-    if head.startswith((b"[", SEPARATOR)) or (head.startswith(b"{") and not _is_json(head.split(b"\n", 1)[0])):
+    if not is_row_by_row(head):
         with binary(file) as stream, copy.open("w", encoding="utf-8") as target:
             text = io.TextIOWrapper(stream, encoding="utf-8-sig", errors="replace")
             for value in _objects(text):
@@ -111,6 +111,18 @@ def clean_json(file: Path, copy: Path) -> Cleaned:
             elif line.strip():
                 target.write(line + b"\n")
     return Cleaned(copy, bad, blank=copy.stat().st_size == 0)
+
+
+def is_row_by_row(head: bytes) -> bool:
+    """Whether a file of JSON has an object a line, and is no array, no sequence, and no object over several lines.
+
+    Args:
+        head: how it begins.
+    """
+    start = head.removeprefix(MARK).lstrip()
+    if start.startswith((b"[", SEPARATOR)):
+        return False
+    return not start.startswith(b"{") or _is_json(start.split(b"\n", 1)[0])
 
 
 def _is_json(line: bytes) -> bool:
@@ -235,7 +247,7 @@ def _records(
         if reason := _unreadable(line):
             bad.append((line.decode("utf-8", "backslashreplace").replace("\x00", "\\x00"), reason))
             continue
-        if not quote or not line.count(quote.encode()) % 2 or not _ends_open(line, quote, delimiter):
+        if not quote or not line.count(quote.encode()) % 2 or not ends_open(line, quote, delimiter):
             yield line
             continue
         span, closed = [line], False
@@ -244,7 +256,7 @@ def _records(
             if follower is None:
                 break
             span.append(follower)
-            if follower.count(quote.encode()) % 2 and not _ends_open(b"\n".join(span), quote, delimiter):
+            if follower.count(quote.encode()) % 2 and not ends_open(b"\n".join(span), quote, delimiter):
                 closed = True
                 break
         inner = [_cells(text, quote, delimiter) for text in span[1:-1]]
@@ -255,7 +267,7 @@ def _records(
             waiting[:0] = span[1:]
 
 
-def _ends_open(text: bytes, quote: str, delimiter: str) -> bool:
+def ends_open(text: bytes, quote: str, delimiter: str) -> bool:
     """Whether a quoted cell is still open at the end of the text."""
     try:
         list(
@@ -284,6 +296,25 @@ def check_encoding(file: Path, encoding: str, key: str) -> None:
         raise DataError(f"{file} is UTF-16, not {encoding}; {remedy}. Nothing was ingested")
 
 
+class LineEnds(NamedTuple):
+    """Ends of lines.
+
+    Attributes:
+        feeds: line feeds.
+        returns: carriage returns.
+        pairs: carriage returns before a line feed.
+    """
+
+    feeds: int
+    returns: int
+    pairs: int
+
+    @property
+    def are_mixed(self) -> bool:
+        """Whether a reader that expects one kind of line end would be misled."""
+        return 0 < self.pairs < self.feeds or self.returns > self.pairs
+
+
 def _has_trouble(file: Path) -> bool:
     """Whether a file has bytes that are not UTF-8, control characters, mixed line ends, a very long line, or is padded.
 
@@ -291,31 +322,43 @@ def _has_trouble(file: Path) -> bool:
     """
     if is_packed(file) and _is_padded(file):
         return True
+    with binary(file) as stream:
+        ends = line_ends(stream)
+    return ends is None or ends.are_mixed
+
+
+def line_ends(stream: BinaryIO, size: int | None = None, *, in_file: bool = False) -> LineEnds | None:
+    """Count the ends of lines; None where there is other trouble (``_has_trouble``).
+
+    Args:
+        stream: at the beginning of a line.
+        size: bytes to read, which end with a line; None: all.
+        in_file: the line is not the file's first.
+    """
     feeds = returns = pairs = since = 0
     rest = b""
-    with binary(file) as stream:
-        for number in itertools.count():
-            if not (chunk := stream.read(CHUNK)):
-                break
-            block = rest + chunk
-            if b"\0" in chunk or b"\x01" in chunk or b"\n" + MARK in block or (number and block.startswith(MARK)):
-                return True
-            cut = block.rfind(b"\n") + 1
-            since = 0 if cut else since + len(chunk)
-            if since > LONGEST_LINE:
-                return True
-            head, rest = block[:cut], block[cut:]
-            try:
-                head.decode("utf-8")
-            except UnicodeDecodeError:
-                return True
-            feeds, returns, pairs = feeds + head.count(b"\n"), returns + head.count(b"\r"), pairs + head.count(b"\r\n")
+    for number in itertools.count(int(in_file)):
+        if not (chunk := stream.read(CHUNK if size is None else min(CHUNK, size))):
+            break
+        size = None if size is None else size - len(chunk)
+        block = rest + chunk
+        if b"\0" in chunk or b"\x01" in chunk or b"\n" + MARK in block or (number and block.startswith(MARK)):
+            return None
+        cut = block.rfind(b"\n") + 1
+        since = 0 if cut else since + len(chunk)
+        if since > LONGEST_LINE:
+            return None
+        head, rest = block[:cut], block[cut:]
+        try:
+            head.decode("utf-8")
+        except UnicodeDecodeError:
+            return None
+        feeds, returns, pairs = feeds + head.count(b"\n"), returns + head.count(b"\r"), pairs + head.count(b"\r\n")
     try:
         rest.decode("utf-8")
     except UnicodeDecodeError:
-        return True
-    returns += rest.removesuffix(b"\r").count(b"\r")
-    return 0 < pairs < feeds or returns > pairs
+        return None
+    return LineEnds(feeds, returns + rest.removesuffix(b"\r").count(b"\r"), pairs)
 
 
 def _is_padded(file: Path) -> bool:

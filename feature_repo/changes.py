@@ -24,7 +24,7 @@ import pyarrow as pa
 from core.duck import identifier
 from core.hours import DAY_HOURS, Hour
 from core.sql_engine import Engine, parquet_parts
-from feature_repo.sql import columns
+from feature_repo.sql import columns, newest_rows
 
 TABLET_ROWS = 200_000
 """Rows that a tablet has, about; one with twice as many is split."""
@@ -195,11 +195,10 @@ class ChangeLog:
             last: hour, which is included.
             condition: which rows ``f`` count.
         """
-        names, keys = columns(self.schema.names), columns(self.keys)
         parts = [part for span in spans_of(self.root, first, last) for part in parquet_parts(span)]
-        return f"""SELECT {names} FROM (
-            SELECT *, row_number() OVER (PARTITION BY {keys} ORDER BY as_of DESC) AS nth FROM {self._rows(engine, parts)} f
-            WHERE as_of >= {first.number} AND as_of <= {last.number} AND {condition}) r WHERE nth = 1"""
+        condition = f"as_of >= {first.number} AND as_of <= {last.number} AND {condition}"
+        names, keys = columns(self.schema.names), columns(self.keys)
+        return newest_rows(self._rows(engine, parts), keys, "as_of", condition, names)
 
     def _rows(self, engine: Engine, parts: list[Path]) -> str:
         """SQL of the rows of files, of which there may be none."""

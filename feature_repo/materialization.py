@@ -26,6 +26,7 @@ from feature_repo.repository import ATTRIBUTE_VIEWS, HISTORY_VARIANTS
 from feature_repo.retrieval import FILLED_AT_ONCE, ClockFeatures
 from feature_repo.schemas import WHOLE_DAYS
 from feature_repo.spark_online import SparkMaterialization
+from feature_repo.sql import newest_rows
 
 log = logging.getLogger("feature_repo.materialization")
 
@@ -146,9 +147,10 @@ class Materialization:
         schema = self.events.attribute_schema("user")
         with duck.connection(self.settings) as con:
             names = ", ".join(map(duck.identifier, {field.name for field in pq.read_schema(path)} & {*schema.names}))
-            query = f"""SELECT {names} FROM read_parquet({duck.file_list([path])}) WHERE {condition}
-                QUALIFY row_number() OVER (PARTITION BY user_id ORDER BY event_timestamp DESC) = 1 ORDER BY user_id"""
-            for batch in con.sql(query).to_arrow_reader(FILLED_AT_ONCE):
+            newest = newest_rows(
+                f"read_parquet({duck.file_list([path])})", "user_id", "event_timestamp", condition, names
+            )
+            for batch in con.sql(f"{newest} ORDER BY user_id").to_arrow_reader(FILLED_AT_ONCE):
                 table = pa.Table.from_batches([batch])
                 missing = [f for f in schema if f.name not in table.column_names]
                 for absent in missing:

@@ -38,7 +38,7 @@ from feature_repo.repository import (
 )
 from feature_repo.schemas import WHOLE_DAYS
 from feature_repo.shrinkage import Shrinkage, shrink
-from feature_repo.sql import known_slots
+from feature_repo.sql import columns, known_slots, newest_rows
 
 if TYPE_CHECKING:
     from feast import FeatureStore
@@ -361,12 +361,10 @@ def _newest_rows(
     con: duckdb.DuckDBPyConnection, changes: ChangeLog, parts: Sequence[Path], as_of: Hour, condition: str
 ) -> pa.Table:
     """The newest row at an hour's start of every entity that meets a condition, by key."""
-    keys = ", ".join(changes.keys)
-    rows = con.sql(
-        f"""SELECT * FROM read_parquet({duck.file_list(parts)}) WHERE {condition} AND as_of <= {as_of.number}
-        QUALIFY row_number() OVER (PARTITION BY {keys} ORDER BY as_of DESC) = 1 ORDER BY {keys}"""
-    ).to_arrow_table()
-    return rows.select(changes.schema.names).cast(changes.schema)
+    keys, names = columns(changes.keys), columns(changes.schema.names)
+    condition = f"{condition} AND as_of <= {as_of.number}"
+    newest = newest_rows(f"read_parquet({duck.file_list(parts)})", keys, "as_of", condition, names)
+    return con.sql(f"{newest} ORDER BY {keys}").to_arrow_table().cast(changes.schema)
 
 
 def _unpacked(value: Any) -> Any:

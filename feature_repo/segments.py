@@ -21,7 +21,7 @@ from events.store import EventStore
 from feature_repo.clock import ClockState
 from feature_repo.executor import Executor
 from feature_repo.query_builder import SumTables
-from feature_repo.sql import columns, summed
+from feature_repo.sql import columns, newest_rows, summed
 from feature_repo.statements import Statement
 from feature_repo.sums import Sums
 
@@ -144,8 +144,7 @@ def _attributes(settings: Settings, events: EventStore, as_of: Hour) -> pa.Table
     if not names:
         return pa.table({"user_id": pa.array([], pa.int64())})
     with duck.connection(settings) as con:
-        return con.sql(
-            f"""SELECT user_id, {columns(names)} FROM read_parquet({duck.file_list([path])})
-            WHERE event_timestamp <= {duck.hour_start(as_of.number)}
-            QUALIFY row_number() OVER (PARTITION BY user_id ORDER BY event_timestamp DESC) = 1 ORDER BY user_id"""
-        ).to_arrow_table()
+        condition = f"event_timestamp <= {duck.hour_start(as_of.number)}"
+        rows = f"read_parquet({duck.file_list([path])})"
+        newest = newest_rows(rows, "user_id", "event_timestamp", condition, columns(["user_id", *names]))
+        return con.sql(f"{newest} ORDER BY user_id").to_arrow_table()

@@ -21,7 +21,7 @@ from feature_repo.recent import write_encoded
 from feature_repo.repository import ATTRIBUTE_VIEWS, HISTORY_VIEW, open_store
 from feature_repo.retrieval import ClockFeatures
 from feature_repo.spark_retrieval import SparkRetrieval, cast_columns
-from feature_repo.sql import columns
+from feature_repo.sql import columns, newest_rows
 
 if TYPE_CHECKING:
     from feast import FeatureStore
@@ -157,11 +157,10 @@ class SparkMaterialization:
         if not self.events.attribute_fields("user") or not path.exists():
             return 0
         schema, known = self.events.attribute_schema("user"), {*pq.read_schema(path).names}
-        rows = f"""SELECT *, row_number() OVER (PARTITION BY user_id ORDER BY event_timestamp DESC) AS nth
-            FROM {self.engine.files([path])} f
-            WHERE event_timestamp {compared} {self.engine.hour_start(str(hour.number))}"""
-        last = f"SELECT {cast_columns(schema, known)} FROM ({rows}) r WHERE nth = 1"
-        return self._write(ATTRIBUTE_VIEWS["user"], "user_id", last, hour)
+        condition = f"event_timestamp {compared} {self.engine.hour_start(str(hour.number))}"
+        names = cast_columns(schema, known)
+        newest = newest_rows(self.engine.files([path]), "user_id", "event_timestamp", condition, names)
+        return self._write(ATTRIBUTE_VIEWS["user"], "user_id", newest, hour)
 
     def _write(self, view: str, key: str, rows: str, hour: Hour, *, whole: bool = False) -> int:
         return self.engine.hand_over(rows, key, OnlineWriter(self.settings, view, key, hour, whole))

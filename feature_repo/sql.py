@@ -65,6 +65,20 @@ def columns(names: Sequence[str], prefix: str = "") -> str:
     return ", ".join(f"{prefix}{identifier(name)}" for name in names)
 
 
+def newest_rows(rows: str, keys: str, moment: str, condition: str, names: str) -> str:
+    """SELECT of the newest row of every entity, in no order.
+
+    Args:
+        rows: SQL to select from, called ``f``.
+        keys: columns that identify an entity.
+        moment: column of which the largest value is the newest.
+        condition: which rows ``f`` count.
+        names: what is selected of each row.
+    """
+    return f"""SELECT {names} FROM (SELECT *, row_number() OVER (PARTITION BY {keys} ORDER BY {moment} DESC) AS nth
+        FROM {rows} f WHERE {condition}) r WHERE nth = 1"""
+
+
 def known_slots(rows: str, keys: str) -> str:
     """SELECT of keys (user_id, hour) with every slot in which their user has a row by then.
 

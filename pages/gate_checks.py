@@ -9,7 +9,7 @@ from markupsafe import Markup
 
 from core.page_table import Cell, Column, Row, Table
 from core.page_template import words
-from evaluation.gate import GateCheck
+from evaluation.gate_decision import GateCheck
 from evaluation.metrics import JUDGED
 
 SLICE = " where "

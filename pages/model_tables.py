@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from core.page_table import Cell, Column, Row, Table
 from core.page_template import share, words
-from evaluation.gate import GateCheck
+from evaluation.gate_decision import GateCheck
 from evaluation.metrics import JUDGED
 from pages.daily_figures import DayFigure
 from pages.gate_checks import SLICE, check_name, plain

@@ -14,7 +14,7 @@ from core.hours import Hour
 from core.page_table import Cell, Column, Row, Table
 from core.page_template import INTERACTIVE, UNKNOWN, number, write_page
 from core.settings import Settings
-from evaluation.gate import GateCheck, GateDecision
+from evaluation.gate_decision import GateCheck, GateDecision
 from evaluation.metrics import JUDGED
 from events.store import EventStore
 from model_registry.registry import CHAMPION, Move

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import multiprocessing
 import os
 import shutil
 import signal
@@ -17,7 +16,7 @@ from pathlib import Path
 
 from core.cli import EXIT_ERROR, EXIT_RETRY
 from core.errors import ConfigError, NotReadyError
-from core.forks import become_command
+from core.forks import FORKS, become_command, preload
 from core.logs import relay
 from core.ports import LOOPBACK, free_port
 from training.heartbeat import Pulse, pulses, signs_of_life
@@ -32,9 +31,7 @@ SILENT_SECONDS = 4.0
 GRACE_SECONDS = 5.0
 """Once a process has failed, the others have so long to say what they know of it."""
 
-PRELOAD = "pipeline.rank_imports"
-FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload([PRELOAD])
+preload("pipeline.rank_imports")
 
 
 @dataclass

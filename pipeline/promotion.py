@@ -19,7 +19,9 @@ from core.files import read_json, write_json, write_parquet
 from core.hours import Hour, hour_range
 from core.logs import log_context
 from core.settings import Settings
-from evaluation.gate import GateDecision, ModelVersion, Scored, falls_behind, judge, load_policy
+from evaluation.gate import Scored, falls_behind, judge
+from evaluation.gate_decision import GateDecision, ModelVersion
+from evaluation.policy import load_policy
 from evaluation.popularity import popularity
 from events.store import EventStore
 from model_registry.descriptions import GateNote, describe_version, short_reason

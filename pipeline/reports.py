@@ -48,7 +48,7 @@ def report_drift(settings: Settings, day: date) -> Drift:
         NotReadyError: too few events on either side.
     """
     from evaluation.drift import compare_days, like_hours
-    from evaluation.gate import load_policy
+    from evaluation.policy import load_policy
     from model_registry.store import open_registry
     from pages.drift import write_drift_page
     from pipeline.promotion import own_policy

@@ -87,8 +87,9 @@ class App:
             np.ceil(arrival_draw / max(config.arriving_share, 1e-12) * (config.days - 1)),
             0,
         ).astype(int)
-        self.zone_names = list(config.zones)
-        share = np.cumsum(list(config.zones.values()))
+        zones = sorted(config.zones.items(), key=lambda zone: (-zone[1], zone[0]))  # however the file orders them
+        self.zone_names = [name for name, _ in zones]
+        share = np.cumsum([share for _, share in zones])
         self.zone = np.searchsorted(share / share[-1], uniform(seed, ZONE, users), side="right")
         level = np.log(config.daily_activity / (1 - config.daily_activity))
         self.activity = 1 / (1 + np.exp(-(level + 0.9 * normal(seed, ACTIVITY, users))))

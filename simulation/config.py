@@ -6,18 +6,14 @@ from datetime import date, timedelta
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from core.documents import load_document
+from core.documents import StrictModel, load_document
 from core.hours import Hour
 from events.mapping import check_zone
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class ExperimentConfig(_Strict):
+class ExperimentConfig(StrictModel):
     """An experiment whose treatment takes effect from a user's first exposure on.
 
     1 + ``activity_lift`` multiplies the probability that an exposed user opens the app on a later day;
@@ -34,7 +30,7 @@ class ExperimentConfig(_Strict):
     session_lift: float = Field(0.03, gt=-1)
 
 
-class DirtConfig(_Strict):
+class DirtConfig(StrictModel):
     """Defects of a real log, as shares of the rows."""
 
     duplicates: float = Field(0.002, ge=0, lt=1)
@@ -42,7 +38,7 @@ class DirtConfig(_Strict):
     late: float = Field(0.0, ge=0, lt=1, description="Share of rows that reach the log one hour late.")
 
 
-class ReactionConfig(_Strict):
+class ReactionConfig(StrictModel):
     """How people react to what a ranker shows them (``simulation.visits``).
 
     A session asks for slates until the user leaves. The user looks at position p with probability ``attention ** p``, and
@@ -65,7 +61,7 @@ class ReactionConfig(_Strict):
     holiday_activity: float = Field(0.7, gt=0, description="Factor on the probability of opening the app on a holiday.")
 
 
-class SimulatorConfig(_Strict):
+class SimulatorConfig(StrictModel):
     """The simulated app. Every draw is a function of the seed and of what it is drawn for."""
 
     seed: int = 20260302

@@ -25,7 +25,7 @@ from core.errors import ConfigError, NotReadyError
 from core.files import read_json, write_json
 from core.hours import Hour
 from core.settings import Settings
-from events.ingest import LONGEST_GAP_HOURS
+from events.hour_changes import LONGEST_GAP_HOURS
 from events.log_files import part_of
 
 if TYPE_CHECKING:

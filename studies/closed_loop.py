@@ -17,7 +17,7 @@ from closed_loop.worlds import FrozenModelWorld
 from core.documents import JsonObject
 from core.settings import Settings
 from stats.assignment import assign
-from studies.ab_calibration import both_methods
+from studies.ab_draws import both_methods
 from studies.study import Section, Study
 
 ARMS = ("hour_embedding", "matched_clock")

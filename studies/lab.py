@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
+import os
 import shutil
 import time
 from collections.abc import Iterable, Mapping
@@ -20,6 +21,7 @@ import numpy as np
 
 from core.errors import ConfigError
 from core.files import digest_json, digest_text, write_atomically
+from core.forks import FORKS, preload
 from core.hours import Hour
 from core.logs import setup_logging
 from core.settings import Settings, load_settings
@@ -32,6 +34,7 @@ from pipeline.source import Source, ingest_history, load_source, save_app_source
 from studies.log import Log, key_of, write_frame
 
 logger = logging.getLogger("studies")
+preload("studies.run_imports")
 
 NEGATIVES = ("popularity", "own")
 PROCESSES = 2
@@ -213,12 +216,17 @@ class Lab:
 
     @cached_property
     def processes(self) -> ProcessPoolExecutor:
-        """The processes that do runs; a study asks for runs several times, and each would import PyTorch every time."""
-        return ProcessPoolExecutor(PROCESSES, mp_context=multiprocessing.get_context("spawn"))
+        """The processes that do runs, forked from one that has imported PyTorch; a study asks for runs several times."""
+        environment = dict(os.environ)  # the fork server has that of its start
+        return ProcessPoolExecutor(PROCESSES, mp_context=FORKS, initializer=_take_over, initargs=(environment,))
 
     @cached_property
     def seed_numbers(self) -> list[int]:
         return [self.settings.seed + n for n in range(self.seeds)]
+
+
+def _take_over(environment: Mapping[str, str]) -> None:
+    os.environ.update(environment)
 
 
 def _work(log: Log, run: ScoringRun, path: Path) -> None:

@@ -19,8 +19,10 @@ from scipy.special import expit, logit
 
 from core.hours import Hour
 from core.settings import Settings
-from evaluation.gate import Margins, ModelVersion, Policy, Scored, judge, load_policy
+from evaluation.gate import Scored, judge
+from evaluation.gate_decision import ModelVersion
 from evaluation.metrics import JUDGED, METRICS
+from evaluation.policy import Margins, Policy, load_policy
 from evaluation.predictions import Predictions
 from studies.charts import curves
 from studies.paired import Figure

@@ -14,7 +14,7 @@ from studies.study import Section, Study
 from studies.tables import join_names
 from training.time_modules import MODULES
 
-PAPER, OURS = "gaussian_clock", "matched_clock"
+HOUR, PAPER, OURS = "hour_embedding", "gaussian_clock", "matched_clock"
 BEATEN_BY_PAPER = ("none", "hour_embedding", "cyclic", "naive_clock", "adaptive_clock")
 PAPER_GAINS = {"auc": 0.0064, "uauc": 0.00062}
 """The gains over the production baseline that the paper reports, as differences."""
@@ -45,22 +45,26 @@ class VariantFigures:
     Attributes:
         values: variant → metric → value.
         paper_less: variant → metric → the paper's clock less it; ``ours_less``: ours less it.
+        hour_less: the hour embedding less ``none``.
     """
 
     values: dict[str, dict[str, Figure]]
     paper_less: dict[str, dict[str, Figure]]
     ours_less: dict[str, dict[str, Figure]]
+    hour_less: dict[str, dict[str, Figure]]
 
     def as_json(self) -> JsonObject:
         """The content of ``results.json`` for the log."""
-        return as_json({"values": self.values, f"{PAPER} less": self.paper_less, f"{OURS} less": self.ours_less})
+        less = {PAPER: self.paper_less, OURS: self.ours_less, HOUR: self.hour_less}
+        return as_json({"values": self.values, **{f"{variant} less": gaps for variant, gaps in less.items()}})
 
 
 def _figures(panel: Panel, runs: dict[str, list[Run]]) -> VariantFigures:
     values = {v: {m: panel.value(runs_of, m) for m in (*SHOWN, "gauc", "logloss")} for v, runs_of in runs.items()}
     paper = {v: {m: panel.gap(runs[v], runs[PAPER], m) for m in SHOWN} for v in runs if v != PAPER}
     ours = {v: {m: panel.gap(runs[v], runs[OURS], m) for m in SHOWN} for v in runs if v != OURS}
-    return VariantFigures(values, paper, ours)
+    hour = {"none": {m: panel.gap(runs["none"], runs[HOUR], m) for m in SHOWN}}
+    return VariantFigures(values, paper, ours, hour)
 
 
 def conclude(figures_by_log: dict[str, VariantFigures]) -> str:

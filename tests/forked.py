@@ -16,11 +16,10 @@ from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerProcess
 from subprocess import CompletedProcess
 
-from core.forks import become_command
+from core.forks import FORKS, become_command, preload
 from core.settings import ROOT
-from pipeline.processes import FORKS, PRELOAD
 
-FORKS.set_forkserver_preload(["operations.preload", PRELOAD])  # a process has one server
+preload("operations.preload")
 
 
 @dataclass(frozen=True)

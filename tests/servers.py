@@ -15,12 +15,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx
 import psutil
 import pytest
 
 from core.ports import free_port
 
 TIMEOUT_SECONDS = 60
+HTTP = httpx.Client(verify=False, timeout=20)
+"""One for all: a client reads all certificates when it is made, which takes longer than a server's answer."""
+
+
+def answers(url: str) -> bool:
+    """Whether a server says that it is well."""
+    try:
+        return HTTP.get(url).status_code == 200
+    except httpx.HTTPError:
+        return False
 
 
 @contextmanager
@@ -176,13 +187,14 @@ class SparkCluster:
 
 
 @contextmanager
-def spark_cluster(folder: Path, memory: str = "1g", options: str = FEW_ROWS) -> Iterator[SparkCluster]:
-    """A standalone cluster of a master and two workers of one core.
+def spark_cluster(folder: Path, memory: str = "1g", options: str = FEW_ROWS, cores: int = 1) -> Iterator[SparkCluster]:
+    """A standalone cluster of a master and two workers.
 
     Args:
         folder: for logs, scratch and settings.
         memory: of a worker.
         options: lines of ``spark-defaults.conf``.
+        cores: of a worker; it may promise more than the machine has.
     """
     if shutil.which("java") is None:
         pytest.skip("Java is not installed (make services)")
@@ -208,7 +220,7 @@ def spark_cluster(folder: Path, memory: str = "1g", options: str = FEW_ROWS) -> 
               "--webui-port", str(ports[1])]  # fmt: skip
 
     def worker(n: int) -> list[str]:
-        return [str(launcher), "org.apache.spark.deploy.worker.Worker", "--cores", "1", "--memory", memory, "--host", "127.0.0.1",
+        return [str(launcher), "org.apache.spark.deploy.worker.Worker", "--cores", str(cores), "--memory", memory, "--host", "127.0.0.1",
                 "--port", str(ports[2 * n]), "--webui-port", str(ports[2 * n + 1]), url]  # fmt: skip
 
     registered = [says(log, "Successfully registered") for log in logs[1:]]

@@ -54,7 +54,8 @@ def plan(
     metrics vary, what CUPED saves, the smallest effect it would find, and the users its minimum effect needs.
     """
     from ab_analysis.assignment import check_workspace_layers, concurrent_holdouts
-    from ab_analysis.experiment import load_experiment, make_plan
+    from ab_analysis.experiment import load_experiment
+    from ab_analysis.experiment_plan import make_plan
     from ab_analysis.planning import plan_from_history
     from ab_analysis.results import plain
     from core.engine import engine

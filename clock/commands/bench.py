@@ -24,6 +24,7 @@ BENCHES = {
     "population": "size:bench_population",
     "traffic": "size:bench_traffic",
     "spark": "spark:bench_spark",
+    "spark_ingest": "spark:bench_spark_ingest",
     "spark_join": "spark:bench_spark_join",
     "spark_scaling": "spark:bench_spark_scaling",
     "join": "clocks:bench_join",

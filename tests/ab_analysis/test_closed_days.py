@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from ab_analysis.experiment import ExperimentPlan
+from ab_analysis.experiment_plan import ExperimentPlan
 from ab_analysis.series import make_post_days
 from ab_analysis.user_table import build_user_table
 from core.duck import connection

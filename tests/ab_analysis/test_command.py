@@ -14,7 +14,8 @@ import pytest
 from scipy import stats
 
 from ab_analysis.checks import sample_ratio
-from ab_analysis.experiment import Experiment, ExperimentPlan
+from ab_analysis.experiment import Experiment
+from ab_analysis.experiment_plan import ExperimentPlan
 from ab_analysis.inference import MetricSpec
 from ab_analysis.metrics import load_catalog
 from ab_analysis.planning import plan_from_history

@@ -12,7 +12,8 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from ab_analysis.experiment import Experiment, load_experiment, make_plan
+from ab_analysis.experiment import Experiment, load_experiment
+from ab_analysis.experiment_plan import make_plan
 from ab_analysis.metrics import Metric, load_catalog
 from core.errors import ConfigError
 from core.settings import Settings, load_settings

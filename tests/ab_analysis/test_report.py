@@ -16,7 +16,8 @@ import yaml
 from ab_analysis import checks
 from ab_analysis.analysis import Analysis, analyze
 from ab_analysis.decision import decide
-from ab_analysis.experiment import Experiment, load_experiment, make_plan
+from ab_analysis.experiment import Experiment, load_experiment
+from ab_analysis.experiment_plan import make_plan
 from ab_analysis.model_covariate import add_model_covariates
 from ab_analysis.overview import write_overview
 from ab_analysis.reading import read_effects
@@ -582,6 +583,15 @@ def test_variants_that_start_on_different_days_fail_the_check(app: Settings) -> 
             "base", "SELECT * REPLACE (exposure_day + CAST(variant = 'treatment' AS INTEGER) AS exposure_day) FROM base"
         )
         assert checks.exposure_days(db, plan.experiment).level == "fail"
+
+
+def test_too_few_days_of_arrival_are_neither_passed_nor_a_warning(workspace: Settings) -> None:
+    experiment = load_experiment(workspace.experiments_dir / "clock_ranker.yaml")
+    report = write_report(workspace, experiment, END - 97)
+    exposure = [c for c in report.analysis.checks if c.name == "exposure"]
+    assert [(c.level, c.state, c.warns) for c in exposure] == [("skipped", "skipped", False)]
+    assert exposure[0] not in report.analysis.warnings
+    assert '<span class="soft">skipped</span> <strong>exposure</strong>' in report.page.read_text()
 
 
 @pytest.mark.slow

@@ -16,7 +16,8 @@ from hypothesis import example, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from ab_analysis.experiment import Experiment, ExperimentPlan
+from ab_analysis.experiment import Experiment
+from ab_analysis.experiment_plan import ExperimentPlan
 from ab_analysis.inference import MetricSpec, compare
 from ab_analysis.metrics import load_catalog
 from ab_analysis.series import daily_points, drift, make_post_days

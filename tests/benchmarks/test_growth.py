@@ -10,7 +10,7 @@ import pytest
 from benchmarks.growth import BEGIN, Service, ServiceLog, growth, hour_costs
 from benchmarks.growth_chart import curves, draw_growth
 from core.files import read_json
-from docs.results import growth_table
+from docs.run_tables import growth_table
 
 STEPS = ["ingestion", "clocks", "samples", "training", "gate", "experiments"]
 

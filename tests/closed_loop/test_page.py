@@ -35,7 +35,7 @@ SUMMARY = LoopSummary(
             "duration_hours": {"mean": 3, "rel_effect": 0.11, "rel_se": 0.001},
         },
     },
-    report=None,
+    report=None, command="make loop", version="0.2.0",
 )  # fmt: skip
 
 

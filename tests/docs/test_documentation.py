@@ -161,11 +161,11 @@ def test_the_demo_table_is_what_the_demo_wrote(tmp_path: Path) -> None:
     }
     (tmp_path / "demo").mkdir()
     (tmp_path / "demo" / "summary.json").write_text(json.dumps({"metrics": {"matched_clock": figures}, "ab": {}}))
-    assert results.demo_table(tmp_path) == (
+    assert results.TABLES["demo"](tmp_path) == (
         "| time module | AUC | 95 % interval | UAUC | GAUC | log-loss |\n| --- | --- | --- | --- | --- | --- |\n"
         "| **matched_clock** | 0.6864 | 0.6834 – 0.6895 | 0.6551 | 0.6641 | 0.6143 |"
     )
-    assert results.demo_experiment_table(tmp_path) is None
+    assert results.TABLES["demo-experiment"](tmp_path) is None
 
 
 def figure(value: float) -> dict[str, object]:
@@ -180,29 +180,73 @@ def write_results(var: Path, study: str, content: dict[str, Any]) -> None:
     )
 
 
-def test_tables_of_studies_show_the_differences_of_every_log_their_command_and_version(tmp_path: Path) -> None:
-    gaps = {"σ = 2 h": {"auc": figure(0.01), "uauc": figure(0.02)}}
-    write_results(tmp_path / "a", "sigma/foursquare", {"logs": {"foursquare": {"gaps": gaps}}})
-    assert results.sigma_table(tmp_path / "a") == (
-        "| σ | foursquare |\n| --- | --- |\n| σ = 2 h | +0.0100 (+0.0090 to +0.0110) |\n\n"
-        "From `make study NAME=sigma/foursquare`, version 1.2.3."
+def test_a_table_of_settings_has_a_column_per_ranker_and_a_row_per_kind_of_negatives(tmp_path: Path) -> None:
+    logs = {
+        f"foursquare, {negatives} negatives, {ranker}": {
+            "gaps": {"7 days": {"auc": figure(value), "uauc": figure(0.02)}}
+        }
+        for negatives, ranker, value in (
+            ("own", "gaussian clock", 0.01),
+            ("own", "matched clock", 0.02),
+            ("popularity", "gaussian clock", 0.03),
+        )
+    }
+    write_results(tmp_path, "sensitivity/foursquare", {"logs": logs})
+    assert results.TABLES["sensitivity-foursquare"](tmp_path) == (
+        "| negatives | setting | gaussian clock | matched clock |\n| --- | --- | --- | --- |\n"
+        "| own | 7 days | +0.0100 (+0.0090 to +0.0110) | +0.0200 (+0.0190 to +0.0210) |\n"
+        "| popularity | 7 days | +0.0300 (+0.0290 to +0.0310) |  |\n\n"
+        "From `make study NAME=sensitivity/foursquare`, version 1.2.3."
     )
-    write_results(tmp_path / "b", "baselines", {"logs": {"app": {"gains": {"ours": {"MLP": {"auc": figure(-0.01)}}}}}})
-    assert "| MLP, ours | -0.0100 (-0.0110 to -0.0090) |" in (results.baselines_table(tmp_path / "b") or "")
-    write_results(
-        tmp_path / "c", "cold_start", {"logs": {"app": {"gains": {"ours less_none": {"new users": figure(0.5)}}}}}
+    assert results.TABLES["sensitivity-simulator"](tmp_path) is None
+
+
+def test_a_table_of_one_ranker_on_a_log_with_its_own_negatives_names_neither(tmp_path: Path) -> None:
+    write_results(tmp_path, "sigma/simulator", {"logs": {"simulator": {"gaps": {"σ = 2 h": {"auc": figure(0.01)}}}}})
+    assert (results.TABLES["sigma-simulator"](tmp_path) or "").startswith(
+        "| setting | difference in AUC |\n| --- | --- |\n| σ = 2 h | +0.0100 (+0.0090 to +0.0110) |\n"
     )
-    assert "| new users, ours less none | +0.5000" in (results.cold_start_table(tmp_path / "c") or "")
+
+
+def test_tables_of_rankers_and_slices_have_a_row_for_each(tmp_path: Path) -> None:
+    gains = {"the paper's clock": {"MLP": {"auc": figure(-0.01)}}, "ours": {"MLP": {"auc": figure(0.02)}}}
+    write_results(tmp_path, "baselines/simulator", {"logs": {"simulator": {"gains": gains}}})
+    baselines = results.TABLES["baselines-simulator"](tmp_path) or ""
+    assert "| ranker | the paper's clock | ours |" in baselines
+    assert "| MLP | -0.0100 (-0.0110 to -0.0090) | +0.0200 (+0.0190 to +0.0210) |" in baselines
+    slices = {
+        "gains": {"ours less none": {"new users": figure(0.5)}},
+        "values": {"gaussian_clock": {"new users": figure(0.7)}},
+    }
+    write_results(tmp_path, "cold_start/simulator", {"logs": {"simulator": slices}})
+    cold_start = results.TABLES["cold_start-simulator"](tmp_path) or ""
+    assert "| slice | ours less none | AUC, gaussian clock |" in cold_start
+    assert "| new users | +0.5000 (+0.4990 to +0.5010) | 0.7000 |" in cold_start
+    metrics = dict.fromkeys(("auc", "uauc", "session_auc", "logloss"), figure(0.6))
+    modules = ("none", "naive_clock", "hour_embedding", "gaussian_clock", "matched_clock")
+    values = {"values": dict.fromkeys(modules, metrics), "gaussian_clock less": dict.fromkeys(modules, metrics),
+              "matched_clock less": dict.fromkeys(modules, metrics), "hour_embedding less": {"none": metrics}}  # fmt: skip
+    write_results(tmp_path, "variants/simulator", {"logs": {"simulator": values}})
+    assert "| **matched_clock** | 0.6000 | 0.6000 | 0.6000 | 0.6000 |" in (
+        results.TABLES["variants-simulator"](tmp_path) or ""
+    )
+    differences = results.TABLES["variants-differences-simulator"](tmp_path) or ""
+    assert "| matched_clock less hour_embedding | +0.6000 (+0.5990 to +0.6010) | +0.6000" in differences
+    swing = {"swing": {"hour_embedding": figure(0.1)}, "streaming less daily": {"hour_embedding": figure(-0.1)}}
+    write_results(tmp_path, "streaming_vs_daily/simulator", {"logs": {"simulator": swing}})
+    assert "| hour embedding | +0.1000 (+0.0990 to +0.1010) | -0.1000 (-0.1010 to -0.0990) |" in (
+        results.TABLES["streaming_vs_daily-simulator"](tmp_path) or ""
+    )
 
 
 def test_tables_of_the_loop_studies_show_coverage_and_order(tmp_path: Path) -> None:
     counts = {"cuped": {"covered": 95, "of": 100}, "welch": {"covered": 97, "of": 100}}
     write_results(tmp_path, "closed_loop", {"runs": 100, "active_days": counts})
-    assert "| active days | 95 of 100 | 97 of 100 |" in (results.closed_loop_table(tmp_path) or "")
+    assert "| active days | 95 of 100 | 97 of 100 |" in (results.TABLES["closed_loop"](tmp_path) or "")
     write_results(
         tmp_path, "offline_online", {"tau": {"auc with active_days": [0.2, 0.4], "uauc with active_days": [1.0]}}
     )
-    assert "| AUC | +0.30 |\n| UAUC | +1.00 |" in (results.offline_online_table(tmp_path) or "")
+    assert "| AUC | +0.30 |\n| UAUC | +1.00 |" in (results.TABLES["offline_online"](tmp_path) or "")
 
 
 def test_the_tables_of_uauc_show_the_bias_and_what_the_gate_promotes(tmp_path: Path) -> None:
@@ -214,9 +258,11 @@ def test_the_tables_of_uauc_show_the_bias_and_what_the_gate_promotes(tmp_path: P
     }
     bias = {"14": {"a rate": metrics}, "7": {"a rate": metrics}}
     write_results(tmp_path, "uauc", {"bias": bias, "gate": {"follows": case}, "replications": 20})
-    assert "| a rate | 0.600 (0.599 to 0.601) | 0.300 (0.299 to 0.301) | 0.500" in (results.uauc_table(tmp_path) or "")
-    assert "| score | 7 days | 14 days |" in (results.uauc_days_table(tmp_path) or "")
-    gate = results.uauc_gate_table(tmp_path) or ""
+    assert "| a rate | 0.600 (0.599 to 0.601) | 0.300 (0.299 to 0.301) | 0.500" in (
+        results.TABLES["uauc"](tmp_path) or ""
+    )
+    assert "| score | 7 days | 14 days |" in (results.TABLES["uauc-days"](tmp_path) or "")
+    gate = results.TABLES["uauc-gate"](tmp_path) or ""
     assert "| follows | +0.100 | -0.040 | +0.000 | yes | 0.0 % (0.0 to 16.1 %) | 100.0 % (83.9 to 100.0 %) |" in gate
 
 
@@ -226,7 +272,7 @@ def test_a_demo_table_has_session_auc_where_the_demo_measured_it(tmp_path: Path)
     (tmp_path / "demo" / "summary.json").write_text(
         json.dumps({"metrics": {"none": {**figures, "auc": {"value": 0.5, "ci95": [0.4, 0.6]}}}, "ab": {}})
     )
-    assert "| UAUC | GAUC | session AUC | log-loss |" in (results.demo_table(tmp_path) or "")
+    assert "| UAUC | GAUC | session AUC | log-loss |" in (results.TABLES["demo"](tmp_path) or "")
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from core.settings import ROOT, Settings
 from evaluation import streaming
 from evaluation.compare import compare
 from evaluation.streaming import Columns, file_metrics
+from tests import forked
 
 
 def predictions(folder: Path, name: str = "a", noise: float = 0.5, rows: int = 4000) -> Path:
@@ -46,10 +46,7 @@ def predictions(folder: Path, name: str = "a", noise: float = 0.5, rows: int = 4
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "evaluation", *arguments], cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    return forked.run("evaluation", *arguments, environment={**os.environ, "PYTHONPATH": str(ROOT)})
 
 
 COLUMNS = ("--user", "who", "--label", "y", "--score", "p")
@@ -206,6 +203,7 @@ def test_wrong_input_is_named(tmp_path: Path, arguments: tuple[str, ...], messag
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_nan_scores_are_counted_and_refused(tmp_path: Path) -> None:
     path = predictions(tmp_path)
     frame = pd.read_parquet(path)

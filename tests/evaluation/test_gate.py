@@ -10,18 +10,9 @@ import pytest
 
 from core.errors import ConfigError
 from core.hours import Hour
-from evaluation.gate import (
-    Calibration,
-    GateDecision,
-    Guardrail,
-    Margins,
-    ModelVersion,
-    Policy,
-    Scored,
-    falls_behind,
-    judge,
-    load_policy,
-)
+from evaluation.gate import Scored, falls_behind, judge
+from evaluation.gate_decision import GateDecision, ModelVersion
+from evaluation.policy import Calibration, Guardrail, Margins, Policy, load_policy
 
 START = Hour.parse("2026-03-02T10")
 POLICY = Policy(min_hours=3, max_hours=6, min_samples=500, min_users=20)

@@ -8,10 +8,9 @@ import sqlite3
 import subprocess
 import sys
 import time
-from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
-import httpx
 import pytest
 
 from core.errors import CorruptStateError
@@ -24,7 +23,7 @@ from model_registry.tracking import Tracker
 from pipeline.retention import retire_models
 from pipeline.training import train_variant, train_variants
 from tests.conftest import TINY, place_tracking_store
-from tests.servers import process
+from tests.servers import answers, process
 from training.plots import learned_sigmas
 from training.state import StateStore
 
@@ -191,23 +190,19 @@ def test_with_a_tracking_server_the_artifacts_of_old_models_go_too(trained: Sett
         "--backend-store-uri", store.tracking_uri, "--artifacts-destination", str(artifacts),
     ]  # fmt: skip
 
-    def ready() -> bool:
-        with suppress(httpx.HTTPError):
-            return httpx.get(f"http://127.0.0.1:{port}/health").status_code == 200
-        return False
-
+    ready = partial(answers, f"http://127.0.0.1:{port}/health")
     with process(command, tmp_path / "server.log", ready, timeout_seconds=180, start_new_session=True):
         settings = load_settings(
-            var=trained.var, source=trained.source, variants=trained.variants, keep_models=2,
+            var=trained.var, source=trained.source, variants=trained.variants, keep_models=1,
             mlflow_uri=f"http://127.0.0.1:{port}",
         )  # fmt: skip
         tracker = Tracker(settings, "matched_clock")
         states = StateStore(trained.training_dir / "states", "matched_clock")
-        for hour in states.hours()[-4:]:
+        for hour in states.hours()[-3:]:
             tracker.log_model(states, hour, register=False)
-        assert len(list(artifacts.rglob("state.json"))) == 4
+        assert len(list(artifacts.rglob("state.json"))) == 3
         assert retire_models(settings) == {"versions": 0, "models": 2}
         left = tracker.client.search_logged_models([tracker.experiment])
         kept = {path.parts[path.parts.index("models") + 1] for path in artifacts.rglob("state.json")}
         assert kept == {model.model_id for model in left}
-        assert len(kept) == 2
+        assert len(kept) == 1

@@ -12,17 +12,17 @@ import sys
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import httpx
 import yaml
 
 from core.ports import free_port
 from core.settings import ROOT
 from operations.prepare import prepare
 from operations.processes import wait_for
-from tests.servers import Cluster, new_cluster, process, redis_server
+from tests.servers import Cluster, answers, new_cluster, process, redis_server
 
 COMPOSE = ROOT / "docker" / "compose.yaml"
 PORTS = {"airflow-api-server": 8080, "mlflow": 5000, "serving": 8070, "metrics": 8060, "objects": 8333}
@@ -199,12 +199,7 @@ class Stack:
         if (status := self.processes[name].poll()) is not None:
             log = self.folder / "logs" / f"{name}.log"
             raise AssertionError(f"{name} ended with status {status}: {log.read_text()[-2000:]}")
-        if name not in HEALTH:
-            return True
-        try:
-            return httpx.get(f"http://127.0.0.1:{self.ports[name]}{HEALTH[name]}", timeout=20).status_code == 200
-        except httpx.HTTPError:
-            return False
+        return name not in HEALTH or answers(f"http://127.0.0.1:{self.ports[name]}{HEALTH[name]}")
 
 
 def kill_group(pid: int, what: signal.Signals = signal.SIGKILL) -> None:
@@ -247,14 +242,8 @@ def base(folder: Path, *, servers: bool = True) -> Iterator[Stack]:
 @contextmanager
 def object_server(folder: Path, port: int) -> Iterator[None]:
     """A server that speaks S3 (moto's)."""
-
-    def ready() -> bool:
-        try:
-            return httpx.get(f"http://127.0.0.1:{port}/moto-api/data.json", timeout=2).status_code == 200
-        except httpx.HTTPError:
-            return False
-
     command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    ready = partial(answers, f"http://127.0.0.1:{port}/moto-api/data.json")
     with process(command, folder / "objects.log", ready, cwd=folder):
         yield
 
@@ -272,13 +261,7 @@ def proxy(stack: Stack) -> Iterator[str]:
     text = text.replace("listen ", "listen 127.0.0.1:").replace("/dev/stdout", f"{folder}/access.log")
     (folder / "nginx.conf").write_text(text)
     url = f"https://127.0.0.1:{stack.ports['proxy']}"
-
-    def ready() -> bool:
-        try:
-            return httpx.get(f"{url}/proxy-health", verify=False, timeout=2).status_code == 200
-        except httpx.HTTPError:
-            return False
-
+    ready = partial(answers, f"{url}/proxy-health")
     program = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin")
     assert program is not None
     with process([program, "-c", str(folder / "nginx.conf"), "-g", "daemon off;"], folder / "nginx.log", ready):

@@ -10,6 +10,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from simulation.config import SimulatorConfig
 from tests.conftest import SMALL_POLICY, webhook, write_app
 from tests.operations.airflow_client import AirflowClient
 from tests.operations.stack import ORDER, Stack, base, proxy
-from tests.servers import process
+from tests.servers import HTTP, answers, process
 
 pytestmark = pytest.mark.slow
 
@@ -239,13 +240,7 @@ def alertmanager(folder: Path, address: str) -> Iterator[list[dict[str, Any]]]:
         command = [program, f"--config.file={config}", f"--storage.path={folder}/alertmanager",
                    f"--web.listen-address={address}", "--cluster.listen-address="]  # fmt: skip
 
-        def ready() -> bool:
-            try:
-                return httpx.get(f"http://{address}/-/ready").status_code == 200
-            except httpx.HTTPError:
-                return False
-
-        with process(command, folder / "alertmanager.log", ready):
+        with process(command, folder / "alertmanager.log", partial(answers, f"http://{address}/-/ready")):
             yield posted
 
 
@@ -269,7 +264,7 @@ def test_prometheus_reads_the_stack_and_every_rule_and_panel_finds_its_metrics(s
     api = f"http://127.0.0.1:{port}/api/v1"
 
     def query(expression: str) -> list[dict[str, Any]]:
-        response = httpx.get(f"{api}/query", params={"query": expression})
+        response = HTTP.get(f"{api}/query", params={"query": expression})
         if response.is_server_error:  # Prometheus answers 503 in plain text until it has read its write-ahead log
             response.raise_for_status()
         answer = response.json()
@@ -285,9 +280,9 @@ def test_prometheus_reads_the_stack_and_every_rule_and_panel_finds_its_metrics(s
     command = [program, f"--config.file={folder}/prometheus.yml", f"--storage.tsdb.path={folder}/data",
                f"--web.listen-address=127.0.0.1:{port}"]  # fmt: skip
     with alertmanager(folder, alerts) as posted, process(command, folder / "log", ready):
-        rules = httpx.get(f"{api}/rules").json()["data"]["groups"]
+        rules = HTTP.get(f"{api}/rules").json()["data"]["groups"]
         assert sum(len(g["rules"]) for g in rules) >= 20
-        known = set(httpx.get(f"{api}/label/__name__/values").json()["data"])
+        known = set(HTTP.get(f"{api}/label/__name__/values").json()["data"])
         texts = [r["query"] for g in rules for r in g["rules"]]
         for path in (ROOT / "docker" / "grafana" / "dashboards").glob("*.json"):
             panels = json.loads(path.read_text())["panels"]

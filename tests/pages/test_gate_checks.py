@@ -9,7 +9,7 @@ import pytest
 
 from core.hours import Hour
 from core.page_table import Cell, Row
-from evaluation.gate import GateCheck, GateDecision, ModelVersion
+from evaluation.gate_decision import GateCheck, GateDecision, ModelVersion
 from pages.gate_checks import check_name, checks_table, margins, plain
 from pages.rankers import write_gate_page
 from tests.browser import fits_every_screen, opened

@@ -12,7 +12,7 @@ from core.files import write_json, write_parquet
 from core.hours import Hour
 from core.page_table import Row
 from core.settings import Settings, load_settings
-from evaluation.gate import GateCheck
+from evaluation.gate_decision import GateCheck
 from events.store import EventStore
 from model_registry.registry import BY_HAND, Move
 from pages import model_charts

@@ -22,7 +22,7 @@ from core.files import write_parquet
 from core.hours import Hour
 from core.ports import free_port, port_is_free
 from core.settings import ROOT, Settings, load_settings
-from evaluation.gate import GateDecision, ModelVersion
+from evaluation.gate_decision import GateDecision, ModelVersion
 from events.store import EventStore
 from model_registry.registry import Registry
 from model_registry.store import experiment_name, open_mlflow, open_registry

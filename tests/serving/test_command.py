@@ -13,17 +13,16 @@ import pytest
 from core.cli import EXIT_RETRY
 from core.ports import free_port
 from core.settings import ROOT
+from tests import forked
+
+pytestmark = pytest.mark.slow
 
 
 def run(var: Path, *arguments: str, **extra: str) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "CLOCK_VAR": str(var), "PYTHONPATH": str(ROOT), **extra}
-    return subprocess.run(
-        [sys.executable, "-m", "serving", *arguments], cwd=ROOT, env=environment, capture_output=True, text=True,
-        check=False, timeout=120,
-    )  # fmt: skip
+    return forked.run("serving", *arguments, environment=environment)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -53,7 +52,6 @@ def test_a_taken_port_is_named(tmp_path: Path) -> None:
     assert done.returncode == EXIT_RETRY
 
 
-@pytest.mark.slow
 def test_the_service_says_where_it_is_and_that_there_is_nothing_to_rank_by_yet(tmp_path: Path) -> None:
     environment = {**os.environ, "CLOCK_VAR": str(tmp_path), "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "serving", "run", "--source", "nowhere", "--port", str(port := free_port())]

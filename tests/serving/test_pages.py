@@ -9,7 +9,7 @@ import pytest
 
 from core.files import write_json
 from core.settings import Settings
-from evaluation.gate import GateDecision, ModelVersion
+from evaluation.gate_decision import GateDecision, ModelVersion
 from events.ids import log_ids
 from events.store import EventStore
 from feature_repo.retrieval import ClockFeatures

@@ -66,3 +66,15 @@ def test_an_hour_that_is_played_has_the_rows_of_its_file(tmp_path: Path) -> None
     log.write_hours(hour, hour + 1)
     assert gzip.decompress(log.log_file(hour).read_bytes()) == played
     assert not part.exists()
+
+
+def test_the_order_of_the_zones_in_a_config_changes_nothing() -> None:
+    zones = {"Asia/Shanghai": 0.5, "Europe/Berlin": 0.25, "America/New_York": 0.25}
+    apps = [App(TINY.model_copy(update={"zones": dict(order)})) for order in (zones.items(), reversed(zones.items()))]
+    names = [[app.zone_names[zone] for zone in app.zone] for app in apps]
+    assert names[0] == names[1]
+    assert {name: round(names[0].count(name) / len(names[0]), 1) for name in zones} == pytest.approx(zones, abs=0.1)
+
+
+def test_the_zones_of_the_built_in_app_stand_in_the_order_of_their_shares() -> None:
+    assert App(TINY).zone_names == list(TINY.zones)

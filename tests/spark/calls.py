@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 import core.spark
+import events.spark_input
 from ab_analysis.analysis import analyze
 from ab_analysis.table import analyze_table
 from ab_analysis.table_spec import TableSpec
@@ -20,11 +21,13 @@ from core.errors import DataError, PlatformError
 from core.hours import Hour, hour_range
 from core.settings import load_settings
 from core.spark import SparkEngine
+from events.ingest import ingest as ingest_log
 from events.store import EventStore
 from feature_repo.clock import ClockState
 from feature_repo.materialization import Materialization, advance
 from feature_repo.retrieval import ClockFeatures
 from tests.ab_analysis.test_user_table import BASE, START, UNTIL, plan_of
+from tests.conftest import NOW
 from training.samples import SampleStore
 
 Options = Mapping[str, Any]
@@ -38,6 +41,13 @@ def rebuild(options: Options, hour: str) -> None:
 def refresh(options: Options, hour: str) -> None:
     settings = load_settings(**options)
     ClockState(settings, EventStore(settings.events_dir)).refresh(Hour.parse(hour))
+
+
+def ingest(options: Options, folder: str, files: list[str], piece_bytes: int) -> dict[str, Any]:
+    """Ingest files of a folder by its mapping; executors read pieces of so many bytes."""
+    events.spark_input.PIECE_BYTES = piece_bytes
+    paths = [str(Path(folder) / name) for name in files]
+    return asdict(ingest_log(str(Path(folder) / "mapping.yaml"), paths, load_settings(**options), now=NOW))
 
 
 def bring_forward(options: Options, hour: str) -> dict[str, Any]:

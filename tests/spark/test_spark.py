@@ -5,13 +5,16 @@ All tests share a cluster and a driver, in one file: to start these takes longer
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import shutil
-import signal
-import time
+import sqlite3
+import subprocess
+import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,57 +25,38 @@ import pytest
 import redis
 
 from core.files import read_json
+from core.hours import Hour
 from core.ports import free_port
-from core.settings import Settings, load_settings
+from core.settings import ROOT, Settings, load_settings
 from core.sql_engine import parquet_parts
 from events.ingest import ingest
+from events.store import EventStore
+from feature_repo.materialization import advance
+from operations.services import airflow_environment, migrate_airflow
+from pipeline.source import Source, ingest_history, ingest_hour, save_source
+from pipeline.training import train_hour
 from tests.ab_analysis import test_closed_days as closed_days
 from tests.ab_analysis.test_user_table import write_log
 from tests.conftest import NOW
 from tests.feature_repo.test_clock import START, WINDOW_DAYS, as_of, ingest_rows, state_of, sums_of
-from tests.servers import FEW_ROWS, SparkCluster, redis_server, spark_cluster
+from tests.servers import FEW_ROWS, redis_server
 from tests.spark import calls
+from tests.spark.cluster import Spark, call_and_kill, kill_driver, running_cluster
 from tests.spark.driver import Driver
+from tests.spark.logs import dirty_log, one_facet, repeated_log, stored_files
 from tests.training.test_attributes import MAPPING, TABLES
+from training.state import StateStore
 
 pytestmark = pytest.mark.slow
 
-DRIVER_TAKES = "256k"
-"""How much a Spark job may bring to the driver: no more than counts and small dictionaries."""
 MANY_USERS = 4_000
 """Users of a last hour: more rows than the driver can take."""
 
 
-@dataclass(frozen=True)
-class Spark:
-    """A cluster and a driver."""
-
-    cluster: SparkCluster
-    driver: Driver
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """Settings that let Spark compute."""
-        return {"engine": "spark", "spark_master": self.cluster.url, "spark_partitions": 2}
-
-
 @pytest.fixture(scope="module")
 def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Spark]:
-    folder = tmp_path_factory.mktemp("cluster")
-    limits = f"{FEW_ROWS}spark.driver.maxResultSize {DRIVER_TAKES}\nspark.task.maxFailures 2\n"
-    with spark_cluster(folder, options=limits) as cluster, Driver(cluster.conf, folder / "driver.log") as driver:
-        yield Spark(cluster, driver)
-
-
-def call_and_kill(spark: Spark, call: str, seconds: float, **arguments: Any) -> Any:
-    """What a function returns an executor of which is killed after a while, in the middle of its work."""
-    spark.driver.begin(call, **arguments)
-    while not (executors := spark.cluster.executors()):
-        time.sleep(0.2)
-    time.sleep(seconds)
-    assert spark.driver.at_work()
-    os.kill(executors[0], signal.SIGKILL)
-    return spark.driver.result()
+    with running_cluster(tmp_path_factory.mktemp("cluster")) as running:
+        yield running
 
 
 CUT, SLOT_MINUTES = 40, 120
@@ -131,6 +115,74 @@ def test_clocks_are_duckdbs_in_bulk_and_by_the_hour_with_late_events_a_small_dri
         by_engine[name] = sums_of(settings), [as_of(settings, START + h) for h in (6, 30, CUT, CUT + 1)]
     assert by_engine["spark"] == by_engine["duckdb"]
     assert len(by_engine["spark"][1][-1]) > 30
+
+
+def test_executors_ingest_what_one_process_does_byte_for_byte_also_when_a_driver_or_an_executor_is_lost(
+    spark: Spark, tmp_path: Path
+) -> None:
+    first, later = dirty_log(tmp_path), repeated_log(tmp_path)
+    stores = {}
+    for name, engine in (("duckdb", {}), ("spark", spark.options)):
+        options = {"var": str(tmp_path / name), "source": "test", **engine, "spark_ingest_megabytes": 0}
+        accounts = []
+        for files, seconds in ((first, 3), (later, 0)):
+            arguments: dict[str, Any] = {
+                "options": options,
+                "folder": str(tmp_path),
+                "files": files,
+                "piece_bytes": 60_000,
+            }
+            if name == "duckdb":
+                accounts.append(calls.ingest(**arguments))
+            elif seconds:
+                accounts.append(call_and_kill(spark, "ingest", seconds, **arguments))
+            else:
+                accounts.append(spark.driver.call("ingest", **arguments))
+        stores[name] = stored_files(tmp_path / name), repr(accounts).replace(str(tmp_path / name), "VAR")
+        assert not [*(tmp_path / name / "test").glob(".*-ingest-*")]
+    assert stores["spark"] == stores["duckdb"]
+    for account in accounts:
+        assert min(account[what] for what in ("kept", "duplicates", "merged", "quarantined")) > 100
+    assert {"malformed_row", "open_quote", "bad_encoding", "conflicting_event_id"} <= {*accounts[0]["reasons"]}
+    events = [str(file) for file in (tmp_path / "spark" / "test" / "events").glob("hour=*/events.parquet")]
+    assert "maxResultSize" in spark.driver.call("refused_rows", options=options, files=events)
+
+
+def test_an_hours_dags_on_the_cluster_give_the_events_clocks_and_ranker_of_duckdb(spark: Spark, tmp_path: Path) -> None:
+    (log,) = dirty_log(tmp_path)
+    one_facet(tmp_path)
+    hour, plain = (
+        Hour.parse("2026-03-28T04"),
+        {"source": "test", "window_days": 1, "variants": ["none"], "slot_minutes": 120},
+    )
+    before = load_settings(var=tmp_path / "duckdb", **plain)
+    save_source(before, Source(str(tmp_path / "mapping.yaml"), (str(tmp_path / log),)))
+    ingest_history(before, hour)
+    calls.rebuild({"var": str(before.var), **plain}, hour.key)
+    shutil.copytree(before.var, tmp_path / "spark")
+    pages = "http://127.0.0.1:8080/app/?appId={application}"
+    settings = load_settings(var=tmp_path / "spark", **plain, **spark.options, spark_ingest_megabytes=0, spark_ui=pages)
+    migrate_airflow(settings)
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.spark.airflow_hour", hour.key, "ingest_hour", "materialize_clock", "train_ranker"],
+        cwd=ROOT, env={**os.environ, **airflow_environment(settings), "SPARK_CONF_DIR": str(spark.cluster.conf)},
+        check=False, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    (states,) = (line for line in done.stdout.splitlines() if line.startswith("{"))
+    assert set(json.loads(states).values()) == {"success"}, done.stdout[-3000:]
+    (application,) = set(re.findall(r"Spark application (app-\S+)", done.stdout))  # all tasks' work was one session's
+    with sqlite3.connect(settings.workspace / "airflow" / "airflow.db") as database:
+        links = database.execute("SELECT value FROM xcom WHERE key = '_link_SparkLink'").fetchall()
+    assert [json.loads(value) for (value,) in links] == [pages.format(application=application)] * 3
+    ingest_hour(before, hour)
+    advance(before, hour + 1)
+    (trained,) = train_hour(before, hour)
+    assert stored_files(settings.var) == stored_files(before.var)
+    ours = load_settings(var=settings.var, **plain)
+    assert sums_of(ours) == sums_of(before)
+    assert as_of(ours, hour + 1) == as_of(before, hour + 1)
+    assert StateStore(settings.training_dir / "states", "none").info(hour).digest == trained.digest
 
 
 HOURS = 32
@@ -233,6 +285,57 @@ def stored(url: str) -> dict[bytes, dict[bytes, bytes]]:
     with redis.Redis(host, int(port)) as client:
         content: Any = {key: client.hgetall(key) for key in client.scan_iter()}
     return content
+
+
+@pytest.mark.skipif(not os.environ.get("CHAOS_REPORT"), reason="four drivers take a minute: make chaos")
+def test_a_driver_that_is_killed_leaves_nothing_half_written_and_the_work_is_repeated(
+    spark: Spark, tmp_path: Path
+) -> None:
+    (log,) = dirty_log(tmp_path)
+    one_facet(tmp_path)
+    hours = [Hour.parse("2026-03-27T23"), Hour.parse("2026-03-28T04"), Hour.parse("2026-03-28T05")]
+    plain, var = {"source": "test", "window_days": 1, "slot_minutes": 120, "variants": ["none"]}, tmp_path / "spark"
+    options = {**plain, "var": str(var), **spark.options, "spark_ingest_megabytes": 0}
+    settings, theirs = load_settings(var=var, **plain), {**plain, "var": str(tmp_path / "duckdb")}
+    work: dict[str, dict[str, Any]] = {
+        "ingest": {"folder": str(tmp_path), "files": [log], "piece_bytes": 60_000},
+        "rebuild": {"hour": hours[1].key},
+        "refresh": {"hour": hours[2].key},
+        "build_samples": {"first": hours[0].key, "until": hours[2].key},
+    }
+    results = [repr(calls.ingest(theirs, **work["ingest"]))]
+    for call, arguments in work.items():
+        begun = partial(has_more_files, var, files_of(var))
+        kill_driver(spark, tmp_path / f"{call}.log", begun, call, options=options, **arguments)
+        events = EventStore(settings.events_dir)
+        assert not [events.read(hour, verify=True) for hour in events.hours() if call == "ingest"]
+        as_before = {"rebuild": None, "refresh": hours[1], "build_samples": hours[2]}
+        if call in as_before:
+            state = state_of(settings).read()
+            assert (state and state.as_of) == as_before[call]
+        assert not [*(settings.training_dir / "samples").glob("hour=*")]
+        result = spark.driver.call(call, options=options, **arguments)
+        results.append(repr(result))
+        if call != "ingest":
+            assert getattr(calls, call)(theirs, **arguments) == result
+    assert results[0].replace(str(tmp_path / "duckdb"), str(var)) == results[1]
+    other = load_settings(**theirs)
+    assert stored_files(var) == stored_files(other.var)
+    assert sums_of(settings) == sums_of(other)
+    assert [as_of(settings, hour) for hour in hours[1:]] == [as_of(other, hour) for hour in hours[1:]]
+    for file in (other.training_dir / "samples").glob("hour=*/meta.json"):
+        assert read_json(file) == read_json(settings.training_dir / "samples" / file.parent.name / file.name)
+    assert not [path for path in var.rglob("*") if path.name.startswith((".events-ingest-", "spark-", "together-"))]
+
+
+def files_of(var: Path) -> int:
+    """How many Parquet files a workspace holds, finished or not."""
+    return sum(1 for _ in var.rglob("*.parquet"))
+
+
+def has_more_files(var: Path, than: int) -> bool:
+    """Whether a workspace holds more Parquet files than before."""
+    return files_of(var) > than
 
 
 def test_executors_put_the_same_bytes_online(spark: Spark, app: Path, tmp_path: Path) -> None:

@@ -13,7 +13,10 @@ from core import cli
 from core.errors import ConfigError
 from core.settings import Settings
 from studies import ab_calibration
-from studies.ab_calibration import DailyLooks, MethodFigures, ModelCovariate, OneLook, OnTheApp
+from studies.ab_daily_looks import DailyLooks
+from studies.ab_draws import Parameters, draw, true_effects
+from studies.ab_on_the_app import OnTheApp
+from studies.ab_one_look import MethodFigures, ModelCovariate, OneLook
 from studies.study import Study
 
 REPLICATIONS = 5
@@ -43,10 +46,10 @@ def test_the_study_writes_figures_and_a_conclusion_and_continues_where_it_stoppe
 
 
 def test_the_truth_of_the_made_up_users_is_what_many_of_them_show() -> None:
-    p = ab_calibration.Parameters(users=400_000)
+    p = Parameters(users=400_000)
     rng = np.random.default_rng(1)
-    truth = ab_calibration._truth(np.random.default_rng(2), p, p.lift)
-    values, treated, _ = ab_calibration.draw(rng, p, p.lift)
+    truth = true_effects(np.random.default_rng(2), p, p.lift)
+    values, treated, _ = draw(rng, p, p.lift)
     a, b = values[~treated], values[treated]
     assert b[:, 0].mean() / a[:, 0].mean() - 1 == pytest.approx(truth["mean, welch"], abs=0.015)
     assert b[:, 5].mean() / a[:, 5].mean() - 1 == pytest.approx(truth["proportion, welch"], abs=0.01)

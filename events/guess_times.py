@@ -1,0 +1,87 @@
+"""What a log's columns suggest of its times: the column of the moment, how it is written, and the users' zone."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import duckdb
+
+from core.errors import DataError
+from events.column_words import MOMENT, ZONES, has_word
+from events.first_rows import Column, Sample, time_format
+from events.mapping import is_zone
+from events.mapping_text import example_values, expression
+
+DATE = re.compile(r"\d{4}-\d{1,2}-\d{1,2}( 00:00:00)?")
+TIME_OF_DAY = re.compile(r"\d{1,2}:\d{2}(:\d{2}(\.\d+)?)?")
+
+
+def local_time_line(sample: Sample, taken: list[Column]) -> str:
+    """The mapping's line about the users' clocks.
+
+    Args:
+        sample: first rows of the log.
+        taken: columns that are something else; a column of zones is added.
+    """
+    column = next((c for c in sample.columns if c not in taken and has_word(c, ZONES) and c.examples), None)
+    if column is None or not all(map(is_zone, column.examples)):
+        return "local_time: {zone: UTC}  # check: the zone in which these people live, for example Europe/Berlin"
+    taken.append(column)
+    if column.share_filled == 1:
+        return f"local_time: {{zone_column: {json.dumps(expression(column))}}}{example_values(column)}"
+    rule = f"coalesce(nullif({expression(column)}, ''), 'UTC')"
+    return f"local_time: {{zone_column: {json.dumps(rule)}}}  # check: the zone of the rows without one{example_values(column, '; ')}"
+
+
+def timestamp_line(con: duckdb.DuckDBPyConnection, sample: Sample) -> tuple[Column, str]:
+    """The column of the moment and the mapping's line about it.
+
+    Args:
+        con: on which expressions are tried.
+        sample: first rows of the log.
+
+    Raises:
+        DataError: no column looks like a time.
+    """
+    named = [c for word in MOMENT for c in sample.columns if has_word(c, (word,)) and c.share_filled > 0]
+    typed = [c for c in sample.columns if c.kind == "moment"]
+    for column in [*dict.fromkeys([*named, *typed])]:
+        name, moment = json.dumps(column.name), None
+        if column.kind == "moment":
+            check = f"{_time_apart(sample, column)}the zone where no offset is given{example_values(column, '; ')}"
+            moment = f"timestamp: {{column: {name}, unit: iso, zone: UTC}}  # check: {check}"
+        elif column.kind == "number" and column.low is not None and column.high is not None:
+            for unit, second in (("s", 1.0), ("ms", 1e3), ("us", 1e6), ("ns", 1e9)):
+                if column.low / second >= 5e8 and column.high / second <= 4e9:
+                    moment = f"timestamp: {{column: {name}, unit: {unit}}}  # numbers that count from 1970{example_values(column, ', ')}"
+        else:
+            moment = _text_moment(con, column)
+        if moment:
+            return column, moment
+    names = ", ".join(c.name for c in sample.columns)
+    raise DataError(
+        f"{sample.file}: no column looks like a time (its columns are {names}). See 'clock events explain' for timestamp's unit and format"
+    )
+
+
+def _time_apart(sample: Sample, column: Column) -> str:
+    """What to check where a column has dates only, and another one has the time of day."""
+    if not all(DATE.fullmatch(text) for text in column.examples):
+        return ""
+    other = next(
+        (c.name for c in sample.columns if c.examples and all(TIME_OF_DAY.fullmatch(text) for text in c.examples)), None
+    )
+    where = f"it may stand in {json.dumps(other)}; write both into one column" if other else "is there none?"
+    return f"a date without the time of day, which the clock needs: {where}; "
+
+
+def _text_moment(con: duckdb.DuckDBPyConnection, column: Column) -> str | None:
+    """The mapping's line about a column of text that holds times."""
+    pattern = time_format(con, column)
+    if pattern is None:
+        return None
+    return (
+        f"timestamp: {{column: {json.dumps(column.name)}, format: {json.dumps(pattern)}, zone: UTC}}"
+        f"  # check: day before month? the zone?{example_values(column, '; ')}"
+    )
