@@ -26,7 +26,7 @@ import pyarrow as pa
 from core.duck import file_list, hour_number, identifier, parquet_union
 from core.hours import Hour
 from events.episodes import SAME_EVENT_HOURS, open_episodes
-from events.mapping import Actions
+from events.mapping_rows import Actions
 from events.schema import BEHAVIORS
 from events.store import EventStore
 

@@ -25,7 +25,9 @@ from core.errors import ConfigError
 from core.files import write_json, write_parquet
 from events.cells import content, filled, timestamp_sql
 from events.ids import extend_ids, id_path
-from events.mapping import Attribute, Mapping, SideTable, Timestamp
+from events.mapping import Mapping
+from events.mapping_tables import Attribute, SideTable
+from events.mapping_times import Timestamp
 from events.readers import exact_text
 from events.schema import Owner
 from events.side_tables import OpenTable, is_marked, mark_file, open_table, table_file, table_mark

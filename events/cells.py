@@ -8,7 +8,7 @@ from sqlglot import expressions as exp
 
 from core.duck import quoted, texts
 from core.id_text import BLANK_CLASS, WHOLE_NUMBER
-from events.mapping import Timestamp
+from events.mapping_times import Timestamp
 
 FINITE = "clock_finite"
 """DuckDB macro: a number, null where it is infinite or no number at all."""

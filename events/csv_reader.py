@@ -13,7 +13,7 @@ from pathlib import Path
 from core.duck import file_list, quoted
 from core.errors import DataError
 from events.loader import Loader, cleaned
-from events.mapping import CsvOptions
+from events.mapping_csv import CsvOptions
 from events.text import CleanText, clean_csv, decoded, pass_lines
 
 log = logging.getLogger("events.readers")

@@ -10,8 +10,8 @@ import duckdb
 from core.errors import DataError
 from events.column_words import MOMENT, ZONES, has_word
 from events.first_rows import Column, Sample, time_format
-from events.mapping import is_zone
 from events.mapping_text import example_values, expression
+from events.zones import is_zone
 
 DATE = re.compile(r"\d{4}-\d{1,2}-\d{1,2}( 00:00:00)?")
 TIME_OF_DAY = re.compile(r"\d{1,2}:\d{2}(:\d{2}(\.\d+)?)?")

@@ -13,7 +13,8 @@ from core.errors import ConfigError
 from core.files import write_json, write_parquet
 from events.cells import content
 from events.ids import extend_ids, id_path
-from events.mapping import Items, Mapping
+from events.mapping import Mapping
+from events.mapping_tables import Items
 from events.side_tables import is_marked, mark_file, open_table, table_file, table_mark
 from events.store import EventStore
 

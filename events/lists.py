@@ -12,7 +12,8 @@ from core.documents import one_line
 from core.duck import identifier, quoted, scalar, texts
 from core.errors import ConfigError
 from events.cells import content, whole_number, without_point
-from events.mapping import Behavior, Impressions, Labels, Mapping
+from events.mapping import Mapping
+from events.mapping_rows import Behavior, Impressions, Labels
 from events.readers import RawLog, exact_text
 
 log = logging.getLogger("events.lists")

@@ -18,7 +18,8 @@ from events.actions import ActionJoin
 from events.forgotten import ForgottenMatcher
 from events.hour_changes import HourChange, HourCounts, HourWriter, changes_of
 from events.ids import extend_ids, id_kinds, id_path
-from events.mapping import Actions, Mapping
+from events.mapping import Mapping
+from events.mapping_rows import Actions
 from events.quarantine import input_digest, quarantine_lines
 from events.readers import raw_rows
 from events.repeated import mark_repeated

@@ -17,7 +17,8 @@ from core.expressions import parse_expression
 from core.files import digest_json, digest_text, read_json
 from events.cells import content, is_taken_apart, only_json, whole_number, without_point
 from events.log_files import find_files
-from events.mapping import Mapping, SideTable, relative
+from events.mapping import Mapping, relative
+from events.mapping_tables import SideTable
 from events.readers import RawLog, exact_text, load_raw
 
 log = logging.getLogger("events.side_tables")

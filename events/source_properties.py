@@ -6,7 +6,8 @@ from dataclasses import astuple, dataclass, replace
 
 from core.documents import JsonObject
 from core.errors import DataError
-from events.mapping import Actions, Mapping, Negatives
+from events.mapping import Mapping, Negatives
+from events.mapping_rows import Actions
 from events.schema import AttributeField
 
 

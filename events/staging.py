@@ -31,10 +31,12 @@ from events.cells import (
 from events.input_part import InputPart
 from events.items import ITEM_LENGTH, load_items
 from events.lists import unfold_lists
-from events.mapping import Items, Mapping, is_zone
+from events.mapping import Mapping
+from events.mapping_tables import Items
 from events.readers import exact_text, load_raw, raw_rows
 from events.row_expressions import RowExpressions
 from events.schema import BEHAVIORS, REQUEST_COLUMNS
+from events.zones import is_zone
 
 log = logging.getLogger("events.staging")
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple, TextIO, cast
 
 from core.errors import DataError
-from events.mapping import CsvOptions
+from events.mapping_csv import CsvOptions
 
 log = logging.getLogger("events.text")
 

@@ -16,7 +16,7 @@ from pydantic import (
 )
 
 from core.id_text import strip_blanks
-from events.mapping import check_zone
+from events.zones import check_zone
 
 
 def _id_text(value: Any) -> Any:

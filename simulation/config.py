@@ -10,7 +10,7 @@ from pydantic import Field, field_validator, model_validator
 
 from core.documents import StrictModel, load_document
 from core.hours import Hour
-from events.mapping import check_zone
+from events.zones import check_zone
 
 
 class ExperimentConfig(StrictModel):

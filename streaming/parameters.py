@@ -25,7 +25,7 @@ from core.errors import ConfigError
 from core.hours import Hour
 from core.lookup import positions
 from core.settings import Settings
-from events.mapping import Actions
+from events.mapping_rows import Actions
 from events.store import EventStore
 from serving.models import served_versions
 from streaming.status import TrainingStatus

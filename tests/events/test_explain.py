@@ -9,20 +9,11 @@ from pydantic import BaseModel
 
 from clock.main import app
 from core import cli
-from events.mapping import (
-    Actions,
-    Columns,
-    CsvOptions,
-    Exposures,
-    Impressions,
-    Items,
-    Labels,
-    LocalTime,
-    Mapping,
-    Negatives,
-    Timestamp,
-    load_mapping,
-)  # fmt: skip
+from events.mapping import Columns, Exposures, Mapping, Negatives, load_mapping
+from events.mapping_csv import CsvOptions
+from events.mapping_rows import Actions, Impressions, Labels
+from events.mapping_tables import Items
+from events.mapping_times import LocalTime, Timestamp
 
 
 def explained(capsys: pytest.CaptureFixture[str]) -> str:

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from core.errors import DataError
-from events.mapping import is_zone
+from events.zones import is_zone
 from tests.events.logs import HEADER, TIME, Log, rows
 
 # Times.

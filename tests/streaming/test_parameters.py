@@ -23,7 +23,7 @@ from core.errors import ConfigError
 from core.files import read_json, write_json
 from core.settings import Settings, load_settings
 from events.ids import log_ids
-from events.mapping import Actions
+from events.mapping_rows import Actions
 from events.store import EventStore
 from feature_repo.materialization import advance
 from feature_repo.running import running_events, running_parameters

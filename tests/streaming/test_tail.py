@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from core.errors import ConfigError, DataError
-from events.mapping import CsvOptions, Mapping, load_mapping
+from events.mapping import Mapping, load_mapping
+from events.mapping_csv import CsvOptions
 from streaming.tail import LogTail
 from tests.conftest import write_mapping
 
