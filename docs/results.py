@@ -15,6 +15,12 @@ from pathlib import Path
 from benchmarks.growth_chart import GROWTH, PANELS, curves, draw_growth
 from core.files import read_json
 from core.settings import ROOT, load_settings
+from docs.averaging_tables import (
+    averaging_modules_table,
+    averaging_rate_table,
+    averaging_table,
+    averaging_tried_table,
+)
 from docs.clock_tables import (
     freshness_table,
     parameters_age_table,
@@ -153,6 +159,10 @@ TABLES: dict[str, Callable[[Path], str | None]] = {
     "freshness": freshness_table,
     "parameters": parameters_table,
     "parameters-age": parameters_age_table,
+    "averaging": averaging_table,
+    "averaging-rate": averaging_rate_table,
+    "averaging-tried": averaging_tried_table,
+    "averaging-modules": averaging_modules_table,
     "closed_loop": closed_loop_table,
     "offline_online": offline_online_table,
     "offline_online-rankers": offline_online_rankers_table,

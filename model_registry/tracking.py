@@ -119,7 +119,7 @@ class Tracker:
 
         from training.plots import drawings
 
-        info, ranker, _ = states.load(hour)
+        info, ranker = states.load_to_score(hour)
         run = self.run_of(hour.day, info)
         for name, figure in drawings(
             read_predictions(self.settings, self.variant, Hour.of_day(hour.day), hour + 1), ranker

@@ -58,7 +58,7 @@ def report_importance(settings: Settings, day: date) -> ImportanceReport:
     held = next((hour for hour in reversed(before) if hour < hours[0]), before[0] if before else None)
     if held is None:
         raise NotReadyError(f"{variant} was not trained before {day}; there is nothing to look at yet")
-    _, ranker, _ = states.load(held)
+    _, ranker = states.load_to_score(held)
     store = EventStore(settings.events_dir)
     samples = SampleStore(settings, store)
     unseen = [hour for hour in hours if hour > held and (samples.folder(hour) / "meta.json").exists()]

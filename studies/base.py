@@ -76,14 +76,15 @@ def run(lab: Lab) -> tuple[str, str]:
     return conclusion, str(study.write(conclusion, sections, results, lab.command("base")))
 
 
-def chosen_and_reported(hours: np.ndarray) -> dict[str, np.ndarray]:
+def chosen_and_reported(hours: np.ndarray, days: int = REPORTED_DAYS) -> dict[str, np.ndarray]:
     """Masks over a log's samples: the time that options are chosen on, and the last UTC days, which are reported.
 
     Args:
         hours: numbers of the hours of the samples, ascending.
+        days: to report.
     """
     last_day = int(hours[-1]) // DAY_HOURS
-    reported = hours >= (last_day - REPORTED_DAYS + 1) * DAY_HOURS
+    reported = hours >= (last_day - days + 1) * DAY_HOURS
     return {"chosen": ~reported, "reported": reported}
 
 

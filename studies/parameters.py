@@ -160,7 +160,7 @@ def learned_within(
         if pace.way == "again":
             copy, trained = learner.copy(), 0
         if until > trained:
-            copy.train(keys.piece(trained, until), hour)
+            copy.train(keys.piece(trained, until), hour, piece=True)
             trained = until
     return np.concatenate(scores), copy
 

@@ -86,6 +86,7 @@ class Learner:
         self.ranker = new_ranker(config, store)
         self._optimizer = Optimizer(self.ranker)
         self._head = store.heads.index(label_of(store.heads))
+        self._within_hour = False
 
     def reads(self, keys: HourKeys) -> HourKeys:
         """The part of an hour's keys that the ranker reads."""
@@ -94,13 +95,16 @@ class Learner:
 
     def scores(self, keys: HourKeys) -> np.ndarray:
         """Scores of the label, shape (samples,)."""
-        scores: np.ndarray = predict(self.ranker, keys)[:, self._head]
+        with self._optimizer.scoring(within_hour=self._within_hour):
+            scores: np.ndarray = predict(self.ranker, keys)[:, self._head]
         return scores
 
-    def train(self, keys: HourKeys, hour: Hour) -> None:
-        """Train on samples of an hour, in their order."""
+    def train(self, keys: HourKeys, hour: Hour, *, piece: bool = False) -> None:
+        """Train on the samples of an hour, or on a piece of them, in their order."""
         fit(self.ranker, self._optimizer, keys, hour)
-        self.hour = hour
+        if not piece:
+            self._optimizer.end_hour()
+        self.hour, self._within_hour = hour, piece
 
     def copy(self) -> Learner:
         """One that learns on by itself from here."""

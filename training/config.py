@@ -82,6 +82,13 @@ class RankerOptions(BaseModel):
         description="Adagrad's sum of a row is multiplied by it in each hour that trains the row. 1: sums only grow.",
     )
     dense_rate: float = Field(0.002, gt=0, description="Learning rate of everything else (Adam).")
+    average_hours: float = Field(
+        0.0,
+        ge=0,
+        le=24 * 365,
+        description="Scores are by an exponential moving average of the dense weights at the ends of hours; its half-life in hours "
+        "that are trained on. Training goes on from the weights as they are. 0: scores are by these too.",
+    )
     embedding_penalty: float = Field(
         0.0, ge=0, description="L2: times the squared embeddings of a batch, each row once, over its samples."
     )

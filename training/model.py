@@ -25,7 +25,7 @@ from training.batch import SampleTables
 from training.checkpoint_delta import Tensors, apply
 from training.ranker import Ranker
 from training.scoring import predict
-from training.state import WEIGHTS, load_ranker, ranker_tensors, untrained_ranker
+from training.state import WEIGHTS, ranker_tensors, scoring_ranker, untrained_ranker
 from training.state_info import StateInfo, read_info
 from training.tensors import hour_keys
 
@@ -167,7 +167,7 @@ def load_model(folder: Path, base: RankerModel | None = None) -> RankerModel:
     info, tensors = load_tensors(folder)
     if base is not None and info.builds_on:
         tensors = apply([ranker_tensors(base.ranker), tensors])
-    return RankerModel(info, load_ranker(tensors, info))
+    return RankerModel(info, scoring_ranker(tensors, info))
 
 
 def load_tensors(folder: Path) -> tuple[StateInfo, Tensors]:

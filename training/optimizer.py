@@ -1,8 +1,9 @@
-"""How a ranker learns: Adam on its dense parameters, row-wise Adagrad on its tables."""
+"""How a ranker learns: Adam on its dense parameters, row-wise Adagrad on its tables; and by which weights it is scored."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from torch.optim.adam import adam
 
 from training.ranker import Ranker
+from training.weight_average import WeightAverage
 
 BETAS, EPSILON = (0.9, 0.999), 1e-8
 MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -100,11 +102,17 @@ class _FlatGroup(NamedTuple):
 
 
 class Optimizer:
-    """Adam on the dense parameters; row-wise Adagrad on the tables."""
+    """Adam on the dense parameters; row-wise Adagrad on the tables.
+
+    Attributes:
+        average: of the dense parameters, which scores in their place; None where they score themselves.
+    """
 
     def __init__(self, ranker: Ranker) -> None:
         self.ranker = ranker
         self.dense = DenseAdam(ranker.dense_parameters(), ranker.config.dense_rate)
+        half_life = ranker.config.average_hours
+        self.average = WeightAverage(ranker.named_dense_parameters(), half_life) if half_life else None
 
     def step(self) -> None:
         """Apply the gradients of the last backward pass and clear them."""
@@ -112,16 +120,35 @@ class Optimizer:
         for table in self.ranker.tables.values():
             table.step(self.ranker.config.embedding_rate)
 
+    def end_hour(self) -> None:
+        """An hour has been trained on: its weights enter the average."""
+        if self.average is not None:
+            self.average.add()
+
+    @contextmanager
+    def scoring(self, *, within_hour: bool = False) -> Iterator[None]:
+        """For the ``with`` block the ranker has the weights that score; it must not be trained there.
+
+        Args:
+            within_hour: the ranker has been trained on a part of an hour: the average is what it would be if the hour ended now.
+        """
+        if self.average is None:
+            yield
+        else:
+            with self.average.in_place(with_present=within_hour):
+                yield
+
     def tensors(self) -> dict[str, Tensor]:
-        """Adam's moments by the position of their parameter."""
-        return {
+        """Adam's moments by the position of their parameter, and the average."""
+        moments = {
             f"adam.{at}.{name}": value.cpu().clone()
             for at, state in self.dense.state.items()
             for name, value in state.items()
         }
+        return moments if self.average is None else {**moments, **self.average.tensors()}
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take a checkpoint's moments; the count of steps stays in the CPU's memory, as PyTorch wants it."""
+        """Take a checkpoint's moments and average; the count of steps stays in the CPU's memory, as PyTorch wants it."""
         moments: dict[int, dict[str, Tensor]] = {}
         for key, value in tensors.items():
             if key.startswith("adam."):
@@ -129,3 +156,5 @@ class Optimizer:
                 device = self.dense.parameters[int(at)].device if name in MOMENTS else value.device
                 moments.setdefault(int(at), {})[name] = value.to(device, copy=True)
         self.dense.load(moments)
+        if self.average is not None:
+            self.average.load(tensors)

@@ -98,9 +98,13 @@ class Ranker(nn.Module):
         """Sum of the squares of the embeddings that the last ``forward`` used, each row once."""
         return torch.stack([table.squared() for table in self.tables.values()]).sum()
 
-    def dense_parameters(self) -> list[nn.Parameter]:
+    def named_dense_parameters(self) -> dict[str, nn.Parameter]:
         """Everything trained that is not an embedding table of ids, in a fixed order."""
-        return [p for _, p in sorted(self.named_parameters()) if p.requires_grad]
+        return {name: p for name, p in sorted(self.named_parameters()) if p.requires_grad}
+
+    def dense_parameters(self) -> list[nn.Parameter]:
+        """Those of ``named_dense_parameters``."""
+        return list(self.named_dense_parameters().values())
 
     def batches(self, samples: Batch, size: int) -> Iterator[Batch]:
         """The samples in order, ``size`` at a time.

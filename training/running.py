@@ -34,7 +34,7 @@ from training.model import RankerModel, load_model, load_tensors
 from training.ranker import Ranker
 from training.samples import HourSamples
 from training.scoring import predict
-from training.state import changed_tensors, load_ranker, load_to_train, ranker_tensors, write_state
+from training.state import changed_tensors, load_to_train, ranker_tensors, scoring_ranker, write_state
 from training.trainer import fit
 
 FAR_ABOVE = 1.1
@@ -154,7 +154,7 @@ class RunningTrainer:
         self.info, tensors = load_tensors(folder)
         torch.set_num_threads(self.info.ranker_config.threads)
         self.ranker, self._optimizer = load_to_train(tensors, self.info)
-        self._before = load_ranker(tensors, self.info)
+        self._before = scoring_ranker(tensors, self.info)
         self._head = self.info.heads.index(label_of(self.info.heads))
         self._judged = 0
         self._losses = np.zeros(2)
@@ -180,14 +180,17 @@ class RunningTrainer:
 
         registered = loss(self._before)
         self._judged += len(labels)
-        self._losses += [loss(self.ranker), registered]
+        with self._optimizer.scoring(within_hour=self.samples > 0):
+            self._losses += [loss(self.ranker), registered]
         self._watch(
             self._judged, float(self._losses[0]), float(self._losses[1]), "samples, scored before they were trained on"
         )
         if self.withheld:
             return
         fit(self.ranker, self._optimizer, keys, drawn.hour)
-        self._watch(len(labels), loss(self.ranker), registered, "samples after they were trained on")
+        with self._optimizer.scoring(within_hour=True):
+            after = loss(self.ranker)
+        self._watch(len(labels), after, registered, "samples after they were trained on")
         self.samples += len(keys)
         self.hour = drawn.hour.key
         newest = drawn.tables.samples["timestamp"][-1].as_py()
@@ -201,16 +204,17 @@ class RunningTrainer:
             self.withheld = f"log-loss {loss / samples:.4f}, {registered / samples:.4f} of the registered version, on {samples:,} {of}"
 
     def write(self, folder: Path) -> None:
-        """Write what differs from the version's tensors, or everything where rows have moved.
+        """Write what differs from the version's tensors, or everything where rows have moved; of the weights those that score.
 
         Args:
             folder: an empty one.
         """
-        delta = changed_tensors(self.ranker)
+        with self._optimizer.scoring(within_hour=self.samples > 0):
+            delta = changed_tensors(self.ranker)
+            tensors = ranker_tensors(self.ranker) if delta is None else delta
         info = replace(
             self.info, hour=self.hour, parent=self.info.digest, data=f"running until {self.until.isoformat()}",
             samples_seen=self.info.samples_seen + self.samples, builds_on=self.info.hour if delta is not None else "", shards=(),
             tables={name: table.size for name, table in self.ranker.tables.items()},
         )  # fmt: skip
-        tensors = ranker_tensors(self.ranker) if delta is None else delta
         write_state(folder, info, {name: tensor.contiguous() for name, tensor in tensors.items()})

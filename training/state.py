@@ -38,6 +38,7 @@ from training.optimizer import Optimizer
 from training.ranker import Ranker
 from training.shard_files import merged_shards, shard_path
 from training.state_info import StateInfo, read_info
+from training.weight_average import scoring_weights
 
 RECENT_HOURS = 48
 """States of this many last hours are kept, and the last one of every day."""
@@ -71,8 +72,13 @@ def _table_parts(tables: dict[str, dict[str, Tensor]]) -> Tensors:
     return {f"tables.{name}.{part}": tensor for name, parts in tables.items() for part, tensor in parts.items()}
 
 
-def load_ranker(tensors: dict[str, Tensor], info: StateInfo) -> Ranker:
-    """The ranker that a state describes, with its tensors."""
+def scoring_ranker(tensors: Tensors, info: StateInfo) -> Ranker:
+    """The ranker that a state describes, with the weights that score: the average's, where the state has one."""
+    return load_ranker({**tensors, **scoring_weights(tensors)}, info)
+
+
+def load_ranker(tensors: Tensors, info: StateInfo) -> Ranker:
+    """The ranker that a state describes, with its tensors, as it was trained."""
     ranker = untrained_ranker(info)
     for name, table in ranker.tables.items():
         prefix = f"tables.{name}."
@@ -188,6 +194,10 @@ class StateStore:
         chain = self.chain(hour)
         info = replace(chain[0], layers=len(chain))
         return info, *load_to_train(self._read(chain), info, device)
+
+    def load_to_score(self, hour: Hour) -> tuple[StateInfo, Ranker]:
+        """A state ready to score with; ``CorruptStateError`` as ``tensors``."""
+        return self.info(hour), scoring_ranker(self.tensors(hour), self.info(hour))
 
     def save(
         self, info: StateInfo, ranker: Ranker, optimizer: Optimizer, *, since: StateInfo | None = None

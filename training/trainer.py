@@ -244,11 +244,13 @@ class Trainer:
         metrics: dict[str, float] = {}
         if drawn.tables.samples.num_rows:
             keys = drawn.keys(ranker)
-            scores = predict(ranker, keys)
+            with optimizer.scoring():
+                scores = predict(ranker, keys)
             tested = start(self._test(drawn, keys, scores, ranker))
             if followed:
                 self.samples.read_ahead(hour + 1, ranker)
             fit(ranker, optimizer, keys, hour)
+            optimizer.end_hour()
             metrics = tested.result()
         return HourResult(self.config.variant, hour, metrics, time.perf_counter() - begun, drawn.digest)
 

@@ -24,6 +24,7 @@ from training.ranker import Ranker
 from training.sightings import SPARSE
 from training.state import untrained_ranker
 from training.state_info import StateInfo, WarmStart
+from training.weight_average import PREFIX
 
 Shapes = Mapping[str, Sequence[int]]
 """Shapes of a state's tensors by name."""
@@ -74,7 +75,7 @@ class TakeOver:
         return cls(before, info, parts, frozenset(name for names in layers.values() for name in names))
 
     def fill(self, ranker: Ranker, optimizer: Optimizer, tensors: Tensors) -> None:
-        """Take over what belongs to no table: weights with Adam's moments, bins of numbers, the time that counts are of.
+        """Take over what belongs to no table: weights with Adam's moments and their average, bins of numbers, the time that counts are of.
 
         Args:
             ranker, optimizer: untrained.
@@ -84,7 +85,7 @@ class TakeOver:
             for name, parameter in ranker.named_parameters():
                 if name in self.parameters:
                     parameter.copy_(tensors[f"dense.{name}"])
-        optimizer.load(self._moments(ranker, tensors))
+        optimizer.load({**self._moments(ranker, tensors), **self._averages(tensors)})
         if label_of(self.before.heads) == label_of(self.info.heads):
             ranker.time_of_day_counts.span.copy_(tensors["rhythm"])
         columns = [field.column for field in of_type(self.before.attributes, *NUMERIC)]
@@ -99,6 +100,10 @@ class TakeOver:
             table.load({part: tensors[f"tables.{name}.{part}"] for part in ("keys", *self.parts[name])})
             if "weight" not in self.parts[name]:
                 table.restart()
+
+    def _averages(self, tensors: Tensors) -> Tensors:
+        """The averages of the parameters that are taken over; of a state without an average, their weights."""
+        return {f"{PREFIX}{p}": tensors.get(f"{PREFIX}{p}", tensors[f"dense.{p}"]) for p in self.parameters}
 
     def _moments(self, ranker: Ranker, tensors: Tensors) -> Tensors:
         """Adam's moments of the parameters that are taken over; a checkpoint names them by their position."""

@@ -28,6 +28,7 @@ STUDIES = {
     "decay": "does it pay that tables go on learning (Adagrad's sums decay) where tastes drift",
     "freshness": "does it pay to count in what users did minutes ago",
     "parameters": "does it pay to serve parameters that were trained within the hour",
+    "averaging": "is a ranker better that is scored by an average of its dense weights over the hours past",
     "sigma": "how wide the Gaussian should be, also by kind of user",
     "streaming_vs_daily": "does hour-by-hour training bend the hour embedding, and not the clock",
     "granularity": "slots of 15 minutes to 2 hours, a weekend clock",

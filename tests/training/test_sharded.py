@@ -54,6 +54,7 @@ from training.state import StateStore, ranker_tensors, write_state
 from training.state_info import StateInfo
 from training.tensors import to_batch
 from training.trainer import Trainer, read_predictions, trained_keys
+from training.weight_average import PREFIX
 
 VARIANTS = ("adaptive_clock", "gaussian_clock", "long_term_clock", "matched_clock", "naive_clock")
 UNTIL = FIRST + 26
@@ -188,10 +189,12 @@ def test_two_processes_go_on_with_another_configuration_as_one_does(
 
 
 @pytest.mark.slow
-def test_two_processes_admit_the_ids_that_one_admits(ready: Settings, tmp_path: Path) -> None:
+def test_two_processes_admit_the_ids_that_one_admits_and_average_the_weights_that_it_averages(
+    ready: Settings, tmp_path: Path
+) -> None:
     settings = [fresh(ready, tmp_path / name) for name in ("one", "two")]
     for each in settings:
-        (each.workspace / "ranker.yaml").write_text("admit_after: 4\naccumulator_decay: 0.8\n")
+        (each.workspace / "ranker.yaml").write_text("admit_after: 4\naccumulator_decay: 0.8\naverage_hours: 3\n")
         place_tracking_store(each)
     until = FIRST + 8
     Trainer(settings[0], "matched_clock").train(until, start=FIRST, save_every=4)
@@ -200,6 +203,11 @@ def test_two_processes_admit_the_ids_that_one_admits(ready: Settings, tmp_path: 
     assert a.keys() == b.keys()
     assert int(a["tables.users.sightings"].sum()) > 0
     assert len(a["tables.items.keys"]) > 0
+    averages = [name for name in a if name.startswith(PREFIX)]
+    assert averages
+    assert any(not torch.equal(a[name], a[f"dense.{name.removeprefix(PREFIX)}"]) for name in averages)
+    for name in averages:
+        assert torch.allclose(a[name], b[name], atol=2e-3, rtol=1e-3), name
     for name, tensor in a.items():
         if name.startswith("tables."):
             equal = torch.allclose if tensor.is_floating_point() else torch.equal

@@ -184,9 +184,11 @@ class ShardedTrainer(Trainer):
             batch = group.together(lambda: to_batch(keys, ranker), f"looking up its samples of {hour}")
             with torch.no_grad():
                 self.tables.fetch(ranker.reads(batch))
-            scores = group.together(lambda: score(ranker, batch), f"scoring its samples of {hour}")
+            with optimizer.scoring():
+                scores = group.together(lambda: score(ranker, batch), f"scoring its samples of {hour}")
             tested = self._test_part(drawn, rows, keys, scores, ranker)
             self._fit(ranker, optimizer, keys, hour, deal)
+            optimizer.end_hour()
             metrics = group.all_gather(group.together(tested.result, "measuring the predictions"))[0]
         return HourResult(self.config.variant, hour, metrics, time.perf_counter() - begun, drawn.digest)
 
