@@ -83,7 +83,7 @@ class RankerOptions(BaseModel):
     )
     dense_rate: float = Field(0.002, gt=0, description="Learning rate of everything else (Adam).")
     average_hours: float = Field(
-        12.0,
+        0.0,
         ge=0,
         le=24 * 365,
         description="Scores are by an exponential moving average of the dense weights at the ends of hours; its half-life in hours "
