@@ -29,8 +29,8 @@ def write_sampled_events(settings: Settings, row_group: int, files: Sequence[tup
         row_group: rows of a row group.
         files: hours, ascending, each with its file.
     """
-    paths = dict(files)
-    for hour, rows in sampled_events(settings, EventStore(settings.events_dir), [*paths]):
+    paths, events = dict(files), EventStore(settings.events_dir)
+    for hour, rows in sampled_events(settings, events, [*paths], events.source.negatives, settings.window_hours):
         write_parquet(paths[hour], rows, row_group=row_group)
 
 

@@ -21,16 +21,20 @@ TRIES = 4
 """A negative equal to its positive is drawn again this often, then left out."""
 
 
-def sampled_events(settings: Settings, events: EventStore, hours: Sequence[Hour]) -> Iterator[tuple[Hour, pa.Table]]:
+def sampled_events(
+    settings: Settings, events: EventStore, hours: Sequence[Hour], rule: Negatives | None, window: int
+) -> Iterator[tuple[Hour, pa.Table]]:
     """Each hour with its samples, in time order, without their features.
 
     Args:
         settings: of the workspace.
-        events: of the source, which say how negatives are drawn.
+        events: of the source.
         hours: ascending; a draw depends on the hour alone, not on the others.
+        rule: how negatives are drawn; None where the log has its own.
+        window: hours before a sample's from which they are drawn.
     """
-    rule, columns = events.source.negatives, sample_columns(events)
-    pool = NegativePool(settings, events, events.facets, settings.window_hours, hours) if rule and hours else None
+    columns = sample_columns(events)
+    pool = NegativePool(settings, events, events.facets, window, hours) if rule and hours else None
     for hour in hours:
         rows = events.read(hour).select(columns)
         if pool is not None and rule and rows.num_rows:

@@ -195,11 +195,16 @@ class SampleStore:
         return self._build([hour for hour in sorted(hours) if force or not self.is_current(hour)])
 
     def _build(self, stale: Sequence[Hour]) -> int:
-        if self.settings.engine == "spark" and not (self.settings.shrinkage or self.settings.features_as_served):
+        drawn_as_told = (self.negatives, self.negative_hours) == (
+            self.events.source.negatives,
+            self.settings.window_hours,
+        )
+        special = self.settings.shrinkage or self.settings.features_as_served or not drawn_as_told
+        if self.settings.engine == "spark" and not special:
             return self._build_on_spark(stale)
         done = 0
         chunk: list[tuple[Hour, pa.Table, int]] = []
-        for hour, table in sampled_events(self.settings, self.events, stale):
+        for hour, table in sampled_events(self.settings, self.events, stale, self.negatives, self.negative_hours):
             chunk.append((hour, table, len(pc.unique(table["user_id"]))))
             if sum(keys for *_, keys in chunk) >= KEYS_AT_ONCE:
                 done += self._write([(h, t) for h, t, _ in chunk])

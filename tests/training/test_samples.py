@@ -86,6 +86,25 @@ def test_negatives_come_from_the_past_and_are_the_same_every_time(positives: Set
     assert samples.read(hours[7]).digest == digests[hours[7]]
 
 
+def test_a_store_that_is_told_how_to_draw_negatives_does_not_draw_as_the_source_says(positives: Settings) -> None:
+    """Studies compare logs with negatives of both kinds."""
+    store = EventStore(positives.events_dir)
+    hour, rule = store.hours()[20], store.source.negatives
+    assert rule is not None
+    other = "own" if rule.kind == "popularity" else "popularity"
+    samples = SampleStore(positives, store)
+    samples.root = positives.training_dir / "samples-other"
+    samples.negatives, samples.negative_hours = rule.model_copy(update={"kind": other}), 6
+    rows = samples.read(hour).tables.samples.to_pylist()
+    past = [row for h in store.hours() if hour - 6 <= h < hour for row in store.read(h).to_pylist()]
+    negatives = [row for row in rows if not row["finish"]]
+    assert negatives
+    for row in negatives:
+        of = [each for each in past if other == "popularity" or each["user_id"] == row["user_id"]]
+        assert row["item_id"] in {each["item_id"] for each in of}
+    assert len(rows) != SampleStore(positives, store).read(hour).tables.samples.num_rows
+
+
 @pytest.mark.slow
 def test_pieces_of_an_hour_have_its_positives_and_features_and_draw_negatives_of_their_own(positives: Settings) -> None:
     store = EventStore(positives.events_dir)
