@@ -14,7 +14,8 @@ from core.duck import connection, file_list, quoted
 from core.errors import NotReadyError
 from core.files import replaced_directory
 from core.settings import Settings
-from core.spark import SparkEngine, failure_of_tasks, spark_session
+from core.spark import SparkEngine, failure_of_tasks
+from core.spark_session import spark_session
 from core.sql_engine import Engine, microseconds
 
 

@@ -35,7 +35,7 @@ class SparkLink(BaseOperatorLink):
     def get_link(self, operator: Any, *, ti_key: Any) -> str:
         """Address of the page; empty where the task began no application."""
         del operator, ti_key
-        from core.spark import application_page
+        from core.spark_session import application_page
 
         return application_page(load_settings())
 

@@ -15,7 +15,8 @@ from core.documents import JsonObject
 from core.errors import NotReadyError
 from core.files import digest_json, digest_text, exclusive_lock, read_json, write_json, write_text
 from core.settings import Settings
-from core.spark import require_spark, session_options, spark_path
+from core.spark import spark_path
+from core.spark_session import require_spark, session_options
 from events.schema import BEHAVIORS, OWNERS, AttributeField, Owner
 from events.store import EventStore
 from feature_repo import schemas

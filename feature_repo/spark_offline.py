@@ -30,7 +30,8 @@ from feast.on_demand_feature_view import OnDemandFeatureView
 from feast.repo_config import RepoConfig
 
 from core.duck import identifier
-from core.spark import open_session, spark_path
+from core.spark import spark_path
+from core.spark_session import open_session
 from core.sql_engine import microseconds, parquet_parts
 from feature_repo.changes import files_that_may_hold, spans_of
 

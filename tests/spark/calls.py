@@ -10,12 +10,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-import core.spark
 import events.spark_input
 from ab_analysis.analysis import analyze
 from ab_analysis.table import analyze_table
 from ab_analysis.table_spec import TableSpec
 from ab_analysis.user_table import build_user_table, make_tables
+from core import spark_session
 from core.engine import engine
 from core.errors import DataError, PlatformError
 from core.hours import Hour, hour_range
@@ -142,9 +142,9 @@ def experiment(options: Options, folder: str) -> dict[str, Any]:
     return {"looks": looks, "refused": refused, "analysis": analysis, "table": [repr(row) for row in rows]}
 
 
-def refusal(options: Options, seconds: int = core.spark.WORKER_SECONDS) -> str:
+def refusal(options: Options, seconds: int = spark_session.WORKER_SECONDS) -> str:
     """What a person reads when Spark cannot be used; so long a task may wait for an executor."""
-    core.spark.WORKER_SECONDS = seconds
+    spark_session.WORKER_SECONDS = seconds
     try:
         with engine(load_settings(**options)):
             return ""
