@@ -16,8 +16,9 @@ from core import duck
 from core.duck import hour_number
 from core.hours import Hour, hour_range
 from events.account import Account
+from events.partition import Manifest
 from events.staging import IGNORED
-from events.store import EventStore, Manifest
+from events.store import EventStore
 
 log = logging.getLogger("events.ingest")
 

@@ -43,12 +43,13 @@ from events.part_tasks import (
     Repetitions,
     repetition_schema,
 )
+from events.partition import Manifest
 from events.pieces import read_pieces
 from events.quarantine import input_digest
 from events.readers import RawLog
 from events.repeated import CONFLICTING
 from events.staging import IGNORED, ItemMatches
-from events.store import EventStore, Manifest
+from events.store import EventStore
 
 log = logging.getLogger("events.ingest")
 

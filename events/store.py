@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import replace
 from functools import cached_property
 from itertools import groupby
 from pathlib import Path
@@ -29,9 +29,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from core.errors import CorruptStateError, DataError, NotReadyError
-from core.files import digest_file, digest_text, read_json, replaced_directory, write_json, write_parquet
+from core.files import read_json, replaced_directory, write_json
 from core.hours import Hour, hour_range
 from events.change_list import ChangeList
+from events.partition import Manifest, first_exposures, partition_digest, write_partition
 from events.schema import (
     REQUEST_COLUMNS,
     AttributeField,
@@ -42,22 +43,6 @@ from events.schema import (
     fact_schema,
 )
 from events.source_properties import SourceProperties
-
-
-@dataclass(frozen=True)
-class Manifest:
-    """What an hour partition holds.
-
-    ``watermark`` is the latest event time in the partition; ``digest`` covers events and exposures.
-    """
-
-    hour: str
-    rows: int
-    digest: str
-    exposures: int = 0
-    duplicates: int = 0
-    rejected: dict[str, int] = field(default_factory=dict)
-    watermark: str | None = None
 
 
 class EventStore:
@@ -251,7 +236,7 @@ class EventStore:
         """The hour's events; with ``verify`` the bytes are checked against the manifest."""
         manifest = self.manifest(hour)
         folder = self.partition(hour)
-        if verify and _partition_digest(folder) != manifest.digest:
+        if verify and partition_digest(folder) != manifest.digest:
             raise CorruptStateError(
                 f"{folder} does not match its manifest; remove the folder and ingest the hour's log again"
             )
@@ -358,7 +343,7 @@ class EventStore:
         seen = (exposures if exposures is not None else exposure_schema().empty_table()).cast(exposure_schema())
         if old:
             seen = pa.concat_tables([self.read_exposures(hour), seen])
-        seen = _first_exposures(seen)
+        seen = first_exposures(seen)
         if facts is None and (files := self.fact_files([hour])):
             facts = pq.ParquetFile(files[0]).read()
         reasons = dict(old.rejected) if old else {}
@@ -366,7 +351,7 @@ class EventStore:
             reasons[reason] = reasons.get(reason, 0) + count
         duplicates += old.duplicates if old else 0
         if into is not None:
-            return _fill(into, hour, events, seen, facts, duplicates, reasons)
+            return write_partition(into, hour, events, seen, facts, duplicates, reasons)
         return self._replace(hour, old, events, seen, facts, duplicates, reasons)
 
     def place(self, hour: Hour, folder: Path) -> Manifest:
@@ -419,50 +404,9 @@ class EventStore:
         """Write an hour's folder whole, and put it on the list of changes where it is another one than before."""
         self.changes.begin(hour)
         with replaced_directory(self.partition(hour)) as target:
-            manifest = _fill(target, hour, events, exposures, facts, duplicates, rejected)
+            manifest = write_partition(target, hour, events, exposures, facts, duplicates, rejected)
         self.changes.end(hour, changed=old is None or manifest.digest != old.digest)
         return manifest
-
-
-def _fill(
-    target: Path,
-    hour: Hour,
-    events: pa.Table,
-    exposures: pa.Table,
-    facts: pa.Table | None,
-    duplicates: int,
-    rejected: dict[str, int],
-) -> Manifest:
-    """Write an hour's files and its manifest to an empty folder."""
-    latest = pa.compute.max(events["timestamp"]).as_py() if events.num_rows else None
-    write_parquet(target / "events.parquet", events)
-    if exposures.num_rows:
-        write_parquet(target / "exposures.parquet", exposures)
-    if facts is not None and facts.num_rows:
-        write_parquet(target / "facts.parquet", facts)
-    manifest = Manifest(
-        hour=hour.key,
-        rows=events.num_rows,
-        digest=_partition_digest(target),
-        exposures=exposures.num_rows,
-        duplicates=duplicates,
-        rejected=dict(sorted(rejected.items())),
-        watermark=latest.isoformat() if latest else None,
-    )
-    write_json(target / "manifest.json", asdict(manifest))
-    return manifest
-
-
-def _first_exposures(table: pa.Table) -> pa.Table:
-    keys = ["experiment", "variant", "user_id"]
-    first = table.group_by(keys).aggregate([("timestamp", "min")]).rename_columns([*keys, "timestamp"])
-    return first.sort_by([("timestamp", "ascending"), *((key, "ascending") for key in keys)]).cast(exposure_schema())
-
-
-def _partition_digest(folder: Path) -> str:
-    files = [folder / "events.parquet", folder / "exposures.parquet"]
-    missing = not files[0].exists()
-    return "" if missing else digest_text(*(digest_file(f) for f in files if f.exists()))
 
 
 def missing_hours(hours: Iterable[Hour]) -> list[Hour]:

@@ -20,7 +20,8 @@ from core.files import read_json
 from core.hours import DAY_HOURS, Hour
 from core.page_template import percent, words
 from core.settings import Settings
-from events.store import EventStore, Manifest, missing_hours
+from events.partition import Manifest
+from events.store import EventStore, missing_hours
 from feature_repo.clock import ClockState
 from model_registry.registry import BY_PLATFORM, CANDIDATE, CHAMPION, Move, read_moves
 from model_registry.store import moves_file

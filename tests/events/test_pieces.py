@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from core import duck
@@ -44,6 +44,7 @@ MAPPING = {
     "timestamp": "timestamp: {column: ts, zone: Europe/Berlin, fold: reject}",
     "behaviors": "behaviors: {finish: secs > 3, like: liked}",
 }
+GOOD = {"uid": "1", "iid": "10", "genre": "rock", "ts": "2026-03-10T10:00:00Z", "secs": "3", "liked": "1"}
 ROWS = st.lists(st.fixed_dictionaries({name: st.sampled_from(cells) for name, cells in CELLS.items()}), max_size=12)
 
 
@@ -122,6 +123,11 @@ def test_a_log_read_in_pieces_is_the_log_read_whole(kind: str, tmp_path: Path) -
     differing = set()
 
     @settings(max_examples=10)
+    @example(
+        logs=[[GOOD, GOOD | {"iid": "11"}, GOOD | {"ts": "soon"}], [GOOD | {"uid": "2"}]],
+        columns=[[*NAMES]] * 3,
+        size=60,
+    )
     @given(
         logs=st.lists(ROWS, min_size=1, max_size=3),
         columns=st.lists(

@@ -193,7 +193,7 @@ def test_with_a_tracking_server_the_artifacts_of_old_models_go_too(trained: Sett
     ready = partial(answers, f"http://127.0.0.1:{port}/health")
     with process(command, tmp_path / "server.log", ready, timeout_seconds=180, start_new_session=True):
         settings = load_settings(
-            var=trained.var, source=trained.source, variants=trained.variants, keep_models=1,
+            var=trained.var, source=trained.source, variants=trained.variants, keep_models=2,
             mlflow_uri=f"http://127.0.0.1:{port}",
         )  # fmt: skip
         tracker = Tracker(settings, "matched_clock")
@@ -201,8 +201,8 @@ def test_with_a_tracking_server_the_artifacts_of_old_models_go_too(trained: Sett
         for hour in states.hours()[-3:]:
             tracker.log_model(states, hour, register=False)
         assert len(list(artifacts.rglob("state.json"))) == 3
-        assert retire_models(settings) == {"versions": 0, "models": 2}
+        assert retire_models(settings) == {"versions": 0, "models": 1}
         left = tracker.client.search_logged_models([tracker.experiment])
         kept = {path.parts[path.parts.index("models") + 1] for path in artifacts.rglob("state.json")}
         assert kept == {model.model_id for model in left}
-        assert len(kept) == 1
+        assert len(kept) == 2

@@ -14,7 +14,7 @@ from simulation.workspace import app_config
 from tests.trained import copy_of, trained_workspace
 
 APP = SimulatorConfig(days=4, users=300, items=80, experiment={"start_day": 2})
-UNTIL = APP.first_hour + 60
+UNTIL = APP.first_hour + 62  # an hour in which nobody and nothing is new
 BATCH = 8
 
 
