@@ -216,6 +216,15 @@ class Settings(BaseSettings):
     def _defaults_of_profile(cls, values: dict[str, object]) -> dict[str, object]:
         return {**PRODUCTION, **values} if values.get("profile") == "production" else values
 
+    @field_validator("spark_ui")
+    @classmethod
+    def _page_of_an_application(cls, address: str) -> str:
+        if address and not re.fullmatch(r"https?://[^\s{}]*(\{application\}[^\s{}]*)?", address):
+            raise ValueError(
+                f"'{address}' is no address of a page; give one such as http://master:8080/app/?appId={{application}}"
+            )
+        return address
+
     @field_validator("var")
     @classmethod
     def _plain_path(cls, folder: Path) -> Path:

@@ -441,6 +441,13 @@ def test_every_setting_can_be_set_to_each_of_its_choices_by_the_environment(monk
             assert kept == value, name
 
 
+@pytest.mark.parametrize("address", ["ftp//x", "http://h/{app}", "master:8080", "http://h/ x"])
+def test_what_is_no_page_of_a_spark_application_is_refused(address: str) -> None:
+    assert load_settings(spark_ui="http://h:8080/app/?appId={application}").spark_ui
+    with pytest.raises(ConfigError, match=r"CLOCK_SPARK_UI: .* is no address of a page"):
+        load_settings(spark_ui=address)
+
+
 def test_a_setting_that_is_no_json_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CLOCK_VARIANTS", "none,matched_clock")
     with pytest.raises(ConfigError, match=r'CLOCK_VARIANTS is not JSON; write a list as \["none", "matched_clock"\]'):
