@@ -175,14 +175,14 @@ class Reader:
 
         Args:
             work: the piece, with the rows before it.
-            conflicts: Parquet folder of the numbers of such rows (``n``), of the whole input.
+            conflicts: Parquet folder of the numbers of such rows (``__n``), of the whole input.
         """
         part = InputPart(work.piece.span, work.first_row, work.known)
         target = self.folder / "quarantine" / f"{work.number:06d}-{uuid4().hex}.parquet"
         with task_connection(self.settings) as con:
             staging = self._staging(con, work.piece, part)
             con.execute(
-                f"CREATE TABLE staged AS SELECT n AS __row, {quoted(CONFLICTING)} AS reason FROM {_parquet(conflicts)}"
+                f"CREATE TABLE staged AS SELECT __n AS __row, {quoted(CONFLICTING)} AS reason FROM {_parquet(conflicts)}"
             )
             _copy(con, _numbered(0, rejected_rows(staging.raw)), target)  # their numbers are those of the whole input
         return target
@@ -223,7 +223,7 @@ class Repetitions:
     schema: pa.Schema
 
     def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        """Rows of events by what they are (``kind``), and a row with counts."""
+        """Rows of events by what they are (``__kind``), and a row with counts."""
         first = next(batches, None)
         if first is None:
             return
@@ -240,13 +240,13 @@ class Repetitions:
             queries = {
                 "fresh": "SELECT * FROM fresh",
                 "amended": "SELECT * FROM amended",
-                "duplicates": f"SELECT date_trunc('hour', ts) AS timestamp, count(*) AS n FROM ({duplicates}) GROUP BY ALL",
-                "conflicting": "SELECT __row AS n, ts AS timestamp FROM staged WHERE reason IS NOT NULL",
+                "duplicates": f"SELECT date_trunc('hour', ts) AS timestamp, count(*) AS __n FROM ({duplicates}) GROUP BY ALL",
+                "conflicting": "SELECT __row AS __n, ts AS timestamp FROM staged WHERE reason IS NOT NULL",
             }
             for kind, query in queries.items():
                 yield from self._rows(con, kind, query)
             note = quoted(json.dumps(self._counts(con)))
-            yield from self._rows(con, "counts", f"SELECT {note} AS note")
+            yield from self._rows(con, "counts", f"SELECT {note} AS __note")
 
     def _counts(self, con: duckdb.DuckDBPyConnection) -> dict[str, Any]:
         counts: dict[str, Any] = kept_counts(con, self.log.mapping)
@@ -264,18 +264,18 @@ class Repetitions:
         cells = [
             identifier(name) if name in columns else f"NULL AS {identifier(name)}" for name in self.schema.names[1:]
         ]
-        rows = con.sql(f"SELECT {quoted(kind)} AS kind, {', '.join(cells)} FROM ({query})")
+        rows = con.sql(f"SELECT {quoted(kind)} AS __kind, {', '.join(cells)} FROM ({query})")
         for batch in rows.to_arrow_reader(ROWS_AT_ONCE):
             yield from pa.Table.from_batches([batch]).cast(self.schema).to_batches()
 
 
 def repetition_schema(events: pa.Schema) -> pa.Schema:
-    """Arrow schema of what ``Repetitions`` gives.
+    """Arrow schema of what ``Repetitions`` gives; no facet can have a name that begins with two underscores.
 
     Args:
         events: of the source.
     """
-    beside = [pa.field("kind", pa.string()), pa.field("n", pa.int64()), pa.field("note", pa.string())]
+    beside = [pa.field("__kind", pa.string()), pa.field("__n", pa.int64()), pa.field("__note", pa.string())]
     return pa.schema([*beside, *(field.with_nullable(True) for field in events)])
 
 
@@ -386,7 +386,7 @@ def _numbered(part: int, rows: str) -> str:
 
 
 def _of_kind(table: pa.Table, kind: str, schema: pa.Schema) -> pa.Table:
-    return table.filter(pa.compute.equal(table["kind"], kind)).select(schema.names).cast(schema)
+    return table.filter(pa.compute.equal(table["__kind"], kind)).select(schema.names).cast(schema)
 
 
 def _parquet(folder: Path) -> str:

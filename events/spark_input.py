@@ -132,9 +132,9 @@ class SparkInput:
         self._give_ids()
         self._find_repetitions(store)
         rows = engine.rows(
-            f"""SELECT kind, CAST({engine.hour_number("timestamp")} AS BIGINT) AS hour, note, {self._piece} AS piece,
-            sum(CASE kind WHEN 'duplicates' THEN n ELSE 1 END) AS n FROM repetitions
-            WHERE kind NOT IN ('fresh', 'amended') GROUP BY 1, 2, 3, 4"""
+            f"""SELECT __kind, CAST({engine.hour_number("timestamp")} AS BIGINT) AS hour, __note, {self._piece} AS piece,
+            sum(CASE __kind WHEN 'duplicates' THEN __n ELSE 1 END) AS n FROM repetitions
+            WHERE __kind NOT IN ('fresh', 'amended') GROUP BY 1, 2, 3, 4"""
         )
         told = [json.loads(note) for kind, _, note, _, _ in rows if kind == "counts"]
         account = Account(rows_in=counts.good + sum(counts.reasons.values()))
@@ -179,8 +179,8 @@ class SparkInput:
 
     def changes(self) -> Iterator[HourWriter]:
         engine, names = self._engine, self._store.event_schema.names
-        query = f"""SELECT {engine.hour_number("timestamp")} AS hour, kind, {", ".join(map(identifier, names))} FROM repetitions
-            WHERE kind IN ('fresh', 'amended')"""
+        query = f"""SELECT {engine.hour_number("timestamp")} AS hour, __kind, {", ".join(map(identifier, names))} FROM repetitions
+            WHERE __kind IN ('fresh', 'amended')"""
         filler = HourFiller(self._store.root, self._folder / "hours", self._counts_by_hour)
         engine.map_rows("filled_hours", query, "hour", filler, "hour BIGINT, rows BIGINT, folder STRING", in_order=True)
         filled = [
@@ -239,8 +239,8 @@ class SparkInput:
         work = Repetitions(
             self._settings, store.root, log_of_rows, (min(times, default=None), max(times, default=None)), schema
         )
-        engine.map_rows("found_repetitions", query, "event_id", work, ddl(schema))
-        engine.table("repetitions", "SELECT * FROM found_repetitions")
+        engine.map_rows("repetitions_of_ids", query, "event_id", work, ddl(schema))
+        engine.table("repetitions", "SELECT * FROM repetitions_of_ids")
 
     @property
     def _row(self) -> str:
@@ -253,13 +253,13 @@ class SparkInput:
 
     @property
     def _piece(self) -> str:
-        """SQL of the piece that has the conflicting row ``n``, null of other kinds."""
-        return f"CASE kind WHEN 'conflicting' THEN size(filter({self._offsets_sql}, x -> x < n)) - 1 END"
+        """SQL of the piece that has the conflicting row ``__n``, null of other kinds."""
+        return f"CASE __kind WHEN 'conflicting' THEN size(filter({self._offsets_sql}, x -> x < __n)) - 1 END"
 
     def _read_conflicts(self, pieces: set[int]) -> None:
         """Write the content of rows of pieces whose event id is another event's."""
         engine, folder = self._engine, self._folder / "conflicts"
-        engine.write("SELECT n FROM repetitions WHERE kind = 'conflicting'", folder)
+        engine.write("SELECT __n FROM repetitions WHERE __kind = 'conflicting'", folder)
         work = [self._pieces.again(piece) for piece in sorted(pieces)]
         self._conflicts = engine.map_tasks(ConflictReader(self._reader, folder), work)
 
@@ -268,7 +268,7 @@ class SparkInput:
         engine = self._engine
         rows = f"SELECT * FROM {self._staged} s"
         if conflicts:
-            rows += f" LEFT ANTI JOIN (SELECT n FROM repetitions WHERE kind = 'conflicting') c ON c.n = {self._row}"
+            rows += f" LEFT ANTI JOIN (SELECT __n FROM repetitions WHERE __kind = 'conflicting') c ON c.__n = {self._row}"
         engine.view("good_rows", rows)
         distinct = ", ".join(
             f"(SELECT count(DISTINCT {column}) FROM good_rows) AS {name}"

@@ -18,7 +18,7 @@ local_time: {zone_column: zone}
 facets: {genre: genre, channel: channel}
 context: {screen: screen}
 behaviors: {finish: "secs > 30", like: liked}
-items: {path: items.csv, key: iid, facets: {mood: mood}}
+items: {path: items.csv, key: iid, facets: {kind: mood}}
 users: {path: users.csv, key: uid, attributes: {town: town}}
 exposures: {path: exposures.csv, user_id: uid, timestamp: {column: at}}
 """
@@ -54,7 +54,7 @@ def dirty_log(folder: Path) -> list[str]:
 
 def one_facet(folder: Path) -> None:
     """Leave the log of ``dirty_log`` one facet, as the clocks' work grows with them."""
-    mapping = MAPPING.replace("genre: genre, channel: channel", "genre: genre").replace(", facets: {mood: mood}", "")
+    mapping = MAPPING.replace("genre: genre, channel: channel", "genre: genre").replace(", facets: {kind: mood}", "")
     (folder / "mapping.yaml").write_text(mapping.replace("items: {path: items.csv, key: iid}\n", ""))
 
 
