@@ -6,17 +6,17 @@ from datetime import date
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
 from ab_analysis.experiment import Experiment
 from ab_analysis.experiment_text import format_keys
-from core.documents import JsonObject, did_you_mean
+from core.documents import JsonObject, StrictModel, did_you_mean
 from core.errors import ConfigError
 
 DEFAULTS = Experiment.model_fields
 
 
-class ExperimentForm(BaseModel):
+class ExperimentForm(StrictModel):
     """The fields of the form; a field that is left empty is left out of the file, which then has the default.
 
     Attributes:
@@ -27,8 +27,6 @@ class ExperimentForm(BaseModel):
         layer_from, layer_to: of the users of ``layer``, percent.
         further: other keys of the file as YAML.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str
     hypothesis: str | None = None

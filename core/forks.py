@@ -11,10 +11,12 @@ import multiprocessing
 import os
 import runpy
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from multiprocessing.connection import Connection
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
+from typing import NamedTuple, TextIO
 
 FORKS = multiprocessing.get_context("forkserver")
 """Starts processes as forks of Python's fork server, which is started with the first one."""
@@ -59,6 +61,35 @@ def hidden(name: str) -> Iterator[None]:
         yield
     finally:
         del sys.modules[name]
+
+
+class Fork(NamedTuple):
+    """A process that was forked.
+
+    Attributes:
+        process: with its ``pid`` and, once it has ended, its ``exitcode`` as ``subprocess`` has it.
+        stdout: what it prints, to be read to its end.
+        stderr: likewise.
+    """
+
+    process: ForkServerProcess
+    stdout: TextIO
+    stderr: TextIO
+
+
+def start_fork(target: Callable[..., None], *arguments: object) -> Fork:
+    """Fork a process from the server.
+
+    Args:
+        target: runs in it, with ``become_command`` at its end; takes ``arguments``, then where its output and its errors go.
+        arguments: are pickled.
+    """
+    readers, writers = zip(*(FORKS.Pipe(duplex=False) for _ in range(2)), strict=True)
+    process = FORKS.Process(target=target, args=(*arguments, *writers))
+    process.start()
+    for writer in writers:  # the process has them now
+        writer.close()
+    return Fork(process, *(os.fdopen(os.dup(reader.fileno()), errors="replace") for reader in readers))
 
 
 def become_command(

@@ -45,22 +45,25 @@ def _spark_links() -> tuple[BaseOperatorLink, ...]:
     return (SparkLink(),) if settings.engine == "spark" and settings.spark_ui else ()
 
 
+SPARK_LINKS = _spark_links()
+
+
 class StepOperator(_PythonDecoratedOperator):
     """A task written as a function, with a link to its Spark application, if Spark has pages."""
 
-    operator_extra_links = _spark_links()
+    operator_extra_links = SPARK_LINKS
 
 
 class _PageOperator(_PythonDecoratedOperator):
     """A task written as a function, with a link to its page."""
 
-    operator_extra_links = (PageLink(), *_spark_links())
+    operator_extra_links = (PageLink(), *SPARK_LINKS)
 
 
 class _PageBranchOperator(_BranchPythonDecoratedOperator):
     """A branch written as a function, with a link to its page."""
 
-    operator_extra_links = (PageLink(), *_spark_links())
+    operator_extra_links = (PageLink(), *SPARK_LINKS)
 
 
 def page_step(**arguments: Any) -> Any:

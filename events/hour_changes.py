@@ -10,10 +10,10 @@ from typing import Protocol
 
 import duckdb
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from core import duck
 from core.duck import hour_number
+from core.hour_batches import hours_of
 from core.hours import Hour, hour_range
 from events.account import Account
 from events.partition import Manifest
@@ -189,18 +189,6 @@ def _close_gap(store: EventStore, previous: Hour, hour: Hour, exposures: dict[Ho
 
 def _hourly(con: duckdb.DuckDBPyConnection, schema: pa.Schema, source: str) -> Iterator[tuple[Hour, pa.Table]]:
     """A table of events an hour at a time, in order; holds two batches of rows at most."""
-    reader = con.sql(f"SELECT * FROM {source} ORDER BY timestamp, event_id").to_arrow_reader(200_000)
-    pending: list[pa.Table] = []
-    current: int | None = None
-    for batch in reader:
-        table = pa.Table.from_batches([batch]).cast(schema)
-        numbers = pc.divide(pc.cast(table["timestamp"], pa.int64()), 3_600_000_000)
-        for number in pc.unique(numbers).to_pylist():
-            part = table.filter(pc.equal(numbers, number))
-            if current is not None and number != current:
-                yield Hour(current), pa.concat_tables(pending)
-                pending = []
-            current = number
-            pending.append(part)
-    if current is not None:
-        yield Hour(current), pa.concat_tables(pending)
+    rows = con.sql(f"SELECT {hour_number('timestamp')} AS hour, * FROM {source} ORDER BY timestamp, event_id")
+    for number, table in hours_of(rows.to_arrow_reader(200_000)):
+        yield Hour(number), table.select(schema.names).cast(schema)

@@ -28,41 +28,43 @@ class Manifest:
     watermark: str | None = None
 
 
-def write_partition(
-    target: Path,
-    hour: Hour,
-    events: pa.Table,
-    exposures: pa.Table,
-    facts: pa.Table | None,
-    duplicates: int,
-    rejected: dict[str, int],
-) -> Manifest:
-    """Write an hour's files and its manifest to an empty folder.
+@dataclass(frozen=True)
+class HourContent:
+    """All that an hour's files hold.
 
-    Args:
-        target: the folder.
+    Attributes:
         hour: the hour.
         events, exposures, facts: its rows; ``facts`` None: none.
         duplicates: rows of its inputs that repeated others.
         rejected: rows of its inputs by the reason why they are none.
     """
-    latest = pa.compute.max(events["timestamp"]).as_py() if events.num_rows else None
-    write_parquet(target / "events.parquet", events)
-    if exposures.num_rows:
-        write_parquet(target / "exposures.parquet", exposures)
-    if facts is not None and facts.num_rows:
-        write_parquet(target / "facts.parquet", facts)
-    manifest = Manifest(
-        hour=hour.key,
-        rows=events.num_rows,
-        digest=partition_digest(target),
-        exposures=exposures.num_rows,
-        duplicates=duplicates,
-        rejected=dict(sorted(rejected.items())),
-        watermark=latest.isoformat() if latest else None,
-    )
-    write_json(target / "manifest.json", asdict(manifest))
-    return manifest
+
+    hour: Hour
+    events: pa.Table
+    exposures: pa.Table
+    facts: pa.Table | None
+    duplicates: int
+    rejected: dict[str, int]
+
+    def write(self, folder: Path) -> Manifest:
+        """Write the files and the manifest to an empty folder."""
+        latest = pa.compute.max(self.events["timestamp"]).as_py() if self.events.num_rows else None
+        write_parquet(folder / "events.parquet", self.events)
+        if self.exposures.num_rows:
+            write_parquet(folder / "exposures.parquet", self.exposures)
+        if self.facts is not None and self.facts.num_rows:
+            write_parquet(folder / "facts.parquet", self.facts)
+        manifest = Manifest(
+            hour=self.hour.key,
+            rows=self.events.num_rows,
+            digest=partition_digest(folder),
+            exposures=self.exposures.num_rows,
+            duplicates=self.duplicates,
+            rejected=dict(sorted(self.rejected.items())),
+            watermark=latest.isoformat() if latest else None,
+        )
+        write_json(folder / "manifest.json", asdict(manifest))
+        return manifest
 
 
 def first_exposures(table: pa.Table) -> pa.Table:

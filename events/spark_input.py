@@ -268,7 +268,9 @@ class SparkInput:
         engine = self._engine
         rows = f"SELECT * FROM {self._staged} s"
         if conflicts:
-            rows += f" LEFT ANTI JOIN (SELECT __n FROM repetitions WHERE __kind = 'conflicting') c ON c.__n = {self._row}"
+            rows += (
+                f" LEFT ANTI JOIN (SELECT __n FROM repetitions WHERE __kind = 'conflicting') c ON c.__n = {self._row}"
+            )
         engine.view("good_rows", rows)
         distinct = ", ".join(
             f"(SELECT count(DISTINCT {column}) FROM good_rows) AS {name}"

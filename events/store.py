@@ -32,7 +32,7 @@ from core.errors import CorruptStateError, DataError, NotReadyError
 from core.files import read_json, replaced_directory, write_json
 from core.hours import Hour, hour_range
 from events.change_list import ChangeList
-from events.partition import Manifest, first_exposures, partition_digest, write_partition
+from events.partition import HourContent, Manifest, first_exposures, partition_digest
 from events.schema import (
     REQUEST_COLUMNS,
     AttributeField,
@@ -350,9 +350,8 @@ class EventStore:
         for reason, count in (rejected or {}).items():
             reasons[reason] = reasons.get(reason, 0) + count
         duplicates += old.duplicates if old else 0
-        if into is not None:
-            return write_partition(into, hour, events, seen, facts, duplicates, reasons)
-        return self._replace(hour, old, events, seen, facts, duplicates, reasons)
+        content = HourContent(hour, events, seen, facts, duplicates, reasons)
+        return self._replace(old, content) if into is None else content.write(into)
 
     def place(self, hour: Hour, folder: Path) -> Manifest:
         """Let a folder that ``merge`` filled take the place of an hour.
@@ -386,26 +385,18 @@ class EventStore:
         kept = {n: t.filter(pa.compute.invert(pa.compute.is_in(t["user_id"], ids))) for n, t in tables.items()}
         removed = {name: table.num_rows - kept[name].num_rows for name, table in tables.items()}
         if any(removed.values()):
-            self._replace(
-                hour, old, kept["events"], kept["exposures"], kept.get("facts"), old.duplicates, dict(old.rejected)
+            content = HourContent(
+                hour, kept["events"], kept["exposures"], kept.get("facts"), old.duplicates, dict(old.rejected)
             )
+            self._replace(old, content)
         return removed
 
-    def _replace(
-        self,
-        hour: Hour,
-        old: Manifest | None,
-        events: pa.Table,
-        exposures: pa.Table,
-        facts: pa.Table | None,
-        duplicates: int,
-        rejected: dict[str, int],
-    ) -> Manifest:
+    def _replace(self, old: Manifest | None, content: HourContent) -> Manifest:
         """Write an hour's folder whole, and put it on the list of changes where it is another one than before."""
-        self.changes.begin(hour)
-        with replaced_directory(self.partition(hour)) as target:
-            manifest = write_partition(target, hour, events, exposures, facts, duplicates, rejected)
-        self.changes.end(hour, changed=old is None or manifest.digest != old.digest)
+        self.changes.begin(content.hour)
+        with replaced_directory(self.partition(content.hour)) as target:
+            manifest = content.write(target)
+        self.changes.end(content.hour, changed=old is None or manifest.digest != old.digest)
         return manifest
 
 

@@ -10,13 +10,11 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from multiprocessing.connection import Connection
-from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
 from core.cli import EXIT_ERROR, EXIT_RETRY
 from core.errors import ConfigError, NotReadyError
-from core.forks import FORKS, become_command, preload
+from core.forks import Fork, become_command, preload, start_fork
 from core.logs import relay
 from core.ports import LOOPBACK, free_port
 from training.heartbeat import Pulse, pulses, signs_of_life
@@ -39,7 +37,7 @@ class _Rank:
     """One of the processes, and the last line that it logged."""
 
     number: int
-    process: ForkServerProcess
+    fork: Fork
     output: str = ""
     last: str = ""
     readers: list[threading.Thread] = field(default_factory=list)
@@ -47,23 +45,22 @@ class _Rank:
     @property
     def status(self) -> int | None:
         """Its exit status, negative for a signal; None while it runs."""
-        return self.process.exitcode
+        return self.fork.process.exitcode
 
-    def read(self, output: Connection, errors: Connection) -> None:
+    def read(self) -> None:
         """Relay its log, and keep its output, in threads."""
-        tasks = ((self._keep, output), (self._relay, errors))
-        self.readers = [threading.Thread(target=task, args=(pipe,), daemon=True) for task, pipe in tasks]
+        self.readers = [threading.Thread(target=each, daemon=True) for each in (self._relay, self._keep)]
         for reader in self.readers:
             reader.start()
 
-    def _relay(self, pipe: Connection) -> None:
-        with pipe, os.fdopen(os.dup(pipe.fileno()), errors="replace") as lines:
+    def _relay(self) -> None:
+        with self.fork.stderr as lines:
             for line in lines:
                 relay(line if self.number == 0 else f"rank {self.number}: {line}")
                 self.last = line.strip() or self.last
 
-    def _keep(self, pipe: Connection) -> None:
-        with pipe, os.fdopen(os.dup(pipe.fileno()), errors="replace") as text:
+    def _keep(self) -> None:
+        with self.fork.stdout as text:
             self.output = text.read()
 
     @property
@@ -124,13 +121,8 @@ def run_group(
 
 
 def _start(number: int, command: tuple[str, ...], environment: dict[str, str]) -> _Rank:
-    """Fork a process from the server, which is started with the first one."""
-    output, errors = FORKS.Pipe(duplex=False), FORKS.Pipe(duplex=False)
-    process = FORKS.Process(target=become_command, args=(command, environment, Path.cwd(), output[1], errors[1]))
-    with output[1], errors[1]:  # the process has them now
-        process.start()
-    rank = _Rank(number, process)
-    rank.read(output[0], errors[0])
+    rank = _Rank(number, start_fork(become_command, command, environment, Path.cwd()))
+    rank.read()
     return rank
 
 
@@ -181,11 +173,11 @@ def _end(group: Sequence[_Rank]) -> None:
     """End what still runs; one that is stopped does not hear a request."""
     for each in group:
         if each.status is None:
-            each.process.terminate()
+            each.fork.process.terminate()
     _wait(group, GRACE_SECONDS)
     for each in group:
         if each.status is None:
-            each.process.kill()
-        each.process.join()
+            each.fork.process.kill()
+        each.fork.process.join()
         for reader in each.readers:
             reader.join(GRACE_SECONDS)

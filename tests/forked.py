@@ -6,39 +6,21 @@ limits, and can be killed. That the command line starts from nothing is for othe
 
 from __future__ import annotations
 
-import io
 import os
 import resource
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
 from multiprocessing.connection import Connection
-from multiprocessing.context import ForkServerProcess
 from subprocess import CompletedProcess
 
-from core.forks import FORKS, become_command, preload
+from core.forks import Fork, become_command, preload, start_fork
 from core.settings import ROOT
 
 preload("operations.preload")
 
 
-@dataclass(frozen=True)
-class Fork:
-    """A running command; it leads its own process group.
-
-    Attributes:
-        process: with its ``pid`` and, once it has ended, its ``exitcode`` as ``subprocess`` has it.
-        stdout: what it prints, to be read to its end.
-        stderr: likewise.
-    """
-
-    process: ForkServerProcess
-    stdout: io.TextIOBase
-    stderr: io.TextIOBase
-
-
 def start(module: str, *arguments: str, environment: Mapping[str, str], file_limit: int | None = None) -> Fork:
-    """Start ``python -m MODULE ARGUMENTS`` in the root folder.
+    """Start ``python -m MODULE ARGUMENTS`` in the root folder; it leads its own process group.
 
     Args:
         module: with a command line.
@@ -46,12 +28,7 @@ def start(module: str, *arguments: str, environment: Mapping[str, str], file_lim
         environment: all of its environment.
         file_limit: bytes that a file which it writes may have.
     """
-    readers, writers = zip(*(FORKS.Pipe(duplex=False) for _ in range(2)), strict=True)
-    process = FORKS.Process(target=_become, args=(writers, module, arguments, dict(environment), file_limit))
-    process.start()
-    for writer in writers:
-        writer.close()
-    return Fork(process, *(os.fdopen(os.dup(reader.fileno()), encoding="utf-8") for reader in readers))
+    return start_fork(_become, (module, *arguments), dict(environment), file_limit)
 
 
 def run(
@@ -68,15 +45,15 @@ def run(
 
 
 def _become(
-    outputs: tuple[Connection, Connection],
-    module: str,
-    arguments: tuple[str, ...],
+    command: tuple[str, ...],
     environment: dict[str, str],
     file_limit: int | None,
+    output: Connection,
+    errors: Connection,
 ) -> None:
     os.setsid()
     if file_limit is not None:
         # Python 3.11 keeps a module's bytecode of which a limit let it write the beginning, and cannot import it again.
         sys.dont_write_bytecode, environment["PYTHONDONTWRITEBYTECODE"] = True, "1"
         resource.setrlimit(resource.RLIMIT_FSIZE, (file_limit, file_limit))
-    become_command((module, *arguments), environment, ROOT, *outputs)
+    become_command(command, environment, ROOT, output, errors)

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
-from core.documents import did_you_mean, load_document
+from core.documents import StrictModel, did_you_mean, load_document
 from core.errors import ConfigError
 from core.files import digest_json, digest_text
 from core.settings import Settings
@@ -30,15 +30,13 @@ LABEL = "finish"
 """The behavior that metrics and promotion look at; the source's first one where it has no finish."""
 
 
-class RankerOptions(BaseModel):
+class RankerOptions(StrictModel):
     """What a ranker file may say: the ranker and how it learns.
 
     ``sigma_hours`` is the Gaussian's standard deviation; the paper takes 1 h. A slot is taken at
     ``slot_centre`` of its width after its start; the paper leaves that open. The slots are those of the clocks:
     24 of an hour in the paper, here as many as the settings say.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     dim: int = Field(16, ge=2, le=256, description="Width of every embedding.")
     hidden: tuple[int, ...] = Field((64, 32), description="Widths of the MLP's hidden layers.")

@@ -17,7 +17,7 @@ from studies.log import half_of, hours_of
 from studies.paired import Figure
 from studies.replay import Learner, Run
 from studies.weight_averages import AVERAGES, COLUMNS, RAW, Average, AveragedRun
-from tests.studies.test_parameters import close
+from tests.studies.helpers import close, scored
 
 
 def weights_of_hours(ages: Sequence[float], half_life: float) -> np.ndarray:
@@ -30,10 +30,7 @@ def weights_of_hours(ages: Sequence[float], half_life: float) -> np.ndarray:
 def test_samples_are_scored_by_the_mean_of_the_weights_of_the_hours_before(small: Lab) -> None:
     (log,) = small.logs()
     run = Run("hour_embedding", small.seed_numbers[0])
-    averaged = AveragedRun(run)
-    small.run([(log, averaged)])
-    scores = small.read(log, averaged)
-    column = {name: scores[:, n] for n, name in enumerate(COLUMNS)}
+    column = scored(small, log, AveragedRun(run), COLUMNS)
     assert np.array_equal(column[RAW], run.score(log))
 
     hours = hours_of(log)

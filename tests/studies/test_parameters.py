@@ -13,16 +13,14 @@ from studies.lab import Lab
 from studies.log import hours_of
 from studies.parameters import COLUMNS, DAY, HOURLY, NOON, PACES, CopyRun, Moments, Pace
 from studies.replay import AGES, Run
+from tests.studies.helpers import close, scored
 
 
 @pytest.mark.slow
 def test_a_copy_learns_within_the_hour_and_leaves_the_chain_as_it_is(small: Lab) -> None:
     (log,) = small.logs()
     run = Run("hour_embedding", small.seed_numbers[0])
-    copies = CopyRun(run)
-    small.run([(log, copies)])
-    scores = small.read(log, copies)
-    column = {name: scores[:, n] for n, name in enumerate(COLUMNS)}
+    column = scored(small, log, CopyRun(run), COLUMNS)
     assert np.array_equal(column[HOURLY], run.score(log))
     ages = Run(run.variant, run.seed, mode="ages").score(log)
     moments = Moments(log)
@@ -41,11 +39,6 @@ def test_a_copy_learns_within_the_hour_and_leaves_the_chain_as_it_is(small: Lab)
     assert not close(new[later], again[later])
     assert close(column[Pace(10, "new").title][minutes < 10], column[HOURLY][minutes < 10])
     assert close(column[Pace(1, "batches").title], column[HOURLY])  # none of the app's hours fills a batch
-
-
-def close(some: np.ndarray, others: np.ndarray) -> bool:
-    """Equal but for the last bits: sums depend on how many samples are scored at once."""
-    return np.allclose(some, others, rtol=0, atol=1e-6)
 
 
 @pytest.mark.slow
