@@ -27,9 +27,11 @@ from core.settings import Settings, load_settings
 from events.ingest import ingest
 from events.store import EventStore
 from model_registry.store import open_mlflow
+from operations.airflow_command import COLLECT_AFTER
 from simulation.config import SimulatorConfig
 from simulation.log import AppLog
 from tests.browser import launched
+from tests.folders import temporary_root
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -95,20 +97,26 @@ TINY = SimulatorConfig(days=4, users=60, items=80, experiment={"start_day": 2}, 
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Give the run its own folder for temporary files.
+    """Give the run its own folder for temporary files, in memory where there is room.
 
     pytest's shared one is closed to others whenever a run begins; a PostgreSQL server of another run, which works there
     as ``nobody``, would lose its files.
     """
+    gc.set_threshold(COLLECT_AFTER)
     if not (config.option.basetemp or os.environ.get("PYTEST_DEBUG_TEMPROOT") or "PYTEST_XDIST_WORKER" in os.environ):
-        root = tempfile.mkdtemp(prefix="clock-tests-")
-        os.environ["PYTEST_DEBUG_TEMPROOT"] = root
-        config.add_cleanup(lambda: _remove_unless_kept(Path(root)))
+        root, patch = temporary_root(), pytest.MonkeyPatch()
+        (root / "tmp").mkdir()
+        patch.setenv("PYTEST_DEBUG_TEMPROOT", str(root))
+        # For what does not ask pytest: Chromium's profiles, Spark's blocks, sockets. It is removed in any case.
+        patch.setenv("TMPDIR", str(root / "tmp"))
+        patch.setattr(tempfile, "tempdir", str(root / "tmp"))
+        config.add_cleanup(lambda: _remove_unless_kept(root))
+        config.add_cleanup(patch.undo)
 
 
 def _remove_unless_kept(root: Path) -> None:
     """Remove a run's folder, unless pytest kept the workspace of a failed test in it."""
-    del os.environ["PYTEST_DEBUG_TEMPROOT"]
+    shutil.rmtree(root / "tmp", ignore_errors=True)
     if not any(path.is_dir() and not path.is_symlink() for path in root.glob("*/*")):
         shutil.rmtree(root, ignore_errors=True)
 
