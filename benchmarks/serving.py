@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import tempfile
 import threading
 import time
@@ -19,6 +18,7 @@ import psutil
 import yaml
 
 from benchmarks.result import Result
+from core.garbage import settle
 from core.hours import Hour
 from core.settings import Settings, load_settings
 
@@ -44,8 +44,7 @@ def bench_serving(scale: float) -> list[Result]:
         models = open_registry(settings)
         versions = {v: models.newest(v) or "" for v in VARIANTS}
         seconds = max(60 * scale, 5)
-        gc.collect()
-        gc.freeze()  # collecting what built the workspace would stall the load generator, not the server
+        settle()  # collecting what built the workspace would stall the load generator, not the server
         with running(settings, [serving_service(settings)]):
             url = f"http://127.0.0.1:{settings.serving_port}"
             for variant in VARIANTS:

@@ -18,6 +18,8 @@ from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import NamedTuple, TextIO
 
+from core.garbage import settle
+
 FORKS = multiprocessing.get_context("forkserver")
 """Starts processes as forks of Python's fork server, which is started with the first one."""
 _preloaded: list[str] = []
@@ -46,8 +48,7 @@ def imports_for_forks() -> Iterator[None]:
             yield
     finally:
         gc.enable()
-    gc.collect()
-    gc.freeze()
+    settle()
 
 
 @contextmanager

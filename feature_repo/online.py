@@ -8,14 +8,15 @@ reader sees its age and drops one that left the window.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cache
-from itertools import islice
+from itertools import chain, islice
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+import numpy as np
 import pyarrow as pa
 
 from core import duck
@@ -31,6 +32,17 @@ if TYPE_CHECKING:
 WRITTEN_AT_ONCE = 5_000
 Row = tuple[int, dict[str, Any], datetime]
 """Key of an entity, feature → Feast's value, and from when the row holds."""
+
+
+class Cell(msgspec.Struct):
+    """What a cell's JSON holds; of each facet the values, their scores and counts."""
+
+    as_of: int
+    events: int
+    facets: list[tuple[list[str], list[float], list[int]]]
+
+
+CELLS = msgspec.json.Decoder(list[Cell])
 
 
 def empty_clock(settings: Settings) -> dict[str, str]:
@@ -172,24 +184,32 @@ def decode_cells(
         for slot, column in enumerate(cells)
         if column[n]
     ]
-    contents = json.loads(f"[{','.join(cell for *_, cell in filled)}]")
+    contents = CELLS.decode(f"[{','.join(cell for *_, cell in filled)}]")
     rows = [
         (user, slot, content)
         for (user, slot, _), content in zip(filled, contents, strict=True)
-        if content["events"] > 0 and at.number - content["as_of"] <= window_hours
+        if content.events > 0 and at.number - content.as_of <= window_hours
     ]
-    columns: dict[str, list[Any]] = {
+    types = _cell_types(tuple(facets))
+    columns: dict[str, Sequence[int] | pa.Array] = {
         "user_id": [user for user, *_ in rows],
         "hour": [at.number] * len(rows),
         "slot": [slot for _, slot, _ in rows],
     }
-    for f, facet in enumerate(facets):
-        for part, name in enumerate(LISTS):
-            columns[f"{facet}_{name}"] = [content["facets"][f][part] for *_, content in rows]
-    for name in ("events", "as_of"):
-        columns[name] = [content[name] for *_, content in rows]
-    types = _cell_types(tuple(facets))
+    lists_of = zip(*(content.facets for *_, content in rows), strict=True) if rows else ([] for _ in facets)
+    for facet, of_rows in zip(facets, lists_of, strict=True):
+        for name, lists in zip(LISTS, zip(*of_rows, strict=True) if rows else ([] for _ in LISTS), strict=True):
+            columns[f"{facet}_{name}"] = _list_array(lists, types[f"{facet}_{name}"])
+    columns["events"] = [content.events for *_, content in rows]
+    columns["as_of"] = [content.as_of for *_, content in rows]
     return pa.table({name: pa.array(values, types[name]) for name, values in columns.items()})
+
+
+def _list_array(lists: Sequence[Sequence[Any]], type_: pa.ListType) -> pa.Array:
+    """What ``pa.array`` makes of lists, in a fraction of its time."""
+    offsets = np.zeros(len(lists) + 1, np.int32)
+    np.cumsum([len(items) for items in lists], out=offsets[1:])
+    return pa.ListArray.from_arrays(offsets, pa.array(chain.from_iterable(lists), type_.value_type), type=type_)
 
 
 @cache

@@ -1,13 +1,14 @@
 """Feast's online store in SQLite, written a batch at a time: same file, same tables, same values.
 
-Feast's own class runs a statement for each value and converts the same two moments anew for each of them. It also keeps an index
-of the tables' keys, which their primary keys begin with: kept up for nothing, with each row that is new.
+Feast's own class runs a statement for each value and converts the same two moments anew for each of them, and again the moment
+of each value that it reads. It also keeps an index of the tables' keys, which their primary keys begin with: kept up for
+nothing, with each row that is new.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import lru_cache
 from operator import itemgetter
 from struct import Struct
@@ -21,6 +22,7 @@ from feast.infra.online_stores.sqlite import (
     _quote_id,
     _table_id,
     adapt_datetime_epoch,
+    convert_timestamp,
 )
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Value
@@ -112,6 +114,40 @@ class BatchedSqliteOnlineStore(SqliteOnlineStore):
         assert len(of_zero) - len(head) == INT64.size
         pack = INT64.pack
         self._upsert(config, table, ((head + pack(number), values, moment, written) for number, values, moment in rows))
+
+    def online_read(
+        self,
+        config: RepoConfig,
+        table: FeatureView,
+        entity_keys: list[EntityKey],
+        requested_features: list[str] | None = None,  # noqa: ARG002
+    ) -> list[tuple[datetime | None, dict[str, Value] | None]]:
+        """Read rows; what is read is what Feast's own class reads.
+
+        Args:
+            config: Feast's.
+            table: the view.
+            entity_keys: whose rows.
+            requested_features: not looked at: all features of the view are read, as by Feast's own class.
+
+        Returns:
+            For each key the moment from which its row holds and feature → value, or twice None.
+        """
+        version = config.entity_key_serialization_version
+        keys = [serialize_entity_key(key, version) for key in entity_keys]
+        # An expression has no type that the connection would convert.
+        query = (
+            f"SELECT entity_key, feature_name, value, event_ts + 0 FROM {_quote_id(_name(config, table))} "
+            f"WHERE entity_key IN ({','.join('?' * len(keys))}) ORDER BY entity_key"
+        )
+        values: dict[bytes, dict[str, Value]] = {key: {} for key in keys}
+        since: dict[bytes, int] = {}
+        parse = Value.FromString
+        for key, name, content, moment in self._get_conn(config).execute(query, keys):
+            values[key][name] = parse(content)
+            since[key] = moment
+        moments = {moment: convert_timestamp(b"%d" % moment).replace(tzinfo=UTC) for moment in set(since.values())}
+        return [(moments[since[key]], values[key]) if key in since else (None, None) for key in keys]
 
     def _upsert(self, config: RepoConfig, table: FeatureView, rows: Iterable[EncodedRow]) -> None:
         updates = ", ".join(f"{column} = excluded.{column}" for column in COLUMNS if column not in KEYS)

@@ -7,14 +7,13 @@ otherwise do. Importing this module imports them, so that Celery's ``imports`` s
 
 from __future__ import annotations
 
-import gc
 import importlib
 import logging
 import time
 
 from core.forks import imports_for_forks
+from core.garbage import collect_seldom
 from feature_repo.feast_import import import_feast
-from operations.airflow_command import COLLECT_AFTER
 
 log = logging.getLogger("operations.preload")
 
@@ -42,7 +41,7 @@ def preload() -> float:
 
         # For a check of each logged model's requirements MLflow lists all installed files once a process: seconds of each task.
         _init_modules_to_packages_map()
-    gc.set_threshold(COLLECT_AFTER)
+    collect_seldom()
     seconds = time.monotonic() - begun
     log.info("the modules of the hourly steps are imported (%.1f s)", seconds)
     return seconds

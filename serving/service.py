@@ -7,7 +7,6 @@ too long is abandoned, so that a burst does not slow down the requests being ans
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
 import sys
 import threading
@@ -19,6 +18,7 @@ from zoneinfo import ZoneInfo
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
+from core.garbage import collect_seldom, settle
 from core.settings import Settings
 from serving.engine import NoChampionError, RankingEngine
 from serving.schemas import RankBody
@@ -95,8 +95,8 @@ class RankingService:
         torch.set_num_threads(1)  # requests share the cores
         sys.setswitchinterval(SWITCH_SECONDS)
         self.engine.refresh()
-        gc.collect()
-        gc.freeze()  # collections need not scan what was loaded
+        settle()
+        collect_seldom()  # a clock has hundreds of lists: else every other request looks for garbage
         self._thread.start()
 
     def stop(self) -> None:

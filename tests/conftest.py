@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import atexit
 import functools
-import gc
 import json
 import os
 import shutil
@@ -23,11 +22,11 @@ import pandas as pd
 import pytest
 import yaml
 
+from core.garbage import collect_seldom, settle
 from core.settings import Settings, load_settings
 from events.ingest import ingest
 from events.store import EventStore
 from model_registry.store import open_mlflow
-from operations.airflow_command import COLLECT_AFTER
 from simulation.config import SimulatorConfig
 from simulation.log import AppLog
 from tests.browser import launched
@@ -102,7 +101,7 @@ def pytest_configure(config: pytest.Config) -> None:
     pytest's shared one is closed to others whenever a run begins; a PostgreSQL server of another run, which works there
     as ``nobody``, would lose its files.
     """
-    gc.set_threshold(COLLECT_AFTER)
+    collect_seldom()
     if not (config.option.basetemp or os.environ.get("PYTEST_DEBUG_TEMPROOT") or "PYTEST_XDIST_WORKER" in os.environ):
         root, patch = temporary_root(), pytest.MonkeyPatch()
         (root / "tmp").mkdir()
@@ -138,8 +137,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def pytest_collection_finish() -> None:
     """What the tests import stays to the end: the garbage collector need not go through it again and again."""
-    gc.collect()
-    gc.freeze()
+    settle()
 
 
 def pytest_make_parametrize_id(val: object, argname: str) -> str | None:

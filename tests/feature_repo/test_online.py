@@ -101,7 +101,7 @@ def test_sqlite_holds_what_feasts_own_class_writes(tmp_path: Path) -> None:
         rows = [(user, values, since) for user, (_, values, since, _) in zip(users, batch(users, shift), strict=True)]
         store.write_numbered(config, view, "user_id", rows, datetime(2026, 3, 2, tzinfo=UTC))
 
-    contents = []
+    contents, reads = [], []
     for n, (store, kind, write) in enumerate(
         [
             (SqliteOnlineStore(), "sqlite", batched), (BatchedSqliteOnlineStore(), SQLITE_STORE, batched),
@@ -116,9 +116,16 @@ def test_sqlite_holds_what_feasts_own_class_writes(tmp_path: Path) -> None:
         store.update(config, [], [view], [], [entity], partial=False)
         for users, shift in ((range(-3, 40), 1), (range(30, 50), 2)):
             write(store, config, users, shift)
+        asked = [
+            EntityKey(join_keys=["user_id"], entity_values=[Value(int64_val=user)])
+            for user in (45, -3, 45, 99, *range(35))
+        ]
+        reads.append(store.online_read(config, view, asked, ["text"]))
         with closing(sqlite3.connect(path)) as connection:
             contents.append(connection.execute("SELECT * FROM p_rows ORDER BY 1, 2").fetchall())
             kept = connection.execute("SELECT count(*) FROM sqlite_master WHERE name = 'p_rows_ek'").fetchone()[0]
             assert bool(kept) == (kind == "sqlite"), "the primary key begins with what this index is of"
     assert len(contents[0]) > 53 * 4
     assert contents[0] == contents[1] == contents[2]
+    assert reads[0][:4:3] == [(datetime(2026, 3, 1, 2, tzinfo=UTC), batch(range(45, 46), 2)[0][1]), (None, None)]
+    assert reads[0] == reads[1] == reads[2]
