@@ -98,21 +98,23 @@ def rewrite(text: str, tables: dict[str, str]) -> str:
         new = tables.get(match["name"])
         if new is None or columns_of(new) < columns_of(match["body"]):
             return match[0]
-        kept = rows_of_others(match["body"], new) if match["name"] == "conclusions" else ""
-        return f"{match[1]}{new}\n{kept}{match[4]}"
+        if match["name"] == "conclusions":
+            new = with_rows_of_others(new, match["body"])
+        return f"{match[1]}{new}\n{match[4]}"
 
     return MARKED.sub(replaced, text)
 
 
-def rows_of_others(before: str, new: str) -> str:
-    r"""Rows of a table whose first two cells no row of its new version has: studies that another workspace ran.
+def with_rows_of_others(new: str, before: str) -> str:
+    r"""A table with those rows of its last version whose first two cells no new row has: studies that another workspace ran.
 
-    >>> rows_of_others("| study | log |\n| --- | --- |\n| a | x | 1 |\n| b | x | 2 |\n", "| a | x | 3 |")
-    '| b | x | 2 |\n'
+    >>> with_rows_of_others("| study | log |\n| --- | --- |\n| b | x | 3 |", "| study | log |\n| --- | --- |\n| a | x | 1 |\n| b | x | 2 |")
+    '| study | log |\n| --- | --- |\n| a | x | 1 |\n| b | x | 3 |'
     """
-    known = {tuple(line.split("|")[1:3]) for line in new.splitlines()}
-    lines = before.splitlines()[2:]
-    return "".join(f"{line}\n" for line in lines if tuple(line.split("|")[1:3]) not in known)
+    head, rows = new.splitlines()[:2], new.splitlines()[2:]
+    known = {tuple(row.split("|")[1:3]) for row in rows}
+    kept = [row for row in before.splitlines()[2:] if tuple(row.split("|")[1:3]) not in known]
+    return "\n".join([*head, *sorted([*rows, *kept])])
 
 
 def columns_of(markdown: str) -> int:
@@ -126,8 +128,20 @@ def conclusions_table(var: Path) -> str | None:
     rows: list[Sequence[str]] = []
     for path in sorted((var / "studies").rglob("results.json")):
         name, *source = path.parent.relative_to(var / "studies").parts
-        rows.append([f"`{name}`", ", ".join(source), str(read_json(path)["conclusion"])])
+        rows.append([f"`{name}`", ", ".join(source), first_part(str(read_json(path)["conclusion"]))])
     return table(["study", "log", "conclusion"], rows) if rows else None
+
+
+def first_part(conclusion: str, most: int = 320) -> str:
+    """As much of a conclusion as a table takes, to the end of a clause; its study's page has the rest.
+
+    >>> first_part("A is better (+1); B is not. C is worse.", 30), first_part("A.", 30)
+    ('A is better (+1); B is not …', 'A.')
+    """
+    if len(conclusion) <= most:
+        return conclusion
+    end = max(conclusion.rfind(mark, 0, most) for mark in ("; ", ". "))
+    return f"{conclusion[:end]} …"
 
 
 SOURCES = ("simulator", "foursquare")
