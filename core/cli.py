@@ -26,6 +26,7 @@ from typer.exceptions import TyperException
 from typer.main import get_command
 
 from core.errors import ConfigError, NotReadyError, PlatformError
+from core.garbage import collect_seldom
 
 if TYPE_CHECKING:
     from core.settings import Settings
@@ -199,6 +200,7 @@ def call(app: typer.Typer, arguments: Sequence[str], *, program: str | None = No
 def run(app: typer.Typer, *, program: str | None = None) -> NoReturn:
     """Run the process's command line; a ``PlatformError`` becomes one clear line and an exit status."""
     signal.signal(signal.SIGTERM, _terminated)  # what is being done cleans up after itself
+    collect_seldom()
     try:
         status = call(app, sys.argv[1:], program=program)
         if status == EXIT_INTERRUPTED:

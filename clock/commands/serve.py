@@ -45,6 +45,7 @@ def run(
     if workers < 1:
         raise ConfigError(f"--workers {workers}: at least 1")
     import os
+    import signal
 
     import uvicorn
 
@@ -53,6 +54,8 @@ def run(
     settings = cli.settings_of(source)
     if source:
         os.environ["CLOCK_SOURCE"] = source  # for worker processes
+    # Until uvicorn takes it over: what a handler raises while modules are imported can be lost, and the order to end with it.
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     port = port or settings.serving_port
     if reason := bind_error(port, host):
         raise NotReadyError(f"cannot listen on {host}:{port}: {reason}; give --port, or set CLOCK_SERVING_PORT")

@@ -58,7 +58,11 @@ def test_the_service_says_where_it_is_and_that_there_is_nothing_to_rank_by_yet(t
     with subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
         said = [process.stderr.readline() for _ in range(2)]
-        process.terminate()
+        process.terminate()  # it is still importing
+        try:
+            process.wait(60)
+        finally:
+            process.kill()
     assert f"ranking for 'nowhere' on http://127.0.0.1:{port}" in said[0]
     assert f"{tmp_path / 'nowhere'} does not exist yet" in said[1]
 
