@@ -32,8 +32,8 @@ def _id_text(value: Any) -> Any:
 
 
 LONGEST_ID, LONGEST_ZONE = 200, 60
-Key = Annotated[str, BeforeValidator(_id_text), Field(min_length=1, max_length=LONGEST_ID, pattern=r"^[^\x00-\x1f]+$")]
-"""An id in the source's log: a text or a whole number."""
+Key = Annotated[str, Field(min_length=1, max_length=LONGEST_ID, pattern=r"^[^\x00-\x1f]+$"), BeforeValidator(_id_text)]
+"""An id in the source's log: a text or a whole number. (After the validator the field's limits would be functions of Python.)"""
 
 
 class RankBody(BaseModel):
