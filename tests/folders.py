@@ -20,9 +20,8 @@ PREFIX = "clock-tests"
 def temporary_root() -> Path:
     """Make a folder for a run; what runs that have ended left behind is removed.
 
-    In memory where there is room: tests write and remove small files all the time, which the file system of a machine
-    without a journal (ext4's, as virtual machines have it) answers with a search through what was lately removed. It was a
-    third of the processor's time of some tests.
+    In memory where there is room. A file system without a journal, as virtual machines have it, looks through what was lately
+    removed for each new file: soon after a large folder was removed, that was a third of the CPU time of some tests.
     """
     parent = IN_MEMORY if _has_room(IN_MEMORY) else Path(tempfile.gettempdir())
     for left in parent.glob(f"{PREFIX}-*-*"):
