@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from benchmarks.result import Result, in_own_process, timed
 from core.engine import engine
 from core.files import digest_file, digest_text, write_json
-from core.garbage import collect_seldom, settle
+from core.garbage import settle
 from core.hours import DAY_HOURS, Hour, hour_range
 from core.settings import Settings, load_settings
 from events.mapping import Negatives
@@ -237,7 +237,6 @@ def bench_reads(features: ClockFeatures, hour: Hour) -> list[Result]:
     by_slot = _by_slot(features, rows)
     rng = np.random.default_rng(2)
     settle()  # as the ranking service does after loading
-    collect_seldom()
     results = []
     for count, repeats in ((1, 400), (100, 60)):
         user_lists = [rng.choice(users, count, replace=False).tolist() for _ in range(repeats)]

@@ -138,10 +138,8 @@ def first_part(conclusion: str, most: int = 320) -> str:
     >>> first_part("A is better (+1); B is not. C is worse.", 30), first_part("A.", 30)
     ('A is better (+1); B is not …', 'A.')
     """
-    if len(conclusion) <= most:
-        return conclusion
     end = max(conclusion.rfind(mark, 0, most) for mark in ("; ", ". "))
-    return f"{conclusion[:end]} …"
+    return conclusion if len(conclusion) <= most or end < 0 else f"{conclusion[:end]} …"
 
 
 SOURCES = ("simulator", "foursquare")

@@ -185,23 +185,24 @@ def decode_cells(
         if column[n]
     ]
     contents = CELLS.decode(f"[{','.join(cell for *_, cell in filled)}]")
-    rows = [
-        (user, slot, content)
-        for (user, slot, _), content in zip(filled, contents, strict=True)
-        if content.events > 0 and at.number - content.as_of <= window_hours
+    valid = [
+        ((user, slot), cell)
+        for (user, slot, _), cell in zip(filled, contents, strict=True)
+        if cell.events > 0 and at.number - cell.as_of <= window_hours
     ]
+    keys, kept = [key for key, _ in valid], [cell for _, cell in valid]
     types = _cell_types(tuple(facets))
     columns: dict[str, Sequence[int] | pa.Array] = {
-        "user_id": [user for user, *_ in rows],
-        "hour": [at.number] * len(rows),
-        "slot": [slot for _, slot, _ in rows],
+        "user_id": [user for user, _ in keys],
+        "hour": [at.number] * len(keys),
+        "slot": [slot for _, slot in keys],
     }
-    lists_of = zip(*(content.facets for *_, content in rows), strict=True) if rows else ([] for _ in facets)
-    for facet, of_rows in zip(facets, lists_of, strict=True):
-        for name, lists in zip(LISTS, zip(*of_rows, strict=True) if rows else ([] for _ in LISTS), strict=True):
-            columns[f"{facet}_{name}"] = _list_array(lists, types[f"{facet}_{name}"])
-    columns["events"] = [content.events for *_, content in rows]
-    columns["as_of"] = [content.as_of for *_, content in rows]
+    for f, facet in enumerate(facets):
+        for part, name in enumerate(LISTS):
+            column = f"{facet}_{name}"
+            columns[column] = _list_array([cell.facets[f][part] for cell in kept], types[column])
+    columns["events"] = [cell.events for cell in kept]
+    columns["as_of"] = [cell.as_of for cell in kept]
     return pa.table({name: pa.array(values, types[name]) for name, values in columns.items()})
 
 

@@ -13,7 +13,6 @@ from contextlib import asynccontextmanager
 from dataclasses import asdict
 from typing import Any
 
-import msgspec
 from fastapi import FastAPI
 from fastapi import Request as HttpRequest
 from fastapi.exceptions import RequestValidationError
@@ -96,7 +95,7 @@ def _add_ranking(app: FastAPI, service: RankingService) -> None:
     key = service.settings.ranking_key
 
     @app.post("/rank")
-    async def rank(body: RankBody, request: HttpRequest) -> Response:
+    async def rank(body: RankBody, request: HttpRequest) -> JSONResponse:
         """Rank candidates for a user at a point in time."""
         begun = time.perf_counter()
         sent_key = request.headers.get("x-api-key", "")
@@ -107,8 +106,7 @@ def _add_ranking(app: FastAPI, service: RankingService) -> None:
         service.metrics.answers.labels("200", ranked.route.variant or ranked.model_variant).inc()
         if ranked.degraded:
             service.metrics.degraded.labels(ranked.degraded.split(":")[0]).inc()
-        content = msgspec.json.encode(_json(ranked))
-        return Response(content, headers={"X-Request-ID": ranked.request_id}, media_type="application/json")
+        return JSONResponse(_json(ranked), headers={"X-Request-ID": ranked.request_id})
 
 
 def _add_pages(app: FastAPI, service: RankingService) -> None:

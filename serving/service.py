@@ -96,7 +96,7 @@ class RankingService:
         sys.setswitchinterval(SWITCH_SECONDS)
         self.engine.refresh()
         settle()
-        collect_seldom()  # a clock has hundreds of lists: else every other request looks for garbage
+        collect_seldom()  # in worker processes too, which have no command line; the hundreds of lists of a clock are no garbage
         self._thread.start()
 
     def stop(self) -> None:

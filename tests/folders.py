@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -26,8 +27,9 @@ def temporary_root() -> Path:
     parent = IN_MEMORY if _has_room(IN_MEMORY) else Path(tempfile.gettempdir())
     for left in parent.glob(f"{PREFIX}-*-*"):
         pid = left.name.split("-")[2]
-        if left.stat().st_uid == os.getuid() and pid.isdecimal() and not psutil.pid_exists(int(pid)):
-            shutil.rmtree(left, ignore_errors=True)
+        with suppress(FileNotFoundError):  # another run that begins now removes it as well
+            if left.stat().st_uid == os.getuid() and pid.isdecimal() and not psutil.pid_exists(int(pid)):
+                shutil.rmtree(left, ignore_errors=True)
     return Path(tempfile.mkdtemp(prefix=f"{PREFIX}-{os.getpid()}-", dir=parent))
 
 
