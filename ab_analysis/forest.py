@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from core.charts import ACCENT, INK, Chart
 
 if TYPE_CHECKING:
-    import altair as alt
+    from core.vega import alt
 
 ROW = 30
 """Pixels of a row."""
@@ -45,7 +45,7 @@ def forest(
         caption: shown below it.
         scale: of the chart.
     """
-    import altair as alt
+    from core.vega import alt
 
     closed = [row._replace(bounds=_closed(row.middle, row.bounds)) for row in rows]
     drawn = [row for row in closed if all(map(math.isfinite, (row.middle, *row.bounds)))]
@@ -91,7 +91,7 @@ def _closed(middle: float, bounds: tuple[float, float]) -> tuple[float, float]:
 
 def params(*names: str) -> list[alt.Parameter]:
     """Choices of the reader that the page sets; empty: all."""
-    import altair as alt
+    from core.vega import alt
 
     return [alt.param(name=name, value="") for name in names]
 
@@ -105,7 +105,7 @@ def chosen(chart: alt.Chart, *names: str) -> alt.Chart:
 
 def hover(*fields: str, **named: str) -> list[alt.Tooltip]:
     """Texts shown by hovering: fields by their name, or title = field."""
-    import altair as alt
+    from core.vega import alt
 
     titles = {**{name: name for name in fields}, **named}
     return [alt.Tooltip(field=field, type="nominal", title=title) for title, field in titles.items()]

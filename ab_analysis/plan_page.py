@@ -109,7 +109,7 @@ def plan_markdown(preview: ExperimentPreview, page: str) -> str:
 
 
 def _chart(preview: ExperimentPreview, titles: dict[str, str]) -> Chart | None:
-    import altair as alt
+    from core.vega import alt
 
     experiment = preview.plan.experiment
     primary = [f for f in preview.forecasts if experiment.role(f.row.metric) == "primary"]

@@ -15,7 +15,7 @@ from core.charts import ACCENT, BAD, GOOD, INK, SERIES, SOFT, Chart
 from core.page_template import figure, interval, p_cell, percent, share, signed, signed_interval, words
 
 if TYPE_CHECKING:
-    import altair as alt
+    from core.vega import alt
 
 HEIGHT = 200
 """Pixels of a chart of days or of a distribution."""
@@ -113,7 +113,7 @@ def daily(arms: Arms, points: Sequence[Point], titles: Mapping[str, str]) -> lis
 
 def exposures(arms: Arms, points: Sequence[Point]) -> Chart | None:
     """Users exposed so far by day, a line for each arm; None where no day was computed."""
-    import altair as alt
+    from core.vega import alt
 
     first = [p for p in points if p.metric == points[0].metric]
     rows = [
@@ -140,7 +140,7 @@ def exposures(arms: Arms, points: Sequence[Point]) -> Chart | None:
 
 def distributions(arms: Arms, histograms: Mapping[str, Histogram], titles: Mapping[str, str]) -> list[Chart]:
     """Share of users by value of metrics, a line for each arm."""
-    import altair as alt
+    from core.vega import alt
 
     charts = []
     for metric, histogram in histograms.items():
@@ -192,7 +192,7 @@ def _by_metric(
     title: str,
     caption: str,
 ) -> list[Chart]:
-    import altair as alt
+    from core.vega import alt
 
     charts = []
     for metric in dict.fromkeys(p.metric for p in points):
@@ -240,14 +240,14 @@ def _by_metric(
 
 def _days() -> alt.X:
     """Local days as categories: a day has no zone that a reader's browser could move it to."""
-    import altair as alt
+    from core.vega import alt
 
     return alt.X("day:O", title=None, axis=alt.Axis(labelAngle=-45, labelOverlap="greedy"))
 
 
 def _arms(arms: Arms, field: str = "arm") -> alt.Color:
     """Each arm in its color, which is the same in every chart; a legend where a chart shows several."""
-    import altair as alt
+    from core.vega import alt
 
     names = (arms.control, *arms.treatments)
     colors = [SOFT, *(SERIES[n % len(SERIES)] for n in range(len(arms.treatments)))]

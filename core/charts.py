@@ -24,7 +24,7 @@ from core.documents import JsonObject
 from core.files import write_atomically
 
 if TYPE_CHECKING:
-    import altair as alt
+    from core.vega import alt
 
 STATIC_WIDTH = 680
 """Pixels of the drawing that stands in the page until scripts draw it as wide as the screen."""
@@ -72,7 +72,7 @@ class Chart:
     still: bool = False
 
     def __html__(self) -> Markup:
-        spec: JsonObject = {**self.drawing.to_dict(), "config": CONFIG}
+        spec: JsonObject = {**self.drawing.to_dict(validate=False), "config": CONFIG}
         if self.still:
             spec["width"] = STILL_WIDTH
             figure = Markup('<figure class="chart still"><div role="img" aria-label="{}"><div aria-hidden="true">{}</div></div>'
@@ -93,7 +93,7 @@ def sparkline(values: Sequence[float], description: str) -> Markup:
         values: at equal steps, at least two.
         description: what it shows, for those who cannot see it and for the pointer.
     """
-    import altair as alt
+    from core.vega import alt
 
     points = alt.Data(values=[{"step": step, "value": value, "zero": 0} for step, value in enumerate(values)])
     x, y = alt.X("step:Q", axis=None), alt.Y("value:Q", axis=None)

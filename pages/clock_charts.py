@@ -16,7 +16,7 @@ from pages.clock_values import NO_INTEREST, OTHERS, ClockSlot, FacetClock, ItemS
 from training.config import RankerConfig
 
 if TYPE_CHECKING:
-    import altair as alt
+    from core.vega import alt
 
 STRIP, GAP = 26, 0.06
 """Pixels of a clock among others below each other; ``GAP``: share of an hour that is left free."""
@@ -44,7 +44,7 @@ def events_by_time(events: np.ndarray, names: Sequence[str]) -> Chart:
         events: of each slot.
         names: of the slots.
     """
-    import altair as alt
+    from core.vega import alt
 
     rows = [{"at": name, "events": int(count)} for name, count in zip(names, events, strict=True)]
     drawing = (
@@ -72,7 +72,7 @@ def leaders(
         clocks: names and slots, from above.
         config: for the slots.
     """
-    import altair as alt
+    from core.vega import alt
 
     hours = config.slot_minutes / 60
     rows = []
@@ -117,7 +117,7 @@ def scores_by_time(items: Sequence[ItemScores], minutes: int) -> Chart:
         items: with scores at the same times of day.
         minutes: after local midnight at which the hand stands first.
     """
-    import altair as alt
+    from core.vega import alt
 
     points = [
         {
@@ -157,6 +157,6 @@ def scores_by_time(items: Sequence[ItemScores], minutes: int) -> Chart:
 
 
 def _hours(*, grid: bool = True) -> alt.Axis:
-    import altair as alt
+    from core.vega import alt
 
     return alt.Axis(values=list(range(0, 25, 3)), grid=grid)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    import altair as alt
+    from core.vega import alt
 
 COLORS = (
     "#2f6db5", "#d9730d", "#1f9170", "#c2387e", "#7d5cc0", "#a58a00", "#2398c4", "#b5332a", "#6b8f23", "#8a5638", "#4b5f9e", "#d7719b",
@@ -33,6 +33,6 @@ def tone_style() -> str:
 
 def color_scale(values: Sequence[str], colors: Sequence[int]) -> alt.Scale:
     """A chart's scale from values to the colors with these numbers."""
-    import altair as alt
+    from core.vega import alt
 
     return alt.Scale(domain=list(values), range=[tone(color) for color in colors])

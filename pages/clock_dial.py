@@ -20,7 +20,7 @@ from pages.clock_values import FacetClock, window_curve, window_weights
 from training.config import RankerConfig
 
 if TYPE_CHECKING:
-    import altair as alt
+    from core.vega import alt
 
 RADIUS = 150
 """Of a dial, pixels; all other radii are parts of it."""
@@ -65,7 +65,7 @@ def dial(
         hand: where it stands first.
         summary: the dial in words.
     """
-    import altair as alt
+    from core.vega import alt
 
     weights = window_weights(config, hand.minutes / 60, hand.sigma)
     signals = {
@@ -82,7 +82,7 @@ def dial(
 
 
 def _slots(facet: FacetClock, number: int, config: RankerConfig) -> Any:
-    import altair as alt
+    from core.vega import alt
 
     rows = [
         {"clock": clock, "slot": int(slot), "value": facet.values[value], "share": round(float(shares[slot, value]), 4)}
@@ -126,7 +126,7 @@ def _area(share: str) -> str:
 
 
 def _window() -> Any:
-    import altair as alt
+    from core.vega import alt
 
     steps, (inner, outer) = len(window_curve(0.0, 1.0)), WINDOW
     return (
@@ -142,7 +142,7 @@ def _window() -> Any:
 
 
 def _hand() -> list[Any]:
-    import altair as alt
+    from core.vega import alt
 
     point = alt.Chart(alt.Data(values=[{}])).transform_calculate(
         start=f"minutes / 60 - {HAND_WIDTH / 2}", end=f"minutes / 60 + {HAND_WIDTH / 2}", middle="minutes / 60",
@@ -156,7 +156,7 @@ def _hand() -> list[Any]:
 
 
 def _texts() -> list[Any]:
-    import altair as alt
+    from core.vega import alt
 
     hours = [{"start": hour, "radius": LABELS**2, "text": f"{hour:02d}"} for hour in range(0, 24, 3)]
     around = alt.Chart(alt.Data(values=hours)).mark_text(fontSize=12, color=SOFT, baseline="middle")
@@ -178,13 +178,13 @@ def _sector() -> dict[str, Any]:
 
 
 def _theta(field: str) -> alt.Theta:
-    import altair as alt
+    from core.vega import alt
 
     return alt.Theta(field, stack=None, scale=alt.Scale(domain=[0, 24], nice=False))
 
 
 def _radius(field: str) -> alt.Radius:
-    import altair as alt
+    from core.vega import alt
 
     return alt.Radius(field, stack=None, scale=alt.Scale(type="sqrt", domain=[0, 1], range=[0, RADIUS]))
 

@@ -83,7 +83,7 @@ def by_hour(columns: Sequence[ColumnDrift], hours: Sequence[str]) -> Chart | Non
         columns: of the day.
         hours: local hours that were compared.
     """
-    import altair as alt
+    from core.vega import alt
 
     shown = [column for column in columns if column.hours]
     if not shown:
@@ -118,7 +118,7 @@ def _distributions(columns: Sequence[ColumnDrift]) -> dict[str, Any]:
 
 def distribution(column: ColumnDrift) -> Chart:
     """Shares of a column's values on the day, as bars, and before, as lines across them."""
-    import altair as alt
+    from core.vega import alt
 
     # of a range the axis shows where it begins
     label = "split(datum.label, ' to ')[0]" if column.kind == "number" else "datum.label"

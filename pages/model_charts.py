@@ -12,7 +12,7 @@ from pages.daily_figures import DayFigure
 from pages.model_history import CalibrationBin, Figure, Timeline
 
 if TYPE_CHECKING:
-    import altair as alt
+    from core.vega import alt
 
 ROWS = ("champion", "challenger", "candidate", "trained", "drift")
 """Rows of the time axis, from above."""
@@ -32,7 +32,7 @@ LEGEND_COLUMNS = 2
 
 def lineages(timeline: Timeline) -> Chart | None:
     """Who stood behind each alias when, with promotions, rollbacks, moves by hand and days of drift; None without any."""
-    import altair as alt
+    from core.vega import alt
 
     if not timeline.spans:
         return None
@@ -86,7 +86,7 @@ def lineages(timeline: Timeline) -> Chart | None:
 
 def by_hour(figures: Sequence[Figure], metric: str, title: str) -> Chart | None:
     """A metric by hour of the day, a line for each variant in its 95 % interval; None where no hour has one."""
-    import altair as alt
+    from core.vega import alt
 
     points = [
         {"variant": words(f.variant), "hour": f.local_hour, "value": f.value, "low": f.low, "high": f.high, "samples": f.samples}
@@ -123,7 +123,7 @@ def hour_by_hour(hourly: Mapping[str, tuple[float, float]], reference: str) -> C
         hourly: key of an hour → AUC of the candidate, of the reference; NaN where all labels were alike.
         reference: name of what it is compared with.
     """
-    import altair as alt
+    from core.vega import alt
 
     sides = ("candidate", reference)
     points = [
@@ -155,7 +155,7 @@ def hour_by_hour(hourly: Mapping[str, tuple[float, float]], reference: str) -> C
 
 def calibration(bins: Sequence[CalibrationBin]) -> Chart | None:
     """Predicted against observed shares in bins of equal numbers; None without predictions."""
-    import altair as alt
+    from core.vega import alt
 
     if not bins:
         return None
@@ -195,7 +195,7 @@ def daily(figures: Sequence[DayFigure], moves: Sequence[str], title: str) -> Cha
         moves: keys of the hours at which the champion moved.
         title: of the metric.
     """
-    import altair as alt
+    from core.vega import alt
 
     if not figures:
         return None
@@ -246,20 +246,20 @@ def daily(figures: Sequence[DayFigure], moves: Sequence[str], title: str) -> Cha
 
 
 def _colors(variants: Sequence[str]) -> alt.Scale:
-    import altair as alt
+    from core.vega import alt
 
     return alt.Scale(domain=list(variants), range=[SERIES[n % len(SERIES)] for n in range(len(variants))])
 
 
 def _dashes(variants: Sequence[str]) -> alt.Scale:
     """Lines beyond the number of colors are dashed."""
-    import altair as alt
+    from core.vega import alt
 
     return alt.Scale(domain=list(variants), range=[[1, 0] if n < len(SERIES) else [5, 3] for n in range(len(variants))])
 
 
 def _tooltips(x: str, form: str = "d") -> list[alt.Tooltip]:
-    import altair as alt
+    from core.vega import alt
 
     return [
         alt.Tooltip("variant:N"), alt.Tooltip(x, format=form), alt.Tooltip("value:Q", format=".4f"), alt.Tooltip("low:Q", format=".4f"),

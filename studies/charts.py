@@ -13,7 +13,7 @@ from core.page_template import words
 from studies.paired import Figure
 
 if TYPE_CHECKING:
-    import altair as alt
+    from core.vega import alt
 
 HEIGHT = 260
 """Pixels of a chart of lines."""
@@ -32,7 +32,7 @@ def curves(
         description: what the chart shows.
         log: whether the places lie on a logarithmic axis.
     """
-    import altair as alt
+    from core.vega import alt
 
     rows = [
         {"name": words(name), "x": place, "value": f.value, "low": f.interval[0], "high": f.interval[1], "text": f.text}
@@ -76,7 +76,7 @@ def forest(sides: Mapping[str, Mapping[str, Figure]], description: str) -> list[
 
 def dots(points: Mapping[str, Sequence[tuple[float, float]]], x: str, y: str, description: str, caption: str) -> Chart:
     """A dot for each pair of figures, in the color of its name."""
-    import altair as alt
+    from core.vega import alt
 
     rows = [{"name": words(name), "x": a, "y": b} for name, pairs in points.items() for a, b in pairs]
     drawing = (
@@ -102,7 +102,7 @@ def steps(lines: Mapping[str, Sequence[float | None]], x: str, y: str, descripti
         x, y: titles of the axes.
         description: what the chart shows.
     """
-    import altair as alt
+    from core.vega import alt
 
     rows = [
         {"name": words(name), "x": place, "value": value}
@@ -127,27 +127,27 @@ def _cycled(values: Sequence[Any], names: Sequence[str], each: int = 1) -> Itera
 
 
 def _legend() -> alt.Legend:
-    import altair as alt
+    from core.vega import alt
 
     return alt.Legend(columns=2, symbolOpacity=1)
 
 
 def _colors(names: Sequence[str]) -> alt.Color:
-    import altair as alt
+    from core.vega import alt
 
     scale = alt.Scale(domain=list(names), range=list(_cycled(SERIES, names)))
     return alt.Color("name:N", title=None, scale=scale, legend=_legend())
 
 
 def _dashes(names: Sequence[str]) -> alt.StrokeDash:
-    import altair as alt
+    from core.vega import alt
 
     scale = alt.Scale(domain=list(names), range=list(_cycled(DASHES, names, len(SERIES))))
     return alt.StrokeDash("name:N", title=None, scale=scale, legend=_legend())
 
 
 def _shapes(names: Sequence[str]) -> alt.Shape:
-    import altair as alt
+    from core.vega import alt
 
     scale = alt.Scale(
         domain=list(names), range=list(_cycled(("circle", "square", "triangle-up", "diamond"), names, len(SERIES)))

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import pytest
+from jsonschema import Draft7Validator
+
+from core.vega import alt
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -16,9 +22,12 @@ if TYPE_CHECKING:
 CHROMIUM = shutil.which("chromium")
 SHEET_WIDTH = 794
 """Of A4, in CSS pixels."""
+SECONDS = 120
+"""That anything in a page may take: other workers of the tests may have both cores."""
 Scheme = Literal["light", "dark"]
 ONLY_VIOLATIONS = {"resultTypes": ["violations"]}
 """What passes is checked, too, and not described node by node, which takes as long again."""
+CHART = re.compile(r'<script type="application/json">(.*?)</script>', re.DOTALL)
 CUT = "e => e.getBoundingClientRect().right > innerWidth || e.scrollWidth > e.clientWidth + 1"
 
 
@@ -61,6 +70,7 @@ def opened(
     asked: list[str] = []
     said: list[str] = []
     page = chromium.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme, java_script_enabled=scripts)
+    page.set_default_timeout(SECONDS * 1000)
     page.on("request", lambda request: asked.append(request.url))
     page.on("console", lambda message: said.append(message.text))
     page.on("pageerror", lambda error: said.append(str(error)))
@@ -76,9 +86,12 @@ def opened(
 def fits_every_screen(chromium: Browser, path: Path) -> None:
     """Asserts that a page is no wider than a wide and a narrow screen, light and dark, cuts no cell off, and that everybody can use it.
 
-    The last by axe-core: names, roles, headings, contrast. Every chart that is in view is drawn, with some width.
+    The last by axe-core: names, roles, headings, contrast. Every chart follows Vega-Lite's schema, and those in view are drawn,
+    with some width.
     """
     from axe_playwright_python.sync_playwright import Axe
+
+    has_valid_charts(path)
 
     # Each page is opened in one scheme and then seen in the other one, as when the reader's evening begins.
     screens: tuple[tuple[int, tuple[Scheme, Scheme]], ...] = ((1300, ("light", "dark")), (400, ("dark", "light")))
@@ -97,6 +110,22 @@ def fits_every_screen(chromium: Browser, path: Path) -> None:
                 violations = [(v["id"], v["nodes"][0]["html"][:300]) for v in answer]
                 assert violations == [], (path.name, width, scheme, violations)
     prints_everything(chromium, path)
+
+
+def has_valid_charts(path: Path) -> None:
+    """Asserts that the specification of every chart of a page follows Vega-Lite's schema; pages are made without that check.
+
+    But for the page's configuration: the schema knows no variables as colors.
+    """
+    for spec in map(json.loads, CHART.findall(path.read_text(encoding="utf-8"))):
+        assert spec.pop("config")
+        schema_of_charts().validate(spec)
+
+
+@lru_cache(maxsize=1)
+def schema_of_charts() -> Draft7Validator:
+    """What checks a chart's specification."""
+    return Draft7Validator(alt.load_schema())
 
 
 def prints_everything(chromium: Browser, path: Path) -> None:

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 import vl_convert
+from jsonschema import ValidationError
+from markupsafe import escape
 
 from core import charts
-from core.charts import chart_scripts
+from core.charts import Chart, chart_scripts
+from core.vega import alt
+from tests.browser import has_valid_charts
 
 
 def made_again(monkeypatch: pytest.MonkeyPatch) -> list[str]:
@@ -43,3 +48,15 @@ def test_what_is_kept_is_read_back_and_what_is_damaged_is_made_again(
 def test_nothing_is_kept_where_there_are_no_workspaces(tmp_path: Path) -> None:
     assert len(chart_scripts(tmp_path / "var")) > 100_000
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_chart_that_is_not_vega_lites_is_found_in_its_page(tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    for stack, is_valid in ((None, True), (cast("Any", "up"), False)):
+        bars = alt.Chart(alt.Data(values=[{"x": 1}])).mark_bar().encode(x=alt.X("x:Q", stack=stack))
+        page.write_text(escape(Chart(bars, "A bar.")))
+        if is_valid:
+            has_valid_charts(page)
+        else:
+            with pytest.raises(ValidationError):
+                has_valid_charts(page)
