@@ -45,7 +45,7 @@ def forest(
         caption: shown below it.
         scale: of the chart.
     """
-    from core.vega import alt
+    from core.vega import alt, inline_data
 
     closed = [row._replace(bounds=_closed(row.middle, row.bounds)) for row in rows]
     drawn = [row for row in closed if all(map(math.isfinite, (row.middle, *row.bounds)))]
@@ -58,7 +58,7 @@ def forest(
         }
         for row in drawn
     ]  # fmt: skip
-    base = chosen(alt.Chart(alt.Data(values=values)), "variant", "segment").encode(
+    base = chosen(alt.Chart(inline_data(values)), "variant", "segment").encode(
         y=alt.Y(
             "name:N", sort=None, title=None, axis=alt.Axis(labelLimit=LABEL, domain=False, ticks=False, labelColor=INK)
         ),
@@ -67,7 +67,7 @@ def forest(
     )
     x = alt.X("low:Q", title=axis, axis=alt.Axis(format=number_format, tickCount=5))
     layers = [
-        alt.Chart(alt.Data(values=[{"zero": 0}])).mark_rule(color=INK).encode(x=alt.X("zero:Q", title=axis)),
+        alt.Chart(inline_data([{"zero": 0}])).mark_rule(color=INK).encode(x=alt.X("zero:Q", title=axis)),
         base.mark_rule(strokeWidth=3).encode(x=x, x2="high:Q"),
         base.mark_circle(size=90, opacity=1).encode(x="middle:Q"),
     ]

@@ -109,7 +109,7 @@ def plan_markdown(preview: ExperimentPreview, page: str) -> str:
 
 
 def _chart(preview: ExperimentPreview, titles: dict[str, str]) -> Chart | None:
-    from core.vega import alt
+    from core.vega import alt, inline_data
 
     experiment = preview.plan.experiment
     primary = [f for f in preview.forecasts if experiment.role(f.row.metric) == "primary"]
@@ -120,7 +120,7 @@ def _chart(preview: ExperimentPreview, titles: dict[str, str]) -> Chart | None:
         for f in primary
     ]
     names = list(dict.fromkeys(str(point["metric"]) for point in points))
-    base = alt.Chart(alt.Data(values=points)).encode(
+    base = alt.Chart(inline_data(points)).encode(
         x=alt.X("days:Q", title="days", axis=alt.Axis(values=preview.days, format="d"), scale=alt.Scale(zero=False)),
         y=alt.Y("effect:Q", title="smallest effect found", axis=alt.Axis(format="%")),
         color=alt.Color(
@@ -131,7 +131,7 @@ def _chart(preview: ExperimentPreview, titles: dict[str, str]) -> Chart | None:
             alt.Tooltip("users:Q", format=","),
         ],
     )  # fmt: skip
-    asked = alt.Chart(alt.Data(values=[{"effect": experiment.minimum_effect}])).encode(y="effect:Q")
+    asked = alt.Chart(inline_data([{"effect": experiment.minimum_effect}])).encode(y="effect:Q")
     drawing = alt.layer(
         asked.mark_rule(strokeDash=[4, 3], color=SOFT), base.mark_line(), base.mark_circle(size=50, opacity=1)
     ).properties(width="container", height=220)

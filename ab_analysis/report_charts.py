@@ -113,7 +113,7 @@ def daily(arms: Arms, points: Sequence[Point], titles: Mapping[str, str]) -> lis
 
 def exposures(arms: Arms, points: Sequence[Point]) -> Chart | None:
     """Users exposed so far by day, a line for each arm; None where no day was computed."""
-    from core.vega import alt
+    from core.vega import alt, inline_data
 
     first = [p for p in points if p.metric == points[0].metric]
     rows = [
@@ -125,7 +125,7 @@ def exposures(arms: Arms, points: Sequence[Point]) -> Chart | None:
     if not rows:
         return None
     drawing = (
-        alt.Chart(alt.Data(values=rows))
+        alt.Chart(inline_data(rows))
         .mark_line(point=True)
         .encode(
             x=_days(), y=alt.Y("users:Q", title="users so far"), color=_arms(arms),
@@ -140,7 +140,7 @@ def exposures(arms: Arms, points: Sequence[Point]) -> Chart | None:
 
 def distributions(arms: Arms, histograms: Mapping[str, Histogram], titles: Mapping[str, str]) -> list[Chart]:
     """Share of users by value of metrics, a line for each arm."""
-    from core.vega import alt
+    from core.vega import alt, inline_data
 
     charts = []
     for metric, histogram in histograms.items():
@@ -164,7 +164,7 @@ def distributions(arms: Arms, histograms: Mapping[str, Histogram], titles: Mappi
                     }
                 )
         drawing = (
-            alt.Chart(alt.Data(values=rows))
+            alt.Chart(inline_data(rows))
             .mark_line(interpolate="step-after")
             .encode(
                 x=alt.X("value:Q", title=titles[metric]), y=alt.Y("share:Q", title="share of users", axis=alt.Axis(format="~%")),
@@ -192,7 +192,7 @@ def _by_metric(
     title: str,
     caption: str,
 ) -> list[Chart]:
-    from core.vega import alt
+    from core.vega import alt, inline_data
 
     charts = []
     for metric in dict.fromkeys(p.metric for p in points):
@@ -213,12 +213,12 @@ def _by_metric(
             )  # fmt: skip
         if not rows:
             continue
-        base = chosen(alt.Chart(alt.Data(values=rows)), "variant").encode(x=_days(), color=_arms(arms, "variant"))
+        base = chosen(alt.Chart(inline_data(rows)), "variant").encode(x=_days(), color=_arms(arms, "variant"))
         banded = any(row["lower"] is not None for row in rows)
         shown = ("day", "variant", "lift", "one look", *(["stopping rule"] if banded else []), "users")
         y = alt.Y("middle:Q", title="lift", axis=alt.Axis(format=LIFT_FORMAT))
         layers = [
-            alt.Chart(alt.Data(values=[{"zero": 0}])).mark_rule(color=INK).encode(y="zero:Q"),
+            alt.Chart(inline_data([{"zero": 0}])).mark_rule(color=INK).encode(y="zero:Q"),
             *([base.mark_area(opacity=0.2).encode(y=alt.Y("lower:Q", title="lift"), y2="upper:Q")] if banded else []),
             *(base.mark_line(strokeWidth=1, opacity=0.7).encode(y=alt.Y(f"{edge}:Q", title="lift")) for edge in ("low", "high")),
             base.mark_line(strokeWidth=2.5).encode(y=y),

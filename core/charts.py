@@ -93,9 +93,9 @@ def sparkline(values: Sequence[float], description: str) -> Markup:
         values: at equal steps, at least two.
         description: what it shows, for those who cannot see it and for the pointer.
     """
-    from core.vega import alt
+    from core.vega import alt, inline_data
 
-    points = alt.Data(values=[{"step": step, "value": value, "zero": 0} for step, value in enumerate(values)])
+    points = inline_data([{"step": step, "value": value, "zero": 0} for step, value in enumerate(values)])
     x, y = alt.X("step:Q", axis=None), alt.Y("value:Q", axis=None)
     base = alt.Chart(points).encode(x=x)
     drawing = alt.layer(

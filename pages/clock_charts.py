@@ -44,11 +44,11 @@ def events_by_time(events: np.ndarray, names: Sequence[str]) -> Chart:
         events: of each slot.
         names: of the slots.
     """
-    from core.vega import alt
+    from core.vega import alt, inline_data
 
     rows = [{"at": name, "events": int(count)} for name, count in zip(names, events, strict=True)]
     drawing = (
-        alt.Chart(alt.Data(values=rows))
+        alt.Chart(inline_data(rows))
         .mark_bar(color=ACCENT, opacity=0.55)
         .encode(
             x=alt.X("at:O", axis=None, scale=alt.Scale(paddingInner=0.15, paddingOuter=0.07)), y=alt.Y("events:Q", axis=None),
@@ -72,7 +72,7 @@ def leaders(
         clocks: names and slots, from above.
         config: for the slots.
     """
-    from core.vega import alt
+    from core.vega import alt, inline_data
 
     hours = config.slot_minutes / 60
     rows = []
@@ -90,7 +90,7 @@ def leaders(
     key = [(value, color) for value, color in zip(facet.values, facet.colors, strict=True) if value in leading]
     labels = alt.Axis(labelLimit=130, ticks=False, domain=False)
     drawing = (
-        alt.Chart(alt.Data(values=rows))
+        alt.Chart(inline_data(rows))
         .transform_calculate(start=f"datum.slot * {hours}", end=f"(datum.slot + {1 - GAP}) * {hours}")
         .transform_calculate(at=CLOCK_TIME)
         .mark_rect()
@@ -117,7 +117,7 @@ def scores_by_time(items: Sequence[ItemScores], minutes: int) -> Chart:
         items: with scores at the same times of day.
         minutes: after local midnight at which the hand stands first.
     """
-    from core.vega import alt
+    from core.vega import alt, inline_data
 
     points = [
         {
@@ -132,7 +132,7 @@ def scores_by_time(items: Sequence[ItemScores], minutes: int) -> Chart:
     ]
     names = [item.name for item in items]
     strength = alt.condition("chosen == '' || datum.item == chosen", alt.value(1), alt.value(0.12))
-    base = alt.Chart(alt.Data(values=points)).encode(
+    base = alt.Chart(inline_data(points)).encode(
         x=alt.X("hour:Q", title="hour of the day", scale=alt.Scale(domain=[0, 24], nice=False), axis=_hours()),
         y=alt.Y("score:Q", title="score", scale=alt.Scale(zero=False)),
         color=alt.Color("item:N", scale=color_scale(names, range(len(names))), legend=None), opacity=strength,
@@ -140,7 +140,7 @@ def scores_by_time(items: Sequence[ItemScores], minutes: int) -> Chart:
     tooltip = [
         alt.Tooltip("item:N"), alt.Tooltip("is:N"), alt.Tooltip("at:N"), alt.Tooltip("score:Q", format=".3f"),
     ]  # fmt: skip
-    now = alt.Chart(alt.Data(values=[{}])).transform_calculate(hour="minutes / 60")
+    now = alt.Chart(inline_data([{}])).transform_calculate(hour="minutes / 60")
     drawing = (
         alt.layer(
             now.mark_rule(color=INK, strokeDash=[4, 3]).encode(x="hour:Q"),

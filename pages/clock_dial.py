@@ -82,7 +82,7 @@ def dial(
 
 
 def _slots(facet: FacetClock, number: int, config: RankerConfig) -> Any:
-    from core.vega import alt
+    from core.vega import alt, inline_data
 
     rows = [
         {"clock": clock, "slot": int(slot), "value": facet.values[value], "share": round(float(shares[slot, value]), 4)}
@@ -91,7 +91,7 @@ def _slots(facet: FacetClock, number: int, config: RankerConfig) -> Any:
     ]
     hours = config.slot_minutes / 60
     return (
-        alt.Chart(alt.Data(values=rows))
+        alt.Chart(inline_data(rows))
         .transform_filter("datum.clock == 0 || datum.clock == toNumber(compared) + 1")
         .transform_stack(
             stack="share", groupby=["clock", "slot"], as_=["low", "high"],
@@ -142,9 +142,9 @@ def _window() -> Any:
 
 
 def _hand() -> list[Any]:
-    from core.vega import alt
+    from core.vega import alt, inline_data
 
-    point = alt.Chart(alt.Data(values=[{}])).transform_calculate(
+    point = alt.Chart(inline_data([{}])).transform_calculate(
         start=f"minutes / 60 - {HAND_WIDTH / 2}", end=f"minutes / 60 + {HAND_WIDTH / 2}", middle="minutes / 60",
         inner=f"{HAND[0] ** 2:.4f}", outer=f"{HAND[1] ** 2:.4f}",
     )  # fmt: skip
@@ -156,11 +156,11 @@ def _hand() -> list[Any]:
 
 
 def _texts() -> list[Any]:
-    from core.vega import alt
+    from core.vega import alt, inline_data
 
     hours = [{"start": hour, "radius": LABELS**2, "text": f"{hour:02d}"} for hour in range(0, 24, 3)]
-    around = alt.Chart(alt.Data(values=hours)).mark_text(fontSize=12, color=SOFT, baseline="middle")
-    middle = alt.Chart(alt.Data(values=[{}]))
+    around = alt.Chart(inline_data(hours)).mark_text(fontSize=12, color=SOFT, baseline="middle")
+    middle = alt.Chart(inline_data([{}]))
     middle = middle.transform_calculate(start="minutes / 60", sigma="'σ ' + sigma + ' h'").transform_calculate(
         at=CLOCK_TIME
     )

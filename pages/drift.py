@@ -83,7 +83,7 @@ def by_hour(columns: Sequence[ColumnDrift], hours: Sequence[str]) -> Chart | Non
         columns: of the day.
         hours: local hours that were compared.
     """
-    from core.vega import alt
+    from core.vega import alt, inline_data
 
     shown = [column for column in columns if column.hours]
     if not shown:
@@ -94,7 +94,7 @@ def by_hour(columns: Sequence[ColumnDrift], hours: Sequence[str]) -> Chart | Non
         for hour in hours
     ]
     drawing = (
-        alt.Chart(alt.Data(values=squares))
+        alt.Chart(inline_data(squares))
         .mark_rect(stroke="var(--paper)", strokeWidth=1)
         .encode(
             x=alt.X("hour:O", title="hour of the day (users' clocks)", axis=alt.Axis(labelAngle=0, labelOverlap="greedy")),
@@ -118,7 +118,7 @@ def _distributions(columns: Sequence[ColumnDrift]) -> dict[str, Any]:
 
 def distribution(column: ColumnDrift) -> Chart:
     """Shares of a column's values on the day, as bars, and before, as lines across them."""
-    from core.vega import alt
+    from core.vega import alt, inline_data
 
     # of a range the axis shows where it begins
     label = "split(datum.label, ' to ')[0]" if column.kind == "number" else "datum.label"
@@ -126,7 +126,7 @@ def distribution(column: ColumnDrift) -> Chart:
         {"value": name, "day": day, "before": before, "of day": share(day, 1), "of before": share(before, 1)}
         for name, day, before in zip(column.bins, column.current, column.reference, strict=True)
     ]
-    base = alt.Chart(alt.Data(values=rows)).encode(
+    base = alt.Chart(inline_data(rows)).encode(
         x=alt.X("value:O", sort=None, title=None, axis=alt.Axis(labelAngle=-45, labelOverlap="greedy", labelLimit=90, labelExpr=label)),
         tooltip=[
             alt.Tooltip("value:O"), alt.Tooltip("of day:N", title="this day"), alt.Tooltip("of before:N", title="the days before"),

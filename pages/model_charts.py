@@ -32,7 +32,7 @@ LEGEND_COLUMNS = 2
 
 def lineages(timeline: Timeline) -> Chart | None:
     """Who stood behind each alias when, with promotions, rollbacks, moves by hand and days of drift; None without any."""
-    from core.vega import alt
+    from core.vega import alt, inline_data
 
     if not timeline.spans:
         return None
@@ -48,7 +48,7 @@ def lineages(timeline: Timeline) -> Chart | None:
         "start:T", title="UTC", scale=alt.Scale(type="utc"), axis=alt.Axis(format="%m-%d %H:%M", labelOverlap=True)
     )
     bars = (
-        alt.Chart(alt.Data(values=spans))
+        alt.Chart(inline_data(spans))
         .mark_bar(height=16, stroke="var(--paper)", strokeWidth=1)
         .encode(
             y=y, x=x, x2="end:T", color=alt.Color("variant:N", title="time module", scale=_colors(variants)),
@@ -62,7 +62,7 @@ def lineages(timeline: Timeline) -> Chart | None:
     if marks:
         kinds = [kind for kind in KINDS if any(mark["kind"] == kind for mark in marks)]
         layers.append(
-            alt.Chart(alt.Data(values=marks))
+            alt.Chart(inline_data(marks))
             .mark_point(filled=True, size=90, opacity=1, yOffset=-13)
             .encode(
                 y=y, x=alt.X("at:T", scale=alt.Scale(type="utc")),
@@ -86,7 +86,7 @@ def lineages(timeline: Timeline) -> Chart | None:
 
 def by_hour(figures: Sequence[Figure], metric: str, title: str) -> Chart | None:
     """A metric by hour of the day, a line for each variant in its 95 % interval; None where no hour has one."""
-    from core.vega import alt
+    from core.vega import alt, inline_data
 
     points = [
         {"variant": words(f.variant), "hour": f.local_hour, "value": f.value, "low": f.low, "high": f.high, "samples": f.samples}
@@ -96,7 +96,7 @@ def by_hour(figures: Sequence[Figure], metric: str, title: str) -> Chart | None:
     if not points:
         return None
     variants = list(dict.fromkeys(str(point["variant"]) for point in points))
-    base = alt.Chart(alt.Data(values=points)).encode(
+    base = alt.Chart(inline_data(points)).encode(
         x=alt.X(
             "hour:Q", title="hour of the day (users' clocks)", scale=alt.Scale(domain=[0, 23]),
             axis=alt.Axis(values=list(range(0, 24, 3))),
@@ -123,7 +123,7 @@ def hour_by_hour(hourly: Mapping[str, tuple[float, float]], reference: str) -> C
         hourly: key of an hour → AUC of the candidate, of the reference; NaN where all labels were alike.
         reference: name of what it is compared with.
     """
-    from core.vega import alt
+    from core.vega import alt, inline_data
 
     sides = ("candidate", reference)
     points = [
@@ -135,7 +135,7 @@ def hour_by_hour(hourly: Mapping[str, tuple[float, float]], reference: str) -> C
     if not points:
         return None
     drawing = (
-        alt.Chart(alt.Data(values=points))
+        alt.Chart(inline_data(points))
         .mark_line(point=alt.OverlayMarkDef(size=40))
         .encode(
             x=alt.X(
@@ -155,7 +155,7 @@ def hour_by_hour(hourly: Mapping[str, tuple[float, float]], reference: str) -> C
 
 def calibration(bins: Sequence[CalibrationBin]) -> Chart | None:
     """Predicted against observed shares in bins of equal numbers; None without predictions."""
-    from core.vega import alt
+    from core.vega import alt, inline_data
 
     if not bins:
         return None
@@ -165,10 +165,8 @@ def calibration(bins: Sequence[CalibrationBin]) -> Chart | None:
     ]  # fmt: skip
     variants = list(dict.fromkeys(str(point["variant"]) for point in points))
     most = max(max(b.predicted, b.high) for b in bins)
-    right = alt.Chart(alt.Data(values=[{"x": 0, "y": 0}, {"x": most, "y": most}])).mark_line(
-        color=SOFT, strokeDash=[4, 3]
-    )
-    base = alt.Chart(alt.Data(values=points)).encode(
+    right = alt.Chart(inline_data([{"x": 0, "y": 0}, {"x": most, "y": most}])).mark_line(color=SOFT, strokeDash=[4, 3])
+    base = alt.Chart(inline_data(points)).encode(
         x=alt.X("predicted:Q", title="predicted", axis=alt.Axis(format="%")),
         color=alt.Color("variant:N", title=None, scale=_colors(variants)),
     )
@@ -195,7 +193,7 @@ def daily(figures: Sequence[DayFigure], moves: Sequence[str], title: str) -> Cha
         moves: keys of the hours at which the champion moved.
         title: of the metric.
     """
-    from core.vega import alt
+    from core.vega import alt, inline_data
 
     if not figures:
         return None
@@ -230,13 +228,11 @@ def daily(figures: Sequence[DayFigure], moves: Sequence[str], title: str) -> Cha
     layers: list[Any] = [band, lines, dots]
     moved = [{"at": f"{hour}:00:00Z"} for hour in moves if hour >= first]
     if moved:
-        rule = alt.Chart(alt.Data(values=moved)).mark_rule(color=LINE, strokeWidth=2)
+        rule = alt.Chart(inline_data(moved)).mark_rule(color=LINE, strokeWidth=2)
         layers.insert(
             0, rule.encode(x="at:T", tooltip=alt.Tooltip("at:T", title="the champion moved", format="%Y-%m-%d %H:%M"))
         )
-    drawing = (
-        alt.layer(*layers, data=alt.Data(values=points)).add_params(pick).properties(width="container", height=HEIGHT)
-    )
+    drawing = alt.layer(*layers, data=inline_data(points)).add_params(pick).properties(width="container", height=HEIGHT)
     return Chart(
         drawing,
         f"{title} of every variant a day with 95 % intervals; vertical lines: the champion moved. The figures are in the table below.",

@@ -32,7 +32,7 @@ def curves(
         description: what the chart shows.
         log: whether the places lie on a logarithmic axis.
     """
-    from core.vega import alt
+    from core.vega import alt, inline_data
 
     rows = [
         {"name": words(name), "x": place, "value": f.value, "low": f.interval[0], "high": f.interval[1], "text": f.text}
@@ -45,7 +45,7 @@ def curves(
         axis=alt.Axis(values=places, format="~g") if log else alt.Axis(),
     )  # fmt: skip
     scale = alt.Scale(zero=False)
-    base = alt.Chart(alt.Data(values=rows)).encode(x=across, color=_colors([words(name) for name in lines]))
+    base = alt.Chart(inline_data(rows)).encode(x=across, color=_colors([words(name) for name in lines]))
     drawing = alt.layer(
         base.mark_area(opacity=0.12).encode(y=alt.Y("low:Q", title=y, scale=scale), y2="high:Q"),
         base.mark_line().encode(
@@ -76,11 +76,11 @@ def forest(sides: Mapping[str, Mapping[str, Figure]], description: str) -> list[
 
 def dots(points: Mapping[str, Sequence[tuple[float, float]]], x: str, y: str, description: str, caption: str) -> Chart:
     """A dot for each pair of figures, in the color of its name."""
-    from core.vega import alt
+    from core.vega import alt, inline_data
 
     rows = [{"name": words(name), "x": a, "y": b} for name, pairs in points.items() for a, b in pairs]
     drawing = (
-        alt.Chart(alt.Data(values=rows))
+        alt.Chart(inline_data(rows))
         .mark_point(filled=True, size=70, opacity=0.9)
         .encode(
             x=alt.X("x:Q", title=x, scale=alt.Scale(zero=False)), y=alt.Y("y:Q", title=y, scale=alt.Scale(zero=False)),
@@ -102,7 +102,7 @@ def steps(lines: Mapping[str, Sequence[float | None]], x: str, y: str, descripti
         x, y: titles of the axes.
         description: what the chart shows.
     """
-    from core.vega import alt
+    from core.vega import alt, inline_data
 
     rows = [
         {"name": words(name), "x": place, "value": value}
@@ -110,7 +110,7 @@ def steps(lines: Mapping[str, Sequence[float | None]], x: str, y: str, descripti
         for place, value in enumerate(values, 1)
         if value is not None and math.isfinite(value)
     ]
-    base = alt.Chart(alt.Data(values=rows)).encode(
+    base = alt.Chart(inline_data(rows)).encode(
         x=alt.X("x:Q", title=x), y=alt.Y("value:Q", title=y), color=_colors([words(name) for name in lines])
     )
     drawing = alt.layer(
