@@ -105,6 +105,7 @@ def sparkline(values: Sequence[float], description: str) -> Markup:
         .encode(y=y)
         .transform_filter(f"datum.step == {len(values) - 1}"),
     ).properties(width=90, height=22)
+    # Checked, unlike a page's charts: its specification stands in no page, where tests would check it.
     still = draw_svg({**drawing.to_dict(), "config": CONFIG, "padding": 2})
     markup = Markup('<span role="img" aria-label="{0}" title="{0}"><span aria-hidden="true">{1}</span></span>')
     return markup.format(description, still)

@@ -12,11 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import pytest
-from jsonschema import Draft7Validator
-
-from core.vega import alt
 
 if TYPE_CHECKING:
+    from jsonschema import Draft7Validator
     from playwright.sync_api import Browser, Page
 
 CHROMIUM = shutil.which("chromium")
@@ -125,6 +123,10 @@ def has_valid_charts(path: Path) -> None:
 @lru_cache(maxsize=1)
 def schema_of_charts() -> Draft7Validator:
     """What checks a chart's specification."""
+    from jsonschema import Draft7Validator
+
+    from core.vega import alt
+
     return Draft7Validator(alt.load_schema())
 
 
