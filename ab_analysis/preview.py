@@ -130,7 +130,7 @@ def preview_experiment(settings: Settings, experiment: Experiment) -> Experiment
         warnings.append("The log holds no whole day yet, so nothing can be planned from it.")
     else:
         try:
-            with engine(settings) as db:
+            with engine(settings, store.count(hours)) as db:
                 rows = plan_from_history(db, store, plan, days, held_out=sum(h.held_out for h in holdouts))
         except NotReadyError as error:
             warnings.append(f"Nothing could be planned: {error}.")

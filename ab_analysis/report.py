@@ -8,6 +8,7 @@ import math
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +74,8 @@ def analyze_experiment(
     """
     store = EventStore(settings.events_dir)
     plan = make_plan(settings, experiment, tuple(store.facets))
-    with engine(settings) as db:
+    first = Hour.of(experiment.start_time - timedelta(days=experiment.pre_days))
+    with engine(settings, store.count(hour for hour in store.hours() if first <= hour < until)) as db:
         kept = settings.experiment_days_dir / experiment.name
         counts = build_user_table(db, store, plan, until, kept=kept, with_days=with_days)
         registered = _register(settings.reports_dir / "ab" / experiment.name, experiment)

@@ -141,8 +141,13 @@ class TracedCluster:
 
     @property
     def options(self) -> dict[str, object]:
-        """Settings that let it compute."""
-        return {"engine": "spark", "spark_master": self.cluster.url, "spark_partitions": PARTITIONS}
+        """Settings that let it compute, however few the events."""
+        return {
+            "engine": "spark",
+            "spark_master": self.cluster.url,
+            "spark_partitions": PARTITIONS,
+            "spark_from_events": 0,
+        }
 
     def report(self, what: str) -> None:
         """Log what Spark did since the last report."""

@@ -14,7 +14,7 @@ from clock.demo_summary import DemoSummary, summarize
 from core.documents import JsonObject
 from core.errors import ConfigError
 from core.files import read_json, write_json
-from core.hours import DAY_HOURS, Hour, hour_range
+from core.hours import Hour, hour_range
 from core.progress import STAGE, log_to
 from core.settings import Settings, load_settings
 from events.log_files import find_files
@@ -98,14 +98,12 @@ def run_demo(source: str, data: str | None, hours: int, *, fresh: bool) -> DemoS
         log.info("starting Airflow", extra=STAGE)
         api = start_airflow(settings, stack)
         log.info("%d hours through Airflow", end.number - takeover.number, extra=STAGE)
-        days = {takeover.day.isoformat(), (end - 1).day.isoformat()}
         if load_source(settings).simulated:
             live_hours(settings, api, takeover, end, stack)
-            days.add((takeover - DAY_HOURS).day.isoformat())  # on which the planted experiment ends
         else:
             run_hours(api, takeover, end)
         log.info("daily reports", extra=STAGE)
-        report_days(api, days)
+        report_days(api, {takeover.day.isoformat(), (end - 1).day.isoformat()})
         counts = api.count_runs([*HOURLY, "report_day"])
         log.info("stopping Airflow and reading back what the stores hold", extra=STAGE)
     summary = summarize(settings, takeover, end, counts, time.monotonic() - begun)

@@ -79,17 +79,23 @@ class DuckEngine(Engine):
         return f"CAST(isodow({moment}) AS INTEGER)"
 
 
+def on_spark(settings: Settings, events: int) -> bool:
+    """Whether work on so many events is Spark's: the settings name it, and they are enough for it."""
+    return settings.engine == "spark" and events >= settings.spark_from_events
+
+
 @contextmanager
-def engine(settings: Settings) -> Iterator[Engine]:
+def engine(settings: Settings, events: int | None = None) -> Iterator[Engine]:
     """The engine that the settings name, for the length of a ``with`` block.
 
     Args:
         settings: of the workspace.
+        events: that the work is on, of which few are not worth starting Spark; None: enough.
 
     Raises:
         NotReadyError: Spark is not there, or gave up what it was asked for in the block.
     """
-    if settings.engine == "duckdb":
+    if settings.engine == "duckdb" or (events is not None and not on_spark(settings, events)):
         with connection(settings) as con:
             yield DuckEngine(con)
         return

@@ -96,6 +96,13 @@ class Settings(BaseSettings):
         description="With CLOCK_ENGINE=spark, logs of fewer megabytes are ingested by one process, which takes less time.",
     )
 
+    spark_from_events: int = Field(
+        5_000_000,
+        ge=0,
+        description="With CLOCK_ENGINE=spark, work on fewer events, such as most hours, is done by DuckDB in one process, which takes "
+        "less time than Spark takes to start, and leaves the same rows.",
+    )
+
     device: str = Field(
         "auto",
         pattern="^(auto|cpu|cuda)$",

@@ -167,10 +167,13 @@ class SparkEngine(Engine):
         with ThreadPoolExecutor(QUERIES_AT_ONCE) as pool:
             list(pool.map(self.write, queries.values(), queries))
 
-    def write_by_key(self, query: Callable[[int | None], str], key: str, folders: Mapping[int, Path]) -> None:
+    def write_by_key(self, query: Callable[[int | None], str], folders: Mapping[int, Path]) -> None:
+        if len(folders) == 1:
+            super().write_by_key(query, folders)
+            return
         # One job for all values: one for each would sort and write a little at a time. A value's rows come to as few tasks, and
         # files, as their size allows.
-        frame = self.session.sql(self._record(f"SELECT *, {key} AS folder FROM ({query(None)}) s"))
+        frame = self.session.sql(self._record(query(None)))
         nearby = next(iter(folders.values())).parent
         nearby.mkdir(parents=True, exist_ok=True)
         with temporary_directory("together-", nearby) as together:

@@ -89,16 +89,14 @@ class Engine(ABC):
         for folder, sql in queries.items():
             self.write(sql, folder)
 
-    def write_by_key(self, query: Callable[[int | None], str], key: str, folders: Mapping[int, Path]) -> None:
+    def write_by_key(self, query: Callable[[int | None], str], folders: Mapping[int, Path]) -> None:
         """Write a query's rows to a Parquet folder for each value of a key, which may have no rows.
 
         Args:
-            query: the SELECT of one value's rows in their order (``sorted_by``), which begins with the key; with None of all
-                rows.
-            key: name of the column.
+            query: the SELECT of one value's rows in their order (``sorted_by``); with None of all rows, which have their value
+                in the last column, ``folder``, and are in its order first.
             folders: by value; each replaces any older one.
         """
-        del key
         self.write_all({folder: query(value) for value, folder in folders.items()})
 
     def rows(self, sql: str) -> list[tuple[Any, ...]]:

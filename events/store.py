@@ -232,6 +232,10 @@ class EventStore:
     def manifests(self) -> list[Manifest]:
         return [self.manifest(hour) for hour in self.hours()]
 
+    def count(self, hours: Iterable[Hour]) -> int:
+        """How many events some hours have together; one that is not closed has none."""
+        return sum(self.manifest(hour).rows for hour in hours if self.has(hour))
+
     def read(self, hour: Hour, *, verify: bool = False) -> pa.Table:
         """The hour's events; with ``verify`` the bytes are checked against the manifest."""
         manifest = self.manifest(hour)

@@ -163,24 +163,35 @@ class ChangeLog:
         """Write a tablet as of a later hour, or without one all tablets as of an hour; the rows that held before go."""
         target = Tablet.of(self.root, at, tablet.low, tablet.high) if tablet else Tablet.of(self.root, at)
         names, key, oldest = columns(self.schema.names), identifier(self.keys[0]), at - self.holds_hours
-        rows = self.newest(engine, tablet.hour + 1 if tablet else oldest, at, target.has(key))
+        first = tablet.hour + 1 if tablet else oldest
+        rows = self.newest(engine, first, at, target.has(key))
         if tablet:
             engine.table("newest", rows)
             rows = f"SELECT {names} FROM newest UNION ALL {self._kept(engine, tablet.folder, 'newest')}"
-        engine.table("collected", f"SELECT * FROM ({rows}) r WHERE as_of >= {oldest.number}")
-        ((count, first, last),) = engine.rows(f"SELECT count(*), min({key}), max({key}) FROM collected")
+        # Rows as they lie in files are read again for each tablet, those of its range; what is computed is computed once.
+        as_they_lie = not tablet and _of_one_hour(spans_of(self.root, first, at))
+        make, collected = (engine.view, "lying_rows") if as_they_lie else (engine.table, "collected_rows")
+        make(collected, f"SELECT * FROM ({rows}) r WHERE as_of >= {oldest.number}")
+        ((count, low, high),) = engine.rows(f"SELECT count(*), min({key}), max({key}) FROM {collected}")
         pieces = int(count) // TABLET_ROWS if int(count) >= 2 * TABLET_ROWS else 1
-        self._write_tablets(engine, target.split(self.root, pieces, int(first), int(last)) if pieces > 1 else [target])
+        tablets = target.split(self.root, pieces, int(low), int(high)) if pieces > 1 else [target]
+        self._write_tablets(engine, collected, tablets)
 
-    def _write_tablets(self, engine: Engine, tablets: list[Tablet]) -> None:
-        """Write the rows in table ``collected`` to the tablets that they belong to, and remove what these replace."""
+    def _write_tablets(self, engine: Engine, collected: str, tablets: list[Tablet]) -> None:
+        """Write the rows in a table to the tablets that they belong to, and remove what these replace."""
         names, key = columns(self.schema.names), identifier(self.keys[0])
-        engine.write_all(
-            {
-                tablet.folder: f"SELECT {names} FROM collected WHERE {tablet.has(key)} {engine.sorted_by(columns(self.keys))}"
-                for tablet in tablets
-            }
-        )
+        ranges = " ".join(f"WHEN {tablet.has(key)} THEN {number}" for number, tablet in enumerate(tablets))
+
+        def rows(number: int | None) -> str:
+            if number is not None:
+                order = engine.sorted_by(columns(self.keys))
+                return f"SELECT {names} FROM {collected} WHERE {tablets[number].has(key)} {order}"
+            numbered = (
+                f"SELECT /*+ REBALANCE(folder) */ * FROM (SELECT *, CASE {ranges} END AS folder FROM {collected}) c"
+            )
+            return f"SELECT {names}, folder FROM ({numbered}) n {engine.sorted_by(f'folder, {columns(self.keys)}')}"
+
+        engine.write_by_key(rows, {number: tablet.folder for number, tablet in enumerate(tablets)})
         needed = {tablet.folder for tablet in covering(self.root)}
         for tablet in tablets_of(self.root):
             if tablet.folder not in needed:
@@ -195,10 +206,13 @@ class ChangeLog:
             last: hour, which is included.
             condition: which rows ``f`` count.
         """
-        parts = [part for span in spans_of(self.root, first, last) for part in parquet_parts(span)]
+        spans = spans_of(self.root, first, last)
+        rows = self._rows(engine, [part for span in spans for part in parquet_parts(span)])
         condition = f"as_of >= {first.number} AND as_of <= {last.number} AND {condition}"
-        names, keys = columns(self.schema.names), columns(self.keys)
-        return newest_rows(self._rows(engine, parts), keys, "as_of", condition, names)
+        names = columns(self.schema.names)
+        if _of_one_hour(spans):
+            return f"SELECT {names} FROM {rows} f WHERE {condition}"
+        return newest_rows(rows, columns(self.keys), "as_of", condition, names)
 
     def _rows(self, engine: Engine, parts: list[Path]) -> str:
         """SQL of the rows of files, of which there may be none."""
@@ -282,6 +296,11 @@ def spans_of(root: Path, first: Hour | None = None, last: Hour | None = None) ->
     """Folders of the pieces of a view's change log that may have rows of the hours first to last, in the order of their hours."""
     spans = sorted(p for p in root.glob("*--*.*") if p.is_dir() and not p.name.startswith("."))
     return [s for s in spans if (first is None or bounds(s)[1] >= first) and (last is None or bounds(s)[0] <= last)]
+
+
+def _of_one_hour(spans: list[Path]) -> bool:
+    """Whether pieces of a change log have rows of one hour at most: then none has two rows of an entity."""
+    return len({hour for span in spans for hour in bounds(span)}) < 2
 
 
 def latest_folder(root: Path) -> Path:

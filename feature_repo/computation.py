@@ -109,8 +109,12 @@ class ClockComputation:
             shutil.rmtree(root / self._base_folder(str(slot)), ignore_errors=True)
         for part in parts:
             folders = {slot: root / self._base_folder(str(slot)) / part.name for slot in slots}
-            self.engine.write_by_key(partial(self.build.slot_sums, tables, part), "slot", folders)
+            self.engine.write_by_key(partial(self._sums_to_write, tables, part), folders)
         return self._bases({str(slot): [part.name for part in parts] for slot in slots})
+
+    def _sums_to_write(self, tables: SumTables, part: Part, slot: int | None) -> str:
+        sums = self.build.slot_sums(tables, part, slot)
+        return sums if slot is not None else f"SELECT *, slot AS folder FROM ({sums}) s"
 
     def _base_folder(self, name: str) -> str:
         return f"{name.zfill(3)}-{self.as_of.key}-{self.generation}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from core import duck
-from core.engine import engine
+from core.engine import engine, on_spark
 from core.hours import Hour, hour_range
 from core.logs import log_context
 from core.settings import Settings
@@ -73,7 +73,7 @@ class Materialization:
         Returns:
             Rows written.
         """
-        if self._by_executors:
+        if self._by_executors([hour - 1, hour - self.clock.window - 1]):
             with self._spark() as spark:
                 rows = sum(spark.write_changed(view, hour) for view in ["clock_slots", *self._plain_views])
                 rows += spark.write_changed_histories(hour) if self.keeps_histories else 0
@@ -95,7 +95,7 @@ class Materialization:
         Returns:
             Rows written.
         """
-        if self._by_executors:
+        if self._by_executors(hour_range(as_of - self.clock.window, as_of)):
             with self._spark() as spark:
                 rows = sum(spark.write_latest(view, as_of) for view in ["clock_slots", *self._plain_views])
                 rows += spark.write_all_histories(as_of) if self.keeps_histories else 0
@@ -105,10 +105,9 @@ class Materialization:
         log.info("online store filled as of %s: %d rows", as_of, rows)
         return rows
 
-    @property
-    def _by_executors(self) -> bool:
-        """Whether Spark fills the store: one that its executors reach."""
-        return self.settings.engine == "spark" and self.settings.online_store == "redis"
+    def _by_executors(self, hours: Iterable[Hour]) -> bool:
+        """Whether Spark writes what the events of some hours changed: to a store that its executors reach."""
+        return self.settings.online_store == "redis" and on_spark(self.settings, self.events.count(hours))
 
     @contextmanager
     def _spark(self) -> Iterator[SparkMaterialization]:

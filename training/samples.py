@@ -25,7 +25,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from core.documents import JsonObject
-from core.engine import engine
+from core.engine import engine, on_spark
 from core.files import digest_file, digest_json, read_json, replaced_directory, write_json, write_parquet
 from core.hours import Hour
 from core.settings import Settings
@@ -200,7 +200,7 @@ class SampleStore:
             self.settings.window_hours,
         )
         special = self.settings.shrinkage or self.settings.features_as_served or not drawn_as_told
-        if self.settings.engine == "spark" and not special:
+        if not special and on_spark(self.settings, self.events.count(stale)):
             return self._build_on_spark(stale)
         done = 0
         chunk: list[tuple[Hour, pa.Table, int]] = []

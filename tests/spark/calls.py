@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 import events.spark_input
+import feature_repo.changes
 from ab_analysis.analysis import analyze
 from ab_analysis.table import analyze_table
 from ab_analysis.table_spec import TableSpec
@@ -21,8 +22,10 @@ from core.errors import DataError, PlatformError
 from core.hours import Hour, hour_range
 from core.settings import load_settings
 from core.spark import SparkEngine
+from core.sql_engine import parquet_parts
 from events.ingest import ingest as ingest_log
 from events.store import EventStore
+from feature_repo.changes import ChangeLog, tablets_of
 from feature_repo.clock import ClockState
 from feature_repo.materialization import Materialization, advance
 from feature_repo.retrieval import ClockFeatures
@@ -87,6 +90,24 @@ def historical(options: Options, keys: dict[str, list[int]]) -> list[Any]:
     settings = load_settings(**options)
     features = ClockFeatures(settings, EventStore(settings.events_dir)).historical(pa.table(keys))
     return [features.slots.to_pylist(), features.profiles.to_pylist()]
+
+
+def tablets(options: Options, folder: str, users: int) -> dict[str, list[list[int]]]:
+    """Tablet → the users in each of its files, of a change log that begins with a row of every user, a few to a tablet."""
+    first = Hour.of(START)
+    before, feature_repo.changes.TABLET_ROWS = feature_repo.changes.TABLET_ROWS, users // 5
+    log = ChangeLog(
+        Path(folder) / "view", ("user_id",), pa.schema([("user_id", pa.int64()), ("as_of", pa.int64())]), 100
+    )
+    with engine(load_settings(**options)) as running:
+        running.register("rows", pa.table({"user_id": range(users), "as_of": [first.number] * users}))
+        log.put(running, first, "rows")
+        log.tidy(running, first)
+    feature_repo.changes.TABLET_ROWS = before
+    return {
+        tablet.folder.name: [pq.read_table(file)["user_id"].to_pylist() for file in parquet_parts(tablet.folder)]
+        for tablet in tablets_of(log.root)
+    }
 
 
 def plans(options: Options) -> tuple[list[str], int]:

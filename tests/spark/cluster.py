@@ -27,8 +27,8 @@ class Spark:
 
     @property
     def options(self) -> dict[str, Any]:
-        """Settings that let Spark compute."""
-        return {"engine": "spark", "spark_master": self.cluster.url, "spark_partitions": 2}
+        """Settings that let Spark compute, however few the events."""
+        return {"engine": "spark", "spark_master": self.cluster.url, "spark_partitions": 2, "spark_from_events": 0}
 
 
 def call_and_kill(spark: Spark, call: str, seconds: float, **arguments: Any) -> Any:

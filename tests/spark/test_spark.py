@@ -114,9 +114,24 @@ def test_clocks_are_duckdbs_in_bulk_and_by_the_hour_with_late_events_a_small_dri
             assert "maxResultSize" in refused
         assert state_of(settings).read() is not None
         assert not out_of_order(settings)
-        by_engine[name] = sums_of(settings), [as_of(settings, START + h) for h in (6, 30, CUT, CUT + 1)]
+        # An hour of few events needs no cluster: whichever engine computed what it goes on from, the rows are the same.
+        ingest_rows(
+            tmp_path / f"log-{name}", settings, [], len(before) + len(after), (START + CUT + 1, START + CUT + 2)
+        )
+        without = {"engine": name, "spark_master": f"spark://127.0.0.1:{free_port()}"}
+        calls.refresh({**place, **without}, (START + CUT + 2).key)
+        by_engine[name] = sums_of(settings), [as_of(settings, START + h) for h in (6, 30, CUT, CUT + 1, CUT + 2)]
     assert by_engine["spark"] == by_engine["duckdb"]
     assert len(by_engine["spark"][1][-1]) > 30
+
+
+def test_tablets_are_written_in_one_job_and_are_duckdbs(spark: Spark, tmp_path: Path) -> None:
+    ours = calls.tablets({"var": str(tmp_path / "duckdb"), "source": "test"}, str(tmp_path / "duckdb"), 30)
+    options = {"var": str(tmp_path / "spark"), "source": "test", **spark.options}
+    theirs = spark.driver.call("tablets", options=options, folder=str(tmp_path / "spark"), users=30)
+    assert len(ours) == 5
+    assert all(users == sorted(users) for files in theirs.values() for users in files)
+    assert {tablet: [sorted(user for users in files for user in users)] for tablet, files in theirs.items()} == ours
 
 
 def test_executors_ingest_what_one_process_does_byte_for_byte_also_when_a_driver_or_an_executor_is_lost(
