@@ -92,12 +92,12 @@ class Batch:
         dense: log of the user's events in the window, finish rate, and whether there is a profile,
             shape (B, 3).
         user_position: position of the sample's user among the U users, shape (B,).
-        clock_values: top values of each slot, shape (U, S, F, K), S slots; 0 where there is none. S is 0
-            where the ranker needs no clock.
+        clock_values: top values of each slot, int32 as they are the most of all, shape (U, S, F, K), S slots; 0 where there is
+            none. S is 0 where the ranker needs no clock.
         clock_scores: their scores, same shape.
         slot_events: events of each slot, shape (U, S).
-        recent_items: recent behaviors, oldest first, shape (U, L); L is 0 where the ranker needs no recent behaviors.
-        recent_minutes: their local minutes since 1970, −1 where there is none, shape (U, L).
+        recent_items: recent behaviors, oldest first, int32, shape (U, L); L is 0 where the ranker needs no recent behaviors.
+        recent_minutes: their local minutes since 1970, int32, −1 where there is none, shape (U, L).
         labels: 0 or 1 for each head, shape (B, heads); 0 where unknown.
         known: whether a label is known, shape (B, heads).
         prepared: of the time module, see ``Ranker.batches``; None where nothing was prepared.

@@ -77,10 +77,15 @@ class GrowingEmbedding(nn.Module):
         """Names of the tensors with a row for each key that a checkpoint holds."""
         return ("weight", "accumulator", "seen", *(["statistics"] if self.width else []))
 
-    def rows(self, keys: np.ndarray) -> Tensor:
-        """Row of each key, 0 where the key is unknown; any shape in, the same shape out, in the CPU's memory."""
+    def rows(self, keys: np.ndarray, dtype: torch.dtype = torch.int64) -> Tensor:
+        """Row of each key, 0 where the key is unknown; any shape in, the same shape out, in the CPU's memory.
+
+        Args:
+            keys: int64.
+            dtype: of the rows: int64, or int32 for half the memory where they are many.
+        """
         if not len(self.keys):
-            return torch.zeros(keys.shape, dtype=torch.int64)
+            return torch.zeros(keys.shape, dtype=dtype)
         first, last = int(self._sorted[0]), int(self._sorted[-1])
         if keys.size > FEW_KEYS and first >= 0 and last < SPARSEST * len(self.keys):
             by_key = self._by_key
@@ -88,9 +93,9 @@ class GrowingEmbedding(nn.Module):
                 by_key = np.zeros(last + 3, dtype=np.int32)
                 by_key[self._sorted + 1] = self._rows
                 self._by_key = by_key  # whole: other threads may read it
-            return torch.from_numpy(np.take(by_key, keys + 1, mode="clip").astype(np.int64))
+            return torch.from_numpy(np.take(by_key, keys + 1, mode="clip")).to(dtype)
         at, known = positions(self._sorted, keys)
-        return torch.from_numpy(np.where(known, self._rows[at], UNKNOWN))
+        return torch.from_numpy(np.where(known, self._rows[at], UNKNOWN)).to(dtype)
 
     def grow(self, keys: np.ndarray, hour: int = 0) -> int:
         """Give new keys a row each, in ascending order, and note that all that have one were seen in ``hour``.
@@ -229,7 +234,7 @@ class GrowingEmbedding(nn.Module):
 
     def _gather(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """The rows that a batch uses, once each, as a separate leaf: no gradient is larger than the batch."""
-        used, at = distinct(rows, len(self.weight))
+        used, at = distinct(rows.long(), len(self.weight))
         local = self.weight.index_select(0, used)
         if torch.is_grad_enabled():
             local.requires_grad_()

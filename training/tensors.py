@@ -20,7 +20,7 @@ from training.category_keys import facet_keys
 from training.ranker import Ranker
 
 HOUR_US = 3_600_000_000
-NOT_AS_THEY_ARE = frozenset({"clock_values", "categories", "numbers"})
+NOT_AS_THEY_ARE = frozenset({"clock_values", "recent_items", "categories", "numbers"})
 """Parts of an hour's keys that a batch has in another form."""
 LOG_EVENTS_SCALE = 5.0
 """Divides the log of a user's events, to bring it near 1."""
@@ -183,17 +183,17 @@ def to_batch(keys: HourKeys, ranker: Ranker) -> Batch:
         "context": ranker.values,
         "attributes": ranker.values,
         "lists": ranker.values,
-        "recent_items": ranker.items,
     }
     arrays = {f.name: getattr(keys, f.name) for f in fields(keys) if f.name not in NOT_AS_THEY_ARE}
     arrays["attributes"] = np.concatenate([keys.categories, ranker.numbers.keys(keys.numbers)], axis=1)
     tensors = {n: looked_up[n].rows(a) if n in looked_up else torch.from_numpy(a) for n, a in arrays.items()}
+    tensors["recent_items"] = ranker.items.rows(keys.recent_items, torch.int32)
     for name in ("dense", "clock_scores", "slot_events"):
         if not np.isfinite(getattr(keys, name)).all():
             raise DataError(f"features of the samples hold NaN or infinity ({name}); repair the source of the features")
     filled = keys.clock_values != 0  # most slots are empty
-    values = np.zeros(filled.shape, dtype=np.int64)
-    values[filled] = ranker.values.rows(keys.clock_values[filled]).numpy()
+    values = np.zeros(filled.shape, dtype=np.int32)
+    values[filled] = ranker.values.rows(keys.clock_values[filled], torch.int32).numpy()
     return Batch(**tensors, clock_values=torch.from_numpy(values), prepared=None).to(ranker.device)
 
 
@@ -222,7 +222,7 @@ def _clocks(
 def _recent_behaviors(unique: np.ndarray, recent: pa.Table, length: int) -> tuple[np.ndarray, np.ndarray]:
     """The last behaviors of the users, right-aligned."""
     items = np.zeros((len(unique), length), dtype=np.int64)
-    minutes = np.full((len(unique), length), -1, dtype=np.int64)
+    minutes = np.full((len(unique), length), -1, dtype=np.int32)
     if length and recent.num_rows:
         row, inside = positions(unique, recent["user_id"].to_numpy())
         lists = recent["items"].combine_chunks()

@@ -53,10 +53,10 @@ class HourTable(nn.Module):
         self._at = torch.full((len(self.places),), -1)
         self._fetched, self._local = torch.empty(0, dtype=torch.int64), torch.empty(0, self.dim)
 
-    def rows(self, keys: np.ndarray) -> Tensor:
-        """Number of each key among the hour's, 0 where it has no row; any shape in, the same shape out."""
+    def rows(self, keys: np.ndarray, dtype: torch.dtype = torch.int64) -> Tensor:
+        """Number of each key among the hour's, 0 where it has no row, as ``GrowingEmbedding.rows``."""
         at, known = positions(self._keys, keys)
-        return torch.from_numpy(np.where(known, at + 1, UNKNOWN))
+        return torch.from_numpy(np.where(known, at + 1, UNKNOWN)).to(dtype)
 
     def wanted(self, rows: Sequence[Tensor]) -> Tensor:
         """The distinct rows of several look-ups."""
