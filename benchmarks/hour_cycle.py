@@ -133,8 +133,8 @@ def _cycle(settings: Settings) -> list[Result]:
     busy = _covered([(t.start, t.end) for t in tasks if t.start and t.end])
     return [
         Result("airflow_start", started, "s", "the cycle", wall, wall / started),
-        Result("hour_cycle", wall, "s", "bar", 240.0, 240.0 / wall),
-        Result("hour_cycle_memory", memory.peak / 1e9, "GB", "bar", 6.0, 6e9 / memory.peak),
+        Result("hour_cycle", wall, "s", "bar", 90.0, 90.0 / wall),
+        Result("hour_cycle_memory", memory.peak / 1e9, "GB", "bar", 4.0, 4e9 / memory.peak),
         Result("hour_cycle_overhead", 100 * (1 - busy / wall), "%", "bar", 25.0, 25 / (100 * (1 - busy / wall))),
     ]
 
