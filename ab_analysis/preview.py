@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from ab_analysis.assignment import check_workspace_layers, concurrent_holdouts
 from ab_analysis.experiment import Experiment, find_experiments, load_experiment
@@ -130,7 +131,7 @@ def preview_experiment(settings: Settings, experiment: Experiment) -> Experiment
         warnings.append("The log holds no whole day yet, so nothing can be planned from it.")
     else:
         try:
-            with engine(settings, store.count(hours)) as db:
+            with engine(settings, partial(store.count, hours)) as db:
                 rows = plan_from_history(db, store, plan, days, held_out=sum(h.held_out for h in holdouts))
         except NotReadyError as error:
             warnings.append(f"Nothing could be planned: {error}.")

@@ -75,7 +75,7 @@ def analyze_experiment(
     store = EventStore(settings.events_dir)
     plan = make_plan(settings, experiment, tuple(store.facets))
     first = Hour.of(experiment.start_time - timedelta(days=experiment.pre_days))
-    with engine(settings, store.count(hour for hour in store.hours() if first <= hour < until)) as db:
+    with engine(settings, lambda: store.count(hour for hour in store.hours() if first <= hour < until)) as db:
         kept = settings.experiment_days_dir / experiment.name
         counts = build_user_table(db, store, plan, until, kept=kept, with_days=with_days)
         registered = _register(settings.reports_dir / "ab" / experiment.name, experiment)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -79,18 +79,18 @@ class DuckEngine(Engine):
         return f"CAST(isodow({moment}) AS INTEGER)"
 
 
-def on_spark(settings: Settings, events: int) -> bool:
-    """Whether work on so many events is Spark's: the settings name it, and they are enough for it."""
-    return settings.engine == "spark" and events >= settings.spark_from_events
+def on_spark(settings: Settings, events: Callable[[], int]) -> bool:
+    """Whether work is Spark's: the settings name it, and the events are enough for it, which only then are counted."""
+    return settings.engine == "spark" and events() >= settings.spark_from_events
 
 
 @contextmanager
-def engine(settings: Settings, events: int | None = None) -> Iterator[Engine]:
+def engine(settings: Settings, events: Callable[[], int] | None = None) -> Iterator[Engine]:
     """The engine that the settings name, for the length of a ``with`` block.
 
     Args:
         settings: of the workspace.
-        events: that the work is on, of which few are not worth starting Spark; None: enough.
+        events: counts those that the work is on, of which few are not worth starting Spark; None: enough.
 
     Raises:
         NotReadyError: Spark is not there, or gave up what it was asked for in the block.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 from dataclasses import replace
+from functools import partial
 
 from core.engine import engine
 from core.errors import DataError, NotReadyError
@@ -43,7 +44,7 @@ class ClockState(ClockStorage):
                 raise NotReadyError(f"no events before {as_of}; ingest a log first")
             self._require_closed(hours[0], as_of)
             log.info("rebuilding clocks of %s to %s", hours[0], as_of)
-            with engine(self.settings, self.store.count(hours)) as running:
+            with engine(self.settings, partial(self.store.count, hours)) as running:
                 result = Rebuild(self, running, as_of, changes, hours, history=history).run()
         log.info("clocks as of %s: %d slots, %d users", as_of, result.slots_changed, result.users_changed)
         return result
@@ -78,7 +79,7 @@ class ClockState(ClockStorage):
             changes, late = self.store.changes.position(), self._late(state)
             if state.as_of == as_of and not late:
                 return Refreshed(as_of.key, 0, 0, 0, full=False)
-            with engine(self.settings, self._touched(state.as_of, as_of, late)) as running:
+            with engine(self.settings, partial(self._touched, state.as_of, as_of, late)) as running:
                 return Refresh(self, running, state, as_of, changes, late).run()
 
     def _touched(self, since: Hour, as_of: Hour, late: list[Hour]) -> int:

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -107,7 +108,7 @@ class Materialization:
 
     def _by_executors(self, hours: Iterable[Hour]) -> bool:
         """Whether Spark writes what the events of some hours changed: to a store that its executors reach."""
-        return self.settings.online_store == "redis" and on_spark(self.settings, self.events.count(hours))
+        return self.settings.online_store == "redis" and on_spark(self.settings, partial(self.events.count, hours))
 
     @contextmanager
     def _spark(self) -> Iterator[SparkMaterialization]:

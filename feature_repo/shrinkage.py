@@ -221,7 +221,7 @@ def fit(settings: Settings, as_of: Hour | None = None) -> Shrinkage:
     if not before or not day:
         raise NotReadyError(f"fitting needs events both in the day before {at} and before that day")
     priors = {}
-    with engine(settings, store.count(hour_range(cut - settings.window_hours, at))) as running:
+    with engine(settings, lambda: store.count(hour_range(cut - settings.window_hours, at))) as running:
         executor = Executor(running, settings, store.facets)
         executor.read_files("before", before)
         executor.read_files("held_out", day)

@@ -18,6 +18,7 @@ import logging
 from collections.abc import Hashable, Iterable, Sequence
 from concurrent.futures import Future, wait
 from dataclasses import astuple, dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -200,7 +201,7 @@ class SampleStore:
             self.settings.window_hours,
         )
         special = self.settings.shrinkage or self.settings.features_as_served or not drawn_as_told
-        if not special and on_spark(self.settings, self.events.count(stale)):
+        if not special and on_spark(self.settings, partial(self.events.count, stale)):
             return self._build_on_spark(stale)
         done = 0
         chunk: list[tuple[Hour, pa.Table, int]] = []

@@ -72,7 +72,7 @@ def plan(
     store = EventStore(settings.events_dir)
     held_out = sum(holdout.held_out for holdout in concurrent_holdouts(settings, experiment))
     durations = days or [max(round(experiment.planned_days), 1)]
-    with engine(settings, store.count(store.hours())) as db:
+    with engine(settings, lambda: store.count(store.hours())) as db:
         rows = plan_from_history(
             db, store, make_plan(settings, experiment, tuple(store.facets)), durations, held_out=held_out
         )
