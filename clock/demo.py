@@ -27,6 +27,7 @@ from operations.processes import is_left_running, left_running, running, with_fr
 from operations.services import airflow_services, migrate_airflow, serving_service
 from pipeline.history import build_history
 from pipeline.source import Source, end_of_log, load_source, save_app_source, save_source
+from serving.routing import load_routes
 
 log = logging.getLogger("clock.demo")
 
@@ -181,7 +182,9 @@ def live_hours(settings: Settings, api: AirflowApi, first: Hour, end: Hour, stac
             if world.next != hour:
                 world.state.unlink()
                 world = World(written, world.state, hour)
-            client.wait(hour, {CHAMPION: str(champion.version)})
+            routed = {name: models.get(name) for name in load_routes(settings)[0].models}
+            # Every arm's: who is ranked by which version must not depend on when the service looks for a new one.
+            client.wait(hour, {name: str(version.version) for name, version in routed.items() if version is not None})
             client.answers.clear()
             world.simulate_hour(client)
             log.info("hour %s: people asked for %d slates over HTTP (%s)", hour, sum(client.answers.values()),
