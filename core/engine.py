@@ -79,9 +79,14 @@ class DuckEngine(Engine):
         return f"CAST(isodow({moment}) AS INTEGER)"
 
 
-def on_spark(settings: Settings, events: Callable[[], int]) -> bool:
-    """Whether work is Spark's: the settings name it, and the events are enough for it, which only then are counted."""
-    return settings.engine == "spark" and events() >= settings.spark_from_events
+def on_spark(settings: Settings, events: Callable[[], int] | None = None) -> bool:
+    """Whether work is Spark's: the settings name it, and the events, which only then are counted, are enough for it.
+
+    Args:
+        settings: of the workspace.
+        events: counts those that the work is on, of which few are not worth starting Spark; None: enough.
+    """
+    return settings.engine == "spark" and (events is None or events() >= settings.spark_from_events)
 
 
 @contextmanager
@@ -90,12 +95,12 @@ def engine(settings: Settings, events: Callable[[], int] | None = None) -> Itera
 
     Args:
         settings: of the workspace.
-        events: counts those that the work is on, of which few are not worth starting Spark; None: enough.
+        events: as ``on_spark`` takes it.
 
     Raises:
         NotReadyError: Spark is not there, or gave up what it was asked for in the block.
     """
-    if settings.engine == "duckdb" or (events is not None and not on_spark(settings, events)):
+    if not on_spark(settings, events):
         with connection(settings) as con:
             yield DuckEngine(con)
         return

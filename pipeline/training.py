@@ -253,7 +253,7 @@ def train_history(settings: Settings, until: Hour, *, processes: int = 2) -> lis
     log.info("building the samples of %s to %s", first, until)
     build_samples(settings, first, until)
     open_mlflow(settings)
-    events = sum(manifest.rows for manifest in store.manifests())
+    events = store.count(store.hours())
     if events * len(settings.variants) < CHILDREN_FROM_EVENTS or settings.train_processes > 1:
         return train_variants(settings, settings.variants, until, save_every=BULK_CHECKPOINT_HOURS)
     done = 0
