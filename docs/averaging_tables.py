@@ -9,7 +9,7 @@ from docs.markdown import table
 from docs.ranker_tables import METRICS, OURS_LESS
 from docs.study_results import captioned, contents_of, logs_of, signed, words
 from studies.averaging import AVERAGED, BASES, DIFFERENCE, MODULES
-from studies.base import COMPARED
+from studies.chosen_options import COMPARED
 from studies.weight_averages import AVERAGES, RAW
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from docs.markdown import table
 from docs.study_results import bold_ours, by_module, by_negatives, captioned, contents_of, logs_of, parts_of, signed
-from studies.base import COMPARED
+from studies.chosen_options import COMPARED
 
 OURS_LESS = ("auc", "session_auc")
 METRICS = {"auc": "AUC", "uauc": "UAUC", "session_auc": "session AUC", "logloss": "log-loss"}
@@ -111,12 +111,18 @@ def admission_rows_table(var: Path) -> str | None:
     return table(columns, rows) if rows else None
 
 
-def base_table(var: Path) -> str | None:
-    """Options of the base ranker: AUC where they were chosen, everything on the days that are reported."""
+def chosen_options_table(study: str, chosen_by: tuple[str, ...], var: Path) -> str | None:
+    """Options of the ranker: some metrics where one was chosen, which is in bold, and all on the days that are reported."""
     rows = [
-        [title, name, signed(log["gaps"]["chosen"][name]["auc"]), *(signed(of[m]) for m in COMPARED)]
-        for title, log in logs_of(var, "base").items()
+        [
+            title,
+            f"**{name}**" if name == log.get("best") else name,
+            *(signed(log["gaps"]["chosen"][name][m]) for m in chosen_by),
+            *(signed(of[m]) for m in COMPARED),
+        ]
+        for title, log in logs_of(var, study).items()
         for name, of in log["gaps"]["reported"].items()
     ]
-    columns = ["log, time module", "option", "chosen: AUC", *(f"reported: {METRICS[m]}" for m in COMPARED)]
-    return captioned(table(columns, rows), contents_of(var, "base")) if rows else None
+    tried, told = (f"chosen: {METRICS[m]}" for m in chosen_by), (f"reported: {METRICS[m]}" for m in COMPARED)
+    columns = ["log, time module", "option", *tried, *told]
+    return captioned(table(columns, rows), contents_of(var, study)) if rows else None

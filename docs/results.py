@@ -46,8 +46,8 @@ from docs.experiment_tables import (
 from docs.markdown import table
 from docs.ranker_tables import (
     admission_rows_table,
-    base_table,
     baselines_table,
+    chosen_options_table,
     features_table,
     options_table,
     peers_table,
@@ -164,7 +164,8 @@ TABLES: dict[str, Callable[[Path], str | None]] = {
     "ab_calibration-apps": ab_app_table,
     "peers": peers_table,
     "features": features_table,
-    "base": base_table,
+    "base": partial(chosen_options_table, "base", ("auc",)),
+    "session_loss": partial(chosen_options_table, "session_loss", ("auc", "session_auc")),
     "admission": partial(options_table, "admission"),
     "admission-rows": admission_rows_table,
     "decay": partial(options_table, "decay"),

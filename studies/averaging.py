@@ -16,9 +16,10 @@ from core.hours import DAY_HOURS
 from core.page_template import words
 from evaluation.estimate import Estimate
 from evaluation.metrics import METRICS
-from studies.base import COMPARED, STRONGER, TITLES, chosen_and_reported
+from studies.base import STRONGER
+from studies.chosen_options import COMPARED, TITLES, chosen_and_reported, reported_days
 from studies.lab import Lab
-from studies.log import DEFAULT_EVALUATED_DAYS, EVALUATED_DAYS, Changes
+from studies.log import Changes
 from studies.paired import Figure, Panel, as_json, over_seeds
 from studies.replay import Run
 from studies.study import Section, Study
@@ -108,19 +109,6 @@ def _answer(panel: Panel, runs: Mapping[Case, Sequence[AveragedRun]]) -> Answer:
     answer.sections.append(_rate(f"{log}: an average or slower steps", rate))
     answer.figures.update(as_json({"days": days, "bases": figures, "rate": rate}))
     return answer
-
-
-def reported_days(source: str, days: int) -> int:
-    """Last days of a log on which nothing is chosen: those that other studies evaluate, but no more than half.
-
-    Args:
-        source: whose log it is.
-        days: of the log's second half.
-
-    >>> reported_days("kuairand", 5), reported_days("foursquare", 150), reported_days("simulator", 1)
-    (2, 42, 1)
-    """
-    return max(1, min(EVALUATED_DAYS.get(source, DEFAULT_EVALUATED_DAYS), days // 2))
 
 
 def choose(tried: Gaps) -> str:

@@ -91,6 +91,13 @@ class RankerOptions(StrictModel):
         0.0, ge=0, description="L2: times the squared embeddings of a batch, each row once, over its samples."
     )
     label_smoothing: float = Field(0.0, ge=0, lt=0.5, description="Labels are trained on as this much nearer to ½.")
+    session_loss: float = Field(
+        0.0,
+        ge=0,
+        le=1000,
+        description="Weight of a ranking loss within sessions, beside the cross-entropy: a positive against the negatives that the "
+        "user was shown in the same hour and batch. 0: none.",
+    )
     threads: int = Field(
         1, ge=1, le=64, description="Threads of a training process. Sums in another order end in other bits."
     )

@@ -35,6 +35,7 @@ from training.optimizer import Optimizer
 from training.ranker import Ranker
 from training.samples import HourSamples, SampleStore
 from training.scoring import predict
+from training.session_loss import SessionSamples, session_loss
 from training.state import StateStore, untrained_ranker
 from training.state_info import StateInfo, lineage_digest, new_info
 from training.tensors import LOG_EVENTS_SCALE, entity_rows, to_batch
@@ -319,8 +320,8 @@ def _categories(drawn: HourSamples, ranker: Ranker) -> dict[str, pa.ChunkedArray
 def fit(ranker: Ranker, optimizer: Optimizer, keys: HourKeys, hour: Hour) -> float:
     """One pass over an hour's samples in order; returns the mean loss.
 
-    The loss is the mean binary cross-entropy over known labels, summed over the heads. At the first hour of a UTC
-    day ids unseen for long give their rows back.
+    The loss is the mean binary cross-entropy over known labels, summed over the heads, with what ``session_loss`` and
+    ``embedding_penalty`` add. At the first hour of a UTC day ids unseen for long give their rows back.
     """
     ranker.train()
     expire_ids(ranker, hour)
@@ -366,13 +367,30 @@ def trained_keys(ranker: Ranker, keys: HourKeys) -> dict[str, np.ndarray]:
 
 
 def batch_loss(ranker: Ranker, batch: Batch, count: int, model: nn.Module | None = None) -> Tensor:
-    """Loss of samples of a step that ``count`` samples take part in, in all processes; ``model`` may wrap the ranker."""
+    """Loss of the samples of a step; ``model`` may wrap the ranker."""
+    logits = (model or ranker)(batch)
+    loss = pointwise_loss(ranker, batch, logits, count)
+    if ranker.config.session_loss:
+        samples = session_samples(ranker, batch, logits, batch.user_position)
+        loss = loss + ranker.config.session_loss * session_loss(samples) / count
+    return loss
+
+
+def pointwise_loss(ranker: Ranker, batch: Batch, logits: Tensor, count: int) -> Tensor:
+    """Cross-entropy and penalties of samples of a step that ``count`` samples take part in, in all processes."""
     labels = batch.labels + ranker.config.label_smoothing * (0.5 - batch.labels)
-    each = nn.functional.binary_cross_entropy_with_logits((model or ranker)(batch), labels, reduction="none")
+    each = nn.functional.binary_cross_entropy_with_logits(logits, labels, reduction="none")
     loss = (each * batch.known).sum() / count
     if ranker.config.embedding_penalty:
         loss = loss + ranker.config.embedding_penalty * ranker.squared_embeddings() / count
     return loss
+
+
+def session_samples(ranker: Ranker, batch: Batch, logits: Tensor, sessions: Tensor) -> SessionSamples:
+    """What ``session_loss`` reads of samples: those whose outcome is known of the behavior that metrics look at."""
+    at = ranker.heads.index(label_of(ranker.heads))
+    known = batch.known[:, at]
+    return SessionSamples(sessions[known], batch.labels[known, at], logits[known, at])
 
 
 def count_samples(ranker: Ranker, whole: Batch, hour: Hour) -> None:

@@ -24,6 +24,7 @@ STUDIES = {
     "peers": "is the ranker as good as LightGBM, logistic regression, and torch-rechub's DCN-v2, DeepFM and DIN",
     "features": "what each group of features is worth: one left out at a time, and all",
     "base": "what makes the base ranker stronger: target statistics, penalties, calibration; chosen and reported apart",
+    "session_loss": "does a ranking loss within sessions order what a user is shown together better",
     "admission": "rows for ids that were seen more than once only: what it saves, and what it costs",
     "decay": "does it pay that tables go on learning (Adagrad's sums decay) where tastes drift",
     "freshness": "does it pay to count in what users did minutes ago",

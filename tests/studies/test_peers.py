@@ -12,11 +12,13 @@ import pytest
 from core.errors import ConfigError
 from core.hours import DAY_HOURS
 from core.settings import load_settings
-from studies import base, features, peer_models, peers
+from studies import base, features, peer_models, peers, session_loss
 from studies.calibration import CALIBRATIONS
+from studies.chosen_options import chosen_and_reported
 from studies.columns import Columns, columns_of, rates_before, without
 from studies.lab import Lab
 from studies.log import Log, evaluated_from, hours_of
+from studies.paired import Figure
 from studies.peer_models import LogisticPeer, require_libraries
 from studies.peer_runs import PEERS, PeerRun
 from studies.rechub_models import RechubPeer
@@ -157,12 +159,27 @@ def test_the_study_of_peers_names_the_best_and_says_how_far_it_is(small: Lab, mo
 @pytest.mark.slow
 def test_options_are_chosen_before_the_days_that_are_reported(small: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(base, "OPTIONS", {"target statistics": base.STATISTICS})
+    monkeypatch.setattr(session_loss, "OPTIONS", {"weight 4": session_loss.OPTIONS["weight 4"]})
+    monkeypatch.setattr(session_loss, "MODULES", ("none",))
     _, page = base.run(small)
     gaps = json.loads((Path(page).parent / "results.json").read_text())["logs"]["simulator, none"]["gaps"]
     assert set(gaps["reported"]) == {"target statistics", *CALIBRATIONS}
-    spans = base.chosen_and_reported(np.arange(0, 14 * 24))
+    _, page = session_loss.run(small)
+    of_none = json.loads((Path(page).parent / "results.json").read_text())["logs"]["simulator, none"]
+    assert of_none["best"] == "weight 4"
+    assert of_none["gaps"]["reported"].keys() == {"weight 4"}
+    spans = chosen_and_reported(np.arange(0, 14 * 24), 2)
     assert np.flatnonzero(spans["reported"])[0] == 12 * 24
     assert not (spans["chosen"] & spans["reported"]).any()
+
+
+def test_a_weight_is_chosen_by_session_auc_among_those_that_cost_no_auc() -> None:
+    def gaps(auc: float, session: float) -> dict[str, Figure]:
+        return {m: Figure(v, (v - 0.001, v + 0.001), 0.0) for m, v in (("auc", auc), ("session_auc", session))}
+
+    tried = {"1": gaps(0.0, 0.002), "4": gaps(-0.0009, 0.004), "16": gaps(-0.002, 0.009)}
+    assert session_loss.choose(tried) == "4"
+    assert session_loss.choose({"4": gaps(-0.002, 0.004), "16": gaps(-0.003, 0.009)}) == "4"
 
 
 @pytest.mark.parametrize("name", CALIBRATIONS)

@@ -189,12 +189,12 @@ def test_two_processes_go_on_with_another_configuration_as_one_does(
 
 
 @pytest.mark.slow
-def test_two_processes_admit_the_ids_that_one_admits_and_average_the_weights_that_it_averages(
-    ready: Settings, tmp_path: Path
-) -> None:
+def test_two_processes_admit_average_and_rank_within_sessions_as_one_does(ready: Settings, tmp_path: Path) -> None:
     settings = [fresh(ready, tmp_path / name) for name in ("one", "two")]
     for each in settings:
-        (each.workspace / "ranker.yaml").write_text("admit_after: 4\naccumulator_decay: 0.8\naverage_hours: 3\n")
+        (each.workspace / "ranker.yaml").write_text(
+            "admit_after: 4\naccumulator_decay: 0.8\naverage_hours: 3\nsession_loss: 4\n"
+        )
         place_tracking_store(each)
     until = FIRST + 8
     Trainer(settings[0], "matched_clock").train(until, start=FIRST, save_every=4)

@@ -28,6 +28,7 @@ from training.optimizer import Optimizer
 from training.ranker import Ranker
 from training.samples import HourSamples, SampleStore
 from training.scoring import score
+from training.session_loss import SessionSamples, session_loss
 from training.sharded import checkpoint
 from training.sharded.checkpoint import StateReader
 from training.sharded.deal import Deal
@@ -39,11 +40,12 @@ from training.trainer import (
     HourResult,
     Report,
     Trainer,
-    batch_loss,
     count_samples,
     ids_expire,
+    pointwise_loss,
     prediction_file,
     prediction_table,
+    session_samples,
     trained_keys,
 )
 from training.warm_start import TakeOver
@@ -232,11 +234,18 @@ class ShardedTrainer(Trainer):
         tables.grow(trained_keys(ranker, keys), hour.number)
         tables.open(_looked_up(ranker, keys))
         whole = group.together(lambda: to_batch(keys, ranker), f"looking up its samples of {hour}")
-        samples = deal.samples()
+        samples, edges = deal.samples(), deal.edges(group.rank).tolist()
         shown = time.monotonic() + PROGRESS_SECONDS
-        for k, batch in enumerate(ranker.cut(whole, deal.edges(group.rank).tolist())):
+        users = torch.from_numpy(keys.users).split(np.diff(edges, prepend=0).tolist())
+        for k, batch in enumerate(ranker.cut(whole, edges)):
             nothing = tables.fetch(ranker.reads(batch))
-            loss = nothing + batch_loss(ranker, batch, int(samples[k])) if len(batch) else nothing
+            logits = ranker(batch) if len(batch) else batch.labels  # without samples there are no rows to look up
+            loss = nothing
+            if len(batch):
+                loss = loss + pointwise_loss(ranker, batch, logits, int(samples[k]))
+            if ranker.config.session_loss:
+                mine = session_samples(ranker, batch, logits, users[k])
+                loss = loss + ranker.config.session_loss * session_loss(self._with_others(mine)) / int(samples[k])
             loss.backward()
             optimizer.step()
             if group.first and time.monotonic() > shown:
@@ -246,6 +255,13 @@ class ShardedTrainer(Trainer):
             count_samples(ranker, whole, hour)
         tables.settle(ranker.time_of_day_counts.weight)
         self._close(ranker, keys)
+
+    def _with_others(self, mine: SessionSamples) -> SessionSamples:
+        """A step's samples of all processes, as a session may have some in each; gradients are those of this process's logits."""
+        rank, detached = self.group.rank, SessionSamples(*(part.detach() for part in mine))
+        received = [self.group.exchange([part] * self.group.size) for part in detached]
+        received[-1][rank] = mine.logits
+        return SessionSamples(*map(torch.cat, received))
 
     def _close(self, ranker: Ranker, keys: HourKeys) -> None:
         """After an hour: quantiles of numbers rest on the samples of all processes."""
