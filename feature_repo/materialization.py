@@ -9,10 +9,9 @@ from dataclasses import dataclass
 from functools import partial
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from core import duck
-from core.engine import engine, on_spark
+from core.engine import DuckEngine, engine, on_spark
 from core.hours import Hour, hour_range
 from core.logs import log_context
 from core.settings import Settings
@@ -22,12 +21,12 @@ from events.store import EventStore
 from feature_repo.behavior_state import BehaviorState
 from feature_repo.clock import ClockState
 from feature_repo.online import empty_clock, encode_cells, write_cells, write_rows
+from feature_repo.online_progress import OnlineAttributes, OnlineProgress
 from feature_repo.recent import write_histories
 from feature_repo.repository import ATTRIBUTE_VIEWS, HISTORY_VARIANTS
 from feature_repo.retrieval import FILLED_AT_ONCE, ClockFeatures
 from feature_repo.schemas import WHOLE_DAYS
 from feature_repo.spark_online import SparkMaterialization
-from feature_repo.sql import newest_rows
 
 log = logging.getLogger("feature_repo.materialization")
 
@@ -59,6 +58,8 @@ class Materialization:
     def __init__(self, features: ClockFeatures) -> None:
         self.features, self.settings, self.events = features, features.settings, features.events
         self.facets, self.clock, self.store = features.facets, features.clock, features.store
+        self.progress = OnlineProgress(self.settings)
+        self.attributes = OnlineAttributes(self.settings, self.events)
         self._plain_views = ["user_activity", "population_clock", *([WHOLE_DAYS] if self.settings.shrinkage else [])]
         """Views whose rows go online as they are; those of ``clock_slots`` become cells of ``clock``."""
 
@@ -78,7 +79,7 @@ class Materialization:
             with self._spark() as spark:
                 rows = sum(spark.write_changed(view, hour) for view in ["clock_slots", *self._plain_views])
                 rows += spark.write_changed_histories(hour) if self.keeps_histories else 0
-                rows += spark.write_attributes("=", hour)
+                rows += self._write_attributes(hour, spark)
         else:
             rows = self.write_clock(self.features.changed("clock_slots", hour), hour)
             for view in self._plain_views:
@@ -86,7 +87,9 @@ class Materialization:
             if self.keeps_histories:
                 changed = self.features.changed("user_activity", hour)["user_id"].to_numpy()
                 rows += write_histories(self.store, self.clock, changed, hour)
-            rows += self._write_attributes(f"event_timestamp = {duck.hour_start(hour.number)}")
+            rows += self._write_attributes(hour)
+        if self.progress.as_of == hour - 1:
+            self.progress.note(hour)
         log.info("materialized %s: %d rows", hour, rows)
         return rows
 
@@ -100,9 +103,10 @@ class Materialization:
             with self._spark() as spark:
                 rows = sum(spark.write_latest(view, as_of) for view in ["clock_slots", *self._plain_views])
                 rows += spark.write_all_histories(as_of) if self.keeps_histories else 0
-                rows += spark.write_attributes("<=", as_of)
+                rows += self._write_attributes(as_of, spark, whole=True)
         else:
             rows = self._write_all(as_of)
+        self.progress.note(as_of)
         log.info("online store filled as of %s: %d rows", as_of, rows)
         return rows
 
@@ -130,7 +134,28 @@ class Materialization:
             behaviors = BehaviorState(self.clock)
             behaviors.bring_to(as_of)
             rows += write_histories(self.store, self.clock, behaviors.users(), as_of)
-        return rows + self._write_attributes(f"event_timestamp <= {duck.hour_start(as_of.number)}")
+        return rows + self._write_attributes(as_of, whole=True)
+
+    def catch_up(self, as_of: Hour, since: Hour) -> int:
+        """Write what a run that was interrupted, or had no online store, left out.
+
+        Args:
+            as_of: hour as of which the clocks hold.
+            since: first hour whose changes the clocks still tell.
+
+        Returns:
+            Rows written.
+        """
+        done = self.progress.as_of
+        if done is None or done + 1 < since:
+            log.info("how far the online store is filled is not known, or too long ago: it is filled as of %s", as_of)
+            return self.materialize_all(as_of)
+        return sum(self.materialize(hour) for hour in hour_range(done + 1, as_of + 1))
+
+    def expect(self, hour: Hour) -> None:
+        """Note that rows of an hour are about to change, also if it has been written already: late events change it again."""
+        if (done := self.progress.as_of) is not None and done >= hour:
+            self.progress.note(hour - 1)
 
     def _write_latest(self, view: str, as_of: Hour) -> int:
         """Put every row of a view as of an hour online; returns the rows."""
@@ -139,25 +164,29 @@ class Materialization:
             for table in self.features.latest(view, as_of)
         )
 
-    def _write_attributes(self, condition: str) -> int:
-        """Put the users' last attributes of those online whose ``event_timestamp`` meets a condition; returns the rows."""
-        path, rows = self.events.attribute_file("user"), 0
-        if not self.events.attribute_fields("user") or not path.exists():
+    def _write_attributes(self, as_of: Hour, spark: SparkMaterialization | None = None, *, whole: bool = False) -> int:
+        """Put the users' attributes online that are not those written last, or everybody's; returns the rows."""
+        attributes = self.attributes
+        due = attributes.due(as_of, whole=whole)
+        if due is None:
+            return 0
+        if spark is not None:
+            rows = spark.write_attributes(attributes.missing(spark.engine, due, whole=whole), attributes.columns, due)
+            attributes.note(spark.engine, due)
             return rows
-        schema = self.events.attribute_schema("user")
+        rows, schema = 0, attributes.schema
         with duck.connection(self.settings) as con:
-            names = ", ".join(map(duck.identifier, {field.name for field in pq.read_schema(path)} & {*schema.names}))
-            newest = newest_rows(
-                f"read_parquet({duck.file_list([path])})", "user_id", "event_timestamp", condition, names
-            )
-            for batch in con.sql(f"{newest} ORDER BY user_id").to_arrow_reader(FILLED_AT_ONCE):
+            running = DuckEngine(con)
+            missing = attributes.missing(running, due, whole=whole)
+            for batch in con.sql(f"{missing} ORDER BY user_id").to_arrow_reader(FILLED_AT_ONCE):
                 table = pa.Table.from_batches([batch])
-                missing = [f for f in schema if f.name not in table.column_names]
-                for absent in missing:
-                    table = table.append_column(absent, pa.nulls(len(table), absent.type))
+                for field in schema:
+                    if field.name not in table.column_names:
+                        table = table.append_column(field, pa.nulls(len(table), field.type))
                 rows += write_rows(
                     self.store, ATTRIBUTE_VIEWS["user"], table.select(schema.names).cast(schema), "user_id"
                 )
+            attributes.note(running, due)
         return rows
 
     @property
@@ -200,12 +229,13 @@ def advance(settings: Settings, as_of: Hour) -> Advanced:
         state.rebuild(as_of)
         rows = Materialization(ClockFeatures(settings, state.store)).materialize_all(as_of)
         return Advanced(as_of.key, refreshed=0, rebuilt=True, online_rows=rows)
-    if as_of < current.as_of:
-        return Advanced(current.as_of.key, refreshed=0, rebuilt=False, online_rows=0)
-    rows = 0
-    hours = list(hour_range(current.as_of + 1, as_of + 1)) or [as_of]
     online = Materialization(ClockFeatures(settings, state.store))
+    rows = online.catch_up(current.as_of, current.history_from)
+    if as_of < current.as_of:
+        return Advanced(current.as_of.key, refreshed=0, rebuilt=False, online_rows=rows)
+    hours = list(hour_range(current.as_of + 1, as_of + 1)) or [as_of]
     for hour in hours:
+        online.expect(hour)
         state.refresh(hour)
         rows += online.materialize(hour)
     return Advanced(as_of.key, refreshed=len(hours), rebuilt=False, online_rows=rows)

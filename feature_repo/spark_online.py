@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from core.hours import DAY_HOURS, Hour, hour_range
 from core.settings import Settings
@@ -21,7 +20,7 @@ from feature_repo.recent import write_encoded
 from feature_repo.repository import ATTRIBUTE_VIEWS, HISTORY_VIEW, open_store
 from feature_repo.retrieval import ClockFeatures
 from feature_repo.spark_retrieval import SparkRetrieval, cast_columns
-from feature_repo.sql import columns, newest_rows
+from feature_repo.sql import columns
 
 if TYPE_CHECKING:
     from feast import FeatureStore
@@ -151,16 +150,20 @@ class SparkMaterialization:
             LEFT JOIN ({histories}) h ON h.user_id = u.user_id"""
         return self._write(HISTORY_VIEW, "user_id", rows, hour)
 
-    def write_attributes(self, compared: str, hour: Hour) -> int:
-        """Write the users' last attributes of those that began at an hour (``=``), or by then (``<=``); returns the rows."""
-        path = self.events.attribute_file("user")
-        if not self.events.attribute_fields("user") or not path.exists():
-            return 0
-        schema, known = self.events.attribute_schema("user"), {*pq.read_schema(path).names}
-        condition = f"event_timestamp {compared} {self.engine.hour_start(str(hour.number))}"
-        names = cast_columns(schema, known)
-        newest = newest_rows(self.engine.files([path]), "user_id", "event_timestamp", condition, names)
-        return self._write(ATTRIBUTE_VIEWS["user"], "user_id", newest, hour)
+    def write_attributes(self, rows: str, known: Sequence[str], hour: Hour) -> int:
+        """Write attributes of users.
+
+        Args:
+            rows: query of them.
+            known: its columns; what else the source knows is missing.
+            hour: at whose start they hold.
+
+        Returns:
+            The rows.
+        """
+        schema = self.events.attribute_schema("user")
+        query = f"SELECT {cast_columns(schema, known)} FROM ({rows}) a"
+        return self._write(ATTRIBUTE_VIEWS["user"], "user_id", query, hour)
 
     def _write(self, view: str, key: str, rows: str, hour: Hour, *, whole: bool = False) -> int:
         return self.engine.hand_over(rows, key, OnlineWriter(self.settings, view, key, hour, whole))

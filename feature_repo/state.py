@@ -29,6 +29,7 @@ from core.settings import Settings
 from events.change_list import ChangePosition
 from events.store import EventStore
 from feature_repo.changes import ChangeLog, latest_folder
+from feature_repo.online_progress import OnlineProgress
 from feature_repo.schemas import WHOLE_DAYS, view_schemas
 from feature_repo.sums import Sums
 
@@ -213,5 +214,6 @@ class ClockStorage:
                 shutil.rmtree(folder, ignore_errors=True)
 
     def forget(self) -> None:
-        """Drop the description: from here on a crash means to rebuild again."""
+        """Drop the description: from here on a crash means to rebuild again, and to fill the online store anew."""
+        OnlineProgress(self.settings).forget()
         self.path.unlink(missing_ok=True)
