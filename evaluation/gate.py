@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from core.errors import DataError
-from core.hours import Hour
+from core.hours import DAY_HOURS, Hour
 from evaluation.compare import check_paired
 from evaluation.estimate import Estimate
 from evaluation.gate_decision import (
@@ -93,7 +93,8 @@ def falls_behind(policy: Policy, hourly: Mapping[Hour, Scored]) -> str | None:
 
     Returns:
         A sentence when the champion's AUC is below its predecessor's in every one of the last
-        ``rollback_hours`` hours and the difference over all of them is below 0 beyond doubt.
+        ``rollback_hours`` hours and the difference over all of them is below 0 beyond doubt, which the confidence says of a day
+        of hourly looks together (Bonferroni).
     """
     hours = sorted(hourly)[-policy.rollback_hours :]
     if len(hours) < policy.rollback_hours:
@@ -104,7 +105,7 @@ def falls_behind(policy: Policy, hourly: Mapping[Hour, Scored]) -> str | None:
     except DataError:
         return None
     gap = auc(ours) - auc(theirs)
-    low, high = gap.interval(policy.confidence)
+    low, high = gap.interval(1 - (1 - policy.confidence) / DAY_HOURS)
     if len(below) == len(hours) and all(below) and high < 0:
         return f"below its predecessor in each of the last {len(hours)} hours: AUC {gap.value:+.4f} [{low:+.4f}, {high:+.4f}]"
     return None
