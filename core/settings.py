@@ -253,6 +253,20 @@ class Settings(BaseSettings):
         return self
 
     @model_validator(mode="after")
+    def _no_future(self) -> Settings:
+        if self.streaming:
+            self.require_features_of_whole_hours()
+        return self
+
+    def require_features_of_whole_hours(self) -> None:
+        """Raise ``ValueError`` if samples are trained on what serving saw, which the lane would let know of the samples themselves."""
+        if self.features_as_served:
+            raise ValueError(
+                "CLOCK_FEATURES_AS_SERVED=true does not go with the lane (CLOCK_STREAMING): features that are seconds old know what "
+                "a user did earlier in the hour, and training would read a sample's own outcome in them; set one of the two to false"
+            )
+
+    @model_validator(mode="after")
     def _complete(self) -> Settings:
         if self.profile == "production":
             required = ("secrets_dir", "public_url", "airflow_url", "postgres", "mlflow_uri", "object_store")

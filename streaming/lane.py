@@ -33,7 +33,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from core import duck
-from core.errors import DataError, NotReadyError, PlatformError
+from core.errors import ConfigError, DataError, NotReadyError, PlatformError
 from core.files import digest_text, exclusive_lock, write_json
 from core.hours import Hour, hour_range
 from core.settings import Settings
@@ -265,8 +265,13 @@ def follow(settings: Settings) -> None:
 
     Raises:
         NotReadyError: there is no such workspace, or another lane of it runs.
-        ConfigError, DataError: as ``Lane``.
+        ConfigError: training reads the features that serving saw; or as ``Lane``.
+        DataError: as ``Lane``.
     """
+    try:
+        settings.require_features_of_whole_hours()
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
     if not settings.workspace.exists():
         raise NotReadyError(f"there is no workspace {settings.workspace}; run 'clock setup' first, or check --source")
     with only_one(settings):

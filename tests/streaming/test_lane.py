@@ -308,3 +308,10 @@ def wait_until(reached: Callable[[], bool]) -> None:
     while not reached():
         assert time.monotonic() < end
         time.sleep(0.1)
+
+
+def test_the_lane_and_training_on_what_was_served_refuse_each_other(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="CLOCK_FEATURES_AS_SERVED=true does not go with the lane"):
+        load_settings(var=tmp_path, streaming=True, features_as_served=True)
+    with pytest.raises(ConfigError, match="sample's own outcome"):
+        follow(load_settings(var=tmp_path, features_as_served=True))
