@@ -121,7 +121,7 @@ def chosen_options_table(study: str, chosen_by: tuple[str, ...], var: Path) -> s
             *(signed(of[m]) for m in COMPARED),
         ]
         for title, log in logs_of(var, study).items()
-        for name, of in log["gaps"]["reported"].items()
+        for name, of in sorted(log["gaps"]["reported"].items(), key=_by_numbers)
     ]
     tried, told = (f"chosen: {METRICS[m]}" for m in chosen_by), (f"reported: {METRICS[m]}" for m in COMPARED)
     columns = ["log, time module", "option", *tried, *told]
