@@ -18,6 +18,7 @@ from core.errors import DataError, NotReadyError, PlatformError
 from core.files import read_json, write_json, write_parquet
 from core.hours import Hour, hour_range
 from core.logs import log_context
+from core.lookup import positions
 from core.settings import Settings
 from evaluation.gate import Scored, falls_behind, judge
 from evaluation.gate_decision import GateDecision, ModelVersion
@@ -125,11 +126,9 @@ class PopularityScores:
     def of(self, predictions: pa.Table) -> pa.Table:
         """A table with ``item_id`` and ``score``, each item's popularity as its score; 0 for an item without events."""
         items, popular = self._popular_items
-        item_ids = predictions["item_id"].to_numpy()
-        scores = np.zeros(len(item_ids), dtype=np.float32)
-        if len(items):
-            at = np.searchsorted(items, item_ids).clip(max=len(items) - 1)
-            scores = np.where(items[at] == item_ids, popular[at], np.float32(0))
+        scores = np.zeros(len(predictions), dtype=np.float32)
+        at, known = positions(items, predictions["item_id"].to_numpy())
+        scores[known] = popular[at[known]]
         return predictions.set_column(predictions.column_names.index("score"), "score", pa.array(scores))
 
 

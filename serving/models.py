@@ -14,7 +14,7 @@ from core.errors import NotReadyError, PlatformError
 from core.files import read_json, write_json
 from core.hours import Hour
 from core.settings import Settings
-from model_registry.registry import CANDIDATE, CHALLENGER, CHAMPION, Registry
+from model_registry.registry import ALIASES, CHAMPION, Registry
 from model_registry.store import download_version, open_registry
 from training.config import label_of
 from training.model import RankerModel, input_example, load_model
@@ -22,7 +22,6 @@ from training.running import PublishedParameters, RunningParameters
 
 log = logging.getLogger("serving.models")
 
-ALIASES = (CHAMPION, CHALLENGER, CANDIDATE)
 VERSION = "version:"
 
 
