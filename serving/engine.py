@@ -89,6 +89,7 @@ class RankingEngine:
             names = routes.models | ({self.settings.serving_shadow} - {""})
             self.models.refresh(names, state.as_of if state else None)
             models = {name: model for name in names if (model := self.models.get(name))}
+            self._forget_failures(kept=self.snapshot.routes.names & routes.names)
             self.snapshot = Snapshot(state, routes, models)
             self.problems = {**problems, **route_problems, **self.models.problems}
 
@@ -283,10 +284,15 @@ class RankingEngine:
         for name in (candidate_set.routed.route.experiment for candidate_set in group):
             if name:
                 self._failures[name] += 1
-                if self._failures[name] == FAILURES_TO_STOP and name in stoppable:
-                    stop_experiment(
-                        self.settings, name, f"version {model.version} failed {FAILURES_TO_STOP} times: {reason}"
-                    )
+                if (failures := self._failures[name]) >= FAILURES_TO_STOP and name in stoppable:
+                    stop_experiment(self.settings, name, f"version {model.version} failed {failures} times: {reason}")
+                    self._failures.pop(name, None)
+
+    def _forget_failures(self, kept: set[str]) -> None:
+        """Count the failures of experiments that have left the routes, or come back to them, from 0 again."""
+        for name in [*self._failures]:  # at once, as requests count meanwhile
+            if name not in kept:
+                self._failures.pop(name, None)
 
     def _log_exposures(self, routed: Sequence[RoutedRequest]) -> None:
         try:

@@ -58,6 +58,11 @@ class Routes:
         self._keeping_out = {e.name: [h for h in every if run_together(e, h)] for e in self.experiments}
 
     @property
+    def names(self) -> set[str]:
+        """Names of the experiments and holdouts."""
+        return {e.name for e in (*self.experiments, *self.holdouts)}
+
+    @property
     def models(self) -> set[str]:
         """Names of all models that may be needed."""
         return {CHAMPION, *(model for e in (*self.experiments, *self.holdouts) for model in e.models.values())}

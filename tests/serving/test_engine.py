@@ -262,6 +262,51 @@ def test_a_variant_whose_model_fails_is_answered_by_the_champion_and_stopped(ser
     assert f"failed {FAILURES_TO_STOP} times" in (stopped(served, "canary") or "")
 
 
+def test_an_experiment_that_is_served_again_is_stopped_again_after_as_many_failures(served: Settings) -> None:
+    write_experiment(served)
+    engine = RankingEngine(served)
+    engine.refresh()
+    users = [f"u{n:06d}" for n in range(200)]
+    (user, *_) = [u for u in users if engine.snapshot.routes.of([u], answer_time())[0].variant == "try"]
+
+    def fail(times: int) -> None:
+        engine.snapshot.models[CHALLENGER].model.ranker.head.weight.data.fill_(float("nan"))
+        for _ in range(times):
+            engine.rank(request(user, ["t000001"]))
+
+    fail(FAILURES_TO_STOP)
+    assert resume_experiment(served, "canary")
+    fail(FAILURES_TO_STOP - 1)  # before the service has looked at the experiments again
+    assert not stopped(served, "canary")
+    fail(1)
+    assert resume_experiment(served, "canary")
+    fail(FAILURES_TO_STOP - 1)
+    assert stop_experiment(served, "canary", "by hand")
+    engine.refresh()
+    assert resume_experiment(served, "canary")
+    engine.refresh()
+    fail(FAILURES_TO_STOP - 1)
+    assert not stopped(served, "canary")
+    fail(1)
+    assert f"failed {FAILURES_TO_STOP} times" in (stopped(served, "canary") or "")
+
+
+def test_failures_before_an_experiment_may_be_stopped_count_once_it_may(served: Settings) -> None:
+    write_experiment(served, automatic_stop=False)
+    engine = RankingEngine(served)
+    engine.refresh()
+    engine.snapshot.models[CHALLENGER].model.ranker.head.weight.data.fill_(float("nan"))
+    users = [f"u{n:06d}" for n in range(200)]
+    (user, *_) = [u for u in users if engine.snapshot.routes.of([u], answer_time())[0].variant == "try"]
+    for _ in range(FAILURES_TO_STOP + 1):
+        engine.rank(request(user, ["t000001"]))
+    assert not stopped(served, "canary")
+    write_experiment(served)
+    engine.refresh()
+    engine.rank(request(user, ["t000001"]))
+    assert stopped(served, "canary")
+
+
 def test_wrong_experiments_are_left_out_and_named(served: Settings) -> None:
     write_experiment(served, models={"stay": "champion"})
     routes, problems = load_routes(served)
