@@ -115,13 +115,14 @@ class Models:
         changed = [name for name in names_now if names_now[name] != self._names.get(name)]
         self._loaded = {version: loaded[version] for version in set(names_now.values())}
         self._running = self._trained_by_the_lane(running, problems) if running else {}
-        self._names, self.problems = names_now, problems
-        if changed and self.recorded:
+        names_before, self._names, self.problems = self._names, names_now, problems
+        if names_now != names_before and self.recorded:  # also where a name is gone: the lane trains what is noted
             write_json(
                 self.record,
                 {n: {"version": v, "folder": str(self._loaded[v].folder)} for n, v in sorted(names_now.items())},
             )
-            log.info("serving %s", ", ".join(f"{n} version {names_now[n]}" for n in changed))
+            serving = ", ".join(f"{name} version {version}" for name, version in sorted(names_now.items()))
+            log.info("serving %s", serving or "no model")
         return changed
 
     def _trained_by_the_lane(self, hour: Hour, problems: dict[str, str]) -> dict[str, LoadedModel]:

@@ -20,6 +20,7 @@ from model_registry.registry import CHALLENGER, CHAMPION
 from model_registry.store import open_registry
 from pipeline.source import ingest_hour
 from serving.engine import FAILURES_TO_STOP, NoChampionError, RankingEngine
+from serving.models import served_versions
 from serving.replay import replay_hour
 from serving.request_log import read_requests
 from serving.retrieval import near_values
@@ -305,6 +306,18 @@ def test_failures_before_an_experiment_may_be_stopped_count_once_it_may(served: 
     engine.refresh()
     engine.rank(request(user, ["t000001"]))
     assert stopped(served, "canary")
+
+
+def test_what_serves_is_noted_again_when_a_name_is_gone(served: Settings) -> None:
+    """The lane trains what is noted: a version that nobody is ranked by any more is not among it."""
+    write_experiment(served)
+    engine = RankingEngine(served)
+    engine.refresh()
+    challenger, champion = engine.models.names[CHALLENGER], engine.models.names[CHAMPION]
+    assert served_versions(served).keys() == {challenger, champion}
+    assert stop_experiment(served, "canary", "too slow")
+    engine.refresh()
+    assert served_versions(served).keys() == {champion}
 
 
 def test_wrong_experiments_are_left_out_and_named(served: Settings) -> None:
