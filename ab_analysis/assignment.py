@@ -74,7 +74,7 @@ def check_layers(experiments: Sequence[Experiment]) -> None:
             if not apart and run_together(a, b):
                 raise ConfigError(
                     f"layer '{a.layer.name}': '{a.name}' takes users {a.layer.start:g} to {a.layer.end:g} and '{b.name}' "
-                    f"{b.layer.start:g} to {b.layer.end:g} at the same time; give them shares that do not overlap"
+                    f"{b.layer.start:g} to {b.layer.end:g} at the same time; give them shares or days that do not overlap"
                 )
 
 

@@ -13,6 +13,7 @@ from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
+from ab_analysis.assignment import check_workspace_layers
 from ab_analysis.changes import (
     DEFINED,
     IN_AN_EDITOR,
@@ -132,7 +133,7 @@ def extend(settings: Settings, name: str, who: str, why: str, end: date) -> Expe
     """Give an experiment that has not ended a later last day.
 
     Raises:
-        ConfigError: it has ended or has no end, or the day is not a later one.
+        ConfigError: it has ended or has no end, the day is not a later one, or another experiment has its users by then.
     """
     with _writing(settings):
         experiment, as_of = _named(settings, name)
@@ -222,10 +223,16 @@ def _set(
 def _save(
     settings: Settings, before: Experiment | None, after: Experiment, text: str, action: str, who: str, why: str
 ) -> ExperimentChange:
-    """Write a file and then the record of its change; after a crash between the two, the next change records it as by hand."""
+    """Write a file and then the record of its change; after a crash between the two, the next change records it as by hand.
+
+    Raises:
+        ConfigError: no reason is given, or another experiment has the same users of a layer at the same time.
+    """
     if len(why.strip()) < SHORTEST_REASON:
         raise ConfigError("say why, in a few words: the reason is kept with the change")
     folder, as_of = settings.experiments_dir, log_end(settings)
+    if after.state(as_of) != "ended":  # what is over claims nobody: overlaps made in an editor are mended by a stop
+        check_workspace_layers(settings, after)
     at = datetime.now(UTC).isoformat(timespec="seconds")
     state, content = (before or after).state(as_of), content_of(before) if before else {}
     if before and (keys := unrecorded(read_changes(folder, after.name), before)):

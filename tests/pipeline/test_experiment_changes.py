@@ -169,6 +169,29 @@ def test_an_extension_is_later_than_the_end_and_not_of_what_has_ended(workspace:
         extend(workspace, "open", "bob", "one more week", date(2026, 3, 24))
 
 
+def test_an_extension_into_another_experiment_s_users_is_refused_and_both_go_on(workspace: Settings) -> None:
+    layer = "layer: {name: ranking, start: 0.0, end: 0.6}\nmodels: {control: champion, treatment: challenger}\n"
+    text = TEXT + layer
+    define_experiment(workspace, text.replace("night", "zz").replace("03-17", "03-09"), "ann", "the first")
+    planned = text.replace("night", "aa").replace("03-04", "03-10")
+    define_experiment(workspace, planned, "ann", "the one after it")
+    with pytest.raises(ConfigError, match=r"'zz' takes users 0 to 0\.6 and 'aa' 0 to 0\.6 at the same time"):
+        extend(workspace, "zz", "bob", "some more days", date(2026, 3, 15))
+    routes, problems = load_routes(workspace)
+    assert {e.name for e in routes.experiments} == {"aa", "zz"}
+    assert not problems
+    assert actions(workspace, "zz") == [("defined", "ann", "running")]
+
+
+def test_what_overlaps_by_an_edit_can_still_be_stopped_and_concluded(workspace: Settings) -> None:
+    layer = "layer: {name: ranking, start: 0.0, end: 0.6}\n"
+    define_experiment(workspace, TEXT + layer, "ann", "people sleep badly")
+    file_of(workspace, "other").write_text(TEXT.replace("night", "other") + layer)
+    stop_early(workspace, "night", "bob", "it is in the way of the other one")
+    conclude(workspace, "night", "ann", "inconclusive", "too short to say")
+    assert [a for a, _, _ in actions(workspace)] == ["defined", "stopped", "concluded"]
+
+
 def test_a_stop_sends_everybody_back_and_a_conclusion_needs_an_end(workspace: Settings) -> None:
     text = TEXT + "models: {control: champion, treatment: challenger}\n"
     define_experiment(workspace, text, "ann", "people sleep badly")
