@@ -22,6 +22,8 @@ OF_HOLDOUT = {
 }
 """How a holdout's sentence begins instead: it decides on no variant, but shows the effect of all other experiments together."""
 Verdict = Literal["ship", "stop", "keep_running", "no_effect", "person", "no_conclusion"]
+BEST_FIRST: tuple[Verdict, ...] = ("ship", "person", "keep_running", "stop", "no_effect")
+"""Of several treatments the first of these is the experiment's verdict."""
 
 
 @dataclass(frozen=True)
@@ -32,8 +34,8 @@ class ExperimentDecision:
         verdict: ``ship`` (a primary metric is better, none is worse, guardrails hold), ``stop`` (a primary metric is
             worse or a guardrail is broken), ``keep_running``, ``no_effect`` (the end is reached and no effect was shown),
             ``person`` (better, but a guardrail is undecided at the end), ``no_conclusion`` (a check failed).
+        sentence: the reason; with several treatments it names the one that the verdict is about, and the others' verdicts.
         variant: the treatment that the verdict is about, None if it is about no single one.
-        sentence: the reason.
     """
 
     verdict: Verdict
@@ -46,7 +48,8 @@ def decide(
 ) -> ExperimentDecision:
     """Decide from the headline rows under the stopping rule.
 
-    Only absolute effects and their direction count, so that a metric may be negative or around 0.
+    Only absolute effects and their direction count, so that a metric may be negative or around 0. Of several treatments the
+    best decides; but while an experiment runs that stops by itself, one that does harm does, as all of its arms are served or none.
 
     Args:
         plan: the experiment and its metrics.
@@ -68,12 +71,17 @@ def decide(
     ]
     if experiment.holdout:
         decisions = [replace(d, sentence=_of_holdout(d.sentence)) for d in decisions]
-    order: list[Verdict] = ["ship", "person", "keep_running", "stop", "no_effect"]
-    best = min(decisions, key=lambda d: (order.index(d.verdict), -_first_gain(plan, d, rows)))
+    stops_any = experiment.automatic_stop and not ended
+
+    def rank(decision: ExperimentDecision) -> tuple[bool, int, float]:
+        spared = not (stops_any and decision.verdict == "stop")
+        return spared, BEST_FIRST.index(decision.verdict), -_first_gain(plan, decision, rows)
+
+    chosen = min(decisions, key=rank)
     if len(decisions) == 1:
-        return best
-    others = "; ".join(f"{d.variant}: {d.verdict.replace('_', ' ')}" for d in decisions if d is not best)
-    return ExperimentDecision(best.verdict, f"{best.variant}: {best.sentence} Others: {others}.", best.variant)
+        return chosen
+    others = "; ".join(f"{d.variant}: {d.verdict.replace('_', ' ')}" for d in decisions if d is not chosen)
+    return ExperimentDecision(chosen.verdict, f"{chosen.variant}: {chosen.sentence} Others: {others}.", chosen.variant)
 
 
 def _of_holdout(sentence: str) -> str:

@@ -159,7 +159,8 @@ class Experiment(_Finite):
         description="Variant → model that ranks for it: champion, challenger, candidate, or a ranker's variant.",
     )
     automatic_stop: bool = Field(
-        False, description="Look every hour; when the verdict is stop, serve the champion to everybody."
+        False,
+        description="Look every hour; when the verdict on a treatment is stop, serve the champion to everybody, of all arms.",
     )
     truth: dict[str, float] = Field(
         default_factory=dict, description="Known relative effects, for simulated experiments."

@@ -141,7 +141,7 @@ DEFINITION: dict[str, Param] = {
             False,
             type="boolean",
             title="Stop by itself",
-            description="Look every hour; when it does harm, serve the champion to everybody.",
+            description="Look every hour; when one of its variants does harm, serve the champion to everybody.",
         ),
         population=optional_param(
             "Only users with", r"^.*$", "SQL over what was known before, such as active_days_pre >= 1."

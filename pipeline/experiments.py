@@ -34,9 +34,9 @@ class ExperimentLook:
 def watch_experiments(settings: Settings, hour: Hour) -> list[ExperimentLook]:
     """Look at the running experiments with ``automatic_stop`` as of the end of an hour.
 
-    One whose verdict is to stop (a primary metric is worse, or a guardrail is broken, under its always-valid rule, which
-    allows a look an hour) is stopped: serving sends its users back to the champion, its report is written, an alert
-    goes out. Looking again changes nothing.
+    One whose verdict is to stop (in one of its treatments a primary metric is worse, or a guardrail is broken, under its
+    always-valid rule, which allows a look an hour) is stopped: serving sends the users of all arms back to the champion, its
+    report is written, an alert goes out; each names the treatment. Looking again changes nothing.
 
     Returns:
         Every look that was due.

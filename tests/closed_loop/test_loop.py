@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 import yaml
 
 from ab_analysis.assignment import assign_users
+from ab_analysis.experiment import load_named
 from closed_loop.loop import EXPERIMENT, Loop, LoopPlan
 from closed_loop.summary import describe
 from closed_loop.traffic import ForcedRanker
@@ -173,9 +175,9 @@ def test_a_loop_is_not_continued_with_another_plan(tmp_path: Path, monkeypatch: 
         Loop(LoopPlan(arms=ARMS, days=2, history_days=2, http=False))
 
 
-@pytest.fixture
-def harmful(tmp_path: Path) -> Settings:
-    """An app whose experiment halves the sessions of the treated."""
+@pytest.fixture(params=[("treatment",), ("treatment", "same")], ids=["one treatment", "beside a harmless one"])
+def harmful(tmp_path: Path, request: pytest.FixtureRequest) -> Settings:
+    """An app whose experiment halves the sessions of the treated; where a second treatment is asked for, it changes nothing."""
     rule: dict[str, Any] = {"start_day": 2, "session_lift": -0.5, "activity_lift": 0.0}
     app = SimulatorConfig(days=6, users=400, items=80, experiment=rule)
     settings = load_settings(var=tmp_path / "var", source="simulator")
@@ -183,13 +185,23 @@ def harmful(tmp_path: Path) -> Settings:
     (settings.workspace / "app.yaml").parent.mkdir(parents=True, exist_ok=True)
     (settings.workspace / "app.yaml").write_text(yaml.safe_dump(app.model_dump(mode="json")))
     log.write_hours(app.first_hour, app.end_hour)
+    treatments = dict.fromkeys(request.param, "challenger")
+    if "same" in treatments:
+        for file in log.exposures.rglob("*.csv"):
+            if file.is_file():
+                file.write_text(re.sub(r"control,(u\d*[02468],)", r"same,\1", file.read_text()))
     ingest(str(log.prepare()), [str(log.root / "log")], settings, now=NOW)
     store = EventStore(settings.events_dir)
     close_hours(store, store.hours()[0], store.hours()[-1])
     path = write_experiment(settings, planted_end(settings, app.end_hour))
     content = yaml.safe_load(path.read_text())
     content |= {"end": None, "stopping": {"rule": "always_valid"}, "automatic_stop": True}
-    content |= {"models": {"control": "champion", "treatment": "challenger"}}
+    content |= {"models": {"control": "champion", **treatments}}
+    content |= {
+        "variants": {"treatment": 2, "control": 2}
+        if len(treatments) == 1
+        else {"treatment": 2, "control": 1, "same": 1}
+    }
     path.write_text(yaml.safe_dump(content))
     return settings
 
@@ -200,5 +212,10 @@ def test_an_experiment_that_harms_is_stopped_once(harmful: Settings) -> None:
     verdicts = [look[0].verdict for look in looks if look]
     assert verdicts[-1] == "stop"
     assert verdicts.count("stop") == 1
-    assert "duration" in (stopped(harmful, "clock_ranker") or "")
-    assert list((harmful.reports_dir / "ab" / "clock_ranker").glob("*.html"))
+    (page,) = (harmful.reports_dir / "ab" / "clock_ranker").glob("*.html")
+    reason = stopped(harmful, "clock_ranker") or ""
+    assert "duration" in reason
+    if "same" in load_named(harmful.experiments_dir, "clock_ranker").treatments:
+        assert reason.startswith("treatment: Stop: ")
+        assert reason.endswith("Others: same: keep running.")
+    assert reason in page.read_text()
