@@ -28,6 +28,8 @@ CHALLENGER = "challenger"
 CANDIDATE = "candidate"
 """The newest version of the candidate's variant; the next challenger."""
 ALIASES = (CHAMPION, CHALLENGER, CANDIDATE)
+VERSION = "version:"
+"""Begins the name of a model that is always the same version, such as ``version:12``."""
 PREDECESSOR = "predecessor"
 BY_PLATFORM = "platform"
 BY_HAND = "by hand in MLflow"
@@ -120,9 +122,17 @@ class Registry:
 
     def newest(self, variant: str, until: str | None = None) -> str | None:
         """Newest version of a variant, trained up to the hour ``until`` where one is given; None where there is none."""
+        if "'" in variant:  # somebody's typing error: no variant has one, and MLflow would refuse the question
+            return None
         versions = self.client.search_model_versions(f"name = '{self.name}' and tags.variant = '{variant}'")
         fitting = [v for v in versions if until is None or v.tags["hour"] <= until]
         return str(max(fitting, key=lambda v: (v.tags["hour"], int(v.version))).version) if fitting else None
+
+    def resolve(self, name: str) -> str | None:
+        """Version that a model's name means: an alias's, the N of ``version:N``, or a variant's newest; None where there is none."""
+        if name.startswith(VERSION):
+            return name.removeprefix(VERSION)
+        return self._version_of(name) if name in ALIASES else self.newest(name)
 
     def move(
         self,

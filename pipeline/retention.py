@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,7 +18,8 @@ from core.settings import Settings
 from events.store import EventStore
 from feature_repo.clock import ClockState
 from feature_repo.served import served_hours
-from model_registry.registry import CHAMPION, PREDECESSOR
+from model_registry.registry import CHAMPION, PREDECESSOR, Registry
+from serving.routing import named_models
 from training.state import StateStore
 
 if TYPE_CHECKING:
@@ -30,7 +31,8 @@ log = logging.getLogger("pipeline.retention")
 def retire_models(settings: Settings) -> dict[str, int]:
     """Remove the model versions and logged models beyond the newest ``keep_models`` that nothing names.
 
-    A version stays while an alias names it, or while it is a predecessor that a rollback could reach. Artifacts are
+    A version stays while an alias, the settings or an experiment file name it, while it serves, or while it is a predecessor that
+    a rollback could reach. Artifacts are
     removed as well: through a tracking server where there is one, whose own ``mlflow gc`` then finds only rows; else, with
     the rows, by ``mlflow gc`` on this machine's database.
 
@@ -38,16 +40,15 @@ def retire_models(settings: Settings) -> dict[str, int]:
         ``versions`` and ``models`` removed.
     """
     from model_registry.store import experiment_name, open_registry
+    from serving.models import served_versions
 
     models = open_registry(settings)
     client, name = models.client, models.name
     versions = sorted(client.search_model_versions(f"name = '{name}'"), key=lambda v: int(v.version), reverse=True)
     named = {str(v) for m in client.search_registered_models(f"name = '{name}'") for v in m.aliases.values()}
     tags = {str(v.version): v.tags for v in versions}
-    champion = models.get(CHAMPION)
-    way_back = str(champion.version) if champion else None
-    while way_back in tags and (way_back := tags[way_back].get(PREDECESSOR)) and way_back not in named:
-        named.add(way_back)
+    named |= {meant for model in named_models(settings) if (meant := models.resolve(model))}
+    named |= served_versions(settings).keys() | _way_back(models, tags)
     old = [v for v in versions[settings.keep_models :] if str(v.version) not in named]
     for version in old:
         client.delete_model_version(name, str(version.version))
@@ -71,6 +72,20 @@ def retire_models(settings: Settings) -> dict[str, int]:
         _collect(settings, [model.model_id for model in unused])
     log.info("retired %d model versions and %d logged models", len(old), len(unused))
     return {"versions": len(old), "models": len(unused)}
+
+
+def _way_back(models: Registry, tags: Mapping[str, Mapping[str, str]]) -> set[str]:
+    """Predecessors of the champion that rollbacks could reach, one after the other.
+
+    Args:
+        models: the registered model.
+        tags: of each of its versions.
+    """
+    champion, reached = models.get(CHAMPION), set[str]()
+    version = str(champion.version) if champion else ""
+    while (version := tags.get(version, {}).get(PREDECESSOR, "")) and version not in reached:
+        reached.add(version)
+    return reached
 
 
 def retire_state(settings: Settings) -> dict[str, int]:

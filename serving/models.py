@@ -14,15 +14,13 @@ from core.errors import NotReadyError, PlatformError
 from core.files import read_json, write_json
 from core.hours import Hour
 from core.settings import Settings
-from model_registry.registry import ALIASES, CHAMPION, Registry
+from model_registry.registry import CHAMPION
 from model_registry.store import download_version, open_registry
 from training.config import label_of
 from training.model import RankerModel, input_example, load_model
 from training.running import PublishedParameters, RunningParameters
 
 log = logging.getLogger("serving.models")
-
-VERSION = "version:"
 
 
 @dataclass(frozen=True)
@@ -96,7 +94,7 @@ class Models:
             registry = None
         for name in sorted(names):
             try:
-                version = self._resolve(registry, name) if registry else None
+                version = registry.resolve(name) if registry else None
                 if version is None and registry:
                     problems[name] = f"no version is {name} yet"
                     if name == CHAMPION:
@@ -156,14 +154,6 @@ class Models:
                 problems[f"lane, version {version}"] = _reason(error)
                 log.warning("the lane's parameters of version %s: %s", version, error)
         return running
-
-    def _resolve(self, registry: Registry, name: str) -> str | None:
-        if name.startswith(VERSION):
-            return name.removeprefix(VERSION)
-        if name not in ALIASES:
-            return registry.newest(name)
-        registered = registry.get(name)
-        return str(registered.version) if registered else None
 
     def _load(self, version: str, folder: Path | None = None) -> LoadedModel:
         """Load a version and let it score its own input example before it ranks for anybody."""

@@ -9,6 +9,7 @@ the holdout names for it ranks for it, else the champion. Everybody else meets t
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -20,7 +21,7 @@ from ab_analysis.experiment import NAME, Experiment, find_experiments, load_expe
 from core.errors import ConfigError
 from core.files import read_json, write_json
 from core.settings import Settings
-from model_registry.registry import CHAMPION
+from model_registry.registry import CHAMPION, VERSION
 
 
 @dataclass(frozen=True)
@@ -119,6 +120,20 @@ def load_routes(settings: Settings) -> tuple[Routes, dict[str, str]]:
         except ConfigError as error:
             problems[f"experiment {name}"] = str(error)
     return Routes(experiments, stopped_holdouts), problems
+
+
+def named_models(settings: Settings) -> set[str]:
+    """Names of the models that settings and experiment files name, also those of experiments that do not serve now.
+
+    Of a file that is wrong those that name a version: it may be put right.
+    """
+    names = {settings.serving_shadow} - {""}
+    for path in find_experiments(settings.experiments_dir).values():
+        try:
+            names |= {*load_experiment(path).models.values()}
+        except ConfigError:
+            names |= {*re.findall(rf"{VERSION}\d+", path.read_text(encoding="utf-8", errors="replace"))}
+    return names
 
 
 def stop_experiment(settings: Settings, name: str, reason: str, **details: Any) -> bool:

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from core.errors import CorruptStateError
+from core.files import write_json
 from core.hours import Hour
 from core.ports import free_port
 from core.settings import ROOT, Settings, load_settings
@@ -22,6 +23,7 @@ from model_registry.store import download_version, experiment_name, model_name, 
 from model_registry.tracking import Tracker
 from pipeline.retention import retire_models
 from pipeline.training import train_variant, train_variants
+from serving.models import Models, record_file
 from tests.conftest import TINY, place_tracking_store
 from tests.servers import answers, process
 from training.plots import learned_sigmas
@@ -178,6 +180,58 @@ def test_old_versions_go_and_named_ones_and_the_way_back_stay(trained: Settings)
     assert experiment is not None
     folder = Path(experiment.artifact_location.removeprefix("file://")) / "models"
     assert len(list(folder.rglob("state.json"))) == len(models.client.search_logged_models([experiment.experiment_id]))
+
+
+@pytest.fixture
+def registered(trained: Settings, tmp_path: Path) -> tuple[Settings, list[str]]:
+    """A registry of its own, of which two versions are kept however they are called, and its
+    seven versions, the oldest first."""
+    variant = trained.candidate_variant
+    settings = load_settings(
+        var=tmp_path / "var", source=trained.source, variants=(variant,), candidate_variant=variant, keep_models=2
+    )
+    place_tracking_store(settings)
+    states, tracker = StateStore(trained.training_dir / "states", variant), Tracker(settings, variant)
+    return settings, [str(tracker.log_model(states, hour, register=True)) for hour in states.hours()[-7:]]
+
+
+def versions_left(settings: Settings) -> set[str]:
+    models = open_registry(settings)
+    return {str(v.version) for v in models.client.search_model_versions(f"name = '{models.name}'")}
+
+
+def test_versions_that_settings_experiments_and_the_service_name_stay(registered: tuple[Settings, list[str]]) -> None:
+    """They can be loaded after a restart of the service, whose own copies are not the reason."""
+    settings, (first_champion, by_shadow, by_experiment, serving, unnamed, champion, newest) = registered
+    for version in (first_champion, by_shadow, champion):  # the way back leads through one that is named, and on
+        open_registry(settings).move("champion", version, "better")
+    settings.experiments_dir.mkdir(parents=True)
+    (settings.experiments_dir / "pinned.yaml").write_text(
+        "name: pinned\nvariants: {a: 1, b: 1}\ncontrol: a\nstart: 2026-03-02\n"
+        f"models: {{a: champion, b: 'version:{by_experiment}'}}\n"
+    )
+    write_json(record_file(settings), {"challenger": {"version": serving, "folder": "no longer there"}})
+    shadowed = settings.model_copy(update={"serving_shadow": f"version:{by_shadow}"})
+    assert retire_models(shadowed)["versions"] == 1
+    assert versions_left(settings) == {first_champion, by_shadow, by_experiment, serving, champion, newest}
+    assert unnamed not in versions_left(settings)
+    service = Models(shadowed)
+    service.refresh({shadowed.serving_shadow, f"version:{by_experiment}"})
+    assert {*service.names.values()} == {by_shadow, by_experiment}
+
+
+def test_a_variant_that_is_no_longer_trained_keeps_its_newest_version_while_it_is_named(
+    registered: tuple[Settings, list[str]],
+) -> None:
+    """As the ranker that does not change, which a holdout gives to those it holds out."""
+    settings, (first, last_of_it, *others) = registered
+    models = open_registry(settings)
+    for version in (first, last_of_it):
+        models.client.set_model_version_tag(models.name, version, "variant", "of_before")
+    retire_models(settings.model_copy(update={"serving_shadow": "of_before"}))
+    assert versions_left(settings) == {last_of_it, *others[-2:]}
+    retire_models(settings.model_copy(update={"serving_shadow": "it's none"}))
+    assert versions_left(settings) == {*others[-2:]}
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ import yaml
 from ab_analysis.assignment import assign_users, concurrent_holdouts
 from ab_analysis.experiment import load_named
 from core.settings import Settings, load_settings
-from serving.routing import load_routes, stop_experiment
+from serving.routing import load_routes, named_models, stop_experiment
 
 USERS = [f"u{n}" for n in range(400)]
 DAYS = (("2026-03-02", "2026-03-20"), ("2026-03-02", "2026-03-09"), ("2026-03-02", "2026-03-10"), ("2026-03-12", "2026-03-25"),
@@ -80,3 +80,13 @@ def test_they_agree_when_the_holdout_was_stopped_in_the_service(settings: Settin
     met, beside = check_agreement(settings)
     assert met >= 8 * 24
     assert beside == 0
+
+
+def test_every_model_that_a_file_names_is_known_also_where_the_file_is_wrong(tmp_path: Path) -> None:
+    settings = load_settings(var=tmp_path, source="app", serving_shadow="version:7")
+    write(settings, "ranking", start="2026-03-02", models={"a": "champion", "b": "version:12"})
+    write(settings, "over", start="2026-01-02", end="2026-01-03", models={"a": "hour_embedding", "b": "candidate"})
+    write(settings, "wrong", start="soon", models={"a": "champion", "b": "version:3"})
+    assert stop_experiment(settings, "ranking", "it may go on tomorrow")
+    expected = {"version:7", "champion", "version:12", "hour_embedding", "candidate", "version:3"}
+    assert named_models(settings) == expected
