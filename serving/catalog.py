@@ -11,21 +11,24 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from core import duck
-from core.duck import file_list, identifier
+from core.duck import file_list, hour_number, identifier
 from core.errors import NotReadyError
 from core.files import read_json, write_parquet
 from core.hours import Hour
 from core.lookup import positions
 from core.settings import Settings
 from evaluation.popularity import popularity
+from events.change_list import ChangePosition
 from events.ids import id_files, id_path, read_ids
 from events.store import EventStore
 from feature_repo.retrieval import ClockFeatures
+from feature_repo.sql import columns
 from training.attributes import Encoded, encode
 from training.category_keys import facet_keys
 
 STATS = ("first_hour", "day_events", "events", "finish_rate")
-AS_OF = b"as_of"
+AS_OF, CHANGES = b"as_of", b"changes"
+"""Keys of the stored catalog's metadata: its hour, and how far the events' list of changes is in it."""
 RATE_EVENTS = 20
 """Number of events at the average finish rate that every item starts with, so that a few lucky ones do not make it popular."""
 
@@ -78,7 +81,7 @@ class Catalog:
 
 
 def load_catalog(settings: Settings, features: ClockFeatures, as_of: Hour) -> Catalog:
-    """The catalog as of an hour. It is kept on disk, so that only the events since the last one are read.
+    """The catalog as of an hour. It is kept on disk, so that only the events since the last one are read, late ones included.
 
     Args:
         settings: name the workspace.
@@ -92,7 +95,7 @@ def load_catalog(settings: Settings, features: ClockFeatures, as_of: Hour) -> Ca
     table = _read(path, as_of, features.facets)
     if table is None:
         table = _build(settings, features, as_of, path)
-        write_parquet(path, table.replace_schema_metadata({AS_OF: str(as_of.number).encode()}))
+        write_parquet(path, table)
     table, shown = _with_new_items(table, features, as_of)
     events, rate = table["events"].to_numpy(), table["finish_rate"].to_numpy()
     positives_only = features.events.source.negatives is not None
@@ -136,7 +139,7 @@ def _read(path: Path, as_of: Hour | None, facets: list[str]) -> pa.Table | None:
     if not path.exists():
         return None
     table = pq.ParquetFile(path).read()
-    columns_match = table.column_names == ["item_id", *facets, *STATS]
+    columns_match = table.column_names == ["item_id", *facets, *map(_told, facets), *STATS]
     return table if columns_match and (as_of is None or _as_of(table) == as_of.number) else None
 
 
@@ -144,38 +147,56 @@ def _as_of(table: pa.Table) -> int:
     return int((table.schema.metadata or {}).get(AS_OF, b"0"))
 
 
+def _told(facet: str) -> str:
+    """Column with the time of the event that told an item's value of a facet: an earlier one, come late, does not replace it."""
+    return f"{facet} told"
+
+
+def _previous(path: Path, events: EventStore, as_of: Hour, facets: list[str]) -> tuple[pa.Table | None, set[Hour]]:
+    """The stored catalog that one as of an hour can go on from, and the earlier hours whose events changed since it was made."""
+    table = _read(path, None, facets)
+    if table is None or _as_of(table) > as_of.number:
+        return None, set()
+    changed = events.changes.since(ChangePosition.parse(table.schema.metadata[CHANGES].decode()))
+    return (table, changed) if changed is not None else (None, set())
+
+
 def _build(settings: Settings, features: ClockFeatures, as_of: Hour, path: Path) -> pa.Table:
     events, facets = features.events, features.facets
-    previous = _read(path, None, facets)
-    first = _as_of(previous) if previous is not None and _as_of(previous) <= as_of.number else 0
-    files = events.event_files(h for h in events.hours() if first <= h.number < as_of.number)
-    columns = ", ".join(map(identifier, facets))
-    latest = ", ".join(f"arg_max({identifier(f)}, (moment, event)) AS {identifier(f)}" for f in facets)
+    position = events.changes.position()  # before any event is read
+    previous, changed = _previous(path, events, as_of, facets)
+    first = _as_of(previous) if previous is not None else 0
+    files = events.event_files(h for h in events.hours() if h < as_of and (h.number >= first or h in changed))
+    names, told = columns(facets), columns([_told(facet) for facet in facets])
+    latest = ", ".join(
+        f"arg_max({value}, ({at}, event)) AS {value}, max({at}) FILTER (WHERE {value} IS NOT NULL) AS {at}"
+        for value, at in ((identifier(facet), identifier(_told(facet))) for facet in facets)
+    )
     stats = pa.concat_tables(
         [*features.latest("item_stats", as_of)] or [features.clock.logs["item_stats"].schema.empty_table()]
     )
     with duck.connection(settings) as con:
         con.register("stats", stats)
-        parts = (
-            [
-                f"""SELECT item_id, "timestamp" AS moment, event_id AS event, {columns} FROM read_parquet({file_list(files)})"""
-            ]
-            if files
-            else []
-        )
-        if first:
-            con.register("known", previous)
+        parts = []
+        if files:
+            moments = ", ".join(f'"timestamp" AS {identifier(_told(facet))}' for facet in facets)
+            hour = hour_number("timestamp")
             parts.append(
-                f"""SELECT item_id, TIMESTAMPTZ '1970-01-01 00:00:00+00' AS moment, '' AS event, {columns} FROM known"""
+                f"SELECT item_id, {hour} AS hour, event_id AS event, {names}, {moments} FROM read_parquet({file_list(files)})"
             )
+        if previous is not None:
+            con.register("known", previous)
+            parts.append(f"SELECT item_id, first_hour AS hour, '' AS event, {names}, {told} FROM known")
         if not parts:
             raise NotReadyError(f"no events before {as_of} to make a catalog of")
-        return con.sql(
-            f"""SELECT i.item_id, {columns}, coalesce(first_hour, {as_of.number}) AS first_hour,
-            coalesce(day_events, 0) AS day_events, coalesce(events, 0) AS events, coalesce(finish_rate, 0) AS finish_rate
-            FROM (SELECT item_id, {latest} FROM ({" UNION ALL ".join(parts)}) GROUP BY item_id) i
+        # Retention drops the statistics of an item that was not shown for long: it is an old one, without events.
+        table = con.sql(
+            f"""SELECT i.item_id, {names}, {told}, i.first_hour, coalesce(day_events, 0) AS day_events,
+            coalesce(events, 0) AS events, coalesce(finish_rate, 0) AS finish_rate
+            FROM (SELECT item_id, min(hour) AS first_hour, {latest} FROM ({" UNION ALL ".join(parts)}) GROUP BY item_id) i
             LEFT JOIN stats USING (item_id) ORDER BY i.item_id"""
         ).to_arrow_table()
+    return table.replace_schema_metadata({AS_OF: str(as_of.number), CHANGES: str(position)})
 
 
 class IdMap:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -93,3 +94,59 @@ def test_a_table_that_did_not_change_is_not_kept_again(tmp_path: Path, settings:
     (tmp_path / "items.csv").write_text("id,kind\n1,rock\n90,jazz\n")
     ingest(str(tmp_path / "mapping.yaml"), [str(tmp_path / "log.csv")], settings, now=NOW)
     assert pq.read_table(kept)["genre"].to_pylist() == ["rock", "jazz"]
+
+
+WITHOUT_ITEMS = MAPPING.replace("items: {path: items.csv, key: id, facets: {genre: kind}}\n", "")
+
+
+def take_in_rows(settings: Settings, folder: Path, name: str, rows: list[str]) -> None:
+    """Rows of user, item, mood, done and the time of 2026-03-02, of a source without a table of items."""
+    (folder / "mapping.yaml").write_text(WITHOUT_ITEMS)
+    lines = [",".join([*row.split()[:4], f"2026-03-02T{row.split()[4]}:00Z"]) for row in rows]
+    (folder / name).write_text("uid,iid,mood,done,ts\n" + "\n".join(lines) + "\n")
+    ingest(str(folder / "mapping.yaml"), [str(folder / name)], settings, now=NOW)
+
+
+def test_what_comes_late_is_in_the_next_catalog_as_in_one_made_of_all_events(
+    tmp_path: Path, settings: Settings
+) -> None:
+    hours = [f"u{n} shown calm 1 {8 + n:02d}:10" for n in range(3)]
+    take_in_rows(settings, tmp_path, "log.csv", ["u1 early calm 1 08:20", *hours])
+    before = catalog_of(settings)
+    ids = IdMap(EventStore(settings.events_dir), "item")
+    ids.refresh()
+    assert before.first_hour[before.rows(np.array([ids.id_of("shown")]))] + 3 == before.as_of.number
+    take_in_rows(settings, tmp_path, "late.csv", [
+        "u2 unheard sad 0 09:40",  # no other event: nothing later brings it
+        "u2 shown sad 1 09:50", "u2 early glad 1 09:50",  # earlier and later than what told the mood
+        "u3 shown calm 1 11:10",
+    ])  # fmt: skip
+    stepped = catalog_of(settings)
+    (settings.workspace / "serving" / "catalog.parquet").unlink()
+    whole = catalog_of(settings)
+    ids.refresh()
+    rows = stepped.rows(np.array([ids.id_of(key) for key in ("unheard", "shown", "early")]))
+    assert (rows >= 0).all()
+    assert stepped.values["mood"].take(pa.array(rows)).to_pylist() == ["sad", "calm", "glad"]
+    assert (stepped.as_of.number - stepped.first_hour[rows]).tolist() == [3, 4, 4]
+    assert stepped.values == whole.values
+    for name in ("item", "keys", "first_hour", "day_events", "popularity"):
+        assert np.array_equal(getattr(stepped, name), getattr(whole, name)), name
+
+
+def test_an_item_whose_statistics_have_gone_is_an_old_one(tmp_path: Path, settings: Settings) -> None:
+    """Retention drops the rows of items that nobody was shown for long."""
+    take_in_rows(
+        settings, tmp_path, "log.csv", ["u1 old calm 1 08:10", "u1 newer calm 1 09:10", "u1 newest calm 0 10:10"]
+    )
+    catalog_of(settings)
+    take_in_rows(settings, tmp_path, "next.csv", ["u1 newest calm 1 11:10"])
+    store = EventStore(settings.events_dir)
+    clock, until = ClockState(settings, store), store.hours()[-1] + 1
+    clock.rebuild(until)
+    clock.logs["item_stats"].clear()
+    catalog = load_catalog(settings, ClockFeatures(settings, store), until)
+    ids = IdMap(store, "item")
+    ids.refresh()
+    assert [ids.key_of(int(item)) for item in catalog.item[Retrieval(catalog, 60).fresh]] == ["newest", "newer", "old"]
+    assert not catalog.day_events.any()

@@ -413,6 +413,7 @@ def test_the_catalog_keeps_up_hour_by_hour(served: Settings) -> None:
     assert stepped.item.tolist() == whole.item.tolist()
     assert stepped.keys.tolist() == whole.keys.tolist()
     assert stepped.popularity.tolist() == whole.popularity.tolist()
+    assert stepped.first_hour.tolist() == whole.first_hour.tolist()
 
 
 def test_a_request_with_nothing_to_rank_is_left_out_of_a_replay(served: Settings) -> None:
