@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 _RANGES = (
     (0x01, 0x20), (0x7F, 0xA0), (0xAD, 0xAD), (0x61C, 0x61C), (0x1680, 0x1680), (0x180E, 0x180E), (0x2000, 0x200F),
     (0x2028, 0x202F), (0x205F, 0x206F), (0x3000, 0x3000), (0xFEFF, 0xFEFF),
@@ -10,8 +12,23 @@ _RANGES = (
 BLANKS = "".join(chr(code) for first, last in _RANGES for code in range(first, last + 1))
 BLANK_CLASS = "[" + "".join(rf"\x{{{first:X}}}-\x{{{last:X}}}" for first, last in _RANGES) + "]"
 """The same as a class of DuckDB's regular expressions."""
-WHOLE_NUMBER = r"(0|-?[1-9][0-9]*)(\.0+)?"
+_DIGITS = r"(0|-?[1-9][0-9]*)"
+WHOLE_NUMBER = _DIGITS + r"(\.0+)?"
 """A whole number as one writes it, perhaps as pandas writes it beside empty cells (7.0); 007 is text."""
+_INT64 = range(-(2**63), 2**63)
+_LONGEST_INT64 = len(str(_INT64.start))
+
+
+def parse_int64(text: str) -> int | None:
+    """The integer of 64 bits that a text is; None where it is none, or is written otherwise than the platform writes it.
+
+    >>> parse_int64("-9223372036854775808"), parse_int64("9223372036854775808"), parse_int64("007")
+    (-9223372036854775808, None, None)
+    """
+    if len(text) > _LONGEST_INT64 or not re.fullmatch(_DIGITS, text):
+        return None
+    number = int(text)
+    return number if number in _INT64 else None
 
 
 def strip_blanks(text: str) -> str:

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from core.duck import file_list
 from core.files import exclusive_lock, recover_directories, write_parquet, write_text
 from core.hours import Hour
+from core.id_text import parse_int64
 from events.forgotten import TOKEN, ForgottenMatcher, Person
 from events.ids import id_files, id_kinds, id_path, read_ids
 from events.store import EventStore
@@ -32,7 +33,7 @@ def find_people(store: EventStore, keys: Iterable[str]) -> list[Person]:
     """People by their ids in the log, whether or not the log has them."""
     wanted = list(dict.fromkeys(keys))
     if id_kinds(store.root).get("user") == "int":
-        return [Person(key, int(key) if key.lstrip("-").isdecimal() and len(key) <= 18 else None) for key in wanted]
+        return [Person(key, parse_int64(key)) for key in wanted]
     table = read_ids(id_files(id_path(store.root, "user")))
     known = table.filter(pc.is_in(table["key"], pa.array(wanted, pa.string())))
     numbers = dict(zip(known["key"].to_pylist(), known["id"].to_pylist(), strict=True))

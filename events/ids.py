@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -16,6 +15,7 @@ from core.documents import did_you_mean
 from core.duck import file_list
 from core.errors import DataError
 from core.files import read_json, write_parquet
+from core.id_text import parse_int64
 
 NO_IDS = "(SELECT CAST(NULL AS VARCHAR) AS key, CAST(NULL AS BIGINT) AS id WHERE false)"
 SCHEMA = pa.schema([pa.field("key", pa.string(), nullable=False), pa.field("id", pa.int64(), nullable=False)])
@@ -25,8 +25,6 @@ MOST_DELTAS = 256
 """So many files are appended to a base before they are merged with it; fewer where they hold a fourth of its ids."""
 
 
-WHOLE_NUMBER = re.compile(r"-?\d{1,18}")
-"""A text that is an integer of 64 bits."""
 MOST_HINTS = 10_000
 """Ids among which one is looked for that is similar to a mistyped one."""
 
@@ -160,13 +158,7 @@ def platform_ids(root: Path, kind: str, keys: Sequence[str]) -> list[int]:
         DataError: the log has no such id; the message says what its ids look like.
     """
     if id_kinds(root).get(kind) == "int":
-        if strange := [key for key in keys if not WHOLE_NUMBER.fullmatch(key)]:
-            example = _first_number(root, kind)
-            raise DataError(
-                f"'{strange[0]}' is not {'an' if kind == 'item' else 'a'} {kind} id: in this log they are whole numbers"
-                + (f", for example {example}" if example is not None else "")
-            )
-        return [int(key) for key in keys]
+        return [_whole_number(root, kind, key) for key in keys]
     table = read_ids(id_files(id_path(root, kind)))
     known = table.filter(pc.is_in(table["key"], pa.array(keys, pa.string())))
     numbers = dict(zip(known["key"].to_pylist(), known["id"].to_pylist(), strict=True))
@@ -175,6 +167,17 @@ def platform_ids(root: Path, kind: str, keys: Sequence[str]) -> list[int]:
         hint = did_you_mean(unknown[0], names) or (f", for example '{names[0]}'" if names else "")
         raise DataError(f"no {kind} '{unknown[0]}' in the log; give a {kind}'s id as it stands in the log{hint}")
     return [numbers[key] for key in keys]
+
+
+def _whole_number(root: Path, kind: str, key: str) -> int:
+    """The integer that an id of a log with whole numbers is; ``DataError`` where it is none."""
+    if (number := parse_int64(key)) is not None:
+        return number
+    example = _first_number(root, kind)
+    raise DataError(
+        f"'{key}' is not {'an' if kind == 'item' else 'a'} {kind} id: in this log they are whole numbers"
+        + (f", for example {example}" if example is not None else "")
+    )
 
 
 def _first_number(root: Path, kind: str) -> int | None:

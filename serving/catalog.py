@@ -15,6 +15,7 @@ from core.duck import file_list, hour_number, identifier
 from core.errors import NotReadyError
 from core.files import read_json, write_parquet
 from core.hours import Hour
+from core.id_text import parse_int64
 from core.lookup import positions
 from core.settings import Settings
 from evaluation.popularity import popularity
@@ -228,7 +229,8 @@ class IdMap:
     def id_of(self, key: str) -> int:
         """The integer of an id, −1 if the log does not have it."""
         if self.integers:
-            return int(key) if key.lstrip("-").isdecimal() and len(key) <= 18 else -1
+            number = parse_int64(key)
+            return -1 if number is None else number
         return self._ids.get(key, -1)
 
     def key_of(self, number: int) -> str:

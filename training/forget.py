@@ -31,7 +31,7 @@ from training.state_info import StateInfo, read_info
 
 USERS = "tables.users"
 NOBODY = int(np.iinfo(np.int64).min)
-"""Plus a row's number, the key of a row that was given up; ids of a log have at most 18 digits."""
+"""Plus a row's number, the key of a row that was given up; no log counts its users from the least of 64 bits on."""
 NOBODIES = 1 << 48
 
 

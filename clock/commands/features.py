@@ -149,14 +149,18 @@ def page(
 
 def _numbers(features: ClockFeatures, users: list[str], *, is_key: bool) -> list[int]:
     """The platform's numbers of users that a person names."""
-    from events.ids import WHOLE_NUMBER, platform_ids
+    from core.id_text import parse_int64
+    from events.ids import platform_ids
 
     if not is_key:
         features.clock.require_state()  # before the first clocks, that is what is missing
         return platform_ids(features.events.root, "user", users)
-    if strange := [user for user in users if not WHOLE_NUMBER.fullmatch(user)]:
-        raise ConfigError(f"'{strange[0]}' is not a key; with --key give the platform's own number of a user")
-    return [int(user) for user in users]
+    numbers = []
+    for user in users:
+        if (number := parse_int64(user)) is None:
+            raise ConfigError(f"'{user}' is not a key; with --key give the platform's own number of a user")
+        numbers.append(number)
+    return numbers
 
 
 @app.command()

@@ -15,13 +15,17 @@ from events.ingest import ingest
 from events.store import EventStore
 from tests.conftest import NOW, small_log, write_mapping
 
+STRINGS, SHORT = ("u0", "u1", "u2", "newcomer"), ("70", "71", "72", "79")
+LONG = ("-9223372036854775808", "1234567890123456789", "9223372036854775807", "1234567890123456790")
 
-@pytest.mark.parametrize("kind", ["string", "int"])
-def test_the_same_log_again_does_not_bring_a_person_back(tmp_path: Path, settings: Settings, kind: str) -> None:
-    log, users = small_log(12), {"u0": "70", "u1": "71", "u2": "72"}
-    if kind == "int":
-        log["uid"] = log["uid"].map(users)
-    gone, stays = ("71", "72") if kind == "int" else ("u1", "u2")
+
+@pytest.mark.parametrize("users", [STRINGS, SHORT, LONG], ids=["strings", "short numbers", "numbers of 19 digits"])
+def test_the_same_log_again_does_not_bring_a_person_back(
+    tmp_path: Path, settings: Settings, users: tuple[str, ...]
+) -> None:
+    log = small_log(12)
+    log["uid"] = log["uid"].map(dict(zip(STRINGS, users, strict=True)))
+    _, gone, stays, late = users
     log.loc[11, "ts"] = "never"  # quarantined, of user 2
     log.loc[10, "ts"] = "never"  # of user 1
     path = tmp_path / "log.csv"
@@ -48,10 +52,10 @@ def test_the_same_log_again_does_not_bring_a_person_back(tmp_path: Path, setting
     numbers = {n for p in store.event_files() for n in pq.ParquetFile(p).read(["user_id"])["user_id"].to_pylist()}
     assert people[0].number not in numbers
     assert len(numbers) == 2
-    fresh = small_log(1).assign(uid="79" if kind == "int" else "newcomer")
+    fresh = small_log(1).assign(uid=late)
     fresh.to_csv(path, index=False)
     ingest(mapping, [str(path)], settings, now=NOW)
-    newcomer = find_people(store, ["79" if kind == "int" else "newcomer"])[0]
+    newcomer = find_people(store, [late])[0]
     assert newcomer.number not in {None, people[0].number, *numbers}
 
 

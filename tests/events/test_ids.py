@@ -77,7 +77,7 @@ def test_whole_numbers_of_a_log_are_their_own_ids_and_text_is_refused_with_an_ex
     write_json(tmp_path / "_ids" / "kinds.json", {"user": "int"})
     (tmp_path / "hour=2026-03-10T10").mkdir()
     pq.write_table(pa.table({"user_id": [41, 7]}), tmp_path / "hour=2026-03-10T10" / "events.parquet")
-    assert platform_ids(tmp_path, "user", ["7", "-3"]) == [7, -3]
+    assert platform_ids(tmp_path, "user", ["7", "-3", "-9223372036854775808"]) == [7, -3, -(2**63)]
     with pytest.raises(DataError, match="'Ann' is not a user id: in this log they are whole numbers, for example 41"):
         platform_ids(tmp_path, "user", ["7", "Ann"])
 
