@@ -122,11 +122,11 @@ def end_of_lines(path: Path) -> int:
 
 
 def lines_since(path: Path, offset: int) -> list[str]:
-    """The whole lines of a text file from an offset on, which ``end_of_lines`` gave."""
+    """The whole lines of a text file from an offset on, which ``end_of_lines`` gave; only a newline ends one, as JSON keeps others."""
     with path.open("rb") as file:
         file.seek(offset)
         content = file.read()
-    return content[: content.rfind(b"\n") + 1].decode().splitlines()
+    return content[: content.rfind(b"\n") + 1].decode().split("\n")[:-1]
 
 
 def write_json(path: Path, value: Any) -> None:

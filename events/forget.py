@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from core.duck import file_list
-from core.files import exclusive_lock, recover_directories, write_parquet, write_text
+from core.files import exclusive_lock, lines_since, recover_directories, write_parquet, write_text
 from core.hours import Hour
 from core.id_text import parse_int64
 from events.forgotten import TOKEN, ForgottenMatcher, Person
@@ -136,7 +136,7 @@ def _forget_quarantined(store: EventStore, keys: set[str]) -> int:
     """Remove quarantined rows that name somebody in any of their cells; returns how many."""
     removed = 0
     for path in sorted((store.root / "_quarantine").glob("*.jsonl")):
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = lines_since(path, 0)
         kept = [line for line in lines if not keys & _words(json.loads(line)["content"])]
         if len(kept) < len(lines):
             write_text(path, "".join(f"{line}\n" for line in kept))

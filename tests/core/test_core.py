@@ -466,6 +466,12 @@ def test_an_alert_arrives_with_its_details_and_none_is_sent_without_a_webhook(se
     assert taken == expected
 
 
+def test_only_a_newline_ends_a_line(tmp_path: Path) -> None:
+    lines = [f"a{character}b" for character in "\u2028\u2029\x85\x0b\x0c\x1c\r"]
+    append_lines(tmp_path / "log", lines)
+    assert lines_since(tmp_path / "log", 0) == lines
+
+
 def test_lines_that_are_added_follow_the_last_whole_one(tmp_path: Path) -> None:
     path = tmp_path / "a" / "lines"
     append_lines(path, ["one", "x" * 20_000])

@@ -59,6 +59,25 @@ def test_the_same_log_again_does_not_bring_a_person_back(
     assert newcomer.number not in {None, people[0].number, *numbers}
 
 
+@pytest.mark.parametrize("character", ["\u2028", "\u2029", "\x85", "\x0b", "\x1c"])
+def test_a_quarantined_row_with_a_separator_of_lines_in_a_cell_stops_nobody_from_being_forgotten(
+    tmp_path: Path, settings: Settings, character: str
+) -> None:
+    log = small_log(6)
+    log.loc[1:2, "ts"] = "never"  # of users 1 and 2
+    log["genre"] = f"a{character}b"
+    path = tmp_path / "log.csv"
+    log.to_csv(path, index=False)
+    ingest(str(write_mapping(tmp_path)), [str(path)], settings, now=NOW)
+    store = EventStore(settings.events_dir)
+    (quarantine,) = (store.root / "_quarantine").glob("*.jsonl")
+    _, stays = quarantine.read_bytes().splitlines(keepends=True)
+
+    assert forget_events(store, find_people(store, ["u1"]))["quarantined"] == 1
+
+    assert quarantine.read_bytes() == stays
+
+
 def test_a_damaged_list_is_an_error_and_is_never_begun_anew(tmp_path: Path) -> None:
     forgotten = ForgottenList(tmp_path)
     forgotten.add(["a"])
