@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from core.duck import file_list
-from core.files import exclusive_lock, lines_since, recover_directories, write_parquet, write_text
+from core.files import lines_since, write_parquet, write_text
 from core.hours import Hour
 from core.id_text import parse_int64
 from events.forgotten import TOKEN, ForgottenMatcher, Person
@@ -69,9 +69,7 @@ def forget_events(store: EventStore, people: Sequence[Person]) -> dict[str, int]
     """
     numbers = [person.number for person in people if person.number is not None]
     removed = dict.fromkeys((*HOUR_FILES, "attributes", "quarantined", "hours"), 0)
-    with exclusive_lock(store.root.parent / f".{store.root.name}.lock"):
-        recover_directories(store.root)
-        store.changes.recover()
+    with store.writing():
         for hour in _hours_of(store, numbers):
             for kind, rows in store.without_users(hour, numbers).items():
                 removed[kind] += rows
@@ -85,7 +83,7 @@ def forget_events(store: EventStore, people: Sequence[Person]) -> dict[str, int]
 def forget_ids(store: EventStore, people: Sequence[Person]) -> int:
     """Take people's ids out of the mapping to integers, the last trace: the integers are never given again. Returns the ids."""
     keys, removed = pa.array([person.key for person in people], pa.string()), 0
-    with exclusive_lock(store.root.parent / f".{store.root.name}.lock"):
+    with store.writing():
         for path in id_files(id_path(store.root, "user")):
             table = pq.ParquetFile(path).read()
             texts = table["key"].to_pylist()

@@ -15,7 +15,7 @@ from core import duck
 from core.duck import quoted, scalar
 from core.engine import engine
 from core.errors import DataError
-from core.files import exclusive_lock, recover_directories, temporary_directory, write_json
+from core.files import temporary_directory, write_json
 from core.hours import Hour, hour_range
 from core.settings import Settings
 from core.spark import SparkEngine
@@ -79,13 +79,11 @@ def ingest(
     if out is None:
         check_state_version(settings)
     with (
-        exclusive_lock(store.root.parent / f".{store.root.name}.lock"),
+        store.writing(),
         _memory_named(files, settings),
         duck.connection(settings, spill_to_file=True) as con,
         ExitStack() as stack,
     ):
-        recover_directories(store.root)
-        store.changes.recover()
         log.info("reading %d file(s)", len(files))
         properties, moment = SourceProperties.of(mapping), now or datetime.now().astimezone()
         store.check_declared(properties)
@@ -169,7 +167,7 @@ def last_moment(con: duckdb.DuckDBPyConnection, mapping_name: str, paths: list[s
 
 def close_hours(store: EventStore, first: Hour, last: Hour) -> list[Hour]:
     """Close hours in [first, last] in which nothing happened; those closed before stay as they are."""
-    with exclusive_lock(store.root.parent / f".{store.root.name}.lock"):
+    with store.writing():
         closed = [hour for hour in hour_range(first, last + 1) if not store.has(hour)]
         for hour in closed:
             store.merge(hour)

@@ -19,7 +19,8 @@ Layout below the store's root::
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
 from itertools import groupby
@@ -29,7 +30,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from core.errors import CorruptStateError, DataError, NotReadyError
-from core.files import read_json, replaced_directory, write_json
+from core.files import exclusive_lock, read_json, recover_directories, replaced_directory, write_json
 from core.hours import Hour, hour_range
 from events.change_list import ChangeList
 from events.partition import HourContent, Manifest, first_exposures, partition_digest
@@ -134,6 +135,14 @@ class EventStore:
         elif (grown := self.source.grown_to(properties)) != self.source:
             write_json(path, grown.to_json())
         self.__dict__.pop("source", None)
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """For one writer at a time, the others wait; what a crash left of a write is undone or noted first."""
+        with exclusive_lock(self.root.parent / f".{self.root.name}.lock"):
+            recover_directories(self.root)
+            self.changes.recover()
+            yield
 
     def partition(self, hour: Hour) -> Path:
         return self.root / f"hour={hour.key}"

@@ -22,7 +22,7 @@ from core.settings import Settings
 from events.forget import filter_parquet
 from events.store import EventStore
 from training.checkpoint_delta import WITHOUT_ROWS, Tensors
-from training.sample_files import samples_digest
+from training.sample_files import samples_digest, writing_samples
 from training.samples import SampleStore
 from training.shard_files import SHARD_PATTERN
 from training.sightings import cells_of
@@ -48,22 +48,23 @@ def forget_samples(settings: Settings, numbers: Sequence[int], stale: Collection
     """
     store = EventStore(settings.events_dir)
     samples = SampleStore(settings, store) if store.hours() else None
-    removed = {"samples": 0, "predictions": 0}
-    for meta_file in sorted((settings.training_dir / "samples").glob("hour=*/meta.json")):
-        hour, meta = Hour.parse(meta_file.parent.name.removeprefix("hour=")), read_json(meta_file)
-        inputs = meta["inputs"]
-        if samples is not None and hour not in stale and store.has(hour):
-            inputs = {**inputs, "events": store.manifest(hour).digest}
-        with replaced_directory(meta_file.parent) as target:
-            shutil.copytree(meta_file.parent, target, dirs_exist_ok=True)
-            tables = [path for path in sorted(target.glob("*.parquet")) if path.stem != "item_attributes"]
-            rows = {path.stem: filter_parquet(path, "user_id", numbers) for path in tables}
-            removed["samples"] += sum(rows.values())
-            digest = samples_digest(target) if any(rows.values()) else meta["digest"]
-            write_json(
-                target / "meta.json",
-                {**meta, "inputs": inputs, "rows": meta["rows"] - rows["samples"], "digest": digest},
-            )
+    removed, root = {"samples": 0, "predictions": 0}, settings.training_dir / "samples"
+    with writing_samples(root):
+        for meta_file in sorted(root.glob("hour=*/meta.json")):
+            hour, meta = Hour.parse(meta_file.parent.name.removeprefix("hour=")), read_json(meta_file)
+            inputs = meta["inputs"]
+            if samples is not None and hour not in stale and store.has(hour):
+                inputs = {**inputs, "events": store.manifest(hour).digest}
+            with replaced_directory(meta_file.parent) as target:
+                shutil.copytree(meta_file.parent, target, dirs_exist_ok=True)
+                tables = [path for path in sorted(target.glob("*.parquet")) if path.stem != "item_attributes"]
+                rows = {path.stem: filter_parquet(path, "user_id", numbers) for path in tables}
+                removed["samples"] += sum(rows.values())
+                digest = samples_digest(target) if any(rows.values()) else meta["digest"]
+                write_json(
+                    target / "meta.json",
+                    {**meta, "inputs": inputs, "rows": meta["rows"] - rows["samples"], "digest": digest},
+                )
     for path in sorted((settings.training_dir / "predictions").glob("*/*.parquet")):
         removed["predictions"] += filter_parquet(path, "user_id", numbers)
     return removed

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from core.files import digest_file, digest_text
+from core.files import digest_file, digest_text, exclusive_lock, recover_directories
 from events.schema import OWNERS, Owner
 from training.batch import SampleTables
 
@@ -18,6 +19,18 @@ FILES = ("samples", "slots", "profiles", "history")
 """Names of the files of an hour, in the order of the fields of ``SampleTables``."""
 ROW_GROUP = 1 << 14
 """Rows of a row group: several processes that train together read different ones."""
+
+
+@contextmanager
+def writing_samples(root: Path) -> Iterator[None]:
+    """For one writer of samples at a time, the others wait; what a crash left of a write is undone first.
+
+    Args:
+        root: folder of the hours' folders.
+    """
+    with exclusive_lock(root.parent / f".{root.name}.lock"):
+        recover_directories(root)
+        yield
 
 
 def read_tables(folder: Path) -> SampleTables:

@@ -47,6 +47,7 @@ from training.sample_files import (
     read_part_of_tables,
     read_tables,
     samples_digest,
+    writing_samples,
 )
 from training.spark_samples import SparkSampleBuilder
 from training.tensors import DecodedHour
@@ -196,6 +197,10 @@ class SampleStore:
         return self._build([hour for hour in sorted(hours) if force or not self.is_current(hour)])
 
     def _build(self, stale: Sequence[Hour]) -> int:
+        with writing_samples(self.root):
+            return self._build_alone(stale)
+
+    def _build_alone(self, stale: Sequence[Hour]) -> int:
         drawn_as_told = (self.negatives, self.negative_hours) == (
             self.events.source.negatives,
             self.settings.window_hours,

@@ -9,6 +9,7 @@ import pytest
 
 from core.hours import Hour
 from events.change_list import ChangePosition
+from events.ingest import close_hours
 from events.schema import event_schema
 from events.source_properties import SourceProperties
 from events.store import EventStore
@@ -59,6 +60,18 @@ def test_an_hour_whose_writing_was_cut_short_counts_as_changed_until_a_writer_li
     store.changes.recover()
     assert store.changes.since(seen) == {FIRST}
     assert store.changes.since(store.changes.position()) == set()
+
+
+def test_closing_hours_keeps_an_hour_whose_replacement_was_cut_short(store: EventStore) -> None:
+    store.merge(FIRST, event(FIRST, "a"))
+    seen = store.changes.position()
+    store.changes.begin(FIRST)
+    folder = store.partition(FIRST)
+    folder.rename(folder.with_name(f".{folder.name}.old"))  # here the process was killed, between its two renames
+    assert close_hours(store, FIRST, FIRST + 1) == [FIRST + 1]
+    assert store.read(FIRST, verify=True)["event_id"].to_pylist() == ["a"]
+    assert [path.name for path in store.root.glob(".hour=*")] == []
+    assert store.changes.since(seen) == {FIRST, FIRST + 1}
 
 
 def test_a_line_that_a_full_disk_cut_short_hides_no_other(store: EventStore) -> None:
