@@ -21,6 +21,7 @@ from pathlib import Path
 
 from core.errors import ConfigError, CorruptStateError, NotReadyError
 from core.files import digest_file, exclusive_lock, read_json, replaced_directory, write_json
+from core.lock_order import lock_files
 from core.settings import DATABASES, Settings
 from core.state_version import state_version
 from events.forgotten import ForgottenList
@@ -31,8 +32,6 @@ log = logging.getLogger("operations.backup")
 
 NOT_STATE = frozenset({"logs", "secrets", "services.json"})
 """Entries of a workspace that no backup holds: secrets are kept elsewhere, logs tell of the past."""
-INNER = frozenset({"feast", "mlflow", "registry"})
-"""Folders whose locks are taken by writers that hold another one already."""
 FORGOTTEN = "forgotten.json"
 """In a backup the list of the forgotten, for those who restore an earlier one."""
 LOCK_TIMEOUT_SECONDS, RESTORE_TRIES, RESTORE_PAUSE_SECONDS = 30, 5, 2.0
@@ -119,10 +118,9 @@ def restore(settings: Settings, backup: Path) -> RestoreSummary:
 
 @contextmanager
 def _writers_waiting(settings: Settings) -> Iterator[None]:
-    """Hold every lock that a writer of the workspace takes, in the order in which writers nest them."""
-    lock_files = [p for p in settings.workspace.rglob("*.lock") if "airflow" not in p.parts]
+    """Hold every lock that writers of the workspace take in turns."""
     with ExitStack() as locks:
-        for path in sorted(lock_files, key=lambda p: (p.parent.name in INNER, p)):
+        for path in lock_files(settings.workspace):
             locks.enter_context(exclusive_lock(path))
         yield
 

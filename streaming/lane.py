@@ -36,6 +36,7 @@ from core import duck
 from core.errors import ConfigError, DataError, NotReadyError, PlatformError
 from core.files import digest_text, exclusive_lock, write_json
 from core.hours import Hour, hour_range
+from core.lock_order import LANE_LOCK
 from core.settings import Settings
 from events.forgotten import ForgottenList
 from events.ids import id_files, id_kinds, id_path
@@ -304,7 +305,7 @@ def only_one(settings: Settings) -> Iterator[None]:
     """Hold the workspace's lane; ``NotReadyError`` if another process has it."""
     with ExitStack() as stack:
         try:
-            stack.enter_context(exclusive_lock(settings.streaming_dir / ".lock", wait=False))
+            stack.enter_context(exclusive_lock(settings.workspace / LANE_LOCK, wait=False))
         except BlockingIOError:
             raise NotReadyError(f"a lane of '{settings.source}' runs already in {settings.streaming_dir}") from None
         yield

@@ -31,6 +31,7 @@ from simulation.config import SimulatorConfig
 from simulation.log import AppLog
 from tests.browser import launched
 from tests.folders import temporary_root
+from tests.lock_order import watch_locks
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -47,6 +48,7 @@ hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "desk")
 atexit.register(lambda: os.dup2(os.open(os.devnull, os.O_WRONLY), 2))
 # Told to end, a run stops the servers that it started, as at Ctrl-C.
 signal.signal(signal.SIGTERM, signal.default_int_handler)
+watch_locks()
 
 NOW = datetime(2026, 11, 1, tzinfo=UTC)
 FOURSQUARE = Path(__file__).resolve().parents[2] / "shared" / "data" / "foursquare-nyc" / "checkins.parquet"

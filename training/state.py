@@ -125,10 +125,15 @@ class StateStore:
         """Hours that have a state, in order."""
         return sorted(Hour.parse(p.parent.name.removeprefix("hour=")) for p in self.root.glob("hour=*/state.json"))
 
+    @property
+    def lock_file(self) -> Path:
+        """Held while the states are written; who writes several variants takes theirs in the order of these paths."""
+        return self.root.parent / f".{self.variant}.lock"
+
     @contextmanager
     def writing(self) -> Iterator[None]:
         """For one writer at a time, the others wait; what a crash left of a write is undone first."""
-        with exclusive_lock(self.root.parent / f".{self.variant}.lock"):
+        with exclusive_lock(self.lock_file):
             recover_directories(self.root)
             yield
 

@@ -91,7 +91,10 @@ def train_together(
         except Exception as error:  # one variant's failure is not the others'
             outcomes[at] = error
 
-    for _ in heapq.merge(*map(turns, range(len(trainers)))):  # whose next hour is the earliest has the next turn
+    order = sorted(
+        range(len(trainers)), key=lambda at: trainers[at].states.lock_file
+    )  # all hold their locks to the end
+    for _ in heapq.merge(*map(turns, order)):  # whose next hour is the earliest has the next turn
         pass
     return outcomes
 

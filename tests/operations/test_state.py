@@ -17,6 +17,7 @@ import pytest
 from core.errors import ConfigError, CorruptStateError, DataError
 from core.files import read_json, write_json, write_text
 from core.hours import Hour
+from core.lock_order import lock_files
 from core.settings import ROOT, Settings, load_settings
 from core.state_version import STATE_VERSION, check_state_version, state_version
 from events.store import EventStore
@@ -198,6 +199,7 @@ def test_clocks_of_other_events_are_computed_again(built: Settings, tmp_path: Pa
 def test_a_restored_backup_is_complete_and_the_next_hour_is_the_same(
     built: Settings, next_hour: dict[str, str], tmp_path: Path
 ) -> None:
+    assert {*built.workspace.rglob("*.lock")} <= {*lock_files(built.workspace)}  # a backup holds them all
     done = back_up(built, tmp_path / "backups")
     backup = Path(done.backup)
     assert done.bytes > 10_000
