@@ -72,6 +72,11 @@ def find_files(paths: list[str]) -> list[Path]:
     return files
 
 
+def has_arrived(path: str) -> bool:
+    """Whether there is what ``find_files`` looks for under a path: a file, a folder, or a file that the glob matches."""
+    return Path(path).exists() or bool(_globbed(Path(path)))
+
+
 def _no_file(text: str) -> str:
     """What is wrong with a path under which there is no file."""
     if not text.strip():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from glob import glob
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +13,7 @@ from core.hours import Hour
 from core.logs import log_context
 from core.settings import Settings
 from events.ingest import Account, ingest, last_moment
+from events.log_files import has_arrived
 from events.mapping import load_mapping, relative
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def log_end(settings: Settings, source: Source) -> Hour | None:
 
         app = app_log(settings)
         return Hour.of(app.app.first_instant(app.config.days))
-    if source.hourly_files and not any(glob(path) for path in source.files_of()):
+    if source.hourly_files and not any(map(has_arrived, source.files_of())):
         return None
     with duck.connection(settings) as con:
         moment = last_moment(con, source.mapping, source.files_of())
@@ -112,7 +112,7 @@ def ingest_hour(settings: Settings, hour: Hour) -> Account:
         app_log(settings).write_hours(hour, hour + 1)
     files = source.files_of(hour)
     if source.hourly_files:
-        if missing := [f for f in files if not Path(f).exists()]:
+        if missing := [path for path in files if not has_arrived(path)]:
             raise NotReadyError(
                 f"the log of {hour} has not arrived: no file {missing[0]}. If nothing happened in that hour, close it "
                 f"with 'clock events close {hour}'"

@@ -312,6 +312,22 @@ def test_a_log_with_a_file_an_hour_waits_for_a_missing_file(tmp_path: Path) -> N
         ingest_hour(settings, Hour.parse("2026-03-02T09"))
 
 
+def test_a_log_with_several_files_an_hour_waits_until_there_is_one(tmp_path: Path) -> None:
+    settings, hour = load_settings(var=tmp_path / "var", source="test"), Hour.parse("2026-03-02T08")
+    save_source(settings, Source(str(write_mapping(tmp_path, "paths: ['log/{hour}/*.csv']\n"))))
+    folder = tmp_path / "log" / hour.key
+    with pytest.raises(NotReadyError, match="has not arrived"):
+        ingest_hour(settings, hour)
+    folder.mkdir(parents=True)
+    (folder / "_half.csv").touch()  # a job is at work
+    with pytest.raises(NotReadyError, match="has not arrived"):
+        ingest_hour(settings, hour)
+    rows = small_log(2)
+    rows[:1].to_csv(folder / "app-1.csv", index=False)
+    rows[1:].to_csv(folder / "app-2.csv", index=False)
+    assert ingest_hour(settings, hour).kept == 2
+
+
 def test_a_log_in_one_file_is_replayed_hour_by_hour(tmp_path: Path) -> None:
     settings = load_settings(var=tmp_path / "var", source="test")
     small_log(6).to_csv(tmp_path / "log.csv", index=False)
