@@ -65,7 +65,7 @@ class Settings(BaseSettings):
     )
     candidate_variant: str = Field("matched_clock", description="Variant offered for promotion.")
     baseline_variant: str = Field("hour_embedding", description="Variant of the first champion.")
-    seed: int = 2024
+    seed: int = Field(2024, ge=0, lt=2**31, description="Of everything that is drawn at random.")
     log_format: str = Field(
         "text", pattern="^(text|json)$", description="Log lines as text, or as one JSON object each."
     )
@@ -204,7 +204,11 @@ class Settings(BaseSettings):
         False,
         description="Train on the features that serving saw, if it logged them, instead of joining them again.",
     )
-    duckdb_memory: str = Field("2GB", description="Memory limit of each DuckDB query, which spills to disk beyond it.")
+    duckdb_memory: str = Field(
+        "2GB",
+        pattern=r"^\d+(\.\d+)? ?[KMGTkmgt]i?[Bb]$",
+        description="Memory limit of each DuckDB query, which spills to disk beyond it.",
+    )
     duckdb_threads: int = Field(2, ge=1)
 
     @field_validator("score_weights")
@@ -240,6 +244,9 @@ class Settings(BaseSettings):
                 f"{str(folder.absolute())!a} holds {sign[0]!a}, which databases read as something else in a file's name; "
                 "choose a folder without it"
             )
+        there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+        if not there.is_dir():
+            raise ValueError(f"'{folder}' cannot be a folder, as {there} is a file; choose another one")
         return folder
 
     @model_validator(mode="after")

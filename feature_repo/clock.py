@@ -8,7 +8,7 @@ from dataclasses import replace
 from functools import partial
 
 from core.engine import engine
-from core.errors import DataError, NotReadyError
+from core.errors import ConfigError, DataError, NotReadyError
 from core.files import exclusive_lock
 from core.hours import Hour, hour_range
 from core.logs import log_context
@@ -35,9 +35,11 @@ class ClockState(ClockStorage):
 
         Raises:
             NotReadyError: an hour before ``as_of`` that follows the first event was never closed.
+            ConfigError: the settings ask for other slots than those that rankers were trained on.
         """
         with exclusive_lock(self.root / ".lock"):
             self.store.require_hours()  # before anything is written to a store that is not there
+            self._require_same_slots()
             changes = self.store.changes.position()
             hours = [hour for hour in self.store.hours() if hour < as_of]
             if not hours:
@@ -104,6 +106,20 @@ class ClockState(ClockStorage):
         if not known:
             log.warning("%s is damaged, or not the list that the clocks know", self.store.changes.path)
         return known
+
+    def _require_same_slots(self) -> None:
+        """Rankers read a slot by its place in the clock: those that are trained would misread clocks of other slots."""
+        state = self.read()
+        trained = any((self.settings.training_dir / "states").glob("*/hour=*"))
+        if state is None or state.config is None or not trained:
+            return
+        for name in ("slot_minutes", "split_weekend"):
+            before, now = getattr(state.config, name), getattr(self.config, name)
+            if before != now:
+                raise ConfigError(
+                    f"CLOCK_{name.upper()} is {now}, and the rankers of {self.settings.workspace} are trained on clocks with "
+                    f"{before}, which they would misread; set it back, or train in a workspace of its own (CLOCK_VAR)"
+                )
 
     def _require_closed(self, first: Hour, until: Hour) -> None:
         for hour in hour_range(first, until):

@@ -15,6 +15,7 @@ from events.store import EventStore
 from pipeline.promotion import offer_first
 from pipeline.source import ingest_history, load_source
 from pipeline.training import train_history
+from training.config import check_variants
 
 if TYPE_CHECKING:
     from feature_repo.materialization import Advanced
@@ -53,7 +54,11 @@ def build_history(settings: Settings, until: Hour) -> HistorySummary:
     """Ingest, compute clocks, train every variant, and offer the first champion, for all hours before ``until``.
 
     Every stage keeps what it has done, so an interrupted build continues.
+
+    Raises:
+        ConfigError: the settings or the ranker file say something wrong of the variants.
     """
+    check_variants(settings, first=True)
     if load_source(settings).simulated:
         from simulation.workspace import app_log
 

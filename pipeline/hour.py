@@ -11,6 +11,7 @@ from pipeline.experiments import ExperimentLook, watch_experiments
 from pipeline.promotion import apply_decision, evaluate_candidate, watch_champion
 from pipeline.source import ingest_hour
 from pipeline.training import train_hour
+from training.config import check_variants
 
 if TYPE_CHECKING:
     from feature_repo.materialization import Advanced
@@ -42,6 +43,7 @@ def run_hour(settings: Settings, hour: Hour) -> HourSummary:
     """Ingest an hour, refresh the clocks, train, and let the gate decide. Running it again changes nothing."""
     from feature_repo.materialization import advance
 
+    check_variants(settings)
     account = ingest_hour(settings, hour)
     clocks = advance(settings, hour + 1)
     trained = train_hour(settings, hour)

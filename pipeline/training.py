@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
@@ -22,8 +23,10 @@ from core.logs import log_context
 from core.progress import step
 from core.settings import Settings
 from core.state_version import check_state_version
+from evaluation.metrics import finite
 from events.store import EventStore
 from serving.routing import load_routes
+from training.config import check_variants
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -73,12 +76,14 @@ class TrainedVariant:
 
     def as_json(self) -> JsonObject:
         """Plain values, for an XCom or the last line of a command."""
-        return {**asdict(self), "hour": self.hour.key}
+        metrics = {name: finite(value) for name, value in self.metrics.items()}
+        return {**asdict(self), "hour": self.hour.key, "metrics": metrics}
 
     @classmethod
     def from_json(cls, content: JsonObject) -> TrainedVariant:
         """The reverse of ``as_json``."""
-        return cls(**{**content, "hour": Hour.parse(content["hour"])})
+        metrics = {name: math.nan if value is None else value for name, value in content["metrics"].items()}
+        return cls(**{**content, "hour": Hour.parse(content["hour"]), "metrics": metrics})
 
 
 def build_samples(settings: Settings, first: Hour, until: Hour) -> int:
@@ -234,6 +239,7 @@ def _noting_failure(failures: dict[str, Exception], variant: str) -> Iterator[No
 
 def train_hour(settings: Settings, hour: Hour) -> list[TrainedVariant]:
     """Test, then train, every variant on an hour."""
+    check_variants(settings)
     build_samples(settings, hour, hour)
     return train_variants(settings, settings.variants, hour)
 

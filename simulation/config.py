@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from datetime import date, timedelta
 from pathlib import Path
 from typing import Literal
@@ -64,11 +65,11 @@ class ReactionConfig(StrictModel):
 class SimulatorConfig(StrictModel):
     """The simulated app. Every draw is a function of the seed and of what it is drawn for."""
 
-    seed: int = 20260302
+    seed: int = Field(20260302, ge=0, lt=2**63)
     luck: int = Field(
         0, ge=0, description="Changing it keeps people and items and changes everything that happens by chance."
     )
-    start: date = date(2026, 3, 2)
+    start: date = Field(date(2026, 3, 2), ge=date(1970, 1, 2), le=date(2200, 1, 1))
     days: int = Field(16, ge=2, le=400)
     users: int = Field(3000, ge=10)
     items: int = Field(1500, ge=50)
@@ -95,8 +96,12 @@ class SimulatorConfig(StrictModel):
     @field_validator("zones")
     @classmethod
     def _zones(cls, zones: dict[str, float]) -> dict[str, float]:
-        for name in zones:
+        for name, share in zones.items():
             check_zone(name)
+            if not 0 < share < math.inf:
+                raise ValueError(f"the share of {name} is {share:g}; it has to be a number above 0")
+        if not zones:
+            raise ValueError("no time zone; give at least one, such as {Asia/Shanghai: 1}")
         return zones
 
     @model_validator(mode="after")

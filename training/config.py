@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Annotated, Literal, get_args
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -39,7 +39,9 @@ class RankerOptions(StrictModel):
     """
 
     dim: int = Field(16, ge=2, le=256, description="Width of every embedding.")
-    hidden: tuple[int, ...] = Field((64, 32), description="Widths of the MLP's hidden layers.")
+    hidden: tuple[Annotated[int, Field(ge=1, le=1 << 16)], ...] = Field(
+        (64, 32), description="Widths of the MLP's hidden layers."
+    )
     cross_layers: int = Field(1, ge=0, le=4, description="Cross layers (DCN-v2) beside the MLP.")
     experts: int = Field(
         0, ge=0, le=16, description="MLPs that each head mixes with its own gate (MMoE); 0: one, shared."
@@ -101,7 +103,7 @@ class RankerOptions(StrictModel):
     threads: int = Field(
         1, ge=1, le=64, description="Threads of a training process. Sums in another order end in other bits."
     )
-    seed: int = 2024
+    seed: int = Field(2024, ge=0, lt=2**31)
 
 
 class RankerFile(RankerOptions):
@@ -165,6 +167,7 @@ def load_ranker_config(settings: Settings, variant: str) -> RankerConfig:
     options = file.model_dump(exclude_unset=True, exclude={"variants"})
     if variant in file.variants:
         options |= file.variants[variant].model_dump(exclude_unset=True)
+    _check_clocks(settings, options, f"ranker '{variant}' ({path})")
     try:
         return RankerConfig(
             **{**{name: getattr(settings, name) for name in OF_SETTINGS}, **options, "variant": variant}
@@ -172,6 +175,43 @@ def load_ranker_config(settings: Settings, variant: str) -> RankerConfig:
     except ValidationError as error:
         lines = "; ".join(e["msg"].removeprefix("Value error, ") for e in error.errors())
         raise ConfigError(f"ranker '{variant}' ({path}): {lines}") from None
+
+
+def _check_clocks(settings: Settings, options: Mapping[str, object], where: str) -> None:
+    """Raise ``ConfigError`` where options ask for other clocks than those that the settings have computed."""
+    for name in ("slot_minutes", "split_weekend"):
+        if name in options and options[name] != getattr(settings, name):
+            raise ConfigError(
+                f"{where}: {name} {options[name]} is not that of the clocks, {getattr(settings, name)}; leave it out, and set "
+                f"CLOCK_{name.upper()} for clocks and rankers alike"
+            )
+    for name in ("top_k", "history_length"):
+        most = int(getattr(settings, name))
+        if int(str(options.get(name, most))) > most:
+            raise ConfigError(
+                f"{where}: {name} {options[name]} is more than the {most} that are kept; set CLOCK_{name.upper()} to as many"
+            )
+
+
+def check_variants(settings: Settings, *, first: bool = False) -> None:
+    """Check what the settings and the ranker file say of the variants, before anything is computed with it.
+
+    Args:
+        settings: of the workspace.
+        first: a first champion is to be offered as well.
+
+    Raises:
+        ConfigError: an unknown variant, a wrong option, or a variant that is to be offered and is not trained.
+    """
+    for variant in settings.variants:
+        load_ranker_config(settings, variant)
+    for role in ("candidate_variant", *(["baseline_variant"] if first else [])):
+        variant = getattr(settings, role)
+        if variant not in settings.variants:
+            raise ConfigError(
+                f"CLOCK_{role.upper()} is '{variant}', which is not among CLOCK_VARIANTS ({', '.join(settings.variants)}) and "
+                "would never be offered; add it there, or choose one of them"
+            )
 
 
 NOT_TRAINING = frozenset({"tracking.py", "model.py", "running.py", "running_samples.py", "__init__.py"})

@@ -207,6 +207,11 @@ def _clocks(
     if count and slots.num_rows:
         row, inside = positions(unique, slots["user_id"].to_numpy())
         slot = slots["slot"].to_numpy()
+        if slot.max() >= count:
+            raise DataError(
+                f"the features have slots up to {slot.max()}, and the ranker reads clocks of {count}: they were computed with "
+                "another CLOCK_SLOT_MINUTES or CLOCK_SPLIT_WEEKEND than it was trained with; set these back"
+            )
         events[row[inside], slot[inside]] = slots["events"].to_numpy()[inside]
         for f, facet in enumerate(facets):
             lists = slots[f"{facet}_values"].combine_chunks()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 import logging
+import math
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -17,7 +18,7 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor, nn
 
-from core.errors import NotReadyError
+from core.errors import DataError, NotReadyError
 from core.files import digest_json, write_parquet
 from core.hours import Hour, hour_range
 from core.settings import Settings
@@ -43,6 +44,8 @@ from training.warm_start import TakeOver, shapes_of
 
 log = logging.getLogger("training.trainer")
 
+REMEDY = "lower embedding_rate or dense_rate in ranker.yaml; states from before it stay as they are"
+"""What to do where training diverges."""
 HEAVY_EVENTS = 100
 """Events in the clock's window from which a user counts as heavy."""
 
@@ -159,6 +162,11 @@ class Trainer:
         with self._writing():
             head = self.states.head()
             if head is not None and head >= until:
+                log.info(
+                    "%s: a state as of %s is there already: nothing is trained, and ranker.yaml counts from the next hour on",
+                    self.config.variant,
+                    head,
+                )
                 return self.states.info(head)
             first = head + 1 if head is not None else start or self._first_hour()
             info, ranker, optimizer = self._resume(head) if head is not None else self._fresh()
@@ -253,7 +261,8 @@ class Trainer:
             tested = start(self._test(drawn, keys, scores, ranker))
             if followed:
                 self.samples.read_ahead(hour + 1, ranker)
-            fit(ranker, optimizer, keys, hour)
+            if not math.isfinite(fit(ranker, optimizer, keys, hour)):
+                raise DataError(f"{self.config.variant} diverged on {hour}: its loss is not finite; {REMEDY}")
             optimizer.end_hour()
             metrics = tested.result()
         return HourResult(self.config.variant, hour, metrics, time.perf_counter() - begun, drawn.digest)
@@ -279,7 +288,14 @@ def prediction_table(drawn: HourSamples, keys: HourKeys, scores: np.ndarray, hea
     ``item_kind`` is new where the ranker has not been trained on the item; ``facet_<name>`` is the item's value,
     ``attribute_<user or item>_<name>`` that of a category of one.
     ``hour`` is the hour's number, ``request_id`` is there where the log tells requests.
+
+    Raises:
+        DataError: a score is not finite.
     """
+    if not np.isfinite(scores).all():
+        raise DataError(
+            f"{ranker.config.variant} has no finite scores for {drawn.hour}: its training diverged; {REMEDY}"
+        )
     events = np.expm1(keys.dense[:, 0] * LOG_EVENTS_SCALE)
     kinds = np.array(["new", "regular", "heavy"])
     known = ranker.items.rows(keys.items).numpy() > 0

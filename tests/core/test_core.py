@@ -485,3 +485,21 @@ def test_lines_that_are_added_follow_the_last_whole_one(tmp_path: Path) -> None:
     assert lines_since(path, 0)[::2] == ["one", "two"]
     path.write_text("z" * 9_000)
     assert end_of_lines(path) == 0
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "said"),
+    [
+        ("duckdb_memory", "2", "CLOCK_DUCKDB_MEMORY"),
+        ("duckdb_memory", "lots", "CLOCK_DUCKDB_MEMORY"),
+        ("seed", 10**20, "CLOCK_SEED"),
+        ("seed", -1, "CLOCK_SEED"),
+        ("var", Path(__file__), "cannot be a folder, as .* is a file"),
+        ("var", Path(__file__) / "below", "cannot be a folder, as .* is a file"),
+    ],
+)
+def test_a_setting_that_nothing_could_run_with_is_named(setting: str, value: object, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        load_settings(**{setting: value})
+    for memory in ("512MB", "1.5 GiB", "2gb"):
+        assert load_settings(duckdb_memory=memory).duckdb_memory == memory

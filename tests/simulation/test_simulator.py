@@ -78,3 +78,20 @@ def test_the_order_of_the_zones_in_a_config_changes_nothing() -> None:
 
 def test_the_zones_of_the_built_in_app_stand_in_the_order_of_their_shares() -> None:
     assert App(TINY).zone_names == list(TINY.zones)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("zones: {}", "zones: no time zone"),
+        ("zones: {Asia/Tokyo: 0}", "the share of Asia/Tokyo is 0"),
+        ("zones: {Asia/Tokyo: -1, Asia/Shanghai: 1}", "the share of Asia/Tokyo is -1"),
+        ("zones: {Asia/Tokyo: .nan}", "Asia/Tokyo"),
+        ("seed: 100000000000000000000000", "seed"),
+        ("start: 9999-12-30", "start"),
+    ],
+)
+def test_an_app_that_cannot_be_simulated_is_named(tmp_path: Path, text: str, said: str) -> None:
+    (tmp_path / "app.yaml").write_text(text + "\n")
+    with pytest.raises(ConfigError, match=said):
+        load_config(tmp_path / "app.yaml")

@@ -16,18 +16,23 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from core.errors import CorruptStateError, DataError, NotReadyError
+from core.errors import ConfigError, CorruptStateError, DataError, NotReadyError
 from core.files import digest_file, write_parquet
 from core.hours import Hour, hour_range
-from core.settings import Settings
+from core.settings import Settings, load_settings
 from evaluation.metrics import session_auc
 from evaluation.prediction_table import as_predictions
 from events.store import EventStore
 from feature_repo.clock import ClockState
+from feature_repo.materialization import advance
 from feature_repo.retrieval import ClockFeatures
+from pipeline.history import build_history
+from pipeline.hour import run_hour
 from tests.conftest import TINY
 from tests.training.conftest import FIRST, LAST, fresh
+from training.config import load_ranker_config
 from training.model import RankerModel, load_model
+from training.ranker import Ranker
 from training.samples import SampleStore
 from training.scoring import predict
 from training.state import RECENT_HOURS, StateStore, ranker_tensors
@@ -384,3 +389,78 @@ def test_features_that_are_no_numbers_and_hours_without_samples(ready: Settings,
     assert fit(ranker, optimizer, nothing, LAST) == 0
     assert all(torch.isfinite(t.float()).all() for t in ranker_tensors(ranker).values())
     assert before.keys() == ranker_tensors(ranker).keys()
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("slot_minutes: 30", "slot_minutes 30 is not that of the clocks, 60; .* set CLOCK_SLOT_MINUTES"),
+        ("slot_minutes: 7", "slot_minutes 7"),
+        ("split_weekend: true", "CLOCK_SPLIT_WEEKEND"),
+        ("top_k: 5", "top_k 5 is more than the 3 that are kept; set CLOCK_TOP_K"),
+        ("history_length: 500", "history_length 500"),
+        ("variants: {none: {slot_minutes: 120}}", "slot_minutes 120"),
+        ("hidden: [-3]", "hidden"),
+        ("hidden: [0]", "hidden"),
+        ("seed: 99999999999999999999", "seed"),
+    ],
+)
+def test_options_that_contradict_the_clocks_or_cannot_be_trained_are_named(
+    tmp_path: Path, text: str, said: str
+) -> None:
+    settings = load_settings(var=tmp_path, source="simulator")
+    settings.workspace.mkdir()
+    (settings.workspace / "ranker.yaml").write_text(text + "\n")
+    with pytest.raises(ConfigError, match=said):
+        load_ranker_config(settings, "none")
+    (settings.workspace / "ranker.yaml").write_text("slot_minutes: 60\ntop_k: 2\nhistory_length: 20\n")
+    assert load_ranker_config(settings, "none").top_k == 2
+
+
+def test_a_variant_that_would_never_be_offered_is_named_before_anything_is_computed(tmp_path: Path) -> None:
+    two = {"var": tmp_path, "source": "simulator", "variants": ("none", "matched_clock")}
+    with pytest.raises(ConfigError, match="CLOCK_CANDIDATE_VARIANT is 'cyclic', which is not among CLOCK_VARIANTS"):
+        run_hour(load_settings(**two, candidate_variant="cyclic"), FIRST)
+    with pytest.raises(ConfigError, match="CLOCK_BASELINE_VARIANT is 'hour_embedding'"):
+        build_history(load_settings(**two), FIRST)
+    with pytest.raises(ConfigError, match="no variant 'foo'"):
+        build_history(load_settings(**{**two, "variants": ("none", "foo")}), FIRST)
+
+
+@pytest.mark.parametrize("rate", ["embedding_rate: 1.0e+30", "dense_rate: 1.0e+30"])
+def test_training_that_diverges_says_so_and_keeps_the_states_before(ready: Settings, tmp_path: Path, rate: str) -> None:
+    settings = fresh(ready, tmp_path)
+    Trainer(settings, "matched_clock").train(FIRST + 2, start=FIRST)
+    (settings.workspace / "ranker.yaml").write_text(f"variants: {{matched_clock: {{{rate}}}}}\n")
+    diverging = Trainer(settings, "matched_clock")
+    with pytest.raises(DataError, match=r"matched_clock .*lower embedding_rate or dense_rate"):
+        diverging.train(FIRST + 12)
+    head = diverging.states.head()
+    assert head is not None
+    assert head < FIRST + 12
+    (settings.workspace / "ranker.yaml").write_text("{}\n")
+    diverging.states.drop_after(FIRST + 2)
+    assert Trainer(settings, "matched_clock").train(FIRST + 3).hour == (FIRST + 3).key
+
+
+def test_clocks_of_other_slots_are_refused_where_rankers_are_trained(ready: Settings, tmp_path: Path) -> None:
+    """They would be read as if they were those of before: rankers know a slot by its place."""
+    settings = fresh(ready, tmp_path)
+    (settings.workspace / "features").unlink()
+    shutil.copytree(ready.workspace / "features", settings.workspace / "features")
+    Trainer(settings, "matched_clock").train(FIRST + 2, start=FIRST)
+    state = (settings.features_dir / "state.json").read_bytes()
+    for changed, said in (
+        ({"slot_minutes": 30}, "CLOCK_SLOT_MINUTES is 30"),
+        ({"split_weekend": True}, "SPLIT_WEEKEND"),
+    ):
+        other = load_settings(var=settings.var, source="simulator", **changed)
+        with pytest.raises(ConfigError, match=f"{said}.* set it back, or train in a workspace of its own"):
+            advance(other, LAST + 1)
+        assert (settings.features_dir / "state.json").read_bytes() == state
+    samples = SampleStore(settings, EventStore(settings.events_dir)).read(LAST)
+    narrow = Ranker(
+        load_ranker_config(settings, "matched_clock").model_copy(update={"slot_minutes": 120}), ["genre"], ["finish"]
+    )
+    with pytest.raises(DataError, match="the ranker reads clocks of 12"):
+        samples.keys(narrow)
