@@ -149,11 +149,34 @@ def write_hours(
         counts: of its rows that are no events.
         close: hours [from, to) to close even where the input has no event in them.
     """
+    closing = [*hour_range(*close)] if close else []
+    if closing:  # what lies beyond the hours of the input does not count as closed, also after a crash
+        store.close_until(closing[0])
+    newest = _write_changes(store, changes, exposures, account, counts)
+    for hour in closing:
+        if not store.has(hour):
+            store.merge(hour)
+            account.changed_hours.append(hour.key)
+    if closing:
+        store.close_until(closing[-1] + 1)
+    elif newest is not None and store.notes_closed:
+        store.close_until(newest + 1)
+
+
+def _write_changes(
+    store: EventStore,
+    changes: Iterable[HourWriter],
+    exposures: dict[Hour, pa.Table],
+    account: Account,
+    counts: HourCounts,
+) -> Hour | None:
+    """Write the hours that an input has rows of; returns the newest of them."""
     account.exposures = sum(table.num_rows for table in exposures.values())
-    previous: Hour | None = None
+    newest, previous = max(exposures, default=None), None
     done = 0
     for change in changes:
         hour = change.hour
+        newest = max(newest or hour, hour)
         if previous is not None:
             _close_gap(store, previous, hour, exposures)
         before = store.manifest(hour).digest if store.has(hour) else None
@@ -166,11 +189,7 @@ def write_hours(
             log.info("%s: %d of %d events written", hour, done, account.kept)
     for hour, table in exposures.items():
         store.merge(hour, None, table)
-    if close:
-        for hour in hour_range(*close):
-            if not store.has(hour):
-                store.merge(hour)
-                account.changed_hours.append(hour.key)
+    return newest
 
 
 def _close_gap(store: EventStore, previous: Hour, hour: Hour, exposures: dict[Hour, pa.Table]) -> None:

@@ -168,7 +168,9 @@ def last_moment(con: duckdb.DuckDBPyConnection, mapping_name: str, paths: list[s
 def close_hours(store: EventStore, first: Hour, last: Hour) -> list[Hour]:
     """Close hours in [first, last] in which nothing happened; those closed before stay as they are."""
     with store.writing():
-        closed = [hour for hour in hour_range(first, last + 1) if not store.has(hour)]
+        known = {*store.hours()}
+        closed = [hour for hour in hour_range(first, last + 1) if hour not in known]
         for hour in closed:
             store.merge(hour)
+        store.close_until(last + 1)
     return closed

@@ -11,6 +11,7 @@ Layout below the store's root::
     _ids/{user,item}.parquet               string ids → integers, those of later hours in user.<first id>.parquet
     _quarantine/<digest>.jsonl             rejected rows with their reason and original content
     _receipts/<digest>.json                the account of each ingestion
+    _closed.json                           the hour before which all are closed, once one was ingested or closed by itself
     _forgotten.json                        digests of people who are not ingested again, see ``events.forgotten``
     .changes/                              which hours changed, see ``events.change_list``
     .digests/2026-11.json                  digests of a month's hours, so that only manifests written since are read
@@ -164,8 +165,36 @@ class EventStore:
         ]
 
     def hours(self) -> list[Hour]:
-        """Every hour that was closed, in order, empty ones included."""
-        return [Hour.parse(key) for key in self._keys()]
+        """Every hour that was closed, in order, empty ones included.
+
+        An hour that has rows already, because the file of the hour before it ran on, is none until it is ingested itself.
+        """
+        keys, end = self._keys(), self._closed_until()
+        return [Hour.parse(key) for key in keys if end is None or key < end.key]
+
+    def close_until(self, until: Hour) -> None:
+        """Note that the hours before one are closed, and those from it on are not, unless they were before.
+
+        Args:
+            until: the hour after the last that is closed.
+        """
+        noted, keys = self._closed_until(), self._keys()
+        before = Hour.parse(keys[-1]) + 1 if noted is None and keys else noted
+        end = until if before is None else max(before, until)
+        if end != noted:
+            write_json(self._closed_file, {"until": end.key})
+
+    @property
+    def notes_closed(self) -> bool:
+        """Whether it is noted which hours are closed; else all are that have a folder."""
+        return self._closed_file.exists()
+
+    @property
+    def _closed_file(self) -> Path:
+        return self.root / "_closed.json"
+
+    def _closed_until(self) -> Hour | None:
+        return Hour.parse(read_json(self._closed_file)["until"]) if self.notes_closed else None
 
     def closed_between(self, first: Hour, until: Hour) -> list[Hour]:
         """The hours in [first, until) that were closed, in order; costs as much as they are, however long the log is."""

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pytest
 
@@ -23,11 +24,13 @@ from core.hours import Hour
 from core.ports import free_port, port_is_free
 from core.settings import ROOT, Settings, load_settings
 from evaluation.gate_decision import GateDecision, ModelVersion
+from events.ingest import close_hours
 from events.store import EventStore
 from model_registry.registry import Registry
 from model_registry.store import experiment_name, open_mlflow, open_registry
 from operations.fingerprint import fingerprint
 from operations.processes import ServiceProcess, left_running, running, start, stop, with_free_ports
+from pipeline.due import next_due_hour
 from pipeline.history import build_history
 from pipeline.hour import run_hour
 from pipeline.promotion import VersionScores, apply_decision, evaluate_candidate, rollback, watch_champion
@@ -326,6 +329,56 @@ def test_a_log_with_several_files_an_hour_waits_until_there_is_one(tmp_path: Pat
     rows[:1].to_csv(folder / "app-1.csv", index=False)
     rows[1:].to_csv(folder / "app-2.csv", index=False)
     assert ingest_hour(settings, hour).kept == 2
+
+
+@pytest.mark.parametrize("early", ["event", "exposure"])
+def test_an_hour_whose_first_row_lies_in_the_file_of_the_hour_before_is_due_and_ingested_from_its_own(
+    tmp_path: Path, early: str
+) -> None:
+    settings, first = load_settings(var=tmp_path / "var", source="test"), Hour.parse("2026-03-02T08")
+    exposures = "exposures: {path: '../exposures/{name}', user_id: user, timestamp: {column: at}}\n"
+    save_source(settings, Source(str(write_mapping(tmp_path, f"paths: ['log/{{hour}}.csv']\n{exposures}"))))
+    rows = small_log(5)
+    shown = pd.DataFrame(
+        {"experiment": "new", "variant": "a", "user": ["u0", "u1"], "at": ["2026-03-02T08:30:00Z"] * 2}
+    )
+    if early == "event":
+        rows.loc[1, "ts"] = "2026-03-02T09:00:00.2Z"
+    else:
+        shown.loc[1, "at"] = "2026-03-02T09:00:00.2Z"
+    for folder in ("log", "exposures"):
+        (tmp_path / folder).mkdir()
+    for n in range(3):
+        rows[2 * n : 2 * n + 2].to_csv(tmp_path / "log" / f"{(first + n).key}.csv", index=False)
+        shown[: 0 if n else 2].to_csv(tmp_path / "exposures" / f"{(first + n).key}.csv", index=False)
+    store = EventStore(settings.events_dir)
+    ingest_hour(settings, first)
+    assert store.has(first + 1)
+    assert store.hours() == [first]
+    assert next_due_hour(settings, "training") == first  # the next hour is not whole
+    for n in (1, 2):
+        assert next_due_hour(settings, "ingest") == first + n
+        assert ingest_hour(settings, first + n).kept == len(rows[2 * n : 2 * n + 2])
+    assert store.hours() == [first, first + 1, first + 2]
+    assert sum(manifest.rows for manifest in store.manifests()) == len(rows)
+    ingest_hour(settings, first)  # again: what is closed stays closed
+    assert next_due_hour(settings, "ingest") == first + 3
+    (store.root / "_closed.json").unlink()  # a workspace of before: each hour that has a folder is closed
+    assert next_due_hour(settings, "ingest") == first + 3
+
+
+def test_an_hour_that_has_only_rows_of_an_earlier_file_can_be_closed(tmp_path: Path) -> None:
+    settings, first = load_settings(var=tmp_path / "var", source="test"), Hour.parse("2026-03-02T08")
+    save_source(settings, Source(str(write_mapping(tmp_path, "paths: ['log/{hour}.csv']\n"))))
+    rows = small_log(2).assign(ts=["2026-03-02T08:59:59Z", "2026-03-02T09:00:00.2Z"])
+    (tmp_path / "log").mkdir()
+    rows.to_csv(tmp_path / "log" / f"{first.key}.csv", index=False)
+    ingest_hour(settings, first)
+    store = EventStore(settings.events_dir)
+    assert close_hours(store, first, first + 1) == [first + 1]
+    assert close_hours(store, first, first + 1) == []
+    assert next_due_hour(settings, "ingest") == first + 2
+    assert store.count([first, first + 1]) == 2
 
 
 def test_a_log_in_one_file_is_replayed_hour_by_hour(tmp_path: Path) -> None:
