@@ -7,10 +7,10 @@ from statistics import NormalDist
 
 import numpy as np
 
-from core.documents import JsonObject
+from core.documents import JsonObject, finite
 from core.errors import ConfigError, DataError
 from evaluation.estimate import Estimate
-from evaluation.metrics import COMPARED, METRICS, auc, delong_influence, finite
+from evaluation.metrics import COMPARED, METRICS, auc, delong_influence
 from evaluation.predictions import Predictions
 from stats.confidence import check_confidence
 

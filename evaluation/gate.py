@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from core.documents import finite
 from core.errors import DataError
 from core.hours import DAY_HOURS, Hour
 from evaluation.compare import check_paired
@@ -24,7 +25,7 @@ from evaluation.gate_decision import (
     SideFigures,
     Verdict,
 )
-from evaluation.metrics import JUDGED, METRICS, auc, calibration_error, calibration_ratio, finite, user_aucs
+from evaluation.metrics import JUDGED, METRICS, auc, calibration_error, calibration_ratio, user_aucs
 from evaluation.policy import EVERY_FACET, SLICES, Guardrail, Policy
 from evaluation.prediction_table import as_predictions, joined, with_hour
 from evaluation.predictions import ATTRIBUTE, CONTEXT, FACET, Predictions

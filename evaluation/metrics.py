@@ -20,15 +20,6 @@ from evaluation.predictions import Predictions
 PROBABILITY_FLOOR = 1e-7
 
 
-def finite(value: float) -> float | None:
-    """The value, or None where it is not a number: JSON holds null, never NaN.
-
-    >>> finite(0.5), finite(float("nan")), finite(float("inf"))
-    (0.5, None, None)
-    """
-    return float(value) if np.isfinite(value) else None
-
-
 def _auc_rows(data: Predictions) -> tuple[float, Array]:
     """AUC and the influence of every row on it; NaN and zeros with one label only."""
     positive = data.weights * data.labels

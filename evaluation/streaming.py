@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 from core import duck
+from core.documents import finite
 from core.duck import identifier, quoted, scalar
 from core.errors import ConfigError, DataError
 from core.parquet_source import parquet_source
@@ -27,7 +28,6 @@ from evaluation.metrics import (
     OF_PROBABILITIES,
     PROBABILITY_FLOOR,
     calibration_error,
-    finite,
     mean_over_users,
     ndcg_of_users,
     over_entropy,

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from structlog.contextvars import bound_contextvars
 
 from core.cli import run_child
-from core.documents import JsonObject
+from core.documents import JsonObject, finite
 from core.environment import platform_environment
 from core.errors import NotReadyError
 from core.hours import DAY_HOURS, Hour, hour_range
@@ -23,7 +23,6 @@ from core.logs import log_context
 from core.progress import step
 from core.settings import Settings
 from core.state_version import check_state_version
-from evaluation.metrics import finite
 from events.store import EventStore
 from serving.routing import load_routes
 from training.config import check_variants
