@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from ab_analysis.text_table import MARK, check_column, delimiter_of, open_text, read_rows
 from core.errors import ConfigError, DataError
 from core.files import is_tabbed, write_output
-from core.id_text import WHOLE_NUMBER, strip_blanks
+from core.id_text import WHOLE_NUMBER, strip_blanks, without_point
 
 STANDARD_INPUT = "-"
 OTHER_FORMATS = {".json", ".jsonl", ".ndjson", ".xlsx", ".xls", ".feather", ".arrow", ".orc", ".avro"}
@@ -87,7 +87,7 @@ def _checked(users: list[tuple[int, str]], name: str, column: str | None) -> lis
             raise DataError(f"{name}, line {line}: the user {user[:40]!r} holds a control character; is it UTF-8 text?")
     texts = [user for _, user in users]
     if all(re.fullmatch(WHOLE_NUMBER, user) for user in texts):  # 7.0, as pandas writes it, is the log's 7
-        return [user.partition(".")[0] for user in texts]
+        return [without_point(user) for user in texts]
     return texts
 
 

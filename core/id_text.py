@@ -31,6 +31,15 @@ def parse_int64(text: str) -> int | None:
     return number if number in _INT64 else None
 
 
+def without_point(text: str) -> str:
+    """A whole number without the zeros behind its point; any other text as it is.
+
+    >>> without_point("7.0"), without_point("7.50"), without_point("007.0")
+    ('7', '7.50', '007.0')
+    """
+    return text.partition(".")[0] if re.fullmatch(WHOLE_NUMBER, text) else text
+
+
 def strip_blanks(text: str) -> str:
     r"""A text without the blanks at its ends.
 

@@ -145,6 +145,11 @@ def without_point(text: str) -> str:
     return f"regexp_replace({text}, '\\.0+$', '')"
 
 
+def number_id(text: str) -> str:
+    """SQL of an id of a log whose ids are whole numbers: 7 of 7.0; another text as it is."""
+    return f"CASE WHEN {whole_number(text)} THEN {without_point(text)} ELSE {text} END"
+
+
 def position_sql(text: str) -> str:
     """SQL of a place in a list (INTEGER), null where a text is not a whole number from 0 on."""
     number = f"TRY_CAST({text} AS DOUBLE)"

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from core.duck import hour_number, quoted
 from core.errors import DataError
 from core.hours import Hour
-from events.cells import content, timestamp_sql, whole_number
+from events.cells import content, number_id, timestamp_sql, whole_number
 from events.ids import extend_ids, id_path
 from events.log_files import find_files
 from events.mapping import Mapping
@@ -102,6 +102,7 @@ def read_exposures(
             content(exact_text(cells[name], raw.types.get(name, "VARCHAR")))
             for name in (rule.experiment, rule.variant, rule.user_id)
         )
+        user = number_id(user) if user_kind == "int" else user
         column = raw.cell(rule.timestamp.column, where)
         moment = timestamp_sql(column, rule.timestamp, raw.types.get(rule.timestamp.column, "VARCHAR"))
         con.execute(f"SET TimeZone = {quoted(rule.timestamp.zone)}")

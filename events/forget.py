@@ -18,8 +18,8 @@ from core.duck import file_list
 from core.files import lines_since, write_parquet, write_text
 from core.hours import Hour
 from core.id_text import parse_int64
-from events.forgotten import TOKEN, ForgottenMatcher, Person
-from events.ids import id_files, id_kinds, id_path, read_ids
+from events.forgotten import ForgottenMatcher, Person, words_of
+from events.ids import id_files, id_kinds, id_path, ingested_id, read_ids
 from events.store import EventStore
 
 log = logging.getLogger("events.forget")
@@ -30,14 +30,23 @@ TAKEN_BACK = "\x1f"
 
 
 def find_people(store: EventStore, keys: Iterable[str]) -> list[Person]:
-    """People by their ids in the log, whether or not the log has them."""
-    wanted = list(dict.fromkeys(keys))
+    """People by their ids as they stand in the log, whether or not the log has them."""
+    wanted = list(dict.fromkeys(ingested_id(store.root, "user", key) for key in keys))
     if id_kinds(store.root).get("user") == "int":
         return [Person(key, parse_int64(key)) for key in wanted]
     table = read_ids(id_files(id_path(store.root, "user")))
     known = table.filter(pc.is_in(table["key"], pa.array(wanted, pa.string())))
     numbers = dict(zip(known["key"].to_pylist(), known["id"].to_pylist(), strict=True))
     return [Person(key, numbers.get(key)) for key in wanted]
+
+
+def find_unknown(store: EventStore, people: Sequence[Person]) -> list[Person]:
+    """Those of some people whose ids neither an event nor anything else in the store has."""
+    if id_kinds(store.root).get("user") != "int":
+        return [person for person in people if person.number is None]
+    numbers = ", ".join(str(person.number) for person in people if person.number is not None)
+    known = _known_numbers(store, f"user_id IN ({numbers})") if numbers else set()
+    return [person for person in people if person.number not in known]
 
 
 def find_matching(store: EventStore, matcher: ForgottenMatcher) -> list[Person]:
@@ -48,13 +57,8 @@ def find_matching(store: EventStore, matcher: ForgottenMatcher) -> list[Person]:
         table = read_ids(id_files(id_path(store.root, "user")))
         pairs = zip(table["key"].to_pylist(), table["id"].to_pylist(), strict=True)
         return [Person(key, number) for key, number in pairs if matcher.has(key)]
-    files = [*_files(store), *_attribute_files(store)]
-    if not files:
-        return []
-    with duckdb.connect() as con:
-        users = f"SELECT DISTINCT user_id FROM read_parquet({file_list(files)}, union_by_name = true)"
-        rows = con.execute(f"SELECT user_id FROM ({users}) WHERE {matcher.sql('CAST(user_id AS VARCHAR)')}").fetchall()
-    return [Person(str(number), number) for (number,) in sorted(rows)]
+    numbers = _known_numbers(store, matcher.sql("CAST(user_id AS VARCHAR)"))
+    return [Person(str(number), number) for number in sorted(numbers)]
 
 
 def forget_events(store: EventStore, people: Sequence[Person]) -> dict[str, int]:
@@ -105,6 +109,16 @@ def filter_parquet(path: Path, column: str, values: Sequence[Any]) -> int:
     return count
 
 
+def _known_numbers(store: EventStore, condition: str) -> set[int]:
+    """The users of a store for whom a condition on ``user_id`` holds."""
+    files = [*_files(store), *_attribute_files(store)]
+    if not files:
+        return set()
+    with duckdb.connect() as con:
+        users = f"SELECT DISTINCT user_id FROM read_parquet({file_list(files)}, union_by_name = true)"
+        return {number for (number,) in con.execute(f"SELECT user_id FROM ({users}) WHERE {condition}").fetchall()}
+
+
 def _files(store: EventStore, kinds: Sequence[str] = HOUR_FILES) -> list[Path]:
     return [path for kind in kinds for path in sorted(store.root.glob(f"hour=*/{kind}.parquet"))]
 
@@ -143,10 +157,9 @@ def _forget_quarantined(store: EventStore, keys: set[str]) -> int:
 
 
 def _words(content: Any) -> set[str]:
-    """Every cell of a quarantined row, and the words of those that are text."""
+    """Every cell of a quarantined row, and its words."""
     if isinstance(content, dict):
         return set().union(*map(_words, content.values()))
     if isinstance(content, list):
         return set().union(*map(_words, content))
-    text = str(content)
-    return {text, text.strip(), text.removesuffix(".0"), *TOKEN.findall(text)}
+    return words_of(str(content))

@@ -18,13 +18,20 @@ import duckdb
 from core.duck import quoted
 from core.errors import CorruptStateError
 from core.files import digest_text, read_json, write_json
+from core.id_text import strip_blanks, without_point
 
 TOKEN = re.compile(r"""[^\s,;|"'=:{}()\[\]]+""")
 """What may be an id in a line that could not be read."""
 
 
+def words_of(text: str) -> set[str]:
+    """What may be an id in a cell, or in a line that could not be read: all of it, and its words, as ingestion reads ids."""
+    words = {text, strip_blanks(text), *TOKEN.findall(text)}
+    return words | {without_point(word) for word in words}
+
+
 class Person(NamedTuple):
-    """A user to be forgotten: the id in the source's log, and the platform's integer, None where it has none."""
+    """A user to be forgotten: the id as ingestion reads it, and the platform's integer, None where it has none."""
 
     key: str
     number: int | None
@@ -116,7 +123,7 @@ class ForgottenMatcher:
 
     def names_somebody(self, line: str) -> bool:
         """Whether a line that could not be read has the id of somebody on the list as one of its words."""
-        return any(self.has(word) for word in {*TOKEN.findall(line), line.strip()})
+        return any(map(self.has, words_of(line)))
 
     def pass_over(self, con: duckdb.DuckDBPyConnection, reason: str) -> int:
         """Let an input's rows of people on the list count as passed over, whatever else is wrong with them.

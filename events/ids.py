@@ -15,7 +15,7 @@ from core.documents import did_you_mean
 from core.duck import file_list
 from core.errors import DataError
 from core.files import read_json, write_parquet
-from core.id_text import parse_int64
+from core.id_text import parse_int64, strip_blanks, without_point
 
 NO_IDS = "(SELECT CAST(NULL AS VARCHAR) AS key, CAST(NULL AS BIGINT) AS id WHERE false)"
 SCHEMA = pa.schema([pa.field("key", pa.string(), nullable=False), pa.field("id", pa.int64(), nullable=False)])
@@ -128,6 +128,18 @@ def new_ids(con: duckdb.DuckDBPyConnection, path: Path, query: str, folder: Path
     return NewIds(folder / place.name, place, merged)
 
 
+def ingested_id(root: Path, kind: str, key: str) -> str:
+    """An id that a person gives as it stands in the log, as ingestion reads it: 3 for 3.0, unless the log's ids are texts.
+
+    Args:
+        root: of the event store; before its first events every id counts as one of a log with whole numbers.
+        kind: ``user`` or ``item``.
+        key: the id.
+    """
+    bare = strip_blanks(key)
+    return bare if id_kinds(root).get(kind) == "string" else without_point(bare)
+
+
 def log_ids(root: Path, kind: str, ids: Sequence[int]) -> dict[int, str]:
     """The ids that a source's log has for the platform's integers; integer ids are their own.
 
@@ -157,6 +169,7 @@ def platform_ids(root: Path, kind: str, keys: Sequence[str]) -> list[int]:
     Raises:
         DataError: the log has no such id; the message says what its ids look like.
     """
+    keys = [ingested_id(root, kind, key) for key in keys]
     if id_kinds(root).get(kind) == "int":
         return [_whole_number(root, kind, key) for key in keys]
     table = read_ids(id_files(id_path(root, kind)))

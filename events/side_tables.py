@@ -15,7 +15,7 @@ from core.duck import beside, scalar
 from core.errors import DataError
 from core.expressions import parse_expression
 from core.files import digest_json, digest_text, read_json
-from events.cells import content, is_taken_apart, only_json, whole_number, without_point
+from events.cells import content, is_taken_apart, number_id, only_json
 from events.log_files import find_files
 from events.mapping import Mapping, relative
 from events.mapping_tables import SideTable
@@ -123,5 +123,5 @@ def open_table(
         log.warning("%s (%s): %d rows could not be read; their %s count as unknown", what, path, bad, what)
     key = content(exact_text(raw.cell(table.key, f"{what}.key ({path})"), raw.types.get(table.key, "VARCHAR")))
     if numbers:
-        key = f"CASE WHEN {whole_number(key)} THEN {without_point(key)} ELSE {key} END"
+        key = number_id(key)
     return OpenTable(other, raw, path, key)

@@ -20,10 +20,10 @@ from fastapi import FastAPI, Form, HTTPException
 from fastapi.responses import HTMLResponse
 
 from core.cli import EXIT_ERROR, EXIT_RETRY
-from core.id_text import strip_blanks
 from core.page_template import render_page
 from core.settings import CLOCK_LOOKUP, Settings
 from events.forgotten import ForgottenList
+from events.ids import ingested_id
 
 log = logging.getLogger("operations.clock_lookup")
 
@@ -83,7 +83,7 @@ def add_clock_lookup(app: FastAPI, settings: Settings, page_headers: dict[str, s
         reader: GetUserDep, session: SessionDep, user: Annotated[str, Form(max_length=LONGEST_ID)] = ""
     ) -> HTMLResponse:
         check_right(reader)
-        name = strip_blanks(user)
+        name = ingested_id(settings.events_dir, "user", user)
         if not name or not name.isprintable():
             return _form("Give the id of a user as it stands in the log.", 422)
         digest = ForgottenList(settings.events_dir).digest(name)

@@ -21,8 +21,9 @@ from core.files import exclusive_lock, read_json, write_json
 from core.hours import Hour
 from core.settings import Settings
 from core.state_version import check_state_version
-from events.forget import find_matching, find_people, forget_events, forget_ids
+from events.forget import find_matching, find_people, find_unknown, forget_events, forget_ids
 from events.forgotten import ForgottenList, ForgottenMatcher, Person
+from events.ids import ingested_id
 from events.store import EventStore
 
 log = logging.getLogger("pipeline.forgetting")
@@ -51,11 +52,13 @@ class Removal:
         people: to remove.
         as_of: key of the hour at whose start the clocks held, None without clocks.
         stale: keys of hours whose samples were not those of their events.
+        unknown: ids of people whom the log did not have.
     """
 
     people: list[Person]
     as_of: str | None
     stale: list[str]
+    unknown: list[str]
 
     @classmethod
     def read(cls, path: Path) -> Removal | None:
@@ -63,7 +66,8 @@ class Removal:
         if not path.exists():
             return None
         content = read_json(path)
-        return cls([Person(*person) for person in content["people"]], content["as_of"], content["stale"])
+        people = [Person(*person) for person in content["people"]]
+        return cls(people, content["as_of"], content["stale"], content.get("unknown", []))
 
 
 @dataclass(frozen=True)
@@ -73,6 +77,7 @@ class ForgettingReport:
     Attributes:
         at: when, UTC.
         people: digests of their ids, as the list of the forgotten has them.
+        unknown: those of ids that the log did not have, or no longer had. They are on the list all the same.
         removed: rows, files or entries of each kind.
         kept: what stays, and why it tells of nobody.
         not_reached: where the platform does not look, and who has to.
@@ -80,6 +85,7 @@ class ForgettingReport:
 
     at: str
     people: list[str]
+    unknown: list[str]
     removed: dict[str, int]
     kept: list[str] = field(default_factory=lambda: list(KEPT))
     not_reached: list[str] = field(default_factory=lambda: list(NOT_REACHED))
@@ -102,7 +108,7 @@ def list_copy(settings: Settings) -> Path:
 def digest_of(settings: Settings, key: str) -> str:
     """The digest of an id, with which ``forget_digest`` finds the person, and which the list of the forgotten holds."""
     check_state_version(settings)
-    return ForgottenList(settings.events_dir).digest(key)
+    return ForgottenList(settings.events_dir).digest(ingested_id(settings.events_dir, "user", key))
 
 
 def forget(settings: Settings, keys: Sequence[str]) -> ForgettingReport:
@@ -170,8 +176,10 @@ def _remove(settings: Settings, store: EventStore, people: list[Person], pending
     if pending is None:
         as_of = ClockState(settings, store).as_of
         stale = stale_hours(settings) if store.hours() else []
-        pending = Removal(people, as_of.key if as_of else None, [hour.key for hour in stale])
-    removal = Removal(people, pending.as_of, pending.stale)
+        pending = Removal([], as_of.key if as_of else None, [hour.key for hour in stale], [])
+    strangers = find_unknown(store, [person for person in people if person not in pending.people])
+    unknown = [*pending.unknown, *(person.key for person in strangers)]
+    removal = Removal(people, pending.as_of, pending.stale, unknown)
     forgotten = ForgottenList(store.root)
     digests = forgotten.add(person.key for person in people)
     write_json(list_copy(settings), forgotten.groups())
@@ -194,12 +202,18 @@ def _remove(settings: Settings, store: EventStore, people: list[Person], pending
             removed["pages"] = pages
             write_index(settings)
     removed["ids"] = forget_ids(store, people)
-    report = ForgettingReport(f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}", digests, removed)
+    unknown_digests = [forgotten.digest(key) for key in unknown]
+    report = ForgettingReport(f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}", digests, unknown_digests, removed)
     write_json(settings.workspace / "forgotten" / f"{datetime.now(UTC):%Y%m%dT%H%M%S%f}.json", report.as_json())
     pending_file(settings).unlink()
-    log.info(
-        "%d people forgotten: %s", len(people), ", ".join(f"{n} {kind}" for kind, n in removed.items() if n) or "-"
-    )
+    if unknown:
+        log.warning(
+            "the log has no user with %d of the %d ids (perhaps no longer): are they written as in the log? They are on the list "
+            "of the forgotten all the same, so that later files leave them out; their digests: %s",
+            len(unknown), len(people), ", ".join(unknown_digests),
+        )  # fmt: skip
+    removals = ", ".join(f"{n} {kind}" for kind, n in removed.items() if n)
+    log.info("%d ids forgotten: %s", len(people), removals or "nothing of them was stored")
     return report
 
 
