@@ -13,6 +13,7 @@ from core.documents import one_line
 from core.duck import identifier, quoted, scalar
 from events.actions import ActionCounts
 from events.cells import is_missing_word, is_nested
+from events.folds import tell_folds
 from events.likely_cause import likely_cause
 from events.lists import ListMarks
 from events.mapping import Mapping
@@ -230,16 +231,8 @@ def _tell_oddities(account: Account, mapping: Mapping, one_hour: bool) -> None:
             kind = "neither true nor false" if part.startswith("behaviors.") else "no JSON"
             kind = "no whole number from 0 on" if part == "columns.position" else kind
             log.warning("%s: %d cells are %s and count as unknown", part, count, kind)
-    if account.ambiguous_times:
-        log.warning(
-            "%d times were shown twice by the clocks of %s; timestamp.fold says which is meant (now: %s)",
-            account.ambiguous_times, mapping.timestamp.zone, mapping.timestamp.fold,
-        )  # fmt: skip
-    if account.skipped_times:
-        log.warning(
-            "%d times never were on the clocks of %s; %s", account.skipped_times, mapping.timestamp.zone,
-            "they are quarantined" if mapping.timestamp.fold == "reject" else "they count by the offset before the change",
-        )  # fmt: skip
+    shifted = {"ambiguous": account.ambiguous_times, "skipped": account.skipped_times}
+    tell_folds(shifted, mapping.timestamp, "timestamp", "they are quarantined")
     if account.exposure_reasons:
         log.warning("exposures that could not be read: %s", account.exposure_reasons)
     if account.duplicates and not account.kept and not account.merged and not account.changed_hours:

@@ -23,7 +23,8 @@ from core.documents import one_line
 from core.duck import hour_start, identifier, quoted, scalar
 from core.errors import ConfigError
 from core.files import write_json, write_parquet
-from events.cells import content, filled, timestamp_sql
+from events.cells import content, filled
+from events.folds import load_moments, tell_folds
 from events.ids import extend_ids, id_path
 from events.mapping import Mapping
 from events.mapping_tables import Attribute, SideTable
@@ -101,7 +102,8 @@ def _stage(
         columns[f"{owner}_{name}"] = _attribute_sql(opened, attribute, key)
     held_from = START
     if table.since is not None:
-        moment = _moment(opened, table.since.column, table.since, f"{what}.since ({path})")
+        where_since = f"{what}.since ({path})"
+        moment = _moment(opened, table.since.column, table.since, where_since, "their rows are left out")
         held_from = f"to_timestamp(ceil(epoch_us({moment}) / 3.6e9) * 3600)"
     cells = ", ".join(f"{sql} AS {identifier(name)}" for name, sql in columns.items())
     integer = f"TRY_CAST({opened.key} AS BIGINT) IS NOT NULL" if numbers else "true"
@@ -126,7 +128,8 @@ def _stage(
 def _attribute_sql(table: OpenTable, attribute: Attribute, where: str) -> str:
     """SQL of an attribute as it is kept: a text, a number, a list of texts, or hours since 1970; null where it is missing."""
     if attribute.type == "age":
-        return f"epoch_us({_moment(table, attribute.column, attribute.moment, where)}) / 3.6e9"
+        moment = _moment(table, attribute.column, attribute.moment, where, "they count as missing")
+        return f"epoch_us({moment}) / 3.6e9"
     cell = table.value(attribute.column, where)
     kind = table.raw.types.get(attribute.column, "VARCHAR")
     if attribute.type == "list":
@@ -138,24 +141,28 @@ def _attribute_sql(table: OpenTable, attribute: Attribute, where: str) -> str:
     return text
 
 
-def _moment(table: OpenTable, text: str, rule: Timestamp, where: str) -> str:
-    """SQL of a moment (TIMESTAMPTZ, null where it cannot be read), in a column of its own: each rule has its zone.
+def _moment(table: OpenTable, text: str, rule: Timestamp, where: str, rejected: str) -> str:
+    """SQL of a moment (TIMESTAMPTZ, null where it cannot be read or is rejected), in a column of its own: each rule has its zone.
 
     Raises:
         ConfigError: there is no such column, or the expression fails.
     """
     kind = table.raw.types.get(text, "VARCHAR")
-    sql = timestamp_sql(table.value(text, where), rule, kind)
-    column = identifier(f"moment of {where}")
+    moments = _moments_of(where)
+    column = identifier(moments)
     try:
+        shifted = load_moments(table.con, table.value(text, where), rule, kind, moments)
         table.con.execute(f"ALTER TABLE raw ADD COLUMN {column} TIMESTAMPTZ")
-        table.con.execute(f"SET TimeZone = {quoted(rule.zone)}")
-        table.con.execute(f"UPDATE raw AS r SET {column} = {sql}")
+        table.con.execute(f"UPDATE raw AS r SET {column} = m.ts FROM {column} m WHERE m.__row = r.__row")
     except duckdb.Error as error:
         raise ConfigError(f"{where}: {str(error).splitlines()[0]}; nothing was ingested") from None
-    finally:
-        table.con.execute("SET TimeZone = 'UTC'")
+    tell_folds(shifted, rule, where, rejected)
     return f"r.{column}"
+
+
+def _moments_of(where: str) -> str:
+    """Name of the table of moments of a key of the mapping, and of the column of ``raw`` with them."""
+    return f"moment of {where}"
 
 
 def _list_sql(cell: str, kind: str, separator: str) -> str:
@@ -183,6 +190,9 @@ def _tell_unreadable(table: OpenTable, owner: Owner, told: SideTable, where: str
             continue
         cell = table.raw.cell(attribute.column, where)
         bad = f"{filled(cell)} AND k.{identifier(f'{owner}_{name}')} IS NULL"
+        if attribute.type == "age":  # a time that its rule rejects was told of as such
+            moments = identifier(_moments_of(f"{owner}s.attributes.{name} ({table.path})"))
+            bad += f" AND __row NOT IN (SELECT __row FROM {moments} WHERE wall_clock IS NOT NULL)"
         count, example = table.con.execute(
             f"SELECT count(*), any_value(CAST({cell} AS VARCHAR)) FROM raw r JOIN rows k USING (__row) WHERE {bad}"
         ).fetchall()[0]

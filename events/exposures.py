@@ -13,7 +13,8 @@ import pyarrow.compute as pc
 from core.duck import hour_number, quoted
 from core.errors import DataError
 from core.hours import Hour
-from events.cells import content, number_id, timestamp_sql, whole_number
+from events.cells import content, number_id, whole_number
+from events.folds import fold_reasons, load_moments, tell_folds
 from events.ids import extend_ids, id_path
 from events.log_files import find_files
 from events.mapping import Mapping
@@ -104,16 +105,21 @@ def read_exposures(
         )
         user = number_id(user) if user_kind == "int" else user
         column = raw.cell(rule.timestamp.column, where)
-        moment = timestamp_sql(column, rule.timestamp, raw.types.get(rule.timestamp.column, "VARCHAR"))
-        con.execute(f"SET TimeZone = {quoted(rule.timestamp.zone)}")
+        kind = raw.types.get(rule.timestamp.column, "VARCHAR")
+        shifted = load_moments(con, column, rule.timestamp, kind, "moments")
+        tell_folds(shifted, rule.timestamp, "exposures.timestamp", "they count for nothing")
         limit = (now + FUTURE_TOLERANCE).timestamp()
         is_bad_id = f"NOT {whole_number('user_key')}" if user_kind == "int" else "false"
+        unclear = " ".join(
+            f"WHEN {sql} THEN {quoted(name)}" for name, sql in fold_reasons(rule.timestamp, shifted, "__row")
+        )
         con.execute(
-            f"""CREATE TABLE parsed_exposures AS SELECT *, CASE WHEN timestamp IS NULL THEN 'bad_timestamp'
+            f"""CREATE TABLE parsed_exposures AS SELECT *, CASE {unclear} WHEN timestamp IS NULL THEN 'bad_timestamp'
             WHEN user_key IS NULL THEN 'missing_user_id' WHEN {is_bad_id} THEN 'bad_user_id'
             WHEN experiment IS NULL THEN 'missing_experiment' WHEN variant IS NULL THEN 'missing_variant'
             WHEN epoch(timestamp) > {limit!r} THEN 'in_future' WHEN timestamp < {EARLIEST} THEN 'too_old' END AS reason
-            FROM (SELECT {experiment} AS experiment, {variant} AS variant, {user} AS user_key, {moment} AS timestamp FROM raw r)"""
+            FROM (SELECT __row, {experiment} AS experiment, {variant} AS variant, {user} AS user_key, ts AS timestamp
+            FROM raw r JOIN moments USING (__row))"""
         )
         rejected = con.execute(
             """SELECT reason, count(*) FROM (SELECT reason FROM parsed_exposures WHERE reason IS NOT NULL
@@ -122,6 +128,5 @@ def read_exposures(
     except duckdb.Error as error:
         raise DataError(f"cannot read {present[0]}: {str(error).splitlines()[0]}; nothing was ingested") from error
     finally:
-        con.execute("SET TimeZone = 'UTC'")
         con.execute("USE main")
     return Exposures(True, dict(rejected), user_kind)

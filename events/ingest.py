@@ -12,7 +12,7 @@ from pathlib import Path
 import duckdb
 
 from core import duck
-from core.duck import quoted, scalar
+from core.duck import scalar
 from core.engine import engine
 from core.errors import DataError
 from core.files import temporary_directory, write_json
@@ -22,9 +22,9 @@ from core.spark import SparkEngine
 from core.state_version import check_state_version
 from events.account import Account, tell
 from events.attributes import stage_attributes, write_attributes
-from events.cells import timestamp_sql
 from events.exposures import SCHEMA as EXPOSURES
 from events.exposures import read_exposures
+from events.folds import load_moments
 from events.forgotten import ForgottenList
 from events.hour_changes import write_hours
 from events.items import write_item_facets
@@ -157,11 +157,10 @@ def last_moment(con: duckdb.DuckDBPyConnection, mapping_name: str, paths: list[s
     """Time of the last readable event of a log that is not from the future, None where there is none."""
     mapping, _ = load_mapping(mapping_name)
     raw = load_raw(con, mapping, find_files(paths))
-    con.execute(f"SET TimeZone = {quoted(mapping.timestamp.zone)}")
     column = mapping.timestamp.column
-    moment = timestamp_sql(raw.cell(column, "timestamp.column"), mapping.timestamp, raw.types.get(column, "VARCHAR"))
-    latest: datetime | None = scalar(con, f"SELECT max(m) FROM (SELECT {moment} AS m FROM raw r) WHERE m <= now()")
-    con.execute("SET TimeZone = 'UTC'")
+    cell, kind = raw.cell(column, "timestamp.column"), raw.types.get(column, "VARCHAR")
+    load_moments(con, cell, mapping.timestamp, kind, "moments")
+    latest: datetime | None = scalar(con, "SELECT max(ts) FROM moments WHERE ts <= now()")
     return latest
 
 

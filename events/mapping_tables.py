@@ -8,7 +8,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from core.documents import StrictModel
 from events.mapping_csv import CsvOptions
-from events.mapping_times import Timestamp
+from events.mapping_times import Fold, Timestamp
 from events.schema import AttributeType
 
 
@@ -28,15 +28,18 @@ class Attribute(StrictModel):
     unit: Literal["iso", "s", "ms", "us", "ns"] = Field("iso", description="age: how the moment is written.")
     format: str | None = Field(None, description="age: strptime format of the moment where it is not ISO 8601.")
     zone: str = Field("UTC", description="age: zone of a moment written without an offset.")
+    fold: Fold = Field(
+        "second", description="age: which of two moments is meant, as for timestamp; reject: it is missing."
+    )
 
     @property
     def moment(self) -> Timestamp:
         """How the moment of an age is written."""
-        return Timestamp(column=self.column, unit=self.unit, format=self.format, zone=self.zone)
+        return Timestamp(column=self.column, unit=self.unit, format=self.format, zone=self.zone, fold=self.fold)
 
     @model_validator(mode="after")
     def _of_its_type(self) -> Attribute:
-        foreign = {"separator": "list", "unit": "age", "format": "age", "zone": "age"}
+        foreign = {"separator": "list"} | dict.fromkeys(("unit", "format", "zone", "fold"), "age")
         if wrong := [name for name, kind in foreign.items() if name in self.model_fields_set and kind != self.type]:
             raise ValueError(f"{wrong[0]} belongs to the type {foreign[wrong[0]]}, and this is a {self.type}")
         if self.type == "age":

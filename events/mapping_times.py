@@ -11,6 +11,9 @@ from pydantic import Field, field_validator, model_validator
 from core.documents import StrictModel, did_you_mean
 from events.zones import check_zone, is_zone, known_zones
 
+Fold = Literal["first", "second", "reject"]
+"""Which of two moments is meant that a zone's clock showed the same."""
+
 
 class Timestamp(StrictModel):
     """Where the moment stands and how it is written."""
@@ -22,10 +25,10 @@ class Timestamp(StrictModel):
     )
     format: str | None = Field(None, description="strptime format where it is not ISO 8601.")
     zone: str = Field("UTC", description="Zone of times written without an offset.")
-    fold: Literal["first", "second", "reject"] = Field(
+    fold: Fold = Field(
         "second",
         description="Which of the two a time without an offset is that the zone's clock showed twice, in autumn; reject "
-        "quarantines such times, and those that the clock skipped in spring.",
+        "quarantines such times, and those that the clock skipped in spring. Exposures and rows of tables are left out.",
     )
 
     @property

@@ -28,6 +28,7 @@ from events.cells import (
     whole_number,
     without_point,
 )
+from events.folds import fold_reasons, resolve_folds
 from events.input_part import InputPart
 from events.items import ITEM_LENGTH, load_items
 from events.lists import unfold_lists
@@ -180,7 +181,7 @@ class Staging:
             FROM raw r {join}"""
         )
         self.con.execute("SET TimeZone = 'UTC'")
-        self._resolve_folds()
+        self.shifted = resolve_folds(self.con, "parsed", mapping.timestamp)
         self._add_ids()
         local, zone_bad = self._local_time()
         behaviors, guessed = {}, []
@@ -336,27 +337,6 @@ class Staging:
             f"'{one_line(value, 60)}' {count}{did_you_mean(value, values)}" for value, count in counts.items()
         )
 
-    def _resolve_folds(self) -> None:
-        """Count times that the zone's clock showed twice or never, and take the one that the mapping chooses."""
-        zone = quoted(self.mapping.timestamp.zone)
-        if not scalar(self.con, "SELECT count(wall_clock) FROM parsed"):
-            return
-        shifts = ", ".join(f"p.ts - INTERVAL {minutes} MINUTE" for minutes in (30, 60, 120))
-        first = f"list_filter([{shifts}], lambda x: (x AT TIME ZONE {zone}) = p.wall_clock)[1]"
-        self.con.execute(
-            f"""CREATE TABLE folds AS SELECT __row, {first} AS first_ts,
-            (p.ts AT TIME ZONE {zone}) <> p.wall_clock AS skipped FROM parsed p WHERE wall_clock IS NOT NULL AND ts IS NOT NULL"""
-        )
-        self.con.execute("DELETE FROM folds WHERE first_ts IS NULL AND NOT skipped")
-        counts = self.con.execute("SELECT count(first_ts), count(*) FILTER (WHERE skipped) FROM folds").fetchall()[0]
-        self.shifted = {name: n for name, n in zip(("ambiguous", "skipped"), counts, strict=True) if n}
-        if self.mapping.timestamp.fold == "first":
-            self.con.execute(
-                "UPDATE parsed SET ts = f.first_ts FROM folds f WHERE f.__row = parsed.__row AND f.first_ts IS NOT NULL"
-            )
-        elif self.mapping.timestamp.fold == "reject":
-            self.con.execute("UPDATE parsed SET ts = NULL WHERE __row IN (SELECT __row FROM folds)")
-
     def restrict(self, first: Hour | None, end: Hour | None) -> None:
         """Forget the rows outside hours [first, end)."""
         outside = [f"ts < {_instant(first)} OR ts IS NULL"] if first else []
@@ -395,12 +375,10 @@ class Staging:
 
     def _reasons(self, now: datetime, zone_bad: str) -> str:
         limit = (now + FUTURE_TOLERANCE).timestamp()
-        rejecting = self.mapping.timestamp.fold == "reject" and self.shifted
-        rejected = (("ambiguous", "first_ts IS NOT NULL"), ("skipped", "skipped")) if rejecting else ()
         cases = [
             (IGNORED, "p.ignored"),
             ("missing_timestamp", "p.ts_missing"),
-            *((f"{name}_local_time", f"p.__row IN (SELECT __row FROM folds WHERE {sql})") for name, sql in rejected),
+            *fold_reasons(self.mapping.timestamp, self.shifted, "p.__row"),
             (
                 "zone_abbreviation",
                 f"p.ts IS NULL AND regexp_matches(CAST({self.time_cell} AS VARCHAR), '[0-9] ?[A-Za-z]{{2,5}}$') "

@@ -36,7 +36,8 @@ columns:
   request_id: request                 # what the items that were shown together have in common
 timestamp: {column: ts, unit: ms, zone: UTC}   # required; unit: iso, s, ms, us, ns; or format: "%d/%m/%Y %H:%M"
                                       # origin: 2024-01-01 where numbers do not count from 1970;
-                                      # fold: first, second or reject, for times that a zone's clock shows twice in autumn
+                                      # fold: first, second or reject, for times that a zone's clock shows twice in autumn;
+                                      # all of these go wherever a moment is read
 ids: {user: string, item: string}     # or int; absent: int where every id of the first input is an integer, else text;
                                       # fixed by the first input
 local_time: {zone: Europe/Berlin}     # required; or zone_column: tz, or offset_minutes_column: tz_offset
@@ -56,7 +57,7 @@ items:                                # attributes in a table of items
     label: label
     tags: {column: tags, type: list, separator: "|"}   # several categories: a list, a JSON array, or text
     plays: {column: plays, type: number}               # read by quantiles of the past
-    released: {column: released, type: age, zone: UTC} # the time since; unit and format as for timestamp
+    released: {column: released, type: age, zone: UTC} # the time since; unit, format, fold as for timestamp
 users:                                # attributes in a table of users, read like items
   path: users.csv
   key: uid
