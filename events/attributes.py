@@ -107,13 +107,11 @@ def _stage(
         held_from = f"to_timestamp(ceil(epoch_us({moment}) / 3.6e9) * 3600)"
     cells = ", ".join(f"{sql} AS {identifier(name)}" for name, sql in columns.items())
     integer = f"TRY_CAST({opened.key} AS BIGINT) IS NOT NULL" if numbers else "true"
-    try:
-        opened.con.execute(
-            f"""CREATE TABLE rows AS SELECT __row, {opened.key} AS key, {held_from} AS held_from, {integer} AS fits, {cells}
-            FROM raw r"""
-        )
-    except duckdb.Error as error:
-        raise ConfigError(f"{where}: {str(error).splitlines()[0]}; nothing was ingested") from None
+    opened.expressions.execute(
+        f"""CREATE TABLE rows AS SELECT __row, {opened.key} AS key, {held_from} AS held_from, {integer} AS fits, {cells}
+        FROM raw r""",
+        where,
+    )
     _tell_unreadable(opened, owner, table, where)
     opened.con.execute(
         f"""CREATE TABLE told AS SELECT key, held_from, {", ".join(map(identifier, columns))} FROM rows
@@ -130,7 +128,7 @@ def _attribute_sql(table: OpenTable, attribute: Attribute, where: str) -> str:
     if attribute.type == "age":
         moment = _moment(table, attribute.column, attribute.moment, where, "they count as missing")
         return f"epoch_us({moment}) / 3.6e9"
-    cell = table.value(attribute.column, where)
+    cell = table.value(attribute.column, where, as_text=attribute.type != "number")
     kind = table.raw.types.get(attribute.column, "VARCHAR")
     if attribute.type == "list":
         return _list_sql(cell, kind, attribute.separator)
@@ -151,7 +149,7 @@ def _moment(table: OpenTable, text: str, rule: Timestamp, where: str, rejected: 
     moments = _moments_of(where)
     column = identifier(moments)
     try:
-        shifted = load_moments(table.con, table.value(text, where), rule, kind, moments)
+        shifted = load_moments(table.con, table.value(text, where, as_text=True), rule, kind, moments)
         table.con.execute(f"ALTER TABLE raw ADD COLUMN {column} TIMESTAMPTZ")
         table.con.execute(f"UPDATE raw AS r SET {column} = m.ts FROM {column} m WHERE m.__row = r.__row")
     except duckdb.Error as error:

@@ -9,7 +9,6 @@ import duckdb
 import pyarrow.parquet as pq
 
 from core.duck import identifier
-from core.errors import ConfigError
 from core.files import write_json, write_parquet
 from events.cells import content
 from events.ids import extend_ids, id_path
@@ -45,16 +44,19 @@ def load_items(
     """
     path = table_file(items, folders, "items")
     table = open_table(con, mapping, items, path, "items", schema="items_load", numbers=numbers)
-    expressions = {**items.facets, ITEM_LENGTH: items.duration_seconds, ITEM_TITLE: items.title}
-    values = {name: table.value(text, f"items.{name} ({path})") for name, text in expressions.items() if text}
+    values = {
+        name: table.value(text, f"items.facets.{name} ({path})", as_text=True) for name, text in items.facets.items()
+    }
+    if items.duration_seconds:
+        values[ITEM_LENGTH] = table.value(items.duration_seconds, f"items.duration_seconds ({path})", as_text=False)
+    if items.title:
+        values[ITEM_TITLE] = table.value(items.title, f"items.title ({path})", as_text=True)
     cells = ", ".join(f"arg_min({sql}, __row) AS {identifier(name)}" for name, sql in values.items())
-    try:
-        table.con.execute(
-            f"""CREATE TABLE memory_items AS SELECT {table.key} AS key{"," + cells if cells else ""}
-            FROM raw r WHERE ({table.key}) IS NOT NULL GROUP BY ALL"""
-        )
-    except duckdb.Error as error:
-        raise ConfigError(f"items ({path}): {str(error).splitlines()[0]}; nothing was ingested") from None
+    table.expressions.execute(
+        f"""CREATE TABLE memory_items AS SELECT {table.key} AS key{"," + cells if cells else ""}
+        FROM raw r WHERE ({table.key}) IS NOT NULL GROUP BY ALL""",
+        f"items ({path})",
+    )
     con.execute("CREATE VIEW items AS SELECT * FROM items_load.memory_items")
     table.con.close()
     return path

@@ -10,13 +10,14 @@ from core.documents import one_line
 from core.duck import identifier, scalar
 from core.errors import ConfigError, DataError
 from core.expressions import parse_expression
-from events.cells import content, filled, finite, finite_tree, is_taken_apart, only_json
+from events.cells import FINITE, content, filled, finite, finite_tree, is_taken_apart, only_json
 from events.input_part import InputPart
 from events.readers import RawLog, exact_text
+from events.text_uses import is_text_use
 
 
 class RowExpressions:
-    """Compiles a mapping's expressions for the tables ``raw`` (``r``) and ``parsed`` (``p``).
+    """Compiles a mapping's expressions for the tables ``raw`` (``r``) and, of a log, ``parsed`` (``p``).
 
     Attributes:
         numbers: columns of text that expressions use as numbers.
@@ -37,6 +38,7 @@ class RowExpressions:
         self.compiled: list[tuple[str, str, str]] = []
         self.json_cells: dict[str, str] = {}
         self._numeric: dict[str, bool | None] = {}
+        con.execute(f"CREATE OR REPLACE MACRO {FINITE}(x) AS {finite('x')}")
 
     def text(self, text: str, where: str) -> str:
         """SQL of the text of a column or expression; null where there is no content.
@@ -45,7 +47,7 @@ class RowExpressions:
             text: as in the mapping.
             where: the mapping's key, for errors.
         """
-        sql = self.expression(text, where)
+        sql = self.expression(text, where, as_text=True)
         return content(exact_text(f"({sql})", self.raw.types.get(text, "VARCHAR")))
 
     def optional_text(self, text: str | None, where: str) -> str:
@@ -60,13 +62,21 @@ class RowExpressions:
             self.numbers.add(text)
         return f"TRY_CAST(({self.expression(text, where)}) AS DOUBLE)"
 
-    def expression(self, text: str, where: str, event_columns: tuple[str, ...] = ()) -> str:
-        """SQL of a mapping's expression: columns checked, text columns that hold numbers made numbers."""
+    def expression(self, text: str, where: str, event_columns: tuple[str, ...] = (), *, as_text: bool = False) -> str:
+        """SQL of a mapping's expression: columns checked, text columns that hold numbers made numbers where they are used as such.
+
+        Args:
+            text: as in the mapping.
+            where: the mapping's key, for errors.
+            event_columns: what it may name besides the log's columns.
+            as_text: its value is used as text.
+        """
         if text in self.raw.columns:
             self.raw.cell(text, where)  # a repeated name is refused
             return self.cell(text)
         tree: exp.Expr = parse_expression(text, where)
-        for column in list(tree.find_all(exp.Column)):
+        columns = [(column, is_text_use(column, as_text=as_text)) for column in tree.find_all(exp.Column)]
+        for column, used_as_text in columns:
             name = column.name
             self._refuse_nested(column, where)
             if name in event_columns:
@@ -76,9 +86,10 @@ class RowExpressions:
                 if self._is_empty(name):
                     sql = "NULL"  # of any type, so that what is meant for numbers is not an error
                 else:
-                    if not self._typed(name) and self._is_number(name):
-                        self.numbers.add(name)
-                    sql = self.cell(name)
+                    if not used_as_text:
+                        if not self._typed(name) and self._is_number(name):
+                            self.numbers.add(name)
+                        sql = self.cell(name)
                     if self.raw.types[name] in {"FLOAT", "DOUBLE"}:
                         sql = finite(sql)
                     if self.raw.types[name] == "VARCHAR" and is_taken_apart(column):
@@ -104,8 +115,13 @@ class RowExpressions:
             raise ConfigError(f"{where}: {str(error).splitlines()[0]}; nothing was ingested") from None
         return str(rows[0][1])
 
-    def execute(self, sql: str) -> None:
-        """Run a statement with the mapping's expressions in it; an error names the expression and a row."""
+    def execute(self, sql: str, subject: str = "the mapping cannot be applied") -> None:
+        """Run a statement with the mapping's expressions in it; an error names the expression and a row.
+
+        Args:
+            sql: the statement.
+            subject: begins the message where no expression is to blame.
+        """
         try:
             self.con.execute(sql)
         except duckdb.OutOfMemoryException:
@@ -123,7 +139,7 @@ class RowExpressions:
                     raise ConfigError(
                         f"{where}: '{one_line(text)}' fails{row}: {reason}; nothing was ingested"
                     ) from None
-            raise DataError(f"the mapping cannot be applied: {first}; nothing was ingested") from None
+            raise DataError(f"{subject}: {first}; nothing was ingested") from None
 
     def _failing_row(self, compiled: str, source: str) -> str:
         """`` in row N`` of the first row in which an expression fails, nothing where none is to blame."""

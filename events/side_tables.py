@@ -7,19 +7,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import duckdb
-import sqlglot
-from sqlglot import expressions as exp
 
 from core.documents import JsonObject
 from core.duck import beside, scalar
 from core.errors import DataError
-from core.expressions import parse_expression
 from core.files import digest_json, digest_text, read_json
-from events.cells import content, is_taken_apart, number_id, only_json
+from events.cells import content, number_id
+from events.input_part import InputPart
 from events.log_files import find_files
 from events.mapping import Mapping, relative
 from events.mapping_tables import SideTable
 from events.readers import RawLog, exact_text, load_raw
+from events.row_expressions import RowExpressions
 
 log = logging.getLogger("events.side_tables")
 
@@ -33,26 +32,26 @@ class OpenTable:
         raw: the columns.
         path: the file.
         key: SQL of a row's id as the log writes it, null where there is none.
+        expressions: the mapping's, over the table's rows.
     """
 
     con: duckdb.DuckDBPyConnection
     raw: RawLog
     path: Path
     key: str
+    expressions: RowExpressions
 
-    def value(self, text: str, where: str) -> str:
-        """SQL of a column of the table, or of an expression over its columns."""
+    def value(self, text: str, where: str, *, as_text: bool) -> str:
+        """SQL of a column of the table as it stands there, or of an expression over its columns.
+
+        Args:
+            text: as in the mapping.
+            where: the mapping's key, for errors.
+            as_text: the value is used as text.
+        """
         if text in self.raw.columns:
             return self.raw.cell(text, where)
-        tree: exp.Expr = parse_expression(text, where)
-        for column in list(tree.find_all(exp.Column)):
-            sql = self.raw.cell(column.name, where)
-            is_text = self.raw.types.get(column.name) == "VARCHAR"
-            sql = only_json(sql) if is_text and is_taken_apart(column) else sql
-            cell = sqlglot.parse_one(sql, read="duckdb")
-            tree = cell if column is tree else tree
-            column.replace(cell)
-        return tree.sql(dialect="duckdb")
+        return self.expressions.expression(text, where, as_text=as_text)
 
 
 def table_file(table: SideTable, folders: list[Path], what: str) -> Path:
@@ -124,4 +123,4 @@ def open_table(
     key = content(exact_text(raw.cell(table.key, f"{what}.key ({path})"), raw.types.get(table.key, "VARCHAR")))
     if numbers:
         key = number_id(key)
-    return OpenTable(other, raw, path, key)
+    return OpenTable(other, raw, path, key, RowExpressions(other, raw, InputPart()))

@@ -15,12 +15,10 @@ from core.duck import identifier, quoted, scalar, texts
 from core.errors import ConfigError, DataError
 from core.hours import Hour
 from events.cells import (
-    FINITE,
     HALF_DAY,
     boolean_sql,
     content,
     filled,
-    finite,
     position_sql,
     timestamp_sql,
     unless_missing,
@@ -118,7 +116,6 @@ class Staging:
             DataError: the log cannot be read.
         """
         self.con, self.mapping, self.files, self.part = con, mapping, files, part or InputPart()
-        con.execute(f"CREATE OR REPLACE MACRO {FINITE}(x) AS {finite('x')}")
         try:
             self.raw = load_raw(con, mapping, files, self.part)
         except duckdb.OutOfMemoryException:

@@ -162,5 +162,5 @@ def test_movielens_1m_in_its_original_format(tmp_path: Path, settings: Settings)
 def test_an_expression_over_unknown_item_columns_is_named(tmp_path: Path, settings: Settings) -> None:
     (tmp_path / "ratings.csv").write_text("userId,movieId,rating,timestamp\n1,307,3.5,1256677221\n")
     (tmp_path / "movies.csv").write_text("movieId,name,genres\n307,Blue (1993),Drama\n")
-    with pytest.raises(ConfigError, match=r"items\.decade .*no column 'title'"):
+    with pytest.raises(ConfigError, match=r"items\.facets\.decade .*no column 'title'"):
         ingest("movielens", [str(tmp_path / "ratings.csv")], settings, now=NOW)
