@@ -226,7 +226,8 @@ def _tell_left_out(table: OpenTable, owner: Owner, told: SideTable, where: str) 
         )
     if twice := rows - keyless - misfit - undated - kept:
         moment = "and one moment " if told.since else ""
-        log.warning("%s: %d rows are of a %s %sthat had a row before; the first counts", where, twice, owner, moment)
+        whose = "an item" if owner == "item" else "a user"
+        log.warning("%s: %d rows are of %s %sthat had a row before; the first counts", where, twice, whose, moment)
 
 
 def write_attributes(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
 import duckdb
 import pyarrow.parquet as pq
 
-from core.duck import identifier
+from core.duck import identifier, scalar
 from core.files import write_json, write_parquet
 from events.cells import content
 from events.ids import extend_ids, id_path
@@ -17,16 +18,18 @@ from events.mapping_tables import Items
 from events.side_tables import is_marked, mark_file, open_table, table_file, table_mark
 from events.store import EventStore
 
-ITEM_LENGTH, ITEM_TITLE = "item duration", "item title"
+log = logging.getLogger("events.items")
+
+ITEM_LENGTH, ITEM_TITLE, ITEM_ROWS = "item duration", "item title", "item rows"
 """Columns beside the facets; no facet's name has a space."""
 
 
 def load_items(
     con: duckdb.DuckDBPyConnection, mapping: Mapping, items: Items, folders: list[Path], *, numbers: bool
 ) -> Path:
-    """Make the view ``items``: of each item its id as text (``key``), its facets, ``ITEM_LENGTH`` and ``ITEM_TITLE``.
+    """Make the view ``items``: of each item its id as text (``key``), its facets, ``ITEM_LENGTH``, ``ITEM_TITLE``, ``ITEM_ROWS``.
 
-    Of several rows of one item the first counts.
+    Of several rows of one item the first counts, and it alone; ``ITEM_ROWS`` says how many there are.
 
     Args:
         con: where the view goes.
@@ -51,10 +54,11 @@ def load_items(
         values[ITEM_LENGTH] = table.value(items.duration_seconds, f"items.duration_seconds ({path})", as_text=False)
     if items.title:
         values[ITEM_TITLE] = table.value(items.title, f"items.title ({path})", as_text=True)
-    cells = ", ".join(f"arg_min({sql}, __row) AS {identifier(name)}" for name, sql in values.items())
+    cells = "".join(f", {sql} AS {identifier(name)}" for name, sql in values.items())
     table.expressions.execute(
-        f"""CREATE TABLE memory_items AS SELECT {table.key} AS key{"," + cells if cells else ""}
-        FROM raw r WHERE ({table.key}) IS NOT NULL GROUP BY ALL""",
+        f"""CREATE TABLE memory_items AS SELECT f.key, f.{identifier(ITEM_ROWS)}{cells} FROM raw r JOIN
+        (SELECT {table.key} AS key, min(__row) AS __row, count(*) AS {identifier(ITEM_ROWS)} FROM raw r
+        WHERE ({table.key}) IS NOT NULL GROUP BY 1) f USING (__row)""",
         f"items ({path})",
     )
     con.execute("CREATE VIEW items AS SELECT * FROM items_load.memory_items")
@@ -93,7 +97,15 @@ def write_item_facets(
         f"SELECT i.id AS item_id{cells} FROM items t JOIN {ids} i USING (key) WHERE i.id IS NOT NULL ORDER BY i.id"
     )
     write_parquet(kept, rows.to_arrow_table())
+    _tell_repeated(con, items, path)
     write_json(mark_file(kept), mark)
+
+
+def _tell_repeated(con: duckdb.DuckDBPyConnection, items: Items, path: Path) -> None:
+    """Warn of further rows of an item, where nobody expects them and attributes have not told of them."""
+    further = scalar(con, f"SELECT sum({identifier(ITEM_ROWS)} - 1) FROM items")
+    if further and items.since is None and not items.attributes:
+        log.warning("items (%s): %d rows are of an item that had a row before; the first counts", path, further)
 
 
 def item_titles(store: EventStore, items: Sequence[int]) -> dict[int, str]:

@@ -82,3 +82,36 @@ def test_an_expression_that_fails_is_named_by_its_key(log: Log, table: str, said
     log.write("id,word\ni0,2026-01-01\ni1,soon\n", "t.csv")
     with pytest.raises(ConfigError, match=said):
         log.ingest(items=table)
+
+
+TWO_ROWS = "id,mood,tempo,minutes,name\ni0,,slow,,\ni0,sad,,3,Song\ni0,calm,fast,4,Song\ni1,glad,fast,5,Other\n"
+FACETS = "items: {path: items.csv, key: id, facets: {mood: mood, tempo: tempo}, title: name, duration_seconds: minutes"
+
+
+@pytest.mark.parametrize("attributes_too", [False, True])
+def test_of_several_rows_of_an_item_the_first_counts_alone(
+    log: Log, caplog: pytest.LogCaptureFixture, attributes_too: bool
+) -> None:
+    log.write(HEADER + rows(2))
+    log.write(TWO_ROWS, "items.csv")
+    table = FACETS + (", attributes: {mood2: mood}}" if attributes_too else "}")
+    log.ingest(items=table)
+    events = log.events().sort_values("item_id")
+    assert events["mood"].tolist() == [None, "glad"]
+    assert events["tempo"].tolist() == ["slow", "fast"]
+    assert events["duration_seconds"].isna().tolist() == [True, False]
+    kept = pq.read_table(EventStore(log.settings.events_dir).item_facets_file).to_pylist()
+    assert [list(row.values())[1:] for row in kept] == [[None, "slow", None], ["glad", "fast", "Other"]]
+    if attributes_too:
+        assert [row["item_mood2"] for row in attributes(log, "item")] == [None, "glad"]
+    said = [text for text in caplog.messages if "2 rows are of an item that had a row before; the first counts" in text]
+    assert len(said) == 1
+    log.ingest(items=table)  # the same table again
+    assert caplog.text.count("the first counts") == 1
+
+
+def test_the_table_of_changes_of_items_may_have_several_rows_of_one(log: Log, caplog: pytest.LogCaptureFixture) -> None:
+    log.write(HEADER + rows(1))
+    log.write("id,mood,since\ni0,sad,2026-01-01\ni0,calm,2026-02-01\n", "items.csv")
+    log.ingest(items="items: {path: items.csv, key: id, since: since, facets: {mood: mood}, attributes: {m: mood}}")
+    assert "the first counts" not in caplog.text
