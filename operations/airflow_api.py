@@ -54,6 +54,7 @@ class AirflowApi:
     """Airflow of a workspace, as its administrator."""
 
     def __init__(self, settings: Settings) -> None:
+        self.settings = settings
         self.base = settings.airflow_base
         self._client = httpx.Client(base_url=self.base, timeout=30)
         if settings.in_production:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 
 from core.errors import NotReadyError
 from core.hours import Hour, hour_range
 from core.progress import step
 from core.settings import Settings
 from operations.airflow_api import AirflowApi
-from operations.processes import running, wait_for
+from operations.processes import require_running, running, wait_for
 from operations.services import airflow_services
 
 log = logging.getLogger("operations.airflow_driver")
@@ -50,7 +52,7 @@ def run_hours(api: AirflowApi, first: Hour, end: Hour, *, done: int = 0, total: 
             api.trigger("ingest_hour", partition=hour.key)
     for number, hour in enumerate(hours, done + 1):
         begun = time.monotonic()
-        wait_for(lambda h=hour: _through(api, h), f"hour {hour} to run through Airflow", HOUR_TIMEOUT_SECONDS)  # type: ignore[misc]
+        _wait(api, partial(_through, api, hour), f"hour {hour} to run through Airflow")
         seconds = time.monotonic() - begun
         log.info(
             "hour %s went through Airflow (%d of %d, %.0f s)", hour, number, total, seconds, extra=step(number, total)
@@ -74,12 +76,23 @@ def report_days(api: AirflowApi, days: set[str]) -> None:
     """Run the daily reports of days that may not be over, and wait for those that Airflow starts by itself."""
     for number, day in enumerate(sorted(days), 1):
         run = api.trigger("report_day", conf={"day": day})
-        wait_for(lambda r=run: _ended(api, r), f"the reports of {day}", HOUR_TIMEOUT_SECONDS)  # type: ignore[misc]
+        _wait(api, partial(_ended, api, run), f"the reports of {day}")
         log.info("reports of %s are written", day, extra=step(number, len(days)))
-    wait_for(
+    _wait(
+        api,
         lambda: all(run.state in {"success", "failed"} for run in api.runs("report_day")),
-        "the reports of whole days", HOUR_TIMEOUT_SECONDS,
-    )  # fmt: skip
+        "the reports of whole days",
+    )
+
+
+def _wait(api: AirflowApi, check: Callable[[], bool], what: str) -> None:
+    """Wait for work of Airflow, as long as what does it runs."""
+
+    def done() -> bool:
+        require_running(api.settings)
+        return check()
+
+    wait_for(done, what, HOUR_TIMEOUT_SECONDS)
 
 
 def _ended(api: AirflowApi, run_id: str) -> bool:

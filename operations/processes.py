@@ -246,11 +246,25 @@ def _remember(settings: Settings, services: Mapping[str, RunningService]) -> Non
     )
 
 
+def require_running(settings: Settings) -> None:
+    """Raise ``NotReadyError`` if a service that was started has ended by itself; it says where to read why."""
+    if ended := sorted(name for name, service in _remembered(settings).items() if not service.process.lives):
+        logs = settings.workspace / "logs"
+        raise NotReadyError(
+            f"{ended[0]} has ended by itself; its log says why: {logs / ended[0]}.log; then run this again"
+        )
+
+
 def _known(settings: Settings) -> dict[str, RunningService]:
     """Remembered services that still run."""
+    return {name: service for name, service in _remembered(settings).items() if service.process.lives}
+
+
+def _remembered(settings: Settings) -> dict[str, RunningService]:
+    """Services that were started and not stopped."""
     if not _record(settings).exists():
         return {}
-    services = {
+    return {
         name: RunningService(
             ProcessIdentity(entry["pid"], entry["born"]),
             ProcessIdentity(**entry["owner"]) if entry.get("owner") else None,
@@ -258,4 +272,3 @@ def _known(settings: Settings) -> dict[str, RunningService]:
         )
         for name, entry in read_json(_record(settings)).items()
     }
-    return {name: service for name, service in services.items() if service.process.lives}

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import psutil
 import pyarrow as pa
 import pytest
 
@@ -29,7 +30,7 @@ from events.store import EventStore
 from model_registry.registry import Registry
 from model_registry.store import experiment_name, open_mlflow, open_registry
 from operations.fingerprint import fingerprint
-from operations.processes import ServiceProcess, left_running, running, start, stop, with_free_ports
+from operations.processes import ServiceProcess, left_running, require_running, running, start, stop, with_free_ports
 from pipeline.due import next_due_hour
 from pipeline.history import build_history
 from pipeline.hour import run_hour
@@ -408,6 +409,20 @@ def test_services_are_refused_a_taken_port_and_stopped_by_their_id(settings: Set
             settings,
             [ServiceProcess("broken", (sys.executable, "-c", "raise SystemExit(3)"), f"http://127.0.0.1:{port}/")],
         )
+
+
+def test_a_service_that_ends_by_itself_is_named_with_its_log(settings: Settings) -> None:
+    port = free_port()
+    serve = (sys.executable, "-m", "http.server", str(port), "--bind", "127.0.0.1")
+    start(settings, [ServiceProcess("pages", serve, f"http://127.0.0.1:{port}/")])
+    require_running(settings)
+    process = psutil.Process(left_running(settings)["pages"].process.pid)
+    process.kill()
+    psutil.wait_procs([process], timeout=10)
+    with pytest.raises(NotReadyError, match=r"pages has ended by itself; its log says why: .*pages\.log"):
+        require_running(settings)
+    stop(settings)
+    require_running(settings)
 
 
 @pytest.mark.parametrize("how", ["SIGKILL", "SIGTERM"])
