@@ -17,7 +17,7 @@ from events.folds import tell_folds
 from events.likely_cause import likely_cause
 from events.lists import ListMarks
 from events.mapping import Mapping
-from events.staging import Staging
+from events.staging import ITEM_LENGTH_KEY, Staging
 
 log = logging.getLogger("events.account")
 
@@ -227,7 +227,7 @@ def _tell_oddities(account: Account, mapping: Mapping, one_hour: bool) -> None:
     if not one_hour:
         _tell_empty_attributes(account, mapping)
     for part, count in account.unreadable.items():
-        if count > account.kept * NOTED_SHARE:
+        if count > account.kept * NOTED_SHARE and part != ITEM_LENGTH_KEY:  # that is told once for the table
             kind = "neither true nor false" if part.startswith("behaviors.") else "no JSON"
             kind = "no whole number from 0 on" if part == "columns.position" else kind
             log.warning("%s: %d cells are %s and count as unknown", part, count, kind)

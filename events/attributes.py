@@ -19,7 +19,6 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from core.documents import one_line
 from core.duck import hour_start, identifier, quoted, scalar
 from core.errors import ConfigError
 from core.files import write_json, write_parquet
@@ -31,7 +30,7 @@ from events.mapping_tables import Attribute, SideTable
 from events.mapping_times import Timestamp
 from events.readers import exact_text
 from events.schema import Owner
-from events.side_tables import OpenTable, is_marked, mark_file, open_table, table_file, table_mark
+from events.side_tables import OpenTable, UnreadableCells, is_marked, mark_file, open_table, table_file, table_mark
 from events.store import EventStore
 
 log = logging.getLogger("events.attributes")
@@ -184,9 +183,9 @@ def _list_sql(cell: str, kind: str, separator: str) -> str:
 def _tell_unreadable(table: OpenTable, owner: Owner, told: SideTable, where: str) -> None:
     """Warn of cells that have content and cannot be read as their type; they count as missing."""
     for name, attribute in told.attributes.items():
-        if attribute.type not in {"number", "age"} or attribute.column not in table.raw.columns:
+        if attribute.type not in {"number", "age"}:
             continue
-        cell = table.raw.cell(attribute.column, where)
+        cell = table.value(attribute.column, where, as_text=attribute.type == "age")
         bad = f"{filled(cell)} AND k.{identifier(f'{owner}_{name}')} IS NULL"
         if attribute.type == "age":  # a time that its rule rejects was told of as such
             moments = identifier(_moments_of(f"{owner}s.attributes.{name} ({table.path})"))
@@ -196,10 +195,10 @@ def _tell_unreadable(table: OpenTable, owner: Owner, told: SideTable, where: str
         ).fetchall()[0]
         if count:
             is_what = "a number" if attribute.type == "number" else "a time"
-            log.warning(
-                "%s: %d cells of '%s' are not %s, such as '%s'; they count as missing (attributes.%s)",
-                where, count, attribute.column, is_what, one_line(example, 40), name,
-            )  # fmt: skip
+            UnreadableCells(attribute.column, count, example).tell(where, is_what, f"attributes.{name}")
+    untold = {column: cell for column, cell in table.numbers.items() if column not in told.number_columns}
+    for cells in table.unreadable_numbers(untold):
+        cells.tell(where, "a number")
 
 
 def _tell_left_out(table: OpenTable, owner: Owner, told: SideTable, where: str) -> None:

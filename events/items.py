@@ -15,19 +15,22 @@ from events.cells import content
 from events.ids import extend_ids, id_path
 from events.mapping import Mapping
 from events.mapping_tables import Items
-from events.side_tables import is_marked, mark_file, open_table, table_file, table_mark
+from events.side_tables import UnreadableCells, is_marked, is_no_number, mark_file, open_table, table_file, table_mark
 from events.store import EventStore
 
 log = logging.getLogger("events.items")
 
 ITEM_LENGTH, ITEM_TITLE, ITEM_ROWS = "item duration", "item title", "item rows"
+UNREADABLE_LENGTH = "item duration unreadable"
 """Columns beside the facets; no facet's name has a space."""
+UNREADABLE_CELLS = "items_load.unreadable_cells"
+"""Table of the columns with cells that are no numbers, to be told once for a table."""
 
 
 def load_items(
     con: duckdb.DuckDBPyConnection, mapping: Mapping, items: Items, folders: list[Path], *, numbers: bool
 ) -> Path:
-    """Make the view ``items``: of each item its id as text (``key``), its facets, ``ITEM_LENGTH``, ``ITEM_TITLE``, ``ITEM_ROWS``.
+    """Make the view ``items``: of each item its id as text (``key``), its facets, and what stands beside them.
 
     Of several rows of one item the first counts, and it alone; ``ITEM_ROWS`` says how many there are.
 
@@ -47,11 +50,14 @@ def load_items(
     """
     path = table_file(items, folders, "items")
     table = open_table(con, mapping, items, path, "items", schema="items_load", numbers=numbers)
-    values = {
-        name: table.value(text, f"items.facets.{name} ({path})", as_text=True) for name, text in items.facets.items()
-    }
+    values, as_numbers = {}, dict[str, str]()
     if items.duration_seconds:
-        values[ITEM_LENGTH] = table.value(items.duration_seconds, f"items.duration_seconds ({path})", as_text=False)
+        length = table.value(items.duration_seconds, f"items.duration_seconds ({path})", as_text=False)
+        values[ITEM_LENGTH] = f"TRY_CAST(({length}) AS DOUBLE)"
+        as_numbers = {items.duration_seconds: length, **table.numbers}
+        values[UNREADABLE_LENGTH] = " OR ".join(map(is_no_number, as_numbers.values()))
+    for name, text in items.facets.items():
+        values[name] = table.value(text, f"items.facets.{name} ({path})", as_text=True)
     if items.title:
         values[ITEM_TITLE] = table.value(items.title, f"items.title ({path})", as_text=True)
     cells = "".join(f", {sql} AS {identifier(name)}" for name, sql in values.items())
@@ -62,6 +68,11 @@ def load_items(
         f"items ({path})",
     )
     con.execute("CREATE VIEW items AS SELECT * FROM items_load.memory_items")
+    con.execute(f"CREATE TABLE {UNREADABLE_CELLS} (name VARCHAR, number BIGINT, example VARCHAR)")
+    as_numbers |= table.numbers
+    untold = {name: value for name, value in as_numbers.items() if name not in items.number_columns}
+    for unreadable in table.unreadable_numbers(untold):
+        con.execute(f"INSERT INTO {UNREADABLE_CELLS} VALUES (?, ?, ?)", list(unreadable))
     table.con.close()
     return path
 
@@ -98,6 +109,8 @@ def write_item_facets(
     )
     write_parquet(kept, rows.to_arrow_table())
     _tell_repeated(con, items, path)
+    for unreadable in con.execute(f"SELECT * FROM {UNREADABLE_CELLS}").fetchall():
+        UnreadableCells(*unreadable).tell(f"items ({path})", "a number")
     write_json(mark_file(kept), mark)
 
 

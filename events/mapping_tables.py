@@ -73,6 +73,11 @@ class SideTable(StrictModel):
         description="What rankers read: for each a column of the table, or an expression over its columns.",
     )
 
+    @property
+    def number_columns(self) -> set[str]:
+        """Columns and expressions of attributes that are numbers."""
+        return {attribute.column for attribute in self.attributes.values() if attribute.type == "number"}
+
 
 class Users(SideTable):
     """A table of users: what rankers may read of a person besides what they did."""

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import duckdb
 
-from core.documents import JsonObject
+from core.documents import JsonObject, one_line
 from core.duck import beside, scalar
 from core.errors import DataError
 from core.files import digest_json, digest_text, read_json
-from events.cells import content, number_id
+from events.cells import content, filled, number_id
 from events.input_part import InputPart
 from events.log_files import find_files
-from events.mapping import Mapping, relative
+from events.mapping import Mapping as LogMapping
+from events.mapping import relative
 from events.mapping_tables import SideTable
 from events.readers import RawLog, exact_text, load_raw
 from events.row_expressions import RowExpressions
@@ -53,6 +56,57 @@ class OpenTable:
             return self.raw.cell(text, where)
         return self.expressions.expression(text, where, as_text=as_text)
 
+    @property
+    def numbers(self) -> dict[str, str]:
+        """SQL of the cells, by column, that expressions so far take for numbers."""
+        return {column: self.raw.cell(column, column) for column in sorted(self.expressions.numbers)}
+
+    def unreadable_numbers(self, values: Mapping[str, str]) -> list[UnreadableCells]:
+        """Cells that have content and are no numbers.
+
+        Args:
+            values: SQL of what should be numbers, by column or expression.
+        """
+        found = []
+        for name, value in values.items():
+            count, example = self.con.execute(
+                f"SELECT count(*), any_value(CAST({value} AS VARCHAR)) FROM raw r WHERE {is_no_number(value)}"
+            ).fetchall()[0]
+            found += [UnreadableCells(name, count, example)] if count else []
+        return found
+
+
+class UnreadableCells(NamedTuple):
+    """Cells of a column that cannot be read as their type.
+
+    Attributes:
+        column: its name, or the expression.
+        number: how many there are.
+        example: one of them.
+    """
+
+    column: str
+    number: int
+    example: str
+
+    def tell(self, where: str, what: str, key: str = "") -> None:
+        """Warn of them.
+
+        Args:
+            where: the table.
+            what: they are not, such as ``a number``.
+            key: of the mapping, that reads the column.
+        """
+        log.warning(
+            "%s: %d cells of '%s' are not %s, such as '%s'; they count as missing%s",
+            where, self.number, one_line(self.column), what, one_line(self.example, 40), f" ({key})" if key else "",
+        )  # fmt: skip
+
+
+def is_no_number(value: str) -> str:
+    """SQL: a value has content and is no number."""
+    return f"({filled(value)} AND TRY_CAST({value} AS DOUBLE) IS NULL)"
+
 
 def table_file(table: SideTable, folders: list[Path], what: str) -> Path:
     """The table's file: the first that there is in the folders, in order.
@@ -68,7 +122,7 @@ def table_file(table: SideTable, folders: list[Path], what: str) -> Path:
     return path
 
 
-def table_mark(mapping: Mapping, table: SideTable, path: Path) -> JsonObject:
+def table_mark(mapping: LogMapping, table: SideTable, path: Path) -> JsonObject:
     """What identifies a table's file and how it is read, so that one that did not change need not be kept again."""
     stat = path.stat()
     digests = (digest_json(part.model_dump(mode="json")) for part in (table, mapping.csv))
@@ -90,7 +144,7 @@ def is_marked(kept: Path, mark: JsonObject) -> bool:
 
 def open_table(
     con: duckdb.DuckDBPyConnection,
-    mapping: Mapping,
+    mapping: LogMapping,
     table: SideTable,
     path: Path,
     what: str,

@@ -28,7 +28,7 @@ from events.cells import (
 )
 from events.folds import fold_reasons, resolve_folds
 from events.input_part import InputPart
-from events.items import ITEM_LENGTH, load_items
+from events.items import ITEM_LENGTH, UNREADABLE_LENGTH, load_items
 from events.lists import unfold_lists
 from events.mapping import Mapping
 from events.mapping_tables import Items
@@ -45,6 +45,7 @@ OWN = ("played_seconds", "duration_seconds")
 """What a behavior's expression may name besides the log's columns."""
 IGNORED = "ignored"
 """Reason of a row that the mapping passes over; it is counted, and not quarantined."""
+ITEM_LENGTH_KEY = "items.duration_seconds"
 MOST_VALUES = 10
 """Unknown values that the account lists."""
 MAJORITY = 0.5
@@ -145,8 +146,10 @@ class Staging:
         item = self.sql.text(columns.item_id, "columns.item_id")
         played = self.sql.number(columns.played_seconds, "columns.played_seconds")
         length = self.sql.number(columns.duration_seconds, "columns.duration_seconds")
+        length_unreadable = "false"
         if columns.duration_seconds is None and mapping.items and mapping.items.duration_seconds:
-            length = f"TRY_CAST(i.{identifier(ITEM_LENGTH)} AS DOUBLE)"
+            length = f"i.{identifier(ITEM_LENGTH)}"
+            length_unreadable = f"coalesce(i.{identifier(UNREADABLE_LENGTH)}, false)"
         event_id = unless_missing(self.sql.optional_text(columns.event_id, "columns.event_id"))
         request_id = unless_missing(self.sql.optional_text(columns.request_id, "columns.request_id"))
         place = self.sql.optional_text(columns.position, "columns.position")
@@ -172,7 +175,7 @@ class Staging:
             {moment} AS ts, {time_cell} IS NULL AS ts_missing,
             {written} AS wall_clock, {self._ignored()} AS ignored,
             {event_id} AS event_key, {played} AS played_seconds, {length} AS duration_seconds,
-            {place} AS place, {position} AS position, {request_id} AS request_id,
+            {length_unreadable} AS length_unreadable, {place} AS place, {position} AS position, {request_id} AS request_id,
             {"i.key IS NOT NULL" if mapping.items else "false"} AS in_items,
             {", ".join(f"{sql} AS {inner(name)}" for name, sql in facets.items())}
             FROM raw r {join}"""
@@ -219,6 +222,7 @@ class Staging:
             where: f"{filled(cell)} AND NOT json_valid({cell})" for where, cell in self.sql.json_cells.items()
         }
         conditions["columns.position"] = "p.place IS NOT NULL AND p.position IS NULL"
+        conditions[ITEM_LENGTH_KEY] = "p.length_unreadable"
         for part, condition in conditions.items():
             count = scalar(
                 self.con,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
@@ -115,3 +116,41 @@ def test_the_table_of_changes_of_items_may_have_several_rows_of_one(log: Log, ca
     log.write("id,mood,since\ni0,sad,2026-01-01\ni0,calm,2026-02-01\n", "items.csv")
     log.ingest(items="items: {path: items.csv, key: id, since: since, facets: {mood: mood}, attributes: {m: mood}}")
     assert "the first counts" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("length", "column", "read"),
+    [
+        ("len", "len", [10, None, None, None]),
+        ("len * 2", "len", [20, None, None, None]),
+        ("trim(len)", "trim(len)", [10, None, None, None]),
+    ],
+)
+def test_lengths_of_items_that_are_no_numbers_are_told_once_and_counted(
+    log: Log, caplog: pytest.LogCaptureFixture, length: str, column: str, read: list[float | None]
+) -> None:
+    log.write(HEADER + rows(4) + rows(4, 1).replace("u", "v"))
+    log.write('id,len\ni0,10\ni1,"1,200"\ni2,3 min\ni3,\ni5,4\ni6,4\ni7,5\n', "items.csv")
+    table = f'items: {{path: items.csv, key: id, duration_seconds: "{length}", facets: {{x: id}}}}'
+    account = log.ingest(items=table)
+    events = log.events().drop_duplicates("item_id").sort_values("item_id")["duration_seconds"]
+    assert [None if pd.isna(seconds) else seconds for seconds in events][:4] == read
+    assert account.unreadable == {"items.duration_seconds": 4}
+    said = f"items ({log.folder / 'items.csv'}): 2 cells of '{column}' are not a number, such as '1,200'; they count as missing"
+    assert [text for text in caplog.messages if "are not a number" in text or "no JSON" in text] == [said]
+    log.write(HEADER + rows(2).replace("u", "w"))
+    log.ingest(items=table)  # the same table again
+    assert caplog.text.count("are not a number") == 1
+
+
+def test_cells_that_an_attribute_s_expression_cannot_compute_with_are_told(
+    log: Log, caplog: pytest.LogCaptureFixture
+) -> None:
+    log.write(HEADER + rows(3))
+    log.write("uid,fans\nu0,10\nu1,many\nu2,4\n", "users.csv")
+    log.ingest(users='users: {path: users.csv, key: uid, attributes: {x: {column: "fans / 2", type: number}}}')
+    assert [row["user_x"] for row in attributes(log, "user")] == [5, None, 2]
+    assert "1 cells of 'fans' are not a number, such as 'many'; they count as missing" in caplog.text
+    log.ingest(users='users: {path: users.csv, key: uid, attributes: {x: {column: "trim(fans)", type: number}}}')
+    said = "1 cells of 'trim(fans)' are not a number, such as 'many'; they count as missing (attributes.x)"
+    assert said in caplog.text
