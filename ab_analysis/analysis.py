@@ -138,12 +138,13 @@ def analyze(
         with_days: whether to compute the series of days and novelty, on which no decision rests.
 
     Raises:
-        NotReadyError: a variant has fewer than two users.
+        NotReadyError: a variant has fewer than two users; the message says whether the experiment file is another one by now.
     """
     experiment = plan.experiment
     if too_small := [v for v, n in counts.analyzed.items() if n < 2]:
         raise NotReadyError(
-            f"variant {too_small} of '{experiment.name}' has fewer than two users before {counts.until}"
+            f"variant {too_small} of '{experiment.name}' has fewer than two users before {counts.until}; "
+            + _why_too_small(experiment, counts, registered)
         )
     specs = metric_specs(plan, with_new_users=0 < counts.new_users < sum(counts.analyzed.values()))
     table = "users"
@@ -202,6 +203,21 @@ def analyze(
         histograms={m: read_histogram(db, "users", m, whole=plan.metrics[m].sum is None) for m in series_metrics},
         new_users=counts.new_users,
     )  # fmt: skip
+
+
+def _why_too_small(experiment: Experiment, counts: Counts, registered: RegisteredExperiment | None) -> str:
+    """What may be the reason that a variant has no users, and what to do."""
+    changed = registered.changed_keys(experiment) if registered else []
+    if registered and {"variants", "start"} & {*changed}:
+        planned = ", ".join(map(str, registered.content.get("variants", {})))
+        return (
+            f"the experiment file differs from registered.json, which holds it as it was at its first report ({', '.join(changed)}; "
+            f"its variants were {planned}): put the file back, or give the changed experiment a name and a start of its own"
+        )
+    others = f" ({counts.unknown:,} users are in variants that it does not name)" if counts.unknown else ""
+    return (
+        f"wait until more are exposed, or look whether exposures name the variants as the experiment file does{others}"
+    )
 
 
 def _effects(

@@ -172,8 +172,12 @@ def _check_groups(db: Engine, spec: TableSpec, path: Path) -> None:
     figures = db.rows(f"SELECT {', '.join(selected)} FROM raw")[0]
     for name, missing in zip(keys, figures, strict=False):
         if missing:
-            unknown = "; leave them out: nobody knows who they are" if name == spec.user else ""
-            raise DataError(f"{path.name}: {missing:,} rows have no {name}{unknown}")
+            remedy = (
+                "leave them out: nobody knows who they are"
+                if name == spec.user
+                else "fill them in, or leave the rows out"
+            )
+            raise DataError(f"{path.name}: {missing:,} rows have no {name}; {remedy}")
     variants, counts = (figures[len(keys)], figures[len(keys) + 1 :]) if spec.variant else (1, figures[len(keys) :])
     if variants > MOST_VARIANTS:
         raise ConfigError(

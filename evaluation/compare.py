@@ -47,9 +47,16 @@ def check_paired(a: Predictions, b: Predictions) -> None:
     """``DataError`` unless both hold the same impressions in the same order."""
     if not len(a):
         raise DataError("the predictions have no rows: there is nothing to compare")
-    same = len(a) == len(b) and np.array_equal(a.user_ids, b.user_ids) and np.array_equal(a.users, b.users)
-    if not same or not np.array_equal(a.labels, b.labels) or not np.array_equal(a.weights, b.weights):
-        raise DataError("the two models were not scored on the same impressions (users, labels or weights differ)")
+    if not is_paired(a, b):
+        raise DataError(
+            "the two models were not scored on the same impressions (users, labels or weights differ); score both on the same ones"
+        )
+
+
+def is_paired(a: Predictions, b: Predictions) -> bool:
+    """Whether two models' rows have the same users, labels and weights, in the same order."""
+    same_users = len(a) == len(b) and np.array_equal(a.user_ids, b.user_ids) and np.array_equal(a.users, b.users)
+    return same_users and np.array_equal(a.labels, b.labels) and np.array_equal(a.weights, b.weights)
 
 
 def compare(

@@ -21,6 +21,7 @@ from core.duck import identifier, quoted, scalar
 from core.errors import ConfigError, DataError
 from core.parquet_source import parquet_source
 from core.settings import Settings
+from evaluation.compare import is_paired
 from evaluation.estimate import Estimate
 from evaluation.groups import NO_SESSION
 from evaluation.metrics import (
@@ -160,13 +161,27 @@ def read_models(
         key: column that identifies an impression; without it the rows must be in the same order.
 
     Raises:
-        DataError: a key is null, appears twice, or is not in every file.
+        DataError: a key is null, appears twice, or is not in every file, or the impressions are not the same.
     """
     if key is not None:
         with duck.connection(settings) as con, _readable(files, columns):
             _check_keys(con, files, columns, key)
     baseline, *others = (read_predictions(settings, [file], columns, key) for file in files)
+    for file, other in zip(files[1:], others, strict=True):
+        if len(baseline) and not is_paired(baseline, other):
+            raise DataError(f"{file} and {files[0]} {_unpaired(columns, key)}")
     return [baseline, *(other.in_sessions_of(baseline) for other in others)]
+
+
+def _unpaired(columns: Columns, key: str | None) -> str:
+    """How two files differ that should hold the same impressions, and what to do."""
+    names = ", ".join(filter(None, (columns.user, columns.label, columns.weight)))
+    if key is None:
+        return (
+            f"do not have the same impressions in the same rows ({names}); where only the order differs, name the column that "
+            "identifies an impression with --key, else score both models on the same impressions"
+        )
+    return f"do not have the same impressions: rows with the same '{key}' differ in one of {names}; take both from the same log"
 
 
 def _check_keys(con: duckdb.DuckDBPyConnection, files: Sequence[Path], columns: Columns, key: str) -> None:

@@ -149,7 +149,7 @@ def test_columns_named_as_inner_ones_are_columns(tmp_path: Path) -> None:
         ("variant,y\n", "has no rows"),
         ("", "has no header"),
         ("variant,y\na,1\nb,\n", "y (1 users)"),
-        ("variant,y\na,1\n,2\n", "1 rows have no variant"),
+        ("variant,y\na,1\n,2\n", "1 rows have no variant; fill them in, or leave the rows out"),
         ("variant,y\na,1\nb,2\n".encode("utf-16"), "not UTF-8"),
     ],
 )  # fmt: skip

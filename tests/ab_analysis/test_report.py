@@ -15,6 +15,7 @@ import yaml
 
 from ab_analysis import checks
 from ab_analysis.analysis import Analysis, analyze
+from ab_analysis.changes import RegisteredExperiment
 from ab_analysis.decision import decide
 from ab_analysis.experiment import Experiment, load_experiment
 from ab_analysis.experiment_plan import make_plan
@@ -230,6 +231,26 @@ def test_an_experiment_without_exposures_does_not_stop_the_others(workspace: Set
     outcomes = {o.experiment: o for o in write_reports(workspace, ["another", "clock_ranker"], END)}
     assert "no such experiment" in outcomes["another"].reason
     assert outcomes["clock_ranker"].report is not None
+
+
+def test_variants_that_are_other_than_registered_are_named_where_nobody_has_them(app: Settings) -> None:
+    planned, renamed = experiment_of(app), experiment_of(app, variants={"control": 0.5, "b": 0.5})
+    store = EventStore(app.events_dir)
+    plan = make_plan(app, renamed, tuple(store.facets))
+    with engine(app) as db:
+        counts = build_user_table(db, store, plan, END)
+        with pytest.raises(
+            NotReadyError,
+            match=r"variant \['b'\] .* the experiment file differs from registered.json, .* \(variants; its variants were control, "
+            r"treatment\): put the file back, or give the changed experiment a name and a start of its own",
+        ):
+            analyze(db, plan, counts, registered=RegisteredExperiment.of(planned))
+        said = (
+            rf"wait until more are exposed, or look .* \({counts.unknown} users are in variants that it does not name\)"
+        )
+        for registered in (None, RegisteredExperiment.of(renamed)):
+            with pytest.raises(NotReadyError, match=said):
+                analyze(db, plan, counts, registered=registered)
 
 
 def test_a_failed_check_forbids_a_conclusion(app: Settings) -> None:

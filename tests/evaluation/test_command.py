@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -167,13 +168,29 @@ def test_a_confidence_in_percent_and_undefined_figures(tmp_path: Path, settings:
     assert json.loads(text)[0]["a"] is None
 
 
+def test_rows_of_one_key_that_are_not_the_same_impression_are_named(tmp_path: Path, settings: Settings) -> None:
+    first, second = predictions(tmp_path, "a", 0.9), predictions(tmp_path, "b", 0.3)
+    columns = Columns("who", "y", "p")
+    assert len(streaming.read_models(settings, [first, second], columns, "id")) == 2
+    frame = pd.read_parquet(second)
+    frame.assign(y=1 - frame["y"]).to_parquet(second)
+    said = f"{second} and {first} do not have the same impressions: rows with the same 'id' differ in one of who, y; take both"
+    with pytest.raises(DataError, match=re.escape(said)):
+        streaming.read_models(settings, [first, second], columns, "id")
+    with pytest.raises(
+        DataError, match=r"in the same rows \(who, y\); where only the order differs, name .* with --key"
+    ):
+        streaming.read_models(settings, [first, second], columns)
+
+
 @pytest.mark.slow
 def test_compare_pairs_by_key_whatever_the_order(tmp_path: Path) -> None:
     first, second = predictions(tmp_path, "a", 0.9), predictions(tmp_path, "b", 0.3)
     pd.read_parquet(second).sample(frac=1, random_state=1).to_parquet(second)
     refused = run("compare", str(first), str(second), *COLUMNS)
     assert refused.returncode == 2
-    assert "same impressions" in refused.stderr
+    assert f"{second} and {first} do not have the same impressions in the same rows (who, y)" in refused.stderr
+    assert "where only the order differs, name the column that identifies an impression with --key" in refused.stderr
     done = run("compare", str(first), str(second), *COLUMNS, "--key", "id", "--bootstrap", "50")
     rows = json.loads(done.stdout.splitlines()[-1])["results"][0]["comparisons"]
     assert [(r["metric"], r["method"]) for r in rows] == [
