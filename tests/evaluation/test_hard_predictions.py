@@ -177,9 +177,9 @@ def test_keys_pair_whatever_type_each_file_gives_them(
 @pytest.mark.parametrize(
     ("columns", "options", "message"),
     [
-        ({"label": 1 - LABELS}, (), "users, labels or weights differ"),
-        ({"user_id": ["x"] * ROWS}, (), "users, labels or weights differ"),
-        ({"w": [2.0] * 30 + [1.0] * 30}, ("--weight", "w"), "users, labels or weights differ"),
+        ({"label": 1 - LABELS}, (), "do not have the same impressions in the same rows"),
+        ({"user_id": ["x"] * ROWS}, (), "do not have the same impressions in the same rows"),
+        ({"w": [2.0] * 30 + [1.0] * 30}, ("--weight", "w"), "do not have the same impressions in the same rows"),
         ({"event_id": [np.nan, *map(float, range(1, ROWS))]}, ("--key", "event_id"), "1 rows have no 'event_id'"),
         ({"event_id": [f"{n} " for n in range(ROWS)]}, ("--key", "event_id"), "lacks 60 impressions"),
         ({}, ("--confidence", "95"), "must lie between 0.5 and 1"),
