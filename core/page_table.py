@@ -14,6 +14,7 @@ caption { text-align: left; padding-bottom: .4rem; color: var(--soft) }
 th, td { text-align: right; padding: .35rem .45rem; border-bottom: 1px solid var(--line); vertical-align: top }
 th:first-child, td:first-child, .words { text-align: left } th { color: var(--soft); font-weight: 600 }
 td { white-space: nowrap } td.words, td:first-child { white-space: normal; overflow-wrap: break-word }
+.wide { overflow-x: auto }
 tr.strong td { font-weight: 600 } tr.note td { color: var(--soft) } tr:has(+ .note) td { border-bottom: 0 }
 tr.group th { padding-top: 1rem }
 .controls { display: none; flex-wrap: wrap; gap: .5rem; align-items: center; margin: .5rem 0 }
