@@ -204,11 +204,7 @@ class Settings(BaseSettings):
         False,
         description="Train on the features that serving saw, if it logged them, instead of joining them again.",
     )
-    duckdb_memory: str = Field(
-        "2GB",
-        pattern=r"^\d+(\.\d+)? ?[KMGTkmgt]i?[Bb]$",
-        description="Memory limit of each DuckDB query, which spills to disk beyond it.",
-    )
+    duckdb_memory: str = Field("2GB", description="Memory limit of each DuckDB query, which spills to disk beyond it.")
     duckdb_threads: int = Field(2, ge=1)
 
     @field_validator("score_weights")
@@ -235,6 +231,13 @@ class Settings(BaseSettings):
                 f"'{address}' is no address of a page; give one such as http://master:8080/app/?appId={{application}}"
             )
         return address
+
+    @field_validator("duckdb_memory")
+    @classmethod
+    def _size(cls, size: str) -> str:
+        if not re.fullmatch(r"\d+(\.\d+)? ?[KMGT]i?B", size, re.IGNORECASE):
+            raise ValueError(f"'{size}' is no size of memory; write a number with its unit, such as 2GB or 512MB")
+        return size
 
     @field_validator("var")
     @classmethod

@@ -491,7 +491,7 @@ def test_lines_that_are_added_follow_the_last_whole_one(tmp_path: Path) -> None:
     ("setting", "value", "said"),
     [
         ("duckdb_memory", "2", "CLOCK_DUCKDB_MEMORY"),
-        ("duckdb_memory", "lots", "CLOCK_DUCKDB_MEMORY"),
+        ("duckdb_memory", "lots", "CLOCK_DUCKDB_MEMORY: .lots. is no size of memory; write .* such as 2GB"),
         ("seed", 10**20, "CLOCK_SEED"),
         ("seed", -1, "CLOCK_SEED"),
         ("var", Path(__file__), "cannot be a folder, as .* is a file"),
