@@ -172,7 +172,7 @@ class Materialization:
             return 0
         if spark is not None:
             rows = spark.write_attributes(attributes.missing(spark.engine, due, whole=whole), attributes.columns, due)
-            attributes.note(spark.engine, due)
+            attributes.note(due)
             return rows
         rows, schema = 0, attributes.schema
         with duck.connection(self.settings) as con:
@@ -186,7 +186,7 @@ class Materialization:
                 rows += write_rows(
                     self.store, ATTRIBUTE_VIEWS["user"], table.select(schema.names).cast(schema), "user_id"
                 )
-            attributes.note(running, due)
+            attributes.note(due)
         return rows
 
     @property

@@ -6,6 +6,8 @@ after that, and dropped by a rebuild. Beside it lie the users' attributes as the
 
 from __future__ import annotations
 
+import shutil
+
 import pyarrow.parquet as pq
 
 from core.duck import identifier
@@ -60,7 +62,8 @@ class OnlineAttributes:
         self._told = bool(events.attribute_fields("user"))
         self.written = settings.workspace / "feast" / "user_attributes"
         """What was written last: a folder of Parquet files."""
-        self._mark = self.written.with_suffix(".json")
+        self._mark, self._pending = self.written.with_suffix(".json"), self.written.with_suffix(".pending")
+        self._read_file: dict[str, int] = {}
 
     @property
     def columns(self) -> list[str]:
@@ -87,25 +90,31 @@ class OnlineAttributes:
         return as_of if pq.read_table(self.path, columns=["event_timestamp"], filters=begun).num_rows else None
 
     def missing(self, running: Engine, as_of: Hour, *, whole: bool) -> str:
-        """SELECT of ``columns`` of the users whose attributes as of an hour are not those that were written last.
+        """Read the attributes; returns a SELECT of ``columns`` of the users whose own are not those that were written last.
+
+        What is read is kept aside, for ``note``: an ingestion may replace the file meanwhile.
 
         Args:
             running: computes it.
             as_of: hour at whose start they hold.
             whole: of all users.
         """
-        now, parts = self._newest(running, as_of), parquet_parts(self.written) if self.written.exists() else []
+        self._read_file = self._file()
+        running.write(self._newest(running, as_of), self._pending)
+        rows = f"SELECT * FROM {running.files(parquet_parts(self._pending))} n"
+        parts = parquet_parts(self.written) if self.written.exists() else []
         if not whole and parts and pq.read_schema(parts[0]).names == self._kept_names:
-            now = f"SELECT * FROM ({now}) n EXCEPT SELECT * FROM {running.files(parts)} w"
+            rows = f"{rows} EXCEPT SELECT * FROM {running.files(parts)} w"
         start = running.hour_start("hour")
         cells = (f"{start} AS {name}" if name == "event_timestamp" else identifier(name) for name in self.columns)
-        return f"SELECT {', '.join(cells)} FROM ({now}) m"
+        return f"SELECT {', '.join(cells)} FROM ({rows}) m"
 
-    def note(self, running: Engine, as_of: Hour) -> None:
-        """Keep what has been written."""
+    def note(self, as_of: Hour) -> None:
+        """Note that what ``missing`` gave has been written."""
         self._mark.unlink(missing_ok=True)
-        running.write(self._newest(running, as_of), self.written)
-        write_json(self._mark, {"as_of": as_of.key, "file": self._file()})
+        shutil.rmtree(self.written, ignore_errors=True)
+        self._pending.rename(self.written)
+        write_json(self._mark, {"as_of": as_of.key, "file": self._read_file})
 
     @property
     def _kept_names(self) -> list[str]:

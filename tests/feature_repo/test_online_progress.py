@@ -11,6 +11,8 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
+from core import duck
+from core.engine import DuckEngine
 from core.hours import Hour
 from core.settings import Settings, load_settings
 from events.ingest import ingest
@@ -157,3 +159,21 @@ def test_a_table_that_a_running_source_is_given_goes_online(tmp_path: Path) -> N
     settings = told(tmp_path, EVERYBODY[4:8], "next", MAPPING + TABLE)
     advance(settings, START + 2)
     assert plans(settings, START + 2) == ["free"] * 4
+
+
+def test_a_table_that_is_replaced_while_its_rows_go_online_is_looked_at_again(tmp_path: Path) -> None:
+    table = pd.DataFrame({"uid": USERS, "plan": "free"})
+    table.to_csv(tmp_path / "users.csv", index=False)
+    settings = told(tmp_path, EVERYBODY[:4], mapping=MAPPING + TABLE)
+    advance(settings, START + 1)
+    table.assign(plan=["paid", *table.plan[1:]]).to_csv(tmp_path / "users.csv", index=False)
+    told(tmp_path, EVERYBODY[4:8], "next", MAPPING + TABLE)
+    attributes = Materialization(features(settings)).attributes
+    with duck.connection(settings) as con:
+        attributes.missing(DuckEngine(con), START + 2, whole=False)
+        table.assign(plan="gone").to_csv(tmp_path / "users.csv", index=False)
+        told(tmp_path, EVERYBODY[8:12], "third", MAPPING + TABLE)  # as the next hour's ingestion does
+        attributes.note(START + 2)
+    assert attributes.due(START + 2, whole=False) == START + 2
+    advance(settings, START + 3)
+    assert plans(settings, START + 3) == ["gone"] * 4
