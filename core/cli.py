@@ -27,6 +27,7 @@ from typer.main import get_command
 
 from core.errors import ConfigError, NotReadyError, PlatformError
 from core.garbage import collect_seldom
+from core.numbers import is_number
 
 if TYPE_CHECKING:
     from core.settings import Settings
@@ -73,7 +74,7 @@ class Command(TyperCommand):
         expanded: list[str] = []
         option = ""
         for argument in args:
-            if option and expanded[-1] != option and not argument.startswith("-") and _is_number(argument):
+            if option and expanded[-1] != option and not argument.startswith("-") and is_number(argument):
                 expanded += [option, argument]
                 continue
             if argument in takes_many:
@@ -154,14 +155,6 @@ def _inherited_source(ctx: Any) -> str | None:
             return str(parent.params["source"])
         parent = parent.parent
     return None
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
 
 
 def settings_of(source: str | None) -> Settings:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import math
 import re
 from collections.abc import Iterable, Sequence
 from datetime import date
@@ -40,15 +39,6 @@ def did_you_mean(name: str, names: Iterable[str]) -> str:
     spelled = {other.casefold(): other for other in names}
     matches = difflib.get_close_matches(name.casefold(), spelled, n=1, cutoff=0.5)
     return f"; did you mean '{spelled[matches[0]]}'?" if matches else ""
-
-
-def finite(value: float) -> float | None:
-    """The value, or None where it is not a number: JSON holds null, never NaN.
-
-    >>> finite(0.5), finite(float("nan")), finite(float("inf"))
-    (0.5, None, None)
-    """
-    return float(value) if math.isfinite(value) else None
 
 
 def one_line(text: str, longest: int = 200) -> str:

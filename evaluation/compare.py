@@ -7,8 +7,9 @@ from statistics import NormalDist
 
 import numpy as np
 
-from core.documents import JsonObject, finite
+from core.documents import JsonObject
 from core.errors import ConfigError, DataError
+from core.numbers import finite
 from evaluation.estimate import Estimate
 from evaluation.metrics import COMPARED, METRICS, auc, delong_influence
 from evaluation.predictions import Predictions

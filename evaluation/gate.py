@@ -11,9 +11,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from core.documents import finite
 from core.errors import DataError
 from core.hours import DAY_HOURS, Hour
+from core.numbers import finite
 from evaluation.compare import check_paired
 from evaluation.estimate import Estimate
 from evaluation.gate_decision import (

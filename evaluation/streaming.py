@@ -16,9 +16,9 @@ import numpy as np
 import pyarrow as pa
 
 from core import duck
-from core.documents import finite
 from core.duck import identifier, quoted, scalar
 from core.errors import ConfigError, DataError
+from core.numbers import finite
 from core.parquet_source import parquet_source
 from core.settings import Settings
 from evaluation.compare import is_paired

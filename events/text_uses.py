@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from sqlglot import expressions as exp
 
+from core.numbers import is_number
 from events.cells import is_taken_apart
 
 OF_TEXT = (
@@ -61,12 +62,4 @@ def _stands_beside_words(used: exp.Expr) -> bool:
     beside = [*parent.iter_expressions()]
     if isinstance(parent, exp.Case) and used.arg_key == "this":
         beside = [choice.this for choice in parent.args["ifs"]]
-    return any(isinstance(each, exp.Literal) and each.is_string and not _is_number(each.name) for each in beside)
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
+    return any(isinstance(each, exp.Literal) and each.is_string and not is_number(each.name) for each in beside)

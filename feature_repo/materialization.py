@@ -171,7 +171,8 @@ class Materialization:
         if due is None:
             return 0
         if spark is not None:
-            rows = spark.write_attributes(attributes.missing(spark.engine, due, whole=whole), attributes.columns, due)
+            missing = attributes.missing(spark.engine, due, whole=whole)
+            rows = spark.write_attributes(missing, attributes.columns, due)
             attributes.note(due)
             return rows
         rows, schema = 0, attributes.schema

@@ -64,12 +64,8 @@ class OnlineAttributes:
         """What was written last: a folder of Parquet files."""
         self._mark, self._pending = self.written.with_suffix(".json"), self.written.with_suffix(".pending")
         self._read_file: dict[str, int] = {}
-
-    @property
-    def columns(self) -> list[str]:
-        """Those of the schema that the source's file has."""
-        known = {*pq.read_schema(self.path).names}
-        return [name for name in self.schema.names if name in known]
+        self.columns: list[str] = []
+        """Those of the schema that the file had when it was read."""
 
     def due(self, as_of: Hour, *, whole: bool) -> Hour | None:
         """The hour as of which attributes have to be written; None where what was written last holds.
@@ -99,7 +95,8 @@ class OnlineAttributes:
             as_of: hour at whose start they hold.
             whole: of all users.
         """
-        self._read_file = self._file()
+        known = {*pq.read_schema(self.path).names}
+        self._read_file, self.columns = self._file(), [name for name in self.schema.names if name in known]
         running.write(self._newest(running, as_of), self._pending)
         rows = f"SELECT * FROM {running.files(parquet_parts(self._pending))} n"
         parts = parquet_parts(self.written) if self.written.exists() else []

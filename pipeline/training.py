@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING
 from structlog.contextvars import bound_contextvars
 
 from core.cli import run_child
-from core.documents import JsonObject, finite
+from core.documents import JsonObject
 from core.environment import platform_environment
 from core.errors import NotReadyError
 from core.hours import DAY_HOURS, Hour, hour_range
 from core.logs import log_context
+from core.numbers import finite
 from core.progress import step
 from core.settings import Settings
 from core.state_version import check_state_version

@@ -21,7 +21,7 @@ log = logging.getLogger("studies")
 PAGE = """
 <section class="banner open"><p class="lead"><strong>{{ conclusion }}</strong></p></section>
 {% for s in sections %}<section><h2>{{ s.title }}</h2><p>{{ s.text }}</p>{% for chart in s.charts %}{{ chart }}{% endfor %}
-{% if s.rows %}<div class="wide" tabindex="0">{{ s.table }}</div>{% endif %}</section>
+{% if s.rows %}<div class="wide" tabindex="0" role="region" aria-label="{{ s.title }}">{{ s.table }}</div>{% endif %}</section>
 {% endfor %}
 <section><h2>How to repeat it</h2><pre>{{ command }}</pre><p class="soft">Figures: <a href="results.json">results.json</a></p></section>
 """

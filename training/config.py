@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal, get_args
 
 from pydantic import Field, ValidationError, model_validator
 
-from core.documents import StrictModel, did_you_mean, load_document
+from core.documents import JsonObject, StrictModel, did_you_mean, load_document
 from core.errors import ConfigError
 from core.files import digest_json, digest_text
 from core.settings import Settings
@@ -177,7 +177,7 @@ def load_ranker_config(settings: Settings, variant: str) -> RankerConfig:
         raise ConfigError(f"ranker '{variant}' ({path}): {lines}") from None
 
 
-def _check_clocks(settings: Settings, options: Mapping[str, object], where: str) -> None:
+def _check_clocks(settings: Settings, options: JsonObject, where: str) -> None:
     """Raise ``ConfigError`` where options ask for other clocks than those that the settings have computed."""
     for name in ("slot_minutes", "split_weekend"):
         if name in options and options[name] != getattr(settings, name):
@@ -186,8 +186,8 @@ def _check_clocks(settings: Settings, options: Mapping[str, object], where: str)
                 f"CLOCK_{name.upper()} for clocks and rankers alike"
             )
     for name in ("top_k", "history_length"):
-        most = int(getattr(settings, name))
-        if int(str(options.get(name, most))) > most:
+        most = getattr(settings, name)
+        if options.get(name, most) > most:
             raise ConfigError(
                 f"{where}: {name} {options[name]} is more than the {most} that are kept; set CLOCK_{name.upper()} to as many"
             )

@@ -391,7 +391,7 @@ def batch_loss(ranker: Ranker, batch: Batch, count: int, model: nn.Module | None
     loss = pointwise_loss(ranker, batch, logits, count)
     if ranker.config.session_loss:
         samples = session_samples(ranker, batch, logits, batch.user_position)
-        loss = loss + ranker.config.session_loss * session_loss(samples) / count
+        loss = loss + loss_within_sessions(ranker, samples, count)
     return loss
 
 
@@ -403,6 +403,11 @@ def pointwise_loss(ranker: Ranker, batch: Batch, logits: Tensor, count: int) -> 
     if ranker.config.embedding_penalty:
         loss = loss + ranker.config.embedding_penalty * ranker.squared_embeddings() / count
     return loss
+
+
+def loss_within_sessions(ranker: Ranker, samples: SessionSamples, count: int) -> Tensor:
+    """What ``session_loss`` adds to the loss of a step that ``count`` samples take part in, in all processes."""
+    return ranker.config.session_loss * session_loss(samples) / count
 
 
 def session_samples(ranker: Ranker, batch: Batch, logits: Tensor, sessions: Tensor) -> SessionSamples:

@@ -28,7 +28,7 @@ from training.optimizer import Optimizer
 from training.ranker import Ranker
 from training.samples import HourSamples, SampleStore
 from training.scoring import score
-from training.session_loss import SessionSamples, session_loss
+from training.session_loss import SessionSamples
 from training.sharded import checkpoint
 from training.sharded.checkpoint import StateReader
 from training.sharded.deal import Deal
@@ -42,6 +42,7 @@ from training.trainer import (
     Trainer,
     count_samples,
     ids_expire,
+    loss_within_sessions,
     pointwise_loss,
     prediction_file,
     prediction_table,
@@ -245,7 +246,7 @@ class ShardedTrainer(Trainer):
                 loss = loss + pointwise_loss(ranker, batch, logits, int(samples[k]))
             if ranker.config.session_loss:
                 mine = session_samples(ranker, batch, logits, users[k])
-                loss = loss + ranker.config.session_loss * session_loss(self._with_others(mine)) / int(samples[k])
+                loss = loss + loss_within_sessions(ranker, self._with_others(mine), int(samples[k]))
             loss.backward()
             optimizer.step()
             if group.first and time.monotonic() > shown:
