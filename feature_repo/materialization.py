@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from core import duck
 from core.engine import DuckEngine, engine, on_spark
@@ -29,6 +30,9 @@ from feature_repo.schemas import WHOLE_DAYS
 from feature_repo.spark_online import SparkMaterialization
 
 log = logging.getLogger("feature_repo.materialization")
+
+LAST_VIEW = "population_clock"
+"""Its few rows are written after all others, so that a store which has them has what was written before."""
 
 
 @dataclass(frozen=True)
@@ -60,8 +64,11 @@ class Materialization:
         self.facets, self.clock, self.store = features.facets, features.clock, features.store
         self.progress = OnlineProgress(self.settings)
         self.attributes = OnlineAttributes(self.settings, self.events)
-        self._plain_views = ["user_activity", "population_clock", *([WHOLE_DAYS] if self.settings.shrinkage else [])]
-        """Views whose rows go online as they are; those of ``clock_slots`` become cells of ``clock``."""
+        self._plain_views = ["user_activity", *([WHOLE_DAYS] if self.settings.shrinkage else [])]
+        """Views whose rows go online as they are; those of ``clock_slots`` become cells of ``clock``.
+
+        So do those of ``LAST_VIEW``, after all others.
+        """
 
     @log_context(hour="hour")
     def materialize(self, hour: Hour) -> int:
@@ -79,15 +86,14 @@ class Materialization:
             with self._spark() as spark:
                 rows = sum(spark.write_changed(view, hour) for view in ["clock_slots", *self._plain_views])
                 rows += spark.write_changed_histories(hour) if self.keeps_histories else 0
-                rows += self._write_attributes(hour, spark)
+                rows += self._write_attributes(hour, spark) + spark.write_changed(LAST_VIEW, hour)
         else:
             rows = self.write_clock(self.features.changed("clock_slots", hour), hour)
-            for view in self._plain_views:
-                rows += write_rows(self.store, view, self.features.changed(view, hour), *self.clock.logs[view].keys)
+            rows += sum(self._write_changed(view, hour) for view in self._plain_views)
             if self.keeps_histories:
                 changed = self.features.changed("user_activity", hour)["user_id"].to_numpy()
                 rows += write_histories(self.store, self.clock, changed, hour)
-            rows += self._write_attributes(hour)
+            rows += self._write_attributes(hour) + self._write_changed(LAST_VIEW, hour)
         if self.progress.as_of == hour - 1:
             self.progress.note(hour)
         log.info("materialized %s: %d rows", hour, rows)
@@ -103,7 +109,7 @@ class Materialization:
             with self._spark() as spark:
                 rows = sum(spark.write_latest(view, as_of) for view in ["clock_slots", *self._plain_views])
                 rows += spark.write_all_histories(as_of) if self.keeps_histories else 0
-                rows += self._write_attributes(as_of, spark, whole=True)
+                rows += self._write_attributes(as_of, spark, whole=True) + spark.write_latest(LAST_VIEW, as_of)
         else:
             rows = self._write_all(as_of)
         self.progress.note(as_of)
@@ -134,10 +140,10 @@ class Materialization:
             behaviors = BehaviorState(self.clock)
             behaviors.bring_to(as_of)
             rows += write_histories(self.store, self.clock, behaviors.users(), as_of)
-        return rows + self._write_attributes(as_of, whole=True)
+        return rows + self._write_attributes(as_of, whole=True) + self._write_latest(LAST_VIEW, as_of)
 
     def catch_up(self, as_of: Hour, since: Hour) -> int:
-        """Write what a run that was interrupted, or had no online store, left out.
+        """Write what a run that was interrupted, or had no online store, left out; everything where the store has lost rows.
 
         Args:
             as_of: hour as of which the clocks hold.
@@ -150,12 +156,25 @@ class Materialization:
         if done is None or done + 1 < since:
             log.info("how far the online store is filled is not known, or too long ago: it is filled as of %s", as_of)
             return self.materialize_all(as_of)
+        if not self.progress.changing and not self._has_last_rows(done):
+            log.warning("the online store has lost rows that were written: it is filled as of %s", as_of)
+            return self.materialize_all(as_of)
         return sum(self.materialize(hour) for hour in hour_range(done + 1, as_of + 1))
+
+    def _has_last_rows(self, done: Hour) -> bool:
+        """Whether the online store has the rows that were written last, as of the hour that it was filled to."""
+        online, told = self.features.population(done), self.features.rows_at(LAST_VIEW, done)
+        told = told.filter(pc.greater(told["events"], 0))
+        return all(online[name].to_pylist() == told[name].to_pylist() for name in ("slot", "as_of"))
 
     def expect(self, hour: Hour) -> None:
         """Note that rows of an hour are about to change, also if it has been written already: late events change it again."""
         if (done := self.progress.as_of) is not None and done >= hour:
-            self.progress.note(hour - 1)
+            self.progress.note(hour - 1, changing=True)
+
+    def _write_changed(self, view: str, hour: Hour) -> int:
+        """Put the rows of a view that changed at an hour's start online; returns the rows."""
+        return write_rows(self.store, view, self.features.changed(view, hour), *self.clock.logs[view].keys)
 
     def _write_latest(self, view: str, as_of: Hour) -> int:
         """Put every row of a view as of an hour online; returns the rows."""

@@ -10,6 +10,7 @@ import shutil
 
 import pyarrow.parquet as pq
 
+from core.documents import JsonObject
 from core.duck import identifier
 from core.files import read_json, write_json
 from core.hours import Hour
@@ -33,14 +34,27 @@ class OnlineProgress:
     @property
     def as_of(self) -> Hour | None:
         """The hour; None where it is not known, and the store has to be filled anew."""
-        if not self.path.exists():
-            return None
-        content = read_json(self.path)
-        return Hour.parse(content["as_of"]) if content["store"] == self._store else None
+        content = self._read()
+        return Hour.parse(content["as_of"]) if content else None
 
-    def note(self, as_of: Hour) -> None:
-        """Note that every row as of an hour has been written."""
-        write_json(self.path, {"as_of": as_of.key, "store": self._store})
+    @property
+    def changing(self) -> bool:
+        """Whether rows as of that hour may differ from those that were written, as late events were about to change them."""
+        return bool(self._read().get("changing"))
+
+    def _read(self) -> JsonObject:
+        """What is noted of this store; empty if nothing is."""
+        content = read_json(self.path) if self.path.exists() else {}
+        return content if content.get("store") == self._store else {}
+
+    def note(self, as_of: Hour, *, changing: bool = False) -> None:
+        """Note that every row as of an hour has been written.
+
+        Args:
+            as_of: the hour.
+            changing: the rows that the change logs tell as of the hour are about to change.
+        """
+        write_json(self.path, {"as_of": as_of.key, "store": self._store, **({"changing": True} if changing else {})})
 
     def forget(self) -> None:
         """From here on the store has to be filled anew."""

@@ -258,6 +258,15 @@ class ClockFeatures:
             con.register("wanted", pa.table({"user_id": pa.array(users, pa.int64())}))
             return _newest_rows(con, changes, parts, as_of, "user_id IN (SELECT user_id FROM wanted)")
 
+    def rows_at(self, view: str, as_of: Hour) -> pa.Table:
+        """The rows of a view that hold at an hour's start, by key: of one that has few."""
+        changes = self.clock.logs[view]
+        parts = files_between(changes.root, as_of, as_of, changes.holds_hours)
+        if not parts:
+            return changes.schema.empty_table()
+        with duck.connection(self.settings) as con:
+            return _newest_rows(con, changes, parts, as_of, "true")
+
     def latest(self, view: str, as_of: Hour) -> Iterator[pa.Table]:
         """The rows of a view that hold at an hour's start, a part of the keys at a time."""
         changes = self.clock.logs[view]

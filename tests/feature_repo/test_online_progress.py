@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
+from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
 
@@ -121,6 +122,23 @@ def test_nothing_is_written_twice_and_another_store_is_filled(tmp_path: Path) ->
     shutil.rmtree(settings.workspace / "feast")
     advance(settings, START + 4)
     assert is_whole(settings, START + 4)
+
+
+@pytest.mark.parametrize("lost", ["everything", "the last hour"])
+def test_a_store_that_lost_rows_is_filled_again(tmp_path: Path, lost: str) -> None:
+    settings = told(tmp_path, EVERYBODY)
+    online = settings.workspace / "feast" / "online.db"
+    advance(settings, START + 3)
+    kept = shutil.copy(online, tmp_path / "kept.db")
+    advance(settings, START + 4)
+    if lost == "everything":
+        with closing(sqlite3.connect(online)) as con, con:
+            for (table,) in con.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall():
+                con.execute(f'DELETE FROM "{table}"')
+    else:  # as a Redis that starts again from its last snapshot
+        shutil.copy(kept, online)
+    advance(settings, START + 5)
+    assert is_whole(settings, START + 5)
 
 
 def plans(settings: Settings, hour: Hour) -> list[str | None]:

@@ -100,6 +100,18 @@ def test_redis_and_postgres_hold_what_sqlite_and_files_hold(
     assert online.equals(both_sides(plain)[0])
 
 
+def test_a_redis_that_lost_everything_is_filled_by_the_next_hour(plain: Settings, tmp_path: Path) -> None:
+    with redis_server(tmp_path) as (url, _):
+        settings = in_redis(plain, tmp_path, url)
+        host, port = url.split(":")
+        redis.Redis(host, int(port)).flushall()
+        assert not both_sides(settings)[0].num_rows
+        advance(settings, START + CUT + 3)
+        online, offline = both_sides(settings)
+        assert online.num_rows
+        assert online.equals(offline)
+
+
 @pytest.fixture
 def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     """Redis's client tries again as often as ever, after milliseconds instead of seconds."""
