@@ -36,11 +36,13 @@ class ExperimentDecision:
             ``person`` (better, but a guardrail is undecided at the end), ``no_conclusion`` (a check failed).
         sentence: the reason; with several treatments it names the one that the verdict is about, and the others' verdicts.
         variant: the treatment that the verdict is about, None if it is about no single one.
+        harmful: treatments in which a primary metric is worse or a guardrail is broken, also where another one decides.
     """
 
     verdict: Verdict
     sentence: str
     variant: str | None = None
+    harmful: tuple[str, ...] = ()
 
 
 def decide(
@@ -77,11 +79,12 @@ def decide(
         spared = not (stops_any and decision.verdict == "stop")
         return spared, BEST_FIRST.index(decision.verdict), -_first_gain(plan, decision, rows)
 
-    chosen = min(decisions, key=rank)
+    harmful = tuple(d.variant for d in decisions if d.variant and d.verdict == "stop")
+    chosen = replace(min(decisions, key=rank), harmful=harmful)
     if len(decisions) == 1:
         return chosen
-    others = "; ".join(f"{d.variant}: {d.verdict.replace('_', ' ')}" for d in decisions if d is not chosen)
-    return ExperimentDecision(chosen.verdict, f"{chosen.variant}: {chosen.sentence} Others: {others}.", chosen.variant)
+    others = "; ".join(f"{d.variant}: {d.verdict.replace('_', ' ')}" for d in decisions if d.variant != chosen.variant)
+    return replace(chosen, sentence=f"{chosen.variant}: {chosen.sentence} Others: {others}.")
 
 
 def _of_holdout(sentence: str) -> str:

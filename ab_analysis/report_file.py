@@ -62,6 +62,7 @@ class ReportedDecision(_Part):
     verdict: str
     sentence: str
     variant: str | None
+    harmful: tuple[str, ...] = ()
 
 
 class AboutExperiment(_Part):

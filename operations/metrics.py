@@ -22,6 +22,7 @@ from core.files import read_json
 from core.hours import Hour
 from core.settings import Settings
 from operations.health import AIRFLOW_PARTS, airflow_health, disk_usage
+from serving.routing import stopped
 from streaming.status import LaneStatus, TrainingStatus, last_seen
 
 log = logging.getLogger("operations.metrics")
@@ -165,13 +166,18 @@ def _drift(settings: Settings) -> list[Metric]:
 
 def _experiments(settings: Settings) -> list[Metric]:
     verdicts: Counter[str] = Counter()
+    harming = 0
     for folder in sorted((settings.reports_dir / "ab").glob("*/")):
         pages = [p for p in sorted(folder.glob("*.json")) if p.stem[:1].isdigit()]
         newest = folder / "final.json" if (folder / "final.json").exists() else pages[-1] if pages else None
         if newest:
-            verdicts[str(read_json(newest)["decision"]["verdict"])] += 1
+            decision = read_json(newest)["decision"]
+            verdicts[str(decision["verdict"])] += 1
+            running = newest.stem != "final" and stopped(settings, folder.name) is None
+            harming += running and bool(decision.get("harmful", decision["verdict"] == "stop"))
     return [
-        _labeled("clock_experiments", "Experiments by the verdict of their newest report.", "verdict", dict(verdicts))
+        _labeled("clock_experiments", "Experiments by the verdict of their newest report.", "verdict", dict(verdicts)),
+        _gauge("clock_experiments_harming", "Running experiments of which a treatment does harm.", harming),
     ]
 
 

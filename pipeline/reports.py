@@ -189,10 +189,9 @@ def report_experiment(settings: Settings, name: str, until: Hour) -> ReportSumma
         return ReportSummary(name, None, str(error), None)
     decision = written.analysis.decision
     log.info("experiment %s: %s", name, decision.sentence)
-    if decision.verdict in {"stop", "no_conclusion"}:
-        send_alert(
-            settings, f"experiment {name}: {decision.verdict}", sentence=decision.sentence, report=str(written.page)
-        )
+    if decision.harmful or decision.verdict == "no_conclusion":
+        told = f"stop {', '.join(decision.harmful)}" if decision.harmful else decision.verdict
+        send_alert(settings, f"experiment {name}: {told}", sentence=decision.sentence, report=str(written.page))
     return ReportSummary(name, decision.verdict, decision.sentence, str(written.page))
 
 

@@ -66,6 +66,8 @@ def test_elsewhere_and_at_the_end_the_best_treatment_is_the_verdict_and_the_harm
     for decision in (decided(UP, DOWN, automatic_stop=False), decided(UP, DOWN, until=END)):
         assert (decision.verdict, decision.variant) == ("ship", "a")
         assert decision.sentence.endswith("Others: b: stop.")
+        assert decision.harmful == ("b",)
     assert decided(UP, DOWN, until=END - 1).verdict == "stop"
     assert decided(UP, DOWN, until=END, end=date(2026, 3, 20)).verdict == "stop"
     assert decided(OPEN, OPEN).verdict == "keep_running"
+    assert decided(OPEN, OPEN).harmful == ()
