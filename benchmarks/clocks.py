@@ -134,14 +134,13 @@ def refresh_here(settings: Settings, as_of: Hour) -> None:
 
 
 def rows_here(settings: Settings, until: Hour) -> None:
-    """Compute only the clock rows as of an hour, users' and everybody's, the way a rebuild writes them."""
+    """Compute only the users' clock rows as of an hour, and the sums below them, the way a rebuild writes them."""
     clock = ClockState(settings, EventStore(settings.events_dir))
     hours = list(hour_range(START, until))
     with engine(settings) as running:
         run = Rebuild(clock, running, until, clock.store.changes.position(), hours, history=False)
         run.read()
-        for _ in run.slots():
-            pass
+        run.write_slots()
 
 
 def rebuild(var: Path, until: Hour, days: int = DAYS) -> tuple[float, float]:

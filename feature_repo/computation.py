@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from pathlib import Path
 
 import pyarrow.parquet as pq
 
@@ -92,38 +92,37 @@ class ClockComputation:
         Args:
             queries: by name (a slot, ``users``, ``items``) and part, the query of the sums.
         """
-        folders = {name: self._base_folder(name) for name in queries}
+        folders = {name: self.base_folder(name) for name in queries}
         self._write({folders[name]: parts for name, parts in queries.items()})
         return self._bases({name: list(parts) for name, parts in queries.items()})
 
-    def write_slot_bases(self, tables: SumTables, slots: Sequence[int]) -> dict[str, Layer]:
-        """Write bases of slots, in the place of those before.
+    def write_slot_sums(self, tables: SumTables, slots: Sequence[int], root: Path) -> None:
+        """Write the sums of slots to the folders of their bases, in the place of those before.
 
         Args:
             tables: of their sums, with value ids.
             slots: their numbers.
+            root: folder of the bases.
         """
-        root = self.clock.sums_folder
-        parts = self.build.slot_parts()
         for slot in slots:
-            shutil.rmtree(root / self._base_folder(str(slot)), ignore_errors=True)
-        for part in parts:
-            folders = {slot: root / self._base_folder(str(slot)) / part.name for slot in slots}
-            self.engine.write_by_key(partial(self._sums_to_write, tables, part), folders)
-        return self._bases({str(slot): [part.name for part in parts] for slot in slots})
+            folder = root / self.base_folder(str(slot))
+            shutil.rmtree(folder, ignore_errors=True)
+            for part in self.build.slot_parts():
+                self.engine.write(self.build.slot_sums(tables, part, slot), folder / part.name)
 
-    def _sums_to_write(self, tables: SumTables, part: Part, slot: int | None) -> str:
-        sums = self.build.slot_sums(tables, part, slot)
-        return sums if slot is not None else f"SELECT *, slot AS folder FROM ({sums}) s"
+    def slot_bases(self, slots: Sequence[int]) -> dict[str, Layer]:
+        """The bases of slots, whose sums have just been written."""
+        return self._bases({str(slot): [part.name for part in self.build.slot_parts()] for slot in slots})
 
-    def _base_folder(self, name: str) -> str:
+    def base_folder(self, name: str) -> str:
+        """Name of the folder of a base."""
         return f"{name.zfill(3)}-{self.as_of.key}-{self.generation}"
 
     def _bases(self, parts: Mapping[str, Sequence[str]]) -> dict[str, Layer]:
         """The bases just written, from the names of their parts."""
         rows = {}
         for name, names in parts.items():
-            folder = self._base_folder(name)
+            folder = self.base_folder(name)
             stored = sum(self.stored_rows(folder, part) for part in names if not part.startswith("everyone-"))
             rows[folder] = {name: stored}
         return dict(zip(parts, self._layers(rows), strict=True))

@@ -3,29 +3,23 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
 
 from core.duck import identifier
 from core.errors import NotReadyError
 from core.hours import DAY_HOURS, Hour
+from core.spark import SparkEngine
 from core.sql_engine import Engine
 from events.change_list import ChangePosition
 from events.schema import BEHAVIORS
 from feature_repo.computation import ClockComputation, Refreshed
 from feature_repo.history import Period, Sources, histories, item_rows
-from feature_repo.query_builder import PAIR, SumTables
 from feature_repo.schemas import COUNTS, WHOLE_DAYS
+from feature_repo.slot_passes import PASS_EVENTS, ExecutorPasses, SlotComputation, slot_passes, write_population
 from feature_repo.sql import columns, summed
 from feature_repo.state import ClockStorage
-from feature_repo.sums import Layer, Sums
+from feature_repo.sums import Sums
 
 log = logging.getLogger("feature_repo.rebuild")
-
-PASS_EVENTS = 7_000_000
-"""Events of the slots that a rebuild computes at a time: bounds its memory."""
-
-
-SLOT_SUMS = SumTables("sum")
 
 
 class Rebuild(ClockComputation):
@@ -53,6 +47,7 @@ class Rebuild(ClockComputation):
         super().__init__(clock, running, as_of)
         self.changes = changes
         self.hours, self.history = hours, history
+        self.passes = SlotComputation(clock, running, as_of, rows=not history)
 
     def run(self) -> Refreshed:
         """Compute and commit everything.
@@ -64,9 +59,8 @@ class Rebuild(ClockComputation):
         self.clock.forget()
         for changes in self.clock.logs.values():
             changes.clear()
-        bases: dict[str, Layer] = {}
-        for group in self.slots():
-            bases |= self.write_slot_bases(SLOT_SUMS, group)
+        self.write_slots()
+        bases = self.slot_bases(range(self.clock.settings.slots))
         bases |= self.write_bases({"users": self._users(Sums(self.clock.sums_folder, bases))})
         self.engine.table("item_sums", self._items())
         self.engine.view("first_hours", "SELECT item_id, first_hour FROM item_sums")
@@ -95,48 +89,29 @@ class Rebuild(ClockComputation):
             raise NotReadyError(f"no events before {self.as_of}; every closed hour is empty")
         self.executor.read_files("raw", self.clock.store.event_files([h for h in self.hours if h >= self.first]))
         self.executor.read_files("raw_all", everything)
-        self.executor.run(self.build.dictionaries("raw_all"))
+        if self.engine.in_batches or self.history or self.clock.settings.shrinkage:  # tasks make their own
+            self.executor.run(self.build.dictionaries("raw_all"))
 
     def _users(self, slots: Sums) -> dict[str, str]:
-        """Queries of the users' sums, from those of the slots: as they were written, unless one pass has them all."""
+        """Queries of the users' sums, from those of the slots."""
         queries = {}
-        of_users = self.build.base_parts("users")
-        for part, of_slot in zip(of_users, self.build.parts(PAIR)[-len(of_users) :], strict=True):
+        for part in self.build.base_parts("users"):
             by = columns(part.keys)
-            if self.engine.in_batches:
-                rows = slots.rows(self.engine, slots.slots, part.name, columns(part.columns))
-                ids = self.build.with_ids(f"({rows})", part)
-            else:
-                ids = f"SELECT {columns(part.columns)} FROM {SLOT_SUMS.of(of_slot)} s"
+            rows = slots.rows(self.engine, slots.slots, part.name, columns(part.columns))
+            ids = self.build.with_ids(f"({rows})", part)
             merged = f"(SELECT {by}, {summed(part.counts)} FROM ({ids}) i GROUP BY {by})"
             queries[part.name] = self.build.with_texts(merged, part)
         return queries
 
-    def slots(self) -> Iterator[list[int]]:
-        """Some slots at a time: tables ``SLOT_SUMS`` hold their sums until the next are asked for.
-
-        Without history their clock rows are written as well.
-        """
-        slots = range(self.clock.settings.slots)
-        if self.engine.in_batches:
-            groups = _groups(slots, dict(self.engine.rows("SELECT slot, count(*) FROM raw GROUP BY slot")))
-        else:
-            groups = [[*slots]]
-        users, everyone = self.build.parts(PAIR)[-1], self.build.parts(("slot",), everyone=True)[-1]
-        for number, group in enumerate(groups):
-            self.executor.run(
-                self.build.encode("part", "raw", f"WHERE r.slot IN ({', '.join(map(str, group))})", by=("user_id",)),
-                self.build.sums(SLOT_SUMS, "part", PAIR),
-                self.build.everyone(SLOT_SUMS),
-            )
-            if not self.history:
-                as_of = str(self.as_of.number)
-                rows = self.build.clock_rows(SLOT_SUMS, SLOT_SUMS.of(users), PAIR, as_of)
-                self.write_rows("clock_slots", self.as_of, number, self.executor.prepare(rows))
-                rows = self.build.clock_rows(SLOT_SUMS, SLOT_SUMS.of(everyone), ("slot",), as_of, everyone=True)
-                self.write_rows("population_clock", self.as_of, number, self.executor.prepare(rows))
-            yield group
-            log.info("slots %d to %d of %d", group[0], group[-1], self.clock.settings.slots)
+    def write_slots(self) -> None:
+        """Write the sums of all slots to the folders of their bases; without history their users' clock rows as well."""
+        if isinstance(self.engine, SparkEngine):
+            ExecutorPasses(self.passes, self.engine).run()
+            return
+        loads = dict(self.engine.rows("SELECT slot, count(*) FROM raw GROUP BY slot"))
+        for each in slot_passes(range(self.clock.settings.slots), loads, PASS_EVENTS):
+            self.passes.compute(each, self.clock.sums_folder)
+            log.info("slots %d to %d of %d", each.slots[0], each.slots[-1], self.clock.settings.slots)
 
     def _items(self) -> str:
         """SELECT of the items' sums: a first hour however long ago, counts of the window and of the last day."""
@@ -160,24 +135,10 @@ class Rebuild(ClockComputation):
         users = self.merged(sums, ["users"], self.build.base_parts("users")[-1])
         users = f"SELECT user_id, {start} AS event_timestamp, {columns(COUNTS)}, CAST({at} AS BIGINT) AS as_of FROM ({users}) u"
         self.write_rows("user_activity", self.as_of, 0, f"{users} {self.engine.sorted_by('user_id')}")
+        write_population(self.clock, self.as_of, sums)
         source = f"SELECT *, CAST({at} AS BIGINT) AS as_of FROM item_sums i"
         self.write_rows("item_stats", self.as_of, 0, item_rows(self.engine, source))
         if WHOLE_DAYS in self.clock.logs:
             midnight = Hour(at - at % DAY_HOURS)
             profiles = self.executor.prepare(self.profiles(sums, midnight, None))
             self.engine.write(profiles, self.clock.logs[WHOLE_DAYS].span(midnight, self.as_of))
-
-
-def _groups(slots: range, loads: dict[int, int]) -> list[list[int]]:
-    """Neighboring slots together while they have at most ``PASS_EVENTS`` events."""
-    groups: list[list[int]] = []
-    load = 0
-    for slot in slots:
-        events = loads.get(slot, 0)
-        if groups and load + events <= PASS_EVENTS:
-            groups[-1].append(slot)
-            load += events
-        else:
-            groups.append([slot])
-            load = events
-    return groups

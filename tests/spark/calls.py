@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 
 import events.spark_input
 import feature_repo.changes
+import feature_repo.slot_passes
 from ab_analysis.analysis import analyze
 from ab_analysis.table import analyze_table
 from ab_analysis.table_spec import TableSpec
@@ -39,6 +40,17 @@ Options = Mapping[str, Any]
 def rebuild(options: Options, hour: str) -> None:
     settings = load_settings(**options)
     ClockState(settings, EventStore(settings.events_dir)).rebuild(Hour.parse(hour))
+
+
+def rebuild_in_passes(options: Options, hour: str, events: int) -> list[int]:
+    """Rebuild without history, a pass having so many events; files of the sums of each slot's users."""
+    settings = load_settings(**options)
+    state = ClockState(settings, EventStore(settings.events_dir))
+    before, feature_repo.slot_passes.PASS_EVENTS = feature_repo.slot_passes.PASS_EVENTS, events
+    state.rebuild(Hour.parse(hour), history=False)
+    feature_repo.slot_passes.PASS_EVENTS = before
+    bases = state.sums(state.require_state()).bases
+    return [len(parquet_parts(state.sums_folder / bases[slot].folder / "all")) for slot in bases if slot.isdigit()]
 
 
 def refresh(options: Options, hour: str) -> None:

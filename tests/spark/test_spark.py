@@ -125,6 +125,28 @@ def test_clocks_are_duckdbs_in_bulk_and_by_the_hour_with_late_events_a_small_dri
     assert len(by_engine["spark"][1][-1]) > 30
 
 
+def test_passes_side_by_side_are_duckdbs_also_where_the_users_of_a_slot_are_split(spark: Spark, tmp_path: Path) -> None:
+    genres = ["rock", "jazz", None, "folk"]
+    busy = [(h, n, n % 11, genres[n % 4], [100, 3, 50][n % 3]) for h in (3, 4, 27) for n in range(40)]
+    rows = [*busy, *((h, 7, h % 5, "soul", 100) for h in range(0, CUT, 3))]
+    rows.sort(key=lambda e: (e[0], e[1]))
+    by_engine, files = {}, {}
+    for name, engine in (("duckdb", {}), ("spark", spark.options)):
+        place = {"var": str(tmp_path / name), **CLOCKS, "slot_minutes": 60}
+        settings = load_settings(**place)
+        (tmp_path / f"log-{name}").mkdir()
+        ingest_rows(tmp_path / f"log-{name}", settings, rows, 0, (START, START + CUT))
+        what: dict[str, Any] = {"options": {**place, **engine}, "hour": (START + CUT).key, "events": 30}
+        files[name] = spark.driver.call("rebuild_in_passes", **what) if engine else calls.rebuild_in_passes(**what)
+        assert not out_of_order(settings)
+        assert not list(state_of(settings).sums_folder.glob("passes-*"))
+        calls.refresh(place, (START + CUT).key)  # nothing to do: whatever wrote the state, it is understood
+        by_engine[name] = sums_of(settings), as_of(settings, START + CUT)
+    assert by_engine["spark"] == by_engine["duckdb"]
+    assert set(files["duckdb"]) == {1}
+    assert max(files["spark"]) > 1
+
+
 def test_tablets_are_written_in_one_job_and_are_duckdbs(spark: Spark, tmp_path: Path) -> None:
     ours = calls.tablets({"var": str(tmp_path / "duckdb"), "source": "test"}, str(tmp_path / "duckdb"), 30)
     options = {"var": str(tmp_path / "spark"), "source": "test", **spark.options}
