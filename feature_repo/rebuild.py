@@ -47,7 +47,7 @@ class Rebuild(ClockComputation):
         super().__init__(clock, running, as_of)
         self.changes = changes
         self.hours, self.history = hours, history
-        self.passes = SlotComputation(clock, running, as_of, rows=not history)
+        self.passes = SlotComputation(clock, running, as_of)
 
     def run(self) -> Refreshed:
         """Compute and commit everything.
@@ -106,11 +106,12 @@ class Rebuild(ClockComputation):
     def write_slots(self) -> None:
         """Write the sums of all slots to the folders of their bases; without history their users' clock rows as well."""
         if isinstance(self.engine, SparkEngine):
-            ExecutorPasses(self.passes, self.engine).run()
+            ExecutorPasses(self.passes, self.engine, rows=not self.history).run()
             return
         loads = dict(self.engine.rows("SELECT slot, count(*) FROM raw GROUP BY slot"))
         for each in slot_passes(range(self.clock.settings.slots), loads, PASS_EVENTS):
-            self.passes.compute(each, self.clock.sums_folder)
+            rows = None if self.history else self.passes.rows_folder(each)
+            self.passes.compute(each, self.clock.sums_folder, rows)
             log.info("slots %d to %d of %d", each.slots[0], each.slots[-1], self.clock.settings.slots)
 
     def _items(self) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 
 import pyarrow as pa
@@ -61,12 +62,7 @@ class SlotPass:
         'slot IN (7) AND abs(user_id % 4) = 1'
         """
         of_users = f" AND abs({user} % {self.shares}) = {self.share}" if self.shares > 1 else ""
-        return f"{slot} IN ({columns_of(self.slots)}){of_users}"
-
-
-def columns_of(numbers: Sequence[int]) -> str:
-    """Numbers as a list of SQL."""
-    return ", ".join(map(str, numbers))
+        return f"{slot} IN ({', '.join(map(str, self.slots))}){of_users}"
 
 
 def slot_passes(slots: Sequence[int], loads: Mapping[int, int], most: int) -> list[SlotPass]:
@@ -109,25 +105,30 @@ class SlotComputation(ClockComputation):
         clock: where the clocks lie.
         running: has the view, and the dictionaries of its values.
         as_of: hour at whose start they shall hold.
-        rows: also write the clock rows as of then.
     """
 
-    def __init__(self, clock: ClockStorage, running: Engine, as_of: Hour, *, rows: bool) -> None:
-        super().__init__(clock, running, as_of)
-        self.rows = rows
+    def compute(self, each: SlotPass, root: Path, rows_folder: Path | None) -> None:
+        """Write a pass.
 
-    def compute(self, each: SlotPass, root: Path) -> None:
-        """Write the sums of a pass to their folders in ``root``; tables ``SLOT_SUMS`` hold them until the next."""
+        Args:
+            each: the pass.
+            root: in which the bases of its slots have their folders.
+            rows_folder: for the clock rows; None: they are not wanted.
+        """
         self.executor.run(
             self.build.encode("part", "raw", f"WHERE {each.has('r.slot', 'r.user_id')}"),
             self.build.sums(SLOT_SUMS, "part", PAIR),
             self.build.everyone(SLOT_SUMS),
         )
         self.write_slot_sums(SLOT_SUMS, each.slots, root)
-        if self.rows:
+        if rows_folder:
             users = SLOT_SUMS.of(self.build.parts(PAIR)[-1])
             rows = self.build.clock_rows(SLOT_SUMS, users, PAIR, str(self.as_of.number))
-            self.write_rows("clock_slots", self.as_of, each.number, self.executor.prepare(rows))
+            self.engine.write(self.executor.prepare(rows), rows_folder)
+
+    def rows_folder(self, each: SlotPass) -> Path:
+        """Where the clock rows of a pass belong."""
+        return self.clock.logs["clock_slots"].span(self.as_of, self.as_of, each.number)
 
 
 @dataclass(frozen=True)
@@ -138,8 +139,8 @@ class PassWriter:
         settings: of the workspace.
         as_of: hour at whose start the clocks shall hold.
         passes: all of them, by number.
-        root: folder in which each has one for its sums.
-        rows: also write the clock rows.
+        root: folder in which each has one for what it writes: nobody reads it, so that a task that outlives its driver harms nothing.
+        rows: whether clock rows are wanted.
     """
 
     settings: Settings
@@ -155,7 +156,7 @@ class PassWriter:
             return
         each = self.passes[first[NUMBER][0].as_py()]
         with duck.connection(self.settings) as con:
-            con.register("arriving", pa.RecordBatchReader.from_batches(first.schema, chain_of(first, batches)))
+            con.register("arriving", pa.RecordBatchReader.from_batches(first.schema, chain([first], batches)))
             running = DuckEngine(con)
             running.table("raw", "SELECT * FROM arriving")
             self.compute(running, each)
@@ -165,15 +166,9 @@ class PassWriter:
     def compute(self, running: Engine, each: SlotPass) -> None:
         """Write a pass from its events, which are the engine's table ``raw``."""
         clock = ClockStorage(self.settings, EventStore(self.settings.events_dir))
-        computation = SlotComputation(clock, running, self.as_of, rows=self.rows)
+        computation, folder = SlotComputation(clock, running, self.as_of), self.root / str(each.number)
         computation.executor.run(computation.build.dictionaries("raw"))
-        computation.compute(each, self.root / str(each.number))
-
-
-def chain_of(first: pa.RecordBatch, others: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """A batch that was taken from an iterator, and the others."""
-    yield first
-    yield from others
+        computation.compute(each, folder / "sums", folder / "rows" if self.rows else None)
 
 
 class ExecutorPasses:
@@ -181,10 +176,12 @@ class ExecutorPasses:
 
     Args:
         computation: of the driver; its engine is Spark, and has the view ``raw``.
+        running: that engine.
+        rows: whether clock rows are wanted.
     """
 
-    def __init__(self, computation: SlotComputation, running: SparkEngine) -> None:
-        self.computation, self.engine = computation, running
+    def __init__(self, computation: SlotComputation, running: SparkEngine, *, rows: bool) -> None:
+        self.computation, self.engine, self.rows = computation, running, rows
         self.settings, self.build = computation.clock.settings, computation.build
 
     def run(self) -> None:
@@ -196,7 +193,7 @@ class ExecutorPasses:
         storage = self.computation.clock.sums_folder
         storage.mkdir(parents=True, exist_ok=True)
         with temporary_directory("passes-", storage) as root:
-            writer = PassWriter(self.settings, self.computation.as_of, passes, root, self.computation.rows)
+            writer = PassWriter(self.settings, self.computation.as_of, passes, root, self.rows)
             cases = " ".join(f"WHEN {each.has('slot', 'user_id')} THEN {each.number}" for each in passes)
             names = columns(["slot", "user_id", *self.build.facets, *BEHAVIORS])
             sql = f"SELECT {names}, CAST(CASE {cases} END AS INTEGER) AS {NUMBER} FROM raw"
@@ -210,22 +207,24 @@ class ExecutorPasses:
         """Write the sums of slots without events, which no task is for."""
         with duck.connection(self.settings) as con:
             running = DuckEngine(con)
-            build = SlotComputation(self.computation.clock, running, self.computation.as_of, rows=False).executor
-            build.read_files("raw", [])
+            SlotComputation(self.computation.clock, running, self.computation.as_of).executor.read_files("raw", [])
             writer.compute(running, each)
 
     def _take_over(self, passes: Sequence[SlotPass], root: Path, storage: Path) -> None:
         """Put the files of the passes where they belong, and add up what is of everybody."""
-        split = {slot for each in passes if each.shares > 1 for slot in each.slots}
+        for slot in range(self.settings.slots):
+            shutil.rmtree(storage / self.computation.base_folder(str(slot)), ignore_errors=True)
         for each in passes:
-            for folder in (root / str(each.number)).iterdir():
-                for written in folder.iterdir():
-                    target = storage / folder.name / written.name
-                    if each.share == 0:
-                        shutil.rmtree(target, ignore_errors=True)
-                        target.mkdir(parents=True)
-                    for file in parquet_parts(written):
-                        file.rename(target / f"part-{each.share:05d}.parquet")
+            written = root / str(each.number)  # not there where a share has none of the slot's users
+            if (rows := written / "rows").exists():
+                target = self.computation.rows_folder(each)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                rows.rename(target)
+            for file in written.glob("sums/*/*/*.parquet"):
+                target = storage / file.relative_to(written / "sums").parent
+                target.mkdir(parents=True, exist_ok=True)
+                file.rename(target / f"part-{each.share:05d}.parquet")
+        split = {slot for each in passes if each.shares > 1 for slot in each.slots}
         with duck.connection(self.settings) as con:
             running = DuckEngine(con)
             for slot in sorted(split):

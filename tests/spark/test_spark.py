@@ -128,6 +128,7 @@ def test_clocks_are_duckdbs_in_bulk_and_by_the_hour_with_late_events_a_small_dri
 def test_passes_side_by_side_are_duckdbs_also_where_the_users_of_a_slot_are_split(spark: Spark, tmp_path: Path) -> None:
     genres = ["rock", "jazz", None, "folk"]
     busy = [(h, n, n % 11, genres[n % 4], [100, 3, 50][n % 3]) for h in (3, 4, 27) for n in range(40)]
+    busy += [(9, n, 1, "rock", 100) for n in range(55)]  # of one user: some shares have nobody
     rows = [*busy, *((h, 7, h % 5, "soul", 100) for h in range(0, CUT, 3))]
     rows.sort(key=lambda e: (e[0], e[1]))
     by_engine, files = {}, {}
