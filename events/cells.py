@@ -25,6 +25,9 @@ SPELLINGS = {
 
 MISSING_WORDS = ("nan", "null", "none", "(null)", "<na>", "#n/a", "undefined", "\\n", "nat")
 
+CLOCK_OFFSET = r"[+-]?[0-9]{1,2}:[0-9]{2}|[+-][0-9]{4}"
+"""Hours and minutes from UTC; four digits with a sign are no minutes, as no clock is 16 hours from UTC."""
+
 CLEAR_ZONE = r"\b(UTC|GMT|Z)\b|[A-Za-z_]+/[A-Za-z_]+"
 """What a format's %Z may stand for: DuckDB reads abbreviations as well, and takes CST for Chicago's."""
 
@@ -91,6 +94,18 @@ def cast_time(text: str, kind: str) -> str:
     for pattern, new in SPELLINGS.items():
         plain = f"regexp_replace({plain}, {quoted(pattern)}, {quoted(new)})"
     return f"coalesce(TRY_CAST({text} AS {kind}), TRY_CAST({plain} AS {kind}))"
+
+
+def offset_minutes_sql(text: str) -> str:
+    """SQL of an offset from UTC (DOUBLE, null where unreadable): minutes, or hours and minutes as times have them (``+05:30``, ``-0700``).
+
+    Args:
+        text: SQL of the cell's text, without blanks around it.
+    """
+    hours = f"TRY_CAST(regexp_extract({text}, '^[+-]?([0-9]{{1,2}}):?[0-9]{{2}}$', 1) AS DOUBLE)"
+    minutes = f"{hours} * 60 + TRY_CAST(right({text}, 2) AS DOUBLE)"
+    return f"""CASE WHEN regexp_full_match({text}, {quoted(CLOCK_OFFSET)}) THEN CASE WHEN starts_with({text}, '-') THEN -1 ELSE 1 END
+        * ({minutes}) ELSE TRY_CAST({text} AS DOUBLE) END"""
 
 
 FIXED_ZONES = {"UTC", "Etc/UTC", "GMT", "Etc/GMT"}

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import csv
+import json
 import re
 
 from core.documents import one_line
 from core.duck import identifier, quoted, scalar
-from events.cells import FORMATS, ISO, content
-from events.staging import Staging
+from events.cells import CLOCK_OFFSET, FORMATS, ISO, content
+from events.staging import LEAST_OFFSET, Staging
 
 NO_CAUSE = "Look at the mapping's columns"
 FIXED_CAUSES = {
@@ -107,12 +108,31 @@ def _cell_counts(staging: Staging) -> str:
 
 
 def _zone_hint(staging: Staging) -> str:
-    """What a person should look at when no row has a zone or an offset that can be read."""
+    """What a person should look at when many rows have no zone or offset that can be read."""
     rule = staging.mapping.local_time
     key = "zone_column" if rule.zone_column else "offset_minutes_column"
     name = getattr(rule, key)
     plain = f"CAST({staging.raw.cell(name, key)} AS VARCHAR)" if name in staging.raw.columns else None
     cell = content(plain or staging.sql.optional_text(name, f"local_time.{key}"))
-    text = scalar(staging.con, f"SELECT any_value({cell}) FROM raw r")
-    wanted = "a zone such as Europe/Berlin" if rule.zone_column else "minutes from UTC, such as 120 or -300"
-    return f"Look at local_time.{key}: {'every cell is empty' if text is None else f'a cell reads {text!r}'}, it takes {wanted}"
+    text = scalar(
+        staging.con,
+        f"SELECT any_value({cell}) FROM raw r JOIN staged USING (__row) WHERE reason = 'unknown_zone'",
+    )
+    wanted = "a zone such as Europe/Berlin" if rule.zone_column else "minutes from UTC, such as 120 or -300, or +02:00"
+    read = "every cell is empty" if text is None else f"a cell reads {text!r}"
+    return f"Look at local_time.{key}: {read}, it takes {wanted}{_other_offset(staging, key, name, str(text))}"
+
+
+def _other_offset(staging: Staging, key: str, name: str, text: str) -> str:
+    """A hint where an offset is one of hours or seconds, or stands where a zone should."""
+    if key == "zone_column":
+        is_offset = re.fullmatch(CLOCK_OFFSET, text)
+        return f"; offsets are read by local_time: {{offset_minutes_column: {json.dumps(name)}}}" if is_offset else ""
+    try:
+        number = abs(float(text))
+    except ValueError:
+        return ""
+    source = name if name.isidentifier() else identifier(name) if name in staging.raw.columns else f"({name})"
+    if 0 < number < LEAST_OFFSET:
+        return f"; if these are hours, write {json.dumps(f'{source} * 60')}"
+    return f"; if these are seconds, write {json.dumps(f'{source} / 60')}" if number and not number % 900 else ""

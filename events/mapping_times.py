@@ -64,11 +64,13 @@ class Timestamp(StrictModel):
 
 
 class LocalTime(StrictModel):
-    """The user's wall clock: one zone, a zone per row, or an offset in minutes per row."""
+    """The user's wall clock: one zone, a zone per row, or an offset per row."""
 
     zone: str | None = None
     zone_column: str | None = None
-    offset_minutes_column: str | None = None
+    offset_minutes_column: str | None = Field(
+        None, description="Minutes from UTC, or hours and minutes such as +05:30 and -0700; of hours write tz * 60."
+    )
 
     @field_validator("zone")
     @classmethod

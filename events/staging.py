@@ -19,6 +19,7 @@ from events.cells import (
     boolean_sql,
     content,
     filled,
+    offset_minutes_sql,
     position_sql,
     timestamp_sql,
     unless_missing,
@@ -48,6 +49,8 @@ IGNORED = "ignored"
 ITEM_LENGTH_KEY = "items.duration_seconds"
 MOST_VALUES = 10
 """Unknown values that the account lists."""
+LEAST_OFFSET = 15
+"""Minutes; what is nearer to UTC is no clock's offset, but a number of hours."""
 MAJORITY = 0.5
 """With fewer of the log's items in the table of items, a warning says so."""
 
@@ -417,8 +420,9 @@ class Staging:
         if rule.zone:
             return f"p.ts AT TIME ZONE {quoted(rule.zone)}", "false"
         if rule.offset_minutes_column:
-            minutes = self.sql.number(rule.offset_minutes_column, "local_time.offset_minutes_column")
-            bad = f"coalesce(NOT isfinite({minutes}) OR abs({minutes}) > 26 * 60, true)"
+            minutes = offset_minutes_sql(self.sql.text(rule.offset_minutes_column, "local_time.offset_minutes_column"))
+            hours = f"abs({minutes}) > 0 AND abs({minutes}) < {LEAST_OFFSET}"
+            bad = f"coalesce(NOT isfinite({minutes}) OR abs({minutes}) > 26 * 60 OR {hours}, true)"
             safe = f"CASE WHEN {bad} THEN 0 ELSE {minutes} END"
             return f"(p.ts AT TIME ZONE 'UTC') + to_minutes(CAST({safe} AS BIGINT))", bad
         column = self.sql.text(str(rule.zone_column), "local_time.zone_column")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pandas as pd
@@ -170,3 +171,41 @@ def test_offsets_that_are_no_numbers_are_quarantined(log: Log) -> None:
     account = log.ingest(local_time='local_time: {offset_minutes_column: "off"}')
     assert (account.kept, account.reasons) == (1, {"unknown_zone": 4})
     assert log.events()["local_time"].tolist() == [pd.Timestamp("2026-03-10T11:00:00")]
+
+
+@pytest.mark.parametrize(
+    ("cell", "clock"),
+    [("330", "15:30"), ("+0530", "15:30"), ("+05:30", "15:30"), ("-0700", "03:00"), ("-7:00", "03:00"), ("+00:00", "10:00"),
+     ("-330.0", "04:30"), ("-0330", "06:30")],
+)  # fmt: skip
+def test_an_offset_may_be_minutes_or_as_times_have_it(log: Log, cell: str, clock: str) -> None:
+    log.write(f"uid,iid,genre,ts,tz\nu,i,x,{TIME},{cell}\n")
+    log.ingest(local_time="local_time: {offset_minutes_column: tz}")
+    assert log.events()["local_time"].dt.strftime("%H:%M").tolist() == [clock]
+
+
+def test_an_offset_of_the_time_itself_is_the_users(log: Log) -> None:
+    log.write("uid,iid,genre,ts\nu,i,x,2026-03-10T10:00:00+05:30\nu,j,x,2026-03-10T10:00:00-07:00\n")
+    log.ingest(local_time='local_time: {offset_minutes_column: "right(ts, 6)"}')
+    assert set(log.events()["local_time"]) == {pd.Timestamp("2026-03-10T10:00:00")}
+
+
+@pytest.mark.parametrize(
+    ("cells", "said"),
+    [(("-5", "5.5", "0"), "if these are hours, write \"tz \\* 60\""), (("-18000", "7200", "0"), "if these are seconds, write \"tz / 60\"")],
+)  # fmt: skip
+def test_offsets_of_hours_and_seconds_are_not_taken_for_minutes(
+    log: Log, caplog: pytest.LogCaptureFixture, cells: tuple[str, ...], said: str
+) -> None:
+    log.write("uid,iid,genre,ts,tz\n" + "".join(f"u{n},i{n},x,{TIME},{cells[n % 3]}\n" for n in range(60)))
+    account = log.ingest(local_time="local_time: {offset_minutes_column: tz}")
+    assert account.reasons == {"unknown_zone": 40}
+    assert re.search(said, caplog.text)
+    rule = "tz * 60" if cells[0] == "-5" else "tz / 60"
+    assert log.ingest(local_time=f"local_time: {{offset_minutes_column: {rule}}}").kept == 40
+
+
+def test_an_offset_in_a_column_of_zones_gets_the_hint(log: Log) -> None:
+    log.write("uid,iid,genre,ts,tz\n" + "".join(f"u{n},i{n},x,{TIME},+02:00\n" for n in range(30)))
+    with pytest.raises(DataError, match=r'offsets are read by local_time: .offset_minutes_column: "tz"'):
+        log.ingest(local_time="local_time: {zone_column: tz}")
