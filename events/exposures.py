@@ -16,9 +16,11 @@ from core.hours import Hour
 from events.cells import content, number_id, whole_number
 from events.folds import fold_reasons, load_moments, tell_folds
 from events.ids import extend_ids, id_path
+from events.input_part import InputPart
 from events.log_files import find_files
 from events.mapping import Mapping
 from events.readers import exact_text, load_raw
+from events.row_expressions import RowExpressions
 from events.schema import exposure_schema
 from events.staging import EARLIEST, FUTURE_TOLERANCE
 from events.store import EventStore
@@ -104,9 +106,8 @@ def read_exposures(
             for name in (rule.experiment, rule.variant, rule.user_id)
         )
         user = number_id(user) if user_kind == "int" else user
-        column = raw.cell(rule.timestamp.column, where)
-        kind = raw.types.get(rule.timestamp.column, "VARCHAR")
-        shifted = load_moments(con, column, rule.timestamp, kind, "moments")
+        cell, kind = RowExpressions(con, raw, InputPart()).moment(rule.timestamp, where)
+        shifted = load_moments(con, cell, rule.timestamp, kind, "moments")
         tell_folds(shifted, rule.timestamp, "exposures.timestamp", "they count for nothing")
         limit = (now + FUTURE_TOLERANCE).timestamp()
         is_bad_id = f"NOT {whole_number('user_key')}" if user_kind == "int" else "false"

@@ -7,6 +7,7 @@ import re
 
 import duckdb
 
+from core.duck import identifier
 from core.errors import DataError
 from events.column_words import MOMENT, ZONES, has_word
 from events.first_rows import Column, Sample, time_format
@@ -70,9 +71,12 @@ def _time_apart(sample: Sample, column: Column) -> str:
     if not all(DATE.fullmatch(text) for text in column.examples):
         return ""
     other = next(
-        (c.name for c in sample.columns if c.examples and all(TIME_OF_DAY.fullmatch(text) for text in c.examples)), None
+        (c for c in sample.columns if c.examples and all(TIME_OF_DAY.fullmatch(text) for text in c.examples)), None
     )
-    where = f"it may stand in {json.dumps(other)}; write both into one column" if other else "is there none?"
+    where = "is there none?"
+    if other is not None:
+        both = " || ' ' || ".join(c.name if c.name.isidentifier() else identifier(c.name) for c in (column, other))
+        where = f'it may stand in "{other.name}": then column: {json.dumps(both)}'
     return f"a date without the time of day, which the clock needs: {where}; "
 
 

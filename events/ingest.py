@@ -27,12 +27,14 @@ from events.exposures import read_exposures
 from events.folds import load_moments
 from events.forgotten import ForgottenList
 from events.hour_changes import write_hours
+from events.input_part import InputPart
 from events.items import write_item_facets
 from events.local_input import Input, LocalInput, Log
 from events.log_files import find_files
 from events.mapping import load_mapping, log_paths
 from events.quarantine import quarantine_file
 from events.readers import load_raw
+from events.row_expressions import RowExpressions
 from events.source_properties import SourceProperties
 from events.spark_input import SparkInput, is_readable
 from events.store import EventStore
@@ -157,8 +159,7 @@ def last_moment(con: duckdb.DuckDBPyConnection, mapping_name: str, paths: list[s
     """Time of the last readable event of a log that is not from the future, None where there is none."""
     mapping, _ = load_mapping(mapping_name)
     raw = load_raw(con, mapping, find_files(paths))
-    column = mapping.timestamp.column
-    cell, kind = raw.cell(column, "timestamp.column"), raw.types.get(column, "VARCHAR")
+    cell, kind = RowExpressions(con, raw, InputPart()).moment(mapping.timestamp, "timestamp.column")
     load_moments(con, cell, mapping.timestamp, kind, "moments")
     latest: datetime | None = scalar(con, "SELECT max(ts) FROM moments WHERE ts <= now()")
     return latest

@@ -18,7 +18,7 @@ Fold = Literal["first", "second", "reject"]
 class Timestamp(StrictModel):
     """Where the moment stands and how it is written."""
 
-    column: str
+    column: str = Field(description="A column, or an expression over columns: date || ' ' || time.")
     unit: Literal["iso", "s", "ms", "us", "ns"] = "iso"
     origin: datetime | None = Field(
         None, description="Moment that numbers count from, UTC; absent: 1970. For logs that hide their real start."

@@ -12,6 +12,7 @@ from core.errors import ConfigError, DataError
 from core.expressions import parse_expression
 from events.cells import FINITE, content, filled, finite, finite_tree, is_taken_apart, only_json
 from events.input_part import InputPart
+from events.mapping_times import Timestamp
 from events.readers import RawLog, exact_text
 from events.text_uses import is_text_use
 
@@ -62,6 +63,19 @@ class RowExpressions:
             self.numbers.add(text)
         return f"TRY_CAST(({self.expression(text, where)}) AS DOUBLE)"
 
+    def moment(self, rule: Timestamp, where: str) -> tuple[str, str]:
+        """SQL of the cell, or the expression, that says when, and its DuckDB type.
+
+        Args:
+            rule: how the moment is written.
+            where: the mapping's key, for errors.
+        """
+        if rule.column in self.raw.columns or self.raw.blank:
+            return self.raw.cell(rule.column, where), self.raw.types.get(rule.column, "VARCHAR")
+        as_text = rule.unit == "iso" or rule.format is not None
+        sql = self.expression(rule.column, where, as_text=as_text)
+        return f"({sql})", self.type_of(sql, f"{where}: '{one_line(rule.column)}'", "raw r")
+
     def expression(self, text: str, where: str, event_columns: tuple[str, ...] = (), *, as_text: bool = False) -> str:
         """SQL of a mapping's expression: columns checked, text columns that hold numbers made numbers where they are used as such.
 
@@ -107,10 +121,10 @@ class RowExpressions:
         column = self.raw.cell(name, name)
         return f"TRY_CAST({column} AS DOUBLE)" if name in self.numbers else column
 
-    def type_of(self, sql: str, where: str) -> str:
-        """DuckDB type of a compiled expression over raw and parsed rows."""
+    def type_of(self, sql: str, where: str, source: str = "raw r JOIN parsed p USING (__row)") -> str:
+        """DuckDB type of a compiled expression over the rows of ``source``."""
         try:
-            rows = self.con.execute(f"DESCRIBE SELECT ({sql}) FROM raw r JOIN parsed p USING (__row)").fetchall()
+            rows = self.con.execute(f"DESCRIBE SELECT ({sql}) FROM {source}").fetchall()
         except duckdb.Error as error:
             raise ConfigError(f"{where}: {str(error).splitlines()[0]}; nothing was ingested") from None
         return str(rows[0][1])

@@ -166,9 +166,8 @@ class Staging:
         outcomes: dict[str, str] = {
             name: self.sql.expression(text, f"behaviors.{name}", OWN) for name, text in mapping.behaviors.items()
         }
-        time_cell = self.raw.cell(mapping.timestamp.column, "timestamp.column")
+        time_cell, time_kind = self.sql.moment(mapping.timestamp, "timestamp.column")
         self.time_cell = time_cell
-        time_kind = self.raw.types.get(mapping.timestamp.column, "VARCHAR")
         moment = timestamp_sql(time_cell, mapping.timestamp, time_kind)
         written = wall_clock_sql(time_cell, mapping.timestamp, time_kind)
         join = f"LEFT JOIN items i ON i.key = {self._join_items(mapping.items, item)}" if mapping.items else ""

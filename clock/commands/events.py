@@ -35,6 +35,7 @@ columns:
                                       # unfolded gives it by itself, from 0
   request_id: request                 # what the items that were shown together have in common
 timestamp: {column: ts, unit: ms, zone: UTC}   # required; unit: iso, s, ms, us, ns; or format: "%d/%m/%Y %H:%M"
+                                      # column: "date || ' ' || time" where the time is in two columns;
                                       # origin: 2024-01-01 where numbers do not count from 1970;
                                       # fold: first, second or reject, for times that a zone's clock shows twice in autumn;
                                       # all of these go wherever a moment is read

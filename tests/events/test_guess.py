@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pyarrow as pa
@@ -64,6 +65,7 @@ def test_dates_without_the_time_of_day_are_to_be_checked(tmp_path: Path) -> None
     text = "user,item,date,time\n" + rows(60, "{u},{i},2026-03-10,10:{n:02d}:00")
     written = guessed(tmp_path, "log.csv", text)[1]
     assert 'check: a date without the time of day, which the clock needs: it may stand in "time"' in written
+    assert json.loads(written.partition("then column: ")[2].partition(";")[0]) == "date || ' ' || time"
     written = guessed(tmp_path, "log.csv", text.replace(",time", ",other").replace("10:", "x"))[1]
     assert "which the clock needs: is there none?" in written
 

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from core.errors import DataError
+from core.errors import ConfigError, DataError
 from events.zones import is_zone
 from tests.events.logs import HEADER, TIME, Log, rows
 
@@ -209,3 +209,34 @@ def test_an_offset_in_a_column_of_zones_gets_the_hint(log: Log) -> None:
     log.write("uid,iid,genre,ts,tz\n" + "".join(f"u{n},i{n},x,{TIME},+02:00\n" for n in range(30)))
     with pytest.raises(DataError, match=r'offsets are read by local_time: .offset_minutes_column: "tz"'):
         log.ingest(local_time="local_time: {zone_column: tz}")
+
+
+def test_a_date_and_a_time_of_day_in_two_columns_are_one_moment(log: Log) -> None:
+    log.write("uid,iid,genre,date,time\nu,i,x,10/03/2026,01:30:00 PM\nu,j,x,29/03/2026,02:30:00 AM\n")
+    account = log.ingest(
+        timestamp="""timestamp: {column: "date || ' ' || time", format: "%d/%m/%Y %I:%M:%S %p", zone: Europe/Berlin}"""
+    )
+    assert (account.kept, account.skipped_times) == (2, 1)
+    assert set(log.events()["timestamp"]) == {
+        pd.Timestamp("2026-03-10T12:30:00Z"),
+        pd.Timestamp("2026-03-29T01:30:00Z"),
+    }
+
+
+@pytest.mark.parametrize(
+    ("cell", "rule"),
+    [("1773136800000", "unit: ms"), ('"2026-03-10T10:00:00Z"', "unit: iso"), ("29552280", "unit: s")],
+)
+def test_a_time_inside_an_object_is_named_by_its_path(log: Log, cell: str, rule: str) -> None:
+    log.write(f'{{"uid": "u", "iid": "i", "genre": "x", "event": {{"ts": {cell}}}}}\n', "log.jsonl")
+    path = "CAST(event->>'$.ts' AS BIGINT) * 60" if rule == "unit: s" else "event->>'$.ts'"
+    log.ingest(log.folder / "log.jsonl", timestamp=f'timestamp: {{column: "{path}", {rule}}}')
+    assert log.events()["timestamp"].tolist() == [pd.Timestamp(TIME)]
+
+
+def test_an_expression_of_the_time_is_checked_as_any_other(log: Log) -> None:
+    log.write("uid,iid,genre,date,time\n" + "u,i,x,2026-03-10,10h00\n" * 30)
+    with pytest.raises(DataError, match=r"Look at timestamp: a cell reads '2026-03-10 10h00'"):
+        log.ingest(timestamp="""timestamp: {column: "date || ' ' || time"}""")
+    with pytest.raises(ConfigError, match=r"timestamp.column .*: the log has no column 'tyme'; did you mean 'time'"):
+        log.ingest(timestamp="""timestamp: {column: "date || ' ' || tyme"}""")
