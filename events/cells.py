@@ -32,6 +32,10 @@ CLEAR_ZONE = r"\b(UTC|GMT|Z)\b|[A-Za-z_]+/[A-Za-z_]+"
 """What a format's %Z may stand for: DuckDB reads abbreviations as well, and takes CST for Chicago's."""
 
 
+PRINTED_TEXT, JSON_TEXT = r"""([\[{,:]\s*)'([^'"\\]*)'""", r'\1"\2"'
+"""A text in an object or a list, as Python prints it, and as JSON has it."""
+PRINTED_WORDS = {"None": "null", "nan": "null", "True": "true", "False": "false"}
+
 HALF_DAY = r"(?i)[0-9] ?[ap]\.?m\.?$"
 """How times of a clock of twelve hours end; no zone is called so."""
 
@@ -144,8 +148,13 @@ def is_taken_apart(column: exp.Column) -> bool:
 
 
 def only_json(cell: str) -> str:
-    """SQL of a text, null where it is no JSON, so that one such cell is no error of the whole log."""
-    return f"(CASE WHEN json_valid({cell}) THEN {cell} END)"
+    """SQL of a text that is JSON, or as Python prints an object or a list; null of others, so that one is no error of the whole log."""
+    listed = f"regexp_replace({cell}, {quoted(PRINTED_TEXT)}, {quoted(JSON_TEXT)}, 'g')"
+    words = listed
+    for printed, new in PRINTED_WORDS.items():
+        pattern, json_word = rf"([\[{{,:]\s*){printed}\b", rf"\1{new}"
+        words = f"regexp_replace({words}, {quoted(pattern)}, {quoted(json_word)}, 'g')"
+    return f"(CASE {' '.join(f'WHEN json_valid({text}) THEN {text}' for text in (cell, listed, words))} END)"
 
 
 def whole_number(text: str) -> str:

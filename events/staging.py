@@ -20,6 +20,7 @@ from events.cells import (
     content,
     filled,
     offset_minutes_sql,
+    only_json,
     position_sql,
     timestamp_sql,
     unless_missing,
@@ -221,7 +222,7 @@ class Staging:
             for name, sql in guessed.items()
         }
         conditions |= {
-            where: f"{filled(cell)} AND NOT json_valid({cell})" for where, cell in self.sql.json_cells.items()
+            where: f"{filled(cell)} AND {only_json(cell)} IS NULL" for where, cell in self.sql.json_cells.items()
         }
         conditions["columns.position"] = "p.place IS NOT NULL AND p.position IS NULL"
         conditions[ITEM_LENGTH_KEY] = "p.length_unreadable"

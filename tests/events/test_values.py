@@ -124,6 +124,24 @@ def test_words_in_brackets_are_neither_objects_nor_lists(log: Log, caplog: pytes
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
+@pytest.mark.parametrize(
+    ("cell", "path", "value"),
+    [
+        ("['a', 'b']", "$[0]", "a"), ("[\"it's\", 'b']", "$[0]", "it's"), ("[{'id': 16, 'name': 'Anime'}]", "$[0].name", "Anime"),
+        ("{'mood': None, 'lang': 'de', 'live': True}", "$.lang", "de"), ("{'live': True}", "$.live", "true"),
+        ("{'mood': None, 'lang': 'de'}", "$.mood", None), ("{'none': 'None, of'}", "$.none", "None, of"),
+        ("[]", "$[0]", None), ("[None, None, 1]", "$[2]", "1"),
+    ],
+)  # fmt: skip
+def test_a_part_is_taken_of_what_python_printed(log: Log, cell: str, path: str, value: str | None) -> None:
+    pd.DataFrame({"uid": ["u"], "iid": ["i"], "about": [cell], "ts": [TIME]}).to_csv(
+        log.folder / "log.csv", index=False
+    )
+    account = log.ingest(facets=f"facets: {{part: \"about->>'{path}'\"}}")
+    assert account.unreadable == {}
+    assert log.events()["part"].tolist() == [value]
+
+
 def test_a_cell_that_is_no_json_costs_its_value_and_is_counted(log: Log) -> None:
     cells = ('"{""country"": ""DE""}"', "", "oops", "[1")
     log.write("uid,iid,geo,ts\n" + "".join(f"u{n},i,{cell},{TIME}\n" for n, cell in enumerate(cells)))
