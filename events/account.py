@@ -65,6 +65,7 @@ class Account:
             write for one that is missing (``missing``).
         midnights: how many of them were at midnight of the log's zone, to the microsecond.
         nested: how many of the kept events have a whole JSON object or list as a facet or as context; without those that have none.
+        missing_words: how many of them have there a word that programs write for a missing value; without those that have none.
         shown: of a log that tells what was shown, how many items, and how many of them have the label.
         chosen_not_in_list: items that a column names as chosen and that are not in their row's list.
         unknown_actions: the most frequent values of ``actions.column`` that the mapping does not name.
@@ -94,6 +95,7 @@ class Account:
     behaviors: dict[str, int] = field(default_factory=dict)
     null_context: dict[str, int] = field(default_factory=dict)
     nested: dict[str, int] = field(default_factory=dict)
+    missing_words: dict[str, int] = field(default_factory=dict)
     midnights: int = 0
     odd_ids: dict[str, int] = field(default_factory=dict)
     shown: ShownItems | None = None
@@ -157,6 +159,7 @@ def kept_counts(con: duckdb.DuckDBPyConnection, mapping: Mapping) -> dict[str, i
     attributes = (*mapping.facet_names, *mapping.context_names)
     conditions = {f"null:{name}": f"{identifier(name)} IS NULL" for name in attributes}
     conditions |= {f"nested:{name}": is_nested(identifier(name)) for name in attributes}
+    conditions |= {f"missing:{name}": is_missing_word(identifier(name)) for name in attributes}
     conditions |= {f"true:{name}": identifier(name) for name in mapping.behavior_names}
     local = f"timestamp AT TIME ZONE {quoted(mapping.timestamp.zone)}"
     conditions["midnight"] = f"date_trunc('day', {local}) = {local}"
@@ -170,6 +173,7 @@ def take_counts(account: Account, mapping: Mapping, counts: ABCMapping[str, int]
     account.null_facets = {name: counts[f"null:{name}"] for name in facets}
     account.null_context = {name: counts[f"null:{name}"] for name in context}
     account.nested = {name: count for name in (*facets, *context) if (count := counts[f"nested:{name}"])}
+    account.missing_words = {name: count for name in (*facets, *context) if (count := counts[f"missing:{name}"])}
     account.midnights = counts["midnight"]
     account.behaviors = {name: counts[f"true:{name}"] for name in mapping.behavior_names}
 
@@ -210,6 +214,7 @@ def tell(account: Account, mapping: Mapping, examples: Examples, *, one_hour: bo
     _tell_oddities(account, mapping, one_hour)
     _tell_odd_ids(account, mapping)
     _tell_nested(account, mapping, examples)
+    _tell_missing_words(account, mapping)
     _tell_not_in_list(examples.marks)
     _tell_quarantined(account, examples)
     if account.unknown_actions:
@@ -303,6 +308,17 @@ def _tell_odd_ids(account: Account, mapping: Mapping) -> None:
             else f"reads NaN, None or another word for a missing one, and counts as the id of one {kind}"
         )  # fmt: skip
         log.warning("columns.%s_id: in %d rows '%s' %s", kind, count, source, meaning)
+
+
+def _tell_missing_words(account: Account, mapping: Mapping) -> None:
+    """Tell where an attribute is a word for a missing value, which counts as a value like any other."""
+    for name, count in account.missing_words.items():
+        if count > NOTED_SHARE * account.kept:
+            key, source = _attribute(mapping, name)
+            log.warning(
+                "%s: '%s' reads null, NaN, \\N or another word for a missing value in %d of the %d events, and counts as a value; if it "
+                "is missing, write nullif(..., 'null') with the word that the log has", key, one_line(source), count, account.kept,
+            )  # fmt: skip
 
 
 def _tell_nested(account: Account, mapping: Mapping, examples: Examples) -> None:

@@ -116,6 +116,21 @@ def test_an_attribute_that_is_a_whole_object_or_list_is_warned_about_with_how_to
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
+@pytest.mark.parametrize("word", ["null", "NaN", "\\N", "None"])
+def test_words_for_missing_values_are_told(log: Log, caplog: pytest.LogCaptureFixture, word: str) -> None:
+    log.write(HEADER + "".join(f"u{n},i,{(word, 'rock')[n % 2]},{TIME}\n" for n in range(8)))
+    assert log.ingest(context="context: {kind: genre}").missing_words == {"genre": 4, "kind": 4}
+    assert "facets.genre: 'genre' reads null, NaN" in caplog.text
+    assert "context.kind: 'genre' reads" in caplog.text
+    caplog.clear()
+    other = Log(log.write("", "other/empty").parent)
+    account = other.ingest(
+        log.folder / "log.csv", facets=f"facets: {{genre: \"nullif(genre, '{word.replace(chr(92), chr(92) * 2)}')\"}}"
+    )
+    assert (account.missing_words, account.null_facets) == ({}, {"genre": 4})
+    assert "another word" not in caplog.text
+
+
 def test_words_in_brackets_are_neither_objects_nor_lists(log: Log, caplog: pytest.LogCaptureFixture) -> None:
     log.write(
         HEADER + "".join(f"u{n},i,{cell},{TIME}\n" for n, cell in enumerate(("[deleted]", "{x}", "[", "[a] b [c]")))
