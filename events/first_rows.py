@@ -181,7 +181,8 @@ def _column(con: duckdb.DuckDBPyConnection, name: str, dtype: str, rows: int) ->
     assert row is not None
     filled, distinct, low, high, numbers, moments = row
     top = con.execute(
-        f"SELECT {text} AS value FROM sample WHERE {text} IS NOT NULL GROUP BY value ORDER BY count(*) DESC, value LIMIT {EXAMPLES}"
+        f"""SELECT v.cell FROM (SELECT {text} AS cell FROM sample) v WHERE v.cell IS NOT NULL GROUP BY v.cell
+        ORDER BY count(*) DESC, v.cell LIMIT {EXAMPLES}"""  # no name of a column meets one of ours
     ).fetchall()
     if dtype == "BOOLEAN":
         kind = "boolean"

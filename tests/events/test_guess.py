@@ -77,6 +77,14 @@ def test_times_with_a_decimal_comma_are_times(tmp_path: Path, settings: Settings
     assert ingest(str(tmp_path / "mapping.yaml"), [str(log)], settings, now=NOW).kept == 60
 
 
+@pytest.mark.parametrize("name", ["value", "cell", "v", "count", "sample"])
+def test_columns_may_have_names_that_the_guess_uses(tmp_path: Path, name: str) -> None:
+    mapping, _, _ = guessed(
+        tmp_path, "log.csv", f"user,item,at,{name}\n" + rows(60, "{u},{i},2026-03-10T10:{n:02d}:00Z,{g}")
+    )
+    assert [*mapping.facets.values()] == [name]
+
+
 @pytest.mark.parametrize("name", ["no", "off", "null", "1", "true"])
 def test_names_that_yaml_would_read_otherwise_are_quoted(tmp_path: Path, name: str) -> None:
     text = f"user,item,at,{name}\n" + rows(60, "{u},{i},2026-03-10T10:{n:02d}:00Z,{g}")
