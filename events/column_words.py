@@ -14,6 +14,8 @@ ITEM = (
 MOMENT = ("timestamp", "ts", "time", "datetime", "date", "created", "at", "when", "played")
 PLAYED = ("played", "play", "listened", "watched", "watch", "dwell", "elapsed", "stay")
 LENGTH = ("duration", "length", "total")
+NO_LENGTH = ("ratio", "share", "pct", "percent", "percentage", "rate", "count", "number", "price", "cost", "session")
+"""Words of columns with numbers that are no length of time of an item."""
 FACET = (
     "genre", "mood", "language", "lang", "category", "tag", "type", "group", "style", "topic", "brand", "class", "kind", "section",
     "cuisine", "channel", "department",
@@ -83,14 +85,20 @@ def has_word(column: Column, words: tuple[str, ...]) -> bool:
 
 
 def by_name(sample: Sample, words: tuple[str, ...], exclude: list[Column]) -> Column | None:
-    """The column whose name holds the earliest of ``words``; an id before its companion text."""
+    """The column whose name begins or ends with the earliest of ``words``, else holds it; an id before its companion text."""
     candidates = [
-        (words.index(word), "id" not in c.words and "key" not in c.words, position, c)
+        (_is_amid(word, c), words.index(word), "id" not in c.words and "key" not in c.words, position, c)
         for position, c in enumerate(sample.columns)
         for word in words
         if c not in exclude and c.kind != "moment" and c.share_filled > 0 and has_word(c, (word,))
     ]
-    return min(candidates)[3] if candidates else None
+    return min(candidates)[4] if candidates else None
+
+
+def _is_amid(word: str, column: Column) -> bool:
+    """Whether a word stands amid a name, as of what it is told about: ``hist_user_behavior``."""
+    head = [each for each in column.words if each not in {"id", "key"}]
+    return word in head[1:-1]
 
 
 def is_list(column: Column) -> bool:

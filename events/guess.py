@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+from contextlib import suppress
 from pathlib import Path
 
 import duckdb
@@ -21,6 +22,7 @@ from events.column_words import (
     ITEM,
     LENGTH,
     LISTED,
+    NO_LENGTH,
     PLAYED,
     POSITION,
     RATING,
@@ -46,6 +48,14 @@ MOST_FACET_VALUES = 2_000
 MOST_FILES, MOST_NAMED = 10, 5
 MOST_CONTEXT_VALUES = 200
 """A column with more different values in the sample names something, and no circumstance."""
+MILLISECONDS, SECONDS, MINUTES = (
+    {"ms", "millis", "milliseconds", "msec"},
+    {"sec", "secs", "seconds"},
+    {"min", "minutes", "mins"},
+)
+UNITS = MILLISECONDS | SECONDS | MINUTES
+LONGEST_SECONDS = 100_000
+"""Nothing that people play is longer; such lengths are milliseconds."""
 LAST_POSITION = 10_000
 """A list that people see has fewer items; a larger number ranks something else."""
 
@@ -84,9 +94,11 @@ def guess_mapping(paths: list[str], source: str | None = None) -> str:
         f"  user_id: {expression(user)}{example_values(user)}" if user else _one_user(sample),
         f"  item_id: {expression(item)}{example_values(item)}" if item else "  item_id: item  # each item of the list",
     ]
-    played, length = _seconds(sample, PLAYED, taken), _seconds(sample, LENGTH, taken)
-    lines += [f"  played_seconds: {played}  # check the unit"] if played else []
-    lines += [f"  duration_seconds: {length}  # check the unit"] if length else []
+    played = _length(sample, PLAYED, taken)
+    length = _length(sample, LENGTH, [*taken, *([played] if played else [])])
+    highest = max((c.high or 0 for c in (played, length) if c and not UNITS & {*c.words}), default=0)
+    lines += [f"  played_seconds: {_seconds(played, highest)}  # check the unit"] if played else []
+    lines += [f"  duration_seconds: {_seconds(length, highest)}  # check the unit"] if length else []
     at = len(lines)
     lines += [timestamp, local_time_line(sample, taken)]
     taken += [c for c in sample.columns if has_word(c, PLAYED) or has_word(c, LENGTH)]
@@ -111,10 +123,24 @@ def ingest_arguments(paths: list[str], mapping: Mapping) -> str:
     """
     tables = {table.path for table in (mapping.items, mapping.users) if table}
     files = find_files(paths)
-    logs = [file for file in files if file.name not in tables]
+    logs = _with_columns_of([file for file in files if file.name not in tables], mapping)
     if not logs or len(logs) == len(files):
         return shlex.join(paths)
-    return shlex.join(map(str, logs)) if len(logs) <= MOST_NAMED else f"FILES, all but {', '.join(sorted(tables))}"
+    others = ", ".join(sorted({file.name for file in files} - {file.name for file in logs}))
+    return shlex.join(map(str, logs)) if len(logs) <= MOST_NAMED else f"FILES, all but {others}"
+
+
+def _with_columns_of(files: list[Path], mapping: Mapping) -> list[Path]:
+    """The files that have every column that the mapping names of those that any has; many are not looked at, nor is a single one."""
+    if not 1 < len(files) <= MOST_FILES:
+        return files
+    columns = {}
+    for file in files:
+        with duckdb.connect() as con, suppress(DataError):
+            con.execute("SET TimeZone = 'UTC'")
+            columns[file] = {column.name for column in read_first_rows(con, file).columns}
+    named = mapping.mentioned_names & set().union(*columns.values())
+    return [file for file in files if named <= columns.get(file, set())] if mapping.csv.header else files
 
 
 def _log_and_tables(files: list[Path]) -> tuple[Sample, Column, str, list[Sample]]:
@@ -185,22 +211,30 @@ def _require(sample: Sample, column: Column | None, what: str, key: str) -> Colu
     return column
 
 
-def _seconds(sample: Sample, words: tuple[str, ...], taken: list[Column]) -> str | None:
-    """A length of time in seconds: milliseconds by their name or their size."""
-    column = next(
+def _length(sample: Sample, words: tuple[str, ...], taken: list[Column]) -> Column | None:
+    """A column with lengths of time; a share of one or a number of times is none."""
+    return next(
         (
             c
             for word in words
             for c in sample.columns
-            if c not in taken and c.kind == "number" and has_word(c, (word,)) and not is_flag(c)
+            if c not in taken
+            and c.kind == "number"
+            and has_word(c, (word,))
+            and not is_flag(c)
+            and not has_word(c, NO_LENGTH)
         ),
         None,
     )
-    if column is None:
-        return None
-    milliseconds = bool({"ms", "millis", "milliseconds", "msec"} & {*column.words}) or (column.high or 0) > 100_000
-    minutes = bool({"min", "minutes", "mins"} & {*column.words})
-    return expression(column) + (" / 1000" if milliseconds else " * 60" if minutes else "")
+
+
+def _seconds(column: Column, highest: float) -> str:
+    """A length of time in seconds: milliseconds by their name or, without a unit in it, by the size of such columns."""
+    words = {*column.words}
+    if MINUTES & words:
+        return f"{expression(column)} * 60"
+    milliseconds = MILLISECONDS & words or (not SECONDS & words and highest > LONGEST_SECONDS)
+    return expression(column) + (" / 1000" if milliseconds else "")
 
 
 def _requests(sample: Sample, taken: list[Column], listed: bool) -> list[str]:

@@ -63,8 +63,12 @@ def table_lines(tables: list[Sample], ids: dict[Role, list[str]], log: Sample) -
 
 
 def _matches(table: Sample, ids: dict[Role, list[str]]) -> list[_Match]:
-    """The column of a table that holds each id once, for each kind of ids of which it holds enough."""
+    """The column of a table that holds each id once, for each kind of ids of which it holds enough.
+
+    Small numbers are ids of users, items and categories alike: a column whose name says that it is of another kind is passed over.
+    """
     words: dict[Role, tuple[str, ...]] = {"items": ITEM, "users": USER}
+    others: dict[Role, tuple[str, ...]] = {"items": (*USER, *FACET), "users": (*ITEM, *FACET)}
     matches = []
     with duckdb.connect() as con:
         read_first_rows(con, table.file)
@@ -74,6 +78,7 @@ def _matches(table: Sample, ids: dict[Role, list[str]]) -> list[_Match]:
                 column: scalar(con, f"SELECT count(*) FROM sample WHERE CAST({identifier(column.name)} AS VARCHAR) IN ({texts([wanted])})")
                 / len(wanted)
                 for column in table.columns if wanted and column.distinct == table.rows
+                and (has_word(column, words[role]) or not has_word(column, others[role]))
             }  # fmt: skip
             key = max(shares, key=lambda column: shares[column], default=None)
             if key is not None and shares[key] >= LEAST_KNOWN:

@@ -341,3 +341,36 @@ def test_tables_of_items_and_users_and_the_context_are_told_apart_and_ingested(
     }  # fmt: skip
     account = ingest(str(path), [str(log)], settings, now=NOW)
     assert (account.kept, account.quarantined, account.null_facets) == (120, 0, {"genre": 0, "mood": 0})
+
+
+def test_the_length_is_another_column_than_what_was_played_of_it(tmp_path: Path) -> None:
+    text = "user,video,watch_ratio,play_duration,video_duration,ts\n" + rows(
+        60, "{u},{i},0.{n},{n}000,200000,2026-03-02T08:{m:02d}:00Z"
+    )
+    mapping = guessed(tmp_path, "log.csv", text)[0]
+    assert mapping.columns.played_seconds == "play_duration / 1000"
+    assert mapping.columns.duration_seconds == "video_duration / 1000"
+
+
+def test_a_word_amid_a_name_is_no_user(tmp_path: Path) -> None:
+    text = "hist_user_behavior_n,session_id,track_id,session_length,ts\n" + rows(
+        60, "{m},s{u},t{i},20,2026-03-02T08:{m:02d}:00Z"
+    )
+    mapping = guessed(tmp_path, "log.csv", text)[0]
+    assert (mapping.columns.user_id, mapping.columns.duration_seconds) == ("session_id", None)
+
+
+def test_other_tables_of_a_collection_are_neither_users_nor_part_of_the_log(tmp_path: Path) -> None:
+    folder = tmp_path / "ml"
+    folder.mkdir()
+    ratings = folder / "ratings.csv"
+    ratings.write_text("userId,movieId,rating,timestamp\n" + rows(120, "{u},{i},4.5,17720{n:05d}"))
+    (folder / "tags.csv").write_text("userId,movieId,tag,timestamp\n" + rows(120, "{u},{i},fun,17720{n:05d}"))
+    (folder / "movies.csv").write_text("movieId,title,genres\n" + "".join(f"{n},T{n},x|y\n" for n in range(13)))
+    (folder / "links.csv").write_text("movieId,imdbId\n" + "".join(f"{n},{n:07d}\n" for n in range(13)))
+    path = tmp_path / "mapping.yaml"
+    path.write_text(guess_mapping([str(folder)], source="guessed"))
+    mapping = load_mapping(str(path))[0]
+    assert mapping.items is not None
+    assert (mapping.items.path, mapping.users) == ("movies.csv", None)
+    assert ingest_arguments([str(folder)], mapping) == str(ratings)
