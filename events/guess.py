@@ -39,7 +39,7 @@ from events.first_rows import Column, Sample, read_first_rows
 from events.guess_behaviors import LABEL, behavior_lines, list_behavior_lines
 from events.guess_tables import MOST_FACETS, table_lines
 from events.guess_times import local_time_line, timestamp_line
-from events.log_files import find_files
+from events.log_files import find_files, tell_unread
 from events.mapping import Mapping
 from events.mapping_text import example_values, expression, facet_name, flow, is_yaml_text
 
@@ -73,6 +73,7 @@ def guess_mapping(paths: list[str], source: str | None = None) -> str:
     Raises:
         DataError: there is no such file, or no rows or no column of users, items or times can be found in it.
     """
+    tell_unread(paths)
     sample, moment, timestamp, tables = _log_and_tables(find_files(paths)[:MOST_FILES])
     taken = [moment]
     listed = next((c for word in LISTED for c in sample.columns if has_word(c, (word,)) and is_list(c)), None)

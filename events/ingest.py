@@ -30,7 +30,7 @@ from events.hour_changes import write_hours
 from events.input_part import InputPart
 from events.items import write_item_facets
 from events.local_input import Input, LocalInput, Log
-from events.log_files import find_files
+from events.log_files import find_files, tell_unread
 from events.mapping import load_mapping, log_paths
 from events.quarantine import quarantine_file
 from events.readers import load_raw
@@ -76,7 +76,9 @@ def ingest(
     mapping, folder = load_mapping(mapping_name)
     if piece_of:
         mapping = mapping.model_copy(update={"exposures": None})
-    files = find_files([p.replace("{hour}", "*") for p in paths] or log_paths(mapping, folder))
+    named = [p.replace("{hour}", "*") for p in paths] or log_paths(mapping, folder)
+    files = find_files(named)
+    tell_unread(named)
     store = EventStore(out or settings.events_dir)
     if out is None:
         check_state_version(settings)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import gzip
+import logging
 import os
 import zlib
 from collections import defaultdict
@@ -16,6 +17,8 @@ from core.duck import GLOB_SIGN
 from core.errors import DataError
 from core.files import is_passed_over
 from events.text import is_packed
+
+log = logging.getLogger("events.log_files")
 
 SUFFIXES = {
     ".csv": "csv", ".tsv": "csv", ".txt": "csv", ".parquet": "parquet", ".pq": "parquet",
@@ -33,6 +36,9 @@ NO_TEXT = {
 REMEDY = defaultdict(lambda: "unpack or convert it", {"gzip": "call it .gz", "Parquet": "call it .parquet, or set format: parquet",
                                                      "UTF-32": "save it as UTF-8", "a pointer of Git LFS": "fetch it with git lfs pull",
                                                      "a page of HTML": "download the log itself"})  # fmt: skip
+NO_LOG = {"a PDF", "a page of HTML", "XML"}
+"""What lies beside a log and is no part of it."""
+MOST_NAMED = 3
 HEAD = 300
 """Bytes of a file by which its content is told."""
 TAR = slice(257, 262), b"ustar"
@@ -52,9 +58,14 @@ def find_files(paths: list[str]) -> list[Path]:
     for text in paths:
         path = Path(text)
         if path.is_dir() and text.strip():
-            inside = [p for p in _below(path) if format_of(p)]
+            below = _below(path)
+            inside = [p for p in below if format_of(p)]
             if not inside:
-                raise DataError(f"folder '{text}' holds no log files ({', '.join(sorted(SUFFIXES))}, also .gz)")
+                names = ", ".join(sorted(p.name for p in below)[:MOST_NAMED])
+                remedy = (
+                    f"; if {names} are logs, name them by their paths and set format in the mapping" if below else ""
+                )
+                raise DataError(f"folder '{text}' holds no log files ({', '.join(sorted(SUFFIXES))}, also .gz){remedy}")
             matches += inside
         elif path.is_file():
             matches.append(path)
@@ -70,6 +81,23 @@ def find_files(paths: list[str]) -> list[Path]:
     if not files:
         raise DataError("no log given: name its files on the command line or under 'paths' in the mapping")
     return files
+
+
+def tell_unread(paths: list[str]) -> None:
+    """Warn of files in folders that may be a part of the log, and that no name says how to read.
+
+    Args:
+        paths: of a log, as of ``find_files``.
+    """
+    for folder in filter(os.path.isdir, paths):
+        contents = {file: _content(_head(file)) for file in _below(Path(folder)) if format_of(file) is None}
+        unread = {file: content for file, content in contents.items() if content and content not in NO_LOG}
+        if unread:
+            file, content = min(unread.items())
+            log.warning(
+                "%d files in folder '%s' are not read, such as %s, which holds %s; if they belong to the log, %s",
+                len(unread), folder, file.name, content, REMEDY[content],
+            )  # fmt: skip
 
 
 def has_arrived(path: str) -> bool:
@@ -158,11 +186,7 @@ def check_content(file: Path, kind: str | None) -> None:
     Raises:
         DataError: it cannot be read, or holds something else.
     """
-    try:
-        with file.open("rb") as stream:
-            head = stream.read(HEAD)
-    except OSError as error:
-        raise DataError(f"{file} cannot be read ({error.strerror}); nothing was ingested") from None
+    head = _head(file)
     content = _content(head)
     if is_packed(file) and head and content is None:
         raise DataError(f"{file} is not gzip, as its name says; take {file.suffix} off. Nothing was ingested")
@@ -174,6 +198,15 @@ def check_content(file: Path, kind: str | None) -> None:
     if content not in {None, wanted}:
         remedy = REMEDY[content] if wanted == "text" or "LFS" in content else "unpack or convert it"
         raise DataError(f"{file} holds {content} and no {wanted}; {remedy}. Nothing was ingested")
+
+
+def _head(file: Path) -> bytes:
+    """The first bytes of a file; ``DataError`` where it cannot be read."""
+    try:
+        with file.open("rb") as stream:
+            return stream.read(HEAD)
+    except OSError as error:
+        raise DataError(f"{file} cannot be read ({error.strerror}); nothing was ingested") from None
 
 
 def _content(head: bytes) -> str | None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import json
+import zipfile
 
 import pytest
 
@@ -160,3 +162,23 @@ def test_keys_of_json_may_be_anything(log: Log) -> None:
     path = log.write(json.dumps({**objects(1)[0], **odd}), "log.jsonl")
     log.ingest(path, facets="facets: {genre: genre, star: '*', slash: x/y~z, dollar: $.q, zero: '0'}")
     assert log.events()[["star", "slash", "dollar", "zero"]].iloc[0].tolist() == ["3", "4", "5", "6"]
+
+
+def test_files_of_a_folder_that_are_packed_otherwise_are_told(log: Log, caplog: pytest.LogCaptureFixture) -> None:
+    log.write(HEADER + rows(3), "log/day1.csv")
+    log.write(bz2.compress((HEADER + rows(3, 3)).encode()), "log/day2.csv.bz2")
+    with zipfile.ZipFile(log.folder / "log" / "day3.zip", "w") as archive:
+        archive.writestr("day3.csv", HEADER + rows(3, 6))
+    log.write("about this log", "log/README")
+    log.write("<!DOCTYPE html>", "log/about.html")
+    assert log.ingest(log.folder / "log").kept == 3
+    assert "2 files in folder" in caplog.text
+    assert "such as day2.csv.bz2, which holds bzip2; if they belong to the log, unpack or convert" in caplog.text
+
+
+def test_files_of_a_folder_without_a_known_name_are_named(log: Log) -> None:
+    log.write("1::2::3::4", "ml/ratings.dat")
+    with pytest.raises(
+        DataError, match=r"holds no log files .*; if ratings.dat are logs, name them by their paths and set format"
+    ):
+        log.ingest(log.folder / "ml")
