@@ -12,6 +12,8 @@ from pathlib import Path
 
 from core.duck import file_list, quoted
 from core.errors import DataError
+from core.numbers import is_number
+from events.cells import ISO
 from events.loader import Loader, cleaned
 from events.mapping_csv import CsvOptions
 from events.text import CleanText, clean_csv, decoded, pass_lines
@@ -37,7 +39,7 @@ def load_csv(loader: Loader, options: CsvOptions, files: list[Path]) -> None:
     con = loader.con
     for number, ((cells, delimiter), members) in enumerate(by_header(options, files).items()):
         names = _unique(cells, loader.repeated)
-        loader.hint = _no_header(members[0], options) or _other_shape(names, delimiter)
+        loader.hint = _no_header(members[0], options) or _other_shape(names, delimiter) or _a_row(cells, options)
         columns = [loader.column(name) for name in names]
         clean: CleanText = lambda file, to: clean_csv(file, to, options, delimiter, len(columns))  # noqa: B023, E731
         texts = cleaned(loader, members, clean, with_header=options.header)
@@ -128,6 +130,17 @@ def _other_shape(names: list[str], delimiter: str) -> str:
         return ""
     shown = '"\\t"' if other == "\t" else f'"{other}"'
     return f"; its cells look separated by {shown}: set csv: {{delimiter: {shown}}} in the mapping"
+
+
+def _a_row(cells: tuple[str, ...], options: CsvOptions) -> str:
+    """A hint if a header has cells that are numbers or times, as rows have.
+
+    >>> _a_row(("1", "2268318", "pv"), CsvOptions())
+    '; its first line looks like a row: if it is one, set csv: {header: false, columns: [...]} with a name for each cell'
+    """
+    if not options.header or not any(is_number(cell) or re.fullmatch(ISO, cell) for cell in cells):
+        return ""
+    return "; its first line looks like a row: if it is one, set csv: {header: false, columns: [...]} with a name for each cell"
 
 
 def _unique(header: tuple[str, ...], repeated: set[str]) -> list[str]:

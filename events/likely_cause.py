@@ -8,9 +8,11 @@ import re
 
 from core.documents import one_line
 from core.duck import identifier, quoted, scalar
+from core.numbers import is_number
 from events.cells import CLOCK_OFFSET, FORMATS, ISO, content
 from events.staging import LEAST_OFFSET, Staging
 
+MINUTES_AND_SECONDS = re.compile(r"\d+:\d{2}(\.\d+)?")
 NO_CAUSE = "Look at the mapping's columns"
 FIXED_CAUSES = {
     "bad_list": "A list begins and does not end: were cells cut short when the log was written?",
@@ -36,7 +38,7 @@ def likely_cause(staging: Staging, reason: str) -> str:
         return _likely_time(staging, reason)
     if reason.startswith("not_a_number:"):
         column = reason.removeprefix("not_a_number:")
-        return f"Column '{column}' is used as a number in the mapping and is none{_decimal_comma(staging, column)}"
+        return f"Column '{column}' is used as a number in the mapping and is none{_as_number(staging, column)}"
     if reason in {"malformed_row", "open_quote"}:
         return f"Look at csv: delimiter, quote, encoding and header in the mapping{_cell_counts(staging)}"
     if reason == "unknown_zone":
@@ -71,16 +73,21 @@ def _likely_time(staging: Staging, reason: str) -> str:
     return f"Look at timestamp: a cell reads {text!r}"
 
 
-def _decimal_comma(staging: Staging, column: str) -> str:
-    """A hint where cells of a column would be numbers with a point for their comma."""
+def _as_number(staging: Staging, column: str) -> str:
+    """A cell of a column that is no number, and how a mapping reads it where it has a decimal comma, or is minutes and seconds."""
     cell = f"CAST({staging.raw.cell(column, column)} AS VARCHAR)"
     text = scalar(
         staging.con,
-        f"""SELECT any_value({cell}) FROM raw r WHERE TRY_CAST({cell} AS DOUBLE) IS NULL
-        AND TRY_CAST(replace({cell}, ',', '.') AS DOUBLE) IS NOT NULL""",
+        f"""SELECT coalesce(any_value({cell}) FILTER (TRY_CAST(replace({cell}, ',', '.') AS DOUBLE) IS NOT NULL), any_value({cell}))
+        FROM raw r JOIN staged USING (__row) WHERE reason = {quoted(f"not_a_number:{column}")}""",
     )
     name = column if column.isidentifier() else identifier(column)
-    return f": a cell reads '{one_line(text, 40)}'; write \"replace({name}, ',', '.')\"" if text else ""
+    remedy = ""
+    if text and is_number(text.replace(",", ".")):
+        remedy = f"replace({name}, ',', '.')"
+    elif text and MINUTES_AND_SECONDS.fullmatch(text):
+        remedy = f"CAST(split_part({name}, ':', 1) AS DOUBLE) * 60 + CAST(split_part({name}, ':', 2) AS DOUBLE)"
+    return f": a cell reads '{one_line(text, 40)}'" + (f'; write "{remedy}"' if remedy else "") if text else ""
 
 
 def _likely_format(staging: Staging) -> str | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import duckdb
 import sqlglot
 from sqlglot import expressions as exp
@@ -126,8 +128,20 @@ class RowExpressions:
         try:
             rows = self.con.execute(f"DESCRIBE SELECT ({sql}) FROM {source}").fetchall()
         except duckdb.Error as error:
-            raise ConfigError(f"{where}: {str(error).splitlines()[0]}; nothing was ingested") from None
+            texts = self._example_texts(sql)
+            raise ConfigError(f"{where}: {str(error).splitlines()[0]}{texts}; nothing was ingested") from None
         return str(rows[0][1])
+
+    def _example_texts(self, sql: str) -> str:
+        """A cell of each column of a compiled expression that is text and no number."""
+        used = {*re.findall(r"\br\.(\w+)", sql)}
+        names = [n for n, column in self.raw.columns.items() if column in used and self.raw.types[n] == "VARCHAR"]
+        cells = {
+            name: scalar(self.con, f"SELECT any_value({self.raw.columns[name]}) FROM raw WHERE {filled(self.raw.columns[name])}")
+            for name in names if not self._is_number(name)
+        }  # fmt: skip
+        told = (f"a cell of '{one_line(name)}' reads '{one_line(text, 40)}'" for name, text in cells.items() if text)
+        return "".join(f"; {each}" for each in told)
 
     def execute(self, sql: str, subject: str = "the mapping cannot be applied") -> None:
         """Run a statement with the mapping's expressions in it; an error names the expression and a row.

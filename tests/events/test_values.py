@@ -274,3 +274,27 @@ def test_a_file_name_with_a_line_break_is_refused(log: Log) -> None:
     path = log.write(HEADER, name="log\n2.csv")
     with pytest.raises(DataError, match=r"log\\n2.csv': a path with control characters"):
         log.ingest(path)
+
+
+def test_minutes_and_seconds_are_named_with_the_expression_that_reads_them(log: Log) -> None:
+    log.write(f"uid,iid,genre,ts,played\nu,i,x,{TIME},3:30\nu,j,x,{TIME},12:05\n")
+    columns = "columns: {user_id: uid, item_id: iid, played_seconds: PLAYED}"
+    with pytest.raises(DataError, match="a cell reads '3:30'; write \"") as error:
+        log.ingest(columns=columns.replace("PLAYED", "played"))
+    expression = str(error.value).partition('write "')[2].partition('"')[0]
+    log.ingest(columns=columns.replace("PLAYED", json.dumps(expression)))
+    assert sorted(log.events()["played_seconds"]) == [210, 725]
+
+
+def test_a_text_that_is_compared_with_a_number_is_shown(log: Log) -> None:
+    log.write(f"uid;iid;genre;ts;stars\nu;i;x;{TIME};4,5\nu;j;x;{TIME};3,0\n")
+    with pytest.raises(
+        ConfigError, match=r"behaviors.finish: 'stars >= 4': .*; a cell of 'stars' reads '4,5'; nothing was ingested"
+    ):
+        log.ingest(csv='csv: {delimiter: ";"}', behaviors="behaviors: {finish: stars >= 4}")
+
+
+def test_a_log_without_a_header_gets_the_hint(log: Log) -> None:
+    log.write(rows(3))
+    with pytest.raises(ConfigError, match=r"set csv: \{header: false, columns: \[...\]\}"):
+        log.ingest()
