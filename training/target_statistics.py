@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from training.batch import Batch
 from training.embedding import GrowingEmbedding
-from training.time_of_day_counts import TimeOfDayCounts
+from training.time_of_day_counts import TimeOfDayCounts, log_odds
 
 FEATURES = 2
 FIRST_PRIOR = 10.0
@@ -52,5 +52,5 @@ class TargetStatistics(nn.Module):
         both = good + torch.cat([negatives.sum(dim=2) for _, negatives in read], dim=1)
         all_good, all_bad = (total.sum() for total in counts.totals(items))
         usual, prior = (all_good + 1) / (all_good + all_bad + 2), self.log_prior.exp()
-        odds = torch.logit((good + prior * usual) / (both + prior)) - torch.logit(usual)
+        odds = log_odds((good + prior * usual) / (both + prior)) - log_odds(usual)
         return torch.cat([odds, torch.log1p(both) / COUNT_SCALE], dim=1)

@@ -22,6 +22,13 @@ TOTALS_WIDTH = 2
 MEMORY_HOURS = 720.0
 """A count weighs 1/e after this many hours."""
 LARGEST_EXPONENT = 40.0
+LARGEST_SHARE = 1 - 2**-24
+"""The largest number of 32 bits below 1."""
+
+
+def log_odds(shares: Tensor) -> Tensor:
+    """Log odds of shares below 1, finite also where many positives and hardly a negative round a share to 1."""
+    return torch.logit(shares.clamp(max=LARGEST_SHARE))
 
 
 class TimeOfDayCounts(nn.Module):

@@ -245,6 +245,20 @@ def test_matched_clock_is_the_four_shrunk_log_ratios() -> None:
     assert float(features[-1]) == pytest.approx(math.log(sum(week) + 0.1), abs=1e-3)
 
 
+@pytest.mark.parametrize("negatives", [0, 20])
+def test_an_item_of_positives_only_has_finite_odds(negatives: int) -> None:
+    """In a log of positives only, and where the item never was a negative."""
+    model = ranker("matched_clock", target_statistics=True)
+    model.time_of_day_counts.begin(480_000, [model.items, model.values])
+    rows = torch.cat([torch.ones(200_000, dtype=torch.long), torch.full((negatives,), 2)])
+    for table in (model.users, model.items, model.values):
+        model.time_of_day_counts.add(table, rows, torch.full(rows.shape, 8.5), (rows == 1).float())
+    score = model(batch([8.5], items=torch.tensor([1])))
+    assert torch.isfinite(score).all()
+    score.sum().backward()
+    assert all(torch.isfinite(weight.grad).all() for weight in model.parameters() if weight.grad is not None)
+
+
 def test_a_stranger_to_matched_clock_is_everybody() -> None:
     """Without clock, history and counts every ratio is 1, and the item was never taken."""
     model = ranker("matched_clock")

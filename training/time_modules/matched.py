@@ -11,6 +11,7 @@ from training.batch import Batch
 from training.config import RankerConfig
 from training.time_modules.base import Tables, TimeModule
 from training.time_modules.matches import Matches
+from training.time_of_day_counts import log_odds
 
 FEATURES = 4
 SCALE = 0.3
@@ -80,6 +81,6 @@ class MatchedClock(TimeModule):
         now = (near[..., 0] + priors[1] * day) / (near[..., 1] + priors[1])
         usual = (all_near[..., 0] + priors[1] * rate) / (all_near[..., 1] + priors[1])
         share = all_day[..., 0] / all_good.clamp(min=1)
-        odds, usual_odds = torch.logit(day), torch.logit(rate)
-        lift = torch.logit(now) - odds - torch.logit(usual) + usual_odds
+        odds, usual_odds = log_odds(day), log_odds(rate)
+        lift = log_odds(now) - odds - log_odds(usual) + usual_odds
         return odds - usual_odds, lift, share.clamp(min=SMALLEST_SHARE)
