@@ -252,6 +252,12 @@ def _tell_odd_shares(account: Account, mapping: Mapping, few: int) -> None:
             "or impressions.chosen", account.kept, ", ".join(account.behaviors),
         )  # fmt: skip
     shown, label = account.shown, mapping.behavior_names[0]
+    all_taken = not shown.items if mapping.actions and shown else account.behaviors[label] == account.kept
+    if account.kept >= few and all_taken and not mapping.has_lists and not mapping.negatives:
+        log.warning(
+            "none of the %d events is one in which an item was not taken (%s): rankers learn from both; if the log has positives only, "
+            "add negatives to the mapping, else look at behaviors and impressions", account.kept, label,
+        )  # fmt: skip
     if shown is None or shown.items < few:
         return
     if account.actions and account.actions.alone >= few and not account.actions.joined:

@@ -131,6 +131,24 @@ def test_words_for_missing_values_are_told(log: Log, caplog: pytest.LogCaptureFi
     assert "another word" not in caplog.text
 
 
+@pytest.mark.parametrize(
+    ("behaviors", "told"),
+    [
+        ("behaviors: {finish: genre = 'rock'}", True),
+        ("behaviors: {finish: genre = 'rock'}\nnegatives: {per_positive: 4}", False),
+        ("behaviors: {finish: iid <> 'i7'}", False),
+        ("actions: {column: genre, values: {finish: rock}}", True),
+        ("actions: {column: genre, values: {finish: jazz}}\nimpressions: {values: rock}", False),
+    ],
+)
+def test_a_log_of_positives_only_is_told(
+    log: Log, caplog: pytest.LogCaptureFixture, behaviors: str, told: bool
+) -> None:
+    log.write(HEADER + rows(30))
+    assert log.ingest(behaviors=behaviors).kept == 30
+    assert ("if the log has positives only, add negatives" in caplog.text) == told
+
+
 def test_words_in_brackets_are_neither_objects_nor_lists(log: Log, caplog: pytest.LogCaptureFixture) -> None:
     log.write(
         HEADER + "".join(f"u{n},i,{cell},{TIME}\n" for n, cell in enumerate(("[deleted]", "{x}", "[", "[a] b [c]")))
