@@ -28,7 +28,7 @@ def setup_logging(settings: Settings) -> None:
     """Log to standard error, so that standard output stays machine-readable."""
     logging.captureWarnings(True)  # a filter would not do: libraries put their own filters before it
     logging.getLogger("py.warnings").setLevel(logging.WARNING if settings.log_level == "DEBUG" else logging.ERROR)
-    for noisy in ("feast", "alembic", "mlflow", "httpx", "matplotlib", "fontTools"):
+    for noisy in ("feast", "alembic", "mlflow", "httpx", "matplotlib", "fontTools", "sqlglot"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_formatter(settings.log_format))

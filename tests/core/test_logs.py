@@ -25,6 +25,7 @@ def work(name, until, other=1):
     except ZeroDivisionError:
         log.exception("failed")
 
+logging.getLogger("sqlglot").info("Applying array index offset (1)")
 work("clock", until=Hour.parse("2026-03-02T05"), other="<é>")
 log.warning("outside")
 """
@@ -38,7 +39,7 @@ def lines(log_format: str) -> list[str]:
 
 
 def test_a_json_line_has_the_hour_and_the_experiment_and_a_failure_its_traceback() -> None:
-    worked, failed, outside = map(json.loads, lines("json"))
+    worked, failed, outside = map(json.loads, lines("json"))  # and none of a library's own
     assert worked.pop("timestamp").endswith("Z")
     assert worked == {
         "event": "worked on <é>", "level": "info", "logger": "a.part", "hour": "2026-03-02T05", "experiment": "clock",
