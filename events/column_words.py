@@ -12,6 +12,8 @@ ITEM = (
     "recipe", "business", "restaurant", "title", "artist",
 )  # fmt: skip
 MOMENT = ("timestamp", "ts", "time", "datetime", "date", "created", "at", "when", "played")
+CLOCKS = ("timestamp", "ts", "time", "datetime")
+"""Words of columns that hold moments and nothing else, also where numbers do not count from 1970."""
 PLAYED = ("played", "play", "listened", "watched", "watch", "dwell", "elapsed", "stay")
 LENGTH = ("duration", "length", "total")
 NO_LENGTH = ("ratio", "share", "pct", "percent", "percentage", "rate", "count", "number", "price", "cost", "session")
@@ -63,6 +65,7 @@ BEHAVIOR_WORDS = {
         "love",
         "loved",
         "favorite",
+        "fav",
         "bookmark",
         "thumbs_up",
         "upvote",

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import glob
+import itertools
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import duckdb
 
 from core.duck import identifier, quoted
 from core.errors import DataError
+from core.files import temporary_directory
+from core.numbers import is_number
 from events.cells import FORMATS, cast_time
 from events.log_files import check_content
-from events.text import CHUNK, binary, check_encoding
+from events.text import CHUNK, binary, check_encoding, decoded, is_wide
 
 SAMPLE_ROWS = 20_000
 EXAMPLES = 30
@@ -26,6 +29,11 @@ LABELED = re.compile(r"\S+-[01](\s+\S+-[01])*")
 """A list whose items end with a label, as no header does."""
 UNNAMED = re.compile(r"column\d+")
 """What DuckDB calls the columns of a file without a header."""
+
+FORMAT_OF = {".parquet": "parquet", ".pq": "parquet", ".json": "jsonl", ".jsonl": "jsonl", ".ndjson": "jsonl"}
+"""Endings that tell the format; anything else is taken for CSV."""
+DOUBLE_COLON = "::"
+"""Between the cells of MovieLens' older files; DuckDB tells other delimiters by itself."""
 
 Options: TypeAlias = dict[str, str | int | list[str]]
 
@@ -86,89 +94,83 @@ def read_first_rows(con: duckdb.DuckDBPyConnection, file: Path) -> Sample:
         file: Parquet, JSON Lines or CSV by its ending; anything else is taken for CSV.
 
     Raises:
-        DataError: the file cannot be read, is in another encoding, or holds no rows.
+        DataError: the file cannot be read, or holds no rows.
     """
-    name = quoted(glob.escape(str(file)))
     options: Options = {}
     suffixes = [s.lower() for s in file.suffixes if s.lower() not in {".gz", ".gzip", ".zst"}]
     ending = suffixes[-1] if suffixes else ""
-    check_content(file, "parquet" if ending in {".parquet", ".pq"} else "csv")
-    if ending not in {".parquet", ".pq"}:
-        check_encoding(file, "utf-8", "csv: ")
-    try:
-        if ending in {".parquet", ".pq"}:
-            format_, scan = "parquet", f"read_parquet({name})"
-        elif ending in {".json", ".jsonl", ".ndjson"}:
-            format_, scan = "jsonl", f"read_json_auto({name}, sample_size={SAMPLE_ROWS}, ignore_errors=true)"
-        else:
-            row = con.execute(
-                f"SELECT Delimiter, Quote, SkipRows, HasHeader FROM sniff_csv({name}, sample_size={SAMPLE_ROWS})"
-            ).fetchone()
-            delimiter, quote, skip, header = row or (",", '"', 0, True)
-            format_ = "csv"
-            written = {"delimiter": (delimiter, ","), "quote": (quote, '"'), "skip": (skip, 0)}
-            options = {k: v for k, (v, usual) in written.items() if v not in {usual, "(empty)", "\0"}}
-            scan = (
-                f"read_csv({name}, delim={quoted(delimiter)}, skip={skip}, header={str(header).lower()}, ignore_errors=true, "
-                f"auto_type_candidates=['BOOLEAN', 'BIGINT', 'DOUBLE', 'VARCHAR'], sample_size={SAMPLE_ROWS})"
-            )  # times stay as they are written, so that their format can be told
-        con.execute(f"CREATE TABLE sample AS SELECT * FROM {scan} LIMIT {SAMPLE_ROWS}")
-    except duckdb.Error as error:
-        if ending not in {".parquet", ".pq"} and not _is_utf8(file):
-            raise DataError(
-                f"{file} is not UTF-8 text; save it as UTF-8 for the guess, or set csv: {{encoding: latin-1}} in a mapping of your own"
-            ) from None
-        raise DataError(f"{file} cannot be looked at: {str(error).splitlines()[0]}") from None
+    format_ = FORMAT_OF.get(ending, "csv")
+    check_content(file, "parquet" if format_ == "parquet" else "csv")
+    if format_ == "jsonl":
+        check_encoding(file, "utf-8", "")
+    with temporary_directory("clock-guess-") as scratch:
+        text = file
+        if format_ == "csv" and (encoding := _encoding_of(file)) != "utf-8":
+            options["encoding"], text = encoding, scratch / "sample.csv"
+            with decoded(file, encoding) as lines:
+                text.write_text("".join(itertools.islice(lines, SAMPLE_ROWS)).removeprefix("\ufeff"), encoding="utf-8")
+        name = quoted(glob.escape(str(text)))
+        try:
+            if format_ == "parquet":
+                scan = f"read_parquet({name})"
+            elif format_ == "jsonl":
+                scan = f"read_json_auto({name}, sample_size={SAMPLE_ROWS}, ignore_errors=true)"
+            else:
+                scan, told = _csv_scan(con, name, text)
+                options = {**told, **options}
+            con.execute(f"CREATE TABLE sample AS SELECT * FROM {scan} LIMIT {SAMPLE_ROWS}")
+        except duckdb.Error as error:
+            raise DataError(f"{file} cannot be looked at: {str(error).splitlines()[0]}") from None
     count = con.execute("SELECT count(*) FROM sample").fetchone()
     rows = int(count[0]) if count else 0
     if not rows:
         raise DataError(f"{file} holds no rows to guess from")
-    columns = _columns(con, rows)
-    if format_ == "csv" and all(UNNAMED.fullmatch(c.name) for c in columns) and any(map(is_labeled, columns)):
-        for old, new in _names(con, columns, rows).items():
-            con.execute(f"ALTER TABLE sample RENAME {identifier(old)} TO {identifier(new)}")
-        columns = _columns(con, rows)
-        options |= {"header": False, "columns": [c.name for c in columns]}
-    return Sample(file, format_, options, rows, columns)
+    return Sample(file, format_, options, rows, columns_of(con, rows))
 
 
-def _is_utf8(file: Path) -> bool:
+def _csv_scan(con: duckdb.DuckDBPyConnection, name: str, text: Path) -> tuple[str, Options]:
+    """SQL that reads a delimited text, and the options of a mapping that differ from the defaults."""
+    with decoded(text, "utf-8") as lines:
+        first = next(lines, "")
+    if first.count(DOUBLE_COLON) > 1:
+        row: tuple[Any, ...] | None = (DOUBLE_COLON, "", 0, not any(map(is_number, first.strip().split(DOUBLE_COLON))))
+    else:
+        row = con.execute(
+            f"SELECT Delimiter, Quote, SkipRows, HasHeader FROM sniff_csv({name}, sample_size={SAMPLE_ROWS})"
+        ).fetchone()
+    delimiter, quote, skip, header = row or (",", '"', 0, True)
+    written = {"delimiter": (delimiter, ","), "quote": (quote, '"'), "skip": (skip, 0)}
+    options: Options = {k: v for k, (v, usual) in written.items() if v not in {usual, "(empty)", "\0"}}
+    quoting = "" if quote else ", quote=''"
+    scan = (
+        f"read_csv({name}, delim={quoted(delimiter)}, skip={skip}, header={str(header).lower()}{quoting}, ignore_errors=true, "
+        f"auto_type_candidates=['BOOLEAN', 'BIGINT', 'DOUBLE', 'VARCHAR'], sample_size={SAMPLE_ROWS})"
+    )  # times stay as they are written, so that their format can be told
+    return scan, options
+
+
+def _encoding_of(file: Path) -> Literal["utf-8", "utf-16", "latin-1"]:
+    """How a text is written; whatever is no Unicode is read as Latin-1, which holds every byte."""
+    if is_wide(file):
+        return "utf-16"
     with binary(file) as stream:
         head = stream.read(CHUNK).rpartition(b"\n")[0]
     try:
         head.decode("utf-8")
     except UnicodeDecodeError:
-        return False
-    return True
+        return "latin-1"
+    return "utf-8"
 
 
-def _columns(con: duckdb.DuckDBPyConnection, rows: int) -> tuple[Column, ...]:
+def columns_of(con: duckdb.DuckDBPyConnection, rows: int) -> tuple[Column, ...]:
+    """What the columns of the table ``sample`` hold.
+
+    Args:
+        con: has the table.
+        rows: its rows.
+    """
     described = con.execute("DESCRIBE sample").fetchall()
     return tuple(_column(con, r[0], str(r[1]), rows) for r in described)
-
-
-def is_labeled(column: Column) -> bool:
-    """Whether every example is a list of items that end with a label: ``N1-0 N2-1``."""
-    return bool(column.examples) and all(LABELED.fullmatch(cell) for cell in column.examples)
-
-
-def _names(con: duckdb.DuckDBPyConnection, columns: tuple[Column, ...], rows: int) -> dict[str, str]:
-    """Names for columns that have none, by what their cells look like; the others keep what DuckDB calls them."""
-    names: dict[str, str] = {}
-    for column in columns:
-        if is_labeled(column):
-            role = "impressions"
-        elif column.kind == "moment" or (column.kind == "text" and time_format(con, column)):
-            role = "time"
-        elif column.distinct == rows:
-            role = "request_id"
-        elif not any(" " in cell for cell in column.examples):
-            role = "user"
-        else:
-            continue
-        if role not in names.values():
-            names[column.name] = role
-    return names
 
 
 def _column(con: duckdb.DuckDBPyConnection, name: str, dtype: str, rows: int) -> Column:

@@ -35,13 +35,14 @@ from events.column_words import (
     list_entries,
     separator_of,
 )
-from events.first_rows import Column, Sample, read_first_rows
+from events.first_rows import Column, Sample
 from events.guess_behaviors import LABEL, behavior_lines, list_behavior_lines
 from events.guess_tables import MOST_FACETS, table_lines
 from events.guess_times import local_time_line, timestamp_line
 from events.log_files import find_files, tell_unread
 from events.mapping import Mapping
 from events.mapping_text import example_values, expression, facet_name, flow, is_yaml_text
+from events.unnamed import read_named
 
 MOST_FACET_VALUES = 2_000
 """A text column with more different values in the sample describes single rows, not kinds of items."""
@@ -139,7 +140,7 @@ def _with_columns_of(files: list[Path], mapping: Mapping) -> list[Path]:
     for file in files:
         with duckdb.connect() as con, suppress(DataError):
             con.execute("SET TimeZone = 'UTC'")
-            columns[file] = {column.name for column in read_first_rows(con, file).columns}
+            columns[file] = {column.name for column in read_named(con, file).columns}
     named = mapping.mentioned_names & set().union(*columns.values())
     return [file for file in files if named <= columns.get(file, set())] if mapping.csv.header else files
 
@@ -160,7 +161,7 @@ def _log_and_tables(files: list[Path]) -> tuple[Sample, Column, str, list[Sample
         with duckdb.connect() as con:
             con.execute("SET TimeZone = 'UTC'")
             try:
-                samples.append(read_first_rows(con, file))
+                samples.append(read_named(con, file))
                 logs.append((samples[-1], *timestamp_line(con, samples[-1])))
             except DataError as error:
                 errors.append(error)

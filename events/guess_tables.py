@@ -12,8 +12,10 @@ import duckdb
 
 from core.duck import identifier, scalar, texts
 from events.column_words import FACET, ITEM, TITLE, USER, has_word, is_flag, is_list, separator_of
-from events.first_rows import UNNAMED, Column, Options, Sample, read_first_rows
+from events.first_rows import UNNAMED, Column, Options, Sample
+from events.log_files import format_of
 from events.mapping_text import example_values, expression, facet_name, flow
+from events.unnamed import read_named
 
 LEAST_KNOWN = 0.2
 """A table holds this share of the log's ids in its first rows."""
@@ -71,7 +73,7 @@ def _matches(table: Sample, ids: dict[Role, list[str]]) -> list[_Match]:
     others: dict[Role, tuple[str, ...]] = {"items": (*USER, *FACET), "users": (*ITEM, *FACET)}
     matches = []
     with duckdb.connect() as con:
-        read_first_rows(con, table.file)
+        read_named(con, table.file)
         for role, examples in ids.items():
             wanted = {*examples}
             shares = {
@@ -108,6 +110,7 @@ def _lines(match: _Match, taken: set[str]) -> list[str]:
     return [
         f"{match.role}:  # {what}",
         f"  path: {json.dumps(table.file.name)}",
+        *([f"  format: {table.format}"] if format_of(table.file) is None else []),
         *_csv(table, options),
         f"  key: {json.dumps(key.name)}",
         *(f"  title: {expression(c)}  # check: pages show it{example_values(c, '; ')}" for c in titles),

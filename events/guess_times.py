@@ -9,12 +9,13 @@ import duckdb
 
 from core.duck import identifier
 from core.errors import DataError
-from events.column_words import MOMENT, ZONES, has_word
+from events.column_words import CLOCKS, MOMENT, ZONES, has_word
 from events.first_rows import Column, Sample, time_format
 from events.mapping_text import example_values, expression
 from events.zones import is_zone
 
 DATE = re.compile(r"\d{4}-\d{1,2}-\d{1,2}( 00:00:00)?")
+DAY_SECONDS = 86_400
 TIME_OF_DAY = re.compile(r"\d{1,2}:\d{2}(:\d{2}(\.\d+)?)?")
 
 
@@ -47,7 +48,8 @@ def timestamp_line(con: duckdb.DuckDBPyConnection, sample: Sample) -> tuple[Colu
     """
     named = [c for word in MOMENT for c in sample.columns if has_word(c, (word,)) and c.share_filled > 0]
     typed = [c for c in sample.columns if c.kind == "moment"]
-    for column in [*dict.fromkeys([*named, *typed])]:
+    texts = [c for c in sample.columns if c.kind == "text"]
+    for column in [*dict.fromkeys([*named, *typed, *texts])]:
         name, moment = json.dumps(column.name), None
         if column.kind == "moment":
             check = f"{_time_apart(sample, column)}the zone where no offset is given{example_values(column, '; ')}"
@@ -59,6 +61,16 @@ def timestamp_line(con: duckdb.DuckDBPyConnection, sample: Sample) -> tuple[Colu
         else:
             moment = _text_moment(con, column)
         if moment:
+            return column, moment
+    for column in named:
+        if (
+            has_word(column, CLOCKS)
+            and column.kind == "number"
+            and (column.low or 0) >= 0
+            and (column.high or 0) > DAY_SECONDS
+        ):
+            check = "check: these numbers do not count from 1970: from when, and in which unit? Hours of the day are right only then"
+            moment = f"timestamp: {{column: {json.dumps(column.name)}, unit: s, origin: 2024-01-01}}  # {check}"
             return column, moment
     names = ", ".join(c.name for c in sample.columns)
     raise DataError(

@@ -287,13 +287,17 @@ def _cells(line: bytes, quote: str, delimiter: str) -> int:
 
 def check_encoding(file: Path, encoding: str, key: str) -> None:
     """Fail for a file that a byte order mark or its zeros show to be in another encoding."""
+    if is_wide(file) and encoding != "utf-16":
+        remedy = f"set {key}{{encoding: utf-16}} in the mapping" if key else "save it as UTF-8"
+        raise DataError(f"{file} is UTF-16, not {encoding}; {remedy}. Nothing was ingested")
+
+
+def is_wide(file: Path) -> bool:
+    """Whether a byte order mark or its zeros show that a file is UTF-16."""
     with binary(file) as stream:
         head = stream.read(1024)
     start = head[:200].rstrip(b"\0")  # a file may be padded with zeros
-    wide = head.startswith((b"\xff\xfe", b"\xfe\xff")) or start.count(b"\0") > len(start) // 3 > 0
-    if wide and encoding != "utf-16":
-        remedy = f"set {key}{{encoding: utf-16}} in the mapping" if key else "save it as UTF-8"
-        raise DataError(f"{file} is UTF-16, not {encoding}; {remedy}. Nothing was ingested")
+    return head.startswith((b"\xff\xfe", b"\xfe\xff")) or start.count(b"\0") > len(start) // 3 > 0
 
 
 class LineEnds(NamedTuple):

@@ -98,8 +98,6 @@ def test_names_that_yaml_would_read_otherwise_are_quoted(tmp_path: Path, name: s
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("user,item,at\nu,i,2026-03-10T10:00:00Z\n".encode("utf-16"), "is UTF-16, not utf-8"),
-        ("user,item,at\nu,caf\xe9,2026-03-10T10:00:00Z\n".encode("latin-1"), "is not UTF-8 text.*encoding: latin-1"),
         (b"PK\x03\x04" + bytes(50), "holds a ZIP archive"),
         (b"<html>Log in</html>", "holds a page of HTML"),
     ],
@@ -374,3 +372,68 @@ def test_other_tables_of_a_collection_are_neither_users_nor_part_of_the_log(tmp_
     assert mapping.items is not None
     assert (mapping.items.path, mapping.users) == ("movies.csv", None)
     assert ingest_arguments([str(folder)], mapping) == str(ratings)
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "latin-1"])
+def test_other_encodings_are_told(tmp_path: Path, settings: Settings, encoding: str) -> None:
+    log, path = tmp_path / "log.csv", tmp_path / "mapping.yaml"
+    text = "user;item;Gattung;Zeit\n" + rows(60, "{u};Lied {i};für {g};10.03.2026 10:{m:02d}:00")
+    log.write_bytes(text.encode(encoding))
+    path.write_text(guess_mapping([str(log)], source="guessed"))
+    mapping = load_mapping(str(path))[0]
+    assert (mapping.csv.encoding, mapping.csv.delimiter) == (encoding, ";")
+    assert (mapping.timestamp.column, mapping.timestamp.format) == ("Zeit", "%d.%m.%Y %H:%M:%S")
+    assert ingest(str(path), [str(log)], settings, now=NOW).kept == 60
+
+
+@pytest.mark.parametrize(
+    ("line", "columns"),
+    [
+        ("{u},10{i},{g},pv,17720{n:05d}", ("user", "item", "column2", "action", "time")),
+        ("{u}\t2026-03-10T10:{m:02d}:00Z\t30.{i}\t-97.{i}\t22{i}", ("user", "time", "column2", "column3", "item")),
+        ("{u}::{i}::{g}::17720{n:05d}", ("user", "item", "column2", "time")),
+    ],
+)  # fmt: skip
+def test_a_log_without_a_header_has_names_to_be_checked(
+    tmp_path: Path, settings: Settings, line: str, columns: tuple[str, ...]
+) -> None:
+    mapping, written, log = guessed(tmp_path, "log.txt", rows(120, line))
+    assert mapping.csv.columns == columns
+    assert "check: these names are guesses" in written
+    assert (mapping.columns.user_id, mapping.columns.item_id, mapping.timestamp.column) == ("user", "item", "time")
+    account = ingest(str(tmp_path / "mapping.yaml"), [str(log)], settings, now=NOW)
+    assert (account.users, account.items, account.quarantined) == (7, 13, 0)
+
+
+def test_actions_and_ratings_without_a_header(tmp_path: Path) -> None:
+    text = "".join(f"{n % 7},1{n % 13},4{n % 13 % 3},{('pv', 'buy', 'fav')[n % 3]},17720{n:05d}\n" for n in range(120))
+    mapping = guessed(tmp_path, "log.csv", text)[0]
+    assert mapping.csv.columns == ("user", "item", "category", "action", "time")
+    assert mapping.facets == {"category": "category"}
+    assert mapping.actions is not None
+    assert mapping.actions.values == {"finish": ("buy",), "like": ("fav",)}
+    (tmp_path / "log.csv").unlink()
+    text = "".join(f"{n % 7}::1{n % 13}::{n % 5 + 1}::17720{n:05d}\n" for n in range(120))
+    mapping = guessed(tmp_path, "log.dat", text)[0]
+    assert mapping.csv.columns == ("user", "item", "rating", "time")
+    assert mapping.behaviors == {"like": "rating >= 4", "dislike": "rating <= 2"}
+
+
+def test_a_table_whose_name_tells_no_format_has_one(tmp_path: Path, settings: Settings) -> None:
+    log = tmp_path / "ratings.dat"
+    log.write_text("".join(f"{n % 7}::1{n % 13}::{n % 5 + 1}::17720{n:05d}\n" for n in range(120)))
+    films = tmp_path / "movies.dat"
+    films.write_bytes("".join(f"1{n}::Café {n}::{('Drama', 'Krimi')[n % 2]}\n" for n in range(13)).encode("latin-1"))
+    path = tmp_path / "mapping.yaml"
+    path.write_text(guess_mapping([str(log), str(films)], source="guessed"))
+    mapping = load_mapping(str(path))[0]
+    assert mapping.items is not None
+    assert (mapping.items.format, mapping.items.csv.encoding) == ("csv", "latin-1")
+    assert ingest_arguments([str(log), str(films)], mapping) == str(log)
+    assert ingest(str(path), [str(log)], settings, now=NOW).null_facets == {"column2": 0}
+
+
+def test_numbers_that_do_not_count_from_1970_are_to_be_checked(tmp_path: Path) -> None:
+    mapping, written, _ = guessed(tmp_path, "log.csv", "uid,iid,timestamp\n" + rows(60, "{u},{i},{n}5000"))
+    assert (mapping.timestamp.unit, mapping.timestamp.origin_us) == ("s", 1_704_067_200_000_000)
+    assert "check: these numbers do not count from 1970" in written
