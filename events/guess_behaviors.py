@@ -74,7 +74,8 @@ def behavior_lines(sample: Sample, taken: list[Column], timed: bool) -> list[str
     if rating is not None and rating.high is not None and "like" not in rules:
         high = rating.high
         rules["like"] = f"{expression(rating)} >= {high * 0.8:g}"
-        rules.setdefault("dislike", f"{expression(rating)} <= {high * 0.4:g}")
+        rated = f"{expression(rating)} > 0 AND " if rating.low is not None and rating.low <= 0 else ""
+        rules.setdefault("dislike", f"{rated}{expression(rating)} <= {high * 0.4:g}")
         taken.append(rating)
     if timed:
         rules.setdefault("finish", "played_seconds / duration_seconds >= 0.9")

@@ -165,6 +165,15 @@ def test_ratings_become_likes_and_dislikes(tmp_path: Path) -> None:
     assert mapping.behaviors == {"like": "rating >= 4", "dislike": "rating <= 2"}
 
 
+@pytest.mark.parametrize("unrated", ["0", "-1"])
+def test_a_rating_of_nothing_is_no_dislike(tmp_path: Path, unrated: str) -> None:
+    text = "user_id,book_id,rating,ts\n" + "".join(
+        f"{n % 7},{n % 13},{(unrated, '1', '5')[n % 3]},2026-03-02T08:{n % 60:02d}:00Z\n" for n in range(60)
+    )
+    mapping = guessed(tmp_path, "log.csv", text)[0]
+    assert mapping.behaviors == {"like": "rating >= 4", "dislike": "rating > 0 AND rating <= 2"}
+
+
 def test_rows_that_only_say_that_something_happened_are_positives(tmp_path: Path) -> None:
     mapping, written, _ = guessed(
         tmp_path, "e.csv", "person,venue,category,time\n" + rows(60, "{u},{i},{g},2026-03-02 08:{m:02d}")
