@@ -6,7 +6,20 @@ import re
 
 from events.first_rows import Column, Sample
 
-USER = ("user", "uid", "userid", "member", "customer", "listener", "visitor", "person", "profile", "account", "session")
+USER = (
+    "user",
+    "uid",
+    "userid",
+    "username",
+    "member",
+    "customer",
+    "listener",
+    "visitor",
+    "person",
+    "profile",
+    "account",
+    "session",
+)
 ITEM = (
     "item", "iid", "itemid", "track", "song", "video", "movie", "product", "article", "news", "venue", "content", "asin", "sku", "book",
     "recipe", "business", "restaurant", "title", "artist",

@@ -17,7 +17,7 @@ from core.files import temporary_directory
 from core.numbers import is_number
 from events.cells import FORMATS, cast_time
 from events.log_files import check_content
-from events.text import CHUNK, binary, check_encoding, decoded, is_wide
+from events.text import CHUNK, binary, check_encoding, decoded, is_printed, is_wide, json_of
 
 SAMPLE_ROWS = 20_000
 EXAMPLES = 30
@@ -109,6 +109,10 @@ def read_first_rows(con: duckdb.DuckDBPyConnection, file: Path) -> Sample:
             options["encoding"], text = encoding, scratch / "sample.csv"
             with decoded(file, encoding) as lines:
                 text.write_text("".join(itertools.islice(lines, SAMPLE_ROWS)).removeprefix("\ufeff"), encoding="utf-8")
+        if format_ == "jsonl" and _is_printed_file(file):
+            text = scratch / "sample.jsonl"
+            with binary(file) as stream, text.open("wb") as target:
+                target.writelines(json_of(line) + b"\n" for line in itertools.islice(stream, SAMPLE_ROWS))
         name = quoted(glob.escape(str(text)))
         try:
             if format_ == "parquet":
@@ -147,6 +151,11 @@ def _csv_scan(con: duckdb.DuckDBPyConnection, name: str, text: Path) -> tuple[st
         f"auto_type_candidates=['BOOLEAN', 'BIGINT', 'DOUBLE', 'VARCHAR'], sample_size={SAMPLE_ROWS})"
     )  # times stay as they are written, so that their format can be told
     return scan, options
+
+
+def _is_printed_file(file: Path) -> bool:
+    with binary(file) as stream:
+        return is_printed(stream.read(CHUNK))
 
 
 def _encoding_of(file: Path) -> Literal["utf-8", "utf-16", "latin-1"]:

@@ -5,6 +5,7 @@ A file in which nothing is wrong is read as it is; otherwise a cleaned copy is, 
 
 from __future__ import annotations
 
+import ast
 import csv
 import gzip
 import io
@@ -14,6 +15,7 @@ import logging
 import re
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, TextIO, cast
 
@@ -100,8 +102,8 @@ def clean_json(file: Path, copy: Path) -> Cleaned:
             for value in _objects(text):
                 target.write(value + "\n")
         return Cleaned(copy, [], blank=copy.stat().st_size == 0)
-    trouble = _has_trouble(file)
-    if not trouble:
+    printed = is_printed(head)
+    if not printed and not _has_trouble(file):
         return Cleaned(file, [], blank=False)
     bad: list[tuple[str, str]] = []
     with binary(file) as stream, copy.open("wb") as target:
@@ -109,8 +111,35 @@ def clean_json(file: Path, copy: Path) -> Cleaned:
             if reason := _unreadable(line):
                 bad.append((line.decode("utf-8", "backslashreplace").replace("\x00", "\\x00"), reason))
             elif line.strip():
-                target.write(line + b"\n")
+                target.write((json_of(line) if printed else line) + b"\n")
     return Cleaned(copy, bad, blank=copy.stat().st_size == 0)
+
+
+def is_printed(head: bytes) -> bool:
+    """Whether a file that should be JSON lines has objects as Python prints them: ``{'user': 'a', 'played': None}``.
+
+    Args:
+        head: how it begins.
+    """
+    first = head.removeprefix(MARK).lstrip().split(b"\n", 1)[0]
+    return first.startswith(b"{") and json_of(first) != first
+
+
+def json_of(line: bytes) -> bytes:
+    """A line as JSON where it is an object as Python prints it; any other line as it is.
+
+    >>> json_of(b"{'user': 'a', 'played': None}"), json_of(b"{'user'")
+    (b'{"user": "a", "played": null}', b"{'user'")
+    """
+    try:
+        json.loads(line)
+    except ValueError:
+        with suppress(ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
+            value = ast.literal_eval(line.decode("utf-8").strip())
+            return json.dumps(value, ensure_ascii=False).encode() if isinstance(value, dict) else line
+    except RecursionError:
+        pass
+    return line
 
 
 def is_row_by_row(head: bytes) -> bool:

@@ -10,6 +10,8 @@ import zipfile
 import pytest
 
 from core.errors import ConfigError, DataError
+from events.guess import guess_mapping
+from events.mapping import Mapping, load_mapping
 from tests.events.logs import HEADER, TIME, Log, rows
 
 # Quotes and lines.
@@ -182,3 +184,20 @@ def test_files_of_a_folder_without_a_known_name_are_named(log: Log) -> None:
         DataError, match=r"holds no log files .*; if ratings.dat are logs, name them by their paths and set format"
     ):
         log.ingest(log.folder / "ml")
+
+
+def test_objects_as_python_prints_them_are_read(log: Log, caplog: pytest.LogCaptureFixture) -> None:
+    objects = [
+        {"username": f"O'Neil {n}", "iid": n, "genre": None if n else "é", "ts": TIME, "early": True} for n in range(30)
+    ]
+    path = log.write("\n".join([*map(repr, objects), "{'username': 'a', 'iid'", ""]), "log.json")
+    account = log.ingest(
+        path, columns="columns: {user_id: username, item_id: iid}", behaviors="behaviors: {finish: early}"
+    )
+    assert (account.kept, account.reasons, account.null_facets) == (30, {"malformed_json": 1}, {"genre": 29})
+    assert (account.behaviors, account.ids) == ({"finish": 30}, {"user": "string", "item": "int"})
+    assert load_mapping_of(guess_mapping([str(path)], source="printed"), log).columns.user_id == "username"
+
+
+def load_mapping_of(text: str, log: Log) -> Mapping:
+    return load_mapping(str(log.write(text, "guessed.yaml")))[0]
