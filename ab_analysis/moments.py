@@ -24,7 +24,6 @@ SHARED_BITS = 8
 """A group gets its own scale if its largest value has this many bits less than the largest of all users."""
 ORDINARY_RANGE = 100
 """Columns with values beyond 2^±this are measured in their own unit: a double could not hold their fourth powers."""
-FINITE = "1.7976931348623157e308"
 SMALLEST_UNIT, LARGEST_UNIT = -1074, 1023
 """Exponents of the powers of two that a double can hold."""
 
@@ -338,9 +337,9 @@ def read_ranges(db: Engine, table: str, by: Sequence[str], columns: Sequence[str
 
 
 def _count_unknown(db: Engine, table: str, columns: Sequence[str]) -> dict[str, int]:
-    """Column → users whose value is not a finite number; NaN is the largest of numbers to both engines."""
+    """Column → users whose value is not a finite number."""
     values = [f"CAST({identifier(c)} AS DOUBLE)" for c in columns]
-    counts = [f"count(*) FILTER (WHERE {v} IS NULL OR NOT abs({v}) <= {FINITE}) AS b{n}" for n, v in enumerate(values)]
+    counts = [f"count(*) FILTER (WHERE {v} IS NULL OR NOT {db.is_finite(v)}) AS b{n}" for n, v in enumerate(values)]
     return dict(zip(columns, map(int, db.rows(f"SELECT {', '.join(counts)} FROM {table}")[0]), strict=True))
 
 

@@ -87,7 +87,7 @@ def load_raw(db: Engine, path: Path, columns: Sequence[str], numbers: Sequence[s
         if not NUMBER.match(column_type):
             raise DataError(f"{path.name}: column '{c}' holds {column_type}, not numbers")
     known = [  # pandas writes a missing value among numbers as NaN
-        f"CASE WHEN isnan({identifier(c)}) THEN NULL ELSE {identifier(c)} END AS {identifier(c)}"
+        f"CASE WHEN {db.is_finite(identifier(c))} THEN {identifier(c)} END AS {identifier(c)}"
         if FLOATING.match(str(schema.field(c).type))
         else identifier(c)
         for c in groups

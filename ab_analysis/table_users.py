@@ -113,14 +113,23 @@ def _limits(db: Engine, spec: TableSpec, where: str) -> tuple[dict[str, float], 
     for column, limit in spec.limits.items():
         value, name = limit.value, f"CAST({identifier(column)} AS DOUBLE)"
         if limit.of_users:
-            value = float(
-                db.scalar(f"SELECT percentile_cont({limit.value!r}) WITHIN GROUP (ORDER BY {name}) FROM raw{where}")
+            known = f"CASE WHEN {db.is_finite(name)} THEN {name} END"
+            quantile = db.scalar(
+                f"SELECT percentile_cont({limit.value!r}) WITHIN GROUP (ORDER BY {known}) FROM raw{where}"
             )
-        users = db.scalar(f"SELECT count(*) FILTER (WHERE {name} > {value!r}) FROM raw{where}")
+            if quantile is None:
+                continue
+            value = float(quantile)
+        users = db.scalar(f"SELECT count(*) FILTER (WHERE {_above(db, name, value)}) FROM raw{where}")
         limits[column] = value
         text = f"Values of {column} above {value:,.6g} count as {value:,.6g}: {users:,} users."
         checks.append(ExperimentCheck("limited values", "ok", text))
     return limits, checks
+
+
+def _above(db: Engine, name: str, limit: float) -> str:
+    """SQL of whether a number is above a limit; NaN and infinity, the largest of numbers to both engines, are not."""
+    return f"{name} > {limit!r} AND {db.is_finite(name)}"
 
 
 def _specs(spec: TableSpec, columns: Sequence[str], path: Path) -> list[MetricSpec]:
@@ -225,8 +234,8 @@ def _name_users(
     selected = [f"CAST({variant} AS STRING) AS variant"]
     for c in outcomes:
         value = f"CAST({identifier(c)} AS DOUBLE)"
-        if c in limits:  # what is missing stays so, and is refused
-            value = f"CASE WHEN {value} > {limits[c]!r} THEN {limits[c]!r} ELSE {value} END"
+        if c in limits:  # what is no finite number stays so, and is refused
+            value = f"CASE WHEN {_above(db, value, limits[c])} THEN {limits[c]!r} ELSE {value} END"
         selected.append(f"{value} AS {identifier(c)}")
     for c in covariates:
         name = identifier(c)

@@ -69,6 +69,9 @@ class DuckEngine(Engine):
     def round_to_int(self, number: str) -> str:
         return f"CAST(round({number}) AS HUGEINT)"
 
+    def is_finite(self, number: str) -> str:
+        return f"isfinite({number})"
+
     def day_number(self, moment: str) -> str:
         return f"(epoch_us({moment}) // 86400000000)"
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 R = TypeVar("R")
 ArrowFunction = Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]
+LARGEST_DOUBLE = "1.7976931348623157e308"
 QUERIES_AT_ONCE = 8
 """Number of results that Spark computes at the same time: one small job alone would leave most of a cluster idle."""
 
@@ -283,6 +284,9 @@ class SparkEngine(Engine):
 
     def round_to_int(self, number: str) -> str:
         return f"CAST(round({number}) AS DECIMAL(38, 0))"
+
+    def is_finite(self, number: str) -> str:
+        return f"(abs({number}) <= {LARGEST_DOUBLE})"
 
     def day_number(self, moment: str) -> str:
         return f"CAST(unix_date(CAST({moment} AS DATE)) AS BIGINT)"

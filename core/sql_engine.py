@@ -130,6 +130,14 @@ class Engine(ABC):
     def round_to_int(self, number: str) -> str:
         """A number rounded to an integer of up to 38 digits, whose sums and products are exact."""
 
+    @abstractmethod
+    def is_finite(self, number: str) -> str:
+        """Whether a number is neither NaN nor infinite.
+
+        On DuckDB no comparison and not ``isnan`` says so of a Parquet file's column: these are answered by the column's smallest and
+        largest value where the file has them, and writers leave NaN out of both.
+        """
+
     def double(self, value: float) -> str:
         """A double as a literal."""
         return f"CAST('{value!r}' AS DOUBLE)"

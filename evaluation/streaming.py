@@ -254,7 +254,7 @@ def _source(
         raise DataError(f"{files[0]}: column '{columns.user}' holds {types[columns.user]}; users are text or numbers")
     user = identifier(columns.user)
     if types[columns.user] in {"FLOAT", "DOUBLE"}:  # pandas writes a missing value among numbers as NaN
-        user = f"CASE WHEN NOT isnan({user}) THEN {user} END"
+        user = f"CASE WHEN isfinite({user}) THEN {user} END"
     slice_ = f", {exact_text(identifier(extra), types[extra])} AS slice" if extra else ""
     con.execute(
         f"""CREATE OR REPLACE VIEW predictions AS SELECT {user} AS "user",
@@ -303,7 +303,8 @@ def _row(estimates: Mapping[str, Estimate], ece: float, counts: Mapping[str, int
 
 def _streamed(con: duckdb.DuckDBPyConnection, source: str, rows: int, files: Sequence[Path]) -> dict[str, object]:
     bad = scalar(con, f"""SELECT count(*) FROM {source} WHERE NOT isfinite(score) OR score IS NULL OR label NOT IN (0, 1)
-        OR label IS NULL OR weight IS NULL OR (weight <> 0 AND NOT weight BETWEEN {1 / LARGEST_WEIGHT!r} AND {LARGEST_WEIGHT!r})
+        OR label IS NULL OR NOT isfinite(weight) OR weight IS NULL
+        OR (weight <> 0 AND NOT weight BETWEEN {1 / LARGEST_WEIGHT!r} AND {LARGEST_WEIGHT!r})
         OR "user" IS NULL OR CAST("user" AS VARCHAR) = ''""")  # fmt: skip
     if bad:
         raise DataError(

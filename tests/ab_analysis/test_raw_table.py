@@ -282,6 +282,34 @@ def test_a_missing_value_is_refused_with_a_limit_and_in_a_quantile_too(tmp_path:
             analyze(path, **options)
 
 
+@pytest.mark.parametrize("limit", [Limit(5.0), Limit(0.9, of_users=True)])
+@pytest.mark.parametrize("unknown", [np.nan, np.inf])
+def test_a_value_that_is_no_finite_number_does_not_count_as_the_limit(
+    tmp_path: Path, unknown: float, limit: Limit
+) -> None:
+    path = tmp_path / "t.parquet"
+    pq.write_table(pa.table({"variant": VARIANTS, "y": [unknown, *VALUES[1:]]}), path)
+    with pytest.raises(DataError, match=r"not a finite number .*: y \(1 users\)"):
+        analyze(path, limits={"y": limit})
+
+
+def test_nan_is_no_user_no_variant_and_no_value_of_a_segment(tmp_path: Path) -> None:
+    path = parquet(tmp_path / "t.parquet", n=[np.nan, *VALUES[1:]])
+    for option in ("user", "variant"):
+        with pytest.raises(DataError, match="1 rows have no n"):
+            analyze(path, **{"control": "1.0", option: "n"})
+    _, said = analyze(path, segments=("n",))
+    assert "n = (no value) (1 and 0 users" in said[0]
+
+
+@pytest.mark.parametrize(
+    ("cells", "message"), [([], "has no rows"), (["", "", "NA", ""], r"not a finite number .*: y \(4 users\)")]
+)
+def test_without_a_value_there_is_no_quantile_that_limits(tmp_path: Path, cells: list[str], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        analyze(text(tmp_path, csv(cells)), limits={"y": Limit(0.9, of_users=True)})
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
