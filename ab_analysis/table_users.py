@@ -71,11 +71,11 @@ def prepare_users(db: Engine, path: Path, spec: TableSpec) -> TableUsers:
     """
     columns = raw_columns(db, path)
     specs = _specs(spec, columns, path)
-    if "variant" in {*spec.segments, *spec.strata, *(c for t in specs for c in t.columns)}:
-        raise ConfigError("a column named 'variant' cannot be a metric, covariate or segment; rename it")
     quantiles = [q.column for q in spec.quantiles.values()]
     numbers = list(dict.fromkeys([*(c for t in specs for c in t.columns), *quantiles]))
     groups = spec.groups
+    if own := [c for c in (*numbers, *groups) if c.lower() == "variant"]:
+        raise ConfigError(f"a column named '{own[0]}' cannot be a metric, covariate or segment; rename it")
     keys = [name for name in (spec.user, spec.cluster) if name]
     if clashing := sorted({*groups, *([spec.cluster] if spec.cluster else [])} & set(numbers)):
         raise ConfigError(

@@ -293,6 +293,20 @@ def test_a_value_that_is_no_finite_number_does_not_count_as_the_limit(
         analyze(path, limits={"y": limit})
 
 
+@pytest.mark.parametrize("name", ["variant", "Variant"])
+@pytest.mark.parametrize("kind", ["metric", "quantile", "segment"])
+def test_a_column_that_would_be_taken_for_the_variant_is_named(tmp_path: Path, name: str, kind: str) -> None:
+    path = tmp_path / "t.parquet"
+    pq.write_table(pa.table({"arm": [0, 1] * 6, "y": VALUES, name: VALUES}), path)
+    asked: dict[str, dict[str, Any]] = {
+        "metric": {"metrics": (name,)},
+        "quantile": {"quantiles": {"q": Quantile(name, 0.5)}},
+        "segment": {"segments": (name,)},
+    }
+    with pytest.raises(ConfigError, match=f"a column named '{name}' cannot be a metric, covariate or segment"):
+        analyze(path, variant="arm", control="0", **asked[kind])
+
+
 def test_nan_is_no_user_no_variant_and_no_value_of_a_segment(tmp_path: Path) -> None:
     path = parquet(tmp_path / "t.parquet", n=[np.nan, *VALUES[1:]])
     for option in ("user", "variant"):
