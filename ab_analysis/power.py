@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import tea_tasting as tt
 import tea_tasting.aggr
 
-from ab_analysis.inference import ADJUSTMENT, MetricSpec, coefficients
+from ab_analysis.inference import ADJUSTMENT, RATIO_NOISE, MetricSpec, coefficients
 from ab_analysis.moments import Moments, no_users
 
 if TYPE_CHECKING:
@@ -82,7 +82,9 @@ class PlanRow:
 
 
 def plan_row(design: Design, spec: MetricSpec, moments: Moments, days: int = 0, *, adjusted: bool) -> PlanRow | None:
-    """Power of one metric on users like these; None where the metric does not vary, or its mean is as good as 0.
+    """Power of one metric on users like these.
+
+    None where the metric does not vary, also after the adjustment, where its mean is as good as 0, and without a denominator.
 
     Solved by tea-tasting, with the normal distribution: its noncentral t has no value for the users of a real app.
 
@@ -93,7 +95,7 @@ def plan_row(design: Design, spec: MetricSpec, moments: Moments, days: int = 0, 
         days: that the users were counted in, for the row; 0: it is not known.
         adjusted: whether the covariates adjust the metric.
     """
-    if not moments.variance(spec.numerator) > 0 or not moments.mean(spec.numerator):
+    if not all(moments.mean(name) for name in (spec.numerator, spec.denominator) if name):
         return None
     covariate = None
     if adjusted:
@@ -103,6 +105,14 @@ def plan_row(design: Design, spec: MetricSpec, moments: Moments, days: int = 0, 
         moments, covariate = moments.with_combination(ADJUSTMENT, theta), ADJUSTMENT
     names = [n for n in (spec.numerator, spec.denominator, covariate) if n]
     aggregates = _aggregates(moments, names)
+    mean = float(aggregates.mean(spec.numerator) / aggregates.mean(spec.denominator))
+    variance = float(aggregates.ratio_var(spec.numerator, spec.denominator))
+    residual_variance = variance
+    if covariate:
+        residual_variance -= float(aggregates.ratio_cov(spec.numerator, spec.denominator, covariate, None))
+    noise = RATIO_NOISE * mean * mean if spec.denominator else 0.0
+    if not (variance > noise and residual_variance > RATIO_NOISE * variance):
+        return None
     share = min(share for variant, share in design.shares.items() if variant != design.control)
     control, total = design.shares[design.control], sum(design.shares.values())
     users = round(moments.count * design.taken)
@@ -123,14 +133,9 @@ def plan_row(design: Design, spec: MetricSpec, moments: Moments, days: int = 0, 
             needed = metric(design.minimum_effect).solve_power_from_aggregates(aggregates, "n_obs")[0].n_obs
     except RuntimeError:  # the solver finds no number that is large enough
         return None
-    variance = aggregates.ratio_var(spec.numerator, spec.denominator)
-    residual_variance = variance
-    if covariate:
-        residual_variance -= aggregates.ratio_cov(spec.numerator, spec.denominator, covariate, None)
-    mean = aggregates.mean(spec.numerator) / aggregates.mean(spec.denominator)
     unit = moments.unit(spec.numerator) / (moments.unit(spec.denominator) if spec.denominator else 1.0)
     return PlanRow(
-        spec.metric, "cuped" if adjusted else "welch", days, users, float(mean) * unit,
+        spec.metric, "cuped" if adjusted else "welch", days, users, mean * unit,
         math.sqrt(max(residual_variance, 0.0)) * unit,
         1 - residual_variance / variance, abs(float(smallest.rel_effect_size)), math.ceil(needed * total / (share + control)),
         float(power.power),

@@ -84,6 +84,27 @@ def test_a_metric_that_does_not_vary_is_named(tmp_path: Path, capsys: pytest.Cap
     assert "not planned, for being the same for every user, or 0 on average: one" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("options", ["--ratio r=double/days", "--ratio r=days/zero", "--metric one --cluster pair"])
+def test_a_ratio_that_does_not_vary_or_has_no_denominator_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], options: str
+) -> None:
+    frame = people(users=200).assign(double=lambda f: 2 * f.days, zero=0.0, one=1.0, pair=np.arange(200) // 3)
+    assert planned(tmp_path, f"{options} --minimum-effect 0.1", frame) == []
+    assert "not planned, for being the same for every user, or 0 on average" in capsys.readouterr().out
+
+
+def test_a_ratio_of_a_constant_to_what_varies_is_planned(tmp_path: Path) -> None:
+    frame = people(users=400).assign(one=1.0, z=np.arange(400) % 3 + 1.0)
+    (row,) = planned(tmp_path, "--ratio r=one/z --minimum-effect 0.1", frame)
+    assert row["sd"] == pytest.approx(frame.z.std() / frame.z.mean() ** 2)
+
+
+def test_a_covariate_that_explains_everything_leaves_nothing_to_plan(tmp_path: Path) -> None:
+    frame = people(users=400).assign(double=lambda f: 2 * f.duration)
+    rows = planned(tmp_path, "--metric duration --covariate duration=double --minimum-effect 0.1", frame)
+    assert [row["method"] for row in rows] == ["welch"]
+
+
 def test_a_metric_whose_mean_is_as_good_as_0_is_named_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     frame = people(users=400)
     frame["change"] = np.where(frame.user % 2, 1e200, -1e200) + 1e185
