@@ -27,14 +27,27 @@ class MeasuredSegment:
 
     @property
     def has_lift(self) -> bool:
-        """Whether there is a lift with an interval."""
-        return self.effect.known and bool(self.effect.se) and all(map(math.isfinite, self.effect.rel_effect_ci))
+        """Whether there is a lift with an interval, which may be open to a side."""
+        return self.effect.known and bool(self.effect.se) and math.isfinite(self.half_width)
+
+    @property
+    def one_sided(self) -> bool:
+        """Whether the interval is open to a side."""
+        return any(map(math.isinf, self.effect.rel_effect_ci))
+
+    @property
+    def half_width(self) -> float:
+        """From the lift to a bound of its interval, the mean of both where there are two."""
+        low, high = self.effect.rel_effect_ci
+        if self.one_sided:
+            return min(self.effect.rel_effect - low, high - self.effect.rel_effect)
+        return (high - low) / 2
 
     @property
     def relative_se(self) -> float:
         """Standard error of the lift."""
-        low, high = self.effect.rel_effect_ci
-        return (high - low) / 2 / NORMAL.inv_cdf(0.5 + self.effect.confidence / 2)
+        confidence = self.effect.confidence
+        return self.half_width / NORMAL.inv_cdf(confidence if self.one_sided else 0.5 + confidence / 2)
 
 
 def shrink_segments(rows: Sequence[MeasuredSegment]) -> list[SegmentResult]:
@@ -50,11 +63,13 @@ def shrink_segments(rows: Sequence[MeasuredSegment]) -> list[SegmentResult]:
         shrunk, p_same = shrink([r.effect.rel_effect for _, r in members], [r.relative_se for _, r in members])
         for (n, r), s in zip(members, shrunk, strict=True):
             e = r.effect
-            half = (e.rel_effect_ci[1] - e.rel_effect_ci[0]) / 2 / r.relative_se * s.se
+            half = r.half_width / r.relative_se * s.se
+            low, high = e.rel_effect_ci
+            shrunk_ci = (low if math.isinf(low) else s.effect - half, high if math.isinf(high) else s.effect + half)
             results.append(
                 SegmentResult(
                     r.segment, r.value, r.metric, r.variant, r.n_control, r.n_treatment, e.rel_effect, e.rel_effect_ci,
-                    e.p_value, fdr[str(n)], s.effect, (s.effect - half, s.effect + half), p_same,
+                    e.p_value, fdr[str(n)], s.effect, shrunk_ci, p_same,
                 )
             )  # fmt: skip
     return results

@@ -115,6 +115,23 @@ def test_a_histogram_counts_every_user_once_also_below_zero(tmp_path: Path) -> N
     )
 
 
+@pytest.mark.parametrize("side", ["greater", "less"])
+def test_segments_are_on_the_page_of_one_side_too(tmp_path: Path, side: str) -> None:
+    def rows_of(options: str) -> list[list[str]]:
+        text = page_of(tmp_path, f"--metric duration --segment group {options}")[0].read_text()
+        (table,) = re.findall(r'<table[^>]*id="segments".*?</table>', text, re.DOTALL)
+        return [re.findall(r"<td[^>]*>(.*?)</td>", row, re.DOTALL) for row in table.split("<tr")[2:]]
+
+    both, one = rows_of("--confidence 0.9"), rows_of(f"--alternative {side}")
+    assert both
+    open_end, shared = ("∞", 0) if side == "greater" else ("−∞", 1)
+    for two_sided, one_sided in zip(both, one, strict=True):
+        assert one_sided[4] == two_sided[4]
+        ends = one_sided[5].split(" to ")
+        assert (ends[shared], ends[1 - shared]) == (two_sided[5].split(" to ")[shared], open_end)
+        assert one_sided[8].split(" to ")[1 - shared] == open_end
+
+
 def test_a_failed_check_comes_before_any_effect(tmp_path: Path) -> None:
     text = page_of(tmp_path, "--metric duration --shares a=3,b=1")[0].read_text()
     assert "Do not read the effects: Sample-ratio mismatch" in text
