@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ab_analysis import report_charts, report_tables
-from ab_analysis.checks import ExperimentCheck
+from ab_analysis.checks import ExperimentCheck, UntestedSegment, untested_segments
 from ab_analysis.comparisons import TableResult
 from ab_analysis.histograms import Histogram
 from ab_analysis.reading import PRIOR_SD, EffectReading, Interval, chance_to_be_better
@@ -81,6 +81,12 @@ def write_table_page(
         for r in rows
         if r.segment
     ]
+    without_lift = [
+        UntestedSegment(s.segment, s.value, s.variant, s.n_control, s.n_treatment, s.metric)
+        for s in segments
+        if not s.has_lift
+    ]
+    checks = [*checks, *untested_segments(without_lift, "ok")]
     held = told_reading(spec, rows) or "One look, one comparison"
     shrunk = shrink_segments([s for s in segments if s.has_lift])
     context: dict[str, Any] = {

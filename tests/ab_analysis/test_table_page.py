@@ -132,6 +132,13 @@ def test_segments_are_on_the_page_of_one_side_too(tmp_path: Path, side: str) -> 
         assert one_sided[8].split(" to ")[1 - shared] == open_end
 
 
+def test_a_segment_without_a_lift_is_named(tmp_path: Path) -> None:
+    change = np.random.default_rng(5).normal(0, 1, 3000)
+    text = page_of(tmp_path, "--metric change --segment group", change=change)[0].read_text()
+    named = re.findall(r"group = (\w+) \([^()]*: change cannot be compared by a lift\)", text)
+    assert named == ["heavy", "light", "middle"]
+
+
 def test_a_failed_check_comes_before_any_effect(tmp_path: Path) -> None:
     text = page_of(tmp_path, "--metric duration --shares a=3,b=1")[0].read_text()
     assert "Do not read the effects: Sample-ratio mismatch" in text
