@@ -18,7 +18,7 @@ class Estimate:
     Attributes:
         value: the metric; NaN where it is undefined (only one label, no user with both).
         influence: shape (users,), users in ascending order of their id; sums to 0. The standard error
-            is the root of ``U / (U − 1) · Σ influence²``.
+            is the root of ``U / (U − 1) · Σ influence²``. NaN where the metric is of one user alone, whose error nobody knows.
     """
 
     value: float
@@ -37,10 +37,10 @@ class Estimate:
         return self.value - half, self.value + half
 
     def p_value(self) -> float:
-        """Two-sided p-value of "the value is 0", for differences."""
+        """Two-sided p-value of "the value is 0", for differences; NaN where the error is not known."""
         error = self.standard_error
         if not error > 0:
-            return float("nan") if np.isnan(self.value) else float(self.value == 0)
+            return float("nan") if np.isnan(error) else float(self.value == 0)
         return 2 * (1 - NormalDist().cdf(abs(self.value) / error))
 
     def __sub__(self, other: Estimate) -> Estimate:

@@ -205,7 +205,10 @@ def _sliced_by(rule: Guardrail, columns: list[str]) -> list[str]:
 def _guard(
     rule: Guardrail, by: str, ours: Predictions, theirs: Predictions, values: pa.ChunkedArray, confidence: float
 ) -> list[GateCheck]:
-    """Each large enough slice of the column ``by``; one fails when its difference lies below −max_drop beyond doubt."""
+    """Each large enough slice of the column ``by``; one fails when its difference lies below −max_drop beyond doubt.
+
+    Of a slice of one user's nobody knows the error: it is not judged.
+    """
     encoded: Any = pc.dictionary_encode(values.combine_chunks())
     codes, labels = encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False), encoded.dictionary.to_pylist()
     order = np.argsort(codes, kind="stable")
@@ -215,7 +218,7 @@ def _guard(
     checks = []
     for label, code in large:
         gap = _slice_gap(rule, ours, theirs, np.sort(order[bounds[code] : bounds[code + 1]]))
-        if not np.isnan(gap.value):
+        if not np.isnan(gap.standard_error):
             low, high = gap.value - z * gap.standard_error, gap.value + z * gap.standard_error
             name = (
                 f"{rule.metric} where {by.removeprefix(FACET).removeprefix(CONTEXT).removeprefix(ATTRIBUTE)} = {label}"

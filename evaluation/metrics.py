@@ -112,7 +112,7 @@ def ratio_over_users(above: Array, below: Array) -> Estimate:
     if not total > 0:
         return Estimate(float("nan"), np.zeros(len(above)))
     value = float(above.sum() / total)
-    return Estimate(value, (above - value * below) / total)
+    return Estimate(value, _of_several((above - value * below) / total, (above != 0) | (below != 0)))
 
 
 def mean_over_users(values: Array, weights: Array) -> Estimate:
@@ -127,7 +127,12 @@ def mean_over_users(values: Array, weights: Array) -> Estimate:
         return Estimate(float("nan"), np.zeros(len(values)))
     filled = np.nan_to_num(values)
     mean = float(np.dot(weights, filled) / total)
-    return Estimate(mean, weights * (filled - mean) / total)
+    return Estimate(mean, _of_several(weights * (filled - mean) / total, weights > 0))
+
+
+def _of_several(influence: Array, has_part: Array) -> Array:
+    """The users' influence, NaN where fewer than two have part in the metric."""
+    return influence if np.count_nonzero(has_part) > 1 else np.full(len(influence), np.nan)
 
 
 def logloss(data: Predictions) -> Estimate:

@@ -195,8 +195,9 @@ def by_hour_of_day(variant: str, table: pa.Table) -> list[Figure]:
         data = as_predictions(rows)
         for metric in BY_HOUR:
             estimate = METRICS[metric](data)
-            if np.isfinite(estimate.value):
-                figures.append(Figure(variant, metric, int(hour), estimate.value, *estimate.interval(), rows.num_rows))
+            bounds = (estimate.value, *estimate.interval())
+            if np.isfinite(bounds).all():
+                figures.append(Figure(variant, metric, int(hour), *bounds, rows.num_rows))
     return figures
 
 

@@ -141,6 +141,24 @@ def test_a_slice_that_gets_much_worse_stops_a_promotion(by: str, column: str, ba
     assert named in decision.reason
 
 
+@pytest.mark.parametrize("metric", ["auc", "uauc", "gauc"])
+def test_a_slice_of_one_user_is_not_judged(metric: Any) -> None:
+    def alone(table: pa.Table) -> pa.Table:
+        users = table["user_id"].to_numpy()
+        return table.set_column(1, "user_id", pa.array(np.where(users % 6 == 0, 60, users))).append_column(
+            "facet_genre", pa.array(np.where(users % 6 == 0, "rare", "usual"))
+        )
+
+    hours = window(4, 0.95, 0.3)
+    policy = POLICY.model_copy(
+        update={"guardrails": (Guardrail(by="facet", metric=metric, max_drop=0.01, min_samples=100),)}
+    )
+    of_one = {h: Scored(alone(s.candidate), alone(s.reference)) for h, s in hours.items() if s.reference is not None}
+    decision = judge(policy, CANDIDATE, CHAMPION, of_one)
+    assert decision.verdict == "promote", decision.reason
+    assert [c.name for c in decision.checks if "where" in c.name] == [f"{metric} where genre = usual"]
+
+
 def test_a_guardrail_on_a_column_that_is_not_there_promotes_nothing() -> None:
     policy = POLICY.model_copy(update={"guardrails": (Guardrail(by="facet_mood", max_drop=0.01),)})
     decision = judge(policy, CANDIDATE, CHAMPION, window(4, 0.95, 0.3))

@@ -127,6 +127,33 @@ def test_intervals_cover_the_truth_with_users_of_unequal_activity(name: str) -> 
     assert 0.91 <= hits / 400 <= 0.985
 
 
+@pytest.mark.parametrize("name", ["uauc", "gauc", "session_auc"])
+def test_what_is_of_one_user_alone_has_no_error(name: str) -> None:
+    """The others have one label only."""
+    rng = np.random.default_rng(6)
+    users, labels = np.repeat(np.arange(20), 10), np.repeat(np.arange(20) % 2, 10)
+    labels[:10] = np.arange(10) % 2
+    first, second = (
+        metrics.METRICS[name](Predictions.of(users, labels, rng.uniform(size=200), sessions=users)) for _ in range(2)
+    )
+    assert np.isfinite(first.value)
+    assert np.isnan(first.interval()).all()
+    gap = second - first
+    assert gap.value != 0
+    assert np.isnan(gap.p_value())
+
+
+@pytest.mark.parametrize("name", metrics.COMPARED)
+def test_one_user_gives_no_p_value(name: str) -> None:
+    rng = np.random.default_rng(7)
+    labels = np.arange(30) % 2
+    first, second = (
+        metrics.METRICS[name](Predictions.of(["u"] * 30, labels, rng.uniform(size=30), sessions=np.arange(30) // 5))
+        for _ in range(2)
+    )
+    assert np.isnan((second - first).p_value())
+
+
 def test_the_paired_difference_of_a_model_with_itself_is_nothing() -> None:
     rng = np.random.default_rng(5)
     data = Predictions.of(rng.integers(0, 20, 300), rng.integers(0, 2, 300), rng.uniform(size=300))
