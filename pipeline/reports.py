@@ -114,11 +114,14 @@ def _frame(settings: Settings, store: EventStore, hours: list[Hour], variant: st
 
 
 def _attributes_compared(store: EventStore, *sides: pd.DataFrame) -> tuple[list[str], list[str]]:
-    """Categories and numbers among attributes and context that are compared; ids in disguise have too many values."""
-    fields = store.source.attributes
+    """Categories and numbers among attributes and context that are compared; ids in disguise have too many values.
+
+    What only one side has, such as context that the log began to tell, cannot be compared.
+    """
+    fields, known = store.source.attributes, [column for column in sides[0] if all(column in side for side in sides)]
     told = [*store.source.categories, *(field.column for field in fields if field.type == "category")]
-    values = {name: pd.concat([side[name] for side in sides]).nunique() for name in told if name in sides[0]}
-    numbers = [field.column for field in fields if field.type == "number" and field.column in sides[0]]
+    values = {name: pd.concat([side[name] for side in sides]).nunique() for name in told if name in known}
+    numbers = [field.column for field in fields if field.type == "number" and field.column in known]
     for name in numbers:
         for side in sides:
             side[name] = pd.to_numeric(side[name], errors="coerce")

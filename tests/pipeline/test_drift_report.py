@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
 from datetime import date
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from core.errors import NotReadyError
+from core.files import read_json, write_json
 from core.hours import Hour
 from core.settings import Settings, load_settings
 from events.store import EventStore
@@ -37,6 +41,26 @@ def test_a_day_that_is_not_over_is_compared_with_the_same_hours_of_the_days_befo
     hours = [h for h in store.hours() if h.number % 24 < 10]
     assert drift.rows == sum(store.manifest(h).rows for h in hours if h.day == LAST_DAY)
     assert drift.reference_rows == sum(store.manifest(h).rows for h in hours if h.day < LAST_DAY)
+
+
+def test_context_that_the_log_began_to_tell_is_not_compared_on_its_first_day(morning: Settings) -> None:
+    store = EventStore(morning.events_dir)
+    for hour in [h for h in store.hours() if h.day == LAST_DAY]:
+        partition = store.partition(hour)
+        original = partition.resolve()
+        partition.unlink()
+        shutil.copytree(original, partition)
+        events = pq.read_table(partition / "events.parquet")
+        tab = pa.array(["feed", "search"] * events.num_rows)[: events.num_rows]
+        pq.write_table(events.append_column("tab", tab), partition / "events.parquet")
+    source = morning.events_dir / "source.json"
+    content = read_json(source)
+    source.unlink()
+    write_json(source, {**content, "context": ["tab"]})
+    assert EventStore(morning.events_dir).source.categories == ("tab",)
+    drift = report_drift(morning, LAST_DAY)
+    assert drift.columns > 0
+    assert ">tab<" not in Path(drift.html).read_text()
 
 
 def test_a_day_without_events_has_no_report(morning: Settings) -> None:
