@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import isfinite
 
 from markupsafe import Markup
 
 from core.page_table import Cell, Column, Row, Table
-from core.page_template import words
+from core.page_template import UNKNOWN, words
 from evaluation.gate_decision import GateCheck
 from evaluation.metrics import JUDGED
 
@@ -47,11 +48,13 @@ def margins(checks: Sequence[GateCheck]) -> list[Margin]:
     be too small or too large, are measured in their limits: 0.5 is half a limit on the right side.
     """
     distances = [abs(bound - c.limit) for c in checks if c.interval for bound in (c.value, *c.interval)]
-    unit = max(distances, default=0.0) or 1.0
+    unit = max(filter(isfinite, distances), default=0.0) or 1.0
     return [_margin(check, unit) for check in checks]
 
 
 def _margin(check: GateCheck, unit: float) -> Margin:
+    if not all(map(isfinite, (check.value, *(check.interval or ())))):  # it fails
+        return Margin(LOWEST, None)
     if check.interval is None:
         distance = abs(check.value - check.limit) / (abs(check.limit) or 1.0)
         return Margin(_within(distance if check.passed else -distance), None)
@@ -96,7 +99,9 @@ def check_name(check: GateCheck) -> str:
 
 
 def plain(value: float, *, trimmed: bool = False) -> str:
-    """A figure with decimals only where it has any: ``8,023``, ``0.0390``; trimmed ``0.039``."""
+    """A figure with decimals only where it has any: ``8,023``, ``0.0390``; trimmed ``0.039``; ``UNKNOWN`` where it is none."""
+    if not isfinite(value):
+        return UNKNOWN
     text = f"{value:,.0f}" if float(value).is_integer() else f"{value:,.4f}"
     return text.rstrip("0").rstrip(".") if trimmed and "." in text else text
 

@@ -7,6 +7,7 @@ from math import isfinite
 from typing import TYPE_CHECKING, Any
 
 from core.charts import BAD, GOOD, INK, LINE, SERIES, SOFT, Chart
+from core.numbers import finite
 from core.page_template import words
 from pages.daily_figures import DayFigure
 from pages.model_history import CalibrationBin, Figure, Timeline
@@ -160,11 +161,14 @@ def calibration(bins: Sequence[CalibrationBin]) -> Chart | None:
     if not bins:
         return None
     points = [
-        {"variant": words(b.variant), "predicted": b.predicted, "value": b.observed, "low": b.low, "high": b.high, "samples": b.samples}
+        {
+            "variant": words(b.variant), "predicted": b.predicted, "value": b.observed, "low": finite(b.low), "high": finite(b.high),
+            "samples": b.samples,
+        }
         for b in bins
     ]  # fmt: skip
     variants = list(dict.fromkeys(str(point["variant"]) for point in points))
-    most = max(max(b.predicted, b.high) for b in bins)
+    most = max(bound for b in bins for bound in (b.predicted, b.observed, b.high) if isfinite(bound))
     right = alt.Chart(inline_data([{"x": 0, "y": 0}, {"x": most, "y": most}])).mark_line(color=SOFT, strokeDash=[4, 3])
     base = alt.Chart(inline_data(points)).encode(
         x=alt.X("predicted:Q", title="predicted", axis=alt.Axis(format="%")),

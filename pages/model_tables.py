@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import isfinite
 
 from core.page_table import Cell, Column, Row, Table
-from core.page_template import share, words
+from core.page_template import UNKNOWN, share, words
 from evaluation.gate_decision import GateCheck
 from evaluation.metrics import JUDGED
 from pages.daily_figures import DayFigure
@@ -60,7 +61,8 @@ def calibration_table(bins: Sequence[CalibrationBin]) -> Table:
             Row(
                 [
                     words(b.variant), Cell(share(b.predicted, 1), sort=b.predicted), Cell(share(b.observed, 1), sort=b.observed),
-                    Cell(f"{share(b.low, 1)} to {share(b.high, 1)}", sort=b.low), Cell(f"{b.samples:,}", sort=b.samples),
+                    Cell(f"{share(b.low, 1)} to {share(b.high, 1)}" if isfinite(b.low) else UNKNOWN, sort=b.low),
+                    Cell(f"{b.samples:,}", sort=b.samples),
                 ]
             )
             for b in bins
@@ -94,7 +96,14 @@ def _figure_columns() -> list[Column]:
 
 def _figure_cells(figure: Figure | DayFigure) -> list[Cell]:
     return [
-        Cell(f"{figure.value:.4f}", sort=figure.value),
-        Cell(f"{figure.low:.4f} to {figure.high:.4f}", sort=figure.low),
+        Cell(decimals(figure.value), sort=figure.value),
+        Cell(
+            f"{decimals(figure.low)} to {decimals(figure.high)}" if isfinite(figure.low) else UNKNOWN, sort=figure.low
+        ),
         Cell(f"{figure.samples:,}", sort=figure.samples),
     ]
+
+
+def decimals(value: float, sign: str = "") -> str:
+    """A figure with four decimals; ``UNKNOWN`` where it is not a number."""
+    return f"{value:{sign}.4f}" if isfinite(value) else UNKNOWN

@@ -31,7 +31,7 @@ from pages.model_history import (
     recent_predictions,
     timeline,
 )
-from pages.model_tables import calibration_table, days_table, hours_table, overall_table, slices_table
+from pages.model_tables import calibration_table, days_table, decimals, hours_table, overall_table, slices_table
 from pages.model_versions import versions_table
 
 GATE = """
@@ -145,8 +145,9 @@ def _figures(decision: GateDecision) -> Table | None:
         difference = figures.difference(metric)
         if difference is not None:
             low, high = difference.interval
-            sides = (f"{getattr(side, metric):.4f}" for side in (figures.candidate, figures.rival))
-            rows.append(Row([title, *sides, f"{difference.value:+.4f}", f"{low:+.4f} to {high:+.4f}"]))
+            sides = (decimals(getattr(side, metric)) for side in (figures.candidate, figures.rival))
+            bounds = f"{low:+.4f} to {high:+.4f}" if isfinite(low) else UNKNOWN
+            rows.append(Row([title, *sides, decimals(difference.value, "+"), bounds]))
     return Table(columns, rows)
 
 

@@ -43,6 +43,14 @@ def test_differences_share_one_unit_and_other_figures_are_measured_in_their_limi
     assert session_auc.interval == pytest.approx((-0.03 / unit, 0.01 / unit))
 
 
+def test_a_check_whose_figure_is_not_known_fails_and_takes_no_other_ones_scale() -> None:
+    unknown = GateCheck("uauc_difference", False, float("nan"), -0.01, (float("nan"), float("nan")))
+    alone, *others = margins((unknown, *CHECKS))
+    assert (alone.value, alone.interval) == (-1.0, None)
+    assert others == margins(CHECKS)
+    assert "nan" not in str(checks_table((unknown, *CHECKS)).__html__())
+
+
 def test_failed_checks_come_first_and_then_those_nearest_to_their_limits() -> None:
     rows = [row for row in checks_table(CHECKS).rows if isinstance(row, Row)]
     assert [str(row.cells[0]) for row in rows] == [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -134,6 +135,21 @@ def test_tables_have_a_row_for_every_figure_and_slices_sort() -> None:
     rows = [row for row in slices.rows if isinstance(row, Row)]
     assert [str(row.cells[0]) for row in rows] == ["AUC where genre = pop", "AUC where genre = jazz"]
     assert slices_table(checks[:1]) is None
+
+
+def test_what_has_no_interval_is_shown_without_one() -> None:
+    """Of one user's predictions nobody knows the error, and JSON, from which a page draws its charts, has no NaN."""
+    table = predictions(40)
+    table = table.set_column(0, "user_id", pa.array(np.zeros(40, np.int64)))
+    total, bins = overall("a_b", table), calibration("a_b", table)
+    shown = "".join(str(of.__html__()) for of in (overall_table(total), calibration_table(bins)))
+    assert "nan" not in shown
+    chart = model_charts.calibration(bins)
+    assert chart is not None
+    markup = str(chart.__html__())
+    json.loads(
+        markup.partition('<script type="application/json">')[2].partition("</script>")[0], parse_constant=pytest.fail
+    )
 
 
 def test_without_figures_there_is_no_chart() -> None:
