@@ -163,6 +163,12 @@ def hour_of(entry: str) -> Hour:
     return _hour_at(int(entry.partition("-")[0]) / 1000)
 
 
+def _id_parts(entry: str) -> tuple[int, int]:
+    """Milliseconds and number of an entry's id, by which Redis orders them."""
+    milliseconds, _, number = entry.partition("-")
+    return int(milliseconds), int(number)
+
+
 def _hour_at(seconds: float) -> Hour:
     return Hour.of(datetime.fromtimestamp(seconds, UTC))
 
@@ -234,8 +240,8 @@ def land(
             before = writer.position.hour
             writer.complete_before(_hour_at(clock() - GRACE_SECONDS))
             if trim and writer.position.hour != before:
-                client.xtrim(
-                    stream, minid=f"{Hour.parse(writer.position.hour).start.timestamp() * 1000:.0f}", approximate=True
-                )
+                begin = f"{Hour.parse(writer.position.hour).start.timestamp() * 1000:.0f}-0"
+                # by Redis' clock the hour may go on: what came since the last look is still to be read
+                client.xtrim(stream, minid=min(begin, writer.position.entry, key=_id_parts), approximate=True)
         if once and not entries:
             return rows

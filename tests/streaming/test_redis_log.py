@@ -93,6 +93,23 @@ def test_after_a_crash_at_any_point_every_entry_is_there_once(
     assert rows(tmp_path / f"{(HOUR + 1).key}.jsonl") == ["70"]
 
 
+def test_an_entry_that_comes_late_to_its_hour_is_not_trimmed_before_it_is_written(
+    settings: Settings, server: str, client: redis.Redis, tmp_path: Path
+) -> None:
+    """Redis gives ids by its own clock, which may be behind the clock that ends the hours."""
+    pattern = str(tmp_path / "{hour}.jsonl")
+    add(client, [1, 2])
+    late = iter([59.9])
+
+    def clock() -> float:
+        add(client, [*late])
+        return BEGIN_MS / 1000 + 3600 + 10
+
+    assert land(settings, server, "events", pattern, trim=True, once=True, clock=clock) == 3
+    assert rows(tmp_path / f"{HOUR.key}.jsonl") == ["1", "2"]
+    assert rows(tmp_path / f"{(HOUR + 1).key}.jsonl.part") == ["59.9"]
+
+
 def test_wrong_streams_and_paths_are_said(settings: Settings, server: str, client: redis.Redis, tmp_path: Path) -> None:
     pattern = str(tmp_path / "{hour}.jsonl")
 
