@@ -103,15 +103,11 @@ class Lab:
         return logs
 
     def _ingest(self, settings: Settings) -> None:
-        """Ingest the whole log, once."""
+        """Ingest the whole log, once; one that was interrupted goes on."""
         ingested_mark = settings.workspace / "whole"
+        if EventStore(settings.events_dir).hours():
+            self._check_same(settings, load_source(settings))
         if ingested_mark.exists():
-            source = load_source(settings)
-            paths = {Path(p).resolve() for p in source.paths}
-            if self.data and Path(self.data).resolve() not in paths:
-                raise ConfigError(f"{settings.workspace} holds another log than {self.data}; start over with FRESH=1")
-            if self.mapping and Path(self.mapping).resolve() != Path(source.mapping).resolve():
-                raise ConfigError(f"{settings.workspace} was mapped by {source.mapping}; start over with FRESH=1")
             return
         if self.source == "simulator":
             app = save_app_source(settings)
@@ -124,6 +120,13 @@ class Lab:
         store = EventStore(settings.events_dir)
         close_hours(store, store.hours()[0], store.hours()[-1])
         ingested_mark.touch()
+
+    def _check_same(self, settings: Settings, source: Source) -> None:
+        paths = {Path(p).resolve() for p in source.paths}
+        if self.data and Path(self.data).resolve() not in paths:
+            raise ConfigError(f"{settings.workspace} holds another log than {self.data}; start over with FRESH=1")
+        if self.mapping and Path(self.mapping).resolve() != Path(source.mapping).resolve():
+            raise ConfigError(f"{settings.workspace} was mapped by {source.mapping}; start over with FRESH=1")
 
     @staticmethod
     def _clocks(base: Settings, settings: Settings) -> None:

@@ -7,12 +7,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
-from core.errors import ConfigError
+from core.errors import ConfigError, PlatformError
 from core.hours import DAY_HOURS
 from core.settings import load_settings
-from studies import base, features, peer_models, peers, session_loss
+from events.store import EventStore
+from studies import base, features, lab, peer_models, peers, session_loss
 from studies.calibration import CALIBRATIONS
 from studies.chosen_options import chosen_and_reported
 from studies.columns import Columns, columns_of, rates_before, without
@@ -213,6 +216,38 @@ def test_a_mapping_of_another_source_is_refused(tmp_path: Path) -> None:
     settings = load_settings(var=tmp_path / "var", source="kuairand")
     with pytest.raises(ConfigError, match="maps the source 'foursquare', not 'kuairand': add --source foursquare"):
         Lab(settings, mapping="foursquare")
+
+
+def test_an_interrupted_preparation_goes_on_with_its_own_log_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = load_settings(var=tmp_path / "var", source="foursquare")
+    for name in "ab":
+        times = [f"2026-03-02T{hour:02d}:10:00" for hour in range(12)]
+        log = {"user_id": [name] * 12, "venue_id": [*range(12)], "timestamp": times}
+        pq.write_table(
+            pa.table({**log, "category": ["x"] * 12, "category_group": ["y"] * 12}), tmp_path / f"{name}.parquet"
+        )
+
+    def prepare(name: str) -> int:
+        preparing = Lab(settings, str(tmp_path / f"{name}.parquet"), seeds=1)
+        of_log = Log(preparing.root / "data", "foursquare").settings
+        preparing._ingest(of_log)
+        store = EventStore(of_log.events_dir)
+        return sum(store.manifest(hour).rows for hour in store.hours())
+
+    def stopped(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(PlatformError):
+        prepare("missing")
+    with monkeypatch.context() as patch:
+        patch.setattr(lab, "close_hours", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            prepare("a")
+    with pytest.raises(ConfigError, match=r"holds another log than .*b\.parquet; start over with FRESH=1"):
+        prepare("b")
+    assert prepare("a") == 12
 
 
 class FailingRun:
