@@ -109,7 +109,8 @@ class Totals:
     Attributes:
         mean_lift: of the first primary metrics; ``shipped``: of those shipped; ``shipped_shrunk``: of those, each shrunk
             toward the mean of all.
-        covered: of ``covered_of`` effects with a known truth, those in whose interval it lies.
+        covered: of ``covered_of`` effects with a known truth, those in whose interval it lies; ``level``: the share that is expected
+            to, None without any.
         aa_failed: of ``aa_of`` experiments with a pre-period, those that differed before they began.
     """
 
@@ -124,7 +125,7 @@ class Totals:
     shipped_shrunk: float | None
     covered: int
     covered_of: int
-    level: float
+    level: float | None
     aa_of: int
     aa_failed: int
 
@@ -273,16 +274,15 @@ def _total_effect(holdout: LatestReport) -> str:
 def _totals(latest: list[LatestReport]) -> Totals:
     verdicts = [each.report.decision.verdict for each in latest]
     with_lift = [
-        (verdict, row.lift)
+        (verdict, row.lift, NormalDist().inv_cdf(0.5 + each.report.about.confidence / 2))
         for verdict, each in zip(verdicts, latest, strict=True)
         if (row := each.deciding) and row.lift is not None
     ]
-    z = NormalDist().inv_cdf(0.975)
-    lifts = [lift.effect for _, lift in with_lift]
-    shrunk, _ = shrink(lifts, [(lift.high - lift.low) / 2 / z for _, lift in with_lift])
-    shipped = [n for n, (verdict, _) in enumerate(with_lift) if verdict == "ship"]
+    lifts = [lift.effect for _, lift, _ in with_lift]
+    shrunk, _ = shrink(lifts, [(lift.high - lift.low) / 2 / z for _, lift, z in with_lift])
+    shipped = [n for n, (verdict, *_) in enumerate(with_lift) if verdict == "ship"]
     with_truth = [
-        (row.truth, row.lift)
+        (row.truth, row.lift, each.report.about.confidence)
         for each in latest
         for row in each.report.results
         if row.headline and row.truth is not None and row.lift is not None
@@ -293,7 +293,8 @@ def _totals(latest: list[LatestReport]) -> Totals:
         stop=verdicts.count("stop"), no_effect=verdicts.count("no_effect"), no_conclusion=verdicts.count("no_conclusion"),
         mean_lift=_mean(lifts), shipped=_mean([lifts[n] for n in shipped]),
         shipped_shrunk=_mean([shrunk[n].effect for n in shipped]),
-        covered=sum(lift.low <= truth <= lift.high for truth, lift in with_truth), covered_of=len(with_truth), level=0.95,
+        covered=sum(lift.low <= truth <= lift.high for truth, lift, _ in with_truth), covered_of=len(with_truth),
+        level=_mean([confidence for *_, confidence in with_truth]),
         aa_of=len(aa), aa_failed=sum(c.level == "fail" for c in aa),
     )  # fmt: skip
 

@@ -74,6 +74,7 @@ class AboutExperiment(_Part):
     end: str | None
     primary: tuple[str, ...]
     holdout: bool = False
+    confidence: float = 0.95
 
 
 class ReportedLift(_Part):

@@ -8,6 +8,7 @@ import shutil
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
+from statistics import NormalDist
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -23,10 +24,11 @@ from ab_analysis.model_covariate import add_model_covariates
 from ab_analysis.overview import write_overview
 from ab_analysis.reading import read_effects
 from ab_analysis.report import analyze_experiment, write_report, write_reports
-from ab_analysis.report_file import read_report
+from ab_analysis.report_file import AboutExperiment, ReportedDecision, ReportedResult, ReportFile, read_report
 from ab_analysis.user_table import Counts, build_user_table
 from core.engine import engine
 from core.errors import DataError, NotReadyError
+from core.files import write_json
 from core.hours import Hour
 from core.page_template import interval
 from core.settings import Settings, load_settings
@@ -557,6 +559,29 @@ def test_the_overview_has_a_row_for_what_runs_is_planned_ended_or_cannot_be_read
         assert interval(headline.adjusted_ci) in rows[-1]
         page.get_by_role("searchbox").fill("somebody")
         assert page.locator("#experiments tbody tr:visible:not(.note)").count() == 1
+
+
+def test_the_overview_reads_intervals_at_the_confidence_of_their_experiments(settings: Settings) -> None:
+    """Of the same estimates in intervals of 95 % or 80 %, the totals are the same."""
+    told = []
+    for confidence in (0.95, 0.8):
+        half = NormalDist().inv_cdf(0.5 + confidence / 2) * 0.01
+        for name, effect, verdict in (("one", 0.03, "ship"), ("two", 0.0, "no_effect"), ("three", -0.02, "stop")):
+            result = ReportedResult(
+                metric="likes", variant="b", method="welch", headline=True, effect=effect, effect_ci=(effect - half, effect + half),
+                rel_effect=effect, rel_effect_ci=(effect - half, effect + half), p_value=0.5, truth=effect,
+            )  # fmt: skip
+            about = AboutExperiment(
+                hypothesis="", owner="", start="2026-03-02T00:00:00Z", end="2026-03-03", primary=("likes",), confidence=confidence
+            )  # fmt: skip
+            decision = ReportedDecision(verdict=verdict, sentence="", variant="b")
+            report = ReportFile(
+                experiment=name, until="2026-03-04T00", users={"a": 9, "b": 9}, about=about, decision=decision, checks=(), results=(result,)
+            )  # fmt: skip
+            write_json(settings.reports_dir / "ab" / name / "final.json", report.model_dump(mode="json"))
+        told.append(write_overview(settings).read_text().partition("<h2>Together</h2>")[2])
+    assert "3 lie in their interval\n(expected 95%)" in told[0]
+    assert told[1] == told[0].replace("(expected 95%)", "(expected 80%)")
 
 
 def test_no_pre_period_is_said_and_welch_decides(app: Settings) -> None:
