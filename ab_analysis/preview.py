@@ -183,7 +183,7 @@ def find_overlaps(settings: Settings, experiment: Experiment) -> list[Overlap]:
             other = load_experiment(path)
         except ConfigError:
             continue
-        ends = [e.end for e in (experiment, other) if e.end]
+        ends = [day for e in (experiment, other) if (day := e.stopped or e.end)]
         start, end = max(experiment.start_time, other.start_time), min(ends, default=None)
         if (
             other.name == experiment.name

@@ -237,9 +237,12 @@ def test_overlaps_name_who_shares_users_and_metrics(workspace: Settings) -> None
         "quarter": TEXT + "layer: {name: look, start: 0, end: 0.25}\n",
         "over": TEXT.replace("2026-03-17", "2026-03-03").replace("2026-03-04", "2026-03-03"),
         "everybody": open_end,
+        "stopped": TEXT.replace("2026-03-04", "2026-03-01"),
     }
     for name, text in others.items():
         define_experiment(workspace, text.replace("night", name), "ann", "beside it")
+    with file_of(workspace, "stopped").open("a") as file:
+        file.write("stopped: 2026-03-03\n")
     file_of(workspace, "damaged").write_text("name: [")
     define_experiment(workspace, TEXT + layer, "ann", "the one")
     overlaps = find_overlaps(workspace, load_named(workspace.experiments_dir, "night"))
