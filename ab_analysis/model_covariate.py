@@ -15,6 +15,8 @@ import pyarrow as pa
 from core.sql_engine import Engine
 
 FOLDS = 4
+PLACES = 7
+"""Places by the hash that follow each other and are of one fold."""
 MOST_TRAINING_ROWS = 100_000
 CHUNKS_OF_USERS = 1_000_000
 MIN_USERS = 400
@@ -40,6 +42,7 @@ def add_model_covariates(db: Engine, metrics: Sequence[str], features: Sequence[
     feature_columns = ", ".join(dict.fromkeys(features))
     metric_columns = ", ".join(dict.fromkeys(metrics))
     step = max(1, -(-users // (MOST_TRAINING_ROWS * FOLDS // (FOLDS - 1))))
+    step += step % (PLACES * FOLDS) == 0  # else all places of the sample would be of one fold
     # Folds by a hash, because ids may carry meaning (the day of arrival); ordered rows, so that models are reproducible.
     hash_sql = "abs(CAST(user_id AS BIGINT) % 1000003 * 7919 % 1000003)"
     sample = db.arrow(
@@ -87,4 +90,4 @@ def _matrix(table: pa.Table, features: Sequence[str]) -> np.ndarray:
 
 
 def _folds(table: pa.Table) -> np.ndarray:
-    return (table["place"].to_numpy() // 7) % FOLDS
+    return (table["place"].to_numpy() // PLACES) % FOLDS
