@@ -22,7 +22,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from core.errors import ConfigError, CorruptStateError, NotReadyError
+from core.errors import ConfigError, CorruptStateError, NotReadyError, PlatformError
 from core.files import write_parquet
 from core.hours import Hour
 from core.settings import ROOT, Settings, load_settings
@@ -540,3 +540,17 @@ def test_without_the_extra_several_processes_are_refused_with_what_to_install(mo
     monkeypatch.setitem(sys.modules, "torchrec", None)
     with pytest.raises(ConfigError, match=r"requirements-distributed\.txt"):
         require_torchrec()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rate", ["embedding_rate: 1.0e+30", "dense_rate: 1.0e+30"])
+def test_two_processes_that_diverge_say_so_and_keep_no_such_state(ready: Settings, tmp_path: Path, rate: str) -> None:
+    settings = fresh(ready, tmp_path)
+    place_tracking_store(settings)
+    (settings.workspace / "ranker.yaml").write_text(f"variants: {{matched_clock: {{batch_size: 8, {rate}}}}}\n")
+    with pytest.raises(PlatformError, match=r"matched_clock diverged on .*lower embedding_rate or dense_rate"):
+        train_variants(of_processes(settings, 2), ("matched_clock",), FIRST + 12, log_model=False)
+    states = states_of(settings, "matched_clock")
+    for hour in states.hours():
+        ranker = states.load(hour)[1]
+        assert all(bool(torch.isfinite(tensor).all()) for tensor in ranker_tensors(ranker).values())

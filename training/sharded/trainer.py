@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future
@@ -12,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from core.errors import ConfigError, PlatformError
+from core.errors import ConfigError, DataError, PlatformError
 from core.files import write_parquet
 from core.hours import Hour
 from core.memory import return_freed_memory
@@ -37,6 +38,7 @@ from training.state import load_dense_part, untrained_ranker
 from training.state_info import StateInfo
 from training.tensors import to_batch
 from training.trainer import (
+    REMEDY,
     HourResult,
     Report,
     Trainer,
@@ -190,7 +192,8 @@ class ShardedTrainer(Trainer):
             with optimizer.scoring():
                 scores = group.together(lambda: score(ranker, batch), f"scoring its samples of {hour}")
             tested = self._test_part(drawn, rows, keys, scores, ranker)
-            self._fit(ranker, optimizer, keys, hour, deal)
+            if not math.isfinite(self._fit(ranker, optimizer, keys, hour, deal)):
+                raise DataError(f"{self.config.variant} diverged on {hour}: its loss is not finite; {REMEDY}")
             optimizer.end_hour()
             metrics = group.all_gather(group.together(tested.result, "measuring the predictions"))[0]
         return HourResult(self.config.variant, hour, metrics, time.perf_counter() - begun, drawn.digest)
@@ -226,8 +229,12 @@ class ShardedTrainer(Trainer):
         parts = self.group.exchange([mine, *[mine[:0]] * (self.group.size - 1)])
         return [pa.ipc.open_stream(part.numpy()).read_all() for part in parts if len(part)]
 
-    def _fit(self, ranker: Ranker, optimizer: Optimizer, keys: HourKeys, hour: Hour, deal: Deal) -> None:
-        """One pass over the hour: each step takes the next samples of every process's part of it."""
+    def _fit(self, ranker: Ranker, optimizer: Optimizer, keys: HourKeys, hour: Hour, deal: Deal) -> float:
+        """One pass over the hour: each step takes the next samples of every process's part of it.
+
+        Returns:
+            The loss of all steps and processes, which is not finite where training diverged.
+        """
         tables, group = self.tables, self.group
         ranker.train()
         if ids_expire(hour):
@@ -236,7 +243,7 @@ class ShardedTrainer(Trainer):
         tables.open(_looked_up(ranker, keys))
         whole = group.together(lambda: to_batch(keys, ranker), f"looking up its samples of {hour}")
         samples, edges = deal.samples(), deal.edges(group.rank).tolist()
-        shown = time.monotonic() + PROGRESS_SECONDS
+        shown, losses = time.monotonic() + PROGRESS_SECONDS, torch.zeros(1)
         users = torch.from_numpy(keys.users).split(np.diff(edges, prepend=0).tolist())
         for k, batch in enumerate(ranker.cut(whole, edges)):
             nothing = tables.fetch(ranker.reads(batch))
@@ -248,6 +255,7 @@ class ShardedTrainer(Trainer):
                 mine = session_samples(ranker, batch, logits, users[k])
                 loss = loss + loss_within_sessions(ranker, self._with_others(mine), int(samples[k]))
             loss.backward()
+            losses += loss.detach()
             optimizer.step()
             if group.first and time.monotonic() > shown:
                 shown += PROGRESS_SECONDS
@@ -256,6 +264,7 @@ class ShardedTrainer(Trainer):
             count_samples(ranker, whole, hour)
         tables.settle(ranker.time_of_day_counts.weight)
         self._close(ranker, keys)
+        return float(group.sum(losses))
 
     def _with_others(self, mine: SessionSamples) -> SessionSamples:
         """A step's samples of all processes, as a session may have some in each; gradients are those of this process's logits."""
