@@ -256,10 +256,10 @@ def _wrong(experiments: Mapping[str, Experiment | ConfigError]) -> Iterator[Noti
 def _experiments_that_ask(
     experiments: Mapping[str, Experiment | ConfigError], reports: dict[str, list[ReportFile]], end: Hour
 ) -> Iterator[Notice]:
-    """Experiments to stop, to look into, or to conclude; those with a conclusion ask for nothing."""
+    """Experiments to stop, to look into, or to conclude; those with a conclusion, or whose file is gone, ask for nothing."""
     for name, each in reports.items():
         newest, link, experiment = each[-1].decision, f"ab/{name}/{each[-1].until}.html", experiments.get(name)
-        if isinstance(experiment, Experiment) and experiment.conclusion is not None:
+        if experiment is None or (isinstance(experiment, Experiment) and experiment.conclusion is not None):
             continue
         last = experiment.end_hour if isinstance(experiment, Experiment) and experiment.state(end) == "ended" else None
         if last is None:

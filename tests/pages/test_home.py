@@ -125,6 +125,7 @@ def test_experiments_ask_a_person_until_they_are_concluded(workspace: Settings, 
     for name in ("over", "done", "runs"):
         report(workspace, name, end - 24, "keep_running", "Keep running.")
     report(workspace, "harms", end - 24, "stop", "Stop: fewer finish.")
+    report(workspace, "removed", end - 24, "ship", "Ship: more finish.")
     (workspace.experiments_dir / "typo.yaml").write_text("name: typo\nvariant: {}\n")
     needs = {notice.subject: notice.text for notice in look(workspace, end).needs}
     assert set(needs) == {"typo", "over", "harms"}
