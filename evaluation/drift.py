@@ -254,15 +254,12 @@ def _number_shares(current: pd.Series, reference: pd.Series) -> _Shares:
     joined = joined[np.isfinite(joined)]
     values = np.unique(joined)
     if len(values) <= max(BINS, DAY_HOURS):
-        edges, bins = values, [f"{value:.6g}" for value in values]
+        edges, bins = values, _apart(values, 6)
     else:
         low, high = (float(np.quantile(joined, share)) for share in (TAIL, 1 - TAIL))
         edges = np.unique(np.linspace(low, high, BINS - 1))
-        bins = [
-            f"under {edges[0]:.4g}",
-            *(f"{a:.4g} to {b:.4g}" for a, b in pairwise(edges)),
-            f"{edges[-1]:.4g} or more",
-        ]
+        names = _apart(edges, 4)
+        bins = [f"under {names[0]}", *(f"{a} to {b}" for a, b in pairwise(names)), f"{names[-1]} or more"]
         edges = np.concatenate(([-np.inf], edges))
     counts = [
         np.bincount(np.searchsorted(edges, side[np.isfinite(side)], side="right") - 1, minlength=len(bins))
@@ -273,3 +270,13 @@ def _number_shares(current: pd.Series, reference: pd.Series) -> _Shares:
         bins, counts = [*bins, NONE], [np.append(count, gone) for count, gone in zip(counts, missing, strict=True)]
     shares = [tuple((count / len(side)).tolist()) for side, count in zip(sides, counts, strict=True)]
     return _Shares(tuple(bins), *shares)
+
+
+def _apart(values: np.ndarray, digits: int) -> list[str]:
+    """Distinct numbers as texts, with more digits where they would be alike: a chart takes bins of one name for one.
+
+    >>> _apart(np.array([0.25, 3.0]), 4), _apart(np.array([1000001.0, 1000002.0]), 4)
+    (['0.25', '3'], ['1000001', '1000002'])
+    """
+    texts = [f"{value:.{digits}g}" for value in values]
+    return texts if len({*texts}) == len(texts) else _apart(values, digits + 1)

@@ -51,8 +51,12 @@ def test_shares_of_values_and_ranges_are_those_of_all_rows_missing_ones_among_th
     current = frame(0.7, 0, 1, 600).assign(n=rng.integers(0, 5, 600), many=rng.integers(0, 40, 600).astype(str))
     reference = frame(0.5, 1, 2, 600).assign(n=rng.integers(2, 7, 600), many=rng.integers(0, 40, 600).astype(str))
     current.loc[:99, "played"] = np.nan
+    current, reference = (
+        side.assign(large=side.n + 1_000_001, close=1_000_000 + rng.uniform(0, 100, 600))
+        for side in (current, reference)
+    )
     _, columns = compare(
-        tmp_path, current, reference, categorical=["genre", "mood", "many"], numerical=["played", "n"]
+        tmp_path, current, reference, categorical=["genre", "mood", "many"], numerical=["played", "n", "large", "close"]
     )  # fmt: skip
     by_name = {column.name: shares(column) for column in columns}
     for of_column in by_name.values():
@@ -65,6 +69,7 @@ def test_shares_of_values_and_ranges_are_those_of_all_rows_missing_ones_among_th
     assert by_name["played"][NONE] == (pytest.approx(100 / 600), 0)
     assert by_name["n"]["6"] == (0, pytest.approx((reference.n == 6).mean()))
     assert list(by_name["n"]) == [str(n) for n in range(7)]
+    assert list(by_name["large"]) == [str(1_000_001 + n) for n in range(7)]
     assert by_name["many"][OTHERS][0] > 0.3
     lowest, *_, highest = [name for name in by_name["played"] if name != NONE]
     assert lowest.startswith("under ")
