@@ -114,7 +114,7 @@ class LogWriter:
             part = self.part_of(hour)
             part.parent.mkdir(parents=True, exist_ok=True)
             with part.open("ab") as file:
-                file.write("".join(f"{row_text(fields)}\n" for _, fields in some).encode())
+                file.write("".join(f"{row_text(fields)}\n" for _, fields in some).encode(errors="replace"))
                 file.flush()
                 os.fsync(file.fileno())
                 self._reach(Position(self.position.stream, some[-1][0], hour.key, file.tell()))
@@ -184,7 +184,7 @@ def row_text(fields: Mapping[str, str]) -> str:
     if [*fields] == ["json"]:
         try:
             return json.dumps(json.loads(fields["json"]), ensure_ascii=False)
-        except ValueError:
+        except (ValueError, RecursionError):
             return fields["json"].replace("\n", " ")  # a row that cannot be read is counted, and not lost
     return json.dumps(dict(fields), ensure_ascii=False)
 
@@ -217,7 +217,9 @@ def land(
         raise ConfigError("a Redis stream needs the extra 'production': install requirements-production.txt") from None
     writer = LogWriter(pattern, settings.streaming_dir / "landing.json", stream)
     try:
-        client: redis.Redis = redis.Redis.from_url(url, decode_responses=True, health_check_interval=30)
+        client: redis.Redis = redis.Redis.from_url(
+            url, decode_responses=True, encoding_errors="replace", health_check_interval=30
+        )
     except ValueError as error:
         raise ConfigError(f"'{url}' is no URL of Redis: {error}") from None
     rows = 0

@@ -110,6 +110,25 @@ def test_an_entry_that_comes_late_to_its_hour_is_not_trimmed_before_it_is_writte
     assert rows(tmp_path / f"{(HOUR + 1).key}.jsonl.part") == ["59.9"]
 
 
+def test_bytes_that_are_no_text_do_not_keep_what_follows_from_being_written(
+    settings: Settings, server: str, client: redis.Redis, tmp_path: Path
+) -> None:
+    pattern = str(tmp_path / "{hour}.jsonl")
+    add(client, [1])
+    client.xadd("events", {b"uid": b"\xff7", b"minute": b"2"}, id=f"{BEGIN_MS + 120_000}-0")
+    client.xadd("events", {"json": '{"uid": "\\ud800", "minute": "2.5"}'}, id=f"{BEGIN_MS + 150_000}-0")
+    client.xadd("events", {"json": "[" * 200_000}, id=f"{BEGIN_MS + 160_000}-0")
+    add(client, [3])
+    assert land(settings, server, "events", pattern, trim=False, once=True, clock=lambda: BEGIN_MS / 1000) == 5
+    written = (tmp_path / f"{HOUR.key}.jsonl.part").read_text()
+    assert [json.loads(line)["uid"] for line in written.splitlines() if not line.startswith("[")] == [
+        "u0",
+        "\ufffd7",
+        "?",
+        "u0",
+    ]
+
+
 def test_wrong_streams_and_paths_are_said(settings: Settings, server: str, client: redis.Redis, tmp_path: Path) -> None:
     pattern = str(tmp_path / "{hour}.jsonl")
 
