@@ -68,9 +68,12 @@ def coefficients(spec: MetricSpec, control: Moments, treatment: Moments) -> dict
     """Regression coefficients of the metric on its covariates over the users of both groups together.
 
     θ = S_xx⁺ S_xy (Deng et al. 2013, doi:10.1145/2433396.2433413); a ratio enters by its
-    linearized value (Deng, Knoblich & Lu 2018, doi:10.1145/3219819.3219919).
+    linearized value (Deng, Knoblich & Lu 2018, doi:10.1145/3219819.3219919). None where no covariate varies, or a ratio's
+    denominator is 0 on average.
     """
     pooled = control + treatment
+    if spec.denominator and not pooled.mean(spec.denominator):
+        return {}
     names = list(spec.covariates)
     products = pooled.block(names, names)
     scale = np.sqrt(np.diag(products))

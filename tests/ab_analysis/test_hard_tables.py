@@ -124,6 +124,18 @@ def test_values_of_any_size_are_values(tmp_path: Path, size: float) -> None:
     assert row.effect.widened(2.0)[1][0] < row.effect.rel_effect < row.effect.widened(2.0)[1][1]
 
 
+def test_denominators_that_cancel_out_leave_a_ratio_unadjusted(tmp_path: Path) -> None:
+    rng = np.random.default_rng(4)
+    variants = np.repeat(["a", "b"], 100)
+    columns = {"y": rng.gamma(2, 1, 200), "d": np.where(variants == "a", 1.0, -1.0), "x": rng.normal(size=200)}
+    path = tmp_path / "t.parquet"
+    pd.DataFrame({"variant": variants, **columns}).to_parquet(path, index=False)
+    rows, _ = analyze(path, metrics=(), ratios={"r": ("y", "d")}, covariates={"r": ("x",)})
+    assert [row.method for row in rows] == ["welch", "cuped"]
+    assert rows[0].effect == rows[1].effect
+    assert rows[0].effect.known
+
+
 def test_booleans_of_a_csv_are_ones_and_zeros(tmp_path: Path) -> None:
     rows = "".join(f"{'ab'[n % 2]},{['true', 'FALSE', 'True'][n % 3]}\n" for n in range(60))
     (row,), _ = analyze(text(tmp_path, "variant,y\n" + rows))
