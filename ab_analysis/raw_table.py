@@ -19,7 +19,7 @@ from ab_analysis.text_table import (
     read_rows,
 )
 from core.duck import file_list, identifier, quoted
-from core.engine import DuckEngine
+from core.duck_engine import DuckEngine
 from core.errors import ConfigError, DataError
 from core.parquet_source import parquet_source
 from core.sql_engine import Engine

@@ -6,6 +6,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -15,7 +16,10 @@ from urllib.request import url2pathname
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from core import duck
+from core.duck_engine import DuckEngine
 from core.files import replaced_directory, temporary_directory, write_atomically
+from core.settings import Settings
 from core.sql_engine import Engine, microseconds, parquet_parts
 
 if TYPE_CHECKING:
@@ -57,19 +61,35 @@ def failure_of_tasks(message: str) -> str | None:
     return None
 
 
+@dataclass(frozen=True)
+class SelectionWriter:
+    """A task of an executor: writes a selection of rows by DuckDB; see ``Engine.write_selections``."""
+
+    settings: Settings
+    files: Sequence[Path]
+    names: str
+    order: str
+
+    def __call__(self, selection: tuple[str, str]) -> None:
+        """Write the rows that meet a condition to a folder."""
+        folder, condition = selection
+        with duck.connection(self.settings) as con:
+            DuckEngine(con).write_selections(self.files, self.names, self.order, {Path(folder): condition})
+
+
 class SparkEngine(Engine):
     """Spark: the session of ``settings.spark_master``, a local one or a cluster's."""
 
     dialect = "spark"
     in_batches = False
 
-    def __init__(self, session: SparkSession) -> None:
+    def __init__(self, session: SparkSession, settings: Settings) -> None:
         from py4j.protocol import Py4JError
         from pyspark.errors import PySparkException
 
         super().__init__()
         self.errors = (PySparkException, Py4JError)
-        self.session = session
+        self.session, self.settings = session, settings
         self.partitions = int(session.conf.get("spark.sql.shuffle.partitions") or 1)
         self._tables: dict[str, DataFrame] = {}
         self._files_read = 0
@@ -186,6 +206,18 @@ class SparkEngine(Engine):
                     if not parquet_parts(target):
                         empty = frame.drop("folder").limit(0).toArrow()
                         pq.write_table(empty, target / "part-00000.parquet", compression="zstd")
+
+    def write_selections(self, files: Sequence[Path], names: str, order: str, conditions: Mapping[Path, str]) -> None:
+        # By DuckDB in tasks: no row is shuffled, as each task reads what is its own.
+        nearby = next(iter(conditions)).parent
+        nearby.mkdir(parents=True, exist_ok=True)
+        with temporary_directory("selections-", nearby) as together:
+            write = SelectionWriter(self.settings, [*files], names, order)
+            self.run_tasks(write, [(str(together / str(n)), text) for n, text in enumerate(conditions.values())])
+            for n, folder in enumerate(conditions):
+                with replaced_directory(folder) as target:
+                    for part in parquet_parts(together / str(n)):
+                        part.rename(target / part.name)
 
     @property
     def cores(self) -> int:

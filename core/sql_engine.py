@@ -99,6 +99,18 @@ class Engine(ABC):
         """
         self.write_all({folder: query(value) for value, folder in folders.items()})
 
+    def write_selections(self, files: Sequence[Path], names: str, order: str, conditions: Mapping[Path, str]) -> None:
+        """Write rows of Parquet files as they are, each selection to a folder of one file.
+
+        Args:
+            files: are read for each selection; what lies outside of it is skipped by the statistics of sorted files.
+            names: columns, comma separated.
+            order: columns by which the rows are sorted.
+            conditions: folder → condition on the rows ``f``, in SQL that engines share; the folder replaces any older one.
+        """
+        for folder, condition in conditions.items():
+            self.write(f"SELECT {names} FROM {self.files(files)} f WHERE {condition} {self.sorted_by(order)}", folder)
+
     def rows(self, sql: str) -> list[tuple[Any, ...]]:
         """Result of a small query as tuples."""
         return [tuple(row.values()) for row in self.arrow(sql).to_pylist()]

@@ -164,18 +164,32 @@ class ChangeLog:
         target = Tablet.of(self.root, at, tablet.low, tablet.high) if tablet else Tablet.of(self.root, at)
         names, key, oldest = columns(self.schema.names), identifier(self.keys[0]), at - self.holds_hours
         first = tablet.hour + 1 if tablet else oldest
+        spans = spans_of(self.root, first, at)
+        if spans and not tablet and _of_one_hour(spans):
+            self._select_tablets(engine, target, spans, f"as_of >= {oldest.number} AND as_of <= {at.number}")
+            return
         rows = self.newest(engine, first, at, target.has(key))
         if tablet:
             engine.table("newest", rows)
             rows = f"SELECT {names} FROM newest UNION ALL {self._kept(engine, tablet.folder, 'newest')}"
-        # Rows as they lie in files are read again for each tablet, those of its range; what is computed is computed once.
-        as_they_lie = not tablet and _of_one_hour(spans_of(self.root, first, at))
-        make, collected = (engine.view, "lying_rows") if as_they_lie else (engine.table, "collected_rows")
-        make(collected, f"SELECT * FROM ({rows}) r WHERE as_of >= {oldest.number}")
-        ((count, low, high),) = engine.rows(f"SELECT count(*), min({key}), max({key}) FROM {collected}")
+        engine.table("collected_rows", f"SELECT * FROM ({rows}) r WHERE as_of >= {oldest.number}")
+        self._write_tablets(engine, "collected_rows", self._pieces(engine, target, "collected_rows"))
+
+    def _pieces(self, engine: Engine, target: Tablet, rows: str) -> list[Tablet]:
+        """The tablets that the rows of one are divided into."""
+        key = identifier(self.keys[0])
+        ((count, low, high),) = engine.rows(f"SELECT count(*), min({key}), max({key}) FROM {rows}")
         pieces = int(count) // TABLET_ROWS if int(count) >= 2 * TABLET_ROWS else 1
-        tablets = target.split(self.root, pieces, int(low), int(high)) if pieces > 1 else [target]
-        self._write_tablets(engine, collected, tablets)
+        return target.split(self.root, pieces, int(low), int(high)) if pieces > 1 else [target]
+
+    def _select_tablets(self, engine: Engine, target: Tablet, spans: list[Path], inside: str) -> None:
+        """Write the first tablets from rows as they lie: no entity has two, so each tablet's are read from the files by themselves."""
+        parts = [part for span in spans for part in parquet_parts(span)]
+        tablets = self._pieces(engine, target, f"(SELECT * FROM {engine.files(parts)} f WHERE {inside}) r")
+        key = identifier(self.keys[0])
+        conditions = {tablet.folder: f"{inside} AND {tablet.has(key)}" for tablet in tablets}
+        engine.write_selections(parts, columns(self.schema.names), columns(self.keys), conditions)
+        self._drop_replaced()
 
     def _write_tablets(self, engine: Engine, collected: str, tablets: list[Tablet]) -> None:
         """Write the rows in a table to the tablets that they belong to, and remove what these replace."""
@@ -192,6 +206,10 @@ class ChangeLog:
             return f"SELECT {names}, folder FROM ({numbered}) n {engine.sorted_by(f'folder, {columns(self.keys)}')}"
 
         engine.write_by_key(rows, {number: tablet.folder for number, tablet in enumerate(tablets)})
+        self._drop_replaced()
+
+    def _drop_replaced(self) -> None:
+        """Remove the tablets that newer ones replace."""
         needed = {tablet.folder for tablet in covering(self.root)}
         for tablet in tablets_of(self.root):
             if tablet.folder not in needed:

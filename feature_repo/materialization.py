@@ -12,7 +12,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from core import duck
-from core.engine import DuckEngine, engine, on_spark
+from core.duck_engine import DuckEngine
+from core.engine import engine, on_spark
 from core.hours import Hour, hour_range
 from core.logs import log_context
 from core.settings import Settings

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from functools import cached_property
+from pathlib import Path
 
 from core.duck import identifier
 from core.errors import NotReadyError
@@ -87,10 +89,15 @@ class Rebuild(ClockComputation):
         everything = self.clock.store.event_files(self.hours)
         if not everything:
             raise NotReadyError(f"no events before {self.as_of}; every closed hour is empty")
-        self.executor.read_files("raw", self.clock.store.event_files([h for h in self.hours if h >= self.first]))
+        self.executor.read_files("raw", self.files)
         self.executor.read_files("raw_all", everything)
         if self.engine.in_batches or self.history or self.clock.settings.shrinkage:  # tasks make their own
             self.executor.run(self.build.dictionaries("raw_all"))
+
+    @cached_property
+    def files(self) -> list[Path]:
+        """Of the window's events, by hour."""
+        return self.clock.store.event_files([hour for hour in self.hours if hour >= self.first])
 
     def _users(self, slots: Sums) -> dict[str, str]:
         """Queries of the users' sums, from those of the slots."""
@@ -106,7 +113,7 @@ class Rebuild(ClockComputation):
     def write_slots(self) -> None:
         """Write the sums of all slots to the folders of their bases; without history their users' clock rows as well."""
         if isinstance(self.engine, SparkEngine):
-            ExecutorPasses(self.passes, self.engine, rows=not self.history).run()
+            ExecutorPasses(self.passes, self.engine, self.files, rows=not self.history).run()
             return
         loads = dict(self.engine.rows("SELECT slot, count(*) FROM raw GROUP BY slot"))
         for each in slot_passes(range(self.clock.settings.slots), loads, PASS_EVENTS):

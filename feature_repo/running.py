@@ -21,7 +21,7 @@ import numpy as np
 import pyarrow as pa
 
 from core import duck
-from core.engine import DuckEngine
+from core.duck_engine import DuckEngine
 from core.errors import DataError
 from core.files import append_lines, exclusive_lock, lines_since, write_text
 from core.hours import Hour

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from core import duck
-from core.engine import DuckEngine
+from core.duck_engine import DuckEngine
 from core.hours import Hour
 from core.settings import Settings
 from events.store import EventStore

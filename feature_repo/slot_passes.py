@@ -15,7 +15,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from core import duck
-from core.engine import DuckEngine
+from core.duck_engine import DuckEngine
 from core.files import temporary_directory
 from core.hours import Hour
 from core.settings import Settings
@@ -33,6 +33,8 @@ PASS_EVENTS = 7_000_000
 """Events of a pass, about: bounds its memory."""
 PASSES_A_CORE = 3
 """Passes that a cluster has at least for each of its cores, so that none waits long for the last."""
+HOURS_BETWEEN, FEW_HOURS = 7, 100
+"""Slots are counted in every so many hours, whose times of day are all there are; in all, where they are few."""
 SLOT_SUMS, EVERYONE = SumTables("sum"), SumTables("everyone")
 """The tables of a pass, and of everybody in all of them."""
 NUMBER = "_pass"
@@ -177,19 +179,22 @@ class ExecutorPasses:
     Args:
         computation: of the driver; its engine is Spark, and has the view ``raw``.
         running: that engine.
+        files: of the view's events, by hour.
         rows: whether clock rows are wanted.
     """
 
-    def __init__(self, computation: SlotComputation, running: SparkEngine, *, rows: bool) -> None:
-        self.computation, self.engine, self.rows = computation, running, rows
+    def __init__(
+        self, computation: SlotComputation, running: SparkEngine, files: Sequence[Path], *, rows: bool
+    ) -> None:
+        self.computation, self.engine, self.files, self.rows = computation, running, files, rows
         self.settings, self.build = computation.clock.settings, computation.build
 
     def run(self) -> None:
         """Write the sums of all slots to their folders, and the clock rows if they are wanted."""
-        loads = {int(slot): int(n) for slot, n in self.engine.rows("SELECT slot, count(*) FROM raw GROUP BY slot")}
+        loads = self._loads()
         slots = range(self.settings.slots)
         most = min(PASS_EVENTS, -(-sum(loads.values()) // (self.engine.cores * PASSES_A_CORE)))
-        passes = shared_passes(sorted(loads), loads, max(most, 1))
+        passes = shared_passes(slots, loads, max(most, 1))
         storage = self.computation.clock.sums_folder
         storage.mkdir(parents=True, exist_ok=True)
         with temporary_directory("passes-", storage) as root:
@@ -198,10 +203,19 @@ class ExecutorPasses:
             names = columns(["slot", "user_id", *self.build.facets, *BEHAVIORS])
             sql = f"SELECT {names}, CAST(CASE {cases} END AS INTEGER) AS {NUMBER} FROM raw"
             self.engine.hand_over(sql, NUMBER, writer, tasks=len(passes))
-            if empty := [slot for slot in slots if slot not in loads]:
+            written = {folder.name for folder in root.glob("*/sums/*")}
+            if empty := [slot for slot in slots if self.computation.base_folder(str(slot)) not in written]:
                 passes.append(SlotPass(len(passes), tuple(empty)))
                 self._compute_empty(replace(writer, rows=False), passes[-1])
             self._take_over(passes, root, storage)
+
+    def _loads(self) -> dict[int, int]:
+        """Events of each slot, about: counted in some of the hours."""
+        step = HOURS_BETWEEN if len(self.files) > FEW_HOURS else 1
+        some = self.files[::step]
+        self.computation.executor.read_files("raw_some", some)
+        counts = self.engine.rows("SELECT slot, count(*) FROM raw_some GROUP BY slot")
+        return {int(slot): int(n) * len(self.files) // len(some) for slot, n in counts}
 
     def _compute_empty(self, writer: PassWriter, each: SlotPass) -> None:
         """Write the sums of slots without events, which no task is for."""

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from core import duck
 from core.documents import JsonObject
-from core.engine import DuckEngine
+from core.duck_engine import DuckEngine
 from core.errors import ConfigError
 from core.files import replaced_directory, write_parquet
 from core.hours import Hour, hour_range

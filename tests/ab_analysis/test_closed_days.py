@@ -17,7 +17,8 @@ from ab_analysis.experiment_plan import ExperimentPlan
 from ab_analysis.series import make_post_days
 from ab_analysis.user_table import build_user_table
 from core.duck import connection
-from core.engine import DuckEngine, engine
+from core.duck_engine import DuckEngine
+from core.engine import engine
 from core.errors import DataError, NotReadyError
 from core.hours import Hour
 from core.settings import Settings, load_settings

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from core.duck import connection
-from core.engine import DuckEngine
+from core.duck_engine import DuckEngine
 from core.hours import Hour
 from events.guess import guess_mapping
 from events.mapping import load_mapping

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pytest
 
 from core import duck
-from core.engine import DuckEngine
+from core.duck_engine import DuckEngine
 from core.hours import Hour
 from core.settings import Settings, load_settings
 from events.ingest import ingest
