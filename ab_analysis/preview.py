@@ -152,8 +152,9 @@ def _forecasts(experiment: Experiment, rows: Sequence[PlanRow]) -> list[MetricFo
         by_length.setdefault((row.metric, row.days), []).append(row)
     order = {metric: place for place, metric in enumerate(experiment.tested_metrics)}
     return [
-        MetricForecast(min(methods, key=lambda r: r.users_needed), next(r for r in methods if r.method == "welch"))
+        MetricForecast(min(methods, key=lambda r: r.users_needed), welch)
         for _, methods in sorted(by_length.items(), key=lambda item: (order[item[0][0]], item[0][1]))
+        if (welch := next((r for r in methods if r.method == "welch"), None))
     ]
 
 

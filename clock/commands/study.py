@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import math
 import shutil
+from collections.abc import Mapping
 from contextlib import closing
 from typing import Annotated
 
@@ -14,8 +16,10 @@ from core.errors import ConfigError
 
 REPLICATIONS = {"ab_calibration": 2000, "uauc": 100}
 """Studies of simulated data that need no log and no app, and how often they simulate it."""
+SEEDS = 5
 REACTIVE = ("closed_loop", "offline_online")
 """Studies of the simulated app whose users react to rankers; they take no other log."""
+LIMITS = {"--replications": (20, math.inf, "at least 20, fewer say nothing"), "--seeds": (1, 100, "from 1 to 100")}
 STUDIES = {
     "ab_calibration": "do the A/B statistics hold what they promise: errors, coverage, power, daily looks",
     "uauc": "does UAUC mean what it says where features move by the hour, and what does the gate's check of it do",
@@ -43,6 +47,35 @@ STUDIES = {
 EPILOG = "Example: clock study sigma --source foursquare --data checkins/"
 
 
+def _takes(name: str, option: str) -> bool:
+    """Whether a study reads an option: those of simulated data no log, and only these are repeated.
+
+    >>> _takes("uauc", "--seeds"), _takes("closed_loop", "--seeds"), _takes("sigma", "--replications")
+    (False, True, False)
+    """
+    if option == "--replications":
+        return name in REPLICATIONS or name == "closed_loop"
+    return name not in REPLICATIONS and (option == "--seeds" or name not in REACTIVE)
+
+
+def _check(name: str, given: Mapping[str, str | int | None]) -> None:
+    """Refuse a study that there is not, options that it does not read, and numbers out of range.
+
+    Raises:
+        ConfigError: says which, and what would do.
+    """
+    from core.documents import did_you_mean
+
+    if name not in STUDIES:
+        raise ConfigError(f"no study '{name}'{did_you_mean(name, STUDIES)} (choose from {', '.join(STUDIES)})")
+    if unused := [option for option, value in given.items() if value is not None and not _takes(name, option)]:
+        raise ConfigError(f"study '{name}' takes no {' and no '.join(unused)}: leave it out")
+    for option, (least, most, why) in LIMITS.items():
+        value = given[option]
+        if value is not None and not least <= int(value) <= most:
+            raise ConfigError(f"{option} {value}: {why}")
+
+
 def _names() -> list[tuple[str, str]]:
     return list(STUDIES.items())
 
@@ -62,8 +95,11 @@ def study(
         ),
     ] = None,
     seeds: Annotated[
-        int, typer.Option("--seeds", metavar="N", help="Number of initial weights, or worlds, to average over.")
-    ] = 5,
+        int | None,
+        typer.Option(
+            "--seeds", metavar="N", help=f"Number of initial weights, or worlds, to average over (default {SEEDS})."
+        ),
+    ] = None,
     replications: Annotated[
         int | None,
         typer.Option(
@@ -80,17 +116,10 @@ def study(
 
     Results are kept in var/studies/NAME; an interrupted study continues where it was.
     """
-    from core.documents import did_you_mean
-
     if name is None:
         print("\n".join(f"{study_name:<20} {question}" for study_name, question in STUDIES.items()))
         return
-    if name not in STUDIES:
-        raise ConfigError(f"no study '{name}'{did_you_mean(name, STUDIES)} (choose from {', '.join(STUDIES)})")
-    if replications is not None and replications < 20:
-        raise ConfigError(f"--replications {replications}: at least 20, fewer say nothing")
-    if not 1 <= seeds <= 100:
-        raise ConfigError(f"--seeds {seeds}: from 1 to 100")
+    _check(name, {"--data": data, "--mapping": mapping, "--seeds": seeds, "--replications": replications})
     settings = cli.settings_of(source)
     if fresh:
         shutil.rmtree(settings.var / "studies" / name, ignore_errors=True)
@@ -101,11 +130,11 @@ def study(
         if fresh:
             shutil.rmtree(settings.var / "studies" / "worlds", ignore_errors=True)
         more = {"replications": replications or 100} if name == "closed_loop" else {}
-        conclusion, page = module.run(settings, worlds=seeds, **more)
+        conclusion, page = module.run(settings, worlds=seeds or SEEDS, **more)
     else:
         from studies.lab import Lab
 
-        lab = Lab(settings, data or "", seeds, mapping or "")
+        lab = Lab(settings, data or "", seeds or SEEDS, mapping or "")
         if fresh:
             lab.forget()
         with closing(lab):

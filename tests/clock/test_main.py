@@ -136,6 +136,21 @@ def test_a_study_is_listed_or_named(capsys: pytest.CaptureFixture[str]) -> None:
         cli.call(app, ["bench", "clokcs"], program="clock")
 
 
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("uauc", "--data", "x", "--seeds", "3"), "takes no --data and no --seeds"),
+        (("closed_loop", "--mapping", "x"), "takes no --mapping"),
+        (("sigma", "--replications", "30"), "takes no --replications"),
+        (("uauc", "--replications", "3"), "at least 20"),
+        (("sigma", "--seeds", "101"), "from 1 to 100"),
+    ],
+)
+def test_a_study_refuses_options_that_it_would_not_read(arguments: tuple[str, ...], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        cli.call(app, ["study", *arguments], program="clock")
+
+
 def test_help_starts_without_the_heavy_libraries() -> None:
     code = (
         "import sys; from clock.main import app; from core import cli; cli.call(app, ['--help'], program='clock'); "
