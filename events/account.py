@@ -12,7 +12,7 @@ import duckdb
 from core.documents import one_line
 from core.duck import identifier, quoted, scalar
 from events.actions import ActionCounts
-from events.cells import is_missing_word, is_nested
+from events.cells import holds_several, is_missing_word, is_nested
 from events.folds import tell_folds
 from events.likely_cause import likely_cause
 from events.lists import ListMarks
@@ -63,6 +63,7 @@ class Account:
         null_context: the same of context.
         odd_ids: how many rows have a user or an item whose id is a whole JSON object or list (``nested``), or a word that programs
             write for one that is missing (``missing``).
+        several: how many of the kept events have a facet with a | between parts of it; without those that have none.
         midnights: how many of them were at midnight of the log's zone, to the microsecond.
         nested: how many of the kept events have a whole JSON object or list as a facet or as context; without those that have none.
         missing_words: how many of them have there a word that programs write for a missing value; without those that have none.
@@ -96,6 +97,7 @@ class Account:
     null_context: dict[str, int] = field(default_factory=dict)
     nested: dict[str, int] = field(default_factory=dict)
     missing_words: dict[str, int] = field(default_factory=dict)
+    several: dict[str, int] = field(default_factory=dict)
     midnights: int = 0
     odd_ids: dict[str, int] = field(default_factory=dict)
     shown: ShownItems | None = None
@@ -160,6 +162,7 @@ def kept_counts(con: duckdb.DuckDBPyConnection, mapping: Mapping) -> dict[str, i
     conditions = {f"null:{name}": f"{identifier(name)} IS NULL" for name in attributes}
     conditions |= {f"nested:{name}": is_nested(identifier(name)) for name in attributes}
     conditions |= {f"missing:{name}": is_missing_word(identifier(name)) for name in attributes}
+    conditions |= {f"several:{name}": holds_several(identifier(name)) for name in mapping.facet_names}
     conditions |= {f"true:{name}": identifier(name) for name in mapping.behavior_names}
     local = f"timestamp AT TIME ZONE {quoted(mapping.timestamp.zone)}"
     conditions["midnight"] = f"date_trunc('day', {local}) = {local}"
@@ -174,6 +177,7 @@ def take_counts(account: Account, mapping: Mapping, counts: ABCMapping[str, int]
     account.null_context = {name: counts[f"null:{name}"] for name in context}
     account.nested = {name: count for name in (*facets, *context) if (count := counts[f"nested:{name}"])}
     account.missing_words = {name: count for name in (*facets, *context) if (count := counts[f"missing:{name}"])}
+    account.several = {name: count for name in facets if (count := counts[f"several:{name}"])}
     account.midnights = counts["midnight"]
     account.behaviors = {name: counts[f"true:{name}"] for name in mapping.behavior_names}
 
@@ -215,6 +219,7 @@ def tell(account: Account, mapping: Mapping, examples: Examples, *, one_hour: bo
     _tell_odd_ids(account, mapping)
     _tell_nested(account, mapping, examples)
     _tell_missing_words(account, mapping)
+    _tell_several(account, mapping)
     _tell_not_in_list(examples.marks)
     _tell_quarantined(account, examples)
     if account.unknown_actions:
@@ -324,6 +329,17 @@ def _tell_missing_words(account: Account, mapping: Mapping) -> None:
             log.warning(
                 "%s: '%s' reads null, NaN, \\N or another word for a missing value in %d of the %d events, and counts as a value; if it "
                 "is missing, write nullif(..., 'null') with the word that the log has", key, one_line(source), count, account.kept,
+            )  # fmt: skip
+
+
+def _tell_several(account: Account, mapping: Mapping) -> None:
+    """Tell where a facet holds several values as one text: each combination is a value of its own in the clock."""
+    for name, count in account.several.items():
+        if count > NOTED_SHARE * account.kept:
+            key, source = _attribute(mapping, name)
+            log.warning(
+                "%s: '%s' holds several values with | between them in %d of the %d events, and each combination counts as a value; "
+                "a clock says more of one: write split_part(..., '|', 1) for the first", key, one_line(source), count, account.kept,
             )  # fmt: skip
 
 

@@ -142,6 +142,11 @@ def is_nested(text: str) -> str:
     return f"(regexp_full_match({text}, '(?s)\\{{.*\\}}|\\[.*\\]') AND (json_valid({text}) OR regexp_matches({text}, '[,:=]')))"
 
 
+def holds_several(text: str) -> str:
+    """SQL: a text has a | between parts of it, as lists of genres are written."""
+    return f"regexp_matches({text}, '[^|]\\|[^|]')"
+
+
 def is_taken_apart(column: exp.Column) -> bool:
     """Whether an expression takes a part of a column's cell as of JSON."""
     return isinstance(column.parent, exp.JSONExtract | exp.JSONExtractScalar)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import duckdb
 
+from core.duck import identifier
 from core.errors import DataError
 from events.column_words import (
     BEHAVIOR_WORDS,
@@ -308,8 +309,17 @@ def _facets(sample: Sample, taken: list[Column], in_items: bool) -> list[str]:
         )
     return [
         "facets:  # check: the attributes of items that the clock encodes",
-        *(f"  {facet_name(c)}: {expression(c)}{example_values(c)}" for c in chosen),
+        *(f"  {facet_name(c)}: {_first_value(c)}{example_values(c)}" for c in chosen),
     ]
+
+
+def _first_value(column: Column) -> str:
+    """The column, or the first of the values that its cells hold with | between them."""
+    several = [cell for cell in column.examples if re.search(r"[^|]\|[^|]", cell)]
+    if not several:
+        return expression(column)
+    name = column.name if column.name.isidentifier() else identifier(column.name)
+    return json.dumps(f"split_part({name}, '|', 1)")
 
 
 def _source_name(file: Path) -> str:

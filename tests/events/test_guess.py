@@ -446,3 +446,11 @@ def test_numbers_that_do_not_count_from_1970_are_to_be_checked(tmp_path: Path) -
     mapping, written, _ = guessed(tmp_path, "log.csv", "uid,iid,timestamp\n" + rows(60, "{u},{i},{n}5000"))
     assert (mapping.timestamp.unit, mapping.timestamp.origin_us) == ("s", 1_704_067_200_000_000)
     assert "check: these numbers do not count from 1970" in written
+
+
+def test_a_guess_takes_the_first_of_several_values(tmp_path: Path) -> None:
+    rows = "".join(
+        f"u{n % 5},i{n % 9},2026-11-23T{n % 24:02}:00:00Z,{('Action|Comedy', 'Drama')[n % 2]},1\n" for n in range(60)
+    )
+    (tmp_path / "plays.csv").write_text("user,item,time,genres,finished\n" + rows)
+    assert "split_part(genres, '|', 1)" in guess_mapping([str(tmp_path / "plays.csv")])

@@ -116,6 +116,16 @@ def test_an_attribute_that_is_a_whole_object_or_list_is_warned_about_with_how_to
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
+def test_a_facet_with_several_values_is_told(log: Log, caplog: pytest.LogCaptureFixture) -> None:
+    log.write(HEADER + "".join(f"u{n},i,{('rock|jazz', 'rock', '|')[n % 3]},{TIME}\n" for n in range(9)))
+    assert log.ingest(context="context: {kind: genre}").several == {"genre": 3}
+    assert "facets.genre: 'genre' holds several values with | between them in 3 of the 9 events" in caplog.text
+    caplog.clear()
+    other = Log(log.write("", "other/empty").parent)
+    assert other.ingest(log.folder / "log.csv", facets="facets: {genre: \"split_part(genre, '|', 1)\"}").several == {}
+    assert "several" not in caplog.text
+
+
 @pytest.mark.parametrize("word", ["null", "NaN", "\\N", "None"])
 def test_words_for_missing_values_are_told(log: Log, caplog: pytest.LogCaptureFixture, word: str) -> None:
     log.write(HEADER + "".join(f"u{n},i,{(word, 'rock')[n % 2]},{TIME}\n" for n in range(8)))
