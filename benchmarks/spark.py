@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -173,31 +173,42 @@ def traced_cluster(folder: Path, options: str = "") -> Iterator[TracedCluster]:
 
 def bench_spark(scale: float) -> list[Result]:
     """The rebuild of every view, the next hour, an experiment's analysis; ``DataError`` where the engines differ in anything."""
+    return _compare(scale, PIECES)
+
+
+def bench_spark_rebuild(scale: float) -> list[Result]:
+    """The rebuild alone; ``DataError`` where the engines differ in any row."""
+    return _compare(scale, PIECES[:1])
+
+
+def _compare(scale: float, pieces: Sequence[str]) -> list[Result]:
+    """Seconds of pieces of ``RUN`` on Spark beside DuckDB's."""
     with tempfile.TemporaryDirectory() as folder:
         settings = load_settings(var=Path(folder), source="bench", window_days=DAYS)
         users = int(EVENTS / EVENTS_A_USER * scale)
         store = write_log(settings, int(EVENTS * scale), users, DAYS * 24)
         rng, events = np.random.default_rng(2), int(HOUR_EVENTS * scale)
         write_hour(store, UNTIL, random_events(rng, UNTIL, events, rng.integers(0, users, events)))
-        write_events(settings.var, int(EVENTS * scale), int(AB_USERS * scale))
+        if "analysis" in pieces:
+            write_events(settings.var, int(EVENTS * scale), int(AB_USERS * scale))
         theirs = settings.var / "duckdb"
         seconds: dict[str, dict[str, float]] = {"DuckDB": {}, "Spark": {}}
         with traced_cluster(settings.var / "cluster") as running:
-            analyses = {}
+            results = {}
             for name, chosen in (("DuckDB", {}), ("Spark", running.options)):
-                for what in PIECES:
+                for what in pieces:
                     seconds[name][what], result = _run(what, settings, chosen, running.cluster.conf)
-                    analyses[name] = result
+                    results[name] = result
                     running.report(what)
                 if name == "DuckDB":
                     shutil.move(settings.features_dir, theirs)
         if differing := _differing(settings, theirs):
             raise DataError(f"Spark and DuckDB differ in {', '.join(differing)}")
-        if analyses["Spark"] != analyses["DuckDB"]:
+        if results["Spark"] != results["DuckDB"]:
             raise DataError("Spark and DuckDB differ in the analysis of the experiment")
     return [
         Result(f"spark_{what}", ours, "s", "DuckDB, equal results", peer, peer / ours)
-        for what in PIECES
+        for what in pieces
         for ours, peer in [(seconds["Spark"][what], seconds["DuckDB"][what])]
     ]
 

@@ -21,7 +21,7 @@ UNITS = {
     "traffic_experiments_1M": ("core-seconds a million events, a look at one experiment", "traffic"),
     "serve_cpu_matched": ("core-milliseconds a request of 200 candidates", "serving"),
     "cpu_ab": ("core-seconds a million events, a day's report of one experiment", "units"),
-    "spark_rebuild": ("seconds on two cores", "spark"),
+    "spark_rebuild": ("seconds on two cores", "spark_rebuild"),
     "bytes_event": ("bytes an event", "units"),
     "bytes_changes_event": ("bytes an event", "units"),
     "bytes_samples_event": ("bytes an event", "units"),

@@ -26,6 +26,7 @@ BENCHES = {
     "spark": "spark:bench_spark",
     "spark_ingest": "spark:bench_spark_ingest",
     "spark_join": "spark:bench_spark_join",
+    "spark_rebuild": "spark:bench_spark_rebuild",
     "spark_scaling": "spark:bench_spark_scaling",
     "join": "clocks:bench_join",
     "online_write": "online:bench_online_write",

@@ -72,7 +72,7 @@ def test_the_command_writes_the_page_and_says_what_is_missing(tmp_path: Path) ->
 
     done = run()
     assert done.returncode == 75
-    assert "clock bench population serving spark traffic units" in done.stderr
+    assert "clock bench population serving spark_rebuild traffic units" in done.stderr
     write_units(tmp_path / "results.json")
     done = run("--users", "2e6", "--output", str(tmp_path / "page.md"))
     assert done.returncode == 0, done.stderr
