@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -195,29 +196,23 @@ class SparkEngine(Engine):
         # One job for all values: one for each would sort and write a little at a time. A value's rows come to as few tasks, and
         # files, as their size allows.
         frame = self.session.sql(self._record(query(None)))
-        nearby = next(iter(folders.values())).parent
-        nearby.mkdir(parents=True, exist_ok=True)
-        with temporary_directory("together-", nearby) as together:
+        with _beside(folders.values()) as together:
             self._write_parquet(frame, together, "folder")
             for value, folder in folders.items():
                 with replaced_directory(folder) as target:
-                    for part in parquet_parts(together / f"folder={value}"):
-                        part.rename(target / part.name)
+                    _move_parts(together / f"folder={value}", target)
                     if not parquet_parts(target):
                         empty = frame.drop("folder").limit(0).toArrow()
                         pq.write_table(empty, target / "part-00000.parquet", compression="zstd")
 
     def write_selections(self, files: Sequence[Path], names: str, order: str, conditions: Mapping[Path, str]) -> None:
         # By DuckDB in tasks: no row is shuffled, as each task reads what is its own.
-        nearby = next(iter(conditions)).parent
-        nearby.mkdir(parents=True, exist_ok=True)
-        with temporary_directory("selections-", nearby) as together:
+        with _beside(conditions) as together:
             write = SelectionWriter(self.settings, [*files], names, order)
             self.run_tasks(write, [(str(together / str(n)), text) for n, text in enumerate(conditions.values())])
             for n, folder in enumerate(conditions):
                 with replaced_directory(folder) as target:
-                    for part in parquet_parts(together / str(n)):
-                        part.rename(target / part.name)
+                    _move_parts(together / str(n), target)
 
     @property
     def cores(self) -> int:
@@ -335,6 +330,20 @@ class SparkEngine(Engine):
             self.session.catalog.dropTempView(name)
             frame.unpersist()
         self._tables.clear()
+
+
+@contextmanager
+def _beside(folders: Iterable[Path]) -> Iterator[Path]:
+    """A folder beside others, for what is put in their place when all of it is written."""
+    nearby = next(iter(folders)).parent
+    nearby.mkdir(parents=True, exist_ok=True)
+    with temporary_directory("together-", nearby) as together:
+        yield together
+
+
+def _move_parts(written: Path, target: Path) -> None:
+    for part in parquet_parts(written):
+        part.rename(target / part.name)
 
 
 def _concatenate(files: Sequence[Path], target: Path) -> None:

@@ -250,22 +250,25 @@ class ClockFeatures:
             users: any number of ids; one without a row has none here.
             as_of: the hour.
         """
-        changes = self.clock.logs[view]
-        parts = files_between(changes.root, as_of, as_of, changes.holds_hours)
-        if not parts or not len(users):
-            return changes.schema.empty_table()
-        with duck.connection(self.settings) as con:
-            con.register("wanted", pa.table({"user_id": pa.array(users, pa.int64())}))
-            return _newest_rows(con, changes, parts, as_of, "user_id IN (SELECT user_id FROM wanted)")
+        if not len(users):
+            return self.clock.logs[view].schema.empty_table()
+        wanted = pa.table({"user_id": pa.array(users, pa.int64())})
+        return self._rows_at(view, as_of, "user_id IN (SELECT user_id FROM wanted)", wanted=wanted)
 
     def rows_at(self, view: str, as_of: Hour) -> pa.Table:
         """The rows of a view that hold at an hour's start, by key: of one that has few."""
+        return self._rows_at(view, as_of, "true")
+
+    def _rows_at(self, view: str, as_of: Hour, condition: str, **tables: pa.Table) -> pa.Table:
+        """The rows of a view that hold at an hour's start and meet a condition, which may read tables by their names."""
         changes = self.clock.logs[view]
         parts = files_between(changes.root, as_of, as_of, changes.holds_hours)
         if not parts:
             return changes.schema.empty_table()
         with duck.connection(self.settings) as con:
-            return _newest_rows(con, changes, parts, as_of, "true")
+            for name, table in tables.items():
+                con.register(name, table)
+            return _newest_rows(con, changes, parts, as_of, condition)
 
     def latest(self, view: str, as_of: Hour) -> Iterator[pa.Table]:
         """The rows of a view that hold at an hour's start, a part of the keys at a time."""

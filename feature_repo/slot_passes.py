@@ -94,9 +94,10 @@ def shared_passes(slots: Sequence[int], loads: Mapping[int, int], most: int) -> 
     """
     passes: list[SlotPass] = []
     for each in slot_passes(slots, loads, most):
-        shares = -(-sum(loads.get(slot, 0) for slot in each.slots) // most)
-        parts = range(max(shares, 1) if len(each.slots) == 1 else 1)
-        passes += [SlotPass(len(passes) + n, each.slots, n, len(parts)) for n in parts]
+        shares = max(
+            -(-sum(loads.get(slot, 0) for slot in each.slots) // most), 1
+        )  # only a slot by itself has more than ``most``
+        passes += [SlotPass(len(passes) + n, each.slots, n, shares) for n in range(shares)]
     return passes
 
 
