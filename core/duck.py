@@ -141,6 +141,15 @@ def hour_start(number: int) -> str:
     return f"to_timestamp({int(number) * 3600})"
 
 
+def plain_identifier(name: str) -> str:
+    """A name as people write it in an expression: in quotes only where it needs them.
+
+    >>> plain_identifier("genre"), plain_identifier("genre 2")
+    ('genre', '"genre 2"')
+    """
+    return name if name.isidentifier() else identifier(name)
+
+
 def quoted(text: str) -> str:
     """A text as a SQL string literal.
 

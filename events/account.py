@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from collections.abc import Mapping as ABCMapping
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -323,24 +324,28 @@ def _tell_odd_ids(account: Account, mapping: Mapping) -> None:
 
 def _tell_missing_words(account: Account, mapping: Mapping) -> None:
     """Tell where an attribute is a word for a missing value, which counts as a value like any other."""
-    for name, count in account.missing_words.items():
-        if count > NOTED_SHARE * account.kept:
-            key, source = _attribute(mapping, name)
-            log.warning(
-                "%s: '%s' reads null, NaN, \\N or another word for a missing value in %d of the %d events, and counts as a value; if it "
-                "is missing, write nullif(..., 'null') with the word that the log has", key, one_line(source), count, account.kept,
-            )  # fmt: skip
+    for key, source, count in _noted(account, mapping, account.missing_words):
+        log.warning(
+            "%s: '%s' reads null, NaN, \\N or another word for a missing value in %d of the %d events, and counts as a value; if it "
+            "is missing, write nullif(..., 'null') with the word that the log has", key, source, count, account.kept,
+        )  # fmt: skip
 
 
 def _tell_several(account: Account, mapping: Mapping) -> None:
     """Tell where a facet holds several values as one text: each combination is a value of its own in the clock."""
-    for name, count in account.several.items():
+    for key, source, count in _noted(account, mapping, account.several):
+        log.warning(
+            "%s: '%s' holds several values with | between them in %d of the %d events, and each combination counts as a value; "
+            "a clock says more of one: write split_part(..., '|', 1) for the first", key, source, count, account.kept,
+        )  # fmt: skip
+
+
+def _noted(account: Account, mapping: Mapping, counts: ABCMapping[str, int]) -> Iterator[tuple[str, str, int]]:
+    """Attributes of which enough events are counted for a warning: the mapping's key, its column or expression, and the events."""
+    for name, count in counts.items():
         if count > NOTED_SHARE * account.kept:
             key, source = _attribute(mapping, name)
-            log.warning(
-                "%s: '%s' holds several values with | between them in %d of the %d events, and each combination counts as a value; "
-                "a clock says more of one: write split_part(..., '|', 1) for the first", key, one_line(source), count, account.kept,
-            )  # fmt: skip
+            yield key, one_line(source), count
 
 
 def _tell_nested(account: Account, mapping: Mapping, examples: Examples) -> None:

@@ -25,6 +25,9 @@ SPELLINGS = {
 
 MISSING_WORDS = ("nan", "null", "none", "(null)", "<na>", "#n/a", "undefined", "\\n", "nat")
 
+SEVERAL = r"[^|]\|[^|]"
+"""A text has a | between parts of it, as lists of genres are written."""
+
 CLOCK_OFFSET = r"[+-]?[0-9]{1,2}:[0-9]{2}|[+-][0-9]{4}"
 """Hours and minutes from UTC; four digits with a sign are no minutes, as no clock is 16 hours from UTC."""
 
@@ -143,8 +146,8 @@ def is_nested(text: str) -> str:
 
 
 def holds_several(text: str) -> str:
-    """SQL: a text has a | between parts of it, as lists of genres are written."""
-    return f"regexp_matches({text}, '[^|]\\|[^|]')"
+    """SQL: a text is ``SEVERAL``."""
+    return f"regexp_matches({text}, {quoted(SEVERAL)})"
 
 
 def is_taken_apart(column: exp.Column) -> bool:

@@ -16,7 +16,7 @@ from core.errors import DataError
 from core.files import temporary_directory
 from core.numbers import is_number
 from events.cells import FORMATS, cast_time
-from events.log_files import check_content
+from events.log_files import check_content, format_of
 from events.text import CHUNK, binary, check_encoding, decoded, is_printed, is_wide, json_of
 
 SAMPLE_ROWS = 20_000
@@ -30,8 +30,10 @@ LABELED = re.compile(r"\S+-[01](\s+\S+-[01])*")
 UNNAMED = re.compile(r"column\d+")
 """What DuckDB calls the columns of a file without a header."""
 
-FORMAT_OF = {".parquet": "parquet", ".pq": "parquet", ".json": "jsonl", ".jsonl": "jsonl", ".ndjson": "jsonl"}
-"""Endings that tell the format; anything else is taken for CSV."""
+UNITS = {"s": 1.0, "ms": 1e3, "us": 1e6, "ns": 1e9}
+"""Units of a mapping's times, as parts of a second."""
+FIRST_SECOND, LAST_SECOND = 5e8, 4e9
+"""Seconds from 1970 between which logs were written, 1985 to 2096."""
 DOUBLE_COLON = "::"
 """Between the cells of MovieLens' older files; DuckDB tells other delimiters by itself."""
 
@@ -97,9 +99,7 @@ def read_first_rows(con: duckdb.DuckDBPyConnection, file: Path) -> Sample:
         DataError: the file cannot be read, or holds no rows.
     """
     options: Options = {}
-    suffixes = [s.lower() for s in file.suffixes if s.lower() not in {".gz", ".gzip", ".zst"}]
-    ending = suffixes[-1] if suffixes else ""
-    format_ = FORMAT_OF.get(ending, "csv")
+    format_ = format_of(file) or "csv"
     check_content(file, "parquet" if format_ == "parquet" else "csv")
     if format_ == "jsonl":
         check_encoding(file, "utf-8", "")
@@ -169,6 +169,16 @@ def _encoding_of(file: Path) -> Literal["utf-8", "utf-16", "latin-1"]:
     except UnicodeDecodeError:
         return "latin-1"
     return "utf-8"
+
+
+def unit_since_1970(column: Column) -> str | None:
+    """The unit in which numbers may be moments that count from 1970, by their size; None where they may not."""
+    if column.kind != "number" or column.low is None or column.high is None:
+        return None
+    low, high = column.low, column.high
+    return next(
+        (unit for unit, part in UNITS.items() if low / part >= FIRST_SECOND and high / part <= LAST_SECOND), None
+    )
 
 
 def columns_of(con: duckdb.DuckDBPyConnection, rows: int) -> tuple[Column, ...]:

@@ -14,8 +14,9 @@ from pathlib import Path
 
 import duckdb
 
-from core.duck import identifier
+from core.duck import plain_identifier
 from core.errors import DataError
+from events.cells import SEVERAL
 from events.column_words import (
     BEHAVIOR_WORDS,
     CONTEXT,
@@ -315,11 +316,9 @@ def _facets(sample: Sample, taken: list[Column], in_items: bool) -> list[str]:
 
 def _first_value(column: Column) -> str:
     """The column, or the first of the values that its cells hold with | between them."""
-    several = [cell for cell in column.examples if re.search(r"[^|]\|[^|]", cell)]
-    if not several:
+    if not any(re.search(SEVERAL, cell) for cell in column.examples):
         return expression(column)
-    name = column.name if column.name.isidentifier() else identifier(column.name)
-    return json.dumps(f"split_part({name}, '|', 1)")
+    return json.dumps(f"split_part({plain_identifier(column.name)}, '|', 1)")
 
 
 def _source_name(file: Path) -> str:

@@ -7,10 +7,10 @@ import re
 
 import duckdb
 
-from core.duck import identifier
+from core.duck import plain_identifier
 from core.errors import DataError
 from events.column_words import CLOCKS, MOMENT, ZONES, has_word
-from events.first_rows import Column, Sample, time_format
+from events.first_rows import Column, Sample, time_format, unit_since_1970
 from events.mapping_text import example_values, expression
 from events.zones import is_zone
 
@@ -54,10 +54,9 @@ def timestamp_line(con: duckdb.DuckDBPyConnection, sample: Sample) -> tuple[Colu
         if column.kind == "moment":
             check = f"{_time_apart(sample, column)}the zone where no offset is given{example_values(column, '; ')}"
             moment = f"timestamp: {{column: {name}, unit: iso, zone: UTC}}  # check: {check}"
-        elif column.kind == "number" and column.low is not None and column.high is not None:
-            for unit, second in (("s", 1.0), ("ms", 1e3), ("us", 1e6), ("ns", 1e9)):
-                if column.low / second >= 5e8 and column.high / second <= 4e9:
-                    moment = f"timestamp: {{column: {name}, unit: {unit}}}  # numbers that count from 1970{example_values(column, ', ')}"
+        elif column.kind == "number":
+            if unit := unit_since_1970(column):
+                moment = f"timestamp: {{column: {name}, unit: {unit}}}  # numbers that count from 1970{example_values(column, ', ')}"
         else:
             moment = _text_moment(con, column)
         if moment:
@@ -87,7 +86,7 @@ def _time_apart(sample: Sample, column: Column) -> str:
     )
     where = "is there none?"
     if other is not None:
-        both = " || ' ' || ".join(c.name if c.name.isidentifier() else identifier(c.name) for c in (column, other))
+        both = " || ' ' || ".join(plain_identifier(c.name) for c in (column, other))
         where = f'it may stand in "{other.name}": then column: {json.dumps(both)}'
     return f"a date without the time of day, which the clock needs: {where}; "
 

@@ -7,7 +7,7 @@ import json
 import re
 
 from core.documents import one_line
-from core.duck import identifier, quoted, scalar
+from core.duck import plain_identifier, quoted, scalar
 from core.numbers import is_number
 from events.cells import CLOCK_OFFSET, FORMATS, ISO, content
 from events.staging import LEAST_OFFSET, Staging
@@ -81,7 +81,7 @@ def _as_number(staging: Staging, column: str) -> str:
         f"""SELECT coalesce(any_value({cell}) FILTER (TRY_CAST(replace({cell}, ',', '.') AS DOUBLE) IS NOT NULL), any_value({cell}))
         FROM raw r JOIN staged USING (__row) WHERE reason = {quoted(f"not_a_number:{column}")}""",
     )
-    name = column if column.isidentifier() else identifier(column)
+    name = plain_identifier(column)
     remedy = ""
     if text and is_number(text.replace(",", ".")):
         remedy = f"replace({name}, ',', '.')"
@@ -139,7 +139,7 @@ def _other_offset(staging: Staging, key: str, name: str, text: str) -> str:
         number = abs(float(text))
     except ValueError:
         return ""
-    source = name if name.isidentifier() else identifier(name) if name in staging.raw.columns else f"({name})"
+    source = staging.raw.operand(name)
     if 0 < number < LEAST_OFFSET:
         return f"; if these are hours, write {json.dumps(f'{source} * 60')}"
     return f"; if these are seconds, write {json.dumps(f'{source} / 60')}" if number and not number % 900 else ""

@@ -14,7 +14,7 @@ import duckdb
 import pyarrow.parquet as pq
 
 from core.documents import did_you_mean, one_line
-from core.duck import file_list, identifier, quoted, scalar
+from core.duck import file_list, identifier, plain_identifier, quoted, scalar
 from core.errors import ConfigError, DataError
 from core.files import temporary_directory
 from events.csv_reader import by_header, load_csv
@@ -112,9 +112,13 @@ class RawLog:
             )
         return self.cell(name, where)
 
+    def operand(self, source: str) -> str:
+        """A column or an expression as a part of a longer expression that people write."""
+        return plain_identifier(source) if source.isidentifier() or source in self.columns else f"({source})"
+
     def part_of(self, source: str, example: str) -> str:
         """A column or an expression, and how a mapping names a part of the object or list that it holds."""
-        whole = source if source.isidentifier() else identifier(source) if source in self.columns else f"({source})"
+        whole = self.operand(source)
         is_list = example.startswith("[")
         if NESTED.search(self.types.get(source, "")):
             return f"{whole}[1]" if is_list else f"{whole}['name']"

@@ -9,14 +9,21 @@ import duckdb
 
 from core.duck import identifier, scalar
 from events.column_words import BEHAVIOR_WORDS, IMPRESSION, is_flag
-from events.first_rows import EXAMPLES, LABELED, NAME, UNNAMED, Column, Sample, columns_of, read_first_rows, time_format
+from events.first_rows import (
+    EXAMPLES,
+    LABELED,
+    NAME,
+    UNNAMED,
+    Column,
+    Sample,
+    columns_of,
+    read_first_rows,
+    time_format,
+    unit_since_1970,
+)
 
 HIGHEST_RATING, MOST_RATINGS = 10, 20
 """A rating is no higher, and takes no more different values."""
-UNITS = (1.0, 1e3, 1e6, 1e9)
-"""Parts of a second in which times count from 1970."""
-FIRST_SECOND, LAST_SECOND = 5e8, 4e9
-"""Seconds from 1970 between which logs were written, 1985 to 2096."""
 
 
 def read_named(con: duckdb.DuckDBPyConnection, file: Path) -> Sample:
@@ -45,13 +52,6 @@ def is_labeled(column: Column) -> bool:
     return bool(column.examples) and all(LABELED.fullmatch(cell) for cell in column.examples)
 
 
-def counts_from_1970(column: Column) -> bool:
-    """Whether numbers may be moments, by their size."""
-    if column.kind != "number" or column.low is None or column.high is None:
-        return False
-    return any(column.low / unit >= FIRST_SECOND and column.high / unit <= LAST_SECOND for unit in UNITS)
-
-
 def _names_of_lists(con: duckdb.DuckDBPyConnection, sample: Sample) -> dict[str, str]:
     """Names where a row is a list of labeled items; the other columns keep what DuckDB calls them."""
     names: dict[str, str] = {}
@@ -74,7 +74,7 @@ def _names_of_lists(con: duckdb.DuckDBPyConnection, sample: Sample) -> dict[str,
 def _names_of_rows(con: duckdb.DuckDBPyConnection, sample: Sample) -> dict[str, str]:
     """Names where a row is one item: the user comes first, and of the other ids those of items are the most."""
     time = next((c for c in sample.columns if _holds_times(con, c)), None)
-    time = time or next((c for c in sample.columns if counts_from_1970(c)), None)
+    time = time or next((c for c in sample.columns if unit_since_1970(c)), None)
     action = next((c for c in sample.columns if c is not time and _holds_actions(c)), None)
     ids = [c for c in sample.columns if c not in (time, action) and _holds_ids(c)]
     user = ids[0] if len(ids) > 1 else None
