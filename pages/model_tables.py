@@ -97,9 +97,7 @@ def _figure_columns() -> list[Column]:
 def _figure_cells(figure: Figure | DayFigure) -> list[Cell]:
     return [
         Cell(decimals(figure.value), sort=figure.value),
-        Cell(
-            f"{decimals(figure.low)} to {decimals(figure.high)}" if isfinite(figure.low) else UNKNOWN, sort=figure.low
-        ),
+        Cell(bounds((figure.low, figure.high)), sort=figure.low),
         Cell(f"{figure.samples:,}", sort=figure.samples),
     ]
 
@@ -107,3 +105,9 @@ def _figure_cells(figure: Figure | DayFigure) -> list[Cell]:
 def decimals(value: float, sign: str = "") -> str:
     """A figure with four decimals; ``UNKNOWN`` where it is not a number."""
     return f"{value:{sign}.4f}" if isfinite(value) else UNKNOWN
+
+
+def bounds(interval: Sequence[float], sign: str = "") -> str:
+    """An interval with four decimals; ``UNKNOWN`` where it is not known."""
+    low, high = interval
+    return f"{decimals(low, sign)} to {decimals(high, sign)}" if isfinite(low) else UNKNOWN

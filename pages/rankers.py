@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from core.documents import JsonObject
 from core.files import read_json
 from core.hours import Hour
 from core.page_table import Cell, Column, Row, Table
-from core.page_template import INTERACTIVE, UNKNOWN, number, write_page
+from core.page_template import INTERACTIVE, number, write_page
 from core.settings import Settings
 from evaluation.gate_decision import GateCheck, GateDecision
 from evaluation.metrics import JUDGED
@@ -31,7 +30,15 @@ from pages.model_history import (
     recent_predictions,
     timeline,
 )
-from pages.model_tables import calibration_table, days_table, decimals, hours_table, overall_table, slices_table
+from pages.model_tables import (
+    bounds,
+    calibration_table,
+    days_table,
+    decimals,
+    hours_table,
+    overall_table,
+    slices_table,
+)
 from pages.model_versions import versions_table
 
 GATE = """
@@ -144,10 +151,8 @@ def _figures(decision: GateDecision) -> Table | None:
     for metric, title in JUDGED.items():
         difference = figures.difference(metric)
         if difference is not None:
-            low, high = difference.interval
             sides = (decimals(getattr(side, metric)) for side in (figures.candidate, figures.rival))
-            bounds = f"{low:+.4f} to {high:+.4f}" if isfinite(low) else UNKNOWN
-            rows.append(Row([title, *sides, decimals(difference.value, "+"), bounds]))
+            rows.append(Row([title, *sides, decimals(difference.value, "+"), bounds(difference.interval, "+")]))
     return Table(columns, rows)
 
 
@@ -197,7 +202,7 @@ def _hourly(hourly: Mapping[str, tuple[float, float]], reference: str) -> dict[s
     """AUCs of every hour compared as a chart and as a table, the newest hour first, under the template's names for them."""
     columns = [Column("hour (UTC)"), Column("candidate"), Column(reference), Column("difference")]
     rows = [
-        Row([hour, number(candidate), number(other), f"{candidate - other:+.4f}" if isfinite(candidate - other) else UNKNOWN])
+        Row([hour, number(candidate), number(other), decimals(candidate - other, "+")])
         for hour, (candidate, other) in reversed([*hourly.items()])
     ]  # fmt: skip
     return {"hourly_chart": model_charts.hour_by_hour(hourly, reference), "hourly": Table(columns, rows)}

@@ -20,6 +20,7 @@ SEEDS = 5
 REACTIVE = ("closed_loop", "offline_online")
 """Studies of the simulated app whose users react to rankers; they take no other log."""
 LIMITS = {"--replications": (20, math.inf, "at least 20, fewer say nothing"), "--seeds": (1, 100, "from 1 to 100")}
+"""Option → its least and most, and what is said of any other number."""
 STUDIES = {
     "ab_calibration": "do the A/B statistics hold what they promise: errors, coverage, power, daily looks",
     "uauc": "does UAUC mean what it says where features move by the hour, and what does the gate's check of it do",
