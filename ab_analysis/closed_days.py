@@ -56,25 +56,25 @@ EPOCH = date(1970, 1, 1)
 
 @dataclass(frozen=True)
 class ClosedPart:
-    """SQL to select what the closed days hold from, while they are locked.
+    """Files of what the closed days hold, while they are locked.
 
     Attributes:
         until: first hour that is not among them.
         exposures: first exposures, columns as in the log.
-        arrivals: users and the moment (``since``, may be null) from which on their events count.
+        arrivals: users and the moment (``since``, may be null) from which on their events count; none without a trigger.
         spans: of users, see ``user_days``.
         recent: day rows that later events may still change; they are not in ``spans``.
-        tastes: of users, None if no segment needs them.
+        tastes: of users; none if no segment needs them.
         days: day rows of all days from the start on; None if they were not asked for.
     """
 
     until: Hour
-    exposures: str
-    arrivals: str
-    spans: str
-    recent: str
-    tastes: str | None
-    days: str | None
+    exposures: Sequence[Path]
+    arrivals: Sequence[Path]
+    spans: Sequence[Path]
+    recent: Sequence[Path]
+    tastes: Sequence[Path]
+    days: Sequence[Path] | None
 
 
 class UnkeptDaysError(Exception):
@@ -167,19 +167,16 @@ class ClosedDays:
                 if not self._items.has(item):
                     self._items.write(item, self._tastes(hours))
                 tastes.append(item)
-        spans, recent = (self._items.select([item]) for item in self._sum_days(days))
+        spans, recent = (self._items.files([item]) for item in self._sum_days(days))
         from_start = [item for item in days if (Hour.of_day(item.day) + DAY_HOURS).start > self.start]
-        day_rows = None
-        if with_days:
-            day_rows = self._items.select(from_start) if from_start else f"(SELECT * FROM {recent} WHERE false) r"
         part = ClosedPart(
             end,
-            exposures=self._items.select([self._sum_exposures(exposures)]),
-            arrivals=self._items.select(arrivals) if self.plan.experiment.trigger else "",
+            exposures=self._items.files([self._sum_exposures(exposures)]),
+            arrivals=self._items.files(arrivals if self.plan.experiment.trigger else []),
             spans=spans,
             recent=recent,
-            tastes=self._items.select([self._sum_tastes(tastes)]) if tastes else None,
-            days=day_rows,
+            tastes=self._items.files([self._sum_tastes(tastes)] if tastes else []),
+            days=self._items.files(from_start) if with_days else None,
         )
         self._items.remove_unused(max(digests))
         return part

@@ -116,7 +116,11 @@ class KeptItems:
         self._write_index()
 
     def select(self, items: Sequence[Item]) -> str:
-        """SQL to select the rows of items from, whose bytes are those that were written.
+        """SQL to select the rows of items from; raises as ``files``."""
+        return self.db.files(self.files(items))
+
+    def files(self, items: Sequence[Item]) -> list[Path]:
+        """The files of items, whose bytes are those that were written.
 
         Raises:
             DamagedItemError: an item's bytes are others.
@@ -125,7 +129,7 @@ class KeptItems:
             if name not in self._intact and self._digest(name) != self._index[name].bytes:
                 raise DamagedItemError(name)
             self._intact.add(name)
-        return self.db.files([part for item in items for part in parquet_parts(self.root / item.name)])
+        return [part for item in items for part in parquet_parts(self.root / item.name)]
 
     def drop(self, name: str) -> None:
         """Take an item out of the index."""

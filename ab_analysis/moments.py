@@ -331,7 +331,7 @@ def read_ranges(db: Engine, table: str, by: Sequence[str], columns: Sequence[str
         figures = row[len(by) :]
         ends = list(zip(figures[1::3], figures[2::3], strict=True))
         if any(count < users for count in figures[::3]) or not all(math.isfinite(end) for pair in ends for end in pair):
-            _raise_unknown(_count_unknown(db, table, columns))
+            check_known(_count_unknown(db, table, columns))
         groups[tuple(row[: len(by)])] = tuple((float(low), float(high)) for low, high in ends)
     return Ranges(tuple(columns), groups)
 
@@ -369,29 +369,22 @@ def _scale(low: float, high: float, overall: _Scale | None = None) -> _Scale:
     return scale
 
 
-def check_known(db: Engine, table: str, columns: Sequence[str]) -> None:
-    """Check that columns are not null for any user.
+def unknown_values(db: Engine, table: str, columns: Sequence[str]) -> dict[str, int]:
+    """Columns of a table that are null for some users → number of these users."""
+    counted = [f"count(DISTINCT CASE WHEN {c} IS NULL THEN user_id END)" for c in columns]
+    counts = db.rows(f"SELECT {', '.join(counted)} FROM {table}")[0] if columns else ()
+    return {column: int(n) for column, n in zip(columns, counts, strict=True) if n}
+
+
+def check_known(counts: Mapping[str, int]) -> None:
+    """Refuse columns that are not known for every user.
+
+    Args:
+        counts: column → users for whom it is not.
 
     Raises:
-        DataError: names the columns that are, with the number of users.
+        DataError: names the columns and the users.
     """
-    if not columns:
-        return
-
-    def count_per_column(aggregate: str, columns_to_count: Sequence[str]) -> dict[str, int]:
-        sql = ", ".join(
-            aggregate.format(f"CASE WHEN {c} IS NULL THEN user_id END") + f" AS b{n}"
-            for n, c in enumerate(columns_to_count)
-        )
-        return dict(zip(columns_to_count, db.rows(f"SELECT {sql} FROM {table}")[0], strict=True))
-
-    if incomplete := [c for c, n in count_per_column("count({})", columns).items() if n]:
-        _raise_unknown(
-            count_per_column("count(DISTINCT {})", incomplete)
-        )  # counting users is expensive on Spark, so only for these
-
-
-def _raise_unknown(counts: Mapping[str, int]) -> None:
     if bad := [f"{c} ({n:,} users)" for c, n in counts.items() if n]:
         raise DataError(
             f"not a finite number (null, NaN or infinite): {', '.join(bad)}; a user without events counts 0, "

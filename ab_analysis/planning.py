@@ -10,9 +10,9 @@ from ab_analysis.experiment_plan import ExperimentPlan
 from ab_analysis.moments import read_moments
 from ab_analysis.power import Design, PlanRow, plan_row
 from ab_analysis.user_table import make_tables
-from core.duck import quoted
 from core.errors import NotReadyError
 from core.hours import Hour
+from core.spark import SparkEngine
 from core.sql_engine import Engine
 from events.store import EventStore
 
@@ -24,18 +24,20 @@ def plan_from_history(
     durations: Sequence[int],
     until: Hour | None = None,
     held_out: float = 0.0,
+    cluster: SparkEngine | None = None,
 ) -> list[PlanRow]:
     """Pretend that an experiment of each length ended at ``until``, and measure how its metrics vary.
 
     Everybody who was active in that time would have been in it, from their first event on.
 
     Args:
-        db: runs the queries.
+        db: runs the queries, those over users at least.
         store: events of the source.
         plan: the experiment and its metrics.
         durations: lengths to compare, days.
         until: end of the pretended experiments, exclusive; default: the end of the log.
         held_out: share of all users whom holdouts keep from the experiment.
+        cluster: runs those over events; None: ``db`` does.
 
     Raises:
         NotReadyError: the log is shorter than a duration.
@@ -48,22 +50,25 @@ def plan_from_history(
             raise NotReadyError(
                 f"the log begins at {hours[0]}: {days} days before {until} are missing; plan fewer --days"
             )
-        rows += _of_length(db, store, plan, days, until, held_out)
+        rows += _of_length(db, store, plan, days, until, held_out, cluster)
     return rows
 
 
 def _of_length(
-    db: Engine, store: EventStore, plan: ExperimentPlan, days: int, until: Hour, held_out: float
+    db: Engine,
+    store: EventStore,
+    plan: ExperimentPlan,
+    days: int,
+    until: Hour,
+    held_out: float,
+    cluster: SparkEngine | None,
 ) -> list[PlanRow]:
     start = (until - 24 * days).start
     pretended = plan.experiment.model_copy(update={"start": start, "end": None, "trigger": plan.experiment.trigger})
     pretended_plan = ExperimentPlan(pretended, plan.metrics, plan.facets)
     first = Hour.of(start - timedelta(days=pretended.pre_days))
     files = store.event_files(h for h in store.hours() if first <= h < until)
-    db.view("history", f"SELECT * FROM {db.files(files)}")
-    exposures = f"""(SELECT {quoted(pretended.name)} AS experiment, {quoted(pretended.control)} AS variant, user_id,
-        min(timestamp) AS timestamp FROM history WHERE timestamp >= {db.instant(start)} GROUP BY user_id) first_events"""
-    counts = make_tables(db, pretended_plan, until, events=files, exposures=exposures)
+    counts = make_tables(db, pretended_plan, until, events=files, exposures=None, cluster=cluster)
     users = sum(counts.analyzed.values())
     if users < 2:
         raise NotReadyError(f"fewer than two users in the {days} days before {until}")

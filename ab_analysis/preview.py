@@ -11,7 +11,7 @@ from ab_analysis.experiment import Experiment, find_experiments, load_experiment
 from ab_analysis.experiment_plan import ExperimentPlan, make_plan
 from ab_analysis.planning import plan_from_history
 from ab_analysis.power import PlanRow
-from core.engine import engine
+from core.engine import engine_beside_cluster
 from core.errors import ConfigError, NotReadyError
 from core.hours import DAY_HOURS
 from core.settings import Settings
@@ -131,8 +131,9 @@ def preview_experiment(settings: Settings, experiment: Experiment) -> Experiment
         warnings.append("The log holds no whole day yet, so nothing can be planned from it.")
     else:
         try:
-            with engine(settings, partial(store.count, hours)) as db:
-                rows = plan_from_history(db, store, plan, days, held_out=sum(h.held_out for h in holdouts))
+            with engine_beside_cluster(settings, partial(store.count, hours)) as (db, cluster):
+                held_out = sum(h.held_out for h in holdouts)
+                rows = plan_from_history(db, store, plan, days, held_out=held_out, cluster=cluster)
         except NotReadyError as error:
             warnings.append(f"Nothing could be planned: {error}.")
         if planned not in days:

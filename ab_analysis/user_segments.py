@@ -36,19 +36,14 @@ def create_top_values(db: Engine, name: str, facet: str) -> None:
     """Create ``top_<name>``: every user's most frequent value before the start; rare ones are ``other``.
 
     Args:
-        db: has the table ``tastes``, of users' values before the start.
+        db: has the table ``favorites``, of ``user_rows``.
         name: of the segment.
         facet: whose values are the segments.
     """
-    db.table(
-        f"all_{name}",
-        f"""SELECT user_id, top_value FROM (SELECT user_id, top_value,
-        row_number() OVER (PARTITION BY user_id ORDER BY n DESC, top_value) AS place
-        FROM tastes WHERE facet = {quoted(facet)}) ranked WHERE place = 1""",
-    )
+    of_facet = f"SELECT user_id, top_value FROM favorites WHERE facet = {quoted(facet)}"
     db.table(
         f"top_{name}",
-        f"""SELECT a.user_id, CASE WHEN c.top_value IS NULL THEN 'other' ELSE a.top_value END AS top_value FROM all_{name} a
-        LEFT JOIN (SELECT top_value FROM all_{name} GROUP BY top_value ORDER BY count(*) DESC, top_value
+        f"""SELECT a.user_id, CASE WHEN c.top_value IS NULL THEN 'other' ELSE a.top_value END AS top_value FROM ({of_facet}) a
+        LEFT JOIN (SELECT top_value FROM ({of_facet}) f GROUP BY top_value ORDER BY count(*) DESC, top_value
         LIMIT {MOST_TOP_VALUES}) c ON c.top_value = a.top_value""",
     )

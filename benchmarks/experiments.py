@@ -27,10 +27,11 @@ from benchmarks.clocks import write_log
 from benchmarks.result import Result, in_own_process, timed
 from core.documents import JsonObject
 from core.duck import connection, quoted, scalar
-from core.engine import engine
+from core.engine import engine_beside_cluster, local_engine
 from core.files import digest_file, digest_text, write_json
 from core.hours import DAY_HOURS, Hour
 from core.settings import Settings, load_settings
+from core.spark import SparkEngine
 from core.sql_engine import Engine
 from events.schema import exposure_schema
 from events.store import EventStore
@@ -72,7 +73,7 @@ def _analyze(path: Path) -> None:
         segments=("country", "platform"),
         user="user_id",
     )
-    with engine(load_settings(var=path.parent)) as db:
+    with local_engine(load_settings(var=path.parent)) as db:
         analyze_table(db, path, spec)
 
 
@@ -140,25 +141,28 @@ def write_events(folder: Path, events: int, users: int) -> list[Path]:
 
 def user_table(folder: Path, events: list[Path]) -> None:
     """The user table of the experiment of ``write_events``."""
-    with engine(load_settings(var=folder)) as db:
+    with local_engine(load_settings(var=folder)) as db:
         _make_tables(db, folder, events)
 
 
 def analysis(settings: Settings) -> JsonObject:
     """The analysis of that experiment, as JSON; its files lie in ``settings.var``."""
-    with engine(settings) as db:
-        plan, counts = _make_tables(db, settings.var, sorted(settings.var.glob("events-*.parquet")))
+    with engine_beside_cluster(settings) as (db, cluster):
+        plan, counts = _make_tables(db, settings.var, sorted(settings.var.glob("events-*.parquet")), cluster)
         return analyze(db, plan, counts, seed=1).as_json()
 
 
-def _make_tables(db: Engine, folder: Path, events: list[Path]) -> tuple[ExperimentPlan, Counts]:
+def _make_tables(
+    db: Engine, folder: Path, events: list[Path], cluster: SparkEngine | None = None
+) -> tuple[ExperimentPlan, Counts]:
     experiment = Experiment(
         name="bench", variants={"a": 1, "b": 1}, control="a", start=START, pre_days=PRE_DAYS,
         secondary=("finishes", "likes", "skips", "plays"),
     )  # fmt: skip
     plan = ExperimentPlan(experiment, load_catalog())
     until = Hour.of(FIRST) + 24 * DAYS
-    counts = make_tables(db, plan, until, events=events, exposures=[folder / "exposures.parquet"])
+    exposures = [folder / "exposures.parquet"]
+    counts = make_tables(db, plan, until, events=events, exposures=exposures, cluster=cluster)
     assert sum(counts.analyzed.values()) > 0
     return plan, counts
 
@@ -255,7 +259,7 @@ def look_costs(log: EventStore, settings: Settings, days: int) -> dict[str, floa
     plan = ExperimentPlan(experiment, load_catalog(), tuple(store.facets))
 
     def from_all_events(until: Hour) -> None:
-        with engine(settings) as db:
+        with local_engine(settings) as db:
             analyze(db, plan, build_user_table(db, store, plan, until))
 
     ways: dict[str, Callable[[Hour], object]] = {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 from core.duck import connection
 from core.duck_engine import DuckEngine
@@ -35,10 +35,41 @@ def engine(settings: Settings, events: Callable[[], int] | None = None) -> Itera
     Raises:
         NotReadyError: Spark is not there, or gave up what it was asked for in the block.
     """
-    if not on_spark(settings, events):
-        with connection(settings) as con:
-            yield DuckEngine(con)
-        return
+    if on_spark(settings, events):
+        with _spark(settings) as spark:
+            yield spark
+    else:
+        with local_engine(settings) as db:
+            yield db
+
+
+@contextmanager
+def local_engine(settings: Settings) -> Iterator[DuckEngine]:
+    """DuckDB in this process, for the length of a ``with`` block."""
+    with connection(settings) as con:
+        yield DuckEngine(con)
+
+
+@contextmanager
+def engine_beside_cluster(
+    settings: Settings, events: Callable[[], int] | None = None
+) -> Iterator[tuple[DuckEngine, SparkEngine | None]]:
+    """DuckDB in this process, and Spark beside it where it is ``on_spark``, for the length of a ``with`` block.
+
+    Args:
+        settings: of the workspace.
+        events: as ``on_spark`` takes it.
+
+    Raises:
+        NotReadyError: as ``engine``.
+    """
+    with ExitStack() as stack:
+        spark = stack.enter_context(_spark(settings)) if on_spark(settings, events) else None
+        yield stack.enter_context(local_engine(settings)), spark
+
+
+@contextmanager
+def _spark(settings: Settings) -> Iterator[SparkEngine]:
     spark = SparkEngine(spark_session(settings), settings)
     try:
         yield spark

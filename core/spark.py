@@ -269,9 +269,7 @@ class SparkEngine(Engine):
             parts = sorted((folder / "parts").glob("part-*"))
             write_atomically(file, lambda target: _concatenate(parts, target))
 
-    def hand_over(
-        self, sql: str, by: str, write: ArrowFunction, order: Sequence[str] = (), *, tasks: int | None = None
-    ) -> int:
+    def hand_over(self, sql: str, by: str, write: ArrowFunction, order: Sequence[str] = ()) -> int:
         """Hand a query's rows over to a function of the platform, which writes them to a store, in executors' Python processes.
 
         Args:
@@ -279,14 +277,11 @@ class SparkEngine(Engine):
             by: column whose equal rows come to one task, one value after the other.
             write: takes a partition's batches and gives one with the column ``written``; a task that fails is tried again.
             order: columns by which the rows of one value are sorted.
-            tasks: the values of ``by`` are the numbers of so many tasks, each of which gets the rows of one, not sorted; None: some
-                values come to a task.
 
         Returns:
             The sum of what it says it wrote.
         """
-        rows = self.session.sql(self._record(sql))
-        frame = rows.repartitionById(tasks, by) if tasks else rows.repartition(by).sortWithinPartitions(by, *order)
+        frame = self.session.sql(self._record(sql)).repartition(by).sortWithinPartitions(by, *order)
         ((written,),) = frame.mapInArrow(write, "written BIGINT").selectExpr("sum(written)").collect()
         return int(written or 0)
 

@@ -7,12 +7,9 @@ has too many events for a pass is split by users there, and its sums over everyb
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain
 from pathlib import Path
-
-import pyarrow as pa
 
 from core import duck
 from core.duck_engine import DuckEngine
@@ -20,6 +17,7 @@ from core.files import temporary_directory
 from core.hours import Hour
 from core.settings import Settings
 from core.spark import SparkEngine
+from core.spark_exchange import TASK, exchange, pieces_of
 from core.sql_engine import Engine, parquet_parts
 from events.schema import BEHAVIORS
 from events.store import EventStore
@@ -37,8 +35,6 @@ HOURS_BETWEEN, FEW_HOURS = 7, 100
 """Slots are counted in every so many hours, whose times of day are all there are; in all, where they are few."""
 SLOT_SUMS, EVERYONE = SumTables("sum"), SumTables("everyone")
 """The tables of a pass, and of everybody in all of them."""
-NUMBER = "_pass"
-"""Column of an event's pass; no facet has such a name."""
 
 
 @dataclass(frozen=True)
@@ -136,7 +132,7 @@ class SlotComputation(ClockComputation):
 
 @dataclass(frozen=True)
 class PassWriter:
-    """A task of an executor: computes the pass whose events it is given.
+    """A task of an executor: computes the pass whose events it has.
 
     Attributes:
         settings: of the workspace.
@@ -152,19 +148,9 @@ class PassWriter:
     root: Path
     rows: bool
 
-    def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        """Compute the pass of a partition; gives one batch that tells its events."""
-        first = next(batches, None)
-        if first is None:
-            return
-        each = self.passes[first[NUMBER][0].as_py()]
-        with duck.connection(self.settings) as con:
-            con.register("arriving", pa.RecordBatchReader.from_batches(first.schema, chain([first], batches)))
-            running = DuckEngine(con)
-            running.table("raw", "SELECT * FROM arriving")
-            self.compute(running, each)
-            events = running.scalar("SELECT count(*) FROM raw")
-        yield pa.RecordBatch.from_pydict({"written": pa.array([events], pa.int64())})
+    def __call__(self, number: int, running: Engine) -> None:
+        """Compute the pass whose events are the engine's table ``raw``."""
+        self.compute(running, self.passes[number])
 
     def compute(self, running: Engine, each: SlotPass) -> None:
         """Write a pass from its events, which are the engine's table ``raw``."""
@@ -200,15 +186,22 @@ class ExecutorPasses:
         storage.mkdir(parents=True, exist_ok=True)
         with temporary_directory("passes-", storage) as root:
             writer = PassWriter(self.settings, self.computation.as_of, passes, root, self.rows)
-            cases = " ".join(f"WHEN {each.has('slot', 'user_id')} THEN {each.number}" for each in passes)
-            names = columns(["slot", "user_id", *self.build.facets, *BEHAVIORS])
-            sql = f"SELECT {names}, CAST(CASE {cases} END AS INTEGER) AS {NUMBER} FROM raw"
-            self.engine.hand_over(sql, NUMBER, writer, tasks=len(passes))
+            exchange(self.engine, {"raw": self._reads(passes)}, len(passes), writer)
             written = {folder.name for folder in root.glob("*/sums/*")}
             if empty := [slot for slot in slots if self.computation.base_folder(str(slot)) not in written]:
                 passes.append(SlotPass(len(passes), tuple(empty)))
                 self._compute_empty(replace(writer, rows=False), passes[-1])
             self._take_over(passes, root, storage)
+
+    def _reads(self, passes: Sequence[SlotPass]) -> list[str]:
+        """Queries of the events, each of some files, with the number of the pass that an event is of."""
+        cases = " ".join(f"WHEN {each.has('slot', 'user_id')} THEN {each.number}" for each in passes)
+        names = columns(["slot", "user_id", *self.build.facets, *BEHAVIORS])
+        with duck.connection(self.settings) as con:
+            running = DuckEngine(con)
+            build = SlotComputation(self.computation.clock, running, self.computation.as_of).build
+            reads = [build.read("raw", running.files(piece)).sql for piece in pieces_of(self.engine, self.files)]
+        return [f"SELECT CAST(CASE {cases} END AS INTEGER) AS {TASK}, {names} FROM ({read}) r" for read in reads]
 
     def _loads(self) -> dict[int, int]:
         """Events of each slot, about: counted in some of the hours."""

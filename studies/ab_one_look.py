@@ -11,7 +11,7 @@ from ab_analysis.effect import Effect
 from ab_analysis.inference import MetricSpec, compare
 from ab_analysis.model_covariate import add_model_covariates
 from ab_analysis.quantiles import Quantile, compare_quantiles
-from core.engine import engine
+from core.engine import local_engine
 from core.settings import Settings
 from core.sql_engine import Engine
 from studies.ab_draws import (
@@ -76,7 +76,7 @@ def one_look(settings: Settings, p: Parameters) -> OneLook:
     truth = true_effects(np.random.default_rng(p.seed + 1), Parameters(users=4_000_000), p.lift)
     counts = {n: {"false": 0, "covered": 0, "detected": 0, "promised": 0.0, "se": 0.0} for n in truth}
     saved, expected = [], []
-    with engine(settings) as db:
+    with local_engine(settings) as db:
         for _ in range(p.replications):
             nothing = draw(rng, p, 0.0)
             for n, e in {**effects_by_method(*nothing), "quantile 0.9": _quantile(db, *nothing[:2])}.items():
@@ -125,7 +125,7 @@ def with_a_model(settings: Settings, p: Parameters) -> ModelCovariate:
         "cupac": (MetricSpec("y", "y", covariates=("x", "new", "y_model")), True),
     }
     counts = {m: {"type_1": 0.0, "coverage": 0.0, "saved": 0.0} for m in methods}
-    with engine(settings) as db:
+    with local_engine(settings) as db:
         for _ in range(p.replications):
             for lift in (0.0, p.lift):
                 values, treated, _ = draw(rng, p, lift)

@@ -58,7 +58,7 @@ def plan(
     from ab_analysis.experiment_plan import make_plan
     from ab_analysis.planning import plan_from_history
     from ab_analysis.results import plain
-    from core.engine import engine
+    from core.engine import engine_beside_cluster
     from core.files import check_output
     from events.store import EventStore
 
@@ -72,10 +72,9 @@ def plan(
     store = EventStore(settings.events_dir)
     held_out = sum(holdout.held_out for holdout in concurrent_holdouts(settings, experiment))
     durations = days or [max(round(experiment.planned_days), 1)]
-    with engine(settings, lambda: store.count(store.hours())) as db:
-        rows = plan_from_history(
-            db, store, make_plan(settings, experiment, tuple(store.facets)), durations, held_out=held_out
-        )
+    with engine_beside_cluster(settings, lambda: store.count(store.hours())) as (db, cluster):
+        plan = make_plan(settings, experiment, tuple(store.facets))
+        rows = plan_from_history(db, store, plan, durations, held_out=held_out, cluster=cluster)
     print(
         f"{experiment.name}: effects of {experiment.minimum_effect:.2%} or more, power {experiment.power:.0%}, confidence "
         f"{experiment.confidence:.0%}, one look\n"

@@ -163,7 +163,7 @@ def analyze(
     from ab_analysis.summaries import analyze_summary
     from ab_analysis.table import analyze_table
     from ab_analysis.table_text import as_object, text_table, told_reading
-    from core.engine import engine
+    from core.engine import local_engine
     from core.files import check_output
 
     settings = cli.settings_of(source)
@@ -191,7 +191,7 @@ def analyze(
         minimum_effect=minimum_effect,
     )
     asked = replace(spec, power=spec.power or DEFAULT_POWER) if html else spec
-    with engine(settings) as db:
+    with local_engine(settings) as db:
         rows, checks = analyze_summary(db, table, asked) if summary else analyze_table(db, table, asked)
         histograms = read_table_histograms(db, spec.metrics) if html and not summary else {}
     for c in checks:
@@ -247,7 +247,7 @@ def power(
     """
     from ab_analysis.results import plain
     from ab_analysis.table_power import design_of, power_of_table
-    from core.engine import engine
+    from core.engine import local_engine
     from core.files import check_output
 
     settings = cli.settings_of(source)
@@ -255,7 +255,7 @@ def power(
         check_output(json_file, table)
     spec = outcomes_of(metric, ratio, covariate, cap, winsorize, cluster, confidence)
     design = design_of(shares_of(shares), control, minimum_effect=minimum_effect, power=level, confidence=confidence)
-    with engine(settings) as db:
+    with local_engine(settings) as db:
         rows, unplanned = power_of_table(db, table, spec, design, users)
     variants = ", ".join(f"{name} {share / sum(design.shares.values()):.0%}" for name, share in design.shares.items())
     print(

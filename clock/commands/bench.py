@@ -27,6 +27,7 @@ BENCHES = {
     "spark_ingest": "spark:bench_spark_ingest",
     "spark_join": "spark:bench_spark_join",
     "spark_rebuild": "spark:bench_spark_rebuild",
+    "spark_experiment": "spark:bench_spark_experiment",
     "spark_scaling": "spark:bench_spark_scaling",
     "join": "clocks:bench_join",
     "online_write": "online:bench_online_write",

@@ -18,7 +18,7 @@ from ab_analysis.table import analyze_table
 from ab_analysis.table_spec import TableSpec
 from ab_analysis.user_table import build_user_table, make_tables
 from core import spark_session
-from core.engine import engine
+from core.engine import engine, engine_beside_cluster
 from core.errors import DataError, PlatformError
 from core.hours import Hour, hour_range
 from core.settings import load_settings
@@ -153,8 +153,8 @@ def experiment(options: Options, folder: str) -> dict[str, Any]:
         secondary=("fast", "likes", "skip_rate", "retained_day_1", "heavy", "capped", "winsorised", "duration_p90"),
     )  # fmt: skip
     files = {"events": [root / "events.parquet"], "exposures": [root / "exposures.parquet"]}
-    with engine(settings) as db:
-        counts = make_tables(db, plan, UNTIL, **files)
+    with engine_beside_cluster(settings) as (db, cluster):
+        counts = make_tables(db, plan, UNTIL, **files, cluster=cluster)
         analysis = analyze(db, plan, counts, seed=1).as_json()
         covariates = {"duration_hours": ("duration_hours_pre",)}
         spec = TableSpec("variant", "a", ("duration_hours",), covariates=covariates, segments=("habit",))
@@ -164,14 +164,15 @@ def experiment(options: Options, folder: str) -> dict[str, Any]:
         refused = ""
         try:
             bad = plan_of(metrics={"m": {"sum": "CAST(concat('x', genre) AS INT)"}}, secondary=("m",))
-            make_tables(db, bad, UNTIL, **files)
+            make_tables(db, bad, UNTIL, **files, cluster=cluster)
         except DataError as error:
             refused = str(error)
         looks, store, short = [], EventStore(root / "store"), plan_of(trigger="local_hour BETWEEN 6 AND 9", pre_days=1)
         for hours in (30, 55):
-            counts = build_user_table(db, store, short, Hour.of(START) + hours, kept=settings.experiment_days_dir)
+            kept = settings.experiment_days_dir / "kept"
+            counts = build_user_table(db, store, short, Hour.of(START) + hours, kept=kept, cluster=cluster)
             looks.append([repr(counts), sorted(map(repr, db.rows("SELECT * FROM users")))])
-        assert (settings.experiment_days_dir / "index.json").exists()
+        assert (kept / "index.json").exists()
     return {"looks": looks, "refused": refused, "analysis": analysis, "table": [repr(row) for row in rows]}
 
 
