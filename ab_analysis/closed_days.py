@@ -28,21 +28,27 @@ from pathlib import Path
 from ab_analysis.experiment_plan import ExperimentPlan
 from ab_analysis.kept_items import DamagedItemError, Item, KeptItems
 from ab_analysis.metrics import condition_sql
+from ab_analysis.source_files import RefusedQueryError, SourceFiles
 from ab_analysis.user_days import (
+    EXPOSURE_COLUMNS,
+    TASTE_COLUMNS,
     counted_sql,
+    day_columns,
     day_rows_sql,
+    event_columns,
     events_sql,
     merged_days_sql,
     merged_spans_sql,
     merged_tastes_sql,
+    span_columns,
     spans_sql,
     tastes_sql,
 )
 from core.duck import quoted
 from core.files import digest_text, exclusive_lock
 from core.hours import DAY_HOURS, Hour
+from core.spark import SparkEngine
 from core.sql_engine import Engine
-from events.schema import exposure_schema
 from events.store import EventStore
 
 log = logging.getLogger("ab_analysis.closed_days")
@@ -85,16 +91,19 @@ class ClosedDays:
     """The closed days of one experiment.
 
     Args:
-        db: computes and reads them.
+        db: DuckDB, which reads them.
         store: events and exposures of the source.
         plan: the experiment and its metrics.
         root: the experiment's folder.
+        cluster: computes them; None: ``db`` does.
     """
 
-    def __init__(self, db: Engine, store: EventStore, plan: ExperimentPlan, root: Path) -> None:
+    def __init__(
+        self, db: Engine, store: EventStore, plan: ExperimentPlan, root: Path, cluster: SparkEngine | None = None
+    ) -> None:
         self.db, self.store, self.plan, self.root = db, store, plan, root
         self.start = plan.experiment.start_time
-        self._items = KeptItems(db, root, SUMS)
+        self._items = KeptItems(db, cluster, root, SUMS)
 
     @contextmanager
     def up_to(self, hours: Mapping[Hour, str], until: Hour, *, with_days: bool) -> Iterator[ClosedPart | None]:
@@ -127,6 +136,28 @@ class ClosedDays:
             del self.db.queries[before:]  # a report shows the look's own, which are the same whatever was kept
             yield part
 
+    def rows_to_read(self, hours: Mapping[Hour, str], until: Hour) -> int:
+        """Events and rows of users that a look reads, about: those of the days that are not kept, and the users kept.
+
+        Args:
+            hours: as ``up_to`` takes them.
+            until: hour up to which events count, exclusive.
+        """
+        days: dict[date, dict[str, str]] = {}
+        for hour, digest in sorted(hours.items()):
+            days.setdefault(hour.day, {})[hour.key] = digest
+        chain, read = "", [hour for hour in hours if hour >= Hour.of_day(until.day)]
+        self.root.mkdir(parents=True, exist_ok=True)
+        with exclusive_lock(self.root / ".lock"):
+            self._items.open()
+            for day, of_day in days.items():
+                item = Item.of("arrivals", day, of_day, chain, self._arrivals_sql)
+                if not self._items.has(item):
+                    read = [hour for hour in hours if hour.day >= day]
+                    break
+                chain = digest_text(chain, self._items.rows_digest(item))
+            return self.store.count(read) + self._items.rows("spans")
+
     def _repaired(self, digests: Mapping[date, Mapping[str, str]], end: Hour, with_days: bool) -> ClosedPart:
         for _ in range(len(self._items) + 1):
             try:
@@ -134,8 +165,8 @@ class ClosedDays:
             except DamagedItemError as error:
                 log.warning("%s is damaged; computed again from the events", self.root / str(error))
                 self._items.drop(str(error))
-            except self.db.errors as error:
-                raise UnkeptDaysError(str(error).splitlines()[0]) from None
+            except RefusedQueryError as error:
+                raise UnkeptDaysError(str(error)) from None
         raise UnkeptDaysError(f"{self.root} is damaged as soon as it is written")
 
     def _bring(self, digests: Mapping[date, Mapping[str, str]], end: Hour, with_days: bool) -> ClosedPart:
@@ -149,23 +180,25 @@ class ClosedDays:
             midnight = Hour.of_day(day)
             item = Item.of("exposures", day, hours)
             if not self._items.has(item):
-                self._items.write(item, self._exposures(hours))
+                self._items.write({item: _first_exposures("closed_log")}, self._exposures(hours))
             exposures.append(item)
             item = Item.of("arrivals", day, hours, chain, self._arrivals_sql)
             if not self._items.has(item):
-                self._items.write(item, self._arrivals(hours, exposures[-1], arrivals), digest_rows=True)
+                self._items.write(
+                    {item: self._arrivals_sql}, self._arrivals(hours, exposures[-1:], arrivals), digest_rows=True
+                )
             arrivals.append(item)
             chain = digest_text(chain, self._items.rows_digest(item))
             before_start = (midnight + DAY_HOURS).start <= self.start
             item = Item.of("days", day, hours, "" if before_start else chain, self._days_sql)
             if not self._items.has(item):
-                rows = self._days(hours, [] if before_start else arrivals)
-                self._items.write(item, rows, check=partial(self._check_local_days, day))
+                sources = self._events(hours) | self._arrived([] if before_start else arrivals)
+                self._items.write({item: self._days_sql}, sources, check=partial(self._check_local_days, day))
             days.append(item)
             if self.plan.top_facets and midnight.start < self.start:
                 item = Item.of("tastes", day, hours, self._tastes_sql)
                 if not self._items.has(item):
-                    self._items.write(item, self._tastes(hours))
+                    self._items.write({item: self._tastes_sql}, self._events(hours))
                 tastes.append(item)
         spans, recent = (self._items.files([item]) for item in self._sum_days(days))
         from_start = [item for item in days if (Hour.of_day(item.day) + DAY_HOURS).start > self.start]
@@ -183,15 +216,12 @@ class ClosedDays:
 
     # What a day adds
 
-    def _exposures(self, hours: Mapping[str, str]) -> str:
-        files = self.store.exposure_files(map(Hour.parse, hours))
-        if not files:
-            self.db.register("closed_nobody", exposure_schema().empty_table())
-        return _first_exposures(self.db.files(files) if files else "closed_nobody")
+    def _exposures(self, hours: Mapping[str, str]) -> dict[str, SourceFiles]:
+        return {"closed_log": SourceFiles(self.store.exposure_files(map(Hour.parse, hours)), EXPOSURE_COLUMNS)}
 
     @cached_property
     def _arrivals_sql(self) -> str:
-        """Of ``closed_met``, the day's exposures, ``closed_known``, earlier arrivals, and ``closed_events``.
+        """Of ``closed_met``, the day's exposures, ``closed_arrived``, earlier arrivals, and ``closed_events``.
 
         ``met``: first exposure to a variant that the file names; ``since``: that, or the first event that meets the trigger
         from then on. Users of two variants are among them, and are left out where the days are read.
@@ -200,43 +230,35 @@ class ClosedDays:
         variants = ", ".join(map(quoted, experiment.variants))
         met = f"""SELECT user_id, min(timestamp) AS met FROM closed_met WHERE experiment = {quoted(experiment.name)}
             AND variant IN ({variants}) GROUP BY user_id"""
+        known = "closed_known AS (SELECT user_id, min(met) AS met, min(since) AS since FROM closed_arrived GROUP BY user_id)"
         if experiment.trigger is None:
-            return f"""SELECT m.user_id, m.met, m.met AS since FROM ({met}) m LEFT JOIN closed_known k ON k.user_id = m.user_id
-                WHERE k.user_id IS NULL ORDER BY m.user_id"""
+            return f"""WITH {known} SELECT m.user_id, m.met, m.met AS since FROM ({met}) m
+                LEFT JOIN closed_known k ON k.user_id = m.user_id WHERE k.user_id IS NULL ORDER BY m.user_id"""
         waiting = f"""SELECT w.user_id, min(w.met) AS met, max(w.known) AS known FROM (SELECT user_id, met, 0 AS known FROM ({met}) m
             UNION ALL SELECT user_id, met, 1 AS known FROM closed_known) w
             WHERE w.user_id NOT IN (SELECT user_id FROM closed_known WHERE since IS NOT NULL) GROUP BY w.user_id"""
-        first = f"""SELECT e.user_id, min(e.timestamp) AS since FROM closed_events e JOIN ({waiting}) w ON w.user_id = e.user_id
-            WHERE e.timestamp >= w.met AND {condition_sql(experiment.trigger, self.db.dialect)} GROUP BY e.user_id"""
-        return f"""SELECT w.user_id, w.met, f.since FROM ({waiting}) w LEFT JOIN ({first}) f ON f.user_id = w.user_id
-            WHERE f.since IS NOT NULL OR w.known = 0 ORDER BY w.user_id"""
+        first = f"""SELECT e.user_id, min(e.timestamp) AS since FROM ({events_sql("closed_events")}) e
+            JOIN closed_waiting w ON w.user_id = e.user_id
+            WHERE e.timestamp >= w.met AND {condition_sql(experiment.trigger)} GROUP BY e.user_id"""
+        return f"""WITH {known}, closed_waiting AS ({waiting}) SELECT w.user_id, w.met, f.since FROM closed_waiting w
+            LEFT JOIN ({first}) f ON f.user_id = w.user_id WHERE f.since IS NOT NULL OR w.known = 0 ORDER BY w.user_id"""
 
-    def _arrivals(self, hours: Mapping[str, str], exposures: Item, earlier: Sequence[Item]) -> str:
-        self.db.view("closed_met", f"SELECT * FROM {self._items.select([exposures])}")
-        if earlier:
-            known = f"SELECT user_id, min(met) AS met, min(since) AS since FROM {self._items.select(earlier)} GROUP BY user_id"
-        else:
-            known = "SELECT user_id, timestamp AS met, timestamp AS since FROM closed_met WHERE false"
-        self.db.view("closed_known", known)
-        if self.plan.experiment.trigger:
-            self._events(hours)
-        return self._arrivals_sql
+    def _arrivals(
+        self, hours: Mapping[str, str], exposures: Sequence[Item], earlier: Sequence[Item]
+    ) -> dict[str, SourceFiles]:
+        sources = {"closed_met": SourceFiles(self._items.files(exposures), EXPOSURE_COLUMNS)} | self._arrived(earlier)
+        return sources | self._events(hours) if self.plan.experiment.trigger else sources
+
+    def _arrived(self, arrivals: Sequence[Item]) -> dict[str, SourceFiles]:
+        return {"closed_arrived": SourceFiles(self._items.files(arrivals), ("user_id", "met", "since"))}
 
     @cached_property
     def _days_sql(self) -> str:
-        """Of ``closed_events`` and ``closed_starts``."""
-        counted = counted_sql(self.db, self.plan, "closed_events", "closed_starts", everybody=True)
-        return day_rows_sql(self.db, self.plan, f"({counted}) c")
-
-    def _days(self, hours: Mapping[str, str], arrivals: Sequence[Item]) -> str:
-        self._events(hours)
-        if arrivals:
-            known = self._items.select(arrivals)
-            starts = f"SELECT user_id, min(since) AS exposure FROM {known} WHERE since IS NOT NULL GROUP BY user_id"
-        else:
-            starts = "SELECT user_id, timestamp AS exposure FROM closed_events WHERE false"
-        self.db.view("closed_starts", starts)
-        return self._days_sql
+        """Of ``closed_events`` and ``closed_arrived``."""
+        starts = "SELECT user_id, min(since) AS exposure FROM closed_arrived WHERE since IS NOT NULL GROUP BY user_id"
+        events = f"({events_sql('closed_events')})"
+        counted = counted_sql(self.plan, events, f"({starts})", everybody=True)
+        return day_rows_sql(self.plan, f"({counted}) c")
 
     def _check_local_days(self, day: date, rows: str) -> None:
         first = (day - EPOCH).days - WESTMOST_DAYS
@@ -247,30 +269,28 @@ class ClosedDays:
     def _tastes_sql(self) -> str:
         """Of ``closed_events``."""
         nobody = "(SELECT user_id, timestamp AS exposure FROM closed_events WHERE false)"
-        counted = counted_sql(self.db, self.plan, "closed_events", nobody, everybody=True)
+        counted = counted_sql(self.plan, "closed_events", nobody, everybody=True)
         return tastes_sql(f"({counted}) c", self.plan.top_facets)
 
-    def _tastes(self, hours: Mapping[str, str]) -> str:
-        self._events(hours)
-        return self._tastes_sql
-
-    def _events(self, hours: Mapping[str, str]) -> None:
+    def _events(self, hours: Mapping[str, str]) -> dict[str, SourceFiles]:
         closed = [Hour.parse(key) for key in hours]
         files = self.store.event_files(closed) or [self.store.partition(closed[0]) / "events.parquet"]
-        self.db.view("closed_events", events_sql(self.db, self.db.files(files)))
+        return {"closed_events": SourceFiles(files, event_columns(self.plan))}
 
     # What all days up to one amount to
 
     def _sum_exposures(self, members: Sequence[Item]) -> Item:
         (target,), base, rest = self._newest(("all-exposures",), members)
         if rest:
-            self._items.write(target, _first_exposures(self._items.select([*base, *rest])))
+            sources = {"closed_rows": SourceFiles(self._items.files([*base, *rest]), EXPOSURE_COLUMNS)}
+            self._items.write({target: _first_exposures("closed_rows")}, sources)
         return target
 
     def _sum_tastes(self, members: Sequence[Item]) -> Item:
         (target,), base, rest = self._newest(("all-tastes",), members)
         if rest:
-            self._items.write(target, merged_tastes_sql(self._items.select([*base, *rest])))
+            sources = {"closed_rows": SourceFiles(self._items.files([*base, *rest]), TASTE_COLUMNS)}
+            self._items.write({target: merged_tastes_sql("closed_rows")}, sources)
         return target
 
     def _sum_days(self, members: Sequence[Item]) -> tuple[Item, Item]:
@@ -279,16 +299,15 @@ class ClosedDays:
         salt = merged_spans_sql(plan, "spans"), merged_days_sql(plan, "days")
         (spans, recent), base, rest = self._newest(("spans", "recent"), members, *salt)
         if rest:
-            columns = ", ".join(["user_id", "local_day", "phase", *plan.additive])
-            rows = f"(SELECT {columns} FROM {self._items.select([*base[1:], *rest])}) r"
-            self.db.view("closed_rows", merged_days_sql(plan, rows))
-            over = f"(SELECT * FROM closed_rows WHERE local_day < {open_day}) o"
-            added = spans_sql(plan, over)
-            self.db.view(
-                "closed_spans", f"SELECT * FROM {self._items.select(base[:1])} UNION ALL {added}" if base else added
-            )
-            self._items.write(spans, merged_spans_sql(plan, "closed_spans"))
-            self._items.write(recent, f"SELECT {columns} FROM closed_rows WHERE local_day >= {open_day}")
+            columns = day_columns(plan)
+            sources = {"closed_rows": SourceFiles(self._items.files([*base[1:], *rest]), columns)}
+            days = f"({merged_days_sql(plan, 'closed_rows')})"
+            added = spans_sql(plan, f"(SELECT * FROM {days} r WHERE local_day < {open_day}) o")
+            if base:
+                sources["closed_base"] = SourceFiles(self._items.files(base[:1]), span_columns(plan))
+                added = f"SELECT * FROM closed_base UNION ALL {added}"
+            later = f"SELECT {', '.join(columns)} FROM {days} r WHERE local_day >= {open_day}"
+            self._items.write({spans: merged_spans_sql(plan, f"({added})"), recent: later}, sources)
         return spans, recent
 
     def _newest(

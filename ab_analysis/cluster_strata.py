@@ -15,7 +15,7 @@ from ab_analysis.effect import UNKNOWN, Effect
 from ab_analysis.inference import Estimate, MetricSpec, coefficients, unit_of, welch
 from ab_analysis.moments import Cells, Moments, align, read_moments
 from ab_analysis.table_users import CLUSTER
-from core.duck import identifier, quoted
+from core.duck import double, identifier, quoted
 from core.sql_engine import Engine
 
 VARIANT = "variant"
@@ -129,13 +129,13 @@ class ClusterStrata:
             clusters, moments = s.clusters[side], s.sides[side]
             weight = s.share / moments.count * math.sqrt(clusters / (clusters - 1))
             means = [_adjusted_mean(t, thetas[t.metric], moments) for t in self.specs]
-            rows.append(f"({', '.join([*map(quoted, s.values), *map(db.double, (weight, *means))])})")
+            rows.append(f"({', '.join([*map(quoted, s.values), *map(double, (weight, *means))])})")
         keys = [f"k{n}" for n in range(len(self.by) - 1)]
         columns = ", ".join([*keys, "weight", *(f"m{n}" for n in range(len(self.specs)))])
         joined = " AND ".join(f"u.{identifier(name)} = s.{key}" for name, key in zip(self.by[1:], keys, strict=True))
         moments = strata[0].sides[side]
         sums = ", ".join(
-            f"sum(s.weight * ({_adjusted_value(db, t, thetas[t.metric], moments)} - s.m{n})) AS {name}"
+            f"sum(s.weight * ({_adjusted_value(t, thetas[t.metric], moments)} - s.m{n})) AS {name}"
             for n, (t, name) in enumerate(zip(self.specs, names, strict=True))
         )
         db.table(
@@ -168,10 +168,10 @@ def _adjusted_mean(spec: MetricSpec, theta: Mapping[str, float], moments: Moment
     return moments.mean(spec.numerator) - sum(t * moments.mean(name) for name, t in theta.items())
 
 
-def _adjusted_value(db: Engine, spec: MetricSpec, theta: Mapping[str, float], moments: Moments) -> str:
+def _adjusted_value(spec: MetricSpec, theta: Mapping[str, float], moments: Moments) -> str:
     """SQL of a user's value without what the covariates predict, in the units of the moments."""
-    terms = [f"u.{identifier(spec.numerator)} / {db.double(moments.unit(spec.numerator))}"]
-    terms += [f"{db.double(t)} * (u.{identifier(name)} / {db.double(moments.unit(name))})" for name, t in theta.items()]
+    terms = [f"u.{identifier(spec.numerator)} / {double(moments.unit(spec.numerator))}"]
+    terms += [f"{double(t)} * (u.{identifier(name)} / {double(moments.unit(name))})" for name, t in theta.items()]
     return " - ".join(terms)
 
 

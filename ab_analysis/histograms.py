@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
-from core.duck import identifier
+from core.duck import double, identifier
 from core.sql_engine import Engine
 
 BINS = 30
@@ -46,7 +46,7 @@ def read_histogram(db: Engine, table: str, metric: str, *, whole: bool) -> Histo
     start = min(float(math.floor(lowest)) if whole else lowest, 0.0)
     span = largest - start or 1.0
     width = float(math.ceil(span / (BINS - 1))) if whole else span / (BINS - 1)
-    moved = f"{name} - {db.double(start)}" if start else name
+    moved = f"{name} - {double(start)}" if start else name
     rows = db.rows(
         f"""SELECT variant, CAST(greatest(least(floor(({moved}) / {width!r}), {BINS - 1}), 0) AS INTEGER) AS bin,
         count(*) AS n FROM {table} GROUP BY 1, 2"""

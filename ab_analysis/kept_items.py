@@ -10,6 +10,7 @@ import hashlib
 import logging
 import shutil
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -17,14 +18,17 @@ from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
+from ab_analysis.source_files import SourceFiles, write_by_user
 from core.errors import CorruptStateError
 from core.files import digest_file, digest_json, digest_text, read_json, write_json
+from core.spark import SparkEngine
 from core.sql_engine import Engine, parquet_parts
 
 log = logging.getLogger("ab_analysis.kept_items")
 
-FORMAT = 1
+FORMAT = 2
 """Changes whenever something that an item follows from is not in its key."""
 KEPT_SUMS = 3
 """How many of the sums of all days are kept: the newest, and those that a late event of yesterday goes back to."""
@@ -63,13 +67,14 @@ class KeptItems:
     """The items below a folder. Who uses them holds a lock.
 
     Args:
-        db: computes and reads them.
+        db: DuckDB, which reads them.
+        cluster: computes them; None: ``db`` does.
         root: the folder.
         sums: kinds of which only the newest ``KEPT_SUMS`` are kept.
     """
 
-    def __init__(self, db: Engine, root: Path, sums: Collection[str]) -> None:
-        self.db, self.root, self.sums = db, root, sums
+    def __init__(self, db: Engine, cluster: SparkEngine | None, root: Path, sums: Collection[str]) -> None:
+        self.db, self.cluster, self.root, self.sums = db, cluster, root, sums
         self._index: dict[str, _Digests] = {}
         self._used: set[str] = set()
         self._intact: set[str] = set()
@@ -90,34 +95,46 @@ class KeptItems:
         self._used.update(item.name for item in items)
         return all(item.name in self._index for item in items)
 
+    def rows(self, kind: str) -> int:
+        """Rows of the newest item of a kind; 0 if there is none, or it cannot be read."""
+        names = sorted((name for name in self._index if name.startswith(f"{kind}/")), key=_day_of)
+        parts = parquet_parts(self.root / names[-1]) if names else []
+        with suppress(OSError, pa.ArrowException):
+            return sum(pq.read_metadata(part).num_rows for part in parts)
+        return 0
+
     def rows_digest(self, item: Item) -> str:
         """Digest of the rows of an item that was written with it; empty otherwise."""
         return self._index[item.name].rows
 
     def write(
-        self, item: Item, sql: str, *, check: Callable[[str], None] | None = None, digest_rows: bool = False
+        self,
+        queries: Mapping[Item, str],
+        sources: Mapping[str, SourceFiles],
+        *,
+        check: Callable[[str], None] | None = None,
+        digest_rows: bool = False,
     ) -> None:
-        """Write the rows of a query as an item.
+        """Write the rows of queries, each as an item.
 
         Args:
-            item: that is not there.
-            sql: selects the rows.
+            queries: item that is not there → SELECT of its rows, each made from one user's.
+            sources: name → what the queries select from.
             check: is given SQL to select the written rows from, before the item counts as there.
             digest_rows: whether other items follow from its rows; they are ordered by user for the digest.
-        """
-        self.db.write(sql, self.root / item.name)
-        if check is not None:
-            check(self.db.files(parquet_parts(self.root / item.name)))
-        self._index[item.name] = _Digests(self._digest(item.name))
-        self._intact.add(item.name)
-        if digest_rows:
-            rows = _rows_digest(self.db.arrow(f"SELECT * FROM {self.select([item])} ORDER BY user_id"))
-            self._index[item.name] = self._index[item.name]._replace(rows=rows)
-        self._write_index()
 
-    def select(self, items: Sequence[Item]) -> str:
-        """SQL to select the rows of items from; raises as ``files``."""
-        return self.db.files(self.files(items))
+        Raises:
+            RefusedQueryError: a query cannot be computed.
+        """
+        write_by_user(self.db, self.cluster, sources, {self.root / item.name: sql for item, sql in queries.items()})
+        for item in queries:
+            rows = self.db.files(parquet_parts(self.root / item.name))
+            if check is not None:
+                check(rows)
+            digest = _rows_digest(self.db.arrow(f"SELECT * FROM {rows} ORDER BY user_id")) if digest_rows else ""
+            self._index[item.name] = _Digests(self._digest(item.name), digest)
+            self._intact.add(item.name)
+        self._write_index()
 
     def files(self, items: Sequence[Item]) -> list[Path]:
         """The files of items, whose bytes are those that were written.

@@ -97,22 +97,19 @@ class Metric(BaseModel):
         """Metrics that this one is made of."""
         return (*(self.ratio or ()), *((self.of,) if self.of else ()))
 
-    def per_day(self, dialect: str) -> str:
+    def per_day(self) -> str:
         """SQL of an additive metric over one user's events of one local day; exact, whatever the order of the events.
 
         A sum is null if an event's value is NaN, infinite or beyond ``LARGEST``.
-
-        Args:
-            dialect: the engine's SQL, by sqlglot's name.
         """
         if self.sum is not None:
-            value = f"CAST({to_sql(self.sum, dialect)} AS DOUBLE)"
+            value = f"CAST({to_sql(self.sum)} AS DOUBLE)"
             exact = f"sum(CASE WHEN abs({value}) <= {LARGEST} THEN CAST({value} AS DECIMAL(28, 10)) END)"
             return f"CASE WHEN count(*) FILTER (WHERE abs({value}) > {LARGEST}) = 0 THEN coalesce({exact}, 0) END"
         if self.count is not None:
-            return f"CAST(count(*) FILTER (WHERE {condition_sql(self.count, dialect)}) AS INTEGER)"
+            return f"CAST(count(*) FILTER (WHERE {condition_sql(self.count)}) AS INTEGER)"
         assert self.days is not None
-        return f"max(CASE WHEN {condition_sql(self.days, dialect)} THEN 1 ELSE 0 END)"
+        return f"max(CASE WHEN {condition_sql(self.days)} THEN 1 ELSE 0 END)"
 
     def merged(self, column: str) -> str:
         """SQL of an additive metric on one local day, over what parts of the day gave; of the same type.
@@ -201,7 +198,7 @@ def closure(names: Iterable[str], catalog: Mapping[str, Metric]) -> dict[str, Me
 
 
 def check_expression(text: str, where: str) -> exp.Expression:
-    """Parse SQL over one event, by functions that both engines have.
+    """Parse SQL over one event, by SQL's own functions.
 
     Args:
         text: the expression, in DuckDB's SQL.
@@ -238,9 +235,7 @@ def check_types(expressions: Mapping[str, tuple[str, bool]], columns: Mapping[st
     with duckdb.connect(config={"threads": 1, "memory_limit": "100MB"}) as con:
         for where, (text, numeric) in expressions.items():
             try:
-                result_type = str(
-                    con.execute(f"DESCRIBE SELECT {to_sql(text, 'duckdb')} FROM (SELECT {table})").fetchall()[0][1]
-                )
+                result_type = str(con.execute(f"DESCRIBE SELECT {to_sql(text)} FROM (SELECT {table})").fetchall()[0][1])
             except duckdb.Error as error:
                 raise ValueError(f"{where}: '{text}' cannot be computed: {str(error).splitlines()[0]}") from None
             if numeric and not NUMBERS.match(result_type) and result_type != "BOOLEAN":
@@ -254,30 +249,28 @@ def columns_of(text: str) -> set[str]:
     return {column.name for column in parse_expression(text, "expression").find_all(exp.Column)}
 
 
-def to_sql(text: str, dialect: str) -> str:
-    """An expression in an engine's SQL, in parentheses.
+def to_sql(text: str) -> str:
+    """An expression, in parentheses, every name in quotes.
 
     Args:
         text: the expression, in DuckDB's SQL.
-        dialect: the engine's SQL, by sqlglot's name.
     """
-    return f"({parse_expression(text, 'expression').sql(dialect=dialect, identify=True)})"
+    return f"({parse_expression(text, 'expression').sql(dialect='duckdb', identify=True)})"
 
 
-def condition_sql(text: str, dialect: str) -> str:
-    """A condition in an engine's SQL, in parentheses; what is not finite in it, such as x/0, is unknown.
+def condition_sql(text: str) -> str:
+    """A condition, in parentheses, every name in quotes; what is not finite in it, such as x/0, is unknown.
 
-    Otherwise 0/0 would be at least 0.9: NaN is the largest number to both engines. In a sum such a value is refused.
+    Otherwise 0/0 would be at least 0.9: NaN is the largest number to DuckDB. In a sum such a value is refused.
 
     Args:
         text: the condition, in DuckDB's SQL.
-        dialect: the engine's SQL, by sqlglot's name.
     """
-    return f"({finite_tree(parse_expression(text, 'expression'), _finite).sql(dialect=dialect, identify=True)})"
+    return f"({finite_tree(parse_expression(text, 'expression'), _finite).sql(dialect='duckdb', identify=True)})"
 
 
 def _finite(number: exp.Expr) -> exp.Expr:
-    """The number where it is one, in SQL that both engines take and that holds it once."""
+    """The number where it is one, in SQL that holds it once."""
     guarded: exp.Expr = exp.cast(number, "DOUBLE")
     for value in ("Infinity", "-Infinity", "NaN"):
         guarded = exp.Nullif(this=guarded, expression=exp.cast(exp.Literal.string(value), "DOUBLE"))

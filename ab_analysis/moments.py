@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from core.duck import identifier, quoted
+from core.duck import double, identifier, is_finite, quoted, round_to_int
 from core.errors import DataError
 from core.sql_engine import Engine
 
@@ -237,7 +237,7 @@ def _sums_at(
     aliases = {c: f"c{n}" for n, c in enumerate(scales)}
     names = [f"g{n}" for n in range(len(by))]
     selected = [f"{identifier(name)} AS {alias}" for name, alias in zip(by, names, strict=True)]
-    selected += [f"{db.round_to_int(s.apply(db, identifier(c)))} AS {aliases[c]}" for c, s in scales.items()]
+    selected += [f"{round_to_int(s.apply(identifier(c)))} AS {aliases[c]}" for c, s in scales.items()]
     required_terms = list(dict.fromkeys([*((c,) for c in scales), *terms]))
     sums = [f"CAST(sum({' * '.join(aliases[c] for c in t)}) AS STRING) AS t{n}" for n, t in enumerate(required_terms)]
     rows = db.rows(
@@ -284,12 +284,12 @@ class _Scale:
     center: float
     exponent: int
 
-    def apply(self, db: Engine, column: str) -> str:
+    def apply(self, column: str) -> str:
         value = f"CAST({column} AS DOUBLE)"
-        moved = f"({value} - {db.double(self.center)})" if self.center else value
+        moved = f"({value} - {double(self.center)})" if self.center else value
         first = min(self.exponent, LARGEST_UNIT)  # denormal values need a factor that a double cannot hold
         factors = [first, *([self.exponent - first] if self.exponent > first else [])]
-        return " * ".join([moved, *(db.double(math.ldexp(1.0, n)) for n in factors)])
+        return " * ".join([moved, *(double(math.ldexp(1.0, n)) for n in factors)])
 
 
 @dataclass(frozen=True)
@@ -339,7 +339,7 @@ def read_ranges(db: Engine, table: str, by: Sequence[str], columns: Sequence[str
 def _count_unknown(db: Engine, table: str, columns: Sequence[str]) -> dict[str, int]:
     """Column → users whose value is not a finite number."""
     values = [f"CAST({identifier(c)} AS DOUBLE)" for c in columns]
-    counts = [f"count(*) FILTER (WHERE {v} IS NULL OR NOT {db.is_finite(v)}) AS b{n}" for n, v in enumerate(values)]
+    counts = [f"count(*) FILTER (WHERE {v} IS NULL OR NOT {is_finite(v)}) AS b{n}" for n, v in enumerate(values)]
     return dict(zip(columns, map(int, db.rows(f"SELECT {', '.join(counts)} FROM {table}")[0]), strict=True))
 
 

@@ -11,7 +11,7 @@ from ab_analysis.experiment import Experiment, find_experiments, load_experiment
 from ab_analysis.experiment_plan import ExperimentPlan, make_plan
 from ab_analysis.planning import plan_from_history
 from ab_analysis.power import PlanRow
-from core.engine import engine_beside_cluster
+from core.engine import cluster_beside, local_engine
 from core.errors import ConfigError, NotReadyError
 from core.hours import DAY_HOURS
 from core.settings import Settings
@@ -131,7 +131,7 @@ def preview_experiment(settings: Settings, experiment: Experiment) -> Experiment
         warnings.append("The log holds no whole day yet, so nothing can be planned from it.")
     else:
         try:
-            with engine_beside_cluster(settings, partial(store.count, hours)) as (db, cluster):
+            with local_engine(settings) as db, cluster_beside(settings, partial(store.count, hours)) as cluster:
                 held_out = sum(h.held_out for h in holdouts)
                 rows = plan_from_history(db, store, plan, days, held_out=held_out, cluster=cluster)
         except NotReadyError as error:

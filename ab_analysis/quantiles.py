@@ -16,7 +16,7 @@ from fractions import Fraction
 from statistics import NormalDist
 
 from ab_analysis.effect import UNKNOWN, Effect, from_estimates
-from core.duck import identifier, quoted
+from core.duck import double, identifier, quoted
 from core.sql_engine import Engine
 
 Z = NormalDist().inv_cdf(0.975)
@@ -92,7 +92,7 @@ def _share_error(db: Engine, quantile: Quantile, where: str) -> float:
     The share is a ratio of two sums per cluster, and its error is the delta method's. All sums are of whole numbers.
     """
     (value,) = _percentiles(db, quantile, (quantile.share,), where)
-    below = f"count(CASE WHEN {identifier(quantile.column)} <= {db.double(value)} THEN 1 END)"
+    below = f"count(CASE WHEN {identifier(quantile.column)} <= {double(value)} THEN 1 END)"
     sums = f"SELECT {below} AS b, count(*) AS n {where} GROUP BY {identifier(str(quantile.cluster))}"
     figures = db.rows(
         "SELECT count(*) AS clusters, CAST(sum(b) AS BIGINT) AS b, CAST(sum(n) AS BIGINT) AS n, CAST(sum(b * b) AS BIGINT) AS bb, "

@@ -18,7 +18,7 @@ from ab_analysis.text_table import (
     read_header,
     read_rows,
 )
-from core.duck import file_list, identifier, quoted
+from core.duck import file_list, identifier, is_finite, quoted
 from core.duck_engine import DuckEngine
 from core.errors import ConfigError, DataError
 from core.parquet_source import parquet_source
@@ -87,7 +87,7 @@ def load_raw(db: Engine, path: Path, columns: Sequence[str], numbers: Sequence[s
         if not NUMBER.match(column_type):
             raise DataError(f"{path.name}: column '{c}' holds {column_type}, not numbers")
     known = [  # pandas writes a missing value among numbers as NaN
-        f"CASE WHEN {db.is_finite(identifier(c))} THEN {identifier(c)} END AS {identifier(c)}"
+        f"CASE WHEN {is_finite(identifier(c))} THEN {identifier(c)} END AS {identifier(c)}"
         if FLOATING.match(str(schema.field(c).type))
         else identifier(c)
         for c in groups

@@ -8,7 +8,6 @@ import math
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,9 +24,9 @@ from ab_analysis.experiment_plan import ExperimentPlan, make_plan
 from ab_analysis.reading import PRIOR_SD, read_effects
 from ab_analysis.report_file import AboutExperiment
 from ab_analysis.results import plain
-from ab_analysis.user_table import build_user_table
+from ab_analysis.user_table import build_user_table, rows_to_read
 from core.charts import Chart, chart_scripts
-from core.engine import engine_beside_cluster
+from core.engine import cluster_beside, local_engine
 from core.errors import PlatformError
 from core.files import read_json, write_json, write_text
 from core.hours import Hour
@@ -75,10 +74,11 @@ def analyze_experiment(
     """
     store = EventStore(settings.events_dir)
     plan = make_plan(settings, experiment, tuple(store.facets))
-    first = Hour.of(experiment.start_time - timedelta(days=experiment.pre_days))
-    events = partial(store.count, [hour for hour in store.hours() if first <= hour < until])
-    with engine_beside_cluster(settings, events) as (db, cluster):
-        kept = settings.experiment_days_dir / experiment.name
+    kept = settings.experiment_days_dir / experiment.name
+    with (
+        local_engine(settings) as db,
+        cluster_beside(settings, partial(rows_to_read, db, store, plan, until, kept)) as cluster,
+    ):
         counts = build_user_table(db, store, plan, until, kept=kept, with_days=with_days, cluster=cluster)
         registered = _register(settings.reports_dir / "ab" / experiment.name, experiment)
         analysis = analyze(db, plan, counts, registered=registered, seed=settings.seed, with_days=with_days)

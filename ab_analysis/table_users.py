@@ -13,7 +13,7 @@ from ab_analysis.moments import Ranges, read_ranges
 from ab_analysis.raw_table import load_raw, raw_columns
 from ab_analysis.table_spec import TableSpec, check_names
 from ab_analysis.text_table import check_column
-from core.duck import identifier
+from core.duck import identifier, is_finite
 from core.errors import ConfigError, DataError
 from core.sql_engine import Engine
 
@@ -113,23 +113,23 @@ def _limits(db: Engine, spec: TableSpec, where: str) -> tuple[dict[str, float], 
     for column, limit in spec.limits.items():
         value, name = limit.value, f"CAST({identifier(column)} AS DOUBLE)"
         if limit.of_users:
-            known = f"CASE WHEN {db.is_finite(name)} THEN {name} END"
+            known = f"CASE WHEN {is_finite(name)} THEN {name} END"
             quantile = db.scalar(
                 f"SELECT percentile_cont({limit.value!r}) WITHIN GROUP (ORDER BY {known}) FROM raw{where}"
             )
             if quantile is None:
                 continue
             value = float(quantile)
-        users = db.scalar(f"SELECT count(*) FILTER (WHERE {_above(db, name, value)}) FROM raw{where}")
+        users = db.scalar(f"SELECT count(*) FILTER (WHERE {_above(name, value)}) FROM raw{where}")
         limits[column] = value
         text = f"Values of {column} above {value:,.6g} count as {value:,.6g}: {users:,} users."
         checks.append(ExperimentCheck("limited values", "ok", text))
     return limits, checks
 
 
-def _above(db: Engine, name: str, limit: float) -> str:
+def _above(name: str, limit: float) -> str:
     """SQL of whether a number is above a limit; NaN and infinity, the largest of numbers to both engines, are not."""
-    return f"{name} > {limit!r} AND {db.is_finite(name)}"
+    return f"{name} > {limit!r} AND {is_finite(name)}"
 
 
 def _specs(spec: TableSpec, columns: Sequence[str], path: Path) -> list[MetricSpec]:
@@ -235,7 +235,7 @@ def _name_users(
     for c in outcomes:
         value = f"CAST({identifier(c)} AS DOUBLE)"
         if c in limits:  # what is no finite number stays so, and is refused
-            value = f"CASE WHEN {_above(db, value, limits[c])} THEN {limits[c]!r} ELSE {value} END"
+            value = f"CASE WHEN {_above(value, limits[c])} THEN {limits[c]!r} ELSE {value} END"
         selected.append(f"{value} AS {identifier(c)}")
     for c in covariates:
         name = identifier(c)

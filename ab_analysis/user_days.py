@@ -16,42 +16,58 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ab_analysis.experiment_plan import ExperimentPlan
-from core.duck import identifier, quoted
-from core.sql_engine import Engine
+from ab_analysis.metrics import columns_of
+from core.duck import day_number, identifier, instant, quoted
+
+EXPOSURE_COLUMNS = ("experiment", "variant", "user_id", "timestamp")
+TASTE_COLUMNS = ("user_id", "facet", "top_value", "n")
 
 
-def events_sql(db: Engine, source: str, where: str = "true") -> str:
+def event_columns(plan: ExperimentPlan) -> list[str]:
+    """Columns of events that the experiment needs."""
+    texts = [text for metric in plan.additive.values() if (text := metric.sum or metric.count or metric.days)]
+    read = {column for text in [*texts, plan.experiment.trigger or "true"] for column in columns_of(text)}
+    return sorted({"user_id", "timestamp", "local_time", *plan.top_facets, *(read - {"local_hour"})})
+
+
+def day_columns(plan: ExperimentPlan) -> list[str]:
+    """Columns of day rows."""
+    return ["user_id", "local_day", "phase", *plan.additive]
+
+
+def span_columns(plan: ExperimentPlan) -> list[str]:
+    """Columns of spans."""
+    return ["user_id", "phase", "first_day_raw", "days_raw", *plan.additive, *(f"{name}_raw" for name in plan.retained)]
+
+
+def events_sql(source: str) -> str:
     """Events with ``local_hour`` and ``local_day``.
 
     Args:
-        db: runs it.
         source: SQL to select from.
-        where: condition on an event.
     """
-    local_day = f"CAST({db.day_number('local_time')} AS INTEGER)"
-    return f"SELECT *, hour(local_time) AS local_hour, {local_day} AS local_day FROM {source} WHERE {where}"
+    local_day = f"CAST({day_number('local_time')} AS INTEGER)"
+    return f"SELECT *, hour(local_time) AS local_hour, {local_day} AS local_day FROM {source}"
 
 
-def counted_sql(db: Engine, plan: ExperimentPlan, events: str, starts: str, *, everybody: bool = False) -> str:
+def counted_sql(plan: ExperimentPlan, events: str, starts: str, *, everybody: bool = False) -> str:
     """Events that count, with their ``phase``.
 
     Args:
-        db: runs it.
         plan: the experiment and its metrics.
         events: table of events.
         starts: table of users and their ``exposure``, from which on events count.
         everybody: whether events before the start count also for users who are not in ``starts``.
     """
     join = "LEFT JOIN" if everybody else "JOIN"
-    # Spark would sort all events to join them.
-    return f"""SELECT /*+ SHUFFLE_HASH(s) */ e.*, CASE WHEN e.timestamp >= s.exposure THEN 1 ELSE 0 END AS phase
+    return f"""SELECT e.*, CASE WHEN e.timestamp >= s.exposure THEN 1 ELSE 0 END AS phase
         FROM {events} e {join} {starts} s ON s.user_id = e.user_id
-        WHERE e.timestamp >= s.exposure OR e.timestamp < {db.instant(plan.experiment.start_time)}"""
+        WHERE e.timestamp >= s.exposure OR e.timestamp < {instant(plan.experiment.start_time)}"""
 
 
-def day_rows_sql(db: Engine, plan: ExperimentPlan, counted: str) -> str:
+def day_rows_sql(plan: ExperimentPlan, counted: str) -> str:
     """Day rows of events that count."""
-    metrics = ", ".join(f"{m.per_day(db.dialect)} AS {n}" for n, m in plan.additive.items())
+    metrics = ", ".join(f"{m.per_day()} AS {n}" for n, m in plan.additive.items())
     return f"SELECT user_id, local_day, phase, {metrics} FROM {counted} GROUP BY user_id, local_day, phase"
 
 

@@ -21,20 +21,26 @@ from pathlib import Path
 from ab_analysis.closed_days import ClosedPart
 from ab_analysis.experiment import Experiment
 from ab_analysis.experiment_plan import ExperimentPlan
-from ab_analysis.metrics import columns_of, condition_sql, to_sql
+from ab_analysis.metrics import condition_sql, to_sql
 from ab_analysis.moments import unknown_values
+from ab_analysis.source_files import SourceFiles
 from ab_analysis.user_days import (
+    EXPOSURE_COLUMNS,
+    TASTE_COLUMNS,
     counted_sql,
+    day_columns,
     day_rows_sql,
+    event_columns,
     events_sql,
     first_days_sql,
     merged_days_sql,
     merged_tastes_sql,
     per_user_sql,
+    span_columns,
     spans_sql,
     tastes_sql,
 )
-from core.duck import identifier, quoted
+from core.duck import day_number, instant, quoted
 from core.errors import DataError
 from core.hours import Hour
 from core.sql_engine import Engine
@@ -67,27 +73,7 @@ class UserTally:
         return UserTally(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
 
 
-@dataclass(frozen=True)
-class SourceFiles:
-    """Rows of Parquet files.
-
-    Attributes:
-        files: of them.
-        columns: that are needed; ``user_id`` is among them.
-        where: condition, in DuckDB's SQL.
-    """
-
-    files: Sequence[Path]
-    columns: Sequence[str]
-    where: str = "true"
-
-    def select(self, db: Engine) -> str:
-        """SQL to select them from."""
-        return f"(SELECT {', '.join(map(identifier, self.columns))} FROM {db.files(self.files)} WHERE {self.where}) f"
-
-
 def source_files(
-    db: Engine,
     plan: ExperimentPlan,
     until: Hour,
     events: Sequence[Path],
@@ -97,33 +83,25 @@ def source_files(
     """Name → what the rows of users are made from; names without files are left out.
 
     Args:
-        db: DuckDB.
         plan: the experiment and its metrics.
         until: hour up to which events count, exclusive.
         events: files of those that closed days do not have.
         exposures: the same.
         closed: what closed days have.
     """
-    texts = [text for metric in plan.additive.values() if (text := metric.sum or metric.count or metric.days)]
-    read = {column for text in [*texts, plan.experiment.trigger or "true"] for column in columns_of(text)}
-    of_events = sorted({"user_id", "timestamp", "local_time", *plan.top_facets, *(read - {"local_hour"})})
-    of_exposures = ["experiment", "variant", "user_id", "timestamp"]
-    of_days = ["user_id", "local_day", "phase", *plan.additive]
-    since = f" AND timestamp >= {db.instant(closed.until.start)}" if closed else ""
+    since = f" AND timestamp >= {instant(closed.until.start)}" if closed else ""
     sources = {
-        "events": SourceFiles(events, of_events, f"timestamp < {db.instant(until.start)}{since}"),
-        "exposures": SourceFiles(exposures, of_exposures),
+        "events": SourceFiles(events, event_columns(plan), f"timestamp < {instant(until.start)}{since}"),
+        "exposures": SourceFiles(exposures, EXPOSURE_COLUMNS),
     }
     if closed:
-        retained = [f"{name}_raw" for name in plan.retained]
-        of_spans = ["user_id", "phase", "first_day_raw", "days_raw", *plan.additive, *retained]
         sources |= {
-            "closed_exposures": SourceFiles(closed.exposures, of_exposures),
+            "closed_exposures": SourceFiles(closed.exposures, EXPOSURE_COLUMNS),
             "arrivals": SourceFiles(closed.arrivals, ["user_id", "since"]),
-            "spans": SourceFiles(closed.spans, of_spans),
-            "recent": SourceFiles(closed.recent, of_days),
-            "tastes": SourceFiles(closed.tastes, ["user_id", "facet", "top_value", "n"]),
-            "days": SourceFiles(closed.days or (), of_days),
+            "spans": SourceFiles(closed.spans, span_columns(plan)),
+            "recent": SourceFiles(closed.recent, day_columns(plan)),
+            "tastes": SourceFiles(closed.tastes, TASTE_COLUMNS),
+            "days": SourceFiles(closed.days or (), day_columns(plan)),
         }
     return {name: source for name, source in sources.items() if source.files}
 
@@ -141,7 +119,7 @@ def assign_users(db: Engine, experiment: Experiment, until: Hour, sources: Mappi
     Returns:
         The number of users of each kind; ``unmeasured`` is empty.
     """
-    start = db.instant(experiment.start_time)
+    start = instant(experiment.start_time)
     exposures = [sources[name] for name in ("closed_exposures", "exposures") if name in sources]
     if not exposures:
         control = f"{quoted(experiment.name)} AS experiment, {quoted(experiment.control)} AS variant"
@@ -155,7 +133,7 @@ def assign_users(db: Engine, experiment: Experiment, until: Hour, sources: Mappi
     db.table(
         "met",
         f"""SELECT user_id, variant, min(timestamp) AS exposure FROM exposure_log
-        WHERE experiment = {quoted(experiment.name)} AND timestamp < {db.instant(until.start)} GROUP BY user_id, variant""",
+        WHERE experiment = {quoted(experiment.name)} AND timestamp < {instant(until.start)} GROUP BY user_id, variant""",
     )
     db.table(
         "met_users",
@@ -205,7 +183,7 @@ def create_user_rows(
     Raises:
         DataError: the engine cannot compute one of the experiment's expressions.
     """
-    db.view("events", events_sql(db, sources["events"]))
+    db.view("events", events_sql(sources["events"]))
     try:
         _seen(db, plan.experiment, sources.get("arrivals"))
         _user_day(db, plan, sources, with_days=with_days)
@@ -227,7 +205,7 @@ def _culprit(db: Engine, plan: ExperimentPlan) -> str:
         conditions["trigger"] = plan.experiment.trigger
     for where, (text, sql) in {**expressions, **{w: (t, condition_sql) for w, t in conditions.items()}}.items():
         try:
-            db.rows(f"SELECT count({sql(text, db.dialect)}) FROM events")
+            db.rows(f"SELECT count({sql(text)}) FROM events")
         except db.errors:
             return f"{where}, '{text}', cannot be computed for an event"
     return "its events"
@@ -238,7 +216,7 @@ def _seen(db: Engine, experiment: Experiment, arrivals: str | None) -> None:
         db.view("seen", "SELECT * FROM assigned")
         return
     triggered = f"""SELECT a.user_id, min(e.timestamp) AS since FROM events e JOIN assigned a ON a.user_id = e.user_id
-        WHERE e.timestamp >= a.exposure AND {condition_sql(experiment.trigger, db.dialect)} GROUP BY a.user_id"""
+        WHERE e.timestamp >= a.exposure AND {condition_sql(experiment.trigger)} GROUP BY a.user_id"""
     if arrivals:
         triggered += f" UNION ALL SELECT user_id, since FROM {arrivals} WHERE since IS NOT NULL"
     db.table(
@@ -250,13 +228,13 @@ def _seen(db: Engine, experiment: Experiment, arrivals: str | None) -> None:
 
 def _user_day(db: Engine, plan: ExperimentPlan, sources: Mapping[str, str], *, with_days: bool) -> None:
     """Create ``counted``, ``user_day`` (if the closed days have it) and ``user_span``."""
-    db.view("counted", counted_sql(db, plan, "events", "seen"))
+    db.view("counted", counted_sql(plan, "events", "seen"))
     additive = ", ".join(plan.additive)
     if "spans" not in sources:
-        db.table("user_day", day_rows_sql(db, plan, "counted"))
+        db.table("user_day", day_rows_sql(plan, "counted"))
         db.view("user_span", spans_sql(plan, "user_day"))
         return
-    db.table("open_day", day_rows_sql(db, plan, "counted"))
+    db.table("open_day", day_rows_sql(plan, "counted"))
     columns = f"user_id, local_day, phase, {additive}"
 
     def with_open_day(closed: str) -> str:
@@ -289,7 +267,7 @@ def _base(db: Engine, plan: ExperimentPlan, until: Hour) -> None:
         "base",
         f"""SELECT s.user_id, s.variant, s.exposure_day, coalesce(p.days_before, 0) = 0 AS is_new,
         CASE WHEN coalesce(p.days_before, 0) = 0 THEN 1.0 ELSE 0.0 END AS new_user, {", ".join(columns)}
-        FROM (SELECT *, {db.day_number("exposure")} AS exposure_day FROM seen) s
+        FROM (SELECT *, {day_number("exposure")} AS exposure_day FROM seen) s
         LEFT JOIN per_user p ON p.user_id = s.user_id LEFT JOIN first_days f ON f.user_id = s.user_id""",
     )
 

@@ -11,22 +11,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import duckdb
-
 from ab_analysis.experiment_plan import ExperimentPlan
-from ab_analysis.user_rows import SourceFiles, UserTally, assign_users, create_user_rows
-from core.duck import identifier
+from ab_analysis.source_files import LACKING, SourceFiles, share_selects
+from ab_analysis.user_rows import UserTally, assign_users, create_user_rows
 from core.errors import DataError
 from core.files import temporary_directory
 from core.hours import Hour
 from core.spark import SparkEngine
-from core.spark_exchange import TASK, exchange, pieces_of
+from core.spark_exchange import exchange
 from core.sql_engine import Engine, parquet_parts
 
 log = logging.getLogger("ab_analysis.user_shares")
-
-LACKING = (duckdb.OutOfMemoryException, duckdb.IOException)
-"""What a task lacks, which another try or another executor may have; all else is the experiment's fault."""
 
 
 @dataclass
@@ -104,23 +99,17 @@ def create_in_shares(
     Raises:
         DataError: an expression of the experiment cannot be computed.
     """
-    share = f"CAST(hash(user_id) % {cluster.partitions} AS INTEGER) AS {TASK}"
-    selects = {
-        f"of_{name}": [
-            f"SELECT {share}, {', '.join(map(identifier, source.columns))} FROM {db.files(piece)} WHERE {source.where}"
-            for piece in pieces_of(cluster, source.files)
-        ]
-        for name, source in files.items()
-    }
+    named = {f"of_{name}": source for name, source in files.items()}
+    selects = share_selects(db, cluster, named, cluster.partitions)
     tables = {"base": "SELECT * FROM base"}
     if plan.top_facets:
         tables["favorites"] = "SELECT * FROM favorites"
     if with_days:
         tables["user_day"] = "SELECT * FROM user_day WHERE phase = 1"
-    parent = cluster.settings.experiment_days_dir
+    parent = cluster.settings.workspace / "scratch"
     parent.mkdir(parents=True, exist_ok=True)
     with temporary_directory("shares-", parent) as root:
-        writer = ShareWriter(plan, until, {name: f"of_{name}" for name in files}, tables, with_days, root)
+        writer = ShareWriter(plan, until, dict(zip(files, named, strict=True)), tables, with_days, root)
         summaries = exchange(cluster, selects, cluster.partitions, writer)
         if refused := next((summary.refused for summary in summaries if summary.refused), None):
             raise DataError(refused)

@@ -23,7 +23,8 @@ from ab_analysis.experiment import Experiment
 from ab_analysis.experiment_plan import ExperimentPlan
 from ab_analysis.metrics import condition_sql
 from ab_analysis.moments import check_known
-from ab_analysis.user_rows import SourceFiles, UserTally, assign_users, create_user_rows, source_files
+from ab_analysis.source_files import SourceFiles
+from ab_analysis.user_rows import UserTally, assign_users, create_user_rows, source_files
 from ab_analysis.user_segments import create_top_values, range_sql
 from ab_analysis.user_shares import create_in_shares
 from core.duck import identifier
@@ -90,7 +91,7 @@ def build_user_table(
     Raises:
         NotReadyError: nobody was exposed to the experiment yet.
     """
-    first = Hour.of(plan.experiment.start_time - timedelta(days=plan.experiment.pre_days))
+    first = _first_hour(plan)
     hours = store.digests(first, until)
     if not hours:
         raise _nobody(plan.experiment, until)
@@ -103,6 +104,23 @@ def build_user_table(
         counts = make_tables(db, plan, until, events=events, exposures=exposures, cluster=cluster)
     missing = [hour.key for hour in hour_range(max(first, store.first_hour()), until) if hour not in hours]
     return replace(counts, missing_hours=tuple(missing))
+
+
+def rows_to_read(db: Engine, store: EventStore, plan: ExperimentPlan, until: Hour, kept: Path) -> int:
+    """Events and rows of users that ``build_user_table`` reads, about.
+
+    Args:
+        db: DuckDB.
+        store: events and exposures of the source.
+        plan: the experiment and its metrics.
+        until: hour up to which exposures and events count, exclusive.
+        kept: the experiment's folder of ``closed_days``.
+    """
+    return ClosedDays(db, store, plan, kept).rows_to_read(store.digests(_first_hour(plan), until), until)
+
+
+def _first_hour(plan: ExperimentPlan) -> Hour:
+    return Hour.of(plan.experiment.start_time - timedelta(days=plan.experiment.pre_days))
 
 
 def _from_closed_days(
@@ -119,12 +137,12 @@ def _from_closed_days(
     """The tables from what closed days add and the events of the hours since; None if it is not to be had."""
     name = plan.experiment.name
     try:
-        with ClosedDays(cluster or db, store, plan, kept).up_to(hours, until, with_days=with_days) as closed:
+        with ClosedDays(db, store, plan, kept, cluster).up_to(hours, until, with_days=with_days) as closed:
             if closed is None:
                 return None
             since = [hour for hour in hours if hour >= closed.until]
             events = store.event_files(since) or [store.partition(max(hours)) / "events.parquet"]
-            files = source_files(db, plan, until, events, store.exposure_files(since), closed)
+            files = source_files(plan, until, events, store.exposure_files(since), closed)
             return _make_tables(db, plan, until, files, with_days=with_days, cluster=cluster)
     except UnkeptDaysError as error:
         log.warning("experiment %s is computed from all its events, as its days cannot be kept: %s", name, error)
@@ -156,7 +174,7 @@ def make_tables(
     """
     if exposures is not None and not exposures:
         raise _nobody(plan.experiment, until)
-    return _make_tables(db, plan, until, source_files(db, plan, until, events, exposures or ()), cluster=cluster)
+    return _make_tables(db, plan, until, source_files(plan, until, events, exposures or ()), cluster=cluster)
 
 
 def _make_tables(
@@ -169,7 +187,7 @@ def _make_tables(
     cluster: SparkEngine | None,
 ) -> Counts:
     experiment = plan.experiment
-    sources = {name: source.select(db) for name, source in files.items()}
+    sources = {name: f"({source.select(db)}) f" for name, source in files.items()}
     if cluster:
         tally = create_in_shares(db, cluster, plan, until, files, with_days=with_days)
     else:
@@ -214,7 +232,7 @@ def _users(db: Engine, plan: ExperimentPlan) -> None:
             columns.append(f"coalesce({identifier('top_' + name)}.top_value, 'none') AS {identifier(name)}")
     selected = ", ".join(["b.*", *columns])
     db.view("everybody", f"SELECT {selected} FROM base b{joins}")
-    where = f" WHERE {condition_sql(experiment.population, db.dialect)}" if experiment.population else ""
+    where = f" WHERE {condition_sql(experiment.population)}" if experiment.population else ""
     db.view("users", f"SELECT * FROM everybody{where}")
 
 

@@ -27,7 +27,7 @@ from benchmarks.clocks import write_log
 from benchmarks.result import Result, in_own_process, timed
 from core.documents import JsonObject
 from core.duck import connection, quoted, scalar
-from core.engine import engine_beside_cluster, local_engine
+from core.engine import cluster_beside, local_engine
 from core.files import digest_file, digest_text, write_json
 from core.hours import DAY_HOURS, Hour
 from core.settings import Settings, load_settings
@@ -147,7 +147,7 @@ def user_table(folder: Path, events: list[Path]) -> None:
 
 def analysis(settings: Settings) -> JsonObject:
     """The analysis of that experiment, as JSON; its files lie in ``settings.var``."""
-    with engine_beside_cluster(settings) as (db, cluster):
+    with local_engine(settings) as db, cluster_beside(settings) as cluster:
         plan, counts = _make_tables(db, settings.var, sorted(settings.var.glob("events-*.parquet")), cluster)
         return analyze(db, plan, counts, seed=1).as_json()
 

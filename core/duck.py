@@ -9,12 +9,14 @@ import threading
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import duckdb
 
 from core.files import temporary_directory
+from core.hours import microseconds
 from core.settings import Settings
 
 DATABASE = "work"
@@ -139,6 +141,35 @@ def hour_number(column: str) -> str:
 def hour_start(number: int) -> str:
     """SQL of the instant at which an hour starts, given in hours since 1970 UTC."""
     return f"to_timestamp({int(number) * 3600})"
+
+
+def instant(moment: datetime) -> str:
+    """SQL of a moment."""
+    return f"make_timestamptz({microseconds(moment)})"
+
+
+def day_number(moment: str) -> str:
+    """SQL of the days since 1970 of a timestamp's date."""
+    return f"(epoch_us({moment}) // 86400000000)"
+
+
+def double(value: float) -> str:
+    """SQL of a double."""
+    return f"CAST('{value!r}' AS DOUBLE)"
+
+
+def round_to_int(number: str) -> str:
+    """SQL of a number rounded to an integer of up to 38 digits, whose sums and products are exact."""
+    return f"CAST(round({number}) AS HUGEINT)"
+
+
+def is_finite(number: str) -> str:
+    """SQL of whether a number is neither NaN nor infinite.
+
+    No comparison and not ``isnan`` says so of a Parquet file's column: these are answered by the column's smallest and largest
+    value where the file has them, and writers leave NaN out of both.
+    """
+    return f"isfinite({number})"
 
 
 def plain_identifier(name: str) -> str:

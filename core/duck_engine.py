@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
 from pathlib import Path
 
 import duckdb
@@ -11,7 +10,7 @@ import pyarrow as pa
 
 from core.duck import file_list, quoted
 from core.files import replaced_directory
-from core.sql_engine import Engine, microseconds
+from core.sql_engine import Engine
 
 
 class DuckEngine(Engine):
@@ -57,18 +56,6 @@ class DuckEngine(Engine):
 
     def hour_start(self, number: str) -> str:
         return f"make_timestamptz(CAST({number} AS BIGINT) * 3600000000)"
-
-    def instant(self, moment: datetime) -> str:
-        return f"make_timestamptz({microseconds(moment)})"
-
-    def round_to_int(self, number: str) -> str:
-        return f"CAST(round({number}) AS HUGEINT)"
-
-    def is_finite(self, number: str) -> str:
-        return f"isfinite({number})"
-
-    def day_number(self, moment: str) -> str:
-        return f"(epoch_us({moment}) // 86400000000)"
 
     def minute_number(self, moment: str) -> str:
         return f"(epoch_us({moment}) // 60000000)"

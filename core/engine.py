@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 
 from core.duck import connection
 from core.duck_engine import DuckEngine
@@ -51,10 +51,8 @@ def local_engine(settings: Settings) -> Iterator[DuckEngine]:
 
 
 @contextmanager
-def engine_beside_cluster(
-    settings: Settings, events: Callable[[], int] | None = None
-) -> Iterator[tuple[DuckEngine, SparkEngine | None]]:
-    """DuckDB in this process, and Spark beside it where it is ``on_spark``, for the length of a ``with`` block.
+def cluster_beside(settings: Settings, events: Callable[[], int] | None = None) -> Iterator[SparkEngine | None]:
+    """Spark where work is ``on_spark``, else None, for the length of a ``with`` block; what is not Spark's is DuckDB's in this process.
 
     Args:
         settings: of the workspace.
@@ -63,9 +61,11 @@ def engine_beside_cluster(
     Raises:
         NotReadyError: as ``engine``.
     """
-    with ExitStack() as stack:
-        spark = stack.enter_context(_spark(settings)) if on_spark(settings, events) else None
-        yield stack.enter_context(local_engine(settings)), spark
+    if on_spark(settings, events):
+        with _spark(settings) as spark:
+            yield spark
+    else:
+        yield None
 
 
 @contextmanager

@@ -139,3 +139,8 @@ def parse_day(key: str) -> date:
         return day
     except ValueError:
         raise ConfigError(f"'{key}' is not a day; write YYYY-MM-DD, for example 2026-11-23") from None
+
+
+def microseconds(moment: datetime) -> int:
+    """Microseconds since 1970 UTC, exactly."""
+    return (moment - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlparse
@@ -21,7 +20,7 @@ from core import duck
 from core.duck_engine import DuckEngine
 from core.files import replaced_directory, temporary_directory, write_atomically
 from core.settings import Settings
-from core.sql_engine import Engine, microseconds, parquet_parts
+from core.sql_engine import Engine, parquet_parts
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -29,7 +28,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 R = TypeVar("R")
 ArrowFunction = Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]
-LARGEST_DOUBLE = "1.7976931348623157e308"
 QUERIES_AT_ONCE = 8
 """Number of results that Spark computes at the same time: one small job alone would leave most of a cluster idle."""
 
@@ -300,18 +298,6 @@ class SparkEngine(Engine):
 
     def hour_start(self, number: str) -> str:
         return f"timestamp_micros(CAST({number} AS BIGINT) * 3600000000)"
-
-    def instant(self, moment: datetime) -> str:
-        return f"timestamp_micros({microseconds(moment)})"
-
-    def round_to_int(self, number: str) -> str:
-        return f"CAST(round({number}) AS DECIMAL(38, 0))"
-
-    def is_finite(self, number: str) -> str:
-        return f"(abs({number}) <= {LARGEST_DOUBLE})"
-
-    def day_number(self, moment: str) -> str:
-        return f"CAST(unix_date(CAST({moment} AS DATE)) AS BIGINT)"
 
     def minute_number(self, moment: str) -> str:
         return f"(unix_micros(CAST({moment} AS TIMESTAMP)) div 60000000)"

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +18,6 @@ from core.files import digest_files
 def parquet_parts(folder: Path) -> list[Path]:
     """The part files of a Parquet folder, in order; a single file is its only part."""
     return [folder] if folder.is_file() else sorted(folder.glob("*.parquet"))
-
-
-def microseconds(moment: datetime) -> int:
-    """Microseconds since 1970 UTC, exactly."""
-    return (moment - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
 
 
 class Engine(ABC):
@@ -133,30 +127,6 @@ class Engine(ABC):
     @abstractmethod
     def hour_start(self, number: str) -> str:
         """The instant at which an hour starts, by its number."""
-
-    @abstractmethod
-    def instant(self, moment: datetime) -> str:
-        """A moment as a literal."""
-
-    @abstractmethod
-    def round_to_int(self, number: str) -> str:
-        """A number rounded to an integer of up to 38 digits, whose sums and products are exact."""
-
-    @abstractmethod
-    def is_finite(self, number: str) -> str:
-        """Whether a number is neither NaN nor infinite.
-
-        On DuckDB no comparison and not ``isnan`` says so of a Parquet file's column: these are answered by the column's smallest and
-        largest value where the file has them, and writers leave NaN out of both.
-        """
-
-    def double(self, value: float) -> str:
-        """A double as a literal."""
-        return f"CAST('{value!r}' AS DOUBLE)"
-
-    @abstractmethod
-    def day_number(self, moment: str) -> str:
-        """Days since 1970 of a timestamp's date."""
 
     @abstractmethod
     def minute_number(self, moment: str) -> str:

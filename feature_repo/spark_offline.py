@@ -30,9 +30,10 @@ from feast.on_demand_feature_view import OnDemandFeatureView
 from feast.repo_config import RepoConfig
 
 from core.duck import identifier
+from core.hours import microseconds
 from core.spark import spark_path
 from core.spark_session import open_session
-from core.sql_engine import microseconds, parquet_parts
+from core.sql_engine import parquet_parts
 from feature_repo.changes import files_that_may_hold, spans_of
 
 if TYPE_CHECKING:

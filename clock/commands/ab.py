@@ -58,7 +58,7 @@ def plan(
     from ab_analysis.experiment_plan import make_plan
     from ab_analysis.planning import plan_from_history
     from ab_analysis.results import plain
-    from core.engine import engine_beside_cluster
+    from core.engine import cluster_beside, local_engine
     from core.files import check_output
     from events.store import EventStore
 
@@ -72,7 +72,7 @@ def plan(
     store = EventStore(settings.events_dir)
     held_out = sum(holdout.held_out for holdout in concurrent_holdouts(settings, experiment))
     durations = days or [max(round(experiment.planned_days), 1)]
-    with engine_beside_cluster(settings, lambda: store.count(store.hours())) as (db, cluster):
+    with local_engine(settings) as db, cluster_beside(settings, lambda: store.count(store.hours())) as cluster:
         plan = make_plan(settings, experiment, tuple(store.facets))
         rows = plan_from_history(db, store, plan, durations, held_out=held_out, cluster=cluster)
     print(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from datetime import timedelta
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import pytest
 
 from ab_analysis.experiment_plan import ExperimentPlan
 from ab_analysis.series import make_post_days
-from ab_analysis.user_table import build_user_table
+from ab_analysis.user_table import build_user_table, rows_to_read
 from core.duck import connection
 from core.duck_engine import DuckEngine
 from core.engine import engine
@@ -271,3 +271,19 @@ def test_days_that_cannot_be_kept_are_read_from_the_events(
     with engine(settings) as db:
         refused = tables(db, store, plan, UNTIL, settings.experiment_days_dir / "test")
     assert "metric 'm', 'CAST(genre AS INT)', cannot be computed for an event" in refused
+
+
+def test_a_look_reads_the_days_that_are_not_kept_and_the_users_that_are(log: tuple[Settings, EventStore]) -> None:
+    settings, store = log
+    plan, until, kept = plan_of(), UNTIL + 5, settings.experiment_days_dir / "test"
+    events = {hour: store.count([hour]) for hour in store.hours() if hour < until}
+    with engine(settings) as db:
+        assert rows_to_read(db, store, plan, until, kept) == sum(events.values())
+        tables(db, store, plan, until, kept)
+        users = db.scalar(f"SELECT count(*) FROM read_parquet('{kept}/spans/*/*.parquet')")
+        today = sum(n for hour, n in events.items() if hour >= UNTIL)
+        assert rows_to_read(db, store, plan, until, kept) == today + users
+    ingest(store, [(3, 5 * 24 * 60, 60, True, "rock", 0)], [], 1)
+    with engine(settings) as db:
+        since = sum(store.count([hour]) for hour in events if hour.day >= date(2026, 3, 7))
+        assert rows_to_read(db, store, plan, until, kept) == since + users

@@ -13,12 +13,13 @@ import pyarrow.parquet as pq
 import events.spark_input
 import feature_repo.changes
 import feature_repo.slot_passes
+from ab_analysis import source_files
 from ab_analysis.analysis import analyze
 from ab_analysis.table import analyze_table
 from ab_analysis.table_spec import TableSpec
 from ab_analysis.user_table import build_user_table, make_tables
 from core import spark_session
-from core.engine import engine, engine_beside_cluster
+from core.engine import cluster_beside, engine, local_engine
 from core.errors import DataError, PlatformError
 from core.hours import Hour, hour_range
 from core.settings import load_settings
@@ -153,7 +154,8 @@ def experiment(options: Options, folder: str) -> dict[str, Any]:
         secondary=("fast", "likes", "skip_rate", "retained_day_1", "heavy", "capped", "winsorised", "duration_p90"),
     )  # fmt: skip
     files = {"events": [root / "events.parquet"], "exposures": [root / "exposures.parquet"]}
-    with engine_beside_cluster(settings) as (db, cluster):
+    source_files.SHARE_BYTES = 1  # divides the few users of the test
+    with local_engine(settings) as db, cluster_beside(settings) as cluster:
         counts = make_tables(db, plan, UNTIL, **files, cluster=cluster)
         analysis = analyze(db, plan, counts, seed=1).as_json()
         covariates = {"duration_hours": ("duration_hours_pre",)}
