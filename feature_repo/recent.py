@@ -42,12 +42,13 @@ SCHEMA = pa.schema(
 USERS_AT_ONCE = 100_000
 
 
-def recent_behaviors(clock: ClockStorage, keys: pa.Table) -> pa.Table:
+def recent_behaviors(clock: ClockStorage, keys: pa.Table, *, from_log: bool = False) -> pa.Table:
     """Histories as of the start of each hour.
 
     Args:
         clock: the source's clocks, for its events and settings.
         keys: distinct (user_id int64, hour int64 since 1970 UTC).
+        from_log: scan the log for histories of the last day, too, and leave the state, which one process keeps, alone.
 
     Returns:
         ``SCHEMA``, one row for each key that has any behavior, by user and hour: item ids, local minutes since
@@ -56,7 +57,9 @@ def recent_behaviors(clock: ClockStorage, keys: pa.Table) -> pa.Table:
     if not keys.num_rows or not clock.settings.history_length:
         return SCHEMA.empty_table()
     hours = keys["hour"]
-    log = _behaviors(clock, np.unique(keys["user_id"]), Hour(pc.min(hours).as_py()), Hour(pc.max(hours).as_py()))
+    log = _behaviors(
+        clock, np.unique(keys["user_id"]), Hour(pc.min(hours).as_py()), Hour(pc.max(hours).as_py()), from_log=from_log
+    )
     return last_before(log, keys, clock.settings.history_length, DAY_HOURS * clock.settings.history_days)
 
 
@@ -93,10 +96,10 @@ def last_before(log: pa.Table, keys: pa.Table, length: int, reach: int) -> pa.Ta
     return pa.table({"user_id": requests[:, 0], "hour": requests[:, 1], **lists}, schema=SCHEMA)
 
 
-def _behaviors(clock: ClockStorage, users: np.ndarray, first: Hour, last: Hour) -> pa.Table:
+def _behaviors(clock: ClockStorage, users: np.ndarray, first: Hour, last: Hour, *, from_log: bool = False) -> pa.Table:
     """What the histories of users at the hours first to last can hold, as ``read_behaviors`` gives it."""
     as_of = clock.as_of
-    if as_of is not None and as_of - KEPT_HOURS <= first and last <= as_of:
+    if not from_log and as_of is not None and as_of - KEPT_HOURS <= first and last <= as_of:
         state = BehaviorState(clock)
         state.bring_to(as_of)
         return state.read(users)

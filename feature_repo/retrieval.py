@@ -74,13 +74,14 @@ class ClockFeatures:
     Args:
         settings: of the workspace.
         events: the source's.
+        from_log: as ``recent_behaviors`` takes it.
 
     Raises:
         NotReadyError: the clocks have not been computed yet.
     """
 
-    def __init__(self, settings: Settings, events: EventStore) -> None:
-        self.settings, self.events = settings, events
+    def __init__(self, settings: Settings, events: EventStore, *, from_log: bool = False) -> None:
+        self.settings, self.events, self.from_log = settings, events, from_log
         self.facets = events.facets
         self.clock = ClockState(settings, events)
         self.store: FeatureStore = open_store(settings, events)
@@ -105,7 +106,7 @@ class ClockFeatures:
         slots = self._join(self._with_known_slots(frame), "clock_slots", views["clock_slots"])
         if self.settings.shrinkage:
             slots = self._shrunk_offline(frame, slots)
-        history = recent_behaviors(self.clock, keys)
+        history = recent_behaviors(self.clock, keys, from_log=self.from_log)
         return Features(slots=slots, profiles=profiles, history=history, attributes=self.attributes("user", frame))
 
     def check_known(self, hour: Hour) -> None:

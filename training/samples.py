@@ -18,7 +18,8 @@ import logging
 from collections.abc import Hashable, Iterable, Sequence
 from concurrent.futures import Future, wait
 from dataclasses import astuple, dataclass, field
-from functools import partial
+from functools import cached_property, partial
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +28,15 @@ import pyarrow.compute as pc
 
 from core.documents import JsonObject
 from core.engine import engine, on_spark
-from core.files import digest_file, digest_json, read_json, replaced_directory, write_json, write_parquet
+from core.files import (
+    digest_file,
+    digest_json,
+    read_json,
+    replaced_directory,
+    temporary_directory,
+    write_json,
+    write_parquet,
+)
 from core.hours import Hour
 from core.settings import Settings
 from core.spark import SparkEngine
@@ -54,6 +63,8 @@ from training.tensors import DecodedHour
 
 log = logging.getLogger("training.samples")
 
+HOURS_A_CORE = 8
+"""A cluster whose cores each have so many hours to build builds them side by side, fewer together, hour by hour."""
 KEYS_AT_ONCE = 20_000
 """Distinct (user, hour) of one point-in-time join: bounds memory."""
 
@@ -82,6 +93,26 @@ class HourSamples:
         return self
 
 
+@dataclass(frozen=True)
+class HoursBuilder:
+    """A task of an executor: builds the samples of hours.
+
+    Attributes:
+        settings: of the workspace.
+        root: of their folders; nobody reads it, so that a task that outlives its driver harms nothing.
+    """
+
+    settings: Settings
+    root: Path
+
+    def __call__(self, hours: Sequence[Hour]) -> None:
+        """Build hours, ascending."""
+        alone = self.settings.model_copy(update={"engine": "duckdb"})
+        store = SampleStore(alone, EventStore(alone.events_dir))
+        store.features = ClockFeatures(alone, store.events, from_log=True)
+        store.write(hours, self.root)
+
+
 class SampleStore:
     """Builds and reads the samples of a source."""
 
@@ -94,17 +125,14 @@ class SampleStore:
         self.attributes = events.source.attributes
         self.negatives = events.source.negatives
         self.negative_hours = settings.window_hours
-        self._features: ClockFeatures | None = None
         self._last_read: HourSamples | None = None
         self._last_part: tuple[HourSamples, np.ndarray] | None = None
         self._ahead: tuple[Hour, Future[HourSamples]] | None = None
 
-    @property
+    @cached_property
     def features(self) -> ClockFeatures:
         """The feature store, opened on first use."""
-        if self._features is None:
-            self._features = ClockFeatures(self.settings, self.events)
-        return self._features
+        return ClockFeatures(self.settings, self.events)
 
     def folder(self, hour: Hour) -> Path:
         return self.root / f"hour={hour.key}"
@@ -208,24 +236,51 @@ class SampleStore:
         special = self.settings.shrinkage or self.settings.features_as_served or not drawn_as_told
         if not special and on_spark(self.settings, partial(self.events.count, stale)):
             return self._build_on_spark(stale)
+        return self.write(stale, self.root)
+
+    def write(self, hours: Sequence[Hour], root: Path) -> int:
+        """Build the samples of hours in this process.
+
+        Args:
+            hours: ascending.
+            root: of their folders.
+
+        Returns:
+            Hours built.
+        """
         done = 0
         chunk: list[tuple[Hour, pa.Table, int]] = []
-        for hour, table in sampled_events(self.settings, self.events, stale, self.negatives, self.negative_hours):
+        for hour, table in sampled_events(self.settings, self.events, hours, self.negatives, self.negative_hours):
             chunk.append((hour, table, len(pc.unique(table["user_id"]))))
             if sum(keys for *_, keys in chunk) >= KEYS_AT_ONCE:
-                done += self._write([(h, t) for h, t, _ in chunk])
-                log.info("samples: %d of %d hours", done, len(stale))
+                done += self._write([(h, t) for h, t, _ in chunk], root)
+                log.info("samples: %d of %d hours", done, len(hours))
                 chunk = []
-        return done + self._write([(h, t) for h, t, _ in chunk])
+        return done + self._write([(h, t) for h, t, _ in chunk], root)
 
     def _build_on_spark(self, stale: Sequence[Hour]) -> int:
         """Let executors build the hours: no row of theirs comes to this process."""
         if stale:
             with engine(self.settings) as running:
                 assert isinstance(running, SparkEngine)
-                builder = SparkSampleBuilder(self.features, running)
-                builder.build({hour: self._inputs(hour) for hour in stale}, self.root)
+                if len(stale) >= running.cores * HOURS_A_CORE:
+                    self._build_in_tasks(running, stale)
+                else:
+                    builder = SparkSampleBuilder(self.features, running)
+                    builder.build({hour: self._inputs(hour) for hour in stale}, self.root)
         return len(stale)
+
+    def _build_in_tasks(self, running: SparkEngine, stale: Sequence[Hour]) -> None:
+        """Let each task build some hours as one process builds all, and put them in place."""
+        self.features.check_known(stale[0])
+        self.root.mkdir(parents=True, exist_ok=True)
+        with temporary_directory("spark-", self.root) as folder:
+            ends = [len(stale) * n // running.cores for n in range(running.cores + 1)]
+            running.run_tasks(HoursBuilder(self.settings, folder), [stale[begin:end] for begin, end in pairwise(ends)])
+            for hour in stale:
+                with replaced_directory(self.folder(hour)) as target:
+                    for file in (folder / self.folder(hour).name).iterdir():
+                        file.rename(target / file.name)
 
     def _inputs(self, hour: Hour) -> JsonObject:
         return {
@@ -246,13 +301,13 @@ class SampleStore:
         """Digest of the priors that thin slots are shrunk with, empty where they are not."""
         return digest_file(Shrinkage.path(self.settings)) if self.settings.shrinkage else ""
 
-    def _write(self, parts: list[tuple[Hour, pa.Table]]) -> int:
+    def _write(self, parts: list[tuple[Hour, pa.Table]], root: Path) -> int:
         if not parts:
             return 0
         anybody = any(table.num_rows for _, table in parts)
         complete = with_features(self.features, parts) if anybody else [_without_features(table) for _, table in parts]
         for (hour, table), tables in zip(parts, complete, strict=True):
-            with replaced_directory(self.folder(hour)) as target:
+            with replaced_directory(root / self.folder(hour).name) as target:
                 for name, rows in zip(FILES, tables, strict=False):
                     write_parquet(target / f"{name}.parquet", rows, row_group=ROW_GROUP)
                 attributes = {"user": tables.user_attributes, "item": tables.item_attributes}

@@ -295,7 +295,7 @@ def test_samples_are_joined_by_executors_of_which_one_is_lost_and_are_duckdbs_ro
 ) -> None:
     plain = copied(app, tmp_path / "duckdb")
     theirs = copied(app, tmp_path / "spark [1]*{a,b}", **spark.options)
-    ranges = [(START + 4, START + 20), (START + 20, START + HOURS)]
+    ranges = [(START + 4, START + 20), (START + 20, START + HOURS)]  # hours side by side, and a few hours together
     for first, until in ranges:
         built = calls.build_samples(plain, first.key, until.key)
         assert call_and_kill(spark, "build_samples", 2, options=theirs, first=first.key, until=until.key) == built
