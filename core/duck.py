@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import os
 import re
+import tempfile
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -56,6 +57,19 @@ def connection(
             con.execute("SET TimeZone = 'UTC'")
             con.execute("SET enable_progress_bar = false")
             yield con
+
+
+@contextmanager
+def task_connection(settings: Settings, *, spill_to_file: bool = False) -> Iterator[duckdb.DuckDBPyConnection]:
+    """A database of a task of a cluster, which has one core, and spills to its own machine.
+
+    Args:
+        settings: give the memory.
+        spill_to_file: as ``connection`` takes it.
+    """
+    one_core = settings.model_copy(update={"duckdb_threads": 1})
+    with connection(one_core, spill_to_file=spill_to_file, scratch=Path(tempfile.gettempdir())) as con:
+        yield con
 
 
 @contextmanager

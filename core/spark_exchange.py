@@ -20,7 +20,6 @@ from core import duck
 from core.duck_engine import DuckEngine
 from core.settings import Settings
 from core.spark import SparkEngine
-from core.sql_engine import Engine
 
 R = TypeVar("R")
 TASK = "_task"
@@ -41,7 +40,7 @@ class _Packer:
     def __call__(self, piece: tuple[str, str]) -> Iterator[Packed]:
         name, sql = piece
         options = pa.ipc.IpcWriteOptions(compression="lz4")
-        with duck.connection(self.settings) as con:
+        with duck.task_connection(self.settings) as con:
             for batch in con.sql(sql).fetch_record_batch(BATCH_ROWS):
                 tasks = batch.column(0).to_numpy(zero_copy_only=False)
                 rows = batch.select(batch.schema.names[1:]).take(pa.array(np.argsort(tasks, kind="stable")))
@@ -59,14 +58,14 @@ class _Worker(Generic[R]):
 
     settings: Settings
     schemas: Mapping[str, pa.Schema]
-    work: Callable[[int, Engine], R]
+    work: Callable[[int, DuckEngine], R]
 
     def __call__(self, number: int, arriving: Iterable[Packed]) -> Iterator[R]:
         packed = iter(arriving)
         first = next(packed, None)
         if first is None:
             return
-        with duck.connection(self.settings) as con:
+        with duck.task_connection(self.settings) as con:
             running = DuckEngine(con)
             for name, schema in self.schemas.items():
                 running.register(name, schema.empty_table())
@@ -83,7 +82,7 @@ class _Worker(Generic[R]):
 
 
 def exchange(
-    cluster: SparkEngine, selects: Mapping[str, Sequence[str]], tasks: int, work: Callable[[int, Engine], R]
+    cluster: SparkEngine, selects: Mapping[str, Sequence[str]], tasks: int, work: Callable[[int, DuckEngine], R]
 ) -> list[R]:
     """Bring rows to tasks, and let each task compute from those that it gets.
 

@@ -5,21 +5,21 @@ They write to a folder of the ingestion's own, under names that no other attempt
 
 from __future__ import annotations
 
-import json
 import logging
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 from uuid import uuid4
 
 import duckdb
+import numpy as np
 import pyarrow as pa
 
-from core.duck import connection, file_list, identifier, quoted, scalar
+from core.duck import file_list, hour_number, identifier, quoted, scalar, task_connection
+from core.duck_engine import DuckEngine
 from core.errors import PlatformError
 from core.hour_batches import hours_of
 from core.hours import Hour
@@ -123,7 +123,7 @@ class Reader:
     def __call__(self, work: PieceWork) -> PieceResult:
         """Read a piece, and write its rows."""
         part = InputPart(work.piece.span, work.first_row, work.known)
-        with task_connection(self.settings) as con, said_warnings() as warnings:
+        with task_connection(self.settings, spill_to_file=True) as con, said_warnings() as warnings:
             try:
                 return self._read(con, work, part, warnings)
             except PlatformError as error:
@@ -179,7 +179,7 @@ class Reader:
         """
         part = InputPart(work.piece.span, work.first_row, work.known)
         target = self.folder / "quarantine" / f"{work.number:06d}-{uuid4().hex}.parquet"
-        with task_connection(self.settings) as con:
+        with task_connection(self.settings, spill_to_file=True) as con:
             staging = self._staging(con, work.piece, part)
             con.execute(
                 f"CREATE TABLE staged AS SELECT __n AS __row, {quoted(CONFLICTING)} AS reason FROM {_parquet(conflicts)}"
@@ -205,6 +205,33 @@ class ConflictReader:
 
 
 @dataclass(frozen=True)
+class RepetitionResult:
+    """What became of the rows of some event ids.
+
+    Attributes:
+        events: file of the new events and of those that were amended, by ``hour`` and ``fresh``.
+        conflicts: file of the numbers (``__n``) of rows whose event id is another event's, if there are any.
+        kept: new events.
+        merged: rows that add to an event.
+        duplicates: hour's number → rows that repeat an event.
+        conflicting: hour's number → rows whose event id is another event's.
+        pieces: of these.
+        counts: as ``kept_counts`` counts new events.
+        nested: examples of facets and context that are whole objects or lists, by name.
+    """
+
+    events: Path
+    conflicts: Path | None
+    kept: int
+    merged: int
+    duplicates: Mapping[int, int]
+    conflicting: Mapping[int, int]
+    pieces: frozenset[int]
+    counts: Mapping[str, int]
+    nested: Mapping[str, str]
+
+
+@dataclass(frozen=True)
 class Repetitions:
     """Tells events that are new from rows that repeat one: ``mark_repeated`` for all rows of some event ids.
 
@@ -213,70 +240,48 @@ class Repetitions:
         root: of the event store.
         log: the input.
         span: first and last time of its good rows.
-        schema: of what is given, ``repetition_schema``.
+        offsets: rows of the input before each piece.
+        folder: of the ingestion.
     """
 
     settings: Settings
     root: Path
     log: Log
     span: Times
-    schema: pa.Schema
+    offsets: tuple[int, ...]
+    folder: Path
 
-    def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        """Rows of events by what they are (``__kind``), and a row with counts."""
-        first = next(batches, None)
-        if first is None:
-            return
-        with task_connection(self.settings) as con:
-            con.register("arriving", pa.RecordBatchReader.from_batches(first.schema, chain([first], batches)))
-            con.execute("CREATE TABLE identified AS SELECT * FROM arriving")
-            con.unregister("arriving")
-            con.execute(
-                """CREATE TABLE staged AS SELECT __row, event_id, timestamp AS ts, CAST(NULL AS VARCHAR) AS reason
-                FROM identified"""
-            )
-            mark_repeated(con, EventStore(self.root), self.span)
-            duplicates = "SELECT ts FROM staged JOIN marked USING (__row) WHERE duplicate"
-            queries = {
-                "fresh": "SELECT * FROM fresh",
-                "amended": "SELECT * FROM amended",
-                "duplicates": f"SELECT date_trunc('hour', ts) AS timestamp, count(*) AS __n FROM ({duplicates}) GROUP BY ALL",
-                "conflicting": "SELECT __row AS __n, ts AS timestamp FROM staged WHERE reason IS NOT NULL",
-            }
-            for kind, query in queries.items():
-                yield from self._rows(con, kind, query)
-            note = quoted(json.dumps(self._counts(con)))
-            yield from self._rows(con, "counts", f"SELECT {note} AS __note")
-
-    def _counts(self, con: duckdb.DuckDBPyConnection) -> dict[str, Any]:
-        counts: dict[str, Any] = kept_counts(con, self.log.mapping)
-        nested = [name.removeprefix("nested:") for name, n in counts.items() if n and name.startswith("nested:")]
-        return {
-            "kept": scalar(con, "SELECT count(*) FROM fresh"),
-            "merged": scalar(con, "SELECT count(*) FROM marked WHERE adds"),
-            "duplicates": scalar(con, "SELECT count(*) FROM marked WHERE duplicate"),
-            "counts": counts,
-            "nested": {name: nested_example(con, name) for name in nested},
-        }
-
-    def _rows(self, con: duckdb.DuckDBPyConnection, kind: str, query: str) -> Iterator[pa.RecordBatch]:
-        columns = {row[0] for row in con.execute(f"DESCRIBE {query}").fetchall()}
-        cells = [
-            identifier(name) if name in columns else f"NULL AS {identifier(name)}" for name in self.schema.names[1:]
+    def __call__(self, number: int, running: DuckEngine) -> RepetitionResult:
+        """Write the events of the rows in the table ``identified``."""
+        con, store, name = running.con, EventStore(self.root), f"{number:06d}-{uuid4().hex}.parquet"
+        con.execute(
+            """CREATE TABLE staged AS SELECT __row, event_id, timestamp AS ts, CAST(NULL AS VARCHAR) AS reason
+            FROM identified"""
+        )
+        mark_repeated(con, store, self.span)
+        events, conflicts = self.folder / "events" / name, self.folder / "conflicts" / name
+        cells = f"{hour_number('timestamp')} AS hour, {', '.join(map(identifier, store.event_schema.names))}"
+        kinds = [
+            f"SELECT {fresh} AS fresh, {cells} FROM {table}" for table, fresh in (("fresh", True), ("amended", False))
         ]
-        rows = con.sql(f"SELECT {quoted(kind)} AS __kind, {', '.join(cells)} FROM ({query})")
-        for batch in rows.to_arrow_reader(ROWS_AT_ONCE):
-            yield from pa.Table.from_batches([batch]).cast(self.schema).to_batches()
+        _copy(con, " UNION ALL ".join(kinds), events)
+        rows = con.execute("SELECT __row FROM staged WHERE reason IS NOT NULL").fetchnumpy()["__row"]
+        if len(rows):
+            _copy(con, "SELECT __row AS __n FROM staged WHERE reason IS NOT NULL", conflicts)
+        counts: dict[str, int] = kept_counts(con, self.log.mapping)
+        nested = [each.removeprefix("nested:") for each, n in counts.items() if n and each.startswith("nested:")]
+        return RepetitionResult(
+            events, conflicts if len(rows) else None,
+            kept=scalar(con, "SELECT count(*) FROM fresh"), merged=scalar(con, "SELECT count(*) FROM marked WHERE adds"),
+            duplicates=_by_hour(con, "staged JOIN marked USING (__row) WHERE duplicate"),
+            conflicting=_by_hour(con, "staged WHERE reason IS NOT NULL"),
+            pieces=frozenset((np.searchsorted(self.offsets, rows, side="right") - 1).tolist()),
+            counts=counts, nested={each: nested_example(con, each) for each in nested},
+        )  # fmt: skip
 
 
-def repetition_schema(events: pa.Schema) -> pa.Schema:
-    """Arrow schema of what ``Repetitions`` gives; no facet can have a name that begins with two underscores.
-
-    Args:
-        events: of the source.
-    """
-    beside = [pa.field("__kind", pa.string()), pa.field("__n", pa.int64()), pa.field("__note", pa.string())]
-    return pa.schema([*beside, *(field.with_nullable(True) for field in events)])
+def _by_hour(con: duckdb.DuckDBPyConnection, rows: str) -> dict[int, int]:
+    return dict(con.execute(f"SELECT {hour_number('ts')}, count(*) FROM {rows} GROUP BY ALL").fetchall())
 
 
 @dataclass(frozen=True)
@@ -293,22 +298,19 @@ class HourFiller:
     folder: Path
     counts: HourCounts
 
-    def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        """Write a partition, in which the rows of an hour follow each other; gives each hour's folder and new events."""
-        store = EventStore(self.root)
-        for number, table in hours_of(batches):
-            fresh, amended = (_of_kind(table, kind, store.event_schema) for kind in ("fresh", "amended"))
-            name = f"{number}-{uuid4().hex}"
-            (self.folder / name).mkdir()
-            change = HourChange(Hour(number), fresh, amended if amended.num_rows else None)
-            change.write(store, None, self.counts, into=self.folder / name)
-            yield pa.RecordBatch.from_pydict(
-                {
-                    "hour": pa.array([number], pa.int64()),
-                    "rows": pa.array([fresh.num_rows], pa.int64()),
-                    "folder": [name],
-                }
-            )
+    def __call__(self, number: int, running: DuckEngine) -> list[tuple[Hour, int, Path]]:
+        """Write the hours of the rows in the table ``changes``; gives each hour, its new events and its folder."""
+        del number
+        store, filled = EventStore(self.root), []
+        rows = running.con.sql("SELECT * FROM changes ORDER BY hour").to_arrow_reader(ROWS_AT_ONCE)
+        for hour, table in hours_of(rows):
+            fresh, amended = (_where(table, store.event_schema, fresh=fresh) for fresh in (True, False))
+            folder = self.folder / f"{hour}-{uuid4().hex}"
+            folder.mkdir()
+            change = HourChange(Hour(hour), fresh, amended if amended.num_rows else None)
+            change.write(store, None, self.counts, into=folder)
+            filled.append((Hour(hour), fresh.num_rows, folder))
+        return filled
 
 
 @dataclass(frozen=True)
@@ -328,7 +330,7 @@ class IdWriter:
     def __call__(self, kind: str) -> NewIds | None:
         """Write the ids of ``user`` or ``item``; None where no key is new."""
         place = Path(tempfile.mkdtemp(dir=self.folder, prefix=f"{kind}-ids-"))
-        with task_connection(self.settings) as con:
+        with task_connection(self.settings, spill_to_file=True) as con:
             keys = f"SELECT key, first_seen FROM {_parquet(self.folder / f'{kind}_keys')}"
             return new_ids(con, id_path(self.root, kind), keys, place)
 
@@ -356,18 +358,6 @@ class QuarantineLines:
 
 
 @contextmanager
-def task_connection(settings: Settings) -> Iterator[duckdb.DuckDBPyConnection]:
-    """A database of a task, which has one core, and spills to its own machine.
-
-    Args:
-        settings: give the memory.
-    """
-    one_core = settings.model_copy(update={"duckdb_threads": 1})
-    with connection(one_core, spill_to_file=True, scratch=Path(tempfile.gettempdir())) as con:
-        yield con
-
-
-@contextmanager
 def said_warnings() -> Iterator[list[str]]:
     """What the ``with`` block warns of, so that a person reads it in the driver's log."""
     said: list[str] = []
@@ -385,8 +375,8 @@ def _numbered(part: int, rows: str) -> str:
     return f"SELECT {part} AS part, reason, number, CAST(content AS VARCHAR) AS content FROM ({rows})"
 
 
-def _of_kind(table: pa.Table, kind: str, schema: pa.Schema) -> pa.Table:
-    return table.filter(pa.compute.equal(table["__kind"], kind)).select(schema.names).cast(schema)
+def _where(table: pa.Table, schema: pa.Schema, *, fresh: bool) -> pa.Table:
+    return table.filter(pa.compute.equal(table["fresh"], fresh)).select(schema.names).cast(schema)
 
 
 def _parquet(folder: Path) -> str:

@@ -9,7 +9,6 @@ Only counts and names of files reach it.
 
 from __future__ import annotations
 
-import json
 import logging
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,11 +19,12 @@ from pathlib import Path
 import duckdb
 import pyarrow as pa
 
-from core.duck import file_list, identifier, scalar
+from core.duck import file_list, scalar
 from core.files import digest_file
 from core.hours import Hour
 from core.settings import Settings
 from core.spark import SparkEngine
+from core.spark_exchange import TASK, exchange, pieces_of
 from events.account import Account, odd_id_conditions, take_counts
 from events.hour_changes import HourCounts, HourWriter, rejected_by_hour
 from events.ids import drop_merged_ids, id_files, id_kinds, id_path
@@ -40,8 +40,8 @@ from events.part_tasks import (
     PieceResult,
     QuarantineLines,
     Reader,
+    RepetitionResult,
     Repetitions,
-    repetition_schema,
 )
 from events.partition import Manifest
 from events.pieces import read_pieces
@@ -55,10 +55,8 @@ log = logging.getLogger("events.ingest")
 
 PIECE_BYTES = 64 << 20
 """About so many bytes a task reads."""
-SPARK_TYPES = {
-    "string": "STRING", "int64": "BIGINT", "int32": "INT", "double": "DOUBLE", "bool": "BOOLEAN",
-    "timestamp[us, tz=UTC]": "TIMESTAMP", "timestamp[us]": "TIMESTAMP_NTZ",
-}  # fmt: skip
+ROWS_A_TASK = 2_000_000
+"""Rows of event ids that are told apart by one task."""
 
 
 def is_readable(mapping: LogMapping) -> bool:
@@ -96,13 +94,15 @@ class SparkInput:
     ) -> None:
         self._engine, self._con, self._log, self._store = running, con, log, store
         self._settings, self._folder = settings, folder
-        (folder / "hours").mkdir()
+        for name in ("hours", "events", "conflicts"):
+            (folder / name).mkdir()
         self._reader = Reader(settings, log, id_kinds(store.root), folder)
         self._pieces = read_pieces(con, log, self._reader, running.map_tasks, PIECE_BYTES)
         self._results = self._pieces.results
         self.ids, self.items_file = self._results[0].ids, self._results[0].items_file
         self._counts_by_hour = HourCounts()
         self._conflicts: list[Path] = []
+        self._repetitions: list[RepetitionResult] = []
         self._staged = running.files([result.staged for result in self._results if result.staged])
 
     @property
@@ -128,39 +128,33 @@ class SparkInput:
         return ItemMatches(known, items, example, in_table)
 
     def account(self, store: EventStore) -> Account:
-        engine, mapping, counts = self._engine, self._log.mapping, self.counts
+        mapping, counts = self._log.mapping, self.counts
         self._give_ids()
-        self._find_repetitions(store)
-        rows = engine.rows(
-            f"""SELECT __kind, CAST({engine.hour_number("timestamp")} AS BIGINT) AS hour, __note, {self._piece} AS piece,
-            sum(CASE __kind WHEN 'duplicates' THEN __n ELSE 1 END) AS n FROM repetitions
-            WHERE __kind NOT IN ('fresh', 'amended') GROUP BY 1, 2, 3, 4"""
-        )
-        told = [json.loads(note) for kind, _, note, _, _ in rows if kind == "counts"]
+        self._repetitions = repetitions = self._find_repetitions(store)
         account = Account(rows_in=counts.good + sum(counts.reasons.values()))
-        account.kept, account.merged, account.duplicates = (
-            sum(each[name] for each in told) for name in ("kept", "merged", "duplicates")
-        )
-        duplicates = Counter[int]()
-        for kind, hour, _, _, n in rows:
-            duplicates.update({hour: int(n)} if kind == "duplicates" else {})
-        conflicts = [(hour, CONFLICTING, int(n)) for kind, hour, _, _, n in rows if kind == "conflicting"]
+        account.kept, account.merged = sum(each.kept for each in repetitions), sum(each.merged for each in repetitions)
+        duplicates, conflicting = Counter[int](), Counter[int]()
+        for each in repetitions:
+            duplicates.update(each.duplicates)
+            conflicting.update(each.conflicting)
+        account.duplicates = duplicates.total()
+        conflicts = [(hour, CONFLICTING, n) for hour, n in conflicting.items()]
         files = [result.rejected for result in self._results if result.rejected]
         by_reason = self._con.execute(
             f"SELECT hour, reason, CAST(sum(n) AS BIGINT) FROM read_parquet({file_list(files)}) GROUP BY ALL"
         ).fetchall()
         self._counts_by_hour = HourCounts(duplicates, rejected_by_hour([*by_reason, *conflicts]))
         reasons = Counter(counts.reasons)
-        if number := sum(n for *_, n in conflicts):
-            reasons[CONFLICTING] += number
-            self._read_conflicts({piece for kind, _, _, piece, _ in rows if kind == "conflicting"})
+        if conflicts:
+            reasons[CONFLICTING] += conflicting.total()
+            self._read_conflicts()
         account.ignored = reasons.pop(IGNORED, 0)
         account.reasons, account.quarantined = dict(sorted(reasons.items())), sum(reasons.values())
-        self._count_staged(account, bool(number))
+        self._count_staged(account)
         total: Counter[str] = Counter()
-        for each in told:
-            total.update(each["counts"])
-            self.examples.nested_texts.update(each["nested"])
+        for each in repetitions:
+            total.update(each.counts)
+            self.examples.nested_texts.update(each.nested)
         take_counts(account, mapping, total)
         account.ids, account.unreadable = dict(sorted(self.ids.items())), self._pieces.sums("unreadable")
         shifted = self._pieces.sums("shifted")
@@ -178,16 +172,14 @@ class SparkInput:
         self._engine.write_lines("SELECT line FROM quarantine_lines", file)
 
     def changes(self) -> Iterator[HourWriter]:
-        engine, names = self._engine, self._store.event_schema.names
-        query = f"""SELECT {engine.hour_number("timestamp")} AS hour, __kind, {", ".join(map(identifier, names))} FROM repetitions
-            WHERE __kind IN ('fresh', 'amended')"""
+        engine = self._engine
         filler = HourFiller(self._store.root, self._folder / "hours", self._counts_by_hour)
-        engine.map_rows("filled_hours", query, "hour", filler, "hour BIGINT, rows BIGINT, folder STRING", in_order=True)
-        filled = [
-            FilledHour(Hour(hour), rows, self._folder / "hours" / name)
-            for hour, rows, name in engine.rows("SELECT hour, rows, folder FROM filled_hours")
-        ]
-        yield from sorted(filled, key=lambda each: (not each.rows, each.hour.number))
+        pieces = pieces_of(engine, [each.events for each in self._repetitions])
+        task = f"CAST(hour % {engine.partitions} AS INTEGER) AS {TASK}"
+        reads = [f"SELECT {task}, * FROM read_parquet({file_list(piece)})" for piece in pieces]
+        filled = exchange(engine, {"changes": reads}, engine.partitions, filler) if reads else []
+        hours = [FilledHour(*each) for share in filled for each in share]
+        yield from sorted(hours, key=lambda each: (not each.rows, each.hour.number))
 
     def counts_by_hour(self) -> HourCounts:
         return self._counts_by_hour
@@ -203,7 +195,7 @@ class SparkInput:
             load_items(self._con, self._log.mapping, items, [*self._log.folders], numbers=bool(numbers))
 
     def _give_ids(self) -> None:
-        """Give ids to new users and items; leaves the tables ``user_ids`` and ``item_ids`` where they are texts."""
+        """Give ids to new users and items whose ids are texts."""
         engine, root = self._engine, self._store.root
         if self.counts.good:
             keep_id_kinds(root, self.ids)
@@ -217,60 +209,58 @@ class SparkInput:
         for new in engine.map_tasks(IdWriter(self._settings, root, self._folder), kinds):
             if new is not None:
                 new.put()
-        for kind in kinds:
-            files = id_files(id_path(root, kind))
-            known = f"SELECT key, id FROM {engine.files(files)}" if files else "SELECT '' AS key, 0L AS id WHERE false"
-            engine.view(f"{kind}_ids", known)
 
-    def _find_repetitions(self, store: EventStore) -> None:
-        """Make the table ``repetitions``: what ``Repetitions`` gives."""
-        engine, schema = self._engine, repetition_schema(store.event_schema)
+    def _find_repetitions(self, store: EventStore) -> list[RepetitionResult]:
         times = [each for result in self._results for each in result.times if each is not None]
+        span = min(times, default=None), max(times, default=None)
+        work = Repetitions(
+            self._settings, store.root, self._log._replace(files=()), span, self._pieces.offsets, self._folder
+        )
+        tasks = max(self._engine.cores, -(-self.counts.good // ROWS_A_TASK))
+        reads = [
+            self._identified(store, result.staged, offset, tasks)
+            for result, offset in zip(self._results, self._pieces.offsets, strict=False)
+            if result.staged
+        ]
+        return exchange(self._engine, {"identified": reads}, tasks, work) if reads else []
+
+    def _identified(self, store: EventStore, staged: Path, offset: int, tasks: int) -> str:
+        """SELECT of a piece's good rows, with their ids and their numbers in the whole input, and the task that knows their event ids."""
         ids, joins = [], []
         for kind in ("user", "item"):
             if self.ids[kind] == "string":
+                known = file_list(id_files(id_path(store.root, kind)))
                 ids.append(f"{kind}s.id AS {kind}_id")
-                joins.append(f"JOIN {kind}_ids {kind}s ON {kind}s.key = s.{kind}_key")
+                joins.append(f"JOIN read_parquet({known}) {kind}s ON {kind}s.key = s.{kind}_key")
             else:
                 ids.append(f"CAST(s.{kind}_key AS BIGINT) AS {kind}_id")
-        query = f"""SELECT {self._row} AS __row, s.event_id, {", ".join(ids)}, s.ts AS timestamp,
-            {cells_sql(store, self._log.mapping, "CAST(NULL AS STRING)")} FROM {self._staged} s {" ".join(joins)}"""
-        log_of_rows = self._log._replace(files=())
-        work = Repetitions(
-            self._settings, store.root, log_of_rows, (min(times, default=None), max(times, default=None)), schema
-        )
-        engine.map_rows("repetitions_of_ids", query, "event_id", work, ddl(schema))
-        engine.table("repetitions", "SELECT * FROM repetitions_of_ids")
+        cells = cells_sql(store, self._log.mapping, "CAST(NULL AS VARCHAR)")
+        return f"""SELECT CAST(hash(s.event_id) % {tasks} AS INTEGER) AS {TASK}, {offset} + s.__row AS __row, s.event_id,
+            {", ".join(ids)}, s.ts AS timestamp, {cells} FROM read_parquet({file_list([staged])}) s {" ".join(joins)}"""
 
     @property
     def _row(self) -> str:
-        """SQL of a staged row's number in the whole input."""
-        return f"element_at({self._offsets_sql}, part + 1) + __row"
+        """Spark's SQL of a staged row's number in the whole input."""
+        offsets = ", ".join(f"{n}L" for n in self._pieces.offsets[:-1])
+        return f"element_at(array({offsets}), part + 1) + __row"
 
     @property
-    def _offsets_sql(self) -> str:
-        return f"array({', '.join(f'{n}L' for n in self._pieces.offsets[:-1])})"
+    def _conflicting(self) -> list[Path]:
+        """Files of the numbers of rows whose event id is another event's."""
+        return [each.conflicts for each in self._repetitions if each.conflicts]
 
-    @property
-    def _piece(self) -> str:
-        """SQL of the piece that has the conflicting row ``__n``, null of other kinds."""
-        return f"CASE __kind WHEN 'conflicting' THEN size(filter({self._offsets_sql}, x -> x < __n)) - 1 END"
-
-    def _read_conflicts(self, pieces: set[int]) -> None:
+    def _read_conflicts(self) -> None:
         """Write the content of rows of pieces whose event id is another event's."""
-        engine, folder = self._engine, self._folder / "conflicts"
-        engine.write("SELECT __n FROM repetitions WHERE __kind = 'conflicting'", folder)
-        work = [self._pieces.again(piece) for piece in sorted(pieces)]
-        self._conflicts = engine.map_tasks(ConflictReader(self._reader, folder), work)
+        pieces = sorted({piece for each in self._repetitions for piece in each.pieces})
+        work = [self._pieces.again(piece) for piece in pieces]
+        self._conflicts = self._engine.map_tasks(ConflictReader(self._reader, self._folder / "conflicts"), work)
 
-    def _count_staged(self, account: Account, conflicts: bool) -> None:
+    def _count_staged(self, account: Account) -> None:
         """Count hours, users, items and odd ids of the good rows."""
         engine = self._engine
         rows = f"SELECT * FROM {self._staged} s"
-        if conflicts:
-            rows += (
-                f" LEFT ANTI JOIN (SELECT __n FROM repetitions WHERE __kind = 'conflicting') c ON c.__n = {self._row}"
-            )
+        if self._conflicting:
+            rows += f" LEFT ANTI JOIN (SELECT __n FROM {engine.files(self._conflicting)}) c ON c.__n = {self._row}"
         engine.view("good_rows", rows)
         distinct = ", ".join(
             f"(SELECT count(DISTINCT {column}) FROM good_rows) AS {name}"
@@ -330,12 +320,3 @@ class CollectedExamples:
     def describe_actions(self, counts: dict[str, int]) -> str:
         """No log with actions is read in pieces."""
         return ", ".join(counts)
-
-
-def ddl(schema: pa.Schema) -> str:
-    """An Arrow schema for Spark.
-
-    >>> ddl(pa.schema([("user_id", pa.int64()), ("local_time", pa.timestamp("us"))]))
-    '`user_id` BIGINT, `local_time` TIMESTAMP_NTZ'
-    """
-    return ", ".join(f"`{field.name}` {SPARK_TYPES[str(field.type)]}" for field in schema)
