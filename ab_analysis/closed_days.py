@@ -151,11 +151,12 @@ class ClosedDays:
         with exclusive_lock(self.root / ".lock"):
             self._items.open()
             for day, of_day in days.items():
-                item = Item.of("arrivals", day, of_day, chain, self._arrivals_sql)
-                if not self._items.has(item):
+                arrivals = Item.of("arrivals", day, of_day, chain, self._arrivals_sql)
+                if self._items.has(arrivals):
+                    chain = digest_text(chain, self._items.rows_digest(arrivals))
+                if not self._items.has(arrivals, self._day_item(day, of_day, chain)):
                     read = [hour for hour in hours if hour.day >= day]
                     break
-                chain = digest_text(chain, self._items.rows_digest(item))
             return self.store.count(read) + self._items.rows("spans")
 
     def _repaired(self, digests: Mapping[date, Mapping[str, str]], end: Hour, with_days: bool) -> ClosedPart:
@@ -189,10 +190,9 @@ class ClosedDays:
                 )
             arrivals.append(item)
             chain = digest_text(chain, self._items.rows_digest(item))
-            before_start = (midnight + DAY_HOURS).start <= self.start
-            item = Item.of("days", day, hours, "" if before_start else chain, self._days_sql)
+            item = self._day_item(day, hours, chain)
             if not self._items.has(item):
-                sources = self._events(hours) | self._arrived([] if before_start else arrivals)
+                sources = self._events(hours) | self._arrived([] if self._is_before_start(day) else arrivals)
                 self._items.write({item: self._days_sql}, sources, check=partial(self._check_local_days, day))
             days.append(item)
             if self.plan.top_facets and midnight.start < self.start:
@@ -213,6 +213,13 @@ class ClosedDays:
         )
         self._items.remove_unused(max(digests))
         return part
+
+    def _day_item(self, day: date, hours: Mapping[str, str], chain: str) -> Item:
+        """The day rows of a day; ``chain`` tells all arrivals up to it."""
+        return Item.of("days", day, hours, "" if self._is_before_start(day) else chain, self._days_sql)
+
+    def _is_before_start(self, day: date) -> bool:
+        return (Hour.of_day(day) + DAY_HOURS).start <= self.start
 
     # What a day adds
 

@@ -24,7 +24,7 @@ TYPES = {"experiment": "VARCHAR", "variant": "VARCHAR", "user_id": "BIGINT"}
 
 
 class RefusedQueryError(Exception):
-    """A query cannot be computed, for the reason that it says; not for want of memory or of a file."""
+    """A query cannot be computed, for the reason that it says."""
 
 
 @dataclass(frozen=True)
@@ -120,8 +120,6 @@ def write_by_user(
             for folder, sql in queries.items():
                 db.write(sql, folder)
         except duckdb.Error as error:
-            if isinstance(error, LACKING):
-                raise
             raise RefusedQueryError(str(error).splitlines()[0]) from None
         return
     parent = next(iter(queries)).parent

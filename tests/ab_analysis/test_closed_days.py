@@ -287,3 +287,7 @@ def test_a_look_reads_the_days_that_are_not_kept_and_the_users_that_are(log: tup
     with engine(settings) as db:
         since = sum(store.count([hour]) for hour in events if hour.day >= date(2026, 3, 7))
         assert rows_to_read(db, store, plan, until, kept) == since + users
+    compare(log)
+    other = plan_of(secondary=("finishes",))
+    with engine(settings) as db:
+        assert rows_to_read(db, store, other, until, kept) == sum(store.count([hour]) for hour in events) + users
