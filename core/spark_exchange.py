@@ -24,8 +24,8 @@ from core.spark import SparkEngine
 R = TypeVar("R")
 TASK = "_task"
 """First column of what is sent: the number of the task that a row goes to."""
-BATCH_ROWS = 250_000
-"""Rows that are packed at a time, for all tasks."""
+BATCH_ROWS, PACK_ROWS = 250_000, 4_000
+"""Rows that are packed at a time, for all tasks; more where packs would have fewer rows."""
 PIECES_A_CORE, PIECE_BYTES = 3, 128 << 20
 """A reading task has so many bytes of files at most, and fewer where cores would idle."""
 Packed = tuple[int, tuple[str, bytes]]
@@ -36,12 +36,13 @@ class _Packer:
     """A task that reads: gives rows, packed, with the task that they go to."""
 
     settings: Settings
+    tasks: int
 
     def __call__(self, piece: tuple[str, str]) -> Iterator[Packed]:
         name, sql = piece
         options = pa.ipc.IpcWriteOptions(compression="lz4")
         with duck.task_connection(self.settings) as con:
-            for batch in con.sql(sql).fetch_record_batch(BATCH_ROWS):
+            for batch in con.sql(sql).fetch_record_batch(max(BATCH_ROWS, PACK_ROWS * self.tasks)):
                 tasks = batch.column(0).to_numpy(zero_copy_only=False)
                 rows = batch.select(batch.schema.names[1:]).take(pa.array(np.argsort(tasks, kind="stable")))
                 numbers, counts = np.unique(tasks, return_counts=True)
@@ -101,7 +102,7 @@ def exchange(
         schemas = {name: con.sql(f"FROM ({sqls[0]}) LIMIT 0").to_arrow_table().schema for name, sqls in selects.items()}
     kept = {name: pa.schema([*schema][1:]) for name, schema in schemas.items()}
     pieces = [(name, sql) for name, sqls in selects.items() for sql in sqls]
-    packed = cluster.session.sparkContext.parallelize(pieces, len(pieces)).flatMap(_Packer(cluster.settings))
+    packed = cluster.session.sparkContext.parallelize(pieces, len(pieces)).flatMap(_Packer(cluster.settings, tasks))
     worker = _Worker(cluster.settings, kept, work)
     return packed.partitionBy(tasks, int).mapPartitionsWithIndex(worker).collect()
 
