@@ -148,7 +148,7 @@ def summarize(
         champion=Champion(
             name=models.name,
             version=str(champion.version) if champion else None,
-            variant=champion.tags["variant"] if champion else None,
+            variant=models.lineage(champion).variant if champion else None,
         ),
         promotions=tuple(m for m in models.moves() if m.alias == "champion"),
         metrics_window=((end - 24 * days).key, end.key),

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from core.documents import JsonObject
 from core.errors import DataError, NotReadyError
@@ -30,6 +30,8 @@ CANDIDATE = "candidate"
 ALIASES = (CHAMPION, CHALLENGER, CANDIDATE)
 VERSION = "version:"
 """Begins the name of a model that is always the same version, such as ``version:12``."""
+LOGGED_MODEL = "models:/"
+"""Begins the source of a version that was registered from a logged model, before the model's id."""
 PREDECESSOR = "predecessor"
 BY_PLATFORM = "platform"
 BY_HAND = "by hand in MLflow"
@@ -37,6 +39,22 @@ BY_HAND = "by hand in MLflow"
 FORBIDDEN = "PERMISSION_DENIED"
 NO_SUCH_THING = frozenset({"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"})
 """MLflow's codes for an alias, version or model that does not exist."""
+
+
+LINEAGE = ("variant", "hour")
+"""Tags of every version that the platform registers."""
+
+
+class VersionLineage(NamedTuple):
+    """Where a version comes from.
+
+    Attributes:
+        variant: time module of its ranker.
+        hour: last one that it was trained on.
+    """
+
+    variant: str
+    hour: Hour
 
 
 class _Unchecked(Enum):
@@ -104,17 +122,51 @@ class Registry:
     def get(self, alias: str) -> ModelVersion | None:
         """Version behind an alias, None where there is none (or somebody deleted it).
 
+        One that somebody registered in MLflow itself has no tags: it gets those of the model that was logged.
+
         Raises:
             NotReadyError: MLflow does not answer, which must never be taken for "there is none".
         """
         from mlflow.exceptions import MlflowException
 
         try:
-            return self.client.get_model_version_by_alias(self.name, alias)
+            return self._with_lineage(self.client.get_model_version_by_alias(self.name, alias))
         except MlflowException as error:
             if error.error_code in NO_SUCH_THING or self._is_unknown(error.error_code):
                 return None
             raise NotReadyError(f"MLflow does not say who '{alias}' of {self.name} is ({error}); retry") from error
+
+    def lineage(self, version: ModelVersion) -> VersionLineage:
+        """Where a version that ``get`` gave comes from.
+
+        Raises:
+            DataError: the platform did not train it.
+        """
+        if missing := [tag for tag in LINEAGE if tag not in version.tags]:
+            raise DataError(
+                f"version {version.version} of {self.name} was not trained by the platform: it has no tag '{missing[0]}', nor has the "
+                "logged model behind it; point its aliases at another version in MLflow, or delete them"
+            )
+        return VersionLineage(version.tags["variant"], Hour.parse(version.tags["hour"]))
+
+    def _with_lineage(self, version: ModelVersion) -> ModelVersion:
+        """A version with the tags of its logged model where it lacks its own."""
+        from mlflow.exceptions import MlflowException
+
+        source = str(version.source)
+        if all(tag in version.tags for tag in LINEAGE) or not source.startswith(LOGGED_MODEL):
+            return version
+        number = str(version.version)
+        try:
+            tags = self.client.get_logged_model(source.removeprefix(LOGGED_MODEL)).tags
+        except MlflowException as error:
+            if error.error_code not in NO_SUCH_THING:
+                raise
+            return version
+        for key, value in tags.items():
+            if not key.startswith("mlflow."):
+                self.client.set_model_version_tag(self.name, number, key, value)
+        return self.client.get_model_version(self.name, number)
 
     def _is_unknown(self, code: str) -> bool:
         """Whether nobody made the model yet: a server with logins refuses to speak of what does not exist."""

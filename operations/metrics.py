@@ -139,10 +139,11 @@ def _states(settings: Settings) -> list[Metric]:
 def _champion(settings: Settings) -> list[Metric]:
     from model_registry.store import open_registry
 
-    champion = open_registry(settings).get("champion")
+    models = open_registry(settings)
+    champion = models.get("champion")
     if champion is None:
         return [_gauge("clock_champion_version", "Version of the champion; 0: none.", 0)]
-    until = _end(Hour.parse(champion.tags["hour"]))
+    until = _end(models.lineage(champion).hour)
     return [
         _gauge("clock_champion_version", "Version of the champion; 0: none.", float(champion.version)),
         _gauge("clock_champion_trained_until_seconds", "End of the last hour it was trained on.", until),

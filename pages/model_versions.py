@@ -35,7 +35,8 @@ def versions_table(settings: Settings, models: Registry) -> Table:
     runs = _experiments(models, versions)
     rows = []
     for alias, version in versions.items():
-        hour = version.tags["hour"]
+        lineage = models.lineage(version)
+        hour = lineage.hour.key
         run = f"{mlflow}/#/experiments/{runs[alias]}/runs/{version.run_id}" if alias in runs else ""
         judged = version.tags.get("gate_hour", "")
         rows.append(
@@ -43,7 +44,7 @@ def versions_table(settings: Settings, models: Registry) -> Table:
                 [
                     alias,
                     Cell(str(version.version), link=f"{mlflow}/#/models/{models.name}/versions/{version.version}"),
-                    words(version.tags["variant"]),
+                    words(lineage.variant),
                     hour,
                     _links({"training run": run}),
                     _links({

@@ -103,6 +103,7 @@ def write_model_page(settings: Settings) -> Path:
     hours = EventStore(settings.events_dir).hours()
     models.record_moves_by_hand(hours[-1] if hours else None)
     champion = models.get(CHAMPION)
+    lineage = models.lineage(champion) if champion else None
     moves = models.moves()
     decisions = {
         path.stem: GateDecision.from_json(read_json(path))
@@ -123,12 +124,12 @@ def write_model_page(settings: Settings) -> Path:
         moves=_moves([m for m in moves if m.alias == CHAMPION]), lineages=model_charts.lineages(lineages),
         aliases=versions_table(settings, models), other_moves=_moves([m for m in moves if m.alias != CHAMPION]), drift=_drift(drift),
         importance=_importance(importance["inputs"]) if importance else None, importance_of=importance,
-        champion={"variant": champion.tags["variant"], "version": champion.version, "hour": champion.tags["hour"]} if champion else None,
+        champion={"version": champion.version, **lineage._asdict()} if champion and lineage else None,
         **_daily(settings, moves), last=decisions[last_at] if last_at else None, last_at=last_at, judged=judged, judged_at=judged_at,
         tone=TONES.get(decisions[last_at].verdict, "") if last_at else "", how=HOW, days=MEASURED_DAYS,
         checks=checks_table([c for c in judged.checks if not (c.passed and SLICE in c.name)]) if judged else None,
         slice_table=slices_table(judged.checks) if judged else None,
-        **_recent(settings, [champion.tags["variant"] if champion else settings.baseline_variant, settings.candidate_variant]),
+        **_recent(settings, [lineage.variant if lineage else settings.baseline_variant, settings.candidate_variant]),
     )  # fmt: skip
     if champion is not None:
         models.client.set_model_version_tag(models.name, str(champion.version), "report", path.as_uri())

@@ -51,8 +51,9 @@ def report_importance(settings: Settings, day: date) -> ImportanceReport:
     """
     from model_registry.store import open_registry
 
-    champion = open_registry(settings).get("champion")
-    variant = champion.tags["variant"] if champion else settings.baseline_variant
+    models = open_registry(settings)
+    champion = models.get("champion")
+    variant = models.lineage(champion).variant if champion else settings.baseline_variant
     hours, states = day_hours(day), StateStore(settings.training_dir / "states", variant)
     before = [hour for hour in states.hours() if hour < hours[-1]]
     held = next((hour for hour in reversed(before) if hour < hours[0]), before[0] if before else None)

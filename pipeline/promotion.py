@@ -41,11 +41,12 @@ SAMPLES_DIGEST = b"samples"
 
 
 def model_version(models: Registry, alias: str) -> ModelVersion | None:
-    """Who stands behind an alias."""
+    """Who stands behind an alias; ``DataError`` where it is no version of the platform's."""
     version = models.get(alias)
     if version is None:
         return None
-    return ModelVersion(str(version.version), version.tags["variant"], version.tags["hour"])
+    lineage = models.lineage(version)
+    return ModelVersion(str(version.version), lineage.variant, lineage.hour.key)
 
 
 class VersionScores:
@@ -273,7 +274,7 @@ def watch_champion(settings: Settings, hour: Hour) -> Move | None:
     previous = current.tags.get(PREDECESSOR) if current else None
     if current is None or not previous:
         return None
-    first = max(Hour.parse(current.tags["hour"]), hour - policy.rollback_hours) + 1
+    first = max(models.lineage(current).hour, hour - policy.rollback_hours) + 1
     version, scores = str(current.version), VersionScores(settings)
     scored = {h: Scored(scores.read(version, h), scores.read(previous, h)) for h in hour_range(first, hour + 1)}
     why = falls_behind(policy, scored)

@@ -54,11 +54,10 @@ def report_drift(settings: Settings, day: date) -> Drift:
     from pipeline.promotion import own_policy
 
     store = EventStore(settings.events_dir)
-    champion = open_registry(settings).get("champion")
-    variant = champion.tags["variant"] if champion else settings.baseline_variant
-    end = day_hours(day)[0]
-    if champion:
-        end = min(end, Hour.parse(champion.tags["hour"]) + 1)
+    models, variant, end = open_registry(settings), settings.baseline_variant, day_hours(day)[0]
+    if champion := models.get("champion"):
+        variant, trained_until = models.lineage(champion)
+        end = min(end, trained_until + 1)
     hours = [hour for hour in day_hours(day) if store.has(hour)]
     before_hours = like_hours(hour_range(end - 24 * REFERENCE_DAYS, end), hours)
     if not hours:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from core.errors import CorruptStateError
+from core.errors import CorruptStateError, DataError
 from core.files import write_json
 from core.hours import Hour
 from core.ports import free_port
@@ -260,3 +260,28 @@ def test_with_a_tracking_server_the_artifacts_of_old_models_go_too(trained: Sett
         kept = {path.parts[path.parts.index("models") + 1] for path in artifacts.rglob("state.json")}
         assert kept == {model.model_id for model in left}
         assert len(kept) == 2
+
+
+def test_a_version_that_somebody_registered_in_mlflow_comes_from_where_its_logged_model_does(
+    trained: Settings, tmp_path: Path
+) -> None:
+    """MLflow gives such a version none of the model's tags; one that the platform did not train is told from it."""
+    variant, settings = "matched_clock", load_settings(var=tmp_path / "var", source=trained.source)
+    place_tracking_store(settings)
+    states = StateStore(trained.training_dir / "states", variant)
+    head = states.head()
+    assert head is not None
+    tracker, models = Tracker(settings, variant), open_registry(settings)
+    tracker.log_model(states, head, register=False)
+    (logged,) = models.client.search_logged_models([tracker.experiment])
+    models.client.create_registered_model(models.name)
+    for alias, source in {"challenger": f"models:/{logged.model_id}", "champion": tmp_path.as_uri()}.items():
+        version = models.client.create_model_version(models.name, source)
+        models.client.set_registered_model_alias(models.name, alias, str(version.version))
+    challenger, champion = models.get("challenger"), models.get("champion")
+    assert challenger is not None
+    assert models.lineage(challenger) == (variant, head)
+    assert models.newest(variant, head.key) == str(challenger.version)
+    assert champion is not None
+    with pytest.raises(DataError, match=f"version {champion.version} of {models.name} was not trained by the platform"):
+        models.lineage(champion)
