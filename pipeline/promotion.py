@@ -137,7 +137,8 @@ class PopularityScores:
 def evaluate_candidate(settings: Settings, hour: Hour, policy_file: Path | None = None) -> GateDecision:
     """Compare the challenger with the champion on the hours since both were trained, up to ``hour``.
 
-    The decision is written as JSON and as a page, and logged to the challenger's MLflow run. Nothing is moved.
+    The decision is written as JSON and as a page, and logged to the challenger's MLflow run. Nothing is moved. Of an hour that was
+    decided before and is run again, when there is nothing to compare any more, the decision of then stays.
 
     Raises:
         NotReadyError: there is no challenger, or its artifacts cannot be read.
@@ -158,6 +159,9 @@ def evaluate_candidate(settings: Settings, hour: Hour, policy_file: Path | None 
         reference = scores.read(champion.version, h) if champion else popular.of(ours)
         predictions[h] = Scored(ours, reference)
     decision = judge(policy, challenger, champion, predictions, drift_share=last_drift(settings, hour), now=hour)
+    if not decision.hours and decision_page(settings, hour).exists():
+        log.info("%s was decided before, and the decision stays: %s", hour, decision.reason)
+        return decision
     page = write_decision(settings, hour, decision)
     version = models.client.get_model_version(models.name, challenger.version)
     if version.run_id:
@@ -219,6 +223,8 @@ def probe(settings: Settings, version: str) -> None:
 def apply_decision(settings: Settings, hour: Hour, decision: GateDecision, *, approved: bool = False) -> list[Move]:
     """Move the aliases as the gate decided, and put the next challenger up.
 
+    Candidate and challenger go forward only: an hour that is run again puts none of its own time in the place of a newer one.
+
     Args:
         settings: of the workspace.
         hour: hour of the decision.
@@ -242,16 +248,27 @@ def apply_decision(settings: Settings, hour: Hour, decision: GateDecision, *, ap
         reason = f"gate at {hour}: {decision.reason}"
         moves.append(models.move(CHAMPION, challenger, reason, hour=hour, expected=expected))
     latest = models.newest(settings.candidate_variant, hour.key)
-    if latest:
+    if latest and _is_newer(models, latest, CANDIDATE):
         moves.append(models.move(CANDIDATE, latest, f"newest at {hour}", hour=hour))
-        if decision.verdict != "wait" and int(latest) > int(challenger):
-            moves.append(models.move(CHALLENGER, latest, f"next challenger after {hour}", hour=hour))
+    if (
+        latest
+        and decision.verdict != "wait"
+        and int(latest) > int(challenger)
+        and _is_newer(models, latest, CHALLENGER)
+    ):
+        moves.append(models.move(CHALLENGER, latest, f"next challenger after {hour}", hour=hour))
     moves = [m for m in moves if m.previous != m.version]
     for move in moves:
         log.info("%s of %s is version %s (was %s)", move.alias, models.name, move.version, move.previous)
     if moves:
         _refresh_first_page(settings)
     return moves
+
+
+def _is_newer(models: Registry, version: str, alias: str) -> bool:
+    """Whether a version was trained as far as the one behind an alias, or further."""
+    held, trained = models.get(alias), models.client.get_model_version(models.name, version).tags["hour"]
+    return held is None or held.tags.get("hour", "") <= trained
 
 
 def _refresh_first_page(settings: Settings) -> None:

@@ -148,6 +148,26 @@ def test_running_an_hour_again_changes_nothing(undisturbed: Settings) -> None:
     assert len(models.client.search_model_versions(f"name = '{models.name}'")) == versions
 
 
+def test_running_an_earlier_hour_again_takes_no_alias_back_and_keeps_its_decision(undisturbed: Settings) -> None:
+    """As when a range of hours is run again, or a cleared run, after the gate has put another challenger up."""
+    models, gate = open_registry(undisturbed), undisturbed.reports_dir / "gate"
+    newest, challenger = models.newest("matched_clock"), models.get("challenger")
+    assert newest is not None
+    assert challenger is not None
+    models.move("challenger", newest, "for this test")
+    try:
+        decisions = {path: path.read_bytes() for path in gate.iterdir()}
+        assert [run_hour(undisturbed, TAKEOVER + n).moves for n in range(2)] == [[], []]
+        assert {path: path.read_bytes() for path in gate.iterdir()} == decisions
+        variant, trained_until = models.lineage(challenger)
+        tested = ModelVersion(str(challenger.version), variant, trained_until.key)
+        assert apply_decision(undisturbed, TAKEOVER, GateDecision("keep", "", tested, None, ())) == []
+        behind = [models.get(alias) for alias in ("candidate", "challenger")]
+        assert [str(version.version) for version in behind if version] == [newest, newest]
+    finally:
+        models.move("challenger", str(challenger.version), "for this test")
+
+
 def test_every_hour_is_one_point_in_mlflow(undisturbed: Settings) -> None:
     client = open_mlflow(undisturbed)
     trained = [h for h in EventStore(undisturbed.events_dir).hours() if h < TAKEOVER + 3]
