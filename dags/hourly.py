@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from datetime import timedelta
 
-from airflow.providers.standard.operators.hitl import ApprovalOperator
+from airflow.providers.standard.operators.hitl import HITLOperator
 from airflow.sdk import DAG, get_current_context
 
 from core.documents import JsonObject
@@ -26,6 +26,7 @@ from dags.common import (
 from dags.links import link_page, page_branch
 
 APPROVAL_DEADLINE = timedelta(hours=12)
+APPROVE, REJECT = "Approve", "Reject"
 
 with DAG(
     "ingest_hour",
@@ -119,7 +120,8 @@ with DAG(
 Compares the candidate with the champion on hours that neither was trained on, by the policy in
 `evaluation/policy.yaml`, and moves the `champion` alias in MLflow only if the candidate is better. The
 decision with all its figures is a report page. Where the policy wants a person (`require_approval`, or too much
-drift), the task `approve` waits under Required Actions; without an answer in 12 hours nothing is promoted.
+drift), the task `approve` waits under Required Actions; rejected, or without an answer in 12 hours, nothing is promoted, and a newer
+candidate takes the challenger's place.
 `watch_champion` rolls a champion back that falls behind its predecessor, and announces the hours of its day that are through
 to the day's report, each once: it ends as skipped where all were announced before; `watch_experiments` stops an experiment that
 serves and does harm (`automatic_stop`). **To undo a promotion** trigger `rollback_champion`.
@@ -142,9 +144,10 @@ serves and does harm (`automatic_stop`). **To undo a promotion** trigger `rollba
         from evaluation.gate_decision import GateDecision
         from pipeline.promotion import apply_decision as apply
 
-        decision = get_current_context()["ti"].xcom_pull(task_ids="evaluate_candidate", key="decision")
-        decided = GateDecision.from_json(decision)
-        approved = decided.verdict == "needs_person"  # only an approval leads here then
+        ti = get_current_context()["ti"]
+        decided = GateDecision.from_json(ti.xcom_pull(task_ids="evaluate_candidate", key="decision"))
+        answer = ti.xcom_pull(task_ids="approve") or {}  # nothing where nobody was asked
+        approved = answer.get("chosen_options") == [APPROVE]
         return [asdict(move) for move in apply(*settings_and_hour(), decided, approved=approved)]
 
     @step(inlets=[CHAMPION], outlets=[CHAMPION], trigger_rule="none_failed")
@@ -162,13 +165,14 @@ serves and does harm (`automatic_stop`). **To undo a promotion** trigger `rollba
 
         return [asdict(look) for look in watch(*settings_and_hour())]
 
-    approve = ApprovalOperator(
+    approve = HITLOperator(  # not Airflow's operator for approvals: a rejection, too, lets `apply_decision` put the next one up
         task_id="approve",
+        options=[APPROVE, REJECT],
         subject="Promote {{ ti.xcom_pull('evaluate_candidate', key='decision')['candidate']['variant'] }}?",
         body="{{ ti.xcom_pull('evaluate_candidate', key='decision')['reason'] }}",
-        defaults=ApprovalOperator.REJECT,
+        defaults=REJECT,
         response_timeout=APPROVAL_DEADLINE,
-        doc_md="A person decides. Without an answer in time nothing is promoted.",
+        doc_md="A person decides. Rejected, or without an answer in time, nothing is promoted.",
     )
     applied = apply_decision()
     evaluate_candidate() >> [approve, applied]

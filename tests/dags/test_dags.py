@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -165,6 +165,41 @@ def test_a_person_can_stand_between_the_gate_and_the_promotion(bag: dict[str, An
         "watch_champion",
         "watch_experiments",
     ]
+
+
+@pytest.mark.parametrize(
+    ("verdict", "answer", "approved"),
+    [
+        ("needs_person", {"chosen_options": ["Approve"]}, True), ("needs_person", {"chosen_options": ["Reject"]}, False),
+        ("promote", None, False),
+    ],
+)  # fmt: skip
+def test_a_rejection_is_applied_too_so_that_the_next_challenger_is_put_up(
+    monkeypatch: pytest.MonkeyPatch, verdict: str, answer: dict[str, Any] | None, approved: bool
+) -> None:
+    from airflow.sdk.bases.skipmixin import SkipMixin
+
+    from dags import hourly
+    from evaluation.gate_decision import GateDecision, ModelVersion
+    from pipeline import promotion
+
+    decision = GateDecision(cast(Any, verdict), "", ModelVersion("7", "none", "2026-03-02T10"), None, ())
+    results = {"evaluate_candidate": decision.as_json(), "approve": answer}
+    pull = SimpleNamespace(xcom_pull=lambda task_ids, key="return_value": results[task_ids])
+    applied: list[tuple[str, bool]] = []
+    monkeypatch.setattr(hourly, "get_current_context", lambda: {"ti": pull})
+    monkeypatch.setattr(hourly, "settings_and_hour", lambda: (None, None))
+
+    def apply(_settings: object, _hour: object, decided: GateDecision, *, approved: bool) -> list[object]:
+        applied.append((decided.verdict, approved))
+        return []
+
+    monkeypatch.setattr(promotion, "apply_decision", apply)
+    dag = hourly.approve.dag
+    assert dag is not None
+    cast(Any, dag.get_task("apply_decision")).python_callable()
+    assert applied == [(verdict, approved)]
+    assert not isinstance(hourly.approve, SkipMixin), "what follows would be skipped"
 
 
 def test_a_failed_task_and_a_missed_deadline_reach_the_webhook(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
