@@ -30,8 +30,10 @@ from operations.migrations import migrate
 
 log = logging.getLogger("operations.backup")
 
-NOT_STATE = frozenset({"logs", "secrets", "services.json"})
-"""Entries of a workspace that no backup holds: secrets are kept elsewhere, logs tell of the past."""
+NOT_STATE = frozenset({"logs", "scratch", "secrets", "services.json"})
+"""Entries of a workspace that no backup holds: secrets are kept elsewhere, logs tell of the past, queries spill to scratch."""
+LEFTOVERS = (".lock", ".tmp", "-wal", "-shm", "-journal", ".pid")
+"""How names end of what processes hold, or are about to write."""
 FORGOTTEN = "forgotten.json"
 """In a backup the list of the forgotten, for those who restore an earlier one."""
 LOCK_TIMEOUT_SECONDS, RESTORE_TRIES, RESTORE_PAUSE_SECONDS = 30, 5, 2.0
@@ -129,22 +131,26 @@ def _pack(workspace: Path, half: Path) -> None:
     copies = half / "sqlite"
     copies.mkdir()
 
-    def without_leftovers(info: tarfile.TarInfo) -> tarfile.TarInfo | None:
-        name = info.name.rsplit("/", 1)[-1]
-        skip = name.endswith((".lock", ".tmp", "-wal", "-shm", "-journal", ".pid"))
-        return None if skip or (info.issym() and info.name.endswith("latest")) else info
-
     with tarfile.open(half / "workspace.tar.gz", "w:gz", compresslevel=1) as archive:
-        for top in sorted(workspace.iterdir()):
-            if top.name in NOT_STATE or top.name.startswith("."):
-                continue
-            for path in sorted([top, *top.rglob("*")]) if top.is_dir() else [top]:
-                if path.is_dir() or "airflow/logs" in str(path.relative_to(workspace)):
-                    continue
-                name = str(path.relative_to(workspace))
-                source = _sqlite_copy(path, copies) if _is_sqlite(path) else path
-                archive.add(source, name, filter=without_leftovers)
+        for path in _files_of(workspace):
+            try:
+                archive.add(_sqlite_copy(path, copies) if _is_sqlite(path) else path, str(path.relative_to(workspace)))
+            except FileNotFoundError:  # nothing that the locks guard: a service that runs has removed it meanwhile
+                log.debug("%s is gone", path)
     shutil.rmtree(copies)
+
+
+def _files_of(workspace: Path) -> Iterator[Path]:
+    """The files of a workspace that hold state, in the order of their paths within each entry."""
+    for top in sorted(workspace.iterdir()):
+        if top.name in NOT_STATE or top.name.startswith("."):
+            continue
+        walked = [Path(folder, name) for folder, _, names in os.walk(top) for name in names] if top.is_dir() else [top]
+        for path in sorted(walked):
+            parts = path.relative_to(workspace).parts
+            left_over = any(part.endswith(LEFTOVERS) for part in parts) or parts[:2] == ("airflow", "logs")
+            if not left_over and not (path.is_symlink() and path.name.endswith("latest")):
+                yield path
 
 
 def _is_sqlite(path: Path) -> bool:

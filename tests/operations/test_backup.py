@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tarfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -100,6 +102,37 @@ def test_people_are_forgotten_beside_one_backup_after_the_other(workspace: Setti
             backup.kill()
     assert all(ForgottenList(workspace.events_dir).matcher().has(f"nobody-{number}") for number in range(40))
     assert len(list((tmp_path / "backups").glob("*/test-*/workspace.tar.gz"))) == 40
+
+
+def test_what_a_running_service_removes_meanwhile_does_not_end_a_backup(
+    workspace: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A database's journal, a query's spilled rows, and what is being written go as they came, between listing and reading."""
+    root = workspace.workspace
+    brief = (
+        "mlflow/mlflow.db-journal",
+        "serving/log/.half.tmp",
+        "scratch/duckdb-1/spill",
+        "training/.half.tmp/a",
+        "zz/old",
+    )
+    paths = [root / name for name in (*brief, "zz/kept")]
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("")
+    add = tarfile.TarFile.add
+
+    def gone_meanwhile(archive: tarfile.TarFile, name: Path, arcname: str, **options: Any) -> None:
+        for path in paths[:-1]:
+            path.unlink(missing_ok=True)
+        add(archive, name, arcname, **options)
+
+    monkeypatch.setattr(tarfile.TarFile, "add", gone_meanwhile)
+    written = back_up(workspace, tmp_path / "backups")
+    with tarfile.open(Path(written.backup) / "workspace.tar.gz") as archive:
+        names = archive.getnames()
+    assert "zz/kept" in names
+    assert not {*brief} & {*names}
 
 
 def test_a_writer_that_begins_amid_a_backup_waits_also_where_nobody_wrote_before(
