@@ -30,6 +30,8 @@ from training.category_keys import facet_keys
 STATS = ("first_hour", "day_events", "events", "finish_rate")
 AS_OF, CHANGES = b"as_of", b"changes"
 """Keys of the stored catalog's metadata: its hour, and how far the events' list of changes is in it."""
+UNKNOWN_ID = int(np.iinfo(np.int64).min)
+"""In place of the integer of an id that the log does not have: ids that are integers in the log may be negative."""
 RATE_EVENTS = 20
 """Number of events at the average finish rate that every item starts with, so that a few lucky ones do not make it popular."""
 
@@ -227,11 +229,11 @@ class IdMap:
         self._read = files
 
     def id_of(self, key: str) -> int:
-        """The integer of an id, −1 if the log does not have it."""
+        """The integer of an id, ``UNKNOWN_ID`` if the log does not have it."""
         if self.integers:
             number = parse_int64(key)
-            return -1 if number is None else number
-        return self._ids.get(key, -1)
+            return UNKNOWN_ID if number is None else number
+        return self._ids.get(key, UNKNOWN_ID)
 
     def key_of(self, number: int) -> str:
         return str(number) if self.integers else self._keys.get(number, str(number))

@@ -25,8 +25,8 @@ from events.forgotten import ForgottenList, ForgottenMatcher
 from events.store import EventStore
 from feature_repo.retrieval import Features
 from model_registry.registry import CHAMPION
-from serving.catalog import Catalog, IdMap, load_catalog
-from serving.features import UNKNOWN_USER, FeatureStoreUnavailableError, OnlineFeatures
+from serving.catalog import UNKNOWN_ID, Catalog, IdMap, load_catalog
+from serving.features import FeatureStoreUnavailableError, OnlineFeatures
 from serving.models import LoadedModel, Models
 from serving.request_log import RequestLog, RequestRow, ShadowRow
 from serving.retrieval import Retrieval
@@ -191,7 +191,7 @@ class RankingEngine:
         if not all(route.model in snapshot.models or CHAMPION in snapshot.models for route in routes):
             raise NoChampionError(self._no_champion())
         return [
-            RoutedRequest(request, UNKNOWN_USER if gone else self.users.id_of(request.user), route)
+            RoutedRequest(request, UNKNOWN_ID if gone else self.users.id_of(request.user), route)
             for request, route, gone in zip(requests, routes, forgotten, strict=True)
         ]
 

@@ -14,13 +14,12 @@ from core.hours import Hour
 from core.settings import Settings
 from events.store import EventStore
 from feature_repo.retrieval import ClockFeatures, Features
+from serving.catalog import UNKNOWN_ID
 
 log = logging.getLogger("serving.features")
 
 READERS = 4
 WARM_SECONDS = 60
-UNKNOWN_USER = -1
-"""A user whom no log has."""
 FAILURES_TO_REST, REST_SECONDS = 3, 1.0
 """After this many failures in a row the store is not asked for this long, so that requests do not wait in vain."""
 
@@ -87,7 +86,7 @@ class OnlineFeatures:
 
         def read_one() -> None:
             barrier.wait(WARM_SECONDS)
-            self._read([UNKNOWN_USER], as_of)
+            self._read([UNKNOWN_ID], as_of)
 
         for job in [self._pool.submit(read_one) for _ in range(READERS)]:
             try:

@@ -12,7 +12,7 @@ from core.errors import NotReadyError
 from core.hours import Hour
 from core.settings import Settings
 from feature_repo.served import served_features
-from serving.catalog import load_catalog
+from serving.catalog import UNKNOWN_ID, load_catalog
 from serving.features import open_features
 from serving.models import Models
 from serving.request_log import read_requests
@@ -84,7 +84,7 @@ def replay_hour(settings: Settings, hour: Hour, model: str) -> Replay:
     comparisons: list[dict[str, float]] = []
     for as_of in sorted(hours):
         features, users = served_features(settings, Hour(as_of))
-        users_with_features = {*users, -1}
+        users_with_features = {*users, UNKNOWN_ID}
         comparable = [
             r
             for r in rows

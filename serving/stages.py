@@ -17,7 +17,7 @@ from core.hours import Hour
 from events.schema import Owner
 from feature_repo.retrieval import Features
 from model_registry.registry import CHAMPION
-from serving.catalog import Catalog
+from serving.catalog import UNKNOWN_ID, Catalog
 from serving.models import LoadedModel
 from serving.retrieval import Retrieval
 from serving.routing import Route, Routes
@@ -138,7 +138,7 @@ class Snapshot:
 
 @dataclass(frozen=True)
 class RoutedRequest:
-    """First stage: a request, its user's integer id (−1: unknown), and the model that ranks for them."""
+    """First stage: a request, its user's integer id (``UNKNOWN_ID`` of a stranger), and the model that ranks for them."""
 
     request: RankRequest
     user: int
@@ -308,7 +308,7 @@ def rank_by_popularity(candidates: CandidateSet, catalog: Catalog, reason: str) 
 
 def known_users(routed: Sequence[RoutedRequest]) -> list[int]:
     """Users of the requests whom the log knows, each once."""
-    return sorted({request.user for request in routed if request.user >= 0})
+    return sorted({request.user for request in routed if request.user != UNKNOWN_ID})
 
 
 def answer_from(scored: ScoredCandidates, as_of: Hour) -> Ranked:
@@ -319,6 +319,6 @@ def answer_from(scored: ScoredCandidates, as_of: Hour) -> Ranked:
         request_id=request.request_id, items=tuple(candidates.keys[: request.count]),
         scores=tuple(map(float, scored.scores[: request.count])), version=model.version if model else "",
         model_variant=model.variant if model else "", route=candidates.routed.route, degraded=scored.degraded,
-        features_as_of=as_of, user_known=candidates.routed.user >= 0, unknown_items=int((candidates.rows < 0).sum()),
+        features_as_of=as_of, user_known=candidates.routed.user != UNKNOWN_ID, unknown_items=int((candidates.rows < 0).sum()),
         context=context_notes(model, request.context),
     )  # fmt: skip
