@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from core.documents import JsonObject
+from core.errors import ConfigError
 from core.hours import Hour
 from core.progress import STAGE
 from core.settings import Settings
@@ -39,13 +40,20 @@ class HistorySummary:
 
 
 def ingest_and_clock(settings: Settings, until: Hour) -> tuple[Account, Advanced]:
-    """Ingest the log before an hour, close its hours, and bring clocks and online store to ``until``."""
+    """Ingest the log before an hour, close its hours, and bring clocks and online store to ``until``.
+
+    Raises:
+        ConfigError: nothing of the log lies before the hour.
+    """
     from feature_repo.materialization import advance
 
     log.info("1/4 ingesting the log before %s", until, extra=STAGE)
     account = ingest_history(settings, until)
     store = EventStore(settings.events_dir)
-    close_hours(store, store.hours()[0], until - 1)
+    hours = store.hours()
+    if not hours or hours[0] >= until:
+        raise ConfigError(f"no event of the log of '{settings.source}' lies before {until}; give a later hour")
+    close_hours(store, hours[0], until - 1)
     log.info("2/4 computing the interest clocks as of %s", until, extra=STAGE)
     return account, advance(settings, until)
 
@@ -56,7 +64,7 @@ def build_history(settings: Settings, until: Hour) -> HistorySummary:
     Every stage keeps what it has done, so an interrupted build continues.
 
     Raises:
-        ConfigError: the settings or the ranker file say something wrong of the variants.
+        ConfigError: the settings or the ranker file say something wrong of the variants, or nothing of the log lies before the hour.
     """
     check_variants(settings, first=True)
     if load_source(settings).simulated:

@@ -18,7 +18,7 @@ from core.cli import run_child
 from core.documents import JsonObject
 from core.environment import platform_environment
 from core.errors import NotReadyError
-from core.hours import DAY_HOURS, Hour, hour_range
+from core.hours import DAY_HOURS, Hour
 from core.logs import log_context
 from core.numbers import finite
 from core.progress import step
@@ -283,7 +283,7 @@ def _train_history_of(settings: Settings, variants: Sequence[str], until: Hour) 
 
 
 def replay(settings: Settings, since: Hour) -> list[TrainedVariant]:
-    """Train again from the last states before ``since``, after its hours were corrected.
+    """Train again from the last states before ``since``, after its hours were corrected; from the first hour where none is earlier.
 
     Clocks must have been brought up to date first. Returns what each variant was trained to.
     """
@@ -296,7 +296,7 @@ def replay(settings: Settings, since: Hour) -> list[TrainedVariant]:
     until = max((h for h in heads.values() if h is not None), default=None)
     if until is None or until < since:
         return []
-    SampleStore(settings, store).build(hour_range(since, until + 1), force=True)
+    SampleStore(settings, store).build(store.closed_between(since, until + 1), force=True)
     for variant in settings.variants:
         states = StateStore(settings.training_dir / "states", variant)
         dropped = states.drop_after(since - 1)

@@ -51,6 +51,13 @@ def test_what_does_not_fit_is_refused_before_anything_is_written(var: Path, tmp_
     assert not list(var.glob("*/source.json"))
 
 
+def test_a_history_that_would_be_empty_is_refused(var: Path, tmp_path: Path) -> None:
+    small_log(6).to_csv(tmp_path / "log.csv", index=False)
+    cli.call(app, ["setup", str(write_mapping(tmp_path)), str(tmp_path / "log.csv")])
+    with pytest.raises(ConfigError, match="no event of the log of 'test' lies before 2026-01-01T00; give a later hour"):
+        cli.call(app, ["--source", "test", "history", "2026-01-01T00"])
+
+
 def test_hourly_files_may_arrive_later(var: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     cli.call(app, ["setup", str(write_mapping(tmp_path)), str(tmp_path / "{hour}.csv")])
     assert "no file has arrived yet" in capsys.readouterr().out

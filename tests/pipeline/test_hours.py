@@ -285,6 +285,16 @@ def test_late_events_mark_hours_stale_and_a_replay_brings_them_in(disturbed: Set
     assert StateStore(disturbed.training_dir / "states", VARIANTS[1]).info(head).digest != before
 
 
+def test_a_replay_from_before_the_log_is_one_of_all_hours(disturbed: Settings) -> None:
+    """The trigger form's own hour is such a one."""
+    states = StateStore(disturbed.training_dir / "states", VARIANTS[0])
+    head = states.head()
+    assert head is not None
+    seen = states.info(head).samples_seen
+    assert {trained.hour for trained in replay(disturbed, Hour.parse("2026-01-01T00"))} == {head}
+    assert states.info(head).samples_seen == seen
+
+
 @pytest.mark.parametrize("step", ["train", "evaluate", "apply", "watch", "rollback"])
 def test_without_mlflow_every_step_says_so_and_promotes_nothing(
     undisturbed: Settings, monkeypatch: pytest.MonkeyPatch, step: str
