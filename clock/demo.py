@@ -182,7 +182,7 @@ def live_hours(settings: Settings, api: AirflowApi, first: Hour, end: Hour, stac
             if world.next != hour:
                 world.state.unlink()
                 world = World(written, world.state, hour)
-            routed = {name: models.get(name) for name in load_routes(settings)[0].models}
+            routed = {name: models.get(name) for name in load_routes(settings)[0].models(hour.start)}
             # Every arm's: who is ranked by which version must not depend on when the service looks for a new one.
             client.wait(hour, {name: str(version.version) for name, version in routed.items() if version is not None})
             client.answers.clear()

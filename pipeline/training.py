@@ -217,7 +217,7 @@ class _VariantTraining:
         registered = self.variant in {
             settings.candidate_variant,
             settings.baseline_variant,
-            *load_routes(settings)[0].models,
+            *load_routes(settings)[0].models(hour.start),
         }
         if self.tracker and log_model:
             day_is_over = in_bulk or hour.number % DAY_HOURS == DAY_HOURS - 1

@@ -13,6 +13,7 @@ import threading
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -86,11 +87,12 @@ class RankingEngine:
             self.forgotten = ForgottenList(self.events.root).matcher()
             state, problems = self._refreshed_state(self.snapshot.state)
             routes, route_problems = load_routes(self.settings)
-            names = routes.models | ({self.settings.serving_shadow} - {""})
-            self.models.refresh(names, state.as_of if state else None)
+            snapshot = Snapshot(state, routes)
+            names = routes.models(snapshot.earliest_request) | ({self.settings.serving_shadow} - {""})
+            self.models.refresh(names, snapshot.as_of)
             models = {name: model for name in names if (model := self.models.get(name))}
             self._forget_failures(kept=self.snapshot.routes.names & routes.names)
-            self.snapshot = Snapshot(state, routes, models)
+            self.snapshot = replace(snapshot, models=models)
             self.problems = {**problems, **route_problems, **self.models.problems}
 
     def _refreshed_state(self, state: FeatureState | None) -> tuple[FeatureState | None, dict[str, str]]:

@@ -63,10 +63,10 @@ class Routes:
         """Names of the experiments and holdouts."""
         return {e.name for e in (*self.experiments, *self.holdouts)}
 
-    @property
-    def models(self) -> set[str]:
-        """Names of all models that may be needed."""
-        return {CHAMPION, *(model for e in (*self.experiments, *self.holdouts) for model in e.models.values())}
+    def models(self, since: datetime) -> set[str]:
+        """Names of all models that may be needed from a point in time on: those of experiments that are over then are not."""
+        needed = [e for e in (*self.experiments, *self.holdouts) if e.end_hour is None or since < e.end_hour.start]
+        return {CHAMPION, *(model for e in needed for model in e.models.values())}
 
     def of(self, user_keys: Sequence[str], at: datetime) -> list[Route]:
         """The route of each user at a point in time."""

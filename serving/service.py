@@ -22,13 +22,13 @@ from core.garbage import collect_seldom, settle
 from core.settings import Settings
 from serving.engine import NoChampionError, RankingEngine
 from serving.schemas import RankBody
-from serving.stages import Ranked, RankRequest
+from serving.stages import PAST, Ranked, RankRequest
 
 log = logging.getLogger("serving.service")
 
 DEFAULT_COUNT = 50
-PAST, FUTURE = timedelta(hours=1), timedelta(hours=48)
-"""How far a request's time may be before and after the platform's."""
+FUTURE = timedelta(hours=48)
+"""How far a request's time may be after the platform's."""
 SWITCH_SECONDS = 0.0005
 """Time after which a thread that refreshes or writes the log yields to requests (Python's default is ten times longer)."""
 LATENCY_BUCKETS = (0.002, 0.005, 0.01, 0.02, 0.04, 0.08, 0.15, 0.3, 0.6, 1.0, 2.0)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 
 import numpy as np
 import pyarrow as pa
@@ -25,6 +25,9 @@ from training.attributes import AttributeKeys, Encoded, attribute_keys, encode, 
 from training.category_keys import facet_keys
 from training.scoring import predict
 from training.tensors import candidate_keys, entity_rows, stacked
+
+PAST = timedelta(hours=1)
+"""How far a request's time may be before the platform's."""
 
 
 @dataclass(frozen=True)
@@ -123,6 +126,11 @@ class Snapshot:
     def as_of(self) -> Hour | None:
         """Hour at whose start the features hold."""
         return self.state.as_of if self.state else None
+
+    @property
+    def earliest_request(self) -> datetime:
+        """Before which no request's time lies."""
+        return self.state.as_of.start - PAST if self.state else datetime.min.replace(tzinfo=UTC)
 
     @property
     def newest_sample(self) -> float:

@@ -213,7 +213,7 @@ def test_an_experiment_splits_traffic_logs_exposures_and_can_be_stopped(served: 
     engine.refresh()
     assert {engine.rank(request(u, ["t000001"])).route.model for u in users} == {CHAMPION}
     assert resume_experiment(served, "canary")
-    assert load_routes(served)[0].models == {CHAMPION, CHALLENGER}
+    assert load_routes(served)[0].models(UNTIL.start) == {CHAMPION, CHALLENGER}
 
 
 def test_who_is_held_out_meets_nothing_else_and_everybody_else_meets_both(served: Settings) -> None:

@@ -82,6 +82,14 @@ def test_they_agree_when_the_holdout_was_stopped_in_the_service(settings: Settin
     assert beside == 0
 
 
+def test_the_models_of_an_experiment_that_is_over_are_not_kept_in_memory(settings: Settings) -> None:
+    routes, _ = load_routes(settings)
+    end = load_named(settings.experiments_dir, "ranking").end_hour
+    last = (end.start if end else datetime.fromisoformat("2200-01-01T00:00:00+00:00")) - timedelta(seconds=1)
+    assert routes.models(last) == {"champion", "challenger"}
+    assert routes.models(last + timedelta(seconds=1)) == ({"champion"} if end else {"champion", "challenger"})
+
+
 def test_every_model_that_a_file_names_is_known_also_where_the_file_is_wrong(tmp_path: Path) -> None:
     settings = load_settings(var=tmp_path, source="app", serving_shadow="version:7")
     write(settings, "ranking", start="2026-03-02", models={"a": "champion", "b": "version:12"})
