@@ -23,6 +23,7 @@ PRODUCTION: dict[str, object] = {"online_store": "redis", "log_format": "json"}
 REPORTS_PREFIX = "/clock-reports"
 CLOCK_LOOKUP = "clock"
 """Where the report pages are behind the proxy: Airflow's API server has them."""
+HOST_AND_PORT = re.compile(r"([\w.-]+|\[[\da-fA-F:.]+\]):\d{1,5}")
 UNSAFE_IN_PATH = re.compile(r"[\\?\x00-\x1f\x7f]|%[0-9A-Fa-f]{2}")
 """DuckDB splits names at these, or SQLite's URLs begin their parameters or escapes with them."""
 
@@ -229,6 +230,15 @@ class Settings(BaseSettings):
         if address and not re.fullmatch(r"https?://[^\s{}]*(\{application\}[^\s{}]*)?", address):
             raise ValueError(
                 f"'{address}' is no address of a page; give one such as http://master:8080/app/?appId={{application}}"
+            )
+        return address
+
+    @field_validator("redis_url", "postgres")
+    @classmethod
+    def _host_and_port(cls, address: str) -> str:
+        if address and not HOST_AND_PORT.fullmatch(address):
+            raise ValueError(
+                f"'{address}' is no host:port; write such as db.internal:5432, without a scheme or a login"
             )
         return address
 

@@ -491,6 +491,11 @@ def test_lines_that_are_added_follow_the_last_whole_one(tmp_path: Path) -> None:
     ("setting", "value", "said"),
     [
         ("duckdb_memory", "2", "CLOCK_DUCKDB_MEMORY"),
+        ("redis_url", "redis", "CLOCK_REDIS_URL: .redis. is no host:port; write such as"),
+        ("redis_url", "redis://cache:6379", "is no host:port"),
+        ("redis_url", ":6379", "is no host:port"),
+        ("postgres", "db", "CLOCK_POSTGRES: .db. is no host:port"),
+        ("postgres", "user@db:5432", "is no host:port"),
         ("duckdb_memory", "lots", "CLOCK_DUCKDB_MEMORY: .lots. is no size of memory; write .* such as 2GB"),
         ("seed", 10**20, "CLOCK_SEED"),
         ("seed", -1, "CLOCK_SEED"),
@@ -503,3 +508,5 @@ def test_a_setting_that_nothing_could_run_with_is_named(setting: str, value: obj
         load_settings(**{setting: value})
     for memory in ("512MB", "1.5 GiB", "2gb"):
         assert load_settings(duckdb_memory=memory).duckdb_memory == memory
+    for address in ("redis:6379", "127.0.0.1:6379", "cache-0.internal:6379", "[::1]:6379"):
+        assert load_settings(redis_url=address, postgres=address).redis_url == address
