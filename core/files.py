@@ -228,6 +228,22 @@ def _locked_folder(folder: Path) -> Iterator[None]:
         os.close(handle)
 
 
+def remove_files(paths: Iterable[Path], root: Path) -> None:
+    """Remove files, and the folders on the way to them that are empty then.
+
+    Args:
+        paths: of the files.
+        root: folder above all of them, which stays.
+    """
+    folders: set[Path] = set()
+    for path in paths:
+        path.unlink(missing_ok=True)
+        folders |= {root.joinpath(*below.parts) for below in path.relative_to(root).parents if below.parts}
+    for folder in sorted(folders, key=lambda folder: len(folder.parts), reverse=True):
+        with suppress(OSError):  # it holds something else
+            folder.rmdir()
+
+
 def recover_directories(root: Path) -> None:
     """Clean up after a crash within ``replaced_directory``, directly below ``root``. Call it while holding the writer's lock."""
     if not root.exists():

@@ -7,6 +7,7 @@ import os
 import subprocess
 from datetime import datetime, timedelta
 
+from core.files import remove_files
 from core.settings import Settings
 from operations.services import AIRFLOW, airflow_environment, airflow_home
 
@@ -20,16 +21,19 @@ RUN_RECORDS = (
 
 
 def retire_records(settings: Settings, now: datetime) -> int:
-    """Remove log files and Airflow's run records of more than ``keep_days`` ago; returns the log files removed.
+    """Remove log files, with the folders of their runs, and Airflow's run records of more than ``keep_days`` ago.
 
     Who did what (Airflow's audit log) stays. Every run writes log files, so without old ones there are no old records, and
     Airflow's command, which takes seconds, is not called. Where it fails the files stay too, and the next day tries again.
+
+    Returns:
+        The log files removed.
     """
     if not settings.keep_days:
         return 0
     since = now - timedelta(days=settings.keep_days)
-    home = airflow_home(settings)
-    old = [p for p in (home / "logs").rglob("*") if p.is_file() and p.stat().st_mtime < since.timestamp()]
+    logs = airflow_home(settings) / "logs"
+    old = [p for p in logs.rglob("*") if p.is_file() and p.stat().st_mtime < since.timestamp()]
     if not old:
         return 0
     done = subprocess.run(
@@ -40,6 +44,5 @@ def retire_records(settings: Settings, now: datetime) -> int:
     if done.returncode:
         log.warning("airflow db clean failed; the next day tries again: %s", done.stderr.strip()[-500:])
         return 0
-    for path in old:
-        path.unlink()
+    remove_files(old, logs)
     return len(old)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from ab_analysis.experiment import find_experiments, load_experiment
 from core.errors import ConfigError
-from core.files import exclusive_lock
+from core.files import exclusive_lock, remove_files
 from core.hours import Hour
 from core.settings import Settings
 from events.store import EventStore
@@ -139,10 +139,13 @@ def _runs(experiment: Path | None, cutoff: Hour) -> bool:
 
 
 def _remove(paths: Iterable[Path], cutoff: Hour) -> int:
-    """Remove those of files and folders named by hour that are before ``cutoff``."""
+    """Remove those of files and folders named by hour that are before ``cutoff``; with its last file goes a file's folder."""
     old = [path for path in paths if Hour.parse(path.name.removeprefix("hour=").split(".")[0]) < cutoff]
     for path in old:
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            remove_files([path], path.parent.parent)
     return len(old)
 
 

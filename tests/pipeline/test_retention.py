@@ -45,6 +45,7 @@ def test_old_state_goes_and_what_is_still_read_stays_the_same(app_settings: Sett
     for hour in (hours[0], cutoff, hours[-2]):
         write_part(settings, hour, "requests", pa.table({"request_id": ["r"]}), "one")
         write_parquet(prediction_file(settings, "none", hour), pa.table({"score": [0.5]}))
+    write_parquet(prediction_file(settings, "version=1", hours[0]), pa.table({"score": [0.5]}))
 
     for name, last in (
         ("ended", cutoff.day - timedelta(days=2)),
@@ -62,9 +63,10 @@ def test_old_state_goes_and_what_is_still_read_stays_the_same(app_settings: Sett
     removed = retire_state(settings)
 
     samples = len([hour for hour in hours if hour < cutoff])
-    assert removed == {"samples": samples, "predictions": 1, "served": 1, "states": 0, "changes": 0, "experiments": 2}
+    assert removed == {"samples": samples, "predictions": 2, "served": 1, "states": 0, "changes": 0, "experiments": 2}
     assert {path.name for path in settings.experiment_days_dir.iterdir()} == {"runs", "wrong"}
     assert [path.name for path in served_hours(settings)] == [f"hour={h.key}" for h in (cutoff, hours[-2])]
+    assert {path.name for path in (settings.training_dir / "predictions").iterdir()} == {"variant=none"}
     assert store.hours() == hours
     assert set(retire_state(settings).values()) == {0}
     assert not retire_state(load_settings(**{**settings.model_dump(include=settings.model_fields_set), "keep_days": 0}))
@@ -99,8 +101,9 @@ def test_old_logs_and_run_records_go_and_the_audit_log_stays(tmp_path: Path) -> 
     migrate_airflow(settings)
     now, home = datetime.now(UTC), airflow_home(settings)
     old, new = now - timedelta(days=400), now - timedelta(days=3)
-    for name, moment in (("old.log", old), ("new.log", new)):
-        path = home / "logs" / "dag_id=ingest_hour" / name
+    runs = home / "logs" / "dag_id=ingest_hour"
+    for name, moment in (("old/ingest/attempt=1.log", old), ("new/ingest/attempt=1.log", new)):
+        path = runs / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("a line")
         os.utime(path, (moment.timestamp(), moment.timestamp()))
@@ -117,7 +120,9 @@ def test_old_logs_and_run_records_go_and_the_audit_log_stays(tmp_path: Path) -> 
     )
     sound.replace(home / "airflow.db")
     assert retire_records(settings, now) == 1
-    assert [p.name for p in (home / "logs").rglob("*.log")] == ["new.log"]
+    assert [p.relative_to(runs).as_posix() for p in sorted(runs.rglob("*"))] == [
+        "new", "new/ingest", "new/ingest/attempt=1.log",
+    ], "of old runs no folders stay either"  # fmt: skip
     assert database.execute("SELECT count(*) FROM job").fetchone() == (1,)
     assert database.execute("SELECT count(*) FROM log WHERE event = 'promote'").fetchone() == (2,)
     assert retire_records(settings, now) == 0
