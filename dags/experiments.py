@@ -321,7 +321,8 @@ with DAG(
 ### Stop, extend or conclude an experiment
 The change is made in the experiment's file, all else in it stays as it is, and is kept with who, when and why. What changes
 after an experiment has begun is flagged on its page. A stopped experiment keeps its plan: its result is read by the rule
-that it began with. To undo a stop or a conclusion, take the line out of the file.
+that it began with. To undo a stop or a conclusion, take the line out of the file; of an experiment that serves, run
+`clock serve resume EXPERIMENT` too.
 """,
     **BY_FORM,
 ):

@@ -33,7 +33,7 @@ from core.files import exclusive_lock, write_text
 from core.hours import Hour
 from core.settings import Settings
 from events.store import EventStore
-from serving.routing import stop_experiment
+from serving.routing import resume_experiment, stop_experiment
 
 log = logging.getLogger("pipeline.experiment_changes")
 
@@ -94,6 +94,8 @@ def define_experiment(settings: Settings, text: str, who: str, why: str, *, repl
         before = _check_definition(settings, experiment, text, replace=replace)
         preview = preview_experiment(settings, experiment)
         action = "redefined" if before else DEFINED
+        if before is None:  # an earlier one of this name, whose file is gone, may have been stopped
+            resume_experiment(settings, experiment.name)
         change = _save(settings, before, experiment, text, action, who, why)
         write_plan_page(settings, preview, text, f"Saved by {who} on {change.at[:10]}.")
     return change

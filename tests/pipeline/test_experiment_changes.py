@@ -214,6 +214,17 @@ def test_a_stop_sends_everybody_back_and_a_conclusion_needs_an_end(workspace: Se
     assert [a for a, _, _ in actions(workspace)] == ["defined", "stopped", "concluded"]
 
 
+def test_a_new_experiment_serves_whatever_became_of_an_earlier_one_of_its_name(workspace: Settings) -> None:
+    text = TEXT + "models: {control: champion, treatment: challenger}\n"
+    define_experiment(workspace, text, "ann", "people sleep badly")
+    stop_early(workspace, "night", "bob", "it wakes people")
+    assert not load_routes(workspace)[0].names
+    file_of(workspace).unlink()
+    define_experiment(workspace, text, "ann", "once more, with softer songs")
+    assert load_routes(workspace)[0].names == {"night"}
+    assert stopped(workspace, "night") is None
+
+
 def test_a_stopped_holdout_holds_nobody_out_any_more(workspace: Settings) -> None:
     text = TEXT.replace("night", "held").replace("end: 2026-03-17\n", "") + "holdout: true\n"
     define_experiment(workspace, text, "ann", "what it adds up to")
