@@ -11,7 +11,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
@@ -141,11 +141,7 @@ def stop(settings: Settings, only: Sequence[str] | None = None) -> list[str]:
     """Stop the processes that ``start`` remembers, all or ``only`` some; returns their names."""
     remembered = _known(settings)
     known = {name: entry for name, entry in remembered.items() if only is None or name in only}
-    processes: list[psutil.Process] = []
-    for entry in known.values():
-        leader = psutil.Process(entry.process.pid)
-        processes += [leader, *leader.children(recursive=True)]
-        leader.send_signal(signal.SIGTERM)
+    processes = [process for entry in known.values() for process in _told_to_end(entry.process.pid)]
     _, alive = psutil.wait_procs(processes, timeout=STOP_TIMEOUT_SECONDS)
     for process in alive:
         try:
@@ -158,6 +154,17 @@ def stop(settings: Settings, only: Sequence[str] | None = None) -> list[str]:
     else:
         _record(settings).unlink(missing_ok=True)
     return sorted(known)
+
+
+def _told_to_end(pid: int) -> list[psutil.Process]:
+    """A process that is told to end, and those that it started; it may have ended by itself, or by somebody else, at any moment."""
+    family: list[psutil.Process] = []
+    with suppress(psutil.NoSuchProcess):
+        leader = psutil.Process(pid)
+        family.append(leader)
+        family += leader.children(recursive=True)
+        leader.send_signal(signal.SIGTERM)
+    return family
 
 
 @contextmanager

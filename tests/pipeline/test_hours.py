@@ -455,6 +455,26 @@ def test_a_service_that_ends_by_itself_is_named_with_its_log(settings: Settings)
     require_running(settings)
 
 
+def test_services_that_end_while_they_are_stopped_do_not_keep_the_others_running(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when two shells stop them at the same time."""
+    start(settings, [ServiceProcess(name, ("sleep", "100")) for name in "abc"])
+    pids = {name: service.process.pid for name, service in left_running(settings).items()}
+    children = psutil.Process.children
+
+    def ended_meanwhile(process: psutil.Process, *, recursive: bool) -> list[psutil.Process]:
+        if process.pid == pids["a"]:
+            process.kill()
+            process.wait()
+        return children(process, recursive=recursive)
+
+    monkeypatch.setattr(psutil.Process, "children", ended_meanwhile)
+    assert stop(settings) == ["a", "b", "c"]
+    assert not any(map(psutil.pid_exists, pids.values()))
+    assert left_running(settings) == {}
+
+
 @pytest.mark.parametrize("how", ["SIGKILL", "SIGTERM"])
 def test_services_end_with_an_owner_that_is_told_to_and_those_of_a_killed_one_at_the_next_start(
     settings: Settings, how: str
