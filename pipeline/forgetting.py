@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -28,7 +29,8 @@ from events.store import EventStore
 
 log = logging.getLogger("pipeline.forgetting")
 
-
+RANKS_NOW_SECONDS = 600
+"""A service that has written to the log of requests since so long ago counts as running."""
 KEPT = (
     "counts of inputs by reason (manifests, receipts): numbers without ids",
     "metrics, decisions and experiment reports of the past: sums and means over many users",
@@ -182,14 +184,13 @@ def _remove(settings: Settings, store: EventStore, people: list[Person], pending
     removal = Removal(people, pending.as_of, pending.stale, unknown)
     forgotten = ForgottenList(store.root)
     digests = forgotten.add(person.key for person in people)
+    listed = time.monotonic()
     write_json(list_copy(settings), forgotten.groups())
     write_json(pending_file(settings), asdict(removal) | {"people": [list(person) for person in people]})
     keys = {person.key for person in people}
     numbers = [person.number for person in people if person.number is not None]
     removed: dict[str, int] = {}
     removed |= forget_events(store, people)
-    removed["exposure_lines"] = forget_exposures(settings.workspace / "serving" / "exposures", keys)
-    removed |= forget_served(settings, people)
     forget_running(settings, numbers)
     removed["experiment_days"] = _forget_experiment_days(settings)
     if numbers:
@@ -201,6 +202,9 @@ def _remove(settings: Settings, store: EventStore, people: list[Person], pending
         if pages := remove_clock_pages(settings, numbers):
             removed["pages"] = pages
             write_index(settings)
+    _let_services_know(settings, listed)
+    removed["exposure_lines"] = forget_exposures(settings.workspace / "serving" / "exposures", keys)
+    removed |= forget_served(settings, people)
     removed["ids"] = forget_ids(store, people)
     unknown_digests = [forgotten.digest(key) for key in unknown]
     report = ForgettingReport(f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}", digests, unknown_digests, removed)
@@ -215,6 +219,25 @@ def _remove(settings: Settings, store: EventStore, people: list[Person], pending
     removals = ", ".join(f"{n} {kind}" for kind, n in removed.items() if n)
     log.info("%d ids forgotten: %s", len(people), removals or "nothing of them was stored")
     return report
+
+
+def _let_services_know(settings: Settings, listed: float) -> None:
+    """Where requests are ranked now, wait until every service knows the list and has written what it answered before.
+
+    Args:
+        settings: of the workspace.
+        listed: when the people were put on the list, by the monotonic clock.
+    """
+    from feature_repo.served import served_hours
+    from serving.request_log import FLUSH_SECONDS
+
+    written = [path for hour in served_hours(settings)[-2:] for path in hour.glob("*.parquet")]
+    newest = max((path.stat().st_mtime for path in written), default=0.0)
+    patience = settings.serving_refresh_seconds + settings.serving_timeout_ms / 1000 + FLUSH_SECONDS + 1
+    left = listed + patience - time.monotonic()
+    if newest > time.time() - RANKS_NOW_SECONDS and left > 0:
+        log.info("waiting %.0f s for what the ranking service has not written yet", left)
+        time.sleep(left)
 
 
 def _forget_experiment_days(settings: Settings) -> int:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import shutil
 import sqlite3
+import time
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -84,7 +86,11 @@ class Lived:
 @pytest.fixture(scope="module")
 def lived(tmp_path_factory: pytest.TempPathFactory) -> Lived:
     settings = load_settings(
-        var=tmp_path_factory.mktemp("lived") / "var", source="simulator", variants=VARIANTS, serving_feature_ms=5_000
+        var=tmp_path_factory.mktemp("lived") / "var",
+        source="simulator",
+        variants=VARIANTS,
+        serving_feature_ms=5_000,
+        serving_refresh_seconds=0.1,
     )
     write_app(settings.workspace, APP, SMALL_POLICY)
     settings.experiments_dir.mkdir(parents=True, exist_ok=True)
@@ -238,6 +244,34 @@ def test_nothing_of_a_forgotten_person_is_left_and_everybody_else_stays(lived: L
     forget(settings, [lived.user])  # again: nothing is left to remove
     serve(settings, lived.user)
     assert run_hour(settings, UNTIL + HOURS).kept > 0  # the raw log still has them
+    assert traces(settings, lived.user, lived.number) == set()
+
+
+def test_what_a_running_service_had_not_written_yet_is_removed_too(
+    lived: Lived, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Requests of the last seconds are in its memory, and it reads the list with its next refresh."""
+    settings = copied(lived, tmp_path)
+    engine = RankingEngine(settings)
+    assert engine.request_log is not None
+    engine.refresh()
+    waited: list[float] = []
+
+    def service_goes_on(seconds: float) -> None:
+        waited.append(seconds)
+        engine.rank(request(lived.user))
+        engine.refresh()
+        engine.request_log.flush()  # type: ignore[union-attr]
+
+    engine.rank(request(lived.user))
+    engine.request_log.flush()
+    monkeypatch.setattr(
+        "pipeline.forgetting.time", SimpleNamespace(monotonic=lambda: 0.0, time=time.time, sleep=service_goes_on)
+    )
+    forget(settings, [lived.user])
+    engine.close()
+    assert waited
+    assert waited[0] > settings.serving_refresh_seconds
     assert traces(settings, lived.user, lived.number) == set()
 
 
