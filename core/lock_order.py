@@ -27,6 +27,8 @@ LOCK_ORDER = (
 """Locks that writers take in turns: files, or patterns of files, below the workspace."""
 LANE_LOCK = "streaming/.lock"
 """Held by a lane for as long as it runs; nobody waits for it."""
+LANDING_LOCK = ".landing.lock"
+"""Held by whoever writes a stream to log files, likewise."""
 
 
 def lock_files(workspace: Path) -> Iterator[Path]:

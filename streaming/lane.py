@@ -10,7 +10,6 @@ Layout below the workspace's ``streaming``::
     users-HOUR.txt    whose features were written on top of the clocks of HOUR (``feature_repo.running``)
     parameters/       what rankers learned from the clocks' hour (``training.running``)
     status.json       how far the lane is
-    landing.json      how far a Redis stream was written to log files (``streaming.redis_log``)
 """
 
 from __future__ import annotations

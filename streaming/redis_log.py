@@ -5,7 +5,8 @@ file of the hour in which Redis took the entry in, which its id tells, so that t
 an hour runs, its file carries the suffix ``.part`` behind its name; the hour's ingestion does not see it before it is complete.
 
 How far the files are is one small file, written after the rows are on disk: what a crash left behind that point is cut off,
-and the entries are read again.
+and the entries are read again. Where that file is lost, or an older one was put back, entries that are in completed files already
+come once more, into the running hour: ingestion recognizes them, and a completed file is never changed.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ import json
 import logging
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from itertools import groupby
@@ -22,8 +24,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from core.errors import ConfigError, NotReadyError
-from core.files import read_json, write_json
+from core.files import exclusive_lock, read_json, write_json
 from core.hours import Hour
+from core.lock_order import LANDING_LOCK
 from core.settings import Settings
 from events.hour_changes import LONGEST_GAP_HOURS
 from events.log_files import part_of
@@ -124,7 +127,10 @@ class LogWriter:
     def _hour_to_write(self, entry: tuple[str, Mapping[str, str]]) -> Hour:
         """An entry's hour, or the running one where that is over: a completed file is never changed."""
         hour = hour_of(entry[0])
-        return max(hour, Hour.parse(self.position.hour)) if self.position.hour else hour
+        hour = max(hour, Hour.parse(self.position.hour)) if self.position.hour else hour
+        while self.file_of(hour).exists():  # the position is an older one than the files are
+            hour += 1
+        return hour
 
     def complete_before(self, hour: Hour) -> None:
         """Give the file that is being written its name, if its hour is over; an hour without an entry gets a file without a row.
@@ -209,20 +215,46 @@ def land(
 
     Raises:
         ConfigError: see ``LogWriter``, or the URL is wrong.
-        NotReadyError: Redis does not answer.
+        NotReadyError: Redis does not answer, or another process writes the workspace's log.
     """
     try:
         import redis
     except ImportError:
         raise ConfigError("a Redis stream needs the extra 'production': install requirements-production.txt") from None
-    writer = LogWriter(pattern, settings.streaming_dir / "landing.json", stream)
     try:
         client: redis.Redis = redis.Redis.from_url(
             url, decode_responses=True, encoding_errors="replace", health_check_interval=30
         )
     except ValueError as error:
         raise ConfigError(f"'{url}' is no URL of Redis: {error}") from None
-    rows = 0
+    with _only_one(settings):
+        writer = LogWriter(pattern, _progress_file(settings), stream)
+        return _land(client, writer, trim=trim, once=once, clock=clock)
+
+
+@contextmanager
+def _only_one(settings: Settings) -> Iterator[None]:
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(exclusive_lock(settings.workspace / LANDING_LOCK, wait=False))
+        except BlockingIOError:
+            raise NotReadyError(f"another 'clock stream land' of '{settings.source}' writes its log already") from None
+        yield
+
+
+def _progress_file(settings: Settings) -> Path:
+    """Where it stands how far the files are; the lane's folder, in which it once was, may be deleted at any time."""
+    path, before = settings.workspace / "landing.json", settings.streaming_dir / "landing.json"
+    if before.exists() and not path.exists():
+        before.replace(path)
+    return path
+
+
+def _land(client: redis.Redis, writer: LogWriter, *, trim: bool, once: bool, clock: Callable[[], float]) -> int:
+    """Write a stream's entries until the process is stopped, or with ``once`` until it holds no more; returns the rows."""
+    import redis
+
+    stream, rows = writer.position.stream, 0
     while True:
         try:
             answer: Any = client.xread(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,7 +11,9 @@ import pytest
 import redis
 
 from core.errors import ConfigError, NotReadyError
+from core.files import exclusive_lock
 from core.hours import Hour
+from core.lock_order import LANDING_LOCK
 from core.settings import Settings
 from streaming.redis_log import LogWriter, land
 from tests.servers import redis_server
@@ -91,6 +94,38 @@ def test_after_a_crash_at_any_point_every_entry_is_there_once(
     land(settings, server, "events", pattern, trim=False, once=True, clock=lambda: BEGIN_MS / 1000 + 7200 + 10)
     assert rows(tmp_path / f"{HOUR.key}.jsonl") == ["1", "2", "3", "10", "20"]
     assert rows(tmp_path / f"{(HOUR + 1).key}.jsonl") == ["70"]
+
+
+@pytest.mark.parametrize("lost", ["landing.json", "streaming"])
+def test_a_completed_file_stays_whole_when_it_is_no_longer_known_how_far_the_files_are(
+    settings: Settings, server: str, client: redis.Redis, tmp_path: Path, lost: str
+) -> None:
+    """A trimmed stream holds the end of hours that are complete: written again, they would be that end alone."""
+    pattern, complete = str(tmp_path / "{hour}.jsonl"), tmp_path / f"{HOUR.key}.jsonl"
+    add(client, [1, 30, 59, 61])
+
+    def run() -> int:
+        return land(settings, server, "events", pattern, trim=False, once=True, clock=lambda: BEGIN_MS / 1000 + 3700)
+
+    assert run() == 4
+    client.xtrim("events", minid=f"{BEGIN_MS + 40 * 60_000}-0", approximate=False)
+    settings.streaming_dir.mkdir(exist_ok=True)
+    path = settings.workspace / lost
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    assert run() == (2 if lost == "landing.json" else 0)
+    assert rows(complete) == ["1", "30", "59"]
+    running = rows(tmp_path / f"{(HOUR + 1).key}.jsonl.part")
+    assert running == (["61", "59", "61"] if lost == "landing.json" else ["61"]), (
+        "ingestion recognizes what comes twice"
+    )
+
+
+def test_two_processes_do_not_write_one_log(settings: Settings, server: str, tmp_path: Path) -> None:
+    with (
+        exclusive_lock(settings.workspace / LANDING_LOCK),
+        pytest.raises(NotReadyError, match="another 'clock stream land' of 'test' writes its log already"),
+    ):
+        land(settings, server, "events", str(tmp_path / "{hour}.jsonl"), trim=False, once=True)
 
 
 def test_an_entry_that_comes_late_to_its_hour_is_not_trimmed_before_it_is_written(
