@@ -24,6 +24,7 @@ from core.hours import Hour
 from core.settings import Settings
 from events.forgotten import ForgottenList, ForgottenMatcher
 from events.store import EventStore
+from feature_repo.online_progress import OnlineProgress
 from feature_repo.retrieval import Features
 from model_registry.registry import CHAMPION
 from serving.catalog import UNKNOWN_ID, Catalog, IdMap, load_catalog
@@ -98,7 +99,7 @@ class RankingEngine:
     def _refreshed_state(self, state: FeatureState | None) -> tuple[FeatureState | None, dict[str, str]]:
         """The current state of the features; if it cannot be read, the previous one and the reason."""
         try:
-            as_of = self.features.store.clock.as_of
+            as_of = self._hour_online(state)
             if as_of is None:
                 return state, {"features": "there are no clocks yet; run 'make demo', or materialize an hour"}
             if state is None or as_of != state.as_of:
@@ -114,6 +115,14 @@ class RankingEngine:
             log.warning("features could not be read again: %s", error)
             return state, {"features": f"{type(error).__name__}: {error}"}
         return state, {}
+
+    def _hour_online(self, state: FeatureState | None) -> Hour | None:
+        """The hour as of which the online store holds features: the clocks', but while an hour is written, the one before."""
+        clocks = self.features.store.clock.as_of
+        if clocks is None or state is None or clocks < state.as_of:
+            return clocks
+        filled = OnlineProgress(self.settings).as_of
+        return max(state.as_of, min(filled, clocks)) if filled else state.as_of
 
     def close(self) -> None:
         """Finish writing the logs, and close the stores."""

@@ -15,6 +15,8 @@ import yaml
 from core.hours import Hour
 from core.settings import Settings, load_settings
 from events.store import EventStore
+from feature_repo.clock import ClockState
+from feature_repo.materialization import advance
 from feature_repo.served import served_features
 from model_registry.registry import CHALLENGER, CHAMPION
 from model_registry.store import open_registry
@@ -76,6 +78,17 @@ def test_serving_scores_what_training_scores(served: Settings, engine: RankingEn
         assert keep.sum() > 20
         np.testing.assert_allclose(one_by_one[keep], expected[keep], atol=1e-6)
         np.testing.assert_allclose(together, one_by_one, atol=1e-6)
+
+
+def test_an_hour_is_served_from_when_the_online_store_has_it(served: Settings, engine: RankingEngine) -> None:
+    """The clocks are committed before, and a store that is away is filled by a later try."""
+    ingest_hour(served, UNTIL)
+    ClockState(served, EventStore(served.events_dir)).refresh(UNTIL + 1)
+    engine.refresh()
+    assert engine.rank(request("u000003", ["t000001"])).features_as_of == UNTIL
+    advance(served, UNTIL + 1)
+    engine.refresh()
+    assert engine.rank(request("u000003", ["t000001"])).features_as_of == UNTIL + 1
 
 
 def test_an_answer_is_ordered_complete_and_says_where_it_comes_from(engine: RankingEngine) -> None:
