@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from pydantic import ValidationError
 
 from ab_analysis.experiment import Experiment, parse_experiment
 from core.errors import ConfigError
@@ -35,10 +36,14 @@ def set_keys(text: str, values: Mapping[str, Any], path: Path) -> str:
         path: of the file, for messages.
 
     Raises:
-        ConfigError: the file is written in a way in which a key cannot be set without touching another one.
+        ConfigError: a value is wrong, or the file is written in a way in which a key cannot be set without touching another one.
     """
     before = parse_experiment(text, path)
-    wanted = Experiment.model_validate({**before.model_dump(mode="json", exclude_unset=True), **values})
+    try:
+        wanted = Experiment.model_validate({**before.model_dump(mode="json", exclude_unset=True), **values})
+    except ValidationError as error:
+        told = [f"{'.'.join(map(str, e['loc']))}: {e['msg'].removeprefix('Value error, ')}" for e in error.errors()]
+        raise ConfigError(f"{path} stays as it is: {'; '.join(told)}") from None
     changed = text
     for key, value in values.items():
         changed = _set_key(changed, key, _value(value), path)

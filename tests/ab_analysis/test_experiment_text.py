@@ -122,3 +122,19 @@ def test_a_block_value_is_not_torn_apart() -> None:
 
 def test_comments_are_told_from_signs_in_texts() -> None:
     assert comments_of('# one\na: "# no"  # two\nb: x#y\n') == ["# one", "# two"]
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"end": date(2500, 1, 1)}, "end: the year 2500 is not between 1990 and 2200"),
+        (
+            {"conclusion": {"outcome": "shipped", "note": "x"}},
+            "conclusion.note: String should have at least 5 characters",
+        ),
+        ({"stopped": date(2020, 1, 1)}, "stopped: 2020-01-01 lies before the start or after the end"),
+    ],
+)
+def test_a_value_that_no_file_may_have_is_said_and_not_written(values: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError, match=f"night.yaml stays as it is: .*{said}"):
+        set_keys(EXAMPLE, values, PATH)
