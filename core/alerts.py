@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import urllib.request
+from http.client import HTTPException
 from typing import Any
 
 from core.settings import Settings
@@ -29,12 +30,16 @@ def send_alert(settings: Settings, title: str, **details: Any) -> bool:
     if not settings.alert_webhook:
         return False
     body = json.dumps({"title": title, "source": settings.source, "details": details}, default=str).encode()
-    request = urllib.request.Request(  # noqa: S310 # nosec B310
-        settings.alert_webhook, body, {"Content-Type": "application/json"}
-    )
     try:
+        request = urllib.request.Request(  # noqa: S310 # nosec B310
+            settings.alert_webhook, body, {"Content-Type": "application/json"}
+        )
         with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as response:  # noqa: S310 # nosec B310
             return bool(response.status < 300)
-    except (OSError, ValueError) as error:
+    except (
+        OSError,
+        ValueError,
+        HTTPException,
+    ) as error:  # also what is no address, and a server that does not speak HTTP
         log.warning("the alert could not be delivered: %s", error)
         return False

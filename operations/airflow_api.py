@@ -139,7 +139,10 @@ class AirflowApi:
             raise NotReadyError(f"Airflow at {self.base} does not answer ({error}); start it with 'make up'") from None
         if answer.status_code >= 400:
             raise NotReadyError(f"Airflow refused {method} {path}: {answer.status_code} {answer.text[:300]}")
-        return answer.json()
+        try:
+            return answer.json()
+        except ValueError:
+            raise NotReadyError(f"what answers at {self.base} is not Airflow; is its URL or port right?") from None
 
 
 def _moment(text: str | None) -> datetime | None:

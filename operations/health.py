@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 import time
-import urllib.error
 import urllib.request
+from http.client import HTTPException
 from typing import Any
 
 from core.errors import ConfigError, NotReadyError
@@ -54,8 +54,12 @@ def check(settings: Settings, name: str) -> None:
 
 
 def airflow_health(settings: Settings) -> dict[str, dict[str, str]]:
-    """Airflow's account of its parts, with their last heartbeats."""
-    return dict(json.loads(fetch(f"{settings.airflow_base}/api/v2/monitor/health")))
+    """Airflow's account of its parts, with their last heartbeats; ``NotReadyError`` when something else answers."""
+    url = f"{settings.airflow_base}/api/v2/monitor/health"
+    try:
+        return {part: dict(told) for part, told in json.loads(fetch(url)).items()}
+    except (ValueError, TypeError, AttributeError):
+        raise NotReadyError(f"what answers at {url} is not Airflow; is CLOCK_AIRFLOW_URL or the port right?") from None
 
 
 def disk_usage(settings: Settings) -> Any:
@@ -68,5 +72,5 @@ def fetch(url: str) -> bytes:
     try:
         with urllib.request.urlopen(url, timeout=TIMEOUT_SECONDS) as answer:  # noqa: S310 # nosec B310
             return bytes(answer.read())
-    except (urllib.error.URLError, OSError) as error:
+    except (OSError, ValueError, HTTPException) as error:
         raise NotReadyError(f"{url} does not answer: {error}") from None

@@ -8,11 +8,11 @@ import signal
 import subprocess
 import threading
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -231,7 +231,7 @@ def _answers(service: ServiceProcess, process: subprocess.Popen[bytes], logs: Pa
     try:
         with urllib.request.urlopen(service.url, timeout=5) as answer:  # noqa: S310 # nosec B310
             return answer.status < 500
-    except (urllib.error.URLError, OSError):
+    except (OSError, HTTPException):
         return False
 
 

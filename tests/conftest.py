@@ -8,10 +8,11 @@ import json
 import os
 import shutil
 import signal
+import socket
 import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -263,6 +264,23 @@ def small_log(rows: int = 6) -> pd.DataFrame:
             "genre": [None if n == 5 else ["rock", "jazz"][n % 2] for n in range(rows)],
         }
     )
+
+
+@contextmanager
+def something_else() -> Iterator[int]:
+    """A server that does not speak HTTP, as on a port that another program has: its port."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def greet() -> None:
+            with suppress(OSError):  # closed
+                while True:
+                    client, _ = server.accept()
+                    with client:
+                        client.recv(65536)
+                        client.sendall(b"220 mail.example ESMTP\r\n")
+
+        threading.Thread(target=greet, daemon=True).start()
+        yield server.getsockname()[1]
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from typing import Any, cast
 import pytest
 
 from core.settings import ROOT
-from tests.conftest import webhook
+from tests.conftest import something_else, webhook
 
 BAG = """
 import json, sys
@@ -228,6 +228,15 @@ def test_a_webhook_that_is_down_breaks_nothing(monkeypatch: pytest.MonkeyPatch, 
 
     down = load_settings(var=tmp_path, alert_webhook="http://127.0.0.1:9/")
     assert send_alert(down, "nobody listens") is False
+
+
+@pytest.mark.parametrize("place", ["http://hooks:port/x", "http://[::1/x", "http://127.0.0.1:{port}/"])
+def test_a_webhook_that_is_none_breaks_nothing(tmp_path: Path, place: str) -> None:
+    from core.alerts import send_alert
+    from core.settings import load_settings
+
+    with something_else() as port:
+        assert send_alert(load_settings(var=tmp_path, alert_webhook=place.format(port=port)), "a title") is False
 
 
 class FakeOutlets(dict[Any, Any]):
