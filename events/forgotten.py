@@ -55,9 +55,15 @@ class ForgottenList:
         """
         if not self.path.exists():
             return {}
-        content = read_json(self.path)
+        try:
+            content = read_json(self.path)
+        except CorruptStateError:  # which says to delete the file
+            content = None
         if not isinstance(content, dict) or not all(isinstance(digests, list) for digests in content.values()):
-            raise CorruptStateError(f"{self.path} is no list of the forgotten; put it back from a backup")
+            raise CorruptStateError(
+                f"{self.path} is no list of the forgotten; put it back from a backup, or from the folder 'forgotten' beside the "
+                "workspaces: without it people would come back"
+            )
         return content
 
     def salt(self) -> str:

@@ -18,7 +18,7 @@ from typing import Any
 
 from ab_analysis.assignment import assign_users, check_layers, run_together
 from ab_analysis.experiment import NAME, Experiment, find_experiments, load_experiment
-from core.errors import ConfigError
+from core.errors import ConfigError, PlatformError
 from core.files import read_json, write_json
 from core.settings import Settings
 from model_registry.registry import CHAMPION, VERSION
@@ -117,7 +117,7 @@ def load_routes(settings: Settings) -> tuple[Routes, dict[str, str]]:
                 experiments.append(experiment)
             elif experiment.holdout:
                 stopped_holdouts.append(experiment)
-        except ConfigError as error:
+        except PlatformError as error:  # of its file, or of the mark that it was stopped: nobody is exposed then
             problems[f"experiment {name}"] = str(error)
     return Routes(experiments, stopped_holdouts), problems
 

@@ -150,7 +150,9 @@ def test_a_damaged_list_is_an_error_and_is_never_begun_anew(tmp_path: Path) -> N
     forgotten.merge({"another salt": ["b"]})
     assert forgotten.matcher().has("a")
     assert not forgotten.matcher().has("b")
-    forgotten.path.write_text("[1]")
-    with pytest.raises(CorruptStateError, match="no list of the forgotten"):
-        forgotten.add(["c"])
-    assert forgotten.path.read_text() == "[1]"
+    for damaged in ("[1]", '{"salt": ["a"', ""):
+        forgotten.path.write_text(damaged)
+        with pytest.raises(CorruptStateError, match="no list of the forgotten; put it back") as error:
+            forgotten.add(["c"])
+        assert "delete" not in str(error.value)
+        assert forgotten.path.read_text() == damaged

@@ -82,6 +82,16 @@ def test_they_agree_when_the_holdout_was_stopped_in_the_service(settings: Settin
     assert beside == 0
 
 
+def test_a_damaged_mark_of_a_stop_keeps_nobody_from_being_ranked_for(settings: Settings) -> None:
+    """As a power cut leaves it: it counts as a stop, and is said."""
+    assert stop_experiment(settings, "ranking", "harm")
+    (settings.workspace / "serving" / "stopped" / "ranking.json").write_text("")
+    routes, problems = load_routes(settings)
+    assert routes.names == {"all"}
+    assert list(problems) == ["experiment ranking"]
+    assert "is damaged" in problems["experiment ranking"]
+
+
 def test_the_models_of_an_experiment_that_is_over_are_not_kept_in_memory(settings: Settings) -> None:
     routes, _ = load_routes(settings)
     end = load_named(settings.experiments_dir, "ranking").end_hour
