@@ -174,6 +174,7 @@ def read_requests(settings: Settings, hour: Hour) -> pa.Table:
     rows = read_parts(settings, hour, "requests")
     if not rows.num_rows:
         return REQUESTS.empty_table()
+    rows = rows.sort_by("at")  # parts are named by who wrote them: another process may have answered first
     numbered = rows.append_column("row", pa.array(range(rows.num_rows)))
     last = numbered.group_by("request_id").aggregate([("row", "max")])["row_max"]
     return rows.take(last.combine_chunks()).sort_by([("at", "ascending"), ("request_id", "ascending")])
