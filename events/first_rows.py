@@ -5,6 +5,8 @@ from __future__ import annotations
 import glob
 import itertools
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -17,9 +19,12 @@ from core.files import temporary_directory
 from core.numbers import is_number
 from events.cells import FORMATS, cast_time
 from events.log_files import check_content, format_of
-from events.text import CHUNK, binary, check_encoding, decoded, is_printed, is_wide, json_of
+from events.packing import CHUNK, DAMAGED, binary, is_read_by_duckdb
+from events.text import check_encoding, decoded, is_printed, is_wide, json_of
 
 SAMPLE_ROWS = 20_000
+LONGEST_HEAD = 64 << 20
+"""Bytes that are unpacked of a file: more than its first rows."""
 EXAMPLES = 30
 """Values of a column that are kept, the most frequent ones."""
 LEAST_TIMES = 0.99
@@ -103,33 +108,49 @@ def read_first_rows(con: duckdb.DuckDBPyConnection, file: Path) -> Sample:
     check_content(file, "parquet" if format_ == "parquet" else "csv")
     if format_ == "jsonl":
         check_encoding(file, "utf-8", "")
-    with temporary_directory("clock-guess-") as scratch:
-        text = file
-        if format_ == "csv" and (encoding := _encoding_of(file)) != "utf-8":
+    with temporary_directory("clock-guess-") as scratch, _looking_at(file):
+        text = head = _head_for_duckdb(file, scratch / "head")
+        if format_ == "csv" and (encoding := _encoding_of(head)) != "utf-8":
             options["encoding"], text = encoding, scratch / "sample.csv"
-            with decoded(file, encoding) as lines:
+            with decoded(head, encoding) as lines:
                 text.write_text("".join(itertools.islice(lines, SAMPLE_ROWS)).removeprefix("\ufeff"), encoding="utf-8")
-        if format_ == "jsonl" and _is_printed_file(file):
+        if format_ == "jsonl" and _is_printed_file(head):
             text = scratch / "sample.jsonl"
-            with binary(file) as stream, text.open("wb") as target:
+            with binary(head) as stream, text.open("wb") as target:
                 target.writelines(json_of(line) + b"\n" for line in itertools.islice(stream, SAMPLE_ROWS))
         name = quoted(glob.escape(str(text)))
-        try:
-            if format_ == "parquet":
-                scan = f"read_parquet({name})"
-            elif format_ == "jsonl":
-                scan = f"read_json_auto({name}, sample_size={SAMPLE_ROWS}, ignore_errors=true)"
-            else:
-                scan, told = _csv_scan(con, name, text)
-                options = {**told, **options}
-            con.execute(f"CREATE TABLE sample AS SELECT * FROM {scan} LIMIT {SAMPLE_ROWS}")
-        except duckdb.Error as error:
-            raise DataError(f"{file} cannot be looked at: {str(error).splitlines()[0]}") from None
+        if format_ == "parquet":
+            scan = f"read_parquet({name})"
+        elif format_ == "jsonl":
+            scan = f"read_json_auto({name}, sample_size={SAMPLE_ROWS}, ignore_errors=true)"
+        else:
+            scan, told = _csv_scan(con, name, text)
+            options = {**told, **options}
+        con.execute(f"CREATE TABLE sample AS SELECT * FROM {scan} LIMIT {SAMPLE_ROWS}")
     count = con.execute("SELECT count(*) FROM sample").fetchone()
     rows = int(count[0]) if count else 0
     if not rows:
         raise DataError(f"{file} holds no rows to guess from")
     return Sample(file, format_, options, rows, columns_of(con, rows))
+
+
+@contextmanager
+def _looking_at(file: Path) -> Iterator[None]:
+    """Make a file that cannot be read an error that names it."""
+    try:
+        yield
+    except (duckdb.Error, *DAMAGED) as error:
+        raise DataError(f"{file} cannot be looked at: {str(error).splitlines()[0]}") from None
+
+
+def _head_for_duckdb(file: Path, copy: Path) -> Path:
+    """The file, or the beginning of its bytes at ``copy`` where it is packed in a way that DuckDB does not read."""
+    if is_read_by_duckdb(file):
+        return file
+    with binary(file) as stream:
+        head = stream.read(LONGEST_HEAD)
+    copy.write_bytes(head if len(head) < LONGEST_HEAD else head[: head.rfind(b"\n") + 1])
+    return copy
 
 
 def _csv_scan(con: duckdb.DuckDBPyConnection, name: str, text: Path) -> tuple[str, Options]:

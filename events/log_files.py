@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import glob
-import gzip
 import logging
 import os
-import zlib
 from collections import defaultdict
 from pathlib import Path
 
@@ -16,7 +14,7 @@ import pyarrow.parquet as pq
 from core.duck import GLOB_SIGN
 from core.errors import DataError
 from core.files import is_passed_over
-from events.text import is_packed
+from events.packing import CHUNK, DAMAGED, binary, is_packed, packing_of, plain_name
 
 log = logging.getLogger("events.log_files")
 
@@ -24,18 +22,21 @@ SUFFIXES = {
     ".csv": "csv", ".tsv": "csv", ".txt": "csv", ".parquet": "parquet", ".pq": "parquet",
     ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl",
 }  # fmt: skip
-GZIP = b"\x1f\x8b"
+ALSO = "also .gz, .bz2, .xz, and .zip of one file"
+"""How files of these endings may be packed."""
 NO_TEXT = {
-    GZIP: "gzip", b"PK\x03\x04": "a ZIP archive (or an Excel workbook)", b"PAR1": "Parquet", b"\x28\xb5\x2f\xfd": "Zstandard",
+    b"\x1f\x8b": "gzip", b"PK\x03\x04": "a ZIP archive (or an Excel workbook)", b"PAR1": "Parquet", b"\x28\xb5\x2f\xfd": "Zstandard",
     b"BZh9": "bzip2", b"\xfd7zXZ": "xz", b"ARROW1": "Arrow", b"Obj\x01": "Avro", b"SQLite f": "a SQLite database",
+    b"7z\xbc\xaf": "a 7z archive", b"Rar!": "a RAR archive",
     b"\xd0\xcf\x11\xe0": "an old Excel workbook", b"%PDF": "a PDF",
     b"\xff\xfe\x00\x00": "UTF-32", b"\x00\x00\xfe\xff": "UTF-32", b"version https://git-lfs": "a pointer of Git LFS",
     b"<!DOCTYPE": "a page of HTML", b"<!doctype": "a page of HTML", b"<html": "a page of HTML", b"<?xml": "XML",
 }  # fmt: skip
 """What a file begins with that is not what its name says."""
-REMEDY = defaultdict(lambda: "unpack or convert it", {"gzip": "call it .gz", "Parquet": "call it .parquet, or set format: parquet",
-                                                     "UTF-32": "save it as UTF-8", "a pointer of Git LFS": "fetch it with git lfs pull",
-                                                     "a page of HTML": "download the log itself"})  # fmt: skip
+REMEDY = defaultdict(lambda: "unpack or convert it", {
+    "gzip": "call it .gz", "bzip2": "call it .bz2", "xz": "call it .xz", "Parquet": "call it .parquet, or set format: parquet",
+    "UTF-32": "save it as UTF-8", "a pointer of Git LFS": "fetch it with git lfs pull", "a page of HTML": "download the log itself",
+})  # fmt: skip
 NO_LOG = {"a PDF", "a page of HTML", "XML"}
 """What lies beside a log and is no part of it."""
 MOST_NAMED = 3
@@ -65,7 +66,7 @@ def find_files(paths: list[str]) -> list[Path]:
                 remedy = (
                     f"; if {names} are logs, name them by their paths and set format in the mapping" if below else ""
                 )
-                raise DataError(f"folder '{text}' holds no log files ({', '.join(sorted(SUFFIXES))}, also .gz){remedy}")
+                raise DataError(f"folder '{text}' holds no log files ({', '.join(sorted(SUFFIXES))}, {ALSO}){remedy}")
             matches += inside
         elif path.is_file():
             matches.append(path)
@@ -140,10 +141,7 @@ def _globbed(pattern: Path) -> list[Path]:
 
 def format_of(path: Path) -> str | None:
     """The format (``csv``, ``jsonl``, ``parquet``) that a file's name says, None where it says none."""
-    suffixes = [s.lower() for s in path.suffixes]
-    if is_packed(path):
-        suffixes.pop()
-    return SUFFIXES.get(suffixes[-1]) if suffixes else None
+    return SUFFIXES.get(plain_name(path).suffix.lower())
 
 
 def unpacked(path: Path) -> Path:
@@ -170,10 +168,10 @@ def check_whole(file: Path, kind: str | None) -> None:
         if kind == "parquet":
             pq.ParquetFile(file)
         elif is_packed(file):
-            with gzip.open(file) as stream:
-                while stream.read(1 << 20):
+            with binary(file) as stream:
+                while stream.read(CHUNK):
                     pass
-    except (pa.ArrowInvalid, EOFError, OSError, zlib.error) as error:
+    except (pa.ArrowInvalid, *DAMAGED) as error:
         raise DataError(
             f"{file} is damaged or was cut short ({str(error).splitlines()[0]}); nothing was ingested. "
             "Fetch the file again and repeat the command: rows already ingested are recognized"
@@ -186,14 +184,14 @@ def check_content(file: Path, kind: str | None) -> None:
     Raises:
         DataError: it cannot be read, or holds something else.
     """
-    head = _head(file)
+    head, packing = _head(file), packing_of(file)
     content = _content(head)
-    if is_packed(file) and head and content is None:
-        raise DataError(f"{file} is not gzip, as its name says; take {file.suffix} off. Nothing was ingested")
-    if is_packed(file) and content == NO_TEXT[GZIP]:
+    if packing and head and content is None:
+        raise DataError(f"{file} is not {packing}, as its name says; take {file.suffix} off. Nothing was ingested")
+    if packing and packing in (content or "") and kind != "parquet":
         content = _content(_unpacked_head(file))
-        if content == NO_TEXT[GZIP]:
-            raise DataError(f"{file} is packed twice by gzip; unpack it once. Nothing was ingested")
+        if packing in (content or ""):
+            raise DataError(f"{file} is packed twice by {packing}; unpack it once. Nothing was ingested")
     wanted = "Parquet" if kind == "parquet" else "text"
     if content not in {None, wanted}:
         remedy = REMEDY[content] if wanted == "text" or "LFS" in content else "unpack or convert it"
@@ -220,7 +218,7 @@ def _content(head: bytes) -> str | None:
 def _unpacked_head(file: Path) -> bytes:
     """The first bytes of what is packed in a file, none if it is damaged."""
     try:
-        with gzip.open(file) as stream:
+        with binary(file) as stream:
             return stream.read(HEAD)
-    except (EOFError, OSError, zlib.error):
+    except DAMAGED:
         return b""

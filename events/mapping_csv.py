@@ -9,6 +9,7 @@ from pydantic import Field, field_validator, model_validator
 
 from core.documents import StrictModel, WholeNumber
 from core.files import is_tabbed
+from events.packing import plain_name
 
 LONGEST_DELIMITER = 4
 """Bytes; DuckDB takes no more."""
@@ -48,4 +49,4 @@ class CsvOptions(StrictModel):
 
     def delimiter_of(self, file: Path) -> str:
         """What stands between the cells of a file."""
-        return self.delimiter or ("\t" if is_tabbed(file) else ",")
+        return self.delimiter or ("\t" if is_tabbed(plain_name(file)) else ",")

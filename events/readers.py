@@ -20,7 +20,7 @@ from core.files import temporary_directory
 from events.csv_reader import by_header, load_csv
 from events.input_part import InputPart, Layout, family
 from events.loader import Loader, cleaned
-from events.log_files import SUFFIXES, check_whole, format_of
+from events.log_files import ALSO, SUFFIXES, check_content, check_whole, format_of
 from events.mapping import Mapping
 from events.text import clean_json
 
@@ -218,8 +218,9 @@ def one_format(mapping: Mapping, files: list[Path]) -> str:
         return mapping.format
     formats = {format_of(file): file for file in files}
     if (strange := formats.get(None)) is not None:
+        check_content(strange, None)
         raise DataError(
-            f"cannot tell the format of {strange} by its name (known are {', '.join(sorted(SUFFIXES))}, also .gz); set 'format' in "
+            f"cannot tell the format of {strange} by its name (known are {', '.join(sorted(SUFFIXES))}, {ALSO}); set 'format' in "
             "the mapping if it is one of these, or convert it"
         )
     if len(formats) > 1:

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from events.mapping import Mapping
-from events.text import CHUNK, MARK, LineEnds, ends_open, is_packed, is_row_by_row, line_ends
+from events.packing import CHUNK, is_packed
+from events.text import MARK, LineEnds, ends_open, is_row_by_row, line_ends
 
 Span = tuple[int, int]
 

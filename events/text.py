@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import ast
 import csv
-import gzip
 import io
 import itertools
 import json
@@ -17,14 +16,14 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import BinaryIO, NamedTuple, TextIO, cast
+from typing import BinaryIO, NamedTuple, TextIO
 
 from core.errors import DataError
 from events.mapping_csv import CsvOptions
+from events.packing import CHUNK, binary, for_duckdb, is_packed
 
 log = logging.getLogger("events.text")
 
-CHUNK = 1 << 20
 MARK = b"\xef\xbb\xbf"
 """Byte order mark of UTF-8."""
 SEPARATOR = b"\x1e"
@@ -56,16 +55,6 @@ CleanText = Callable[[Path, Path], Cleaned]
 """Cleans a file, into a copy at the second path where that is needed."""
 
 
-def is_packed(file: Path) -> bool:
-    """Whether a file's name says that it is packed."""
-    return file.suffix.lower() in {".gz", ".gzip"}
-
-
-def binary(file: Path) -> BinaryIO:
-    """The file's bytes, unpacked where it is packed."""
-    return cast(BinaryIO, gzip.open(file)) if is_packed(file) else file.open("rb")
-
-
 def decoded(file: Path, encoding: str, newline: str | None = None) -> TextIO:
     r"""The file's text, with its line ends read as Python's ``open`` does; strange bytes become ``\xNN``.
 
@@ -92,6 +81,7 @@ def pass_lines(stream: TextIO | BinaryIO, count: int) -> None:
 def clean_json(file: Path, copy: Path) -> Cleaned:
     """JSON with an object a line from JSON lines, an array of objects, or objects over several lines."""
     check_encoding(file, "utf-8", "")
+    file = for_duckdb(file, copy.with_suffix(".plain"))
     with binary(file) as stream:
         head = stream.read(CHUNK).removeprefix(MARK).lstrip()
     if not head:
@@ -213,6 +203,7 @@ def clean_csv(file: Path, copy: Path, options: CsvOptions, delimiter: str, colum
         columns: cells of a row.
     """
     check_encoding(file, options.encoding, "csv: ")
+    file = for_duckdb(file, copy.with_suffix(".plain"))
     utf8 = options.encoding == "utf-8"
     if options.skip and utf8:
         rest = copy.with_suffix(".rest")

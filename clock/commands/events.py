@@ -19,7 +19,7 @@ EXAMPLE = """\
 # colon are quoted for YAML: column: "off".
 source: my_app                        # required: name of the source, and of its workspace under var/
 description: Streams of my app        # for people
-format: auto                          # auto (by suffix), csv, parquet, jsonl; each also .gz
+format: auto                          # auto (by suffix), csv, parquet, jsonl; text also .gz, .bz2, .xz, .zip
 csv: {delimiter: ",", quote: '"', header: true, encoding: utf-8}   # header: false, columns: [...] where there is none; "\\t" is
                                       # a tab (.tsv has tabs anyway); encoding: utf-8, latin-1 or utf-16; skip: 1 passes over a
                                       # line before the header

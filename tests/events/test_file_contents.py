@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import bz2
 import gzip
 import json
 import zipfile
@@ -168,14 +167,15 @@ def test_keys_of_json_may_be_anything(log: Log) -> None:
 
 def test_files_of_a_folder_that_are_packed_otherwise_are_told(log: Log, caplog: pytest.LogCaptureFixture) -> None:
     log.write(HEADER + rows(3), "log/day1.csv")
-    log.write(bz2.compress((HEADER + rows(3, 3)).encode()), "log/day2.csv.bz2")
+    log.write(b"\x28\xb5\x2f\xfd", "log/day2.csv.zst")
     with zipfile.ZipFile(log.folder / "log" / "day3.zip", "w") as archive:
         archive.writestr("day3.csv", HEADER + rows(3, 6))
+        archive.writestr("day4.csv", HEADER + rows(3, 9))
     log.write("about this log", "log/README")
     log.write("<!DOCTYPE html>", "log/about.html")
     assert log.ingest(log.folder / "log").kept == 3
     assert "2 files in folder" in caplog.text
-    assert "such as day2.csv.bz2, which holds bzip2; if they belong to the log, unpack or convert" in caplog.text
+    assert "such as day2.csv.zst, which holds Zstandard; if they belong to the log, unpack or convert" in caplog.text
 
 
 def test_files_of_a_folder_without_a_known_name_are_named(log: Log) -> None:
