@@ -104,15 +104,15 @@ def guess_mapping(paths: list[str], source: str | None = None) -> str:
     lines += [f"  played_seconds: {_seconds(played, highest)}  # check the unit"] if played else []
     lines += [f"  duration_seconds: {_seconds(length, highest)}  # check the unit"] if length else []
     at = len(lines)
-    lines += [timestamp, local_time_line(sample, taken)]
+    side_tables, users_zone = table_lines(
+        tables, {"items": _item_ids(listed, item), "users": list(user.examples) if user else []}, sample
+    )
+    lines += [timestamp, local_time_line(sample, taken, users_zone)]
     taken += [c for c in sample.columns if has_word(c, PLAYED) or has_word(c, LENGTH)]
     lines[at:at] = _requests(sample, taken, listed is not None)
     done = list_behavior_lines(sample, listed) if listed else []
     behaviors = [] if done else behavior_lines(sample, taken, bool(played and length))
     context = _context(sample, taken)
-    side_tables = table_lines(
-        tables, {"items": _item_ids(listed, item), "users": list(user.examples) if user else []}, sample
-    )
     facets = _facets(sample, taken, "  facets:" in side_tables)
     lines += context + facets + (_shown(listed) if listed else []) + done + behaviors + side_tables
     return "\n".join(lines) + "\n"

@@ -13,6 +13,7 @@ import duckdb
 from core.duck import identifier, scalar, texts
 from events.column_words import FACET, ITEM, TITLE, USER, has_word, is_flag, is_list, separator_of
 from events.first_rows import UNNAMED, Column, Options, Sample
+from events.guess_times import zone_column
 from events.log_files import format_of
 from events.mapping_text import example_values, expression, facet_name, flow
 from events.unnamed import read_named
@@ -44,8 +45,8 @@ class _Match:
     named: int
 
 
-def table_lines(tables: list[Sample], ids: dict[Role, list[str]], log: Sample) -> list[str]:
-    """The mapping's lines about a table of items and one of users.
+def table_lines(tables: list[Sample], ids: dict[Role, list[str]], log: Sample) -> tuple[list[str], str | None]:
+    """The mapping's lines about a table of items and one of users, and the column of the users' zones.
 
     Args:
         tables: files beside the log.
@@ -53,7 +54,7 @@ def table_lines(tables: list[Sample], ids: dict[Role, list[str]], log: Sample) -
         log: the log, whose own columns are no attributes again.
 
     Returns:
-        nothing for tables that hold none of the ids.
+        no lines for tables that hold none of the ids, and no column where the table of users has no zones.
     """
     matches = [match for table in tables for match in _matches(table, ids)]
     best: dict[Role, _Match] = {}
@@ -61,7 +62,9 @@ def table_lines(tables: list[Sample], ids: dict[Role, list[str]], log: Sample) -
         if match.table.file not in {m.table.file for m in best.values()}:
             best.setdefault(match.role, match)
     taken = {facet_name(column) for column in log.columns}
-    return [line for role in ids if role in best for line in _lines(best[role], taken)]
+    lines = [line for role in ids if role in best for line in _lines(best[role], taken)]
+    zone = zone_column(best["users"].table.columns) if "users" in best else None
+    return lines, expression(zone) if zone else None
 
 
 def _matches(table: Sample, ids: dict[Role, list[str]]) -> list[_Match]:
@@ -101,10 +104,10 @@ def _lines(match: _Match, taken: set[str]) -> list[str]:
     usable = [c for c in columns if c.name != key.name and c.distinct > 1 and facet_name(c) not in taken]
     facets = [c for c in usable if _is_facet(c, table.rows)][:MOST_FACETS] if match.role == "items" else []
     titles = [c for c in usable if c not in facets and _is_title(c)][:1] if match.role == "items" else []
-    attributes = [line for c in usable if c not in [*facets, *titles] for line in _attribute(c, table.rows)][
-        :MOST_ATTRIBUTES
-    ]
-    if match.role == "users" and not attributes:
+    zones = [zone for zone in [zone_column(columns)] if zone and match.role == "users"]
+    others = [c for c in usable if c not in [*facets, *titles, *zones]]
+    attributes = [line for c in others for line in _attribute(c, table.rows)][:MOST_ATTRIBUTES]
+    if match.role == "users" and not attributes and not zones:
         return []
     what = f"check: {table.file.name} has ids of {match.role}; ingest the log by its files' names, without it"
     return [

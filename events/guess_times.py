@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterable
 
 import duckdb
 
@@ -19,21 +20,30 @@ DAY_SECONDS = 86_400
 TIME_OF_DAY = re.compile(r"\d{1,2}:\d{2}(:\d{2}(\.\d+)?)?")
 
 
-def local_time_line(sample: Sample, taken: list[Column]) -> str:
+def local_time_line(sample: Sample, taken: list[Column], users_zone: str | None) -> str:
     """The mapping's line about the users' clocks.
 
     Args:
         sample: first rows of the log.
         taken: columns that are something else; a column of zones is added.
+        users_zone: the column of zones of a table of users; None: there is none.
     """
-    column = next((c for c in sample.columns if c not in taken and has_word(c, ZONES) and c.examples), None)
-    if column is None or not all(map(is_zone, column.examples)):
+    column = zone_column([c for c in sample.columns if c not in taken])
+    if column is None and users_zone:
+        return f"local_time: {{users_zone: {json.dumps(users_zone)}}}  # of the table of users"
+    if column is None:
         return "local_time: {zone: UTC}  # check: the zone in which these people live, for example Europe/Berlin"
     taken.append(column)
     if column.share_filled == 1:
         return f"local_time: {{zone_column: {json.dumps(expression(column))}}}{example_values(column)}"
     rule = f"coalesce(nullif({expression(column)}, ''), 'UTC')"
     return f"local_time: {{zone_column: {json.dumps(rule)}}}  # check: the zone of the rows without one{example_values(column, '; ')}"
+
+
+def zone_column(columns: Iterable[Column]) -> Column | None:
+    """The column that holds zones, by its name and its cells; None: there is none."""
+    column = next((c for c in columns if has_word(c, ZONES) and c.examples), None)
+    return column if column is not None and all(map(is_zone, column.examples)) else None
 
 
 def timestamp_line(con: duckdb.DuckDBPyConnection, sample: Sample) -> tuple[Column, str]:

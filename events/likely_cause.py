@@ -10,6 +10,7 @@ from core.documents import one_line
 from core.duck import plain_identifier, quoted, scalar
 from core.numbers import is_number
 from events.cells import CLOCK_OFFSET, FORMATS, ISO, content
+from events.mapping_times import USERS_ZONE
 from events.staging import LEAST_OFFSET, Staging
 
 MINUTES_AND_SECONDS = re.compile(r"\d+:\d{2}(\.\d+)?")
@@ -117,6 +118,14 @@ def _cell_counts(staging: Staging) -> str:
 def _zone_hint(staging: Staging) -> str:
     """What a person should look at when many rows have no zone or offset that can be read."""
     rule = staging.mapping.local_time
+    if rule.users_zone:
+        user, text = _user_without_zone(staging)
+        read = (
+            f"a cell reads {text!r}, it takes a zone such as Europe/Berlin"
+            if text
+            else "the table has no zone for them"
+        )
+        return f"Look at {USERS_ZONE} and users.key, for example at user '{one_line(user, 40)}': {read}"
     key = "zone_column" if rule.zone_column else "offset_minutes_column"
     name = getattr(rule, key)
     plain = f"CAST({staging.raw.cell(name, key)} AS VARCHAR)" if name in staging.raw.columns else None
@@ -128,6 +137,15 @@ def _zone_hint(staging: Staging) -> str:
     wanted = "a zone such as Europe/Berlin" if rule.zone_column else "minutes from UTC, such as 120 or -300, or +02:00"
     read = "every cell is empty" if text is None else f"a cell reads {text!r}"
     return f"Look at local_time.{key}: {read}, it takes {wanted}{_other_offset(staging, key, name, str(text))}"
+
+
+def _user_without_zone(staging: Staging) -> tuple[str, str | None]:
+    """A user of rows without a zone, and what the table of users has in its place; rather one of whom it has something."""
+    row = staging.con.execute(
+        """SELECT user_key, zone FROM staged LEFT JOIN user_zones ON key = user_key WHERE reason = 'unknown_zone'
+        ORDER BY zone IS NULL, __row LIMIT 1"""
+    ).fetchall()
+    return row[0]
 
 
 def _other_offset(staging: Staging, key: str, name: str, text: str) -> str:

@@ -13,7 +13,7 @@ from core.errors import ConfigError
 from events.mapping_csv import CsvOptions
 from events.mapping_rows import Actions, Behavior, Impressions
 from events.mapping_tables import Items, OneAttribute, SideTable, Users
-from events.mapping_times import LocalTime, Timestamp
+from events.mapping_times import USERS_ZONE, LocalTime, Timestamp
 from events.schema import BEHAVIORS, PREDICTION_COLUMNS, RESERVED_FACETS, AttributeField, Owner
 
 BUILTIN = Path(__file__).parent / "sources"
@@ -101,6 +101,7 @@ class Mapping(StrictModel):
             raise ValueError("behaviors: name at least one, for example finish: 'true'")
         self._check_actions()
         self._check_attributes()
+        self._check_users()
         for key, names in (("facets", self.facet_names), ("context", self.context_names)):
             if clash := [name for name in names if name.lower() in RESERVED_FACETS or name.startswith("__")]:
                 raise ValueError(f"{key}: {sorted(clash)} are names that the platform itself uses; choose others")
@@ -128,6 +129,19 @@ class Mapping(StrictModel):
         lower = [name.lower() for name in columns]
         if clash := sorted({name for name in columns if name.lower() in taken or lower.count(name.lower()) > 1}):
             raise ValueError(f"attributes: the column {clash[0]} would stand twice; choose another name")
+
+    def _check_users(self) -> None:
+        zone, users = self.local_time.users_zone, self.users
+        if zone and users is None:
+            raise ValueError(
+                f"{USERS_ZONE}: name the table under users (path, key), or zone_column for a column of the log"
+            )
+        if zone and users and users.since:
+            raise ValueError(
+                f"{USERS_ZONE}: a table with since has several rows a user, and a user has one zone; take one of them out"
+            )
+        if users and not users.attributes and not zone:
+            raise ValueError(f"users: name the attributes that rankers read, or the zone ({USERS_ZONE})")
 
     def _check_actions(self) -> None:
         shown = self.impressions or Impressions()
@@ -164,7 +178,7 @@ class Mapping(StrictModel):
     def mentioned_names(self) -> frozenset[str]:
         """Every word and quoted name of the keys that name columns of the log."""
         texts = [
-            *self.columns.model_dump().values(), self.timestamp.column, *self.local_time.model_dump().values(),
+            *self.columns.model_dump().values(), self.timestamp.column, *self.local_time.model_dump(exclude={"users_zone"}).values(),
             *self.log_facets.values(), *self.context_columns.values(), *self.behaviors.values(), self.actions and self.actions.column,
             *([self.impressions.list_column, *self.impressions.chosen.values()] if self.impressions else []),
         ]  # fmt: skip

@@ -80,11 +80,7 @@ class SideTable(StrictModel):
 
 
 class Users(SideTable):
-    """A table of users: what rankers may read of a person besides what they did."""
-
-    attributes: dict[str, OneAttribute] = Field(
-        min_length=1, description=SideTable.model_fields["attributes"].description
-    )
+    """A table of users: what rankers may read of a person besides what they did, and the zone of their clock."""
 
 
 class Items(SideTable):

@@ -11,6 +11,7 @@ from pydantic import Field, field_validator, model_validator
 from core.documents import StrictModel, did_you_mean
 from events.zones import check_zone, is_zone, known_zones
 
+USERS_ZONE = "local_time.users_zone"
 Fold = Literal["first", "second", "reject"]
 """Which of two moments is meant that a zone's clock showed the same."""
 
@@ -64,7 +65,7 @@ class Timestamp(StrictModel):
 
 
 class LocalTime(StrictModel):
-    """The user's wall clock: one zone, a zone per row, or an offset per row."""
+    """The user's wall clock: one zone, a zone per row or per user, or an offset per row."""
 
     zone: str | None = None
     zone_column: str | None = None
@@ -72,17 +73,23 @@ class LocalTime(StrictModel):
         None, description="Minutes from UTC, or hours and minutes such as +05:30 and -0700; of hours write tz * 60."
     )
 
+    users_zone: str | None = Field(
+        None, description="A column of the table of users with their zones, or an expression over its columns."
+    )
+
     @field_validator("zone")
     @classmethod
     def _zone(cls, name: str | None) -> str | None:
         if name and name.isidentifier() and not is_zone(name):
             near = did_you_mean(name, known_zones())
-            raise ValueError(f"unknown time zone '{name}'; if it is a column: zone_column{near}")
+            raise ValueError(
+                f"unknown time zone '{name}'; if it is a column: zone_column, or users_zone in the table of users{near}"
+            )
         return check_zone(name) if name else name
 
     @model_validator(mode="after")
     def _one(self) -> LocalTime:
-        zones = [v for v in (self.zone, self.zone_column, self.offset_minutes_column) if v]
+        zones = [v for v in (self.zone, self.zone_column, self.offset_minutes_column, self.users_zone) if v]
         if len(zones) != 1:
-            raise ValueError("give exactly one of zone, zone_column, offset_minutes_column")
+            raise ValueError("give exactly one of zone, zone_column, offset_minutes_column, users_zone")
         return self

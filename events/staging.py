@@ -37,6 +37,7 @@ from events.mapping_tables import Items
 from events.readers import exact_text, load_raw, raw_rows
 from events.row_expressions import RowExpressions
 from events.schema import BEHAVIORS, REQUEST_COLUMNS
+from events.user_zones import load_user_zones
 from events.zones import is_zone
 
 log = logging.getLogger("events.staging")
@@ -187,6 +188,7 @@ class Staging:
         self.shifted = resolve_folds(self.con, "parsed", mapping.timestamp)
         self._add_ids()
         local, zone_bad = self._local_time()
+        zones = " LEFT JOIN user_zones z ON z.key = p.user_key" if mapping.local_time.users_zone else ""
         behaviors, guessed = {}, []
         for (name, sql), text in zip(outcomes.items(), mapping.behaviors.values(), strict=True):
             where = f"behaviors.{name}: '{one_line(text)}'"
@@ -205,7 +207,7 @@ class Staging:
             f"""CREATE TABLE staged AS SELECT p.__row, coalesce({key}, {digest}) AS event_id, p.user_key, p.item_key,
             p.ts, {role} AS is_action, {local} AS local_time, {", ".join(f"p.{inner(name)}" for name in facets)},
             p.played_seconds, p.duration_seconds, p.in_items, {typed}, {", ".join(f"p.{n}" for n in REQUEST_COLUMNS)}, {reasons} AS reason
-            FROM parsed p JOIN raw r USING (__row)"""
+            FROM parsed p JOIN raw r USING (__row){zones}"""
         )
         self._say_missing()
         self._count_unreadable({name: outcomes[name] for name in guessed})
@@ -425,8 +427,12 @@ class Staging:
             bad = f"coalesce(NOT isfinite({minutes}) OR abs({minutes}) > 26 * 60 OR {hours}, true)"
             safe = f"CASE WHEN {bad} THEN 0 ELSE {minutes} END"
             return f"(p.ts AT TIME ZONE 'UTC') + to_minutes(CAST({safe} AS BIGINT))", bad
-        column = self.sql.text(str(rule.zone_column), "local_time.zone_column")
-        names = [row[0] for row in self.con.execute(f"SELECT DISTINCT {column} FROM raw r").fetchall()]
+        if rule.users_zone:
+            load_user_zones(self.con, self.mapping, self._folders, numbers=self.ids["user"] == "int")
+            column, names_of = "z.zone", "user_zones z"
+        else:
+            column, names_of = self.sql.text(str(rule.zone_column), "local_time.zone_column"), "raw r"
+        names = [row[0] for row in self.con.execute(f"SELECT DISTINCT {column} FROM {names_of}").fetchall()]
         known = [name for name in names if name and is_zone(name)]
         zones = ", ".join(map(quoted, known)) or "''"
         safe = f"CASE WHEN {column} IN ({zones}) THEN {column} ELSE 'UTC' END"

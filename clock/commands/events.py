@@ -42,7 +42,7 @@ timestamp: {column: ts, unit: ms, zone: UTC}   # required; unit: iso, s, ms, us,
 ids: {user: string, item: string}     # or int; absent: int where every id of the first input is an integer, else text;
                                       # fixed by the first input
 local_time: {zone: Europe/Berlin}     # required; or zone_column: tz, or offset_minutes_column: tz_offset (120 or +02:00;
-                                      # of hours: tz * 60)
+                                      # of hours: tz * 60), or users_zone: tz, a column of the table of users
 facets: {genre: genre}                # attributes in the log itself; no facet at all: the item itself serves as one
 context: {tab: tab, device: platform} # what is known of the moment besides user, item and time: rankers read it, and a
                                       # request tells it under the same names; it may come later than the first input;

@@ -11,7 +11,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from core.errors import ConfigError, DataError
+from events.guess import guess_mapping
+from events.ingest import ingest
 from events.zones import is_zone
+from tests.conftest import NOW
 from tests.events.logs import HEADER, TIME, Log, rows
 
 # Times.
@@ -240,3 +243,65 @@ def test_an_expression_of_the_time_is_checked_as_any_other(log: Log) -> None:
         log.ingest(timestamp="""timestamp: {column: "date || ' ' || time"}""")
     with pytest.raises(ConfigError, match=r"timestamp.column .*: the log has no column 'tyme'; did you mean 'time'"):
         log.ingest(timestamp="""timestamp: {column: "date || ' ' || tyme"}""")
+
+
+ZONES = "local_time: {users_zone: tz}\nusers: {path: users.csv, key: uid}"
+
+
+def test_the_zone_of_a_user_may_stand_in_a_table_of_users(log: Log) -> None:
+    log.write(HEADER + f"7,i,x,{TIME}\n8.0,i,x,{TIME}\n9,i,x,{TIME}\n10,i,x,{TIME}\n")
+    log.write("uid,tz\n7.0,Asia/Tokyo\n8,America/New_York\n9,\n7,UTC\n", "users.csv")
+    account = log.ingest(local_time=ZONES)
+    assert (account.kept, account.reasons) == (2, {"unknown_zone": 2})
+    clocks = log.events().set_index("user_id")["local_time"].dt.strftime("%H:%M").to_dict()
+    assert clocks == {7: "19:00", 8: "06:00"}
+    account = log.ingest(local_time=ZONES.replace("tz}", "\"coalesce(nullif(tz, ''), 'UTC')\"}"))
+    assert (account.kept, account.duplicates, account.reasons) == (1, 2, {"unknown_zone": 1})
+
+
+def test_a_table_of_users_may_have_zones_and_attributes(log: Log) -> None:
+    log.write(HEADER + rows(3))
+    log.write("uid,tz,town\n" + "".join(f"u{n},Asia/Tokyo,Kobe\n" for n in range(3)), "users.csv")
+    log.ingest(local_time=ZONES.replace("uid}", "uid, attributes: {town: town}}"))
+    assert log.events()["local_time"].dt.hour.tolist() == [19] * 3
+    assert log.settings.events_dir.joinpath("_attributes", "user.parquet").exists()
+
+
+@pytest.mark.parametrize(
+    ("rule", "users", "message"),
+    [
+        ("local_time: {users_zone: tz}", "", "local_time.users_zone: name the table under users"),
+        (ZONES.replace("key: uid", "key: uid, since: t"), "", "a user has one zone; take one of them out"),
+        (
+            "local_time: {zone: UTC}\nusers: {path: users.csv, key: uid}",
+            "",
+            "users: name the attributes .* or the zone",
+        ),
+        ("local_time: {zone: UTC, users_zone: tz}", "", "give exactly one of"),
+        (ZONES, "uid,zone\nu0,UTC\n", r"local_time.users_zone .*: the log has no column 'tz'"),
+        (ZONES, "user,tz\nu0,UTC\n", r"users.key .*: the log has no column 'uid'"),
+        (ZONES, "uid,tz\nU0,UTC\n", "users.key, for example at user 'u0': the table has no zone for them"),
+        (ZONES, "uid,tz\nu1,CEST\n", "at user 'u1': a cell reads 'CEST', it takes a zone such as Europe/Berlin"),
+    ],
+)
+def test_zones_of_users_that_cannot_be_read_are_told(log: Log, rule: str, users: str, message: str) -> None:
+    log.write(HEADER + rows(12))
+    log.write(users, "users.csv")
+    with pytest.raises((ConfigError, DataError), match=message):
+        log.ingest(local_time=rule)
+
+
+def test_zones_of_a_table_of_users_are_guessed(log: Log) -> None:
+    log.write(
+        "user_id,item_id,genre,finish,ts\n" + "".join(f"u{n},i{n},rock,1,{TIME}\n" for n in range(30)), "log/log.csv"
+    )
+    log.write(
+        "user_id,timezone\n" + "".join(f"u{n},{('UTC', 'Asia/Tokyo')[n % 2]}\n" for n in range(30)), "log/users.csv"
+    )
+    text = guess_mapping([str(log.folder / "log")], source="test")
+    assert "local_time: {users_zone: timezone}" in text or 'users_zone: "timezone"' in text
+    (log.folder / "guess.yaml").write_text(text)
+    assert (
+        ingest(str(log.folder / "guess.yaml"), [str(log.folder / "log" / "log.csv")], log.settings, now=NOW).kept == 30
+    )
+    assert set(log.events()["local_time"].dt.hour) == {10, 19}
