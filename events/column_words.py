@@ -91,6 +91,11 @@ BEHAVIOR_WORDS = {
     "dislike": ("dislike", "disliked", "hate", "thumbs_down", "downvote", "ban", "block", "report"),
     "share": ("share", "shared", "forward", "recommend"),
 }
+BESIDE_BEHAVIOR = {
+    *USER, *ITEM, *(word for words in BEHAVIOR_WORDS.values() for word in words),
+    "is", "was", "has", "did", "been", "flag", "label", "add", "added", "to", "by",
+}  # fmt: skip
+"""Words that stand beside a behavior's in the name of a column that says that it was done; others make it something else."""
 ZONES = ("tz", "timezone", "zone")
 
 
@@ -98,6 +103,15 @@ def has_word(column: Column, words: tuple[str, ...]) -> bool:
     """Whether one of ``words`` is a part of the column's name, or all of it but for ``id`` or ``s`` at its end."""
     joined = "".join(column.words)
     return any(word in column.words or joined in {word, f"{word}id", f"{word}s"} for word in words)
+
+
+def says_done(column: Column, behavior: str) -> bool:
+    """Whether a column's name says that a behavior was done, and nothing else of it.
+
+    ``is_liked`` and ``song_liked`` do; ``verified_purchase`` tells of a review, ``page_order`` of a page, ``not_skipped`` the reverse.
+    """
+    wanted, words = {*behavior.split("_")}, {word for word in column.words if not word.isdigit()}
+    return wanted <= words and words - wanted <= BESIDE_BEHAVIOR
 
 
 def by_name(sample: Sample, words: tuple[str, ...], exclude: list[Column]) -> Column | None:

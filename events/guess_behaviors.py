@@ -16,6 +16,7 @@ from events.column_words import (
     is_flag,
     is_list,
     list_entries,
+    says_done,
 )
 from events.first_rows import EXAMPLES, NAME, Column, Sample
 from events.mapping_text import expression, flow
@@ -96,7 +97,7 @@ def _flags(sample: Sample, taken: list[Column]) -> dict[str, str]:
     for behavior, words in BEHAVIOR_WORDS.items():
         flag = next(
             (c for word in words for c in sample.columns
-             if c not in taken and (word in c.words or word == "_".join(c.words)) and is_flag(c)), None)  # fmt: skip
+             if c not in taken and says_done(c, word) and is_flag(c)), None)  # fmt: skip
         if flag is not None:
             rules[behavior] = expression(flag)
             taken.append(flag)

@@ -454,3 +454,27 @@ def test_a_guess_takes_the_first_of_several_values(tmp_path: Path) -> None:
     )
     (tmp_path / "plays.csv").write_text("user,item,time,genres,finished\n" + rows)
     assert "split_part(genres, '|', 1)" in guess_mapping([str(tmp_path / "plays.csv")])
+
+
+@pytest.mark.parametrize(
+    ("column", "behavior"),
+    [("is_liked", "like"), ("songLiked", "like"), ("add_to_cart", "like"), ("is_thumbs_up", "like"), ("skip_2", "skip"),
+     ("user_purchase", "finish"), ("is_long_view", "finish"), ("verified_purchase", None), ("page_order", None),
+     ("not_skipped", None), ("next_page", None), ("close_friend", None), ("share_allowed", None), ("report_lang", None)],
+)  # fmt: skip
+def test_a_flag_is_a_behavior_where_its_name_says_that_and_no_more(
+    tmp_path: Path, column: str, behavior: str | None
+) -> None:
+    text = f"user_id,item_id,genre,ts,{column}\n"
+    for n in range(60):
+        text += f"u{n % 7},i{n % 9},rock,2026-03-02T08:{n:02d}:00Z,{n % 2}\n"
+    mapping, _, _ = guessed(tmp_path, "a.csv", text)
+    assert mapping.behaviors == ({behavior: column} if behavior else {"finish": "true"})
+
+
+def test_a_verified_purchase_of_a_review_is_no_behavior(tmp_path: Path) -> None:
+    text = "user_id,asin,category,timestamp,rating,verified_purchase\n" + rows(
+        200, "u{u},b{i},{g},2026-03-02T08:{m:02d}:00Z,5,true"
+    )
+    mapping, _, _ = guessed(tmp_path, "reviews.csv", text)
+    assert set(mapping.behaviors) == {"like", "dislike"}
