@@ -10,6 +10,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -158,7 +159,22 @@ def write_parquet(path: Path, table: pa.Table, *, row_group: int | None = None) 
     """
     import pyarrow.parquet as pq  # 0.4 s that every process would take, as each reads its settings
 
+    if not table.num_rows:
+        content = _parquet_without_rows(table.schema.serialize().to_pybytes())
+        write_atomically(path, lambda target: target.write_bytes(content))
+        return
     write_atomically(path, lambda target: pq.write_table(table, target, row_group, compression="zstd"))
+
+
+@lru_cache(maxsize=64)
+def _parquet_without_rows(schema: bytes) -> bytes:
+    """The file of a table without rows, as ``write_parquet`` has it: an hour in which nothing happened is several of them."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    target = pa.BufferOutputStream()
+    pq.write_table(pa.ipc.read_schema(pa.py_buffer(schema)).empty_table(), target, compression="zstd")
+    return bytes(target.getvalue())
 
 
 @contextmanager

@@ -69,6 +69,8 @@ class HourContent:
 
 def first_exposures(table: pa.Table) -> pa.Table:
     """The first exposure of each user to each variant, by time."""
+    if not table.num_rows:  # as in nearly every hour, and grouping nothing takes a millisecond
+        return exposure_schema().empty_table()
     keys = ["experiment", "variant", "user_id"]
     first = table.group_by(keys).aggregate([("timestamp", "min")]).rename_columns([*keys, "timestamp"])
     return first.sort_by([("timestamp", "ascending"), *((key, "ascending") for key in keys)]).cast(exposure_schema())

@@ -282,6 +282,8 @@ class EventStore:
             raise CorruptStateError(
                 f"{folder} does not match its manifest; remove the folder and ingest the hour's log again"
             )
+        if not manifest.rows:
+            return self.event_schema.empty_table()
         return self.with_all_columns(pq.ParquetFile(folder / "events.parquet").read())
 
     def with_all_columns(self, events: pa.Table) -> pa.Table:

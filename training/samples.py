@@ -248,15 +248,16 @@ class SampleStore:
         Returns:
             Hours built.
         """
-        done = 0
-        chunk: list[tuple[Hour, pa.Table, int]] = []
+        done = keys = 0
+        chunk: list[tuple[Hour, pa.Table]] = []
         for hour, table in sampled_events(self.settings, self.events, hours, self.negatives, self.negative_hours):
-            chunk.append((hour, table, len(pc.unique(table["user_id"]))))
-            if sum(keys for *_, keys in chunk) >= KEYS_AT_ONCE:
-                done += self._write([(h, t) for h, t, _ in chunk], root)
+            chunk.append((hour, table))
+            keys += len(pc.unique(table["user_id"]))
+            if keys >= KEYS_AT_ONCE:
+                done += self._write(chunk, root)
                 log.info("samples: %d of %d hours", done, len(hours))
-                chunk = []
-        return done + self._write([(h, t) for h, t, _ in chunk], root)
+                chunk, keys = [], 0
+        return done + self._write(chunk, root)
 
     def _build_on_spark(self, stale: Sequence[Hour]) -> int:
         """Let executors build the hours: no row of theirs comes to this process."""

@@ -17,6 +17,7 @@ from typing import Any
 
 import duckdb
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -115,6 +116,24 @@ def test_equal_values_give_equal_bytes(tmp_path: Path) -> None:
     for name in ("one", "two"):
         write_parquet(tmp_path / name, table)
     assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
+
+
+@pytest.mark.parametrize("metadata", [None, {"note": "a"}, {"note": "b"}])
+def test_a_table_without_rows_is_written_as_pyarrow_writes_it_whatever_its_schema_says(
+    tmp_path: Path, metadata: dict[str, str] | None
+) -> None:
+    kinds = {
+        "n": pa.int64(),
+        "t": pa.dictionary(pa.int32(), pa.string()),
+        "l": pa.list_(pa.string()),
+        "m": pa.timestamp("us", "UTC"),
+    }
+    schema = pa.schema([pa.field(name, kind, nullable=name != "n") for name, kind in kinds.items()], metadata)
+    for table in (schema.empty_table(), pa.Table.from_batches([], schema)):
+        pq.write_table(table, tmp_path / "plain", compression="zstd")
+        write_parquet(tmp_path / "ours", table, row_group=10)
+        assert (tmp_path / "ours").read_bytes() == (tmp_path / "plain").read_bytes()
+        assert pq.read_schema(tmp_path / "ours").equals(pq.read_schema(tmp_path / "plain"), check_metadata=True)
 
 
 def test_a_digest_knows_where_each_part_ends_and_forgets_the_order_of_keys() -> None:
