@@ -7,9 +7,11 @@ import itertools
 import logging
 import re
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
+from core.documents import one_line
 from core.duck import file_list, quoted
 from core.errors import DataError
 from core.numbers import is_number
@@ -24,6 +26,8 @@ DELIMITERS = (";", "\t", "|", ",")
 NO_HEADER = re.compile(r"sep=.$|#|%|//|$", re.IGNORECASE)
 """How lines begin that people and programs put before a header."""
 MOST_COMMENTS = 50
+SHOWN_ROWS = 20
+"""Rows by which a header is told."""
 LONGEST_NAME = 1 << 17
 """Characters of a column's name."""
 
@@ -39,6 +43,8 @@ def load_csv(loader: Loader, options: CsvOptions, files: list[Path]) -> None:
     con = loader.con
     for number, ((cells, delimiter), members) in enumerate(by_header(options, files).items()):
         names = _unique(cells, loader.repeated)
+        if not options.header:
+            _tell_header(members[0], options, delimiter)
         loader.hint = _no_header(members[0], options) or _other_shape(names, delimiter) or _a_row(cells, options)
         columns = [loader.column(name) for name in names]
         clean: CleanText = lambda file, to: clean_csv(file, to, options, delimiter, len(columns))  # noqa: B023, E731
@@ -138,9 +144,46 @@ def _a_row(cells: tuple[str, ...], options: CsvOptions) -> str:
     >>> _a_row(("1", "2268318", "pv"), CsvOptions())
     '; its first line looks like a row: if it is one, set csv: {header: false, columns: [...]} with a name for each cell'
     """
-    if not options.header or not any(is_number(cell) or re.fullmatch(ISO, cell) for cell in cells):
+    if not options.header or not any(map(_is_value, cells)):
         return ""
     return "; its first line looks like a row: if it is one, set csv: {header: false, columns: [...]} with a name for each cell"
+
+
+def _is_value(cell: str) -> bool:
+    """Whether a cell is a number or a time, as no name of a column is."""
+    return is_number(cell) or bool(re.fullmatch(ISO, cell))
+
+
+def _tell_header(file: Path, options: CsvOptions, delimiter: str) -> None:
+    """Warn of a file that has a header although the mapping says that it has none: the header counts as a row."""
+    with decoded(file, options.encoding) as stream:
+        pass_lines(stream, options.skip)
+        lines = [line.lstrip("\ufeff").rstrip("\r\n") for line in itertools.islice(stream, SHOWN_ROWS)]
+    rows = [line.split(delimiter) for line in lines]
+    if len(delimiter) == 1 and len(options.quote) == 1:
+        with suppress(csv.Error):
+            rows = [*csv.reader(lines, delimiter=delimiter, quotechar=options.quote)]
+    if rows and _are_names(rows[0], rows[1:], options.columns):
+        log.warning(
+            "%s: its first line looks like a header (%s), and counts as a row, as csv says header: false: take that and columns "
+            "out of the mapping, or write skip: %d", file, one_line(lines[0], 60), options.skip + 1,
+        )  # fmt: skip
+
+
+def _are_names(first: list[str], others: list[list[str]], columns: Sequence[str]) -> bool:
+    """Whether the first row of a file is a header: the names that it should have, or no value where every other row has one.
+
+    >>> _are_names(["uid", "time"], [["u1", "17"], ["u2", "18"]], ("user", "ts")), _are_names(["u0", ""], [["u1", "17"]], ("user", "ts"))
+    (True, False)
+    """
+    if any(map(_is_value, first)):
+        return False
+    named = sum(cell.strip().casefold() == name.casefold() for cell, name in zip(first, columns, strict=False))
+    valued = (
+        bool(name.strip()) and bool(cells) and all(map(_is_value, cells))
+        for name, *cells in itertools.zip_longest(first, *others, fillvalue="")
+    )
+    return 2 * named >= len(columns) or any(valued)
 
 
 def _unique(header: tuple[str, ...], repeated: set[str]) -> list[str]:

@@ -473,3 +473,36 @@ csv: {OPTIONS}
     mapping.write_text(written.replace("OPTIONS", f"{options}, skip: {count}"))
     account = ingest(str(mapping), [str(path)], settings, now=NOW)
     assert (account.rows_in, account.kept, account.quarantined) == (2, 2, 0)
+
+
+@pytest.mark.parametrize(
+    ("first", "rest", "told"),
+    [
+        ("uid,iid,genre,ts\n", rows(3), True),
+        ("User,Item,Genre,When\n", rows(3), True),
+        ('"user name",track,genre,"at, UTC"\n', rows(3), True),
+        ("uid,iid,genre,ts\n", "", True),
+        (rows(1, start=9), rows(3), False),
+        ("u9,i9,rock,yesterday\n", "u,i,x,today\n", False),
+        ("u9,i9,rock,\n", rows(3), False),
+        ("\n", "", False),
+    ],
+)
+def test_a_header_that_the_mapping_denies_is_told(
+    log: Log, caplog: pytest.LogCaptureFixture, first: str, rest: str, told: bool
+) -> None:
+    log.write(first + rest, name="a.csv")
+    log.write(rows(2, start=20), name="b.csv")
+    log.ingest(log.folder / "a.csv", log.folder / "b.csv", csv="csv: {header: false, columns: [uid, iid, genre, ts]}")
+    assert ("a.csv: its first line looks like a header" in caplog.text) == told
+    assert ("skip: 1" in caplog.text) == told
+
+
+def test_a_header_of_a_table_of_items_that_the_mapping_denies_is_told(
+    log: Log, caplog: pytest.LogCaptureFixture
+) -> None:
+    log.write(HEADER + rows(3))
+    log.write("id::mood::year\ni1::calm::1999\n", name="items.dat")
+    csv = "{header: false, delimiter: '::', columns: [key, feel, year]}"
+    log.ingest(items=f"items: {{path: items.dat, format: csv, csv: {csv}, key: key, facets: {{mood: feel}}}}")
+    assert "items.dat: its first line looks like a header (id::mood::year)" in caplog.text
