@@ -20,7 +20,7 @@ from ab_analysis.decision import ExperimentDecision, decide
 from ab_analysis.effect import UNKNOWN, Effect
 from ab_analysis.experiment import Experiment
 from ab_analysis.experiment_plan import ExperimentPlan
-from ab_analysis.histograms import Histogram, read_histogram
+from ab_analysis.histograms import Histogram, read_histograms
 from ab_analysis.inference import Method, MetricSpec, compare, measure
 from ab_analysis.model_covariate import add_model_covariates
 from ab_analysis.moments import Cells, read_moments
@@ -200,7 +200,7 @@ def analyze(
         users=counts.analyzed, decision=decide(plan, results, checks, counts.until), checks=tuple(checks),
         results=tuple(results), segments=tuple(segments), novelty=tuple(novelty),
         points=tuple(points),
-        histograms={m: read_histogram(db, "users", m, whole=plan.metrics[m].sum is None) for m in series_metrics},
+        histograms=read_histograms(db, "users", {m: plan.metrics[m].sum is None for m in series_metrics}),
         new_users=counts.new_users,
     )  # fmt: skip
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
-from core.charts import ACCENT, INK, Chart
+from core.charts import ACCENT, INK, Chart, is_drawable
 
 if TYPE_CHECKING:
     from core.vega import alt
@@ -48,7 +48,7 @@ def forest(
     from core.vega import alt, inline_data
 
     closed = [row._replace(bounds=_closed(row.middle, row.bounds)) for row in rows]
-    drawn = [row for row in closed if all(map(math.isfinite, (row.middle, *row.bounds)))]
+    drawn = [row for row in closed if all(map(is_drawable, (row.middle, *row.bounds)))]
     if not drawn:
         return None
     values = [

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from core.charts import is_drawable
 from core.duck import double, identifier
 from core.sql_engine import Engine
 
@@ -28,8 +30,8 @@ class Histogram:
     start: float = field(default=0.0, metadata={"written": False})
 
 
-def read_histogram(db: Engine, table: str, metric: str, *, whole: bool) -> Histogram:
-    """Users by bins of a metric.
+def read_histogram(db: Engine, table: str, metric: str, *, whole: bool) -> Histogram | None:
+    """Users by bins of a metric; None where the values are so far apart, or so near to each other, that nothing can be drawn.
 
     Args:
         db: has the table.
@@ -45,6 +47,8 @@ def read_histogram(db: Engine, table: str, metric: str, *, whole: bool) -> Histo
     lowest, largest = (float(value or 0) for value in db.rows(f"SELECT {percentiles} FROM {table}")[0])
     start = min(float(math.floor(lowest)) if whole else lowest, 0.0)
     span = largest - start or 1.0
+    if not is_drawable(span):
+        return None
     width = float(math.ceil(span / (BINS - 1))) if whole else span / (BINS - 1)
     moved = f"{name} - {double(start)}" if start else name
     rows = db.rows(
@@ -55,6 +59,18 @@ def read_histogram(db: Engine, table: str, metric: str, *, whole: bool) -> Histo
     for variant, bin_number, n in rows:
         users[variant][int(bin_number)] = int(n)
     return Histogram(width, users, start)
+
+
+def read_histograms(db: Engine, table: str, whole: Mapping[str, bool]) -> dict[str, Histogram]:
+    """Histograms of the metrics of which one can be drawn.
+
+    Args:
+        db: has the table.
+        table: one row per user with ``variant``.
+        whole: metric → whether its values are whole numbers.
+    """
+    read = {metric: read_histogram(db, table, metric, whole=flag) for metric, flag in whole.items()}
+    return {metric: histogram for metric, histogram in read.items() if histogram}
 
 
 def read_table_histograms(db: Engine, metrics: tuple[str, ...]) -> dict[str, Histogram]:
@@ -68,4 +84,4 @@ def read_table_histograms(db: Engine, metrics: tuple[str, ...]) -> dict[str, His
         return {}
     whole = ", ".join(f"bool_and(floor({identifier(m)}) = {identifier(m)}) AS w{n}" for n, m in enumerate(metrics))
     flags = db.rows(f"SELECT {whole} FROM table_users")[0]
-    return {m: read_histogram(db, "table_users", m, whole=bool(w)) for m, w in zip(metrics, flags, strict=True)}
+    return read_histograms(db, "table_users", {m: bool(w) for m, w in zip(metrics, flags, strict=True)})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,7 +19,7 @@ from ab_analysis.text_table import (
     read_header,
     read_rows,
 )
-from core.duck import file_list, identifier, is_finite, quoted
+from core.duck import double, file_list, identifier, is_finite, quoted
 from core.duck_engine import DuckEngine
 from core.errors import ConfigError, DataError
 from core.parquet_source import parquet_source
@@ -86,15 +87,19 @@ def load_raw(db: Engine, path: Path, columns: Sequence[str], numbers: Sequence[s
         column_type = str(schema.field(c).type)
         if not NUMBER.match(column_type):
             raise DataError(f"{path.name}: column '{c}' holds {column_type}, not numbers")
-    known = [  # pandas writes a missing value among numbers as NaN
-        f"CASE WHEN {is_finite(identifier(c))} THEN {identifier(c)} END AS {identifier(c)}"
-        if FLOATING.match(str(schema.field(c).type))
-        else identifier(c)
-        for c in groups
+    floating = {c for c in (*groups, *numbers) if FLOATING.match(str(schema.field(c).type))}
+    known = {c: is_finite(identifier(c)) for c in groups}
+    known |= {c: f"{is_finite(identifier(c))} OR {_is_infinite(c)}" for c in numbers if c not in groups}
+    cells = [  # pandas writes a missing value among numbers as NaN, and an empty cell of a CSV file is one as well
+        f"CASE WHEN {condition} THEN {identifier(c)} END AS {identifier(c)}" if c in floating else identifier(c)
+        for c, condition in known.items()
     ]
-    db.view(
-        "raw", f"SELECT {', '.join([*known, *(identifier(c) for c in numbers if c not in groups)])} FROM table_files"
-    )
+    db.view("raw", f"SELECT {', '.join(cells)} FROM table_files")
+
+
+def _is_infinite(column: str) -> str:
+    """SQL of whether a number is infinite, which no missing value is written as."""
+    return f"abs({identifier(column)}) = {double(math.inf)}"
 
 
 def _is_text(path: Path) -> bool:

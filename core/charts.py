@@ -30,6 +30,8 @@ STATIC_WIDTH = 680
 """Pixels of the drawing that stands in the page until scripts draw it as wide as the screen."""
 STILL_WIDTH = 420
 """Pixels of a drawing that stays: its texts can still be read where a phone makes it smaller."""
+SMALLEST, LARGEST = 1e-290, 1e290
+"""Numbers between which, but for 0, a chart is drawn."""
 COORDINATES = re.compile(r' (?:d|transform|x1?|y1?|x2|y2|width|height)="[^"]*"')
 LONG_FRACTION = re.compile(r"(\.\d\d)\d+(?!e)")
 SCRIPT = Path(__file__).with_name("charts.js")
@@ -84,6 +86,15 @@ class Chart:
         )
         scale = Markup(' data-scale="{}"').format(self.scale) if self.scale else ""
         return figure.format(scale, self.description, draw_svg(spec), script_json(spec), self.caption)
+
+
+def is_drawable(value: float) -> bool:
+    """Whether a chart can place a number: Vega's own arithmetic fails near the smallest and the largest ones there are.
+
+    >>> [is_drawable(value) for value in (0.0, -2.5, 1e-310, float("inf"), float("nan"))]
+    [True, True, False, False, False]
+    """
+    return value == 0 or SMALLEST < abs(value) < LARGEST
 
 
 def sparkline(values: Sequence[float], description: str) -> Markup:

@@ -337,3 +337,21 @@ def test_a_wrong_option_of_a_limit_or_quantile_says_its_form(tmp_path: Path, arg
     path, _ = heavy(tmp_path)
     with pytest.raises(ConfigError, match=message):
         cli.call(ab.app, ["analyze", str(path), "--variant", "variant", "--control", "a", *arguments.split()])
+
+
+def test_nan_of_a_covariate_in_parquet_is_the_empty_cell_of_a_csv_file_and_infinity_is_refused(tmp_path: Path) -> None:
+    before = [np.nan, 3.0, 1, 4, np.nan, 5, 9, 2, 6, np.nan, 5, 3]
+    ours = parquet(tmp_path / "t.parquet", before=pa.array(np.array(before), from_pandas=False))
+    cells = "".join(
+        f"{variant},{value},{'' if np.isnan(x) else x}\n"
+        for variant, value, x in zip(VARIANTS, VALUES, before, strict=True)
+    )
+    theirs = text(tmp_path, "variant,y,before\n" + cells)
+    asked: dict[str, Any] = {"metrics": ("y",), "covariates": {"y": ("before",)}}
+    assert analyze(ours, **asked) == analyze(theirs, **asked)
+    for unknown, whose in ((np.inf, "before"), (-np.inf, "before")):
+        path = parquet(tmp_path / "inf.parquet", before=[unknown, *before[1:]])
+        with pytest.raises(DataError, match=rf"not a finite number .*: {whose} \(1 users\)"):
+            analyze(path, **asked)
+    with pytest.raises(DataError, match=r"not a finite number .*: before \(3 users\)"):
+        analyze(ours, metrics=("before",))

@@ -180,3 +180,17 @@ def test_a_page_that_cannot_be_written_says_so_in_one_line(tmp_path: Path, outpu
         cli.call(ab.app, call.split())
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("scale", [5e-324, 1e-310, 1e-291, 1e291, 1.7e308])
+@pytest.mark.parametrize("signs", [(1, 1), (1, -1)])
+def test_a_page_is_written_whatever_the_size_of_the_values(
+    tmp_path: Path, scale: float, signs: tuple[int, int]
+) -> None:
+    rows = "".join(f"{'ab'[n % 2]},{signs[n % 4 // 2] * (1 - n / 200) * scale!r}\n" for n in range(100))
+    (tmp_path / "t.csv").write_text("variant,y\n" + rows)
+    call = f"analyze {tmp_path}/t.csv --variant variant --control a --metric y --html {tmp_path}/p.html"
+    assert cli.call(ab.app, call.split()) == 0
+    text = (tmp_path / "p.html").read_text()
+    assert "Distribution of" not in text
+    assert "<table" in text
