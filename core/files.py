@@ -135,8 +135,17 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False, default=str) + "\n")
 
 
-def read_json(path: Path) -> Any:
+WRITE_AGAIN = "delete it and run the step that writes it again"
+FROM_BACKUP = "put it back from a backup: no step writes it again as it was"
+"""What to do with a damaged file of what is told once, such as which ids are numbers."""
+
+
+def read_json(path: Path, remedy: str = WRITE_AGAIN) -> Any:
     """Read one of the platform's own JSON files.
+
+    Args:
+        path: of the file.
+        remedy: what to do where it is damaged.
 
     Raises:
         CorruptStateError: it cannot be parsed.
@@ -144,9 +153,7 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise CorruptStateError(
-            f"{path} is damaged ({error}); delete it and run the step that writes it again"
-        ) from error
+        raise CorruptStateError(f"{path} is damaged ({error}); {remedy}") from error
 
 
 def write_parquet(path: Path, table: pa.Table, *, row_group: int | None = None) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from core.errors import ConfigError
-from core.files import read_json, write_json
+from core.files import FROM_BACKUP, read_json, write_json
 from core.settings import Settings
 
 STATE_VERSION = 5
@@ -14,7 +14,7 @@ def state_version(settings: Settings) -> int | None:
     """The version of a workspace's files, None if it is empty."""
     path = settings.workspace / "version.json"
     if path.exists():
-        return int(read_json(path)["state"])
+        return int(read_json(path, FROM_BACKUP)["state"])
     return None if not settings.events_dir.exists() else STATE_VERSION  # written before there were versions
 
 

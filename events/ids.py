@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from core.documents import did_you_mean
 from core.duck import file_list
 from core.errors import DataError
-from core.files import read_json, write_parquet
+from core.files import FROM_BACKUP, read_json, write_parquet
 from core.id_text import parse_int64, strip_blanks, without_point
 
 NO_IDS = "(SELECT CAST(NULL AS VARCHAR) AS key, CAST(NULL AS BIGINT) AS id WHERE false)"
@@ -40,7 +40,7 @@ def id_path(root: Path, kind: str) -> Path:
 def id_kinds(root: Path) -> dict[str, str]:
     """Kinds of ids (int, string) that a source's first events fixed, by user and item."""
     path = root / "_ids" / "kinds.json"
-    return dict(read_json(path)) if path.exists() else {}
+    return dict(read_json(path, FROM_BACKUP)) if path.exists() else {}
 
 
 def id_files(path: Path) -> list[Path]:

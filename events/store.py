@@ -31,7 +31,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from core.errors import CorruptStateError, DataError, NotReadyError
-from core.files import exclusive_lock, read_json, recover_directories, replaced_directory, write_json
+from core.files import FROM_BACKUP, exclusive_lock, read_json, recover_directories, replaced_directory, write_json
 from core.hours import Hour, hour_range
 from events.change_list import ChangeList
 from events.partition import HourContent, Manifest, first_exposures, partition_digest
@@ -64,7 +64,7 @@ class EventStore:
         path = self.root / "source.json"
         if not path.exists():
             raise self._nothing_yet()
-        return SourceProperties.from_json(read_json(path))
+        return SourceProperties.from_json(read_json(path, FROM_BACKUP))
 
     @property
     def facets(self) -> list[str]:
@@ -117,7 +117,7 @@ class EventStore:
         path = self.root / "source.json"
         if not path.exists():
             return
-        fixed = (SourceProperties.from_json(read_json(path)), properties)
+        fixed = (SourceProperties.from_json(read_json(path, FROM_BACKUP)), properties)
         fixed[0].check_types(properties)
         declared, asked = (replace(each, has_requests=False, context=(), attributes=()).to_json() for each in fixed)
         if declared != asked:
@@ -194,7 +194,7 @@ class EventStore:
         return self.root / "_closed.json"
 
     def _closed_until(self) -> Hour | None:
-        return Hour.parse(read_json(self._closed_file)["until"]) if self.notes_closed else None
+        return Hour.parse(read_json(self._closed_file, FROM_BACKUP)["until"]) if self.notes_closed else None
 
     def closed_between(self, first: Hour, until: Hour) -> list[Hour]:
         """The hours in [first, until) that were closed, in order; costs as much as they are, however long the log is."""

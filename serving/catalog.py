@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from core import duck
 from core.duck import file_list, hour_number, identifier
 from core.errors import NotReadyError
-from core.files import read_json, write_parquet
+from core.files import FROM_BACKUP, read_json, write_parquet
 from core.hours import Hour
 from core.id_text import parse_int64
 from core.lookup import positions
@@ -215,7 +215,7 @@ class IdMap:
     def refresh(self) -> None:
         """Read the ids that are new since the last call."""
         kinds = self.path.with_name("kinds.json")
-        self.integers = kinds.exists() and read_json(kinds).get(self.kind) == "int"
+        self.integers = kinds.exists() and read_json(kinds, FROM_BACKUP).get(self.kind) == "int"
         if self.integers:
             return
         files = {path: (path.stat().st_mtime_ns, path.stat().st_size) for path in id_files(self.path)}

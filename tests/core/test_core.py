@@ -50,6 +50,8 @@ from core.ports import free_port, port_is_free
 from core.secret_files import SECRETS, make_secrets, read_secret
 from core.settings import Settings, load_settings
 from core.state_version import STATE_VERSION, check_state_version, state_version, write_state_version
+from events.ids import id_kinds
+from events.store import EventStore
 from tests.conftest import webhook
 
 # --- hours
@@ -529,3 +531,13 @@ def test_a_setting_that_nothing_could_run_with_is_named(setting: str, value: obj
         assert load_settings(duckdb_memory=memory).duckdb_memory == memory
     for address in ("redis:6379", "127.0.0.1:6379", "cache-0.internal:6379", "[::1]:6379"):
         assert load_settings(redis_url=address, postgres=address).redis_url == address
+
+
+def test_a_damaged_file_that_no_step_writes_again_is_to_be_put_back(tmp_path: Path) -> None:
+    (tmp_path / "_ids").mkdir()
+    (tmp_path / "_ids" / "kinds.json").write_text('{"user": "st')
+    with pytest.raises(CorruptStateError, match=r"kinds\.json is damaged .*put it back from a backup"):
+        id_kinds(tmp_path)
+    (tmp_path / "_closed.json").write_text("{")
+    with pytest.raises(CorruptStateError, match=r"_closed\.json is damaged .*put it back from a backup"):
+        EventStore(tmp_path).close_until(Hour(1))
