@@ -36,6 +36,8 @@ EXIT_ERROR = 2
 EXIT_RETRY = 75  # EX_TEMPFAIL of sysexits.h
 EXIT_BUG = 1
 EXIT_INTERRUPTED = 130
+QUERY_INTERRUPTED = "Query interrupted"
+"""What DuckDB makes of Ctrl-C while it computes: an error of Python's with this text."""
 MOST_TRACEBACKS = 10
 """So many files with the details of unexpected errors are kept."""
 NEGATIVE_NUMBER = re.compile(r"-\d[\d.]*")
@@ -220,9 +222,17 @@ def run(app: typer.Typer, *, program: str | None = None) -> NoReturn:
         )
         status = EXIT_ERROR
     except Exception as error:
-        print(f"error: unexpected {type(error).__name__}: {error}; details in {_keep_traceback()}", file=sys.stderr)
-        status = EXIT_BUG
+        status = _tell_unexpected(error)
     _end(status)
+
+
+def _tell_unexpected(error: Exception) -> int:
+    """Tell of an error that nobody foresaw, or of Ctrl-C while DuckDB computed; gives the exit status."""
+    if str(error) == QUERY_INTERRUPTED:
+        print("interrupted", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    print(f"error: unexpected {type(error).__name__}: {error}; details in {_keep_traceback()}", file=sys.stderr)
+    return EXIT_BUG
 
 
 def _terminated(number: int, _: object) -> NoReturn:

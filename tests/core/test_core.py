@@ -270,6 +270,26 @@ cli.run(app)
     assert not path.exists()
 
 
+def test_ctrl_c_while_duckdb_computes_is_an_interruption_and_no_error() -> None:
+    program = """
+import os, signal, threading, duckdb
+from core import cli
+signal.signal(signal.SIGINT, signal.default_int_handler)
+app = cli.App()
+@app.command()
+def one() -> None:
+    threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()
+    duckdb.connect().execute("SELECT sum(hash(a.range + b.range)) FROM range(1000000) a, range(1000000) b").fetchall()
+@app.command()
+def two() -> None: ...
+cli.run(app)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program, "one"], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert (done.returncode, done.stderr) == (cli.EXIT_INTERRUPTED, "interrupted\n")
+
+
 def test_only_the_last_details_of_unexpected_errors_are_kept(tmp_path: Path) -> None:
     program = "from core import cli\napp = cli.App()\n@app.command()\ndef one(): 1 / 0\n@app.command()\ndef two(): ...\ncli.run(app)"
     (tmp_path / "clock-mine.log").write_text("another program's")
