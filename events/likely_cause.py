@@ -15,6 +15,10 @@ from events.staging import LEAST_OFFSET, Staging
 
 MINUTES_AND_SECONDS = re.compile(r"\d+:\d{2}(\.\d+)?")
 NO_CAUSE = "Look at the mapping's columns"
+OUT_OF_RANGE = {
+    "in_future": "lie in the future: is the clock of this machine right, and are these rows what happened?",
+    "too_old": "lie before 1990: does the log write a missing time so?",
+}
 FIXED_CAUSES = {
     "bad_list": "A list begins and does not end: were cells cut short when the log was written?",
     "conflicting_event_id": "columns.event_id is not an event's own: rows of other users or items have the same one; take it out",
@@ -62,6 +66,8 @@ def _likely_time(staging: Staging, reason: str) -> str:
     )
     if rule.unit != "iso" and re.fullmatch(ISO, str(text)):
         return f"Times such as {text!r} look like unit: iso; the mapping says unit: {rule.unit}"
+    if reason != "bad_timestamp" and rule.unit == "iso" and not rule.format and re.fullmatch(ISO, str(text)):
+        return f"Times such as {text!r} {OUT_OF_RANGE[reason]}"
     try:
         number = float(text)
     except (TypeError, ValueError):

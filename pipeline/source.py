@@ -74,7 +74,9 @@ def log_end(settings: Settings, source: Source) -> Hour | None:
     with duck.connection(settings) as con:
         moment = last_moment(con, source.mapping, source.files_of())
     if moment is None:
-        raise DataError(f"{', '.join(source.files_of())} holds no event with a readable time")
+        raise DataError(
+            f"{', '.join(source.files_of())} holds no event with a readable time before now; look at timestamp in the mapping"
+        )
     return Hour.of(moment) + 1
 
 

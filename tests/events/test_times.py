@@ -245,6 +245,17 @@ def test_an_expression_of_the_time_is_checked_as_any_other(log: Log) -> None:
         log.ingest(timestamp="""timestamp: {column: "date || ' ' || tyme"}""")
 
 
+@pytest.mark.parametrize(
+    ("time", "message"),
+    [("2999-03-10T10:00:00Z", "'2999-03-10T10:00:00Z' lie in the future: is the clock of this machine right"),
+     ("1970-01-01", "'1970-01-01' lie before 1990: does the log write a missing time so")],
+)  # fmt: skip
+def test_times_that_can_be_read_and_cannot_be_true_are_told_as_such(log: Log, time: str, message: str) -> None:
+    log.write(HEADER + f"u,i,x,{time}\n" * 12)
+    with pytest.raises(DataError, match=message):
+        log.ingest()
+
+
 ZONES = "local_time: {users_zone: tz}\nusers: {path: users.csv, key: uid}"
 
 
