@@ -42,7 +42,9 @@ with DAG(
 Reads the hour's log, checks every row, and writes the hour's partition (`events`). Bad rows are quarantined
 with a reason; rows seen before are dropped; late rows land in their true hour. Running an hour again changes
 nothing. The clocks, the training and the gate follow for the same hour, however the run was started. For a range of hours
-trigger `backfill_hours`. **If it waits**: the hour's file has not arrived; the task's log names it.
+trigger `backfill_hours`. `watch_experiments` then looks at experiments that serve, and stops one that does harm
+(`automatic_stop`); it waits for neither the training nor a person's approval.
+**If it waits**: the hour's file has not arrived; the task's log names it.
 """,
 ):
 
@@ -53,7 +55,13 @@ trigger `backfill_hours`. **If it waits**: the hour's file has not arrived; the 
         account = asdict(ingest_hour(*settings_and_hour()))
         return {**account, "changed_hours": len(account["changed_hours"])}
 
-    ingest()
+    @step()
+    def watch_experiments() -> list[JsonObject]:
+        from pipeline.experiments import watch_experiments as watch
+
+        return [asdict(look) for look in watch(*settings_and_hour())]
+
+    ingest() >> watch_experiments()
 
 with DAG(
     "materialize_clock",
@@ -123,8 +131,8 @@ decision with all its figures is a report page. Where the policy wants a person 
 drift), the task `approve` waits under Required Actions; rejected, or without an answer in 12 hours, nothing is promoted, and a newer
 candidate takes the challenger's place.
 `watch_champion` rolls a champion back that falls behind its predecessor, and announces the hours of its day that are through
-to the day's report, each once: it ends as skipped where all were announced before; `watch_experiments` stops an experiment that
-serves and does harm (`automatic_stop`). **To undo a promotion** trigger `rollback_champion`.
+to the day's report, each once: it ends as skipped where all were announced before. **To undo a promotion** trigger
+`rollback_champion`.
 """,
 ):
 
@@ -159,12 +167,6 @@ serves and does harm (`automatic_stop`). **To undo a promotion** trigger `rollba
         get_current_context()["ti"].xcom_push("return_value", asdict(move) if move else None)
         announce_day(CHAMPION, settings, hour)
 
-    @step(trigger_rule="none_failed")
-    def watch_experiments() -> list[JsonObject]:
-        from pipeline.experiments import watch_experiments as watch
-
-        return [asdict(look) for look in watch(*settings_and_hour())]
-
     approve = HITLOperator(  # not Airflow's operator for approvals: a rejection, too, lets `apply_decision` put the next one up
         task_id="approve",
         options=[APPROVE, REJECT],
@@ -177,4 +179,3 @@ serves and does harm (`automatic_stop`). **To undo a promotion** trigger `rollba
     applied = apply_decision()
     evaluate_candidate() >> [approve, applied]
     approve >> applied >> watch_champion()
-    watch_experiments()

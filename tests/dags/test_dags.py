@@ -163,8 +163,11 @@ def test_a_person_can_stand_between_the_gate_and_the_promotion(bag: dict[str, An
         "approve",
         "evaluate_candidate",
         "watch_champion",
-        "watch_experiments",
     ]
+
+
+def test_experiments_are_watched_while_a_person_is_waited_for(bag: dict[str, Any]) -> None:
+    assert bag["dags"]["ingest_hour"]["tasks"] == ["ingest", "watch_experiments"]
 
 
 @pytest.mark.parametrize(
