@@ -25,7 +25,7 @@ from typer.core import TyperCommand, TyperGroup
 from typer.exceptions import TyperException
 from typer.main import get_command
 
-from core.errors import ConfigError, NotReadyError, PlatformError
+from core.errors import ConfigError, NotReadyError, PlatformError, is_interruption
 from core.garbage import collect_seldom
 from core.numbers import is_number
 
@@ -36,8 +36,6 @@ EXIT_ERROR = 2
 EXIT_RETRY = 75  # EX_TEMPFAIL of sysexits.h
 EXIT_BUG = 1
 EXIT_INTERRUPTED = 130
-QUERY_INTERRUPTED = "Query interrupted"
-"""What DuckDB makes of Ctrl-C while it computes: an error of Python's with this text."""
 MOST_TRACEBACKS = 10
 """So many files with the details of unexpected errors are kept."""
 NEGATIVE_NUMBER = re.compile(r"-\d[\d.]*")
@@ -228,7 +226,7 @@ def run(app: typer.Typer, *, program: str | None = None) -> NoReturn:
 
 def _tell_unexpected(error: Exception) -> int:
     """Tell of an error that nobody foresaw, or of Ctrl-C while DuckDB computed; gives the exit status."""
-    if str(error) == QUERY_INTERRUPTED:
+    if is_interruption(error):
         print("interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED
     print(f"error: unexpected {type(error).__name__}: {error}; details in {_keep_traceback()}", file=sys.stderr)

@@ -19,3 +19,11 @@ class NotReadyError(PlatformError):
 
 class CorruptStateError(PlatformError):
     """One of the platform's own files is damaged, or does not match its digest."""
+
+
+QUERY_INTERRUPTED = "Query interrupted"
+
+
+def is_interruption(error: Exception) -> bool:
+    """Whether an error is Ctrl-C: while DuckDB computes it makes an error of Python's of it, with this text."""
+    return str(error) == QUERY_INTERRUPTED

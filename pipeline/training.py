@@ -17,7 +17,7 @@ from structlog.contextvars import bound_contextvars
 from core.cli import run_child
 from core.documents import JsonObject
 from core.environment import platform_environment
-from core.errors import NotReadyError
+from core.errors import NotReadyError, is_interruption
 from core.hours import DAY_HOURS, Hour
 from core.logs import log_context
 from core.numbers import finite
@@ -233,6 +233,8 @@ def _noting_failure(failures: dict[str, Exception], variant: str) -> Iterator[No
     try:
         yield
     except Exception as error:  # whatever it is, the other variants are not to suffer
+        if is_interruption(error):
+            raise
         log.error("%s was not trained: %s", variant, error)
         failures[variant] = error
 

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor, nn
 
-from core.errors import DataError, NotReadyError
+from core.errors import DataError, NotReadyError, is_interruption
 from core.files import digest_json, write_parquet
 from core.hours import Hour, hour_range
 from core.settings import Settings
@@ -92,6 +92,8 @@ def train_together(
         except GroupLostError:
             raise
         except Exception as error:  # one variant's failure is not the others'
+            if is_interruption(error):
+                raise
             outcomes[at] = error
 
     order = sorted(

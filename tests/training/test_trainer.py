@@ -16,7 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from core.errors import ConfigError, CorruptStateError, DataError, NotReadyError
+from core.errors import QUERY_INTERRUPTED, ConfigError, CorruptStateError, DataError, NotReadyError
 from core.files import digest_file, write_parquet
 from core.hours import Hour, hour_range
 from core.settings import Settings, load_settings
@@ -102,6 +102,17 @@ def test_variants_trained_in_turn_end_with_the_bits_that_each_has_alone(ready: S
         assert state == StateStore(alone.training_dir / "states", variant).info(until)
         assert bits_of(together, variant, until) == bits_of(alone, variant, until)
     assert isinstance(error, CorruptStateError)
+
+
+def test_ctrl_c_is_no_failure_of_the_variant_that_it_meets(ready: Settings, tmp_path: Path) -> None:
+    def interrupted(*_: object) -> None:
+        raise RuntimeError(QUERY_INTERRUPTED)
+
+    settings = fresh(ready, tmp_path)
+    samples = SampleStore(settings, EventStore(settings.events_dir))
+    trainers = [Trainer(settings, variant, samples) for variant in ("none", "hour_embedding")]
+    with pytest.raises(RuntimeError, match=QUERY_INTERRUPTED):
+        train_together(trainers, trainers[0]._first_hour(), reports=[interrupted, None])
 
 
 def test_samples_are_read_and_decoded_once_until_they_change(ready: Settings, tmp_path: Path) -> None:
