@@ -121,10 +121,7 @@ class ClosedDays:
             UnkeptDaysError: they cannot be kept for this log, which must be read whole.
         """
         end = Hour.of_day(until.day)
-        digests: dict[date, dict[str, str]] = {}
-        for hour, digest in sorted(hours.items()):
-            if hour < end:
-                digests.setdefault(hour.day, {})[hour.key] = digest
+        digests = _by_day({hour: digest for hour, digest in hours.items() if hour < end})
         if not digests:
             yield None
             return
@@ -143,14 +140,11 @@ class ClosedDays:
             hours: as ``up_to`` takes them.
             until: hour up to which events count, exclusive.
         """
-        days: dict[date, dict[str, str]] = {}
-        for hour, digest in sorted(hours.items()):
-            days.setdefault(hour.day, {})[hour.key] = digest
         chain, read = "", [hour for hour in hours if hour >= Hour.of_day(until.day)]
         self.root.mkdir(parents=True, exist_ok=True)
         with exclusive_lock(self.root / ".lock"):
             self._items.open()
-            for day, of_day in days.items():
+            for day, of_day in _by_day(hours).items():
                 arrivals = Item.of("arrivals", day, of_day, chain, self._arrivals_sql)
                 if self._items.has(arrivals):
                     chain = digest_text(chain, self._items.rows_digest(arrivals))
@@ -328,6 +322,14 @@ class ClosedDays:
         kept = [n for n, items in enumerate(sums) if self._items.has(*items)]
         newest = kept[-1] if kept else -1
         return sums[-1], sums[newest] if kept else [], list(members[newest + 1 :])
+
+
+def _by_day(hours: Mapping[Hour, str]) -> dict[date, dict[str, str]]:
+    """Day → the keys of its hours with their digests, in order."""
+    days: dict[date, dict[str, str]] = {}
+    for hour, digest in sorted(hours.items()):
+        days.setdefault(hour.day, {})[hour.key] = digest
+    return days
 
 
 def _first_exposures(source: str) -> str:

@@ -20,7 +20,6 @@ from ab_analysis.text_table import (
     read_rows,
 )
 from core.duck import double, file_list, identifier, is_finite, quoted
-from core.duck_engine import DuckEngine
 from core.errors import ConfigError, DataError
 from core.parquet_source import parquet_source
 from core.sql_engine import Engine
@@ -42,24 +41,19 @@ def raw_columns(db: Engine, path: Path) -> tuple[str, ...]:
     """Columns of a table; a name that it repeats is repeated here. Parquet is then ``table_files`` in the engine.
 
     Raises:
-        ConfigError: there is no file, or the engine cannot read such a one.
+        ConfigError: there is no file.
         DataError: the file cannot be read.
     """
     if not path.exists():
         raise ConfigError(f"no table at '{path}'")
     if _is_text(path):
-        if not isinstance(db, DuckEngine):
-            raise ConfigError(f"{path.name}: with Spark the table must be Parquet")
         return read_header(path).names
     try:
         source = parquet_source([path])
     except DataError as error:
         raise DataError(f"{error}; a table is Parquet, or CSV named .csv, .tsv, .txt or .gz") from None
-    if isinstance(db, DuckEngine):
-        db.view("table_files", f"SELECT * FROM {source.sql}")
-        return source.columns
-    db.view("table_files", f"SELECT * FROM {db.files(source.parts)}")
-    return tuple(db.arrow("SELECT * FROM table_files LIMIT 0").column_names)
+    db.view("table_files", f"SELECT * FROM {source.sql}")
+    return source.columns
 
 
 def load_raw(db: Engine, path: Path, columns: Sequence[str], numbers: Sequence[str], groups: Sequence[str]) -> None:

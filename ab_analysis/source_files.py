@@ -10,8 +10,8 @@ import duckdb
 import pyarrow.parquet as pq
 
 from core.duck import identifier
-from core.files import replaced_directory, temporary_directory
-from core.spark import SparkEngine
+from core.files import replaced_directory
+from core.spark import SparkEngine, beside
 from core.spark_exchange import TASK, exchange, pieces_of
 from core.sql_engine import Engine, parquet_parts
 
@@ -122,9 +122,7 @@ def write_by_user(
         except duckdb.Error as error:
             raise RefusedQueryError(str(error).splitlines()[0]) from None
         return
-    parent = next(iter(queries)).parent
-    parent.mkdir(parents=True, exist_ok=True)
-    with temporary_directory("shares-", parent) as root:
+    with beside(queries) as root:
         writer = _QueryWriter([*queries.values()], root)
         if refused := next(
             filter(None, exchange(cluster, share_selects(db, cluster, sources, shares), shares, writer)), None

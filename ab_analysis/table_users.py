@@ -128,7 +128,7 @@ def _limits(db: Engine, spec: TableSpec, where: str) -> tuple[dict[str, float], 
 
 
 def _above(name: str, limit: float) -> str:
-    """SQL of whether a number is above a limit; NaN and infinity, the largest of numbers to both engines, are not."""
+    """SQL of whether a number is above a limit; NaN and infinity, the largest of numbers to DuckDB, are not."""
     return f"{name} > {limit!r} AND {is_finite(name)}"
 
 

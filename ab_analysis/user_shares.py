@@ -7,7 +7,7 @@ a folder, from which the driver's DuckDB takes them.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from core.files import temporary_directory
 from core.hours import Hour
 from core.spark import SparkEngine
 from core.spark_exchange import exchange
-from core.sql_engine import Engine, parquet_parts
+from core.sql_engine import Engine
 
 log = logging.getLogger("ab_analysis.user_shares")
 
@@ -117,9 +117,5 @@ def create_in_shares(
         if summaries:
             db.queries += [*(sqls[0] for sqls in selects.values()), *summaries[0].queries]
             for name in tables:
-                db.table(name, f"SELECT * FROM {db.files(_parts(root / name))}")
+                db.table(name, f"SELECT * FROM {db.files(sorted(root.glob(f'{name}/*/*.parquet')))}")
     return sum((summary.tally for summary in summaries), UserTally())
-
-
-def _parts(folder: Path) -> Sequence[Path]:
-    return [part for share in sorted(folder.iterdir()) for part in parquet_parts(share)]

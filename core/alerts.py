@@ -36,10 +36,6 @@ def send_alert(settings: Settings, title: str, **details: Any) -> bool:
         )
         with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as response:  # noqa: S310 # nosec B310
             return bool(response.status < 300)
-    except (
-        OSError,
-        ValueError,
-        HTTPException,
-    ) as error:  # also what is no address, and a server that does not speak HTTP
+    except (OSError, ValueError, HTTPException) as error:  # the last two: no address, and no HTTP from the server
         log.warning("the alert could not be delivered: %s", error)
         return False

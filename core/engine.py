@@ -35,12 +35,12 @@ def engine(settings: Settings, events: Callable[[], int] | None = None) -> Itera
     Raises:
         NotReadyError: Spark is not there, or gave up what it was asked for in the block.
     """
-    if on_spark(settings, events):
-        with _spark(settings) as spark:
-            yield spark
-    else:
-        with local_engine(settings) as db:
-            yield db
+    with cluster_beside(settings, events) as cluster:
+        if cluster:
+            yield cluster
+        else:
+            with local_engine(settings) as db:
+                yield db
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlparse
@@ -58,6 +59,16 @@ def failure_of_tasks(message: str) -> str | None:
         if failed:
             return re.split(r"\n\s+at [\w.$/]+\(|\n\nJVM stacktrace", cause)[0].strip().splitlines()[-1].strip()
     return None
+
+
+def divided(items: Sequence[T], parts: int) -> list[Sequence[T]]:
+    """Items in as many parts, which follow each other and are as long as each other, about.
+
+    >>> divided([1, 2, 3, 4, 5], 2)
+    [[1, 2], [3, 4, 5]]
+    """
+    ends = [len(items) * n // parts for n in range(parts + 1)]
+    return [items[begin:end] for begin, end in pairwise(ends)]
 
 
 @dataclass(frozen=True)
@@ -194,7 +205,7 @@ class SparkEngine(Engine):
         # One job for all values: one for each would sort and write a little at a time. A value's rows come to as few tasks, and
         # files, as their size allows.
         frame = self.session.sql(self._record(query(None)))
-        with _beside(folders.values()) as together:
+        with beside(folders.values()) as together:
             self._write_parquet(frame, together, "folder")
             for value, folder in folders.items():
                 with replaced_directory(folder) as target:
@@ -205,7 +216,7 @@ class SparkEngine(Engine):
 
     def write_selections(self, files: Sequence[Path], names: str, order: str, conditions: Mapping[Path, str]) -> None:
         # By DuckDB in tasks: no row is shuffled, as each task reads what is its own.
-        with _beside(conditions) as together:
+        with beside(conditions) as together:
             write = SelectionWriter(self.settings, [*files], names, order)
             self.run_tasks(write, [(str(together / str(n)), text) for n, text in enumerate(conditions.values())])
             for n, folder in enumerate(conditions):
@@ -237,9 +248,7 @@ class SparkEngine(Engine):
             return []
         return self.session.sparkContext.parallelize(items, len(items)).map(work).collect()
 
-    def map_rows(
-        self, name: str, sql: str, by: str, work: ArrowFunction, schema: str, *, in_order: bool = False
-    ) -> None:
+    def map_rows(self, name: str, sql: str, by: str, work: ArrowFunction, schema: str) -> None:
         """Define a view of what a function of the platform makes of a query's rows, in executors' Python processes.
 
         Args:
@@ -248,10 +257,8 @@ class SparkEngine(Engine):
             by: column whose equal rows come to one call.
             work: takes the batches of some values and gives batches.
             schema: of what it gives, as Spark's DDL.
-            in_order: let equal rows follow each other.
         """
         frame = self.session.sql(self._record(sql)).repartition(by)
-        frame = frame.sortWithinPartitions(by) if in_order else frame
         frame.mapInArrow(work, schema).createOrReplaceTempView(name)
 
     def write_lines(self, sql: str, file: Path) -> None:
@@ -314,7 +321,7 @@ class SparkEngine(Engine):
 
 
 @contextmanager
-def _beside(folders: Iterable[Path]) -> Iterator[Path]:
+def beside(folders: Iterable[Path]) -> Iterator[Path]:
     """A folder beside others, for what is put in their place when all of it is written."""
     nearby = next(iter(folders)).parent
     nearby.mkdir(parents=True, exist_ok=True)

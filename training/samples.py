@@ -19,7 +19,6 @@ from collections.abc import Hashable, Iterable, Sequence
 from concurrent.futures import Future, wait
 from dataclasses import astuple, dataclass, field
 from functools import cached_property, partial
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -39,7 +38,7 @@ from core.files import (
 )
 from core.hours import Hour
 from core.settings import Settings
-from core.spark import SparkEngine
+from core.spark import SparkEngine, divided
 from events.store import EventStore
 from feature_repo.retrieval import ClockFeatures
 from feature_repo.served import prefer_served
@@ -276,8 +275,7 @@ class SampleStore:
         self.features.check_known(stale[0])
         self.root.mkdir(parents=True, exist_ok=True)
         with temporary_directory("spark-", self.root) as folder:
-            ends = [len(stale) * n // running.cores for n in range(running.cores + 1)]
-            running.run_tasks(HoursBuilder(self.settings, folder), [stale[begin:end] for begin, end in pairwise(ends)])
+            running.run_tasks(HoursBuilder(self.settings, folder), divided(stale, running.cores))
             for hour in stale:
                 with replaced_directory(self.folder(hour)) as target:
                     for file in (folder / self.folder(hour).name).iterdir():

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from itertools import pairwise
 from pathlib import Path
 
 import pyarrow as pa
@@ -14,7 +13,7 @@ import pyarrow.parquet as pq
 from core.documents import JsonObject
 from core.files import replaced_directory, temporary_directory, write_json, write_parquet
 from core.hours import Hour
-from core.spark import QUERIES_AT_ONCE, SparkEngine, spark_path
+from core.spark import QUERIES_AT_ONCE, SparkEngine, divided, spark_path
 from events.schema import OWNERS
 from feature_repo.retrieval import ClockFeatures
 from feature_repo.spark_retrieval import Features, SparkRetrieval
@@ -65,8 +64,7 @@ class SparkSampleBuilder:
     def _shares(self, hours: Sequence[Hour]) -> list[Sequence[Hour]]:
         """Hours by task. Negatives are drawn from a pool of all events before: a task draws those of many hours."""
         tasks = min(self.engine.cores * (1 if self.events.source.negatives else TASKS_A_CORE), len(hours))
-        ends = [len(hours) * n // tasks for n in range(tasks + 1)]
-        return [hours[begin:end] for begin, end in pairwise(ends)]
+        return divided(hours, tasks)
 
     def _features(self, samples: Path, first: Hour, last: Hour) -> dict[str, Features]:
         """File's name → its rows of all hours, from the folder of their samples."""
