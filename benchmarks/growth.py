@@ -34,7 +34,8 @@ from events.source_properties import SourceProperties
 from events.store import EventStore
 from feature_repo.behavior_state import BehaviorState
 from feature_repo.clock import ClockState
-from feature_repo.materialization import Materialization, advance
+from feature_repo.materialization import LAST_VIEW, Materialization, advance
+from feature_repo.online import write_rows
 from feature_repo.retrieval import ClockFeatures
 from model_registry.registry import CANDIDATE, CHALLENGER, CHAMPION, Move
 from model_registry.store import moves_file, open_registry
@@ -92,7 +93,7 @@ class Service:
         exposed: users who may be in the experiment; None: all.
         positives_only: whether the log holds positives alone, so that negatives are drawn.
         history: whether the change logs tell what every row was at each hour, as they do after long operation.
-        online: whether the online store is full before the measured hours.
+        online: whether the online store is full before the measured hours; else it has just what tells the platform that it is.
         warm_hours: hours that are run before those that count: the first ones read everything once.
         measured_hours: hours that count.
     """
@@ -190,8 +191,13 @@ def _fill(settings: Settings, service: Service) -> None:
     store = EventStore(settings.events_dir)
     clock = ClockState(settings, store)
     clock.rebuild(BEGIN, history=service.history)
+    online = Materialization(ClockFeatures(settings, store))
     if service.online:
-        Materialization(ClockFeatures(settings, store)).materialize_all(BEGIN)
+        online.materialize_all(BEGIN)
+    else:
+        for rows in online.features.latest(LAST_VIEW, BEGIN):
+            write_rows(online.store, LAST_VIEW, rows, *clock.logs[LAST_VIEW].keys)
+        online.progress.note(BEGIN)
     BehaviorState(clock).bring_to(BEGIN)
     for variant in settings.variants:
         _write_state(settings, variant, service.users, BEGIN - 1)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import http.client
+import json
 import tempfile
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -23,6 +26,8 @@ from core.hours import Hour
 from core.settings import Settings, load_settings
 
 CANDIDATES, RATE, CLIENTS = 200, 50, 8
+CONNECTIONS = 16
+"""Of clients that send their next request as soon as they have an answer: the service is never idle."""
 VARIANTS = ("gaussian_clock", "matched_clock")
 MOST_DEGRADED = 0.01
 """Share of requests that may go without a full answer in a run that counts."""
@@ -32,6 +37,7 @@ def bench_serving(scale: float) -> list[Result]:
     """Latency at 50 requests a second of 200 candidates, for each variant; failed requests while champions are swapped.
 
     The peer is what a user would write: Feast's online features into a data frame into MLflow's pyfunc, without HTTP.
+    At last the most requests a second of the variant that ranked last, beside the same with each request ranked alone.
     """
     from model_registry.registry import CHAMPION
     from model_registry.store import open_registry
@@ -77,6 +83,13 @@ def bench_serving(scale: float) -> list[Result]:
             results.append(
                 Result("serve_swap_errors", failed, "", f"swaps, {len(took)} requests", swaps[0], float("nan"))
             )
+            models.move(CHAMPION, versions[VARIANTS[-1]], "bench")
+        together, alone = (
+            _most(settings.model_copy(update={"serving_together": n}), until, versions[VARIANTS[-1]], seconds)
+            for n in (settings.serving_together, 1)
+        )
+        name = f"serve_most_{VARIANTS[-1].removesuffix('_clock')}"
+        results.append(Result(name, together, "requests/s", "each ranked alone", alone, together / alone))
     return results
 
 
@@ -135,6 +148,34 @@ def _load(settings: Settings, url: str, until: Hour, seconds: float) -> tuple[np
 
         list(pool.map(ask, range(len(bodies))))
     return took, int((statuses != 200).sum()), int(degraded.sum())
+
+
+def _most(settings: Settings, until: Hour, version: str, seconds: float) -> float:
+    """Full answers a second to clients who each send their next request at once."""
+    from operations.processes import running
+    from operations.services import serving_service
+
+    bodies = [json.dumps(body) for body in _bodies(settings, until, 200)]
+    answers: Counter[bool] = Counter()
+
+    def ask(first: int) -> None:
+        connection = http.client.HTTPConnection("127.0.0.1", settings.serving_port, timeout=30)
+        n = first
+        while time.monotonic() < end:
+            connection.request("POST", "/rank", bodies[n % len(bodies)], {"Content-Type": "application/json"})
+            answer = connection.getresponse()
+            answers[b'"degraded":null' in answer.read() and answer.status == 200] += 1
+            n += CONNECTIONS
+
+    with running(settings, [serving_service(settings)]), ThreadPoolExecutor(CONNECTIONS) as pool:
+        _until_served(f"http://127.0.0.1:{settings.serving_port}", version)
+        for length in (min(seconds, 5), seconds):  # the first time to warm up
+            answers.clear()
+            end = time.monotonic() + length
+            list(pool.map(ask, range(CONNECTIONS)))
+    if answers[False] > MOST_DEGRADED * answers.total():
+        raise RuntimeError(f"{answers[False]} of {answers.total()} requests had no full answer; see the service's log")
+    return answers[True] / seconds
 
 
 def _cpu_seconds() -> float:

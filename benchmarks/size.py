@@ -24,7 +24,7 @@ def bench_population(scale: float) -> list[Result]:
     """Median core-seconds of a step for the same hour, 50,000 active users and 200,000 events, in services of 0.1, 1 and 4 M users.
 
     All users have clocks, recent behaviors and rows in the rankers' tables; the experiment has as many users in each
-    service. The online store is empty before: filling it with 4 M users would take most of the run.
+    service. The online store is taken as filled: to fill it with 4 M users would take most of the run.
     """
     active = int(ACTIVE * scale)
     services = {f"{users / 1e6:g}M": _service(int(users * scale), active, int(USERS[0] * scale)) for users in USERS}

@@ -23,8 +23,8 @@ from model_registry.registry import CHAMPION
 from model_registry.store import open_registry
 from operations.airflow_api import AirflowApi
 from operations.airflow_driver import HOURLY, report_days, run_hours, start_airflow
-from operations.processes import is_left_running, left_running, running, with_free_ports
-from operations.services import airflow_services, migrate_airflow, serving_service
+from operations.processes import is_left_running, left_running, with_free_ports
+from operations.services import airflow_services, migrate_airflow
 from pipeline.history import build_history
 from pipeline.source import Source, end_of_log, load_source, save_app_source, save_source
 from serving.routing import load_routes
@@ -163,7 +163,7 @@ def live_hours(settings: Settings, api: AirflowApi, first: Hour, end: Hour, stac
     Each hour is ranked by the models and on the features that the previous hour led to. An hour whose log exists
     is not simulated again.
     """
-    from closed_loop.traffic import HttpRanker, World
+    from closed_loop.traffic import HttpRanker, World, http_ranker
     from simulation.workspace import app_log
 
     models = open_registry(settings)
@@ -175,9 +175,7 @@ def live_hours(settings: Settings, api: AirflowApi, first: Hour, end: Hour, stac
             log.warning("there is no champion: the app ranks hour %s by its own policy", hour)
         elif not written.log_file(hour).exists():
             if client is None:
-                stack.enter_context(running(settings, [serving_service(settings)]))
-                client = HttpRanker(written.app, settings)
-                stack.callback(client.close)
+                client = stack.enter_context(http_ranker(written.app, settings))
             world = World(written, settings.workspace / "visits.npz", hour)
             if world.next != hour:
                 world.state.unlink()

@@ -29,7 +29,7 @@ from ab_analysis.assignment import assign_users
 from ab_analysis.experiment import Experiment, load_experiment
 from ab_analysis.report_file import read_report
 from closed_loop.summary import Estimate, LoopSummary, Traffic
-from closed_loop.traffic import EngineRanker, ForcedRanker, HttpRanker, World
+from closed_loop.traffic import EngineRanker, ForcedRanker, HttpRanker, World, http_ranker
 from closed_loop.truth import TrueEffect, first_exposures, true_effects, world_totals
 from core.errors import ConfigError, NotReadyError
 from core.files import read_json, write_json, write_text
@@ -43,8 +43,8 @@ from feature_repo.retrieval import ClockFeatures
 from model_registry.registry import CHAMPION
 from model_registry.store import open_registry
 from operations.airflow_api import AirflowApi
-from operations.processes import running, with_free_ports
-from operations.services import migrate_airflow, serving_service
+from operations.processes import with_free_ports
+from operations.services import migrate_airflow
 from pipeline.history import build_history, ingest_and_clock
 from pipeline.hour import run_hour
 from pipeline.source import Source, ingest_hour, save_source
@@ -280,10 +280,7 @@ class Loop:
         """The real world's ranker."""
         if not self.plan.http:
             return EngineRanker(self.app, engine)
-        stack.enter_context(running(self.settings, [serving_service(self.settings)]))
-        client = HttpRanker(self.app, self.settings)
-        stack.callback(client.close)
-        return client
+        return stack.enter_context(http_ranker(self.app, self.settings))
 
     def _other_rankers(self, engine: RankingEngine) -> list[Rank]:
         """Rankers of the other worlds: in world n, every user is n arms further."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 
@@ -19,6 +20,8 @@ from core.files import write_atomically
 from core.hours import Hour
 from core.settings import Settings
 from feature_repo.retrieval import ClockFeatures
+from operations.processes import running
+from operations.services import serving_service
 from serving.engine import RankingEngine
 from serving.stages import RankRequest, pair_scores
 from simulation.app import App
@@ -152,6 +155,14 @@ class HttpRanker(Answers):
             if (not reason.startswith(("503", "504")) and reason[0].isdigit()) or time.monotonic() > end:
                 raise NotReadyError(f"{self.url}/rank: {reason}")
             time.sleep(0.2)
+
+
+@contextmanager
+def http_ranker(app: App, settings: Settings) -> Iterator[HttpRanker]:
+    """A running service and its client; each request is ranked alone, so that a run can be repeated to the last bit."""
+    alone = settings.model_copy(update={"serving_together": 1})
+    with running(settings, [serving_service(alone)]), closing(HttpRanker(app, settings)) as client:
+        yield client
 
 
 class EngineRanker(Answers):

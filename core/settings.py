@@ -181,7 +181,12 @@ class Settings(BaseSettings):
     serving_port: int = 8070
     metrics_port: int = 8060
     serving_key: SecretStr = Field(SecretStr(""), description="API key that ranking requests must send; empty: none.")
-    serving_threads: int = Field(2, ge=1, le=64, description="Number of requests that are ranked at the same time.")
+    serving_threads: int = Field(2, ge=1, le=64, description="Number of threads that rank at the same time.")
+    serving_together: int = Field(
+        16,
+        ge=1,
+        description="Most requests that a thread takes and ranks together, if so many wait; 1: each alone, the same to the last bit.",
+    )
     serving_queue: int = Field(
         64, ge=1, description="Number of requests that may wait; further ones are refused with 503."
     )

@@ -262,12 +262,15 @@ class RankingEngine:
         catalog: Catalog,
         features: Features,
     ) -> list[ScoredCandidates]:
-        """Score candidates by one model, or by whatever replaces it."""
+        """Score candidates by one model, or by whatever replaces it; if that fails, each request's alone."""
         others = (model.registered, *((champion, champion.registered) if champion and champion is not model else ()))
         for ranker in (model, *(other for other in others if other is not None)):
             try:
                 scores = score_candidates(ranker, group, features, catalog)
             except Exception as error:  # a failing model lowers the quality of the answer, nothing else
+                if len(group) > 1:  # one request's features fail no other's
+                    alone = ([candidate_set] for candidate_set in group)
+                    return [self._score_group(one, model, champion, snapshot, catalog, features)[0] for one in alone]
                 log.warning("version %s failed: %s", ranker.version, error)
                 if ranker is (model.registered or model):  # the lane's parameters are not the experiment's
                     self._count_failures(group, ranker, str(error))

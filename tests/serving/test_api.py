@@ -7,6 +7,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -27,6 +28,7 @@ from model_registry.store import open_registry
 from operations.processes import running
 from operations.services import serving_service
 from serving.api import BODY_LIMIT, make_app
+from serving.engine import NoChampionError
 from tests.servers import redis_server
 from tests.serving.conftest import UNTIL
 from tests.trained import copy_of
@@ -249,13 +251,13 @@ def test_too_many_at_once_are_refused_and_slow_ones_given_up(served: Settings, m
     app = make_app(settings)
     with TestClient(app) as client:
         release = threading.Event()
-        rank = app.state.service.engine.rank
+        rank = app.state.service.engine.rank_many
 
-        def slow(request: Any) -> Any:
+        def slow(requests: Any) -> Any:
             release.wait(10)
-            return rank(request)
+            return rank(requests)
 
-        app.state.service.engine.rank = slow
+        app.state.service.engine.rank_many = slow
         statuses: Counter[int] = Counter()
 
         def ask() -> None:
@@ -268,11 +270,45 @@ def test_too_many_at_once_are_refused_and_slow_ones_given_up(served: Settings, m
             thread.join()
         assert statuses == {504: 3, 503: 5}
         release.set()
-        end = time.monotonic() + 10
-        while app.state.service.pending and time.monotonic() < end:
-            time.sleep(0.05)
+        until(lambda: not app.state.service.pending)
         ask()
         assert statuses[200] == 1
+
+
+@pytest.mark.parametrize(("failing", "together"), [(None, [1, 4, 1]), ("u000003", [1, 4, 1, 1, 1, 1, 1])])
+def test_requests_that_wait_are_ranked_together_and_one_that_fails_fails_alone(
+    served: Settings, failing: str | None, together: list[int]
+) -> None:
+    settings = load_settings(**{**served.model_dump(exclude_unset=True), "serving_threads": 1, "serving_together": 4})
+    users, app = [f"u{n:06d}" for n in range(1, 7)], make_app(settings)
+    with TestClient(app) as client:
+        engine, sizes, release = app.state.service.engine, [], threading.Event()
+        rank_many = engine.rank_many
+
+        def ask(user: str) -> httpx.Response:
+            return client.post("/rank", json={"user": user, "candidates": ITEMS})
+
+        alone = {user: ask(user).json()["items"] for user in users}
+
+        def noted(requests: Any) -> Any:
+            sizes.append(len(requests))
+            release.wait(10)
+            if failing in {request.user for request in requests}:
+                raise NoChampionError("there is none for this one")
+            return rank_many(requests)
+
+        engine.rank_many = noted
+        with ThreadPoolExecutor(len(users)) as pool:
+            asked = []
+            for number, user in enumerate(users, 1):  # the first of them keeps the only thread busy
+                asked.append(pool.submit(ask, user))
+                until(lambda number=number: app.state.service.pending == number)  # type: ignore[misc]
+            release.set()
+            answers = {user: answer.result() for user, answer in zip(users, asked, strict=True)}
+        assert sizes == together
+        assert {user for user, answer in answers.items() if answer.status_code == 503} == {failing} - {None}
+        for user in {*users} - {failing}:
+            assert [row["item"] for row in answers[user].json()["items"]] == [row["item"] for row in alone[user]]
 
 
 @contextmanager

@@ -276,6 +276,20 @@ def test_a_variant_whose_model_fails_is_answered_by_the_champion_and_stopped(ser
     assert f"failed {FAILURES_TO_STOP} times" in (stopped(served, "canary") or "")
 
 
+def test_a_user_whom_the_model_cannot_score_takes_nobodys_answer_away(engine: RankingEngine) -> None:
+    champion = engine.snapshot.models[CHAMPION]
+    users = champion.model.ranker.users
+    bad, good = (f"u{n:06d}" for n in (3, 4))
+    row = int(users.rows(np.array([engine.users.id_of(bad)])).item())
+    assert row, "the user has an embedding"
+    users.weight[row] = float("nan")
+    items = [f"t{n:06d}" for n in range(20)]
+    before = engine.rank(request(good, items))
+    answers = engine.rank_many([request(good, items), request(bad, items), request(good, items)])
+    assert [answer.degraded for answer in answers] == ["", "popularity: the model failed", ""]
+    assert answers[0].items == answers[2].items == before.items
+
+
 def test_an_experiment_that_is_served_again_is_stopped_again_after_as_many_failures(served: Settings) -> None:
     write_experiment(served)
     engine = RankingEngine(served)
