@@ -248,8 +248,8 @@ def hour_steps(settings: Settings, hour: Hour) -> Mapping[str, Step]:
 
 
 def _gate(settings: Settings, hour: Hour) -> None:
-    apply_decision(settings, hour, evaluate_candidate(settings, hour))
     watch_champion(settings, hour)
+    apply_decision(settings, hour, evaluate_candidate(settings, hour))
 
 
 def _look(settings: Settings, hour: Hour) -> None:

@@ -103,6 +103,8 @@ with DAG(
 Every variant is tested on the hour first and then trained on it, once, from its last state. Metrics, lineage
 and models go to MLflow: one experiment per variant, one run per day, one step per hour. Running an hour again gives the
 same state. With `CLOCK_TRAIN_PROCESSES` above 1 several processes train each variant together; the log names one that fails.
+`watch_champion` then rolls a champion back that falls behind its predecessor; it waits for no person's approval.
+**To undo a promotion** trigger `rollback_champion`.
 """,
 ):
 
@@ -112,7 +114,14 @@ same state. With `CLOCK_TRAIN_PROCESSES` above 1 several processes train each va
 
         return [trained.as_json() for trained in train_hour(*settings_and_hour())]
 
-    test_then_train()
+    @step()
+    def watch_champion() -> JsonObject | None:
+        from pipeline.promotion import watch_champion as watch
+
+        move = watch(*settings_and_hour())
+        return asdict(move) if move else None
+
+    test_then_train() >> watch_champion()
 
 with DAG(
     "promote_ranker",
@@ -129,10 +138,9 @@ Compares the candidate with the champion on hours that neither was trained on, b
 `evaluation/policy.yaml`, and moves the `champion` alias in MLflow only if the candidate is better. The
 decision with all its figures is a report page. Where the policy wants a person (`require_approval`, or too much
 drift), the task `approve` waits under Required Actions; rejected, or without an answer in 12 hours, nothing is promoted, and a newer
-candidate takes the challenger's place.
-`watch_champion` rolls a champion back that falls behind its predecessor, and announces the hours of its day that are through
-to the day's report, each once: it ends as skipped where all were announced before. **To undo a promotion** trigger
-`rollback_champion`.
+candidate takes the challenger's place. Where the champion was rolled back while the gate looked at it, the next hour decides.
+`announce_hour` tells the day's report which hours of the day are through, each once: it ends as skipped where all were announced
+before.
 """,
 ):
 
@@ -159,13 +167,8 @@ to the day's report, each once: it ends as skipped where all were announced befo
         return [asdict(move) for move in apply(*settings_and_hour(), decided, approved=approved)]
 
     @step(inlets=[CHAMPION], outlets=[CHAMPION], trigger_rule="none_failed")
-    def watch_champion() -> None:
-        from pipeline.promotion import watch_champion as watch
-
-        settings, hour = settings_and_hour(announce=False)
-        move = watch(settings, hour)
-        get_current_context()["ti"].xcom_push("return_value", asdict(move) if move else None)
-        announce_day(CHAMPION, settings, hour)
+    def announce_hour() -> None:
+        announce_day(CHAMPION, *settings_and_hour(announce=False))
 
     approve = HITLOperator(  # not Airflow's operator for approvals: a rejection, too, lets `apply_decision` put the next one up
         task_id="approve",
@@ -178,4 +181,4 @@ to the day's report, each once: it ends as skipped where all were announced befo
     )
     applied = apply_decision()
     evaluate_candidate() >> [approve, applied]
-    approve >> applied >> watch_champion()
+    approve >> applied >> announce_hour()

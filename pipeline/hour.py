@@ -47,9 +47,9 @@ def run_hour(settings: Settings, hour: Hour) -> HourSummary:
     account = ingest_hour(settings, hour)
     clocks = advance(settings, hour + 1)
     trained = train_hour(settings, hour)
+    back = watch_champion(settings, hour)
     decision = evaluate_candidate(settings, hour)
     moves = apply_decision(settings, hour, decision)
-    back = watch_champion(settings, hour)
     looks = watch_experiments(settings, hour)
     return HourSummary(
         kept=account.kept,
@@ -58,5 +58,5 @@ def run_hour(settings: Settings, hour: Hour) -> HourSummary:
         verdict=decision.verdict,
         reason=decision.reason,
         experiments=looks,
-        moves=[f"{m.alias} → version {m.version}" for m in [*moves, *([back] if back else [])]],
+        moves=[f"{m.alias} → version {m.version}" for m in [*([back] if back else []), *moves]],
     )

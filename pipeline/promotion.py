@@ -224,6 +224,8 @@ def apply_decision(settings: Settings, hour: Hour, decision: GateDecision, *, ap
     """Move the aliases as the gate decided, and put the next challenger up.
 
     Candidate and challenger go forward only: an hour that is run again puts none of its own time in the place of a newer one.
+    Where another champion serves than the gate compared with, as the last one was rolled back, a promotion that nobody approved is
+    left to the next hour's decision.
 
     Args:
         settings: of the workspace.
@@ -235,16 +237,20 @@ def apply_decision(settings: Settings, hour: Hour, decision: GateDecision, *, ap
         The moves made. Applying the same decision again makes none.
 
     Raises:
-        DataError: the winner does not load and score, or somebody moved the champion in between.
+        DataError: the winner does not load and score, or a person approved it while somebody moved the champion.
     """
     models = open_registry(settings)
     moves: list[Move] = []
     challenger, champion = decision.candidate.version, decision.champion
     now = models.get(CHAMPION)
+    serving, expected = str(now.version) if now else None, champion.version if champion else None
     promoted = decision.verdict == "promote" or (decision.verdict == "needs_person" and approved)
-    if promoted and (now is None or str(now.version) != challenger):
+    if promoted and not approved and serving not in {challenger, expected}:
+        log.warning("version %s is not promoted: the gate compared it with %s, and %s serves now; the next hour decides",
+                    challenger, expected, serving)  # fmt: skip
+        return moves
+    if promoted and serving != challenger:
         probe(settings, challenger)
-        expected = champion.version if champion else None
         reason = f"gate at {hour}: {decision.reason}"
         moves.append(models.move(CHAMPION, challenger, reason, hour=hour, expected=expected))
     latest = models.newest(settings.candidate_variant, hour.key)

@@ -159,15 +159,16 @@ def test_every_task_that_is_retried_tells_transient_from_permanent_errors(bag: d
 
 def test_a_person_can_stand_between_the_gate_and_the_promotion(bag: dict[str, Any]) -> None:
     assert bag["dags"]["promote_ranker"]["tasks"] == [
+        "announce_hour",
         "apply_decision",
         "approve",
         "evaluate_candidate",
-        "watch_champion",
     ]
 
 
-def test_experiments_are_watched_while_a_person_is_waited_for(bag: dict[str, Any]) -> None:
+def test_experiments_and_the_champion_are_watched_while_a_person_is_waited_for(bag: dict[str, Any]) -> None:
     assert bag["dags"]["ingest_hour"]["tasks"] == ["ingest", "watch_experiments"]
+    assert bag["dags"]["train_ranker"]["tasks"] == ["test_then_train", "watch_champion"]
 
 
 @pytest.mark.parametrize(

@@ -544,6 +544,26 @@ def test_a_version_that_does_not_load_is_never_promoted(undisturbed: Settings) -
     models.client.delete_model_version(models.name, str(broken.version))
 
 
+def test_a_promotion_over_a_champion_that_was_rolled_back_is_left_to_the_next_hour(
+    undisturbed: Settings, tmp_path: Path
+) -> None:
+    shutil.copytree(undisturbed.var, tmp_path / "var")
+    settings = load_settings(var=tmp_path / "var", source="simulator", variants=VARIANTS)
+    models = open_registry(settings)
+    for version in ("1", "2"):
+        models.move("champion", version, "for the test")
+    newest = max(models.client.search_model_versions(f"name = '{models.name}'"), key=lambda each: int(each.version))
+    candidate, champion = (ModelVersion(str(v), "none", TAKEOVER.key) for v in (newest.version, 2))
+    models.rollback("it fell behind", hour=TAKEOVER)
+    moves = len(models.moves())
+    automatic = GateDecision("promote", "better", candidate, champion, ())
+    assert apply_decision(settings, TAKEOVER + 2, automatic) == []
+    assert len(models.moves()) == moves
+    by_person = GateDecision("needs_person", "better", candidate, champion, ())
+    with pytest.raises(DataError, match="is now version 1, not 2; somebody moved it"):
+        apply_decision(settings, TAKEOVER + 2, by_person, approved=True)
+
+
 def test_a_champion_that_falls_behind_its_predecessor_goes_back_by_itself(
     undisturbed: Settings, tmp_path: Path
 ) -> None:
