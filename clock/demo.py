@@ -23,7 +23,7 @@ from model_registry.registry import CHAMPION
 from model_registry.store import open_registry
 from operations.airflow_api import AirflowApi
 from operations.airflow_driver import HOURLY, report_days, run_hours, start_airflow
-from operations.processes import is_left_running, left_running, with_free_ports
+from operations.processes import is_left_running, left_running, log_folder, with_free_ports
 from operations.services import airflow_services, migrate_airflow
 from pipeline.history import build_history
 from pipeline.source import Source, end_of_log, load_source, save_app_source, save_source
@@ -82,7 +82,7 @@ def run_demo(source: str, data: str | None, hours: int, *, fresh: bool) -> DemoS
         log.info("removing %s", settings.workspace)
         shutil.rmtree(settings.workspace)
     plan = _plan(settings, data, hours)
-    log_to(settings.workspace / "logs" / "demo.log")
+    log_to(log_folder(settings) / "demo.log")
     log.info("source %s: history before %s, then %d hours through Airflow", settings.source, plan.takeover.key, hours)
     takeover, end = plan.takeover, plan.end
     migration = threading.Thread(target=_migrate_unless_running, args=(settings,), daemon=True)

@@ -43,7 +43,7 @@ from feature_repo.retrieval import ClockFeatures
 from model_registry.registry import CHAMPION
 from model_registry.store import open_registry
 from operations.airflow_api import AirflowApi
-from operations.processes import with_free_ports
+from operations.processes import log_folder, with_free_ports
 from operations.services import migrate_airflow
 from pipeline.history import build_history, ingest_and_clock
 from pipeline.hour import run_hour
@@ -138,7 +138,7 @@ class Loop:
         if fresh:
             for world in self.workspaces:
                 shutil.rmtree(world.workspace, ignore_errors=True)
-        log_to(self.settings.workspace / "logs" / "loop.log")
+        log_to(log_folder(self.settings) / "loop.log")
         self.config = self._config()
         self.app = App(self.config)
         self._airflow: AirflowApi | None = None

@@ -124,9 +124,11 @@ Running it again writes the same pages.
     @step(trigger_rule="all_done")
     def retire_state() -> dict[str, int]:
         from operations.airflow_records import retire_records
+        from operations.processes import rotate_logs
         from pipeline.retention import retire_state as retire
 
         settings = load_settings()
+        rotate_logs(settings)
         return {**retire(settings), "logs": retire_records(settings, datetime.now(UTC))}
 
     (

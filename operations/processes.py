@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import signal
 import subprocess
 import threading
@@ -27,6 +28,8 @@ log = logging.getLogger("operations.processes")
 
 START_TIMEOUT_SECONDS = 180
 STOP_TIMEOUT_SECONDS = 20
+LOG_BYTES = 50_000_000
+"""A longer log file is begun anew."""
 SERVICE_OF_PORT = {
     "airflow_port": "airflow-api-server", "mlflow_port": "mlflow", "feast_port": "feast-ui", "reports_port": "reports",
     "serving_port": "serving", "metrics_port": "metrics",
@@ -112,7 +115,7 @@ def start(settings: Settings, services: list[ServiceProcess], *, owned: bool = F
                 f"port {service.port} of {service.name} is taken; set another: "
                 + ", ".join(f"CLOCK_{name.upper()}" for name in PORTS)
             )
-    logs = settings.workspace / "logs"
+    logs = log_folder(settings)
     logs.mkdir(parents=True, exist_ok=True)
     started: dict[str, subprocess.Popen[bytes]] = {}
     try:
@@ -135,6 +138,30 @@ def start(settings: Settings, services: list[ServiceProcess], *, owned: bool = F
     except BaseException:  # Ctrl-C too
         stop(settings, list(started))
         raise
+
+
+def log_folder(settings: Settings) -> Path:
+    """Where each service, the demo and the loop have a log file."""
+    return settings.workspace / "logs"
+
+
+def rotate_logs(settings: Settings, longest: int = LOG_BYTES) -> int:
+    """Move what is in log files that are too long to ``NAME.log.1``, in the place of what was moved there before.
+
+    Services append to their files, and go on in the same, emptied file; a line that one writes in between is lost.
+
+    Args:
+        settings: of the workspace.
+        longest: bytes.
+
+    Returns:
+        The files that were too long.
+    """
+    long = [path for path in sorted(log_folder(settings).glob("*.log")) if path.stat().st_size > longest]
+    for path in long:
+        shutil.copyfile(path, path.with_suffix(".log.1"))
+        os.truncate(path, 0)
+    return len(long)
 
 
 def stop(settings: Settings, only: Sequence[str] | None = None) -> list[str]:

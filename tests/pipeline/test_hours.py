@@ -30,7 +30,18 @@ from events.store import EventStore
 from model_registry.registry import Registry
 from model_registry.store import experiment_name, open_mlflow, open_registry
 from operations.fingerprint import fingerprint
-from operations.processes import ServiceProcess, left_running, require_running, running, start, stop, with_free_ports
+from operations.processes import (
+    ServiceProcess,
+    left_running,
+    log_folder,
+    require_running,
+    rotate_logs,
+    running,
+    start,
+    stop,
+    wait_for,
+    with_free_ports,
+)
 from pipeline.due import next_due_hour
 from pipeline.history import build_history
 from pipeline.hour import run_hour
@@ -494,6 +505,23 @@ with running(load_settings(var={str(settings.var)!r}, source={settings.source!r}
     start(settings, [ServiceProcess("pages", serve, f"http://127.0.0.1:{port}/")])
     assert stop(settings) == ["pages"]
     assert port_is_free(port)
+
+
+def test_a_service_goes_on_in_its_log_after_what_was_in_it_has_been_moved(settings: Settings) -> None:
+    code = "import time\nfor n in range(10**9):\n    print(n, flush=True)\n    time.sleep(0.01)"
+    start(settings, [ServiceProcess("counter", (sys.executable, "-c", code))])
+    written, moved = (log_folder(settings) / name for name in ("counter.log", "counter.log.1"))
+    try:
+        wait_for(lambda: written.stat().st_size > 200, "the service to write")
+        assert rotate_logs(settings) == 0
+        assert rotate_logs(settings, 200) == 1
+        wait_for(lambda: written.stat().st_size > 0, "the service to go on")
+    finally:
+        stop(settings)
+    before, after = ([int(line) for line in path.read_text().splitlines()] for path in (moved, written))
+    assert before == list(range(len(before)))
+    assert after == list(range(after[0], after[0] + len(after)))
+    assert after[0] in {len(before), len(before) + 1}
 
 
 def test_a_job_uses_the_services_that_were_left_running_and_leaves_them(settings: Settings) -> None:
