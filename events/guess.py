@@ -39,6 +39,7 @@ from events.column_words import (
 )
 from events.first_rows import Column, Sample
 from events.guess_behaviors import LABEL, behavior_lines, list_behavior_lines
+from events.guess_paths import paths_line
 from events.guess_tables import MOST_FACETS, table_lines
 from events.guess_times import local_time_line, timestamp_line
 from events.log_files import find_files, tell_unread
@@ -77,7 +78,8 @@ def guess_mapping(paths: list[str], source: str | None = None) -> str:
         DataError: there is no such file, or no rows or no column of users, items or times can be found in it.
     """
     tell_unread(paths)
-    sample, moment, timestamp, tables = _log_and_tables(find_files(paths)[:MOST_FILES])
+    files = find_files(paths)
+    sample, moment, timestamp, tables = _log_and_tables(files[:MOST_FILES])
     taken = [moment]
     listed = next((c for word in LISTED for c in sample.columns if has_word(c, (word,)) and is_list(c)), None)
     taken += [c for c in sample.columns if is_list(c)]
@@ -93,6 +95,7 @@ def guess_mapping(paths: list[str], source: str | None = None) -> str:
     if sample.options:
         unnamed = "  # check: these names are guesses, as the file has no header" if "columns" in sample.options else ""
         lines.append(f"csv: {flow(sample.options)}{unnamed}")
+    lines += [line] if (line := paths_line(files, sample.file)) else []
     lines += [
         "columns:",
         f"  user_id: {expression(user)}{example_values(user)}" if user else _one_user(sample),

@@ -76,7 +76,7 @@ def ingest(
     mapping, folder = load_mapping(mapping_name)
     if piece_of:
         mapping = mapping.model_copy(update={"exposures": None})
-    named = [p.replace("{hour}", "*") for p in paths] or log_paths(mapping, folder)
+    named = log_paths(mapping, folder, paths).all()
     files = find_files(named)
     tell_unread(named)
     store = EventStore(out or settings.events_dir)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import logging
 import os
+import re
 from collections import defaultdict
 from pathlib import Path
 
@@ -42,6 +43,8 @@ NO_LOG = {"a PDF", "a page of HTML", "XML"}
 MOST_NAMED = 3
 HEAD = 300
 """Bytes of a file by which its content is told."""
+OTHER_PLACE = re.compile(r"\{\w*(hour|day|date|year|dt|%)\w*[:}]|%[YmdH]")
+"""What other programs write in a path for the time."""
 TAR = slice(257, 262), b"ustar"
 """Where an archive of tar says that it is one."""
 
@@ -114,7 +117,8 @@ def _no_file(text: str) -> str:
         return f"'{text}' is a pipe or a device, which cannot be read twice; write it to a file first"
     if "://" in text:
         return f"'{text}': only files of this machine are read; download it first"
-    return f"no such file: '{text}'; check the path (a file, a folder or a quoted glob)"
+    times = "; the hour or day in a path is written {hour} or {hour:%Y-%m-%d}" if OTHER_PLACE.search(text) else ""
+    return f"no such file: '{text}'; check the path (a file, a folder or a quoted glob){times}"
 
 
 def _below(folder: Path) -> list[Path]:

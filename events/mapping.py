@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from pydantic import AliasChoices, Field, model_validator
+from pydantic import AliasChoices, Field, field_validator, model_validator
 
 from core.documents import StrictModel, WholeNumber, load_document
 from core.errors import ConfigError
+from events.log_paths import LogPaths, problem_of
 from events.mapping_csv import CsvOptions
 from events.mapping_rows import Actions, Behavior, Impressions
 from events.mapping_tables import Items, OneAttribute, SideTable, Users
 from events.mapping_times import USERS_ZONE, LocalTime, Timestamp
 from events.schema import BEHAVIORS, PREDICTION_COLUMNS, RESERVED_FACETS, AttributeField, Owner
+from events.zones import check_zone
 
 BUILTIN = Path(__file__).parent / "sources"
 SOURCE_NAME = r"^[a-z][a-z0-9_-]{0,40}$"
@@ -69,8 +72,11 @@ class Mapping(StrictModel):
     format: Literal["auto", "csv", "parquet", "jsonl"] = "auto"
     csv: CsvOptions = CsvOptions()
     paths: tuple[str, ...] = Field(
-        (), description="Default paths; the command line's win. {hour} stands for the hour's key, one file an hour."
+        (),
+        description="Default paths; the command line's win. {hour} stands for the hour's key where the log has a file an hour, "
+        "{hour:%Y/%m/%d/%H} for the hour in another form, and {hour:%Y-%m-%d} for the day where it has a file a day.",
     )
+    path_zone: str = Field("UTC", description="Time zone of the hours and days that paths name.")
     columns: Columns
     timestamp: Timestamp
     local_time: LocalTime
@@ -90,6 +96,19 @@ class Mapping(StrictModel):
     ids: dict[Literal["user", "item"], Literal["auto", "int", "string"]] = Field(default_factory=dict)
     negatives: Negatives | None = None
     exposures: Exposures | None = None
+
+    @field_validator("paths")
+    @classmethod
+    def _paths(cls, paths: tuple[str, ...]) -> tuple[str, ...]:
+        for path in paths:
+            if problem := problem_of(path):
+                raise ValueError(problem)
+        return paths
+
+    @field_validator("path_zone")
+    @classmethod
+    def _path_zone(cls, name: str) -> str:
+        return check_zone(name)
 
     @model_validator(mode="after")
     def _consistent(self) -> Mapping:
@@ -240,9 +259,10 @@ def load_mapping(name: str) -> tuple[Mapping, Path]:
     return load_document(path, Mapping, what="mapping file", see=see), path.parent
 
 
-def log_paths(mapping: Mapping, folder: Path) -> list[str]:
-    """The mapping's own paths; ``{hour}`` becomes any hour's key."""
-    return [relative(folder, p.replace("{hour}", "*")) for p in mapping.paths]
+def log_paths(mapping: Mapping, folder: Path, paths: Sequence[str] = ()) -> LogPaths:
+    """Where a mapping's log lies: in ``paths`` or, where none are given, in the mapping's own."""
+    own = (relative(folder, path) for path in mapping.paths)
+    return LogPaths(tuple(paths or own), mapping.path_zone)
 
 
 def relative(folder: Path, path: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,10 +15,14 @@ from core.logs import log_context
 from core.settings import Settings
 from events.ingest import Account, ingest, last_moment
 from events.log_files import has_arrived
-from events.mapping import load_mapping, relative
+from events.log_paths import LogPaths
+from events.mapping import load_mapping, log_paths
+from events.store import EventStore
 
 if TYPE_CHECKING:
     from simulation.log import AppLog
+
+log = logging.getLogger("pipeline.source")
 
 
 @dataclass(frozen=True)
@@ -35,19 +40,9 @@ class Source:
     simulated: bool = False
 
     @property
-    def hourly_files(self) -> bool:
-        """Whether the log has a file an hour (else each hour is taken out of the whole by its times)."""
-        return any("{hour}" in path for path in self.patterns)
-
-    @property
-    def patterns(self) -> tuple[str, ...]:
-        """Paths of the log; ``{hour}`` in one stands for an hour's key."""
-        mapping, folder = load_mapping(self.mapping)
-        return self.paths or tuple(relative(folder, path) for path in mapping.paths)
-
-    def files_of(self, hour: Hour | None = None) -> list[str]:
-        """Paths of an hour's log, or of the whole."""
-        return [path.replace("{hour}", hour.key if hour else "*") for path in self.patterns]
+    def log(self) -> LogPaths:
+        """Where the log lies."""
+        return log_paths(*load_mapping(self.mapping), self.paths)
 
 
 def save_source(settings: Settings, source: Source) -> None:
@@ -58,7 +53,7 @@ def save_source(settings: Settings, source: Source) -> None:
 
 
 def log_end(settings: Settings, source: Source) -> Hour | None:
-    """The hour after the last readable event of a source's log; None for hourly files of which none has arrived yet.
+    """The hour after the last readable event of a source's log; None for files of hours or days of which none has arrived yet.
 
     Raises:
         ConfigError: the mapping is wrong, or does not fit the log.
@@ -69,13 +64,14 @@ def log_end(settings: Settings, source: Source) -> Hour | None:
 
         app = app_log(settings)
         return Hour.of(app.app.first_instant(app.config.days))
-    if source.hourly_files and not any(map(has_arrived, source.files_of())):
+    files = source.log.all()
+    if source.log.name_times and not any(map(has_arrived, files)):
         return None
     with duck.connection(settings) as con:
-        moment = last_moment(con, source.mapping, source.files_of())
+        moment = last_moment(con, source.mapping, files)
     if moment is None:
         raise DataError(
-            f"{', '.join(source.files_of())} holds no event with a readable time before now; look at timestamp in the mapping"
+            f"{', '.join(files)} holds no event with a readable time before now; look at timestamp in the mapping"
         )
     return Hour.of(moment) + 1
 
@@ -102,7 +98,7 @@ def load_source(settings: Settings) -> Source:
 def ingest_hour(settings: Settings, hour: Hour) -> Account:
     """Ingest one hour's log and close the hour.
 
-    Late rows in the hour's file land in their true hours.
+    All rows in the files of the hour, or of its day, land in their true hours; those that were there before are passed over.
 
     Raises:
         NotReadyError: the hour's log file has not arrived.
@@ -112,14 +108,21 @@ def ingest_hour(settings: Settings, hour: Hour) -> Account:
         from simulation.workspace import app_log
 
         app_log(settings).write_hours(hour, hour + 1)
-    files = source.files_of(hour)
-    if source.hourly_files:
+    paths = source.log
+    files = paths.of(hour)
+    if paths.name_times:
         if missing := [path for path in files if not has_arrived(path)]:
             raise NotReadyError(
                 f"the log of {hour} has not arrived: no file {missing[0]}. If nothing happened in that hour, close it "
                 f"with 'clock events close {hour}'"
             )
-        return ingest(source.mapping, files, settings, close=(hour, hour + 1))
+        account = ingest(source.mapping, files, settings, close=(hour, hour + 1))
+        if account.kept and paths.name_hours and not EventStore(settings.events_dir).manifest(hour).rows:
+            log.warning(
+                "%s has %d rows, of %s to %s, and none of %s; if it is not named for an hour of %s, set path_zone in the mapping",
+                files[0], account.kept, min(account.changed_hours), max(account.changed_hours), hour, paths.zone,
+            )  # fmt: skip
+        return account
     return ingest(source.mapping, files, settings, close=(hour, hour + 1), only=(hour, hour + 1))
 
 
@@ -132,11 +135,11 @@ def end_of_log(settings: Settings) -> Hour:
     source = load_source(settings)
     end = log_end(settings, source)
     if end is None:
-        raise NotReadyError(f"the log has not arrived: no file {source.files_of()[0]}")
+        raise NotReadyError(f"the log has not arrived: no file {source.log.all()[0]}")
     return end
 
 
 def ingest_history(settings: Settings, until: Hour | None) -> Account:
     """Ingest everything before an hour in one go."""
     source = load_source(settings)
-    return ingest(source.mapping, source.files_of(), settings, only=(None, until))
+    return ingest(source.mapping, source.log.all(), settings, only=(None, until))

@@ -77,7 +77,7 @@ class Lane:
         self.settings, self.root = settings, settings.streaming_dir
         self.source: Source = load_source(settings)
         self.mapping, _ = load_mapping(self.source.mapping)
-        self.paths = self.source.patterns  # asked for at every look
+        self.paths = self.source.log  # asked for at every look
         events = EventStore(settings.events_dir)
         events.check_declared(SourceProperties.of(self.mapping))
         self.features = ClockFeatures(settings, events)
@@ -132,14 +132,14 @@ class Lane:
 
     def _files(self, hour: Hour) -> list[str]:
         """The log's files of the hours that are not in the clocks yet."""
-        if not any("{hour}" in path for path in self.paths):
-            return [str(file) for file in find_files([*self.paths])]
+        if not self.paths.name_times:
+            return [str(file) for file in find_files(self.paths.all())]
         now = max(Hour.of(datetime.now(UTC)), hour) if self.settings.live else hour
         if now > hour + MOST_HOURS:
             raise NotReadyError(
                 f"the clocks hold for {hour}, more than {MOST_HOURS} hours ago: the lane goes on when the hourly runs have caught up"
             )
-        of_hours = [path.replace("{hour}", each.key) for each in hour_range(hour, now + 1) for path in self.paths]
+        of_hours = dict.fromkeys(path for each in hour_range(hour, now + 1) for path in self.paths.of(each))
         return [file for path in of_hours for file in (sorted(glob(path)) if has_magic(path) else [path])]
 
     def _begin(self, hour: Hour) -> None:

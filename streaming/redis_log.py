@@ -30,6 +30,7 @@ from core.lock_order import LANDING_LOCK
 from core.settings import Settings
 from events.hour_changes import LONGEST_GAP_HOURS
 from events.log_files import part_of
+from events.log_paths import LogPaths, names_every_hour
 
 if TYPE_CHECKING:
     import redis
@@ -74,9 +75,9 @@ class LogWriter:
     """
 
     def __init__(self, pattern: str, progress: Path, stream: str) -> None:
-        if "{hour}" not in pattern or not pattern.endswith((".jsonl", ".ndjson")):
+        if not names_every_hour(pattern) or not pattern.endswith((".jsonl", ".ndjson")):
             raise ConfigError(f"'{pattern}': the log needs a file an hour of JSON lines, such as log/{{hour}}.jsonl")
-        self.pattern, self.progress = pattern, progress
+        self.paths, self.progress = LogPaths((pattern,)), progress
         known = Position(**read_json(progress)) if progress.exists() else Position(stream)
         if known.stream != stream:
             raise ConfigError(
@@ -95,7 +96,7 @@ class LogWriter:
 
     def file_of(self, hour: Hour) -> Path:
         """An hour's file once it is complete."""
-        return Path(self.pattern.replace("{hour}", hour.key))
+        return Path(self.paths.of(hour)[0])
 
     def part_of(self, hour: Hour) -> Path:
         """An hour's file while it is written."""

@@ -24,7 +24,10 @@ csv: {delimiter: ",", quote: '"', header: true, encoding: utf-8}   # header: fal
                                       # a tab (.tsv has tabs anyway); encoding: utf-8, latin-1 or utf-16; skip: 1 passes over a
                                       # line before the header
 paths: ["log/{hour}.csv.gz"]          # default paths, relative to this file; the command line's win;
-                                      # {hour} is the hour's key (2026-11-23T10), where the log has a file an hour
+                                      # {hour} is the hour's key (2026-11-23T10), where the log has a file an hour;
+                                      # in another form: dt={hour:%Y-%m-%d}/hr={hour:%H}/*.parquet; a file a day:
+                                      # {hour:%Y%m%d}.csv
+path_zone: UTC                        # of the hours and days that paths name
 columns:
   user_id: uid                        # required: a column, or a SQL expression over columns of the row
   item_id: track                      # required; string ids are mapped to integers once, and kept

@@ -61,7 +61,7 @@ def test_a_history_that_would_be_empty_is_refused(var: Path, tmp_path: Path) -> 
 def test_hourly_files_may_arrive_later(var: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     cli.call(app, ["setup", str(write_mapping(tmp_path)), str(tmp_path / "{hour}.csv")])
     assert "no file has arrived yet" in capsys.readouterr().out
-    assert load_source(load_settings(source="test")).hourly_files
+    assert load_source(load_settings(source="test")).log.name_times
 
 
 def test_the_simulated_apps_log_ends_with_its_days(var: Path) -> None:

@@ -206,10 +206,15 @@ def test_who_is_forgotten_within_the_hour_is_in_nothing_of_the_lane(workspace: S
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("paths", "file"), [("log", "log/all.csv"), ("log/{hour}/*.csv", f"log/{UNTIL.key}/app-1.csv")]
+    ("paths", "file"),
+    [
+        ("log", "log/all.csv"),
+        ("log/{hour}/*.csv", f"log/{UNTIL.key}/app-1.csv"),
+        ("log/{hour:%Y%m%d}.csv", f"log/{UNTIL.day:%Y%m%d}.csv"),
+    ],
 )
-def test_logs_in_folders_are_followed_too(workspace: Settings, paths: str, file: str) -> None:
-    """A folder of files that grow, and several writers' files of an hour."""
+def test_logs_in_folders_and_of_days_are_followed_too(workspace: Settings, paths: str, file: str) -> None:
+    """A folder of files that grow, several writers' files of an hour, and a file a day."""
     app = workspace.workspace / "app"
     mapping = (app / "mapping.yaml").read_text()
     (app / "mapping.yaml").write_text(mapping.replace("log/{hour}.csv", paths))

@@ -1,0 +1,61 @@
+"""The line of a first mapping about files that are named for their hour or day."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from events.log_files import unpacked
+from events.log_paths import KEY, names_every_hour
+
+FOLDER_KEY = "(?:[A-Za-z_]+=)?"
+"""What a folder's name may begin with: ``dt=``, ``month=``."""
+NAMED_TIME = re.compile(
+    rf"(?<!\d)(?:19|20)\d\d(?P<month>[-_./]?{FOLDER_KEY})(?:0[1-9]|1[0-2])(?P<day>[-_./]?{FOLDER_KEY})(?:0[1-9]|[12]\d|3[01])"
+    rf"(?:(?P<hour>[-_./T]?{FOLDER_KEY})(?:[01]\d|2[0-3])(?!\d))?(?!\d)"
+)
+
+
+def paths_line(files: Sequence[Path], log: Path) -> str | None:
+    """The mapping's ``paths``, where a log's files are named for their hour or day.
+
+    Args:
+        files: of the log, and of what lies beside it.
+        log: one of them that is of the log.
+
+    Returns:
+        The line, with what to check; None where fewer than two files of the log are named so.
+    """
+    pattern = _pattern(log.resolve(), [file.resolve() for file in files])
+    if pattern is None:
+        return None
+    named = "hour" if names_every_hour(pattern) else "day"
+    path = json.dumps(pattern, ensure_ascii=False)
+    return f"paths: [{path}]  # check: an hour is read from the files that name its {named}; path_zone: ZONE if that is not UTC's"
+
+
+def _pattern(log: Path, files: Sequence[Path]) -> str | None:
+    """The path of a log's files with a place for the time; None where they do not differ in one."""
+    for place in NAMED_TIME.finditer(str(log)):
+        begin, form, end = _around(place)
+        alike = [
+            other
+            for file in files
+            for other in NAMED_TIME.finditer(str(file))
+            if other.start() == place.start() and _around(other)[:2] == (begin, form)
+        ]
+        if len({other[0] for other in alike}) > 1:
+            if any(_around(other)[2] != end for other in alike):
+                folder = end[: end.rfind("/") + 1]
+                end = f"{folder}*{unpacked(log).suffix}{log.suffix if unpacked(log) != log else ''}"
+            return f"{begin}{'{hour}' if form == KEY else f'{{hour:{form}}}'}{end}"
+    return None
+
+
+def _around(place: re.Match[str]) -> tuple[str, str, str]:
+    """What is before the time in a path, the time's form, and what is behind."""
+    hour = f"{place['hour']}%H" if place["hour"] is not None else ""
+    form = f"%Y{place['month']}%m{place['day']}%d{hour}"
+    return place.string[: place.start()], form, place.string[place.end() :]
