@@ -18,7 +18,9 @@ from core.hours import Hour, hour_range
 from core.progress import STAGE, log_to
 from core.settings import Settings, load_settings
 from events.log_files import find_files
+from events.log_paths import is_remote
 from events.mapping import load_mapping
+from events.remote_log import some_files
 from model_registry.registry import CHAMPION
 from model_registry.store import open_registry
 from operations.airflow_api import AirflowApi
@@ -133,7 +135,10 @@ def _check_log(settings: Settings, data: str | None) -> None:
     load_mapping(settings.source)
     if not data:
         raise ConfigError(f"the source '{settings.source}' needs its log: --data PATH (of make demo: DATA=PATH)")
-    find_files([data])
+    if is_remote(data):
+        some_files(data)
+    else:
+        find_files([data])
 
 
 def _plan(settings: Settings, data: str | None, hours: int) -> DemoPlan:

@@ -9,13 +9,16 @@ from __future__ import annotations
 import json
 import re
 import shlex
-from contextlib import suppress
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from itertools import accumulate
 from pathlib import Path
 
 import duckdb
 
 from core.duck import plain_identifier
-from core.errors import DataError
+from core.errors import ConfigError, DataError
 from events.cells import SEVERAL
 from events.column_words import (
     BEHAVIOR_WORDS,
@@ -43,13 +46,17 @@ from events.guess_paths import paths_line
 from events.guess_tables import MOST_FACETS, table_lines
 from events.guess_times import local_time_line, timestamp_line
 from events.log_files import find_files, tell_unread
+from events.log_paths import is_remote
 from events.mapping import Mapping
 from events.mapping_text import example_values, expression, facet_name, flow, is_yaml_text
+from events.remote_log import fetch, local_path, some_files
 from events.unnamed import read_named
 
 MOST_FACET_VALUES = 2_000
 """A text column with more different values in the sample describes single rows, not kinds of items."""
 MOST_FILES, MOST_NAMED = 10, 5
+MOST_BYTES = 200_000_000
+"""Of files that are fetched to look at; the first is, however large."""
 MOST_CONTEXT_VALUES = 200
 """A column with more different values in the sample names something, and no circumstance."""
 MILLISECONDS, SECONDS, MINUTES = (
@@ -76,10 +83,33 @@ def guess_mapping(paths: list[str], source: str | None = None) -> str:
 
     Raises:
         DataError: there is no such file, or no rows or no column of users, items or times can be found in it.
+        ConfigError, NotReadyError: the log lies elsewhere, and cannot be read.
     """
-    tell_unread(paths)
-    files = find_files(paths)
-    sample, moment, timestamp, tables = _log_and_tables(files[:MOST_FILES])
+    with _files_and_names(paths) as (files, names):
+        return _guess(files, names, source)
+
+
+@contextmanager
+def _files_and_names(paths: list[str]) -> Iterator[tuple[list[Path], list[str]]]:
+    """The first files of a log as files of this machine, and the paths or addresses of all."""
+    if not any(map(is_remote, paths)):
+        tell_unread(paths)
+        files = find_files(paths)
+        yield files[:MOST_FILES], [str(file.resolve()) for file in files]
+        return
+    if not all(map(is_remote, paths)):
+        raise ConfigError(f"{shlex.join(paths)}: name files of one place only")
+    remote = [file for path in paths for file in some_files(path)]
+    small = [n for n, size in enumerate(accumulate(file.size for file in remote), 1) if size <= MOST_BYTES]
+    some = remote[: min(max(small, default=1), MOST_FILES)]
+    with tempfile.TemporaryDirectory() as folder:
+        fetch(some, Path(folder))
+        yield [local_path(file.url, Path(folder)) for file in some], [file.url for file in remote]
+
+
+def _guess(files: list[Path], names: list[str], source: str | None) -> str:
+    """As ``guess_mapping``, from the first files of a log; ``names`` are the paths or addresses of all, in the same order."""
+    sample, moment, timestamp, tables = _log_and_tables(files)
     taken = [moment]
     listed = next((c for word in LISTED for c in sample.columns if has_word(c, (word,)) and is_list(c)), None)
     taken += [c for c in sample.columns if is_list(c)]
@@ -95,7 +125,7 @@ def guess_mapping(paths: list[str], source: str | None = None) -> str:
     if sample.options:
         unnamed = "  # check: these names are guesses, as the file has no header" if "columns" in sample.options else ""
         lines.append(f"csv: {flow(sample.options)}{unnamed}")
-    lines += [line] if (line := paths_line(files, sample.file)) else []
+    lines += [line] if (line := paths_line(names, names[files.index(sample.file)])) else []
     lines += [
         "columns:",
         f"  user_id: {expression(user)}{example_values(user)}" if user else _one_user(sample),
@@ -128,6 +158,8 @@ def ingest_arguments(paths: list[str], mapping: Mapping) -> str:
         paths: files, folders or globs that the guess was made from.
         mapping: the guess.
     """
+    if any(map(is_remote, paths)):
+        return shlex.join(paths)
     tables = {table.path for table in (mapping.items, mapping.users) if table}
     files = find_files(paths)
     logs = _with_columns_of([file for file in files if file.name not in tables], mapping)

@@ -18,17 +18,17 @@ NAMED_TIME = re.compile(
 )
 
 
-def paths_line(files: Sequence[Path], log: Path) -> str | None:
+def paths_line(names: Sequence[str], log: str) -> str | None:
     """The mapping's ``paths``, where a log's files are named for their hour or day.
 
     Args:
-        files: of the log, and of what lies beside it.
-        log: one of them that is of the log.
+        names: paths or addresses of the log's files, and of what lies beside them.
+        log: that of one which is of the log.
 
     Returns:
         The line, with what to check; None where fewer than two files of the log are named so.
     """
-    pattern = _pattern(log.resolve(), [file.resolve() for file in files])
+    pattern = _pattern(log, names)
     if pattern is None:
         return None
     named = "hour" if names_every_hour(pattern) else "day"
@@ -36,20 +36,21 @@ def paths_line(files: Sequence[Path], log: Path) -> str | None:
     return f"paths: [{path}]  # check: an hour is read from the files that name its {named}; path_zone: ZONE if that is not UTC's"
 
 
-def _pattern(log: Path, files: Sequence[Path]) -> str | None:
+def _pattern(log: str, names: Sequence[str]) -> str | None:
     """The path of a log's files with a place for the time; None where they do not differ in one."""
-    for place in NAMED_TIME.finditer(str(log)):
+    for place in NAMED_TIME.finditer(log):
         begin, form, end = _around(place)
         alike = [
             other
-            for file in files
-            for other in NAMED_TIME.finditer(str(file))
+            for name in names
+            for other in NAMED_TIME.finditer(name)
             if other.start() == place.start() and _around(other)[:2] == (begin, form)
         ]
         if len({other[0] for other in alike}) > 1:
             if any(_around(other)[2] != end for other in alike):
                 folder = end[: end.rfind("/") + 1]
-                end = f"{folder}*{unpacked(log).suffix}{log.suffix if unpacked(log) != log else ''}"
+                plain = unpacked(Path(log))
+                end = f"{folder}*{plain.suffix}{Path(log).suffix if plain != Path(log) else ''}"
             return f"{begin}{'{hour}' if form == KEY else f'{{hour:{form}}}'}{end}"
     return None
 

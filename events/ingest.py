@@ -31,15 +31,20 @@ from events.input_part import InputPart
 from events.items import write_item_facets
 from events.local_input import Input, LocalInput, Log
 from events.log_files import find_files, tell_unread
-from events.mapping import load_mapping, log_paths
+from events.log_paths import is_remote
+from events.mapping import Mapping, load_mapping, log_paths
 from events.quarantine import quarantine_file
 from events.readers import load_raw
+from events.remote_log import on_this_machine, some_files
 from events.row_expressions import RowExpressions
 from events.source_properties import SourceProperties
 from events.spark_input import SparkInput, is_readable
 from events.store import EventStore
 
 log = logging.getLogger("events.ingest")
+
+LAST_FILES = 3
+"""Of a log elsewhere that are looked at for its end."""
 
 
 def ingest(
@@ -57,7 +62,7 @@ def ingest(
 
     Args:
         mapping_name: a mapping file, or the name of a built-in one.
-        paths: files, folders or globs; empty: the mapping's own ``paths``.
+        paths: files, folders or globs, also addresses of such; empty: the mapping's own ``paths``.
         settings: gives memory limits and the default place of the store.
         out: root of the store; default ``<workspace>/events``.
         now: moment after which an event counts as from the future; default the clock's.
@@ -72,11 +77,27 @@ def ingest(
 
     Raises:
         ConfigError, DataError: nothing was written; the message says what to do.
+        NotReadyError: the log lies elsewhere, and does not answer.
     """
     mapping, folder = load_mapping(mapping_name)
     if piece_of:
         mapping = mapping.model_copy(update={"exposures": None})
-    named = log_paths(mapping, folder, paths).all()
+    with on_this_machine(mapping, log_paths(mapping, folder, paths).all(), settings) as (mapping, named):
+        return _ingest(mapping, folder, named, settings, out, now or datetime.now().astimezone(), close, only, piece_of)
+
+
+def _ingest(
+    mapping: Mapping,
+    folder: Path,
+    named: list[str],
+    settings: Settings,
+    out: Path | None,
+    moment: datetime,
+    close: tuple[Hour, Hour] | None,
+    only: tuple[Hour | None, Hour | None],
+    piece_of: Path | None,
+) -> Account:
+    """As ``ingest``, of files of this machine; relative paths of tables start from ``folder`` or from the log's."""
     files = find_files(named)
     tell_unread(named)
     store = EventStore(out or settings.events_dir)
@@ -89,7 +110,7 @@ def ingest(
         ExitStack() as stack,
     ):
         log.info("reading %d file(s)", len(files))
-        properties, moment = SourceProperties.of(mapping), now or datetime.now().astimezone()
+        properties = SourceProperties.of(mapping)
         store.check_declared(properties)
         folders = [folder, (piece_of or files[0]).parent]
         forgotten = ForgottenList(store.root).matcher()
@@ -157,13 +178,27 @@ def _memory_named(files: list[Path], settings: Settings) -> Iterator[None]:
         ) from None
 
 
-def last_moment(con: duckdb.DuckDBPyConnection, mapping_name: str, paths: list[str]) -> datetime | None:
-    """Time of the last readable event of a log that is not from the future, None where there is none."""
+def last_moment(settings: Settings, mapping_name: str, paths: list[str], *, newest: bool = False) -> datetime | None:
+    """Time of the last readable event of a log that is not from the future, None where there is none.
+
+    Args:
+        settings: of the workspace.
+        mapping_name: a mapping file, or the name of a built-in one.
+        paths: files, folders or globs, also addresses of such.
+        newest: files are named for their times: of a log elsewhere the last files tell it.
+    """
     mapping, _ = load_mapping(mapping_name)
-    raw = load_raw(con, mapping, find_files(paths))
-    cell, kind = RowExpressions(con, raw, InputPart()).moment(mapping.timestamp, "timestamp.column")
-    load_moments(con, cell, mapping.timestamp, kind, "moments")
-    latest: datetime | None = scalar(con, "SELECT max(ts) FROM moments WHERE ts <= now()")
+    if newest:
+        last = [[file.url for file in some_files(path)[-LAST_FILES:]] if is_remote(path) else [path] for path in paths]
+        paths = [path for each in last for path in each]
+    with (
+        on_this_machine(mapping, paths, settings) as (mapping, named),
+        duck.connection(settings) as con,
+    ):
+        raw = load_raw(con, mapping, find_files(named))
+        cell, kind = RowExpressions(con, raw, InputPart()).moment(mapping.timestamp, "timestamp.column")
+        load_moments(con, cell, mapping.timestamp, kind, "moments")
+        latest: datetime | None = scalar(con, "SELECT max(ts) FROM moments WHERE ts <= now()")
     return latest
 
 

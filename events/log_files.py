@@ -15,7 +15,9 @@ import pyarrow.parquet as pq
 from core.duck import GLOB_SIGN
 from core.errors import DataError
 from core.files import is_passed_over
+from events.log_paths import is_remote
 from events.packing import CHUNK, DAMAGED, binary, is_packed, packing_of, plain_name
+from events.remote_log import remote_files
 
 log = logging.getLogger("events.log_files")
 
@@ -105,7 +107,13 @@ def tell_unread(paths: list[str]) -> None:
 
 
 def has_arrived(path: str) -> bool:
-    """Whether there is what ``find_files`` looks for under a path: a file, a folder, or a file that the glob matches."""
+    """Whether there is something under a path or an address: a file, a folder, or a file that the glob matches.
+
+    Raises:
+        ConfigError, DataError, NotReadyError: of an address, as ``remote_files``.
+    """
+    if is_remote(path):
+        return bool(remote_files(path))
     return Path(path).exists() or bool(_globbed(Path(path)))
 
 
@@ -115,8 +123,6 @@ def _no_file(text: str) -> str:
         return "the path of a log is empty; is a variable of the shell not set?"
     if Path(text).exists():
         return f"'{text}' is a pipe or a device, which cannot be read twice; write it to a file first"
-    if "://" in text:
-        return f"'{text}': only files of this machine are read; download it first"
     times = "; the hour or day in a path is written {hour} or {hour:%Y-%m-%d}" if OTHER_PLACE.search(text) else ""
     return f"no such file: '{text}'; check the path (a file, a folder or a quoted glob){times}"
 

@@ -15,6 +15,7 @@ KEY = "%Y-%m-%dT%H"
 """How an hour is written where a path does not say how."""
 CODE = re.compile(r"%(.?)")
 OF_YEAR, OF_DAY, OF_HOUR = {"Y", "y"}, ({"m", "d"}, {"j"}), {"H"}
+URL = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]*)://(?P<host>[^/]*)/?(?P<path>.*)", re.DOTALL)
 LAST_MOMENT = timedelta(minutes=59, seconds=59)
 """From an hour's start to its last second."""
 
@@ -63,6 +64,11 @@ class LogPaths:
     def all(self) -> list[str]:
         """Globs of the whole log."""
         return [PLACE.sub(_any_time, pattern) for pattern in self.patterns]
+
+
+def is_remote(path: str) -> bool:
+    """Whether a path is an address such as ``s3://bucket/log``."""
+    return URL.fullmatch(path) is not None
 
 
 def problem_of(pattern: str) -> str:

@@ -11,7 +11,7 @@ from pydantic import AliasChoices, Field, field_validator, model_validator
 
 from core.documents import StrictModel, WholeNumber, load_document
 from core.errors import ConfigError
-from events.log_paths import LogPaths, problem_of
+from events.log_paths import LogPaths, is_remote, problem_of
 from events.mapping_csv import CsvOptions
 from events.mapping_rows import Actions, Behavior, Impressions
 from events.mapping_tables import Items, OneAttribute, SideTable, Users
@@ -266,5 +266,5 @@ def log_paths(mapping: Mapping, folder: Path, paths: Sequence[str] = ()) -> LogP
 
 
 def relative(folder: Path, path: str) -> str:
-    """A path that a mapping names, from the folder that its paths start from."""
-    return path if Path(path).is_absolute() else str(folder / path)
+    """A path that a mapping names, from the folder that its paths start from; an address stays as it is."""
+    return path if Path(path).is_absolute() or is_remote(path) else str(folder / path)

@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from core import duck
 from core.errors import DataError, NotReadyError
 from core.files import read_json, write_json
 from core.hours import Hour
@@ -15,7 +14,7 @@ from core.logs import log_context
 from core.settings import Settings
 from events.ingest import Account, ingest, last_moment
 from events.log_files import has_arrived
-from events.log_paths import LogPaths
+from events.log_paths import LogPaths, is_remote
 from events.mapping import load_mapping, log_paths
 from events.store import EventStore
 
@@ -47,7 +46,7 @@ class Source:
 
 def save_source(settings: Settings, source: Source) -> None:
     """Remember how the workspace's log arrives."""
-    absolute = tuple(str(Path(p).absolute()) for p in source.paths)
+    absolute = tuple(p if is_remote(p) else str(Path(p).absolute()) for p in source.paths)
     mapping = str(Path(source.mapping).absolute()) if Path(source.mapping).exists() else source.mapping
     write_json(settings.workspace / "source.json", asdict(Source(mapping, absolute, source.simulated)))
 
@@ -67,8 +66,7 @@ def log_end(settings: Settings, source: Source) -> Hour | None:
     files = source.log.all()
     if source.log.name_times and not any(map(has_arrived, files)):
         return None
-    with duck.connection(settings) as con:
-        moment = last_moment(con, source.mapping, files)
+    moment = last_moment(settings, source.mapping, files, newest=source.log.name_times)
     if moment is None:
         raise DataError(
             f"{', '.join(files)} holds no event with a readable time before now; look at timestamp in the mapping"

@@ -41,6 +41,7 @@ from events.forgotten import ForgottenList
 from events.ids import id_files, id_kinds, id_path
 from events.ingest import ingest
 from events.log_files import find_files
+from events.log_paths import is_remote
 from events.mapping import load_mapping
 from events.source_properties import SourceProperties
 from events.store import EventStore
@@ -92,6 +93,10 @@ class Lane:
         self._forgotten = ""
         self._unwritten = False
         self._keeps_rows = True
+        if elsewhere := [path for path in self.paths.patterns if is_remote(path)]:
+            raise ConfigError(
+                f"{elsewhere[0]} cannot be followed: only files of this machine grow; land a stream instead"
+            )
         for path in self._files(self._clocks_hour()):
             LogTail(Path(path), self.mapping)
 

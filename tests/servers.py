@@ -1,4 +1,4 @@
-"""Real servers for tests, on loopback, stopped by their process id: PostgreSQL, Redis, a Spark cluster."""
+"""Real servers for tests, on loopback, stopped by their process id: PostgreSQL, Redis, an object store, a Spark cluster."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +92,15 @@ def redis_server(
 
     with process(redis_command(program, folder, port, password), folder / "redis.log", ready) as started:
         yield f"127.0.0.1:{port}", started
+
+
+@contextmanager
+def object_server(folder: Path, port: int) -> Iterator[None]:
+    """A server that speaks S3 (moto's)."""
+    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    ready = partial(answers, f"http://127.0.0.1:{port}/moto-api/data.json")
+    with process(command, folder / "objects.log", ready, cwd=folder):
+        yield
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ csv: {delimiter: ",", quote: '"', header: true, encoding: utf-8}   # header: fal
 paths: ["log/{hour}.csv.gz"]          # default paths, relative to this file; the command line's win;
                                       # {hour} is the hour's key (2026-11-23T10), where the log has a file an hour;
                                       # in another form: dt={hour:%Y-%m-%d}/hr={hour:%H}/*.parquet; a file a day:
-                                      # {hour:%Y%m%d}.csv
+                                      # {hour:%Y%m%d}.csv; in an object store: s3://bucket/{hour}.csv
 path_zone: UTC                        # of the hours and days that paths name
 columns:
   user_id: uid                        # required: a column, or a SQL expression over columns of the row
@@ -113,7 +113,9 @@ def ingest(
     ],
     path: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[PATH]...", help="Files, folders or globs. Default: the mapping's paths."),
+        typer.Argument(
+            metavar="[PATH]...", help="Files, folders or globs, also of s3://… Default: the mapping's paths."
+        ),
     ] = None,
     out: Out = None,
     start: Annotated[

@@ -22,7 +22,7 @@ from core.ports import free_port
 from core.settings import ROOT
 from operations.prepare import prepare
 from operations.processes import wait_for
-from tests.servers import Cluster, answers, new_cluster, process, redis_server
+from tests.servers import Cluster, answers, new_cluster, object_server, process, redis_server
 
 COMPOSE = ROOT / "docker" / "compose.yaml"
 PORTS = {"airflow-api-server": 8080, "mlflow": 5000, "serving": 8070, "metrics": 8060, "objects": 8333}
@@ -237,15 +237,6 @@ def base(folder: Path, *, servers: bool = True) -> Iterator[Stack]:
         lines = (folder / ".env").read_text().replace(":8443", f":{stack.ports['proxy']}")
         (folder / ".env").write_text(lines)
         yield stack
-
-
-@contextmanager
-def object_server(folder: Path, port: int) -> Iterator[None]:
-    """A server that speaks S3 (moto's)."""
-    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
-    ready = partial(answers, f"http://127.0.0.1:{port}/moto-api/data.json")
-    with process(command, folder / "objects.log", ready, cwd=folder):
-        yield
 
 
 @contextmanager

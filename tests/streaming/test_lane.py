@@ -253,6 +253,9 @@ def test_what_cannot_be_followed_is_said(workspace: Settings) -> None:
     )
     with pytest.raises(ConfigError, match="only CSV and JSON lines"):
         Lane(workspace)
+    (app / "mapping.yaml").write_text(mapping.replace("log/{hour}.csv", "s3://bucket/log/{hour}.csv"))
+    with pytest.raises(ConfigError, match=r"s3://bucket/log/\{hour\}\.csv cannot be followed"):
+        Lane(workspace)
     (app / "mapping.yaml").write_text(mapping.replace("mood: mood", "feeling: mood"))
     with pytest.raises(DataError, match="other facets"):
         Lane(workspace)
