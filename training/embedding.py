@@ -62,6 +62,7 @@ class GrowingEmbedding(nn.Module):
         self._used: list[tuple[Tensor, Tensor]] = []
         self._touched: Tensor | None = None
         self._saved_size = 0
+        self._decayed: int | None = None  # hour in which the accumulator of row 0 decayed last: it is never seen
         self.register_buffer("weight", torch.zeros(FIRST_CAPACITY, dim))
         self.register_buffer("accumulator", torch.zeros(FIRST_CAPACITY))
         self.register_buffer("seen", torch.zeros(FIRST_CAPACITY, dtype=torch.int32))
@@ -137,16 +138,19 @@ class GrowingEmbedding(nn.Module):
             getattr(self, name)[before : self.size] = 0
 
     def note_seen(self, rows: Tensor, hour: int) -> None:
-        """Note that rows' keys were seen in an hour, which is about to be trained on."""
+        """Note that rows' keys were seen in an hour, of which samples are about to be trained on: all, or a piece."""
         rows = rows[rows != UNKNOWN] if self.sightings is not None else rows
+        if self.decay < 1:
+            self._decay_accumulators(rows, hour)
         self.seen[rows] = hour
         self.touch(rows)
-        if self.decay < 1:
-            self._decay_accumulators(torch.cat([rows.new_tensor([UNKNOWN]), rows]))
 
-    def _decay_accumulators(self, rows: Tensor) -> None:
-        """Multiply the accumulators of rows by ``decay``, once each however often they occur."""
+    def _decay_accumulators(self, rows: Tensor, hour: int) -> None:
+        """Multiply the accumulators of rows by ``decay``, once in an hour however often they occur in however many pieces of it."""
         at = distinct(rows, len(self.accumulator))[0]
+        at = at[(self.seen[at] != hour).to(at.device)]
+        if self._decayed != hour:
+            at, self._decayed = torch.cat([at.new_tensor([UNKNOWN]), at]), hour
         self.accumulator[at] = self.accumulator[at] * self.decay
         self.touch(at)
 

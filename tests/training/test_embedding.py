@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from training.embedding import GrowingEmbedding
+from training.sightings import PARTITIONS, SightingFilter
 
 
 def test_every_id_gets_a_row_of_its_own_and_keeps_it() -> None:
@@ -90,6 +91,23 @@ def test_the_sums_of_an_hour_s_rows_decay_once_and_the_others_stay() -> None:
     assert delta["rows"].tolist() == [0, 2, 4]
     table.grow(np.array([], dtype=np.int64), 3)
     assert table.accumulator[: table.size].tolist() == [2.0, 1.0, 1.0, 4.0, 0.0]
+
+
+@pytest.mark.parametrize("after", [1, 2])
+def test_the_sums_decay_once_in_an_hour_that_comes_in_pieces(after: int) -> None:
+    hour = np.array([1, 2, 2, 3, 1, 9, 3, 3, 2])
+    accumulators = []
+    for pieces in (1, 4):
+        filter_ = SightingFilter(after, 16 * PARTITIONS) if after > 1 else None
+        table = GrowingEmbedding(4, 1, sightings=filter_, decay=0.5)
+        table.grow(np.repeat([1, 2, 3], 2), 1)
+        table.accumulator[: table.size] = torch.tensor([8.0, 1.0, 2.0, 4.0])
+        for number in (2, 3):
+            for piece in np.array_split(hour, pieces):
+                table.grow(piece, number)
+        accumulators.append(table.accumulator[: table.size].tolist())
+    assert accumulators[0] == accumulators[1]
+    assert accumulators[0][:4] == [2.0, 0.25, 0.5, 1.0]
 
 
 def test_with_decay_a_row_that_is_trained_often_goes_on_learning() -> None:
