@@ -38,7 +38,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("feature_repo.shrinkage")
 
 HELD_OUT_HOURS = 24
-MAX_EVENTS = 200_000
+MOST_GROUPS = 200_000
+"""Groups of events of equal counts that priors are fitted on: bounds memory and time."""
 LOG_LIMITS = (-5.0, 12.0)
 """Range of log λ that is searched."""
 
@@ -250,14 +251,21 @@ def _fit_facet(running: Engine, settings: Settings, facet: str) -> Prior:
     for name, keys in (("cs", "user_id, slot, value"), ("ns", "user_id, slot"), ("cd", "user_id, value"),
                        ("nd", "user_id"), ("cp", "slot, value"), ("np", "slot")):  # fmt: skip
         running.table(name, f"SELECT {keys}, count(*) AS n FROM good_before GROUP BY {keys}")
-    rows = running.arrow(
-        f"""SELECT coalesce(cs.n, 0) AS cs, coalesce(ns.n, 0) AS ns, coalesce(cd.n, 0) AS cd, coalesce(nd.n, 0) AS nd,
+    running.table(
+        "groups_held_out",
+        """SELECT coalesce(cs.n, 0) AS cs, coalesce(ns.n, 0) AS ns, coalesce(cd.n, 0) AS cd, coalesce(nd.n, 0) AS nd,
             CAST(cp.n AS DOUBLE) / np.n AS p, count(*) AS w
         FROM good_held_out t JOIN cp ON cp.slot = t.slot AND cp.value = t.value JOIN np ON np.slot = t.slot
         LEFT JOIN cs ON cs.user_id = t.user_id AND cs.slot = t.slot AND cs.value = t.value
         LEFT JOIN ns ON ns.user_id = t.user_id AND ns.slot = t.slot
         LEFT JOIN cd ON cd.user_id = t.user_id AND cd.value = t.value LEFT JOIN nd ON nd.user_id = t.user_id
-        GROUP BY cs.n, ns.n, cd.n, nd.n, cp.n, np.n ORDER BY cs, ns, cd, nd, p LIMIT {MAX_EVENTS}"""
+        GROUP BY cs.n, ns.n, cd.n, nd.n, cp.n, np.n""",
+    )
+    every = max(-(-int(running.scalar("SELECT count(*) FROM groups_held_out")) // MOST_GROUPS), 1)
+    rows = running.arrow(  # one of so many neighbors in their order: of each kind as large a share
+        f"""SELECT cs, ns, cd, nd, p, w FROM (
+            SELECT *, row_number() OVER (ORDER BY cs, ns, cd, nd, p, w) AS place FROM groups_held_out) g
+        WHERE place % {every} = {every // 2} ORDER BY place"""
     )
     cs, ns, cd, nd, p, w = (rows[c].to_numpy().astype(np.float64) for c in ("cs", "ns", "cd", "nd", "p", "w"))
     if not len(w):

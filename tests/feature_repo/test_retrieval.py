@@ -20,12 +20,15 @@ import yaml
 
 from clock.commands.features import app as commands
 from core import cli
+from core.engine import local_engine
 from core.errors import CorruptStateError, DataError, NotReadyError, PlatformError
 from core.files import write_json, write_parquet
 from core.hours import Hour
 from core.settings import Settings, load_settings
 from events.ids import SCHEMA, log_ids, platform_ids
+from events.schema import BEHAVIORS
 from events.store import EventStore
+from feature_repo import shrinkage
 from feature_repo.clock import ClockState
 from feature_repo.materialization import Materialization, advance
 from feature_repo.retrieval import ClockFeatures
@@ -273,6 +276,38 @@ def _by_rate(everyone: pa.Table) -> list[list[str]]:
         [v for _, v in sorted(zip((-s for s in row["genre_scores"]), row["genre_values"], strict=True))]
         for row in everyone.to_pylist()
     ]
+
+
+def test_of_more_events_than_are_fitted_on_all_kinds_have_their_share(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings, draws, slots, values = load_settings(var=tmp_path), np.random.default_rng(3), 4, 6
+    everyone = draws.dirichlet(np.full(values, 5.0), slots)
+
+    def events(user: int, slot: int, chances: np.ndarray, count: int) -> pa.Table:
+        genres = pa.array([f"g{n}" for n in draws.choice(values, count, p=chances)])
+        numbers = {"user_id": pa.array(np.full(count, user)), "slot": pa.array(np.full(count, slot))}
+        liked = {b: pa.array(np.full(count, b == "finish")) for b in BEHAVIORS}
+        return pa.table({**numbers, "genre": genres, **liked})
+
+    sides: dict[str, list[pa.Table]] = {"before": [], "held_out": []}
+    for user in range(500):
+        whole_day = draws.dirichlet(8 * everyone.mean(axis=0))
+        for slot, often in enumerate(draws.integers(1, 60, slots)):
+            chances = draws.dirichlet(5 * whole_day)
+            sides["before"].append(events(user, slot, chances, int(often)))
+            sides["held_out"].append(events(user, slot, chances, 1 + int(often) // 10))
+    fitted = []
+    for most in (shrinkage.MOST_GROUPS, 1000):
+        monkeypatch.setattr(shrinkage, "MOST_GROUPS", most)
+        with local_engine(settings) as running:
+            for name, tables in sides.items():
+                running.register(name, pa.concat_tables(tables))
+            fitted.append(shrinkage._fit_facet(running, settings, "genre"))
+    whole, some = fitted
+    assert some.events < whole.events / 3
+    assert some.day == pytest.approx(whole.day, rel=0.2)
+    assert some.gain == pytest.approx(whole.gain, rel=0.2)
 
 
 def test_a_thin_slot_borrows_and_a_full_one_does_not() -> None:
