@@ -117,13 +117,13 @@ def shrink(fitted: Shrinkage, keys: pa.Table, slots: pa.Table, profile: pa.Table
     people = _frame(keys).select("user_id", "hour")
     places = _frame(everyone).select("slot").unique()
     base = people.join(places, how="cross")
+    active = _day_events(profile)
     result = base.join(_totals(slots), on=["user_id", "hour", "slot"], how="left")
     for facet, prior in fitted.priors.items():
         s = _long(slots, facet, ["user_id", "hour", "slot"]).rename({"score": "score_s", "count": "count_s"})
-        d = _long(profile, facet, ["user_id", "hour"], events=True).rename({"score": "score_d", "count": "count_d"})
+        d = _long(profile, facet, ["user_id", "hour"]).rename({"score": "score_d", "count": "count_d"})
         p = _long(everyone, facet, ["hour", "slot"], events=True)
         p = p.with_columns(rate=pl.col("score") / pl.col("all_events")).drop("score", "count", "all_events")
-        active = d.select("user_id", "hour", events_d="all_events").unique()
         values = pl.concat(
             [
                 s.select("user_id", "hour", "slot", "value"),
@@ -138,7 +138,7 @@ def shrink(fitted: Shrinkage, keys: pa.Table, slots: pa.Table, profile: pa.Table
         )
         scored = (
             values.join(s, on=["user_id", "hour", "slot", "value"], how="left")
-            .join(d.drop("all_events"), on=["user_id", "hour", "value"], how="left")
+            .join(d, on=["user_id", "hour", "value"], how="left")
             .join(active, on=["user_id", "hour"], how="left")
             .join(p, on=["hour", "slot", "value"], how="left")
             .with_columns(score=pl.col("score_s").fill_null(0) + prior.day * day, count=pl.col("count_s").fill_null(0))
@@ -172,6 +172,15 @@ def _totals(slots: pa.Table) -> pl.DataFrame:
     if slots.num_rows:
         return _frame(slots).select("user_id", "hour", "slot", "events", "as_of")
     return pl.DataFrame(schema=dict.fromkeys(("user_id", "hour", "slot", "events", "as_of"), pl.Int64))
+
+
+def _day_events(profile: pa.Table) -> pl.DataFrame:
+    """Events of each user's whole day, those without a value that they liked included."""
+    import polars as pl
+
+    if profile.num_rows:
+        return _frame(profile).select("user_id", "hour", events_d="events")
+    return pl.DataFrame(schema=dict.fromkeys(("user_id", "hour", "events_d"), pl.Int64))
 
 
 def _long(table: pa.Table, facet: str, keys: list[str], *, events: bool = False) -> pl.DataFrame:

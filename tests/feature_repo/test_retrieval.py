@@ -33,6 +33,7 @@ from feature_repo.clock import ClockState
 from feature_repo.materialization import Materialization, advance
 from feature_repo.retrieval import ClockFeatures
 from feature_repo.running import RunningHour
+from feature_repo.schemas import clock_schema
 from feature_repo.shrinkage import Prior, Shrinkage, fit, shrink
 from operations.doctor import examine
 from pages.clocks import clock_json, write_clock_page
@@ -329,6 +330,27 @@ def test_a_thin_slot_borrows_and_a_full_one_does_not() -> None:
         assert shrunk["genre_values"][0] == first
         expected = {"jazz": 0.9 * events, "rock": 5 * 80 / 105, "soul": 5 * 5 * 0.9 / 105}
         assert dict(zip(shrunk["genre_values"], shrunk["genre_scores"], strict=True)) == pytest.approx(expected)
+
+
+def test_a_day_full_of_what_its_user_did_not_like_borrows_little() -> None:
+    def row(values: list[str], scores: list[float], events: int) -> dict[str, list[object]]:
+        counts = [1] * len(values)
+        lists = {"values": values, "scores": scores, "counts": counts}
+        types = clock_schema(["genre"])
+        columns = {
+            name: pa.array([each], types.field(name).type) for n, each in lists.items() if (name := f"genre_{n}")
+        }
+        return {**columns, "events": [events]}
+
+    at = {"user_id": [1], "hour": [5]}
+    everyone = pa.table({"hour": [5], "slot": [8], **row(["soul"], [900.0], 1000)})
+    fitted = Shrinkage("", 3, {"genre": Prior(day=5, population=5, gain=0, events=0)})
+    slots = pa.table({**at, "slot": [8], **row(["jazz"], [2.0], 9), "as_of": [4]})
+    for disliked in (1, 95):
+        day = pa.table({**at, **row([], [], disliked)})
+        (shrunk,) = shrink(fitted, pa.table(at), slots, day, everyone).to_pylist()
+        scores = dict(zip(shrunk["genre_values"], shrunk["genre_scores"], strict=True))
+        assert scores == pytest.approx({"jazz": 2.0, "soul": 5 * 5 * 0.9 / (disliked + 5)})
 
 
 @pytest.mark.slow
