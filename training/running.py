@@ -164,8 +164,8 @@ class RunningTrainer:
         """Why the parameters must not serve; empty if they may."""
 
     def learn(self, drawn: HourSamples) -> None:
-        """Score samples, then train on them; a version that is withheld learns no more."""
-        if self.withheld:
+        """Score samples, if there are any, then train on them; a version that is withheld learns no more."""
+        if self.withheld or not drawn.tables.samples.num_rows:
             return
         keys = drawn.keys(self.ranker)
         known = keys.known[:, self._head]

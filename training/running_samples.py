@@ -9,7 +9,7 @@ from core.settings import Settings
 from events.store import EventStore
 from feature_repo.retrieval import ClockFeatures
 from training.negatives import NegativePool, sample_columns
-from training.samples import HourSamples, with_features
+from training.samples import HourSamples, with_features, without_features
 
 
 class RunningSamples:
@@ -46,5 +46,7 @@ class RunningSamples:
         samples = samples.sort_by([("timestamp", "ascending"), ("event_id", "ascending")])
         if self._pool is not None and self._rule is not None:
             samples = self._pool.with_negatives(self.hour, samples, self._rule, self._pieces)
+        if not samples.num_rows:  # among one's own items: nobody came back to one
+            return HourSamples(self.hour, without_features(samples), "")
         (tables,) = with_features(self._features, [(self.hour, samples)])
         return HourSamples(self.hour, tables, "")

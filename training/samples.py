@@ -304,7 +304,7 @@ class SampleStore:
         if not parts:
             return 0
         anybody = any(table.num_rows for _, table in parts)
-        complete = with_features(self.features, parts) if anybody else [_without_features(table) for _, table in parts]
+        complete = with_features(self.features, parts) if anybody else [without_features(table) for _, table in parts]
         for (hour, table), tables in zip(parts, complete, strict=True):
             with replaced_directory(root / self.folder(hour).name) as target:
                 for name, rows in zip(FILES, tables, strict=False):
@@ -335,7 +335,8 @@ def with_features(features: ClockFeatures, parts: Sequence[tuple[Hour, pa.Table]
     return [SampleTables(samples, *(_rows_of(table, hour) for table in tables)) for hour, samples in parts]
 
 
-def _without_features(samples: pa.Table) -> SampleTables:
+def without_features(samples: pa.Table) -> SampleTables:
+    """No samples, which have nobody's features."""
     nobody = pa.table({"user_id": pa.array([], pa.int64())})
     return SampleTables(samples, nobody, nobody, nobody)
 

@@ -18,6 +18,7 @@ from events.ingest import ingest
 from events.store import EventStore
 from feature_repo.materialization import advance
 from tests.conftest import NOW, write_mapping
+from training.running import RunningTrainer
 from training.running_samples import RunningSamples
 from training.samples import SampleStore
 from training.trainer import Trainer, read_predictions
@@ -122,6 +123,20 @@ def test_pieces_of_an_hour_have_its_positives_and_features_and_draw_negatives_of
     second = pieces.of(events).tables.samples
     assert set(second["event_id"].to_pylist()) & set(again[0]["event_id"].to_pylist())
     assert not second.equals(again[0])  # another piece, other draws
+
+
+def test_a_piece_of_which_nobody_came_back_to_an_item_teaches_nothing(positives: Settings) -> None:
+    store = EventStore(positives.events_dir)
+    drawn = RunningSamples(positives, START).of(store.read(START))
+    whole = SampleStore(positives, store).read(START).tables.samples
+    assert drawn.tables.samples.equals(whole)
+    assert store.source.negatives is not None
+    assert bool(whole.num_rows) == (store.source.negatives.kind == "popularity")
+    trainer = Trainer(positives, "gaussian_clock")
+    trainer.train(START)
+    running = RunningTrainer("1", trainer.states.folder(START))
+    running.learn(drawn)
+    assert running.samples == whole.num_rows
 
 
 @pytest.mark.slow
