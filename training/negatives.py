@@ -62,12 +62,13 @@ class NegativePool:
     ) -> None:
         self.window, self.facets = window, list(facets)
         past = hour_range(hours[0] - window, hours[-1] + 1)
-        names = file_list(events.event_files(past))
+        files = events.event_files(past)
         columns = ", ".join(map(identifier, ["user_id", "item_id", *self.facets]))
         with duck.connection(settings) as con:
+            con.register("no_events", events.event_schema.empty_table())
+            source = f"read_parquet({file_list(files)})" if files else "no_events"
             table = con.sql(
-                f"""SELECT {hour_number("timestamp")} AS hour, {columns}
-                FROM read_parquet({names}) ORDER BY timestamp, event_id"""
+                f"SELECT {hour_number('timestamp')} AS hour, {columns} FROM {source} ORDER BY timestamp, event_id"
             ).to_arrow_table()
         self.hours = table["hour"].to_numpy()
         self.users, self.items = table["user_id"].to_numpy(), table["item_id"].to_numpy()

@@ -14,7 +14,7 @@ from core.hours import Hour
 from core.settings import Settings, load_settings
 from evaluation.metrics import session_auc, session_counts, uauc
 from evaluation.prediction_table import as_predictions
-from events.ingest import ingest
+from events.ingest import close_hours, ingest
 from events.store import EventStore
 from feature_repo.materialization import advance
 from tests.conftest import NOW, write_mapping
@@ -137,6 +137,15 @@ def test_a_piece_of_which_nobody_came_back_to_an_item_teaches_nothing(positives:
     running = RunningTrainer("1", trainer.states.folder(START))
     running.learn(drawn)
     assert running.samples == whole.num_rows
+
+
+def test_an_empty_hour_after_a_window_without_events_has_no_samples(positives: Settings) -> None:
+    store = EventStore(positives.events_dir)
+    hour = store.hours()[-1] + positives.window_hours + 1
+    close_hours(store, store.hours()[-1] + 1, hour)
+    samples = SampleStore(positives, store)
+    assert samples.build([hour]) == 1
+    assert samples.count(hour) == 0
 
 
 @pytest.mark.slow
