@@ -267,6 +267,8 @@ class Trainer:
                 raise DataError(f"{self.config.variant} diverged on {hour}: its loss is not finite; {REMEDY}")
             optimizer.end_hour()
             metrics = tested.result()
+        else:
+            expire_ids(ranker, hour)
         return HourResult(self.config.variant, hour, metrics, time.perf_counter() - begun, drawn.digest)
 
     def _test(

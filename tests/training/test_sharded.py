@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -28,11 +29,13 @@ from core.hours import Hour
 from core.settings import ROOT, Settings, load_settings
 from evaluation.metrics import auc
 from evaluation.prediction_table import as_predictions
+from events.ingest import ingest
 from events.store import EventStore
+from feature_repo.materialization import advance
 from model_registry.store import download_version
 from pipeline.processes import run_group
 from pipeline.training import train_hour, train_variants
-from tests.conftest import place_tracking_store
+from tests.conftest import NOW, place_tracking_store, write_mapping
 from tests.training.conftest import FIRST, LAST, empty_shards, fresh, read_shards
 from tests.training.group_scenarios import rounds
 from training.checkpoint_delta import Tensors
@@ -64,7 +67,13 @@ Gather = Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
 def of_processes(settings: Settings, processes: int, **changes: object) -> Settings:
     """The same workspace, trained by several processes; a busy machine is given time."""
     return load_settings(
-        var=settings.var, source="simulator", train_processes=processes, **{"train_stall_seconds": 240.0, **changes}
+        **{
+            "var": settings.var,
+            "source": "simulator",
+            "train_processes": processes,
+            "train_stall_seconds": 240.0,
+            **changes,
+        }
     )
 
 
@@ -534,6 +543,32 @@ def test_an_id_that_takes_over_the_row_of_an_expired_one_begins_with_nothing() -
     assert table.accumulator[rows].tolist() == [0, 0]
     assert table.statistics[rows].tolist() == [[0, 0], [0, 0]]
     assert table.accumulator[table.rows(np.arange(5))].tolist() == [5] * 5
+
+
+@pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_ids_expire_also_where_nothing_happens_in_the_first_hour_of_any_day(tmp_path: Path, processes: int) -> None:
+    settings = load_settings(var=tmp_path / "var", source="test")
+    hours = [FIRST + 24 * day + hour for day in range(4) for hour in (2, 3)]
+    rows = [
+        (100 + (hour.number - FIRST.number) // 24 * 10 + n, n, hour.start.isoformat(), "g")
+        for hour in hours
+        for n in range(6)
+    ]
+    pd.DataFrame(rows, columns=["uid", "track", "ts", "genre"]).to_csv(tmp_path / "log.csv", index=False)
+    mapping = write_mapping(
+        tmp_path, columns="columns: {user_id: uid, item_id: track}", behaviors="behaviors: {finish: 'track % 2 = 0'}"
+    )
+    ingest(str(mapping), [str(tmp_path / "log.csv")], settings, now=NOW)
+    advance(settings, hours[-1] + 1)
+    (settings.workspace / "ranker.yaml").write_text("expire_days: 1\n")
+    if processes == 1:
+        Trainer(settings, "none").train(hours[-1], save_every=12)
+    else:
+        place_tracking_store(settings)
+        several = of_processes(settings, 2, source="test")
+        train_variants(several, ["none"], hours[-1], save_every=12, log_model=False)
+    keys = states_of(settings, "none").tensors(hours[-1])["tables.users.keys"].tolist()
+    assert sorted(keys) == [100 + day * 10 + n for day in (2, 3) for n in range(6)]
 
 
 def test_without_the_extra_several_processes_are_refused_with_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -196,6 +196,8 @@ class ShardedTrainer(Trainer):
                 raise DataError(f"{self.config.variant} diverged on {hour}: its loss is not finite; {REMEDY}")
             optimizer.end_hour()
             metrics = group.all_gather(group.together(tested.result, "measuring the predictions"))[0]
+        else:
+            self._expire_ids(ranker, hour)
         return HourResult(self.config.variant, hour, metrics, time.perf_counter() - begun, drawn.digest)
 
     def _test_part(
@@ -237,8 +239,7 @@ class ShardedTrainer(Trainer):
         """
         tables, group = self.tables, self.group
         ranker.train()
-        if ids_expire(hour):
-            tables.expire(hour.number - 24 * ranker.config.expire_days)
+        self._expire_ids(ranker, hour)
         tables.grow(trained_keys(ranker, keys), hour.number)
         tables.open(_looked_up(ranker, keys))
         whole = group.together(lambda: to_batch(keys, ranker), f"looking up its samples of {hour}")
@@ -265,6 +266,11 @@ class ShardedTrainer(Trainer):
         tables.settle(ranker.time_of_day_counts.weight)
         self._close(ranker, keys)
         return float(group.sum(losses))
+
+    def _expire_ids(self, ranker: Ranker, hour: Hour) -> None:
+        """As ``expire_ids``, of all processes together."""
+        if ids_expire(hour):
+            self.tables.expire(hour.number - 24 * ranker.config.expire_days)
 
     def _with_others(self, mine: SessionSamples) -> SessionSamples:
         """A step's samples of all processes, as a session may have some in each; gradients are those of this process's logits."""
