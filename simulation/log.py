@@ -155,9 +155,9 @@ class AppLog:
     def _parts(self, hour: Hour) -> list[tuple[int, Impressions, np.ndarray]]:
         """Impressions of an hour: (local day, the day's impressions, the hour's positions among them).
 
-        Days without any are left out, but for one where there are none at all.
+        Days without any are left out, but for one where there are none at all, as long before and after the app.
         """
-        day = (hour.number - self.config.first_hour.number) // 24
+        day = min(max((hour.number - self.config.first_hour.number) // 24, 0), self.config.days - 1)
         days = range(max(day - 2, 0), min(day + 2, self.config.days))
         parts = [(d, self._day(d)[0], np.flatnonzero(self._day(d)[1] == hour.number)) for d in days]
         return [part for part in parts if len(part[2])] or parts[:1]

@@ -4,9 +4,11 @@ import gzip
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from core.errors import ConfigError
+from core.hours import Hour
 from core.settings import Settings
 from events.log_files import part_of
 from events.store import EventStore
@@ -23,6 +25,13 @@ def test_any_hour_of_the_log_can_be_written_by_itself(tmp_path: Path) -> None:
     AppLog(TINY, tmp_path / "one").write_hours(hour, hour + 1)
     files = [tmp_path / part / "log" / f"{hour.key}.csv.gz" for part in ("all", "one")]
     assert files[0].read_bytes() == files[1].read_bytes()
+
+
+@pytest.mark.parametrize("hour", [TINY.first_hour - 80, TINY.first_hour - 20, TINY.end_hour + 30, TINY.end_hour + 80])
+def test_an_hour_long_before_or_after_the_app_has_a_log_without_rows(tmp_path: Path, hour: Hour) -> None:
+    (path,) = AppLog(TINY, tmp_path).write_hours(hour, hour + 1)
+    assert gzip.decompress(path.read_bytes()).decode().startswith("event,uid,track")
+    assert len(pd.read_csv(path)) == 0
 
 
 def test_the_log_passes_ingestion_with_its_dirt_accounted_for(app_settings: Settings, app_events: EventStore) -> None:
