@@ -49,9 +49,12 @@ def feature_status(features: ClockFeatures) -> FeatureStatus:
     views = {}
     with duck.connection(features.settings) as con:
         for view, changes in features.clock.logs.items():
+            if not (parts := changes.parts()):  # a view that the settings ask for and the next rebuild makes
+                views[view] = ViewStatus(None, 0, 0)
+                continue
             keys = ", ".join(changes.keys)
             ((last, rows, entities),) = con.execute(
-                f"SELECT max(as_of), count(*), count(DISTINCT ({keys})) FROM read_parquet({duck.file_list(changes.parts())})"
+                f"SELECT max(as_of), count(*), count(DISTINCT ({keys})) FROM read_parquet({duck.file_list(parts)})"
             ).fetchall()
             views[view] = ViewStatus(Hour(last).key if last else None, rows, entities)
     return FeatureStatus(at.key if at else None, features.settings.engine, views)

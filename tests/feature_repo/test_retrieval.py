@@ -35,6 +35,7 @@ from feature_repo.retrieval import ClockFeatures
 from feature_repo.running import RunningHour
 from feature_repo.schemas import clock_schema
 from feature_repo.shrinkage import Prior, Shrinkage, fit, shrink
+from feature_repo.status import ViewStatus, feature_status
 from operations.doctor import examine
 from pages.clocks import clock_json, write_clock_page
 from tests import forked
@@ -242,6 +243,7 @@ def test_the_priors_are_fitted_and_give_a_new_user_everybody_s_clock(app_setting
     settings = workspace(app_settings, tmp_path, shrinkage=True)
     plain = load_settings(var=settings.var, source="simulator")
     advance(plain, UNTIL)
+    assert feature_status(features(settings)).views["user_profile"] == ViewStatus(None, rows=0, entities=0)
     with pytest.raises(NotReadyError, match="clock features rebuild"):
         features(settings).get_clock([1], UNTIL)
     assert advance(settings, UNTIL).rebuilt
