@@ -172,7 +172,7 @@ class ClockComputation:
 
     # Rows of views.
 
-    def profiles(self, sums: Sums, midnight: Hour, users: str | None) -> Query:
+    def profiles(self, sums: Sums, midnight: Hour, users: str | None, since: Hour | None = None) -> Query:
         """The whole-day rows as of a midnight, from the users' sums.
 
         Sums as of a later hour are taken back to midnight by the events in between.
@@ -181,6 +181,7 @@ class ClockComputation:
             sums: as of ``as_of``.
             midnight: UTC midnight at or before ``as_of``.
             users: table of the users wanted; None for all.
+            since: hour from which the rows hold; default the midnight.
         """
         later = self.clock.store.event_files(list(hour_range(midnight, self.as_of)))
         earlier = self.clock.store.event_files(
@@ -206,7 +207,7 @@ class ClockComputation:
             encoded = f"{tables.prefix}_events"
             self.executor.run(self.build.encode(encoded, events), self.build.sums(tables, encoded, keys))
         self.engine.tables({day.of(part): self._moved(stored[part], part, signed, of_users) for part in parts})
-        return self.build.clock_rows(day, users or day.of(parts[-1]), keys, str(midnight.number))
+        return self.build.clock_rows(day, users or day.of(parts[-1]), keys, str((since or midnight).number))
 
     def _moved(
         self,

@@ -66,7 +66,7 @@ class Refresh(ClockComputation):
         rows = {"population_clock": "rows_everyone", "clock_slots": "rows_slots"}
         rows |= {"user_activity": self._users(), "item_stats": self._items()}
         self.sums = self.fold(self.sums.with_delta(self._delta()))
-        if WHOLE_DAYS in self.clock.logs and self.came and self.as_of.number % DAY_HOURS == 0:
+        if WHOLE_DAYS in self.clock.logs and (self.late or self._day_ended):
             rows[WHOLE_DAYS] = self._profiles()
         if self.late:
             self._correct()
@@ -230,15 +230,24 @@ class Refresh(ClockComputation):
         slots = {part.name: self.build.slot_sums(DELTA, part) for part in self.build.slot_parts()}
         return self.write_delta({**slots, **items}, rows)
 
+    @property
+    def _day_ended(self) -> bool:
+        """Whether the hour that ended is a UTC day's last one."""
+        return bool(self.came) and self.as_of.number % DAY_HOURS == 0
+
     def _profiles(self) -> str:
-        """Table of the whole-day rows of users whose day came or went at this midnight."""
+        """Table of the whole-day rows of users whose day came or went at this midnight, and of those with late events.
+
+        The latter hold from this hour on with what is known of the last midnight now, so that the online store learns of them.
+        """
         days = [
             *hour_range(self.as_of - DAY_HOURS, self.as_of),
             *hour_range(self.first - DAY_HOURS, self.first),
         ]
-        self.executor.read_files("days", self.clock.store.event_files(days))
-        self.engine.table("day_users", "SELECT DISTINCT user_id FROM days")
-        return self._table("rows_profiles", self.profiles(self.sums, self.as_of, "day_users"))
+        self.executor.read_files("days", self.clock.store.event_files(days if self._day_ended else []))
+        self.engine.table("day_users", "SELECT user_id FROM days UNION SELECT user_id FROM late_users")
+        midnight = Hour.of_day(self.as_of.day)
+        return self._table("rows_profiles", self.profiles(self.sums, midnight, "day_users", self.as_of))
 
     def _correct(self) -> None:
         """Write the rows of past hours again that late events change."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import sqlite3
 from contextlib import closing
+from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import pytest
 
 from core import duck
 from core.duck_engine import DuckEngine
+from core.files import write_json
 from core.hours import Hour
 from core.settings import Settings, load_settings
 from events.ingest import ingest
@@ -22,6 +24,7 @@ from feature_repo.clock import ClockState
 from feature_repo.materialization import Materialization, advance
 from feature_repo.online_progress import OnlineProgress
 from feature_repo.retrieval import ClockFeatures
+from feature_repo.shrinkage import Prior, Shrinkage
 from tests.conftest import NOW
 
 START, HOURS = Hour.parse("2026-03-02T00"), 6
@@ -66,6 +69,26 @@ def is_whole(settings: Settings, hour: Hour) -> bool:
     return clocks[0].num_rows > 0 and clocks[0].equals(clocks[1]) and online.profiles.equals(
         offline.profiles.select(online.profiles.column_names)
     )  # fmt: skip
+
+
+def test_late_events_change_whole_days_online_before_the_next_midnight(tmp_path: Path) -> None:
+    rows = [
+        (hour, user, "rock" if user % 2 else "jazz") for hour in range(40) for user in USERS if hour < 24 or user > 1
+    ]
+    settings = told(tmp_path, rows, shrinkage=True)
+    fitted = Shrinkage("", settings.top_k, {"genre": Prior(day=5, population=5, gain=0, events=0)})
+    write_json(Shrinkage.path(settings), asdict(fitted))
+    advance(settings, START + 38)
+    assert is_whole(settings, START + 38)
+    before = features(settings).get_clock([1], START + 38)
+    told(tmp_path, [(3, 1, "folk")] * 9, "late")
+    for hour in (39, 40):
+        advance(settings, START + hour)
+        assert is_whole(settings, START + hour)
+    assert "folk" not in before["genre_values"].combine_chunks().flatten().to_pylist()
+    assert (
+        "folk" in features(settings).get_clock([1], START + 40)["genre_values"].combine_chunks().flatten().to_pylist()
+    )
 
 
 def clock_of(settings: Settings) -> ClockState:
