@@ -31,6 +31,9 @@ from evaluation.prediction_table import as_predictions, joined, with_hour
 from evaluation.predictions import ATTRIBUTE, CONTEXT, FACET, Predictions
 from stats.sequential import limit_at
 
+DIFFERENCES = {f"{metric}_difference": title for metric, title in JUDGED.items()}
+"""Checks of whole differences by their names, with the metrics' names for people; guardrails have values of the log in theirs."""
+
 
 @dataclass(frozen=True)
 class Scored:
@@ -250,7 +253,7 @@ def _verdict(
         if small:
             text = f"Only {small[0].value:.0f} {small[0].name} of the {small[0].limit:.0f} that the policy wants."
             return ("keep" if over else "wait"), text
-        undecided = all(c.name.removesuffix("_difference") in JUDGED for c in failed) and not futile
+        undecided = all(c.name in DIFFERENCES for c in failed) and not futile
         return ("wait" if undecided and not over else "keep"), sentence
     if drift_share is not None and drift_share > policy.max_drift_share:
         return (
@@ -268,14 +271,14 @@ def _sentence(
     who = f"{candidate.variant} (version {candidate.version})"
     reference = f"{champion.variant} (version {champion.version})" if champion else "the popularity baseline"
     gaps = ", ".join(
-        f"{JUDGED[c.name.removesuffix('_difference')]} {c.value:+.4f} [{c.interval[0]:+.4f}, {c.interval[1]:+.4f}]"
+        f"{DIFFERENCES[c.name]} {c.value:+.4f} [{c.interval[0]:+.4f}, {c.interval[1]:+.4f}]"
         for c in checks
-        if c.interval is not None and c.name.endswith("_difference")
+        if c.interval is not None and c.name in DIFFERENCES
     )
     if not failed:
         return f"{who} {'replaces' if champion else 'becomes the first champion, against'} {reference}: {gaps}."
     worst = failed[0]
-    if worst.interval and worst.name.endswith("_difference"):
+    if worst.interval and worst.name in DIFFERENCES:
         why = f"for {worst.name.replace('_', ' ')} the lower end {worst.interval[0]:+.4f} is not above the limit {worst.limit:g}"
     else:
         why = f"{worst.name.replace('_', ' ')} is {worst.value:.4f}, limit {worst.limit:g}"

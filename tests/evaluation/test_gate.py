@@ -122,6 +122,7 @@ def test_the_first_champion_has_to_beat_popularity() -> None:
         ("local_hour", "local_hour", 8, 9, "local hour = 8"),
         ("facet", "facet_genre", "jazz", "rock", "genre = jazz"),
         ("facet_genre", "facet_genre", "jazz", None, "genre = jazz"),
+        ("facet", "facet_genre", "spot_the_difference", "rock", "genre = spot the difference"),
     ],
 )
 def test_a_slice_that_gets_much_worse_stops_a_promotion(by: str, column: str, bad: Any, good: Any, named: str) -> None:
