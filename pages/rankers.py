@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -123,7 +124,7 @@ def write_model_page(settings: Settings) -> Path:
         scripts=(INTERACTIVE, chart_scripts(settings.var)),
         moves=_moves([m for m in moves if m.alias == CHAMPION]), lineages=model_charts.lineages(lineages),
         aliases=versions_table(settings, models), other_moves=_moves([m for m in moves if m.alias != CHAMPION]), drift=_drift(drift),
-        importance=_importance(importance["inputs"]) if importance else None, importance_of=importance,
+        importance=importance_table(importance["inputs"]) if importance else None, importance_of=importance,
         champion={"version": champion.version, **lineage._asdict()} if champion and lineage else None,
         **_daily(settings, moves), last=decisions[last_at] if last_at else None, last_at=last_at, judged=judged, judged_at=judged_at,
         tone=TONES.get(decisions[last_at].verdict, "") if last_at else "", how=HOW, days=MEASURED_DAYS,
@@ -175,10 +176,13 @@ def _moves(moves: Sequence[Move]) -> Table:
     return Table(columns, rows)
 
 
-def _importance(inputs: Sequence[JsonObject]) -> Table:
+def importance_table(inputs: Sequence[JsonObject]) -> Table:
     """Each input's permutation importance, the largest first."""
     columns = [Column("input"), Column("of"), Column("AUC lost"), Column("95 % interval")]
-    rows = [Row([i["name"], i["of"], f"{i['auc_drop']:+.4f}", f"{i['low']:+.4f} to {i['high']:+.4f}"]) for i in inputs]
+    rows = []
+    for i in inputs:
+        interval = (i["low"], i["high"]) if i["low"] is not None else (math.nan, math.nan)
+        rows.append(Row([i["name"], i["of"], decimals(i["auc_drop"], "+"), bounds(interval, "+")]))
     return Table(columns, rows)
 
 

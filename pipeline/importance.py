@@ -6,6 +6,8 @@ import logging
 from dataclasses import asdict, dataclass
 from datetime import date
 
+import numpy as np
+
 from core.errors import NotReadyError
 from core.files import write_json
 from core.hours import day_hours
@@ -47,7 +49,7 @@ def report_importance(settings: Settings, day: date) -> ImportanceReport:
     """Permutation importance of every input of the champion's variant: its state of before the day, on samples of the day.
 
     Raises:
-        NotReadyError: the variant was not trained before the day, or the day has too few samples.
+        NotReadyError: the variant was not trained before the day, or the day has too few samples, or samples of one outcome only.
     """
     from model_registry.store import open_registry
 
@@ -72,7 +74,10 @@ def report_importance(settings: Settings, day: date) -> ImportanceReport:
     if rows < MIN_ROWS:
         raise NotReadyError(f"{day}: {rows} samples after {held}, {MIN_ROWS} are needed to say what a ranker rests on")
     head = samples.heads.index(label_of(samples.heads))
-    inputs = tuple(importances(ranker, HourKeys.joined(parts), head, settings.seed))
+    keys = HourKeys.joined(parts)
+    if len(np.unique(keys.labels[keys.known[:, head], head])) < 2:
+        raise NotReadyError(f"{day}: every label is the same, so nobody can tell what a ranker rests on")
+    inputs = tuple(importances(ranker, keys, head, settings.seed))
     report = ImportanceReport(str(day), variant, held.key, rows, inputs)
     write_json(settings.reports_dir / "importance" / f"{day}.json", asdict(report))
     log.info("inputs of %s on %s: most rests on %s", variant, day, ", ".join(i.name for i in inputs[:3]))

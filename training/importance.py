@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from core.numbers import finite
 from evaluation.metrics import auc
 from evaluation.predictions import Predictions
 from training.attributes import NUMERIC, of_type
@@ -25,14 +26,14 @@ class Importance:
         name: of the input: a facet, a part of the context, an attribute's column, or what is under ``of``.
         of: user, item, moment or clock.
         auc_drop: AUC as it is, less AUC with the input permuted.
-        low, high: 95 % interval of the drop, clustered by user.
+        low, high: 95 % interval of the drop, clustered by user; None where the samples are of one user, as nobody knows it.
     """
 
     name: str
     of: str
     auc_drop: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
 
 
 def importances(ranker: Ranker, keys: HourKeys, head: int, seed: int) -> list[Importance]:
@@ -42,7 +43,7 @@ def importances(ranker: Ranker, keys: HourKeys, head: int, seed: int) -> list[Im
 
     Args:
         ranker: that is looked at.
-        keys: samples that it was not trained on.
+        keys: samples that it was not trained on, of which some are positives and some are not.
         head: index of the behavior.
         seed: of the permutations.
     """
@@ -58,8 +59,7 @@ def importances(ranker: Ranker, keys: HourKeys, head: int, seed: int) -> list[Im
     drops = []
     for name, owner, permuted in _permuted(ranker, keys, rows, seed):
         drop = whole - auc(judged(permuted))
-        low, high = drop.interval()
-        drops.append(Importance(name, owner, drop.value, low, high))
+        drops.append(Importance(name, owner, drop.value, *map(finite, drop.interval())))
     return sorted(drops, key=lambda each: -each.auc_drop)
 
 

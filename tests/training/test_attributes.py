@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict, replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -12,6 +13,8 @@ import pytest
 
 from core.errors import NotReadyError
 from core.hours import Hour
+from core.page_table import Row
+from core.page_template import UNKNOWN
 from core.settings import Settings, load_settings
 from evaluation.metrics import auc
 from evaluation.prediction_table import as_predictions
@@ -20,6 +23,7 @@ from events.schema import AttributeField, Owner
 from events.store import EventStore
 from feature_repo.materialization import advance
 from feature_repo.retrieval import ClockFeatures, Features
+from pages.rankers import importance_table
 from pipeline.importance import report_importance
 from serving.catalog import load_catalog
 from serving.models import LoadedModel
@@ -304,13 +308,34 @@ def test_what_a_ranker_rests_on_is_what_the_log_was_made_of(settings: Settings) 
         len(inputs) == len({(each.name, each.of) for each in inputs}) == 3 + 2 + 6 + 1
     )  # ids, activity; genre, tab; …; clock
     assert inputs[0].name == "user_city"
-    assert inputs[0].low > 0.05
-    assert all(each.low <= each.auc_drop <= each.high for each in inputs)
+    intervals = [(each.low, each.high) for each in inputs if each.low is not None and each.high is not None]
+    assert intervals[0][0] > 0.05
+    assert len(intervals) == len(inputs)
+    assert all(low <= each.auc_drop <= high for each, (low, high) in zip(inputs, intervals, strict=True))
     assert importances(before, keys, 0, seed=1) == inputs
     some = drawn_rows(keys, 50, seed=1)
     scores = predict(before, keys)[:, 0]
     assert len(some) == 50
     assert {*predict(before, some)[:, 0].round(5)} <= {*scores.round(5)}
+
+
+def test_of_one_user_nobody_knows_the_interval_of_what_an_input_is_worth(settings: Settings) -> None:
+    drawn = SampleStore(settings, EventStore(settings.events_dir)).read(START + HOURS - 1)
+    _, before, _ = StateStore(settings.training_dir / "states", VARIANT).load(START + 5)
+    keys = hour_keys(drawn.tables, before)
+    inputs = importances(before, replace(keys, users=np.full_like(keys.users, 7)), 0, seed=1)
+    assert {(each.low, each.high) for each in inputs} == {(None, None)}
+    assert np.isfinite([each.auc_drop for each in inputs]).all()
+    rows = importance_table([asdict(each) for each in inputs]).rows
+    assert {row.cells[3] for row in rows if isinstance(row, Row)} == {UNKNOWN}
+
+
+def test_a_day_of_positives_only_tells_nothing_of_what_a_ranker_rests_on(tmp_path: Path) -> None:
+    settings = workspace(tmp_path / "positives", MAPPING.replace("finish: finish", "finish: 'true'"))
+    local = settings.model_copy(update={"mlflow_uri": f"sqlite:///{tmp_path}/mlflow.db", "baseline_variant": VARIANT})
+    Trainer(local, VARIANT).train(START + HOURS - 1, save_every=3)
+    with pytest.raises(NotReadyError, match="every label is the same"):
+        report_importance(local, START.day)
 
 
 @pytest.mark.slow
