@@ -100,11 +100,15 @@ def bootstrap(
     rng = np.random.default_rng(seed)
     users = len(a.user_ids)
     metric = METRICS[name]
+    order = np.argsort(a.users, kind="stable")
+    begins, sizes = np.searchsorted(a.users[order], np.arange(users)), np.bincount(a.users, minlength=users)
     gaps = []
     for _ in range(replications):
-        times = np.bincount(rng.integers(0, users, users), minlength=users).astype(np.float64)
-        weights = times[a.users]
-        drawn = [replace(p, weights=p.weights * weights) for p in (a, b)]
+        chosen = rng.integers(0, users, users)
+        counts = sizes[chosen]
+        place = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+        rows, owners = order[np.repeat(begins[chosen], counts) + place], np.repeat(np.arange(users), counts)
+        drawn = [_drawn(p, rows, owners) for p in (a, b)]
         gaps.append(metric(drawn[1]).value - metric(drawn[0]).value)
     values = np.array([g for g in gaps if not np.isnan(g)])
     if not len(values):
@@ -114,6 +118,14 @@ def bootstrap(
     p_value = min(1.0, 2 * float(min((values <= 0).mean(), (values >= 0).mean())))
     spread = detectable(float(values.std(ddof=1)), confidence)
     return Comparison(name, "bootstrap", first, second, second - first, (float(low), float(high)), p_value, spread)
+
+
+def _drawn(data: Predictions, rows: np.ndarray, owners: np.ndarray) -> Predictions:
+    """Rows of users drawn with replacement; one who was drawn twice is two of the ``owners``."""
+    return replace(
+        data, users=owners, labels=data.labels[rows], scores=data.scores[rows], weights=data.weights[rows],
+        user_ids=np.arange(len(data.user_ids)), sessions=None if data.sessions is None else data.sessions[rows],
+    )  # fmt: skip
 
 
 def detectable(standard_error: float, confidence: float = 0.95) -> float:

@@ -46,7 +46,7 @@ def test_delong_agrees_with_the_definition() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("metric", ["auc", "session_auc"])
+@pytest.mark.parametrize("metric", ["auc", "uauc", "gauc", "session_auc", "ndcg@10"])
 def test_bootstrap_and_influence_agree(metric: str) -> None:
     a, b = draw(np.random.default_rng(2), users=150, edge=0.3)
     row = compare(a, b, names=(metric,))[0]
