@@ -71,7 +71,31 @@ def log_end(settings: Settings, source: Source) -> Hour | None:
         raise DataError(
             f"{', '.join(files)} holds no event with a readable time before now; look at timestamp in the mapping"
         )
-    return Hour.of(moment) + 1
+    last = Hour.of(moment)
+    if source.log.name_times and not any(map(has_arrived, source.log.of(last))):
+        log.warning(
+            "the log ends in %s, and no file is named for it (%s); %s",
+            last,
+            source.log.of(last)[0],
+            _remedy(source.log),
+        )
+    return last + 1
+
+
+def _remedy(paths: LogPaths) -> str:
+    return f"if files are not named for {'hours' if paths.name_hours else 'days'} of {paths.zone}, set path_zone in the mapping"
+
+
+def _tell_other_zone(settings: Settings, paths: LogPaths, hour: Hour, account: Account) -> None:
+    """Warn where an hour's files hold rows of other hours, as those do that are named in another zone than the mapping says."""
+    files = paths.of(hour)
+    later = [
+        key for key in account.changed_hours if key > (hour + 1).key and not {*paths.of(Hour.parse(key))} & {*files}
+    ]
+    if later:
+        log.warning("%s has rows of %s, after the time that it is named for; %s", files[0], min(later), _remedy(paths))
+    elif account.kept and paths.name_hours and not EventStore(settings.events_dir).manifest(hour).rows:
+        log.warning("%s has %d rows, and none of %s; %s", files[0], account.kept, hour, _remedy(paths))
 
 
 def save_app_source(settings: Settings) -> AppLog:
@@ -115,11 +139,7 @@ def ingest_hour(settings: Settings, hour: Hour) -> Account:
                 f"with 'clock events close {hour}'"
             )
         account = ingest(source.mapping, files, settings, close=(hour, hour + 1))
-        if account.kept and paths.name_hours and not EventStore(settings.events_dir).manifest(hour).rows:
-            log.warning(
-                "%s has %d rows, of %s to %s, and none of %s; if it is not named for an hour of %s, set path_zone in the mapping",
-                files[0], account.kept, min(account.changed_hours), max(account.changed_hours), hour, paths.zone,
-            )  # fmt: skip
+        _tell_other_zone(settings, paths, hour, account)
         return account
     return ingest(source.mapping, files, settings, close=(hour, hour + 1), only=(hour, hour + 1))
 

@@ -97,17 +97,46 @@ def test_a_log_with_a_file_a_day_comes_hour_by_hour_as_in_one_go(tmp_path: Path,
         ingest_hour(settings, Hour.parse("2026-03-06T12"))
 
 
-def test_files_named_for_the_hours_of_another_zone_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    hour = Hour.parse("2026-03-02T16")
-    (tmp_path / hour.key).mkdir()
-    small_log(2).to_csv(tmp_path / hour.key / "a.csv", index=False)  # 16 o'clock in Shanghai
+@pytest.mark.parametrize(
+    ("name", "pattern", "hour", "words"),
+    [
+        ("2026-03-02T16", "{hour}.csv", "2026-03-02T16", "has 8 rows, and none of 2026-03-02T16; if files"),  # Shanghai
+        (
+            "2026-03-02T03",
+            "{hour}.csv",
+            "2026-03-02T03",
+            "has rows of 2026-03-02T08, after the time that it is named for; if",
+        ),
+        ("20260301", "{hour:%Y%m%d}.csv", "2026-03-01T23", "has rows of 2026-03-02T08, after the time"),
+        ("20260302", "{hour:%Y%m%d}.csv", "2026-03-02T07", ""),
+        ("2026-03-02T08", "{hour}.csv", "2026-03-02T08", "has rows of 2026-03-02T10, after"),
+    ],
+)
+def test_files_named_in_another_zone_are_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str, pattern: str, hour: str, words: str
+) -> None:
+    small_log(8).to_csv(tmp_path / f"{name}.csv", index=False)  # 8 to 12 o'clock
     settings = load_settings(var=tmp_path / "var", source="test")
-    mapping = write_mapping(tmp_path, "paths: ['{hour}/*.csv']\n")
-    save_source(settings, Source(str(mapping)))
+    mapping = str(write_mapping(tmp_path))
+    save_source(settings, Source(mapping, (str(tmp_path / pattern),)))
     with caplog.at_level(logging.WARNING):
-        ingest_hour(settings, hour)
-    assert "has 2 rows, of 2026-03-02T08 to 2026-03-02T16, and none of 2026-03-02T16" in caplog.text
-    assert "set path_zone in the mapping" in caplog.text
+        ingest_hour(settings, Hour.parse(hour))
+    assert (words in caplog.text) if words else ("path_zone" not in caplog.text)
+    assert ("set path_zone in the mapping" in caplog.text) == bool(words)
+
+
+def test_a_log_that_ends_after_its_last_files_time_is_told_at_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = daily_log(tmp_path, "log/app-{hour:%Y%m%d}.csv", "America/New_York")
+    mapping = tmp_path / "mapping.yaml"
+    assert log_end(settings, Source(str(mapping))) == Hour.parse("2026-03-03T08")
+    assert "path_zone" not in caplog.text
+    (tmp_path / "log" / "app-20260303.csv").unlink()
+    mapping.write_text(mapping.read_text().replace("America/New_York", "UTC"))
+    assert log_end(settings, Source(str(mapping))) == Hour.parse("2026-03-03T05")
+    assert "the log ends in 2026-03-03T04, and no file is named for it" in caplog.text
+    assert "if files are not named for days of UTC, set path_zone" in caplog.text
 
 
 @pytest.mark.parametrize(
