@@ -166,10 +166,11 @@ class Tracker:
         with exclusive_lock(self.settings.workspace / "mlflow" / ".lock"):
             if not self.client.search_registered_models(f"name = '{name}'"):
                 self.client.create_registered_model(name, description=f"Time-aware ranker of {self.settings.source}.")
-        version = mlflow.register_model(logged.model_uri, name, tags={k: str(v) for k, v in lineage_tags(info).items()})
-        number = str(version.version)
-        self.client.update_model_version(name, number, describe_version(self.settings, self.variant, hour.key))
-        return number
+        version = self.client.create_model_version(
+            name, logged.model_uri, tags={k: str(v) for k, v in lineage_tags(info).items()}, model_id=logged.model_id,
+            description=describe_version(self.settings, self.variant, hour.key),
+        )  # fmt: skip
+        return str(version.version)
 
 
 def _usage(result: HourResult) -> list[Metric]:
