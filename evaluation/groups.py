@@ -6,17 +6,14 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-import polars as pl
 
 Array = np.ndarray
 NO_SESSION = -1
-FEW_ROWS = 10_000
-"""Fewer are sorted before Polars has handed them to its threads."""
 
 
 def ranks(scores: Array) -> tuple[Array, int]:
     """Dense rank of each score, equal scores alike, and the number of distinct ones."""
-    order = np.argsort(scores) if len(scores) < FEW_ROWS else pl.Series(scores).arg_sort().to_numpy()
+    order = np.argsort(scores)
     ranked = scores[order]
     starts = np.empty(len(order), dtype=bool)
     starts[:1] = True
@@ -31,7 +28,7 @@ def below_in_group(groups: Array, scores: Array, weights: Array) -> tuple[Array,
     """Weight of rows with a lower score in the row's group, and with an equal one, shape (rows,)."""
     places, distinct = ranks(scores)
     keys = groups * distinct + places
-    order = pl.Series(keys).arg_sort().to_numpy()
+    order = np.argsort(keys)
     ordered = keys[order]
     starts = np.empty(len(order), dtype=bool)
     starts[:1] = True
@@ -54,13 +51,8 @@ def group_aucs(groups: Array, count: int, labels: Array, scores: Array, weights:
     """AUC (NaN with one label only) and total weight of each of ``count`` groups of rows, shape (count,)."""
     positive, negative = weights * labels, weights * (1 - labels)
     p, n = np.bincount(groups, positive, count), np.bincount(groups, negative, count)
-    if (weights == 1).all():  # Mann-Whitney by mean ranks, which Polars has fast
-        frame = pl.DataFrame({"group": groups, "score": scores})
-        ranks = frame.select(pl.col("score").rank("average").over("group")).to_series().to_numpy()
-        wins: Array = np.bincount(groups, labels * ranks, count) - p * (p + 1) / 2
-    else:
-        below, same = below_in_group(groups, scores, negative)
-        wins = np.bincount(groups, positive * (below + same / 2), count)
+    below, same = below_in_group(groups, scores, negative)
+    wins = np.bincount(groups, positive * (below + same / 2), count)
     pairs = p * n
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.where(pairs > 0, wins / pairs, np.nan), np.bincount(groups, weights, count)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from evaluation.estimate import Array, Estimate
-from evaluation.groups import group_aucs, ranks
+from evaluation.groups import ranks
 from evaluation.predictions import Predictions
 
 PROBABILITY_FLOOR = 1e-7
@@ -58,7 +58,7 @@ def user_aucs(data: Predictions) -> tuple[Array, Array]:
     >>> [values.tolist() for values in user_aucs(data)]
     [[1.0, 0.5], [2.0, 2.0]]
     """
-    return group_aucs(data.users, len(data.user_ids), data.labels, data.scores, data.weights)
+    return data.user_aucs
 
 
 def uauc(data: Predictions) -> Estimate:

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from core.errors import DataError
-from evaluation.groups import NO_SESSION, Sessions, mixed_sessions
+from evaluation.groups import NO_SESSION, Sessions, group_aucs, mixed_sessions
 
 Array = np.ndarray
 FACET, CONTEXT, ATTRIBUTE = "facet_", "context_", "attribute_"
@@ -76,7 +76,16 @@ class Predictions:
     def some(self, rows: Array) -> Predictions:
         """These rows only (a mask, or positions)."""
         sessions = None if self.sessions is None else self.sessions[rows]
-        return Predictions.of(self.users[rows], self.labels[rows], self.scores[rows], self.weights[rows], sessions)
+        users = self.users[rows]
+        present = np.zeros(len(self.user_ids), dtype=bool)
+        present[users] = True
+        codes, user_ids = (np.cumsum(present) - 1)[users], self.user_ids[present]
+        return Predictions(codes, self.labels[rows], self.scores[rows], self.weights[rows], user_ids, sessions)
+
+    @cached_property
+    def user_aucs(self) -> tuple[Array, Array]:
+        """AUC of each user (NaN with one label only) and the user's total weight, shape (users,)."""
+        return group_aucs(self.users, len(self.user_ids), self.labels, self.scores, self.weights)
 
     @cached_property
     def mixed_sessions(self) -> Sessions:
