@@ -25,7 +25,7 @@ from evaluation.gate_decision import (
     SideFigures,
     Verdict,
 )
-from evaluation.metrics import JUDGED, METRICS, auc, calibration_error, calibration_ratio, user_aucs
+from evaluation.metrics import JUDGED, METRICS, auc, auc_gaps, calibration_error, calibration_ratio, user_aucs
 from evaluation.policy import EVERY_FACET, SLICES, Guardrail, Policy
 from evaluation.prediction_table import as_predictions, joined, with_hour
 from evaluation.predictions import ATTRIBUTE, CONTEXT, FACET, Predictions
@@ -214,26 +214,38 @@ def _guard(
     """
     encoded: Any = pc.dictionary_encode(values.combine_chunks())
     codes, labels = encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False), encoded.dictionary.to_pylist()
-    order = np.argsort(codes, kind="stable")
-    bounds = np.searchsorted(codes[order], np.arange(len(labels) + 1))
-    large = sorted((label, code) for code, label in enumerate(labels) if np.diff(bounds)[code] >= rule.min_samples)
+    sizes = np.bincount(codes[codes >= 0], minlength=len(labels))
+    large = sorted((label, code) for code, label in enumerate(labels) if sizes[code] >= rule.min_samples)
     z = NormalDist().inv_cdf(1 - (1 - confidence) / 2 / max(len(large), 1))
+    place = np.full(len(labels) + 1, -1)
+    place[[code for _, code in large]] = np.arange(len(large))
+    groups = place[codes]  # of nulls the last
+    rows = np.flatnonzero(groups >= 0)
     checks = []
-    for label, code in large:
-        gap = _slice_gap(rule, ours, theirs, np.sort(order[bounds[code] : bounds[code + 1]]))
-        if not np.isnan(gap.standard_error):
-            low, high = gap.value - z * gap.standard_error, gap.value + z * gap.standard_error
+    for (label, _), gap, error in zip(
+        large, *_slice_gaps(rule, ours, theirs, rows, groups[rows], len(large)), strict=True
+    ):
+        if not np.isnan(error):
+            low, high = float(gap - z * error), float(gap + z * error)
             name = (
                 f"{rule.metric} where {by.removeprefix(FACET).removeprefix(CONTEXT).removeprefix(ATTRIBUTE)} = {label}"
             )
-            checks.append(GateCheck(name, bool(high >= -rule.max_drop), gap.value, -rule.max_drop, (low, high)))
+            checks.append(GateCheck(name, bool(high >= -rule.max_drop), float(gap), -rule.max_drop, (low, high)))
     return checks
 
 
-def _slice_gap(rule: Guardrail, ours: Predictions, theirs: Predictions, rows: np.ndarray) -> Estimate:
-    metric = METRICS[rule.metric]
-    parts = [p.some(rows) for p in (ours, theirs)]
-    return metric(parts[0]) - metric(parts[1])
+def _slice_gaps(
+    rule: Guardrail, ours: Predictions, theirs: Predictions, rows: np.ndarray, groups: np.ndarray, count: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """The difference of a guardrail's metric in each of ``count`` groups of rows, and its standard error, shape (count,)."""
+    if rule.metric == "auc":
+        return auc_gaps(ours, theirs, rows, groups, count)
+    metric, order = METRICS[rule.metric], rows[np.argsort(groups, kind="stable")]
+    gaps = [
+        metric(ours.some(part)) - metric(theirs.some(part))
+        for part in np.split(order, np.cumsum(np.bincount(groups, minlength=count))[:-1])
+    ]
+    return np.array([gap.value for gap in gaps]), np.array([gap.standard_error for gap in gaps])
 
 
 def _verdict(

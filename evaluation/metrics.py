@@ -12,9 +12,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 
 from evaluation.estimate import Array, Estimate
-from evaluation.groups import ranks
+from evaluation.groups import auc_influence
 from evaluation.predictions import Predictions
 
 PROBABILITY_FLOOR = 1e-7
@@ -22,17 +23,8 @@ PROBABILITY_FLOOR = 1e-7
 
 def _auc_rows(data: Predictions) -> tuple[float, Array]:
     """AUC and the influence of every row on it; NaN and zeros with one label only."""
-    positive = data.weights * data.labels
-    negative = data.weights * (1 - data.labels)
-    p, n = positive.sum(), negative.sum()
-    if not (p > 0 and n > 0):
-        return float("nan"), np.zeros(len(data))
-    places, distinct = ranks(data.scores)
-    per_p, per_n = np.bincount(places, positive, distinct), np.bincount(places, negative, distinct)
-    wins = (np.cumsum(per_n) - per_n / 2) / n  # of a positive with this score
-    losses = (p - np.cumsum(per_p) + per_p / 2) / p  # of a negative: the share of positives above it
-    value = float(np.dot(per_p, wins) / p)
-    return value, positive * (wins - value)[places] / p + negative * (losses - value)[places] / n
+    values, rows = auc_influence(np.zeros(len(data), np.int64), 1, data.labels, data.ranked, data.weights)
+    return float(values[0]), rows
 
 
 def auc(data: Predictions) -> Estimate:
@@ -44,6 +36,32 @@ def auc(data: Predictions) -> Estimate:
     """
     value, rows = _auc_rows(data)
     return Estimate(value, np.bincount(data.users, rows, len(data.user_ids)))
+
+
+def auc_gaps(first: Predictions, second: Predictions, rows: Array, groups: Array, count: int) -> tuple[Array, Array]:
+    """AUC of the first less that of the second within each group of some rows, and its standard error clustered by user.
+
+    Args:
+        first, second: of the same impressions, row by row.
+        rows: positions of the rows.
+        groups: of each of them, 0 to ``count`` − 1.
+        count: number of groups.
+
+    Returns:
+        Differences, NaN with one label only, and standard errors, NaN with one user only; shape (count,).
+    """
+    sides = [
+        auc_influence(groups, count, p.labels[rows], p.ranked.some(rows), p.weights[rows]) for p in (first, second)
+    ]
+    owners, pairs = pd.factorize(groups * np.int64(len(first.user_ids)) + first.users[rows])
+    influence = np.bincount(owners, sides[0][1] - sides[1][1], len(pairs))
+    of = pairs // max(len(first.user_ids), 1)
+    users = np.bincount(of[influence != 0], minlength=count)
+    users = np.where(users > 0, users, np.bincount(of, minlength=count))
+    gaps = sides[0][0] - sides[1][0]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        errors = np.sqrt(users / (users - 1) * np.bincount(of, np.square(influence), count))
+    return gaps, np.where((users > 1) & ~np.isnan(gaps), errors, np.nan)
 
 
 def delong_influence(data: Predictions) -> Array:

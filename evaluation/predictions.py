@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from core.errors import DataError
-from evaluation.groups import NO_SESSION, Sessions, group_aucs, mixed_sessions
+from evaluation.groups import NO_SESSION, Ranks, Sessions, group_aucs, mixed_sessions, ranks
 
 Array = np.ndarray
 FACET, CONTEXT, ATTRIBUTE = "facet_", "context_", "attribute_"
@@ -83,14 +83,19 @@ class Predictions:
         return Predictions(codes, self.labels[rows], self.scores[rows], self.weights[rows], user_ids, sessions)
 
     @cached_property
+    def ranked(self) -> Ranks:
+        """The ranks of the scores."""
+        return ranks(self.scores)
+
+    @cached_property
     def user_aucs(self) -> tuple[Array, Array]:
         """AUC of each user (NaN with one label only) and the user's total weight, shape (users,)."""
-        return group_aucs(self.users, len(self.user_ids), self.labels, self.scores, self.weights)
+        return group_aucs(self.users, len(self.user_ids), self.labels, self.ranked, self.weights)
 
     @cached_property
     def mixed_sessions(self) -> Sessions:
         """The sessions that have both labels, with the AUC within each; none where sessions are not known."""
-        return mixed_sessions(self.users, self.sessions, self.labels, self.scores, self.weights)
+        return mixed_sessions(self.users, self.sessions, self.labels, self.ranked, self.weights)
 
     def in_sessions_of(self, other: Predictions) -> Predictions:
         """The same with the sessions of another model's predictions on the same impressions."""

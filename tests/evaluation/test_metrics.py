@@ -173,3 +173,24 @@ def test_the_paired_difference_of_a_model_with_itself_is_nothing() -> None:
 def test_bad_predictions_are_refused_with_a_reason(labels: list[float], scores: list[float], message: str) -> None:
     with pytest.raises(DataError, match=message):
         Predictions.of([1, 2], labels, scores)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_differences_within_slices_are_those_of_the_slices_alone(weighted: bool) -> None:
+    """Slices of many users, of one user, of one label, and rows of no slice; with ties and weights of 0."""
+    rng = np.random.default_rng(5)
+    rows = 4_000
+    users, groups = rng.integers(0, 60, rows), rng.integers(-1, 6, rows)
+    labels = (rng.random(rows) < 0.3).astype(float)
+    labels[groups == 4], users[groups == 5] = 1.0, 7
+    weights = rng.integers(0, 3, rows) * 0.5 if weighted else np.ones(rows)
+    first, second = (Predictions.of(users, labels, rng.integers(0, 40, rows) / 40, weights) for _ in range(2))
+    inside = np.flatnonzero(groups >= 0)
+    gaps, errors = metrics.auc_gaps(first, second, inside, groups[inside], 7)
+    for group in range(6):
+        alone = [metrics.auc(side.some(groups == group)) for side in (first, second)]
+        expected = alone[0] - alone[1]
+        np.testing.assert_allclose(gaps[group], expected.value, rtol=1e-12, err_msg=str(group))
+        np.testing.assert_allclose(errors[group], expected.standard_error, rtol=1e-9, err_msg=str(group))
+    assert np.isnan([gaps[4], errors[4], errors[5], gaps[6], errors[6]]).all()
+    assert np.isfinite(errors[:4]).all()
