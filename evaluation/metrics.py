@@ -22,9 +22,18 @@ PROBABILITY_FLOOR = 1e-7
 
 
 def _auc_rows(data: Predictions) -> tuple[float, Array]:
-    """AUC and the influence of every row on it; NaN and zeros with one label only."""
-    values, rows = auc_influence(np.zeros(len(data), np.int64), 1, data.labels, data.ranked, data.weights)
-    return float(values[0]), rows
+    """AUC and the influence of every row on it; NaN and zeros with one label only. As ``auc_influence``, without another sort."""
+    positive = data.weights * data.labels
+    negative = data.weights * (1 - data.labels)
+    p, n = positive.sum(), negative.sum()
+    if not (p > 0 and n > 0):
+        return float("nan"), np.zeros(len(data))
+    places, distinct = data.ranked
+    per_p, per_n = np.bincount(places, positive, distinct), np.bincount(places, negative, distinct)
+    wins = (np.cumsum(per_n) - per_n / 2) / n  # of a positive with this score
+    losses = (p - np.cumsum(per_p) + per_p / 2) / p  # of a negative: the share of positives above it
+    value = float(np.dot(per_p, wins) / p)
+    return value, positive * (wins - value)[places] / p + negative * (losses - value)[places] / n
 
 
 def auc(data: Predictions) -> Estimate:
