@@ -17,7 +17,7 @@ UNITS = {
     "traffic_clocks_1M": ("core-seconds a million events", "traffic"),
     "traffic_samples_1M": ("core-seconds a million events", "traffic"),
     "traffic_training_1M": ("core-seconds a million events, two variants", "traffic"),
-    "traffic_gate_1M": ("core-seconds a million events", "traffic"),
+    "traffic_gate_1M": ("core-seconds a million events, an hour's scores", "traffic"),
     "traffic_experiments_1M": ("core-seconds a million events, a look at one experiment", "traffic"),
     "serve_cpu_matched": ("core-milliseconds a request of 200 candidates", "serving"),
     "cpu_ab": ("core-seconds a million events, a day's report of one experiment", "units"),
@@ -219,7 +219,8 @@ def page(units: dict[str, float], loads: list[Load]) -> str:
         f"{first.utilization:.0%} busy at that time; {first.items:,.0f} items; {first.kept_days} days of events, changes and samples "
         f"are kept; {first.variants} rankers are trained; {first.experiments} experiments run at a time, each on all users, and a "
         "report reads a day of events (what it computes from users and days is left out); each process that ranks has one core and "
-        f"{SERVED_VERSIONS} models of its own; a machine has {first.machine_cores} cores and {first.machine_memory_gb:g} GB. "
+        f"{SERVED_VERSIONS} models of its own; the gate scores every hour, and what it takes to compare hours when it decides is left "
+        f"out; a machine has {first.machine_cores} cores and {first.machine_memory_gb:g} GB. "
         "Every one is an option (`--help`). Users with clocks online are all users; those of the unit costs had 500 events in 30 days. "
         "The benches' events are made up, a million of 200 k users in an hour: a real log compresses less.",
         "",
