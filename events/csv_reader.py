@@ -42,7 +42,7 @@ def load_csv(loader: Loader, options: CsvOptions, files: list[Path]) -> None:
     """
     con = loader.con
     for number, ((cells, delimiter), members) in enumerate(by_header(options, files).items()):
-        names = _unique(cells, loader.repeated)
+        names = unique_names(cells, loader.repeated)
         if not options.header:
             _tell_header(members[0], options, delimiter)
         loader.hint = _no_header(members[0], options) or _other_shape(names, delimiter) or _a_row(cells, options)
@@ -79,7 +79,7 @@ def by_header(options: CsvOptions, files: list[Path]) -> dict[tuple[tuple[str, .
     groups: dict[tuple[tuple[str, ...], str], list[Path]] = defaultdict(list)
     for file in files:
         delimiter = options.delimiter_of(file)
-        header = list(options.columns) if not options.header else _csv_header(file, options, delimiter)
+        header = list(options.columns) if not options.header else header_cells(file, options, delimiter)
         if not options.header and not header:
             raise DataError("csv.header is false: name the columns, in order, under csv.columns in the mapping")
         if header:
@@ -89,7 +89,7 @@ def by_header(options: CsvOptions, files: list[Path]) -> dict[tuple[tuple[str, .
     return groups
 
 
-def _csv_header(file: Path, options: CsvOptions, delimiter: str) -> list[str]:
+def header_cells(file: Path, options: CsvOptions, delimiter: str) -> list[str]:
     """Names in a file's first line; none where the file has no line."""
     with decoded(file, options.encoding) as stream:
         pass_lines(stream, options.skip)
@@ -186,10 +186,10 @@ def _are_names(first: list[str], others: list[list[str]], columns: Sequence[str]
     return 2 * named >= len(columns) or any(valued)
 
 
-def _unique(header: tuple[str, ...], repeated: set[str]) -> list[str]:
+def unique_names(header: tuple[str, ...], repeated: set[str]) -> list[str]:
     """Names of a header, each once: empty ones by their place, repeated ones by a number.
 
-    >>> _unique(("id", "", "id"), set())
+    >>> unique_names(("id", "", "id"), set())
     ['id', 'column_2', 'id_2']
     """
     names: list[str] = []

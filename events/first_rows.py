@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import itertools
 import re
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -18,7 +19,9 @@ from core.errors import DataError
 from core.files import temporary_directory
 from core.numbers import is_number
 from events.cells import FORMATS, cast_time
+from events.csv_reader import header_cells, unique_names
 from events.log_files import check_content, format_of
+from events.mapping_csv import CsvOptions
 from events.packing import CHUNK, DAMAGED, binary, is_read_by_duckdb
 from events.text import check_encoding, decoded, is_printed, is_wide, json_of
 
@@ -84,6 +87,7 @@ class Sample:
         options: CSV options that differ from the defaults.
         rows: rows read.
         columns: in the file's order.
+        repeated: names that several columns have, which are left out of ``columns``: a mapping cannot tell them apart.
     """
 
     file: Path
@@ -91,6 +95,13 @@ class Sample:
     options: Options = field(default_factory=dict)
     rows: int = 0
     columns: tuple[Column, ...] = ()
+    repeated: tuple[str, ...] = ()
+
+    @property
+    def described_columns(self) -> str:
+        """What columns there are, for a message about one that is not found."""
+        told = f"; several are called {', '.join(self.repeated)}: give each its own name" if self.repeated else ""
+        return f"its columns are {', '.join(column.name for column in self.columns)}{told}"
 
 
 def read_first_rows(con: duckdb.DuckDBPyConnection, file: Path) -> Sample:
@@ -124,14 +135,15 @@ def read_first_rows(con: duckdb.DuckDBPyConnection, file: Path) -> Sample:
         elif format_ == "jsonl":
             scan = f"read_json_auto({name}, sample_size={SAMPLE_ROWS}, ignore_errors=true)"
         else:
-            scan, told = _csv_scan(con, name, text)
+            scan, header, told = _csv_scan(con, name, text, CsvOptions().delimiter_of(file))
             options = {**told, **options}
         con.execute(f"CREATE TABLE sample AS SELECT * FROM {scan} LIMIT {SAMPLE_ROWS}")
+    repeated = _name_columns(con, file, options) if format_ == "csv" and header else ()
     count = con.execute("SELECT count(*) FROM sample").fetchone()
     rows = int(count[0]) if count else 0
     if not rows:
         raise DataError(f"{file} holds no rows to guess from")
-    return Sample(file, format_, options, rows, columns_of(con, rows))
+    return Sample(file, format_, options, rows, columns_of(con, rows), repeated)
 
 
 @contextmanager
@@ -153,8 +165,12 @@ def _head_for_duckdb(file: Path, copy: Path) -> Path:
     return copy
 
 
-def _csv_scan(con: duckdb.DuckDBPyConnection, name: str, text: Path) -> tuple[str, Options]:
-    """SQL that reads a delimited text, and the options of a mapping that differ from the defaults."""
+def _csv_scan(con: duckdb.DuckDBPyConnection, name: str, text: Path, usual: str) -> tuple[str, bool, Options]:
+    """How a delimited text is read, whose name says that ``usual`` stands between its cells.
+
+    Returns:
+        SQL, whether it has a header, and the options of a mapping that differ from the defaults.
+    """
     with decoded(text, "utf-8") as lines:
         first = next(lines, "")
     if first.count(DOUBLE_COLON) > 1:
@@ -164,14 +180,33 @@ def _csv_scan(con: duckdb.DuckDBPyConnection, name: str, text: Path) -> tuple[st
             f"SELECT Delimiter, Quote, SkipRows, HasHeader FROM sniff_csv({name}, sample_size={SAMPLE_ROWS})"
         ).fetchone()
     delimiter, quote, skip, header = row or (",", '"', 0, True)
-    written = {"delimiter": (delimiter, ","), "quote": (quote, '"'), "skip": (skip, 0)}
-    options: Options = {k: v for k, (v, usual) in written.items() if v not in {usual, "(empty)", "\0"}}
+    written = {"delimiter": (delimiter, "," if usual == "," else ""), "quote": (quote, '"'), "skip": (skip, 0)}
+    options: Options = {k: v for k, (v, default) in written.items() if v not in {default, "(empty)", "\0"}}
     quoting = "" if quote else ", quote=''"
     scan = (
         f"read_csv({name}, delim={quoted(delimiter)}, skip={skip}, header={str(header).lower()}{quoting}, ignore_errors=true, "
         f"auto_type_candidates=['BOOLEAN', 'BIGINT', 'DOUBLE', 'VARCHAR'], sample_size={SAMPLE_ROWS})"
     )  # times stay as they are written, so that their format can be told
-    return scan, options
+    return scan, bool(header), options
+
+
+def _name_columns(con: duckdb.DuckDBPyConnection, file: Path, options: Options) -> tuple[str, ...]:
+    """Call the columns of ``sample`` as ingestion does, without those whose names are one, in any case of their letters.
+
+    Returns:
+        the names of the columns that are left out.
+    """
+    csv = CsvOptions.model_validate(options)
+    cells = header_cells(file, csv, csv.delimiter_of(file))
+    spelled = Counter(cell.casefold() for cell in cells if cell)
+    read = [row[0] for row in con.execute("DESCRIBE sample").fetchall()]
+    if len(read) != len(cells):  # rows are wider than the header
+        return ()
+    columns = zip(read, unique_names(tuple(cells), set()), cells, strict=True)
+    kept = [f"{identifier(old)} AS {identifier(new)}" for old, new, cell in columns if spelled[cell.casefold()] < 2]
+    if kept:
+        con.execute(f"CREATE OR REPLACE TABLE sample AS SELECT {', '.join(kept)} FROM sample")
+    return tuple(dict.fromkeys(cell for cell in cells if spelled[cell.casefold()] > 1))
 
 
 def _is_printed_file(file: Path) -> bool:

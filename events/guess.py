@@ -126,6 +126,10 @@ def _guess(files: list[Path], names: list[str], source: str | None) -> str:
         unnamed = "  # check: these names are guesses, as the file has no header" if "columns" in sample.options else ""
         lines.append(f"csv: {flow(sample.options)}{unnamed}")
     lines += [line] if (line := paths_line(names, names[files.index(sample.file)])) else []
+    if sample.repeated:
+        lines.append(
+            f"# check: several columns are called {', '.join(sample.repeated)}: give each its own name to use it"
+        )
     lines += [
         "columns:",
         f"  user_id: {expression(user)}{example_values(user)}" if user else _one_user(sample),
@@ -242,9 +246,8 @@ def _shown(listed: Column) -> list[str]:
 
 def _require(sample: Sample, column: Column | None, what: str, key: str) -> Column:
     if column is None:
-        names = ", ".join(c.name for c in sample.columns)
         raise DataError(
-            f"{sample.file}: no column looks like {what} (its columns are {names}). Print a commented mapping with "
+            f"{sample.file}: no column looks like {what} ({sample.described_columns}). Print a commented mapping with "
             f"'clock events explain' and name the column under {key}"
         )
     return column

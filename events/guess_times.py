@@ -81,9 +81,9 @@ def timestamp_line(con: duckdb.DuckDBPyConnection, sample: Sample) -> tuple[Colu
             check = "check: these numbers do not count from 1970: from when, and in which unit? Hours of the day are right only then"
             moment = f"timestamp: {{column: {json.dumps(column.name)}, unit: s, origin: 2024-01-01}}  # {check}"
             return column, moment
-    names = ", ".join(c.name for c in sample.columns)
     raise DataError(
-        f"{sample.file}: no column looks like a time (its columns are {names}). See 'clock events explain' for timestamp's unit and format"
+        f"{sample.file}: no column looks like a time ({sample.described_columns}). See 'clock events explain' for timestamp's unit "
+        "and format"
     )
 
 

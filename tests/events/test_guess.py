@@ -197,6 +197,8 @@ def test_json_lines_and_names_with_spaces(tmp_path: Path) -> None:
         ("a,b,c\n1,2,3\n", "no column looks like a time (its columns are a, b, c)"),
         ("uid,ts\n1,2026-03-02T08:00:00Z\n", "no column looks like items"),
         ("uid,iid,ts\n", "holds no rows"),
+        ("uid,iid,iid,ts\n1,2,3,2026-03-02T08:00:00Z\n", "(its columns are uid, ts; several are called iid: give each"),
+        ("uid,iid,ts,ts\n1,2,3,2026-03-02T08:00:00Z\n", "(its columns are uid, iid; several are called ts: give each"),
     ],
 )
 def test_what_cannot_be_guessed_is_said(tmp_path: Path, text: str, message: str) -> None:
@@ -440,6 +442,22 @@ def test_a_table_whose_name_tells_no_format_has_one(tmp_path: Path, settings: Se
     assert (mapping.items.format, mapping.items.csv.encoding) == ("csv", "latin-1")
     assert ingest_arguments([str(log), str(films)], mapping) == str(log)
     assert ingest(str(path), [str(log)], settings, now=NOW).null_facets == {"column2": 0}
+
+
+@pytest.mark.parametrize(
+    ("name", "header", "facets"),
+    [("log.csv", "uid,iid,genre,ts,mood,genre", {"mood": "mood"}), ("log.csv", "uid,iid,Genre,ts,mood,genre", {"mood": "mood"}),
+     ("log.csv", "uid,iid,,ts,,", {"column_3": "column_3", "column_5": "column_5", "column_6": "column_6"}),
+     ("log.csv", " uid ,iid, genre,ts,x,y", {"genre": "genre"}), ("log.tsv", "uid,iid,genre,ts,x,y", {"genre": "genre"})],
+)  # fmt: skip
+def test_a_guess_calls_columns_as_ingestion_does(
+    tmp_path: Path, settings: Settings, name: str, header: str, facets: dict[str, str]
+) -> None:
+    text = header + "\n" + rows(60, "{u},{i},{g},2026-03-02T08:{m:02d}:00Z,m{g},z{g}")
+    mapping, written, log = guessed(tmp_path, name, text)
+    assert mapping.facets == facets
+    assert ("# check: several columns are called" in written) == (header.casefold().count("genre") > 1)
+    assert ingest(str(tmp_path / "mapping.yaml"), [str(log)], settings, now=NOW).kept == 60
 
 
 def test_numbers_that_do_not_count_from_1970_are_to_be_checked(tmp_path: Path) -> None:
