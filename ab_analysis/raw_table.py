@@ -10,19 +10,21 @@ from pathlib import Path
 import duckdb
 
 from ab_analysis.text_table import (
+    PLAIN_SUFFIXES,
     TEXT_SUFFIXES,
     Header,
     check_quotes,
     line_ends,
-    one_line_end,
     open_text,
     read_header,
     read_rows,
+    readable_by_duckdb,
 )
 from core.duck import double, file_list, identifier, is_finite, quoted
 from core.errors import ConfigError, DataError
 from core.parquet_source import parquet_source
 from core.sql_engine import Engine
+from events.packing import PACKINGS
 
 MISSING_CELLS = ("", "NA", "N/A", "NULL", "null", "None", "nan", "NaN")
 """Texts that mean a missing value in a CSV file."""
@@ -51,7 +53,9 @@ def raw_columns(db: Engine, path: Path) -> tuple[str, ...]:
     try:
         source = parquet_source([path])
     except DataError as error:
-        raise DataError(f"{error}; a table is Parquet, or CSV named .csv, .tsv, .txt or .gz") from None
+        raise DataError(
+            f"{error}; a table is Parquet, or CSV named {', '.join(PLAIN_SUFFIXES)}, also packed ({', '.join(PACKINGS)})"
+        ) from None
     db.view("table_files", f"SELECT * FROM {source.sql}")
     return source.columns
 
@@ -71,7 +75,7 @@ def load_raw(db: Engine, path: Path, columns: Sequence[str], numbers: Sequence[s
     """
     if _is_text(path):
         ends = line_ends(path)
-        with one_line_end(path, ends) as text:
+        with readable_by_duckdb(path, ends) as text:
             rows = _load_text(db, path, text, columns, numbers, groups)
         if ends.lines - 1 > rows:
             check_quotes(path, read_header(path))
@@ -97,7 +101,7 @@ def _is_infinite(column: str) -> str:
 
 
 def _is_text(path: Path) -> bool:
-    return path.suffix.lower() in TEXT_SUFFIXES
+    return path.suffix.lower() in TEXT_SUFFIXES and not path.is_dir()
 
 
 def _load_text(

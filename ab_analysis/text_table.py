@@ -1,19 +1,19 @@
-"""CSV files as they come: byte order marks, gzip, other delimiters, headers that repeat a name, damaged rows."""
+"""CSV files as they come: byte order marks, packed, other delimiters, headers that repeat a name, damaged rows."""
 
 from __future__ import annotations
 
 import csv
-import gzip
 import io
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, TextIO, cast
+from typing import BinaryIO, TextIO
 
 from core.documents import did_you_mean
 from core.errors import ConfigError, DataError
 from core.files import is_tabbed, temporary_directory
+from events.packing import DAMAGED, PACKINGS, binary, for_duckdb, is_read_by_duckdb, plain_name
 
 DELIMITERS = ",;\t|"
 MARK = "\ufeff"
@@ -21,7 +21,8 @@ CHUNK = 1 << 20
 LONGEST_CELL = 1 << 24
 LONGEST_CELL_LINES = 20
 """A quoted cell that goes on for more lines than this is a quote that was never meant to open one."""
-TEXT_SUFFIXES = {".csv", ".tsv", ".gz", ".txt"}
+PLAIN_SUFFIXES = (".csv", ".tsv", ".txt")
+TEXT_SUFFIXES = {*PLAIN_SUFFIXES, *PACKINGS}
 
 
 @dataclass(frozen=True)
@@ -38,20 +39,31 @@ class Header:
 
 
 @contextmanager
+def open_bytes(path: Path) -> Iterator[BinaryIO]:
+    """Open a file, unpacked if it is packed.
+
+    Raises:
+        DataError: the file cannot be read.
+    """
+    try:
+        with binary(path) as stream:
+            yield stream
+    except DAMAGED as error:
+        raise DataError(f"{path} cannot be read: {error}") from None
+
+
+@contextmanager
 def open_text(path: Path) -> Iterator[TextIO]:
-    """Open a text file, decompressed if it is gzip, without its byte order mark.
+    """Open a text file, unpacked if it is packed, without its byte order mark.
 
     Raises:
         DataError: the file cannot be read, or is not UTF-8.
     """
     try:
-        opened = gzip.open if path.suffix.lower() == ".gz" else open
-        with opened(path, "rt", encoding="utf-8-sig", newline="") as handle:
-            yield cast(TextIO, handle)
+        with open_bytes(path) as stream, io.TextIOWrapper(stream, encoding="utf-8-sig", newline="") as handle:
+            yield handle
     except UnicodeDecodeError:
         raise DataError(f"{path} is not UTF-8 text (UTF-16, Latin-1?); save it as UTF-8") from None
-    except (OSError, EOFError) as error:
-        raise DataError(f"{path} cannot be read: {error}") from None
 
 
 def read_rows(
@@ -89,7 +101,7 @@ def read_header(path: Path) -> Header:
         raise DataError(f"{path} has no header line")
     if "\0" in line:
         raise DataError(f"{path} is not UTF-8 text (UTF-16, or no text at all?); save it as UTF-8")
-    delimiter = "\t" if is_tabbed(path) else delimiter_of(line)
+    delimiter = "\t" if is_tabbed(plain_name(path)) else delimiter_of(line)
     ((_, names),) = read_rows(io.StringIO(line), path, delimiter)
     return Header(tuple(name.strip() for name in names), delimiter)
 
@@ -120,28 +132,27 @@ class LineEnds:
 
 
 @contextmanager
-def one_line_end(path: Path, ends: LineEnds) -> Iterator[Path]:
-    """The file itself, or for the ``with`` block a copy whose lines all end alike: DuckDB reads no file that mixes them."""
-    if not ends.mixed:
+def readable_by_duckdb(path: Path, ends: LineEnds) -> Iterator[Path]:
+    """The file itself, or a copy for the ``with`` block where DuckDB does not unpack it, or its lines do not all end alike."""
+    if is_read_by_duckdb(path) and not ends.mixed:
         yield path
         return
     with temporary_directory("clock-csv-") as folder:
         copy = folder / "table.csv"
-        with _open_bytes(path) as source, copy.open("wb") as target:
-            for line in source:
-                target.write(line[:-2] + b"\n" if line.endswith(b"\r\n") else line)
+        if not ends.mixed:
+            for_duckdb(path, copy)
+        else:
+            with open_bytes(path) as source, copy.open("wb") as target:
+                for line in source:
+                    target.write(line[:-2] + b"\n" if line.endswith(b"\r\n") else line)
         yield copy
-
-
-def _open_bytes(path: Path) -> BinaryIO:
-    return cast(BinaryIO, gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb"))
 
 
 def line_ends(path: Path) -> LineEnds:
     """Count the ends of a file's lines."""
     feeds = returns = pairs = 0
     last = b"\n"
-    with _open_bytes(path) as source:
+    with open_bytes(path) as source:
         while chunk := source.read(CHUNK):
             feeds += chunk.count(b"\n")
             if carriage_returns := chunk.count(b"\r"):

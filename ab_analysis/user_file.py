@@ -18,6 +18,7 @@ from ab_analysis.text_table import MARK, check_column, delimiter_of, open_text, 
 from core.errors import ConfigError, DataError
 from core.files import is_tabbed, write_output
 from core.id_text import WHOLE_NUMBER, strip_blanks, without_point
+from events.packing import is_packed, plain_name
 
 STANDARD_INPUT = "-"
 OTHER_FORMATS = {".json", ".jsonl", ".ndjson", ".xlsx", ".xls", ".feather", ".arrow", ".orc", ".avro"}
@@ -33,7 +34,7 @@ def read_users(path: str, column: str | None = None, *, stdin: TextIO | None = N
     """Read users from a text file (one per line), a CSV or Parquet file, or standard input (``-``).
 
     Args:
-        path: the file; ``.gz`` is decompressed.
+        path: the file; a packed one is unpacked.
         column: column of the user; a CSV then needs a header. Default: the first column, without a header.
         stdin: what ``-`` reads from.
 
@@ -57,11 +58,12 @@ def read_users(path: str, column: str | None = None, *, stdin: TextIO | None = N
         raise ConfigError(f"'{path}' is neither text nor Parquet; write one user per line, or CSV with --column")
     if file.suffix.lower() == ".parquet":
         return _checked(_from_parquet(file, column), path, None)
+    plain = plain_name(file)
     with open_text(file) as handle:
-        if column is None and file.with_suffix("").suffix.lower() != ".csv" and file.suffix.lower() in {".txt", ".gz"}:
+        if column is None and plain.suffix.lower() != ".csv" and (is_packed(file) or plain.suffix.lower() == ".txt"):
             users = _from_lines(handle)
         else:
-            users = _from_csv(handle, str(file), column, "\t" if is_tabbed(file) else None)
+            users = _from_csv(handle, str(file), column, "\t" if is_tabbed(plain) else None)
     return _checked(users, path, column)
 
 

@@ -1,4 +1,4 @@
-"""Files that are packed, each with one log in it: which they are, and their bytes as they were before."""
+"""Files that are packed, each with one log or table in it: which they are, and their bytes as they were before."""
 
 from __future__ import annotations
 
@@ -64,8 +64,8 @@ def binary(file: Path) -> BinaryIO:
 
 
 def is_read_by_duckdb(file: Path) -> bool:
-    """Whether DuckDB unpacks a file where that is needed."""
-    return packing_of(file) in {None, GZIP}
+    """Whether DuckDB unpacks a file where that is needed, which it tells by the name."""
+    return not is_packed(file) or file.suffix.lower() == ".gz"
 
 
 def for_duckdb(file: Path, copy: Path) -> Path:
@@ -85,17 +85,15 @@ def _only_member(file: Path) -> BinaryIO:
             f"{len(members)} files ({names}{', ...' if len(members) > MOST_NAMED else ''})" if members else "no file"
         )
         raise DataError(
-            f"{file} is an archive of {listed}, and a log is one; unpack it, and name the log's files. Nothing was ingested"
+            f"{file} is an archive of {listed}, and only one of a single file is read; unpack it, and name its files"
         )
     if members[0].flag_bits & ENCRYPTED:
-        raise DataError(f"{file} is encrypted; unpack it with its password. Nothing was ingested")
+        raise DataError(f"{file} is encrypted; unpack it with its password")
     try:
         with zipfile.ZipFile(file) as archive:  # the member goes on to be read after this is closed
             return cast(BinaryIO, archive.open(members[0]))
     except NotImplementedError as error:
-        raise DataError(
-            f"{file} cannot be unpacked here ({error}); unpack it by the program that packed it. Nothing was ingested"
-        ) from None
+        raise DataError(f"{file} cannot be unpacked here ({error}); unpack it by the program that packed it") from None
 
 
 def _members(file: Path) -> list[zipfile.ZipInfo]:

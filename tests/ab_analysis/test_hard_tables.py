@@ -26,6 +26,7 @@ from core.engine import engine
 from core.errors import ConfigError, DataError
 from core.settings import load_settings
 from tests.ab_analysis.helpers import people, sides
+from tests.packed import PACKERS, archive
 
 AB: dict[str, Any] = {"name": "test", "variants": {"a": 1, "b": 1}, "control": "a", "start": "2026-03-02"}
 
@@ -182,6 +183,47 @@ def test_other_forms_of_csv_are_read(tmp_path: Path, name: str, delimiter: str, 
     ).encode()
     (row,), _ = analyze(text(tmp_path, gzip.compress(content, mtime=0) if name.endswith("gz") else content, name))
     assert (row.effect.control, row.effect.treatment) == pytest.approx((9.0, 10.0))
+
+
+@pytest.mark.parametrize("ending", PACKERS)
+@pytest.mark.parametrize("ends", [("\n",), ("\r\n",), ("\n", "\r\n")])
+def test_a_packed_table_gives_what_the_plain_one_does(tmp_path: Path, ending: str, ends: tuple[str, ...]) -> None:
+    rows = ["variant\ty", *(f"{'ab'[n % 2]}\t{n * n}" for n in range(20))]
+    content = "".join(row + ends[n % len(ends)] for n, row in enumerate(rows)).encode()
+    plain, _ = analyze(text(tmp_path, content, "t.tsv"))
+    packed, _ = analyze(text(tmp_path, PACKERS[ending](content), f"t.tsv{ending}"))
+    assert packed == plain
+    users = b"uid,x\nu1,1\nu2,2\n"
+    assert read_users(str(text(tmp_path, PACKERS[ending](users), f"u.csv{ending}")), "uid") == ["u1", "u2"]
+    assert read_users(str(text(tmp_path, PACKERS[ending](b"u1\nu2\n"), f"u.csv{ending}"))) == ["u1", "u2"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("t.csv.bz2", PACKERS[".bz2"](b"variant,y\na,1\n")[:-9], "t.csv.bz2 cannot be read"),
+        ("t.csv.gz", gzip.compress(bytes(1 << 20), 0)[:-9], "t.csv.gz cannot be read"),
+        ("t.csv.xz", b"variant,y\na,1\n", "t.csv.xz cannot be read"),
+        (
+            "t.zip",
+            archive(("a.csv", b"x"), ("b.csv", b"x")),
+            r"t.zip is an archive of 2 files \(a.csv, b.csv\).*unpack it",
+        ),
+        ("t.csv.zst", b"\x28\xb5\x2f\xfd" + bytes(99), r"CSV named .csv, .tsv, .txt, also packed \(.gz, .gzip, .bz2"),
+    ],
+)
+def test_a_packed_table_that_cannot_be_read_is_named(tmp_path: Path, name: str, content: bytes, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        analyze(text(tmp_path, content, name))
+
+
+def test_a_folder_that_is_called_like_a_text_is_a_folder(tmp_path: Path) -> None:
+    folder = tmp_path / "t.csv"
+    folder.mkdir()
+    with pytest.raises(DataError, match=r"folder '.*t.csv' holds no Parquet files .* or CSV named"):
+        analyze(folder)
+    people(users=400).assign(y=lambda f: f.duration).to_parquet(folder / "part.parquet")
+    assert analyze(folder)[0][0].n_control > 100
 
 
 def test_segments_that_are_small_or_without_a_value_are_said(tmp_path: Path) -> None:

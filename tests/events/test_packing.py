@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import bz2
 import gzip
-import io
 import json
 import lzma
-import zipfile
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,29 +14,9 @@ from core.errors import DataError
 from events.guess import guess_mapping
 from events.mapping_csv import CsvOptions
 from tests.events.logs import HEADER, TIME, Log, rows
+from tests.packed import PACKERS, archive, zipped
 
 PLAIN = (HEADER + rows(40) + "u1,i1,rock\n").encode()
-
-
-def archive(*members: tuple[str, bytes], flags: int = 0) -> bytes:
-    """A ZIP archive; ``flags`` are set in every member's heads, as of one that a password opens."""
-    target = io.BytesIO()
-    with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as opened:
-        for name, content in members:
-            opened.writestr(name, content)
-    packed = bytearray(target.getvalue())
-    for magic, place in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
-        packed[packed.index(magic) + place] |= flags
-    return bytes(packed)
-
-
-def zipped(content: bytes, name: str = "log.csv") -> bytes:
-    return archive(("__MACOSX/._" + name, b"\0"), (f"data/{name}", content), ("data/.DS_Store", b"\0"))
-
-
-PACKERS: dict[str, Callable[[bytes], bytes]] = {
-    ".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress, ".zip": zipped,
-}  # fmt: skip
 
 
 @pytest.mark.parametrize("ending", [*PACKERS, ".BZ2"])
