@@ -27,9 +27,9 @@ from ab_analysis.results import plain
 from ab_analysis.user_table import build_user_table, rows_to_read
 from core.charts import Chart, chart_scripts
 from core.engine import cluster_beside, local_engine
-from core.errors import PlatformError
+from core.errors import NotReadyError, PlatformError
 from core.files import read_json, write_json, write_text
-from core.hours import Hour
+from core.hours import Hour, day_hours
 from core.page_template import INTERACTIVE, write_page
 from core.settings import Settings
 from events.store import EventStore
@@ -97,12 +97,18 @@ def write_report(settings: Settings, experiment: Experiment, until: Hour) -> Rep
 
     Raises:
         ConfigError: the file names a metric, column or segment that does not exist.
-        NotReadyError: nobody was exposed yet, or too few users.
+        NotReadyError: nobody was exposed yet, or too few users, or the log ends on an earlier day.
         DataError: a metric is not a number for some users.
     """
     ended = experiment.end_hour is not None and until >= experiment.end_hour
     if experiment.end_hour is not None:
         until = min(until, experiment.end_hour)
+    last = EventStore(settings.events_dir).require_hours()[-1]
+    if until > day_hours(last.day)[-1] + 1:
+        raise NotReadyError(
+            f"no report as of {until} yet: the log ends with {last}; give a day up to {last.day}, or if nothing happened since, "
+            "close the hours by 'clock events close'"
+        )
     folder = settings.reports_dir / "ab" / experiment.name
     plan, analysis, queries = analyze_experiment(settings, experiment, until)
     stems = [until.key, *(["final"] if ended else [])]

@@ -6,7 +6,7 @@ import csv
 import json
 import shutil
 from dataclasses import replace
-from datetime import date
+from datetime import date, timedelta
 from pathlib import Path
 from statistics import NormalDist
 from typing import TYPE_CHECKING, Any
@@ -31,7 +31,7 @@ from ab_analysis.user_table import Counts, build_user_table
 from core.engine import engine
 from core.errors import DataError, NotReadyError
 from core.files import write_json
-from core.hours import Hour
+from core.hours import Hour, day_hours
 from core.page_template import interval
 from core.settings import Settings, load_settings
 from events.ingest import ingest
@@ -364,6 +364,17 @@ def test_a_report_that_keeps_what_closed_days_add_is_that_of_all_events(workspac
             _, look, _ = analyze_experiment(workspace, experiment, until, with_days=False)
             assert look.decision == whole.decision
             assert not look.points
+
+
+@pytest.mark.slow
+def test_no_report_is_of_days_that_the_log_does_not_have(workspace: Settings) -> None:
+    last = EventStore(workspace.events_dir).hours()[-1]
+    experiment = experiment_of(workspace, end=str(last.day + timedelta(days=9)))
+    for until in (day_hours(last.day)[-1] + 2, last + 24 * 365):
+        with pytest.raises(NotReadyError, match=f"no report as of .* yet: the log ends with {last}; give a day up to"):
+            write_report(workspace, experiment, until)
+    assert not (workspace.reports_dir / "ab").exists()
+    assert write_report(workspace, experiment, day_hours(last.day)[-1] + 1).page.exists()
 
 
 @pytest.mark.slow
