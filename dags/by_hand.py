@@ -231,11 +231,8 @@ was reported before gets the same page again. A mapped task for each experiment 
 
     @step(trigger_rule="all_done")
     def link_experiments() -> str:
-        from ab_analysis.overview import write_overview
-        from pages.index import write_index
+        from pipeline.reports import list_experiments
 
-        settings = load_settings()
-        write_overview(settings)
-        return write_index(settings)
+        return list_experiments(load_settings())
 
     report_as_of.expand(which=list_reports()) >> link_experiments()

@@ -263,12 +263,9 @@ would have written it, and the change is kept with who, when and why. Rejected, 
 
     @step()
     def link_experiment() -> str:
-        from ab_analysis.overview import write_overview
-        from pages.index import write_index
+        from pipeline.reports import list_experiments
 
-        settings = load_settings()
-        write_overview(settings)
-        return write_index(settings)
+        return list_experiments(load_settings())
 
     approve = ApprovalOperator(
         task_id="approve",
@@ -344,17 +341,10 @@ that it began with. To undo a stop or a conclusion, take the line out of the fil
 
     @page_step()
     def report() -> JsonObject | None:
-        from ab_analysis.overview import write_overview
-        from pages.index import write_index
-        from pipeline.experiment_changes import log_end
-        from pipeline.reports import report_experiment
+        from pipeline.reports import report_change
 
-        settings, name = load_settings(), str(get_current_context()["params"]["experiment"])
-        end = log_end(settings)
-        summary = report_experiment(settings, name, end) if end else None
-        overview = write_overview(settings)
-        write_index(settings)
-        link_page(summary.report if summary and summary.report else overview)
-        return asdict(summary) if summary else None
+        written = report_change(load_settings(), str(get_current_context()["params"]["experiment"]))
+        link_page(written.page)
+        return asdict(written.summary) if written.summary else None
 
     change() >> report()

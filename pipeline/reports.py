@@ -23,6 +23,7 @@ from core.logs import log_context
 from core.settings import Settings
 from events.schema import OWNERS
 from events.store import EventStore
+from pipeline.experiment_changes import log_end
 
 if TYPE_CHECKING:
     from evaluation.drift import Drift
@@ -195,6 +196,31 @@ def report_experiment(settings: Settings, name: str, until: Hour) -> ReportSumma
         told = f"stop {', '.join(decision.harmful)}" if decision.harmful else decision.verdict
         send_alert(settings, f"experiment {name}: {told}", sentence=decision.sentence, report=str(written.page))
     return ReportSummary(name, decision.verdict, decision.sentence, str(written.page))
+
+
+class ChangeReport(NamedTuple):
+    """What was written after a change of an experiment: its report, None without a log, and the page to look at."""
+
+    summary: ReportSummary | None
+    page: str
+
+
+def report_change(settings: Settings, name: str) -> ChangeReport:
+    """Write an experiment's report after a person changed it, and the pages that list experiments."""
+    end = log_end(settings)
+    summary = report_experiment(settings, name, end) if end else None
+    overview = list_experiments(settings)
+    return ChangeReport(summary, summary.report if summary and summary.report else overview)
+
+
+def list_experiments(settings: Settings) -> str:
+    """Write the index of experiments, whose path it returns, and the first page."""
+    from ab_analysis.overview import write_overview
+    from pages.index import write_index
+
+    overview = str(write_overview(settings))
+    write_index(settings)
+    return overview
 
 
 class DueReport(NamedTuple):

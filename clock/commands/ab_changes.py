@@ -14,6 +14,7 @@ from core.errors import NotReadyError
 
 if TYPE_CHECKING:
     from ab_analysis.changes import ExperimentChange
+    from core.settings import Settings
 
 ExperimentName = Annotated[str, typer.Argument(metavar="EXPERIMENT", help="Name of the experiment.")]
 Why = Annotated[str, typer.Option("--why", metavar="TEXT", help="Kept with the change.")]
@@ -41,6 +42,7 @@ def define(
     """Save an experiment in the workspace, with the page of its plan."""
     from ab_analysis.experiment import load_experiment
     from pipeline.experiment_changes import define_experiment
+    from pipeline.reports import list_experiments
 
     load_experiment(experiment_file)
     text = experiment_file.read_text(encoding="utf-8")
@@ -48,6 +50,7 @@ def define(
     change = define_experiment(settings, text, getpass.getuser(), why, replace=replace)
     name = str(change.content["name"])
     print(f"{name} is {change.action}\n  {settings.reports_dir / 'ab' / name / 'plan.html'}")
+    list_experiments(settings)
 
 
 @app.command()
@@ -64,7 +67,8 @@ def stop(
     from pipeline.experiment_changes import stop_early
 
     day = parse_day(last_day) if last_day else None
-    _say(stop_early(cli.settings_of(source), experiment, getpass.getuser(), why, day))
+    settings = cli.settings_of(source)
+    _report(settings, stop_early(settings, experiment, getpass.getuser(), why, day))
 
 
 @app.command()
@@ -78,7 +82,8 @@ def extend(
     from core.hours import parse_day
     from pipeline.experiment_changes import extend as extend_experiment
 
-    _say(extend_experiment(cli.settings_of(source), experiment, getpass.getuser(), why, parse_day(end)))
+    settings = cli.settings_of(source)
+    _report(settings, extend_experiment(settings, experiment, getpass.getuser(), why, parse_day(end)))
 
 
 @app.command()
@@ -91,7 +96,8 @@ def conclude(
     """Write down what people decided when an experiment was over."""
     from pipeline.experiment_changes import conclude as conclude_experiment
 
-    _say(conclude_experiment(cli.settings_of(source), experiment, getpass.getuser(), outcome.value, why))
+    settings = cli.settings_of(source)
+    _report(settings, conclude_experiment(settings, experiment, getpass.getuser(), outcome.value, why))
 
 
 @app.command()
@@ -116,6 +122,11 @@ def changes(experiment: ExperimentName, source: cli.SourceOption = None) -> None
             print(f"    {change.why}")
 
 
-def _say(change: ExperimentChange) -> None:
+def _report(settings: Settings, change: ExperimentChange) -> None:
+    """Say what was changed, and write the pages that show it."""
+    from pipeline.reports import report_change
+
     flag = " (after its start: its page says so)" if change.affects_result else ""
-    print(f"{change.content['name']} is {change.action}{flag}")
+    name = str(change.content["name"])
+    print(f"{name} is {change.action}{flag}")
+    print(f"  {report_change(settings, name).page}")

@@ -13,6 +13,8 @@ from ab_analysis.changes import changes_file, read_changes
 from ab_analysis.experiment import load_named
 from ab_analysis.overview import write_overview
 from ab_analysis.preview import find_overlaps, preview_experiment
+from clock.commands import ab_changes
+from core import cli
 from core.errors import ConfigError, CorruptStateError, NotReadyError
 from core.files import read_json
 from core.hours import Hour
@@ -303,6 +305,24 @@ def test_a_stopped_experiment_is_reported_to_its_stop_by_the_rule_it_began_with(
     fixed = report_experiment(exposed, "clock_ranker", END)
     assert fixed.verdict == "no_conclusion"
     assert "it was stopped on 2026-03-04, before the first look that its rule allows" in fixed.sentence
+
+
+def test_a_change_from_a_shell_is_on_the_pages_as_one_by_a_form_is(
+    workspace: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("CLOCK_VAR", str(workspace.var))
+    (tmp_path / "night.yaml").write_text(TEXT)
+    overview, first_page = (workspace.reports_dir / name for name in ("ab/index.html", "index.html"))
+    cli.call(ab_changes.app, ["define", str(tmp_path / "night.yaml"), "--why", "to sleep better"])
+    assert "night/plan.html" in overview.read_text()
+    assert first_page.exists()
+    first_page.unlink()
+    for *command, state in (["extend", "--end", "2026-03-20", "2026-03-20"], ["stop", "ended"]):
+        overview.write_text("")
+        cli.call(ab_changes.app, [*command, "night", "--why", "it is needed"])
+        assert state in overview.read_text()
+        assert first_page.exists()
+    assert capsys.readouterr().out.endswith(f"night is stopped\n  {overview}\n")
 
 
 @pytest.mark.slow
