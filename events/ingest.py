@@ -31,7 +31,7 @@ from events.input_part import InputPart
 from events.items import write_item_facets
 from events.local_input import Input, LocalInput, Log
 from events.log_files import find_files, tell_unread
-from events.log_paths import is_remote
+from events.log_paths import LogPaths, in_order, is_remote
 from events.mapping import Mapping, load_mapping, log_paths
 from events.quarantine import quarantine_file
 from events.readers import load_raw
@@ -178,21 +178,20 @@ def _memory_named(files: list[Path], settings: Settings) -> Iterator[None]:
         ) from None
 
 
-def last_moment(settings: Settings, mapping_name: str, paths: list[str], *, newest: bool = False) -> datetime | None:
+def last_moment(settings: Settings, mapping_name: str, paths: LogPaths) -> datetime | None:
     """Time of the last readable event of a log that is not from the future, None where there is none.
+
+    Of files elsewhere that are named for their times the last few tell it.
 
     Args:
         settings: of the workspace.
         mapping_name: a mapping file, or the name of a built-in one.
-        paths: files, folders or globs, also addresses of such.
-        newest: files are named for their times: of a log elsewhere the last files tell it.
+        paths: where the log lies.
     """
     mapping, _ = load_mapping(mapping_name)
-    if newest:
-        last = [[file.url for file in some_files(path)[-LAST_FILES:]] if is_remote(path) else [path] for path in paths]
-        paths = [path for each in last for path in each]
+    last = [path for pattern, whole in zip(paths.patterns, paths.all(), strict=True) for path in _last(pattern, whole)]
     with (
-        on_this_machine(mapping, paths, settings) as (mapping, named),
+        on_this_machine(mapping, last, settings) as (mapping, named),
         duck.connection(settings) as con,
     ):
         raw = load_raw(con, mapping, find_files(named))
@@ -200,6 +199,13 @@ def last_moment(settings: Settings, mapping_name: str, paths: list[str], *, newe
         load_moments(con, cell, mapping.timestamp, kind, "moments")
         latest: datetime | None = scalar(con, "SELECT max(ts) FROM moments WHERE ts <= now()")
     return latest
+
+
+def _last(pattern: str, whole: str) -> list[str]:
+    """Of the files of a path those among which the last event is; all of them where they lie here, or no name tells a time."""
+    if whole == pattern or not is_remote(whole):
+        return [whole]
+    return in_order(pattern, [file.url for file in some_files(whole)])[-LAST_FILES:]
 
 
 def close_hours(store: EventStore, first: Hour, last: Hour) -> list[Hour]:

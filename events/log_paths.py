@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from zoneinfo import ZoneInfo
@@ -15,6 +16,9 @@ KEY = "%Y-%m-%dT%H"
 """How an hour is written where a path does not say how."""
 CODE = re.compile(r"%(.?)")
 OF_YEAR, OF_DAY, OF_HOUR = {"Y", "y"}, ({"m", "d"}, {"j"}), {"H"}
+DIGITS = {"Y": 4, "y": 2, "m": 2, "d": 2, "j": 3, "H": 2}
+"""How many digits a code of a form stands for; the longer time first."""
+GLOB_SIGN = re.compile(r"\*+/?|\?|\[[^]]*\]")
 URL = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]*)://(?P<host>[^/]*)/?(?P<path>.*)", re.DOTALL)
 LAST_MOMENT = timedelta(minutes=59, seconds=59)
 """From an hour's start to its last second."""
@@ -66,6 +70,17 @@ class LogPaths:
         return [PLACE.sub(_any_time, pattern) for pattern in self.patterns]
 
 
+def in_order(pattern: str, files: Sequence[str]) -> list[str]:
+    """Files that a path matches by the times that they are named for, whatever the form; those of one time by name."""
+    named = re.compile(_digits(pattern))
+
+    def time(file: str) -> list[str]:
+        match = named.match(file)
+        return [match[code] for code in DIGITS if code in named.groupindex] if match else []
+
+    return sorted(files, key=lambda file: (time(file), file))
+
+
 def is_remote(path: str) -> bool:
     """Whether a path is an address such as ``s3://bucket/log``."""
     return URL.fullmatch(path) is not None
@@ -85,6 +100,25 @@ def problem_of(pattern: str) -> str:
 def names_every_hour(pattern: str) -> bool:
     """Whether each hour has files of its own under a path."""
     return any("%H" in (place["form"] or KEY) for place in PLACE.finditer(pattern))
+
+
+def _digits(pattern: str) -> str:
+    """Regular expression of a path, with a group for each code of its form."""
+    parts: list[str] = []
+    told: set[str] = set()
+    at = 0
+    for place in PLACE.finditer(pattern):
+        parts.append(_any_text(pattern[at : place.start()]))
+        form, at = place["form"] or KEY, place.end()
+        for n, text in enumerate(CODE.split(form)):  # every second is a code
+            digits = f"\\d{{{DIGITS[text]}}}" if n % 2 else ""
+            parts.append(_any_text(text) if not digits else digits if text in told else f"(?P<{text}>{digits})")
+            told |= {text} if digits else set()
+    return "".join([*parts, _any_text(pattern[at:])])
+
+
+def _any_text(path: str) -> str:
+    return ".*".join(map(re.escape, GLOB_SIGN.split(path)))
 
 
 def _any_time(place: re.Match[str]) -> str:

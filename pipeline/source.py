@@ -66,7 +66,7 @@ def log_end(settings: Settings, source: Source) -> Hour | None:
     files = source.log.all()
     if source.log.name_times and not any(map(has_arrived, files)):
         return None
-    moment = last_moment(settings, source.mapping, files, newest=source.log.name_times)
+    moment = last_moment(settings, source.mapping, source.log)
     if moment is None:
         raise DataError(
             f"{', '.join(files)} holds no event with a readable time before now; look at timestamp in the mapping"

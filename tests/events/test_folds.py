@@ -10,6 +10,7 @@ import pytest
 from core.errors import ConfigError
 from core.settings import load_settings
 from events.ingest import last_moment
+from events.log_paths import LogPaths
 from events.store import EventStore
 from tests.events.logs import HEADER, Log, rows
 
@@ -106,7 +107,7 @@ def test_the_last_moment_of_a_log_goes_by_its_rule(log: Log, fold: str, hour: in
     log.write(HEADER + "u,1,x,2025-10-26 02:30:00\nu,2,x,2025-10-01\n")
     mapping = log.folder / "mapping.yaml"
     log.ingest(timestamp=f"timestamp: {{column: ts, {RULE}{fold}}}")
-    moment = last_moment(load_settings(var=log.folder / "var"), str(mapping), [str(log.folder / "log.csv")])
+    moment = last_moment(load_settings(var=log.folder / "var"), str(mapping), LogPaths((str(log.folder / "log.csv"),)))
     assert moment == (
         datetime(2025, 9, 30, 22, tzinfo=UTC) if hour is None else datetime(2025, 10, 26, hour, 30, tzinfo=UTC)
     )

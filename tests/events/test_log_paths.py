@@ -15,7 +15,7 @@ from core.settings import Settings, load_settings
 from events.guess import guess_mapping
 from events.ingest import ingest
 from events.log_files import find_files
-from events.log_paths import LogPaths
+from events.log_paths import LogPaths, in_order
 from events.mapping import load_mapping
 from events.store import EventStore
 from pipeline.due import next_due_hour
@@ -41,6 +41,20 @@ def test_the_paths_of_an_hour_and_of_the_whole(pattern: str, zone: str, paths: l
     log = LogPaths((pattern,), zone)
     assert (log.of(HOUR), log.all()) == (paths, [whole])
     assert log.name_times == (pattern != "growing.csv")
+
+
+@pytest.mark.parametrize(
+    ("pattern", "files"),
+    [
+        ("log/{hour}.csv", ["log/2025-12-31T23.csv", "log/2026-01-01T00.csv"]),
+        ("{hour:%d.%m.%Y}.csv", ["31.12.2025.csv", "30.01.2026.csv", "01.02.2026.csv"]),
+        ("{hour:%H}h/{hour:%y%j}", ["23h/25365", "01h/26001", "00h/26002/part"]),
+        ("at=*/**/{hour:%d}/{hour:%Y%m%d}?.[cp]sv", ["at=z/02/20260102a.csv", "at=a/q/r/01/20260201b.psv"]),
+        ("{hour:%Y-%m-%d}*", ["strange", "2026-01-01", "2026-01-01-b", "2026-01-02"]),
+    ],
+)
+def test_files_are_ordered_by_the_times_that_they_are_named_for(pattern: str, files: list[str]) -> None:
+    assert in_order(pattern, sorted(files)) == files
 
 
 @pytest.mark.parametrize(

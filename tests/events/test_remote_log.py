@@ -20,6 +20,7 @@ from core.settings import Settings, load_settings
 from events.guess import guess_mapping, ingest_arguments
 from events.ingest import ingest
 from events.log_files import has_arrived
+from events.log_paths import LogPaths
 from events.mapping import load_mapping
 from events.remote_log import local_path, remote_files
 from events.store import EventStore
@@ -141,6 +142,27 @@ def test_a_table_may_lie_elsewhere_than_the_log(bucket: Bucket, tmp_path: Path) 
     settings = load_settings(var=tmp_path / "var", source="test")
     ingest(mapping, [str(tmp_path / "here" / "log ü" / "dt=2026-03-02" / "hr=08.csv.gz")], settings)
     assert EventStore(settings.events_dir).read(FIRST)["mood"].to_pylist() == [None, "calm"]
+
+
+@pytest.mark.parametrize(
+    "pattern", ["{hour:%d-%m-%Y}.csv", "{hour:%d}/*/{hour:%m.%Y}.csv", "region=*/{hour:%Y-%m-%d}*.csv", "*.csv"]
+)
+def test_the_end_of_a_log_is_found_however_its_files_are_named(
+    bucket: Bucket, tmp_path: Path, settings: Settings, pattern: str
+) -> None:
+    log_files = LogPaths((pattern.replace("*", "[us]"),))
+    for n in range(6):
+        rows, day = small_log(4), FIRST - 24 * n  # the last day of February comes first
+        rows["ts"] = [(pd.Timestamp(moment) - pd.Timedelta(days=n)).isoformat() for moment in rows["ts"]]
+        file = tmp_path / "log" / log_files.of(day)[0]
+        if pattern == "*.csv":
+            file = file.with_name(f"{9 - n if n else 1}.csv")
+        elif "region" in pattern and n > 1:
+            file = Path(str(file).replace("region=[us]", "region=zz"))
+        file.parent.mkdir(parents=True, exist_ok=True)
+        rows.to_csv(file, index=False)
+    for root in (str(tmp_path / "log"), bucket.put(tmp_path) + "/log"):
+        assert log_end(settings, Source(str(write_mapping(tmp_path)), (f"{root}/{pattern}",))) == FIRST + 2
 
 
 def test_a_first_mapping_is_guessed_from_an_address(bucket: Bucket, tmp_path: Path) -> None:
