@@ -45,7 +45,7 @@ from events.guess_behaviors import LABEL, behavior_lines, list_behavior_lines
 from events.guess_paths import paths_line
 from events.guess_tables import MOST_FACETS, table_lines
 from events.guess_times import local_time_line, timestamp_line
-from events.log_files import find_files, tell_unread
+from events.log_files import find_files, format_of, tell_unread
 from events.log_paths import is_remote
 from events.mapping import Mapping
 from events.mapping_text import example_values, expression, facet_name, flow, is_yaml_text
@@ -100,6 +100,7 @@ def _files_and_names(paths: list[str]) -> Iterator[tuple[list[Path], list[str]]]
     if not all(map(is_remote, paths)):
         raise ConfigError(f"{shlex.join(paths)}: name files of one place only")
     remote = [file for path in paths for file in some_files(path)]
+    remote.sort(key=lambda file: format_of(Path(file.url)) is None)  # a folder may hold more than log files
     small = [n for n, size in enumerate(accumulate(file.size for file in remote), 1) if size <= MOST_BYTES]
     some = remote[: min(max(small, default=1), MOST_FILES)]
     with tempfile.TemporaryDirectory() as folder:

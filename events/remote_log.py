@@ -80,9 +80,12 @@ def remote_files(url: str) -> list[RemoteFile]:
     with _told(url):
         store, root = pafs.FileSystem.from_uri(f"{parts['scheme']}://{parts['host']}")
         inside = parts["path"].rstrip("/")
-        fixed = [part for part in _before_glob(inside) if part]
-        base = posixpath.join(root, *fixed)
+        base = posixpath.join(root, *filter(None, inside.split("/")))
         found = store.get_file_info(base)
+        is_glob = found.type == pafs.FileType.NotFound and GLOB.search(inside) is not None
+        if is_glob:  # else a name may have such a sign, too
+            base = posixpath.join(root, *filter(None, _before_glob(inside)))
+            found = store.get_file_info(base)
         if found.type == pafs.FileType.File:
             infos = [found]
         elif found.type == pafs.FileType.Directory:
@@ -95,7 +98,7 @@ def remote_files(url: str) -> list[RemoteFile]:
         below = info.path.removeprefix(prefix).lstrip("/")
         if info.type != pafs.FileType.File or is_passed_over(Path(info.path), Path(base)):
             continue
-        if GLOB.search(inside) and not _matches(below.split("/"), inside.split("/")):
+        if is_glob and not _matches(below.split("/"), inside.split("/")):
             continue
         address = f"{parts['scheme']}://{parts['host']}/{below}"
         files.append(RemoteFile(address, store, info.path, info.size, info.mtime_ns or 0))
@@ -136,10 +139,10 @@ def on_this_machine(
             at_home = table.model_copy(update={"path": str(local_path(file.url, folder))})
             mapping = mapping.model_copy(update={name: at_home})
         here = [
-            [str(local_path(file.url, folder)) for file in wanted[path]] if path in wanted else [path] for path in paths
+            str(each) for path in paths for each in (_places(path, wanted[path], folder) if path in wanted else [path])
         ]
         try:
-            yield mapping, [path for each in here for path in each]
+            yield mapping, here
         except PlatformError as error:  # names files as the user does
             error.args = tuple(_with_addresses(part, folder) for part in error.args)
             raise
@@ -171,6 +174,12 @@ def local_path(url: str, folder: Path) -> Path:
     if ".." in url.split("/"):
         raise DataError(f"{url!a} leads out of its folder; rename it")
     return folder / url.replace("://", "/", 1)
+
+
+def _places(url: str, files: Sequence[RemoteFile], folder: Path) -> list[Path]:
+    """Where the fetched files under an address lie; of a folder it is the folder, which may hold more than log files."""
+    place = local_path(url, folder)
+    return [place] if place.exists() else [local_path(file.url, folder) for file in files]
 
 
 def _with_addresses(part: object, folder: Path) -> object:

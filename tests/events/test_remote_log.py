@@ -144,6 +144,25 @@ def test_a_table_may_lie_elsewhere_than_the_log(bucket: Bucket, tmp_path: Path) 
     assert EventStore(settings.events_dir).read(FIRST)["mood"].to_pylist() == [None, "calm"]
 
 
+def test_a_folder_in_an_object_store_may_hold_more_than_log_files(
+    bucket: Bucket, tmp_path: Path, settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "log"
+    folder.mkdir()
+    (folder / "README.md").write_text("What is logged here\n")
+    (folder / "manifest.crc").write_bytes(b"\x01crc")
+    (folder / "unnamed").write_bytes(gzip.compress(b"uid,track\n"))
+    small_log(8).to_csv(folder / "part.csv", index=False)
+    address = bucket.put(tmp_path)
+    mapping = str(write_mapping(tmp_path))
+    for path in (str(folder), f"{address}/log", f"{address}/log/"):
+        caplog.clear()
+        assert ingest(mapping, [path], settings).rows_in == 8
+        assert "1 files in folder" in caplog.text
+        assert "such as unnamed, which holds gzip" in caplog.text
+    assert "rows of part.csv" in guess_mapping([f"{address}/log"])
+
+
 @pytest.mark.parametrize(
     "pattern", ["{hour:%d-%m-%Y}.csv", "{hour:%d}/*/{hour:%m.%Y}.csv", "region=*/{hour:%Y-%m-%d}*.csv", "*.csv"]
 )
@@ -221,6 +240,7 @@ def test_files_are_found_as_globs_of_this_machine_find_them(bucket: Bucket, tmp_
         ("a", ["a/1.csv", "a/b/2.csv", "a/b/c/3.csv", "a/x[1].csv"]),
         ("a/", ["a/1.csv", "a/b/2.csv", "a/b/c/3.csv", "a/x[1].csv"]),
         ("a/b/2.csv", ["a/b/2.csv"]),
+        ("a/x[1].csv", ["a/x[1].csv"]),
         ("", ["a/1.csv", "a/b/2.csv", "a/b/c/3.csv", "a/x[1].csv"]),
         ("z*", []),
     ):
