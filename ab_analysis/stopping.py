@@ -42,8 +42,9 @@ def interval_multiplier(experiment: Experiment, elapsed_days: float, comparisons
         return None
     if rule.rule == "always_valid":
         return mixture_limit(elapsed_days / planned, alpha)
-    days = max(math.ceil(planned - 1e-9), rule.first_look_days)
-    return limit_at(max(min(math.floor(elapsed_days + 1e-9), days), 1), days, rule.first_look_days, alpha)
+    days = max(math.ceil(planned - 1e-9), rule.first_look_days)  # the last may be a part of one
+    look = days if elapsed_days >= planned - 1e-9 else max(math.floor(elapsed_days + 1e-9), 1)
+    return limit_at(look, days, rule.first_look_days, alpha)
 
 
 def p_under_rule(experiment: Experiment, elapsed_days: float, comparisons: int, z: float) -> float | None:

@@ -35,6 +35,19 @@ def test_a_group_sequential_plan_is_wide_early_and_nearly_one_look_at_its_end() 
     assert interval_multiplier(of("group_sequential", first_look_days=3), 2, 1) is None
 
 
+@pytest.mark.parametrize(
+    ("start", "days"), [("2026-03-14T20:00:00Z", 1), ("2026-03-13T20:00:00Z", 2), ("2026-03-02T06:00:00Z", 13)]
+)
+def test_a_group_sequential_plan_that_starts_within_a_day_spends_its_error_by_its_end(start: str, days: int) -> None:
+    experiment = Experiment(**{**AB, "start": start, "stopping": {"rule": "group_sequential"}})
+    looks = np.array([*range(1, days + 1), experiment.planned_days])
+    limits = [interval_multiplier(experiment, look, 1) for look in looks]
+    assert days < looks[-1] < days + 1
+    steps = np.random.default_rng(5).normal(size=(100_000, len(looks))) * np.sqrt(np.diff(looks, prepend=0))
+    crossed = (np.abs(steps.cumsum(axis=1) / np.sqrt(looks)) > limits).any(axis=1).mean()
+    assert 0.045 < crossed < 0.052
+
+
 def test_an_always_valid_interval_exists_after_the_end_too() -> None:
     multipliers = [interval_multiplier(of("always_valid"), d, 1) for d in (1, 7, 14, 28, 280)]
     assert all(f is not None and f > 2.5 for f in multipliers)
