@@ -128,8 +128,9 @@ Running it again writes the same pages.
         from pipeline.retention import retire_state as retire
 
         settings = load_settings()
-        rotate_logs(settings)
-        return {**retire(settings), "logs": retire_records(settings, datetime.now(UTC))}
+        removed = {**retire(settings), "logs": retire_records(settings, datetime.now(UTC))}
+        rotate_logs(settings)  # last: on a full disk there is no room for a copy before something was removed
+        return removed
 
     (
         [report_drift(), report_importance(), report_experiment.expand(name=find_experiments())]

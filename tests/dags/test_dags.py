@@ -206,6 +206,28 @@ def test_a_rejection_is_applied_too_so_that_the_next_challenger_is_put_up(
     assert not isinstance(hourly.approve, SkipMixin), "what follows would be skipped"
 
 
+def test_a_full_disk_is_cleared_before_a_log_is_copied(monkeypatch: pytest.MonkeyPatch) -> None:
+    from dags import daily
+    from operations import airflow_records, processes
+    from pipeline import retention
+
+    done: list[str] = []
+
+    def retire(_settings: object) -> dict[str, int]:
+        done.append("state")
+        return {}
+
+    def rotate(_settings: object) -> int:
+        assert done == ["state", "records"]
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(retention, "retire_state", retire)
+    monkeypatch.setattr(airflow_records, "retire_records", lambda *_: done.append("records"))
+    monkeypatch.setattr(processes, "rotate_logs", rotate)
+    with pytest.raises(OSError, match="No space left"):
+        cast(Any, daily.retire_state).function()
+
+
 def test_a_failed_task_and_a_missed_deadline_reach_the_webhook(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     from dags.common import notify_deadline, notify_failure
 
