@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import numpy as np
 import pyarrow as pa
@@ -136,8 +137,12 @@ def move_kind(move: Move) -> str:
 
 
 def _spans_of(alias: str, moves: Sequence[Move], variants: Mapping[str, str], first: Hour, end: Hour) -> list[Span]:
-    """An alias's versions one after the other; the candidate's, a new one every hour, by time module."""
+    """An alias's versions one after the other; the candidate's, a new one every hour, by time module.
+
+    A decision that waited for a person moves the champion at its own hour, which may be before that of a rollback meanwhile.
+    """
     dated = [(m.hour, m.version) for m in moves if m.alias == alias and m.hour]
+    dated = [*zip(accumulate((hour for hour, _ in dated), max), (version for _, version in dated), strict=True)]
     spans: list[Span] = []
     for n, (hour, version) in enumerate(dated):
         until = dated[n + 1][0] if n + 1 < len(dated) else end.key

@@ -71,6 +71,19 @@ def test_every_version_has_its_stretch_on_the_axis_and_the_log_its_gaps(workspac
     assert "2 of 8 columns drifted: genre, finish" in line.marks[-1].text
 
 
+def test_a_decision_that_waited_follows_the_rollback_that_came_before_it(workspace: Settings) -> None:
+    """The gate's runs wait for a person, and the champion is watched meanwhile: a later move may be of an earlier hour."""
+    moves = [
+        move("champion", "3", "2026-03-02T09"), move("champion", "2", "2026-03-02T15", reason="automatic at 2026-03-02T15: worse"),
+        move("champion", "4", "2026-03-02T11"), move("champion", "1", "2026-03-02T20"),
+    ]  # fmt: skip
+    spans = [(s.start, s.end, s.what[:9]) for s in timeline(workspace, moves, VARIANTS).spans if s.row == "champion"]
+    assert spans == [
+        ("2026-03-02T09", "2026-03-02T15", "version 3"), ("2026-03-02T15", "2026-03-02T20", "version 4"),
+        ("2026-03-02T20", "2026-03-04T00", "version 1"),
+    ]  # fmt: skip
+
+
 def test_a_source_without_events_has_no_axis(tmp_path: Path) -> None:
     line = timeline(load_settings(var=tmp_path, source="test"), MOVES, VARIANTS)
     assert (line.spans, line.marks) == ([], [])
