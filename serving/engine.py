@@ -309,13 +309,15 @@ class RankingEngine:
                 self._failures.pop(name, None)
 
     def _log_exposures(self, routed: Sequence[RoutedRequest]) -> None:
-        try:
-            for request in routed:
-                for experiment, variant in request.route.exposures:
+        for request in routed:
+            for experiment, variant in request.route.exposures:
+                try:
                     self.exposures.expose(experiment, variant, request.request.user, request.request.at)
-        except OSError as error:  # on a full disk exposures are lost, which the analysis reports; ranking goes on
-            self.unlogged += 1
-            log.error("an exposure could not be logged: %s", error)
+                except (
+                    OSError
+                ) as error:  # on a full disk exposures are lost, which the analysis reports; ranking goes on
+                    self.unlogged += 1
+                    log.error("an exposure could not be logged: %s", error)
 
     def _log_requests(
         self, request_log: RequestLog, ordered: Sequence[ScoredCandidates], answers: Sequence[Ranked], as_of: Hour

@@ -229,6 +229,26 @@ def test_an_experiment_splits_traffic_logs_exposures_and_can_be_stopped(served: 
     assert load_routes(served)[0].models(UNTIL.start) == {CHAMPION, CHALLENGER}
 
 
+def test_an_exposure_that_cannot_be_written_is_counted_and_takes_no_other_with_it(
+    served: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_experiment(served)
+    engine = RankingEngine(served)
+    engine.refresh()
+    write, users = engine.exposures._append, [f"u{n:06d}" for n in range(20)]
+
+    def full(hour: Hour, row: tuple[str, ...]) -> None:
+        if row[2] in users[3:5]:
+            raise OSError(28, "No space left on device")
+        write(hour, row)
+
+    monkeypatch.setattr(engine.exposures, "_append", full)
+    assert len(engine.rank_many([request(user, ["t000001"], number=user) for user in users])) == 20
+    (file,) = (served.workspace / "serving" / "exposures" / f"{UNTIL.key}.csv").glob("*.csv")
+    assert [line.split(",")[2] for line in file.read_text().splitlines()[1:]] == [*users[:3], *users[5:]]
+    assert engine.unlogged == 2
+
+
 def test_who_is_held_out_meets_nothing_else_and_everybody_else_meets_both(served: Settings) -> None:
     write_experiment(served)
     holdout = {
