@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import fcntl
 import io
 import logging
@@ -163,10 +164,13 @@ class ExposureLog:
             path.mkdir(parents=True, exist_ok=True)
             path /= f"{self.writer}.csv"
         with locked_file(path) as handle:
-            rows = [row] if os.fstat(handle).st_size else [COLUMNS, row]
+            size = os.fstat(handle).st_size
             text = io.StringIO()
-            csv.writer(text, lineterminator="\n").writerows(rows)
-            os.write(handle, text.getvalue().encode())
+            csv.writer(text, lineterminator="\n").writerows([row] if size else [COLUMNS, row])
+            line = text.getvalue().encode()
+            if os.write(handle, line) < len(line):  # the rest did not fit; half a line would take the next one with it
+                os.ftruncate(handle, size)
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
 
 @contextmanager

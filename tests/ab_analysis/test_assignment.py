@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import resource
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -100,6 +102,27 @@ def test_experiments_that_claim_the_same_users_at_the_same_time_are_refused() ->
         check_layers([low, high])
     later = high.model_copy(update={"start": datetime(2026, 3, 11, tzinfo=UTC)})
     check_layers([low, later])
+
+
+def test_a_disk_that_is_full_within_a_line_takes_the_line_and_no_other(tmp_path: Path) -> None:
+    log, users = ExposureLog(tmp_path), [f"u{n}" for n in range(9)]
+    at = datetime(2026, 3, 2, 8, 5, tzinfo=UTC)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200, before[1]))
+    try:
+        written = []
+        for user in users:
+            with suppress(OSError):
+                log.expose("test", "a", user, at)
+                written.append(user)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert 2 < len(written) < 6
+    assert log.expose("test", "a", users[len(written)], at), "the user is logged as soon as there is room"
+    (file,) = tmp_path.glob("*.csv/*.csv")
+    rows = [line.split(",") for line in file.read_text().splitlines()]
+    assert [row[2] for row in rows[1:]] == users[: len(written) + 1]
+    assert {len(row) for row in rows} == {4}
 
 
 def test_the_exposure_log_is_what_ingestion_reads(tmp_path: Path) -> None:
