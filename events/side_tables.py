@@ -123,9 +123,12 @@ def table_file(table: SideTable, folders: list[Path], what: str) -> Path:
 
 
 def table_mark(mapping: LogMapping, table: SideTable, path: Path) -> JsonObject:
-    """What identifies a table's file and how it is read, so that one that did not change need not be kept again."""
+    """What identifies a table's file and how it is read, so that one that did not change need not be kept again.
+
+    Not the folder: one that lies elsewhere is fetched into another each time.
+    """
     stat = path.stat()
-    digests = (digest_json(part.model_dump(mode="json")) for part in (table, mapping.csv))
+    digests = (digest_json(part.model_dump(mode="json", exclude={"path"})) for part in (table, mapping.csv))
     return {
         "file": path.name, "size": stat.st_size, "modified_ns": stat.st_mtime_ns, "table": digest_text(*digests),
     }  # fmt: skip

@@ -144,6 +144,35 @@ def test_a_table_may_lie_elsewhere_than_the_log(bucket: Bucket, tmp_path: Path) 
     assert EventStore(settings.events_dir).read(FIRST)["mood"].to_pylist() == [None, "calm"]
 
 
+def test_a_table_elsewhere_that_did_not_change_is_not_kept_again(
+    bucket: Bucket, tmp_path: Path, settings: Settings
+) -> None:
+    write_log(tmp_path / "here")
+    address = bucket.put(tmp_path / "here") + "/log ü"
+    mapping = str(
+        write_mapping(
+            tmp_path,
+            f"items: {{path: '{address}/items.csv', key: id, facets: {{mood: mood}}, attributes: {{mood: mood}}}}\n"
+            f"users: {{path: '{address}/dt=2026-03-02/users.csv', key: id, attributes: {{city: city}}}}\n",
+        )
+    )
+
+    def ingested() -> dict[str, int]:
+        ingest(mapping, [f"{address}/dt=2026-03-02/hr=08.csv.gz"], settings)
+        kept = [*(settings.events_dir / "_attributes").iterdir(), *(settings.events_dir / "_items").iterdir()]
+        return {path.name: path.stat().st_mtime_ns for path in kept}
+
+    first = ingested()
+    assert set(first) >= {"item.parquet", "user.parquet", "facets.parquet"}
+    assert ingested() == first
+    bucket.client.put_object(Bucket=bucket.name, Key="log ü/items.csv", Body=b"id,mood\nt1,calm\nt2,loud\n")
+    changed = ingested()
+    assert {name for name in first if name.endswith(".parquet") and changed[name] != first[name]} == {
+        "item.parquet",
+        "facets.parquet",
+    }
+
+
 def test_a_folder_in_an_object_store_may_hold_more_than_log_files(
     bucket: Bucket, tmp_path: Path, settings: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:
