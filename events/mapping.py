@@ -63,6 +63,16 @@ class Exposures(StrictModel):
     user_id: str
     timestamp: Timestamp
 
+    @field_validator("path")
+    @classmethod
+    def _beside_the_log(cls, path: str) -> str:
+        """Refuse an address, of which nothing would be read: hours without exposures are no error."""
+        if is_remote(path):
+            raise ValueError(
+                "an address is not looked at; name the exposures from the log's folder on, as ../exposures/{name}"
+            )
+        return path
+
 
 class Mapping(StrictModel):
     """A mapping file. See ``clock events explain`` for a commented example."""

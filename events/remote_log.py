@@ -207,7 +207,9 @@ def _beside(mapping: LogMapping, url: str) -> set[str]:
         paths.append(mapping.exposures.path.replace("{name}", name).replace("{stem}", name.split(".")[0]))
     scheme, _, below = folder.partition("://")
     places = (
-        posixpath.normpath(posixpath.join(below, path)) for path in paths if not is_remote(path) and path[0] != "/"
+        posixpath.normpath(posixpath.join(below, path))
+        for path in paths
+        if not (is_remote(path) or path.startswith("/"))
     )
     host = below.split("/")[0]
     return {f"{scheme}://{place}" for place in places if place.startswith(f"{host}/")}

@@ -144,6 +144,16 @@ def test_a_table_may_lie_elsewhere_than_the_log(bucket: Bucket, tmp_path: Path) 
     assert EventStore(settings.events_dir).read(FIRST)["mood"].to_pylist() == [None, "calm"]
 
 
+def test_an_address_of_exposures_is_refused_as_none_would_be_read(tmp_path: Path) -> None:
+    mapping = write_mapping(
+        tmp_path, "exposures: {path: 's3://other/shown/{name}', user_id: uid, timestamp: {column: ts}}\n"
+    )
+    with pytest.raises(
+        ConfigError, match=r"exposures.path: an address is not looked at; name the exposures from the log's folder"
+    ):
+        load_mapping(str(mapping))
+
+
 def test_a_table_elsewhere_that_did_not_change_is_not_kept_again(
     bucket: Bucket, tmp_path: Path, settings: Settings
 ) -> None:
