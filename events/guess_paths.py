@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
-from pathlib import Path
+from fnmatch import fnmatchcase
+from pathlib import Path, PurePath
 
+from core.documents import one_line
 from events.log_files import unpacked
-from events.log_paths import KEY, names_every_hour
+from events.log_paths import KEY, LogPaths, names_every_hour
 
-FOLDER_KEY = "(?:[A-Za-z_]+=)?"
+KEY_SIGN = "[A-Za-z_]+="
+FOLDER_KEY = f"(?:{KEY_SIGN})?"
 """What a folder's name may begin with: ``dt=``, ``month=``."""
 NAMED_TIME = re.compile(
     rf"(?<!\d)(?:19|20)\d\d(?P<month>[-_./]?{FOLDER_KEY})(?:0[1-9]|1[0-2])(?P<day>[-_./]?{FOLDER_KEY})(?:0[1-9]|[12]\d|3[01])"
@@ -33,7 +36,11 @@ def paths_line(names: Sequence[str], log: str) -> str | None:
         return None
     named = "hour" if names_every_hour(pattern) else "day"
     path = json.dumps(pattern, ensure_ascii=False)
-    return f"paths: [{path}]  # check: an hour is read from the files that name its {named}; path_zone: ZONE if that is not UTC's"
+    (whole,) = LogPaths((pattern,)).all()
+    left = [name for name in names if PurePath(name).suffix == PurePath(log).suffix and not fnmatchcase(name, whole)]
+    example = one_line("/".join(PurePath(left[0]).parts[-2:])) if left else ""
+    others = f"; {len(left)} other file(s) are not, such as {example}" if left else ""
+    return f"paths: [{path}]  # check: an hour is read from the files that name its {named}; path_zone: ZONE if that is not UTC's{others}"
 
 
 def _pattern(log: str, names: Sequence[str]) -> str | None:
@@ -44,15 +51,22 @@ def _pattern(log: str, names: Sequence[str]) -> str | None:
             other
             for name in names
             for other in NAMED_TIME.finditer(name)
-            if other.start() == place.start() and _around(other)[:2] == (begin, form)
+            if _around(other)[1] == form and _any_values(_around(other)[0]) == _any_values(begin)
         ]
         if len({other[0] for other in alike}) > 1:
+            if any(_around(other)[0] != begin for other in alike):
+                begin = _any_values(begin)
             if any(_around(other)[2] != end for other in alike):
                 folder = end[: end.rfind("/") + 1]
                 plain = unpacked(Path(log))
                 end = f"{folder}*{plain.suffix}{Path(log).suffix if plain != Path(log) else ''}"
             return f"{begin}{'{hour}' if form == KEY else f'{{hour:{form}}}'}{end}"
     return None
+
+
+def _any_values(path: str) -> str:
+    """A path with any value in its folders of the form ``key=value``."""
+    return re.sub(rf"(?<=/)({KEY_SIGN})[^/]*(?=/)", r"\1*", path)
 
 
 def _around(place: re.Match[str]) -> tuple[str, str, str]:

@@ -162,6 +162,11 @@ def test_a_log_that_ends_after_its_last_files_time_is_told_at_once(
         (["y=2026/m=03/d=02/p-1.csv.gz", "y=2026/m=03/d=03/p-2.csv.gz"], "y={hour:%Y/m=%m/d=%d}/*.csv.gz"),
         (["2019-01-01-x/e_20260302.csv", "2019-01-01-x/e_20260303.csv"], "2019-01-01-x/e_{hour:%Y%m%d}.csv"),
         (["e_20260302_1.csv", "e_20260303_2.csv", "users_20260303.csv"], "e_{hour:%Y%m%d}*.csv"),
+        (
+            [f"region={region}/dt=2026-03-0{day}/x.csv" for region in ("eu", "us") for day in (1, 2)],
+            "region=*/dt={hour:%Y-%m-%d}/x.csv",
+        ),
+        (["app=a/2026-03-01.csv", "app=a/2026-03-02.csv", "app=a/users.csv"], "app=a/{hour:%Y-%m-%d}.csv"),
         (["one_20260302.csv"], None),
         (["a.csv", "b.csv"], None),
         (["part-20269902.csv", "part-20261402.csv"], None),
@@ -171,9 +176,19 @@ def test_a_first_mapping_tells_how_files_are_named(tmp_path: Path, names: list[s
     for name in names:
         file = tmp_path / "data" / name
         file.parent.mkdir(parents=True, exist_ok=True)
-        small_log(20).drop(columns=["track"] if name.startswith("users") else []).to_csv(file, index=False)
+        small_log(20).drop(columns=["track"] if "users" in name else []).to_csv(file, index=False)
     guessed = guess_mapping([str(tmp_path / "data")])
     paths = yaml.safe_load(guessed).get("paths")
     assert paths == (None if pattern is None else [str(tmp_path / "data" / pattern)])
     if paths:
-        assert {*find_files(LogPaths(tuple(paths)).all())} >= {tmp_path / "data" / n for n in names if n[0] != "u"}
+        assert {*find_files(LogPaths(tuple(paths)).all())} >= {tmp_path / "data" / n for n in names if "users" not in n}
+    assert ("1 other file(s) are not, such as" in guessed) == any("users" in name for name in names)
+
+
+def test_files_of_other_folders_are_told_that_a_first_mapping_does_not_read(tmp_path: Path) -> None:
+    for name in ("eu/2026-03-01.csv", "eu/2026-03-02.csv", "us/2026-03-01.csv", "us/2026-03-02.csv"):
+        (tmp_path / "data" / name).parent.mkdir(parents=True, exist_ok=True)
+        small_log(20).to_csv(tmp_path / "data" / name, index=False)
+    guessed = guess_mapping([str(tmp_path / "data")])
+    assert yaml.safe_load(guessed)["paths"] == [f"{tmp_path}/data/eu/{{hour:%Y-%m-%d}}.csv"]
+    assert "; 2 other file(s) are not, such as us/2026-03-01.csv\n" in guessed
