@@ -43,6 +43,7 @@ RULES = {
     "always_valid": "any number of looks, for ever (confidence sequence: Robbins 1970, Waudby-Smith et al. 2024)",
     "group_sequential": "daily looks up to the planned end (O'Brien-Fleming spending: Lan & DeMets 1983)",
 }
+FINAL = "final"
 LONG_LIST = re.compile(r"read_parquet\(\[('[^']*'), .*?, ('[^']*')\]\)")
 
 
@@ -88,7 +89,7 @@ def analyze_experiment(
 def write_report(settings: Settings, experiment: Experiment, until: Hour) -> Report:
     """Analyze an experiment as of an hour and write page, JSON and CSV: the same data give the same bytes on any later day.
 
-    After the experiment's end the report is also written as ``final``.
+    After the experiment's end the report is also written as ``final``; that of an end that holds no more, as a stop was undone, goes.
 
     Args:
         settings: name the workspace.
@@ -111,13 +112,23 @@ def write_report(settings: Settings, experiment: Experiment, until: Hour) -> Rep
         )
     folder = settings.reports_dir / "ab" / experiment.name
     plan, analysis, queries = analyze_experiment(settings, experiment, until)
-    stems = [until.key, *(["final"] if ended else [])]
+    stems = [until.key, *([FINAL] if ended else [])]
+    if not ended:
+        _remove_premature(folder, experiment)
     for stem in stems:
         write_json(folder / f"{stem}.json", {**analysis.as_json(), "about": _about(experiment).model_dump()})
         write_text(folder / f"{stem}.csv", as_csv(analysis))
     changes = read_changes(settings.experiments_dir, experiment.name)
     write_pages(folder, stems, plan, analysis, queries, changes, var=settings.var)
     return Report(analysis, folder / f"{until.key}.html")
+
+
+def _remove_premature(folder: Path, experiment: Experiment) -> None:
+    """Remove a final report that is of another end than the experiment's: pages would go on to show it as the newest."""
+    final = folder / f"{FINAL}.json"
+    if final.exists() and (experiment.end_hour is None or read_json(final)["until"] != experiment.end_hour.key):
+        for suffix in (".html", ".csv", ".json"):
+            final.with_suffix(suffix).unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)

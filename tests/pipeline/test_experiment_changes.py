@@ -284,6 +284,23 @@ def exposed(workspace: Settings) -> Settings:
 
 
 @pytest.mark.slow
+def test_the_final_report_of_a_stop_that_was_undone_is_no_report_of_the_experiment_any_more(exposed: Settings) -> None:
+    stop_early(exposed, "clock_ranker", "bob", "no more budget", date(2026, 3, 4))
+    report_experiment(exposed, "clock_ranker", END)
+    folder = exposed.reports_dir / "ab" / "clock_ranker"
+    assert 'href="clock_ranker/final.html"' in write_overview(exposed).read_text()
+    report_experiment(exposed, "clock_ranker", END - 27)  # as of before its end: the final one stands
+    assert (folder / "final.html").exists()
+    path = file_of(exposed, "clock_ranker")
+    path.write_text("".join(line for line in path.read_text().splitlines(keepends=True) if "stopped" not in line))
+    report_experiment(exposed, "clock_ranker", END)
+    assert not list(folder.glob("final.*"))
+    text = write_overview(exposed).read_text()
+    assert f'href="clock_ranker/{END.key}.html"' in text
+    assert "0 of 1 experiments have ended" in text
+
+
+@pytest.mark.slow
 def test_a_stopped_experiment_is_reported_to_its_stop_by_the_rule_it_began_with(exposed: Settings) -> None:
     stop_early(exposed, "clock_ranker", "bob", "no more budget", date(2026, 3, 4))
     conclude(exposed, "clock_ranker", "ann", "inconclusive", "too short to say")
