@@ -38,9 +38,11 @@ AT_ONCE = 8
 PIECE = 8 << 20
 """Bytes of a file that are copied at a time."""
 REFUSED = re.compile(
-    r"ACCESS_DENIED|INVALID_ACCESS_KEY|SIGNATURE|NO_SUCH_BUCKET|forbidden|unauthorized|403|401", re.IGNORECASE
+    r"ACCESS_DENIED|INVALID_ACCESS_KEY|SIGNATURE|NO_SUCH_BUCKET|forbidden|unauthorized|\b40[13]\b", re.IGNORECASE
 )
 """What an answer holds that will be the same when it is asked for again."""
+NAMED = re.compile(r"'[^']*'")
+"""What an answer names, such as a key with ``0403`` for a day in April."""
 
 
 @dataclass(frozen=True)
@@ -224,7 +226,7 @@ def _told(url: str) -> Iterator[None]:
         why = str(error).splitlines()[0]
         if isinstance(error, FileNotFoundError):
             raise DataError(f"'{url}' is gone: {why}") from None
-        if isinstance(error, pa.ArrowException) or REFUSED.search(why):
+        if isinstance(error, pa.ArrowException) or REFUSED.search(NAMED.sub("", why)):
             raise ConfigError(f"'{url}' cannot be read: {why}") from None
         raise NotReadyError(f"'{url}' cannot be read now: {why}") from None
 

@@ -256,8 +256,9 @@ def test_what_cannot_be_read_is_told_and_nothing_is_written(
         with pytest.raises(error, match=words):
             ingest(mapping, [path], settings)
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free_port()}")
-    with pytest.raises(NotReadyError, match=f"'{address}/log' cannot be read now: .*NETWORK_CONNECTION"):
-        ingest(mapping, [f"{address}/log"], settings)
+    for name in ("log", "events_20260403.csv", "2026/403/forbidden.csv"):  # none of which is what the store answered
+        with pytest.raises(NotReadyError, match=f"'{address}/{name}' cannot be read now: .*NETWORK_CONNECTION"):
+            ingest(mapping, [f"{address}/{name}"], settings)
     assert not settings.events_dir.exists()
 
 
