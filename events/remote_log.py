@@ -34,7 +34,7 @@ log = logging.getLogger("events.remote_log")
 SCHEMES = ("s3", "gs", "abfs", "hdfs")
 GLOB = re.compile(r"[*?\[]")
 AT_ONCE = 8
-"""Files that are fetched at a time."""
+"""Files that are looked for or fetched at a time."""
 PIECE = 8 << 20
 """Bytes of a file that are copied at a time."""
 REFUSED = re.compile(
@@ -133,8 +133,9 @@ def on_this_machine(
     with temporary_directory("fetched-", scratch) as folder:
         wanted = {path: some_files(path) for path in paths if is_remote(path)}
         beside = {url for files in wanted.values() for file in files for url in _beside(mapping, file.url)}
-        for files in (*wanted.values(), *map(remote_files, sorted(beside))):
-            fetch(files, folder)
+        with ThreadPoolExecutor(AT_ONCE) as pool:  # a request for each folder, and for each file's exposures
+            found = pool.map(remote_files, sorted(beside))
+            fetch([file for files in (*wanted.values(), *found) for file in files], folder)
         for name, table in remote_tables.items():
             file = some_files(table.path)[0]
             fetch([file], folder)
@@ -160,7 +161,8 @@ def some_files(url: str) -> list[RemoteFile]:
 
 def fetch(files: Sequence[RemoteFile], folder: Path) -> None:
     """Copy files to ``local_path`` below a folder, with the time at which they were written; those that are there stay."""
-    missing = [file for file in files if not local_path(file.url, folder).exists()]
+    targets = {local_path(file.url, folder): file for file in files}
+    missing = [file for target, file in targets.items() if not target.exists()]
     if not missing:
         return
     megabytes = sum(file.size for file in missing) / 1e6
