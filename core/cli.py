@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import atexit
 import difflib
+import errno
 import logging
 import os
 import re
@@ -38,6 +39,12 @@ EXIT_BUG = 1
 EXIT_INTERRUPTED = 130
 MOST_TRACEBACKS = 10
 """So many files with the details of unexpected errors are kept."""
+REFUSED = {
+    **dict.fromkeys((errno.EACCES, errno.EPERM), ("must not be read or written by this user", "give access to it")),
+    errno.EROFS: ("cannot be written", "mount it so that it can, or let CLOCK_VAR name another folder"),
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), ("cannot be written", "make room, and run the command again")),
+}
+"""What the system's errors mean for a person, and what to do about them."""
 NEGATIVE_NUMBER = re.compile(r"-\d[\d.]*")
 CONTEXT: dict[str, Any] = {"help_option_names": ["-h", "--help"]}
 
@@ -205,27 +212,32 @@ def run(app: typer.Typer, *, program: str | None = None) -> NoReturn:
         if message := usage_message(error):
             print(f"error: {message}", file=sys.stderr)
         status = error.exit_code
-    except (typer.Abort, KeyboardInterrupt):
-        print("interrupted", file=sys.stderr)
-        status = EXIT_INTERRUPTED
+    except (typer.Abort, KeyboardInterrupt) as error:
+        status = _tell_interrupted(error)
     except SystemExit as ended:  # raised by a library
         if isinstance(ended.code, str):
             print(ended.code, file=sys.stderr)
         status = ended.code if isinstance(ended.code, int) else int(bool(ended.code))
-    except PermissionError as error:
-        name = f"'{error.filename}'" if error.filename else "a file"
-        print(
-            f"error: {name} must not be read or written by this user ({error.strerror}); give access to it",
-            file=sys.stderr,
-        )
-        status = EXIT_ERROR
     except Exception as error:
-        status = _tell_unexpected(error)
+        status = _tell_other(error)
     _end(status)
 
 
-def _tell_unexpected(error: Exception) -> int:
-    """Tell of an error that nobody foresaw, or of Ctrl-C while DuckDB computed; gives the exit status."""
+def _tell_interrupted(error: BaseException) -> int:
+    """Tell of Ctrl-C, or of a file that ended too early, which Typer takes for the end of its input; gives the exit status."""
+    if isinstance(error.__cause__, EOFError):
+        return _tell_other(error.__cause__)
+    print("interrupted", file=sys.stderr)
+    return EXIT_INTERRUPTED
+
+
+def _tell_other(error: Exception) -> int:
+    """Tell of what the system refused, of Ctrl-C while DuckDB computed, or of an error that nobody foresaw; gives the exit status."""
+    if isinstance(error, OSError) and error.errno in REFUSED:
+        what, remedy = REFUSED[error.errno]
+        name = f"'{error.filename}'" if error.filename else "a file"
+        print(f"error: {name} {what} ({error.strerror}); {remedy}", file=sys.stderr)
+        return EXIT_ERROR
     if is_interruption(error):
         print("interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED

@@ -290,6 +290,34 @@ cli.run(app)
     assert (done.returncode, done.stderr) == (cli.EXIT_INTERRUPTED, "interrupted\n")
 
 
+@pytest.mark.parametrize(
+    ("raised", "status", "message"),
+    [
+        ("OSError(30, 'Read-only file system', '/var/x')", cli.EXIT_ERROR, "error: '/var/x' cannot be written (Read-only file system); "),
+        ("OSError(28, 'No space left on device')", cli.EXIT_ERROR, "error: a file cannot be written (No space left on device); make room"),
+        ("PermissionError(13, 'Permission denied', '/x')", cli.EXIT_ERROR, "error: '/x' must not be read or written by this user"),
+        ("EOFError('file ended')", cli.EXIT_BUG, "error: unexpected EOFError: file ended; details in"),
+        ("OSError(5, 'Input/output error')", cli.EXIT_BUG, "error: unexpected OSError: [Errno 5]"),
+        ("KeyboardInterrupt", cli.EXIT_INTERRUPTED, "interrupted\n"),
+    ],
+)  # fmt: skip
+def test_what_the_system_refuses_is_named_with_what_to_do(
+    tmp_path: Path, raised: str, status: int, message: str
+) -> None:
+    program = "from core import cli\napp = cli.App()\n@app.command()\ndef one(): raise {}\n@app.command()\ndef two(): ...\ncli.run(app)"
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", program.format(raised), "one"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, message in done.stderr) == (status, True), done.stderr
+    details = "".join(path.read_text() for path in tmp_path.glob("clock-error-*"))
+    assert (raised.partition("(")[0] in details) == (status == cli.EXIT_BUG)
+
+
 def test_only_the_last_details_of_unexpected_errors_are_kept(tmp_path: Path) -> None:
     program = "from core import cli\napp = cli.App()\n@app.command()\ndef one(): 1 / 0\n@app.command()\ndef two(): ...\ncli.run(app)"
     (tmp_path / "clock-mine.log").write_text("another program's")
