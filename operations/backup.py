@@ -63,11 +63,15 @@ def back_up(settings: Settings, folder: Path) -> BackupSummary:
     that Airflow and MLflow may run.
 
     Raises:
-        ConfigError: there is no state yet.
+        ConfigError: there is no state yet, or the folder cannot be made.
         NotReadyError: PostgreSQL does not answer.
     """
     if state_version(settings) is None:
         raise ConfigError(f"there is nothing to back up in {settings.workspace}")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"'{folder}' cannot hold backups: {error.strerror}; name a folder") from None
     target = folder / f"{settings.source}-{datetime.now(UTC):%Y%m%dT%H%M%S}"
     with replaced_directory(target) as half:
         with _writers_waiting(settings):

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from core.errors import ConfigError
 from core.files import exclusive_lock
 from core.lock_order import LANE_LOCK, LOCK_ORDER, lock_files
 from core.settings import ROOT, Settings, load_settings
@@ -150,3 +151,10 @@ def test_a_writer_that_begins_amid_a_backup_waits_also_where_nobody_wrote_before
     back_up(workspace, tmp_path / "backups")
     assert not (workspace.workspace / "streaming").exists()
     assert LANE_LOCK not in LOCK_ORDER
+
+
+@pytest.mark.parametrize("folder", ["file", "file/below"])
+def test_a_folder_that_cannot_be_made_is_named(workspace: Settings, tmp_path: Path, folder: str) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(ConfigError, match=rf"'{tmp_path / folder}' cannot hold backups: .*; name a folder"):
+        back_up(workspace, tmp_path / folder)
