@@ -76,6 +76,16 @@ class RankBody(BaseModel):
         texts = {name: _as_logged(value) for name, value in self.context.items() if value is not None}
         return {name: text for name, text in texts.items() if text}
 
+    @field_validator("context")
+    @classmethod
+    def _whole_characters(cls, context: dict[str, Any]) -> dict[str, Any]:
+        for text in (*context, *(value for value in context.values() if isinstance(value, str))):
+            try:
+                text.encode()
+            except UnicodeEncodeError:
+                raise ValueError("a text holds half a character; was it cut within one?") from None
+        return context
+
     @field_validator("zone")
     @classmethod
     def _zone(cls, name: str | None) -> str | None:

@@ -152,6 +152,8 @@ HARD: list[tuple[bytes, int, str]] = [
     (b'{"user": "u000001", "request_id": "\\ud800"}', 422, "request_id"),
     (b'{"user": "u000001", "\\ud800": 1}', 422, ""),
     (b'{"user": "u000001", "context": {"\\ud800": [1]}}', 422, "context"),
+    (b'{"user": "u000001", "context": {"\\ud800": 1}}', 422, "context: a text holds half a character"),
+    (b'{"user": "u000001", "context": {"tab": "new \\ud83d"}}', 422, "context: a text holds half a character"),
     (b'{"user": "u\\u0000"}', 422, "user"),
     (gzip.compress(b'{"user": "u000001"}', mtime=0), 400, "not UTF-8"),
     (b"{'user': 'u000001'}", 400, "not JSON"),
