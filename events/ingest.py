@@ -30,7 +30,7 @@ from events.hour_changes import write_hours
 from events.input_part import InputPart
 from events.items import write_item_facets
 from events.local_input import Input, LocalInput, Log
-from events.log_files import find_files, tell_unread
+from events.log_files import find_files, format_of, tell_unread
 from events.log_paths import LogPaths, in_order, is_remote
 from events.mapping import Mapping, load_mapping, log_paths
 from events.quarantine import quarantine_file
@@ -205,7 +205,8 @@ def _last(pattern: str, whole: str) -> list[str]:
     """Of the files of a path those among which the last event is; all of them where they lie here, or no name tells a time."""
     if whole == pattern or not is_remote(whole):
         return [whole]
-    return in_order(pattern, [file.url for file in some_files(whole)])[-LAST_FILES:]
+    urls = in_order(pattern, [file.url for file in some_files(whole)])
+    return ([url for url in urls if format_of(Path(url))] or urls)[-LAST_FILES:]
 
 
 def close_hours(store: EventStore, first: Hour, last: Hour) -> list[Hour]:

@@ -141,12 +141,15 @@ def _below(folder: Path) -> list[Path]:
 
 
 def _globbed(pattern: Path) -> list[Path]:
-    """Files that a pattern matches, below the folders that it names as they are, signs and all."""
+    """Files that a pattern matches, below the folders that it names as they are, signs and all; else those in folders that it matches."""
     root = pattern.parent
     while not root.is_dir():
         root = root.parent
-    matches = glob.glob(str(pattern.relative_to(root)), root_dir=root, recursive=True)
-    return [file for match in matches if (file := root / match).is_file() and not is_passed_over(file, root)]
+    matches = [root / match for match in glob.glob(str(pattern.relative_to(root)), root_dir=root, recursive=True)]
+    matches = [path for path in matches if not is_passed_over(path, root)]
+    if files := [path for path in matches if path.is_file()]:
+        return files
+    return [file for path in matches if path.is_dir() for file in _below(path) if format_of(file)]
 
 
 def format_of(path: Path) -> str | None:

@@ -95,16 +95,16 @@ def remote_files(url: str) -> list[RemoteFile]:
         else:
             infos = []
     prefix = root.rstrip("/")
-    files = []
-    for info in infos:
-        below = info.path.removeprefix(prefix).lstrip("/")
-        if info.type != pafs.FileType.File or is_passed_over(Path(info.path), Path(base)):
-            continue
-        if is_glob and not _matches(below.split("/"), inside.split("/")):
-            continue
-        address = f"{parts['scheme']}://{parts['host']}/{below}"
-        files.append(RemoteFile(address, store, info.path, info.size, info.mtime_ns or 0))
-    return sorted(files, key=lambda file: file.url)
+    files = {
+        info.path.removeprefix(prefix).lstrip("/"): info
+        for info in infos
+        if info.type == pafs.FileType.File and not is_passed_over(Path(info.path), Path(base))
+    }
+    return [
+        RemoteFile(f"{parts['scheme']}://{parts['host']}/{name}", store, info.path, info.size, info.mtime_ns or 0)
+        for name in sorted(_globbed([*files], inside) if is_glob else files)
+        for info in [files[name]]
+    ]
 
 
 @contextmanager
@@ -141,11 +141,8 @@ def on_this_machine(
             fetch([file], folder)
             at_home = table.model_copy(update={"path": str(local_path(file.url, folder))})
             mapping = mapping.model_copy(update={name: at_home})
-        here = [
-            str(each) for path in paths for each in (_places(path, wanted[path], folder) if path in wanted else [path])
-        ]
         try:
-            yield mapping, here
+            yield mapping, [str(local_path(path, folder)) if path in wanted else path for path in paths]
         except PlatformError as error:  # names files as the user does
             error.args = tuple(_with_addresses(part, folder) for part in error.args)
             raise
@@ -178,12 +175,6 @@ def local_path(url: str, folder: Path) -> Path:
     if ".." in url.split("/"):
         raise DataError(f"{url!a} leads out of its folder; rename it")
     return folder / url.replace("://", "/", 1)
-
-
-def _places(url: str, files: Sequence[RemoteFile], folder: Path) -> list[Path]:
-    """Where the fetched files under an address lie; of a folder it is the folder, which may hold more than log files."""
-    place = local_path(url, folder)
-    return [place] if place.exists() else [local_path(file.url, folder) for file in files]
 
 
 def _with_addresses(part: object, folder: Path) -> object:
@@ -239,6 +230,17 @@ def _before_glob(path: str) -> Iterator[str]:
         if GLOB.search(part):
             return
         yield part
+
+
+def _globbed(names: Sequence[str], glob: str) -> list[str]:
+    """Files that a glob matches, else those in folders that it matches."""
+    pattern = glob.split("/")
+
+    def in_folder(parts: Sequence[str]) -> bool:
+        return any(_matches(parts[:depth], pattern) for depth in range(1, len(parts)))
+
+    files = [name for name in names if _matches(name.split("/"), pattern)]
+    return files or [name for name in names if in_folder(name.split("/"))]
 
 
 def _matches(parts: Sequence[str], pattern: Sequence[str]) -> bool:

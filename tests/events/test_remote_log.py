@@ -19,7 +19,7 @@ from core.ports import free_port
 from core.settings import Settings, load_settings
 from events.guess import guess_mapping, ingest_arguments
 from events.ingest import ingest
-from events.log_files import has_arrived
+from events.log_files import find_files, has_arrived
 from events.log_paths import LogPaths
 from events.mapping import load_mapping
 from events.remote_log import local_path, remote_files
@@ -131,6 +131,23 @@ def test_hours_wait_for_their_files_and_history_takes_the_rest(bucket: Bucket, t
     assert ingest_hour(settings, FIRST + 3).kept == 2
     events = EventStore(settings.events_dir)
     assert [events.manifest(hour).rows for hour in hour_range(FIRST, FIRST + 4)] == [2] * 4
+
+
+@pytest.mark.parametrize("pattern", ["dt={hour:%Y-%m-%d}/hr={hour:%H}", "dt={hour:%Y-%m-%d}/hr={hour:%H}/"])
+def test_the_folders_of_hours_are_a_log_as_a_whole_too(bucket: Bucket, tmp_path: Path, pattern: str) -> None:
+    for hour, part in small_log(8).groupby(pd.to_datetime(small_log(8)["ts"]).dt.strftime("%H")):
+        folder = tmp_path / "log" / "dt=2026-03-02" / f"hr={hour}"
+        folder.mkdir(parents=True)
+        part.to_csv(folder / "part.csv", index=False)
+        (folder / "readme.md").write_text("rows of an hour\n")
+    address, mapping = bucket.put(tmp_path), str(write_mapping(tmp_path))
+    for number, root in enumerate((str(tmp_path), address)):
+        settings = load_settings(var=tmp_path / f"var{number}", source="test")
+        source = Source(mapping, (f"{root}/log/{pattern}",))
+        save_source(settings, source)
+        assert log_end(settings, source) == FIRST + 4
+        assert ingest_history(settings, FIRST + 3).kept == 6
+        assert ingest_hour(settings, FIRST + 3).kept == 2
 
 
 def test_a_table_may_lie_elsewhere_than_the_log(bucket: Bucket, tmp_path: Path) -> None:
@@ -282,9 +299,13 @@ def test_files_are_found_as_globs_of_this_machine_find_them(bucket: Bucket, tmp_
         ("a/b/2.csv", ["a/b/2.csv"]),
         ("a/x[1].csv", ["a/x[1].csv"]),
         ("", ["a/1.csv", "a/b/2.csv", "a/b/c/3.csv", "a/x[1].csv"]),
+        ("*", ["a/1.csv", "a/b/2.csv", "a/b/c/3.csv", "a/x[1].csv"]),
+        ("a/[bc]", ["a/b/2.csv", "a/b/c/3.csv"]),
         ("z*", []),
     ):
         assert [file.url for file in remote_files(f"{address}/{pattern}")] == [f"{address}/{name}" for name in names], (
             pattern
         )
         assert has_arrived(f"{address}/{pattern}") == bool(names)
+        if names:
+            assert find_files([f"{tmp_path}/{pattern}"]) == [tmp_path / name for name in names], pattern
