@@ -200,6 +200,8 @@ def call(app: typer.Typer, arguments: Sequence[str], *, program: str | None = No
 def run(app: typer.Typer, *, program: str | None = None) -> NoReturn:
     """Run the process's command line; a ``PlatformError`` becomes one clear line and an exit status."""
     signal.signal(signal.SIGTERM, _terminated)  # what is being done cleans up after itself
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _interrupted)
     collect_seldom()
     try:
         status = call(app, sys.argv[1:], program=program)
@@ -246,7 +248,19 @@ def _tell_other(error: Exception) -> int:
 
 
 def _terminated(number: int, _: object) -> NoReturn:
+    _stop_queries()
     raise SystemExit(128 + number)
+
+
+def _interrupted(number: int, _: object) -> NoReturn:
+    del number
+    _stop_queries()
+    raise KeyboardInterrupt
+
+
+def _stop_queries() -> None:
+    if duck := sys.modules.get("core.duck"):  # its import takes time that most commands do not need
+        duck.interrupt_all()
 
 
 def usage_message(error: TyperException) -> str:

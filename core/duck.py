@@ -8,7 +8,7 @@ import re
 import tempfile
 import threading
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -36,6 +36,8 @@ class _Instance:
 _idle: list[_Instance] = []
 """The instance that was used last, if nobody uses it now; a process keeps no more than one."""
 _lock = threading.Lock()
+_open: list[list[duckdb.DuckDBPyConnection]] = []
+"""The connections of each ``connection`` that is open."""
 
 
 @contextmanager
@@ -81,7 +83,7 @@ def _attached(database: str, limits: Mapping[str, Any], spill: str) -> Iterator[
     """
     instance = _take(limits, spill)
     try:
-        with instance.root.cursor() as con:
+        with instance.root.cursor() as con, _noted(con):
             con.execute(f"ATTACH {quoted(database)} AS {DATABASE}")
             con.execute(f"USE {DATABASE}")
             con.execute("RESET preserve_insertion_order")  # the one setting of an instance that its users change
@@ -101,7 +103,31 @@ def beside(con: duckdb.DuckDBPyConnection) -> duckdb.DuckDBPyConnection:
     """A second connection to the database of a `connection`."""
     other = con.cursor()
     other.execute(f"USE {DATABASE}")
+    for connections in _open:
+        if con in connections:
+            connections.append(other)
     return other
+
+
+@contextmanager
+def _noted(con: duckdb.DuckDBPyConnection) -> Iterator[None]:
+    """Let ``interrupt_all`` know a connection, and what is opened ``beside`` it, within a ``with`` block."""
+    connections = [con]
+    _open.append(connections)
+    try:
+        yield
+    finally:
+        _open.remove(connections)
+
+
+def interrupt_all() -> None:
+    """Stop what DuckDB computes in this process; for a signal's handler, before it raises.
+
+    Else the main thread waits for each thread of DuckDB to end its whole task, which can take as long as the query.
+    """
+    for con in [con for connections in _open for con in connections]:
+        with suppress(duckdb.Error):  # it was closed meanwhile
+            con.interrupt()
 
 
 def _take(limits: Mapping[str, Any], spill: str) -> _Instance:
