@@ -155,12 +155,13 @@ def limits(units: dict[str, float], load: Load) -> list[str]:
     for part, cost in each.items():
         seconds = load.peak_events / 1e6 * cost
         if seconds > 3600:
-            remedy = (
-                f": at least {math.ceil(seconds / 3600 / load.utilization)} processes a variant (CLOCK_TRAIN_PROCESSES, "
-                "or `torchrun` over machines)"
-                if "trainer" in part
-                else ""
-            )
+            processes = math.ceil(seconds / 3600 / load.utilization)
+            remedies = {
+                "the ingestion": ": executors of Spark share it (CLOCK_ENGINE=spark)",
+                "the trainer of one variant": f": at least {processes} processes a variant (CLOCK_TRAIN_PROCESSES, or `torchrun` over "
+                "machines)",
+            }
+            remedy = remedies.get(part, "")
             demands.append(
                 f"{part} is one process and needs {seconds / 3600:,.1f} core-hours for the busiest hour{remedy}"
             )
@@ -219,8 +220,8 @@ def page(units: dict[str, float], loads: list[Load]) -> str:
         f"{first.utilization:.0%} busy at that time; {first.items:,.0f} items; {first.kept_days} days of events, changes and samples "
         f"are kept; {first.variants} rankers are trained; {first.experiments} experiments run at a time, each on all users, and a "
         "report reads a day of events (what it computes from users and days is left out); each process that ranks has one core and "
-        f"{SERVED_VERSIONS} models of its own; the gate scores every hour, and what it takes to compare hours when it decides is left "
-        f"out; a machine has {first.machine_cores} cores and {first.machine_memory_gb:g} GB. "
+        f"{SERVED_VERSIONS} models of its own, and ranks each request alone; the gate scores every hour, and what it takes to compare "
+        f"hours when it decides is left out; a machine has {first.machine_cores} cores and {first.machine_memory_gb:g} GB. "
         "Every one is an option (`--help`). Users with clocks online are all users; those of the unit costs had 500 events in 30 days. "
         "The benches' events are made up, a million of 200 k users in an hour: a real log compresses less.",
         "",
