@@ -216,7 +216,9 @@ def _guard(
     codes, labels = encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False), encoded.dictionary.to_pylist()
     sizes = np.bincount(codes[codes >= 0], minlength=len(labels))
     large = sorted((label, code) for code, label in enumerate(labels) if sizes[code] >= rule.min_samples)
-    z = NormalDist().inv_cdf(1 - (1 - confidence) / 2 / max(len(large), 1))
+    if not large:
+        return []
+    z = NormalDist().inv_cdf(1 - (1 - confidence) / 2 / len(large))
     place = np.full(len(labels) + 1, -1)
     place[[code for _, code in large]] = np.arange(len(large))
     groups = place[codes]  # of nulls the last

@@ -93,8 +93,8 @@ def auc_influence(groups: Array, count: int, labels: Array, ranked: Ranks, weigh
         wins = runs.below(negative) / n  # of a positive with this score
         losses = 1 - runs.below(positive) / p  # of a negative: the share of positives above it
         both = (p > 0) & (n > 0)
-        values = np.bincount(groups, np.where(both, positive * wins / p, np.nan), count)
-        values[np.bincount(groups, minlength=count) == 0] = np.nan
+        sums = np.bincount(groups, np.where(both, positive * wins / p, np.nan), count)
+        values = np.where(np.bincount(groups, minlength=count) > 0, sums, np.nan)
         rows = positive * (wins - values[groups]) / p + negative * (losses - values[groups]) / n
     return values, np.where(both, rows, 0.0)
 

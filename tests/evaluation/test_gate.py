@@ -160,6 +160,22 @@ def test_a_slice_of_one_user_is_not_judged(metric: Any) -> None:
     assert [c.name for c in decision.checks if "where" in c.name] == [f"{metric} where genre = usual"]
 
 
+@pytest.mark.parametrize("metric", ["auc", "uauc"])
+@pytest.mark.parametrize("values", [[None], ["jazz", "rock"]])
+def test_a_guardrail_of_which_no_slice_is_large_enough_holds(metric: Any, values: list[str | None]) -> None:
+    def sliced(table: pa.Table) -> pa.Table:
+        column = pa.array([values[n % len(values)] for n in range(len(table))], pa.string())
+        return table.append_column("facet_genre", column)
+
+    guardrail = Guardrail(by="facet", metric=metric, max_drop=0.01, min_samples=10**6)
+    policy = POLICY.model_copy(update={"guardrails": (guardrail,)})
+    hours = window(4, 0.95, 0.3)
+    of_few = {h: Scored(sliced(s.candidate), sliced(s.reference)) for h, s in hours.items() if s.reference is not None}
+    decision = judge(policy, CANDIDATE, CHAMPION, of_few)
+    assert decision.verdict == "promote", decision.reason
+    assert not [check for check in decision.checks if "where" in check.name]
+
+
 def test_a_guardrail_on_a_column_that_is_not_there_promotes_nothing() -> None:
     policy = POLICY.model_copy(update={"guardrails": (Guardrail(by="facet_mood", max_drop=0.01),)})
     decision = judge(policy, CANDIDATE, CHAMPION, window(4, 0.95, 0.3))

@@ -194,3 +194,7 @@ def test_differences_within_slices_are_those_of_the_slices_alone(weighted: bool)
         np.testing.assert_allclose(errors[group], expected.standard_error, rtol=1e-9, err_msg=str(group))
     assert np.isnan([gaps[4], errors[4], errors[5], gaps[6], errors[6]]).all()
     assert np.isfinite(errors[:4]).all()
+    nowhere = np.empty(0, np.int64)
+    for count in (0, 2):
+        assert [len(part) for part in metrics.auc_gaps(first, second, nowhere, nowhere, count)] == [count, count]
+        assert np.isnan(metrics.auc_gaps(first, second, nowhere, nowhere, count)).all()
