@@ -7,6 +7,7 @@ it is hidden meanwhile (MLflow and statsmodels take it where it is installed); a
 from __future__ import annotations
 
 import gc
+import logging
 import multiprocessing
 import os
 import runpy
@@ -117,5 +118,6 @@ def become_command(
         from threadpoolctl import threadpool_limits
 
         threadpool_limits(int(environment["OMP_NUM_THREADS"]))
+    logging.getLogger().handlers.clear()  # of what the server imported: the command sets up its own, unless there are some
     sys.argv = list(command)
     runpy.run_module(command[0], run_name="__main__", alter_sys=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -48,6 +49,21 @@ def test_a_fork_finds_the_steps_and_works() -> None:
     assert "check_argument_types" not in seen["feast"]
     assert seen["python"] == 1
     assert not [t for t in seen["threads"] if "polars" in t]
+
+
+@pytest.mark.skipif(importlib.util.find_spec("torchrec") is None, reason="needs the extra 'distributed'")
+def test_the_server_of_processes_that_train_together_can_import_what_they_need() -> None:
+    """A module that wants Polars while it is imported would leave each process to import everything by itself."""
+    program = """
+import sys, threading
+from pipeline.rank_imports import MODULES
+assert set(MODULES) <= set(sys.modules) and "polars" not in sys.modules and threading.active_count() == 1
+"""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_hidden_module_can_be_imported_afterwards() -> None:
