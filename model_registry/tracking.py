@@ -170,6 +170,7 @@ class Tracker:
             name, logged.model_uri, tags={k: str(v) for k, v in lineage_tags(info).items()}, model_id=logged.model_id,
             description=describe_version(self.settings, self.variant, hour.key),
         )  # fmt: skip
+        log.info("%s of %s is registered as version %s", self.variant, hour, version.version)
         return str(version.version)
 
 

@@ -58,12 +58,12 @@ pytestmark = pytest.mark.slow
 
 VARIANTS = ("hour_embedding", "matched_clock")
 APP = SimulatorConfig(days=4, users=150, items=80, experiment={"start_day": 2}, dirt={"damaged": 0.01, "late": 0.02})
-HISTORY_KILLS = (("1/4", 0.2), ("2/4", 0.5), ("3/4", 0.0), ("figures of", 0.0), ("Created version '1'", 0.0))
+HISTORY_KILLS = (("1/4", 0.2), ("2/4", 0.5), ("3/4", 0.0), ("figures of", 0.0), ("registered as version 1", 0.0))
 """Words of the progress and seconds after them: in ingestion, clocks, samples, training, registration."""
 HOUR_KILLS = (
     (("reading", 0.1), ("rows:", 0.5)),
     (("history of clock_slots", 0.0), ("figures of", 0.0)),
-    (("Created version", 0.0),),
+    (("registered as version", 0.0),),
 )
 TAKEOVER = APP.first_hour + 60
 
