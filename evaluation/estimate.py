@@ -11,6 +11,12 @@ Array = np.ndarray
 CONFIDENCE = 0.95
 
 
+def clustered_error(users: Array | int, squares: Array | float) -> Array:
+    """Standard error of a metric from the sum of its users' squared influence; also of several metrics, one by one."""
+    error: Array = np.sqrt(users / (users - 1) * squares)
+    return error
+
+
 @dataclass(frozen=True)
 class Estimate:
     """A metric's value with the influence of each user.
@@ -29,7 +35,7 @@ class Estimate:
         users = int(np.count_nonzero(self.influence)) or len(self.influence)
         if users < 2 or np.isnan(self.value):
             return float("nan")
-        return float(np.sqrt(users / (users - 1) * np.square(self.influence).sum()))
+        return float(clustered_error(users, np.square(self.influence).sum()))
 
     def interval(self, confidence: float = CONFIDENCE) -> tuple[float, float]:
         """Normal interval of the value."""

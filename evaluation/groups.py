@@ -12,7 +12,7 @@ NO_SESSION = -1
 
 
 class Ranks(NamedTuple):
-    """Dense ``places`` of scores from 0, equal scores alike, shape (rows,), and the number of ``distinct`` ones."""
+    """Dense ``places`` of values from 0, equal values alike, shape (rows,), and the number of ``distinct`` ones."""
 
     places: Array
     distinct: int
@@ -22,49 +22,46 @@ class Ranks(NamedTuple):
         return Ranks(self.places[rows], self.distinct)
 
 
-def ranks(scores: Array) -> Ranks:
-    """The ranks of scores."""
-    order = np.argsort(scores)
-    ranked = scores[order]
-    dense = np.cumsum(_changes(ranked)) - 1
+def ranks(values: Array) -> Ranks:
+    """The ranks of values, such as scores."""
+    order = np.argsort(values)
+    dense = np.cumsum(_changes(values[order])) - 1
     places = np.empty(len(order), dtype=np.int64)
     places[order] = dense
     return Ranks(places, int(dense[-1]) + 1 if len(dense) else 0)
 
 
 class Runs(NamedTuple):
-    """Rows sorted by group, then by score; equal scores of a group are a run.
+    """Runs of rows of one group with equal scores, in ascending order of group, then score.
 
     Attributes:
-        order: the sorted rows, shape (rows,).
-        run: run of each sorted row, ascending from 0, shape (rows,).
-        first: first sorted row of each run, shape (runs,).
-        group_first: first run of each run's group, shape (runs,).
+        run: of each row, from 0, shape (rows,).
+        group: of each run, shape (runs,).
     """
 
-    order: Array
     run: Array
-    first: Array
-    group_first: Array
+    group: Array
 
     @classmethod
-    def of(cls, groups: Array, ranked: Ranks) -> Runs:
-        """Sort rows: groups are numbers from 0."""
-        keys = groups * np.int64(ranked.distinct) + ranked.places
-        order = np.argsort(keys)
-        ordered = keys[order]
-        starts = _changes(ordered)
-        first = np.flatnonzero(starts)
-        new_group = _changes(groups[order[first]])
-        return cls(order, np.cumsum(starts) - 1, first, np.flatnonzero(new_group)[np.cumsum(new_group) - 1])
+    def of(cls, groups: Array, count: int, ranked: Ranks) -> Runs:
+        """The runs of rows in ``count`` groups, numbers from 0; rows of one group are in order already."""
+        if count == 1:
+            return cls(ranked.places, np.zeros(ranked.distinct, dtype=np.int64))
+        run, runs = ranks(groups * np.int64(ranked.distinct) + ranked.places)
+        group = np.empty(runs, dtype=np.int64)
+        group[run] = groups
+        return cls(run, group)
 
-    def below(self, weights: Array) -> Array:
-        """Weight of the rows with a lower score in each row's group, and half of those with an equal one, shape (rows,)."""
-        total = np.concatenate([[0.0], np.cumsum(weights[self.order])])
-        before, equal = total[self.first], np.diff(np.append(total[self.first], total[-1]))
-        placed = np.empty(len(self.order))
-        placed[self.order] = (before - before[self.group_first] + equal / 2)[self.run]
-        return placed
+    def sums(self, weights: Array) -> Array:
+        """Weight of each run's rows, shape (runs,)."""
+        return np.bincount(self.run, weights, len(self.group))
+
+    def below(self, sums: Array) -> Array:
+        """Of each run the ``sums`` of the lower ones of its group, and half of its own, shape (runs,)."""
+        before = np.cumsum(sums) - sums
+        starts = _changes(self.group)
+        of_group: Array = before[np.flatnonzero(starts)][np.cumsum(starts) - 1]
+        return before - of_group + sums / 2
 
 
 def _changes(values: Array) -> Array:
@@ -77,26 +74,28 @@ def _changes(values: Array) -> Array:
 
 def group_aucs(groups: Array, count: int, labels: Array, ranked: Ranks, weights: Array) -> tuple[Array, Array]:
     """AUC (NaN with one label only) and total weight of each of ``count`` groups of rows, shape (count,)."""
-    positive, negative = weights * labels, weights * (1 - labels)
-    pairs = np.bincount(groups, positive, count) * np.bincount(groups, negative, count)
-    wins = np.bincount(groups, positive * Runs.of(groups, ranked).below(negative), count)
+    runs = Runs.of(groups, count, ranked)
+    positive, negative = runs.sums(weights * labels), runs.sums(weights * (1 - labels))
+    pairs = np.bincount(runs.group, positive, count) * np.bincount(runs.group, negative, count)
+    wins = np.bincount(runs.group, positive * runs.below(negative), count)
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.where(pairs > 0, wins / pairs, np.nan), np.bincount(groups, weights, count)
 
 
 def auc_influence(groups: Array, count: int, labels: Array, ranked: Ranks, weights: Array) -> tuple[Array, Array]:
     """AUC of each of ``count`` groups of rows, NaN with one label only, and the influence of every row on its group's, 0 there."""
+    runs = Runs.of(groups, count, ranked)
     positive, negative = weights * labels, weights * (1 - labels)
-    p, n = np.bincount(groups, positive, count)[groups], np.bincount(groups, negative, count)[groups]
-    runs = Runs.of(groups, ranked)
+    positives, negatives = runs.sums(positive), runs.sums(negative)
+    p, n = np.bincount(runs.group, positives, count), np.bincount(runs.group, negatives, count)
     with np.errstate(invalid="ignore", divide="ignore"):
-        wins = runs.below(negative) / n  # of a positive with this score
-        losses = 1 - runs.below(positive) / p  # of a negative: the share of positives above it
-        both = (p > 0) & (n > 0)
-        sums = np.bincount(groups, np.where(both, positive * wins / p, np.nan), count)
-        values = np.where(np.bincount(groups, minlength=count) > 0, sums, np.nan)
-        rows = positive * (wins - values[groups]) / p + negative * (losses - values[groups]) / n
-    return values, np.where(both, rows, 0.0)
+        wins = runs.below(negatives) / n[runs.group]  # of a positive with this score
+        losses = 1 - runs.below(positives) / p[runs.group]  # of a negative: the share of positives above it
+        values = np.where((p > 0) & (n > 0), np.bincount(runs.group, positives * wins, count) / p, np.nan)
+        of_positive = (wins - values[runs.group]) / p[runs.group]
+        of_negative = (losses - values[runs.group]) / n[runs.group]
+    of_positive, of_negative = (np.nan_to_num(each)[runs.run] for each in (of_positive, of_negative))
+    return values, positive * of_positive + negative * of_negative
 
 
 class Sessions(NamedTuple):

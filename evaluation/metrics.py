@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from evaluation.estimate import Array, Estimate
+from evaluation.estimate import Array, Estimate, clustered_error
 from evaluation.groups import auc_influence
 from evaluation.predictions import Predictions
 
@@ -22,18 +22,9 @@ PROBABILITY_FLOOR = 1e-7
 
 
 def _auc_rows(data: Predictions) -> tuple[float, Array]:
-    """AUC and the influence of every row on it; NaN and zeros with one label only. As ``auc_influence``, without another sort."""
-    positive = data.weights * data.labels
-    negative = data.weights * (1 - data.labels)
-    p, n = positive.sum(), negative.sum()
-    if not (p > 0 and n > 0):
-        return float("nan"), np.zeros(len(data))
-    places, distinct = data.ranked
-    per_p, per_n = np.bincount(places, positive, distinct), np.bincount(places, negative, distinct)
-    wins = (np.cumsum(per_n) - per_n / 2) / n  # of a positive with this score
-    losses = (p - np.cumsum(per_p) + per_p / 2) / p  # of a negative: the share of positives above it
-    value = float(np.dot(per_p, wins) / p)
-    return value, positive * (wins - value)[places] / p + negative * (losses - value)[places] / n
+    """AUC and the influence of every row on it; NaN and zeros with one label only."""
+    values, rows = auc_influence(np.zeros(len(data), np.int64), 1, data.labels, data.ranked, data.weights)
+    return float(values[0]), rows
 
 
 def auc(data: Predictions) -> Estimate:
@@ -69,7 +60,7 @@ def auc_gaps(first: Predictions, second: Predictions, rows: Array, groups: Array
     users = np.where(users > 0, users, np.bincount(of, minlength=count))
     gaps = sides[0][0] - sides[1][0]
     with np.errstate(invalid="ignore", divide="ignore"):
-        errors = np.sqrt(users / (users - 1) * np.bincount(of, np.square(influence), count))
+        errors = clustered_error(users, np.bincount(of, np.square(influence), count))
     return gaps, np.where((users > 1) & ~np.isnan(gaps), errors, np.nan)
 
 
