@@ -12,7 +12,7 @@ from statistics import NormalDist
 
 from ab_analysis.experiment import Experiment, find_experiments, load_experiment
 from ab_analysis.plan_page import plan_path
-from ab_analysis.report_file import ReportedResult, ReportFile, read_report
+from ab_analysis.report_file import FINAL, ReportedResult, ReportFile, newest_report, read_report
 from ab_analysis.segments import shrink
 from core.charts import sparkline
 from core.documents import one_line
@@ -249,12 +249,10 @@ def _or_nan(value: float | None) -> float:
 
 def _latest(folder: Path) -> LatestReport | None:
     """The final report if there is one, else the latest."""
-    final = folder / "final.json"
-    dated = sorted(p for p in folder.glob("*.json") if p.stem[:1].isdigit())
-    path = final if final.exists() else dated[-1] if dated else None
+    path = newest_report(folder)
     if path is None:
         return None
-    return LatestReport(read_report(path), f"{folder.name}/{path.stem}.html", path == final)
+    return LatestReport(read_report(path), f"{folder.name}/{path.stem}.html", path.stem == FINAL)
 
 
 def _total_effect(holdout: LatestReport) -> str:

@@ -22,7 +22,7 @@ from ab_analysis.decision import guardrail_state
 from ab_analysis.experiment import Experiment, load_named
 from ab_analysis.experiment_plan import ExperimentPlan, make_plan
 from ab_analysis.reading import PRIOR_SD, read_effects
-from ab_analysis.report_file import AboutExperiment
+from ab_analysis.report_file import FINAL, AboutExperiment
 from ab_analysis.results import plain
 from ab_analysis.user_table import build_user_table, rows_to_read
 from core.charts import Chart, chart_scripts
@@ -43,7 +43,6 @@ RULES = {
     "always_valid": "any number of looks, for ever (confidence sequence: Robbins 1970, Waudby-Smith et al. 2024)",
     "group_sequential": "daily looks up to the planned end (O'Brien-Fleming spending: Lan & DeMets 1983)",
 }
-FINAL = "final"
 LONG_LIST = re.compile(r"read_parquet\(\[('[^']*'), .*?, ('[^']*')\]\)")
 
 

@@ -11,6 +11,16 @@ from pydantic import BaseModel, ConfigDict
 
 from core.files import read_json
 
+FINAL = "final"
+"""Name of the files of an experiment's report after its end; others are named for the hour as of which they are."""
+
+
+def newest_report(folder: Path) -> Path | None:
+    """The JSON of an experiment's final report if there is one, else of its latest; None without any."""
+    final = folder / f"{FINAL}.json"
+    dated = sorted(path for path in folder.glob("*.json") if path.stem[:1].isdigit())
+    return final if final.exists() else dated[-1] if dated else None
+
 
 class Lift(NamedTuple):
     """A relative effect with its interval of one look and one comparison."""

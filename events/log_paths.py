@@ -18,7 +18,7 @@ CODE = re.compile(r"%(.?)")
 OF_YEAR, OF_DAY, OF_HOUR = {"Y", "y"}, ({"m", "d"}, {"j"}), {"H"}
 DIGITS = {"Y": 4, "y": 2, "m": 2, "d": 2, "j": 3, "H": 2}
 """How many digits a code of a form stands for; the longer time first."""
-GLOB_SIGN = re.compile(r"\*+/?|\?|\[[^]]*\]")
+ANY_TEXT = re.compile(r"\*+/?|\?|\[[^]]*\]")
 URL = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]*)://(?P<host>[^/]*)/?(?P<path>.*)", re.DOTALL)
 LAST_MOMENT = timedelta(minutes=59, seconds=59)
 """From an hour's start to its last second."""
@@ -118,7 +118,7 @@ def _digits(pattern: str) -> str:
 
 
 def _any_text(path: str) -> str:
-    return ".*".join(map(re.escape, GLOB_SIGN.split(path)))
+    return ".*".join(map(re.escape, ANY_TEXT.split(path)))
 
 
 def _any_time(place: re.Match[str]) -> str:

@@ -23,6 +23,7 @@ from pathlib import Path, PurePosixPath
 import pyarrow as pa
 import pyarrow.fs as pafs
 
+from core.duck import GLOB_SIGN
 from core.errors import ConfigError, DataError, NotReadyError, PlatformError
 from core.files import is_passed_over, temporary_directory
 from core.settings import Settings
@@ -32,7 +33,6 @@ from events.mapping import Mapping as LogMapping
 log = logging.getLogger("events.remote_log")
 
 SCHEMES = ("s3", "gs", "abfs", "hdfs")
-GLOB = re.compile(r"[*?\[]")
 AT_ONCE = 8
 """Files that are looked for or fetched at a time."""
 PIECE = 8 << 20
@@ -84,7 +84,7 @@ def remote_files(url: str) -> list[RemoteFile]:
         inside = parts["path"].rstrip("/")
         base = posixpath.join(root, *filter(None, inside.split("/")))
         found = store.get_file_info(base)
-        is_glob = found.type == pafs.FileType.NotFound and GLOB.search(inside) is not None
+        is_glob = found.type == pafs.FileType.NotFound and GLOB_SIGN.search(inside) is not None
         if is_glob:  # else a name may have such a sign, too
             base = posixpath.join(root, *filter(None, _before_glob(inside)))
             found = store.get_file_info(base)
@@ -227,7 +227,7 @@ def _told(url: str) -> Iterator[None]:
 def _before_glob(path: str) -> Iterator[str]:
     """The folders of a path before the first that has a sign of a glob."""
     for part in PurePosixPath(path).parts:
-        if GLOB.search(part):
+        if GLOB_SIGN.search(part):
             return
         yield part
 

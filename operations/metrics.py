@@ -17,6 +17,7 @@ from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from ab_analysis.report_file import FINAL, newest_report
 from core.errors import NotReadyError, PlatformError
 from core.files import read_json
 from core.hours import Hour
@@ -169,12 +170,10 @@ def _experiments(settings: Settings) -> list[Metric]:
     verdicts: Counter[str] = Counter()
     harming = 0
     for folder in sorted((settings.reports_dir / "ab").glob("*/")):
-        pages = [p for p in sorted(folder.glob("*.json")) if p.stem[:1].isdigit()]
-        newest = folder / "final.json" if (folder / "final.json").exists() else pages[-1] if pages else None
-        if newest:
+        if newest := newest_report(folder):
             decision = read_json(newest)["decision"]
             verdicts[str(decision["verdict"])] += 1
-            running = newest.stem != "final" and stopped(settings, folder.name) is None
+            running = newest.stem != FINAL and stopped(settings, folder.name) is None
             harming += running and bool(decision.get("harmful", decision["verdict"] == "stop"))
     return [
         _labeled("clock_experiments", "Experiments by the verdict of their newest report.", "verdict", dict(verdicts)),

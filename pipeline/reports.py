@@ -13,6 +13,7 @@ import pandas as pd
 from ab_analysis.assignment import check_workspace_layers
 from ab_analysis.experiment import Experiment, find_experiments, load_named
 from ab_analysis.report import write_report
+from ab_analysis.report_file import FINAL
 from core import duck
 from core.alerts import send_alert
 from core.duck import file_list, identifier
@@ -160,7 +161,7 @@ def _is_due(settings: Settings, experiment: Experiment | None, until: Hour) -> b
 
 def _is_final(settings: Settings, experiment: Experiment, until: Hour) -> bool:
     """Whether the experiment's final report stands, and is what a report as of ``until`` would write again."""
-    final = settings.reports_dir / "ab" / experiment.name / "final.json"
+    final = settings.reports_dir / "ab" / experiment.name / f"{FINAL}.json"
     ended = experiment.end_hour is not None and until > experiment.end_hour
     return ended and final.exists() and read_json(final)["until"] == (experiment.end_hour or until).key
 

@@ -63,22 +63,18 @@ def log_end(settings: Settings, source: Source) -> Hour | None:
 
         app = app_log(settings)
         return Hour.of(app.app.first_instant(app.config.days))
-    files = source.log.all()
-    if source.log.name_times and not any(map(has_arrived, files)):
+    paths = source.log
+    files = paths.all()
+    if paths.name_times and not any(map(has_arrived, files)):
         return None
-    moment = last_moment(settings, source.mapping, source.log)
+    moment = last_moment(settings, source.mapping, paths)
     if moment is None:
         raise DataError(
             f"{', '.join(files)} holds no event with a readable time before now; look at timestamp in the mapping"
         )
     last = Hour.of(moment)
-    if source.log.name_times and not any(map(has_arrived, source.log.of(last))):
-        log.warning(
-            "the log ends in %s, and no file is named for it (%s); %s",
-            last,
-            source.log.of(last)[0],
-            _remedy(source.log),
-        )
+    if paths.name_times and not any(map(has_arrived, paths.of(last))):
+        log.warning("the log ends in %s, and no file is named for it (%s); %s", last, paths.of(last)[0], _remedy(paths))
     return last + 1
 
 

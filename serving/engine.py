@@ -313,9 +313,7 @@ class RankingEngine:
             for experiment, variant in request.route.exposures:
                 try:
                     self.exposures.expose(experiment, variant, request.request.user, request.request.at)
-                except (
-                    OSError
-                ) as error:  # on a full disk exposures are lost, which the analysis reports; ranking goes on
+                except OSError as error:  # a full disk: the analysis reports what is lost, and ranking goes on
                     self.unlogged += 1
                     log.error("an exposure could not be logged: %s", error)
 

@@ -572,14 +572,18 @@ def test_a_version_that_does_not_load_is_never_promoted(undisturbed: Settings) -
     models.client.delete_model_version(models.name, str(broken.version))
 
 
-def test_a_promotion_over_a_champion_that_was_rolled_back_is_left_to_the_next_hour(
-    undisturbed: Settings, tmp_path: Path
-) -> None:
+@pytest.fixture
+def with_predecessor(undisturbed: Settings, tmp_path: Path) -> Settings:
+    """A workspace whose champion is version 2, after version 1."""
     shutil.copytree(undisturbed.var, tmp_path / "var")
     settings = load_settings(var=tmp_path / "var", source="simulator", variants=VARIANTS)
-    models = open_registry(settings)
     for version in ("1", "2"):
-        models.move("champion", version, "for the test")
+        open_registry(settings).move("champion", version, "for the test")
+    return settings
+
+
+def test_a_promotion_over_a_champion_that_was_rolled_back_is_left_to_the_next_hour(with_predecessor: Settings) -> None:
+    settings, models = with_predecessor, open_registry(with_predecessor)
     newest = max(models.client.search_model_versions(f"name = '{models.name}'"), key=lambda each: int(each.version))
     candidate, champion = (ModelVersion(str(v), "none", TAKEOVER.key) for v in (newest.version, 2))
     models.rollback("it fell behind", hour=TAKEOVER)
@@ -592,16 +596,10 @@ def test_a_promotion_over_a_champion_that_was_rolled_back_is_left_to_the_next_ho
         apply_decision(settings, TAKEOVER + 2, by_person, approved=True)
 
 
-def test_a_champion_that_falls_behind_its_predecessor_goes_back_by_itself(
-    undisturbed: Settings, tmp_path: Path
-) -> None:
-    shutil.copytree(undisturbed.var, tmp_path / "var")
-    settings = load_settings(var=tmp_path / "var", source="simulator", variants=VARIANTS)
-    models = open_registry(settings)
+def test_a_champion_that_falls_behind_its_predecessor_goes_back_by_itself(with_predecessor: Settings) -> None:
+    settings = with_predecessor
     policy = settings.workspace / "policy.yaml"
     policy.write_text("{min_hours: 2, max_hours: 6, min_samples: 100, min_users: 10, rollback_hours: 3}")
-    for version in ("1", "2"):
-        models.move("champion", version, "for the test")
     scores = VersionScores(settings)
     for hour in (TAKEOVER, TAKEOVER + 1, TAKEOVER + 2):
         table = scores.read("1", hour)
